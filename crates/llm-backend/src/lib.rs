@@ -1,0 +1,1 @@
+//! The operations a device offers, and a slow, obvious reference for them.

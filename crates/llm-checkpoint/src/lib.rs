@@ -1,0 +1,1 @@
+//! Opens model checkpoints: safetensors and GGUF, single or sharded.

@@ -1,0 +1,1 @@
+//! SIMD kernels and threads for the CPU.

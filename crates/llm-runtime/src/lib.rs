@@ -1,0 +1,1 @@
+//! Binds a model to a checkpoint, loads it, and runs it token by token.

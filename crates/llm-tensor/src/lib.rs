@@ -1,0 +1,19 @@
+//! Element types, shapes, checked byte sizes and host buffers.
+//!
+//! The lowest layer: it knows nothing of files, devices or models. Everything above measures memory with
+//! [`Bytes`], names element types with [`DType`] and passes weight bytes around as [`HostBytes`], which do not
+//! say, and need not say, whether they live in the heap or in a mapped file.
+
+mod bytes;
+mod convert;
+mod dtype;
+mod error;
+mod host;
+mod shape;
+
+pub use bytes::Bytes;
+pub use convert::{convert_elements, f32_to_le_bytes, le_bytes_to_f32};
+pub use dtype::DType;
+pub use error::TensorError;
+pub use host::{AlignedBuf, HostBytes};
+pub use shape::Shape;
