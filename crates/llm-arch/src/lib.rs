@@ -1,1 +1,20 @@
 //! From a model's configuration to its skeleton: the weights it needs and the blocks they form.
+//!
+//! A `config.json`, or a GGUF's metadata, becomes a [`ModelSpec`]: plain data, a product of small enums. One function
+//! turns it into the list of [`Slot`]s, every tensor the model needs with its place, shape and name. What binds a
+//! checkpoint, sums its bytes or builds its blocks reads that list; a size, a name or a shape exists once.
+
+mod config;
+mod error;
+mod family;
+mod rotary;
+mod skeleton;
+mod spec;
+
+pub use error::ArchError;
+pub use family::{families, from_config, from_gguf};
+pub use rotary::{RopeScaling, RotarySpec};
+pub use skeleton::{Role, Skeleton, Slot, Stored, Unit};
+pub use spec::{
+    AttentionSpec, BlockSpec, Head, MlpSpec, ModelSpec, NormSpec, Packing, Positions, StackSpec,
+};

@@ -9,6 +9,7 @@ mod convert;
 mod dtype;
 mod error;
 mod host;
+mod math;
 mod shape;
 
 pub use bytes::Bytes;
@@ -16,4 +17,5 @@ pub use convert::{convert_elements, f32_to_le_bytes, le_bytes_to_f32};
 pub use dtype::DType;
 pub use error::TensorError;
 pub use host::{AlignedBuf, HostBytes};
+pub use math::{Activation, Norm, Pairing};
 pub use shape::Shape;

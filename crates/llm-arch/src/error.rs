@@ -1,0 +1,43 @@
+/// What can be wrong with a model's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchError {
+    /// A family that has no file here.
+    #[error("unknown model family `{found}`; known are {known}")]
+    UnknownFamily {
+        /// The configuration's `model_type` or `general.architecture`.
+        found: String,
+        /// The families that we know.
+        known: String,
+    },
+    /// The configuration lacks a key that has no default.
+    #[error("`{key}` is missing")]
+    MissingKey {
+        /// The key.
+        key: String,
+    },
+    /// A value that a model of the family cannot have, or that is not understood.
+    #[error("`{key}` is {found}, expected {expected}")]
+    BadValue {
+        /// The key.
+        key: String,
+        /// The value as JSON.
+        found: String,
+        /// What would have been understood.
+        expected: String,
+    },
+    /// Keys that nothing here reads and that are not known to be harmless.
+    #[error("not understood, and so not safe to ignore: {keys}")]
+    UnknownKeys {
+        /// The keys with their values.
+        keys: String,
+    },
+    /// Extents that are possible each, and together describe no real model.
+    #[error(
+        "a model of {n_parameters} parameters is larger than any; the configuration's extents cannot all be right"
+    )]
+    TooLarge {
+        /// The sum over all tensors.
+        n_parameters: u128,
+    },
+}

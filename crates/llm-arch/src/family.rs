@@ -1,0 +1,149 @@
+//! The families: one small file each, found by the name that a configuration gives.
+
+mod gpt2;
+mod llama;
+
+use serde_json::{Map, Value};
+
+use crate::config::Config;
+use crate::skeleton::{Naming, Skeleton};
+use crate::{ArchError, ModelSpec, Positions, RopeScaling};
+
+/// What a family's file provides.
+struct Family {
+    /// `model_type` in `config.json`.
+    model_type: &'static str,
+    /// Reads a configuration; every key that it understands.
+    spec: fn(&Config<'_>) -> Result<ModelSpec, ArchError>,
+    /// Keys that change nothing in a forward pass.
+    harmless_keys: &'static [&'static str],
+    /// Hugging Face checkpoints.
+    naming: Naming,
+    /// GGUF checkpoints, where llama.cpp knows the family.
+    gguf: Option<Gguf>,
+}
+
+/// How GGUF holds a family.
+struct Gguf {
+    /// `general.architecture`.
+    architecture: &'static str,
+    /// Metadata keys, without the architecture before them, and what `config.json` calls the same.
+    keys: &'static [(&'static str, &'static str)],
+    /// What `config.json` would say and GGUF takes for granted.
+    constants: &'static [(&'static str, &'static str)],
+    naming: Naming,
+}
+
+const FAMILIES: [&Family; 2] = [&gpt2::FAMILY, &llama::FAMILY];
+
+/// The names of the families, as `config.json` has them.
+pub fn families() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|f| f.model_type)
+}
+
+/// Reads a `config.json`.
+///
+/// # Errors
+/// When the family is unknown, a key is missing, or a key or value is not understood.
+pub fn from_config(config: &Map<String, Value>) -> Result<Skeleton, ArchError> {
+    let keys = Config::new(config);
+    let model_type = keys.text("model_type")?.ok_or(ArchError::MissingKey {
+        key: "model_type".to_owned(),
+    })?;
+    let family = FAMILIES.iter().find(|f| f.model_type == model_type);
+    let family = family.ok_or_else(|| unknown_family(model_type, families()))?;
+    Skeleton::new(read_spec(&keys, family)?, &family.naming)
+}
+
+/// Reads a GGUF's metadata (scalar values; arrays are not looked at). `has_tensor` tells what the file contains,
+/// as some facts of a model show only in that: `vocab` is the token table's number of rows.
+///
+/// # Errors
+/// As [`from_config`].
+pub fn from_gguf(
+    metadata: &Map<String, Value>,
+    vocab: usize,
+    has_tensor: impl Fn(&str) -> bool,
+) -> Result<Skeleton, ArchError> {
+    let missing = || ArchError::MissingKey {
+        key: "general.architecture".to_owned(),
+    };
+    let architecture = metadata
+        .get("general.architecture")
+        .and_then(Value::as_str)
+        .ok_or_else(missing)?;
+    let known = || FAMILIES.iter().filter_map(|f| Some((*f, f.gguf.as_ref()?)));
+    let found = known().find(|(_, gguf)| gguf.architecture == architecture);
+    let (family, gguf) = found
+        .ok_or_else(|| unknown_family(architecture, known().map(|(_, gguf)| gguf.architecture)))?;
+
+    let mut config = Map::new();
+    for (key, value) in metadata {
+        if let Some(key) = key
+            .strip_prefix(architecture)
+            .and_then(|k| k.strip_prefix('.'))
+        {
+            config.insert(renamed(key, gguf.keys).to_owned(), value.clone());
+        }
+    }
+    for (key, value) in gguf.constants {
+        config.entry(*key).or_insert_with(|| Value::from(*value));
+    }
+    config.insert("vocab_size".to_owned(), Value::from(vocab));
+    config.insert(
+        "tie_word_embeddings".to_owned(),
+        Value::from(!has_tensor("output.weight")),
+    );
+    gather_rope_scaling(&mut config);
+    let mut spec = read_spec(&Config::new(&config), family)?;
+    if let Positions::Rotary(rotary) = &mut spec.decoder.positions
+        && has_tensor("rope_freqs.weight")
+    {
+        rotary.scaling = RopeScaling::Stored;
+    }
+    Skeleton::new(spec, &gguf.naming)
+}
+
+fn read_spec(keys: &Config<'_>, family: &Family) -> Result<ModelSpec, ArchError> {
+    let spec = (family.spec)(keys)?;
+    keys.finish(family.harmless_keys)?;
+    Ok(spec)
+}
+
+/// GGUF has `rope.scaling.*` keys where `config.json` has an object.
+fn gather_rope_scaling(config: &mut Map<String, Value>) {
+    let mut rope = Map::new();
+    config.retain(|key, value| {
+        let Some(key) = key.strip_prefix("rope.scaling.") else {
+            return true;
+        };
+        let names = [(
+            "original_context_length",
+            "original_max_position_embeddings",
+        )];
+        rope.insert(renamed(key, &names).to_owned(), value.take());
+        false
+    });
+    // `none` is GGUF's word for what `config.json` says by having no such object.
+    if !rope.is_empty() && rope.get("type").is_none_or(|kind| kind != "none") {
+        config.insert("rope_scaling".to_owned(), Value::Object(rope));
+    }
+}
+
+/// What the second of each pair calls `key`; itself where no pair has it.
+fn renamed<'a>(key: &'a str, names: &[(&str, &'static str)]) -> &'a str {
+    names
+        .iter()
+        .find(|(from, _)| *from == key)
+        .map_or(key, |(_, to)| to)
+}
+
+fn unknown_family(found: &str, known: impl Iterator<Item = &'static str>) -> ArchError {
+    ArchError::UnknownFamily {
+        found: found.to_owned(),
+        known: known.collect::<Vec<_>>().join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::{RopeScaling, Stored, Unit};
+
+fn object(value: Value) -> Map<String, Value> {
+    value.as_object().expect("an object").clone()
+}
+
+fn llama() -> Map<String, Value> {
+    object(json!({
+        "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "intermediate_size": 11008, "vocab_size": 32000, "rms_norm_eps": 1e-5, "torch_dtype": "float16",
+        "transformers_version": "4.31.0", "_name_or_path": "x", "pad_token_id": null, "use_cache": true
+    }))
+}
+
+fn gpt2() -> Map<String, Value> {
+    object(json!({
+        "model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "n_ctx": 1024,
+        "vocab_size": 50257, "activation_function": "gelu_new", "resid_pdrop": 0.1
+    }))
+}
+
+#[test]
+fn parameter_counts_match_the_published_models() {
+    assert_eq!(from_config(&llama()).unwrap().n_parameters(), 6_738_415_616);
+    assert_eq!(from_config(&gpt2()).unwrap().n_parameters(), 124_439_808);
+}
+
+#[test]
+fn gpt2_matrices_are_stored_transposed_and_named_with_or_without_prefix() {
+    let skeleton = from_config(&gpt2()).unwrap();
+    let slot = skeleton
+        .slots
+        .iter()
+        .find(|s| s.name == "transformer.h.11.mlp.c_fc.weight")
+        .unwrap();
+    assert_eq!(
+        (slot.unit, slot.stored),
+        (Unit::Layer(11), Stored::Transposed)
+    );
+    assert_eq!(
+        (slot.shape.as_slice(), slot.stored_shape().as_slice()),
+        (&[3072, 768][..], &[768, 3072][..])
+    );
+    assert_eq!(slot.short_name(), Some("h.11.mlp.c_fc.weight"));
+    assert!(
+        skeleton.is_harmless("h.3.attn.bias") && !skeleton.is_harmless("h.3.attn.c_attn.scale")
+    );
+    assert!(
+        skeleton.is_harmless("lm_head.weight"),
+        "a second copy of the tied table"
+    );
+}
+
+#[test]
+fn what_is_not_understood_is_an_error_that_names_it() {
+    let with = |mut config: Map<String, Value>, key: &str, value: Value| {
+        config.insert(key.to_owned(), value);
+        from_config(&config).unwrap_err().to_string()
+    };
+    struct Case {
+        key: &'static str,
+        value: Value,
+        words: &'static [&'static str],
+    }
+    let cases = [
+        Case {
+            key: "model_type",
+            value: json!("gpt5"),
+            words: &["`gpt5`", "gpt2, llama"],
+        },
+        Case {
+            key: "hidden_act",
+            value: json!("mish"),
+            words: &["`hidden_act`", "\"mish\"", "silu"],
+        },
+        Case {
+            key: "hidden_size",
+            value: json!(-1),
+            words: &["`hidden_size`", "-1", "whole number"],
+        },
+        Case {
+            key: "hidden_size",
+            value: Value::Null,
+            words: &["`hidden_size` is missing"],
+        },
+        Case {
+            key: "num_key_value_heads",
+            value: json!(5),
+            words: &["`num_key_value_heads`", "5", "divisor of the 32"],
+        },
+        Case {
+            key: "frobnicate",
+            value: json!(true),
+            words: &["`frobnicate`: true"],
+        },
+        Case {
+            key: "quantization_config",
+            value: json!({"bits": 4}),
+            words: &["`quantization_config`"],
+        },
+        Case {
+            key: "rope_scaling",
+            value: json!({"type": "yarn"}),
+            words: &["`rope_scaling.type`", "yarn", "llama3"],
+        },
+        Case {
+            key: "rope_scaling",
+            value: json!({"type": "linear", "factor": 2.0, "surprise": 1}),
+            words: &["`rope_scaling.surprise`"],
+        },
+        Case {
+            key: "num_hidden_layers",
+            value: json!(10_001),
+            words: &["`num_hidden_layers`", "from 1 to 10000"],
+        },
+        Case {
+            key: "head_dim",
+            value: json!(1 << 24),
+            words: &["parameters", "cannot all be right"],
+        },
+        Case {
+            key: "torch_dtype",
+            value: json!("int8"),
+            words: &["`torch_dtype`", "bfloat16"],
+        },
+    ];
+    for Case { key, value, words } in cases {
+        let message = with(llama(), key, value);
+        assert!(words.iter().all(|w| message.contains(w)), "{message}");
+    }
+    let message = with(gpt2(), "scale_attn_by_inverse_layer_idx", json!(true));
+    assert!(
+        message.contains("`scale_attn_by_inverse_layer_idx` is true"),
+        "{message}"
+    );
+}
+
+#[test]
+fn old_and_new_spellings_of_rope_agree() {
+    let scaled = |key: &str, rope: Value, theta: Option<f64>| {
+        let mut config = llama();
+        config.insert(key.to_owned(), rope);
+        if let Some(theta) = theta {
+            config.insert("rope_theta".to_owned(), json!(theta));
+        }
+        from_config(&config).unwrap().spec
+    };
+    let old = scaled(
+        "rope_scaling",
+        json!({"type": "linear", "factor": 2.0}),
+        Some(5e5),
+    );
+    let new = scaled(
+        "rope_parameters",
+        json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}),
+        None,
+    );
+    assert_eq!(old, new);
+}
+
+#[test]
+fn gguf_metadata_gives_the_same_model() {
+    let metadata = object(json!({
+        "general.architecture": "llama", "general.name": "x", "llama.embedding_length": 4096, "llama.block_count": 32,
+        "llama.attention.head_count": 32, "llama.attention.head_count_kv": 32, "llama.feed_forward_length": 11008,
+        "llama.context_length": 2048, "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.freq_base": 10000.0,
+        "llama.rope.dimension_count": 128, "llama.vocab_size": 32000
+    }));
+    let from_gguf = |has: &[&str]| from_gguf(&metadata, 32000, |name| has.contains(&name)).unwrap();
+    let mut expected = from_config(&llama()).unwrap().spec;
+    expected.dtype = None;
+    let found = from_gguf(&["output.weight"]);
+    assert_eq!(found.spec, expected);
+    assert_eq!(found.n_parameters(), 6_738_415_616);
+    let k = found
+        .slots
+        .iter()
+        .find(|s| s.name == "blk.7.attn_k.weight")
+        .unwrap();
+    assert_eq!(k.stored, Stored::AdjacentPairs { n_heads: 32 });
+
+    let tied = from_gguf(&["rope_freqs.weight"]);
+    assert_eq!(tied.spec.head, crate::Head::Tied);
+    let Positions::Rotary(rotary) = tied.spec.decoder.positions else {
+        panic!("rotary")
+    };
+    assert_eq!(rotary.scaling, RopeScaling::Stored);
+    assert!(
+        tied.slots
+            .iter()
+            .any(|s| s.name == "rope_freqs.weight" && s.shape == [64])
+    );
+}

@@ -1,0 +1,126 @@
+//! The angles of rotary positions.
+
+use std::f64::consts::TAU;
+
+use llm_tensor::Pairing;
+
+/// Rotary positions (Su et al. 2021), as a stack uses them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RotarySpec {
+    /// Elements of each head, from its start, that are turned; even.
+    pub dim: usize,
+    /// The base of the geometric series of wavelengths.
+    pub base: f64,
+    /// Which two elements belong together.
+    pub pairing: Pairing,
+    /// How the wavelengths are stretched for longer contexts.
+    pub scaling: RopeScaling,
+}
+
+/// How wavelengths are stretched so that a model reads further than it was first trained to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All alike (Chen et al. 2023).
+    Linear {
+        /// How many times longer.
+        factor: f64,
+    },
+    /// Long wavelengths fully, short ones not, those between by interpolation (Llama 3.1).
+    Llama3 {
+        /// How many times longer.
+        factor: f64,
+        /// Wavelengths above `original_context / low_freq_factor` are stretched fully.
+        low_freq_factor: f64,
+        /// Wavelengths below `original_context / high_freq_factor` are left alone.
+        high_freq_factor: f64,
+        /// Positions the model was first trained for.
+        original_context: f64,
+    },
+    /// Each wavelength by a factor of its own, which the checkpoint holds as a tensor (GGUF's `rope_freqs.weight`).
+    Stored,
+}
+
+impl RotarySpec {
+    /// Radians per position for each of the `dim / 2` pairs; `stored` are the factors of [`RopeScaling::Stored`].
+    ///
+    /// # Panics
+    /// When the scaling is stored and `stored` does not hold a factor for each pair.
+    pub fn frequencies(&self, stored: Option<&[f32]>) -> Vec<f32> {
+        let plain = (0..self.dim / 2).map(|i| self.base.powf(-2.0 * i as f64 / self.dim as f64));
+        let scaled = plain.enumerate().map(|(i, frequency)| match self.scaling {
+            RopeScaling::None => frequency,
+            RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_context,
+            } => {
+                let periods = original_context * frequency / TAU;
+                let kept = ((periods - low_freq_factor) / (high_freq_factor - low_freq_factor))
+                    .clamp(0.0, 1.0);
+                frequency * (kept + (1.0 - kept) / factor)
+            }
+            RopeScaling::Stored => {
+                frequency / f64::from(stored.expect("factors for a stored scaling")[i])
+            }
+        });
+        // The references keep f32 frequencies and so far-away positions carry its rounding: do the same.
+        scaled.map(|frequency| frequency as f32).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(scaling: RopeScaling) -> RotarySpec {
+        RotarySpec {
+            dim: 8,
+            base: 10_000.0,
+            pairing: Pairing::Halves,
+            scaling,
+        }
+    }
+
+    #[test]
+    fn plain_and_linear_frequencies_are_geometric() {
+        let close = |found: Vec<f32>, expected: [f32; 4]| {
+            assert!(
+                found
+                    .iter()
+                    .zip(expected)
+                    .all(|(f, e)| (f - e).abs() <= e * f32::EPSILON),
+                "{found:?}"
+            );
+        };
+        close(
+            spec(RopeScaling::None).frequencies(None),
+            [1.0, 0.1, 0.01, 0.001],
+        );
+        close(
+            spec(RopeScaling::Linear { factor: 4.0 }).frequencies(None),
+            [0.25, 0.025, 0.0025, 0.00025],
+        );
+        close(
+            spec(RopeScaling::Stored).frequencies(Some(&[1.0, 1.0, 2.0, 8.0])),
+            [1.0, 0.1, 0.005, 0.000125],
+        );
+    }
+
+    #[test]
+    fn llama3_keeps_short_wavelengths_and_stretches_long_ones() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 32.0,
+        };
+        let found = spec(scaling).frequencies(None);
+        // Wavelength 2π lies below 32 / 4, the last three above 32 / 1.
+        assert_eq!(found[0], 1.0);
+        assert_eq!(found[2..], [0.01 / 8.0, 0.001 / 8.0].map(|f: f64| f as f32));
+    }
+}

@@ -1,0 +1,1 @@
+//! Holds any backend against [`Reference`](crate::Reference).

@@ -1,0 +1,34 @@
+//! The words for a block's arithmetic: a model's descriptor names them, a device carries them out.
+//!
+//! Exhaustive on purpose: whoever adds a variant is led by the compiler to every place that has to know it.
+
+/// How a row is normalised before its learned gain (and bias) is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Norm {
+    /// Zero mean, unit variance (LayerNorm, Ba et al. 2016).
+    Layer,
+    /// Unit root mean square (RMSNorm, Zhang and Sennrich 2019).
+    Rms,
+}
+
+/// The non-linearity of a feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// max(0, x).
+    Relu,
+    /// x · Φ(x), by the error function.
+    Gelu,
+    /// GELU by its tanh approximation (Hendrycks and Gimpel 2016), as `gelu_new` and `gelu_pytorch_tanh`.
+    GeluTanh,
+    /// x · σ(x), also called swish.
+    Silu,
+}
+
+/// Which two elements of a head a rotary angle turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pairing {
+    /// Elements 2i and 2i + 1, as RoFormer (Su et al. 2021) has it.
+    Adjacent,
+    /// Elements i and i + dim / 2, as transformers stores most checkpoints.
+    Halves,
+}
