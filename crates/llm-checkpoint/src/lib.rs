@@ -1,1 +1,52 @@
-//! Opens model checkpoints: safetensors and GGUF, single or sharded.
+//! Opens model checkpoints: safetensors, single or sharded, and GGUF.
+//!
+//! [`Checkpoint::open`] reads and validates every header and keeps no tensor bytes. What it accepts it can read:
+//! each tensor has a known encoding, a length that fits its shape and a place inside its file that no other tensor
+//! claims. [`Checkpoint::read_into`] then reads any range of elements of any tensor, converted to the wanted
+//! element type, in bounded memory and from many threads at once; [`Checkpoint::view`] hands out the bytes of an
+//! unquantized tensor where they lie in the mapped file, so that a local model costs no copy.
+//!
+//! Files are read by position (`pread`), so the crate needs a Unix.
+//!
+//! Checkpoints are hostile input. Nothing is allocated on a header's word: every count and length is held against
+//! the bytes that the file really has, headers are capped, and names of shards cannot leave the folder.
+//!
+//! # Sharded safetensors
+//!
+//! The shards' own headers are the truth, as they are for the Python libraries, which take from the index only
+//! which files to open. A tensor that a shard holds and the index forgot is therefore there like any other. Where
+//! index and shards contradict each other, [`Checkpoint::open`] fails: a tensor that is not in the shard which
+//! the index names for it, or one that lies in two shards. The index's `total_size` is not looked at; published
+//! checkpoints disagree about what it counts. The shards' `__metadata__` are merged, the first shard in order of
+//! names wins.
+//!
+//! # GGUF
+//!
+//! Versions 2 and 3, little-endian, in one piece. Extents are turned around to outermost first. The types F64,
+//! F32, F16, BF16 and I8 to I64 are plain; the blocks of [`GgmlType`] are decoded when read. A file that contains
+//! any other type does not open.
+//!
+//! # Files that change
+//!
+//! [`Checkpoint::read_into`] reports a file that someone shortened after it was opened as an error. Bytes handed
+//! out by [`Checkpoint::view`] are the file's own pages: if the file is overwritten, they change; if it is
+//! shortened, touching what is gone ends the process with `SIGBUS`. Replacing a file by renaming another one over
+//! it, as download tools do, is harmless.
+
+mod checkpoint;
+mod error;
+mod gguf;
+mod map;
+mod metadata;
+mod read;
+mod safetensors;
+mod source;
+mod tensor;
+#[cfg(test)]
+mod testing;
+
+pub use checkpoint::{Checkpoint, Format};
+pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
+pub use gguf::blocks::GgmlType;
+pub use metadata::{Array, Metadata, Value};
+pub use tensor::{Encoding, TensorInfo};

@@ -1,1 +1,29 @@
 //! Binds a model to a checkpoint, loads it, and runs it token by token.
+//!
+//! ```text
+//! folder, file ── open ──► BoundModel ── load(device) ──► Session ── prefill, step ──► logits ── Sampler ──► id
+//! ```
+//!
+//! [`BoundModel`] joins a skeleton with a checkpoint: nothing missing, nothing misshapen. [`load`] brings its weights
+//! to a [`Device`], in the form and the element type in which they will be used. A [`Session`] holds the loaded
+//! stages and the positions of its sequences. Inside a stage everything is generic over the backend; between stages
+//! there is one virtual call each, and only hidden states cross.
+
+mod arrange;
+mod bind;
+mod block;
+mod error;
+mod load;
+mod sample;
+mod session;
+mod stage;
+
+pub use bind::{BoundModel, Misfit};
+pub use error::RuntimeError;
+pub use load::{LoadOptions, Progress, WeightDType, load};
+pub use sample::{Sampler, Sampling};
+pub use session::{Interrupt, Session};
+pub use stage::{Device, Limits, Pass, Stage, StageOptions, WeightSource};
+
+/// What everything that can fail here returns.
+pub type Result<T> = std::result::Result<T, RuntimeError>;

@@ -117,7 +117,7 @@ fn what_is_not_understood_is_an_error_that_names_it() {
             words: &["`num_hidden_layers`", "from 1 to 10000"],
         },
         Case {
-            key: "head_dim",
+            key: "hidden_size",
             value: json!(1 << 24),
             words: &["parameters", "cannot all be right"],
         },

@@ -1,0 +1,363 @@
+use std::io;
+use std::path::PathBuf;
+
+use llm_tensor::{Shape, TensorError};
+
+use crate::{Encoding, GgmlType, safetensors};
+
+/// Why a checkpoint cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The operating system refused.
+    #[error("cannot read {path}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// A file whose name says none of the formats, or something that is neither a file nor a folder.
+    #[error(
+        "{path} is no checkpoint; give a folder, a .safetensors or .gguf file, or a .safetensors.index.json"
+    )]
+    NotACheckpoint {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// A folder without weights.
+    #[error("{folder} contains no .safetensors and no .gguf file")]
+    NoWeights {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A folder with several checkpoints and nothing that says which is meant.
+    #[error(
+        "{folder} contains several checkpoints, name one of them: {names}",
+        names = names.join(", ")
+    )]
+    SeveralCheckpoints {
+        /// The folder.
+        folder: PathBuf,
+        /// The names of the files, sorted.
+        names: Vec<String>,
+    },
+    /// A file's header is wrong.
+    #[error("{path}: {flaw}")]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        flaw: HeaderFlaw,
+    },
+    /// One tensor is wrong, or cannot be read as asked.
+    #[error("{path}: tensor `{tensor}`: {flaw}")]
+    Tensor {
+        /// The file that holds it.
+        path: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// What is wrong.
+        flaw: TensorFlaw,
+    },
+    /// The index of a sharded checkpoint is wrong, or disagrees with the shards.
+    #[error("{path}: {flaw}")]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong.
+        flaw: IndexFlaw,
+    },
+    /// The checkpoint has no tensor of that name.
+    #[error("{path} has no tensor `{tensor}`")]
+    NoSuchTensor {
+        /// What was opened.
+        path: PathBuf,
+        /// The name asked for.
+        tensor: String,
+    },
+}
+
+/// What can be wrong with a file's header as a whole.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeaderFlaw {
+    /// What Git leaves in the place of a large file.
+    #[error("this is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")]
+    LfsPointer,
+    /// Not even the length of a safetensors header.
+    #[error(
+        "{len} bytes are too few for a safetensors file, which begins with the 8-byte length of its header"
+    )]
+    NoLength {
+        /// Bytes of the file.
+        len: u64,
+    },
+    /// A header beyond what any model needs.
+    #[error("the header is longer than the {limit} bytes that are allowed")]
+    TooLong {
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// The file ends inside its header.
+    #[error(
+        "the header claims {needed} bytes at offset {at}, but only {left} are left; the file is damaged or was not downloaded completely"
+    )]
+    CutOff {
+        /// Where in the file.
+        at: u64,
+        /// Bytes that something there takes by the header's word.
+        needed: u64,
+        /// Bytes that the file has from there on.
+        left: u64,
+    },
+    /// A safetensors header that is not the JSON it should be.
+    #[error("the header is not valid: {reason}")]
+    Json {
+        /// The parser's words.
+        reason: String,
+    },
+    /// Bytes of a safetensors file that belong to no tensor.
+    #[error(
+        "bytes {start}..{end} of the tensor data belong to no tensor, but the format allows no gaps"
+    )]
+    Gap {
+        /// First such byte, counted from the end of the header.
+        start: u64,
+        /// The byte after the last.
+        end: u64,
+    },
+    /// A GGUF file that does not begin with `GGUF`.
+    #[error("the file does not begin with `GGUF`")]
+    NotGguf,
+    /// GGUF of a big-endian machine.
+    #[error(
+        "the file is big-endian; convert it to little-endian with `gguf-convert-endian` of the gguf Python package"
+    )]
+    BigEndian,
+    /// A version of GGUF that we do not know.
+    #[error("GGUF version {found} is not supported, only 2 and 3 are")]
+    Version {
+        /// The version in the file.
+        found: u32,
+    },
+    /// One part of a GGUF file that was split.
+    #[error(
+        "the file is one of {n_parts} parts of a split model, which is not supported; merge them first with `llama-gguf-split --merge`"
+    )]
+    Split {
+        /// Parts in all.
+        n_parts: u64,
+    },
+    /// A metadata key, tensor name or string that is not UTF-8.
+    #[error("the text at offset {at} is not UTF-8")]
+    NotText {
+        /// Where in the file it begins.
+        at: u64,
+    },
+    /// A metadata key that is there twice.
+    #[error("metadata key `{key}` appears twice")]
+    DuplicateKey {
+        /// The key.
+        key: String,
+    },
+    /// A metadata value of a type that GGUF does not define.
+    #[error("metadata key `{key}` has the unknown value type {found}")]
+    ValueType {
+        /// The key.
+        key: String,
+        /// The type's number.
+        found: u32,
+    },
+    /// A boolean that is neither 0 nor 1.
+    #[error("metadata key `{key}` has the boolean {found}, expected 0 or 1")]
+    NotABool {
+        /// The key.
+        key: String,
+        /// The byte found.
+        found: u8,
+    },
+    /// Arrays in arrays in arrays.
+    #[error("metadata key `{key}` nests arrays more than {limit} deep")]
+    Nesting {
+        /// The key.
+        key: String,
+        /// Levels allowed.
+        limit: u32,
+    },
+    /// A metadata value of another type than its key demands.
+    #[error("metadata key `{key}` is not a {expected}")]
+    WrongType {
+        /// The key.
+        key: &'static str,
+        /// The type that it should have.
+        expected: &'static str,
+    },
+    /// An impossible `general.alignment`.
+    #[error("metadata key `general.alignment` is {found}, expected a power of two")]
+    Alignment {
+        /// The value found.
+        found: u32,
+    },
+}
+
+/// What can be wrong with one tensor.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TensorFlaw {
+    /// An entry of a safetensors header that is not the JSON it should be.
+    #[error("its entry in the header is not valid: {reason}")]
+    Json {
+        /// The parser's words.
+        reason: String,
+    },
+    /// A name that is there twice in one file.
+    #[error("the header lists it twice")]
+    Duplicate,
+    /// A safetensors element type that we do not know.
+    #[error("unknown element type `{found}`, known are {known}", known = safetensors::known_dtypes())]
+    UnknownDType {
+        /// The type's name in the header.
+        found: String,
+    },
+    /// A GGUF type that we cannot decode.
+    #[error("type {name} (number {code}) is not supported; supported are {known}", known = GgmlType::known())]
+    UnsupportedType {
+        /// The type's number in the file.
+        code: u32,
+        /// The name that GGML gives it.
+        name: &'static str,
+    },
+    /// A GGUF tensor with too many dimensions.
+    #[error("it has {found} dimensions, at most {limit} are allowed")]
+    Rank {
+        /// Dimensions found.
+        found: u32,
+        /// Dimensions allowed.
+        limit: u32,
+    },
+    /// Rows that do not end where a block ends.
+    #[error(
+        "its rows have {row} elements, expected a multiple of the {block} in a block of {encoding}"
+    )]
+    PartialBlock {
+        /// Elements of a row.
+        row: u64,
+        /// Elements of a block.
+        block: u64,
+        /// How it is stored.
+        encoding: Encoding,
+    },
+    /// A byte range of the wrong length.
+    #[error("{shape} elements of {encoding} take {expected} bytes, found {found}")]
+    Length {
+        /// The shape in the header.
+        shape: Shape,
+        /// How it is stored.
+        encoding: Encoding,
+        /// Bytes that such a tensor takes.
+        expected: u64,
+        /// Bytes that the header gives it.
+        found: u64,
+    },
+    /// A byte range that ends before it begins.
+    #[error("its bytes begin at {start} and end at {end}")]
+    Backwards {
+        /// The claimed begin.
+        start: u64,
+        /// The claimed end.
+        end: u64,
+    },
+    /// A byte range that leaves the file.
+    #[error(
+        "its bytes end at {end}, but the tensor data has {len} bytes; the file is damaged or was not downloaded completely"
+    )]
+    PastEnd {
+        /// The claimed end, counted from the begin of the tensor data.
+        end: u64,
+        /// Bytes of tensor data in the file.
+        len: u64,
+    },
+    /// Two tensors claim the same bytes.
+    #[error("its bytes overlap those of tensor `{other}`")]
+    Overlap {
+        /// The other tensor.
+        other: String,
+    },
+    /// A GGUF tensor that does not begin where the file's alignment wants it.
+    #[error("it begins at {offset}, expected a multiple of the file's alignment {alignment}")]
+    Misaligned {
+        /// The claimed begin.
+        offset: u64,
+        /// The file's alignment.
+        alignment: u64,
+    },
+    /// A shape or size that 64 bits cannot count, or elements that cannot be converted.
+    #[error(transparent)]
+    Value(#[from] TensorError),
+}
+
+/// What can be wrong with the index of a sharded checkpoint.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexFlaw {
+    /// An index beyond what any model needs.
+    #[error("the index has {len} bytes, more than the {limit} that are allowed")]
+    TooLong {
+        /// Bytes of the file.
+        len: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// Not the JSON it should be.
+    #[error("the index is not valid: {reason}")]
+    Json {
+        /// The parser's words.
+        reason: String,
+    },
+    /// No tensor at all.
+    #[error("the index lists no tensors")]
+    Empty,
+    /// A tensor that is listed twice.
+    #[error("the index lists tensor `{tensor}` twice")]
+    DuplicateEntry {
+        /// The tensor.
+        tensor: String,
+    },
+    /// A shard whose name could lead out of the folder.
+    #[error("shard `{shard}` of tensor `{tensor}` is not a plain file name")]
+    ShardName {
+        /// The shard as named.
+        shard: String,
+        /// A tensor that is said to lie there.
+        tensor: String,
+    },
+    /// A shard that is not there.
+    #[error("shard `{shard}` is missing; {n_present} of {n_shards} shards are there")]
+    MissingShard {
+        /// The first one missing.
+        shard: String,
+        /// Shards that are there.
+        n_present: usize,
+        /// Shards that the index names.
+        n_shards: usize,
+    },
+    /// A tensor that is not where the index says.
+    #[error("tensor `{tensor}` is not in shard `{shard}`, where the index says it is")]
+    NotInShard {
+        /// The tensor.
+        tensor: String,
+        /// The shard.
+        shard: String,
+    },
+    /// A tensor that is in two shards.
+    #[error("tensor `{tensor}` is both in shard `{first}` and in shard `{second}`")]
+    TwoShards {
+        /// The tensor.
+        tensor: String,
+        /// One shard.
+        first: String,
+        /// Another one.
+        second: String,
+    },
+}

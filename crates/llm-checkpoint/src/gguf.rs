@@ -1,0 +1,217 @@
+//! The GGUF format, versions 2 and 3: metadata, tensor infos, then the tensor data, each tensor aligned.
+
+use std::ops::Range;
+
+use llm_tensor::{DType, Shape};
+
+use self::blocks::GgmlType;
+use self::cursor::Cursor;
+use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
+use crate::metadata::{Metadata, Value};
+use crate::source::SourceFile;
+use crate::tensor::{Contents, Encoding, TensorInfo, in_file_order, sort_by_name};
+
+pub(crate) mod blocks;
+mod cursor;
+mod values;
+
+/// Reads and validates the header of `file`, the only one of its checkpoint.
+pub(crate) fn read_header(file: &SourceFile) -> Result<Contents, CheckpointError> {
+    let mut cursor = Cursor::new(file);
+    check_version(&mut cursor)?;
+    let n_tensors = cursor.u64()?;
+    let n_entries = cursor.u64()?;
+    let metadata = read_metadata(&mut cursor, n_entries)?;
+    if let Some(n_parts) = metadata.get("split.count").and_then(Value::as_u64)
+        && n_parts > 1
+    {
+        return Err(file.header_error(HeaderFlaw::Split { n_parts }));
+    }
+    let alignment = alignment(&metadata).map_err(|flaw| file.header_error(flaw))?;
+
+    cursor.expect_records(n_tensors, RawTensor::MIN_BYTES)?;
+    let mut raw = Vec::new();
+    for _ in 0..n_tensors {
+        raw.push(RawTensor::read(&mut cursor)?);
+    }
+    // Without tensors the file may end before the data begins.
+    let data = cursor.position().next_multiple_of(alignment)..file.len();
+
+    let mut tensors = Vec::with_capacity(raw.len());
+    for raw in raw {
+        match raw.place(alignment, &data) {
+            Ok((shape, encoding, bytes)) => tensors.push(TensorInfo {
+                name: raw.name,
+                shape,
+                encoding,
+                file_idx: 0,
+                bytes,
+            }),
+            Err(flaw) => return Err(file.tensor_error(&raw.name, flaw)),
+        }
+    }
+    sort_by_name(file, &mut tensors)?;
+    in_file_order(file, &tensors)?;
+    Ok(Contents { tensors, metadata })
+}
+
+fn check_version(cursor: &mut Cursor<'_>) -> Result<(), CheckpointError> {
+    if cursor.array()? != *b"GGUF" {
+        return Err(cursor.error(HeaderFlaw::NotGguf));
+    }
+    match cursor.u32()? {
+        2 | 3 => Ok(()),
+        other if matches!(other.swap_bytes(), 1..=3) => Err(cursor.error(HeaderFlaw::BigEndian)),
+        found => Err(cursor.error(HeaderFlaw::Version { found })),
+    }
+}
+
+fn read_metadata(cursor: &mut Cursor<'_>, n_entries: u64) -> Result<Metadata, CheckpointError> {
+    /// The length of the key, the type of the value, one byte of value.
+    const MIN_ENTRY: u64 = 8 + 4 + 1;
+    cursor.expect_records(n_entries, MIN_ENTRY)?;
+    let mut metadata = Metadata::new();
+    for _ in 0..n_entries {
+        let key = cursor.text()?;
+        let value = values::read(cursor, &key)?;
+        if metadata.contains_key(&key) {
+            return Err(cursor.error(HeaderFlaw::DuplicateKey { key }));
+        }
+        metadata.insert(key, value);
+    }
+    Ok(metadata)
+}
+
+fn alignment(metadata: &Metadata) -> Result<u64, HeaderFlaw> {
+    const KEY: &str = "general.alignment";
+    const DEFAULT: u64 = 32;
+    match metadata.get(KEY) {
+        None => Ok(DEFAULT),
+        Some(&Value::U32(n)) if n.is_power_of_two() => Ok(n.into()),
+        Some(&Value::U32(found)) => Err(HeaderFlaw::Alignment { found }),
+        Some(_) => Err(HeaderFlaw::WrongType {
+            key: KEY,
+            expected: "32-bit unsigned integer",
+        }),
+    }
+}
+
+/// A tensor info as written.
+struct RawTensor {
+    name: String,
+    /// Outermost first: turned around.
+    dims: Vec<u64>,
+    type_code: u32,
+    /// Counted from the begin of the tensor data.
+    offset: u64,
+}
+
+impl RawTensor {
+    /// The length of an empty name, the number of dimensions, the type, the offset.
+    const MIN_BYTES: u64 = 8 + 4 + 4 + 8;
+
+    /// Dimensions that GGML knows.
+    const MAX_RANK: u32 = 4;
+
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, CheckpointError> {
+        let name = cursor.text()?;
+        let rank = cursor.u32()?;
+        if rank > Self::MAX_RANK {
+            return Err(cursor.file().tensor_error(
+                &name,
+                TensorFlaw::Rank {
+                    found: rank,
+                    limit: Self::MAX_RANK,
+                },
+            ));
+        }
+        let mut dims = Vec::with_capacity(rank as usize);
+        for _ in 0..rank {
+            dims.push(cursor.u64()?);
+        }
+        dims.reverse();
+        Ok(RawTensor {
+            name,
+            dims,
+            type_code: cursor.u32()?,
+            offset: cursor.u64()?,
+        })
+    }
+
+    /// The shape, the encoding and the place in the file. `data` is where the tensor data lies.
+    fn place(
+        &self,
+        alignment: u64,
+        data: &Range<u64>,
+    ) -> Result<(Shape, Encoding, Range<u64>), TensorFlaw> {
+        let encoding = encoding(self.type_code)?;
+        let shape = Shape::new(&self.dims)?;
+        let n_bytes = encoding.stored_bytes(&shape)?.get();
+        if !self.offset.is_multiple_of(alignment) {
+            return Err(TensorFlaw::Misaligned {
+                offset: self.offset,
+                alignment,
+            });
+        }
+        let end = self.offset.saturating_add(n_bytes);
+        if data.start.saturating_add(end) > data.end {
+            let len = data.end.saturating_sub(data.start);
+            return Err(TensorFlaw::PastEnd { end, len });
+        }
+        Ok((shape, encoding, data.start + self.offset..data.start + end))
+    }
+}
+
+/// *Source*: the numbers of `enum ggml_type`.
+fn encoding(type_code: u32) -> Result<Encoding, TensorFlaw> {
+    use Encoding::{Block, Plain};
+    Ok(match type_code {
+        0 => Plain(DType::F32),
+        1 => Plain(DType::F16),
+        2 => Block(GgmlType::Q4_0),
+        3 => Block(GgmlType::Q4_1),
+        6 => Block(GgmlType::Q5_0),
+        7 => Block(GgmlType::Q5_1),
+        8 => Block(GgmlType::Q8_0),
+        10 => Block(GgmlType::Q2K),
+        11 => Block(GgmlType::Q3K),
+        12 => Block(GgmlType::Q4K),
+        13 => Block(GgmlType::Q5K),
+        14 => Block(GgmlType::Q6K),
+        24 => Plain(DType::I8),
+        25 => Plain(DType::I16),
+        26 => Plain(DType::I32),
+        27 => Plain(DType::I64),
+        28 => Plain(DType::F64),
+        30 => Plain(DType::BF16),
+        code => {
+            let name = unsupported_name(code);
+            return Err(TensorFlaw::UnsupportedType { code, name });
+        }
+    })
+}
+
+fn unsupported_name(type_code: u32) -> &'static str {
+    match type_code {
+        9 => "Q8_1",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        29 => "IQ1_M",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        39 => "MXFP4",
+        40 => "NVFP4",
+        41 => "Q1_0",
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests;

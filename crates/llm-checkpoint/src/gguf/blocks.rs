@@ -1,0 +1,202 @@
+//! GGML's quantized blocks and what they mean.
+//!
+//! Each decoder takes one block, little-endian, and gives its elements in order. Multiplications and additions are
+//! done one by one in f32, in the order of GGML's own reference, so that the results are the same to the bit.
+//!
+//! *Source*: the structures of `ggml-common.h`, whose fields are repeated here with their offsets.
+
+use std::fmt;
+
+use half::f16;
+
+mod k_quants;
+
+/// A quantized block type of GGML.
+///
+/// Exhaustive on purpose, as [`Encoding`](crate::Encoding) is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are GGML's own")]
+pub enum GgmlType {
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+impl GgmlType {
+    /// Every block type that can be decoded.
+    pub const ALL: [GgmlType; 10] = [
+        GgmlType::Q4_0,
+        GgmlType::Q4_1,
+        GgmlType::Q5_0,
+        GgmlType::Q5_1,
+        GgmlType::Q8_0,
+        GgmlType::Q2K,
+        GgmlType::Q3K,
+        GgmlType::Q4K,
+        GgmlType::Q5K,
+        GgmlType::Q6K,
+    ];
+
+    /// GGML's name, as `Q4_K`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            GgmlType::Q4_0 => "Q4_0",
+            GgmlType::Q4_1 => "Q4_1",
+            GgmlType::Q5_0 => "Q5_0",
+            GgmlType::Q5_1 => "Q5_1",
+            GgmlType::Q8_0 => "Q8_0",
+            GgmlType::Q2K => "Q2_K",
+            GgmlType::Q3K => "Q3_K",
+            GgmlType::Q4K => "Q4_K",
+            GgmlType::Q5K => "Q5_K",
+            GgmlType::Q6K => "Q6_K",
+        }
+    }
+
+    /// Elements of a block.
+    pub const fn block_len(self) -> usize {
+        match self {
+            GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 => {
+                32
+            }
+            GgmlType::Q2K | GgmlType::Q3K | GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K => 256,
+        }
+    }
+
+    /// Bytes of a block.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            GgmlType::Q4_0 => 18,
+            GgmlType::Q4_1 => 20,
+            GgmlType::Q5_0 => 22,
+            GgmlType::Q5_1 => 24,
+            GgmlType::Q8_0 => 34,
+            GgmlType::Q2K => 84,
+            GgmlType::Q3K => 110,
+            GgmlType::Q4K => 144,
+            GgmlType::Q5K => 176,
+            GgmlType::Q6K => 210,
+        }
+    }
+
+    /// Decodes whole blocks.
+    ///
+    /// # Panics
+    /// When `stored` is not the blocks of exactly `out.len()` elements.
+    pub(crate) fn decode(self, stored: &[u8], out: &mut [f32]) {
+        match self {
+            GgmlType::Q4_0 => each_block(stored, out, q4_0),
+            GgmlType::Q4_1 => each_block(stored, out, q4_1),
+            GgmlType::Q5_0 => each_block(stored, out, q5_0),
+            GgmlType::Q5_1 => each_block(stored, out, q5_1),
+            GgmlType::Q8_0 => each_block(stored, out, q8_0),
+            GgmlType::Q2K => each_block(stored, out, k_quants::q2_k),
+            GgmlType::Q3K => each_block(stored, out, k_quants::q3_k),
+            GgmlType::Q4K => each_block(stored, out, k_quants::q4_k),
+            GgmlType::Q5K => each_block(stored, out, k_quants::q5_k),
+            GgmlType::Q6K => each_block(stored, out, k_quants::q6_k),
+        }
+    }
+
+    pub(crate) fn known() -> String {
+        Self::ALL.map(GgmlType::name).join(", ")
+    }
+}
+
+impl fmt::Display for GgmlType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+fn each_block<const BYTES: usize, const LEN: usize>(
+    stored: &[u8],
+    out: &mut [f32],
+    decode: impl Fn(&[u8; BYTES], &mut [f32; LEN]),
+) {
+    let (blocks, []) = stored.as_chunks::<BYTES>() else {
+        panic!("{} bytes are not whole blocks of {BYTES}", stored.len());
+    };
+    let (out, []) = out.as_chunks_mut::<LEN>() else {
+        panic!("{} elements are not whole blocks of {LEN}", out.len());
+    };
+    assert_eq!(blocks.len(), out.len(), "blocks and their elements");
+    for (block, out) in blocks.iter().zip(out) {
+        decode(block, out);
+    }
+}
+
+/// `scale: f16` at 0, `nibbles: [u8; 16]` at 2. Low nibbles are elements 0..16, high ones 16..32.
+fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
+    let scale = f16_at(block, 0);
+    let (low, high) = out.split_at_mut(16);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(&block[2..]) {
+        *low = scale * f32::from((byte & 0xF) as i8 - 8);
+        *high = scale * f32::from((byte >> 4) as i8 - 8);
+    }
+}
+
+/// `scale: f16` at 0, `min: f16` at 2, `nibbles: [u8; 16]` at 4, ordered as in Q4_0.
+fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
+    let (scale, min) = (f16_at(block, 0), f16_at(block, 2));
+    let (low, high) = out.split_at_mut(16);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(&block[4..]) {
+        *low = scale * f32::from(byte & 0xF) + min;
+        *high = scale * f32::from(byte >> 4) + min;
+    }
+}
+
+/// `scale: f16` at 0, `fifth_bits: u32` at 2, bit i for element i, `nibbles: [u8; 16]` at 6, ordered as in Q4_0.
+fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
+    let scale = f16_at(block, 0);
+    let codes = five_bit_codes(u32_at(block, 2), &block[6..]);
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = scale * f32::from(code as i8 - 16);
+    }
+}
+
+/// `scale: f16` at 0, `min: f16` at 2, `fifth_bits: u32` at 4, `nibbles: [u8; 16]` at 8, as in Q5_0.
+fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
+    let (scale, min) = (f16_at(block, 0), f16_at(block, 2));
+    let codes = five_bit_codes(u32_at(block, 4), &block[8..]);
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = scale * f32::from(code) + min;
+    }
+}
+
+/// `scale: f16` at 0, `codes: [i8; 32]` at 2.
+fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
+    let scale = f16_at(block, 0);
+    for (out, code) in out.iter_mut().zip(&block[2..]) {
+        *out = scale * f32::from(*code as i8);
+    }
+}
+
+fn five_bit_codes(fifth_bits: u32, nibbles: &[u8]) -> [u8; 32] {
+    let mut codes = [0; 32];
+    let (low, high) = codes.split_at_mut(16);
+    for (i, ((low, high), byte)) in low.iter_mut().zip(high).zip(nibbles).enumerate() {
+        let fifth = |element: usize| ((fifth_bits >> element & 1) as u8) << 4;
+        *low = byte & 0xF | fifth(i);
+        *high = byte >> 4 | fifth(i + 16);
+    }
+    codes
+}
+
+fn f16_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+fn u32_at(block: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
+use crate::map::map;
+
+/// A file of a checkpoint: read at given offsets, by any number of threads, or mapped as a whole.
+pub(crate) struct SourceFile {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    map: OnceLock<SharedBytes>,
+}
+
+pub(crate) type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+impl SourceFile {
+    pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let io_error = |source| CheckpointError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        // Looked at before it is opened: opening a pipe would wait for a writer.
+        if !path.metadata().map_err(io_error)?.is_file() {
+            return Err(CheckpointError::NotACheckpoint {
+                path: path.to_owned(),
+            });
+        }
+        let file = File::open(path).map_err(io_error)?;
+        let len = file.metadata().map_err(io_error)?.len();
+        let file = SourceFile {
+            path: path.to_owned(),
+            file,
+            len,
+            map: OnceLock::new(),
+        };
+        let mut front = [0; LFS_POINTER.len()];
+        if len >= front.len() as u64 {
+            file.read_at(0, &mut front)?;
+        }
+        if front == *LFS_POINTER {
+            return Err(file.header_error(HeaderFlaw::LfsPointer));
+        }
+        Ok(file)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that the file had when it was opened.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Fills `buf` with the bytes from `offset` on.
+    pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), CheckpointError> {
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|source| self.io_error(source))
+    }
+
+    /// The whole file, mapped on first use.
+    pub(crate) fn mapped(&self) -> Result<SharedBytes, CheckpointError> {
+        if let Some(map) = self.map.get() {
+            return Ok(Arc::clone(map));
+        }
+        let new = map(&self.file, self.len).map_err(|source| self.io_error(source))?;
+        // When two threads come here at once, one mapping is kept and the other dropped, untouched.
+        Ok(Arc::clone(self.map.get_or_init(|| Arc::new(new))))
+    }
+
+    pub(crate) fn header_error(&self, flaw: HeaderFlaw) -> CheckpointError {
+        CheckpointError::Header {
+            path: self.path.clone(),
+            flaw,
+        }
+    }
+
+    pub(crate) fn tensor_error(
+        &self,
+        tensor: &str,
+        flaw: impl Into<TensorFlaw>,
+    ) -> CheckpointError {
+        CheckpointError::Tensor {
+            path: self.path.clone(),
+            tensor: tensor.to_owned(),
+            flaw: flaw.into(),
+        }
+    }
+
+    fn io_error(&self, source: io::Error) -> CheckpointError {
+        CheckpointError::Io {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+impl fmt::Debug for SourceFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SourceFile({}, {} bytes)", self.path.display(), self.len)
+    }
+}
+
+/// How the text begins that Git leaves in the place of a large file which was not fetched.
+const LFS_POINTER: &[u8; 23] = b"version https://git-lfs";

@@ -1,0 +1,148 @@
+//! Writing safetensors, as a stream.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{File, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use llm_tensor::{DType, Shape};
+use serde_json::{Map, Value, json};
+use tempfile::NamedTempFile;
+
+use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
+use crate::safetensors::{DTYPES, MAX_HEADER, METADATA_KEY};
+
+/// A tensor that is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTensor {
+    /// Its name, unique in the file.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// The extents, outermost first.
+    pub shape: Shape,
+}
+
+/// Writes one safetensors file without holding it: first the header, then the tensors' bytes as they come.
+///
+/// The bytes go to a temporary file in the same folder that takes the place of `path` when [`finish`] has seen all
+/// of them. Until then whatever is at `path` stays as it is; dropped before that, the writer leaves nothing behind.
+///
+/// [`finish`]: SafetensorsWriter::finish
+#[derive(Debug)]
+pub struct SafetensorsWriter {
+    path: PathBuf,
+    file: BufWriter<NamedTempFile>,
+    /// Bytes of tensors that have not come yet.
+    missing: u64,
+}
+
+impl SafetensorsWriter {
+    /// Writes the header of a file that is to hold `tensors`, in this order and without gaps. `metadata` becomes
+    /// the header's `__metadata__`; empty, it is left out.
+    ///
+    /// The tensors' bytes begin at a multiple of 8. Tensors of several element types should therefore come widest
+    /// first, so that each begins where its elements can be read in place.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] when a name appears twice or means metadata, or when 64 bits cannot count the
+    /// bytes, [`CheckpointError::Header`] when the header becomes longer than readers accept,
+    /// [`CheckpointError::Write`].
+    pub fn create(
+        path: &Path,
+        tensors: &[NewTensor],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self, CheckpointError> {
+        let (header, missing) = header(path, tensors, metadata)?;
+        let start = || {
+            let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+            let file = tempfile::Builder::new()
+                .prefix(&format!(".{}.", name.to_string_lossy()))
+                .suffix(".partial")
+                // As for any new file: what the process's umask leaves of it.
+                .permissions(Permissions::from_mode(0o666))
+                .tempfile_in(folder_of(path))?;
+            let mut file = BufWriter::new(file);
+            file.write_all(&(header.len() as u64).to_le_bytes())?;
+            file.write_all(&header)?;
+            Ok(file)
+        };
+        match start() {
+            Ok(file) => Ok(SafetensorsWriter {
+                path: path.to_owned(),
+                file,
+                missing,
+            }),
+            Err(source) => Err(write_error(path, source)),
+        }
+    }
+
+    /// Appends little-endian elements. A call may end inside a tensor, or begin in one and end in the next.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Write`].
+    ///
+    /// # Panics
+    /// When these are more bytes than the tensors have left.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
+        let n_bytes = bytes.len() as u64;
+        assert!(
+            n_bytes <= self.missing,
+            "{n_bytes} bytes for {}, whose tensors have only {} left",
+            self.path.display(),
+            self.missing
+        );
+        self.missing -= n_bytes;
+        self.file
+            .write_all(bytes)
+            .map_err(|source| write_error(&self.path, source))
+    }
+
+    /// Makes the file durable and puts it in its place.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Write`].
+    ///
+    /// # Panics
+    /// When bytes of the tensors are missing.
+    pub fn finish(self) -> Result<(), CheckpointError> {
+        let SafetensorsWriter {
+            path,
+            file,
+            missing,
+        } = self;
+        assert_eq!(missing, 0, "bytes that {} still lacks", path.display());
+        let place = || {
+            let file = file.into_inner().map_err(|error| error.into_error())?;
+            // Before the rename: else a crash could leave the name with a file that is not all there.
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|error| error.error)?;
+            File::open(folder_of(&path))?.sync_all()
+        };
+        place().map_err(|source| write_error(&path, source))
+    }
+}
+
+/// The header, padded with blanks, and the bytes of the tensors after it.
+fn header(
+    path: &Path,
+    tensors: &[NewTensor],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(Vec<u8>, u64), CheckpointError> {
+    let mut entries = Map::new();
+    if !metadata.is_empty() {
+        entries.insert(METADATA_KEY.to_owned(), json!(metadata));
+    }
+    let mut end = 0u64;
+    for tensor in tensors {
+        let (entry, entry_end) = entry(tensor, end).map_err(|flaw| CheckpointError::Tensor {
+            path: path.to_owned(),
+            tensor: tensor.name.clone(),
+            flaw,
+        })?;
+        entries.insert(tensor.name.clone(), entry);
+        end = entry_end;
+    }
+    Ok((Vec::new(), end))
+}

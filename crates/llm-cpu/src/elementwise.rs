@@ -1,0 +1,97 @@
+//! Activations, gates and rotary positions.
+
+use llm_backend::Rotary;
+use llm_tensor::{Activation, Pairing};
+
+use crate::math::activate;
+use crate::simd::{Kernel, Simd};
+
+/// Applies an activation in place.
+pub(crate) struct Activate<'a> {
+    pub(crate) activation: Activation,
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for Activate<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for at in (0..self.x.len()).step_by(S::LANES) {
+            let y = activate(simd, self.activation, simd.get(self.x, at));
+            simd.put(self.x, at, y);
+        }
+    }
+}
+
+/// `activation(gate) · up`, all of one length.
+pub(crate) struct Gate<'a> {
+    pub(crate) activation: Activation,
+    pub(crate) gate: &'a [f32],
+    pub(crate) up: &'a [f32],
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Kernel for Gate<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for at in (0..self.out.len()).step_by(S::LANES) {
+            let y = activate(simd, self.activation, simd.get(self.gate, at));
+            simd.put(self.out, at, simd.mul(y, simd.get(self.up, at)));
+        }
+    }
+}
+
+/// Turns the leading heads of rows.
+pub(crate) struct Rotate<'a> {
+    pub(crate) op: Rotary,
+    /// `[n_tokens, cos | sin]`.
+    pub(crate) angles: &'a [f32],
+    /// `[n_tokens, row_width]`.
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for Rotate<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Rotary {
+            n_heads,
+            head_dim,
+            rotary_dim,
+            pairing,
+            row_width,
+        } = self.op;
+        for (row, angles) in self
+            .x
+            .chunks_exact_mut(row_width)
+            .zip(self.angles.chunks_exact(rotary_dim))
+        {
+            let (cos, sin) = angles.split_at(rotary_dim / 2);
+            for head in row.chunks_exact_mut(head_dim).take(n_heads) {
+                match pairing {
+                    Pairing::Halves => {
+                        let (a, b) = head[..rotary_dim].split_at_mut(rotary_dim / 2);
+                        turn_halves(simd, a, b, cos, sin);
+                    }
+                    Pairing::Adjacent => turn_pairs(&mut head[..rotary_dim], cos, sin),
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn turn_halves<S: Simd>(simd: S, a: &mut [f32], b: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for at in (0..a.len()).step_by(S::LANES) {
+        let (x, y) = (simd.get(a, at), simd.get(b, at));
+        let (c, s) = (simd.get(cos, at), simd.get(sin, at));
+        simd.put(a, at, simd.sub(simd.mul(x, c), simd.mul(y, s)));
+        simd.put(b, at, simd.add(simd.mul(y, c), simd.mul(x, s)));
+    }
+}
+
+#[inline(always)]
+fn turn_pairs(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ((pair, c), s) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+        let [x, y] = *pair;
+        *pair = [x * c - y * s, y * c + x * s];
+    }
+}

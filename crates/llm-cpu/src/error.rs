@@ -1,0 +1,33 @@
+use std::io;
+
+use crate::Isa;
+
+/// Why a [`Cpu`](crate::Cpu) cannot be had as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CpuError {
+    /// A name that is no instruction set of ours.
+    #[error("unknown instruction set `{name}`; known are {known}", known = Isa::names())]
+    UnknownIsa {
+        /// The name as given.
+        name: String,
+    },
+    /// An instruction set that this machine lacks.
+    #[error("this machine cannot run {isa} kernels; its best is {best}")]
+    MissingIsa {
+        /// What was asked for.
+        isa: Isa,
+        /// What [`Isa::detect`] finds.
+        best: Isa,
+    },
+    /// The operating system refuses another thread.
+    #[error("cannot start thread {thread} of {n_threads}; ask for fewer threads")]
+    Spawn {
+        /// Which one, counted from 1.
+        thread: usize,
+        /// How many were asked for.
+        n_threads: usize,
+        /// What the system says.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,190 @@
+//! Weights times few rows: as fast as the weights can be read.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+use llm_backend::Output;
+
+use crate::memory::Shared;
+use crate::simd::{Element, ElementType, Kernel, Simd};
+use crate::weight::WeightView;
+
+/// Brings `n_tokens` rows of `x` into the order that a [`MatVec`] of weights of this element type reads.
+pub(crate) struct Arrange<'a> {
+    pub(crate) element: ElementType,
+    /// `[n_tokens, cols]`.
+    pub(crate) x: &'a [f32],
+    pub(crate) cols: usize,
+    /// `[n_tokens, padded cols]`.
+    pub(crate) arranged: &'a mut [f32],
+    pub(crate) padded_cols: usize,
+}
+
+impl Kernel for Arrange<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (x, arranged) in self
+            .x
+            .chunks_exact(self.cols)
+            .zip(self.arranged.chunks_exact_mut(self.padded_cols))
+        {
+            match self.element {
+                ElementType::F32 => f32::arrange::<S>(x, arranged),
+                ElementType::F16 => f16::arrange::<S>(x, arranged),
+                ElementType::Bf16 => bf16::arrange::<S>(x, arranged),
+            }
+        }
+    }
+}
+
+/// Some rows of a weight times all rows of x.
+///
+/// Every result is a dot product over `2 · LANES` elements at a time, whatever rows and tokens are computed beside it.
+pub(crate) struct MatVec<'a> {
+    pub(crate) weight: WeightView<'a>,
+    pub(crate) bias: Option<WeightView<'a>>,
+    /// The weight's rows to compute; nobody else writes their columns of `out`.
+    pub(crate) rows: Range<usize>,
+    /// `[n_tokens, padded_cols]`, as [`Arrange`] left them.
+    pub(crate) x: &'a [f32],
+    pub(crate) padded_cols: usize,
+    pub(crate) n_tokens: usize,
+    /// `[n_tokens, out_width]`.
+    pub(crate) out: Shared<'a>,
+    pub(crate) out_width: usize,
+    /// The column of the weight's row 0.
+    pub(crate) out_column: usize,
+    pub(crate) output: Output,
+}
+
+impl Kernel for MatVec<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match self.weight.element {
+            ElementType::F32 => self.all::<S, f32>(simd),
+            ElementType::F16 => self.all::<S, f16>(simd),
+            ElementType::Bf16 => self.all::<S, bf16>(simd),
+        }
+    }
+}
+
+impl MatVec<'_> {
+    #[inline(always)]
+    fn all<S: Simd, E: Element>(&self, simd: S) {
+        assert!(self.rows.end <= self.weight.rows);
+        assert!(self.padded_cols.is_multiple_of(2 * S::LANES));
+        assert!(self.padded_cols >= self.weight.cols);
+        assert!(self.x.len() >= self.n_tokens * self.padded_cols);
+        let mut row = self.rows.start;
+        while row + 4 <= self.rows.end {
+            self.tokens::<S, E, 4>(simd, row);
+            row += 4;
+        }
+        while row < self.rows.end {
+            self.tokens::<S, E, 1>(simd, row);
+            row += 1;
+        }
+    }
+
+    /// `R` rows, which stay in the cache while all tokens pass.
+    #[inline(always)]
+    fn tokens<S: Simd, E: Element, const R: usize>(&self, simd: S, row: usize) {
+        let mut token = 0;
+        while token < self.n_tokens {
+            token += match self.n_tokens - token {
+                1 => self.block::<S, E, R, 1>(simd, row, token),
+                2 => self.block::<S, E, R, 2>(simd, row, token),
+                3 => self.block::<S, E, R, 3>(simd, row, token),
+                _ => self.block::<S, E, R, 4>(simd, row, token),
+            };
+        }
+    }
+
+    /// `R` rows times `T` tokens; returns `T`.
+    #[inline(always)]
+    fn block<S: Simd, E: Element, const R: usize, const T: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        token: usize,
+    ) -> usize {
+        let cols = self.weight.cols;
+        let step = 2 * S::LANES;
+        let x = &self.x[token * self.padded_cols..][..T * self.padded_cols];
+        let mut sums = [[simd.splat(0.0); T]; R];
+        // SAFETY: the rows lie within the weight (asserted in `all`) and are read up to their last element; x is as
+        // long as sliced above; the caller of the kernel owns these columns of `out`, which `finish` checks.
+        unsafe {
+            let weight = self.weight.as_ptr().add(row * cols * E::SIZE);
+            for at in (0..cols - cols % step).step_by(step) {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    // Linearly through the block of rows, so that the memory sees one stream.
+                    let line = weight.wrapping_add((at * R + r * step) * E::SIZE + PREFETCH_BYTES);
+                    simd.prefetch(line);
+                    if step * E::SIZE > CACHE_LINE {
+                        simd.prefetch(line.wrapping_add(CACHE_LINE));
+                    }
+                    let pair = E::load_pair(simd, weight.add((r * cols + at) * E::SIZE));
+                    accumulate(simd, pair, x.as_ptr().add(at), self.padded_cols, sums);
+                }
+            }
+            let rest = cols % step;
+            if rest > 0 {
+                let at = cols - rest;
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let pair =
+                        E::load_pair_part(simd, weight.add((r * cols + at) * E::SIZE), rest);
+                    accumulate(simd, pair, x.as_ptr().add(at), self.padded_cols, sums);
+                }
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (t, sum) in sums.into_iter().enumerate() {
+                self.finish(row + r, token + t, simd.reduce_add(sum));
+            }
+        }
+        T
+    }
+
+    #[inline(always)]
+    fn finish(&self, row: usize, token: usize, mut sum: f32) {
+        if let Some(bias) = self.bias {
+            sum += bias.element(row);
+        }
+        let at = token * self.out_width + self.out_column + row;
+        // SAFETY: the caller of the kernel owns the columns of these rows.
+        let out = unsafe { self.out.range(at..at + 1) };
+        match self.output {
+            Output::Write => out[0] = sum,
+            Output::Add => out[0] += sum,
+        }
+    }
+}
+
+/// Adds the products of one pair of registers of a weight's row with those of `T` tokens.
+///
+/// # Safety
+/// `x` can be read for `2 · LANES` elements at each of `T` rows `x_stride` apart.
+#[inline(always)]
+unsafe fn accumulate<S: Simd, const T: usize>(
+    simd: S,
+    (first, second): (S::F32, S::F32),
+    x: *const f32,
+    x_stride: usize,
+    sums: &mut [S::F32; T],
+) {
+    for (t, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let x = x.add(t * x_stride);
+            *sum = simd.fma(first, simd.load(x), *sum);
+            *sum = simd.fma(second, simd.load(x.add(S::LANES)), *sum);
+        }
+    }
+}
+
+/// How far ahead of the loads the weights are asked for: enough to cover the memory's latency, and well within what
+/// the first-level cache keeps.
+const PREFETCH_BYTES: usize = 4096;
+/// What one prefetch brings.
+const CACHE_LINE: usize = 64;

@@ -1,0 +1,316 @@
+//! A fork-join pool for regions of a few microseconds.
+//!
+//! A forward pass forks and joins some five times a layer; handing each region over through a lock and a wake-up would
+//! cost as much as the work of a small model. The workers here spin while regions follow each other and park when none
+//! comes for a while, so that an idle process uses no processor.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::CpuError;
+
+/// Threads that run a region together with the caller.
+///
+/// What runs where is fixed by the number of threads alone, never by timing.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Set while a region runs: a second caller runs its own region alone instead of waiting.
+    busy: AtomicBool,
+}
+
+type Task = dyn Fn(usize) + Sync;
+
+struct Shared {
+    /// Counts regions; workers wait for it to change.
+    epoch: OwnLine<AtomicUsize>,
+    /// Workers still in the region.
+    n_running: OwnLine<AtomicUsize>,
+    quit: AtomicBool,
+    task: UnsafeCell<Option<*const Task>>,
+    parked: Vec<OwnLine<AtomicBool>>,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// Keeps what different threads write out of each other's cache lines (which are fetched in pairs).
+#[repr(align(128))]
+struct OwnLine<T>(T);
+
+// SAFETY: the task is written by the caller before it changes the epoch and read by workers after they saw that; it
+// points to something `Sync` that outlives the region. All else is `Send` and `Sync` by itself.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Pool {
+    /// `n_threads` counts the caller, so one fewer is started.
+    pub(crate) fn new(n_threads: usize) -> Result<Self, CpuError> {
+        let shared = Arc::new(Shared {
+            epoch: OwnLine(AtomicUsize::new(0)),
+            n_running: OwnLine(AtomicUsize::new(0)),
+            quit: AtomicBool::new(false),
+            task: UnsafeCell::new(None),
+            parked: (1..n_threads)
+                .map(|_| OwnLine(AtomicBool::new(false)))
+                .collect(),
+            panic: Mutex::new(None),
+        });
+        // Built first, so that an early return joins the threads that were started.
+        let mut pool = Pool {
+            shared,
+            workers: Vec::with_capacity(n_threads - 1),
+            busy: AtomicBool::new(false),
+        };
+        for thread in 1..n_threads {
+            let shared = Arc::clone(&pool.shared);
+            let worker = thread::Builder::new()
+                .name(format!("llm-cpu {thread}"))
+                .spawn(move || shared.work(thread))
+                .map_err(|source| CpuError::Spawn {
+                    thread: thread + 1,
+                    n_threads,
+                    source,
+                })?;
+            pool.workers.push(worker);
+        }
+        Ok(pool)
+    }
+
+    /// The threads of a region, the caller included.
+    pub(crate) fn n_threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `task` once for every thread index, each on its thread, and returns when all have.
+    ///
+    /// # Panics
+    /// When a call does, after all have ended.
+    pub(crate) fn run(&self, task: &Task) {
+        if self.workers.is_empty() || self.busy.swap(true, Ordering::Acquire) {
+            (0..self.n_threads()).for_each(task);
+            return;
+        }
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime changes. `Join` waits until no worker uses the task, even if the caller's own
+        // share panics, so it is not used after it ended.
+        let task_ptr = unsafe { std::mem::transmute::<*const Task, *const Task>(task) };
+        // SAFETY: `busy` keeps other callers out, and workers read the task only after the epoch has changed.
+        unsafe { *shared.task.get() = Some(task_ptr) };
+        shared
+            .n_running
+            .0
+            .store(self.workers.len(), Ordering::Relaxed);
+        // Sequentially consistent, as is the parking: either the worker sees the new epoch or we see it parked.
+        shared.epoch.0.fetch_add(1, Ordering::SeqCst);
+        for (worker, parked) in self.workers.iter().zip(&shared.parked) {
+            if parked.0.load(Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+        let join = Join(self);
+        task(0);
+        drop(join);
+        let panic = shared
+            .panic
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Splits `0..n_units` into one contiguous range a thread and calls `task` with the thread's index and range.
+    ///
+    /// Threads that would get fewer than `min_units` are left out, and for a single one nothing is forked.
+    pub(crate) fn split(
+        &self,
+        n_units: usize,
+        min_units: usize,
+        task: impl Fn(usize, Range<usize>) + Sync,
+    ) {
+        let n_parts = (n_units / min_units.max(1)).clamp(1, self.n_threads());
+        if n_parts == 1 {
+            return task(0, 0..n_units);
+        }
+        self.run(&|thread| {
+            if thread < n_parts {
+                let at = |i: usize| n_units * i / n_parts;
+                task(thread, at(thread)..at(thread + 1));
+            }
+        });
+    }
+}
+
+/// Waits, when dropped, until the workers have left the region.
+struct Join<'a>(&'a Pool);
+
+impl Drop for Join<'_> {
+    fn drop(&mut self) {
+        let n_running = &self.0.shared.n_running.0;
+        let mut n_spins = 0u32;
+        while n_running.load(Ordering::Acquire) != 0 {
+            // Where there are more threads than processors, the missing one may be waiting for ours.
+            n_spins += 1;
+            if n_spins.is_multiple_of(SPINS_PER_YIELD) {
+                thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        self.0.busy.store(false, Ordering::Release);
+    }
+}
+
+impl Shared {
+    fn work(&self, thread: usize) {
+        let parked = &self.parked[thread - 1].0;
+        let mut epoch = 0;
+        loop {
+            epoch = self.next_epoch(epoch, parked);
+            if self.quit.load(Ordering::Acquire) {
+                return;
+            }
+            // SAFETY: the caller wrote the task before it changed the epoch, and waits for us before it changes it.
+            let task = unsafe { (*self.task.get()).map(|task| &*task) };
+            let result = catch_unwind(AssertUnwindSafe(|| task.into_iter().for_each(|t| t(thread))));
+            if let Err(panic) = result {
+                *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+            }
+            self.n_running.0.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Waits for the epoch to change, spinning at first.
+    fn next_epoch(&self, seen: usize, parked: &AtomicBool) -> usize {
+        let changed = |order| {
+            let epoch = self.epoch.0.load(order);
+            (epoch != seen).then_some(epoch)
+        };
+        let spinning_since = Instant::now();
+        loop {
+            for _ in 0..SPINS_PER_LOOK {
+                if let Some(epoch) = changed(Ordering::Acquire) {
+                    return epoch;
+                }
+                std::hint::spin_loop();
+            }
+            if spinning_since.elapsed() > SPIN_TIME {
+                break;
+            }
+        }
+        parked.store(true, Ordering::SeqCst);
+        let epoch = loop {
+            if let Some(epoch) = changed(Ordering::SeqCst) {
+                break epoch;
+            }
+            thread::park();
+        };
+        parked.store(false, Ordering::Relaxed);
+        epoch
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.quit.store(true, Ordering::Release);
+        self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker catches what its tasks panic with, so there is nothing to report.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool({} threads)", self.n_threads())
+    }
+}
+
+/// How long a worker waits busily: longer than the serial work between the regions of a forward pass.
+const SPIN_TIME: Duration = Duration::from_micros(100);
+/// Between looks at the clock.
+const SPINS_PER_LOOK: usize = 64;
+/// Between offers of the processor to other threads.
+const SPINS_PER_YIELD: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_runs_once() {
+        for n_threads in [1, 2, 3, 5] {
+            let pool = Pool::new(n_threads).unwrap();
+            for (n_units, min_units) in [(0, 1), (1, 1), (2, 1), (7, 2), (100, 1), (100, 80)] {
+                let counts: Vec<AtomicUsize> = (0..n_units).map(|_| AtomicUsize::new(0)).collect();
+                for _ in 0..50 {
+                    pool.split(n_units, min_units, |_, range| {
+                        for i in range {
+                            counts[i].fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 50));
+            }
+        }
+    }
+
+    #[test]
+    fn parked_workers_wake() {
+        let pool = Pool::new(2).unwrap();
+        let count = AtomicUsize::new(0);
+        for _ in 0..5 {
+            thread::sleep(20 * SPIN_TIME);
+            pool.run(&|_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(count.into_inner(), 10);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
+        let pool = Pool::new(3).unwrap();
+        for culprit in 0..3 {
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(&|thread| assert_ne!(thread, culprit, "the culprit"));
+            }));
+            assert!(caught.is_err(), "thread {culprit}");
+        }
+        let count = AtomicUsize::new(0);
+        pool.run(&|_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 3);
+    }
+
+    #[test]
+    fn concurrent_and_nested_callers_each_get_their_region() {
+        let pool = Pool::new(2).unwrap();
+        let count = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        pool.run(&|_| {
+                            pool.run(&|_| {
+                                count.fetch_add(1, Ordering::Relaxed);
+                            });
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(count.into_inner(), 3 * 100 * 2 * 2);
+    }
+}

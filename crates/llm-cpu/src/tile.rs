@@ -1,0 +1,130 @@
+//! The register tile that both the linear operations of a prompt and attention are made of.
+
+use std::marker::PhantomData;
+
+use llm_backend::Output;
+
+use crate::simd::{Element, Simd};
+
+/// `c [rows, columns]` (= or +=) `a [rows, depth] · b [depth, columns] + bias [columns]`.
+///
+/// Along a row, `a` and `c` are contiguous; `b` too, and it has `columns` rounded up to the registers of a tile
+/// (1, 2 or 4) to read; so has `bias`.
+#[derive(Debug)]
+pub(crate) struct Product<E> {
+    pub(crate) a: *const f32,
+    pub(crate) a_stride: usize,
+    pub(crate) b: *const u8,
+    /// In elements.
+    pub(crate) b_stride: usize,
+    pub(crate) c: *mut f32,
+    pub(crate) c_stride: usize,
+    pub(crate) bias: Option<*const f32>,
+    pub(crate) output: Output,
+    pub(crate) rows: usize,
+    pub(crate) depth: usize,
+    /// At most `LANES · TILE_VECTORS`.
+    pub(crate) columns: usize,
+    pub(crate) element: PhantomData<E>,
+}
+
+impl<E: Element> Product<E> {
+    /// Every element of `c` is summed in order of the depth, whatever the tiles around it.
+    ///
+    /// # Safety
+    /// The pointers are good for what the struct's description says is read and written, and nobody else touches the
+    /// elements of `c` meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn compute<S: Simd>(&self, simd: S) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            match self.columns.div_ceil(S::LANES) {
+                0 | 1 => self.columns_of::<S, 1>(simd),
+                2 => self.columns_of::<S, 2>(simd),
+                _ if S::TILE_VECTORS > 2 => self.columns_of::<S, 4>(simd),
+                _ => debug_assert!(false, "a product of {} columns", self.columns),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`compute`](Self::compute).
+    #[inline(always)]
+    unsafe fn columns_of<S: Simd, const V: usize>(&self, simd: S) {
+        let mut row = 0;
+        // SAFETY: as the caller promises; each tile lies within the rows.
+        unsafe {
+            while S::TILE_ROWS >= 6 && row + 6 <= self.rows {
+                self.tile::<S, 6, V>(simd, row);
+                row += 6;
+            }
+            if S::TILE_ROWS >= 4 && row + 4 <= self.rows {
+                self.tile::<S, 4, V>(simd, row);
+                row += 4;
+            }
+            if S::TILE_ROWS >= 3 && row + 3 <= self.rows {
+                self.tile::<S, 3, V>(simd, row);
+                row += 3;
+            }
+            while row + 2 <= self.rows {
+                self.tile::<S, 2, V>(simd, row);
+                row += 2;
+            }
+            if row < self.rows {
+                self.tile::<S, 1, V>(simd, row);
+            }
+        }
+    }
+
+    /// `R` rows from `row` on, all columns, in registers.
+    ///
+    /// # Safety
+    /// As for [`compute`](Self::compute), and the rows exist.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, simd: S, row: usize) {
+        let mut sums = [[simd.splat(0.0); V]; R];
+        // SAFETY: as the caller promises.
+        unsafe {
+            let a = self.a.add(row * self.a_stride);
+            for k in 0..self.depth {
+                let mut b = [simd.splat(0.0); V];
+                for (v, b) in b.iter_mut().enumerate() {
+                    let at = k * self.b_stride + v * S::LANES;
+                    *b = E::load(simd, self.b.add(at * E::SIZE));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let a = simd.splat(*a.add(r * self.a_stride + k));
+                    for (sum, b) in sums.iter_mut().zip(b) {
+                        *sum = simd.fma(a, b, *sum);
+                    }
+                }
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                let c = self.c.add((row + r) * self.c_stride);
+                for (v, sum) in sums.into_iter().enumerate() {
+                    self.finish(simd, c, v * S::LANES, sum);
+                }
+            }
+        }
+    }
+
+    /// Writes one register of a row that starts at `c`.
+    ///
+    /// # Safety
+    /// As for [`compute`](Self::compute).
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, simd: S, c: *mut f32, column: usize, mut sum: S::F32) {
+        let n = self.columns.saturating_sub(column);
+        // SAFETY: as the caller promises; `n` columns are left.
+        unsafe {
+            if let Some(bias) = self.bias {
+                sum = simd.add(sum, simd.load(bias.add(column)));
+            }
+            let c = c.wrapping_add(column);
+            if let Output::Add = self.output {
+                sum = simd.add(simd.load_part(c, n), sum);
+            }
+            simd.store_part(c, sum, n);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+use llm_backend::WorkspaceShape;
+use llm_tensor::Bytes;
+
+use crate::isa::Geometry;
+use crate::memory::Buffer;
+use crate::{attention, gemm};
+
+/// Scratch memory of the operations, which use it one after the other.
+#[derive(Debug)]
+pub struct Workspace {
+    memory: Buffer,
+}
+
+/// The tokens from which on panels of weights pay; below, weights are read row by row.
+pub(crate) const GEMM_TOKENS: usize = 12;
+/// Positions of a part when a single token's attention is divided among threads.
+pub(crate) const PART_POSITIONS: usize = 512;
+
+impl Workspace {
+    /// # Errors
+    /// What was asked for, when the system does not give it.
+    pub(crate) fn new(
+        shape: &WorkspaceShape,
+        geometry: Geometry,
+        n_threads: usize,
+    ) -> Result<Self, Bytes> {
+        Ok(Workspace {
+            memory: Buffer::zeroed(n_elements(shape, geometry, n_threads))?,
+        })
+    }
+
+    /// The first `n` elements.
+    ///
+    /// # Panics
+    /// When the workspace was made for smaller calls.
+    pub(crate) fn take(&mut self, n: usize) -> &mut [f32] {
+        let memory = self.memory.as_mut_slice();
+        assert!(
+            n <= memory.len(),
+            "a workspace of {} elements serves no call that needs {n}",
+            memory.len()
+        );
+        &mut memory[..n]
+    }
+}
+
+/// The bytes that [`Workspace::new`] allocates.
+pub(crate) fn bytes(shape: &WorkspaceShape, geometry: Geometry, n_threads: usize) -> Bytes {
+    Bytes::new((n_elements(shape, geometry, n_threads) * size_of::<f32>()) as u64)
+}
+
+fn n_elements(shape: &WorkspaceShape, geometry: Geometry, n_threads: usize) -> usize {
+    matvec_len(shape.n_tokens.min(GEMM_TOKENS - 1), shape.cols, geometry)
+        .max(gemm_len(shape.n_tokens, geometry, n_threads))
+        .max(attention_len(shape.head_dim, n_threads))
+        .max(decode_attention_len(
+            shape.head_dim,
+            shape.n_heads,
+            shape.context,
+            n_threads,
+        ))
+}
+
+/// What a linear operation on fewer than [`GEMM_TOKENS`] rows takes: the arranged rows.
+pub(crate) fn matvec_len(n_tokens: usize, cols: usize, geometry: Geometry) -> usize {
+    n_tokens * cols.next_multiple_of(2 * geometry.lanes)
+}
+
+/// What a linear operation on more rows takes: a panel a thread.
+pub(crate) fn gemm_len(n_tokens: usize, geometry: Geometry, n_threads: usize) -> usize {
+    if n_tokens < GEMM_TOKENS {
+        0
+    } else {
+        n_threads * gemm::scratch_len(geometry.panel)
+    }
+}
+
+/// What attention takes.
+pub(crate) fn attention_len(head_dim: usize, n_threads: usize) -> usize {
+    n_threads * attention::scratch_len(head_dim)
+}
+
+/// What attention of a single token takes: unmerged results beside.
+pub(crate) fn decode_attention_len(
+    head_dim: usize,
+    n_heads: usize,
+    context: usize,
+    n_threads: usize,
+) -> usize {
+    let n_parts = context.div_ceil(PART_POSITIONS);
+    attention_len(head_dim, n_threads) + n_heads * n_parts * attention::partial_len(head_dim)
+}

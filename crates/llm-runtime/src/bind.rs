@@ -1,0 +1,259 @@
+//! A skeleton joined with a checkpoint.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, from_config, from_gguf};
+use llm_checkpoint::{Checkpoint, Encoding, Format, TensorInfo, Value as MetaValue};
+use serde_json::{Map, Value};
+
+use crate::{Result, RuntimeError};
+
+/// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
+#[derive(Debug)]
+pub struct BoundModel {
+    checkpoint: Checkpoint,
+    skeleton: Skeleton,
+    /// The checkpoint's name for each slot.
+    names: Vec<String>,
+}
+
+impl BoundModel {
+    /// Opens a folder or file: the checkpoint, and the configuration beside it or, for GGUF, inside it.
+    ///
+    /// # Errors
+    /// When either cannot be read or is not understood, or they do not fit each other.
+    pub fn open(path: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        match checkpoint.format() {
+            Format::Gguf => {
+                let skeleton = gguf_skeleton(&checkpoint).map_err(|flaw| RuntimeError::Config {
+                    path: checkpoint.path().to_owned(),
+                    flaw,
+                })?;
+                Self::bind(checkpoint, skeleton)
+            }
+            _ => {
+                let path = checkpoint.folder().join("config.json");
+                let config = std::fs::read(&path).map_err(|source| RuntimeError::ReadConfig {
+                    path: path.clone(),
+                    source,
+                })?;
+                Self::with_config(checkpoint, &config, &path)
+            }
+        }
+    }
+
+    /// Joins an opened checkpoint with the text of a `config.json`; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// When the configuration is not understood or the checkpoint does not fit it.
+    pub fn with_config(checkpoint: Checkpoint, config: &[u8], path: &Path) -> Result<Self> {
+        let config: Map<String, Value> =
+            serde_json::from_slice(config).map_err(|e| RuntimeError::ConfigSyntax {
+                path: path.to_owned(),
+                reason: e.to_string(),
+            })?;
+        let skeleton = from_config(&config).map_err(|flaw| RuntimeError::Config {
+            path: path.to_owned(),
+            flaw,
+        })?;
+        Self::bind(checkpoint, skeleton)
+    }
+
+    fn bind(checkpoint: Checkpoint, skeleton: Skeleton) -> Result<Self> {
+        let mut misfit = Misfit::new(&checkpoint, &skeleton);
+        let mut names = Vec::with_capacity(skeleton.slots.len());
+        for slot in &skeleton.slots {
+            match find(&checkpoint, slot) {
+                Some(tensor) => {
+                    misfit.compare(slot, tensor);
+                    names.push(tensor.name.clone());
+                }
+                None => misfit
+                    .missing
+                    .push(format!("`{}` {:?}", slot.name, slot.stored_shape())),
+            }
+        }
+        let used: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let unused = checkpoint
+            .tensors()
+            .map(|t| t.name.as_str())
+            .filter(|name| !used.contains(name));
+        misfit.extra = unused
+            .filter(|name| !skeleton.is_harmless(name))
+            .map(|name| format!("`{name}`"))
+            .collect();
+        if misfit.is_empty() {
+            Ok(BoundModel {
+                checkpoint,
+                skeleton,
+                names,
+            })
+        } else {
+            Err(Box::new(misfit).into())
+        }
+    }
+
+    /// What the model is.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.skeleton.spec
+    }
+
+    /// The model without its weights.
+    pub fn skeleton(&self) -> &Skeleton {
+        &self.skeleton
+    }
+
+    /// The checkpoint that it is bound to.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Each slot with the checkpoint's tensor for it.
+    pub fn tensors(&self) -> impl Iterator<Item = (&Slot, &TensorInfo)> {
+        let tensor = |name: &String| {
+            self.checkpoint
+                .get(name)
+                .expect("a bound name is in the checkpoint")
+        };
+        self.skeleton
+            .slots
+            .iter()
+            .zip(self.names.iter().map(tensor))
+    }
+}
+
+/// Every way in which a checkpoint does not fit a configuration, all at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// The checkpoint.
+    pub path: PathBuf,
+    /// The family that the configuration names.
+    pub family: &'static str,
+    /// Tensors that are not there, with the shape expected.
+    pub missing: Vec<String>,
+    /// Tensors of another shape, with expected and found.
+    pub misshapen: Vec<String>,
+    /// Tensors whose elements are no weights.
+    pub no_weights: Vec<String>,
+    /// Tensors that the family has no use for.
+    pub extra: Vec<String>,
+}
+
+impl Misfit {
+    fn new(checkpoint: &Checkpoint, skeleton: &Skeleton) -> Self {
+        Misfit {
+            path: checkpoint.path().to_owned(),
+            family: skeleton.spec.family,
+            missing: Vec::new(),
+            misshapen: Vec::new(),
+            no_weights: Vec::new(),
+            extra: Vec::new(),
+        }
+    }
+
+    fn compare(&mut self, slot: &Slot, tensor: &TensorInfo) {
+        let expected = slot.stored_shape();
+        if !tensor
+            .shape
+            .iter()
+            .copied()
+            .eq(expected.iter().map(|&d| d as u64))
+        {
+            self.misshapen.push(format!(
+                "`{}` is {}, expected {expected:?}",
+                tensor.name, tensor.shape
+            ));
+        }
+        if let Encoding::Plain(dtype) = tensor.encoding
+            && !(dtype.is_weight() || dtype == llm_tensor::DType::F64)
+        {
+            self.no_weights
+                .push(format!("`{}` of {dtype}", tensor.name));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.kinds().iter().all(|(_, tensors)| tensors.is_empty())
+    }
+
+    fn kinds(&self) -> [(&'static str, &Vec<String>); 4] {
+        [
+            ("missing", &self.missing),
+            ("of another shape", &self.misshapen),
+            ("not floating-point", &self.no_weights),
+            ("not understood", &self.extra),
+        ]
+    }
+}
+
+impl std::error::Error for Misfit {}
+
+/// One line, each kind with its count and its first few tensors.
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} does not hold the {} model of its configuration",
+            self.path.display(),
+            self.family
+        )?;
+        for (kind, tensors) in self
+            .kinds()
+            .into_iter()
+            .filter(|(_, tensors)| !tensors.is_empty())
+        {
+            let (shown, rest) = tensors.split_at(tensors.len().min(SHOWN));
+            write!(f, "; {} {kind}: {}", tensors.len(), shown.join(", "))?;
+            if !rest.is_empty() {
+                write!(f, " and {} more", rest.len())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tensors of a kind that a message lists; the error itself holds all.
+const SHOWN: usize = 8;
+
+fn find<'c>(checkpoint: &'c Checkpoint, slot: &Slot) -> Option<&'c TensorInfo> {
+    checkpoint
+        .get(&slot.name)
+        .or_else(|| checkpoint.get(slot.short_name()?))
+}
+
+fn gguf_skeleton(checkpoint: &Checkpoint) -> std::result::Result<Skeleton, ArchError> {
+    let scalars = checkpoint
+        .metadata()
+        .iter()
+        .filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
+    let vocab = checkpoint
+        .get("token_embd.weight")
+        .and_then(|t| t.shape.first().copied())
+        .unwrap_or(0);
+    from_gguf(&scalars.collect(), vocab as usize, |name| {
+        checkpoint.get(name).is_some()
+    })
+}
+
+/// A value as JSON; arrays hold vocabularies and per-layer lists, which no configuration key is.
+fn scalar(value: &MetaValue) -> Option<Value> {
+    match value {
+        MetaValue::String(text) => Some(Value::from(text.as_str())),
+        MetaValue::Bool(flag) => Some(Value::from(*flag)),
+        // Through the decimal digits, so that an f32's 1e-5 is the 1e-5 that was meant.
+        MetaValue::F32(x) => x.to_string().parse::<f64>().ok().map(Value::from),
+        MetaValue::F64(x) => Some(Value::from(*x)),
+        MetaValue::Array(_) => None,
+        MetaValue::U8(_)
+        | MetaValue::I8(_)
+        | MetaValue::U16(_)
+        | MetaValue::I16(_)
+        | MetaValue::U32(_)
+        | MetaValue::I32(_)
+        | MetaValue::U64(_)
+        | MetaValue::I64(_) => value.as_u64().map(Value::from),
+    }
+}

@@ -1,0 +1,126 @@
+use std::path::PathBuf;
+
+/// What can be wrong with a tokenizer, its files, a text, an id or a chat template.
+///
+/// `origin` says in words where the data came from: a file's path, or what stands for one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A model's folder without any tokenizer that we can read.
+    #[error(
+        "no tokenizer in {}: looked for tokenizer.json, and for vocab.json with merges.txt; without one, pass ids with --token-ids",
+        dir.display()
+    )]
+    NoTokenizer {
+        /// The folder that was searched.
+        dir: PathBuf,
+    },
+    /// A file that is there but cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// A tokenizer whose description makes no sense.
+    #[error("{origin}: not a usable tokenizer: {problem}")]
+    BrokenTokenizer {
+        /// Where the tokenizer came from.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A configuration file that is not what it should be.
+    #[error("{origin}: not a usable tokenizer configuration: {problem}")]
+    BrokenConfig {
+        /// Where the configuration came from.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A GGUF tokenizer of a kind that we cannot build.
+    #[error("tokenizer.ggml.model is `{model}`; known are gpt2, llama")]
+    UnknownGgufModel {
+        /// The kind as the file names it.
+        model: String,
+    },
+    /// A GGUF byte-level tokenizer that splits text in a way we do not know.
+    #[error("tokenizer.ggml.pre is `{pre}`; known are {known}")]
+    UnknownPreTokenizer {
+        /// The way as the file names it.
+        pre: String,
+        /// All that we know.
+        known: String,
+    },
+    /// A GGUF key that this kind of tokenizer cannot do without.
+    #[error("{key} is missing, which a tokenizer of model `{model}` needs")]
+    MissingGgufKey {
+        /// The key.
+        key: &'static str,
+        /// The kind of tokenizer.
+        model: String,
+    },
+    /// A GGUF array that should have an entry for each token and has not.
+    #[error("{key} has {found} entries, but there are {expected} tokens")]
+    GgufLength {
+        /// The array's key.
+        key: &'static str,
+        /// How many tokens there are.
+        expected: usize,
+        /// How many entries the array has.
+        found: usize,
+    },
+    /// A GGUF special token whose id no token has.
+    #[error("{key} is {id}, but there are {n_tokens} tokens")]
+    GgufTokenId {
+        /// The key.
+        key: &'static str,
+        /// The id that it holds.
+        id: u32,
+        /// How many tokens there are.
+        n_tokens: usize,
+    },
+    /// A text that the tokenizer cannot turn into ids.
+    #[error("cannot encode the text: {problem}")]
+    NotEncodable {
+        /// What the tokenizer says.
+        problem: String,
+    },
+    /// Ids that are all known, but that the tokenizer cannot turn into text.
+    #[error("cannot decode the token ids: {problem}")]
+    NotDecodable {
+        /// What the tokenizer says.
+        problem: String,
+    },
+    /// An id that is no token's.
+    #[error(
+        "token id {id} is not in the tokenizer's vocabulary, whose ids end before {vocab_size}"
+    )]
+    UnknownId {
+        /// The id.
+        id: u32,
+        /// One more than the highest id that there is.
+        vocab_size: usize,
+    },
+    /// A chat template that does not parse, or fails while it renders.
+    #[error("{origin}: the chat template fails: {problem}")]
+    BrokenChatTemplate {
+        /// Where the template came from.
+        origin: String,
+        /// What the template engine says, with the line.
+        problem: String,
+    },
+    /// A conversation that the template itself turns down, by `raise_exception`.
+    #[error("the model's chat template refuses this conversation: {message}")]
+    ChatRefused {
+        /// The template's own words.
+        message: String,
+    },
+}
+
+/// A foreign error's message on one line.
+pub(crate) fn one_line(problem: impl std::fmt::Display) -> String {
+    let text = problem.to_string();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,265 @@
+use std::fs;
+
+use serde::Deserialize;
+
+use super::testing::{fixture, fixture_tokenizers, read_json, tokenizer_of};
+use super::*;
+use crate::{GenerationPrompt, Message, Role};
+
+#[derive(Deserialize)]
+struct Expected {
+    encode: Vec<EncodeCase>,
+    decode: Vec<DecodeCase>,
+}
+
+#[derive(Deserialize)]
+struct EncodeCase {
+    text: String,
+    ids: Vec<u32>,
+    plain_ids: Vec<u32>,
+    decoded: String,
+    decoded_with_special: String,
+}
+
+#[derive(Deserialize)]
+struct DecodeCase {
+    ids: Vec<u32>,
+    text: String,
+}
+
+fn check(name: &str, tokenizer: &Tokenizer, expected: &Expected) {
+    for case in &expected.encode {
+        let context = format!("{name}: {:?}", case.text);
+        let ids = tokenizer.encode(&case.text, SpecialTokens::Add).unwrap();
+        assert_eq!(ids, case.ids, "{context}");
+        let plain = tokenizer.encode(&case.text, SpecialTokens::AsIs).unwrap();
+        assert_eq!(plain, case.plain_ids, "{context}");
+        let text = tokenizer.decode(&ids, SpecialText::Skip).unwrap();
+        assert_eq!(text, case.decoded, "{context}");
+        let text = tokenizer.decode(&ids, SpecialText::Keep).unwrap();
+        assert_eq!(text, case.decoded_with_special, "{context}");
+    }
+    for case in &expected.decode {
+        let text = tokenizer.decode(&case.ids, SpecialText::Skip).unwrap();
+        assert_eq!(text, case.text, "{name}: {:?}", case.ids);
+    }
+}
+
+#[test]
+fn ids_and_texts_are_those_of_transformers() {
+    for (name, tokenizer) in fixture_tokenizers() {
+        let made_from = match *name {
+            "sentencepiece" | "sentencepiece GGUF" => "sentencepiece/expected.json",
+            _ => "byte-level/expected.json",
+        };
+        check(name, tokenizer, &read_json(&fixture(made_from)));
+    }
+}
+
+#[test]
+fn special_tokens_are_found_in_every_form_of_the_files() {
+    for (name, tokenizer) in fixture_tokenizers() {
+        assert_eq!(tokenizer.bos_id(), Some(1), "{name}");
+        assert_eq!(tokenizer.eos_ids(), [2], "{name}");
+        assert_eq!(tokenizer.token_id("</s>"), Some(2), "{name}");
+        assert_eq!(tokenizer.token(1).unwrap(), "<s>", "{name}");
+        assert_eq!(tokenizer.token_id("no such token"), None, "{name}");
+        let beyond = u32::try_from(tokenizer.vocab_size()).unwrap();
+        assert!(tokenizer.token(beyond - 1).is_ok(), "{name}");
+        assert!(tokenizer.token(beyond).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn the_default_template_is_found_and_a_file_of_its_own_wins() {
+    let user = Message {
+        role: Role::User,
+        content: "Hi".to_owned(),
+    };
+    let render = |name| {
+        let tokenizer = tokenizer_of(name);
+        let template = tokenizer.chat_template().expect("the fixture has one");
+        template.render(std::slice::from_ref(&user), GenerationPrompt::Add)
+    };
+    let listed = "<|turn|>system\nBe kind.</s>\n<|turn|>user\nHi</s>\n<|turn|>assistant\n";
+    assert_eq!(render("byte-level").unwrap(), listed);
+    assert_eq!(render("sentencepiece").unwrap(), "<s>[ASK] Hi [/ASK]");
+    assert!(tokenizer_of("vocab-merges").chat_template().is_none());
+}
+
+#[test]
+fn bytes_in_memory_are_as_good_as_files() {
+    let json = fs::read(fixture("byte-level/tokenizer.json")).unwrap();
+    let config = fs::read(fixture("byte-level/tokenizer_config.json")).unwrap();
+    let tokenizer = Tokenizer::from_json(&json, Some(&config)).unwrap();
+    let expected = read_json(&fixture("byte-level/expected.json"));
+    check("in memory", &tokenizer, &expected);
+    assert!(tokenizer.chat_template().is_some());
+    let bare = Tokenizer::from_json(&json, None).unwrap();
+    assert_eq!((bare.bos_id(), bare.eos_ids()), (None, &[][..]));
+    check("without a configuration", &bare, &expected);
+}
+
+#[test]
+fn tokens_that_only_the_configuration_names_are_added() {
+    let json = fs::read(fixture("byte-level/tokenizer.json")).unwrap();
+    let config = br#"{
+        "eos_token": {"__type": "AddedToken", "content": "<new>", "lstrip": true},
+        "additional_special_tokens": ["<more>"],
+        "extra_special_tokens": {"image_token": "<image>"},
+        "added_tokens_decoder": {"999": {"content": "<word>", "single_word": true}},
+        "pad_token": null
+    }"#;
+    let tokenizer = Tokenizer::from_json(&json, Some(config)).unwrap();
+    let ids = tokenizer.encode("a  <new><more><image> x<word> <word>", SpecialTokens::AsIs);
+    let tokens: Vec<String> = ids
+        .unwrap()
+        .iter()
+        .map(|&id| tokenizer.token(id).unwrap())
+        .collect();
+    assert_eq!(tokens[..4], ["a", "<new>", "<more>", "<image>"]);
+    assert_eq!(tokens.iter().filter(|t| *t == "<word>").count(), 1);
+    assert_eq!(tokenizer.eos_ids(), [tokenizer.token_id("<new>").unwrap()]);
+}
+
+#[test]
+fn padding_and_truncation_of_the_file_do_not_apply() {
+    let mut json: serde_json::Value = read_json(&fixture("byte-level/tokenizer.json"));
+    json["truncation"] = serde_json::json!({
+        "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0
+    });
+    json["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"
+    });
+    let json = serde_json::to_vec(&json).unwrap();
+    let tokenizer = Tokenizer::from_json(&json, None).unwrap();
+    check(
+        "padded",
+        &tokenizer,
+        &read_json(&fixture("byte-level/expected.json")),
+    );
+}
+
+#[test]
+fn a_folder_without_a_tokenizer_says_what_was_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Tokenizer::from_folder(dir.path()).unwrap_err();
+    assert!(matches!(error, TextError::NoTokenizer { .. }));
+    let line = error.to_string();
+    for word in ["tokenizer.json", "vocab.json", "merges.txt", "--token-ids"] {
+        assert!(line.contains(word), "{line}");
+    }
+}
+
+#[test]
+fn broken_files_are_one_line_that_names_them() {
+    struct Case {
+        files: &'static [(&'static str, &'static str)],
+        named: &'static str,
+    }
+    let cases = [
+        Case {
+            files: &[("tokenizer.json", "{")],
+            named: "tokenizer.json",
+        },
+        Case {
+            files: &[("tokenizer.json", "\u{0}")],
+            named: "tokenizer.json",
+        },
+        Case {
+            files: &[("tokenizer.json", "{\"model\": {\"type\": \"BPE\"}}")],
+            named: "tokenizer.json",
+        },
+        Case {
+            files: &[("vocab.json", "{\"a\": 0}"), ("merges.txt", "a b\n")],
+            named: "vocab.json",
+        },
+        Case {
+            files: &[("vocab.json", "[]"), ("merges.txt", "")],
+            named: "vocab.json",
+        },
+        Case {
+            files: &[("tokenizer_config.json", "{\"bos_token\": 7}")],
+            named: "tokenizer_config.json",
+        },
+        Case {
+            files: &[("special_tokens_map.json", "\n\n[")],
+            named: "special_tokens_map.json",
+        },
+    ];
+    for case in cases {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in case.files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let line = Tokenizer::from_folder(dir.path()).unwrap_err().to_string();
+        assert!(line.contains(case.named), "{line}");
+        assert!(line.contains(&dir.path().display().to_string()), "{line}");
+        assert!(!line.contains('\n'), "{line}");
+    }
+}
+
+#[test]
+fn descriptions_that_parse_but_make_no_sense_do_not_panic() {
+    let good: serde_json::Value = read_json(&fixture("byte-level/tokenizer.json"));
+    let long_merge = {
+        let mut json = good.clone();
+        json["model"]["vocab"] = serde_json::json!({"aaaa": 0, "bbbb": 1});
+        json["model"]["merges"] = serde_json::json!([["aaaa", "bbbb"]]);
+        json
+    };
+    let last_id = {
+        let mut json = good.clone();
+        json["added_tokens"][0]["id"] = u32::MAX.into();
+        json
+    };
+    for json in [long_merge, last_id] {
+        let result = Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), None);
+        let Err(error) = result else {
+            panic!("accepted {json}")
+        };
+        assert!(
+            matches!(error, TextError::BrokenTokenizer { .. }),
+            "{error:?}"
+        );
+    }
+    let mut json = good;
+    json["post_processor"]["special_tokens"] = serde_json::json!({});
+    if let Ok(tokenizer) = Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), None) {
+        let error = tokenizer.encode("a", SpecialTokens::Add).unwrap_err();
+        assert!(matches!(error, TextError::NotEncodable { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn very_long_texts_are_encoded() {
+    let n = 200_000;
+    for (name, tokenizer) in fixture_tokenizers() {
+        for text in [
+            "a".repeat(n),
+            " ".repeat(n),
+            "\n".repeat(n),
+            "the lamp 🙂 ".repeat(n / 10),
+        ] {
+            let ids = tokenizer.encode(&text, SpecialTokens::AsIs).unwrap();
+            assert!(
+                tokenizer.decode(&ids, SpecialText::Skip).unwrap() == text,
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn decoding_an_unknown_id_is_an_error() {
+    for (name, tokenizer) in fixture_tokenizers() {
+        let error = tokenizer
+            .decode(&[3, 70_000], SpecialText::Skip)
+            .unwrap_err();
+        assert!(
+            matches!(error, TextError::UnknownId { id: 70_000, .. }),
+            "{name}: {error:?}"
+        );
+    }
+}

@@ -1,0 +1,108 @@
+//! What the tests across the crates share: fixtures, and how they are read.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use llm_backend::Backend;
+use llm_checkpoint::Checkpoint;
+use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, WeightDType, load};
+use llm_tensor::DType;
+
+/// A file or folder of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(name)
+}
+
+/// What the reference library computed with a model: see `fixtures/generate.py`.
+#[derive(Debug)]
+pub struct Golden {
+    /// The prompt.
+    pub input_ids: Vec<u32>,
+    /// Logits after each of its tokens, `[tokens, vocab]`.
+    pub logits: Vec<f32>,
+    /// The greedy continuation.
+    pub generated: Vec<u32>,
+}
+
+/// The folder of a golden model, and what it should compute.
+pub fn golden(name: &str) -> (PathBuf, Golden) {
+    let folder = fixture("models").join(name);
+    let expected =
+        Checkpoint::open(&folder.join("expected.safetensors")).expect("a readable golden");
+    let ids = |name| {
+        tensor::<i64>(&expected, name, DType::I64)
+            .into_iter()
+            .map(|id| id as u32)
+            .collect()
+    };
+    let logits = tensor(&expected, "logits", DType::F32);
+    (
+        folder,
+        Golden {
+            input_ids: ids("input_ids"),
+            logits,
+            generated: ids("generated"),
+        },
+    )
+}
+
+/// All elements of a tensor.
+pub fn tensor<T: bytemuck::Pod>(checkpoint: &Checkpoint, name: &str, dtype: DType) -> Vec<T> {
+    let n_elements = checkpoint
+        .get(name)
+        .expect("a tensor of that name")
+        .shape
+        .n_elements();
+    let mut elements = vec![T::zeroed(); n_elements as usize];
+    let bytes = bytemuck::cast_slice_mut(&mut elements);
+    checkpoint
+        .read_into(name, 0..n_elements, dtype, bytes)
+        .expect("a readable tensor");
+    elements
+}
+
+/// Loads a model for passes of up to `n_tokens` rows of up to `n_sequences` sequences.
+pub fn session<B: Backend>(
+    backend: B,
+    model: &BoundModel,
+    dtype: DType,
+    n_sequences: usize,
+    n_tokens: usize,
+) -> Session {
+    let limits = Limits {
+        n_sequences,
+        context: model.spec().context,
+        n_tokens,
+        n_logits: 7,
+    };
+    let options = LoadOptions {
+        dtype: WeightDType::As(dtype),
+        limits,
+    };
+    let device: Box<dyn Device> = Box::new(Arc::new(backend));
+    load(model, &*device, &options, &mut |_| ()).expect("a loadable model")
+}
+
+/// ‖found − expected‖ / ‖expected‖ (Frobenius).
+pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len(), "as many values as expected");
+    let square_sum = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
+    let difference = square_sum(
+        &mut found
+            .iter()
+            .zip(expected)
+            .map(|(f, e)| f64::from(*f) - f64::from(*e)),
+    );
+    (difference / square_sum(&mut expected.iter().map(|e| f64::from(*e)))).sqrt()
+}
+
+/// The first of the largest.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    logits
+        .iter()
+        .position(|&l| l == largest)
+        .expect("logits that are numbers") as u32
+}
