@@ -1,1 +1,95 @@
 //! Holds any backend against [`Reference`](crate::Reference).
+//!
+//! A case is one call, or a few in a row, with deterministic inputs. [`check`] runs each on the
+//! backend and on the reference and compares with bounds that follow from f32 arithmetic on the case's own data;
+//! as every number of tokens is compared with the same reference, no result can depend on how many were computed
+//! together by more than rounding. [`check_reproducible`] demands the same bits of two backends, or of two runs.
+
+mod attention;
+mod case;
+mod data;
+mod elementwise;
+mod linear;
+mod norm;
+mod tables;
+
+use crate::Backend;
+use case::{check_each, check_same_bits};
+
+/// Checks every operation.
+///
+/// # Panics
+/// When a result is further from the reference's than rounding explains, or an operation fails. The message names
+/// the case.
+pub fn check<B: Backend>(backend: &B) {
+    check_tables(backend);
+    check_norm(backend);
+    check_elementwise(backend);
+    check_linear(backend);
+    check_attention(backend);
+}
+
+/// Checks buffers, embeddings, learned positions and the gathering of rows.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_tables<B: Backend>(backend: &B) {
+    check_each(backend, &tables::cases());
+}
+
+/// Checks normalisations.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_norm<B: Backend>(backend: &B) {
+    check_each(backend, &norm::cases());
+}
+
+/// Checks activations, gates and rotary positions.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_elementwise<B: Backend>(backend: &B) {
+    check_each(backend, &elementwise::activations());
+    check_each(backend, &elementwise::rotations());
+}
+
+/// Checks linear operations.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_linear<B: Backend>(backend: &B) {
+    check_each(backend, &linear::cases());
+}
+
+/// Checks attention and the caches it fills.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_attention<B: Backend>(backend: &B) {
+    check_each(backend, &attention::cases());
+}
+
+/// Checks that two backends give the same bits in every case: one in two runs, or one with different numbers of
+/// threads.
+///
+/// # Panics
+/// When they do not. The message names the case.
+pub fn check_reproducible<B: Backend>(one: &B, other: &B) {
+    check_same_bits(one, other, &norm::cases());
+    check_same_bits(one, other, &elementwise::activations());
+    check_same_bits(one, other, &elementwise::rotations());
+    check_same_bits(one, other, &linear::cases());
+    check_same_bits(one, other, &attention::cases());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reference;
+
+    #[test]
+    fn the_reference_conforms_to_itself() {
+        check_reproducible(&Reference::new(), &Reference::new());
+    }
+}

@@ -68,6 +68,22 @@ impl Checkpoint {
         }
     }
 
+    /// Opens the bytes of a safetensors file that are in memory already; `origin` stands for its path in messages.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(origin: &Path, bytes: HostBytes) -> Result<Checkpoint, CheckpointError> {
+        let file = SourceFile::in_memory(origin, bytes);
+        let contents = safetensors::read_header(&file, 0)?;
+        let format = Format::Safetensors;
+        Ok(Checkpoint::new(
+            origin.to_owned(),
+            format,
+            vec![file],
+            contents,
+        ))
+    }
+
     fn new(path: PathBuf, format: Format, files: Vec<SourceFile>, contents: Contents) -> Self {
         Checkpoint {
             path,

@@ -17,6 +17,14 @@ pub enum CheckpointError {
         /// What it answered.
         source: io::Error,
     },
+    /// The operating system refused to take a new file, or a part of it.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file that was to be.
+        path: PathBuf,
+        /// What it answered.
+        source: io::Error,
+    },
     /// A file whose name says none of the formats, or something that is neither a file nor a folder.
     #[error(
         "{path} is no checkpoint; give a folder, a .safetensors or .gguf file, or a .safetensors.index.json"
@@ -214,6 +222,9 @@ pub enum TensorFlaw {
     /// A name that is there twice in one file.
     #[error("the header lists it twice")]
     Duplicate,
+    /// A tensor that is to be written under the name that safetensors keeps for metadata.
+    #[error("safetensors reserves this name for metadata")]
+    ReservedName,
     /// A safetensors element type that we do not know.
     #[error("unknown element type `{found}`, known are {known}", known = safetensors::known_dtypes())]
     UnknownDType {

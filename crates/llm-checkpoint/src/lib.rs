@@ -44,9 +44,11 @@ mod source;
 mod tensor;
 #[cfg(test)]
 mod testing;
+mod write;
 
 pub use checkpoint::{Checkpoint, Format};
 pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
 pub use gguf::blocks::GgmlType;
 pub use metadata::{Array, Metadata, Value};
 pub use tensor::{Encoding, TensorInfo};
+pub use write::{NewTensor, SafetensorsWriter};

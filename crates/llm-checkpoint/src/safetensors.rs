@@ -17,7 +17,7 @@ mod pairs;
 pub(crate) use index::open_sharded;
 
 /// Bytes that a header may have; the reference implementation has the same limit.
-const MAX_HEADER: u64 = 100_000_000;
+pub(crate) const MAX_HEADER: u64 = 100_000_000;
 
 /// Bytes of the header's length.
 const PREFIX: u64 = 8;
@@ -117,6 +117,12 @@ fn dtype(name: &str) -> Result<DType, TensorFlaw> {
             found: name.to_owned(),
         }),
     }
+}
+
+/// What the format calls `dtype`.
+pub(crate) fn dtype_name(dtype: DType) -> &'static str {
+    let known = DTYPES.iter().find(|(_, known)| *known == dtype);
+    known.expect("DTYPES has every type").0
 }
 
 pub(crate) fn known_dtypes() -> String {

@@ -5,18 +5,26 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use llm_tensor::HostBytes;
+
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
 use crate::map::map;
 
 /// A file of a checkpoint: read at given offsets, by any number of threads, or mapped as a whole.
 pub(crate) struct SourceFile {
     path: PathBuf,
-    file: File,
+    backing: Backing,
     len: u64,
-    map: OnceLock<SharedBytes>,
 }
 
 pub(crate) type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+enum Backing {
+    /// Mapped on first use.
+    File(File, OnceLock<SharedBytes>),
+    /// A file's bytes that were in memory already.
+    Memory(SharedBytes),
+}
 
 impl SourceFile {
     pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
@@ -34,9 +42,8 @@ impl SourceFile {
         let len = file.metadata().map_err(io_error)?.len();
         let file = SourceFile {
             path: path.to_owned(),
-            file,
+            backing: Backing::File(file, OnceLock::new()),
             len,
-            map: OnceLock::new(),
         };
         let mut front = [0; LFS_POINTER.len()];
         if len >= front.len() as u64 {
@@ -46,6 +53,15 @@ impl SourceFile {
             return Err(file.header_error(HeaderFlaw::LfsPointer));
         }
         Ok(file)
+    }
+
+    /// The bytes of a file; `origin` stands for its path in messages.
+    pub(crate) fn in_memory(origin: &Path, bytes: HostBytes) -> Self {
+        SourceFile {
+            path: origin.to_owned(),
+            len: bytes.len() as u64,
+            backing: Backing::Memory(Arc::new(bytes)),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -59,19 +75,36 @@ impl SourceFile {
 
     /// Fills `buf` with the bytes from `offset` on.
     pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), CheckpointError> {
-        self.file
-            .read_exact_at(buf, offset)
-            .map_err(|source| self.io_error(source))
+        let read = match &self.backing {
+            Backing::File(file, _) => file.read_exact_at(buf, offset),
+            Backing::Memory(bytes) => {
+                let from = usize::try_from(offset).ok();
+                let rest = from.and_then(|from| (**bytes).as_ref().get(from..));
+                match rest.and_then(|rest| rest.get(..buf.len())) {
+                    Some(found) => {
+                        buf.copy_from_slice(found);
+                        Ok(())
+                    }
+                    None => Err(io::ErrorKind::UnexpectedEof.into()),
+                }
+            }
+        };
+        read.map_err(|source| self.io_error(source))
     }
 
     /// The whole file, mapped on first use.
     pub(crate) fn mapped(&self) -> Result<SharedBytes, CheckpointError> {
-        if let Some(map) = self.map.get() {
-            return Ok(Arc::clone(map));
+        match &self.backing {
+            Backing::Memory(bytes) => Ok(Arc::clone(bytes)),
+            Backing::File(file, mapping) => {
+                if let Some(mapped) = mapping.get() {
+                    return Ok(Arc::clone(mapped));
+                }
+                let new = map(file, self.len).map_err(|source| self.io_error(source))?;
+                // When two threads come here at once, one mapping is kept and the other dropped, untouched.
+                Ok(Arc::clone(mapping.get_or_init(|| Arc::new(new))))
+            }
         }
-        let new = map(&self.file, self.len).map_err(|source| self.io_error(source))?;
-        // When two threads come here at once, one mapping is kept and the other dropped, untouched.
-        Ok(Arc::clone(self.map.get_or_init(|| Arc::new(new))))
     }
 
     pub(crate) fn header_error(&self, flaw: HeaderFlaw) -> CheckpointError {

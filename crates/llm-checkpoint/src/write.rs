@@ -1,17 +1,17 @@
 //! Writing safetensors, as a stream.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use llm_tensor::{DType, Shape};
+use llm_tensor::{Bytes, DType, Shape};
 use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
-use crate::safetensors::{DTYPES, MAX_HEADER, METADATA_KEY};
+use crate::safetensors::{MAX_HEADER, dtype_name};
 
 /// A tensor that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +46,12 @@ impl SafetensorsWriter {
     /// first, so that each begins where its elements can be read in place.
     ///
     /// # Errors
-    /// [`CheckpointError::Tensor`] when a name appears twice or means metadata, or when 64 bits cannot count the
-    /// bytes, [`CheckpointError::Header`] when the header becomes longer than readers accept,
+    /// [`CheckpointError::Tensor`] when a name appears twice or means metadata, or when 64 bits cannot count
+    /// its bytes, [`CheckpointError::Header`] when the header becomes longer than readers accept,
     /// [`CheckpointError::Write`].
+    ///
+    /// # Panics
+    /// When 64 bits cannot count the bytes of all tensors together.
     pub fn create(
         path: &Path,
         tensors: &[NewTensor],
@@ -72,7 +75,7 @@ impl SafetensorsWriter {
             Ok(file) => Ok(SafetensorsWriter {
                 path: path.to_owned(),
                 file,
-                missing,
+                missing: missing.get(),
             }),
             Err(source) => Err(write_error(path, source)),
         }
@@ -124,25 +127,76 @@ impl SafetensorsWriter {
     }
 }
 
-/// The header, padded with blanks, and the bytes of the tensors after it.
+/// The header, padded with blanks, and the number of the tensors' bytes that follow it.
 fn header(
     path: &Path,
     tensors: &[NewTensor],
     metadata: &BTreeMap<String, String>,
-) -> Result<(Vec<u8>, u64), CheckpointError> {
+) -> Result<(Vec<u8>, Bytes), CheckpointError> {
     let mut entries = Map::new();
     if !metadata.is_empty() {
         entries.insert(METADATA_KEY.to_owned(), json!(metadata));
     }
-    let mut end = 0u64;
+    let mut len = Bytes::ZERO;
     for tensor in tensors {
-        let (entry, entry_end) = entry(tensor, end).map_err(|flaw| CheckpointError::Tensor {
+        len = add_entry(&mut entries, tensor, len).map_err(|flaw| CheckpointError::Tensor {
             path: path.to_owned(),
             tensor: tensor.name.clone(),
             flaw,
         })?;
-        entries.insert(tensor.name.clone(), entry);
-        end = entry_end;
     }
-    Ok((Vec::new(), end))
+    let mut header = Value::Object(entries).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(HEADER_ALIGNMENT), b' ');
+    if header.len() as u64 > MAX_HEADER {
+        return Err(CheckpointError::Header {
+            path: path.to_owned(),
+            flaw: HeaderFlaw::TooLong { limit: MAX_HEADER },
+        });
+    }
+    Ok((header, len))
 }
+
+/// Adds the entry of a tensor whose bytes begin at `start` of the tensor data; returns where they end.
+fn add_entry(
+    entries: &mut Map<String, Value>,
+    tensor: &NewTensor,
+    start: Bytes,
+) -> Result<Bytes, TensorFlaw> {
+    if tensor.name == METADATA_KEY {
+        return Err(TensorFlaw::ReservedName);
+    }
+    let NewTensor { name, dtype, shape } = tensor;
+    let end = start + shape.bytes(*dtype)?;
+    let entry = json!({
+        "dtype": dtype_name(*dtype),
+        "shape": shape.to_vec(),
+        "data_offsets": [start.get(), end.get()],
+    });
+    match entries.insert(name.clone(), entry) {
+        None => Ok(end),
+        Some(_) => Err(TensorFlaw::Duplicate),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn write_error(path: &Path, source: io::Error) -> CheckpointError {
+    CheckpointError::Write {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The key of a header under which there is no tensor.
+const METADATA_KEY: &str = "__metadata__";
+
+/// What the tensors' bytes begin at a multiple of: the widest element, so that a mapped file can be used in place.
+const HEADER_ALIGNMENT: usize = 8;
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,115 @@
 //! SIMD kernels and threads for the CPU.
+//!
+//! [`Cpu`] is a [`Backend`](llm_backend::Backend) that computes with weights where they lie, a mapped file or the
+//! heap, in the encoding they have. Activations and sums are f32 in every path. Kernels are written once over lanes
+//! of f32 and compiled for each [`Isa`]; threads share an operation by fixed rows or heads. So results are
+//! reproducible: the same machine gives the same bits in every run and with any number of threads. Another
+//! instruction set, or computing another number of tokens at once, changes the order of sums, hence the rounding.
+
+#![allow(
+    unsafe_code,
+    reason = "intrinsics, unaligned weights and threads that share an output need it"
+)]
+
+mod attention;
+mod backend;
+mod cache;
+mod elementwise;
+mod error;
+mod gemm;
+mod isa;
+mod linear;
+mod math;
+mod matvec;
+mod memory;
+mod norm;
+mod pool;
+mod simd;
+mod tile;
+mod weight;
+mod workspace;
+
+pub use cache::KvCache;
+pub use error::CpuError;
+pub use isa::Isa;
+pub use memory::Buffer;
+pub use weight::Weight;
+pub use workspace::Workspace;
+
+use std::num::NonZeroUsize;
+use std::thread;
+
+use llm_backend::{DeviceInfo, KvShape, WorkspaceShape};
+use llm_tensor::Bytes;
+
+use crate::isa::Level;
+use crate::pool::Pool;
+
+/// What a [`Cpu`] may use; the default is all there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads, the caller included. By default as many as may run at once, by affinity and cgroup quota.
+    pub threads: Option<NonZeroUsize>,
+    /// The instruction set. By default the best that the machine has.
+    pub isa: Option<Isa>,
+}
+
+/// The processor and its memory.
+#[derive(Debug)]
+pub struct Cpu {
+    info: DeviceInfo,
+    isa: Isa,
+    level: Level,
+    pool: Pool,
+}
+
+impl Cpu {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`CpuError::MissingIsa`] when the machine lacks the instruction set asked for, [`CpuError::Spawn`] when the
+    /// system refuses a thread.
+    pub fn new(options: CpuOptions) -> Result<Cpu, CpuError> {
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        let level = Level::new(isa).ok_or_else(|| CpuError::MissingIsa {
+            isa,
+            best: Isa::detect(),
+        })?;
+        let n_threads = options
+            .threads
+            .or_else(|| thread::available_parallelism().ok())
+            .map_or(1, NonZeroUsize::get);
+        let plural = if n_threads == 1 { "" } else { "s" };
+        Ok(Cpu {
+            info: DeviceInfo {
+                name: format!("cpu ({isa}, {n_threads} thread{plural})"),
+            },
+            isa,
+            level,
+            pool: Pool::new(n_threads)?,
+        })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads that share an operation, the caller included.
+    pub fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
+    /// The bytes that a workspace of `shape` takes.
+    pub fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
+        workspace::bytes(shape, self.level.geometry(), self.n_threads())
+    }
+
+    /// The bytes that a cache of `shape` takes once it is full.
+    pub fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
+        cache::bytes(shape, self.level.geometry())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ pub(crate) struct Pool {
     busy: AtomicBool,
 }
 
-type Task = dyn Fn(usize) + Sync;
+type Task<'a> = dyn Fn(usize) + Sync + 'a;
 
 struct Shared {
     /// Counts regions; workers wait for it to change.
@@ -34,7 +34,7 @@ struct Shared {
     /// Workers still in the region.
     n_running: OwnLine<AtomicUsize>,
     quit: AtomicBool,
-    task: UnsafeCell<Option<*const Task>>,
+    task: UnsafeCell<Option<*const Task<'static>>>,
     parked: Vec<OwnLine<AtomicBool>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -92,7 +92,7 @@ impl Pool {
     ///
     /// # Panics
     /// When a call does, after all have ended.
-    pub(crate) fn run(&self, task: &Task) {
+    pub(crate) fn run(&self, task: &Task<'_>) {
         if self.workers.is_empty() || self.busy.swap(true, Ordering::Acquire) {
             (0..self.n_threads()).for_each(task);
             return;
@@ -100,7 +100,7 @@ impl Pool {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. `Join` waits until no worker uses the task, even if the caller's own
         // share panics, so it is not used after it ended.
-        let task_ptr = unsafe { std::mem::transmute::<*const Task, *const Task>(task) };
+        let task_ptr = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
         // SAFETY: `busy` keeps other callers out, and workers read the task only after the epoch has changed.
         unsafe { *shared.task.get() = Some(task_ptr) };
         shared
@@ -144,6 +144,26 @@ impl Pool {
             if thread < n_parts {
                 let at = |i: usize| n_units * i / n_parts;
                 task(thread, at(thread)..at(thread + 1));
+            }
+        });
+    }
+
+    /// Deals `0..n_units` out in turns and calls `task` with the thread's index and unit.
+    ///
+    /// Threads that would get fewer than `min_units` are left out, and for a single one nothing is forked.
+    pub(crate) fn deal(
+        &self,
+        n_units: usize,
+        min_units: usize,
+        task: impl Fn(usize, usize) + Sync,
+    ) {
+        let n_parts = (n_units / min_units.max(1)).clamp(1, self.n_threads());
+        if n_parts == 1 {
+            return (0..n_units).for_each(|unit| task(0, unit));
+        }
+        self.run(&|thread| {
+            if thread < n_parts {
+                (thread..n_units).step_by(n_parts).for_each(|unit| task(thread, unit));
             }
         });
     }

@@ -1,7 +1,8 @@
+use half::{bf16, f16};
+use llm_backend::Output;
 use llm_tensor::HostBytes;
 
-use crate::simd::{Element, ElementType, Simd};
-use half::{bf16, f16};
+use crate::simd::{Element, ElementType, Kernel, Simd};
 
 /// A weight where it was found: the bytes stay in the file's mapping or in the heap, in their encoding and alignment.
 #[derive(Debug, Clone)]
@@ -81,5 +82,27 @@ impl<'a> WeightView<'a> {
     /// The first byte.
     pub(crate) fn as_ptr(self) -> *const u8 {
         self.bytes.as_ptr()
+    }
+}
+
+/// Widens a row of a weight into `out`, or adds it.
+pub(crate) struct CopyRow<'a> {
+    pub(crate) row: WeightView<'a>,
+    pub(crate) output: Output,
+    /// As wide as the row.
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Kernel for CopyRow<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for at in (0..self.row.cols).step_by(S::LANES) {
+            let x = self.row.get(simd, at);
+            let x = match self.output {
+                Output::Write => x,
+                Output::Add => simd.add(simd.get(self.out, at), x),
+            };
+            simd.put(self.out, at, x);
+        }
     }
 }

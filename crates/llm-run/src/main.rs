@@ -1,2 +1,40 @@
-//! Loads and runs language models, and says beforehand what goes where.
-fn main() {}
+//! Loads and runs language models.
+
+#![expect(
+    clippy::print_stderr,
+    reason = "a command-line program talks to its user"
+)]
+
+mod chat;
+mod cli;
+mod defaults;
+mod demo;
+mod failure;
+mod generate;
+mod memory;
+mod model;
+mod output;
+mod run;
+mod score;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Errors of the command line itself end here, with exit code 2.
+    let result = match cli::Cli::parse().command {
+        cli::Command::Generate(args) => generate::generate(&args),
+        cli::Command::Chat(args) => chat::chat(&args),
+        cli::Command::Score(args) => score::score(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            if let Some(message) = failure::message(&error) {
+                eprintln!("error: {message}");
+            }
+            failure::exit_code(&error)
+        }
+    }
+}

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 
@@ -92,16 +94,18 @@ impl ChatTemplate {
             .iter()
             .map(|m| context! { role => m.role.name(), content => &m.content })
             .collect();
-        let tokens = self.special_tokens.iter();
-        let tokens: Value = tokens.map(|(name, text)| (*name, text.as_str())).collect();
+        let mut variables: BTreeMap<&str, Value> = BTreeMap::new();
+        for (name, text) in &self.special_tokens {
+            variables.insert(name, Value::from(text));
+        }
+        variables.insert("messages", Value::from(messages));
+        variables.insert(
+            "add_generation_prompt",
+            (prompt == GenerationPrompt::Add).into(),
+        );
         // Templates ask whether tools are none, which for an undefined variable they are not.
-        let variables = context! {
-            messages,
-            add_generation_prompt => prompt == GenerationPrompt::Add,
-            tools => (),
-            documents => (),
-            ..tokens
-        };
+        variables.insert("tools", ().into());
+        variables.insert("documents", ().into());
         let source = without_generation_marks(&self.source);
         let rendered = environment()
             .template_from_named_str("chat_template", &source)

@@ -1,6 +1,5 @@
-use tokenizers::{Decoder, DecoderWrapper};
+use tokenizers::DecoderWrapper;
 
-use crate::error::one_line;
 use crate::{SpecialText, TextError, Tokenizer};
 
 /// Turns token ids into text one by one, never handing out half a character.
@@ -11,14 +10,14 @@ use crate::{SpecialText, TextError, Tokenizer};
 pub struct StreamingDetokenizer<'t> {
     tokenizer: &'t Tokenizer,
     special: SpecialText,
-    state: State<'t>,
+    state: State,
 }
 
 impl<'t> StreamingDetokenizer<'t> {
     pub(crate) fn new(tokenizer: &'t Tokenizer, special: SpecialText) -> Self {
         let state = match tokenizer.decoder() {
             Some(DecoderWrapper::ByteLevel(_)) => State::Bytes(Utf8Stream::default()),
-            decoder => State::Window(Window::new(decoder)),
+            _ => State::Window(Window::default()),
         };
         StreamingDetokenizer {
             tokenizer,
@@ -33,13 +32,12 @@ impl<'t> StreamingDetokenizer<'t> {
     ///
     /// An id outside the vocabulary is [`TextError::UnknownId`] and leaves the state as it was.
     pub fn push(&mut self, id: u32) -> Result<String, TextError> {
-        let token = self.tokenizer.token(id)?;
-        if self.special == SpecialText::Skip && self.tokenizer.is_special(&token) {
+        let Some(token) = self.tokenizer.visible(id, self.special)? else {
             return Ok(String::new());
-        }
+        };
         match &mut self.state {
             State::Bytes(stream) => Ok(stream.push(&bytes_of(&token))),
-            State::Window(window) => window.push(token),
+            State::Window(window) => window.push(token, self.tokenizer),
         }
     }
 
@@ -51,17 +49,17 @@ impl<'t> StreamingDetokenizer<'t> {
     pub fn finish(self) -> Result<String, TextError> {
         match self.state {
             State::Bytes(stream) => Ok(stream.finish()),
-            State::Window(window) => window.finish(),
+            State::Window(window) => window.finish(self.tokenizer),
         }
     }
 }
 
 #[derive(Debug)]
-enum State<'t> {
+enum State {
     /// Byte-level tokenizers: each token is a few bytes, wherever it stands.
     Bytes(Utf8Stream),
     /// All others: what a token becomes depends on its neighbours.
-    Window(Window<'t>),
+    Window(Window),
 }
 
 /// Bytes to text as [`String::from_utf8_lossy`], but in pieces.
@@ -125,30 +123,21 @@ fn byte_of(c: char) -> Option<u8> {
 ///
 /// Decoders treat the first token in a special way (a leading space goes), so the window always begins with a token
 /// whose text is already out, and what is new is what comes after that text.
-#[derive(Debug)]
-struct Window<'t> {
-    decoder: Option<&'t DecoderWrapper>,
+#[derive(Debug, Default)]
+struct Window {
     tokens: Vec<String>,
     /// How many bytes of the tokens' text are already handed out.
     printed: usize,
 }
 
-impl<'t> Window<'t> {
-    fn new(decoder: Option<&'t DecoderWrapper>) -> Self {
-        Window {
-            decoder,
-            tokens: Vec::new(),
-            printed: 0,
-        }
-    }
-
-    fn push(&mut self, token: String) -> Result<String, TextError> {
+impl Window {
+    fn push(&mut self, token: String, tokenizer: &Tokenizer) -> Result<String, TextError> {
         self.tokens.push(token.clone());
         // One bad byte turns its whole run of byte tokens into U+FFFD, so a run is certain only once it has ended.
         if is_byte_token(&token) {
             return Ok(String::new());
         }
-        let text = self.decode(&self.tokens)?;
+        let text = tokenizer.join(self.tokens.clone())?;
         // A last U+FFFD may be a character of which more is to come.
         let certain = text.strip_suffix(char::REPLACEMENT_CHARACTER);
         let certain = certain.unwrap_or(&text);
@@ -157,25 +146,14 @@ impl<'t> Window<'t> {
         // An empty token would leave the special treatment of the first to the one after it.
         if certain.len() == text.len() && !token.is_empty() {
             self.tokens = vec![token];
-            self.printed = self.decode(&self.tokens)?.len();
+            self.printed = tokenizer.join(self.tokens.clone())?.len();
         }
         Ok(new)
     }
 
-    fn finish(self) -> Result<String, TextError> {
-        let text = self.decode(&self.tokens)?;
+    fn finish(self, tokenizer: &Tokenizer) -> Result<String, TextError> {
+        let text = tokenizer.join(self.tokens)?;
         Ok(text.get(self.printed..).unwrap_or_default().to_owned())
-    }
-
-    fn decode(&self, tokens: &[String]) -> Result<String, TextError> {
-        let Some(decoder) = self.decoder else {
-            return Ok(tokens.join(" "));
-        };
-        decoder
-            .decode(tokens.to_vec())
-            .map_err(|error| TextError::NotDecodable {
-                problem: one_line(error),
-            })
     }
 }
 

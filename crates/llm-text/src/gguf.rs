@@ -116,7 +116,7 @@ impl GgufTokenizer {
         let typed = self.tokens.iter().zip(types);
         typed
             .filter_map(|(text, &token_type)| match token_type {
-                CONTROL => Some(AddedToken::from(text, true)),
+                UNKNOWN | CONTROL => Some(AddedToken::from(text, true)),
                 USER_DEFINED => Some(AddedToken::from(text, false).normalized(false)),
                 _ => None,
             })
@@ -179,14 +179,15 @@ pub(crate) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer, TextError> {
 /// A byte-level BPE tokenizer, and whether it begins a text with its BOS where the file does not say.
 fn byte_level(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, bool), TextError> {
     let kind = PreTokenizerKind::from_name(gguf.pre.as_deref())?;
+    let vocab = gguf.vocab();
     let merges = gguf
         .merges
         .as_ref()
         .ok_or_else(|| missing(MERGES_KEY, gguf))?;
-    let merges = parse_merges(merges)?;
+    let merges = parse_merges(merges, &vocab)?;
     let inner = shielded(|| {
         let model = BPE::builder()
-            .vocab_and_merges(gguf.vocab(), merges)
+            .vocab_and_merges(vocab, merges)
             .ignore_merges(kind.ignores_merges())
             .build()?;
         let mut inner = tokenizers::Tokenizer::new(model);
@@ -203,7 +204,7 @@ fn byte_level(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, bool), Tex
 fn sentencepiece(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, bool), TextError> {
     let vocab = gguf.vocab();
     let merges = match (&gguf.merges, &gguf.scores) {
-        (Some(merges), _) => parse_merges(merges)?,
+        (Some(merges), _) => parse_merges(merges, &vocab)?,
         (None, Some(scores)) => merges_by_score(gguf, &vocab, scores),
         (None, None) => return Err(missing(SCORES_KEY, gguf)),
     };
@@ -268,7 +269,8 @@ fn merges_by_score(gguf: &GgufTokenizer, vocab: &Vocab, scores: &[f32]) -> Merge
     merges
 }
 
-fn parse_merges(merges: &[String]) -> Result<Merges, TextError> {
+/// The merges as pairs, each of which must make a token.
+fn parse_merges(merges: &[String], vocab: &Vocab) -> Result<Merges, TextError> {
     merges
         .iter()
         .map(|merge| {
@@ -276,6 +278,9 @@ fn parse_merges(merges: &[String]) -> Result<Merges, TextError> {
             let pair = pair.filter(|(left, right)| !left.is_empty() && !right.is_empty());
             let (left, right) =
                 pair.ok_or_else(|| broken(format!("`{merge}` is not a pair of tokens")))?;
+            if !vocab.contains_key(&format!("{left}{right}")) {
+                return Err(broken(format!("the merge `{merge}` makes no token")));
+            }
             Ok((left.to_owned(), right.to_owned()))
         })
         .collect()

@@ -2,7 +2,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use tokenizers::DecoderWrapper;
+use tokenizers::{Decoder, DecoderWrapper};
 
 use crate::error::one_line;
 use crate::{ChatTemplate, GgufTokenizer, StreamingDetokenizer, TextError};
@@ -108,11 +108,11 @@ impl Tokenizer {
     ///
     /// [`TextError::UnknownId`] for the first id that no token has.
     pub fn decode(&self, ids: &[u32], special: SpecialText) -> Result<String, TextError> {
+        let mut tokens = Vec::with_capacity(ids.len());
         for &id in ids {
-            self.token(id)?;
+            tokens.extend(self.visible(id, special)?);
         }
-        shielded(|| self.inner.decode(ids, special == SpecialText::Skip))
-            .map_err(|problem| TextError::NotDecodable { problem })
+        self.join(tokens)
     }
 
     /// A decoder for ids that come one by one, which skips special tokens.
@@ -166,9 +166,24 @@ impl Tokenizer {
         self.inner.get_decoder()
     }
 
-    /// Whether the token of this spelling is a special one.
-    pub(crate) fn is_special(&self, token: &str) -> bool {
-        self.inner.get_added_vocabulary().is_special_token(token)
+    /// The token of this id, unless it is a special one that is to be skipped.
+    pub(crate) fn visible(
+        &self,
+        id: u32,
+        special: SpecialText,
+    ) -> Result<Option<String>, TextError> {
+        let token = self.token(id)?;
+        let is_special = self.inner.get_added_vocabulary().is_special_token(&token);
+        Ok(Some(token).filter(|_| special == SpecialText::Keep || !is_special))
+    }
+
+    /// The text of tokens that follow each other.
+    pub(crate) fn join(&self, tokens: Vec<String>) -> Result<String, TextError> {
+        // Not every decoder takes an empty list.
+        let Some(decoder) = self.decoder().filter(|_| !tokens.is_empty()) else {
+            return Ok(tokens.join(" "));
+        };
+        shielded(|| decoder.decode(tokens)).map_err(|problem| TextError::NotDecodable { problem })
     }
 
     /// A tokenizer whose beginning and end of text are put in place by their ids.

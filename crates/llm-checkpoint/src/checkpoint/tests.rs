@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use llm_tensor::{DType, convert_elements};
+use llm_tensor::{DType, HostBytes, convert_elements};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use rayon::prelude::*;
@@ -375,4 +375,18 @@ fn threads_may_read_at_once() {
         assert_eq!(read_all(&checkpoint, "q4_k", DType::F32), alone);
         assert!(checkpoint.view("f32").unwrap().is_some());
     });
+}
+
+#[test]
+fn bytes_in_memory_are_read_like_a_file() {
+    let bytes = shard(&["aaaa", "bbbb"]);
+    let checkpoint =
+        Checkpoint::from_bytes(Path::new("nowhere"), HostBytes::new(bytes.clone())).unwrap();
+    let view = checkpoint.view("bbbb").unwrap().unwrap();
+    assert_eq!(*view, *b"bbbb");
+    assert_eq!(read_all(&checkpoint, "aaaa", DType::U8), b"aaaa");
+
+    let cut = HostBytes::new(bytes).slice(0..20);
+    let message = message(Checkpoint::from_bytes(Path::new("nowhere"), cut));
+    assert!(message.contains("nowhere"), "{message}");
 }

@@ -110,7 +110,7 @@ impl Simd for Portable {
     unsafe fn load_f16(self, src: *const u8) -> [f32; N] {
         // SAFETY: as the caller promises.
         let bits = unsafe { src.cast::<[u16; N]>().read_unaligned() };
-        bits.map(|bits| f16::from_bits(bits).to_f32_const())
+        bits.map(|bits| f16::from_bits(bits).to_f32())
     }
 
     #[inline(always)]

@@ -58,7 +58,9 @@ impl JsonWriter {
         }
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool | ValueKind::Number => self.out.push_str(&value.to_string()),
+            ValueKind::Bool if value.is_true() => self.out.push_str("true"),
+            ValueKind::Bool => self.out.push_str("false"),
+            ValueKind::Number => self.out.push_str(&value.to_string()),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();

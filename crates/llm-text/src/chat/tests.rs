@@ -73,7 +73,7 @@ fn renders_what_transformers_renders() {
 fn variables_are_those_of_transformers() {
     let source =
         "{{ tools is none }} {{ documents is defined }} {{ pad_token is defined }} {{ eos_token }}";
-    assert_eq!(render(source).unwrap(), "true true false </s>");
+    assert_eq!(render(source).unwrap(), "True True False </s>");
 }
 
 #[test]

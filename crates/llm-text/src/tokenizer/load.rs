@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::config::{SpecialTokensMap, TokenRole, TokenizerConfig};
+use super::config::{SpecialTokensMap, TokenRole, TokenSpec, TokenizerConfig};
 use super::{Edges, Framing, Tokenizer, shielded};
 use crate::error::one_line;
 use crate::{ChatTemplate, TextError};
@@ -96,27 +96,22 @@ fn from_vocab_and_merges(
     mut config: TokenizerConfig,
     template: Option<(String, String)>,
 ) -> Result<Tokenizer, TextError> {
+    let origin = format!("{} with {}", vocab.display(), merges.display());
     let byte_level = ByteLevel::default()
         .add_prefix_space(config.add_prefix_space.unwrap_or(false))
         .trim_offsets(true);
     let inner = shielded(|| {
-        let files = (vocab.to_string_lossy(), merges.to_string_lossy());
-        let model = BPE::from_file(&files.0, &files.1).build()?;
-        let mut inner = tokenizers::Tokenizer::new(model);
+        let (vocab, merges) = (vocab.to_string_lossy(), merges.to_string_lossy());
+        let mut inner = tokenizers::Tokenizer::new(BPE::from_file(&vocab, &merges).build()?);
         inner.with_pre_tokenizer(Some(byte_level));
         inner.with_decoder(Some(byte_level));
-        if config.special.eos_token.is_none() && inner.token_to_id(GPT2_TEXT_END).is_some() {
-            config.special.eos_token = Some(super::config::TokenSpec::Text(GPT2_TEXT_END.into()));
-        }
-        add_tokens(&mut inner, &config)?;
         Ok(inner)
     });
-    let inner = inner.map_err(|problem| {
-        broken(
-            &format!("{} with {}", vocab.display(), merges.display()),
-            problem,
-        )
-    })?;
+    let mut inner = inner.map_err(|problem| broken(&origin, problem))?;
+    if config.special.eos_token.is_none() && inner.token_to_id(GPT2_TEXT_END).is_some() {
+        config.special.eos_token = Some(TokenSpec::Text(GPT2_TEXT_END.to_owned()));
+    }
+    shielded(|| add_tokens(&mut inner, &config)).map_err(|problem| broken(&origin, problem))?;
     let edges = edges(&inner, &config);
     let template = chat_template(template, &config);
     Ok(Tokenizer::with_ids(inner, edges, template))
@@ -144,9 +139,7 @@ fn add_tokens(
 }
 
 fn edges(inner: &tokenizers::Tokenizer, config: &TokenizerConfig) -> Edges {
-    let id = |token: &Option<super::config::TokenSpec>| {
-        token.as_ref().and_then(|t| inner.token_to_id(t.text()))
-    };
+    let id = |token: &Option<TokenSpec>| token.as_ref().and_then(|t| inner.token_to_id(t.text()));
     Edges {
         bos_id: id(&config.special.bos_token),
         eos_ids: id(&config.special.eos_token).into_iter().collect(),

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use crate::{GgufTokenizer, Tokenizer};
 
@@ -21,7 +22,7 @@ pub(crate) fn tokenizer_of(name: &str) -> Tokenizer {
     Tokenizer::from_folder(&fixture(name)).unwrap()
 }
 
-/// Both kinds, from both kinds of files, and one with a decoder of another kind.
+/// Both kinds of tokenizers, from every kind of files.
 pub(crate) fn fixture_tokenizers() -> &'static [(&'static str, Tokenizer)] {
     static ALL: OnceLock<Vec<(&str, Tokenizer)>> = OnceLock::new();
     ALL.get_or_init(|| {
@@ -38,6 +39,29 @@ pub(crate) fn fixture_tokenizers() -> &'static [(&'static str, Tokenizer)] {
                 Tokenizer::from_gguf(&gguf_of("sentencepiece")).unwrap(),
             ),
         ]
+    })
+}
+
+/// The SentencePiece fixture with decoders of other kinds, all of which look at a token's neighbours.
+pub(crate) fn other_decoders() -> &'static [Tokenizer] {
+    static ALL: OnceLock<Vec<Tokenizer>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let decoders = [
+            json!(null),
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}),
+            json!({"type": "WordPiece", "prefix": "e", "cleanup": true}),
+            json!({"type": "BPEDecoder", "suffix": "</s>"}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Sequence", "decoders": [
+                {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}
+            ]}),
+        ];
+        let mut json: Value = read_json(&fixture("sentencepiece/tokenizer.json"));
+        let mut with_decoder = |decoder| {
+            json["decoder"] = decoder;
+            Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), None).unwrap()
+        };
+        decoders.into_iter().map(&mut with_decoder).collect()
     })
 }
 

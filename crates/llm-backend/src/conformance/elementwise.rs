@@ -1,0 +1,225 @@
+use llm_tensor::{Activation, Pairing};
+
+use super::case::{Case, EPS};
+use super::data::{Random, WORKS, downloaded, uploaded};
+use crate::{Backend, Rotary};
+
+/// An activation, in place and as a gate.
+#[derive(Debug)]
+pub(super) struct ActivationCase {
+    activation: Activation,
+    width: usize,
+    n_tokens: usize,
+    input: Input,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Input {
+    /// Numbers up to this magnitude.
+    Within(f32),
+    /// Zeros, subnormals, the largest numbers, infinities.
+    Special,
+    /// Not a number, here and there.
+    WithNan,
+}
+
+pub(super) fn activations() -> Vec<ActivationCase> {
+    let mut cases = Vec::new();
+    for activation in [
+        Activation::Relu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Silu,
+    ] {
+        for (width, n_tokens) in [(1, 1), (7, 3), (64, 2), (129, 100), (2053, 9)] {
+            for magnitude in [1e-3, 1.0, 8.0, 100.0, 1e4] {
+                cases.push(ActivationCase {
+                    activation,
+                    width,
+                    n_tokens,
+                    input: Input::Within(magnitude),
+                });
+            }
+        }
+        cases.push(ActivationCase {
+            activation,
+            width: 9,
+            n_tokens: 2,
+            input: Input::Special,
+        });
+        // Whether max(0, NaN) is NaN differs among processors.
+        if activation != Activation::Relu {
+            cases.push(ActivationCase {
+                activation,
+                width: 37,
+                n_tokens: 2,
+                input: Input::WithNan,
+            });
+        }
+    }
+    cases
+}
+
+impl ActivationCase {
+    /// `[n_tokens, gate | up]`.
+    fn input(&self) -> Vec<f32> {
+        let n = 2 * self.n_tokens * self.width;
+        let mut random = Random::new(4);
+        match self.input {
+            Input::Within(magnitude) => random.values(n, magnitude),
+            Input::Special => {
+                let special = [
+                    0.0,
+                    -0.0,
+                    1e-45,
+                    -1e-45,
+                    f32::MIN_POSITIVE,
+                    f32::MAX,
+                    f32::MIN,
+                    1e20,
+                    -1e20,
+                ];
+                // The other factor is one, for zero times infinity is no number.
+                let ones = [1.0; 9];
+                special.into_iter().chain(ones).cycle().take(n).collect()
+            }
+            Input::WithNan => {
+                let mut x = random.values(n, 1.0);
+                x.iter_mut().step_by(5).for_each(|x| *x = f32::NAN);
+                x
+            }
+        }
+    }
+}
+
+impl Case for ActivationCase {
+    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+        let x = self.input();
+        let mut on_device = uploaded(backend, &x);
+        let n = self.n_tokens * self.width;
+        let mut gated = backend.alloc(n).expect(WORKS);
+        backend
+            .gate(
+                self.activation,
+                &on_device,
+                &mut gated,
+                self.width,
+                self.n_tokens,
+            )
+            .expect(WORKS);
+        backend
+            .activate(
+                self.activation,
+                &mut on_device,
+                2 * self.width,
+                self.n_tokens,
+            )
+            .expect(WORKS);
+        let mut results = downloaded(backend, &gated, n);
+        results.extend(downloaded(backend, &on_device, x.len()));
+        results
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        let x = self.input();
+        let gates = x.chunks_exact(2 * self.width).flat_map(|row| {
+            let (gate, up) = row.split_at(self.width);
+            gate.iter().zip(up).map(|(&gate, &up)| (gate, up))
+        });
+        gates
+            .chain(x.iter().map(|&x| (x, 1.0)))
+            .zip(expected)
+            .map(|((x, factor), &expected)| {
+                let (x, factor) = (f64::from(x), f64::from(factor).abs());
+                let expected = f64::from(expected).abs();
+                // Below the normal numbers precision ends.
+                let least = f64::from(f32::MIN_POSITIVE) * (1.0 + factor);
+                least
+                    + match self.activation {
+                        Activation::Relu => EPS * expected,
+                        // The error function is precise absolutely, not where it vanishes.
+                        Activation::Gelu => 4.0 * EPS * x.abs() * factor,
+                        // The exponent is rounded a few times, and the exponential magnifies that.
+                        Activation::GeluTanh => {
+                            let exponent = 1.6 * (x + 0.044715 * x * x * x).abs();
+                            EPS * (8.0 + 4.0 * exponent) * expected
+                        }
+                        Activation::Silu => 8.0 * EPS * expected,
+                    }
+            })
+            .collect()
+    }
+}
+
+/// Rotary positions of the leading heads of rows.
+#[derive(Debug)]
+pub(super) struct RotaryCase {
+    op: Rotary,
+    n_tokens: usize,
+}
+
+pub(super) fn rotations() -> Vec<RotaryCase> {
+    let mut cases = Vec::new();
+    for pairing in [Pairing::Adjacent, Pairing::Halves] {
+        for (n_heads, head_dim, rotary_dim) in [
+            (1, 2, 2),
+            (3, 12, 12),
+            (4, 64, 64),
+            (2, 80, 32),
+            (5, 96, 24),
+            (3, 128, 128),
+            (2, 256, 64),
+            (2, 20, 6),
+        ] {
+            for n_tokens in [1, 2, 33, 100] {
+                cases.push(RotaryCase {
+                    op: Rotary {
+                        n_heads,
+                        head_dim,
+                        rotary_dim,
+                        pairing,
+                        row_width: (n_heads + 1) * head_dim,
+                    },
+                    n_tokens,
+                });
+            }
+        }
+    }
+    cases
+}
+
+impl RotaryCase {
+    fn x(&self) -> Vec<f32> {
+        Random::new(5).values(self.n_tokens * self.op.row_width, 2.0)
+    }
+}
+
+impl Case for RotaryCase {
+    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+        let half = self.op.rotary_dim / 2;
+        let mut angles = Vec::new();
+        for token in 0..self.n_tokens {
+            let angle = |i: usize| (token * 7 + 1) as f32 / (i + 1) as f32;
+            angles.extend((0..half).map(|i| angle(i).cos()));
+            angles.extend((0..half).map(|i| angle(i).sin()));
+        }
+        let x = self.x();
+        let angles = uploaded(backend, &angles);
+        let mut on_device = uploaded(backend, &x);
+        backend
+            .rotate(&self.op, &angles, &mut on_device, self.n_tokens)
+            .expect(WORKS);
+        downloaded(backend, &on_device, x.len())
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        // Two products of factors up to 2 and 1, and their sum; what is not turned stays as it is.
+        let turned = |i: usize| {
+            let at = i % self.op.row_width;
+            at < self.op.n_heads * self.op.head_dim && at % self.op.head_dim < self.op.rotary_dim
+        };
+        (0..expected.len())
+            .map(|i| if turned(i) { 4.0 * EPS } else { 0.0 })
+            .collect()
+    }
+}

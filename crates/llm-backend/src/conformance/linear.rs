@@ -1,0 +1,198 @@
+use llm_tensor::DType;
+
+use super::case::{Case, EPS, sum_error};
+use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, widened};
+use crate::{Backend, HostWeight, LinearPart, Output, WorkspaceShape};
+
+#[derive(Debug)]
+pub(super) struct LinearCase {
+    parts: Vec<Part>,
+    cols: usize,
+    n_tokens: usize,
+    output: Output,
+    magnitude: f32,
+    /// An element of x that is not a number.
+    nan_at: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    rows: usize,
+    dtype: DType,
+    bias: Option<DType>,
+}
+
+/// Ones, primes, multiples of registers, and one fewer or more.
+const SHAPES: [(usize, usize); 16] = [
+    (1, 1),
+    (1, 7),
+    (3, 16),
+    (5, 17),
+    (8, 31),
+    (16, 32),
+    (17, 33),
+    (31, 64),
+    (61, 127),
+    (64, 128),
+    (96, 100),
+    (127, 257),
+    (130, 576),
+    (257, 40),
+    (67, 1031),
+    (515, 300),
+];
+
+const N_TOKENS: [usize; 9] = [1, 2, 3, 5, 8, 17, 33, 64, 100];
+
+pub(super) fn cases() -> Vec<LinearCase> {
+    let mut cases = Vec::new();
+    for (rows, cols) in SHAPES {
+        for n_tokens in N_TOKENS {
+            for dtype in DTYPES {
+                let i = cases.len();
+                cases.push(LinearCase {
+                    parts: vec![Part {
+                        rows,
+                        dtype,
+                        bias: (i % 2 == 0).then_some(dtype),
+                    }],
+                    cols,
+                    n_tokens,
+                    output: [Output::Write, Output::Add][i / 2 % 2],
+                    magnitude: 1.0,
+                    nan_at: None,
+                });
+            }
+        }
+    }
+    for n_tokens in N_TOKENS {
+        for (cols, rows, with_bias) in [
+            (100, [96, 32, 32], [true; 3]),
+            (65, [33, 17, 5], [false, true, false]),
+            (288, [288, 96, 97], [false; 3]),
+        ] {
+            for (i, magnitude) in [1.0, 1e4].into_iter().enumerate() {
+                let part = |p: usize| Part {
+                    rows: rows[p],
+                    dtype: DTYPES[(p + i) % 3],
+                    bias: with_bias[p].then_some(DTYPES[p]),
+                };
+                cases.push(LinearCase {
+                    parts: (0..3).map(part).collect(),
+                    cols,
+                    n_tokens,
+                    output: [Output::Add, Output::Write][i],
+                    magnitude,
+                    nan_at: None,
+                });
+            }
+        }
+        cases.push(LinearCase {
+            parts: vec![Part {
+                rows: 70,
+                dtype: DType::BF16,
+                bias: None,
+            }],
+            cols: 50,
+            n_tokens,
+            output: Output::Write,
+            magnitude: 1.0,
+            nan_at: Some(7),
+        });
+    }
+    cases
+}
+
+struct Inputs {
+    weights: Vec<(HostWeight, Option<HostWeight>)>,
+    x: Vec<f32>,
+    before: Vec<f32>,
+}
+
+impl LinearCase {
+    fn width(&self) -> usize {
+        self.parts.iter().map(|part| part.rows).sum()
+    }
+
+    fn inputs(&self) -> Inputs {
+        let mut random = Random::new(6);
+        let mut x = random.values(self.n_tokens * self.cols, self.magnitude);
+        if let Some(at) = self.nan_at {
+            x[at] = f32::NAN;
+        }
+        let before = random.values(self.n_tokens * self.width(), self.magnitude);
+        let weights = self.parts.iter().map(|part| {
+            let weight = random.weight(part.dtype, part.rows, self.cols);
+            let bias = part.bias.map(|dtype| random.weight(dtype, 1, part.rows));
+            (weight, bias)
+        });
+        Inputs {
+            weights: weights.collect(),
+            x,
+            before,
+        }
+    }
+}
+
+impl Case for LinearCase {
+    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+        let Inputs { weights, x, before } = self.inputs();
+        let load = |weight| backend.load(weight).expect(WORKS);
+        let weights: Vec<_> = weights
+            .into_iter()
+            .map(|(weight, bias)| (load(weight), bias.map(load)))
+            .collect();
+        let parts: Vec<_> = weights
+            .iter()
+            .map(|(weight, bias)| LinearPart {
+                weight,
+                bias: bias.as_ref(),
+            })
+            .collect();
+        let mut workspace = backend
+            .workspace(&WorkspaceShape {
+                n_tokens: self.n_tokens,
+                cols: self.cols,
+                rows: self.width(),
+                context: 1,
+                n_heads: 1,
+                n_kv_heads: 1,
+                head_dim: 1,
+            })
+            .expect(WORKS);
+        let x = uploaded(backend, &x);
+        let mut out = uploaded(backend, &before);
+        backend
+            .linear(
+                &parts,
+                &x,
+                self.output,
+                &mut out,
+                self.n_tokens,
+                &mut workspace,
+            )
+            .expect(WORKS);
+        downloaded(backend, &out, before.len())
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        let Inputs { weights, x, before } = self.inputs();
+        let relative = sum_error(self.cols);
+        let parts: Vec<_> = weights
+            .iter()
+            .map(|(weight, bias)| (widened(weight), bias.as_ref().map(widened)))
+            .collect();
+        let mut bounds = Vec::with_capacity(expected.len());
+        for x in x.chunks_exact(self.cols) {
+            for (weight, bias) in &parts {
+                for (row, weight) in weight.chunks_exact(self.cols).enumerate() {
+                    let products = weight.iter().zip(x).map(|(w, x)| f64::from(w * x).abs());
+                    let bias = bias.as_ref().map_or(0.0, |bias| f64::from(bias[row]).abs());
+                    let before = f64::from(before[bounds.len()]).abs();
+                    bounds.push(relative * products.sum::<f64>() + EPS * (bias + before));
+                }
+            }
+        }
+        bounds
+    }
+}

@@ -1,0 +1,199 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use llm_runtime::WeightDType;
+use llm_tensor::DType;
+
+/// Load and run language models.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Continue a prompt; without arguments, tell a story with the bundled demonstration model
+    Generate(GenerateArgs),
+    /// Talk with a model
+    Chat(ChatArgs),
+    /// Print how probable a model finds a text
+    Score(ScoreArgs),
+}
+
+/// How a model is loaded.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Element type of weights and KV cache: auto (the configuration's, else the tensors'), f32, f16 or bf16
+    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = weight_dtype)]
+    pub(crate) dtype: WeightDType,
+    /// Threads that compute [default: one for each processor that may be used]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Positions to keep, prompt and answer together [default: what the model and the request need]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) context: Option<NonZeroUsize>,
+}
+
+/// How tokens are chosen. What is not given comes from the model's generation_config.json; without one, and without
+/// any of these, the most probable token is taken.
+#[derive(Debug, Args)]
+pub(crate) struct SamplingArgs {
+    /// Always take the most probable token
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "seed"])]
+    pub(crate) greedy: bool,
+    /// Divides the logits: below 1 surer, above 1 more surprising; 0 is greedy
+    #[arg(long, value_name = "T", value_parser = at_least_zero)]
+    pub(crate) temperature: Option<f32>,
+    /// Choose among the K most probable tokens; 0 for all
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Choose among the most probable tokens that together reach probability P
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub(crate) top_p: Option<f32>,
+    /// Choose among tokens at least P times as probable as the most probable one
+    #[arg(long, value_name = "P", value_parser = share_or_zero)]
+    pub(crate) min_p: Option<f32>,
+    /// Holds tokens that were seen already against themselves; 1 does not
+    #[arg(long, value_name = "R", value_parser = positive)]
+    pub(crate) repetition_penalty: Option<f32>,
+    /// Makes random choices repeatable [default: another one each time]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Tokens to generate at most
+    #[arg(long, value_name = "N")]
+    pub(crate) max_new_tokens: Option<NonZeroUsize>,
+    /// Stop before this text; may be given several times
+    #[arg(long, value_name = "TEXT", value_parser = not_empty)]
+    pub(crate) stop: Vec<String>,
+    /// Go on after the model's end-of-text token
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// A model's folder, a .safetensors or .gguf file, or `demo`
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// The text to continue; `-` reads standard input
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt_file", "token_ids"])]
+    pub(crate) prompt: Option<String>,
+    /// Read the prompt from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
+    pub(crate) prompt_file: Option<PathBuf>,
+    /// Token ids to continue, as 1,2,3; no tokenizer is needed
+    #[arg(
+        long,
+        value_name = "IDS",
+        value_delimiter = ',',
+        conflicts_with = "chat"
+    )]
+    pub(crate) token_ids: Option<Vec<u32>>,
+    /// Treat the prompt as a message and apply the model's chat template
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// Instructions that the conversation is held under
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// A model's folder, a .safetensors or .gguf file
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Instructions that the conversation is held under
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// A model's folder, a .safetensors or .gguf file, or `demo`
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Token ids to score, as 1,2,3
+    #[arg(
+        long,
+        value_name = "IDS",
+        value_delimiter = ',',
+        required_unless_present = "text",
+        conflicts_with = "text"
+    )]
+    pub(crate) token_ids: Option<Vec<u32>>,
+    /// A file whose text to score; `-` reads standard input. A text longer than the context is cut into windows
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Option<PathBuf>,
+    /// For encoder-decoder models: the decoder's ids, the others being the encoder's
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(crate) decoder_token_ids: Option<Vec<u32>>,
+    /// Write the logits after each token as a safetensors tensor `logits`, f32 [tokens, vocab]
+    #[arg(long, value_name = "OUT")]
+    pub(crate) logits: Option<PathBuf>,
+    /// Print one JSON object instead of a summary
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+fn weight_dtype(text: &str) -> Result<WeightDType, String> {
+    if text == "auto" {
+        return Ok(WeightDType::Auto);
+    }
+    match text.parse::<DType>() {
+        Ok(dtype) if dtype.is_weight() => Ok(WeightDType::As(dtype)),
+        _ => Err("expected auto, f32, f16 or bf16".to_owned()),
+    }
+}
+
+fn number(text: &str, is_valid: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {
+    text.parse()
+        .ok()
+        .filter(|&x| is_valid(x))
+        .ok_or_else(|| format!("expected {expected}"))
+}
+
+fn at_least_zero(text: &str) -> Result<f32, String> {
+    number(
+        text,
+        |x| x.is_finite() && x >= 0.0,
+        "a number of at least 0",
+    )
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    number(text, |x| x.is_finite() && x > 0.0, "a number above 0")
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, |x| x > 0.0 && x <= 1.0, "a number above 0, up to 1")
+}
+
+fn share_or_zero(text: &str) -> Result<f32, String> {
+    number(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("expected a text".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}

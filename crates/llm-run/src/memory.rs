@@ -1,0 +1,54 @@
+//! What the process takes of the machine's memory, as the kernel counts it.
+
+use serde::Serialize;
+
+/// Resident memory in bytes; all zero where `/proc` does not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Memory {
+    /// The most that was resident at any time: anonymous and mapped files together.
+    pub(crate) peak_resident_bytes: u64,
+    /// Anonymous memory now: what the program allocated and touched.
+    pub(crate) anonymous_bytes: u64,
+    /// Pages of mapped files now: the kernel may take them back.
+    pub(crate) file_bytes: u64,
+}
+
+impl Memory {
+    pub(crate) fn now() -> Self {
+        std::fs::read_to_string("/proc/self/status")
+            .map_or_else(|_| Self::default(), |status| parse(&status))
+    }
+}
+
+fn parse(status: &str) -> Memory {
+    let of = |key: &str| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    Memory {
+        peak_resident_bytes: of("VmHWM").unwrap_or(0),
+        anonymous_bytes: of("RssAnon").unwrap_or(0),
+        file_bytes: of("RssFile").unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_kernel_writes() {
+        let status =
+            "Name:\tllm-run\nVmHWM:\t  123456 kB\nRssAnon:\t     100 kB\nRssFile:\t       2 kB\n";
+        let expected = Memory {
+            peak_resident_bytes: 123_456 << 10,
+            anonymous_bytes: 100 << 10,
+            file_bytes: 2 << 10,
+        };
+        assert_eq!(parse(status), expected);
+        assert_eq!(parse("Name:\tx"), Memory::default());
+    }
+}

@@ -1,0 +1,184 @@
+//! From what the user calls a model to a loaded session.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use llm_checkpoint::{Array, Checkpoint, Format, Metadata, Value};
+use llm_cpu::{Cpu, CpuOptions};
+use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
+use llm_text::{GgufTokenizer, TextError, Tokenizer};
+
+use crate::cli::LoadArgs;
+use crate::defaults::GenerationConfig;
+use crate::demo;
+use crate::failure::UserError;
+
+/// A model that was found and understood, its weights not yet loaded.
+pub(crate) struct OpenModel {
+    pub(crate) bound: BoundModel,
+    /// Looked at when it is needed: token ids do without one.
+    tokenizer: Result<Tokenizer, TextError>,
+    pub(crate) generation: GenerationConfig,
+}
+
+impl OpenModel {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        if path == Path::new(demo::NAME) {
+            return Self::demo();
+        }
+        if !path.exists() {
+            let hint = format!(
+                "give a folder, a .safetensors or .gguf file, or `{}`",
+                demo::NAME
+            );
+            return Err(
+                UserError(format!("there is no model at {}; {hint}", path.display())).into(),
+            );
+        }
+        let bound = BoundModel::open(path)?;
+        let checkpoint = bound.checkpoint();
+        let (tokenizer, generation) = match checkpoint.format() {
+            Format::Gguf => {
+                let tokenizer = gguf_tokenizer(checkpoint.metadata());
+                (
+                    Tokenizer::from_gguf(&tokenizer),
+                    GenerationConfig::default(),
+                )
+            }
+            _ => {
+                let folder = checkpoint.folder();
+                (
+                    Tokenizer::from_folder(folder),
+                    GenerationConfig::of_folder(folder)?,
+                )
+            }
+        };
+        Ok(OpenModel {
+            bound,
+            tokenizer,
+            generation,
+        })
+    }
+
+    fn demo() -> Result<Self> {
+        let origin = Path::new(demo::ORIGIN);
+        let checkpoint = Checkpoint::from_bytes(origin, demo::weights())?;
+        Ok(OpenModel {
+            bound: BoundModel::with_config(checkpoint, demo::CONFIG, origin)?,
+            tokenizer: Tokenizer::from_json(demo::TOKENIZER, Some(demo::TOKENIZER_CONFIG)),
+            generation: GenerationConfig::parse(demo::CONFIG)?,
+        })
+    }
+
+    /// The tokenizer, where text is to be read or written.
+    pub(crate) fn tokenizer(&self) -> Result<&Tokenizer> {
+        // The error is shown, not stored elsewhere: its message is all that is needed of it.
+        self.tokenizer
+            .as_ref()
+            .map_err(|error| UserError(error.to_string()).into())
+    }
+
+    /// Positions to keep: what is needed, but no more than the model or the user allows.
+    pub(crate) fn context(&self, args: &LoadArgs, needed: usize) -> Result<usize> {
+        let model = self.bound.spec().context;
+        match args.context {
+            Some(asked) if asked.get() > model => Err(UserError(format!(
+                "--context {asked} is more than the {model} positions that the model has"
+            ))
+            .into()),
+            Some(asked) => Ok(asked.get()),
+            None => Ok(needed.min(model)),
+        }
+    }
+
+    /// Loads the weights for one sequence, showing progress where someone can see it.
+    pub(crate) fn load(&self, args: &LoadArgs, context: usize, n_logits: usize) -> Result<Loaded> {
+        let begin = Instant::now();
+        let cpu = Cpu::new(CpuOptions {
+            threads: args.threads,
+            isa: None,
+        })?;
+        let device: Box<dyn Device> = Box::new(Arc::new(cpu));
+        let limits = Limits {
+            n_sequences: 1,
+            context,
+            n_tokens: PASS.min(context),
+            n_logits,
+        };
+        let options = LoadOptions {
+            dtype: args.dtype,
+            limits,
+        };
+        let bar = ProgressBar::new(0).with_style(style()?);
+        let session = load(&self.bound, &*device, &options, &mut |at| {
+            bar.set_length(at.total.get());
+            bar.set_position(at.done.get());
+        })?;
+        bar.finish_and_clear();
+        Ok(Loaded {
+            session,
+            device: device.info().name.clone(),
+            time: begin.elapsed(),
+        })
+    }
+}
+
+/// A loaded model.
+pub(crate) struct Loaded {
+    pub(crate) session: Session,
+    /// What it computes on.
+    pub(crate) device: String,
+    /// How long loading took.
+    pub(crate) time: Duration,
+}
+
+/// Rows of a pass: enough that weights are read once for many tokens, few enough that activations stay small.
+const PASS: usize = 512;
+
+fn style() -> Result<ProgressStyle> {
+    let template =
+        "loading {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}";
+    ProgressStyle::with_template(template).context("the progress bar's template")
+}
+
+fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
+    let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
+    let text = |key| get(key).and_then(Value::as_str).map(str::to_owned);
+    let strings = |key| get(key).and_then(Value::as_strings).map(<[String]>::to_vec);
+    let id = |key| {
+        get(key)
+            .and_then(Value::as_u64)
+            .and_then(|id| u32::try_from(id).ok())
+    };
+    let flag = |key| get(key).and_then(Value::as_bool);
+    GgufTokenizer {
+        model: text("model").unwrap_or_default(),
+        pre: text("pre"),
+        tokens: strings("tokens").unwrap_or_default(),
+        token_types: match get("token_type") {
+            Some(Value::Array(Array::I32(types))) => Some(types.clone()),
+            _ => None,
+        },
+        scores: match get("scores") {
+            Some(Value::Array(Array::F32(scores))) => Some(scores.clone()),
+            _ => None,
+        },
+        merges: strings("merges"),
+        bos_id: id("bos_token_id"),
+        eos_id: id("eos_token_id"),
+        eot_id: id("eot_token_id"),
+        eom_id: id("eom_token_id"),
+        unk_id: id("unknown_token_id"),
+        pad_id: id("padding_token_id"),
+        add_bos: flag("add_bos_token"),
+        add_eos: flag("add_eos_token"),
+        add_space_prefix: flag("add_space_prefix"),
+        chat_template: metadata
+            .get("tokenizer.chat_template")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+    }
+}

@@ -1,0 +1,52 @@
+//! What goes to standard output and standard error.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+use llm_tensor::Bytes;
+
+use crate::memory::Memory;
+
+/// Writes to standard output at once: text is read while it is made.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// `n` per second; zero when no time has passed.
+pub(crate) fn rate(n: usize, time: Duration) -> f64 {
+    if time.is_zero() {
+        0.0
+    } else {
+        n as f64 / time.as_secs_f64()
+    }
+}
+
+/// `12 tokens at 34.5 tokens/s`.
+pub(crate) fn tokens(n: usize, time: Duration) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    match n {
+        0 => "0 tokens".to_owned(),
+        _ => format!("{n} token{plural} at {:.1} tokens/s", rate(n, time)),
+    }
+}
+
+/// `peak memory 312.4 MB (297.9 MiB)`; nothing where the system does not tell.
+pub(crate) fn peak_memory() -> Option<String> {
+    let peak = Memory::now().peak_resident_bytes;
+    (peak > 0).then(|| format!("peak memory {}", Bytes::new(peak)))
+}
+
+/// The closing line on standard error.
+pub(crate) fn closing_line(parts: impl IntoIterator<Item = String>) {
+    eprintln!(
+        "{}",
+        parts
+            .into_iter()
+            .chain(peak_memory())
+            .collect::<Vec<_>>()
+            .join(" · ")
+    );
+}

@@ -1,0 +1,152 @@
+//! `llm-run score`: how probable a model finds a text.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use llm_checkpoint::{NewTensor, SafetensorsWriter};
+use llm_runtime::{RuntimeError, Session};
+use llm_tensor::{DType, Shape};
+use llm_text::SpecialTokens;
+use serde::Serialize;
+
+use crate::cli::ScoreArgs;
+use crate::failure::UserError;
+use crate::generate::{read_file, stop_on_ctrl_c};
+use crate::model::{Loaded, OpenModel};
+use crate::output;
+
+pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
+    let model = OpenModel::open(&args.model)?;
+    if args.decoder_token_ids.is_some() {
+        let family = model.bound.spec().family;
+        return Err(UserError(format!(
+            "--decoder-token-ids: {family} models have no encoder beside their decoder"
+        ))
+        .into());
+    }
+    let ids = match (&args.token_ids, &args.text) {
+        (Some(ids), _) => ids.clone(),
+        (None, Some(path)) => model
+            .tokenizer()?
+            .encode(&read_file(path)?, SpecialTokens::Add)?,
+        (None, None) => unreachable!("the command line requires one of them"),
+    };
+    if ids.is_empty() {
+        return Err(RuntimeError::EmptyPrompt.into());
+    }
+    let context = model.context(&args.load, ids.len())?;
+    let Loaded {
+        mut session, time, ..
+    } = model.load(&args.load, context, LOGITS_AT_ONCE)?;
+    stop_on_ctrl_c(&session)?;
+
+    let begin = std::time::Instant::now();
+    let mut sink = match &args.logits {
+        Some(path) => Some(logits_writer(path, ids.len(), session.spec().vocab)?),
+        None => None,
+    };
+    let log_probabilities = log_probabilities(&mut session, &ids, &mut sink)?;
+    if let Some(writer) = sink {
+        writer.finish()?;
+    }
+    let time_scoring = begin.elapsed();
+
+    let n_predicted = log_probabilities.iter().flatten().count();
+    let mean_nll = -log_probabilities.iter().flatten().sum::<f64>() / n_predicted as f64;
+    let summary = Summary {
+        token_ids: &ids,
+        log_probabilities: &log_probabilities,
+        n_predicted,
+        // Of a single token nothing is predicted.
+        mean_nll: (n_predicted > 0).then_some(mean_nll),
+        perplexity: (n_predicted > 0).then_some(mean_nll.exp()),
+    };
+    if args.json {
+        output::print(&format!("{}\n", serde_json::to_string(&summary)?))?;
+    } else {
+        match summary.perplexity {
+            Some(perplexity) => output::print(&format!(
+                "perplexity {perplexity:.4} · mean negative log-likelihood {mean_nll:.6} over {n_predicted} tokens\n"
+            ))?,
+            None => output::print("a single token: nothing to predict\n")?,
+        }
+        output::closing_line([
+            format!("loaded in {:.2} s", time.as_secs_f64()),
+            format!("scored {}", output::tokens(ids.len(), time_scoring)),
+        ]);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Rows of logits in memory at a time: with a vocabulary of 256,000 some 16 MB.
+const LOGITS_AT_ONCE: usize = 16;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Summary<'a> {
+    token_ids: &'a [u32],
+    /// Natural logarithms, by token; null for one that nothing precedes: the first, and the first of each window.
+    log_probabilities: &'a [Option<f64>],
+    n_predicted: usize,
+    mean_nll: Option<f64>,
+    perplexity: Option<f64>,
+}
+
+/// The log-probability of each token given those before it in its window of the context.
+fn log_probabilities(
+    session: &mut Session,
+    ids: &[u32],
+    sink: &mut Option<SafetensorsWriter>,
+) -> Result<Vec<Option<f64>>> {
+    let mut found = Vec::with_capacity(ids.len());
+    for window in ids.chunks(session.limits().context) {
+        session.truncate(0, 0);
+        found.push(None);
+        session.score(0, window, |i, logits| -> Result<()> {
+            if let Some(&next) = window.get(i + 1) {
+                found.push(Some(log_softmax(logits, next)));
+            }
+            if let Some(writer) = sink {
+                writer.write(bytemuck::cast_slice(logits))?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
+/// ln of the softmax's share of `id`.
+fn log_softmax(logits: &[f32], id: u32) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
+    f64::from(logits[id as usize] - max) - sum.ln()
+}
+
+fn logits_writer(path: &Path, n_tokens: usize, vocab: usize) -> Result<SafetensorsWriter> {
+    let shape = Shape::new(&[n_tokens as u64, vocab as u64])?;
+    let tensor = NewTensor {
+        name: "logits".to_owned(),
+        dtype: DType::F32,
+        shape,
+    };
+    Ok(SafetensorsWriter::create(
+        path,
+        &[tensor],
+        &BTreeMap::new(),
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_softmax_is_normalised_and_does_not_overflow() {
+        let logits = [1000.0, 1001.0, 998.5];
+        let total: f64 = (0..3).map(|id| log_softmax(&logits, id).exp()).sum();
+        assert!((total - 1.0).abs() < 1e-12, "{total}");
+        assert!((log_softmax(&logits, 1) - log_softmax(&logits, 0) - 1.0).abs() < 1e-12);
+    }
+}

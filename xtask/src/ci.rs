@@ -1,0 +1,80 @@
+//! What continuous integration runs, here and there.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{fetch_model, tidy};
+
+/// Runs every step, up to the first that fails.
+///
+/// # Errors
+/// When a step fails; the message names it.
+pub(crate) fn run(root: &Path) -> Result<()> {
+    let cargo = |arguments| cargo(root, arguments);
+    step("format", || run_command(cargo("fmt --all --check")))?;
+    step("lints", || {
+        run_command(cargo(
+            "clippy --workspace --all-targets --locked -- -D warnings",
+        ))
+    })?;
+    step("documentation", || {
+        let mut doc = cargo("doc --workspace --no-deps --locked");
+        doc.env("RUSTDOCFLAGS", "-Dwarnings");
+        run_command(doc)
+    })?;
+    step("tidy", || tidy::run(root))?;
+    step("model for the tests", || {
+        fetch_model::run(fetch_model::Model::Smollm2, &root.join("models"))
+    })?;
+    step("tests", || {
+        let mut test = cargo("test --workspace --locked");
+        // Tests of the real model skip themselves without it; here that would hide something.
+        test.env("LLM_RUN_REQUIRE_MODELS", "1");
+        run_command(test)
+    })?;
+    step("the readme's first command", || {
+        check_prints(cargo(
+            "run --release --locked -- generate --max-new-tokens 32",
+        ))
+    })
+}
+
+fn step(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    eprintln!("== {name}");
+    let started = Instant::now();
+    run().with_context(|| format!("step `{name}` failed"))?;
+    eprintln!("== {name}: {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// A call of cargo in the workspace, its arguments separated by blanks.
+fn cargo(root: &Path, arguments: &str) -> Command {
+    // Cargo tells what it runs which cargo it is.
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(arguments.split_whitespace())
+        .current_dir(root)
+        .stdin(Stdio::null());
+    cargo
+}
+
+fn run_command(mut command: Command) -> Result<()> {
+    eprintln!("{command:?}");
+    let status = command.status()?;
+    ensure!(status.success(), "{status}");
+    Ok(())
+}
+
+fn check_prints(mut command: Command) -> Result<()> {
+    eprintln!("{command:?}");
+    let output = command.stderr(Stdio::inherit()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    ensure!(output.status.success(), "{}", output.status);
+    ensure!(!text.trim().is_empty(), "it printed nothing");
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! The project's own chores: checks of the source tree, CI, models to test with.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that people run"
+)]
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Parser;
+use sha2::{Digest, Sha256};
+
+mod ci;
+mod fetch_model;
+mod make_model;
+mod tidy;
+
+/// The project's own chores; run as `cargo xtask`.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+enum Command {
+    /// Checks what the compiler does not: layering, file sizes, `unsafe`, fixtures' checksums
+    Tidy {
+        /// Rewrite the SHA256SUMS of tests/fixtures first
+        #[arg(long)]
+        update_checksums: bool,
+    },
+    /// Runs what continuous integration runs
+    Ci,
+    /// Downloads a small real model
+    FetchModel {
+        /// Which one
+        model: fetch_model::Model,
+        /// The folder of models; here it gets a folder of its own
+        #[arg(long, value_name = "DIR", default_value_os_t = root().join("models"))]
+        out: PathBuf,
+    },
+    /// Writes a random checkpoint with the shapes of a real configuration
+    MakeModel(make_model::Options),
+}
+
+fn main() -> Result<()> {
+    match Command::parse() {
+        Command::Tidy { update_checksums } => {
+            if update_checksums {
+                tidy::update_checksums(root())?;
+            }
+            tidy::run(root())
+        }
+        Command::Ci => ci::run(root()),
+        Command::FetchModel { model, out } => fetch_model::run(model, &out),
+        Command::MakeModel(options) => make_model::run(&options),
+    }
+}
+
+/// The root of the workspace.
+fn root() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().expect("xtask lies in the workspace")
+}
+
+/// A SHA-256 in hexadecimal digits, as `sha256sum` prints it.
+fn sha256(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,196 @@
+//! Random checkpoints with the shapes of real models: for measuring, where only the sizes matter.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use llm_arch::{Skeleton, Slot};
+use llm_checkpoint::{NewTensor, SafetensorsWriter};
+use llm_tensor::{Bytes, DType, Shape};
+use serde_json::{Map, Value, json};
+
+use self::values::Values;
+
+mod values;
+
+/// What to write, and where.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The model's config.json
+    config: PathBuf,
+    /// The folder to write; it must not hold anything
+    out: PathBuf,
+    /// As many layers, instead of the configuration's
+    #[arg(long, value_name = "N")]
+    layers: Option<u64>,
+    /// The format of the checkpoint
+    #[arg(long, value_enum, default_value_t = Format::Safetensors)]
+    format: Format,
+    /// What a file's tensors may take together; a single tensor may take more
+    #[arg(long, value_name = "SIZE", default_value = "4GB")]
+    max_shard_size: Bytes,
+    /// f32, f16 or bf16 [default: the configuration's, else bf16]
+    #[arg(long, value_parser = weight_dtype)]
+    dtype: Option<DType>,
+    /// Another seed gives other values
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Write into a folder that holds files, and delete an earlier model there
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Safetensors,
+}
+
+/// Writes `config.json` and a checkpoint that fits it.
+///
+/// # Errors
+/// When the configuration is not understood, or the folder holds files or cannot be written.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut config = read_config(&options.config)?;
+    if let Some(n_layers) = options.layers {
+        set_layers(&mut config, n_layers)?;
+    }
+    let understand = |config: &Map<String, Value>| {
+        let refused = || format!("cannot use {}", options.config.display());
+        llm_arch::from_config(config).with_context(refused)
+    };
+    let dtype = (options.dtype.or(understand(&config)?.spec.dtype)).unwrap_or(DType::BF16);
+    config.shift_remove("torch_dtype");
+    config.insert("dtype".to_owned(), json!(dtype.torch_name()));
+    let skeleton = understand(&config)?;
+
+    prepare_folder(&options.out, options.force)?;
+    let n_bytes = match options.format {
+        Format::Safetensors => write_safetensors(options, &skeleton, dtype)?,
+    };
+    write_json(&options.out.join("config.json"), &Value::Object(config))?;
+    println!(
+        "{}: {} parameters as {dtype}, {n_bytes}",
+        options.out.display(),
+        skeleton.n_parameters()
+    );
+    Ok(())
+}
+
+fn weight_dtype(name: &str) -> Result<DType> {
+    let dtype: DType = name.parse()?;
+    ensure!(dtype.is_weight(), "weights are f32, f16 or bf16");
+    Ok(dtype)
+}
+
+fn read_config(path: &Path) -> Result<Map<String, Value>> {
+    let read = || anyhow::Ok(serde_json::from_slice(&fs::read(path)?)?);
+    read().with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Families spell the number of layers in two ways.
+fn set_layers(config: &mut Map<String, Value>, n_layers: u64) -> Result<()> {
+    for key in ["num_hidden_layers", "n_layer"] {
+        if let Some(value) = config.get_mut(key) {
+            *value = json!(n_layers);
+            return Ok(());
+        }
+    }
+    bail!("the configuration has neither `num_hidden_layers` nor `n_layer`")
+}
+
+/// Creates the folder, or with `force` deletes the checkpoint in it: what is left of an old one could be taken for
+/// a part of the new one.
+fn prepare_folder(folder: &Path, force: bool) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        ensure!(
+            force,
+            "{} holds files; choose another folder or add --force",
+            folder.display()
+        );
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name == SINGLE || name == INDEX || (name.starts_with("model-") && name.ends_with(SUFFIX))
+        {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const SUFFIX: &str = ".safetensors";
+
+/// Writes the tensors in the order in which they compute; returns the bytes of all.
+fn write_safetensors(options: &Options, skeleton: &Skeleton, dtype: DType) -> Result<Bytes> {
+    let size = |slot: &Slot| Bytes::new(slot.n_elements() * dtype.size() as u64);
+    let shards = shards(&skeleton.slots, options.max_shard_size, size);
+    let values = Values::new(options.seed, skeleton.spec.decoder.n_layers);
+    let mut weight_map = Map::new();
+    for (idx, slots) in shards.iter().enumerate() {
+        let name = match shards.len() {
+            1 => SINGLE.to_owned(),
+            n => format!("model-{:05}-of-{n:05}{SUFFIX}", idx + 1),
+        };
+        write_shard(&options.out.join(&name), slots, dtype, &values)?;
+        for slot in *slots {
+            weight_map.insert(slot.name.clone(), json!(name));
+        }
+    }
+    let total: Bytes = skeleton.slots.iter().map(size).sum();
+    if shards.len() > 1 {
+        let index = json!({"metadata": {"total_size": total.get()}, "weight_map": weight_map});
+        write_json(&options.out.join(INDEX), &index)?;
+    }
+    Ok(total)
+}
+
+/// Cuts the slots into runs that each take at most `max`, where their sizes allow it.
+fn shards(slots: &[Slot], max: Bytes, size: impl Fn(&Slot) -> Bytes) -> Vec<&[Slot]> {
+    let mut shards = Vec::new();
+    let mut rest = slots;
+    while !rest.is_empty() {
+        let mut total = size(&rest[0]);
+        let more = rest[1..].iter().take_while(|slot| {
+            total += size(slot);
+            total <= max
+        });
+        let n_slots = 1 + more.count();
+        let (shard, after) = rest.split_at(n_slots);
+        shards.push(shard);
+        rest = after;
+    }
+    shards
+}
+
+fn write_shard(path: &Path, slots: &[Slot], dtype: DType, values: &Values) -> Result<()> {
+    let tensors = slots
+        .iter()
+        .map(|slot| {
+            let dims: Vec<u64> = slot.stored_shape().iter().map(|&d| d as u64).collect();
+            Ok(NewTensor {
+                name: slot.name.clone(),
+                dtype,
+                shape: Shape::new(&dims)?,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    // The Python libraries look at this to know that the tensors are PyTorch's.
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut writer = SafetensorsWriter::create(path, &tensors, &metadata)?;
+    for slot in slots {
+        values.write(slot, dtype, |bytes| writer.write(bytes))?;
+    }
+    Ok(writer.finish()?)
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! Which crate may use which.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use cargo_metadata::{DependencyKind, MetadataCommand, Package};
+
+use super::Problem;
+
+/// What a crate may use of the workspace, apart from what only its tests use.
+#[derive(Clone, Copy)]
+enum May {
+    Use(&'static [&'static str]),
+    UseAll,
+}
+
+/// Lowest first. ARCHITECTURE.md explains it.
+const LAYERS: [(&str, May); 11] = [
+    ("llm-tensor", May::Use(&[])),
+    ("llm-text", May::Use(&[])),
+    ("llm-checkpoint", May::Use(&["llm-tensor"])),
+    ("llm-arch", May::Use(&["llm-tensor"])),
+    ("llm-backend", May::Use(&["llm-tensor"])),
+    ("llm-cpu", May::Use(&["llm-backend", "llm-tensor"])),
+    (
+        "llm-runtime",
+        May::Use(&["llm-tensor", "llm-checkpoint", "llm-arch", "llm-backend"]),
+    ),
+    ("llm-run", May::UseAll),
+    ("llm-tests", May::UseAll),
+    ("llm-benches", May::UseAll),
+    ("xtask", May::UseAll),
+];
+
+pub(super) fn check(root: &Path) -> Result<Vec<Problem>> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .no_deps()
+        .exec()?;
+    let crates: Vec<&Package> = metadata.workspace_packages();
+    let mut problems = Vec::new();
+    for package in &crates {
+        problems.extend(check_crate(root, package, &crates)?);
+    }
+    problems.extend(check_architecture(root, &crates));
+    Ok(problems)
+}
+
+fn check_crate(root: &Path, package: &Package, crates: &[&Package]) -> Result<Vec<Problem>> {
+    let path = package.manifest_path.as_std_path();
+    // Cargo resolves symbolic links, so what it says may begin differently.
+    let manifest = path.strip_prefix(root.canonicalize()?)?;
+    let Some((_, may)) = LAYERS.iter().find(|(name, _)| package.name == name) else {
+        let message = format!(
+            "crate `{}` has no place in the table of layers",
+            package.name
+        );
+        return Ok(vec![Problem::new(manifest, 1, message)]);
+    };
+    let May::Use(allowed) = may else {
+        return Ok(Vec::new());
+    };
+    let text = fs::read_to_string(path)?;
+    let line_of = |name: &str| {
+        let found = text.lines().position(|line| line.starts_with(name));
+        found.map_or(1, |idx| idx + 1)
+    };
+    let forbidden = package.dependencies.iter().filter(|dependency| {
+        dependency.kind != DependencyKind::Development
+            && crates.iter().any(|other| other.name == dependency.name)
+            && !allowed.contains(&dependency.name.as_str())
+    });
+    Ok(forbidden
+        .map(|dependency| {
+            let message = format!("`{}` may not use `{}`", package.name, dependency.name);
+            Problem::new(manifest, line_of(&dependency.name), message)
+        })
+        .collect())
+}
+
+/// The document for people names every crate, too.
+fn check_architecture(root: &Path, crates: &[&Package]) -> Vec<Problem> {
+    let text = fs::read_to_string(root.join(ARCHITECTURE)).unwrap_or_default();
+    crates
+        .iter()
+        .filter(|package| !text.contains(&format!("`{}`", package.name)))
+        .map(|package| {
+            let message = format!("crate `{}` is not mentioned", package.name);
+            Problem::new(ARCHITECTURE, 1, message)
+        })
+        .collect()
+}
+
+const ARCHITECTURE: &str = "ARCHITECTURE.md";
