@@ -1,6 +1,9 @@
 //! Every golden model on every backend: the reference library's logits, ids, and the ways to reach them.
 
+use std::num::NonZeroUsize;
+
 use llm_backend::{Backend, Reference};
+use llm_cpu::{Cpu, CpuOptions, Isa};
 use llm_runtime::{BoundModel, RuntimeError, Session};
 use llm_tensor::DType;
 use llm_tests::{argmax, golden, relative_error, session};
@@ -83,4 +86,20 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
 #[test]
 fn reference_computes_what_the_goldens_say() {
     check(Reference::new);
+}
+
+#[test]
+fn the_cpu_computes_what_the_goldens_say() {
+    for isa in Isa::ALL {
+        for threads in [1, 2] {
+            let options = CpuOptions {
+                isa: Some(isa),
+                threads: NonZeroUsize::new(threads),
+            };
+            match Cpu::new(options) {
+                Ok(_) => check(|| Cpu::new(options).unwrap()),
+                Err(error) => println!("skipped: {error}"),
+            }
+        }
+    }
 }

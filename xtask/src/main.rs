@@ -5,7 +5,8 @@
     reason = "a program that people run"
 )]
 
-use std::path::{Path, PathBuf};
+use std::env;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
@@ -44,20 +45,25 @@ fn main() -> Result<()> {
     match Command::parse() {
         Command::Tidy { update_checksums } => {
             if update_checksums {
-                tidy::update_checksums(root())?;
+                tidy::update_checksums(&root())?;
             }
-            tidy::run(root())
+            tidy::run(&root())
         }
-        Command::Ci => ci::run(root()),
+        Command::Ci => ci::run(&root()),
         Command::FetchModel { model, out } => fetch_model::run(model, &out),
         Command::MakeModel(options) => make_model::run(&options),
     }
 }
 
 /// The root of the workspace.
-fn root() -> &'static Path {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().expect("xtask lies in the workspace")
+fn root() -> PathBuf {
+    // What cargo says when it runs this: copies of the workspace that share a target folder share the program, too.
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    let manifest = PathBuf::from(manifest);
+    manifest
+        .parent()
+        .expect("xtask lies in the workspace")
+        .to_owned()
 }
 
 /// A SHA-256 in hexadecimal digits, as `sha256sum` prints it.

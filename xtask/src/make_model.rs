@@ -56,14 +56,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(n_layers) = options.layers {
         set_layers(&mut config, n_layers)?;
     }
-    let understand = |config: &Map<String, Value>| {
-        let refused = || format!("cannot use {}", options.config.display());
-        llm_arch::from_config(config).with_context(refused)
-    };
-    let dtype = (options.dtype.or(understand(&config)?.spec.dtype)).unwrap_or(DType::BF16);
+    let skeleton = llm_arch::from_config(&config)
+        .with_context(|| format!("cannot use {}", options.config.display()))?;
+    let dtype = (options.dtype.or(skeleton.spec.dtype)).unwrap_or(DType::BF16);
+    // The former spelling, which may say something else by now.
     config.shift_remove("torch_dtype");
     config.insert("dtype".to_owned(), json!(dtype.torch_name()));
-    let skeleton = understand(&config)?;
 
     prepare_folder(&options.out, options.force)?;
     let n_bytes = match options.format {
@@ -112,8 +110,8 @@ fn prepare_folder(folder: &Path, force: bool) -> Result<()> {
             folder.display()
         );
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name == SINGLE || name == INDEX || (name.starts_with("model-") && name.ends_with(SUFFIX))
-        {
+        let is_shard = name.starts_with("model-") && name.ends_with(SUFFIX);
+        if is_shard || name == SINGLE || name == INDEX {
             fs::remove_file(&path)?;
         }
     }
@@ -167,17 +165,15 @@ fn shards(slots: &[Slot], max: Bytes, size: impl Fn(&Slot) -> Bytes) -> Vec<&[Sl
 }
 
 fn write_shard(path: &Path, slots: &[Slot], dtype: DType, values: &Values) -> Result<()> {
-    let tensors = slots
-        .iter()
-        .map(|slot| {
-            let dims: Vec<u64> = slot.stored_shape().iter().map(|&d| d as u64).collect();
-            Ok(NewTensor {
-                name: slot.name.clone(),
-                dtype,
-                shape: Shape::new(&dims)?,
-            })
+    let new_tensor = |slot: &Slot| {
+        let dims: Vec<u64> = slot.stored_shape().iter().map(|&d| d as u64).collect();
+        Ok(NewTensor {
+            name: slot.name.clone(),
+            dtype,
+            shape: Shape::new(&dims)?,
         })
-        .collect::<Result<Vec<_>>>()?;
+    };
+    let tensors: Vec<NewTensor> = slots.iter().map(new_tensor).collect::<Result<_>>()?;
     // The Python libraries look at this to know that the tensors are PyTorch's.
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let mut writer = SafetensorsWriter::create(path, &tensors, &metadata)?;

@@ -350,6 +350,9 @@ fn activated(activation: Activation, x: f64) -> f64 {
 /// Φ(x) = 1/2 + φ(x) · (x + x³/3 + x⁵/(3·5) + …) (Marsaglia 2004); the series of the tail's complement cancels beyond
 /// |x| ≈ 7, where Φ has long left what f32 can tell from 0 or 1.
 fn normal_cdf(x: f64) -> f64 {
+    if x.is_nan() {
+        return x;
+    }
     if x.abs() > 7.0 {
         return if x > 0.0 { 1.0 } else { 0.0 };
     }

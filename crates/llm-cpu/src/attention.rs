@@ -192,12 +192,7 @@ impl Attend<'_> {
                 let n_seen = n_visible(i).saturating_sub(first).min(n_keys);
                 let (whole, masked) = (n_keys.next_multiple_of(S::LANES), n_seen);
                 scores[masked..whole].fill(f32::NEG_INFINITY);
-                let rescale = soften(
-                    simd,
-                    &mut scores[..whole],
-                    &mut maxima[i],
-                    &mut totals[i],
-                );
+                let rescale = soften(simd, &mut scores[..whole], &mut maxima[i], &mut totals[i]);
                 let sums = &mut sums[i * head_dim..][..head_dim];
                 for at in (0..head_dim).step_by(S::LANES) {
                     let scaled = simd.mul(simd.get(sums, at), simd.splat(rescale));

@@ -157,7 +157,10 @@ impl Backend for Cpu {
     }
 
     fn rotate(&self, op: &Rotary, angles: &Buffer, x: &mut Buffer, n_tokens: usize) -> Result<()> {
-        assert!(op.rotary_dim <= op.head_dim && op.rotary_dim.is_multiple_of(2), "{op:?}");
+        assert!(
+            op.rotary_dim <= op.head_dim && op.rotary_dim.is_multiple_of(2),
+            "{op:?}"
+        );
         assert!(op.n_heads * op.head_dim <= op.row_width, "{op:?}");
         if op.rotary_dim == 0 {
             return Ok(());
@@ -295,19 +298,20 @@ impl Cpu {
         let tile_work = n_queries.min(attention::QUERIES) * n_positions * qkv.op.head_dim;
         // Dealt in turns: later tiles see more positions than earlier ones.
         let n_units = n_tiles * qkv.op.n_kv_heads;
-        self.pool.deal(n_units, MIN_WORK.div_ceil(tile_work), |thread, unit| {
-            let first = unit / qkv.op.n_kv_heads * attention::QUERIES;
-            self.level.run(Attend {
-                qkv,
-                heads,
-                kv_head: unit % qkv.op.n_kv_heads,
-                queries: first..(first + attention::QUERIES).min(n_queries),
-                positions: 0..n_positions,
-                // SAFETY: each thread takes its own piece.
-                scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
-                target: Target::Rows(out),
+        self.pool
+            .deal(n_units, MIN_WORK.div_ceil(tile_work), |thread, unit| {
+                let first = unit / qkv.op.n_kv_heads * attention::QUERIES;
+                self.level.run(Attend {
+                    qkv,
+                    heads,
+                    kv_head: unit % qkv.op.n_kv_heads,
+                    queries: first..(first + attention::QUERIES).min(n_queries),
+                    positions: 0..n_positions,
+                    // SAFETY: each thread takes its own piece.
+                    scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
+                    target: Target::Rows(out),
+                });
             });
-        });
     }
 
     /// The queries of a single token, against parts of the positions, of a fixed size so that results do not depend
@@ -329,30 +333,35 @@ impl Cpu {
         let n_parts = n_positions.div_ceil(PART_POSITIONS);
         let n_tiles = qkv.group().div_ceil(attention::QUERIES);
         let len = attention::scratch_len(head_dim);
-        let memory =
-            workspace.take(decode_attention_len(head_dim, n_heads, n_positions, self.n_threads()));
+        let memory = workspace.take(decode_attention_len(
+            head_dim,
+            n_heads,
+            n_positions,
+            self.n_threads(),
+        ));
         let (scratch, partials) = memory.split_at_mut(attention_len(head_dim, self.n_threads()));
         let scratch = Shared::new(scratch);
         let shared = Shared::new(partials);
-        self.pool.deal(n_kv_heads * n_tiles * n_parts, 1, |thread, unit| {
-            let (rest, part) = (unit / n_parts, unit % n_parts);
-            let (kv_head, tile) = (rest / n_tiles, rest % n_tiles);
-            let (first, position) = (tile * attention::QUERIES, part * PART_POSITIONS);
-            self.level.run(Attend {
-                qkv,
-                heads,
-                kv_head,
-                queries: first..(first + attention::QUERIES).min(qkv.group()),
-                positions: position..(position + PART_POSITIONS).min(n_positions),
-                // SAFETY: each thread takes its own piece.
-                scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
-                target: Target::Partial {
-                    partials: shared,
-                    part,
-                    n_parts,
-                },
+        self.pool
+            .deal(n_kv_heads * n_tiles * n_parts, 1, |thread, unit| {
+                let (rest, part) = (unit / n_parts, unit % n_parts);
+                let (kv_head, tile) = (rest / n_tiles, rest % n_tiles);
+                let (first, position) = (tile * attention::QUERIES, part * PART_POSITIONS);
+                self.level.run(Attend {
+                    qkv,
+                    heads,
+                    kv_head,
+                    queries: first..(first + attention::QUERIES).min(qkv.group()),
+                    positions: position..(position + PART_POSITIONS).min(n_positions),
+                    // SAFETY: each thread takes its own piece.
+                    scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
+                    target: Target::Partial {
+                        partials: shared,
+                        part,
+                        n_parts,
+                    },
+                });
             });
-        });
         attention::merge(partials, n_parts, head_dim, out);
     }
 }

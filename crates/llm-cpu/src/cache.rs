@@ -55,6 +55,11 @@ impl KvCache {
         })
     }
 
+    /// How much memory it is once it is full.
+    pub fn bytes(&self) -> Bytes {
+        self.memory.bytes()
+    }
+
     pub(crate) fn shape(&self) -> &KvShape {
         &self.shape
     }

@@ -133,11 +133,7 @@ impl Gemm<'_> {
                 .wrapping_add(self.out_column + rows.start),
             c_stride: self.out_width,
             bias,
-            output: if first == 0 {
-                self.output
-            } else {
-                Output::Add
-            },
+            output: if first == 0 { self.output } else { Output::Add },
             rows: self.n_tokens,
             depth,
             columns: rows.len(),

@@ -24,6 +24,7 @@ mod matvec;
 mod memory;
 mod norm;
 mod pool;
+mod probe;
 mod simd;
 mod tile;
 mod weight;

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use llm_backend::{LinearPart, Output};
 
+use crate::Cpu;
 use crate::gemm::{self, Gemm};
 use crate::matvec::{Arrange, MatVec};
 use crate::memory::Shared;
 use crate::simd::ElementType;
 use crate::weight::Weight;
 use crate::workspace::{GEMM_TOKENS, Workspace, gemm_len, matvec_len};
-use crate::Cpu;
 
 /// `x` `[n_tokens, cols]` times the parts' weights, side by side in `out` `[n_tokens, width]`.
 pub(crate) fn linear(
@@ -28,7 +28,11 @@ pub(crate) fn linear(
     for part in parts {
         assert_eq!(part.weight.cols, cols, "parts read the same rows");
         if let Some(bias) = part.bias {
-            assert_eq!(bias.rows * bias.cols, part.weight.rows, "a bias for every row");
+            assert_eq!(
+                bias.rows * bias.cols,
+                part.weight.rows,
+                "a bias for every row"
+            );
         }
     }
     let call = Call {

@@ -16,7 +16,15 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let r = simd.fma(n, simd.splat(-LN_2_LOW), r);
     // Taylor's series; the first term left out is below 2⁻²⁷.
     let mut sum = simd.splat(1.0 / 5040.0);
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    for coefficient in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
         sum = simd.fma(sum, r, simd.splat(coefficient));
     }
     simd.scale(sum, n)
@@ -30,12 +38,11 @@ pub(crate) fn activate<S: Simd>(simd: S, activation: Activation, x: S::F32) -> S
         Activation::Gelu => simd.mul(x, normal_cdf(simd, x)),
         Activation::GeluTanh => {
             // (1 + tanh u) / 2 = σ(2u).
-            let cubic = simd.fma(
-                simd.mul(simd.splat(0.044715), x),
-                simd.mul(x, x),
+            let cubic = simd.fma(simd.mul(simd.splat(0.044715), x), simd.mul(x, x), x);
+            simd.mul(
                 x,
-            );
-            simd.mul(x, sigmoid(simd, simd.mul(simd.splat(2.0 * SQRT_2_OVER_PI), cubic)))
+                sigmoid(simd, simd.mul(simd.splat(2.0 * SQRT_2_OVER_PI), cubic)),
+            )
         }
         Activation::Silu => simd.mul(x, sigmoid(simd, x)),
     }
@@ -94,3 +101,61 @@ const SCALED_ERFC: [f32; 9] = [
     1.709_545_5e-1,
     1.691_728_1e-1,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::isa::Level;
+    use crate::simd::Kernel;
+
+    struct Exp<'a>(&'a mut [f32]);
+
+    impl Kernel for Exp<'_> {
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) {
+            for at in (0..self.0.len()).step_by(S::LANES) {
+                let y = exp(simd, simd.get(self.0, at));
+                simd.put(self.0, at, y);
+            }
+        }
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        let x: Vec<f32> = (0..200_001)
+            .map(|i| (i - 100_000) as f32 * 1.1e-3)
+            .collect();
+        for level in Isa::ALL.into_iter().filter_map(Level::new) {
+            let mut y = x.clone();
+            level.run(Exp(&mut y));
+            for (&x, &y) in x.iter().zip(&y) {
+                let exact = f64::from(x).exp();
+                if exact > f64::from(f32::MAX) {
+                    assert_eq!(y, f32::INFINITY, "{level:?}: e^{x}");
+                    continue;
+                }
+                // The spacing of subnormal numbers is that of the smallest normal ones.
+                let unit = f64::from(f32::EPSILON) * exact.max(f64::from(f32::MIN_POSITIVE));
+                let error = (f64::from(y) - exact).abs();
+                assert!(error <= 2.0 * unit, "{level:?}: e^{x} = {y}, not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn exp_of_the_ends() {
+        for level in Isa::ALL.into_iter().filter_map(Level::new) {
+            let mut y = [
+                f32::NEG_INFINITY,
+                f32::MIN,
+                f32::MAX,
+                f32::INFINITY,
+                f32::NAN,
+            ];
+            level.run(Exp(&mut y));
+            assert_eq!(y[..4], [0.0, 0.0, f32::INFINITY, f32::INFINITY]);
+            assert!(y[4].is_nan(), "{level:?}");
+        }
+    }
+}

@@ -132,8 +132,7 @@ impl MatVec<'_> {
             if rest > 0 {
                 let at = cols - rest;
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let pair =
-                        E::load_pair_part(simd, weight.add((r * cols + at) * E::SIZE), rest);
+                    let pair = E::load_pair_part(simd, weight.add((r * cols + at) * E::SIZE), rest);
                     accumulate(simd, pair, x.as_ptr().add(at), self.padded_cols, sums);
                 }
             }

@@ -28,9 +28,8 @@ impl Buffer {
         let refused = Bytes::new(n_bytes as u64);
         // The allocator zeroes by writing where it is asked for more than its natural alignment, which would commit
         // every page; so the aligned start is found inside a slightly larger allocation.
-        let layout =
-            Layout::from_size_align(n_bytes.saturating_add(CACHE_LINE), align_of::<f32>())
-                .map_err(|_| refused)?;
+        let layout = Layout::from_size_align(n_bytes.saturating_add(CACHE_LINE), align_of::<f32>())
+            .map_err(|_| refused)?;
         // SAFETY: the layout's size is not zero.
         let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(refused)?;
         let address = allocation.as_ptr() as usize;
@@ -52,6 +51,11 @@ impl Buffer {
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: as for `as_slice`, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start(), self.n_elements) }
+    }
+
+    /// The size of all elements.
+    pub fn bytes(&self) -> Bytes {
+        Bytes::new((self.n_elements * size_of::<f32>()) as u64)
     }
 
     fn start(&self) -> *mut f32 {

@@ -100,7 +100,8 @@ impl Pool {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. `Join` waits until no worker uses the task, even if the caller's own
         // share panics, so it is not used after it ended.
-        let task_ptr = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
+        let task_ptr =
+            unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
         // SAFETY: `busy` keeps other callers out, and workers read the task only after the epoch has changed.
         unsafe { *shared.task.get() = Some(task_ptr) };
         shared
@@ -163,7 +164,9 @@ impl Pool {
         }
         self.run(&|thread| {
             if thread < n_parts {
-                (thread..n_units).step_by(n_parts).for_each(|unit| task(thread, unit));
+                (thread..n_units)
+                    .step_by(n_parts)
+                    .for_each(|unit| task(thread, unit));
             }
         });
     }
@@ -200,7 +203,9 @@ impl Shared {
             }
             // SAFETY: the caller wrote the task before it changed the epoch, and waits for us before it changes it.
             let task = unsafe { (*self.task.get()).map(|task| &*task) };
-            let result = catch_unwind(AssertUnwindSafe(|| task.into_iter().for_each(|t| t(thread))));
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                task.into_iter().for_each(|t| t(thread))
+            }));
             if let Err(panic) = result {
                 *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
             }

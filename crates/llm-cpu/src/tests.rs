@@ -1,10 +1,12 @@
 use std::num::NonZeroUsize;
 
 use llm_backend::conformance::{check, check_reproducible};
-use llm_backend::{Backend, BackendError, HostWeight, KvShape, WorkspaceShape};
-use llm_tensor::{DType, HostBytes};
+use llm_backend::{
+    Backend, BackendError, HostWeight, KvShape, LinearPart, NormOp, Output, WorkspaceShape,
+};
+use llm_tensor::{DType, HostBytes, Norm};
 
-use crate::{Cpu, CpuOptions, Isa};
+use crate::{Cpu, CpuError, CpuOptions, Isa};
 
 fn cpu(isa: Isa, n_threads: usize) -> Cpu {
     Cpu::new(CpuOptions {
@@ -14,30 +16,177 @@ fn cpu(isa: Isa, n_threads: usize) -> Cpu {
     .unwrap()
 }
 
-fn available() -> impl Iterator<Item = Isa> {
-    Isa::ALL.into_iter().filter(|isa| {
-        if !isa.is_available() {
-            println!("skipped: this machine has no {isa}");
-        }
-        isa.is_available()
-    })
+/// Conformance on two threads, and the same bits on one, on three and once more on two.
+fn check_isa(isa: Isa) {
+    if !isa.is_available() {
+        println!("skipped: this machine has no {isa}");
+        return;
+    }
+    let two = cpu(isa, 2);
+    check(&two);
+    for n_threads in 1..=3 {
+        check_reproducible(&two, &cpu(isa, n_threads));
+    }
 }
 
 #[test]
-fn every_instruction_set_conforms_with_any_number_of_threads() {
-    for isa in available() {
-        for n_threads in 1..=3 {
-            check(&cpu(isa, n_threads));
+fn portable_conforms() {
+    check_isa(Isa::Portable);
+}
+
+#[test]
+fn avx2_conforms() {
+    check_isa(Isa::Avx2);
+}
+
+#[test]
+fn avx512_conforms() {
+    check_isa(Isa::Avx512);
+}
+
+#[test]
+fn an_instruction_set_that_is_not_there_is_refused() {
+    for isa in Isa::ALL {
+        let made = Cpu::new(CpuOptions {
+            threads: NonZeroUsize::new(1),
+            isa: Some(isa),
+        });
+        match made {
+            Ok(cpu) => assert!(isa.is_available() && cpu.isa() == isa),
+            Err(CpuError::MissingIsa { isa: missing, .. }) => assert_eq!(missing, isa),
+            Err(other) => panic!("{other}"),
         }
     }
 }
 
 #[test]
-fn results_are_the_same_in_every_run_and_with_any_number_of_threads() {
-    for isa in available() {
-        let one = cpu(isa, 1);
-        for n_threads in 1..=3 {
-            check_reproducible(&one, &cpu(isa, n_threads));
+fn weights_stay_where_they_are() {
+    let bytes = HostBytes::new(vec![0u8; 13]).slice(1..13);
+    let weight = |dtype, cols| HostWeight {
+        dtype,
+        rows: 2,
+        cols,
+        bytes: bytes.clone(),
+    };
+    let cpu = cpu(Isa::Portable, 1);
+    let loaded = cpu.load(weight(DType::BF16, 3)).unwrap();
+    assert_eq!(loaded.bytes.as_ptr(), bytes.as_ptr());
+    assert!(matches!(
+        cpu.load(weight(DType::I8, 6)),
+        Err(BackendError::UnsupportedWeight {
+            dtype: DType::I8,
+            ..
+        })
+    ));
+}
+
+/// A file's last bytes, mapped with a page behind them whose touch is fatal.
+fn at_end_of_file(n_bytes: usize) -> HostBytes {
+    const PAGE: usize = 4096;
+    let n_pages = n_bytes.div_ceil(PAGE);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len((n_pages * PAGE) as u64).unwrap();
+    // SAFETY: nobody else has the file; what lies beyond its end is not touched here.
+    let map = unsafe {
+        memmap2::MmapOptions::new()
+            .len((n_pages + 1) * PAGE)
+            .map(&file)
+    };
+    let start = n_pages * PAGE - n_bytes;
+    HostBytes::new(map.unwrap()).slice(start..n_pages * PAGE)
+}
+
+#[test]
+fn nothing_is_read_beyond_a_weight() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let cpu = cpu(isa, 1);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for (rows, cols) in [
+                (1, 1),
+                (2, 15),
+                (3, 17),
+                (4, 31),
+                (5, 33),
+                (7, 64),
+                (66, 100),
+            ] {
+                let weight = |rows: usize, cols: usize| {
+                    cpu.load(HostWeight {
+                        dtype,
+                        rows,
+                        cols,
+                        bytes: at_end_of_file(rows * cols * dtype.size()),
+                    })
+                    .unwrap()
+                };
+                let (matrix, vector) = (weight(rows, cols), weight(1, cols));
+                let bias = weight(1, rows);
+                let part = LinearPart {
+                    weight: &matrix,
+                    bias: Some(&bias),
+                };
+                let mut x = cpu.alloc(20 * cols).unwrap();
+                let mut normed = cpu.alloc(20 * cols).unwrap();
+                let mut out = cpu.alloc(20 * rows).unwrap();
+                cpu.embed(&matrix, &[rows as u32 - 1], &mut x).unwrap();
+                let norm = NormOp {
+                    norm: Norm::Layer,
+                    eps: 1e-5,
+                    gain: &vector,
+                    bias: Some(&vector),
+                };
+                cpu.norm(&norm, &x, &mut normed, 20).unwrap();
+                for n_tokens in [1, 3, 20] {
+                    let mut workspace = cpu.workspace(&shape(n_tokens, cols, rows)).unwrap();
+                    cpu.linear(
+                        &[part],
+                        &normed,
+                        Output::Write,
+                        &mut out,
+                        n_tokens,
+                        &mut workspace,
+                    )
+                    .unwrap();
+                }
+                // The file holds zeros only.
+                assert!(out.as_slice().iter().all(|&y| y == 0.0));
+            }
+        }
+    }
+}
+
+fn shape(n_tokens: usize, cols: usize, rows: usize) -> WorkspaceShape {
+    WorkspaceShape {
+        n_tokens,
+        cols,
+        rows,
+        context: 2000,
+        n_heads: 6,
+        n_kv_heads: 2,
+        head_dim: 20,
+    }
+}
+
+#[test]
+fn sizes_are_what_is_allocated() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        for n_threads in [1, 3] {
+            let cpu = cpu(isa, n_threads);
+            for n_tokens in [1, 11, 12, 500] {
+                let shape = shape(n_tokens, 3001, 100);
+                let workspace = cpu.workspace(&shape).unwrap();
+                assert_eq!(cpu.workspace_bytes(&shape), workspace.bytes());
+            }
+            for capacity in [1, 15, 16, 1000] {
+                let shape = KvShape {
+                    n_kv_heads: 3,
+                    head_dim: 20,
+                    capacity,
+                    dtype: DType::BF16,
+                };
+                let cache = cpu.kv_cache(&shape).unwrap();
+                assert_eq!(cpu.kv_cache_bytes(&shape), cache.bytes());
+            }
         }
     }
 }

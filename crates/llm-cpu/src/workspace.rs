@@ -29,6 +29,11 @@ impl Workspace {
         })
     }
 
+    /// How much memory it is.
+    pub fn bytes(&self) -> Bytes {
+        self.memory.bytes()
+    }
+
     /// The first `n` elements.
     ///
     /// # Panics

@@ -47,7 +47,7 @@ pub(crate) struct SamplingArgs {
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "seed"])]
     pub(crate) greedy: bool,
     /// Divides the logits: below 1 surer, above 1 more surprising; 0 is greedy
-    #[arg(long, value_name = "T", value_parser = at_least_zero)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = at_least_zero)]
     pub(crate) temperature: Option<f32>,
     /// Choose among the K most probable tokens; 0 for all
     #[arg(long, value_name = "K")]

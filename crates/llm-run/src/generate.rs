@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use llm_runtime::{Sampler, Session};
+use llm_runtime::{RuntimeError, Sampler, Session};
 use llm_text::{GenerationPrompt, Message, Role, SpecialTokens, Tokenizer};
 use serde::Serialize;
 
@@ -138,6 +138,10 @@ fn prompt_ids(args: &GenerateArgs, model: &OpenModel) -> Result<Vec<u32>> {
         return Ok(ids.clone());
     }
     let text = prompt_text(args)?;
+    // Some tokenizers would make a begin-of-text token of it, and the answer would have nothing to do with any prompt.
+    if text.is_empty() {
+        return Err(RuntimeError::EmptyPrompt.into());
+    }
     let tokenizer = model.tokenizer()?;
     if args.chat {
         let system = args.system.as_ref().map(|text| Message {
@@ -204,7 +208,7 @@ fn read_stdin() -> Result<String> {
 pub(crate) fn observe(sampler: &mut Sampler, ids: &[u32], session: &Session) -> Result<()> {
     let vocab = session.spec().vocab;
     match ids.iter().find(|&&id| id as usize >= vocab) {
-        Some(&id) => Err(llm_runtime::RuntimeError::IdOutOfRange { id, vocab }.into()),
+        Some(&id) => Err(RuntimeError::IdOutOfRange { id, vocab }.into()),
         None => {
             sampler.observe(ids);
             Ok(())

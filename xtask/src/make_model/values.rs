@@ -1,13 +1,13 @@
 //! The random values: such that activations stay in the range of a real model's.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use llm_arch::{Role, Slot};
 use llm_checkpoint::CheckpointError;
 use llm_tensor::{DType, f32_to_le_bytes};
 use rayon::prelude::*;
 
-/// Values by position: each is computed from the seed, the tensor's name and its index alone, so that neither the
-/// number of threads nor the order of writing matters.
+/// Values by position: each follows from the seed, the tensor's name and its index alone, so that neither the number
+/// of threads nor the order of writing matters.
 pub(super) struct Values {
     seed: u64,
     /// What the standard deviation of matrices that write into the residual stream is divided by.
@@ -23,39 +23,37 @@ impl Values {
         }
     }
 
-    /// Makes the tensor's bytes, little-endian `dtype`, and hands them to `sink` in pieces of at most [`BATCH`]
-    /// elements.
+    /// Makes the tensor's bytes, little-endian `dtype`, and hands them to `sink` in pieces of at most [`BATCH`].
     ///
     /// # Errors
-    /// The sink's.
+    /// The sink's, and when `dtype` is none of weights.
     pub(super) fn write(
         &self,
         slot: &Slot,
         dtype: DType,
         mut sink: impl FnMut(&[u8]) -> Result<(), CheckpointError>,
     ) -> Result<()> {
+        let draw: fn(&[u8], u64, &mut [u8]) = match dtype.size() {
+            2 => draw::<2>,
+            4 => draw::<4>,
+            _ => bail!("weights are not made as {dtype}"),
+        };
         let (mean, std) = self.distribution(slot);
-        let key = slot
-            .name
-            .bytes()
-            .fold(self.seed, |key, byte| scramble(key ^ u64::from(byte)));
-        let n_elements = slot.n_elements();
-        let mut bytes = vec![0; n_elements.min(BATCH) as usize * dtype.size()];
-        for start in (0..n_elements).step_by(BATCH as usize) {
-            let n = (n_elements - start).min(BATCH) as usize;
-            let batch = &mut bytes[..n * dtype.size()];
-            batch
-                .par_chunks_mut(PIECE * dtype.size())
-                .enumerate()
-                .try_for_each(|(piece_idx, piece)| {
-                    let first = start + (piece_idx * PIECE) as u64;
-                    let mut values = [0f32; PIECE];
-                    let values = &mut values[..piece.len() / dtype.size()];
-                    for (i, value) in values.iter_mut().enumerate() {
-                        *value = mean + std * normal(key, first + i as u64);
-                    }
-                    f32_to_le_bytes(values, dtype, piece)
-                })?;
+        let samples: Vec<f32> = (0..N_SAMPLES).map(|i| mean + std * normal(i)).collect();
+        let mut table = vec![0; samples.len() * dtype.size()];
+        f32_to_le_bytes(&samples, dtype, &mut table)?;
+
+        let letters = slot.name.bytes().map(u64::from);
+        let key = letters.fold(self.seed, |key, letter| scramble(key ^ letter));
+        let n_bytes = slot.n_elements() * dtype.size() as u64;
+        let mut bytes = vec![0; n_bytes.min(BATCH) as usize];
+        for start in (0..n_bytes).step_by(BATCH as usize) {
+            let batch = &mut bytes[..(n_bytes - start).min(BATCH) as usize];
+            let pieces = batch.par_chunks_mut(PIECE).enumerate();
+            pieces.for_each(|(idx, piece)| {
+                let piece_key = scramble(key.wrapping_add(start / PIECE as u64 + idx as u64));
+                draw(&table, piece_key, piece);
+            });
             sink(batch)?;
         }
         Ok(())
@@ -81,21 +79,37 @@ impl Values {
     }
 }
 
-/// Elements that are in memory at a time.
-const BATCH: u64 = 8 << 20;
+/// Bytes that are in memory at a time.
+const BATCH: u64 = 16 << 20;
 
-/// Elements that a thread makes at a time, on its stack.
-const PIECE: usize = 8 << 10;
+/// Bytes that a thread makes at a time.
+const PIECE: usize = 64 << 10;
+
+/// Values that a tensor's are drawn from, rounded once instead of for each element.
+const N_SAMPLES: u64 = 1 << 16;
+
+/// Fills `out` with elements of `table`, which are of `SIZE` bytes: 64 random bits choose four of them.
+fn draw<const SIZE: usize>(table: &[u8], key: u64, out: &mut [u8]) {
+    let (table, _) = table.as_chunks::<SIZE>();
+    let (out, _) = out.as_chunks_mut::<SIZE>();
+    let mut counter = key;
+    for group in out.chunks_mut(4) {
+        counter = counter.wrapping_add(GOLDEN);
+        let bits = scramble(counter);
+        for (lane, element) in group.iter_mut().enumerate() {
+            *element = table[usize::from((bits >> (16 * lane)) as u16)];
+        }
+    }
+}
 
 /// Value `idx` of a sequence that is nearly normal, with mean 0 and variance 1: a sum of four uniform 16-bit
 /// numbers.
-fn normal(key: u64, idx: u64) -> f32 {
-    let bits = scramble(key.wrapping_add(idx.wrapping_mul(GOLDEN)));
-    let sum: u32 = (0..4)
-        .map(|lane| u32::from((bits >> (16 * lane)) as u16))
-        .sum();
+fn normal(idx: u64) -> f32 {
+    let bits = scramble(idx.wrapping_mul(GOLDEN));
+    let lane = |shift: u32| f32::from((bits >> shift) as u16);
+    let sum = lane(0) + lane(16) + lane(32) + lane(48);
     // Each has mean (2¹⁶ − 1) / 2 and variance 2³² / 12.
-    (sum as f32 - 131_070.0) * (3f32.sqrt() / 65_536.0)
+    (sum - 131_070.0) * (3f32.sqrt() / 65_536.0)
 }
 
 /// A bijection of 64 bits in which every bit of the result depends on every bit of the argument.

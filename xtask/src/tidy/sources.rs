@@ -35,7 +35,7 @@ pub(super) fn check(root: &Path, files: &[PathBuf]) -> Result<Vec<Problem>> {
         let Ok(text) = String::from_utf8(read(root, path)?) else {
             continue;
         };
-        let mut found = private_paths(&text);
+        let mut found = find_words(&text, &PRIVATE_PATHS, "is a place that others do not have");
         if path.extension().is_some_and(|extension| extension == "rs") {
             let n_lines = lines_without_tests(path, &text);
             found.extend(check_rust(path, &text, n_lines));
@@ -43,11 +43,9 @@ pub(super) fn check(root: &Path, files: &[PathBuf]) -> Result<Vec<Problem>> {
                 n_xtask_lines += n_lines;
             }
         }
-        problems.extend(
-            found
-                .into_iter()
-                .map(|(line, message)| Problem::new(path, line, message)),
-        );
+        for (line, message) in found {
+            problems.push(Problem::new(path, line, message));
+        }
     }
     if n_xtask_lines > MAX_XTASK_LINES {
         let message =
@@ -60,16 +58,8 @@ pub(super) fn check(root: &Path, files: &[PathBuf]) -> Result<Vec<Problem>> {
 /// A line, counted from 1, and what is wrong there.
 type Found = Vec<(usize, String)>;
 
-fn private_paths(text: &str) -> Found {
-    lines_with_words(text, &PRIVATE_PATHS)
-        .map(|(line, word)| (line, format!("`{word}` is a place that others do not have")))
-        .collect()
-}
-
 fn check_rust(path: &Path, text: &str, n_lines: usize) -> Found {
-    let mut found: Found = lines_with_words(text, &UNFINISHED)
-        .map(|(line, word)| (line, format!("`{word}` has no place in finished code")))
-        .collect();
+    let mut found = find_words(text, &UNFINISHED, "has no place in finished code");
     if path.ends_with("mod.rs") {
         found.push((1, "name the file after its module".to_owned()));
     }
@@ -99,22 +89,23 @@ fn find_unsafe(tokens: TokenStream, found: &mut Found) {
     }
 }
 
-/// Each line that contains one of `words`, not as a part of a longer word or path.
-fn lines_with_words<'w>(text: &str, words: &[&'w str]) -> impl Iterator<Item = (usize, &'w str)> {
+/// The lines that contain one of `words`, not as a part of a longer word or path.
+fn find_words(text: &str, words: &[&str], reproach: &str) -> Found {
     let continues_left = |c: char| c.is_alphanumeric() || "_-.}".contains(c);
     let continues_right = |c: char| c.is_alphanumeric() || "_-".contains(c);
-    text.lines().enumerate().flat_map(move |(idx, line)| {
-        let is_here = move |word: &&&'w str| {
-            line.match_indices(**word).any(|(at, _)| {
+    let mut found = Found::new();
+    for (idx, line) in text.lines().enumerate() {
+        for word in words {
+            let is_whole = |(at, _): (usize, &str)| {
                 !line[..at].ends_with(continues_left)
                     && !line[at + word.len()..].starts_with(continues_right)
-            })
-        };
-        words
-            .iter()
-            .filter(is_here)
-            .map(move |word| (idx + 1, *word))
-    })
+            };
+            if line.match_indices(word).any(is_whole) {
+                found.push((idx + 1, format!("`{word}` {reproach}")));
+            }
+        }
+    }
+    found
 }
 
 fn lines_without_tests(path: &Path, text: &str) -> usize {

@@ -5,7 +5,7 @@ use crate::{root, sha256};
 
 #[test]
 fn this_workspace_is_tidy() {
-    assert_eq!(problems(root()), [""; 0]);
+    assert_eq!(problems(&root()), [""; 0]);
 }
 
 fn problems(root: &Path) -> Vec<String> {

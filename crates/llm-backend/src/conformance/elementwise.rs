@@ -132,8 +132,8 @@ impl Case for ActivationCase {
             .map(|((x, factor), &expected)| {
                 let (x, factor) = (f64::from(x), f64::from(factor).abs());
                 let expected = f64::from(expected).abs();
-                // Below the normal numbers precision ends.
-                let least = f64::from(f32::MIN_POSITIVE) * (1.0 + factor);
+                // Below the normal numbers precision ends, of the factor of x as of the result.
+                let least = f64::from(f32::MIN_POSITIVE) * (1.0 + x.abs()) * (1.0 + factor);
                 least
                     + match self.activation {
                         Activation::Relu => EPS * expected,
@@ -142,7 +142,9 @@ impl Case for ActivationCase {
                         // The exponent is rounded a few times, and the exponential magnifies that.
                         Activation::GeluTanh => {
                             let exponent = 1.6 * (x + 0.044715 * x * x * x).abs();
-                            EPS * (8.0 + 4.0 * exponent) * expected
+                            // The reference adds the tangent to one, in f64.
+                            let of_reference = f64::EPSILON * x.abs() * factor;
+                            EPS * (8.0 + 4.0 * exponent) * expected + of_reference
                         }
                         Activation::Silu => 8.0 * EPS * expected,
                     }

@@ -23,7 +23,10 @@ const NORM_EPS: f32 = 1e-5;
 pub(super) fn cases() -> Vec<NormCase> {
     let mut cases = Vec::new();
     for norm in [Norm::Layer, Norm::Rms] {
-        for (i, width) in [1, 2, 7, 16, 31, 64, 129, 576, 1000].into_iter().enumerate() {
+        for (i, width) in [1, 2, 7, 16, 31, 64, 129, 576, 1000]
+            .into_iter()
+            .enumerate()
+        {
             for (magnitude, offset) in [(1.0, 0.0), (1.0, 1e3), (1e4, 0.0), (1e-4, 0.0)] {
                 for n_tokens in [1, 3, 100] {
                     cases.push(NormCase {

@@ -68,11 +68,15 @@ impl Case for TableCase {
         let n = self.ids.len() * self.width;
         let table = backend.load(self.table()).expect(WORKS);
         let mut embedded = backend.alloc(n).expect(WORKS);
-        backend.embed(&table, &self.ids, &mut embedded).expect(WORKS);
+        backend
+            .embed(&table, &self.ids, &mut embedded)
+            .expect(WORKS);
         let mut results = downloaded(backend, &embedded, n);
 
         let mut x = uploaded(backend, &Random::new(2).values(n, 1.0));
-        backend.add_positions(&table, &self.ids, &mut x).expect(WORKS);
+        backend
+            .add_positions(&table, &self.ids, &mut x)
+            .expect(WORKS);
         results.extend(downloaded(backend, &x, n));
 
         let rows = [self.ids.len() - 1, 0, 2];

@@ -1,0 +1,122 @@
+//! Prompts multiply every weight with many rows: matrix times matrix, and attention, against multiplying and adding
+//! in registers only.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
+
+use llm_backend::{Attention, Backend, KvShape, LinearPart, Output, Rows, WorkspaceShape};
+use llm_benches::{cpu, interleaved, weights};
+use llm_cpu::Cpu;
+use llm_tensor::DType;
+
+fn main() {
+    for cpu in [cpu(Some(1)), cpu(None)] {
+        println!("{}", cpu.info().name);
+        for (rows, cols) in [(1536, 576), (576, 1536), (5632, 2048), (2048, 5632)] {
+            for dtype in [DType::BF16, DType::F16, DType::F32] {
+                gemm(&cpu, dtype, rows, cols, 512);
+            }
+        }
+        for n_tokens in [1, 4, 8, 11, 12, 16, 32, 64, 128] {
+            gemm(&cpu, DType::BF16, 3072, 576, n_tokens);
+        }
+        attention(&cpu, 512);
+    }
+}
+
+const WORKS: &str = "a processor's operations do not fail";
+
+fn gemm(cpu: &Cpu, dtype: DType, rows: usize, cols: usize, n_tokens: usize) {
+    let weight = weights(dtype, &[(rows, cols)]).0.remove(0);
+    let weight = cpu.load(weight).expect(WORKS);
+    let shape = WorkspaceShape {
+        n_tokens,
+        cols,
+        rows,
+        context: 1,
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim: 1,
+    };
+    let mut workspace = cpu.workspace(&shape).expect(WORKS);
+    let mut x = cpu.alloc(n_tokens * cols).expect(WORKS);
+    cpu.upload(&vec![0.5; n_tokens * cols], &mut x)
+        .expect(WORKS);
+    let mut out = cpu.alloc(n_tokens * rows).expect(WORKS);
+    let part = LinearPart {
+        weight: &weight,
+        bias: None,
+    };
+    let what = format!("{dtype} {n_tokens} tokens, {rows} x {cols}");
+    report(cpu, &what, 2 * n_tokens * rows * cols, &mut || {
+        cpu.linear(
+            &[part],
+            &x,
+            Output::Write,
+            &mut out,
+            n_tokens,
+            &mut workspace,
+        )
+        .expect(WORKS);
+    });
+}
+
+/// The heads of SmolLM2-135M.
+fn attention(cpu: &Cpu, n_tokens: usize) {
+    let (n_heads, n_kv_heads, head_dim) = (9, 3, 64);
+    let op = Attention {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        scale: 0.125,
+    };
+    let shape = WorkspaceShape {
+        n_tokens,
+        cols: 1,
+        rows: 1,
+        context: n_tokens,
+        n_heads,
+        n_kv_heads,
+        head_dim,
+    };
+    let mut workspace = cpu.workspace(&shape).expect(WORKS);
+    let mut cache = cpu
+        .kv_cache(&KvShape {
+            n_kv_heads,
+            head_dim,
+            capacity: n_tokens,
+            dtype: DType::BF16,
+        })
+        .expect(WORKS);
+    let qkv = cpu
+        .alloc(n_tokens * (n_heads + 2 * n_kv_heads) * head_dim)
+        .expect(WORKS);
+    let mut out = cpu.alloc(n_tokens * n_heads * head_dim).expect(WORKS);
+    let rows = Rows {
+        first: 0,
+        n_tokens,
+        start: 0,
+    };
+    let what = format!("attention of {n_tokens} tokens");
+    // Half of all pairs, twice their products with keys and with values.
+    let n_operations = 2 * n_heads * head_dim * n_tokens * (n_tokens + 1);
+    report(cpu, &what, n_operations, &mut || {
+        cpu.attention(&op, &qkv, rows, &mut cache, &mut out, &mut workspace)
+            .expect(WORKS);
+    });
+}
+
+/// Prints the speed of `run` beside that of multiplying and adding in registers.
+fn report(cpu: &Cpu, what: &str, n_operations: usize, run: &mut dyn FnMut()) {
+    let mut n_peak = 0;
+    let mut peak = || n_peak = cpu.multiply_add(200_000);
+    let seconds = interleaved(15, &mut [&mut peak, run]);
+    let limit = n_peak as f64 / seconds[0];
+    let speed = n_operations as f64 / seconds[1];
+    println!(
+        "  {what:32} {:7.1} GFLOP/s, {:8.3} ms | {:3.0}% of {:.0}",
+        speed / 1e9,
+        seconds[1] * 1e3,
+        100.0 * speed / limit,
+        limit / 1e9,
+    );
+}
