@@ -1,5 +1,11 @@
 //! Every golden model on every backend: the reference library's logits, ids, and the ways to reach them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails where it meets the unexpected, and says what it skips"
+)]
+
 use std::num::NonZeroUsize;
 
 use llm_backend::{Backend, Reference};

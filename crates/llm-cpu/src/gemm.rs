@@ -1,7 +1,7 @@
 //! Weights times many rows: as fast as the processor multiplies.
 //!
 //! A panel of some weight rows is widened and transposed once and stays in the first-level cache while all tokens
-//! pass; activations are read where they are.
+//! pass, whose activations of these columns lie together in the second-level cache.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -41,9 +41,9 @@ pub(crate) const fn panel_depth(panel: usize) -> usize {
     PANEL_ELEMENTS / panel
 }
 
-/// Elements of a thread's scratch: the panel and the bias of its rows.
-pub(crate) const fn scratch_len(panel: usize) -> usize {
-    PANEL_ELEMENTS + panel
+/// Elements of a thread's scratch: the panel, the bias of its rows and a slab of x.
+pub(crate) const fn scratch_len(n_tokens: usize, panel: usize) -> usize {
+    PANEL_ELEMENTS + panel + n_tokens * panel_depth(panel)
 }
 
 impl Kernel for Gemm<'_> {
@@ -66,15 +66,27 @@ impl Gemm<'_> {
         assert!(self.x.len() >= self.n_tokens * cols);
         assert!(self.out_column + self.weight.rows <= self.out_width);
         assert!(self.out_len >= self.n_tokens * self.out_width);
-        assert!(self.scratch.len() >= scratch_len(width));
+        assert!(self.scratch.len() >= scratch_len(self.n_tokens, width));
         // The columns outermost: a slab of x then stays in the second-level cache while the rows pass.
         for first in (0..cols).step_by(panel_depth(width)) {
             let depth = panel_depth(width).min(cols - first);
+            self.gather(first, depth, width);
             for row in self.rows.clone().step_by(width) {
                 let rows = row..(row + width).min(self.rows.end);
                 self.pack::<S, E>(simd, rows.clone(), first, depth);
                 self.multiply::<S>(simd, rows, first, depth);
             }
+        }
+    }
+
+    /// Copies columns `first..first + depth` of x together: rows of a power of two would share a few of a cache's
+    /// sets.
+    #[inline(always)]
+    fn gather(&mut self, first: usize, depth: usize, width: usize) {
+        let slab = &mut self.scratch[PANEL_ELEMENTS + width..][..self.n_tokens * depth];
+        let rows = self.x.chunks_exact(self.weight.cols);
+        for (slab, x) in slab.chunks_exact_mut(depth).zip(rows) {
+            slab.copy_from_slice(&x[first..first + depth]);
         }
     }
 
@@ -103,6 +115,8 @@ impl Gemm<'_> {
                     let at = |r: usize| (row + r) * cols + first + column;
                     for r in 0..n_rows {
                         let src = self.weight.as_ptr().add(at(r) * E::SIZE);
+                        // The rows of the next group: too many streams for the processor to foresee.
+                        simd.prefetch(src.wrapping_add(S::LANES * cols * E::SIZE));
                         let x = E::load_part(simd, src, depth - column);
                         simd.store(block.as_mut_ptr().add(r * S::LANES), x);
                     }
@@ -115,7 +129,9 @@ impl Gemm<'_> {
 
     #[inline(always)]
     fn multiply<S: Simd>(&mut self, simd: S, rows: Range<usize>, first: usize, depth: usize) {
-        let (panel, bias_row) = self.scratch.split_at_mut(PANEL_ELEMENTS);
+        let width = S::LANES * S::TILE_VECTORS;
+        let (panel, rest) = self.scratch.split_at_mut(PANEL_ELEMENTS);
+        let (bias_row, slab) = rest.split_at_mut(width);
         let bias = self.bias.filter(|_| first == 0).map(|bias| {
             for (i, row) in rows.clone().enumerate() {
                 bias_row[i] = bias.element(row);
@@ -123,10 +139,10 @@ impl Gemm<'_> {
             bias_row.as_ptr()
         });
         let product = Product::<f32> {
-            a: self.x[first..].as_ptr(),
-            a_stride: self.weight.cols,
+            a: slab.as_ptr(),
+            a_stride: depth,
             b: panel.as_ptr().cast(),
-            b_stride: S::LANES * S::TILE_VECTORS,
+            b_stride: width,
             c: self
                 .out
                 .as_mut_ptr()
@@ -139,7 +155,7 @@ impl Gemm<'_> {
             columns: rows.len(),
             element: PhantomData,
         };
-        // SAFETY: `all` asserts that x and out are long enough; panel and bias row have all columns of a tile; the
+        // SAFETY: `all` asserts that scratch and out are long enough; panel and bias row have all columns of a tile; the
         // caller of the kernel owns these columns of `out`.
         unsafe { product.compute(simd) }
     }

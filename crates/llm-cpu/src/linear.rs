@@ -115,7 +115,7 @@ impl Call<'_> {
         let geometry = self.cpu.level.geometry();
         let n_threads = self.cpu.n_threads();
         let scratch = Shared::new(workspace.take(gemm_len(self.n_tokens, geometry, n_threads)));
-        let len = gemm::scratch_len(geometry.panel);
+        let len = gemm::scratch_len(self.n_tokens, geometry.panel);
         let (out_len, out) = (out.len(), Shared::new(out));
         let row_work = self.cols * self.n_tokens;
         self.split(2 * geometry.lanes, row_work, |thread, range| {

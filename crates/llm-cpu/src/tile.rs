@@ -86,6 +86,15 @@ impl<E: Element> Product<E> {
         // SAFETY: as the caller promises.
         unsafe {
             let a = self.a.add(row * self.a_stride);
+            // What the sums are added to arrives while they are computed.
+            for r in 0..R {
+                for v in 0..V {
+                    let c = self
+                        .c
+                        .wrapping_add((row + r) * self.c_stride + v * S::LANES);
+                    simd.prefetch(c.cast());
+                }
+            }
             for k in 0..self.depth {
                 let mut b = [simd.splat(0.0); V];
                 for (v, b) in b.iter_mut().enumerate() {

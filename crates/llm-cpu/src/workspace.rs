@@ -71,12 +71,12 @@ pub(crate) fn matvec_len(n_tokens: usize, cols: usize, geometry: Geometry) -> us
     n_tokens * cols.next_multiple_of(2 * geometry.lanes)
 }
 
-/// What a linear operation on more rows takes: a panel a thread.
+/// What a linear operation on more rows takes: a panel and a slab of the rows a thread.
 pub(crate) fn gemm_len(n_tokens: usize, geometry: Geometry, n_threads: usize) -> usize {
     if n_tokens < GEMM_TOKENS {
         0
     } else {
-        n_threads * gemm::scratch_len(geometry.panel)
+        n_threads * gemm::scratch_len(n_tokens, geometry.panel)
     }
 }
 

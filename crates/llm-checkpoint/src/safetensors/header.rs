@@ -4,7 +4,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
-use super::pairs::Pairs;
+use crate::pairs::Pairs;
 
 /// A header as written, nothing checked but that it is JSON of the right form.
 #[derive(Default)]

@@ -1,6 +1,13 @@
 //! The binary as its users meet it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails where it meets the unexpected, and says what it skips"
+)]
+
 mod bad_input;
+mod chat;
 mod memory;
 mod smollm2;
 mod support;

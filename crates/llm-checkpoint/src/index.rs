@@ -6,17 +6,23 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::pairs::Pairs;
 use crate::error::{CheckpointError, IndexFlaw};
 use crate::metadata::Metadata;
+use crate::pairs::Pairs;
 use crate::source::SourceFile;
 use crate::tensor::{Contents, TensorInfo};
 
 /// Bytes that an index may have, as for the headers that it repeats.
 const MAX_INDEX: u64 = 100_000_000;
 
+/// Reads the header of a shard, which becomes this number of the checkpoint's files.
+pub(crate) type ReadHeader = fn(&SourceFile, usize) -> Result<Contents, CheckpointError>;
+
 /// Opens the shards that the index at `path` names, which lie beside it, in order of their names.
-pub(crate) fn open_sharded(path: &Path) -> Result<(Vec<SourceFile>, Contents), CheckpointError> {
+pub(crate) fn open_sharded(
+    path: &Path,
+    read_header: ReadHeader,
+) -> Result<(Vec<SourceFile>, Contents), CheckpointError> {
     let wrong = |flaw| CheckpointError::Index {
         path: path.to_owned(),
         flaw,
@@ -31,7 +37,7 @@ pub(crate) fn open_sharded(path: &Path) -> Result<(Vec<SourceFile>, Contents), C
     let mut metadata = Metadata::new();
     for (file_idx, shard) in shards.iter().enumerate() {
         let file = SourceFile::open(&folder.join(shard))?;
-        let contents = super::read_header(&file, file_idx)?;
+        let contents = read_header(&file, file_idx)?;
         files.push(file);
         tensors.extend(contents.tensors);
         for (key, value) in contents.metadata {

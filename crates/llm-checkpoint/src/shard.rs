@@ -1,0 +1,14 @@
+//! Writing whole checkpoints: cut into shards, crash-safe, as a stream.
+
+mod copy;
+mod flush;
+mod plan;
+mod staging;
+mod writer;
+
+pub use plan::{Shard, ShardPlan};
+pub use staging::Existing;
+pub use writer::ShardWriter;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use super::plan::{INDEX, is_shard_name};
+use crate::error::CheckpointError;
+use crate::manifest::MANIFEST;
+use crate::write::{folder_of, write_error};
+
+/// What happens to files that are in the way of a new checkpoint.
+///
+/// Exhaustive on purpose: there is nothing in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// They are kept, and the new checkpoint is not written.
+    Keep,
+    /// The new checkpoint takes the place of an old one, of which also those shards go that have other names.
+    Replace,
+}
+
+/// A hidden folder inside the one that is to hold a checkpoint. All of the checkpoint is made here and put in place
+/// at once; dropped before that, nothing is left behind.
+#[derive(Debug)]
+pub(super) struct Staging {
+    folder: PathBuf,
+    /// Locked, so that no two writers meet.
+    handle: File,
+    path: PathBuf,
+    existing: Existing,
+    /// What to remove on drop.
+    cleanup: Cleanup,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Cleanup {
+    Nothing,
+    Staged,
+    StagedAndFolder,
+}
+
+impl Staging {
+    /// Creates `folder`, unless it is there, and the staging folder in it, which replaces one that a killed
+    /// process left.
+    pub(super) fn create(folder: &Path, existing: Existing) -> Result<Self, CheckpointError> {
+        let failed = |source| write_error(folder, source);
+        let is_new = match fs::create_dir(folder) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(failed(error)),
+        };
+        let mut staging = Staging {
+            folder: folder.to_owned(),
+            handle: File::open(folder).map_err(failed)?,
+            path: folder.join(STAGING),
+            existing,
+            cleanup: Cleanup::Nothing,
+        };
+        match staging.handle.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(CheckpointError::InUse {
+                    folder: folder.to_owned(),
+                });
+            }
+            // Some network file systems have no locks: no reason not to write there.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        if let (Existing::Keep, Some(old)) = (existing, staging.old_files()?.first()) {
+            return Err(CheckpointError::Exists { path: old.clone() });
+        }
+        staging.cleanup = if is_new {
+            Cleanup::StagedAndFolder
+        } else {
+            Cleanup::Staged
+        };
+        match fs::remove_dir_all(&staging.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        fs::create_dir(&staging.path).map_err(failed)?;
+        Ok(staging)
+    }
+
+    /// Where to write the file that is to be `name`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Exists`] when it is in place already and to be kept.
+    pub(super) fn file(&self, name: &str) -> Result<PathBuf, CheckpointError> {
+        let place = self.folder.join(name);
+        if self.existing == Existing::Keep && place.symlink_metadata().is_ok() {
+            return Err(CheckpointError::Exists { path: place });
+        }
+        Ok(self.path.join(name))
+    }
+
+    /// Writes the file that is to be `name` and makes it durable.
+    ///
+    /// # Errors
+    /// As [`Staging::file`], and [`CheckpointError::Write`].
+    pub(super) fn write(&self, name: &str, mut contents: impl Read) -> Result<(), CheckpointError> {
+        let path = self.file(name)?;
+        let write = || {
+            let mut file = File::create_new(&path)?;
+            io::copy(&mut contents, &mut file)?;
+            file.sync_all()
+        };
+        write().map_err(|source| write_error(&path, source))
+    }
+
+    /// Puts everything in place. The caller has made every file durable; the index, if there is one, is among
+    /// them.
+    ///
+    /// The old checkpoint stays whole until an index that names a missing shard takes the place of its own. From
+    /// then on the folder does not open, old files go and new ones come, and last of all the new index.
+    pub(super) fn put_in_place(mut self) -> Result<(), CheckpointError> {
+        let barrier = self.path.join(BARRIER);
+        self.write(BARRIER, NO_CHECKPOINT.as_bytes())?;
+        sync_folder(&self.path)?;
+        let old = self.old_files()?;
+        let mut new = names(&self.path)?;
+        let is_sharded = new.iter().any(|name| name == INDEX);
+        new.retain(|name| name != INDEX && name != BARRIER);
+        // Weights last: other programs open `model.safetensors` without looking for an index.
+        new.sort_by_key(|name| is_shard_name(name));
+
+        let index = self.folder.join(INDEX);
+        rename(&barrier, &index)?;
+        // Should anything fail now, what is staged may be all there is.
+        self.cleanup = Cleanup::Nothing;
+        sync_folder(&self.folder)?;
+        for path in old.iter().filter(|path| **path != index) {
+            remove(path)?;
+        }
+        for name in &new {
+            rename(&self.path.join(name), &self.folder.join(name))?;
+        }
+        sync_folder(&self.folder)?;
+        if is_sharded {
+            rename(&self.path.join(INDEX), &index)?;
+        } else {
+            remove(&index)?;
+        }
+        fs::remove_dir(&self.path).map_err(|source| write_error(&self.path, source))?;
+        sync_folder(&self.folder)?;
+        sync_folder(folder_of(&self.folder))
+    }
+
+    /// Files of the folder that belong to a checkpoint as we write them; sorted.
+    fn old_files(&self) -> Result<Vec<PathBuf>, CheckpointError> {
+        let is_old = |name: &String| is_shard_name(name) || name == INDEX || name == MANIFEST;
+        let old = names(&self.folder)?.into_iter().filter(is_old);
+        Ok(old.map(|name| self.folder.join(name)).collect())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Whatever cannot be removed is found, and removed, by the next writer.
+        if self.cleanup != Cleanup::Nothing {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+        if self.cleanup == Cleanup::StagedAndFolder {
+            let _ = fs::remove_dir(&self.folder);
+        }
+    }
+}
+
+/// The name of the staging folder.
+const STAGING: &str = ".unfinished-checkpoint";
+
+/// The name under which the index is staged that keeps a folder from being opened.
+const BARRIER: &str = ".unfinished-index";
+
+/// An index of a shard that is never there: every reader refuses it, and names that shard.
+const NO_CHECKPOINT: &str = r#"{
+  "metadata": {},
+  "weight_map": {
+    "unfinished": "(none: this checkpoint was being replaced, write it again)"
+  }
+}
+"#;
+
+/// Names of the files in `folder` that are text, sorted; ours all are.
+fn names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
+    let list = || {
+        let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        let mut names: Vec<String> = names
+            .collect::<io::Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .collect();
+        names.sort_unstable();
+        Ok(names)
+    };
+    list().map_err(|source| write_error(folder, source))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    fs::rename(from, to).map_err(|source| write_error(to, source))
+}
+
+fn remove(path: &Path) -> Result<(), CheckpointError> {
+    fs::remove_file(path).map_err(|source| write_error(path, source))
+}
+
+/// Makes durable which files `folder` has.
+fn sync_folder(folder: &Path) -> Result<(), CheckpointError> {
+    let sync = || File::open(folder)?.sync_all();
+    sync().map_err(|source| write_error(folder, source))
+}
