@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use llm_arch::{Skeleton, Slot};
-use llm_checkpoint::{NewTensor, SafetensorsWriter};
+use llm_checkpoint::{NewTensor, SafetensorsWriter, TorchFile, TorchLayout};
 use llm_tensor::{Bytes, DType, Shape};
 use serde_json::{Map, Value, json};
 
@@ -45,6 +45,44 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
     Safetensors,
+    /// PyTorch's zip archives
+    Bin,
+    /// PyTorch's files before version 1.6
+    LegacyBin,
+}
+
+impl Format {
+    /// How the names of files begin and end.
+    fn affixes(self) -> (&'static str, &'static str) {
+        match self {
+            Format::Safetensors => ("model", ".safetensors"),
+            Format::Bin | Format::LegacyBin => ("pytorch_model", ".bin"),
+        }
+    }
+
+    /// The only file of a checkpoint that is not cut.
+    fn single(self) -> String {
+        let (stem, suffix) = self.affixes();
+        format!("{stem}{suffix}")
+    }
+
+    /// One of `n` files.
+    fn shard(self, idx: usize, n: usize) -> String {
+        let (stem, suffix) = self.affixes();
+        format!("{stem}-{:05}-of-{n:05}{suffix}", idx + 1)
+    }
+
+    /// What says which shard holds which tensor.
+    fn index(self) -> String {
+        format!("{}.index.json", self.single())
+    }
+
+    /// Whether a checkpoint of this format has a file of that name.
+    fn owns(self, name: &str) -> bool {
+        let (stem, suffix) = self.affixes();
+        let is_shard = name.starts_with(&format!("{stem}-")) && name.ends_with(suffix);
+        is_shard || name == self.single() || name == self.index()
+    }
 }
 
 /// Writes `config.json` and a checkpoint that fits it.
@@ -64,9 +102,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     config.insert("dtype".to_owned(), json!(dtype.torch_name()));
 
     prepare_folder(&options.out, options.force)?;
-    let n_bytes = match options.format {
-        Format::Safetensors => write_safetensors(options, &skeleton, dtype)?,
-    };
+    let n_bytes = write_checkpoint(options, &skeleton, dtype)?;
     write_json(&options.out.join("config.json"), &Value::Object(config))?;
     println!(
         "{}: {} parameters as {dtype}, {n_bytes}",
@@ -110,30 +146,34 @@ fn prepare_folder(folder: &Path, force: bool) -> Result<()> {
             folder.display()
         );
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_shard = name.starts_with("model-") && name.ends_with(SUFFIX);
-        if is_shard || name == SINGLE || name == INDEX {
+        if Format::value_variants().iter().any(|f| f.owns(&name)) {
             fs::remove_file(&path)?;
         }
     }
     Ok(())
 }
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-const SUFFIX: &str = ".safetensors";
-
 /// Writes the tensors in the order in which they compute; returns the bytes of all.
-fn write_safetensors(options: &Options, skeleton: &Skeleton, dtype: DType) -> Result<Bytes> {
+fn write_checkpoint(options: &Options, skeleton: &Skeleton, dtype: DType) -> Result<Bytes> {
     let size = |slot: &Slot| Bytes::new(slot.n_elements() * dtype.size() as u64);
     let shards = shards(&skeleton.slots, options.max_shard_size, size);
     let values = Values::new(options.seed, skeleton.spec.decoder.n_layers);
     let mut weight_map = Map::new();
     for (idx, slots) in shards.iter().enumerate() {
         let name = match shards.len() {
-            1 => SINGLE.to_owned(),
-            n => format!("model-{:05}-of-{n:05}{SUFFIX}", idx + 1),
+            1 => options.format.single(),
+            n => options.format.shard(idx, n),
         };
-        write_shard(&options.out.join(&name), slots, dtype, &values)?;
+        let path = options.out.join(&name);
+        let tensors = new_tensors(slots, dtype)?;
+        let write = |sink: &mut dyn FnMut(&[u8]) -> Result<()>| {
+            (slots.iter()).try_for_each(|slot| values.write(slot, dtype, &mut *sink))
+        };
+        match options.format {
+            Format::Safetensors => write_safetensors(&path, &tensors, write)?,
+            Format::Bin => write_torch(&path, TorchLayout::Zip, &tensors, write)?,
+            Format::LegacyBin => write_torch(&path, TorchLayout::Legacy, &tensors, write)?,
+        }
         for slot in *slots {
             weight_map.insert(slot.name.clone(), json!(name));
         }
@@ -141,7 +181,7 @@ fn write_safetensors(options: &Options, skeleton: &Skeleton, dtype: DType) -> Re
     let total: Bytes = skeleton.slots.iter().map(size).sum();
     if shards.len() > 1 {
         let index = json!({"metadata": {"total_size": total.get()}, "weight_map": weight_map});
-        write_json(&options.out.join(INDEX), &index)?;
+        write_json(&options.out.join(options.format.index()), &index)?;
     }
     Ok(total)
 }
@@ -164,7 +204,7 @@ fn shards(slots: &[Slot], max: Bytes, size: impl Fn(&Slot) -> Bytes) -> Vec<&[Sl
     shards
 }
 
-fn write_shard(path: &Path, slots: &[Slot], dtype: DType, values: &Values) -> Result<()> {
+fn new_tensors(slots: &[Slot], dtype: DType) -> Result<Vec<NewTensor>> {
     let new_tensor = |slot: &Slot| {
         let dims: Vec<u64> = slot.stored_shape().iter().map(|&d| d as u64).collect();
         Ok(NewTensor {
@@ -173,13 +213,31 @@ fn write_shard(path: &Path, slots: &[Slot], dtype: DType, values: &Values) -> Re
             shape: Shape::new(&dims)?,
         })
     };
-    let tensors: Vec<NewTensor> = slots.iter().map(new_tensor).collect::<Result<_>>()?;
+    slots.iter().map(new_tensor).collect()
+}
+
+/// Writes one file; `write` hands the elements of all its tensors to a sink, piece by piece.
+fn write_safetensors(
+    path: &Path,
+    tensors: &[NewTensor],
+    write: impl Fn(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+) -> Result<()> {
     // The Python libraries look at this to know that the tensors are PyTorch's.
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    let mut writer = SafetensorsWriter::create(path, &tensors, &metadata)?;
-    for slot in slots {
-        values.write(slot, dtype, |bytes| writer.write(bytes))?;
-    }
+    let mut writer = SafetensorsWriter::create(path, tensors, &metadata)?;
+    write(&mut |bytes| Ok(writer.write(bytes)?))?;
+    Ok(writer.finish()?)
+}
+
+/// The same, as PyTorch's own file.
+fn write_torch(
+    path: &Path,
+    layout: TorchLayout,
+    tensors: &[NewTensor],
+    write: impl Fn(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+) -> Result<()> {
+    let mut writer = TorchFile::create(path, layout, tensors)?;
+    write(&mut |bytes| Ok(writer.write(bytes)?))?;
     Ok(writer.finish()?)
 }
 

@@ -5,11 +5,12 @@ use std::{fs, io};
 use llm_tensor::{DType, HostBytes};
 
 use crate::error::CheckpointError;
+use crate::index::ReadHeader;
 use crate::metadata::Metadata;
 use crate::read::read_elements;
 use crate::source::SourceFile;
-use crate::tensor::{Contents, Encoding, TensorInfo};
-use crate::{gguf, safetensors};
+use crate::tensor::{Contents, Encoding, Layout, TensorInfo};
+use crate::{gguf, index, safetensors, torch};
 
 /// An opened checkpoint: every header validated, no tensor bytes held.
 #[derive(Debug)]
@@ -30,13 +31,17 @@ pub enum Format {
     Safetensors,
     /// GGML's single-file format.
     Gguf,
+    /// What `torch.save` writes, single or sharded.
+    Torch,
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors` or `.gguf` file, the `.safetensors.index.json` of a sharded checkpoint, or a folder.
+    /// Opens a safetensors, PyTorch or GGUF file, the `.index.json` of a sharded checkpoint, or a folder.
     ///
-    /// In a folder `model.safetensors.index.json` comes before `model.safetensors`, then the only `.safetensors`
-    /// file, then the only `.gguf` file.
+    /// A file is what its suffix `.safetensors` or `.gguf` says, else what it begins like. In a folder
+    /// `model.safetensors.index.json` comes before `model.safetensors`, then the only `.safetensors` file,
+    /// `pytorch_model.bin.index.json`, `pytorch_model.bin`, the only PyTorch file that is called `.bin`, `.pt` or
+    /// `.pth` and not as trainers call their own state, and the only `.gguf` file.
     ///
     /// # Errors
     /// Every variant of [`CheckpointError`] but [`CheckpointError::NoSuchTensor`].
@@ -51,37 +56,32 @@ impl Checkpoint {
             path.to_owned()
         };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(INDEX_SUFFIX) {
-            let (files, contents) = safetensors::open_sharded(&path)?;
-            Ok(Checkpoint::new(path, Format::Safetensors, files, contents))
-        } else if name.ends_with(SAFETENSORS_SUFFIX) {
-            let file = SourceFile::open(&path)?;
-            let contents = safetensors::read_header(&file, 0)?;
-            let format = Format::Safetensors;
-            Ok(Checkpoint::new(path, format, vec![file], contents))
-        } else if name.ends_with(GGUF_SUFFIX) {
-            let file = SourceFile::open(&path)?;
-            let contents = gguf::read_header(&file)?;
-            Ok(Checkpoint::new(path, Format::Gguf, vec![file], contents))
-        } else {
-            Err(CheckpointError::NotACheckpoint { path })
+        if let Some((_, format)) = INDEX_SUFFIXES.iter().find(|(s, _)| name.ends_with(s)) {
+            let (files, contents) = index::open_sharded(&path, format.header_reader())?;
+            return Ok(Checkpoint::new(path, *format, files, contents));
+        }
+        let file = SourceFile::open(&path)?;
+        match format_of(&file, &name)? {
+            Some(format) => Checkpoint::of_file(file, format),
+            None => Err(CheckpointError::NotACheckpoint { path }),
         }
     }
 
-    /// Opens the bytes of a safetensors file that are in memory already; `origin` stands for its path in messages.
+    /// Opens the bytes of a file that are in memory already, as what they begin like; `origin` stands for its path
+    /// in messages.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_bytes(origin: &Path, bytes: HostBytes) -> Result<Checkpoint, CheckpointError> {
         let file = SourceFile::in_memory(origin, bytes);
-        let contents = safetensors::read_header(&file, 0)?;
-        let format = Format::Safetensors;
-        Ok(Checkpoint::new(
-            origin.to_owned(),
-            format,
-            vec![file],
-            contents,
-        ))
+        let format = format_by_content(&file)?.unwrap_or(Format::Safetensors);
+        Checkpoint::of_file(file, format)
+    }
+
+    fn of_file(file: SourceFile, format: Format) -> Result<Checkpoint, CheckpointError> {
+        let contents = format.header_reader()(&file, 0)?;
+        let path = file.path().to_owned();
+        Ok(Checkpoint::new(path, format, vec![file], contents))
     }
 
     fn new(path: PathBuf, format: Format, files: Vec<SourceFile>, contents: Contents) -> Self {
@@ -139,8 +139,9 @@ impl Checkpoint {
     /// Reads elements `range` (row-major) of tensor `name` into `out`, as little-endian `dtype`.
     ///
     /// Quantized blocks are decoded, floats converted, anything else only read as it is stored. The range may
-    /// begin and end inside a block. Elements that are stored as `dtype` go straight from the file into `out`;
-    /// else Rayon's threads convert pieces, each with less than 512 KiB of scratch, whatever the tensor's size.
+    /// begin and end inside a block. Elements that are stored as `dtype`, one after the other, go straight from the
+    /// file into `out`; else Rayon's threads convert pieces, each with less than 512 KiB of scratch (2.5 MiB for
+    /// [`Layout::Strided`]), whatever the tensor's size.
     ///
     /// # Errors
     /// [`CheckpointError::NoSuchTensor`], [`CheckpointError::Tensor`] when the elements cannot be converted to
@@ -169,8 +170,19 @@ impl Checkpoint {
         read_elements(&self.files[tensor.file_idx], tensor, range, dtype, out)
     }
 
-    /// The bytes of tensor `name` where they lie in the mapped file, if it is unquantized and begins at an
-    /// address that suits its elements; nothing is read before it is touched.
+    /// Reads whole blocks of `tensor` as they are stored, from number `start` on, as many as fill `out`.
+    pub(crate) fn read_blocks(
+        &self,
+        tensor: &TensorInfo,
+        start: u64,
+        out: &mut [u8],
+    ) -> Result<(), CheckpointError> {
+        let offset = tensor.bytes.start + start * tensor.encoding.block_bytes();
+        self.files[tensor.file_idx].read_at(offset, out)
+    }
+
+    /// The bytes of tensor `name` where they lie in the mapped file, if it is unquantized, without gaps and begins
+    /// at an address that suits its elements; nothing is read before it is touched.
     ///
     /// The crate's documentation says what happens to these bytes when the file changes.
     ///
@@ -178,7 +190,7 @@ impl Checkpoint {
     /// [`CheckpointError::NoSuchTensor`], [`CheckpointError::Io`].
     pub fn view(&self, name: &str) -> Result<Option<HostBytes>, CheckpointError> {
         let tensor = self.require(name)?;
-        let Encoding::Plain(dtype) = tensor.encoding else {
+        let (Encoding::Plain(dtype), Layout::RowMajor) = (tensor.encoding, &tensor.layout) else {
             return Ok(None);
         };
         let map = self.files[tensor.file_idx].mapped()?;
@@ -197,47 +209,119 @@ impl Checkpoint {
     }
 }
 
-const INDEX_SUFFIX: &str = ".safetensors.index.json";
-const SAFETENSORS_SUFFIX: &str = ".safetensors";
-const GGUF_SUFFIX: &str = ".gguf";
+impl Format {
+    fn header_reader(self) -> ReadHeader {
+        match self {
+            Format::Safetensors => safetensors::read_header,
+            Format::Gguf => gguf::read_header,
+            Format::Torch => torch::read_header,
+        }
+    }
+}
+
+/// How the names of indices end, and what their shards are.
+const INDEX_SUFFIXES: [(&str, Format); 2] = [
+    (".safetensors.index.json", Format::Safetensors),
+    (".bin.index.json", Format::Torch),
+];
+
+/// The suffixes that PyTorch files have by custom; other files have them as well.
+const TORCH_SUFFIXES: [&str; 3] = [".bin", ".pt", ".pth"];
+
+/// The format of a file called `name`.
+fn format_of(file: &SourceFile, name: &str) -> Result<Option<Format>, CheckpointError> {
+    if name.ends_with(".safetensors") {
+        return Ok(Some(Format::Safetensors));
+    }
+    if name.ends_with(".gguf") {
+        return Ok(Some(Format::Gguf));
+    }
+    let found = format_by_content(file)?;
+    let is_torch = TORCH_SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
+    Ok(found.or(is_torch.then_some(Format::Torch)))
+}
+
+/// The format of a file that begins like none of the others.
+fn format_by_content(file: &SourceFile) -> Result<Option<Format>, CheckpointError> {
+    Ok(if gguf::is_gguf(file)? {
+        Some(Format::Gguf)
+    } else if torch::is_torch(file)? {
+        Some(Format::Torch)
+    } else {
+        safetensors::is_safetensors(file)?.then_some(Format::Safetensors)
+    })
+}
 
 fn find_in_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    let io_error = |source| CheckpointError::Io {
-        path: folder.to_owned(),
-        source,
+    let names = names_in(folder)?;
+    let has = |name: &str| names.iter().any(|n| n == name);
+    let only = |is_it: &dyn Fn(&str) -> bool| {
+        let mut found = names.iter().filter(|name| is_it(name));
+        match (found.next(), found.next()) {
+            (Some(_), Some(_)) => Err(CheckpointError::SeveralCheckpoints {
+                folder: folder.to_owned(),
+                names: names.iter().filter(|name| is_it(name)).cloned().collect(),
+            }),
+            (first, _) => Ok(first.map(|name| folder.join(name))),
+        }
     };
+    for preferred in ["model.safetensors.index.json", "model.safetensors"] {
+        if has(preferred) {
+            return Ok(folder.join(preferred));
+        }
+    }
+    if let Some(path) = only(&|name| name.ends_with(".safetensors"))? {
+        return Ok(path);
+    }
+    for preferred in ["pytorch_model.bin.index.json", "pytorch_model.bin"] {
+        if has(preferred) {
+            return Ok(folder.join(preferred));
+        }
+    }
+    if let Some(path) = only(&|name| is_torch_model(folder, name))? {
+        return Ok(path);
+    }
+    only(&|name| name.ends_with(".gguf"))?.ok_or_else(|| CheckpointError::NoWeights {
+        folder: folder.to_owned(),
+    })
+}
+
+/// The names of what is in a folder, sorted.
+fn names_in(folder: &Path) -> Result<Vec<String>, CheckpointError> {
     let mut names = fs::read_dir(folder)
         .and_then(|entries| {
             entries
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
                 .collect::<io::Result<Vec<String>>>()
         })
-        .map_err(io_error)?;
+        .map_err(|source| CheckpointError::Io {
+            path: folder.to_owned(),
+            source,
+        })?;
     names.sort_unstable();
-    for preferred in ["model.safetensors.index.json", "model.safetensors"] {
-        if names.iter().any(|name| name == preferred) {
-            return Ok(folder.join(preferred));
-        }
+    Ok(names)
+}
+
+/// Whether a file may be a model of PyTorch. One that cannot be read may: then opening it says why not.
+fn is_torch_model(folder: &Path, name: &str) -> bool {
+    /// How trainers begin the names of files that hold their own state.
+    const NO_MODELS: [&str; 5] = [
+        "training_args",
+        "optimizer",
+        "scheduler",
+        "scaler",
+        "rng_state",
+    ];
+    if !TORCH_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+        || NO_MODELS.iter().any(|prefix| name.starts_with(prefix))
+    {
+        return false;
     }
-    for suffix in [SAFETENSORS_SUFFIX, GGUF_SUFFIX] {
-        let mut found: Vec<String> = names
-            .iter()
-            .filter(|n| n.ends_with(suffix))
-            .cloned()
-            .collect();
-        if found.len() > 1 {
-            return Err(CheckpointError::SeveralCheckpoints {
-                folder: folder.to_owned(),
-                names: found,
-            });
-        }
-        if let Some(only) = found.pop() {
-            return Ok(folder.join(only));
-        }
+    match SourceFile::open(&folder.join(name)).and_then(|file| torch::is_torch(&file)) {
+        Ok(is_torch) => is_torch,
+        Err(CheckpointError::NotACheckpoint { .. }) => false,
+        Err(_) => true,
     }
-    Err(CheckpointError::NoWeights {
-        folder: folder.to_owned(),
-    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use llm_tensor::{Shape, TensorError};
 
+use crate::torch::{self, PickleFlaw, ZipFlaw};
 use crate::{Encoding, GgmlType, safetensors};
 
 /// Why a checkpoint cannot be opened or read.
@@ -45,16 +46,16 @@ pub enum CheckpointError {
         /// The parser's words.
         reason: String,
     },
-    /// A file whose name says none of the formats, or something that is neither a file nor a folder.
+    /// A file of none of the formats, or something that is neither a file nor a folder.
     #[error(
-        "{path} is no checkpoint; give a folder, a .safetensors or .gguf file, or a .safetensors.index.json"
+        "{path} is no checkpoint; give a folder, a .safetensors, .gguf or PyTorch .bin file, or an .index.json"
     )]
     NotACheckpoint {
         /// The path as given.
         path: PathBuf,
     },
     /// A folder without weights.
-    #[error("{folder} contains no .safetensors and no .gguf file")]
+    #[error("{folder} contains no .safetensors, no PyTorch .bin and no .gguf file")]
     NoWeights {
         /// The folder.
         folder: PathBuf,
@@ -221,6 +222,54 @@ pub enum HeaderFlaw {
         /// The type that it should have.
         expected: &'static str,
     },
+    /// A zip archive that is not what PyTorch writes.
+    #[error(transparent)]
+    Zip(#[from] ZipFlaw),
+    /// A pickle that is not what PyTorch writes.
+    #[error("the pickle at offset {at}: {flaw}")]
+    Pickle {
+        /// The instruction's place in the file.
+        at: u64,
+        /// What is wrong.
+        flaw: PickleFlaw,
+    },
+    /// A file that does not begin as PyTorch's do.
+    #[error("the file is neither a zip archive nor one of PyTorch's older files")]
+    NotTorch,
+    /// A PyTorch file of a big-endian machine, or one that does not say.
+    #[error("the file does not say that it is little-endian, as it must be")]
+    ByteOrder,
+    /// The older PyTorch format in another version.
+    #[error("the file is not of version {expected} of PyTorch's older format")]
+    LegacyVersion {
+        /// The version that exists.
+        expected: i128,
+    },
+    /// A list of storages that is not the list of those that tensors use.
+    #[error("the list of storages is not valid: {reason}")]
+    StorageList {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A storage of another length than the tensors say.
+    #[error("storage `{}` has {found} bytes, expected {expected}", key.escape_debug())]
+    StorageLength {
+        /// The storage's key.
+        key: String,
+        /// Bytes by the description of its tensors.
+        expected: u64,
+        /// Bytes in the file.
+        found: u64,
+    },
+    /// A PyTorch file of something else.
+    #[error("the file holds {found}, not a state dict")]
+    NotAStateDict {
+        /// What it holds.
+        found: &'static str,
+    },
+    /// A PyTorch file without weights.
+    #[error("the file holds no tensors, neither directly nor under {keys}", keys = torch::nesting_keys())]
+    NoTensors,
     /// An impossible `general.alignment`.
     #[error("metadata key `general.alignment` is {found}, expected a power of two")]
     Alignment {
@@ -259,7 +308,47 @@ pub enum TensorFlaw {
         /// The name that GGML gives it.
         name: &'static str,
     },
-    /// A GGUF tensor with too many dimensions.
+    /// A tensor of PyTorch that is more than elements in memory.
+    #[error("it is {kind}, which is not supported; save it as a plain tensor")]
+    UnsupportedKind {
+        /// What it is.
+        kind: &'static str,
+    },
+    /// Elements of PyTorch that we cannot read.
+    #[error("elements of type {found} are not supported")]
+    UnsupportedElements {
+        /// PyTorch's name for them.
+        found: &'static str,
+    },
+    /// A description of a tensor that describes none.
+    #[error("its {what} is not valid")]
+    Description {
+        /// The part that is wrong.
+        what: &'static str,
+    },
+    /// A tensor whose bytes are not there.
+    #[error("its storage `{}` is not in the file", key.escape_debug())]
+    NoStorage {
+        /// The storage's key.
+        key: String,
+    },
+    /// A view that leaves what it is a view of.
+    #[error("its elements reach beyond the {len} of its storage")]
+    PastStorage {
+        /// Elements of the storage.
+        len: u64,
+    },
+    /// An expanded view: it would take more memory than it takes in the file.
+    #[error(
+        "its {n_elements} elements are repetitions of the {len} in its storage; save it after `.contiguous()`"
+    )]
+    Repeated {
+        /// Elements of the tensor.
+        n_elements: u64,
+        /// Elements of the storage.
+        len: u64,
+    },
+    /// A tensor with too many dimensions.
     #[error("it has {found} dimensions, at most {limit} are allowed")]
     Rank {
         /// Dimensions found.

@@ -14,8 +14,18 @@ use crate::tensor::{Contents, Encoding, Layout, TensorInfo, in_file_order, sort_
 pub(crate) mod blocks;
 mod values;
 
-/// Reads and validates the header of `file`, the only one of its checkpoint.
-pub(crate) fn read_header(file: &SourceFile) -> Result<Contents, CheckpointError> {
+/// Whether `file` begins as GGUF does.
+pub(crate) fn is_gguf(file: &SourceFile) -> Result<bool, CheckpointError> {
+    let mut front = [0; MAGIC.len()];
+    if file.len() < front.len() as u64 {
+        return Ok(false);
+    }
+    file.read_at(0, &mut front)?;
+    Ok(front == *MAGIC)
+}
+
+/// Reads and validates the header of `file`, which becomes number `file_idx` of the checkpoint.
+pub(crate) fn read_header(file: &SourceFile, file_idx: usize) -> Result<Contents, CheckpointError> {
     let mut cursor = Cursor::new(file);
     check_version(&mut cursor)?;
     let n_tensors = cursor.u64()?;
@@ -44,7 +54,7 @@ pub(crate) fn read_header(file: &SourceFile) -> Result<Contents, CheckpointError
                 shape,
                 encoding,
                 layout: Layout::RowMajor,
-                file_idx: 0,
+                file_idx,
                 bytes,
             }),
             Err(flaw) => return Err(file.tensor_error(&raw.name, flaw)),
@@ -56,7 +66,7 @@ pub(crate) fn read_header(file: &SourceFile) -> Result<Contents, CheckpointError
 }
 
 fn check_version(cursor: &mut Cursor<'_>) -> Result<(), CheckpointError> {
-    if cursor.array()? != *b"GGUF" {
+    if cursor.array()? != *MAGIC {
         return Err(cursor.error(HeaderFlaw::NotGguf));
     }
     match cursor.u32()? {
@@ -101,6 +111,9 @@ fn alignment(metadata: &Metadata) -> Result<u64, HeaderFlaw> {
         }),
     }
 }
+
+/// How every file begins.
+const MAGIC: &[u8; 4] = b"GGUF";
 
 /// A tensor info as written.
 struct RawTensor {

@@ -1,4 +1,5 @@
-//! The index of a sharded checkpoint: `weight_map` says for each tensor which file holds it.
+//! The index of a sharded checkpoint, of safetensors or PyTorch files: `weight_map` says for each tensor which file
+//! holds it.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};

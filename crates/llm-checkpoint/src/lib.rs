@@ -1,8 +1,8 @@
-//! Opens model checkpoints: safetensors, single or sharded, and GGUF.
+//! Opens model checkpoints: safetensors and PyTorch's own files, single or sharded, and GGUF.
 //!
 //! [`Checkpoint::open`] reads and validates every header and keeps no tensor bytes. What it accepts it can read:
-//! each tensor has a known encoding, a length that fits its shape and a place inside its file that no other tensor
-//! claims. [`Checkpoint::read_into`] then reads any range of elements of any tensor, converted to the wanted
+//! each tensor has a known encoding, a length that fits its shape and a place inside its file, which only PyTorch's
+//! tensors may share. [`Checkpoint::read_into`] then reads any range of elements of any tensor, converted to the wanted
 //! element type, in bounded memory and from many threads at once; [`Checkpoint::view`] hands out the bytes of an
 //! unquantized tensor where they lie in the mapped file, so that a local model costs no copy.
 //!
@@ -26,6 +26,17 @@
 //! F32, F16, BF16 and I8 to I64 are plain; the blocks of [`GgmlType`] are decoded when read. A file that contains
 //! any other type does not open.
 //!
+//! # PyTorch
+//!
+//! What `torch.save` writes: zip archives, and the format before version 1.6. The pickle in them is a program for a
+//! stack machine, and unpickling it in Python runs whatever code it names. Here an interpreter without functions reads
+//! it: the few names that describe tensors become data, any other name is an error that says which.
+//!
+//! The state dict may be the file's only object, or lie in that of a training checkpoint under `state_dict`,
+//! `model_state_dict`, `model` or `module`; what else lies there is passed over. Parameters and views are read, with
+//! [`Layout::Strided`] where their elements do not lie one after the other, and tied tensors have the same bytes.
+//! Quantized and sparse tensors, and expanded ones with more elements than their storage, do not open.
+//!
 //! # Files that change
 //!
 //! [`Checkpoint::read_into`] reports a file that someone shortened after it was opened as an error. Bytes handed
@@ -34,21 +45,33 @@
 //! it, as download tools do, is harmless.
 
 mod checkpoint;
+mod cursor;
 mod error;
 mod gguf;
+mod index;
+mod manifest;
 mod map;
 mod metadata;
+mod pairs;
 mod read;
 mod safetensors;
+mod shard;
 mod source;
+mod strided;
 mod tensor;
 #[cfg(test)]
 mod testing;
+mod torch;
+mod torch_file;
 mod write;
 
 pub use checkpoint::{Checkpoint, Format};
 pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
 pub use gguf::blocks::GgmlType;
+pub use manifest::{Difference, MANIFEST, Manifest};
 pub use metadata::{Array, Metadata, Value};
-pub use tensor::{Encoding, TensorInfo};
+pub use shard::{Existing, Shard, ShardPlan, ShardWriter};
+pub use tensor::{Encoding, Layout, TensorInfo};
+pub use torch::{PickleFlaw, ZipFlaw};
+pub use torch_file::{TorchFile, TorchLayout};
 pub use write::{NewTensor, SafetensorsWriter};

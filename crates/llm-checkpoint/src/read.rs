@@ -5,7 +5,8 @@ use rayon::prelude::*;
 
 use crate::error::CheckpointError;
 use crate::source::SourceFile;
-use crate::tensor::{Encoding, TensorInfo};
+use crate::strided::StridedView;
+use crate::tensor::{Encoding, Layout, TensorInfo};
 
 /// Elements that one thread reads and converts at a time: its scratch stays within the second-level cache, and the
 /// system calls do not count.
@@ -20,6 +21,15 @@ pub(crate) fn read_elements(
     dtype: DType,
     out: &mut [u8],
 ) -> Result<(), CheckpointError> {
+    if let (Layout::Strided(strides), Encoding::Plain(stored)) = (&tensor.layout, tensor.encoding) {
+        let view = StridedView {
+            file,
+            tensor,
+            strides,
+            stored,
+        };
+        return view.read_elements(range, dtype, out);
+    }
     if tensor.encoding == Encoding::Plain(dtype) {
         return file.read_at(tensor.bytes.start + range.start * dtype.size() as u64, out);
     }

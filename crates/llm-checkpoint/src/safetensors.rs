@@ -18,6 +18,17 @@ pub(crate) const MAX_HEADER: u64 = 100_000_000;
 /// Bytes of the header's length.
 const PREFIX: u64 = 8;
 
+/// Whether `file` begins as safetensors do: with the length of a header that is an object.
+pub(crate) fn is_safetensors(file: &SourceFile) -> Result<bool, CheckpointError> {
+    let mut front = [0; PREFIX as usize + 1];
+    if file.len() < front.len() as u64 {
+        return Ok(false);
+    }
+    file.read_at(0, &mut front)?;
+    let [len @ .., brace] = front;
+    Ok(u64::from_le_bytes(len) < file.len() && brace == b'{')
+}
+
 /// Reads and validates the header of `file`, which becomes number `file_idx` of the checkpoint.
 pub(crate) fn read_header(file: &SourceFile, file_idx: usize) -> Result<Contents, CheckpointError> {
     let json = read_json(file)?;

@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use llm_runtime::WeightDType;
-use llm_tensor::DType;
+use llm_tensor::{Bytes, DType};
 
 /// Load and run language models.
 #[derive(Debug, Parser)]
@@ -23,6 +23,20 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Print how probable a model finds a text
     Score(ScoreArgs),
+    /// List what is in a checkpoint: tensors, sizes, metadata
+    Inspect(InspectArgs),
+    /// Cut a checkpoint into shards, merge it, or convert it to safetensors
+    ///
+    /// Any checkpoint that can be read is written as safetensors, and beside it copies of the model's
+    /// configuration, tokenizer and chat template. Names and bytes of the tensors stay as they are. Those of a GGUF
+    /// file keep their GGUF names, which the Python libraries do not know; quantized blocks become bf16. Names that
+    /// share their bytes in a PyTorch file become tensors of their own.
+    ///
+    /// The new files take their places when all are complete on disk: whatever happens before that, OUT stays as it
+    /// is.
+    Shard(ShardArgs),
+    /// Check a checkpoint: its headers, and its bytes where there is a manifest of their sums
+    Verify(VerifyArgs),
 }
 
 /// How a model is loaded.
@@ -153,6 +167,59 @@ pub(crate) struct ScoreArgs {
     pub(crate) load: LoadArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A folder, a checkpoint's file, or `demo`
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShardArgs {
+    /// A model's folder, or a checkpoint's file
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// The folder to write
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// What a file's tensors may take together, as 4GB or 4GiB; a single tensor may take more. The default is that
+    /// of the transformers library and merges all but the largest models into one file
+    #[arg(long, value_name = "SIZE", default_value = "50GB", value_parser = shard_size)]
+    pub(crate) max_shard_size: Bytes,
+    /// Convert floating-point tensors to f32, f16 or bf16, and say so in config.json; in f16, values beyond 65504
+    /// become infinite [default: as they are; bf16 for GGUF's quantized blocks]
+    #[arg(long, value_name = "DTYPE", value_parser = float_dtype)]
+    pub(crate) dtype: Option<DType>,
+    /// The format to write
+    #[arg(long, value_enum, default_value_t = OutputFormat::Safetensors)]
+    pub(crate) format: OutputFormat,
+    /// Replace files in OUT; the shards of an old checkpoint there are deleted
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum OutputFormat {
+    Safetensors,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// A folder, or a checkpoint's file
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Write the sums of the tensors, BLAKE3, to llm-run.manifest.json beside the weights. They stay valid when the
+    /// checkpoint is cut into other shards
+    #[arg(long)]
+    pub(crate) write_manifest: bool,
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 fn weight_dtype(text: &str) -> Result<WeightDType, String> {
     if text == "auto" {
         return Ok(WeightDType::Auto);
@@ -161,6 +228,19 @@ fn weight_dtype(text: &str) -> Result<WeightDType, String> {
         Ok(dtype) if dtype.is_weight() => Ok(WeightDType::As(dtype)),
         _ => Err("expected auto, f32, f16 or bf16".to_owned()),
     }
+}
+
+fn float_dtype(text: &str) -> Result<DType, String> {
+    let dtype = text.parse::<DType>().ok().filter(|dtype| dtype.is_weight());
+    dtype.ok_or_else(|| "expected f32, f16 or bf16".to_owned())
+}
+
+fn shard_size(text: &str) -> Result<Bytes, String> {
+    let size = text.parse::<Bytes>().map_err(|error| error.to_string())?;
+    if size == Bytes::ZERO {
+        return Err("expected a size above 0".to_owned());
+    }
+    Ok(size)
 }
 
 fn number(text: &str, is_valid: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {

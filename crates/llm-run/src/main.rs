@@ -11,11 +11,14 @@ mod defaults;
 mod demo;
 mod failure;
 mod generate;
+mod inspect;
 mod memory;
 mod model;
 mod output;
 mod run;
 mod score;
+mod shard;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,9 @@ fn main() -> ExitCode {
         cli::Command::Generate(args) => generate::generate(&args),
         cli::Command::Chat(args) => chat::chat(&args),
         cli::Command::Score(args) => score::score(&args),
+        cli::Command::Inspect(args) => inspect::inspect(&args),
+        cli::Command::Shard(args) => shard::shard(&args),
+        cli::Command::Verify(args) => verify::verify(&args),
     };
     match result {
         Ok(code) => code,

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
 use llm_tensor::Bytes;
 
 use crate::memory::Memory;
@@ -37,6 +38,14 @@ pub(crate) fn tokens(n: usize, time: Duration) -> String {
 pub(crate) fn peak_memory() -> Option<String> {
     let peak = Memory::now().peak_resident_bytes;
     (peak > 0).then(|| format!("peak memory {}", Bytes::new(peak)))
+}
+
+/// A progress bar over bytes on standard error, where someone can see it.
+pub(crate) fn bar(doing: &str, total: Bytes) -> Result<ProgressBar> {
+    let template = "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}";
+    let style = ProgressStyle::with_template(template).context("the progress bar's template")?;
+    let bar = ProgressBar::new(total.get()).with_style(style);
+    Ok(bar.with_message(doing.to_owned()))
 }
 
 /// The closing line on standard error.

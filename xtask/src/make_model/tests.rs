@@ -135,10 +135,49 @@ fn a_large_model_is_cut_into_shards_below_the_limit() {
         let total: Bytes = held.iter().copied().sum();
         assert!(held.len() == 1 || total <= options.max_shard_size);
     }
-    let index = read_config(&options.out.join(INDEX)).unwrap();
+    let index = read_config(&options.out.join(options.format.index())).unwrap();
     assert_eq!(
         index["metadata"]["total_size"],
         json!(skeleton.n_parameters() * 4)
+    );
+}
+
+#[test]
+fn pytorch_files_hold_the_same_model() {
+    let place = Place::new(&llama());
+    let make = |out, format, max| {
+        let options = Options {
+            format,
+            max_shard_size: Bytes::new(max),
+            ..place.options(out)
+        };
+        run(&options).unwrap();
+        open(&options.out, DType::F16)
+    };
+    let (skeleton, expected) = make("safetensors", Format::Safetensors, 4_000_000_000);
+    for (out, format, max, n_files) in [
+        ("zip", Format::Bin, 4_000_000_000, 1),
+        ("shards", Format::Bin, 100_000, 4),
+        ("legacy", Format::LegacyBin, 4_000_000_000, 1),
+        ("legacy-shards", Format::LegacyBin, 100_000, 4),
+    ] {
+        let (_, found) = make(out, format, max);
+        assert_eq!(found.files().len(), n_files, "{out}");
+        for slot in &skeleton.slots {
+            let name = &slot.name;
+            assert!(
+                values(&found, name) == values(&expected, name),
+                "{out}: {name}"
+            );
+        }
+    }
+    assert_eq!(
+        names(&place.options("zip").out),
+        ["config.json", "pytorch_model.bin"]
+    );
+    assert!(
+        names(&place.options("shards").out)
+            .contains(&"pytorch_model-00001-of-00004.bin".to_owned())
     );
 }
 
@@ -157,7 +196,10 @@ fn values_depend_on_the_seed_and_on_nothing_else() {
     let one = make("one", 7, 1);
     assert!(one == make("two", 7, 3), "three threads make other bytes");
     let other = make("three", 8, 1);
-    assert!(one["config.json"] == other["config.json"] && one[SINGLE] != other[SINGLE]);
+    assert!(
+        one["config.json"] == other["config.json"]
+            && one["model.safetensors"] != other["model.safetensors"]
+    );
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use anyhow::{Result, bail};
 use llm_arch::{Role, Slot};
-use llm_checkpoint::CheckpointError;
 use llm_tensor::{DType, f32_to_le_bytes};
 use rayon::prelude::*;
 
@@ -31,7 +30,7 @@ impl Values {
         &self,
         slot: &Slot,
         dtype: DType,
-        mut sink: impl FnMut(&[u8]) -> Result<(), CheckpointError>,
+        mut sink: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let draw: fn(&[u8], u64, &mut [u8]) = match dtype.size() {
             2 => draw::<2>,

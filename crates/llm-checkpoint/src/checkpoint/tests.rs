@@ -172,7 +172,7 @@ fn folders_are_searched_in_order() {
     let folder = Folder::new();
     let opened = || Checkpoint::open(folder.path());
     let gguf = fs::read(fixture("version-2.gguf")).unwrap();
-    assert!(message(opened()).contains("no .safetensors and no .gguf"));
+    assert!(message(opened()).contains("no .safetensors, no PyTorch .bin and no .gguf"));
 
     folder.write("a.gguf", &gguf);
     assert_eq!(opened().unwrap().format(), Format::Gguf);

@@ -106,7 +106,8 @@ impl ShardPlan {
             shards: Vec::with_capacity(n_shards),
         };
         for (shard_idx, mut cut) in cuts.into_iter().enumerate() {
-            cut.tensors.sort_by_key(|t| std::cmp::Reverse(t.dtype.size()));
+            cut.tensors
+                .sort_by_key(|t| std::cmp::Reverse(t.dtype.size()));
             let start = plan.tensors.len();
             plan.tensors.append(&mut cut.tensors);
             plan.shards.push(Shard {
@@ -143,7 +144,9 @@ impl ShardPlan {
             .iter()
             .flat_map(|shard| {
                 let tensors = &self.tensors[shard.tensors.clone()];
-                tensors.iter().map(|t| (t.name.as_str(), shard.name.as_str()))
+                tensors
+                    .iter()
+                    .map(|t| (t.name.as_str(), shard.name.as_str()))
             })
             .collect();
         let index: Value =

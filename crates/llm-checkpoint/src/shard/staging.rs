@@ -100,7 +100,7 @@ impl Staging {
     /// As [`Staging::file`], and [`CheckpointError::Write`].
     pub(super) fn write(&self, name: &str, mut contents: impl Read) -> Result<(), CheckpointError> {
         let path = self.file(name)?;
-        let write = || {
+        let mut write = || {
             let mut file = File::create_new(&path)?;
             io::copy(&mut contents, &mut file)?;
             file.sync_all()
@@ -110,40 +110,55 @@ impl Staging {
 
     /// Puts everything in place. The caller has made every file durable; the index, if there is one, is among
     /// them.
+    pub(super) fn put_in_place(mut self) -> Result<(), CheckpointError> {
+        for step in self.steps()? {
+            // Once the old index has gone, what is staged may be all there is.
+            if matches!(step, Step::Rename { .. }) {
+                self.cleanup = Cleanup::Nothing;
+            }
+            step.run()?;
+        }
+        Ok(())
+    }
+
+    /// What putting everything in place consists of. Between any two steps a crash may come.
     ///
     /// The old checkpoint stays whole until an index that names a missing shard takes the place of its own. From
     /// then on the folder does not open, old files go and new ones come, and last of all the new index.
-    pub(super) fn put_in_place(mut self) -> Result<(), CheckpointError> {
-        let barrier = self.path.join(BARRIER);
-        self.write(BARRIER, NO_CHECKPOINT.as_bytes())?;
-        sync_folder(&self.path)?;
-        let old = self.old_files()?;
+    fn steps(&self) -> Result<Vec<Step>, CheckpointError> {
         let mut new = names(&self.path)?;
         let is_sharded = new.iter().any(|name| name == INDEX);
-        new.retain(|name| name != INDEX && name != BARRIER);
+        new.retain(|name| name != INDEX);
         // Weights last: other programs open `model.safetensors` without looking for an index.
         new.sort_by_key(|name| is_shard_name(name));
+        self.write(BARRIER, NO_CHECKPOINT.as_bytes())?;
 
         let index = self.folder.join(INDEX);
-        rename(&barrier, &index)?;
-        // Should anything fail now, what is staged may be all there is.
-        self.cleanup = Cleanup::Nothing;
-        sync_folder(&self.folder)?;
-        for path in old.iter().filter(|path| **path != index) {
-            remove(path)?;
-        }
-        for name in &new {
-            rename(&self.path.join(name), &self.folder.join(name))?;
-        }
-        sync_folder(&self.folder)?;
-        if is_sharded {
-            rename(&self.path.join(INDEX), &index)?;
+        let place = |name: &str| Step::Rename {
+            from: self.path.join(name),
+            to: self.folder.join(name),
+        };
+        let mut steps = vec![
+            Step::Sync(self.path.clone()),
+            Step::Rename {
+                from: self.path.join(BARRIER),
+                to: index.clone(),
+            },
+            Step::Sync(self.folder.clone()),
+        ];
+        let old = self.old_files()?.into_iter();
+        steps.extend(old.filter(|path| *path != index).map(Step::Remove));
+        steps.extend(new.iter().map(|name| place(name)));
+        steps.push(Step::Sync(self.folder.clone()));
+        steps.push(if is_sharded {
+            place(INDEX)
         } else {
-            remove(&index)?;
-        }
-        fs::remove_dir(&self.path).map_err(|source| write_error(&self.path, source))?;
-        sync_folder(&self.folder)?;
-        sync_folder(folder_of(&self.folder))
+            Step::Remove(index)
+        });
+        steps.push(Step::RemoveFolder(self.path.clone()));
+        steps.push(Step::Sync(self.folder.clone()));
+        steps.push(Step::Sync(folder_of(&self.folder).to_owned()));
+        Ok(steps)
     }
 
     /// Files of the folder that belong to a checkpoint as we write them; sorted.
@@ -151,6 +166,31 @@ impl Staging {
         let is_old = |name: &String| is_shard_name(name) || name == INDEX || name == MANIFEST;
         let old = names(&self.folder)?.into_iter().filter(is_old);
         Ok(old.map(|name| self.folder.join(name)).collect())
+    }
+}
+
+/// One change of a folder, which happens or does not.
+#[derive(Debug)]
+enum Step {
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    Remove(PathBuf),
+    RemoveFolder(PathBuf),
+    /// Makes durable which files the folder has.
+    Sync(PathBuf),
+}
+
+impl Step {
+    fn run(&self) -> Result<(), CheckpointError> {
+        let (path, result) = match self {
+            Step::Rename { from, to } => (to, fs::rename(from, to)),
+            Step::Remove(path) => (path, fs::remove_file(path)),
+            Step::RemoveFolder(path) => (path, fs::remove_dir(path)),
+            Step::Sync(folder) => (folder, File::open(folder).and_then(|f| f.sync_all())),
+        };
+        result.map_err(|source| write_error(path, source))
     }
 }
 
@@ -196,16 +236,5 @@ fn names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
     list().map_err(|source| write_error(folder, source))
 }
 
-fn rename(from: &Path, to: &Path) -> Result<(), CheckpointError> {
-    fs::rename(from, to).map_err(|source| write_error(to, source))
-}
-
-fn remove(path: &Path) -> Result<(), CheckpointError> {
-    fs::remove_file(path).map_err(|source| write_error(path, source))
-}
-
-/// Makes durable which files `folder` has.
-fn sync_folder(folder: &Path) -> Result<(), CheckpointError> {
-    let sync = || File::open(folder)?.sync_all();
-    sync().map_err(|source| write_error(folder, source))
-}
+#[cfg(test)]
+mod tests;

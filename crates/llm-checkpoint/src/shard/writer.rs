@@ -182,7 +182,7 @@ impl OpenShard {
     fn write(&mut self, bytes: &[u8], flusher: &Flusher) -> Result<(), CheckpointError> {
         self.missing -= bytes.len() as u64;
         self.unflushed += bytes.len() as u64;
-        let write = || {
+        let mut write = || {
             self.file.write_all(bytes)?;
             if self.unflushed >= FLUSH_EVERY {
                 self.unflushed = 0;

@@ -8,9 +8,12 @@
 
 mod bad_input;
 mod chat;
+mod inspect;
 mod memory;
+mod shard;
 mod smollm2;
 mod support;
+mod verify;
 
 use serde_json::Value;
 use support::{asset, json, run, run_with_stdin};

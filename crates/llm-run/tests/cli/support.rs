@@ -48,3 +48,8 @@ pub(crate) fn asset(name: &str) -> PathBuf {
         .join("assets/demo")
         .join(name)
 }
+
+/// A file or folder of `tests/fixtures`.
+pub(crate) fn fixture(name: &str) -> String {
+    format!("{}/../../tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,107 @@
+//! `llm-run inspect`: the figures of a checkpoint.
+
+use serde_json::{Value, json};
+
+use crate::support::{asset, fixture, json, run};
+
+#[test]
+fn the_demo_models_figures() {
+    let found = json(&["inspect", "demo", "--json"]);
+    let file = std::fs::read(asset("model.safetensors")).unwrap();
+    let expected = safetensors::SafeTensors::deserialize(&file).unwrap();
+    assert_eq!(found["format"], "safetensors");
+    assert_eq!(found["n_tensors"], expected.len());
+    let tensors = found["tensors"].as_array().unwrap();
+    let (mut n_parameters, mut bytes) = (0, 0);
+    for tensor in tensors {
+        let view = expected.tensor(tensor["name"].as_str().unwrap()).unwrap();
+        assert_eq!(tensor["shape"], json!(view.shape()));
+        assert_eq!(tensor["bytes"], view.data().len());
+        n_parameters += view.shape().iter().product::<usize>();
+        bytes += view.data().len();
+    }
+    assert_eq!(tensors.len(), expected.len());
+    assert_eq!(
+        (&found["n_parameters"], &found["bytes"]),
+        (&json!(n_parameters), &json!(bytes))
+    );
+    for totals in ["by_dtype", "by_file"] {
+        let sum: u64 = found[totals]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t["bytes"].as_u64().unwrap())
+            .sum();
+        assert_eq!(sum, bytes as u64, "{totals}");
+    }
+    assert_eq!(found["shared"], json!([]));
+}
+
+#[test]
+fn gguf_shows_its_encodings_and_key_values() {
+    let path = fixture("gguf/all-types.gguf");
+    let found = json(&["inspect", &path, "--json"]);
+    let of_encoding = |name: &str| {
+        let groups = found["by_dtype"].as_array().unwrap();
+        groups
+            .iter()
+            .find(|total| total["name"] == name)
+            .cloned()
+            .unwrap_or(Value::Null)
+    };
+    assert!(of_encoding("Q4_K")["bytes"].as_u64() > Some(0));
+    let arrays: Vec<&Value> = found["metadata"]
+        .as_object()
+        .unwrap()
+        .values()
+        .filter(|value| value.is_object())
+        .collect();
+    assert!(!arrays.is_empty());
+    for array in arrays {
+        let shown = array["first"].as_array().unwrap().len() as u64;
+        assert_eq!(shown, array["len"].as_u64().unwrap().min(8));
+    }
+    let text = run(&["inspect", &path]).stdout;
+    for word in ["Q4_K", "gguf", "metadata", "parameters"] {
+        assert!(text.contains(word), "{word} in: {text}");
+    }
+}
+
+#[test]
+fn tables_are_aligned_and_control_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let header = br#"{"bad\u001b[2J":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F64","shape":[200],"data_offsets":[1,1601]}}"#;
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header);
+    file.resize(file.len() + 1601, 0);
+    std::fs::write(&path, file).unwrap();
+    let output = run(&["inspect", folder.path().to_str().unwrap()]);
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    assert!(
+        lines[0].ends_with("2 tensors · 201 parameters · 1.6 KB (1.6 KiB)"),
+        "{}",
+        lines[0]
+    );
+    let expected = [
+        "",
+        "tensor        dtype  shape  bytes",
+        "b             f64    [200]  1,600",
+        "bad\\u{1b}[2J  u8     [1]        1",
+        "",
+    ];
+    assert_eq!(lines[1..6], expected);
+}
+
+#[test]
+fn pytorch_names_of_the_same_bytes_are_told() {
+    let path = fixture("pickle/zip.bin");
+    let found = json(&["inspect", &path, "--json"]);
+    let shared = found["shared"].as_array().unwrap();
+    assert!(
+        shared
+            .iter()
+            .all(|names| names.as_array().unwrap().len() > 1)
+    );
+    assert!(!shared.is_empty(), "{found}");
+}

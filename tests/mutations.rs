@@ -1,0 +1,102 @@
+//! Damaged checkpoints of every format: whatever still opens must be readable, and nothing may panic.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use llm_checkpoint::{Checkpoint, Encoding};
+use llm_tensor::{DType, HostBytes};
+use llm_tests::fixture;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// Opens a file and reads the first and the last elements of each tensor. The fuzz targets do the same.
+fn exercise(bytes: Vec<u8>) {
+    let Ok(checkpoint) = Checkpoint::from_bytes(Path::new("damaged"), HostBytes::new(bytes)) else {
+        return;
+    };
+    for tensor in checkpoint.tensors() {
+        let n_elements = tensor.shape.n_elements();
+        let dtype = match tensor.encoding {
+            Encoding::Plain(dtype) => dtype,
+            Encoding::Block(_) => DType::F32,
+        };
+        let n = n_elements.min(1000);
+        let mut out = vec![0; n as usize * dtype.size()];
+        for range in [0..n, n_elements - n..n_elements] {
+            checkpoint
+                .read_into(&tensor.name, range, dtype, &mut out)
+                .expect("what opens is readable");
+        }
+        checkpoint.view(&tensor.name).expect("bytes in memory");
+    }
+}
+
+fn seeds(folder: &str, suffix: &str) -> Vec<PathBuf> {
+    let mut seeds: Vec<_> = fs::read_dir(fixture(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().ends_with(suffix))
+        .collect();
+    seeds.sort();
+    assert!(!seeds.is_empty(), "{folder} has files {suffix}");
+    seeds
+}
+
+/// Changes a few bytes, cuts something out or off, or copies one part over another.
+fn damage(bytes: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
+    for _ in 0..1 + rng.next_u32() % 4 {
+        if bytes.is_empty() {
+            return;
+        }
+        let len = bytes.len();
+        // What describes tensors lies at either end: half of the damage is done there.
+        let place = |rng: &mut ChaCha8Rng| match rng.next_u32() % 4 {
+            0 => rng.next_u32() as usize % len.min(512),
+            1 => len - 1 - rng.next_u32() as usize % len.min(512),
+            _ => rng.next_u32() as usize % len,
+        };
+        let (at, from) = (place(rng), place(rng));
+        let n = (rng.next_u32() as usize % 16).min(len - at.max(from));
+        match rng.next_u32() % 8 {
+            0 => bytes[at] ^= 1 << (rng.next_u32() % 8),
+            1 => bytes[at] = rng.next_u32() as u8,
+            2 => bytes[at] = [0, 1, 0x7F, 0x80, 0xFE, 0xFF][rng.next_u32() as usize % 6],
+            3 => bytes.truncate(at),
+            4 => drop(bytes.drain(at..at + n)),
+            5 => bytes.copy_within(from..from + n, at),
+            6 => bytes[at..at + n].fill(0xFF),
+            _ => {
+                let part = bytes[from..from + n].to_vec();
+                drop(bytes.splice(at..at, part));
+            }
+        }
+    }
+}
+
+fn damage_all(seeds: &[PathBuf], n_cases: usize) {
+    for path in seeds {
+        let good = fs::read(path).unwrap();
+        exercise(good.clone());
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        for _ in 0..n_cases {
+            let mut bytes = good.clone();
+            damage(&mut bytes, &mut rng);
+            exercise(bytes);
+        }
+    }
+}
+
+#[test]
+fn damaged_safetensors_never_panic() {
+    damage_all(&[fixture("pickle/expected.safetensors")], 4000);
+}
+
+#[test]
+fn damaged_gguf_never_panics() {
+    damage_all(&seeds("gguf", ".gguf"), 2000);
+}
+
+#[test]
+fn damaged_pytorch_files_never_panic() {
+    damage_all(&seeds("pickle", ".bin"), 2000);
+}
