@@ -25,26 +25,6 @@ pub enum CheckpointError {
         /// What it answered.
         source: io::Error,
     },
-    /// A file that would have to be overwritten to write a checkpoint.
-    #[error("{path} exists already")]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A folder into which another process is writing a checkpoint.
-    #[error("another process is writing a checkpoint to {folder}")]
-    InUse {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// The manifest of a checkpoint is not what it should be.
-    #[error("{path} is no valid manifest: {reason}")]
-    Manifest {
-        /// The manifest.
-        path: PathBuf,
-        /// The parser's words.
-        reason: String,
-    },
     /// A file whose name says none of the formats, or something that is neither a file nor a folder.
     #[error(
         "{path} is no checkpoint; give a folder, a .safetensors or .gguf file, or a .safetensors.index.json"

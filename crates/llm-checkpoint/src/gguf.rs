@@ -5,13 +5,14 @@ use std::ops::Range;
 use llm_tensor::{DType, Shape};
 
 use self::blocks::GgmlType;
-use crate::cursor::Cursor;
+use self::cursor::Cursor;
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
 use crate::metadata::{Metadata, Value};
 use crate::source::SourceFile;
-use crate::tensor::{Contents, Encoding, Layout, TensorInfo, in_file_order, sort_by_name};
+use crate::tensor::{Contents, Encoding, TensorInfo, in_file_order, sort_by_name};
 
 pub(crate) mod blocks;
+mod cursor;
 mod values;
 
 /// Reads and validates the header of `file`, the only one of its checkpoint.
@@ -43,7 +44,6 @@ pub(crate) fn read_header(file: &SourceFile) -> Result<Contents, CheckpointError
                 name: raw.name,
                 shape,
                 encoding,
-                layout: Layout::RowMajor,
                 file_idx: 0,
                 bytes,
             }),
@@ -72,7 +72,7 @@ fn read_metadata(cursor: &mut Cursor<'_>, n_entries: u64) -> Result<Metadata, Ch
     cursor.expect_records(n_entries, MIN_ENTRY)?;
     let mut metadata = Metadata::new();
     for _ in 0..n_entries {
-        let key = text(cursor)?;
+        let key = cursor.text()?;
         let value = values::read(cursor, &key)?;
         if metadata.contains_key(&key) {
             return Err(cursor.error(HeaderFlaw::DuplicateKey { key }));
@@ -80,12 +80,6 @@ fn read_metadata(cursor: &mut Cursor<'_>, n_entries: u64) -> Result<Metadata, Ch
         metadata.insert(key, value);
     }
     Ok(metadata)
-}
-
-/// A string: its length, then its bytes.
-fn text(cursor: &mut Cursor<'_>) -> Result<String, CheckpointError> {
-    let len = cursor.u64()?;
-    cursor.text(len)
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64, HeaderFlaw> {
@@ -120,7 +114,7 @@ impl RawTensor {
     const MAX_RANK: u32 = 4;
 
     fn read(cursor: &mut Cursor<'_>) -> Result<Self, CheckpointError> {
-        let name = text(cursor)?;
+        let name = cursor.text()?;
         let rank = cursor.u32()?;
         if rank > Self::MAX_RANK {
             return Err(cursor.file().tensor_error(

@@ -8,9 +8,13 @@ use self::header::RawTensor;
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
 use crate::metadata::{Metadata, Value};
 use crate::source::SourceFile;
-use crate::tensor::{Contents, Encoding, Layout, TensorInfo, in_file_order, sort_by_name};
+use crate::tensor::{Contents, Encoding, TensorInfo, in_file_order, sort_by_name};
 
 mod header;
+mod index;
+mod pairs;
+
+pub(crate) use index::open_sharded;
 
 /// Bytes that a header may have; the reference implementation has the same limit.
 pub(crate) const MAX_HEADER: u64 = 100_000_000;
@@ -37,7 +41,6 @@ pub(crate) fn read_header(file: &SourceFile, file_idx: usize) -> Result<Contents
                 name,
                 shape,
                 encoding,
-                layout: Layout::RowMajor,
                 file_idx,
                 bytes,
             }),

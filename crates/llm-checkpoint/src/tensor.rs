@@ -18,11 +18,9 @@ pub struct TensorInfo {
     pub shape: Shape,
     /// How the elements are stored.
     pub encoding: Encoding,
-    /// In which order.
-    pub layout: Layout,
     /// Which of [`Checkpoint::files`](crate::Checkpoint::files) holds it.
     pub file_idx: usize,
-    /// Where its bytes lie, counted from the begin of that file: from its first element to behind its last one.
+    /// Where its bytes lie, counted from the begin of that file.
     pub bytes: Range<u64>,
 }
 
@@ -33,19 +31,7 @@ impl TensorInfo {
     }
 }
 
-/// In which order the elements of a tensor lie.
-///
-/// Exhaustive on purpose, as [`Encoding`] is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Layout {
-    /// One after the other, innermost dimension fastest.
-    RowMajor,
-    /// A view of something larger, as PyTorch saves transposed tensors and slices: one stride for each dimension,
-    /// in elements. There may be gaps, or elements of other tensors, between those of this one.
-    Strided(Box<[u64]>),
-}
-
-/// How the elements of a tensor are stored, little-endian.
+/// How the elements of a tensor are stored, little-endian and row-major.
 ///
 /// Exhaustive on purpose: a new encoding must be considered wherever one is matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -128,7 +128,7 @@ impl SafetensorsWriter {
 }
 
 /// The header, padded with blanks, and the number of the tensors' bytes that follow it.
-pub(crate) fn header(
+fn header(
     path: &Path,
     tensors: &[NewTensor],
     metadata: &BTreeMap<String, String>,
@@ -178,14 +178,14 @@ fn add_entry(
     }
 }
 
-pub(crate) fn folder_of(path: &Path) -> &Path {
+fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     }
 }
 
-pub(crate) fn write_error(path: &Path, source: io::Error) -> CheckpointError {
+fn write_error(path: &Path, source: io::Error) -> CheckpointError {
     CheckpointError::Write {
         path: path.to_owned(),
         source,
@@ -193,7 +193,7 @@ pub(crate) fn write_error(path: &Path, source: io::Error) -> CheckpointError {
 }
 
 /// The key of a header under which there is no tensor.
-pub(crate) const METADATA_KEY: &str = "__metadata__";
+const METADATA_KEY: &str = "__metadata__";
 
 /// What the tensors' bytes begin at a multiple of: the widest element, so that a mapped file can be used in place.
 const HEADER_ALIGNMENT: usize = 8;

@@ -266,7 +266,7 @@ const SPIN_TIME: Duration = Duration::from_micros(100);
 /// Between looks at the clock.
 const SPINS_PER_LOOK: usize = 64;
 /// Between offers of the processor to other threads.
-const SPINS_PER_YIELD: u32 = 4096;
+const SPINS_PER_YIELD: u32 = 512;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,4 @@
-use super::text;
-use crate::cursor::Cursor;
+use super::cursor::Cursor;
 use crate::error::{CheckpointError, HeaderFlaw};
 use crate::metadata::{Array, Value};
 
@@ -19,7 +18,7 @@ pub(super) fn read(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, Checkpoi
         5 => Value::I32(i32::from_le_bytes(cursor.array()?)),
         6 => Value::F32(f32::from_le_bytes(cursor.array()?)),
         7 => Value::Bool(read_bool(cursor, key)?),
-        8 => Value::String(text(cursor)?),
+        8 => Value::String(cursor.text()?),
         9 => Value::Array(read_array(cursor, key, 1)?),
         10 => Value::U64(u64::from_le_bytes(cursor.array()?)),
         11 => Value::I64(i64::from_le_bytes(cursor.array()?)),
@@ -47,7 +46,7 @@ fn read_array(cursor: &mut Cursor<'_>, key: &str, depth: u32) -> Result<Array, C
         5 => Array::I32(read_scalars(cursor, n, i32::from_le_bytes)?),
         6 => Array::F32(read_scalars(cursor, n, f32::from_le_bytes)?),
         7 => Array::Bool(read_elements(cursor, n, 1, |c| read_bool(c, key))?),
-        8 => Array::String(read_elements(cursor, n, 8, text)?),
+        8 => Array::String(read_elements(cursor, n, 8, |c| c.text())?),
         9 => Array::Array(read_elements(cursor, n, 12, |c| {
             read_array(c, key, depth + 1)
         })?),

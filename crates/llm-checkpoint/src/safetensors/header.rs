@@ -4,7 +4,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
-use crate::pairs::Pairs;
+use super::pairs::Pairs;
 
 /// A header as written, nothing checked but that it is JSON of the right form.
 #[derive(Default)]
