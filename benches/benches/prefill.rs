@@ -3,7 +3,9 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
-use llm_backend::{Attention, Backend, KvShape, LinearPart, Output, Rows, WorkspaceShape};
+use llm_backend::{
+    Attention, Backend, KvColumns, KvShape, LinearPart, Output, Rows, Seen, WorkspaceShape,
+};
 use llm_benches::{cpu, interleaved, weights};
 use llm_cpu::Cpu;
 use llm_tensor::DType;
@@ -63,11 +65,19 @@ fn gemm(cpu: &Cpu, dtype: DType, rows: usize, cols: usize, n_tokens: usize) {
 /// The heads of SmolLM2-135M.
 fn attention(cpu: &Cpu, n_tokens: usize) {
     let (n_heads, n_kv_heads, head_dim) = (9, 3, 64);
+    let columns = KvColumns {
+        first: n_heads * head_dim,
+        row_width: (n_heads + 2 * n_kv_heads) * head_dim,
+    };
     let op = Attention {
         n_heads,
         n_kv_heads,
         head_dim,
+        row_width: columns.row_width,
         scale: 0.125,
+        soft_cap: None,
+        seen: Seen::Past { window: None },
+        bias: None,
     };
     let shape = WorkspaceShape {
         n_tokens,
@@ -87,9 +97,7 @@ fn attention(cpu: &Cpu, n_tokens: usize) {
             dtype: DType::BF16,
         })
         .expect(WORKS);
-    let qkv = cpu
-        .alloc(n_tokens * (n_heads + 2 * n_kv_heads) * head_dim)
-        .expect(WORKS);
+    let qkv = cpu.alloc(n_tokens * columns.row_width).expect(WORKS);
     let mut out = cpu.alloc(n_tokens * n_heads * head_dim).expect(WORKS);
     let rows = Rows {
         first: 0,
@@ -100,7 +108,8 @@ fn attention(cpu: &Cpu, n_tokens: usize) {
     // Half of all pairs, twice their products with keys and with values.
     let n_operations = 2 * n_heads * head_dim * n_tokens * (n_tokens + 1);
     report(cpu, &what, n_operations, &mut || {
-        cpu.attention(&op, &qkv, rows, &mut cache, &mut out, &mut workspace)
+        cpu.append(&qkv, &columns, rows, &mut cache).expect(WORKS);
+        cpu.attention(&op, &qkv, rows, &cache, &mut out, &mut workspace)
             .expect(WORKS);
     });
 }

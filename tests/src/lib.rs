@@ -20,7 +20,9 @@ pub fn fixture(name: &str) -> PathBuf {
 pub struct Golden {
     /// The prompt.
     pub input_ids: Vec<u32>,
-    /// Logits after each of its tokens, `[tokens, vocab]`.
+    /// What an encoder-decoder model's decoder is given.
+    pub decoder_input_ids: Option<Vec<u32>>,
+    /// Logits after each token, of the decoder's where there are two, `[tokens, vocab]`.
     pub logits: Vec<f32>,
     /// The greedy continuation.
     pub generated: Vec<u32>,
@@ -31,7 +33,7 @@ pub fn golden(name: &str) -> (PathBuf, Golden) {
     let folder = fixture("models").join(name);
     let expected =
         Checkpoint::open(&folder.join("expected.safetensors")).expect("a readable golden");
-    let ids = |name| {
+    let ids = |name: &str| {
         tensor::<i64>(&expected, name, DType::I64)
             .into_iter()
             .map(|id| id as u32)
@@ -42,6 +44,9 @@ pub fn golden(name: &str) -> (PathBuf, Golden) {
         folder,
         Golden {
             input_ids: ids("input_ids"),
+            decoder_input_ids: expected
+                .get("decoder_input_ids")
+                .map(|tensor| ids(&tensor.name)),
             logits,
             generated: ids("generated"),
         },

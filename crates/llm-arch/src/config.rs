@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use llm_tensor::{Activation, DType};
 use serde_json::{Map, Value};
 
-use crate::{ArchError, RopeScaling};
+use crate::ArchError;
 
 type Result<T> = std::result::Result<T, ArchError>;
 
@@ -14,7 +14,7 @@ type Result<T> = std::result::Result<T, ArchError>;
 pub(crate) struct Config<'a> {
     keys: &'a Map<String, Value>,
     /// Where the object lies in the file, as `rope_parameters.`, for messages.
-    path: &'static str,
+    path: String,
     read: RefCell<HashSet<String>>,
 }
 
@@ -22,7 +22,7 @@ impl<'a> Config<'a> {
     pub(crate) fn new(keys: &'a Map<String, Value>) -> Self {
         Config {
             keys,
-            path: "",
+            path: String::new(),
             read: RefCell::default(),
         }
     }
@@ -71,6 +71,39 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// A whole number from 0.
+    pub(crate) fn whole(&self, key: &str) -> Result<Option<usize>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => match value.as_u64().filter(|n| *n <= 1 << 24) {
+                Some(n) => Ok(Some(n as usize)),
+                None => self.bad_value(key, &format!("a whole number up to {}", 1 << 24)),
+            },
+        }
+    }
+
+    /// How many of `n_experts` a token goes to.
+    pub(crate) fn n_active(&self, n_experts: usize, default: usize) -> Result<usize> {
+        let n_active = self.opt_count("num_experts_per_tok")?.unwrap_or(default);
+        if n_active <= n_experts {
+            return Ok(n_active);
+        }
+        self.bad_value(
+            "num_experts_per_tok",
+            &format!("a number up to the {n_experts} experts"),
+        )
+    }
+
+    /// What bounds scores: `default` where the key is absent, nothing where it is `null`.
+    pub(crate) fn cap(&self, key: &str, default: Option<f64>) -> Result<Option<f32>> {
+        let cap = if self.keys.contains_key(key) {
+            self.opt_positive(key)?
+        } else {
+            default
+        };
+        Ok(cap.map(|cap| cap as f32))
+    }
+
     /// A positive, finite number.
     pub(crate) fn positive(&self, key: &str) -> Result<f64> {
         self.opt_positive(key)?.map_or_else(self.missing(key), Ok)
@@ -92,6 +125,19 @@ impl<'a> Config<'a> {
             Some(value) => value
                 .as_bool()
                 .map_or_else(|| self.bad_value(key, "true or false"), Ok),
+        }
+    }
+
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    pub(crate) fn opt_flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => value
+                .as_bool()
+                .map_or_else(|| self.bad_value(key, "true or false"), |f| Ok(Some(f))),
         }
     }
 
@@ -146,61 +192,86 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// The base and scaling of rotary positions: `rope_theta` beside `rope_scaling`, or both in `rope_parameters`.
-    pub(crate) fn rope(&self, default_base: f64) -> Result<(f64, RopeScaling)> {
-        let outer_base = self.opt_positive("rope_theta")?;
-        let (new, old) = (self.get("rope_parameters"), self.get("rope_scaling"));
-        let (path, key) = if new.is_some() {
-            ("rope_parameters.", "rope_parameters")
-        } else {
-            ("rope_scaling.", "rope_scaling")
+    /// The first of some spellings of a key that is there, else the last.
+    pub(crate) fn spelling(&self, keys: &[&'static str]) -> &'static str {
+        let is_there = |key: &&&str| self.keys.get(**key).is_some_and(|value| !value.is_null());
+        keys.iter()
+            .find(is_there)
+            .or(keys.last())
+            .expect("a key has a spelling")
+    }
+
+    /// A sliding window: `default` where the key is absent, none where it is `null`.
+    pub(crate) fn window(&self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+        match self.keys.get(key) {
+            None => Ok(default),
+            Some(_) => self.opt_count(key),
+        }
+    }
+
+    /// Which layers slide, by `layer_types`; `default` where there is no such list.
+    pub(crate) fn sliding(
+        &self,
+        n_layers: usize,
+        default: impl Fn(usize) -> bool,
+    ) -> Result<Vec<bool>> {
+        let Some(value) = self.get("layer_types") else {
+            return Ok((0..n_layers).map(default).collect());
         };
-        let Some(value) = new.or(old) else {
-            return Ok((outer_base.unwrap_or(default_base), RopeScaling::None));
+        let slides = |kind: &Value| match kind.as_str() {
+            Some("sliding_attention") => Some(true),
+            Some("full_attention") => Some(false),
+            _ => None,
         };
-        let Some(keys) = value.as_object() else {
-            return self.bad_value(key, "an object");
+        let list = value.as_array().filter(|list| list.len() == n_layers);
+        let kinds = list.and_then(|list| list.iter().map(slides).collect());
+        let expected = format!("{n_layers} times full_attention or sliding_attention");
+        kinds.map_or_else(|| self.bad_value("layer_types", &expected), Ok)
+    }
+
+    /// Layers named by their numbers.
+    pub(crate) fn layers(&self, key: &str, n_layers: usize) -> Result<Vec<usize>> {
+        let Some(value) = self.get(key) else {
+            return Ok(Vec::new());
         };
-        let rope = Config {
-            keys,
-            path,
-            read: RefCell::default(),
-        };
-        let base = rope
-            .opt_positive("rope_theta")?
-            .or(outer_base)
-            .unwrap_or(default_base);
-        let (new_kind, old_kind) = (rope.text("rope_type")?, rope.text("type")?);
-        let scaling = match new_kind.or(old_kind) {
-            None | Some("default") => RopeScaling::None,
-            Some("linear") => RopeScaling::Linear {
-                factor: rope.positive("factor")?,
-            },
-            Some("llama3") => {
-                let low_freq_factor = rope.positive("low_freq_factor")?;
-                let high_freq_factor = rope.positive("high_freq_factor")?;
-                if high_freq_factor <= low_freq_factor {
-                    return rope
-                        .bad_value("high_freq_factor", &format!("more than {low_freq_factor}"));
-                }
-                RopeScaling::Llama3 {
-                    factor: rope.positive("factor")?,
-                    low_freq_factor,
-                    high_freq_factor,
-                    original_context: rope.positive("original_max_position_embeddings")?,
-                }
-            }
-            Some(_) => {
-                let key = if new_kind.is_some() {
-                    "rope_type"
-                } else {
-                    "type"
-                };
-                return rope.bad_value(key, "default, linear or llama3");
-            }
-        };
-        rope.finish(&[])?;
-        Ok((base, scaling))
+        let layer = |value: &Value| value.as_u64().map(|i| i as usize).filter(|&i| i < n_layers);
+        let layers = value
+            .as_array()
+            .and_then(|list| list.iter().map(layer).collect());
+        layers.map_or_else(
+            || self.bad_value(key, &format!("a list of numbers below {n_layers}")),
+            Ok,
+        )
+    }
+
+    /// An object inside, its keys reported by their full path.
+    pub(crate) fn object(&self, key: &str) -> Result<Option<Config<'a>>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(keys)) => Ok(Some(Config {
+                keys,
+                path: format!("{}{key}.", self.path),
+                read: RefCell::default(),
+            })),
+            Some(_) => self.bad_value(key, "an object"),
+        }
+    }
+
+    /// Notes that nothing is to be said of `key`.
+    pub(crate) fn tick(&self, key: &str) {
+        self.read.borrow_mut().insert(key.to_owned());
+    }
+
+    /// Positive numbers, `n` of them.
+    pub(crate) fn factors(&self, key: &str, n: usize) -> Result<Vec<f64>> {
+        let value = self.get(key).map_or_else(self.missing(key), Ok)?;
+        let factor = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
+        let list = value.as_array().filter(|list| list.len() == n);
+        let factors = list.and_then(|list| list.iter().map(factor).collect());
+        factors.map_or_else(
+            || self.bad_value(key, &format!("a list of {n} positive numbers")),
+            Ok,
+        )
     }
 
     /// Fails when a key was neither read nor is known to change nothing in a forward pass.

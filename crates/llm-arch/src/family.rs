@@ -1,7 +1,19 @@
 //! The families: one small file each, found by the name that a configuration gives.
 
+mod block;
+mod bloom;
+mod falcon;
+mod gemma;
 mod gpt2;
+mod gpt_neox;
+mod gptj;
 mod llama;
+mod mistral;
+mod mixtral;
+mod opt;
+mod phi3;
+mod qwen;
+mod t5;
 
 use serde_json::{Map, Value};
 
@@ -11,14 +23,14 @@ use crate::{ArchError, ModelSpec, Positions, RopeScaling};
 
 /// What a family's file provides.
 struct Family {
-    /// `model_type` in `config.json`.
-    model_type: &'static str,
+    /// `model_type` in `config.json`: the present spelling first.
+    model_types: &'static [&'static str],
     /// Reads a configuration; every key that it understands.
     spec: fn(&Config<'_>) -> Result<ModelSpec, ArchError>,
     /// Keys that change nothing in a forward pass.
     harmless_keys: &'static [&'static str],
     /// Hugging Face checkpoints.
-    naming: Naming,
+    naming: fn(&ModelSpec) -> &'static Naming,
     /// GGUF checkpoints, where llama.cpp knows the family.
     gguf: Option<Gguf>,
 }
@@ -29,16 +41,34 @@ struct Gguf {
     architecture: &'static str,
     /// Metadata keys, without the architecture before them, and what `config.json` calls the same.
     keys: &'static [(&'static str, &'static str)],
-    /// What `config.json` would say and GGUF takes for granted.
-    constants: &'static [(&'static str, &'static str)],
     naming: Naming,
+    /// What is not as in the family's other checkpoints.
+    adjust: fn(&mut ModelSpec),
 }
 
-const FAMILIES: [&Family; 2] = [&gpt2::FAMILY, &llama::FAMILY];
+const FAMILIES: [&Family; 17] = [
+    &bloom::FAMILY,
+    &falcon::FAMILY,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &gpt2::FAMILY,
+    &gpt_neox::FAMILY,
+    &gptj::FAMILY,
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &mixtral::FAMILY,
+    &opt::FAMILY,
+    &phi3::FAMILY,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &qwen::QWEN3_MOE,
+    &t5::FAMILY,
+];
 
 /// The names of the families, as `config.json` has them.
 pub fn families() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|f| f.model_type)
+    FAMILIES.iter().map(|f| f.model_types[0])
 }
 
 /// Reads a `config.json`.
@@ -50,9 +80,13 @@ pub fn from_config(config: &Map<String, Value>) -> Result<Skeleton, ArchError> {
     let model_type = keys.text("model_type")?.ok_or(ArchError::MissingKey {
         key: "model_type".to_owned(),
     })?;
-    let family = FAMILIES.iter().find(|f| f.model_type == model_type);
+    let family = FAMILIES
+        .iter()
+        .find(|f| f.model_types.contains(&model_type));
     let family = family.ok_or_else(|| unknown_family(model_type, families()))?;
-    Skeleton::new(read_spec(&keys, family)?, &family.naming)
+    let spec = read_spec(&keys, family)?;
+    let naming = (family.naming)(&spec);
+    Skeleton::new(spec, naming)
 }
 
 /// Reads a GGUF's metadata (scalar values; arrays are not looked at). `has_tensor` tells what the file contains,
@@ -86,9 +120,6 @@ pub fn from_gguf(
             config.insert(renamed(key, gguf.keys).to_owned(), value.clone());
         }
     }
-    for (key, value) in gguf.constants {
-        config.entry(*key).or_insert_with(|| Value::from(*value));
-    }
     config.insert("vocab_size".to_owned(), Value::from(vocab));
     config.insert(
         "tie_word_embeddings".to_owned(),
@@ -96,10 +127,13 @@ pub fn from_gguf(
     );
     gather_rope_scaling(&mut config);
     let mut spec = read_spec(&Config::new(&config), family)?;
-    if let Positions::Rotary(rotary) = &mut spec.decoder.positions
+    (gguf.adjust)(&mut spec);
+    if let Positions::Rotary(kinds) = &mut spec.decoder.positions
         && has_tensor("rope_freqs.weight")
     {
-        rotary.scaling = RopeScaling::Stored;
+        kinds
+            .iter_mut()
+            .for_each(|rotary| rotary.scaling = RopeScaling::Stored);
     }
     Skeleton::new(spec, &gguf.naming)
 }

@@ -7,6 +7,7 @@
 mod config;
 mod error;
 mod family;
+mod rope_config;
 mod rotary;
 mod skeleton;
 mod spec;
@@ -14,7 +15,9 @@ mod spec;
 pub use error::ArchError;
 pub use family::{families, from_config, from_gguf};
 pub use rotary::{RopeScaling, RotarySpec};
-pub use skeleton::{Role, Skeleton, Slot, Stored, Unit};
+pub use skeleton::{Role, Side, Skeleton, Slot, Stored, Unit};
 pub use spec::{
-    AttentionSpec, BlockSpec, Head, MlpSpec, ModelSpec, NormSpec, Packing, Positions, StackSpec,
+    AttentionSpec, BlockSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
+    HeadMatrix, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual,
+    StackSpec, Weighting,
 };

@@ -4,11 +4,13 @@ use std::f64::consts::TAU;
 
 use llm_tensor::Pairing;
 
-/// Rotary positions (Su et al. 2021), as a stack uses them.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Rotary positions (Su et al. 2021), as a stack or some of its layers use them.
+#[derive(Debug, Clone, PartialEq)]
 pub struct RotarySpec {
     /// Elements of each head, from its start, that are turned; even.
     pub dim: usize,
+    /// Elements that the series of wavelengths is spread over: `dim`, or one less where a fraction of a head is odd.
+    pub series: usize,
     /// The base of the geometric series of wavelengths.
     pub base: f64,
     /// Which two elements belong together.
@@ -18,7 +20,7 @@ pub struct RotarySpec {
 }
 
 /// How wavelengths are stretched so that a model reads further than it was first trained to.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
     None,
@@ -27,7 +29,25 @@ pub enum RopeScaling {
         /// How many times longer.
         factor: f64,
     },
-    /// Long wavelengths fully, short ones not, those between by interpolation (Llama 3.1).
+    /// By a larger base, the larger the more positions there are beyond `original_context`.
+    Dynamic {
+        /// How many times longer at `factor` times the original context.
+        factor: f64,
+        /// Positions the model was first trained for.
+        original_context: f64,
+    },
+    /// Long wavelengths fully, short ones not, those between by their place in the series (Peng et al. 2023).
+    Yarn {
+        /// How many times longer.
+        factor: f64,
+        /// The pair before which wavelengths are left alone.
+        low: f64,
+        /// The pair from which on they are stretched fully.
+        high: f64,
+        /// Multiplies queries and keys.
+        magnitude: f64,
+    },
+    /// Long wavelengths fully, short ones not, those between by their number of periods (Llama 3.1).
     Llama3 {
         /// How many times longer.
         factor: f64,
@@ -38,20 +58,50 @@ pub enum RopeScaling {
         /// Positions the model was first trained for.
         original_context: f64,
     },
+    /// Each wavelength by a factor of its own, by other ones once the positions exceed `original_context`
+    /// (Ding et al. 2024).
+    LongRope {
+        /// Factors up to there.
+        short: Vec<f64>,
+        /// Factors beyond.
+        long: Vec<f64>,
+        /// Positions the model was first trained for.
+        original_context: usize,
+        /// Multiplies queries and keys.
+        magnitude: f64,
+    },
     /// Each wavelength by a factor of its own, which the checkpoint holds as a tensor (GGUF's `rope_freqs.weight`).
     Stored,
 }
 
 impl RotarySpec {
-    /// Radians per position for each of the `dim / 2` pairs; `stored` are the factors of [`RopeScaling::Stored`].
+    /// Radians per position for each of the `dim / 2` pairs, for a sequence of `n_positions`; `stored` are the
+    /// factors of [`RopeScaling::Stored`].
     ///
     /// # Panics
     /// When the scaling is stored and `stored` does not hold a factor for each pair.
-    pub fn frequencies(&self, stored: Option<&[f32]>) -> Vec<f32> {
-        let plain = (0..self.dim / 2).map(|i| self.base.powf(-2.0 * i as f64 / self.dim as f64));
-        let scaled = plain.enumerate().map(|(i, frequency)| match self.scaling {
-            RopeScaling::None => frequency,
+    pub fn frequencies(&self, n_positions: usize, stored: Option<&[f32]>) -> Vec<f32> {
+        let base = match self.scaling {
+            RopeScaling::Dynamic {
+                factor,
+                original_context,
+            } => {
+                let reach = (n_positions as f64).max(original_context) / original_context;
+                let dim = self.series as f64;
+                self.base * (factor * reach - (factor - 1.0)).powf(dim / (dim - 2.0))
+            }
+            _ => self.base,
+        };
+        let plain = (0..self.dim / 2).map(|i| base.powf(-2.0 * i as f64 / self.series as f64));
+        let scaled = plain.enumerate().map(|(i, frequency)| match &self.scaling {
+            RopeScaling::None | RopeScaling::Dynamic { .. } => frequency,
             RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Yarn {
+                factor, low, high, ..
+            } => {
+                let kept = 1.0 - ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                frequency * (kept + (1.0 - kept) / factor)
+            }
             RopeScaling::Llama3 {
                 factor,
                 low_freq_factor,
@@ -63,12 +113,51 @@ impl RotarySpec {
                     .clamp(0.0, 1.0);
                 frequency * (kept + (1.0 - kept) / factor)
             }
+            RopeScaling::LongRope {
+                short,
+                long,
+                original_context,
+                ..
+            } => {
+                frequency
+                    / if n_positions > *original_context {
+                        long[i]
+                    } else {
+                        short[i]
+                    }
+            }
             RopeScaling::Stored => {
                 frequency / f64::from(stored.expect("factors for a stored scaling")[i])
             }
         });
         // The references keep f32 frequencies and so far-away positions carry its rounding: do the same.
         scaled.map(|frequency| frequency as f32).collect()
+    }
+
+    /// Whether the frequencies depend on how many positions there are.
+    pub fn depends_on_length(&self) -> bool {
+        match self.scaling {
+            RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. } => true,
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Yarn { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::Stored => false,
+        }
+    }
+
+    /// What queries and keys are multiplied with beside being turned.
+    pub fn magnitude(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Yarn { magnitude, .. } | RopeScaling::LongRope { magnitude, .. } => {
+                magnitude as f32
+            }
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Dynamic { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::Stored => 1.0,
+        }
     }
 }
 
@@ -79,6 +168,7 @@ mod tests {
     fn spec(scaling: RopeScaling) -> RotarySpec {
         RotarySpec {
             dim: 8,
+            series: 8,
             base: 10_000.0,
             pairing: Pairing::Halves,
             scaling,
@@ -97,16 +187,28 @@ mod tests {
             );
         };
         close(
-            spec(RopeScaling::None).frequencies(None),
+            spec(RopeScaling::None).frequencies(1, None),
             [1.0, 0.1, 0.01, 0.001],
         );
         close(
-            spec(RopeScaling::Linear { factor: 4.0 }).frequencies(None),
+            spec(RopeScaling::Linear { factor: 4.0 }).frequencies(1, None),
             [0.25, 0.025, 0.0025, 0.00025],
         );
         close(
-            spec(RopeScaling::Stored).frequencies(Some(&[1.0, 1.0, 2.0, 8.0])),
+            spec(RopeScaling::Stored).frequencies(1, Some(&[1.0, 1.0, 2.0, 8.0])),
             [1.0, 0.1, 0.005, 0.000125],
+        );
+        // Up to its context a dynamic scaling changes nothing.
+        let dynamic = spec(RopeScaling::Dynamic {
+            factor: 2.0,
+            original_context: 64.0,
+        });
+        close(dynamic.frequencies(64, None), [1.0, 0.1, 0.01, 0.001]);
+        // At twice the context the base grows by 3^(8/6).
+        let base = 10_000.0 * 3f64.powf(8.0 / 6.0);
+        close(
+            dynamic.frequencies(128, None),
+            [0.0, 0.25, 0.5, 0.75].map(|e| base.powf(-e) as f32),
         );
     }
 
@@ -118,7 +220,7 @@ mod tests {
             high_freq_factor: 4.0,
             original_context: 32.0,
         };
-        let found = spec(scaling).frequencies(None);
+        let found = spec(scaling).frequencies(1, None);
         // Wavelength 2π lies below 32 / 4, the last three above 32 / 1.
         assert_eq!(found[0], 1.0);
         assert_eq!(found[2..], [0.01 / 8.0, 0.001 / 8.0].map(|f: f64| f as f32));

@@ -4,7 +4,10 @@ use std::fmt;
 
 use llm_tensor::Norm;
 
-use crate::spec::{BlockSpec, Head, ModelSpec, Packing, Positions, StackSpec};
+use crate::spec::{
+    AttentionSpec, BlockSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec, MlpSpec,
+    ModelSpec, NormSpec, Packing, Positions, Residual, StackSpec,
+};
 use crate::{ArchError, RopeScaling};
 
 /// A model without weights: what it is, and every tensor it needs.
@@ -25,6 +28,7 @@ impl Skeleton {
     pub(crate) fn new(spec: ModelSpec, naming: &Naming) -> Result<Self, ArchError> {
         let mut slots = Slots {
             naming,
+            hidden: spec.hidden,
             out: Vec::new(),
         };
         slots.model(&spec);
@@ -49,8 +53,17 @@ impl Skeleton {
     /// that older versions saved, and a second copy of a tied table.
     pub fn is_harmless(&self, name: &str) -> bool {
         self.harmless.iter().any(|pattern| matches(pattern, name))
-            || (self.spec.head == Head::Tied && HEAD_NAMES.contains(&name))
+            || (self.spec.head.matrix == HeadMatrix::Tied && HEAD_NAMES.contains(&name))
     }
+}
+
+/// One of a model's two runs of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// Reads the prompt of an encoder-decoder model.
+    Encoder,
+    /// Continues it.
+    Decoder,
 }
 
 /// The smallest placeable part of a model.
@@ -58,11 +71,18 @@ impl Skeleton {
 pub enum Unit {
     /// Token and position tables.
     Embedding,
-    /// One block of the decoder.
-    Layer(usize),
-    /// The norm after the last block.
-    FinalNorm,
-    /// The matrix that makes logits, where it is not the embedding's table.
+    /// A block, without its experts.
+    Layer(Side, usize),
+    /// One expert of a block of the decoder.
+    Expert {
+        /// The block.
+        layer: usize,
+        /// The expert.
+        expert: usize,
+    },
+    /// The norm after a side's last block.
+    FinalNorm(Side),
+    /// What makes logits, as far as it is not the embedding's table.
     Head,
 }
 
@@ -70,8 +90,11 @@ impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unit::Embedding => f.write_str("embedding"),
-            Unit::Layer(i) => write!(f, "layer {i}"),
-            Unit::FinalNorm => f.write_str("final norm"),
+            Unit::Layer(Side::Encoder, i) => write!(f, "encoder layer {i}"),
+            Unit::Layer(Side::Decoder, i) => write!(f, "layer {i}"),
+            Unit::Expert { layer, expert } => write!(f, "expert {expert} of layer {layer}"),
+            Unit::FinalNorm(Side::Encoder) => f.write_str("encoder's final norm"),
+            Unit::FinalNorm(Side::Decoder) => f.write_str("final norm"),
             Unit::Head => f.write_str("head"),
         }
     }
@@ -83,8 +106,15 @@ impl fmt::Display for Unit {
 pub enum Role {
     TokenTable,
     PositionTable,
+    EmbedNorm,
+    EmbedNormBias,
+    /// From the embedding's width to the hidden one, and back.
+    ProjectIn,
+    ProjectOut,
     /// Stretches of the rotary wavelengths, `[rotary dim / 2]`.
     RopeFactors,
+    /// What each head adds for each bucket of distances, `[buckets, heads]`.
+    RelativeBias,
     AttnNorm,
     AttnNormBias,
     /// Queries, keys and values in one, rows `[q | k | v]`.
@@ -96,19 +126,34 @@ pub enum Role {
     KBias,
     V,
     VBias,
+    QNorm,
+    KNorm,
     Out,
     OutBias,
+    PostAttnNorm,
+    CrossNorm,
+    CrossQ,
+    CrossK,
+    CrossV,
+    CrossOut,
     MlpNorm,
     MlpNormBias,
+    /// Scores the experts, `[experts, hidden]`.
+    Router,
     Gate,
     GateBias,
     Up,
     UpBias,
+    /// Gate and up in one, rows `[gate | up]`.
+    GateUp,
+    GateUpBias,
     Down,
     DownBias,
+    PostMlpNorm,
     FinalNorm,
     FinalNormBias,
     Head,
+    HeadBias,
 }
 
 /// A tensor that the model needs.
@@ -137,7 +182,9 @@ impl Slot {
     /// The shape in the checkpoint.
     pub fn stored_shape(&self) -> Vec<usize> {
         match self.stored {
-            Stored::AsIs | Stored::AdjacentPairs { .. } => self.shape.clone(),
+            Stored::AsIs | Stored::AdjacentPairs { .. } | Stored::Grouped { .. } => {
+                self.shape.clone()
+            }
             Stored::Transposed => self.shape.iter().rev().copied().collect(),
         }
     }
@@ -157,6 +204,13 @@ pub enum Stored {
     AsIs,
     /// `[in, out]`.
     Transposed,
+    /// For each key head the rows of its queries, its own and its values'.
+    Grouped {
+        /// Key heads.
+        n_kv_heads: usize,
+        /// Query heads of each.
+        n_queries: usize,
+    },
     /// Rows of each head interleaved so that rotary pairs are adjacent, where the model turns halves.
     AdjacentPairs {
         /// Heads that the rows form.
@@ -166,8 +220,10 @@ pub enum Stored {
 
 /// The names and storage habits of one kind of checkpoint of a family.
 pub(crate) struct Naming {
-    /// Name patterns, `{i}` being the layer.
+    /// Name patterns, `{i}` being the layer and `{e}` the expert.
     pub(crate) names: &'static [(Role, &'static str)],
+    /// Those of an encoder.
+    pub(crate) encoder_names: &'static [(Role, &'static str)],
     /// What checkpoints of the bare base model leave out.
     pub(crate) base_prefix: &'static str,
     /// How matrices of blocks are stored.
@@ -188,95 +244,217 @@ pub(crate) enum Matrices {
 }
 
 /// What the head's matrix is called where it could have been stored beside the table it is tied to.
-const HEAD_NAMES: [&str; 2] = ["lm_head.weight", "output.weight"];
+const HEAD_NAMES: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
 
 /// A quadrillion: three orders of magnitude above the largest models.
 const MAX_PARAMETERS: u128 = 1_000_000_000_000_000;
 
 struct Slots<'a> {
     naming: &'a Naming,
+    hidden: usize,
     out: Vec<Slot>,
 }
 
 impl Slots<'_> {
     fn model(&mut self, spec: &ModelSpec) {
         let stack = &spec.decoder;
-        self.plain(
-            Unit::Embedding,
-            Role::TokenTable,
-            &[spec.vocab, spec.hidden],
-        );
+        let width = spec.embedding.width;
+        self.plain(Unit::Embedding, Role::TokenTable, &[spec.vocab, width]);
         match &stack.positions {
-            Positions::Learned { max } => {
-                self.plain(Unit::Embedding, Role::PositionTable, &[*max, spec.hidden])
+            Positions::Learned { rows, .. } => {
+                self.plain(Unit::Embedding, Role::PositionTable, &[*rows, self.hidden])
             }
-            Positions::Rotary(rotary) => match rotary.scaling {
-                RopeScaling::Stored => {
-                    self.plain(Unit::Embedding, Role::RopeFactors, &[rotary.dim / 2])
+            Positions::Rotary(kinds) => {
+                for rotary in kinds
+                    .iter()
+                    .filter(|rotary| rotary.scaling == RopeScaling::Stored)
+                {
+                    self.plain(Unit::Embedding, Role::RopeFactors, &[rotary.dim / 2]);
                 }
-                RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => {}
-            },
+            }
+            Positions::Alibi { .. } | Positions::Buckets { .. } => {}
         }
-        for i in 0..stack.n_layers {
-            self.block(Unit::Layer(i), spec.hidden, stack);
+        if let Some(norm) = &spec.embedding.norm {
+            self.norm(Unit::Embedding, norm, Role::EmbedNorm, Role::EmbedNormBias);
         }
-        self.norm(
-            Unit::FinalNorm,
-            spec.hidden,
-            stack,
-            Role::FinalNorm,
-            Role::FinalNormBias,
-        );
-        match spec.head {
-            Head::Tied => {}
-            Head::Separate => self.plain(Unit::Head, Role::Head, &[spec.vocab, spec.hidden]),
+        if width != self.hidden {
+            self.plain(Unit::Embedding, Role::ProjectIn, &[self.hidden, width]);
+        }
+        if let Some(encoder) = &spec.encoder {
+            self.stack(Side::Encoder, &encoder.stack, Cross::Absent);
+        }
+        let cross = if spec.encoder.is_some() {
+            Cross::Present
+        } else {
+            Cross::Absent
+        };
+        self.stack(Side::Decoder, stack, cross);
+        if width != self.hidden {
+            self.plain(Unit::Head, Role::ProjectOut, &[width, self.hidden]);
+        }
+        match spec.head.matrix {
+            HeadMatrix::Tied => {}
+            HeadMatrix::Separate => self.plain(Unit::Head, Role::Head, &[spec.vocab, width]),
+        }
+        self.bias(Unit::Head, Role::HeadBias, spec.vocab, spec.head.bias);
+    }
+
+    fn stack(&mut self, side: Side, stack: &StackSpec, cross: Cross) {
+        for (i, layer) in stack.layers.iter().enumerate() {
+            self.block(Unit::Layer(side, i), i, layer, stack, cross);
+        }
+        match stack.final_norm {
+            FinalNorm::Present => {
+                self.norm(
+                    Unit::FinalNorm(side),
+                    &stack.norm,
+                    Role::FinalNorm,
+                    Role::FinalNormBias,
+                );
+            }
+            FinalNorm::Absent => {}
         }
     }
 
-    fn block(&mut self, unit: Unit, hidden: usize, stack: &StackSpec) {
-        let BlockSpec { attention, mlp } = &stack.block;
-        let (q, kv) = (attention.q_width(), attention.kv_width());
-        self.norm(unit, hidden, stack, Role::AttnNorm, Role::AttnNormBias);
+    fn block(&mut self, unit: Unit, i: usize, layer: &LayerSpec, stack: &StackSpec, cross: Cross) {
+        let BlockSpec {
+            residual,
+            attention,
+        } = &stack.block;
+        let norm = &stack.norm;
+        self.norm(unit, norm, Role::AttnNorm, Role::AttnNormBias);
+        self.qkv(unit, attention, &stack.positions);
+        if let (Positions::Buckets { n_buckets, .. }, 0) = (&stack.positions, i) {
+            self.plain(unit, Role::RelativeBias, &[*n_buckets, attention.n_heads]);
+        }
+        self.matrix(unit, Role::Out, &[self.hidden, attention.q_width()]);
+        self.bias(unit, Role::OutBias, self.hidden, attention.out_bias);
+        match residual {
+            Residual::Sandwich => self.plain(unit, Role::PostAttnNorm, &[self.hidden]),
+            Residual::Sequential
+            | Residual::PostNorm
+            | Residual::Normed
+            | Residual::ParallelOneNorm
+            | Residual::ParallelTwoNorms => {}
+        }
+        match cross {
+            Cross::Absent => {}
+            Cross::Present => {
+                let (q, kv) = (attention.q_width(), attention.kv_width());
+                self.plain(unit, Role::CrossNorm, &[self.hidden]);
+                self.matrix(unit, Role::CrossQ, &[q, self.hidden]);
+                self.matrix(unit, Role::CrossK, &[kv, self.hidden]);
+                self.matrix(unit, Role::CrossV, &[kv, self.hidden]);
+                self.matrix(unit, Role::CrossOut, &[self.hidden, q]);
+            }
+        }
+        match residual {
+            Residual::ParallelOneNorm => {}
+            Residual::Sequential
+            | Residual::Sandwich
+            | Residual::PostNorm
+            | Residual::Normed
+            | Residual::ParallelTwoNorms => self.norm(unit, norm, Role::MlpNorm, Role::MlpNormBias),
+        }
+        match &layer.mlp {
+            MlpSpec::Dense(mlp) => self.mlp(unit, mlp),
+            MlpSpec::Experts(experts) => {
+                self.plain(unit, Role::Router, &[experts.n_experts, self.hidden]);
+                for expert in 0..experts.n_experts {
+                    let unit = Unit::Expert { layer: i, expert };
+                    self.matrix(unit, Role::Gate, &[experts.width, self.hidden]);
+                    self.matrix(unit, Role::Up, &[experts.width, self.hidden]);
+                    self.matrix(unit, Role::Down, &[self.hidden, experts.width]);
+                }
+            }
+        }
+        if *residual == Residual::Sandwich {
+            self.plain(unit, Role::PostMlpNorm, &[self.hidden]);
+        }
+    }
+
+    fn qkv(&mut self, unit: Unit, attention: &AttentionSpec, positions: &Positions) {
+        let (q, kv, hidden) = (attention.q_width(), attention.kv_width(), self.hidden);
+        let (
+            AttentionSpec {
+                n_heads,
+                n_kv_heads,
+                qkv_bias,
+                ..
+            },
+            fused,
+        ) = (*attention, q + 2 * kv);
         match attention.packing {
             Packing::Separate => {
-                let turned = |n_heads| match (self.naming.matrices, &stack.positions) {
+                let turned = |n_heads| match (self.naming.matrices, positions) {
                     (Matrices::RotaryAdjacent, Positions::Rotary(_)) => {
                         Stored::AdjacentPairs { n_heads }
                     }
                     (Matrices::OutIn | Matrices::RotaryAdjacent, _) => Stored::AsIs,
                     (Matrices::InOut, _) => Stored::Transposed,
                 };
-                let (q_stored, k_stored) =
-                    (turned(attention.n_heads), turned(attention.n_kv_heads));
+                let (q_stored, k_stored) = (turned(n_heads), turned(n_kv_heads));
                 self.push(unit, Role::Q, &[q, hidden], q_stored);
-                self.bias(unit, Role::QBias, q, attention.qkv_bias);
+                self.bias(unit, Role::QBias, q, qkv_bias);
                 self.push(unit, Role::K, &[kv, hidden], k_stored);
-                self.bias(unit, Role::KBias, kv, attention.qkv_bias);
+                self.bias(unit, Role::KBias, kv, qkv_bias);
                 self.matrix(unit, Role::V, &[kv, hidden]);
-                self.bias(unit, Role::VBias, kv, attention.qkv_bias);
+                self.bias(unit, Role::VBias, kv, qkv_bias);
             }
             Packing::Stacked => {
-                self.matrix(unit, Role::Qkv, &[q + 2 * kv, hidden]);
-                self.bias(unit, Role::QkvBias, q + 2 * kv, attention.qkv_bias);
+                self.matrix(unit, Role::Qkv, &[fused, hidden]);
+                self.bias(unit, Role::QkvBias, fused, qkv_bias);
+            }
+            Packing::PerGroup => {
+                // A single group is `[q | k | v]` already.
+                let grouped = Stored::Grouped {
+                    n_kv_heads,
+                    n_queries: n_heads / n_kv_heads,
+                };
+                let stored = if n_kv_heads == 1 {
+                    Stored::AsIs
+                } else {
+                    grouped
+                };
+                self.push(unit, Role::Qkv, &[fused, hidden], stored);
+                if qkv_bias {
+                    self.push(unit, Role::QkvBias, &[fused], stored);
+                }
             }
         }
-        self.matrix(unit, Role::Out, &[hidden, q]);
-        self.bias(unit, Role::OutBias, hidden, attention.out_bias);
-        self.norm(unit, hidden, stack, Role::MlpNorm, Role::MlpNormBias);
-        if mlp.gated {
-            self.matrix(unit, Role::Gate, &[mlp.width, hidden]);
-            self.bias(unit, Role::GateBias, mlp.width, mlp.bias);
+        if attention.qk_norm.is_some() {
+            self.plain(unit, Role::QNorm, &[attention.head_dim]);
+            self.plain(unit, Role::KNorm, &[attention.head_dim]);
         }
-        self.matrix(unit, Role::Up, &[mlp.width, hidden]);
-        self.bias(unit, Role::UpBias, mlp.width, mlp.bias);
-        self.matrix(unit, Role::Down, &[hidden, mlp.width]);
-        self.bias(unit, Role::DownBias, hidden, mlp.bias);
     }
 
-    fn norm(&mut self, unit: Unit, hidden: usize, stack: &StackSpec, gain: Role, bias: Role) {
-        self.plain(unit, gain, &[hidden]);
-        match stack.norm.norm {
-            Norm::Layer => self.plain(unit, bias, &[hidden]),
+    fn mlp(&mut self, unit: Unit, mlp: &DenseMlp) {
+        match mlp.gating {
+            Gating::None => {}
+            Gating::Separate => {
+                self.matrix(unit, Role::Gate, &[mlp.width, self.hidden]);
+                self.bias(unit, Role::GateBias, mlp.width, mlp.bias);
+            }
+            Gating::Fused => {
+                self.matrix(unit, Role::GateUp, &[2 * mlp.width, self.hidden]);
+                self.bias(unit, Role::GateUpBias, 2 * mlp.width, mlp.bias);
+            }
+        }
+        match mlp.gating {
+            Gating::None | Gating::Separate => {
+                self.matrix(unit, Role::Up, &[mlp.width, self.hidden]);
+                self.bias(unit, Role::UpBias, mlp.width, mlp.bias);
+            }
+            Gating::Fused => {}
+        }
+        self.matrix(unit, Role::Down, &[self.hidden, mlp.width]);
+        self.bias(unit, Role::DownBias, self.hidden, mlp.bias);
+    }
+
+    fn norm(&mut self, unit: Unit, spec: &NormSpec, gain: Role, bias: Role) {
+        self.plain(unit, gain, &[self.hidden]);
+        match spec.norm {
+            Norm::Layer => self.plain(unit, bias, &[self.hidden]),
             Norm::Rms => {}
         }
     }
@@ -300,14 +478,29 @@ impl Slots<'_> {
     }
 
     fn push(&mut self, unit: Unit, role: Role, shape: &[usize], stored: Stored) {
-        let names = self.naming.names;
+        let names = match unit {
+            Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => {
+                self.naming.encoder_names
+            }
+            Unit::Embedding
+            | Unit::Layer(Side::Decoder, _)
+            | Unit::Expert { .. }
+            | Unit::FinalNorm(Side::Decoder)
+            | Unit::Head => self.naming.names,
+        };
+        // A family's experts have names of their own beside those of its dense layers.
+        let is_expert = matches!(unit, Unit::Expert { .. });
+        let named = |(r, name): &&(Role, &str)| *r == role && name.contains("{e}") == is_expert;
         let (_, pattern) = names
             .iter()
-            .find(|(r, _)| *r == role)
+            .find(named)
             .expect("a family names every role it uses");
         let name = match unit {
-            Unit::Layer(i) => pattern.replace("{i}", &i.to_string()),
-            Unit::Embedding | Unit::FinalNorm | Unit::Head => (*pattern).to_owned(),
+            Unit::Layer(_, i) => pattern.replace("{i}", &i.to_string()),
+            Unit::Expert { layer, expert } => pattern
+                .replace("{i}", &layer.to_string())
+                .replace("{e}", &expert.to_string()),
+            Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => (*pattern).to_owned(),
         };
         self.out.push(Slot {
             unit,
@@ -318,6 +511,13 @@ impl Slots<'_> {
             base_prefix: self.naming.base_prefix,
         });
     }
+}
+
+/// Whether a block attends to an encoder's result.
+#[derive(Clone, Copy)]
+enum Cross {
+    Present,
+    Absent,
 }
 
 /// Whether `name` ends in `pattern`, at a component's start, `{i}` standing for a number.

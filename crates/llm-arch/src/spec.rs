@@ -15,25 +15,67 @@ pub struct ModelSpec {
     pub vocab: usize,
     /// Positions the model was made for: prompt and continuation together.
     pub context: usize,
-    /// The decoder's layers.
+    /// How tokens become hidden states.
+    pub embedding: EmbeddingSpec,
+    /// What reads the prompt, in models where something else continues it.
+    pub encoder: Option<EncoderSpec>,
+    /// What continues the prompt.
     pub decoder: StackSpec,
     /// How hidden states become logits.
-    pub head: Head,
+    pub head: HeadSpec,
     /// The element type that the configuration names for the weights.
     pub dtype: Option<DType>,
 }
 
-/// A run of like blocks.
+/// How tokens become hidden states.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EmbeddingSpec {
+    /// Elements of a token's vector; where they are not `hidden`, a matrix projects them in, and another out again.
+    pub width: usize,
+    /// Multiplies the vectors.
+    pub scale: f32,
+    /// Normalises them.
+    pub norm: Option<NormSpec>,
+}
+
+/// The encoder of an encoder-decoder model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderSpec {
+    /// Its layers.
+    pub stack: StackSpec,
+    /// The token that every continuation begins with.
+    pub start_token: u32,
+}
+
+/// A run of blocks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StackSpec {
-    /// Blocks.
-    pub n_layers: usize,
+    /// What differs from block to block.
+    pub layers: Vec<LayerSpec>,
     /// How positions enter.
     pub positions: Positions,
-    /// Every normalisation of the stack, the final one included.
+    /// Every normalisation of the stack.
     pub norm: NormSpec,
-    /// What each block is.
+    /// Whether one follows the last block.
+    pub final_norm: FinalNorm,
+    /// What all blocks share.
     pub block: BlockSpec,
+}
+
+impl StackSpec {
+    /// Blocks.
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+}
+
+/// Whether a norm follows the last block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinalNorm {
+    /// It does.
+    Present,
+    /// The last block's own is the last.
+    Absent,
 }
 
 /// How a token's position enters the computation.
@@ -42,10 +84,24 @@ pub enum Positions {
     /// A learned vector per position, added to the embedding.
     Learned {
         /// Rows of the table.
-        max: usize,
+        rows: usize,
+        /// The row of the first position.
+        first: usize,
     },
-    /// Queries and keys are turned by angles that grow with the position (Su et al. 2021).
-    Rotary(RotarySpec),
+    /// Queries and keys are turned by angles that grow with the position (Su et al. 2021); layers may differ in how.
+    Rotary(Vec<RotarySpec>),
+    /// Each head subtracts a multiple of the distance from its scores (Press et al. 2022).
+    Alibi {
+        /// Multiplies what is subtracted.
+        scale: f32,
+    },
+    /// Each head adds a learned value for the distance, distances sharing buckets that widen (Raffel et al. 2020).
+    Buckets {
+        /// Buckets.
+        n_buckets: usize,
+        /// From here on all distances share the last one.
+        max_distance: usize,
+    },
 }
 
 /// A normalisation with its learned vectors.
@@ -55,18 +111,50 @@ pub struct NormSpec {
     pub norm: Norm,
     /// Added under the root.
     pub eps: f32,
+    /// Added to the stored gain.
+    pub gain_offset: f32,
 }
 
-/// One block: norm, attention, residual; norm, feed-forward, residual.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BlockSpec {
-    /// Self-attention.
-    pub attention: AttentionSpec,
+/// What may differ from block to block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerSpec {
+    /// Positions that a query sees, its own included; none bounds them.
+    pub window: Option<usize>,
+    /// Which of the stack's rotary positions it uses.
+    pub rotary_idx: usize,
+    /// Multiplies the products of queries and keys.
+    pub scale: f32,
     /// Feed-forward.
     pub mlp: MlpSpec,
 }
 
-/// Self-attention.
+/// What all blocks of a stack share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockSpec {
+    /// How attention and feed-forward join the residual stream.
+    pub residual: Residual,
+    /// Self-attention, and cross-attention where there is one.
+    pub attention: AttentionSpec,
+}
+
+/// How attention and feed-forward join the residual stream `x`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residual {
+    /// `x += attn(norm(x)); x += mlp(norm(x))`.
+    Sequential,
+    /// The same, with each result normalised before it is added.
+    Sandwich,
+    /// `x = norm(x + attn(x)); x = norm(x + mlp(x))`.
+    PostNorm,
+    /// `x = norm(x); x += attn(x)`, and so with the feed-forward: the normed stream is the residual.
+    Normed,
+    /// `x += attn(n) + mlp(n)` of one `n = norm(x)`.
+    ParallelOneNorm,
+    /// `x += attn(norm(x)) + mlp(norm'(x))`.
+    ParallelTwoNorms,
+}
+
+/// Attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionSpec {
     /// Query heads.
@@ -75,14 +163,16 @@ pub struct AttentionSpec {
     pub n_kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// Multiplies the products of queries and keys.
-    pub scale: f32,
     /// How the checkpoint stores the three projections.
     pub packing: Packing,
     /// Whether the query, key and value projections have biases.
     pub qkv_bias: bool,
     /// Whether the output projection has one.
     pub out_bias: bool,
+    /// Normalises each head of queries and keys before its position enters.
+    pub qk_norm: Option<NormSpec>,
+    /// Bounds the scores.
+    pub soft_cap: Option<f32>,
 }
 
 impl AttentionSpec {
@@ -104,26 +194,97 @@ pub enum Packing {
     Separate,
     /// One matrix, all queries' features, then all keys', then all values'.
     Stacked,
+    /// One matrix, for each key head its queries' features, its own and its values'.
+    PerGroup,
 }
 
 /// Feed-forward.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MlpSpec {
+pub enum MlpSpec {
+    /// One for all tokens.
+    Dense(DenseMlp),
+    /// Several, of which a router chooses some for each token (Shazeer et al. 2017).
+    Experts(ExpertsSpec),
+}
+
+/// A feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DenseMlp {
     /// Features between the two projections.
     pub width: usize,
     /// The non-linearity.
     pub activation: Activation,
-    /// Whether the activated features multiply a second projection's (Shazeer 2020).
-    pub gated: bool,
+    /// Whether, and stored how, the activated features multiply a second projection's (Shazeer 2020).
+    pub gating: Gating,
     /// Whether the projections have biases.
     pub bias: bool,
 }
 
-/// How hidden states become logits.
+/// Whether activated features multiply a second projection's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
-    /// By the embedding's own table.
+pub enum Gating {
+    /// They do not.
+    None,
+    /// They do; the checkpoint holds two matrices.
+    Separate,
+    /// They do; the checkpoint holds one, the gate's rows first.
+    Fused,
+}
+
+/// Feed-forward experts: gated, without biases, each matrix stored by itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExpertsSpec {
+    /// Experts.
+    pub n_experts: usize,
+    /// How many a token goes to.
+    pub n_active: usize,
+    /// Features between an expert's projections.
+    pub width: usize,
+    /// The non-linearity.
+    pub activation: Activation,
+    /// How the chosen experts' results are weighed.
+    pub weighting: Weighting,
+}
+
+/// How chosen experts' results are weighed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weighting {
+    /// By the router's probabilities over all experts.
+    Probability,
+    /// By these, brought to a sum of one over the chosen.
+    Normalised,
+}
+
+/// How hidden states become logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadSpec {
+    /// By which matrix.
+    pub matrix: HeadMatrix,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// Multiplies the logits.
+    pub scale: f32,
+    /// Bounds them: `cap · tanh(logit / cap)`.
+    pub soft_cap: Option<f32>,
+}
+
+impl HeadSpec {
+    /// A matrix and nothing else.
+    pub const fn plain(matrix: HeadMatrix) -> Self {
+        HeadSpec {
+            matrix,
+            bias: false,
+            scale: 1.0,
+            soft_cap: None,
+        }
+    }
+}
+
+/// Which matrix makes the logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadMatrix {
+    /// The embedding's own table.
     Tied,
-    /// By a matrix of its own.
+    /// One of its own.
     Separate,
 }

@@ -37,19 +37,21 @@ pub fn check_tables<B: Backend>(backend: &B) {
     check_each(backend, &tables::cases());
 }
 
-/// Checks normalisations.
+/// Checks normalisations of rows and of heads.
 ///
 /// # Panics
 /// As [`check`].
 pub fn check_norm<B: Backend>(backend: &B) {
     check_each(backend, &norm::cases());
+    check_each(backend, &norm::heads());
 }
 
-/// Checks activations, gates and rotary positions.
+/// Checks sums, activations, gates and rotary positions.
 ///
 /// # Panics
 /// As [`check`].
 pub fn check_elementwise<B: Backend>(backend: &B) {
+    check_each(backend, &elementwise::sums());
     check_each(backend, &elementwise::activations());
     check_each(backend, &elementwise::rotations());
 }
@@ -77,6 +79,8 @@ pub fn check_attention<B: Backend>(backend: &B) {
 /// When they do not. The message names the case.
 pub fn check_reproducible<B: Backend>(one: &B, other: &B) {
     check_same_bits(one, other, &norm::cases());
+    check_same_bits(one, other, &norm::heads());
+    check_same_bits(one, other, &elementwise::sums());
     check_same_bits(one, other, &elementwise::activations());
     check_same_bits(one, other, &elementwise::rotations());
     check_same_bits(one, other, &linear::cases());

@@ -11,8 +11,8 @@ mod reference;
 
 pub use error::BackendError;
 pub use ops::{
-    Attention, DeviceInfo, HostWeight, KvShape, LinearPart, NormOp, Output, Rotary, Rows,
-    WorkspaceShape,
+    Attention, DeviceInfo, Heads, HostWeight, KvColumns, KvShape, LinearPart, NormOp, Output,
+    RelativeBias, Rotary, Rows, Seen, WorkspaceShape,
 };
 pub use reference::Reference;
 
@@ -62,8 +62,14 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Scratch memory that suffices for every operation within `shape`.
     fn workspace(&self, shape: &WorkspaceShape) -> Result<Self::Workspace>;
 
-    /// Rows `ids` of `table` `[vocab, width]` into `out` `[ids, width]`.
-    fn embed(&self, table: &Self::Weight, ids: &[u32], out: &mut Self::Buffer) -> Result<()>;
+    /// Rows `ids` of `table` `[vocab, width]`, times `scale`, into `out` `[ids, width]`.
+    fn embed(
+        &self,
+        table: &Self::Weight,
+        ids: &[u32],
+        scale: f32,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
 
     /// Adds rows `positions` of `table` `[max, width]` to `x` `[positions, width]`.
     fn add_positions(
@@ -113,19 +119,56 @@ pub trait Backend: Debug + Send + Sync + 'static {
         n_tokens: usize,
     ) -> Result<()>;
 
-    /// Causal self-attention of one sequence.
-    ///
-    /// `qkv` holds rows `[q | k | v]`, each a run of heads. Keys and values of `rows` are appended to `cache` at
-    /// their positions (rounded to its element type); then each query sees all positions up to its own, and its
-    /// result goes to the same row of `out` `[_, n_heads · head_dim]`.
-    fn attention(
+    /// Normalises some heads of each row of `x` `[n_tokens, row_width]` in place, each on its own, the gain being
+    /// `[head_dim]`.
+    fn norm_heads(
         &self,
-        op: &Attention,
-        qkv: &Self::Buffer,
+        op: &NormOp<'_, Self>,
+        heads: &Heads,
+        x: &mut Self::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Takes the keys and values of `rows` of `kv` to their positions in `cache`, rounded to its element type.
+    ///
+    /// A position beyond the capacity takes the place of the one a capacity before it.
+    fn append(
+        &self,
+        kv: &Self::Buffer,
+        columns: &KvColumns,
         rows: Rows,
         cache: &mut Self::KvCache,
+    ) -> Result<()>;
+
+    /// Each of `rows`' queries, the leading heads of rows `[_, row_width]` of `q`, attends to the positions of `cache`
+    /// that it may see; the result goes to the same row of `out` `[_, n_heads · head_dim]`.
+    fn attention(
+        &self,
+        op: &Attention<'_, Self>,
+        q: &Self::Buffer,
+        rows: Rows,
+        cache: &Self::KvCache,
         out: &mut Self::Buffer,
         workspace: &mut Self::Workspace,
+    ) -> Result<()>;
+
+    /// Adds `y` to `x`, both `[n_tokens, width]`.
+    fn add(
+        &self,
+        y: &Self::Buffer,
+        x: &mut Self::Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Adds each row of `y` `[rows, width]`, times its weight, to row `rows[i]` of `x`.
+    fn scatter_add(
+        &self,
+        y: &Self::Buffer,
+        rows: &[usize],
+        weights: &[f32],
+        width: usize,
+        x: &mut Self::Buffer,
     ) -> Result<()>;
 
     /// Applies `activation` to `x` `[n_tokens, width]` in place.

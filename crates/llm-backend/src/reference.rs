@@ -3,8 +3,8 @@
 use llm_tensor::{Activation, DType, Norm, Pairing, f32_to_le_bytes, le_bytes_to_f32};
 
 use crate::{
-    Attention, Backend, BackendError, DeviceInfo, HostWeight, KvShape, LinearPart, NormOp, Output,
-    Result, Rotary, Rows, WorkspaceShape,
+    Attention, Backend, BackendError, DeviceInfo, Heads, HostWeight, KvColumns, KvShape,
+    LinearPart, NormOp, Output, RelativeBias, Result, Rotary, Rows, Seen, WorkspaceShape,
 };
 
 /// A backend to hold others against; far too slow for real models, and it keeps a widened copy of the weights.
@@ -50,6 +50,18 @@ pub struct ReferenceCache {
     shape: KvShape,
     keys: Vec<f32>,
     values: Vec<f32>,
+}
+
+impl ReferenceCache {
+    /// Elements of a position's keys, and of its values.
+    fn width(&self) -> usize {
+        self.shape.n_kv_heads * self.shape.head_dim
+    }
+
+    /// Where a position lies: the last `capacity` positions share the places in turn.
+    fn slot(&self, position: usize) -> usize {
+        position % self.shape.capacity
+    }
 }
 
 impl Backend for Reference {
@@ -112,9 +124,17 @@ impl Backend for Reference {
         Ok(())
     }
 
-    fn embed(&self, table: &ReferenceWeight, ids: &[u32], out: &mut Vec<f32>) -> Result<()> {
+    fn embed(
+        &self,
+        table: &ReferenceWeight,
+        ids: &[u32],
+        scale: f32,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
         for (&id, out) in ids.iter().zip(out.chunks_exact_mut(table.cols)) {
-            out.copy_from_slice(table.row(id as usize));
+            for (out, value) in out.iter_mut().zip(table.row(id as usize)) {
+                *out = value * scale;
+            }
         }
         Ok(())
     }
@@ -159,19 +179,25 @@ impl Backend for Reference {
             .zip(out.chunks_exact_mut(width))
             .take(n_tokens)
         {
-            let mean_of = |f: &dyn Fn(f64) -> f64| {
-                x.iter().map(|&v| f(f64::from(v))).sum::<f64>() / width as f64
-            };
-            let mean = match op.norm {
-                Norm::Layer => mean_of(&|v| v),
-                Norm::Rms => 0.0,
-            };
-            let scale = 1.0 / (mean_of(&|v| (v - mean) * (v - mean)) + f64::from(op.eps)).sqrt();
-            for (i, out) in out.iter_mut().enumerate() {
-                let bias = op.bias.map_or(0.0, |b| f64::from(b.values[i]));
-                *out =
-                    ((f64::from(x[i]) - mean) * scale * f64::from(op.gain.values[i]) + bias) as f32;
-            }
+            out.copy_from_slice(x);
+            normalise(op, out);
+        }
+        Ok(())
+    }
+
+    fn norm_heads(
+        &self,
+        op: &NormOp<'_, Self>,
+        heads: &Heads,
+        x: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        for row in x.chunks_exact_mut(heads.row_width).take(n_tokens) {
+            let heads = row
+                .chunks_exact_mut(heads.head_dim)
+                .skip(heads.first)
+                .take(heads.n_heads);
+            heads.for_each(|head| normalise(op, head));
         }
         Ok(())
     }
@@ -232,54 +258,95 @@ impl Backend for Reference {
         Ok(())
     }
 
-    fn attention(
+    fn append(
         &self,
-        op: &Attention,
-        qkv: &Vec<f32>,
+        kv: &Vec<f32>,
+        columns: &KvColumns,
         rows: Rows,
         cache: &mut ReferenceCache,
+    ) -> Result<()> {
+        let width = cache.width();
+        for i in 0..rows.n_tokens {
+            let row = &kv[(rows.first + i) * columns.row_width + columns.first..][..2 * width];
+            let (k, v) = row.split_at(width);
+            let at = cache.slot(rows.start + i) * width;
+            round_into(k, cache.shape.dtype, &mut cache.keys[at..][..width]);
+            round_into(v, cache.shape.dtype, &mut cache.values[at..][..width]);
+        }
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        op: &Attention<'_, Self>,
+        q: &Vec<f32>,
+        rows: Rows,
+        cache: &ReferenceCache,
         out: &mut Vec<f32>,
         (): &mut (),
     ) -> Result<()> {
-        let (q_width, kv_width) = (op.n_heads * op.head_dim, op.n_kv_heads * op.head_dim);
         assert_eq!(
-            kv_width,
-            cache.shape.n_kv_heads * cache.shape.head_dim,
+            cache.width(),
+            op.n_kv_heads * op.head_dim,
             "keys as wide as the cache's"
         );
-        assert!(
-            rows.start + rows.n_tokens <= cache.shape.capacity,
-            "{rows:?} within the cache"
-        );
-        let row = |i: usize| {
-            &qkv[(rows.first + i) * (q_width + 2 * kv_width)..][..q_width + 2 * kv_width]
-        };
+        let (group, dim) = (op.n_heads / op.n_kv_heads, op.head_dim);
         for i in 0..rows.n_tokens {
-            let (k, v) = row(i)[q_width..].split_at(kv_width);
-            let at = (rows.start + i) * kv_width;
-            round_into(k, cache.shape.dtype, &mut cache.keys[at..][..kv_width]);
-            round_into(v, cache.shape.dtype, &mut cache.values[at..][..kv_width]);
-        }
-        let group = op.n_heads / op.n_kv_heads;
-        for i in 0..rows.n_tokens {
+            let position = rows.start + i;
+            let seen = match op.seen {
+                Seen::Past { window } => {
+                    (position + 1).saturating_sub(window.unwrap_or(usize::MAX))..position + 1
+                }
+                Seen::All { n_positions } => 0..n_positions,
+            };
+            assert!(
+                seen.len() <= cache.shape.capacity,
+                "positions {seen:?} within the cache"
+            );
             for head in 0..op.n_heads {
-                let q = &row(i)[head * op.head_dim..][..op.head_dim];
-                let at = |position: usize| position * kv_width + head / group * op.head_dim;
-                let n_seen = rows.start + i + 1;
-                let scores: Vec<f64> = (0..n_seen)
-                    .map(|p| dot(q, &cache.keys[at(p)..][..op.head_dim]) * f64::from(op.scale))
-                    .collect();
+                let q = &q[(rows.first + i) * op.row_width + head * dim..][..dim];
+                let at = |p: usize| cache.slot(p) * cache.width() + head / group * dim;
+                let score = |p: usize| {
+                    let product = dot(q, &cache.keys[at(p)..][..dim]) * f64::from(op.scale);
+                    let capped = op
+                        .soft_cap
+                        .map(f64::from)
+                        .map_or(product, |cap| cap * (product / cap).tanh());
+                    capped + op.bias.map_or(0.0, |bias| biased(&bias, head, p, position))
+                };
+                let scores: Vec<f64> = seen.clone().map(score).collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                 let total: f64 = weights.iter().sum();
-                let out =
-                    &mut out[(rows.first + i) * q_width + head * op.head_dim..][..op.head_dim];
+                let out = &mut out[((rows.first + i) * op.n_heads + head) * dim..][..dim];
                 for (d, out) in out.iter_mut().enumerate() {
-                    let sum: f64 = (0..n_seen)
-                        .map(|p| weights[p] * f64::from(cache.values[at(p) + d]))
-                        .sum();
-                    *out = (sum / total) as f32;
+                    let values = seen.clone().map(|p| f64::from(cache.values[at(p) + d]));
+                    *out = (weights.iter().zip(values).map(|(w, v)| w * v).sum::<f64>() / total)
+                        as f32;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&self, y: &Vec<f32>, x: &mut Vec<f32>, width: usize, n_tokens: usize) -> Result<()> {
+        for (x, y) in x.iter_mut().zip(y).take(width * n_tokens) {
+            *x += y;
+        }
+        Ok(())
+    }
+
+    fn scatter_add(
+        &self,
+        y: &Vec<f32>,
+        rows: &[usize],
+        weights: &[f32],
+        width: usize,
+        x: &mut Vec<f32>,
+    ) -> Result<()> {
+        for ((&row, weight), y) in rows.iter().zip(weights).zip(y.chunks_exact(width)) {
+            for (x, y) in x[row * width..].iter_mut().zip(y) {
+                *x += weight * y;
             }
         }
         Ok(())
@@ -325,6 +392,29 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
         .zip(b)
         .map(|(&a, &b)| f64::from(a) * f64::from(b))
         .sum()
+}
+
+/// What a head adds for a key at `position` and a query at `from`.
+fn biased(bias: &RelativeBias<'_, Reference>, head: usize, position: usize, from: usize) -> f64 {
+    let element = (bias.zero + position)
+        .saturating_sub(from)
+        .min(bias.row - 1);
+    f64::from(bias.table[head * bias.row + element])
+}
+
+fn normalise(op: &NormOp<'_, Reference>, x: &mut [f32]) {
+    let mean_of =
+        |f: &dyn Fn(f64) -> f64| x.iter().map(|&v| f(f64::from(v))).sum::<f64>() / x.len() as f64;
+    let mean = match op.norm {
+        Norm::Layer => mean_of(&|v| v),
+        Norm::Rms => 0.0,
+    };
+    let scale = 1.0 / (mean_of(&|v| (v - mean) * (v - mean)) + f64::from(op.eps)).sqrt();
+    for (i, x) in x.iter_mut().enumerate() {
+        let gain = f64::from(op.gain_offset) + f64::from(op.gain.values[i]);
+        let bias = op.bias.map_or(0.0, |b| f64::from(b.values[i]));
+        *x = ((f64::from(*x) - mean) * scale * gain + bias) as f32;
+    }
 }
 
 fn round_into(src: &[f32], dtype: DType, dst: &mut [f32]) {

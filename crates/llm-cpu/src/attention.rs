@@ -1,300 +1,222 @@
-//! Causal attention of one sequence, blocked over queries and keys.
-//!
-//! The queries that share a key head, of one or many tokens, form the rows of one matrix; both products with the
-//! cache go through the register tile, and the softmax is taken along the way (Milakov and Gimelshein 2018; Dao et
-//! al. 2022), so scores never leave the cache.
+//! How attention is shared among threads.
 
-use std::marker::PhantomData;
+mod attend;
+mod scores;
+
 use std::ops::Range;
 
-use half::{bf16, f16};
-use llm_backend::{Attention, Output};
+use llm_backend::{Attention, KvColumns, Rows, Seen};
 
-use crate::cache::Heads;
-use crate::math::exp;
+use crate::Cpu;
+use crate::cache::{Append, KvCache};
 use crate::memory::Shared;
-use crate::simd::{Element, ElementType, Kernel, Simd};
-use crate::tile::Product;
+use crate::workspace::{PART_POSITIONS, Workspace, attention_len, partial_attention_len};
+use attend::{Attend, QUERIES, Target};
 
-/// Appends the keys and values of some heads to the cache.
-pub(crate) struct Append<'a> {
-    pub(crate) heads: Heads<'a>,
-    /// Nobody else accesses them meanwhile.
-    pub(crate) kv_heads: Range<usize>,
-    pub(crate) qkv: Qkv<'a>,
+pub(crate) use attend::{partial_len, scratch_len};
+
+/// Takes the keys and values of `rows` of `kv` `[_, row_width]` to the cache.
+pub(crate) fn append(cpu: &Cpu, kv: &[f32], columns: KvColumns, rows: Rows, cache: &mut KvCache) {
+    let shape = *cache.shape();
+    let width = columns.row_width;
+    assert!(
+        columns.first + 2 * shape.n_kv_heads * shape.head_dim <= width,
+        "{columns:?} within a row"
+    );
+    // What would be overwritten by the same pass is left out: threads take turns at no slot.
+    let n_tokens = rows.n_tokens.min(shape.capacity);
+    let first = rows.n_tokens - n_tokens;
+    let kv = &kv[(rows.first + first) * width..][..n_tokens * width];
+    let start = rows.start + first;
+    let writer = cache.writer();
+    let min_tokens = MIN_APPENDED.div_ceil(2 * shape.n_kv_heads * shape.head_dim);
+    cpu.pool.split(n_tokens, min_tokens, |_, tokens| {
+        cpu.level.run(Append {
+            cache: writer,
+            rows: &kv[tokens.start * width..tokens.end * width],
+            columns,
+            positions: start + tokens.start..start + tokens.end,
+        });
+    });
 }
 
-/// The rows of one sequence in a pass: `[q | k | v]` each.
-#[derive(Clone, Copy)]
-pub(crate) struct Qkv<'a> {
-    pub(crate) rows: &'a [f32],
-    pub(crate) n_tokens: usize,
-    /// Of the first row.
-    pub(crate) position: usize,
-    pub(crate) op: Attention,
-}
-
-impl<'a> Qkv<'a> {
-    pub(crate) fn width(&self) -> usize {
-        (self.op.n_heads + 2 * self.op.n_kv_heads) * self.op.head_dim
+/// Attention of `rows` of `q` `[_, row_width]` to what they see of the cache, into the same rows of `out`.
+pub(crate) fn attention(
+    cpu: &Cpu,
+    op: &Attention<'_, Cpu>,
+    q: &[f32],
+    rows: Rows,
+    cache: &KvCache,
+    out: &mut [f32],
+    workspace: &mut Workspace,
+) {
+    let shape = cache.shape();
+    assert_eq!(
+        (op.n_kv_heads, op.head_dim),
+        (shape.n_kv_heads, shape.head_dim),
+        "heads as the cache has them"
+    );
+    let (n_heads, q_width) = (op.n_heads, op.n_heads * op.head_dim);
+    assert!(
+        n_heads.is_multiple_of(op.n_kv_heads),
+        "{n_heads} query heads share the cache's"
+    );
+    assert!(q_width <= op.row_width, "queries within a row");
+    if let Some(bias) = &op.bias {
+        assert!(bias.row > 0 && bias.table.as_slice().len() >= n_heads * bias.row);
     }
+    if rows.n_tokens == 0 {
+        return;
+    }
+    let queries = Queries {
+        rows: &q[rows.first * op.row_width..][..rows.n_tokens * op.row_width],
+        n_tokens: rows.n_tokens,
+        position: rows.start,
+        op,
+    };
+    let seen = queries.all_seen();
+    assert!(!seen.is_empty(), "a query sees a position at least");
+    assert!(
+        seen.len() <= shape.capacity,
+        "positions {seen:?} within the cache"
+    );
+    let call = Call {
+        cpu,
+        queries,
+        cache,
+    };
+    let out = &mut out[rows.first * q_width..][..rows.n_tokens * q_width];
+    if rows.n_tokens == 1 && seen.len() > PART_POSITIONS {
+        call.in_parts(out, workspace);
+    } else {
+        call.in_tiles(out, workspace);
+    }
+}
 
-    /// Query heads that share a key head.
-    pub(crate) fn group(&self) -> usize {
+/// The queries of one sequence in a pass.
+#[derive(Clone, Copy)]
+struct Queries<'a> {
+    /// `[n_tokens, row_width]`, each beginning with the heads.
+    rows: &'a [f32],
+    n_tokens: usize,
+    /// Of the first row.
+    position: usize,
+    op: &'a Attention<'a, Cpu>,
+}
+
+impl<'a> Queries<'a> {
+    /// Heads that share a key head.
+    fn group(&self) -> usize {
         self.op.n_heads / self.op.n_kv_heads
     }
 
-    /// One head of the row `token`: the queries' heads, then the keys', then the values'.
     fn head(&self, token: usize, head: usize) -> &'a [f32] {
-        &self.rows[token * self.width() + head * self.op.head_dim..][..self.op.head_dim]
+        &self.rows[token * self.op.row_width + head * self.op.head_dim..][..self.op.head_dim]
     }
-}
 
-impl Kernel for Append<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        match self.heads.element {
-            ElementType::F32 => self.all::<f32>(),
-            ElementType::F16 => self.all::<f16>(),
-            ElementType::Bf16 => self.all::<bf16>(),
+    /// The positions that `token` sees; neither end is before that of an earlier token.
+    fn seen(&self, token: usize) -> Range<usize> {
+        match self.op.seen {
+            Seen::Past { window } => {
+                let end = self.position + token + 1;
+                window.map_or(0, |window| end.saturating_sub(window))..end
+            }
+            Seen::All { n_positions } => 0..n_positions,
         }
     }
-}
 
-impl Append<'_> {
-    #[inline(always)]
-    fn all<E: Element>(&self) {
-        let op = &self.qkv.op;
-        for kv_head in self.kv_heads.clone() {
-            for token in 0..self.qkv.n_tokens {
-                let key = self.qkv.head(token, op.n_heads + kv_head);
-                let value = self.qkv.head(token, op.n_heads + op.n_kv_heads + kv_head);
-                // SAFETY: the caller of the kernel keeps others away from these heads.
-                unsafe {
-                    self.heads
-                        .store::<E>(kv_head, self.qkv.position + token, key, value);
-                }
-            }
-        }
+    /// The positions that any token sees.
+    fn all_seen(&self) -> Range<usize> {
+        self.seen(0).start..self.seen(self.n_tokens - 1).end
     }
 }
 
-/// Some queries of one key head against some positions.
-pub(crate) struct Attend<'a> {
-    pub(crate) qkv: Qkv<'a>,
-    pub(crate) heads: Heads<'a>,
-    pub(crate) kv_head: usize,
-    /// Query `i` is that of token `i / group` and of the group's head `i % group`; at most [`QUERIES`].
-    pub(crate) queries: Range<usize>,
-    /// Seen as far as they are causal; from a multiple of [`KEYS`] on, and at least one by every query.
-    pub(crate) positions: Range<usize>,
-    /// This thread's, [`scratch_len`] long.
-    pub(crate) scratch: &'a mut [f32],
-    pub(crate) target: Target<'a>,
+struct Call<'a> {
+    cpu: &'a Cpu,
+    queries: Queries<'a>,
+    cache: &'a KvCache,
 }
 
-/// Where results go; nobody else touches those of these queries.
-#[derive(Clone, Copy)]
-pub(crate) enum Target<'a> {
-    /// `[n_tokens, n_heads, head_dim]`.
-    Rows(Shared<'a>),
-    /// `[n_heads, n_parts, partial_len]`, of a single token: to be merged by [`merge`].
-    Partial {
-        partials: Shared<'a>,
-        part: usize,
-        n_parts: usize,
-    },
-}
+impl Call<'_> {
+    /// Tiles of queries, each against all that it sees.
+    fn in_tiles(&self, out: &mut [f32], workspace: &mut Workspace) {
+        let (cpu, queries, view) = (self.cpu, self.queries, self.cache.view());
+        let Attention {
+            n_kv_heads,
+            head_dim,
+            ..
+        } = *queries.op;
+        let n_queries = queries.n_tokens * queries.group();
+        let n_tiles = n_queries.div_ceil(QUERIES);
+        let len = scratch_len(head_dim);
+        let scratch = workspace.take(attention_len(head_dim, cpu.n_threads()));
+        let (scratch, out) = (Shared::new(scratch), Shared::new(out));
+        let tile_work = n_queries.min(QUERIES) * queries.all_seen().len() * head_dim;
+        let min_tiles = MIN_WORK.div_ceil(tile_work);
+        // Dealt in turns: later tiles may see more positions than earlier ones.
+        cpu.pool
+            .deal(n_tiles * n_kv_heads, min_tiles, |thread, unit| {
+                let first = unit / n_kv_heads * QUERIES;
+                cpu.level.run(Attend {
+                    queries,
+                    cache: view,
+                    kv_head: unit % n_kv_heads,
+                    range: first..(first + QUERIES).min(n_queries),
+                    positions: 0..usize::MAX,
+                    // SAFETY: each thread takes its own piece.
+                    scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
+                    target: Target::Rows(out),
+                });
+            });
+    }
 
-/// Most queries that are computed together.
-pub(crate) const QUERIES: usize = 48;
-/// Positions between two looks at the softmax's maximum.
-pub(crate) const KEYS: usize = 128;
-
-/// Elements of a thread's scratch: queries, weighted sums of values, scores, maxima and totals.
-pub(crate) const fn scratch_len(head_dim: usize) -> usize {
-    QUERIES * (2 * head_dim + KEYS + 2)
-}
-
-/// Elements of an unmerged result: weighted sums, maximum, total.
-pub(crate) const fn partial_len(head_dim: usize) -> usize {
-    head_dim + 2
-}
-
-impl Kernel for Attend<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        match self.heads.element {
-            ElementType::F32 => self.all::<S, f32>(simd),
-            ElementType::F16 => self.all::<S, f16>(simd),
-            ElementType::Bf16 => self.all::<S, bf16>(simd),
-        }
+    /// The queries of a single token, against parts of the positions, of a fixed size so that results do not depend
+    /// on the number of threads.
+    fn in_parts(&self, out: &mut [f32], workspace: &mut Workspace) {
+        let (cpu, queries, view) = (self.cpu, self.queries, self.cache.view());
+        let Attention {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            ..
+        } = *queries.op;
+        let seen = queries.seen(0);
+        // From a panel's first position on, so that parts share no panel.
+        let start = seen.start - seen.start % self.cache.panel();
+        let n_parts = (seen.end - start).div_ceil(PART_POSITIONS);
+        let n_tiles = queries.group().div_ceil(QUERIES);
+        let len = scratch_len(head_dim);
+        let n_threads = cpu.n_threads();
+        let memory = workspace.take(partial_attention_len(head_dim, n_heads, n_parts, n_threads));
+        let (scratch, partials) = memory.split_at_mut(attention_len(head_dim, n_threads));
+        let scratch = Shared::new(scratch);
+        let shared = Shared::new(partials);
+        cpu.pool
+            .deal(n_kv_heads * n_tiles * n_parts, 1, |thread, unit| {
+                let (rest, part) = (unit / n_parts, unit % n_parts);
+                let (kv_head, tile) = (rest / n_tiles, rest % n_tiles);
+                let first = tile * QUERIES;
+                let position = start + part * PART_POSITIONS;
+                cpu.level.run(Attend {
+                    queries,
+                    cache: view,
+                    kv_head,
+                    range: first..(first + QUERIES).min(queries.group()),
+                    positions: position..position + PART_POSITIONS,
+                    // SAFETY: each thread takes its own piece.
+                    scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
+                    target: Target::Partial {
+                        partials: shared,
+                        part,
+                        n_parts,
+                    },
+                });
+            });
+        attend::merge(partials, n_parts, head_dim, out);
     }
 }
 
-impl Attend<'_> {
-    #[inline(always)]
-    fn all<S: Simd, E: Element>(self, simd: S) {
-        let panel = S::LANES * S::TILE_VECTORS;
-        let head_dim = self.qkv.op.head_dim;
-        let n = self.queries.len();
-        assert!(n <= QUERIES && self.positions.end <= self.heads.shape.capacity);
-        assert!(self.positions.start.is_multiple_of(KEYS) && self.heads.panel == panel);
-        assert!(self.heads.shape.head_dim == head_dim);
-        let (queries, rest) = self.scratch.split_at_mut(QUERIES * head_dim);
-        let (sums, rest) = rest.split_at_mut(QUERIES * head_dim);
-        let (scores, rest) = rest.split_at_mut(QUERIES * KEYS);
-        let (maxima, totals) = rest.split_at_mut(QUERIES);
-        let (maxima, totals) = (&mut maxima[..n], &mut totals[..n]);
-
-        let group = self.qkv.group();
-        let place = |i: usize| {
-            let query = self.queries.start + i;
-            (query / group, self.kv_head * group + query % group)
-        };
-        let n_visible = |i: usize| self.qkv.position + place(i).0 + 1;
-        for (i, scaled) in queries.chunks_exact_mut(head_dim).take(n).enumerate() {
-            let (token, head) = place(i);
-            for (scaled, q) in scaled.iter_mut().zip(self.qkv.head(token, head)) {
-                *scaled = q * self.qkv.op.scale;
-            }
-        }
-        sums[..n * head_dim].fill(0.0);
-        maxima.fill(f32::NEG_INFINITY);
-        totals.fill(0.0);
-
-        let end = self.positions.end.min(n_visible(n - 1));
-        for first in (self.positions.start..end).step_by(KEYS) {
-            let n_keys = KEYS.min(end - first);
-            for offset in (0..n_keys).step_by(panel) {
-                let product = Product::<E> {
-                    a: queries.as_ptr(),
-                    a_stride: head_dim,
-                    b: self
-                        .heads
-                        .keys(self.kv_head)
-                        .wrapping_add((first + offset) * head_dim * E::SIZE),
-                    b_stride: panel,
-                    c: scores[offset..].as_mut_ptr(),
-                    c_stride: KEYS,
-                    bias: None,
-                    output: Output::Write,
-                    rows: n,
-                    depth: head_dim,
-                    columns: panel,
-                    element: PhantomData,
-                };
-                // SAFETY: the panels of the positions lie within the cache, whose capacity is rounded up to whole
-                // panels; so does the panel within a row of scores, as `KEYS` is a multiple of any panel.
-                unsafe { product.compute(simd) };
-            }
-            for (i, scores) in scores.chunks_exact_mut(KEYS).take(n).enumerate() {
-                let n_seen = n_visible(i).saturating_sub(first).min(n_keys);
-                let (whole, masked) = (n_keys.next_multiple_of(S::LANES), n_seen);
-                scores[masked..whole].fill(f32::NEG_INFINITY);
-                let rescale = soften(simd, &mut scores[..whole], &mut maxima[i], &mut totals[i]);
-                let sums = &mut sums[i * head_dim..][..head_dim];
-                for at in (0..head_dim).step_by(S::LANES) {
-                    let scaled = simd.mul(simd.get(sums, at), simd.splat(rescale));
-                    simd.put(sums, at, scaled);
-                }
-            }
-            for d in (0..head_dim).step_by(panel) {
-                let product = Product::<E> {
-                    a: scores.as_ptr(),
-                    a_stride: KEYS,
-                    b: self
-                        .heads
-                        .values(self.kv_head)
-                        .wrapping_add((first * head_dim + d) * E::SIZE),
-                    b_stride: head_dim,
-                    c: sums[d..].as_mut_ptr(),
-                    c_stride: head_dim,
-                    bias: None,
-                    output: Output::Add,
-                    rows: n,
-                    depth: n_keys,
-                    columns: panel.min(head_dim - d),
-                    element: PhantomData,
-                };
-                // SAFETY: the positions lie within the cache, after whose last value a panel of elements follows;
-                // sums and scores are scratch of this thread, long enough by their splits.
-                unsafe { product.compute(simd) };
-            }
-        }
-
-        for i in 0..n {
-            let (token, head) = place(i);
-            let sums = &sums[i * head_dim..][..head_dim];
-            match self.target {
-                Target::Rows(out) => {
-                    let at = (token * self.qkv.op.n_heads + head) * head_dim;
-                    // SAFETY: the caller of the kernel owns the results of these queries.
-                    let out = unsafe { out.range(at..at + head_dim) };
-                    for (out, sum) in out.iter_mut().zip(sums) {
-                        *out = sum / totals[i];
-                    }
-                }
-                Target::Partial {
-                    partials,
-                    part,
-                    n_parts,
-                } => {
-                    let len = partial_len(head_dim);
-                    let at = (head * n_parts + part) * len;
-                    // SAFETY: as above.
-                    let out = unsafe { partials.range(at..at + len) };
-                    out[..head_dim].copy_from_slice(sums);
-                    out[head_dim..].copy_from_slice(&[maxima[i], totals[i]]);
-                }
-            }
-        }
-    }
-}
-
-/// Replaces scores by their exponentials relative to the new maximum and updates maximum and total; returns what
-/// earlier sums are to be multiplied with.
-///
-/// A whole number of registers; masked scores are -∞ and become 0.
-#[inline(always)]
-fn soften<S: Simd>(simd: S, scores: &mut [f32], maximum: &mut f32, total: &mut f32) -> f32 {
-    let mut largest = simd.splat(*maximum);
-    for at in (0..scores.len()).step_by(S::LANES) {
-        largest = simd.max(largest, simd.get(scores, at));
-    }
-    let largest = simd.reduce_max(largest);
-    let mut sum = simd.splat(0.0);
-    for at in (0..scores.len()).step_by(S::LANES) {
-        let e = exp(simd, simd.sub(simd.get(scores, at), simd.splat(largest)));
-        simd.put(scores, at, e);
-        sum = simd.add(sum, e);
-    }
-    let rescale = (*maximum - largest).exp();
-    *maximum = largest;
-    *total = *total * rescale + simd.reduce_add(sum);
-    rescale
-}
-
-/// Joins the parts of each head's result, in their order, into `out` `[n_heads, head_dim]`.
-pub(crate) fn merge(partials: &[f32], n_parts: usize, head_dim: usize, out: &mut [f32]) {
-    let len = partial_len(head_dim);
-    for (parts, out) in partials
-        .chunks_exact(n_parts * len)
-        .zip(out.chunks_exact_mut(head_dim))
-    {
-        let maximum = parts
-            .chunks_exact(len)
-            .map(|part| part[head_dim])
-            .fold(f32::NEG_INFINITY, f32::max);
-        let mut total = 0.0;
-        out.fill(0.0);
-        for part in parts.chunks_exact(len) {
-            let weight = (part[head_dim] - maximum).exp();
-            total += weight * part[head_dim + 1];
-            for (out, sum) in out.iter_mut().zip(part) {
-                *out += weight * sum;
-            }
-        }
-        out.iter_mut().for_each(|out| *out /= total);
-    }
-}
+/// Elements below which a thread is not worth a fork in storing keys and values.
+const MIN_APPENDED: usize = 1 << 13;
+/// Multiplications below which a thread is not worth a fork.
+const MIN_WORK: usize = 1 << 16;

@@ -3,20 +3,18 @@
 use std::ops::Range;
 
 use llm_backend::{
-    Attention, Backend, BackendError, DeviceInfo, HostWeight, KvShape, LinearPart, NormOp, Output,
-    Result, Rotary, Rows, WorkspaceShape,
+    Attention, Backend, BackendError, DeviceInfo, Heads, HostWeight, KvColumns, KvShape,
+    LinearPart, NormOp, Output, Result, Rotary, Rows, WorkspaceShape,
 };
 use llm_tensor::{Activation, Bytes};
 
-use crate::attention::{self, Append, Attend, Qkv, Target};
-use crate::cache::Heads;
-use crate::elementwise::{Activate, Gate, Rotate};
+use crate::attention;
+use crate::elementwise::{Activate, AddScaled, Gate, Rotate};
 use crate::linear::linear;
 use crate::memory::Shared;
-use crate::norm::NormRows;
+use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::simd::ElementType;
 use crate::weight::{CopyRow, Weight};
-use crate::workspace::{PART_POSITIONS, attention_len, decode_attention_len};
 use crate::{Buffer, Cpu, KvCache, Workspace};
 
 impl Backend for Cpu {
@@ -77,13 +75,14 @@ impl Backend for Cpu {
             .map_err(|n| self.out_of_memory("scratch memory", n))
     }
 
-    fn embed(&self, table: &Weight, ids: &[u32], out: &mut Buffer) -> Result<()> {
+    fn embed(&self, table: &Weight, ids: &[u32], scale: f32, out: &mut Buffer) -> Result<()> {
         for (&id, out) in ids
             .iter()
             .zip(out.as_mut_slice().chunks_exact_mut(table.cols))
         {
             self.level.run(CopyRow {
                 row: table.view().row(id as usize),
+                scale,
                 output: Output::Write,
                 out,
             });
@@ -98,6 +97,7 @@ impl Backend for Cpu {
         {
             self.level.run(CopyRow {
                 row: table.view().row(position as usize),
+                scale: 1.0,
                 output: Output::Add,
                 out,
             });
@@ -131,10 +131,7 @@ impl Backend for Cpu {
         let out = &mut out.as_mut_slice()[..n_tokens * width];
         self.by_rows(out, width, |tokens, out| {
             self.level.run(NormRows {
-                norm: op.norm,
-                eps: op.eps,
-                gain: op.gain.view(),
-                bias: op.bias.map(Weight::view),
+                op: normalise(op),
                 x: &x[tokens.start * width..tokens.end * width],
                 out,
             });
@@ -177,50 +174,91 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn attention(
+    fn norm_heads(
         &self,
-        op: &Attention,
-        qkv: &Buffer,
+        op: &NormOp<'_, Self>,
+        heads: &Heads,
+        x: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        assert_eq!(op.gain.cols, heads.head_dim, "a gain for every element");
+        assert!(
+            (heads.first + heads.n_heads) * heads.head_dim <= heads.row_width,
+            "{heads:?}"
+        );
+        let x = &mut x.as_mut_slice()[..n_tokens * heads.row_width];
+        self.by_rows(x, heads.row_width, |_, x| {
+            self.level.run(NormHeads {
+                op: normalise(op),
+                heads: *heads,
+                x,
+            });
+        });
+        Ok(())
+    }
+
+    fn append(
+        &self,
+        kv: &Buffer,
+        columns: &KvColumns,
         rows: Rows,
         cache: &mut KvCache,
+    ) -> Result<()> {
+        attention::append(self, kv.as_slice(), *columns, rows, cache);
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        op: &Attention<'_, Self>,
+        q: &Buffer,
+        rows: Rows,
+        cache: &KvCache,
         out: &mut Buffer,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let shape = cache.shape();
-        assert_eq!(
-            (op.n_kv_heads, op.head_dim),
-            (shape.n_kv_heads, shape.head_dim),
-            "heads as the cache has them"
-        );
-        assert!(op.n_heads.is_multiple_of(op.n_kv_heads), "{op:?}");
-        let n_positions = rows.start + rows.n_tokens;
-        assert!(n_positions <= shape.capacity, "{rows:?} within the cache");
-        if rows.n_tokens == 0 {
-            return Ok(());
-        }
-        let (q_width, kv_width) = (op.n_heads * op.head_dim, op.n_kv_heads * op.head_dim);
-        let width = q_width + 2 * kv_width;
-        let qkv = Qkv {
-            rows: &qkv.as_slice()[rows.first * width..][..rows.n_tokens * width],
-            n_tokens: rows.n_tokens,
-            position: rows.start,
-            op: *op,
-        };
-        let out = &mut out.as_mut_slice()[rows.first * q_width..][..rows.n_tokens * q_width];
-        let heads = cache.heads();
-        let min_heads = MIN_ELEMENTS.div_ceil(2 * rows.n_tokens * op.head_dim);
-        self.pool.split(op.n_kv_heads, min_heads, |_, kv_heads| {
-            self.level.run(Append {
-                heads,
-                kv_heads,
-                qkv,
+        let (q, out) = (q.as_slice(), out.as_mut_slice());
+        attention::attention(self, op, q, rows, cache, out, workspace);
+        Ok(())
+    }
+
+    fn add(&self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
+        let y = &y.as_slice()[..n_tokens * width];
+        let x = &mut x.as_mut_slice()[..n_tokens * width];
+        self.by_rows(x, 1, |elements, x| {
+            self.level.run(AddScaled {
+                y: &y[elements],
+                weight: 1.0,
+                x,
             });
         });
-        if rows.n_tokens == 1 && n_positions > PART_POSITIONS {
-            self.attend_in_parts(qkv, heads, out, workspace);
-        } else {
-            self.attend(qkv, heads, out, workspace);
-        }
+        Ok(())
+    }
+
+    fn scatter_add(
+        &self,
+        y: &Buffer,
+        rows: &[usize],
+        weights: &[f32],
+        width: usize,
+        x: &mut Buffer,
+    ) -> Result<()> {
+        assert_eq!(rows.len(), weights.len(), "a weight for every row");
+        let y = &y.as_slice()[..rows.len() * width];
+        let x = Shared::new(x.as_mut_slice());
+        // By columns, not rows: a row that is named twice then gets its sums from one thread, in order.
+        let min_columns = MIN_ELEMENTS.div_ceil(rows.len().max(1));
+        self.pool.split(width, min_columns, |_, columns| {
+            for ((&row, &weight), y) in rows.iter().zip(weights).zip(y.chunks_exact(width)) {
+                let at = row * width + columns.start..row * width + columns.end;
+                self.level.run(AddScaled {
+                    y: &y[columns.clone()],
+                    weight,
+                    // SAFETY: the threads' columns do not overlap, and a thread's rows come one after the other.
+                    x: unsafe { x.range(at) },
+                });
+            }
+        });
         Ok(())
     }
 
@@ -286,87 +324,17 @@ impl Cpu {
             task(rows, out);
         });
     }
+}
 
-    /// Tiles of queries, each against all that it sees.
-    fn attend(&self, qkv: Qkv<'_>, heads: Heads<'_>, out: &mut [f32], workspace: &mut Workspace) {
-        let n_queries = qkv.n_tokens * qkv.group();
-        let n_tiles = n_queries.div_ceil(attention::QUERIES);
-        let n_positions = qkv.position + qkv.n_tokens;
-        let len = attention::scratch_len(qkv.op.head_dim);
-        let scratch = workspace.take(attention_len(qkv.op.head_dim, self.n_threads()));
-        let (scratch, out) = (Shared::new(scratch), Shared::new(out));
-        let tile_work = n_queries.min(attention::QUERIES) * n_positions * qkv.op.head_dim;
-        // Dealt in turns: later tiles see more positions than earlier ones.
-        let n_units = n_tiles * qkv.op.n_kv_heads;
-        self.pool
-            .deal(n_units, MIN_WORK.div_ceil(tile_work), |thread, unit| {
-                let first = unit / qkv.op.n_kv_heads * attention::QUERIES;
-                self.level.run(Attend {
-                    qkv,
-                    heads,
-                    kv_head: unit % qkv.op.n_kv_heads,
-                    queries: first..(first + attention::QUERIES).min(n_queries),
-                    positions: 0..n_positions,
-                    // SAFETY: each thread takes its own piece.
-                    scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
-                    target: Target::Rows(out),
-                });
-            });
-    }
-
-    /// The queries of a single token, against parts of the positions, of a fixed size so that results do not depend
-    /// on the number of threads.
-    fn attend_in_parts(
-        &self,
-        qkv: Qkv<'_>,
-        heads: Heads<'_>,
-        out: &mut [f32],
-        workspace: &mut Workspace,
-    ) {
-        let Attention {
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            ..
-        } = qkv.op;
-        let n_positions = qkv.position + 1;
-        let n_parts = n_positions.div_ceil(PART_POSITIONS);
-        let n_tiles = qkv.group().div_ceil(attention::QUERIES);
-        let len = attention::scratch_len(head_dim);
-        let memory = workspace.take(decode_attention_len(
-            head_dim,
-            n_heads,
-            n_positions,
-            self.n_threads(),
-        ));
-        let (scratch, partials) = memory.split_at_mut(attention_len(head_dim, self.n_threads()));
-        let scratch = Shared::new(scratch);
-        let shared = Shared::new(partials);
-        self.pool
-            .deal(n_kv_heads * n_tiles * n_parts, 1, |thread, unit| {
-                let (rest, part) = (unit / n_parts, unit % n_parts);
-                let (kv_head, tile) = (rest / n_tiles, rest % n_tiles);
-                let (first, position) = (tile * attention::QUERIES, part * PART_POSITIONS);
-                self.level.run(Attend {
-                    qkv,
-                    heads,
-                    kv_head,
-                    queries: first..(first + attention::QUERIES).min(qkv.group()),
-                    positions: position..(position + PART_POSITIONS).min(n_positions),
-                    // SAFETY: each thread takes its own piece.
-                    scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
-                    target: Target::Partial {
-                        partials: shared,
-                        part,
-                        n_parts,
-                    },
-                });
-            });
-        attention::merge(partials, n_parts, head_dim, out);
+fn normalise<'a>(op: &NormOp<'a, Cpu>) -> Normalise<'a> {
+    Normalise {
+        norm: op.norm,
+        eps: op.eps,
+        gain_offset: op.gain_offset,
+        gain: op.gain.view(),
+        bias: op.bias.map(Weight::view),
     }
 }
 
 /// Elements below which a thread is not worth a fork in passes that compute little for each.
 const MIN_ELEMENTS: usize = 1 << 13;
-/// Multiplications below which a thread is not worth a fork in attention.
-const MIN_WORK: usize = 1 << 16;

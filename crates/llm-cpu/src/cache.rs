@@ -1,41 +1,29 @@
 //! Keys and values of one sequence in one layer, laid out as attention reads them.
 
-use std::marker::PhantomData;
+use std::ops::Range;
 
-use llm_backend::KvShape;
+use half::{bf16, f16};
+use llm_backend::{KvColumns, KvShape};
 use llm_tensor::Bytes;
 
 use crate::isa::Geometry;
-use crate::memory::Buffer;
-use crate::simd::{Element, ElementType};
+use crate::memory::{Buffer, Shared};
+use crate::simd::{Element, ElementType, Kernel, Simd};
 
-/// A head's keys lie in panels `[head_dim, positions]`, so that a register holds one element of many positions and
-/// scores need no horizontal sums; its values lie `[position, head_dim]`. Heads follow each other.
+/// A head's keys lie in panels `[head_dim, slots]`, so that a register holds one element of many positions and
+/// scores need no horizontal sums; its values lie `[slot, head_dim]`. Heads follow each other.
+///
+/// Positions take the slots in turn. The slots are whole panels, hence a panel of positions is one of slots wherever
+/// the turn begins anew.
 #[derive(Debug)]
 pub struct KvCache {
-    shape: KvShape,
-    element: ElementType,
-    /// Positions in a panel of keys.
-    panel: usize,
+    layout: Layout,
     memory: Buffer,
-}
-
-/// Elements of a cache: whole panels of keys, the values, and a panel more, since registers of the last values may
-/// reach beyond them.
-fn n_elements(shape: &KvShape, panel: usize) -> usize {
-    let n_positions = shape.capacity.next_multiple_of(panel) + shape.capacity;
-    n_positions * shape.n_kv_heads * shape.head_dim + panel
-}
-
-/// f32 that a cache's memory takes.
-fn n_words(shape: &KvShape, geometry: Geometry) -> usize {
-    let size = shape.dtype.size();
-    (n_elements(shape, geometry.panel) * size).div_ceil(size_of::<f32>())
 }
 
 /// The bytes that [`KvCache::new`] allocates.
 pub(crate) fn bytes(shape: &KvShape, geometry: Geometry) -> Bytes {
-    Bytes::new((n_words(shape, geometry) * size_of::<f32>()) as u64)
+    Bytes::new((Layout::new(shape, geometry).n_words() * size_of::<f32>()) as u64)
 }
 
 impl KvCache {
@@ -43,15 +31,13 @@ impl KvCache {
     /// What was asked for, when the system does not give it.
     ///
     /// # Panics
-    /// When the elements are not f32, f16 or bf16.
+    /// When the elements are not f32, f16 or bf16, or nothing is to be kept.
     pub(crate) fn new(shape: &KvShape, geometry: Geometry) -> Result<Self, Bytes> {
-        let element = ElementType::of(shape.dtype)
-            .unwrap_or_else(|| panic!("a cache of {} elements", shape.dtype));
+        assert!(shape.capacity > 0, "a cache keeps a position at least");
+        let layout = Layout::new(shape, geometry);
         Ok(KvCache {
-            shape: *shape,
-            element,
-            panel: geometry.panel,
-            memory: Buffer::zeroed(n_words(shape, geometry))?,
+            layout,
+            memory: Buffer::zeroed(layout.n_words())?,
         })
     }
 
@@ -61,93 +47,217 @@ impl KvCache {
     }
 
     pub(crate) fn shape(&self) -> &KvShape {
-        &self.shape
+        &self.layout.shape
     }
 
-    /// A view that several threads use at once.
-    pub(crate) fn heads(&mut self) -> Heads<'_> {
-        Heads {
-            shape: self.shape,
-            element: self.element,
-            panel: self.panel,
-            start: self.memory.as_mut_slice().as_mut_ptr().cast(),
-            lifetime: PhantomData,
+    /// Positions in a panel of keys.
+    pub(crate) fn panel(&self) -> usize {
+        self.layout.panel
+    }
+
+    pub(crate) fn view(&self) -> KvView<'_> {
+        KvView {
+            layout: self.layout,
+            memory: self.memory.as_slice(),
+        }
+    }
+
+    /// For several threads at once, each with positions of its own.
+    pub(crate) fn writer(&mut self) -> KvWriter<'_> {
+        KvWriter {
+            layout: self.layout,
+            memory: Shared::new(self.memory.as_mut_slice()),
         }
     }
 }
 
-/// The heads of a cache; each may be appended to by one thread, or read by many.
+/// Where everything lies, in elements.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heads<'a> {
-    pub(crate) shape: KvShape,
-    pub(crate) element: ElementType,
-    pub(crate) panel: usize,
-    start: *mut u8,
-    lifetime: PhantomData<&'a mut [f32]>,
+struct Layout {
+    shape: KvShape,
+    element: ElementType,
+    /// Slots in a panel of keys.
+    panel: usize,
+    n_slots: usize,
 }
 
-// SAFETY: a pointer into plain data that is borrowed for the lifetime; all access through it is unsafe.
-unsafe impl Send for Heads<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Heads<'_> {}
+impl Layout {
+    /// # Panics
+    /// When the elements are not f32, f16 or bf16.
+    fn new(shape: &KvShape, geometry: Geometry) -> Self {
+        let element = ElementType::of(shape.dtype)
+            .unwrap_or_else(|| panic!("a cache of {} elements", shape.dtype));
+        Layout {
+            shape: *shape,
+            element,
+            panel: geometry.panel,
+            n_slots: shape.capacity.next_multiple_of(geometry.panel),
+        }
+    }
 
-impl Heads<'_> {
-    /// The panels of a head's keys.
+    /// f32 of memory: keys, values, and a panel of elements more, since registers of the last values may reach beyond
+    /// them.
+    fn n_words(&self) -> usize {
+        let n_elements = 2 * self.shape.n_kv_heads * self.head_len() + self.panel;
+        (n_elements * self.element.size()).div_ceil(size_of::<f32>())
+    }
+
+    /// Elements of a head's keys, and of its values.
+    fn head_len(&self) -> usize {
+        self.n_slots * self.shape.head_dim
+    }
+
+    /// The first element of the panel of keys that begins with `position`.
     ///
     /// # Panics
     /// When there is no such head.
-    pub(crate) fn keys(&self, kv_head: usize) -> *mut u8 {
+    fn keys(&self, kv_head: usize, position: usize) -> usize {
         assert!(kv_head < self.shape.n_kv_heads);
-        self.at(kv_head * self.keys_len())
+        debug_assert!(position.is_multiple_of(self.panel));
+        kv_head * self.head_len() + position % self.n_slots * self.shape.head_dim
     }
 
-    /// The rows of a head's values; a panel of elements after the last can be read.
+    /// The first element of the value at `position`.
     ///
     /// # Panics
     /// When there is no such head.
-    pub(crate) fn values(&self, kv_head: usize) -> *mut u8 {
+    fn value(&self, kv_head: usize, position: usize) -> usize {
         assert!(kv_head < self.shape.n_kv_heads);
-        let all_keys = self.shape.n_kv_heads * self.keys_len();
-        self.at(all_keys + kv_head * self.shape.capacity * self.shape.head_dim)
+        (self.shape.n_kv_heads + kv_head) * self.head_len()
+            + position % self.n_slots * self.shape.head_dim
+    }
+}
+
+/// A cache to read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KvView<'a> {
+    layout: Layout,
+    memory: &'a [f32],
+}
+
+impl KvView<'_> {
+    pub(crate) fn element(&self) -> ElementType {
+        self.layout.element
     }
 
+    pub(crate) fn shape(&self) -> &KvShape {
+        &self.layout.shape
+    }
+
+    /// Positions in a panel of keys.
+    pub(crate) fn panel(&self) -> usize {
+        self.layout.panel
+    }
+
+    /// The panel `[head_dim, panel]` of a head's keys from `position` on, a multiple of the panel.
+    ///
+    /// # Panics
+    /// When there is no such head.
+    pub(crate) fn keys(&self, kv_head: usize, position: usize) -> *const u8 {
+        self.at(self.layout.keys(kv_head, position))
+    }
+
+    /// The rows of a head's values from `position` on, as many as [`run_len`](Self::run_len) says; a panel of elements
+    /// after the last can be read.
+    ///
+    /// # Panics
+    /// When there is no such head.
+    pub(crate) fn values(&self, kv_head: usize, position: usize) -> *const u8 {
+        self.at(self.layout.value(kv_head, position))
+    }
+
+    /// Positions from `position` on whose slots follow each other.
+    pub(crate) fn run_len(&self, position: usize) -> usize {
+        self.layout.n_slots - position % self.layout.n_slots
+    }
+
+    fn at(&self, element: usize) -> *const u8 {
+        let start = self.memory.as_ptr().cast::<u8>();
+        start.wrapping_add(element * self.layout.element.size())
+    }
+}
+
+/// A cache to write.
+#[derive(Clone, Copy)]
+pub(crate) struct KvWriter<'a> {
+    layout: Layout,
+    memory: Shared<'a>,
+}
+
+impl KvWriter<'_> {
     /// Stores the key and value of one head at `position`, rounded to the cache's elements.
     ///
     /// # Panics
-    /// When the position or the head is beyond the cache, or the rows are not a head wide.
+    /// When there is no such head, or the rows are not a head wide.
     ///
     /// # Safety
-    /// Nobody else accesses this head meanwhile.
+    /// Nobody else accesses this position meanwhile, nor another of its slot; the elements are of the cache's type.
     #[inline(always)]
-    pub(crate) unsafe fn store<E: Element>(
+    unsafe fn store<E: Element>(
         &self,
         kv_head: usize,
         position: usize,
         key: &[f32],
         value: &[f32],
     ) {
-        let head_dim = self.shape.head_dim;
-        assert!(position < self.shape.capacity && key.len() == head_dim && value.len() == head_dim);
-        let panel_start = position / self.panel * self.panel * head_dim;
-        let lane = position % self.panel;
-        let (keys, values) = (self.keys(kv_head), self.values(kv_head));
+        let Layout { shape, panel, .. } = self.layout;
+        assert!(key.len() == shape.head_dim && value.len() == shape.head_dim);
+        let memory = self.memory.as_mut_ptr().cast::<u8>();
+        let lane = position % panel;
+        let keys = self.layout.keys(kv_head, position - lane) + lane;
+        let keys = memory.wrapping_add(keys * E::SIZE);
+        let values = memory.wrapping_add(self.layout.value(kv_head, position) * E::SIZE);
         for (d, (&key, &value)) in key.iter().zip(value).enumerate() {
-            let key_at = panel_start + d * self.panel + lane;
-            let value_at = position * head_dim + d;
-            // SAFETY: both lie within the head's memory as the position is within the capacity; exclusive as the
-            // caller promises.
+            // SAFETY: both lie within the head's memory, as the layout keeps every position in a slot; exclusive as
+            // the caller promises.
             unsafe {
-                E::write(keys.add(key_at * E::SIZE), key);
-                E::write(values.add(value_at * E::SIZE), value);
+                E::write(keys.add(d * panel * E::SIZE), key);
+                E::write(values.add(d * E::SIZE), value);
             }
         }
     }
+}
 
-    fn keys_len(&self) -> usize {
-        self.shape.capacity.next_multiple_of(self.panel) * self.shape.head_dim
+/// Stores the keys and values of some tokens.
+pub(crate) struct Append<'a> {
+    pub(crate) cache: KvWriter<'a>,
+    /// `[tokens, row_width]`.
+    pub(crate) rows: &'a [f32],
+    pub(crate) columns: KvColumns,
+    /// Of the rows, one a token; nobody else accesses their slots meanwhile.
+    pub(crate) positions: Range<usize>,
+}
+
+impl Kernel for Append<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        match self.cache.layout.element {
+            ElementType::F32 => self.all::<f32>(),
+            ElementType::F16 => self.all::<f16>(),
+            ElementType::Bf16 => self.all::<bf16>(),
+        }
     }
+}
 
-    fn at(&self, element: usize) -> *mut u8 {
-        self.start.wrapping_add(element * self.element.size())
+impl Append<'_> {
+    #[inline(always)]
+    fn all<E: Element>(self) {
+        let KvShape {
+            n_kv_heads,
+            head_dim,
+            ..
+        } = self.cache.layout.shape;
+        let rows = self.rows.chunks_exact(self.columns.row_width);
+        for (position, row) in self.positions.zip(rows) {
+            let row = &row[self.columns.first..][..2 * n_kv_heads * head_dim];
+            let (keys, values) = row.split_at(n_kv_heads * head_dim);
+            let heads = keys
+                .chunks_exact(head_dim)
+                .zip(values.chunks_exact(head_dim));
+            for (kv_head, (key, value)) in heads.enumerate() {
+                // SAFETY: the caller of the kernel keeps others away from these slots; `run` chose the element type.
+                unsafe { self.cache.store::<E>(kv_head, position, key, value) };
+            }
+        }
     }
 }

@@ -1,10 +1,28 @@
-//! Activations, gates and rotary positions.
+//! Sums, activations, gates and rotary positions.
 
 use llm_backend::Rotary;
 use llm_tensor::{Activation, Pairing};
 
 use crate::math::activate;
 use crate::simd::{Kernel, Simd};
+
+/// Adds `weight · y` to `x`, both of one length.
+pub(crate) struct AddScaled<'a> {
+    pub(crate) y: &'a [f32],
+    pub(crate) weight: f32,
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for AddScaled<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let weight = simd.splat(self.weight);
+        for at in (0..self.x.len()).step_by(S::LANES) {
+            let sum = simd.fma(weight, simd.get(self.y, at), simd.get(self.x, at));
+            simd.put(self.x, at, sum);
+        }
+    }
+}
 
 /// Applies an activation in place.
 pub(crate) struct Activate<'a> {

@@ -10,24 +10,43 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     // The bounds lie beyond where the result leaves f32, and the second operand is what survives of a NaN.
     let x = simd.max(simd.splat(-110.0), x);
     let x = simd.min(simd.splat(90.0), x);
-    // x = n·ln 2 + r with |r| ≤ ln 2 / 2, ln 2 in two parts so that the first product is exact.
+    let Reduced { n, r, slope } = reduce(simd, x);
+    simd.scale(simd.fma(slope, r, simd.splat(1.0)), n)
+}
+
+/// The hyperbolic tangent, relatively precise near zero as well; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+    // Beyond the bounds the result is ±1 in f32, and the second operand is what survives of a NaN.
+    let x = simd.max(simd.splat(-10.0), x);
+    let x = simd.min(simd.splat(10.0), x);
+    // tanh x = m / (m + 2) with m = e^(2x) - 1 = 2^n·(e^r - 1) + (2^n - 1).
+    let Reduced { n, r, slope } = reduce(simd, simd.add(x, x));
+    let one = simd.splat(1.0);
+    let power = simd.sub(simd.scale(one, n), one);
+    let m = simd.add(simd.scale(simd.mul(slope, r), n), power);
+    simd.div(m, simd.add(m, simd.splat(2.0)))
+}
+
+/// An exponent x = n·ln 2 + r with |r| ≤ ln 2 / 2, and the slope (e^r - 1) / r.
+struct Reduced<S: Simd> {
+    n: S::F32,
+    r: S::F32,
+    slope: S::F32,
+}
+
+#[inline(always)]
+fn reduce<S: Simd>(simd: S, x: S::F32) -> Reduced<S> {
+    // ln 2 in two parts so that the first product is exact.
     let n = simd.round(simd.mul(x, simd.splat(std::f32::consts::LOG2_E)));
     let r = simd.fma(n, simd.splat(-LN_2_HIGH), x);
     let r = simd.fma(n, simd.splat(-LN_2_LOW), r);
     // Taylor's series; the first term left out is below 2⁻²⁷.
-    let mut sum = simd.splat(1.0 / 5040.0);
-    for coefficient in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
-        sum = simd.fma(sum, r, simd.splat(coefficient));
+    let mut slope = simd.splat(1.0 / 5040.0);
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0] {
+        slope = simd.fma(slope, r, simd.splat(coefficient));
     }
-    simd.scale(sum, n)
+    Reduced { n, r, slope }
 }
 
 /// `activation` of every lane.
@@ -121,6 +140,18 @@ mod tests {
         }
     }
 
+    struct Tanh<'a>(&'a mut [f32]);
+
+    impl Kernel for Tanh<'_> {
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) {
+            for at in (0..self.0.len()).step_by(S::LANES) {
+                let y = tanh(simd, simd.get(self.0, at));
+                simd.put(self.0, at, y);
+            }
+        }
+    }
+
     #[test]
     fn exp_is_within_two_units_in_the_last_place() {
         let x: Vec<f32> = (0..200_001)
@@ -155,6 +186,40 @@ mod tests {
             ];
             level.run(Exp(&mut y));
             assert_eq!(y[..4], [0.0, 0.0, f32::INFINITY, f32::INFINITY]);
+            assert!(y[4].is_nan(), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn tanh_is_within_four_units_in_the_last_place() {
+        let x: Vec<f32> = (0..200_001)
+            .map(|i| (i - 100_000) as f32 * 1.3e-4)
+            .chain((0..120).map(|i| 2f32.powi(-i)))
+            .collect();
+        for level in Isa::ALL.into_iter().filter_map(Level::new) {
+            let mut y = x.clone();
+            level.run(Tanh(&mut y));
+            for (&x, &y) in x.iter().zip(&y) {
+                let exact = f64::from(x).tanh();
+                let error = (f64::from(y) - exact).abs();
+                let bound = 4.0 * f64::from(f32::EPSILON) * exact.abs();
+                assert!(error <= bound, "{level:?}: tanh {x} = {y}, not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn tanh_of_the_ends() {
+        for level in Isa::ALL.into_iter().filter_map(Level::new) {
+            let mut y = [
+                f32::NEG_INFINITY,
+                f32::MIN,
+                f32::MAX,
+                f32::INFINITY,
+                f32::NAN,
+            ];
+            level.run(Tanh(&mut y));
+            assert_eq!(y[..4], [-1.0, -1.0, 1.0, 1.0]);
             assert!(y[4].is_nan(), "{level:?}");
         }
     }

@@ -1,14 +1,62 @@
+use llm_backend::Heads;
 use llm_tensor::Norm;
 
 use crate::simd::{Kernel, Simd};
 use crate::weight::WeightView;
 
-/// Normalises rows.
-pub(crate) struct NormRows<'a> {
+/// A normalisation of vectors as wide as the gain.
+#[derive(Clone, Copy)]
+pub(crate) struct Normalise<'a> {
     pub(crate) norm: Norm,
     pub(crate) eps: f32,
+    pub(crate) gain_offset: f32,
     pub(crate) gain: WeightView<'a>,
     pub(crate) bias: Option<WeightView<'a>>,
+}
+
+impl Normalise<'_> {
+    /// What the statistics of `x` make of its elements.
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, x: &[f32]) -> Normalised<'_, S> {
+        let (shift, variance) = match self.norm {
+            Norm::Layer => moments(simd, x),
+            Norm::Rms => (Shift::NONE, mean_square(simd, x)),
+        };
+        Normalised {
+            op: self,
+            mean: simd.splat(shift.mean),
+            rest: simd.splat(shift.rest),
+            scale: simd.splat(1.0 / (variance + self.eps).sqrt()),
+            gain_offset: simd.splat(self.gain_offset),
+        }
+    }
+}
+
+struct Normalised<'a, S: Simd> {
+    op: &'a Normalise<'a>,
+    mean: S::F32,
+    rest: S::F32,
+    scale: S::F32,
+    gain_offset: S::F32,
+}
+
+impl<S: Simd> Normalised<'_, S> {
+    /// The result for the elements `x` from `at` on.
+    #[inline(always)]
+    fn get(&self, simd: S, x: S::F32, at: usize) -> S::F32 {
+        let centred = simd.sub(simd.sub(x, self.mean), self.rest);
+        let gain = simd.add(self.gain_offset, self.op.gain.get(simd, at));
+        let y = simd.mul(simd.mul(centred, self.scale), gain);
+        match self.op.bias {
+            Some(bias) => simd.add(y, bias.get(simd, at)),
+            None => y,
+        }
+    }
+}
+
+/// Normalises rows.
+pub(crate) struct NormRows<'a> {
+    pub(crate) op: Normalise<'a>,
     /// `[n_tokens, width]`, the width being the gain's.
     pub(crate) x: &'a [f32],
     /// `[n_tokens, width]`.
@@ -18,26 +66,47 @@ pub(crate) struct NormRows<'a> {
 impl Kernel for NormRows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let width = self.gain.cols;
+        let width = self.op.gain.cols;
         for (x, out) in self
             .x
             .chunks_exact(width)
             .zip(self.out.chunks_exact_mut(width))
         {
-            let (shift, variance) = match self.norm {
-                Norm::Layer => moments(simd, x),
-                Norm::Rms => (Shift::NONE, mean_square(simd, x)),
-            };
-            let scale = simd.splat(1.0 / (variance + self.eps).sqrt());
-            let (mean, rest) = (simd.splat(shift.mean), simd.splat(shift.rest));
+            let normalised = self.op.of(simd, x);
             for at in (0..width).step_by(S::LANES) {
-                let centred = simd.sub(simd.sub(simd.get(x, at), mean), rest);
-                let y = simd.mul(simd.mul(centred, scale), self.gain.get(simd, at));
-                let y = match self.bias {
-                    Some(bias) => simd.add(y, bias.get(simd, at)),
-                    None => y,
-                };
+                let y = normalised.get(simd, simd.get(x, at), at);
                 simd.put(out, at, y);
+            }
+        }
+    }
+}
+
+/// Normalises heads in place.
+pub(crate) struct NormHeads<'a> {
+    pub(crate) op: Normalise<'a>,
+    /// Each as wide as the gain.
+    pub(crate) heads: Heads,
+    /// `[n_tokens, row_width]`.
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for NormHeads<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Heads {
+            first,
+            n_heads,
+            head_dim,
+            row_width,
+        } = self.heads;
+        for row in self.x.chunks_exact_mut(row_width) {
+            let heads = row.chunks_exact_mut(head_dim).skip(first).take(n_heads);
+            for head in heads {
+                let normalised = self.op.of(simd, head);
+                for at in (0..head_dim).step_by(S::LANES) {
+                    let y = normalised.get(simd, simd.get(head, at), at);
+                    simd.put(head, at, y);
+                }
             }
         }
     }

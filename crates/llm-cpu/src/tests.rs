@@ -128,10 +128,11 @@ fn nothing_is_read_beyond_a_weight() {
                 let mut x = cpu.alloc(20 * cols).unwrap();
                 let mut normed = cpu.alloc(20 * cols).unwrap();
                 let mut out = cpu.alloc(20 * rows).unwrap();
-                cpu.embed(&matrix, &[rows as u32 - 1], &mut x).unwrap();
+                cpu.embed(&matrix, &[rows as u32 - 1], 1.0, &mut x).unwrap();
                 let norm = NormOp {
                     norm: Norm::Layer,
                     eps: 1e-5,
+                    gain_offset: 0.0,
                     gain: &vector,
                     bias: Some(&vector),
                 };

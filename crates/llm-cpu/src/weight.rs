@@ -85,9 +85,10 @@ impl<'a> WeightView<'a> {
     }
 }
 
-/// Widens a row of a weight into `out`, or adds it.
+/// Widens a row of a weight, times `scale`, into `out`, or adds it.
 pub(crate) struct CopyRow<'a> {
     pub(crate) row: WeightView<'a>,
+    pub(crate) scale: f32,
     pub(crate) output: Output,
     /// As wide as the row.
     pub(crate) out: &'a mut [f32],
@@ -97,7 +98,7 @@ impl Kernel for CopyRow<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         for at in (0..self.row.cols).step_by(S::LANES) {
-            let x = self.row.get(simd, at);
+            let x = simd.mul(self.row.get(simd, at), simd.splat(self.scale));
             let x = match self.output {
                 Output::Write => x,
                 Output::Add => simd.add(simd.get(self.out, at), x),

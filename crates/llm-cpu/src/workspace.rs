@@ -58,10 +58,11 @@ fn n_elements(shape: &WorkspaceShape, geometry: Geometry, n_threads: usize) -> u
     matvec_len(shape.n_tokens.min(GEMM_TOKENS - 1), shape.cols, geometry)
         .max(gemm_len(shape.n_tokens, geometry, n_threads))
         .max(attention_len(shape.head_dim, n_threads))
-        .max(decode_attention_len(
+        .max(partial_attention_len(
             shape.head_dim,
             shape.n_heads,
-            shape.context,
+            // The first part begins with a panel's first position, which may be before the first one seen.
+            (shape.context + geometry.panel).div_ceil(PART_POSITIONS),
             n_threads,
         ))
 }
@@ -85,13 +86,12 @@ pub(crate) fn attention_len(head_dim: usize, n_threads: usize) -> usize {
     n_threads * attention::scratch_len(head_dim)
 }
 
-/// What attention of a single token takes: unmerged results beside.
-pub(crate) fn decode_attention_len(
+/// What attention of a single token to many parts of the positions takes: unmerged results beside.
+pub(crate) fn partial_attention_len(
     head_dim: usize,
     n_heads: usize,
-    context: usize,
+    n_parts: usize,
     n_threads: usize,
 ) -> usize {
-    let n_parts = context.div_ceil(PART_POSITIONS);
     attention_len(head_dim, n_threads) + n_heads * n_parts * attention::partial_len(head_dim)
 }

@@ -116,8 +116,7 @@ impl Conversation {
             .take_while(|(a, b)| a == b)
             .count()
             .min(ids.len() - 1);
-        session.truncate(0, common.min(session.len(0)));
-        let fed = session.len(0);
+        let fed = session.truncate(0, common.min(session.len(0)));
         let mut sampler = Sampler::new(settings.sampling, settings.seed, session.spec().vocab);
         observe(&mut sampler, &ids, session)?;
         session.interrupt().clear();

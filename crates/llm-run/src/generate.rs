@@ -210,7 +210,10 @@ pub(crate) fn observe(sampler: &mut Sampler, ids: &[u32], session: &Session) -> 
     match ids.iter().find(|&&id| id as usize >= vocab) {
         Some(&id) => Err(RuntimeError::IdOutOfRange { id, vocab }.into()),
         None => {
-            sampler.observe(ids);
+            // An encoder's prompt is not what the decoder repeats.
+            if session.spec().encoder.is_none() {
+                sampler.observe(ids);
+            }
             Ok(())
         }
     }

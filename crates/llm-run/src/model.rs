@@ -102,10 +102,15 @@ impl OpenModel {
             isa: None,
         })?;
         let device: Box<dyn Device> = Box::new(Arc::new(cpu));
+        let n_tokens = match self.bound.spec().encoder {
+            // An encoder sees all of its prompt at once.
+            Some(_) => context,
+            None => PASS.min(context),
+        };
         let limits = Limits {
             n_sequences: 1,
             context,
-            n_tokens: PASS.min(context),
+            n_tokens,
             n_logits,
         };
         let options = LoadOptions {

@@ -19,24 +19,41 @@ use crate::output;
 
 pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
     let model = OpenModel::open(&args.model)?;
-    if args.decoder_token_ids.is_some() {
-        let family = model.bound.spec().family;
-        return Err(UserError(format!(
-            "--decoder-token-ids: {family} models have no encoder beside their decoder"
-        ))
-        .into());
-    }
-    let ids = match (&args.token_ids, &args.text) {
+    let given = match (&args.token_ids, &args.text) {
         (Some(ids), _) => ids.clone(),
         (None, Some(path)) => model
             .tokenizer()?
             .encode(&read_file(path)?, SpecialTokens::Add)?,
         (None, None) => unreachable!("the command line requires one of them"),
     };
+    let spec = model.bound.spec();
+    // What the encoder reads, and what is scored.
+    let (encoder_ids, ids) = match (&spec.encoder, &args.decoder_token_ids) {
+        (None, None) => (None, given),
+        (Some(_), Some(decoder_ids)) => (Some(given), decoder_ids.clone()),
+        (None, Some(_)) => {
+            let problem = "models have no encoder beside their decoder";
+            return Err(
+                UserError(format!("--decoder-token-ids: {} {problem}", spec.family)).into(),
+            );
+        }
+        (Some(encoder), None) => {
+            let hint = format!(
+                "give the decoder's ids, which begin with {}, with --decoder-token-ids",
+                encoder.start_token
+            );
+            return Err(UserError(format!(
+                "{} models have an encoder and a decoder: {hint}",
+                spec.family
+            ))
+            .into());
+        }
+    };
     if ids.is_empty() {
         return Err(RuntimeError::EmptyPrompt.into());
     }
-    let context = model.context(&args.load, ids.len())?;
+    let needed = ids.len().max(encoder_ids.as_ref().map_or(0, Vec::len));
+    let context = model.context(&args.load, needed)?;
     let Loaded {
         mut session, time, ..
     } = model.load(&args.load, context, LOGITS_AT_ONCE)?;
@@ -47,6 +64,9 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
         Some(path) => Some(logits_writer(path, ids.len(), session.spec().vocab)?),
         None => None,
     };
+    if let Some(encoder_ids) = &encoder_ids {
+        session.encode(0, encoder_ids)?;
+    }
     let log_probabilities = log_probabilities(&mut session, &ids, &mut sink)?;
     if let Some(writer) = sink {
         writer.finish()?;

@@ -24,6 +24,24 @@ pub(crate) fn arrange(
     let bytes = match slot.stored {
         Stored::AsIs => as_is(checkpoint, tensor, dtype)?,
         Stored::Transposed => transposed(checkpoint, tensor, dtype, rows, cols)?,
+        Stored::Grouped {
+            n_kv_heads,
+            n_queries,
+        } => {
+            // A fused bias is a vector of the matrix's rows.
+            let (rows, cols) = if slot.shape.len() == 1 {
+                (cols, 1)
+            } else {
+                (rows, cols)
+            };
+            let head_dim = rows / (n_kv_heads * (n_queries + 2));
+            ungrouped(
+                checkpoint,
+                tensor,
+                dtype,
+                [n_kv_heads, n_queries, head_dim * cols],
+            )?
+        }
         Stored::AdjacentPairs { n_heads } => {
             halves_of_pairs(checkpoint, tensor, dtype, rows / n_heads, cols)?
         }
@@ -78,6 +96,37 @@ fn transposed(
             convert_elements(stored, band, dtype, out)
                 .expect("a bound tensor's elements are floating-point")
         });
+    Ok(HostBytes::new(bytes))
+}
+
+/// All groups' queries, then their keys, then their values, from groups of `n_queries` heads of queries, one of keys and
+/// one of values, each of `head` elements.
+fn ungrouped(
+    checkpoint: &Checkpoint,
+    tensor: &TensorInfo,
+    dtype: DType,
+    [n_groups, n_queries, head]: [usize; 3],
+) -> Result<HostBytes> {
+    let head_bytes = head * dtype.size();
+    let mut bytes = AlignedBuf::zeroed(n_groups * (n_queries + 2) * head_bytes);
+    let (queries, keys_values) = bytes.split_at_mut(n_groups * n_queries * head_bytes);
+    let (keys, values) = keys_values.split_at_mut(n_groups * head_bytes);
+    let groups = queries
+        .par_chunks_mut(n_queries * head_bytes)
+        .zip(keys.par_chunks_mut(head_bytes))
+        .zip(values.par_chunks_mut(head_bytes));
+    groups
+        .enumerate()
+        .try_for_each(|(group, ((queries, keys), values))| {
+            let first = (group * (n_queries + 2) * head) as u64;
+            let (k, v) = (
+                first + (n_queries * head) as u64,
+                first + ((n_queries + 1) * head) as u64,
+            );
+            checkpoint.read_into(&tensor.name, first..k, dtype, queries)?;
+            checkpoint.read_into(&tensor.name, k..v, dtype, keys)?;
+            checkpoint.read_into(&tensor.name, v..v + head as u64, dtype, values)
+        })?;
     Ok(HostBytes::new(bytes))
 }
 

@@ -62,7 +62,11 @@ impl BoundModel {
         Self::bind(checkpoint, skeleton)
     }
 
-    fn bind(checkpoint: Checkpoint, skeleton: Skeleton) -> Result<Self> {
+    /// Joins an opened checkpoint with a skeleton.
+    ///
+    /// # Errors
+    /// [`Misfit`] when they do not fit.
+    pub fn bind(checkpoint: Checkpoint, skeleton: Skeleton) -> Result<Self> {
         let mut misfit = Misfit::new(&checkpoint, &skeleton);
         let mut names = Vec::with_capacity(skeleton.slots.len());
         for slot in &skeleton.slots {

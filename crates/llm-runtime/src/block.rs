@@ -1,131 +1,60 @@
 //! One block, generic over the backend.
 
-use llm_arch::{BlockSpec, NormSpec, Packing, Positions, Role, StackSpec, Unit};
-use llm_backend::{Attention, Backend, LinearPart, NormOp, Output, Rotary, Rows};
-use llm_tensor::Norm;
+use std::mem::swap;
+
+use llm_arch::{
+    AttentionSpec, LayerSpec, MlpSpec, Packing, Positions, Residual, Role, Side, StackSpec, Unit,
+};
+use llm_backend::{Attention, Backend, Heads, KvColumns, Output, Rotary, Rows, Seen};
 
 use crate::Result;
+use crate::activations::Activations;
+use crate::mlp::Mlp;
+use crate::projection::{NormWeights, Projection};
+use crate::relative::BiasTable;
 use crate::stage::WeightSource;
-
-/// A normalisation's learned vectors.
-pub(crate) struct NormWeights<B: Backend> {
-    gain: B::Weight,
-    bias: Option<B::Weight>,
-}
-
-impl<B: Backend> NormWeights<B> {
-    pub(crate) fn load(
-        backend: &B,
-        source: &mut dyn WeightSource,
-        unit: Unit,
-        spec: &NormSpec,
-        (gain, bias): (Role, Role),
-    ) -> Result<Self> {
-        Ok(NormWeights {
-            gain: backend.load(source.weight(unit, gain)?)?,
-            bias: match spec.norm {
-                Norm::Layer => Some(backend.load(source.weight(unit, bias)?)?),
-                Norm::Rms => None,
-            },
-        })
-    }
-
-    pub(crate) fn op(&self, spec: &NormSpec) -> NormOp<'_, B> {
-        NormOp {
-            norm: spec.norm,
-            eps: spec.eps,
-            gain: &self.gain,
-            bias: self.bias.as_ref(),
-        }
-    }
-}
-
-/// Matrices that are applied to the same rows, with their biases.
-struct Projection<B: Backend> {
-    parts: Vec<(B::Weight, Option<B::Weight>)>,
-}
-
-impl<B: Backend> Projection<B> {
-    fn load(
-        backend: &B,
-        source: &mut dyn WeightSource,
-        unit: Unit,
-        roles: &[(Role, Role)],
-        has_bias: bool,
-    ) -> Result<Self> {
-        let part = |&(weight, bias): &(Role, Role)| {
-            let weight = backend.load(source.weight(unit, weight)?)?;
-            let bias = if has_bias {
-                Some(backend.load(source.weight(unit, bias)?)?)
-            } else {
-                None
-            };
-            Ok((weight, bias))
-        };
-        Ok(Projection {
-            parts: roles.iter().map(part).collect::<Result<_>>()?,
-        })
-    }
-
-    fn apply(&self, call: Call<'_, B>, output: Output, workspace: &mut B::Workspace) -> Result<()> {
-        let Call {
-            backend,
-            x,
-            out,
-            n_tokens,
-        } = call;
-        let n_parts = self.parts.len();
-        // On the stack, the last part repeated to fill up: the hot path allocates nothing.
-        let parts: [_; MAX_PARTS] = std::array::from_fn(|i| {
-            let (weight, bias) = &self.parts[i.min(n_parts - 1)];
-            LinearPart {
-                weight,
-                bias: bias.as_ref(),
-            }
-        });
-        Ok(backend.linear(&parts[..n_parts], x, output, out, n_tokens, workspace)?)
-    }
-}
-
-/// Queries, keys and values.
-const MAX_PARTS: usize = 3;
-
-/// Where a projection reads and writes.
-struct Call<'a, B: Backend> {
-    backend: &'a B,
-    x: &'a B::Buffer,
-    out: &'a mut B::Buffer,
-    n_tokens: usize,
-}
 
 /// One block's weights on a device.
 pub(crate) struct Block<B: Backend> {
     attn_norm: NormWeights<B>,
     qkv: Projection<B>,
+    /// Of each head's queries, and of its keys.
+    qk_norm: Option<[NormWeights<B>; 2]>,
     out: Projection<B>,
-    mlp_norm: NormWeights<B>,
-    up: Projection<B>,
-    down: Projection<B>,
+    post_attn_norm: Option<NormWeights<B>>,
+    cross: Option<CrossAttention<B>>,
+    mlp_norm: Option<NormWeights<B>>,
+    mlp: Mlp<B>,
+    post_mlp_norm: Option<NormWeights<B>>,
 }
 
-/// The activations of a pass, reused by every block. Widths are per token.
-pub(crate) struct Activations<B: Backend> {
-    /// The residual stream, `hidden` wide.
-    pub(crate) x: B::Buffer,
-    /// A normalised copy of it.
-    pub(crate) normed: B::Buffer,
-    /// `[q | k | v]`.
-    pub(crate) qkv: B::Buffer,
-    /// Heads' results, `n_heads · head_dim` wide.
-    pub(crate) attended: B::Buffer,
-    /// `[gate | up]`, or just `up`.
-    pub(crate) up: B::Buffer,
-    /// The product of both, the MLP's `width`; nothing where there is no gate.
-    pub(crate) gated: B::Buffer,
-    /// `[cos | sin]` of the pass's rotary angles.
-    pub(crate) angles: B::Buffer,
-    /// Scratch memory of the operations.
-    pub(crate) workspace: B::Workspace,
+/// Attention to what an encoder made of the prompt.
+struct CrossAttention<B: Backend> {
+    norm: NormWeights<B>,
+    q: Projection<B>,
+    kv: Projection<B>,
+    out: Projection<B>,
+}
+
+/// The keys and values of one sequence in one block.
+pub(crate) struct BlockCache<B: Backend> {
+    /// Its own positions'.
+    pub(crate) own: B::KvCache,
+    /// The encoder's.
+    pub(crate) cross: Option<B::KvCache>,
+    /// Positions that the encoder's hold.
+    pub(crate) n_encoded: usize,
+}
+
+/// What all blocks of a pass are told.
+pub(crate) struct Call<'a, B: Backend> {
+    pub(crate) backend: &'a B,
+    pub(crate) side: Side,
+    pub(crate) stack: &'a StackSpec,
+    pub(crate) bias: Option<&'a BiasTable<B>>,
+    pub(crate) n_tokens: usize,
+    /// Which rows belong to which sequence.
+    pub(crate) sequences: &'a [(usize, Rows)],
 }
 
 impl<B: Backend> Block<B> {
@@ -133,132 +62,401 @@ impl<B: Backend> Block<B> {
         backend: &B,
         source: &mut dyn WeightSource,
         stack: &StackSpec,
-        layer: usize,
+        (side, layer): (Side, usize),
+        has_cross: bool,
     ) -> Result<Self> {
-        let unit = Unit::Layer(layer);
-        let BlockSpec { attention, mlp } = &stack.block;
-        let qkv: &[_] = match attention.packing {
-            Packing::Separate => &[
-                (Role::Q, Role::QBias),
-                (Role::K, Role::KBias),
-                (Role::V, Role::VBias),
-            ],
-            Packing::Stacked => &[(Role::Qkv, Role::QkvBias)],
+        let unit = Unit::Layer(side, layer);
+        let (attention, residual) = (&stack.block.attention, stack.block.residual);
+        let biased = |role, bias| (role, attention.qkv_bias.then_some(bias));
+        let separate = [
+            biased(Role::Q, Role::QBias),
+            biased(Role::K, Role::KBias),
+            biased(Role::V, Role::VBias),
+        ];
+        let qkv = match attention.packing {
+            Packing::Separate => &separate[..],
+            Packing::Stacked | Packing::PerGroup => &[biased(Role::Qkv, Role::QkvBias)],
         };
-        let up: &[_] = match mlp.gated {
-            true => &[(Role::Gate, Role::GateBias), (Role::Up, Role::UpBias)],
-            false => &[(Role::Up, Role::UpBias)],
+        let norm = |source: &mut dyn WeightSource, gain, bias| {
+            NormWeights::load(backend, source, unit, &stack.norm, (gain, bias))
         };
-        let attn_norm = (Role::AttnNorm, Role::AttnNormBias);
-        let mlp_norm = (Role::MlpNorm, Role::MlpNormBias);
+        let post_norm = |source: &mut dyn WeightSource, gain| match residual {
+            Residual::Sandwich => {
+                NormWeights::load_gain(backend, source, unit, &stack.norm, gain).map(Some)
+            }
+            Residual::Sequential
+            | Residual::PostNorm
+            | Residual::Normed
+            | Residual::ParallelOneNorm
+            | Residual::ParallelTwoNorms => Ok(None),
+        };
         Ok(Block {
-            attn_norm: NormWeights::load(backend, source, unit, &stack.norm, attn_norm)?,
-            qkv: Projection::load(backend, source, unit, qkv, attention.qkv_bias)?,
-            out: Projection::load(
-                backend,
-                source,
-                unit,
-                &[(Role::Out, Role::OutBias)],
-                attention.out_bias,
-            )?,
-            mlp_norm: NormWeights::load(backend, source, unit, &stack.norm, mlp_norm)?,
-            up: Projection::load(backend, source, unit, up, mlp.bias)?,
-            down: Projection::load(
-                backend,
-                source,
-                unit,
-                &[(Role::Down, Role::DownBias)],
-                mlp.bias,
-            )?,
+            attn_norm: norm(source, Role::AttnNorm, Role::AttnNormBias)?,
+            qkv: Projection::load(backend, source, unit, qkv)?,
+            qk_norm: match &attention.qk_norm {
+                Some(spec) => Some([
+                    NormWeights::load_gain(backend, source, unit, spec, Role::QNorm)?,
+                    NormWeights::load_gain(backend, source, unit, spec, Role::KNorm)?,
+                ]),
+                None => None,
+            },
+            out: {
+                let bias = attention.out_bias.then_some(Role::OutBias);
+                Projection::load(backend, source, unit, &[(Role::Out, bias)])?
+            },
+            post_attn_norm: post_norm(source, Role::PostAttnNorm)?,
+            cross: match has_cross {
+                true => Some(CrossAttention::load(backend, source, stack, unit)?),
+                false => None,
+            },
+            mlp_norm: match residual {
+                Residual::ParallelOneNorm => None,
+                Residual::Sequential
+                | Residual::Sandwich
+                | Residual::PostNorm
+                | Residual::Normed
+                | Residual::ParallelTwoNorms => {
+                    Some(norm(source, Role::MlpNorm, Role::MlpNormBias)?)
+                }
+            },
+            mlp: Mlp::load(backend, source, unit, &stack.layers[layer].mlp)?,
+            post_mlp_norm: post_norm(source, Role::PostMlpNorm)?,
         })
     }
 
-    /// Runs the block over `n_tokens` rows of `a.x`; `sequences` gives each sequence's rows, `caches` its cache.
+    /// Runs the block over the rows of `a.x`.
     ///
     /// ```text
-    /// x ─┬─ norm ─ q k v ─ rotate ─ attention ─ out ─ + ─┬─ norm ─ gate, up ─ activate ─ down ─ + ─► x
-    ///    └───────────────────────────────────────────┘   └────────────────────────────────────┘
+    /// Sequential  x ─┬─ norm ─ attention ─ + ─┬─ norm ─ mlp ─ + ─►
+    ///                └─────────────────────┘  └──────────────┘
+    /// Sandwich    the same, with a norm before each +
+    /// PostNorm    x ─┬─ attention ─ + ─ norm ─┬─ mlp ─ + ─ norm ─►
+    ///                └──────────────┘         └────────┘
+    /// Normed      x ─ norm ─┬─ attention ─ + ─ norm ─┬─ mlp ─ + ─►
+    ///                       └──────────────┘         └────────┘
+    /// Parallel    x ─┬─ norm ─ attention ─ + ─ + ─►
+    ///                ├─ norm ─ mlp ────────┘   │
+    ///                └─────────────────────────┘
     /// ```
     pub(crate) fn forward(
         &self,
-        backend: &B,
-        stack: &StackSpec,
+        call: &Call<'_, B>,
+        layer: &LayerSpec,
         a: &mut Activations<B>,
-        n_tokens: usize,
-        sequences: &[(usize, Rows)],
-        caches: &mut [B::KvCache],
+        caches: &mut [BlockCache<B>],
     ) -> Result<()> {
-        let BlockSpec { attention, mlp } = &stack.block;
-        backend.norm(
-            &self.attn_norm.op(&stack.norm),
-            &a.x,
-            &mut a.normed,
-            n_tokens,
-        )?;
-        let call = Call {
+        let Call {
             backend,
-            x: &a.normed,
-            out: &mut a.qkv,
+            stack,
             n_tokens,
+            ..
+        } = *call;
+        let residual = stack.block.residual;
+        let from_stream = self.enter(call, &self.attn_norm, a)?;
+        self.attend(call, layer, a, from_stream, caches)?;
+        if let (Residual::ParallelTwoNorms, Some(norm)) = (residual, &self.mlp_norm) {
+            // Before the attention's result joins the stream.
+            backend.norm(&norm.op(), &a.x, &mut a.normed, n_tokens)?;
+        }
+        let (output, out) = match residual {
+            Residual::Sandwich => (Output::Write, &mut a.delta),
+            Residual::Sequential
+            | Residual::PostNorm
+            | Residual::Normed
+            | Residual::ParallelOneNorm
+            | Residual::ParallelTwoNorms => (Output::Add, &mut a.x),
         };
-        self.qkv.apply(call, Output::Write, &mut a.workspace)?;
-        match &stack.positions {
-            Positions::Learned { .. } => {}
-            Positions::Rotary(rotary) => {
-                let op = Rotary {
-                    n_heads: attention.n_heads + attention.n_kv_heads,
-                    head_dim: attention.head_dim,
-                    rotary_dim: rotary.dim,
-                    pairing: rotary.pairing,
-                    row_width: attention.q_width() + 2 * attention.kv_width(),
-                };
-                backend.rotate(&op, &a.angles, &mut a.qkv, n_tokens)?;
+        self.out.apply(
+            backend,
+            &a.attended,
+            (output, out),
+            n_tokens,
+            &mut a.workspace,
+        )?;
+        self.leave(call, self.post_attn_norm.as_ref(), Some(&self.attn_norm), a)?;
+        if let Some(cross) = &self.cross {
+            cross.forward(call, layer, a, caches)?;
+        }
+        let from_stream = match (residual, &self.mlp_norm) {
+            (Residual::ParallelOneNorm | Residual::ParallelTwoNorms, _) | (_, None) => false,
+            (_, Some(norm)) => self.enter(call, norm, a)?,
+        };
+        let output = match residual {
+            Residual::Sandwich => Output::Write,
+            Residual::Sequential
+            | Residual::PostNorm
+            | Residual::Normed
+            | Residual::ParallelOneNorm
+            | Residual::ParallelTwoNorms => Output::Add,
+        };
+        self.mlp
+            .forward(backend, a, from_stream, output, n_tokens)?;
+        self.leave(call, self.post_mlp_norm.as_ref(), self.mlp_norm.as_ref(), a)
+    }
+
+    /// Normalises what attention or the feed-forward reads; whether that is the stream itself.
+    fn enter(
+        &self,
+        call: &Call<'_, B>,
+        norm: &NormWeights<B>,
+        a: &mut Activations<B>,
+    ) -> Result<bool> {
+        match call.stack.block.residual {
+            Residual::PostNorm => Ok(true),
+            Residual::Normed => {
+                call.backend
+                    .norm(&norm.op(), &a.x, &mut a.normed, call.n_tokens)?;
+                swap(&mut a.x, &mut a.normed);
+                Ok(true)
+            }
+            Residual::Sequential
+            | Residual::Sandwich
+            | Residual::ParallelOneNorm
+            | Residual::ParallelTwoNorms => {
+                call.backend
+                    .norm(&norm.op(), &a.x, &mut a.normed, call.n_tokens)?;
+                Ok(false)
             }
         }
-        let op = Attention {
-            n_heads: attention.n_heads,
-            n_kv_heads: attention.n_kv_heads,
-            head_dim: attention.head_dim,
-            scale: attention.scale,
+    }
+
+    /// What follows once a result has joined the stream, or lies beside it to be normalised first.
+    fn leave(
+        &self,
+        call: &Call<'_, B>,
+        sandwich: Option<&NormWeights<B>>,
+        post: Option<&NormWeights<B>>,
+        a: &mut Activations<B>,
+    ) -> Result<()> {
+        let Call {
+            backend, n_tokens, ..
+        } = *call;
+        match (call.stack.block.residual, sandwich, post) {
+            (Residual::Sandwich, Some(norm), _) => {
+                backend.norm(&norm.op(), &a.delta, &mut a.normed, n_tokens)?;
+                backend.add(&a.normed, &mut a.x, a.hidden, n_tokens)?;
+            }
+            (Residual::PostNorm, _, Some(norm)) => {
+                backend.norm(&norm.op(), &a.x, &mut a.normed, n_tokens)?;
+                swap(&mut a.x, &mut a.normed);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Self-attention of the stream or its normed copy into `a.attended`.
+    fn attend(
+        &self,
+        call: &Call<'_, B>,
+        layer: &LayerSpec,
+        a: &mut Activations<B>,
+        from_stream: bool,
+        caches: &mut [BlockCache<B>],
+    ) -> Result<()> {
+        let Call {
+            backend,
+            stack,
+            n_tokens,
+            ..
+        } = *call;
+        let attention = &stack.block.attention;
+        let AttentionSpec {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            ..
+        } = *attention;
+        let row_width = attention.q_width() + 2 * attention.kv_width();
+        let x = if from_stream { &a.x } else { &a.normed };
+        self.qkv.apply(
+            backend,
+            x,
+            (Output::Write, &mut a.qkv),
+            n_tokens,
+            &mut a.workspace,
+        )?;
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            let q = Heads {
+                first: 0,
+                n_heads,
+                head_dim,
+                row_width,
+            };
+            let k = Heads {
+                first: n_heads,
+                n_heads: n_kv_heads,
+                head_dim,
+                row_width,
+            };
+            backend.norm_heads(&q_norm.op(), &q, &mut a.qkv, n_tokens)?;
+            backend.norm_heads(&k_norm.op(), &k, &mut a.qkv, n_tokens)?;
+        }
+        if let Positions::Rotary(kinds) = &stack.positions {
+            let rotary = &kinds[layer.rotary_idx];
+            let op = Rotary {
+                n_heads: n_heads + n_kv_heads,
+                head_dim,
+                rotary_dim: rotary.dim,
+                pairing: rotary.pairing,
+                row_width,
+            };
+            backend.rotate(&op, &a.angles[layer.rotary_idx], &mut a.qkv, n_tokens)?;
+        }
+        let columns = KvColumns {
+            first: attention.q_width(),
+            row_width,
         };
-        for &(sequence, rows) in sequences {
-            let cache = &mut caches[sequence];
+        for &(sequence, rows) in call.sequences {
+            let cache = &mut caches[sequence].own;
+            backend.append(&a.qkv, &columns, rows, cache)?;
+            let seen = match call.side {
+                Side::Encoder => Seen::All {
+                    n_positions: rows.n_tokens,
+                },
+                Side::Decoder => Seen::Past {
+                    window: layer.window,
+                },
+            };
+            let op = attention_op(call, layer, row_width, seen);
             backend.attention(&op, &a.qkv, rows, cache, &mut a.attended, &mut a.workspace)?;
         }
-        let call = Call {
-            backend,
-            x: &a.attended,
-            out: &mut a.x,
-            n_tokens,
-        };
-        self.out.apply(call, Output::Add, &mut a.workspace)?;
-
-        backend.norm(
-            &self.mlp_norm.op(&stack.norm),
-            &a.x,
-            &mut a.normed,
-            n_tokens,
-        )?;
-        let call = Call {
-            backend,
-            x: &a.normed,
-            out: &mut a.up,
-            n_tokens,
-        };
-        self.up.apply(call, Output::Write, &mut a.workspace)?;
-        let inner = if mlp.gated {
-            backend.gate(mlp.activation, &a.up, &mut a.gated, mlp.width, n_tokens)?;
-            &a.gated
-        } else {
-            backend.activate(mlp.activation, &mut a.up, mlp.width, n_tokens)?;
-            &a.up
-        };
-        let call = Call {
-            backend,
-            x: inner,
-            out: &mut a.x,
-            n_tokens,
-        };
-        self.down.apply(call, Output::Add, &mut a.workspace)
+        Ok(())
     }
+
+    /// Takes an encoder's result `memory` `[n_positions, hidden]` to a sequence's cache.
+    pub(crate) fn encode_memory(
+        &self,
+        backend: &B,
+        attention: &AttentionSpec,
+        memory: &B::Buffer,
+        n_positions: usize,
+        a: &mut Activations<B>,
+        cache: &mut BlockCache<B>,
+    ) -> Result<()> {
+        let (Some(cross), Some(cross_cache)) = (&self.cross, &mut cache.cross) else {
+            return Ok(());
+        };
+        cross.kv.apply(
+            backend,
+            memory,
+            (Output::Write, &mut a.qkv),
+            n_positions,
+            &mut a.workspace,
+        )?;
+        let columns = KvColumns {
+            first: 0,
+            row_width: 2 * attention.kv_width(),
+        };
+        let rows = Rows {
+            first: 0,
+            n_tokens: n_positions,
+            start: 0,
+        };
+        backend.append(&a.qkv, &columns, rows, cross_cache)?;
+        cache.n_encoded = n_positions;
+        Ok(())
+    }
+}
+
+impl<B: Backend> CrossAttention<B> {
+    fn load(
+        backend: &B,
+        source: &mut dyn WeightSource,
+        stack: &StackSpec,
+        unit: Unit,
+    ) -> Result<Self> {
+        Ok(CrossAttention {
+            norm: NormWeights::load_gain(backend, source, unit, &stack.norm, Role::CrossNorm)?,
+            q: Projection::load(backend, source, unit, &[(Role::CrossQ, None)])?,
+            kv: Projection::load(
+                backend,
+                source,
+                unit,
+                &[(Role::CrossK, None), (Role::CrossV, None)],
+            )?,
+            out: Projection::load(backend, source, unit, &[(Role::CrossOut, None)])?,
+        })
+    }
+
+    fn forward(
+        &self,
+        call: &Call<'_, B>,
+        layer: &LayerSpec,
+        a: &mut Activations<B>,
+        caches: &[BlockCache<B>],
+    ) -> Result<()> {
+        let Call {
+            backend,
+            stack,
+            n_tokens,
+            ..
+        } = *call;
+        backend.norm(&self.norm.op(), &a.x, &mut a.normed, n_tokens)?;
+        self.q.apply(
+            backend,
+            &a.normed,
+            (Output::Write, &mut a.qkv),
+            n_tokens,
+            &mut a.workspace,
+        )?;
+        for &(sequence, rows) in call.sequences {
+            let cache = &caches[sequence];
+            let seen = Seen::All {
+                n_positions: cache.n_encoded,
+            };
+            // Distances to the encoder's positions mean nothing.
+            let op = Attention {
+                bias: None,
+                ..attention_op(call, layer, stack.block.attention.q_width(), seen)
+            };
+            let cross = cache
+                .cross
+                .as_ref()
+                .expect("a block with cross-attention has a cache for it");
+            backend.attention(&op, &a.qkv, rows, cross, &mut a.attended, &mut a.workspace)?;
+        }
+        self.out.apply(
+            backend,
+            &a.attended,
+            (Output::Add, &mut a.x),
+            n_tokens,
+            &mut a.workspace,
+        )
+    }
+}
+
+fn attention_op<'a, B: Backend>(
+    call: &Call<'a, B>,
+    layer: &LayerSpec,
+    row_width: usize,
+    seen: Seen,
+) -> Attention<'a, B> {
+    let attention = &call.stack.block.attention;
+    Attention {
+        n_heads: attention.n_heads,
+        n_kv_heads: attention.n_kv_heads,
+        head_dim: attention.head_dim,
+        row_width,
+        scale: layer.scale,
+        soft_cap: attention.soft_cap,
+        seen,
+        bias: call.bias.map(BiasTable::op),
+    }
+}
+
+/// Features of the widest feed-forward of a stack: what goes in, gates included, and what comes out of the gates.
+pub(crate) fn mlp_widths(stack: &StackSpec) -> (usize, usize) {
+    let widths = |layer: &LayerSpec| match layer.mlp {
+        MlpSpec::Dense(mlp) => match mlp.gating {
+            llm_arch::Gating::None => (mlp.width, 0),
+            llm_arch::Gating::Separate | llm_arch::Gating::Fused => (2 * mlp.width, mlp.width),
+        },
+        MlpSpec::Experts(experts) => (2 * experts.width, experts.width),
+    };
+    stack
+        .layers
+        .iter()
+        .map(widths)
+        .fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)))
 }

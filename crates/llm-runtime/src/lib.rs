@@ -9,11 +9,16 @@
 //! stages and the positions of its sequences. Inside a stage everything is generic over the backend; between stages
 //! there is one virtual call each, and only hidden states cross.
 
+mod activations;
+mod angles;
 mod arrange;
 mod bind;
 mod block;
 mod error;
 mod load;
+mod mlp;
+mod projection;
+mod relative;
 mod sample;
 mod session;
 mod stage;

@@ -61,7 +61,7 @@ pub fn load(
     let kv_dtype = options.dtype.of(model, table);
     let stage = StageOptions {
         spec: model.spec().clone(),
-        layers: 0..model.spec().decoder.n_layers,
+        layers: 0..model.spec().decoder.n_layers(),
         limits: options.limits,
         kv_dtype,
     };

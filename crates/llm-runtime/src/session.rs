@@ -44,6 +44,8 @@ pub struct Session {
     dtype: DType,
     /// Positions taken, by sequence.
     lengths: Vec<usize>,
+    /// The most positions taken since it was last empty, by sequence.
+    reached: Vec<usize>,
     /// What crosses from stage to stage, `[n_tokens, hidden]`.
     hidden: Vec<f32>,
     /// `[n_logits, vocab]`.
@@ -59,14 +61,18 @@ impl Session {
         dtype: DType,
     ) -> Self {
         Session {
-            // A single stage keeps its hidden states to itself.
-            hidden: if stages.len() > 1 {
-                vec![0.0; limits.n_tokens * spec.hidden]
-            } else {
-                Vec::new()
-            },
+            // A single stage keeps its hidden states to itself, but for what an encoder made of a prompt.
+            hidden: vec![
+                0.0;
+                if stages.len() > 1 || spec.encoder.is_some() {
+                    limits.n_tokens * spec.hidden
+                } else {
+                    0
+                }
+            ],
             logits: vec![0.0; limits.n_logits * spec.vocab],
             lengths: vec![0; limits.n_sequences],
+            reached: vec![0; limits.n_sequences],
             interrupt: Interrupt::default(),
             spec,
             stages,
@@ -103,24 +109,78 @@ impl Session {
         self.lengths[sequence]
     }
 
-    /// Forgets all positions of `sequence` from `len` on.
+    /// Forgets positions of `sequence` from `len` on; returns how many are left: `len`, or none where a window has
+    /// already let go of what the position before `len` saw.
     ///
     /// # Panics
     /// When it has fewer.
-    pub fn truncate(&mut self, sequence: usize, len: usize) {
+    pub fn truncate(&mut self, sequence: usize, len: usize) -> usize {
         assert!(
             len <= self.lengths[sequence],
             "sequence {sequence} has but {} positions",
             self.lengths[sequence]
         );
-        self.lengths[sequence] = len;
+        let layers = &self.spec.decoder.layers;
+        let shortest = layers
+            .iter()
+            .map(|layer| self.limits.capacity(layer.window))
+            .min()
+            .unwrap_or(0);
+        let reached = self.reached[sequence];
+        let is_held = reached <= shortest || len + self.limits.n_tokens >= reached;
+        self.lengths[sequence] = if is_held { len } else { 0 };
+        if self.lengths[sequence] == 0 {
+            self.reached[sequence] = 0;
+        }
+        self.lengths[sequence]
     }
 
-    /// Appends `ids` to `sequence`, in pieces of [`Limits::n_tokens`]; returns the logits after the last, `[vocab]`.
+    /// Reads the prompt of an encoder-decoder model; the sequence begins anew.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    ///
+    /// # Panics
+    /// When the model has no encoder.
+    pub fn encode(&mut self, sequence: usize, ids: &[u32]) -> Result<()> {
+        assert!(
+            self.spec.encoder.is_some(),
+            "{} models have no encoder",
+            self.spec.family
+        );
+        self.truncate(sequence, 0);
+        self.check(sequence, ids)?;
+        // An encoder sees all of its prompt at once.
+        let (n_tokens, context) = (ids.len(), self.limits.n_tokens);
+        if n_tokens > context {
+            return Err(RuntimeError::ContextFull {
+                n_tokens,
+                context,
+                model_context: self.spec.context,
+            });
+        }
+        let memory = &mut self.hidden[..n_tokens * self.spec.hidden];
+        for stage in &mut self.stages {
+            stage.encode(sequence, ids, &self.interrupt, memory)?;
+        }
+        Ok(())
+    }
+
+    /// Appends `ids` to `sequence`, in pieces of [`Limits::n_tokens`]; returns the logits after the last, `[vocab]`. In an
+    /// encoder-decoder model the encoder reads them and the continuation begins with its start token.
     ///
     /// # Errors
     /// When `ids` is empty, an id is unknown, the context is full, the device fails or the interrupt is raised.
     pub fn prefill(&mut self, sequence: usize, ids: &[u32]) -> Result<&[f32]> {
+        if let Some(start_token) = self
+            .spec
+            .encoder
+            .as_ref()
+            .map(|encoder| encoder.start_token)
+        {
+            self.encode(sequence, ids)?;
+            return self.step(&[(sequence, start_token)]);
+        }
         self.check(sequence, ids)?;
         for piece in ids.chunks(self.limits.n_tokens) {
             let rows = self.rows(sequence, 0, piece.len());
@@ -240,6 +300,7 @@ impl Session {
         }
         for &(sequence, rows) in sequences {
             self.lengths[sequence] = rows.start + rows.n_tokens;
+            self.reached[sequence] = self.reached[sequence].max(self.lengths[sequence]);
         }
         Ok(())
     }

@@ -3,13 +3,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_arch::{Head, ModelSpec, Positions, Role, Unit};
-use llm_backend::{
-    Backend, DeviceInfo, HostWeight, KvShape, LinearPart, Output, Rows, WorkspaceShape,
+use llm_arch::{
+    EncoderSpec, FinalNorm, HeadMatrix, LayerSpec, ModelSpec, NormSpec, Positions, Role, Side,
+    StackSpec, Unit,
 };
+use llm_backend::{Backend, DeviceInfo, HostWeight, KvShape, Output, Rows};
 use llm_tensor::DType;
 
-use crate::block::{Activations, Block, NormWeights};
+use crate::activations::Activations;
+use crate::angles::Angles;
+use crate::block::{Block, BlockCache, Call};
+use crate::projection::{NormWeights, Projection};
+use crate::relative::BiasTable;
 use crate::session::Interrupt;
 use crate::{Result, RuntimeError};
 
@@ -88,6 +93,15 @@ pub struct Limits {
     pub n_logits: usize,
 }
 
+impl Limits {
+    /// Positions that a layer's cache holds: a window needs itself and what a pass adds before its first row is through.
+    pub fn capacity(&self, window: Option<usize>) -> usize {
+        window.map_or(self.context, |window| {
+            self.context.min(window.saturating_add(self.n_tokens - 1))
+        })
+    }
+}
+
 /// One pass: rows of one or more sequences.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
@@ -108,6 +122,19 @@ pub trait Stage: Send {
     /// When the device fails or the interrupt is raised.
     fn forward(&mut self, pass: &Pass<'_>, hidden: &mut [f32]) -> Result<()>;
 
+    /// Reads the prompt of an encoder-decoder model: the first stage turns `ids` into `memory` `[ids, hidden]`, and every
+    /// stage takes from it what its blocks will attend to.
+    ///
+    /// # Errors
+    /// When the device fails or the interrupt is raised.
+    fn encode(
+        &mut self,
+        sequence: usize,
+        ids: &[u32],
+        interrupt: &Interrupt,
+        memory: &mut [f32],
+    ) -> Result<()>;
+
     /// Logits of some rows of the last pass into `out` `[rows, vocab]`; the last stage's only.
     ///
     /// # Errors
@@ -120,26 +147,44 @@ struct BackendStage<B: Backend> {
     options: StageOptions,
     /// The first stage's.
     embedding: Option<Embedding<B>>,
+    /// The first stage's, in encoder-decoder models.
+    encoder: Option<Encoder<B>>,
     blocks: Vec<Block<B>>,
+    bias: Option<BiasTable<B>>,
     /// The last stage's.
-    head: Option<HeadWeights<B>>,
+    head: Option<Head<B>>,
     /// By block, then by sequence.
-    caches: Vec<Vec<B::KvCache>>,
+    caches: Vec<Vec<BlockCache<B>>>,
     activations: Activations<B>,
     angles: Angles,
+    /// What an encoder made of a prompt, `[n_tokens, hidden]`.
+    memory: Option<B::Buffer>,
 }
 
 struct Embedding<B: Backend> {
     tokens: Arc<B::Weight>,
     positions: Option<B::Weight>,
+    norm: Option<NormWeights<B>>,
+    project: Option<Projection<B>>,
 }
 
-struct HeadWeights<B: Backend> {
+struct Encoder<B: Backend> {
+    spec: EncoderSpec,
+    blocks: Vec<Block<B>>,
+    bias: Option<BiasTable<B>>,
     norm: NormWeights<B>,
-    matrix: Arc<B::Weight>,
-    /// The rows that logits are asked of, and their normalised form.
+    /// Of one block at a time: an encoder's keys and values are forgotten after it.
+    cache: BlockCache<B>,
+}
+
+struct Head<B: Backend> {
+    norm: Option<NormWeights<B>>,
+    project: Option<Projection<B>>,
+    matrix: Projection<B>,
+    /// The rows that logits are asked of, and what becomes of them.
     rows: B::Buffer,
     normed: B::Buffer,
+    projected: B::Buffer,
     logits: B::Buffer,
 }
 
@@ -155,98 +200,93 @@ impl<B: Backend> BackendStage<B> {
             limits,
             kv_dtype,
         } = options;
-        let stack = &spec.decoder;
-        let is_first = layers.start == 0;
-        let is_last = layers.end == stack.n_layers;
-        let load = |source: &mut dyn WeightSource, unit, role| -> Result<B::Weight> {
-            Ok(backend.load(source.weight(unit, role)?)?)
+        let (b, stack) = (&*backend, &spec.decoder);
+        let (is_first, is_last) = (layers.start == 0, layers.end == stack.n_layers());
+        let embedding = if is_first {
+            Some(Embedding::load(b, spec, source)?)
+        } else {
+            None
         };
-        let embedding = match is_first {
-            true => Some(Embedding {
-                tokens: Arc::new(load(source, Unit::Embedding, Role::TokenTable)?),
-                positions: match stack.positions {
-                    Positions::Learned { .. } => {
-                        Some(load(source, Unit::Embedding, Role::PositionTable)?)
-                    }
-                    Positions::Rotary(_) => None,
-                },
-            }),
-            false => None,
+        let encoder = match &spec.encoder {
+            Some(encoder) if is_first => Some(Encoder::load(b, encoder, options, source)?),
+            _ => None,
         };
-        let blocks = layers
-            .clone()
-            .map(|i| Block::load(&*backend, source, stack, i))
-            .collect::<Result<Vec<_>>>()?;
+        let has_cross = spec.encoder.is_some();
+        let block = |i| Block::load(b, source, stack, (Side::Decoder, i), has_cross);
+        let blocks = layers.clone().map(block).collect::<Result<Vec<_>>>()?;
         let head = match is_last {
-            true => Some(HeadWeights {
-                norm: NormWeights::load(
-                    &*backend,
-                    source,
-                    Unit::FinalNorm,
-                    &stack.norm,
-                    (Role::FinalNorm, Role::FinalNormBias),
-                )?,
-                matrix: match (spec.head, &embedding) {
-                    (Head::Tied, Some(embedding)) => Arc::clone(&embedding.tokens),
-                    (Head::Tied, None) => {
-                        Arc::new(load(source, Unit::Embedding, Role::TokenTable)?)
-                    }
-                    (Head::Separate, _) => Arc::new(load(source, Unit::Head, Role::Head)?),
-                },
-                rows: backend.alloc(limits.n_logits * spec.hidden)?,
-                normed: backend.alloc(limits.n_logits * spec.hidden)?,
-                logits: backend.alloc(limits.n_logits * spec.vocab)?,
-            }),
+            true => Some(Head::load(b, spec, limits, embedding.as_ref(), source)?),
             false => None,
+        };
+        let sequences = |layer: &LayerSpec| {
+            let capacity = limits.capacity(layer.window);
+            (0..limits.n_sequences)
+                .map(|_| {
+                    cache(
+                        b,
+                        stack,
+                        capacity,
+                        *kv_dtype,
+                        has_cross.then_some(limits.n_tokens),
+                    )
+                })
+                .collect::<Result<Vec<_>>>()
         };
         let attention = &stack.block.attention;
-        let kv_shape = KvShape {
-            n_kv_heads: attention.n_kv_heads,
-            head_dim: attention.head_dim,
-            capacity: limits.context,
-            dtype: *kv_dtype,
-        };
-        let sequences = || {
-            (0..limits.n_sequences)
-                .map(|_| Ok(backend.kv_cache(&kv_shape)?))
-                .collect::<Result<_>>()
-        };
         Ok(BackendStage {
-            caches: blocks.iter().map(|_| sequences()).collect::<Result<_>>()?,
-            activations: activations(&*backend, spec, limits)?,
+            caches: stack.layers[layers.clone()]
+                .iter()
+                .map(sequences)
+                .collect::<Result<_>>()?,
+            activations: Activations::new(b, spec, limits)?,
             angles: Angles::new(&stack.positions, source, limits.n_tokens)?,
+            bias: BiasTable::load(
+                b,
+                source,
+                Side::Decoder,
+                &stack.positions,
+                attention,
+                limits.context,
+            )?,
+            memory: match has_cross {
+                true => Some(b.alloc(limits.n_tokens * spec.hidden)?),
+                false => None,
+            },
             options: options.clone(),
-            backend,
             embedding,
+            encoder,
             blocks,
             head,
+            backend,
         })
     }
 }
 
 impl<B: Backend> Stage for BackendStage<B> {
     fn forward(&mut self, pass: &Pass<'_>, hidden: &mut [f32]) -> Result<()> {
-        let (backend, stack, n_tokens) =
-            (&*self.backend, &self.options.spec.decoder, pass.ids.len());
+        let (backend, spec, n_tokens) = (&*self.backend, &self.options.spec, pass.ids.len());
         let a = &mut self.activations;
         match &self.embedding {
-            Some(embedding) => {
-                backend.embed(&embedding.tokens, pass.ids, &mut a.x)?;
-                if let Some(table) = &embedding.positions {
-                    backend.add_positions(table, self.angles.positions_of(pass), &mut a.x)?;
-                }
-            }
+            Some(embedding) => embedding.forward(backend, spec, pass, &mut self.angles, a)?,
             None => backend.upload(hidden, &mut a.x)?,
         }
-        match &stack.positions {
-            Positions::Learned { .. } => {}
-            Positions::Rotary(_) => backend.upload(self.angles.of(pass), &mut a.angles)?,
+        for kind in 0..self.angles.n_kinds() {
+            backend.upload(self.angles.table(kind, pass), &mut a.angles[kind])?;
         }
-        for (block, caches) in self.blocks.iter().zip(&mut self.caches) {
+        let call = Call {
+            backend,
+            side: Side::Decoder,
+            stack: &spec.decoder,
+            bias: self.bias.as_ref(),
+            n_tokens,
+            sequences: pass.sequences,
+        };
+        let layers = &spec.decoder.layers[self.options.layers.clone()];
+        for ((block, layer), caches) in self.blocks.iter().zip(layers).zip(&mut self.caches) {
             if pass.interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            block.forward(backend, stack, a, n_tokens, pass.sequences, caches)?;
+            block.forward(&call, layer, a, caches)?;
         }
         if self.head.is_none() {
             backend.download(&a.x, hidden)?;
@@ -254,117 +294,288 @@ impl<B: Backend> Stage for BackendStage<B> {
         Ok(())
     }
 
-    fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
+    fn encode(
+        &mut self,
+        sequence: usize,
+        ids: &[u32],
+        interrupt: &Interrupt,
+        memory: &mut [f32],
+    ) -> Result<()> {
         let backend = &*self.backend;
-        let spec = &self.options.spec;
+        let (Some(buffer), a) = (&mut self.memory, &mut self.activations) else {
+            return Ok(());
+        };
+        if let (Some(encoder), Some(embedding)) = (&mut self.encoder, &self.embedding) {
+            let scale = self.options.spec.embedding.scale;
+            backend.embed(&embedding.tokens, ids, scale, &mut a.x)?;
+            encoder.forward(backend, ids.len(), interrupt, a, buffer)?;
+            backend.download(buffer, memory)?;
+        } else {
+            backend.upload(memory, buffer)?;
+        }
+        let attention = &self.options.spec.decoder.block.attention;
+        for (block, caches) in self.blocks.iter().zip(&mut self.caches) {
+            block.encode_memory(
+                backend,
+                attention,
+                buffer,
+                ids.len(),
+                a,
+                &mut caches[sequence],
+            )?;
+        }
+        Ok(())
+    }
+
+    fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
+        let (backend, spec, a) = (&*self.backend, &self.options.spec, &mut self.activations);
         let head = self
             .head
             .as_mut()
             .expect("logits are asked of the last stage");
-        backend.gather_rows(&self.activations.x, rows, spec.hidden, &mut head.rows)?;
-        backend.norm(
-            &head.norm.op(&spec.decoder.norm),
-            &head.rows,
-            &mut head.normed,
-            rows.len(),
+        let n = rows.len();
+        backend.gather_rows(&a.x, rows, spec.hidden, &mut head.rows)?;
+        let mut x = &head.rows;
+        if let Some(norm) = &head.norm {
+            backend.norm(&norm.op(), x, &mut head.normed, n)?;
+            x = &head.normed;
+        }
+        if let Some(project) = &head.project {
+            project.apply(
+                backend,
+                x,
+                (Output::Write, &mut head.projected),
+                n,
+                &mut a.workspace,
+            )?;
+            x = &head.projected;
+        }
+        head.matrix.apply(
+            backend,
+            x,
+            (Output::Write, &mut head.logits),
+            n,
+            &mut a.workspace,
         )?;
-        backend.linear(
-            &[LinearPart {
-                weight: &*head.matrix,
-                bias: None,
-            }],
-            &head.normed,
-            Output::Write,
-            &mut head.logits,
-            rows.len(),
-            &mut self.activations.workspace,
-        )?;
-        Ok(backend.download(&head.logits, out)?)
+        backend.download(&head.logits, out)?;
+        if spec.head.scale != 1.0 {
+            out.iter_mut().for_each(|logit| *logit *= spec.head.scale);
+        }
+        if let Some(cap) = spec.head.soft_cap {
+            out.iter_mut()
+                .for_each(|logit| *logit = cap * (*logit / cap).tanh());
+        }
+        Ok(())
     }
 }
 
-fn activations<B: Backend>(
-    backend: &B,
-    spec: &ModelSpec,
-    limits: &Limits,
-) -> Result<Activations<B>> {
-    let stack = &spec.decoder;
-    let (attention, mlp) = (&stack.block.attention, &stack.block.mlp);
-    let qkv = attention.q_width() + 2 * attention.kv_width();
-    let (up, gated) = if mlp.gated {
-        (2 * mlp.width, mlp.width)
-    } else {
-        (mlp.width, 0)
-    };
-    let angles = match &stack.positions {
-        Positions::Learned { .. } => 0,
-        Positions::Rotary(rotary) => rotary.dim,
-    };
-    let alloc = |width: usize| backend.alloc(limits.n_tokens * width);
-    let workspace = WorkspaceShape {
-        n_tokens: limits.n_tokens,
-        cols: spec.hidden.max(attention.q_width()).max(mlp.width),
-        rows: qkv.max(up).max(spec.hidden).max(spec.vocab),
-        context: limits.context,
-        n_heads: attention.n_heads,
-        n_kv_heads: attention.n_kv_heads,
-        head_dim: attention.head_dim,
-    };
-    Ok(Activations {
-        x: alloc(spec.hidden)?,
-        normed: alloc(spec.hidden)?,
-        qkv: alloc(qkv)?,
-        attended: alloc(attention.q_width())?,
-        up: alloc(up)?,
-        gated: alloc(gated)?,
-        angles: alloc(angles)?,
-        workspace: backend.workspace(&workspace)?,
-    })
-}
-
-/// What the positions of a pass mean, computed once for all its blocks.
-struct Angles {
-    /// Radians per position, of each rotary pair.
-    frequencies: Vec<f32>,
-    positions: Vec<u32>,
-    /// `[n_tokens, cos | sin]`.
-    table: Vec<f32>,
-}
-
-impl Angles {
-    fn new(positions: &Positions, source: &mut dyn WeightSource, n_tokens: usize) -> Result<Self> {
-        let frequencies = match positions {
-            Positions::Learned { .. } => Vec::new(),
-            Positions::Rotary(rotary) => rotary.frequencies(source.rope_factors()?.as_deref()),
-        };
-        Ok(Angles {
-            positions: Vec::with_capacity(n_tokens),
-            table: Vec::with_capacity(n_tokens * 2 * frequencies.len()),
-            frequencies,
+impl<B: Backend> Embedding<B> {
+    fn load(backend: &B, spec: &ModelSpec, source: &mut dyn WeightSource) -> Result<Self> {
+        let unit = Unit::Embedding;
+        Ok(Embedding {
+            tokens: Arc::new(backend.load(source.weight(unit, Role::TokenTable)?)?),
+            positions: match spec.decoder.positions {
+                Positions::Learned { .. } => {
+                    Some(backend.load(source.weight(unit, Role::PositionTable)?)?)
+                }
+                Positions::Rotary(_) | Positions::Alibi { .. } | Positions::Buckets { .. } => None,
+            },
+            norm: match &spec.embedding.norm {
+                Some(norm) => {
+                    let roles = (Role::EmbedNorm, Role::EmbedNormBias);
+                    Some(NormWeights::load(backend, source, unit, norm, roles)?)
+                }
+                None => None,
+            },
+            project: match spec.embedding.width == spec.hidden {
+                true => None,
+                false => Some(Projection::load(
+                    backend,
+                    source,
+                    unit,
+                    &[(Role::ProjectIn, None)],
+                )?),
+            },
         })
     }
 
-    fn positions_of(&mut self, pass: &Pass<'_>) -> &[u32] {
-        self.positions.clear();
-        for (_, rows) in pass.sequences {
-            self.positions
-                .extend((rows.start..rows.start + rows.n_tokens).map(|p| p as u32));
+    /// Hidden states of the pass's tokens into `a.x`.
+    fn forward(
+        &self,
+        backend: &B,
+        spec: &ModelSpec,
+        pass: &Pass<'_>,
+        angles: &mut Angles,
+        a: &mut Activations<B>,
+    ) -> Result<()> {
+        let (n_tokens, scale) = (pass.ids.len(), spec.embedding.scale);
+        match &self.project {
+            None => backend.embed(&self.tokens, pass.ids, scale, &mut a.x)?,
+            Some(project) => {
+                backend.embed(&self.tokens, pass.ids, scale, &mut a.embedded)?;
+                project.apply(
+                    backend,
+                    &a.embedded,
+                    (Output::Write, &mut a.x),
+                    n_tokens,
+                    &mut a.workspace,
+                )?;
+            }
         }
-        &self.positions
+        if let Some(table) = &self.positions {
+            backend.add_positions(table, angles.rows(pass), &mut a.x)?;
+        }
+        if let Some(norm) = &self.norm {
+            backend.norm(&norm.op(), &a.x, &mut a.normed, n_tokens)?;
+            std::mem::swap(&mut a.x, &mut a.normed);
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Encoder<B> {
+    fn load(
+        backend: &B,
+        spec: &EncoderSpec,
+        options: &StageOptions,
+        source: &mut dyn WeightSource,
+    ) -> Result<Self> {
+        let (stack, n_tokens) = (&spec.stack, options.limits.n_tokens);
+        let block = |i| Block::load(backend, source, stack, (Side::Encoder, i), false);
+        let blocks = (0..stack.n_layers()).map(block).collect::<Result<_>>()?;
+        let attention = &stack.block.attention;
+        Ok(Encoder {
+            spec: spec.clone(),
+            blocks,
+            bias: BiasTable::load(
+                backend,
+                source,
+                Side::Encoder,
+                &stack.positions,
+                attention,
+                n_tokens,
+            )?,
+            norm: final_norm(backend, source, Side::Encoder, &stack.norm)?,
+            cache: cache(backend, stack, n_tokens, options.kv_dtype, None)?,
+        })
     }
 
-    fn of(&mut self, pass: &Pass<'_>) -> &[f32] {
-        self.positions_of(pass);
-        self.table.clear();
-        for &position in &self.positions {
-            // The product rounded to f32 as the references round it, its sine and cosine exact to f32.
-            let angles = self
-                .frequencies
-                .iter()
-                .map(|f| f64::from(position as f32 * f));
-            self.table.extend(angles.clone().map(|a| a.cos() as f32));
-            self.table.extend(angles.map(|a| a.sin() as f32));
+    /// From the embedded prompt in `a.x` to `memory`.
+    fn forward(
+        &mut self,
+        backend: &B,
+        n_tokens: usize,
+        interrupt: &Interrupt,
+        a: &mut Activations<B>,
+        memory: &mut B::Buffer,
+    ) -> Result<()> {
+        let stack = &self.spec.stack;
+        let sequences = [(
+            0,
+            Rows {
+                first: 0,
+                n_tokens,
+                start: 0,
+            },
+        )];
+        let bias = self.bias.as_ref();
+        let call = Call {
+            backend,
+            side: Side::Encoder,
+            stack,
+            bias,
+            n_tokens,
+            sequences: &sequences,
+        };
+        for (block, layer) in self.blocks.iter().zip(&stack.layers) {
+            if interrupt.is_raised() {
+                return Err(RuntimeError::Interrupted);
+            }
+            block.forward(&call, layer, a, std::slice::from_mut(&mut self.cache))?;
         }
-        &self.table
+        Ok(backend.norm(&self.norm.op(), &a.x, memory, n_tokens)?)
     }
+}
+
+impl<B: Backend> Head<B> {
+    fn load(
+        backend: &B,
+        spec: &ModelSpec,
+        limits: &Limits,
+        embedding: Option<&Embedding<B>>,
+        source: &mut dyn WeightSource,
+    ) -> Result<Self> {
+        let (stack, width) = (&spec.decoder, spec.embedding.width);
+        let matrix = match (spec.head.matrix, embedding) {
+            (HeadMatrix::Tied, Some(embedding)) => Arc::clone(&embedding.tokens),
+            (HeadMatrix::Tied, None) => {
+                Arc::new(backend.load(source.weight(Unit::Embedding, Role::TokenTable)?)?)
+            }
+            (HeadMatrix::Separate, _) => {
+                Arc::new(backend.load(source.weight(Unit::Head, Role::Head)?)?)
+            }
+        };
+        let bias = match spec.head.bias {
+            true => Some(backend.load(source.weight(Unit::Head, Role::HeadBias)?)?),
+            false => None,
+        };
+        let projected = if width == spec.hidden { 0 } else { width };
+        Ok(Head {
+            norm: match stack.final_norm {
+                FinalNorm::Present => {
+                    Some(final_norm(backend, source, Side::Decoder, &stack.norm)?)
+                }
+                FinalNorm::Absent => None,
+            },
+            project: match width == spec.hidden {
+                true => None,
+                false => Some(Projection::load(
+                    backend,
+                    source,
+                    Unit::Head,
+                    &[(Role::ProjectOut, None)],
+                )?),
+            },
+            matrix: Projection::shared(matrix, bias),
+            rows: backend.alloc(limits.n_logits * spec.hidden)?,
+            normed: backend.alloc(limits.n_logits * spec.hidden)?,
+            projected: backend.alloc(limits.n_logits * projected)?,
+            logits: backend.alloc(limits.n_logits * spec.vocab)?,
+        })
+    }
+}
+
+fn final_norm<B: Backend>(
+    backend: &B,
+    source: &mut dyn WeightSource,
+    side: Side,
+    spec: &NormSpec,
+) -> Result<NormWeights<B>> {
+    let roles = (Role::FinalNorm, Role::FinalNormBias);
+    NormWeights::load(backend, source, Unit::FinalNorm(side), spec, roles)
+}
+
+/// An empty cache of `capacity` positions and, for cross-attention, of an encoder's.
+fn cache<B: Backend>(
+    backend: &B,
+    stack: &StackSpec,
+    capacity: usize,
+    dtype: DType,
+    cross_capacity: Option<usize>,
+) -> Result<BlockCache<B>> {
+    let attention = &stack.block.attention;
+    let shape = |capacity| KvShape {
+        n_kv_heads: attention.n_kv_heads,
+        head_dim: attention.head_dim,
+        capacity,
+        dtype,
+    };
+    Ok(BlockCache {
+        own: backend.kv_cache(&shape(capacity))?,
+        cross: match cross_capacity {
+            Some(capacity) => Some(backend.kv_cache(&shape(capacity))?),
+            None => None,
+        },
+        n_encoded: 0,
+    })
 }

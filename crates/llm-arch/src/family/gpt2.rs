@@ -1,17 +1,15 @@
 //! GPT-2 (Radford et al. 2019), all sizes, DistilGPT-2.
 
-use llm_tensor::{Activation, Norm};
+use llm_tensor::Activation;
 
-use super::Family;
+use super::{Family, Gguf, block, llama};
 use crate::ArchError;
 use crate::config::Config;
 use crate::skeleton::{Matrices, Naming, Role};
-use crate::spec::{
-    AttentionSpec, BlockSpec, Head, MlpSpec, ModelSpec, NormSpec, Packing, Positions, StackSpec,
-};
+use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions};
 
 pub(super) static FAMILY: Family = Family {
-    model_type: "gpt2",
+    model_types: &["gpt2"],
     spec,
     harmless_keys: &[
         "attn_pdrop",
@@ -27,7 +25,7 @@ pub(super) static FAMILY: Family = Family {
         "summary_type",
         "summary_use_proj",
     ],
-    naming: Naming {
+    naming: |_| &Naming {
         names: &[
             (Role::TokenTable, "transformer.wte.weight"),
             (Role::PositionTable, "transformer.wpe.weight"),
@@ -47,64 +45,61 @@ pub(super) static FAMILY: Family = Family {
             (Role::FinalNormBias, "transformer.ln_f.bias"),
             (Role::Head, "lm_head.weight"),
         ],
+        encoder_names: &[],
         base_prefix: "transformer.",
         matrices: Matrices::InOut,
         // The causal mask and its filler.
         harmless: &["h.{i}.attn.bias", "h.{i}.attn.masked_bias"],
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "gpt2",
+        keys: &[
+            ("embedding_length", "n_embd"),
+            ("block_count", "n_layer"),
+            ("feed_forward_length", "n_inner"),
+            ("context_length", "n_positions"),
+            ("attention.head_count", "n_head"),
+            ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
+        ],
+        naming: llama::GGUF_NAMING,
+        adjust: |_| (),
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let hidden = config.count("n_embd")?;
     let n_heads = config.count("n_head")?;
-    if hidden % n_heads != 0 {
-        return config.bad_value("n_head", &format!("a divisor of the hidden size {hidden}"));
-    }
-    let head_dim = hidden / n_heads;
+    let head_dim = block::head_dim(config, "n_head", hidden, n_heads)?;
     let context = config.count("n_positions")?;
     config.only("add_cross_attention", false)?;
-    config.only("scale_attn_by_inverse_layer_idx", false)?;
-    let scaled = config.flag("scale_attn_weights", true)?;
-    Ok(ModelSpec {
-        family: "gpt2",
-        hidden,
-        vocab: config.count("vocab_size")?,
-        context,
-        decoder: StackSpec {
-            n_layers: config.n_layers("n_layer")?,
-            positions: Positions::Learned { max: context },
-            norm: NormSpec {
-                norm: Norm::Layer,
-                eps: config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
-            },
-            block: BlockSpec {
-                attention: AttentionSpec {
-                    n_heads,
-                    n_kv_heads: n_heads,
-                    head_dim,
-                    scale: if scaled {
-                        (head_dim as f32).sqrt().recip()
-                    } else {
-                        1.0
-                    },
-                    packing: Packing::Stacked,
-                    qkv_bias: true,
-                    out_bias: true,
-                },
-                mlp: MlpSpec {
-                    width: config.opt_count("n_inner")?.unwrap_or(4 * hidden),
-                    activation: config.activation("activation_function", Activation::GeluTanh)?,
-                    gated: false,
-                    bias: true,
-                },
-            },
+    let attention = AttentionSpec {
+        packing: Packing::Stacked,
+        qkv_bias: true,
+        out_bias: true,
+        ..block::separate_heads(n_heads, n_heads, head_dim)
+    };
+    let width = config.opt_count("n_inner")?.unwrap_or(4 * hidden);
+    let mlp = block::plain_mlp(
+        width,
+        config.activation("activation_function", Activation::GeluTanh)?,
+        true,
+    );
+    let mut layers = block::like_layers(config.n_layers("n_layer")?, &attention, mlp);
+    let is_scaled = config.flag("scale_attn_weights", true)?;
+    let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false)?;
+    for (i, layer) in layers.iter_mut().enumerate() {
+        layer.scale =
+            if is_scaled { layer.scale } else { 1.0 } / if by_layer { (i + 1) as f32 } else { 1.0 };
+    }
+    let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
+    let stack = block::sequential(
+        layers,
+        Positions::Learned {
+            rows: context,
+            first: 0,
         },
-        head: if config.flag("tie_word_embeddings", true)? {
-            Head::Tied
-        } else {
-            Head::Separate
-        },
-        dtype: config.dtype()?,
-    })
+        norm,
+        attention,
+    );
+    block::decoder_only(config, "gpt2", context, stack, true)
 }

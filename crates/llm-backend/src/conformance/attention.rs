@@ -1,203 +1,340 @@
+mod cases;
+
+pub(super) use cases::cases;
+
+use std::ops::Range;
+
 use llm_tensor::DType;
 
 use super::case::{Case, EPS, sum_error};
-use super::data::{DTYPES, Random, WORKS, downloaded, uploaded};
-use crate::{Attention, Backend, KvShape, Rows, WorkspaceShape};
+use super::data::{Random, WORKS, downloaded, uploaded};
+use crate::{Attention, Backend, KvColumns, KvShape, RelativeBias, Rows, Seen, WorkspaceShape};
 
-/// One sequence that passes in several calls, each with the cache that the former ones left.
-#[derive(Debug)]
+/// One sequence whose queries pass in several calls, each with the cache that the former ones left.
+#[derive(Debug, Clone)]
 pub(super) struct AttentionCase {
     n_heads: usize,
     n_kv_heads: usize,
     head_dim: usize,
     dtype: DType,
-    /// Tokens of each call: all at once, one by one, or anything between.
+    keys: Keys,
+    /// Queries of each call: all at once, one by one, or anything between.
     calls: Vec<usize>,
-    /// Rows of another sequence before ours in the pass's buffers.
-    first: usize,
+    /// Rows of another sequence before ours in the pass's buffers, and as many after.
+    others: usize,
+    magnitude: f32,
+    soft_cap: Option<f32>,
+    bias: Option<Bias>,
+}
+
+/// Where keys come from, and which of them a query sees.
+#[derive(Debug, Clone)]
+enum Keys {
+    /// The queries' own rows `[q | k | v]`, appended call by call.
+    Past {
+        window: Option<usize>,
+        /// Positions that the cache keeps beyond those that the calls need.
+        spare: usize,
+    },
+    /// The queries' own rows `[q | k | v]`, all appended before.
+    Encoder,
+    /// Rows `[k | v]` of another sequence, appended before in these calls.
+    Cross(Vec<usize>),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bias {
+    row: usize,
+    zero: usize,
     magnitude: f32,
 }
 
-pub(super) fn cases() -> Vec<AttentionCase> {
-    let mut cases = Vec::new();
-    for head_dim in [12, 16, 24, 32, 64, 80, 96, 128, 256] {
-        for (n_heads, n_kv_heads) in [(1, 1), (3, 3), (4, 2), (9, 3), (8, 2)] {
-            for (dtype, calls) in
-                DTYPES
-                    .into_iter()
-                    .zip([vec![33], vec![17, 1, 15], vec![1, 1, 1, 2, 3, 5]])
-            {
-                cases.push(AttentionCase {
-                    n_heads,
-                    n_kv_heads,
-                    head_dim,
-                    dtype,
-                    calls,
-                    first: cases.len() % 3,
-                    magnitude: 1.0,
-                });
-            }
-        }
-    }
-    for dtype in DTYPES {
-        for calls in [vec![1; 100], vec![100], vec![64, 36], vec![130, 1, 130, 1]] {
-            for magnitude in [1.0, 10.0, 1e4] {
-                cases.push(AttentionCase {
-                    n_heads: 6,
-                    n_kv_heads: 2,
-                    head_dim: 16,
-                    dtype,
-                    calls: calls.clone(),
-                    first: 0,
-                    magnitude,
-                });
-            }
-        }
-        // Long enough to be divided among threads, and more queries a key head than any tile holds.
-        for (n_heads, n_kv_heads, calls) in [
-            (1, 1, vec![511, 1, 1, 1, 600, 1, 7]),
-            (6, 3, vec![520, 1, 9, 1]),
-            (53, 1, vec![9, 1, 3]),
-        ] {
-            cases.push(AttentionCase {
-                n_heads,
-                n_kv_heads,
-                head_dim: 20,
-                dtype,
-                calls,
-                first: 1,
-                magnitude: 2.0,
-            });
-        }
-    }
-    cases
+/// What a pass's buffer holds of each token.
+#[derive(Clone, Copy)]
+enum Columns {
+    Queries,
+    KeysAndValues,
+    All,
+}
+
+struct Inputs {
+    /// `[queries, n_heads, head_dim]`.
+    q: Vec<f32>,
+    /// `[positions, keys | values, n_kv_heads, head_dim]`.
+    kv: Vec<f32>,
+    /// `[n_heads, row]`.
+    bias: Vec<f32>,
 }
 
 impl AttentionCase {
-    fn n_tokens(&self) -> usize {
+    fn n_queries(&self) -> usize {
         self.calls.iter().sum()
     }
 
-    fn width(&self) -> usize {
-        (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
-    }
-
-    fn op(&self) -> Attention {
-        Attention {
-            n_heads: self.n_heads,
-            n_kv_heads: self.n_kv_heads,
-            head_dim: self.head_dim,
-            scale: 1.0 / (self.head_dim as f32).sqrt(),
+    fn n_positions(&self) -> usize {
+        match &self.keys {
+            Keys::Past { .. } | Keys::Encoder => self.n_queries(),
+            Keys::Cross(appended) => appended.iter().sum(),
         }
     }
 
-    /// `[n_tokens, q | k | v]`.
-    fn qkv(&self) -> Vec<f32> {
-        Random::new(7).values(self.n_tokens() * self.width(), self.magnitude)
+    fn capacity(&self) -> usize {
+        match self.keys {
+            Keys::Past {
+                window: Some(window),
+                spare,
+            } => window + self.largest_call() - 1 + spare,
+            Keys::Past { window: None, .. } | Keys::Encoder | Keys::Cross(_) => self.n_positions(),
+        }
     }
 
-    /// One head of a token's row: the queries' heads, then the keys', then the values'.
-    fn head<'a>(&self, qkv: &'a [f32], token: usize, head: usize) -> &'a [f32] {
-        &qkv[token * self.width() + head * self.head_dim..][..self.head_dim]
+    fn largest_call(&self) -> usize {
+        self.calls.iter().copied().max().unwrap_or(0)
     }
+
+    fn q_width(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    fn kv_width(&self) -> usize {
+        2 * self.n_kv_heads * self.head_dim
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    fn inputs(&self) -> Inputs {
+        let mut random = Random::new(7);
+        Inputs {
+            q: random.values(self.n_queries() * self.q_width(), self.magnitude),
+            kv: random.values(self.n_positions() * self.kv_width(), self.magnitude),
+            bias: self.bias.map_or_else(Vec::new, |bias| {
+                random.values(self.n_heads * bias.row, bias.magnitude)
+            }),
+        }
+    }
+
+    /// Some tokens' rows among those of others, which are not numbers, so that reading them would show.
+    fn pass(&self, inputs: &Inputs, columns: Columns, tokens: Range<usize>) -> Vec<f32> {
+        let (q_width, kv_width) = (self.q_width(), self.kv_width());
+        let (q_width, kv_width) = match columns {
+            Columns::Queries => (q_width, 0),
+            Columns::KeysAndValues => (0, kv_width),
+            Columns::All => (q_width, kv_width),
+        };
+        let others = vec![f32::NAN; self.others * (q_width + kv_width)];
+        let mut pass = others.clone();
+        for token in tokens {
+            // Widths of zero take nothing.
+            pass.extend(inputs.q[token * q_width..].iter().take(q_width));
+            pass.extend(inputs.kv[token * kv_width..].iter().take(kv_width));
+        }
+        pass.extend(others);
+        pass
+    }
+
+    fn rows(&self, tokens: &Range<usize>) -> Rows {
+        Rows {
+            first: self.others,
+            n_tokens: tokens.len(),
+            start: tokens.start,
+        }
+    }
+
+    fn append<B: Backend>(
+        &self,
+        backend: &B,
+        inputs: &Inputs,
+        tokens: Range<usize>,
+        cache: &mut B::KvCache,
+    ) {
+        let (columns, first) = match self.keys {
+            Keys::Past { .. } | Keys::Encoder => (Columns::All, self.q_width()),
+            Keys::Cross(_) => (Columns::KeysAndValues, 0),
+        };
+        let pass = uploaded(backend, &self.pass(inputs, columns, tokens.clone()));
+        let columns = KvColumns {
+            first,
+            row_width: first + self.kv_width(),
+        };
+        backend
+            .append(&pass, &columns, self.rows(&tokens), cache)
+            .expect(WORKS);
+    }
+
+    /// The results of some tokens, `[tokens, n_heads, head_dim]`.
+    fn attend<B: Backend>(
+        &self,
+        backend: &B,
+        inputs: &Inputs,
+        tokens: Range<usize>,
+        cache: &B::KvCache,
+        workspace: &mut B::Workspace,
+    ) -> Vec<f32> {
+        let (columns, row_width, seen) = match self.keys {
+            Keys::Past { window, .. } => (
+                Columns::All,
+                self.q_width() + self.kv_width(),
+                Seen::Past { window },
+            ),
+            Keys::Encoder => (
+                Columns::All,
+                self.q_width() + self.kv_width(),
+                Seen::All {
+                    n_positions: self.n_positions(),
+                },
+            ),
+            Keys::Cross(_) => (
+                Columns::Queries,
+                self.q_width(),
+                Seen::All {
+                    n_positions: self.n_positions(),
+                },
+            ),
+        };
+        let pass = uploaded(backend, &self.pass(inputs, columns, tokens.clone()));
+        let table = uploaded(backend, &inputs.bias);
+        let op = Attention {
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            head_dim: self.head_dim,
+            row_width,
+            scale: self.scale(),
+            soft_cap: self.soft_cap,
+            seen,
+            bias: self.bias.map(|bias| RelativeBias {
+                table: &table,
+                row: bias.row,
+                zero: bias.zero,
+            }),
+        };
+        let n = (tokens.len() + 2 * self.others) * self.q_width();
+        let mut out = backend.alloc(n).expect(WORKS);
+        let rows = self.rows(&tokens);
+        backend
+            .attention(&op, &pass, rows, cache, &mut out, workspace)
+            .expect(WORKS);
+        let out = downloaded(backend, &out, n);
+        let (before, ours) = out.split_at(self.others * self.q_width());
+        let (ours, after) = ours.split_at(tokens.len() * self.q_width());
+        assert!(
+            before.iter().chain(after).all(|&x| x == 0.0),
+            "rows of others are left alone: {self:?}"
+        );
+        ours.to_vec()
+    }
+}
+
+/// The tokens of each of some calls that follow each other.
+fn ranges(calls: &[usize]) -> impl Iterator<Item = Range<usize>> {
+    let mut end = 0;
+    calls.iter().map(move |n| {
+        end += n;
+        end - n..end
+    })
 }
 
 impl Case for AttentionCase {
     fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
-        let (n_tokens, q_width) = (self.n_tokens(), self.n_heads * self.head_dim);
         let mut cache = backend
             .kv_cache(&KvShape {
                 n_kv_heads: self.n_kv_heads,
                 head_dim: self.head_dim,
-                capacity: n_tokens,
+                capacity: self.capacity(),
                 dtype: self.dtype,
             })
             .expect(WORKS);
-        let largest = self.calls.iter().copied().max().unwrap_or(0);
         let mut workspace = backend
             .workspace(&WorkspaceShape {
-                n_tokens: self.first + largest,
+                n_tokens: self.largest_call() + 2 * self.others,
                 cols: 1,
                 rows: 1,
-                context: n_tokens,
+                context: self.capacity(),
                 n_heads: self.n_heads,
                 n_kv_heads: self.n_kv_heads,
                 head_dim: self.head_dim,
             })
             .expect(WORKS);
-        let qkv = self.qkv();
+        let inputs = self.inputs();
+        match &self.keys {
+            Keys::Past { .. } => {}
+            Keys::Encoder => self.append(backend, &inputs, 0..self.n_positions(), &mut cache),
+            Keys::Cross(appended) => ranges(appended)
+                .for_each(|tokens| self.append(backend, &inputs, tokens, &mut cache)),
+        }
         let mut results = Vec::new();
-        let mut start = 0;
-        for &n in &self.calls {
-            // Rows of others are not numbers, so that reading them would show.
-            let mut pass = vec![f32::NAN; self.first * self.width()];
-            pass.extend(&qkv[start * self.width()..(start + n) * self.width()]);
-            let mut out = backend.alloc((self.first + n) * q_width).expect(WORKS);
-            let rows = Rows {
-                first: self.first,
-                n_tokens: n,
-                start,
-            };
-            let pass = uploaded(backend, &pass);
-            backend
-                .attention(
-                    &self.op(),
-                    &pass,
-                    rows,
-                    &mut cache,
-                    &mut out,
-                    &mut workspace,
-                )
-                .expect(WORKS);
-            let out = downloaded(backend, &out, (self.first + n) * q_width);
-            assert!(
-                out[..self.first * q_width].iter().all(|&x| x == 0.0),
-                "rows of others are left alone: {self:?}"
-            );
-            results.extend(&out[self.first * q_width..]);
-            start += n;
+        for tokens in ranges(&self.calls) {
+            if let Keys::Past { .. } = self.keys {
+                self.append(backend, &inputs, tokens.clone(), &mut cache);
+            }
+            results.extend(self.attend(backend, &inputs, tokens, &cache, &mut workspace));
         }
         results
     }
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
-        let qkv = self.qkv();
+        let inputs = self.inputs();
         let group = self.n_heads / self.n_kv_heads;
-        let scale = f64::from(self.op().scale);
-        // Magnitudes up to a position bound those at it.
-        let mut largest_key = vec![0f64; self.n_kv_heads];
-        let mut largest_value = vec![0f64; self.n_kv_heads];
+        let (scale, cap) = (f64::from(self.scale()), self.soft_cap.map(f64::from));
+        let bias = self.bias.map_or(0.0, |bias| f64::from(bias.magnitude));
+        let mut largest = vec![Largest::default(); self.n_kv_heads];
+        let mut positions = inputs.kv.chunks_exact(self.kv_width());
         let mut bounds = Vec::with_capacity(expected.len());
-        for token in 0..self.n_tokens() {
-            for kv_head in 0..self.n_kv_heads {
-                let key = self.head(&qkv, token, self.n_heads + kv_head);
-                let value = self.head(&qkv, token, self.n_heads + self.n_kv_heads + kv_head);
-                let norm = key
-                    .iter()
-                    .map(|&x| f64::from(x).powi(2))
-                    .sum::<f64>()
-                    .sqrt();
-                let largest = value.iter().fold(0.0, |m, &x| f64::from(x).abs().max(m));
-                largest_key[kv_head] = norm.max(largest_key[kv_head]);
-                largest_value[kv_head] = largest.max(largest_value[kv_head]);
+        for (token, queries) in inputs.q.chunks_exact(self.q_width()).enumerate() {
+            // Magnitudes up to a position bound those in a window that ends there.
+            let (n_new, n_seen) = match self.keys {
+                Keys::Past { window, .. } => (1, (token + 1).min(window.unwrap_or(usize::MAX))),
+                Keys::Encoder | Keys::Cross(_) => (usize::MAX, self.n_positions()),
+            };
+            for kv in positions.by_ref().take(n_new) {
+                let (keys, values) = kv.split_at(self.kv_width() / 2);
+                let heads = keys
+                    .chunks_exact(self.head_dim)
+                    .zip(values.chunks_exact(self.head_dim));
+                for (largest, (key, value)) in largest.iter_mut().zip(heads) {
+                    largest.include(key, value);
+                }
             }
-            for head in 0..self.n_heads {
-                let query = self.head(&qkv, token, head);
-                let norm = query
-                    .iter()
-                    .map(|&x| f64::from(x).powi(2))
-                    .sum::<f64>()
-                    .sqrt();
+            for (head, query) in queries.chunks_exact(self.head_dim).enumerate() {
+                let largest = &largest[head / group];
                 // Cauchy and Schwarz bound the products' magnitudes; an error of a score is, to first order, one of
                 // its weight, relatively, and the weights' total has it too.
-                let score = scale * norm * largest_key[head / group];
-                let score_error = (sum_error(self.head_dim) + EPS) * score;
-                let relative = 2.0 * score_error + sum_error(token + 1) + 8.0 * EPS;
+                let product = scale * norm(query) * largest.key;
+                // The tangent is no steeper than its argument; it and its argument are rounded a few times.
+                let (score, cap_error) = cap.map_or((product, 0.0), |cap| {
+                    (product.min(cap), 8.0 * EPS * product.min(cap))
+                });
+                let score_error =
+                    sum_error(self.head_dim) * product + cap_error + EPS * (score + 2.0 * bias);
+                let relative = 2.0 * score_error + sum_error(n_seen) + 8.0 * EPS;
                 // Whatever the weights, their mean of the values lies among these.
-                let bound = relative.min(2.0) * largest_value[head / group];
+                let bound = relative.min(2.0) * largest.value;
                 bounds.extend(vec![bound; self.head_dim]);
             }
         }
         bounds
     }
+}
+
+/// Magnitudes that no key or value of a head exceeds.
+#[derive(Clone, Default)]
+struct Largest {
+    /// Of the keys as vectors.
+    key: f64,
+    /// Of the values' elements.
+    value: f64,
+}
+
+impl Largest {
+    fn include(&mut self, key: &[f32], value: &[f32]) {
+        self.key = self.key.max(norm(key));
+        self.value = value
+            .iter()
+            .fold(self.value, |m, &x| f64::from(x).abs().max(m));
+    }
+}
+
+fn norm(x: &[f32]) -> f64 {
+    x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
 }

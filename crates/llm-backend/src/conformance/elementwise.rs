@@ -225,3 +225,91 @@ impl Case for RotaryCase {
             .collect()
     }
 }
+
+/// Rows added to rows, each with a weight.
+#[derive(Debug)]
+pub(super) struct SumCase {
+    width: usize,
+    /// Rows of x.
+    n_tokens: usize,
+    /// Rows of x that those of y are added to.
+    rows: Vec<usize>,
+}
+
+pub(super) fn sums() -> Vec<SumCase> {
+    let mut cases = Vec::new();
+    for width in [1, 7, 16, 33, 576, 3000] {
+        for (n_tokens, rows) in [
+            (1, vec![]),
+            (1, vec![0]),
+            (5, vec![4, 0, 2]),
+            // Some of them more than once.
+            (3, vec![1, 1, 2, 1, 0, 2]),
+            (40, (0..80).map(|i| i * 7 % 40).collect()),
+        ] {
+            cases.push(SumCase {
+                width,
+                n_tokens,
+                rows,
+            });
+        }
+    }
+    cases
+}
+
+struct Summands {
+    /// `[n_tokens, width]`.
+    x: Vec<f32>,
+    /// `[rows, width]`, and as many rows as x has at least.
+    y: Vec<f32>,
+    /// `[rows]`.
+    weights: Vec<f32>,
+}
+
+impl SumCase {
+    fn inputs(&self) -> Summands {
+        let mut random = Random::new(9);
+        let n_rows = self.rows.len().max(self.n_tokens);
+        Summands {
+            x: random.values(self.n_tokens * self.width, 2.0),
+            y: random.values(n_rows * self.width, 2.0),
+            weights: random.values(self.rows.len(), 1.0),
+        }
+    }
+}
+
+impl Case for SumCase {
+    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+        let Summands { x, y, weights } = self.inputs();
+        let y = uploaded(backend, &y);
+        let mut added = uploaded(backend, &x);
+        backend
+            .add(&y, &mut added, self.width, self.n_tokens)
+            .expect(WORKS);
+        let mut scattered = uploaded(backend, &x);
+        backend
+            .scatter_add(&y, &self.rows, &weights, self.width, &mut scattered)
+            .expect(WORKS);
+        let mut results = downloaded(backend, &added, x.len());
+        results.extend(downloaded(backend, &scattered, x.len()));
+        results
+    }
+
+    fn bounds(&self, _: &[f32]) -> Vec<f64> {
+        let Summands { x, y, weights } = self.inputs();
+        // A sum of two is rounded once anywhere; products may be rounded or not, and their sums are.
+        let mut magnitudes: Vec<f64> = x.iter().map(|&x| f64::from(x).abs()).collect();
+        let mut n_summands = vec![0.0; self.n_tokens];
+        for ((&row, weight), y) in self.rows.iter().zip(weights).zip(y.chunks(self.width)) {
+            n_summands[row] += 1.0;
+            for (magnitude, y) in magnitudes[row * self.width..].iter_mut().zip(y) {
+                *magnitude += f64::from(weight * y).abs();
+            }
+        }
+        let scattered = magnitudes
+            .chunks_exact(self.width)
+            .zip(n_summands)
+            .flat_map(|(row, n)| row.iter().map(move |magnitude| 2.0 * n * EPS * magnitude));
+        vec![0.0; x.len()].into_iter().chain(scattered).collect()
+    }
+}

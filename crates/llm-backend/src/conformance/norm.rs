@@ -2,13 +2,15 @@ use llm_tensor::{DType, Norm};
 
 use super::case::{Case, sum_error};
 use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, widened};
-use crate::{Backend, HostWeight, NormOp};
+use crate::{Backend, Heads, HostWeight, NormOp};
 
+/// Rows of their own.
 #[derive(Debug)]
 pub(super) struct NormCase {
     norm: Norm,
     dtype: DType,
     with_bias: bool,
+    gain_offset: f32,
     width: usize,
     n_tokens: usize,
     magnitude: f32,
@@ -33,6 +35,7 @@ pub(super) fn cases() -> Vec<NormCase> {
                         norm,
                         dtype: DTYPES[i % 3],
                         with_bias: n_tokens != 3,
+                        gain_offset: [0.0, 1.0][cases.len() % 2],
                         width,
                         n_tokens,
                         magnitude,
@@ -46,6 +49,7 @@ pub(super) fn cases() -> Vec<NormCase> {
             norm,
             dtype: DType::F32,
             with_bias: false,
+            gain_offset: 0.0,
             width: 40,
             n_tokens: 3,
             magnitude: 1.0,
@@ -88,6 +92,7 @@ impl Case for NormCase {
         let op = NormOp {
             norm: self.norm,
             eps: NORM_EPS,
+            gain_offset: self.gain_offset,
             gain: &gain,
             bias: bias.as_ref(),
         };
@@ -101,30 +106,155 @@ impl Case for NormCase {
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
         let Inputs { gain, bias, x } = self.inputs();
-        let gain = widened(&gain);
-        let bias = bias.map(|bias| widened(&bias));
-        let relative = sum_error(self.width);
-        let mut bounds = Vec::with_capacity(x.len());
-        for (x, expected) in x
-            .chunks_exact(self.width)
+        let vectors = Vectors::of(self.norm, self.gain_offset, &gain, bias.as_ref());
+        x.chunks_exact(self.width)
             .zip(expected.chunks_exact(self.width))
-        {
-            let n = self.width as f64;
-            let mean_of = |f: &dyn Fn(f64) -> f64| x.iter().map(|&x| f(x.into())).sum::<f64>() / n;
-            let (mean, mean_error) = match self.norm {
-                Norm::Layer => (mean_of(&|x| x), relative * mean_of(&f64::abs)),
-                Norm::Rms => (0.0, 0.0),
-            };
-            let variance = mean_of(&|x| (x - mean) * (x - mean)) + f64::from(NORM_EPS);
-            // An error of the mean moves the variance by its square, which halves in the root.
-            let scale_error = relative + mean_error * mean_error / variance / 2.0;
-            for (i, &expected) in expected.iter().enumerate() {
-                let bias = bias.as_ref().map_or(0.0, |bias| f64::from(bias[i]));
-                let centred = (f64::from(expected) - bias).abs();
-                let shift = mean_error / variance.sqrt() * f64::from(gain[i]).abs();
-                bounds.push(centred * scale_error + shift + relative * bias.abs());
+            .flat_map(|(x, expected)| vectors.bounds(x, expected))
+            .collect()
+    }
+}
+
+/// Some heads of each row, in place.
+#[derive(Debug)]
+pub(super) struct HeadsCase {
+    norm: Norm,
+    dtype: DType,
+    with_bias: bool,
+    gain_offset: f32,
+    heads: Heads,
+    n_tokens: usize,
+}
+
+pub(super) fn heads() -> Vec<HeadsCase> {
+    let mut cases = Vec::new();
+    for norm in [Norm::Layer, Norm::Rms] {
+        for (head_dim, first, n_heads, row_heads) in [
+            (1, 0, 1, 1),
+            (12, 0, 3, 5),
+            (16, 2, 1, 4),
+            (20, 4, 2, 6),
+            (64, 0, 9, 15),
+            (80, 3, 3, 9),
+            (128, 16, 8, 32),
+            (7, 1, 0, 2),
+        ] {
+            for (i, n_tokens) in [1, 2, 33].into_iter().enumerate() {
+                // A row need not be whole heads.
+                let row_width = row_heads * head_dim + i;
+                cases.push(HeadsCase {
+                    norm,
+                    dtype: DTYPES[cases.len() % 3],
+                    with_bias: cases.len() % 4 == 0,
+                    gain_offset: [0.0, 1.0][cases.len() % 2],
+                    heads: Heads {
+                        first,
+                        n_heads,
+                        head_dim,
+                        row_width,
+                    },
+                    n_tokens,
+                });
+            }
+        }
+    }
+    cases
+}
+
+impl HeadsCase {
+    fn inputs(&self) -> Inputs {
+        let mut random = Random::new(8);
+        let mut weight = || random.weight(self.dtype, 1, self.heads.head_dim);
+        Inputs {
+            gain: weight(),
+            bias: self.with_bias.then(weight),
+            x: random.values(self.n_tokens * self.heads.row_width, 2.0),
+        }
+    }
+}
+
+impl Case for HeadsCase {
+    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+        let Inputs { gain, bias, x } = self.inputs();
+        let gain = backend.load(gain).expect(WORKS);
+        let bias = bias.map(|bias| backend.load(bias).expect(WORKS));
+        let op = NormOp {
+            norm: self.norm,
+            eps: NORM_EPS,
+            gain_offset: self.gain_offset,
+            gain: &gain,
+            bias: bias.as_ref(),
+        };
+        let mut on_device = uploaded(backend, &x);
+        backend
+            .norm_heads(&op, &self.heads, &mut on_device, self.n_tokens)
+            .expect(WORKS);
+        downloaded(backend, &on_device, x.len())
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        let Inputs { gain, bias, x } = self.inputs();
+        let vectors = Vectors::of(self.norm, self.gain_offset, &gain, bias.as_ref());
+        let Heads {
+            first,
+            n_heads,
+            head_dim,
+            row_width,
+        } = self.heads;
+        // Other heads stay as they are.
+        let mut bounds = vec![0.0; expected.len()];
+        for token in 0..self.n_tokens {
+            for head in first..first + n_heads {
+                let at = token * row_width + head * head_dim;
+                let range = at..at + head_dim;
+                let of_head = vectors.bounds(&x[range.clone()], &expected[range.clone()]);
+                bounds[range].copy_from_slice(&of_head);
             }
         }
         bounds
+    }
+}
+
+/// What the bounds of a normalised vector depend on.
+struct Vectors {
+    norm: Norm,
+    gain: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+impl Vectors {
+    fn of(norm: Norm, gain_offset: f32, gain: &HostWeight, bias: Option<&HostWeight>) -> Self {
+        let gain = widened(gain);
+        let gain = gain.iter().map(|&g| f64::from(gain_offset) + f64::from(g));
+        let gain: Vec<f64> = gain.collect();
+        let zeros = vec![0.0; gain.len()];
+        Vectors {
+            norm,
+            bias: bias.map_or(zeros, |bias| {
+                widened(bias).into_iter().map(f64::from).collect()
+            }),
+            gain,
+        }
+    }
+
+    fn bounds(&self, x: &[f32], expected: &[f32]) -> Vec<f64> {
+        let n = x.len() as f64;
+        let relative = sum_error(x.len());
+        let mean_of = |f: &dyn Fn(f64) -> f64| x.iter().map(|&x| f(x.into())).sum::<f64>() / n;
+        let (mean, mean_error) = match self.norm {
+            Norm::Layer => (mean_of(&|x| x), relative * mean_of(&f64::abs)),
+            Norm::Rms => (0.0, 0.0),
+        };
+        let variance = mean_of(&|x| (x - mean) * (x - mean)) + f64::from(NORM_EPS);
+        // An error of the mean moves the variance by its square, which halves in the root.
+        let scale_error = relative + mean_error * mean_error / variance / 2.0;
+        let vectors = self.gain.iter().zip(&self.bias);
+        vectors
+            .zip(expected)
+            .map(|((gain, bias), &expected)| {
+                let centred = (f64::from(expected) - bias).abs();
+                let shift = mean_error / variance.sqrt() * gain.abs();
+                centred * scale_error + shift + relative * bias.abs()
+            })
+            .collect()
     }
 }

@@ -4,12 +4,13 @@ use super::case::Case;
 use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, weight};
 use crate::{Backend, HostWeight};
 
-/// Rows of a table looked up, added and gathered; all exact.
+/// Rows of a table looked up, added and gathered; all exact, as a scale's product is rounded once anywhere.
 #[derive(Debug)]
 pub(super) struct TableCase {
     dtype: DType,
     width: usize,
     ids: Vec<u32>,
+    scale: f32,
     content: Content,
 }
 
@@ -25,11 +26,12 @@ const N_ROWS: usize = 1024;
 pub(super) fn cases() -> Vec<TableCase> {
     let mut cases = Vec::new();
     for dtype in DTYPES {
-        for width in [1, 7, 16, 33, 64] {
+        for (width, scale) in [(1, 1.0), (7, 39.19), (16, 0.5), (33, 1.0), (64, 8.0)] {
             cases.push(TableCase {
                 dtype,
                 width,
                 ids: vec![0, 1023, 5, 5, 700],
+                scale,
                 content: Content::Random,
             });
         }
@@ -39,6 +41,7 @@ pub(super) fn cases() -> Vec<TableCase> {
             dtype,
             width: 64,
             ids: (0..N_ROWS as u32).collect(),
+            scale: 1.0,
             content: Content::Patterns,
         });
     }
@@ -69,7 +72,7 @@ impl Case for TableCase {
         let table = backend.load(self.table()).expect(WORKS);
         let mut embedded = backend.alloc(n).expect(WORKS);
         backend
-            .embed(&table, &self.ids, &mut embedded)
+            .embed(&table, &self.ids, self.scale, &mut embedded)
             .expect(WORKS);
         let mut results = downloaded(backend, &embedded, n);
 

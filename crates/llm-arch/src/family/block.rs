@@ -1,0 +1,205 @@
+//! What many families' configurations have in common.
+
+use llm_tensor::{Activation, Norm};
+
+use crate::ArchError;
+use crate::config::Config;
+use crate::spec::{
+    AttentionSpec, BlockSpec, DenseMlp, EmbeddingSpec, FinalNorm, Gating, HeadMatrix, HeadSpec,
+    LayerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual, StackSpec,
+};
+
+type Result<T> = std::result::Result<T, ArchError>;
+
+impl NormSpec {
+    /// RMSNorm.
+    pub(super) fn rms(eps: f64) -> Self {
+        NormSpec {
+            norm: Norm::Rms,
+            eps: eps as f32,
+            gain_offset: 0.0,
+        }
+    }
+
+    /// RMSNorm whose gain is stored as its distance from one.
+    pub(super) fn rms_around_one(eps: f64) -> Self {
+        NormSpec {
+            gain_offset: 1.0,
+            ..Self::rms(eps)
+        }
+    }
+
+    /// LayerNorm.
+    pub(super) fn layer(eps: f64) -> Self {
+        NormSpec {
+            norm: Norm::Layer,
+            eps: eps as f32,
+            gain_offset: 0.0,
+        }
+    }
+}
+
+/// Heads as most families give them: `num_attention_heads`, fewer `num_key_value_heads`, and a `head_dim` that is by
+/// default `default_head_dim`, or else the hidden size shared among the heads. Separate matrices, no biases.
+pub(super) fn attention(
+    config: &Config<'_>,
+    default_head_dim: Option<usize>,
+) -> Result<AttentionSpec> {
+    let hidden = config.count("hidden_size")?;
+    let n_heads = config.count("num_attention_heads")?;
+    let n_kv_heads = config.opt_count("num_key_value_heads")?.unwrap_or(n_heads);
+    if !n_heads.is_multiple_of(n_kv_heads) {
+        return config.bad_value(
+            "num_key_value_heads",
+            &format!("a divisor of the {n_heads} attention heads"),
+        );
+    }
+    let head_dim = match config.opt_count("head_dim")?.or(default_head_dim) {
+        Some(head_dim) => head_dim,
+        None => head_dim(config, "num_attention_heads", hidden, n_heads)?,
+    };
+    // Only GGUF says this; another extent would be values of another width.
+    if config
+        .opt_count("attention.value_length")?
+        .is_some_and(|dim| dim != head_dim)
+    {
+        return config.bad_value("attention.value_length", &head_dim.to_string());
+    }
+    Ok(separate_heads(n_heads, n_kv_heads, head_dim))
+}
+
+/// The hidden size shared among the heads.
+pub(super) fn head_dim(
+    config: &Config<'_>,
+    key: &str,
+    hidden: usize,
+    n_heads: usize,
+) -> Result<usize> {
+    if hidden.is_multiple_of(n_heads) {
+        Ok(hidden / n_heads)
+    } else {
+        config.bad_value(key, &format!("a divisor of the hidden size {hidden}"))
+    }
+}
+
+/// Heads of three matrices without biases.
+pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> AttentionSpec {
+    AttentionSpec {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        packing: Packing::Separate,
+        qkv_bias: false,
+        out_bias: false,
+        qk_norm: None,
+        soft_cap: None,
+    }
+}
+
+/// 1 / √head_dim.
+pub(super) fn root_scale(head_dim: usize) -> f32 {
+    (head_dim as f32).sqrt().recip()
+}
+
+/// A feed-forward block of `intermediate_size` with separate gate, its non-linearity named by `key`.
+pub(super) fn gated(
+    config: &Config<'_>,
+    key: &str,
+    default: Activation,
+    bias: bool,
+) -> Result<MlpSpec> {
+    Ok(MlpSpec::Dense(DenseMlp {
+        width: config.count("intermediate_size")?,
+        activation: config.activation(key, default)?,
+        gating: Gating::Separate,
+        bias,
+    }))
+}
+
+/// A feed-forward block of two matrices with biases.
+pub(super) fn plain_mlp(width: usize, activation: Activation, bias: bool) -> MlpSpec {
+    MlpSpec::Dense(DenseMlp {
+        width,
+        activation,
+        gating: Gating::None,
+        bias,
+    })
+}
+
+/// Layers that are all alike, without windows, scores scaled by 1 / √head_dim.
+pub(super) fn like_layers(
+    n_layers: usize,
+    attention: &AttentionSpec,
+    mlp: MlpSpec,
+) -> Vec<LayerSpec> {
+    let layer = LayerSpec {
+        window: None,
+        rotary_idx: 0,
+        scale: root_scale(attention.head_dim),
+        mlp,
+    };
+    vec![layer; n_layers]
+}
+
+/// Sequential blocks and a final norm.
+pub(super) fn sequential(
+    layers: Vec<LayerSpec>,
+    positions: Positions,
+    norm: NormSpec,
+    attention: AttentionSpec,
+) -> StackSpec {
+    let block = BlockSpec {
+        residual: Residual::Sequential,
+        attention,
+    };
+    StackSpec {
+        layers,
+        positions,
+        norm,
+        final_norm: FinalNorm::Present,
+        block,
+    }
+}
+
+/// A decoder with a plain embedding of `hidden_size` and a plain head, tied as the configuration says.
+pub(super) fn decoder_only(
+    config: &Config<'_>,
+    family: &'static str,
+    context: usize,
+    decoder: StackSpec,
+    tied_by_default: bool,
+) -> Result<ModelSpec> {
+    let hidden = config.count(config.spelling(&["n_embd", "n_embed", "hidden_size"]))?;
+    Ok(ModelSpec {
+        family,
+        hidden,
+        vocab: config.count("vocab_size")?,
+        context,
+        embedding: EmbeddingSpec {
+            width: hidden,
+            scale: 1.0,
+            norm: None,
+        },
+        encoder: None,
+        decoder,
+        head: HeadSpec::plain(head_matrix(config, tied_by_default)?),
+        dtype: config.dtype()?,
+    })
+}
+
+/// `tie_word_embeddings`.
+pub(super) fn head_matrix(config: &Config<'_>, tied_by_default: bool) -> Result<HeadMatrix> {
+    let is_tied = config.flag("tie_word_embeddings", tied_by_default)?;
+    Ok(if is_tied {
+        HeadMatrix::Tied
+    } else {
+        HeadMatrix::Separate
+    })
+}
+
+/// Sets the window of each layer that slides.
+pub(super) fn slide(layers: &mut [LayerSpec], slides: &[bool], window: Option<usize>) {
+    for (layer, slides) in layers.iter_mut().zip(slides) {
+        layer.window = window.filter(|_| *slides);
+    }
+}

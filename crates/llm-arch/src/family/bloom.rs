@@ -1,0 +1,122 @@
+//! BLOOM and BLOOMZ (Le Scao et al. 2022).
+
+use llm_tensor::Activation;
+
+use super::{Family, Gguf, block, llama};
+use crate::ArchError;
+use crate::config::Config;
+use crate::skeleton::{Matrices, Naming, Role};
+use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["bloom"],
+    spec,
+    harmless_keys: &[
+        "attention_dropout",
+        "attention_softmax_in_fp32",
+        "bias_dropout_fusion",
+        "hidden_dropout",
+        "masked_softmax_fusion",
+        "offset_alibi",
+        "pretraining_tp",
+        "skip_bias_add",
+        "skip_bias_add_qkv",
+        // The order in which equal sums are taken.
+        "slow_but_exact",
+        "unk_token_id",
+    ],
+    naming: |_| &Naming {
+        names: &[
+            (Role::TokenTable, "transformer.word_embeddings.weight"),
+            (
+                Role::EmbedNorm,
+                "transformer.word_embeddings_layernorm.weight",
+            ),
+            (
+                Role::EmbedNormBias,
+                "transformer.word_embeddings_layernorm.bias",
+            ),
+            (Role::AttnNorm, "transformer.h.{i}.input_layernorm.weight"),
+            (Role::AttnNormBias, "transformer.h.{i}.input_layernorm.bias"),
+            (
+                Role::Qkv,
+                "transformer.h.{i}.self_attention.query_key_value.weight",
+            ),
+            (
+                Role::QkvBias,
+                "transformer.h.{i}.self_attention.query_key_value.bias",
+            ),
+            (Role::Out, "transformer.h.{i}.self_attention.dense.weight"),
+            (Role::OutBias, "transformer.h.{i}.self_attention.dense.bias"),
+            (
+                Role::MlpNorm,
+                "transformer.h.{i}.post_attention_layernorm.weight",
+            ),
+            (
+                Role::MlpNormBias,
+                "transformer.h.{i}.post_attention_layernorm.bias",
+            ),
+            (Role::Up, "transformer.h.{i}.mlp.dense_h_to_4h.weight"),
+            (Role::UpBias, "transformer.h.{i}.mlp.dense_h_to_4h.bias"),
+            (Role::Down, "transformer.h.{i}.mlp.dense_4h_to_h.weight"),
+            (Role::DownBias, "transformer.h.{i}.mlp.dense_4h_to_h.bias"),
+            (Role::FinalNorm, "transformer.ln_f.weight"),
+            (Role::FinalNormBias, "transformer.ln_f.bias"),
+            (Role::Head, "lm_head.weight"),
+        ],
+        encoder_names: &[],
+        base_prefix: "transformer.",
+        matrices: Matrices::OutIn,
+        harmless: &[],
+    },
+    gguf: Some(Gguf {
+        architecture: "bloom",
+        keys: &[
+            ("embedding_length", "hidden_size"),
+            ("block_count", "n_layer"),
+            ("feed_forward_length", "n_inner"),
+            ("context_length", "seq_length"),
+            ("attention.head_count", "n_head"),
+            ("attention.head_count_kv", "num_key_value_heads"),
+            ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
+        ],
+        naming: llama::GGUF_NAMING,
+        adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
+    }),
+};
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let hidden = config.count(config.spelling(&["n_embed", "hidden_size"]))?;
+    let heads_key = config.spelling(&["num_attention_heads", "n_head"]);
+    let n_heads = config.count(heads_key)?;
+    if config
+        .opt_count("num_key_value_heads")?
+        .is_some_and(|n| n != n_heads)
+    {
+        return config.bad_value("num_key_value_heads", &n_heads.to_string());
+    }
+    let attention = AttentionSpec {
+        packing: Packing::PerGroup,
+        qkv_bias: true,
+        out_bias: true,
+        ..block::separate_heads(
+            n_heads,
+            n_heads,
+            block::head_dim(config, heads_key, hidden, n_heads)?,
+        )
+    };
+    let width = config.opt_count("n_inner")?.unwrap_or(4 * hidden);
+    let mlp = block::plain_mlp(width, Activation::GeluTanh, true);
+    let n_layers = config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"]))?;
+    let layers = block::like_layers(n_layers, &attention, mlp);
+    let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
+    let mut stack = block::sequential(layers, Positions::Alibi { scale: 1.0 }, norm, attention);
+    if config.flag("apply_residual_connection_post_layernorm", false)? {
+        stack.block.residual = Residual::Normed;
+    }
+    // Its positions have no bound: this is how far the models were trained.
+    let context = config.opt_count("seq_length")?.unwrap_or(2048);
+    let mut spec = block::decoder_only(config, "bloom", context, stack, true)?;
+    spec.embedding.norm = Some(norm);
+    Ok(spec)
+}

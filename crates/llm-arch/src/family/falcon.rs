@@ -1,0 +1,185 @@
+//! Falcon (Almazrouei et al. 2023): 7B, 11B, 40B, 180B and RefinedWeb's 1B, and the first spelling of their
+//! configurations.
+
+use llm_tensor::Activation;
+
+use super::{Family, Gguf, block, llama};
+use crate::ArchError;
+use crate::config::Config;
+use crate::rope_config::{RopeDefaults, rotary};
+use crate::skeleton::{Matrices, Naming, Role};
+use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["falcon", "RefinedWebModel", "RefinedWeb"],
+    spec,
+    harmless_keys: &["attention_dropout", "hidden_dropout"],
+    naming: |spec| match spec.decoder.block.residual {
+        Residual::ParallelTwoNorms => &TWO_NORMS_NAMING,
+        _ => &NAMING,
+    },
+    gguf: Some(Gguf {
+        architecture: "falcon",
+        keys: &[
+            ("embedding_length", "hidden_size"),
+            ("block_count", "num_hidden_layers"),
+            ("feed_forward_length", "ffn_hidden_size"),
+            ("context_length", "max_position_embeddings"),
+            ("attention.head_count", "num_attention_heads"),
+            ("attention.head_count_kv", "num_kv_heads"),
+            ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
+            ("rope.freq_base", "rope_theta"),
+        ],
+        naming: Naming {
+            names: &[
+                (Role::TokenTable, "token_embd.weight"),
+                (Role::AttnNorm, "blk.{i}.attn_norm.weight"),
+                (Role::AttnNormBias, "blk.{i}.attn_norm.bias"),
+                (Role::Qkv, "blk.{i}.attn_qkv.weight"),
+                (Role::Out, "blk.{i}.attn_output.weight"),
+                (Role::MlpNorm, "blk.{i}.attn_norm_2.weight"),
+                (Role::MlpNormBias, "blk.{i}.attn_norm_2.bias"),
+                (Role::Up, "blk.{i}.ffn_up.weight"),
+                (Role::Down, "blk.{i}.ffn_down.weight"),
+                (Role::FinalNorm, "output_norm.weight"),
+                (Role::FinalNormBias, "output_norm.bias"),
+                (Role::Head, "output.weight"),
+            ],
+            ..llama::GGUF_NAMING
+        },
+        adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
+    }),
+};
+
+const NAMING: Naming = Naming {
+    names: &[
+        (Role::TokenTable, "transformer.word_embeddings.weight"),
+        (Role::AttnNorm, "transformer.h.{i}.input_layernorm.weight"),
+        (Role::AttnNormBias, "transformer.h.{i}.input_layernorm.bias"),
+        (
+            Role::Qkv,
+            "transformer.h.{i}.self_attention.query_key_value.weight",
+        ),
+        (
+            Role::QkvBias,
+            "transformer.h.{i}.self_attention.query_key_value.bias",
+        ),
+        (Role::Out, "transformer.h.{i}.self_attention.dense.weight"),
+        (Role::OutBias, "transformer.h.{i}.self_attention.dense.bias"),
+        (
+            Role::MlpNorm,
+            "transformer.h.{i}.post_attention_layernorm.weight",
+        ),
+        (
+            Role::MlpNormBias,
+            "transformer.h.{i}.post_attention_layernorm.bias",
+        ),
+        (Role::Up, "transformer.h.{i}.mlp.dense_h_to_4h.weight"),
+        (Role::UpBias, "transformer.h.{i}.mlp.dense_h_to_4h.bias"),
+        (Role::Down, "transformer.h.{i}.mlp.dense_4h_to_h.weight"),
+        (Role::DownBias, "transformer.h.{i}.mlp.dense_4h_to_h.bias"),
+        (Role::FinalNorm, "transformer.ln_f.weight"),
+        (Role::FinalNormBias, "transformer.ln_f.bias"),
+        (Role::Head, "lm_head.weight"),
+    ],
+    encoder_names: &[],
+    base_prefix: "transformer.",
+    matrices: Matrices::OutIn,
+    harmless: &[
+        "self_attention.rotary_emb.inv_freq",
+        "self_attention.maybe_rotary.inv_freq",
+    ],
+};
+
+/// Of the models whose attention and feed-forward have a norm each.
+const TWO_NORMS_NAMING: Naming = Naming {
+    names: &[
+        (Role::TokenTable, "transformer.word_embeddings.weight"),
+        (Role::AttnNorm, "transformer.h.{i}.ln_attn.weight"),
+        (Role::AttnNormBias, "transformer.h.{i}.ln_attn.bias"),
+        (
+            Role::Qkv,
+            "transformer.h.{i}.self_attention.query_key_value.weight",
+        ),
+        (
+            Role::QkvBias,
+            "transformer.h.{i}.self_attention.query_key_value.bias",
+        ),
+        (Role::Out, "transformer.h.{i}.self_attention.dense.weight"),
+        (Role::OutBias, "transformer.h.{i}.self_attention.dense.bias"),
+        (Role::MlpNorm, "transformer.h.{i}.ln_mlp.weight"),
+        (Role::MlpNormBias, "transformer.h.{i}.ln_mlp.bias"),
+        (Role::Up, "transformer.h.{i}.mlp.dense_h_to_4h.weight"),
+        (Role::UpBias, "transformer.h.{i}.mlp.dense_h_to_4h.bias"),
+        (Role::Down, "transformer.h.{i}.mlp.dense_4h_to_h.weight"),
+        (Role::DownBias, "transformer.h.{i}.mlp.dense_4h_to_h.bias"),
+        (Role::FinalNorm, "transformer.ln_f.weight"),
+        (Role::FinalNormBias, "transformer.ln_f.bias"),
+        (Role::Head, "lm_head.weight"),
+    ],
+    ..NAMING
+};
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let hidden = config.count("hidden_size")?;
+    let heads_key = config.spelling(&["n_head", "num_attention_heads"]);
+    let n_heads = config.count(heads_key)?;
+    let head_dim = block::head_dim(config, heads_key, hidden, n_heads)?;
+    let kv_key = config.spelling(&["n_head_kv", "num_kv_heads"]);
+    let given_kv_heads = config.opt_count(kv_key)?;
+    config.only("apply_residual_connection_post_layernorm", false)?;
+    // The first spelling of the larger models tells them from the others by their key heads alone, GGUF likewise.
+    let told = config.opt_flag("new_decoder_architecture")?;
+    let is_new = told.unwrap_or(
+        kv_key == "n_head_kv" || told.is_none() && given_kv_heads.is_some_and(|n| n > 1),
+    );
+    let multi_query = config.flag("multi_query", true)?;
+    let n_kv_heads = match (is_new, multi_query) {
+        (true, _) => given_kv_heads.unwrap_or(n_heads),
+        (false, true) => 1,
+        (false, false) => n_heads,
+    };
+    if !n_heads.is_multiple_of(n_kv_heads) {
+        return config.bad_value(
+            kv_key,
+            &format!("a divisor of the {n_heads} attention heads"),
+        );
+    }
+    let bias = config.flag("bias", false)?;
+    let attention = AttentionSpec {
+        packing: Packing::PerGroup,
+        qkv_bias: bias,
+        out_bias: bias,
+        ..block::separate_heads(n_heads, n_kv_heads, head_dim)
+    };
+    let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
+    let rotary = rotary(config, RopeDefaults::new(head_dim, context))?;
+    let positions = match config.flag("alibi", false)? {
+        // Added before the scores are scaled, once, as the models were trained; an eager path of the Python library
+        // that adds them a second time with its mask is not followed.
+        true => Positions::Alibi {
+            scale: block::root_scale(head_dim),
+        },
+        false => Positions::Rotary(vec![rotary]),
+    };
+    let width = config.opt_count("ffn_hidden_size")?.unwrap_or(4 * hidden);
+    let mlp = block::plain_mlp(
+        width,
+        config.activation("activation", Activation::Gelu)?,
+        bias,
+    );
+    let n_layers = config.n_layers(config.spelling(&["n_layer", "num_hidden_layers"]))?;
+    let layers = block::like_layers(n_layers, &attention, mlp);
+    let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
+    let mut stack = block::sequential(layers, positions, norm, attention);
+    let n_norms = config
+        .opt_count("num_ln_in_parallel_attn")?
+        .unwrap_or(if is_new { 2 } else { 1 });
+    let is_parallel = config.flag("parallel_attn", true)?;
+    stack.block.residual = match (is_new || is_parallel, n_norms) {
+        (true, 2) if is_new => Residual::ParallelTwoNorms,
+        (true, _) => Residual::ParallelOneNorm,
+        (false, _) => Residual::Sequential,
+    };
+    block::decoder_only(config, "falcon", context, stack, true)
+}

@@ -1,0 +1,287 @@
+//! Gemma 1, 2 and 3 (text).
+
+use llm_tensor::Activation;
+
+use super::block::{self, gated};
+use super::{Family, Gguf, llama};
+use crate::config::Config;
+use crate::rope_config::{RopeDefaults, of_object, rotary};
+use crate::skeleton::{Matrices, Naming, Role};
+use crate::spec::{
+    AttentionSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, Residual, StackSpec,
+};
+use crate::{ArchError, RotarySpec};
+
+pub(super) static GEMMA: Family = Family {
+    model_types: &["gemma"],
+    spec: gemma,
+    harmless_keys: HARMLESS_KEYS,
+    naming: |_| &llama::NAMING,
+    gguf: Some(gguf("gemma")),
+};
+
+pub(super) static GEMMA2: Family = Family {
+    model_types: &["gemma2"],
+    spec: gemma2,
+    harmless_keys: HARMLESS_KEYS,
+    naming: |_| &SANDWICH_NAMING,
+    gguf: Some(gguf("gemma2")),
+};
+
+pub(super) static GEMMA3: Family = Family {
+    model_types: &["gemma3_text"],
+    spec: gemma3,
+    harmless_keys: HARMLESS_KEYS,
+    naming: |_| &SANDWICH_NAMING,
+    gguf: Some(gguf("gemma3")),
+};
+
+const HARMLESS_KEYS: &[&str] = &[
+    "attention_dropout",
+    "cache_implementation",
+    // Read only where `hidden_activation` is absent, and then all its values mean the same.
+    "hidden_act",
+];
+
+const SANDWICH_NAMING: Naming = Naming {
+    names: &[
+        (Role::TokenTable, "model.embed_tokens.weight"),
+        (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
+        (Role::Q, "model.layers.{i}.self_attn.q_proj.weight"),
+        (Role::QBias, "model.layers.{i}.self_attn.q_proj.bias"),
+        (Role::K, "model.layers.{i}.self_attn.k_proj.weight"),
+        (Role::KBias, "model.layers.{i}.self_attn.k_proj.bias"),
+        (Role::V, "model.layers.{i}.self_attn.v_proj.weight"),
+        (Role::VBias, "model.layers.{i}.self_attn.v_proj.bias"),
+        (Role::QNorm, "model.layers.{i}.self_attn.q_norm.weight"),
+        (Role::KNorm, "model.layers.{i}.self_attn.k_norm.weight"),
+        (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
+        (Role::OutBias, "model.layers.{i}.self_attn.o_proj.bias"),
+        (
+            Role::PostAttnNorm,
+            "model.layers.{i}.post_attention_layernorm.weight",
+        ),
+        (
+            Role::MlpNorm,
+            "model.layers.{i}.pre_feedforward_layernorm.weight",
+        ),
+        (Role::Gate, "model.layers.{i}.mlp.gate_proj.weight"),
+        (Role::Up, "model.layers.{i}.mlp.up_proj.weight"),
+        (Role::Down, "model.layers.{i}.mlp.down_proj.weight"),
+        (
+            Role::PostMlpNorm,
+            "model.layers.{i}.post_feedforward_layernorm.weight",
+        ),
+        (Role::FinalNorm, "model.norm.weight"),
+        (Role::Head, "lm_head.weight"),
+    ],
+    encoder_names: &[],
+    base_prefix: "model.",
+    matrices: Matrices::OutIn,
+    harmless: &["self_attn.rotary_emb.inv_freq"],
+};
+
+const fn gguf(architecture: &'static str) -> Gguf {
+    Gguf {
+        architecture,
+        keys: &[
+            ("embedding_length", "hidden_size"),
+            ("block_count", "num_hidden_layers"),
+            ("feed_forward_length", "intermediate_size"),
+            ("context_length", "max_position_embeddings"),
+            ("attention.head_count", "num_attention_heads"),
+            ("attention.head_count_kv", "num_key_value_heads"),
+            ("attention.key_length", "head_dim"),
+            ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+            ("attention.sliding_window", "sliding_window"),
+            ("attn_logit_softcapping", "attn_logit_softcapping"),
+            ("final_logit_softcapping", "final_logit_softcapping"),
+            ("rope.freq_base", "rope_theta"),
+        ],
+        naming: llama::GGUF_NAMING,
+        adjust: gain_from_zero,
+    }
+}
+
+/// GGUF stores the gains themselves.
+fn gain_from_zero(spec: &mut ModelSpec) {
+    let stack = &mut spec.decoder;
+    stack.norm.gain_offset = 0.0;
+    if let Some(norm) = &mut stack.block.attention.qk_norm {
+        norm.gain_offset = 0.0;
+    }
+}
+
+fn gemma(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let context = context(config)?;
+    let attention = attention(config)?;
+    let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
+    let layers = block::like_layers(
+        config.n_layers("num_hidden_layers")?,
+        &attention,
+        mlp(config)?,
+    );
+    let stack = block::sequential(
+        layers,
+        Positions::Rotary(vec![rotary]),
+        norm(config)?,
+        attention,
+    );
+    model(config, "gemma", context, stack)
+}
+
+fn gemma2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let context = context(config)?;
+    let soft_cap = config.cap("attn_logit_softcapping", Some(50.0))?;
+    let attention = AttentionSpec {
+        soft_cap,
+        ..attention(config)?
+    };
+    let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
+    let mut layers = layers(config)?;
+    let slides = config.sliding(layers.len(), |i| i.is_multiple_of(2))?;
+    block::slide(
+        &mut layers,
+        &slides,
+        config.window("sliding_window", Some(4096))?,
+    );
+    let stack = sandwich(layers, Positions::Rotary(vec![rotary]), config, attention)?;
+    let mut spec = model(config, "gemma2", context, stack)?;
+    spec.head.soft_cap = config.cap("final_logit_softcapping", Some(30.0))?;
+    Ok(spec)
+}
+
+fn gemma3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let context = context(config)?;
+    let soft_cap = config.cap("attn_logit_softcapping", None)?;
+    let attention = AttentionSpec {
+        soft_cap,
+        qk_norm: Some(norm(config)?),
+        ..attention(config)?
+    };
+    let mut layers = layers(config)?;
+    let pattern_key = config.spelling(&["sliding_window_pattern", "_sliding_window_pattern"]);
+    let pattern = config.opt_count(pattern_key)?.unwrap_or(6);
+    let slides = config.sliding(layers.len(), |i| !(i + 1).is_multiple_of(pattern))?;
+    block::slide(
+        &mut layers,
+        &slides,
+        config.window("sliding_window", Some(4096))?,
+    );
+    for (layer, slides) in layers.iter_mut().zip(&slides) {
+        layer.rotary_idx = usize::from(*slides);
+    }
+    let rotaries = global_and_local(config, RopeDefaults::new(attention.head_dim, context))?;
+    let stack = sandwich(
+        layers,
+        Positions::Rotary(rotaries.into()),
+        config,
+        attention,
+    )?;
+    let mut spec = model(config, "gemma3_text", context, stack)?;
+    spec.head.soft_cap = config.cap("final_logit_softcapping", None)?;
+    Ok(spec)
+}
+
+/// The rotary positions of layers that see all, and of those that slide.
+fn global_and_local(
+    config: &Config<'_>,
+    defaults: RopeDefaults,
+) -> Result<[RotarySpec; 2], ArchError> {
+    let local_base = config
+        .opt_positive("rope_local_base_freq")?
+        .unwrap_or(10_000.0);
+    let global = RopeDefaults {
+        base: 1e6,
+        ..defaults
+    };
+    let local = RopeDefaults {
+        base: local_base,
+        ..defaults
+    };
+    if let Some(by_type) = config.object("rope_parameters")?
+        && let (Some(full), Some(sliding)) = (
+            by_type.object("full_attention")?,
+            by_type.object("sliding_attention")?,
+        )
+    {
+        let specs = [
+            of_object(config, &full, global, None)?,
+            of_object(config, &sliding, local, None)?,
+        ];
+        for object in [&full, &sliding, &by_type] {
+            object.finish(&[])?;
+        }
+        return Ok(specs);
+    }
+    // The older spelling scales the layers that see all and leaves the others alone.
+    let global = rotary(config, global)?;
+    let sliding = RotarySpec {
+        base: local_base,
+        scaling: crate::RopeScaling::None,
+        ..global.clone()
+    };
+    Ok([global, sliding])
+}
+
+fn context(config: &Config<'_>) -> Result<usize, ArchError> {
+    Ok(config.opt_count("max_position_embeddings")?.unwrap_or(8192))
+}
+
+fn attention(config: &Config<'_>) -> Result<AttentionSpec, ArchError> {
+    config.only("use_bidirectional_attention", false)?;
+    let bias = config.flag("attention_bias", false)?;
+    Ok(AttentionSpec {
+        qkv_bias: bias,
+        out_bias: bias,
+        ..block::attention(config, Some(256))?
+    })
+}
+
+fn norm(config: &Config<'_>) -> Result<NormSpec, ArchError> {
+    Ok(NormSpec::rms_around_one(
+        config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6),
+    ))
+}
+
+fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
+    gated(config, "hidden_activation", Activation::GeluTanh, false)
+}
+
+/// Layers whose scores are scaled by a number of their own.
+fn layers(config: &Config<'_>) -> Result<Vec<LayerSpec>, ArchError> {
+    let scale = (config
+        .opt_positive("query_pre_attn_scalar")?
+        .unwrap_or(256.0) as f32)
+        .sqrt()
+        .recip();
+    let layer = LayerSpec {
+        window: None,
+        rotary_idx: 0,
+        scale,
+        mlp: mlp(config)?,
+    };
+    Ok(vec![layer; config.n_layers("num_hidden_layers")?])
+}
+
+fn sandwich(
+    layers: Vec<LayerSpec>,
+    positions: Positions,
+    config: &Config<'_>,
+    attention: AttentionSpec,
+) -> Result<StackSpec, ArchError> {
+    let mut stack = block::sequential(layers, positions, norm(config)?, attention);
+    stack.block.residual = Residual::Sandwich;
+    Ok(stack)
+}
+
+fn model(
+    config: &Config<'_>,
+    family: &'static str,
+    context: usize,
+    stack: StackSpec,
+) -> Result<ModelSpec, ArchError> {
+    let mut spec = block::decoder_only(config, family, context, stack, true)?;
+    spec.embedding.scale = (spec.hidden as f32).sqrt();
+    Ok(spec)
+}

@@ -1,0 +1,104 @@
+//! GPT-NeoX (Black et al. 2022) and Pythia.
+
+use llm_tensor::Activation;
+
+use super::{Family, Gguf, block, llama};
+use crate::ArchError;
+use crate::config::Config;
+use crate::rope_config::{RopeDefaults, rotary};
+use crate::skeleton::{Matrices, Naming, Role};
+use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["gpt_neox"],
+    spec,
+    harmless_keys: &[
+        "attention_dropout",
+        "classifier_dropout",
+        "hidden_dropout",
+        "is_decoder",
+    ],
+    naming: |_| &Naming {
+        names: &[
+            (Role::TokenTable, "gpt_neox.embed_in.weight"),
+            (Role::AttnNorm, "gpt_neox.layers.{i}.input_layernorm.weight"),
+            (
+                Role::AttnNormBias,
+                "gpt_neox.layers.{i}.input_layernorm.bias",
+            ),
+            (
+                Role::Qkv,
+                "gpt_neox.layers.{i}.attention.query_key_value.weight",
+            ),
+            (
+                Role::QkvBias,
+                "gpt_neox.layers.{i}.attention.query_key_value.bias",
+            ),
+            (Role::Out, "gpt_neox.layers.{i}.attention.dense.weight"),
+            (Role::OutBias, "gpt_neox.layers.{i}.attention.dense.bias"),
+            (
+                Role::MlpNorm,
+                "gpt_neox.layers.{i}.post_attention_layernorm.weight",
+            ),
+            (
+                Role::MlpNormBias,
+                "gpt_neox.layers.{i}.post_attention_layernorm.bias",
+            ),
+            (Role::Up, "gpt_neox.layers.{i}.mlp.dense_h_to_4h.weight"),
+            (Role::UpBias, "gpt_neox.layers.{i}.mlp.dense_h_to_4h.bias"),
+            (Role::Down, "gpt_neox.layers.{i}.mlp.dense_4h_to_h.weight"),
+            (Role::DownBias, "gpt_neox.layers.{i}.mlp.dense_4h_to_h.bias"),
+            (Role::FinalNorm, "gpt_neox.final_layer_norm.weight"),
+            (Role::FinalNormBias, "gpt_neox.final_layer_norm.bias"),
+            (Role::Head, "embed_out.weight"),
+        ],
+        encoder_names: &[],
+        base_prefix: "gpt_neox.",
+        matrices: Matrices::OutIn,
+        // The causal mask, its filler, and precomputed frequencies.
+        harmless: &[
+            "layers.{i}.attention.bias",
+            "layers.{i}.attention.masked_bias",
+            "layers.{i}.attention.rotary_emb.inv_freq",
+        ],
+    },
+    gguf: Some(Gguf {
+        architecture: "gptneox",
+        keys: &[
+            ("embedding_length", "hidden_size"),
+            ("block_count", "num_hidden_layers"),
+            ("feed_forward_length", "intermediate_size"),
+            ("context_length", "max_position_embeddings"),
+            ("attention.head_count", "num_attention_heads"),
+            ("attention.layer_norm_epsilon", "layer_norm_eps"),
+            ("rope.freq_base", "rope_theta"),
+        ],
+        naming: llama::GGUF_NAMING,
+        adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
+    }),
+};
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
+    let bias = config.flag("attention_bias", true)?;
+    let attention = AttentionSpec {
+        packing: Packing::PerGroup,
+        qkv_bias: bias,
+        out_bias: bias,
+        ..block::attention(config, None)?
+    };
+    let defaults = RopeDefaults {
+        fraction: 0.25,
+        ..RopeDefaults::new(attention.head_dim, context)
+    };
+    let rotary = rotary(config, defaults)?;
+    let activation = config.activation("hidden_act", Activation::Gelu)?;
+    let mlp = block::plain_mlp(config.count("intermediate_size")?, activation, true);
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
+    let norm = NormSpec::layer(config.opt_positive("layer_norm_eps")?.unwrap_or(1e-5));
+    let mut stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
+    if config.flag("use_parallel_residual", true)? {
+        stack.block.residual = Residual::ParallelTwoNorms;
+    }
+    block::decoder_only(config, "gpt_neox", context, stack, false)
+}

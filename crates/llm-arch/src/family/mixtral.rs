@@ -1,0 +1,88 @@
+//! Mixtral: Mistral with experts.
+
+use llm_tensor::Activation;
+
+use super::Family;
+use super::block;
+use crate::ArchError;
+use crate::config::Config;
+use crate::rope_config::{RopeDefaults, rotary};
+use crate::skeleton::{Matrices, Naming, Role};
+use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["mixtral"],
+    spec,
+    harmless_keys: &[
+        "attention_dropout",
+        "output_router_logits",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+    ],
+    naming: |_| &Naming {
+        names: &[
+            (Role::TokenTable, "model.embed_tokens.weight"),
+            (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
+            (Role::Q, "model.layers.{i}.self_attn.q_proj.weight"),
+            (Role::K, "model.layers.{i}.self_attn.k_proj.weight"),
+            (Role::V, "model.layers.{i}.self_attn.v_proj.weight"),
+            (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
+            (
+                Role::MlpNorm,
+                "model.layers.{i}.post_attention_layernorm.weight",
+            ),
+            (
+                Role::Router,
+                "model.layers.{i}.block_sparse_moe.gate.weight",
+            ),
+            (
+                Role::Gate,
+                "model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight",
+            ),
+            (
+                Role::Up,
+                "model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight",
+            ),
+            (
+                Role::Down,
+                "model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight",
+            ),
+            (Role::FinalNorm, "model.norm.weight"),
+            (Role::Head, "lm_head.weight"),
+        ],
+        encoder_names: &[],
+        base_prefix: "model.",
+        matrices: Matrices::OutIn,
+        harmless: &["self_attn.rotary_emb.inv_freq"],
+    },
+    gguf: None,
+};
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let context = config
+        .opt_count("max_position_embeddings")?
+        .unwrap_or(131_072);
+    let attention = block::attention(config, None)?;
+    let rotary = rotary(
+        config,
+        RopeDefaults {
+            base: 1e6,
+            ..RopeDefaults::new(attention.head_dim, context)
+        },
+    )?;
+    let n_experts = config.opt_count("num_local_experts")?.unwrap_or(8);
+    let experts = MlpSpec::Experts(ExpertsSpec {
+        n_experts,
+        n_active: config.n_active(n_experts, 2)?,
+        width: config.count("intermediate_size")?,
+        activation: config.activation("hidden_act", Activation::Silu)?,
+        weighting: Weighting::Normalised,
+    });
+    let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));
+    let mut layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, experts);
+    let window = config.window("sliding_window", None)?;
+    let slides = vec![true; layers.len()];
+    block::slide(&mut layers, &slides, window);
+    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
+    block::decoder_only(config, "mixtral", context, stack, false)
+}

@@ -1,0 +1,112 @@
+//! OPT (Zhang et al. 2022), all sizes, the post-norm 350M with its narrower embedding included.
+
+use llm_tensor::Activation;
+
+use super::{Family, block};
+use crate::ArchError;
+use crate::config::Config;
+use crate::skeleton::{Matrices, Naming, Role};
+use crate::spec::{AttentionSpec, FinalNorm, ModelSpec, NormSpec, Positions, Residual};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["opt"],
+    spec,
+    harmless_keys: &[
+        "attention_dropout",
+        "activation_dropout",
+        "dropout",
+        "init_std",
+        "layerdrop",
+    ],
+    naming: |_| &Naming {
+        names: &[
+            (Role::TokenTable, "model.decoder.embed_tokens.weight"),
+            (Role::PositionTable, "model.decoder.embed_positions.weight"),
+            (Role::ProjectIn, "model.decoder.project_in.weight"),
+            (Role::ProjectOut, "model.decoder.project_out.weight"),
+            (
+                Role::AttnNorm,
+                "model.decoder.layers.{i}.self_attn_layer_norm.weight",
+            ),
+            (
+                Role::AttnNormBias,
+                "model.decoder.layers.{i}.self_attn_layer_norm.bias",
+            ),
+            (Role::Q, "model.decoder.layers.{i}.self_attn.q_proj.weight"),
+            (
+                Role::QBias,
+                "model.decoder.layers.{i}.self_attn.q_proj.bias",
+            ),
+            (Role::K, "model.decoder.layers.{i}.self_attn.k_proj.weight"),
+            (
+                Role::KBias,
+                "model.decoder.layers.{i}.self_attn.k_proj.bias",
+            ),
+            (Role::V, "model.decoder.layers.{i}.self_attn.v_proj.weight"),
+            (
+                Role::VBias,
+                "model.decoder.layers.{i}.self_attn.v_proj.bias",
+            ),
+            (
+                Role::Out,
+                "model.decoder.layers.{i}.self_attn.out_proj.weight",
+            ),
+            (
+                Role::OutBias,
+                "model.decoder.layers.{i}.self_attn.out_proj.bias",
+            ),
+            (
+                Role::MlpNorm,
+                "model.decoder.layers.{i}.final_layer_norm.weight",
+            ),
+            (
+                Role::MlpNormBias,
+                "model.decoder.layers.{i}.final_layer_norm.bias",
+            ),
+            (Role::Up, "model.decoder.layers.{i}.fc1.weight"),
+            (Role::UpBias, "model.decoder.layers.{i}.fc1.bias"),
+            (Role::Down, "model.decoder.layers.{i}.fc2.weight"),
+            (Role::DownBias, "model.decoder.layers.{i}.fc2.bias"),
+            (Role::FinalNorm, "model.decoder.final_layer_norm.weight"),
+            (Role::FinalNormBias, "model.decoder.final_layer_norm.bias"),
+            (Role::Head, "lm_head.weight"),
+        ],
+        encoder_names: &[],
+        base_prefix: "model.",
+        matrices: Matrices::OutIn,
+        harmless: &[],
+    },
+    gguf: None,
+};
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let hidden = config.count("hidden_size")?;
+    let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
+    let bias = config.flag("enable_bias", true)?;
+    config.only("layer_norm_elementwise_affine", true)?;
+    let attention = AttentionSpec {
+        qkv_bias: bias,
+        out_bias: bias,
+        ..block::attention(config, None)?
+    };
+    let activation = config.activation("activation_function", Activation::Relu)?;
+    let mlp = block::plain_mlp(config.count("ffn_dim")?, activation, bias);
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
+    // The first two rows stand for padding and its neighbour.
+    let positions = Positions::Learned {
+        rows: context + 2,
+        first: 2,
+    };
+    let mut stack = block::sequential(layers, positions, NormSpec::layer(1e-5), attention);
+    let is_pre_norm = config.flag("do_layer_norm_before", true)?;
+    let is_removed = config.flag("_remove_final_layer_norm", false)?;
+    if !is_pre_norm {
+        stack.block.residual = Residual::PostNorm;
+    }
+    if !is_pre_norm || is_removed {
+        stack.final_norm = FinalNorm::Absent;
+    }
+    let mut spec = block::decoder_only(config, "opt", context, stack, true)?;
+    spec.embedding.width = config.opt_count("word_embed_proj_dim")?.unwrap_or(hidden);
+    Ok(spec)
+}

@@ -1,0 +1,85 @@
+//! Phi-3 and Phi-3.5 mini and medium, Phi-4 (Llama's block with fused projections).
+
+use llm_tensor::Activation;
+
+use super::{Family, Gguf, block, llama};
+use crate::ArchError;
+use crate::config::Config;
+use crate::rope_config::{RopeDefaults, rotary};
+use crate::skeleton::{Matrices, Naming, Role};
+use crate::spec::{
+    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NormSpec, Packing, Positions,
+};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["phi3"],
+    spec,
+    harmless_keys: &["attention_dropout", "embd_pdrop", "resid_pdrop"],
+    naming: |_| &Naming {
+        names: &[
+            (Role::TokenTable, "model.embed_tokens.weight"),
+            (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
+            (Role::Qkv, "model.layers.{i}.self_attn.qkv_proj.weight"),
+            (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
+            (
+                Role::MlpNorm,
+                "model.layers.{i}.post_attention_layernorm.weight",
+            ),
+            (Role::GateUp, "model.layers.{i}.mlp.gate_up_proj.weight"),
+            (Role::Down, "model.layers.{i}.mlp.down_proj.weight"),
+            (Role::FinalNorm, "model.norm.weight"),
+            (Role::Head, "lm_head.weight"),
+        ],
+        encoder_names: &[],
+        base_prefix: "model.",
+        matrices: Matrices::OutIn,
+        harmless: &["self_attn.rotary_emb.inv_freq"],
+    },
+    gguf: Some(Gguf {
+        architecture: "phi3",
+        keys: GGUF_KEYS,
+        naming: llama::GGUF_NAMING,
+        adjust: |_| (),
+    }),
+};
+
+const GGUF_KEYS: &[(&str, &str)] = &[
+    ("embedding_length", "hidden_size"),
+    ("block_count", "num_hidden_layers"),
+    ("feed_forward_length", "intermediate_size"),
+    ("context_length", "max_position_embeddings"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.head_count_kv", "num_key_value_heads"),
+    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    ("attention.sliding_window", "sliding_window"),
+    ("rope.freq_base", "rope_theta"),
+    (
+        "rope.scaling.original_context_length",
+        "original_max_position_embeddings",
+    ),
+];
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let context = config.opt_count("max_position_embeddings")?.unwrap_or(4096);
+    // Read with a longer rope; it says nothing without one.
+    config.opt_count("original_max_position_embeddings")?;
+    config.only("attention_bias", false)?;
+    let attention = AttentionSpec {
+        packing: Packing::Stacked,
+        ..block::attention(config, None)?
+    };
+    let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
+    let mlp = MlpSpec::Dense(DenseMlp {
+        width: config.count("intermediate_size")?,
+        activation: config.activation("hidden_act", Activation::Silu)?,
+        gating: Gating::Fused,
+        bias: false,
+    });
+    let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));
+    let mut layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
+    let window = config.window("sliding_window", None)?;
+    let slides = vec![true; layers.len()];
+    block::slide(&mut layers, &slides, window);
+    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
+    block::decoder_only(config, "phi3", context, stack, false)
+}

@@ -1,0 +1,180 @@
+//! Qwen2 (and 2.5) and Qwen3, dense and with experts.
+
+use llm_tensor::Activation;
+
+use super::block::{self, gated};
+use super::{Family, Gguf, llama};
+use crate::ArchError;
+use crate::config::Config;
+use crate::rope_config::{RopeDefaults, rotary};
+use crate::skeleton::{Matrices, Naming, Role};
+use crate::spec::{
+    AttentionSpec, ExpertsSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting,
+};
+
+pub(super) static QWEN2: Family = Family {
+    model_types: &["qwen2"],
+    spec: qwen2,
+    harmless_keys: HARMLESS_KEYS,
+    naming: |_| &llama::NAMING,
+    gguf: Some(Gguf {
+        architecture: "qwen2",
+        keys: llama::GGUF_KEYS,
+        naming: llama::GGUF_NAMING,
+        adjust: |_| (),
+    }),
+};
+
+pub(super) static QWEN3: Family = Family {
+    model_types: &["qwen3"],
+    spec: qwen3,
+    harmless_keys: HARMLESS_KEYS,
+    naming: |_| &llama::NAMING,
+    gguf: Some(Gguf {
+        architecture: "qwen3",
+        keys: llama::GGUF_KEYS,
+        naming: llama::GGUF_NAMING,
+        adjust: |_| (),
+    }),
+};
+
+pub(super) static QWEN3_MOE: Family = Family {
+    model_types: &["qwen3_moe"],
+    spec: qwen3_moe,
+    harmless_keys: HARMLESS_KEYS,
+    naming: |_| &Naming {
+        names: &[
+            (Role::TokenTable, "model.embed_tokens.weight"),
+            (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
+            (Role::Q, "model.layers.{i}.self_attn.q_proj.weight"),
+            (Role::QBias, "model.layers.{i}.self_attn.q_proj.bias"),
+            (Role::K, "model.layers.{i}.self_attn.k_proj.weight"),
+            (Role::KBias, "model.layers.{i}.self_attn.k_proj.bias"),
+            (Role::V, "model.layers.{i}.self_attn.v_proj.weight"),
+            (Role::VBias, "model.layers.{i}.self_attn.v_proj.bias"),
+            (Role::QNorm, "model.layers.{i}.self_attn.q_norm.weight"),
+            (Role::KNorm, "model.layers.{i}.self_attn.k_norm.weight"),
+            (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
+            (Role::OutBias, "model.layers.{i}.self_attn.o_proj.bias"),
+            (
+                Role::MlpNorm,
+                "model.layers.{i}.post_attention_layernorm.weight",
+            ),
+            (Role::Router, "model.layers.{i}.mlp.gate.weight"),
+            (Role::Gate, "model.layers.{i}.mlp.gate_proj.weight"),
+            (Role::Up, "model.layers.{i}.mlp.up_proj.weight"),
+            (Role::Down, "model.layers.{i}.mlp.down_proj.weight"),
+            (
+                Role::Gate,
+                "model.layers.{i}.mlp.experts.{e}.gate_proj.weight",
+            ),
+            (Role::Up, "model.layers.{i}.mlp.experts.{e}.up_proj.weight"),
+            (
+                Role::Down,
+                "model.layers.{i}.mlp.experts.{e}.down_proj.weight",
+            ),
+            (Role::FinalNorm, "model.norm.weight"),
+            (Role::Head, "lm_head.weight"),
+        ],
+        encoder_names: &[],
+        base_prefix: "model.",
+        matrices: Matrices::OutIn,
+        harmless: &[],
+    },
+    gguf: None,
+};
+
+const HARMLESS_KEYS: &[&str] = &[
+    "attention_dropout",
+    "output_router_logits",
+    "router_aux_loss_coef",
+];
+
+fn qwen2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let attention = AttentionSpec {
+        qkv_bias: true,
+        ..block::attention(config, None)?
+    };
+    let mlp = gated(config, "hidden_act", Activation::Silu, false)?;
+    model(config, "qwen2", attention, |_| mlp)
+}
+
+fn qwen3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let mlp = gated(config, "hidden_act", Activation::Silu, false)?;
+    model(config, "qwen3", normed_heads(config)?, |_| mlp)
+}
+
+fn qwen3_moe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let dense = gated(config, "hidden_act", Activation::Silu, false)?;
+    let n_experts = config
+        .opt_count(config.spelling(&["num_local_experts", "num_experts"]))?
+        .unwrap_or(128);
+    let experts = MlpSpec::Experts(ExpertsSpec {
+        n_experts,
+        n_active: config.n_active(n_experts, 8)?,
+        width: config.opt_count("moe_intermediate_size")?.unwrap_or(768),
+        activation: config.activation("hidden_act", Activation::Silu)?,
+        weighting: match config.flag("norm_topk_prob", false)? {
+            true => Weighting::Normalised,
+            false => Weighting::Probability,
+        },
+    });
+    let every = config.opt_count("decoder_sparse_step")?.unwrap_or(1);
+    let dense_layers = config.layers("mlp_only_layers", config.n_layers("num_hidden_layers")?)?;
+    let is_dense = |i: usize| dense_layers.contains(&i) || !(i + 1).is_multiple_of(every);
+    model(config, "qwen3_moe", normed_heads(config)?, |i| {
+        if is_dense(i) { dense } else { experts }
+    })
+}
+
+/// Each head of queries and keys is normalised.
+fn normed_heads(config: &Config<'_>) -> Result<AttentionSpec, ArchError> {
+    let bias = config.flag("attention_bias", false)?;
+    let attention = block::attention(config, Some(128))?;
+    Ok(AttentionSpec {
+        qkv_bias: bias,
+        out_bias: bias,
+        qk_norm: Some(norm(config)?),
+        ..attention
+    })
+}
+
+fn norm(config: &Config<'_>) -> Result<NormSpec, ArchError> {
+    Ok(NormSpec::rms(
+        config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6),
+    ))
+}
+
+fn model(
+    config: &Config<'_>,
+    family: &'static str,
+    attention: AttentionSpec,
+    mlp: impl Fn(usize) -> MlpSpec,
+) -> Result<ModelSpec, ArchError> {
+    let context = config
+        .opt_count("max_position_embeddings")?
+        .unwrap_or(32_768);
+    let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
+    let n_layers = config.n_layers("num_hidden_layers")?;
+    let scale = block::root_scale(attention.head_dim);
+    let layer = |i| LayerSpec {
+        window: None,
+        rotary_idx: 0,
+        scale,
+        mlp: mlp(i),
+    };
+    let mut layers: Vec<_> = (0..n_layers).map(layer).collect();
+    let window = config.window("sliding_window", Some(4096))?;
+    let first = config.whole("max_window_layers")?.unwrap_or(28);
+    let slides_at_all = config.flag("use_sliding_window", false)?;
+    let window = window.filter(|_| slides_at_all);
+    let slides = config.sliding(n_layers, |i| i >= first)?;
+    block::slide(&mut layers, &slides, window);
+    let stack = block::sequential(
+        layers,
+        Positions::Rotary(vec![rotary]),
+        norm(config)?,
+        attention,
+    );
+    block::decoder_only(config, family, context, stack, false)
+}

@@ -1,0 +1,323 @@
+//! T5 (Raffel et al. 2020): version 1.0, 1.1, FLAN-T5.
+
+use llm_tensor::Activation;
+
+use super::{Family, block};
+use crate::ArchError;
+use crate::config::Config;
+use crate::skeleton::{Matrices, Naming, Role};
+use crate::spec::{
+    DenseMlp, EmbeddingSpec, EncoderSpec, Gating, HeadSpec, LayerSpec, MlpSpec, ModelSpec,
+    NormSpec, Positions, StackSpec,
+};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["t5"],
+    spec,
+    harmless_keys: &[
+        "classifier_dropout",
+        "decoder_start_token_id",
+        // Derived from `feed_forward_proj`.
+        "dense_act_fn",
+        "dropout_rate",
+        "initializer_factor",
+        "is_decoder",
+        "is_encoder_decoder",
+        "is_gated_act",
+        "output_past",
+    ],
+    naming: |spec| {
+        if is_gated(spec) {
+            &GATED_NAMING
+        } else {
+            &NAMING
+        }
+    },
+    gguf: None,
+};
+
+/// What the first version calls its tensors.
+const NAMING: Naming = Naming {
+    names: &[
+        (Role::TokenTable, "shared.weight"),
+        (
+            Role::AttnNorm,
+            "decoder.block.{i}.layer.0.layer_norm.weight",
+        ),
+        (Role::Q, "decoder.block.{i}.layer.0.SelfAttention.q.weight"),
+        (Role::K, "decoder.block.{i}.layer.0.SelfAttention.k.weight"),
+        (Role::V, "decoder.block.{i}.layer.0.SelfAttention.v.weight"),
+        (
+            Role::Out,
+            "decoder.block.{i}.layer.0.SelfAttention.o.weight",
+        ),
+        (
+            Role::RelativeBias,
+            "decoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+        ),
+        (
+            Role::CrossNorm,
+            "decoder.block.{i}.layer.1.layer_norm.weight",
+        ),
+        (
+            Role::CrossQ,
+            "decoder.block.{i}.layer.1.EncDecAttention.q.weight",
+        ),
+        (
+            Role::CrossK,
+            "decoder.block.{i}.layer.1.EncDecAttention.k.weight",
+        ),
+        (
+            Role::CrossV,
+            "decoder.block.{i}.layer.1.EncDecAttention.v.weight",
+        ),
+        (
+            Role::CrossOut,
+            "decoder.block.{i}.layer.1.EncDecAttention.o.weight",
+        ),
+        (Role::MlpNorm, "decoder.block.{i}.layer.2.layer_norm.weight"),
+        (
+            Role::Up,
+            "decoder.block.{i}.layer.2.DenseReluDense.wi.weight",
+        ),
+        (
+            Role::Down,
+            "decoder.block.{i}.layer.2.DenseReluDense.wo.weight",
+        ),
+        (Role::FinalNorm, "decoder.final_layer_norm.weight"),
+        (Role::Head, "lm_head.weight"),
+    ],
+    encoder_names: &[
+        (
+            Role::AttnNorm,
+            "encoder.block.{i}.layer.0.layer_norm.weight",
+        ),
+        (Role::Q, "encoder.block.{i}.layer.0.SelfAttention.q.weight"),
+        (Role::K, "encoder.block.{i}.layer.0.SelfAttention.k.weight"),
+        (Role::V, "encoder.block.{i}.layer.0.SelfAttention.v.weight"),
+        (
+            Role::Out,
+            "encoder.block.{i}.layer.0.SelfAttention.o.weight",
+        ),
+        (
+            Role::RelativeBias,
+            "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+        ),
+        (Role::MlpNorm, "encoder.block.{i}.layer.1.layer_norm.weight"),
+        (
+            Role::Up,
+            "encoder.block.{i}.layer.1.DenseReluDense.wi.weight",
+        ),
+        (
+            Role::Down,
+            "encoder.block.{i}.layer.1.DenseReluDense.wo.weight",
+        ),
+        (Role::FinalNorm, "encoder.final_layer_norm.weight"),
+    ],
+    base_prefix: "",
+    matrices: Matrices::OutIn,
+    // Copies of the shared table, and a table of the first version's that nothing reads.
+    harmless: &[
+        "encoder.embed_tokens.weight",
+        "decoder.embed_tokens.weight",
+        "layer.{i}.EncDecAttention.relative_attention_bias.weight",
+    ],
+};
+
+/// What later versions call theirs.
+const GATED_NAMING: Naming = Naming {
+    names: &[
+        (Role::TokenTable, "shared.weight"),
+        (
+            Role::AttnNorm,
+            "decoder.block.{i}.layer.0.layer_norm.weight",
+        ),
+        (Role::Q, "decoder.block.{i}.layer.0.SelfAttention.q.weight"),
+        (Role::K, "decoder.block.{i}.layer.0.SelfAttention.k.weight"),
+        (Role::V, "decoder.block.{i}.layer.0.SelfAttention.v.weight"),
+        (
+            Role::Out,
+            "decoder.block.{i}.layer.0.SelfAttention.o.weight",
+        ),
+        (
+            Role::RelativeBias,
+            "decoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+        ),
+        (
+            Role::CrossNorm,
+            "decoder.block.{i}.layer.1.layer_norm.weight",
+        ),
+        (
+            Role::CrossQ,
+            "decoder.block.{i}.layer.1.EncDecAttention.q.weight",
+        ),
+        (
+            Role::CrossK,
+            "decoder.block.{i}.layer.1.EncDecAttention.k.weight",
+        ),
+        (
+            Role::CrossV,
+            "decoder.block.{i}.layer.1.EncDecAttention.v.weight",
+        ),
+        (
+            Role::CrossOut,
+            "decoder.block.{i}.layer.1.EncDecAttention.o.weight",
+        ),
+        (Role::MlpNorm, "decoder.block.{i}.layer.2.layer_norm.weight"),
+        (
+            Role::Gate,
+            "decoder.block.{i}.layer.2.DenseReluDense.wi_0.weight",
+        ),
+        (
+            Role::Up,
+            "decoder.block.{i}.layer.2.DenseReluDense.wi_1.weight",
+        ),
+        (
+            Role::Down,
+            "decoder.block.{i}.layer.2.DenseReluDense.wo.weight",
+        ),
+        (Role::FinalNorm, "decoder.final_layer_norm.weight"),
+        (Role::Head, "lm_head.weight"),
+    ],
+    encoder_names: &[
+        (
+            Role::AttnNorm,
+            "encoder.block.{i}.layer.0.layer_norm.weight",
+        ),
+        (Role::Q, "encoder.block.{i}.layer.0.SelfAttention.q.weight"),
+        (Role::K, "encoder.block.{i}.layer.0.SelfAttention.k.weight"),
+        (Role::V, "encoder.block.{i}.layer.0.SelfAttention.v.weight"),
+        (
+            Role::Out,
+            "encoder.block.{i}.layer.0.SelfAttention.o.weight",
+        ),
+        (
+            Role::RelativeBias,
+            "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+        ),
+        (Role::MlpNorm, "encoder.block.{i}.layer.1.layer_norm.weight"),
+        (
+            Role::Gate,
+            "encoder.block.{i}.layer.1.DenseReluDense.wi_0.weight",
+        ),
+        (
+            Role::Up,
+            "encoder.block.{i}.layer.1.DenseReluDense.wi_1.weight",
+        ),
+        (
+            Role::Down,
+            "encoder.block.{i}.layer.1.DenseReluDense.wo.weight",
+        ),
+        (Role::FinalNorm, "encoder.final_layer_norm.weight"),
+    ],
+    ..NAMING
+};
+
+fn is_gated(spec: &ModelSpec) -> bool {
+    let gating = |layer: &LayerSpec| match layer.mlp {
+        MlpSpec::Dense(mlp) => mlp.gating == Gating::Separate,
+        MlpSpec::Experts(_) => false,
+    };
+    spec.decoder.layers.iter().any(gating)
+}
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let hidden = config.count("d_model")?;
+    let n_heads = config.count("num_heads")?;
+    let attention = block::separate_heads(n_heads, n_heads, config.count("d_kv")?);
+    let (activation, gating) = match config.text("feed_forward_proj")? {
+        None | Some("relu") => (Activation::Relu, Gating::None),
+        Some("gelu") => (Activation::Gelu, Gating::None),
+        // The name says less than is meant: it is the tanh form.
+        Some("gated-gelu") => (Activation::GeluTanh, Gating::Separate),
+        Some("gated-silu") => (Activation::Silu, Gating::Separate),
+        Some("gated-relu") => (Activation::Relu, Gating::Separate),
+        Some(_) => {
+            return config.bad_value(
+                "feed_forward_proj",
+                "relu, gelu, gated-gelu, gated-silu or gated-relu",
+            );
+        }
+    };
+    let mlp = MlpSpec::Dense(DenseMlp {
+        width: config.count("d_ff")?,
+        activation,
+        gating,
+        bias: false,
+    });
+    let n_buckets = config
+        .opt_count("relative_attention_num_buckets")?
+        .unwrap_or(32);
+    let max_distance = config
+        .opt_count("relative_attention_max_distance")?
+        .unwrap_or(128);
+    // Half the buckets for either direction, half of those for one distance each, the others beyond.
+    if !n_buckets.is_multiple_of(4) || max_distance <= n_buckets / 2 {
+        let expected =
+            format!("a multiple of 4, less than twice the maximal distance {max_distance}");
+        return config.bad_value("relative_attention_num_buckets", &expected);
+    }
+    let positions = Positions::Buckets {
+        n_buckets,
+        max_distance,
+    };
+    let norm = NormSpec::rms(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-6));
+    // Its scores are not scaled: the initialisation took care of that.
+    let layer = LayerSpec {
+        window: None,
+        rotary_idx: 0,
+        scale: 1.0,
+        mlp,
+    };
+    let stack = |n_layers: usize| -> StackSpec {
+        block::sequential(
+            vec![layer.clone(); n_layers],
+            positions.clone(),
+            norm,
+            attention,
+        )
+    };
+    let n_layers = config.n_layers("num_layers")?;
+    let n_decoder_layers = match config.has("num_decoder_layers") {
+        true => config.n_layers("num_decoder_layers")?,
+        false => n_layers,
+    };
+    let matrix = block::head_matrix(config, true)?;
+    // Later versions say it, in earlier ones a tied table meant it.
+    let is_scaled = config
+        .opt_flag("scale_decoder_outputs")?
+        .unwrap_or(matrix == crate::HeadMatrix::Tied);
+    let scale = if is_scaled {
+        (hidden as f32).sqrt().recip()
+    } else {
+        1.0
+    };
+    let start_token = config.whole("decoder_start_token_id")?.unwrap_or(0) as u32;
+    let vocab = config.count("vocab_size")?;
+    if start_token as usize >= vocab {
+        return config.bad_value("decoder_start_token_id", &format!("a number below {vocab}"));
+    }
+    // Its positions have no bound: what the configuration calls `n_positions` is the length of its training.
+    let context = config.opt_count("n_positions")?.unwrap_or(512).max(2048);
+    Ok(ModelSpec {
+        family: "t5",
+        hidden,
+        vocab,
+        context,
+        embedding: EmbeddingSpec {
+            width: hidden,
+            scale: 1.0,
+            norm: None,
+        },
+        encoder: Some(EncoderSpec {
+            stack: stack(n_layers),
+            start_token,
+        }),
+        decoder: stack(n_decoder_layers),
+        head: HeadSpec {
+            scale,
+            ..HeadSpec::plain(matrix)
+        },
+        dtype: config.dtype()?,
+    })
+}

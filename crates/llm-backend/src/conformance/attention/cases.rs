@@ -1,0 +1,256 @@
+use llm_tensor::DType;
+
+use super::{AttentionCase, Bias, Keys};
+use crate::conformance::data::DTYPES;
+
+pub(in crate::conformance) fn cases() -> Vec<AttentionCase> {
+    let mut cases = causal();
+    cases.extend(windowed());
+    cases.extend(capped());
+    cases.extend(biased());
+    cases.extend(unmasked());
+    cases
+}
+
+fn causal() -> Vec<AttentionCase> {
+    let mut cases = Vec::new();
+    for head_dim in [12, 16, 24, 32, 64, 80, 96, 128, 256] {
+        for (n_heads, n_kv_heads) in [(1, 1), (3, 3), (4, 2), (9, 3), (8, 2)] {
+            for (dtype, calls) in
+                DTYPES
+                    .into_iter()
+                    .zip([vec![33], vec![17, 1, 15], vec![1, 1, 1, 2, 3, 5]])
+            {
+                cases.push(AttentionCase {
+                    n_heads,
+                    n_kv_heads,
+                    head_dim,
+                    dtype,
+                    calls,
+                    others: cases.len() % 3,
+                    ..PLAIN
+                });
+            }
+        }
+    }
+    for dtype in DTYPES {
+        for calls in [vec![1; 100], vec![100], vec![64, 36], vec![130, 1, 130, 1]] {
+            for magnitude in [1.0, 10.0, 1e4] {
+                cases.push(AttentionCase {
+                    n_heads: 6,
+                    dtype,
+                    calls: calls.clone(),
+                    magnitude,
+                    ..PLAIN
+                });
+            }
+        }
+        // Long enough to be divided among threads, and more queries a key head than any tile holds.
+        for (n_heads, n_kv_heads, calls) in [
+            (1, 1, vec![511, 1, 1, 1, 600, 1, 7]),
+            (6, 3, vec![520, 1, 9, 1]),
+            (53, 1, vec![9, 1, 3]),
+        ] {
+            cases.push(AttentionCase {
+                n_heads,
+                n_kv_heads,
+                head_dim: 20,
+                dtype,
+                calls,
+                others: 1,
+                magnitude: 2.0,
+                ..PLAIN
+            });
+        }
+    }
+    cases
+}
+
+/// At once, one by one, and in pieces; 150 tokens each.
+fn passes() -> [Vec<usize>; 4] {
+    let mut pieces = vec![13; 11];
+    pieces.push(7);
+    [vec![150], vec![1; 150], vec![70, 1, 1, 78], pieces]
+}
+
+fn windowed() -> Vec<AttentionCase> {
+    let mut cases = Vec::new();
+    let mut push = |window, spare, calls: Vec<usize>, case: AttentionCase| {
+        let i = cases.len();
+        cases.push(AttentionCase {
+            dtype: DTYPES[i % 3],
+            keys: Keys::Past {
+                window: Some(window),
+                spare,
+            },
+            calls,
+            others: i % 2,
+            ..case
+        });
+    };
+    for window in [1, 2, 5, 16, 31, 63, 64, 65, 100, 149, 150, 1000] {
+        for calls in passes() {
+            push(window, 0, calls, PLAIN);
+        }
+    }
+    // The place where the ring begins anew, at many offsets to the calls.
+    for spare in [1, 3, 17, 40, 64] {
+        for calls in passes() {
+            push(30, spare, calls, PLAIN);
+        }
+    }
+    // Many times around.
+    push(30, 0, vec![1; 500], PLAIN);
+    push(70, 0, [vec![9; 30], vec![1; 200]].concat(), PLAIN);
+    // Windows that are divided among threads themselves, and more queries than a tile holds.
+    let long = AttentionCase {
+        n_heads: 6,
+        n_kv_heads: 3,
+        head_dim: 20,
+        ..PLAIN
+    };
+    for (window, calls) in [
+        (513, vec![520, 1, 1, 60, 1, 500, 1]),
+        (600, vec![1, 650, 1, 1, 300, 1, 256, 1, 1]),
+        (1100, vec![1090, 1, 1, 1, 300, 1]),
+    ] {
+        push(window, 0, calls, long.clone());
+    }
+    let options = AttentionCase {
+        soft_cap: Some(3.0),
+        bias: Some(Bias {
+            row: 50,
+            zero: 30,
+            magnitude: 2.0,
+        }),
+        ..PLAIN
+    };
+    for calls in passes() {
+        push(60, 0, calls, options.clone());
+    }
+    let long = AttentionCase {
+        soft_cap: Some(3.0),
+        bias: Some(Bias {
+            row: 540,
+            zero: 538,
+            magnitude: 2.0,
+        }),
+        ..long
+    };
+    push(600, 0, vec![620, 1, 1, 40, 1], long);
+    cases
+}
+
+fn capped() -> Vec<AttentionCase> {
+    let mut cases = Vec::new();
+    for soft_cap in [0.5, 5.0, 50.0] {
+        for magnitude in [1.0, 10.0, 1e4] {
+            for calls in passes() {
+                cases.push(AttentionCase {
+                    n_heads: 6,
+                    dtype: DTYPES[cases.len() % 3],
+                    calls,
+                    magnitude,
+                    soft_cap: Some(soft_cap),
+                    ..PLAIN
+                });
+            }
+        }
+    }
+    cases
+}
+
+fn biased() -> Vec<AttentionCase> {
+    let mut cases = Vec::new();
+    // The whole past, some of it, and distances beyond either end of the row, or beyond both.
+    for (row, zero) in [
+        (150, 149),
+        (40, 39),
+        (9, 4),
+        (1, 0),
+        (5, 0),
+        (300, 299),
+        (7, 30),
+    ] {
+        for calls in passes() {
+            cases.push(AttentionCase {
+                dtype: DTYPES[cases.len() % 3],
+                calls,
+                bias: Some(Bias {
+                    row,
+                    zero,
+                    magnitude: 3.0,
+                }),
+                ..PLAIN
+            });
+        }
+    }
+    for row in [1200, 600, 3] {
+        cases.push(AttentionCase {
+            n_heads: 6,
+            n_kv_heads: 3,
+            head_dim: 20,
+            calls: vec![600, 1, 1, 500, 1],
+            bias: Some(Bias {
+                row,
+                zero: row - 1,
+                magnitude: 3.0,
+            }),
+            ..PLAIN
+        });
+    }
+    cases
+}
+
+fn unmasked() -> Vec<AttentionCase> {
+    let mut cases = Vec::new();
+    let biases = [None, Some((399, 199)), Some((33, 16)), Some((4, 1))];
+    for (n_heads, n_kv_heads, head_dim) in [(1, 1, 12), (4, 4, 64), (6, 2, 20)] {
+        for (keys, calls) in [
+            (Keys::Encoder, vec![1]),
+            (Keys::Encoder, vec![49]),
+            (Keys::Encoder, vec![200]),
+            (Keys::Cross(vec![1]), vec![3, 1]),
+            (Keys::Cross(vec![150]), vec![1; 5]),
+            (Keys::Cross(vec![100, 50]), vec![60, 1, 9]),
+            (Keys::Cross(vec![700]), vec![4, 1, 1]),
+        ] {
+            for (i, bias) in biases.into_iter().enumerate() {
+                cases.push(AttentionCase {
+                    n_heads,
+                    n_kv_heads,
+                    head_dim,
+                    dtype: DTYPES[cases.len() % 3],
+                    keys: keys.clone(),
+                    calls: calls.clone(),
+                    others: i % 3,
+                    soft_cap: (i % 2 == 1).then_some(2.0),
+                    bias: bias.map(|(row, zero)| Bias {
+                        row,
+                        zero,
+                        magnitude: 2.0,
+                    }),
+                    ..PLAIN
+                });
+            }
+        }
+    }
+    cases
+}
+
+/// What most cases have.
+const PLAIN: AttentionCase = AttentionCase {
+    n_heads: 4,
+    n_kv_heads: 2,
+    head_dim: 16,
+    dtype: DType::F32,
+    keys: Keys::Past {
+        window: None,
+        spare: 0,
+    },
+    calls: Vec::new(),
+    others: 0,
+    magnitude: 1.0,
+    soft_cap: None,
+    bias: None,
+};

@@ -1,0 +1,233 @@
+//! Attention blocked over queries and keys.
+//!
+//! The queries that share a key head, of one or many tokens, form the rows of one matrix; both products with the
+//! cache go through the register tile, and the softmax is taken along the way (Milakov and Gimelshein 2018; Dao et
+//! al. 2022), so scores never leave the processor's caches.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use half::{bf16, f16};
+use llm_backend::Output;
+
+use super::Queries;
+use super::scores::{add_bias, bound, hide, soften};
+use crate::cache::KvView;
+use crate::memory::Shared;
+use crate::simd::{Element, ElementType, Kernel, Simd};
+use crate::tile::Product;
+
+/// Some queries of one key head against some positions.
+pub(super) struct Attend<'a> {
+    pub(super) queries: Queries<'a>,
+    pub(super) cache: KvView<'a>,
+    pub(super) kv_head: usize,
+    /// Query `i` is that of token `i / group` and of the group's head `i % group`; at most [`QUERIES`].
+    pub(super) range: Range<usize>,
+    /// Those that the queries see among these, from a whole panel on.
+    pub(super) positions: Range<usize>,
+    /// This thread's, [`scratch_len`] long.
+    pub(super) scratch: &'a mut [f32],
+    pub(super) target: Target<'a>,
+}
+
+/// Where results go; nobody else touches those of these queries.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// `[n_tokens, n_heads, head_dim]`.
+    Rows(Shared<'a>),
+    /// `[n_heads, n_parts, partial_len]`, of a single token: to be merged by [`merge`].
+    Partial {
+        partials: Shared<'a>,
+        part: usize,
+        n_parts: usize,
+    },
+}
+
+/// Most queries that are computed together.
+pub(super) const QUERIES: usize = 48;
+/// Positions between two looks at the softmax's maximum.
+const KEYS: usize = 128;
+
+/// Elements of a thread's scratch: queries, weighted sums of values, scores, maxima and totals.
+pub(crate) const fn scratch_len(head_dim: usize) -> usize {
+    QUERIES * (2 * head_dim + KEYS + 2)
+}
+
+/// Elements of an unmerged result: weighted sums, maximum, total.
+pub(crate) const fn partial_len(head_dim: usize) -> usize {
+    head_dim + 2
+}
+
+impl Kernel for Attend<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match self.cache.element() {
+            ElementType::F32 => self.all::<S, f32>(simd),
+            ElementType::F16 => self.all::<S, f16>(simd),
+            ElementType::Bf16 => self.all::<S, bf16>(simd),
+        }
+    }
+}
+
+impl Attend<'_> {
+    #[inline(always)]
+    fn all<S: Simd, E: Element>(self, simd: S) {
+        let panel = S::LANES * S::TILE_VECTORS;
+        let op = self.queries.op;
+        let head_dim = op.head_dim;
+        let n = self.range.len();
+        assert!(n <= QUERIES && self.positions.start.is_multiple_of(panel));
+        assert!(self.cache.panel() == panel && self.cache.shape().head_dim == head_dim);
+        let (queries, rest) = self.scratch.split_at_mut(QUERIES * head_dim);
+        let (sums, rest) = rest.split_at_mut(QUERIES * head_dim);
+        let (scores, rest) = rest.split_at_mut(QUERIES * KEYS);
+        let (maxima, totals) = rest.split_at_mut(QUERIES);
+        let (maxima, totals) = (&mut maxima[..n], &mut totals[..n]);
+
+        let group = self.queries.group();
+        let place = |i: usize| {
+            let query = self.range.start + i;
+            (query / group, self.kv_head * group + query % group)
+        };
+        for (i, scaled) in queries.chunks_exact_mut(head_dim).take(n).enumerate() {
+            let (token, head) = place(i);
+            for (scaled, q) in scaled.iter_mut().zip(self.queries.head(token, head)) {
+                *scaled = q * op.scale;
+            }
+        }
+        sums[..n * head_dim].fill(0.0);
+        // Finite, so that a query may see nothing of the first positions that others do.
+        maxima.fill(f32::MIN);
+        totals.fill(0.0);
+
+        let seen = |i: usize| self.queries.seen(place(i).0);
+        let start = seen(0).start.max(self.positions.start);
+        let end = seen(n - 1).end.min(self.positions.end);
+        for first in (start - start % panel..end).step_by(KEYS) {
+            let n_keys = KEYS.min(end - first);
+            for offset in (0..n_keys).step_by(panel) {
+                let product = Product::<E> {
+                    a: queries.as_ptr(),
+                    a_stride: head_dim,
+                    b: self.cache.keys(self.kv_head, first + offset),
+                    b_stride: panel,
+                    c: scores[offset..].as_mut_ptr(),
+                    c_stride: KEYS,
+                    bias: None,
+                    output: Output::Write,
+                    rows: n,
+                    depth: head_dim,
+                    columns: panel,
+                    element: PhantomData,
+                };
+                // SAFETY: whole panels of keys lie within the cache; so does the panel within a row of scores, as
+                // `KEYS` is a multiple of any panel.
+                unsafe { product.compute(simd) };
+            }
+            if let Some(cap) = op.soft_cap {
+                for scores in scores.chunks_exact_mut(KEYS).take(n) {
+                    bound(simd, &mut scores[..n_keys], cap);
+                }
+            }
+            if let Some(bias) = &op.bias {
+                for (i, scores) in scores.chunks_exact_mut(KEYS).take(n).enumerate() {
+                    let (token, head) = place(i);
+                    let row = &bias.table.as_slice()[head * bias.row..][..bias.row];
+                    let query = self.queries.position + token;
+                    let element = (bias.zero + first) as isize - query as isize;
+                    add_bias(simd, &mut scores[..n_keys], row, element);
+                }
+            }
+            for (i, scores) in scores.chunks_exact_mut(KEYS).take(n).enumerate() {
+                let seen = seen(i);
+                let within = |position: usize| position.saturating_sub(first).min(n_keys);
+                let scores = &mut scores[..n_keys.next_multiple_of(S::LANES)];
+                hide(scores, within(seen.start)..within(seen.end));
+                let rescale = soften(simd, scores, &mut maxima[i], &mut totals[i]);
+                let sums = &mut sums[i * head_dim..][..head_dim];
+                for at in (0..head_dim).step_by(S::LANES) {
+                    let scaled = simd.mul(simd.get(sums, at), simd.splat(rescale));
+                    simd.put(sums, at, scaled);
+                }
+            }
+            // Values that no query sees are not even multiplied by zero, for they need not be numbers.
+            let mut position = first.max(start);
+            while position < first + n_keys {
+                let depth = self.cache.run_len(position).min(first + n_keys - position);
+                let values = self.cache.values(self.kv_head, position);
+                for d in (0..head_dim).step_by(panel) {
+                    let product = Product::<E> {
+                        a: scores[position - first..].as_ptr(),
+                        a_stride: KEYS,
+                        b: values.wrapping_add(d * E::SIZE),
+                        b_stride: head_dim,
+                        c: sums[d..].as_mut_ptr(),
+                        c_stride: head_dim,
+                        bias: None,
+                        output: Output::Add,
+                        rows: n,
+                        depth,
+                        columns: panel.min(head_dim - d),
+                        element: PhantomData,
+                    };
+                    // SAFETY: the run of positions lies within the cache, after whose last value a panel of elements
+                    // follows; sums and scores are scratch of this thread, long enough by their splits.
+                    unsafe { product.compute(simd) };
+                }
+                position += depth;
+            }
+        }
+
+        for i in 0..n {
+            let (token, head) = place(i);
+            let sums = &sums[i * head_dim..][..head_dim];
+            match self.target {
+                Target::Rows(out) => {
+                    let at = (token * op.n_heads + head) * head_dim;
+                    // SAFETY: the caller of the kernel owns the results of these queries.
+                    let out = unsafe { out.range(at..at + head_dim) };
+                    for (out, sum) in out.iter_mut().zip(sums) {
+                        *out = sum / totals[i];
+                    }
+                }
+                Target::Partial {
+                    partials,
+                    part,
+                    n_parts,
+                } => {
+                    let len = partial_len(head_dim);
+                    let at = (head * n_parts + part) * len;
+                    // SAFETY: as above.
+                    let out = unsafe { partials.range(at..at + len) };
+                    out[..head_dim].copy_from_slice(sums);
+                    out[head_dim..].copy_from_slice(&[maxima[i], totals[i]]);
+                }
+            }
+        }
+    }
+}
+
+/// Joins the parts of each head's result, in their order, into `out` `[n_heads, head_dim]`.
+pub(super) fn merge(partials: &[f32], n_parts: usize, head_dim: usize, out: &mut [f32]) {
+    let len = partial_len(head_dim);
+    for (parts, out) in partials
+        .chunks_exact(n_parts * len)
+        .zip(out.chunks_exact_mut(head_dim))
+    {
+        let maximum = parts
+            .chunks_exact(len)
+            .map(|part| part[head_dim])
+            .fold(f32::NEG_INFINITY, f32::max);
+        let mut total = 0.0;
+        out.fill(0.0);
+        for part in parts.chunks_exact(len) {
+            let weight = (part[head_dim] - maximum).exp();
+            total += weight * part[head_dim + 1];
+            for (out, sum) in out.iter_mut().zip(part) {
+                *out += weight * sum;
+            }
+        }
+        out.iter_mut().for_each(|out| *out /= total);
+    }
+}

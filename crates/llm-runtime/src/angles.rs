@@ -1,0 +1,99 @@
+//! What the positions of a pass mean, computed once for all its blocks.
+
+use llm_arch::{Positions, RotarySpec};
+
+use crate::Result;
+use crate::stage::{Pass, WeightSource};
+
+/// The positions of a stack.
+pub(crate) struct Angles {
+    /// Of learned positions: the row of the first.
+    first_row: usize,
+    kinds: Vec<Kind>,
+    positions: Vec<u32>,
+    /// `[n_tokens, cos | sin]`.
+    table: Vec<f32>,
+}
+
+/// One kind of rotary positions.
+struct Kind {
+    spec: RotarySpec,
+    /// Factors that the checkpoint holds.
+    stored: Option<Vec<f32>>,
+    /// Radians per position of each pair, of a sequence as long as the current one.
+    frequencies: Vec<f32>,
+}
+
+impl Angles {
+    pub(crate) fn new(
+        positions: &Positions,
+        source: &mut dyn WeightSource,
+        n_tokens: usize,
+    ) -> Result<Self> {
+        let (first_row, kinds) = match positions {
+            Positions::Learned { first, .. } => (*first, Vec::new()),
+            Positions::Alibi { .. } | Positions::Buckets { .. } => (0, Vec::new()),
+            Positions::Rotary(kinds) => {
+                let stored = source.rope_factors()?;
+                let kind = |spec: &RotarySpec| Kind {
+                    frequencies: spec.frequencies(1, stored.as_deref()),
+                    stored: stored.clone(),
+                    spec: spec.clone(),
+                };
+                (0, kinds.iter().map(kind).collect())
+            }
+        };
+        let widest = kinds
+            .iter()
+            .map(|kind| 2 * kind.frequencies.len())
+            .max()
+            .unwrap_or(0);
+        Ok(Angles {
+            first_row,
+            kinds,
+            positions: Vec::with_capacity(n_tokens),
+            table: Vec::with_capacity(n_tokens * widest),
+        })
+    }
+
+    /// Kinds of rotary positions.
+    pub(crate) fn n_kinds(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// The rows of the table of learned positions.
+    pub(crate) fn rows(&mut self, pass: &Pass<'_>) -> &[u32] {
+        self.positions.clear();
+        for (_, rows) in pass.sequences {
+            let first = rows.start + self.first_row;
+            self.positions
+                .extend((first..first + rows.n_tokens).map(|p| p as u32));
+        }
+        &self.positions
+    }
+
+    /// `[n_tokens, cos | sin]` of one kind.
+    pub(crate) fn table(&mut self, kind: usize, pass: &Pass<'_>) -> &[f32] {
+        let Kind {
+            spec,
+            stored,
+            frequencies,
+        } = &mut self.kinds[kind];
+        let magnitude = spec.magnitude();
+        self.table.clear();
+        for (_, rows) in pass.sequences {
+            if spec.depends_on_length() {
+                *frequencies = spec.frequencies(rows.start + rows.n_tokens, stored.as_deref());
+            }
+            for position in rows.start..rows.start + rows.n_tokens {
+                // The product rounded to f32 as the references round it, its sine and cosine exact to f32.
+                let angles = frequencies.iter().map(|f| f64::from(position as f32 * f));
+                self.table
+                    .extend(angles.clone().map(|a| a.cos() as f32 * magnitude));
+                self.table
+                    .extend(angles.map(|a| a.sin() as f32 * magnitude));
+            }
+        }
+        &self.table
+    }
+}

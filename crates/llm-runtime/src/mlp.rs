@@ -1,0 +1,271 @@
+//! Feed-forward: one for all tokens, or experts.
+
+use llm_arch::{DenseMlp, ExpertsSpec, Gating, MlpSpec, Role, Unit, Weighting};
+use llm_backend::{Backend, Output};
+
+use crate::Result;
+use crate::activations::Activations;
+use crate::projection::Projection;
+use crate::stage::WeightSource;
+
+/// A block's feed-forward on a device.
+pub(crate) enum Mlp<B: Backend> {
+    Dense {
+        spec: DenseMlp,
+        up: Projection<B>,
+        down: Projection<B>,
+    },
+    Experts {
+        spec: ExpertsSpec,
+        router: Projection<B>,
+        experts: Vec<Expert<B>>,
+    },
+}
+
+pub(crate) struct Expert<B: Backend> {
+    gate_up: Projection<B>,
+    down: Projection<B>,
+}
+
+impl<B: Backend> Mlp<B> {
+    pub(crate) fn load(
+        backend: &B,
+        source: &mut dyn WeightSource,
+        unit: Unit,
+        spec: &MlpSpec,
+    ) -> Result<Self> {
+        match *spec {
+            MlpSpec::Dense(spec) => {
+                let biased = |role, bias: Role| (role, spec.bias.then_some(bias));
+                let up = biased(Role::Up, Role::UpBias);
+                let up = match spec.gating {
+                    Gating::None => &[up][..],
+                    Gating::Separate => &[biased(Role::Gate, Role::GateBias), up],
+                    Gating::Fused => &[biased(Role::GateUp, Role::GateUpBias)],
+                };
+                let down = [biased(Role::Down, Role::DownBias)];
+                Ok(Mlp::Dense {
+                    spec,
+                    up: Projection::load(backend, source, unit, up)?,
+                    down: Projection::load(backend, source, unit, &down)?,
+                })
+            }
+            MlpSpec::Experts(spec) => {
+                let Unit::Layer(_, layer) = unit else {
+                    unreachable!("experts belong to a block")
+                };
+                let router = Projection::load(backend, source, unit, &[(Role::Router, None)])?;
+                let mut load = |expert| {
+                    let unit = Unit::Expert { layer, expert };
+                    let gate_up = [(Role::Gate, None), (Role::Up, None)];
+                    Ok(Expert {
+                        gate_up: Projection::load(backend, source, unit, &gate_up)?,
+                        down: Projection::load(backend, source, unit, &[(Role::Down, None)])?,
+                    })
+                };
+                let experts = (0..spec.n_experts).map(&mut load).collect::<Result<_>>()?;
+                Ok(Mlp::Experts {
+                    spec,
+                    router,
+                    experts,
+                })
+            }
+        }
+    }
+
+    /// Of the stream or its normed copy, to `a.x` (added) or `a.delta` (written).
+    pub(crate) fn forward(
+        &self,
+        backend: &B,
+        a: &mut Activations<B>,
+        from_stream: bool,
+        output: Output,
+        n_tokens: usize,
+    ) -> Result<()> {
+        match self {
+            Mlp::Dense { spec, up, down } => {
+                let x = if from_stream { &a.x } else { &a.normed };
+                up.apply(
+                    backend,
+                    x,
+                    (Output::Write, &mut a.up),
+                    n_tokens,
+                    &mut a.workspace,
+                )?;
+                let inner = match spec.gating {
+                    Gating::None => {
+                        backend.activate(spec.activation, &mut a.up, spec.width, n_tokens)?;
+                        &a.up
+                    }
+                    Gating::Separate | Gating::Fused => {
+                        backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n_tokens)?;
+                        &a.gated
+                    }
+                };
+                let out = match output {
+                    Output::Write => &mut a.delta,
+                    Output::Add => &mut a.x,
+                };
+                down.apply(backend, inner, (output, out), n_tokens, &mut a.workspace)
+            }
+            Mlp::Experts {
+                spec,
+                router,
+                experts,
+            } => {
+                assert!(
+                    !from_stream && output == Output::Add,
+                    "experts read a normed copy of the stream and add to it"
+                );
+                router.apply(
+                    backend,
+                    &a.normed,
+                    (Output::Write, &mut a.scores),
+                    n_tokens,
+                    &mut a.workspace,
+                )?;
+                a.routing.choose(spec, n_tokens, |scores| {
+                    Ok(backend.download(&a.scores, scores)?)
+                })?;
+                for (expert, chosen) in experts.iter().zip(&a.routing.by_expert) {
+                    let n = chosen.rows.len();
+                    if n == 0 {
+                        continue;
+                    }
+                    backend.gather_rows(&a.normed, &chosen.rows, a.hidden, &mut a.gathered)?;
+                    let up = (Output::Write, &mut a.up);
+                    expert
+                        .gate_up
+                        .apply(backend, &a.gathered, up, n, &mut a.workspace)?;
+                    backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
+                    let delta = (Output::Write, &mut a.delta);
+                    expert
+                        .down
+                        .apply(backend, &a.gated, delta, n, &mut a.workspace)?;
+                    backend.scatter_add(
+                        &a.delta,
+                        &chosen.rows,
+                        &chosen.weights,
+                        a.hidden,
+                        &mut a.x,
+                    )?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Which rows of a pass go to which expert, by the router's scores.
+#[derive(Debug, Default)]
+pub(crate) struct Routing {
+    /// `[n_tokens, n_experts]`.
+    scores: Vec<f32>,
+    /// Experts of a row by score, reused.
+    order: Vec<usize>,
+    by_expert: Vec<Chosen>,
+}
+
+/// An expert's rows, in order, and the weight of its result in each.
+#[derive(Debug, Default, Clone)]
+struct Chosen {
+    rows: Vec<usize>,
+    weights: Vec<f32>,
+}
+
+impl Routing {
+    /// Room for passes of `n_tokens`.
+    pub(crate) fn new(n_experts: usize, n_tokens: usize) -> Self {
+        let chosen = || Chosen {
+            rows: Vec::with_capacity(n_tokens),
+            weights: Vec::with_capacity(n_tokens),
+        };
+        Routing {
+            scores: vec![0.0; n_experts * n_tokens],
+            order: Vec::with_capacity(n_experts),
+            by_expert: (0..n_experts).map(|_| chosen()).collect(),
+        }
+    }
+
+    fn choose(
+        &mut self,
+        spec: &ExpertsSpec,
+        n_tokens: usize,
+        fill: impl FnOnce(&mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let scores = &mut self.scores[..n_tokens * spec.n_experts];
+        fill(scores)?;
+        for chosen in &mut self.by_expert {
+            chosen.rows.clear();
+            chosen.weights.clear();
+        }
+        for (row, scores) in scores.chunks_exact_mut(spec.n_experts).enumerate() {
+            softmax(scores);
+            self.order.clear();
+            self.order.extend(0..spec.n_experts);
+            // Among equals the first, as the references' top-k has it.
+            self.order
+                .sort_unstable_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+            let active = &self.order[..spec.n_active];
+            let total: f32 = match spec.weighting {
+                Weighting::Probability => 1.0,
+                Weighting::Normalised => active.iter().map(|&expert| scores[expert]).sum(),
+            };
+            for &expert in active {
+                self.by_expert[expert].rows.push(row);
+                self.by_expert[expert].weights.push(scores[expert] / total);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn softmax(scores: &mut [f32]) {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut total = 0.0;
+    for score in scores.iter_mut() {
+        *score = (*score - max).exp();
+        total += *score;
+    }
+    for score in scores {
+        *score /= total;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llm_tensor::Activation;
+
+    use super::*;
+
+    #[test]
+    fn rows_go_to_their_best_experts_with_weights_that_sum_to_one() {
+        let spec = ExpertsSpec {
+            n_experts: 3,
+            n_active: 2,
+            width: 1,
+            activation: Activation::Silu,
+            weighting: Weighting::Normalised,
+        };
+        let mut routing = Routing::new(3, 4);
+        let scores = [0.0, 2.0, 1.0, /**/ 5.0, 5.0, 5.0];
+        routing
+            .choose(&spec, 2, |out| {
+                out.copy_from_slice(&scores);
+                Ok(())
+            })
+            .unwrap();
+        let rows: Vec<_> = routing
+            .by_expert
+            .iter()
+            .map(|chosen| chosen.rows.clone())
+            .collect();
+        assert_eq!(rows, [vec![1], vec![0, 1], vec![0]]);
+        let weight = routing.by_expert[1].weights[0];
+        assert!(
+            (weight - 1.0 / (1.0 + (-1f32).exp())).abs() < 1e-6,
+            "{weight}"
+        );
+        assert_eq!(routing.by_expert[1].weights[1], 0.5);
+    }
+}
