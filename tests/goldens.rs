@@ -47,7 +47,7 @@ const TOLERANCE: f64 = 2e-4;
 
 fn score(session: &mut Session, sequence: usize, ids: &[u32]) -> Vec<f32> {
     let mut all = Vec::new();
-    let collect = |_, logits: &[f32]| -> Result<(), RuntimeError> {
+    let collect = |_, logits: &[f32]| -> Result<(), Box<RuntimeError>> {
         all.extend_from_slice(logits);
         Ok(())
     };

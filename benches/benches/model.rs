@@ -60,7 +60,7 @@ fn main() -> Result<()> {
             shapes.push((rows, cols));
         }
     }
-    if model.spec().head == llm_arch::Head::Tied {
+    if model.spec().head.matrix == llm_arch::HeadMatrix::Tied {
         shapes.push((model.spec().vocab, model.spec().hidden));
     }
     let (_, bytes) = weights(session.dtype(), &shapes);

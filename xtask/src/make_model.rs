@@ -123,15 +123,27 @@ fn read_config(path: &Path) -> Result<Map<String, Value>> {
     read().with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Families spell the number of layers in two ways.
+/// Families spell the number of layers in several ways, and some say something of each layer.
 fn set_layers(config: &mut Map<String, Value>, n_layers: u64) -> Result<()> {
-    for key in ["num_hidden_layers", "n_layer"] {
+    let mut is_set = false;
+    for key in [
+        "num_hidden_layers",
+        "n_layer",
+        "num_layers",
+        "num_decoder_layers",
+    ] {
         if let Some(value) = config.get_mut(key) {
             *value = json!(n_layers);
-            return Ok(());
+            is_set = true;
         }
     }
-    bail!("the configuration has neither `num_hidden_layers` nor `n_layer`")
+    if let Some(types) = config.get_mut("layer_types").and_then(Value::as_array_mut) {
+        types.truncate(n_layers as usize);
+    }
+    if is_set {
+        return Ok(());
+    }
+    bail!("the configuration does not say how many layers there are")
 }
 
 /// Creates the folder, or with `force` deletes the checkpoint in it: what is left of an old one could be taken for
@@ -157,7 +169,7 @@ fn prepare_folder(folder: &Path, force: bool) -> Result<()> {
 fn write_checkpoint(options: &Options, skeleton: &Skeleton, dtype: DType) -> Result<Bytes> {
     let size = |slot: &Slot| Bytes::new(slot.n_elements() * dtype.size() as u64);
     let shards = shards(&skeleton.slots, options.max_shard_size, size);
-    let values = Values::new(options.seed, skeleton.spec.decoder.n_layers);
+    let values = Values::new(options.seed, &skeleton.spec.decoder);
     let mut weight_map = Map::new();
     for (idx, slots) in shards.iter().enumerate() {
         let name = match shards.len() {

@@ -67,7 +67,12 @@ impl<B: Backend> NormWeights<B> {
 
 /// Matrices that are applied to the same rows, with their biases.
 pub(crate) struct Projection<B: Backend> {
-    parts: Vec<(Arc<B::Weight>, Option<B::Weight>)>,
+    parts: Vec<Part<B>>,
+}
+
+struct Part<B: Backend> {
+    weight: Arc<B::Weight>,
+    bias: Option<B::Weight>,
 }
 
 impl<B: Backend> Projection<B> {
@@ -84,7 +89,7 @@ impl<B: Backend> Projection<B> {
                 Some(bias) => Some(backend.load(source.weight(unit, bias)?)?),
                 None => None,
             };
-            Ok((weight, bias))
+            Ok(Part { weight, bias })
         };
         Ok(Projection {
             parts: roles.iter().map(part).collect::<Result<_>>()?,
@@ -94,7 +99,10 @@ impl<B: Backend> Projection<B> {
     /// A matrix that something else may hold too.
     pub(crate) fn shared(matrix: Arc<B::Weight>, bias: Option<B::Weight>) -> Self {
         Projection {
-            parts: vec![(matrix, bias)],
+            parts: vec![Part {
+                weight: matrix,
+                bias,
+            }],
         }
     }
 
@@ -110,10 +118,9 @@ impl<B: Backend> Projection<B> {
         let n_parts = self.parts.len();
         // On the stack, the last part repeated to fill up: the hot path allocates nothing.
         let parts: [_; MAX_PARTS] = std::array::from_fn(|i| {
-            let (weight, bias) = &self.parts[i.min(n_parts - 1)];
-            let weight: &B::Weight = weight;
+            let Part { weight, bias } = &self.parts[i.min(n_parts - 1)];
             LinearPart {
-                weight,
+                weight: &**weight,
                 bias: bias.as_ref(),
             }
         });

@@ -102,7 +102,7 @@ fn a_small_model_is_one_file_that_fits_its_configuration() {
     run(&options).unwrap();
     assert_eq!(names(&options.out), ["config.json", "model.safetensors"]);
     let (skeleton, _) = open(&options.out, DType::BF16);
-    assert_eq!(skeleton.spec.decoder.n_layers, 2);
+    assert_eq!(skeleton.spec.decoder.n_layers(), 2);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The random values: such that activations stay in the range of a real model's.
 
 use anyhow::{Result, bail};
-use llm_arch::{Role, Slot};
+use llm_arch::{Role, Slot, StackSpec};
 use llm_tensor::{DType, f32_to_le_bytes};
 use rayon::prelude::*;
 
@@ -11,14 +11,17 @@ pub(super) struct Values {
     seed: u64,
     /// What the standard deviation of matrices that write into the residual stream is divided by.
     residual_damping: f32,
+    /// The mean of gains: families differ in whether they store them or their distance from one.
+    gain: f32,
 }
 
 impl Values {
-    pub(super) fn new(seed: u64, n_layers: usize) -> Self {
+    pub(super) fn new(seed: u64, stack: &StackSpec) -> Self {
         Values {
             seed,
+            gain: 1.0 - stack.norm.gain_offset,
             // Two such matrices per layer: the variances of what they add sum to about 1.
-            residual_damping: (2.0 * n_layers as f32).sqrt(),
+            residual_damping: (2.0 * stack.n_layers() as f32).sqrt(),
         }
     }
 
@@ -67,13 +70,22 @@ impl Values {
             .map_or(1.0, |&d| (d as f32).sqrt().recip());
         match slot.role {
             Role::TokenTable | Role::PositionTable | Role::Head => (0.0, matrix),
-            Role::Qkv | Role::Q | Role::K | Role::V | Role::Gate | Role::Up => (0.0, matrix),
-            Role::Out | Role::Down => (0.0, matrix / self.residual_damping),
-            Role::AttnNorm | Role::MlpNorm | Role::FinalNorm => (1.0, 0.1),
+            Role::ProjectIn | Role::ProjectOut | Role::Router | Role::RelativeBias => (0.0, matrix),
+            Role::Qkv | Role::Q | Role::K | Role::V => (0.0, matrix),
+            Role::CrossQ | Role::CrossK | Role::CrossV => (0.0, matrix),
+            Role::Gate | Role::Up | Role::GateUp => (0.0, matrix),
+            Role::Out | Role::CrossOut | Role::Down => (0.0, matrix / self.residual_damping),
+            Role::EmbedNorm | Role::AttnNorm | Role::MlpNorm | Role::FinalNorm => (self.gain, 0.1),
+            Role::PostAttnNorm | Role::PostMlpNorm | Role::CrossNorm => (self.gain, 0.1),
+            Role::QNorm | Role::KNorm => (self.gain, 0.1),
             Role::RopeFactors => (1.0, 0.0),
-            Role::AttnNormBias | Role::MlpNormBias | Role::FinalNormBias => (0.0, 0.02),
-            Role::QkvBias | Role::QBias | Role::KBias | Role::VBias => (0.0, 0.02),
-            Role::OutBias | Role::GateBias | Role::UpBias | Role::DownBias => (0.0, 0.02),
+            Role::EmbedNormBias | Role::AttnNormBias | Role::MlpNormBias | Role::FinalNormBias => {
+                (0.0, 0.02)
+            }
+            Role::QkvBias | Role::QBias | Role::KBias | Role::VBias | Role::OutBias => (0.0, 0.02),
+            Role::GateBias | Role::UpBias | Role::GateUpBias | Role::DownBias | Role::HeadBias => {
+                (0.0, 0.02)
+            }
         }
     }
 }
