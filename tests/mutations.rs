@@ -1,6 +1,9 @@
 //! Damaged checkpoints of every format: whatever still opens must be readable, and nothing may panic.
 
-#![allow(clippy::unwrap_used, reason = "a test fails where it meets the unexpected")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails where it meets the unexpected"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -100,9 +100,9 @@ impl Source {
     }
 }
 
-const PYTHON: &str = "python3";
+pub(crate) const PYTHON: &str = "python3";
 
-fn run_command(mut command: Command) -> Result<()> {
+pub(crate) fn run_command(mut command: Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot start {command:?}"))?;

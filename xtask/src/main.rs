@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 mod ci;
 mod fetch_model;
+mod fixture;
 mod make_model;
 mod tidy;
 
@@ -37,6 +38,12 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value_os_t = root().join("models"))]
         out: PathBuf,
     },
+    /// Makes golden models of tests/fixtures anew with the reference library, in a virtual environment of its own
+    Fixture {
+        /// Names of cases in tests/fixtures/generate.py
+        #[arg(required = true)]
+        cases: Vec<String>,
+    },
     /// Writes a random checkpoint with the shapes of a real configuration
     MakeModel(make_model::Options),
 }
@@ -51,6 +58,7 @@ fn main() -> Result<()> {
         }
         Command::Ci => ci::run(&root()),
         Command::FetchModel { model, out } => fetch_model::run(model, &out),
+        Command::Fixture { cases } => fixture::run(&root(), &cases),
         Command::MakeModel(options) => make_model::run(&options),
     }
 }

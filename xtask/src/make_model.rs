@@ -143,7 +143,7 @@ fn set_layers(config: &mut Map<String, Value>, n_layers: u64) -> Result<()> {
     if is_set {
         return Ok(());
     }
-    bail!("the configuration does not say how many layers there are")
+    bail!("the configuration has none of `num_hidden_layers`, `n_layer` and `num_layers`")
 }
 
 /// Creates the folder, or with `force` deletes the checkpoint in it: what is left of an old one could be taken for

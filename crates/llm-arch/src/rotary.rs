@@ -146,6 +146,22 @@ impl RotarySpec {
         }
     }
 
+    /// Positions of a model whose configuration says `context`.
+    pub(crate) fn reach(&self, context: usize) -> usize {
+        match self.scaling {
+            RopeScaling::Dynamic {
+                factor,
+                original_context,
+            } => context.max((factor * original_context).min(MAX_CONTEXT) as usize),
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Yarn { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::LongRope { .. }
+            | RopeScaling::Stored => context,
+        }
+    }
+
     /// What queries and keys are multiplied with beside being turned.
     pub fn magnitude(&self) -> f32 {
         match self.scaling {
@@ -160,6 +176,9 @@ impl RotarySpec {
         }
     }
 }
+
+/// As many positions as any count of a configuration.
+const MAX_CONTEXT: f64 = 16_777_216.0;
 
 #[cfg(test)]
 mod tests {

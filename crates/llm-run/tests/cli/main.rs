@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod chat;
+mod forms;
 mod inspect;
 mod memory;
 mod shard;

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use llm_checkpoint::{Checkpoint, CheckpointError, Manifest};
+use llm_checkpoint::{Checkpoint, CheckpointError, Manifest, NewTensor, TorchFile, TorchLayout};
+use llm_tensor::{DType, Shape};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -334,6 +335,71 @@ fn memory_is_bounded_whatever_the_tensors_size() {
         let (mb, unit) = peak.split_once(' ').unwrap();
         assert!(unit.starts_with("MB"), "{peak}");
         assert!(mb.parse::<f64>().unwrap() <= ALLOWED, "{peak}");
+    }
+}
+
+/// cargo test --release -p llm-run --test cli -- --ignored a_3_gb_bin_is_sharded_under_400_mib
+#[test]
+#[ignore = "writes 6 GB"]
+fn a_3_gb_bin_is_sharded_under_400_mib() {
+    const ALLOWED: u64 = 400 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let tensor = |i: u64| NewTensor {
+        name: format!("layers.{i}.weight"),
+        dtype: DType::BF16,
+        shape: Shape::new(&[4096, 12_208]).unwrap(),
+    };
+    let tensors: Vec<_> = (0..30).map(tensor).collect();
+    let piece: Vec<u8> = (0..1 << 20)
+        .map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    for layout in [TorchLayout::Zip, TorchLayout::Legacy] {
+        let input = folder.path().join("pytorch_model.bin");
+        let mut file = TorchFile::create(&input, layout, &tensors).unwrap();
+        let mut missing: usize = tensors
+            .iter()
+            .map(|t| t.shape.n_elements() as usize * 2)
+            .sum();
+        assert!(missing >= 3_000_000_000);
+        while missing > 0 {
+            let n = missing.min(piece.len());
+            file.write(&piece[..n]).unwrap();
+            missing -= n;
+        }
+        file.finish().unwrap();
+        let out = folder.path().join("out");
+        let args = [
+            "shard",
+            input.to_str().unwrap(),
+            out.to_str().unwrap(),
+            "--max-shard-size",
+            "1GB",
+            "--force",
+        ];
+        let mut child = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+            .args(args)
+            .spawn()
+            .unwrap();
+        let mut peak = 0;
+        let status = loop {
+            let status =
+                fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+            peak = peak.max(line.map_or(0, |kib| kib.trim().parse::<u64>().unwrap() * 1024));
+            match child.try_wait().unwrap() {
+                Some(status) => break status,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        assert!(status.success());
+        assert!(
+            peak > 0 && peak <= ALLOWED,
+            "{layout:?}: {peak} bytes were resident"
+        );
+        assert_eq!(Checkpoint::open(&out).unwrap().files().len(), 4);
+        println!("{layout:?}: at most {peak} bytes were resident");
     }
 }
 
