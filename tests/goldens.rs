@@ -6,6 +6,7 @@
     reason = "a test fails where it meets the unexpected, and says what it skips"
 )]
 
+use std::fs;
 use std::num::NonZeroUsize;
 
 use llm_arch::{Positions, RotarySpec};
@@ -14,7 +15,7 @@ use llm_checkpoint::Checkpoint;
 use llm_cpu::{Cpu, CpuOptions, Isa};
 use llm_runtime::{BoundModel, RuntimeError, Session};
 use llm_tensor::DType;
-use llm_tests::{Golden, argmax, golden, relative_error, session};
+use llm_tests::{Golden, argmax, fixture, golden, relative_error, session};
 
 const MODELS: [&str; 46] = [
     "bloom",
@@ -145,6 +146,43 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
             }
         }
         two_sequences(&mut open(64), &expected, is_off);
+    }
+}
+
+/// As GGUF: what its metadata cannot say of the fixture is set right.
+#[test]
+fn gguf_holds_the_same_models() {
+    let names = fs::read_dir(fixture("gguf-models"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let files: Vec<_> = names
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "gguf"))
+        .collect();
+    assert_eq!(files.len(), 11);
+    for path in files {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let (folder, expected) = golden(name);
+        let original = BoundModel::open(&folder).unwrap();
+        let model = BoundModel::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        let mut skeleton = model.skeleton().clone();
+        if name.starts_with("gemma2") || name.starts_with("gemma3") {
+            // Scores' scale, and which of so few layers slide.
+            let layers = original.spec().decoder.layers.iter();
+            for (layer, original) in skeleton.spec.decoder.layers.iter_mut().zip(layers) {
+                (layer.scale, layer.window, layer.rotary_idx) =
+                    (original.scale, original.window, original.rotary_idx);
+            }
+        }
+        let model = BoundModel::bind(Checkpoint::open(&path).unwrap(), skeleton).unwrap();
+        let mut session = session(Reference::new(), &model, DType::F32, 1, 64);
+        let error = relative_error(
+            &score(&mut session, 0, &expected.input_ids),
+            &expected.logits,
+        );
+        assert!(
+            error <= TOLERANCE,
+            "{name}: as GGUF it is off by {error:.1e}"
+        );
     }
 }
 

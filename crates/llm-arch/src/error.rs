@@ -40,4 +40,12 @@ pub enum ArchError {
         /// The sum over all tensors.
         n_parameters: u128,
     },
+    /// Layers and experts that are possible each, and together are too many.
+    #[error(
+        "a model of some {n_tensors} tensors has more layers and experts than any; the configuration cannot be right"
+    )]
+    TooManyTensors {
+        /// About how many.
+        n_tensors: u64,
+    },
 }

@@ -41,7 +41,7 @@ struct Gguf {
     architecture: &'static str,
     /// Metadata keys, without the architecture before them, and what `config.json` calls the same.
     keys: &'static [(&'static str, &'static str)],
-    naming: Naming,
+    naming: fn(&ModelSpec) -> &'static Naming,
     /// What is not as in the family's other checkpoints.
     adjust: fn(&mut ModelSpec),
 }
@@ -120,6 +120,8 @@ pub fn from_gguf(
             config.insert(renamed(key, gguf.keys).to_owned(), value.clone());
         }
     }
+    // How the converter stored a tensor that our name tables know of.
+    config.shift_remove("tensor_data_layout");
     config.insert("vocab_size".to_owned(), Value::from(vocab));
     config.insert(
         "tie_word_embeddings".to_owned(),
@@ -135,7 +137,8 @@ pub fn from_gguf(
             .iter_mut()
             .for_each(|rotary| rotary.scaling = RopeScaling::Stored);
     }
-    Skeleton::new(spec, &gguf.naming)
+    let naming = (gguf.naming)(&spec);
+    Skeleton::new(spec, naming)
 }
 
 fn read_spec(keys: &Config<'_>, family: &Family) -> Result<ModelSpec, ArchError> {

@@ -42,25 +42,16 @@ pub(crate) fn rotary(config: &Config<'_>, defaults: RopeDefaults) -> Result<Rota
     let key = config.spelling(&["rope_parameters", "rope_scaling"]);
     match config.object(key)? {
         Some(rope) => {
-            let spec = of_object(config, &rope, defaults, outer_base)?;
+            let spec = of_object(config, Some(&rope), defaults, outer_base)?;
             rope.finish(&[])?;
             Ok(spec)
         }
-        None => spec(config, None, defaults, outer_base),
+        None => of_object(config, None, defaults, outer_base),
     }
 }
 
-/// The rotary positions of an object like `rope_parameters`; `outer_base` is what stands beside it.
+/// The rotary positions of an object like `rope_parameters`, if there is one; `outer_base` is what stands beside it.
 pub(crate) fn of_object(
-    config: &Config<'_>,
-    rope: &Config<'_>,
-    defaults: RopeDefaults,
-    outer_base: Option<f64>,
-) -> Result<RotarySpec> {
-    spec(config, Some(rope), defaults, outer_base)
-}
-
-fn spec(
     config: &Config<'_>,
     rope: Option<&Config<'_>>,
     defaults: RopeDefaults,
@@ -79,10 +70,10 @@ fn spec(
         // Truncated, as the references do.
         None => (defaults.head_dim as f64 * fraction) as usize,
     };
-    if dim == 0 || dim > defaults.head_dim {
+    if dim == 0 || dim.next_multiple_of(2) > defaults.head_dim {
         return config.bad_value(
             fraction_key,
-            &format!("a part of a head's {} elements", defaults.head_dim),
+            &format!("an even part of a head's {} elements", defaults.head_dim),
         );
     }
     let scaling = match rope {

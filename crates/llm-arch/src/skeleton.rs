@@ -24,8 +24,18 @@ impl Skeleton {
     /// Joins a spec with the names that a checkpoint of its family uses.
     ///
     /// # Errors
-    /// [`ArchError::TooLarge`] when the extents together make no real model, so that sums of sizes fit 64 bits.
+    /// [`ArchError::TooManyTensors`] and [`ArchError::TooLarge`] when the extents together make no real model; sums of
+    /// sizes then fit 64 bits.
     pub(crate) fn new(spec: ModelSpec, naming: &Naming) -> Result<Self, ArchError> {
+        let n_slots: u64 = spec
+            .decoder
+            .layers
+            .iter()
+            .map(|layer| SLOTS_OF_A_BLOCK + n_expert_slots(&layer.mlp))
+            .sum();
+        if n_slots > MAX_SLOTS {
+            return Err(ArchError::TooManyTensors { n_tensors: n_slots });
+        }
         let mut slots = Slots {
             naming,
             hidden: spec.hidden,
@@ -245,6 +255,20 @@ pub(crate) enum Matrices {
 
 /// What the head's matrix is called where it could have been stored beside the table it is tied to.
 const HEAD_NAMES: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
+
+/// Twenty times as many as the largest mixtures of experts have. Each slot takes memory, and a configuration is only
+/// somebody's word.
+const MAX_SLOTS: u64 = 1_000_000;
+
+/// At most, without experts.
+const SLOTS_OF_A_BLOCK: u64 = 24;
+
+fn n_expert_slots(mlp: &MlpSpec) -> u64 {
+    match mlp {
+        MlpSpec::Dense(_) => 0,
+        MlpSpec::Experts(experts) => 3 * experts.n_experts as u64,
+    }
+}
 
 /// A quadrillion: three orders of magnitude above the largest models.
 const MAX_PARAMETERS: u128 = 1_000_000_000_000_000;

@@ -80,7 +80,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.head_count_kv", "num_key_value_heads"),
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
         ],
-        naming: llama::GGUF_NAMING,
+        naming: |_| &llama::GGUF_NAMING,
         adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
     }),
 };

@@ -30,25 +30,47 @@ pub(super) static FAMILY: Family = Family {
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
             ("rope.freq_base", "rope_theta"),
         ],
-        naming: Naming {
-            names: &[
-                (Role::TokenTable, "token_embd.weight"),
-                (Role::AttnNorm, "blk.{i}.attn_norm.weight"),
-                (Role::AttnNormBias, "blk.{i}.attn_norm.bias"),
-                (Role::Qkv, "blk.{i}.attn_qkv.weight"),
-                (Role::Out, "blk.{i}.attn_output.weight"),
-                (Role::MlpNorm, "blk.{i}.attn_norm_2.weight"),
-                (Role::MlpNormBias, "blk.{i}.attn_norm_2.bias"),
-                (Role::Up, "blk.{i}.ffn_up.weight"),
-                (Role::Down, "blk.{i}.ffn_down.weight"),
-                (Role::FinalNorm, "output_norm.weight"),
-                (Role::FinalNormBias, "output_norm.bias"),
-                (Role::Head, "output.weight"),
-            ],
-            ..llama::GGUF_NAMING
+        naming: |spec| match spec.decoder.block.residual {
+            Residual::ParallelTwoNorms => &GGUF_TWO_NORMS_NAMING,
+            _ => &GGUF_NAMING,
         },
         adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
     }),
+};
+
+const GGUF_NAMING: Naming = Naming {
+    names: &[
+        (Role::TokenTable, "token_embd.weight"),
+        (Role::AttnNorm, "blk.{i}.attn_norm.weight"),
+        (Role::AttnNormBias, "blk.{i}.attn_norm.bias"),
+        (Role::Qkv, "blk.{i}.attn_qkv.weight"),
+        (Role::Out, "blk.{i}.attn_output.weight"),
+        (Role::Up, "blk.{i}.ffn_up.weight"),
+        (Role::Down, "blk.{i}.ffn_down.weight"),
+        (Role::FinalNorm, "output_norm.weight"),
+        (Role::FinalNormBias, "output_norm.bias"),
+        (Role::Head, "output.weight"),
+    ],
+    ..llama::GGUF_NAMING
+};
+
+/// Its first norm is the feed-forward's.
+const GGUF_TWO_NORMS_NAMING: Naming = Naming {
+    names: &[
+        (Role::TokenTable, "token_embd.weight"),
+        (Role::AttnNorm, "blk.{i}.attn_norm_2.weight"),
+        (Role::AttnNormBias, "blk.{i}.attn_norm_2.bias"),
+        (Role::Qkv, "blk.{i}.attn_qkv.weight"),
+        (Role::Out, "blk.{i}.attn_output.weight"),
+        (Role::MlpNorm, "blk.{i}.attn_norm.weight"),
+        (Role::MlpNormBias, "blk.{i}.attn_norm.bias"),
+        (Role::Up, "blk.{i}.ffn_up.weight"),
+        (Role::Down, "blk.{i}.ffn_down.weight"),
+        (Role::FinalNorm, "output_norm.weight"),
+        (Role::FinalNormBias, "output_norm.bias"),
+        (Role::Head, "output.weight"),
+    ],
+    ..llama::GGUF_NAMING
 };
 
 const NAMING: Naming = Naming {

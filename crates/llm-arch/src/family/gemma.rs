@@ -17,7 +17,7 @@ pub(super) static GEMMA: Family = Family {
     spec: gemma,
     harmless_keys: HARMLESS_KEYS,
     naming: |_| &llama::NAMING,
-    gguf: Some(gguf("gemma")),
+    gguf: Some(gguf("gemma", gain_from_zero)),
 };
 
 pub(super) static GEMMA2: Family = Family {
@@ -25,7 +25,10 @@ pub(super) static GEMMA2: Family = Family {
     spec: gemma2,
     harmless_keys: HARMLESS_KEYS,
     naming: |_| &SANDWICH_NAMING,
-    gguf: Some(gguf("gemma2")),
+    gguf: Some(gguf("gemma2", |spec| {
+        gain_from_zero(spec);
+        scale_by_size(spec, 46);
+    })),
 };
 
 pub(super) static GEMMA3: Family = Family {
@@ -33,7 +36,10 @@ pub(super) static GEMMA3: Family = Family {
     spec: gemma3,
     harmless_keys: HARMLESS_KEYS,
     naming: |_| &SANDWICH_NAMING,
-    gguf: Some(gguf("gemma3")),
+    gguf: Some(gguf("gemma3", |spec| {
+        gain_from_zero(spec);
+        scale_by_size(spec, 62);
+    })),
 };
 
 const HARMLESS_KEYS: &[&str] = &[
@@ -81,7 +87,7 @@ const SANDWICH_NAMING: Naming = Naming {
     harmless: &["self_attn.rotary_emb.inv_freq"],
 };
 
-const fn gguf(architecture: &'static str) -> Gguf {
+const fn gguf(architecture: &'static str, adjust: fn(&mut ModelSpec)) -> Gguf {
     Gguf {
         architecture,
         keys: &[
@@ -98,8 +104,8 @@ const fn gguf(architecture: &'static str) -> Gguf {
             ("final_logit_softcapping", "final_logit_softcapping"),
             ("rope.freq_base", "rope_theta"),
         ],
-        naming: llama::GGUF_NAMING,
-        adjust: gain_from_zero,
+        naming: |_| &llama::GGUF_NAMING,
+        adjust,
     }
 }
 
@@ -110,6 +116,21 @@ fn gain_from_zero(spec: &mut ModelSpec) {
     if let Some(norm) = &mut stack.block.attention.qk_norm {
         norm.gain_offset = 0.0;
     }
+}
+
+/// GGUF does not say what scores are scaled by: the size of a head, but in the models of 27B, told by their number of
+/// layers, the hidden size shared among the heads.
+fn scale_by_size(spec: &mut ModelSpec, n_layers_of_27b: usize) {
+    let stack = &mut spec.decoder;
+    let attention = &stack.block.attention;
+    let size = match stack.layers.len() == n_layers_of_27b {
+        true => spec.hidden / attention.n_heads,
+        false => attention.head_dim,
+    };
+    stack
+        .layers
+        .iter_mut()
+        .for_each(|layer| layer.scale = block::root_scale(size));
 }
 
 fn gemma(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
@@ -206,8 +227,8 @@ fn global_and_local(
         )
     {
         let specs = [
-            of_object(config, &full, global, None)?,
-            of_object(config, &sliding, local, None)?,
+            of_object(config, Some(&full), global, None)?,
+            of_object(config, Some(&sliding), local, None)?,
         ];
         for object in [&full, &sliding, &by_type] {
             object.finish(&[])?;

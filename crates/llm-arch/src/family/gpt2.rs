@@ -61,7 +61,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.head_count", "n_head"),
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
         ],
-        naming: llama::GGUF_NAMING,
+        naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
     }),
 };

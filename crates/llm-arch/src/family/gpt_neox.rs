@@ -73,7 +73,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.layer_norm_epsilon", "layer_norm_eps"),
             ("rope.freq_base", "rope_theta"),
         ],
-        naming: llama::GGUF_NAMING,
+        naming: |_| &llama::GGUF_NAMING,
         adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
     }),
 };

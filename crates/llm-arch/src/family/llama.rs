@@ -18,7 +18,7 @@ pub(super) static FAMILY: Family = Family {
     gguf: Some(Gguf {
         architecture: "llama",
         keys: GGUF_KEYS,
-        naming: Naming {
+        naming: |_| &Naming {
             matrices: Matrices::RotaryAdjacent,
             ..GGUF_NAMING
         },

@@ -38,7 +38,7 @@ pub(super) static FAMILY: Family = Family {
     gguf: Some(Gguf {
         architecture: "phi3",
         keys: GGUF_KEYS,
-        naming: llama::GGUF_NAMING,
+        naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
     }),
 };

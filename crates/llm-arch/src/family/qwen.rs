@@ -20,7 +20,7 @@ pub(super) static QWEN2: Family = Family {
     gguf: Some(Gguf {
         architecture: "qwen2",
         keys: llama::GGUF_KEYS,
-        naming: llama::GGUF_NAMING,
+        naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
     }),
 };
@@ -33,7 +33,7 @@ pub(super) static QWEN3: Family = Family {
     gguf: Some(Gguf {
         architecture: "qwen3",
         keys: llama::GGUF_KEYS,
-        naming: llama::GGUF_NAMING,
+        naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
     }),
 };

@@ -122,6 +122,11 @@ fn what_is_not_understood_is_an_error_that_names_it() {
             words: &["parameters", "cannot all be right"],
         },
         Case {
+            key: "head_dim",
+            value: json!(127),
+            words: &["an even part of a head's 127 elements"],
+        },
+        Case {
             key: "torch_dtype",
             value: json!("int8"),
             words: &["`torch_dtype`", "bfloat16"],
@@ -214,4 +219,16 @@ fn real_configurations_have_the_parameters_that_were_counted() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn no_slots_are_made_on_a_configurations_word() {
+    let mut config = llama();
+    config.insert("model_type".to_owned(), json!("mixtral"));
+    config.insert("num_local_experts".to_owned(), json!(1 << 20));
+    let message = from_config(&config).unwrap_err().to_string();
+    assert!(
+        message.contains("more layers and experts than any"),
+        "{message}"
+    );
 }
