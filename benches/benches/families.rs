@@ -164,7 +164,13 @@ fn families() -> Vec<(&'static str, Value)> {
         ("qwen2", like_llama("qwen2", json!({}))),
         ("qwen3", like_llama("qwen3", json!({"head_dim": 64}))),
         ("phi3", like_llama("phi3", json!({}))),
-        ("gemma", like_llama("gemma", gemma.clone())),
+        (
+            "gemma",
+            like_llama(
+                "gemma",
+                json!({"head_dim": 64, "tie_word_embeddings": true}),
+            ),
+        ),
         ("gemma2", like_llama("gemma2", gemma.clone())),
         ("gemma3", like_llama("gemma3_text", gemma)),
         ("gpt2", gpt("gpt2")),

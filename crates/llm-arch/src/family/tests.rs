@@ -232,3 +232,65 @@ fn no_slots_are_made_on_a_configurations_word() {
         "{message}"
     );
 }
+
+#[test]
+fn first_spellings_describe_the_same_models() {
+    struct Case {
+        config: Value,
+        n_parameters: u64,
+    }
+    let cases = [
+        // falcon-7b as first published.
+        Case {
+            config: json!({
+                "model_type": "RefinedWebModel", "hidden_size": 4544, "n_layer": 32, "n_head": 71, "multi_query": true,
+                "parallel_attn": true, "bias": false, "alibi": false, "vocab_size": 65024, "hidden_dropout": 0.0,
+                "apply_residual_connection_post_layernorm": false, "torch_dtype": "bfloat16"
+            }),
+            n_parameters: 6_921_720_704,
+        },
+        // falcon-40b.
+        Case {
+            config: json!({
+                "model_type": "RefinedWeb", "hidden_size": 8192, "n_layer": 60, "n_head": 128, "n_head_kv": 8,
+                "parallel_attn": true, "bias": false, "alibi": false, "vocab_size": 65024,
+                "apply_residual_connection_post_layernorm": false
+            }),
+            n_parameters: 41_303_293_952,
+        },
+        // bloom-560m.
+        Case {
+            config: json!({
+                "model_type": "bloom", "n_embed": 1024, "num_attention_heads": 16, "n_layer": 24, "vocab_size": 250_880,
+                "offset_alibi": 100, "seq_length": 2048, "n_inner": null, "unk_token_id": 0
+            }),
+            n_parameters: 559_214_592,
+        },
+    ];
+    for Case {
+        config,
+        n_parameters,
+    } in cases
+    {
+        assert_eq!(
+            from_config(&object(config)).unwrap().n_parameters(),
+            n_parameters
+        );
+    }
+    let mut longrope = object(json!({
+        "model_type": "phi3", "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "vocab_size": 9, "max_position_embeddings": 64, "original_max_position_embeddings": 16
+    }));
+    let scaled = |config: &mut Map<String, Value>, kind: &str| {
+        let factors = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5];
+        config.insert(
+            "rope_scaling".to_owned(),
+            json!({"type": kind, "short_factor": factors, "long_factor": factors}),
+        );
+        from_config(config).unwrap().spec
+    };
+    assert_eq!(
+        scaled(&mut longrope, "su"),
+        scaled(&mut longrope, "longrope")
+    );
+}

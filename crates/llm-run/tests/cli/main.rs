@@ -273,3 +273,61 @@ fn a_text_longer_than_the_context_is_scored_in_windows() {
         second["log_probabilities"].as_array().unwrap()[1..]
     );
 }
+
+#[test]
+fn an_encoder_decoder_is_scored_by_its_decoder() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("logits.safetensors");
+    let (model, out) = (
+        support::fixture("models/t5-flan-style"),
+        out.to_str().unwrap(),
+    );
+    let expected =
+        std::fs::read(std::path::Path::new(&model).join("expected.safetensors")).unwrap();
+    let expected = safetensors::SafeTensors::deserialize(&expected).unwrap();
+    let ids = |name: &str| -> String {
+        let ids = expected.tensor(name).unwrap().data().as_chunks().0.iter();
+        ids.map(|id| i64::from_le_bytes(*id).to_string())
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let (encoder, decoder) = (ids("input_ids"), ids("decoder_input_ids"));
+    let args = [
+        "--token-ids",
+        &encoder,
+        "--decoder-token-ids",
+        &decoder,
+        "--logits",
+        out,
+        "--json",
+    ];
+    json(&[&["score", &model][..], &args].concat());
+
+    let found = std::fs::read(out).unwrap();
+    let found = safetensors::SafeTensors::deserialize(&found).unwrap();
+    let logits = |file: &safetensors::SafeTensors<'_>| -> Vec<f32> {
+        file.tensor("logits")
+            .unwrap()
+            .data()
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect()
+    };
+    let (found, expected) = (logits(&found), logits(&expected));
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+    let error = norm(&mut found.iter().zip(&expected).map(|(f, e)| f - e))
+        / norm(&mut expected.iter().copied());
+    assert!(
+        found.len() == expected.len() && error <= 2e-4,
+        "off by {error:.1e}"
+    );
+
+    let missing = run(&["score", &model, "--token-ids", "5,6"]);
+    assert!(
+        missing.code == 2 && missing.stderr.contains("--decoder-token-ids"),
+        "{}",
+        missing.stderr
+    );
+}
