@@ -111,3 +111,8 @@ pub fn argmax(logits: &[f32]) -> u32 {
         .position(|&l| l == largest)
         .expect("logits that are numbers") as u32
 }
+
+/// The README's code is compiled with the documentation's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
