@@ -228,12 +228,16 @@ pub enum Stored {
     },
 }
 
+/// What a kind of checkpoint calls its tensors.
+pub(crate) type Names = &'static [(Role, &'static str)];
+
 /// The names and storage habits of one kind of checkpoint of a family.
 pub(crate) struct Naming {
-    /// Name patterns, `{i}` being the layer and `{e}` the expert.
-    pub(crate) names: &'static [(Role, &'static str)],
+    /// Name patterns, `{i}` being the layer and `{e}` the expert: the first table that has a role counts, so that a
+    /// family says only what it calls otherwise than its relative.
+    pub(crate) names: &'static [Names],
     /// Those of an encoder.
-    pub(crate) encoder_names: &'static [(Role, &'static str)],
+    pub(crate) encoder_names: &'static [Names],
     /// What checkpoints of the bare base model leave out.
     pub(crate) base_prefix: &'static str,
     /// How matrices of blocks are stored.
@@ -517,6 +521,8 @@ impl Slots<'_> {
         let named = |(r, name): &&(Role, &str)| *r == role && name.contains("{e}") == is_expert;
         let (_, pattern) = names
             .iter()
+            .copied()
+            .flatten()
             .find(named)
             .expect("a family names every role it uses");
         let name = match unit {

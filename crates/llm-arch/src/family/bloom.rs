@@ -26,7 +26,7 @@ pub(super) static FAMILY: Family = Family {
         "unk_token_id",
     ],
     naming: |_| &Naming {
-        names: &[
+        names: &[&[
             (Role::TokenTable, "transformer.word_embeddings.weight"),
             (
                 Role::EmbedNorm,
@@ -63,7 +63,7 @@ pub(super) static FAMILY: Family = Family {
             (Role::FinalNorm, "transformer.ln_f.weight"),
             (Role::FinalNormBias, "transformer.ln_f.bias"),
             (Role::Head, "lm_head.weight"),
-        ],
+        ]],
         encoder_names: &[],
         base_prefix: "transformer.",
         matrices: Matrices::OutIn,

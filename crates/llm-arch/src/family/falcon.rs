@@ -7,7 +7,7 @@ use super::{Family, Gguf, block, llama};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Matrices, Names, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -32,78 +32,59 @@ pub(super) static FAMILY: Family = Family {
         ],
         naming: |spec| match spec.decoder.block.residual {
             Residual::ParallelTwoNorms => &GGUF_TWO_NORMS_NAMING,
-            _ => &GGUF_NAMING,
+            _ => &llama::GGUF_NAMING,
         },
         adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
     }),
 };
 
-const GGUF_NAMING: Naming = Naming {
-    names: &[
-        (Role::TokenTable, "token_embd.weight"),
-        (Role::AttnNorm, "blk.{i}.attn_norm.weight"),
-        (Role::AttnNormBias, "blk.{i}.attn_norm.bias"),
-        (Role::Qkv, "blk.{i}.attn_qkv.weight"),
-        (Role::Out, "blk.{i}.attn_output.weight"),
-        (Role::Up, "blk.{i}.ffn_up.weight"),
-        (Role::Down, "blk.{i}.ffn_down.weight"),
-        (Role::FinalNorm, "output_norm.weight"),
-        (Role::FinalNormBias, "output_norm.bias"),
-        (Role::Head, "output.weight"),
-    ],
-    ..llama::GGUF_NAMING
-};
-
 /// Its first norm is the feed-forward's.
 const GGUF_TWO_NORMS_NAMING: Naming = Naming {
     names: &[
-        (Role::TokenTable, "token_embd.weight"),
-        (Role::AttnNorm, "blk.{i}.attn_norm_2.weight"),
-        (Role::AttnNormBias, "blk.{i}.attn_norm_2.bias"),
-        (Role::Qkv, "blk.{i}.attn_qkv.weight"),
-        (Role::Out, "blk.{i}.attn_output.weight"),
-        (Role::MlpNorm, "blk.{i}.attn_norm.weight"),
-        (Role::MlpNormBias, "blk.{i}.attn_norm.bias"),
-        (Role::Up, "blk.{i}.ffn_up.weight"),
-        (Role::Down, "blk.{i}.ffn_down.weight"),
-        (Role::FinalNorm, "output_norm.weight"),
-        (Role::FinalNormBias, "output_norm.bias"),
-        (Role::Head, "output.weight"),
+        &[
+            (Role::AttnNorm, "blk.{i}.attn_norm_2.weight"),
+            (Role::AttnNormBias, "blk.{i}.attn_norm_2.bias"),
+            (Role::MlpNorm, "blk.{i}.attn_norm.weight"),
+            (Role::MlpNormBias, "blk.{i}.attn_norm.bias"),
+        ],
+        llama::GGUF_NAMES,
     ],
     ..llama::GGUF_NAMING
 };
 
+const NAMES: Names = &[
+    (Role::TokenTable, "transformer.word_embeddings.weight"),
+    (Role::AttnNorm, "transformer.h.{i}.input_layernorm.weight"),
+    (Role::AttnNormBias, "transformer.h.{i}.input_layernorm.bias"),
+    (
+        Role::Qkv,
+        "transformer.h.{i}.self_attention.query_key_value.weight",
+    ),
+    (
+        Role::QkvBias,
+        "transformer.h.{i}.self_attention.query_key_value.bias",
+    ),
+    (Role::Out, "transformer.h.{i}.self_attention.dense.weight"),
+    (Role::OutBias, "transformer.h.{i}.self_attention.dense.bias"),
+    (
+        Role::MlpNorm,
+        "transformer.h.{i}.post_attention_layernorm.weight",
+    ),
+    (
+        Role::MlpNormBias,
+        "transformer.h.{i}.post_attention_layernorm.bias",
+    ),
+    (Role::Up, "transformer.h.{i}.mlp.dense_h_to_4h.weight"),
+    (Role::UpBias, "transformer.h.{i}.mlp.dense_h_to_4h.bias"),
+    (Role::Down, "transformer.h.{i}.mlp.dense_4h_to_h.weight"),
+    (Role::DownBias, "transformer.h.{i}.mlp.dense_4h_to_h.bias"),
+    (Role::FinalNorm, "transformer.ln_f.weight"),
+    (Role::FinalNormBias, "transformer.ln_f.bias"),
+    (Role::Head, "lm_head.weight"),
+];
+
 const NAMING: Naming = Naming {
-    names: &[
-        (Role::TokenTable, "transformer.word_embeddings.weight"),
-        (Role::AttnNorm, "transformer.h.{i}.input_layernorm.weight"),
-        (Role::AttnNormBias, "transformer.h.{i}.input_layernorm.bias"),
-        (
-            Role::Qkv,
-            "transformer.h.{i}.self_attention.query_key_value.weight",
-        ),
-        (
-            Role::QkvBias,
-            "transformer.h.{i}.self_attention.query_key_value.bias",
-        ),
-        (Role::Out, "transformer.h.{i}.self_attention.dense.weight"),
-        (Role::OutBias, "transformer.h.{i}.self_attention.dense.bias"),
-        (
-            Role::MlpNorm,
-            "transformer.h.{i}.post_attention_layernorm.weight",
-        ),
-        (
-            Role::MlpNormBias,
-            "transformer.h.{i}.post_attention_layernorm.bias",
-        ),
-        (Role::Up, "transformer.h.{i}.mlp.dense_h_to_4h.weight"),
-        (Role::UpBias, "transformer.h.{i}.mlp.dense_h_to_4h.bias"),
-        (Role::Down, "transformer.h.{i}.mlp.dense_4h_to_h.weight"),
-        (Role::DownBias, "transformer.h.{i}.mlp.dense_4h_to_h.bias"),
-        (Role::FinalNorm, "transformer.ln_f.weight"),
-        (Role::FinalNormBias, "transformer.ln_f.bias"),
-        (Role::Head, "lm_head.weight"),
-    ],
+    names: &[NAMES],
     encoder_names: &[],
     base_prefix: "transformer.",
     matrices: Matrices::OutIn,
@@ -116,28 +97,13 @@ const NAMING: Naming = Naming {
 /// Of the models whose attention and feed-forward have a norm each.
 const TWO_NORMS_NAMING: Naming = Naming {
     names: &[
-        (Role::TokenTable, "transformer.word_embeddings.weight"),
-        (Role::AttnNorm, "transformer.h.{i}.ln_attn.weight"),
-        (Role::AttnNormBias, "transformer.h.{i}.ln_attn.bias"),
-        (
-            Role::Qkv,
-            "transformer.h.{i}.self_attention.query_key_value.weight",
-        ),
-        (
-            Role::QkvBias,
-            "transformer.h.{i}.self_attention.query_key_value.bias",
-        ),
-        (Role::Out, "transformer.h.{i}.self_attention.dense.weight"),
-        (Role::OutBias, "transformer.h.{i}.self_attention.dense.bias"),
-        (Role::MlpNorm, "transformer.h.{i}.ln_mlp.weight"),
-        (Role::MlpNormBias, "transformer.h.{i}.ln_mlp.bias"),
-        (Role::Up, "transformer.h.{i}.mlp.dense_h_to_4h.weight"),
-        (Role::UpBias, "transformer.h.{i}.mlp.dense_h_to_4h.bias"),
-        (Role::Down, "transformer.h.{i}.mlp.dense_4h_to_h.weight"),
-        (Role::DownBias, "transformer.h.{i}.mlp.dense_4h_to_h.bias"),
-        (Role::FinalNorm, "transformer.ln_f.weight"),
-        (Role::FinalNormBias, "transformer.ln_f.bias"),
-        (Role::Head, "lm_head.weight"),
+        &[
+            (Role::AttnNorm, "transformer.h.{i}.ln_attn.weight"),
+            (Role::AttnNormBias, "transformer.h.{i}.ln_attn.bias"),
+            (Role::MlpNorm, "transformer.h.{i}.ln_mlp.weight"),
+            (Role::MlpNormBias, "transformer.h.{i}.ln_mlp.bias"),
+        ],
+        NAMES,
     ],
     ..NAMING
 };

@@ -6,7 +6,7 @@ use super::block::{self, gated};
 use super::{Family, Gguf, llama};
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, of_object, rotary};
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Naming, Role};
 use crate::spec::{
     AttentionSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, Residual, StackSpec,
 };
@@ -51,40 +51,24 @@ const HARMLESS_KEYS: &[&str] = &[
 
 const SANDWICH_NAMING: Naming = Naming {
     names: &[
-        (Role::TokenTable, "model.embed_tokens.weight"),
-        (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
-        (Role::Q, "model.layers.{i}.self_attn.q_proj.weight"),
-        (Role::QBias, "model.layers.{i}.self_attn.q_proj.bias"),
-        (Role::K, "model.layers.{i}.self_attn.k_proj.weight"),
-        (Role::KBias, "model.layers.{i}.self_attn.k_proj.bias"),
-        (Role::V, "model.layers.{i}.self_attn.v_proj.weight"),
-        (Role::VBias, "model.layers.{i}.self_attn.v_proj.bias"),
-        (Role::QNorm, "model.layers.{i}.self_attn.q_norm.weight"),
-        (Role::KNorm, "model.layers.{i}.self_attn.k_norm.weight"),
-        (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
-        (Role::OutBias, "model.layers.{i}.self_attn.o_proj.bias"),
-        (
-            Role::PostAttnNorm,
-            "model.layers.{i}.post_attention_layernorm.weight",
-        ),
-        (
-            Role::MlpNorm,
-            "model.layers.{i}.pre_feedforward_layernorm.weight",
-        ),
-        (Role::Gate, "model.layers.{i}.mlp.gate_proj.weight"),
-        (Role::Up, "model.layers.{i}.mlp.up_proj.weight"),
-        (Role::Down, "model.layers.{i}.mlp.down_proj.weight"),
-        (
-            Role::PostMlpNorm,
-            "model.layers.{i}.post_feedforward_layernorm.weight",
-        ),
-        (Role::FinalNorm, "model.norm.weight"),
-        (Role::Head, "lm_head.weight"),
+        &[
+            (
+                Role::PostAttnNorm,
+                "model.layers.{i}.post_attention_layernorm.weight",
+            ),
+            (
+                Role::MlpNorm,
+                "model.layers.{i}.pre_feedforward_layernorm.weight",
+            ),
+            (
+                Role::PostMlpNorm,
+                "model.layers.{i}.post_feedforward_layernorm.weight",
+            ),
+        ],
+        llama::NAMES,
     ],
-    encoder_names: &[],
-    base_prefix: "model.",
-    matrices: Matrices::OutIn,
     harmless: &["self_attn.rotary_emb.inv_freq"],
+    ..llama::NAMING
 };
 
 const fn gguf(architecture: &'static str, adjust: fn(&mut ModelSpec)) -> Gguf {

@@ -26,7 +26,7 @@ pub(super) static FAMILY: Family = Family {
         "summary_use_proj",
     ],
     naming: |_| &Naming {
-        names: &[
+        names: &[&[
             (Role::TokenTable, "transformer.wte.weight"),
             (Role::PositionTable, "transformer.wpe.weight"),
             (Role::AttnNorm, "transformer.h.{i}.ln_1.weight"),
@@ -44,7 +44,7 @@ pub(super) static FAMILY: Family = Family {
             (Role::FinalNorm, "transformer.ln_f.weight"),
             (Role::FinalNormBias, "transformer.ln_f.bias"),
             (Role::Head, "lm_head.weight"),
-        ],
+        ]],
         encoder_names: &[],
         base_prefix: "transformer.",
         matrices: Matrices::InOut,

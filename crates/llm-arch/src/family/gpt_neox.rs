@@ -19,7 +19,7 @@ pub(super) static FAMILY: Family = Family {
         "is_decoder",
     ],
     naming: |_| &Naming {
-        names: &[
+        names: &[&[
             (Role::TokenTable, "gpt_neox.embed_in.weight"),
             (Role::AttnNorm, "gpt_neox.layers.{i}.input_layernorm.weight"),
             (
@@ -51,7 +51,7 @@ pub(super) static FAMILY: Family = Family {
             (Role::FinalNorm, "gpt_neox.final_layer_norm.weight"),
             (Role::FinalNormBias, "gpt_neox.final_layer_norm.bias"),
             (Role::Head, "embed_out.weight"),
-        ],
+        ]],
         encoder_names: &[],
         base_prefix: "gpt_neox.",
         matrices: Matrices::OutIn,

@@ -23,7 +23,7 @@ pub(super) static FAMILY: Family = Family {
         "summary_use_proj",
     ],
     naming: |_| &Naming {
-        names: &[
+        names: &[&[
             (Role::TokenTable, "transformer.wte.weight"),
             (Role::AttnNorm, "transformer.h.{i}.ln_1.weight"),
             (Role::AttnNormBias, "transformer.h.{i}.ln_1.bias"),
@@ -39,7 +39,7 @@ pub(super) static FAMILY: Family = Family {
             (Role::FinalNormBias, "transformer.ln_f.bias"),
             (Role::Head, "lm_head.weight"),
             (Role::HeadBias, "lm_head.bias"),
-        ],
+        ]],
         encoder_names: &[],
         base_prefix: "transformer.",
         matrices: Matrices::OutIn,

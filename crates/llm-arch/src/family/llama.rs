@@ -7,7 +7,7 @@ use super::{Family, Gguf};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Matrices, Names, Naming, Role};
 use crate::spec::{ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -27,33 +27,36 @@ pub(super) static FAMILY: Family = Family {
 };
 
 /// The names that most families since Llama use.
+pub(super) const NAMES: Names = &[
+    (Role::TokenTable, "model.embed_tokens.weight"),
+    (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
+    (Role::Q, "model.layers.{i}.self_attn.q_proj.weight"),
+    (Role::QBias, "model.layers.{i}.self_attn.q_proj.bias"),
+    (Role::K, "model.layers.{i}.self_attn.k_proj.weight"),
+    (Role::KBias, "model.layers.{i}.self_attn.k_proj.bias"),
+    (Role::V, "model.layers.{i}.self_attn.v_proj.weight"),
+    (Role::VBias, "model.layers.{i}.self_attn.v_proj.bias"),
+    (Role::QNorm, "model.layers.{i}.self_attn.q_norm.weight"),
+    (Role::KNorm, "model.layers.{i}.self_attn.k_norm.weight"),
+    (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
+    (Role::OutBias, "model.layers.{i}.self_attn.o_proj.bias"),
+    (
+        Role::MlpNorm,
+        "model.layers.{i}.post_attention_layernorm.weight",
+    ),
+    (Role::Gate, "model.layers.{i}.mlp.gate_proj.weight"),
+    (Role::GateBias, "model.layers.{i}.mlp.gate_proj.bias"),
+    (Role::Up, "model.layers.{i}.mlp.up_proj.weight"),
+    (Role::UpBias, "model.layers.{i}.mlp.up_proj.bias"),
+    (Role::Down, "model.layers.{i}.mlp.down_proj.weight"),
+    (Role::DownBias, "model.layers.{i}.mlp.down_proj.bias"),
+    (Role::FinalNorm, "model.norm.weight"),
+    (Role::Head, "lm_head.weight"),
+];
+
+/// The names that most families since Llama use.
 pub(super) const NAMING: Naming = Naming {
-    names: &[
-        (Role::TokenTable, "model.embed_tokens.weight"),
-        (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
-        (Role::Q, "model.layers.{i}.self_attn.q_proj.weight"),
-        (Role::QBias, "model.layers.{i}.self_attn.q_proj.bias"),
-        (Role::K, "model.layers.{i}.self_attn.k_proj.weight"),
-        (Role::KBias, "model.layers.{i}.self_attn.k_proj.bias"),
-        (Role::V, "model.layers.{i}.self_attn.v_proj.weight"),
-        (Role::VBias, "model.layers.{i}.self_attn.v_proj.bias"),
-        (Role::QNorm, "model.layers.{i}.self_attn.q_norm.weight"),
-        (Role::KNorm, "model.layers.{i}.self_attn.k_norm.weight"),
-        (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
-        (Role::OutBias, "model.layers.{i}.self_attn.o_proj.bias"),
-        (
-            Role::MlpNorm,
-            "model.layers.{i}.post_attention_layernorm.weight",
-        ),
-        (Role::Gate, "model.layers.{i}.mlp.gate_proj.weight"),
-        (Role::GateBias, "model.layers.{i}.mlp.gate_proj.bias"),
-        (Role::Up, "model.layers.{i}.mlp.up_proj.weight"),
-        (Role::UpBias, "model.layers.{i}.mlp.up_proj.bias"),
-        (Role::Down, "model.layers.{i}.mlp.down_proj.weight"),
-        (Role::DownBias, "model.layers.{i}.mlp.down_proj.bias"),
-        (Role::FinalNorm, "model.norm.weight"),
-        (Role::Head, "lm_head.weight"),
-    ],
+    names: &[NAMES],
     encoder_names: &[],
     base_prefix: "model.",
     matrices: Matrices::OutIn,
@@ -75,41 +78,44 @@ pub(super) const GGUF_KEYS: &[(&str, &str)] = &[
 ];
 
 /// What GGUF calls the tensors of most families.
+pub(super) const GGUF_NAMES: Names = &[
+    (Role::TokenTable, "token_embd.weight"),
+    (Role::PositionTable, "position_embd.weight"),
+    (Role::EmbedNorm, "token_embd_norm.weight"),
+    (Role::EmbedNormBias, "token_embd_norm.bias"),
+    (Role::RopeFactors, "rope_freqs.weight"),
+    (Role::AttnNorm, "blk.{i}.attn_norm.weight"),
+    (Role::AttnNormBias, "blk.{i}.attn_norm.bias"),
+    (Role::Qkv, "blk.{i}.attn_qkv.weight"),
+    (Role::QkvBias, "blk.{i}.attn_qkv.bias"),
+    (Role::Q, "blk.{i}.attn_q.weight"),
+    (Role::QBias, "blk.{i}.attn_q.bias"),
+    (Role::K, "blk.{i}.attn_k.weight"),
+    (Role::KBias, "blk.{i}.attn_k.bias"),
+    (Role::V, "blk.{i}.attn_v.weight"),
+    (Role::VBias, "blk.{i}.attn_v.bias"),
+    (Role::QNorm, "blk.{i}.attn_q_norm.weight"),
+    (Role::KNorm, "blk.{i}.attn_k_norm.weight"),
+    (Role::Out, "blk.{i}.attn_output.weight"),
+    (Role::OutBias, "blk.{i}.attn_output.bias"),
+    (Role::PostAttnNorm, "blk.{i}.post_attention_norm.weight"),
+    (Role::MlpNorm, "blk.{i}.ffn_norm.weight"),
+    (Role::MlpNormBias, "blk.{i}.ffn_norm.bias"),
+    (Role::Gate, "blk.{i}.ffn_gate.weight"),
+    (Role::Up, "blk.{i}.ffn_up.weight"),
+    (Role::UpBias, "blk.{i}.ffn_up.bias"),
+    (Role::GateUp, "blk.{i}.ffn_up.weight"),
+    (Role::Down, "blk.{i}.ffn_down.weight"),
+    (Role::DownBias, "blk.{i}.ffn_down.bias"),
+    (Role::PostMlpNorm, "blk.{i}.post_ffw_norm.weight"),
+    (Role::FinalNorm, "output_norm.weight"),
+    (Role::FinalNormBias, "output_norm.bias"),
+    (Role::Head, "output.weight"),
+];
+
+/// What GGUF calls the tensors of most families.
 pub(super) const GGUF_NAMING: Naming = Naming {
-    names: &[
-        (Role::TokenTable, "token_embd.weight"),
-        (Role::PositionTable, "position_embd.weight"),
-        (Role::EmbedNorm, "token_embd_norm.weight"),
-        (Role::EmbedNormBias, "token_embd_norm.bias"),
-        (Role::RopeFactors, "rope_freqs.weight"),
-        (Role::AttnNorm, "blk.{i}.attn_norm.weight"),
-        (Role::AttnNormBias, "blk.{i}.attn_norm.bias"),
-        (Role::Qkv, "blk.{i}.attn_qkv.weight"),
-        (Role::QkvBias, "blk.{i}.attn_qkv.bias"),
-        (Role::Q, "blk.{i}.attn_q.weight"),
-        (Role::QBias, "blk.{i}.attn_q.bias"),
-        (Role::K, "blk.{i}.attn_k.weight"),
-        (Role::KBias, "blk.{i}.attn_k.bias"),
-        (Role::V, "blk.{i}.attn_v.weight"),
-        (Role::VBias, "blk.{i}.attn_v.bias"),
-        (Role::QNorm, "blk.{i}.attn_q_norm.weight"),
-        (Role::KNorm, "blk.{i}.attn_k_norm.weight"),
-        (Role::Out, "blk.{i}.attn_output.weight"),
-        (Role::OutBias, "blk.{i}.attn_output.bias"),
-        (Role::PostAttnNorm, "blk.{i}.post_attention_norm.weight"),
-        (Role::MlpNorm, "blk.{i}.ffn_norm.weight"),
-        (Role::MlpNormBias, "blk.{i}.ffn_norm.bias"),
-        (Role::Gate, "blk.{i}.ffn_gate.weight"),
-        (Role::Up, "blk.{i}.ffn_up.weight"),
-        (Role::UpBias, "blk.{i}.ffn_up.bias"),
-        (Role::GateUp, "blk.{i}.ffn_up.weight"),
-        (Role::Down, "blk.{i}.ffn_down.weight"),
-        (Role::DownBias, "blk.{i}.ffn_down.bias"),
-        (Role::PostMlpNorm, "blk.{i}.post_ffw_norm.weight"),
-        (Role::FinalNorm, "output_norm.weight"),
-        (Role::FinalNormBias, "output_norm.bias"),
-        (Role::Head, "output.weight"),
-    ],
+    names: &[GGUF_NAMES],
     encoder_names: &[],
     base_prefix: "",
     matrices: Matrices::OutIn,

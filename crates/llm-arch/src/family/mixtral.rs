@@ -2,12 +2,11 @@
 
 use llm_tensor::Activation;
 
-use super::Family;
-use super::block;
+use super::{Family, block, llama};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Naming, Role};
 use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting};
 
 pub(super) static FAMILY: Family = Family {
@@ -21,39 +20,28 @@ pub(super) static FAMILY: Family = Family {
     ],
     naming: |_| &Naming {
         names: &[
-            (Role::TokenTable, "model.embed_tokens.weight"),
-            (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
-            (Role::Q, "model.layers.{i}.self_attn.q_proj.weight"),
-            (Role::K, "model.layers.{i}.self_attn.k_proj.weight"),
-            (Role::V, "model.layers.{i}.self_attn.v_proj.weight"),
-            (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
-            (
-                Role::MlpNorm,
-                "model.layers.{i}.post_attention_layernorm.weight",
-            ),
-            (
-                Role::Router,
-                "model.layers.{i}.block_sparse_moe.gate.weight",
-            ),
-            (
-                Role::Gate,
-                "model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight",
-            ),
-            (
-                Role::Up,
-                "model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight",
-            ),
-            (
-                Role::Down,
-                "model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight",
-            ),
-            (Role::FinalNorm, "model.norm.weight"),
-            (Role::Head, "lm_head.weight"),
+            &[
+                (
+                    Role::Router,
+                    "model.layers.{i}.block_sparse_moe.gate.weight",
+                ),
+                (
+                    Role::Gate,
+                    "model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight",
+                ),
+                (
+                    Role::Up,
+                    "model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight",
+                ),
+                (
+                    Role::Down,
+                    "model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight",
+                ),
+            ],
+            llama::NAMES,
         ],
-        encoder_names: &[],
-        base_prefix: "model.",
-        matrices: Matrices::OutIn,
         harmless: &["self_attn.rotary_emb.inv_freq"],
+        ..llama::NAMING
     },
     gguf: None,
 };

@@ -19,7 +19,7 @@ pub(super) static FAMILY: Family = Family {
         "layerdrop",
     ],
     naming: |_| &Naming {
-        names: &[
+        names: &[&[
             (Role::TokenTable, "model.decoder.embed_tokens.weight"),
             (Role::PositionTable, "model.decoder.embed_positions.weight"),
             (Role::ProjectIn, "model.decoder.project_in.weight"),
@@ -70,7 +70,7 @@ pub(super) static FAMILY: Family = Family {
             (Role::FinalNorm, "model.decoder.final_layer_norm.weight"),
             (Role::FinalNormBias, "model.decoder.final_layer_norm.bias"),
             (Role::Head, "lm_head.weight"),
-        ],
+        ]],
         encoder_names: &[],
         base_prefix: "model.",
         matrices: Matrices::OutIn,

@@ -16,7 +16,7 @@ pub(super) static FAMILY: Family = Family {
     spec,
     harmless_keys: &["attention_dropout", "embd_pdrop", "resid_pdrop"],
     naming: |_| &Naming {
-        names: &[
+        names: &[&[
             (Role::TokenTable, "model.embed_tokens.weight"),
             (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
             (Role::Qkv, "model.layers.{i}.self_attn.qkv_proj.weight"),
@@ -29,7 +29,7 @@ pub(super) static FAMILY: Family = Family {
             (Role::Down, "model.layers.{i}.mlp.down_proj.weight"),
             (Role::FinalNorm, "model.norm.weight"),
             (Role::Head, "lm_head.weight"),
-        ],
+        ]],
         encoder_names: &[],
         base_prefix: "model.",
         matrices: Matrices::OutIn,

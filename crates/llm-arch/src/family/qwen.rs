@@ -7,7 +7,7 @@ use super::{Family, Gguf, llama};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Naming, Role};
 use crate::spec::{
     AttentionSpec, ExpertsSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting,
 };
@@ -44,42 +44,22 @@ pub(super) static QWEN3_MOE: Family = Family {
     harmless_keys: HARMLESS_KEYS,
     naming: |_| &Naming {
         names: &[
-            (Role::TokenTable, "model.embed_tokens.weight"),
-            (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
-            (Role::Q, "model.layers.{i}.self_attn.q_proj.weight"),
-            (Role::QBias, "model.layers.{i}.self_attn.q_proj.bias"),
-            (Role::K, "model.layers.{i}.self_attn.k_proj.weight"),
-            (Role::KBias, "model.layers.{i}.self_attn.k_proj.bias"),
-            (Role::V, "model.layers.{i}.self_attn.v_proj.weight"),
-            (Role::VBias, "model.layers.{i}.self_attn.v_proj.bias"),
-            (Role::QNorm, "model.layers.{i}.self_attn.q_norm.weight"),
-            (Role::KNorm, "model.layers.{i}.self_attn.k_norm.weight"),
-            (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
-            (Role::OutBias, "model.layers.{i}.self_attn.o_proj.bias"),
-            (
-                Role::MlpNorm,
-                "model.layers.{i}.post_attention_layernorm.weight",
-            ),
-            (Role::Router, "model.layers.{i}.mlp.gate.weight"),
-            (Role::Gate, "model.layers.{i}.mlp.gate_proj.weight"),
-            (Role::Up, "model.layers.{i}.mlp.up_proj.weight"),
-            (Role::Down, "model.layers.{i}.mlp.down_proj.weight"),
-            (
-                Role::Gate,
-                "model.layers.{i}.mlp.experts.{e}.gate_proj.weight",
-            ),
-            (Role::Up, "model.layers.{i}.mlp.experts.{e}.up_proj.weight"),
-            (
-                Role::Down,
-                "model.layers.{i}.mlp.experts.{e}.down_proj.weight",
-            ),
-            (Role::FinalNorm, "model.norm.weight"),
-            (Role::Head, "lm_head.weight"),
+            &[
+                (Role::Router, "model.layers.{i}.mlp.gate.weight"),
+                (
+                    Role::Gate,
+                    "model.layers.{i}.mlp.experts.{e}.gate_proj.weight",
+                ),
+                (Role::Up, "model.layers.{i}.mlp.experts.{e}.up_proj.weight"),
+                (
+                    Role::Down,
+                    "model.layers.{i}.mlp.experts.{e}.down_proj.weight",
+                ),
+            ],
+            llama::NAMES,
         ],
-        encoder_names: &[],
-        base_prefix: "model.",
-        matrices: Matrices::OutIn,
         harmless: &[],
+        ..llama::NAMING
     },
     gguf: None,
 };

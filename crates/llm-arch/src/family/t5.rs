@@ -5,7 +5,7 @@ use llm_tensor::Activation;
 use super::{Family, block};
 use crate::ArchError;
 use crate::config::Config;
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Matrices, Names, Naming, Role};
 use crate::spec::{
     DenseMlp, EmbeddingSpec, EncoderSpec, Gating, HeadSpec, LayerSpec, MlpSpec, ModelSpec,
     NormSpec, Positions, StackSpec,
@@ -36,84 +36,88 @@ pub(super) static FAMILY: Family = Family {
     gguf: None,
 };
 
+const ENCODER_NAMES: Names = &[
+    (
+        Role::AttnNorm,
+        "encoder.block.{i}.layer.0.layer_norm.weight",
+    ),
+    (Role::Q, "encoder.block.{i}.layer.0.SelfAttention.q.weight"),
+    (Role::K, "encoder.block.{i}.layer.0.SelfAttention.k.weight"),
+    (Role::V, "encoder.block.{i}.layer.0.SelfAttention.v.weight"),
+    (
+        Role::Out,
+        "encoder.block.{i}.layer.0.SelfAttention.o.weight",
+    ),
+    (
+        Role::RelativeBias,
+        "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+    ),
+    (Role::MlpNorm, "encoder.block.{i}.layer.1.layer_norm.weight"),
+    (
+        Role::Up,
+        "encoder.block.{i}.layer.1.DenseReluDense.wi.weight",
+    ),
+    (
+        Role::Down,
+        "encoder.block.{i}.layer.1.DenseReluDense.wo.weight",
+    ),
+    (Role::FinalNorm, "encoder.final_layer_norm.weight"),
+];
+
+const NAMES: Names = &[
+    (Role::TokenTable, "shared.weight"),
+    (
+        Role::AttnNorm,
+        "decoder.block.{i}.layer.0.layer_norm.weight",
+    ),
+    (Role::Q, "decoder.block.{i}.layer.0.SelfAttention.q.weight"),
+    (Role::K, "decoder.block.{i}.layer.0.SelfAttention.k.weight"),
+    (Role::V, "decoder.block.{i}.layer.0.SelfAttention.v.weight"),
+    (
+        Role::Out,
+        "decoder.block.{i}.layer.0.SelfAttention.o.weight",
+    ),
+    (
+        Role::RelativeBias,
+        "decoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+    ),
+    (
+        Role::CrossNorm,
+        "decoder.block.{i}.layer.1.layer_norm.weight",
+    ),
+    (
+        Role::CrossQ,
+        "decoder.block.{i}.layer.1.EncDecAttention.q.weight",
+    ),
+    (
+        Role::CrossK,
+        "decoder.block.{i}.layer.1.EncDecAttention.k.weight",
+    ),
+    (
+        Role::CrossV,
+        "decoder.block.{i}.layer.1.EncDecAttention.v.weight",
+    ),
+    (
+        Role::CrossOut,
+        "decoder.block.{i}.layer.1.EncDecAttention.o.weight",
+    ),
+    (Role::MlpNorm, "decoder.block.{i}.layer.2.layer_norm.weight"),
+    (
+        Role::Up,
+        "decoder.block.{i}.layer.2.DenseReluDense.wi.weight",
+    ),
+    (
+        Role::Down,
+        "decoder.block.{i}.layer.2.DenseReluDense.wo.weight",
+    ),
+    (Role::FinalNorm, "decoder.final_layer_norm.weight"),
+    (Role::Head, "lm_head.weight"),
+];
+
 /// What the first version calls its tensors.
 const NAMING: Naming = Naming {
-    names: &[
-        (Role::TokenTable, "shared.weight"),
-        (
-            Role::AttnNorm,
-            "decoder.block.{i}.layer.0.layer_norm.weight",
-        ),
-        (Role::Q, "decoder.block.{i}.layer.0.SelfAttention.q.weight"),
-        (Role::K, "decoder.block.{i}.layer.0.SelfAttention.k.weight"),
-        (Role::V, "decoder.block.{i}.layer.0.SelfAttention.v.weight"),
-        (
-            Role::Out,
-            "decoder.block.{i}.layer.0.SelfAttention.o.weight",
-        ),
-        (
-            Role::RelativeBias,
-            "decoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
-        ),
-        (
-            Role::CrossNorm,
-            "decoder.block.{i}.layer.1.layer_norm.weight",
-        ),
-        (
-            Role::CrossQ,
-            "decoder.block.{i}.layer.1.EncDecAttention.q.weight",
-        ),
-        (
-            Role::CrossK,
-            "decoder.block.{i}.layer.1.EncDecAttention.k.weight",
-        ),
-        (
-            Role::CrossV,
-            "decoder.block.{i}.layer.1.EncDecAttention.v.weight",
-        ),
-        (
-            Role::CrossOut,
-            "decoder.block.{i}.layer.1.EncDecAttention.o.weight",
-        ),
-        (Role::MlpNorm, "decoder.block.{i}.layer.2.layer_norm.weight"),
-        (
-            Role::Up,
-            "decoder.block.{i}.layer.2.DenseReluDense.wi.weight",
-        ),
-        (
-            Role::Down,
-            "decoder.block.{i}.layer.2.DenseReluDense.wo.weight",
-        ),
-        (Role::FinalNorm, "decoder.final_layer_norm.weight"),
-        (Role::Head, "lm_head.weight"),
-    ],
-    encoder_names: &[
-        (
-            Role::AttnNorm,
-            "encoder.block.{i}.layer.0.layer_norm.weight",
-        ),
-        (Role::Q, "encoder.block.{i}.layer.0.SelfAttention.q.weight"),
-        (Role::K, "encoder.block.{i}.layer.0.SelfAttention.k.weight"),
-        (Role::V, "encoder.block.{i}.layer.0.SelfAttention.v.weight"),
-        (
-            Role::Out,
-            "encoder.block.{i}.layer.0.SelfAttention.o.weight",
-        ),
-        (
-            Role::RelativeBias,
-            "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
-        ),
-        (Role::MlpNorm, "encoder.block.{i}.layer.1.layer_norm.weight"),
-        (
-            Role::Up,
-            "encoder.block.{i}.layer.1.DenseReluDense.wi.weight",
-        ),
-        (
-            Role::Down,
-            "encoder.block.{i}.layer.1.DenseReluDense.wo.weight",
-        ),
-        (Role::FinalNorm, "encoder.final_layer_norm.weight"),
-    ],
+    names: &[NAMES],
+    encoder_names: &[ENCODER_NAMES],
     base_prefix: "",
     matrices: Matrices::OutIn,
     // Copies of the shared table, and a table of the first version's that nothing reads.
@@ -127,88 +131,30 @@ const NAMING: Naming = Naming {
 /// What later versions call theirs.
 const GATED_NAMING: Naming = Naming {
     names: &[
-        (Role::TokenTable, "shared.weight"),
-        (
-            Role::AttnNorm,
-            "decoder.block.{i}.layer.0.layer_norm.weight",
-        ),
-        (Role::Q, "decoder.block.{i}.layer.0.SelfAttention.q.weight"),
-        (Role::K, "decoder.block.{i}.layer.0.SelfAttention.k.weight"),
-        (Role::V, "decoder.block.{i}.layer.0.SelfAttention.v.weight"),
-        (
-            Role::Out,
-            "decoder.block.{i}.layer.0.SelfAttention.o.weight",
-        ),
-        (
-            Role::RelativeBias,
-            "decoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
-        ),
-        (
-            Role::CrossNorm,
-            "decoder.block.{i}.layer.1.layer_norm.weight",
-        ),
-        (
-            Role::CrossQ,
-            "decoder.block.{i}.layer.1.EncDecAttention.q.weight",
-        ),
-        (
-            Role::CrossK,
-            "decoder.block.{i}.layer.1.EncDecAttention.k.weight",
-        ),
-        (
-            Role::CrossV,
-            "decoder.block.{i}.layer.1.EncDecAttention.v.weight",
-        ),
-        (
-            Role::CrossOut,
-            "decoder.block.{i}.layer.1.EncDecAttention.o.weight",
-        ),
-        (Role::MlpNorm, "decoder.block.{i}.layer.2.layer_norm.weight"),
-        (
-            Role::Gate,
-            "decoder.block.{i}.layer.2.DenseReluDense.wi_0.weight",
-        ),
-        (
-            Role::Up,
-            "decoder.block.{i}.layer.2.DenseReluDense.wi_1.weight",
-        ),
-        (
-            Role::Down,
-            "decoder.block.{i}.layer.2.DenseReluDense.wo.weight",
-        ),
-        (Role::FinalNorm, "decoder.final_layer_norm.weight"),
-        (Role::Head, "lm_head.weight"),
+        &[
+            (
+                Role::Gate,
+                "decoder.block.{i}.layer.2.DenseReluDense.wi_0.weight",
+            ),
+            (
+                Role::Up,
+                "decoder.block.{i}.layer.2.DenseReluDense.wi_1.weight",
+            ),
+        ],
+        NAMES,
     ],
     encoder_names: &[
-        (
-            Role::AttnNorm,
-            "encoder.block.{i}.layer.0.layer_norm.weight",
-        ),
-        (Role::Q, "encoder.block.{i}.layer.0.SelfAttention.q.weight"),
-        (Role::K, "encoder.block.{i}.layer.0.SelfAttention.k.weight"),
-        (Role::V, "encoder.block.{i}.layer.0.SelfAttention.v.weight"),
-        (
-            Role::Out,
-            "encoder.block.{i}.layer.0.SelfAttention.o.weight",
-        ),
-        (
-            Role::RelativeBias,
-            "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
-        ),
-        (Role::MlpNorm, "encoder.block.{i}.layer.1.layer_norm.weight"),
-        (
-            Role::Gate,
-            "encoder.block.{i}.layer.1.DenseReluDense.wi_0.weight",
-        ),
-        (
-            Role::Up,
-            "encoder.block.{i}.layer.1.DenseReluDense.wi_1.weight",
-        ),
-        (
-            Role::Down,
-            "encoder.block.{i}.layer.1.DenseReluDense.wo.weight",
-        ),
-        (Role::FinalNorm, "encoder.final_layer_norm.weight"),
+        &[
+            (
+                Role::Gate,
+                "encoder.block.{i}.layer.1.DenseReluDense.wi_0.weight",
+            ),
+            (
+                Role::Up,
+                "encoder.block.{i}.layer.1.DenseReluDense.wi_1.weight",
+            ),
+        ],
+        ENCODER_NAMES,
     ],
     ..NAMING
 };
