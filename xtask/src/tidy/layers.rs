@@ -16,16 +16,31 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 11] = [
+const LAYERS: [(&str, May); 13] = [
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&[])),
     ("llm-checkpoint", May::Use(&["llm-tensor"])),
+    ("llm-quant", May::Use(&["llm-tensor"])),
     ("llm-arch", May::Use(&["llm-tensor"])),
-    ("llm-backend", May::Use(&["llm-tensor"])),
-    ("llm-cpu", May::Use(&["llm-backend", "llm-tensor"])),
+    (
+        "llm-plan",
+        May::Use(&["llm-tensor", "llm-quant", "llm-arch"]),
+    ),
+    ("llm-backend", May::Use(&["llm-tensor", "llm-quant"])),
+    (
+        "llm-cpu",
+        May::Use(&["llm-backend", "llm-quant", "llm-tensor"]),
+    ),
     (
         "llm-runtime",
-        May::Use(&["llm-tensor", "llm-checkpoint", "llm-arch", "llm-backend"]),
+        May::Use(&[
+            "llm-tensor",
+            "llm-checkpoint",
+            "llm-quant",
+            "llm-arch",
+            "llm-plan",
+            "llm-backend",
+        ]),
     ),
     ("llm-run", May::UseAll),
     ("llm-tests", May::UseAll),

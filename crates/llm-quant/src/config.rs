@@ -1,0 +1,93 @@
+//! What people ask for, in the words of `BitsAndBytesConfig`.
+
+mod json;
+#[cfg(test)]
+mod tests;
+
+use llm_tensor::DType;
+
+use crate::{BlockSize, Code, FourBit, Int8, Scheme};
+
+/// How a model is to be quantized: every option of `BitsAndBytesConfig`, under its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantConfig {
+    /// `load_in_8bit` or `load_in_4bit`.
+    pub load_in: LoadIn,
+    /// From which magnitude on an activation is an outlier.
+    pub llm_int8_threshold: f32,
+    /// Modules that are not quantized, instead of those that are not by default: each by its name, the beginning of it
+    /// up to a dot, or its end.
+    pub llm_int8_skip_modules: Option<Vec<String>>,
+    /// Whether modules that compute on the CPU stay in f32 instead of being quantized.
+    pub llm_int8_enable_fp32_cpu_offload: bool,
+    /// Whether 8-bit weights stay in 16 bits and are quantized at each use.
+    pub llm_int8_has_fp16_weight: bool,
+    /// In which type 4-bit weights are multiplied; a device may compute more exactly.
+    pub bnb_4bit_compute_dtype: DType,
+    /// Which sixteen values.
+    pub bnb_4bit_quant_type: Code,
+    /// Whether scales are quantized themselves.
+    pub bnb_4bit_use_double_quant: bool,
+    /// The element type that files declare packed codes to be of.
+    pub bnb_4bit_quant_storage: DType,
+    /// Elements that share a scale. No option of `BitsAndBytesConfig`, which knows 64 alone; files carry it.
+    pub block_size: BlockSize,
+}
+
+/// Which kind of quantization is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadIn {
+    /// LLM.int8().
+    EightBit,
+    /// NF4 or FP4.
+    FourBit,
+}
+
+impl QuantConfig {
+    /// The defaults of `BitsAndBytesConfig`.
+    pub fn new(load_in: LoadIn) -> Self {
+        QuantConfig {
+            load_in,
+            llm_int8_threshold: 6.0,
+            llm_int8_skip_modules: None,
+            llm_int8_enable_fp32_cpu_offload: false,
+            llm_int8_has_fp16_weight: false,
+            bnb_4bit_compute_dtype: DType::F32,
+            bnb_4bit_quant_type: Code::Fp4,
+            bnb_4bit_use_double_quant: false,
+            bnb_4bit_quant_storage: DType::U8,
+            block_size: BlockSize::DEFAULT,
+        }
+    }
+
+    /// The scheme of the matrices that are quantized.
+    pub fn scheme(&self) -> Scheme {
+        match self.load_in {
+            LoadIn::EightBit => {
+                let format = Int8 {
+                    threshold: self.llm_int8_threshold,
+                };
+                if self.llm_int8_has_fp16_weight {
+                    Scheme::Int8PerUse(DType::F16, format)
+                } else {
+                    Scheme::Int8(format)
+                }
+            }
+            LoadIn::FourBit => Scheme::FourBit(FourBit {
+                code: self.bnb_4bit_quant_type,
+                block_size: self.block_size,
+                double_quant: self.bnb_4bit_use_double_quant,
+            }),
+        }
+    }
+
+    /// Whether the user's list names a module; `None` where there is no list and the defaults hold.
+    pub fn skips(&self, module: &str) -> Option<bool> {
+        let skip = |pattern: &String| {
+            let rest = module.strip_prefix(pattern.as_str());
+            module.ends_with(pattern.as_str()) || rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        let patterns = self.llm_int8_skip_modules.as_ref()?;
+        Some(patterns.iter().any(skip))
+    }
+}

@@ -1,0 +1,91 @@
+use llm_tensor::DType;
+
+/// What can be wrong with a quantized matrix, or with a wish for one.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuantError {
+    /// A name that stands for no 4-bit code.
+    #[error("unknown 4-bit encoding `{name}`; known are nf4 and fp4")]
+    UnknownCode {
+        /// The name as given.
+        name: String,
+    },
+    /// Bytes that are not as many as the matrix needs.
+    #[error("{what} of a matrix [{rows}, {cols}] in {scheme} take {expected} bytes, found {found}")]
+    Length {
+        /// Which of the matrix's parts.
+        what: &'static str,
+        /// Output features.
+        rows: usize,
+        /// Input features.
+        cols: usize,
+        /// The scheme's name.
+        scheme: String,
+        /// What the scheme takes.
+        expected: u64,
+        /// What there is.
+        found: u64,
+    },
+    /// Scales of scales that are not as many as the scales need.
+    #[error(
+        "the scales of {n_blocks} doubly quantized scales take {expected} bytes, found {found}"
+    )]
+    NestedLength {
+        /// Blocks, hence scales, of the matrix.
+        n_blocks: u64,
+        /// What their scales take.
+        expected: u64,
+        /// What there is.
+        found: u64,
+    },
+    /// A value of a configuration, or of what is written beside a matrix, that cannot be meant.
+    #[error("`{key}` is {found}, expected {expected}")]
+    BadValue {
+        /// The key.
+        key: String,
+        /// The value as JSON.
+        found: String,
+        /// What would have been understood.
+        expected: String,
+    },
+    /// A key that nothing here reads, and that may change what the others mean.
+    #[error("key `{key}` is not understood, and so not safe to ignore; understood are {known}")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The keys that we know.
+        known: String,
+    },
+    /// A configuration of another library.
+    #[error(
+        "weights quantized by `{found}` are not understood; understood are those of bitsandbytes: LLM.int8(), nf4, fp4"
+    )]
+    UnknownMethod {
+        /// The configuration's `quant_method`.
+        found: String,
+    },
+    /// What is written beside a 4-bit matrix is no JSON object.
+    #[error("the state of a 4-bit matrix is no JSON object of at most {limit} bytes: {reason}")]
+    NoState {
+        /// Bytes that it may have.
+        limit: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Packed codes that are no whole number of the elements that they are to be declared as.
+    #[error("{n_bytes} bytes of codes are no whole number of {storage} elements; u8 always fits")]
+    Storage {
+        /// Bytes of the codes.
+        n_bytes: u64,
+        /// The element type to be declared.
+        storage: DType,
+    },
+    /// An 8-bit matrix whose elements do not lie row by row.
+    #[error(
+        "the 8-bit matrix lies in the order `{found}`, expected `row`: load and save it anew with bitsandbytes 0.45 or later"
+    )]
+    WeightFormat {
+        /// The order's name.
+        found: String,
+    },
+}

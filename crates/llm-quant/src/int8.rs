@@ -1,0 +1,220 @@
+//! LLM.int8(): rows of weights and rows of activations in 8 bits, exact integer sums, outlier columns beside them.
+
+use half::f16;
+use llm_tensor::{Bytes, HostBytes};
+
+use crate::encoder::largest_magnitude;
+use crate::four_bit::f32_at;
+use crate::{Int8, QuantError, Result, Scheme, StoredBytes};
+
+/// A matrix in LLM.int8(), in host memory; bytes may have any alignment.
+///
+/// Element `[r, c]` is `codes[r · cols + c] · absmax[r] / 127`.
+#[derive(Debug, Clone)]
+pub struct Int8Weight {
+    rows: usize,
+    cols: usize,
+    format: Int8,
+    codes: HostBytes,
+    absmax: HostBytes,
+}
+
+/// What a code times its row's scale is multiplied by to give the element: 1 / 127.
+pub const DEQUANTIZE: f32 = 1.0 / 127.0;
+/// What the integer product times both scales is multiplied by: 1 / 127², but for a digit.
+///
+/// bitsandbytes' code for processors has this constant where 6.2000124e-5 is meant. The difference, 2e-5 of a product,
+/// is a hundredth of what 8 bits lose anyway, but it moves activations over the edges between codes; with it our
+/// results are theirs up to the rounding of sums.
+pub const PRODUCT_SCALE: f32 = 6.200_124e-5;
+
+/// What elements are multiplied by to give their codes, given the largest magnitude among them; 0 where all are zero.
+///
+/// The reciprocal is rounded before it is multiplied, as the references do, which is not the same as a division.
+pub fn code_factor(absmax: f32) -> f32 {
+    if absmax == 0.0 {
+        0.0
+    } else {
+        127.0 * (1.0 / absmax)
+    }
+}
+
+impl Int8Weight {
+    /// A matrix whose bytes are there: `codes` i8 `[rows, cols]`, `absmax` f32 `[rows]` in little-endian.
+    ///
+    /// # Errors
+    /// [`QuantError::Length`] when there are not as many.
+    pub fn new(
+        (rows, cols): (usize, usize),
+        format: Int8,
+        codes: HostBytes,
+        absmax: HostBytes,
+    ) -> Result<Self> {
+        let check = |what, expected: u64, found: usize| {
+            if expected == found as u64 {
+                return Ok(());
+            }
+            Err(QuantError::Length {
+                what,
+                rows,
+                cols,
+                scheme: Scheme::Int8(format).to_string(),
+                expected,
+                found: found as u64,
+            })
+        };
+        check("the codes", rows as u64 * cols as u64, codes.len())?;
+        check("the scales", rows as u64 * 4, absmax.len())?;
+        Ok(Int8Weight {
+            rows,
+            cols,
+            format,
+            codes,
+            absmax,
+        })
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The parameters.
+    pub fn format(&self) -> Int8 {
+        self.format
+    }
+
+    /// i8 `[rows, cols]`.
+    pub fn codes(&self) -> &HostBytes {
+        &self.codes
+    }
+
+    /// The largest magnitude of each row, f32 in little-endian, at any alignment.
+    pub fn absmax(&self) -> &HostBytes {
+        &self.absmax
+    }
+
+    /// The largest magnitude of a row.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn scale(&self, row: usize) -> f32 {
+        f32_at(&self.absmax, row)
+    }
+
+    /// The value of element `i` of all, row by row.
+    ///
+    /// # Panics
+    /// When there is no such element.
+    pub fn element(&self, i: usize) -> f32 {
+        f32::from(self.codes[i] as i8) * self.scale(i / self.cols) * DEQUANTIZE
+    }
+
+    /// The scheme that the matrix is in.
+    pub fn scheme(&self) -> Scheme {
+        Scheme::Int8(self.format)
+    }
+
+    /// What the matrix takes; what [`Scheme::stored_bytes`] says.
+    pub fn stored_bytes(&self) -> StoredBytes {
+        StoredBytes {
+            elements: Bytes::new(self.codes.len() as u64),
+            statistics: Bytes::new(self.absmax.len() as u64),
+        }
+    }
+}
+
+/// Activations `[n_tokens, cols]` as LLM.int8() multiplies them.
+///
+/// They are rounded to f16 first, as the references compute them. An element whose magnitude reaches the threshold is
+/// an outlier, and its column an outlier column for all tokens of the call: it is left out of the integer product and
+/// multiplied in full precision. A row's scale is its largest magnitude among all elements but the outliers
+/// themselves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Activations8 {
+    /// i8 `[n_tokens, cols]`; zero in outlier columns.
+    pub codes: Vec<i8>,
+    /// The scale of each row.
+    pub absmax: Vec<f32>,
+    /// Ascending.
+    pub outlier_cols: Vec<usize>,
+}
+
+impl Activations8 {
+    /// Quantizes rows of `cols` activations. A threshold of 0 means no outliers; what then exceeds f16 counts as its
+    /// largest number.
+    pub fn quantize(x: &[f32], cols: usize, threshold: f32) -> Self {
+        let is_outlier = |a: f32| threshold > 0.0 && a.abs() >= threshold;
+        let outlier_cols: Vec<usize> = (0..cols)
+            .filter(|&col| {
+                let column = x.iter().skip(col).step_by(cols);
+                column.copied().any(|a| is_outlier(through_f16(a)))
+            })
+            .collect();
+        let mut codes = Vec::with_capacity(x.len());
+        let mut absmax = Vec::with_capacity(x.len() / cols.max(1));
+        for row in x.chunks_exact(cols) {
+            let inliers = row
+                .iter()
+                .map(|&a| through_f16(a))
+                .filter(|&a| !is_outlier(a));
+            let scale = largest_magnitude(inliers);
+            let factor = code_factor(scale);
+            let first = codes.len();
+            let code = |&a: &f32| (through_f16(a) * factor).round_ties_even() as i8;
+            codes.extend(row.iter().map(code));
+            for &col in &outlier_cols {
+                codes[first + col] = 0;
+            }
+            absmax.push(scale);
+        }
+        Activations8 {
+            codes,
+            absmax,
+            outlier_cols,
+        }
+    }
+}
+
+/// The activation as the references see it: f16, at most its largest number.
+fn through_f16(a: f32) -> f32 {
+    f16::from_f32(a).to_f32().clamp(-MAX_F16, MAX_F16)
+}
+
+/// The largest f16.
+const MAX_F16: f32 = 65504.0;
+
+impl Int8Weight {
+    /// Row `row` times one row of activations: the integer product, and the outlier columns in full precision.
+    ///
+    /// `x` `[cols]` are the activations that `codes` and `absmax` were quantized from.
+    pub fn dot(
+        &self,
+        row: usize,
+        codes: &[i8],
+        absmax: f32,
+        x: &[f32],
+        outlier_cols: &[usize],
+    ) -> f32 {
+        let weights = &self.codes[row * self.cols..][..self.cols];
+        let product = weights.iter().zip(codes);
+        let sum: i32 = product
+            .map(|(&w, &a)| i32::from(w as i8) * i32::from(a))
+            .sum();
+        let scale = self.scale(row);
+        let inliers = sum as f32 * (absmax * scale) * PRODUCT_SCALE;
+        let outliers: f64 = outlier_cols
+            .iter()
+            .map(|&col| {
+                let weight = f32::from(weights[col] as i8) * scale * DEQUANTIZE;
+                f64::from(x[col]) * f64::from(weight)
+            })
+            .sum();
+        inliers + outliers as f32
+    }
+}

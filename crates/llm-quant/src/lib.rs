@@ -1,0 +1,32 @@
+//! What LLM.int8(), NF4, FP4 and double quantization mean, exactly as bitsandbytes has them.
+//!
+//! A [`Scheme`] says how a weight matrix is kept and how many bytes that takes; [`Weight4Bit`] and [`Int8Weight`] are
+//! matrices kept that way. Everything here is scalar and exact, the meaning that faster implementations of
+//! [`Encoder`] and of the products are held against. [`QuantConfig`] is what people ask for, in the words of
+//! `BitsAndBytesConfig`; [`layout`] is how quantized matrices lie in a checkpoint.
+//!
+//! *Sources*: Dettmers et al. 2022, "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale"; Dettmers et al.
+//! 2023, "QLoRA: Efficient Finetuning of Quantized LLMs" (NF4, double quantization).
+
+mod code;
+mod config;
+pub mod double;
+mod encoder;
+mod error;
+mod fields;
+mod four_bit;
+mod int8;
+pub mod layout;
+mod scheme;
+
+pub use code::{Code, Table};
+pub use config::{LoadIn, QuantConfig};
+pub use double::{DoubleAbsmax, NESTED_BLOCK, dynamic_map};
+pub use encoder::{Encoder, Scalar};
+pub use error::QuantError;
+pub use four_bit::{Absmax, Weight4Bit};
+pub use int8::{Activations8, DEQUANTIZE, Int8Weight, PRODUCT_SCALE, code_factor};
+pub use scheme::{BlockSize, FourBit, Int8, Scheme, StoredBytes};
+
+/// What everything that can fail here returns.
+pub type Result<T> = std::result::Result<T, QuantError>;

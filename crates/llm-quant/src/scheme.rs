@@ -1,0 +1,156 @@
+use std::fmt;
+
+use llm_tensor::{Bytes, DType};
+
+use crate::code::{Code, Table};
+use crate::double::NESTED_BLOCK;
+
+/// How a weight matrix `[rows, cols]` is kept, and thereby how many bytes it takes.
+///
+/// Exhaustive on purpose: a new scheme must be considered wherever one is matched.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scheme {
+    /// One element after the other, not quantized.
+    Dense(DType),
+    /// LLM.int8(): a byte an element and a scale a row.
+    Int8(Int8),
+    /// LLM.int8() over weights that stay in 16 bits and are quantized anew at each use.
+    Int8PerUse(DType, Int8),
+    /// NF4 or FP4: half a byte an element and a scale a block.
+    FourBit(FourBit),
+}
+
+/// The parameters of LLM.int8().
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Int8 {
+    /// From which magnitude on an activation is an outlier, and its column multiplied in full precision; 0 for never.
+    pub threshold: f32,
+}
+
+/// The parameters of a 4-bit encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FourBit {
+    /// Which sixteen values.
+    pub code: Code,
+    /// Elements that share a scale.
+    pub block_size: BlockSize,
+    /// Whether the scales themselves are quantized to 8 bits.
+    pub double_quant: bool,
+}
+
+/// Elements of a matrix, row by row across the rows' ends, that share a scale: a power of two from 32 to 4096.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockSize(u16);
+
+impl BlockSize {
+    /// What bitsandbytes takes unless told otherwise.
+    pub const DEFAULT: BlockSize = BlockSize(64);
+
+    /// What there is, in words.
+    pub(crate) const EXPECTED: &str = "a power of two from 32 to 4096";
+
+    /// `None` unless `n` is a power of two from 32 to 4096.
+    pub const fn new(n: u64) -> Option<Self> {
+        match n {
+            32 | 64 | 128 | 256 | 512 | 1024 | 2048 | 4096 => Some(BlockSize(n as u16)),
+            _ => None,
+        }
+    }
+
+    /// The number of elements.
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for BlockSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The bytes of a matrix in a scheme.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoredBytes {
+    /// The elements.
+    pub elements: Bytes,
+    /// What the elements are decoded with: scales and tables.
+    pub statistics: Bytes,
+}
+
+impl StoredBytes {
+    /// Both together.
+    pub fn total(self) -> Bytes {
+        self.elements + self.statistics
+    }
+}
+
+impl Scheme {
+    /// What a matrix of `[rows, cols]` takes: the one size formula, on disk and in memory. On disk there is, beside it,
+    /// a line of JSON for each 4-bit matrix and one byte for each 8-bit matrix.
+    pub fn stored_bytes(self, rows: u64, cols: u64) -> StoredBytes {
+        let n = rows * cols;
+        let (elements, statistics) = match self {
+            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => (n * dtype.size() as u64, 0),
+            Scheme::Int8(_) => (n, rows * F32),
+            Scheme::FourBit(format) => {
+                let n_blocks = format.n_blocks(n);
+                let scales = if format.double_quant {
+                    let nested = n_blocks.div_ceil(NESTED_BLOCK as u64) * F32;
+                    n_blocks + nested + NESTED_MAP + F32
+                } else {
+                    n_blocks * F32
+                };
+                (n.div_ceil(2), scales + size_of::<Table>() as u64)
+            }
+        };
+        StoredBytes {
+            elements: Bytes::new(elements),
+            statistics: Bytes::new(statistics),
+        }
+    }
+
+    /// Whether elements are kept in, or multiplied as, fewer than 16 bits.
+    pub const fn is_quantized(self) -> bool {
+        !matches!(self, Scheme::Dense(_))
+    }
+}
+
+impl FourBit {
+    /// Blocks of a matrix of `n_elements`; the last may be short.
+    pub const fn n_blocks(self, n_elements: u64) -> u64 {
+        n_elements.div_ceil(self.block_size.get() as u64)
+    }
+}
+
+/// As people call it: `bf16`, `int8`, `nf4`, `nf4 double`, `fp4/128`.
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scheme::Dense(dtype) => dtype.fmt(f),
+            Scheme::Int8(_) => f.pad("int8"),
+            Scheme::Int8PerUse(dtype, _) => f.pad(&format!("int8 of {dtype}")),
+            Scheme::FourBit(format) => f.pad(&format.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for FourBit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let double = if self.double_quant { " double" } else { "" };
+        let name = format!("{}{double}", self.code);
+        if self.block_size == BlockSize::DEFAULT {
+            f.pad(&name)
+        } else {
+            f.pad(&format!("{name}/{}", self.block_size))
+        }
+    }
+}
+
+/// Bytes of a scale.
+const F32: u64 = 4;
+/// The values of the scales' own codes, and their offset is one more.
+const NESTED_MAP: u64 = 256 * F32;
+
+#[cfg(test)]
+mod tests;
