@@ -166,6 +166,59 @@ pub enum Role {
     HeadBias,
 }
 
+impl Role {
+    /// What the role's tensors have to bear, in most families.
+    const fn kind(self) -> TensorKind {
+        match self {
+            Role::Qkv
+            | Role::Q
+            | Role::K
+            | Role::V
+            | Role::Out
+            | Role::CrossQ
+            | Role::CrossK
+            | Role::CrossV
+            | Role::CrossOut
+            | Role::Gate
+            | Role::Up
+            | Role::GateUp
+            | Role::Down
+            | Role::ProjectIn
+            | Role::ProjectOut => TensorKind::Projection,
+            Role::Head => TensorKind::Head,
+            Role::TokenTable
+            | Role::PositionTable
+            | Role::EmbedNorm
+            | Role::EmbedNormBias
+            | Role::RopeFactors
+            | Role::RelativeBias
+            | Role::AttnNorm
+            | Role::AttnNormBias
+            | Role::QkvBias
+            | Role::QBias
+            | Role::KBias
+            | Role::VBias
+            | Role::QNorm
+            | Role::KNorm
+            | Role::OutBias
+            | Role::PostAttnNorm
+            | Role::CrossNorm
+            | Role::MlpNorm
+            | Role::MlpNormBias
+            // A few rows, on whose smallest differences the choice of experts hangs.
+            | Role::Router
+            | Role::GateBias
+            | Role::UpBias
+            | Role::GateUpBias
+            | Role::DownBias
+            | Role::PostMlpNorm
+            | Role::FinalNorm
+            | Role::FinalNormBias
+            | Role::HeadBias => TensorKind::Other,
+        }
+    }
+}
+
 /// A tensor that the model needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
@@ -177,6 +230,8 @@ pub struct Slot {
     pub shape: Vec<usize>,
     /// How the checkpoint holds it.
     pub stored: Stored,
+    /// What its elements have to bear.
+    pub kind: TensorKind,
     /// Its name in a checkpoint, in full.
     pub name: String,
     /// The part of the name that checkpoints of the bare base model lack.
@@ -192,9 +247,7 @@ impl Slot {
     /// The shape in the checkpoint.
     pub fn stored_shape(&self) -> Vec<usize> {
         match self.stored {
-            Stored::AsIs | Stored::AdjacentPairs { .. } | Stored::Grouped { .. } => {
-                self.shape.clone()
-            }
+            Stored::AsIs => self.shape.clone(),
             Stored::Transposed => self.shape.iter().rev().copied().collect(),
         }
     }
@@ -214,18 +267,19 @@ pub enum Stored {
     AsIs,
     /// `[in, out]`.
     Transposed,
-    /// For each key head the rows of its queries, its own and its values'.
-    Grouped {
-        /// Key heads.
-        n_kv_heads: usize,
-        /// Query heads of each.
-        n_queries: usize,
-    },
-    /// Rows of each head interleaved so that rotary pairs are adjacent, where the model turns halves.
-    AdjacentPairs {
-        /// Heads that the rows form.
-        n_heads: usize,
-    },
+}
+
+/// What a tensor's elements have to bear, when they are kept in fewer bits than the checkpoint has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TensorKind {
+    /// A matrix that hidden states are multiplied with.
+    Projection,
+    /// One whose results leave the range of f16: beside tensors in f16 it is kept in f32.
+    WideProjection,
+    /// The matrix that makes logits.
+    Head,
+    /// A vector or a table.
+    Other,
 }
 
 /// What a kind of checkpoint calls its tensors.
@@ -242,6 +296,8 @@ pub(crate) struct Naming {
     pub(crate) base_prefix: &'static str,
     /// How matrices of blocks are stored.
     pub(crate) matrices: Matrices,
+    /// Projections whose results leave the range of f16.
+    pub(crate) wide: &'static [Role],
     /// Patterns of tensors that carry nothing; `{i}` is any number.
     pub(crate) harmless: &'static [&'static str],
 }
@@ -253,8 +309,6 @@ pub(crate) enum Matrices {
     OutIn,
     /// `[in, out]`.
     InOut,
-    /// `[out, in]`, with the queries' and keys' rows in the order of adjacent rotary pairs.
-    RotaryAdjacent,
 }
 
 /// What the head's matrix is called where it could have been stored beside the table it is tied to.
@@ -351,7 +405,7 @@ impl Slots<'_> {
         } = &stack.block;
         let norm = &stack.norm;
         self.norm(unit, norm, Role::AttnNorm, Role::AttnNormBias);
-        self.qkv(unit, attention, &stack.positions);
+        self.qkv(unit, attention);
         if let (Positions::Buckets { n_buckets, .. }, 0) = (&stack.positions, i) {
             self.plain(unit, Role::RelativeBias, &[*n_buckets, attention.n_heads]);
         }
@@ -401,53 +455,23 @@ impl Slots<'_> {
         }
     }
 
-    fn qkv(&mut self, unit: Unit, attention: &AttentionSpec, positions: &Positions) {
+    fn qkv(&mut self, unit: Unit, attention: &AttentionSpec) {
         let (q, kv, hidden) = (attention.q_width(), attention.kv_width(), self.hidden);
-        let (
-            AttentionSpec {
-                n_heads,
-                n_kv_heads,
-                qkv_bias,
-                ..
-            },
-            fused,
-        ) = (*attention, q + 2 * kv);
         match attention.packing {
             Packing::Separate => {
-                let turned = |n_heads| match (self.naming.matrices, positions) {
-                    (Matrices::RotaryAdjacent, Positions::Rotary(_)) => {
-                        Stored::AdjacentPairs { n_heads }
-                    }
-                    (Matrices::OutIn | Matrices::RotaryAdjacent, _) => Stored::AsIs,
-                    (Matrices::InOut, _) => Stored::Transposed,
-                };
-                let (q_stored, k_stored) = (turned(n_heads), turned(n_kv_heads));
-                self.push(unit, Role::Q, &[q, hidden], q_stored);
-                self.bias(unit, Role::QBias, q, qkv_bias);
-                self.push(unit, Role::K, &[kv, hidden], k_stored);
-                self.bias(unit, Role::KBias, kv, qkv_bias);
-                self.matrix(unit, Role::V, &[kv, hidden]);
-                self.bias(unit, Role::VBias, kv, qkv_bias);
-            }
-            Packing::Stacked => {
-                self.matrix(unit, Role::Qkv, &[fused, hidden]);
-                self.bias(unit, Role::QkvBias, fused, qkv_bias);
-            }
-            Packing::PerGroup => {
-                // A single group is `[q | k | v]` already.
-                let grouped = Stored::Grouped {
-                    n_kv_heads,
-                    n_queries: n_heads / n_kv_heads,
-                };
-                let stored = if n_kv_heads == 1 {
-                    Stored::AsIs
-                } else {
-                    grouped
-                };
-                self.push(unit, Role::Qkv, &[fused, hidden], stored);
-                if qkv_bias {
-                    self.push(unit, Role::QkvBias, &[fused], stored);
+                let parts = [
+                    (Role::Q, Role::QBias, q),
+                    (Role::K, Role::KBias, kv),
+                    (Role::V, Role::VBias, kv),
+                ];
+                for (matrix, bias, width) in parts {
+                    self.matrix(unit, matrix, &[width, hidden]);
+                    self.bias(unit, bias, width, attention.qkv_bias);
                 }
+            }
+            Packing::Stacked | Packing::PerGroup => {
+                self.matrix(unit, Role::Qkv, &[q + 2 * kv, hidden]);
+                self.bias(unit, Role::QkvBias, q + 2 * kv, attention.qkv_bias);
             }
         }
         if attention.qk_norm.is_some() {
@@ -489,7 +513,7 @@ impl Slots<'_> {
 
     fn matrix(&mut self, unit: Unit, role: Role, shape: &[usize]) {
         let stored = match self.naming.matrices {
-            Matrices::OutIn | Matrices::RotaryAdjacent => Stored::AsIs,
+            Matrices::OutIn => Stored::AsIs,
             Matrices::InOut => Stored::Transposed,
         };
         self.push(unit, role, shape, stored);
@@ -537,6 +561,11 @@ impl Slots<'_> {
             role,
             shape: shape.to_vec(),
             stored,
+            kind: if self.naming.wide.contains(&role) {
+                TensorKind::WideProjection
+            } else {
+                role.kind()
+            },
             name,
             base_prefix: self.naming.base_prefix,
         });

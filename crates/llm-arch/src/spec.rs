@@ -181,6 +181,13 @@ impl AttentionSpec {
         self.n_heads * self.head_dim
     }
 
+    /// How many heads of queries belong to each key head where the rows of one matrix, or what it makes, lie in groups.
+    pub fn grouped(&self) -> Option<usize> {
+        // A single group is `[q | k | v]` already.
+        let is_grouped = self.packing == Packing::PerGroup && self.n_kv_heads > 1;
+        is_grouped.then(|| self.n_heads / self.n_kv_heads)
+    }
+
     /// Output features of the key projection, and of the value projection.
     pub fn kv_width(&self) -> usize {
         self.n_kv_heads * self.head_dim

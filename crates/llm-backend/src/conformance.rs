@@ -9,6 +9,9 @@ mod attention;
 mod case;
 mod data;
 mod elementwise;
+mod four_bit;
+mod groups;
+mod int8;
 mod linear;
 mod norm;
 mod tables;
@@ -29,12 +32,13 @@ pub fn check<B: Backend>(backend: &B) {
     check_attention(backend);
 }
 
-/// Checks buffers, embeddings, learned positions and the gathering of rows.
+/// Checks buffers, embeddings, learned positions, the gathering of rows and the order of heads.
 ///
 /// # Panics
 /// As [`check`].
 pub fn check_tables<B: Backend>(backend: &B) {
     check_each(backend, &tables::cases());
+    check_each(backend, &groups::cases());
 }
 
 /// Checks normalisations of rows and of heads.
@@ -62,6 +66,8 @@ pub fn check_elementwise<B: Backend>(backend: &B) {
 /// As [`check`].
 pub fn check_linear<B: Backend>(backend: &B) {
     check_each(backend, &linear::cases());
+    check_each(backend, &four_bit::cases());
+    check_each(backend, &int8::cases());
 }
 
 /// Checks attention and the caches it fills.
@@ -84,6 +90,8 @@ pub fn check_reproducible<B: Backend>(one: &B, other: &B) {
     check_same_bits(one, other, &elementwise::activations());
     check_same_bits(one, other, &elementwise::rotations());
     check_same_bits(one, other, &linear::cases());
+    check_same_bits(one, other, &four_bit::cases());
+    check_same_bits(one, other, &int8::cases());
     check_same_bits(one, other, &attention::cases());
 }
 

@@ -11,8 +11,8 @@ mod reference;
 
 pub use error::BackendError;
 pub use ops::{
-    Attention, DeviceInfo, Heads, HostWeight, KvColumns, KvShape, LinearPart, NormOp, Output,
-    RelativeBias, Rotary, Rows, Seen, WorkspaceShape,
+    Attention, DenseWeight, DeviceInfo, HeadGroups, Heads, HostWeight, KvColumns, KvShape,
+    LinearPart, NormOp, Output, RelativeBias, Rotary, Rows, Seen, WorkspaceShape,
 };
 pub use reference::Reference;
 
@@ -126,6 +126,15 @@ pub trait Backend: Debug + Send + Sync + 'static {
         op: &NormOp<'_, Self>,
         heads: &Heads,
         x: &mut Self::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Brings rows of `grouped` `[n_tokens, heads in groups]` into the order `[queries | keys | values]` in `out`.
+    fn ungroup(
+        &self,
+        groups: &HeadGroups,
+        grouped: &Self::Buffer,
+        out: &mut Self::Buffer,
         n_tokens: usize,
     ) -> Result<()>;
 

@@ -1,5 +1,6 @@
 //! What the operations are called with.
 
+use llm_quant::{Int8, Int8Weight, Weight4Bit};
 use llm_tensor::{DType, HostBytes, Norm, Pairing};
 
 use crate::Backend;
@@ -11,11 +12,26 @@ pub struct DeviceInfo {
     pub name: String,
 }
 
-/// A weight in host memory on its way to a device: a matrix `[rows, cols]`, row-major, or a vector as one row.
+/// A weight in host memory on its way to a device, in the encoding in which it rests.
 ///
-/// The bytes have the alignment that a file gave them, which may be none.
+/// The bytes have the alignment that a file gave them, which may be none. Exhaustive on purpose: every device has to
+/// know every encoding.
 #[derive(Debug, Clone)]
-pub struct HostWeight {
+pub enum HostWeight {
+    /// A matrix `[rows, cols]`, or a vector as one row.
+    Dense(DenseWeight),
+    /// A matrix in NF4 or FP4: multiplied as its decoded values, in f32 or more exactly.
+    FourBit(Weight4Bit),
+    /// A matrix in LLM.int8(): multiplied as [`Int8Weight`] says.
+    Int8(Int8Weight),
+    /// A matrix that is multiplied as LLM.int8() after being encoded at each use; outlier columns with the weights
+    /// as they are.
+    Int8PerUse(DenseWeight, Int8),
+}
+
+/// A matrix `[rows, cols]`, row-major, or a vector as one row.
+#[derive(Debug, Clone)]
+pub struct DenseWeight {
     /// How each element is stored.
     pub dtype: DType,
     /// Output features; 1 for a vector.
@@ -125,6 +141,17 @@ pub struct Heads {
     pub head_dim: usize,
     /// Elements of a row.
     pub row_width: usize,
+}
+
+/// A row whose heads lie in groups: `n_queries` heads of queries, one of keys and one of values, `n_groups` times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadGroups {
+    /// Groups, which is heads of keys.
+    pub n_groups: usize,
+    /// Heads of queries in a group.
+    pub n_queries: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
 }
 
 /// Where a row holds keys and values: the cache's number of heads each, values right after keys.

@@ -1,10 +1,12 @@
 //! The plainest implementation: one loop an operation, f64 accumulation, weights widened once to f32.
 
-use llm_tensor::{Activation, DType, Norm, Pairing, f32_to_le_bytes, le_bytes_to_f32};
+use llm_quant::{Activations8, Encoder, Int8, Int8Weight, PRODUCT_SCALE, Scalar};
+use llm_tensor::{Activation, DType, HostBytes, Norm, Pairing, f32_to_le_bytes, le_bytes_to_f32};
 
 use crate::{
-    Attention, Backend, BackendError, DeviceInfo, Heads, HostWeight, KvColumns, KvShape,
-    LinearPart, NormOp, Output, RelativeBias, Result, Rotary, Rows, Seen, WorkspaceShape,
+    Attention, Backend, BackendError, DenseWeight, DeviceInfo, HeadGroups, Heads, HostWeight,
+    KvColumns, KvShape, LinearPart, NormOp, Output, RelativeBias, Result, Rotary, Rows, Seen,
+    WorkspaceShape,
 };
 
 /// A backend to hold others against; far too slow for real models, and it keeps a widened copy of the weights.
@@ -36,6 +38,8 @@ pub struct ReferenceWeight {
     rows: usize,
     cols: usize,
     values: Vec<f32>,
+    /// What is multiplied in integers; `values` then count in outlier columns.
+    int8: Option<Int8Weight>,
 }
 
 impl ReferenceWeight {
@@ -89,25 +93,29 @@ impl Backend for Reference {
     }
 
     fn load(&self, weight: HostWeight) -> Result<ReferenceWeight> {
-        let HostWeight {
-            dtype,
-            rows,
-            cols,
-            bytes,
-        } = weight;
-        assert_eq!(
-            bytes.len(),
-            rows * cols * dtype.size(),
-            "a weight of [{rows}, {cols}] {dtype}"
-        );
-        let mut values = vec![0.0; rows * cols];
-        le_bytes_to_f32(dtype, &bytes, &mut values).map_err(|_| {
-            BackendError::UnsupportedWeight {
-                device: self.info.name.clone(),
-                dtype,
-            }
-        })?;
-        Ok(ReferenceWeight { rows, cols, values })
+        match weight {
+            HostWeight::Dense(dense) => self.widened(&dense),
+            HostWeight::FourBit(weight) => Ok(ReferenceWeight {
+                rows: weight.rows(),
+                cols: weight.cols(),
+                values: (0..weight.rows() * weight.cols())
+                    .map(|i| weight.element(i))
+                    .collect(),
+                int8: None,
+            }),
+            HostWeight::Int8(weight) => Ok(ReferenceWeight {
+                rows: weight.rows(),
+                cols: weight.cols(),
+                values: (0..weight.rows() * weight.cols())
+                    .map(|i| weight.element(i))
+                    .collect(),
+                int8: Some(weight),
+            }),
+            HostWeight::Int8PerUse(dense, format) => Ok(ReferenceWeight {
+                int8: Some(encoded(&dense, format)),
+                ..self.widened(&dense)?
+            }),
+        }
     }
 
     fn kv_cache(&self, shape: &KvShape) -> Result<ReferenceCache> {
@@ -212,20 +220,31 @@ impl Backend for Reference {
         (): &mut (),
     ) -> Result<()> {
         let out_width: usize = parts.iter().map(|p| p.weight.rows).sum();
-        for token in 0..n_tokens {
-            let mut column = token * out_width;
-            for part in parts {
-                let x = &x[token * part.weight.cols..][..part.weight.cols];
-                for row in 0..part.weight.rows {
-                    let bias = part.bias.map_or(0.0, |b| f64::from(b.values[row]));
-                    let sum = dot(x, part.weight.row(row)) + bias;
+        let mut first = 0;
+        for LinearPart { weight, bias } in parts {
+            let cols = weight.cols;
+            let x = &x[..n_tokens * cols];
+            let quantized = weight.int8.as_ref().map(|int8| {
+                let threshold = int8.format().threshold;
+                (int8, Activations8::quantize(x, cols, threshold))
+            });
+            for (token, x) in x.chunks_exact(cols).enumerate() {
+                let out = &mut out[token * out_width + first..][..weight.rows];
+                for (row, out) in out.iter_mut().enumerate() {
+                    let product = match &quantized {
+                        None => dot(x, weight.row(row)),
+                        Some((int8, activations)) => {
+                            int8_dot(int8, activations, token, row, x, weight.row(row))
+                        }
+                    };
+                    let sum = product + bias.map_or(0.0, |b| f64::from(b.values[row]));
                     match output {
-                        Output::Write => out[column] = sum as f32,
-                        Output::Add => out[column] = (f64::from(out[column]) + sum) as f32,
+                        Output::Write => *out = sum as f32,
+                        Output::Add => *out = (f64::from(*out) + sum) as f32,
                     }
-                    column += 1;
                 }
             }
+            first += weight.rows;
         }
         Ok(())
     }
@@ -253,6 +272,34 @@ impl Backend for Reference {
                     let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
                     (head[a], head[b]) = ((x * c - y * s) as f32, (y * c + x * s) as f32);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn ungroup(
+        &self,
+        groups: &HeadGroups,
+        grouped: &Vec<f32>,
+        out: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let HeadGroups {
+            n_groups,
+            n_queries,
+            head_dim,
+        } = *groups;
+        let width = n_groups * (n_queries + 2) * head_dim;
+        let rows = grouped.chunks_exact(width).zip(out.chunks_exact_mut(width));
+        for (grouped, out) in rows.take(n_tokens) {
+            for (i, head) in grouped.chunks_exact(head_dim).enumerate() {
+                let (group, member) = (i / (n_queries + 2), i % (n_queries + 2));
+                let place = if member < n_queries {
+                    group * n_queries + member
+                } else {
+                    (member * n_groups) + group
+                };
+                out[place * head_dim..][..head_dim].copy_from_slice(head);
             }
         }
         Ok(())
@@ -400,6 +447,80 @@ fn biased(bias: &RelativeBias<'_, Reference>, head: usize, position: usize, from
         .saturating_sub(from)
         .min(bias.row - 1);
     f64::from(bias.table[head * bias.row + element])
+}
+
+impl Reference {
+    fn widened(&self, weight: &DenseWeight) -> Result<ReferenceWeight> {
+        let DenseWeight {
+            dtype,
+            rows,
+            cols,
+            ref bytes,
+        } = *weight;
+        assert_eq!(
+            bytes.len(),
+            rows * cols * dtype.size(),
+            "a weight of [{rows}, {cols}] {dtype}"
+        );
+        let mut values = vec![0.0; rows * cols];
+        le_bytes_to_f32(dtype, bytes, &mut values).map_err(|_| {
+            BackendError::UnsupportedWeight {
+                device: self.info.name.clone(),
+                dtype,
+            }
+        })?;
+        Ok(ReferenceWeight {
+            rows,
+            cols,
+            values,
+            int8: None,
+        })
+    }
+}
+
+/// A dense weight in LLM.int8().
+pub(crate) fn encoded(weight: &DenseWeight, format: Int8) -> Int8Weight {
+    let mut codes = vec![0; weight.rows * weight.cols];
+    let mut absmax = vec![0f32; weight.rows];
+    Scalar.encode_int8(
+        weight.dtype,
+        &weight.bytes,
+        weight.cols,
+        &mut codes,
+        &mut absmax,
+    );
+    let absmax: Vec<u8> = absmax
+        .iter()
+        .flat_map(|scale| scale.to_le_bytes())
+        .collect();
+    let (codes, absmax) = (HostBytes::new(codes), HostBytes::new(absmax));
+    Int8Weight::new((weight.rows, weight.cols), format, codes, absmax)
+        .expect("as many codes as elements")
+}
+
+/// Row `row` of a weight times row `token` of the activations: integers, but for outlier columns, which take `x` and
+/// `wide`.
+fn int8_dot(
+    weight: &Int8Weight,
+    activations: &Activations8,
+    token: usize,
+    row: usize,
+    x: &[f32],
+    wide: &[f32],
+) -> f64 {
+    let cols = weight.cols();
+    let codes = &activations.codes[token * cols..][..cols];
+    let weights = &weight.codes()[row * cols..][..cols];
+    let products = weights.iter().zip(codes);
+    let sum: i64 = products
+        .map(|(&w, &a)| i64::from(w as i8) * i64::from(a))
+        .sum();
+    let scales = f64::from(activations.absmax[token]) * f64::from(weight.scale(row));
+    let outliers = activations.outlier_cols.iter();
+    let outliers: f64 = outliers
+        .map(|&col| f64::from(x[col]) * f64::from(wide[col]))
+        .sum();
+    sum as f64 * scales * f64::from(PRODUCT_SCALE) + outliers
 }
 
 fn normalise(op: &NormOp<'_, Reference>, x: &mut [f32]) {

@@ -67,6 +67,7 @@ pub(super) static FAMILY: Family = Family {
         encoder_names: &[],
         base_prefix: "transformer.",
         matrices: Matrices::OutIn,
+        wide: &[],
         harmless: &[],
     },
     gguf: Some(Gguf {

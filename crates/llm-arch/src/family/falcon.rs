@@ -88,6 +88,7 @@ const NAMING: Naming = Naming {
     encoder_names: &[],
     base_prefix: "transformer.",
     matrices: Matrices::OutIn,
+    wide: &[],
     harmless: &[
         "self_attention.rotary_emb.inv_freq",
         "self_attention.maybe_rotary.inv_freq",

@@ -67,6 +67,7 @@ const SANDWICH_NAMING: Naming = Naming {
         ],
         llama::NAMES,
     ],
+    wide: &[],
     harmless: &["self_attn.rotary_emb.inv_freq"],
     ..llama::NAMING
 };

@@ -49,6 +49,7 @@ pub(super) static FAMILY: Family = Family {
         base_prefix: "transformer.",
         matrices: Matrices::InOut,
         // The causal mask and its filler.
+        wide: &[],
         harmless: &["h.{i}.attn.bias", "h.{i}.attn.masked_bias"],
     },
     gguf: Some(Gguf {

@@ -56,6 +56,7 @@ pub(super) static FAMILY: Family = Family {
         base_prefix: "gpt_neox.",
         matrices: Matrices::OutIn,
         // The causal mask, its filler, and precomputed frequencies.
+        wide: &[],
         harmless: &[
             "layers.{i}.attention.bias",
             "layers.{i}.attention.masked_bias",

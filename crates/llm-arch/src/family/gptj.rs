@@ -44,6 +44,7 @@ pub(super) static FAMILY: Family = Family {
         base_prefix: "transformer.",
         matrices: Matrices::OutIn,
         // The causal mask, its filler, and precomputed angles.
+        wide: &[],
         harmless: &[
             "h.{i}.attn.bias",
             "h.{i}.attn.masked_bias",

@@ -1,6 +1,6 @@
 //! Llama 1 to 3 and what shares their shape (SmolLM2, TinyLlama, Vicuna, …).
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, Pairing};
 
 use super::block::{self, gated};
 use super::{Family, Gguf};
@@ -18,11 +18,15 @@ pub(super) static FAMILY: Family = Family {
     gguf: Some(Gguf {
         architecture: "llama",
         keys: GGUF_KEYS,
-        naming: |_| &Naming {
-            matrices: Matrices::RotaryAdjacent,
-            ..GGUF_NAMING
+        naming: |_| &GGUF_NAMING,
+        adjust: |spec| {
+            if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
+                for rotary in kinds {
+                    // The rows of queries and keys are stored in that order.
+                    rotary.pairing = Pairing::Adjacent;
+                }
+            }
         },
-        adjust: |_| (),
     }),
 };
 
@@ -60,6 +64,7 @@ pub(super) const NAMING: Naming = Naming {
     encoder_names: &[],
     base_prefix: "model.",
     matrices: Matrices::OutIn,
+    wide: &[],
     harmless: &["self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"],
 };
 
@@ -119,6 +124,7 @@ pub(super) const GGUF_NAMING: Naming = Naming {
     encoder_names: &[],
     base_prefix: "",
     matrices: Matrices::OutIn,
+    wide: &[],
     harmless: &[],
 };
 

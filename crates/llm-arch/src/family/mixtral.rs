@@ -40,6 +40,7 @@ pub(super) static FAMILY: Family = Family {
             ],
             llama::NAMES,
         ],
+        wide: &[],
         harmless: &["self_attn.rotary_emb.inv_freq"],
         ..llama::NAMING
     },

@@ -74,6 +74,7 @@ pub(super) static FAMILY: Family = Family {
         encoder_names: &[],
         base_prefix: "model.",
         matrices: Matrices::OutIn,
+        wide: &[],
         harmless: &[],
     },
     gguf: None,

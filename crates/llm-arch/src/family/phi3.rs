@@ -33,6 +33,7 @@ pub(super) static FAMILY: Family = Family {
         encoder_names: &[],
         base_prefix: "model.",
         matrices: Matrices::OutIn,
+        wide: &[],
         harmless: &["self_attn.rotary_emb.inv_freq"],
     },
     gguf: Some(Gguf {

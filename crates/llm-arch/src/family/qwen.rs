@@ -58,6 +58,7 @@ pub(super) static QWEN3_MOE: Family = Family {
             ],
             llama::NAMES,
         ],
+        wide: &[],
         harmless: &[],
         ..llama::NAMING
     },

@@ -121,6 +121,7 @@ const NAMING: Naming = Naming {
     base_prefix: "",
     matrices: Matrices::OutIn,
     // Copies of the shared table, and a table of the first version's that nothing reads.
+    wide: &[Role::Down],
     harmless: &[
         "encoder.embed_tokens.weight",
         "decoder.embed_tokens.weight",

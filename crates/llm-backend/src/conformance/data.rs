@@ -1,6 +1,8 @@
+use std::iter;
+
 use llm_tensor::{DType, HostBytes, f32_to_le_bytes, le_bytes_to_f32};
 
-use crate::{Backend, HostWeight};
+use crate::{Backend, DenseWeight, HostWeight};
 
 /// The element types of weights and caches.
 pub(super) const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -33,24 +35,40 @@ impl Random {
     }
 }
 
-/// A weight that starts at an odd address and ends with its allocation, as the last of a file may.
+/// A weight at an odd address.
 pub(super) fn weight(dtype: DType, rows: usize, cols: usize, values: &[f32]) -> HostWeight {
-    let mut bytes = vec![0; 1 + values.len() * dtype.size()];
-    f32_to_le_bytes(values, dtype, &mut bytes[1..]).expect("weights are f32, f16 or bf16");
-    HostWeight {
+    let mut bytes = vec![0; values.len() * dtype.size()];
+    f32_to_le_bytes(values, dtype, &mut bytes).expect("weights are f32, f16 or bf16");
+    HostWeight::Dense(DenseWeight {
         dtype,
         rows,
         cols,
-        bytes: HostBytes::new(bytes.into_boxed_slice()).slice(1..1 + values.len() * dtype.size()),
-    }
+        bytes: at_odd_address(&bytes),
+    })
 }
 
-/// The elements of a weight.
+/// Bytes that start at an odd address and end with their allocation, as the last of a file may.
+pub(super) fn at_odd_address(bytes: &[u8]) -> HostBytes {
+    let moved: Box<[u8]> = iter::once(&0).chain(bytes).copied().collect();
+    HostBytes::new(moved).slice(1..1 + bytes.len())
+}
+
+/// The elements of a weight that is multiplied as they are.
 pub(super) fn widened(weight: &HostWeight) -> Vec<f32> {
-    let mut values = vec![0.0; weight.rows * weight.cols];
-    le_bytes_to_f32(weight.dtype, &weight.bytes, &mut values)
-        .expect("weights are f32, f16 or bf16");
-    values
+    match weight {
+        HostWeight::Dense(weight) => {
+            let mut values = vec![0.0; weight.rows * weight.cols];
+            le_bytes_to_f32(weight.dtype, &weight.bytes, &mut values)
+                .expect("weights are f32, f16 or bf16");
+            values
+        }
+        HostWeight::FourBit(weight) => (0..weight.rows() * weight.cols())
+            .map(|i| weight.element(i))
+            .collect(),
+        HostWeight::Int8(_) | HostWeight::Int8PerUse(..) => {
+            panic!("a weight that is multiplied as its elements")
+        }
+    }
 }
 
 /// `values` on the device.

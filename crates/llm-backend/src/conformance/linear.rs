@@ -103,42 +103,59 @@ pub(super) fn cases() -> Vec<LinearCase> {
     cases
 }
 
-struct Inputs {
-    weights: Vec<(HostWeight, Option<HostWeight>)>,
-    x: Vec<f32>,
-    before: Vec<f32>,
-}
-
 impl LinearCase {
-    fn width(&self) -> usize {
-        self.parts.iter().map(|part| part.rows).sum()
-    }
-
-    fn inputs(&self) -> Inputs {
+    fn linear(&self) -> Linear {
         let mut random = Random::new(6);
         let mut x = random.values(self.n_tokens * self.cols, self.magnitude);
         if let Some(at) = self.nan_at {
             x[at] = f32::NAN;
         }
-        let before = random.values(self.n_tokens * self.width(), self.magnitude);
+        let width: usize = self.parts.iter().map(|part| part.rows).sum();
+        let before = random.values(self.n_tokens * width, self.magnitude);
         let weights = self.parts.iter().map(|part| {
             let weight = random.weight(part.dtype, part.rows, self.cols);
             let bias = part.bias.map(|dtype| random.weight(dtype, 1, part.rows));
             (weight, bias)
         });
-        Inputs {
+        Linear {
             weights: weights.collect(),
             x,
             before,
+            cols: self.cols,
+            n_tokens: self.n_tokens,
+            output: self.output,
         }
     }
 }
 
 impl Case for LinearCase {
     fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
-        let Inputs { weights, x, before } = self.inputs();
+        self.linear().run(backend)
+    }
+
+    fn bounds(&self, _: &[f32]) -> Vec<f64> {
+        self.linear().bounds(0.0)
+    }
+}
+
+/// One linear operation.
+pub(super) struct Linear {
+    /// With their biases.
+    pub(super) weights: Vec<(HostWeight, Option<HostWeight>)>,
+    /// `[n_tokens, cols]`.
+    pub(super) x: Vec<f32>,
+    /// What the output holds before, `[n_tokens, Σ rows]`.
+    pub(super) before: Vec<f32>,
+    pub(super) cols: usize,
+    pub(super) n_tokens: usize,
+    pub(super) output: Output,
+}
+
+impl Linear {
+    pub(super) fn run<B: Backend>(self, backend: &B) -> Vec<f32> {
         let load = |weight| backend.load(weight).expect(WORKS);
-        let weights: Vec<_> = weights
+        let weights: Vec<_> = self
+            .weights
             .into_iter()
             .map(|(weight, bias)| (load(weight), bias.map(load)))
             .collect();
@@ -153,15 +170,15 @@ impl Case for LinearCase {
             .workspace(&WorkspaceShape {
                 n_tokens: self.n_tokens,
                 cols: self.cols,
-                rows: self.width(),
+                rows: self.before.len() / self.n_tokens,
                 context: 1,
                 n_heads: 1,
                 n_kv_heads: 1,
                 head_dim: 1,
             })
             .expect(WORKS);
-        let x = uploaded(backend, &x);
-        let mut out = uploaded(backend, &before);
+        let x = uploaded(backend, &self.x);
+        let mut out = uploaded(backend, &self.before);
         backend
             .linear(
                 &parts,
@@ -172,23 +189,25 @@ impl Case for LinearCase {
                 &mut workspace,
             )
             .expect(WORKS);
-        downloaded(backend, &out, before.len())
+        downloaded(backend, &out, self.before.len())
     }
 
-    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
-        let Inputs { weights, x, before } = self.inputs();
-        let relative = sum_error(self.cols);
-        let parts: Vec<_> = weights
+    /// How far each result may be from the exact one, if every product has a relative error of `product_error` besides
+    /// that of sums of rounded products.
+    pub(super) fn bounds(&self, product_error: f64) -> Vec<f64> {
+        let relative = product_error + sum_error(self.cols);
+        let parts: Vec<_> = self
+            .weights
             .iter()
             .map(|(weight, bias)| (widened(weight), bias.as_ref().map(widened)))
             .collect();
-        let mut bounds = Vec::with_capacity(expected.len());
-        for x in x.chunks_exact(self.cols) {
+        let mut bounds = Vec::with_capacity(self.before.len());
+        for x in self.x.chunks_exact(self.cols) {
             for (weight, bias) in &parts {
                 for (row, weight) in weight.chunks_exact(self.cols).enumerate() {
                     let products = weight.iter().zip(x).map(|(w, x)| f64::from(w * x).abs());
                     let bias = bias.as_ref().map_or(0.0, |bias| f64::from(bias[row]).abs());
-                    let before = f64::from(before[bounds.len()]).abs();
+                    let before = f64::from(self.before[bounds.len()]).abs();
                     bounds.push(relative * products.sum::<f64>() + EPS * (bias + before));
                 }
             }
