@@ -1,0 +1,308 @@
+//! The buffers of a pass: what the runtime allocates, and hence what a plan counts. Elements are f32.
+
+use llm_arch::{
+    AttentionSpec, Gating, LayerSpec, MlpSpec, ModelSpec, Positions, RopeScaling, RotarySpec,
+    StackSpec,
+};
+use llm_tensor::DType;
+
+use crate::Limits;
+
+/// How many elements a row takes in each buffer of a pass; every device that computes has all of them, for as many rows
+/// as [`Limits::n_tokens`]. A width of zero is a buffer that the model does not need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActivationWidths {
+    /// The residual stream.
+    pub x: usize,
+    /// A normalised copy of it.
+    pub normed: usize,
+    /// A result that is yet to be normalised or weighed.
+    pub delta: usize,
+    /// Token vectors that are yet to be projected to the residual stream's width.
+    pub embedded: usize,
+    /// `[q | k | v]`.
+    pub qkv: usize,
+    /// The same as a projection makes them whose rows lie in groups, before they are put in order.
+    pub grouped: usize,
+    /// Heads' results.
+    pub attended: usize,
+    /// `[gate | up]`, or just `up`.
+    pub up: usize,
+    /// The product of both.
+    pub gated: usize,
+    /// The router's, one an expert.
+    pub scores: usize,
+    /// An expert's rows.
+    pub gathered: usize,
+    /// What an encoder made of the prompt.
+    pub memory: usize,
+    /// `[cos | sin]` of the rotary angles, for each kind of them.
+    pub angles: Vec<usize>,
+}
+
+impl ActivationWidths {
+    /// Those of a model.
+    pub fn of(spec: &ModelSpec) -> Self {
+        let widest = |width: &dyn Fn(&StackSpec) -> usize| stacks(spec).map(width).max();
+        let widest = |width| widest(width).unwrap_or(0);
+        let attention = |stack: &StackSpec| stack.block.attention;
+        let n_experts = n_experts(spec);
+        ActivationWidths {
+            x: spec.hidden,
+            normed: spec.hidden,
+            delta: spec.hidden,
+            embedded: unless_hidden(spec),
+            qkv: widest(&|stack| qkv_width(&attention(stack))),
+            grouped: widest(&|stack| {
+                let attention = attention(stack);
+                attention.grouped().map_or(0, |_| qkv_width(&attention))
+            }),
+            attended: widest(&|stack| attention(stack).q_width()),
+            up: widest(&|stack| widest_mlp(stack).0),
+            gated: widest(&|stack| widest_mlp(stack).1),
+            scores: n_experts,
+            gathered: if n_experts > 0 { spec.hidden } else { 0 },
+            memory: if spec.encoder.is_some() {
+                spec.hidden
+            } else {
+                0
+            },
+            angles: match &spec.decoder.positions {
+                Positions::Rotary(kinds) => kinds.iter().map(|rotary| rotary.dim).collect(),
+                Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => {
+                    Vec::new()
+                }
+            },
+        }
+    }
+
+    /// Elements of a row, over all buffers.
+    pub fn total(&self) -> usize {
+        let ActivationWidths {
+            x,
+            normed,
+            delta,
+            embedded,
+            qkv,
+            grouped,
+            attended,
+            up,
+            gated,
+            scores,
+            gathered,
+            memory,
+            angles,
+        } = self;
+        let fixed = [
+            x, normed, delta, embedded, qkv, grouped, attended, up, gated, scores, gathered, memory,
+        ];
+        fixed.into_iter().chain(angles).sum()
+    }
+}
+
+/// How many elements a row takes in the buffers where logits are made; the device of the head has them, for as many
+/// rows as [`Limits::n_logits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadWidths {
+    /// The rows that logits are asked of.
+    pub rows: usize,
+    /// The same, normalised.
+    pub normed: usize,
+    /// The same, projected to the table's width.
+    pub projected: usize,
+    /// Logits.
+    pub logits: usize,
+}
+
+impl HeadWidths {
+    /// Those of a model.
+    pub fn of(spec: &ModelSpec) -> Self {
+        HeadWidths {
+            rows: spec.hidden,
+            normed: spec.hidden,
+            projected: unless_hidden(spec),
+            logits: spec.vocab,
+        }
+    }
+
+    /// Elements of a row, over all buffers.
+    pub fn total(&self) -> usize {
+        self.rows + self.normed + self.projected + self.logits
+    }
+}
+
+/// Elements of a stack's table of biases by distance: `[heads, distances]`. `context` is the most positions that it has
+/// to serve.
+pub fn bias_elements(stack: &StackSpec, context: usize) -> usize {
+    let row = match stack.positions {
+        Positions::Learned { .. } | Positions::Rotary(_) => 0,
+        Positions::Alibi { .. } => context,
+        Positions::Buckets { max_distance, .. } => 2 * max_distance + 1,
+    };
+    stack.block.attention.n_heads * row
+}
+
+/// The cache of a sequence's keys and values in one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Heads of keys, and of values.
+    pub n_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Positions.
+    pub capacity: usize,
+    /// How an element is stored.
+    pub dtype: DType,
+}
+
+impl CacheShape {
+    /// One of a stack's.
+    pub fn of(stack: &StackSpec, capacity: usize, dtype: DType) -> Self {
+        let attention = &stack.block.attention;
+        CacheShape {
+            n_kv_heads: attention.n_kv_heads,
+            head_dim: attention.head_dim,
+            capacity,
+            dtype,
+        }
+    }
+}
+
+/// The largest calls that the scratch memory of a device's operations has to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScratchShape {
+    /// Rows of a pass.
+    pub n_tokens: usize,
+    /// Input features of the widest linear operation.
+    pub cols: usize,
+    /// Output features, over all parts, of the widest linear operation.
+    pub rows: usize,
+    /// Positions that a query may see.
+    pub context: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Heads of keys, and of values.
+    pub n_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+}
+
+impl ScratchShape {
+    /// That of a model.
+    pub fn of(spec: &ModelSpec, limits: &Limits) -> Self {
+        let widths = ActivationWidths::of(spec);
+        let attention = &spec.decoder.block.attention;
+        let cols = [
+            spec.hidden,
+            widths.attended,
+            widths.up,
+            spec.embedding.width,
+        ];
+        let rows = [
+            widths.qkv,
+            widths.up,
+            spec.hidden,
+            spec.vocab,
+            widths.scores,
+        ];
+        ScratchShape {
+            n_tokens: limits.n_tokens,
+            cols: cols.into_iter().max().unwrap_or(0),
+            rows: rows.into_iter().max().unwrap_or(0),
+            context: limits.context,
+            n_heads: attention.n_heads,
+            n_kv_heads: attention.n_kv_heads,
+            head_dim: attention.head_dim,
+        }
+    }
+}
+
+/// What the process keeps in RAM for passes, wherever they compute, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HostBuffers {
+    /// The logits that a call returns.
+    pub(crate) logits: u64,
+    /// What crosses from device to device, or from an encoder to the blocks that attend to it.
+    pub(crate) hidden: u64,
+    /// Whether there is something to cross on a single device.
+    pub(crate) always_crosses: bool,
+    /// For each device that computes: which rows go to which expert, positions and the angles that they mean.
+    pub(crate) per_device: u64,
+}
+
+impl HostBuffers {
+    pub(crate) fn of(spec: &ModelSpec, limits: &Limits) -> Self {
+        let (n_tokens, n_experts) = (limits.n_tokens as u64, n_experts(spec) as u64);
+        // An expert's rows and their weights.
+        let (index, lists) = (size_of::<usize>() as u64, 2 * size_of::<Vec<u8>>() as u64);
+        let routing = n_experts * (n_tokens * (F32 + index + F32) + index + lists);
+        let kinds = match &spec.decoder.positions {
+            Positions::Rotary(kinds) => kinds.as_slice(),
+            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],
+        };
+        let widest = kinds.iter().map(|kind| kind.dim).max().unwrap_or(0) as u64;
+        // Each kind's frequencies, and the factors that the checkpoint holds for them.
+        let frequencies = |kind: &RotarySpec| {
+            let n_vectors = if kind.scaling == RopeScaling::Stored {
+                2
+            } else {
+                1
+            };
+            kind.dim as u64 / 2 * n_vectors * F32
+        };
+        let frequencies = kinds.iter().map(frequencies).sum::<u64>();
+        // The pass's positions and their angles.
+        let angles = n_tokens * (size_of::<u32>() as u64 + widest * F32) + frequencies;
+        HostBuffers {
+            logits: limits.n_logits as u64 * spec.vocab as u64 * F32,
+            hidden: n_tokens * spec.hidden as u64 * F32,
+            always_crosses: spec.encoder.is_some(),
+            per_device: routing + angles,
+        }
+    }
+}
+
+/// The stacks of a model.
+fn stacks(spec: &ModelSpec) -> impl Iterator<Item = &StackSpec> {
+    let encoder = spec.encoder.iter().map(|encoder| &encoder.stack);
+    encoder.chain([&spec.decoder])
+}
+
+/// The width of the embedding where that is not the residual stream's.
+fn unless_hidden(spec: &ModelSpec) -> usize {
+    if spec.embedding.width == spec.hidden {
+        0
+    } else {
+        spec.embedding.width
+    }
+}
+
+fn qkv_width(attention: &AttentionSpec) -> usize {
+    attention.q_width() + 2 * attention.kv_width()
+}
+
+/// Features of the widest feed-forward of a stack: what goes in, gates included, and what comes out of the gates.
+fn widest_mlp(stack: &StackSpec) -> (usize, usize) {
+    let widths = |layer: &LayerSpec| match layer.mlp {
+        MlpSpec::Dense(mlp) => match mlp.gating {
+            Gating::None => (mlp.width, 0),
+            Gating::Separate | Gating::Fused => (2 * mlp.width, mlp.width),
+        },
+        MlpSpec::Experts(experts) => (2 * experts.width, experts.width),
+    };
+    let widest = |a: (usize, usize), b: (usize, usize)| (a.0.max(b.0), a.1.max(b.1));
+    stack.layers.iter().map(widths).fold((0, 0), widest)
+}
+
+/// Experts of the layer that has most.
+fn n_experts(spec: &ModelSpec) -> usize {
+    let of_layer = |layer: &LayerSpec| match layer.mlp {
+        MlpSpec::Dense(_) => 0,
+        MlpSpec::Experts(experts) => experts.n_experts,
+    };
+    let layers = stacks(spec).flat_map(|stack| &stack.layers);
+    layers.map(of_layer).max().unwrap_or(0)
+}
+
+/// Bytes of an element.
+pub(crate) const F32: u64 = 4;

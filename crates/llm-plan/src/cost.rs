@@ -1,0 +1,123 @@
+//! What a step costs: the bytes that it moves over what moves them.
+
+use std::collections::BTreeMap;
+
+use llm_arch::{Side, Unit};
+use llm_tensor::Bytes;
+
+use crate::estimate::UnitUse;
+use crate::weights::Weights;
+use crate::{Home, MemoryEstimate, Placement, RunOn};
+
+/// Bytes a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bandwidths {
+    /// Of a GPU's memory.
+    pub gpu: f64,
+    /// From RAM to a GPU.
+    pub pcie: f64,
+    /// Of RAM, all processors together.
+    pub ram: f64,
+    /// From disk to RAM.
+    pub disk: f64,
+}
+
+impl Bandwidths {
+    /// Bytes a second from where a weight rests through all that lies between there and what computes with it: its
+    /// narrowest part.
+    pub fn of(&self, placement: Placement) -> f64 {
+        let from_disk = match placement.home {
+            Home::Disk => self.disk,
+            Home::Gpu(_) | Home::Ram => f64::INFINITY,
+        };
+        let through = match (placement.home, placement.run_on) {
+            (Home::Gpu(home), RunOn::Gpu(run_on)) if home == run_on => self.gpu,
+            (_, RunOn::Gpu(_)) => self.gpu.min(self.pcie).min(self.ram),
+            (_, RunOn::Cpu) => self.ram,
+        };
+        through.min(from_disk)
+    }
+}
+
+/// What one step moves: a token for each sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepCost {
+    /// Weights, from where to where. Of experts the share that is expected to be used.
+    pub weights: Vec<(Placement, Bytes)>,
+    /// Keys and values, once the context is full, by the device that reads them.
+    pub kv_cache: Vec<(RunOn, Bytes)>,
+    /// Tokens that a step makes.
+    pub n_sequences: usize,
+}
+
+impl StepCost {
+    pub(crate) fn of(weights: &Weights, estimate: &MemoryEstimate, n_sequences: usize) -> Self {
+        let mut moved = BTreeMap::<_, f64>::new();
+        let mut kv_cache = BTreeMap::<_, Bytes>::new();
+        for unit in estimate.units() {
+            let Placement { home, run_on } = unit.placement;
+            let n_bytes = read_by_step(unit, weights, n_sequences);
+            if n_bytes > 0.0 {
+                *moved.entry((home, run_on)).or_default() += n_bytes;
+            }
+            if unit.kv_cache > Bytes::ZERO {
+                *kv_cache.entry(run_on).or_default() += unit.kv_cache;
+            }
+        }
+        let path = |((home, run_on), n_bytes): (_, f64)| {
+            (
+                Placement { home, run_on },
+                Bytes::new(n_bytes.round() as u64),
+            )
+        };
+        StepCost {
+            weights: moved.into_iter().map(path).collect(),
+            kv_cache: kv_cache.into_iter().collect(),
+            n_sequences,
+        }
+    }
+
+    /// Seconds of a step at the beginning of a sequence, when weights are all that is read.
+    pub fn seconds(&self, bandwidths: &Bandwidths) -> f64 {
+        let of_path = |&(path, bytes): &(_, Bytes)| bytes.get() as f64 / bandwidths.of(path);
+        self.weights.iter().map(of_path).sum()
+    }
+
+    /// Seconds of a step when the context is full.
+    pub fn seconds_at_full_context(&self, bandwidths: &Bandwidths) -> f64 {
+        let of_device = |&(run_on, bytes): &(RunOn, Bytes)| {
+            let home = run_on.memory();
+            bytes.get() as f64 / bandwidths.of(Placement { home, run_on })
+        };
+        self.seconds(bandwidths) + self.kv_cache.iter().map(of_device).sum::<f64>()
+    }
+
+    /// Tokens a second, of all sequences together: when the context is full, and at the beginning.
+    pub fn tokens_per_second(&self, bandwidths: &Bandwidths) -> [f64; 2] {
+        let n = self.n_sequences as f64;
+        [
+            n / self.seconds_at_full_context(bandwidths),
+            n / self.seconds(bandwidths),
+        ]
+    }
+}
+
+/// What a step reads of a unit's weights.
+fn read_by_step(unit: &UnitUse, weights: &Weights, n_sequences: usize) -> f64 {
+    let share = match unit.unit {
+        // Once a prompt.
+        Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => 0.0,
+        Unit::Expert { layer, .. } => {
+            weights.experts[layer].map_or(1.0, |(n_experts, n_active)| {
+                // The chance that one of the sequences chooses it, if all experts are equally liked.
+                let unused = 1.0 - n_active as f64 / n_experts as f64;
+                1.0 - unused.powf(n_sequences as f64)
+            })
+        }
+        Unit::Embedding
+        | Unit::Layer(Side::Decoder, _)
+        | Unit::FinalNorm(Side::Decoder)
+        | Unit::Head => 1.0,
+    };
+    share * unit.per_pass.get() as f64
+}

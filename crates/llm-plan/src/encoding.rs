@@ -1,0 +1,93 @@
+use llm_arch::{Slot, TensorKind};
+use llm_quant::{QuantConfig, Scheme};
+use llm_tensor::DType;
+
+use crate::RunOn;
+
+/// In which element type weights are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightDType {
+    /// The one that the configuration names, else each tensor's own; GGUF's quantized blocks decode to bf16.
+    Auto,
+    /// This one.
+    As(DType),
+}
+
+/// How a checkpoint holds a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum StoredAs {
+    /// Element by element.
+    Plain(DType),
+    /// In blocks of GGUF's, which decode to floating point.
+    Blocks,
+    /// As bitsandbytes quantizes it.
+    Quantized(Scheme),
+}
+
+/// How a model's tensors are kept once they are loaded: what a plan counts, a loader writes and `inspect` lists.
+#[derive(Debug, Clone, Copy)]
+pub struct Encodings<'a> {
+    /// The element type asked for.
+    pub dtype: WeightDType,
+    /// The one that the configuration names.
+    pub config_dtype: Option<DType>,
+    /// The quantization asked for.
+    pub quant: Option<&'a QuantConfig>,
+}
+
+impl Encodings<'_> {
+    /// How `slot` is kept, given how the checkpoint holds it and which device computes with it.
+    ///
+    /// What is quantized already stays as it is. Of the rest the projections are quantized, unless they are wide; the
+    /// head is not; and where the user lists modules not to quantize, that list decides instead, for the head too.
+    pub fn scheme(&self, slot: &Slot, stored: StoredAs, run_on: RunOn) -> Scheme {
+        if let StoredAs::Quantized(scheme) = stored {
+            return scheme;
+        }
+        let dtype = self.dense_dtype(stored);
+        let dense = match (slot.kind, dtype) {
+            (TensorKind::WideProjection, DType::F16) => DType::F32,
+            _ => dtype,
+        };
+        let Some(quant) = self.quant else {
+            return Scheme::Dense(dense);
+        };
+        let module = slot.name.strip_suffix(".weight").unwrap_or(&slot.name);
+        let is_quantized = match slot.kind {
+            TensorKind::Projection => quant.skips(module) != Some(true),
+            TensorKind::Head => quant.skips(module) == Some(false),
+            TensorKind::WideProjection | TensorKind::Other => false,
+        };
+        if !is_quantized {
+            return Scheme::Dense(dense);
+        }
+        if quant.llm_int8_enable_fp32_cpu_offload && run_on == RunOn::Cpu {
+            return Scheme::Dense(DType::F32);
+        }
+        match quant.scheme() {
+            // Sixteen bits is what stays of wider weights; narrower ones are not made wider.
+            Scheme::Int8PerUse(_, format) if dense == DType::BF16 => {
+                Scheme::Int8PerUse(DType::BF16, format)
+            }
+            scheme => scheme,
+        }
+    }
+
+    /// The element type of what is not quantized; what is, is rounded to it first.
+    pub fn dense_dtype(&self, stored: StoredAs) -> DType {
+        match (self.dtype, self.config_dtype) {
+            (WeightDType::As(dtype), _) | (WeightDType::Auto, Some(dtype)) => dtype,
+            (WeightDType::Auto, None) => match stored {
+                StoredAs::Plain(dtype) if dtype.is_weight() => dtype,
+                // What is left of floating point is f64, which nothing computes with.
+                StoredAs::Plain(_) => DType::F32,
+                StoredAs::Blocks | StoredAs::Quantized(_) => DType::BF16,
+            },
+        }
+    }
+
+    /// The element type of keys and values, given how the table of tokens is held.
+    pub fn kv_dtype(&self, table: StoredAs) -> DType {
+        self.dense_dtype(table)
+    }
+}

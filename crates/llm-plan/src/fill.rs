@@ -1,0 +1,285 @@
+//! Filling memories, fastest first.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use crate::estimate::{STAGING_SLOTS, host_bytes};
+use crate::items::Items;
+use crate::{Budgets, Home, Placement, RunOn};
+
+/// A GPU by its number, and what it may hold.
+pub(crate) type Limit = (u32, u64);
+
+/// Each GPU with the successor of its last item, one GPU after the other.
+pub(crate) type GpuEnds = Vec<(u32, usize)>;
+
+/// Where a filling ends one memory and begins the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cut {
+    gpu_ends: GpuEnds,
+    /// The successor of RAM's last item; the rest is on disk.
+    ram_end: usize,
+    /// What computes with all that no GPU holds.
+    tail: RunOn,
+}
+
+impl Cut {
+    /// Items that GPUs hold.
+    pub(crate) fn n_gpu(&self) -> usize {
+        self.gpu_ends.last().map_or(0, |&(_, end)| end)
+    }
+
+    /// By unit.
+    pub(crate) fn placements(&self, items: &Items<'_>) -> Vec<Placement> {
+        let rest = Placement {
+            home: Home::Disk,
+            run_on: self.tail,
+        };
+        let mut placements = vec![rest; items.units(0..items.len()).len()];
+        let mut put = |range, home, run_on| {
+            for &idx in items.units(range) {
+                placements[idx] = Placement { home, run_on };
+            }
+        };
+        let mut start = 0;
+        for &(number, end) in &self.gpu_ends {
+            put(start..end, Home::Gpu(number), RunOn::Gpu(number));
+            start = end;
+        }
+        put(start..self.ram_end, Home::Ram, self.tail);
+        placements
+    }
+}
+
+/// What to fill, and into what.
+pub(crate) struct Filling<'a> {
+    pub(crate) items: &'a Items<'a>,
+    pub(crate) budgets: &'a Budgets,
+}
+
+impl Filling<'_> {
+    /// All on GPUs that these hold, the first one first; where something is left over, one of them has places for it to
+    /// be streamed to. `None` where not even those fit on any.
+    pub(crate) fn streamed(&self) -> Option<Result<Cut, Cut>> {
+        let n = self.items.len();
+        let limits = self.limits();
+        let mut best: Option<(u32, GpuEnds)> = None;
+        // Among equals the last, which follows the others in computing too.
+        for &(streamer, _) in limits.iter().rev() {
+            let held = |ends: &GpuEnds| ends.last().map_or(0, |&(_, end)| end + 1);
+            let from = best.as_ref().map_or(0, |(_, ends)| held(ends));
+            let ends = |n_gpu| self.gpu_ends(&limits, n_gpu, Some(streamer));
+            if let Some(ends) = (from..=n).rev().find_map(ends) {
+                best = Some((streamer, ends));
+            }
+        }
+        best.map(|(streamer, ends)| self.rest(ends, RunOn::Gpu(streamer)))
+    }
+
+    /// As much on the largest GPU as makes it need least, the rest streamed to it from RAM: the filling that shows what
+    /// GPUs lack that cannot be streamed to.
+    pub(crate) fn least_streamed(&self) -> Option<Cut> {
+        let n = self.items.len();
+        let largest = self.limits().into_iter().max_by_key(|&(_, limit)| limit);
+        largest.map(|(number, _)| {
+            let run_on = RunOn::Gpu(number);
+            let needed = |&n_gpu: &usize| self.on_gpu(run_on, 0..n_gpu, n_gpu..n);
+            let n_gpu = (0..=n).min_by_key(needed).unwrap_or(n);
+            Cut {
+                gpu_ends: vec![(number, n_gpu)],
+                ram_end: n,
+                tail: run_on,
+            }
+        })
+    }
+
+    /// The same as `streamed`, but the CPU computes with what is left over; GPUs may hold nothing.
+    pub(crate) fn shared_with_cpu(&self) -> Result<Cut, Cut> {
+        let limits = self.limits();
+        let ends = |n_gpu| self.gpu_ends(&limits, n_gpu, None);
+        let ends = (0..=self.items.len()).rev().find_map(ends);
+        self.rest(ends.unwrap_or_default(), RunOn::Cpu)
+    }
+
+    /// The CPU computes with everything.
+    pub(crate) fn cpu(&self) -> Result<Cut, Cut> {
+        self.rest(Vec::new(), RunOn::Cpu)
+    }
+
+    /// The same items on GPUs as `cut` has there, with GPUs as equally full as they can be; the first one, if it is to
+    /// be spared, as empty as it can be.
+    pub(crate) fn balanced(&self, cut: &Cut, spared: Spared) -> Cut {
+        let streamer = match cut.tail {
+            RunOn::Gpu(number) => Some(number),
+            RunOn::Cpu => None,
+        };
+        let mut limits = self.limits();
+        if spared == Spared::First && limits.len() > 1 {
+            self.lower(&mut limits, 0..1, cut.n_gpu(), streamer);
+            let others = 1..limits.len();
+            self.lower(&mut limits, others, cut.n_gpu(), streamer);
+        } else {
+            let all = 0..limits.len();
+            self.lower(&mut limits, all, cut.n_gpu(), streamer);
+        }
+        let ends = self.gpu_ends(&limits, cut.n_gpu(), streamer);
+        // Where more GPUs compute than before, RAM may lack room for what crosses between them.
+        let balanced = ends.and_then(|ends| self.rest(ends, cut.tail).ok());
+        balanced.unwrap_or_else(|| cut.clone())
+    }
+
+    /// Lowers some GPUs' limits to the least that still holds the first `n_gpu` items.
+    fn lower(
+        &self,
+        limits: &mut [Limit],
+        which: Range<usize>,
+        n_gpu: usize,
+        streamer: Option<u32>,
+    ) {
+        let lowered = |ceiling: u64| {
+            let mut limits = limits.to_vec();
+            for (_, limit) in &mut limits[which.clone()] {
+                *limit = ceiling.min(*limit);
+            }
+            limits
+        };
+        let (mut low, mut high) = (0, limits.iter().map(|&(_, limit)| limit).max().unwrap_or(0));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.gpu_ends(&lowered(middle), n_gpu, streamer).is_some() {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        let lowered = lowered(high);
+        limits.copy_from_slice(&lowered);
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        let gpus = self.budgets.gpus.iter();
+        gpus.map(|(&number, budget)| (number, budget.get()))
+            .collect()
+    }
+
+    /// How the first `n_gpu` items lie on GPUs, each filled before the next, the rest being streamed to one of them;
+    /// `None` where they do not fit.
+    fn gpu_ends(&self, limits: &[Limit], n_gpu: usize, streamer: Option<u32>) -> Option<GpuEnds> {
+        let n = self.items.len();
+        let mut start = 0;
+        let mut ends = Vec::with_capacity(limits.len());
+        for (i, &(number, limit)) in limits.iter().enumerate() {
+            let run_on = RunOn::Gpu(number);
+            let tail = if streamer == Some(number) {
+                n_gpu..n
+            } else {
+                n..n
+            };
+            let fits = |end: usize| self.on_gpu(run_on, start..end, tail.clone()) <= limit;
+            let end = if fits(n_gpu) {
+                n_gpu
+            } else if i + 1 == limits.len() || !fits(start) {
+                return None;
+            } else {
+                largest(start..n_gpu, fits)
+            };
+            ends.push((number, end));
+            start = end;
+        }
+        (start == n_gpu).then_some(ends)
+    }
+
+    /// What a GPU has to hold that holds some items and to which all from another on are streamed.
+    fn on_gpu(&self, run_on: RunOn, held: Range<usize>, streamed: Range<usize>) -> u64 {
+        let items = self.items;
+        let staging = STAGING_SLOTS * items.largest(run_on, streamed.start);
+        items.device(run_on, [held.clone(), streamed]) + staging + items.weights(run_on, held)
+    }
+
+    /// Fills RAM with what GPUs do not hold, and the disk with the rest. Where that does not fit: the filling that
+    /// shows what is lacking.
+    pub(crate) fn rest(&self, gpu_ends: GpuEnds, tail: RunOn) -> Result<Cut, Cut> {
+        let (items, n) = (self.items, self.items.len());
+        let n_gpu = gpu_ends.last().map_or(0, |&(_, end)| end);
+        let beside_weights = self.ram_beside_weights(&gpu_ends, tail);
+        let ram = |ram_end: usize| {
+            let at_load = beside_weights.at_load + items.load_transient(n_gpu, ram_end, tail);
+            let staging = STAGING_SLOTS * items.largest(tail, ram_end);
+            let in_generation = beside_weights.in_generation + staging;
+            items.weights(tail, n_gpu..ram_end) + at_load.max(in_generation)
+        };
+        let holds = |ram_end: usize| ram(ram_end) <= self.budgets.ram.get();
+        let (ram_end, fits) = match self.budgets.disk {
+            None => (n, holds(n)),
+            Some(disk) => match (n_gpu..=n).rev().find(|&end| holds(end)) {
+                Some(end) => (end, items.unfinished(tail, end) <= disk.get()),
+                None => {
+                    let least = (n_gpu..=n).min_by_key(|&end| ram(end));
+                    (least.unwrap_or(n), false)
+                }
+            },
+        };
+        let cut = Cut {
+            gpu_ends,
+            ram_end,
+            tail,
+        };
+        if fits { Ok(cut) } else { Err(cut) }
+    }
+
+    fn ram_beside_weights(&self, gpu_ends: &[(u32, usize)], tail: RunOn) -> BesideWeights {
+        let n = self.items.len();
+        let n_gpu = gpu_ends.last().map_or(0, |&(_, end)| end);
+        let mut devices = BTreeSet::new();
+        let mut start = 0;
+        for &(number, end) in gpu_ends {
+            if end > start {
+                devices.insert(RunOn::Gpu(number));
+            }
+            start = end;
+        }
+        if n_gpu < n {
+            devices.insert(tail);
+        }
+        let (device, fixed) = match tail {
+            RunOn::Gpu(_) => (0, 0),
+            RunOn::Cpu => {
+                let device = self.items.device(tail, [n_gpu..n, n..n]);
+                (device, self.items.needs().on(tail).fixed.min(device))
+            }
+        };
+        BesideWeights {
+            at_load: fixed,
+            in_generation: device + host_bytes(self.items.needs(), devices.len()),
+        }
+    }
+}
+
+/// What RAM holds beside weights, and beside what depends on how many of them it holds.
+struct BesideWeights {
+    at_load: u64,
+    in_generation: u64,
+}
+
+/// Whether a balanced filling spares the first GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spared {
+    /// None is.
+    None,
+    /// The first is.
+    First,
+}
+
+/// The largest end that `fits`, which the range's start does and each end before one that does.
+fn largest(ends: Range<usize>, fits: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (ends.start, ends.end);
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}

@@ -1,0 +1,55 @@
+//! What a model takes and where it goes, before a byte of it is loaded. Pure functions: no files, devices or clocks.
+//!
+//! A [`Request`] joins a model's skeleton with how its weights are to be kept, the largest passes and a budget for each
+//! memory. [`plan()`] makes a [`Verdict`] of it: a [`Plan`], which is a [`DeviceMap`] and the [`MemoryEstimate`] that
+//! it comes to, or the [`Shortfall`]s that no placing avoids. [`advice`] finds the smallest single changes that would do,
+//! [`alternatives`] what other precisions would come to.
+//!
+//! The estimate is what is allocated: widths of buffers are [`ActivationWidths`] and [`HeadWidths`], bytes of weights
+//! [`Scheme::stored_bytes`](llm_quant::Scheme::stored_bytes), and what only a device knows it is asked for through
+//! [`DeviceCosts`].
+
+mod activation;
+mod advice;
+mod budget;
+mod cost;
+mod encoding;
+mod error;
+mod estimate;
+mod fill;
+mod hf_map;
+mod items;
+mod limits;
+mod load_peak;
+mod map;
+mod needs;
+mod placement;
+mod plan;
+mod spread;
+mod strategy;
+mod units;
+mod verdict;
+mod weights;
+
+pub use activation::{ActivationWidths, CacheShape, HeadWidths, ScratchShape, bias_elements};
+pub use advice::{Alternative, Change, Precision, advice, alternatives};
+pub use budget::{Budgets, MaxMemory};
+pub use cost::{Bandwidths, StepCost};
+pub use encoding::{Encodings, StoredAs, WeightDType};
+pub use error::PlanError;
+pub use estimate::{MemoryEstimate, MemoryUse, STAGING_SLOTS, Term, TermBytes, UnitUse};
+pub use hf_map::HfMap;
+pub use limits::Limits;
+pub use load_peak::whole_shards_peak;
+pub use map::{DeviceMap, Tiers};
+pub use needs::{Costs, DeviceCosts};
+pub use placement::{Home, Placement, RunOn};
+pub use plan::{Request, plan};
+pub use strategy::{Offload, Strategy};
+pub use verdict::{Plan, Refusal, Shortfall, Verdict};
+
+/// What everything that can fail here returns.
+pub type Result<T> = std::result::Result<T, PlanError>;
+
+#[cfg(test)]
+mod tests;

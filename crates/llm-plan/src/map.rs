@@ -1,0 +1,142 @@
+use std::collections::HashMap;
+use std::fmt;
+
+use llm_arch::{Skeleton, Unit};
+use serde_json::{Map, Value};
+
+use crate::hf_map::{HEADS, module_of};
+use crate::weights::Weights;
+use crate::{Home, Placement, RunOn};
+
+/// Where each unit rests and computes: each unit of the model once, tied ones together, every budget kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceMap {
+    /// In the order in which they compute.
+    placements: Vec<(Unit, Placement)>,
+    /// By unit: where it stands in that order.
+    sorted: Vec<(Unit, usize)>,
+    is_tied: bool,
+}
+
+impl DeviceMap {
+    /// `placements`, parallel to the units, keep the budgets.
+    pub(crate) fn new(weights: &Weights, placements: &[Placement]) -> Self {
+        let list = weights.units.list();
+        assert_eq!(list.len(), placements.len(), "a place for each unit");
+        let order = weights.units.in_order_of_computing();
+        let placements: Vec<_> = order.map(|idx| (list[idx], placements[idx])).collect();
+        let mut sorted: Vec<_> = (0..list.len()).map(|i| (placements[i].0, i)).collect();
+        sorted.sort_unstable();
+        let map = DeviceMap {
+            placements,
+            sorted,
+            is_tied: weights.is_tied,
+        };
+        assert!(
+            !map.is_tied || map.get(Unit::Embedding) == map.get(Unit::Head),
+            "a tied head is where its table is"
+        );
+        map
+    }
+
+    /// The place of a unit.
+    pub fn get(&self, unit: Unit) -> Option<Placement> {
+        let found = self.sorted.binary_search_by_key(&unit, |&(unit, _)| unit);
+        found.ok().map(|i| self.placements[self.sorted[i].1].1)
+    }
+
+    /// Each unit with its place, in the order in which they compute; a layer's experts follow it.
+    pub fn iter(&self) -> impl Iterator<Item = (Unit, Placement)> + '_ {
+        self.placements.iter().copied()
+    }
+
+    /// Whether the head's matrix is the embedding's table.
+    pub fn is_tied(&self) -> bool {
+        self.is_tied
+    }
+
+    /// The map as accelerate's `hf_device_map`: the largest modules that lie in one memory.
+    pub fn hf_device_map(&self, skeleton: &Skeleton) -> Map<String, Value> {
+        let home = |unit| self.get(unit).map_or(Home::Ram, |place| place.home);
+        let names = skeleton.slots.iter().map(module_of);
+        let paths: Vec<Vec<&str>> = names.map(|name| name.split('.').collect()).collect();
+        let homes = skeleton.slots.iter().map(|slot| home(slot.unit));
+        let mut modules: Vec<_> = paths.iter().map(Vec::as_slice).zip(homes).collect();
+        if self.is_tied() {
+            modules.push((&HEADS[..1], home(Unit::Head)));
+        }
+        let mut map = Map::new();
+        print(&modules, "", &mut map);
+        map
+    }
+
+    /// The memories where weights rest.
+    pub fn tiers(&self) -> Tiers {
+        let has = |is: fn(Home) -> bool| self.iter().any(|(_, place)| is(place.home));
+        Tiers {
+            gpu: has(|home| matches!(home, Home::Gpu(_))),
+            ram: has(|home| home == Home::Ram),
+            disk: has(|home| home == Home::Disk),
+        }
+    }
+
+    /// The devices that compute, GPUs first.
+    pub fn devices(&self) -> Vec<RunOn> {
+        let mut devices: Vec<_> = self.iter().map(|(_, place)| place.run_on).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        devices
+    }
+}
+
+/// Kinds of memory where weights rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tiers {
+    /// GPUs'.
+    pub gpu: bool,
+    /// The machine's.
+    pub ram: bool,
+    /// Files.
+    pub disk: bool,
+}
+
+/// `GPU + RAM + disk`, as far as they are used.
+impl fmt::Display for Tiers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tiers = [("GPU", self.gpu), ("RAM", self.ram), ("disk", self.disk)];
+        let used: Vec<_> = tiers.iter().filter(|tier| tier.1).map(|t| t.0).collect();
+        f.pad(&used.join(" + "))
+    }
+}
+
+/// Modules below `prefix`, by what follows it of their names, in one entry if they lie in one memory.
+fn print(modules: &[(&[&str], Home)], prefix: &str, map: &mut Map<String, Value>) {
+    let Some(&(_, first)) = modules.first() else {
+        return;
+    };
+    if modules.iter().all(|&(_, home)| home == first) {
+        let device = match first {
+            Home::Gpu(number) => Value::from(number),
+            Home::Ram => Value::from("cpu"),
+            Home::Disk => Value::from("disk"),
+        };
+        map.insert(prefix.to_owned(), device);
+        return;
+    }
+    let mut names = Vec::new();
+    let mut below: HashMap<&str, Vec<(&[&str], Home)>> = HashMap::new();
+    for &(path, home) in modules {
+        let (name, rest) = path
+            .split_first()
+            .map_or(("", path), |(n, rest)| (*n, rest));
+        let group = below.entry(name).or_insert_with(|| {
+            names.push(name);
+            Vec::new()
+        });
+        group.push((rest, home));
+    }
+    for name in names {
+        let dot = if prefix.is_empty() { "" } else { "." };
+        print(&below[name], &format!("{prefix}{dot}{name}"), map);
+    }
+}

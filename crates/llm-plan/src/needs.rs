@@ -1,0 +1,133 @@
+//! What passes take beside weights.
+
+use llm_arch::{LayerSpec, ModelSpec};
+use llm_tensor::{Bytes, DType};
+
+use crate::activation::{F32, HostBuffers};
+use crate::{
+    ActivationWidths, CacheShape, HeadWidths, Limits, PlanError, Result, RunOn, ScratchShape,
+    bias_elements,
+};
+
+/// What a kind of device takes for what only it knows.
+pub trait DeviceCosts {
+    /// The keys and values of one sequence in one layer.
+    fn kv_cache_bytes(&self, shape: &CacheShape) -> Bytes;
+
+    /// The scratch memory of its operations.
+    fn workspace_bytes(&self, shape: &ScratchShape) -> Bytes;
+
+    /// What it takes before anything is asked of it: a GPU's context and its libraries' own memory.
+    fn fixed_bytes(&self) -> Bytes;
+}
+
+/// What the machine's devices take.
+#[derive(Clone, Copy)]
+pub struct Costs<'a> {
+    /// The processor.
+    pub cpu: &'a dyn DeviceCosts,
+    /// Each GPU.
+    pub gpu: &'a dyn DeviceCosts,
+}
+
+/// What passes take beside weights, in bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Needs {
+    gpu: DeviceNeeds,
+    cpu: DeviceNeeds,
+    /// In RAM, wherever it computes.
+    pub(crate) host: HostBuffers,
+}
+
+/// What one device takes if it computes at all.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceNeeds {
+    /// Before anything is asked of it.
+    pub(crate) fixed: u64,
+    pub(crate) workspace: u64,
+    pub(crate) activations: u64,
+    /// Beside, where logits are made.
+    pub(crate) head: u64,
+    /// Beside, where blocks of an encoder are: the keys and values of one of them at a time,
+    pub(crate) encoder_kv: u64,
+    /// and the table of its biases by distance.
+    pub(crate) encoder_bias: u64,
+    /// By decoder layer, of all sequences.
+    pub(crate) kv: Vec<u64>,
+}
+
+impl Needs {
+    /// # Errors
+    /// [`PlanError::TooLarge`] where sums would not fit 64 bits by far.
+    pub(crate) fn of(
+        spec: &ModelSpec,
+        limits: &Limits,
+        kv_dtype: DType,
+        costs: &Costs<'_>,
+    ) -> Result<Self> {
+        Ok(Needs {
+            gpu: DeviceNeeds::of(spec, limits, kv_dtype, costs.gpu)?,
+            cpu: DeviceNeeds::of(spec, limits, kv_dtype, costs.cpu)?,
+            host: HostBuffers::of(spec, limits),
+        })
+    }
+
+    pub(crate) fn on(&self, run_on: RunOn) -> &DeviceNeeds {
+        match run_on {
+            RunOn::Gpu(_) => &self.gpu,
+            RunOn::Cpu => &self.cpu,
+        }
+    }
+}
+
+impl DeviceNeeds {
+    fn of(
+        spec: &ModelSpec,
+        limits: &Limits,
+        kv_dtype: DType,
+        costs: &dyn DeviceCosts,
+    ) -> Result<Self> {
+        let stack = &spec.decoder;
+        let encoder = spec.encoder.as_ref().map(|encoder| &encoder.stack);
+        let cache = |stack, capacity| {
+            costs
+                .kv_cache_bytes(&CacheShape::of(stack, capacity, kv_dtype))
+                .get()
+        };
+        // What an encoder made of the prompt, as this layer sees it.
+        let cross = encoder.map_or(0, |_| cache(stack, limits.n_tokens));
+        let n_sequences = limits.n_sequences as u64;
+        let kv = |layer: &LayerSpec| {
+            let own = cache(stack, limits.capacity(layer.window));
+            own.saturating_add(cross).saturating_mul(n_sequences)
+        };
+        let bias = bias_elements(stack, limits.context) as u64;
+        let encoder_bias = encoder.map_or(0, |stack| bias_elements(stack, limits.n_tokens) as u64);
+        let row = ActivationWidths::of(spec).total() as u64;
+        let needs = DeviceNeeds {
+            fixed: costs.fixed_bytes().get(),
+            workspace: costs.workspace_bytes(&ScratchShape::of(spec, limits)).get(),
+            activations: (limits.n_tokens as u64 * row + bias) * F32,
+            head: limits.n_logits as u64 * HeadWidths::of(spec).total() as u64 * F32,
+            encoder_kv: encoder.map_or(0, |stack| cache(stack, limits.n_tokens)),
+            encoder_bias: encoder_bias * F32,
+            kv: stack.layers.iter().map(kv).collect(),
+        };
+        let rest = [
+            needs.fixed,
+            needs.workspace,
+            needs.activations,
+            needs.head,
+            needs.encoder_kv,
+            needs.encoder_bias,
+        ];
+        let total: u128 = needs.kv.iter().chain(&rest).map(|&n| u128::from(n)).sum();
+        if total > MAX {
+            return Err(PlanError::TooLarge { n_bytes: total });
+        }
+        Ok(needs)
+    }
+}
+
+/// An exabyte: sums of a few such, and the weights of any skeleton, fit 64 bits.
+const MAX: u128 = 1_000_000_000_000_000_000;

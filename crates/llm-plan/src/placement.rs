@@ -1,0 +1,88 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{PlanError, Result};
+
+/// A device that computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RunOn {
+    /// A GPU, by its number.
+    Gpu(u32),
+    /// The processor.
+    Cpu,
+}
+
+impl RunOn {
+    /// The memory that it computes in.
+    pub const fn memory(self) -> Home {
+        match self {
+            RunOn::Gpu(number) => Home::Gpu(number),
+            RunOn::Cpu => Home::Ram,
+        }
+    }
+}
+
+impl fmt::Display for RunOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunOn::Gpu(number) => f.pad(&format!("GPU {number}")),
+            RunOn::Cpu => f.pad("CPU"),
+        }
+    }
+}
+
+/// Where a weight rests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Home {
+    /// A GPU's memory.
+    Gpu(u32),
+    /// The machine's.
+    Ram,
+    /// A file.
+    Disk,
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Home::Gpu(number) => f.pad(&format!("GPU {number}")),
+            Home::Ram => f.pad("RAM"),
+            Home::Disk => f.pad("disk"),
+        }
+    }
+}
+
+/// As device maps and budgets call them: `0`, `cuda:0`, `cpu`, `disk`.
+impl FromStr for Home {
+    type Err = PlanError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "cpu" => Ok(Home::Ram),
+            "disk" => Ok(Home::Disk),
+            "cuda" => Ok(Home::Gpu(0)),
+            _ => {
+                let number = name.strip_prefix("cuda:").unwrap_or(name).parse();
+                number.map(Home::Gpu).map_err(|_| PlanError::NotADevice {
+                    name: name.to_owned(),
+                })
+            }
+        }
+    }
+}
+
+/// Where a unit's weights rest, and which device computes with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Placement {
+    /// Where they rest.
+    pub home: Home,
+    /// What computes with them.
+    pub run_on: RunOn,
+}
+
+impl Placement {
+    /// Whether they rest where they compute.
+    pub fn is_resident(&self) -> bool {
+        self.home == self.run_on.memory()
+    }
+}

@@ -1,0 +1,146 @@
+//! From what is asked for to a plan, or to why there is none.
+
+use llm_arch::{Role, Skeleton, Slot, Unit};
+use llm_tensor::{Bytes, DType};
+
+use crate::needs::Needs;
+use crate::strategy::{Placed, place};
+use crate::weights::Weights;
+use crate::{
+    Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload, Placement, Plan,
+    Refusal, Result, Shortfall, StepCost, StoredAs, Strategy, Verdict,
+};
+
+/// Everything that a plan depends on.
+#[derive(Clone)]
+pub struct Request<'a> {
+    /// The model.
+    pub skeleton: &'a Skeleton,
+    /// How the checkpoint holds each of the skeleton's slots, in their order.
+    pub stored: &'a [StoredAs],
+    /// How weights are to be kept.
+    pub encodings: Encodings<'a>,
+    /// The element type of keys and values; that of the table of tokens unless told.
+    pub kv_dtype: Option<DType>,
+    /// The largest passes.
+    pub limits: Limits,
+    /// In what pieces the loader takes a tensor, counted in its stored and in its final form; larger than any tensor
+    /// where it takes them whole.
+    pub load_piece: Bytes,
+    /// How much of each memory may be used.
+    pub budgets: Budgets,
+    /// How units are placed.
+    pub strategy: Strategy,
+    /// What computes with weights that no GPU holds.
+    pub offload: Offload,
+    /// What devices take for what only they know.
+    pub costs: Costs<'a>,
+}
+
+/// Plans.
+///
+/// # Errors
+/// When the request makes no sense: a context beyond the model's, a map that does not fit the model or the devices.
+///
+/// # Panics
+/// When `stored` has not as many elements as the skeleton has slots.
+pub fn plan(request: &Request<'_>) -> Result<Verdict> {
+    plan_with(request, &request.weights())
+}
+
+impl Request<'_> {
+    /// What weights take, which limits and budgets do not change.
+    pub(crate) fn weights(&self) -> Weights {
+        let Request {
+            skeleton, stored, ..
+        } = *self;
+        assert_eq!(
+            skeleton.slots.len(),
+            stored.len(),
+            "how each slot is stored"
+        );
+        Weights::of(skeleton, &self.encodings, stored, self.load_piece)
+    }
+
+    /// The element type of keys and values.
+    pub fn kv_dtype(&self) -> DType {
+        let is_table =
+            |(slot, _): &(&Slot, _)| (slot.unit, slot.role) == (Unit::Embedding, Role::TokenTable);
+        let mut slots = self.skeleton.slots.iter().zip(self.stored);
+        let table = slots.find(is_table).map(|(_, &stored)| stored);
+        let own = table.map_or(DType::F32, |table| self.encodings.kv_dtype(table));
+        self.kv_dtype.unwrap_or(own)
+    }
+}
+
+pub(crate) fn plan_with(request: &Request<'_>, weights: &Weights) -> Result<Verdict> {
+    let (needs, placed) = placed(request, weights)?;
+    let estimate = |placements: &[Placement]| MemoryEstimate::of(weights, &needs, placements);
+    let lacking = |estimate: &MemoryEstimate| Shortfall::all(estimate, &request.budgets);
+    let refusal = match placed {
+        Placed::As(placements) => {
+            let estimate = estimate(&placements);
+            let shortfalls = lacking(&estimate);
+            if shortfalls.is_empty() {
+                return Ok(Verdict::Fits(Box::new(Plan {
+                    map: DeviceMap::new(weights, &placements),
+                    step: StepCost::of(weights, &estimate, request.limits.n_sequences),
+                    kv_dtype: request.kv_dtype(),
+                    estimate,
+                })));
+            }
+            Refusal {
+                shortfalls,
+                on_cpu: Vec::new(),
+            }
+        }
+        Placed::Nowhere {
+            attempt,
+            on_cpu: None,
+        } => Refusal {
+            shortfalls: lacking(&estimate(&attempt)),
+            on_cpu: Vec::new(),
+        },
+        Placed::Nowhere {
+            attempt,
+            on_cpu: Some(on_cpu),
+        } => {
+            let mut shortfalls = lacking(&estimate(&attempt));
+            // What RAM would lack as well matters little where the GPU does not serve.
+            shortfalls.retain(|s| matches!(s.memory.home, Home::Gpu(_)));
+            Refusal {
+                shortfalls,
+                on_cpu: lacking(&estimate(&on_cpu)),
+            }
+        }
+    };
+    Ok(Verdict::DoesNotFit(refusal))
+}
+
+/// Whether it fits, without the plan.
+pub(crate) fn fits(request: &Request<'_>, weights: &Weights) -> Result<bool> {
+    let (needs, placed) = placed(request, weights)?;
+    Ok(match placed {
+        Placed::As(placements) => {
+            let estimate = MemoryEstimate::of(weights, &needs, &placements);
+            Shortfall::all(&estimate, &request.budgets).is_empty()
+        }
+        Placed::Nowhere { .. } => false,
+    })
+}
+
+fn placed(request: &Request<'_>, weights: &Weights) -> Result<(Needs, Placed)> {
+    let Request {
+        skeleton,
+        limits,
+        budgets,
+        strategy,
+        offload,
+        costs,
+        ..
+    } = request;
+    limits.check(&skeleton.spec)?;
+    let needs = Needs::of(&skeleton.spec, limits, request.kv_dtype(), costs)?;
+    let placed = place(strategy, *offload, skeleton, weights, &needs, budgets)?;
+    Ok((needs, placed))
+}

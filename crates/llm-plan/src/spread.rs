@@ -1,0 +1,98 @@
+//! A mixture of experts over several GPUs that do not hold all of it.
+
+use llm_arch::Unit;
+
+use crate::estimate::STAGING_SLOTS;
+use crate::fill::{Filling, Limit};
+use crate::items::{Items, Order, Portions};
+use crate::needs::Needs;
+use crate::weights::Weights;
+use crate::{Budgets, Placement, RunOn};
+
+/// Each GPU gets a run of whole layers, about as large a part of the model as its budget is of all GPUs', and holds as
+/// many of their experts as it can beside all that every token needs; the other experts are streamed to it. `None`
+/// where some GPU does not hold even what every token needs of its layers, or RAM and disk do not hold the other experts.
+pub(crate) fn spread(
+    weights: &Weights,
+    needs: &Needs,
+    budgets: &Budgets,
+) -> Option<Vec<Placement>> {
+    let limits: Vec<Limit> = budgets.gpus.iter().map(|(&n, b)| (n, b.get())).collect();
+    let layers = Items::new(weights, needs, Portions::of(weights, Order::Layers));
+    let (mut resident, mut streamed) = (Vec::new(), Vec::new());
+    let mut start = 0;
+    for ((number, limit), end) in limits.iter().zip(ends(&layers, &limits)) {
+        let run_on = RunOn::Gpu(*number);
+        if start == end {
+            continue;
+        }
+        let is_expert = |idx: &usize| matches!(weights.units.list()[*idx], Unit::Expert { .. });
+        let units = layers.units(start..end).iter().copied();
+        let (experts, others): (Vec<_>, Vec<_>) = units.partition(is_expert);
+        let n_held = n_held(weights, needs, &others, &experts, *limit)?;
+        let (held, rest) = experts.split_at(n_held);
+        resident.push((*number, [&others, held].concat()));
+        streamed.extend(rest.iter().map(|&idx| (idx, run_on)));
+        start = end;
+    }
+    let mut portions = Portions::new();
+    for (_, units) in &resident {
+        portions.push(units);
+    }
+    for &(idx, _) in &streamed {
+        portions.push(&[idx]);
+    }
+    let items = Items::new(weights, needs, portions);
+    let filling = Filling {
+        items: &items,
+        budgets,
+    };
+    let gpus = resident.iter().enumerate();
+    let ends = gpus.map(|(i, &(number, _))| (number, i + 1)).collect();
+    let tail = RunOn::Gpu(resident.last()?.0);
+    let cut = filling.rest(ends, tail).ok()?;
+    let mut placements = cut.placements(&items);
+    for &(idx, run_on) in &streamed {
+        placements[idx].run_on = run_on;
+    }
+    Some(placements)
+}
+
+/// Where each GPU's run of layers ends.
+fn ends(layers: &Items<'_>, limits: &[Limit]) -> Vec<usize> {
+    let (n, gpu) = (layers.len(), RunOn::Gpu(0));
+    let nothing = n..n;
+    let device = |end| layers.device(gpu, [0..end, nothing.clone()]);
+    let own = device(1);
+    let up_to = |end| u128::from(layers.weights(gpu, 0..end) + device(end).saturating_sub(own));
+    let capacity = |&(_, limit): &Limit| u128::from(limit.saturating_sub(own));
+    let all: u128 = limits.iter().map(capacity).sum();
+    let mut before = 0;
+    let end = |limit| {
+        before += capacity(limit);
+        let is_within = |&end: &usize| up_to(end) * all <= up_to(n) * before;
+        (0..=n).rev().find(is_within).unwrap_or(0)
+    };
+    limits.iter().map(end).collect()
+}
+
+/// How many of some experts a GPU holds beside other units, the rest being streamed to it.
+fn n_held(
+    weights: &Weights,
+    needs: &Needs,
+    others: &[usize],
+    experts: &[usize],
+    limit: u64,
+) -> Option<usize> {
+    let mut portions = Portions::new();
+    portions.push(others);
+    experts.iter().for_each(|&idx| portions.push(&[idx]));
+    let items = Items::new(weights, needs, portions);
+    let (n, gpu) = (items.len(), RunOn::Gpu(0));
+    let beside = items.device(gpu, [0..n, n..n]);
+    let fits = |end: &usize| {
+        let staging = STAGING_SLOTS * items.largest(gpu, *end);
+        beside + staging + items.weights(gpu, 0..*end) <= limit
+    };
+    (1..=n).rev().find(fits).map(|end| end - 1)
+}

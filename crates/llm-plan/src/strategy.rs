@@ -1,0 +1,138 @@
+//! Ways to place units.
+
+use std::str::FromStr;
+
+use llm_arch::Skeleton;
+
+use crate::fill::{Filling, Spared};
+use crate::items::{Items, Order, Portions};
+use crate::needs::Needs;
+use crate::spread::spread;
+use crate::weights::Weights;
+use crate::{Budgets, HfMap, Placement, PlanError, Result};
+
+/// How units are placed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Strategy {
+    /// The fastest memory first, each as far as it holds; where a GPU does not hold all, experts leave it first.
+    #[default]
+    Auto,
+    /// The same units on GPUs, spread so that the fullest is as empty as it can be.
+    Balanced,
+    /// Before that, the first GPU as empty as it can be.
+    BalancedLow0,
+    /// As they compute, each layer with its experts.
+    Sequential,
+    /// No GPU.
+    Cpu,
+    /// As the user says.
+    Map(HfMap),
+}
+
+impl FromStr for Strategy {
+    type Err = PlanError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Strategy::Auto),
+            "balanced" => Ok(Strategy::Balanced),
+            "balanced_low_0" => Ok(Strategy::BalancedLow0),
+            "sequential" => Ok(Strategy::Sequential),
+            "cpu" => Ok(Strategy::Cpu),
+            json if json.trim_start().starts_with('{') => json.parse().map(Strategy::Map),
+            name => Err(PlanError::NotAStrategy {
+                name: name.to_owned(),
+            }),
+        }
+    }
+}
+
+/// What computes with weights that no GPU holds, where there is a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Offload {
+    /// A GPU, to which they are streamed.
+    #[default]
+    Stream,
+    /// The CPU.
+    Compute,
+}
+
+/// Units placed: by unit.
+pub(crate) enum Placed {
+    /// So that every budget is kept, unless the user said how.
+    As(Vec<Placement>),
+    /// No way keeps the budgets.
+    Nowhere {
+        /// The way that lacks least.
+        attempt: Vec<Placement>,
+        /// The same of the CPU alone, where no GPU can even be streamed to.
+        on_cpu: Option<Vec<Placement>>,
+    },
+}
+
+/// Places the units.
+///
+/// # Errors
+/// When a map of the user's does not fit the model or the devices.
+pub(crate) fn place(
+    strategy: &Strategy,
+    offload: Offload,
+    skeleton: &Skeleton,
+    weights: &Weights,
+    needs: &Needs,
+    budgets: &Budgets,
+) -> Result<Placed> {
+    let several = budgets.gpus.len() > 1;
+    let (order, spared) = match strategy {
+        Strategy::Map(map) => {
+            let placements = map.placements(skeleton, weights, budgets, offload)?;
+            return Ok(Placed::As(placements));
+        }
+        // An expert computes where its layer does: on one of several GPUs it is filled in with it.
+        Strategy::Auto if several => (Order::Layers, None),
+        Strategy::Auto | Strategy::Cpu => (Order::ExpertsLast, None),
+        Strategy::Sequential => (Order::Layers, None),
+        Strategy::Balanced => (Order::Layers, Some(Spared::None)),
+        Strategy::BalancedLow0 => (Order::Layers, Some(Spared::First)),
+    };
+    let items = Items::new(weights, needs, Portions::of(weights, order));
+    let filling = Filling {
+        items: &items,
+        budgets,
+    };
+    let filled = match (strategy, offload) {
+        (Strategy::Cpu, _) => filling.cpu(),
+        (_, Offload::Compute) => filling.shared_with_cpu(),
+        (_, Offload::Stream) => match (filling.streamed(), filling.least_streamed()) {
+            (Some(filled), _) => filled,
+            (None, None) => filling.cpu(),
+            (None, Some(least)) => match filling.cpu() {
+                Ok(cut) => Ok(cut),
+                Err(cut) => {
+                    return Ok(Placed::Nowhere {
+                        attempt: least.placements(&items),
+                        on_cpu: Some(cut.placements(&items)),
+                    });
+                }
+            },
+        },
+    };
+    let all_on_gpus = filled.as_ref().is_ok_and(|cut| cut.n_gpu() == items.len());
+    let has_experts = weights.experts.iter().any(Option::is_some);
+    if (strategy, offload) == (&Strategy::Auto, Offload::Stream)
+        && several
+        && has_experts
+        && !all_on_gpus
+        && let Some(spread) = spread(weights, needs, budgets)
+    {
+        return Ok(Placed::As(spread));
+    }
+    Ok(match (filled, spared) {
+        (Ok(cut), None) => Placed::As(cut.placements(&items)),
+        (Ok(cut), Some(spared)) => Placed::As(filling.balanced(&cut, spared).placements(&items)),
+        (Err(cut), _) => Placed::Nowhere {
+            attempt: cut.placements(&items),
+            on_cpu: None,
+        },
+    })
+}

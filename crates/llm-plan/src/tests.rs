@@ -1,0 +1,158 @@
+//! Plans of real and small models. What they share: models, the devices that they are planned for, and requests.
+
+mod bad_input;
+mod brute_force;
+mod footprints;
+mod maps;
+mod properties;
+mod reasons;
+
+use std::path::{Path, PathBuf};
+
+use llm_arch::{Skeleton, from_config};
+use llm_tensor::{Bytes, DType};
+use serde_json::{Map, Value, json};
+
+use crate::*;
+
+/// Devices whose needs are easily told: elements as they are, and for a GPU a fixed part.
+struct Plain {
+    fixed: u64,
+}
+
+impl DeviceCosts for Plain {
+    fn kv_cache_bytes(&self, shape: &CacheShape) -> Bytes {
+        let n_elements = 2 * shape.n_kv_heads * shape.head_dim * shape.capacity;
+        Bytes::new((n_elements * shape.dtype.size()) as u64)
+    }
+
+    fn workspace_bytes(&self, shape: &ScratchShape) -> Bytes {
+        Bytes::new((shape.n_tokens * shape.cols * 4) as u64)
+    }
+
+    fn fixed_bytes(&self) -> Bytes {
+        Bytes::new(self.fixed)
+    }
+}
+
+const GPU_CONTEXT: u64 = 300_000_000;
+
+fn costs() -> Costs<'static> {
+    Costs {
+        cpu: &Plain { fixed: 0 },
+        gpu: &Plain { fixed: GPU_CONTEXT },
+    }
+}
+
+/// The same, of GPUs that take nothing for themselves.
+fn small_costs() -> Costs<'static> {
+    Costs {
+        cpu: &Plain { fixed: 0 },
+        gpu: &Plain { fixed: 100 },
+    }
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
+}
+
+fn object(json: Value) -> Map<String, Value> {
+    match json {
+        Value::Object(map) => map,
+        other => panic!("{other} is no object"),
+    }
+}
+
+fn read(path: &Path) -> Map<String, Value> {
+    let text = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    object(serde_json::from_slice(&text).unwrap())
+}
+
+/// One of the real models in the fixtures.
+fn real(name: &str) -> Skeleton {
+    let config = fixtures()
+        .join("configs")
+        .join(name.replace('/', "--"))
+        .join("config.json");
+    from_config(&read(&config)).unwrap()
+}
+
+/// A small Llama, its head tied or not.
+fn llama(n_layers: usize, is_tied: bool) -> Skeleton {
+    let config = json!({
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": n_layers,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 200, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": is_tied
+    });
+    from_config(&object(config)).unwrap()
+}
+
+/// A mixture of experts.
+fn mixtral(n_layers: usize, n_experts: usize) -> Skeleton {
+    let config = json!({
+        "model_type": "mixtral", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": n_layers,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "num_local_experts": n_experts, "num_experts_per_tok": 2,
+        "sliding_window": null, "tie_word_embeddings": false
+    });
+    from_config(&object(config)).unwrap()
+}
+
+/// A small T5.
+fn t5(n_layers: usize) -> Skeleton {
+    let config = json!({
+        "model_type": "t5", "d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": n_layers,
+        "vocab_size": 100, "n_positions": 64, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": true
+    });
+    from_config(&object(config)).unwrap()
+}
+
+/// A checkpoint that holds everything in one element type.
+fn all_as(skeleton: &Skeleton, dtype: DType) -> Vec<StoredAs> {
+    vec![StoredAs::Plain(dtype); skeleton.slots.len()]
+}
+
+const ONE_SEQUENCE: Limits = Limits {
+    n_sequences: 1,
+    context: 64,
+    n_tokens: 16,
+    n_logits: 1,
+};
+
+/// Unquantized, as stored, on a machine without GPU that has any amount of RAM.
+fn request<'a>(skeleton: &'a Skeleton, stored: &'a [StoredAs]) -> Request<'a> {
+    Request {
+        skeleton,
+        stored,
+        encodings: Encodings {
+            dtype: WeightDType::Auto,
+            config_dtype: None,
+            quant: None,
+        },
+        kv_dtype: None,
+        limits: ONE_SEQUENCE,
+        load_piece: Bytes::mib(64),
+        budgets: budgets(&[], 1 << 50, None),
+        strategy: Strategy::Auto,
+        offload: Offload::Stream,
+        costs: costs(),
+    }
+}
+
+fn budgets(gpus: &[u64], ram: u64, disk: Option<u64>) -> Budgets {
+    let gpus = gpus.iter().enumerate();
+    Budgets {
+        gpus: gpus.map(|(i, &n)| (i as u32, Bytes::new(n))).collect(),
+        ram: Bytes::new(ram),
+        disk: disk.map(Bytes::new),
+    }
+}
+
+fn fits(request: &Request<'_>) -> Plan {
+    match plan(request).unwrap() {
+        Verdict::Fits(plan) => *plan,
+        refused => panic!("{refused}"),
+    }
+}
+
+const GB: u64 = 1_000_000_000;

@@ -1,0 +1,146 @@
+//! The filling against every way to cut the same order of units.
+
+use llm_arch::{Side, Unit};
+
+use super::*;
+use crate::items::{Items, Order, Portions};
+use crate::needs::Needs;
+
+const BANDWIDTHS: Bandwidths = Bandwidths {
+    gpu: 1e6,
+    pcie: 2e4,
+    ram: 5e4,
+    disk: 3e3,
+};
+
+/// Every map that cuts the items, in their order, into runs on GPU 0, in RAM and on disk, by the estimate alone: the
+/// fastest that keeps the budgets.
+fn fastest(request: &Request<'_>, order: Order) -> Option<f64> {
+    let spec = &request.skeleton.spec;
+    let weights = request.weights();
+    let needs = Needs::of(spec, &request.limits, request.kv_dtype(), &request.costs).unwrap();
+    let items = Items::new(&weights, &needs, Portions::of(&weights, order));
+    let n = items.len();
+    let has_gpu = !request.budgets.gpus.is_empty();
+    let mut best: Option<f64> = None;
+    for n_gpu in 0..=(if has_gpu { n } else { 0 }) {
+        for ram_end in n_gpu..=n {
+            for tail in [RunOn::Gpu(0), RunOn::Cpu] {
+                // The CPU computes only where the GPU does nothing.
+                if (tail == RunOn::Cpu && n_gpu > 0) || (tail != RunOn::Cpu && !has_gpu) {
+                    continue;
+                }
+                if ram_end < n && request.budgets.disk.is_none() {
+                    continue;
+                }
+                let mut placements = vec![None; items.units(0..n).len()];
+                let runs = [
+                    (0..n_gpu, Home::Gpu(0), RunOn::Gpu(0)),
+                    (n_gpu..ram_end, Home::Ram, tail),
+                    (ram_end..n, Home::Disk, tail),
+                ];
+                for (run, home, run_on) in runs {
+                    for &idx in items.units(run) {
+                        placements[idx] = Some(Placement { home, run_on });
+                    }
+                }
+                let placements: Vec<_> = placements.into_iter().flatten().collect();
+                let estimate = MemoryEstimate::of(&weights, &needs, &placements);
+                let fits = |m: &MemoryUse| m.needed() <= request.budgets.of(m.home);
+                if !estimate.memories().iter().all(fits) {
+                    continue;
+                }
+                let step = StepCost::of(&weights, &estimate, request.limits.n_sequences);
+                // A GPU that can be streamed to is used, whatever the CPU could do: prompts are long.
+                let seconds = step.seconds(&BANDWIDTHS)
+                    + if tail == RunOn::Cpu && has_gpu {
+                        1e6
+                    } else {
+                        0.0
+                    };
+                best = Some(best.map_or(seconds, |best: f64| best.min(seconds)));
+            }
+        }
+    }
+    best
+}
+
+fn check(request: &Request<'_>, order: Order) {
+    let found = plan(request).unwrap();
+    let seconds = found.plan().map(|plan| {
+        let on_cpu = plan.map.devices() == [RunOn::Cpu] && !request.budgets.gpus.is_empty();
+        plan.step.seconds(&BANDWIDTHS) + if on_cpu { 1e6 } else { 0.0 }
+    });
+    match (seconds, fastest(request, order)) {
+        (Some(found), Some(best)) => {
+            assert!(
+                (found - best).abs() < 1e-9 * best,
+                "{found} {best} {:?}",
+                request.budgets
+            )
+        }
+        (found, best) => assert_eq!(found, best, "{:?}", request.budgets),
+    }
+}
+
+#[test]
+fn no_prefix_map_is_faster() {
+    let models = [llama(5, false), llama(4, true), mixtral(2, 4), t5(3)];
+    for skeleton in &models {
+        let stored = all_as(skeleton, DType::BF16);
+        let f16 = all_as(skeleton, DType::F16);
+        for stored in [&stored, &f16] {
+            let mut request = request(skeleton, stored);
+            request.encodings.dtype = WeightDType::As(DType::BF16);
+            request.costs = small_costs();
+            let all = fits(&request).estimate.memories()[0].needed().get();
+            let parts = |n: u64| (0..=n).map(move |i| all * 5 / 4 * i / n);
+            for gpu in [None].into_iter().chain(parts(12).map(Some)) {
+                for ram in parts(6) {
+                    for disk in [None, Some(all / 3), Some(all)] {
+                        let gpus: Vec<_> = gpu.into_iter().collect();
+                        request.budgets = budgets(&gpus, ram, disk);
+                        check(&request, Order::ExpertsLast);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn experts_leave_gpus_first() {
+    let skeleton = mixtral(6, 8);
+    let stored = all_as(&skeleton, DType::BF16);
+    let mut request = request(&skeleton, &stored);
+    request.costs = small_costs();
+    let all = fits(&request).estimate.memories()[0].needed().get();
+    for gpus in [
+        &[all * 3 / 4][..],
+        &[all / 4, all / 2],
+        &[all / 4, all / 4, all / 4],
+    ] {
+        request.budgets = budgets(gpus, all, None);
+        let plan = fits(&request);
+        assert_eq!(plan.map.devices().len(), gpus.len());
+        let homes = |is_expert: bool| {
+            let is_one = move |unit| matches!(unit, Unit::Expert { .. }) == is_expert;
+            let units = plan.map.iter().filter(move |(unit, _)| is_one(*unit));
+            units.map(|(_, place)| place.home).collect::<Vec<_>>()
+        };
+        assert!(homes(false).iter().all(|home| matches!(home, Home::Gpu(_))));
+        assert!(homes(true).contains(&Home::Ram) && homes(true).contains(&Home::Gpu(0)));
+        for (unit, place) in plan.map.iter() {
+            if let Unit::Expert { layer, .. } = unit {
+                let layer = plan.map.get(Unit::Layer(Side::Decoder, layer)).unwrap();
+                assert_eq!(place.run_on, layer.run_on, "{unit}");
+            }
+        }
+        // No GPU has room for another layer.
+        let layer = 2 * (8 * 3 * 48 + 8 + 32 + 16 + 16 + 32 + 2) * 32;
+        for (&gpu, number) in gpus.iter().zip(0..) {
+            let used = plan.estimate.memory(Home::Gpu(number)).unwrap().needed();
+            assert!(used.get() + layer > gpu, "{number}");
+        }
+    }
+}

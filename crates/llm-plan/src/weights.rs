@@ -1,0 +1,165 @@
+//! What each unit's weights take.
+
+use llm_arch::{HeadMatrix, MlpSpec, Role, Skeleton, Slot, Stored};
+use llm_quant::Scheme;
+use llm_tensor::Bytes;
+
+use crate::units::Units;
+use crate::{Encodings, RunOn, StoredAs};
+
+/// What a unit's weights take, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Footprint {
+    /// The elements.
+    pub(crate) elements: u64,
+    /// What they are decoded with.
+    pub(crate) statistics: u64,
+    /// What a pass reads, and what is streamed to where it computes if it rests elsewhere: all but tables that are only
+    /// looked up in.
+    pub(crate) per_pass: u64,
+    /// What the checkpoint does not hold in its final form, and a disk home has to have written anew.
+    pub(crate) unfinished: u64,
+    /// The largest piece that is loaded of a tensor whose stored form is not the final one: beside that in RAM.
+    pub(crate) source: u64,
+    /// The most that a tensor's piece takes in RAM on its way to another home: both forms.
+    pub(crate) on_its_way: u64,
+}
+
+impl Footprint {
+    pub(crate) fn total(&self) -> u64 {
+        self.elements + self.statistics
+    }
+
+    fn add(&mut self, slot: &Slot, stored: StoredAs, scheme: Scheme, how: Use) {
+        if becomes_table(slot.role) {
+            return;
+        }
+        let (rows, cols) = match *slot.shape.as_slice() {
+            [rows, cols] => (rows as u64, cols as u64),
+            _ => (1, slot.n_elements()),
+        };
+        let bytes = scheme.stored_bytes(rows, cols);
+        let total = bytes.total().get();
+        self.elements += bytes.elements.get();
+        self.statistics += bytes.statistics.get();
+        if !is_looked_up(slot.role, how.is_tied) {
+            self.per_pass += total;
+        }
+        let source = if is_final(slot, stored, scheme) {
+            0
+        } else {
+            self.unfinished += total;
+            stored_bytes(slot, stored, (rows, cols)).get()
+        };
+        let source = source.min(how.load_piece);
+        self.source = self.source.max(source);
+        self.on_its_way = self.on_its_way.max(source + total.min(how.load_piece));
+    }
+}
+
+/// What all of a model's weights have in common.
+#[derive(Debug, Clone, Copy)]
+struct Use {
+    is_tied: bool,
+    load_piece: u64,
+}
+
+/// What all units' weights take: by unit, once as GPUs and once as the CPU compute with them.
+#[derive(Debug, Clone)]
+pub(crate) struct Weights {
+    pub(crate) units: Units,
+    on_gpu: Vec<Footprint>,
+    /// `None` where it is the same.
+    on_cpu: Option<Vec<Footprint>>,
+    /// The table of tokens makes the logits too.
+    pub(crate) is_tied: bool,
+    /// By decoder layer: experts, and how many of them a token goes to.
+    pub(crate) experts: Vec<Option<(usize, usize)>>,
+}
+
+impl Weights {
+    /// `stored` is parallel to the skeleton's slots.
+    pub(crate) fn of(
+        skeleton: &Skeleton,
+        encodings: &Encodings<'_>,
+        stored: &[StoredAs],
+        load_piece: Bytes,
+    ) -> Self {
+        let (spec, units) = (&skeleton.spec, Units::of(&skeleton.spec));
+        let is_tied = match spec.head.matrix {
+            HeadMatrix::Tied => true,
+            HeadMatrix::Separate => false,
+        };
+        let how = Use {
+            is_tied,
+            load_piece: load_piece.get(),
+        };
+        let sum = |run_on| {
+            let mut footprints = vec![Footprint::default(); units.list().len()];
+            for (slot, &stored) in skeleton.slots.iter().zip(stored) {
+                let scheme = encodings.scheme(slot, stored, run_on);
+                footprints[units.idx(slot.unit)].add(slot, stored, scheme, how);
+            }
+            footprints
+        };
+        let differs = encodings
+            .quant
+            .is_some_and(|quant| quant.llm_int8_enable_fp32_cpu_offload);
+        let experts = spec.decoder.layers.iter().map(|layer| match layer.mlp {
+            MlpSpec::Dense(_) => None,
+            MlpSpec::Experts(experts) => Some((experts.n_experts, experts.n_active)),
+        });
+        Weights {
+            on_gpu: sum(RunOn::Gpu(0)),
+            on_cpu: differs.then(|| sum(RunOn::Cpu)),
+            is_tied,
+            experts: experts.collect(),
+            units,
+        }
+    }
+
+    /// What the units' weights take as a device computes with them.
+    pub(crate) fn on(&self, run_on: RunOn) -> &[Footprint] {
+        match (run_on, &self.on_cpu) {
+            (RunOn::Cpu, Some(on_cpu)) => on_cpu,
+            (RunOn::Cpu, None) | (RunOn::Gpu(_), _) => &self.on_gpu,
+        }
+    }
+
+    /// What all of them take, as a GPU computes with them.
+    pub(crate) fn total(&self) -> Bytes {
+        Bytes::new(self.on_gpu.iter().map(Footprint::total).sum())
+    }
+}
+
+/// Roles that are not kept: the runtime makes a table of its own of them, which counts as activations.
+fn becomes_table(role: Role) -> bool {
+    matches!(role, Role::RelativeBias | Role::RopeFactors)
+}
+
+/// Tables of which a pass reads a few rows.
+fn is_looked_up(role: Role, is_tied: bool) -> bool {
+    match role {
+        Role::TokenTable => !is_tied,
+        role => role == Role::PositionTable,
+    }
+}
+
+/// Whether the checkpoint's bytes are those that are computed with.
+fn is_final(slot: &Slot, stored: StoredAs, scheme: Scheme) -> bool {
+    let is_same = match stored {
+        StoredAs::Plain(dtype) => scheme == Scheme::Dense(dtype),
+        StoredAs::Quantized(stored) => scheme == stored,
+        StoredAs::Blocks => false,
+    };
+    is_same && slot.stored == Stored::AsIs
+}
+
+/// What a tensor takes in the checkpoint; of blocks, which come in many sizes, a bound.
+fn stored_bytes(slot: &Slot, stored: StoredAs, (rows, cols): (u64, u64)) -> Bytes {
+    match stored {
+        StoredAs::Plain(dtype) => Bytes::new(slot.n_elements() * dtype.size() as u64),
+        StoredAs::Blocks => Bytes::new(slot.n_elements() * 2),
+        StoredAs::Quantized(scheme) => scheme.stored_bytes(rows, cols).total(),
+    }
+}
