@@ -3,27 +3,53 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
 use llm_backend::{Backend, LinearPart, Output, WorkspaceShape};
-use llm_benches::{cpu, interleaved, weights};
+use llm_benches::{cpu, four_bit_weights, int8_weights, interleaved, weights};
 use llm_cpu::Cpu;
+use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
 use llm_tensor::DType;
 
 fn main() {
     let cpus = [cpu(Some(1)), cpu(None)];
     for cpu in &cpus {
         println!("{}", cpu.info().name);
-        for dtype in [DType::BF16, DType::F16, DType::F32] {
-            measure(cpu, "1 GB of 4096 x 4096", dtype, &large(dtype), 9);
+        for scheme in schemes() {
+            measure(cpu, "1 GB of 4096 x 4096", scheme, &large(scheme), 9);
         }
-        for dtype in [DType::BF16, DType::F16, DType::F32] {
-            measure(cpu, "shapes of SmolLM2-135M", dtype, &smollm2(), 15);
+        for scheme in schemes() {
+            measure(cpu, "shapes of SmolLM2-135M", scheme, &smollm2(), 15);
         }
     }
 }
 
+/// Every way to keep weights whose products are measured here.
+fn schemes() -> Vec<Scheme> {
+    let four_bit = |code, double_quant| {
+        Scheme::FourBit(FourBit {
+            code,
+            block_size: BlockSize::DEFAULT,
+            double_quant,
+        })
+    };
+    vec![
+        Scheme::Dense(DType::BF16),
+        Scheme::Dense(DType::F16),
+        Scheme::Dense(DType::F32),
+        Scheme::Int8(Int8 { threshold: 6.0 }),
+        four_bit(Code::Nf4, false),
+        four_bit(Code::Nf4, true),
+        four_bit(Code::Fp4, false),
+    ]
+}
+
 /// Prints the speed of a pass over all `shapes` beside that of reading the same bytes.
-fn measure(cpu: &Cpu, what: &str, dtype: DType, shapes: &[(usize, usize)], n_rounds: usize) {
+fn measure(cpu: &Cpu, what: &str, scheme: Scheme, shapes: &[(usize, usize)], n_rounds: usize) {
     let works = "a processor's operations do not fail";
-    let (weights, bytes) = weights(dtype, shapes);
+    let (weights, bytes) = match scheme {
+        Scheme::Dense(dtype) => weights(dtype, shapes),
+        Scheme::FourBit(format) => four_bit_weights(format, shapes),
+        Scheme::Int8(format) => int8_weights(format, shapes),
+        Scheme::Int8PerUse(..) => return,
+    };
     let weights: Vec<_> = weights
         .into_iter()
         .map(|weight| cpu.load(weight).expect(works))
@@ -54,7 +80,7 @@ fn measure(cpu: &Cpu, what: &str, dtype: DType, shapes: &[(usize, usize)], n_rou
     let seconds = interleaved(n_rounds, &mut [&mut read, &mut multiply]);
     let speed = |seconds: f64| bytes.len() as f64 / seconds / 1e9;
     println!(
-        "  {dtype:5} {what:24} read {:5.1} GB/s | matvec {:5.1} GB/s, {:7.3} ms | {:3.0}% of read",
+        "  {scheme:10} {what:24} read {:5.1} GB/s | matvec {:5.1} GB/s, {:7.3} ms | {:3.0}% of read",
         speed(seconds[0]),
         speed(seconds[1]),
         seconds[1] * 1e3,
@@ -62,8 +88,9 @@ fn measure(cpu: &Cpu, what: &str, dtype: DType, shapes: &[(usize, usize)], n_rou
     );
 }
 
-fn large(dtype: DType) -> Vec<(usize, usize)> {
-    vec![(4096, 4096); 1_000_000_000usize.div_ceil(4096 * 4096 * dtype.size())]
+fn large(scheme: Scheme) -> Vec<(usize, usize)> {
+    let n_bytes = scheme.stored_bytes(4096, 4096).total().get();
+    vec![(4096, 4096); 1_000_000_000usize.div_ceil(n_bytes as usize)]
 }
 
 fn smollm2() -> Vec<(usize, usize)> {

@@ -15,7 +15,8 @@ use anyhow::{Result, ensure};
 use llm_arch::{HeadMatrix, MlpSpec, Role, Side, Skeleton, Slot, Unit};
 use llm_benches::{cpu, interleaved};
 use llm_cpu::Cpu;
-use llm_runtime::{BoundModel, Limits, LoadOptions, Session, WeightDType, load};
+use llm_plan::WeightDType;
+use llm_runtime::{BoundModel, Limits, LoadOptions, Session, load};
 use serde_json::{Value, json};
 
 fn main() -> Result<()> {
@@ -80,6 +81,8 @@ impl Model {
         };
         let options = LoadOptions {
             dtype: WeightDType::Auto,
+            quant: None,
+            encoder: &**cpu,
             limits,
         };
         let mut session = load(&model, cpu, &options, &mut |_| ())?;

@@ -12,7 +12,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use llm_arch::Role;
 use llm_benches::{cpu, interleaved, weights};
-use llm_runtime::{BoundModel, Limits, LoadOptions, Session, WeightDType, load};
+use llm_plan::WeightDType;
+use llm_runtime::{BoundModel, Limits, LoadOptions, Session, load};
 
 const PROMPT: usize = 512;
 
@@ -33,6 +34,8 @@ fn main() -> Result<()> {
         let model = BoundModel::open(&folder)?;
         let options = LoadOptions {
             dtype: WeightDType::Auto,
+            quant: None,
+            encoder: &*cpu,
             limits,
         };
         let session = load(&model, &Arc::clone(&cpu), &options, &mut |_| ())?;

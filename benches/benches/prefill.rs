@@ -6,8 +6,9 @@
 use llm_backend::{
     Attention, Backend, KvColumns, KvShape, LinearPart, Output, Rows, Seen, WorkspaceShape,
 };
-use llm_benches::{cpu, interleaved, weights};
+use llm_benches::{cpu, four_bit_weights, interleaved, weights};
 use llm_cpu::Cpu;
+use llm_quant::{BlockSize, Code, FourBit, Scheme};
 use llm_tensor::DType;
 
 fn main() {
@@ -15,11 +16,19 @@ fn main() {
         println!("{}", cpu.info().name);
         for (rows, cols) in [(1536, 576), (576, 1536), (5632, 2048), (2048, 5632)] {
             for dtype in [DType::BF16, DType::F16, DType::F32] {
-                gemm(&cpu, dtype, rows, cols, 512);
+                gemm(&cpu, Scheme::Dense(dtype), rows, cols, 512);
+            }
+            for double_quant in [false, true] {
+                let format = FourBit {
+                    code: Code::Nf4,
+                    block_size: BlockSize::DEFAULT,
+                    double_quant,
+                };
+                gemm(&cpu, Scheme::FourBit(format), rows, cols, 512);
             }
         }
         for n_tokens in [1, 4, 8, 11, 12, 16, 32, 64, 128] {
-            gemm(&cpu, DType::BF16, 3072, 576, n_tokens);
+            gemm(&cpu, Scheme::Dense(DType::BF16), 3072, 576, n_tokens);
         }
         attention(&cpu, 512);
     }
@@ -27,8 +36,12 @@ fn main() {
 
 const WORKS: &str = "a processor's operations do not fail";
 
-fn gemm(cpu: &Cpu, dtype: DType, rows: usize, cols: usize, n_tokens: usize) {
-    let weight = weights(dtype, &[(rows, cols)]).0.remove(0);
+fn gemm(cpu: &Cpu, scheme: Scheme, rows: usize, cols: usize, n_tokens: usize) {
+    let weight = match scheme {
+        Scheme::Dense(dtype) => weights(dtype, &[(rows, cols)]).0.remove(0),
+        Scheme::FourBit(format) => four_bit_weights(format, &[(rows, cols)]).0.remove(0),
+        Scheme::Int8(_) | Scheme::Int8PerUse(..) => return,
+    };
     let weight = cpu.load(weight).expect(WORKS);
     let shape = WorkspaceShape {
         n_tokens,
@@ -48,7 +61,7 @@ fn gemm(cpu: &Cpu, dtype: DType, rows: usize, cols: usize, n_tokens: usize) {
         weight: &weight,
         bias: None,
     };
-    let what = format!("{dtype} {n_tokens} tokens, {rows} x {cols}");
+    let what = format!("{scheme} {n_tokens} tokens, {rows} x {cols}");
     report(cpu, &what, 2 * n_tokens * rows * cols, &mut || {
         cpu.linear(
             &[part],

@@ -4,10 +4,14 @@
 //! that is compared runs in turns, round by round, and medians are reported.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Instant;
 
-use llm_backend::HostWeight;
+use llm_backend::{DenseWeight, HostWeight};
 use llm_cpu::{Cpu, CpuOptions};
+use llm_quant::{
+    Absmax, DoubleAbsmax, FourBit, Int8, Int8Weight, NESTED_BLOCK, Weight4Bit, dynamic_map,
+};
 use llm_tensor::{AlignedBuf, DType, HostBytes, f32_to_le_bytes};
 
 /// The median seconds of each of `runs`, over `n_rounds` in which each runs once after the other.
@@ -67,12 +71,105 @@ pub fn weights(dtype: DType, shapes: &[(usize, usize)]) -> (Vec<HostWeight>, Hos
         .map(|shape| {
             let range = at..at + size(shape);
             at = range.end;
-            HostWeight {
+            HostWeight::Dense(DenseWeight {
                 dtype,
                 rows: shape.0,
                 cols: shape.1,
                 bytes: bytes.slice(range),
-            }
+            })
+        })
+        .collect();
+    (weights, bytes)
+}
+
+/// Weights of these `[rows, cols]` in LLM.int8(), as [`weights`].
+///
+/// # Panics
+/// When the bytes do not fit the format, which they do.
+pub fn int8_weights(format: Int8, shapes: &[(usize, usize)]) -> (Vec<HostWeight>, HostBytes) {
+    let length = |&(rows, cols): &(usize, usize)| rows * (cols + size_of::<f32>());
+    let mut bytes = AlignedBuf::zeroed(shapes.iter().map(length).sum());
+    let mut rest = &mut bytes[..];
+    for &(rows, cols) in shapes {
+        let (codes, behind) = rest.split_at_mut(rows * cols);
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code = (i * 37 % 251) as u8;
+        }
+        let (scales, behind) = behind.split_at_mut(rows * size_of::<f32>());
+        for scale in scales.chunks_exact_mut(size_of::<f32>()) {
+            scale.copy_from_slice(&0.02f32.to_le_bytes());
+        }
+        rest = behind;
+    }
+    let bytes = HostBytes::new(bytes);
+    let mut at = 0;
+    let mut next = |n: usize| {
+        at += n;
+        bytes.slice(at - n..at)
+    };
+    let weights = shapes
+        .iter()
+        .map(|&(rows, cols)| {
+            let (codes, absmax) = (next(rows * cols), next(rows * size_of::<f32>()));
+            let weight = Int8Weight::new((rows, cols), format, codes, absmax);
+            HostWeight::Int8(weight.expect("as many bytes as the format takes"))
+        })
+        .collect();
+    (weights, bytes)
+}
+
+/// Weights of these `[rows, cols]` in a 4-bit format, as [`weights`].
+///
+/// # Panics
+/// When the bytes do not fit the format, which they do.
+pub fn four_bit_weights(
+    format: FourBit,
+    shapes: &[(usize, usize)],
+) -> (Vec<HostWeight>, HostBytes) {
+    let n_blocks = |n: usize| n.div_ceil(format.block_size.get());
+    // Codes, then scales: f32, or a byte each and f32 for groups of them.
+    let lengths = |&(rows, cols): &(usize, usize)| {
+        let (n, n_blocks) = (rows * cols, n_blocks(rows * cols));
+        if format.double_quant {
+            [n.div_ceil(2), n_blocks, 4 * n_blocks.div_ceil(NESTED_BLOCK)]
+        } else {
+            [n.div_ceil(2), 0, 4 * n_blocks]
+        }
+    };
+    let mut bytes = AlignedBuf::zeroed(shapes.iter().flat_map(lengths).sum());
+    let mut rest = &mut bytes[..];
+    for shape in shapes {
+        let [n_codes, n_scale_codes, n_scales] = lengths(shape);
+        let (codes, behind) = rest.split_at_mut(n_codes + n_scale_codes);
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code = (i * 37 % 251) as u8;
+        }
+        let (scales, behind) = behind.split_at_mut(n_scales);
+        for scale in scales.chunks_exact_mut(4) {
+            scale.copy_from_slice(&0.02f32.to_le_bytes());
+        }
+        rest = behind;
+    }
+    let bytes = HostBytes::new(bytes);
+    let mut at = 0;
+    let mut next = |n: usize| {
+        at += n;
+        bytes.slice(at - n..at)
+    };
+    let weights = shapes
+        .iter()
+        .map(|shape| {
+            let [packed, codes, scales] = lengths(shape).map(&mut next);
+            let absmax = if format.double_quant {
+                let map = Arc::new(*dynamic_map());
+                let double = DoubleAbsmax::new(codes, scales, map, 0.03);
+                Absmax::Double(double.expect("a scale for every group"))
+            } else {
+                Absmax::Plain(scales)
+            };
+            let table = *format.code.table();
+            let weight = Weight4Bit::new(*shape, format, table, packed, absmax);
+            HostWeight::FourBit(weight.expect("as many bytes as the format takes"))
         })
         .collect();
     (weights, bytes)

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use llm_backend::{
-    Attention, Backend, BackendError, DeviceInfo, Heads, HostWeight, KvColumns, KvShape,
-    LinearPart, NormOp, Output, Result, Rotary, Rows, WorkspaceShape,
+    Attention, Backend, BackendError, DenseWeight, DeviceInfo, HeadGroups, Heads, HostWeight,
+    KvColumns, KvShape, LinearPart, NormOp, Output, Result, Rotary, Rows, WorkspaceShape,
 };
 use llm_tensor::{Activation, Bytes};
 
@@ -13,8 +13,7 @@ use crate::elementwise::{Activate, AddScaled, Gate, Rotate};
 use crate::linear::linear;
 use crate::memory::Shared;
 use crate::norm::{NormHeads, NormRows, Normalise};
-use crate::simd::ElementType;
-use crate::weight::{CopyRow, Weight};
+use crate::weight::{CopyRow, Dense, Encoding, Weight};
 use crate::{Buffer, Cpu, KvCache, Workspace};
 
 impl Backend for Cpu {
@@ -42,27 +41,14 @@ impl Backend for Cpu {
     }
 
     fn load(&self, weight: HostWeight) -> Result<Weight> {
-        let HostWeight {
-            dtype,
-            rows,
-            cols,
-            bytes,
-        } = weight;
-        assert_eq!(
-            bytes.len(),
-            rows * cols * dtype.size(),
-            "a weight of [{rows}, {cols}] {dtype}"
-        );
-        let element = ElementType::of(dtype).ok_or_else(|| BackendError::UnsupportedWeight {
-            device: self.info.name.clone(),
-            dtype,
-        })?;
-        Ok(Weight {
-            element,
-            rows,
-            cols,
-            bytes,
-        })
+        Ok(Weight(match weight {
+            HostWeight::Dense(weight) => Encoding::Dense(self.dense(weight)?),
+            HostWeight::FourBit(weight) => Encoding::FourBit(weight),
+            HostWeight::Int8(weight) => Encoding::Int8(weight),
+            HostWeight::Int8PerUse(weight, format) => {
+                Encoding::Int8PerUse(self.dense(weight)?, format)
+            }
+        }))
     }
 
     fn kv_cache(&self, shape: &KvShape) -> Result<KvCache> {
@@ -78,10 +64,10 @@ impl Backend for Cpu {
     fn embed(&self, table: &Weight, ids: &[u32], scale: f32, out: &mut Buffer) -> Result<()> {
         for (&id, out) in ids
             .iter()
-            .zip(out.as_mut_slice().chunks_exact_mut(table.cols))
+            .zip(out.as_mut_slice().chunks_exact_mut(table.cols()))
         {
             self.level.run(CopyRow {
-                row: table.view().row(id as usize),
+                row: table.dense().row(id as usize),
                 scale,
                 output: Output::Write,
                 out,
@@ -93,10 +79,10 @@ impl Backend for Cpu {
     fn add_positions(&self, table: &Weight, positions: &[u32], x: &mut Buffer) -> Result<()> {
         for (&position, out) in positions
             .iter()
-            .zip(x.as_mut_slice().chunks_exact_mut(table.cols))
+            .zip(x.as_mut_slice().chunks_exact_mut(table.cols()))
         {
             self.level.run(CopyRow {
-                row: table.view().row(position as usize),
+                row: table.dense().row(position as usize),
                 scale: 1.0,
                 output: Output::Add,
                 out,
@@ -126,7 +112,7 @@ impl Backend for Cpu {
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        let width = op.gain.cols;
+        let width = op.gain.cols();
         let x = &x.as_slice()[..n_tokens * width];
         let out = &mut out.as_mut_slice()[..n_tokens * width];
         self.by_rows(out, width, |tokens, out| {
@@ -181,7 +167,7 @@ impl Backend for Cpu {
         x: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        assert_eq!(op.gain.cols, heads.head_dim, "a gain for every element");
+        assert_eq!(op.gain.cols(), heads.head_dim, "a gain for every element");
         assert!(
             (heads.first + heads.n_heads) * heads.head_dim <= heads.row_width,
             "{heads:?}"
@@ -193,6 +179,43 @@ impl Backend for Cpu {
                 heads: *heads,
                 x,
             });
+        });
+        Ok(())
+    }
+
+    fn ungroup(
+        &self,
+        groups: &HeadGroups,
+        grouped: &Buffer,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let HeadGroups {
+            n_groups,
+            n_queries,
+            head_dim,
+        } = *groups;
+        let width = n_groups * (n_queries + 2) * head_dim;
+        let grouped = &grouped.as_slice()[..n_tokens * width];
+        let out = &mut out.as_mut_slice()[..n_tokens * width];
+        self.by_rows(out, width, |tokens, out| {
+            let grouped = grouped[tokens.start * width..tokens.end * width].chunks_exact(width);
+            for (grouped, out) in grouped.zip(out.chunks_exact_mut(width)) {
+                let (queries, keys_values) = out.split_at_mut(n_groups * n_queries * head_dim);
+                let (keys, values) = keys_values.split_at_mut(n_groups * head_dim);
+                let parts = queries
+                    .chunks_exact_mut(n_queries * head_dim)
+                    .zip(keys.chunks_exact_mut(head_dim))
+                    .zip(values.chunks_exact_mut(head_dim));
+                let grouped = grouped.chunks_exact((n_queries + 2) * head_dim);
+                for (group, ((q, k), v)) in grouped.zip(parts) {
+                    let (from_q, from_kv) = group.split_at(q.len());
+                    let (from_k, from_v) = from_kv.split_at(head_dim);
+                    q.copy_from_slice(from_q);
+                    k.copy_from_slice(from_k);
+                    v.copy_from_slice(from_v);
+                }
+            }
         });
         Ok(())
     }
@@ -308,6 +331,14 @@ impl Cpu {
         }
     }
 
+    fn dense(&self, weight: DenseWeight) -> Result<Dense> {
+        let dtype = weight.dtype;
+        Dense::new(weight).ok_or_else(|| BackendError::UnsupportedWeight {
+            device: self.info.name.clone(),
+            dtype,
+        })
+    }
+
     /// Splits rows of `out` among the threads.
     fn by_rows(
         &self,
@@ -331,8 +362,8 @@ fn normalise<'a>(op: &NormOp<'a, Cpu>) -> Normalise<'a> {
         norm: op.norm,
         eps: op.eps,
         gain_offset: op.gain_offset,
-        gain: op.gain.view(),
-        bias: op.bias.map(Weight::view),
+        gain: op.gain.dense(),
+        bias: op.bias.map(Weight::dense),
     }
 }
 

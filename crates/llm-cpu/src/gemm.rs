@@ -10,16 +10,16 @@ use half::{bf16, f16};
 use llm_backend::Output;
 
 use crate::memory::Shared;
-use crate::simd::{Element, ElementType, Kernel, MAX_LANES, Simd};
+use crate::simd::{Element, ElementType, FourBit, Kernel, MAX_LANES, Simd};
 use crate::tile::Product;
-use crate::weight::WeightView;
+use crate::weight::{DenseView, Floats};
 
 /// Some rows of a weight times all rows of x.
 ///
 /// Every result is summed in order of the columns, [`panel_depth`] at a time, whatever is computed beside it.
 pub(crate) struct Gemm<'a> {
-    pub(crate) weight: WeightView<'a>,
-    pub(crate) bias: Option<WeightView<'a>>,
+    pub(crate) weight: Floats<'a>,
+    pub(crate) bias: Option<DenseView<'a>>,
     /// The weight's rows to compute; nobody else writes their columns of `out`.
     pub(crate) rows: Range<usize>,
     /// `[n_tokens, cols]`.
@@ -48,23 +48,12 @@ pub(crate) const fn scratch_len(n_tokens: usize, panel: usize) -> usize {
 
 impl Kernel for Gemm<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        match self.weight.element {
-            ElementType::F32 => self.all::<S, f32>(simd),
-            ElementType::F16 => self.all::<S, f16>(simd),
-            ElementType::Bf16 => self.all::<S, bf16>(simd),
-        }
-    }
-}
-
-impl Gemm<'_> {
-    #[inline(always)]
-    fn all<S: Simd, E: Element>(mut self, simd: S) {
+    fn run<S: FourBit>(mut self, simd: S) {
         let width = S::LANES * S::TILE_VECTORS;
-        let cols = self.weight.cols;
-        assert!(self.rows.end <= self.weight.rows);
+        let (n_rows, cols) = (self.weight.rows(), self.weight.cols());
+        assert!(self.rows.end <= n_rows);
         assert!(self.x.len() >= self.n_tokens * cols);
-        assert!(self.out_column + self.weight.rows <= self.out_width);
+        assert!(self.out_column + n_rows <= self.out_width);
         assert!(self.out_len >= self.n_tokens * self.out_width);
         assert!(self.scratch.len() >= scratch_len(self.n_tokens, width));
         // The columns outermost: a slab of x then stays in the second-level cache while the rows pass.
@@ -73,57 +62,39 @@ impl Gemm<'_> {
             self.gather(first, depth, width);
             for row in self.rows.clone().step_by(width) {
                 let rows = row..(row + width).min(self.rows.end);
-                self.pack::<S, E>(simd, rows.clone(), first, depth);
+                self.pack(simd, rows.clone(), first, depth);
                 self.multiply::<S>(simd, rows, first, depth);
             }
         }
     }
+}
 
+impl Gemm<'_> {
     /// Copies columns `first..first + depth` of x together: rows of a power of two would share a few of a cache's
     /// sets.
     #[inline(always)]
     fn gather(&mut self, first: usize, depth: usize, width: usize) {
         let slab = &mut self.scratch[PANEL_ELEMENTS + width..][..self.n_tokens * depth];
-        let rows = self.x.chunks_exact(self.weight.cols);
+        let rows = self.x.chunks_exact(self.weight.cols());
         for (slab, x) in slab.chunks_exact_mut(depth).zip(rows) {
             slab.copy_from_slice(&x[first..first + depth]);
         }
     }
 
-    /// Writes columns `first..first + depth` of `rows` into the panel, transposed, rows beyond the last as zeros.
+    /// Writes columns `first..first + depth` of `rows` into the panel, transposed: `depth` rows of a register tile's
+    /// columns, anything beyond `rows`.
+    ///
+    /// How the weight is stored is looked up for each panel, so that the product is compiled once for all.
     #[inline(always)]
-    fn pack<S: Simd, E: Element>(
-        &mut self,
-        simd: S,
-        rows: Range<usize>,
-        first: usize,
-        depth: usize,
-    ) {
-        let width = S::LANES * S::TILE_VECTORS;
-        let cols = self.weight.cols;
-        let panel = self.scratch[..depth.next_multiple_of(S::LANES) * width].as_mut_ptr();
-        let mut block = [0f32; MAX_LANES * MAX_LANES];
-        for group in 0..rows.len().div_ceil(S::LANES) {
-            let row = rows.start + group * S::LANES;
-            let n_rows = S::LANES.min(rows.end - row);
-            // What a fuller group left in the block is not part of this one.
-            block[n_rows * S::LANES..].fill(0.0);
-            for column in (0..depth).step_by(S::LANES) {
-                // SAFETY: rows and columns lie within the weight, as `all` asserts, and are read up to their last
-                // element; a panel of whole blocks lies within the scratch, as sliced above.
-                unsafe {
-                    let at = |r: usize| (row + r) * cols + first + column;
-                    for r in 0..n_rows {
-                        let src = self.weight.as_ptr().add(at(r) * E::SIZE);
-                        // The rows of the next group: too many streams for the processor to foresee.
-                        simd.prefetch(src.wrapping_add(S::LANES * cols * E::SIZE));
-                        let x = E::load_part(simd, src, depth - column);
-                        simd.store(block.as_mut_ptr().add(r * S::LANES), x);
-                    }
-                    let dst = panel.add(column * width + group * S::LANES);
-                    simd.transpose(block.as_ptr(), dst, width);
-                }
-            }
+    fn pack<S: FourBit>(&mut self, simd: S, rows: Range<usize>, first: usize, depth: usize) {
+        let panel = &mut self.scratch[..PANEL_ELEMENTS];
+        match self.weight {
+            Floats::Dense(weight) => match weight.element {
+                ElementType::F32 => pack::<S, f32>(simd, weight, rows, first, depth, panel),
+                ElementType::F16 => pack::<S, f16>(simd, weight, rows, first, depth, panel),
+                ElementType::Bf16 => pack::<S, bf16>(simd, weight, rows, first, depth, panel),
+            },
+            Floats::FourBit(weight) => weight.pack(simd, rows, first, depth, panel),
         }
     }
 
@@ -158,6 +129,57 @@ impl Gemm<'_> {
         // SAFETY: `all` asserts that scratch and out are long enough; panel and bias row have all columns of a tile; the
         // caller of the kernel owns these columns of `out`.
         unsafe { product.compute(simd) }
+    }
+}
+
+/// [`Gemm::pack`] of a weight of elements `E`.
+#[inline(always)]
+fn pack<S: Simd, E: Element>(
+    simd: S,
+    weight: DenseView<'_>,
+    rows: Range<usize>,
+    first: usize,
+    depth: usize,
+    panel: &mut [f32],
+) {
+    let cols = weight.cols;
+    transpose_rows(simd, rows, depth, panel, |row, column, block| {
+        // SAFETY: row and column lie within the weight, as the kernel asserts, and are read up to their last element.
+        unsafe {
+            let src = weight.as_ptr().add((row * cols + first + column) * E::SIZE);
+            // The rows of the next group: too many streams for the processor to foresee.
+            simd.prefetch(src.wrapping_add(S::LANES * cols * E::SIZE));
+            simd.put(block, 0, E::load_part(simd, src, depth - column));
+        }
+    });
+}
+
+/// Transposes `rows` into `panel`. `load` writes a register of a row's columns, from that column of the panel on, to a
+/// slice as long, zeros beyond the last.
+#[inline(always)]
+pub(crate) fn transpose_rows<S: Simd>(
+    simd: S,
+    rows: Range<usize>,
+    depth: usize,
+    panel: &mut [f32],
+    load: impl Fn(usize, usize, &mut [f32]),
+) {
+    let width = S::LANES * S::TILE_VECTORS;
+    let panel = panel[..depth.next_multiple_of(S::LANES) * width].as_mut_ptr();
+    let mut block = [0f32; MAX_LANES * MAX_LANES];
+    for group in 0..rows.len().div_ceil(S::LANES) {
+        let row = rows.start + group * S::LANES;
+        let n_rows = S::LANES.min(rows.end - row);
+        for column in (0..depth).step_by(S::LANES) {
+            for (r, block) in block.chunks_exact_mut(S::LANES).take(n_rows).enumerate() {
+                load(row + r, column, block);
+            }
+            // SAFETY: a block is there to read; a panel of whole blocks lies within the slice above.
+            unsafe {
+                let dst = panel.add(column * width + group * S::LANES);
+                simd.transpose(block.as_ptr(), dst, width);
+            }
+        }
     }
 }
 

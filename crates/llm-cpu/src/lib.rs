@@ -1,8 +1,9 @@
 //! SIMD kernels and threads for the CPU.
 //!
 //! [`Cpu`] is a [`Backend`](llm_backend::Backend) that computes with weights where they lie, a mapped file or the
-//! heap, in the encoding they have. Activations and sums are f32 in every path. Kernels are written once over lanes
-//! of f32 and compiled for each [`Isa`]; threads share an operation by fixed rows or heads. So results are
+//! heap, in the encoding they have. Activations and sums are f32, but for weights in LLM.int8(), whose activations are
+//! quantized and summed in integers. Kernels are written once over lanes of f32, or of integers, and compiled for each
+//! [`Isa`]; threads share an operation by fixed rows or heads. So results are
 //! reproducible: the same machine gives the same bits in every run and with any number of threads. Another
 //! instruction set, or computing another number of tokens at once, changes the order of sums, hence the rounding.
 
@@ -11,12 +12,16 @@
     reason = "intrinsics, unaligned weights and threads that share an output need it"
 )]
 
+mod arrange;
 mod attention;
 mod backend;
 mod cache;
 mod elementwise;
+mod encode;
 mod error;
+mod four_bit;
 mod gemm;
+mod int8;
 mod isa;
 mod linear;
 mod math;
@@ -45,6 +50,7 @@ use llm_tensor::Bytes;
 
 use crate::isa::Level;
 use crate::pool::Pool;
+use crate::simd::int::IntLevel;
 
 /// What a [`Cpu`] may use; the default is all there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,6 +67,7 @@ pub struct Cpu {
     info: DeviceInfo,
     isa: Isa,
     level: Level,
+    int_level: IntLevel,
     pool: Pool,
 }
 
@@ -87,6 +94,7 @@ impl Cpu {
             },
             isa,
             level,
+            int_level: IntLevel::of(level),
             pool: Pool::new(n_threads)?,
         })
     }

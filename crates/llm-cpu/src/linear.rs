@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use llm_backend::{LinearPart, Output};
 
-use crate::Cpu;
+use crate::arrange::{Arrange, Order};
 use crate::gemm::{self, Gemm};
-use crate::matvec::{Arrange, MatVec};
+use crate::matvec::{FewRows, MatVec};
 use crate::memory::Shared;
-use crate::simd::ElementType;
-use crate::weight::Weight;
-use crate::workspace::{GEMM_TOKENS, Workspace, gemm_len, matvec_len};
+use crate::weight::{DenseView, Floats, Weight};
+use crate::workspace::{GEMM_TOKENS, Workspace, gemm_len, matvec_len, padded_cols};
+use crate::{Cpu, four_bit, int8};
 
 /// `x` `[n_tokens, cols]` times the parts' weights, side by side in `out` `[n_tokens, width]`.
 pub(crate) fn linear(
@@ -23,14 +23,14 @@ pub(crate) fn linear(
     workspace: &mut Workspace,
 ) {
     let Some(first) = parts.first() else { return };
-    let cols = first.weight.cols;
-    let width = parts.iter().map(|part| part.weight.rows).sum();
+    let cols = first.weight.cols();
+    let width = parts.iter().map(|part| part.weight.rows()).sum();
     for part in parts {
-        assert_eq!(part.weight.cols, cols, "parts read the same rows");
-        if let Some(bias) = part.bias {
+        assert_eq!(part.weight.cols(), cols, "parts read the same rows");
+        if let Some(bias) = part.bias.map(Weight::dense) {
             assert_eq!(
                 bias.rows * bias.cols,
-                part.weight.rows,
+                part.weight.rows(),
                 "a bias for every row"
             );
         }
@@ -45,125 +45,146 @@ pub(crate) fn linear(
         n_tokens,
     };
     let out = &mut out[..n_tokens * width];
-    if n_tokens < GEMM_TOKENS {
-        call.matvec(out, workspace);
-    } else {
-        call.gemm(out, workspace);
+    let n_floats = parts.iter().filter_map(|part| part.weight.floats()).count();
+    if n_floats > 0 {
+        if n_tokens < GEMM_TOKENS {
+            call.matvec(out, workspace);
+        } else {
+            call.gemm(out, workspace);
+        }
+    }
+    if n_floats < parts.len() {
+        int8::linear(&call, out, workspace);
     }
 }
 
-struct Call<'a> {
-    cpu: &'a Cpu,
-    parts: &'a [LinearPart<'a, Cpu>],
-    cols: usize,
-    /// Rows of all parts together.
-    width: usize,
-    x: &'a [f32],
-    output: Output,
-    n_tokens: usize,
+/// A linear operation whose sizes fit each other.
+pub(crate) struct Call<'a> {
+    pub(crate) cpu: &'a Cpu,
+    pub(crate) parts: &'a [LinearPart<'a, Cpu>],
+    pub(crate) cols: usize,
+    /// Rows of all parts together, hence columns of the output.
+    pub(crate) width: usize,
+    /// `[n_tokens, cols]`.
+    pub(crate) x: &'a [f32],
+    pub(crate) output: Output,
+    pub(crate) n_tokens: usize,
 }
 
-/// Rows of one part, and the output column of the part's row 0.
-struct PartRows<'a> {
-    part: LinearPart<'a, Cpu>,
-    rows: Range<usize>,
-    column: usize,
+/// Rows of one part, for one thread.
+pub(crate) struct PartRows<'a, W> {
+    pub(crate) weight: W,
+    pub(crate) bias: Option<DenseView<'a>>,
+    pub(crate) rows: Range<usize>,
+    /// The output column of the part's row 0.
+    pub(crate) column: usize,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    /// Each order of x in turn, and with it the weights that read it so.
     fn matvec(&self, out: &mut [f32], workspace: &mut Workspace) {
-        let geometry = self.cpu.level.geometry();
-        let arranged = workspace.take(matvec_len(self.n_tokens, self.cols, geometry));
-        let padded_cols = self.cols.next_multiple_of(2 * geometry.lanes);
+        let (level, n_tokens) = (self.cpu.level, self.n_tokens);
+        let geometry = level.geometry();
+        let arranged = workspace.take(matvec_len(n_tokens, self.cols, geometry));
+        let padded_cols = padded_cols(self.cols, geometry);
         let out = Shared::new(out);
-        for element in [ElementType::F32, ElementType::F16, ElementType::Bf16] {
-            let of_element = |weight: &Weight| weight.element == element;
-            if !self.parts.iter().any(|part| of_element(part.weight)) {
+        for order in Order::ALL {
+            let choose = |weight: &'a Weight| weight.floats().filter(|w| w.order() == order);
+            if !self.parts.iter().any(|part| choose(part.weight).is_some()) {
                 continue;
             }
-            self.cpu.level.run(Arrange {
-                element,
+            level.run(Arrange {
+                order,
                 x: self.x,
                 cols: self.cols,
                 arranged,
                 padded_cols,
             });
             let x = &*arranged;
-            let row_work = self.cols * self.n_tokens;
-            self.split(MATVEC_UNIT, row_work, |_, range| {
-                for PartRows { part, rows, column } in self.parts_in(range) {
-                    if of_element(part.weight) {
-                        self.cpu.level.run(MatVec {
-                            weight: part.weight.view(),
-                            bias: part.bias.map(Weight::view),
-                            rows,
-                            x,
-                            padded_cols,
-                            n_tokens: self.n_tokens,
-                            out,
-                            out_width: self.width,
-                            out_column: column,
-                            output: self.output,
-                        });
-                    }
+            let row_work = self.cols * n_tokens;
+            self.split(choose, MATVEC_UNIT, row_work, |_, part| {
+                let few = FewRows {
+                    bias: part.bias,
+                    rows: part.rows,
+                    x,
+                    padded_cols,
+                    n_tokens,
+                    out,
+                    out_width: self.width,
+                    out_column: part.column,
+                    output: self.output,
+                };
+                match part.weight {
+                    Floats::Dense(weight) => level.run(MatVec { weight, few }),
+                    Floats::FourBit(weight) => level.run(four_bit::MatVec { weight, few }),
                 }
             });
         }
     }
 
     fn gemm(&self, out: &mut [f32], workspace: &mut Workspace) {
-        let geometry = self.cpu.level.geometry();
+        let level = self.cpu.level;
+        let geometry = level.geometry();
         let n_threads = self.cpu.n_threads();
         let scratch = Shared::new(workspace.take(gemm_len(self.n_tokens, geometry, n_threads)));
         let len = gemm::scratch_len(self.n_tokens, geometry.panel);
         let (out_len, out) = (out.len(), Shared::new(out));
-        let row_work = self.cols * self.n_tokens;
-        self.split(2 * geometry.lanes, row_work, |thread, range| {
-            // SAFETY: each thread takes its own piece.
-            let scratch = unsafe { scratch.range(thread * len..(thread + 1) * len) };
-            for PartRows { part, rows, column } in self.parts_in(range) {
-                self.cpu.level.run(Gemm {
-                    weight: part.weight.view(),
-                    bias: part.bias.map(Weight::view),
-                    rows,
-                    x: self.x,
-                    n_tokens: self.n_tokens,
-                    out,
-                    out_len,
-                    out_width: self.width,
-                    out_column: column,
-                    output: self.output,
-                    scratch,
-                });
+        let (unit, row_work) = (2 * geometry.lanes, self.cols * self.n_tokens);
+        self.split(Weight::floats, unit, row_work, |thread, part| {
+            level.run(Gemm {
+                weight: part.weight,
+                bias: part.bias,
+                rows: part.rows,
+                x: self.x,
+                n_tokens: self.n_tokens,
+                out,
+                out_len,
+                out_width: self.width,
+                out_column: part.column,
+                output: self.output,
+                // SAFETY: each thread takes its own piece, for one part after the other.
+                scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
+            });
+        });
+    }
+
+    /// Splits the rows of the parts whose weights `choose` gives among the threads, a multiple of `unit` each;
+    /// `row_work` is what a row takes, in multiplications.
+    ///
+    /// `task` is called with the thread's index and what falls to it of one part.
+    pub(crate) fn split<W>(
+        &self,
+        choose: impl Fn(&'a Weight) -> Option<W> + Sync,
+        unit: usize,
+        row_work: usize,
+        task: impl Fn(usize, PartRows<'a, W>) + Sync,
+    ) {
+        let chosen = |part: &&LinearPart<'a, Cpu>| choose(part.weight).is_some();
+        let chosen = self.parts.iter().filter(chosen);
+        let n_rows: usize = chosen.map(|part| part.weight.rows()).sum();
+        let min_units = MIN_WORK.div_ceil(unit * row_work.max(1));
+        let n_units = n_rows.div_ceil(unit);
+        self.cpu.pool.split(n_units, min_units, |thread, units| {
+            let (start, end) = (units.start * unit, (units.end * unit).min(n_rows));
+            let (mut first, mut column) = (0, 0);
+            for part in self.parts {
+                let n = part.weight.rows();
+                if let Some(weight) = choose(part.weight) {
+                    let rows = start.max(first)..end.min(first + n);
+                    if !rows.is_empty() {
+                        let part = PartRows {
+                            weight,
+                            bias: part.bias.map(Weight::dense),
+                            rows: rows.start - first..rows.end - first,
+                            column,
+                        };
+                        task(thread, part);
+                    }
+                    first += n;
+                }
+                column += n;
             }
         });
-    }
-
-    /// Splits the rows of all parts among the threads, a multiple of `unit` each.
-    fn split(&self, unit: usize, row_work: usize, task: impl Fn(usize, Range<usize>) + Sync) {
-        let min_units = MIN_WORK.div_ceil(unit * row_work.max(1));
-        let n_units = self.width.div_ceil(unit);
-        self.cpu.pool.split(n_units, min_units, |thread, units| {
-            task(
-                thread,
-                units.start * unit..(units.end * unit).min(self.width),
-            );
-        });
-    }
-
-    /// The parts that `range` of the output's columns belongs to.
-    fn parts_in(&self, range: Range<usize>) -> impl Iterator<Item = PartRows<'_>> {
-        let mut end = 0;
-        self.parts.iter().filter_map(move |&part| {
-            let column = end;
-            end += part.weight.rows;
-            let (first, last) = (range.start.max(column), range.end.min(end));
-            (first < last).then(|| PartRows {
-                part,
-                rows: first - column..last - column,
-                column,
-            })
-        })
     }
 }
 

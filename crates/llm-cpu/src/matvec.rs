@@ -6,46 +6,23 @@ use half::{bf16, f16};
 use llm_backend::Output;
 
 use crate::memory::Shared;
-use crate::simd::{Element, ElementType, Kernel, Simd};
-use crate::weight::WeightView;
-
-/// Brings `n_tokens` rows of `x` into the order that a [`MatVec`] of weights of this element type reads.
-pub(crate) struct Arrange<'a> {
-    pub(crate) element: ElementType,
-    /// `[n_tokens, cols]`.
-    pub(crate) x: &'a [f32],
-    pub(crate) cols: usize,
-    /// `[n_tokens, padded cols]`.
-    pub(crate) arranged: &'a mut [f32],
-    pub(crate) padded_cols: usize,
-}
-
-impl Kernel for Arrange<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        for (x, arranged) in self
-            .x
-            .chunks_exact(self.cols)
-            .zip(self.arranged.chunks_exact_mut(self.padded_cols))
-        {
-            match self.element {
-                ElementType::F32 => f32::arrange::<S>(x, arranged),
-                ElementType::F16 => f16::arrange::<S>(x, arranged),
-                ElementType::Bf16 => bf16::arrange::<S>(x, arranged),
-            }
-        }
-    }
-}
+use crate::simd::{Element, ElementType, FourBit, Kernel, Simd};
+use crate::weight::DenseView;
 
 /// Some rows of a weight times all rows of x.
 ///
 /// Every result is a dot product over `2 · LANES` elements at a time, whatever rows and tokens are computed beside it.
 pub(crate) struct MatVec<'a> {
-    pub(crate) weight: WeightView<'a>,
-    pub(crate) bias: Option<WeightView<'a>>,
+    pub(crate) weight: DenseView<'a>,
+    pub(crate) few: FewRows<'a>,
+}
+
+/// What a product with few rows reads and writes beside the weight.
+pub(crate) struct FewRows<'a> {
+    pub(crate) bias: Option<DenseView<'a>>,
     /// The weight's rows to compute; nobody else writes their columns of `out`.
     pub(crate) rows: Range<usize>,
-    /// `[n_tokens, padded_cols]`, as [`Arrange`] left them.
+    /// `[n_tokens, padded_cols]`, in the weight's order.
     pub(crate) x: &'a [f32],
     pub(crate) padded_cols: usize,
     pub(crate) n_tokens: usize,
@@ -57,9 +34,26 @@ pub(crate) struct MatVec<'a> {
     pub(crate) output: Output,
 }
 
+impl FewRows<'_> {
+    /// Completes the result of a row and a token.
+    #[inline(always)]
+    pub(crate) fn finish(&self, row: usize, token: usize, mut sum: f32) {
+        if let Some(bias) = self.bias {
+            sum += bias.element(row);
+        }
+        let at = token * self.out_width + self.out_column + row;
+        // SAFETY: the caller of the kernel owns the columns of these rows.
+        let out = unsafe { self.out.range(at..at + 1) };
+        match self.output {
+            Output::Write => out[0] = sum,
+            Output::Add => out[0] += sum,
+        }
+    }
+}
+
 impl Kernel for MatVec<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: FourBit>(self, simd: S) {
         match self.weight.element {
             ElementType::F32 => self.all::<S, f32>(simd),
             ElementType::F16 => self.all::<S, f16>(simd),
@@ -71,16 +65,16 @@ impl Kernel for MatVec<'_> {
 impl MatVec<'_> {
     #[inline(always)]
     fn all<S: Simd, E: Element>(&self, simd: S) {
-        assert!(self.rows.end <= self.weight.rows);
-        assert!(self.padded_cols.is_multiple_of(2 * S::LANES));
-        assert!(self.padded_cols >= self.weight.cols);
-        assert!(self.x.len() >= self.n_tokens * self.padded_cols);
-        let mut row = self.rows.start;
-        while row + 4 <= self.rows.end {
+        assert!(self.few.rows.end <= self.weight.rows);
+        assert!(self.few.padded_cols.is_multiple_of(2 * S::LANES));
+        assert!(self.few.padded_cols >= self.weight.cols);
+        assert!(self.few.x.len() >= self.few.n_tokens * self.few.padded_cols);
+        let mut row = self.few.rows.start;
+        while row + 4 <= self.few.rows.end {
             self.tokens::<S, E, 4>(simd, row);
             row += 4;
         }
-        while row < self.rows.end {
+        while row < self.few.rows.end {
             self.tokens::<S, E, 1>(simd, row);
             row += 1;
         }
@@ -90,8 +84,8 @@ impl MatVec<'_> {
     #[inline(always)]
     fn tokens<S: Simd, E: Element, const R: usize>(&self, simd: S, row: usize) {
         let mut token = 0;
-        while token < self.n_tokens {
-            token += match self.n_tokens - token {
+        while token < self.few.n_tokens {
+            token += match self.few.n_tokens - token {
                 1 => self.block::<S, E, R, 1>(simd, row, token),
                 2 => self.block::<S, E, R, 2>(simd, row, token),
                 3 => self.block::<S, E, R, 3>(simd, row, token),
@@ -110,7 +104,7 @@ impl MatVec<'_> {
     ) -> usize {
         let cols = self.weight.cols;
         let step = 2 * S::LANES;
-        let x = &self.x[token * self.padded_cols..][..T * self.padded_cols];
+        let x = &self.few.x[token * self.few.padded_cols..][..T * self.few.padded_cols];
         let mut sums = [[simd.splat(0.0); T]; R];
         // SAFETY: the rows lie within the weight (asserted in `all`) and are read up to their last element; x is as
         // long as sliced above; the caller of the kernel owns these columns of `out`, which `finish` checks.
@@ -125,7 +119,7 @@ impl MatVec<'_> {
                         simd.prefetch(line.wrapping_add(CACHE_LINE));
                     }
                     let pair = E::load_pair(simd, weight.add((r * cols + at) * E::SIZE));
-                    accumulate(simd, pair, x.as_ptr().add(at), self.padded_cols, sums);
+                    accumulate(simd, pair, x.as_ptr().add(at), self.few.padded_cols, sums);
                 }
             }
             let rest = cols % step;
@@ -133,30 +127,16 @@ impl MatVec<'_> {
                 let at = cols - rest;
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let pair = E::load_pair_part(simd, weight.add((r * cols + at) * E::SIZE), rest);
-                    accumulate(simd, pair, x.as_ptr().add(at), self.padded_cols, sums);
+                    accumulate(simd, pair, x.as_ptr().add(at), self.few.padded_cols, sums);
                 }
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (t, sum) in sums.into_iter().enumerate() {
-                self.finish(row + r, token + t, simd.reduce_add(sum));
+                self.few.finish(row + r, token + t, simd.reduce_add(sum));
             }
         }
         T
-    }
-
-    #[inline(always)]
-    fn finish(&self, row: usize, token: usize, mut sum: f32) {
-        if let Some(bias) = self.bias {
-            sum += bias.element(row);
-        }
-        let at = token * self.out_width + self.out_column + row;
-        // SAFETY: the caller of the kernel owns the columns of these rows.
-        let out = unsafe { self.out.range(at..at + 1) };
-        match self.output {
-            Output::Write => out[0] = sum,
-            Output::Add => out[0] += sum,
-        }
     }
 }
 

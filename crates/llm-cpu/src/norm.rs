@@ -2,7 +2,7 @@ use llm_backend::Heads;
 use llm_tensor::Norm;
 
 use crate::simd::{Kernel, Simd};
-use crate::weight::WeightView;
+use crate::weight::DenseView;
 
 /// A normalisation of vectors as wide as the gain.
 #[derive(Clone, Copy)]
@@ -10,8 +10,8 @@ pub(crate) struct Normalise<'a> {
     pub(crate) norm: Norm,
     pub(crate) eps: f32,
     pub(crate) gain_offset: f32,
-    pub(crate) gain: WeightView<'a>,
-    pub(crate) bias: Option<WeightView<'a>>,
+    pub(crate) gain: DenseView<'a>,
+    pub(crate) bias: Option<DenseView<'a>>,
 }
 
 impl Normalise<'_> {

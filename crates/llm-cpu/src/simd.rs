@@ -10,6 +10,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod element;
+mod four_bit;
+pub(crate) mod int;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod table;
@@ -19,14 +21,15 @@ pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
 pub(crate) use element::{Element, ElementType};
+pub(crate) use four_bit::{FourBit, words_read};
 pub(crate) use portable::Portable;
 
 use std::fmt::Debug;
 
 /// A computation written once for all instruction sets.
 pub(crate) trait Kernel {
-    /// Implementations are `#[inline(always)]`.
-    fn run<S: Simd>(self, simd: S);
+    /// Implementations are `#[inline(always)]`; they bound `S` by what they use.
+    fn run<S: FourBit>(self, simd: S);
 }
 
 /// An instruction set that the machine is known to have.
@@ -57,10 +60,22 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     fn scale(self, x: Self::F32, n: Self::F32) -> Self::F32;
     /// `a` where `x` is less than zero, `b` elsewhere.
     fn where_negative(self, x: Self::F32, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Rounded to f16 and widened again, beyond its range to infinities.
+    fn through_f16(self, x: Self::F32) -> Self::F32;
+    /// The larger magnitude of each, of which NaN is the largest; `a` is a magnitude.
+    fn max_magnitude(self, a: Self::F32, x: Self::F32) -> Self::F32;
     /// The sum of the lanes.
     fn reduce_add(self, x: Self::F32) -> f32;
     /// The largest of the lanes.
     fn reduce_max(self, x: Self::F32) -> f32;
+
+    /// The largest of the lanes, which are magnitudes; NaN is the largest.
+    #[inline(always)]
+    fn reduce_max_magnitude(self, x: Self::F32) -> f32 {
+        let mut lanes = [0.0; MAX_LANES];
+        self.put(&mut lanes, 0, x);
+        f32::from_bits(lanes.map(f32::to_bits).into_iter().fold(0, u32::max))
+    }
 
     /// # Safety
     /// `src` can be read for `LANES` f32; no alignment is needed.
@@ -89,6 +104,11 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// `dst` can be written for `min(n, LANES)` f32; no alignment is needed.
     unsafe fn store_part(self, dst: *mut f32, x: Self::F32, n: usize);
+    /// Rounds to the nearest integers, ties to even, and stores their lowest byte; that of NaN is zero.
+    ///
+    /// # Safety
+    /// `dst` can be written for `LANES` i8; no alignment is needed.
+    unsafe fn store_codes(self, dst: *mut i8, x: Self::F32);
     /// Writes the transpose of the `[LANES, LANES]` block at `src` to rows `dst_stride` apart.
     ///
     /// # Safety

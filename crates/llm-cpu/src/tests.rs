@@ -2,13 +2,14 @@ use std::num::NonZeroUsize;
 
 use llm_backend::conformance::{check, check_reproducible};
 use llm_backend::{
-    Backend, BackendError, HostWeight, KvShape, LinearPart, NormOp, Output, WorkspaceShape,
+    Backend, BackendError, DenseWeight, HostWeight, KvShape, LinearPart, NormOp, Output,
+    WorkspaceShape,
 };
 use llm_tensor::{DType, HostBytes, Norm};
 
 use crate::{Cpu, CpuError, CpuOptions, Isa};
 
-fn cpu(isa: Isa, n_threads: usize) -> Cpu {
+pub(crate) fn cpu(isa: Isa, n_threads: usize) -> Cpu {
     Cpu::new(CpuOptions {
         threads: NonZeroUsize::new(n_threads),
         isa: Some(isa),
@@ -62,15 +63,17 @@ fn an_instruction_set_that_is_not_there_is_refused() {
 #[test]
 fn weights_stay_where_they_are() {
     let bytes = HostBytes::new(vec![0u8; 13]).slice(1..13);
-    let weight = |dtype, cols| HostWeight {
-        dtype,
-        rows: 2,
-        cols,
-        bytes: bytes.clone(),
+    let weight = |dtype, cols| {
+        HostWeight::Dense(DenseWeight {
+            dtype,
+            rows: 2,
+            cols,
+            bytes: bytes.clone(),
+        })
     };
     let cpu = cpu(Isa::Portable, 1);
     let loaded = cpu.load(weight(DType::BF16, 3)).unwrap();
-    assert_eq!(loaded.bytes.as_ptr(), bytes.as_ptr());
+    assert_eq!(loaded.dense().as_ptr(), bytes.as_ptr());
     assert!(matches!(
         cpu.load(weight(DType::I8, 6)),
         Err(BackendError::UnsupportedWeight {
@@ -81,7 +84,7 @@ fn weights_stay_where_they_are() {
 }
 
 /// A file's last bytes, mapped with a page behind them whose touch is fatal.
-fn at_end_of_file(n_bytes: usize) -> HostBytes {
+pub(crate) fn at_end_of_file(n_bytes: usize) -> HostBytes {
     const PAGE: usize = 4096;
     let n_pages = n_bytes.div_ceil(PAGE);
     let file = tempfile::tempfile().unwrap();
@@ -111,12 +114,12 @@ fn nothing_is_read_beyond_a_weight() {
                 (66, 100),
             ] {
                 let weight = |rows: usize, cols: usize| {
-                    cpu.load(HostWeight {
+                    cpu.load(HostWeight::Dense(DenseWeight {
                         dtype,
                         rows,
                         cols,
                         bytes: at_end_of_file(rows * cols * dtype.size()),
-                    })
+                    }))
                     .unwrap()
                 };
                 let (matrix, vector) = (weight(rows, cols), weight(1, cols));
@@ -156,7 +159,7 @@ fn nothing_is_read_beyond_a_weight() {
     }
 }
 
-fn shape(n_tokens: usize, cols: usize, rows: usize) -> WorkspaceShape {
+pub(crate) fn shape(n_tokens: usize, cols: usize, rows: usize) -> WorkspaceShape {
     WorkspaceShape {
         n_tokens,
         cols,

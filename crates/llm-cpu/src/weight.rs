@@ -1,21 +1,137 @@
+use std::ops::Range;
+
 use half::{bf16, f16};
-use llm_backend::Output;
+use llm_backend::{DenseWeight, Output};
+use llm_quant::{Int8, Int8Weight, Weight4Bit};
 use llm_tensor::HostBytes;
 
+use crate::arrange::Order;
+use crate::four_bit::FourBitView;
 use crate::simd::{Element, ElementType, Kernel, Simd};
 
 /// A weight where it was found: the bytes stay in the file's mapping or in the heap, in their encoding and alignment.
 #[derive(Debug, Clone)]
-pub struct Weight {
-    pub(crate) element: ElementType,
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) bytes: HostBytes,
+pub struct Weight(pub(crate) Encoding);
+
+/// How a weight is kept, and thereby how it is multiplied.
+#[derive(Debug, Clone)]
+pub(crate) enum Encoding {
+    Dense(Dense),
+    FourBit(Weight4Bit),
+    Int8(Int8Weight),
+    /// Encoded at each use.
+    Int8PerUse(Dense, Int8),
 }
 
 impl Weight {
-    pub(crate) fn view(&self) -> WeightView<'_> {
-        WeightView {
+    /// Output features.
+    pub(crate) fn rows(&self) -> usize {
+        match &self.0 {
+            Encoding::Dense(weight) | Encoding::Int8PerUse(weight, _) => weight.rows,
+            Encoding::FourBit(weight) => weight.rows(),
+            Encoding::Int8(weight) => weight.rows(),
+        }
+    }
+
+    /// Input features.
+    pub(crate) fn cols(&self) -> usize {
+        match &self.0 {
+            Encoding::Dense(weight) | Encoding::Int8PerUse(weight, _) => weight.cols,
+            Encoding::FourBit(weight) => weight.cols(),
+            Encoding::Int8(weight) => weight.cols(),
+        }
+    }
+
+    /// The weight, if it is multiplied with activations in f32.
+    pub(crate) fn floats(&self) -> Option<Floats<'_>> {
+        match &self.0 {
+            Encoding::Dense(weight) => Some(Floats::Dense(weight.view())),
+            Encoding::FourBit(weight) => Some(Floats::FourBit(FourBitView::new(weight))),
+            Encoding::Int8(_) | Encoding::Int8PerUse(..) => None,
+        }
+    }
+
+    /// The elements of a table, a gain or a bias.
+    ///
+    /// # Panics
+    /// When the weight is quantized, as none of these ever is.
+    pub(crate) fn dense(&self) -> DenseView<'_> {
+        match &self.0 {
+            Encoding::Dense(weight) => weight.view(),
+            quantized => panic!("tables, gains and biases are not quantized: {quantized:?}"),
+        }
+    }
+}
+
+/// A weight that is multiplied as the numbers that it stands for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Floats<'a> {
+    Dense(DenseView<'a>),
+    FourBit(FourBitView<'a>),
+}
+
+impl Floats<'_> {
+    /// Output features.
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            Floats::Dense(weight) => weight.rows,
+            Floats::FourBit(weight) => weight.rows,
+        }
+    }
+
+    /// Input features.
+    pub(crate) fn cols(&self) -> usize {
+        match self {
+            Floats::Dense(weight) => weight.cols,
+            Floats::FourBit(weight) => weight.cols,
+        }
+    }
+
+    /// How a product with few rows reads them.
+    pub(crate) fn order(&self) -> Order {
+        match self {
+            Floats::Dense(weight) => weight.element.order(),
+            Floats::FourBit(weight) => weight.order(),
+        }
+    }
+}
+
+/// A matrix `[rows, cols]` one element after the other.
+#[derive(Debug, Clone)]
+pub(crate) struct Dense {
+    element: ElementType,
+    rows: usize,
+    cols: usize,
+    bytes: HostBytes,
+}
+
+impl Dense {
+    /// `None` where elements of the type are not computed with.
+    ///
+    /// # Panics
+    /// When there are not as many bytes as the matrix has.
+    pub(crate) fn new(weight: DenseWeight) -> Option<Self> {
+        let DenseWeight {
+            dtype,
+            rows,
+            cols,
+            bytes,
+        } = weight;
+        assert_eq!(
+            bytes.len(),
+            rows * cols * dtype.size(),
+            "a weight of [{rows}, {cols}] {dtype}"
+        );
+        Some(Dense {
+            element: ElementType::of(dtype)?,
+            rows,
+            cols,
+            bytes,
+        })
+    }
+
+    pub(crate) fn view(&self) -> DenseView<'_> {
+        DenseView {
             element: self.element,
             rows: self.rows,
             cols: self.cols,
@@ -24,27 +140,36 @@ impl Weight {
     }
 }
 
-/// A [`Weight`] whose bytes have been looked up: `bytes` is `rows · cols` elements long.
+/// A [`Dense`] whose bytes have been looked up: `bytes` is `rows · cols` elements long.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct WeightView<'a> {
+pub(crate) struct DenseView<'a> {
     pub(crate) element: ElementType,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     bytes: &'a [u8],
 }
 
-impl<'a> WeightView<'a> {
+impl<'a> DenseView<'a> {
     /// Row `row` alone.
     ///
     /// # Panics
     /// When there is none.
-    pub(crate) fn row(self, row: usize) -> WeightView<'a> {
+    pub(crate) fn row(self, row: usize) -> DenseView<'a> {
         let n_bytes = self.cols * self.element.size();
-        WeightView {
+        DenseView {
             rows: 1,
             bytes: &self.bytes[row * n_bytes..][..n_bytes],
             ..self
         }
+    }
+
+    /// The elements of some rows.
+    ///
+    /// # Panics
+    /// When there are no such rows.
+    pub(crate) fn bytes_of(self, rows: Range<usize>) -> &'a [u8] {
+        let n_bytes = self.cols * self.element.size();
+        &self.bytes[rows.start * n_bytes..rows.end * n_bytes]
     }
 
     /// The elements from `at` on, as many as there are up to a register; zeros beyond.
@@ -87,7 +212,7 @@ impl<'a> WeightView<'a> {
 
 /// Widens a row of a weight, times `scale`, into `out`, or adds it.
 pub(crate) struct CopyRow<'a> {
-    pub(crate) row: WeightView<'a>,
+    pub(crate) row: DenseView<'a>,
     pub(crate) scale: f32,
     pub(crate) output: Output,
     /// As wide as the row.

@@ -3,7 +3,7 @@ use llm_tensor::Bytes;
 
 use crate::isa::Geometry;
 use crate::memory::Buffer;
-use crate::{attention, gemm};
+use crate::{attention, gemm, int8};
 
 /// Scratch memory of the operations, which use it one after the other.
 #[derive(Debug)]
@@ -57,6 +57,12 @@ pub(crate) fn bytes(shape: &WorkspaceShape, geometry: Geometry, n_threads: usize
 fn n_elements(shape: &WorkspaceShape, geometry: Geometry, n_threads: usize) -> usize {
     matvec_len(shape.n_tokens.min(GEMM_TOKENS - 1), shape.cols, geometry)
         .max(gemm_len(shape.n_tokens, geometry, n_threads))
+        .max(int8::workspace_len(
+            shape.n_tokens,
+            shape.cols,
+            geometry,
+            n_threads,
+        ))
         .max(attention_len(shape.head_dim, n_threads))
         .max(partial_attention_len(
             shape.head_dim,
@@ -69,7 +75,12 @@ fn n_elements(shape: &WorkspaceShape, geometry: Geometry, n_threads: usize) -> u
 
 /// What a linear operation on fewer than [`GEMM_TOKENS`] rows takes: the arranged rows.
 pub(crate) fn matvec_len(n_tokens: usize, cols: usize, geometry: Geometry) -> usize {
-    n_tokens * cols.next_multiple_of(2 * geometry.lanes)
+    n_tokens * padded_cols(cols, geometry)
+}
+
+/// The elements of an arranged row: whole steps of every kernel.
+pub(crate) fn padded_cols(cols: usize, geometry: Geometry) -> usize {
+    cols.next_multiple_of(8 * geometry.lanes)
 }
 
 /// What a linear operation on more rows takes: a panel and a slab of the rows a thread.

@@ -92,6 +92,22 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn through_f16(self, x: __m256) -> __m256 {
+        // SAFETY: the token proves that the machine has the instruction set.
+        unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
+    }
+
+    #[inline(always)]
+    fn max_magnitude(self, a: __m256, x: __m256) -> __m256 {
+        // Magnitudes are in the order of their bits.
+        // SAFETY: the token proves that the machine has the instruction set.
+        unsafe {
+            let x = _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX));
+            _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), x))
+        }
+    }
+
+    #[inline(always)]
     fn reduce_add(self, x: __m256) -> f32 {
         // SAFETY: the token proves that the machine has the instruction set.
         unsafe {
@@ -108,6 +124,19 @@ impl Simd for Avx2 {
             let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
             let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
             _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps::<1>(x, x)))
+        }
+    }
+
+    #[inline(always)]
+    fn reduce_max_magnitude(self, x: __m256) -> f32 {
+        // Magnitudes are in the order of their bits.
+        // SAFETY: the token proves that the machine has the instruction set.
+        unsafe {
+            let x = _mm256_castps_si256(x);
+            let x = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+            let x = _mm_max_epi32(x, _mm_shuffle_epi32::<0x4e>(x));
+            let x = _mm_max_epi32(x, _mm_shuffle_epi32::<0xb1>(x));
+            f32::from_bits(_mm_cvtsi128_si32(x) as u32)
         }
     }
 
@@ -161,6 +190,21 @@ impl Simd for Avx2 {
     unsafe fn store_part(self, dst: *mut f32, x: __m256, n: usize) {
         // SAFETY: a masked store touches the selected lanes only; as the caller promises, and the token.
         unsafe { _mm256_maskstore_ps(dst, mask(n), x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes(self, dst: *mut i8, x: __m256) {
+        // SAFETY: as the caller promises, and the token.
+        unsafe {
+            // The lowest bytes of each half's lanes into its first four bytes.
+            let lowest = _mm256_set1_epi32(0x0c08_0400);
+            let bytes = _mm256_shuffle_epi8(_mm256_cvtps_epi32(x), lowest);
+            let (low, high) = (
+                _mm256_castsi256_si128(bytes),
+                _mm256_extracti128_si256::<1>(bytes),
+            );
+            _mm_storel_epi64(dst.cast(), _mm_unpacklo_epi32(low, high));
+        }
     }
 
     #[inline(always)]

@@ -73,6 +73,22 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn through_f16(self, x: __m512) -> __m512 {
+        // SAFETY: the token proves that the machine has the instruction set.
+        unsafe { _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
+    }
+
+    #[inline(always)]
+    fn max_magnitude(self, a: __m512, x: __m512) -> __m512 {
+        // Magnitudes are in the order of their bits.
+        // SAFETY: the token proves that the machine has the instruction set.
+        unsafe {
+            let x = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX));
+            _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), x))
+        }
+    }
+
+    #[inline(always)]
     fn reduce_add(self, x: __m512) -> f32 {
         // SAFETY: the token proves that the machine has the instruction set.
         unsafe { _mm512_reduce_add_ps(x) }
@@ -82,6 +98,13 @@ impl Simd for Avx512 {
     fn reduce_max(self, x: __m512) -> f32 {
         // SAFETY: the token proves that the machine has the instruction set.
         unsafe { _mm512_reduce_max_ps(x) }
+    }
+
+    #[inline(always)]
+    fn reduce_max_magnitude(self, x: __m512) -> f32 {
+        // Magnitudes are in the order of their bits.
+        // SAFETY: the token proves that the machine has the instruction set.
+        unsafe { f32::from_bits(_mm512_reduce_max_epi32(_mm512_castps_si512(x)) as u32) }
     }
 
     #[inline(always)]
@@ -134,6 +157,12 @@ impl Simd for Avx512 {
     unsafe fn store_part(self, dst: *mut f32, x: __m512, n: usize) {
         // SAFETY: a masked store touches the selected lanes only; as the caller promises, and the token.
         unsafe { _mm512_mask_storeu_ps(dst, mask(n), x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes(self, dst: *mut i8, x: __m512) {
+        // SAFETY: as the caller promises, and the token.
+        unsafe { _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))) }
     }
 
     #[inline(always)]

@@ -1,12 +1,15 @@
 use half::{bf16, f16};
 use llm_tensor::DType;
 
-use super::{MAX_LANES, Simd};
+use super::{FourBit, MAX_LANES, Simd};
+use crate::arrange::Order;
 
 /// How an element of a weight or a cache is stored.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
     /// Bytes of one element.
     const SIZE: usize;
+    /// In which [`load_pair`](Self::load_pair) gives elements.
+    const ORDER: Order;
 
     /// One element, widened.
     ///
@@ -26,15 +29,11 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
     /// `src` can be read for `LANES` elements; no alignment is needed.
     unsafe fn load<S: Simd>(simd: S, src: *const u8) -> S::F32;
 
-    /// `2 · LANES` elements in the order that [`arrange`](Self::arrange) brings the other factor into.
+    /// `2 · LANES` elements in [`ORDER`](Self::ORDER).
     ///
     /// # Safety
     /// `src` can be read for `2 · LANES` elements; no alignment is needed.
     unsafe fn load_pair<S: Simd>(simd: S, src: *const u8) -> (S::F32, S::F32);
-
-    /// Copies `src` to the start of `dst`, a whole number of `2 · LANES`, in the order of
-    /// [`load_pair`](Self::load_pair); zeros beyond.
-    fn arrange<S: Simd>(src: &[f32], dst: &mut [f32]);
 
     /// The first `n` elements of a [`load_pair`](Self::load_pair); zeros beyond.
     ///
@@ -47,6 +46,20 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
         unsafe {
             std::ptr::copy_nonoverlapping(src, piece.as_mut_ptr(), n * Self::SIZE);
             Self::load_pair(simd, piece.as_ptr())
+        }
+    }
+
+    /// `2 · LANES` elements as those of even and those of odd index.
+    ///
+    /// # Safety
+    /// `src` can be read for `2 · LANES` elements; no alignment is needed.
+    #[inline(always)]
+    unsafe fn load_even_odd<S: FourBit>(simd: S, src: *const u8) -> (S::F32, S::F32) {
+        // SAFETY: as the caller promises.
+        let (first, second) = unsafe { Self::load_pair(simd, src) };
+        match Self::ORDER {
+            Order::EvenOdd => (first, second),
+            Order::Straight | Order::Eighths => simd.deinterleave(first, second),
         }
     }
 
@@ -70,6 +83,7 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
 
 impl Element for f32 {
     const SIZE: usize = 4;
+    const ORDER: Order = Order::Straight;
 
     #[inline(always)]
     unsafe fn read(src: *const u8) -> f32 {
@@ -97,15 +111,11 @@ impl Element for f32 {
             (simd.load(src), simd.load(src.add(S::LANES)))
         }
     }
-
-    #[inline(always)]
-    fn arrange<S: Simd>(src: &[f32], dst: &mut [f32]) {
-        in_order(src, dst);
-    }
 }
 
 impl Element for f16 {
     const SIZE: usize = 2;
+    const ORDER: Order = Order::Straight;
 
     #[inline(always)]
     unsafe fn read(src: *const u8) -> f32 {
@@ -135,15 +145,11 @@ impl Element for f16 {
             )
         }
     }
-
-    #[inline(always)]
-    fn arrange<S: Simd>(src: &[f32], dst: &mut [f32]) {
-        in_order(src, dst);
-    }
 }
 
 impl Element for bf16 {
     const SIZE: usize = 2;
+    const ORDER: Order = Order::EvenOdd;
 
     #[inline(always)]
     unsafe fn read(src: *const u8) -> f32 {
@@ -168,24 +174,6 @@ impl Element for bf16 {
         // SAFETY: as the caller promises.
         unsafe { simd.load_bf16_even_odd(src) }
     }
-
-    #[inline(always)]
-    fn arrange<S: Simd>(src: &[f32], dst: &mut [f32]) {
-        for (i, dst) in dst.chunks_exact_mut(2 * S::LANES).enumerate() {
-            let src = &src[i * 2 * S::LANES..];
-            let (even, odd) = dst.split_at_mut(S::LANES);
-            let at = |j: usize| src.get(j).copied().unwrap_or(0.0);
-            for (j, (even, odd)) in even.iter_mut().zip(odd).enumerate() {
-                (*even, *odd) = (at(2 * j), at(2 * j + 1));
-            }
-        }
-    }
-}
-
-fn in_order(src: &[f32], dst: &mut [f32]) {
-    let (values, zeros) = dst.split_at_mut(src.len());
-    values.copy_from_slice(src);
-    zeros.fill(0.0);
 }
 
 /// The [`Element`]s, as a value to decide by.
@@ -213,6 +201,15 @@ impl ElementType {
             ElementType::F32 => f32::SIZE,
             ElementType::F16 => f16::SIZE,
             ElementType::Bf16 => bf16::SIZE,
+        }
+    }
+
+    /// As [`Element::ORDER`].
+    pub(crate) fn order(self) -> Order {
+        match self {
+            ElementType::F32 => f32::ORDER,
+            ElementType::F16 => f16::ORDER,
+            ElementType::Bf16 => bf16::ORDER,
         }
     }
 }

@@ -83,6 +83,19 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn through_f16(self, x: [f32; N]) -> [f32; N] {
+        x.map(|x| f16::from_f32(x).to_f32())
+    }
+
+    #[inline(always)]
+    fn max_magnitude(self, a: [f32; N], x: [f32; N]) -> [f32; N] {
+        // Magnitudes are in the order of their bits.
+        each(a, x, |a, x| {
+            f32::from_bits(a.to_bits().max(x.abs().to_bits()))
+        })
+    }
+
+    #[inline(always)]
     fn reduce_add(self, x: [f32; N]) -> f32 {
         ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
     }
@@ -101,8 +114,9 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_part(self, src: *const f32, n: usize) -> [f32; N] {
         let mut x = [0.0; N];
-        // SAFETY: as the caller promises.
-        unsafe { std::ptr::copy_nonoverlapping(src, x.as_mut_ptr(), n.min(N)) };
+        let n_bytes = n.min(N) * size_of::<f32>();
+        // SAFETY: as the caller promises; bytes need no alignment.
+        unsafe { std::ptr::copy_nonoverlapping(src.cast(), x.as_mut_ptr().cast::<u8>(), n_bytes) };
         x
     }
 
@@ -140,6 +154,13 @@ impl Simd for Portable {
     unsafe fn store_part(self, dst: *mut f32, x: [f32; N], n: usize) {
         // SAFETY: as the caller promises.
         unsafe { std::ptr::copy_nonoverlapping(x.as_ptr(), dst, n.min(N)) };
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes(self, dst: *mut i8, x: [f32; N]) {
+        let codes = x.map(|x| x.round_ties_even() as i32 as i8);
+        // SAFETY: as the caller promises.
+        unsafe { dst.cast::<[i8; N]>().write_unaligned(codes) }
     }
 
     #[inline(always)]

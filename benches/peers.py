@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Runs the same models in the same way here and in transformers + bitsandbytes, side by side.
+
+    python3 benches/peers.py speed [--model FOLDER] [--tokens N]     load time, peak memory, tokens per second
+    python3 benches/peers.py check [--model FOLDER]                  transformers loads what `llm-run quantize` writes
+
+Builds llm-run, and on its first run a virtual environment of its own in target/peers-environment (some GB, a few
+minutes). Without --model, `speed` makes a random Llama of 1.1 billion parameters (2.2 GB in bfloat16) in target/peers,
+and takes SmolLM2 for decoding too, where `cargo xtask fetch-model smollm2` has fetched it; `check` takes SmolLM2. Each
+measurement is a process of its own, ours and theirs in turns; memory is the process's peak of resident memory, mapped
+files included. Not part of the tests.
+"""
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = ROOT / "target"
+ENVIRONMENT = TARGET / "peers-environment"
+PYTHON = ENVIRONMENT / "bin/python"
+PACKAGES = ["torch==2.15.*", "transformers==5.23.*", "bitsandbytes==0.50.*", "accelerate==1.15.*", "safetensors==0.8.*"]
+LLM_RUN = TARGET / "release/llm-run"
+SMOLLM2 = ROOT / "models/smollm2"
+
+# What each encoding is called on our command line, and in BitsAndBytesConfig.
+ENCODINGS = {
+    "bf16": ([], {}),
+    "int8": (["--load-in-8bit"], {"load_in_8bit": True}),
+    "nf4": (["--load-in-4bit"], {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
+    "nf4 double": (
+        ["--load-in-4bit", "--double-quant"],
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    ),
+}
+
+# Loads and generates in a fresh process; prints one JSON object.
+THEIRS = r"""
+import json, resource, sys, time
+model_path, config, n_tokens, dtype = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+import torch, transformers
+transformers.logging.set_verbosity_error()
+torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
+kwargs = {"dtype": getattr(torch, dtype), "device_map": {"": "cpu"}}
+if config:
+    if config.get("load_in_4bit"):
+        config["bnb_4bit_compute_dtype"] = getattr(torch, dtype)
+    kwargs["quantization_config"] = transformers.BitsAndBytesConfig(**config)
+begin = time.perf_counter()
+model = transformers.AutoModelForCausalLM.from_pretrained(model_path, **kwargs).eval()
+load = time.perf_counter() - begin
+ids = torch.arange(5, 21).reshape(1, -1)
+mask = torch.ones_like(ids)
+def timed(n):
+    begin = time.perf_counter()
+    model.generate(ids, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, do_sample=False)
+    return time.perf_counter() - begin
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+load_peak = peak()
+decode = 0.0
+if n_tokens:
+    timed(2)
+    one, many = timed(1), timed(n_tokens + 1)
+    decode = n_tokens / (many - one)
+print(json.dumps({"load": load, "peak": load_peak, "decode": decode}))
+"""
+
+# Logits of one prompt by a checkpoint that is quantized already; saves them.
+LOGITS = r"""
+import json, sys
+import torch, transformers
+from safetensors.torch import save_file
+transformers.logging.set_verbosity_error()
+folder, ids, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+model = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map={"": "cpu"}).eval()
+with torch.no_grad():
+    logits = model(torch.tensor([ids])).logits[0].float()
+generated = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                           max_new_tokens=12, do_sample=False)[0, len(ids):].tolist()
+save_file({"logits": logits}, out)
+print(json.dumps({"generated": generated, "quantized": sum(type(m).__name__ in ("Linear4bit", "Linear8bitLt") for m in model.modules())}))
+"""
+
+
+def run(command, **kwargs):
+    return subprocess.run([str(part) for part in command], check=True, **kwargs)
+
+
+def output(command):
+    """The last line of what a command prints, as JSON."""
+    found = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if found.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command[:3]))} failed:\n{found.stderr[-3000:]}")
+    return json.loads(found.stdout.strip().splitlines()[-1])
+
+
+def prepare():
+    run(["cargo", "build", "--release", "--quiet", "-p", "llm-run"], cwd=ROOT)
+    if not PYTHON.exists():
+        run([sys.executable, "-m", "venv", ENVIRONMENT])
+    run([PYTHON, "-m", "pip", "install", "--quiet", *PACKAGES])
+
+
+def random_llama():
+    folder = TARGET / "peers/llama-1.1b"
+    if not (folder / "config.json").exists():
+        config = ROOT / "benches/configs/llama-1.1b.json"
+        run(["cargo", "run", "--release", "--quiet", "-p", "xtask", "--", "make-model", config, folder], cwd=ROOT)
+    return folder
+
+
+def ours(model, flags, n_tokens):
+    ids = ",".join(str(i) for i in range(5, 21))
+    found = output([LLM_RUN, "generate", model, "--token-ids", ids, "--max-new-tokens", n_tokens + 1, "--greedy",
+                    "--ignore-eos", "--json", *flags])
+    return {"load": found["timings"]["load_seconds"], "peak": found["memory"]["peak_resident_bytes"],
+            "anonymous": found["memory"]["anonymous_bytes"], "decode": found["timings"]["decode_tokens_per_second"]}
+
+
+def theirs(model, config, n_tokens):
+    return output([PYTHON, "-c", THEIRS, model, json.dumps(config), n_tokens, "bfloat16"])
+
+
+def warm(model):
+    """Reads the files, so that neither side pays for the disk."""
+    for path in sorted(model.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            while file.read(1 << 24):
+                pass
+
+
+def speed(args):
+    models = [pathlib.Path(args.model)] if args.model else [random_llama()] + ([SMOLLM2] if SMOLLM2.exists() else [])
+    for model in models:
+        print(f"\n{model.name}, {len(os.sched_getaffinity(0))} processors, prompt of 16 tokens, {args.tokens} decoded")
+        print("| | load, s | × | peak at load, GB | × | decode, tokens/s | × |")
+        print("|---|---|---|---|---|---|---|")
+        for name, (flags, config) in ENCODINGS.items():
+            warm(model)
+            our = ours(model, flags, args.tokens)
+            at_load = ours(model, flags, 0)
+            warm(model)
+            their = theirs(model, config, args.tokens)
+            print(f"| {name}: llm-run | {our['load']:.2f} | {their['load'] / our['load']:.1f} "
+                  f"| {at_load['peak'] / 1e9:.2f} ({at_load['anonymous'] / 1e9:.2f} anonymous) "
+                  f"| {at_load['peak'] / their['peak']:.2f} | {our['decode']:.1f} | {our['decode'] / their['decode']:.1f} |")
+            print(f"| {name}: transformers | {their['load']:.2f} | | {their['peak'] / 1e9:.2f} | | {their['decode']:.1f} | |",
+                  flush=True)
+
+
+def check(args):
+    from_file = r"""
+import sys
+from safetensors.torch import load_file
+a, b = (load_file(path)["logits"].double() for path in sys.argv[1:3])
+print(float((a - b).norm() / b.norm()))
+"""
+    model = pathlib.Path(args.model or SMOLLM2)
+    ids = list(range(40, 60))
+    for name, (flags, config) in list(ENCODINGS.items())[1:]:
+        with tempfile.TemporaryDirectory(dir=TARGET) as scratch:
+            out = pathlib.Path(scratch) / "quantized"
+            run([LLM_RUN, "quantize", model, out, *flags], stderr=subprocess.DEVNULL)
+            their_logits, our_logits = pathlib.Path(scratch) / "theirs", pathlib.Path(scratch) / "ours"
+            their = output([PYTHON, "-c", LOGITS, out, json.dumps(ids), their_logits])
+            text = ",".join(map(str, ids))
+            run([LLM_RUN, "score", out, "--token-ids", text, "--logits", our_logits], stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL)
+            our = output([LLM_RUN, "generate", out, "--token-ids", text, "--max-new-tokens", 12, "--greedy",
+                          "--ignore-eos", "--json"])["generated_ids"]
+            error = output([PYTHON, "-c", from_file, our_logits, their_logits])
+            same = sum(a == b for a, b in zip(our, their["generated"]))
+            print(f"{name}: transformers has {their['quantized']} quantized modules; logits differ by {error:.1e}, "
+                  f"{same} of the first 12 greedy tokens agree", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "check"])
+    parser.add_argument("--model")
+    parser.add_argument("--tokens", type=int, default=24)
+    args = parser.parse_args()
+    prepare()
+    {"speed": speed, "check": check}[args.what](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+use std::sync::Arc;
+
+use llm_backend::{Backend, HostWeight, LinearPart, Output};
+use llm_quant::{
+    Absmax, BlockSize, Code, DoubleAbsmax, Encoder, FourBit, NESTED_BLOCK, Weight4Bit, dynamic_map,
+};
+use llm_tensor::HostBytes;
+
+use crate::tests::{at_end_of_file, cpu, shape};
+use crate::{Cpu, Isa};
+
+const BLOCK_SIZES: [u64; 3] = [32, 64, 256];
+/// Whole and broken blocks, words and bytes.
+const SHAPES: [(usize, usize); 10] = [
+    (1, 1),
+    (2, 15),
+    (1, 32),
+    (7, 64),
+    (5, 96),
+    (3, 192),
+    (66, 100),
+    (17, 320),
+    (2, 544),
+    (2, 1024),
+];
+
+fn cpus() -> impl Iterator<Item = Cpu> {
+    let available = Isa::ALL.into_iter().filter(|isa| isa.is_available());
+    available.map(|isa| cpu(isa, 1))
+}
+
+/// Every shape in every format, of bytes that `bytes` makes.
+fn weights(bytes: impl Fn(usize) -> HostBytes) -> Vec<Weight4Bit> {
+    let mut weights = Vec::new();
+    for shape in SHAPES {
+        for block_size in BLOCK_SIZES {
+            for double_quant in [false, true] {
+                let format = FourBit {
+                    code: Code::Nf4,
+                    block_size: BlockSize::new(block_size).unwrap(),
+                    double_quant,
+                };
+                let n = shape.0 * shape.1;
+                let n_blocks = n.div_ceil(block_size as usize);
+                let absmax = if double_quant {
+                    let scales = bytes(n_blocks.div_ceil(NESTED_BLOCK) * 4);
+                    let map = Arc::new(*dynamic_map());
+                    let double = DoubleAbsmax::new(bytes(n_blocks), scales, map, 0.0);
+                    Absmax::Double(double.unwrap())
+                } else {
+                    Absmax::Plain(bytes(n_blocks * 4))
+                };
+                let packed = bytes(n.div_ceil(2));
+                let table = *Code::Nf4.table();
+                weights.push(Weight4Bit::new(shape, format, table, packed, absmax).unwrap());
+            }
+        }
+    }
+    weights
+}
+
+/// Bytes whose f32 are small and not special.
+fn pattern(n: usize) -> HostBytes {
+    let bytes: Vec<u8> = (0..=n)
+        .map(|i| {
+            if i % 4 == 0 {
+                0x3d
+            } else {
+                (i * 31 % 251) as u8
+            }
+        })
+        .collect();
+    HostBytes::new(bytes).slice(1..n + 1)
+}
+
+#[test]
+fn nothing_beyond_a_weight_is_read() {
+    let weights = weights(at_end_of_file);
+    for cpu in cpus() {
+        for weight in &weights {
+            let (rows, cols) = (weight.rows(), weight.cols());
+            let loaded = cpu.load(HostWeight::FourBit(weight.clone())).unwrap();
+            let part = LinearPart {
+                weight: &loaded,
+                bias: None,
+            };
+            let mut x = cpu.alloc(20 * cols).unwrap();
+            x.as_mut_slice().fill(1.0);
+            for n_tokens in [1, 3, 20] {
+                let mut workspace = cpu.workspace(&shape(n_tokens, cols, rows)).unwrap();
+                let mut out = cpu.alloc(n_tokens * rows).unwrap();
+                out.as_mut_slice().fill(f32::NAN);
+                let parts = [part];
+                cpu.linear(
+                    &parts,
+                    &x,
+                    Output::Write,
+                    &mut out,
+                    n_tokens,
+                    &mut workspace,
+                )
+                .unwrap();
+                // The file holds zeros only, and so do the scales.
+                assert!(out.as_slice().iter().all(|&y| y == 0.0), "{weight:?}");
+            }
+            let mut decoded = vec![f32::NAN; rows * cols];
+            cpu.decode_4bit(weight, 0, &mut decoded);
+            assert!(decoded.iter().all(|&value| value == 0.0), "{weight:?}");
+        }
+    }
+}
+
+#[test]
+fn any_elements_are_decoded_to_the_exact_values() {
+    for weight in weights(pattern) {
+        let n = weight.rows() * weight.cols();
+        let expected: Vec<u32> = (0..n).map(|i| weight.element(i).to_bits()).collect();
+        for cpu in cpus() {
+            for first in [0, 1, 2, 31, 33, 100] {
+                for len in [0, 1, 2, 15, 17, 64, 67, 300, n] {
+                    if first + len > n {
+                        continue;
+                    }
+                    let mut decoded = vec![f32::NAN; len];
+                    cpu.decode_4bit(&weight, first, &mut decoded);
+                    let found: Vec<u32> = decoded.iter().map(|value| value.to_bits()).collect();
+                    assert!(
+                        found == expected[first..first + len],
+                        "{first} {len} {weight:?}"
+                    );
+                }
+            }
+        }
+    }
+}

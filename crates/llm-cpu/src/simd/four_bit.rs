@@ -1,0 +1,67 @@
+//! What 4-bit codes take of an instruction set.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use super::{MAX_LANES, Simd};
+
+/// Sixteen values looked up by code, and codes found by value.
+pub(crate) trait FourBit: Simd {
+    /// The values of the sixteen codes.
+    type Table: Copy;
+    /// What stands between the values, and their codes in order of value.
+    type Thresholds: Copy;
+
+    fn table(self, values: &[f32; 16]) -> Self::Table;
+    fn thresholds(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Self::Thresholds;
+
+    /// The values of `LANES` codes, two a byte, in their order.
+    ///
+    /// # Safety
+    /// `src` can be read for `LANES / 2` bytes.
+    unsafe fn look_up(self, table: Self::Table, src: *const u8) -> Self::F32;
+
+    /// The values of `8 · LANES` codes, two a byte: register `i` holds every eighth from code `i` on. So lane `j` of all
+    /// registers are the codes of word `j`.
+    ///
+    /// # Safety
+    /// `src` can be read for [`words_read`]`(LANES)` bytes, which is more than the codes take.
+    unsafe fn look_up_words(self, table: Self::Table, src: *const u8) -> [Self::F32; 8];
+
+    /// The codes of `LANES` pairs of values, each the one whose value is nearest, the lower one in the middle; a byte a
+    /// pair, `even` in the high half.
+    ///
+    /// # Safety
+    /// `dst` can be written for `LANES` bytes.
+    unsafe fn store_nibbles(
+        self,
+        thresholds: Self::Thresholds,
+        even: Self::F32,
+        odd: Self::F32,
+        dst: *mut u8,
+    );
+
+    /// The elements of `a` and `b`, one after the other, as those of even and those of odd index.
+    fn deinterleave(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
+
+    /// `N` values, a power of two, each in as many lanes beside each other.
+    #[inline(always)]
+    fn spread<const N: usize>(self, values: [f32; N]) -> Self::F32 {
+        if N == 1 {
+            return self.splat(values[0]);
+        }
+        let mut lanes = [0f32; MAX_LANES];
+        for (i, lane) in lanes.iter_mut().take(Self::LANES).enumerate() {
+            *lane = values[i * N / Self::LANES];
+        }
+        self.get(&lanes, 0)
+    }
+}
+
+/// Bytes that [`FourBit::look_up_words`] reads of as many words.
+pub(crate) const fn words_read(n_words: usize) -> usize {
+    4 * n_words + 3
+}

@@ -1,0 +1,131 @@
+use std::arch::x86_64::*;
+
+use super::FourBit;
+use crate::simd::{Avx512, Simd};
+
+/// The thresholds as a binary search meets them, and the codes in order of value.
+#[derive(Clone, Copy)]
+pub(crate) struct Search {
+    /// Of each step: the next threshold by the number of those known to be below.
+    steps: [__m512; 4],
+    /// In all quarters.
+    codes: __m512i,
+}
+
+impl FourBit for Avx512 {
+    type Table = __m512;
+    type Thresholds = Search;
+
+    #[inline(always)]
+    fn table(self, values: &[f32; 16]) -> __m512 {
+        // SAFETY: sixteen values; the token proves that the machine has the instruction set.
+        unsafe { _mm512_loadu_ps(values.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn thresholds(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Search {
+        let mut steps = [[0f32; 16]; 4];
+        for (step, width) in steps.iter_mut().zip(WIDTHS) {
+            for known in (0..16).step_by(2 * width) {
+                step[known] = thresholds[known + width - 1];
+            }
+        }
+        // SAFETY: sixteen elements each; the token.
+        unsafe {
+            Search {
+                steps: [
+                    _mm512_loadu_ps(steps[0].as_ptr()),
+                    _mm512_loadu_ps(steps[1].as_ptr()),
+                    _mm512_loadu_ps(steps[2].as_ptr()),
+                    _mm512_loadu_ps(steps[3].as_ptr()),
+                ],
+                codes: _mm512_broadcast_i32x4(_mm_loadu_si128(codes.as_ptr().cast())),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(self, table: __m512, src: *const u8) -> __m512 {
+        // SAFETY: as the caller promises, and the token.
+        unsafe {
+            let [low, high] = src.cast::<[i32; 2]>().read_unaligned();
+            let words = _mm512_mask_set1_epi32(_mm512_set1_epi32(low), 0xff00, high);
+            let shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
+            let codes = _mm512_srlv_epi32(words, _mm512_broadcast_i32x8(shifts));
+            _mm512_permutexvar_ps(codes, table)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up_words(self, table: __m512, src: *const u8) -> [__m512; 8] {
+        // SAFETY: as the caller promises, and the token.
+        unsafe {
+            let mut values = [_mm512_setzero_ps(); 8];
+            for i in 0..4 {
+                // A load from byte i on stands for a shift; the permutation reads the lowest four bits only.
+                let words = _mm512_loadu_si512(src.add(i).cast());
+                values[2 * i] = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(words), table);
+                values[2 * i + 1] = _mm512_permutexvar_ps(words, table);
+            }
+            values
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_nibbles(self, search: Search, even: __m512, odd: __m512, dst: *mut u8) {
+        // SAFETY: as the caller promises, and the token.
+        unsafe {
+            let ranks = _mm512_or_si512(
+                rank(search, even),
+                _mm512_slli_epi32::<8>(rank(search, odd)),
+            );
+            let codes = _mm512_shuffle_epi8(search.codes, ranks);
+            let bytes =
+                _mm512_or_si512(_mm512_slli_epi32::<4>(codes), _mm512_srli_epi32::<8>(codes));
+            _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(bytes));
+        }
+    }
+
+    #[inline(always)]
+    fn deinterleave(self, a: __m512, b: __m512) -> (__m512, __m512) {
+        // SAFETY: the token.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+            (
+                _mm512_permutex2var_ps(a, even, b),
+                _mm512_permutex2var_ps(a, odd, b),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn spread<const N: usize>(self, values: [f32; N]) -> __m512 {
+        let mut lanes = self.splat(values[0]);
+        for (i, &value) in values.iter().enumerate().skip(1) {
+            // The lanes from this value's first on.
+            let mask = !0 << (i * Self::LANES / N);
+            // SAFETY: the token.
+            lanes = unsafe { _mm512_mask_broadcastss_ps(lanes, mask, _mm_set_ss(value)) };
+        }
+        lanes
+    }
+}
+
+/// Half of the thresholds that are left at each step of a search.
+const WIDTHS: [usize; 4] = [8, 4, 2, 1];
+
+/// How many thresholds are below each lane.
+#[inline(always)]
+unsafe fn rank(search: Search, x: __m512) -> __m512i {
+    // SAFETY: the caller has a token.
+    unsafe {
+        let mut rank = _mm512_setzero_si512();
+        for (step, width) in search.steps.into_iter().zip(WIDTHS) {
+            let threshold = _mm512_permutexvar_ps(rank, step);
+            let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, threshold);
+            rank = _mm512_mask_add_epi32(rank, above, rank, _mm512_set1_epi32(width as i32));
+        }
+        rank
+    }
+}

@@ -1,0 +1,58 @@
+use super::FourBit;
+use crate::simd::{Portable, Simd};
+
+const N: usize = Portable::LANES;
+
+impl FourBit for Portable {
+    type Table = [f32; 16];
+    type Thresholds = ([f32; 15], [u8; 16]);
+
+    #[inline(always)]
+    fn table(self, values: &[f32; 16]) -> [f32; 16] {
+        *values
+    }
+
+    #[inline(always)]
+    fn thresholds(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> ([f32; 15], [u8; 16]) {
+        (*thresholds, *codes)
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(self, table: [f32; 16], src: *const u8) -> [f32; N] {
+        // SAFETY: as the caller promises.
+        let bytes = unsafe { src.cast::<[u8; N / 2]>().read_unaligned() };
+        std::array::from_fn(|i| table[usize::from(bytes[i / 2] >> (4 - i % 2 * 4) & 15)])
+    }
+
+    #[inline(always)]
+    unsafe fn look_up_words(self, table: [f32; 16], src: *const u8) -> [[f32; N]; 8] {
+        // SAFETY: as the caller promises.
+        let words = unsafe { src.cast::<[[u8; 4]; N]>().read_unaligned() };
+        std::array::from_fn(|i| {
+            words.map(|word| table[usize::from(word[i / 2] >> (4 - i % 2 * 4) & 15)])
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn store_nibbles(
+        self,
+        (thresholds, codes): ([f32; 15], [u8; 16]),
+        even: [f32; N],
+        odd: [f32; N],
+        dst: *mut u8,
+    ) {
+        let code = |x: &f32| codes[thresholds.iter().filter(|&t| x > t).count()];
+        let bytes: [u8; N] = std::array::from_fn(|i| code(&even[i]) << 4 | code(&odd[i]));
+        // SAFETY: as the caller promises.
+        unsafe { dst.cast::<[u8; N]>().write_unaligned(bytes) }
+    }
+
+    #[inline(always)]
+    fn deinterleave(self, a: [f32; N], b: [f32; N]) -> ([f32; N], [f32; N]) {
+        let at = |i: usize| if i < N { a[i] } else { b[i - N] };
+        (
+            std::array::from_fn(|i| at(2 * i)),
+            std::array::from_fn(|i| at(2 * i + 1)),
+        )
+    }
+}
