@@ -24,6 +24,17 @@ pub struct NewTensor {
     pub shape: Shape,
 }
 
+impl NewTensor {
+    /// Its size.
+    ///
+    /// # Panics
+    /// When 64 bits cannot count it.
+    pub fn bytes(&self) -> Bytes {
+        let bytes = self.shape.bytes(self.dtype);
+        bytes.expect("a tensor to be written has a size that 64 bits can count")
+    }
+}
+
 /// Writes one safetensors file without holding it: first the header, then the tensors' bytes as they come.
 ///
 /// The bytes go to a temporary file in the same folder that takes the place of `path` when [`finish`] has seen all

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
@@ -240,6 +240,50 @@ fn the_safetensors_crate_reads_every_shard_whatever_the_pieces() {
         }
         assert!(rest.is_empty());
         assert_eq!(Checkpoint::open(&out).unwrap().tensors().len(), 5);
+    }
+}
+
+#[test]
+fn tensors_written_in_any_order_are_those_written_in_order() {
+    let tensors = vec![
+        new("a", DType::U8, &[3]),
+        new("b", DType::F32, &[5]),
+        new("empty", DType::F32, &[0]),
+        new("c", DType::I16, &[4]),
+    ];
+    let plan = ShardPlan::new(tensors, Some(Bytes::new(24))).unwrap();
+    assert_eq!(plan.shards().len(), 2);
+    let bytes: Vec<u8> = (0..plan.total().get() as u8).collect();
+    let [in_order, in_pieces] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let create = |folder: &tempfile::TempDir| {
+        ShardWriter::create(folder.path(), &plan, BTreeMap::new(), Existing::Keep).unwrap()
+    };
+    let mut writer = create(&in_order);
+    writer.write(&bytes).unwrap();
+    writer.finish().unwrap();
+
+    let mut writer = create(&in_pieces);
+    let mut starts = HashMap::new();
+    let mut start = 0;
+    for tensor in plan.tensors() {
+        starts.insert(tensor.name.as_str(), start);
+        start += tensor.bytes().get() as usize;
+    }
+    for (name, range) in [
+        ("c", 4..8),
+        ("b", 0..20),
+        ("a", 2..3),
+        ("a", 0..2),
+        ("c", 0..4),
+    ] {
+        let part = &bytes[starts[name]..][range.clone()];
+        writer.write_tensor(name, range.start as u64, part).unwrap();
+    }
+    writer.finish().unwrap();
+    for name in names(in_order.path()) {
+        let [a, b] =
+            [&in_order, &in_pieces].map(|folder| fs::read(folder.path().join(&name)).unwrap());
+        assert_eq!(a, b, "{name}");
     }
 }
 

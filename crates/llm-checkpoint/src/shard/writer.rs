@@ -1,6 +1,7 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::flush::Flusher;
@@ -10,7 +11,7 @@ use crate::error::CheckpointError;
 use crate::write::{header, write_error};
 
 /// Writes a checkpoint's files into a folder without holding them: the tensors' bytes as they come, in the order of
-/// the plan.
+/// the plan or tensor by tensor in any order.
 ///
 /// Nothing of it can be seen before [`finish`], which puts everything in place: until then whatever is in the
 /// folder stays as it is, and the writer, when it is dropped, leaves nothing behind. A process that is killed, a
@@ -24,15 +25,26 @@ pub struct ShardWriter<'p> {
     metadata: BTreeMap<String, String>,
     staging: Staging,
     flusher: Flusher,
-    /// Shards that were begun, the last of which is `open` while bytes of it are missing.
-    n_begun: usize,
-    open: Option<OpenShard>,
+    shards: Vec<ShardState>,
+    /// Where [`ShardWriter::write`] goes on: in which shard, and behind how many bytes of its tensors.
+    cursor: (usize, u64),
+    /// For each tensor its shard, and the bytes of the shard's tensors before it.
+    places: HashMap<&'p str, (usize, u64)>,
+}
+
+#[derive(Debug)]
+enum ShardState {
+    Ahead,
+    Open(OpenShard),
+    Complete,
 }
 
 #[derive(Debug)]
 struct OpenShard {
     path: PathBuf,
     file: File,
+    /// Where the tensors' bytes begin.
+    data: u64,
     /// Bytes that have not come yet.
     missing: u64,
     /// Bytes that came since the disk was last told to begin.
@@ -60,8 +72,9 @@ impl<'p> ShardWriter<'p> {
             metadata,
             staging: Staging::create(folder, existing)?,
             flusher: Flusher::start().map_err(|source| write_error(folder, source))?,
-            n_begun: 0,
-            open: None,
+            shards: plan.shards().iter().map(|_| ShardState::Ahead).collect(),
+            cursor: (0, 0),
+            places: places(plan),
         })
     }
 
@@ -100,8 +113,8 @@ impl<'p> ShardWriter<'p> {
         self.staging.write(name, file)
     }
 
-    /// Appends little-endian elements. A call may end inside a tensor, or begin in one and end in another, or in
-    /// another shard.
+    /// Appends little-endian elements to those that `write` wrote before. A call may end inside a tensor, or begin in
+    /// one and end in another, or in another shard.
     ///
     /// # Errors
     /// [`CheckpointError::Write`], and [`CheckpointError::Header`] when a shard's header becomes longer than
@@ -111,19 +124,41 @@ impl<'p> ShardWriter<'p> {
     /// When these are more bytes than the tensors have left.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), CheckpointError> {
         while !bytes.is_empty() {
-            let shard = match &mut self.open {
-                Some(shard) if shard.missing > 0 => shard,
-                _ => {
-                    assert!(self.begin_next()?, "bytes beyond those of the plan");
-                    continue;
-                }
-            };
-            let n = shard.missing.min(bytes.len() as u64);
-            let (now, later) = bytes.split_at(n as usize);
-            shard.write(now, &self.flusher)?;
+            let (shard_idx, offset) = self.cursor;
+            let shard = self.plan.shards().get(shard_idx);
+            let left = shard.expect("bytes beyond those of the plan").bytes.get() - offset;
+            if left == 0 {
+                self.cursor = (shard_idx + 1, 0);
+                continue;
+            }
+            let (now, later) = bytes.split_at(left.min(bytes.len() as u64) as usize);
+            self.write_at(shard_idx, offset, now)?;
+            self.cursor.1 += now.len() as u64;
             bytes = later;
         }
         Ok(())
+    }
+
+    /// Writes little-endian elements of tensor `name` behind the first `start` bytes of it. Every byte is to be written
+    /// once, in any order; who writes this way does not use [`ShardWriter::write`].
+    ///
+    /// # Errors
+    /// As [`ShardWriter::write`].
+    ///
+    /// # Panics
+    /// When there is no such tensor in the plan, or its shard has fewer bytes left.
+    pub fn write_tensor(
+        &mut self,
+        name: &str,
+        start: u64,
+        bytes: &[u8],
+    ) -> Result<(), CheckpointError> {
+        let place = self.places.get(name);
+        let &(shard_idx, offset) = place.unwrap_or_else(|| panic!("`{name}` is not in the plan"));
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.write_at(shard_idx, offset + start, bytes)
     }
 
     /// Makes everything durable and puts it in place.
@@ -134,8 +169,14 @@ impl<'p> ShardWriter<'p> {
     /// # Panics
     /// When bytes of the tensors are missing.
     pub fn finish(mut self) -> Result<(), CheckpointError> {
-        // What is left may have shards of no bytes.
-        while self.begin_next()? {}
+        for shard_idx in 0..self.shards.len() {
+            // What is still ahead may be shards of no bytes.
+            self.begin(shard_idx)?;
+            if let ShardState::Open(shard) = &self.shards[shard_idx] {
+                let (path, missing) = (shard.path.display(), shard.missing);
+                panic!("{path} still lacks {missing} bytes");
+            }
+        }
         if let Some(index) = self.plan.index() {
             self.staging.write(INDEX, index.as_bytes())?;
         }
@@ -143,23 +184,29 @@ impl<'p> ShardWriter<'p> {
         self.staging.put_in_place()
     }
 
-    /// Ends the open shard and begins the next one; false when there is none.
-    fn begin_next(&mut self) -> Result<bool, CheckpointError> {
-        if let Some(shard) = self.open.take() {
-            assert_eq!(
-                shard.missing,
-                0,
-                "bytes that {} still lacks",
-                shard.path.display()
-            );
-            self.flusher.take(shard.path, shard.file);
-        }
-        let Some(next) = self.plan.shards().get(self.n_begun) else {
-            return Ok(false);
+    fn write_at(
+        &mut self,
+        shard_idx: usize,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), CheckpointError> {
+        self.begin(shard_idx)?;
+        let ShardState::Open(shard) = &mut self.shards[shard_idx] else {
+            panic!("bytes for a shard that has all of them");
         };
-        self.n_begun += 1;
-        let path = self.staging.file(&next.name)?;
-        let tensors = &self.plan.tensors()[next.tensors.clone()];
+        shard.write_at(offset, bytes, &self.flusher)?;
+        self.end_if_complete(shard_idx);
+        Ok(())
+    }
+
+    /// Writes the header of a shard that is still ahead.
+    fn begin(&mut self, shard_idx: usize) -> Result<(), CheckpointError> {
+        let ShardState::Ahead = self.shards[shard_idx] else {
+            return Ok(());
+        };
+        let shard = &self.plan.shards()[shard_idx];
+        let path = self.staging.file(&shard.name)?;
+        let tensors = &self.plan.tensors()[shard.tensors.clone()];
         let (header, missing) = header(&path, tensors, &self.metadata)?;
         let create = || {
             let mut file = File::create_new(&path)?;
@@ -168,22 +215,41 @@ impl<'p> ShardWriter<'p> {
             Ok(file)
         };
         let file = create().map_err(|source| write_error(&path, source))?;
-        self.open = Some(OpenShard {
+        self.shards[shard_idx] = ShardState::Open(OpenShard {
             path,
             file,
+            data: 8 + header.len() as u64,
             missing: missing.get(),
             unflushed: 0,
         });
-        Ok(true)
+        self.end_if_complete(shard_idx);
+        Ok(())
+    }
+
+    fn end_if_complete(&mut self, shard_idx: usize) {
+        let state = &mut self.shards[shard_idx];
+        if !matches!(state, ShardState::Open(shard) if shard.missing == 0) {
+            return;
+        }
+        if let ShardState::Open(shard) = std::mem::replace(state, ShardState::Complete) {
+            self.flusher.take(shard.path, shard.file);
+        }
     }
 }
 
 impl OpenShard {
-    fn write(&mut self, bytes: &[u8], flusher: &Flusher) -> Result<(), CheckpointError> {
-        self.missing -= bytes.len() as u64;
-        self.unflushed += bytes.len() as u64;
+    fn write_at(
+        &mut self,
+        offset: u64,
+        bytes: &[u8],
+        flusher: &Flusher,
+    ) -> Result<(), CheckpointError> {
+        let n_bytes = bytes.len() as u64;
+        let left = self.missing.checked_sub(n_bytes);
+        self.missing = left.expect("no more bytes than the shard has left");
+        self.unflushed += n_bytes;
         let mut write = || {
-            self.file.write_all(bytes)?;
+            self.file.write_all_at(bytes, self.data + offset)?;
             if self.unflushed >= FLUSH_EVERY {
                 self.unflushed = 0;
                 flusher.hint(&self.path, &self.file)?;
@@ -192,6 +258,18 @@ impl OpenShard {
         };
         write().map_err(|source| write_error(&self.path, source))
     }
+}
+
+fn places(plan: &ShardPlan) -> HashMap<&str, (usize, u64)> {
+    let mut places = HashMap::with_capacity(plan.tensors().len());
+    for (shard_idx, shard) in plan.shards().iter().enumerate() {
+        let mut offset = 0;
+        for tensor in &plan.tensors()[shard.tensors.clone()] {
+            places.insert(tensor.name.as_str(), (shard_idx, offset));
+            offset += tensor.bytes().get();
+        }
+    }
+    places
 }
 
 fn assert_plain(name: &str) {
