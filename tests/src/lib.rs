@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use llm_backend::Backend;
 use llm_checkpoint::Checkpoint;
-use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, WeightDType, load};
+use llm_plan::WeightDType;
+use llm_quant::{QuantConfig, Scalar};
+use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
 
 /// A file or folder of `tests/fixtures`.
@@ -76,6 +78,17 @@ pub fn session<B: Backend>(
     n_sequences: usize,
     n_tokens: usize,
 ) -> Session {
+    quantized_session(backend, model, (dtype, None), n_sequences, n_tokens)
+}
+
+/// As [`session`], quantizing what is not quantized yet.
+pub fn quantized_session<B: Backend>(
+    backend: B,
+    model: &BoundModel,
+    (dtype, quant): (DType, Option<&QuantConfig>),
+    n_sequences: usize,
+    n_tokens: usize,
+) -> Session {
     let limits = Limits {
         n_sequences,
         context: model.spec().context,
@@ -84,6 +97,8 @@ pub fn session<B: Backend>(
     };
     let options = LoadOptions {
         dtype: WeightDType::As(dtype),
+        quant,
+        encoder: &Scalar,
         limits,
     };
     let device: Box<dyn Device> = Box::new(Arc::new(backend));

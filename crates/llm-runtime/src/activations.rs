@@ -20,6 +20,8 @@ pub(crate) struct Activations<B: Backend> {
     pub(crate) delta: B::Buffer,
     /// Token vectors that are yet to be projected to `hidden`.
     pub(crate) embedded: B::Buffer,
+    /// Heads in groups, before they are brought into order.
+    pub(crate) grouped: B::Buffer,
     /// `[q | k | v]`.
     pub(crate) qkv: B::Buffer,
     /// Heads' results.
@@ -52,6 +54,10 @@ impl<B: Backend> Activations<B> {
         let q = widest(&|stack| stack.block.attention.q_width());
         let qkv =
             widest(&|stack| stack.block.attention.q_width() + 2 * stack.block.attention.kv_width());
+        let grouped = match attention.grouped() {
+            Some(_) => qkv,
+            None => 0,
+        };
         let up = widest(&|stack| mlp_widths(stack).0);
         let gated = widest(&|stack| mlp_widths(stack).1);
         let n_experts = widest(&n_experts);
@@ -82,6 +88,7 @@ impl<B: Backend> Activations<B> {
             normed: alloc(spec.hidden)?,
             delta: alloc(spec.hidden)?,
             embedded: alloc(embedded)?,
+            grouped: alloc(grouped)?,
             qkv: alloc(qkv)?,
             attended: alloc(q)?,
             up: alloc(up)?,

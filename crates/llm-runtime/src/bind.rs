@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, from_config, from_gguf};
 use llm_checkpoint::{Checkpoint, Encoding, Format, TensorInfo, Value as MetaValue};
+use llm_plan::{Encodings, StoredAs, WeightDType};
+use llm_quant::{Int8, LoadIn, QuantConfig, QuantError};
 use serde_json::{Map, Value};
 
+use crate::quantized::{Held, companions, recognise};
 use crate::{Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
@@ -15,8 +18,26 @@ use crate::{Result, RuntimeError};
 pub struct BoundModel {
     checkpoint: Checkpoint,
     skeleton: Skeleton,
-    /// The checkpoint's name for each slot.
-    names: Vec<String>,
+    /// For each slot, the checkpoint's name for it and how it is held.
+    tensors: Vec<(String, Held)>,
+    quantization: Option<QuantConfig>,
+}
+
+/// A slot with the checkpoint's tensor for it.
+#[derive(Debug, Clone, Copy)]
+pub struct BoundTensor<'a> {
+    /// What the model needs.
+    pub slot: &'a Slot,
+    /// What the checkpoint has: of a quantized matrix its codes.
+    pub tensor: &'a TensorInfo,
+    pub(crate) held: Held,
+}
+
+impl BoundTensor<'_> {
+    /// How the checkpoint holds it.
+    pub fn stored_as(&self) -> StoredAs {
+        self.held.stored_as()
+    }
 }
 
 impl BoundModel {
@@ -50,41 +71,61 @@ impl BoundModel {
     /// # Errors
     /// When the configuration is not understood or the checkpoint does not fit it.
     pub fn with_config(checkpoint: Checkpoint, config: &[u8], path: &Path) -> Result<Self> {
-        let config: Map<String, Value> =
+        let mut config: Map<String, Value> =
             serde_json::from_slice(config).map_err(|e| RuntimeError::ConfigSyntax {
                 path: path.to_owned(),
                 reason: e.to_string(),
             })?;
+        let quantization = quantization(&mut config, path)?;
         let skeleton = from_config(&config).map_err(|flaw| RuntimeError::Config {
             path: path.to_owned(),
             flaw,
         })?;
-        Self::bind(checkpoint, skeleton)
+        Self::join(checkpoint, skeleton, quantization)
     }
 
     /// Joins an opened checkpoint with a skeleton.
     ///
     /// # Errors
-    /// [`Misfit`] when they do not fit.
+    /// [`Misfit`] when they do not fit, [`RuntimeError::Quantized`] and [`RuntimeError::QuantizedPart`].
     pub fn bind(checkpoint: Checkpoint, skeleton: Skeleton) -> Result<Self> {
+        Self::join(checkpoint, skeleton, None)
+    }
+
+    fn join(
+        checkpoint: Checkpoint,
+        skeleton: Skeleton,
+        quantization: Option<QuantConfig>,
+    ) -> Result<Self> {
+        let default = QuantConfig::new(LoadIn::EightBit);
+        let int8 = Int8 {
+            threshold: quantization.as_ref().unwrap_or(&default).llm_int8_threshold,
+        };
         let mut misfit = Misfit::new(&checkpoint, &skeleton);
-        let mut names = Vec::with_capacity(skeleton.slots.len());
+        let mut tensors = Vec::with_capacity(skeleton.slots.len());
         for slot in &skeleton.slots {
             match find(&checkpoint, slot) {
                 Some(tensor) => {
-                    misfit.compare(slot, tensor);
-                    names.push(tensor.name.clone());
+                    let held = recognise(&checkpoint, tensor, slot, int8)?;
+                    if let Held::Dense(_) = held {
+                        misfit.compare(slot, tensor);
+                    }
+                    tensors.push((tensor.name.clone(), held));
                 }
                 None => misfit
                     .missing
                     .push(format!("`{}` {:?}", slot.name, slot.stored_shape())),
             }
         }
-        let used: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let companions = tensors
+            .iter()
+            .flat_map(|(name, held)| companions(*held, name));
+        let names = tensors.iter().map(|(name, _)| name.clone());
+        let used: HashSet<String> = names.chain(companions).collect();
         let unused = checkpoint
             .tensors()
             .map(|t| t.name.as_str())
-            .filter(|name| !used.contains(name));
+            .filter(|name| !used.contains(*name));
         misfit.extra = unused
             .filter(|name| !skeleton.is_harmless(name))
             .map(|name| format!("`{name}`"))
@@ -93,7 +134,8 @@ impl BoundModel {
             Ok(BoundModel {
                 checkpoint,
                 skeleton,
-                names,
+                tensors,
+                quantization,
             })
         } else {
             Err(Box::new(misfit).into())
@@ -116,16 +158,68 @@ impl BoundModel {
     }
 
     /// Each slot with the checkpoint's tensor for it.
-    pub fn tensors(&self) -> impl Iterator<Item = (&Slot, &TensorInfo)> {
-        let tensor = |name: &String| {
-            self.checkpoint
+    pub fn tensors(&self) -> impl Iterator<Item = BoundTensor<'_>> {
+        let slots = self.skeleton.slots.iter().zip(&self.tensors);
+        slots.map(|(slot, (name, held))| BoundTensor {
+            slot,
+            tensor: self
+                .checkpoint
                 .get(name)
-                .expect("a bound name is in the checkpoint")
-        };
-        self.skeleton
-            .slots
-            .iter()
-            .zip(self.names.iter().map(tensor))
+                .expect("a bound name is in the checkpoint"),
+            held: *held,
+        })
+    }
+
+    /// The quantization that the configuration says the checkpoint has.
+    pub fn quantization(&self) -> Option<&QuantConfig> {
+        self.quantization.as_ref()
+    }
+
+    /// How every tensor is kept once it is loaded as asked.
+    ///
+    /// # Errors
+    /// [`RuntimeError::AlreadyQuantized`] when a quantization is asked for and the checkpoint has one,
+    /// [`RuntimeError::WeightDType`].
+    pub fn encodings<'q>(
+        &self,
+        dtype: WeightDType,
+        quant: Option<&'q QuantConfig>,
+    ) -> Result<Encodings<'q>> {
+        if let WeightDType::As(dtype) = dtype
+            && !dtype.is_weight()
+        {
+            return Err(RuntimeError::WeightDType { dtype });
+        }
+        let quantized = self.tensors().find_map(|bound| match bound.stored_as() {
+            StoredAs::Quantized(scheme) => Some(scheme.to_string()),
+            StoredAs::Plain(_) | StoredAs::Blocks => None,
+        });
+        if let (Some(scheme), Some(_)) = (quantized, quant) {
+            let path = self.checkpoint.path().to_owned();
+            return Err(RuntimeError::AlreadyQuantized { path, scheme });
+        }
+        Ok(Encodings {
+            dtype,
+            config_dtype: self.spec().dtype,
+            quant,
+        })
+    }
+}
+
+/// Takes the `quantization_config` out of a configuration, the rest of which describes the model.
+fn quantization(config: &mut Map<String, Value>, path: &Path) -> Result<Option<QuantConfig>> {
+    let flawed = |flaw| RuntimeError::QuantConfig {
+        path: path.to_owned(),
+        flaw,
+    };
+    match config.shift_remove("quantization_config") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(quantization)) => QuantConfig::from_json(&quantization).map_err(flawed),
+        Some(other) => Err(flawed(QuantError::BadValue {
+            key: "quantization_config".to_owned(),
+            found: other.to_string(),
+            expected: "an object".to_owned(),
+        })),
     }
 }
 

@@ -5,7 +5,7 @@ use std::mem::swap;
 use llm_arch::{
     AttentionSpec, LayerSpec, MlpSpec, Packing, Positions, Residual, Role, Side, StackSpec, Unit,
 };
-use llm_backend::{Attention, Backend, Heads, KvColumns, Output, Rotary, Rows, Seen};
+use llm_backend::{Attention, Backend, HeadGroups, Heads, KvColumns, Output, Rotary, Rows, Seen};
 
 use crate::Result;
 use crate::activations::Activations;
@@ -269,13 +269,22 @@ impl<B: Backend> Block<B> {
         } = *attention;
         let row_width = attention.q_width() + 2 * attention.kv_width();
         let x = if from_stream { &a.x } else { &a.normed };
-        self.qkv.apply(
-            backend,
-            x,
-            (Output::Write, &mut a.qkv),
-            n_tokens,
-            &mut a.workspace,
-        )?;
+        let grouped = attention.grouped();
+        let qkv = match grouped {
+            Some(_) => &mut a.grouped,
+            None => &mut a.qkv,
+        };
+        let qkv = (Output::Write, qkv);
+        self.qkv
+            .apply(backend, x, qkv, n_tokens, &mut a.workspace)?;
+        if let Some(n_queries) = grouped {
+            let groups = HeadGroups {
+                n_groups: n_kv_heads,
+                n_queries,
+                head_dim,
+            };
+            backend.ungroup(&groups, &a.grouped, &mut a.qkv, n_tokens)?;
+        }
         if let Some([q_norm, k_norm]) = &self.qk_norm {
             let q = Heads {
                 first: 0,

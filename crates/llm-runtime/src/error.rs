@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use llm_arch::ArchError;
 use llm_backend::BackendError;
 use llm_checkpoint::CheckpointError;
+use llm_quant::QuantError;
 use llm_tensor::DType;
 
 use crate::Misfit;
@@ -41,6 +42,56 @@ pub enum RuntimeError {
     /// The checkpoint does not hold the tensors that the configuration asks for.
     #[error(transparent)]
     Misfit(#[from] Box<Misfit>),
+    /// A configuration whose `quantization_config` is not understood, or a wish for a quantization.
+    #[error("{path}: quantization_config: {flaw}")]
+    QuantConfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        flaw: QuantError,
+    },
+    /// A quantized matrix that is not what it should be.
+    #[error("{path}: tensor `{tensor}`: {flaw}")]
+    Quantized {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The matrix, or the part of it that is at fault.
+        tensor: String,
+        /// What is wrong.
+        flaw: QuantError,
+    },
+    /// A part of a quantized matrix that is missing or misshapen.
+    #[error("{path}: tensor `{tensor}` of a quantized matrix: expected {expected}, found {found}")]
+    QuantizedPart {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The part's name.
+        tensor: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A quantization is asked for, of weights that are quantized already.
+    #[error(
+        "the weights in {path} are quantized already, as {scheme}; leave out what asks for a quantization"
+    )]
+    AlreadyQuantized {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The scheme's name.
+        scheme: String,
+    },
+    /// Weights that no quantization can represent.
+    #[error("{path}: tensor `{tensor}` cannot be quantized: {}", unquantizable(*value))]
+    NotQuantizable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The element at fault: no finite number, or none in f16.
+        value: f32,
+    },
     /// A weight element type that nothing computes with.
     #[error("weights cannot be kept as {dtype}; choose f32, f16 or bf16")]
     WeightDType {
@@ -96,11 +147,24 @@ impl RuntimeError {
             | RuntimeError::ConfigSyntax { .. }
             | RuntimeError::Config { .. }
             | RuntimeError::Misfit(_)
+            | RuntimeError::QuantConfig { .. }
+            | RuntimeError::Quantized { .. }
+            | RuntimeError::QuantizedPart { .. }
+            | RuntimeError::AlreadyQuantized { .. }
+            | RuntimeError::NotQuantizable { .. }
             | RuntimeError::WeightDType { .. }
             | RuntimeError::EmptyPrompt
             | RuntimeError::IdOutOfRange { .. }
             | RuntimeError::ContextFull { .. } => true,
         }
+    }
+}
+
+fn unquantizable(value: f32) -> String {
+    if value.is_finite() {
+        format!("it holds {value:e}, and 8-bit codes are made through f16, which ends at 65504")
+    } else {
+        format!("it holds {value}")
     }
 }
 

@@ -11,22 +11,26 @@
 
 mod activations;
 mod angles;
-mod arrange;
 mod bind;
 mod block;
+mod encode;
 mod error;
 mod load;
 mod mlp;
 mod projection;
+mod quantized;
 mod relative;
+mod rows;
 mod sample;
+mod save;
 mod session;
 mod stage;
 
-pub use bind::{BoundModel, Misfit};
+pub use bind::{BoundModel, BoundTensor, Misfit};
 pub use error::RuntimeError;
-pub use load::{LoadOptions, Progress, WeightDType, load};
+pub use load::{LoadOptions, Progress, load};
 pub use sample::{Sampler, Sampling};
+pub use save::Save;
 pub use session::{Interrupt, Session};
 pub use stage::{Device, Limits, Pass, Stage, StageOptions, WeightSource};
 

@@ -2,31 +2,28 @@
 
 use std::collections::HashMap;
 
-use llm_arch::{Role, Slot, Unit};
-use llm_backend::HostWeight;
-use llm_checkpoint::{Encoding, TensorInfo};
+use llm_arch::{Role, Unit};
+use llm_backend::{DenseWeight, HostWeight};
+use llm_plan::{Encodings, RunOn, WeightDType};
+use llm_quant::{Encoder, QuantConfig, Scheme};
 use llm_tensor::{Bytes, DType};
 
-use crate::arrange::arrange;
+use crate::quantized::Held;
+use crate::rows::Rows;
 use crate::stage::{Device, Limits, StageOptions, WeightSource};
-use crate::{BoundModel, Result, RuntimeError, Session};
+use crate::{BoundModel, BoundTensor, Result, Session, encode, quantized};
 
 /// How a model is loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LoadOptions {
-    /// How weights, and keys and values, are kept.
+#[derive(Clone, Copy)]
+pub struct LoadOptions<'a> {
+    /// How weights that are not quantized, and keys and values, are kept.
     pub dtype: WeightDType,
+    /// How the others are to be quantized, of a checkpoint that is not quantized yet.
+    pub quant: Option<&'a QuantConfig>,
+    /// What quantizes them.
+    pub encoder: &'a dyn Encoder,
     /// The largest passes.
     pub limits: Limits,
-}
-
-/// In which element type weights are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WeightDType {
-    /// The one that the configuration names, else each tensor's own; quantized blocks decode to bf16.
-    Auto,
-    /// This one.
-    As(DType),
 }
 
 /// How far loading has come.
@@ -40,39 +37,36 @@ pub struct Progress {
 
 /// Loads every weight and allocates all that the session will need.
 ///
+/// Weights are quantized while they are read, in pieces and in parallel.
+///
 /// # Errors
-/// When a weight cannot be read or the device has no room.
+/// When a weight cannot be read or quantized, or the device has no room.
 pub fn load(
     model: &BoundModel,
     device: &dyn Device,
-    options: &LoadOptions,
+    options: &LoadOptions<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Session> {
-    if let WeightDType::As(dtype) = options.dtype
-        && !dtype.is_weight()
-    {
-        return Err(RuntimeError::WeightDType { dtype });
-    }
-    let slots: HashMap<_, _> = model
+    let encodings = model.encodings(options.dtype, options.quant)?;
+    let tensors: HashMap<_, _> = model
         .tensors()
-        .map(|(slot, tensor)| ((slot.unit, slot.role), (slot, tensor)))
+        .map(|bound| ((bound.slot.unit, bound.slot.role), bound))
         .collect();
-    let (_, table) = slots[&(Unit::Embedding, Role::TokenTable)];
-    let kv_dtype = options.dtype.of(model, table);
+    let table = &tensors[&(Unit::Embedding, Role::TokenTable)];
+    let kv_dtype = encodings.kv_dtype(table.stored_as());
     let stage = StageOptions {
         spec: model.spec().clone(),
         layers: 0..model.spec().decoder.n_layers(),
         limits: options.limits,
         kv_dtype,
     };
-    let total = model
-        .tensors()
-        .map(|(_, tensor)| tensor.stored_bytes())
-        .sum();
+    let stored_bytes = |bound: BoundTensor<'_>| bound.tensor.stored_bytes();
+    let total = model.tensors().map(stored_bytes).sum();
     let mut source = Source {
         model,
-        slots,
-        dtype: options.dtype,
+        tensors,
+        encodings,
+        encoder: options.encoder,
         progress,
         at: Progress {
             done: Bytes::ZERO,
@@ -88,52 +82,83 @@ pub fn load(
     ))
 }
 
-impl WeightDType {
-    fn of(self, model: &BoundModel, tensor: &TensorInfo) -> DType {
-        match self {
-            WeightDType::As(dtype) => dtype,
-            WeightDType::Auto => model.spec().dtype.unwrap_or(match tensor.encoding {
-                Encoding::Plain(dtype) if dtype.is_weight() => dtype,
-                // What is left of floating point is f64, which nothing computes with.
-                Encoding::Plain(_) => DType::F32,
-                Encoding::Block(_) => DType::BF16,
-            }),
-        }
-    }
-}
-
 struct Source<'a> {
     model: &'a BoundModel,
-    slots: HashMap<(Unit, Role), (&'a Slot, &'a TensorInfo)>,
-    dtype: WeightDType,
+    tensors: HashMap<(Unit, Role), BoundTensor<'a>>,
+    encodings: Encodings<'a>,
+    encoder: &'a dyn Encoder,
     progress: &'a mut dyn FnMut(Progress),
     at: Progress,
 }
 
 impl WeightSource for Source<'_> {
     fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
-        let (slot, tensor) = self.slots[&(unit, role)];
-        let weight = arrange(
-            self.model.checkpoint(),
-            tensor,
-            slot,
-            self.dtype.of(self.model, tensor),
+        let bound = self.tensors[&(unit, role)];
+        let weight = weight(
+            self.model,
+            &bound,
+            &self.encodings,
+            RunOn::Cpu,
+            self.encoder,
         )?;
-        self.at.done += tensor.stored_bytes();
+        self.at.done += bound.tensor.stored_bytes();
         (self.progress)(self.at);
         Ok(weight)
     }
 
     fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {
-        let Some((_, tensor)) = self.slots.get(&(Unit::Embedding, Role::RopeFactors)) else {
+        let Some(bound) = self.tensors.get(&(Unit::Embedding, Role::RopeFactors)) else {
             return Ok(None);
         };
-        let n_elements = tensor.shape.n_elements();
+        let n_elements = bound.tensor.shape.n_elements();
         let mut factors = vec![0f32; n_elements as usize];
         let out = bytemuck::cast_slice_mut(&mut factors);
         self.model
             .checkpoint()
-            .read_into(&tensor.name, 0..n_elements, DType::F32, out)?;
+            .read_into(&bound.tensor.name, 0..n_elements, DType::F32, out)?;
         Ok(Some(factors))
     }
+}
+
+/// The weight of a bound tensor, as `encodings` has it kept for the device that computes with it: the checkpoint's own
+/// bytes where these are right.
+///
+/// # Errors
+/// [`RuntimeError::Checkpoint`] when it cannot be read, [`RuntimeError::NotQuantizable`], [`RuntimeError::Quantized`].
+pub(crate) fn weight(
+    model: &BoundModel,
+    bound: &BoundTensor<'_>,
+    encodings: &Encodings<'_>,
+    run_on: RunOn,
+    encoder: &dyn Encoder,
+) -> Result<HostWeight> {
+    let (checkpoint, name) = (model.checkpoint(), &bound.tensor.name);
+    let rows = Rows::new(checkpoint, bound.tensor, bound.slot);
+    match bound.held {
+        Held::FourBit(state) => return quantized::four_bit(checkpoint, name, &state),
+        Held::Int8(format) => {
+            return quantized::int8(checkpoint, name, (rows.rows, rows.cols), format);
+        }
+        Held::Dense(_) => {}
+    }
+    let dense = |dtype| -> Result<DenseWeight> {
+        Ok(DenseWeight {
+            dtype,
+            rows: rows.rows,
+            cols: rows.cols,
+            bytes: rows.load(dtype)?,
+        })
+    };
+    // What is quantized is first rounded to the type that it would otherwise be kept in.
+    let source = encodings.dense_dtype(bound.stored_as());
+    Ok(
+        match encodings.scheme(bound.slot, bound.stored_as(), run_on) {
+            Scheme::Dense(dtype) => HostWeight::Dense(dense(dtype)?),
+            Scheme::Int8(format) => HostWeight::Int8(encode::int8(&rows, source, format, encoder)?),
+            Scheme::Int8PerUse(dtype, format) => HostWeight::Int8PerUse(dense(dtype)?, format),
+            Scheme::FourBit(format) => {
+                HostWeight::FourBit(encode::four_bit(&rows, source, format, encoder)?)
+            }
+        },
+    )
 }

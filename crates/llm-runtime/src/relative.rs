@@ -65,6 +65,9 @@ impl<B: Backend> BiasTable<B> {
 }
 
 fn widened(weight: &HostWeight) -> Vec<f32> {
+    let HostWeight::Dense(weight) = weight else {
+        unreachable!("a table of biases is never quantized")
+    };
     let mut values = vec![0.0; weight.rows * weight.cols];
     le_bytes_to_f32(weight.dtype, &weight.bytes, &mut values)
         .expect("a bound tensor's elements are floating-point");

@@ -1,0 +1,176 @@
+//! From rows of a checkpoint to a quantized matrix, in pieces and in parallel: of the dense matrix no more exists than a
+//! piece for each thread.
+
+use std::sync::Arc;
+
+use llm_quant::{
+    Absmax, DoubleAbsmax, Encoder, FourBit, Int8, Int8Weight, NESTED_BLOCK, Weight4Bit, double,
+    dynamic_map,
+};
+use llm_tensor::{AlignedBuf, DType, HostBytes};
+use rayon::prelude::*;
+
+use crate::rows::Rows;
+use crate::{Result, RuntimeError};
+
+/// The rows, taken as elements of `dtype`, in a 4-bit encoding.
+pub(crate) fn four_bit(
+    rows: &Rows<'_>,
+    dtype: DType,
+    format: FourBit,
+    encoder: &dyn Encoder,
+) -> Result<Weight4Bit> {
+    let n = rows.rows * rows.cols;
+    let block = format.block_size.get();
+    let mut packed = AlignedBuf::zeroed(n.div_ceil(2));
+    let mut absmax = f32s(n.div_ceil(block));
+    // Pieces are whole blocks and whole rows, but for the last.
+    let unit = block / gcd(rows.cols, block);
+    let piece = rows_of_a_piece(rows.cols).next_multiple_of(unit);
+    let pieces = packed
+        .par_chunks_mut(piece * rows.cols / 2)
+        .zip(as_f32s(&mut absmax).par_chunks_mut(piece * rows.cols / block));
+    let source = Source::new(rows, dtype)?;
+    pieces
+        .enumerate()
+        .try_for_each_init(Vec::new, |scratch, (i, (packed, absmax))| {
+            let elements = source.piece(i * piece, piece, scratch)?;
+            encoder.encode_4bit(
+                format.code,
+                format.block_size,
+                dtype,
+                elements,
+                packed,
+                absmax,
+            );
+            source.check(elements, absmax)
+        })?;
+    let absmax = if format.double_quant {
+        Absmax::Double(double_quantized(as_f32s(&mut absmax)))
+    } else {
+        Absmax::Plain(HostBytes::new(absmax))
+    };
+    let shape = (rows.rows, rows.cols);
+    let table = *format.code.table();
+    Ok(
+        Weight4Bit::new(shape, format, table, HostBytes::new(packed), absmax)
+            .expect("as many codes and scales as the format has"),
+    )
+}
+
+/// The rows, taken as elements of `dtype`, in LLM.int8().
+pub(crate) fn int8(
+    rows: &Rows<'_>,
+    dtype: DType,
+    format: Int8,
+    encoder: &dyn Encoder,
+) -> Result<Int8Weight> {
+    let mut codes = AlignedBuf::zeroed(rows.rows * rows.cols);
+    let mut absmax = f32s(rows.rows);
+    let piece = rows_of_a_piece(rows.cols);
+    let pieces = codes
+        .par_chunks_mut(piece * rows.cols)
+        .zip(as_f32s(&mut absmax).par_chunks_mut(piece));
+    let source = Source::new(rows, dtype)?;
+    pieces
+        .enumerate()
+        .try_for_each_init(Vec::new, |scratch, (i, (codes, absmax))| {
+            let elements = source.piece(i * piece, piece, scratch)?;
+            encoder.encode_int8(dtype, elements, rows.cols, codes, absmax);
+            source.check(elements, absmax)
+        })?;
+    let (codes, absmax) = (HostBytes::new(codes), HostBytes::new(absmax));
+    Ok(
+        Int8Weight::new((rows.rows, rows.cols), format, codes, absmax)
+            .expect("as many codes and scales as the format has"),
+    )
+}
+
+fn double_quantized(scales: &[f32]) -> DoubleAbsmax {
+    let offset = double::offset(scales);
+    let mut codes = AlignedBuf::zeroed(scales.len());
+    let mut absmax = f32s(scales.len().div_ceil(NESTED_BLOCK));
+    scales
+        .par_chunks(NESTED_PIECE * NESTED_BLOCK)
+        .zip(codes.par_chunks_mut(NESTED_PIECE * NESTED_BLOCK))
+        .zip(as_f32s(&mut absmax).par_chunks_mut(NESTED_PIECE))
+        .for_each(|((scales, codes), absmax)| double::encode(scales, offset, codes, absmax));
+    let (codes, absmax) = (HostBytes::new(codes), HostBytes::new(absmax));
+    DoubleAbsmax::new(codes, absmax, Arc::new(*dynamic_map()), offset)
+        .expect("a scale for every 256 codes")
+}
+
+/// Where the elements of pieces come from: the mapped file where they lie there as needed, else a thread's scratch.
+struct Source<'a> {
+    rows: &'a Rows<'a>,
+    dtype: DType,
+    view: Option<HostBytes>,
+}
+
+impl<'a> Source<'a> {
+    fn new(rows: &'a Rows<'a>, dtype: DType) -> Result<Self> {
+        Ok(Source {
+            rows,
+            dtype,
+            view: rows.view(dtype)?,
+        })
+    }
+
+    /// The elements of `n_rows` rows from `first` on, or of as many as there are.
+    fn piece<'s>(
+        &'s self,
+        first: usize,
+        n_rows: usize,
+        scratch: &'s mut Vec<u8>,
+    ) -> Result<&'s [u8]> {
+        let range = first..(first + n_rows).min(self.rows.rows);
+        let row_bytes = self.rows.cols * self.dtype.size();
+        if let Some(view) = &self.view {
+            return Ok(&view[range.start * row_bytes..range.end * row_bytes]);
+        }
+        scratch.resize(range.len() * row_bytes, 0);
+        self.rows.read(range, self.dtype, scratch)?;
+        Ok(scratch)
+    }
+
+    /// # Errors
+    /// [`RuntimeError::NotQuantizable`] when a scale says that an element is no number, or none in f16.
+    fn check(&self, elements: &[u8], scales: &[f32]) -> Result<()> {
+        if scales.iter().all(|scale| scale.is_finite()) {
+            return Ok(());
+        }
+        let mut wide = vec![0f32; elements.len() / self.dtype.size()];
+        llm_tensor::le_bytes_to_f32(self.dtype, elements, &mut wide)
+            .expect("a bound tensor's elements are floating-point");
+        let culprit = wide.iter().copied().find(|x| !x.is_finite());
+        let largest = || wide.iter().fold(0f32, |max, x| max.max(x.abs()));
+        Err(RuntimeError::NotQuantizable {
+            path: self.rows.path().to_owned(),
+            tensor: self.rows.name().to_owned(),
+            value: culprit.unwrap_or_else(largest),
+        })
+    }
+}
+
+/// So many that a piece's elements and codes stay in a second-level cache.
+fn rows_of_a_piece(cols: usize) -> usize {
+    (PIECE_ELEMENTS / cols.max(1)).max(1)
+}
+
+/// Memory for `n` f32.
+fn f32s(n: usize) -> AlignedBuf {
+    AlignedBuf::zeroed(n * size_of::<f32>())
+}
+
+fn as_f32s(bytes: &mut AlignedBuf) -> &mut [f32] {
+    bytemuck::cast_slice_mut(bytes)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Elements that a thread reads and encodes at a time.
+const PIECE_ELEMENTS: usize = 1 << 18;
+/// Groups of scales that a thread encodes at a time.
+const NESTED_PIECE: usize = 64;

@@ -1,0 +1,122 @@
+//! A tensor of a checkpoint as the rows `[out, in]` in which it computes, read in pieces. The one place that knows of
+//! another layout.
+
+use std::ops::Range;
+use std::path::Path;
+
+use llm_arch::{Slot, Stored};
+use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
+use llm_tensor::{AlignedBuf, DType, HostBytes};
+use rayon::prelude::*;
+
+use crate::Result;
+
+/// A dense tensor, or one of GGUF's blocks, that is bound to a slot.
+pub(crate) struct Rows<'a> {
+    checkpoint: &'a Checkpoint,
+    tensor: &'a TensorInfo,
+    stored: Stored,
+    /// Output features; 1 for a vector.
+    pub(crate) rows: usize,
+    /// Input features.
+    pub(crate) cols: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub(crate) fn new(checkpoint: &'a Checkpoint, tensor: &'a TensorInfo, slot: &Slot) -> Self {
+        let (rows, cols) = match *slot.shape.as_slice() {
+            [width] => (1, width),
+            [rows, cols] => (rows, cols),
+            ref shape => unreachable!("a slot is a vector or a matrix, not {shape:?}"),
+        };
+        Rows {
+            checkpoint,
+            tensor,
+            stored: slot.stored,
+            rows,
+            cols,
+        }
+    }
+
+    /// The file that holds them.
+    pub(crate) fn path(&self) -> &'a Path {
+        let mut files = self.checkpoint.files();
+        files
+            .nth(self.tensor.file_idx)
+            .expect("a tensor lies in a file of its checkpoint")
+    }
+
+    /// The tensor's name in the checkpoint.
+    pub(crate) fn name(&self) -> &'a str {
+        &self.tensor.name
+    }
+
+    /// Where they lie in the file, if their elements are of `dtype` and in order.
+    pub(crate) fn view(&self, dtype: DType) -> Result<Option<HostBytes>> {
+        match (self.stored, self.tensor.encoding) {
+            (Stored::AsIs, Encoding::Plain(stored)) if stored == dtype => {
+                Ok(self.checkpoint.view(&self.tensor.name)?)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Rows `range` as `dtype` into `out`.
+    pub(crate) fn read(&self, range: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<()> {
+        match self.stored {
+            Stored::AsIs => {
+                let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
+                Ok(self
+                    .checkpoint
+                    .read_into(&self.tensor.name, elements, dtype, out)?)
+            }
+            Stored::Transposed => self.read_transposed(range, dtype, out),
+        }
+    }
+
+    /// All of them: the file's own bytes where these are right, else a copy.
+    pub(crate) fn load(&self, dtype: DType) -> Result<HostBytes> {
+        if let Some(view) = self.view(dtype)? {
+            return Ok(view);
+        }
+        let row_bytes = self.cols * dtype.size();
+        let mut bytes = AlignedBuf::zeroed(self.rows * row_bytes);
+        match self.stored {
+            // The checkpoint's reader shares out the work itself.
+            Stored::AsIs => self.read(0..self.rows, dtype, &mut bytes)?,
+            Stored::Transposed => {
+                let pieces = bytes.par_chunks_mut(BAND * row_bytes).enumerate();
+                pieces.try_for_each(|(i, out)| {
+                    let first = i * BAND;
+                    self.read(first..first + out.len() / row_bytes, dtype, out)
+                })?;
+            }
+        }
+        Ok(HostBytes::new(bytes))
+    }
+
+    /// Rows of the transpose of a stored `[cols, rows]`, a band at a time: a stored line gives up a whole cache line or
+    /// two at once.
+    fn read_transposed(&self, range: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<()> {
+        let wide = dtype.size();
+        let mut band = vec![0; self.cols * BAND * wide];
+        for (i, out) in out.chunks_mut(BAND * self.cols * wide).enumerate() {
+            let first = range.start + i * BAND;
+            let n_rows = out.len() / (self.cols * wide);
+            let lines = band[..self.cols * n_rows * wide].chunks_exact_mut(n_rows * wide);
+            for (col, line) in lines.enumerate() {
+                let start = (col * self.rows + first) as u64;
+                let elements = start..start + n_rows as u64;
+                self.checkpoint
+                    .read_into(&self.tensor.name, elements, dtype, line)?;
+                for (row, element) in line.chunks_exact(wide).enumerate() {
+                    out[(row * self.cols + col) * wide..][..wide].copy_from_slice(element);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Output rows that are transposed together.
+const BAND: usize = 64;
