@@ -4,8 +4,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use llm_runtime::WeightDType;
+use llm_plan::WeightDType;
 use llm_tensor::{Bytes, DType};
+
+use crate::quant::{QuantArgs, float_dtype};
 
 /// Load and run language models.
 #[derive(Debug, Parser)]
@@ -35,6 +37,12 @@ pub(crate) enum Command {
     /// The new files take their places when all are complete on disk: whatever happens before that, OUT stays as it
     /// is.
     Shard(ShardArgs),
+    /// Write a checkpoint in 8 or 4 bits, as bitsandbytes does and transformers loads
+    ///
+    /// Matrices are quantized, but for the head; tables, norms and biases stay as they are. Configuration, tokenizer
+    /// and chat template are copied, and the configuration says how the weights are quantized. The new files take
+    /// their places when all are complete on disk.
+    Quantize(QuantizeArgs),
     /// Check a checkpoint: its headers, and its bytes where there is a manifest of their sums
     Verify(VerifyArgs),
 }
@@ -42,7 +50,7 @@ pub(crate) enum Command {
 /// How a model is loaded.
 #[derive(Debug, Args)]
 pub(crate) struct LoadArgs {
-    /// Element type of weights and KV cache: auto (the configuration's, else the tensors'), f32, f16 or bf16
+    /// Element type of KV cache, and of weights that are not quantized: auto (the configuration's, else the tensors'), f32, f16 or bf16
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = weight_dtype)]
     pub(crate) dtype: WeightDType,
     /// Threads that compute [default: one for each processor that may be used]
@@ -51,6 +59,8 @@ pub(crate) struct LoadArgs {
     /// Positions to keep, prompt and answer together [default: what the model and the request need]
     #[arg(long, value_name = "TOKENS")]
     pub(crate) context: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) quant: QuantArgs,
 }
 
 /// How tokens are chosen. What is not given comes from the model's generation_config.json; without one, and without
@@ -175,6 +185,11 @@ pub(crate) struct InspectArgs {
     /// Print one JSON object instead of tables
     #[arg(long)]
     pub(crate) json: bool,
+    /// Show the tensors as loading keeps them: auto, f32, f16 or bf16; quantizations likewise
+    #[arg(long, value_name = "DTYPE", value_parser = weight_dtype)]
+    pub(crate) dtype: Option<WeightDType>,
+    #[command(flatten)]
+    pub(crate) quant: QuantArgs,
 }
 
 #[derive(Debug, Args)]
@@ -199,6 +214,27 @@ pub(crate) struct ShardArgs {
     /// Replace files in OUT; the shards of an old checkpoint there are deleted
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuantizeArgs {
+    /// A model's folder, or a checkpoint's file in one
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// The folder to write
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Element type of what is not quantized: auto (the configuration's, else the tensors'), f32, f16 or bf16
+    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = weight_dtype)]
+    pub(crate) dtype: WeightDType,
+    /// What a file's tensors may take together, as 4GB or 4GiB; a single tensor may take more
+    #[arg(long, value_name = "SIZE", default_value = "50GB", value_parser = shard_size)]
+    pub(crate) max_shard_size: Bytes,
+    /// Replace files in OUT; the shards of an old checkpoint there are deleted
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) quant: QuantArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -228,11 +264,6 @@ fn weight_dtype(text: &str) -> Result<WeightDType, String> {
         Ok(dtype) if dtype.is_weight() => Ok(WeightDType::As(dtype)),
         _ => Err("expected auto, f32, f16 or bf16".to_owned()),
     }
-}
-
-fn float_dtype(text: &str) -> Result<DType, String> {
-    let dtype = text.parse::<DType>().ok().filter(|dtype| dtype.is_weight());
-    dtype.ok_or_else(|| "expected f32, f16 or bf16".to_owned())
 }
 
 fn shard_size(text: &str) -> Result<Bytes, String> {

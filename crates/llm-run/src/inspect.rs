@@ -1,32 +1,45 @@
-//! `llm-run inspect`: what is in a checkpoint, by its headers.
+//! `llm-run inspect`: what is in a checkpoint, by its headers, and what becomes of it once it is loaded.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use llm_checkpoint::{Checkpoint, TensorInfo};
+use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
+use llm_plan::WeightDType;
 use llm_tensor::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
+use self::quantized::matrices;
 use self::table::{Column, table};
 use crate::cli::InspectArgs;
+use crate::model::OpenModel;
 use crate::{demo, output};
 
+mod loaded;
 mod metadata;
+mod quantized;
 mod table;
 
 pub(crate) use table::printable;
 
 pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
-    let checkpoint = open(&args.model)?;
-    let report = Report::new(&checkpoint);
-    output::print(&if args.json {
-        serde_json::to_string(&report)? + "\n"
+    let print = |report: &Report<'_>| {
+        output::print(&if args.json {
+            serde_json::to_string(report)? + "\n"
+        } else {
+            report.text()
+        })
+    };
+    let quant = args.quant.config()?;
+    if quant.is_none() && args.dtype.is_none() {
+        print(&Report::new(&open(&args.model)?)?)?;
     } else {
-        report.text()
-    })?;
+        let model = OpenModel::open(&args.model)?.bound;
+        let dtype = args.dtype.unwrap_or(WeightDType::Auto);
+        print(&loaded::report(&model, dtype, quant.as_ref())?)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -47,10 +60,13 @@ struct Report<'c> {
     path: String,
     format: String,
     n_tensors: usize,
-    /// Elements of all tensors; those that several share count once.
+    /// Elements of all tensors; those that several share count once, what codes are decoded with does not.
     n_parameters: u64,
-    /// Bytes of all tensors, counted likewise.
+    /// Bytes of all tensors; those that several share count once.
     bytes: u64,
+    /// Those of them that are what codes are decoded with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statistics_bytes: Option<u64>,
     tensors: Vec<Tensor<'c>>,
     by_dtype: Vec<Total>,
     by_file: Vec<Total>,
@@ -59,12 +75,21 @@ struct Report<'c> {
     metadata: BTreeMap<&'c str, Value>,
 }
 
+/// A tensor, or a quantized matrix with all that belongs to it.
 #[derive(Serialize)]
 struct Tensor<'c> {
     name: &'c str,
+    /// The element type, as PyTorch calls it, of a quantized matrix its codes'; or GGUF's encoding.
     dtype: String,
-    shape: &'c [u64],
+    /// How it is quantized.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheme: Option<String>,
+    shape: Vec<u64>,
+    /// Bytes of the elements, or of their codes.
     bytes: u64,
+    /// Bytes of what codes are decoded with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statistics_bytes: Option<u64>,
     file: String,
 }
 
@@ -79,15 +104,8 @@ struct Total {
 }
 
 impl<'c> Report<'c> {
-    fn new(checkpoint: &'c Checkpoint) -> Self {
+    fn new(checkpoint: &'c Checkpoint) -> Result<Self> {
         let files: Vec<String> = checkpoint.files().map(file_name).collect();
-        let tensor = |t: &'c TensorInfo| Tensor {
-            name: &t.name,
-            dtype: t.encoding.to_string(),
-            shape: &t.shape,
-            bytes: t.stored_bytes().get(),
-            file: files[t.file_idx].clone(),
-        };
         // By place: a place is a file and a range of it. Empty tensors share nothing.
         let mut places: BTreeMap<_, Vec<&TensorInfo>> = BTreeMap::new();
         for t in checkpoint.tensors() {
@@ -97,42 +115,72 @@ impl<'c> Report<'c> {
         }
         let distinct: Vec<&TensorInfo> = places.values().map(|tensors| tensors[0]).collect();
         let shared = places.values().filter(|tensors| tensors.len() > 1);
-        Report {
+        let matrices = matrices(checkpoint)?;
+        let mut tensors = Vec::new();
+        let mut n_parameters: u64 = distinct.iter().map(|t| t.shape.n_elements()).sum();
+        for t in checkpoint.tensors() {
+            let Some(matrix) = matrices.of(&t.name) else {
+                tensors.push(Tensor {
+                    name: &t.name,
+                    dtype: dtype_name(t.encoding),
+                    scheme: None,
+                    shape: t.shape.to_vec(),
+                    bytes: t.stored_bytes().get(),
+                    statistics_bytes: None,
+                    file: files[t.file_idx].clone(),
+                });
+                continue;
+            };
+            n_parameters -= t.shape.n_elements();
+            if matrix.weight == t.name {
+                n_parameters += matrix.shape.iter().product::<u64>();
+                tensors.push(Tensor {
+                    name: &t.name,
+                    dtype: dtype_name(t.encoding),
+                    scheme: Some(matrix.scheme.clone()),
+                    shape: matrix.shape.clone(),
+                    bytes: t.stored_bytes().get(),
+                    statistics_bytes: Some(matrix.statistics_bytes),
+                    file: files[t.file_idx].clone(),
+                });
+            }
+        }
+        let statistics = tensors.iter().filter_map(|t| t.statistics_bytes);
+        Ok(Report {
             path: checkpoint.path().display().to_string(),
             format: format!("{:?}", checkpoint.format()).to_lowercase(),
             n_tensors: checkpoint.tensors().len(),
-            n_parameters: distinct.iter().map(|t| t.shape.n_elements()).sum(),
+            n_parameters,
             bytes: distinct
                 .iter()
                 .map(|t| t.stored_bytes())
                 .sum::<Bytes>()
                 .get(),
-            tensors: checkpoint.tensors().map(tensor).collect(),
-            by_dtype: totals(&distinct, |t| t.encoding.to_string()),
+            statistics_bytes: statistics.reduce(|a, b| a + b),
+            tensors,
+            by_dtype: totals(&distinct, |t| dtype_name(t.encoding)),
             by_file: totals(&distinct, |t| files[t.file_idx].clone()),
             shared: shared
                 .map(|tensors| tensors.iter().map(|t| &*t.name).collect())
                 .collect(),
             metadata: metadata::summary(checkpoint.metadata()),
-        }
+        })
     }
 
     fn text(&self) -> String {
         use Column::{Left, Right};
         let mut text = format!(
-            "{} · {} · {} tensors · {} parameters · {}\n",
+            "{} · {} · {} tensors · {} parameters · {}{}\n",
             printable(&self.path),
             self.format,
             grouped(self.n_tensors as u64),
             grouped(self.n_parameters),
-            Bytes::new(self.bytes)
+            Bytes::new(self.bytes),
+            self.statistics_bytes.map_or_else(String::new, |bytes| {
+                format!(", of which {} are statistics", Bytes::new(bytes))
+            })
         );
-        let tensors = self.tensors.iter().map(|t| {
-            let shape = format!("{:?}", t.shape);
-            [t.name.to_owned(), t.dtype.clone(), shape, grouped(t.bytes)]
-        });
-        let head = [Left("tensor"), Left("dtype"), Left("shape"), Right("bytes")];
-        text += &table(head, tensors.collect());
+        text += &self.tensor_table();
         for (name, totals) in [("dtype", &self.by_dtype), ("file", &self.by_file)] {
             let rows = totals.iter().map(|total| {
                 let Total {
@@ -162,6 +210,53 @@ impl<'c> Report<'c> {
         let metadata = self.metadata.iter();
         let metadata = metadata.map(|(key, value)| [(*key).to_owned(), metadata::text(value)]);
         text + &table([Left("metadata"), Left("value")], metadata.collect())
+    }
+}
+
+impl Report<'_> {
+    /// The tensors; only where something is quantized, how, and what it is decoded with.
+    fn tensor_table(&self) -> String {
+        use Column::{Left, Right};
+        let shape = |t: &Tensor<'_>| format!("{:?}", t.shape);
+        if self.statistics_bytes.is_none() {
+            let row = |t: &Tensor<'_>| {
+                [
+                    t.name.to_owned(),
+                    t.dtype.clone(),
+                    shape(t),
+                    grouped(t.bytes),
+                ]
+            };
+            let head = [Left("tensor"), Left("dtype"), Left("shape"), Right("bytes")];
+            return table(head, self.tensors.iter().map(row).collect());
+        }
+        let row = |t: &Tensor<'_>| {
+            [
+                t.name.to_owned(),
+                t.dtype.clone(),
+                t.scheme.clone().unwrap_or_default(),
+                shape(t),
+                grouped(t.bytes),
+                t.statistics_bytes.map_or_else(String::new, grouped),
+            ]
+        };
+        let head = [
+            Left("tensor"),
+            Left("dtype"),
+            Left("scheme"),
+            Left("shape"),
+            Right("bytes"),
+            Right("statistics"),
+        ];
+        table(head, self.tensors.iter().map(row).collect())
+    }
+}
+
+/// The name of an element type in PyTorch, or of GGUF's encoding.
+fn dtype_name(encoding: Encoding) -> String {
+    match encoding {
+        Encoding::Plain(dtype) => dtype.torch_name().to_owned(),
+        Encoding::Block(_) => encoding.to_string(),
     }
 }
 

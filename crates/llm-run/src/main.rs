@@ -15,6 +15,9 @@ mod inspect;
 mod memory;
 mod model;
 mod output;
+mod quant;
+mod quantize;
+mod rewrite;
 mod run;
 mod score;
 mod shard;
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         cli::Command::Score(args) => score::score(&args),
         cli::Command::Inspect(args) => inspect::inspect(&args),
         cli::Command::Shard(args) => shard::shard(&args),
+        cli::Command::Quantize(args) => quantize::quantize(&args),
         cli::Command::Verify(args) => verify::verify(&args),
     };
     match result {

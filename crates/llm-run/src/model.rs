@@ -97,11 +97,11 @@ impl OpenModel {
     /// Loads the weights for one sequence, showing progress where someone can see it.
     pub(crate) fn load(&self, args: &LoadArgs, context: usize, n_logits: usize) -> Result<Loaded> {
         let begin = Instant::now();
-        let cpu = Cpu::new(CpuOptions {
+        let quant = args.quant.config()?;
+        let device = Arc::new(Cpu::new(CpuOptions {
             threads: args.threads,
             isa: None,
-        })?;
-        let device: Box<dyn Device> = Box::new(Arc::new(cpu));
+        })?);
         let n_tokens = match self.bound.spec().encoder {
             // An encoder sees all of its prompt at once.
             Some(_) => context,
@@ -115,10 +115,12 @@ impl OpenModel {
         };
         let options = LoadOptions {
             dtype: args.dtype,
+            quant: quant.as_ref(),
+            encoder: &*device,
             limits,
         };
         let bar = ProgressBar::new(0).with_style(style()?);
-        let session = load(&self.bound, &*device, &options, &mut |at| {
+        let session = load(&self.bound, &device, &options, &mut |at| {
             bar.set_length(at.total.get());
             bar.set_position(at.done.get());
         })?;

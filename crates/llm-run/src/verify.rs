@@ -11,7 +11,7 @@ use crate::cli::VerifyArgs;
 use crate::failure::UserError;
 use crate::inspect::{open, printable};
 use crate::output;
-use crate::shard::Stop;
+use crate::rewrite::Stop;
 
 pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     let checkpoint = open(&args.model)?;

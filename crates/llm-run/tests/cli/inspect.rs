@@ -85,9 +85,9 @@ fn tables_are_aligned_and_control_nothing() {
     );
     let expected = [
         "",
-        "tensor        dtype  shape  bytes",
-        "b             f64    [200]  1,600",
-        "bad\\u{1b}[2J  u8     [1]        1",
+        "tensor        dtype    shape  bytes",
+        "b             float64  [200]  1,600",
+        "bad\\u{1b}[2J  uint8    [1]        1",
         "",
     ];
     assert_eq!(lines[1..6], expected);

@@ -11,6 +11,7 @@ mod chat;
 mod forms;
 mod inspect;
 mod memory;
+mod quantize;
 mod shard;
 mod smollm2;
 mod support;

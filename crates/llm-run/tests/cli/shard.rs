@@ -193,7 +193,7 @@ fn what_goes_with_the_weights_comes_along_and_dtype_is_said() {
         .iter()
         .map(|t| &t["name"])
         .collect();
-    assert_eq!(dtypes, ["f16"]);
+    assert_eq!(dtypes, ["float16"]);
 }
 
 #[test]

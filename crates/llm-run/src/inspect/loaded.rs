@@ -1,0 +1,79 @@
+//! What becomes of a checkpoint once it is loaded as asked.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use llm_checkpoint::{Encoding, Format};
+use llm_plan::{RunOn, WeightDType};
+use llm_quant::{QuantConfig, Scheme, StoredBytes};
+use llm_runtime::BoundModel;
+use llm_tensor::DType;
+
+use super::{Report, Tensor, Total, dtype_name, file_name};
+
+/// Every tensor that the model needs, as it will be kept.
+pub(super) fn report<'m>(
+    model: &'m BoundModel,
+    dtype: WeightDType,
+    quant: Option<&QuantConfig>,
+) -> Result<Report<'m>> {
+    let checkpoint = model.checkpoint();
+    let files: Vec<String> = checkpoint.files().map(file_name).collect();
+    let encodings = model.encodings(dtype, quant)?;
+    let mut tensors = Vec::new();
+    let mut totals: BTreeMap<String, Total> = BTreeMap::new();
+    let mut sum = StoredBytes::default();
+    for bound in model.tensors() {
+        let slot = bound.slot;
+        let scheme = encodings.scheme(slot, bound.stored_as(), RunOn::Cpu);
+        let (rows, cols) = match *slot.shape.as_slice() {
+            [rows, cols] => (rows as u64, cols as u64),
+            ref other => (1, other.iter().map(|&n| n as u64).product()),
+        };
+        let stored = scheme.stored_bytes(rows, cols);
+        sum.elements += stored.elements;
+        sum.statistics += stored.statistics;
+        let total = totals.entry(scheme.to_string()).or_insert_with(|| Total {
+            name: scheme.to_string(),
+            n_tensors: 0,
+            n_parameters: 0,
+            bytes: 0,
+        });
+        total.n_tensors += 1;
+        total.n_parameters += rows * cols;
+        total.bytes += stored.total().get();
+        let (kept_as, is_quantized) = match scheme {
+            Scheme::Dense(dtype) => (dtype, false),
+            Scheme::Int8PerUse(dtype, _) => (dtype, true),
+            Scheme::Int8(_) => (DType::I8, true),
+            Scheme::FourBit(_) => (DType::U8, true),
+        };
+        tensors.push(Tensor {
+            name: &slot.name,
+            dtype: dtype_name(Encoding::Plain(kept_as)),
+            scheme: is_quantized.then(|| scheme.to_string()),
+            shape: slot.shape.iter().map(|&n| n as u64).collect(),
+            bytes: stored.elements.get(),
+            statistics_bytes: is_quantized.then_some(stored.statistics.get()),
+            file: files[bound.tensor.file_idx].clone(),
+        });
+    }
+    let is_quantized = tensors.iter().any(|t| t.scheme.is_some());
+    Ok(Report {
+        path: checkpoint.path().display().to_string(),
+        format: match checkpoint.format() {
+            Format::Safetensors => "safetensors, loaded".to_owned(),
+            Format::Torch => "torch, loaded".to_owned(),
+            _ => "gguf, loaded".to_owned(),
+        },
+        n_tensors: tensors.len(),
+        n_parameters: model.skeleton().n_parameters(),
+        bytes: sum.total().get(),
+        statistics_bytes: is_quantized.then_some(sum.statistics.get()),
+        tensors,
+        by_dtype: totals.into_values().collect(),
+        by_file: Vec::new(),
+        shared: Vec::new(),
+        metadata: BTreeMap::new(),
+    })
+}

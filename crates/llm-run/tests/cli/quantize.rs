@@ -1,0 +1,457 @@
+//! `llm-run quantize`, and loading in 8 and 4 bits.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use llm_checkpoint::{Checkpoint, NewTensor, SafetensorsWriter};
+use llm_tensor::{DType, Shape, f32_to_le_bytes};
+use serde_json::Value;
+
+use crate::support::{fixture, json, run};
+
+/// What the reference libraries saved of a dense checkpoint, and the checkpoint itself.
+const CASES: [&str; 6] = [
+    "bloom-int8-threshold-skip",
+    "gpt2-int8",
+    "llama-int8",
+    "llama-nf4-double",
+    "phi3-fp4",
+    "t5-nf4",
+];
+
+/// A tensor's bytes, those of a state without the blanks behind it.
+fn bytes(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
+    let bytes = checkpoint.view(name).unwrap().unwrap().to_vec();
+    if name.contains("quant_state") {
+        return bytes.trim_ascii_end().to_vec();
+    }
+    bytes
+}
+
+#[test]
+fn what_is_written_is_what_the_libraries_write() {
+    for case in CASES {
+        let saved = fixture(&format!("quantized/{case}"));
+        let out = tempfile::tempdir().unwrap();
+        let out = out.path().join("out");
+        let args = [
+            "quantize",
+            &format!("{saved}/dense"),
+            out.to_str().unwrap(),
+            "--quant-config",
+            &format!("{saved}/config.json"),
+            "--max-shard-size",
+            "300KB",
+        ];
+        let output = run(&args);
+        assert_eq!(output.code, 0, "{case}: {}", output.stderr);
+        let config = |folder: &Path| -> Value {
+            serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap()
+        };
+        assert_eq!(config(&out), config(Path::new(&saved)), "{case}");
+
+        let found = Checkpoint::open(&out).unwrap();
+        let expected =
+            Checkpoint::open(Path::new(&saved).join("model.safetensors").as_path()).unwrap();
+        assert!(found.files().len() > 1, "{case}");
+        assert_eq!(found.tensors().len(), expected.tensors().len(), "{case}");
+        let (mut n_codes, mut n_off) = (0, 0);
+        for tensor in expected.tensors() {
+            let name = &tensor.name;
+            let found_tensor = found.get(name).unwrap_or_else(|| panic!("{case}: {name}"));
+            assert_eq!(found_tensor.encoding, tensor.encoding, "{case}: {name}");
+            let (found, expected) = (bytes(&found, name), bytes(&expected, name));
+            let is_nested = case.ends_with("double")
+                && (name.contains("absmax") || name.contains("quant_state"));
+            if is_nested {
+                nearly_equal(name, &found, &expected, &mut n_off);
+                if name.ends_with(".absmax") {
+                    n_codes += found.len();
+                }
+            } else {
+                assert!(found == expected, "{case}: {name} differs");
+            }
+        }
+        assert!(
+            n_off * 200 <= n_codes,
+            "{case}: {n_off} of {n_codes} codes of scales"
+        );
+    }
+}
+
+/// The scales' own codes and offset depend on the order in which a mean is summed, and the references look the codes up
+/// by 16 bits of a scale; `n_off` counts codes that differ.
+fn nearly_equal(name: &str, found: &[u8], expected: &[u8], n_off: &mut usize) {
+    if name.ends_with("nested_absmax") {
+        let floats = |bytes: &[u8]| -> Vec<f32> {
+            let words = bytes.as_chunks::<4>().0;
+            words.iter().map(|word| f32::from_le_bytes(*word)).collect()
+        };
+        for (found, expected) in floats(found).into_iter().zip(floats(expected)) {
+            assert!(
+                (found - expected).abs() <= 1e-6 * expected,
+                "{name}: {found} {expected}"
+            );
+        }
+    } else if name.ends_with(".absmax") {
+        for (&found, &expected) in found.iter().zip(expected) {
+            assert!(found.abs_diff(expected) <= 2, "{name}: {found} {expected}");
+            *n_off += usize::from(found != expected);
+        }
+    } else {
+        let offset = |json: &[u8]| {
+            let mut state: Value = serde_json::from_slice(json).unwrap();
+            let offset = state["nested_offset"].take().as_f64().unwrap();
+            (state, offset)
+        };
+        let ((found, a), (expected, b)) = (offset(found), offset(expected));
+        assert_eq!(found, expected, "{name}");
+        assert!((a - b).abs() <= 1e-6 * b, "{name}: {a} {b}");
+    }
+}
+
+#[test]
+fn a_quantized_checkpoint_runs_as_the_dense_one_quantized_at_load() {
+    for (case, flags) in [
+        ("llama-int8", &["--load-in-8bit"][..]),
+        ("phi3-fp4", &["--load-in-4bit", "--quant-type", "fp4"]),
+        ("llama-nf4-double", &["--load-in-4bit", "--double-quant"]),
+        ("t5-nf4", &["--load-in-4bit"]),
+    ] {
+        let dense = fixture(&format!("quantized/{case}/dense"));
+        let out = tempfile::tempdir().unwrap();
+        let out = out.path().join("out").display().to_string();
+        let written = run(&[&["quantize", &dense, &out][..], flags].concat());
+        assert_eq!(written.code, 0, "{case}: {}", written.stderr);
+        let generate = [
+            "--token-ids",
+            "5,6,7,8",
+            "--max-new-tokens",
+            "12",
+            "--greedy",
+            "--json",
+        ];
+        let ids = |model: &str, flags: &[&str]| {
+            json(&[&["generate", model][..], &generate, flags].concat())["generated_ids"].clone()
+        };
+        assert_eq!(ids(&out, &[]), ids(&dense, flags), "{case}");
+    }
+}
+
+#[test]
+fn every_setting_loads_and_speaks() {
+    for flags in [
+        &["--load-in-8bit"][..],
+        &["--load-in-8bit", "--threshold", "0"],
+        &["--load-in-8bit", "--skip-modules", "lm_head,down_proj"],
+        &["--load-in-4bit", "--blocksize", "128"],
+        &["--load-in-4bit", "--quant-type", "fp4", "--double-quant"],
+        &[
+            "--load-in-4bit",
+            "--compute-dtype",
+            "bf16",
+            "--skip-modules",
+            "mlp",
+        ],
+    ] {
+        let args = [
+            "generate",
+            "demo",
+            "Once upon a time",
+            "--max-new-tokens",
+            "8",
+            "--json",
+        ];
+        let found = json(&[&args[..], flags].concat());
+        assert_eq!(
+            found["generated_ids"].as_array().unwrap().len(),
+            8,
+            "{flags:?}"
+        );
+    }
+}
+
+#[test]
+fn inspect_shows_schemes_and_statistics() {
+    let folder = fixture("quantized/gpt2-int8");
+    let text = run(&["inspect", &folder]).stdout;
+    let line = |text: &str, name: &str| -> Vec<String> {
+        let line = text
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(name));
+        let line = line.unwrap_or_else(|| panic!("{name} in: {text}"));
+        line.split_whitespace().map(str::to_owned).collect()
+    };
+    let weight = "transformer.h.0.attn.c_attn.weight";
+    let expected = [weight, "int8", "int8", "[384,", "128]", "49,152", "1,537"];
+    assert_eq!(line(&text, weight), expected);
+    assert_eq!(
+        line(&text, "transformer.h.0.attn.c_attn.bias")[1],
+        "float16"
+    );
+    assert!(!text.contains(".SCB"), "{text}");
+
+    // The same parameters before and after; the same bytes as will be allocated.
+    let dense = json(&["inspect", &format!("{folder}/dense"), "--json"]);
+    let saved = json(&["inspect", &folder, "--json"]);
+    let loaded = json(&[
+        "inspect",
+        &format!("{folder}/dense"),
+        "--load-in-8bit",
+        "--json",
+    ]);
+    for report in [&saved, &loaded] {
+        assert_eq!(report["n_parameters"], dense["n_parameters"]);
+    }
+    // Without the byte that says how each matrix lies.
+    let statistics = |report: &Value| report["statistics_bytes"].as_u64().unwrap();
+    assert_eq!(statistics(&saved), statistics(&loaded) + 8);
+
+    let folder = fixture("quantized/llama-nf4-double");
+    let text = run(&["inspect", &folder]).stdout;
+    let weight = "model.layers.0.mlp.down_proj.weight";
+    let found = line(&text, weight);
+    assert_eq!(found[1..6], ["uint8", "nf4", "double", "[128,", "256]"]);
+    assert_eq!(found[6], "16,384");
+}
+
+/// A folder with a llama of one layer whose matrices are `value`.
+fn one_layer(value: f32, dtype: DType) -> tempfile::TempDir {
+    let config = r#"{
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "vocab_size": 16, "tie_word_embeddings": true
+    }"#;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.json"), config).unwrap();
+    let skeleton = llm_arch::from_config(&serde_json::from_str(config).unwrap()).unwrap();
+    let new = |slot: &llm_arch::Slot| NewTensor {
+        name: slot.name.clone(),
+        dtype,
+        shape: Shape::new(&slot.shape.iter().map(|&d| d as u64).collect::<Vec<_>>()).unwrap(),
+    };
+    let tensors: Vec<_> = skeleton.slots.iter().map(new).collect();
+    let path = folder.path().join("model.safetensors");
+    let mut writer = SafetensorsWriter::create(&path, &tensors, &BTreeMap::new()).unwrap();
+    for slot in &skeleton.slots {
+        let mut elements = vec![0.5; slot.n_elements() as usize];
+        if slot.name.ends_with("up_proj.weight") {
+            elements[77] = value;
+        }
+        let mut bytes = vec![0; elements.len() * dtype.size()];
+        f32_to_le_bytes(&elements, dtype, &mut bytes).unwrap();
+        writer.write(&bytes).unwrap();
+    }
+    writer.finish().unwrap();
+    folder
+}
+
+#[test]
+fn weights_that_no_code_stands_for_are_named() {
+    let name = "model.layers.0.mlp.up_proj.weight";
+    for (value, dtype, flag, words) in [
+        (f32::NAN, DType::BF16, "--load-in-4bit", "holds NaN"),
+        (f32::INFINITY, DType::F32, "--load-in-4bit", "holds inf"),
+        (
+            f32::NEG_INFINITY,
+            DType::F16,
+            "--load-in-8bit",
+            "holds -inf",
+        ),
+        (f32::NAN, DType::F32, "--load-in-8bit", "holds NaN"),
+        (1e5, DType::BF16, "--load-in-8bit", "65504"),
+    ] {
+        let folder = one_layer(value, dtype);
+        let folder = folder.path().to_str().unwrap();
+        let output = run(&["generate", folder, "--token-ids", "1", flag]);
+        assert_eq!(output.code, 2, "{}", output.stderr);
+        for word in [name, words] {
+            assert!(output.stderr.contains(word), "{word}: {}", output.stderr);
+        }
+        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    }
+}
+
+/// A quantized checkpoint of which one tensor is changed or left out.
+fn altered(case: &str, change: impl Fn(&str, &mut Vec<u8>) -> bool) -> tempfile::TempDir {
+    let saved = fixture(&format!("quantized/{case}"));
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |name: &str| fs::copy(format!("{saved}/{name}"), folder.path().join(name));
+    copy("config.json").unwrap();
+    let source = Checkpoint::open(Path::new(&format!("{saved}/model.safetensors"))).unwrap();
+    let mut tensors = Vec::new();
+    for tensor in source.tensors() {
+        let mut bytes = source.view(&tensor.name).unwrap().unwrap().to_vec();
+        let before = bytes.len();
+        if !change(&tensor.name, &mut bytes) {
+            continue;
+        }
+        let llm_checkpoint::Encoding::Plain(dtype) = tensor.encoding else {
+            unreachable!("safetensors has no blocks")
+        };
+        let shape = match bytes.len() == before {
+            true => tensor.shape.clone(),
+            false => Shape::new(&[(bytes.len() / dtype.size()) as u64]).unwrap(),
+        };
+        let name = tensor.name.clone();
+        tensors.push((NewTensor { name, dtype, shape }, bytes));
+    }
+    let new: Vec<_> = tensors.iter().map(|(new, _)| new.clone()).collect();
+    let path = folder.path().join("model.safetensors");
+    let mut writer = SafetensorsWriter::create(&path, &new, &BTreeMap::new()).unwrap();
+    for (_, bytes) in &tensors {
+        writer.write(bytes).unwrap();
+    }
+    writer.finish().unwrap();
+    folder
+}
+
+#[test]
+fn flawed_quantized_checkpoints_are_refused_by_name() {
+    let int8 = "model.layers.1.mlp.up_proj";
+    let state = "model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4";
+    type Change = Box<dyn Fn(&str, &mut Vec<u8>) -> bool>;
+    let without = |part: String| -> Change { Box::new(move |name, _| name != part) };
+    let with = |part: String, bytes: Vec<u8>| -> Change {
+        Box::new(move |name, old| {
+            if name == part {
+                old.clone_from(&bytes);
+            }
+            true
+        })
+    };
+    let double = "llama-nf4-double";
+    let cases: Vec<(&str, Change, Vec<String>)> = vec![
+        (
+            "llama-int8",
+            with(format!("{int8}.weight_format"), vec![1]),
+            vec![format!("{int8}.weight_format"), "col32".to_owned()],
+        ),
+        (
+            "llama-int8",
+            without(format!("{int8}.SCB")),
+            vec![format!("{int8}.SCB"), "found none".to_owned()],
+        ),
+        (
+            "llama-int8",
+            with(format!("{int8}.SCB"), vec![0; 12]),
+            vec![format!("{int8}.SCB"), "[3]".to_owned()],
+        ),
+        (
+            double,
+            without("model.layers.0.mlp.up_proj.weight.nested_absmax".to_owned()),
+            vec!["up_proj.weight.nested_absmax".to_owned(), "found none".to_owned()],
+        ),
+        (
+            double,
+            with("model.layers.0.mlp.up_proj.weight.absmax".to_owned(), vec![0; 7]),
+            vec!["up_proj.weight.absmax".to_owned(), "[7]".to_owned()],
+        ),
+        (
+            double,
+            with(state.to_owned(), b"{\"quant_type\": \"nf5\"}".to_vec()),
+            vec![state.to_owned(), "nf5".to_owned()],
+        ),
+        (
+            double,
+            with(
+                state.to_owned(),
+                br#"{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [256, 64], "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.1}"#.to_vec(),
+            ),
+            vec![state.to_owned(), "[256, 64]".to_owned()],
+        ),
+        (
+            double,
+            without(state.to_owned()),
+            vec!["model.layers.0.mlp.up_proj.weight".to_owned()],
+        ),
+    ];
+    for (case, change, words) in cases {
+        let folder = altered(case, change);
+        let output = run(&[
+            "generate",
+            folder.path().to_str().unwrap(),
+            "--token-ids",
+            "1",
+        ]);
+        assert_eq!(output.code, 2, "{words:?}: {}", output.stderr);
+        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+        for word in words {
+            assert!(output.stderr.contains(&word), "{word}: {}", output.stderr);
+        }
+    }
+}
+
+#[test]
+fn wishes_that_cannot_be_met_are_explained() {
+    let quantized = fixture("quantized/llama-int8");
+    let dense = fixture("quantized/llama-int8/dense");
+    let gguf = fixture("gguf-models/qwen2.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (both, gptq, none, out) = (path("both"), path("gptq"), path("none"), path("out"));
+    fs::write(&both, r#"{"load_in_8bit": true, "load_in_4bit": true}"#).unwrap();
+    fs::write(&gptq, r#"{"quant_method": "gptq", "bits": 4}"#).unwrap();
+    fs::write(&none, r#"{"load_in_8bit": false}"#).unwrap();
+    let generate = |flags: &[&'static str]| -> Vec<String> {
+        let args = ["generate", "demo", "x"].iter().chain(flags);
+        args.map(|arg| (*arg).to_owned()).collect()
+    };
+    let with_file = |file: &str| [generate(&["--quant-config"]), vec![file.to_owned()]].concat();
+    let words = |words: &[&'static str]| words.to_vec();
+    let args = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
+    for (args, words) in [
+        (
+            generate(&["--load-in-8bit", "--load-in-4bit"]),
+            words(&["--load-in-4bit"]),
+        ),
+        (generate(&["--double-quant"]), words(&["--load-in-4bit"])),
+        (
+            generate(&["--load-in-4bit", "--blocksize", "63"]),
+            words(&["power of two"]),
+        ),
+        (
+            generate(&["--load-in-8bit", "--threshold", "-1"]),
+            words(&["at least 0"]),
+        ),
+        (
+            generate(&["--load-in-4bit", "--quant-type", "nf5"]),
+            words(&["nf5", "fp4"]),
+        ),
+        (
+            generate(&["--skip-modules", "mlp"]),
+            words(&["nothing is quantized"]),
+        ),
+        (with_file(&both), words(&["load_in_8bit", "load_in_4bit"])),
+        (with_file(&gptq), words(&["gptq", "bitsandbytes"])),
+        (with_file(&none), words(&["neither"])),
+        (
+            args(&["generate", &quantized, "--token-ids", "1", "--load-in-8bit"]),
+            words(&["already, as int8"]),
+        ),
+        (
+            args(&["quantize", &dense, &out]),
+            words(&["--load-in-8bit"]),
+        ),
+        (
+            args(&["quantize", &quantized, &out, "--load-in-4bit"]),
+            words(&["already, as int8"]),
+        ),
+        (
+            args(&["quantize", &gguf, &out, "--load-in-4bit"]),
+            words(&["config.json"]),
+        ),
+        (
+            args(&["quantize", &dense, &dense, "--load-in-4bit"]),
+            words(&["another folder"]),
+        ),
+    ] {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = run(&args);
+        assert_eq!(output.code, 2, "{args:?}: {}", output.stderr);
+        for word in words {
+            assert!(output.stderr.contains(word), "{args:?}: {}", output.stderr);
+        }
+        assert!(!Path::new(&out).exists(), "{args:?}");
+    }
+}
