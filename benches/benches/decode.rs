@@ -1,4 +1,6 @@
 //! Decoding reads every weight once a token: matrix times vector against a plain read of the same bytes.
+//!
+//! `cargo bench -p llm-benches --bench decode [-- nf4 …]` measures the schemes that are named, else all.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
@@ -21,8 +23,17 @@ fn main() {
     }
 }
 
-/// Every way to keep weights whose products are measured here.
+/// The ways to keep weights whose products are measured: those that are named, else all.
 fn schemes() -> Vec<Scheme> {
+    let named: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
+    let is_named = |scheme: &Scheme| named.is_empty() || named.contains(&scheme.to_string());
+    all_schemes().into_iter().filter(is_named).collect()
+}
+
+fn all_schemes() -> Vec<Scheme> {
     let four_bit = |code, double_quant| {
         Scheme::FourBit(FourBit {
             code,

@@ -14,7 +14,7 @@ use crate::linear::linear;
 use crate::memory::Shared;
 use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::weight::{CopyRow, Dense, Encoding, Weight};
-use crate::{Buffer, Cpu, KvCache, Workspace};
+use crate::{Buffer, Cpu, KvCache, Workspace, cache, workspace};
 
 impl Backend for Cpu {
     type Buffer = Buffer;
@@ -56,9 +56,17 @@ impl Backend for Cpu {
             .map_err(|n| self.out_of_memory("keys and values", n))
     }
 
+    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
+        cache::bytes(shape, self.level.geometry())
+    }
+
     fn workspace(&self, shape: &WorkspaceShape) -> Result<Workspace> {
         Workspace::new(shape, self.level.geometry(), self.n_threads())
             .map_err(|n| self.out_of_memory("scratch memory", n))
+    }
+
+    fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
+        workspace::bytes(shape, self.level.geometry(), self.n_threads())
     }
 
     fn embed(&self, table: &Weight, ids: &[u32], scale: f32, out: &mut Buffer) -> Result<()> {

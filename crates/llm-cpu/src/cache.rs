@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use llm_backend::{KvColumns, KvShape};
+use llm_backend::{Allocation, KvColumns, KvShape};
 use llm_tensor::Bytes;
 
 use crate::isa::Geometry;
@@ -41,11 +41,6 @@ impl KvCache {
         })
     }
 
-    /// How much memory it is once it is full.
-    pub fn bytes(&self) -> Bytes {
-        self.memory.bytes()
-    }
-
     pub(crate) fn shape(&self) -> &KvShape {
         &self.layout.shape
     }
@@ -68,6 +63,13 @@ impl KvCache {
             layout: self.layout,
             memory: Shared::new(self.memory.as_mut_slice()),
         }
+    }
+}
+
+/// What it takes once it is full: pages that no position was written to are not committed.
+impl Allocation for KvCache {
+    fn bytes(&self) -> Bytes {
+        self.memory.bytes()
     }
 }
 

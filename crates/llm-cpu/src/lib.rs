@@ -45,8 +45,7 @@ pub use workspace::Workspace;
 use std::num::NonZeroUsize;
 use std::thread;
 
-use llm_backend::{DeviceInfo, KvShape, WorkspaceShape};
-use llm_tensor::Bytes;
+use llm_backend::DeviceInfo;
 
 use crate::isa::Level;
 use crate::pool::Pool;
@@ -107,16 +106,6 @@ impl Cpu {
     /// Threads that share an operation, the caller included.
     pub fn n_threads(&self) -> usize {
         self.pool.n_threads()
-    }
-
-    /// The bytes that a workspace of `shape` takes.
-    pub fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
-        workspace::bytes(shape, self.level.geometry(), self.n_threads())
-    }
-
-    /// The bytes that a cache of `shape` takes once it is full.
-    pub fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
-        cache::bytes(shape, self.level.geometry())
     }
 }
 

@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
 use std::ptr::NonNull;
 
+use llm_backend::Allocation;
 use llm_tensor::Bytes;
 
 /// Zeroed f32, the first on a cache line. Unlike a `Vec`, running out of memory is a value, not an abort.
@@ -53,14 +54,15 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.start(), self.n_elements) }
     }
 
-    /// The size of all elements.
-    pub fn bytes(&self) -> Bytes {
-        Bytes::new((self.n_elements * size_of::<f32>()) as u64)
-    }
-
     fn start(&self) -> *mut f32 {
         // SAFETY: the allocation is longer than the elements by a cache line, and the offset shorter than one.
         unsafe { self.allocation.as_ptr().add(self.offset).cast() }
+    }
+}
+
+impl Allocation for Buffer {
+    fn bytes(&self) -> Bytes {
+        Bytes::new((self.n_elements * size_of::<f32>()) as u64)
     }
 }
 

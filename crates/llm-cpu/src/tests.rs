@@ -2,8 +2,8 @@ use std::num::NonZeroUsize;
 
 use llm_backend::conformance::{check, check_reproducible};
 use llm_backend::{
-    Backend, BackendError, DenseWeight, HostWeight, KvShape, LinearPart, NormOp, Output,
-    WorkspaceShape,
+    Allocation, Backend, BackendError, DenseWeight, HostWeight, KvShape, LinearPart, NormOp,
+    Output, WorkspaceShape,
 };
 use llm_tensor::{DType, HostBytes, Norm};
 

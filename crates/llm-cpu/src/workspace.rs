@@ -1,4 +1,4 @@
-use llm_backend::WorkspaceShape;
+use llm_backend::{Allocation, WorkspaceShape};
 use llm_tensor::Bytes;
 
 use crate::isa::Geometry;
@@ -29,11 +29,6 @@ impl Workspace {
         })
     }
 
-    /// How much memory it is.
-    pub fn bytes(&self) -> Bytes {
-        self.memory.bytes()
-    }
-
     /// The first `n` elements.
     ///
     /// # Panics
@@ -46,6 +41,12 @@ impl Workspace {
             memory.len()
         );
         &mut memory[..n]
+    }
+}
+
+impl Allocation for Workspace {
+    fn bytes(&self) -> Bytes {
+        self.memory.bytes()
     }
 }
 

@@ -30,16 +30,101 @@ impl Encode<'_> {
     #[inline(always)]
     fn all<S: FourBit, E: Element>(self, simd: S) {
         let (thresholds, codes) = self.code.thresholds();
-        let thresholds = simd.thresholds(&thresholds, &codes);
-        let blocks = self.elements.chunks(self.block_size * E::SIZE);
-        let packed = self.packed.chunks_mut(self.block_size / 2);
-        for ((block, packed), absmax) in blocks.zip(packed).zip(self.absmax) {
-            *absmax = largest_magnitude::<S, E>(simd, block);
-            // Of a block of zeros nothing but its zero codes is asked.
-            let reciprocal = if *absmax == 0.0 { 0.0 } else { 1.0 / *absmax };
-            encode_block::<S, E>(simd, thresholds, block, reciprocal, packed);
+        match simd.buckets(&thresholds, &codes) {
+            Some(buckets) => self.blocks::<S, E>(simd, InBuckets::<S>(buckets)),
+            None => self.blocks::<S, E>(simd, Sought::<S>(simd.thresholds(&thresholds, &codes))),
         }
     }
+
+    #[inline(always)]
+    fn blocks<S: FourBit, E: Element>(mut self, simd: S, codes: impl Codes<S>) {
+        // Steps of a block that is held in registers between finding its largest magnitude and encoding it.
+        let n_steps = self.block_size / (2 * S::LANES);
+        let n_held = match n_steps {
+            1 => self.held::<S, E, 1>(simd, codes),
+            2 => self.held::<S, E, 2>(simd, codes),
+            4 => self.held::<S, E, 4>(simd, codes),
+            _ => 0,
+        };
+        let elements = &self.elements[n_held * self.block_size * E::SIZE..];
+        let packed = &mut self.packed[n_held * self.block_size / 2..];
+        let blocks = elements.chunks(self.block_size * E::SIZE);
+        let packed = packed.chunks_mut(self.block_size / 2);
+        for ((block, packed), absmax) in blocks.zip(packed).zip(&mut self.absmax[n_held..]) {
+            *absmax = largest_magnitude::<S, E>(simd, block);
+            encode_block::<S, E>(simd, codes, block, reciprocal(*absmax), packed);
+        }
+    }
+
+    /// Encodes the whole blocks, of `N` steps each; returns how many these are.
+    #[inline(always)]
+    fn held<S: FourBit, E: Element, const N: usize>(
+        &mut self,
+        simd: S,
+        codes: impl Codes<S>,
+    ) -> usize {
+        let step_bytes = 2 * S::LANES * E::SIZE;
+        let blocks = self.elements.chunks_exact(N * step_bytes);
+        let n_blocks = blocks.len();
+        let packed = self.packed.chunks_exact_mut(N * S::LANES);
+        for ((block, packed), absmax) in blocks.zip(packed).zip(self.absmax.iter_mut()) {
+            let mut values = [(simd.splat(0.0), simd.splat(0.0)); N];
+            let mut largest = simd.splat(0.0);
+            for (i, values) in values.iter_mut().enumerate() {
+                let step = block.as_ptr().wrapping_add(i * step_bytes);
+                for line in (0..step_bytes).step_by(CACHE_LINE) {
+                    simd.prefetch(step.wrapping_add(PREFETCH_BYTES + line));
+                }
+                // SAFETY: a block is `N` steps of two registers of elements.
+                *values = unsafe { E::load_even_odd(simd, step) };
+                largest = simd.max_magnitude(simd.max_magnitude(largest, values.0), values.1);
+            }
+            *absmax = simd.reduce_max_magnitude(largest);
+            let reciprocal = simd.splat(reciprocal(*absmax));
+            for ((even, odd), packed) in values.into_iter().zip(packed.chunks_exact_mut(S::LANES)) {
+                let (even, odd) = (simd.mul(even, reciprocal), simd.mul(odd, reciprocal));
+                codes.store(simd, even, odd, packed);
+            }
+        }
+        n_blocks
+    }
+}
+
+/// A way to find codes. No closure, since closures are not compiled for the instruction set.
+trait Codes<S: FourBit>: Copy {
+    /// Writes the codes of elements that are divided by the largest magnitude, a byte a lane, `even` in the high half.
+    fn store(self, simd: S, even: S::F32, odd: S::F32, dst: &mut [u8]);
+}
+
+#[derive(Clone, Copy)]
+struct InBuckets<S: FourBit>(S::Buckets);
+
+impl<S: FourBit> Codes<S> for InBuckets<S> {
+    #[inline(always)]
+    fn store(self, simd: S, even: S::F32, odd: S::F32, dst: &mut [u8]) {
+        assert!(dst.len() >= S::LANES);
+        // SAFETY: so many bytes can be written.
+        unsafe { simd.store_bucketed(self.0, even, odd, dst.as_mut_ptr()) }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sought<S: FourBit>(S::Thresholds);
+
+impl<S: FourBit> Codes<S> for Sought<S> {
+    #[inline(always)]
+    fn store(self, simd: S, even: S::F32, odd: S::F32, dst: &mut [u8]) {
+        assert!(dst.len() >= S::LANES);
+        // SAFETY: so many bytes can be written.
+        unsafe { simd.store_nibbles(self.0, even, odd, dst.as_mut_ptr()) }
+    }
+}
+
+/// What a block's elements are multiplied by, given their largest magnitude; of a block of zeros nothing but its zero
+/// codes is asked.
+#[inline(always)]
+fn reciprocal(absmax: f32) -> f32 {
+    if absmax == 0.0 { 0.0 } else { 1.0 / absmax }
 }
 
 /// Of which NaN is the largest.
@@ -66,7 +151,7 @@ fn largest_magnitude<S: FourBit, E: Element>(simd: S, block: &[u8]) -> f32 {
 #[inline(always)]
 fn encode_block<S: FourBit, E: Element>(
     simd: S,
-    thresholds: S::Thresholds,
+    codes: impl Codes<S>,
     block: &[u8],
     reciprocal: f32,
     packed: &mut [u8],
@@ -74,23 +159,21 @@ fn encode_block<S: FourBit, E: Element>(
     let reciprocal = simd.splat(reciprocal);
     let n_bytes = 2 * S::LANES * E::SIZE;
     for (step, packed) in block.chunks(n_bytes).zip(packed.chunks_mut(S::LANES)) {
-        if step.len() == n_bytes {
-            // SAFETY: a step is two registers of elements, and its codes as many bytes as there are lanes.
-            unsafe {
-                let (even, odd) = E::load_even_odd(simd, step.as_ptr());
-                let (even, odd) = (simd.mul(even, reciprocal), simd.mul(odd, reciprocal));
-                simd.store_nibbles(thresholds, even, odd, packed.as_mut_ptr());
-            }
+        let mut padded = [0; 2 * MAX_LANES * size_of::<f32>()];
+        let src = if step.len() == n_bytes {
+            step
         } else {
-            let mut elements = [0; 2 * MAX_LANES * size_of::<f32>()];
-            elements[..step.len()].copy_from_slice(step);
+            padded[..step.len()].copy_from_slice(step);
+            &padded[..]
+        };
+        // SAFETY: there are two registers of elements.
+        let (even, odd) = unsafe { E::load_even_odd(simd, src.as_ptr()) };
+        let (even, odd) = (simd.mul(even, reciprocal), simd.mul(odd, reciprocal));
+        if packed.len() == S::LANES {
+            codes.store(simd, even, odd, packed);
+        } else {
             let mut bytes = [0; MAX_LANES];
-            // SAFETY: as above.
-            unsafe {
-                let (even, odd) = E::load_even_odd(simd, elements.as_ptr());
-                let (even, odd) = (simd.mul(even, reciprocal), simd.mul(odd, reciprocal));
-                simd.store_nibbles(thresholds, even, odd, bytes.as_mut_ptr());
-            }
+            codes.store(simd, even, odd, &mut bytes);
             packed.copy_from_slice(&bytes[..packed.len()]);
         }
     }
@@ -98,3 +181,5 @@ fn encode_block<S: FourBit, E: Element>(
 
 /// How far ahead elements are asked for.
 const PREFETCH_BYTES: usize = 4096;
+/// What one prefetch brings.
+const CACHE_LINE: usize = 64;

@@ -50,35 +50,49 @@ impl MatVec<'_> {
         table: S::Table,
         scales: C,
     ) {
+        // Rows that are taken together lie within what is asked for ahead.
+        let most = PREFETCH_BYTES / (self.weight.cols / 2);
         let mut row = self.few.rows.start;
         while row < self.few.rows.end {
-            row += if self.few.n_tokens <= 2 && row + 2 <= self.few.rows.end {
-                self.tokens::<S, C, STEP_BLOCKS, 2>(simd, table, scales, row)
-            } else {
-                self.tokens::<S, C, STEP_BLOCKS, 1>(simd, table, scales, row)
+            let n_rows = most.min(self.few.rows.end - row);
+            row += match (self.few.n_tokens, n_rows) {
+                (1, 4..) => {
+                    self.block::<S, C, STEP_BLOCKS, 4, 1>(simd, table, scales, row, 0);
+                    4
+                }
+                (1, 2 | 3) => {
+                    self.block::<S, C, STEP_BLOCKS, 2, 1>(simd, table, scales, row, 0);
+                    2
+                }
+                (2, 2..) => {
+                    self.block::<S, C, STEP_BLOCKS, 2, 2>(simd, table, scales, row, 0);
+                    2
+                }
+                _ => {
+                    self.tokens::<S, C, STEP_BLOCKS>(simd, table, scales, row);
+                    1
+                }
             };
         }
     }
 
-    /// `R` rows, which stay in the cache while all tokens pass; returns `R`.
+    /// One row, which stays in the cache while all tokens pass.
     #[inline(always)]
-    fn tokens<S: FourBit, C: Scales, const STEP_BLOCKS: usize, const R: usize>(
+    fn tokens<S: FourBit, C: Scales, const STEP_BLOCKS: usize>(
         &self,
         simd: S,
         table: S::Table,
         scales: C,
         row: usize,
-    ) -> usize {
+    ) {
         let mut token = 0;
         while token < self.few.n_tokens {
             token += match self.few.n_tokens - token {
-                1 => self.block::<S, C, STEP_BLOCKS, R, 1>(simd, table, scales, row, token),
-                // More than one row at a time is for two tokens at most.
-                2 | 3 => self.block::<S, C, STEP_BLOCKS, R, 2>(simd, table, scales, row, token),
+                1 => self.block::<S, C, STEP_BLOCKS, 1, 1>(simd, table, scales, row, token),
+                2 | 3 => self.block::<S, C, STEP_BLOCKS, 1, 2>(simd, table, scales, row, token),
                 _ => self.block::<S, C, STEP_BLOCKS, 1, 4>(simd, table, scales, row, token),
             };
         }
-        R
     }
 
     /// `R` rows times `T` tokens; returns `T`.
@@ -95,35 +109,43 @@ impl MatVec<'_> {
             cols, block_bits, ..
         } = self.weight;
         let step = 8 * S::LANES;
-        let x = &self.few.x[token * self.few.padded_cols..][..T * self.few.padded_cols];
+        let x_stride = self.few.padded_cols;
+        let x = &self.few.x[token * x_stride..][..T * x_stride];
         let mut sums = [[simd.splat(0.0); T]; R];
         let first = row * cols;
-        for at in (0..cols).step_by(step) {
+        assert!((first + R * cols) / 2 <= self.weight.packed.len());
+        // The last step, whole or not, is apart: what is read may reach beyond a step's own bytes.
+        let last = (cols - 1) / step * step;
+        for at in (0..last).step_by(step) {
             scales.prefetch(simd, (first + at * R) >> block_bits);
             for (r, sums) in sums.iter_mut().enumerate() {
-                // Linearly through the block of rows, so that the memory sees one stream.
-                let line = (first + at * R + r * step) / 2 + PREFETCH_BYTES;
-                simd.prefetch(self.weight.packed.as_ptr().wrapping_add(line));
                 let element = first + r * cols + at;
-                let first_block = element >> block_bits;
-                let scale = if at + step <= cols {
-                    // SAFETY: a whole step's blocks lie within the row.
-                    unsafe { scales.spread::<S, STEP_BLOCKS>(simd, first_block) }
-                } else {
-                    // What is read beyond the row must not count.
-                    let n_blocks = (cols - at) >> block_bits;
-                    let mut rest = [0f32; STEP_BLOCKS];
-                    for (i, scale) in rest.iter_mut().take(n_blocks).enumerate() {
-                        *scale = scales.at(first_block + i);
-                    }
-                    simd.spread(rest)
-                };
-                let values = self.values(simd, table, element);
-                // SAFETY: rows of x are whole steps long.
+                // SAFETY: the step lies within a row that lies within the weight, and another one follows in the row;
+                // rows of x are whole steps long. Prefetched addresses need not be valid.
                 unsafe {
-                    let x = x.as_ptr().add(at);
-                    accumulate(simd, values, scale, x, self.few.padded_cols, sums);
+                    let codes = self.weight.packed.as_ptr().add(element / 2);
+                    // Linearly through the block of rows, so that the memory sees one stream.
+                    let ahead = (first + at * R + r * step) / 2 + PREFETCH_BYTES;
+                    simd.prefetch(self.weight.packed.as_ptr().wrapping_add(ahead));
+                    let scale = scales.spread::<S, STEP_BLOCKS>(simd, element >> block_bits);
+                    let values = simd.look_up_words(table, codes);
+                    accumulate(simd, values, scale, x.as_ptr().add(at), x_stride, sums);
                 }
+            }
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let element = first + r * cols + last;
+            // Scales beyond the row are zeros: what is read there must not count.
+            let mut rest = [0f32; STEP_BLOCKS];
+            let n_blocks = (cols - last).div_ceil(1 << block_bits);
+            for (i, scale) in rest.iter_mut().take(n_blocks).enumerate() {
+                *scale = scales.at((element >> block_bits) + i);
+            }
+            let values = self.values(simd, table, element);
+            // SAFETY: rows of x are whole steps long.
+            unsafe {
+                let x = x.as_ptr().add(last);
+                accumulate(simd, values, simd.spread(rest), x, x_stride, sums);
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {

@@ -87,23 +87,18 @@ impl Scales for DoubleScales<'_> {
     #[inline(always)]
     unsafe fn spread<S: FourBit, const N: usize>(self, simd: S, block: usize) -> S::F32 {
         debug_assert!(block + N <= self.codes.len());
-        let (mut values, mut absmax) = ([0f32; N], [0f32; N]);
-        for i in 0..N {
+        let mut scales = [0f32; N];
+        for (i, scale) in scales.iter_mut().enumerate() {
             // SAFETY: as the caller promises, and there is a scale for every group of codes.
             unsafe {
-                values[i] = self.map[usize::from(*self.codes.get_unchecked(block + i))];
+                let value = self.map[usize::from(*self.codes.get_unchecked(block + i))];
                 let group = (block + i) / NESTED_BLOCK;
-                absmax[i] = self
-                    .absmax
-                    .as_ptr()
-                    .cast::<f32>()
-                    .byte_add(4 * group)
-                    .read_unaligned();
+                let absmax = self.absmax.as_ptr().cast::<f32>().byte_add(4 * group);
+                // Two roundings, as the encoding means it.
+                *scale = value * absmax.read_unaligned() + self.offset;
             }
         }
-        // Two roundings, as the encoding means it.
-        let product = simd.mul(simd.spread(values), simd.spread(absmax));
-        simd.add(product, simd.splat(self.offset))
+        simd.spread(scales)
     }
 
     #[inline(always)]

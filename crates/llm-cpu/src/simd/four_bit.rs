@@ -14,9 +14,13 @@ pub(crate) trait FourBit: Simd {
     type Table: Copy;
     /// What stands between the values, and their codes in order of value.
     type Thresholds: Copy;
+    /// The same for thresholds that lie far enough apart, found in fewer steps.
+    type Buckets: Copy;
 
     fn table(self, values: &[f32; 16]) -> Self::Table;
     fn thresholds(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Self::Thresholds;
+    /// Nothing where they lie too close, or where the instruction set has no better way.
+    fn buckets(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Option<Self::Buckets>;
 
     /// The values of `LANES` codes, two a byte, in their order.
     ///
@@ -39,6 +43,18 @@ pub(crate) trait FourBit: Simd {
     unsafe fn store_nibbles(
         self,
         thresholds: Self::Thresholds,
+        even: Self::F32,
+        odd: Self::F32,
+        dst: *mut u8,
+    );
+
+    /// As [`store_nibbles`](Self::store_nibbles).
+    ///
+    /// # Safety
+    /// `dst` can be written for `LANES` bytes.
+    unsafe fn store_bucketed(
+        self,
+        buckets: Self::Buckets,
         even: Self::F32,
         odd: Self::F32,
         dst: *mut u8,

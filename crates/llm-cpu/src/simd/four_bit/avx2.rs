@@ -1,4 +1,5 @@
 use std::arch::x86_64::*;
+use std::convert::Infallible;
 
 use super::FourBit;
 use crate::simd::Avx2;
@@ -17,6 +18,7 @@ impl FourBit for Avx2 {
     /// The lower and the upper eight values.
     type Table = [__m256; 2];
     type Thresholds = Search;
+    type Buckets = Infallible;
 
     #[inline(always)]
     fn table(self, values: &[f32; 16]) -> [__m256; 2] {
@@ -51,6 +53,11 @@ impl FourBit for Avx2 {
                 codes: _mm256_broadcastsi128_si256(_mm_loadu_si128(codes.as_ptr().cast())),
             }
         }
+    }
+
+    #[inline(always)]
+    fn buckets(self, _: &[f32; 15], _: &[u8; 16]) -> Option<Infallible> {
+        None
     }
 
     #[inline(always)]
@@ -100,6 +107,11 @@ impl FourBit for Avx2 {
             );
             _mm_storel_epi64(dst.cast(), _mm_unpacklo_epi32(low, high));
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bucketed(self, none: Infallible, _: __m256, _: __m256, _: *mut u8) {
+        match none {}
     }
 
     #[inline(always)]

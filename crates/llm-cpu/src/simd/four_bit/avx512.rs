@@ -12,9 +12,26 @@ pub(crate) struct Search {
     codes: __m512i,
 }
 
+/// The values from -1 to 1 in as many buckets as two registers have lanes, none with more than one threshold in it.
+#[derive(Clone, Copy)]
+pub(crate) struct Buckets {
+    /// Of each bucket: its threshold, infinity where it has none.
+    thresholds: [__m512; 2],
+    /// How many thresholds are below the bucket.
+    ranks: [__m512i; 2],
+    /// In all quarters.
+    codes: __m512i,
+}
+
+/// The bucket of a value is the lowest five bits of `value · SCALE + MAGIC`: the sum's spacing is 1, so that it rounds to
+/// 0.6 to 31.4 and as many more as bits hide.
+const SCALE: f32 = 15.4;
+const MAGIC: f32 = 12_582_912.0 + 16.0;
+
 impl FourBit for Avx512 {
     type Table = __m512;
     type Thresholds = Search;
+    type Buckets = Buckets;
 
     #[inline(always)]
     fn table(self, values: &[f32; 16]) -> __m512 {
@@ -41,6 +58,34 @@ impl FourBit for Avx512 {
                 ],
                 codes: _mm512_broadcast_i32x4(_mm_loadu_si128(codes.as_ptr().cast())),
             }
+        }
+    }
+
+    #[inline(always)]
+    fn buckets(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Option<Buckets> {
+        let (mut of_bucket, mut ranks) = ([f32::INFINITY; 32], [0i32; 32]);
+        for &threshold in thresholds {
+            // By the very rounding that values meet, which keeps their order: hence exact.
+            let bucket = (threshold.mul_add(SCALE, MAGIC).to_bits() & 31) as usize;
+            if of_bucket[bucket] != f32::INFINITY {
+                return None;
+            }
+            of_bucket[bucket] = threshold;
+            ranks[bucket + 1..].iter_mut().for_each(|rank| *rank += 1);
+        }
+        // SAFETY: two registers each; the token.
+        unsafe {
+            Some(Buckets {
+                thresholds: [
+                    _mm512_loadu_ps(of_bucket.as_ptr()),
+                    _mm512_loadu_ps(of_bucket.as_ptr().add(16)),
+                ],
+                ranks: [
+                    _mm512_loadu_si512(ranks.as_ptr().cast()),
+                    _mm512_loadu_si512(ranks.as_ptr().add(16).cast()),
+                ],
+                codes: _mm512_broadcast_i32x4(_mm_loadu_si128(codes.as_ptr().cast())),
+            })
         }
     }
 
@@ -74,15 +119,15 @@ impl FourBit for Avx512 {
     #[inline(always)]
     unsafe fn store_nibbles(self, search: Search, even: __m512, odd: __m512, dst: *mut u8) {
         // SAFETY: as the caller promises, and the token.
+        unsafe { store_ranks(search.codes, rank(search, even), rank(search, odd), dst) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bucketed(self, buckets: Buckets, even: __m512, odd: __m512, dst: *mut u8) {
+        // SAFETY: as the caller promises, and the token.
         unsafe {
-            let ranks = _mm512_or_si512(
-                rank(search, even),
-                _mm512_slli_epi32::<8>(rank(search, odd)),
-            );
-            let codes = _mm512_shuffle_epi8(search.codes, ranks);
-            let bytes =
-                _mm512_or_si512(_mm512_slli_epi32::<4>(codes), _mm512_srli_epi32::<8>(codes));
-            _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(bytes));
+            let (even, odd) = (rank_in_bucket(buckets, even), rank_in_bucket(buckets, odd));
+            store_ranks(buckets.codes, even, odd, dst);
         }
     }
 
@@ -114,6 +159,34 @@ impl FourBit for Avx512 {
 
 /// Half of the thresholds that are left at each step of a search.
 const WIDTHS: [usize; 4] = [8, 4, 2, 1];
+
+/// Writes a byte for each lane: the code of rank `even` in the high half, that of `odd` in the low one.
+#[inline(always)]
+unsafe fn store_ranks(codes: __m512i, even: __m512i, odd: __m512i, dst: *mut u8) {
+    // SAFETY: the caller has a token, and room for 16 bytes.
+    unsafe {
+        let ranks = _mm512_or_si512(even, _mm512_slli_epi32::<8>(odd));
+        let codes = _mm512_shuffle_epi8(codes, ranks);
+        let bytes = _mm512_or_si512(_mm512_slli_epi32::<4>(codes), _mm512_srli_epi32::<8>(codes));
+        _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(bytes));
+    }
+}
+
+/// How many thresholds are below each lane, by its bucket.
+#[inline(always)]
+unsafe fn rank_in_bucket(buckets: Buckets, x: __m512) -> __m512i {
+    // SAFETY: the caller has a token.
+    unsafe {
+        let sum = _mm512_fmadd_ps(x, _mm512_set1_ps(SCALE), _mm512_set1_ps(MAGIC));
+        let bucket = _mm512_castps_si512(sum);
+        let [low, high] = buckets.thresholds;
+        let threshold = _mm512_permutex2var_ps(low, bucket, high);
+        let [low, high] = buckets.ranks;
+        let rank = _mm512_permutex2var_epi32(low, bucket, high);
+        let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, threshold);
+        _mm512_mask_add_epi32(rank, above, rank, _mm512_set1_epi32(1))
+    }
+}
 
 /// How many thresholds are below each lane.
 #[inline(always)]

@@ -1,3 +1,5 @@
+use std::convert::Infallible;
+
 use super::FourBit;
 use crate::simd::{Portable, Simd};
 
@@ -6,6 +8,7 @@ const N: usize = Portable::LANES;
 impl FourBit for Portable {
     type Table = [f32; 16];
     type Thresholds = ([f32; 15], [u8; 16]);
+    type Buckets = Infallible;
 
     #[inline(always)]
     fn table(self, values: &[f32; 16]) -> [f32; 16] {
@@ -15,6 +18,11 @@ impl FourBit for Portable {
     #[inline(always)]
     fn thresholds(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> ([f32; 15], [u8; 16]) {
         (*thresholds, *codes)
+    }
+
+    #[inline(always)]
+    fn buckets(self, _: &[f32; 15], _: &[u8; 16]) -> Option<Infallible> {
+        None
     }
 
     #[inline(always)]
@@ -45,6 +53,11 @@ impl FourBit for Portable {
         let bytes: [u8; N] = std::array::from_fn(|i| code(&even[i]) << 4 | code(&odd[i]));
         // SAFETY: as the caller promises.
         unsafe { dst.cast::<[u8; N]>().write_unaligned(bytes) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bucketed(self, none: Infallible, _: [f32; N], _: [f32; N], _: *mut u8) {
+        match none {}
     }
 
     #[inline(always)]
