@@ -177,6 +177,8 @@ unsafe fn store_ranks(codes: __m512i, even: __m512i, odd: __m512i, dst: *mut u8)
 unsafe fn rank_in_bucket(buckets: Buckets, x: __m512) -> __m512i {
     // SAFETY: the caller has a token.
     unsafe {
+        // The reciprocal of a subnormal number may be infinite; NaN stays, and is above nothing.
+        let x = _mm512_min_ps(_mm512_set1_ps(1.0), x);
         let sum = _mm512_fmadd_ps(x, _mm512_set1_ps(SCALE), _mm512_set1_ps(MAGIC));
         let bucket = _mm512_castps_si512(sum);
         let [low, high] = buckets.thresholds;
