@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{fetch_model, tidy};
+use crate::{bench_memory, fetch_model, tidy};
 
 /// Runs every step, up to the first that fails.
 ///
@@ -35,6 +35,9 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         // Tests of the real model skip themselves without it; here that would hide something.
         test.env("LLM_RUN_REQUIRE_MODELS", "1");
         run_command(test)
+    })?;
+    step("memory as it was planned", || {
+        bench_memory::run(root, &bench_memory::Options::quick())
     })?;
     step("the readme's first command", || {
         check_prints(cargo(

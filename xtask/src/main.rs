@@ -12,6 +12,7 @@ use anyhow::Result;
 use clap::Parser;
 use sha2::{Digest, Sha256};
 
+mod bench_memory;
 mod ci;
 mod fetch_model;
 mod fixture;
@@ -44,6 +45,8 @@ enum Command {
         #[arg(required = true)]
         cases: Vec<String>,
     },
+    /// Measures what runs take beside what was planned for them
+    BenchMemory(bench_memory::Options),
     /// Writes a random checkpoint with the shapes of a real configuration
     MakeModel(make_model::Options),
 }
@@ -59,6 +62,7 @@ fn main() -> Result<()> {
         Command::Ci => ci::run(&root()),
         Command::FetchModel { model, out } => fetch_model::run(model, &out),
         Command::Fixture { cases } => fixture::run(&root(), &cases),
+        Command::BenchMemory(options) => bench_memory::run(&root(), &options),
         Command::MakeModel(options) => make_model::run(&options),
     }
 }

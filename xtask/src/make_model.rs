@@ -51,6 +51,22 @@ enum Format {
     LegacyBin,
 }
 
+impl Options {
+    /// A model of some layers, as bf16 in safetensors, in a folder that holds nothing.
+    pub(crate) fn cut(config: &Path, out: &Path, n_layers: u64) -> Self {
+        Options {
+            config: config.to_owned(),
+            out: out.to_owned(),
+            layers: Some(n_layers),
+            format: Format::Safetensors,
+            max_shard_size: Bytes::new(4_000_000_000),
+            dtype: Some(DType::BF16),
+            seed: 0,
+            force: false,
+        }
+    }
+}
+
 impl Format {
     /// How the names of files begin and end.
     fn affixes(self) -> (&'static str, &'static str) {
@@ -90,12 +106,7 @@ impl Format {
 /// # Errors
 /// When the configuration is not understood, or the folder holds files or cannot be written.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut config = read_config(&options.config)?;
-    if let Some(n_layers) = options.layers {
-        set_layers(&mut config, n_layers)?;
-    }
-    let skeleton = llm_arch::from_config(&config)
-        .with_context(|| format!("cannot use {}", options.config.display()))?;
+    let (mut config, skeleton) = skeleton(&options.config, options.layers)?;
     let dtype = (options.dtype.or(skeleton.spec.dtype)).unwrap_or(DType::BF16);
     // The former spelling, which may say something else by now.
     config.shift_remove("torch_dtype");
@@ -110,6 +121,23 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         skeleton.n_parameters()
     );
     Ok(())
+}
+
+/// A configuration and the model that it describes, with other than its number of layers if one is given.
+///
+/// # Errors
+/// When it cannot be read or is not understood.
+pub(crate) fn skeleton(
+    path: &Path,
+    n_layers: Option<u64>,
+) -> Result<(Map<String, Value>, Skeleton)> {
+    let mut config = read_config(path)?;
+    if let Some(n_layers) = n_layers {
+        set_layers(&mut config, n_layers)?;
+    }
+    let skeleton =
+        llm_arch::from_config(&config).with_context(|| format!("cannot use {}", path.display()))?;
+    Ok((config, skeleton))
 }
 
 fn weight_dtype(name: &str) -> Result<DType> {

@@ -18,10 +18,16 @@ pub use reference::Reference;
 
 use std::fmt::Debug;
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, Bytes};
 
 /// What every operation returns: a processor cannot fail, a device behind a driver can.
 pub type Result<T> = std::result::Result<T, BackendError>;
+
+/// Memory that a device gave.
+pub trait Allocation {
+    /// How much it is.
+    fn bytes(&self) -> Bytes;
+}
 
 /// A device: its memory and the operations that models are made of.
 ///
@@ -33,13 +39,13 @@ pub type Result<T> = std::result::Result<T, BackendError>;
 /// follow from the model's descriptor, so that is the caller's mistake and never the data's.
 pub trait Backend: Debug + Send + Sync + 'static {
     /// f32 activations on the device.
-    type Buffer: Send + Sync;
+    type Buffer: Allocation + Send + Sync;
     /// A weight in its encoding on the device.
     type Weight: Send + Sync;
     /// Keys and values of one sequence in one layer.
-    type KvCache: Send;
+    type KvCache: Allocation + Send;
     /// Scratch memory of the operations.
-    type Workspace: Send;
+    type Workspace: Allocation + Send;
 
     /// What the device is.
     fn info(&self) -> &DeviceInfo;
@@ -59,8 +65,14 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// An empty cache.
     fn kv_cache(&self, shape: &KvShape) -> Result<Self::KvCache>;
 
+    /// What a cache of `shape` will take.
+    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes;
+
     /// Scratch memory that suffices for every operation within `shape`.
     fn workspace(&self, shape: &WorkspaceShape) -> Result<Self::Workspace>;
+
+    /// What scratch memory for `shape` will take.
+    fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes;
 
     /// Rows `ids` of `table` `[vocab, width]`, times `scale`, into `out` `[ids, width]`.
     fn embed(

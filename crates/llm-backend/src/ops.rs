@@ -1,7 +1,7 @@
 //! What the operations are called with.
 
-use llm_quant::{Int8, Int8Weight, Weight4Bit};
-use llm_tensor::{DType, HostBytes, Norm, Pairing};
+use llm_quant::{Int8, Int8Weight, StoredBytes, Weight4Bit};
+use llm_tensor::{Bytes, DType, HostBytes, Norm, Pairing};
 
 use crate::Backend;
 
@@ -27,6 +27,20 @@ pub enum HostWeight {
     /// A matrix that is multiplied as LLM.int8() after being encoded at each use; outlier columns with the weights
     /// as they are.
     Int8PerUse(DenseWeight, Int8),
+}
+
+impl HostWeight {
+    /// What it takes, counted from the bytes that are there.
+    pub fn stored_bytes(&self) -> StoredBytes {
+        match self {
+            HostWeight::Dense(weight) | HostWeight::Int8PerUse(weight, _) => StoredBytes {
+                elements: Bytes::new(weight.bytes.len() as u64),
+                statistics: Bytes::ZERO,
+            },
+            HostWeight::FourBit(weight) => weight.stored_bytes(),
+            HostWeight::Int8(weight) => weight.stored_bytes(),
+        }
+    }
 }
 
 /// A matrix `[rows, cols]`, row-major, or a vector as one row.

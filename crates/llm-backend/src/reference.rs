@@ -1,12 +1,14 @@
 //! The plainest implementation: one loop an operation, f64 accumulation, weights widened once to f32.
 
 use llm_quant::{Activations8, Encoder, Int8, Int8Weight, PRODUCT_SCALE, Scalar};
-use llm_tensor::{Activation, DType, HostBytes, Norm, Pairing, f32_to_le_bytes, le_bytes_to_f32};
+use llm_tensor::{
+    Activation, Bytes, DType, HostBytes, Norm, Pairing, f32_to_le_bytes, le_bytes_to_f32,
+};
 
 use crate::{
-    Attention, Backend, BackendError, DenseWeight, DeviceInfo, HeadGroups, Heads, HostWeight,
-    KvColumns, KvShape, LinearPart, NormOp, Output, RelativeBias, Result, Rotary, Rows, Seen,
-    WorkspaceShape,
+    Allocation, Attention, Backend, BackendError, DenseWeight, DeviceInfo, HeadGroups, Heads,
+    HostWeight, KvColumns, KvShape, LinearPart, NormOp, Output, RelativeBias, Result, Rotary, Rows,
+    Seen, WorkspaceShape,
 };
 
 /// A backend to hold others against; far too slow for real models, and it keeps a widened copy of the weights.
@@ -65,6 +67,25 @@ impl ReferenceCache {
     /// Where a position lies: the last `capacity` positions share the places in turn.
     fn slot(&self, position: usize) -> usize {
         position % self.shape.capacity
+    }
+}
+
+impl Allocation for Vec<f32> {
+    fn bytes(&self) -> Bytes {
+        Bytes::new(size_of_val(self.as_slice()) as u64)
+    }
+}
+
+impl Allocation for ReferenceCache {
+    fn bytes(&self) -> Bytes {
+        self.keys.bytes() + self.values.bytes()
+    }
+}
+
+/// No scratch memory.
+impl Allocation for () {
+    fn bytes(&self) -> Bytes {
+        Bytes::ZERO
     }
 }
 
@@ -128,8 +149,17 @@ impl Backend for Reference {
         })
     }
 
+    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
+        let n_elements = 2 * shape.capacity * shape.n_kv_heads * shape.head_dim;
+        Bytes::new((n_elements * size_of::<f32>()) as u64)
+    }
+
     fn workspace(&self, _: &WorkspaceShape) -> Result<()> {
         Ok(())
+    }
+
+    fn workspace_bytes(&self, _: &WorkspaceShape) -> Bytes {
+        Bytes::ZERO
     }
 
     fn embed(

@@ -80,6 +80,15 @@ impl fmt::Display for Term {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TermBytes([Bytes; Term::ALL.len()]);
 
+/// Adds.
+impl Extend<(Term, Bytes)> for TermBytes {
+    fn extend<I: IntoIterator<Item = (Term, Bytes)>>(&mut self, terms: I) {
+        for (term, bytes) in terms {
+            self.0[term as usize] += bytes;
+        }
+    }
+}
+
 impl TermBytes {
     /// Those of one term.
     pub fn get(&self, term: Term) -> Bytes {
@@ -157,6 +166,8 @@ pub struct UnitUse {
     pub kv_cache: Bytes,
     /// What a pass that uses the unit reads of its weights: all but tables that are only looked up in.
     pub per_pass: Bytes,
+    /// What of its weights the checkpoint holds as they are computed with.
+    pub in_place: Bytes,
 }
 
 /// What a model takes, to the byte: by memory, and by unit as far as it is the unit's own.
@@ -257,6 +268,7 @@ impl Sums {
             quantization_statistics: Bytes::new(footprint.statistics),
             kv_cache: Bytes::new(kv_cache),
             per_pass: Bytes::new(footprint.per_pass),
+            in_place: Bytes::new(footprint.in_place()),
         }
     }
 
@@ -265,7 +277,7 @@ impl Sums {
         terms.add(Term::Weights, footprint.elements);
         terms.add(Term::QuantizationStatistics, footprint.statistics);
         if home == Home::Disk {
-            *in_place += footprint.total() - footprint.unfinished;
+            *in_place += footprint.in_place();
         }
         let transient = match home {
             Home::Ram => footprint.source,

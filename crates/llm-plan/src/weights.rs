@@ -30,6 +30,11 @@ impl Footprint {
         self.elements + self.statistics
     }
 
+    /// What the checkpoint holds in its final form.
+    pub(crate) fn in_place(&self) -> u64 {
+        self.total() - self.unfinished
+    }
+
     fn add(&mut self, slot: &Slot, stored: StoredAs, scheme: Scheme, how: Use) {
         if becomes_table(slot.role) {
             return;

@@ -14,8 +14,8 @@ use crate::defaults::Settings;
 use crate::failure::UserError;
 use crate::generate::{chat_ids, observe, stop_on_ctrl_c};
 use crate::model::{Loaded, OpenModel};
-use crate::output;
 use crate::run::answer;
+use crate::{output, plan};
 
 pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
     let model = OpenModel::open(&args.model)?;
@@ -34,9 +34,10 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
         tokenizer.eos_ids(),
         MAX_NEW_TOKENS,
     );
-    let context = model.context(&args.load, usize::MAX)?;
+    let context = args.load.context(model.bound.spec(), usize::MAX)?;
     let Loaded {
         mut session,
+        plan,
         device,
         time,
     } = model.load(&args.load, context, 1)?;
@@ -57,6 +58,9 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
             command if command.starts_with('/') => eprintln!("commands are /reset and /exit"),
             text => conversation.turn(text, &mut session, tokenizer, &settings)?,
         }
+    }
+    if args.verbose {
+        eprint!("{}", plan::compare(&plan, &session));
     }
     Ok(ExitCode::SUCCESS)
 }

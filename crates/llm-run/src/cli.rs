@@ -4,9 +4,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use llm_cpu::Isa;
 use llm_plan::WeightDType;
 use llm_tensor::{Bytes, DType};
 
+use crate::plan::PlaceArgs;
 use crate::quant::{QuantArgs, float_dtype};
 
 /// Load and run language models.
@@ -25,6 +27,11 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Print how probable a model finds a text
     Score(ScoreArgs),
+    /// Say where a model would go and what it would take, or why it does not fit and what would do
+    ///
+    /// Nothing but headers is read. Budgets for GPUs that this machine lacks make a hypothetical plan. The exit code is
+    /// 0 where the model fits and 2 where it does not.
+    Plan(PlanArgs),
     /// List what is in a checkpoint: tensors, sizes, metadata
     Inspect(InspectArgs),
     /// Cut a checkpoint into shards, merge it, or convert it to safetensors
@@ -45,6 +52,11 @@ pub(crate) enum Command {
     Quantize(QuantizeArgs),
     /// Check a checkpoint: its headers, and its bytes where there is a manifest of their sums
     Verify(VerifyArgs),
+    /// Say what this machine has for a model, and measure how fast its memory and disk are read
+    ///
+    /// That takes some seconds; other programs that run meanwhile slow it down. What is measured is kept in the
+    /// user's cache folder, and plans count with it.
+    Doctor(DoctorArgs),
 }
 
 /// How a model is loaded.
@@ -56,11 +68,16 @@ pub(crate) struct LoadArgs {
     /// Threads that compute [default: one for each processor that may be used]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Positions to keep, prompt and answer together [default: what the model and the request need]
+    /// Positions to keep, prompt and answer together [default: what the model and the request need; for a plan, 4096]
     #[arg(long, value_name = "TOKENS")]
     pub(crate) context: Option<NonZeroUsize>,
+    /// The instruction set to compute with [default: the best that the machine has]
+    #[arg(long, value_name = "ISA", hide = true)]
+    pub(crate) isa: Option<Isa>,
     #[command(flatten)]
     pub(crate) quant: QuantArgs,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
 /// How tokens are chosen. What is not given comes from the model's generation_config.json; without one, and without
@@ -127,6 +144,9 @@ pub(crate) struct GenerateArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print what was planned beside what was used, to standard error
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
@@ -141,6 +161,9 @@ pub(crate) struct ChatArgs {
     /// Instructions that the conversation is held under
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
+    /// Print what was planned beside what was used, to standard error
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
@@ -173,6 +196,27 @@ pub(crate) struct ScoreArgs {
     /// Print one JSON object instead of a summary
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print what was planned beside what was used, to standard error
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// A model's folder, which may hold nothing but a config.json, a .safetensors or .gguf file, or `demo`
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Sequences that are worked on at a time
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) batch: NonZeroUsize,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw what memories would hold
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }
@@ -252,6 +296,19 @@ pub(crate) struct VerifyArgs {
     #[arg(long)]
     pub(crate) write_manifest: bool,
     /// Print one JSON object instead of lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The folder whose disk to measure, with a temporary file of up to 1 GiB [default: the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) offload_folder: Option<PathBuf>,
+    /// Measure less, in a second and less precisely
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
 }

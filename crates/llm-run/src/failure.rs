@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Error;
 use llm_checkpoint::CheckpointError;
 use llm_cpu::CpuError;
+use llm_plan::PlanError;
 use llm_runtime::RuntimeError;
 use llm_text::TextError;
 
@@ -36,6 +37,7 @@ pub(crate) fn exit_code(error: &Error) -> ExitCode {
             || cause.is::<TextError>()
             || cause.is::<CpuError>()
             || cause.is::<CheckpointError>()
+            || cause.is::<PlanError>()
             || cause
                 .downcast_ref::<RuntimeError>()
                 .is_some_and(RuntimeError::is_users)

@@ -13,10 +13,10 @@ use crate::cli::GenerateArgs;
 use crate::defaults::Settings;
 use crate::demo;
 use crate::failure::{INTERRUPTED, UserError};
-use crate::memory::Memory;
+use crate::memory::{Course, Memory};
 use crate::model::{Loaded, OpenModel};
-use crate::output;
 use crate::run::{Answer, EndReason, answer};
+use crate::{output, plan};
 
 pub(crate) fn generate(args: &GenerateArgs) -> Result<ExitCode> {
     let model = OpenModel::open(args.model.as_deref().unwrap_or(Path::new(demo::NAME)))?;
@@ -27,16 +27,19 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<ExitCode> {
     };
     let eos_ids = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
     let settings = Settings::new(&args.sampling, &model.generation, eos_ids, MAX_NEW_TOKENS);
-    let context = model.context(
-        &args.load,
+    let context = args.load.context(
+        model.bound.spec(),
         prompt_ids.len().saturating_add(settings.max_new_tokens),
     )?;
 
+    let before_load = Memory::now();
     let Loaded {
         mut session,
+        plan,
         device,
         time: load,
     } = model.load(&args.load, context, 1)?;
+    let after_load = Memory::now();
     stop_on_ctrl_c(&session)?;
     let mut sampler = Sampler::new(settings.sampling, settings.seed, session.spec().vocab);
     observe(&mut sampler, &prompt_ids, &session)?;
@@ -73,7 +76,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<ExitCode> {
                 decode_seconds: answer.decode.as_secs_f64(),
                 decode_tokens_per_second: output::rate(n_decoded, answer.decode),
             },
-            memory: Memory::now(),
+            memory: Course::up_to_now(before_load, after_load, &session),
         };
         output::print(&format!("{}\n", serde_json::to_string(&report)?))?;
     } else {
@@ -86,6 +89,9 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<ExitCode> {
             ),
             format!("decode {}", output::tokens(n_decoded, answer.decode)),
         ]);
+    }
+    if args.verbose {
+        eprint!("{}", plan::compare(&plan, &session));
     }
     Ok(match answer.end {
         EndReason::Interrupted => ExitCode::from(INTERRUPTED),
@@ -110,7 +116,7 @@ struct Report<'a> {
     device: &'a str,
     dtype: &'a str,
     timings: Timings,
-    memory: Memory,
+    memory: Course,
 }
 
 #[derive(Serialize)]

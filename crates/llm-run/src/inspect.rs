@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::quantized::matrices;
-use self::table::{Column, table};
+use self::table::table;
 use crate::cli::InspectArgs;
 use crate::model::OpenModel;
 use crate::{demo, output};
@@ -22,7 +22,7 @@ mod metadata;
 mod quantized;
 mod table;
 
-pub(crate) use table::printable;
+pub(crate) use self::table::{Column, printable, table_of};
 
 pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
     let print = |report: &Report<'_>| {
@@ -287,7 +287,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// `1,234,567`.
-fn grouped(n: u64) -> String {
+pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

@@ -9,18 +9,21 @@ mod chat;
 mod cli;
 mod defaults;
 mod demo;
+mod doctor;
 mod failure;
 mod generate;
 mod inspect;
 mod memory;
 mod model;
 mod output;
+mod plan;
 mod quant;
 mod quantize;
 mod rewrite;
 mod run;
 mod score;
 mod shard;
+mod system;
 mod verify;
 
 use std::process::ExitCode;
@@ -33,10 +36,12 @@ fn main() -> ExitCode {
         cli::Command::Generate(args) => generate::generate(&args),
         cli::Command::Chat(args) => chat::chat(&args),
         cli::Command::Score(args) => score::score(&args),
+        cli::Command::Plan(args) => plan::plan(&args),
         cli::Command::Inspect(args) => inspect::inspect(&args),
         cli::Command::Shard(args) => shard::shard(&args),
         cli::Command::Quantize(args) => quantize::quantize(&args),
         cli::Command::Verify(args) => verify::verify(&args),
+        cli::Command::Doctor(args) => doctor::doctor(&args),
     };
     match result {
         Ok(code) => code,

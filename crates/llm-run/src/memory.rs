@@ -1,5 +1,8 @@
 //! What the process takes of the machine's memory, as the kernel counts it.
 
+use std::collections::BTreeMap;
+
+use llm_runtime::Session;
 use serde::Serialize;
 
 /// Resident memory in bytes; all zero where `/proc` does not tell.
@@ -17,6 +20,33 @@ impl Memory {
     pub(crate) fn now() -> Self {
         std::fs::read_to_string("/proc/self/status")
             .map_or_else(|_| Self::default(), |status| parse(&status))
+    }
+}
+
+/// Memory over a run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Course {
+    #[serde(flatten)]
+    now: Memory,
+    /// Before weights were loaded: the program, the model's headers, its tokenizer.
+    before_load: Memory,
+    after_load: Memory,
+    /// What the session has allocated, in bytes by term.
+    allocated: BTreeMap<&'static str, u64>,
+}
+
+impl Course {
+    pub(crate) fn up_to_now(before_load: Memory, after_load: Memory, session: &Session) -> Self {
+        let terms = session.memory().terms;
+        Course {
+            now: Memory::now(),
+            before_load,
+            after_load,
+            allocated: terms
+                .iter()
+                .map(|(term, bytes)| (term.name(), bytes.get()))
+                .collect(),
+        }
     }
 }
 

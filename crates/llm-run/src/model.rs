@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use llm_arch::ModelSpec;
 use llm_checkpoint::{Array, Checkpoint, Format, Metadata, Value};
 use llm_cpu::{Cpu, CpuOptions};
-use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
+use llm_plan::Plan;
+use llm_runtime::{BoundModel, Device, LoadOptions, Session, load};
 use llm_text::{GgufTokenizer, TextError, Tokenizer};
 
 use crate::cli::LoadArgs;
 use crate::defaults::GenerationConfig;
 use crate::demo;
 use crate::failure::UserError;
+use crate::plan::{Wanted, limits};
 
 /// A model that was found and understood, its weights not yet loaded.
 pub(crate) struct OpenModel {
@@ -26,19 +29,14 @@ pub(crate) struct OpenModel {
 
 impl OpenModel {
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        let bound = bind(path)?;
         if path == Path::new(demo::NAME) {
-            return Self::demo();
+            return Ok(OpenModel {
+                bound,
+                tokenizer: Tokenizer::from_json(demo::TOKENIZER, Some(demo::TOKENIZER_CONFIG)),
+                generation: GenerationConfig::parse(demo::CONFIG)?,
+            });
         }
-        if !path.exists() {
-            let hint = format!(
-                "give a folder, a .safetensors or .gguf file, or `{}`",
-                demo::NAME
-            );
-            return Err(
-                UserError(format!("there is no model at {}; {hint}", path.display())).into(),
-            );
-        }
-        let bound = BoundModel::open(path)?;
         let checkpoint = bound.checkpoint();
         let (tokenizer, generation) = match checkpoint.format() {
             Format::Gguf => {
@@ -63,16 +61,6 @@ impl OpenModel {
         })
     }
 
-    fn demo() -> Result<Self> {
-        let origin = Path::new(demo::ORIGIN);
-        let checkpoint = Checkpoint::from_bytes(origin, demo::weights())?;
-        Ok(OpenModel {
-            bound: BoundModel::with_config(checkpoint, demo::CONFIG, origin)?,
-            tokenizer: Tokenizer::from_json(demo::TOKENIZER, Some(demo::TOKENIZER_CONFIG)),
-            generation: GenerationConfig::parse(demo::CONFIG)?,
-        })
-    }
-
     /// The tokenizer, where text is to be read or written.
     pub(crate) fn tokenizer(&self) -> Result<&Tokenizer> {
         // The error is shown, not stored elsewhere: its message is all that is needed of it.
@@ -81,43 +69,26 @@ impl OpenModel {
             .map_err(|error| UserError(error.to_string()).into())
     }
 
-    /// Positions to keep: what is needed, but no more than the model or the user allows.
-    pub(crate) fn context(&self, args: &LoadArgs, needed: usize) -> Result<usize> {
-        let model = self.bound.spec().context;
-        match args.context {
-            Some(asked) if asked.get() > model => Err(UserError(format!(
-                "--context {asked} is more than the {model} positions that the model has"
-            ))
-            .into()),
-            Some(asked) => Ok(asked.get()),
-            None => Ok(needed.min(model)),
-        }
-    }
-
-    /// Loads the weights for one sequence, showing progress where someone can see it.
+    /// Plans and loads the weights for one sequence, showing progress where someone can see it.
+    ///
+    /// # Errors
+    /// When the plan does not fit, or a weight cannot be read.
     pub(crate) fn load(&self, args: &LoadArgs, context: usize, n_logits: usize) -> Result<Loaded> {
         let begin = Instant::now();
         let quant = args.quant.config()?;
-        let device = Arc::new(Cpu::new(CpuOptions {
-            threads: args.threads,
-            isa: None,
-        })?);
-        let n_tokens = match self.bound.spec().encoder {
-            // An encoder sees all of its prompt at once.
-            Some(_) => context,
-            None => PASS.min(context),
+        let device = Arc::new(args.cpu()?);
+        let wanted = Wanted {
+            model: &self.bound,
+            args,
+            quant: quant.as_ref(),
+            limits: limits(self.bound.spec(), context, 1, n_logits),
         };
-        let limits = Limits {
-            n_sequences: 1,
-            context,
-            n_tokens,
-            n_logits,
-        };
+        let plan = wanted.plan(&device)?;
         let options = LoadOptions {
             dtype: args.dtype,
             quant: quant.as_ref(),
             encoder: &*device,
-            limits,
+            limits: wanted.limits,
         };
         let bar = ProgressBar::new(0).with_style(style()?);
         let session = load(&self.bound, &device, &options, &mut |at| {
@@ -127,23 +98,63 @@ impl OpenModel {
         bar.finish_and_clear();
         Ok(Loaded {
             session,
+            plan,
             device: device.info().name.clone(),
             time: begin.elapsed(),
         })
     }
 }
 
+/// Opens what the user calls a model, without its tokenizer.
+pub(crate) fn bind(path: &Path) -> Result<BoundModel> {
+    if path == Path::new(demo::NAME) {
+        let origin = Path::new(demo::ORIGIN);
+        let checkpoint = Checkpoint::from_bytes(origin, demo::weights())?;
+        return Ok(BoundModel::with_config(checkpoint, demo::CONFIG, origin)?);
+    }
+    if !path.exists() {
+        let hint = format!(
+            "give a folder, a .safetensors or .gguf file, or `{}`",
+            demo::NAME
+        );
+        return Err(UserError(format!("there is no model at {}; {hint}", path.display())).into());
+    }
+    Ok(BoundModel::open(path)?)
+}
+
+impl LoadArgs {
+    /// Starts what computes.
+    pub(crate) fn cpu(&self) -> Result<Cpu> {
+        Ok(Cpu::new(CpuOptions {
+            threads: self.threads,
+            isa: self.isa,
+        })?)
+    }
+
+    /// Positions to keep: what is needed, but no more than the model or the user allows.
+    pub(crate) fn context(&self, spec: &ModelSpec, needed: usize) -> Result<usize> {
+        match self.context {
+            Some(asked) if asked.get() > spec.context => Err(UserError(format!(
+                "--context {asked} is more than the {} positions that the model has",
+                spec.context
+            ))
+            .into()),
+            Some(asked) => Ok(asked.get()),
+            None => Ok(needed.min(spec.context)),
+        }
+    }
+}
+
 /// A loaded model.
 pub(crate) struct Loaded {
     pub(crate) session: Session,
+    /// What it was loaded by.
+    pub(crate) plan: Plan,
     /// What it computes on.
     pub(crate) device: String,
     /// How long loading took.
     pub(crate) time: Duration,
 }
-
-/// Rows of a pass: enough that weights are read once for many tokens, few enough that activations stay small.
-const PASS: usize = 512;
 
 fn style() -> Result<ProgressStyle> {
     let template =

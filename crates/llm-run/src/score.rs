@@ -15,7 +15,7 @@ use crate::cli::ScoreArgs;
 use crate::failure::UserError;
 use crate::generate::{read_file, stop_on_ctrl_c};
 use crate::model::{Loaded, OpenModel};
-use crate::output;
+use crate::{output, plan};
 
 pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
     let model = OpenModel::open(&args.model)?;
@@ -53,9 +53,12 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
         return Err(RuntimeError::EmptyPrompt.into());
     }
     let needed = ids.len().max(encoder_ids.as_ref().map_or(0, Vec::len));
-    let context = model.context(&args.load, needed)?;
+    let context = args.load.context(spec, needed)?;
     let Loaded {
-        mut session, time, ..
+        mut session,
+        plan,
+        time,
+        ..
     } = model.load(&args.load, context, LOGITS_AT_ONCE)?;
     stop_on_ctrl_c(&session)?;
 
@@ -96,6 +99,9 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
             format!("loaded in {:.2} s", time.as_secs_f64()),
             format!("scored {}", output::tokens(ids.len(), time_scoring)),
         ]);
+    }
+    if args.verbose {
+        eprint!("{}", plan::compare(&plan, &session));
     }
     Ok(ExitCode::SUCCESS)
 }

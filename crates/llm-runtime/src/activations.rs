@@ -1,14 +1,14 @@
 //! The memory of a pass, allocated once and reused by every block.
 
-use llm_arch::{MlpSpec, ModelSpec, Positions, StackSpec};
-use llm_backend::{Backend, WorkspaceShape};
+use llm_arch::ModelSpec;
+use llm_backend::{Allocation, Backend};
+use llm_plan::{ActivationWidths, Limits, ScratchShape, Term};
 
 use crate::Result;
-use crate::block::mlp_widths;
+use crate::memory::{Allocated, workspace_shape};
 use crate::mlp::Routing;
-use crate::stage::Limits;
 
-/// The activations of a pass. Widths are per token.
+/// The activations of a pass, as wide as [`ActivationWidths`] says.
 pub(crate) struct Activations<B: Backend> {
     /// Elements of the residual stream.
     pub(crate) hidden: usize,
@@ -43,77 +43,53 @@ pub(crate) struct Activations<B: Backend> {
 
 impl<B: Backend> Activations<B> {
     pub(crate) fn new(backend: &B, spec: &ModelSpec, limits: &Limits) -> Result<Self> {
-        let stacks = || {
-            spec.encoder
-                .iter()
-                .map(|encoder| &encoder.stack)
-                .chain([&spec.decoder])
-        };
-        let widest = |width: &dyn Fn(&StackSpec) -> usize| stacks().map(width).max().unwrap_or(0);
-        let attention = &spec.decoder.block.attention;
-        let q = widest(&|stack| stack.block.attention.q_width());
-        let qkv =
-            widest(&|stack| stack.block.attention.q_width() + 2 * stack.block.attention.kv_width());
-        let grouped = match attention.grouped() {
-            Some(_) => qkv,
-            None => 0,
-        };
-        let up = widest(&|stack| mlp_widths(stack).0);
-        let gated = widest(&|stack| mlp_widths(stack).1);
-        let n_experts = widest(&n_experts);
-        let embedded = if spec.embedding.width == spec.hidden {
-            0
-        } else {
-            spec.embedding.width
-        };
-        let angles = match &spec.decoder.positions {
-            Positions::Rotary(kinds) => kinds.iter().map(|rotary| rotary.dim).collect(),
-            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => {
-                Vec::new()
-            }
-        };
+        let widths = ActivationWidths::of(spec);
         let alloc = |width: usize| backend.alloc(limits.n_tokens * width);
-        let workspace = WorkspaceShape {
-            n_tokens: limits.n_tokens,
-            cols: spec.hidden.max(q).max(up).max(spec.embedding.width),
-            rows: qkv.max(up).max(spec.hidden).max(spec.vocab).max(n_experts),
-            context: limits.context,
-            n_heads: attention.n_heads,
-            n_kv_heads: attention.n_kv_heads,
-            head_dim: attention.head_dim,
-        };
+        let angles = widths.angles.iter().map(|&width| alloc(width));
+        let scratch = workspace_shape(ScratchShape::of(spec, limits));
         Ok(Activations {
             hidden: spec.hidden,
-            x: alloc(spec.hidden)?,
-            normed: alloc(spec.hidden)?,
-            delta: alloc(spec.hidden)?,
-            embedded: alloc(embedded)?,
-            grouped: alloc(grouped)?,
-            qkv: alloc(qkv)?,
-            attended: alloc(q)?,
-            up: alloc(up)?,
-            gated: alloc(gated)?,
-            scores: alloc(n_experts)?,
-            gathered: alloc(if n_experts > 0 { spec.hidden } else { 0 })?,
-            routing: Routing::new(n_experts, limits.n_tokens),
-            angles: angles
-                .into_iter()
-                .map(alloc)
-                .collect::<std::result::Result<_, _>>()?,
-            workspace: backend.workspace(&workspace)?,
+            x: alloc(widths.x)?,
+            normed: alloc(widths.normed)?,
+            delta: alloc(widths.delta)?,
+            embedded: alloc(widths.embedded)?,
+            grouped: alloc(widths.grouped)?,
+            qkv: alloc(widths.qkv)?,
+            attended: alloc(widths.attended)?,
+            up: alloc(widths.up)?,
+            gated: alloc(widths.gated)?,
+            scores: alloc(widths.scores)?,
+            gathered: alloc(widths.gathered)?,
+            routing: Routing::new(widths.scores, limits.n_tokens),
+            angles: angles.collect::<std::result::Result<_, _>>()?,
+            workspace: backend.workspace(&scratch)?,
         })
     }
-}
 
-fn n_experts(stack: &StackSpec) -> usize {
-    let of_layer = |mlp: &MlpSpec| match mlp {
-        MlpSpec::Dense(_) => 0,
-        MlpSpec::Experts(experts) => experts.n_experts,
-    };
-    stack
-        .layers
-        .iter()
-        .map(|layer| of_layer(&layer.mlp))
-        .max()
-        .unwrap_or(0)
+    pub(crate) fn count(&self, allocated: &mut Allocated) {
+        let Activations {
+            hidden: _,
+            x,
+            normed,
+            delta,
+            embedded,
+            grouped,
+            qkv,
+            attended,
+            up,
+            gated,
+            scores,
+            gathered,
+            routing,
+            angles,
+            workspace,
+        } = self;
+        let fixed = [
+            x, normed, delta, embedded, grouped, qkv, attended, up, gated, scores, gathered,
+        ];
+        let buffers = fixed.into_iter().chain(angles).map(B::Buffer::bytes).sum();
+        allocated.add(Term::Activations, buffers);
+        allocated.add(Term::Activations, routing.bytes());
+        allocated.add(Term::Workspace, workspace.bytes());
+    }
 }

@@ -1,8 +1,10 @@
 //! What the positions of a pass mean, computed once for all its blocks.
 
 use llm_arch::{Positions, RotarySpec};
+use llm_tensor::Bytes;
 
 use crate::Result;
+use crate::memory::vec_bytes;
 use crate::stage::{Pass, WeightSource};
 
 /// The positions of a stack.
@@ -54,6 +56,15 @@ impl Angles {
             positions: Vec::with_capacity(n_tokens),
             table: Vec::with_capacity(n_tokens * widest),
         })
+    }
+
+    pub(crate) fn bytes(&self) -> Bytes {
+        let of_kind = |kind: &Kind| {
+            let stored = kind.stored.as_ref().map_or(Bytes::ZERO, vec_bytes);
+            vec_bytes(&kind.frequencies) + stored
+        };
+        let kinds: Bytes = self.kinds.iter().map(of_kind).sum();
+        vec_bytes(&self.positions) + vec_bytes(&self.table) + kinds
     }
 
     /// Kinds of rotary positions.

@@ -71,16 +71,7 @@ impl BoundModel {
     /// # Errors
     /// When the configuration is not understood or the checkpoint does not fit it.
     pub fn with_config(checkpoint: Checkpoint, config: &[u8], path: &Path) -> Result<Self> {
-        let mut config: Map<String, Value> =
-            serde_json::from_slice(config).map_err(|e| RuntimeError::ConfigSyntax {
-                path: path.to_owned(),
-                reason: e.to_string(),
-            })?;
-        let quantization = quantization(&mut config, path)?;
-        let skeleton = from_config(&config).map_err(|flaw| RuntimeError::Config {
-            path: path.to_owned(),
-            flaw,
-        })?;
+        let (skeleton, quantization) = read_config(config, path)?;
         Self::join(checkpoint, skeleton, quantization)
     }
 
@@ -206,11 +197,30 @@ impl BoundModel {
     }
 }
 
+/// What the text of a `config.json` describes: the model, and the quantization that it says its checkpoint has. `path`
+/// is what messages call it.
+///
+/// # Errors
+/// When it is not understood.
+pub fn read_config(config: &[u8], path: &Path) -> Result<(Skeleton, Option<QuantConfig>)> {
+    let mut config: Map<String, Value> =
+        serde_json::from_slice(config).map_err(|e| RuntimeError::ConfigSyntax {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        })?;
+    let quantization = quantization(&mut config, path)?;
+    let skeleton = from_config(&config).map_err(|flaw| RuntimeError::Config {
+        path: path.to_owned(),
+        flaw,
+    })?;
+    Ok((skeleton, quantization))
+}
+
 /// Takes the `quantization_config` out of a configuration, the rest of which describes the model.
 fn quantization(config: &mut Map<String, Value>, path: &Path) -> Result<Option<QuantConfig>> {
     let flawed = |flaw| RuntimeError::QuantConfig {
         path: path.to_owned(),
-        flaw,
+        flaw: Box::new(flaw),
     };
     match config.shift_remove("quantization_config") {
         None | Some(Value::Null) => Ok(None),

@@ -3,9 +3,12 @@
 use std::mem::swap;
 
 use llm_arch::{
-    AttentionSpec, LayerSpec, MlpSpec, Packing, Positions, Residual, Role, Side, StackSpec, Unit,
+    AttentionSpec, LayerSpec, Packing, Positions, Residual, Role, Side, StackSpec, Unit,
 };
-use llm_backend::{Attention, Backend, HeadGroups, Heads, KvColumns, Output, Rotary, Rows, Seen};
+use llm_backend::{
+    Allocation, Attention, Backend, HeadGroups, Heads, KvColumns, Output, Rotary, Rows, Seen,
+};
+use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::activations::Activations;
@@ -55,6 +58,14 @@ pub(crate) struct Call<'a, B: Backend> {
     pub(crate) n_tokens: usize,
     /// Which rows belong to which sequence.
     pub(crate) sequences: &'a [(usize, Rows)],
+}
+
+impl<B: Backend> BlockCache<B> {
+    /// What it takes once all of its positions are taken.
+    pub(crate) fn bytes(&self) -> Bytes {
+        let cross = self.cross.as_ref().map_or(Bytes::ZERO, B::KvCache::bytes);
+        self.own.bytes() + cross
+    }
 }
 
 impl<B: Backend> Block<B> {
@@ -452,20 +463,4 @@ fn attention_op<'a, B: Backend>(
         seen,
         bias: call.bias.map(BiasTable::op),
     }
-}
-
-/// Features of the widest feed-forward of a stack: what goes in, gates included, and what comes out of the gates.
-pub(crate) fn mlp_widths(stack: &StackSpec) -> (usize, usize) {
-    let widths = |layer: &LayerSpec| match layer.mlp {
-        MlpSpec::Dense(mlp) => match mlp.gating {
-            llm_arch::Gating::None => (mlp.width, 0),
-            llm_arch::Gating::Separate | llm_arch::Gating::Fused => (2 * mlp.width, mlp.width),
-        },
-        MlpSpec::Experts(experts) => (2 * experts.width, experts.width),
-    };
-    stack
-        .layers
-        .iter()
-        .map(widths)
-        .fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)))
 }

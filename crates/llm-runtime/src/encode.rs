@@ -30,7 +30,7 @@ pub(crate) fn four_bit(
     let pieces = packed
         .par_chunks_mut(piece * rows.cols / 2)
         .zip(as_f32s(&mut absmax).par_chunks_mut(piece * rows.cols / block));
-    let source = Source::new(rows, dtype)?;
+    let source = Source { rows, dtype };
     pieces
         .enumerate()
         .try_for_each_init(Vec::new, |scratch, (i, (packed, absmax))| {
@@ -71,7 +71,7 @@ pub(crate) fn int8(
     let pieces = codes
         .par_chunks_mut(piece * rows.cols)
         .zip(as_f32s(&mut absmax).par_chunks_mut(piece));
-    let source = Source::new(rows, dtype)?;
+    let source = Source { rows, dtype };
     pieces
         .enumerate()
         .try_for_each_init(Vec::new, |scratch, (i, (codes, absmax))| {
@@ -100,42 +100,26 @@ fn double_quantized(scales: &[f32]) -> DoubleAbsmax {
         .expect("a scale for every 256 codes")
 }
 
-/// Where the elements of pieces come from: the mapped file where they lie there as needed, else a thread's scratch.
+/// Where the elements of pieces come from. They are read rather than mapped: pages of a mapping that were looked at once
+/// would count as the process's until the kernel wants them back.
+#[derive(Clone, Copy)]
 struct Source<'a> {
     rows: &'a Rows<'a>,
     dtype: DType,
-    view: Option<HostBytes>,
 }
 
-impl<'a> Source<'a> {
-    fn new(rows: &'a Rows<'a>, dtype: DType) -> Result<Self> {
-        Ok(Source {
-            rows,
-            dtype,
-            view: rows.view(dtype)?,
-        })
-    }
-
+impl Source<'_> {
     /// The elements of `n_rows` rows from `first` on, or of as many as there are.
-    fn piece<'s>(
-        &'s self,
-        first: usize,
-        n_rows: usize,
-        scratch: &'s mut Vec<u8>,
-    ) -> Result<&'s [u8]> {
+    fn piece(self, first: usize, n_rows: usize, scratch: &mut Vec<u8>) -> Result<&[u8]> {
         let range = first..(first + n_rows).min(self.rows.rows);
-        let row_bytes = self.rows.cols * self.dtype.size();
-        if let Some(view) = &self.view {
-            return Ok(&view[range.start * row_bytes..range.end * row_bytes]);
-        }
-        scratch.resize(range.len() * row_bytes, 0);
+        scratch.resize(range.len() * self.rows.cols * self.dtype.size(), 0);
         self.rows.read(range, self.dtype, scratch)?;
         Ok(scratch)
     }
 
     /// # Errors
     /// [`RuntimeError::NotQuantizable`] when a scale says that an element is no number, or none in f16.
-    fn check(&self, elements: &[u8], scales: &[f32]) -> Result<()> {
+    fn check(self, elements: &[u8], scales: &[f32]) -> Result<()> {
         if scales.iter().all(|scale| scale.is_finite()) {
             return Ok(());
         }

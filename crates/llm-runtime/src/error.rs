@@ -48,7 +48,7 @@ pub enum RuntimeError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        flaw: QuantError,
+        flaw: Box<QuantError>,
     },
     /// A quantized matrix that is not what it should be.
     #[error("{path}: tensor `{tensor}`: {flaw}")]
@@ -58,7 +58,7 @@ pub enum RuntimeError {
         /// The matrix, or the part of it that is at fault.
         tensor: String,
         /// What is wrong.
-        flaw: QuantError,
+        flaw: Box<QuantError>,
     },
     /// A part of a quantized matrix that is missing or misshapen.
     #[error("{path}: tensor `{tensor}` of a quantized matrix: expected {expected}, found {found}")]

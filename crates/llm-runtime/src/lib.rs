@@ -16,6 +16,7 @@ mod block;
 mod encode;
 mod error;
 mod load;
+mod memory;
 mod mlp;
 mod projection;
 mod quantized;
@@ -26,13 +27,15 @@ mod save;
 mod session;
 mod stage;
 
-pub use bind::{BoundModel, BoundTensor, Misfit};
+pub use bind::{BoundModel, BoundTensor, Misfit, read_config};
 pub use error::RuntimeError;
+pub use llm_plan::Limits;
 pub use load::{LoadOptions, Progress, load};
+pub use memory::{Allocated, CostsOf};
 pub use sample::{Sampler, Sampling};
 pub use save::Save;
 pub use session::{Interrupt, Session};
-pub use stage::{Device, Limits, Pass, Stage, StageOptions, WeightSource};
+pub use stage::{Device, Pass, Stage, StageOptions, WeightSource};
 
 /// What everything that can fail here returns.
 pub type Result<T> = std::result::Result<T, RuntimeError>;

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use llm_arch::{Role, Unit};
 use llm_backend::{DenseWeight, HostWeight};
-use llm_plan::{Encodings, RunOn, WeightDType};
+use llm_plan::{Encodings, Limits, RunOn, Term, WeightDType};
 use llm_quant::{Encoder, QuantConfig, Scheme};
-use llm_tensor::{Bytes, DType};
+use llm_tensor::{Bytes, DType, le_bytes_to_f32};
 
+use crate::memory::Allocated;
 use crate::quantized::Held;
 use crate::rows::Rows;
-use crate::stage::{Device, Limits, StageOptions, WeightSource};
+use crate::stage::{Device, StageOptions, WeightSource};
 use crate::{BoundModel, BoundTensor, Result, Session, encode, quantized};
 
 /// How a model is loaded.
@@ -72,11 +73,12 @@ pub fn load(
             done: Bytes::ZERO,
             total,
         },
+        allocated: Allocated::default(),
     };
     let stage = device.stage(&stage, &mut source)?;
     Ok(Session::new(
         model.spec().clone(),
-        vec![stage],
+        (vec![stage], source.allocated),
         options.limits,
         kv_dtype,
     ))
@@ -89,10 +91,12 @@ struct Source<'a> {
     encoder: &'a dyn Encoder,
     progress: &'a mut dyn FnMut(Progress),
     at: Progress,
+    /// The weights that were handed over.
+    allocated: Allocated,
 }
 
-impl WeightSource for Source<'_> {
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
+impl Source<'_> {
+    fn read(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
         let bound = self.tensors[&(unit, role)];
         let weight = weight(
             self.model,
@@ -104,6 +108,27 @@ impl WeightSource for Source<'_> {
         self.at.done += bound.tensor.stored_bytes();
         (self.progress)(self.at);
         Ok(weight)
+    }
+}
+
+impl WeightSource for Source<'_> {
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
+        let weight = self.read(unit, role)?;
+        let bytes = weight.stored_bytes();
+        self.allocated.add_to(unit, Term::Weights, bytes.elements);
+        let statistics = Term::QuantizationStatistics;
+        self.allocated.add_to(unit, statistics, bytes.statistics);
+        Ok(weight)
+    }
+
+    fn values(&mut self, unit: Unit, role: Role) -> Result<Vec<f32>> {
+        let HostWeight::Dense(weight) = self.read(unit, role)? else {
+            unreachable!("tables are never quantized")
+        };
+        let mut values = vec![0.0; weight.rows * weight.cols];
+        le_bytes_to_f32(weight.dtype, &weight.bytes, &mut values)
+            .expect("a bound tensor's elements are floating-point");
+        Ok(values)
     }
 
     fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {

@@ -2,9 +2,11 @@
 
 use llm_arch::{DenseMlp, ExpertsSpec, Gating, MlpSpec, Role, Unit, Weighting};
 use llm_backend::{Backend, Output};
+use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::activations::Activations;
+use crate::memory::vec_bytes;
 use crate::projection::Projection;
 use crate::stage::WeightSource;
 
@@ -185,6 +187,17 @@ impl Routing {
             order: Vec::with_capacity(n_experts),
             by_expert: (0..n_experts).map(|_| chosen()).collect(),
         }
+    }
+
+    pub(crate) fn bytes(&self) -> Bytes {
+        let Routing {
+            scores,
+            order,
+            by_expert,
+        } = self;
+        let lists = by_expert.iter();
+        let lists = lists.map(|chosen| vec_bytes(&chosen.rows) + vec_bytes(&chosen.weights));
+        vec_bytes(scores) + vec_bytes(order) + vec_bytes(by_expert) + lists.sum()
     }
 
     fn choose(

@@ -199,7 +199,7 @@ fn flawed(checkpoint: &Checkpoint, tensor: &str, flaw: llm_quant::QuantError) ->
     RuntimeError::Quantized {
         path: checkpoint.path().to_owned(),
         tensor: tensor.to_owned(),
-        flaw,
+        flaw: Box::new(flaw),
     }
 }
 

@@ -1,8 +1,9 @@
 //! What heads add to their scores for the distance between a key and a query.
 
-use llm_arch::{AttentionSpec, Positions, Role, Side, Unit};
-use llm_backend::{Backend, HostWeight, RelativeBias};
-use llm_tensor::le_bytes_to_f32;
+use llm_arch::{Positions, Role, Side, StackSpec, Unit};
+use llm_backend::{Allocation, Backend, RelativeBias};
+use llm_plan::bias_elements;
+use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::stage::WeightSource;
@@ -15,27 +16,25 @@ pub(crate) struct BiasTable<B: Backend> {
 }
 
 impl<B: Backend> BiasTable<B> {
-    /// Nothing where the stack's positions enter otherwise.
+    /// Nothing where the stack's positions enter otherwise. `context` is the most positions that it has to serve.
     pub(crate) fn load(
         backend: &B,
         source: &mut dyn WeightSource,
-        side: Side,
-        positions: &Positions,
-        attention: &AttentionSpec,
+        (side, stack): (Side, &StackSpec),
         context: usize,
     ) -> Result<Option<Self>> {
-        let n_heads = attention.n_heads;
-        let (values, row, zero) = match *positions {
+        let n_heads = stack.block.attention.n_heads;
+        let n_elements = bias_elements(stack, context);
+        let row = n_elements / n_heads;
+        let (values, zero) = match stack.positions {
             Positions::Learned { .. } | Positions::Rotary(_) => return Ok(None),
             // Keys lie at or before their query.
-            Positions::Alibi { scale } => (alibi(n_heads, context, scale), context, context - 1),
+            Positions::Alibi { scale } => (alibi(n_heads, row, scale), row - 1),
             Positions::Buckets {
                 n_buckets,
                 max_distance,
             } => {
-                let weight = source.weight(Unit::Layer(side, 0), Role::RelativeBias)?;
-                let learned = widened(&weight);
-                let row = 2 * max_distance + 1;
+                let learned = source.values(Unit::Layer(side, 0), Role::RelativeBias)?;
                 let bucket = |element: usize| {
                     bucket(
                         side,
@@ -44,15 +43,19 @@ impl<B: Backend> BiasTable<B> {
                         max_distance,
                     )
                 };
-                let values = (0..n_heads * row)
+                let values = (0..n_elements)
                     .map(|i| learned[bucket(i % row) * n_heads + i / row])
                     .collect();
-                (values, row, max_distance)
+                (values, max_distance)
             }
         };
-        let mut table = backend.alloc(values.len())?;
+        let mut table = backend.alloc(n_elements)?;
         backend.upload(&values, &mut table)?;
         Ok(Some(BiasTable { table, row, zero }))
+    }
+
+    pub(crate) fn bytes(&self) -> Bytes {
+        self.table.bytes()
     }
 
     pub(crate) fn op(&self) -> RelativeBias<'_, B> {
@@ -62,16 +65,6 @@ impl<B: Backend> BiasTable<B> {
             zero: self.zero,
         }
     }
-}
-
-fn widened(weight: &HostWeight) -> Vec<f32> {
-    let HostWeight::Dense(weight) = weight else {
-        unreachable!("a table of biases is never quantized")
-    };
-    let mut values = vec![0.0; weight.rows * weight.cols];
-    le_bytes_to_f32(weight.dtype, &weight.bytes, &mut values)
-        .expect("a bound tensor's elements are floating-point");
-    values
 }
 
 /// `-slope · distance`, distances falling along each row (Press et al. 2022): slopes are a geometric series from

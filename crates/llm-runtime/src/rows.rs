@@ -52,7 +52,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Where they lie in the file, if their elements are of `dtype` and in order.
-    pub(crate) fn view(&self, dtype: DType) -> Result<Option<HostBytes>> {
+    fn view(&self, dtype: DType) -> Result<Option<HostBytes>> {
         match (self.stored, self.tensor.encoding) {
             (Stored::AsIs, Encoding::Plain(stored)) if stored == dtype => {
                 Ok(self.checkpoint.view(&self.tensor.name)?)
@@ -74,12 +74,14 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// All of them: the file's own bytes where these are right, else a copy.
+    /// All of them: the file's own bytes where these are right and many, else a copy.
     pub(crate) fn load(&self, dtype: DType) -> Result<HostBytes> {
-        if let Some(view) = self.view(dtype)? {
+        let row_bytes = self.cols * dtype.size();
+        if self.rows * row_bytes >= MIN_MAPPED
+            && let Some(view) = self.view(dtype)?
+        {
             return Ok(view);
         }
-        let row_bytes = self.cols * dtype.size();
         let mut bytes = AlignedBuf::zeroed(self.rows * row_bytes);
         match self.stored {
             // The checkpoint's reader shares out the work itself.
@@ -118,5 +120,8 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Bytes from which on a tensor is used where it lies in the file. The kernel maps what lies around a page that is
+/// touched as well, this much at least, and vectors among tensors that are converted would bring in most of the file.
+const MIN_MAPPED: usize = 1 << 16;
 /// Output rows that are transposed together.
 const BAND: usize = 64;

@@ -62,7 +62,7 @@ impl<'a> Save<'a> {
             let parts = parts.map_err(|flaw| RuntimeError::Quantized {
                 path: self.model.checkpoint().path().to_owned(),
                 tensor: name.clone(),
-                flaw,
+                flaw: Box::new(flaw),
             })?;
             for part in parts {
                 let dims = match (part.part, scheme) {

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use llm_arch::ModelSpec;
 use llm_backend::Rows;
+use llm_plan::{Limits, Term};
 use llm_tensor::DType;
 
-use crate::stage::{Limits, Pass, Stage};
+use crate::memory::{Allocated, vec_bytes};
+use crate::stage::{Pass, Stage};
 use crate::{Result, RuntimeError};
 
 /// Stops a running pass between two blocks; clones share the flag.
@@ -40,6 +42,8 @@ impl Interrupt {
 pub struct Session {
     spec: ModelSpec,
     stages: Vec<Box<dyn Stage>>,
+    /// What the stages' weights take.
+    weights: Allocated,
     limits: Limits,
     dtype: DType,
     /// Positions taken, by sequence.
@@ -56,7 +60,7 @@ pub struct Session {
 impl Session {
     pub(crate) fn new(
         spec: ModelSpec,
-        stages: Vec<Box<dyn Stage>>,
+        (stages, weights): (Vec<Box<dyn Stage>>, Allocated),
         limits: Limits,
         dtype: DType,
     ) -> Self {
@@ -76,6 +80,7 @@ impl Session {
             interrupt: Interrupt::default(),
             spec,
             stages,
+            weights,
             limits,
             dtype,
         }
@@ -94,6 +99,17 @@ impl Session {
     /// The element type of the weights, and of keys and values.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// What is allocated: all that the session will ever need.
+    pub fn memory(&self) -> Allocated {
+        let mut allocated = self.weights.clone();
+        for stage in &self.stages {
+            stage.count(&mut allocated);
+        }
+        let host = vec_bytes(&self.hidden) + vec_bytes(&self.logits);
+        allocated.add(Term::Activations, host);
+        allocated
     }
 
     /// Raising it makes the running or next call fail with [`RuntimeError::Interrupted`].

@@ -7,12 +7,14 @@ use llm_arch::{
     EncoderSpec, FinalNorm, HeadMatrix, LayerSpec, ModelSpec, NormSpec, Positions, Role, Side,
     StackSpec, Unit,
 };
-use llm_backend::{Backend, DeviceInfo, HostWeight, KvShape, Output, Rows};
-use llm_tensor::DType;
+use llm_backend::{Allocation, Backend, DeviceInfo, HostWeight, Output, Rows};
+use llm_plan::{ActivationWidths, CacheShape, HeadWidths, Limits, Term};
+use llm_tensor::{Bytes, DType};
 
 use crate::activations::Activations;
 use crate::angles::Angles;
 use crate::block::{Block, BlockCache, Call};
+use crate::memory::{Allocated, kv_shape};
 use crate::projection::{NormWeights, Projection};
 use crate::relative::BiasTable;
 use crate::session::Interrupt;
@@ -25,6 +27,12 @@ pub trait WeightSource {
     /// # Errors
     /// When it cannot be read.
     fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight>;
+
+    /// The elements of a slot that is no weight itself: a table that a device computes with is made of them.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn values(&mut self, unit: Unit, role: Role) -> Result<Vec<f32>>;
 
     /// The stretches of the rotary wavelengths, where the checkpoint holds them.
     ///
@@ -80,28 +88,6 @@ pub struct StageOptions {
     pub kv_dtype: DType,
 }
 
-/// The largest passes that a session serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Sequences that are kept at a time.
-    pub n_sequences: usize,
-    /// Positions of each.
-    pub context: usize,
-    /// Rows of one pass; longer prompts are fed in pieces.
-    pub n_tokens: usize,
-    /// Rows whose logits are computed at a time.
-    pub n_logits: usize,
-}
-
-impl Limits {
-    /// Positions that a layer's cache holds: a window needs itself and what a pass adds before its first row is through.
-    pub fn capacity(&self, window: Option<usize>) -> usize {
-        window.map_or(self.context, |window| {
-            self.context.min(window.saturating_add(self.n_tokens - 1))
-        })
-    }
-}
-
 /// One pass: rows of one or more sequences.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
@@ -140,6 +126,9 @@ pub trait Stage: Send {
     /// # Errors
     /// When the device fails.
     fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()>;
+
+    /// Counts everything but the weights, which whoever hands them over counts.
+    fn count(&self, allocated: &mut Allocated);
 }
 
 struct BackendStage<B: Backend> {
@@ -232,7 +221,7 @@ impl<B: Backend> BackendStage<B> {
                 })
                 .collect::<Result<Vec<_>>>()
         };
-        let attention = &stack.block.attention;
+        let memory_width = ActivationWidths::of(spec).memory;
         Ok(BackendStage {
             caches: stack.layers[layers.clone()]
                 .iter()
@@ -240,16 +229,9 @@ impl<B: Backend> BackendStage<B> {
                 .collect::<Result<_>>()?,
             activations: Activations::new(b, spec, limits)?,
             angles: Angles::new(&stack.positions, source, limits.n_tokens)?,
-            bias: BiasTable::load(
-                b,
-                source,
-                Side::Decoder,
-                &stack.positions,
-                attention,
-                limits.context,
-            )?,
+            bias: BiasTable::load(b, source, (Side::Decoder, stack), limits.context)?,
             memory: match has_cross {
-                true => Some(b.alloc(limits.n_tokens * spec.hidden)?),
+                true => Some(b.alloc(limits.n_tokens * memory_width)?),
                 false => None,
             },
             options: options.clone(),
@@ -367,6 +349,28 @@ impl<B: Backend> Stage for BackendStage<B> {
         }
         Ok(())
     }
+
+    fn count(&self, allocated: &mut Allocated) {
+        for (layer, caches) in self.options.layers.clone().zip(&self.caches) {
+            let unit = Unit::Layer(Side::Decoder, layer);
+            let caches = caches.iter().map(BlockCache::bytes).sum();
+            allocated.add_to(unit, Term::KvCache, caches);
+        }
+        self.activations.count(allocated);
+        let bias = |table: &Option<BiasTable<B>>| table.as_ref().map(BiasTable::bytes);
+        let rest = [
+            Some(self.angles.bytes()),
+            bias(&self.bias),
+            self.memory.as_ref().map(B::Buffer::bytes),
+            self.head.as_ref().map(Head::bytes),
+        ];
+        allocated.add(Term::Activations, rest.into_iter().flatten().sum());
+        if let Some(encoder) = &self.encoder {
+            allocated.add(Term::KvCache, encoder.cache.bytes());
+            let bias = bias(&encoder.bias).unwrap_or(Bytes::ZERO);
+            allocated.add(Term::Activations, bias);
+        }
+    }
 }
 
 impl<B: Backend> Embedding<B> {
@@ -443,18 +447,10 @@ impl<B: Backend> Encoder<B> {
         let (stack, n_tokens) = (&spec.stack, options.limits.n_tokens);
         let block = |i| Block::load(backend, source, stack, (Side::Encoder, i), false);
         let blocks = (0..stack.n_layers()).map(block).collect::<Result<_>>()?;
-        let attention = &stack.block.attention;
         Ok(Encoder {
             spec: spec.clone(),
             blocks,
-            bias: BiasTable::load(
-                backend,
-                source,
-                Side::Encoder,
-                &stack.positions,
-                attention,
-                n_tokens,
-            )?,
+            bias: BiasTable::load(backend, source, (Side::Encoder, stack), n_tokens)?,
             norm: final_norm(backend, source, Side::Encoder, &stack.norm)?,
             cache: cache(backend, stack, n_tokens, options.kv_dtype, None)?,
         })
@@ -519,7 +515,8 @@ impl<B: Backend> Head<B> {
             true => Some(backend.load(source.weight(Unit::Head, Role::HeadBias)?)?),
             false => None,
         };
-        let projected = if width == spec.hidden { 0 } else { width };
+        let widths = HeadWidths::of(spec);
+        let alloc = |width: usize| backend.alloc(limits.n_logits * width);
         Ok(Head {
             norm: match stack.final_norm {
                 FinalNorm::Present => {
@@ -537,11 +534,17 @@ impl<B: Backend> Head<B> {
                 )?),
             },
             matrix: Projection::shared(matrix, bias),
-            rows: backend.alloc(limits.n_logits * spec.hidden)?,
-            normed: backend.alloc(limits.n_logits * spec.hidden)?,
-            projected: backend.alloc(limits.n_logits * projected)?,
-            logits: backend.alloc(limits.n_logits * spec.vocab)?,
+            rows: alloc(widths.rows)?,
+            normed: alloc(widths.normed)?,
+            projected: alloc(widths.projected)?,
+            logits: alloc(widths.logits)?,
         })
+    }
+
+    /// Buffers.
+    fn bytes(&self) -> Bytes {
+        let buffers = [&self.rows, &self.normed, &self.projected, &self.logits];
+        buffers.into_iter().map(B::Buffer::bytes).sum()
     }
 }
 
@@ -563,13 +566,7 @@ fn cache<B: Backend>(
     dtype: DType,
     cross_capacity: Option<usize>,
 ) -> Result<BlockCache<B>> {
-    let attention = &stack.block.attention;
-    let shape = |capacity| KvShape {
-        n_kv_heads: attention.n_kv_heads,
-        head_dim: attention.head_dim,
-        capacity,
-        dtype,
-    };
+    let shape = |capacity| kv_shape(CacheShape::of(stack, capacity, dtype));
     Ok(BlockCache {
         own: backend.kv_cache(&shape(capacity))?,
         cross: match cross_capacity {

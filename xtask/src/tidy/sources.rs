@@ -11,8 +11,8 @@ use super::{Problem, read};
 /// Lines that a Rust file may have without its tests.
 const MAX_LINES: usize = 800;
 
-/// Lines that this program may have without its tests.
-const MAX_XTASK_LINES: usize = 1200;
+/// Lines that this program may have without its tests: 1200 for chores, the rest for measuring what models take.
+const MAX_XTASK_LINES: usize = 2100;
 
 /// Where `unsafe` may stand.
 const UNSAFE: [&str; 2] = ["crates/llm-cpu/src", "crates/llm-checkpoint/src/map.rs"];

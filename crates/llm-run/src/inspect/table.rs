@@ -1,35 +1,41 @@
 //! Aligned columns of text that came from a file and may be anything.
 
 /// A column's title, and the side at which its cells are aligned.
-pub(super) enum Column<'t> {
+pub(crate) enum Column<'t> {
     Left(&'t str),
     Right(&'t str),
 }
 
 /// A blank line, the titles, the rows; nothing when there are no rows.
 pub(super) fn table<const N: usize>(head: [Column<'_>; N], rows: Vec<[String; N]>) -> String {
+    table_of(&head, rows.into_iter().map(Vec::from).collect())
+}
+
+/// The same with as many columns as `head` has.
+pub(crate) fn table_of(head: &[Column<'_>], rows: Vec<Vec<String>>) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let titles = head.each_ref().map(|column| match column {
+    let titles = head.iter().map(|column| match column {
         Column::Left(title) | Column::Right(title) => (*title).to_owned(),
     });
-    let rows: Vec<[String; N]> = rows
-        .iter()
-        .map(|row| row.each_ref().map(|cell| printable(cell)))
-        .collect();
-    let mut widths = [0; N];
-    for row in rows.iter().chain([&titles]) {
-        for (width, cell) in widths.iter_mut().zip(row) {
+    let mut lines: Vec<Vec<String>> = vec![titles.collect()];
+    lines.extend(
+        rows.iter()
+            .map(|row| row.iter().map(|cell| printable(cell)).collect()),
+    );
+    let mut widths = vec![0; head.len()];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut text = String::new();
-    for row in [&titles].into_iter().chain(&rows) {
+    for line in &lines {
         let cells =
-            row.iter()
+            line.iter()
                 .zip(&widths)
-                .zip(&head)
+                .zip(head)
                 .map(|((cell, &width), column)| match column {
                     Column::Left(_) => format!("{cell:width$}"),
                     Column::Right(_) => format!("{cell:>width$}"),

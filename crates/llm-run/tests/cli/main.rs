@@ -8,9 +8,11 @@
 
 mod bad_input;
 mod chat;
+mod doctor;
 mod forms;
 mod inspect;
 mod memory;
+mod plan;
 mod quantize;
 mod shard;
 mod smollm2;

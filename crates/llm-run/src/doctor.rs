@@ -1,0 +1,147 @@
+//! `llm-run doctor`: what this machine has for a model, and how fast it is.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use llm_tensor::Bytes;
+use serde::Serialize;
+
+use self::disk::Disk;
+use self::ram::Ram;
+use crate::cli::DoctorArgs;
+use crate::failure::UserError;
+use crate::inspect::printable;
+use crate::output;
+use crate::system::{self, Bandwidth, Machine, Measurement, Room};
+
+mod disk;
+mod ram;
+
+pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
+    let cache_folder = system::cache_folder();
+    let folder = match &args.offload_folder {
+        Some(folder) if !folder.is_dir() => {
+            let message = format!(
+                "{} is no folder; make it, or name another",
+                folder.display()
+            );
+            return Err(UserError(message).into());
+        }
+        Some(folder) => folder.clone(),
+        None => cache_folder.clone().unwrap_or_else(env::temp_dir),
+    };
+    let report = Report::new(folder, if args.quick { QUICK } else { THOROUGH })?;
+    let json = serde_json::to_string(&report)? + "\n";
+    let text = if args.json {
+        json.clone()
+    } else {
+        report.text()
+    };
+    output::print(&text)?;
+    eprintln!("{}", keep(cache_folder.as_deref(), &json));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps the report for plans and says where. What was found is worth printing even where that fails.
+fn keep(folder: Option<&Path>, json: &str) -> String {
+    let Some(folder) = folder else {
+        return "not kept for plans: neither XDG_CACHE_HOME nor HOME says where".to_owned();
+    };
+    match system::keep(folder, json) {
+        Ok(file) => format!("kept for plans in {}", file.display()),
+        Err(error) => format!("not kept for plans: {}: {error}", folder.display()),
+    }
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    /// What is read of RAM in one round: more than caches hold.
+    ram: Bytes,
+    /// For how long rounds are repeated.
+    ram_time: Duration,
+    /// What is written to disk and read from there.
+    disk: Bytes,
+    /// After how long writing ends, and reading likewise.
+    disk_time: Duration,
+}
+
+const THOROUGH: Extent = Extent {
+    ram: Bytes::mib(1024),
+    ram_time: Duration::from_secs(2),
+    disk: Bytes::mib(1024),
+    disk_time: Duration::from_secs(4),
+};
+const QUICK: Extent = Extent {
+    ram: Bytes::mib(128),
+    ram_time: Duration::from_millis(100),
+    disk: Bytes::mib(32),
+    disk_time: Duration::from_secs(1),
+};
+
+/// What `--json` prints, and what is kept.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    measurement: Measurement,
+    ram: Ram,
+    disk: Disk,
+    /// Why there is no GPU to compute on.
+    no_gpu_reason: String,
+}
+
+impl Report {
+    fn new(folder: PathBuf, extent: Extent) -> Result<Self> {
+        let ram = Ram::now();
+        let disk = Disk::measure(folder, extent);
+        let bandwidth = Bandwidth {
+            ram: ram.bandwidth(extent)?,
+            disk: disk.bandwidth(),
+        };
+        Ok(Report {
+            measurement: Measurement::new(Machine::this(), bandwidth),
+            ram,
+            disk,
+            no_gpu_reason: system::no_gpu_reason(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let Measurement {
+            machine, bandwidth, ..
+        } = &self.measurement;
+        let threads = format!("{}, all threads together", rate(bandwidth.ram));
+        let usable = format!("{} of {} may be used", machine.n_usable, machine.n_online);
+        let mut rows = vec![
+            ("processors", format!("{}, {usable}", machine.processor)),
+            ("SIMD", machine.isa.clone()),
+        ];
+        rows.extend(self.ram.rows());
+        rows.push(("RAM bandwidth", threads));
+        rows.extend(self.disk.rows());
+        rows.push(("GPUs", format!("none: {}", self.no_gpu_reason)));
+        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let line =
+            |(name, value): &(&str, String)| format!("{name:width$}  {}\n", printable(value));
+        rows.iter().map(line).collect()
+    }
+}
+
+/// `23.9 GB (22.2 GiB): MemAvailable less a margin of 768.0 MB (732.4 MiB)`.
+fn usable(room: &Room) -> String {
+    let Room {
+        bytes,
+        source,
+        margin,
+        ..
+    } = room;
+    format!("{bytes}: {source} less a margin of {margin}")
+}
+
+/// `12.34 GB/s`.
+fn rate(bytes_per_second: f64) -> String {
+    format!("{:.2} GB/s", bytes_per_second / 1e9)
+}

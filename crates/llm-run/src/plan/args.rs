@@ -1,0 +1,106 @@
+//! What the user says of memories and devices.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use llm_plan::{Budgets, Home, MaxMemory, Strategy};
+
+use crate::failure::UserError;
+use crate::system;
+
+/// Which memories a model may use, and how its parts are placed in them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Placement")]
+pub(crate) struct PlaceArgs {
+    /// What may be used of each memory, as 0=15GB,cpu=12.7GB,disk=100GB; GPUs by number [default: what is free]
+    #[arg(long, value_name = "BUDGETS")]
+    pub(crate) max_memory: Option<MaxMemory>,
+    /// Where weights rest: auto, balanced, balanced_low_0, sequential, cpu, or a JSON file from modules to GPUs'
+    /// numbers, "cpu" and "disk", as accelerate writes it
+    #[arg(long, value_name = "MAP", default_value = "auto", value_parser = device_map)]
+    pub(crate) device_map: Strategy,
+    /// A folder for weights that neither GPU nor RAM has room for
+    #[arg(long, value_name = "DIR")]
+    pub(crate) offload_folder: Option<PathBuf>,
+}
+
+/// How much of each memory may be used.
+#[derive(Debug)]
+pub(crate) struct Memories {
+    pub(crate) budgets: Budgets,
+    /// Who says so, of each memory that has a budget.
+    pub(crate) sources: BTreeMap<Home, String>,
+    /// GPUs that have a budget and that this machine lacks.
+    pub(crate) lacking: Vec<u32>,
+}
+
+impl PlaceArgs {
+    /// What the user gives, else what is free.
+    ///
+    /// # Errors
+    /// When the offload folder is a file.
+    pub(crate) fn memories(&self) -> Result<Memories> {
+        let (mut free, mut sources) = (Budgets::default(), BTreeMap::new());
+        for (number, name, room) in system::gpus() {
+            free.gpus.insert(number, room.bytes);
+            sources.insert(Home::Gpu(number), format!("{name}, {}", less_margin(&room)));
+        }
+        let room = system::ram();
+        free.ram = room.bytes;
+        sources.insert(Home::Ram, less_margin(&room));
+        if let Some(folder) = &self.offload_folder {
+            if folder.is_file() {
+                let problem = "is a file; give a folder";
+                let message = format!("--offload-folder: {} {problem}", folder.display());
+                return Err(UserError(message).into());
+            }
+            let room = system::disk(folder);
+            free.disk = Some(room.bytes);
+            sources.insert(Home::Disk, less_margin(&room));
+        }
+        let given = self.max_memory.clone().unwrap_or_default();
+        let gpus = given.gpus.keys().map(|&number| Home::Gpu(number));
+        let others = [(Home::Ram, given.ram), (Home::Disk, given.disk)];
+        let others = others.iter().filter(|(_, budget)| budget.is_some());
+        for home in gpus.chain(others.map(|&(home, _)| home)) {
+            sources.insert(home, "as given".to_owned());
+        }
+        let mut budgets = given.over(&free);
+        if self.device_map == Strategy::Cpu {
+            budgets.gpus.clear();
+        }
+        sources.retain(|home, _| match home {
+            Home::Gpu(number) => budgets.gpus.contains_key(number),
+            Home::Ram | Home::Disk => true,
+        });
+        Ok(Memories {
+            lacking: budgets.lacking(&free).collect(),
+            budgets,
+            sources,
+        })
+    }
+}
+
+/// `MemAvailable less a margin of 67.1 MB (64.0 MiB)`.
+fn less_margin(room: &system::Room) -> String {
+    format!("{} less a margin of {}", room.source, room.margin)
+}
+
+/// A strategy by its name, or a map in a file.
+fn device_map(text: &str) -> Result<Strategy, String> {
+    let path = Path::new(text);
+    let is_file = path
+        .extension()
+        .is_some_and(|extension| extension == "json")
+        || path.is_file();
+    if !is_file {
+        return text
+            .parse()
+            .map_err(|flaw: llm_plan::PlanError| flaw.to_string());
+    }
+    let json = std::fs::read_to_string(path).map_err(|error| format!("cannot read it: {error}"))?;
+    let map = json.parse().map(Strategy::Map);
+    map.map_err(|flaw: llm_plan::PlanError| flaw.to_string())
+}

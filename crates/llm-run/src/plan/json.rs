@@ -1,0 +1,189 @@
+//! A plan as one JSON object.
+
+use anyhow::Result;
+use llm_plan::{Alternative, Home, MemoryEstimate, MemoryUse, Shortfall, Term, UnitUse, Verdict};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::Report;
+use super::reader::whole_files;
+use super::subject::Files;
+use super::text::with_flag;
+use crate::system::Measured;
+
+/// What `--json` prints. Sizes are bytes.
+#[derive(Serialize)]
+struct Printed {
+    model: String,
+    family: &'static str,
+    n_parameters: u64,
+    fits: bool,
+    /// The verdict in one sentence.
+    verdict: String,
+    /// Memories that lack something.
+    shortfalls: Vec<Value>,
+    /// GPUs with a budget that this machine lacks.
+    hypothetical_gpus: Vec<u32>,
+    n_sequences: usize,
+    context: usize,
+    kv_dtype: &'static str,
+    /// The element type that weights are taken to be stored in, where there are none.
+    assumed_dtype: Option<&'static str>,
+    budgets: Map<String, Value>,
+    /// By term, over all memories; where it does not fit, as RAM of any size would hold the model.
+    totals: Map<String, Value>,
+    /// By device, in accelerate's names.
+    memories: Map<String, Value>,
+    /// As accelerate has it; null where it does not fit.
+    device_map: Option<Map<String, Value>>,
+    units: Vec<Value>,
+    load_peak: Value,
+    tokens_per_second: Option<Value>,
+    alternatives: Vec<Value>,
+    advice: Vec<String>,
+}
+
+pub(super) fn text(report: &Report<'_>) -> Result<String> {
+    Ok(serde_json::to_string(&Printed::new(report))? + "\n")
+}
+
+impl Printed {
+    fn new(report: &Report<'_>) -> Self {
+        let (subject, request) = (report.subject, report.request);
+        let plan = report.verdict.plan();
+        let estimate = plan.map(|plan| &plan.estimate);
+        Printed {
+            model: subject.name.clone(),
+            family: subject.skeleton.spec.family,
+            n_parameters: subject.skeleton.n_parameters(),
+            fits: plan.is_some(),
+            verdict: report.verdict.to_string(),
+            shortfalls: shortfalls(report),
+            hypothetical_gpus: report.memories.lacking.clone(),
+            n_sequences: request.limits.n_sequences,
+            context: request.limits.context,
+            kv_dtype: request.kv_dtype().name(),
+            assumed_dtype: match &subject.files {
+                Files::Found(_) => None,
+                Files::Guessed { dtype, .. } => Some(dtype.name()),
+            },
+            budgets: budgets(report),
+            totals: totals(&report.estimate),
+            memories: estimate.map_or_else(Map::new, memories),
+            device_map: plan.map(|plan| plan.map.hf_device_map(&subject.skeleton)),
+            units: estimate.map_or_else(Vec::new, |e| e.units().iter().map(unit).collect()),
+            load_peak: load_peak(report),
+            tokens_per_second: plan.map(|plan| {
+                let (bandwidths, measured) = &report.bandwidths;
+                let [full, empty] = plan.step.tokens_per_second(bandwidths);
+                json!({
+                    "empty_context": empty,
+                    "full_context": full,
+                    "bandwidths": {
+                        "gpu": bandwidths.gpu, "pcie": bandwidths.pcie, "ram": bandwidths.ram,
+                        "disk": bandwidths.disk,
+                    },
+                    "are_measured": *measured != Measured::Assumed,
+                })
+            }),
+            alternatives: alternatives(report),
+            advice: report.advice.iter().map(with_flag).collect(),
+        }
+    }
+}
+
+/// A memory as accelerate calls it.
+fn device(home: Home) -> String {
+    match home {
+        Home::Gpu(number) => number.to_string(),
+        Home::Ram => "cpu".to_owned(),
+        Home::Disk => "disk".to_owned(),
+    }
+}
+
+fn shortfalls(report: &Report<'_>) -> Vec<Value> {
+    let Verdict::DoesNotFit(refusal) = &report.verdict else {
+        return Vec::new();
+    };
+    let shortfalls = refusal.shortfalls.iter().chain(&refusal.on_cpu);
+    let shortfall = |s: &Shortfall| {
+        let (term, bytes) = s.largest_term();
+        json!({
+            "device": device(s.memory.home), "needed": s.memory.needed().get(), "budget": s.budget.get(),
+            "missing": s.missing().get(), "largest_term": term.name(), "largest_term_bytes": bytes.get(),
+        })
+    };
+    shortfalls.map(shortfall).collect()
+}
+
+fn budgets(report: &Report<'_>) -> Map<String, Value> {
+    let homes = report.memories.sources.iter();
+    let budget = |home| report.request.budgets.of(home).get();
+    let entry = |(&home, source): (&Home, &String)| {
+        (
+            device(home),
+            json!({"bytes": budget(home), "source": source}),
+        )
+    };
+    homes.map(entry).collect()
+}
+
+fn totals(estimate: &MemoryEstimate) -> Map<String, Value> {
+    let total = |term: Term| (term.name().to_owned(), estimate.total(term).get().into());
+    Term::ALL.into_iter().map(total).collect()
+}
+
+fn memories(estimate: &MemoryEstimate) -> Map<String, Value> {
+    let memory = |memory: &MemoryUse| {
+        let terms = Term::ALL.into_iter();
+        let terms = terms.map(|term| (term.name().to_owned(), memory.terms.get(term).get().into()));
+        let mut entry: Map<String, Value> = terms.collect();
+        let peaks = [
+            ("in_place", memory.in_place),
+            ("peak_at_load", memory.peak_at_load()),
+            ("peak_in_generation", memory.peak_in_generation()),
+            ("needed", memory.needed()),
+        ];
+        entry.extend(peaks.map(|(name, bytes)| (name.to_owned(), bytes.get().into())));
+        (device(memory.home), entry.into())
+    };
+    estimate.memories().iter().map(memory).collect()
+}
+
+fn unit(unit: &UnitUse) -> Value {
+    json!({
+        "unit": unit.unit.to_string(),
+        "home": device(unit.placement.home),
+        "computes_on": device(unit.placement.run_on.memory()),
+        "weights": unit.weights.get(),
+        "quantization_statistics": unit.quantization_statistics.get(),
+        "kv_cache": unit.kv_cache.get(),
+        "per_pass": unit.per_pass.get(),
+        "in_place": unit.in_place.get(),
+    })
+}
+
+fn load_peak(report: &Report<'_>) -> Value {
+    let whole_files = whole_files(report);
+    let whole_files = whole_files.iter().map(|whole| {
+        json!({
+            "n_files": whole.n_files, "largest_file": whole.largest.get(), "ram": whole.peak.get(),
+        })
+    });
+    let plan = report.verdict.plan();
+    let ram = plan.and_then(|plan| plan.estimate.memory(Home::Ram));
+    json!({
+        "ram": ram.map(|memory| memory.peak_at_load().get()),
+        "ram_of_a_reader_of_whole_files": whole_files.collect::<Vec<_>>(),
+    })
+}
+
+fn alternatives(report: &Report<'_>) -> Vec<Value> {
+    let alternative = |a: &Alternative| {
+        json!({
+            "precision": a.precision.to_string(), "weights": a.weights.get(),
+            "tiers": a.tiers.map(|tiers| tiers.to_string()),
+        })
+    };
+    report.alternatives.iter().map(alternative).collect()
+}

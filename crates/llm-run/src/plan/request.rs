@@ -1,0 +1,83 @@
+//! From the command line and the machine to a request.
+
+use anyhow::Result;
+use llm_arch::{ModelSpec, Skeleton};
+use llm_cpu::Cpu;
+use llm_plan::{Costs, Encodings, Limits, Offload, Request, StoredAs, Strategy};
+use llm_runtime::CostsOf;
+use llm_tensor::Bytes;
+
+use super::args::{Memories, PlaceArgs};
+use super::costs::GpuCosts;
+
+/// What plans for all models have in common: memories, devices, and how the user wants them used.
+pub(crate) struct Setting<'a> {
+    cpu: CostsOf<'a, Cpu>,
+    gpu: GpuCosts<'a>,
+    load_piece: Bytes,
+    strategy: &'a Strategy,
+    pub(crate) memories: Memories,
+}
+
+impl<'a> Setting<'a> {
+    /// `cpu` is what computes, or would.
+    pub(crate) fn new(cpu: &'a Cpu, args: &'a PlaceArgs) -> Result<Self> {
+        Ok(Setting {
+            cpu: CostsOf(cpu),
+            gpu: GpuCosts(CostsOf(cpu)),
+            load_piece: Bytes::new(cpu.n_threads() as u64 * LOAD_PIECE),
+            strategy: &args.device_map,
+            memories: args.memories()?,
+        })
+    }
+
+    /// The request for a model whose checkpoint holds its slots as `stored`.
+    pub(crate) fn request<'r>(
+        &'r self,
+        skeleton: &'r Skeleton,
+        stored: &'r [StoredAs],
+        encodings: Encodings<'r>,
+        limits: Limits,
+    ) -> Request<'r> {
+        Request {
+            skeleton,
+            stored,
+            encodings,
+            kv_dtype: None,
+            limits,
+            load_piece: self.load_piece,
+            budgets: self.memories.budgets.clone(),
+            strategy: self.strategy.clone(),
+            offload: Offload::Stream,
+            costs: Costs {
+                cpu: &self.cpu,
+                gpu: &self.gpu,
+            },
+        }
+    }
+}
+
+/// The passes of `n_sequences` sequences of `context` positions.
+pub(crate) fn limits(
+    spec: &ModelSpec,
+    context: usize,
+    n_sequences: usize,
+    n_logits: usize,
+) -> Limits {
+    let n_tokens = match spec.encoder {
+        // An encoder sees all of its prompt at once.
+        Some(_) => context,
+        None => PASS.min(context),
+    };
+    Limits {
+        n_sequences,
+        context,
+        n_tokens: n_tokens.max(n_sequences),
+        n_logits: n_logits.max(n_sequences),
+    }
+}
+
+/// Rows of a pass: enough that weights are read once for many tokens, few enough that activations stay small.
+const PASS: usize = 512;
+/// What a thread reads of a tensor at a time, in bytes: 2¹⁸ elements of the widest type.
+const LOAD_PIECE: u64 = 4 << 18;

@@ -1,0 +1,236 @@
+//! The model that a plan is made for.
+
+use std::path::Path;
+
+use anyhow::Result;
+use llm_arch::{Skeleton, Slot};
+use llm_checkpoint::{CheckpointError, NewTensor, ShardPlan};
+use llm_plan::{Encodings, RunOn, StoredAs, WeightDType};
+use llm_quant::{QuantConfig, Scheme};
+use llm_runtime::{BoundModel, RuntimeError, read_config};
+use llm_tensor::{Bytes, DType, Shape};
+
+use crate::inspect::printable;
+use crate::{demo, model};
+
+/// A model whose weights may be there or not.
+#[derive(Debug)]
+pub(super) struct Subject {
+    /// The last part of its path.
+    pub(super) name: String,
+    pub(super) skeleton: Skeleton,
+    /// How the checkpoint holds each slot.
+    pub(super) stored: Vec<StoredAs>,
+    /// How its checkpoint is quantized, if it is.
+    pub(super) scheme: Option<String>,
+    pub(super) files: Files,
+}
+
+/// The files of a checkpoint.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Files {
+    /// Their sizes.
+    Found(Vec<Bytes>),
+    /// Of a configuration alone.
+    Guessed {
+        /// The element type that its weights are taken to have.
+        dtype: DType,
+        /// Sizes of the files that may be expected, by ways to cut them.
+        cuts: Vec<Vec<Bytes>>,
+    },
+}
+
+impl Subject {
+    /// Opens what the user calls a model; a folder may hold nothing but a `config.json`.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let config = path.join(CONFIG);
+        match model::bind(path) {
+            Err(error) if lacks_weights(&error) && config.is_file() => {
+                let text = std::fs::read(&config)?;
+                let (skeleton, quantization) = read_config(&text, &config)?;
+                Self::without_weights(name(path), skeleton, quantization.as_ref())
+            }
+            model => Self::of_model(path, &model?),
+        }
+    }
+
+    fn of_model(path: &Path, model: &BoundModel) -> Result<Self> {
+        let checkpoint = model.checkpoint();
+        let size = |file: &Path| match std::fs::metadata(file) {
+            Ok(metadata) => Ok(Bytes::new(metadata.len())),
+            Err(source) => Err(CheckpointError::Io {
+                path: file.to_owned(),
+                source,
+            }),
+        };
+        let files = match path == Path::new(demo::NAME) {
+            true => vec![Bytes::new(demo::weights().len() as u64)],
+            false => checkpoint.files().map(size).collect::<Result<_, _>>()?,
+        };
+        let stored: Vec<_> = model.tensors().map(|bound| bound.stored_as()).collect();
+        Ok(Subject {
+            name: name(path),
+            skeleton: model.skeleton().clone(),
+            scheme: scheme(&stored),
+            stored,
+            files: Files::Found(files),
+        })
+    }
+
+    /// A model whose checkpoint is taken to hold what its configuration says.
+    fn without_weights(
+        name: String,
+        skeleton: Skeleton,
+        quantization: Option<&QuantConfig>,
+    ) -> Result<Self> {
+        let dtype = skeleton.spec.dtype.unwrap_or(USUAL_DTYPE);
+        let encodings = Encodings {
+            dtype: WeightDType::As(dtype),
+            config_dtype: None,
+            quant: quantization,
+        };
+        let plain = StoredAs::Plain(dtype);
+        let stored = |slot: &Slot| match encodings.scheme(slot, plain, RunOn::Gpu(0)) {
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) => plain,
+            scheme @ (Scheme::Int8(_) | Scheme::FourBit(_)) => StoredAs::Quantized(scheme),
+        };
+        let stored: Vec<_> = skeleton.slots.iter().map(stored).collect();
+        let cuts = cuts(&skeleton, &stored)?;
+        Ok(Subject {
+            name,
+            skeleton,
+            scheme: scheme(&stored),
+            stored,
+            files: Files::Guessed { dtype, cuts },
+        })
+    }
+
+    /// How every tensor is kept once it is loaded as asked.
+    ///
+    /// # Errors
+    /// When a quantization is asked for and the checkpoint has one.
+    pub(super) fn encodings<'q>(
+        &self,
+        dtype: WeightDType,
+        quant: Option<&'q QuantConfig>,
+    ) -> Result<Encodings<'q>> {
+        if let (Some(scheme), Some(_)) = (&self.scheme, quant) {
+            return Err(RuntimeError::AlreadyQuantized {
+                path: self.name.clone().into(),
+                scheme: scheme.clone(),
+            }
+            .into());
+        }
+        Ok(Encodings {
+            dtype,
+            config_dtype: self.skeleton.spec.dtype,
+            quant,
+        })
+    }
+}
+
+impl Files {
+    /// Ways in which the checkpoint is, or may be, cut into files: their sizes.
+    pub(super) fn cuts(&self) -> &[Vec<Bytes>] {
+        match self {
+            Files::Found(files) => std::slice::from_ref(files),
+            Files::Guessed { cuts, .. } => cuts,
+        }
+    }
+}
+
+/// One file, and shards where these are several.
+fn cuts(skeleton: &Skeleton, stored: &[StoredAs]) -> Result<Vec<Vec<Bytes>>> {
+    let cut = |max_shard_size| -> Result<Vec<Bytes>> {
+        let tensors = skeleton.slots.iter().zip(stored);
+        let tensors = tensors.map(|(slot, &stored)| {
+            Ok(NewTensor {
+                name: slot.name.clone(),
+                dtype: DType::U8,
+                shape: Shape::new(&[stored_bytes(slot, stored)])?,
+            })
+        });
+        let plan = ShardPlan::new(tensors.collect::<Result<_>>()?, max_shard_size)?;
+        Ok(plan.shards().iter().map(|shard| shard.bytes).collect())
+    };
+    let mut cuts = vec![cut(None)?, cut(Some(SHARD))?];
+    cuts.dedup();
+    Ok(cuts)
+}
+
+fn stored_bytes(slot: &Slot, stored: StoredAs) -> u64 {
+    let n_elements = slot.n_elements();
+    match stored {
+        StoredAs::Plain(dtype) => n_elements * dtype.size() as u64,
+        StoredAs::Blocks => 0,
+        StoredAs::Quantized(scheme) => {
+            let rows = slot.shape.first().map_or(1, |&rows| rows as u64);
+            let stored = scheme.stored_bytes(rows, n_elements / rows.max(1));
+            stored.total().get()
+        }
+    }
+}
+
+fn scheme(stored: &[StoredAs]) -> Option<String> {
+    stored.iter().find_map(|stored| match stored {
+        StoredAs::Quantized(scheme) => Some(scheme.to_string()),
+        StoredAs::Plain(_) | StoredAs::Blocks => None,
+    })
+}
+
+/// Whether a folder was looked into and held no weights.
+fn lacks_weights(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<RuntimeError>(),
+        Some(RuntimeError::Checkpoint(CheckpointError::NoWeights { .. }))
+    )
+}
+
+/// The last part of a path, `.` being the folder's own name.
+fn name(path: &Path) -> String {
+    let whole = path.canonicalize();
+    let path = whole.as_deref().unwrap_or(path);
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    printable(&name.to_string_lossy())
+}
+
+const CONFIG: &str = "config.json";
+/// What most checkpoints are published in, whose configuration does not say.
+const USUAL_DTYPE: DType = DType::BF16;
+/// The size of shards in which models of this size are mostly published.
+const SHARD: Bytes = Bytes::new(10_000_000_000);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(config: &str) -> Subject {
+        let (skeleton, quantization) = read_config(config.as_bytes(), Path::new(CONFIG)).unwrap();
+        Subject::without_weights("x".to_owned(), skeleton, quantization.as_ref()).unwrap()
+    }
+
+    #[test]
+    fn a_configuration_alone_says_what_its_checkpoint_holds() {
+        let model = r#""model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "vocab_size": 256,
+            "num_hidden_layers": 2, "num_attention_heads": 4"#;
+        let plain = subject(&format!("{{{model}}}"));
+        let n_parameters = plain.skeleton.n_parameters();
+        assert_eq!(plain.scheme, None);
+        let Files::Guessed { dtype, cuts } = plain.files else {
+            panic!("there is no file");
+        };
+        assert_eq!(dtype, DType::BF16);
+        assert_eq!(cuts, [[Bytes::new(2 * n_parameters)]], "too small to cut");
+
+        let quantization = r#""dtype": "float16", "quantization_config": {"quant_method": "bitsandbytes",
+            "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}"#;
+        let quantized = subject(&format!("{{{model}, {quantization}}}"));
+        assert_eq!(quantized.scheme.as_deref(), Some("nf4"));
+        let n_quantized = quantized.stored.iter();
+        let n_quantized = n_quantized.filter(|s| matches!(s, StoredAs::Quantized(_)));
+        assert_eq!(n_quantized.count(), 2 * 7, "the projections of two layers");
+        let quant = QuantConfig::new(llm_quant::LoadIn::EightBit);
+        let twice = quantized.encodings(WeightDType::Auto, Some(&quant));
+        assert!(twice.unwrap_err().to_string().contains("quantized already"));
+    }
+}

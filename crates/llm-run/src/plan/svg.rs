@@ -1,0 +1,192 @@
+//! A plan as a picture: a bar for each memory, made of ranges of units and of what passes take beside them.
+
+use std::fmt::Write;
+
+use llm_arch::ModelSpec;
+use llm_plan::{Home, Term};
+use llm_tensor::Bytes;
+
+use super::bars::{Bar, bars};
+use super::units::{UnitRange, ranges};
+use super::{Report, short};
+
+pub(super) fn draw(report: &Report<'_>) -> String {
+    let bars = bars(report);
+    let ranges = match report.verdict.plan() {
+        Some(plan) => ranges(spec(report), plan.estimate.units()),
+        None => Vec::new(),
+    };
+    let height = TOP + bars.len() as u64 * ROW + LEGEND;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
+         viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+         <title>{title}</title>\n<desc>{verdict}</desc>\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
+         <text x=\"{LEFT}\" y=\"28\" font-size=\"17\" font-weight=\"bold\">{title}</text>\n",
+        title = escaped(&report.subject.name),
+        verdict = escaped(&report.sentence()),
+    );
+    for (i, bar) in bars.iter().enumerate() {
+        let y = TOP + i as u64 * ROW;
+        svg += &memory(bar, &ranges, y);
+    }
+    svg + &legend(&bars, height - LEGEND) + "</svg>\n"
+}
+
+fn spec<'a>(report: &'a Report<'_>) -> &'a ModelSpec {
+    &report.subject.skeleton.spec
+}
+
+/// A memory's bar with its figures above it.
+fn memory(bar: &Bar, ranges: &[UnitRange], y: u64) -> String {
+    let scale = bar.scale().get().max(1) as f64;
+    let x = |bytes: Bytes| LEFT as f64 + BAR as f64 * bytes.get() as f64 / scale;
+    let bar_y = y + 20;
+    let mut svg = format!(
+        "<text x=\"{LEFT}\" y=\"{}\">{}: {}</text>\n\
+         <rect x=\"{LEFT}\" y=\"{bar_y}\" width=\"{BAR}\" height=\"{THICK}\" fill=\"#eeeeee\"/>\n",
+        y + 14,
+        escaped(&bar.home.to_string()),
+        escaped(&bar.figures()),
+    );
+    let mut at = Bytes::ZERO;
+    let mut piece = |bytes: Bytes, term: Term, what: &str| {
+        let (from, to) = (x(at), x(at + bytes));
+        at += bytes;
+        let _ = writeln!(
+            svg,
+            "<rect x=\"{from:.2}\" y=\"{bar_y}\" width=\"{:.2}\" height=\"{THICK}\" fill=\"{}\" \
+             stroke=\"#ffffff\" stroke-width=\"0.5\"><title>{}: {} of {term}</title></rect>",
+            to - from,
+            colour(term),
+            escaped(what),
+            short(bytes),
+        );
+    };
+    for &(term, bytes) in &bar.parts {
+        let own = ranges.iter().filter_map(|range| {
+            let bytes = own_bytes(range, bar.home, term);
+            (bytes > Bytes::ZERO).then_some((range.name.as_str(), bytes))
+        });
+        let own: Vec<_> = own.collect();
+        let of_units: Bytes = own.iter().map(|&(_, bytes)| bytes).sum();
+        // On disk a part of the weights is the checkpoint itself, and takes nothing.
+        if of_units > bytes {
+            piece(bytes, term, &bar.home.to_string());
+            continue;
+        }
+        for (name, bytes) in own {
+            piece(bytes, term, name);
+        }
+        let shared = bytes.saturating_sub(of_units);
+        if shared > Bytes::ZERO {
+            piece(shared, term, &bar.home.to_string());
+        }
+    }
+    if bar.needed > bar.budget {
+        let limit = x(bar.budget);
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{limit:.2}\" y1=\"{}\" x2=\"{limit:.2}\" y2=\"{}\" stroke=\"#000000\" stroke-width=\"2\" \
+             stroke-dasharray=\"4 3\"/>",
+            bar_y - 4,
+            bar_y + THICK + 4,
+        );
+    }
+    svg
+}
+
+/// What of a range is in a memory for one purpose.
+fn own_bytes(range: &UnitRange, home: Home, term: Term) -> Bytes {
+    let (memory, bytes) = match term {
+        Term::Weights => (range.placement.home, range.weights),
+        Term::QuantizationStatistics => (range.placement.home, range.statistics),
+        Term::KvCache => (range.placement.run_on.memory(), range.kv_cache),
+        Term::Activations
+        | Term::Workspace
+        | Term::Staging
+        | Term::LoadTransient
+        | Term::GpuContext => return Bytes::ZERO,
+    };
+    if memory == home { bytes } else { Bytes::ZERO }
+}
+
+/// The colours of the terms that are there.
+fn legend(bars: &[Bar], y: u64) -> String {
+    let is_there = |term: &Term| {
+        let mut parts = bars.iter().flat_map(|bar| &bar.parts);
+        parts.any(|(t, _)| t == term)
+    };
+    let terms = Term::ALL.into_iter().filter(is_there);
+    let entry = |(i, term): (usize, Term)| {
+        let (x, y) = (
+            LEFT + i as u64 % COLUMNS * COLUMN,
+            y + i as u64 / COLUMNS * 22,
+        );
+        format!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"{}\"/>\n\
+             <text x=\"{}\" y=\"{}\">{term}</text>\n",
+            colour(term),
+            x + 18,
+            y + 11,
+        )
+    };
+    terms.enumerate().map(entry).collect()
+}
+
+/// Colours that stay apart for the colour-blind.
+fn colour(term: Term) -> &'static str {
+    match term {
+        Term::Weights => "#0072b2",
+        Term::QuantizationStatistics => "#56b4e9",
+        Term::KvCache => "#e69f00",
+        Term::Activations => "#009e73",
+        Term::Workspace => "#f0e442",
+        Term::Staging => "#cc79a7",
+        Term::LoadTransient => "#d55e00",
+        Term::GpuContext => "#999999",
+    }
+}
+
+/// Text as XML has it; characters that it does not have become U+FFFD.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '"' => escaped += "&quot;",
+            '\u{fffe}' | '\u{ffff}' => escaped.push(char::REPLACEMENT_CHARACTER),
+            c if c.is_control() => escaped.push(char::REPLACEMENT_CHARACTER),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// In pixels, as all below.
+const WIDTH: u64 = 900;
+const LEFT: u64 = 24;
+const BAR: u64 = WIDTH - 2 * LEFT;
+const THICK: u64 = 30;
+const TOP: u64 = 44;
+/// A bar with what stands above it.
+const ROW: u64 = 68;
+const LEGEND: u64 = 56;
+/// Entries of the legend side by side, and how wide they are.
+const COLUMNS: u64 = 4;
+const COLUMN: u64 = BAR / COLUMNS;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_be_taken_for_markup() {
+        assert_eq!(
+            escaped("<a href=\"x\">&\u{7}\u{ffff}ä"),
+            "&lt;a href=&quot;x&quot;&gt;&amp;\u{fffd}\u{fffd}ä"
+        );
+    }
+}

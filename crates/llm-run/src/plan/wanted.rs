@@ -1,0 +1,86 @@
+//! Planning before loading, and holding to it.
+
+use anyhow::Result;
+use llm_cpu::Cpu;
+use llm_plan::{
+    Budgets, Change, Home, Limits, MaxMemory, Offload, Plan, Request, Strategy, Verdict, advice,
+};
+use llm_quant::QuantConfig;
+use llm_runtime::BoundModel;
+
+use super::request::Setting;
+use super::text::with_flag;
+use crate::cli::LoadArgs;
+use crate::failure::UserError;
+
+/// A model that is to be loaded.
+pub(crate) struct Wanted<'a> {
+    pub(crate) model: &'a BoundModel,
+    pub(crate) args: &'a LoadArgs,
+    pub(crate) quant: Option<&'a QuantConfig>,
+    pub(crate) limits: Limits,
+}
+
+impl Wanted<'_> {
+    /// The plan by which it is loaded: `cpu` computes with weights in RAM.
+    ///
+    /// # Errors
+    /// When it does not fit, or the user asks for more than this build does.
+    pub(crate) fn plan(&self, cpu: &Cpu) -> Result<Plan> {
+        let place = &self.args.place;
+        let mut setting = Setting::new(cpu, place)?;
+        if let Some(number) = setting.memories.lacking.first() {
+            let hint = "`llm-run plan` shows what a machine with it would do";
+            let message = format!("--max-memory: this machine has no GPU {number}; {hint}");
+            return Err(UserError(message).into());
+        }
+        // A GPU is for those who ask for it, who will be told that it is not used.
+        let names_gpus = |max: &MaxMemory| !max.gpus.is_empty();
+        if !place.max_memory.as_ref().is_some_and(names_gpus) {
+            setting.memories.budgets.gpus.clear();
+        }
+        let tensors = self.model.tensors();
+        let stored: Vec<_> = tensors.map(|bound| bound.stored_as()).collect();
+        let encodings = self.model.encodings(self.args.dtype, self.quant)?;
+        let request = Request {
+            offload: Offload::Compute,
+            ..setting.request(self.model.skeleton(), &stored, encodings, self.limits)
+        };
+        let plan = match llm_plan::plan(&request)? {
+            Verdict::Fits(plan) => *plan,
+            refused @ Verdict::DoesNotFit(_) => {
+                let message = format!("the model {refused}{}", remedies(&request)?);
+                return Err(UserError(message).into());
+            }
+        };
+        let elsewhere = plan.map.iter().find(|(_, place)| place.home != Home::Ram);
+        match elsewhere {
+            None => Ok(plan),
+            Some((unit, place)) => {
+                let reason = format!(
+                    "the plan puts the {unit} on {}, but this build computes on the CPU with weights in RAM",
+                    place.home
+                );
+                Err(UserError(reason + &remedies(&request)?).into())
+            }
+        }
+    }
+}
+
+/// What would make all of it fit RAM.
+fn remedies(request: &Request<'_>) -> Result<String> {
+    let changes = advice(&Request {
+        budgets: Budgets {
+            ram: request.budgets.ram,
+            ..Budgets::default()
+        },
+        strategy: Strategy::Cpu,
+        ..request.clone()
+    })?;
+    let is_possible = |change: &&Change| !matches!(change, Change::Disk(_));
+    let changes: Vec<_> = changes.iter().filter(is_possible).map(with_flag).collect();
+    Ok(match changes.as_slice() {
+        [] => String::new(),
+        changes => format!("; to make it fit, {}", changes.join("; or ")),
+    })
+}

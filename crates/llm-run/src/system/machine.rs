@@ -1,0 +1,69 @@
+//! What identifies a machine for measurements: they hold only where these are the same.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::thread;
+
+use llm_cpu::Isa;
+use serde::{Deserialize, Serialize};
+
+/// The processors, as this process may use them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    /// What the processors call themselves.
+    pub(crate) processor: String,
+    /// Processors that are online.
+    pub(crate) n_online: usize,
+    /// How many of them affinity and cgroup quota leave to this process.
+    pub(crate) n_usable: usize,
+    /// The instruction set that the kernels use.
+    pub(crate) isa: String,
+}
+
+impl Machine {
+    pub(crate) fn this() -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let n_usable = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Machine {
+            processor: model_name(&cpuinfo)
+                .unwrap_or(std::env::consts::ARCH)
+                .to_owned(),
+            n_online: n_processors(&cpuinfo).max(n_usable),
+            n_usable,
+            isa: Isa::detect().name().to_owned(),
+        }
+    }
+}
+
+fn model_name(cpuinfo: &str) -> Option<&str> {
+    values(cpuinfo, "model name").find(|name| !name.is_empty())
+}
+
+fn n_processors(cpuinfo: &str) -> usize {
+    values(cpuinfo, "processor").count()
+}
+
+/// What the lines `key : value` say.
+fn values<'a>(cpuinfo: &'a str, key: &str) -> impl Iterator<Item = &'a str> {
+    cpuinfo.lines().filter_map(move |line| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim_end() == key).then(|| value.trim())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_kernel_writes() {
+        let x86 = "processor\t: 0\nmodel\t\t: 143\nmodel name\t: Intel(R) Xeon(R) Processor\n\n\
+                   processor\t: 1\nmodel\t\t: 143\nmodel name\t: Intel(R) Xeon(R) Processor\n";
+        assert_eq!(model_name(x86), Some("Intel(R) Xeon(R) Processor"));
+        assert_eq!(n_processors(x86), 2);
+        let arm = "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n";
+        assert_eq!(model_name(arm), None);
+        assert_eq!(n_processors(arm), 1);
+        assert_eq!(n_processors(""), 0);
+    }
+}

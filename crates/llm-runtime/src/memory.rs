@@ -1,0 +1,88 @@
+//! What is allocated, and what a plan is told will be.
+
+use std::collections::BTreeMap;
+
+use llm_arch::Unit;
+use llm_backend::{Backend, KvShape, WorkspaceShape};
+use llm_plan::{CacheShape, DeviceCosts, ScratchShape, Term, TermBytes};
+use llm_tensor::Bytes;
+
+/// What a session has allocated, counted from its weights and buffers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allocated {
+    /// All of it.
+    pub terms: TermBytes,
+    /// What is some unit's own: weights, what they are decoded with, keys and values.
+    pub units: BTreeMap<Unit, TermBytes>,
+}
+
+impl Allocated {
+    pub(crate) fn add(&mut self, term: Term, bytes: Bytes) {
+        self.terms.extend([(term, bytes)]);
+    }
+
+    pub(crate) fn add_to(&mut self, unit: Unit, term: Term, bytes: Bytes) {
+        self.add(term, bytes);
+        self.units.entry(unit).or_default().extend([(term, bytes)]);
+    }
+}
+
+/// What a backend's devices take, as plans ask for it.
+#[derive(Debug)]
+pub struct CostsOf<'a, B>(pub &'a B);
+
+impl<B: Backend> DeviceCosts for CostsOf<'_, B> {
+    fn kv_cache_bytes(&self, shape: &CacheShape) -> Bytes {
+        self.0.kv_cache_bytes(&kv_shape(*shape))
+    }
+
+    fn workspace_bytes(&self, shape: &ScratchShape) -> Bytes {
+        self.0.workspace_bytes(&workspace_shape(*shape))
+    }
+
+    /// Nothing: what computes in host memory is the process itself.
+    fn fixed_bytes(&self) -> Bytes {
+        Bytes::ZERO
+    }
+}
+
+pub(crate) fn kv_shape(shape: CacheShape) -> KvShape {
+    let CacheShape {
+        n_kv_heads,
+        head_dim,
+        capacity,
+        dtype,
+    } = shape;
+    KvShape {
+        n_kv_heads,
+        head_dim,
+        capacity,
+        dtype,
+    }
+}
+
+pub(crate) fn workspace_shape(shape: ScratchShape) -> WorkspaceShape {
+    let ScratchShape {
+        n_tokens,
+        cols,
+        rows,
+        context,
+        n_heads,
+        n_kv_heads,
+        head_dim,
+    } = shape;
+    WorkspaceShape {
+        n_tokens,
+        cols,
+        rows,
+        context,
+        n_heads,
+        n_kv_heads,
+        head_dim,
+    }
+}
+
+/// The memory of all elements that a vector has room for.
+pub(crate) fn vec_bytes<T>(vec: &Vec<T>) -> Bytes {
+    Bytes::new((vec.capacity() * size_of::<T>()) as u64)
+}

@@ -1,0 +1,138 @@
+//! What a plan promises beside what a run takes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+
+use self::models::{Folder, Model};
+use self::program::Program;
+use self::row::{Base, Row};
+
+mod chart;
+mod models;
+mod program;
+mod published;
+mod row;
+
+/// What to measure, and where to put what was found.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only these: demo, smollm2 (where it was fetched), or folders of tests/fixtures/configs [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    models: Vec<String>,
+    /// Measure in under three minutes: fewer and smaller models, with an unoptimised build as tests have it
+    #[arg(long)]
+    quick: bool,
+    /// The folder for bench-memory.json and bench-memory.svg [default: target/bench-memory]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl Options {
+    /// What continuous integration measures.
+    pub(crate) fn quick() -> Self {
+        Options {
+            models: Vec::new(),
+            quick: true,
+            out: None,
+        }
+    }
+}
+
+/// Plans and runs every model in every precision, and prints a table.
+///
+/// # Errors
+/// When something cannot be run or written, a byte of weights, keys and values or buffers is not as planned, or a peak
+/// is off by more than [`row::TOLERANCE`].
+pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
+    let program = Program::build(root, options.quick)?;
+    let target = root.join("target");
+    let out = (options.out.clone()).unwrap_or_else(|| target.join("bench-memory"));
+    for folder in [&target, &out] {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let models = models::chosen(root, &options.models, options.quick)?;
+
+    let demo = Folder::of(&models::demo(&[]), root, &target)?;
+    let base = Base::of(&program.row(&demo, &PRECISIONS[0], Base::default())?);
+    println!("{base} (found with the smallest model)");
+    let mut rows = Vec::new();
+    println!("{}", row::HEAD);
+    for model in &models {
+        rows.extend(rows_of(model, &program, base, (root, &target))?);
+    }
+    let published = published::check(&program, root)?;
+
+    let rows_json: Vec<Value> = rows.iter().map(Row::json).collect();
+    let report = json!({"base": base.json(), "rows": rows_json, "published": published});
+    let path = out.join("bench-memory.json");
+    fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let picture = out.join("bench-memory.svg");
+    chart::draw(&picture, &rows)?;
+    println!("wrote {} and {}", path.display(), picture.display());
+
+    let problems: Vec<String> = rows.iter().flat_map(Row::problems).collect();
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
+}
+
+fn rows_of(
+    model: &Model,
+    program: &Program,
+    base: Base,
+    (root, target): (&Path, &Path),
+) -> Result<Vec<Row>> {
+    let folder = Folder::of(model, root, target)?;
+    let base = if model.has_tokenizer() {
+        let base = Base::of(&program.row(&folder, &PRECISIONS[1], Base::default())?);
+        println!("{}: {base} (found in {})", folder.name, PRECISIONS[1].name);
+        base
+    } else {
+        base
+    };
+    let precisions = PRECISIONS.iter().filter(|p| model.is_measured_in(p.name));
+    let row = |precision| {
+        let row = program.row(&folder, precision, base)?;
+        println!("{row}");
+        Ok(row)
+    };
+    precisions.map(row).collect()
+}
+
+/// How weights are kept.
+struct Precision {
+    name: &'static str,
+    flags: &'static [&'static str],
+}
+
+const PRECISIONS: [Precision; 6] = [
+    Precision {
+        name: "f32",
+        flags: &["--dtype", "f32"],
+    },
+    Precision {
+        name: "bf16",
+        flags: &["--dtype", "bf16"],
+    },
+    Precision {
+        name: "int8",
+        flags: &["--dtype", "bf16", "--load-in-8bit"],
+    },
+    Precision {
+        name: "nf4",
+        flags: &["--dtype", "bf16", "--load-in-4bit"],
+    },
+    Precision {
+        name: "nf4 double",
+        flags: &["--dtype", "bf16", "--load-in-4bit", "--double-quant"],
+    },
+    Precision {
+        name: "fp4",
+        flags: &["--dtype", "bf16", "--load-in-4bit", "--quant-type", "fp4"],
+    },
+];

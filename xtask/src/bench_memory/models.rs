@@ -1,0 +1,176 @@
+//! What is measured: the bundled model, a fetched one, and random ones with the shapes of real ones.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use llm_tensor::Bytes;
+use tempfile::TempDir;
+
+use crate::make_model;
+
+/// A model to measure.
+pub(super) struct Model {
+    pub(super) name: String,
+    source: Source,
+    /// Precisions to measure it in; all where none is named.
+    precisions: &'static [&'static str],
+    /// Positions: all of them are used.
+    context: usize,
+}
+
+enum Source {
+    /// In the program itself.
+    Bundled,
+    /// A file or folder, by its path from the workspace's root.
+    At(&'static str),
+    /// Made of a configuration, with as many layers as take at most so many bytes.
+    Made(Bytes),
+}
+
+impl Model {
+    /// Whether it has a tokenizer: the program frees memory when it has read it, and uses it again for weights.
+    pub(super) fn has_tokenizer(&self) -> bool {
+        matches!(self.source, Source::At(_))
+    }
+
+    pub(super) fn is_measured_in(&self, precision: &str) -> bool {
+        self.precisions.is_empty() || self.precisions.contains(&precision)
+    }
+}
+
+/// The bundled model, which is the smallest.
+pub(super) fn demo(precisions: &'static [&'static str]) -> Model {
+    Model {
+        name: "demo".to_owned(),
+        source: Source::Bundled,
+        precisions,
+        context: 128,
+    }
+}
+
+/// The models asked for.
+///
+/// # Errors
+/// When there is none of a name.
+pub(super) fn chosen(root: &Path, names: &[String], is_quick: bool) -> Result<Vec<Model>> {
+    let mut models = vec![demo(if is_quick { &["f32", "nf4"] } else { &[] })];
+    if root.join(SMOLLM2).is_dir() {
+        models.push(Model {
+            name: "smollm2".to_owned(),
+            source: Source::At(SMOLLM2),
+            precisions: if is_quick { &["f32", "int8"] } else { &[] },
+            context: CONTEXT,
+        });
+    }
+    let mut configs: Vec<_> = fs::read_dir(root.join(CONFIGS))?.collect::<Result<_, _>>()?;
+    configs.sort_by_key(fs::DirEntry::file_name);
+    let room = if is_quick { QUICK_ROOM } else { room(root)? };
+    for config in configs {
+        let name = config.file_name().to_string_lossy().into_owned();
+        let precisions: &[&str] = match name.as_str() {
+            "gpt2" if is_quick => &["f32", "bf16", "int8", "nf4 double"],
+            "microsoft--Phi-3-mini-4k-instruct" if is_quick => &["bf16", "int8", "nf4", "fp4"],
+            // The encoder of an encoder-decoder model takes the whole prompt, its decoder only what follows.
+            "google--flan-t5-xxl" => continue,
+            _ if is_quick => continue,
+            _ => &[],
+        };
+        models.push(Model {
+            name,
+            source: Source::Made(room),
+            precisions,
+            context: CONTEXT,
+        });
+    }
+    if let Some(unknown) = (names.iter()).find(|name| models.iter().all(|m| m.name != **name)) {
+        let known: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+        bail!(
+            "there is no model {unknown}; known are {}",
+            known.join(", ")
+        );
+    }
+    models.retain(|model| names.is_empty() || names.contains(&model.name));
+    Ok(models)
+}
+
+/// A model where the program finds it.
+pub(super) struct Folder {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) context: usize,
+    /// Its files'.
+    pub(super) stored: Bytes,
+    /// What was made for the measurement and goes with it.
+    _scratch: Option<TempDir>,
+}
+
+impl Folder {
+    /// Makes the model where it is to be made, in a folder in `target`.
+    pub(super) fn of(model: &Model, root: &Path, target: &Path) -> Result<Self> {
+        let (path, name, scratch) = match model.source {
+            Source::Bundled => (PathBuf::from("demo"), model.name.clone(), None),
+            Source::At(path) => (root.join(path), model.name.clone(), None),
+            Source::Made(room) => {
+                let config = root.join(CONFIGS).join(&model.name).join("config.json");
+                let (n_layers, all) = layers(&config, room)?;
+                let scratch = tempfile::tempdir_in(target)?;
+                let options = make_model::Options::cut(&config, scratch.path(), n_layers);
+                make_model::run(&options)?;
+                let name = format!("{} ({n_layers} of {all} layers)", model.name);
+                (scratch.path().to_owned(), name, Some(scratch))
+            }
+        };
+        Ok(Folder {
+            name,
+            stored: if path.is_dir() {
+                size(&path)?
+            } else {
+                Bytes::ZERO
+            },
+            path,
+            context: model.context,
+            _scratch: scratch,
+        })
+    }
+}
+
+/// As many layers as take at most `room` as bf16, but one at least, and how many the configuration has.
+fn layers(config: &Path, room: Bytes) -> Result<(u64, u64)> {
+    let (_, whole) = make_model::skeleton(config, None)?;
+    let all = whole.spec.decoder.n_layers() as u64;
+    for n_layers in (2..=all).rev() {
+        let (_, cut) = make_model::skeleton(config, Some(n_layers))?;
+        if Bytes::new(2 * cut.n_parameters()) <= room {
+            return Ok((n_layers, all));
+        }
+    }
+    Ok((1, all))
+}
+
+/// A quarter of the lesser of what RAM and disk have free: in f32 a model takes half of it.
+fn room(root: &Path) -> Result<Bytes> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let available = meminfo.lines().find_map(|line| {
+        let kib = line.strip_prefix("MemAvailable:")?.trim();
+        kib.strip_suffix(" kB")?.parse::<u64>().ok()
+    });
+    let disk = rustix::fs::statvfs(root)?;
+    let ram = available.unwrap_or(0) << 10;
+    Ok(Bytes::new(ram.min(disk.f_bavail * disk.f_frsize) / 4))
+}
+
+fn size(folder: &Path) -> Result<Bytes> {
+    let mut total = Bytes::ZERO;
+    for entry in fs::read_dir(folder)? {
+        total += Bytes::new(entry?.metadata()?.len());
+    }
+    Ok(total)
+}
+
+const SMOLLM2: &str = "models/smollm2";
+const CONFIGS: &str = "tests/fixtures/configs";
+/// More than the rows of a pass, so that every buffer is used to its end.
+const CONTEXT: usize = 544;
+/// What a model may take where there is little time.
+const QUICK_ROOM: Bytes = Bytes::mib(900);

@@ -1,0 +1,239 @@
+//! A model in a precision: planned beside measured.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use super::models::Folder;
+
+/// What is compared, in bytes; the last two are peaks of the whole process.
+const FIGURES: [&str; 7] = [
+    "weights",
+    "quantization_statistics",
+    "kv_cache",
+    "activations",
+    "workspace",
+    "peak_at_load",
+    "peak_in_generation",
+];
+const N_EXACT: usize = 5;
+const PEAK_AT_LOAD: usize = 5;
+const PEAK_IN_GENERATION: usize = 6;
+
+/// By how much a peak may differ from the planned one.
+pub(super) const TOLERANCE: f64 = 0.02;
+/// Below, what the process takes for itself counts more than what is planned, and varies by a page here and there.
+const SMALLEST: u64 = 200_000_000;
+
+/// What the program comes to need for itself once it loads, and runs, beside what it had before: code of kernels and
+/// stacks of threads, less memory that it had freed and uses again.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Base {
+    at_load: i64,
+    in_generation: i64,
+}
+
+impl Base {
+    /// From a row without one.
+    pub(super) fn of(row: &Row) -> Self {
+        let own = |figure: usize| row.measured[figure].wrapping_sub(row.planned[figure]) as i64;
+        Base {
+            at_load: own(PEAK_AT_LOAD),
+            in_generation: own(PEAK_IN_GENERATION),
+        }
+    }
+
+    pub(super) fn json(self) -> Value {
+        json!({"at_load": self.at_load, "in_generation": self.in_generation})
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the program itself takes, beside what it had before it loads, {:.1} MB at load and {:.1} MB in generation",
+            self.at_load as f64 / 1e6,
+            self.in_generation as f64 / 1e6
+        )
+    }
+}
+
+/// One comparison.
+pub(super) struct Row {
+    pub(super) model: String,
+    pub(super) precision: &'static str,
+    planned: [u64; 7],
+    measured: [u64; 7],
+    /// The process before it loads, and what it comes to need for itself.
+    own: u64,
+    /// What mapped weights no pass touches.
+    untouched: u64,
+    /// Of what is not used where it lies.
+    load_gb_per_second: Option<f64>,
+    tokens_per_second: f64,
+}
+
+impl Row {
+    /// Joins what `plan` and `generate` print.
+    pub(super) fn new(
+        (folder, precision): (&Folder, &'static str),
+        plan: &Value,
+        run: &Value,
+        base: Base,
+    ) -> Result<Self> {
+        let totals = &plan["totals"];
+        let memory = &run["memory"];
+        let before = &memory["before_load"];
+        let own = number(&before["anonymous_bytes"])? + number(&before["file_bytes"])?;
+        let units = plan["units"].as_array().context("a plan's units")?;
+        let mut in_place = 0;
+        let mut untouched = 0;
+        let mut resident = 0;
+        for unit in units {
+            let total = number(&unit["weights"])? + number(&unit["quantization_statistics"])?;
+            let (mapped, looked_up) = (
+                number(&unit["in_place"])?,
+                total - number(&unit["per_pass"])?,
+            );
+            in_place += mapped;
+            resident += total;
+            // A table that is mapped: passes touch a few rows of it.
+            if mapped >= looked_up {
+                untouched += looked_up;
+            }
+        }
+        let mut planned = [0; 7];
+        let mut measured = [0; 7];
+        for (i, name) in FIGURES[..N_EXACT].iter().enumerate() {
+            planned[i] = number(&totals[name])?;
+            // What takes nothing is not listed.
+            measured[i] = memory["allocated"][name].as_u64().unwrap_or(0);
+        }
+        let buffers: u64 = planned[2..N_EXACT].iter().sum();
+        let transient = number(&totals["load_transient"])?;
+        let (at_load, own) = (
+            own.saturating_add_signed(base.at_load),
+            own.saturating_add_signed(base.in_generation),
+        );
+        planned[PEAK_AT_LOAD] = at_load + resident - in_place + transient;
+        let generation = own + resident - untouched + buffers;
+        planned[PEAK_IN_GENERATION] = generation.max(planned[PEAK_AT_LOAD]);
+        measured[PEAK_AT_LOAD] = number(&memory["after_load"]["peak_resident_bytes"])?;
+        measured[PEAK_IN_GENERATION] = number(&memory["peak_resident_bytes"])?;
+        let seconds = run["timings"]["load_seconds"]
+            .as_f64()
+            .context("load_seconds")?;
+        let read = folder.stored.get().saturating_sub(in_place);
+        let is_read = 10 * read > folder.stored.get();
+        Ok(Row {
+            model: folder.name.clone(),
+            precision,
+            planned,
+            measured,
+            own,
+            untouched,
+            load_gb_per_second: is_read.then(|| read as f64 / seconds / 1e9),
+            tokens_per_second: run["timings"]["decode_tokens_per_second"]
+                .as_f64()
+                .context("decode_tokens_per_second")?,
+        })
+    }
+
+    /// What the process holds in generation as it was planned: itself, weights, keys and values, buffers.
+    pub(super) fn planned_parts(&self) -> [u64; 4] {
+        let [weights, statistics, kv_cache, activations, workspace, ..] = self.planned;
+        let weights = weights + statistics - self.untouched;
+        [self.own, weights, kv_cache, activations + workspace]
+    }
+
+    /// The highest it came to.
+    pub(super) fn measured_peak(&self) -> u64 {
+        self.measured[PEAK_IN_GENERATION]
+    }
+
+    /// Figures that are not as planned.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let is_off = |&figure: &usize| {
+            if figure < N_EXACT {
+                return self.measured[figure] != self.planned[figure];
+            }
+            self.measured[figure] >= SMALLEST && self.error(figure).abs() > TOLERANCE
+        };
+        let describe = |figure: usize| {
+            let (name, planned, measured) =
+                (FIGURES[figure], self.planned[figure], self.measured[figure]);
+            format!(
+                "{} {}: {name} is {measured}, planned {planned} ({:+.2} %)",
+                self.model,
+                self.precision,
+                100.0 * self.error(figure)
+            )
+        };
+        (0..FIGURES.len()).filter(is_off).map(describe).collect()
+    }
+
+    /// How much more was measured, as a share of what was planned.
+    fn error(&self, figure: usize) -> f64 {
+        self.measured[figure] as f64 / self.planned[figure] as f64 - 1.0
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let by_name = |figures: &[u64; 7]| -> Map<String, Value> {
+            let named = FIGURES.iter().zip(figures);
+            named
+                .map(|(name, &n)| ((*name).to_owned(), n.into()))
+                .collect()
+        };
+        json!({
+            "model": self.model, "precision": self.precision,
+            "planned": by_name(&self.planned), "measured": by_name(&self.measured),
+            "process_itself": self.own, "mapped_and_untouched": self.untouched,
+            "error_at_load": self.error(PEAK_AT_LOAD),
+            "error_in_generation": self.error(PEAK_IN_GENERATION),
+            "load_gb_per_second": self.load_gb_per_second, "tokens_per_second": self.tokens_per_second,
+        })
+    }
+}
+
+/// What rows print below it. Sizes are MB, planned and measured.
+pub(super) const HEAD: &str = concat!(
+    "                                                        ",
+    "weights  statistics    KV cache   workspace     peak at load            peak in generation      load     decode\n",
+    "model                                         precision ",
+    "     MB          MB          MB          MB     MB planned/measured     MB planned/measured     GB/s      tok/s"
+);
+
+/// Where a figure that has to be exact is not, it is followed by what was measured.
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:45} {:10}", self.model, self.precision)?;
+        for figure in [0, 1, 2, 4] {
+            let (planned, measured) = (self.planned[figure], self.measured[figure]);
+            let is_same = if planned == measured { " " } else { "!" };
+            write!(f, "{:>11}{is_same}", mb(measured))?;
+        }
+        for figure in [PEAK_AT_LOAD, PEAK_IN_GENERATION] {
+            let (planned, measured) = (mb(self.planned[figure]), mb(self.measured[figure]));
+            let percent = 100.0 * self.error(figure);
+            write!(f, " {planned:>8}/{measured:<8}{percent:>+6.2}%")?;
+        }
+        match self.load_gb_per_second {
+            Some(rate) => write!(f, "{rate:>8.2}")?,
+            // It is mapped, or in the program, and not read.
+            None => write!(f, "{:>8}", "–")?,
+        }
+        write!(f, "{:>11.1}", self.tokens_per_second)
+    }
+}
+
+fn mb(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1e6)
+}
+
+fn number(value: &Value) -> Result<u64> {
+    value
+        .as_u64()
+        .with_context(|| format!("a number of bytes, not {value}"))
+}
