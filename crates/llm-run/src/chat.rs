@@ -34,7 +34,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
         tokenizer.eos_ids(),
         MAX_NEW_TOKENS,
     );
-    let context = args.load.context(model.bound.spec(), usize::MAX)?;
+    let context = args.load.context(model.bound.spec(), CONTEXT)?;
     let Loaded {
         mut session,
         plan,
@@ -64,6 +64,10 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// Positions that a conversation gets unless told otherwise: those of the largest models would take more memory than
+/// their weights.
+const CONTEXT: usize = 8192;
 
 /// Tokens of an answer unless told otherwise.
 const MAX_NEW_TOKENS: usize = 1024;
