@@ -198,11 +198,13 @@ impl Session {
             return self.step(&[(sequence, start_token)]);
         }
         self.check(sequence, ids)?;
-        for piece in ids.chunks(self.limits.n_tokens) {
+        let n_tokens = self.limits.n_tokens;
+        let n_pieces = ids.len().div_ceil(n_tokens);
+        for (i, piece) in ids.chunks(n_tokens).enumerate() {
             let rows = self.rows(sequence, 0, piece.len());
-            self.run(piece, &[(sequence, rows)])?;
+            self.run(piece, &[(sequence, rows)], i + 1 == n_pieces)?;
         }
-        let last = (ids.len() - 1) % self.limits.n_tokens;
+        let last = (ids.len() - 1) % n_tokens;
         self.logits_of(&[last])
     }
 
@@ -228,7 +230,7 @@ impl Session {
         // One sequence is the common case, and the hot path allocates nothing.
         if let [(sequence, id)] = *tokens {
             let rows = self.rows(sequence, 0, 1);
-            self.run(&[id], &[(sequence, rows)])?;
+            self.run(&[id], &[(sequence, rows)], true)?;
             return self.logits_of(&[0]);
         }
         let ids: Vec<u32> = tokens.iter().map(|&(_, id)| id).collect();
@@ -236,7 +238,7 @@ impl Session {
         let rows: Vec<_> = rows
             .map(|(i, &(sequence, _))| (sequence, self.rows(sequence, i, 1)))
             .collect();
-        self.run(&ids, &rows)?;
+        self.run(&ids, &rows, true)?;
         self.logits_of(&(0..tokens.len()).collect::<Vec<_>>())
     }
 
@@ -259,7 +261,7 @@ impl Session {
             .map(|(i, piece)| (i * n_tokens, piece))
         {
             let rows = self.rows(sequence, 0, piece.len());
-            self.run(piece, &[(sequence, rows)])?;
+            self.run(piece, &[(sequence, rows)], true)?;
             for row in (0..piece.len()).step_by(n_logits) {
                 let rows: Vec<usize> = (row..piece.len().min(row + n_logits)).collect();
                 for (i, logits) in self.logits_of(&rows)?.chunks_exact(vocab).enumerate() {
@@ -300,10 +302,11 @@ impl Session {
         }
     }
 
-    fn run(&mut self, ids: &[u32], sequences: &[(usize, Rows)]) -> Result<()> {
+    fn run(&mut self, ids: &[u32], sequences: &[(usize, Rows)], logits: bool) -> Result<()> {
         let pass = Pass {
             ids,
             sequences,
+            logits,
             interrupt: &self.interrupt,
         };
         let n_hidden = if self.hidden.is_empty() {

@@ -95,6 +95,8 @@ pub struct Pass<'a> {
     pub ids: &'a [u32],
     /// Which rows belong to which sequence.
     pub sequences: &'a [(usize, Rows)],
+    /// Whether logits of some of the rows are asked for next.
+    pub logits: bool,
     /// Checked between blocks.
     pub interrupt: &'a Interrupt,
 }
