@@ -4,6 +4,7 @@ use std::{fs, io};
 
 use llm_tensor::{DType, HostBytes};
 
+use crate::direct::DirectFile;
 use crate::error::CheckpointError;
 use crate::index::ReadHeader;
 use crate::metadata::Metadata;
@@ -115,6 +116,17 @@ impl Checkpoint {
     /// The files that hold the tensors; [`TensorInfo::file_idx`] counts in this order.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
         self.files.iter().map(SourceFile::path)
+    }
+
+    /// A file of the tensors', [`TensorInfo::file_idx`] being its number, to be read in large pieces.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn direct_file(&self, file_idx: usize) -> Result<DirectFile, CheckpointError> {
+        self.files[file_idx].direct()
     }
 
     /// Every tensor, sorted by name.

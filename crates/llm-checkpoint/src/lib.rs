@@ -4,7 +4,8 @@
 //! each tensor has a known encoding, a length that fits its shape and a place inside its file, which only PyTorch's
 //! tensors may share. [`Checkpoint::read_into`] then reads any range of elements of any tensor, converted to the wanted
 //! element type, in bounded memory and from many threads at once; [`Checkpoint::view`] hands out the bytes of an
-//! unquantized tensor where they lie in the mapped file, so that a local model costs no copy.
+//! unquantized tensor where they lie in the mapped file, so that a local model costs no copy. [`DirectFile`] reads a
+//! file over and over past the page cache, for weights that memory has no room for.
 //!
 //! Files are read by position (`pread`), so the crate needs a Unix.
 //!
@@ -46,6 +47,7 @@
 
 mod checkpoint;
 mod cursor;
+mod direct;
 mod error;
 mod gguf;
 mod index;
@@ -66,6 +68,7 @@ mod torch_file;
 mod write;
 
 pub use checkpoint::{Checkpoint, Format};
+pub use direct::DirectFile;
 pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
 pub use gguf::blocks::GgmlType;
 pub use manifest::{Difference, MANIFEST, Manifest};

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use llm_tensor::HostBytes;
 
+use crate::direct::{DirectFile, copy_at};
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
 use crate::map::map;
 
@@ -77,17 +78,7 @@ impl SourceFile {
     pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), CheckpointError> {
         let read = match &self.backing {
             Backing::File(file, _) => file.read_exact_at(buf, offset),
-            Backing::Memory(bytes) => {
-                let from = usize::try_from(offset).ok();
-                let rest = from.and_then(|from| (**bytes).as_ref().get(from..));
-                match rest.and_then(|rest| rest.get(..buf.len())) {
-                    Some(found) => {
-                        buf.copy_from_slice(found);
-                        Ok(())
-                    }
-                    None => Err(io::ErrorKind::UnexpectedEof.into()),
-                }
-            }
+            Backing::Memory(bytes) => copy_at((**bytes).as_ref(), offset, buf),
         };
         read.map_err(|source| self.io_error(source))
     }
@@ -103,6 +94,18 @@ impl SourceFile {
                 let new = map(file, self.len).map_err(|source| self.io_error(source))?;
                 // When two threads come here at once, one mapping is kept and the other dropped, untouched.
                 Ok(Arc::clone(mapping.get_or_init(|| Arc::new(new))))
+            }
+        }
+    }
+
+    /// The same file, to be read in large pieces.
+    pub(crate) fn direct(&self) -> Result<DirectFile, CheckpointError> {
+        match &self.backing {
+            Backing::File(file, _) => DirectFile::of_file(&self.path, file, self.len)
+                .map_err(|source| self.io_error(source)),
+            Backing::Memory(bytes) => {
+                let bytes = Arc::clone(bytes);
+                Ok(DirectFile::of_memory(&self.path, bytes, self.len))
             }
         }
     }

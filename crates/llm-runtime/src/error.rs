@@ -122,6 +122,18 @@ pub enum RuntimeError {
         /// Positions the model was made for.
         model_context: usize,
     },
+    /// A file that weights are read from while the model runs has become another.
+    #[error("{path} was changed while its weights were in use; start again")]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system refuses the thread that reads what rests on disk.
+    #[error("cannot start a thread")]
+    Spawn {
+        /// What it answered.
+        source: std::io::Error,
+    },
     /// The caller's interrupt was raised.
     #[error("interrupted")]
     Interrupted,
@@ -140,6 +152,8 @@ impl RuntimeError {
     pub fn is_users(&self) -> bool {
         match self {
             RuntimeError::Backend(_)
+            | RuntimeError::Changed { .. }
+            | RuntimeError::Spawn { .. }
             | RuntimeError::Interrupted
             | RuntimeError::NotFinite { .. } => false,
             RuntimeError::Checkpoint(_)

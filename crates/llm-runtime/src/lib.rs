@@ -18,6 +18,7 @@ mod error;
 mod load;
 mod memory;
 mod mlp;
+mod offload;
 mod projection;
 mod quantized;
 mod relative;
@@ -26,16 +27,19 @@ mod sample;
 mod save;
 mod session;
 mod stage;
+mod stream;
+mod sum;
 
 pub use bind::{BoundModel, BoundTensor, Misfit, read_config};
 pub use error::RuntimeError;
 pub use llm_plan::Limits;
-pub use load::{LoadOptions, Progress, load};
+pub use load::{Event, LoadOptions, Progress, load};
 pub use memory::{Allocated, CostsOf};
 pub use sample::{Sampler, Sampling};
 pub use save::Save;
 pub use session::{Interrupt, Session};
 pub use stage::{Device, Pass, Stage, StageOptions, WeightSource};
+pub use stream::Stream;
 
 /// What everything that can fail here returns.
 pub type Result<T> = std::result::Result<T, RuntimeError>;

@@ -1,10 +1,11 @@
 //! Brings a bound model's weights to a device.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use llm_arch::{Role, Unit};
 use llm_backend::{DenseWeight, HostWeight};
-use llm_plan::{Encodings, Limits, RunOn, Term, WeightDType};
+use llm_plan::{DeviceMap, Encodings, Home, Limits, RunOn, Term, WeightDType};
 use llm_quant::{Encoder, QuantConfig, Scheme};
 use llm_tensor::{Bytes, DType, le_bytes_to_f32};
 
@@ -12,7 +13,8 @@ use crate::memory::Allocated;
 use crate::quantized::Held;
 use crate::rows::Rows;
 use crate::stage::{Device, StageOptions, WeightSource};
-use crate::{BoundModel, BoundTensor, Result, Session, encode, quantized};
+use crate::stream::{self, Stream};
+use crate::{BoundModel, BoundTensor, Result, Session, encode, offload, quantized};
 
 /// How a model is loaded.
 #[derive(Clone, Copy)]
@@ -25,28 +27,44 @@ pub struct LoadOptions<'a> {
     pub encoder: &'a dyn Encoder,
     /// The largest passes.
     pub limits: Limits,
+    /// Where each unit rests, as was planned with the same options; without it all rest in memory.
+    pub map: Option<&'a DeviceMap>,
+    /// Where units that rest on disk are written as they are computed with, unless the checkpoint has them so.
+    pub offload_folder: &'a Path,
 }
 
-/// How far loading has come.
+/// What loading is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Another run writes what this one needs too, which waits until that is done.
+    Waiting,
+    /// What rests on disk is written as it is computed with.
+    Offloading(Progress),
+    /// What rests in memory is loaded; bytes are counted as the checkpoint stores them.
+    Loading(Progress),
+}
+
+/// How far something has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of the tensors, as the checkpoint stores them, that are loaded.
+    /// Bytes that are done.
     pub done: Bytes,
     /// Bytes of all.
     pub total: Bytes,
 }
 
-/// Loads every weight and allocates all that the session will need.
+/// Loads every weight that is to rest in memory, opens what is to rest on disk, and allocates all that the session will
+/// need.
 ///
 /// Weights are quantized while they are read, in pieces and in parallel.
 ///
 /// # Errors
-/// When a weight cannot be read or quantized, or the device has no room.
+/// When a weight cannot be read or quantized, the offload folder cannot be written, or the device has no room.
 pub fn load(
     model: &BoundModel,
     device: &dyn Device,
     options: &LoadOptions<'_>,
-    progress: &mut dyn FnMut(Progress),
+    events: &mut dyn FnMut(Event),
 ) -> Result<Session> {
     let encodings = model.encodings(options.dtype, options.quant)?;
     let tensors: HashMap<_, _> = model
@@ -61,14 +79,20 @@ pub fn load(
         limits: options.limits,
         kv_dtype,
     };
-    let stored_bytes = |bound: BoundTensor<'_>| bound.tensor.stored_bytes();
-    let total = model.tensors().map(stored_bytes).sum();
+    let is_streamed = |unit: Unit| {
+        let place = options.map.and_then(|map| map.get(unit));
+        place.is_some_and(|place| place.home == Home::Disk)
+    };
+    let resident = model.tensors().filter(|bound| !is_streamed(bound.slot.unit));
+    let total = resident.map(|bound| bound.tensor.stored_bytes()).sum();
+    let stream = stream(model, &encodings, &is_streamed, options, events)?;
     let mut source = Source {
         model,
         tensors,
         encodings,
         encoder: options.encoder,
-        progress,
+        stream,
+        events,
         at: Progress {
             done: Bytes::ZERO,
             total,
@@ -84,12 +108,41 @@ pub fn load(
     ))
 }
 
+/// What rests on disk, if anything does, written where that has to be.
+fn stream(
+    model: &BoundModel,
+    encodings: &Encodings<'_>,
+    is_streamed: &dyn Fn(Unit) -> bool,
+    options: &LoadOptions<'_>,
+    events: &mut dyn FnMut(Event),
+) -> Result<Option<Stream>> {
+    let mut units: Vec<Unit> = model.tensors().map(|bound| bound.slot.unit).collect();
+    units.sort_unstable();
+    units.dedup();
+    units.retain(|&unit| is_streamed(unit));
+    if units.is_empty() {
+        return Ok(None);
+    }
+    let offloaded = offload::prepare(
+        model,
+        encodings,
+        options.encoder,
+        RunOn::Cpu,
+        options.offload_folder,
+        &units,
+        events,
+    )?;
+    let n_tokens = options.limits.n_tokens;
+    stream::open(model, encodings, is_streamed, offloaded, n_tokens).map(Some)
+}
+
 struct Source<'a> {
     model: &'a BoundModel,
     tensors: HashMap<(Unit, Role), BoundTensor<'a>>,
     encodings: Encodings<'a>,
     encoder: &'a dyn Encoder,
-    progress: &'a mut dyn FnMut(Progress),
+    stream: Option<Stream>,
+    events: &'a mut dyn FnMut(Event),
     at: Progress,
     /// The weights that were handed over.
     allocated: Allocated,
@@ -106,7 +159,7 @@ impl Source<'_> {
             self.encoder,
         )?;
         self.at.done += bound.tensor.stored_bytes();
-        (self.progress)(self.at);
+        (self.events)(Event::Loading(self.at));
         Ok(weight)
     }
 }
@@ -142,6 +195,10 @@ impl WeightSource for Source<'_> {
             .checkpoint()
             .read_into(&bound.tensor.name, 0..n_elements, DType::F32, out)?;
         Ok(Some(factors))
+    }
+
+    fn stream(&mut self) -> Option<Stream> {
+        self.stream.take()
     }
 }
 

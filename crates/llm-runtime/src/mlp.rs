@@ -1,14 +1,16 @@
 //! Feed-forward: one for all tokens, or experts.
 
-use llm_arch::{DenseMlp, ExpertsSpec, Gating, MlpSpec, Role, Unit, Weighting};
+use llm_arch::{DenseMlp, ExpertsSpec, Gating, MlpSpec, Role, StackSpec, Unit, Weighting};
 use llm_backend::{Backend, Output};
 use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::activations::Activations;
+use crate::block::Call;
 use crate::memory::vec_bytes;
 use crate::projection::Projection;
 use crate::stage::WeightSource;
+use crate::stream::{Key, Stream, Weights};
 
 /// A block's feed-forward on a device.
 pub(crate) enum Mlp<B: Backend> {
@@ -20,13 +22,113 @@ pub(crate) enum Mlp<B: Backend> {
     Experts {
         spec: ExpertsSpec,
         router: Projection<B>,
-        experts: Vec<Expert<B>>,
     },
+}
+
+/// The experts of a layer: weights of their own, which rest where each of them is placed.
+pub(crate) struct Experts<B: Backend> {
+    layer: usize,
+    weights: Vec<Weights<Expert<B>>>,
 }
 
 pub(crate) struct Expert<B: Backend> {
     gate_up: Projection<B>,
     down: Projection<B>,
+}
+
+impl<B: Backend> Experts<B> {
+    /// What a dense feed-forward has of them.
+    pub(crate) const NONE: Self = Experts {
+        layer: 0,
+        weights: Vec::new(),
+    };
+
+    /// Those of a decoder's layer.
+    pub(crate) fn load(
+        backend: &B,
+        stream: Option<&Stream>,
+        source: &mut dyn WeightSource,
+        stack: &StackSpec,
+        layer: usize,
+    ) -> Result<Self> {
+        let MlpSpec::Experts(spec) = stack.layers[layer].mlp else {
+            return Ok(Experts::NONE);
+        };
+        let load = |expert| {
+            let unit = Unit::Expert { layer, expert };
+            Weights::load(stream, Key::Unit(unit), source, |source| {
+                Expert::load(backend, source, unit)
+            })
+        };
+        Ok(Experts {
+            layer,
+            weights: (0..spec.n_experts).map(load).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Whether some are brought when a router names them.
+    pub(crate) fn is_streamed(&self) -> bool {
+        self.weights.iter().any(Weights::is_streamed)
+    }
+
+    fn unit(&self, expert: usize) -> Unit {
+        let layer = self.layer;
+        Unit::Expert { layer, expert }
+    }
+
+    /// Sends each expert the rows that chose it, and adds the results to `a.x`.
+    fn forward(
+        &self,
+        call: &Call<'_, B>,
+        spec: &ExpertsSpec,
+        a: &mut Activations<B>,
+    ) -> Result<()> {
+        let Call {
+            backend, stream, ..
+        } = *call;
+        if let Some(stream) = stream.filter(|_| self.is_streamed()) {
+            let chosen = a.routing.by_expert.iter().enumerate();
+            let chosen = chosen.filter(|(_, chosen)| !chosen.rows.is_empty());
+            stream.resolve(chosen.map(|(expert, _)| Key::Unit(self.unit(expert))));
+        }
+        for (i, (weights, chosen)) in self.weights.iter().zip(&a.routing.by_expert).enumerate() {
+            let n = chosen.rows.len();
+            if n == 0 {
+                continue;
+            }
+            let expert = weights.get(stream, |source| {
+                Expert::load(backend, source, self.unit(i))
+            })?;
+            backend.gather_rows(&a.normed, &chosen.rows, a.hidden, &mut a.gathered)?;
+            let up = (Output::Write, &mut a.up);
+            expert
+                .gate_up
+                .apply(backend, &a.gathered, up, n, &mut a.workspace)?;
+            backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
+            let delta = (Output::Write, &mut a.delta);
+            expert
+                .down
+                .apply(backend, &a.gated, delta, n, &mut a.workspace)?;
+            backend.scatter_add(
+                &a.delta,
+                &chosen.rows,
+                &chosen.weights,
+                a.hidden,
+                &mut a.x,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Expert<B> {
+    fn load(backend: &B, source: &mut dyn WeightSource, unit: Unit) -> Result<Self> {
+        let gate_up = [(Role::Gate, None), (Role::Up, None)];
+        Ok(Expert {
+            gate_up: Projection::load(backend, source, unit, &gate_up)?,
+            down: Projection::load(backend, source, unit, &[(Role::Down, None)])?,
+        })
+    }
 }
 
 impl<B: Backend> Mlp<B> {
@@ -52,38 +154,25 @@ impl<B: Backend> Mlp<B> {
                     down: Projection::load(backend, source, unit, &down)?,
                 })
             }
-            MlpSpec::Experts(spec) => {
-                let Unit::Layer(_, layer) = unit else {
-                    unreachable!("experts belong to a block")
-                };
-                let router = Projection::load(backend, source, unit, &[(Role::Router, None)])?;
-                let mut load = |expert| {
-                    let unit = Unit::Expert { layer, expert };
-                    let gate_up = [(Role::Gate, None), (Role::Up, None)];
-                    Ok(Expert {
-                        gate_up: Projection::load(backend, source, unit, &gate_up)?,
-                        down: Projection::load(backend, source, unit, &[(Role::Down, None)])?,
-                    })
-                };
-                let experts = (0..spec.n_experts).map(&mut load).collect::<Result<_>>()?;
-                Ok(Mlp::Experts {
-                    spec,
-                    router,
-                    experts,
-                })
-            }
+            MlpSpec::Experts(spec) => Ok(Mlp::Experts {
+                spec,
+                router: Projection::load(backend, source, unit, &[(Role::Router, None)])?,
+            }),
         }
     }
 
     /// Of the stream or its normed copy, to `a.x` (added) or `a.delta` (written).
     pub(crate) fn forward(
         &self,
-        backend: &B,
+        call: &Call<'_, B>,
+        experts: &Experts<B>,
         a: &mut Activations<B>,
         from_stream: bool,
         output: Output,
-        n_tokens: usize,
     ) -> Result<()> {
+        let Call {
+            backend, n_tokens, ..
+        } = *call;
         match self {
             Mlp::Dense { spec, up, down } => {
                 let x = if from_stream { &a.x } else { &a.normed };
@@ -110,11 +199,7 @@ impl<B: Backend> Mlp<B> {
                 };
                 down.apply(backend, inner, (output, out), n_tokens, &mut a.workspace)
             }
-            Mlp::Experts {
-                spec,
-                router,
-                experts,
-            } => {
+            Mlp::Experts { spec, router } => {
                 assert!(
                     !from_stream && output == Output::Add,
                     "experts read a normed copy of the stream and add to it"
@@ -129,30 +214,7 @@ impl<B: Backend> Mlp<B> {
                 a.routing.choose(spec, n_tokens, |scores| {
                     Ok(backend.download(&a.scores, scores)?)
                 })?;
-                for (expert, chosen) in experts.iter().zip(&a.routing.by_expert) {
-                    let n = chosen.rows.len();
-                    if n == 0 {
-                        continue;
-                    }
-                    backend.gather_rows(&a.normed, &chosen.rows, a.hidden, &mut a.gathered)?;
-                    let up = (Output::Write, &mut a.up);
-                    expert
-                        .gate_up
-                        .apply(backend, &a.gathered, up, n, &mut a.workspace)?;
-                    backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
-                    let delta = (Output::Write, &mut a.delta);
-                    expert
-                        .down
-                        .apply(backend, &a.gated, delta, n, &mut a.workspace)?;
-                    backend.scatter_add(
-                        &a.delta,
-                        &chosen.rows,
-                        &chosen.weights,
-                        a.hidden,
-                        &mut a.x,
-                    )?;
-                }
-                Ok(())
+                experts.forward(call, spec, a)
             }
         }
     }

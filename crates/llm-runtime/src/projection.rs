@@ -1,7 +1,5 @@
 //! Weights as they are applied: a norm's vectors, and matrices that share their input.
 
-use std::sync::Arc;
-
 use llm_arch::{NormSpec, Role, Unit};
 use llm_backend::{Backend, LinearPart, NormOp, Output};
 use llm_tensor::Norm;
@@ -71,7 +69,7 @@ pub(crate) struct Projection<B: Backend> {
 }
 
 struct Part<B: Backend> {
-    weight: Arc<B::Weight>,
+    weight: B::Weight,
     bias: Option<B::Weight>,
 }
 
@@ -84,7 +82,7 @@ impl<B: Backend> Projection<B> {
         roles: &[(Role, Option<Role>)],
     ) -> Result<Self> {
         let part = |&(weight, bias): &(Role, Option<Role>)| {
-            let weight = Arc::new(backend.load(source.weight(unit, weight)?)?);
+            let weight = backend.load(source.weight(unit, weight)?)?;
             let bias = match bias {
                 Some(bias) => Some(backend.load(source.weight(unit, bias)?)?),
                 None => None,
@@ -94,16 +92,6 @@ impl<B: Backend> Projection<B> {
         Ok(Projection {
             parts: roles.iter().map(part).collect::<Result<_>>()?,
         })
-    }
-
-    /// A matrix that something else may hold too.
-    pub(crate) fn shared(matrix: Arc<B::Weight>, bias: Option<B::Weight>) -> Self {
-        Projection {
-            parts: vec![Part {
-                weight: matrix,
-                bias,
-            }],
-        }
     }
 
     /// `x` `[n_tokens, in]` times all of them, side by side in `out`.
@@ -120,7 +108,7 @@ impl<B: Backend> Projection<B> {
         let parts: [_; MAX_PARTS] = std::array::from_fn(|i| {
             let Part { weight, bias } = &self.parts[i.min(n_parts - 1)];
             LinearPart {
-                weight: &**weight,
+                weight,
                 bias: bias.as_ref(),
             }
         });

@@ -7,7 +7,7 @@ use llm_backend::HostWeight;
 use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
 use llm_plan::StoredAs;
 use llm_quant::layout::{self, Part, QuantState};
-use llm_quant::{Absmax, Code, DoubleAbsmax, Int8, Int8Weight, Scheme, Weight4Bit};
+use llm_quant::{Absmax, Code, DoubleAbsmax, Int8, Int8Weight, QuantError, Scheme, Weight4Bit};
 use llm_tensor::{AlignedBuf, DType, HostBytes};
 
 use crate::{Result, RuntimeError};
@@ -195,7 +195,7 @@ fn misfit(
     }
 }
 
-fn flawed(checkpoint: &Checkpoint, tensor: &str, flaw: llm_quant::QuantError) -> RuntimeError {
+fn flawed(checkpoint: &Checkpoint, tensor: &str, flaw: QuantError) -> RuntimeError {
     RuntimeError::Quantized {
         path: checkpoint.path().to_owned(),
         tensor: tensor.to_owned(),
@@ -209,23 +209,27 @@ pub(crate) fn four_bit(
     weight: &str,
     state: &QuantState,
 ) -> Result<HostWeight> {
-    let bytes = |part: Part| bytes_of(checkpoint, &part.name(weight));
+    four_bit_of(state, |part| bytes_of(checkpoint, &part.name(weight)))?
+        .map(HostWeight::FourBit)
+        .map_err(|flaw| flawed(checkpoint, weight, flaw))
+}
+
+/// A matrix of 4-bit codes out of its parts, wherever these come from.
+pub(crate) fn four_bit_of<E>(
+    state: &QuantState,
+    part: impl Fn(Part) -> std::result::Result<HostBytes, E>,
+) -> std::result::Result<std::result::Result<Weight4Bit, QuantError>, E> {
     let absmax = match state.nested_offset {
-        None => Absmax::Plain(bytes(Part::Absmax)?),
+        None => Ok(Absmax::Plain(part(Part::Absmax)?)),
         Some(offset) => {
-            let map = Arc::new(f32s(&bytes(Part::NestedQuantMap)?));
-            let (codes, scales) = (bytes(Part::Absmax)?, bytes(Part::NestedAbsmax)?);
-            Absmax::Double(
-                DoubleAbsmax::new(codes, scales, map, offset)
-                    .map_err(|flaw| flawed(checkpoint, weight, flaw))?,
-            )
+            let map = Arc::new(f32s(&part(Part::NestedQuantMap)?));
+            let (codes, scales) = (part(Part::Absmax)?, part(Part::NestedAbsmax)?);
+            DoubleAbsmax::new(codes, scales, map, offset).map(Absmax::Double)
         }
     };
     let shape = state.shape.map(|extent| extent as usize).into();
-    let table = f32s(&bytes(Part::QuantMap)?);
-    Weight4Bit::new(shape, state.format(), table, bytes(Part::Weight)?, absmax)
-        .map(HostWeight::FourBit)
-        .map_err(|flaw| flawed(checkpoint, weight, flaw))
+    let (table, packed) = (f32s(&part(Part::QuantMap)?), part(Part::Weight)?);
+    Ok(absmax.and_then(|absmax| Weight4Bit::new(shape, state.format(), table, packed, absmax)))
 }
 
 /// The matrix `weight` of 8-bit codes, its bytes where they lie in the file.

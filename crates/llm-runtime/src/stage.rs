@@ -1,23 +1,29 @@
 //! A run of units on one device: generic inside, dynamic outside.
 
+mod embedding;
+mod encoder;
+mod head;
+
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_arch::{
-    EncoderSpec, FinalNorm, HeadMatrix, LayerSpec, ModelSpec, NormSpec, Positions, Role, Side,
-    StackSpec, Unit,
-};
-use llm_backend::{Allocation, Backend, DeviceInfo, HostWeight, Output, Rows};
-use llm_plan::{ActivationWidths, CacheShape, HeadWidths, Limits, Term};
-use llm_tensor::{Bytes, DType};
+use llm_arch::{LayerSpec, ModelSpec, NormSpec, Role, Side, StackSpec, Unit};
+use llm_backend::{Allocation, Backend, DeviceInfo, HostWeight, Rows};
+use llm_plan::{ActivationWidths, CacheShape, Limits, Term};
+use llm_tensor::DType;
 
+use self::embedding::Embedding;
+use self::encoder::Encoder;
+use self::head::Head;
 use crate::activations::Activations;
 use crate::angles::Angles;
 use crate::block::{Block, BlockCache, Call};
 use crate::memory::{Allocated, kv_shape};
-use crate::projection::{NormWeights, Projection};
+use crate::mlp::Experts;
+use crate::projection::NormWeights;
 use crate::relative::BiasTable;
 use crate::session::Interrupt;
+use crate::stream::{Key, Next, Stream, Weights};
 use crate::{Result, RuntimeError};
 
 /// Where a stage's weights come from.
@@ -39,6 +45,9 @@ pub trait WeightSource {
     /// # Errors
     /// When they cannot be read.
     fn rope_factors(&mut self) -> Result<Option<Vec<f32>>>;
+
+    /// What rests on disk and is brought whenever it is needed, if anything does; asked for once, before all else.
+    fn stream(&mut self) -> Option<Stream>;
 }
 
 /// A device that stages can be built on, whatever its backend.
@@ -136,11 +145,15 @@ pub trait Stage: Send {
 struct BackendStage<B: Backend> {
     backend: Arc<B>,
     options: StageOptions,
+    /// What rests on disk.
+    stream: Option<Stream>,
     /// The first stage's.
     embedding: Option<Embedding<B>>,
     /// The first stage's, in encoder-decoder models.
     encoder: Option<Encoder<B>>,
-    blocks: Vec<Block<B>>,
+    blocks: Vec<Weights<Block<B>>>,
+    /// By block; none where its feed-forward is dense.
+    experts: Vec<Experts<B>>,
     bias: Option<BiasTable<B>>,
     /// The last stage's.
     head: Option<Head<B>>,
@@ -150,33 +163,6 @@ struct BackendStage<B: Backend> {
     angles: Angles,
     /// What an encoder made of a prompt, `[n_tokens, hidden]`.
     memory: Option<B::Buffer>,
-}
-
-struct Embedding<B: Backend> {
-    tokens: Arc<B::Weight>,
-    positions: Option<B::Weight>,
-    norm: Option<NormWeights<B>>,
-    project: Option<Projection<B>>,
-}
-
-struct Encoder<B: Backend> {
-    spec: EncoderSpec,
-    blocks: Vec<Block<B>>,
-    bias: Option<BiasTable<B>>,
-    norm: NormWeights<B>,
-    /// Of one block at a time: an encoder's keys and values are forgotten after it.
-    cache: BlockCache<B>,
-}
-
-struct Head<B: Backend> {
-    norm: Option<NormWeights<B>>,
-    project: Option<Projection<B>>,
-    matrix: Projection<B>,
-    /// The rows that logits are asked of, and what becomes of them.
-    rows: B::Buffer,
-    normed: B::Buffer,
-    projected: B::Buffer,
-    logits: B::Buffer,
 }
 
 impl<B: Backend> BackendStage<B> {
@@ -193,20 +179,38 @@ impl<B: Backend> BackendStage<B> {
         } = options;
         let (b, stack) = (&*backend, &spec.decoder);
         let (is_first, is_last) = (layers.start == 0, layers.end == stack.n_layers());
+        let mut stream = source.stream();
         let embedding = if is_first {
-            Some(Embedding::load(b, spec, source)?)
+            Some(Embedding::load(b, spec, stream.as_mut(), source)?)
         } else {
             None
         };
+        let stream = stream;
+        let streamed = stream.as_ref();
         let encoder = match &spec.encoder {
-            Some(encoder) if is_first => Some(Encoder::load(b, encoder, options, source)?),
+            Some(encoder) if is_first => {
+                Some(Encoder::load(b, encoder, options, streamed, source)?)
+            }
             _ => None,
         };
         let has_cross = spec.encoder.is_some();
-        let block = |i| Block::load(b, source, stack, (Side::Decoder, i), has_cross);
-        let blocks = layers.clone().map(block).collect::<Result<Vec<_>>>()?;
+        let (mut blocks, mut experts) = (Vec::new(), Vec::new());
+        for i in layers.clone() {
+            let key = Key::Unit(Unit::Layer(Side::Decoder, i));
+            blocks.push(Weights::load(streamed, key, source, |source| {
+                Block::load(b, source, stack, (Side::Decoder, i), has_cross)
+            })?);
+            experts.push(Experts::load(b, streamed, source, stack, i)?);
+        }
         let head = match is_last {
-            true => Some(Head::load(b, spec, limits, embedding.as_ref(), source)?),
+            true => Some(Head::load(
+                b,
+                spec,
+                limits,
+                embedding.as_ref(),
+                streamed,
+                source,
+            )?),
             false => None,
         };
         let sequences = |layer: &LayerSpec| {
@@ -224,7 +228,7 @@ impl<B: Backend> BackendStage<B> {
                 .collect::<Result<Vec<_>>>()
         };
         let memory_width = ActivationWidths::of(spec).memory;
-        Ok(BackendStage {
+        let stage = BackendStage {
             caches: stack.layers[layers.clone()]
                 .iter()
                 .map(sequences)
@@ -237,21 +241,58 @@ impl<B: Backend> BackendStage<B> {
                 false => None,
             },
             options: options.clone(),
+            stream,
             embedding,
             encoder,
             blocks,
+            experts,
             head,
             backend,
-        })
+        };
+        // The first pass finds its first weights on their way.
+        stage.expect(stage.decoder());
+        Ok(stage)
+    }
+
+    /// Tells the stream, if there is one, what comes.
+    fn expect(&self, next: impl Iterator<Item = Next>) {
+        if let Some(stream) = &self.stream {
+            stream.expect(next);
+        }
+    }
+
+    /// What a pass is computed with before logits are asked for, in order.
+    fn decoder(&self) -> impl Iterator<Item = Next> + '_ {
+        let block = |(i, experts): (usize, &Experts<B>)| {
+            let layer = Next::Key(Key::Unit(Unit::Layer(Side::Decoder, i)));
+            let unknown = experts.is_streamed().then_some(Next::Unknown);
+            [Some(layer), unknown].into_iter().flatten()
+        };
+        let layers = self.options.layers.clone().zip(&self.experts);
+        let embedding = [Next::Key(Key::Unit(Unit::Embedding))];
+        embedding.into_iter().chain(layers.flat_map(block))
+    }
+
+    /// What logits are computed with.
+    fn head() -> impl Iterator<Item = Next> {
+        let norm = Key::Unit(Unit::FinalNorm(Side::Decoder));
+        [norm, Key::Unit(Unit::Head), Key::TiedTable]
+            .into_iter()
+            .map(Next::Key)
     }
 }
 
 impl<B: Backend> Stage for BackendStage<B> {
     fn forward(&mut self, pass: &Pass<'_>, hidden: &mut [f32]) -> Result<()> {
+        let head = Self::head().filter(|_| pass.logits);
+        self.expect(self.decoder().chain(head).chain(self.decoder()));
         let (backend, spec, n_tokens) = (&*self.backend, &self.options.spec, pass.ids.len());
+        let (stack, stream) = (&spec.decoder, self.stream.as_ref());
         let a = &mut self.activations;
-        match &self.embedding {
-            Some(embedding) => embedding.forward(backend, spec, pass, &mut self.angles, a)?,
+        match &mut self.embedding {
+            Some(embedding) => {
+                embedding.forward(backend, spec, stream, pass, &mut self.angles, a)?;
+            }
             None => backend.upload(hidden, &mut a.x)?,
         }
         for kind in 0..self.angles.n_kinds() {
@@ -259,18 +300,23 @@ impl<B: Backend> Stage for BackendStage<B> {
         }
         let call = Call {
             backend,
+            stream,
             side: Side::Decoder,
-            stack: &spec.decoder,
+            stack,
             bias: self.bias.as_ref(),
             n_tokens,
             sequences: pass.sequences,
         };
-        let layers = &spec.decoder.layers[self.options.layers.clone()];
-        for ((block, layer), caches) in self.blocks.iter().zip(layers).zip(&mut self.caches) {
+        let has_cross = spec.encoder.is_some();
+        let blocks = self.blocks.iter().zip(&self.experts).zip(&mut self.caches);
+        for (i, ((block, experts), caches)) in self.options.layers.clone().zip(blocks) {
             if pass.interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            block.forward(&call, layer, a, caches)?;
+            let block = block.get(stream, |source| {
+                Block::load(backend, source, stack, (Side::Decoder, i), has_cross)
+            })?;
+            block.forward(&call, &stack.layers[i], experts, a, caches)?;
         }
         if self.head.is_none() {
             backend.download(&a.x, hidden)?;
@@ -285,71 +331,44 @@ impl<B: Backend> Stage for BackendStage<B> {
         interrupt: &Interrupt,
         memory: &mut [f32],
     ) -> Result<()> {
-        let backend = &*self.backend;
+        let encoder = self.encoder.iter().flat_map(Encoder::keys).map(Next::Key);
+        self.expect(encoder.chain(self.decoder()).chain(self.decoder()));
+        let (backend, stream) = (&*self.backend, self.stream.as_ref());
         let (Some(buffer), a) = (&mut self.memory, &mut self.activations) else {
             return Ok(());
         };
-        if let (Some(encoder), Some(embedding)) = (&mut self.encoder, &self.embedding) {
+        if let (Some(encoder), Some(embedding)) = (&mut self.encoder, &mut self.embedding) {
             let scale = self.options.spec.embedding.scale;
-            backend.embed(&embedding.tokens, ids, scale, &mut a.x)?;
-            encoder.forward(backend, ids.len(), interrupt, a, buffer)?;
+            embedding.tokens.embed(backend, ids, scale, &mut a.x)?;
+            encoder.forward(backend, stream, ids.len(), interrupt, a, buffer)?;
             backend.download(buffer, memory)?;
         } else {
             backend.upload(memory, buffer)?;
         }
-        let attention = &self.options.spec.decoder.block.attention;
-        for (block, caches) in self.blocks.iter().zip(&mut self.caches) {
-            block.encode_memory(
-                backend,
-                attention,
-                buffer,
-                ids.len(),
-                a,
-                &mut caches[sequence],
-            )?;
+        let stack = &self.options.spec.decoder;
+        let blocks = self.blocks.iter().zip(&mut self.caches);
+        for (i, (block, caches)) in self.options.layers.clone().zip(blocks) {
+            if interrupt.is_raised() {
+                return Err(RuntimeError::Interrupted);
+            }
+            let block = block.get(stream, |source| {
+                Block::load(backend, source, stack, (Side::Decoder, i), true)
+            })?;
+            let attention = &stack.block.attention;
+            let cache = &mut caches[sequence];
+            block.encode_memory(backend, attention, buffer, ids.len(), a, cache)?;
         }
         Ok(())
     }
 
     fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
-        let (backend, spec, a) = (&*self.backend, &self.options.spec, &mut self.activations);
         let head = self
             .head
             .as_mut()
             .expect("logits are asked of the last stage");
-        let n = rows.len();
-        backend.gather_rows(&a.x, rows, spec.hidden, &mut head.rows)?;
-        let mut x = &head.rows;
-        if let Some(norm) = &head.norm {
-            backend.norm(&norm.op(), x, &mut head.normed, n)?;
-            x = &head.normed;
-        }
-        if let Some(project) = &head.project {
-            project.apply(
-                backend,
-                x,
-                (Output::Write, &mut head.projected),
-                n,
-                &mut a.workspace,
-            )?;
-            x = &head.projected;
-        }
-        head.matrix.apply(
-            backend,
-            x,
-            (Output::Write, &mut head.logits),
-            n,
-            &mut a.workspace,
-        )?;
-        backend.download(&head.logits, out)?;
-        if spec.head.scale != 1.0 {
-            out.iter_mut().for_each(|logit| *logit *= spec.head.scale);
-        }
-        if let Some(cap) = spec.head.soft_cap {
-            out.iter_mut()
-                .for_each(|logit| *logit = cap * (*logit / cap).tanh());
-        }
-        Ok(())
+        let (backend, spec) = (&*self.backend, &self.options.spec);
+        let a = &mut self.activations;
+        head.forward(backend, spec, self.stream.as_ref(), a, (rows, out))
     }
 
     fn count(&self, allocated: &mut Allocated) {
@@ -359,194 +378,21 @@ impl<B: Backend> Stage for BackendStage<B> {
             allocated.add_to(unit, Term::KvCache, caches);
         }
         self.activations.count(allocated);
-        let bias = |table: &Option<BiasTable<B>>| table.as_ref().map(BiasTable::bytes);
         let rest = [
             Some(self.angles.bytes()),
-            bias(&self.bias),
+            self.bias.as_ref().map(BiasTable::bytes),
             self.memory.as_ref().map(B::Buffer::bytes),
             self.head.as_ref().map(Head::bytes),
         ];
         allocated.add(Term::Activations, rest.into_iter().flatten().sum());
         if let Some(encoder) = &self.encoder {
-            allocated.add(Term::KvCache, encoder.cache.bytes());
-            let bias = bias(&encoder.bias).unwrap_or(Bytes::ZERO);
-            allocated.add(Term::Activations, bias);
+            encoder.count(allocated);
         }
-    }
-}
-
-impl<B: Backend> Embedding<B> {
-    fn load(backend: &B, spec: &ModelSpec, source: &mut dyn WeightSource) -> Result<Self> {
-        let unit = Unit::Embedding;
-        Ok(Embedding {
-            tokens: Arc::new(backend.load(source.weight(unit, Role::TokenTable)?)?),
-            positions: match spec.decoder.positions {
-                Positions::Learned { .. } => {
-                    Some(backend.load(source.weight(unit, Role::PositionTable)?)?)
-                }
-                Positions::Rotary(_) | Positions::Alibi { .. } | Positions::Buckets { .. } => None,
-            },
-            norm: match &spec.embedding.norm {
-                Some(norm) => {
-                    let roles = (Role::EmbedNorm, Role::EmbedNormBias);
-                    Some(NormWeights::load(backend, source, unit, norm, roles)?)
-                }
-                None => None,
-            },
-            project: match spec.embedding.width == spec.hidden {
-                true => None,
-                false => Some(Projection::load(
-                    backend,
-                    source,
-                    unit,
-                    &[(Role::ProjectIn, None)],
-                )?),
-            },
-        })
-    }
-
-    /// Hidden states of the pass's tokens into `a.x`.
-    fn forward(
-        &self,
-        backend: &B,
-        spec: &ModelSpec,
-        pass: &Pass<'_>,
-        angles: &mut Angles,
-        a: &mut Activations<B>,
-    ) -> Result<()> {
-        let (n_tokens, scale) = (pass.ids.len(), spec.embedding.scale);
-        match &self.project {
-            None => backend.embed(&self.tokens, pass.ids, scale, &mut a.x)?,
-            Some(project) => {
-                backend.embed(&self.tokens, pass.ids, scale, &mut a.embedded)?;
-                project.apply(
-                    backend,
-                    &a.embedded,
-                    (Output::Write, &mut a.x),
-                    n_tokens,
-                    &mut a.workspace,
-                )?;
-            }
-        }
-        if let Some(table) = &self.positions {
-            backend.add_positions(table, angles.rows(pass), &mut a.x)?;
-        }
-        if let Some(norm) = &self.norm {
-            backend.norm(&norm.op(), &a.x, &mut a.normed, n_tokens)?;
-            std::mem::swap(&mut a.x, &mut a.normed);
-        }
-        Ok(())
-    }
-}
-
-impl<B: Backend> Encoder<B> {
-    fn load(
-        backend: &B,
-        spec: &EncoderSpec,
-        options: &StageOptions,
-        source: &mut dyn WeightSource,
-    ) -> Result<Self> {
-        let (stack, n_tokens) = (&spec.stack, options.limits.n_tokens);
-        let block = |i| Block::load(backend, source, stack, (Side::Encoder, i), false);
-        let blocks = (0..stack.n_layers()).map(block).collect::<Result<_>>()?;
-        Ok(Encoder {
-            spec: spec.clone(),
-            blocks,
-            bias: BiasTable::load(backend, source, (Side::Encoder, stack), n_tokens)?,
-            norm: final_norm(backend, source, Side::Encoder, &stack.norm)?,
-            cache: cache(backend, stack, n_tokens, options.kv_dtype, None)?,
-        })
-    }
-
-    /// From the embedded prompt in `a.x` to `memory`.
-    fn forward(
-        &mut self,
-        backend: &B,
-        n_tokens: usize,
-        interrupt: &Interrupt,
-        a: &mut Activations<B>,
-        memory: &mut B::Buffer,
-    ) -> Result<()> {
-        let stack = &self.spec.stack;
-        let sequences = [(
-            0,
-            Rows {
-                first: 0,
-                n_tokens,
-                start: 0,
-            },
-        )];
-        let bias = self.bias.as_ref();
-        let call = Call {
-            backend,
-            side: Side::Encoder,
-            stack,
-            bias,
-            n_tokens,
-            sequences: &sequences,
-        };
-        for (block, layer) in self.blocks.iter().zip(&stack.layers) {
-            if interrupt.is_raised() {
-                return Err(RuntimeError::Interrupted);
-            }
-            block.forward(&call, layer, a, std::slice::from_mut(&mut self.cache))?;
-        }
-        Ok(backend.norm(&self.norm.op(), &a.x, memory, n_tokens)?)
-    }
-}
-
-impl<B: Backend> Head<B> {
-    fn load(
-        backend: &B,
-        spec: &ModelSpec,
-        limits: &Limits,
-        embedding: Option<&Embedding<B>>,
-        source: &mut dyn WeightSource,
-    ) -> Result<Self> {
-        let (stack, width) = (&spec.decoder, spec.embedding.width);
-        let matrix = match (spec.head.matrix, embedding) {
-            (HeadMatrix::Tied, Some(embedding)) => Arc::clone(&embedding.tokens),
-            (HeadMatrix::Tied, None) => {
-                Arc::new(backend.load(source.weight(Unit::Embedding, Role::TokenTable)?)?)
-            }
-            (HeadMatrix::Separate, _) => {
-                Arc::new(backend.load(source.weight(Unit::Head, Role::Head)?)?)
-            }
-        };
-        let bias = match spec.head.bias {
-            true => Some(backend.load(source.weight(Unit::Head, Role::HeadBias)?)?),
-            false => None,
-        };
-        let widths = HeadWidths::of(spec);
-        let alloc = |width: usize| backend.alloc(limits.n_logits * width);
-        Ok(Head {
-            norm: match stack.final_norm {
-                FinalNorm::Present => {
-                    Some(final_norm(backend, source, Side::Decoder, &stack.norm)?)
-                }
-                FinalNorm::Absent => None,
-            },
-            project: match width == spec.hidden {
-                true => None,
-                false => Some(Projection::load(
-                    backend,
-                    source,
-                    Unit::Head,
-                    &[(Role::ProjectOut, None)],
-                )?),
-            },
-            matrix: Projection::shared(matrix, bias),
-            rows: alloc(widths.rows)?,
-            normed: alloc(widths.normed)?,
-            projected: alloc(widths.projected)?,
-            logits: alloc(widths.logits)?,
-        })
-    }
-
-    /// Buffers.
-    fn bytes(&self) -> Bytes {
-        let buffers = [&self.rows, &self.normed, &self.projected, &self.logits];
-        buffers.into_iter().map(B::Buffer::bytes).sum()
+        let staging = [
+            self.stream.as_ref().map(Stream::bytes),
+            self.embedding.as_ref().map(Embedding::staging_bytes),
+        ];
+        allocated.add(Term::Staging, staging.into_iter().flatten().sum());
     }
 }
 

@@ -1,0 +1,173 @@
+//! From token ids to hidden states.
+
+use std::sync::Arc;
+
+use llm_arch::{ModelSpec, Positions, Role, Unit};
+use llm_backend::{Backend, Output};
+use llm_tensor::Bytes;
+
+use super::{Pass, WeightSource};
+use crate::Result;
+use crate::activations::Activations;
+use crate::angles::Angles;
+use crate::projection::{NormWeights, Projection};
+use crate::stream::{Key, RowReader, Stream, Weights};
+
+/// A model's tables, and what follows them.
+pub(super) struct Embedding<B: Backend> {
+    pub(super) tokens: Table<B>,
+    positions: Option<Table<B>>,
+    rest: Weights<Rest<B>>,
+}
+
+/// A table of which a pass looks up a few rows.
+pub(super) enum Table<B: Backend> {
+    Here(Arc<B::Weight>),
+    OnDisk(RowReader),
+}
+
+/// What the vectors of tokens go through.
+struct Rest<B: Backend> {
+    norm: Option<NormWeights<B>>,
+    project: Option<Projection<B>>,
+}
+
+impl<B: Backend> Embedding<B> {
+    pub(super) fn load(
+        backend: &B,
+        spec: &ModelSpec,
+        stream: Option<&mut Stream>,
+        source: &mut dyn WeightSource,
+    ) -> Result<Self> {
+        let mut stream = stream;
+        let tokens = Table::load(backend, Role::TokenTable, stream.as_deref_mut(), source)?;
+        let positions = match spec.decoder.positions {
+            Positions::Learned { .. } => Some(Table::load(
+                backend,
+                Role::PositionTable,
+                stream.as_deref_mut(),
+                source,
+            )?),
+            Positions::Rotary(_) | Positions::Alibi { .. } | Positions::Buckets { .. } => None,
+        };
+        let key = Key::Unit(Unit::Embedding);
+        Ok(Embedding {
+            tokens,
+            positions,
+            rest: Weights::load(stream.as_deref(), key, source, |source| {
+                Rest::load(backend, spec, source)
+            })?,
+        })
+    }
+
+    /// Hidden states of the pass's tokens into `a.x`.
+    pub(super) fn forward(
+        &mut self,
+        backend: &B,
+        spec: &ModelSpec,
+        stream: Option<&Stream>,
+        pass: &Pass<'_>,
+        angles: &mut Angles,
+        a: &mut Activations<B>,
+    ) -> Result<()> {
+        let (n_tokens, scale) = (pass.ids.len(), spec.embedding.scale);
+        let load = |source: &mut dyn WeightSource| Rest::load(backend, spec, source);
+        let rest = self.rest.get(stream, load)?;
+        match &rest.project {
+            None => self.tokens.embed(backend, pass.ids, scale, &mut a.x)?,
+            Some(project) => {
+                self.tokens
+                    .embed(backend, pass.ids, scale, &mut a.embedded)?;
+                project.apply(
+                    backend,
+                    &a.embedded,
+                    (Output::Write, &mut a.x),
+                    n_tokens,
+                    &mut a.workspace,
+                )?;
+            }
+        }
+        if let Some(table) = &mut self.positions {
+            table.add_positions(backend, angles.rows(pass), &mut a.x)?;
+        }
+        if let Some(norm) = &rest.norm {
+            backend.norm(&norm.op(), &a.x, &mut a.normed, n_tokens)?;
+            std::mem::swap(&mut a.x, &mut a.normed);
+        }
+        Ok(())
+    }
+
+    /// Room for rows that are looked up on disk.
+    pub(super) fn staging_bytes(&self) -> Bytes {
+        let tables = [Some(&self.tokens), self.positions.as_ref()];
+        let bytes = |table: &Table<B>| match table {
+            Table::Here(_) => Bytes::ZERO,
+            Table::OnDisk(rows) => rows.bytes(),
+        };
+        tables.into_iter().flatten().map(bytes).sum()
+    }
+}
+
+impl<B: Backend> Rest<B> {
+    fn load(backend: &B, spec: &ModelSpec, source: &mut dyn WeightSource) -> Result<Self> {
+        let unit = Unit::Embedding;
+        Ok(Rest {
+            norm: match &spec.embedding.norm {
+                Some(norm) => {
+                    let roles = (Role::EmbedNorm, Role::EmbedNormBias);
+                    Some(NormWeights::load(backend, source, unit, norm, roles)?)
+                }
+                None => None,
+            },
+            project: match spec.embedding.width == spec.hidden {
+                true => None,
+                false => {
+                    let roles = [(Role::ProjectIn, None)];
+                    Some(Projection::load(backend, source, unit, &roles)?)
+                }
+            },
+        })
+    }
+}
+
+impl<B: Backend> Table<B> {
+    fn load(
+        backend: &B,
+        role: Role,
+        stream: Option<&mut Stream>,
+        source: &mut dyn WeightSource,
+    ) -> Result<Self> {
+        if let Some(rows) = stream.and_then(|stream| stream.take_table(role)) {
+            return Ok(Table::OnDisk(rows));
+        }
+        let weight = backend.load(source.weight(Unit::Embedding, role)?)?;
+        Ok(Table::Here(Arc::new(weight)))
+    }
+
+    /// Rows `ids`, times `scale`, into `out` `[ids, width]`.
+    pub(super) fn embed(
+        &mut self,
+        backend: &B,
+        ids: &[u32],
+        scale: f32,
+        out: &mut B::Buffer,
+    ) -> Result<()> {
+        match self {
+            Table::Here(table) => Ok(backend.embed(table, ids, scale, out)?),
+            Table::OnDisk(rows) => {
+                let (found, ids) = rows.read(ids)?;
+                Ok(backend.embed(&backend.load(found)?, ids, scale, out)?)
+            }
+        }
+    }
+
+    fn add_positions(&mut self, backend: &B, positions: &[u32], x: &mut B::Buffer) -> Result<()> {
+        match self {
+            Table::Here(table) => Ok(backend.add_positions(table, positions, x)?),
+            Table::OnDisk(rows) => {
+                let (found, positions) = rows.read(positions)?;
+                Ok(backend.add_positions(&backend.load(found)?, positions, x)?)
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Which files what is streamed lies in, and where.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use llm_arch::{HeadMatrix, Role, Unit};
+use llm_checkpoint::{Checkpoint, DirectFile, Layout};
+use llm_plan::{Encodings, RunOn, is_final, is_looked_up, staged_bytes};
+use llm_quant::Scheme;
+use llm_quant::layout::Part;
+
+use super::parcel::{Form, Item, Parcel, Span};
+use super::{Key, RowReader, Stream};
+use crate::offload::{Prepared, UnitFile};
+use crate::quantized::{Held, recognise};
+use crate::{BoundModel, BoundTensor, Result, RuntimeError};
+
+/// Opens what lies on disk of a model: `is_streamed` says of which units. What the checkpoint does not hold as it is
+/// computed with lies in files of its own, by unit. Passes have `n_tokens` rows at most.
+pub(crate) fn open(
+    model: &BoundModel,
+    encodings: &Encodings<'_>,
+    is_streamed: impl Fn(Unit) -> bool,
+    offloaded: Prepared,
+    n_tokens: usize,
+) -> Result<Stream> {
+    let Prepared {
+        files: offloaded,
+        in_use,
+    } = offloaded;
+    let is_tied = match model.spec().head.matrix {
+        HeadMatrix::Tied => true,
+        HeadMatrix::Separate => false,
+    };
+    let mut files = Files::new(model, &offloaded);
+    let mut tables = HashMap::new();
+    let mut items: BTreeMap<Key, Vec<Item>> = BTreeMap::new();
+    let mut staged: BTreeMap<Unit, u64> = BTreeMap::new();
+    for bound in model.tensors().filter(|bound| is_streamed(bound.slot.unit)) {
+        let slot = bound.slot;
+        // A stage makes tables of its own of these, when it is built.
+        if matches!(slot.role, Role::RelativeBias | Role::RopeFactors) {
+            continue;
+        }
+        let scheme = encodings.scheme(slot, bound.stored_as(), RunOn::Cpu);
+        let (form, parts) = files.tensor(&bound, scheme)?;
+        if matches!(slot.role, Role::TokenTable | Role::PositionTable) {
+            let (Form::Dense(dtype, shape), [(_, span)]) = (&form, &parts[..]) else {
+                unreachable!("tables are not quantized")
+            };
+            let place = (Arc::clone(&span.file), span.bytes.start);
+            tables.insert(slot.role, RowReader::new(place, *dtype, *shape, n_tokens));
+        }
+        if is_looked_up(slot.role, is_tied) {
+            continue;
+        }
+        *staged.entry(slot.unit).or_default() += staged_bytes(slot, scheme).get();
+        let key = match slot.role {
+            Role::TokenTable => Key::TiedTable,
+            _ => Key::Unit(slot.unit),
+        };
+        items.entry(key).or_default().push(Item {
+            unit: slot.unit,
+            role: slot.role,
+            form,
+            parts,
+        });
+    }
+    let parcels = items.into_iter().map(|(key, items)| {
+        let unit = items[0].unit;
+        (key, Parcel::new(items, files.of_unit(unit)))
+    });
+    let place_len = staged.into_values().max().unwrap_or(0) as usize;
+    Stream::new(parcels.collect(), tables, place_len, in_use)
+}
+
+/// Files that are opened once, when something in them is needed.
+struct Files<'a> {
+    model: &'a BoundModel,
+    offloaded: &'a BTreeMap<Unit, UnitFile>,
+    of_checkpoint: HashMap<usize, Arc<DirectFile>>,
+    of_units: HashMap<Unit, Arc<DirectFile>>,
+}
+
+impl<'a> Files<'a> {
+    fn new(model: &'a BoundModel, offloaded: &'a BTreeMap<Unit, UnitFile>) -> Self {
+        Files {
+            model,
+            offloaded,
+            of_checkpoint: HashMap::new(),
+            of_units: HashMap::new(),
+        }
+    }
+
+    /// The file that was written for a unit, if something of it is read from there, and its sum.
+    fn of_unit(&self, unit: Unit) -> Option<(Arc<DirectFile>, u64)> {
+        let file = self.of_units.get(&unit)?;
+        Some((Arc::clone(file), self.offloaded[&unit].sum))
+    }
+
+    /// How a weight that is kept in `scheme` is made, and of what.
+    fn tensor(
+        &mut self,
+        bound: &BoundTensor<'_>,
+        scheme: Scheme,
+    ) -> Result<(Form, Vec<(Part, Span)>)> {
+        let slot = bound.slot;
+        let in_place = is_final(slot, bound.stored_as(), scheme);
+        let (checkpoint, name) = match in_place {
+            true => (self.model.checkpoint(), &bound.tensor.name),
+            false => (&self.offloaded[&slot.unit].checkpoint, &slot.name),
+        };
+        let shape = slot.matrix();
+        let form = match scheme {
+            Scheme::Dense(dtype) => Form::Dense(dtype, shape),
+            Scheme::Int8PerUse(dtype, format) => Form::Int8PerUse(dtype, shape, format),
+            Scheme::Int8(format) => Form::Int8(shape, format),
+            Scheme::FourBit(_) => match self.held(bound, in_place)? {
+                Held::FourBit(state) => Form::FourBit(state),
+                held => unreachable!("4-bit codes that are held as {held:?}"),
+            },
+        };
+        let mut parts = Vec::new();
+        for &part in form.parts() {
+            let name = match part {
+                Part::Weight => name.clone(),
+                part => part.name(name),
+            };
+            let span = self.span(checkpoint, &name, (slot.unit, in_place))?;
+            parts.push((part, span));
+        }
+        Ok((form, parts))
+    }
+
+    fn held(&self, bound: &BoundTensor<'_>, in_place: bool) -> Result<Held> {
+        if in_place {
+            return Ok(bound.held);
+        }
+        let UnitFile { checkpoint, .. } = &self.offloaded[&bound.slot.unit];
+        let tensor = find(checkpoint, &bound.slot.name)?;
+        recognise(checkpoint, tensor, bound.slot, Default::default())
+    }
+
+    fn span(
+        &mut self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        (unit, in_place): (Unit, bool),
+    ) -> Result<Span> {
+        let tensor = find(checkpoint, name)?;
+        assert!(
+            tensor.layout == Layout::RowMajor,
+            "`{name}` is read where its elements are not one after the other"
+        );
+        let opened = match in_place {
+            true => self.of_checkpoint.get(&tensor.file_idx),
+            false => self.of_units.get(&unit),
+        };
+        let file = match opened {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = Arc::new(checkpoint.direct_file(tensor.file_idx)?);
+                match in_place {
+                    true => self.of_checkpoint.insert(tensor.file_idx, Arc::clone(&file)),
+                    false => self.of_units.insert(unit, Arc::clone(&file)),
+                };
+                file
+            }
+        };
+        Ok(Span {
+            file,
+            bytes: tensor.bytes.clone(),
+        })
+    }
+}
+
+fn find<'c>(checkpoint: &'c Checkpoint, name: &str) -> Result<&'c llm_checkpoint::TensorInfo> {
+    checkpoint.get(name).ok_or_else(|| {
+        RuntimeError::Checkpoint(llm_checkpoint::CheckpointError::NoSuchTensor {
+            path: checkpoint.path().to_owned(),
+            tensor: name.to_owned(),
+        })
+    })
+}
