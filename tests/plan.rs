@@ -219,6 +219,7 @@ fn loaded(
         quant,
         encoder: &Scalar,
         limits,
+        offload: None,
     };
     load(model, &Arc::new(cpu), &options, &mut |_| ()).unwrap()
 }

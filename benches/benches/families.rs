@@ -84,6 +84,7 @@ impl Model {
             quant: None,
             encoder: &**cpu,
             limits,
+            offload: None,
         };
         let mut session = load(&model, cpu, &options, &mut |_| ())?;
         session.prefill(0, &[3, 4, 5, 6, 7, 8, 9, 10])?;

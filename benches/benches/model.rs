@@ -37,6 +37,7 @@ fn main() -> Result<()> {
             quant: None,
             encoder: &*cpu,
             limits,
+            offload: None,
         };
         let session = load(&model, &Arc::clone(&cpu), &options, &mut |_| ())?;
         Ok((model, session))

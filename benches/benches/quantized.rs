@@ -108,6 +108,7 @@ fn open(model: &BoundModel, cpu: &Arc<Cpu>, quant: Option<&QuantConfig>) -> Resu
         quant,
         encoder: &**cpu,
         limits,
+        offload: None,
     };
     Ok(load(model, cpu, &options, &mut |_| ())?)
 }

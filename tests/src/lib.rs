@@ -100,6 +100,7 @@ pub fn quantized_session<B: Backend>(
         quant,
         encoder: &Scalar,
         limits,
+        offload: None,
     };
     let device: Box<dyn Device> = Box::new(Arc::new(backend));
     load(model, &*device, &options, &mut |_| ()).expect("a loadable model")

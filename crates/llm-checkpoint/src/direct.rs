@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use rustix::fs::{Advice, OFlags, fadvise};
 
@@ -22,6 +23,7 @@ pub struct DirectFile {
     path: PathBuf,
     backing: Backing,
     len: u64,
+    modified: Option<SystemTime>,
 }
 
 enum Backing {
@@ -51,6 +53,7 @@ impl DirectFile {
         let file = file.try_clone()?;
         Ok(DirectFile {
             path: path.to_owned(),
+            modified: file.metadata()?.modified().ok(),
             backing: Backing::File {
                 file,
                 direct: direct.map(|direct| (direct, AtomicBool::new(true))),
@@ -64,6 +67,7 @@ impl DirectFile {
             path: path.to_owned(),
             backing: Backing::Memory(bytes),
             len,
+            modified: None,
         }
     }
 
@@ -80,6 +84,18 @@ impl DirectFile {
     /// Whether it had none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Whether nobody has written to it since it was opened, as far as its length and its time of change tell.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn is_as_opened(&self) -> Result<bool, CheckpointError> {
+        let Backing::File { file, .. } = &self.backing else {
+            return Ok(true);
+        };
+        let now = file.metadata().map_err(|source| self.io_error(source))?;
+        Ok((now.len(), now.modified().ok()) == (self.len, self.modified))
     }
 
     /// Whether it is read past the page cache.
@@ -237,6 +253,16 @@ mod tests {
         assert_eq!(source.kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(path, file.path());
         assert!(direct.read_at(PAGE as u64, &mut [0]).is_err());
+        assert!(!direct.is_as_opened().unwrap());
+    }
+
+    #[test]
+    fn writing_to_a_file_is_noticed() {
+        let (file, direct) = on_disk(PAGE);
+        assert!(direct.is_as_opened().unwrap());
+        let at = SystemTime::UNIX_EPOCH;
+        file.as_file().set_modified(at).unwrap();
+        assert!(!direct.is_as_opened().unwrap());
     }
 
     /// Another file under the same name is not the one that was opened.

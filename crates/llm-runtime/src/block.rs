@@ -204,8 +204,7 @@ impl<B: Backend> Block<B> {
             | Residual::ParallelOneNorm
             | Residual::ParallelTwoNorms => Output::Add,
         };
-        self.mlp
-            .forward(call, experts, a, from_stream, output)?;
+        self.mlp.forward(call, experts, a, from_stream, output)?;
         self.leave(call, self.post_mlp_norm.as_ref(), self.mlp_norm.as_ref(), a)
     }
 

@@ -33,7 +33,7 @@ mod sum;
 pub use bind::{BoundModel, BoundTensor, Misfit, read_config};
 pub use error::RuntimeError;
 pub use llm_plan::Limits;
-pub use load::{Event, LoadOptions, Progress, load};
+pub use load::{Event, LoadOptions, OffloadOptions, Progress, load};
 pub use memory::{Allocated, CostsOf};
 pub use sample::{Sampler, Sampling};
 pub use save::Save;

@@ -27,10 +27,17 @@ pub struct LoadOptions<'a> {
     pub encoder: &'a dyn Encoder,
     /// The largest passes.
     pub limits: Limits,
-    /// Where each unit rests, as was planned with the same options; without it all rest in memory.
-    pub map: Option<&'a DeviceMap>,
-    /// Where units that rest on disk are written as they are computed with, unless the checkpoint has them so.
-    pub offload_folder: &'a Path,
+    /// What does not rest in memory; without it all does.
+    pub offload: Option<OffloadOptions<'a>>,
+}
+
+/// What rests on disk.
+#[derive(Debug, Clone, Copy)]
+pub struct OffloadOptions<'a> {
+    /// Where each unit rests, as was planned with the same options.
+    pub map: &'a DeviceMap,
+    /// Where units on disk are written as they are computed with, unless the checkpoint has them so.
+    pub folder: &'a Path,
 }
 
 /// What loading is at.
@@ -80,10 +87,12 @@ pub fn load(
         kv_dtype,
     };
     let is_streamed = |unit: Unit| {
-        let place = options.map.and_then(|map| map.get(unit));
+        let place = options.offload.and_then(|offload| offload.map.get(unit));
         place.is_some_and(|place| place.home == Home::Disk)
     };
-    let resident = model.tensors().filter(|bound| !is_streamed(bound.slot.unit));
+    let resident = model
+        .tensors()
+        .filter(|bound| !is_streamed(bound.slot.unit));
     let total = resident.map(|bound| bound.tensor.stored_bytes()).sum();
     let stream = stream(model, &encodings, &is_streamed, options, events)?;
     let mut source = Source {
@@ -120,15 +129,15 @@ fn stream(
     units.sort_unstable();
     units.dedup();
     units.retain(|&unit| is_streamed(unit));
-    if units.is_empty() {
+    let (Some(offload), false) = (options.offload, units.is_empty()) else {
         return Ok(None);
-    }
+    };
     let offloaded = offload::prepare(
         model,
         encodings,
         options.encoder,
         RunOn::Cpu,
-        options.offload_folder,
+        offload.folder,
         &units,
         events,
     )?;

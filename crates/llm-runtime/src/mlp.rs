@@ -96,9 +96,8 @@ impl<B: Backend> Experts<B> {
             if n == 0 {
                 continue;
             }
-            let expert = weights.get(stream, |source| {
-                Expert::load(backend, source, self.unit(i))
-            })?;
+            let expert =
+                weights.get(stream, |source| Expert::load(backend, source, self.unit(i)))?;
             backend.gather_rows(&a.normed, &chosen.rows, a.hidden, &mut a.gathered)?;
             let up = (Output::Write, &mut a.up);
             expert
@@ -109,13 +108,7 @@ impl<B: Backend> Experts<B> {
             expert
                 .down
                 .apply(backend, &a.gated, delta, n, &mut a.workspace)?;
-            backend.scatter_add(
-                &a.delta,
-                &chosen.rows,
-                &chosen.weights,
-                a.hidden,
-                &mut a.x,
-            )?;
+            backend.scatter_add(&a.delta, &chosen.rows, &chosen.weights, a.hidden, &mut a.x)?;
         }
         Ok(())
     }

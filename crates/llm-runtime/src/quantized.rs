@@ -82,7 +82,7 @@ pub(crate) fn companions(held: Held, weight: &str) -> Vec<String> {
     parts.iter().map(|part| part.name(weight)).collect()
 }
 
-fn state_of(
+pub(crate) fn state_of(
     checkpoint: &Checkpoint,
     weight: &str,
     code: Code,

@@ -270,7 +270,12 @@ impl State {
     /// A place that nobody uses, and that does not hold what is needed soon; `now` is needed before all else.
     fn spare(&self, now: Option<Key>) -> Option<usize> {
         let n_places = self.places.len() - usize::from(now.is_some());
-        let soon = |key: Key| self.expected.iter().take(n_places).any(|&n| n == Next::Key(key));
+        let soon = |key: Key| {
+            self.expected
+                .iter()
+                .take(n_places)
+                .any(|&n| n == Next::Key(key))
+        };
         let rank = |place: &Place| match place {
             Place::Empty(_) => Some(0),
             Place::Filled(key, _) | Place::Failed(key, _, _) if !soon(*key) => Some(1),
@@ -332,3 +337,6 @@ impl WeightSource for &Lease<'_> {
 }
 
 const READER_LIVES: &str = "the reader lives as long as its stream";
+
+#[cfg(test)]
+mod tests;

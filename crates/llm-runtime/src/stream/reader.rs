@@ -67,7 +67,8 @@ pub(super) fn spawn(
             mut buf,
         } in jobs
         {
-            let bytes = Arc::get_mut(&mut buf).expect("nobody computes with a place that is filled");
+            let bytes =
+                Arc::get_mut(&mut buf).expect("nobody computes with a place that is filled");
             let parcel = parcels.get(key).expect("what is to be brought is known");
             let outcome = read(parcel, bytes, &parcels.stopped);
             let sent = done.send(Done {

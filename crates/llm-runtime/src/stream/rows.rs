@@ -6,7 +6,7 @@ use llm_backend::{DenseWeight, HostWeight};
 use llm_checkpoint::DirectFile;
 use llm_tensor::{AlignedBuf, Bytes, DType, HostBytes};
 
-use crate::Result;
+use crate::{Result, RuntimeError};
 
 /// A table `[rows, cols]` in a file, and room for the rows that a pass looks up.
 #[derive(Debug)]
@@ -52,11 +52,16 @@ impl RowReader {
     /// The table is to be dropped before the next are read.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// When they cannot be read, and [`RuntimeError::Changed`].
     ///
     /// # Panics
     /// When there are more than a pass may have, one is beyond the table's end, or the last table is still there.
     pub(crate) fn read(&mut self, rows: &[u32]) -> Result<(HostWeight, &[u32])> {
+        // Nobody sums up single rows: this tells of whatever has been written since a moment before.
+        if !self.file.is_as_opened()? {
+            let path = self.file.path().to_owned();
+            return Err(RuntimeError::Changed { path });
+        }
         let row_bytes = self.cols * self.dtype.size();
         let found = Arc::get_mut(&mut self.found).expect("rows that were read before are dropped");
         for (&row, out) in rows.iter().zip(found.chunks_exact_mut(row_bytes)) {

@@ -12,7 +12,7 @@ use llm_quant::layout::Part;
 use super::parcel::{Form, Item, Parcel, Span};
 use super::{Key, RowReader, Stream};
 use crate::offload::{Prepared, UnitFile};
-use crate::quantized::{Held, recognise};
+use crate::quantized::{Held, state_of};
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 
 /// Opens what lies on disk of a model: `is_streamed` says of which units. What the checkpoint does not hold as it is
@@ -115,10 +115,12 @@ impl<'a> Files<'a> {
             Scheme::Dense(dtype) => Form::Dense(dtype, shape),
             Scheme::Int8PerUse(dtype, format) => Form::Int8PerUse(dtype, shape, format),
             Scheme::Int8(format) => Form::Int8(shape, format),
-            Scheme::FourBit(_) => match self.held(bound, in_place)? {
-                Held::FourBit(state) => Form::FourBit(state),
-                held => unreachable!("4-bit codes that are held as {held:?}"),
-            },
+            Scheme::FourBit(format) => Form::FourBit(match bound.held {
+                Held::FourBit(state) => state,
+                Held::Dense(_) | Held::Int8(_) => {
+                    state_of(checkpoint, name, format.code, [shape.0, shape.1])?
+                }
+            }),
         };
         let mut parts = Vec::new();
         for &part in form.parts() {
@@ -130,15 +132,6 @@ impl<'a> Files<'a> {
             parts.push((part, span));
         }
         Ok((form, parts))
-    }
-
-    fn held(&self, bound: &BoundTensor<'_>, in_place: bool) -> Result<Held> {
-        if in_place {
-            return Ok(bound.held);
-        }
-        let UnitFile { checkpoint, .. } = &self.offloaded[&bound.slot.unit];
-        let tensor = find(checkpoint, &bound.slot.name)?;
-        recognise(checkpoint, tensor, bound.slot, Default::default())
     }
 
     fn span(
@@ -161,7 +154,9 @@ impl<'a> Files<'a> {
             None => {
                 let file = Arc::new(checkpoint.direct_file(tensor.file_idx)?);
                 match in_place {
-                    true => self.of_checkpoint.insert(tensor.file_idx, Arc::clone(&file)),
+                    true => self
+                        .of_checkpoint
+                        .insert(tensor.file_idx, Arc::clone(&file)),
                     false => self.of_units.insert(unit, Arc::clone(&file)),
                 };
                 file

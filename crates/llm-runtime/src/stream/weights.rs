@@ -18,7 +18,10 @@ pub(crate) enum Weights<T> {
 pub(crate) enum Found<'a, T> {
     Here(&'a T),
     /// The weights go before the place in which they lie.
-    Brought(T, #[expect(dead_code, reason = "held for as long as the weights are used")] Lease<'a>),
+    Brought(
+        T,
+        #[expect(dead_code, reason = "held for as long as the weights are used")] Lease<'a>,
+    ),
 }
 
 impl<T> Weights<T> {
