@@ -141,10 +141,10 @@ pub(crate) struct GenerateArgs {
     /// `role` (system, user or assistant) and `content` that go through the model's chat template; and, if wanted, with
     /// `id`, any value that the result repeats, and `max_new_tokens`. --chat and --system apply to texts.
     ///
-    /// A result has the number of its `line`, its `id`, `n_prompt_tokens`, `generated_ids`, `text` and `end`: eos, stop,
-    /// length or context. Where choices are random it has a `seed` too, with which the prompt alone is answered alike;
-    /// with --seed that depends on nothing but the seed and the prompt's place in the file. A prompt that is empty or too long, or that the
-    /// template refuses, has an `error` instead; the others go on, and the exit code is 2.
+    /// A result has the number of its `line`, its `id`, `n_prompt_tokens`, `generated_ids`, `text` and `end`: eos,
+    /// stop, length or context. Where choices are random it also has the `seed` that repeats them for the prompt
+    /// alone; it follows from --seed and the prompt's place among the others. A prompt that is empty or too long, or
+    /// that the template refuses, has an `error` instead; the others go on, and the exit code is 2.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_file", "token_ids", "json"])]
     pub(crate) prompts: Option<PathBuf>,
     /// Prompts to work on at a time [default: 8]

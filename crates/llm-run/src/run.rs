@@ -38,8 +38,8 @@ pub(crate) struct Answer {
     pub(crate) decode: Duration,
 }
 
-/// Appends `ids`, the last of the prompt, to the session's first sequence and brings the answer to its end; `print` gets
-/// the text in pieces as it becomes certain.
+/// Appends `ids`, the end of the prompt, to the session's first sequence and brings the answer to its end; `print`
+/// gets the text in pieces as it becomes certain.
 ///
 /// An interrupt ends the answer; one during prefill leaves it empty.
 pub(crate) fn answer(

@@ -216,9 +216,9 @@ impl Session {
     /// Appends ids to each of some sequences, each named once; returns the logits after the last of each,
     /// `[items, vocab]`.
     ///
-    /// The rows of all items, in their order, fill passes of [`Limits::n_tokens`]: there are as few passes as can be, each
-    /// of which may have to read all weights. What is named first is through first, so that sequences of one new token
-    /// ride along with the first piece of a prompt. In an encoder-decoder model the ids are the decoder's.
+    /// The rows of all items, in their order, fill passes of [`Limits::n_tokens`]: there are as few passes as can be,
+    /// each of which may have to read all weights. What is named first is through first, so that sequences of one new
+    /// token ride along with the first piece of a prompt. In an encoder-decoder model the ids are the decoder's.
     ///
     /// # Errors
     /// As [`Session::prefill`], before anything is appended if it is the fault of `items`.

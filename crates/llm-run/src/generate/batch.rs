@@ -125,7 +125,7 @@ enum Outcome<'a> {
     Answer {
         n_prompt_tokens: usize,
         generated_ids: &'a [u32],
-        /// Absent where there is no tokenizer.
+        /// Null where there is no tokenizer.
         text: Option<&'a str>,
         end: EndReason,
         /// With it, `--seed` repeats this answer alone.
@@ -214,8 +214,8 @@ impl<'a> Batch<'a> {
 
     /// Feeds the active sequences, chooses what follows, and prints and lets go of those that end.
     fn advance(&mut self) -> Result<()> {
-        // While one decodes, all get what fits into a single pass: it need not wait for long prompts. Where none does,
-        // fewest passes are best.
+        // A sequence that decodes does not wait for long prompts: all get what fits into a single pass. Where none does,
+        // nothing is lost by reading the prompts whole, in as few passes as can be.
         let is_decoding = self
             .active
             .first()
@@ -301,8 +301,8 @@ fn print_line(prompt: &Prompt, outcome: Outcome<'_>) -> Result<()> {
     output::print(&format!("{}\n", serde_json::to_string(&line)?))
 }
 
-/// The seed of the prompt `index`: the number of that index that SplitMix64 makes of `seed`. Neighbouring seeds thus have
-/// nothing in common, and neither has what they choose for the same prompt.
+/// The seed of the prompt `index`: the number of that index that SplitMix64 makes of `seed`. What two seeds choose thus
+/// has nothing in common, even where a file repeats a prompt and the seeds are neighbours.
 ///
 /// *Source*: Steele, Lea and Flood, Fast splittable pseudorandom number generators (2014).
 fn nth_seed(seed: u64, index: u64) -> u64 {
