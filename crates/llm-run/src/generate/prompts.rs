@@ -15,7 +15,6 @@ use crate::failure::UserError;
 use crate::model::OpenModel;
 
 /// One prompt of many.
-#[derive(Debug)]
 pub(super) struct Prompt {
     /// The line that it stands in, counted from 1.
     pub(super) line: usize,
@@ -103,14 +102,12 @@ fn is_prompts_own(error: &Error) -> bool {
 }
 
 /// A line that is as it should be.
-#[derive(Debug, PartialEq)]
 struct Entry {
     id: Option<Value>,
     max_new_tokens: Option<NonZeroUsize>,
     content: Content,
 }
 
-#[derive(Debug, PartialEq)]
 enum Content {
     Text(String),
     Ids(Vec<u32>),
@@ -171,21 +168,18 @@ fn parse(line: &str) -> Result<Entry, String> {
 impl Object {
     /// Exactly one of the three ways to give a prompt is taken.
     fn entry(self) -> Result<Entry, String> {
+        let not_one = |found| {
+            let expected = "expected one of `prompt`, `token_ids` and `messages`";
+            Err(format!("{expected}, found {found}"))
+        };
         let content = match (self.prompt, self.token_ids, self.messages) {
             (Some(text), None, None) => Content::Text(text),
             (None, Some(ids), None) => Content::Ids(ids),
             (None, None, Some(turns)) => {
                 Content::Messages(turns.into_iter().map(Message::from).collect())
             }
-            (text, ids, messages) => {
-                let found = match (text, ids, messages) {
-                    (None, None, None) => "none",
-                    _ => "more than one",
-                };
-                return Err(format!(
-                    "expected one of `prompt`, `token_ids` and `messages`, found {found}"
-                ));
-            }
+            (None, None, None) => return not_one("none"),
+            (_, _, _) => return not_one("more than one"),
         };
         Ok(Entry {
             id: self.id,
