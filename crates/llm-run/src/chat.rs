@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use llm_runtime::{Sampler, Session};
+use llm_runtime::Session;
 use llm_text::{Message, Role, Tokenizer};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -12,9 +12,9 @@ use rustyline::error::ReadlineError;
 use crate::cli::ChatArgs;
 use crate::defaults::Settings;
 use crate::failure::UserError;
-use crate::generate::{chat_ids, observe, stop_on_ctrl_c};
+use crate::generate::{chat_ids, stop_on_ctrl_c};
 use crate::model::{Loaded, OpenModel};
-use crate::run::answer;
+use crate::run::{Running, answer};
 use crate::{output, plan};
 
 pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
@@ -40,7 +40,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
         plan,
         device,
         time,
-    } = model.load(&args.load, context, 1)?;
+    } = model.load(&args.load, context, 1, 1)?;
     stop_on_ctrl_c(&session)?;
     eprintln!(
         "{} on {device}, loaded in {:.2} s; {context} tokens of context. /reset forgets, /exit or Ctrl-D ends.",
@@ -125,17 +125,9 @@ impl Conversation {
             .count()
             .min(ids.len() - 1);
         let fed = session.truncate(0, common.min(session.len(0)));
-        let mut sampler = Sampler::new(settings.sampling, settings.seed, session.spec().vocab);
-        observe(&mut sampler, &ids, session)?;
+        let running = Running::new(session.spec(), Some(tokenizer), settings.clone(), &ids)?;
         session.interrupt().clear();
-        let answer = answer(
-            session,
-            Some(tokenizer),
-            settings,
-            &mut sampler,
-            &ids[fed..],
-            &mut output::print,
-        )?;
+        let answer = answer(session, running, &ids[fed..], &mut output::print)?;
         output::print("\n")?;
         output::closing_line([
             format!("prompt {}", output::tokens(ids.len() - fed, answer.prefill)),

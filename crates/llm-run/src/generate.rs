@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use llm_runtime::{RuntimeError, Sampler, Session};
+use llm_runtime::{RuntimeError, Session};
 use llm_text::{GenerationPrompt, Message, Role, SpecialTokens, Tokenizer};
 use serde::Serialize;
 
@@ -15,18 +15,28 @@ use crate::demo;
 use crate::failure::{INTERRUPTED, UserError};
 use crate::memory::{Course, Memory};
 use crate::model::{Loaded, OpenModel};
-use crate::run::{Answer, EndReason, answer};
+use crate::run::{Answer, EndReason, Running, answer};
 use crate::{output, plan};
 
+mod batch;
+mod prompts;
+
 pub(crate) fn generate(args: &GenerateArgs) -> Result<ExitCode> {
-    let model = OpenModel::open(args.model.as_deref().unwrap_or(Path::new(demo::NAME)))?;
+    match &args.prompts {
+        Some(path) => batch::batch(args, path),
+        None => one(args),
+    }
+}
+
+/// Continues a single prompt.
+fn one(args: &GenerateArgs) -> Result<ExitCode> {
+    let model = open(args)?;
     let prompt_ids = prompt_ids(args, &model)?;
     let tokenizer = match args.token_ids {
         Some(_) => model.tokenizer().ok(),
         None => Some(model.tokenizer()?),
     };
-    let eos_ids = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
-    let settings = Settings::new(&args.sampling, &model.generation, eos_ids, MAX_NEW_TOKENS);
+    let settings = settings(args, &model, tokenizer);
     let context = args.load.context(
         model.bound.spec(),
         prompt_ids.len().saturating_add(settings.max_new_tokens),
@@ -38,11 +48,10 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<ExitCode> {
         plan,
         device,
         time: load,
-    } = model.load(&args.load, context, 1)?;
+    } = model.load(&args.load, context, 1, 1)?;
     let after_load = Memory::now();
     stop_on_ctrl_c(&session)?;
-    let mut sampler = Sampler::new(settings.sampling, settings.seed, session.spec().vocab);
-    observe(&mut sampler, &prompt_ids, &session)?;
+    let running = Running::new(session.spec(), tokenizer, settings.clone(), &prompt_ids)?;
     let mut print = |piece: &str| {
         if args.json {
             Ok(())
@@ -50,14 +59,7 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<ExitCode> {
             output::print(piece)
         }
     };
-    let answer = answer(
-        &mut session,
-        tokenizer,
-        &settings,
-        &mut sampler,
-        &prompt_ids,
-        &mut print,
-    )?;
+    let answer = answer(&mut session, running, &prompt_ids, &mut print)?;
 
     let n_decoded = answer.ids.len().saturating_sub(1);
     if args.json {
@@ -99,6 +101,15 @@ pub(crate) fn generate(args: &GenerateArgs) -> Result<ExitCode> {
             ExitCode::SUCCESS
         }
     })
+}
+
+fn open(args: &GenerateArgs) -> Result<OpenModel> {
+    OpenModel::open(args.model.as_deref().unwrap_or(Path::new(demo::NAME)))
+}
+
+fn settings(args: &GenerateArgs, model: &OpenModel, tokenizer: Option<&Tokenizer>) -> Settings {
+    let eos_ids = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
+    Settings::new(&args.sampling, &model.generation, eos_ids, MAX_NEW_TOKENS)
 }
 
 /// Tokens that are generated unless told otherwise.
@@ -143,7 +154,11 @@ fn prompt_ids(args: &GenerateArgs, model: &OpenModel) -> Result<Vec<u32>> {
     if let Some(ids) = &args.token_ids {
         return Ok(ids.clone());
     }
-    let text = prompt_text(args)?;
+    text_ids(prompt_text(args)?, args, model)
+}
+
+/// The ids of a prompt, as a message of a conversation if so asked.
+fn text_ids(text: String, args: &GenerateArgs, model: &OpenModel) -> Result<Vec<u32>> {
     // Some tokenizers would make a begin-of-text token of it, and the answer would have nothing to do with any prompt.
     if text.is_empty() {
         return Err(RuntimeError::EmptyPrompt.into());
@@ -171,7 +186,7 @@ fn prompt_ids(args: &GenerateArgs, model: &OpenModel) -> Result<Vec<u32>> {
 pub(crate) fn chat_ids(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
     let missing = || {
         UserError(
-            "the model has no chat template; leave --chat out, or choose an instruct model"
+            "the model has no chat template; give plain prompts, without --chat, or choose an instruct model"
                 .to_owned(),
         )
     };
@@ -208,21 +223,6 @@ fn read_stdin() -> Result<String> {
     let error = |e: std::io::Error| UserError(format!("cannot read standard input: {e}"));
     std::io::stdin().read_to_string(&mut text).map_err(error)?;
     Ok(text)
-}
-
-/// Notes the prompt for the repetition penalty.
-pub(crate) fn observe(sampler: &mut Sampler, ids: &[u32], session: &Session) -> Result<()> {
-    let vocab = session.spec().vocab;
-    match ids.iter().find(|&&id| id as usize >= vocab) {
-        Some(&id) => Err(RuntimeError::IdOutOfRange { id, vocab }.into()),
-        None => {
-            // An encoder's prompt is not what the decoder repeats.
-            if session.spec().encoder.is_none() {
-                sampler.observe(ids);
-            }
-            Ok(())
-        }
-    }
 }
 
 /// The first Ctrl-C ends the answer, a second one the program.

@@ -69,11 +69,18 @@ impl OpenModel {
             .map_err(|error| UserError(error.to_string()).into())
     }
 
-    /// Plans and loads the weights for one sequence, showing progress where someone can see it.
+    /// Plans and loads the weights for `n_sequences` of `context` positions and `n_logits` rows of logits at a time,
+    /// showing progress where someone can see it.
     ///
     /// # Errors
     /// When the plan does not fit, or a weight cannot be read.
-    pub(crate) fn load(&self, args: &LoadArgs, context: usize, n_logits: usize) -> Result<Loaded> {
+    pub(crate) fn load(
+        &self,
+        args: &LoadArgs,
+        context: usize,
+        n_sequences: usize,
+        n_logits: usize,
+    ) -> Result<Loaded> {
         let begin = Instant::now();
         let quant = args.quant.config()?;
         let device = Arc::new(args.cpu()?);
@@ -81,7 +88,7 @@ impl OpenModel {
             model: &self.bound,
             args,
             quant: quant.as_ref(),
-            limits: limits(self.bound.spec(), context, 1, n_logits),
+            limits: limits(self.bound.spec(), context, n_sequences, n_logits),
         };
         let plan = wanted.plan(&device)?;
         let options = LoadOptions {

@@ -1,8 +1,9 @@
-//! One answer: prefill, then token by token until something ends it.
+//! One answer: token by token until something ends it.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use llm_arch::ModelSpec;
 use llm_runtime::{RuntimeError, Sampler, Session};
 use llm_text::{StopOutcome, StopStrings, StreamingDetokenizer, TextError, Tokenizer};
 use serde::Serialize;
@@ -37,59 +38,118 @@ pub(crate) struct Answer {
     pub(crate) decode: Duration,
 }
 
-/// Appends `ids` to the session's sequence and answers; `print` gets the text in pieces as it becomes certain.
+/// Appends `ids`, the end of the prompt, to the session's first sequence and brings the answer to its end; `print`
+/// gets the text in pieces as it becomes certain.
 ///
 /// An interrupt ends the answer; one during prefill leaves it empty.
 pub(crate) fn answer(
     session: &mut Session,
-    tokenizer: Option<&Tokenizer>,
-    settings: &Settings,
-    sampler: &mut Sampler,
+    mut running: Running<'_>,
     ids: &[u32],
     print: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Answer> {
-    let mut text = Text::new(tokenizer, settings);
-    let mut generated = Vec::new();
+    let context = session.limits().context;
     let begin = Instant::now();
-    let mut next = match session.prefill(0, ids) {
-        Ok(logits) => Some(sampler.sample(logits)),
-        Err(RuntimeError::Interrupted) => None,
-        Err(error) => return Err(error.into()),
-    };
+    let mut logits = session.prefill(0, ids);
     let prefill = begin.elapsed();
     let begin = Instant::now();
     let end = loop {
-        let Some(id) = next else {
-            break EndReason::Interrupted;
-        };
-        generated.push(id);
-        if settings.eos_ids.contains(&id) {
-            break EndReason::Eos;
-        }
-        if text.push(id, print)? {
-            break EndReason::Stop;
-        }
-        if generated.len() == settings.max_new_tokens {
-            break EndReason::Length;
-        }
-        if session.len(0) == session.limits().context {
-            break EndReason::Context;
-        }
-        next = match session.step(&[(0, id)]) {
-            Ok(logits) => Some(sampler.sample(logits)),
-            Err(RuntimeError::Interrupted) => None,
+        let id = match logits {
+            Ok(logits) => running.choose(logits),
+            Err(RuntimeError::Interrupted) => break EndReason::Interrupted,
             Err(error) => return Err(error.into()),
         };
+        if let Some(end) = running.push(id, context - session.len(0), print)? {
+            break end;
+        }
+        logits = session.step(&[(0, id)]);
     };
     let decode = begin.elapsed();
-    let text = text.finish(print)?;
+    let (ids, text) = running.finish(print)?;
     Ok(Answer {
-        ids: generated,
+        ids,
         text,
         end,
         prefill,
         decode,
     })
+}
+
+/// An answer while it is made.
+pub(crate) struct Running<'a> {
+    settings: Settings,
+    sampler: Sampler,
+    text: Text<'a>,
+    /// Every token that was chosen.
+    ids: Vec<u32>,
+}
+
+impl<'a> Running<'a> {
+    /// The beginning of an answer to `prompt`, which the repetition penalty counts as seen.
+    ///
+    /// # Errors
+    /// When the prompt has a token that the model does not know.
+    pub(crate) fn new(
+        spec: &ModelSpec,
+        tokenizer: Option<&'a Tokenizer>,
+        settings: Settings,
+        prompt: &[u32],
+    ) -> Result<Self> {
+        let vocab = spec.vocab;
+        if let Some(&id) = prompt.iter().find(|&&id| id as usize >= vocab) {
+            return Err(RuntimeError::IdOutOfRange { id, vocab }.into());
+        }
+        let mut sampler = Sampler::new(settings.sampling, settings.seed, vocab);
+        // An encoder's prompt is not what the decoder repeats.
+        if spec.encoder.is_none() {
+            sampler.observe(prompt);
+        }
+        Ok(Running {
+            text: Text::new(tokenizer, &settings),
+            settings,
+            sampler,
+            ids: Vec::new(),
+        })
+    }
+
+    /// Chooses the next token from its `logits` `[vocab]`.
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> u32 {
+        self.sampler.sample(logits)
+    }
+
+    /// Takes the next token, with `room` positions left in its sequence; whether and why it is the last one.
+    pub(crate) fn push(
+        &mut self,
+        id: u32,
+        room: usize,
+        print: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Option<EndReason>> {
+        self.ids.push(id);
+        Ok(if self.settings.eos_ids.contains(&id) {
+            Some(EndReason::Eos)
+        } else if self.text.push(id, print)? {
+            Some(EndReason::Stop)
+        } else if self.ids.len() == self.settings.max_new_tokens {
+            Some(EndReason::Length)
+        } else if room == 0 {
+            Some(EndReason::Context)
+        } else {
+            None
+        })
+    }
+
+    /// Tokens that were chosen so far.
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Every token that was chosen, and all text, of which `print` gets the rest.
+    pub(crate) fn finish(
+        self,
+        print: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<(Vec<u32>, String)> {
+        Ok((self.ids, self.text.finish(print)?))
+    }
 }
 
 /// Text as it becomes certain: whole characters, no beginnings of stop strings.

@@ -59,7 +59,7 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
         plan,
         time,
         ..
-    } = model.load(&args.load, context, LOGITS_AT_ONCE)?;
+    } = model.load(&args.load, context, 1, LOGITS_AT_ONCE)?;
     stop_on_ctrl_c(&session)?;
 
     let begin = std::time::Instant::now();

@@ -165,17 +165,8 @@ impl Session {
             self.spec.family
         );
         self.truncate(sequence, 0);
-        self.check(sequence, ids)?;
-        // An encoder sees all of its prompt at once.
-        let (n_tokens, context) = (ids.len(), self.limits.n_tokens);
-        if n_tokens > context {
-            return Err(RuntimeError::ContextFull {
-                n_tokens,
-                context,
-                model_context: self.spec.context,
-            });
-        }
-        let memory = &mut self.hidden[..n_tokens * self.spec.hidden];
+        self.check_prompt(ids)?;
+        let memory = &mut self.hidden[..ids.len() * self.spec.hidden];
         for stage in &mut self.stages {
             stage.encode(sequence, ids, &self.interrupt, memory)?;
         }
@@ -197,15 +188,7 @@ impl Session {
             self.encode(sequence, ids)?;
             return self.step(&[(sequence, start_token)]);
         }
-        self.check(sequence, ids)?;
-        let n_tokens = self.limits.n_tokens;
-        let n_pieces = ids.len().div_ceil(n_tokens);
-        for (i, piece) in ids.chunks(n_tokens).enumerate() {
-            let rows = self.rows(sequence, 0, piece.len());
-            self.run(piece, &[(sequence, rows)], i + 1 == n_pieces)?;
-        }
-        let last = (ids.len() - 1) % n_tokens;
-        self.logits_of(&[last])
+        self.advance(&[(sequence, ids)])
     }
 
     /// Appends one token to each of some sequences, each named once; returns their logits, `[tokens, vocab]`.
@@ -214,32 +197,72 @@ impl Session {
     /// As [`Session::prefill`].
     ///
     /// # Panics
-    /// When there are more tokens than a pass, or its logits, may have rows.
+    /// As [`Session::advance`].
     pub fn step(&mut self, tokens: &[(usize, u32)]) -> Result<&[f32]> {
+        // One sequence is the common case, and the hot path allocates nothing.
+        if let [(sequence, id)] = *tokens {
+            self.check(sequence, &[id])?;
+            let rows = self.rows(sequence, 0, 1);
+            self.run(&[id], &[(sequence, rows)], true)?;
+            return self.logits_of(&[0], 0);
+        }
+        let tokens = tokens.iter();
+        let items: Vec<_> = tokens
+            .map(|(sequence, id)| (*sequence, std::slice::from_ref(id)))
+            .collect();
+        self.advance(&items)
+    }
+
+    /// Appends ids to each of some sequences, each named once; returns the logits after the last of each,
+    /// `[items, vocab]`.
+    ///
+    /// The rows of all items, in their order, fill passes of [`Limits::n_tokens`]: there are as few passes as can be,
+    /// each of which may have to read all weights. What is named first is through first, so that sequences of one new
+    /// token ride along with the first piece of a prompt. In an encoder-decoder model the ids are the decoder's.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`], before anything is appended if it is the fault of `items`.
+    ///
+    /// # Panics
+    /// When a sequence is named twice, or there are more items than [`Limits::n_logits`].
+    pub fn advance(&mut self, items: &[(usize, &[u32])]) -> Result<&[f32]> {
         let Limits {
             n_tokens, n_logits, ..
         } = self.limits;
         assert!(
-            tokens.len() <= n_tokens.min(n_logits),
-            "{} tokens exceed the session's limits",
-            tokens.len()
+            items.len() <= n_logits,
+            "{} items exceed the session's {n_logits} rows of logits",
+            items.len()
         );
-        for &(sequence, id) in tokens {
-            self.check(sequence, &[id])?;
+        for (i, &(sequence, ids)) in items.iter().enumerate() {
+            let is_named = items[..i].iter().any(|&(earlier, _)| earlier == sequence);
+            assert!(!is_named, "sequence {sequence} is named twice");
+            self.check(sequence, ids)?;
         }
-        // One sequence is the common case, and the hot path allocates nothing.
-        if let [(sequence, id)] = *tokens {
-            let rows = self.rows(sequence, 0, 1);
-            self.run(&[id], &[(sequence, rows)], true)?;
-            return self.logits_of(&[0]);
+        let mut left = items.to_vec();
+        let mut n_done = 0;
+        while n_done < items.len() {
+            let (mut ids, mut sequences, mut last_rows) = (Vec::new(), Vec::new(), Vec::new());
+            for (sequence, rest) in &mut left[n_done..] {
+                let room = n_tokens - ids.len();
+                if room == 0 {
+                    break;
+                }
+                let (piece, after) = rest.split_at(rest.len().min(room));
+                sequences.push((*sequence, self.rows(*sequence, ids.len(), piece.len())));
+                ids.extend_from_slice(piece);
+                *rest = after;
+                if after.is_empty() {
+                    last_rows.push(ids.len() - 1);
+                }
+            }
+            self.run(&ids, &sequences, !last_rows.is_empty())?;
+            if !last_rows.is_empty() {
+                self.logits_of(&last_rows, n_done)?;
+            }
+            n_done += last_rows.len();
         }
-        let ids: Vec<u32> = tokens.iter().map(|&(_, id)| id).collect();
-        let rows = tokens.iter().enumerate();
-        let rows: Vec<_> = rows
-            .map(|(i, &(sequence, _))| (sequence, self.rows(sequence, i, 1)))
-            .collect();
-        self.run(&ids, &rows, true)?;
-        self.logits_of(&(0..tokens.len()).collect::<Vec<_>>())
+        Ok(&self.logits[..items.len() * self.spec.vocab])
     }
 
     /// Appends `ids` to `sequence` and hands the logits after each, with its index, to `each`.
@@ -264,7 +287,7 @@ impl Session {
             self.run(piece, &[(sequence, rows)], true)?;
             for row in (0..piece.len()).step_by(n_logits) {
                 let rows: Vec<usize> = (row..piece.len().min(row + n_logits)).collect();
-                for (i, logits) in self.logits_of(&rows)?.chunks_exact(vocab).enumerate() {
+                for (i, logits) in self.logits_of(&rows, 0)?.chunks_exact(vocab).enumerate() {
                     each(first + row + i, logits)?;
                 }
             }
@@ -272,7 +295,27 @@ impl Session {
         Ok(())
     }
 
+    /// Whether `ids` can be a prompt, alone in its sequence.
+    ///
+    /// # Errors
+    /// When it is empty, has an unknown id, or is longer than the context.
+    pub fn check_prompt(&self, ids: &[u32]) -> Result<()> {
+        let Limits {
+            context, n_tokens, ..
+        } = self.limits;
+        match self.spec.encoder {
+            // An encoder sees all of its prompt at once.
+            Some(_) => self.check_ids(ids, 0, context.min(n_tokens)),
+            None => self.check_ids(ids, 0, context),
+        }
+    }
+
     fn check(&self, sequence: usize, ids: &[u32]) -> Result<()> {
+        self.check_ids(ids, self.lengths[sequence], self.limits.context)
+    }
+
+    /// Whether `ids` can follow on `n_taken` positions.
+    fn check_ids(&self, ids: &[u32], n_taken: usize, context: usize) -> Result<()> {
         if ids.is_empty() {
             return Err(RuntimeError::EmptyPrompt);
         }
@@ -282,8 +325,7 @@ impl Session {
                 vocab: self.spec.vocab,
             });
         }
-        let n_tokens = self.lengths[sequence] + ids.len();
-        let Limits { context, .. } = self.limits;
+        let n_tokens = n_taken + ids.len();
         if n_tokens > context {
             return Err(RuntimeError::ContextFull {
                 n_tokens,
@@ -324,8 +366,10 @@ impl Session {
         Ok(())
     }
 
-    fn logits_of(&mut self, rows: &[usize]) -> Result<&[f32]> {
-        let out = &mut self.logits[..rows.len() * self.spec.vocab];
+    /// Logits after some rows of the last pass, kept from the `first` row of the session's logits on.
+    fn logits_of(&mut self, rows: &[usize], first: usize) -> Result<&[f32]> {
+        let vocab = self.spec.vocab;
+        let out = &mut self.logits[first * vocab..(first + rows.len()) * vocab];
         self.stages
             .last_mut()
             .expect("a session has a stage")
@@ -336,3 +380,6 @@ impl Session {
         Ok(out)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,7 +67,7 @@ pub(crate) fn limits(
     let n_tokens = match spec.encoder {
         // An encoder sees all of its prompt at once.
         Some(_) => context,
-        None => PASS.min(context),
+        None => PASS.min(context.saturating_mul(n_sequences)),
     };
     Limits {
         n_sequences,

@@ -3,7 +3,7 @@
 use crate::support::{asset, run_with_stdin};
 
 /// The bundled model with a template that it was never trained on: what matters is what it is fed.
-fn talkative() -> tempfile::TempDir {
+pub(crate) fn talkative() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in [
         "config.json",

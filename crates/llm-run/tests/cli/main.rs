@@ -7,6 +7,7 @@
 )]
 
 mod bad_input;
+mod batch;
 mod chat;
 mod doctor;
 mod forms;

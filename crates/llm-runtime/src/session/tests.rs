@@ -1,0 +1,150 @@
+//! How tokens are laid into passes, seen by a stage that computes nothing.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+use crate::read_config;
+
+/// A pass: each sequence's rows, first row, count and start, and whether logits follow.
+type Seen = (Vec<(usize, [usize; 3])>, bool);
+
+/// Tells of its passes; the logits after a token are that token's id everywhere.
+struct Recorder {
+    passes: Sender<Seen>,
+    ids: Vec<u32>,
+    vocab: usize,
+}
+
+impl Stage for Recorder {
+    fn forward(&mut self, pass: &Pass<'_>, _hidden: &mut [f32]) -> Result<()> {
+        let rows =
+            |&(sequence, rows): &(usize, Rows)| (sequence, [rows.first, rows.n_tokens, rows.start]);
+        let sequences = pass.sequences.iter().map(rows).collect();
+        self.passes.send((sequences, pass.logits)).unwrap();
+        self.ids = pass.ids.to_vec();
+        Ok(())
+    }
+
+    fn encode(&mut self, _: usize, _: &[u32], _: &Interrupt, _: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
+        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.vocab)) {
+            out.fill(self.ids[row] as f32);
+        }
+        Ok(())
+    }
+
+    fn count(&self, _: &mut Allocated) {}
+}
+
+/// Passes of up to 4 rows of up to 3 sequences of 8 positions.
+fn session() -> (Session, Receiver<Seen>) {
+    let config = r#"{"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 100}"#;
+    let (skeleton, _) = read_config(config.as_bytes(), Path::new("config.json")).unwrap();
+    let limits = Limits {
+        n_sequences: 3,
+        context: 8,
+        n_tokens: 4,
+        n_logits: 3,
+    };
+    let (passes, seen) = channel();
+    let vocab = skeleton.spec.vocab;
+    let recorder = Recorder {
+        passes,
+        ids: Vec::new(),
+        vocab,
+    };
+    let stages: Vec<Box<dyn Stage>> = vec![Box::new(recorder)];
+    let loaded = (stages, Allocated::default());
+    (
+        Session::new(skeleton.spec, loaded, limits, DType::F32),
+        seen,
+    )
+}
+
+#[test]
+fn as_few_passes_as_can_be_serve_all_sequences() {
+    struct Case<'a> {
+        what: &'a str,
+        /// Each sequence and how many tokens it gets.
+        items: &'a [(usize, usize)],
+        passes: &'a [Seen],
+    }
+    // The cases continue each other.
+    let cases = [
+        Case {
+            what: "prompts share a pass",
+            items: &[(2, 1), (0, 3)],
+            passes: &[(vec![(2, [0, 1, 0]), (0, [1, 3, 0])], true)],
+        },
+        Case {
+            what: "two decode while the third reads a prompt that is longer than a pass",
+            items: &[(0, 1), (2, 1), (1, 7)],
+            passes: &[
+                (vec![(0, [0, 1, 3]), (2, [1, 1, 1]), (1, [2, 2, 0])], true),
+                (vec![(1, [0, 4, 2])], false),
+                (vec![(1, [0, 1, 6])], true),
+            ],
+        },
+        Case {
+            what: "an item that ends with its pass",
+            items: &[(2, 4), (1, 1)],
+            passes: &[(vec![(2, [0, 4, 2])], true), (vec![(1, [0, 1, 7])], true)],
+        },
+        Case {
+            what: "nothing",
+            items: &[],
+            passes: &[],
+        },
+    ];
+    let (mut session, seen) = session();
+    for Case {
+        what,
+        items,
+        passes,
+    } in cases
+    {
+        let tokens: Vec<u32> = (0..100).collect();
+        // Other ids for each, so that logits of a wrong row show.
+        let ids = |i: usize, n: usize| &tokens[10 * i..][..n];
+        let items_by_idx = items.iter().enumerate();
+        let fed: Vec<_> = items_by_idx
+            .map(|(i, &(sequence, n))| (sequence, ids(i, n)))
+            .collect();
+        let logits = session.advance(&fed).unwrap();
+        let last: Vec<f32> = fed
+            .iter()
+            .map(|(_, ids)| ids[ids.len() - 1] as f32)
+            .collect();
+        assert_eq!(logits.len(), 100 * items.len(), "{what}");
+        for (logits, last) in logits.chunks_exact(100).zip(last) {
+            assert!(logits.iter().all(|&l| l == last), "{what}: {logits:?}");
+        }
+        assert_eq!(seen.try_iter().collect::<Vec<_>>(), passes, "{what}");
+    }
+    assert_eq!([0, 1, 2].map(|sequence| session.len(sequence)), [4, 8, 6]);
+}
+
+#[test]
+fn what_one_item_gets_wrong_is_said_before_any_is_fed() {
+    let (mut session, seen) = session();
+    session.advance(&[(1, &[5, 6])]).unwrap();
+    seen.try_iter().for_each(drop);
+    let long: Vec<u32> = (0..7).collect();
+    let cases: [(&[u32], &str); 3] = [
+        (&[], "empty"),
+        (&[3, 100], "token id 100"),
+        (&long, "9 tokens do not fit the context of 8"),
+    ];
+    for (ids, expected) in cases {
+        let error = session.advance(&[(0, &[1]), (1, ids)]).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!((session.len(0), session.len(1)), (0, 2), "{error}");
+    }
+    // Alone in its sequence it would fit.
+    session.check_prompt(&long).unwrap();
+    assert_eq!(seen.try_iter().count(), 0);
+}
