@@ -3,10 +3,12 @@
 
     python3 benches/peers.py speed [--model FOLDER] [--tokens N]     load time, peak memory, tokens per second
     python3 benches/peers.py check [--model FOLDER]                  transformers loads what `llm-run quantize` writes
+    python3 benches/peers.py offload [--model FOLDER] [--limit GB]   a model that does not fit, both in a memory cgroup
 
 Builds llm-run, and on its first run a virtual environment of its own in target/peers-environment (some GB, a few
 minutes). Without --model, `speed` makes random Llamas of 1.1 billion parameters (2.2 GB in bfloat16) and of the shapes of
-SmolLM2-135M in target/peers; `check` takes small models from tests/fixtures. Each measurement is a process of its own,
+SmolLM2-135M in target/peers; `check` takes small models from tests/fixtures, `offload` the larger random one. `offload` wants to
+be allowed to make memory cgroups (root, as a rule). Each measurement is a process of its own,
 ours and theirs in turns; memory is the process's peak of resident memory, mapped files included. Not part of the tests.
 """
 import argparse
@@ -64,6 +66,27 @@ if n_tokens:
     one, many = timed(1), timed(n_tokens + 1)
     decode = n_tokens / (many - one)
 print(json.dumps({"load": load, "peak": load_peak, "decode": decode}))
+"""
+
+# The same of a model most of which is on disk.
+THEIR_OFFLOAD = r"""
+import json, sys, time
+model_path, in_ram, folder, n_tokens = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+import torch, transformers
+transformers.logging.set_verbosity_error()
+torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
+begin = time.perf_counter()
+model = transformers.AutoModelForCausalLM.from_pretrained(
+    model_path, dtype=torch.bfloat16, device_map="auto", max_memory={"cpu": in_ram}, offload_folder=folder).eval()
+load = time.perf_counter() - begin
+homes = [str(home) for home in model.hf_device_map.values()]
+ids = torch.arange(5, 21).reshape(1, -1)
+def timed(n):
+    begin = time.perf_counter()
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, min_new_tokens=n, do_sample=False)
+    return time.perf_counter() - begin
+one, many = timed(1), timed(n_tokens + 1)
+print(json.dumps({"load": load, "decode": n_tokens / (many - one), "on_disk": homes.count("disk"), "modules": len(homes)}))
 """
 
 # Logits of one prompt by a checkpoint that is quantized already; saves them.
@@ -149,6 +172,67 @@ def speed(args):
                   flush=True)
 
 
+class MemoryCgroup:
+    """A cgroup of this process's own, in which commands have `limit` bytes for all that they hold, caches included."""
+
+    def __init__(self, limit):
+        self.limit = limit
+        lines = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
+        paths = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
+        if "memory" in paths:
+            base, self.knob = pathlib.Path("/sys/fs/cgroup/memory" + paths["memory"]), "memory.limit_in_bytes"
+        else:
+            base, self.knob = pathlib.Path("/sys/fs/cgroup" + paths[""]), "memory.max"
+        self.path = base / f"llm-run-peers-{os.getpid()}"
+
+    def __enter__(self):
+        try:
+            self.path.mkdir()
+            (self.path / self.knob).write_text(str(self.limit))
+        except OSError as error:
+            sys.exit(f"cannot make a memory cgroup: {error}")
+        return self
+
+    def __exit__(self, *_):
+        self.path.rmdir()
+
+    def command(self, command):
+        return ["sh", "-c", f'echo $$ > {self.path}/cgroup.procs && exec "$@"', "sh", *command]
+
+
+def forget(model):
+    """Has the kernel drop what it has of the files, so that both sides begin at the disk."""
+    run(["sync"])
+    for path in sorted(model.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def offload(args):
+    model = pathlib.Path(args.model) if args.model else random_model("llama-1.1b")
+    limit = int(args.limit * 1e9)
+    ids = ",".join(str(i) for i in range(5, 21))
+    print(f"\n{model.name} under {args.limit} GB for the whole process, prompt of 16 tokens, {args.tokens} decoded")
+    print("| | opened or loaded, s | decode, tokens/s | × |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=TARGET) as scratch, MemoryCgroup(limit) as cgroup:
+        forget(model)
+        # Python and torch want some 0.6 GB for themselves, and a module on its way is there twice.
+        in_ram = f"{int(args.limit * 1000 * 0.3)}MB"
+        command = [PYTHON, "-c", THEIR_OFFLOAD, model, in_ram, f"{scratch}/theirs", min(args.tokens, 6)]
+        their = output(cgroup.command(command))
+        print(f"| accelerate, bf16, {their['on_disk']} of {their['modules']} modules on disk | {their['load']:.1f} "
+              f"| {their['decode']:.2f} | |", flush=True)
+        for name, (flags, _) in ENCODINGS.items():
+            forget(model)
+            command = [LLM_RUN, "generate", model, "--token-ids", ids, "--max-new-tokens", args.tokens + 1, "--greedy",
+                       "--ignore-eos", "--json", "--offload-folder", f"{scratch}/ours", *flags]
+            found = output(cgroup.command(command))
+            decode = found["timings"]["decode_tokens_per_second"]
+            print(f"| llm-run, {name} | {found['timings']['load_seconds']:.1f} | {decode:.2f} "
+                  f"| {decode / their['decode']:.1f} |", flush=True)
+
+
 def check(args):
     from_file = r"""
 import sys
@@ -180,12 +264,13 @@ print(float((a - b).norm() / b.norm()))
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "check"])
+    parser.add_argument("what", choices=["speed", "check", "offload"])
     parser.add_argument("--model")
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--limit", type=float, default=1.7)
     args = parser.parse_args()
     prepare()
-    {"speed": speed, "check": check}[args.what](args)
+    {"speed": speed, "check": check, "offload": offload}[args.what](args)
 
 
 if __name__ == "__main__":
