@@ -200,6 +200,7 @@ fn planned(
         costs: Costs {
             cpu: &costs,
             gpu: &costs,
+            program: Bytes::ZERO,
         },
     };
     match plan(&request).unwrap() {

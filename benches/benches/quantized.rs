@@ -118,10 +118,7 @@ fn kept(model: &BoundModel, quant: Option<&QuantConfig>) -> Result<StoredBytes> 
     let encodings = model.encodings(WeightDType::Auto, quant)?;
     let mut sum = StoredBytes::default();
     for bound in model.tensors() {
-        let (rows, cols) = match *bound.slot.shape.as_slice() {
-            [rows, cols] => (rows, cols),
-            ref width => (1, width.iter().product()),
-        };
+        let (rows, cols) = bound.slot.matrix();
         let scheme = encodings.scheme(bound.slot, bound.stored_as(), RunOn::Cpu);
         let stored = scheme.stored_bytes(rows as u64, cols as u64);
         sum.elements += stored.elements;

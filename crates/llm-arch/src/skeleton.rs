@@ -244,6 +244,15 @@ impl Slot {
         self.shape.iter().map(|&d| d as u64).product()
     }
 
+    /// Rows and columns of what computes with it: output and input features, and 1 and the width of a vector.
+    pub fn matrix(&self) -> (usize, usize) {
+        match *self.shape.as_slice() {
+            [rows, cols] => (rows, cols),
+            [width] => (1, width),
+            ref shape => unreachable!("a slot is a vector or a matrix, not {shape:?}"),
+        }
+    }
+
     /// The shape in the checkpoint.
     pub fn stored_shape(&self) -> Vec<usize> {
         match self.stored {

@@ -16,8 +16,10 @@ pub enum WeightDType {
 /// How a checkpoint holds a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum StoredAs {
-    /// Element by element.
+    /// Element by element, one after the other.
     Plain(DType),
+    /// Element by element, in another order or with gaps, as views are in PyTorch's files.
+    Strided(DType),
     /// In blocks of GGUF's, which decode to floating point.
     Blocks,
     /// As bitsandbytes quantizes it.
@@ -78,9 +80,9 @@ impl Encodings<'_> {
         match (self.dtype, self.config_dtype) {
             (WeightDType::As(dtype), _) | (WeightDType::Auto, Some(dtype)) => dtype,
             (WeightDType::Auto, None) => match stored {
-                StoredAs::Plain(dtype) if dtype.is_weight() => dtype,
+                StoredAs::Plain(dtype) | StoredAs::Strided(dtype) if dtype.is_weight() => dtype,
                 // What is left of floating point is f64, which nothing computes with.
-                StoredAs::Plain(_) => DType::F32,
+                StoredAs::Plain(_) | StoredAs::Strided(_) => DType::F32,
                 StoredAs::Blocks | StoredAs::Quantized(_) => DType::BF16,
             },
         }

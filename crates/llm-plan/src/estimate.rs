@@ -8,6 +8,7 @@ use llm_arch::{Side, Unit};
 use llm_tensor::Bytes;
 
 use crate::needs::Needs;
+use crate::staging::Staging;
 use crate::weights::{Footprint, Weights};
 use crate::{Home, Placement, RunOn};
 
@@ -24,17 +25,20 @@ pub enum Term {
     Activations,
     /// Scratch memory of a device's operations.
     Workspace,
-    /// Where weights lie that rest elsewhere, while they are computed with and while the next ones come.
+    /// Where weights lie that rest elsewhere, while they are computed with and while the next ones come: two places for
+    /// the largest unit, and a pass's rows of tables that are looked up in.
     Staging,
     /// What a tensor takes on its way, while the model is loaded.
     LoadTransient,
     /// What a GPU takes before anything is asked of it.
     GpuContext,
+    /// The program itself: its code, the model's headers, its tokenizer.
+    Program,
 }
 
 impl Term {
     /// All of them.
-    pub const ALL: [Term; 8] = [
+    pub const ALL: [Term; 9] = [
         Term::Weights,
         Term::QuantizationStatistics,
         Term::KvCache,
@@ -43,6 +47,7 @@ impl Term {
         Term::Staging,
         Term::LoadTransient,
         Term::GpuContext,
+        Term::Program,
     ];
 
     /// The name that programs read, as `kv_cache`.
@@ -56,6 +61,7 @@ impl Term {
             Term::Staging => "staging",
             Term::LoadTransient => "load_transient",
             Term::GpuContext => "gpu_context",
+            Term::Program => "program",
         }
     }
 }
@@ -72,6 +78,7 @@ impl fmt::Display for Term {
             Term::Staging => "staging of offloaded weights",
             Term::LoadTransient => "tensors on their way at load",
             Term::GpuContext => "GPU context",
+            Term::Program => "the program itself",
         })
     }
 }
@@ -219,7 +226,7 @@ impl MemoryEstimate {
         sums.host(needs);
         MemoryEstimate {
             encoder_kv: Bytes::new(sums.encoder_kv),
-            memories: sums.finish(),
+            memories: sums.finish(needs),
             units,
         }
     }
@@ -231,6 +238,8 @@ struct Sums {
     /// Devices that compute, and whether with blocks of an encoder.
     devices: BTreeMap<RunOn, bool>,
     encoder_kv: u64,
+    /// By memory that weights come to.
+    staging: BTreeMap<Home, Staging>,
 }
 
 impl Sums {
@@ -245,11 +254,13 @@ impl Sums {
         self.weights(home, footprint);
         self.device(unit, run_on, needs);
         if !placement.is_resident() {
-            let slots = STAGING_SLOTS * footprint.per_pass;
-            self.terms(run_on.memory()).raise(Term::Staging, slots);
-            if home == Home::Disk {
+            self.staging
+                .entry(run_on.memory())
+                .or_default()
+                .add(footprint);
+            if home == Home::Disk && run_on != RunOn::Cpu {
                 // It comes through RAM wherever it goes.
-                self.terms(Home::Ram).raise(Term::Staging, slots);
+                self.staging.entry(Home::Ram).or_default().add(footprint);
             }
         }
         let kv_cache = match unit {
@@ -317,14 +328,20 @@ impl Sums {
     /// What the process keeps in RAM wherever it computes.
     fn host(&mut self, needs: &Needs) {
         let n_bytes = host_bytes(needs, self.devices.len());
-        self.terms(Home::Ram).add(Term::Activations, n_bytes);
+        let terms = self.terms(Home::Ram);
+        terms.add(Term::Activations, n_bytes);
+        terms.add(Term::Program, needs.program);
     }
 
     fn terms(&mut self, home: Home) -> &mut TermBytes {
         &mut self.memories.entry(home).or_default().0
     }
 
-    fn finish(self) -> Vec<MemoryUse> {
+    fn finish(mut self, needs: &Needs) -> Vec<MemoryUse> {
+        for (memory, staging) in std::mem::take(&mut self.staging) {
+            let n_bytes = staging.bytes(needs);
+            self.terms(memory).add(Term::Staging, n_bytes);
+        }
         let memories = self.memories.into_iter();
         memories
             .map(|(home, (terms, in_place))| MemoryUse {
@@ -343,7 +360,3 @@ pub(crate) fn host_bytes(needs: &Needs, n_devices: usize) -> u64 {
     let hidden = if crosses { host.hidden } else { 0 };
     host.logits + hidden + n_devices as u64 * host.per_device
 }
-
-/// Places for a unit that is streamed, on its device and, where it comes from disk, in RAM: one is filled while
-/// another computes.
-pub const STAGING_SLOTS: u64 = 2;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::estimate::{STAGING_SLOTS, host_bytes};
+use crate::estimate::host_bytes;
 use crate::items::Items;
 use crate::{Budgets, Home, Placement, RunOn};
 
@@ -192,7 +192,7 @@ impl Filling<'_> {
     /// What a GPU has to hold that holds some items and to which all from another on are streamed.
     fn on_gpu(&self, run_on: RunOn, held: Range<usize>, streamed: Range<usize>) -> u64 {
         let items = self.items;
-        let staging = STAGING_SLOTS * items.largest(run_on, streamed.start);
+        let staging = items.staging(run_on, streamed.start);
         items.device(run_on, [held.clone(), streamed]) + staging + items.weights(run_on, held)
     }
 
@@ -204,8 +204,7 @@ impl Filling<'_> {
         let beside_weights = self.ram_beside_weights(&gpu_ends, tail);
         let ram = |ram_end: usize| {
             let at_load = beside_weights.at_load + items.load_transient(n_gpu, ram_end, tail);
-            let staging = STAGING_SLOTS * items.largest(tail, ram_end);
-            let in_generation = beside_weights.in_generation + staging;
+            let in_generation = beside_weights.in_generation + items.staging(tail, ram_end);
             items.weights(tail, n_gpu..ram_end) + at_load.max(in_generation)
         };
         let holds = |ram_end: usize| ram(ram_end) <= self.budgets.ram.get();
@@ -248,9 +247,10 @@ impl Filling<'_> {
                 (device, self.items.needs().on(tail).fixed.min(device))
             }
         };
+        let needs = self.items.needs();
         BesideWeights {
-            at_load: fixed,
-            in_generation: device + host_bytes(self.items.needs(), devices.len()),
+            at_load: needs.program + fixed,
+            in_generation: needs.program + device + host_bytes(needs, devices.len()),
         }
     }
 }

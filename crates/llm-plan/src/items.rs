@@ -7,6 +7,7 @@ use llm_arch::{Side, Unit};
 
 use crate::RunOn;
 use crate::needs::Needs;
+use crate::staging::Staging;
 use crate::weights::Weights;
 
 /// In which order, and in what portions, units are filled in.
@@ -43,7 +44,7 @@ pub(crate) struct Items<'a> {
 struct Sums {
     weights: Vec<u64>,
     kv: Vec<u64>,
-    per_pass_of_last: Vec<u64>,
+    staging_of_last: Vec<u64>,
     unfinished_of_last: Vec<u64>,
     source_of_last: Vec<u64>,
     on_its_way_of_first: Vec<u64>,
@@ -190,9 +191,9 @@ impl<'a> Items<'a> {
         n_bytes
     }
 
-    /// What a pass reads of the largest unit from `first` on.
-    pub(crate) fn largest(&self, run_on: RunOn, first: usize) -> u64 {
-        self.on(run_on).per_pass_of_last[first]
+    /// What a memory takes that the items from `first` on are streamed to.
+    pub(crate) fn staging(&self, run_on: RunOn, first: usize) -> u64 {
+        self.on(run_on).staging_of_last[first]
     }
 
     /// What has to be written for the items from `first` on to rest on disk.
@@ -243,10 +244,16 @@ impl<'a> Items<'a> {
             }
             joined
         };
+        let mut staging = Staging::default();
+        let mut staging_of_last = vec![0; n + 1];
+        for i in (0..n).rev() {
+            item(i).for_each(|&idx| staging.add(&footprints[idx]));
+            staging_of_last[i] = staging.bytes(self.needs);
+        }
         Sums {
             weights: sum(&|idx| footprints[idx].total()),
             kv: sum(&kv),
-            per_pass_of_last: of_last(&|idx| footprints[idx].per_pass, u64::max),
+            staging_of_last,
             unfinished_of_last: of_last(&|idx| footprints[idx].unfinished, |a, b| a + b),
             source_of_last: of_last(&|idx| footprints[idx].source, u64::max),
             on_its_way_of_first: max_of_first(&|idx| footprints[idx].on_its_way),

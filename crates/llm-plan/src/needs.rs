@@ -28,6 +28,8 @@ pub struct Costs<'a> {
     pub cpu: &'a dyn DeviceCosts,
     /// Each GPU.
     pub gpu: &'a dyn DeviceCosts,
+    /// What the process takes of RAM before it holds weights and buffers: its code, the model's headers, its tokenizer.
+    pub program: Bytes,
 }
 
 /// What passes take beside weights, in bytes.
@@ -37,6 +39,10 @@ pub(crate) struct Needs {
     cpu: DeviceNeeds,
     /// In RAM, wherever it computes.
     pub(crate) host: HostBuffers,
+    /// The same, of the process itself.
+    pub(crate) program: u64,
+    /// Rows of the largest pass.
+    pub(crate) n_tokens: u64,
 }
 
 /// What one device takes if it computes at all.
@@ -65,10 +71,18 @@ impl Needs {
         kv_dtype: DType,
         costs: &Costs<'_>,
     ) -> Result<Self> {
+        let program = costs.program.get();
+        if u128::from(program) > MAX {
+            return Err(PlanError::TooLarge {
+                n_bytes: program.into(),
+            });
+        }
         Ok(Needs {
             gpu: DeviceNeeds::of(spec, limits, kv_dtype, costs.gpu)?,
             cpu: DeviceNeeds::of(spec, limits, kv_dtype, costs.cpu)?,
             host: HostBuffers::of(spec, limits),
+            program,
+            n_tokens: limits.n_tokens as u64,
         })
     }
 

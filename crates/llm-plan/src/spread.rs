@@ -2,7 +2,6 @@
 
 use llm_arch::Unit;
 
-use crate::estimate::STAGING_SLOTS;
 use crate::fill::{Filling, Limit};
 use crate::items::{Items, Order, Portions};
 use crate::needs::Needs;
@@ -90,9 +89,7 @@ fn n_held(
     let items = Items::new(weights, needs, portions);
     let (n, gpu) = (items.len(), RunOn::Gpu(0));
     let beside = items.device(gpu, [0..n, n..n]);
-    let fits = |end: &usize| {
-        let staging = STAGING_SLOTS * items.largest(gpu, *end);
-        beside + staging + items.weights(gpu, 0..*end) <= limit
-    };
+    let fits =
+        |end: &usize| beside + items.staging(gpu, *end) + items.weights(gpu, 0..*end) <= limit;
     (1..=n).rev().find(fits).map(|end| end - 1)
 }

@@ -6,6 +6,7 @@ mod footprints;
 mod maps;
 mod properties;
 mod reasons;
+mod streamed;
 
 use std::path::{Path, PathBuf};
 
@@ -41,14 +42,16 @@ fn costs() -> Costs<'static> {
     Costs {
         cpu: &Plain { fixed: 0 },
         gpu: &Plain { fixed: GPU_CONTEXT },
+        program: Bytes::ZERO,
     }
 }
 
-/// The same, of GPUs that take nothing for themselves.
+/// The same, of GPUs that take next to nothing for themselves, and of a program that takes something.
 fn small_costs() -> Costs<'static> {
     Costs {
         cpu: &Plain { fixed: 0 },
         gpu: &Plain { fixed: 100 },
+        program: Bytes::new(5000),
     }
 }
 
@@ -79,8 +82,12 @@ fn real(name: &str) -> Skeleton {
 
 /// A small Llama, its head tied or not.
 fn llama(n_layers: usize, is_tied: bool) -> Skeleton {
+    llama_of(32, n_layers, is_tied)
+}
+
+fn llama_of(hidden: usize, n_layers: usize, is_tied: bool) -> Skeleton {
     let config = json!({
-        "model_type": "llama", "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": n_layers,
+        "model_type": "llama", "hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": n_layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 200, "max_position_embeddings": 64,
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": is_tied
     });
@@ -89,8 +96,12 @@ fn llama(n_layers: usize, is_tied: bool) -> Skeleton {
 
 /// A mixture of experts.
 fn mixtral(n_layers: usize, n_experts: usize) -> Skeleton {
+    mixtral_of(32, n_layers, n_experts)
+}
+
+fn mixtral_of(hidden: usize, n_layers: usize, n_experts: usize) -> Skeleton {
     let config = json!({
-        "model_type": "mixtral", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": n_layers,
+        "model_type": "mixtral", "hidden_size": hidden, "intermediate_size": 3 * hidden / 2, "num_hidden_layers": n_layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 64,
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "num_local_experts": n_experts, "num_experts_per_tok": 2,
         "sliding_window": null, "tie_word_embeddings": false
@@ -100,9 +111,28 @@ fn mixtral(n_layers: usize, n_experts: usize) -> Skeleton {
 
 /// A small T5.
 fn t5(n_layers: usize) -> Skeleton {
+    t5_of(32, n_layers)
+}
+
+fn t5_of(hidden: usize, n_layers: usize) -> Skeleton {
     let config = json!({
-        "model_type": "t5", "d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": n_layers,
+        "model_type": "t5", "d_model": hidden, "d_ff": 2 * hidden, "d_kv": hidden / 4, "num_heads": 4, "num_layers": n_layers,
         "vocab_size": 100, "n_positions": 64, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": true
+    });
+    from_config(&object(config)).unwrap()
+}
+
+/// A small OPT: tables of tokens and of positions, the first of another width, its head tied to it.
+fn opt(n_layers: usize) -> Skeleton {
+    opt_of(32, n_layers)
+}
+
+fn opt_of(hidden: usize, n_layers: usize) -> Skeleton {
+    let config = json!({
+        "model_type": "opt", "hidden_size": hidden, "word_embed_proj_dim": hidden / 2, "ffn_dim": 2 * hidden,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 64, "do_layer_norm_before": true,
+        "tie_word_embeddings": true, "activation_function": "relu"
     });
     from_config(&object(config)).unwrap()
 }

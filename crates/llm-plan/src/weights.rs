@@ -5,7 +5,7 @@ use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
 use crate::units::Units;
-use crate::{Encodings, RunOn, StoredAs};
+use crate::{Encodings, RunOn, StoredAs, looked_up_row_bytes, staged_bytes};
 
 /// What a unit's weights take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,11 +17,16 @@ pub(crate) struct Footprint {
     /// What a pass reads, and what is streamed to where it computes if it rests elsewhere: all but tables that are only
     /// looked up in.
     pub(crate) per_pass: u64,
+    /// What that takes of a staging place.
+    pub(crate) staged: u64,
+    /// A row of each table that is looked up in.
+    pub(crate) looked_up_row: u64,
     /// What the checkpoint does not hold in its final form, and a disk home has to have written anew.
     pub(crate) unfinished: u64,
     /// The largest piece that is loaded of a tensor whose stored form is not the final one: beside that in RAM.
     pub(crate) source: u64,
-    /// The most that a tensor's piece takes in RAM on its way to another home: both forms.
+    /// The most that a tensor takes in RAM on its way to another home: a piece of both forms, of the final one all where
+    /// it is quantized.
     pub(crate) on_its_way: u64,
 }
 
@@ -39,26 +44,30 @@ impl Footprint {
         if becomes_table(slot.role) {
             return;
         }
-        let (rows, cols) = match *slot.shape.as_slice() {
-            [rows, cols] => (rows as u64, cols as u64),
-            _ => (1, slot.n_elements()),
-        };
-        let bytes = scheme.stored_bytes(rows, cols);
+        let (rows, cols) = slot.matrix();
+        let bytes = scheme.stored_bytes(rows as u64, cols as u64);
         let total = bytes.total().get();
         self.elements += bytes.elements.get();
         self.statistics += bytes.statistics.get();
         if !is_looked_up(slot.role, how.is_tied) {
             self.per_pass += total;
+            self.staged += staged_bytes(slot, scheme).get();
         }
+        self.looked_up_row += looked_up_row_bytes(slot, scheme).get();
         let source = if is_final(slot, stored, scheme) {
             0
         } else {
             self.unfinished += total;
-            stored_bytes(slot, stored, (rows, cols)).get()
+            stored_bytes(slot, stored).get()
         };
         let source = source.min(how.load_piece);
         self.source = self.source.max(source);
-        self.on_its_way = self.on_its_way.max(source + total.min(how.load_piece));
+        let encoded = match scheme {
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) => total.min(how.load_piece),
+            // Whole before it goes anywhere.
+            Scheme::Int8(_) | Scheme::FourBit(_) => total,
+        };
+        self.on_its_way = self.on_its_way.max(source + encoded);
     }
 }
 
@@ -150,21 +159,26 @@ fn is_looked_up(role: Role, is_tied: bool) -> bool {
     }
 }
 
-/// Whether the checkpoint's bytes are those that are computed with.
+/// Whether the checkpoint's bytes are those that are computed with, in one run for each part.
 fn is_final(slot: &Slot, stored: StoredAs, scheme: Scheme) -> bool {
     let is_same = match stored {
         StoredAs::Plain(dtype) => scheme == Scheme::Dense(dtype),
         StoredAs::Quantized(stored) => scheme == stored,
-        StoredAs::Blocks => false,
+        StoredAs::Strided(_) | StoredAs::Blocks => false,
     };
     is_same && slot.stored == Stored::AsIs
 }
 
 /// What a tensor takes in the checkpoint; of blocks, which come in many sizes, a bound.
-fn stored_bytes(slot: &Slot, stored: StoredAs, (rows, cols): (u64, u64)) -> Bytes {
+fn stored_bytes(slot: &Slot, stored: StoredAs) -> Bytes {
     match stored {
-        StoredAs::Plain(dtype) => Bytes::new(slot.n_elements() * dtype.size() as u64),
+        StoredAs::Plain(dtype) | StoredAs::Strided(dtype) => {
+            Bytes::new(slot.n_elements() * dtype.size() as u64)
+        }
         StoredAs::Blocks => Bytes::new(slot.n_elements() * 2),
-        StoredAs::Quantized(scheme) => scheme.stored_bytes(rows, cols).total(),
+        StoredAs::Quantized(scheme) => {
+            let (rows, cols) = slot.matrix();
+            scheme.stored_bytes(rows as u64, cols as u64).total()
+        }
     }
 }

@@ -21,6 +21,7 @@ mod args;
 mod bars;
 mod costs;
 mod json;
+mod program;
 mod reader;
 mod request;
 mod subject;
@@ -45,7 +46,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let spec = &subject.skeleton.spec;
     let context = load.context(spec, USUAL_CONTEXT)?;
     let limits = limits(spec, context, args.batch.get(), 1);
-    let request = setting.request(&subject.skeleton, &subject.stored, encodings, limits);
+    let (skeleton, program) = (&subject.skeleton, subject.program);
+    let request = setting.request(skeleton, &subject.stored, encodings, limits, program);
     let report = Report::new(&subject, &setting.memories, &request)?;
     if let Some(path) = &args.svg {
         let error = |e| UserError(format!("cannot write {}: {e}", path.display()));

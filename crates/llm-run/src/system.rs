@@ -28,7 +28,7 @@ pub(crate) struct Room {
     /// What is free now.
     #[serde(rename = "free_bytes", serialize_with = "number")]
     pub(crate) free: Bytes,
-    /// What is left alone: the program itself, and what other programs take meanwhile.
+    /// What is left alone: what other programs take meanwhile.
     #[serde(rename = "margin_bytes", serialize_with = "number")]
     pub(crate) margin: Bytes,
     /// Who says so: `MemAvailable`, or `cgroup v2 limit 12.7 GB (11.8 GiB) less usage`.
@@ -150,7 +150,7 @@ fn number<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error
 
 /// The margin is this part of what is free, within the bounds below.
 const MARGIN_SHARE: u64 = 32;
-/// The program with its tokenizer and stacks takes about as much.
+/// What a desktop's programs take and give back within minutes.
 const LEAST_MARGIN: Bytes = Bytes::mib(64);
 const MOST_MARGIN: Bytes = Bytes::mib(1024);
 

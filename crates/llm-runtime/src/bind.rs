@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, from_config, from_gguf};
-use llm_checkpoint::{Checkpoint, Encoding, Format, TensorInfo, Value as MetaValue};
+use llm_checkpoint::{Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue};
 use llm_plan::{Encodings, StoredAs, WeightDType};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError};
 use serde_json::{Map, Value};
@@ -36,7 +36,10 @@ pub struct BoundTensor<'a> {
 impl BoundTensor<'_> {
     /// How the checkpoint holds it.
     pub fn stored_as(&self) -> StoredAs {
-        self.held.stored_as()
+        match (self.held.stored_as(), &self.tensor.layout) {
+            (StoredAs::Plain(dtype), Layout::Strided(_)) => StoredAs::Strided(dtype),
+            (stored, Layout::RowMajor | Layout::Strided(_)) => stored,
+        }
     }
 }
 
@@ -183,7 +186,7 @@ impl BoundModel {
         }
         let quantized = self.tensors().find_map(|bound| match bound.stored_as() {
             StoredAs::Quantized(scheme) => Some(scheme.to_string()),
-            StoredAs::Plain(_) | StoredAs::Blocks => None,
+            StoredAs::Plain(_) | StoredAs::Strided(_) | StoredAs::Blocks => None,
         });
         if let (Some(scheme), Some(_)) = (quantized, quant) {
             let path = self.checkpoint.path().to_owned();
@@ -363,5 +366,27 @@ fn scalar(value: &MetaValue) -> Option<Value> {
         | MetaValue::I32(_)
         | MetaValue::U64(_)
         | MetaValue::I64(_) => value.as_u64().map(Value::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_told_from_what_lies_in_order() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+        let model = BoundModel::open(&fixtures.join("models/llama")).unwrap();
+        let bound = model.tensors().next().unwrap();
+        let StoredAs::Plain(dtype) = bound.stored_as() else {
+            panic!("{:?}", bound.stored_as());
+        };
+        let mut view = bound.tensor.clone();
+        view.layout = Layout::Strided([1, 2].into());
+        let bound = BoundTensor {
+            tensor: &view,
+            ..bound
+        };
+        assert_eq!(bound.stored_as(), StoredAs::Strided(dtype));
     }
 }

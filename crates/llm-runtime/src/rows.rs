@@ -24,11 +24,7 @@ pub(crate) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     pub(crate) fn new(checkpoint: &'a Checkpoint, tensor: &'a TensorInfo, slot: &Slot) -> Self {
-        let (rows, cols) = match *slot.shape.as_slice() {
-            [width] => (1, width),
-            [rows, cols] => (rows, cols),
-            ref shape => unreachable!("a slot is a vector or a matrix, not {shape:?}"),
-        };
+        let (rows, cols) = slot.matrix();
         Rows {
             checkpoint,
             tensor,

@@ -62,6 +62,7 @@ fn sizes_that_no_machine_has_are_refused_and_do_not_overflow() {
         costs: Costs {
             cpu: &Huge,
             gpu: &Huge,
+            program: Bytes::ZERO,
         },
         ..request(&skeleton, &stored)
     };

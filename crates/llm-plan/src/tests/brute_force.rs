@@ -1,10 +1,14 @@
 //! The filling against every way to cut the same order of units.
 
 use llm_arch::{Side, Unit};
+use llm_quant::{LoadIn, QuantConfig};
 
 use super::*;
 use crate::items::{Items, Order, Portions};
 use crate::needs::Needs;
+
+/// Wide enough that a tensor is more than the padding around it, and a disk of use.
+const WIDE: usize = 256;
 
 const BANDWIDTHS: Bandwidths = Bandwidths {
     gpu: 1e6,
@@ -33,18 +37,7 @@ fn fastest(request: &Request<'_>, order: Order) -> Option<f64> {
                 if ram_end < n && request.budgets.disk.is_none() {
                     continue;
                 }
-                let mut placements = vec![None; items.units(0..n).len()];
-                let runs = [
-                    (0..n_gpu, Home::Gpu(0), RunOn::Gpu(0)),
-                    (n_gpu..ram_end, Home::Ram, tail),
-                    (ram_end..n, Home::Disk, tail),
-                ];
-                for (run, home, run_on) in runs {
-                    for &idx in items.units(run) {
-                        placements[idx] = Some(Placement { home, run_on });
-                    }
-                }
-                let placements: Vec<_> = placements.into_iter().flatten().collect();
+                let placements = cut(&items, n_gpu, ram_end, tail);
                 let estimate = MemoryEstimate::of(&weights, &needs, &placements);
                 let fits = |m: &MemoryUse| m.needed() <= request.budgets.of(m.home);
                 if !estimate.memories().iter().all(fits) {
@@ -63,6 +56,23 @@ fn fastest(request: &Request<'_>, order: Order) -> Option<f64> {
         }
     }
     best
+}
+
+/// Items up to `n_gpu` on GPU 0, from there to `ram_end` in RAM, the rest on disk; `tail` computes with what no GPU holds.
+fn cut(items: &Items<'_>, n_gpu: usize, ram_end: usize, tail: RunOn) -> Vec<Placement> {
+    let n = items.len();
+    let mut placements = vec![None; items.units(0..n).len()];
+    let runs = [
+        (0..n_gpu, Home::Gpu(0), RunOn::Gpu(0)),
+        (n_gpu..ram_end, Home::Ram, tail),
+        (ram_end..n, Home::Disk, tail),
+    ];
+    for (run, home, run_on) in runs {
+        for &idx in items.units(run) {
+            placements[idx] = Some(Placement { home, run_on });
+        }
+    }
+    placements.into_iter().flatten().collect()
 }
 
 fn check(request: &Request<'_>, order: Order) {
@@ -85,7 +95,12 @@ fn check(request: &Request<'_>, order: Order) {
 
 #[test]
 fn no_prefix_map_is_faster() {
-    let models = [llama(5, false), llama(4, true), mixtral(2, 4), t5(3)];
+    let models = [
+        llama_of(WIDE, 5, false),
+        llama_of(WIDE, 4, true),
+        mixtral_of(WIDE, 2, 4),
+        t5_of(WIDE, 3),
+    ];
     for skeleton in &models {
         let stored = all_as(skeleton, DType::BF16);
         let f16 = all_as(skeleton, DType::F16);
@@ -106,6 +121,69 @@ fn no_prefix_map_is_faster() {
             }
         }
     }
+}
+
+/// Budgets that a cut fills to the last byte, and such as lack one.
+#[test]
+fn budgets_are_used_to_the_byte() {
+    let models = [
+        llama_of(WIDE, 3, false),
+        llama_of(WIDE, 3, true),
+        opt_of(WIDE, 2),
+        mixtral_of(WIDE, 2, 3),
+        t5_of(WIDE, 2),
+    ];
+    let int8 = QuantConfig::new(LoadIn::EightBit);
+    let mut n_on_disk = 0;
+    for skeleton in &models {
+        let stored = all_as(skeleton, DType::F16);
+        for quant in [None, Some(&int8)] {
+            let mut request = request(skeleton, &stored);
+            request.encodings.dtype = WeightDType::As(DType::BF16);
+            request.encodings.quant = quant;
+            request.costs = small_costs();
+            let order = Order::ExpertsLast;
+            for budgets in filled(&request, order) {
+                for home in [Home::Gpu(0), Home::Ram, Home::Disk] {
+                    let budget = budgets.of(home).get();
+                    for lacking in [0, 1] {
+                        let budget = Bytes::new(budget.saturating_sub(lacking));
+                        request.budgets = match home {
+                            Home::Gpu(_) if budgets.gpus.is_empty() => budgets.clone(),
+                            home => budgets.with(home, budget),
+                        };
+                        check(&request, order);
+                        let verdict = plan(&request).unwrap();
+                        let tiers = verdict.plan().map(|plan| plan.map.tiers());
+                        n_on_disk += usize::from(tiers.is_some_and(|tiers| tiers.disk));
+                    }
+                }
+            }
+        }
+    }
+    assert!(n_on_disk > 200, "{n_on_disk}");
+}
+
+/// For every cut between RAM and disk what it takes, on the CPU alone and on a GPU that holds some of it.
+fn filled(request: &Request<'_>, order: Order) -> Vec<Budgets> {
+    let spec = &request.skeleton.spec;
+    let weights = request.weights();
+    let needs = Needs::of(spec, &request.limits, request.kv_dtype(), &request.costs).unwrap();
+    let items = Items::new(&weights, &needs, Portions::of(&weights, order));
+    let n = items.len();
+    let mut all = Vec::new();
+    for (n_gpu, tail) in [(0, RunOn::Cpu), (0, RunOn::Gpu(0)), (n / 2, RunOn::Gpu(0))] {
+        for ram_end in n_gpu..=n {
+            let placements = cut(&items, n_gpu, ram_end, tail);
+            let estimate = MemoryEstimate::of(&weights, &needs, &placements);
+            let mut filled = budgets(&[], 0, Some(0));
+            for memory in estimate.memories() {
+                filled = filled.with(memory.home, memory.needed());
+            }
+            all.push(filled);
+        }
+    }
+    all
 }
 
 #[test]

@@ -8,8 +8,16 @@ use proptest::{prop_assert, prop_assert_eq, proptest};
 use super::*;
 
 fn models() -> [Skeleton; 4] {
-    [llama(6, false), llama(5, true), mixtral(3, 4), t5(3)]
+    [
+        llama_of(WIDE, 6, false),
+        llama_of(WIDE, 5, true),
+        mixtral_of(WIDE, 3, 4),
+        t5_of(WIDE, 3),
+    ]
 }
+
+/// Wide enough that a tensor is more than the padding around it, and a disk of use.
+const WIDE: usize = 256;
 
 /// Fast memory before slow.
 fn tier(home: Home) -> usize {

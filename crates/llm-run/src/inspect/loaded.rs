@@ -26,11 +26,8 @@ pub(super) fn report<'m>(
     for bound in model.tensors() {
         let slot = bound.slot;
         let scheme = encodings.scheme(slot, bound.stored_as(), RunOn::Cpu);
-        let (rows, cols) = match *slot.shape.as_slice() {
-            [rows, cols] => (rows as u64, cols as u64),
-            ref other => (1, other.iter().map(|&n| n as u64).product()),
-        };
-        let stored = scheme.stored_bytes(rows, cols);
+        let (rows, cols) = slot.matrix();
+        let stored = scheme.stored_bytes(rows as u64, cols as u64);
         sum.elements += stored.elements;
         sum.statistics += stored.statistics;
         let total = totals.entry(scheme.to_string()).or_insert_with(|| Total {
@@ -40,7 +37,7 @@ pub(super) fn report<'m>(
             bytes: 0,
         });
         total.n_tensors += 1;
-        total.n_parameters += rows * cols;
+        total.n_parameters += slot.n_elements();
         total.bytes += stored.total().get();
         let (kept_as, is_quantized) = match scheme {
             Scheme::Dense(dtype) => (dtype, false),

@@ -14,16 +14,18 @@ use crate::system;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Placement")]
 pub(crate) struct PlaceArgs {
-    /// What may be used of each memory, as 0=15GB,cpu=12.7GB,disk=100GB; GPUs by number [default: what is free]
+    /// What may be used of each memory, as 0=15GB,cpu=12.7GB,disk=100GB: GPUs by number, of RAM what the whole process
+    /// takes, of the disk what is written [default: what is free]
     #[arg(long, value_name = "BUDGETS")]
     pub(crate) max_memory: Option<MaxMemory>,
     /// Where weights rest: auto, balanced, balanced_low_0, sequential, cpu, or a JSON file from modules to GPUs'
     /// numbers, "cpu" and "disk", as accelerate writes it
     #[arg(long, value_name = "MAP", default_value = "auto", value_parser = device_map)]
     pub(crate) device_map: Strategy,
-    /// A folder for weights that neither GPU nor RAM has room for
+    /// A folder for weights that neither GPU nor RAM has room for, unless the checkpoint itself holds them as they are
+    /// computed with [default: `offload` in the user's cache folder]
     #[arg(long, value_name = "DIR")]
-    pub(crate) offload_folder: Option<PathBuf>,
+    offload_folder: Option<PathBuf>,
 }
 
 /// How much of each memory may be used.
@@ -34,9 +36,18 @@ pub(crate) struct Memories {
     pub(crate) sources: BTreeMap<Home, String>,
     /// GPUs that have a budget and that this machine lacks.
     pub(crate) lacking: Vec<u32>,
+    /// Where weights that rest on disk are written.
+    pub(crate) offload_folder: Option<PathBuf>,
 }
 
 impl PlaceArgs {
+    /// Where weights are written that rest on disk: as given, else in the user's cache folder; nowhere for a user who
+    /// has none.
+    pub(crate) fn offload_folder(&self) -> Option<PathBuf> {
+        let given = self.offload_folder.clone();
+        given.or_else(|| Some(system::cache_folder()?.join(OFFLOAD)))
+    }
+
     /// What the user gives, else what is free.
     ///
     /// # Errors
@@ -50,7 +61,8 @@ impl PlaceArgs {
         let room = system::ram();
         free.ram = room.bytes;
         sources.insert(Home::Ram, less_margin(&room));
-        if let Some(folder) = &self.offload_folder {
+        let offload_folder = self.offload_folder();
+        if let Some(folder) = &offload_folder {
             if folder.is_file() {
                 let problem = "is a file; give a folder";
                 let message = format!("--offload-folder: {} {problem}", folder.display());
@@ -77,6 +89,7 @@ impl PlaceArgs {
         });
         Ok(Memories {
             lacking: budgets.lacking(&free).collect(),
+            offload_folder,
             budgets,
             sources,
         })
@@ -87,6 +100,9 @@ impl PlaceArgs {
 fn less_margin(room: &system::Room) -> String {
     format!("{} less a margin of {}", room.source, room.margin)
 }
+
+/// The folder in the user's cache folder.
+const OFFLOAD: &str = "offload";
 
 /// A strategy by its name, or a map in a file.
 fn device_map(text: &str) -> Result<Strategy, String> {

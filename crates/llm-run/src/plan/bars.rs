@@ -40,7 +40,7 @@ impl Bar {
     fn new(memory: &MemoryUse, budget: Bytes) -> Self {
         let at_load = memory.peak_at_load() > memory.peak_in_generation();
         let is_there = |term: Term| match term {
-            Term::Weights | Term::QuantizationStatistics | Term::GpuContext => true,
+            Term::Weights | Term::QuantizationStatistics | Term::GpuContext | Term::Program => true,
             Term::LoadTransient => at_load,
             Term::KvCache | Term::Activations | Term::Workspace | Term::Staging => !at_load,
         };
@@ -78,9 +78,10 @@ impl Bar {
         let parts = self.parts.iter();
         let parts = parts.map(|(term, bytes)| format!("{} of {term}", short(*bytes)));
         let text = parts.collect::<Vec<_>>().join(", ");
-        match self.in_place {
-            Bytes::ZERO => text,
-            bytes => format!(
+        match (self.needed, self.in_place) {
+            (_, Bytes::ZERO) => text,
+            (Bytes::ZERO, bytes) => format!("{} that the checkpoint holds as needed", short(bytes)),
+            (_, bytes) => format!(
                 "{text}, beside {} that the checkpoint holds as needed",
                 short(bytes)
             ),
@@ -136,7 +137,8 @@ fn fill(term: Term) -> char {
         | Term::Workspace
         | Term::Staging
         | Term::LoadTransient
-        | Term::GpuContext => '▒',
+        | Term::GpuContext
+        | Term::Program => '▒',
     }
 }
 

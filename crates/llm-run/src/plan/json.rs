@@ -37,6 +37,8 @@ struct Printed {
     /// As accelerate has it; null where it does not fit.
     device_map: Option<Map<String, Value>>,
     units: Vec<Value>,
+    /// How weights on disk are held; null where none are.
+    offload: Option<Value>,
     load_peak: Value,
     tokens_per_second: Option<Value>,
     alternatives: Vec<Value>,
@@ -72,6 +74,7 @@ impl Printed {
             memories: estimate.map_or_else(Map::new, memories),
             device_map: plan.map(|plan| plan.map.hf_device_map(&subject.skeleton)),
             units: estimate.map_or_else(Vec::new, |e| e.units().iter().map(unit).collect()),
+            offload: estimate.and_then(|estimate| offload(report, estimate)),
             load_peak: load_peak(report),
             tokens_per_second: plan.map(|plan| {
                 let (bandwidths, measured) = &report.bandwidths;
@@ -161,6 +164,16 @@ fn unit(unit: &UnitUse) -> Value {
         "per_pass": unit.per_pass.get(),
         "in_place": unit.in_place.get(),
     })
+}
+
+fn offload(report: &Report<'_>, estimate: &MemoryEstimate) -> Option<Value> {
+    let disk = estimate.memory(Home::Disk)?;
+    let folder = report.memories.offload_folder.as_deref();
+    Some(json!({
+        "read_in_place": disk.in_place.get(),
+        "written": disk.needed().get(),
+        "folder": folder.map(|folder| folder.display().to_string()),
+    }))
 }
 
 fn load_peak(report: &Report<'_>) -> Value {

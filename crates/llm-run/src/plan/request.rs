@@ -31,13 +31,15 @@ impl<'a> Setting<'a> {
         })
     }
 
-    /// The request for a model whose checkpoint holds its slots as `stored`.
+    /// The request for a model whose checkpoint holds its slots as `stored`, and with which the process takes `program`
+    /// for itself.
     pub(crate) fn request<'r>(
         &'r self,
         skeleton: &'r Skeleton,
         stored: &'r [StoredAs],
         encodings: Encodings<'r>,
         limits: Limits,
+        program: Bytes,
     ) -> Request<'r> {
         Request {
             skeleton,
@@ -52,6 +54,7 @@ impl<'a> Setting<'a> {
             costs: Costs {
                 cpu: &self.cpu,
                 gpu: &self.gpu,
+                program,
             },
         }
     }

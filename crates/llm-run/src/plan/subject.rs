@@ -10,6 +10,7 @@ use llm_quant::{QuantConfig, Scheme};
 use llm_runtime::{BoundModel, RuntimeError, read_config};
 use llm_tensor::{Bytes, DType, Shape};
 
+use super::program;
 use crate::inspect::printable;
 use crate::{demo, model};
 
@@ -24,6 +25,8 @@ pub(super) struct Subject {
     /// How its checkpoint is quantized, if it is.
     pub(super) scheme: Option<String>,
     pub(super) files: Files,
+    /// What the process takes of RAM for itself.
+    pub(super) program: Bytes,
 }
 
 /// The files of a checkpoint.
@@ -48,7 +51,7 @@ impl Subject {
             Err(error) if lacks_weights(&error) && config.is_file() => {
                 let text = std::fs::read(&config)?;
                 let (skeleton, quantization) = read_config(&text, &config)?;
-                Self::without_weights(name(path), skeleton, quantization.as_ref())
+                Self::without_weights(path, skeleton, quantization.as_ref())
             }
             model => Self::of_model(path, &model?),
         }
@@ -74,12 +77,13 @@ impl Subject {
             scheme: scheme(&stored),
             stored,
             files: Files::Found(files),
+            program: program::with_model(model),
         })
     }
 
     /// A model whose checkpoint is taken to hold what its configuration says.
     fn without_weights(
-        name: String,
+        path: &Path,
         skeleton: Skeleton,
         quantization: Option<&QuantConfig>,
     ) -> Result<Self> {
@@ -97,7 +101,8 @@ impl Subject {
         let stored: Vec<_> = skeleton.slots.iter().map(stored).collect();
         let cuts = cuts(&skeleton, &stored)?;
         Ok(Subject {
-            name,
+            name: name(path),
+            program: program::with_folder(path, &skeleton),
             skeleton,
             scheme: scheme(&stored),
             stored,
@@ -161,7 +166,7 @@ fn cuts(skeleton: &Skeleton, stored: &[StoredAs]) -> Result<Vec<Vec<Bytes>>> {
 fn stored_bytes(slot: &Slot, stored: StoredAs) -> u64 {
     let n_elements = slot.n_elements();
     match stored {
-        StoredAs::Plain(dtype) => n_elements * dtype.size() as u64,
+        StoredAs::Plain(dtype) | StoredAs::Strided(dtype) => n_elements * dtype.size() as u64,
         StoredAs::Blocks => 0,
         StoredAs::Quantized(scheme) => {
             let rows = slot.shape.first().map_or(1, |&rows| rows as u64);
@@ -174,7 +179,7 @@ fn stored_bytes(slot: &Slot, stored: StoredAs) -> u64 {
 fn scheme(stored: &[StoredAs]) -> Option<String> {
     stored.iter().find_map(|stored| match stored {
         StoredAs::Quantized(scheme) => Some(scheme.to_string()),
-        StoredAs::Plain(_) | StoredAs::Blocks => None,
+        StoredAs::Plain(_) | StoredAs::Strided(_) | StoredAs::Blocks => None,
     })
 }
 
@@ -206,7 +211,7 @@ mod tests {
 
     fn subject(config: &str) -> Subject {
         let (skeleton, quantization) = read_config(config.as_bytes(), Path::new(CONFIG)).unwrap();
-        Subject::without_weights("x".to_owned(), skeleton, quantization.as_ref()).unwrap()
+        Subject::without_weights(Path::new("x"), skeleton, quantization.as_ref()).unwrap()
     }
 
     #[test]

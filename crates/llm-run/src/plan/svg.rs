@@ -106,7 +106,8 @@ fn own_bytes(range: &UnitRange, home: Home, term: Term) -> Bytes {
         | Term::Workspace
         | Term::Staging
         | Term::LoadTransient
-        | Term::GpuContext => return Bytes::ZERO,
+        | Term::GpuContext
+        | Term::Program => return Bytes::ZERO,
     };
     if memory == home { bytes } else { Bytes::ZERO }
 }
@@ -145,6 +146,7 @@ fn colour(term: Term) -> &'static str {
         Term::Staging => "#cc79a7",
         Term::LoadTransient => "#d55e00",
         Term::GpuContext => "#999999",
+        Term::Program => "#555555",
     }
 }
 

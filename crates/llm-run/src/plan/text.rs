@@ -15,6 +15,7 @@ pub(super) fn text(report: &Report<'_>) -> String {
     let mut text = format!("{}.\n\n{}", report.sentence(), assumptions(report));
     if let Verdict::Fits(plan) = &report.verdict {
         text += &units(report, plan);
+        text += &on_disk(report, plan);
     }
     text += &format!("\n{}", bars::text(&bars::bars(report)));
     text += &format!("\n{}", reader::text(report));
@@ -96,6 +97,29 @@ fn units(report: &Report<'_>, plan: &Plan) -> String {
         row
     };
     table_of(&head, ranges.iter().map(row).collect())
+}
+
+/// What of the weights on disk is read where, and what is written.
+fn on_disk(report: &Report<'_>, plan: &Plan) -> String {
+    let Some(disk) = plan.estimate.memory(Home::Disk) else {
+        return String::new();
+    };
+    let (in_place, written) = (disk.in_place, disk.needed());
+    let folder = match &report.memories.offload_folder {
+        Some(folder) => format!("the offload folder {}", folder.display()),
+        None => "an offload folder, which --offload-folder is to name".to_owned(),
+    };
+    match (in_place, written) {
+        (in_place, Bytes::ZERO) => format!(
+            "All {in_place} of weights on disk are read in place from the checkpoint; nothing is written.\n"
+        ),
+        (Bytes::ZERO, written) => {
+            format!("All {written} of weights on disk are written to {folder}.\n")
+        }
+        (in_place, written) => format!(
+            "Of the weights on disk {in_place} are read in place from the checkpoint and {written} are written to {folder}.\n"
+        ),
+    }
 }
 
 /// Expected tokens per second, and of what bandwidths.
@@ -187,7 +211,7 @@ pub(super) fn with_flag(change: &Change) -> String {
         },
         Change::Context { to, .. } => return format!("{change}: --context {to}"),
         Change::Sequences { to, .. } => return format!("{change}: --batch {to}"),
-        Change::Disk(_) => "--offload-folder DIR",
+        Change::Disk(_) => "--offload-folder DIR, --max-memory disk=SIZE",
         Change::Budget { .. } => return change.to_string(),
     };
     format!("{change}: {flag}")

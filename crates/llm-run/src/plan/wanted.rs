@@ -2,12 +2,11 @@
 
 use anyhow::Result;
 use llm_cpu::Cpu;
-use llm_plan::{
-    Budgets, Change, Home, Limits, MaxMemory, Offload, Plan, Request, Strategy, Verdict, advice,
-};
+use llm_plan::{Limits, MaxMemory, Offload, Placement, Plan, Request, RunOn, Verdict, advice};
 use llm_quant::QuantConfig;
 use llm_runtime::BoundModel;
 
+use super::program;
 use super::request::Setting;
 use super::text::with_flag;
 use crate::cli::LoadArgs;
@@ -22,7 +21,7 @@ pub(crate) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// The plan by which it is loaded: `cpu` computes with weights in RAM.
+    /// The plan by which it is loaded: `cpu` computes with weights in RAM and on disk.
     ///
     /// # Errors
     /// When it does not fit, or the user asks for more than this build does.
@@ -44,7 +43,13 @@ impl Wanted<'_> {
         let encodings = self.model.encodings(self.args.dtype, self.quant)?;
         let request = Request {
             offload: Offload::Compute,
-            ..setting.request(self.model.skeleton(), &stored, encodings, self.limits)
+            ..setting.request(
+                self.model.skeleton(),
+                &stored,
+                encodings,
+                self.limits,
+                program::with_model(self.model),
+            )
         };
         let plan = match llm_plan::plan(&request)? {
             Verdict::Fits(plan) => *plan,
@@ -53,32 +58,24 @@ impl Wanted<'_> {
                 return Err(UserError(message).into());
             }
         };
-        let elsewhere = plan.map.iter().find(|(_, place)| place.home != Home::Ram);
+        let is_elsewhere = |(_, place): &(_, Placement)| place.run_on != RunOn::Cpu;
+        let elsewhere = plan.map.iter().find(is_elsewhere);
         match elsewhere {
             None => Ok(plan),
             Some((unit, place)) => {
+                let (device, hint) = (place.run_on, "give --device-map cpu");
                 let reason = format!(
-                    "the plan puts the {unit} on {}, but this build computes on the CPU with weights in RAM",
-                    place.home
+                    "the plan has {device} compute the {unit}, but this build computes on the CPU; {hint}"
                 );
-                Err(UserError(reason + &remedies(&request)?).into())
+                Err(UserError(reason).into())
             }
         }
     }
 }
 
-/// What would make all of it fit RAM.
+/// What would make it fit.
 fn remedies(request: &Request<'_>) -> Result<String> {
-    let changes = advice(&Request {
-        budgets: Budgets {
-            ram: request.budgets.ram,
-            ..Budgets::default()
-        },
-        strategy: Strategy::Cpu,
-        ..request.clone()
-    })?;
-    let is_possible = |change: &&Change| !matches!(change, Change::Disk(_));
-    let changes: Vec<_> = changes.iter().filter(is_possible).map(with_flag).collect();
+    let changes: Vec<_> = advice(request)?.iter().map(with_flag).collect();
     Ok(match changes.as_slice() {
         [] => String::new(),
         changes => format!("; to make it fit, {}", changes.join("; or ")),

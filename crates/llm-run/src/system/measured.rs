@@ -80,7 +80,7 @@ pub(crate) fn keep(folder: &Path, json: &str) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Where results are kept; nothing for a user without a home.
+/// Where is kept what can be made again; nothing for a user without a home.
 pub(crate) fn cache_folder() -> Option<PathBuf> {
     let caches = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     folder_in(caches, env::home_dir())

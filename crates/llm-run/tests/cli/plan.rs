@@ -13,11 +13,17 @@ use crate::support::{Output, fixture, run};
 /// nobody has measured anything.
 fn plan(args: &[&str]) -> Output {
     let cache = tempfile::tempdir().unwrap();
+    plan_of_user("/", cache.path().to_str().unwrap(), args)
+}
+
+/// The same for a user with this home and this cache folder.
+fn plan_of_user(home: &str, cache: &str, args: &[&str]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_llm-run"))
         .arg("plan")
         .args(args)
         .args(["--threads", "8", "--isa", "portable"])
-        .env("XDG_CACHE_HOME", cache.path())
+        .env("HOME", home)
+        .env("XDG_CACHE_HOME", cache)
         .output()
         .unwrap();
     Output {
@@ -46,47 +52,53 @@ struct Snapshot {
     fits: bool,
 }
 
-const SNAPSHOTS: [Snapshot; 8] = [
+const SNAPSHOTS: [Snapshot; 9] = [
     Snapshot {
         name: "bloomz-7b1-mt-gpu",
         model: "bigscience/bloomz-7b1-mt",
-        args: &["--max-memory", "0=15GB,cpu=12.7GB"],
+        args: &["--max-memory", "0=15GB,cpu=12.7GB,disk=100GB"],
         fits: true,
     },
     Snapshot {
         name: "bloomz-7b1-mt-cpu",
         model: "bigscience/bloomz-7b1-mt",
-        args: &["--max-memory", "cpu=12.7GB"],
+        args: &["--max-memory", "cpu=12.7GB,disk=100GB"],
+        fits: true,
+    },
+    Snapshot {
+        name: "bloomz-7b1-mt-small",
+        model: "bigscience/bloomz-7b1-mt",
+        args: &["--max-memory", "cpu=3.5GB,disk=100GB"],
         fits: false,
     },
     Snapshot {
         name: "falcon-7b-instruct-gpu",
         model: "tiiuae/falcon-7b-instruct",
-        args: &["--max-memory", "0=15GB,cpu=12.7GB"],
+        args: &["--max-memory", "0=15GB,cpu=12.7GB,disk=100GB"],
         fits: true,
     },
     Snapshot {
         name: "falcon-7b-instruct-cpu",
         model: "tiiuae/falcon-7b-instruct",
-        args: &["--max-memory", "cpu=12.7GB"],
-        fits: false,
+        args: &["--max-memory", "cpu=12.7GB,disk=100GB"],
+        fits: true,
     },
     Snapshot {
         name: "falcon-7b-instruct-cpu-int8",
         model: "tiiuae/falcon-7b-instruct",
-        args: &["--max-memory", "cpu=12.7GB", "--load-in-8bit"],
+        args: &["--max-memory", "cpu=12.7GB,disk=100GB", "--load-in-8bit"],
         fits: true,
     },
     Snapshot {
         name: "gemma-7b",
         model: "google/gemma-7b",
-        args: &["--max-memory", "0=24GB,cpu=12.7GB"],
+        args: &["--max-memory", "0=24GB,cpu=12.7GB,disk=100GB"],
         fits: true,
     },
     Snapshot {
         name: "gpt-j-6B",
         model: "EleutherAI/gpt-j-6B",
-        args: &["--max-memory", "0=15.7GiB,cpu=12.7GB"],
+        args: &["--max-memory", "0=15.7GiB,cpu=12.7GB,disk=100GB"],
         fits: true,
     },
     Snapshot {
@@ -112,7 +124,8 @@ fn real_models_on_small_machines() {
         fits,
     } in SNAPSHOTS
     {
-        let found = plan(&[&[config(model).as_str()], args].concat());
+        let folder_args = ["--offload-folder", "/offload"];
+        let found = plan(&[&[config(model).as_str()], args, &folder_args].concat());
         assert_eq!(found.stderr, "", "{name}");
         assert_eq!(found.code, if fits { 0 } else { 2 }, "{name}");
         let path = folder.join(format!("{name}.txt"));
@@ -151,7 +164,13 @@ fn programs_read_one_object() {
     // A scale a row: of q, k, v, output, up and down in each of 12 layers.
     assert_eq!(statistics, 12 * (3 + 1 + 4 + 1) * 768 * 4);
     assert!(total("kv_cache") >= 12 * 2 * 768 * 2 * 1024);
-    for term in ["activations", "workspace", "staging", "load_transient"] {
+    for term in [
+        "activations",
+        "workspace",
+        "staging",
+        "load_transient",
+        "program",
+    ] {
         assert!(totals[term].is_u64(), "{term}");
     }
     assert_eq!(found["fits"], true);
@@ -178,13 +197,13 @@ fn programs_read_one_object() {
 #[test]
 fn programs_read_why_it_does_not_fit() {
     let model = config("bigscience/bloomz-7b1-mt");
-    let found = plan_json(&[&model, "--max-memory", "cpu=12.7GB"]);
+    let found = plan_json(&[&model, "--max-memory", "cpu=3.5GB,disk=100GB"]);
     assert_eq!(found["fits"], false);
     assert_eq!(found["totals"]["weights"], 14_138_032_128u64);
     assert_eq!(found["device_map"], Value::Null);
     assert_eq!(found["shortfalls"][0]["device"], "cpu");
     assert_eq!(found["shortfalls"][0]["largest_term"], "weights");
-    assert_eq!(found["advice"][0], "quantize to int8: --load-in-8bit");
+    assert_eq!(found["advice"][0], "quantize to nf4: --load-in-4bit");
     assert_eq!(found["tokens_per_second"], Value::Null);
 }
 
@@ -238,6 +257,75 @@ fn a_map_in_a_file_is_kept_and_completed() {
     assert!(text.contains("GPU + RAM + disk"), "{text}");
 }
 
+#[test]
+fn a_disk_is_there_unless_nobody_says_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().to_str().unwrap();
+    let map = folder.path().join("map.json");
+    std::fs::write(&map, r#"{"": "disk"}"#).unwrap();
+    let gpt2 = config("gpt2");
+    let on_disk = [
+        gpt2.as_str(),
+        "--device-map",
+        map.to_str().unwrap(),
+        "--max-memory",
+    ];
+    let args = |budgets| [&on_disk[..], &[budgets, "--json"]].concat();
+    let offload = |output: Output| {
+        assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
+        let found: Value = serde_json::from_str(&output.stdout).unwrap();
+        let bytes = |key: &str| found["offload"][key].as_u64().unwrap();
+        let of_disk = &found["memories"]["disk"];
+        assert_eq!(of_disk["needed"], bytes("written"));
+        assert_eq!(of_disk["in_place"], bytes("read_in_place"));
+        (
+            bytes("read_in_place"),
+            bytes("written"),
+            found["offload"]["folder"].as_str().map(str::to_owned),
+        )
+    };
+    let default = plan_of_user("/", cache, &args("cpu=1GB,disk=1GB"));
+    let (read_in_place, written, found) = offload(default);
+    assert_eq!(found, Some(format!("{cache}/llm-run/offload")));
+    assert!(
+        !Path::new(cache).join("llm-run").exists(),
+        "nothing is made"
+    );
+    // Its projections are stored the other way round.
+    let projections = 12 * (3 + 1 + 4 + 4) * 768 * 768 * 2;
+    assert_eq!(written, projections);
+    assert_eq!(read_in_place + written, 2 * 124_439_808);
+
+    let nowhere = |args: &[&str]| plan_of_user("home", "", args);
+    let output = nowhere(&args("cpu=1GB"));
+    assert_eq!(output.code, 2);
+    assert!(
+        output.stderr.contains("name an offload folder"),
+        "{}",
+        output.stderr
+    );
+    let given = [&args("cpu=1GB,disk=1GB")[..], &["--offload-folder", cache]].concat();
+    assert_eq!(offload(nowhere(&given)).2.as_deref(), Some(cache));
+    assert_eq!(offload(nowhere(&args("cpu=1GB,disk=1GB"))).2, None);
+}
+
+/// What is read in place needs no room, and a budget of none allows it.
+#[test]
+fn what_the_checkpoint_holds_as_needed_is_read_in_place() {
+    let model = config("bigscience/bloomz-7b1-mt");
+    let budgets = ["--max-memory", "cpu=12.7GB,disk=0"];
+    let output = plan(&[&[model.as_str()], &budgets[..]].concat());
+    assert_eq!(output.code, 0, "{}", output.stdout);
+    let line = "of weights on disk are read in place from the checkpoint; nothing is written.";
+    assert!(output.stdout.contains(line), "{}", output.stdout);
+    // In another type there is nothing to be read in place.
+    let f32 = [&[model.as_str(), "--dtype", "f32"], &budgets[..]].concat();
+    let output = plan(&f32);
+    assert_eq!(output.code, 2);
+    let advice = "on disk for weights to rest in: --offload-folder DIR, --max-memory disk=SIZE";
+    assert!(output.stdout.contains(advice), "{}", output.stdout);
+}
+
 /// Every element is closed, and nothing but the five entities stands for itself.
 fn check_xml(xml: &str) {
     let mut open = Vec::new();
@@ -272,8 +360,8 @@ fn a_picture_is_valid_xml_whatever_the_model_is_called() {
     let svg = folder.path().join("plan.svg");
     for (budgets, words) in [
         ("0=15GB,cpu=12.7GB", ["GPU 0:", "layers 0 to"]),
-        ("cpu=12.7GB", ["too much", "stroke-dasharray"]),
-        ("0=6GB,cpu=3GB,disk=100GB", ["disk:", "staging"]),
+        ("cpu=4GB,disk=0", ["too much", "stroke-dasharray"]),
+        ("0=6GB,cpu=3.5GB,disk=100GB", ["disk:", "staging"]),
     ] {
         plan(&[
             model.to_str().unwrap(),
@@ -307,7 +395,6 @@ fn bad_input_is_said_in_a_sentence() {
     );
     let unknown = map("unknown.json", r#"{"": "cpu", "transformer.x": "cpu"}"#);
     let no_gpu = map("gpu.json", r#"{"": 3}"#);
-    let no_disk = map("disk.json", r#"{"": "disk"}"#);
     let no_json = map("text.json", "cpu");
     let file = map("file.txt", "");
     let model = config("gpt2");
@@ -338,7 +425,6 @@ fn bad_input_is_said_in_a_sentence() {
         (&["--device-map", &overlap], &["keep one of them"]),
         (&["--device-map", &unknown], &["transformer.x"]),
         (&["--device-map", &no_gpu], &["GPU 3", "there is no GPU"]),
-        (&["--device-map", &no_disk], &["name an offload folder"]),
         (&["--offload-folder", &file], &["file.txt", "give a folder"]),
         (&["--context", "1025"], &["--context 1025", "1024"]),
         (&["--batch", "0"], &["--batch"]),
@@ -384,8 +470,6 @@ fn budgets_without_room_for_staging_say_what_would_do() {
 
 #[test]
 fn what_does_not_fit_is_not_loaded() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path().to_str().unwrap();
     let cases: &[(&[&str], &[&str])] = &[
         (
             &["--max-memory", "cpu=1MB"],
@@ -400,15 +484,9 @@ fn what_does_not_fit_is_not_loaded() {
             &["this machine has no GPU 0", "llm-run plan"],
         ),
         (
-            &[
-                "--context",
-                "8",
-                "--max-memory",
-                "cpu=2MB",
-                "--offload-folder",
-                folder,
-            ],
-            &["on disk", "with weights in RAM", "to make it fit"],
+            // The program and a little more, but not what streaming takes.
+            &["--context", "8", "--max-memory", "cpu=27MB,disk=1GB"],
+            &["does not fit: RAM would have to hold", "to make it fit"],
         ),
         (&["--device-map", "/none.json"], &["/none.json"]),
     ];

@@ -1,0 +1,103 @@
+//! What streamed weights take on their way to where they compute.
+
+use llm_arch::{Role, Slot};
+use llm_quant::Scheme;
+use llm_tensor::Bytes;
+
+use crate::needs::Needs;
+use crate::weights::Footprint;
+
+/// Places for a unit that is streamed, on its device and, where it comes from disk, in RAM: one is filled while
+/// another computes.
+pub const STAGING_SLOTS: u64 = 2;
+
+/// What each part of a tensor takes beside its bytes: a read begins and ends on borders of pages of 4096 bytes, and so
+/// brings up to a page before and one after them.
+pub const SLOT_PADDING: u64 = 2 * 4096;
+
+/// What a tensor that is kept in `scheme` takes of a staging place: its bytes, and the padding of each of its parts. A
+/// unit takes the sum over what a pass reads of it.
+pub fn staged_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
+    let (rows, cols) = slot.matrix();
+    let bytes = scheme.stored_bytes(rows as u64, cols as u64);
+    bytes.total() + Bytes::new(n_parts(scheme) * SLOT_PADDING)
+}
+
+/// What one row takes that is looked up in a table: of one that rests elsewhere than it computes, a pass brings a row
+/// for each of its tokens. Nothing for what is no table.
+pub fn looked_up_row_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
+    if !matches!(slot.role, Role::TokenTable | Role::PositionTable) {
+        return Bytes::ZERO;
+    }
+    let (_, cols) = slot.matrix();
+    scheme.stored_bytes(1, cols as u64).total()
+}
+
+/// What streamed units need of a memory that they come to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Staging {
+    /// What the largest of them takes of a place.
+    pub(crate) largest: u64,
+    /// A row of each of their tables.
+    pub(crate) looked_up_row: u64,
+}
+
+impl Staging {
+    pub(crate) fn add(&mut self, footprint: &Footprint) {
+        self.largest = self.largest.max(footprint.staged);
+        self.looked_up_row += footprint.looked_up_row;
+    }
+
+    pub(crate) fn bytes(self, needs: &Needs) -> u64 {
+        STAGING_SLOTS * self.largest + needs.n_tokens * self.looked_up_row
+    }
+}
+
+/// Tensors that a file holds a tensor in.
+fn n_parts(scheme: Scheme) -> u64 {
+    match scheme {
+        Scheme::Dense(_) | Scheme::Int8PerUse(..) => 1,
+        // Codes and scales.
+        Scheme::Int8(_) => 2,
+        // Codes, scales and the values of codes, and of scales that are codes their scales and values.
+        Scheme::FourBit(format) => match format.double_quant {
+            false => 3,
+            true => 5,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llm_quant::layout::{Part, parts};
+    use llm_quant::{BlockSize, Code, FourBit, Int8};
+    use llm_tensor::DType;
+
+    use super::*;
+
+    #[test]
+    fn parts_are_those_that_a_checkpoint_has_of_a_matrix() {
+        let int8 = Int8 { threshold: 6.0 };
+        let four_bit = |double_quant| {
+            Scheme::FourBit(FourBit {
+                code: Code::Nf4,
+                block_size: BlockSize::DEFAULT,
+                double_quant,
+            })
+        };
+        let schemes = [
+            Scheme::Dense(DType::BF16),
+            Scheme::Int8PerUse(DType::F16, int8),
+            Scheme::Int8(int8),
+            four_bit(false),
+            four_bit(true),
+        ];
+        for scheme in schemes {
+            let parts = parts(scheme, 64, 32, DType::U8).unwrap();
+            // The rest describes them, and is read when the model is opened.
+            let is_read = |part: Part| !matches!(part, Part::State(_) | Part::WeightFormat);
+            let n = parts.iter().filter(|info| is_read(info.part)).count();
+            assert_eq!(n_parts(scheme), n as u64, "{scheme}");
+        }
+    }
+}
