@@ -152,7 +152,7 @@ fn becomes_table(role: Role) -> bool {
 }
 
 /// Tables of which a pass reads a few rows.
-fn is_looked_up(role: Role, is_tied: bool) -> bool {
+pub fn is_looked_up(role: Role, is_tied: bool) -> bool {
     match role {
         Role::TokenTable => !is_tied,
         role => role == Role::PositionTable,
@@ -160,7 +160,7 @@ fn is_looked_up(role: Role, is_tied: bool) -> bool {
 }
 
 /// Whether the checkpoint's bytes are those that are computed with, in one run for each part.
-fn is_final(slot: &Slot, stored: StoredAs, scheme: Scheme) -> bool {
+pub fn is_final(slot: &Slot, stored: StoredAs, scheme: Scheme) -> bool {
     let is_same = match stored {
         StoredAs::Plain(dtype) => scheme == Scheme::Dense(dtype),
         StoredAs::Quantized(stored) => scheme == stored,

@@ -1,6 +1,6 @@
 //! From what the user calls a model to a loaded session.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use llm_arch::ModelSpec;
 use llm_checkpoint::{Array, Checkpoint, Format, Metadata, Value};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::Plan;
-use llm_runtime::{BoundModel, Device, LoadOptions, Session, load};
+use llm_runtime::{BoundModel, Device, Event, LoadOptions, OffloadOptions, Session, load};
 use llm_text::{GgufTokenizer, TextError, Tokenizer};
 
 use crate::cli::LoadArgs;
@@ -91,18 +91,27 @@ impl OpenModel {
             limits: limits(self.bound.spec(), context, n_sequences, n_logits),
         };
         let plan = wanted.plan(&device)?;
+        let offload_folder = match (args.place.offload_folder(), plan.map.tiers().disk) {
+            (Some(folder), _) => folder,
+            (None, false) => PathBuf::new(),
+            (None, true) => {
+                let problem = "weights rest on disk, and there is no cache folder for them";
+                return Err(UserError(format!("{problem}: give --offload-folder DIR")).into());
+            }
+        };
         let options = LoadOptions {
             dtype: args.dtype,
             quant: quant.as_ref(),
             encoder: &*device,
             limits: wanted.limits,
+            offload: Some(OffloadOptions {
+                map: &plan.map,
+                folder: &offload_folder,
+            }),
         };
-        let bar = ProgressBar::new(0).with_style(style()?);
-        let session = load(&self.bound, &device, &options, &mut |at| {
-            bar.set_length(at.total.get());
-            bar.set_position(at.done.get());
-        })?;
-        bar.finish_and_clear();
+        let bar = Bar::new()?;
+        let session = load(&self.bound, &device, &options, &mut |event| bar.show(event))?;
+        bar.0.finish_and_clear();
         Ok(Loaded {
             session,
             plan,
@@ -163,10 +172,31 @@ pub(crate) struct Loaded {
     pub(crate) time: Duration,
 }
 
-fn style() -> Result<ProgressStyle> {
-    let template =
-        "loading {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}";
-    ProgressStyle::with_template(template).context("the progress bar's template")
+/// What loading is at, where someone can see it.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Result<Self> {
+        let template =
+            "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}";
+        let style = ProgressStyle::with_template(template).context("the progress bar's template");
+        Ok(Bar(ProgressBar::new(0).with_style(style?)))
+    }
+
+    fn show(&self, event: Event) {
+        let (message, at) = match event {
+            Event::Waiting => {
+                let message = "waiting for another run that writes the same offload files";
+                self.0.set_message(message);
+                return;
+            }
+            Event::Offloading(at) => ("writing offload files", at),
+            Event::Loading(at) => ("loading", at),
+        };
+        self.0.set_message(message);
+        self.0.set_length(at.total.get());
+        self.0.set_position(at.done.get());
+    }
 }
 
 fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
