@@ -8,7 +8,7 @@ use crate::error::CheckpointError;
 use crate::index::ReadHeader;
 use crate::metadata::Metadata;
 use crate::read::read_elements;
-use crate::source::SourceFile;
+use crate::source::{FileState, SourceFile};
 use crate::tensor::{Contents, Encoding, Layout, TensorInfo};
 use crate::{gguf, index, safetensors, torch};
 
@@ -115,6 +115,24 @@ impl Checkpoint {
     /// The files that hold the tensors; [`TensorInfo::file_idx`] counts in this order.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
         self.files.iter().map(SourceFile::path)
+    }
+
+    /// These files as they were when they were opened; `None` for bytes that were in memory.
+    pub fn file_states(&self) -> impl ExactSizeIterator<Item = Option<FileState>> {
+        self.files.iter().map(SourceFile::state)
+    }
+
+    /// A file that has been written to since it was opened: what was read of it may be neither old nor new.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn changed_file(&self) -> Result<Option<&Path>, CheckpointError> {
+        for file in &self.files {
+            if file.is_changed()? {
+                return Ok(Some(file.path()));
+            }
+        }
+        Ok(None)
     }
 
     /// Every tensor, sorted by name.
