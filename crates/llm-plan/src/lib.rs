@@ -47,6 +47,7 @@ pub use placement::{Home, Placement, RunOn};
 pub use plan::{Request, plan};
 pub use strategy::{Offload, Strategy};
 pub use verdict::{Plan, Refusal, Shortfall, Verdict};
+pub use weights::{becomes_table, is_final};
 
 /// What everything that can fail here returns.
 pub type Result<T> = std::result::Result<T, PlanError>;

@@ -138,7 +138,7 @@ impl Weights {
 }
 
 /// Roles that are not kept: the runtime makes a table of its own of them, which counts as activations.
-fn becomes_table(role: Role) -> bool {
+pub fn becomes_table(role: Role) -> bool {
     matches!(role, Role::RelativeBias | Role::RopeFactors)
 }
 
@@ -151,7 +151,7 @@ fn is_looked_up(role: Role, is_tied: bool) -> bool {
 }
 
 /// Whether the checkpoint's bytes are those that are computed with.
-fn is_final(slot: &Slot, stored: StoredAs, scheme: Scheme) -> bool {
+pub fn is_final(slot: &Slot, stored: StoredAs, scheme: Scheme) -> bool {
     let is_same = match stored {
         StoredAs::Plain(dtype) => scheme == Scheme::Dense(dtype),
         StoredAs::Quantized(stored) => scheme == stored,
