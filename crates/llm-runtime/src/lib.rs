@@ -18,6 +18,11 @@ mod error;
 mod load;
 mod memory;
 mod mlp;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "what streams weights is not built yet")
+)]
+mod offload;
 mod projection;
 mod quantized;
 mod relative;
@@ -26,12 +31,14 @@ mod sample;
 mod save;
 mod session;
 mod stage;
+mod sum;
 
 pub use bind::{BoundModel, BoundTensor, Misfit, read_config};
 pub use error::RuntimeError;
 pub use llm_plan::Limits;
 pub use load::{LoadOptions, Progress, load};
 pub use memory::{Allocated, CostsOf};
+pub use offload::{OffloadAbout, OffloadDamage, OffloadEntry, OffloadFolder, OffloadSource};
 pub use sample::{Sampler, Sampling};
 pub use save::Save;
 pub use session::{Interrupt, Session};
