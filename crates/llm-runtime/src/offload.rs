@@ -21,7 +21,7 @@ mod lock;
 mod names;
 mod unit;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use llm_arch::Unit;
+use llm_checkpoint::CheckpointError;
 use llm_plan::{Encodings, RunOn};
 use llm_quant::Encoder;
 use llm_tensor::Bytes;
@@ -90,6 +91,7 @@ pub(crate) fn prepare(
     let mut wanted = encode.units()?;
     let schemes = wanted.values().flat_map(UnitTensors::schemes);
     let schemes: BTreeSet<String> = schemes.map(|scheme| scheme.to_string()).collect();
+    let units: HashSet<_> = units.iter().collect();
     wanted.retain(|unit, _| units.contains(unit));
     if wanted.is_empty() {
         return Ok(Prepared::default());
@@ -101,10 +103,10 @@ pub(crate) fn prepare(
         key,
     };
     let in_use = entry.lock_use(events)?;
-    let mut files = entry.find(&wanted);
+    let mut files = entry.find(&wanted)?;
     if files.len() < wanted.len() {
         let _writing = entry.lock_writing(events)?;
-        entry.write(&encode, &about, &wanted, &mut files, events)?;
+        files = entry.complete(&encode, &about, &wanted, events)?;
     }
     Ok(Prepared {
         files,
@@ -147,30 +149,41 @@ impl Entry {
     }
 
     /// The files that are there, and whole.
-    fn find(&self, wanted: &BTreeMap<Unit, UnitTensors<'_>>) -> BTreeMap<Unit, UnitFile> {
-        let mut found = BTreeMap::<Unit, Vec<(PathBuf, u64)>>::new();
+    ///
+    /// # Errors
+    /// When the system refuses to open one, which is then no reason to write it anew.
+    fn find(&self, wanted: &BTreeMap<Unit, UnitTensors<'_>>) -> Result<BTreeMap<Unit, UnitFile>> {
+        let mut named = BTreeMap::<Unit, Vec<(PathBuf, u64)>>::new();
         for (path, unit, sum) in unit_files(&self.folder) {
-            found.entry(unit).or_default().push((path, sum));
+            named.entry(unit).or_default().push((path, sum));
         }
-        let files = found.into_iter().filter_map(|(unit, files)| {
+        let mut found = BTreeMap::new();
+        for (unit, files) in named {
             // Of several with different sums, which is right?
-            let [(path, sum)] = <[_; 1]>::try_from(files).ok()?;
-            let file = UnitFile::open(path, sum, wanted.get(&unit)?, &self.key);
-            Some((unit, file.ok()?))
-        });
-        files.collect()
+            let (Some(tensors), Ok([(path, sum)])) = (wanted.get(&unit), <[_; 1]>::try_from(files))
+            else {
+                continue;
+            };
+            match UnitFile::open(path, sum, tensors, &self.key) {
+                Ok(file) => {
+                    found.insert(unit, file);
+                }
+                Err(error) if is_refusal(&error) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(found)
     }
 
     /// Writes what is missing, as the only one who does: what another process has written meanwhile is there.
-    fn write(
+    fn complete(
         &self,
         encode: &Encode<'_>,
         about: &About,
         wanted: &BTreeMap<Unit, UnitTensors<'_>>,
-        files: &mut BTreeMap<Unit, UnitFile>,
         events: &mut dyn FnMut(Event) -> Result<()>,
-    ) -> Result<()> {
-        *files = self.find(wanted);
+    ) -> Result<BTreeMap<Unit, UnitFile>> {
+        let mut files = self.find(wanted)?;
         let missing = wanted.values();
         let missing = missing.filter(|tensors| !files.contains_key(&tensors.unit));
         let missing: Vec<_> = missing.collect();
@@ -192,7 +205,7 @@ impl Entry {
             })?;
             files.insert(tensors.unit, file);
         }
-        Ok(())
+        Ok(files)
     }
 
     /// Removes what killed processes have left half-written, and what stands in the place of `missing` files.
@@ -234,6 +247,17 @@ fn wait(events: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
 fn is_read_only(error: &io::Error) -> bool {
     let kinds = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem];
     kinds.contains(&error.kind())
+}
+
+/// Whether a file was not opened for a reason that is not in it: a limit, a permission, a disk that does not answer.
+fn is_refusal(error: &RuntimeError) -> bool {
+    let RuntimeError::Checkpoint(CheckpointError::Io { source, .. }) = error else {
+        return false;
+    };
+    !matches!(
+        source.kind(),
+        ErrorKind::NotFound | ErrorKind::UnexpectedEof
+    )
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -29,8 +29,7 @@ pub(crate) struct UnitFile {
 }
 
 impl UnitFile {
-    /// Opens the file of `unit` that is called `name`, and has the structure that it should have; its bytes are not
-    /// looked at.
+    /// Opens the file of `unit` at `path`, whose name says `sum`. Its structure is compared, its bytes are not summed.
     ///
     /// # Errors
     /// When it cannot be opened as a checkpoint, [`RuntimeError::OffloadForeign`].

@@ -238,14 +238,22 @@ fn a_source_that_changes_while_it_is_read_leaves_no_file() {
     assert!(weights(&root).is_empty());
 }
 
+/// A folder and those below it.
+fn folders_of(folder: &Path) -> Vec<PathBuf> {
+    let inner = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let inner = inner.filter(|path| path.is_dir());
+    let below = inner.flat_map(|folder| folders_of(&folder));
+    [folder.to_owned()].into_iter().chain(below).collect()
+}
+
 /// Runs `work` as a user who may read the temporary folder but not write to it.
 fn as_a_reader<T: Send>(folder: &Path, work: impl FnOnce() -> T + Send) -> T {
-    let allow = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
+    let all = folders_of(folder);
     let folders = |mode| {
-        for path in tree(folder).keys() {
-            for parent in path.ancestors().skip(1) {
-                allow(&folder.join(parent), mode).unwrap();
-            }
+        for folder in &all {
+            fs::set_permissions(folder, Permissions::from_mode(mode)).unwrap();
         }
     };
     folders(0o555);
@@ -399,4 +407,22 @@ fn fill_up(root: &Path) {
         let damages = entries[0].verify(|_| Ok::<_, RuntimeError>(())).unwrap();
         assert_eq!((entries[0].n_files, damages), (kept.len(), vec![]));
     }
+}
+
+/// Whatever the reason, a sound file must not be removed because it could not be opened.
+#[test]
+fn a_file_that_may_not_be_read_is_no_file_to_replace() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, root) = (
+        copy_of("llama", folder.path()),
+        folder.path().join("offload"),
+    );
+    let kept = || Kept::new(&model, DType::BF16, None);
+    let (prepared, _) = kept().prepared(&root);
+    let path = prepared.files[&Unit::Head].path.clone();
+    drop(prepared);
+    fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
+    let found = as_a_reader(folder.path(), || kept().prepare(&root, &mut |_| Ok(())));
+    let error = found.unwrap_err().to_string();
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
 }
