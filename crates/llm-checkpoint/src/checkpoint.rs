@@ -9,7 +9,7 @@ use crate::error::CheckpointError;
 use crate::index::ReadHeader;
 use crate::metadata::Metadata;
 use crate::read::read_elements;
-use crate::source::SourceFile;
+use crate::source::{FileState, SourceFile};
 use crate::tensor::{Contents, Encoding, Layout, TensorInfo};
 use crate::{gguf, index, safetensors, torch};
 
@@ -127,6 +127,24 @@ impl Checkpoint {
     /// When there is no such file.
     pub fn direct_file(&self, file_idx: usize) -> Result<DirectFile, CheckpointError> {
         self.files[file_idx].direct()
+    }
+
+    /// These files as they were when they were opened; `None` for bytes that were in memory.
+    pub fn file_states(&self) -> impl ExactSizeIterator<Item = Option<FileState>> {
+        self.files.iter().map(SourceFile::state)
+    }
+
+    /// A file that has been written to since it was opened: what was read of it may be neither old nor new.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn changed_file(&self) -> Result<Option<&Path>, CheckpointError> {
+        for file in &self.files {
+            if file.is_changed()? {
+                return Ok(Some(file.path()));
+            }
+        }
+        Ok(None)
     }
 
     /// Every tensor, sorted by name.

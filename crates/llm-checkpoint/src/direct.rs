@@ -7,12 +7,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
 
 use rustix::fs::{Advice, OFlags, fadvise};
 
 use crate::CheckpointError;
-use crate::source::SharedBytes;
+use crate::source::{FileState, SharedBytes};
 
 /// A checkpoint's file, kept open to be read in large pieces straight from the device: what is read once a token must
 /// not push everything else out of memory.
@@ -23,7 +22,8 @@ pub struct DirectFile {
     path: PathBuf,
     backing: Backing,
     len: u64,
-    modified: Option<SystemTime>,
+    /// Of what can change.
+    state: Option<FileState>,
 }
 
 enum Backing {
@@ -41,7 +41,7 @@ impl DirectFile {
     /// any device.
     pub const PAGE: usize = 4096;
 
-    pub(crate) fn of_file(path: &Path, file: &File, len: u64) -> io::Result<Self> {
+    pub(crate) fn of_file(path: &Path, file: &File, state: FileState) -> io::Result<Self> {
         // By its descriptor: another file may have taken the path meanwhile.
         let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = OFlags::DIRECT.bits().cast_signed();
@@ -53,12 +53,12 @@ impl DirectFile {
         let file = file.try_clone()?;
         Ok(DirectFile {
             path: path.to_owned(),
-            modified: file.metadata()?.modified().ok(),
+            state: Some(state),
             backing: Backing::File {
                 file,
                 direct: direct.map(|direct| (direct, AtomicBool::new(true))),
             },
-            len,
+            len: state.bytes,
         })
     }
 
@@ -67,7 +67,7 @@ impl DirectFile {
             path: path.to_owned(),
             backing: Backing::Memory(bytes),
             len,
-            modified: None,
+            state: None,
         }
     }
 
@@ -95,7 +95,7 @@ impl DirectFile {
             return Ok(true);
         };
         let now = file.metadata().map_err(|source| self.io_error(source))?;
-        Ok((now.len(), now.modified().ok()) == (self.len, self.modified))
+        Ok(Some(FileState::of(&now)) == self.state)
     }
 
     /// Whether it is read past the page cache.
@@ -260,7 +260,7 @@ mod tests {
     fn writing_to_a_file_is_noticed() {
         let (file, direct) = on_disk(PAGE);
         assert!(direct.is_as_opened().unwrap());
-        let at = SystemTime::UNIX_EPOCH;
+        let at = std::time::SystemTime::UNIX_EPOCH;
         file.as_file().set_modified(at).unwrap();
         assert!(!direct.is_as_opened().unwrap());
     }

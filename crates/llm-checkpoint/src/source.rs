@@ -1,7 +1,7 @@
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -21,10 +21,30 @@ pub(crate) struct SourceFile {
 pub(crate) type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 enum Backing {
-    /// Mapped on first use.
-    File(File, OnceLock<SharedBytes>),
+    /// As it was when it was opened; mapped on first use.
+    File(File, FileState, OnceLock<SharedBytes>),
     /// A file's bytes that were in memory already.
     Memory(SharedBytes),
+}
+
+/// By what it is seen that a file has been written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileState {
+    /// Its length.
+    pub bytes: u64,
+    /// When it was last changed, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+}
+
+impl FileState {
+    /// That of the file that `metadata` is about.
+    pub fn of(metadata: &Metadata) -> Self {
+        let seconds = metadata.mtime().saturating_mul(1_000_000_000);
+        FileState {
+            bytes: metadata.len(),
+            mtime_ns: seconds.saturating_add(metadata.mtime_nsec()),
+        }
+    }
 }
 
 impl SourceFile {
@@ -40,10 +60,11 @@ impl SourceFile {
             });
         }
         let file = File::open(path).map_err(io_error)?;
-        let len = file.metadata().map_err(io_error)?.len();
+        let state = FileState::of(&file.metadata().map_err(io_error)?);
+        let len = state.bytes;
         let file = SourceFile {
             path: path.to_owned(),
-            backing: Backing::File(file, OnceLock::new()),
+            backing: Backing::File(file, state, OnceLock::new()),
             len,
         };
         let mut front = [0; LFS_POINTER.len()];
@@ -74,10 +95,29 @@ impl SourceFile {
         self.len
     }
 
+    /// As it was when it was opened; `None` for bytes in memory.
+    pub(crate) fn state(&self) -> Option<FileState> {
+        match &self.backing {
+            Backing::File(_, state, _) => Some(*state),
+            Backing::Memory(_) => None,
+        }
+    }
+
+    /// Whether it has been written to since it was opened. One that was renamed over or removed has not.
+    pub(crate) fn is_changed(&self) -> Result<bool, CheckpointError> {
+        match &self.backing {
+            Backing::File(file, state, _) => {
+                let metadata = file.metadata().map_err(|source| self.io_error(source))?;
+                Ok(FileState::of(&metadata) != *state)
+            }
+            Backing::Memory(_) => Ok(false),
+        }
+    }
+
     /// Fills `buf` with the bytes from `offset` on.
     pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), CheckpointError> {
         let read = match &self.backing {
-            Backing::File(file, _) => file.read_exact_at(buf, offset),
+            Backing::File(file, ..) => file.read_exact_at(buf, offset),
             Backing::Memory(bytes) => copy_at((**bytes).as_ref(), offset, buf),
         };
         read.map_err(|source| self.io_error(source))
@@ -87,7 +127,7 @@ impl SourceFile {
     pub(crate) fn mapped(&self) -> Result<SharedBytes, CheckpointError> {
         match &self.backing {
             Backing::Memory(bytes) => Ok(Arc::clone(bytes)),
-            Backing::File(file, mapping) => {
+            Backing::File(file, _, mapping) => {
                 if let Some(mapped) = mapping.get() {
                     return Ok(Arc::clone(mapped));
                 }
@@ -101,7 +141,7 @@ impl SourceFile {
     /// The same file, to be read in large pieces.
     pub(crate) fn direct(&self) -> Result<DirectFile, CheckpointError> {
         match &self.backing {
-            Backing::File(file, _) => DirectFile::of_file(&self.path, file, self.len)
+            Backing::File(file, state, _) => DirectFile::of_file(&self.path, file, *state)
                 .map_err(|source| self.io_error(source)),
             Backing::Memory(bytes) => {
                 let bytes = Arc::clone(bytes);

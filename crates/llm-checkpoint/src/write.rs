@@ -138,8 +138,17 @@ impl SafetensorsWriter {
     }
 }
 
-/// The header, padded with blanks, and the number of the tensors' bytes that follow it.
-pub(crate) fn header(
+/// The header of a safetensors file that is to hold `tensors` in this order, padded with blanks to a multiple of 8, and
+/// the number of the tensors' bytes that follow it. In the file, its length stands before it as 8 little-endian bytes;
+/// readers do not mind more blanks. `path` is what messages call the file.
+///
+/// # Errors
+/// [`CheckpointError::Tensor`] when a name appears twice or means metadata, or when 64 bits cannot count its bytes,
+/// [`CheckpointError::Header`] when the header becomes longer than readers accept.
+///
+/// # Panics
+/// When 64 bits cannot count the bytes of all tensors together.
+pub fn header(
     path: &Path,
     tensors: &[NewTensor],
     metadata: &BTreeMap<String, String>,

@@ -49,7 +49,7 @@ pub use plan::{Request, plan};
 pub use staging::{SLOT_PADDING, STAGING_SLOTS, looked_up_row_bytes, staged_bytes};
 pub use strategy::{Offload, Strategy};
 pub use verdict::{Plan, Refusal, Shortfall, Verdict};
-pub use weights::{is_final, is_looked_up};
+pub use weights::{becomes_table, is_final, is_looked_up};
 
 /// What everything that can fail here returns.
 pub type Result<T> = std::result::Result<T, PlanError>;

@@ -147,7 +147,7 @@ impl Weights {
 }
 
 /// Roles that are not kept: the runtime makes a table of its own of them, which counts as activations.
-fn becomes_table(role: Role) -> bool {
+pub fn becomes_table(role: Role) -> bool {
     matches!(role, Role::RelativeBias | Role::RopeFactors)
 }
 
@@ -161,12 +161,12 @@ pub fn is_looked_up(role: Role, is_tied: bool) -> bool {
 
 /// Whether the checkpoint's bytes are those that are computed with, in one run for each part.
 pub fn is_final(slot: &Slot, stored: StoredAs, scheme: Scheme) -> bool {
-    let is_same = match stored {
-        StoredAs::Plain(dtype) => scheme == Scheme::Dense(dtype),
+    match stored {
+        StoredAs::Plain(dtype) => scheme == Scheme::Dense(dtype) && slot.stored == Stored::AsIs,
+        // Codes lie `[out, in]` whatever the dense matrix does.
         StoredAs::Quantized(stored) => scheme == stored,
         StoredAs::Strided(_) | StoredAs::Blocks => false,
-    };
-    is_same && slot.stored == Stored::AsIs
+    }
 }
 
 /// What a tensor takes in the checkpoint; of blocks, which come in many sizes, a bound.

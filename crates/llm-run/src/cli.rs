@@ -52,6 +52,9 @@ pub(crate) enum Command {
     Quantize(QuantizeArgs),
     /// Check a checkpoint: its headers, and its bytes where there is a manifest of their sums
     Verify(VerifyArgs),
+    /// Look after weights that were encoded for streaming and are kept in the offload folder
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Say what this machine has for a model, and measure how fast its memory and disk are read
     ///
     /// That takes some seconds; other programs that run meanwhile slow it down. What is measured is kept in the
@@ -316,6 +319,56 @@ pub(crate) struct VerifyArgs {
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List whose weights are kept, and how
+    List(CacheListArgs),
+    /// Read every file whole and compare its bytes with the sum in its name
+    Verify(CacheVerifyArgs),
+    /// Remove what is kept; a run that needs it writes it anew
+    Clear(CacheClearArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheFolderArgs {
+    /// The folder of the weights [default: offload in the user's cache folder for llm-run]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) offload_folder: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheListArgs {
+    #[command(flatten)]
+    pub(crate) folder: CacheFolderArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheVerifyArgs {
+    /// An entry, by its key or the beginning of it [default: all]
+    #[arg(value_name = "KEY", value_parser = not_empty)]
+    pub(crate) keys: Vec<String>,
+    #[command(flatten)]
+    pub(crate) folder: CacheFolderArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheClearArgs {
+    /// An entry, by its key or the beginning of it
+    #[arg(value_name = "KEY", value_parser = not_empty)]
+    pub(crate) keys: Vec<String>,
+    /// Entries whose checkpoints have been changed, moved or removed
+    #[arg(long, conflicts_with = "keys")]
+    pub(crate) stale: bool,
+    /// All entries
+    #[arg(long, conflicts_with_all = ["keys", "stale"])]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) folder: CacheFolderArgs,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
     reason = "a command-line program talks to its user"
 )]
 
+mod cache;
 mod chat;
 mod cli;
 mod defaults;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         cli::Command::Shard(args) => shard::shard(&args),
         cli::Command::Quantize(args) => quantize::quantize(&args),
         cli::Command::Verify(args) => verify::verify(&args),
+        cli::Command::Cache(command) => cache::cache(&command),
         cli::Command::Doctor(args) => doctor::doctor(&args),
     };
     match result {

@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 
-use llm_arch::ArchError;
+use llm_arch::{ArchError, Unit};
 use llm_backend::BackendError;
 use llm_checkpoint::CheckpointError;
 use llm_quant::QuantError;
-use llm_tensor::DType;
+use llm_tensor::{Bytes, DType};
 
 use crate::Misfit;
 
@@ -98,6 +98,60 @@ pub enum RuntimeError {
         /// The element type asked for.
         dtype: DType,
     },
+    /// A folder that cannot be used for weights that are streamed.
+    #[error("cannot use the offload folder {folder}; --offload-folder names another")]
+    OffloadFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the operating system answered.
+        source: std::io::Error,
+    },
+    /// Weights that cannot be written anew for streaming.
+    #[error(
+        "cannot write {unit} to the offload folder {folder}, where {missing} were still to come; --offload-folder names another"
+    )]
+    OffloadWrite {
+        /// The folder.
+        folder: PathBuf,
+        /// Whose weights.
+        unit: Unit,
+        /// What they and all that was to be written after them take.
+        missing: Bytes,
+        /// What the operating system answered.
+        source: std::io::Error,
+    },
+    /// A file of an offload folder whose bytes have changed.
+    #[error("{path} is damaged: its bytes sum to {found:016x}, its name says {expected:016x}; {}", mending(*is_removed))]
+    OffloadDamaged {
+        /// The file.
+        path: PathBuf,
+        /// The sum in its name.
+        expected: u64,
+        /// The sum of its bytes.
+        found: u64,
+        /// Whether it could be removed.
+        is_removed: bool,
+    },
+    /// A file in the place of one of an offload folder's.
+    #[error(
+        "{path} does not hold the weights that it is named for; remove it, and the next run writes them anew"
+    )]
+    OffloadForeign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An entry of an offload folder that cannot be removed, since a process uses it.
+    #[error("{folder} is in use by a running process")]
+    OffloadInUse {
+        /// The entry's folder.
+        folder: PathBuf,
+    },
+    /// A file of a checkpoint that was written to while its weights were read.
+    #[error("{path} was changed while it was read; run again when nothing writes to it")]
+    SourceChanged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A device refused.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -121,12 +175,6 @@ pub enum RuntimeError {
         context: usize,
         /// Positions the model was made for.
         model_context: usize,
-    },
-    /// A file that weights are read from while the model runs has become another.
-    #[error("{path} was changed while its weights were in use; start again")]
-    Changed {
-        /// The file.
-        path: PathBuf,
     },
     /// The system refuses the thread that reads what rests on disk.
     #[error("cannot start a thread")]
@@ -152,9 +200,9 @@ impl RuntimeError {
     pub fn is_users(&self) -> bool {
         match self {
             RuntimeError::Backend(_)
-            | RuntimeError::Changed { .. }
             | RuntimeError::Spawn { .. }
             | RuntimeError::Interrupted
+            | RuntimeError::OffloadDamaged { .. }
             | RuntimeError::NotFinite { .. } => false,
             RuntimeError::Checkpoint(_)
             | RuntimeError::ReadConfig { .. }
@@ -167,6 +215,11 @@ impl RuntimeError {
             | RuntimeError::AlreadyQuantized { .. }
             | RuntimeError::NotQuantizable { .. }
             | RuntimeError::WeightDType { .. }
+            | RuntimeError::OffloadFolder { .. }
+            | RuntimeError::OffloadWrite { .. }
+            | RuntimeError::OffloadForeign { .. }
+            | RuntimeError::OffloadInUse { .. }
+            | RuntimeError::SourceChanged { .. }
             | RuntimeError::EmptyPrompt
             | RuntimeError::IdOutOfRange { .. }
             | RuntimeError::ContextFull { .. } => true,
@@ -179,6 +232,14 @@ fn unquantizable(value: f32) -> String {
         format!("it holds {value:e}, and 8-bit codes are made through f16, which ends at 65504")
     } else {
         format!("it holds {value}")
+    }
+}
+
+fn mending(is_removed: bool) -> &'static str {
+    if is_removed {
+        "it was removed, and the next run writes it anew"
+    } else {
+        "remove it, and the next run writes it anew"
     }
 }
 

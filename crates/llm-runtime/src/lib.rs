@@ -35,6 +35,7 @@ pub use error::RuntimeError;
 pub use llm_plan::Limits;
 pub use load::{Event, LoadOptions, OffloadOptions, Progress, load};
 pub use memory::{Allocated, CostsOf};
+pub use offload::{OffloadAbout, OffloadDamage, OffloadEntry, OffloadFolder, OffloadSource};
 pub use sample::{Sampler, Sampling};
 pub use save::Save;
 pub use session::{Interrupt, Session};

@@ -139,7 +139,15 @@ fn stream(
         RunOn::Cpu,
         offload.folder,
         &units,
-        events,
+        &mut |event| {
+            events(match event {
+                offload::Event::Waiting => Event::Waiting,
+                offload::Event::Progress { done, total } => {
+                    Event::Offloading(Progress { done, total })
+                }
+            });
+            Ok(())
+        },
     )?;
     let n_tokens = options.limits.n_tokens;
     stream::open(model, encodings, is_streamed, offloaded, n_tokens).map(Some)

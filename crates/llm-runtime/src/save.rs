@@ -1,12 +1,13 @@
 //! Writes a model quantized, in the layout of bitsandbytes.
 
-use llm_backend::HostWeight;
+pub(crate) mod parts;
+
 use llm_checkpoint::{NewTensor, ShardWriter};
 use llm_plan::{Encodings, RunOn};
-use llm_quant::layout::{self, Part, QuantState};
-use llm_quant::{Absmax, Encoder, FourBit, Scheme, Weight4Bit};
-use llm_tensor::{Bytes, DType, Shape};
+use llm_quant::{Encoder, Scheme};
+use llm_tensor::{Bytes, DType};
 
+use self::parts::{QuantizedParts, new_tensor};
 use crate::load::weight;
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 
@@ -41,38 +42,12 @@ impl<'a> Save<'a> {
     pub fn tensors(&self) -> Result<Vec<NewTensor>> {
         let mut tensors = Vec::new();
         for bound in self.model.tensors() {
-            let new = |name: String, dtype, dims: &[u64]| NewTensor {
-                name,
-                dtype,
-                shape: Shape::new(dims).expect("parts of a tensor that can be counted"),
-            };
-            let scheme = self.scheme(&bound);
-            let name = &bound.slot.name;
-            let (Scheme::Int8(_) | Scheme::FourBit(_), &[rows, cols]) =
-                (scheme, bound.slot.shape.as_slice())
-            else {
-                let dtype = match scheme {
-                    Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype,
-                    Scheme::Int8(_) | Scheme::FourBit(_) => unreachable!("vectors are dense"),
-                };
-                tensors.push(new(name.clone(), dtype, &bound.tensor.shape));
-                continue;
-            };
-            let parts = layout::parts(scheme, rows as u64, cols as u64, self.storage);
-            let parts = parts.map_err(|flaw| RuntimeError::Quantized {
-                path: self.model.checkpoint().path().to_owned(),
-                tensor: name.clone(),
-                flaw: Box::new(flaw),
-            })?;
-            for part in parts {
-                let dims = match (part.part, scheme) {
-                    // Without an offset, which is known only in the end, its length is known beforehand.
-                    (Part::State(_), Scheme::FourBit(format)) if !format.double_quant => {
-                        vec![self.state(&bound, format, None).to_json().len() as u64]
-                    }
-                    _ => part.dims,
-                };
-                tensors.push(new(part.part.name(name), part.dtype, &dims));
+            match self.kept(bound) {
+                Kept::Dense(dtype) => {
+                    let name = bound.slot.name.clone();
+                    tensors.push(new_tensor(name, dtype, &bound.tensor.shape));
+                }
+                Kept::Quantized(parts) => tensors.extend(parts.tensors(self.model)?),
             }
         }
         Ok(tensors)
@@ -100,29 +75,26 @@ impl<'a> Save<'a> {
             progress(written)
         };
         for bound in self.model.tensors() {
-            match self.scheme(&bound) {
-                Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => {
-                    self.dense(&bound, dtype, &mut put)?;
+            match self.kept(bound) {
+                Kept::Dense(dtype) => self.dense(&bound, dtype, &mut put)?,
+                Kept::Quantized(parts) => {
+                    let (encodings, encoder) = (&self.encodings, self.encoder);
+                    let weight = weight(self.model, &bound, encodings, RUN_ON, encoder)?;
+                    parts.each(&weight, |name, bytes| put(name, 0, bytes))?;
                 }
-                Scheme::Int8(_) | Scheme::FourBit(_) => self.quantized(&bound, &mut put)?,
             }
         }
         Ok(())
     }
 
-    /// A file has no device, so that nothing stays in f32 for the processor's sake.
-    fn scheme(&self, bound: &BoundTensor<'_>) -> Scheme {
-        self.encodings
-            .scheme(bound.slot, bound.stored_as(), RunOn::Gpu(0))
-    }
-
-    fn state(&self, bound: &BoundTensor<'_>, format: FourBit, offset: Option<f32>) -> QuantState {
-        QuantState {
-            code: format.code,
-            block_size: format.block_size,
-            dtype: self.encodings.dense_dtype(bound.stored_as()),
-            shape: [0, 1].map(|i| bound.slot.shape[i] as u64),
-            nested_offset: offset,
+    fn kept<'b>(&self, bound: BoundTensor<'b>) -> Kept<'b> {
+        let scheme = self.encodings.scheme(bound.slot, bound.stored_as(), RUN_ON);
+        match scheme {
+            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => Kept::Dense(dtype),
+            Scheme::Int8(_) | Scheme::FourBit(_) => {
+                let parts = QuantizedParts::new(bound, scheme, &self.encodings, self.storage);
+                Kept::Quantized(parts)
+            }
         }
     }
 
@@ -147,56 +119,16 @@ impl<'a> Save<'a> {
         }
         Ok(())
     }
-
-    fn quantized<E: From<RuntimeError>>(
-        &self,
-        bound: &BoundTensor<'_>,
-        put: &mut impl FnMut(&str, u64, &[u8]) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        let name = &bound.slot.name;
-        let mut part = |part: Part, bytes: &[u8]| put(&part.name(name), 0, bytes);
-        let run_on = RunOn::Gpu(0);
-        match weight(self.model, bound, &self.encodings, run_on, self.encoder)? {
-            HostWeight::Int8(weight) => {
-                part(Part::Weight, weight.codes())?;
-                part(Part::Scb, weight.absmax())?;
-                // Row by row.
-                part(Part::WeightFormat, &[0])
-            }
-            HostWeight::FourBit(weight) => {
-                part(Part::Weight, weight.packed())?;
-                part(Part::QuantMap, bytemuck::cast_slice(weight.table()))?;
-                self.scales(bound, &weight, &mut part)
-            }
-            HostWeight::Dense(_) | HostWeight::Int8PerUse(..) => {
-                unreachable!("a scheme of codes")
-            }
-        }
-    }
-
-    fn scales<E: From<RuntimeError>>(
-        &self,
-        bound: &BoundTensor<'_>,
-        weight: &Weight4Bit,
-        part: &mut impl FnMut(Part, &[u8]) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        let format = weight.format();
-        match weight.absmax() {
-            Absmax::Plain(absmax) => {
-                part(Part::Absmax, absmax)?;
-                let state = self.state(bound, format, None);
-                part(Part::State(format.code), &state.to_json())
-            }
-            Absmax::Double(double) => {
-                part(Part::Absmax, double.codes())?;
-                part(Part::NestedAbsmax, double.absmax())?;
-                part(Part::NestedQuantMap, bytemuck::cast_slice(double.map()))?;
-                let state = self.state(bound, format, Some(double.offset()));
-                part(Part::State(format.code), &state.to_json_padded())
-            }
-        }
-    }
 }
+
+/// How a tensor is written.
+enum Kept<'a> {
+    Dense(DType),
+    Quantized(QuantizedParts<'a>),
+}
+
+/// A file has no device, so that nothing stays in f32 for the processor's sake.
+const RUN_ON: RunOn = RunOn::Gpu(0);
 
 /// Elements of a dense tensor that are read and written at a time.
 const PIECE_ELEMENTS: u64 = 1 << 20;

@@ -27,7 +27,7 @@ use self::reader::{Done, Job, Parcels};
 pub(crate) use self::rows::RowReader;
 pub(crate) use self::source::open;
 pub(crate) use self::weights::Weights;
-use crate::offload::InUse;
+use crate::offload::Prepared;
 use crate::stage::WeightSource;
 use crate::{Result, RuntimeError};
 
@@ -62,7 +62,7 @@ pub struct Stream {
     done: Receiver<Done>,
     reader: Option<JoinHandle<()>>,
     /// Keeps the offload folder from being cleared.
-    _in_use: InUse,
+    _prepared: Prepared,
 }
 
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl Stream {
         parcels: HashMap<Key, Parcel>,
         tables: HashMap<Role, RowReader>,
         place_len: usize,
-        in_use: InUse,
+        prepared: Prepared,
     ) -> Result<Self> {
         for (key, parcel) in &parcels {
             assert!(
@@ -125,7 +125,7 @@ impl Stream {
             jobs: Some(jobs),
             done,
             reader: Some(reader),
-            _in_use: in_use,
+            _prepared: prepared,
         })
     }
 

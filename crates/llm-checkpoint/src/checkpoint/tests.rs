@@ -390,3 +390,33 @@ fn bytes_in_memory_are_read_like_a_file() {
     let message = message(Checkpoint::from_bytes(Path::new("nowhere"), cut));
     assert!(message.contains("nowhere"), "{message}");
 }
+
+#[test]
+fn a_file_that_is_written_to_is_told_from_one_that_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let bytes = b"\x08\0\0\0\0\0\0\0{}      ";
+    fs::write(&path, bytes).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let state = crate::FileState::of(&path.metadata().unwrap());
+    assert_eq!(checkpoint.file_states().collect::<Vec<_>>(), [Some(state)]);
+    assert_eq!(state.bytes, 16);
+
+    let other = folder.path().join("other");
+    fs::write(&other, bytes).unwrap();
+    let old = folder.path().join("old");
+    fs::rename(&path, &old).unwrap();
+    fs::rename(&other, &path).unwrap();
+    assert_eq!(checkpoint.changed_file().unwrap(), None);
+    fs::File::options()
+        .write(true)
+        .open(&old)
+        .and_then(|file| file.set_modified(std::time::UNIX_EPOCH))
+        .unwrap();
+    assert_eq!(checkpoint.changed_file().unwrap(), Some(path.as_path()));
+
+    let in_memory = Checkpoint::from_bytes(&path, HostBytes::new(bytes.to_vec()));
+    let in_memory = in_memory.unwrap();
+    assert_eq!(in_memory.file_states().collect::<Vec<_>>(), [None]);
+    assert_eq!(in_memory.changed_file().unwrap(), None);
+}

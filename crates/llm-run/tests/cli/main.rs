@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod batch;
+mod cache;
 mod chat;
 mod doctor;
 mod forms;

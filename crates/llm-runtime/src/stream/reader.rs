@@ -155,7 +155,7 @@ fn check(run: &Run, found: u64) -> Result<()> {
         }
         Content::Offloaded { .. } => Ok(()),
         Content::InPlace { first } if *first.get_or_init(|| found) != found => {
-            Err(RuntimeError::Changed {
+            Err(RuntimeError::SourceChanged {
                 path: run.path().to_owned(),
             })
         }

@@ -52,7 +52,7 @@ impl RowReader {
     /// The table is to be dropped before the next are read.
     ///
     /// # Errors
-    /// When they cannot be read, and [`RuntimeError::Changed`].
+    /// When they cannot be read, and [`RuntimeError::SourceChanged`].
     ///
     /// # Panics
     /// When there are more than a pass may have, one is beyond the table's end, or the last table is still there.
@@ -60,7 +60,7 @@ impl RowReader {
         // Nobody sums up single rows: this tells of whatever has been written since a moment before.
         if !self.file.is_as_opened()? {
             let path = self.file.path().to_owned();
-            return Err(RuntimeError::Changed { path });
+            return Err(RuntimeError::SourceChanged { path });
         }
         let row_bytes = self.cols * self.dtype.size();
         let found = Arc::get_mut(&mut self.found).expect("rows that were read before are dropped");

@@ -21,13 +21,11 @@ pub(crate) fn open(
     model: &BoundModel,
     encodings: &Encodings<'_>,
     is_streamed: impl Fn(Unit) -> bool,
-    offloaded: Prepared,
+    mut prepared: Prepared,
     n_tokens: usize,
 ) -> Result<Stream> {
-    let Prepared {
-        files: offloaded,
-        in_use,
-    } = offloaded;
+    // They are read otherwise, and their descriptors are not needed twice.
+    let offloaded = std::mem::take(&mut prepared.files);
     let is_tied = match model.spec().head.matrix {
         HeadMatrix::Tied => true,
         HeadMatrix::Separate => false,
@@ -71,7 +69,7 @@ pub(crate) fn open(
         (key, Parcel::new(items, files.of_unit(unit)))
     });
     let place_len = staged.into_values().max().unwrap_or(0) as usize;
-    Stream::new(parcels.collect(), tables, place_len, in_use)
+    Stream::new(parcels.collect(), tables, place_len, prepared)
 }
 
 /// Files that are opened once, when something in them is needed.

@@ -91,7 +91,7 @@ impl Files {
             parcels,
             HashMap::new(),
             longest.unwrap(),
-            InUse::default(),
+            Prepared::default(),
         )
         .unwrap()
     }
@@ -211,7 +211,7 @@ fn a_part_of_a_checkpoint_that_changes_is_noticed() {
     files.overwrite(files.start(0) + (5 << 20) - 5000, 1);
     drop(stream.bring(key(5)).unwrap());
     drop(stream.bring(key(3)).unwrap());
-    let Err(RuntimeError::Changed { path }) = stream.bring(key(0)).map(drop) else {
+    let Err(RuntimeError::SourceChanged { path }) = stream.bring(key(0)).map(drop) else {
         panic!("unit 0 is not what it was")
     };
     assert_eq!(path, files.path());
@@ -277,7 +277,7 @@ fn parts_lie_in_a_place_as_in_the_file() {
         assert!(parcel.len <= planned + chosen.len() * SLOT_PADDING as usize);
         let len = parcel.len;
         let parcels = HashMap::from([(key(0), parcel)]);
-        let stream = Stream::new(parcels, HashMap::new(), len, InUse::default()).unwrap();
+        let stream = Stream::new(parcels, HashMap::new(), len, Prepared::default()).unwrap();
         let lease = stream.bring(key(0)).unwrap();
         for &i in &chosen {
             both[0].check(&lease, i);

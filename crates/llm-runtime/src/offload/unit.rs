@@ -1,0 +1,236 @@
+//! The tensors of a unit that are written anew.
+
+use std::collections::{BTreeMap, HashMap};
+
+use llm_arch::Unit;
+use llm_checkpoint::{Checkpoint, Encoding, Layout, NewTensor};
+use llm_plan::{Encodings, RunOn, StoredAs, becomes_table, is_final};
+use llm_quant::{Encoder, Scheme};
+use llm_tensor::{Bytes, DType};
+use rayon::prelude::*;
+
+use crate::load::weight;
+use crate::quantized::recognise;
+use crate::rows::Rows;
+use crate::save::parts::{QuantizedParts, new_tensor};
+use crate::{BoundModel, BoundTensor, Result};
+
+/// What weights are read from, and how they are to be.
+#[derive(Clone, Copy)]
+pub(super) struct Encode<'a> {
+    pub(super) model: &'a BoundModel,
+    pub(super) encodings: &'a Encodings<'a>,
+    pub(super) encoder: &'a dyn Encoder,
+    pub(super) run_on: RunOn,
+}
+
+/// The tensors of a unit that the checkpoint does not hold as they are computed with.
+pub(super) struct UnitTensors<'a> {
+    pub(super) unit: Unit,
+    unfinished: Vec<Unfinished<'a>>,
+    /// As they lie in the file.
+    tensors: Vec<NewTensor>,
+}
+
+/// A tensor and how it is to be kept.
+#[derive(Clone, Copy)]
+struct Unfinished<'a> {
+    bound: BoundTensor<'a>,
+    form: Form<'a>,
+    scheme: Scheme,
+}
+
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    Dense(DType),
+    Quantized(QuantizedParts<'a>),
+}
+
+impl<'a> Encode<'a> {
+    /// Every unit that has such tensors.
+    ///
+    /// # Errors
+    /// When a tensor cannot be written as it would be kept.
+    pub(super) fn units(&self) -> Result<BTreeMap<Unit, UnitTensors<'a>>> {
+        let mut units = BTreeMap::<Unit, Vec<Unfinished<'a>>>::new();
+        for bound in self.model.tensors() {
+            if let Some(unfinished) = self.unfinished(bound) {
+                units.entry(bound.slot.unit).or_default().push(unfinished);
+            }
+        }
+        let units = units.into_iter().map(|(unit, unfinished)| {
+            let tensors = self.in_file_order(&unfinished)?;
+            let unit_tensors = UnitTensors {
+                unit,
+                unfinished,
+                tensors,
+            };
+            Ok((unit, unit_tensors))
+        });
+        units.collect()
+    }
+
+    fn unfinished(&self, bound: BoundTensor<'a>) -> Option<Unfinished<'a>> {
+        let stored = bound.stored_as();
+        let scheme = self.encodings.scheme(bound.slot, stored, self.run_on);
+        let is_in_order = bound.tensor.layout == Layout::RowMajor;
+        if becomes_table(bound.slot.role) || (is_final(bound.slot, stored, scheme) && is_in_order) {
+            return None;
+        }
+        let form = match scheme {
+            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => Form::Dense(dtype),
+            Scheme::Int8(_) | Scheme::FourBit(_) => {
+                let parts = QuantizedParts::new(bound, scheme, self.encodings, DType::U8);
+                Form::Quantized(parts)
+            }
+        };
+        Some(Unfinished {
+            bound,
+            form,
+            scheme,
+        })
+    }
+
+    /// Single bytes come first, the widest elements last: codes can then be written as soon as they are made, and only
+    /// their scales wait. A header that makes the file end at a multiple of the widest element aligns all.
+    fn in_file_order(&self, unfinished: &[Unfinished<'_>]) -> Result<Vec<NewTensor>> {
+        let mut tensors = Vec::new();
+        for Unfinished { bound, form, .. } in unfinished {
+            match form {
+                Form::Dense(dtype) => {
+                    let slot = bound.slot;
+                    let dims: Vec<u64> = slot.shape.iter().map(|&d| d as u64).collect();
+                    tensors.push(new_tensor(slot.name.clone(), *dtype, &dims));
+                }
+                Form::Quantized(parts) => tensors.extend(parts.tensors(self.model)?),
+            }
+        }
+        tensors.sort_by_key(|tensor| tensor.dtype.size());
+        Ok(tensors)
+    }
+
+    /// Hands over the bytes of all tensors of `unit`, in order.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read or quantized, and what `put` answers.
+    pub(super) fn each_piece(
+        &self,
+        unit: &UnitTensors<'_>,
+        put: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut waiting = HashMap::<String, Vec<u8>>::new();
+        let mut next = unit.tensors.iter();
+        for unfinished in &unit.unfinished {
+            let Form::Quantized(parts) = &unfinished.form else {
+                continue;
+            };
+            let bound = &unfinished.bound;
+            let weight = weight(self.model, bound, self.encodings, self.run_on, self.encoder)?;
+            parts.each(&weight, |name, bytes| {
+                if unit.element_size(name) > 1 {
+                    waiting.insert(name.to_owned(), bytes.to_vec());
+                    return Ok(());
+                }
+                let is_next = next.next().is_some_and(|tensor| tensor.name == name);
+                assert!(is_next, "`{name}` comes out of order");
+                put(bytes)
+            })?;
+        }
+        for tensor in next {
+            match waiting.remove(&tensor.name) {
+                Some(bytes) => put(&bytes)?,
+                None => self.dense(unit.bound(&tensor.name), tensor.dtype, put)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a tensor, some at a time.
+    fn dense(
+        &self,
+        bound: &BoundTensor<'_>,
+        dtype: DType,
+        put: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let rows = Rows::new(self.model.checkpoint(), bound.tensor, bound.slot);
+        let row_bytes = rows.cols * dtype.size();
+        let rows_of_a_piece = (PIECE / row_bytes.max(1)).clamp(1, rows.rows.max(1));
+        let mut piece = vec![0; rows_of_a_piece * row_bytes];
+        for first in (0..rows.rows).step_by(rows_of_a_piece) {
+            let n_rows = rows_of_a_piece.min(rows.rows - first);
+            let piece = &mut piece[..n_rows * row_bytes];
+            let bands = piece.par_chunks_mut((BAND * row_bytes).max(1)).enumerate();
+            bands.try_for_each(|(i, out)| {
+                let first = first + i * BAND;
+                rows.read(first..first + out.len() / row_bytes, dtype, out)
+            })?;
+            put(piece)?;
+        }
+        Ok(())
+    }
+}
+
+impl UnitTensors<'_> {
+    /// As they lie in the file.
+    pub(super) fn tensors(&self) -> &[NewTensor] {
+        &self.tensors
+    }
+
+    /// What they take.
+    pub(super) fn bytes(&self) -> Bytes {
+        self.tensors.iter().map(NewTensor::bytes).sum()
+    }
+
+    /// How they are kept.
+    pub(super) fn schemes(&self) -> impl Iterator<Item = Scheme> {
+        self.unfinished.iter().map(|unfinished| unfinished.scheme)
+    }
+
+    /// Whether `checkpoint` has these tensors and no others, and is told to be quantized as they are.
+    pub(super) fn are_in(&self, checkpoint: &Checkpoint) -> bool {
+        let is_there = |new: &NewTensor| {
+            checkpoint.get(&new.name).is_some_and(|tensor| {
+                tensor.encoding == Encoding::Plain(new.dtype) && tensor.shape == new.shape
+            })
+        };
+        checkpoint.tensors().len() == self.tensors.len()
+            && self.tensors.iter().all(is_there)
+            && self
+                .unfinished
+                .iter()
+                .all(|unfinished| unfinished.is_in(checkpoint))
+    }
+
+    fn element_size(&self, name: &str) -> usize {
+        let tensor = self.tensors.iter().find(|tensor| tensor.name == name);
+        tensor.expect("a part of the unit").dtype.size()
+    }
+
+    fn bound(&self, name: &str) -> &BoundTensor<'_> {
+        let mut bound = self.unfinished.iter().map(|unfinished| &unfinished.bound);
+        bound
+            .find(|bound| bound.slot.name == name)
+            .expect("a tensor of the unit")
+    }
+}
+
+impl Unfinished<'_> {
+    /// What describes a quantized matrix, beyond names and shapes, is right.
+    fn is_in(&self, checkpoint: &Checkpoint) -> bool {
+        let int8 = match self.scheme {
+            Scheme::Int8(int8) => int8,
+            Scheme::FourBit(_) => llm_quant::Int8 { threshold: 0.0 },
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) => return true,
+        };
+        let slot = self.bound.slot;
+        let held = checkpoint
+            .get(&slot.name)
+            .map(|tensor| recognise(checkpoint, tensor, slot, int8));
+        matches!(held, Some(Ok(held)) if held.stored_as() == StoredAs::Quantized(self.scheme))
+    }
+}
+
+/// Bytes of a dense tensor that are read and written at a time, unless a row takes more.
+const PIECE: usize = 4 << 20;
+/// Rows that a thread reads at a time.
+const BAND: usize = 64;
