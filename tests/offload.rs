@@ -183,7 +183,7 @@ fn every_family_computes_the_same_wherever_its_weights_rest() {
             Some(_) => 32,
             None => 5,
         };
-        for (how, kept) in kept.into_iter().take(1) {
+        for (how, kept) in kept {
             let case = Case {
                 model: &model,
                 kept,
@@ -208,7 +208,7 @@ fn held_as_planned(session: &Session, plan: &Plan, what: &str) {
     let allocated = session.memory().terms;
     let planned = plan.estimate.memory(Home::Ram).unwrap().terms;
     for term in Term::ALL {
-        if !matches!(term, Term::LoadTransient) {
+        if !matches!(term, Term::LoadTransient | Term::Program) {
             assert_eq!(planned.get(term), allocated.get(term), "{what}: {term}");
         }
     }

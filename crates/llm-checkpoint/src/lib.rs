@@ -68,7 +68,7 @@ mod torch_file;
 mod write;
 
 pub use checkpoint::{Checkpoint, Format};
-pub use direct::DirectFile;
+pub use direct::{DirectFile, PageBuf};
 pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
 pub use gguf::blocks::GgmlType;
 pub use manifest::{Difference, MANIFEST, Manifest};

@@ -176,6 +176,14 @@ pub enum RuntimeError {
         /// Positions the model was made for.
         model_context: usize,
     },
+    /// There is no memory for what rests on disk to be brought to.
+    #[error("cannot take {bytes} of memory for weights that rest on disk")]
+    Staging {
+        /// How much.
+        bytes: Bytes,
+        /// What the system answered.
+        source: std::io::Error,
+    },
     /// The system refuses the thread that reads what rests on disk.
     #[error("cannot start a thread")]
     Spawn {
@@ -200,6 +208,7 @@ impl RuntimeError {
     pub fn is_users(&self) -> bool {
         match self {
             RuntimeError::Backend(_)
+            | RuntimeError::Staging { .. }
             | RuntimeError::Spawn { .. }
             | RuntimeError::Interrupted
             | RuntimeError::OffloadDamaged { .. }

@@ -18,9 +18,9 @@ use std::thread::JoinHandle;
 
 use llm_arch::{Role, Unit};
 use llm_backend::HostWeight;
-use llm_checkpoint::DirectFile;
+use llm_checkpoint::PageBuf;
 use llm_plan::STAGING_SLOTS;
-use llm_tensor::{AlignedBuf, Bytes};
+use llm_tensor::Bytes;
 
 use self::parcel::Parcel;
 use self::reader::{Done, Job, Parcels};
@@ -74,13 +74,13 @@ struct State {
 /// A staging place.
 #[derive(Debug)]
 enum Place {
-    Empty(Arc<AlignedBuf>),
+    Empty(Arc<PageBuf>),
     /// The reader has it.
     Filling(Key),
-    Filled(Key, Arc<AlignedBuf>),
+    Filled(Key, Arc<PageBuf>),
     /// It is computed with.
-    Used(Key, Arc<AlignedBuf>),
-    Failed(Key, Box<RuntimeError>, Arc<AlignedBuf>),
+    Used(Key, Arc<PageBuf>),
+    Failed(Key, Box<RuntimeError>, Arc<PageBuf>),
     /// While it is made into another.
     Taken,
 }
@@ -107,9 +107,12 @@ impl Stream {
         }
         let parcels = Arc::new(Parcels::new(parcels));
         let n_places = if place_len > 0 { STAGING_SLOTS } else { 0 };
-        let place = |_| {
-            let buf = AlignedBuf::zeroed_at(place_len, DirectFile::PAGE);
-            Place::Empty(Arc::new(buf))
+        let place = |_| match PageBuf::zeroed(place_len) {
+            Ok(buf) => Ok(Place::Empty(Arc::new(buf))),
+            Err(source) => Err(RuntimeError::Staging {
+                bytes: Bytes::new(place_len as u64),
+                source,
+            }),
         };
         let (jobs, to_do) = channel();
         let (finished, done) = channel();
@@ -118,7 +121,7 @@ impl Stream {
             parcels,
             tables,
             state: RefCell::new(State {
-                places: (0..n_places).map(place).collect(),
+                places: (0..n_places).map(place).collect::<Result<_>>()?,
                 expected: VecDeque::new(),
             }),
             place_len,

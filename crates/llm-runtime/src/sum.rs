@@ -7,7 +7,7 @@
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Bytes of a chunk.
-pub(crate) const CHUNK: usize = 4 << 20;
+pub(crate) const CHUNK: usize = 8 << 20;
 
 /// The sum of a chunk.
 pub(crate) fn chunk(bytes: &[u8]) -> u64 {

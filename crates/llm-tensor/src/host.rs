@@ -71,34 +71,23 @@ impl fmt::Debug for HostBytes {
     }
 }
 
-/// A zeroed heap buffer whose first byte lies on a cache line, as SIMD loads like it, or on a wider border.
+/// A zeroed heap buffer whose first byte lies on a cache line, as SIMD loads like it.
 pub struct AlignedBuf {
-    // Whole words, one alignment more than needed: the aligned start is found inside them without `unsafe`.
+    // Whole words, one cache line more than needed: the aligned start is found inside them without `unsafe`.
     words: Vec<u64>,
     start: usize,
     len: usize,
 }
 
 impl AlignedBuf {
-    /// The alignment of the first byte, unless asked for otherwise.
+    /// The alignment of the first byte.
     pub const ALIGNMENT: usize = 64;
 
     /// `len` zero bytes. The operating system hands out zeroed pages on first touch: nothing is written here.
     pub fn zeroed(len: usize) -> Self {
-        Self::zeroed_at(len, Self::ALIGNMENT)
-    }
-
-    /// `len` zero bytes, the first at a multiple of `alignment`.
-    ///
-    /// # Panics
-    /// When `alignment` is no multiple of 8.
-    pub fn zeroed_at(len: usize, alignment: usize) -> Self {
-        assert!(
-            alignment > 0 && alignment.is_multiple_of(8),
-            "an alignment of {alignment} bytes"
-        );
-        let words = vec![0u64; len.div_ceil(8) + alignment / 8];
-        let start = (words.as_ptr() as usize).next_multiple_of(alignment) - words.as_ptr() as usize;
+        let words = vec![0u64; len.div_ceil(8) + Self::ALIGNMENT / 8];
+        let start =
+            (words.as_ptr() as usize).next_multiple_of(Self::ALIGNMENT) - words.as_ptr() as usize;
         AlignedBuf { words, start, len }
     }
 }
@@ -143,8 +132,6 @@ mod tests {
             );
             buf.fill(7);
             assert!(buf.iter().all(|&b| b == 7));
-            let page = AlignedBuf::zeroed_at(len, 4096);
-            assert_eq!((page.len(), page.as_ptr() as usize % 4096), (len, 0));
         }
     }
 

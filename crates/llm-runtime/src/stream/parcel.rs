@@ -2,18 +2,17 @@
 
 use std::convert::Infallible;
 use std::ops::Range;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use llm_arch::{Role, Unit};
 use llm_backend::{DenseWeight, HostWeight};
-use llm_checkpoint::DirectFile;
+use llm_checkpoint::{DirectFile, PageBuf};
 use llm_quant::layout::{Part, QuantState};
 use llm_quant::{Int8, Int8Weight};
-use llm_tensor::{AlignedBuf, DType, HostBytes};
+use llm_tensor::{DType, HostBytes};
 
 use crate::quantized;
-use crate::sum::CHUNK;
 
 /// A unit's weights, as they are brought to a staging place.
 #[derive(Debug)]
@@ -32,33 +31,16 @@ pub(super) struct Run {
     pub(super) start: u64,
     /// and in the staging place.
     at: usize,
-    len: usize,
-    pub(super) content: Content,
-}
-
-/// How it is known that a run was read as it should be.
-#[derive(Debug)]
-pub(super) enum Content {
-    /// A file that was written with a sum.
-    Offloaded {
-        /// It.
-        sum: u64,
-    },
-    /// A part of a file that nothing is known of but what was read first.
-    InPlace {
-        /// The sum of that.
-        first: OnceLock<u64>,
-    },
-}
-
-/// A piece of a run that is read at once.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Chunk {
-    pub(super) run: usize,
-    /// Where it begins in the file.
-    pub(super) start: u64,
-    /// Bytes; beyond the file's end some of the last one are nobody's.
     pub(super) len: usize,
+    /// Of a file that was written with one; then it is read whole.
+    pub(super) sum: Option<Sum>,
+}
+
+/// What all of a file comes to, and whether that has been seen.
+#[derive(Debug)]
+pub(super) struct Sum {
+    pub(super) expected: u64,
+    pub(super) was_seen: AtomicBool,
 }
 
 /// Where a weight lies in a file.
@@ -123,14 +105,12 @@ impl Parcel {
             let is_offloaded = offloaded
                 .as_ref()
                 .filter(|(whole, _)| Arc::ptr_eq(whole, &file));
-            let (bytes, content) = match is_offloaded {
-                Some(&(_, sum)) => (0..file.len(), Content::Offloaded { sum }),
-                None => (
-                    bytes,
-                    Content::InPlace {
-                        first: OnceLock::new(),
-                    },
-                ),
+            let (bytes, sum) = match is_offloaded {
+                Some(&(_, expected)) => {
+                    let was_seen = AtomicBool::new(false);
+                    (0..file.len(), Some(Sum { expected, was_seen }))
+                }
+                None => (bytes, None),
             };
             let start = bytes.start / PAGE * PAGE;
             let end = bytes.end.next_multiple_of(PAGE);
@@ -146,7 +126,7 @@ impl Parcel {
                     start,
                     at: 0,
                     len: (end - start) as usize,
-                    content,
+                    sum,
                 }),
             }
         }
@@ -176,22 +156,11 @@ impl Parcel {
         }
     }
 
-    /// The pieces in which it is read, in the order in which they lie in a staging place, without gaps.
-    pub(super) fn chunks(&self) -> impl Iterator<Item = Chunk> + '_ {
-        self.runs.iter().enumerate().flat_map(|(idx, run)| {
-            (0..run.len).step_by(CHUNK).map(move |from| Chunk {
-                run: idx,
-                start: run.start + from as u64,
-                len: CHUNK.min(run.len - from),
-            })
-        })
-    }
-
     /// The weight of a slot, out of a staging place that was filled.
     ///
     /// # Panics
     /// When the parcel does not bring it.
-    pub(super) fn weight(&self, unit: Unit, role: Role, staged: &Arc<AlignedBuf>) -> HostWeight {
+    pub(super) fn weight(&self, unit: Unit, role: Role, staged: &Arc<PageBuf>) -> HostWeight {
         let mut weights = self.weights.iter();
         let found = weights.find(|(of, is, _)| (*of, *is) == (unit, role));
         let (_, _, recipe) = found.unwrap_or_else(|| panic!("{unit} is brought without {role:?}"));
@@ -206,21 +175,17 @@ impl Run {
             && bytes.start <= span.bytes.start
             && span.bytes.end <= bytes.end
     }
-
-    pub(super) fn path(&self) -> &Path {
-        self.file.path()
-    }
 }
 
 impl Recipe {
-    fn weight(&self, staged: &Arc<AlignedBuf>) -> HostWeight {
+    fn weight(&self, staged: &Arc<PageBuf>) -> HostWeight {
         let part = |wanted: Part| {
             let (_, range) = self
                 .parts
                 .iter()
                 .find(|(part, _)| *part == wanted)
                 .expect("a weight is brought with all of its parts");
-            let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::<AlignedBuf>::clone(staged);
+            let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::<PageBuf>::clone(staged);
             HostBytes::of_shared(owner, range.clone())
         };
         let dense = |dtype, (rows, cols)| DenseWeight {

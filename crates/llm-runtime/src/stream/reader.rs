@@ -1,23 +1,24 @@
-//! Threads that fill staging places.
+//! The thread that fills staging places, one after the other.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use llm_tensor::AlignedBuf;
+use llm_checkpoint::PageBuf;
 
 use super::Key;
-use super::parcel::{Chunk, Content, Parcel, Run};
-use crate::{Result, RuntimeError, offload, sum};
+use super::parcel::{Parcel, Run, Sum};
+use crate::sum::{self, CHUNK};
+use crate::{Result, RuntimeError, offload};
 
 /// A place to be filled.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) place: usize,
     pub(super) key: Key,
-    pub(super) buf: Arc<AlignedBuf>,
+    pub(super) buf: Arc<PageBuf>,
 }
 
 /// What became of it.
@@ -25,7 +26,7 @@ pub(super) struct Job {
 pub(super) struct Done {
     pub(super) place: usize,
     pub(super) key: Key,
-    pub(super) buf: Arc<AlignedBuf>,
+    pub(super) buf: Arc<PageBuf>,
     pub(super) outcome: Result<()>,
 }
 
@@ -88,82 +89,43 @@ pub(super) fn spawn(
         .map_err(|source| RuntimeError::Spawn { source })
 }
 
-/// Fills the front of `place` with a parcel, by two threads: while one sums up what it read, the other reads.
+/// Fills the front of `place` with a parcel, and makes sure that it is what it should be.
 fn read(parcel: &Parcel, place: &mut [u8], stopped: &AtomicBool) -> Result<()> {
-    let mut rest = &mut place[..parcel.len];
-    let mut pieces = Vec::new();
-    for chunk in parcel.chunks() {
-        let (piece, behind) = rest.split_at_mut(chunk.len);
-        pieces.push((chunk, piece));
-        rest = behind;
-    }
-    let n_pieces = pieces.len();
-    let sums = Mutex::new(vec![0; n_pieces]);
-    let failure = Mutex::new(None);
-    let pieces = Mutex::new(pieces.into_iter().enumerate());
-    let work = || {
-        loop {
-            let next = lock(&pieces).next();
-            let Some((i, (chunk, piece))) = next else {
-                return;
-            };
-            if stopped.load(Ordering::Relaxed) || lock(&failure).is_some() {
-                return;
-            }
-            match read_piece(&parcel.runs[chunk.run], chunk, piece) {
-                Ok(sum) => lock(&sums)[i] = sum,
-                Err(error) => *lock(&failure) = Some(error),
-            }
-        }
-    };
-    thread::scope(|scope| {
-        if n_pieces > 1 {
-            let helper = thread::Builder::new().name("llm-run reader".to_owned());
-            // Without it the work takes longer, and that is all.
-            let _ = helper.spawn_scoped(scope, work);
-        }
-        work();
-    });
-    if let Some(error) = lock(&failure).take() {
-        return Err(error);
-    }
-    if stopped.load(Ordering::Relaxed) {
-        return Err(RuntimeError::Interrupted);
-    }
-    let sums = std::mem::take(&mut *lock(&sums));
     let mut at = 0;
-    for (idx, run) in parcel.runs.iter().enumerate() {
-        let n = parcel.chunks().filter(|chunk| chunk.run == idx).count();
-        check(run, sum::root(&sums[at..at + n]))?;
-        at += n;
+    for run in &parcel.runs {
+        let pages = &mut place[at..at + run.len];
+        for (i, pages) in pages.chunks_mut(CHUNK).enumerate() {
+            if stopped.load(Ordering::Relaxed) {
+                return Err(RuntimeError::Interrupted);
+            }
+            run.file.read_pages(run.start + (i * CHUNK) as u64, pages)?;
+        }
+        check(run, pages)?;
+        at += run.len;
     }
     Ok(())
 }
 
-/// Reads a piece, and sums up what is the file's of it.
-fn read_piece(run: &Run, chunk: Chunk, piece: &mut [u8]) -> Result<u64> {
-    run.file.read_pages(chunk.start, piece)?;
-    let there = run.file.len().saturating_sub(chunk.start);
-    Ok(sum::chunk(&piece[..there.min(piece.len() as u64) as usize]))
-}
-
-/// Whether a run is what it should be: what was written, or what it was when it was first read.
-fn check(run: &Run, found: u64) -> Result<()> {
-    match &run.content {
-        Content::Offloaded { sum } if *sum != found => {
-            Err(offload::damaged(run.path(), *sum, found))
-        }
-        Content::Offloaded { .. } => Ok(()),
-        Content::InPlace { first } if *first.get_or_init(|| found) != found => {
-            Err(RuntimeError::SourceChanged {
-                path: run.path().to_owned(),
-            })
-        }
-        Content::InPlace { .. } => Ok(()),
+/// Whether `pages` are what a run holds: those of a file that was written with a sum are summed up when they are first
+/// read, and from then on, as in all other files, it is seen that nobody has written to it.
+fn check(run: &Run, pages: &[u8]) -> Result<()> {
+    if !run.file.is_as_opened()? {
+        return Err(RuntimeError::SourceChanged {
+            path: run.file.path().to_owned(),
+        });
     }
-}
-
-/// What a lock guards stays whole whatever panics beside it.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    if let Some(Sum { expected, was_seen }) = &run.sum
+        && !was_seen.load(Ordering::Relaxed)
+    {
+        let sums: Vec<u64> = pages[..run.file.len() as usize]
+            .chunks(CHUNK)
+            .map(sum::chunk)
+            .collect();
+        let found = sum::root(&sums);
+        if found != *expected {
+            return Err(offload::damaged(run.file.path(), *expected, found));
+        }
+        was_seen.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }
