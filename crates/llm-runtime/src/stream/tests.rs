@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use llm_arch::{Role, Side, Unit};
 use llm_backend::HostWeight;
-use llm_checkpoint::{Checkpoint, NewTensor, SafetensorsWriter};
+use llm_checkpoint::{Checkpoint, DirectFile, NewTensor, SafetensorsWriter};
 use llm_plan::SLOT_PADDING;
 use llm_quant::layout::Part;
 use llm_tensor::{DType, Shape};
