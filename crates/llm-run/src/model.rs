@@ -12,12 +12,13 @@ use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::Plan;
 use llm_runtime::{BoundModel, Device, Event, LoadOptions, OffloadOptions, Session, load};
 use llm_text::{GgufTokenizer, TextError, Tokenizer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::LoadArgs;
 use crate::defaults::GenerationConfig;
 use crate::demo;
 use crate::failure::UserError;
-use crate::plan::{Wanted, limits};
+use crate::plan::{self, Wanted, limits};
 
 /// A model that was found and understood, its weights not yet loaded.
 pub(crate) struct OpenModel {
@@ -109,6 +110,10 @@ impl OpenModel {
                 folder: &offload_folder,
             }),
         };
+        if let Some(streamed) = plan::streamed(&plan) {
+            raise_file_limit();
+            eprintln!("{streamed}");
+        }
         let bar = Bar::new()?;
         let session = load(&self.bound, &device, &options, &mut |event| bar.show(event))?;
         bar.0.finish_and_clear();
@@ -119,6 +124,19 @@ impl OpenModel {
             time: begin.elapsed(),
         })
     }
+}
+
+/// Lets the process have as many open files as it is allowed to: what is streamed may lie in thousands.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // A limit that stays is named by the error of the file that is one too many.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
 }
 
 /// Opens what the user calls a model, without its tokenizer.

@@ -33,7 +33,7 @@ mod wanted;
 
 pub(crate) use self::args::PlaceArgs;
 pub(crate) use self::request::limits;
-pub(crate) use self::used::compare;
+pub(crate) use self::used::{compare, streamed};
 pub(crate) use self::wanted::Wanted;
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {

@@ -4,8 +4,22 @@ use llm_plan::{Home, Plan, Term};
 use llm_runtime::Session;
 use llm_tensor::Bytes;
 
+use super::short;
 use crate::inspect::{Column, table_of};
 use crate::memory::Memory;
+
+/// What someone should know who waits for tokens: how much is read from disk for each, if anything is.
+pub(crate) fn streamed(plan: &Plan) -> Option<String> {
+    let paths = plan.step.weights.iter();
+    let on_disk = paths.filter(|(path, _)| path.home == Home::Disk);
+    let bytes: Bytes = on_disk.map(|&(_, bytes)| bytes).sum();
+    (bytes > Bytes::ZERO).then(|| {
+        format!(
+            "{} of weights rest on disk and are read for every token; `llm-run plan` says why",
+            short(bytes)
+        )
+    })
+}
 
 /// A table of terms, and what the kernel counts.
 pub(crate) fn compare(plan: &Plan, session: &Session) -> String {
