@@ -26,17 +26,10 @@ pub(crate) fn cache(command: &CacheCommand) -> Result<ExitCode> {
     }
 }
 
-/// Where weights are kept that are encoded for streaming: where the user says, else in their cache folder.
-///
-/// # Errors
-/// When neither is known.
-pub(crate) fn offload_folder(given: Option<&Path>) -> Result<PathBuf> {
-    let folder = given.map(Path::to_owned);
-    let folder = folder.or_else(|| Some(system::cache_folder()?.join("offload")));
-    folder.ok_or_else(|| {
-        let reason = "neither XDG_CACHE_HOME nor HOME says where the cache folder is";
-        UserError(format!("{reason}; give --offload-folder")).into()
-    })
+/// What is said where nobody knows of an offload folder.
+pub(crate) fn no_folder() -> UserError {
+    let reason = "neither XDG_CACHE_HOME nor HOME says where the cache folder is";
+    UserError(format!("{reason}; give --offload-folder"))
 }
 
 fn list(args: &CacheListArgs) -> Result<ExitCode> {
@@ -283,7 +276,7 @@ struct Cleared {
 
 /// The folder, and the entries with `keys`; all, if there are none.
 fn entries(args: &CacheFolderArgs, keys: &[String]) -> Result<(PathBuf, Vec<OffloadEntry>)> {
-    let folder = offload_folder(args.offload_folder.as_deref())?;
+    let folder = system::offload_folder(args.offload_folder.as_deref()).ok_or_else(no_folder)?;
     let mut entries = OffloadFolder::new(folder.clone()).entries()?;
     for key in keys {
         let n_found = entries

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use llm_runtime::Session;
+use llm_tensor::Bytes;
 use serde::Serialize;
 
 /// Resident memory in bytes; all zero where `/proc` does not tell.
@@ -17,6 +18,12 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// All that is resident now.
+    pub(crate) fn resident(self) -> Bytes {
+        Bytes::new(self.anonymous_bytes + self.file_bytes)
+    }
+
+    /// What the kernel says now.
     pub(crate) fn now() -> Self {
         std::fs::read_to_string("/proc/self/status")
             .map_or_else(|_| Self::default(), |status| parse(&status))

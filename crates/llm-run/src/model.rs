@@ -1,6 +1,6 @@
 //! From what the user calls a model to a loaded session.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use llm_runtime::{BoundModel, Device, Event, LoadOptions, OffloadOptions, Sessio
 use llm_text::{GgufTokenizer, TextError, Tokenizer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::cache;
 use crate::cli::LoadArgs;
 use crate::defaults::GenerationConfig;
 use crate::demo;
@@ -92,22 +93,18 @@ impl OpenModel {
             limits: limits(self.bound.spec(), context, n_sequences, n_logits),
         };
         let plan = wanted.plan(&device)?;
-        let offload_folder = match (args.place.offload_folder(), plan.map.tiers().disk) {
-            (Some(folder), _) => folder,
-            (None, false) => PathBuf::new(),
-            (None, true) => {
-                let problem = "weights rest on disk, and there is no cache folder for them";
-                return Err(UserError(format!("{problem}: give --offload-folder DIR")).into());
-            }
+        let offload_folder = match plan.map.tiers().disk {
+            true => Some(args.place.offload_folder().ok_or_else(cache::no_folder)?),
+            false => None,
         };
         let options = LoadOptions {
             dtype: args.dtype,
             quant: quant.as_ref(),
             encoder: &*device,
             limits: wanted.limits,
-            offload: Some(OffloadOptions {
+            offload: offload_folder.as_deref().map(|folder| OffloadOptions {
                 map: &plan.map,
-                folder: &offload_folder,
+                folder,
             }),
         };
         if let Some(streamed) = plan::streamed(&plan) {

@@ -1,7 +1,7 @@
 //! What this machine has free, and how fast it is: what a plan is made for.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use llm_plan::Bandwidths;
 use llm_tensor::Bytes;
@@ -88,6 +88,12 @@ pub(crate) fn ram_limits() -> Vec<Limit> {
 /// GPUs to compute on, by number and name. There are none, and [`no_gpu_reason`] says why.
 pub(crate) fn gpus() -> Vec<(u32, String, Room)> {
     Vec::new()
+}
+
+/// Where weights that rest on disk are written: as given, else in the user's cache folder, if there is one.
+pub(crate) fn offload_folder(given: Option<&Path>) -> Option<PathBuf> {
+    let given = given.map(Path::to_owned);
+    given.or_else(|| Some(cache_folder()?.join("offload")))
 }
 
 /// The file system of the offload folder, or of where it would be made.

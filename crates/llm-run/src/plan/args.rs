@@ -44,8 +44,7 @@ impl PlaceArgs {
     /// Where weights are written that rest on disk: as given, else in the user's cache folder; nowhere for a user who
     /// has none.
     pub(crate) fn offload_folder(&self) -> Option<PathBuf> {
-        let given = self.offload_folder.clone();
-        given.or_else(|| Some(system::cache_folder()?.join(OFFLOAD)))
+        system::offload_folder(self.offload_folder.as_deref())
     }
 
     /// What the user gives, else what is free.
@@ -100,9 +99,6 @@ impl PlaceArgs {
 fn less_margin(room: &system::Room) -> String {
     format!("{} less a margin of {}", room.source, room.margin)
 }
-
-/// The folder in the user's cache folder.
-const OFFLOAD: &str = "offload";
 
 /// A strategy by its name, or a map in a file.
 fn device_map(text: &str) -> Result<Strategy, String> {

@@ -11,6 +11,7 @@ use super::request::Setting;
 use super::text::with_flag;
 use crate::cli::LoadArgs;
 use crate::failure::UserError;
+use crate::memory::Memory;
 
 /// A model that is to be loaded.
 pub(crate) struct Wanted<'a> {
@@ -41,6 +42,8 @@ impl Wanted<'_> {
         let tensors = self.model.tensors();
         let stored: Vec<_> = tensors.map(|bound| bound.stored_as()).collect();
         let encodings = self.model.encodings(self.args.dtype, self.quant)?;
+        // A tokenizer with far more tokens than the model has is beyond what a plan can foresee.
+        let program = program::with_model(self.model).max(Memory::now().resident());
         let request = Request {
             offload: Offload::Compute,
             ..setting.request(
@@ -48,7 +51,7 @@ impl Wanted<'_> {
                 &stored,
                 encodings,
                 self.limits,
-                program::with_model(self.model),
+                program,
             )
         };
         let plan = match llm_plan::plan(&request)? {
