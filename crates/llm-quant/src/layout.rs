@@ -50,7 +50,7 @@ pub struct PartInfo {
 
 impl Part {
     /// All, the weight last, since it is what no other is.
-    const ALL: [Part; 9] = [
+    pub const ALL: [Part; 9] = [
         Part::Absmax,
         Part::QuantMap,
         Part::NestedAbsmax,

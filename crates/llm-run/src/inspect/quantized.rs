@@ -50,7 +50,7 @@ pub(super) fn matrices(checkpoint: &Checkpoint) -> Result<Matrices> {
         };
         let idx = matrices.all.len();
         let mut statistics_bytes = 0;
-        for part in PARTS {
+        for part in Part::ALL {
             let Some(part) = checkpoint.get(&part.name(&weight)) else {
                 continue;
             };
@@ -96,16 +96,3 @@ fn recognised(checkpoint: &Checkpoint, weight: &str) -> Result<Option<(String, V
         .filter(|_| has_scales)
         .map(|tensor| ("int8".to_owned(), tensor.shape.to_vec())))
 }
-
-/// What a quantized matrix may have.
-const PARTS: [Part; 9] = [
-    Part::Weight,
-    Part::Absmax,
-    Part::QuantMap,
-    Part::NestedAbsmax,
-    Part::NestedQuantMap,
-    Part::State(Code::Nf4),
-    Part::State(Code::Fp4),
-    Part::Scb,
-    Part::WeightFormat,
-];
