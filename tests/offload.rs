@@ -4,11 +4,21 @@
     clippy::unwrap_used,
     reason = "a test fails where it meets the unexpected"
 )]
+#![allow(
+    clippy::result_large_err,
+    reason = "nothing here is called so often that the size of its errors matters"
+)]
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
 
 use llm_arch::{HeadMatrix, Unit};
+use llm_checkpoint::{Checkpoint, NewTensor, SafetensorsWriter};
 use llm_cpu::Cpu;
 use llm_plan::{
     Budgets, Costs, Home, Offload, Plan, Request, StoredAs, Strategy, Term, Verdict, WeightDType,
@@ -18,9 +28,9 @@ use llm_quant::{LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
     BoundModel, CostsOf, Limits, LoadOptions, OffloadOptions, RuntimeError, Session, load,
 };
-use llm_tensor::{Bytes, DType};
+use llm_tensor::{Bytes, DType, Shape};
 use llm_tests::{argmax, fixture, golden};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Where units rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,22 +141,39 @@ fn limits(model: &BoundModel, n_tokens: usize) -> Limits {
     }
 }
 
-/// Logits of a prompt that takes several passes, and what follows it.
-fn run(session: &mut Session, prompt: &[u32]) -> Result<(Vec<u32>, Vec<u32>), RuntimeError> {
-    let mut logits = session.prefill(0, prompt)?.to_vec();
-    let mut bits: Vec<u32> = logits.iter().map(|x| x.to_bits()).collect();
-    let mut ids = Vec::new();
-    for _ in 0..4 {
+/// What follows a prompt that takes several passes, and the bits of all logits.
+type Found = (Vec<u32>, Vec<u32>);
+
+fn run(session: &mut Session, prompt: &[u32]) -> Result<Found, RuntimeError> {
+    run_with(session, prompt, || ()).map_err(|(error, _)| error)
+}
+
+/// The same with something between the prompt and what follows; an error comes with the bits of the logits before it.
+fn run_with(
+    session: &mut Session,
+    prompt: &[u32],
+    between: impl FnOnce(),
+) -> Result<Found, (RuntimeError, Vec<u32>)> {
+    let (mut ids, mut bits) = (Vec::new(), Vec::new());
+    let mut outcome = session.prefill(0, prompt).map(<[f32]>::to_vec);
+    between();
+    loop {
+        let logits = match outcome {
+            Ok(logits) => logits,
+            Err(error) => return Err((error, bits)),
+        };
+        bits.extend(logits.iter().map(|x| x.to_bits()));
+        if ids.len() == 4 {
+            return Ok((ids, bits));
+        }
         let id = argmax(&logits);
         ids.push(id);
-        logits = session.step(&[(0, id)])?.to_vec();
-        bits.extend(logits.iter().map(|x| x.to_bits()));
+        outcome = session.step(&[(0, id)]).map(<[f32]>::to_vec);
     }
-    Ok((ids, bits))
 }
 
 fn models(folder: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(fixture(folder)).unwrap();
+    let entries = fs::read_dir(fixture(folder)).unwrap();
     let folders = entries.map(|entry| entry.unwrap().path());
     let mut names: Vec<String> = folders
         .filter(|path| path.join("config.json").is_file())
@@ -212,4 +239,244 @@ fn held_as_planned(session: &Session, plan: &Plan, what: &str) {
             assert_eq!(planned.get(term), allocated.get(term), "{what}: {term}");
         }
     }
+}
+
+/// What happens to a file while a session reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The byte at this part of the file, in percent, is another.
+    Altered(u64),
+    /// It ends at this part of what it was.
+    Truncated(u64),
+    Deleted,
+    /// Another file takes its name.
+    Replaced,
+}
+
+const FAULTS: [Fault; 7] = [
+    Fault::Altered(1),
+    Fault::Altered(60),
+    Fault::Altered(99),
+    Fault::Truncated(0),
+    Fault::Truncated(70),
+    Fault::Deleted,
+    Fault::Replaced,
+];
+
+impl Fault {
+    fn happen(self, path: &Path) {
+        // The clock that stamps files ticks every few milliseconds.
+        sleep(Duration::from_millis(15));
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let len = file.metadata().unwrap().len();
+        match self {
+            Fault::Altered(percent) => {
+                let (at, mut byte) = (len * percent / 100, [0]);
+                file.read_exact_at(&mut byte, at).unwrap();
+                file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+            }
+            Fault::Truncated(percent) => file.set_len(len * percent / 100).unwrap(),
+            Fault::Deleted => fs::remove_file(path).unwrap(),
+            Fault::Replaced => {
+                let other = path.with_extension("other");
+                fs::write(&other, vec![7; len as usize]).unwrap();
+                fs::rename(other, path).unwrap();
+            }
+        }
+    }
+
+    /// Whether what was opened stays what it was.
+    fn is_harmless(self) -> bool {
+        matches!(self, Fault::Deleted | Fault::Replaced)
+    }
+}
+
+/// Every logit that comes is right, whatever happens; what does harm ends it.
+fn check_fault(case: &Case<'_>, path: &Path, fault: Fault, expected: &Found) {
+    let what = format!("{} {fault:?}", path.display());
+    let (mut session, _) = case.load(Rest::Disk).unwrap();
+    match run_with(&mut session, &PROMPT, || fault.happen(path)) {
+        Ok(found) => {
+            assert!(fault.is_harmless(), "{what}, and nobody says so");
+            assert!(found == *expected, "{what}");
+        }
+        Err((error, bits)) => {
+            assert!(!fault.is_harmless(), "{what}: {error}");
+            assert!(expected.1.starts_with(&bits), "{what}");
+            let message = error.to_string();
+            assert!(
+                message.contains(path.to_str().unwrap()),
+                "{what}: {message}"
+            );
+        }
+    }
+}
+
+fn offload_files(root: &Path) -> Vec<PathBuf> {
+    let in_it = |folder: &Path| {
+        let entries = fs::read_dir(folder).unwrap();
+        entries
+            .map(|entry| entry.unwrap().path())
+            .collect::<Vec<_>>()
+    };
+    let mut files: Vec<PathBuf> = in_it(root).iter().flat_map(|entry| in_it(entry)).collect();
+    files.retain(|path| {
+        path.extension()
+            .is_some_and(|suffix| suffix == "safetensors")
+    });
+    files.sort();
+    files
+}
+
+const PROMPT: [u32; 6] = [5, 17, 3, 99, 42, 8];
+
+#[test]
+fn an_offload_file_that_changes_during_a_run_ends_it_or_does_no_harm() {
+    let model = BoundModel::open(&fixture("models/llama")).unwrap();
+    let nf4 = QuantConfig::new(LoadIn::FourBit);
+    for quant in [None, Some(&nf4)] {
+        let folder = tempfile::tempdir().unwrap();
+        let case = Case {
+            model: &model,
+            kept: (WeightDType::As(DType::BF16), quant),
+            limits: limits(&model, 5),
+            folder: folder.path(),
+        };
+        let expected = run(&mut case.load(Rest::Ram).unwrap().0, &PROMPT).unwrap();
+        drop(case.load(Rest::Disk).unwrap());
+        let files = offload_files(folder.path());
+        assert_eq!(files.len(), 6);
+        for path in &files {
+            for fault in FAULTS {
+                check_fault(&case, path, fault, &expected);
+                // What is not whole is written anew; of what has other bytes, the first run to sum it up says so.
+                let again = case.load(Rest::Disk);
+                let again = again.and_then(|(mut session, _)| run(&mut session, &PROMPT));
+                match again {
+                    Ok(found) => assert!(found == expected, "{} {fault:?}", path.display()),
+                    Err(error) => {
+                        let is_damaged = matches!(&error, RuntimeError::OffloadDamaged { path: p, .. } if p == path);
+                        assert!(is_damaged, "{} {fault:?}: {error}", path.display());
+                        let (mut session, _) = case.load(Rest::Disk).unwrap();
+                        assert!(run(&mut session, &PROMPT).unwrap() == expected);
+                    }
+                }
+                assert_eq!(offload_files(folder.path()), files);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_that_changes_while_it_is_read_in_place_ends_the_run_or_does_no_harm() {
+    let [folder, offload] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let copy = |name: &str| {
+        let from = fixture("models/llama").join(name);
+        fs::copy(from, folder.path().join(name)).unwrap();
+    };
+    copy("config.json");
+    let path = folder.path().join("model.safetensors");
+    for fault in FAULTS {
+        copy("model.safetensors");
+        let model = BoundModel::open(folder.path()).unwrap();
+        let case = Case {
+            model: &model,
+            kept: (WeightDType::Auto, None),
+            limits: limits(&model, 5),
+            folder: offload.path(),
+        };
+        let (mut session, _) = case.load(Rest::Disk).unwrap();
+        let expected = run(&mut session, &PROMPT).unwrap();
+        check_fault(&case, &path, fault, &expected);
+    }
+    assert!(fs::read_dir(offload.path()).unwrap().next().is_none());
+}
+
+/// A row of it is not summed up when it is looked up: that has been done before.
+#[test]
+fn a_table_that_is_looked_up_is_held_to_its_sum_when_it_is_opened() {
+    for (name, table) in [
+        ("llama", "model.embed_tokens.weight"),
+        ("llama3-rope-tied", "model.embed_tokens.weight"),
+        ("gpt2", "transformer.wpe.weight"),
+    ] {
+        let model = BoundModel::open(&fixture("models").join(name)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let case = Case {
+            model: &model,
+            kept: (WeightDType::As(DType::BF16), None),
+            limits: limits(&model, 5),
+            folder: folder.path(),
+        };
+        let (mut session, _) = case.load(Rest::Disk).unwrap();
+        let expected = run(&mut session, &PROMPT).unwrap();
+        drop(session);
+        let files = offload_files(folder.path());
+        let holding = files.iter().find_map(|path| {
+            let file = Checkpoint::open(path).unwrap();
+            let tensor = file
+                .tensors()
+                .find(|tensor| table.ends_with(&tensor.name))?;
+            Some((path, tensor.bytes.clone()))
+        });
+        let (path, bytes) = holding.unwrap_or_else(|| panic!("{name}: no {table}"));
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, bytes.end - 1).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], bytes.end - 1).unwrap();
+        match case.load(Rest::Disk).map(drop) {
+            Err(RuntimeError::OffloadDamaged {
+                path: found,
+                is_removed,
+                ..
+            }) => assert!(found == *path && is_removed, "{name}"),
+            other => panic!("{name}: {other:?}"),
+        }
+        let (mut session, _) = case.load(Rest::Disk).unwrap();
+        assert!(run(&mut session, &PROMPT).unwrap() == expected, "{name}");
+        assert_eq!(offload_files(folder.path()), files, "{name}");
+    }
+}
+
+/// A table of positions that is larger than all else, and lies in one file with a table of tokens that is staged.
+#[test]
+fn a_large_table_that_is_looked_up_needs_no_room_beside_what_is_staged() {
+    let [folder, offload] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let config = json!({
+        "model_type": "gpt2", "n_embd": 32, "n_head": 2, "n_layer": 2, "n_positions": 16384, "vocab_size": 128,
+        "bos_token_id": 1, "eos_token_id": 2,
+    });
+    let skeleton = llm_arch::from_config(config.as_object().unwrap()).unwrap();
+    let tensor = |slot: &llm_arch::Slot| {
+        let dims: Vec<u64> = slot.stored_shape().iter().map(|&d| d as u64).collect();
+        NewTensor {
+            name: slot.name.clone(),
+            dtype: DType::F32,
+            shape: Shape::new(&dims).unwrap(),
+        }
+    };
+    let tensors: Vec<_> = skeleton.slots.iter().map(tensor).collect();
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut writer = SafetensorsWriter::create(&path, &tensors, &BTreeMap::new()).unwrap();
+    for i in 0..skeleton.n_parameters() {
+        // Of no period that a row could have.
+        let value = (i * 2_654_435_761 % 65_521) as f32 / 65_521.0 - 0.5;
+        writer.write(&value.to_le_bytes()).unwrap();
+    }
+    writer.finish().unwrap();
+
+    let model = BoundModel::open(folder.path()).unwrap();
+    let case = Case {
+        model: &model,
+        kept: (WeightDType::As(DType::BF16), None),
+        limits: limits(&model, 5),
+        folder: offload.path(),
+    };
+    let runs = RESTS.map(|rest| {
+        let (mut session, plan) = case.load(rest).unwrap();
+        held_as_planned(&session, &plan, &format!("{rest:?}"));
+        run(&mut session, &PROMPT).unwrap()
+    });
+    assert!(runs.iter().all(|found| *found == runs[0]));
 }

@@ -14,6 +14,7 @@ mod doctor;
 mod forms;
 mod inspect;
 mod memory;
+mod offload;
 mod plan;
 mod quantize;
 mod shard;

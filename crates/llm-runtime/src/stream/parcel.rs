@@ -95,7 +95,7 @@ impl Form {
 }
 
 impl Parcel {
-    /// `offloaded` is the file that was written for the unit, with its sum: it is read whole.
+    /// `offloaded` is the file that was written for the unit, with its sum, unless that has been seen: it is read whole.
     pub(super) fn new(items: Vec<Item>, offloaded: Option<(Arc<DirectFile>, u64)>) -> Self {
         let spans = items.iter().flat_map(|item| &item.parts);
         let mut spans: Vec<_> = spans.map(|(_, span)| span.clone()).collect();

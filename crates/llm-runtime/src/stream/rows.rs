@@ -57,17 +57,17 @@ impl RowReader {
     /// # Panics
     /// When there are more than a pass may have, one is beyond the table's end, or the last table is still there.
     pub(crate) fn read(&mut self, rows: &[u32]) -> Result<(HostWeight, &[u32])> {
-        // Nobody sums up single rows: this tells of whatever has been written since a moment before.
-        if !self.file.is_as_opened()? {
-            let path = self.file.path().to_owned();
-            return Err(RuntimeError::SourceChanged { path });
-        }
         let row_bytes = self.cols * self.dtype.size();
         let found = Arc::get_mut(&mut self.found).expect("rows that were read before are dropped");
         for (&row, out) in rows.iter().zip(found.chunks_exact_mut(row_bytes)) {
             assert!((row as usize) < self.rows, "row {row} of {}", self.rows);
             let start = self.start + u64::from(row) * row_bytes as u64;
             self.file.read_at(start, out)?;
+        }
+        // Nobody sums up single rows. Asked after they were read: what is written meanwhile must not be computed with.
+        if !self.file.is_as_opened()? {
+            let path = self.file.path().to_owned();
+            return Err(RuntimeError::SourceChanged { path });
         }
         let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::<AlignedBuf>::clone(&self.found);
         let weight = DenseWeight {

@@ -1,22 +1,30 @@
 //! Which files what is streamed lies in, and where.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use llm_arch::{HeadMatrix, Role, Unit};
-use llm_checkpoint::{Checkpoint, DirectFile, Layout};
+use llm_checkpoint::{Checkpoint, DirectFile, Layout, PageBuf};
 use llm_plan::{Encodings, RunOn, is_final, is_looked_up, staged_bytes};
 use llm_quant::Scheme;
 use llm_quant::layout::Part;
+use llm_tensor::Bytes;
 
 use super::parcel::{Form, Item, Parcel, Span};
 use super::{Key, RowReader, Stream};
-use crate::offload::{Prepared, UnitFile};
+use crate::offload::{self, Prepared, UnitFile};
 use crate::quantized::{Held, state_of};
+use crate::sum::Summing;
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 
 /// Opens what lies on disk of a model: `is_streamed` says of which units. What the checkpoint does not hold as it is
 /// computed with lies in files of its own, by unit. Passes have `n_tokens` rows at most.
+///
+/// Of those files, the ones with tables that are looked up in are summed up here, and read in parts from then on; the
+/// others are summed up when they are first read.
+///
+/// # Errors
+/// When a file cannot be opened or read, [`RuntimeError::OffloadDamaged`], and when there is no memory to stage in.
 pub(crate) fn open(
     model: &BoundModel,
     encodings: &Encodings<'_>,
@@ -32,6 +40,7 @@ pub(crate) fn open(
     };
     let mut files = Files::new(model, &offloaded);
     let mut tables = HashMap::new();
+    let mut summed = BTreeSet::new();
     let mut items: BTreeMap<Key, Vec<Item>> = BTreeMap::new();
     let mut staged: BTreeMap<Unit, u64> = BTreeMap::new();
     for bound in model.tensors().filter(|bound| is_streamed(bound.slot.unit)) {
@@ -46,6 +55,12 @@ pub(crate) fn open(
             let (Form::Dense(dtype, shape), [(_, span)]) = (&form, &parts[..]) else {
                 unreachable!("tables are not quantized")
             };
+            if let Some((file, sum)) = files.of_unit(slot.unit)
+                && Arc::ptr_eq(&file, &span.file)
+                && summed.insert(slot.unit)
+            {
+                verify(&file, sum)?;
+            }
             let place = (Arc::clone(&span.file), span.bytes.start);
             tables.insert(slot.role, RowReader::new(place, *dtype, *shape, n_tokens));
         }
@@ -66,7 +81,8 @@ pub(crate) fn open(
     }
     let parcels = items.into_iter().map(|(key, items)| {
         let unit = items[0].unit;
-        (key, Parcel::new(items, files.of_unit(unit)))
+        let to_sum = files.of_unit(unit).filter(|_| !summed.contains(&unit));
+        (key, Parcel::new(items, to_sum))
     });
     let place_len = staged.into_values().max().unwrap_or(0) as usize;
     Stream::new(parcels.collect(), tables, place_len, prepared)
@@ -167,6 +183,24 @@ impl<'a> Files<'a> {
     }
 }
 
+/// Reads a file whole, to see that its bytes sum to `expected`.
+fn verify(file: &DirectFile, expected: u64) -> Result<()> {
+    let mut piece = PageBuf::zeroed(PIECE).map_err(|source| RuntimeError::Staging {
+        bytes: Bytes::new(PIECE as u64),
+        source,
+    })?;
+    let mut summing = Summing::default();
+    for start in (0..file.len()).step_by(PIECE) {
+        file.read_pages(start, &mut piece)?;
+        let there = (file.len() - start).min(PIECE as u64) as usize;
+        summing.update(&piece[..there]);
+    }
+    match summing.finish() {
+        found if found == expected => Ok(()),
+        found => Err(offload::damaged(file.path(), expected, found)),
+    }
+}
+
 fn find<'c>(checkpoint: &'c Checkpoint, name: &str) -> Result<&'c llm_checkpoint::TensorInfo> {
     checkpoint.get(name).ok_or_else(|| {
         RuntimeError::Checkpoint(llm_checkpoint::CheckpointError::NoSuchTensor {
@@ -175,3 +209,6 @@ fn find<'c>(checkpoint: &'c Checkpoint, name: &str) -> Result<&'c llm_checkpoint
         })
     })
 }
+
+/// Bytes that are summed up at a time: what one thread loads of a tensor, for which the plan has room.
+const PIECE: usize = 1 << 20;

@@ -145,7 +145,7 @@ fn every_kind_of_weight_is_written_as_loading_gives_it_and_found_again() {
         ("models/opt-350m-style", DType::F16, None),
         ("quantized/llama-nf4-double", DType::F16, None),
         // Codes that lie as they are computed with, of matrices that would not.
-        ("quantized/gpt2-int8", DType::F16, None),
+        ("quantized/gpt2-int8", DType::BF16, None),
         ("gguf-models/qwen2.gguf", DType::BF16, None),
         (
             "gguf-models/gpt2.gguf",
