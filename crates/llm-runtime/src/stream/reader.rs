@@ -106,26 +106,27 @@ fn read(parcel: &Parcel, place: &mut [u8], stopped: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Whether `pages` are what a run holds: those of a file that was written with a sum are summed up when they are first
-/// read, and from then on, as in all other files, it is seen that nobody has written to it.
+/// Whether `pages` are what a run holds. Of any file it is seen whether somebody has written to it; those that were written
+/// with a sum are held to it when they are first read, and whenever somebody has.
 fn check(run: &Run, pages: &[u8]) -> Result<()> {
-    if !run.file.is_as_opened()? {
-        return Err(RuntimeError::SourceChanged {
-            path: run.file.path().to_owned(),
-        });
+    let is_as_opened = run.file.is_as_opened()?;
+    let Some(Sum { expected, was_seen }) = &run.sum else {
+        return match is_as_opened {
+            true => Ok(()),
+            false => Err(RuntimeError::SourceChanged {
+                path: run.file.path().to_owned(),
+            }),
+        };
+    };
+    if is_as_opened && was_seen.load(Ordering::Relaxed) {
+        return Ok(());
     }
-    if let Some(Sum { expected, was_seen }) = &run.sum
-        && !was_seen.load(Ordering::Relaxed)
-    {
-        let sums: Vec<u64> = pages[..run.file.len() as usize]
-            .chunks(CHUNK)
-            .map(sum::chunk)
-            .collect();
-        let found = sum::root(&sums);
-        if found != *expected {
-            return Err(offload::damaged(run.file.path(), *expected, found));
-        }
-        was_seen.store(true, Ordering::Relaxed);
+    let chunks = pages[..run.file.len() as usize].chunks(CHUNK);
+    let sums: Vec<u64> = chunks.map(sum::chunk).collect();
+    let found = sum::root(&sums);
+    if found != *expected {
+        return Err(offload::damaged(run.file.path(), *expected, found));
     }
+    was_seen.store(true, Ordering::Relaxed);
     Ok(())
 }
