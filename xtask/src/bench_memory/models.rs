@@ -86,6 +86,9 @@ pub(super) fn chosen(root: &Path, names: &[String], is_quick: bool) -> Result<Ve
     }
     let mut known: Vec<&str> = tiers::names().collect();
     known.extend(models.iter().map(|model| model.name.as_str()));
+    known.sort_unstable();
+    // Some are measured both ways.
+    known.dedup();
     if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
         bail!(
             "there is no model {unknown}; known are {}",
