@@ -55,14 +55,31 @@ impl Options {
     /// A model of some layers, as bf16 in safetensors, in a folder that holds nothing.
     pub(crate) fn cut(config: &Path, out: &Path, n_layers: u64) -> Self {
         Options {
+            layers: Some(n_layers),
+            ..Self::whole(config, out)
+        }
+    }
+
+    /// A model of all layers, as bf16 in safetensors, in a folder that holds nothing.
+    fn whole(config: &Path, out: &Path) -> Self {
+        Options {
             config: config.to_owned(),
             out: out.to_owned(),
-            layers: Some(n_layers),
+            layers: None,
             format: Format::Safetensors,
             max_shard_size: Bytes::new(4_000_000_000),
             dtype: Some(DType::BF16),
             seed: 0,
             force: false,
+        }
+    }
+
+    /// The same in a single zip archive of PyTorch's, whatever its size.
+    pub(crate) fn single_bin(config: &Path, out: &Path) -> Self {
+        Options {
+            format: Format::Bin,
+            max_shard_size: Bytes::new(u64::MAX),
+            ..Self::whole(config, out)
         }
     }
 }

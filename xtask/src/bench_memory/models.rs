@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use llm_tensor::Bytes;
 use tempfile::TempDir;
 
+use super::tiers;
 use crate::make_model;
 
 /// A model to measure.
@@ -83,8 +84,12 @@ pub(super) fn chosen(root: &Path, names: &[String], is_quick: bool) -> Result<Ve
             context: CONTEXT,
         });
     }
-    if let Some(unknown) = (names.iter()).find(|name| models.iter().all(|m| m.name != **name)) {
-        let known: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    let mut known: Vec<&str> = tiers::names().collect();
+    known.extend(models.iter().map(|model| model.name.as_str()));
+    known.sort_unstable();
+    // Some are measured both ways.
+    known.dedup();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
         bail!(
             "there is no model {unknown}; known are {}",
             known.join(", ")
@@ -121,6 +126,18 @@ impl Folder {
                 (scratch.path().to_owned(), name, Some(scratch))
             }
         };
+        let folder = Self::made(name, path, model.context)?;
+        Ok(Folder {
+            _scratch: scratch,
+            ..folder
+        })
+    }
+
+    /// A model that is there.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub(super) fn made(name: String, path: PathBuf, context: usize) -> Result<Self> {
         Ok(Folder {
             name,
             stored: if path.is_dir() {
@@ -129,8 +146,8 @@ impl Folder {
                 Bytes::ZERO
             },
             path,
-            context: model.context,
-            _scratch: scratch,
+            context,
+            _scratch: None,
         })
     }
 }
@@ -150,14 +167,31 @@ fn layers(config: &Path, room: Bytes) -> Result<(u64, u64)> {
 
 /// A quarter of the lesser of what RAM and disk have free: in f32 a model takes half of it.
 fn room(root: &Path) -> Result<Bytes> {
+    let free = available_ram()?.min(free_disk(root)?);
+    Ok(Bytes::new(free.get() / 4))
+}
+
+/// What the machine has left without swapping.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(super) fn available_ram() -> Result<Bytes> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let available = meminfo.lines().find_map(|line| {
         let kib = line.strip_prefix("MemAvailable:")?.trim();
         kib.strip_suffix(" kB")?.parse::<u64>().ok()
     });
-    let disk = rustix::fs::statvfs(root)?;
-    let ram = available.unwrap_or(0) << 10;
-    Ok(Bytes::new(ram.min(disk.f_bavail * disk.f_frsize) / 4))
+    let kib = available.context("MemAvailable in /proc/meminfo")?;
+    Ok(Bytes::new(kib << 10))
+}
+
+/// What the disk of a folder has left.
+///
+/// # Errors
+/// When there is no such folder.
+pub(super) fn free_disk(folder: &Path) -> Result<Bytes> {
+    let disk = rustix::fs::statvfs(folder)?;
+    Ok(Bytes::new(disk.f_bavail * disk.f_frsize))
 }
 
 fn size(folder: &Path) -> Result<Bytes> {
@@ -170,7 +204,7 @@ fn size(folder: &Path) -> Result<Bytes> {
 
 const SMOLLM2: &str = "models/smollm2";
 const CONFIGS: &str = "tests/fixtures/configs";
-/// More than the rows of a pass, so that every buffer is used to its end.
-const CONTEXT: usize = 544;
+/// More than the rows of a pass, and whole panels of keys, so that every buffer is used to its end.
+pub(super) const CONTEXT: usize = 576;
 /// What a model may take where there is little time.
 const QUICK_ROOM: Bytes = Bytes::mib(900);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Precision;
+use super::cgroup::Cgroup;
 use super::models::Folder;
 use super::row::{Base, Row};
 
@@ -34,38 +35,48 @@ impl Program {
         Ok(Program(target.join(profile).join("llm-run")))
     }
 
-    /// Plans a model in a precision, runs it over all of its context, and joins both.
+    /// Plans a model in a precision, wholly in RAM, runs it over all of its context, and joins both.
     pub(super) fn row(&self, folder: &Folder, precision: &Precision, base: Base) -> Result<Row> {
+        let flags = [precision.flags, &IN_RAM].concat();
         let context = folder.context.to_string();
-        let planned = self.plan(
+        let plan = self.plan(
             &folder.path,
-            &[precision.flags, &["--context", &context]].concat(),
+            &[&flags, &["--context", &context][..]].concat(),
         )?;
-        // A few neighbouring rows of the table, so that what is touched of it does not count.
-        let ids: Vec<String> = (0..folder.context - N_NEW)
-            .map(|i| (3 + i % 64).to_string())
-            .collect();
-        let mut command = Command::new(&self.0);
-        command
-            .arg("generate")
-            .arg(&folder.path)
-            .args(precision.flags);
-        command.args(["--token-ids", &ids.join(","), "--context", &context]);
-        command.args([
-            "--max-new-tokens",
-            &N_NEW.to_string(),
-            "--ignore-eos",
-            "--greedy",
-        ]);
-        command.args(ON_THE_CPU).arg("--json");
-        Row::new((folder, precision.name), &planned, &json(command)?, base)
+        let run = self.generate(folder, &flags, (N_NEW, &["--greedy"]), None)?;
+        Row::new((folder, precision.name), &plan, &run, base)
     }
 
     /// What `llm-run plan --json` says of a model.
     pub(super) fn plan(&self, model: &Path, flags: &[&str]) -> Result<Value> {
         let mut command = Command::new(&self.0);
         command.arg("plan").arg(model).args(flags);
-        command.args(ON_THE_CPU).arg("--json");
+        command.args(THREADS).arg("--json");
+        json(command)
+    }
+
+    /// What `llm-run generate --json` says of a run over all of a model's context, of which the last `n_new` tokens are
+    /// generated, chosen as `choice` has it; in a control group if one is given.
+    pub(super) fn generate(
+        &self,
+        folder: &Folder,
+        flags: &[&str],
+        (n_new, choice): (usize, &[&str]),
+        group: Option<&Cgroup>,
+    ) -> Result<Value> {
+        // A few neighbouring rows of the table, so that what is touched of it does not count.
+        let ids: Vec<String> = (0..folder.context - n_new)
+            .map(|i| (3 + i % 64).to_string())
+            .collect();
+        let mut command = match group {
+            Some(group) => group.command(&self.0),
+            None => Command::new(&self.0),
+        };
+        command.arg("generate").arg(&folder.path).args(flags);
+        command.args(["--token-ids", &ids.join(",")]);
+        command.args(["--context", &folder.context.to_string()]);
+        command.args(["--max-new-tokens", &n_new.to_string(), "--ignore-eos"]);
+        command.args(choice).args(THREADS).arg("--json");
         json(command)
     }
 }
@@ -86,13 +97,7 @@ fn json(mut command: Command) -> Result<Value> {
 }
 
 /// All in RAM, whatever the machine has: it is measured whether the plan is right, not whether it is kept.
-const ON_THE_CPU: [&str; 6] = [
-    "--device-map",
-    "cpu",
-    "--max-memory",
-    "cpu=1TB",
-    "--threads",
-    "2",
-];
+pub(super) const IN_RAM: [&str; 4] = ["--device-map", "cpu", "--max-memory", "cpu=1TB"];
+const THREADS: [&str; 2] = ["--threads", "2"];
 /// Tokens that are generated.
 const N_NEW: usize = 8;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::program::Program;
+use super::program::{IN_RAM, Program};
 
 /// A figure, and how close a plan comes to it.
 struct Published {
@@ -74,7 +74,8 @@ pub(super) fn check(program: &Program, root: &Path) -> Result<Value> {
             ..
         } = *published;
         let folder = root.join("tests/fixtures/configs").join(config);
-        let planned = published.sum(&program.plan(&folder, published.flags)?)?;
+        let planned =
+            published.sum(&program.plan(&folder, &[published.flags, &IN_RAM].concat())?)?;
         let error = planned as f64 / bytes as f64 - 1.0;
         println!(
             "{config}, {what}: published {bytes}, planned {planned} ({:+.2} %)",

@@ -8,22 +8,27 @@ use serde_json::{Map, Value, json};
 use super::models::Folder;
 
 /// What is compared, in bytes; the last two are peaks of the whole process.
-const FIGURES: [&str; 7] = [
+const FIGURES: [&str; N_FIGURES] = [
     "weights",
     "quantization_statistics",
     "kv_cache",
     "activations",
     "workspace",
+    "staging",
     "peak_at_load",
     "peak_in_generation",
 ];
-const N_EXACT: usize = 5;
-const PEAK_AT_LOAD: usize = 5;
-const PEAK_IN_GENERATION: usize = 6;
+const N_FIGURES: usize = 8;
+const N_EXACT: usize = 6;
+const KV_CACHE: usize = 2;
+const WORKSPACE: usize = 4;
+const STAGING: usize = 5;
+const PEAK_AT_LOAD: usize = 6;
+const PEAK_IN_GENERATION: usize = 7;
 
 /// By how much a peak may differ from the planned one.
 pub(super) const TOLERANCE: f64 = 0.02;
-/// Below, what the process takes for itself counts more than what is planned, and varies by a page here and there.
+/// Of a smaller peak, the same share of this: what the process takes for itself varies by a page here and there.
 const SMALLEST: u64 = 200_000_000;
 
 /// What the program comes to need for itself once it loads, and runs, beside what it had before: code of kernels and
@@ -64,15 +69,15 @@ impl fmt::Display for Base {
 pub(super) struct Row {
     pub(super) model: String,
     pub(super) precision: &'static str,
-    planned: [u64; 7],
-    measured: [u64; 7],
+    planned: [u64; N_FIGURES],
+    measured: [u64; N_FIGURES],
     /// The process before it loads, and what it comes to need for itself.
     own: u64,
     /// What mapped weights no pass touches.
     untouched: u64,
-    /// Of what is not used where it lies.
+    /// Of what is not used where it lies, where all is loaded.
     load_gb_per_second: Option<f64>,
-    tokens_per_second: f64,
+    pub(super) tokens_per_second: f64,
 }
 
 impl Row {
@@ -83,7 +88,7 @@ impl Row {
         run: &Value,
         base: Base,
     ) -> Result<Self> {
-        let totals = &plan["totals"];
+        let ram = &plan["memories"]["cpu"];
         let memory = &run["memory"];
         let before = &memory["before_load"];
         let own = number(&before["anonymous_bytes"])? + number(&before["file_bytes"])?;
@@ -91,7 +96,8 @@ impl Row {
         let mut in_place = 0;
         let mut untouched = 0;
         let mut resident = 0;
-        for unit in units {
+        let rests_in_ram = |unit: &&Value| unit["home"] == "cpu";
+        for unit in units.iter().filter(rests_in_ram) {
             let total = number(&unit["weights"])? + number(&unit["quantization_statistics"])?;
             let (mapped, looked_up) = (
                 number(&unit["in_place"])?,
@@ -104,15 +110,15 @@ impl Row {
                 untouched += looked_up;
             }
         }
-        let mut planned = [0; 7];
-        let mut measured = [0; 7];
+        let mut planned = [0; N_FIGURES];
+        let mut measured = [0; N_FIGURES];
         for (i, name) in FIGURES[..N_EXACT].iter().enumerate() {
-            planned[i] = number(&totals[name])?;
+            planned[i] = number(&ram[name])?;
             // What takes nothing is not listed.
             measured[i] = memory["allocated"][name].as_u64().unwrap_or(0);
         }
-        let buffers: u64 = planned[2..N_EXACT].iter().sum();
-        let transient = number(&totals["load_transient"])?;
+        let buffers: u64 = planned[KV_CACHE..N_EXACT].iter().sum();
+        let transient = number(&ram["load_transient"])?;
         let (at_load, own) = (
             own.saturating_add_signed(base.at_load),
             own.saturating_add_signed(base.in_generation),
@@ -126,7 +132,8 @@ impl Row {
             .as_f64()
             .context("load_seconds")?;
         let read = folder.stored.get().saturating_sub(in_place);
-        let is_read = 10 * read > folder.stored.get();
+        let is_streamed = !units.iter().all(|unit| rests_in_ram(&unit));
+        let is_read = !is_streamed && 10 * read > folder.stored.get();
         Ok(Row {
             model: folder.name.clone(),
             precision,
@@ -143,9 +150,9 @@ impl Row {
 
     /// What the process holds in generation as it was planned: itself, weights, keys and values, buffers.
     pub(super) fn planned_parts(&self) -> [u64; 4] {
-        let [weights, statistics, kv_cache, activations, workspace, ..] = self.planned;
+        let [weights, statistics, kv_cache, buffers @ .., _, _] = self.planned;
         let weights = weights + statistics - self.untouched;
-        [self.own, weights, kv_cache, activations + workspace]
+        [self.own, weights, kv_cache, buffers.iter().sum()]
     }
 
     /// The highest it came to.
@@ -159,7 +166,15 @@ impl Row {
             if figure < N_EXACT {
                 return self.measured[figure] != self.planned[figure];
             }
-            self.measured[figure] >= SMALLEST && self.error(figure).abs() > TOLERANCE
+            let (planned, measured) = (self.planned[figure], self.measured[figure]);
+            // What is streamed may be on its way by the time that the rest is loaded.
+            let begun = if figure == PEAK_AT_LOAD {
+                self.planned[STAGING]
+            } else {
+                0
+            };
+            let off = measured.abs_diff(measured.clamp(planned, planned + begun));
+            off as f64 > TOLERANCE * planned.max(SMALLEST) as f64
         };
         let describe = |figure: usize| {
             let (name, planned, measured) =
@@ -174,13 +189,40 @@ impl Row {
         (0..FIGURES.len()).filter(is_off).map(describe).collect()
     }
 
+    /// MB of each figure that has to be exact.
+    pub(super) fn exact_figures(&self) -> impl Iterator<Item = String> {
+        (0..N_EXACT).map(|figure| self.exact(figure))
+    }
+
+    /// MB; an exclamation mark where other than what was planned.
+    fn exact(&self, figure: usize) -> String {
+        let measured = self.measured[figure];
+        let mark = if measured == self.planned[figure] {
+            " "
+        } else {
+            "!"
+        };
+        mb(measured) + mark
+    }
+
+    /// MB planned and measured, and by how much they differ.
+    pub(super) fn peak_in_generation(&self) -> String {
+        self.peak(PEAK_IN_GENERATION)
+    }
+
+    fn peak(&self, figure: usize) -> String {
+        let (planned, measured) = (mb(self.planned[figure]), mb(self.measured[figure]));
+        let percent = 100.0 * self.error(figure);
+        format!("{planned:>8}/{measured:<8}{percent:>+6.2}%")
+    }
+
     /// How much more was measured, as a share of what was planned.
     fn error(&self, figure: usize) -> f64 {
         self.measured[figure] as f64 / self.planned[figure] as f64 - 1.0
     }
 
     pub(super) fn json(&self) -> Value {
-        let by_name = |figures: &[u64; 7]| -> Map<String, Value> {
+        let by_name = |figures: &[u64; N_FIGURES]| -> Map<String, Value> {
             let named = FIGURES.iter().zip(figures);
             named
                 .map(|(name, &n)| ((*name).to_owned(), n.into()))
@@ -205,20 +247,18 @@ pub(super) const HEAD: &str = concat!(
     "     MB          MB          MB          MB     MB planned/measured     MB planned/measured     GB/s      tok/s"
 );
 
-/// Where a figure that has to be exact is not, it is followed by what was measured.
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:45} {:10}", self.model, self.precision)?;
-        for figure in [0, 1, 2, 4] {
-            let (planned, measured) = (self.planned[figure], self.measured[figure]);
-            let is_same = if planned == measured { " " } else { "!" };
-            write!(f, "{:>11}{is_same}", mb(measured))?;
+        for figure in [0, 1, KV_CACHE, WORKSPACE] {
+            write!(f, "{:>12}", self.exact(figure))?;
         }
-        for figure in [PEAK_AT_LOAD, PEAK_IN_GENERATION] {
-            let (planned, measured) = (mb(self.planned[figure]), mb(self.measured[figure]));
-            let percent = 100.0 * self.error(figure);
-            write!(f, " {planned:>8}/{measured:<8}{percent:>+6.2}%")?;
-        }
+        write!(
+            f,
+            " {} {}",
+            self.peak(PEAK_AT_LOAD),
+            self.peak_in_generation()
+        )?;
         match self.load_gb_per_second {
             Some(rate) => write!(f, "{rate:>8.2}")?,
             // It is mapped, or in the program, and not read.
@@ -228,11 +268,11 @@ impl fmt::Display for Row {
     }
 }
 
-fn mb(bytes: u64) -> String {
+pub(super) fn mb(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / 1e6)
 }
 
-fn number(value: &Value) -> Result<u64> {
+pub(super) fn number(value: &Value) -> Result<u64> {
     value
         .as_u64()
         .with_context(|| format!("a number of bytes, not {value}"))

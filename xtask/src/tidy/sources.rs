@@ -12,7 +12,7 @@ use super::{Problem, read};
 const MAX_LINES: usize = 800;
 
 /// Lines that this program may have without its tests: 1200 for chores, the rest for measuring what models take.
-const MAX_XTASK_LINES: usize = 2100;
+const MAX_XTASK_LINES: usize = 2800;
 
 /// Where `unsafe` may stand.
 const UNSAFE: [&str; 2] = ["crates/llm-cpu/src", "crates/llm-checkpoint/src/map.rs"];

@@ -222,11 +222,11 @@ fn what_is_missing_is_found() {
 #[test]
 fn this_program_is_limited_as_a_whole() {
     let tree = Tree::new();
-    for name in ["a", "b", "c"] {
+    for name in ["a", "b", "c", "d"] {
         tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(700));
     }
-    tree.write("xtask/src/d.rs", "\n");
-    let says = "xtask:1: 2101 lines without tests, 2100 are allowed in all";
+    tree.write("xtask/src/e.rs", "\n");
+    let says = "xtask:1: 2801 lines without tests, 2800 are allowed in all";
     assert_eq!(tree.problems(), [says]);
 }
 

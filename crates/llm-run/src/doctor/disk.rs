@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use llm_checkpoint::PageBuf;
 use llm_tensor::Bytes;
 use rustix::fs::{Advice, OFlags, fadvise, fcntl_setfl, fstatfs};
 use serde::Serialize;
@@ -104,19 +105,17 @@ impl Reading {
             return Err(io::Error::other("too little is free"));
         }
         let file = tempfile::tempfile_in(folder)?;
-        // Reading past the page cache wants its memory aligned as the device's sectors are.
-        let mut memory = vec![0; BLOCK + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        let block = &mut memory[start..start + BLOCK];
-        let read_path = open_path(&file, block)?;
+        // What streamed weights are read into, too: where the bytes go counts as much as where they come from.
+        let mut block = PageBuf::zeroed(BLOCK)?;
+        let read_path = open_path(&file, &block)?;
         let offsets = (0..n_blocks).map(|i| i * BLOCK as u64);
 
         let begin = Instant::now();
         let mut n_written = 0;
         let mut state = 1;
         for offset in offsets.clone() {
-            fill(block, &mut state);
-            file.write_all_at(block, offset)?;
+            fill(&mut block, &mut state);
+            file.write_all_at(&block, offset)?;
             file.sync_data()?;
             n_written += 1;
             if begin.elapsed() > time {
@@ -128,7 +127,7 @@ impl Reading {
         let begin = Instant::now();
         let mut bytes_read = 0;
         for offset in offsets.take(n_written) {
-            file.read_exact_at(block, offset)?;
+            file.read_exact_at(&mut block, offset)?;
             bytes_read += BLOCK as u64;
             if begin.elapsed() > time {
                 break;
@@ -185,8 +184,6 @@ fn fill(block: &mut [u8], state: &mut u64) {
 
 /// Bytes of a request: enough to keep a device busy, or several that are one.
 const BLOCK: usize = 8 << 20;
-/// As large as any device's sectors.
-const ALIGNMENT: usize = 4096;
 /// What the kernel calls file systems that live in memory.
 const TMPFS: i64 = 0x0102_1994;
 const RAMFS: i64 = 0x8584_58f6;
