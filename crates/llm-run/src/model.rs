@@ -107,13 +107,13 @@ impl OpenModel {
                 folder,
             }),
         };
-        if let Some(streamed) = plan::streamed(&plan) {
-            raise_file_limit();
-            eprintln!("{streamed}");
-        }
+        raise_file_limit();
         let bar = Bar::new()?;
         let session = load(&self.bound, &device, &options, &mut |event| bar.show(event))?;
         bar.0.finish_and_clear();
+        if let Some(streamed) = plan::streamed(&plan) {
+            eprintln!("{streamed}");
+        }
         Ok(Loaded {
             session,
             plan,

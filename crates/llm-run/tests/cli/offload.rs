@@ -230,6 +230,12 @@ impl Random {
 const INT8: &[&str] = &["--load-in-8bit"];
 const NF4_DOUBLE: &[&str] = &["--load-in-4bit", "--double-quant"];
 
+/// Lines that say what went wrong, beside the one that says what is streamed.
+fn errors(stderr: &str) -> usize {
+    let others = stderr.lines().filter(|line| !line.contains("rest on disk"));
+    others.count()
+}
+
 #[test]
 fn tokens_and_probabilities_do_not_depend_on_where_weights_rest() {
     let t5: &[&str] = &["--decoder-token-ids", "0,7,9,21"];

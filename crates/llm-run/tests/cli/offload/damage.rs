@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use llm_checkpoint::Checkpoint;
 use serde_json::Value;
 
-use super::{NF4_DOUBLE, Place, is_weights, of_output, stem};
+use super::{NF4_DOUBLE, Place, errors, is_weights, of_output, stem};
 use crate::support::{fixture, json};
 
 /// What a run does about a file.
@@ -116,10 +116,7 @@ fn check(place: &Place, args: &[&str], expected: &Value, file: &Path, (what, the
             assert_ne!(then, Then::Mends, "{name} {what}: {}", output.stderr);
             let is_named = output.stderr.contains(file.to_str().unwrap());
             assert!(
-                code <= 2
-                    && is_named
-                    && output.stdout.is_empty()
-                    && output.stderr.lines().count() == 1,
+                code <= 2 && is_named && output.stdout.is_empty() && errors(&output.stderr) == 1,
                 "{name} {what}: {}",
                 output.stderr
             );

@@ -8,14 +8,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Command};
 
-use super::{Place, of_output, text, write_model};
+use super::{Place, errors, of_output, text, write_model};
 use crate::support::{Output, fixture, json, run};
 
 const IDS: [&str; 5] = ["--token-ids", "5,17,3,99", "--json", "--dtype", "bf16"];
 
 fn refused(output: &Output, words: &[&str]) {
     assert_eq!(
-        (output.code, output.stderr.lines().count()),
+        (output.code, errors(&output.stderr)),
         (2, 1),
         "{}",
         output.stderr
