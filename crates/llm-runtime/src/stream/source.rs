@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use llm_arch::{HeadMatrix, Role, Unit};
 use llm_checkpoint::{Checkpoint, DirectFile, Layout, PageBuf};
-use llm_plan::{Encodings, RunOn, is_final, is_looked_up, staged_bytes};
+use llm_plan::{Encodings, RunOn, becomes_table, is_final, is_looked_up, staged_bytes};
 use llm_quant::Scheme;
 use llm_quant::layout::Part;
 use llm_tensor::Bytes;
@@ -46,7 +46,7 @@ pub(crate) fn open(
     for bound in model.tensors().filter(|bound| is_streamed(bound.slot.unit)) {
         let slot = bound.slot;
         // A stage makes tables of its own of these, when it is built.
-        if matches!(slot.role, Role::RelativeBias | Role::RopeFactors) {
+        if becomes_table(slot.role) {
             continue;
         }
         let scheme = encodings.scheme(slot, bound.stored_as(), RunOn::Cpu);
@@ -155,10 +155,15 @@ impl<'a> Files<'a> {
         (unit, in_place): (Unit, bool),
     ) -> Result<Span> {
         let tensor = find(checkpoint, name)?;
-        assert!(
-            tensor.layout == Layout::RowMajor,
-            "`{name}` is read where its elements are not one after the other"
-        );
+        // Dense ones are written anew, but nothing keeps a file from having codes so.
+        if tensor.layout != Layout::RowMajor {
+            return Err(RuntimeError::QuantizedPart {
+                path: checkpoint.path().to_owned(),
+                tensor: name.to_owned(),
+                expected: "elements one after the other".to_owned(),
+                found: "gaps between them".to_owned(),
+            });
+        }
         let opened = match in_place {
             true => self.of_checkpoint.get(&tensor.file_idx),
             false => self.of_units.get(&unit),
