@@ -107,7 +107,9 @@ impl OpenModel {
                 folder,
             }),
         };
-        raise_file_limit();
+        if offload_folder.is_some() {
+            raise_file_limit();
+        }
         let bar = Bar::new()?;
         let session = load(&self.bound, &device, &options, &mut |event| bar.show(event))?;
         bar.0.finish_and_clear();

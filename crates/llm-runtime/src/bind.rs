@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, from_config, from_gguf};
 use llm_checkpoint::{Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue};
-use llm_plan::{Encodings, StoredAs, WeightDType};
-use llm_quant::{Int8, LoadIn, QuantConfig, QuantError};
+use llm_plan::{Encodings, StoredAs, WeightDType, is_final};
+use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
 use serde_json::{Map, Value};
 
 use crate::quantized::{Held, companions, recognise};
@@ -34,6 +34,13 @@ pub struct BoundTensor<'a> {
 }
 
 impl BoundTensor<'_> {
+    /// Whether the checkpoint holds it as it is kept in `scheme`, one element after the other: then it can be read in place,
+    /// over and over.
+    pub(crate) fn is_final(&self, scheme: Scheme) -> bool {
+        let is_in_order = self.tensor.layout == Layout::RowMajor;
+        is_in_order && is_final(self.slot, self.stored_as(), scheme)
+    }
+
     /// How the checkpoint holds it.
     pub fn stored_as(&self) -> StoredAs {
         match (self.held.stored_as(), &self.tensor.layout) {

@@ -9,13 +9,19 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 /// Bytes of a chunk.
 pub(crate) const CHUNK: usize = 8 << 20;
 
+/// The sum of a file that is in memory.
+pub(crate) fn of(file: &[u8]) -> u64 {
+    let chunks: Vec<u64> = file.chunks(CHUNK).map(chunk).collect();
+    root(&chunks)
+}
+
 /// The sum of a chunk.
-pub(crate) fn chunk(bytes: &[u8]) -> u64 {
+fn chunk(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
 
 /// The sum of a file, from those of its chunks in order.
-pub(crate) fn root(chunks: &[u64]) -> u64 {
+fn root(chunks: &[u64]) -> u64 {
     let mut hasher = Xxh3::new();
     for chunk in chunks {
         hasher.update(&chunk.to_le_bytes());
@@ -23,7 +29,7 @@ pub(crate) fn root(chunks: &[u64]) -> u64 {
     hasher.digest()
 }
 
-/// Sums a file while it is written.
+/// Sums a file while it is written or read, piece by piece.
 #[derive(Default)]
 pub(crate) struct Summing {
     /// Of the chunk that is not full yet.

@@ -10,7 +10,8 @@ use llm_tensor::Bytes;
 use super::about::About;
 use super::lock::{Lock, Mode};
 use super::{files_in, names, names_in, remove, unit_files};
-use crate::{Result, RuntimeError, sum};
+use crate::sum::{CHUNK, Summing};
+use crate::{Result, RuntimeError};
 
 /// A folder of weights that are encoded for streaming. What is in it and not of our making stays as it is.
 #[derive(Debug)]
@@ -114,12 +115,12 @@ impl OffloadEntry {
     ) -> std::result::Result<Vec<OffloadDamage>, E> {
         let mut damages = Vec::new();
         for (path, _, expected) in unit_files(&self.path) {
-            let mut chunks = Vec::new();
+            let mut summing = Summing::default();
             each_chunk(&path, |bytes| {
-                chunks.push(sum::chunk(bytes));
+                summing.update(bytes);
                 progress(Bytes::new(bytes.len() as u64))
             })?;
-            let found = sum::root(&chunks);
+            let found = summing.finish();
             if found != expected {
                 damages.push(OffloadDamage {
                     path,
@@ -172,7 +173,7 @@ fn is_in_use(lock: &Path) -> bool {
     lock.is_file() && matches!(Lock::try_new(lock, Mode::Exclusive), Ok(None))
 }
 
-/// The file's bytes, as [`sum`] cuts them. A link or a pipe has none: it is no file of ours.
+/// The file's bytes, some at a time. A link or a pipe has none: it is no file of ours.
 fn each_chunk<E: From<RuntimeError>>(
     path: &Path,
     mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
@@ -183,10 +184,10 @@ fn each_chunk<E: From<RuntimeError>>(
         return Ok(());
     }
     let mut file = File::open(path).map_err(failed)?;
-    let mut bytes = Vec::with_capacity(sum::CHUNK);
+    let mut bytes = Vec::with_capacity(CHUNK);
     loop {
         bytes.clear();
-        let mut chunk = file.by_ref().take(sum::CHUNK as u64);
+        let mut chunk = file.by_ref().take(CHUNK as u64);
         if chunk.read_to_end(&mut bytes).map_err(failed)? == 0 {
             return Ok(());
         }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use llm_arch::Unit;
-use llm_checkpoint::{Checkpoint, Encoding, Layout, NewTensor};
-use llm_plan::{Encodings, RunOn, StoredAs, becomes_table, is_final};
+use llm_checkpoint::{Checkpoint, Encoding, NewTensor};
+use llm_plan::{Encodings, RunOn, StoredAs, becomes_table};
 use llm_quant::{Encoder, Scheme};
 use llm_tensor::{Bytes, DType};
 use rayon::prelude::*;
@@ -73,8 +73,7 @@ impl<'a> Encode<'a> {
     fn unfinished(&self, bound: BoundTensor<'a>) -> Option<Unfinished<'a>> {
         let stored = bound.stored_as();
         let scheme = self.encodings.scheme(bound.slot, stored, self.run_on);
-        let is_in_order = bound.tensor.layout == Layout::RowMajor;
-        if becomes_table(bound.slot.role) || (is_final(bound.slot, stored, scheme) && is_in_order) {
+        if becomes_table(bound.slot.role) || bound.is_final(scheme) {
             return None;
         }
         let form = match scheme {

@@ -121,9 +121,7 @@ fn check(run: &Run, pages: &[u8]) -> Result<()> {
     if is_as_opened && was_seen.load(Ordering::Relaxed) {
         return Ok(());
     }
-    let chunks = pages[..run.file.len() as usize].chunks(CHUNK);
-    let sums: Vec<u64> = chunks.map(sum::chunk).collect();
-    let found = sum::root(&sums);
+    let found = sum::of(&pages[..run.file.len() as usize]);
     if found != *expected {
         return Err(offload::damaged(run.file.path(), *expected, found));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use llm_arch::{HeadMatrix, Role, Unit};
 use llm_checkpoint::{Checkpoint, DirectFile, Layout, PageBuf};
-use llm_plan::{Encodings, RunOn, becomes_table, is_final, is_looked_up, staged_bytes};
+use llm_plan::{Encodings, RunOn, becomes_table, is_looked_up, staged_bytes};
 use llm_quant::Scheme;
 use llm_quant::layout::Part;
 use llm_tensor::Bytes;
@@ -119,7 +119,7 @@ impl<'a> Files<'a> {
         scheme: Scheme,
     ) -> Result<(Form, Vec<(Part, Span)>)> {
         let slot = bound.slot;
-        let in_place = is_final(slot, bound.stored_as(), scheme);
+        let in_place = bound.is_final(scheme);
         let (checkpoint, name) = match in_place {
             true => (self.model.checkpoint(), &bound.tensor.name),
             false => (&self.offloaded[&slot.unit].checkpoint, &slot.name),
@@ -155,7 +155,7 @@ impl<'a> Files<'a> {
         (unit, in_place): (Unit, bool),
     ) -> Result<Span> {
         let tensor = find(checkpoint, name)?;
-        // Dense ones are written anew, but nothing keeps a file from having codes so.
+        // What has gaps itself is written anew, but a file may have the scales of a matrix so.
         if tensor.layout != Layout::RowMajor {
             return Err(RuntimeError::QuantizedPart {
                 path: checkpoint.path().to_owned(),

@@ -128,12 +128,7 @@ fn next(units: &[usize]) -> impl Iterator<Item = Next> + '_ {
 }
 
 fn sum_of(path: &Path) -> u64 {
-    let chunks: Vec<u64> = fs::read(path)
-        .unwrap()
-        .chunks(sum::CHUNK)
-        .map(sum::chunk)
-        .collect();
-    sum::root(&chunks)
+    sum::of(&fs::read(path).unwrap())
 }
 
 /// Longer than a chunk, shorter than a page, on borders and off them.

@@ -88,8 +88,7 @@ fn check(kept: &Kept, what: &str) {
             tensor_bytes += tensor.stored_bytes().get();
         }
         let bytes = fs::read(file.checkpoint.path()).unwrap();
-        let chunks: Vec<u64> = bytes.chunks(sum::CHUNK).map(sum::chunk).collect();
-        assert_eq!(sum::root(&chunks), file.sum, "{what}: {unit}");
+        assert_eq!(sum::of(&bytes), file.sum, "{what}: {unit}");
         let name = file
             .checkpoint
             .path()
