@@ -78,18 +78,32 @@ impl StepCost {
     }
 
     /// Seconds of a step at the beginning of a sequence, when weights are all that is read.
+    ///
+    /// Weights are brought to a device while it computes with others: it takes as long as what lasts longest. Devices wait
+    /// for each other.
     pub fn seconds(&self, bandwidths: &Bandwidths) -> f64 {
-        let of_path = |&(path, bytes): &(_, Bytes)| bytes.get() as f64 / bandwidths.of(path);
-        self.weights.iter().map(of_path).sum()
+        self.seconds_with(&[], bandwidths)
     }
 
     /// Seconds of a step when the context is full.
     pub fn seconds_at_full_context(&self, bandwidths: &Bandwidths) -> f64 {
-        let of_device = |&(run_on, bytes): &(RunOn, Bytes)| {
+        self.seconds_with(&self.kv_cache, bandwidths)
+    }
+
+    fn seconds_with(&self, kv_cache: &[(RunOn, Bytes)], bandwidths: &Bandwidths) -> f64 {
+        let kv_cache = kv_cache.iter().map(|&(run_on, bytes)| {
             let home = run_on.memory();
-            bytes.get() as f64 / bandwidths.of(Placement { home, run_on })
-        };
-        self.seconds(bandwidths) + self.kv_cache.iter().map(of_device).sum::<f64>()
+            (Placement { home, run_on }, bytes)
+        });
+        let mut devices = BTreeMap::<RunOn, Traffic>::new();
+        for (path, bytes) in self.weights.iter().copied().chain(kv_cache) {
+            let traffic = devices.entry(path.run_on).or_default();
+            traffic.add(path, bytes.get() as f64);
+        }
+        let devices = devices.iter();
+        devices
+            .map(|(&run_on, traffic)| traffic.seconds(run_on, bandwidths))
+            .sum()
     }
 
     /// Tokens a second, of all sequences together: when the context is full, and at the beginning.
@@ -99,6 +113,36 @@ impl StepCost {
             n / self.seconds_at_full_context(bandwidths),
             n / self.seconds(bandwidths),
         ]
+    }
+}
+
+/// Bytes that a device reads, and those of them that come from where it cannot read them.
+#[derive(Debug, Default)]
+struct Traffic {
+    all: f64,
+    from_disk: f64,
+    to_gpu: f64,
+}
+
+impl Traffic {
+    fn add(&mut self, path: Placement, n_bytes: f64) {
+        self.all += n_bytes;
+        if path.home == Home::Disk {
+            self.from_disk += n_bytes;
+        }
+        if path.run_on != RunOn::Cpu && path.home != path.run_on.memory() {
+            self.to_gpu += n_bytes;
+        }
+    }
+
+    fn seconds(&self, run_on: RunOn, bandwidths: &Bandwidths) -> f64 {
+        let memory = match run_on {
+            RunOn::Gpu(_) => bandwidths.gpu,
+            RunOn::Cpu => bandwidths.ram,
+        };
+        let to_gpu = self.to_gpu / bandwidths.pcie.min(bandwidths.ram);
+        let from_disk = self.from_disk / bandwidths.disk;
+        (self.all / memory).max(to_gpu).max(from_disk)
     }
 }
 

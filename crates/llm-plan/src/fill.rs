@@ -17,8 +17,8 @@ pub(crate) type GpuEnds = Vec<(u32, usize)>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cut {
     gpu_ends: GpuEnds,
-    /// The successor of RAM's last item; the rest is on disk.
-    ram_end: usize,
+    /// Units in RAM; those that are nowhere else either are on disk.
+    in_ram: Vec<usize>,
     /// What computes with all that no GPU holds.
     tail: RunOn,
 }
@@ -36,17 +36,18 @@ impl Cut {
             run_on: self.tail,
         };
         let mut placements = vec![rest; items.units(0..items.len()).len()];
-        let mut put = |range, home, run_on| {
-            for &idx in items.units(range) {
+        let mut put = |units: &[usize], home, run_on| {
+            for &idx in units {
                 placements[idx] = Placement { home, run_on };
             }
         };
         let mut start = 0;
         for &(number, end) in &self.gpu_ends {
-            put(start..end, Home::Gpu(number), RunOn::Gpu(number));
+            let units = items.units(start..end);
+            put(units, Home::Gpu(number), RunOn::Gpu(number));
             start = end;
         }
-        put(start..self.ram_end, Home::Ram, self.tail);
+        put(&self.in_ram, Home::Ram, self.tail);
         placements
     }
 }
@@ -55,6 +56,16 @@ impl Cut {
 pub(crate) struct Filling<'a> {
     pub(crate) items: &'a Items<'a>,
     pub(crate) budgets: &'a Budgets,
+    pub(crate) beside_gpus: BesideGpus,
+}
+
+/// In which order RAM takes what no GPU holds, before the disk takes the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BesideGpus {
+    /// As it is filled in.
+    InOrder,
+    /// As [`Items::evenly`] has it.
+    Evenly,
 }
 
 impl Filling<'_> {
@@ -87,7 +98,7 @@ impl Filling<'_> {
             let n_gpu = (0..=n).min_by_key(needed).unwrap_or(n);
             Cut {
                 gpu_ends: vec![(number, n_gpu)],
-                ram_end: n,
+                in_ram: self.items.units(n_gpu..n).to_vec(),
                 tail: run_on,
             }
         })
@@ -199,9 +210,17 @@ impl Filling<'_> {
     /// Fills RAM with what GPUs do not hold, and the disk with the rest. Where that does not fit: the filling that
     /// shows what is lacking.
     pub(crate) fn rest(&self, gpu_ends: GpuEnds, tail: RunOn) -> Result<Cut, Cut> {
-        let (items, n) = (self.items, self.items.len());
         let n_gpu = gpu_ends.last().map_or(0, |&(_, end)| end);
         let beside_weights = self.ram_beside_weights(&gpu_ends, tail);
+        let reordered;
+        let items = match self.beside_gpus {
+            BesideGpus::InOrder => self.items,
+            BesideGpus::Evenly => {
+                reordered = self.items.evenly(n_gpu);
+                &reordered
+            }
+        };
+        let n = items.len();
         let ram = |ram_end: usize| {
             let at_load = beside_weights.at_load + items.load_transient(n_gpu, ram_end, tail);
             let in_generation = beside_weights.in_generation + items.staging(tail, ram_end);
@@ -220,7 +239,7 @@ impl Filling<'_> {
         };
         let cut = Cut {
             gpu_ends,
-            ram_end,
+            in_ram: items.units(n_gpu..ram_end).to_vec(),
             tail,
         };
         if fits { Ok(cut) } else { Err(cut) }

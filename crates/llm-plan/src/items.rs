@@ -15,8 +15,21 @@ use crate::weights::Weights;
 pub(crate) enum Order {
     /// As they compute, each layer with its experts.
     Layers,
-    /// As they compute, but experts one by one after all that every token needs.
-    ExpertsLast,
+    /// By [`Use`], and among equals as they compute; experts one by one.
+    ByUse,
+}
+
+/// How much of a unit a token reads: the more, the faster the memory that it belongs into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    /// All of it.
+    EveryToken,
+    /// All of it, if a router chooses it.
+    SomeTokens,
+    /// Nothing: an encoder reads the prompt, once.
+    Prompt,
+    /// A row.
+    Rows,
 }
 
 /// Portions of units that are placed together, one after the other.
@@ -61,36 +74,51 @@ impl Portions {
 
     /// All units of a model: the norm before the head with it, a tied head with its table.
     pub(crate) fn of(weights: &Weights, order: Order) -> Self {
-        let units = &weights.units;
-        let is_last = |&idx: &usize| match units.list()[idx] {
-            Unit::FinalNorm(Side::Decoder) | Unit::Head => true,
-            Unit::Embedding
-            | Unit::Layer(..)
-            | Unit::Expert { .. }
-            | Unit::FinalNorm(Side::Encoder) => false,
-        };
-        let is_expert = |idx: usize| matches!(units.list()[idx], Unit::Expert { .. });
-        let last: Vec<usize> = units.in_order_of_computing().filter(is_last).collect();
+        let list = weights.units.list();
+        let mut units: Vec<usize> = weights.units.in_order_of_computing().collect();
+        if order == Order::ByUse {
+            units.sort_by_key(|&idx| use_of(list[idx], weights.is_tied));
+        }
+        let is_last = |unit| matches!(unit, Unit::FinalNorm(Side::Decoder) | Unit::Head);
+        let last = units.iter().copied().filter(|&idx| is_last(list[idx]));
+        let last: Vec<usize> = last.collect();
         let mut portions = Portions::new();
-        for idx in units.in_order_of_computing().filter(|idx| !is_last(idx)) {
-            match (is_expert(idx), order) {
-                (true, Order::ExpertsLast) => {}
-                (true, Order::Layers) => portions.extend(&[idx]),
-                (false, _) => portions.push(&[idx]),
-            }
-            if idx == 0 && weights.is_tied {
-                portions.extend(&last);
+        for idx in units {
+            match list[idx] {
+                Unit::Embedding if weights.is_tied => {
+                    portions.push(&[idx]);
+                    portions.extend(&last);
+                }
+                Unit::Expert { .. } if order == Order::Layers => portions.extend(&[idx]),
+                unit if !is_last(unit) => portions.push(&[idx]),
+                _ if !weights.is_tied && idx == last[0] => portions.push(&last),
+                _ => {}
             }
         }
-        if !weights.is_tied {
-            portions.push(&last);
-        }
-        match order {
-            Order::Layers => {}
-            Order::ExpertsLast => {
-                let experts = units.in_order_of_computing().filter(|&idx| is_expert(idx));
-                experts.for_each(|idx| portions.push(&[idx]));
-            }
+        portions
+    }
+
+    /// The same with portions from `first` on in another order: by [`Use`], the head before all layers, and these so that
+    /// any number of the first of them lie among the others at equal distances. Where they rest in faster memory than
+    /// the others, these are brought while those compute; and where the head does, which is often the largest, it takes
+    /// no staging place.
+    fn evenly(&self, first: usize, weights: &Weights) -> Self {
+        let list = weights.units.list();
+        let mut rest: Vec<usize> = (first..self.len()).collect();
+        rest.sort_by_cached_key(|&portion| {
+            let units = self.units(portion..portion + 1);
+            let has_head = units.contains(&(list.len() - 1));
+            let unit = list[units[0]];
+            let distributed = match unit {
+                _ if has_head => 0,
+                Unit::Layer(_, i) | Unit::Expert { layer: i, .. } => 1 + evenly_distributed(i),
+                Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => 0,
+            };
+            (use_of(unit, weights.is_tied), distributed)
+        });
+        let mut portions = Portions::new();
+        for portion in (0..first).chain(rest) {
+            portions.push(self.units(portion..portion + 1));
         }
         portions
     }
@@ -153,6 +181,12 @@ impl<'a> Items<'a> {
     /// What passes take beside weights.
     pub(crate) fn needs(&self) -> &'a Needs {
         self.needs
+    }
+
+    /// The same with items from `first` on in the order in which RAM takes them before the disk does.
+    pub(crate) fn evenly(&self, first: usize) -> Self {
+        let portions = self.portions.evenly(first, self.weights);
+        Items::new(self.weights, self.needs, portions)
     }
 
     fn on(&self, run_on: RunOn) -> &Sums {
@@ -260,4 +294,22 @@ impl<'a> Items<'a> {
             on_its_way_of_last: of_last(&|idx| footprints[idx].on_its_way, u64::max),
         }
     }
+}
+
+fn use_of(unit: Unit, is_tied: bool) -> Use {
+    match unit {
+        Unit::Embedding if !is_tied => Use::Rows,
+        Unit::Embedding | Unit::Layer(Side::Decoder, _) => Use::EveryToken,
+        Unit::FinalNorm(Side::Decoder) | Unit::Head => Use::EveryToken,
+        Unit::Expert { .. } => Use::SomeTokens,
+        Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => Use::Prompt,
+    }
+}
+
+/// A layer's place in an order any beginning of which is spread evenly over all layers: its multiple of the golden ratio,
+/// but for whole numbers, in units of 2⁻⁶³. Multiples of that ratio fall into the largest gaps that those before them
+/// leave (the three-distance theorem).
+fn evenly_distributed(layer: usize) -> u64 {
+    const RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
+    (layer as u64).wrapping_mul(RATIO) >> 1
 }

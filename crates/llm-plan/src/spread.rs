@@ -2,7 +2,7 @@
 
 use llm_arch::Unit;
 
-use crate::fill::{Filling, Limit};
+use crate::fill::{BesideGpus, Filling, Limit};
 use crate::items::{Items, Order, Portions};
 use crate::needs::Needs;
 use crate::weights::Weights;
@@ -45,6 +45,7 @@ pub(crate) fn spread(
     let filling = Filling {
         items: &items,
         budgets,
+        beside_gpus: BesideGpus::Evenly,
     };
     let gpus = resident.iter().enumerate();
     let ends = gpus.map(|(i, &(number, _))| (number, i + 1)).collect();

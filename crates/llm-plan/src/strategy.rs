@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use llm_arch::Skeleton;
 
-use crate::fill::{Filling, Spared};
+use crate::fill::{BesideGpus, Filling, Spared};
 use crate::items::{Items, Order, Portions};
 use crate::needs::Needs;
 use crate::spread::spread;
@@ -90,7 +90,7 @@ pub(crate) fn place(
         }
         // An expert computes where its layer does: on one of several GPUs it is filled in with it.
         Strategy::Auto if several => (Order::Layers, None),
-        Strategy::Auto | Strategy::Cpu => (Order::ExpertsLast, None),
+        Strategy::Auto | Strategy::Cpu => (Order::ByUse, None),
         Strategy::Sequential => (Order::Layers, None),
         Strategy::Balanced => (Order::Layers, Some(Spared::None)),
         Strategy::BalancedLow0 => (Order::Layers, Some(Spared::First)),
@@ -99,6 +99,10 @@ pub(crate) fn place(
     let filling = Filling {
         items: &items,
         budgets,
+        beside_gpus: match strategy {
+            Strategy::Sequential => BesideGpus::InOrder,
+            _ => BesideGpus::Evenly,
+        },
     };
     let filled = match (strategy, offload) {
         (Strategy::Cpu, _) => filling.cpu(),

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod brute_force;
+mod evenly;
 mod footprints;
 mod maps;
 mod properties;

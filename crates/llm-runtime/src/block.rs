@@ -12,11 +12,10 @@ use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::activations::Activations;
-use crate::mlp::{Experts, Mlp};
+use crate::mlp::Mlp;
 use crate::projection::{NormWeights, Projection};
 use crate::relative::BiasTable;
 use crate::stage::WeightSource;
-use crate::stream::Stream;
 
 /// One block's weights on a device.
 pub(crate) struct Block<B: Backend> {
@@ -53,8 +52,6 @@ pub(crate) struct BlockCache<B: Backend> {
 /// What all blocks of a pass are told.
 pub(crate) struct Call<'a, B: Backend> {
     pub(crate) backend: &'a B,
-    /// What brings experts that rest on disk.
-    pub(crate) stream: Option<&'a Stream>,
     pub(crate) side: Side,
     pub(crate) stack: &'a StackSpec,
     pub(crate) bias: Option<&'a BiasTable<B>>,
@@ -138,7 +135,7 @@ impl<B: Backend> Block<B> {
         })
     }
 
-    /// Runs the block over the rows of `a.x`.
+    /// Runs the block over the rows of `a.x`, but for experts, which follow: it ends with the choice of them.
     ///
     /// ```text
     /// Sequential  x ─┬─ norm ─ attention ─ + ─┬─ norm ─ mlp ─ + ─►
@@ -156,7 +153,6 @@ impl<B: Backend> Block<B> {
         &self,
         call: &Call<'_, B>,
         layer: &LayerSpec,
-        experts: &Experts<B>,
         a: &mut Activations<B>,
         caches: &mut [BlockCache<B>],
     ) -> Result<()> {
@@ -204,7 +200,7 @@ impl<B: Backend> Block<B> {
             | Residual::ParallelOneNorm
             | Residual::ParallelTwoNorms => Output::Add,
         };
-        self.mlp.forward(call, experts, a, from_stream, output)?;
+        self.mlp.forward(call, a, from_stream, output)?;
         self.leave(call, self.post_mlp_norm.as_ref(), self.mlp_norm.as_ref(), a)
     }
 

@@ -28,6 +28,7 @@ pub(crate) enum Mlp<B: Backend> {
 /// The experts of a layer: weights of their own, which rest where each of them is placed.
 pub(crate) struct Experts<B: Backend> {
     layer: usize,
+    spec: ExpertsSpec,
     weights: Vec<Weights<Expert<B>>>,
 }
 
@@ -37,22 +38,16 @@ pub(crate) struct Expert<B: Backend> {
 }
 
 impl<B: Backend> Experts<B> {
-    /// What a dense feed-forward has of them.
-    pub(crate) const NONE: Self = Experts {
-        layer: 0,
-        weights: Vec::new(),
-    };
-
-    /// Those of a decoder's layer.
+    /// Those of a decoder's layer, if it has any.
     pub(crate) fn load(
         backend: &B,
         stream: Option<&Stream>,
         source: &mut dyn WeightSource,
         stack: &StackSpec,
         layer: usize,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         let MlpSpec::Experts(spec) = stack.layers[layer].mlp else {
-            return Ok(Experts::NONE);
+            return Ok(None);
         };
         let load = |expert| {
             let unit = Unit::Expert { layer, expert };
@@ -60,10 +55,11 @@ impl<B: Backend> Experts<B> {
                 Expert::load(backend, source, unit)
             })
         };
-        Ok(Experts {
+        Ok(Some(Experts {
             layer,
+            spec,
             weights: (0..spec.n_experts).map(load).collect::<Result<_>>()?,
-        })
+        }))
     }
 
     /// Whether some are brought when a router names them.
@@ -76,16 +72,14 @@ impl<B: Backend> Experts<B> {
         Unit::Expert { layer, expert }
     }
 
-    /// Sends each expert the rows that chose it, and adds the results to `a.x`.
-    fn forward(
+    /// Sends each expert the rows for which the layer's block chose it, and adds the results to `a.x`.
+    pub(crate) fn forward(
         &self,
-        call: &Call<'_, B>,
-        spec: &ExpertsSpec,
+        backend: &B,
+        stream: Option<&Stream>,
         a: &mut Activations<B>,
     ) -> Result<()> {
-        let Call {
-            backend, stream, ..
-        } = *call;
+        let spec = &self.spec;
         if let Some(stream) = stream.filter(|_| self.is_streamed()) {
             let chosen = a.routing.by_expert.iter().enumerate();
             let chosen = chosen.filter(|(_, chosen)| !chosen.rows.is_empty());
@@ -154,11 +148,10 @@ impl<B: Backend> Mlp<B> {
         }
     }
 
-    /// Of the stream or its normed copy, to `a.x` (added) or `a.delta` (written).
+    /// Of the stream or its normed copy, to `a.x` (added) or `a.delta` (written). Of experts it says which compute next.
     pub(crate) fn forward(
         &self,
         call: &Call<'_, B>,
-        experts: &Experts<B>,
         a: &mut Activations<B>,
         from_stream: bool,
         output: Output,
@@ -206,8 +199,7 @@ impl<B: Backend> Mlp<B> {
                 )?;
                 a.routing.choose(spec, n_tokens, |scores| {
                     Ok(backend.download(&a.scores, scores)?)
-                })?;
-                experts.forward(call, spec, a)
+                })
             }
         }
     }

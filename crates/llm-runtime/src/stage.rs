@@ -153,7 +153,7 @@ struct BackendStage<B: Backend> {
     encoder: Option<Encoder<B>>,
     blocks: Vec<Weights<Block<B>>>,
     /// By block; none where its feed-forward is dense.
-    experts: Vec<Experts<B>>,
+    experts: Vec<Option<Experts<B>>>,
     bias: Option<BiasTable<B>>,
     /// The last stage's.
     head: Option<Head<B>>,
@@ -263,9 +263,10 @@ impl<B: Backend> BackendStage<B> {
 
     /// What a pass is computed with before logits are asked for, in order.
     fn decoder(&self) -> impl Iterator<Item = Next> + '_ {
-        let block = |(i, experts): (usize, &Experts<B>)| {
+        let block = |(i, experts): (usize, &Option<Experts<B>>)| {
             let layer = Next::Key(Key::Unit(Unit::Layer(Side::Decoder, i)));
-            let unknown = experts.is_streamed().then_some(Next::Unknown);
+            let experts = experts.as_ref().filter(|experts| experts.is_streamed());
+            let unknown = experts.map(|_| Next::Unknown);
             [Some(layer), unknown].into_iter().flatten()
         };
         let layers = self.options.layers.clone().zip(&self.experts);
@@ -300,7 +301,6 @@ impl<B: Backend> Stage for BackendStage<B> {
         }
         let call = Call {
             backend,
-            stream,
             side: Side::Decoder,
             stack,
             bias: self.bias.as_ref(),
@@ -316,7 +316,12 @@ impl<B: Backend> Stage for BackendStage<B> {
             let block = block.get(stream, |source| {
                 Block::load(backend, source, stack, (Side::Decoder, i), has_cross)
             })?;
-            block.forward(&call, &stack.layers[i], experts, a, caches)?;
+            block.forward(&call, &stack.layers[i], a, caches)?;
+            // Experts may be brought to its place.
+            drop(block);
+            if let Some(experts) = experts {
+                experts.forward(backend, stream, a)?;
+            }
         }
         if self.head.is_none() {
             backend.download(&a.x, hidden)?;

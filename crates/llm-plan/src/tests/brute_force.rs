@@ -17,8 +17,8 @@ const BANDWIDTHS: Bandwidths = Bandwidths {
     disk: 3e3,
 };
 
-/// Every map that cuts the items, in their order, into runs on GPU 0, in RAM and on disk, by the estimate alone: the
-/// fastest that keeps the budgets.
+/// Every map that cuts the items, in their order and in RAM's, into what is on GPU 0, in RAM and on disk, by the estimate
+/// alone: the fastest that keeps the budgets.
 fn fastest(request: &Request<'_>, order: Order) -> Option<f64> {
     let spec = &request.skeleton.spec;
     let weights = request.weights();
@@ -58,8 +58,10 @@ fn fastest(request: &Request<'_>, order: Order) -> Option<f64> {
     best
 }
 
-/// Items up to `n_gpu` on GPU 0, from there to `ram_end` in RAM, the rest on disk; `tail` computes with what no GPU holds.
+/// Items up to `n_gpu` on GPU 0; of the others, in RAM's order, those up to `ram_end` there, the rest on disk; `tail`
+/// computes with what no GPU holds.
 fn cut(items: &Items<'_>, n_gpu: usize, ram_end: usize, tail: RunOn) -> Vec<Placement> {
+    let items = items.evenly(n_gpu);
     let n = items.len();
     let mut placements = vec![None; items.units(0..n).len()];
     let runs = [
@@ -115,7 +117,7 @@ fn no_prefix_map_is_faster() {
                     for disk in [None, Some(all / 3), Some(all)] {
                         let gpus: Vec<_> = gpu.into_iter().collect();
                         request.budgets = budgets(&gpus, ram, disk);
-                        check(&request, Order::ExpertsLast);
+                        check(&request, Order::ByUse);
                     }
                 }
             }
@@ -142,7 +144,7 @@ fn budgets_are_used_to_the_byte() {
             request.encodings.dtype = WeightDType::As(DType::BF16);
             request.encodings.quant = quant;
             request.costs = small_costs();
-            let order = Order::ExpertsLast;
+            let order = Order::ByUse;
             for budgets in filled(&request, order) {
                 for home in [Home::Gpu(0), Home::Ram, Home::Disk] {
                     let budget = budgets.of(home).get();
@@ -201,13 +203,18 @@ fn experts_leave_gpus_first() {
         request.budgets = budgets(gpus, all, None);
         let plan = fits(&request);
         assert_eq!(plan.map.devices().len(), gpus.len());
-        let homes = |is_expert: bool| {
-            let is_one = move |unit| matches!(unit, Unit::Expert { .. }) == is_expert;
-            let units = plan.map.iter().filter(move |(unit, _)| is_one(*unit));
-            units.map(|(_, place)| place.home).collect::<Vec<_>>()
-        };
-        assert!(homes(false).iter().all(|home| matches!(home, Home::Gpu(_))));
-        assert!(homes(true).contains(&Home::Ram) && homes(true).contains(&Home::Gpu(0)));
+        let is_on_gpu = |place: Placement| matches!(place.home, Home::Gpu(_));
+        let (mut experts, mut others) = (Vec::new(), Vec::new());
+        for (unit, place) in plan.map.iter() {
+            match unit {
+                Unit::Expert { .. } => experts.push(is_on_gpu(place)),
+                // Of its table a token reads a row.
+                Unit::Embedding => assert_eq!(is_on_gpu(place), gpus.len() > 1),
+                _ => others.push(is_on_gpu(place)),
+            }
+        }
+        assert!(others.iter().all(|&on_gpu| on_gpu));
+        assert!(experts.contains(&true) && experts.contains(&false));
         for (unit, place) in plan.map.iter() {
             if let Unit::Expert { layer, .. } = unit {
                 let layer = plan.map.get(Unit::Layer(Side::Decoder, layer)).unwrap();

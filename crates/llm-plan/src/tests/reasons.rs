@@ -187,13 +187,41 @@ fn steps_cost_what_they_move() {
     for (n_sequences, share) in [(1, 0.25), (2, 0.4375)] {
         request.limits.n_sequences = n_sequences;
         let plan = fits(&request);
-        let seconds = (all - 16.0 * expert * (1.0 - share)) / 50.0;
-        assert_eq!(plan.step.seconds(&bandwidths), seconds);
-        let kv = plan.estimate.total(Term::KvCache).get() as f64 / 50.0;
+        let weights = all - 16.0 * expert * (1.0 - share);
+        assert_eq!(plan.step.seconds(&bandwidths), weights / 50.0);
+        let kv = plan.estimate.total(Term::KvCache).get() as f64;
         let [full, empty] = plan.step.tokens_per_second(&bandwidths);
-        assert_eq!(empty, n_sequences as f64 / seconds);
-        assert_eq!(full, n_sequences as f64 / (seconds + kv));
+        assert_eq!(empty, n_sequences as f64 / (weights / 50.0));
+        assert_eq!(full, n_sequences as f64 / ((weights + kv) / 50.0));
     }
+    // What comes from elsewhere does so while the rest is computed with.
+    request.limits.n_sequences = 1;
+    request.strategy = r#"{"model.embed_tokens": 0, "model.layers.0": "cpu", "model.layers.1": "disk", "model.norm": "cpu", "lm_head": "cpu"}"#.parse().unwrap();
+    request.budgets = budgets(&[GB], GB, Some(GB));
+    let on_disk = |request: &Request<'_>| {
+        let plan = fits(request);
+        let weights = plan.step.weights.iter();
+        let from = |home| {
+            let moved = weights.clone().filter(|(path, _)| path.home == home);
+            moved.map(|(_, bytes)| bytes.get() as f64).sum::<f64>()
+        };
+        (
+            plan.step.seconds(&bandwidths),
+            from(Home::Ram),
+            from(Home::Disk),
+        )
+    };
+    request.offload = Offload::Compute;
+    let (seconds, _, disk) = on_disk(&request);
+    assert_eq!(seconds, disk / 10.0);
+    request.offload = Offload::Stream;
+    let (seconds, ram, disk) = on_disk(&request);
+    assert_eq!(seconds, (ram + disk) / 20.0);
+    let slow_disk = Bandwidths {
+        disk: 5.0,
+        ..bandwidths
+    };
+    assert_eq!(fits(&request).step.seconds(&slow_disk), disk / 5.0);
     let path = |home, run_on| bandwidths.of(Placement { home, run_on });
     let gpu = RunOn::Gpu(0);
     assert_eq!(path(Home::Gpu(0), gpu), 1000.0);

@@ -1,4 +1,4 @@
-//! A plan as a picture: a bar for each memory, made of ranges of units and of what passes take beside them.
+//! A plan as a picture: a bar for each memory, made of groups of units and of what passes take beside them.
 
 use std::fmt::Write;
 
@@ -7,13 +7,13 @@ use llm_plan::{Home, Term};
 use llm_tensor::Bytes;
 
 use super::bars::{Bar, bars};
-use super::units::{UnitRange, ranges};
+use super::units::{UnitGroup, groups};
 use super::{Report, short};
 
 pub(super) fn draw(report: &Report<'_>) -> String {
     let bars = bars(report);
-    let ranges = match report.verdict.plan() {
-        Some(plan) => ranges(spec(report), plan.estimate.units()),
+    let groups = match report.verdict.plan() {
+        Some(plan) => groups(spec(report), plan.estimate.units()),
         None => Vec::new(),
     };
     let height = TOP + bars.len() as u64 * ROW + LEGEND;
@@ -28,7 +28,7 @@ pub(super) fn draw(report: &Report<'_>) -> String {
     );
     for (i, bar) in bars.iter().enumerate() {
         let y = TOP + i as u64 * ROW;
-        svg += &memory(bar, &ranges, y);
+        svg += &memory(bar, &groups, y);
     }
     svg + &legend(&bars, height - LEGEND) + "</svg>\n"
 }
@@ -38,7 +38,7 @@ fn spec<'a>(report: &'a Report<'_>) -> &'a ModelSpec {
 }
 
 /// A memory's bar with its figures above it.
-fn memory(bar: &Bar, ranges: &[UnitRange], y: u64) -> String {
+fn memory(bar: &Bar, groups: &[UnitGroup], y: u64) -> String {
     let scale = bar.scale().get().max(1) as f64;
     let x = |bytes: Bytes| LEFT as f64 + BAR as f64 * bytes.get() as f64 / scale;
     let bar_y = y + 20;
@@ -64,9 +64,9 @@ fn memory(bar: &Bar, ranges: &[UnitRange], y: u64) -> String {
         );
     };
     for &(term, bytes) in &bar.parts {
-        let own = ranges.iter().filter_map(|range| {
-            let bytes = own_bytes(range, bar.home, term);
-            (bytes > Bytes::ZERO).then_some((range.name.as_str(), bytes))
+        let own = groups.iter().filter_map(|group| {
+            let bytes = own_bytes(group, bar.home, term);
+            (bytes > Bytes::ZERO).then_some((group.name.as_str(), bytes))
         });
         let own: Vec<_> = own.collect();
         let of_units: Bytes = own.iter().map(|&(_, bytes)| bytes).sum();
@@ -96,12 +96,12 @@ fn memory(bar: &Bar, ranges: &[UnitRange], y: u64) -> String {
     svg
 }
 
-/// What of a range is in a memory for one purpose.
-fn own_bytes(range: &UnitRange, home: Home, term: Term) -> Bytes {
+/// What of a group is in a memory for one purpose.
+fn own_bytes(group: &UnitGroup, home: Home, term: Term) -> Bytes {
     let (memory, bytes) = match term {
-        Term::Weights => (range.placement.home, range.weights),
-        Term::QuantizationStatistics => (range.placement.home, range.statistics),
-        Term::KvCache => (range.placement.run_on.memory(), range.kv_cache),
+        Term::Weights => (group.placement.home, group.weights),
+        Term::QuantizationStatistics => (group.placement.home, group.statistics),
+        Term::KvCache => (group.placement.run_on.memory(), group.kv_cache),
         Term::Activations
         | Term::Workspace
         | Term::Staging

@@ -7,7 +7,7 @@ use llm_plan::{Change, Home, Placement, Plan, Precision, RunOn, Verdict};
 use llm_tensor::Bytes;
 
 use super::subject::Files;
-use super::units::{UnitRange, ranges};
+use super::units::{UnitGroup, groups};
 use super::{Report, bars, reader, short};
 use crate::inspect::{Column, grouped, table_of};
 
@@ -65,10 +65,10 @@ fn assumptions(report: &Report<'_>) -> String {
     text
 }
 
-/// Where ranges of units rest and compute, and what they take.
+/// Where units rest and compute, and what they take.
 fn units(report: &Report<'_>, plan: &Plan) -> String {
-    let ranges = ranges(&report.subject.skeleton.spec, plan.estimate.units());
-    let has_statistics = ranges.iter().any(|range| range.statistics > Bytes::ZERO);
+    let groups = groups(&report.subject.skeleton.spec, plan.estimate.units());
+    let has_statistics = groups.iter().any(|group| group.statistics > Bytes::ZERO);
     let mut head = vec![
         Column::Left("units"),
         Column::Left("rest in"),
@@ -83,21 +83,46 @@ fn units(report: &Report<'_>, plan: &Plan) -> String {
         Bytes::ZERO => String::new(),
         bytes => short(bytes),
     };
-    let row = |range: &UnitRange| {
+    let rows = |group: &UnitGroup| {
+        let mut lines = wrapped(&group.name).into_iter();
         let mut row = vec![
-            range.name.clone(),
-            range.placement.home.to_string(),
-            range.placement.run_on.to_string(),
-            some(range.weights),
+            lines.next().unwrap_or_default(),
+            group.placement.home.to_string(),
+            group.placement.run_on.to_string(),
+            some(group.weights),
         ];
         if has_statistics {
-            row.push(some(range.statistics));
+            row.push(some(group.statistics));
         }
-        row.push(some(range.kv_cache));
-        row
+        row.push(some(group.kv_cache));
+        let mut rows = vec![row];
+        rows.extend(lines.map(|line| {
+            let mut row = vec![String::new(); head.len()];
+            row[0] = format!("  {line}");
+            row
+        }));
+        rows
     };
-    table_of(&head, ranges.iter().map(row).collect())
+    table_of(&head, groups.iter().flat_map(rows).collect())
 }
+
+/// An enumeration in lines of about [`NAME_WIDTH`].
+fn wrapped(name: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for part in name.split_inclusive(", ") {
+        let line = lines.last_mut().expect("there is always one");
+        if !line.is_empty() && line.len() + part.trim_end().len() > NAME_WIDTH {
+            line.truncate(line.trim_end().len());
+            lines.push(part.to_owned());
+        } else {
+            line.push_str(part);
+        }
+    }
+    lines
+}
+
+/// Characters of a unit's name in a line of the table.
+const NAME_WIDTH: usize = 40;
 
 /// What of the weights on disk is read where, and what is written.
 fn on_disk(report: &Report<'_>, plan: &Plan) -> String {

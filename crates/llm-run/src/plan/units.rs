@@ -1,15 +1,13 @@
-//! Ranges of units that rest and compute in the same places.
-
-use std::ops::RangeInclusive;
+//! Units of a kind that rest and compute in the same places.
 
 use llm_arch::{MlpSpec, ModelSpec, Side, Unit};
 use llm_plan::{Placement, UnitUse};
 use llm_tensor::Bytes;
 
-/// Units of a kind that follow each other, and what they take together.
+/// Units of a kind that rest and compute in the same places, and what they take together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UnitRange {
-    /// `layers 0 to 26`.
+pub(super) struct UnitGroup {
+    /// `layers 0 to 3, 5, 7`.
     pub(super) name: String,
     pub(super) placement: Placement,
     pub(super) weights: Bytes,
@@ -18,20 +16,26 @@ pub(super) struct UnitRange {
     pub(super) kv_cache: Bytes,
 }
 
-/// The ranges of a model, in the order of [`Unit`].
-pub(super) fn ranges(spec: &ModelSpec, units: &[UnitUse]) -> Vec<UnitRange> {
-    let is_same =
-        |a: &UnitUse, b: &UnitUse| kind(a.unit) == kind(b.unit) && a.placement == b.placement;
-    units
-        .chunk_by(is_same)
-        .map(|units| UnitRange {
-            name: name(spec, units),
-            placement: units[0].placement,
-            weights: units.iter().map(|unit| unit.weights).sum(),
-            statistics: units.iter().map(|unit| unit.quantization_statistics).sum(),
-            kv_cache: units.iter().map(|unit| unit.kv_cache).sum(),
-        })
-        .collect()
+/// The groups of a model, in the order of each one's first [`Unit`].
+pub(super) fn groups(spec: &ModelSpec, units: &[UnitUse]) -> Vec<UnitGroup> {
+    let mut groups: Vec<Vec<&UnitUse>> = Vec::new();
+    for unit in units {
+        let is_its = |group: &&mut Vec<&UnitUse>| {
+            kind(group[0].unit) == kind(unit.unit) && group[0].placement == unit.placement
+        };
+        match groups.iter_mut().find(is_its) {
+            Some(group) => group.push(unit),
+            None => groups.push(vec![unit]),
+        }
+    }
+    let group = |units: &Vec<&UnitUse>| UnitGroup {
+        name: name(spec, units),
+        placement: units[0].placement,
+        weights: units.iter().map(|unit| unit.weights).sum(),
+        statistics: units.iter().map(|unit| unit.quantization_statistics).sum(),
+        kv_cache: units.iter().map(|unit| unit.kv_cache).sum(),
+    };
+    groups.iter().map(group).collect()
 }
 
 /// What is said in one breath.
@@ -54,49 +58,62 @@ fn kind(unit: Unit) -> Kind {
 }
 
 /// `units` are of one kind, and there is one.
-fn name(spec: &ModelSpec, units: &[UnitUse]) -> String {
-    match (units[0].unit, units[units.len() - 1].unit) {
-        (first @ Unit::Layer(..), last) if first == last => first.to_string(),
-        (Unit::Layer(side, first), Unit::Layer(_, last)) => match side {
-            Side::Encoder => format!("encoder layers {first} to {last}"),
-            Side::Decoder => format!("layers {first} to {last}"),
-        },
-        (
-            Unit::Expert { layer, expert },
-            Unit::Expert {
-                layer: last_layer,
-                expert: last,
-            },
-        ) => experts_name(spec, layer..=last_layer, expert..=last),
-        _ => {
+fn name(spec: &ModelSpec, units: &[&UnitUse]) -> String {
+    let layers = units.iter().filter_map(|unit| match unit.unit {
+        Unit::Layer(_, i) => Some(i),
+        _ => None,
+    });
+    match units[0].unit {
+        Unit::Layer(Side::Encoder, _) => format!("encoder {}", numbered("layer", layers)),
+        Unit::Layer(Side::Decoder, _) => numbered("layer", layers),
+        Unit::Expert { .. } => experts(spec, units),
+        Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => {
             let names: Vec<_> = units.iter().map(|unit| unit.unit.to_string()).collect();
             names.join(", ")
         }
     }
 }
 
-/// From the first expert of the first layer to the last one of the last.
-fn experts_name(
-    spec: &ModelSpec,
-    layers: RangeInclusive<usize>,
-    experts: RangeInclusive<usize>,
-) -> String {
-    let (first_layer, last_layer) = layers.into_inner();
-    let (first, last) = experts.into_inner();
-    let n_experts = match spec.decoder.layers[last_layer].mlp {
-        MlpSpec::Experts(experts) => experts.n_experts,
-        MlpSpec::Dense(_) => 0,
-    };
-    let is_whole = first == 0 && last + 1 == n_experts;
-    match (is_whole, first_layer == last_layer) {
-        (true, true) => format!("experts of layer {first_layer}"),
-        (true, false) => format!("experts of layers {first_layer} to {last_layer}"),
-        (false, true) if first == last => format!("expert {first} of layer {first_layer}"),
-        (false, true) => format!("experts {first} to {last} of layer {first_layer}"),
-        (false, false) => {
-            format!("experts from {first} of layer {first_layer} to {last} of layer {last_layer}")
+/// `experts of layers 0 to 3, experts 0 to 2 of layer 4`.
+fn experts(spec: &ModelSpec, units: &[&UnitUse]) -> String {
+    let experts = units.iter().filter_map(|unit| match unit.unit {
+        Unit::Expert { layer, expert } => Some((layer, expert)),
+        _ => None,
+    });
+    let experts: Vec<_> = experts.collect();
+    let (mut whole, mut parts) = (Vec::new(), Vec::new());
+    for experts in experts.chunk_by(|a, b| a.0 == b.0) {
+        let layer = experts[0].0;
+        let n_experts = match spec.decoder.layers[layer].mlp {
+            MlpSpec::Experts(experts) => experts.n_experts,
+            MlpSpec::Dense(_) => 0,
+        };
+        if experts.len() == n_experts {
+            whole.push(layer);
+        } else {
+            let named = numbered("expert", experts.iter().map(|&(_, expert)| expert));
+            parts.push(format!("{named} of layer {layer}"));
         }
     }
+    if !whole.is_empty() {
+        let named = numbered("layer", whole.into_iter());
+        parts.insert(0, format!("experts of {named}"));
+    }
+    parts.join(", ")
+}
+
+/// `layer 3`, or `layers 0 to 3, 5`: rising numbers of what `what` is one of.
+fn numbered(what: &str, numbers: impl Iterator<Item = usize>) -> String {
+    let numbers: Vec<_> = numbers.collect();
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
+    let runs = runs.map(|run| match run {
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first} to {last}"),
+        [] => String::new(),
+    });
+    let runs: Vec<_> = runs.collect();
+    let plural = if numbers.len() == 1 { "" } else { "s" };
+    format!("{what}{plural} {}", runs.join(", "))
 }
 
 #[cfg(test)]
@@ -122,30 +139,32 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_in_one_place_are_one_range() {
+    fn what_is_in_one_place_is_one_group() {
         let config = json!({
-            "model_type": "mixtral", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+            "model_type": "mixtral", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6,
             "num_attention_heads": 4, "vocab_size": 100, "num_local_experts": 4, "num_experts_per_tok": 2
         });
         let skeleton = llm_arch::from_config(config.as_object().unwrap()).unwrap();
         let expert = |layer, expert| Unit::Expert { layer, expert };
         let layer = |i| Unit::Layer(Side::Decoder, i);
         let mut units = vec![unit(Unit::Embedding, Home::Ram)];
-        units.extend((0..3).map(|i| unit(layer(i), Home::Ram)));
-        for i in 0..12 {
-            // The last of layer 1 and all of layer 2 are on disk.
-            let home = if i < 7 { Home::Ram } else { Home::Disk };
-            units.push(unit(expert(i / 4, i % 4), home));
+        let in_ram = |is_there| if is_there { Home::Ram } else { Home::Disk };
+        units.extend((0..6).map(|i| unit(layer(i), in_ram(![2, 4, 5].contains(&i)))));
+        for i in 0..24 {
+            // All of layers 1, 2 and 4, two of layer 3.
+            let is_there = matches!(i / 4, 1 | 2 | 4) || matches!(i, 12 | 15);
+            units.push(unit(expert(i / 4, i % 4), in_ram(is_there)));
         }
         units.push(unit(Unit::FinalNorm(Side::Decoder), Home::Ram));
         units.push(unit(Unit::Head, Home::Ram));
-        let found = ranges(&skeleton.spec, &units);
-        let names: Vec<_> = found.iter().map(|range| range.name.as_str()).collect();
+        let found = groups(&skeleton.spec, &units);
+        let names: Vec<_> = found.iter().map(|group| group.name.as_str()).collect();
         let expected = [
             "embedding",
-            "layers 0 to 2",
-            "experts from 0 of layer 0 to 2 of layer 1",
-            "experts from 3 of layer 1 to 3 of layer 2",
+            "layers 0 to 1, 3",
+            "layers 2, 4 to 5",
+            "experts of layers 0, 5, experts 1 to 2 of layer 3",
+            "experts of layers 1 to 2, 4, experts 0, 3 of layer 3",
             "final norm, head",
         ];
         assert_eq!(names, expected);
@@ -153,10 +172,10 @@ mod tests {
         assert_eq!(found[1].statistics, Bytes::new(3));
         assert_eq!(found[1].kv_cache, Bytes::new(6));
         assert_eq!(found[3].placement.home, Home::Disk);
-        let name = |from, to| experts_name(&skeleton.spec, from, to);
-        assert_eq!(name(0..=1, 0..=3), "experts of layers 0 to 1");
-        assert_eq!(name(2..=2, 0..=3), "experts of layer 2");
-        assert_eq!(name(2..=2, 1..=1), "expert 1 of layer 2");
-        assert_eq!(name(2..=2, 1..=3), "experts 1 to 3 of layer 2");
+        let encoder = [unit(Unit::Layer(Side::Encoder, 7), Home::Ram)];
+        let found = groups(&skeleton.spec, &encoder);
+        assert_eq!(found[0].name, "encoder layer 7");
+        let one = [unit(expert(2, 1), Home::Ram)];
+        assert_eq!(groups(&skeleton.spec, &one)[0].name, "expert 1 of layer 2");
     }
 }

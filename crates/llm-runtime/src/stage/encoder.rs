@@ -9,7 +9,6 @@ use super::{StageOptions, WeightSource, cache, final_norm};
 use crate::activations::Activations;
 use crate::block::{Block, BlockCache, Call};
 use crate::memory::Allocated;
-use crate::mlp::Experts;
 use crate::projection::NormWeights;
 use crate::relative::BiasTable;
 use crate::session::Interrupt;
@@ -78,7 +77,6 @@ impl<B: Backend> Encoder<B> {
         };
         let call = Call {
             backend,
-            stream,
             side: Side::Encoder,
             stack,
             bias: self.bias.as_ref(),
@@ -93,7 +91,7 @@ impl<B: Backend> Encoder<B> {
                 Block::load(backend, source, stack, (Side::Encoder, i), false)
             })?;
             let caches = std::slice::from_mut(&mut self.cache);
-            block.forward(&call, layer, &Experts::NONE, a, caches)?;
+            block.forward(&call, layer, a, caches)?;
         }
         let norm = self.norm.get(stream, |source| {
             final_norm(backend, source, Side::Encoder, &stack.norm)
