@@ -3,12 +3,13 @@
 
     python3 benches/peers.py speed [--model FOLDER] [--tokens N]     load time, peak memory, tokens per second
     python3 benches/peers.py check [--model FOLDER]                  transformers loads what `llm-run quantize` writes
-    python3 benches/peers.py offload [--model FOLDER] [--limit GB]   a model that does not fit, both in a memory cgroup
+    python3 benches/peers.py offload [--model FOLDER] [--limit GB] [--disk GB/S]
+                                                                     a model that does not fit, both in a memory cgroup
 
 Builds llm-run, and on its first run a virtual environment of its own in target/peers-environment (some GB, a few
 minutes). Without --model, `speed` makes random Llamas of 1.1 billion parameters (2.2 GB in bfloat16) and of the shapes of
 SmolLM2-135M in target/peers; `check` takes small models from tests/fixtures, `offload` the larger random one. `offload` wants to
-be allowed to make memory cgroups (root, as a rule). Each measurement is a process of its own,
+be allowed to make cgroups (root, as a rule); --disk makes the disk as slow as that. Each measurement is a process of its own,
 ours and theirs in turns; memory is the process's peak of resident memory, mapped files included. Not part of the tests.
 """
 import argparse
@@ -18,6 +19,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+
+from limits import Limits
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target"
@@ -172,34 +175,6 @@ def speed(args):
                   flush=True)
 
 
-class MemoryCgroup:
-    """A cgroup of this process's own, in which commands have `limit` bytes for all that they hold, caches included."""
-
-    def __init__(self, limit):
-        self.limit = limit
-        lines = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
-        paths = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
-        if "memory" in paths:
-            base, self.knob = pathlib.Path("/sys/fs/cgroup/memory" + paths["memory"]), "memory.limit_in_bytes"
-        else:
-            base, self.knob = pathlib.Path("/sys/fs/cgroup" + paths[""]), "memory.max"
-        self.path = base / f"llm-run-peers-{os.getpid()}"
-
-    def __enter__(self):
-        try:
-            self.path.mkdir()
-            (self.path / self.knob).write_text(str(self.limit))
-        except OSError as error:
-            sys.exit(f"cannot make a memory cgroup: {error}")
-        return self
-
-    def __exit__(self, *_):
-        self.path.rmdir()
-
-    def command(self, command):
-        return ["sh", "-c", f'echo $$ > {self.path}/cgroup.procs && exec "$@"', "sh", *command]
-
-
 def forget(model):
     """Has the kernel drop what it has of the files, so that both sides begin at the disk."""
     run(["sync"])
@@ -211,23 +186,25 @@ def forget(model):
 def offload(args):
     model = pathlib.Path(args.model) if args.model else random_model("llama-1.1b")
     limit = int(args.limit * 1e9)
+    disk = int(args.disk * 1e9) if args.disk else None
     ids = ",".join(str(i) for i in range(5, 21))
-    print(f"\n{model.name} under {args.limit} GB for the whole process, prompt of 16 tokens, {args.tokens} decoded")
+    slow = f", a disk of {args.disk} GB/s" if args.disk else ""
+    print(f"\n{model.name} under {args.limit} GB for the whole process{slow}, prompt of 16 tokens, {args.tokens} decoded")
     print("| | opened or loaded, s | decode, tokens/s | × |")
     print("|---|---|---|---|")
-    with tempfile.TemporaryDirectory(dir=TARGET) as scratch, MemoryCgroup(limit) as cgroup:
+    with tempfile.TemporaryDirectory(dir=TARGET) as scratch, Limits(limit, disk, model) as limits:
         forget(model)
         # Python and torch want some 0.6 GB for themselves, and a module on its way is there twice.
         in_ram = f"{int(args.limit * 1000 * 0.3)}MB"
         command = [PYTHON, "-c", THEIR_OFFLOAD, model, in_ram, f"{scratch}/theirs", min(args.tokens, 6)]
-        their = output(cgroup.command(command))
+        their = output(limits.command(command))
         print(f"| accelerate, bf16, {their['on_disk']} of {their['modules']} modules on disk | {their['load']:.1f} "
               f"| {their['decode']:.2f} | |", flush=True)
         for name, (flags, _) in ENCODINGS.items():
             forget(model)
             command = [LLM_RUN, "generate", model, "--token-ids", ids, "--max-new-tokens", args.tokens + 1, "--greedy",
                        "--ignore-eos", "--json", "--offload-folder", f"{scratch}/ours", *flags]
-            found = output(cgroup.command(command))
+            found = output(limits.command(command))
             decode = found["timings"]["decode_tokens_per_second"]
             print(f"| llm-run, {name} | {found['timings']['load_seconds']:.1f} | {decode:.2f} "
                   f"| {decode / their['decode']:.1f} |", flush=True)
@@ -268,6 +245,7 @@ def main():
     parser.add_argument("--model")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--limit", type=float, default=1.7)
+    parser.add_argument("--disk", type=float)
     args = parser.parse_args()
     prepare()
     {"speed": speed, "check": check, "offload": offload}[args.what](args)

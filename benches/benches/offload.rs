@@ -73,10 +73,7 @@ impl Bench<'_> {
             let memory = plan.estimate.memory(Home::Ram);
             memory.map_or(Bytes::ZERO, |memory| memory.needed())
         };
-        // Room for half of what is streamed, and for the table that is only looked up in and goes to RAM first.
-        let table = all.estimate.units().first();
-        let table = table.map_or(Bytes::ZERO, |unit| unit.weights);
-        let budget = ram(&all) + table + Bytes::new(streamed.get() / 2);
+        let budget = ram(&all) + Bytes::new(streamed.get() / 2);
         let half = self.plan(quant, 1, Strategy::Cpu, budget.get())?;
         let batch = self.plan(
             quant,

@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// but the last]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     models: Vec<String>,
-    /// Measure in under four minutes: fewer and smaller models, with an unoptimised build as tests have it
+    /// Measure in under two minutes: fewer and smaller models
     #[arg(long)]
     quick: bool,
     /// The folder for bench-memory.json and bench-memory.svg [default: target/bench-memory]
@@ -54,7 +54,7 @@ impl Options {
 /// When something cannot be run or written, a byte of weights, keys and values or buffers is not as planned, a peak
 /// is off by more than [`row::TOLERANCE`] or above its budget, or tokens are others than from RAM alone.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
-    let program = Program::build(root, options.quick)?;
+    let program = Program::build(root)?;
     let target = root.join("target");
     let out = (options.out.clone()).unwrap_or_else(|| target.join("bench-memory"));
     for folder in [&target, &out] {

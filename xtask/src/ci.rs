@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{bench_memory, fetch_model, tidy};
 
-/// Runs every step, up to the first that fails.
+/// Runs every step, up to the first that fails. All build the release profile, so that nothing is built twice; what users
+/// run is what is tested, checks of overflow included.
 ///
 /// # Errors
 /// When a step fails; the message names it.
@@ -18,11 +19,11 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     step("format", || run_command(cargo("fmt --all --check")))?;
     step("lints", || {
         run_command(cargo(
-            "clippy --workspace --all-targets --locked -- -D warnings",
+            "clippy --workspace --all-targets --locked --release -- -D warnings",
         ))
     })?;
     step("documentation", || {
-        let mut doc = cargo("doc --workspace --no-deps --locked");
+        let mut doc = cargo("doc --workspace --no-deps --locked --release");
         doc.env("RUSTDOCFLAGS", "-Dwarnings");
         run_command(doc)
     })?;
@@ -31,7 +32,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         fetch_model::run(fetch_model::Model::Smollm2, &root.join("models"))
     })?;
     step("tests", || {
-        let mut test = cargo("test --workspace --locked");
+        let mut test = cargo("test --workspace --locked --release");
         // Tests of the real model skip themselves without it; here that would hide something.
         test.env("LLM_RUN_REQUIRE_MODELS", "1");
         run_command(test)

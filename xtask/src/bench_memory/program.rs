@@ -16,23 +16,20 @@ use super::row::{Base, Row};
 pub(super) struct Program(PathBuf);
 
 impl Program {
-    /// Builds it as the tests have it, or optimised.
-    pub(super) fn build(root: &Path, is_quick: bool) -> Result<Self> {
-        let (profile, arguments) = if is_quick {
-            ("debug", "build --locked --workspace --bins")
-        } else {
-            ("release", "build --locked --package llm-run --release")
-        };
+    /// Builds it.
+    pub(super) fn build(root: &Path) -> Result<Self> {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(arguments.split(' ')).current_dir(root);
+        cargo
+            .args(["build", "--locked", "--release", "--package", "llm-run"])
+            .current_dir(root);
         ensure!(cargo.status()?.success(), "{cargo:?} failed");
-        // Beside this program, which lies in the target folder's `debug`.
+        // In the target folder of this program, which may be of another profile.
         let own = env::current_exe()?;
         let target = own
             .ancestors()
             .nth(2)
             .context("a program in a target folder")?;
-        Ok(Program(target.join(profile).join("llm-run")))
+        Ok(Program(target.join("release/llm-run")))
     }
 
     /// Plans a model in a precision, wholly in RAM, runs it over all of its context, and joins both.
