@@ -79,11 +79,12 @@ def main():
     parser.add_argument("--on", default=".", metavar="FOLDER")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args()
-    if not args.command:
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
         parser.error("no command is given")
     in_bytes = lambda gigabytes: None if gigabytes is None else int(gigabytes * 1e9)
     with Limits(in_bytes(args.memory), in_bytes(args.disk), args.on) as limits:
-        sys.exit(subprocess.run(limits.command(args.command)).returncode)
+        sys.exit(subprocess.run(limits.command(command)).returncode)
 
 
 if __name__ == "__main__":
