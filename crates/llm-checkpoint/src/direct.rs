@@ -93,11 +93,11 @@ impl DirectFile {
     /// # Errors
     /// [`CheckpointError::Io`].
     pub fn is_as_opened(&self) -> Result<bool, CheckpointError> {
-        let Backing::File { file, .. } = &self.backing else {
+        let (Backing::File { file, .. }, Some(then)) = (&self.backing, self.state) else {
             return Ok(true);
         };
         let now = file.metadata().map_err(|source| self.io_error(source))?;
-        Ok(Some(FileState::of(&now)) == self.state)
+        Ok(!FileState::of(&now).is_written_since(then))
     }
 
     /// Whether it is read past the page cache.
