@@ -251,7 +251,7 @@ fn what_is_wrong_with_a_line_is_said_before_the_model_is_loaded() {
         },
         Case {
             line: "Once upon a time",
-            words: &["column 1", "expected value"],
+            words: &["column 1", "expected value", "in quotes"],
         },
         Case {
             line: "17",
@@ -309,6 +309,17 @@ fn what_is_wrong_with_a_line_is_said_before_the_model_is_loaded() {
             assert!(output.stderr.contains(word), "{word} in {}", output.stderr);
         }
     }
+}
+
+#[test]
+fn files_as_windows_writes_them_are_read() {
+    let lines = "\u{feff}\"Once upon a time\"\r\n\r\n{\"prompt\": \"The dog\"}\r\n";
+    let found = results(&["demo", "--max-new-tokens", "3"], lines, 0);
+    let numbers: Vec<_> = found.iter().map(|result| &result["line"]).collect();
+    assert_eq!(numbers, [1, 3]);
+    let alone = ["Once upon a time", "--max-new-tokens", "3", "--json"];
+    let alone = json(&[&["generate", "demo"], &alone[..]].concat());
+    assert_same(&found[0], &alone);
 }
 
 #[test]
