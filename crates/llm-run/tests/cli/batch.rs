@@ -339,6 +339,16 @@ fn what_does_not_go_with_prompts_is_refused() {
             assert!(output.stderr.contains(word), "{word} in {}", output.stderr);
         }
     }
-    let output = run_with_stdin(&["generate", "--batch", "2"], "");
-    assert!(output.code == 2 && output.stderr.contains("--prompts"));
+    // A single prompt, however it is given, has no batch, and ids have no conversation.
+    let ids = ["--token-ids", "1"];
+    for (args, word) in [
+        (&["--batch", "2"][..], "--prompts"),
+        (&["demo", "Once", "--batch", "2"], "--batch"),
+        (&[&["--batch", "2"], &ids[..]].concat(), "--batch"),
+        (&[&["--system", "x"], &ids[..]].concat(), "--system"),
+    ] {
+        let output = run_with_stdin(&[&["generate"], args].concat(), "");
+        assert_eq!((output.code, &output.stdout[..]), (2, ""), "{args:?}");
+        assert!(output.stderr.contains(word), "{word} in {}", output.stderr);
+    }
 }

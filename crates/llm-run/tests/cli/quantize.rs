@@ -457,6 +457,14 @@ fn wishes_that_cannot_be_met_are_explained() {
         ),
         (generate(&["--double-quant"]), words(&["--load-in-4bit"])),
         (
+            generate(&["--load-in-8bit", "--double-quant"]),
+            words(&["--double-quant", "--load-in-8bit"]),
+        ),
+        (
+            generate(&["--load-in-4bit", "--threshold", "3"]),
+            words(&["--threshold", "--load-in-4bit"]),
+        ),
+        (
             generate(&["--load-in-4bit", "--blocksize", "63"]),
             words(&["power of two"]),
         ),
