@@ -144,8 +144,8 @@ impl DirectFile {
         self.read_at(offset, &mut pages[..there])?;
         if let Backing::File { file, .. } = &self.backing {
             // Advice that is not taken costs memory that the kernel can take back.
-            let n_pages = std::num::NonZeroU64::new(pages.len() as u64);
-            let _ = fadvise(file, offset, n_pages, Advice::DontNeed);
+            let len = std::num::NonZeroU64::new(pages.len() as u64);
+            let _ = fadvise(file, offset, len, Advice::DontNeed);
         }
         Ok(())
     }
