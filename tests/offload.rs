@@ -18,7 +18,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use llm_arch::{HeadMatrix, Unit};
-use llm_checkpoint::{Checkpoint, NewTensor, SafetensorsWriter};
+use llm_checkpoint::{Checkpoint, Encoding, NewTensor, SafetensorsWriter, TorchFile, TorchLayout};
 use llm_cpu::Cpu;
 use llm_plan::{
     Budgets, Costs, Home, Offload, Plan, Request, StoredAs, Strategy, Term, Verdict, WeightDType,
@@ -390,6 +390,77 @@ fn a_checkpoint_that_changes_while_it_is_read_in_place_ends_the_run_or_does_no_h
         check_fault(&case, &path, fault, &expected);
     }
     assert!(fs::read_dir(offload.path()).unwrap().next().is_none());
+}
+
+/// The pickle of a PyTorch file says of the scales of one matrix that they are every other number of their storage. From
+/// RAM they are read so; what is streamed lies in the file as it is computed with.
+#[test]
+fn scales_with_gaps_between_them_are_read_as_meant_or_refused() {
+    const SCALES: &str = "model.layers.1.self_attn.o_proj.SCB";
+    let [folder, offload] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let source = fixture("quantized/llama-int8");
+    fs::copy(
+        source.join("config.json"),
+        folder.path().join("config.json"),
+    )
+    .unwrap();
+    let checkpoint = Checkpoint::open(&source.join("model.safetensors")).unwrap();
+    let tensors = checkpoint.tensors().map(|tensor| {
+        let Encoding::Plain(dtype) = tensor.encoding else {
+            unreachable!("safetensors has no blocks")
+        };
+        let bytes = checkpoint.view(&tensor.name).unwrap().unwrap().to_vec();
+        let (bytes, shape) = match tensor.name == SCALES {
+            true => (
+                bytes.as_chunks().0.iter().flat_map(with_a_gap).collect(),
+                Shape::new(&[2 * tensor.shape[0]]).unwrap(),
+            ),
+            false => (bytes, tensor.shape.clone()),
+        };
+        let name = tensor.name.clone();
+        (NewTensor { name, dtype, shape }, bytes)
+    });
+    let (new, bytes): (Vec<_>, Vec<_>) = tensors.unzip();
+    let path = folder.path().join("pytorch_model.bin");
+    let mut file = TorchFile::create(&path, TorchLayout::Zip, &new).unwrap();
+    bytes.iter().for_each(|bytes| file.write(bytes).unwrap());
+    file.finish().unwrap();
+
+    // A shape of 256 and strides of 1 become a shape of 128 and strides of 2.
+    let mut bytes = fs::read(&path).unwrap();
+    let long = |n: u64| [&b"\x8A\x09"[..], &n.to_le_bytes(), &[0]].concat();
+    let tuples = |n, stride| [b"(", &long(n)[..], b"t(K", &[stride], b"t"].concat();
+    let (whole, half) = (tuples(256, 1), tuples(128, 2));
+    let at = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).position(|w| w == what);
+    let name = at(&bytes, SCALES.as_bytes()).unwrap();
+    let shape = name + at(&bytes[name..], &whole).unwrap();
+    bytes[shape..][..half.len()].copy_from_slice(&half);
+    fs::write(&path, bytes).unwrap();
+
+    let gapless = BoundModel::open(&source).unwrap();
+    let model = BoundModel::open(folder.path()).unwrap();
+    let case = |model| Case {
+        model,
+        kept: (WeightDType::As(DType::F32), None),
+        limits: limits(model, 5),
+        folder: offload.path(),
+    };
+    let [mut expected, mut found] =
+        [&gapless, &model].map(|model| case(model).load(Rest::Ram).unwrap().0);
+    let expected = run(&mut expected, &PROMPT).unwrap();
+    assert!(run(&mut found, &PROMPT).unwrap() == expected);
+    match case(&model).load(Rest::Disk).map(drop) {
+        Err(RuntimeError::QuantizedPart { tensor, found, .. }) => {
+            assert_eq!((&tensor[..], &found[..]), (SCALES, "gaps between them"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A number, and one that is none of the tensor's.
+fn with_a_gap(number: &[u8; 4]) -> [u8; 8] {
+    let [a, b, c, d] = *number;
+    [a, b, c, d, 0xAA, 0xAA, 0xAA, 0xAA]
 }
 
 /// A row of it is not summed up when it is looked up: that has been done before.

@@ -1,14 +1,19 @@
 //! The plainest implementation: one loop an operation, f64 accumulation, weights widened once to f32.
 
-use llm_quant::{Activations8, Encoder, Int8, Int8Weight, PRODUCT_SCALE, Scalar};
-use llm_tensor::{
-    Activation, Bytes, DType, HostBytes, Norm, Pairing, f32_to_le_bytes, le_bytes_to_f32,
-};
+mod cache;
+mod scalar;
+mod weight;
 
+use llm_quant::Activations8;
+use llm_tensor::{Activation, Bytes, Pairing};
+
+use self::cache::{ReferenceCache, round_into};
+use self::scalar::{activated, biased, dot, normalise};
+pub(crate) use self::weight::encoded;
+use self::weight::{ReferenceWeight, int8_dot};
 use crate::{
-    Allocation, Attention, Backend, BackendError, DenseWeight, DeviceInfo, HeadGroups, Heads,
-    HostWeight, KvColumns, KvShape, LinearPart, NormOp, Output, RelativeBias, Result, Rotary, Rows,
-    Seen, WorkspaceShape,
+    Allocation, Attention, Backend, DeviceInfo, HeadGroups, Heads, HostWeight, KvColumns, KvShape,
+    LinearPart, NormOp, Output, Result, Rotary, Rows, Seen, WorkspaceShape,
 };
 
 /// A backend to hold others against; far too slow for real models, and it keeps a widened copy of the weights.
@@ -34,51 +39,9 @@ impl Default for Reference {
     }
 }
 
-/// A weight widened to f32.
-#[derive(Debug)]
-pub struct ReferenceWeight {
-    rows: usize,
-    cols: usize,
-    values: Vec<f32>,
-    /// What is multiplied in integers; `values` then count in outlier columns.
-    int8: Option<Int8Weight>,
-}
-
-impl ReferenceWeight {
-    fn row(&self, row: usize) -> &[f32] {
-        &self.values[row * self.cols..][..self.cols]
-    }
-}
-
-/// Keys and values, `[capacity, n_kv_heads · head_dim]` each, rounded to the cache's element type.
-#[derive(Debug)]
-pub struct ReferenceCache {
-    shape: KvShape,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-}
-
-impl ReferenceCache {
-    /// Elements of a position's keys, and of its values.
-    fn width(&self) -> usize {
-        self.shape.n_kv_heads * self.shape.head_dim
-    }
-
-    /// Where a position lies: the last `capacity` positions share the places in turn.
-    fn slot(&self, position: usize) -> usize {
-        position % self.shape.capacity
-    }
-}
-
 impl Allocation for Vec<f32> {
     fn bytes(&self) -> Bytes {
         Bytes::new(size_of_val(self.as_slice()) as u64)
-    }
-}
-
-impl Allocation for ReferenceCache {
-    fn bytes(&self) -> Bytes {
-        self.keys.bytes() + self.values.bytes()
     }
 }
 
@@ -461,172 +424,5 @@ impl Backend for Reference {
             }
         }
         Ok(())
-    }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter()
-        .zip(b)
-        .map(|(&a, &b)| f64::from(a) * f64::from(b))
-        .sum()
-}
-
-/// What a head adds for a key at `position` and a query at `from`.
-fn biased(bias: &RelativeBias<'_, Reference>, head: usize, position: usize, from: usize) -> f64 {
-    let element = (bias.zero + position)
-        .saturating_sub(from)
-        .min(bias.row - 1);
-    f64::from(bias.table[head * bias.row + element])
-}
-
-impl Reference {
-    fn widened(&self, weight: &DenseWeight) -> Result<ReferenceWeight> {
-        let DenseWeight {
-            dtype,
-            rows,
-            cols,
-            ref bytes,
-        } = *weight;
-        assert_eq!(
-            bytes.len(),
-            rows * cols * dtype.size(),
-            "a weight of [{rows}, {cols}] {dtype}"
-        );
-        let mut values = vec![0.0; rows * cols];
-        le_bytes_to_f32(dtype, bytes, &mut values).map_err(|_| {
-            BackendError::UnsupportedWeight {
-                device: self.info.name.clone(),
-                dtype,
-            }
-        })?;
-        Ok(ReferenceWeight {
-            rows,
-            cols,
-            values,
-            int8: None,
-        })
-    }
-}
-
-/// A dense weight in LLM.int8().
-pub(crate) fn encoded(weight: &DenseWeight, format: Int8) -> Int8Weight {
-    let mut codes = vec![0; weight.rows * weight.cols];
-    let mut absmax = vec![0f32; weight.rows];
-    Scalar.encode_int8(
-        weight.dtype,
-        &weight.bytes,
-        weight.cols,
-        &mut codes,
-        &mut absmax,
-    );
-    let absmax: Vec<u8> = absmax
-        .iter()
-        .flat_map(|scale| scale.to_le_bytes())
-        .collect();
-    let (codes, absmax) = (HostBytes::new(codes), HostBytes::new(absmax));
-    Int8Weight::new((weight.rows, weight.cols), format, codes, absmax)
-        .expect("as many codes as elements")
-}
-
-/// Row `row` of a weight times row `token` of the activations: integers, but for outlier columns, which take `x` and
-/// `wide`.
-fn int8_dot(
-    weight: &Int8Weight,
-    activations: &Activations8,
-    token: usize,
-    row: usize,
-    x: &[f32],
-    wide: &[f32],
-) -> f64 {
-    let cols = weight.cols();
-    let codes = &activations.codes[token * cols..][..cols];
-    let weights = &weight.codes()[row * cols..][..cols];
-    let products = weights.iter().zip(codes);
-    let sum: i64 = products
-        .map(|(&w, &a)| i64::from(w as i8) * i64::from(a))
-        .sum();
-    let scales = f64::from(activations.absmax[token]) * f64::from(weight.scale(row));
-    let outliers = activations.outlier_cols.iter();
-    let outliers: f64 = outliers
-        .map(|&col| f64::from(x[col]) * f64::from(wide[col]))
-        .sum();
-    sum as f64 * scales * f64::from(PRODUCT_SCALE) + outliers
-}
-
-fn normalise(op: &NormOp<'_, Reference>, x: &mut [f32]) {
-    let mean_of =
-        |f: &dyn Fn(f64) -> f64| x.iter().map(|&v| f(f64::from(v))).sum::<f64>() / x.len() as f64;
-    let mean = match op.norm {
-        Norm::Layer => mean_of(&|v| v),
-        Norm::Rms => 0.0,
-    };
-    let scale = 1.0 / (mean_of(&|v| (v - mean) * (v - mean)) + f64::from(op.eps)).sqrt();
-    for (i, x) in x.iter_mut().enumerate() {
-        let gain = f64::from(op.gain_offset) + f64::from(op.gain.values[i]);
-        let bias = op.bias.map_or(0.0, |b| f64::from(b.values[i]));
-        *x = ((f64::from(*x) - mean) * scale * gain + bias) as f32;
-    }
-}
-
-fn round_into(src: &[f32], dtype: DType, dst: &mut [f32]) {
-    let mut bytes = vec![0; src.len() * dtype.size()];
-    f32_to_le_bytes(src, dtype, &mut bytes).expect("a cache is f32, f16 or bf16");
-    le_bytes_to_f32(dtype, &bytes, dst).expect("a cache is f32, f16 or bf16");
-}
-
-fn activated(activation: Activation, x: f64) -> f64 {
-    match activation {
-        Activation::Relu => x.max(0.0),
-        Activation::Gelu => x * normal_cdf(x),
-        Activation::GeluTanh => {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
-            0.5 * x * (1.0 + inner.tanh())
-        }
-        Activation::Silu => x / (1.0 + (-x).exp()),
-    }
-}
-
-/// Φ(x), the normal distribution's cumulative function, to about 1e-15.
-///
-/// Φ(x) = 1/2 + φ(x) · (x + x³/3 + x⁵/(3·5) + …) (Marsaglia 2004); the series of the tail's complement cancels beyond
-/// |x| ≈ 7, where Φ has long left what f32 can tell from 0 or 1.
-fn normal_cdf(x: f64) -> f64 {
-    if x.is_nan() {
-        return x;
-    }
-    if x.abs() > 7.0 {
-        return if x > 0.0 { 1.0 } else { 0.0 };
-    }
-    let (mut sum, mut term, mut n) = (x, x, 1.0);
-    while sum + term != sum {
-        n += 2.0;
-        term *= x * x / n;
-        sum += term;
-    }
-    0.5 + sum * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn activations_agree_with_tabled_values() {
-        // Φ(1) and Φ(-2.5) from tables of the normal distribution.
-        let cases = [
-            (Activation::Gelu, 1.0, 0.841_344_746_068_542_9),
-            (Activation::Gelu, -2.5, -2.5 * 0.006_209_665_325_776_132),
-            (Activation::Gelu, 30.0, 30.0),
-            (Activation::Relu, -1.0, 0.0),
-            (Activation::Silu, 1.0, 0.731_058_578_630_004_9),
-            (Activation::GeluTanh, 1.0, 0.841_191_990_608_276_6),
-        ];
-        for (activation, x, expected) in cases {
-            let found = activated(activation, x);
-            assert!(
-                (found - expected).abs() < 1e-12,
-                "{activation:?}({x}) = {found}, expected {expected}"
-            );
-        }
     }
 }

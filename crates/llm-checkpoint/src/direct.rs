@@ -93,11 +93,11 @@ impl DirectFile {
     /// # Errors
     /// [`CheckpointError::Io`].
     pub fn is_as_opened(&self) -> Result<bool, CheckpointError> {
-        let Backing::File { file, .. } = &self.backing else {
+        let (Backing::File { file, .. }, Some(then)) = (&self.backing, self.state) else {
             return Ok(true);
         };
         let now = file.metadata().map_err(|source| self.io_error(source))?;
-        Ok(Some(FileState::of(&now)) == self.state)
+        Ok(!FileState::of(&now).is_written_since(then))
     }
 
     /// Whether it is read past the page cache.
@@ -144,8 +144,8 @@ impl DirectFile {
         self.read_at(offset, &mut pages[..there])?;
         if let Backing::File { file, .. } = &self.backing {
             // Advice that is not taken costs memory that the kernel can take back.
-            let n_pages = std::num::NonZeroU64::new(pages.len() as u64);
-            let _ = fadvise(file, offset, n_pages, Advice::DontNeed);
+            let len = std::num::NonZeroU64::new(pages.len() as u64);
+            let _ = fadvise(file, offset, len, Advice::DontNeed);
         }
         Ok(())
     }

@@ -152,15 +152,20 @@ pub(crate) struct GenerateArgs {
     pub(crate) prompts: Option<PathBuf>,
     /// Prompts to work on at a time [default: 8]
     ///
-    /// Each pass over the weights serves all of them. Each has a KV cache of its own, as long as the longest prompt and
-    /// its answer unless --context says otherwise.
-    #[arg(long, value_name = "N", requires = "prompts")]
+    /// Each pass over the weights serves all of them, but for an encoder's, which reads one prompt after the other. Each
+    /// has a KV cache of its own, as long as the longest prompt and its answer unless --context says otherwise.
+    #[arg(long, value_name = "N", requires = "prompts", conflicts_with_all = ["prompt", "prompt_file", "token_ids", "json"])]
     pub(crate) batch: Option<NonZeroUsize>,
     /// Treat the prompt as a message and apply the model's chat template
     #[arg(long)]
     pub(crate) chat: bool,
     /// Instructions that the conversation is held under
-    #[arg(long, value_name = "TEXT", requires = "chat")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "chat",
+        conflicts_with = "token_ids"
+    )]
     pub(crate) system: Option<String>,
     /// Print one JSON object instead of text
     #[arg(long)]

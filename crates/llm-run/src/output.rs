@@ -12,8 +12,8 @@ use crate::memory::Memory;
 /// Writes to standard output at once: text is read while it is made.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.context("cannot write to standard output")
 }
 
 /// `n` per second; zero when no time has passed.

@@ -42,7 +42,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let quant = load.quant.config()?;
     let encodings = subject.encodings(load.dtype, quant.as_ref())?;
     let cpu = load.cpu()?;
-    let setting = Setting::new(&cpu, &load.place)?;
+    let model = subject.model.as_ref().map(|model| (model, &encodings));
+    let setting = Setting::new(&cpu, &load.place, model)?;
     let spec = &subject.skeleton.spec;
     let context = load.context(spec, USUAL_CONTEXT)?;
     let limits = limits(spec, context, args.batch.get(), 1);

@@ -21,19 +21,25 @@ pub(crate) struct QuantArgs {
     #[arg(long, conflicts_with = "quant_config")]
     pub(crate) load_in_4bit: bool,
     /// The values of 4-bit codes [default: nf4]
-    #[arg(long, value_enum, value_name = "TYPE", requires = "load_in_4bit")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "TYPE",
+        requires = "load_in_4bit",
+        conflicts_with = "load_in_8bit"
+    )]
     pub(crate) quant_type: Option<QuantType>,
     /// Quantize the scales of 4-bit blocks too, which saves 0.05 bytes a parameter
-    #[arg(long, requires = "load_in_4bit")]
+    #[arg(long, requires = "load_in_4bit", conflicts_with = "load_in_8bit")]
     pub(crate) double_quant: bool,
     /// The type in which 4-bit weights are to be multiplied; the CPU multiplies in f32, which is never less exact
-    #[arg(long, value_name = "DTYPE", requires = "load_in_4bit", value_parser = float_dtype)]
+    #[arg(long, value_name = "DTYPE", requires = "load_in_4bit", conflicts_with = "load_in_8bit", value_parser = float_dtype)]
     pub(crate) compute_dtype: Option<DType>,
     /// Elements that share a scale: a power of two from 32 to 4096 [default: 64]
-    #[arg(long, value_name = "N", requires = "load_in_4bit", value_parser = block_size)]
+    #[arg(long, value_name = "N", requires = "load_in_4bit", conflicts_with = "load_in_8bit", value_parser = block_size)]
     pub(crate) blocksize: Option<BlockSize>,
     /// From which magnitude on an activation is multiplied in full precision; 0 for never [default: 6]
-    #[arg(long, value_name = "X", requires = "load_in_8bit", allow_negative_numbers = true, value_parser = threshold)]
+    #[arg(long, value_name = "X", requires = "load_in_8bit", conflicts_with = "load_in_4bit", allow_negative_numbers = true, value_parser = threshold)]
     pub(crate) threshold: Option<f32>,
     /// Modules not to quantize, instead of the head: names, beginnings of names up to a dot, or ends of names
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]

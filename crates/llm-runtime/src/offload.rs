@@ -129,8 +129,10 @@ impl Entry {
             match Lock::try_new(&path, Mode::Shared) {
                 Ok(Some(lock)) => return Ok(Some(lock)),
                 Ok(None) => wait(events)?,
-                // It was just cleared.
-                Err(error) if error.kind() == ErrorKind::NotFound => wait(events)?,
+                // It was just cleared, unless somebody has put a link to nowhere there.
+                Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => {
+                    wait(events)?
+                }
                 Err(error) if is_read_only(&error) => return Ok(None),
                 Err(error) => return Err(self.unusable(error)),
             }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use llm_arch::Slot;
+use llm_arch::{Role, Slot};
 use llm_backend::HostWeight;
 use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
-use llm_plan::StoredAs;
+use llm_plan::{StoredAs, becomes_table};
 use llm_quant::layout::{self, Part, QuantState};
 use llm_quant::{Absmax, Code, DoubleAbsmax, Int8, Int8Weight, QuantError, Scheme, Weight4Bit};
 use llm_tensor::{AlignedBuf, DType, HostBytes};
@@ -62,6 +62,18 @@ pub(crate) fn recognise(
     let StoredAs::Quantized(scheme) = held.stored_as() else {
         unreachable!("a quantized matrix")
     };
+    // Rows of these are looked up, or values are made of them: nothing does that with codes.
+    if matches!(slot.role, Role::TokenTable | Role::PositionTable) || becomes_table(slot.role) {
+        let expected = "floating-point numbers, as in all tables".to_owned();
+        let found = scheme.to_string();
+        return Err(misfit(
+            checkpoint,
+            &tensor.name,
+            "elements that are",
+            expected,
+            found,
+        ));
+    }
     check_parts(checkpoint, &weight, scheme, [rows, cols], dtype)?;
     Ok(held)
 }

@@ -240,6 +240,11 @@ impl Stream {
     }
 
     fn wait(&self, state: &mut State) {
+        let is_filling = |place: &Place| matches!(place, Place::Filling(_));
+        assert!(
+            state.places.iter().any(is_filling),
+            "all places are computed with: nothing is on its way that could be waited for"
+        );
         let done = self.done.recv().expect(READER_LIVES);
         state.take_back(done);
     }

@@ -43,7 +43,8 @@ pub(super) fn read(path: &Path, args: &GenerateArgs, model: &OpenModel) -> Resul
         true => "standard input".to_owned(),
         false => path.display().to_string(),
     };
-    let lines = text.lines().enumerate();
+    // Some editors begin every file with a byte order mark.
+    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
     let prompts = lines
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(i, line)| {
@@ -159,9 +160,13 @@ fn parse(line: &str) -> Result<Entry, String> {
             .map_err(|error| in_line(&error)),
         // Which would else be the fields in their order.
         Some(b'[') => Err("expected an object or a string, found an array".to_owned()),
-        _ => serde_json::from_str(line)
+        Some(b'{') => serde_json::from_str(line)
             .map_err(|error| in_line(&error))
             .and_then(Object::entry),
+        _ => match serde_json::from_str::<Object>(line) {
+            Ok(object) => object.entry(),
+            Err(error) => Err(format!("{}; a text is written in quotes", in_line(&error))),
+        },
     }
 }
 

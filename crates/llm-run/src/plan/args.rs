@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use llm_plan::{Budgets, Home, MaxMemory, Strategy};
+use llm_runtime::OffloadFolder;
+use llm_tensor::Bytes;
 
 use crate::failure::UserError;
 use crate::system;
@@ -47,11 +49,15 @@ impl PlaceArgs {
         system::offload_folder(self.offload_folder.as_deref())
     }
 
-    /// What the user gives, else what is free.
+    /// What the user gives, else what is free. `offloaded` says what of the weights an offload folder holds already, which
+    /// need not be free.
     ///
     /// # Errors
-    /// When the offload folder is a file.
-    pub(crate) fn memories(&self) -> Result<Memories> {
+    /// When the offload folder is a file, and what `offloaded` answers.
+    pub(crate) fn memories(
+        &self,
+        offloaded: &dyn Fn(OffloadFolder) -> Result<Bytes>,
+    ) -> Result<Memories> {
         let (mut free, mut sources) = (Budgets::default(), BTreeMap::new());
         for (number, name, room) in system::gpus() {
             free.gpus.insert(number, room.bytes);
@@ -68,8 +74,14 @@ impl PlaceArgs {
                 return Err(UserError(message).into());
             }
             let room = system::disk(folder);
-            free.disk = Some(room.bytes);
-            sources.insert(Home::Disk, less_margin(&room));
+            let there = offloaded(OffloadFolder::new(folder.clone()))?;
+            free.disk = Some(room.bytes + there);
+            let source = less_margin(&room);
+            let source = match there {
+                Bytes::ZERO => source,
+                there => format!("{source}, and {there} of the weights that are there"),
+            };
+            sources.insert(Home::Disk, source);
         }
         let given = self.max_memory.clone().unwrap_or_default();
         let gpus = given.gpus.keys().map(|&number| Home::Gpu(number));

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use llm_arch::{ModelSpec, Skeleton};
 use llm_cpu::Cpu;
-use llm_plan::{Costs, Encodings, Limits, Offload, Request, StoredAs, Strategy};
-use llm_runtime::CostsOf;
+use llm_plan::{Costs, Encodings, Limits, Offload, Request, RunOn, StoredAs, Strategy};
+use llm_runtime::{BoundModel, CostsOf, OffloadFolder};
 use llm_tensor::Bytes;
 
 use super::args::{Memories, PlaceArgs};
@@ -20,14 +20,22 @@ pub(crate) struct Setting<'a> {
 }
 
 impl<'a> Setting<'a> {
-    /// `cpu` is what computes, or would.
-    pub(crate) fn new(cpu: &'a Cpu, args: &'a PlaceArgs) -> Result<Self> {
+    /// `cpu` is what computes, or would; `model`, with how its weights are kept, is what offload files are looked for of.
+    pub(crate) fn new(
+        cpu: &'a Cpu,
+        args: &'a PlaceArgs,
+        model: Option<(&BoundModel, &Encodings<'_>)>,
+    ) -> Result<Self> {
+        let offloaded = |folder: OffloadFolder| match model {
+            Some((model, encodings)) => Ok(folder.bytes_of(model, encodings, RunOn::Cpu)?),
+            None => Ok(Bytes::ZERO),
+        };
         Ok(Setting {
             cpu: CostsOf(cpu),
             gpu: GpuCosts(CostsOf(cpu)),
             load_piece: Bytes::new(cpu.n_threads() as u64 * LOAD_PIECE),
             strategy: &args.device_map,
-            memories: args.memories()?,
+            memories: args.memories(&offloaded)?,
         })
     }
 

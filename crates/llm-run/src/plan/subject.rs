@@ -27,6 +27,8 @@ pub(super) struct Subject {
     pub(super) files: Files,
     /// What the process takes of RAM for itself.
     pub(super) program: Bytes,
+    /// Where there are weights.
+    pub(super) model: Option<BoundModel>,
 }
 
 /// The files of a checkpoint.
@@ -53,11 +55,11 @@ impl Subject {
                 let (skeleton, quantization) = read_config(&text, &config)?;
                 Self::without_weights(path, skeleton, quantization.as_ref())
             }
-            model => Self::of_model(path, &model?),
+            model => Self::of_model(path, model?),
         }
     }
 
-    fn of_model(path: &Path, model: &BoundModel) -> Result<Self> {
+    fn of_model(path: &Path, model: BoundModel) -> Result<Self> {
         let checkpoint = model.checkpoint();
         let size = |file: &Path| match std::fs::metadata(file) {
             Ok(metadata) => Ok(Bytes::new(metadata.len())),
@@ -77,7 +79,8 @@ impl Subject {
             scheme: scheme(&stored),
             stored,
             files: Files::Found(files),
-            program: program::with_model(model),
+            program: program::with_model(&model),
+            model: Some(model),
         })
     }
 
@@ -107,6 +110,7 @@ impl Subject {
             scheme: scheme(&stored),
             stored,
             files: Files::Guessed { dtype, cuts },
+            model: None,
         })
     }
 

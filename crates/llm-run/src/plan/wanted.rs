@@ -28,7 +28,8 @@ impl Wanted<'_> {
     /// When it does not fit, or the user asks for more than this build does.
     pub(crate) fn plan(&self, cpu: &Cpu) -> Result<Plan> {
         let place = &self.args.place;
-        let mut setting = Setting::new(cpu, place)?;
+        let encodings = self.model.encodings(self.args.dtype, self.quant)?;
+        let mut setting = Setting::new(cpu, place, Some((self.model, &encodings)))?;
         if let Some(number) = setting.memories.lacking.first() {
             let hint = "`llm-run plan` shows what a machine with it would do";
             let message = format!("--max-memory: this machine has no GPU {number}; {hint}");
@@ -41,7 +42,6 @@ impl Wanted<'_> {
         }
         let tensors = self.model.tensors();
         let stored: Vec<_> = tensors.map(|bound| bound.stored_as()).collect();
-        let encodings = self.model.encodings(self.args.dtype, self.quant)?;
         // A tokenizer with far more tokens than the model has is beyond what a plan can foresee.
         let program = program::with_model(self.model).max(Memory::now().resident());
         let request = Request {

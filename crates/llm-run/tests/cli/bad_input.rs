@@ -240,3 +240,20 @@ impl Folder {
         });
     }
 }
+
+#[test]
+fn output_that_nobody_takes_is_an_error_that_names_it() {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_llm-run"));
+    let output = command
+        .args(["generate", "demo", "Once", "--max-new-tokens", "2"])
+        .stdout(full.unwrap())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(
+        stderr,
+        "error: cannot write to standard output: No space left on device (os error 28)\n"
+    );
+}

@@ -251,7 +251,7 @@ fn what_is_wrong_with_a_line_is_said_before_the_model_is_loaded() {
         },
         Case {
             line: "Once upon a time",
-            words: &["column 1", "expected value"],
+            words: &["column 1", "expected value", "in quotes"],
         },
         Case {
             line: "17",
@@ -312,6 +312,17 @@ fn what_is_wrong_with_a_line_is_said_before_the_model_is_loaded() {
 }
 
 #[test]
+fn files_as_windows_writes_them_are_read() {
+    let lines = "\u{feff}\"Once upon a time\"\r\n\r\n{\"prompt\": \"The dog\"}\r\n";
+    let found = results(&["demo", "--max-new-tokens", "3"], lines, 0);
+    let numbers: Vec<_> = found.iter().map(|result| &result["line"]).collect();
+    assert_eq!(numbers, [1, 3]);
+    let alone = ["Once upon a time", "--max-new-tokens", "3", "--json"];
+    let alone = json(&[&["generate", "demo"], &alone[..]].concat());
+    assert_same(&found[0], &alone);
+}
+
+#[test]
 fn what_does_not_go_with_prompts_is_refused() {
     let cases: [(&[&str], &[&str]); 6] = [
         (&["demo", "Once"], &["--prompts", "[PROMPT]"]),
@@ -328,6 +339,16 @@ fn what_does_not_go_with_prompts_is_refused() {
             assert!(output.stderr.contains(word), "{word} in {}", output.stderr);
         }
     }
-    let output = run_with_stdin(&["generate", "--batch", "2"], "");
-    assert!(output.code == 2 && output.stderr.contains("--prompts"));
+    // A single prompt, however it is given, has no batch, and ids have no conversation.
+    let ids = ["--token-ids", "1"];
+    for (args, word) in [
+        (&["--batch", "2"][..], "--prompts"),
+        (&["demo", "Once", "--batch", "2"], "--batch"),
+        (&[&["--batch", "2"], &ids[..]].concat(), "--batch"),
+        (&[&["--system", "x"], &ids[..]].concat(), "--system"),
+    ] {
+        let output = run_with_stdin(&[&["generate"], args].concat(), "");
+        assert_eq!((output.code, &output.stdout[..]), (2, ""), "{args:?}");
+        assert!(output.stderr.contains(word), "{word} in {}", output.stderr);
+    }
 }

@@ -1,6 +1,7 @@
 //! `llm-run cache`: what lies in an offload folder is listed, checked and removed, and nothing else is.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -32,7 +33,7 @@ impl Folder {
                 "model": source,
                 "weights": "bf16, nf4 double",
                 "created": 1_750_000_000,
-                "sources": [{"path": source, "bytes": 7, "mtime_ns": 1_000_000_000 + at}],
+                "sources": [{"path": source, "bytes": 7, "mtime_ns": 1_000_000_000 + at, "ctime_ns": ctime_ns(&source)}],
             });
             folder.add(key, "offload.json", about.to_string().as_bytes());
             for (unit, len) in [("embedding", 1000), ("decoder-0", 1234)] {
@@ -76,6 +77,11 @@ impl Folder {
     }
 }
 
+fn ctime_ns(path: &Path) -> i64 {
+    let metadata = path.metadata().unwrap();
+    metadata.ctime() * 1_000_000_000 + metadata.ctime_nsec()
+}
+
 #[test]
 fn entries_are_listed_with_what_they_are_about() {
     let folder = Folder::new();
@@ -90,7 +96,7 @@ fn entries_are_listed_with_what_they_are_about() {
             "model": source,
             "weights": "bf16, nf4 double",
             "created": 1_750_000_000,
-            "sources": [{"path": source, "bytes": 7, "mtime_ns": 1_000_000_000}],
+            "sources": [{"path": source, "bytes": 7, "mtime_ns": 1_000_000_000, "ctime_ns": ctime_ns(&source)}],
             "n_files": 2,
             "bytes": 2234,
             "n_unfinished": 0,

@@ -306,6 +306,56 @@ fn altered(case: &str, change: impl Fn(&str, &mut Vec<u8>) -> bool) -> tempfile:
     folder
 }
 
+/// Rows of it are looked up, which nothing does with codes.
+#[test]
+fn a_quantized_table_of_tokens_is_refused_by_name() {
+    let table = "model.embed_tokens.weight";
+    let dense = fixture("quantized/llama-int8");
+    let source = Checkpoint::open(Path::new(&format!("{dense}/model.safetensors"))).unwrap();
+    let shape = source.get(table).unwrap().shape.clone();
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(
+        format!("{dense}/config.json"),
+        folder.path().join("config.json"),
+    )
+    .unwrap();
+    let tensors = source.tensors().filter(|tensor| tensor.name != table);
+    let kept = tensors.map(|tensor| {
+        let llm_checkpoint::Encoding::Plain(dtype) = tensor.encoding else {
+            unreachable!("safetensors has no blocks")
+        };
+        let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+        let bytes = source.view(&tensor.name).unwrap().unwrap().to_vec();
+        (NewTensor { name, dtype, shape }, bytes)
+    });
+    let new = |name: &str, dtype, dims: &[u64]| {
+        let (name, shape) = (name.to_owned(), Shape::new(dims).unwrap());
+        let bytes = vec![0; shape.bytes(dtype).unwrap().get() as usize];
+        (NewTensor { name, dtype, shape }, bytes)
+    };
+    let codes = [
+        new(table, DType::I8, &shape),
+        new("model.embed_tokens.SCB", DType::F32, &shape[..1]),
+    ];
+    let (new, bytes): (Vec<_>, Vec<_>) = kept.chain(codes).unzip();
+    let path = folder.path().join("model.safetensors");
+    let mut writer = SafetensorsWriter::create(&path, &new, &BTreeMap::new()).unwrap();
+    bytes.iter().for_each(|bytes| writer.write(bytes).unwrap());
+    writer.finish().unwrap();
+    let model = folder.path().to_str().unwrap();
+    for args in [
+        &["plan", model][..],
+        &["generate", model, "--token-ids", "1"],
+    ] {
+        let output = run(args);
+        assert_eq!(output.code, 2, "{args:?}: {}", output.stderr);
+        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+        for word in [table, "found int8"] {
+            assert!(output.stderr.contains(word), "{word}: {}", output.stderr);
+        }
+    }
+}
+
 #[test]
 fn flawed_quantized_checkpoints_are_refused_by_name() {
     let int8 = "model.layers.1.mlp.up_proj";
@@ -406,6 +456,14 @@ fn wishes_that_cannot_be_met_are_explained() {
             words(&["--load-in-4bit"]),
         ),
         (generate(&["--double-quant"]), words(&["--load-in-4bit"])),
+        (
+            generate(&["--load-in-8bit", "--double-quant"]),
+            words(&["--double-quant", "--load-in-8bit"]),
+        ),
+        (
+            generate(&["--load-in-4bit", "--threshold", "3"]),
+            words(&["--threshold", "--load-in-4bit"]),
+        ),
         (
             generate(&["--load-in-4bit", "--blocksize", "63"]),
             words(&["power of two"]),

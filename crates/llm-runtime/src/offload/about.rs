@@ -38,8 +38,10 @@ pub struct Source {
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
-    /// When it was last changed, in nanoseconds since 1970.
+    /// When its contents were last changed, in nanoseconds since 1970.
     pub mtime_ns: i64,
+    /// When anything of it was: another file of the same length can have the same `mtime_ns`.
+    pub ctime_ns: i64,
 }
 
 impl About {
@@ -85,6 +87,7 @@ impl About {
             add(source.path.as_os_str().as_bytes());
             add(&source.bytes.to_le_bytes());
             add(&source.mtime_ns.to_le_bytes());
+            add(&source.ctime_ns.to_le_bytes());
         }
         if let Some(contents) = contents_in_memory(model.checkpoint())? {
             add(&contents);
@@ -138,11 +141,16 @@ impl Source {
             path: path.to_owned(),
             source,
         })?;
-        let FileState { bytes, mtime_ns } = state;
+        let FileState {
+            bytes,
+            mtime_ns,
+            ctime_ns,
+        } = state;
         Ok(Source {
             path,
             bytes,
             mtime_ns,
+            ctime_ns,
         })
     }
 
@@ -150,6 +158,7 @@ impl Source {
         let then = FileState {
             bytes: self.bytes,
             mtime_ns: self.mtime_ns,
+            ctime_ns: self.ctime_ns,
         };
         fs::metadata(&self.path).is_ok_and(|now| FileState::of(&now) == then)
     }

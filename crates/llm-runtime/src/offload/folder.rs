@@ -5,13 +5,14 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use llm_checkpoint::CheckpointError;
+use llm_plan::{Encodings, RunOn};
 use llm_tensor::Bytes;
 
 use super::about::About;
 use super::lock::{Lock, Mode};
 use super::{files_in, names, names_in, remove, unit_files};
 use crate::sum::{CHUNK, Summing};
-use crate::{Result, RuntimeError};
+use crate::{BoundModel, Result, RuntimeError};
 
 /// A folder of weights that are encoded for streaming. What is in it and not of our making stays as it is.
 #[derive(Debug)]
@@ -70,6 +71,27 @@ impl OffloadFolder {
             .filter_map(|key| OffloadEntry::open(&self.root, key))
             .collect())
     }
+
+    /// What the files take that are there of `model`'s weights, kept as `encodings` has it for what runs on `run_on`: a run
+    /// finds them, and writes the others.
+    ///
+    /// # Errors
+    /// When a file of the checkpoint is not there any more, or one in memory cannot be read.
+    pub fn bytes_of(
+        &self,
+        model: &BoundModel,
+        encodings: &Encodings<'_>,
+        run_on: RunOn,
+    ) -> Result<Bytes> {
+        // A checkpoint in memory is read whole for its key.
+        if !self.root.is_dir() {
+            return Ok(Bytes::ZERO);
+        }
+        let key = About::new(model, String::new())?.key(model, encodings, run_on)?;
+        // Whether it is in use is no matter here: to see that, one must be in the way of others.
+        let files = unit_files(&self.root.join(key)).into_iter();
+        Ok(files.map(|(path, ..)| len_of(&path)).sum())
+    }
 }
 
 impl OffloadEntry {
@@ -92,8 +114,7 @@ impl OffloadEntry {
             path,
         };
         for (file, ..) in unit_files(&entry.path) {
-            let len = fs::symlink_metadata(file).map_or(0, |metadata| metadata.len());
-            entry.bytes += Bytes::new(len);
+            entry.bytes += len_of(&file);
             entry.n_files += 1;
         }
         Some(entry)
@@ -104,8 +125,8 @@ impl OffloadEntry {
         self.about.as_ref().is_some_and(About::is_stale)
     }
 
-    /// Reads every file whole and lists those whose bytes are not what their names say. `progress` is told the bytes of
-    /// each piece, and its error ends it.
+    /// Reads every file whole and lists those whose bytes are not what their names say; what another process removes
+    /// meanwhile is none of them. `progress` is told the bytes of each piece, and its error ends it.
     ///
     /// # Errors
     /// When a file cannot be read, and what `progress` answers.
@@ -115,12 +136,9 @@ impl OffloadEntry {
     ) -> std::result::Result<Vec<OffloadDamage>, E> {
         let mut damages = Vec::new();
         for (path, _, expected) in unit_files(&self.path) {
-            let mut summing = Summing::default();
-            each_chunk(&path, |bytes| {
-                summing.update(bytes);
-                progress(Bytes::new(bytes.len() as u64))
-            })?;
-            let found = summing.finish();
+            let Some(found) = sum_of(&path, &mut progress)? else {
+                continue;
+            };
             if found != expected {
                 damages.push(OffloadDamage {
                     path,
@@ -168,30 +186,42 @@ impl OffloadEntry {
     }
 }
 
+/// Nothing for what was just removed.
+fn len_of(file: &Path) -> Bytes {
+    Bytes::new(fs::symlink_metadata(file).map_or(0, |metadata| metadata.len()))
+}
+
 /// Without making the lock where there is none.
 fn is_in_use(lock: &Path) -> bool {
     lock.is_file() && matches!(Lock::try_new(lock, Mode::Exclusive), Ok(None))
 }
 
-/// The file's bytes, some at a time. A link or a pipe has none: it is no file of ours.
-fn each_chunk<E: From<RuntimeError>>(
+/// What the bytes of a file sum to; `None` where it is gone. A link or a pipe has none: it is no file of ours.
+fn sum_of<E: From<RuntimeError>>(
     path: &Path,
-    mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
-) -> std::result::Result<(), E> {
+    progress: &mut dyn FnMut(Bytes) -> std::result::Result<(), E>,
+) -> std::result::Result<Option<u64>, E> {
     let failed = |source| unreadable(path, source);
-    let metadata = fs::symlink_metadata(path).map_err(failed)?;
-    if !metadata.is_file() {
-        return Ok(());
-    }
-    let mut file = File::open(path).map_err(failed)?;
+    let mut summing = Summing::default();
+    let opened = fs::symlink_metadata(path).and_then(|metadata| match metadata.is_file() {
+        true => File::open(path).map(Some),
+        false => Ok(None),
+    });
+    let mut file = match opened {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(Some(summing.finish())),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(failed(source).into()),
+    };
     let mut bytes = Vec::with_capacity(CHUNK);
     loop {
         bytes.clear();
         let mut chunk = file.by_ref().take(CHUNK as u64);
         if chunk.read_to_end(&mut bytes).map_err(failed)? == 0 {
-            return Ok(());
+            return Ok(Some(summing.finish()));
         }
-        take(&bytes)?;
+        summing.update(&bytes);
+        progress(Bytes::new(bytes.len() as u64))?;
     }
 }
 

@@ -162,6 +162,39 @@ fn a_full_disk_is_an_error_and_keeps_what_is_complete() {
     }
 }
 
+/// What is there need not find room once more.
+#[test]
+fn a_disk_that_is_full_of_what_is_needed_does() {
+    let (whole, model) = (Place::new(), fixture("models/llama"));
+    let args = [&["score", &model][..], &IDS].concat();
+    let expected = whole.result(&args, "disk");
+    let total: usize = whole.files().values().map(Vec::len).sum();
+
+    let place = Place::new();
+    fs::create_dir(place.folder()).unwrap();
+    // Room for once, beside what is left to others.
+    let size = (64 << 20) + 2 * total;
+    let script = format!(
+        r#"mount -t tmpfs -o size={size} none "$0" || exit 77
+        "$@" > /dev/null || exit 78
+        cat /dev/zero > "$0/full" 2> /dev/null
+        exec "$@""#
+    );
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", &script])
+        .arg(place.folder())
+        .arg(env!("CARGO_BIN_EXE_llm-run"))
+        .args(place.args(&args, "disk"))
+        .output();
+    match finished(output) {
+        Some(output) => {
+            assert_eq!(output.code, 0, "{}", output.stderr);
+            assert_eq!(of_output(&output), expected);
+        }
+        None => println!("skipped: no file system can be mounted here"),
+    }
+}
+
 /// A device that ends before the files that lie on it do: root alone can make one.
 #[test]
 fn a_device_that_cannot_be_read_is_an_error() {

@@ -320,4 +320,12 @@ fn another_source_encoding_or_device_is_another_entry() {
     file.set_modified(now + Duration::from_nanos(1)).unwrap();
     let (touched, written) = key_of(&bf16());
     assert!(written > Bytes::ZERO && touched != first);
+
+    // Another file of the same length that says it is as old, as copying and unpacking leave it.
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    file.set_modified(now).unwrap();
+    let (replaced, written) = key_of(&bf16());
+    assert!(written > Bytes::ZERO && ![first, touched].contains(&replaced));
 }

@@ -314,6 +314,20 @@ fn a_folder_that_cannot_be_written_does_if_all_is_there() {
 }
 
 #[test]
+fn a_link_to_nowhere_in_the_place_of_a_lock_is_not_waited_for() {
+    let root = tempfile::tempdir().unwrap();
+    let (entry, _) = complete(root.path());
+    let lock = entry.join(names::USE_LOCK);
+    fs::remove_file(&lock).unwrap();
+    symlink("no such folder/lock", &lock).unwrap();
+    let outcome = Kept::llama_bf16().prepare(root.path(), &mut |event| panic!("{event:?}"));
+    match outcome.map(drop) {
+        Err(RuntimeError::OffloadFolder { folder, .. }) => assert_eq!(folder, entry),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_file_in_the_place_of_the_folder_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("offload");

@@ -20,8 +20,15 @@ fn an_entry_is_listed_verified_and_cleared() {
     );
 
     let nf4 = Kept::new(&model, DType::BF16, four_bit(Code::Nf4, true));
+    let bytes_of = |kept: &Kept| {
+        let bytes = listed.bytes_of(&kept.model, &kept.encodings(), kept.run_on);
+        bytes.unwrap()
+    };
+    assert_eq!(bytes_of(&nf4), Bytes::ZERO);
     let (prepared, written) = nf4.prepared(&root);
     let entry = listed.entries().unwrap().remove(0);
+    assert_eq!(bytes_of(&nf4), entry.bytes);
+    assert_eq!(bytes_of(&Kept::new(&model, DType::BF16, None)), Bytes::ZERO);
     let about = entry.about.clone().unwrap();
     let source = model.join("model.safetensors").canonicalize().unwrap();
     assert_eq!(
@@ -66,6 +73,16 @@ fn an_entry_is_listed_verified_and_cleared() {
         "{error}"
     );
     assert_eq!(entry.verify(ok).unwrap(), []);
+
+    // Files that go while others are read, as when a run finds them damaged.
+    let mut last = weights(&root).into_keys().next_back();
+    let damages = entry.verify(|bytes| {
+        if let Some(last) = last.take() {
+            fs::remove_file(root.join(last)).unwrap();
+        }
+        ok(bytes)
+    });
+    assert_eq!(damages.unwrap(), []);
 
     drop(prepared);
     assert!(!listed.entries().unwrap()[0].is_in_use);

@@ -1,0 +1,57 @@
+//! What the checkpoints of a family call their tensors.
+
+use super::Role;
+
+/// What a kind of checkpoint calls its tensors.
+pub(crate) type Names = &'static [(Role, &'static str)];
+
+/// The names and storage habits of one kind of checkpoint of a family.
+pub(crate) struct Naming {
+    /// Name patterns, `{i}` being the layer and `{e}` the expert: the first table that has a role counts, so that a
+    /// family says only what it calls otherwise than its relative.
+    pub(crate) names: &'static [Names],
+    /// Those of an encoder.
+    pub(crate) encoder_names: &'static [Names],
+    /// What checkpoints of the bare base model leave out.
+    pub(crate) base_prefix: &'static str,
+    /// How matrices of blocks are stored.
+    pub(crate) matrices: Matrices,
+    /// Projections whose results leave the range of f16.
+    pub(crate) wide: &'static [Role],
+    /// Patterns of tensors that carry nothing; `{i}` is any number.
+    pub(crate) harmless: &'static [&'static str],
+}
+
+/// How the matrices of blocks are stored.
+#[derive(Clone, Copy)]
+pub(crate) enum Matrices {
+    /// `[out, in]`.
+    OutIn,
+    /// `[in, out]`.
+    InOut,
+}
+
+/// Whether `name` ends in `pattern`, at a component's start, `{i}` standing for a number.
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
+    let mut name = name.rsplit('.');
+    pattern.rsplit('.').all(|wanted| {
+        name.next().is_some_and(|part| match wanted {
+            "{i}" => part.parse::<usize>().is_ok(),
+            _ => part == wanted,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn harmless_patterns_match_whole_components() {
+        assert!(matches("h.{i}.attn.bias", "transformer.h.11.attn.bias"));
+        assert!(matches("h.{i}.attn.bias", "h.0.attn.bias"));
+        assert!(!matches("h.{i}.attn.bias", "h.x.attn.bias"));
+        assert!(!matches("attn.bias", "h.0.cross_attn.bias"));
+        assert!(!matches("h.{i}.attn.bias", "0.attn.bias"));
+    }
+}

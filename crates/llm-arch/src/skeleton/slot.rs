@@ -1,0 +1,227 @@
+//! A tensor that a model needs: whose it is, what it is there, and how checkpoints hold it.
+
+use std::fmt;
+
+/// One of a model's two runs of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// Reads the prompt of an encoder-decoder model.
+    Encoder,
+    /// Continues it.
+    Decoder,
+}
+
+/// The smallest placeable part of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unit {
+    /// Token and position tables.
+    Embedding,
+    /// A block, without its experts.
+    Layer(Side, usize),
+    /// One expert of a block of the decoder.
+    Expert {
+        /// The block.
+        layer: usize,
+        /// The expert.
+        expert: usize,
+    },
+    /// The norm after a side's last block.
+    FinalNorm(Side),
+    /// What makes logits, as far as it is not the embedding's table.
+    Head,
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unit::Embedding => f.write_str("embedding"),
+            Unit::Layer(Side::Encoder, i) => write!(f, "encoder layer {i}"),
+            Unit::Layer(Side::Decoder, i) => write!(f, "layer {i}"),
+            Unit::Expert { layer, expert } => write!(f, "expert {expert} of layer {layer}"),
+            Unit::FinalNorm(Side::Encoder) => f.write_str("encoder's final norm"),
+            Unit::FinalNorm(Side::Decoder) => f.write_str("final norm"),
+            Unit::Head => f.write_str("head"),
+        }
+    }
+}
+
+/// What a tensor is to its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names are the field's own")]
+pub enum Role {
+    TokenTable,
+    PositionTable,
+    EmbedNorm,
+    EmbedNormBias,
+    /// From the embedding's width to the hidden one, and back.
+    ProjectIn,
+    ProjectOut,
+    /// Stretches of the rotary wavelengths, `[rotary dim / 2]`.
+    RopeFactors,
+    /// What each head adds for each bucket of distances, `[buckets, heads]`.
+    RelativeBias,
+    AttnNorm,
+    AttnNormBias,
+    /// Queries, keys and values in one, rows `[q | k | v]`.
+    Qkv,
+    QkvBias,
+    Q,
+    QBias,
+    K,
+    KBias,
+    V,
+    VBias,
+    QNorm,
+    KNorm,
+    Out,
+    OutBias,
+    PostAttnNorm,
+    CrossNorm,
+    CrossQ,
+    CrossK,
+    CrossV,
+    CrossOut,
+    MlpNorm,
+    MlpNormBias,
+    /// Scores the experts, `[experts, hidden]`.
+    Router,
+    Gate,
+    GateBias,
+    Up,
+    UpBias,
+    /// Gate and up in one, rows `[gate | up]`.
+    GateUp,
+    GateUpBias,
+    Down,
+    DownBias,
+    PostMlpNorm,
+    FinalNorm,
+    FinalNormBias,
+    Head,
+    HeadBias,
+}
+
+impl Role {
+    /// What the role's tensors have to bear, in most families.
+    pub(super) const fn kind(self) -> TensorKind {
+        match self {
+            Role::Qkv
+            | Role::Q
+            | Role::K
+            | Role::V
+            | Role::Out
+            | Role::CrossQ
+            | Role::CrossK
+            | Role::CrossV
+            | Role::CrossOut
+            | Role::Gate
+            | Role::Up
+            | Role::GateUp
+            | Role::Down
+            | Role::ProjectIn
+            | Role::ProjectOut => TensorKind::Projection,
+            Role::Head => TensorKind::Head,
+            Role::TokenTable
+            | Role::PositionTable
+            | Role::EmbedNorm
+            | Role::EmbedNormBias
+            | Role::RopeFactors
+            | Role::RelativeBias
+            | Role::AttnNorm
+            | Role::AttnNormBias
+            | Role::QkvBias
+            | Role::QBias
+            | Role::KBias
+            | Role::VBias
+            | Role::QNorm
+            | Role::KNorm
+            | Role::OutBias
+            | Role::PostAttnNorm
+            | Role::CrossNorm
+            | Role::MlpNorm
+            | Role::MlpNormBias
+            // A few rows, on whose smallest differences the choice of experts hangs.
+            | Role::Router
+            | Role::GateBias
+            | Role::UpBias
+            | Role::GateUpBias
+            | Role::DownBias
+            | Role::PostMlpNorm
+            | Role::FinalNorm
+            | Role::FinalNormBias
+            | Role::HeadBias => TensorKind::Other,
+        }
+    }
+}
+
+/// A tensor that the model needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// The part that it belongs to.
+    pub unit: Unit,
+    /// What it is there.
+    pub role: Role,
+    /// Its shape after loading: `[out, in]`, `[rows, width]` or `[width]`.
+    pub shape: Vec<usize>,
+    /// How the checkpoint holds it.
+    pub stored: Stored,
+    /// What its elements have to bear.
+    pub kind: TensorKind,
+    /// Its name in a checkpoint, in full.
+    pub name: String,
+    /// The part of the name that checkpoints of the bare base model lack.
+    pub base_prefix: &'static str,
+}
+
+impl Slot {
+    /// Elements.
+    pub fn n_elements(&self) -> u64 {
+        self.shape.iter().map(|&d| d as u64).product()
+    }
+
+    /// Rows and columns of what computes with it: output and input features, and 1 and the width of a vector.
+    pub fn matrix(&self) -> (usize, usize) {
+        match *self.shape.as_slice() {
+            [rows, cols] => (rows, cols),
+            [width] => (1, width),
+            ref shape => unreachable!("a slot is a vector or a matrix, not {shape:?}"),
+        }
+    }
+
+    /// The shape in the checkpoint.
+    pub fn stored_shape(&self) -> Vec<usize> {
+        match self.stored {
+            Stored::AsIs => self.shape.clone(),
+            Stored::Transposed => self.shape.iter().rev().copied().collect(),
+        }
+    }
+
+    /// The name in a checkpoint of the bare base model, where it differs.
+    pub fn short_name(&self) -> Option<&str> {
+        self.name
+            .strip_prefix(self.base_prefix)
+            .filter(|short| short.len() < self.name.len())
+    }
+}
+
+/// How a checkpoint holds a tensor, against the way it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// The same.
+    AsIs,
+    /// `[in, out]`.
+    Transposed,
+}
+
+/// What a tensor's elements have to bear, when they are kept in fewer bits than the checkpoint has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TensorKind {
+    /// A matrix that hidden states are multiplied with.
+    Projection,
+    /// One whose results leave the range of f16: beside tensors in f16 it is kept in f32.
+    WideProjection,
+    /// The matrix that makes logits.
+    Head,
+    /// A vector or a table.
+    Other,
+}
