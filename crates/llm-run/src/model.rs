@@ -110,9 +110,9 @@ impl OpenModel {
         if offload_folder.is_some() {
             raise_file_limit();
         }
-        let bar = Bar::new()?;
+        let mut bar = Bar::new()?;
         let session = load(&self.bound, &device, &options, &mut |event| bar.show(event))?;
-        bar.0.finish_and_clear();
+        bar.bar.finish_and_clear();
         if let Some(streamed) = plan::streamed(&plan) {
             eprintln!("{streamed}");
         }
@@ -190,29 +190,40 @@ pub(crate) struct Loaded {
 }
 
 /// What loading is at, where someone can see it.
-struct Bar(ProgressBar);
+struct Bar {
+    bar: ProgressBar,
+    has_waited: bool,
+}
 
 impl Bar {
     fn new() -> Result<Self> {
         let template =
             "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}";
         let style = ProgressStyle::with_template(template).context("the progress bar's template");
-        Ok(Bar(ProgressBar::new(0).with_style(style?)))
+        Ok(Bar {
+            bar: ProgressBar::new(0).with_style(style?),
+            has_waited: false,
+        })
     }
 
-    fn show(&self, event: Event) {
+    fn show(&mut self, event: Event) {
         let (message, at) = match event {
             Event::Waiting => {
                 let message = "waiting for another run that writes the same offload files";
-                self.0.set_message(message);
+                // It may take minutes, and who reads a log sees no bar.
+                if self.bar.is_hidden() && !self.has_waited {
+                    eprintln!("{message}");
+                }
+                self.has_waited = true;
+                self.bar.set_message(message);
                 return;
             }
             Event::Offloading(at) => ("writing offload files", at),
             Event::Loading(at) => ("loading", at),
         };
-        self.0.set_message(message);
-        self.0.set_length(at.total.get());
-        self.0.set_position(at.done.get());
+        self.bar.set_message(message);
+        self.bar.set_length(at.total.get());
+        self.bar.set_position(at.done.get());
     }
 }
 

@@ -108,7 +108,7 @@ pub enum RuntimeError {
     },
     /// Weights that cannot be written anew for streaming.
     #[error(
-        "cannot write {unit} to the offload folder {folder}, where {missing} were still to come; --offload-folder names another"
+        "cannot write {unit} to the offload folder {folder}, where {missing} were still to come; --offload-folder names another, and `llm-run cache` shows and clears what is there"
     )]
     OffloadWrite {
         /// The folder.

@@ -135,7 +135,12 @@ fn a_full_disk_is_an_error_and_keeps_what_is_complete() {
         (&[][..], &["does not fit", "disk"][..]),
         (
             &["--max-memory", "disk=1GB"],
-            &["cannot write", "No space left", "--offload-folder"],
+            &[
+                "cannot write",
+                "No space left",
+                "--offload-folder",
+                "llm-run cache",
+            ],
         ),
     ] {
         let script = format!(

@@ -1,7 +1,8 @@
 //! Runs that are killed, and runs at the same time.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -141,4 +142,29 @@ fn runs_at_the_same_time_share_what_one_writes() {
     place.is_tidy();
     place.verify();
     assert!(weights(&place) == files);
+}
+
+/// It may take long, and in a log no bar is seen.
+#[test]
+fn who_waits_for_another_run_says_so_once() {
+    let (slow, place) = (Slow::new(1), Place::new());
+    place.result(&slow.args(), "disk");
+    let names = place.names();
+    let lock = names.iter().find(|name| name.ends_with("use.lock"));
+    let lock = File::open(place.folder().join(lock.unwrap())).unwrap();
+    lock.lock().unwrap();
+    let mut child = slow.start(&place);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut first = String::new();
+    stderr.read_line(&mut first).unwrap();
+    assert!(first.starts_with("waiting for another run"), "{first}");
+    // It looks ten times a second.
+    sleep(Duration::from_millis(250));
+    lock.unlock().unwrap();
+    let output = text(child.wait_with_output().unwrap());
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("waiting"), "{rest}");
+    assert_eq!(output.code, 0, "{rest}");
+    assert_eq!(of_output(&output), slow.expected);
 }
