@@ -166,6 +166,9 @@ impl fmt::Display for Change {
             Change::Context { to, from } => {
                 write!(f, "shorten the context to {to} positions (from {from})")
             }
+            Change::Sequences { to: 1, from } => {
+                write!(f, "work on one sequence at a time (instead of {from})")
+            }
             Change::Sequences { to, from } => {
                 write!(f, "work on {to} sequences at a time (instead of {from})")
             }
