@@ -4,6 +4,7 @@ mod decode;
 mod matvec;
 mod pack;
 mod scales;
+mod tiles;
 
 use llm_quant::{Absmax, Table, Weight4Bit};
 

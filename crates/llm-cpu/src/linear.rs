@@ -9,7 +9,7 @@ use crate::gemm::{self, Gemm};
 use crate::matvec::{FewRows, MatVec};
 use crate::memory::Shared;
 use crate::weight::{DenseView, Floats, Weight};
-use crate::workspace::{GEMM_TOKENS, Workspace, gemm_len, matvec_len, padded_cols};
+use crate::workspace::{Workspace, gemm_len, matvec_len, padded_cols};
 use crate::{Cpu, four_bit, int8};
 
 /// `x` `[n_tokens, cols]` times the parts' weights, side by side in `out` `[n_tokens, width]`.
@@ -45,15 +45,14 @@ pub(crate) fn linear(
         n_tokens,
     };
     let out = &mut out[..n_tokens * width];
-    let n_floats = parts.iter().filter_map(|part| part.weight.floats()).count();
-    if n_floats > 0 {
-        if n_tokens < GEMM_TOKENS {
-            call.matvec(out, workspace);
-        } else {
-            call.gemm(out, workspace);
-        }
+    let floats = || parts.iter().filter_map(|part| part.weight.floats());
+    if floats().any(|weight| n_tokens < weight.gemm_tokens()) {
+        call.matvec(out, workspace);
     }
-    if n_floats < parts.len() {
+    if floats().any(|weight| n_tokens >= weight.gemm_tokens()) {
+        call.gemm(out, workspace);
+    }
+    if floats().count() < parts.len() {
         int8::linear(&call, out, workspace);
     }
 }
@@ -89,7 +88,13 @@ impl<'a> Call<'a> {
         let padded_cols = padded_cols(self.cols, geometry);
         let out = Shared::new(out);
         for order in Order::ALL {
-            let choose = |weight: &'a Weight| weight.floats().filter(|w| w.order() == order);
+            let choose = |weight: &'a Weight| {
+                let is_few = |w: &Floats<'_>| n_tokens < w.gemm_tokens();
+                weight
+                    .floats()
+                    .filter(is_few)
+                    .filter(|w| w.order() == order)
+            };
             if !self.parts.iter().any(|part| choose(part.weight).is_some()) {
                 continue;
             }
@@ -130,7 +135,11 @@ impl<'a> Call<'a> {
         let len = gemm::scratch_len(self.n_tokens, geometry.panel);
         let (out_len, out) = (out.len(), Shared::new(out));
         let (unit, row_work) = (2 * geometry.lanes, self.cols * self.n_tokens);
-        self.split(Weight::floats, unit, row_work, |thread, part| {
+        let choose = |weight: &'a Weight| {
+            let is_many = |w: &Floats<'_>| self.n_tokens >= w.gemm_tokens();
+            weight.floats().filter(is_many)
+        };
+        self.split(choose, unit, row_work, |thread, part| {
             level.run(Gemm {
                 weight: part.weight,
                 bias: part.bias,
@@ -188,7 +197,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Rows that a matrix-vector kernel takes together.
-const MATVEC_UNIT: usize = 4;
+/// Rows that a matrix-vector kernel takes together, of any kind of weight.
+const MATVEC_UNIT: usize = 12;
 /// Multiplications below which a thread is not worth a fork: some microseconds of reading weights.
 const MIN_WORK: usize = 1 << 15;

@@ -176,7 +176,7 @@ fn sizes_are_what_is_allocated() {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         for n_threads in [1, 3] {
             let cpu = cpu(isa, n_threads);
-            for n_tokens in [1, 11, 12, 500] {
+            for n_tokens in [1, 11, 12, 31, 32, 500] {
                 let shape = shape(n_tokens, 3001, 100);
                 let workspace = cpu.workspace(&shape).unwrap();
                 assert_eq!(cpu.workspace_bytes(&shape), workspace.bytes());

@@ -8,6 +8,7 @@ use llm_tensor::HostBytes;
 use crate::arrange::Order;
 use crate::four_bit::FourBitView;
 use crate::simd::{Element, ElementType, Kernel, Simd};
+use crate::workspace::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
 
 /// A weight where it was found: the bytes stay in the file's mapping or in the heap, in their encoding and alignment.
 #[derive(Debug, Clone)]
@@ -84,6 +85,14 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.cols,
             Floats::FourBit(weight) => weight.cols,
+        }
+    }
+
+    /// The tokens from which on panels of the weight pay.
+    pub(crate) fn gemm_tokens(&self) -> usize {
+        match self {
+            Floats::FourBit(weight) if weight.is_aligned() => GEMM_TOKENS_4BIT,
+            Floats::Dense(_) | Floats::FourBit(_) => GEMM_TOKENS,
         }
     }
 

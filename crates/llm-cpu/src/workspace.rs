@@ -13,6 +13,8 @@ pub struct Workspace {
 
 /// The tokens from which on panels of weights pay; below, weights are read row by row.
 pub(crate) const GEMM_TOKENS: usize = 12;
+/// The same for 4-bit weights of whole blocks, whose panels take longer to make.
+pub(crate) const GEMM_TOKENS_4BIT: usize = 32;
 /// Positions of a part when a single token's attention is divided among threads.
 pub(crate) const PART_POSITIONS: usize = 512;
 
@@ -56,25 +58,29 @@ pub(crate) fn bytes(shape: &WorkspaceShape, geometry: Geometry, n_threads: usize
 }
 
 fn n_elements(shape: &WorkspaceShape, geometry: Geometry, n_threads: usize) -> usize {
-    matvec_len(shape.n_tokens.min(GEMM_TOKENS - 1), shape.cols, geometry)
-        .max(gemm_len(shape.n_tokens, geometry, n_threads))
-        .max(int8::workspace_len(
-            shape.n_tokens,
-            shape.cols,
-            geometry,
-            n_threads,
-        ))
-        .max(attention_len(shape.head_dim, n_threads))
-        .max(partial_attention_len(
-            shape.head_dim,
-            shape.n_heads,
-            // The first part begins with a panel's first position, which may be before the first one seen.
-            (shape.context + geometry.panel).div_ceil(PART_POSITIONS),
-            n_threads,
-        ))
+    matvec_len(
+        shape.n_tokens.min(GEMM_TOKENS_4BIT - 1),
+        shape.cols,
+        geometry,
+    )
+    .max(gemm_len(shape.n_tokens, geometry, n_threads))
+    .max(int8::workspace_len(
+        shape.n_tokens,
+        shape.cols,
+        geometry,
+        n_threads,
+    ))
+    .max(attention_len(shape.head_dim, n_threads))
+    .max(partial_attention_len(
+        shape.head_dim,
+        shape.n_heads,
+        // The first part begins with a panel's first position, which may be before the first one seen.
+        (shape.context + geometry.panel).div_ceil(PART_POSITIONS),
+        n_threads,
+    ))
 }
 
-/// What a linear operation on fewer than [`GEMM_TOKENS`] rows takes: the arranged rows.
+/// What a linear operation on few rows takes: the arranged rows.
 pub(crate) fn matvec_len(n_tokens: usize, cols: usize, geometry: Geometry) -> usize {
     n_tokens * padded_cols(cols, geometry)
 }

@@ -16,7 +16,7 @@ pub(crate) trait Scales: Copy {
     /// There are so many.
     unsafe fn spread<S: FourBit, const N: usize>(self, simd: S, block: usize) -> S::F32;
 
-    /// Asks for the scales of blocks that follow `block` at some distance.
+    /// Asks for the scales of `block` and some that follow; there need not be such a block.
     fn prefetch<S: FourBit>(self, simd: S, block: usize);
 }
 
@@ -51,7 +51,7 @@ impl Scales for PlainScales<'_> {
 
     #[inline(always)]
     fn prefetch<S: FourBit>(self, simd: S, block: usize) {
-        simd.prefetch(self.0.as_ptr().wrapping_add(4 * block + PREFETCH_BYTES));
+        simd.prefetch(self.0.as_ptr().wrapping_add(4 * block));
     }
 }
 
@@ -103,7 +103,7 @@ impl Scales for DoubleScales<'_> {
 
     #[inline(always)]
     fn prefetch<S: FourBit>(self, simd: S, block: usize) {
-        simd.prefetch(self.codes.as_ptr().wrapping_add(block + PREFETCH_BYTES));
+        simd.prefetch(self.codes.as_ptr().wrapping_add(block));
     }
 }
 
@@ -114,6 +114,3 @@ fn f32_at(bytes: &[u8], i: usize) -> f32 {
     // SAFETY: there are four bytes.
     unsafe { bytes.as_ptr().cast::<f32>().read_unaligned() }
 }
-
-/// How far ahead scales are asked for: they come with eight times their bytes of codes or more.
-const PREFETCH_BYTES: usize = 512;

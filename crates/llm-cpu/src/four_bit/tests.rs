@@ -7,11 +7,12 @@ use llm_quant::{
 use llm_tensor::HostBytes;
 
 use crate::tests::{at_end_of_file, cpu, shape};
+use crate::workspace::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
 use crate::{Cpu, Isa};
 
 const BLOCK_SIZES: [u64; 3] = [32, 64, 256];
 /// Whole and broken blocks, words and bytes.
-const SHAPES: [(usize, usize); 10] = [
+const SHAPES: [(usize, usize); 11] = [
     (1, 1),
     (2, 15),
     (1, 32),
@@ -22,6 +23,7 @@ const SHAPES: [(usize, usize); 10] = [
     (17, 320),
     (2, 544),
     (2, 1024),
+    (29, 1344),
 ];
 
 fn cpus() -> impl Iterator<Item = Cpu> {
@@ -84,9 +86,9 @@ fn nothing_beyond_a_weight_is_read() {
                 weight: &loaded,
                 bias: None,
             };
-            let mut x = cpu.alloc(20 * cols).unwrap();
+            let mut x = cpu.alloc(40 * cols).unwrap();
             x.as_mut_slice().fill(1.0);
-            for n_tokens in [1, 3, 20] {
+            for n_tokens in [1, 3, 20, 40] {
                 let mut workspace = cpu.workspace(&shape(n_tokens, cols, rows)).unwrap();
                 let mut out = cpu.alloc(n_tokens * rows).unwrap();
                 out.as_mut_slice().fill(f32::NAN);
@@ -128,6 +130,129 @@ fn any_elements_are_decoded_to_the_exact_values() {
                         found == expected[first..first + len],
                         "{first} {len} {weight:?}"
                     );
+                }
+            }
+        }
+    }
+}
+
+fn product(cpu: &Cpu, weight: &Weight4Bit, x: &[f32]) -> Vec<f32> {
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let n_tokens = x.len() / cols;
+    let weight = cpu.load(HostWeight::FourBit(weight.clone())).unwrap();
+    let part = LinearPart {
+        weight: &weight,
+        bias: None,
+    };
+    let mut workspace = cpu.workspace(&shape(n_tokens, cols, rows)).unwrap();
+    let mut buffer = cpu.alloc(x.len()).unwrap();
+    cpu.upload(x, &mut buffer).unwrap();
+    let mut out = cpu.alloc(n_tokens * rows).unwrap();
+    let parts = [part];
+    cpu.linear(
+        &parts,
+        &buffer,
+        Output::Write,
+        &mut out,
+        n_tokens,
+        &mut workspace,
+    )
+    .unwrap();
+    out.as_slice().to_vec()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn tokens(n: usize, cols: usize) -> Vec<f32> {
+    let value = |i: usize| (i * 37 % 101) as f32 / 31.0 - 1.7;
+    (0..n * cols).map(value).collect()
+}
+
+/// What sequences that decode together rely on.
+#[test]
+fn a_token_has_the_same_bits_among_others() {
+    for weight in weights(pattern) {
+        let (rows, cols) = (weight.rows(), weight.cols());
+        // From there on panels are multiplied, in another order.
+        let most = if cols % weight.format().block_size.get() == 0 {
+            GEMM_TOKENS_4BIT - 1
+        } else {
+            GEMM_TOKENS - 1
+        };
+        let x = tokens(most, cols);
+        for cpu in cpus() {
+            let alone: Vec<f32> = x
+                .chunks_exact(cols)
+                .flat_map(|x| product(&cpu, &weight, x))
+                .collect();
+            for (token, found) in alone.chunks_exact(rows).enumerate() {
+                for (row, &found) in found.iter().enumerate() {
+                    let terms = (0..cols).map(|col| {
+                        let element = weight.element(row * cols + col);
+                        f64::from(element) * f64::from(x[token * cols + col])
+                    });
+                    let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| {
+                        (sum + term, size + f64::abs(term))
+                    });
+                    // Each of a few hundred roundings in turn is of a part of the sum of magnitudes.
+                    let error = (f64::from(found) - sum).abs();
+                    assert!(
+                        error <= 200.0 * f64::from(f32::EPSILON) * size,
+                        "{weight:?}"
+                    );
+                }
+            }
+            for n_tokens in (1..=17).chain([most]).filter(|&n| n <= most) {
+                let found = product(&cpu, &weight, &x[..n_tokens * cols]);
+                assert!(
+                    bits(&found) == bits(&alone[..n_tokens * rows]),
+                    "{n_tokens} tokens on {}: {weight:?}",
+                    cpu.info().name
+                );
+            }
+        }
+    }
+}
+
+/// Wherever in a tile, or beside all of them, a row falls.
+#[test]
+fn a_row_has_the_same_bits_among_others() {
+    for whole in weights(pattern) {
+        let (rows, cols) = (whole.rows(), whole.cols());
+        let block_size = whole.format().block_size.get();
+        let Absmax::Plain(absmax) = whole.absmax() else {
+            continue;
+        };
+        if cols % block_size != 0 {
+            continue;
+        }
+        for cpu in cpus() {
+            for n_tokens in [1, 2, 4, 8] {
+                let x = tokens(n_tokens, cols);
+                let expected = product(&cpu, &whole, &x);
+                for first in (1..rows).take(12) {
+                    let n = (rows - first) * cols;
+                    let element = first * cols;
+                    let packed = whole.packed().slice(element / 2..(element + n) / 2);
+                    let block = element / block_size;
+                    let absmax = absmax.slice(4 * block..4 * (block + n / block_size));
+                    let part = Weight4Bit::new(
+                        (rows - first, cols),
+                        whole.format(),
+                        *whole.table(),
+                        packed,
+                        Absmax::Plain(absmax),
+                    );
+                    let found = product(&cpu, &part.unwrap(), &x);
+                    let of_tokens = found.chunks_exact(rows - first);
+                    for (found, expected) in of_tokens.zip(expected.chunks_exact(rows)) {
+                        assert!(
+                            bits(found) == bits(&expected[first..]),
+                            "{n_tokens} tokens, rows from {first} on: {whole:?}"
+                        );
+                    }
                 }
             }
         }

@@ -28,12 +28,26 @@ pub(crate) trait FourBit: Simd {
     /// `src` can be read for `LANES / 2` bytes.
     unsafe fn look_up(self, table: Self::Table, src: *const u8) -> Self::F32;
 
-    /// The values of `8 · LANES` codes, two a byte: register `i` holds every eighth from code `i` on. So lane `j` of all
+    /// Register `i` of `8 · LANES` codes, two a byte: the values of every eighth from code `i` on. So lane `j` of all eight
     /// registers are the codes of word `j`.
     ///
     /// # Safety
-    /// `src` can be read for [`words_read`]`(LANES)` bytes, which is more than the codes take.
-    unsafe fn look_up_words(self, table: Self::Table, src: *const u8) -> [Self::F32; 8];
+    /// `src` can be read for [`words_read`]`(LANES)` bytes, which is more than the codes take, and `i` is less than 8.
+    unsafe fn look_up_eighth(self, table: Self::Table, src: *const u8, i: usize) -> Self::F32;
+
+    /// All eight registers of [`look_up_eighth`](Self::look_up_eighth).
+    ///
+    /// # Safety
+    /// `src` can be read for [`words_read`]`(LANES)` bytes.
+    #[inline(always)]
+    unsafe fn look_up_words(self, table: Self::Table, src: *const u8) -> [Self::F32; 8] {
+        let mut values = [self.splat(0.0); 8];
+        for (i, values) in values.iter_mut().enumerate() {
+            // SAFETY: as the caller promises.
+            *values = unsafe { self.look_up_eighth(table, src, i) };
+        }
+        values
+    }
 
     /// The codes of `LANES` pairs of values, each the one whose value is nearest, the lower one in the middle; a byte a
     /// pair, `even` in the high half.
@@ -77,7 +91,7 @@ pub(crate) trait FourBit: Simd {
     }
 }
 
-/// Bytes that [`FourBit::look_up_words`] reads of as many words.
+/// Bytes that [`FourBit::look_up_eighth`] may read of as many words.
 pub(crate) const fn words_read(n_words: usize) -> usize {
     4 * n_words + 3
 }

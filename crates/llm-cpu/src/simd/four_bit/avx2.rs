@@ -72,18 +72,17 @@ impl FourBit for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn look_up_words(self, table: [__m256; 2], src: *const u8) -> [__m256; 8] {
+    unsafe fn look_up_eighth(self, table: [__m256; 2], src: *const u8, i: usize) -> __m256 {
         // SAFETY: as the caller promises, and the token.
         unsafe {
-            let mut values = [_mm256_setzero_ps(); 8];
-            for i in 0..4 {
-                // A load from byte i on stands for a shift.
-                let words = _mm256_loadu_si256(src.add(i).cast());
-                let high = _mm256_srli_epi32::<4>(words);
-                values[2 * i] = select(table, high, _mm256_slli_epi32::<24>(words));
-                values[2 * i + 1] = select(table, words, _mm256_slli_epi32::<28>(words));
+            // A load from byte i / 2 on stands for a shift.
+            let words = _mm256_loadu_si256(src.add(i / 2).cast());
+            if i.is_multiple_of(2) {
+                let codes = _mm256_srli_epi32::<4>(words);
+                select(table, codes, _mm256_slli_epi32::<24>(words))
+            } else {
+                select(table, words, _mm256_slli_epi32::<28>(words))
             }
-            values
         }
     }
 

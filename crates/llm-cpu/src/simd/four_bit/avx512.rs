@@ -102,17 +102,17 @@ impl FourBit for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn look_up_words(self, table: __m512, src: *const u8) -> [__m512; 8] {
+    unsafe fn look_up_eighth(self, table: __m512, src: *const u8, i: usize) -> __m512 {
         // SAFETY: as the caller promises, and the token.
         unsafe {
-            let mut values = [_mm512_setzero_ps(); 8];
-            for i in 0..4 {
-                // A load from byte i on stands for a shift; the permutation reads the lowest four bits only.
-                let words = _mm512_loadu_si512(src.add(i).cast());
-                values[2 * i] = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(words), table);
-                values[2 * i + 1] = _mm512_permutexvar_ps(words, table);
-            }
-            values
+            // A load from byte i / 2 on stands for a shift; the permutation reads the lowest four bits only.
+            let words = _mm512_loadu_si512(src.add(i / 2).cast());
+            let codes = if i.is_multiple_of(2) {
+                _mm512_srli_epi32::<4>(words)
+            } else {
+                words
+            };
+            _mm512_permutexvar_ps(codes, table)
         }
     }
 

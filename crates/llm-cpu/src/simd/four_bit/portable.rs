@@ -33,12 +33,10 @@ impl FourBit for Portable {
     }
 
     #[inline(always)]
-    unsafe fn look_up_words(self, table: [f32; 16], src: *const u8) -> [[f32; N]; 8] {
+    unsafe fn look_up_eighth(self, table: [f32; 16], src: *const u8, i: usize) -> [f32; N] {
         // SAFETY: as the caller promises.
         let words = unsafe { src.cast::<[[u8; 4]; N]>().read_unaligned() };
-        std::array::from_fn(|i| {
-            words.map(|word| table[usize::from(word[i / 2] >> (4 - i % 2 * 4) & 15)])
-        })
+        words.map(|word| table[usize::from(word[i / 2] >> (4 - i % 2 * 4) & 15)])
     }
 
     #[inline(always)]

@@ -1,0 +1,129 @@
+//! Sequences that decode together share each pass over the weights: few rows times a matrix, against one row and
+//! against multiplying and adding in registers only.
+//!
+//! `cargo bench -p llm-benches --bench batch [-- nf4 …]` measures the schemes that are named, else all.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
+
+use llm_backend::{Backend, LinearPart, Output, WorkspaceShape};
+use llm_benches::{cpu, four_bit_weights, int8_weights, interleaved, weights};
+use llm_cpu::Cpu;
+use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
+use llm_tensor::DType;
+
+/// Of a Llama of 1.1 billion parameters, `[rows, cols]`.
+const SHAPES: [(usize, usize); 3] = [(2048, 2048), (5632, 2048), (2048, 5632)];
+const N_TOKENS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
+/// Elements of all matrices of a shape: more than caches hold of the wider types.
+const N_ELEMENTS: usize = 1 << 26;
+
+fn main() {
+    let cpu = cpu(None);
+    println!("{}", cpu.info().name);
+    for scheme in schemes() {
+        for (rows, cols) in SHAPES {
+            measure(&cpu, scheme, rows, cols);
+        }
+    }
+}
+
+/// The ways to keep weights whose products are measured: those that are named, else all.
+fn schemes() -> Vec<Scheme> {
+    let named: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
+    let is_named = |scheme: &Scheme| named.is_empty() || named.contains(&scheme.to_string());
+    let nf4 = |double_quant| {
+        Scheme::FourBit(FourBit {
+            code: Code::Nf4,
+            block_size: BlockSize::DEFAULT,
+            double_quant,
+        })
+    };
+    let all = [
+        Scheme::Dense(DType::BF16),
+        Scheme::Int8(Int8 { threshold: 6.0 }),
+        nf4(false),
+        nf4(true),
+    ];
+    all.into_iter().filter(is_named).collect()
+}
+
+const WORKS: &str = "a processor's operations do not fail";
+
+/// Prints what a pass takes for each number of tokens.
+fn measure(cpu: &Cpu, scheme: Scheme, rows: usize, cols: usize) {
+    let shapes = vec![(rows, cols); N_ELEMENTS.div_ceil(rows * cols)];
+    let weights = match scheme {
+        Scheme::Dense(dtype) => weights(dtype, &shapes).0,
+        Scheme::FourBit(format) => four_bit_weights(format, &shapes).0,
+        Scheme::Int8(format) => int8_weights(format, &shapes).0,
+        Scheme::Int8PerUse(..) => return,
+    };
+    let weights: Vec<_> = weights
+        .into_iter()
+        .map(|weight| cpu.load(weight).expect(WORKS))
+        .collect();
+    let mut n_peak = 0;
+    let mut peak = || n_peak = cpu.multiply_add(200_000);
+    let mut passes: Vec<_> = N_TOKENS
+        .into_iter()
+        .map(|n_tokens| pass(cpu, &weights, (rows, cols), n_tokens))
+        .collect();
+    let mut runs: Vec<&mut dyn FnMut()> = vec![&mut peak];
+    runs.extend(passes.iter_mut().map(|pass| pass as &mut dyn FnMut()));
+    let seconds = interleaved(9, &mut runs);
+    drop(passes);
+    let (peak, seconds) = (n_peak as f64 / seconds[0], &seconds[1..]);
+    println!(
+        "  {scheme}, {rows} x {cols}, peak {:.0} GFLOP/s",
+        peak / 1e9
+    );
+    for (n_tokens, &time) in N_TOKENS.into_iter().zip(seconds) {
+        let n_operations = 2 * shapes.len() * rows * cols * n_tokens;
+        println!(
+            "    {n_tokens:2} tokens {:8.3} ms, {:5.2} x one token | {:3.0}% of peak",
+            time * 1e3,
+            time / seconds[0],
+            100.0 * n_operations as f64 / time / peak,
+        );
+    }
+}
+
+/// Multiplies all `weights` `[rows, cols]` with `n_tokens` rows.
+fn pass<'a>(
+    cpu: &'a Cpu,
+    weights: &'a [<Cpu as Backend>::Weight],
+    (rows, cols): (usize, usize),
+    n_tokens: usize,
+) -> impl FnMut() + 'a {
+    let shape = WorkspaceShape {
+        n_tokens,
+        cols,
+        rows,
+        context: 1,
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim: 1,
+    };
+    let mut workspace = cpu.workspace(&shape).expect(WORKS);
+    let mut x = cpu.alloc(n_tokens * cols).expect(WORKS);
+    cpu.upload(&vec![0.5; n_tokens * cols], &mut x)
+        .expect(WORKS);
+    let mut out = cpu.alloc(n_tokens * rows).expect(WORKS);
+    move || {
+        for weight in weights {
+            let part = LinearPart { weight, bias: None };
+            cpu.linear(
+                &[part],
+                &x,
+                Output::Write,
+                &mut out,
+                n_tokens,
+                &mut workspace,
+            )
+            .expect(WORKS);
+        }
+    }
+}
