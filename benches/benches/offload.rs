@@ -73,6 +73,7 @@ impl Bench<'_> {
             let memory = plan.estimate.memory(Home::Ram);
             memory.map_or(Bytes::ZERO, |memory| memory.needed())
         };
+        // Room for half of that beside what it takes on disk.
         let budget = ram(&all) + Bytes::new(streamed.get() / 2);
         let half = self.plan(quant, 1, Strategy::Cpu, budget.get())?;
         let batch = self.plan(
@@ -113,11 +114,12 @@ impl Bench<'_> {
         let rate = |seconds: f64| streamed.get() as f64 / seconds / 1e9;
         println!(
             "  {name:10} {streamed} a token, opened in {opened:.1} s | plain read {:.2} GB/s | all on disk {:.2} tokens/s, \
-             {:.2} GB/s, {:.0}% of plain | half in RAM {:.2} tokens/s, x {:.2} | {BATCH} sequences {:.2} tokens/s, x {:.2}",
+             {:.2} GB/s, {:.0}% of plain | half in RAM {} a token, {:.2} tokens/s, x {:.2} | {BATCH} sequences {:.2} tokens/s, x {:.2}",
             rate(plain),
             1.0 / one,
             rate(one),
             100.0 * plain / one,
+            streamed(&half),
             1.0 / half_time,
             one / half_time,
             BATCH as f64 / eight_time,
@@ -205,7 +207,9 @@ impl Bench<'_> {
 
 /// What a token brings from disk.
 fn streamed(plan: &Plan) -> Bytes {
-    plan.step.weights.iter().map(|&(_, bytes)| bytes).sum()
+    let weights = plan.step.weights.iter();
+    let on_disk = weights.filter(|(path, _)| path.home == Home::Disk);
+    on_disk.map(|&(_, bytes)| bytes).sum()
 }
 
 /// What a step takes of `n` sequences, one after the other: the one before it leaves what reads ahead where the last one
