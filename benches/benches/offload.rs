@@ -68,7 +68,7 @@ impl Bench<'_> {
             Strategy::Map(r#"{"": "disk"}"#.parse()?),
             u64::MAX,
         )?;
-        let streamed = streamed(&all);
+        let streamed = streamed_by(&all);
         let ram = |plan: &Plan| {
             let memory = plan.estimate.memory(Home::Ram);
             memory.map_or(Bytes::ZERO, |memory| memory.needed())
@@ -76,6 +76,7 @@ impl Bench<'_> {
         // Room for half of that beside what it takes on disk.
         let budget = ram(&all) + Bytes::new(streamed.get() / 2);
         let half = self.plan(quant, 1, Strategy::Cpu, budget.get())?;
+        let streamed_of_half = streamed_by(&half);
         let batch = self.plan(
             quant,
             BATCH,
@@ -119,7 +120,7 @@ impl Bench<'_> {
             1.0 / one,
             rate(one),
             100.0 * plain / one,
-            streamed(&half),
+            streamed_of_half,
             1.0 / half_time,
             one / half_time,
             BATCH as f64 / eight_time,
@@ -206,7 +207,7 @@ impl Bench<'_> {
 }
 
 /// What a token brings from disk.
-fn streamed(plan: &Plan) -> Bytes {
+fn streamed_by(plan: &Plan) -> Bytes {
     let weights = plan.step.weights.iter();
     let on_disk = weights.filter(|(path, _)| path.home == Home::Disk);
     on_disk.map(|&(_, bytes)| bytes).sum()
