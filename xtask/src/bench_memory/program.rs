@@ -16,11 +16,11 @@ use super::row::{Base, Row};
 pub(super) struct Program(PathBuf);
 
 impl Program {
-    /// Builds it.
+    /// Builds it, together with all others, so that dependencies have the features that tests built them with.
     pub(super) fn build(root: &Path) -> Result<Self> {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo
-            .args(["build", "--locked", "--release", "--package", "llm-run"])
+            .args(["build", "--locked", "--release", "--workspace", "--bins"])
             .current_dir(root);
         ensure!(cargo.status()?.success(), "{cargo:?} failed");
         // In the target folder of this program, which may be of another profile.
