@@ -192,19 +192,22 @@ def offload(args):
     print(f"\n{model.name} under {args.limit} GB for the whole process{slow}, prompt of 16 tokens, {args.tokens} decoded")
     print("| | opened or loaded, s | decode, tokens/s | × |")
     print("|---|---|---|---|")
-    with tempfile.TemporaryDirectory(dir=TARGET) as scratch, Limits(limit, disk, model) as limits:
+
+    def limited(command):
+        """The command's output, in cgroups that nobody else has left anything in."""
         forget(model)
+        with Limits(limit, disk, model) as limits:
+            return output(limits.command(command))
+
+    with tempfile.TemporaryDirectory(dir=TARGET) as scratch:
         # Python and torch want some 0.6 GB for themselves, and a module on its way is there twice.
         in_ram = f"{int(args.limit * 1000 * 0.3)}MB"
-        command = [PYTHON, "-c", THEIR_OFFLOAD, model, in_ram, f"{scratch}/theirs", min(args.tokens, 6)]
-        their = output(limits.command(command))
+        their = limited([PYTHON, "-c", THEIR_OFFLOAD, model, in_ram, f"{scratch}/theirs", min(args.tokens, 6)])
         print(f"| accelerate, bf16, {their['on_disk']} of {their['modules']} modules on disk | {their['load']:.1f} "
               f"| {their['decode']:.2f} | |", flush=True)
         for name, (flags, _) in ENCODINGS.items():
-            forget(model)
-            command = [LLM_RUN, "generate", model, "--token-ids", ids, "--max-new-tokens", args.tokens + 1, "--greedy",
-                       "--ignore-eos", "--json", "--offload-folder", f"{scratch}/ours", *flags]
-            found = output(limits.command(command))
+            found = limited([LLM_RUN, "generate", model, "--token-ids", ids, "--max-new-tokens", args.tokens + 1, "--greedy",
+                             "--ignore-eos", "--json", "--offload-folder", f"{scratch}/ours", *flags])
             decode = found["timings"]["decode_tokens_per_second"]
             print(f"| llm-run, {name} | {found['timings']['load_seconds']:.1f} | {decode:.2f} "
                   f"| {decode / their['decode']:.1f} |", flush=True)
