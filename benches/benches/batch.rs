@@ -5,8 +5,8 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
-use llm_backend::{Backend, LinearPart, Output, WorkspaceShape};
-use llm_benches::{cpu, four_bit_weights, int8_weights, interleaved, weights};
+use llm_backend::Backend;
+use llm_benches::{cpu, four_bit_weights, int8_weights, interleaved, named, products, weights};
 use llm_cpu::Cpu;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
 use llm_tensor::DType;
@@ -29,11 +29,6 @@ fn main() {
 
 /// The ways to keep weights whose products are measured: those that are named, else all.
 fn schemes() -> Vec<Scheme> {
-    let named: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|arg| !arg.starts_with("--"))
-        .collect();
-    let is_named = |scheme: &Scheme| named.is_empty() || named.contains(&scheme.to_string());
     let nf4 = |double_quant| {
         Scheme::FourBit(FourBit {
             code: Code::Nf4,
@@ -41,13 +36,12 @@ fn schemes() -> Vec<Scheme> {
             double_quant,
         })
     };
-    let all = [
+    named(vec![
         Scheme::Dense(DType::BF16),
         Scheme::Int8(Int8 { threshold: 6.0 }),
         nf4(false),
         nf4(true),
-    ];
-    all.into_iter().filter(is_named).collect()
+    ])
 }
 
 const WORKS: &str = "a processor's operations do not fail";
@@ -69,7 +63,7 @@ fn measure(cpu: &Cpu, scheme: Scheme, rows: usize, cols: usize) {
     let mut peak = || n_peak = cpu.multiply_add(200_000);
     let mut passes: Vec<_> = N_TOKENS
         .into_iter()
-        .map(|n_tokens| pass(cpu, &weights, (rows, cols), n_tokens))
+        .map(|n_tokens| products(cpu, &weights, (rows, cols), n_tokens))
         .collect();
     let mut runs: Vec<&mut dyn FnMut()> = vec![&mut peak];
     runs.extend(passes.iter_mut().map(|pass| pass as &mut dyn FnMut()));
@@ -88,42 +82,5 @@ fn measure(cpu: &Cpu, scheme: Scheme, rows: usize, cols: usize) {
             time / seconds[0],
             100.0 * n_operations as f64 / time / peak,
         );
-    }
-}
-
-/// Multiplies all `weights` `[rows, cols]` with `n_tokens` rows.
-fn pass<'a>(
-    cpu: &'a Cpu,
-    weights: &'a [<Cpu as Backend>::Weight],
-    (rows, cols): (usize, usize),
-    n_tokens: usize,
-) -> impl FnMut() + 'a {
-    let shape = WorkspaceShape {
-        n_tokens,
-        cols,
-        rows,
-        context: 1,
-        n_heads: 1,
-        n_kv_heads: 1,
-        head_dim: 1,
-    };
-    let mut workspace = cpu.workspace(&shape).expect(WORKS);
-    let mut x = cpu.alloc(n_tokens * cols).expect(WORKS);
-    cpu.upload(&vec![0.5; n_tokens * cols], &mut x)
-        .expect(WORKS);
-    let mut out = cpu.alloc(n_tokens * rows).expect(WORKS);
-    move || {
-        for weight in weights {
-            let part = LinearPart { weight, bias: None };
-            cpu.linear(
-                &[part],
-                &x,
-                Output::Write,
-                &mut out,
-                n_tokens,
-                &mut workspace,
-            )
-            .expect(WORKS);
-        }
     }
 }

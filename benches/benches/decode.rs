@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
 use llm_backend::{Backend, LinearPart, Output, WorkspaceShape};
-use llm_benches::{cpu, four_bit_weights, int8_weights, interleaved, weights};
+use llm_benches::{cpu, four_bit_weights, int8_weights, interleaved, named, weights};
 use llm_cpu::Cpu;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
 use llm_tensor::DType;
@@ -25,15 +25,6 @@ fn main() {
 
 /// The ways to keep weights whose products are measured: those that are named, else all.
 fn schemes() -> Vec<Scheme> {
-    let named: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|arg| !arg.starts_with("--"))
-        .collect();
-    let is_named = |scheme: &Scheme| named.is_empty() || named.contains(&scheme.to_string());
-    all_schemes().into_iter().filter(is_named).collect()
-}
-
-fn all_schemes() -> Vec<Scheme> {
     let four_bit = |code, double_quant| {
         Scheme::FourBit(FourBit {
             code,
@@ -41,7 +32,7 @@ fn all_schemes() -> Vec<Scheme> {
             double_quant,
         })
     };
-    vec![
+    named(vec![
         Scheme::Dense(DType::BF16),
         Scheme::Dense(DType::F16),
         Scheme::Dense(DType::F32),
@@ -49,7 +40,7 @@ fn all_schemes() -> Vec<Scheme> {
         four_bit(Code::Nf4, false),
         four_bit(Code::Nf4, true),
         four_bit(Code::Fp4, false),
-    ]
+    ])
 }
 
 /// Prints the speed of a pass over all `shapes` beside that of reading the same bytes.

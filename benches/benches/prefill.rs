@@ -3,10 +3,8 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
-use llm_backend::{
-    Attention, Backend, KvColumns, KvShape, LinearPart, Output, Rows, Seen, WorkspaceShape,
-};
-use llm_benches::{cpu, four_bit_weights, interleaved, weights};
+use llm_backend::{Attention, Backend, KvColumns, KvShape, Rows, Seen, WorkspaceShape};
+use llm_benches::{cpu, four_bit_weights, interleaved, products, weights};
 use llm_cpu::Cpu;
 use llm_quant::{BlockSize, Code, FourBit, Scheme};
 use llm_tensor::DType;
@@ -42,37 +40,10 @@ fn gemm(cpu: &Cpu, scheme: Scheme, rows: usize, cols: usize, n_tokens: usize) {
         Scheme::FourBit(format) => four_bit_weights(format, &[(rows, cols)]).0.remove(0),
         Scheme::Int8(_) | Scheme::Int8PerUse(..) => return,
     };
-    let weight = cpu.load(weight).expect(WORKS);
-    let shape = WorkspaceShape {
-        n_tokens,
-        cols,
-        rows,
-        context: 1,
-        n_heads: 1,
-        n_kv_heads: 1,
-        head_dim: 1,
-    };
-    let mut workspace = cpu.workspace(&shape).expect(WORKS);
-    let mut x = cpu.alloc(n_tokens * cols).expect(WORKS);
-    cpu.upload(&vec![0.5; n_tokens * cols], &mut x)
-        .expect(WORKS);
-    let mut out = cpu.alloc(n_tokens * rows).expect(WORKS);
-    let part = LinearPart {
-        weight: &weight,
-        bias: None,
-    };
+    let weights = [cpu.load(weight).expect(WORKS)];
     let what = format!("{scheme} {n_tokens} tokens, {rows} x {cols}");
-    report(cpu, &what, 2 * n_tokens * rows * cols, &mut || {
-        cpu.linear(
-            &[part],
-            &x,
-            Output::Write,
-            &mut out,
-            n_tokens,
-            &mut workspace,
-        )
-        .expect(WORKS);
-    });
+    let mut product = products(cpu, &weights, (rows, cols), n_tokens);
+    report(cpu, &what, 2 * n_tokens * rows * cols, &mut product);
 }
 
 /// The heads of SmolLM2-135M.

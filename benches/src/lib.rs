@@ -7,10 +7,10 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
-use llm_backend::{DenseWeight, HostWeight};
+use llm_backend::{Backend, DenseWeight, HostWeight, LinearPart, Output, WorkspaceShape};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_quant::{
-    Absmax, DoubleAbsmax, FourBit, Int8, Int8Weight, NESTED_BLOCK, Weight4Bit, dynamic_map,
+    Absmax, DoubleAbsmax, FourBit, Int8, Int8Weight, NESTED_BLOCK, Scheme, Weight4Bit, dynamic_map,
 };
 use llm_tensor::{AlignedBuf, DType, HostBytes, f32_to_le_bytes};
 
@@ -48,6 +48,52 @@ pub fn cpu(n_threads: Option<usize>) -> Cpu {
         isa: None,
     })
     .expect("threads of the best instruction set start")
+}
+
+/// Those of `schemes` that the command line names, or all.
+pub fn named(schemes: Vec<Scheme>) -> Vec<Scheme> {
+    // Cargo adds `--bench` to what it passes on.
+    let named: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
+    let is_named = |scheme: &Scheme| named.is_empty() || named.contains(&scheme.to_string());
+    schemes.into_iter().filter(is_named).collect()
+}
+
+/// Multiplies all `weights` `[rows, cols]` with `n_tokens` rows, one weight after the other, whenever it is called.
+///
+/// # Panics
+/// When the processor's operations fail, which they do not.
+pub fn products<'a>(
+    cpu: &'a Cpu,
+    weights: &'a [<Cpu as Backend>::Weight],
+    (rows, cols): (usize, usize),
+    n_tokens: usize,
+) -> impl FnMut() + 'a {
+    const WORKS: &str = "a processor's operations do not fail";
+    let shape = WorkspaceShape {
+        n_tokens,
+        cols,
+        rows,
+        context: 1,
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim: 1,
+    };
+    let mut workspace = cpu.workspace(&shape).expect(WORKS);
+    let mut x = cpu.alloc(n_tokens * cols).expect(WORKS);
+    cpu.upload(&vec![0.5; n_tokens * cols], &mut x)
+        .expect(WORKS);
+    let mut out = cpu.alloc(n_tokens * rows).expect(WORKS);
+    move || {
+        for weight in weights {
+            let parts = [LinearPart { weight, bias: None }];
+            let output = Output::Write;
+            cpu.linear(&parts, &x, output, &mut out, n_tokens, &mut workspace)
+                .expect(WORKS);
+        }
+    }
 }
 
 /// Weights of these `[rows, cols]`, one after the other in a single allocation; and all its bytes.

@@ -159,6 +159,29 @@ fn nothing_is_read_beyond_a_weight() {
     }
 }
 
+/// `x` `[n_tokens, cols]` times a weight `[rows, cols]`.
+pub(crate) fn product(
+    cpu: &Cpu,
+    weight: HostWeight,
+    (rows, cols): (usize, usize),
+    x: &[f32],
+) -> Vec<f32> {
+    let n_tokens = x.len() / cols;
+    let weight = cpu.load(weight).unwrap();
+    let parts = [LinearPart {
+        weight: &weight,
+        bias: None,
+    }];
+    let mut workspace = cpu.workspace(&shape(n_tokens, cols, rows)).unwrap();
+    let mut buffer = cpu.alloc(x.len()).unwrap();
+    cpu.upload(x, &mut buffer).unwrap();
+    let mut out = cpu.alloc(n_tokens * rows).unwrap();
+    let output = Output::Write;
+    cpu.linear(&parts, &buffer, output, &mut out, n_tokens, &mut workspace)
+        .unwrap();
+    out.as_slice().to_vec()
+}
+
 pub(crate) fn shape(n_tokens: usize, cols: usize, rows: usize) -> WorkspaceShape {
     WorkspaceShape {
         n_tokens,

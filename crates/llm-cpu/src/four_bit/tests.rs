@@ -8,7 +8,7 @@ use llm_tensor::HostBytes;
 
 use crate::tests::{at_end_of_file, cpu, shape};
 use crate::workspace::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
-use crate::{Cpu, Isa};
+use crate::{Cpu, Isa, tests};
 
 const BLOCK_SIZES: [u64; 3] = [32, 64, 256];
 /// Whole and broken blocks, words and bytes.
@@ -137,28 +137,8 @@ fn any_elements_are_decoded_to_the_exact_values() {
 }
 
 fn product(cpu: &Cpu, weight: &Weight4Bit, x: &[f32]) -> Vec<f32> {
-    let (rows, cols) = (weight.rows(), weight.cols());
-    let n_tokens = x.len() / cols;
-    let weight = cpu.load(HostWeight::FourBit(weight.clone())).unwrap();
-    let part = LinearPart {
-        weight: &weight,
-        bias: None,
-    };
-    let mut workspace = cpu.workspace(&shape(n_tokens, cols, rows)).unwrap();
-    let mut buffer = cpu.alloc(x.len()).unwrap();
-    cpu.upload(x, &mut buffer).unwrap();
-    let mut out = cpu.alloc(n_tokens * rows).unwrap();
-    let parts = [part];
-    cpu.linear(
-        &parts,
-        &buffer,
-        Output::Write,
-        &mut out,
-        n_tokens,
-        &mut workspace,
-    )
-    .unwrap();
-    out.as_slice().to_vec()
+    let shape = (weight.rows(), weight.cols());
+    tests::product(cpu, HostWeight::FourBit(weight.clone()), shape, x)
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

@@ -1,6 +1,6 @@
 use std::num::NonZeroUsize;
 
-use llm_backend::{Backend, HostWeight, LinearPart, Output, WorkspaceShape};
+use llm_backend::{Backend, HostWeight};
 use llm_quant::{Activations8, Encoder, Int8, Int8Weight, PRODUCT_SCALE, Scalar};
 use llm_tensor::{DType, HostBytes, f32_to_le_bytes};
 
@@ -10,7 +10,7 @@ use super::scratch::Layout;
 use crate::isa::Level;
 use crate::simd::int::int_levels;
 use crate::tests::at_end_of_file;
-use crate::{Cpu, CpuOptions, Isa};
+use crate::{Cpu, CpuOptions, Isa, tests};
 
 /// Numbers that are nothing special, within ±1.
 fn values(n: usize) -> Vec<f32> {
@@ -162,36 +162,8 @@ fn int8_weight(rows: usize, cols: usize, threshold: f32) -> Int8Weight {
 }
 
 fn product(cpu: &Cpu, weight: &Int8Weight, x: &[f32]) -> Vec<f32> {
-    let (rows, cols) = (weight.rows(), weight.cols());
-    let n_tokens = x.len() / cols;
-    let loaded = cpu.load(HostWeight::Int8(weight.clone())).unwrap();
-    let part = LinearPart {
-        weight: &loaded,
-        bias: None,
-    };
-    let shape = WorkspaceShape {
-        n_tokens,
-        cols,
-        rows,
-        context: 1,
-        n_heads: 1,
-        n_kv_heads: 1,
-        head_dim: 1,
-    };
-    let mut workspace = cpu.workspace(&shape).unwrap();
-    let mut buffer = cpu.alloc(x.len()).unwrap();
-    cpu.upload(x, &mut buffer).unwrap();
-    let mut out = cpu.alloc(n_tokens * rows).unwrap();
-    cpu.linear(
-        &[part],
-        &buffer,
-        Output::Write,
-        &mut out,
-        n_tokens,
-        &mut workspace,
-    )
-    .unwrap();
-    out.as_slice().to_vec()
+    let shape = (weight.rows(), weight.cols());
+    tests::product(cpu, HostWeight::Int8(weight.clone()), shape, x)
 }
 
 /// Integer sums are exact and scaled alike, and few outliers are summed in order: nothing differs by a bit.
