@@ -15,8 +15,8 @@ use crate::weights::Weights;
 pub(crate) enum Order {
     /// As they compute, each layer with its experts.
     Layers,
-    /// By [`Use`], and among equals as they compute; experts one by one.
-    ByUse,
+    /// As they compute, but experts one by one after all else.
+    ExpertsLast,
 }
 
 /// How much of a unit a token reads: the more, the faster the memory that it belongs into.
@@ -76,8 +76,8 @@ impl Portions {
     pub(crate) fn of(weights: &Weights, order: Order) -> Self {
         let list = weights.units.list();
         let mut units: Vec<usize> = weights.units.in_order_of_computing().collect();
-        if order == Order::ByUse {
-            units.sort_by_key(|&idx| use_of(list[idx], weights.is_tied));
+        if order == Order::ExpertsLast {
+            units.sort_by_key(|&idx| matches!(list[idx], Unit::Expert { .. }));
         }
         let is_last = |unit| matches!(unit, Unit::FinalNorm(Side::Decoder) | Unit::Head);
         let last = units.iter().copied().filter(|&idx| is_last(list[idx]));

@@ -90,7 +90,7 @@ pub(crate) fn place(
         }
         // An expert computes where its layer does: on one of several GPUs it is filled in with it.
         Strategy::Auto if several => (Order::Layers, None),
-        Strategy::Auto | Strategy::Cpu => (Order::ByUse, None),
+        Strategy::Auto | Strategy::Cpu => (Order::ExpertsLast, None),
         Strategy::Sequential => (Order::Layers, None),
         Strategy::Balanced => (Order::Layers, Some(Spared::None)),
         Strategy::BalancedLow0 => (Order::Layers, Some(Spared::First)),

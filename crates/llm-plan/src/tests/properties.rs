@@ -220,6 +220,31 @@ proptest! {
     }
 }
 
+/// The order in which units are filled in must not depend on it.
+#[test]
+fn a_gpu_without_room_changes_nothing() {
+    for skeleton in [llama_of(WIDE, 6, false), t5_of(WIDE, 3)] {
+        let stored = all_as(&skeleton, DType::BF16);
+        let mut request = request(&skeleton, &stored);
+        request.costs = small_costs();
+        let all = fits(&request).estimate.memories()[0].needed().get();
+        for offload in [Offload::Stream, Offload::Compute] {
+            request.offload = offload;
+            for share in 0..100 {
+                let mut home = |gpus: &[u64]| {
+                    let gpus: Vec<_> = gpus.iter().map(|share| all * share / 100).collect();
+                    request.budgets = budgets(&gpus, all * 44 / 100, Some(0));
+                    let verdict = plan(&request).unwrap();
+                    verdict
+                        .plan()
+                        .map(|plan| plan.map.iter().collect::<Vec<_>>())
+                };
+                assert_eq!(home(&[share]), home(&[share, 0]), "{share}");
+            }
+        }
+    }
+}
+
 #[test]
 fn balanced_gpus_are_equally_full_and_the_first_is_spared() {
     let skeleton = llama(12, false);
