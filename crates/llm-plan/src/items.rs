@@ -15,7 +15,7 @@ use crate::weights::Weights;
 pub(crate) enum Order {
     /// As they compute, each layer with its experts.
     Layers,
-    /// As they compute, but experts one by one after all else.
+    /// As they compute, but experts one by one after all that every token needs.
     ExpertsLast,
 }
 
@@ -74,25 +74,35 @@ impl Portions {
 
     /// All units of a model: the norm before the head with it, a tied head with its table.
     pub(crate) fn of(weights: &Weights, order: Order) -> Self {
-        let list = weights.units.list();
-        let mut units: Vec<usize> = weights.units.in_order_of_computing().collect();
-        if order == Order::ExpertsLast {
-            units.sort_by_key(|&idx| matches!(list[idx], Unit::Expert { .. }));
-        }
-        let is_last = |unit| matches!(unit, Unit::FinalNorm(Side::Decoder) | Unit::Head);
-        let last = units.iter().copied().filter(|&idx| is_last(list[idx]));
-        let last: Vec<usize> = last.collect();
+        let units = &weights.units;
+        let is_last = |&idx: &usize| match units.list()[idx] {
+            Unit::FinalNorm(Side::Decoder) | Unit::Head => true,
+            Unit::Embedding
+            | Unit::Layer(..)
+            | Unit::Expert { .. }
+            | Unit::FinalNorm(Side::Encoder) => false,
+        };
+        let is_expert = |idx: usize| matches!(units.list()[idx], Unit::Expert { .. });
+        let last: Vec<usize> = units.in_order_of_computing().filter(is_last).collect();
         let mut portions = Portions::new();
-        for idx in units {
-            match list[idx] {
-                Unit::Embedding if weights.is_tied => {
-                    portions.push(&[idx]);
-                    portions.extend(&last);
-                }
-                Unit::Expert { .. } if order == Order::Layers => portions.extend(&[idx]),
-                unit if !is_last(unit) => portions.push(&[idx]),
-                _ if !weights.is_tied && idx == last[0] => portions.push(&last),
-                _ => {}
+        for idx in units.in_order_of_computing().filter(|idx| !is_last(idx)) {
+            match (is_expert(idx), order) {
+                (true, Order::ExpertsLast) => {}
+                (true, Order::Layers) => portions.extend(&[idx]),
+                (false, _) => portions.push(&[idx]),
+            }
+            if idx == 0 && weights.is_tied {
+                portions.extend(&last);
+            }
+        }
+        if !weights.is_tied {
+            portions.push(&last);
+        }
+        match order {
+            Order::Layers => {}
+            Order::ExpertsLast => {
+                let experts = units.in_order_of_computing().filter(|&idx| is_expert(idx));
+                experts.for_each(|idx| portions.push(&[idx]));
             }
         }
         portions
