@@ -11,6 +11,7 @@ mod batch;
 mod cache;
 mod chat;
 mod doctor;
+mod faults;
 mod forms;
 mod inspect;
 mod memory;
