@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::QuantizeArgs;
 use crate::failure::UserError;
+use crate::model::bind_files;
 use crate::output;
 use crate::rewrite::{
     CONFIG, Stop, existing, metadata, refuse_overlap, set_dtype, side_files, summary, with_hint,
@@ -27,7 +28,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let mut quant = args.quant.config()?.ok_or_else(|| {
         UserError("say how: --load-in-8bit, --load-in-4bit or --quant-config FILE".to_owned())
     })?;
-    let model = BoundModel::open(&args.input)?;
+    let model = bind_files(&args.input)?;
     let checkpoint = model.checkpoint();
     refuse_overlap(checkpoint, &args.input, &args.output)?;
     let form = model.hub_form()?;
@@ -73,13 +74,10 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     })?;
     writer.finish()?;
     bar.finish_and_clear();
-    for line in files
+    files
         .remarks
-        .into_iter()
-        .chain(beyond.map(|left| readers(left, linears)))
-    {
-        eprintln!("{line}");
-    }
+        .extend(beyond.map(|left| readers(left, linears)));
+    output::notes(&files.remarks);
     output::closing_line(summary(&plan, &args.output, begin.elapsed()));
     Ok(ExitCode::SUCCESS)
 }
