@@ -284,6 +284,10 @@ pub(crate) struct ShardArgs {
     /// The format to write
     #[arg(long, value_enum, default_value_t = OutputFormat::Safetensors)]
     pub(crate) format: OutputFormat,
+    /// Write the model of a GGUF as the hub has it: config.json and tokenizer made of its metadata, and its tensors under the
+    /// names and in the order that go with these
+    #[arg(long)]
+    pub(crate) to_hf: bool,
     /// Replace files in OUT; the shards of an old checkpoint there are deleted
     #[arg(long)]
     pub(crate) force: bool,

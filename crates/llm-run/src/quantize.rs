@@ -1,4 +1,5 @@
-//! `llm-run quantize`: a checkpoint written in 8 or 4 bits, as bitsandbytes lays them out.
+//! `llm-run quantize`: a checkpoint written in 8 or 4 bits, as bitsandbytes lays them out; and a GGUF written as a checkpoint
+//! with a `config.json`.
 
 mod of_gguf;
 
@@ -7,16 +8,16 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use llm_arch::{Module, Role, from_config};
-use llm_checkpoint::{ShardPlan, ShardWriter};
+use llm_arch::{HubForm, Module, Role, from_config};
+use llm_checkpoint::{Checkpoint, Existing, ShardPlan, ShardWriter};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::WeightDType;
 use llm_quant::QuantConfig;
-use llm_runtime::{BoundModel, LeftDense, Linears, Save};
-use llm_tensor::{Bytes, DType};
+use llm_runtime::{BeyondPeers, BoundModel, Linears, Save};
+use llm_tensor::Bytes;
 use serde_json::{Map, Value};
 
-use crate::cli::QuantizeArgs;
+use crate::cli::{QuantizeArgs, ShardArgs};
 use crate::failure::UserError;
 use crate::model::bind_files;
 use crate::output;
@@ -25,66 +26,118 @@ use crate::rewrite::{
 };
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
-    let mut quant = args.quant.config()?.ok_or_else(|| {
+    let quant = args.quant.config()?.ok_or_else(|| {
         UserError("say how: --load-in-8bit, --load-in-4bit or --quant-config FILE".to_owned())
     })?;
-    let model = bind_files(&args.input)?;
-    let checkpoint = model.checkpoint();
-    refuse_overlap(checkpoint, &args.input, &args.output)?;
-    let form = model.hub_form()?;
-    let dtype = match (args.dtype, &form) {
-        // A file of blocks names none, and a configuration has to.
-        (WeightDType::Auto, Some(_)) => WeightDType::As(model.stored_dtype()),
-        (dtype, _) => dtype,
-    };
-    let mut files = match &form {
-        Some(form) => of_gguf::files(checkpoint, form)?,
-        None => Files::default(),
-    };
-    files.add_side_files(&model, args)?;
-    files.keep_shared_head(&mut quant)?;
-    files.set_quantization(&quant, dtype);
-    let encodings = model.encodings(dtype, Some(&quant))?;
-    let cpu = Cpu::new(CpuOptions::default())?;
     let linears = match args.all_linear {
         true => Linears::All,
         false => Linears::Peers,
     };
-    let mut save = Save::new(&model, encodings, &cpu, linears);
-    if let Some(form) = &form {
-        save = save.in_hub_form(form);
+    let model = bind_files(&args.input)?;
+    let form = model.hub_form()?;
+    Rewrite {
+        doing: "quantizing",
+        input: &args.input,
+        output: &args.output,
+        max_shard_size: args.max_shard_size,
+        existing: existing(args.force),
+        dtype: args.dtype,
+        linears,
     }
-    let plan = ShardPlan::new(save.tensors()?, Some(args.max_shard_size))?;
+    .run(&model, form.as_ref(), Some(quant))
+}
 
-    let stop = Stop::on_ctrl_c()?;
-    let begin = Instant::now();
-    let mut metadata = metadata(checkpoint);
-    let beyond = Save::new(&model, encodings, &cpu, Linears::Peers).left_dense();
-    if beyond.is_some() && args.all_linear {
-        // For who wonders why others do not load it.
-        metadata.insert("llm_run.quantized".to_owned(), "all linear".to_owned());
+/// Writes the model of a GGUF as a dense checkpoint with a `config.json`.
+pub(crate) fn to_hf(args: &ShardArgs) -> Result<ExitCode> {
+    let model = bind_files(&args.input)?;
+    let Some(form) = model.hub_form()? else {
+        let message = format!("{} is no GGUF: --to-hf is for these", args.input.display());
+        return Err(UserError(message).into());
+    };
+    Rewrite {
+        doing: "writing",
+        input: &args.input,
+        output: &args.output,
+        max_shard_size: args.max_shard_size,
+        existing: existing(args.force),
+        dtype: args.dtype.map_or(WeightDType::Auto, WeightDType::As),
+        linears: Linears::Peers,
     }
-    let mut writer = ShardWriter::create(&args.output, &plan, metadata, existing(args.force))
-        .map_err(with_hint)?;
-    files.write(&writer)?;
-    let bar = output::bar("quantizing", plan.total())?;
-    save.write(&mut writer, |written: Bytes| {
-        bar.set_position(written.get());
-        stop.check()
-    })?;
-    writer.finish()?;
-    bar.finish_and_clear();
-    files
-        .remarks
-        .extend(beyond.map(|left| readers(left, linears)));
-    output::notes(&files.remarks);
-    output::closing_line(summary(&plan, &args.output, begin.elapsed()));
-    Ok(ExitCode::SUCCESS)
+    .run(&model, Some(&form), None)
+}
+
+/// A model on its way from a checkpoint to another.
+struct Rewrite<'a> {
+    doing: &'static str,
+    input: &'a Path,
+    output: &'a Path,
+    max_shard_size: Bytes,
+    existing: Existing,
+    dtype: WeightDType,
+    linears: Linears,
+}
+
+impl Rewrite<'_> {
+    fn run(
+        &self,
+        model: &BoundModel,
+        form: Option<&HubForm>,
+        mut quant: Option<QuantConfig>,
+    ) -> Result<ExitCode> {
+        let checkpoint = model.checkpoint();
+        refuse_overlap(checkpoint, self.input, self.output)?;
+        let dtype = match (self.dtype, form) {
+            // A file of blocks names none, and a configuration has to.
+            (WeightDType::Auto, Some(_)) => WeightDType::As(model.stored_dtype()),
+            (dtype, _) => dtype,
+        };
+        let mut files = match form {
+            Some(form) => of_gguf::files(checkpoint, form)?,
+            None => Files::default(),
+        };
+        files.add_side_files(checkpoint, self.input)?;
+        files.set_dtype(dtype);
+        if let Some(quant) = &mut quant {
+            files.keep_shared_head(quant)?;
+            files.set_quantization(quant);
+        }
+        let encodings = model.encodings(dtype, quant.as_ref())?;
+        let cpu = Cpu::new(CpuOptions::default())?;
+        let mut save = Save::new(model, encodings, &cpu, self.linears);
+        if let Some(form) = form {
+            save = save.in_hub_form(form);
+        }
+        let plan = ShardPlan::new(save.tensors()?, Some(self.max_shard_size))?;
+
+        let stop = Stop::on_ctrl_c()?;
+        let begin = Instant::now();
+        let mut metadata = metadata(checkpoint);
+        let beyond = save.beyond_peers();
+        if beyond.is_some() && self.linears == Linears::All {
+            // For who wonders why others do not load it.
+            metadata.insert("llm_run.quantized".to_owned(), "all linear".to_owned());
+        }
+        let mut writer =
+            ShardWriter::create(self.output, &plan, metadata, self.existing).map_err(with_hint)?;
+        files.write(&writer)?;
+        let bar = output::bar(self.doing, plan.total())?;
+        save.write(&mut writer, |written: Bytes| {
+            bar.set_position(written.get());
+            stop.check()
+        })?;
+        writer.finish()?;
+        bar.finish_and_clear();
+        let mut remarks = files.remarks;
+        remarks.extend(beyond.map(|beyond| readers(beyond, self.linears)));
+        output::notes(&remarks);
+        output::closing_line(summary(&plan, self.output, begin.elapsed()));
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 /// Who reads what transformers does not quantize itself, and what became of that.
-fn readers(left: LeftDense, linears: Linears) -> String {
-    let (n, of, there) = (left.n_tensors, left.of, in_transformers(left.module));
+fn readers(beyond: BeyondPeers, linears: Linears) -> String {
+    let (n, of, there) = (beyond.n_tensors, beyond.of, in_transformers(beyond.module));
     match linears {
         Linears::Peers => format!(
             "{n} of {of} matrices stay dense, since {there}; --all-linear quantizes them too, for llm-run alone"
@@ -123,8 +176,7 @@ struct Files {
 
 impl Files {
     /// The files beside the input's weights, as far as there are no others of their names.
-    fn add_side_files(&mut self, model: &BoundModel, args: &QuantizeArgs) -> Result<()> {
-        let checkpoint = model.checkpoint();
+    fn add_side_files(&mut self, checkpoint: &Checkpoint, input: &Path) -> Result<()> {
         let is_new = |path: &Path| !self.new.iter().any(|(name, _)| path.ends_with(name));
         // A tokenizer's files that are not of one piece would contradict each other.
         let has_own = !self.new.is_empty();
@@ -132,7 +184,7 @@ impl Files {
             let name = path.file_name().and_then(|name| name.to_str());
             name.is_some_and(|name| name.starts_with("README") || name.starts_with("LICENSE"))
         };
-        for path in side_files(checkpoint, &args.input)? {
+        for path in side_files(checkpoint, input)? {
             if !path.ends_with(CONFIG) {
                 if is_new(&path) && (!has_own || is_words(&path)) {
                     self.copies.push(path);
@@ -167,15 +219,23 @@ impl Files {
         Ok(())
     }
 
-    /// Has the configuration say how the weights are quantized, and the element type of what is not.
-    fn set_quantization(&mut self, quant: &QuantConfig, dtype: WeightDType) {
-        let config = &mut self.config;
-        config.insert("quantization_config".to_owned(), quant.to_json());
-        if let Some(dtype) = dense_dtype(dtype)
-            && !set_dtype(config, dtype)
-        {
-            config.insert("dtype".to_owned(), dtype.torch_name().into());
+    /// Has the configuration say the element type of what is not quantized.
+    fn set_dtype(&mut self, dtype: WeightDType) {
+        match dtype {
+            WeightDType::As(dtype) => {
+                if !set_dtype(&mut self.config, dtype) {
+                    let name = dtype.torch_name().into();
+                    self.config.insert("dtype".to_owned(), name);
+                }
+            }
+            WeightDType::Auto => {}
         }
+    }
+
+    /// Has the configuration say how the weights are quantized.
+    fn set_quantization(&mut self, quant: &QuantConfig) {
+        let key = "quantization_config".to_owned();
+        self.config.insert(key, quant.to_json());
     }
 
     fn write(&self, writer: &ShardWriter<'_>) -> Result<()> {
@@ -188,12 +248,5 @@ impl Files {
             writer.copy_file(path).map_err(with_hint)?;
         }
         Ok(())
-    }
-}
-
-fn dense_dtype(dtype: WeightDType) -> Option<DType> {
-    match dtype {
-        WeightDType::As(dtype) => Some(dtype),
-        WeightDType::Auto => None,
     }
 }

@@ -12,12 +12,15 @@ use llm_tensor::DType;
 use serde_json::{Map, Value};
 
 use crate::cli::ShardArgs;
-use crate::output;
 use crate::rewrite::{
     CONFIG, Stop, existing, metadata, refuse_overlap, set_dtype, side_files, summary, with_hint,
 };
+use crate::{output, quantize};
 
 pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
+    if args.to_hf {
+        return quantize::to_hf(args);
+    }
     let checkpoint = Checkpoint::open(&args.input)?;
     output::notes(checkpoint.notices());
     refuse_overlap(&checkpoint, &args.input, &args.output)?;
@@ -44,7 +47,10 @@ pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
 
     let mut parts = summary(&plan, &args.output, begin.elapsed());
     if checkpoint.format() == Format::Gguf {
-        parts.push("tensors keep their GGUF names".to_owned());
+        parts.push(
+            "tensors keep their GGUF names; --to-hf gives them those that go with a config.json"
+                .to_owned(),
+        );
     }
     output::closing_line(parts);
     Ok(ExitCode::SUCCESS)

@@ -42,7 +42,7 @@ pub use notice::Notice;
 pub use offload::{OffloadAbout, OffloadDamage, OffloadEntry, OffloadFolder, OffloadSource};
 pub use peers::{Unread, WhyUnread};
 pub use sample::{Sampler, Sampling};
-pub use save::{LeftDense, Linears, Save};
+pub use save::{BeyondPeers, Linears, Save};
 pub use session::{Interrupt, Session};
 pub use stage::{Device, Pass, Stage, StageOptions, WeightSource};
 pub use stream::Stream;

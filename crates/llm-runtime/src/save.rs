@@ -39,9 +39,9 @@ pub enum Linears {
     All,
 }
 
-/// Projections that are written dense though a quantization asks for them, since transformers would not read them.
+/// Projections that a quantization asks for and transformers would not read quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeftDense {
+pub struct BeyondPeers {
     /// What transformers has them in.
     pub module: Module,
     /// How many.
@@ -100,11 +100,11 @@ impl<'a> Save<'a> {
         Ok(tensors)
     }
 
-    /// What is written dense for others' sake.
+    /// What transformers would not read quantized, be it written so or not.
     ///
     /// # Panics
     /// When the form is not the model's.
-    pub fn left_dense(&self) -> Option<LeftDense> {
+    pub fn beyond_peers(&self) -> Option<BeyondPeers> {
         let asked = |bound: &BoundTensor<'_>| match self.scheme(bound) {
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => false,
             Scheme::Int8(_) | Scheme::FourBit(_) => {
@@ -112,8 +112,8 @@ impl<'a> Save<'a> {
             }
         };
         let asked: Vec<_> = self.slots().map(|(_, bound)| bound).filter(asked).collect();
-        let left = asked.iter().filter(|bound| self.is_left_dense(bound));
-        left.clone().next().map(|bound| LeftDense {
+        let left = asked.iter().filter(|bound| is_beyond_peers(bound));
+        left.clone().next().map(|bound| BeyondPeers {
             module: bound.slot.module,
             n_tensors: left.count(),
             of: asked.len(),
@@ -182,23 +182,14 @@ impl<'a> Save<'a> {
         self.encodings.scheme(bound.slot, bound.stored_as(), RUN_ON)
     }
 
-    fn is_left_dense(&self, bound: &BoundTensor<'_>) -> bool {
-        match (self.linears, bound.slot.module) {
-            (Linears::All, _) | (Linears::Peers, Module::Linear) => false,
-            (Linears::Peers, Module::Own(_) | Module::Experts) => {
-                !matches!(bound.stored_as(), StoredAs::Quantized(_))
-            }
-        }
-    }
-
     fn kept<'b>(&self, bound: BoundTensor<'b>) -> Kept<'b> {
         let dense = Encodings {
             quant: None,
             ..self.encodings
         };
-        let encodings = match self.is_left_dense(&bound) {
-            true => &dense,
-            false => &self.encodings,
+        let encodings = match self.linears {
+            Linears::Peers if is_beyond_peers(&bound) => &dense,
+            Linears::Peers | Linears::All => &self.encodings,
         };
         let scheme = encodings.scheme(bound.slot, bound.stored_as(), RUN_ON);
         match scheme {
@@ -260,6 +251,14 @@ impl<'a> Save<'a> {
             put(&slot.name, (start * row_bytes) as u64, piece)?;
         }
         Ok(())
+    }
+}
+
+/// Whether transformers does not quantize what it has the matrix in.
+fn is_beyond_peers(bound: &BoundTensor<'_>) -> bool {
+    match bound.slot.module {
+        Module::Linear => false,
+        Module::Own(_) | Module::Experts => !matches!(bound.stored_as(), StoredAs::Quantized(_)),
     }
 }
 

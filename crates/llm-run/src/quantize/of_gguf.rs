@@ -4,7 +4,7 @@ use anyhow::Result;
 use llm_arch::HubForm;
 use llm_checkpoint::Checkpoint;
 use llm_text::Tokenizer;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Files;
 use crate::model::gguf_tokenizer;
@@ -37,8 +37,11 @@ pub(super) fn files(checkpoint: &Checkpoint, form: &HubForm) -> Result<Files> {
     if let [_, _, ..] = tokenizer.eos_ids() {
         generation["eos_token_id"] = json!(tokenizer.eos_ids());
     }
-    let generation: Value = generation;
     let text = format!("{generation:#}\n").into_bytes();
     files.new.push(("generation_config.json".to_owned(), text));
+    let own = tokenizer.to_files()?.into_iter();
+    files
+        .new
+        .extend(own.map(|(name, bytes)| (name.to_owned(), bytes)));
     Ok(files)
 }

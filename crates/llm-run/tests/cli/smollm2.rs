@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::json;
+use crate::support::{json, run};
 
 /// The model and what is expected of it; nothing where it was not fetched.
 fn smollm2() -> Option<(PathBuf, Value)> {
@@ -98,4 +98,36 @@ fn perplexity_is_the_reference_librarys() {
             "{dtype}: perplexity is off by {error:+.2e}"
         );
     }
+}
+
+/// The readme's way: fetched, quantized, run.
+#[test]
+fn the_fetched_model_is_quantized_and_runs_as_it_does_quantized_at_load() {
+    let Some((model, _)) = smollm2() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("nf4");
+    let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
+    let written = run(&["quantize", model, out, "--load-in-4bit"]);
+    assert_eq!(written.code, 0, "{}", written.stderr);
+    let inspected = json(&["inspect", out, "--json"]);
+    assert_eq!(inspected["transformers"]["loads"], true);
+    let speak = |model: &str, flags: &[&str]| {
+        let chat = [
+            "--chat",
+            "What is the capital of France?",
+            "--max-new-tokens",
+            "8",
+            "--greedy",
+        ];
+        let found = json(&[&["generate", model, "--json"][..], &chat, flags].concat());
+        (
+            found["prompt_ids"].clone(),
+            found["generated_ids"].clone(),
+            found["text"].clone(),
+        )
+    };
+    let at_load = speak(model, &["--load-in-4bit", "--dtype", "bf16"]);
+    assert_eq!(speak(out, &[]), at_load);
 }

@@ -5,14 +5,17 @@ use std::path::Path;
 
 use llm_checkpoint::{Checkpoint, TensorInfo};
 use llm_runtime::BoundModel;
+use serde_json::{Value, json as value};
 
-use crate::support::{fixture, run};
+use crate::support::{Output, fixture, json, run};
 
-fn quantize(model: &str, out: &Path, flags: &[&str]) {
+/// Writes with a command and its flags.
+fn write(command: &[&str], model: &str, out: &Path) -> Output {
     let out = out.to_str().unwrap();
-    // Falcon too, to compare more.
-    let output = run(&[&["quantize", model, out, "--all-linear"][..], flags].concat());
-    assert_eq!(output.code, 0, "{model} {flags:?}: {}", output.stderr);
+    let args = [&command[..1], &[model, out], &command[1..]].concat();
+    let output = run(&args);
+    assert_eq!(output.code, 0, "{args:?}: {}", output.stderr);
+    output
 }
 
 fn values(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Vec<f32> {
@@ -40,9 +43,55 @@ fn pairs() -> Vec<(String, String, String)> {
     names.into_iter().map(pair).collect()
 }
 
+/// That `found` holds what `expected` does, but for what one was added to and taken from again, in f32.
+fn assert_same_tensors(found: &Checkpoint, expected: &Checkpoint, about: &str) {
+    assert_eq!(found.tensors().len(), expected.tensors().len(), "{about}");
+    for tensor in expected.tensors() {
+        let own = found.get(&tensor.name);
+        let own = own.unwrap_or_else(|| panic!("{about}: no {}", tensor.name));
+        let about = format!("{about}: {}", tensor.name);
+        let kind = |tensor: &TensorInfo| (tensor.shape.clone(), tensor.encoding);
+        assert_eq!(kind(own), kind(tensor), "{about}");
+        if about.starts_with("gemma") && tensor.name.ends_with("norm.weight") {
+            let pairs = values(found, own).into_iter().zip(values(expected, tensor));
+            let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(largest <= f32::EPSILON, "{about}: {largest}");
+            continue;
+        }
+        let bytes = |checkpoint: &Checkpoint| checkpoint.view(&tensor.name).unwrap().unwrap();
+        assert!(bytes(found)[..] == bytes(expected)[..], "{about}");
+    }
+}
+
 /// Names, order of rows, order of the matrix, gains: all as in the checkpoint that the GGUF was made of.
 #[test]
-fn a_gguf_becomes_what_the_checkpoint_that_it_was_made_of_becomes() {
+fn a_gguf_becomes_the_checkpoint_that_it_was_made_of() {
+    for (name, gguf, model) in pairs() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        write(
+            &["shard", "--to-hf", "--max-shard-size", "200KB"],
+            &gguf,
+            &out,
+        );
+        let expected = BoundModel::open(Path::new(&model)).unwrap();
+        let found = BoundModel::open(&out).unwrap();
+        let (mut found_spec, mut expected_spec) = (found.spec().clone(), expected.spec().clone());
+        for spec in [&mut found_spec, &mut expected_spec] {
+            if name.starts_with("gemma") {
+                // A GGUF does not say what scores are scaled by.
+                spec.decoder.layers.clear();
+            }
+        }
+        assert_eq!(found_spec, expected_spec, "{name}");
+        let found = found.checkpoint();
+        assert!(found.files().len() > 1, "{name}");
+        assert_same_tensors(found, expected.checkpoint(), &name);
+    }
+}
+
+#[test]
+fn a_gguf_is_quantized_as_the_checkpoint_that_it_was_made_of() {
     for (name, gguf, model) in pairs() {
         for flags in [
             &["--load-in-8bit"][..],
@@ -51,48 +100,25 @@ fn a_gguf_becomes_what_the_checkpoint_that_it_was_made_of_becomes() {
             &[
                 "--load-in-4bit",
                 "--skip-modules",
-                "c_attn,c_proj,q_proj,query_key_value,qkv_proj,lm_head,embed_out",
+                "c_attn,q_proj,query_key_value,lm_head",
             ],
         ] {
             let folder = tempfile::tempdir().unwrap();
             let (of_gguf, of_model) = (folder.path().join("gguf"), folder.path().join("model"));
-            quantize(&gguf, &of_gguf, flags);
-            quantize(&model, &of_model, flags);
-            let (found, expected) = (
-                BoundModel::open(&of_gguf).unwrap(),
-                BoundModel::open(&of_model).unwrap(),
+            // Falcon too, to compare more.
+            let command = [&["quantize", "--all-linear"][..], flags].concat();
+            let output = write(&command, &gguf, &of_gguf);
+            let is_falcon = name.starts_with("falcon");
+            assert_eq!(
+                output.stderr.contains("FalconLinear"),
+                is_falcon,
+                "{}",
+                output.stderr
             );
-            let (mut found_spec, mut expected_spec) =
-                (found.spec().clone(), expected.spec().clone());
-            // Both say nothing of these, which are counted from the model's size.
-            for spec in [&mut found_spec, &mut expected_spec] {
-                if name.starts_with("gemma") {
-                    spec.decoder.layers.clear();
-                }
-            }
-            assert_eq!(found_spec, expected_spec, "{name}");
-            let (found, expected) = (found.checkpoint(), expected.checkpoint());
-            assert_eq!(found.tensors().len(), expected.tensors().len(), "{name}");
-            for tensor in expected.tensors() {
-                let own = found.get(&tensor.name);
-                let own = own.unwrap_or_else(|| panic!("{name}: no {}", tensor.name));
-                let about = format!("{name} {flags:?}: {}", tensor.name);
-                assert_eq!(
-                    (&own.shape, own.encoding),
-                    (&tensor.shape, tensor.encoding),
-                    "{about}"
-                );
-                if name.starts_with("gemma") && tensor.name.ends_with("norm.weight") {
-                    // One was added to these, in f32.
-                    let pairs = values(found, own).into_iter().zip(values(expected, tensor));
-                    let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-                    assert!(largest <= f32::EPSILON, "{about}: {largest}");
-                    continue;
-                }
-                let bytes =
-                    |checkpoint: &Checkpoint| checkpoint.view(&tensor.name).unwrap().unwrap();
-                assert!(bytes(found)[..] == bytes(expected)[..], "{about}");
-            }
+            write(&command, &model, &of_model);
+            let (found, expected) = (Checkpoint::open(&of_gguf), Checkpoint::open(&of_model));
+            let about = format!("{name} {flags:?}");
+            assert_same_tensors(&found.unwrap(), &expected.unwrap(), &about);
         }
     }
 }
@@ -103,7 +129,7 @@ fn what_is_written_computes_as_the_gguf_quantized_at_load() {
     for (name, gguf, _) in pairs() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
-        quantize(&gguf, &out, &["--load-in-8bit"]);
+        write(&["quantize", "--load-in-8bit", "--all-linear"], &gguf, &out);
         let logits = |model: &str, flags: &[&str]| {
             let path = folder.path().join("logits.safetensors");
             let args = [
@@ -117,10 +143,91 @@ fn what_is_written_computes_as_the_gguf_quantized_at_load() {
             assert_eq!(output.code, 0, "{name}: {}", output.stderr);
             fs::read(path).unwrap()
         };
-        let (found, expected) = (
-            logits(out.to_str().unwrap(), &[]),
-            logits(&gguf, &["--load-in-8bit"]),
-        );
-        assert!(found == expected, "{name}");
+        let found = logits(out.to_str().unwrap(), &[]);
+        assert!(found == logits(&gguf, &["--load-in-8bit"]), "{name}");
     }
+}
+
+/// Blocks of 4 bits, a tokenizer, special tokens: a folder comes of it that stands alone.
+#[test]
+fn a_gguf_with_its_tokenizer_becomes_a_folder_that_reads_and_writes_text() {
+    let gguf = fixture("demo/demo.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    for command in [
+        &["quantize", "--load-in-8bit"][..],
+        &["quantize", "--load-in-4bit"],
+        &["shard", "--to-hf"],
+        &["shard", "--to-hf", "--dtype", "f16"],
+    ] {
+        let out = folder.path().join("out");
+        let output = write(&[command, &["--force"]].concat(), &gguf, &out);
+        assert!(!output.stderr.contains("note:"), "{}", output.stderr);
+        let read = |name: &str| -> Value {
+            serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap()
+        };
+        let dtype = if command.contains(&"f16") {
+            "float16"
+        } else {
+            "bfloat16"
+        };
+        let (config, generation) = (read("config.json"), read("generation_config.json"));
+        assert_eq!(config["dtype"], dtype);
+        assert_eq!(
+            config["quantization_config"].is_null(),
+            command[0] == "shard"
+        );
+        for (key, id) in [("bos_token_id", 1), ("eos_token_id", 2)] {
+            assert_eq!(
+                (&config[key], &generation[key]),
+                (&value!(id), &value!(id)),
+                "{key}"
+            );
+        }
+        let text = "Once upon a time, there was a";
+        let speak = |model: &str, flags: &[&str]| {
+            let args = [
+                "generate",
+                model,
+                text,
+                "--max-new-tokens",
+                "16",
+                "--greedy",
+                "--json",
+            ];
+            let found = json(&[&args[..], flags].concat());
+            (
+                found["prompt_ids"].clone(),
+                found["generated_ids"].clone(),
+                found["text"].clone(),
+            )
+        };
+        let mut flags = match command[0] {
+            "quantize" => command[1..].to_vec(),
+            _ => Vec::new(),
+        };
+        flags.extend(["--dtype", dtype]);
+        assert_eq!(
+            speak(out.to_str().unwrap(), &[]),
+            speak(&gguf, &flags),
+            "{command:?}"
+        );
+    }
+}
+
+#[test]
+fn what_a_gguf_lacks_is_said() {
+    let gguf = fixture("gguf-models/qwen2.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let output = write(&["quantize", "--load-in-4bit"], &gguf, &out);
+    assert!(output.stderr.contains("no tokenizer"), "{}", output.stderr);
+    let not_gguf = fixture("models/qwen2");
+    let output = run(&[
+        "shard",
+        &not_gguf,
+        folder.path().join("x").to_str().unwrap(),
+        "--to-hf",
+    ]);
+    assert_eq!(output.code, 2);
+    assert!(output.stderr.contains("is no GGUF"), "{}", output.stderr);
 }
