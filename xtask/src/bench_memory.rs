@@ -37,6 +37,14 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// All models, as without any flags.
+    pub(crate) fn all() -> Self {
+        Options {
+            quick: false,
+            ..Self::quick()
+        }
+    }
+
     /// What continuous integration measures.
     pub(crate) fn quick() -> Self {
         Options {

@@ -9,12 +9,21 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{bench_memory, fetch_model, tidy};
 
+/// How much is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// What continuous integration runs.
+    Ci,
+    /// That, and what takes half an hour, some ten GB of disk and Python packages from the network.
+    Full,
+}
+
 /// Runs every step, up to the first that fails. All build the release profile, so that nothing is built twice; what users
 /// run is what is tested, checks of overflow included.
 ///
 /// # Errors
 /// When a step fails; the message names it.
-pub(crate) fn run(root: &Path) -> Result<()> {
+pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
     let cargo = |arguments| cargo(root, arguments);
     step("format", || run_command(cargo("fmt --all --check")))?;
     step("lints", || {
@@ -37,9 +46,26 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         test.env("LLM_RUN_REQUIRE_MODELS", "1");
         run_command(test)
     })?;
+    let measured = match extent {
+        Extent::Ci => bench_memory::Options::quick(),
+        Extent::Full => bench_memory::Options::all(),
+    };
     step("memory as it was planned", || {
-        bench_memory::run(root, &bench_memory::Options::quick())
+        bench_memory::run(root, &measured)
     })?;
+    match extent {
+        Extent::Ci => {}
+        Extent::Full => {
+            step("tests that take long", || {
+                run_command(cargo("test --workspace --locked --release -- --ignored"))
+            })?;
+            step("what is written, in transformers", || {
+                let mut check = Command::new(fetch_model::PYTHON);
+                check.args(["benches/peers.py", "check"]).current_dir(root);
+                run_command(check)
+            })?;
+        }
+    }
     step("the readme's first command", || {
         check_prints(cargo(
             "run --release --locked -- generate --max-new-tokens 32",

@@ -30,7 +30,12 @@ enum Command {
         update_checksums: bool,
     },
     /// Runs what continuous integration runs
-    Ci,
+    Ci {
+        /// And what takes long: bench-memory with all models, ignored tests, and the check that transformers loads what
+        /// is written, which installs it into target/ on its first run
+        #[arg(long)]
+        full: bool,
+    },
     /// Downloads a small real model
     FetchModel {
         /// Which one
@@ -59,7 +64,13 @@ fn main() -> Result<()> {
             }
             tidy::run(&root())
         }
-        Command::Ci => ci::run(&root()),
+        Command::Ci { full } => {
+            let extent = match full {
+                true => ci::Extent::Full,
+                false => ci::Extent::Ci,
+            };
+            ci::run(&root(), extent)
+        }
         Command::FetchModel { model, out } => fetch_model::run(model, &out),
         Command::Fixture { cases } => fixture::run(&root(), &cases),
         Command::BenchMemory(options) => bench_memory::run(&root(), &options),
