@@ -36,7 +36,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
     if quant.is_none() && args.dtype.is_none() {
         print(&Report::new(&open(&args.model)?)?)?;
     } else {
-        let model = OpenModel::open(&args.model)?.bound;
+        let model = OpenModel::open(&args.model, &args.keys)?.bound;
         let dtype = args.dtype.unwrap_or(WeightDType::Auto);
         print(&loaded::report(&model, dtype, quant.as_ref())?)?;
     }

@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use llm_arch::ModelSpec;
+use llm_arch::{ArchError, ModelSpec, Skeleton};
 use llm_checkpoint::{Array, Checkpoint, Format, Metadata, Value};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::Plan;
-use llm_runtime::{BoundModel, Device, Event, LoadOptions, OffloadOptions, Session, load};
+use llm_runtime::{
+    BoundModel, Device, Event, LoadOptions, OffloadOptions, RuntimeError, Session, load,
+};
 use llm_text::{GgufTokenizer, TextError, Tokenizer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cache;
-use crate::cli::LoadArgs;
+use crate::cli::{KeyArgs, LoadArgs};
 use crate::defaults::GenerationConfig;
 use crate::demo;
 use crate::failure::UserError;
@@ -30,8 +32,9 @@ pub(crate) struct OpenModel {
 }
 
 impl OpenModel {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let bound = bind(path)?;
+    pub(crate) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
+        let bound = bind(path, keys)?;
+        tell(bound.skeleton());
         if path == Path::new(demo::NAME) {
             return Ok(OpenModel {
                 bound,
@@ -139,7 +142,7 @@ fn raise_file_limit() {
 }
 
 /// Opens what the user calls a model, without its tokenizer.
-pub(crate) fn bind(path: &Path) -> Result<BoundModel> {
+pub(crate) fn bind(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
     if path == Path::new(demo::NAME) {
         let origin = Path::new(demo::ORIGIN);
         let checkpoint = Checkpoint::from_bytes(origin, demo::weights())?;
@@ -152,7 +155,28 @@ pub(crate) fn bind(path: &Path) -> Result<BoundModel> {
         );
         return Err(UserError(format!("there is no model at {}; {hint}", path.display())).into());
     }
-    Ok(BoundModel::open(path)?)
+    BoundModel::open_with(path, keys.unknown_keys()).map_err(with_hint)
+}
+
+/// An error in a configuration, with what lets it pass.
+pub(crate) fn with_hint(error: RuntimeError) -> anyhow::Error {
+    match &error {
+        RuntimeError::Config {
+            flaw: ArchError::UnknownKeys { .. },
+            ..
+        } => UserError(format!(
+            "{error}; --allow-unknown-config passes over such keys"
+        ))
+        .into(),
+        _ => error.into(),
+    }
+}
+
+/// Says what a user should know of how a configuration was understood.
+pub(crate) fn tell(skeleton: &Skeleton) {
+    for notice in &skeleton.notices {
+        eprintln!("{notice}");
+    }
 }
 
 impl LoadArgs {

@@ -14,6 +14,7 @@ use self::request::Setting;
 use self::subject::Subject;
 use crate::cli::PlanArgs;
 use crate::failure::UserError;
+use crate::model::tell;
 use crate::output;
 use crate::system::{self, Measured};
 
@@ -38,7 +39,8 @@ pub(crate) use self::wanted::Wanted;
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let load = &args.load;
-    let subject = Subject::open(&args.model)?;
+    let subject = Subject::open(&args.model, &load.keys)?;
+    tell(&subject.skeleton);
     let quant = load.quant.config()?;
     let encodings = subject.encodings(load.dtype, quant.as_ref())?;
     let cpu = load.cpu()?;

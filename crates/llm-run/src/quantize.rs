@@ -14,16 +14,18 @@ use serde_json::{Map, Value};
 
 use crate::cli::QuantizeArgs;
 use crate::failure::UserError;
-use crate::output;
 use crate::rewrite::{
     CONFIG, Stop, existing, metadata, refuse_overlap, set_dtype, side_files, summary, with_hint,
 };
+use crate::{model, output};
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let quant = args.quant.config()?.ok_or_else(|| {
         UserError("say how: --load-in-8bit, --load-in-4bit or --quant-config FILE".to_owned())
     })?;
-    let model = BoundModel::open(&args.input)?;
+    let model = BoundModel::open_with(&args.input, args.keys.unknown_keys());
+    let model = model.map_err(model::with_hint)?;
+    model::tell(model.skeleton());
     let checkpoint = model.checkpoint();
     if checkpoint.format() == Format::Gguf {
         let hint = "give the folder of the original checkpoint";
@@ -68,7 +70,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
 /// The model's configuration with the quantization, and with the element type of what is not quantized.
 fn config(model: &BoundModel, encodings: &Encodings<'_>, quant: &QuantConfig) -> Result<String> {
     let path = model.checkpoint().folder().join(CONFIG);
-    let mut config: Map<String, Value> = serde_json::from_slice(&std::fs::read(path)?)?;
+    let mut config: Map<String, Value> = llm_json::parse_as(&llm_json::read_file(&path)?)?;
     config.insert("quantization_config".to_owned(), quant.to_json());
     if let Some(dtype) = dense_dtype(encodings)
         && !set_dtype(&mut config, dtype)

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, from_config, from_gguf};
+use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, UnknownKeys, from_config_with, from_gguf};
 use llm_checkpoint::{Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue};
 use llm_plan::{Encodings, StoredAs, WeightDType, is_final};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
@@ -56,6 +56,14 @@ impl BoundModel {
     /// # Errors
     /// When either cannot be read or is not understood, or they do not fit each other.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, UnknownKeys::Refuse)
+    }
+
+    /// The same, keys of a `config.json` that nothing is known of being passed over if that is wished.
+    ///
+    /// # Errors
+    /// As [`BoundModel::open`].
+    pub fn open_with(path: &Path, unknown_keys: UnknownKeys) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
         match checkpoint.format() {
             Format::Gguf => {
@@ -67,11 +75,13 @@ impl BoundModel {
             }
             _ => {
                 let path = checkpoint.folder().join("config.json");
-                let config = std::fs::read(&path).map_err(|source| RuntimeError::ReadConfig {
-                    path: path.clone(),
-                    source,
-                })?;
-                Self::with_config(checkpoint, &config, &path)
+                let config =
+                    llm_json::read_file(&path).map_err(|source| RuntimeError::ReadConfig {
+                        path: path.clone(),
+                        source,
+                    })?;
+                let (skeleton, quantization) = read_config_with(&config, &path, unknown_keys)?;
+                Self::join(checkpoint, skeleton, quantization)
             }
         }
     }
@@ -95,9 +105,10 @@ impl BoundModel {
 
     fn join(
         checkpoint: Checkpoint,
-        skeleton: Skeleton,
+        mut skeleton: Skeleton,
         quantization: Option<QuantConfig>,
     ) -> Result<Self> {
+        skeleton.settle_names(|name| checkpoint.get(name).is_some());
         let default = QuantConfig::new(LoadIn::EightBit);
         let int8 = Int8 {
             threshold: quantization.as_ref().unwrap_or(&default).llm_int8_threshold,
@@ -213,16 +224,29 @@ impl BoundModel {
 /// # Errors
 /// When it is not understood.
 pub fn read_config(config: &[u8], path: &Path) -> Result<(Skeleton, Option<QuantConfig>)> {
+    read_config_with(config, path, UnknownKeys::Refuse)
+}
+
+/// The same, keys that nothing is known of being passed over if that is wished.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn read_config_with(
+    config: &[u8],
+    path: &Path,
+    unknown_keys: UnknownKeys,
+) -> Result<(Skeleton, Option<QuantConfig>)> {
     let mut config: Map<String, Value> =
-        serde_json::from_slice(config).map_err(|e| RuntimeError::ConfigSyntax {
+        llm_json::parse_as(config).map_err(|e| RuntimeError::ConfigSyntax {
             path: path.to_owned(),
             reason: e.to_string(),
         })?;
     let quantization = quantization(&mut config, path)?;
-    let skeleton = from_config(&config).map_err(|flaw| RuntimeError::Config {
-        path: path.to_owned(),
-        flaw,
-    })?;
+    let skeleton =
+        from_config_with(&config, unknown_keys).map_err(|flaw| RuntimeError::Config {
+            path: path.to_owned(),
+            flaw,
+        })?;
     Ok((skeleton, quantization))
 }
 

@@ -7,10 +7,11 @@ use llm_arch::{Skeleton, Slot};
 use llm_checkpoint::{CheckpointError, NewTensor, ShardPlan};
 use llm_plan::{Encodings, RunOn, StoredAs, WeightDType};
 use llm_quant::{QuantConfig, Scheme};
-use llm_runtime::{BoundModel, RuntimeError, read_config};
+use llm_runtime::{BoundModel, RuntimeError, read_config_with};
 use llm_tensor::{Bytes, DType, Shape};
 
 use super::program;
+use crate::cli::KeyArgs;
 use crate::inspect::printable;
 use crate::{demo, model};
 
@@ -47,12 +48,13 @@ pub(super) enum Files {
 
 impl Subject {
     /// Opens what the user calls a model; a folder may hold nothing but a `config.json`.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
         let config = path.join(CONFIG);
-        match model::bind(path) {
+        match model::bind(path, keys) {
             Err(error) if lacks_weights(&error) && config.is_file() => {
-                let text = std::fs::read(&config)?;
-                let (skeleton, quantization) = read_config(&text, &config)?;
+                let text = llm_json::read_file(&config)?;
+                let read = read_config_with(&text, &config, keys.unknown_keys());
+                let (skeleton, quantization) = read.map_err(model::with_hint)?;
                 Self::without_weights(path, skeleton, quantization.as_ref())
             }
             model => Self::of_model(path, model?),
@@ -211,6 +213,8 @@ const SHARD: Bytes = Bytes::new(10_000_000_000);
 
 #[cfg(test)]
 mod tests {
+    use llm_runtime::read_config;
+
     use super::*;
 
     fn subject(config: &str) -> Subject {
