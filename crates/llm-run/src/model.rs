@@ -249,7 +249,8 @@ impl Bar {
     }
 }
 
-fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
+/// The tokenizer in a GGUF's metadata.
+pub(crate) fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
     let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
     let text = |key| get(key).and_then(Value::as_str).map(str::to_owned);
     let strings = |key| get(key).and_then(Value::as_strings).map(<[String]>::to_vec);
