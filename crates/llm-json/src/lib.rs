@@ -6,14 +6,11 @@
 //! whose number matters is refused with its value named.
 
 mod clean;
-mod read;
 
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-pub use self::read::read_file;
 
 /// Reads a JSON document.
 ///

@@ -84,19 +84,6 @@ fn a_type_says_what_it_expected() {
     assert!(error.to_string().contains("300"), "{error}");
 }
 
-#[test]
-fn only_small_regular_files_are_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("config.json");
-    std::fs::write(&path, "{}").unwrap();
-    assert_eq!(read_file(&path).unwrap(), b"{}");
-    assert!(read_file(folder.path()).is_err());
-    let long = std::fs::File::create(&path).unwrap();
-    long.set_len(1 << 40).unwrap();
-    let error = read_file(&path).unwrap_err().to_string();
-    assert!(error.contains("no configuration"), "{error}");
-}
-
 proptest! {
     #[test]
     fn standard_json_is_read_as_it_is(text in r#"[\[\]{},:"a\\u\-+.0-9eE INfity\n]{0,40}"#) {

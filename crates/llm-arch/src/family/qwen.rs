@@ -1,9 +1,10 @@
 //! Qwen2 (and 2.5) and Qwen3, dense and with experts.
 
 use llm_tensor::Activation;
+use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, Gguf, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -29,6 +30,7 @@ pub(super) static QWEN2: Family = Family {
         keys: llama::GGUF_KEYS,
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
+        config: |spec| written(spec, "Qwen2ForCausalLM"),
     }),
 };
 
@@ -49,6 +51,7 @@ pub(super) static QWEN3: Family = Family {
         keys: llama::GGUF_KEYS,
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
+        config: |spec| written(spec, "Qwen3ForCausalLM"),
     }),
 };
 
@@ -99,6 +102,13 @@ const UNREAD: Unread = Unread {
     any: &["dual_chunk_attention_config"],
     off: &[],
 };
+
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let mut config = written::like_llama(spec, architecture)?;
+    written::add_rope(&mut config, spec)?;
+    config.insert("use_sliding_window".to_owned(), json!(false));
+    Ok(config)
+}
 
 fn qwen2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let attention = AttentionSpec {
