@@ -23,6 +23,7 @@ use crate::demo;
 use crate::failure::UserError;
 use crate::output;
 use crate::plan::{self, Wanted, limits};
+use crate::unknown;
 
 /// A model that was found and understood, its weights not yet loaded.
 pub(crate) struct OpenModel {
@@ -34,7 +35,7 @@ pub(crate) struct OpenModel {
 
 impl OpenModel {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let bound = bind(path)?;
+        let bound = bind(path).map_err(|error| unknown::with_hint(path, error))?;
         if path == Path::new(demo::NAME) {
             return Ok(OpenModel {
                 bound,
