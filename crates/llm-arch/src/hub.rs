@@ -1,5 +1,5 @@
-//! A GGUF's model as a checkpoint with a `config.json` has it: what that says, what the tensors are called there, and how
-//! the GGUF's become these.
+//! A model of another form as a checkpoint with a `config.json` has it, what that says, what the tensors are called there,
+//! and how they become these: a GGUF's, and the text half of a larger model.
 
 use std::f64::consts::TAU;
 
@@ -8,17 +8,20 @@ use serde_json::{Map, Value};
 
 use crate::skeleton::{Role, Skeleton, Slot, Stored};
 use crate::spec::{AttentionSpec, ModelSpec, Positions};
-use crate::{ArchError, RopeScaling, RotarySpec, family, from_config};
+use crate::{
+    ArchError, RopeScaling, RotarySpec, UnknownKeys, family, from_config, from_config_with,
+};
 
-/// A GGUF's model as a checkpoint with a `config.json` has it.
+/// A model of another form, a GGUF's or the text half of a larger one, as a checkpoint of its own with a `config.json` has
+/// it.
 #[derive(Debug, Clone)]
 pub struct HubForm {
-    /// What the configuration says, but for special tokens and the element type.
+    /// What the configuration says; of a GGUF's model but for special tokens and the element type.
     pub config: Map<String, Value>,
     /// The model of that configuration.
     pub skeleton: Skeleton,
-    /// Its slots once more, in the same order, each stored as the GGUF stores it.
-    pub in_gguf: Vec<Slot>,
+    /// Its slots once more, in the same order, each stored as it is in the other form.
+    pub as_found: Vec<Slot>,
 }
 
 impl HubForm {
@@ -44,15 +47,32 @@ impl HubForm {
             let reason = "read back, it would describe another model";
             return Err(ArchError::NoConfig { reason });
         }
-        let in_gguf = skeleton.slots.iter().map(|slot| Slot {
+        let as_found = skeleton.slots.iter().map(|slot| Slot {
             stored: stored(slot, &spec, &skeleton.spec),
             ..slot.clone()
         });
         Ok(HubForm {
-            in_gguf: in_gguf.collect(),
+            as_found: as_found.collect(),
             config,
             skeleton,
         })
+    }
+
+    /// The form of the text half of a model whose configuration that is; `None` where it is no larger model's.
+    ///
+    /// # Errors
+    /// As [`crate::from_config`].
+    pub fn of_text_half(config: &Map<String, Value>) -> Result<Option<Self>, ArchError> {
+        let Some(config) = family::text_half_alone(config)? else {
+            return Ok(None);
+        };
+        // The same keys were looked at in the larger configuration.
+        let skeleton = from_config_with(&config, UnknownKeys::PassOver)?;
+        Ok(Some(HubForm {
+            as_found: skeleton.slots.clone(),
+            config,
+            skeleton,
+        }))
     }
 }
 

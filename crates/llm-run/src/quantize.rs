@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use llm_arch::{HubForm, Module, Role, from_config};
+use llm_arch::{HubForm, Module, Role, UnknownKeys, from_config_with};
 use llm_checkpoint::{Checkpoint, Existing, ShardPlan, ShardWriter};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::WeightDType;
@@ -17,7 +17,7 @@ use llm_runtime::{BeyondPeers, BoundModel, Linears, Save};
 use llm_tensor::Bytes;
 use serde_json::{Map, Value};
 
-use crate::cli::{QuantizeArgs, ShardArgs};
+use crate::cli::{KeyArgs, QuantizeArgs, ShardArgs};
 use crate::failure::UserError;
 use crate::model::bind_files;
 use crate::output;
@@ -33,7 +33,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
         true => Linears::All,
         false => Linears::Peers,
     };
-    let model = bind_files(&args.input)?;
+    let model = bind_files(&args.input, &args.keys)?;
     let form = model.hub_form()?;
     Rewrite {
         doing: "quantizing",
@@ -49,7 +49,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
 
 /// Writes the model of a GGUF as a dense checkpoint with a `config.json`.
 pub(crate) fn to_hf(args: &ShardArgs) -> Result<ExitCode> {
-    let model = bind_files(&args.input)?;
+    let model = bind_files(&args.input, &KeyArgs::default())?;
     let Some(form) = model.hub_form()? else {
         let message = format!("{} is no GGUF: --to-hf is for these", args.input.display());
         return Err(UserError(message).into());
@@ -96,6 +96,17 @@ impl Rewrite<'_> {
             None => Files::default(),
         };
         files.add_side_files(checkpoint, self.input)?;
+        // A larger model's text half becomes a model of its own: the rest of it is not there.
+        let alone = match form {
+            Some(_) => None,
+            None => HubForm::of_text_half(&files.config)?,
+        };
+        if let Some(alone) = &alone {
+            files.config.clone_from(&alone.config);
+            let remark = format!("written as a model of its own: {}", alone.skeleton.spec.family);
+            files.remarks.push(remark);
+        }
+        let form = form.or(alone.as_ref());
         files.set_dtype(dtype);
         if let Some(quant) = &mut quant {
             files.keep_shared_head(quant)?;
@@ -192,7 +203,7 @@ impl Files {
             } else if self.config.is_empty() {
                 let text = std::fs::read(&path);
                 let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-                self.config = serde_json::from_slice(&text)?;
+                self.config = llm_json::parse_as(&text)?;
             }
         }
         Ok(())
@@ -203,9 +214,10 @@ impl Files {
     fn keep_shared_head(&mut self, quant: &mut QuantConfig) -> Result<()> {
         let mut config = self.config.clone();
         config.shift_remove("quantization_config");
-        let is_shared = from_config(&config)?.shares_head_in_transformers();
+        let open = |config: &Map<String, Value>| from_config_with(config, UnknownKeys::PassOver);
+        let is_shared = open(&config)?.shares_head_in_transformers();
         config.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
-        let apart = from_config(&config)?;
+        let apart = open(&config)?;
         let head = apart.slots.iter().find(|slot| slot.role == Role::Head);
         let head = head.and_then(|slot| slot.name.strip_suffix(".weight"));
         if let (true, Some(head)) = (is_shared, head)

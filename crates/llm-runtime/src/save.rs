@@ -24,7 +24,7 @@ pub struct Save<'a> {
     encodings: Encodings<'a>,
     encoder: &'a dyn Encoder,
     linears: Linears,
-    /// Of a GGUF's model, what is written in its stead.
+    /// What is written in the model's stead.
     form: Option<&'a HubForm>,
     /// The element type that packed 4-bit codes are declared to be of.
     storage: DType,
@@ -69,8 +69,7 @@ impl<'a> Save<'a> {
         }
     }
 
-    /// The same in the form that checkpoints with a `config.json` have, for a model that is bound to a GGUF and whose form
-    /// that is.
+    /// The same in the form of a checkpoint with a `config.json` of its own, for a model whose form that is.
     pub fn in_hub_form(self, form: &'a HubForm) -> Self {
         Save {
             form: Some(form),
@@ -165,7 +164,7 @@ impl<'a> Save<'a> {
         };
         let bound = self.model.tensors();
         let bound: HashMap<_, _> = bound.map(|b| ((b.slot.unit, b.slot.role), b)).collect();
-        let slots = form.skeleton.slots.iter().zip(&form.in_gguf);
+        let slots = form.skeleton.slots.iter().zip(&form.as_found);
         let slots = slots.map(|(slot, source)| {
             let found = bound.get(&(slot.unit, slot.role));
             let found = *found.expect("a form has the parts of the model that it is made of");

@@ -60,7 +60,7 @@ fn a_written_configuration_describes_the_same_model() {
         expected.dtype = None;
         assert_eq!(form.skeleton.spec, expected, "{name}");
         assert_eq!(form.skeleton.slots, hub.slots, "{name}");
-        assert_eq!(form.in_gguf.len(), hub.slots.len(), "{name}");
+        assert_eq!(form.as_found.len(), hub.slots.len(), "{name}");
     }
 }
 

@@ -231,3 +231,32 @@ fn a_head_that_is_the_table_of_tokens_is_on_the_list_of_what_is_not_quantized() 
         assert_eq!(found["transformers"]["loads"], true, "{model}");
     }
 }
+
+/// What is beside the text half is not read, and with its configuration transformers would make it up.
+#[test]
+fn a_text_half_is_written_as_a_model_of_its_own() {
+    let source = fixture("faults/gemma3-multimodal/model");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let output = quantize(&source, &out, &["--load-in-8bit"]);
+    assert!(output.stderr.contains("model of its own: gemma3_text"), "{}", output.stderr);
+    let config = config(&out);
+    assert_eq!(config["model_type"], "gemma3_text");
+    for key in ["vision_config", "text_config", "architectures"] {
+        assert!(!config.contains_key(key), "{key}");
+    }
+    let checkpoint = Checkpoint::open(&out).unwrap();
+    let name = "model.layers.0.mlp.down_proj.SCB";
+    assert!(checkpoint.get(name).is_some(), "{name}");
+    let out = out.to_str().unwrap();
+    let logits = |model: &str, flags: &[&str]| {
+        let path = folder.path().join("logits.safetensors");
+        let args = ["score", model, "--token-ids", "40,41,42,43,44,45,46,47,48", "--logits"];
+        let output = run(&[&args[..], &[path.to_str().unwrap()], flags].concat());
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        fs::read(path).unwrap()
+    };
+    assert!(logits(out, &[]) == logits(&source, &["--load-in-8bit"]));
+    let inspected = json(&["inspect", out, "--json"]);
+    assert_eq!(inspected["transformers"]["loads"], true);
+}
