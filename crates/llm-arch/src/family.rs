@@ -125,7 +125,8 @@ pub fn from_gguf(
     config.insert("vocab_size".to_owned(), Value::from(vocab));
     config.insert(
         "tie_word_embeddings".to_owned(),
-        Value::from(!has_tensor("output.weight")),
+        // What is tied may be stored under either name.
+        Value::from(!(has_tensor("output.weight") && has_tensor("token_embd.weight"))),
     );
     gather_rope_scaling(&mut config);
     let mut spec = read_spec(&Config::new(&config), family)?;

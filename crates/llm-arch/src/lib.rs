@@ -15,7 +15,7 @@ mod spec;
 pub use error::ArchError;
 pub use family::{families, from_config, from_gguf};
 pub use rotary::{RopeScaling, RotarySpec};
-pub use skeleton::{Role, Side, Skeleton, Slot, Stored, TensorKind, Unit};
+pub use skeleton::{Place, Role, Side, Skeleton, Slot, StackPlace, Stored, TensorKind, Unit};
 pub use spec::{
     AttentionSpec, BlockSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
     HeadMatrix, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual,

@@ -1,11 +1,13 @@
 //! The list of tensors that a model needs.
 
 mod naming;
+mod places;
 mod slot;
 mod walk;
 
 use self::naming::matches;
-pub(crate) use self::naming::{Matrices, Names, Naming};
+pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
+pub use self::places::{Place, StackPlace};
 pub use self::slot::{Role, Side, Slot, Stored, TensorKind, Unit};
 use self::walk::Slots;
 use crate::ArchError;
@@ -18,7 +20,7 @@ pub struct Skeleton {
     pub spec: ModelSpec,
     /// Its tensors, in the order in which they compute.
     pub slots: Vec<Slot>,
-    harmless: &'static [&'static str],
+    naming: &'static Naming,
 }
 
 impl Skeleton {
@@ -27,7 +29,7 @@ impl Skeleton {
     /// # Errors
     /// [`ArchError::TooManyTensors`] and [`ArchError::TooLarge`] when the extents together make no real model; sums of
     /// sizes then fit 64 bits.
-    pub(crate) fn new(spec: ModelSpec, naming: &Naming) -> Result<Self, ArchError> {
+    pub(crate) fn new(spec: ModelSpec, naming: &'static Naming) -> Result<Self, ArchError> {
         let n_slots: u64 = spec
             .decoder
             .layers
@@ -51,8 +53,19 @@ impl Skeleton {
         Ok(Skeleton {
             slots: slots.out,
             spec,
-            harmless: naming.harmless,
+            naming,
         })
+    }
+
+    /// The same model with another answer to whether its head is tied: what a checkpoint holds may not be what its
+    /// configuration says.
+    ///
+    /// # Errors
+    /// [`ArchError::TooManyTensors`] and [`ArchError::TooLarge`].
+    pub fn with_head(self, matrix: HeadMatrix) -> Result<Self, ArchError> {
+        let mut spec = self.spec;
+        spec.head.matrix = matrix;
+        Skeleton::new(spec, self.naming)
     }
 
     /// Parameters; a tied table counts once.
@@ -63,13 +76,52 @@ impl Skeleton {
     /// Whether a checkpoint's tensor that no slot asks for is known to carry nothing: masks and precomputed tables
     /// that older versions saved, and a second copy of a tied table.
     pub fn is_harmless(&self, name: &str) -> bool {
-        self.harmless.iter().any(|pattern| matches(pattern, name))
-            || (self.spec.head.matrix == HeadMatrix::Tied && HEAD_NAMES.contains(&name))
+        let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
+        let mut patterns = HARMLESS.iter().chain(self.naming.harmless);
+        patterns.any(|pattern| matches(pattern, name))
+            || (is_tied && self.head_names().any(|head| head == name))
+    }
+
+    /// The layer that a tensor belongs to by its name, where names say such a thing: `model.layers.7.…`, `blk.7.…`.
+    pub fn layer_of(&self, name: &str) -> Option<(Side, usize)> {
+        let layer = |pattern: &str| {
+            let (before, _) = pattern.split_once("{i}")?;
+            let short = before.strip_prefix(self.naming.base_prefix);
+            let mut prefixes = [Some(before), short].into_iter().flatten();
+            let rest = prefixes.find_map(|prefix| match prefix {
+                "" => None,
+                prefix => name.strip_prefix(prefix),
+            })?;
+            rest.split('.').next()?.parse().ok()
+        };
+        let Naming {
+            names,
+            encoder_names,
+            ..
+        } = self.naming;
+        let sides = [(Side::Decoder, names), (Side::Encoder, encoder_names)];
+        sides.into_iter().find_map(|(side, names)| {
+            let mut patterns = names.iter().copied().flatten();
+            let layer = patterns.find_map(|(_, pattern)| layer(pattern))?;
+            Some((side, layer))
+        })
+    }
+
+    /// Whether checkpoints of this kind call some tensor so, whatever this model needs of them.
+    pub fn is_a_name(&self, name: &str) -> bool {
+        let patterns = self.naming.names.iter().chain(self.naming.encoder_names);
+        let mut patterns = patterns.copied().flatten();
+        patterns.any(|(_, pattern)| matches(pattern, name))
     }
 }
 
-/// What the head's matrix is called where it could have been stored beside the table it is tied to.
-const HEAD_NAMES: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
+/// What carries nothing whatever the family: what is made anew of the configuration.
+const HARMLESS: &[&str] = &[
+    "rotary_emb.inv_freq",
+    "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached",
+    "position_ids",
+];
 
 /// Twenty times as many as the largest mixtures of experts have. Each slot takes memory, and a configuration is only
 /// somebody's word.

@@ -19,6 +19,7 @@ use crate::cli::LoadArgs;
 use crate::defaults::GenerationConfig;
 use crate::demo;
 use crate::failure::UserError;
+use crate::output;
 use crate::plan::{self, Wanted, limits};
 
 /// A model that was found and understood, its weights not yet loaded.
@@ -152,7 +153,9 @@ pub(crate) fn bind(path: &Path) -> Result<BoundModel> {
         );
         return Err(UserError(format!("there is no model at {}; {hint}", path.display())).into());
     }
-    Ok(BoundModel::open(path)?)
+    let model = BoundModel::open(path)?;
+    output::notes(model.notices());
+    Ok(model)
 }
 
 impl LoadArgs {

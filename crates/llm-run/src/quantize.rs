@@ -24,6 +24,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
         UserError("say how: --load-in-8bit, --load-in-4bit or --quant-config FILE".to_owned())
     })?;
     let model = BoundModel::open(&args.input)?;
+    output::notes(model.notices());
     let checkpoint = model.checkpoint();
     if checkpoint.format() == Format::Gguf {
         let hint = "give the folder of the original checkpoint";

@@ -1,26 +1,40 @@
 //! A skeleton joined with a checkpoint.
 
-use std::collections::HashSet;
-use std::fmt;
-use std::path::{Path, PathBuf};
+mod misfit;
+mod ties;
+mod unused;
 
-use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, from_config, from_gguf};
-use llm_checkpoint::{Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue};
+use std::collections::HashSet;
+use std::path::Path;
+
+use llm_arch::{ArchError, ModelSpec, Place, Skeleton, Slot, from_config, from_gguf};
+use llm_checkpoint::{Checkpoint, Format, Layout, TensorInfo, Value as MetaValue};
 use llm_plan::{Encodings, StoredAs, WeightDType, is_final};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
 use serde_json::{Map, Value};
 
+pub use self::misfit::Misfit;
 use crate::quantized::{Held, companions, recognise};
-use crate::{Result, RuntimeError};
+use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
 #[derive(Debug)]
 pub struct BoundModel {
     checkpoint: Checkpoint,
     skeleton: Skeleton,
-    /// For each slot, the checkpoint's name for it and how it is held.
-    tensors: Vec<(String, Held)>,
+    /// For each slot, where the checkpoint has it and how it is held.
+    tensors: Vec<(Source, Held)>,
     quantization: Option<QuantConfig>,
+    notices: Vec<Notice>,
+}
+
+/// Where a checkpoint has what a slot needs.
+#[derive(Debug)]
+enum Source {
+    /// The tensor of this name.
+    Whole(String),
+    /// Some rows of a stack.
+    Part(Box<TensorInfo>),
 }
 
 /// A slot with the checkpoint's tensor for it.
@@ -28,7 +42,7 @@ pub struct BoundModel {
 pub struct BoundTensor<'a> {
     /// What the model needs.
     pub slot: &'a Slot,
-    /// What the checkpoint has: of a quantized matrix its codes.
+    /// What the checkpoint has: of a quantized matrix its codes, of a stack of matrices what is the slot's.
     pub tensor: &'a TensorInfo,
     pub(crate) held: Held,
 }
@@ -102,45 +116,47 @@ impl BoundModel {
         let int8 = Int8 {
             threshold: quantization.as_ref().unwrap_or(&default).llm_int8_threshold,
         };
+        let mut notices = Vec::new();
+        let skeleton = ties::settle(&checkpoint, skeleton, &mut notices)?;
         let mut misfit = Misfit::new(&checkpoint, &skeleton);
         let mut tensors = Vec::with_capacity(skeleton.slots.len());
         for slot in &skeleton.slots {
-            match find(&checkpoint, slot) {
-                Some(tensor) => {
-                    let held = recognise(&checkpoint, tensor, slot, int8)?;
-                    if let Held::Dense(_) = held {
-                        misfit.compare(slot, tensor);
-                    }
-                    tensors.push((tensor.name.clone(), held));
-                }
-                None => misfit
-                    .missing
-                    .push(format!("`{}` {:?}", slot.name, slot.stored_shape())),
+            let Some((source, tensor)) = find(&checkpoint, &skeleton, slot, &mut misfit) else {
+                continue;
+            };
+            let tensor = match &source {
+                Source::Whole(_) => tensor,
+                Source::Part(part) => part,
+            };
+            let held = recognise(&checkpoint, tensor, slot, int8)?;
+            if let Held::Dense(_) = held {
+                misfit.compare(slot, tensor);
             }
+            tensors.push((source, held));
         }
-        let companions = tensors
-            .iter()
-            .flat_map(|(name, held)| companions(*held, name));
-        let names = tensors.iter().map(|(name, _)| name.clone());
+        let companions = tensors.iter().flat_map(|(source, held)| match source {
+            Source::Whole(name) => companions(*held, name),
+            Source::Part(_) => Vec::new(),
+        });
+        let names = tensors.iter().map(|(source, _)| source.name().to_owned());
         let used: HashSet<String> = names.chain(companions).collect();
-        let unused = checkpoint
-            .tensors()
-            .map(|t| t.name.as_str())
-            .filter(|name| !used.contains(*name));
-        misfit.extra = unused
-            .filter(|name| !skeleton.is_harmless(name))
-            .map(|name| format!("`{name}`"))
-            .collect();
+        unused::sort(&checkpoint, &skeleton, &used, &mut misfit, &mut notices);
         if misfit.is_empty() {
             Ok(BoundModel {
                 checkpoint,
                 skeleton,
                 tensors,
                 quantization,
+                notices,
             })
         } else {
             Err(Box::new(misfit).into())
         }
+    }
+
+    /// What is not as one would expect, though the model runs.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
     }
 
     /// What the model is.
@@ -161,12 +177,15 @@ impl BoundModel {
     /// Each slot with the checkpoint's tensor for it.
     pub fn tensors(&self) -> impl Iterator<Item = BoundTensor<'_>> {
         let slots = self.skeleton.slots.iter().zip(&self.tensors);
-        slots.map(|(slot, (name, held))| BoundTensor {
+        slots.map(|(slot, (source, held))| BoundTensor {
             slot,
-            tensor: self
-                .checkpoint
-                .get(name)
-                .expect("a bound name is in the checkpoint"),
+            tensor: match source {
+                Source::Whole(name) => {
+                    let tensor = self.checkpoint.get(name);
+                    tensor.expect("a bound name is in the checkpoint")
+                }
+                Source::Part(part) => part,
+            },
             held: *held,
         })
     }
@@ -243,103 +262,50 @@ fn quantization(config: &mut Map<String, Value>, path: &Path) -> Result<Option<Q
     }
 }
 
-/// Every way in which a checkpoint does not fit a configuration, all at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misfit {
-    /// The checkpoint.
-    pub path: PathBuf,
-    /// The family that the configuration names.
-    pub family: &'static str,
-    /// Tensors that are not there, with the shape expected.
-    pub missing: Vec<String>,
-    /// Tensors of another shape, with expected and found.
-    pub misshapen: Vec<String>,
-    /// Tensors whose elements are no weights.
-    pub no_weights: Vec<String>,
-    /// Tensors that the family has no use for.
-    pub extra: Vec<String>,
-}
-
-impl Misfit {
-    fn new(checkpoint: &Checkpoint, skeleton: &Skeleton) -> Self {
-        Misfit {
-            path: checkpoint.path().to_owned(),
-            family: skeleton.spec.family,
-            missing: Vec::new(),
-            misshapen: Vec::new(),
-            no_weights: Vec::new(),
-            extra: Vec::new(),
+impl Source {
+    fn name(&self) -> &str {
+        match self {
+            Source::Whole(name) => name,
+            Source::Part(part) => &part.name,
         }
-    }
-
-    fn compare(&mut self, slot: &Slot, tensor: &TensorInfo) {
-        let expected = slot.stored_shape();
-        if !tensor
-            .shape
-            .iter()
-            .copied()
-            .eq(expected.iter().map(|&d| d as u64))
-        {
-            self.misshapen.push(format!(
-                "`{}` is {}, expected {expected:?}",
-                tensor.name, tensor.shape
-            ));
-        }
-        if let Encoding::Plain(dtype) = tensor.encoding
-            && !(dtype.is_weight() || dtype == llm_tensor::DType::F64)
-        {
-            self.no_weights
-                .push(format!("`{}` of {dtype}", tensor.name));
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.kinds().iter().all(|(_, tensors)| tensors.is_empty())
-    }
-
-    fn kinds(&self) -> [(&'static str, &Vec<String>); 4] {
-        [
-            ("missing", &self.missing),
-            ("of another shape", &self.misshapen),
-            ("not floating-point", &self.no_weights),
-            ("not understood", &self.extra),
-        ]
     }
 }
 
-impl std::error::Error for Misfit {}
-
-/// One line, each kind with its count and its first few tensors.
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} does not hold the {} model of its configuration",
-            self.path.display(),
-            self.family
-        )?;
-        for (kind, tensors) in self
-            .kinds()
-            .into_iter()
-            .filter(|(_, tensors)| !tensors.is_empty())
-        {
-            let (shown, rest) = tensors.split_at(tensors.len().min(SHOWN));
-            write!(f, "; {} {kind}: {}", tensors.len(), shown.join(", "))?;
-            if !rest.is_empty() {
-                write!(f, " and {} more", rest.len())?;
+/// Where the checkpoint has what `slot` needs, and the tensor that it is or lies in; without it `misfit` knows why.
+fn find<'c>(
+    checkpoint: &'c Checkpoint,
+    skeleton: &Skeleton,
+    slot: &Slot,
+    misfit: &mut Misfit,
+) -> Option<(Source, &'c TensorInfo)> {
+    // Nearly all are there.
+    if let Some(tensor) = checkpoint.get(&slot.name) {
+        return Some((Source::Whole(tensor.name.clone()), tensor));
+    }
+    for place in skeleton.places(slot) {
+        let Some(tensor) = checkpoint.get(place.name()) else {
+            continue;
+        };
+        let stack = match place {
+            Place::Own(name) => return Some((Source::Whole(name), tensor)),
+            Place::Stack(stack) => stack,
+        };
+        let expected = stack.shape.map(|extent| extent as u64);
+        let rows = stack.rows.start as u64..stack.rows.end as u64;
+        let part = match *tensor.shape == expected {
+            true => tensor.of_stack(stack.expert as u64, rows),
+            false => None,
+        };
+        match part {
+            Some(part) => return Some((Source::Part(Box::new(part)), tensor)),
+            None => {
+                misfit.misshapen(&tensor.name, &tensor.shape, &stack.shape);
+                return None;
             }
         }
-        Ok(())
     }
-}
-
-/// Tensors of a kind that a message lists; the error itself holds all.
-const SHOWN: usize = 8;
-
-fn find<'c>(checkpoint: &'c Checkpoint, slot: &Slot) -> Option<&'c TensorInfo> {
-    checkpoint
-        .get(&slot.name)
-        .or_else(|| checkpoint.get(slot.short_name()?))
+    misfit.missing(slot);
+    None
 }
 
 fn gguf_skeleton(checkpoint: &Checkpoint) -> std::result::Result<Skeleton, ArchError> {
@@ -349,6 +315,7 @@ fn gguf_skeleton(checkpoint: &Checkpoint) -> std::result::Result<Skeleton, ArchE
         .filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
     let vocab = checkpoint
         .get("token_embd.weight")
+        .or_else(|| checkpoint.get("output.weight"))
         .and_then(|t| t.shape.first().copied())
         .unwrap_or(0);
     from_gguf(&scalars.collect(), vocab as usize, |name| {

@@ -42,6 +42,18 @@ pub enum RuntimeError {
     /// The checkpoint does not hold the tensors that the configuration asks for.
     #[error(transparent)]
     Misfit(#[from] Box<Misfit>),
+    /// Two tables of tokens where the model is to have one.
+    #[error(
+        "{path}: `{second}` differs from `{table}`; models with a table of tokens for each side are not supported"
+    )]
+    SecondTable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The table.
+        table: String,
+        /// The other one.
+        second: String,
+    },
     /// A configuration whose `quantization_config` is not understood, or a wish for a quantization.
     #[error("{path}: quantization_config: {flaw}")]
     QuantConfig {
@@ -218,6 +230,7 @@ impl RuntimeError {
             | RuntimeError::ConfigSyntax { .. }
             | RuntimeError::Config { .. }
             | RuntimeError::Misfit(_)
+            | RuntimeError::SecondTable { .. }
             | RuntimeError::QuantConfig { .. }
             | RuntimeError::Quantized { .. }
             | RuntimeError::QuantizedPart { .. }

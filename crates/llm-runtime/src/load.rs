@@ -210,7 +210,7 @@ impl WeightSource for Source<'_> {
         let out = bytemuck::cast_slice_mut(&mut factors);
         self.model
             .checkpoint()
-            .read_into(&bound.tensor.name, 0..n_elements, DType::F32, out)?;
+            .read_tensor(bound.tensor, 0..n_elements, DType::F32, out)?;
         Ok(Some(factors))
     }
 

@@ -69,6 +69,7 @@ pub(super) static FAMILY: Family = Family {
         matrices: Matrices::OutIn,
         wide: &[],
         harmless: &[],
+        elsewhere: &[],
     },
     gguf: Some(Gguf {
         architecture: "bloom",

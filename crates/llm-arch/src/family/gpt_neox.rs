@@ -6,7 +6,7 @@ use super::{Family, Gguf, block, llama};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Elsewhere, Matrices, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -62,6 +62,8 @@ pub(super) static FAMILY: Family = Family {
             "layers.{i}.attention.masked_bias",
             "layers.{i}.attention.rotary_emb.inv_freq",
         ],
+        // What transformers calls it since version 5.
+        elsewhere: &[(Role::Head, Elsewhere::Name("lm_head.weight"))],
     },
     gguf: Some(Gguf {
         architecture: "gptneox",

@@ -66,6 +66,7 @@ pub(super) const NAMING: Naming = Naming {
     matrices: Matrices::OutIn,
     wide: &[],
     harmless: &["self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"],
+    elsewhere: &[],
 };
 
 /// What GGUF calls the keys of most families since Llama.
@@ -126,6 +127,7 @@ pub(super) const GGUF_NAMING: Naming = Naming {
     matrices: Matrices::OutIn,
     wide: &[],
     harmless: &[],
+    elsewhere: &[],
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

@@ -6,7 +6,7 @@ use super::{Family, block, llama};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Naming, Role};
+use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
 use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting};
 
 pub(super) static FAMILY: Family = Family {
@@ -42,10 +42,31 @@ pub(super) static FAMILY: Family = Family {
         ],
         wide: &[],
         harmless: &["self_attn.rotary_emb.inv_freq"],
+        // As transformers holds them since version 5, and saves them if asked to.
+        elsewhere: &[
+            (
+                Role::Router,
+                Elsewhere::Name("model.layers.{i}.mlp.gate.weight"),
+            ),
+            (
+                Role::Gate,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
+            ),
+            (
+                Role::Up,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
+            ),
+            (Role::Down, Elsewhere::Stack(STACKED_DOWN, StackRows::All)),
+        ],
         ..llama::NAMING
     },
     gguf: None,
 };
+
+/// Experts' gates above their ups, `[experts, 2 · width, hidden]`.
+pub(super) const STACKED_GATE_UP: &str = "model.layers.{i}.mlp.experts.gate_up_proj";
+/// `[experts, hidden, width]`.
+pub(super) const STACKED_DOWN: &str = "model.layers.{i}.mlp.experts.down_proj";
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config

@@ -76,6 +76,7 @@ pub(super) static FAMILY: Family = Family {
         matrices: Matrices::OutIn,
         wide: &[],
         harmless: &[],
+        elsewhere: &[],
     },
     gguf: None,
 };

@@ -35,6 +35,7 @@ pub(super) static FAMILY: Family = Family {
         matrices: Matrices::OutIn,
         wide: &[],
         harmless: &["self_attn.rotary_emb.inv_freq"],
+        elsewhere: &[],
     },
     gguf: Some(Gguf {
         architecture: "phi3",

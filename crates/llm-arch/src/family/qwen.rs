@@ -3,11 +3,12 @@
 use llm_tensor::Activation;
 
 use super::block::{self, gated};
+use super::mixtral::{STACKED_DOWN, STACKED_GATE_UP};
 use super::{Family, Gguf, llama};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Naming, Role};
+use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
 use crate::spec::{
     AttentionSpec, ExpertsSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting,
 };
@@ -60,6 +61,17 @@ pub(super) static QWEN3_MOE: Family = Family {
         ],
         wide: &[],
         harmless: &[],
+        elsewhere: &[
+            (
+                Role::Gate,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
+            ),
+            (
+                Role::Up,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
+            ),
+            (Role::Down, Elsewhere::Stack(STACKED_DOWN, StackRows::All)),
+        ],
         ..llama::NAMING
     },
     gguf: None,

@@ -12,7 +12,6 @@ use crate::support::{Output, fixture, run};
 const FAIL: &[&str] = &[
     "config-harmless-keys",
     "config-infinity",
-    "extra-tensors-value-head",
     "float8-weights",
     "fp8-block-scales",
     "gemma3-multimodal",
@@ -23,15 +22,11 @@ const FAIL: &[&str] = &[
     "index-and-single-file",
     "index-extra-entry",
     "lora-folder",
-    "moe-fused-experts",
     "nan-weights-message",
     "phi3-longrope",
     "safetensors-null-metadata",
     "shard-dtype-quantized",
-    "t5-resaved",
     "template-python-strings",
-    "tied-config-own-head",
-    "tied-only-head-stored",
     "tokenizer-model-only",
 ];
 
