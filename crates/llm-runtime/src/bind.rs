@@ -6,6 +6,7 @@ mod unused;
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use llm_arch::{ArchError, ModelSpec, Place, Skeleton, Slot, from_config, from_gguf};
 use llm_checkpoint::{Checkpoint, Format, Layout, TensorInfo, Value as MetaValue};
@@ -18,12 +19,14 @@ use crate::quantized::{Held, companions, recognise};
 use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
-#[derive(Debug)]
+///
+/// A clone shares all of it.
+#[derive(Debug, Clone)]
 pub struct BoundModel {
-    checkpoint: Checkpoint,
-    skeleton: Skeleton,
+    checkpoint: Arc<Checkpoint>,
+    skeleton: Arc<Skeleton>,
     /// For each slot, where the checkpoint has it and how it is held.
-    tensors: Vec<(Source, Held)>,
+    tensors: Arc<[(Source, Held)]>,
     quantization: Option<QuantConfig>,
     notices: Vec<Notice>,
 }
@@ -143,9 +146,9 @@ impl BoundModel {
         unused::sort(&checkpoint, &skeleton, &used, &mut misfit, &mut notices);
         if misfit.is_empty() {
             Ok(BoundModel {
-                checkpoint,
-                skeleton,
-                tensors,
+                checkpoint: Arc::new(checkpoint),
+                skeleton: Arc::new(skeleton),
+                tensors: tensors.into(),
                 quantization,
                 notices,
             })
@@ -176,7 +179,7 @@ impl BoundModel {
 
     /// Each slot with the checkpoint's tensor for it.
     pub fn tensors(&self) -> impl Iterator<Item = BoundTensor<'_>> {
-        let slots = self.skeleton.slots.iter().zip(&self.tensors);
+        let slots = self.skeleton.slots.iter().zip(self.tensors.iter());
         slots.map(|(slot, (source, held))| BoundTensor {
             slot,
             tensor: match source {

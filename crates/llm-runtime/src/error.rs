@@ -6,7 +6,7 @@ use llm_checkpoint::CheckpointError;
 use llm_quant::QuantError;
 use llm_tensor::{Bytes, DType};
 
-use crate::Misfit;
+use crate::{Misfit, NotFinite};
 
 /// What can go wrong between a model's files and its tokens.
 #[derive(Debug, thiserror::Error)]
@@ -206,12 +206,10 @@ pub enum RuntimeError {
     #[error("interrupted")]
     Interrupted,
     /// Logits that are no numbers.
-    #[error(
-        "the model's logits are not finite numbers; its weights may have overflowed {dtype}: try --dtype f32"
-    )]
+    #[error("the model's logits are not finite numbers: {cause}")]
     NotFinite {
-        /// The element type of the weights.
-        dtype: DType,
+        /// Where that begins.
+        cause: Box<NotFinite>,
     },
 }
 
@@ -223,8 +221,11 @@ impl RuntimeError {
             | RuntimeError::Staging { .. }
             | RuntimeError::Spawn { .. }
             | RuntimeError::Interrupted
-            | RuntimeError::OffloadDamaged { .. }
-            | RuntimeError::NotFinite { .. } => false,
+            | RuntimeError::OffloadDamaged { .. } => false,
+            RuntimeError::NotFinite { cause } => match **cause {
+                NotFinite::Stored { .. } => true,
+                NotFinite::TooLarge { .. } | NotFinite::Made { .. } => false,
+            },
             RuntimeError::Checkpoint(_)
             | RuntimeError::ReadConfig { .. }
             | RuntimeError::ConfigSyntax { .. }

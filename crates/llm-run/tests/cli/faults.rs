@@ -22,8 +22,6 @@ const FAIL: &[&str] = &[
     "index-and-single-file",
     "index-extra-entry",
     "lora-folder",
-    "nan-weights-message",
-    "phi3-longrope",
     "safetensors-null-metadata",
     "shard-dtype-quantized",
     "template-python-strings",
