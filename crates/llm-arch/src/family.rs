@@ -107,8 +107,16 @@ pub fn from_gguf(
         .and_then(Value::as_str)
         .ok_or_else(missing)?;
     let known = || FAMILIES.iter().filter_map(|f| Some((*f, f.gguf.as_ref()?)));
-    let found = known().find(|(_, gguf)| gguf.architecture == architecture);
+    // Mixtral is Llama with experts there.
+    let experts = format!("{architecture}.{EXPERT_COUNT}");
+    let n_experts = metadata.get(&experts).and_then(Value::as_u64);
+    let has_experts = n_experts.is_some_and(|n| n > 0);
+    let knows_experts = |gguf: &Gguf| gguf.keys.iter().any(|(key, _)| *key == EXPERT_COUNT);
+    let mut of_architecture = known().filter(|(_, gguf)| gguf.architecture == architecture);
+    let first = of_architecture.clone().next();
+    let found = of_architecture.find(|(_, gguf)| knows_experts(gguf) == has_experts);
     let (family, gguf) = found
+        .or(first)
         .ok_or_else(|| unknown_family(architecture, known().map(|(_, gguf)| gguf.architecture)))?;
 
     let mut config = Map::new();
@@ -119,6 +127,11 @@ pub fn from_gguf(
         {
             config.insert(renamed(key, gguf.keys).to_owned(), value.clone());
         }
+    }
+    if !has_experts {
+        // None, and none of them at a time.
+        config.shift_remove(EXPERT_COUNT);
+        config.shift_remove("expert_used_count");
     }
     // How the converter stored a tensor that our name tables know of.
     config.shift_remove("tensor_data_layout");
@@ -142,6 +155,9 @@ pub fn from_gguf(
     Skeleton::new(spec, naming)
 }
 
+/// GGUF's key for the number of experts.
+const EXPERT_COUNT: &str = "expert_count";
+
 fn read_spec(keys: &Config<'_>, family: &Family) -> Result<ModelSpec, ArchError> {
     let spec = (family.spec)(keys)?;
     keys.finish(family.harmless_keys)?;
@@ -155,10 +171,13 @@ fn gather_rope_scaling(config: &mut Map<String, Value>) {
         let Some(key) = key.strip_prefix("rope.scaling.") else {
             return true;
         };
-        let names = [(
-            "original_context_length",
-            "original_max_position_embeddings",
-        )];
+        let names = [
+            (
+                "original_context_length",
+                "original_max_position_embeddings",
+            ),
+            ("attn_factor", "attention_factor"),
+        ];
         rope.insert(renamed(key, &names).to_owned(), value.take());
         false
     });

@@ -10,7 +10,9 @@ use llm_arch::ModelSpec;
 use llm_checkpoint::{Array, Checkpoint, Format, Metadata, Value};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::Plan;
-use llm_runtime::{BoundModel, Device, Event, LoadOptions, OffloadOptions, Session, load};
+use llm_runtime::{
+    BoundModel, Device, Event, LoadOptions, OffloadOptions, RuntimeError, Session, load,
+};
 use llm_text::{GgufTokenizer, TextError, Tokenizer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -153,7 +155,15 @@ pub(crate) fn bind(path: &Path) -> Result<BoundModel> {
         );
         return Err(UserError(format!("there is no model at {}; {hint}", path.display())).into());
     }
-    let model = BoundModel::open(path)?;
+    bind_files(path)
+}
+
+/// Opens a model's files, and says once what is to be said of them.
+pub(crate) fn bind_files(path: &Path) -> Result<BoundModel> {
+    let checkpoint = Checkpoint::open(path).map_err(RuntimeError::from)?;
+    // Before the model is bound: where that fails, they may say why.
+    output::notes(checkpoint.notices());
+    let model = BoundModel::of(checkpoint)?;
     output::notes(model.notices());
     Ok(model)
 }

@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use llm_arch::{ArchError, ModelSpec, Place, Skeleton, Slot, from_config, from_gguf};
-use llm_checkpoint::{Checkpoint, Format, Layout, TensorInfo, Value as MetaValue};
+use llm_arch::{ModelSpec, Place, Skeleton, Slot, from_config, from_gguf};
+use llm_checkpoint::{Checkpoint, Format, Layout, TensorInfo, Value as MetaValue, read_small};
 use llm_plan::{Encodings, StoredAs, WeightDType, is_final};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
+use llm_tensor::DType;
 use serde_json::{Map, Value};
 
 pub use self::misfit::Misfit;
@@ -73,21 +74,31 @@ impl BoundModel {
     /// # Errors
     /// When either cannot be read or is not understood, or they do not fit each other.
     pub fn open(path: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
+        Self::of(Checkpoint::open(path)?)
+    }
+
+    /// Joins an opened checkpoint with the configuration beside it or, for GGUF, inside it.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read or is not understood, or they do not fit each other.
+    pub fn of(checkpoint: Checkpoint) -> Result<Self> {
         match checkpoint.format() {
             Format::Gguf => {
-                let skeleton = gguf_skeleton(&checkpoint).map_err(|flaw| RuntimeError::Config {
-                    path: checkpoint.path().to_owned(),
-                    flaw,
-                })?;
+                let skeleton = gguf_skeleton(&checkpoint)?;
                 Self::bind(checkpoint, skeleton)
             }
             _ => {
                 let path = checkpoint.folder().join("config.json");
-                let config = std::fs::read(&path).map_err(|source| RuntimeError::ReadConfig {
-                    path: path.clone(),
-                    source,
-                })?;
+                let config =
+                    read_small(&path, MAX_CONFIG).map_err(
+                        |source| match Checkpoint::adapter_in(checkpoint.folder()) {
+                            Some(error) => error.into(),
+                            None => RuntimeError::ReadConfig {
+                                path: path.clone(),
+                                source,
+                            },
+                        },
+                    )?;
                 Self::with_config(checkpoint, &config, &path)
             }
         }
@@ -157,11 +168,6 @@ impl BoundModel {
         }
     }
 
-    /// What is not as one would expect, though the model runs.
-    pub fn notices(&self) -> &[Notice] {
-        &self.notices
-    }
-
     /// What the model is.
     pub fn spec(&self) -> &ModelSpec {
         &self.skeleton.spec
@@ -196,6 +202,12 @@ impl BoundModel {
     /// The quantization that the configuration says the checkpoint has.
     pub fn quantization(&self) -> Option<&QuantConfig> {
         self.quantization.as_ref()
+    }
+
+    /// What was decided about the model and should be said; what concerns its files,
+    /// [`Checkpoint::notices`](llm_checkpoint::Checkpoint::notices) has.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
     }
 
     /// How every tensor is kept once it is loaded as asked.
@@ -311,20 +323,58 @@ fn find<'c>(
     None
 }
 
-fn gguf_skeleton(checkpoint: &Checkpoint) -> std::result::Result<Skeleton, ArchError> {
+/// Bytes that a configuration may have: those of sparsely quantized models list every tensor.
+const MAX_CONFIG: u64 = 64 << 20;
+
+fn gguf_skeleton(checkpoint: &Checkpoint) -> Result<Skeleton> {
     let scalars = checkpoint
         .metadata()
         .iter()
         .filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
+    let mut metadata: Map<String, Value> = scalars.collect();
+    add_long_rope(checkpoint, &mut metadata)?;
     let vocab = checkpoint
         .get("token_embd.weight")
         .or_else(|| checkpoint.get("output.weight"))
         .and_then(|t| t.shape.first().copied())
         .unwrap_or(0);
-    from_gguf(&scalars.collect(), vocab as usize, |name| {
+    let skeleton = from_gguf(&metadata, vocab as usize, |name| {
         checkpoint.get(name).is_some()
+    });
+    skeleton.map_err(|flaw| RuntimeError::Config {
+        path: checkpoint.path().to_owned(),
+        flaw,
     })
 }
+
+/// GGUF holds the factors of a long rope as tensors, some dozen numbers, where a configuration lists them.
+fn add_long_rope(checkpoint: &Checkpoint, metadata: &mut Map<String, Value>) -> Result<()> {
+    let architecture = metadata.get("general.architecture").and_then(Value::as_str);
+    let Some(architecture) = architecture.map(str::to_owned) else {
+        return Ok(());
+    };
+    for (key, name) in LONG_ROPE {
+        let Some(tensor) = checkpoint.get(name) else {
+            return Ok(());
+        };
+        let n = tensor.shape.n_elements();
+        // More than a head's are an error of another kind.
+        let mut factors = vec![0f32; n.min(MAX_FACTORS) as usize];
+        let out = bytemuck::cast_slice_mut(&mut factors);
+        checkpoint.read_tensor(tensor, 0..n.min(MAX_FACTORS), DType::F32, out)?;
+        metadata.insert(format!("{architecture}.rope.scaling.{key}"), factors.into());
+    }
+    let kind = format!("{architecture}.rope.scaling.type");
+    metadata.insert(kind, "longrope".into());
+    Ok(())
+}
+
+/// What a configuration calls them, and GGUF.
+const LONG_ROPE: [(&str, &str); 2] = [
+    ("short_factor", "rope_factors_short.weight"),
+    ("long_factor", "rope_factors_long.weight"),
+];
+const MAX_FACTORS: u64 = 1 << 14;
 
 /// A value as JSON; arrays hold vocabularies and per-layer lists, which no configuration key is.
 fn scalar(value: &MetaValue) -> Option<Value> {

@@ -1,13 +1,24 @@
 use std::fmt;
+use std::path::PathBuf;
 
 use llm_checkpoint::TensorInfo;
 use llm_tensor::Bytes;
 
-/// Something about how a checkpoint and a configuration fit each other that whoever runs the model should know. It prints
-/// as one line.
+/// Something that was decided about a model and that whoever uses it should know. It prints as one line.
+///
+/// What concerns only the files is in [`Checkpoint::notices`](llm_checkpoint::Checkpoint::notices).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Notice {
+    /// A key of a configuration whose wish is not fulfilled, and need not be.
+    NotApplied {
+        /// The file.
+        path: PathBuf,
+        /// The key with its value.
+        key: String,
+        /// What happens instead.
+        instead: &'static str,
+    },
     /// The configuration ties the head to the table of tokens, and the checkpoint has another one, which is used.
     OwnHead {
         /// The head's matrix.
@@ -73,6 +84,9 @@ impl fmt::Display for Unused {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Notice::NotApplied { path, key, instead } => {
+                write!(f, "{}: `{key}` is not applied: {instead}", path.display())
+            }
             Notice::OwnHead { head, table } => write!(
                 f,
                 "the configuration ties `{head}` to `{table}`, and the checkpoint has both, which differ: the stored head is used"

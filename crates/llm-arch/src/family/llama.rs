@@ -7,7 +7,7 @@ use super::{Family, Gguf};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Names, Naming, Role};
+use crate::skeleton::{Elsewhere, Matrices, Names, Naming, Role, StackRows};
 use crate::spec::{ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -19,14 +19,7 @@ pub(super) static FAMILY: Family = Family {
         architecture: "llama",
         keys: GGUF_KEYS,
         naming: |_| &GGUF_NAMING,
-        adjust: |spec| {
-            if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
-                for rotary in kinds {
-                    // The rows of queries and keys are stored in that order.
-                    rotary.pairing = Pairing::Adjacent;
-                }
-            }
-        },
+        adjust: adjacent_pairs,
     }),
 };
 
@@ -126,9 +119,55 @@ pub(super) const GGUF_NAMING: Naming = Naming {
     base_prefix: "",
     matrices: Matrices::OutIn,
     wide: &[],
-    harmless: &[],
+    // They are read as if they were keys.
+    harmless: &["rope_factors_long.weight", "rope_factors_short.weight"],
     elsewhere: &[],
 };
+
+/// The same where layers have experts: in one tensor each kind of matrix, in older files alone.
+pub(super) const GGUF_EXPERTS_NAMING: Naming = Naming {
+    names: &[
+        &[
+            (Role::Router, "blk.{i}.ffn_gate_inp.weight"),
+            (Role::Gate, "blk.{i}.ffn_gate.{e}.weight"),
+            (Role::Up, "blk.{i}.ffn_up.{e}.weight"),
+            (Role::Down, "blk.{i}.ffn_down.{e}.weight"),
+        ],
+        GGUF_NAMES,
+    ],
+    elsewhere: &[
+        (
+            Role::Gate,
+            Elsewhere::Stack("blk.{i}.ffn_gate_exps.weight", StackRows::All),
+        ),
+        (
+            Role::Up,
+            Elsewhere::Stack("blk.{i}.ffn_up_exps.weight", StackRows::All),
+        ),
+        (
+            Role::Gate,
+            Elsewhere::Stack("blk.{i}.ffn_gate_up_exps.weight", StackRows::First),
+        ),
+        (
+            Role::Up,
+            Elsewhere::Stack("blk.{i}.ffn_gate_up_exps.weight", StackRows::Second),
+        ),
+        (
+            Role::Down,
+            Elsewhere::Stack("blk.{i}.ffn_down_exps.weight", StackRows::All),
+        ),
+    ],
+    ..GGUF_NAMING
+};
+
+/// Rows of queries and keys are stored so that neighbours are turned together.
+pub(super) fn adjacent_pairs(spec: &mut ModelSpec) {
+    if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
+        for rotary in kinds {
+            rotary.pairing = Pairing::Adjacent;
+        }
+    }
+}
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);

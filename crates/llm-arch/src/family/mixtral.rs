@@ -2,7 +2,7 @@
 
 use llm_tensor::Activation;
 
-use super::{Family, block, llama};
+use super::{Family, Gguf, block, llama};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
@@ -60,8 +60,28 @@ pub(super) static FAMILY: Family = Family {
         ],
         ..llama::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "llama",
+        keys: GGUF_KEYS,
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        adjust: llama::adjacent_pairs,
+    }),
 };
+
+const GGUF_KEYS: &[(&str, &str)] = &[
+    ("expert_count", "num_local_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("embedding_length", "hidden_size"),
+    ("block_count", "num_hidden_layers"),
+    ("feed_forward_length", "intermediate_size"),
+    ("context_length", "max_position_embeddings"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.head_count_kv", "num_key_value_heads"),
+    ("attention.key_length", "head_dim"),
+    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    ("attention.sliding_window", "sliding_window"),
+    ("rope.freq_base", "rope_theta"),
+];
 
 /// Experts' gates above their ups, `[experts, 2 · width, hidden]`.
 pub(super) const STACKED_GATE_UP: &str = "model.layers.{i}.mlp.experts.gate_up_proj";

@@ -74,8 +74,35 @@ pub(super) static QWEN3_MOE: Family = Family {
         ],
         ..llama::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "qwen3moe",
+        keys: GGUF_MOE_KEYS,
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        adjust: |spec| {
+            // llama.cpp does not ask.
+            for layer in &mut spec.decoder.layers {
+                if let MlpSpec::Experts(experts) = &mut layer.mlp {
+                    experts.weighting = Weighting::Normalised;
+                }
+            }
+        },
+    }),
 };
+
+const GGUF_MOE_KEYS: &[(&str, &str)] = &[
+    ("expert_count", "num_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("expert_feed_forward_length", "moe_intermediate_size"),
+    ("embedding_length", "hidden_size"),
+    ("block_count", "num_hidden_layers"),
+    ("feed_forward_length", "intermediate_size"),
+    ("context_length", "max_position_embeddings"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.head_count_kv", "num_key_value_heads"),
+    ("attention.key_length", "head_dim"),
+    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    ("rope.freq_base", "rope_theta"),
+];
 
 const HARMLESS_KEYS: &[&str] = &[
     "attention_dropout",
