@@ -327,12 +327,7 @@ fn find<'c>(
 const MAX_CONFIG: u64 = 64 << 20;
 
 fn gguf_skeleton(checkpoint: &Checkpoint) -> Result<Skeleton> {
-    let scalars = checkpoint
-        .metadata()
-        .iter()
-        .filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
-    let mut metadata: Map<String, Value> = scalars.collect();
-    add_long_rope(checkpoint, &mut metadata)?;
+    let metadata = gguf_metadata(checkpoint)?;
     let vocab = checkpoint
         .get("token_embd.weight")
         .or_else(|| checkpoint.get("output.weight"))
@@ -375,6 +370,18 @@ const LONG_ROPE: [(&str, &str); 2] = [
     ("long_factor", "rope_factors_long.weight"),
 ];
 const MAX_FACTORS: u64 = 1 << 14;
+
+/// What a GGUF's metadata says, arrays apart, with the factors of a long rope.
+///
+/// # Errors
+/// When these cannot be read.
+pub(crate) fn gguf_metadata(checkpoint: &Checkpoint) -> Result<Map<String, Value>> {
+    let metadata = checkpoint.metadata().iter();
+    let scalars = metadata.filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
+    let mut metadata = scalars.collect();
+    add_long_rope(checkpoint, &mut metadata)?;
+    Ok(metadata)
+}
 
 /// A value as JSON; arrays hold vocabularies and per-layer lists, which no configuration key is.
 fn scalar(value: &MetaValue) -> Option<Value> {

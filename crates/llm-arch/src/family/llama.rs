@@ -3,11 +3,11 @@
 use llm_tensor::{Activation, Pairing};
 
 use super::block::{self, gated};
-use super::{Family, Gguf};
+use super::{Family, Gguf, written};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Elsewhere, Matrices, Names, Naming, Role, StackRows};
+use crate::skeleton::{Elsewhere, Matrices, Module, Names, Naming, Role, StackRows};
 use crate::spec::{ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -20,6 +20,14 @@ pub(super) static FAMILY: Family = Family {
         keys: GGUF_KEYS,
         naming: |_| &GGUF_NAMING,
         adjust: adjacent_pairs,
+        config: |spec| {
+            let attention = &spec.decoder.block.attention;
+            let mut config = written::like_llama(spec, "LlamaForCausalLM")?;
+            config.insert("attention_bias".to_owned(), attention.qkv_bias.into());
+            config.insert("mlp_bias".to_owned(), written::mlp(spec)?.bias.into());
+            written::add_rope(&mut config, spec)?;
+            Ok(config)
+        },
     }),
 };
 
@@ -57,6 +65,7 @@ pub(super) const NAMING: Naming = Naming {
     encoder_names: &[],
     base_prefix: "model.",
     matrices: Matrices::OutIn,
+    module: Module::Linear,
     wide: &[],
     harmless: &["self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"],
     elsewhere: &[],
@@ -118,6 +127,7 @@ pub(super) const GGUF_NAMING: Naming = Naming {
     encoder_names: &[],
     base_prefix: "",
     matrices: Matrices::OutIn,
+    module: Module::Linear,
     wide: &[],
     // They are read as if they were keys.
     harmless: &["rope_factors_long.weight", "rope_factors_short.weight"],

@@ -1,8 +1,9 @@
 //! Mixtral: Mistral with experts.
 
 use llm_tensor::Activation;
+use serde_json::json;
 
-use super::{Family, Gguf, block, llama};
+use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
@@ -65,6 +66,21 @@ pub(super) static FAMILY: Family = Family {
         keys: GGUF_KEYS,
         naming: |_| &llama::GGUF_EXPERTS_NAMING,
         adjust: llama::adjacent_pairs,
+        config: |spec| {
+            let mut config = written::like_llama(spec, "MixtralForCausalLM")?;
+            written::add_rope(&mut config, spec)?;
+            let Some(experts) = written::experts(spec) else {
+                return written::none("its layers have no experts");
+            };
+            let window = spec.decoder.layers.first().and_then(|layer| layer.window);
+            let more = json!({
+                "num_local_experts": experts.n_experts,
+                "num_experts_per_tok": experts.n_active,
+                "sliding_window": window,
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
     }),
 };
 

@@ -1,10 +1,11 @@
 //! Qwen2 (and 2.5) and Qwen3, dense and with experts.
 
 use llm_tensor::Activation;
+use serde_json::{Map, Value, json};
 
 use super::block::{self, gated};
 use super::mixtral::{STACKED_DOWN, STACKED_GATE_UP};
-use super::{Family, Gguf, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
@@ -23,6 +24,7 @@ pub(super) static QWEN2: Family = Family {
         keys: llama::GGUF_KEYS,
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
+        config: |spec| written(spec, "Qwen2ForCausalLM"),
     }),
 };
 
@@ -36,6 +38,7 @@ pub(super) static QWEN3: Family = Family {
         keys: llama::GGUF_KEYS,
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
+        config: |spec| written(spec, "Qwen3ForCausalLM"),
     }),
 };
 
@@ -86,6 +89,22 @@ pub(super) static QWEN3_MOE: Family = Family {
                 }
             }
         },
+        config: |spec| {
+            let mut config = written(spec, "Qwen3MoeForCausalLM")?;
+            let Some(experts) = written::experts(spec) else {
+                return written::none("its layers have no experts");
+            };
+            let more = json!({
+                "num_experts": experts.n_experts,
+                "num_experts_per_tok": experts.n_active,
+                "moe_intermediate_size": experts.width,
+                "norm_topk_prob": true,
+                "decoder_sparse_step": 1,
+                "mlp_only_layers": [],
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
     }),
 };
 
@@ -109,6 +128,13 @@ const HARMLESS_KEYS: &[&str] = &[
     "output_router_logits",
     "router_aux_loss_coef",
 ];
+
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let mut config = written::like_llama(spec, architecture)?;
+    written::add_rope(&mut config, spec)?;
+    config.insert("use_sliding_window".to_owned(), json!(false));
+    Ok(config)
+}
 
 fn qwen2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let attention = AttentionSpec {
