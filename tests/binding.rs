@@ -48,7 +48,7 @@ fn cases() -> Vec<Case> {
         let table = bound.tensors().next().unwrap();
         assert_eq!(table.slot.role, Role::TokenTable, "{name}");
         let table = table.tensor.name.clone();
-        let head = bound.skeleton().head_names().next().unwrap().to_owned();
+        let head = bound.skeleton().head_names().next().unwrap();
         let (shape, elements) = model.tensors[&table].clone();
         // Only one row differs from the table.
         let mut own = elements;

@@ -3,7 +3,10 @@
 mod naming;
 mod places;
 mod slot;
+mod text_half;
 mod walk;
+
+use std::borrow::Cow;
 
 use self::naming::matches;
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
@@ -20,7 +23,11 @@ pub struct Skeleton {
     pub spec: ModelSpec,
     /// Its tensors, in the order in which they compute.
     pub slots: Vec<Slot>,
+    /// What a user should know of how the configuration was understood.
+    pub notices: Vec<String>,
     naming: &'static Naming,
+    /// Where a checkpoint of a larger model holds it, if it is but a part of one.
+    text_half: Option<text_half::Layout>,
 }
 
 impl Skeleton {
@@ -53,7 +60,9 @@ impl Skeleton {
         Ok(Skeleton {
             slots: slots.out,
             spec,
+            notices: Vec::new(),
             naming,
+            text_half: None,
         })
     }
 
@@ -65,7 +74,42 @@ impl Skeleton {
     pub fn with_head(self, matrix: HeadMatrix) -> Result<Self, ArchError> {
         let mut spec = self.spec;
         spec.head.matrix = matrix;
-        Skeleton::new(spec, self.naming)
+        let mut skeleton = Skeleton::new(spec, self.naming)?;
+        skeleton.notices = self.notices;
+        if let Some(layout) = self.text_half {
+            text_half::rename(&mut skeleton.slots, layout);
+            skeleton.text_half = Some(layout);
+        }
+        Ok(skeleton)
+    }
+
+    /// Makes it the part of a larger model that writes text, by the names that such checkpoints use.
+    pub(crate) fn make_text_half(&mut self) {
+        self.text_half = Some(text_half::NEWEST);
+        text_half::rename(&mut self.slots, text_half::NEWEST);
+    }
+
+    /// Takes the names by which a checkpoint holds the model, where models of its kind have been stored by several.
+    pub fn settle_names(&mut self, has_tensor: impl Fn(&str) -> bool) {
+        if self.text_half.is_some() {
+            self.text_half = Some(text_half::settle(&mut self.slots, has_tensor));
+        }
+    }
+
+    /// What a checkpoint calls what is `name` where the model is not a part of a larger one.
+    fn outer_name(&self, name: &str) -> String {
+        match self.text_half {
+            Some(layout) => layout.outer_name(name),
+            None => name.to_owned(),
+        }
+    }
+
+    /// The inverse.
+    fn inner_name<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        match self.text_half {
+            Some(layout) => layout.inner_name(name),
+            None => Cow::Borrowed(name),
+        }
     }
 
     /// Whether the head is the table of tokens in transformers, so that it cannot be quantized there: where it is tied, and
@@ -82,14 +126,21 @@ impl Skeleton {
     /// Whether a checkpoint's tensor that no slot asks for is known to carry nothing: masks and precomputed tables
     /// that older versions saved, and a second copy of a tied table.
     pub fn is_harmless(&self, name: &str) -> bool {
+        if self.text_half.is_some() && text_half::is_of_other_part(name) {
+            return true;
+        }
         let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
+        if is_tied && self.head_names().any(|head| head == name) {
+            return true;
+        }
+        let name = self.inner_name(name);
         let mut patterns = HARMLESS.iter().chain(self.naming.harmless);
-        patterns.any(|pattern| matches(pattern, name))
-            || (is_tied && self.head_names().any(|head| head == name))
+        patterns.any(|pattern| matches(pattern, &name))
     }
 
     /// The layer that a tensor belongs to by its name, where names say such a thing: `model.layers.7.…`, `blk.7.…`.
     pub fn layer_of(&self, name: &str) -> Option<(Side, usize)> {
+        let name = &*self.inner_name(name);
         let layer = |pattern: &str| {
             let (before, _) = pattern.split_once("{i}")?;
             let short = before.strip_prefix(self.naming.base_prefix);

@@ -19,6 +19,8 @@ pub enum Notice {
         /// What happens instead.
         instead: &'static str,
     },
+    /// How the configuration was understood: keys that were passed over, parts of the model that are left out.
+    Configuration(String),
     /// The configuration ties the head to the table of tokens, and the checkpoint has another one, which is used.
     OwnHead {
         /// The head's matrix.
@@ -87,6 +89,7 @@ impl fmt::Display for Notice {
             Notice::NotApplied { path, key, instead } => {
                 write!(f, "{}: `{key}` is not applied: {instead}", path.display())
             }
+            Notice::Configuration(text) => f.write_str(text),
             Notice::OwnHead { head, table } => write!(
                 f,
                 "the configuration ties `{head}` to `{table}`, and the checkpoint has both, which differ: the stored head is used"

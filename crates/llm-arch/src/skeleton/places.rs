@@ -52,7 +52,7 @@ impl Skeleton {
         let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
         let head = (slot.role == Role::TokenTable && is_tied).then(|| self.head_names());
         let head = head.into_iter().flatten();
-        let head = head.map(|name| Place::Own(name.to_owned()));
+        let head = head.map(Place::Own);
         own.chain(elsewhere)
             .chain(head)
             .collect::<Vec<_>>()
@@ -60,14 +60,15 @@ impl Skeleton {
     }
 
     /// What the head's matrix is called where it is stored, be it tied or not.
-    pub fn head_names(&self) -> impl Iterator<Item = &'static str> {
+    pub fn head_names(&self) -> impl Iterator<Item = String> {
         let own = self.naming.names.iter().copied().flatten();
         let own = own.filter(|(role, _)| *role == Role::Head);
         let elsewhere = elsewhere(self.naming, Role::Head).filter_map(|place| match place {
             Elsewhere::Name(name) => Some(*name),
             Elsewhere::Stack(..) | Elsewhere::TokenTable => None,
         });
-        own.map(|(_, name)| *name).chain(elsewhere)
+        let names = own.map(|(_, name)| *name).chain(elsewhere);
+        names.map(|name| self.outer_name(name))
     }
 
     /// Whether the table of tokens makes the logits where no head is stored, whatever the configuration says.
@@ -80,7 +81,7 @@ impl Skeleton {
         let is_expert = matches!(slot.unit, Unit::Expert { .. });
         match *elsewhere {
             Elsewhere::Name(pattern) if pattern.contains("{e}") == is_expert => {
-                let name = name_of(pattern, slot.unit);
+                let name = self.outer_name(&name_of(pattern, slot.unit));
                 let short = name.strip_prefix(slot.base_prefix).map(str::to_owned);
                 let short = short.filter(|short| *short != name);
                 [Some(name), short]
@@ -107,7 +108,7 @@ impl Skeleton {
             StackRows::First => (2 * rows, 0..rows),
             StackRows::Second => (2 * rows, rows..2 * rows),
         };
-        let name = name_of(pattern, slot.unit);
+        let name = self.outer_name(&name_of(pattern, slot.unit));
         let short = name.strip_prefix(slot.base_prefix).map(str::to_owned);
         let short = short.filter(|short| *short != name);
         let names = [Some(name), short].into_iter().flatten();

@@ -23,12 +23,12 @@ pub(super) fn settle(
     let mut slots = skeleton.slots.iter();
     let slot = slots.find(|slot| (slot.unit, slot.role) == (Unit::Embedding, Role::TokenTable));
     let slot = slot.expect("every model has a table of tokens");
-    let head = skeleton.head_names().find_map(|name| checkpoint.get(name));
+    let head = skeleton.head_names().find_map(|name| checkpoint.get(&name));
     let table = table(checkpoint, &skeleton, slot)?;
     let name = |tensor: Option<&TensorInfo>, otherwise: &str| {
         tensor.map_or(otherwise, |tensor| &tensor.name).to_owned()
     };
-    let head_name = name(head, skeleton.head_names().next().unwrap_or_default());
+    let head_name = name(head, &skeleton.head_names().next().unwrap_or_default());
     let table_name = name(table, &slot.name);
     let matrix = match (skeleton.spec.head.matrix, head, table) {
         (HeadMatrix::Tied, Some(head), Some(table)) if !are_equal(checkpoint, head, table)? => {
