@@ -538,7 +538,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TextError> {
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8], origin: &str) -> Result<T, TextError> {
-    serde_json::from_slice(bytes).map_err(|error| TextError::BrokenConfig {
+    llm_json::parse_as(bytes).map_err(|error| TextError::BrokenConfig {
         origin: origin.to_owned(),
         problem: one_line(error),
     })
