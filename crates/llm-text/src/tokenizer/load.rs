@@ -192,6 +192,19 @@ fn from_tokenizer_json(
     let is_bpe = matches!(inner.get_model(), ModelWrapper::BPE(_));
     let is_unigram = matches!(inner.get_model(), ModelWrapper::Unigram(_));
     let unknown = special.text("unk_token");
+    let is_rebuilt = match class {
+        Class::Llama | Class::CodeLlama | Class::Gemma => is_bpe,
+        Class::T5 => is_unigram,
+        _ => false,
+    };
+    let before = inner.get_normalizer().cloned();
+    if is_rebuilt {
+        // Of the file the class takes the vocabulary and what is put around a text; the added tokens that count are
+        // those of `special`.
+        let framing = inner.get_post_processor().cloned();
+        inner = tokenizers::Tokenizer::new(inner.get_model().clone());
+        inner.with_post_processor(framing);
+    }
     let mut framing = Framing::PostProcessor;
     match &class {
         Class::Llama | Class::CodeLlama if is_bpe => {
@@ -202,7 +215,7 @@ fn from_tokenizer_json(
         Class::Gemma if is_bpe => shielded(|| as_gemma(&mut inner, unknown))
             .map_err(|problem| broken(&origin, problem))?,
         Class::T5 if is_unigram => {
-            let charsmap = charsmap(inner.get_normalizer());
+            let charsmap = charsmap(before.as_ref());
             shielded(|| as_t5(&mut inner, charsmap)).map_err(|problem| broken(&origin, problem))?;
         }
         Class::Gpt2

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::testing::{fixture, fixture_tokenizers, read_json, tokenizer_of};
+use super::testing::{fault, fixture, fixture_tokenizers, read_json, tokenizer_of};
 use super::*;
 use crate::{GenerationPrompt, Message, Role};
 
@@ -355,4 +355,31 @@ fn every_class_is_as_in_transformers_and_is_written_as_it_was() {
             }
         }
     }
+}
+
+#[test]
+fn folders_from_the_field_are_encoded_as_in_transformers() {
+    #[derive(Deserialize)]
+    struct Case {
+        text: String,
+        ids: Vec<u32>,
+    }
+    for name in [
+        "03-llama2-spaces/legacy-false",
+        "03-llama2-spaces/legacy-true",
+        "11-qwen2-vocab-merges",
+    ] {
+        let tokenizer = Tokenizer::from_folder(&fault(name)).unwrap();
+        let cases: Vec<Case> = read_json(&fault(name).join("expected.json"));
+        assert!(!cases.is_empty());
+        for case in cases {
+            let ids = tokenizer.encode(&case.text, SpecialTokens::AsIs).unwrap();
+            assert_eq!(ids, case.ids, "{name}: {:?}", case.text);
+        }
+    }
+    // After a special token no space comes where the class is not `legacy`.
+    let tokenizer = Tokenizer::from_folder(&fault("../llama-tokenizer/model")).unwrap();
+    let ids = tokenizer.encode("</s>\n", SpecialTokens::AsIs).unwrap();
+    assert_eq!(ids[0], 2);
+    assert_ne!(ids[1], 259, "{ids:?}");
 }
