@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use llm_arch::UnknownKeys;
 use llm_cpu::Isa;
 use llm_plan::WeightDType;
 use llm_tensor::{Bytes, DType};
@@ -83,6 +84,26 @@ pub(crate) struct LoadArgs {
     pub(crate) quant: QuantArgs,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// How a model's configuration is read.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct KeyArgs {
+    /// Pass over keys of config.json that nothing is known of, and list them; the model may then compute otherwise
+    /// than it was meant to
+    #[arg(long)]
+    pub(crate) allow_unknown_config: bool,
+}
+
+impl KeyArgs {
+    pub(crate) fn unknown_keys(self) -> UnknownKeys {
+        match self.allow_unknown_config {
+            true => UnknownKeys::PassOver,
+            false => UnknownKeys::Refuse,
+        }
+    }
 }
 
 /// How tokens are chosen. What is not given comes from the model's generation_config.json; without one, and without
@@ -265,6 +286,8 @@ pub(crate) struct InspectArgs {
     pub(crate) dtype: Option<WeightDType>,
     #[command(flatten)]
     pub(crate) quant: QuantArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -313,6 +336,8 @@ pub(crate) struct QuantizeArgs {
     pub(crate) all_linear: bool,
     #[command(flatten)]
     pub(crate) quant: QuantArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

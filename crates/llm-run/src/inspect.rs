@@ -42,7 +42,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
         }
         print(&report)?;
     } else {
-        let model = OpenModel::open(&args.model)?.bound;
+        let model = OpenModel::open(&args.model, &args.keys)?.bound;
         let dtype = args.dtype.unwrap_or(WeightDType::Auto);
         print(&loaded::report(&model, dtype, quant.as_ref())?)?;
     }

@@ -41,7 +41,7 @@ pub(crate) use self::wanted::Wanted;
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let load = &args.load;
-    let subject = match Subject::open(&args.model) {
+    let subject = match Subject::open(&args.model, &load.keys) {
         Ok(subject) => subject,
         Err(error) => {
             return match unknown::checkpoint(&args.model, &error) {

@@ -61,6 +61,7 @@ const TOKEN: u64 = 1100;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::KeyArgs;
 
     #[test]
     fn what_is_there_is_counted() {
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_run_counts_what_its_plan_did() {
-        let demo = crate::model::bind(Path::new(demo::NAME)).unwrap();
+        let demo = crate::model::bind(Path::new(demo::NAME), &KeyArgs::default()).unwrap();
         let skeleton = demo.skeleton();
         let n_stored = demo.checkpoint().tensors().len();
         assert_eq!(with_model(&demo), bytes(skeleton, n_stored, true));
