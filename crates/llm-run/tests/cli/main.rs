@@ -10,6 +10,7 @@ mod bad_input;
 mod batch;
 mod cache;
 mod chat;
+mod config;
 mod doctor;
 mod faults;
 mod forms;
