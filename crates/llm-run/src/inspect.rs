@@ -268,7 +268,7 @@ impl Report<'_> {
 }
 
 /// The name of an element type in PyTorch, or of GGUF's encoding.
-fn dtype_name(encoding: Encoding) -> String {
+pub(crate) fn dtype_name(encoding: Encoding) -> String {
     match encoding {
         Encoding::Plain(dtype) => dtype.torch_name().to_owned(),
         Encoding::Block(_) => encoding.to_string(),

@@ -23,6 +23,7 @@ use crate::demo;
 use crate::failure::UserError;
 use crate::output;
 use crate::plan::{self, Wanted, limits};
+use crate::unknown;
 
 /// A model that was found and understood, its weights not yet loaded.
 pub(crate) struct OpenModel {
@@ -36,7 +37,7 @@ pub(crate) struct OpenModel {
 
 impl OpenModel {
     pub(crate) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
-        let bound = bind(path, keys)?;
+        let bound = bind(path, keys).map_err(|error| unknown::with_hint(path, error))?;
         if path == Path::new(demo::NAME) {
             return Ok(OpenModel {
                 bound,

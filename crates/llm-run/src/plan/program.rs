@@ -25,6 +25,11 @@ pub(super) fn with_folder(folder: &Path, skeleton: &Skeleton) -> Bytes {
     bytes(skeleton, 0, is_beside(folder))
 }
 
+/// With the headers of a checkpoint of some tensors.
+pub(super) fn of_headers(n_tensors: usize) -> Bytes {
+    Bytes::new(PROGRAM.get() + n_tensors as u64 * TENSOR)
+}
+
 fn bytes(skeleton: &Skeleton, n_stored: usize, has_tokenizer: bool) -> Bytes {
     let n_tensors = n_stored.max(skeleton.slots.len());
     // Ids beyond the model's own are of no use to it, and not expected.

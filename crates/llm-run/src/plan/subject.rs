@@ -207,7 +207,7 @@ fn lacks_weights(error: &anyhow::Error) -> bool {
 }
 
 /// The last part of a path, `.` being the folder's own name.
-fn name(path: &Path) -> String {
+pub(super) fn name(path: &Path) -> String {
     let whole = path.canonicalize();
     let path = whole.as_deref().unwrap_or(path);
     let name = path.file_name().unwrap_or(path.as_os_str());
