@@ -103,7 +103,10 @@ impl Rewrite<'_> {
         };
         if let Some(alone) = &alone {
             files.config.clone_from(&alone.config);
-            let remark = format!("written as a model of its own: {}", alone.skeleton.spec.family);
+            let remark = format!(
+                "written as a model of its own: {}",
+                alone.skeleton.spec.family
+            );
             files.remarks.push(remark);
         }
         let form = form.or(alone.as_ref());

@@ -239,7 +239,11 @@ fn a_text_half_is_written_as_a_model_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let output = quantize(&source, &out, &["--load-in-8bit"]);
-    assert!(output.stderr.contains("model of its own: gemma3_text"), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("model of its own: gemma3_text"),
+        "{}",
+        output.stderr
+    );
     let config = config(&out);
     assert_eq!(config["model_type"], "gemma3_text");
     for key in ["vision_config", "text_config", "architectures"] {
@@ -251,7 +255,13 @@ fn a_text_half_is_written_as_a_model_of_its_own() {
     let out = out.to_str().unwrap();
     let logits = |model: &str, flags: &[&str]| {
         let path = folder.path().join("logits.safetensors");
-        let args = ["score", model, "--token-ids", "40,41,42,43,44,45,46,47,48", "--logits"];
+        let args = [
+            "score",
+            model,
+            "--token-ids",
+            "40,41,42,43,44,45,46,47,48",
+            "--logits",
+        ];
         let output = run(&[&args[..], &[path.to_str().unwrap()], flags].concat());
         assert_eq!(output.code, 0, "{}", output.stderr);
         fs::read(path).unwrap()
