@@ -40,6 +40,7 @@ fn a_written_configuration_describes_the_same_model() {
         "models/llama-biases",
         "models/llama-rope-linear",
         "models/llama3-rope-tied",
+        "models/mixtral",
         "models/phi3",
         "models/phi3-gqa-sliding",
         "models/phi3-longrope-long",
@@ -47,6 +48,7 @@ fn a_written_configuration_describes_the_same_model() {
         "models/phi3-partial-rotary",
         "models/qwen2",
         "models/qwen3",
+        "models/qwen3-moe",
         "configs/bigscience--bloomz-7b1-mt",
         "configs/google--gemma-7b",
         "configs/gpt2",
@@ -115,7 +117,7 @@ fn what_no_configuration_says_is_an_error() {
         (turned, "a part of each head"),
         (stored, "rope_freqs.weight"),
         (fixture("models/opt"), "no GGUF"),
-        (fixture("models/mixtral"), "no GGUF"),
+        (fixture("models/t5-v1-style"), "no GGUF"),
     ] {
         let odd: Vec<f32> = (0..6).map(|i| 1.0 + i as f32 * 0.3).collect();
         let error = HubForm::new(&in_gguf(&skeleton), &Map::new(), Some(&odd)).unwrap_err();
