@@ -19,7 +19,7 @@ mod written;
 
 use serde_json::{Map, Value};
 
-use crate::config::{Config, Unread};
+use crate::config::{Config, Unread, clipped_text};
 use crate::error::UnknownKey;
 use crate::skeleton::{Naming, Skeleton};
 use crate::{ArchError, ModelSpec, Positions, RopeScaling};
@@ -304,7 +304,7 @@ fn renamed<'a>(key: &'a str, names: &[(&str, &'static str)]) -> &'a str {
 
 fn unknown_family(found: &str, known: impl Iterator<Item = &'static str>) -> ArchError {
     ArchError::UnknownFamily {
-        found: found.to_owned(),
+        found: clipped_text(found),
         known: known.collect::<Vec<_>>().join(", "),
     }
 }

@@ -17,7 +17,6 @@ const FAIL: &[&str] = &[
     "gguf-mxfp4",
     "shard-dtype-quantized",
     "template-python-strings",
-    "tokenizer-model-only",
 ];
 
 #[test]

@@ -11,6 +11,7 @@ mod batch;
 mod bind;
 mod cache;
 mod chat;
+mod config;
 mod doctor;
 mod faults;
 mod forms;
