@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokenizers::models::bpe::{Merges, Vocab};
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
@@ -184,6 +184,17 @@ fn from_tokenizer_json(
         Ok(inner)
     });
     let mut inner = inner.map_err(|problem| broken(&origin, problem))?;
+    let mut notices = Vec::new();
+    if let ModelWrapper::BPE(model) = inner.get_model()
+        && let Some(dropout) = model.dropout
+    {
+        notices.push(format!(
+            "{origin}: `dropout` is {dropout}, which is for training: it is left out"
+        ));
+        let mut model = model.clone();
+        model.dropout = None;
+        inner.with_model(model);
+    }
     let class = parts.class(JsonKind::of(json));
     parts.files.of_json = inner.get_added_tokens_decoder().into_iter().collect();
     if class == Class::T5 {
@@ -243,7 +254,8 @@ fn from_tokenizer_json(
         let bos = class == Class::CodeLlama;
         framing = Framing::Ids { bos, eos: false };
     }
-    let origin = Origin::new(origin);
+    let mut origin = Origin::new(origin);
+    origin.notices = notices;
     parts.finish(inner, &class, &special, framing, origin)
 }
 
@@ -353,8 +365,6 @@ fn check_charsmaps(json: &[u8], origin: &str) -> Result<(), TextError> {
     struct Outline {
         #[serde(default)]
         normalizer: Value,
-        #[serde(flatten)]
-        _rest: HashMap<String, IgnoredAny>,
     }
     let key = b"precompiled_charsmap";
     if !json.windows(key.len()).any(|window| window == key) {
