@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokenizers::models::bpe::{Merges, Vocab};
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
-use tokenizers::{ModelWrapper, PostProcessorWrapper};
+use tokenizers::{AddedVocabulary, ModelWrapper, PostProcessorWrapper};
 
 use super::class::{Class, JsonKind, TEXT_END};
 use super::config::{TokenSpec, TokenizerConfig};
@@ -209,13 +209,9 @@ fn from_tokenizer_json(
         Class::T5 => is_unigram,
         _ => false,
     };
-    let before = inner.get_normalizer().cloned();
     if is_rebuilt {
-        // Of the file the class takes the vocabulary and what is put around a text; the added tokens that count are
-        // those of `special`.
-        let framing = inner.get_post_processor().cloned();
-        inner = tokenizers::Tokenizer::new(inner.get_model().clone());
-        inner.with_post_processor(framing);
+        // The added tokens that count are those of `special`.
+        inner.with_added_vocabulary(AddedVocabulary::new());
     }
     let mut framing = Framing::PostProcessor;
     match &class {
@@ -227,7 +223,7 @@ fn from_tokenizer_json(
         Class::Gemma if is_bpe => shielded(|| as_gemma(&mut inner, unknown))
             .map_err(|problem| broken(&origin, problem))?,
         Class::T5 if is_unigram => {
-            let charsmap = charsmap(before.as_ref());
+            let charsmap = charsmap(inner.get_normalizer());
             shielded(|| as_t5(&mut inner, charsmap)).map_err(|problem| broken(&origin, problem))?;
         }
         Class::Gpt2
@@ -366,8 +362,8 @@ fn check_charsmaps(json: &[u8], origin: &str) -> Result<(), TextError> {
         #[serde(default)]
         normalizer: Value,
     }
-    let key = b"precompiled_charsmap";
-    if !json.windows(key.len()).any(|window| window == key) {
+    let text = std::str::from_utf8(json).unwrap_or_default();
+    if !text.contains("precompiled_charsmap") {
         return Ok(());
     }
     // What does not parse here does not parse there, which then says more.
