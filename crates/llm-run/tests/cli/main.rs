@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod batch;
+mod bind;
 mod cache;
 mod chat;
 mod config;
