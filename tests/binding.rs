@@ -281,3 +281,34 @@ fn experts_in_one_tensor_are_those_in_many() {
         }
     }
 }
+
+/// A GGUF of the fixtures with another name, of the same length, for one of its tensors.
+fn renamed(gguf: &str, from: &str, to: &str) -> Result<BoundModel, RuntimeError> {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = fs::read(fixture("gguf-models").join(gguf)).unwrap();
+    let at = bytes.windows(from.len()).position(|w| w == from.as_bytes());
+    let at = at.unwrap();
+    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    fs::write(&path, bytes).unwrap();
+    BoundModel::open(&path)
+}
+
+#[test]
+fn what_a_gguf_has_of_a_layer_is_of_use_and_nothing_else() {
+    let with = |name: &str| renamed("llama3-rope-tied.gguf", "rope_freqs.weight", name);
+    let model = with("value_head.weight").unwrap();
+    assert!(
+        matches!(model.notices(), [Notice::LeftOut(unused)] if unused.names == ["value_head.weight"]),
+        "{:?}",
+        model.notices()
+    );
+    for name in ["blk.0.attn_q.bias", "blk.1.ffn_up.bias"] {
+        let error = with(name).unwrap_err().to_string();
+        let is_named = error.contains(name) && error.contains("not understood");
+        assert!(is_named, "{error}");
+    }
+    // A layer more than there are.
+    assert!(with("blk.9.attn_q.bias").is_ok());
+}

@@ -247,10 +247,16 @@ fn longrope(
     } else {
         (1.0 + factor.ln() / original.ln()).sqrt()
     };
+    if !grown.is_finite() {
+        return rope.bad_value("original_max_position_embeddings", "more than 1");
+    }
+    // GGUF has it rounded.
+    let given = rope.opt_positive("attention_factor")?;
+    let differs = |given: &f64| (given - grown).abs() > grown * f64::from(f32::EPSILON);
     Ok(RopeScaling::LongRope {
         short: rope.factors("short_factor", dim.div_ceil(2))?,
         long: rope.factors("long_factor", dim.div_ceil(2))?,
         original_context: original as usize,
-        magnitude: rope.opt_positive("attention_factor")?.unwrap_or(grown),
+        magnitude: given.filter(differs).unwrap_or(grown),
     })
 }

@@ -130,10 +130,10 @@ impl Skeleton {
             return true;
         }
         let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
-        if is_tied && self.head_names().any(|head| head == name) {
+        let name = self.inner_name(name);
+        if is_tied && self.head_names().any(|head| self.inner_name(&head) == name) {
             return true;
         }
-        let name = self.inner_name(name);
         let mut patterns = HARMLESS.iter().chain(self.naming.harmless);
         patterns.any(|pattern| matches(pattern, &name))
     }

@@ -76,11 +76,8 @@ impl OpenModel {
         // The error is shown, not stored elsewhere: its message is all that is needed of it.
         let tokenizer = self.tokenizer.as_ref();
         let tokenizer = tokenizer.map_err(|error| UserError(error.to_string()))?;
-        self.notices.call_once(|| {
-            for notice in tokenizer.notices() {
-                eprintln!("{notice}");
-            }
-        });
+        self.notices
+            .call_once(|| output::notes(tokenizer.notices()));
         Ok(tokenizer)
     }
 

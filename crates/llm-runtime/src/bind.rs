@@ -382,6 +382,7 @@ fn add_long_rope(checkpoint: &Checkpoint, metadata: &mut Map<String, Value>) -> 
         let mut factors = vec![0f32; n.min(MAX_FACTORS) as usize];
         let out = bytemuck::cast_slice_mut(&mut factors);
         checkpoint.read_tensor(tensor, 0..n.min(MAX_FACTORS), DType::F32, out)?;
+        let factors: Vec<_> = factors.into_iter().map(decimal).collect();
         metadata.insert(format!("{architecture}.rope.scaling.{key}"), factors.into());
     }
     let kind = format!("{architecture}.rope.scaling.type");
@@ -408,13 +409,19 @@ pub(crate) fn gguf_metadata(checkpoint: &Checkpoint) -> Result<Map<String, Value
     Ok(metadata)
 }
 
+/// The number that was meant: through the decimal digits, so that an f32's 1e-5 is 1e-5.
+fn decimal(x: f32) -> Value {
+    x.to_string()
+        .parse::<f64>()
+        .map_or(Value::Null, Value::from)
+}
+
 /// A value as JSON; arrays hold vocabularies and per-layer lists, which no configuration key is.
 fn scalar(value: &MetaValue) -> Option<Value> {
     match value {
         MetaValue::String(text) => Some(Value::from(text.as_str())),
         MetaValue::Bool(flag) => Some(Value::from(*flag)),
-        // Through the decimal digits, so that an f32's 1e-5 is the 1e-5 that was meant.
-        MetaValue::F32(x) => x.to_string().parse::<f64>().ok().map(Value::from),
+        MetaValue::F32(x) => Some(decimal(*x)),
         MetaValue::F64(x) => Some(Value::from(*x)),
         MetaValue::Array(_) => None,
         MetaValue::U8(_)

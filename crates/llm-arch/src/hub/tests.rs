@@ -115,7 +115,6 @@ fn what_no_configuration_says_is_an_error() {
         (turned, "a part of each head"),
         (stored, "rope_freqs.weight"),
         (fixture("models/opt"), "no GGUF"),
-        (fixture("models/mixtral"), "no GGUF"),
     ] {
         let odd: Vec<f32> = (0..6).map(|i| 1.0 + i as f32 * 0.3).collect();
         let error = HubForm::new(&in_gguf(&skeleton), &Map::new(), Some(&odd)).unwrap_err();

@@ -51,7 +51,8 @@ impl Layout {
     pub(super) fn inner_name(self, name: &str) -> Cow<'_, str> {
         match name.strip_prefix(self.body) {
             Some(rest) => Cow::Owned(format!("{ALONE}{rest}")),
-            None => Cow::Borrowed(name.strip_prefix(self.head).unwrap_or(name)),
+            // A head that was not found says nothing of how it would be called.
+            None => Cow::Borrowed(name.strip_prefix(HEADS[1]).unwrap_or(name)),
         }
     }
 }

@@ -2,7 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::SpecialTokens;
-use crate::tokenizer::testing::{fixture_tokenizers, other_decoders, tokenizer_of};
+use crate::tokenizer::testing::{
+    fixture_tokenizers, model_tokenizers, other_decoders, tokenizer_of,
+};
 
 /// Every id by itself through the stream; each piece must be whole characters, which `String` sees to.
 fn stream(tokenizer: &Tokenizer, ids: &[u32], special: SpecialText) -> String {
@@ -175,7 +177,7 @@ proptest! {
     #[test]
     fn pieces_make_the_whole(seeds in prop::collection::vec(any::<u32>(), 0..40)) {
         let fixtures = fixture_tokenizers().iter().map(|(_, tokenizer)| tokenizer);
-        for tokenizer in fixtures.chain(other_decoders()) {
+        for tokenizer in fixtures.chain(other_decoders()).chain(model_tokenizers()) {
             let size = u32::try_from(tokenizer.vocab_size()).unwrap();
             let ids: Vec<u32> = seeds.iter().map(|seed| seed % size).collect();
             check(tokenizer, &ids);

@@ -148,8 +148,8 @@ pub(super) enum JsonKind {
 impl JsonKind {
     /// The reference looks for the word and nothing else.
     pub(super) fn of(json: &[u8]) -> Self {
-        let word = b"\"ByteLevel\"";
-        match json.windows(word.len()).any(|window| window == word) {
+        let json = std::str::from_utf8(json).unwrap_or_default();
+        match json.contains("\"ByteLevel\"") {
             true => JsonKind::ByteLevel,
             false => JsonKind::Other,
         }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokenizers::models::bpe::{Merges, Vocab};
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
-use tokenizers::{ModelWrapper, PostProcessorWrapper};
+use tokenizers::{AddedVocabulary, ModelWrapper, PostProcessorWrapper};
 
 use super::class::{Class, JsonKind, TEXT_END};
 use super::config::{TokenSpec, TokenizerConfig};
@@ -184,6 +184,17 @@ fn from_tokenizer_json(
         Ok(inner)
     });
     let mut inner = inner.map_err(|problem| broken(&origin, problem))?;
+    let mut notices = Vec::new();
+    if let ModelWrapper::BPE(model) = inner.get_model()
+        && let Some(dropout) = model.dropout
+    {
+        notices.push(format!(
+            "{origin}: `dropout` is {dropout}, which is for training: it is left out"
+        ));
+        let mut model = model.clone();
+        model.dropout = None;
+        inner.with_model(model);
+    }
     let class = parts.class(JsonKind::of(json));
     parts.files.of_json = inner.get_added_tokens_decoder().into_iter().collect();
     if class == Class::T5 {
@@ -198,13 +209,9 @@ fn from_tokenizer_json(
         Class::T5 => is_unigram,
         _ => false,
     };
-    let before = inner.get_normalizer().cloned();
     if is_rebuilt {
-        // Of the file the class takes the vocabulary and what is put around a text; the added tokens that count are
-        // those of `special`.
-        let framing = inner.get_post_processor().cloned();
-        inner = tokenizers::Tokenizer::new(inner.get_model().clone());
-        inner.with_post_processor(framing);
+        // The added tokens that count are those of `special`.
+        inner.with_added_vocabulary(AddedVocabulary::new());
     }
     let mut framing = Framing::PostProcessor;
     match &class {
@@ -216,7 +223,7 @@ fn from_tokenizer_json(
         Class::Gemma if is_bpe => shielded(|| as_gemma(&mut inner, unknown))
             .map_err(|problem| broken(&origin, problem))?,
         Class::T5 if is_unigram => {
-            let charsmap = charsmap(before.as_ref());
+            let charsmap = charsmap(inner.get_normalizer());
             shielded(|| as_t5(&mut inner, charsmap)).map_err(|problem| broken(&origin, problem))?;
         }
         Class::Gpt2
@@ -243,7 +250,8 @@ fn from_tokenizer_json(
         let bos = class == Class::CodeLlama;
         framing = Framing::Ids { bos, eos: false };
     }
-    let origin = Origin::new(origin);
+    let mut origin = Origin::new(origin);
+    origin.notices = notices;
     parts.finish(inner, &class, &special, framing, origin)
 }
 
@@ -353,11 +361,9 @@ fn check_charsmaps(json: &[u8], origin: &str) -> Result<(), TextError> {
     struct Outline {
         #[serde(default)]
         normalizer: Value,
-        #[serde(flatten)]
-        _rest: HashMap<String, IgnoredAny>,
     }
-    let key = b"precompiled_charsmap";
-    if !json.windows(key.len()).any(|window| window == key) {
+    let text = std::str::from_utf8(json).unwrap_or_default();
+    if !text.contains("precompiled_charsmap") {
         return Ok(());
     }
     // What does not parse here does not parse there, which then says more.

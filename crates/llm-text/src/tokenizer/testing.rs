@@ -47,6 +47,40 @@ pub(crate) fn fixture_tokenizers() -> &'static [(&'static str, Tokenizer)] {
     })
 }
 
+/// Tokenizers from models in one file, of several classes.
+pub(crate) fn model_tokenizers() -> &'static [Tokenizer] {
+    static ALL: OnceLock<Vec<Tokenizer>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let cases = [
+            (
+                "bpe.model",
+                "llama",
+                "{\"tokenizer_class\": \"LlamaTokenizer\"}",
+            ),
+            ("user.model", "llama", "{}"),
+            ("squeezing.model", "llama", "{}"),
+            ("unigram.model", "llama", "{}"),
+            ("gemma.model", "gemma", "{}"),
+            ("t5.model", "t5", "{\"clean_up_tokenization_spaces\": true}"),
+            ("ranks.tiktoken", "llama", "{}"),
+        ];
+        let open = |(source, model_type, config)| {
+            let dir = tempfile::tempdir().unwrap();
+            let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text);
+            write(
+                "config.json",
+                &json!({"model_type": model_type}).to_string(),
+            )
+            .unwrap();
+            write("tokenizer_config.json", config).unwrap();
+            let source = fixture("classes").join(source);
+            std::fs::copy(source, dir.path().join("tokenizer.model")).unwrap();
+            Tokenizer::from_folder(dir.path()).unwrap()
+        };
+        cases.into_iter().map(open).collect()
+    })
+}
+
 /// The SentencePiece fixture with decoders of other kinds, all of which look at a token's neighbours.
 pub(crate) fn other_decoders() -> &'static [Tokenizer] {
     static ALL: OnceLock<Vec<Tokenizer>> = OnceLock::new();

@@ -259,6 +259,17 @@ fn descriptions_that_parse_but_make_no_sense_name_their_file() {
 }
 
 #[test]
+fn merges_are_not_left_out_at_random() {
+    let mut json: serde_json::Value = read_json(&fixture("byte-level/tokenizer.json"));
+    json["model"]["dropout"] = 1.0.into();
+    let json = serde_json::to_vec(&json).unwrap();
+    let tokenizer = Tokenizer::from_json(&json, None).unwrap();
+    assert!(tokenizer.notices()[0].contains("`dropout` is 1"));
+    let expected = read_json(&fixture("byte-level/expected.json"));
+    check("with dropout", &tokenizer, &expected);
+}
+
+#[test]
 fn contradictions_about_ids_name_both() {
     struct Case {
         listed: &'static str,
