@@ -26,7 +26,8 @@ fn model_with(folder: &Path, key: &str, value: Value) -> String {
 #[test]
 fn unknown_keys_are_refused_and_passed_over_on_request() {
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("out");
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().join("out");
     let out = out.to_str().unwrap();
     let model = model_with(folder.path(), "rope_thetta", json!(1e6));
     let commands: [&[&str]; 5] = [
