@@ -13,6 +13,7 @@ mod demo;
 mod doctor;
 mod failure;
 mod generate;
+mod generation_config;
 mod inspect;
 mod memory;
 mod model;
@@ -24,6 +25,7 @@ mod rewrite;
 mod run;
 mod score;
 mod shard;
+mod signals;
 mod system;
 mod verify;
 

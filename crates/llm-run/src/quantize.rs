@@ -40,7 +40,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let plan = ShardPlan::new(save.tensors()?, Some(args.max_shard_size))?;
     let config = config(&model, &encodings, &quant)?;
 
-    let stop = Stop::on_ctrl_c()?;
+    let stop = Stop::on_signal()?;
     let begin = Instant::now();
     let metadata = metadata(checkpoint);
     let mut writer = ShardWriter::create(&args.output, &plan, metadata, existing(args.force))

@@ -86,6 +86,12 @@ impl Session {
         }
     }
 
+    /// The same with an interrupt that others hold already.
+    pub(crate) fn under(self, interrupt: &Interrupt) -> Self {
+        let interrupt = interrupt.clone();
+        Session { interrupt, ..self }
+    }
+
     /// What the model is.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
@@ -149,6 +155,23 @@ impl Session {
             self.reached[sequence] = 0;
         }
         self.lengths[sequence]
+    }
+
+    /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own.
+    ///
+    /// # Errors
+    /// When the device fails.
+    ///
+    /// # Panics
+    /// When they are the same.
+    pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
+        assert_ne!(from, to, "a sequence is not forked to itself");
+        for stage in &mut self.stages {
+            stage.fork(from, to, self.reached[from])?;
+        }
+        self.lengths[to] = self.lengths[from];
+        self.reached[to] = self.reached[from];
+        Ok(())
     }
 
     /// Reads the prompt of an encoder-decoder model; the sequence begins anew.

@@ -16,8 +16,6 @@ const FAIL: &[&str] = &[
     "float8-weights",
     "fp8-block-scales",
     "gemma3-multimodal",
-    "generation-config-ignored",
-    "generation-config",
     "gguf-mxfp4",
     "gguf-split",
     "index-and-single-file",

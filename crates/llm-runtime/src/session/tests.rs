@@ -30,6 +30,10 @@ impl Stage for Recorder {
         Ok(())
     }
 
+    fn fork(&mut self, _: usize, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
+
     fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
         for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.vocab)) {
             out.fill(self.ids[row] as f32);
