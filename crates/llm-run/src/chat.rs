@@ -31,7 +31,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
     let config = model.generation()?;
     let of_model = (model.bound.spec(), Some(tokenizer));
     let settings = Settings::new(&args.sampling, &config, of_model, MAX_NEW_TOKENS)?;
-    config.notices.iter().for_each(|line| eprintln!("{line}"));
+    output::notes(&config.notices);
     let n_sequences = settings.n_sequences();
     let context = args.load.context(model.bound.spec(), CONTEXT)?;
     let Loaded {

@@ -209,6 +209,9 @@ pub(crate) struct PlanArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
+    /// List each unit, and what each memory holds for what
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
     /// Draw what memories would hold
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,

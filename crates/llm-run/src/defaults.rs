@@ -86,7 +86,10 @@ impl Settings {
             beams,
             seed: args.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
             length: length(args, config, max_new_tokens)?,
-            max_time: config.max_time.map(Duration::from_secs_f32),
+            // What is longer than a duration can be has no end.
+            max_time: config
+                .max_time
+                .and_then(|seconds| Duration::try_from_secs_f32(seconds).ok()),
             stop,
             start_token,
         })

@@ -136,10 +136,10 @@ fn settings(
     let config = model.generation()?;
     let of_model = (model.bound.spec(), tokenizer);
     let settings = Settings::new(&args.sampling, &config, of_model, MAX_NEW_TOKENS)?;
-    config.notices.iter().for_each(|line| eprintln!("{line}"));
+    output::notes(&config.notices);
     if tokenizer.is_none() && !settings.stop.is_empty() {
         let problem = "`stop_strings` was not applied: there is no tokenizer";
-        eprintln!("{}: {problem}", config.path.display());
+        output::notes(&[format!("{}: {problem}", config.path.display())]);
     }
     Ok(settings)
 }
@@ -247,9 +247,8 @@ fn prompt_text(args: &GenerateArgs) -> Result<String> {
         (Some(text), _, _) if text == "-" => read_stdin(),
         (Some(text), _, _) => {
             if Path::new(text).is_file() {
-                eprintln!(
-                    "the prompt is the text `{text}`; --prompt-file reads the file of that name"
-                );
+                let hint = "--prompt-file reads the file of that name";
+                output::notes(&[format!("the prompt is the text `{text}`; {hint}")]);
             }
             Ok(text.clone())
         }

@@ -43,7 +43,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens what the user calls a model, for its weights alone.
+/// Opens what the user calls a model, for its weights alone, and says once what is to be said of its files.
 pub(crate) fn open(model: &Path) -> Result<Checkpoint> {
     if model == Path::new(demo::NAME) {
         return Ok(Checkpoint::from_bytes(
@@ -51,7 +51,9 @@ pub(crate) fn open(model: &Path) -> Result<Checkpoint> {
             demo::weights(),
         )?);
     }
-    Ok(Checkpoint::open(model)?)
+    let checkpoint = Checkpoint::open(model)?;
+    output::notes(checkpoint.notices());
+    Ok(checkpoint)
 }
 
 /// What `--json` prints.

@@ -11,7 +11,8 @@ use llm_checkpoint::{Array, Checkpoint, Format, Metadata, Value};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::Plan;
 use llm_runtime::{
-    BoundModel, Device, Event, Interrupt, LoadOptions, OffloadOptions, Session, load_under,
+    BoundModel, Device, Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session,
+    load_under,
 };
 use llm_text::{GgufTokenizer, TextError, Tokenizer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -21,6 +22,7 @@ use crate::cli::LoadArgs;
 use crate::demo;
 use crate::failure::UserError;
 use crate::generation_config::{GenerationConfig, Others};
+use crate::output;
 use crate::plan::{self, Wanted, limits};
 use crate::signals;
 
@@ -182,7 +184,17 @@ pub(crate) fn bind(path: &Path) -> Result<BoundModel> {
         };
         return Err(UserError(format!("there is no model at {}; {hint}", path.display())).into());
     }
-    Ok(BoundModel::open(path)?)
+    bind_files(path)
+}
+
+/// Opens a model's files, and says once what is to be said of them.
+pub(crate) fn bind_files(path: &Path) -> Result<BoundModel> {
+    let checkpoint = Checkpoint::open(path).map_err(RuntimeError::from)?;
+    // Before the model is bound: where that fails, they may say why.
+    output::notes(checkpoint.notices());
+    let model = BoundModel::of(checkpoint)?;
+    output::notes(model.notices());
+    Ok(model)
 }
 
 impl LoadArgs {

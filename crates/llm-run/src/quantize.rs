@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::QuantizeArgs;
 use crate::failure::UserError;
+use crate::model::bind_files;
 use crate::output;
 use crate::rewrite::{
     CONFIG, Stop, existing, metadata, refuse_overlap, set_dtype, side_files, summary, with_hint,
@@ -23,7 +24,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let quant = args.quant.config()?.ok_or_else(|| {
         UserError("say how: --load-in-8bit, --load-in-4bit or --quant-config FILE".to_owned())
     })?;
-    let model = BoundModel::open(&args.input)?;
+    let model = bind_files(&args.input)?;
     let checkpoint = model.checkpoint();
     if checkpoint.format() == Format::Gguf {
         let hint = "give the folder of the original checkpoint";

@@ -19,6 +19,7 @@ use crate::rewrite::{
 
 pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
     let checkpoint = Checkpoint::open(&args.input)?;
+    output::notes(checkpoint.notices());
     refuse_overlap(&checkpoint, &args.input, &args.output)?;
     let plan = ShardPlan::of_checkpoint(&checkpoint, args.dtype, Some(args.max_shard_size))?;
     let stop = Stop::on_signal()?;

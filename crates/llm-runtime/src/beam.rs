@@ -250,7 +250,9 @@ impl BeamSearch {
         }
         let beam_score = self.running[parent].score;
         for (id, &log_probability) in self.log_probabilities.iter().enumerate() {
-            if log_probability == f32::NEG_INFINITY {
+            // Nor is what extreme factors have made no number.
+            let is_possible = log_probability > f32::NEG_INFINITY;
+            if !is_possible {
                 continue;
             }
             let score = log_probability + beam_score;

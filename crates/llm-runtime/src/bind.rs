@@ -5,13 +5,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, from_config, from_gguf};
-use llm_checkpoint::{Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue};
+use llm_checkpoint::{
+    Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue, read_small,
+};
 use llm_plan::{Encodings, StoredAs, WeightDType, is_final};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
 use serde_json::{Map, Value};
 
 use crate::quantized::{Held, companions, recognise};
-use crate::{Result, RuntimeError};
+use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub struct BoundModel {
     /// For each slot, the checkpoint's name for it and how it is held.
     tensors: Vec<(String, Held)>,
     quantization: Option<QuantConfig>,
+    notices: Vec<Notice>,
 }
 
 /// A slot with the checkpoint's tensor for it.
@@ -56,7 +59,14 @@ impl BoundModel {
     /// # Errors
     /// When either cannot be read or is not understood, or they do not fit each other.
     pub fn open(path: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
+        Self::of(Checkpoint::open(path)?)
+    }
+
+    /// Joins an opened checkpoint with the configuration beside it or, for GGUF, inside it.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read or is not understood, or they do not fit each other.
+    pub fn of(checkpoint: Checkpoint) -> Result<Self> {
         match checkpoint.format() {
             Format::Gguf => {
                 let skeleton = gguf_skeleton(&checkpoint).map_err(|flaw| RuntimeError::Config {
@@ -67,10 +77,16 @@ impl BoundModel {
             }
             _ => {
                 let path = checkpoint.folder().join("config.json");
-                let config = std::fs::read(&path).map_err(|source| RuntimeError::ReadConfig {
-                    path: path.clone(),
-                    source,
-                })?;
+                let config =
+                    read_small(&path, MAX_CONFIG).map_err(
+                        |source| match Checkpoint::adapter_in(checkpoint.folder()) {
+                            Some(error) => error.into(),
+                            None => RuntimeError::ReadConfig {
+                                path: path.clone(),
+                                source,
+                            },
+                        },
+                    )?;
                 Self::with_config(checkpoint, &config, &path)
             }
         }
@@ -137,6 +153,7 @@ impl BoundModel {
                 skeleton,
                 tensors,
                 quantization,
+                notices: Vec::new(),
             })
         } else {
             Err(Box::new(misfit).into())
@@ -174,6 +191,12 @@ impl BoundModel {
     /// The quantization that the configuration says the checkpoint has.
     pub fn quantization(&self) -> Option<&QuantConfig> {
         self.quantization.as_ref()
+    }
+
+    /// What was decided about the model and should be said; what concerns its files,
+    /// [`Checkpoint::notices`](llm_checkpoint::Checkpoint::notices) has.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
     }
 
     /// How every tensor is kept once it is loaded as asked.
@@ -332,6 +355,9 @@ impl fmt::Display for Misfit {
         Ok(())
     }
 }
+
+/// Bytes that a configuration may have: those of sparsely quantized models list every tensor.
+const MAX_CONFIG: u64 = 64 << 20;
 
 /// Tensors of a kind that a message lists; the error itself holds all.
 const SHOWN: usize = 8;

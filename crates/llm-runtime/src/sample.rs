@@ -148,7 +148,8 @@ fn choose(
     rng: &mut ChaCha8Rng,
 ) -> Result<u32> {
     let best = argmax(logits);
-    if logits[best as usize] == f32::NEG_INFINITY {
+    let is_possible = logits[best as usize] > f32::NEG_INFINITY;
+    if !is_possible {
         return Err(RuntimeError::NoTokenLeft);
     }
     if sampling.temperature == 0.0 {
@@ -164,12 +165,12 @@ pub(crate) fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 * 2f64.powi(-53)
 }
 
-/// The first of the largest.
+/// The first of the largest, numbers that are none left aside.
 fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
+    let (mut best, mut max) = (0, f32::NEG_INFINITY);
     for (id, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = id;
+        if logit > max {
+            (best, max) = (id, logit);
         }
     }
     best as u32

@@ -39,7 +39,11 @@ impl Candidates {
         self.all.clear();
         self.is_reordered = false;
         for (id, &logit) in logits.iter().enumerate() {
-            let log_weight = (logit - max) / temperature;
+            // Rules with extreme factors may have made several infinite.
+            let log_weight = match logit == max {
+                true => 0.0,
+                false => (logit - max) / temperature,
+            };
             if log_weight >= floor {
                 let id = id as u32;
                 self.all.push(Candidate { log_weight, id });

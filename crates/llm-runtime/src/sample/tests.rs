@@ -95,6 +95,28 @@ fn the_penalty_counts_each_seen_token_once() {
 }
 
 #[test]
+fn infinite_logits_are_chosen_from() {
+    // What a rule with an extreme factor makes of finite ones.
+    let rules = Rules {
+        sequence_bias: vec![(vec![1], f32::MAX), (vec![1], f32::MAX), (vec![2], f32::MAX)],
+        exponential_decay: Some((0, f32::MAX)),
+        eos_ids: vec![0, 2, 3],
+        ..Rules::default()
+    };
+    for temperature in [0.0, 1.0, 1e-40] {
+        let sampling = Sampling {
+            temperature,
+            ..Sampling::GREEDY
+        };
+        let mut sampler = Sampler::new(sampling, 0, 4).under(rules.clone(), &[1], &[1]);
+        for _ in 0..20 {
+            let id = sampler.sample(&[0.0, 1.0, 1e30, 0.0]).unwrap();
+            assert!([1, 2].contains(&id), "{id}");
+        }
+    }
+}
+
+#[test]
 fn where_every_token_is_forbidden_none_is_chosen() {
     let rules = Rules {
         no_repeat_ngram_size: 1,
