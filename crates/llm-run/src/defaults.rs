@@ -61,7 +61,7 @@ impl Settings {
             true => Vec::new(),
             false => known_eos.to_vec(),
         };
-        let num_beams = args.num_beams.map(usize::from).or(config.num_beams);
+        let num_beams = args.num_beams.or(config.num_beams);
         let beams = num_beams.filter(|&n| n > 1).map(|n_beams| Beams {
             n_beams,
             length_penalty: args.length_penalty.or(config.length_penalty).unwrap_or(1.0),

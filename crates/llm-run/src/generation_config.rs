@@ -91,7 +91,7 @@ impl GenerationConfig {
             max_time: keys.number("max_time", AT_LEAST_ZERO)?,
             stop_strings: keys.texts("stop_strings")?,
             do_sample: keys.truth("do_sample")?,
-            num_beams: keys.whole("num_beams", 1)?,
+            num_beams: keys.beams()?,
             early_stopping: keys.early_stopping()?,
             length_penalty: keys.number("length_penalty", ANY)?,
             temperature: keys.number("temperature", AT_LEAST_ZERO)?,
@@ -163,6 +163,9 @@ impl GenerationConfig {
         Err(UserError(format!("{}: {problem}", self.path.display())).into())
     }
 }
+
+/// Beams that a search keeps at most: each has a KV cache, and a file may say anything.
+pub(crate) const MOST_BEAMS: usize = 256;
 
 /// What keys are that no generation knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

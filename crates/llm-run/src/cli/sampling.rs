@@ -6,7 +6,9 @@ use clap::{Args, ValueEnum};
 use llm_runtime::EarlyStopping;
 
 use super::not_empty;
-use crate::generation_config::{ANY, AT_LEAST_ZERO, Bounds, POSITIVE, SHARE, SHARE_OR_ZERO};
+use crate::generation_config::{
+    ANY, AT_LEAST_ZERO, Bounds, MOST_BEAMS, POSITIVE, SHARE, SHARE_OR_ZERO,
+};
 
 /// How tokens are chosen. What is not given comes from the model's generation_config.json; without one, and without
 /// any of these, the most probable token is taken.
@@ -46,8 +48,8 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     pub(crate) suppress_tokens: Option<Vec<u32>>,
     /// Keep the N most probable continuations side by side, and print the best when all is done
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(crate) num_beams: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = beams)]
+    pub(crate) num_beams: Option<usize>,
     /// With beams: the power of its length by which a continuation's log-probability is divided; above 0 longer ones win
     /// [default: 1]
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = any)]
@@ -123,6 +125,13 @@ fn share(text: &str) -> Result<f32, String> {
 
 fn share_or_zero(text: &str) -> Result<f32, String> {
     number(text, SHARE_OR_ZERO)
+}
+
+fn beams(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok();
+    number
+        .filter(|n| (1..=MOST_BEAMS).contains(n))
+        .ok_or_else(|| format!("expected a number from 1 to {MOST_BEAMS}"))
 }
 
 fn logit_bias(text: &str) -> Result<LogitBias, String> {

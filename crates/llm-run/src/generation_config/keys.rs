@@ -6,7 +6,7 @@ use anyhow::Result;
 use llm_runtime::EarlyStopping;
 use serde_json::{Map, Value};
 
-use super::{Bounds, Others};
+use super::{Bounds, MOST_BEAMS, Others};
 use crate::failure::UserError;
 
 /// What is left of an object of which key after key is read.
@@ -74,6 +74,14 @@ impl<'a> Keys<'a> {
         self.read(key, &expected, |value| {
             let number = value.as_u64().filter(|&n| n >= least)?;
             usize::try_from(number).ok()
+        })
+    }
+
+    pub(super) fn beams(&mut self) -> Result<Option<usize>> {
+        let expected = format!("a whole number from 1 to {MOST_BEAMS}");
+        self.read("num_beams", &expected, |value| {
+            let number = usize::try_from(value.as_u64()?).ok();
+            number.filter(|n| (1..=MOST_BEAMS).contains(n))
         })
     }
 

@@ -40,8 +40,9 @@ fn values_out_of_bounds_are_named_with_their_file() {
         (r#"{"top_h": 2}"#, "`top_h` is 2"),
         (
             r#"{"num_beams": 0}"#,
-            "`num_beams` is 0, expected a whole number of at least 1",
+            "`num_beams` is 0, expected a whole number from 1 to 256",
         ),
+        (r#"{"num_beams": 100000}"#, "`num_beams` is 100000"),
         (r#"{"max_new_tokens": 0}"#, "`max_new_tokens` is 0"),
         (r#"{"max_length": true}"#, "`max_length` is true"),
         (

@@ -98,7 +98,11 @@ fn the_penalty_counts_each_seen_token_once() {
 fn infinite_logits_are_chosen_from() {
     // What a rule with an extreme factor makes of finite ones.
     let rules = Rules {
-        sequence_bias: vec![(vec![1], f32::MAX), (vec![1], f32::MAX), (vec![2], f32::MAX)],
+        sequence_bias: vec![
+            (vec![1], f32::MAX),
+            (vec![1], f32::MAX),
+            (vec![2], f32::MAX),
+        ],
         exponential_decay: Some((0, f32::MAX)),
         eos_ids: vec![0, 2, 3],
         ..Rules::default()
