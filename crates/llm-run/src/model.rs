@@ -1,7 +1,7 @@
 //! From what the user calls a model to a loaded session.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -31,6 +31,8 @@ pub(crate) struct OpenModel {
     pub(crate) bound: BoundModel,
     /// Looked at when it is needed: token ids do without one.
     tokenizer: Result<Tokenizer, TextError>,
+    /// Whether the tokenizer's notices are printed.
+    notices: Once,
     generation: Generation,
 }
 
@@ -48,6 +50,7 @@ impl OpenModel {
             return Ok(OpenModel {
                 bound,
                 tokenizer: Tokenizer::from_json(demo::TOKENIZER, Some(demo::TOKENIZER_CONFIG)),
+                notices: Once::new(),
                 generation: Generation::Demo,
             });
         }
@@ -68,16 +71,19 @@ impl OpenModel {
         Ok(OpenModel {
             bound,
             tokenizer,
+            notices: Once::new(),
             generation,
         })
     }
 
-    /// The tokenizer, where text is to be read or written.
+    /// The tokenizer, where text is to be read or written. What it takes otherwise than its files may mean is said.
     pub(crate) fn tokenizer(&self) -> Result<&Tokenizer> {
         // The error is shown, not stored elsewhere: its message is all that is needed of it.
-        self.tokenizer
-            .as_ref()
-            .map_err(|error| UserError(error.to_string()).into())
+        let tokenizer = self.tokenizer.as_ref();
+        let tokenizer = tokenizer.map_err(|error| UserError(error.to_string()))?;
+        self.notices
+            .call_once(|| output::notes(tokenizer.notices()));
+        Ok(tokenizer)
     }
 
     /// How the model's makers would have it generate.
@@ -269,7 +275,8 @@ impl Bar {
     }
 }
 
-fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
+/// The tokenizer in a GGUF's metadata.
+pub(crate) fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
     let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
     let text = |key| get(key).and_then(Value::as_str).map(str::to_owned);
     let strings = |key| get(key).and_then(Value::as_strings).map(<[String]>::to_vec);
@@ -301,6 +308,17 @@ fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
         add_bos: flag("add_bos_token"),
         add_eos: flag("add_eos_token"),
         add_space_prefix: flag("add_space_prefix"),
+        charsmap: match get("precompiled_charsmap") {
+            Some(Value::Array(Array::U8(bytes))) => Some(bytes.clone()),
+            Some(Value::Array(Array::I8(bytes))) => {
+                Some(bytes.iter().map(|byte| byte.cast_unsigned()).collect())
+            }
+            _ => None,
+        },
+        name: metadata
+            .get("general.name")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         chat_template: metadata
             .get("tokenizer.chat_template")
             .and_then(Value::as_str)
