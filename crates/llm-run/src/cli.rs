@@ -112,18 +112,20 @@ pub(crate) struct GenerateArgs {
     ///
     /// A line is a text, or an object with one of `prompt`, a text, `token_ids`, and `messages`, which are objects with
     /// `role` (system, user or assistant) and `content` that go through the model's chat template; and, if wanted, with
-    /// `id`, any value that the result repeats, and `max_new_tokens`. --chat and --system apply to texts.
+    /// `id`, any value that the result repeats, and `max_new_tokens`. --chat and --system apply to texts. From a pipe or
+    /// a terminal each line is answered as it comes.
     ///
     /// A result has the number of its `line`, its `id`, `n_prompt_tokens`, `generated_ids`, `text` and `end`: eos,
-    /// stop, length or context. Where choices are random it also has the `seed` that repeats them for the prompt
-    /// alone; it follows from --seed and the prompt's place among the others. A prompt that is empty or too long, or
-    /// that the template refuses, has an `error` instead; the others go on, and the exit code is 2.
+    /// stop, length, context or time. Where choices are random it also has the `seed` that repeats them for the prompt
+    /// alone; it follows from --seed and the prompt's place among the others. A line that cannot be read, or whose prompt
+    /// is empty, too long or refused by the template, has an `error` instead; the others go on, and the exit code is 2.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_text", "prompt_file", "token_ids", "json"])]
     pub(crate) prompts: Option<PathBuf>,
     /// Prompts to work on at a time [default: 8]
     ///
     /// Each pass over the weights serves all of them, but for an encoder's, which reads one prompt after the other. Each
-    /// has a KV cache of its own, as long as the longest prompt and its answer unless --context says otherwise.
+    /// has a KV cache of its own, as long as the longest prompt and its answer, or 2048 where prompts are still to come,
+    /// unless --context says otherwise. With --num-beams prompts follow one after the other.
     #[arg(long, value_name = "N", requires = "prompts", conflicts_with_all = ["prompt", "prompt_text", "prompt_file", "token_ids", "json"])]
     pub(crate) batch: Option<NonZeroUsize>,
     /// Treat the prompt as a message and apply the model's chat template
