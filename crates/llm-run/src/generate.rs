@@ -124,7 +124,8 @@ pub(crate) fn context_is_full(spec: &ModelSpec, context: usize) -> String {
 }
 
 fn open(args: &GenerateArgs) -> Result<OpenModel> {
-    OpenModel::open(args.model.as_deref().unwrap_or(Path::new(demo::NAME)))
+    let model = args.model.as_deref().unwrap_or(Path::new(demo::NAME));
+    OpenModel::open(model, &args.load.keys)
 }
 
 /// Says, too, what of the model's own wishes is not done.

@@ -27,6 +27,7 @@ mod score;
 mod shard;
 mod signals;
 mod system;
+mod unknown;
 mod verify;
 
 use std::process::ExitCode;

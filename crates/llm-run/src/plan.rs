@@ -14,14 +14,15 @@ use self::args::Memories;
 use self::request::Setting;
 use self::subject::Subject;
 use crate::cli::PlanArgs;
-use crate::failure::UserError;
-use crate::output;
 use crate::system::Rates;
+use crate::{output, unknown};
 
 mod args;
 mod bars;
 mod costs;
+mod headers;
 mod json;
+mod known;
 mod program;
 mod reader;
 mod recommended;
@@ -40,7 +41,15 @@ pub(crate) use self::wanted::Wanted;
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let load = &args.load;
-    let subject = Subject::open(&args.model)?;
+    let subject = match Subject::open(&args.model, &load.keys) {
+        Ok(subject) => subject,
+        Err(error) => {
+            return match unknown::checkpoint(&args.model, &error) {
+                Some(checkpoint) => headers::plan(args, &checkpoint, &error),
+                None => Err(error),
+            };
+        }
+    };
     let quant = load.quant.config()?;
     let encodings = subject.encodings(load.dtype, quant.as_ref())?;
     let cpu = load.cpu()?;
@@ -62,8 +71,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     };
     let report = Report::new(&subject, &setting.memories, &request, rates)?;
     if let Some(path) = &args.svg {
-        let error = |e| UserError(format!("cannot write {}: {e}", path.display()));
-        std::fs::write(path, svg::draw(&report)).map_err(error)?;
+        svg::write(path, &svg::draw(&report))?;
     }
     output::print(&match args.json {
         true => json::text(&report)?,

@@ -26,7 +26,7 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
             return Err(UserError(format!("there is nothing to score; {hint}")).into());
         }
     };
-    let model = OpenModel::open(&args.model)?;
+    let model = OpenModel::open(&args.model, &args.load.keys)?;
     let given = match given {
         Given::Ids(ids) => ids.clone(),
         Given::Text(path) => {

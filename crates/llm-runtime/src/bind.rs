@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, from_config, from_gguf};
+use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, UnknownKeys, from_config_with, from_gguf};
 use llm_checkpoint::{
     Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue, read_small,
 };
@@ -67,6 +67,14 @@ impl BoundModel {
     /// # Errors
     /// When the configuration cannot be read or is not understood, or they do not fit each other.
     pub fn of(checkpoint: Checkpoint) -> Result<Self> {
+        Self::of_with(checkpoint, UnknownKeys::Refuse)
+    }
+
+    /// The same, keys of a `config.json` that nothing is known of being passed over if that is wished.
+    ///
+    /// # Errors
+    /// As [`BoundModel::of`].
+    pub fn of_with(checkpoint: Checkpoint, unknown_keys: UnknownKeys) -> Result<Self> {
         match checkpoint.format() {
             Format::Gguf => {
                 let skeleton = gguf_skeleton(&checkpoint).map_err(|flaw| RuntimeError::Config {
@@ -87,7 +95,8 @@ impl BoundModel {
                             },
                         },
                     )?;
-                Self::with_config(checkpoint, &config, &path)
+                let (skeleton, quantization) = read_config_with(&config, &path, unknown_keys)?;
+                Self::join(checkpoint, skeleton, quantization)
             }
         }
     }
@@ -111,9 +120,10 @@ impl BoundModel {
 
     fn join(
         checkpoint: Checkpoint,
-        skeleton: Skeleton,
+        mut skeleton: Skeleton,
         quantization: Option<QuantConfig>,
     ) -> Result<Self> {
+        skeleton.settle_names(|name| checkpoint.get(name).is_some());
         let default = QuantConfig::new(LoadIn::EightBit);
         let int8 = Int8 {
             threshold: quantization.as_ref().unwrap_or(&default).llm_int8_threshold,
@@ -148,12 +158,13 @@ impl BoundModel {
             .map(|name| format!("`{name}`"))
             .collect();
         if misfit.is_empty() {
+            let notices = skeleton.notices.iter().cloned();
             Ok(BoundModel {
+                notices: notices.map(Notice::Configuration).collect(),
                 checkpoint,
                 skeleton,
                 tensors,
                 quantization,
-                notices: Vec::new(),
             })
         } else {
             Err(Box::new(misfit).into())
@@ -236,16 +247,29 @@ impl BoundModel {
 /// # Errors
 /// When it is not understood.
 pub fn read_config(config: &[u8], path: &Path) -> Result<(Skeleton, Option<QuantConfig>)> {
+    read_config_with(config, path, UnknownKeys::Refuse)
+}
+
+/// The same, keys that nothing is known of being passed over if that is wished.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn read_config_with(
+    config: &[u8],
+    path: &Path,
+    unknown_keys: UnknownKeys,
+) -> Result<(Skeleton, Option<QuantConfig>)> {
     let mut config: Map<String, Value> =
-        serde_json::from_slice(config).map_err(|e| RuntimeError::ConfigSyntax {
+        llm_json::parse_as(config).map_err(|e| RuntimeError::ConfigSyntax {
             path: path.to_owned(),
             reason: e.to_string(),
         })?;
     let quantization = quantization(&mut config, path)?;
-    let skeleton = from_config(&config).map_err(|flaw| RuntimeError::Config {
-        path: path.to_owned(),
-        flaw,
-    })?;
+    let skeleton =
+        from_config_with(&config, unknown_keys).map_err(|flaw| RuntimeError::Config {
+            path: path.to_owned(),
+            flaw,
+        })?;
     Ok((skeleton, quantization))
 }
 

@@ -35,7 +35,7 @@ mod stream;
 mod sum;
 
 pub use beam::{BeamSearch, BeamStep, Beams, EarlyStopping};
-pub use bind::{BoundModel, BoundTensor, Misfit, read_config};
+pub use bind::{BoundModel, BoundTensor, Misfit, read_config, read_config_with};
 pub use error::RuntimeError;
 pub use llm_plan::Limits;
 pub use load::{Event, LoadOptions, OffloadOptions, Progress, load, load_under};

@@ -19,7 +19,7 @@ impl<'a> Keys<'a> {
     /// # Errors
     /// When the text is no JSON object.
     pub(super) fn parse(path: &'a Path, text: &[u8]) -> Result<Self> {
-        let object = serde_json::from_slice(&quote_numbers(text))
+        let object = llm_json::parse_as(text)
             .map_err(|error| UserError(format!("{}: {error}", path.display())))?;
         Ok(Keys { path, object })
     }
@@ -218,34 +218,6 @@ fn id(value: &Value) -> Option<u32> {
 
 fn ids(value: &Value) -> Option<Vec<u32>> {
     value.as_array()?.iter().map(id).collect()
-}
-
-/// Puts Python's `NaN` and `Infinity`, which are no JSON, in quotes.
-fn quote_numbers(text: &[u8]) -> Vec<u8> {
-    let (mut quoted, mut rest) = (Vec::with_capacity(text.len()), text);
-    let mut is_in_string = false;
-    while let Some((&byte, after)) = rest.split_first() {
-        let words: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
-        let word = words.into_iter().find(|word| rest.starts_with(word));
-        match (byte, word, after.first()) {
-            (b'\\', _, Some(&escaped)) if is_in_string => {
-                quoted.extend([byte, escaped]);
-                rest = &after[1..];
-            }
-            (_, Some(word), _) if !is_in_string => {
-                quoted.push(b'"');
-                quoted.extend(word);
-                quoted.push(b'"');
-                rest = &rest[word.len()..];
-            }
-            _ => {
-                is_in_string ^= byte == b'"';
-                quoted.push(byte);
-                rest = after;
-            }
-        }
-    }
-    quoted
 }
 
 /// Keys that change no token: caches, what is returned beside the tokens, drafts that are checked, provenance.

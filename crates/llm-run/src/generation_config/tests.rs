@@ -131,14 +131,6 @@ fn a_wrappers_text_model_fills_in() {
 }
 
 #[test]
-fn numbers_that_are_no_json_are_only_quoted_outside_of_texts() {
-    let text = r#"{"stop_strings": ["NaN \"Infinity\\", "-Infinity"], "initializer": -Infinity, "top_p": 0.5}"#;
-    let config = parse(text, Others::AreTheModels).unwrap();
-    assert_eq!(config.stop_strings, ["NaN \"Infinity\\", "-Infinity"]);
-    assert_eq!(config.top_p, Some(0.5));
-}
-
-#[test]
 fn no_end_of_text_may_be_written_as_minus_one() {
     let config = parse(
         r#"{"eos_token_id": -1, "pad_token_id": -1}"#,
