@@ -10,6 +10,7 @@ use llm_quant::{Encoder, QuantConfig, Scheme};
 use llm_tensor::{Bytes, DType, le_bytes_to_f32};
 
 use crate::memory::Allocated;
+use crate::probe::Origin;
 use crate::quantized::Held;
 use crate::rows::Rows;
 use crate::session::Interrupt;
@@ -136,6 +137,10 @@ pub fn load_under(
         (vec![stage], source.allocated),
         options.limits,
         kv_dtype,
+        Some(Origin {
+            model: model.clone(),
+            dtype: options.dtype,
+        }),
     )
     .under(interrupt))
 }
@@ -232,7 +237,7 @@ impl WeightSource for Source<'_> {
         let out = bytemuck::cast_slice_mut(&mut factors);
         self.model
             .checkpoint()
-            .read_into(&bound.tensor.name, 0..n_elements, DType::F32, out)?;
+            .read_tensor(bound.tensor, 0..n_elements, DType::F32, out)?;
         Ok(Some(factors))
     }
 

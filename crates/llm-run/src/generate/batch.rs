@@ -218,10 +218,24 @@ impl<'a> Batch<'a> {
                 break;
             };
             match self.running(&prompt, settings) {
-                Ok((ids, answer)) => {
-                    self.begin(sequence, prompt, (ids, answer))?;
-                    self.free.pop();
-                }
+                Ok((ids, answer)) => match self.pending(sequence, &ids) {
+                    Ok(pending) => {
+                        self.free.pop();
+                        self.active.push(Active {
+                            sequence,
+                            seed: answer.seed(),
+                            answer,
+                            n_prompt_tokens: ids.len(),
+                            pending,
+                            room: self.session.limits().context,
+                            prompt,
+                        });
+                    }
+                    Err(error) if is_of_one(&error) => {
+                        self.refuse(&prompt, &format!("{error:#}"))?
+                    }
+                    Err(error) => return Err(error),
+                },
                 Err(error) => self.refuse(&prompt, &error)?,
             }
         }
@@ -263,31 +277,17 @@ impl<'a> Batch<'a> {
         print_line(prompt, Outcome::Refusal { error })
     }
 
-    fn begin(
-        &mut self,
-        sequence: usize,
-        prompt: Prompt,
-        (ids, answer): (Vec<u32>, Running<'a>),
-    ) -> Result<()> {
+    /// Empties a sequence for a prompt; what is to be fed to it.
+    fn pending(&mut self, sequence: usize, ids: &[u32]) -> Result<Vec<u32>> {
         self.session.truncate(sequence, 0);
-        let n_prompt_tokens = ids.len();
-        let pending = match self.settings.start_token {
+        self.session.expect(sequence, ids.len());
+        Ok(match self.settings.start_token {
             Some(start_token) => {
-                self.session.encode(sequence, &ids)?;
+                self.session.encode(sequence, ids)?;
                 vec![start_token]
             }
-            None => ids,
-        };
-        self.active.push(Active {
-            prompt,
-            sequence,
-            seed: answer.seed(),
-            answer,
-            n_prompt_tokens,
-            pending,
-            room: self.session.limits().context,
-        });
-        Ok(())
+            None => ids.to_vec(),
+        })
     }
 
     /// Brings one prompt after the other to its end, each with all sequences.
@@ -304,7 +304,7 @@ impl<'a> Batch<'a> {
             self.session.truncate(0, 0);
             let answer = match answer(self.session, running, &ids, &mut |_| Ok(())) {
                 Ok(answer) => answer,
-                Err(error) if is_no_token_left(&error) => {
+                Err(error) if is_of_one(&error) => {
                     self.refuse(&prompt, &format!("{error:#}"))?;
                     continue;
                 }
@@ -347,12 +347,13 @@ impl<'a> Batch<'a> {
         });
         let items: Vec<_> = pieces.collect();
         let n_fed: Vec<_> = items.iter().map(|(_, ids)| ids.len()).collect();
-        let vocab = self.session.spec().vocab;
-        let logits = self.session.advance(&items)?.chunks_exact(vocab);
+        let logits = self.session.advance_each(&items)?;
         let mut fed = n_fed.into_iter().zip(logits);
         for mut active in std::mem::take(&mut self.active) {
             let end = match fed.next() {
-                Some((n_tokens, logits)) => active.fed(n_tokens, logits),
+                Some((n_tokens, Ok(logits))) => active.fed(n_tokens, logits),
+                // Nothing is wrong with the others.
+                Some((_, Err(error))) => Err(error.into()),
                 None => Ok(None),
             };
             let end = match end {
@@ -361,7 +362,7 @@ impl<'a> Batch<'a> {
                     self.active.push(active);
                     continue;
                 }
-                Err(error) if is_no_token_left(&error) => {
+                Err(error) if is_of_one(&error) => {
                     self.free.push(active.sequence);
                     self.tally.n_refused += 1;
                     let error = &format!("{error:#}");
@@ -378,6 +379,15 @@ impl<'a> Batch<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether an error is of one prompt alone.
+fn is_of_one(error: &Error) -> bool {
+    let cause = error.downcast_ref::<RuntimeError>();
+    matches!(
+        cause,
+        Some(RuntimeError::NotFinite { .. } | RuntimeError::NoTokenLeft)
+    )
 }
 
 impl Active<'_> {
@@ -417,11 +427,6 @@ impl Tally {
             _ => format!("{answered} and {n_errors} error{}", plural(n_errors)),
         }
     }
-}
-
-/// Whether an answer ended because its own rules leave nothing to say.
-fn is_no_token_left(error: &Error) -> bool {
-    matches!(error.downcast_ref(), Some(RuntimeError::NoTokenLeft))
 }
 
 fn print_line(prompt: &Prompt, outcome: Outcome<'_>) -> Result<()> {
