@@ -76,6 +76,7 @@ pub fn check_linear<B: Backend>(backend: &B) {
 /// As [`check`].
 pub fn check_attention<B: Backend>(backend: &B) {
     check_each(backend, &attention::cases());
+    check_each(backend, &attention::copies());
 }
 
 /// Checks that two backends give the same bits in every case: one in two runs, or one with different numbers of

@@ -161,6 +161,14 @@ pub trait Backend: Debug + Send + Sync + 'static {
         cache: &mut Self::KvCache,
     ) -> Result<()>;
 
+    /// Makes `to` what `from` is, a cache of the same shape that has taken the positions below `n_positions`.
+    fn copy_cache(
+        &self,
+        from: &Self::KvCache,
+        n_positions: usize,
+        to: &mut Self::KvCache,
+    ) -> Result<()>;
+
     /// Each of `rows`' queries, the leading heads of rows `[_, row_width]` of `q`, attends to the positions of `cache`
     /// that it may see; the result goes to the same row of `out` `[_, n_heads · head_dim]`.
     fn attention(

@@ -316,6 +316,19 @@ impl Backend for Reference {
         Ok(())
     }
 
+    fn copy_cache(
+        &self,
+        from: &ReferenceCache,
+        n_positions: usize,
+        to: &mut ReferenceCache,
+    ) -> Result<()> {
+        assert_eq!(from.shape, to.shape, "caches of the same shape");
+        let n = n_positions.min(from.shape.capacity) * from.width();
+        to.keys[..n].copy_from_slice(&from.keys[..n]);
+        to.values[..n].copy_from_slice(&from.values[..n]);
+        Ok(())
+    }
+
     fn attention(
         &self,
         op: &Attention<'_, Self>,

@@ -239,6 +239,11 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn copy_cache(&self, from: &KvCache, n_positions: usize, to: &mut KvCache) -> Result<()> {
+        to.copy_from(from, n_positions);
+        Ok(())
+    }
+
     fn attention(
         &self,
         op: &Attention<'_, Self>,

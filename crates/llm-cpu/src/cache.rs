@@ -50,6 +50,39 @@ impl KvCache {
         self.layout.panel
     }
 
+    /// Takes what `from` holds of the positions below `n_positions`, or of as many as it has slots for.
+    ///
+    /// # Panics
+    /// When the caches are not of the same shape.
+    pub(crate) fn copy_from(&mut self, from: &KvCache, n_positions: usize) {
+        let Layout {
+            shape,
+            element,
+            panel,
+            n_slots,
+        } = from.layout;
+        assert!(
+            shape == self.layout.shape && panel == self.layout.panel,
+            "caches of the same shape"
+        );
+        let n = n_positions.min(n_slots);
+        // The keys of a panel's positions lie among each other.
+        let (n_keys, n_values) = (
+            n.next_multiple_of(panel) * shape.head_dim,
+            n * shape.head_dim,
+        );
+        let source: &[u8] = bytemuck::cast_slice(from.memory.as_slice());
+        let own: &mut [u8] = bytemuck::cast_slice_mut(self.memory.as_mut_slice());
+        for head in 0..shape.n_kv_heads {
+            let keys = (from.layout.keys(head, 0), n_keys);
+            let values = (from.layout.value(head, 0), n_values);
+            for (first, n_elements) in [keys, values] {
+                let bytes = first * element.size()..(first + n_elements) * element.size();
+                own[bytes.clone()].copy_from_slice(&source[bytes]);
+            }
+        }
+    }
+
     pub(crate) fn view(&self) -> KvView<'_> {
         KvView {
             layout: self.layout,

@@ -20,6 +20,18 @@ pub enum CpuError {
         /// What [`Isa::detect`] finds.
         best: Isa,
     },
+    /// More threads than could work together on this machine.
+    #[error(
+        "{n_threads} threads are too many: this machine runs {n_processors} at a time, and up to {most} are started"
+    )]
+    TooManyThreads {
+        /// How many were asked for.
+        n_threads: usize,
+        /// Processors that may be used.
+        n_processors: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// The operating system refuses another thread.
     #[error("cannot start thread {thread} of {n_threads}; ask for fewer threads")]
     Spawn {

@@ -74,18 +74,25 @@ impl Cpu {
     /// Starts the threads.
     ///
     /// # Errors
-    /// [`CpuError::MissingIsa`] when the machine lacks the instruction set asked for, [`CpuError::Spawn`] when the
-    /// system refuses a thread.
+    /// [`CpuError::MissingIsa`] when the machine lacks the instruction set asked for, [`CpuError::TooManyThreads`] when
+    /// they would be in each other's way, [`CpuError::Spawn`] when the system refuses a thread.
     pub fn new(options: CpuOptions) -> Result<Cpu, CpuError> {
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let level = Level::new(isa).ok_or_else(|| CpuError::MissingIsa {
             isa,
             best: Isa::detect(),
         })?;
-        let n_threads = options
-            .threads
-            .or_else(|| thread::available_parallelism().ok())
-            .map_or(1, NonZeroUsize::get);
+        let n_processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let n_threads = options.threads.map_or(n_processors, NonZeroUsize::get);
+        // Threads that share an operation wait for each other: far more than there are processors never end.
+        let most = MOST_THREADS.max(2 * n_processors);
+        if n_threads > most {
+            return Err(CpuError::TooManyThreads {
+                n_threads,
+                n_processors,
+                most,
+            });
+        }
         let plural = if n_threads == 1 { "" } else { "s" };
         Ok(Cpu {
             info: DeviceInfo {
@@ -108,6 +115,9 @@ impl Cpu {
         self.pool.n_threads()
     }
 }
+
+/// Threads that any machine is asked for.
+const MOST_THREADS: usize = 64;
 
 #[cfg(test)]
 mod tests;

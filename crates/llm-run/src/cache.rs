@@ -147,7 +147,7 @@ fn state(entry: &OffloadEntry) -> String {
 
 fn verify(args: &CacheVerifyArgs) -> Result<ExitCode> {
     let (folder, entries) = entries(&args.folder, &args.keys)?;
-    let stop = Stop::on_ctrl_c()?;
+    let stop = Stop::on_signal()?;
     let bytes: Bytes = entries.iter().map(|entry| entry.bytes).sum();
     let bar = output::bar("verifying", bytes)?;
     let mut damages = Vec::new();

@@ -12,10 +12,10 @@ use rustyline::error::ReadlineError;
 use crate::cli::ChatArgs;
 use crate::defaults::Settings;
 use crate::failure::UserError;
-use crate::generate::{chat_ids, stop_on_ctrl_c};
+use crate::generate::{chat_ids, context_is_full};
 use crate::model::{Loaded, OpenModel};
-use crate::run::{Running, answer};
-use crate::{output, plan};
+use crate::run::{EndReason, Running, answer};
+use crate::{output, plan, signals};
 
 pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
     let model = OpenModel::open(&args.model, &args.load.keys)?;
@@ -28,20 +28,19 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
         ))
         .into());
     }
-    let settings = Settings::new(
-        &args.sampling,
-        &model.generation,
-        tokenizer.eos_ids(),
-        MAX_NEW_TOKENS,
-    );
+    let config = model.generation()?;
+    let of_model = (model.bound.spec(), Some(tokenizer));
+    let settings = Settings::new(&args.sampling, &config, of_model, MAX_NEW_TOKENS)?;
+    output::notes(&config.notices);
+    let n_sequences = settings.n_sequences();
     let context = args.load.context(model.bound.spec(), CONTEXT)?;
     let Loaded {
         mut session,
         plan,
         device,
         time,
-    } = model.load(&args.load, context, 1, 1)?;
-    stop_on_ctrl_c(&session)?;
+    } = model.load(&args.load, context, n_sequences, n_sequences)?;
+    signals::exit_when_terminated()?;
     eprintln!(
         "{} on {device}, loaded in {:.2} s; {context} tokens of context. /reset forgets, /exit or Ctrl-D ends.",
         args.model.display(),
@@ -124,8 +123,21 @@ impl Conversation {
             .take_while(|(a, b)| a == b)
             .count()
             .min(ids.len() - 1);
-        let fed = session.truncate(0, common.min(session.len(0)));
-        let running = Running::new(session.spec(), Some(tokenizer), settings.clone(), &ids)?;
+        let running = Running::new(session.spec(), Some(tokenizer), settings.clone(), &ids);
+        let running = match running {
+            Ok(running) => running,
+            Err(error) => {
+                self.messages.pop();
+                eprintln!("{error:#}");
+                return Ok(());
+            }
+        };
+        // An encoder reads all of it anew.
+        let common = match settings.start_token {
+            Some(_) => 0,
+            None => common.min(session.len(0)),
+        };
+        let fed = session.truncate(0, common);
         session.interrupt().clear();
         let answer = answer(session, running, &ids[fed..], &mut output::print)?;
         output::print("\n")?;
@@ -137,6 +149,10 @@ impl Conversation {
             ),
             format!("context {} of {}", session.len(0), session.limits().context),
         ]);
+        if answer.end == EndReason::Context {
+            let context = session.limits().context;
+            eprintln!("{}", context_is_full(session.spec(), context));
+        }
         session.interrupt().clear();
         self.held = ids;
         self.held.extend(&answer.ids);
@@ -157,11 +173,12 @@ impl Conversation {
         settings: &Settings,
     ) -> Result<Option<Vec<u32>>> {
         let context = session.limits().context;
-        // A quarter of the context is enough to ask of a small one.
-        let room = settings.max_new_tokens.min(context / 4).max(1);
         let mut n_forgotten = 0;
         loop {
             let ids = chat_ids(tokenizer, &self.messages)?;
+            let n_new = settings.max_new_tokens(settings.begin(&ids).len());
+            // A quarter of the context is enough to ask of a small one.
+            let room = n_new.unwrap_or(1).min(context / 4).max(1);
             if ids.len() + room <= context {
                 if n_forgotten > 0 {
                     eprintln!(

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod sampling;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -9,12 +11,13 @@ use llm_cpu::Isa;
 use llm_plan::WeightDType;
 use llm_tensor::{Bytes, DType};
 
+pub(crate) use self::sampling::SamplingArgs;
 use crate::plan::PlaceArgs;
 use crate::quant::{QuantArgs, float_dtype};
 
 /// Load and run language models.
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(version, about, propagate_version = true, args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -72,10 +75,10 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = weight_dtype)]
     pub(crate) dtype: WeightDType,
     /// Threads that compute [default: one for each processor that may be used]
-    #[arg(long, value_name = "N")]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Positions to keep, prompt and answer together [default: what the model and the request need; for a plan, 4096]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(short, long, value_name = "TOKENS", allow_negative_numbers = true)]
     pub(crate) context: Option<NonZeroUsize>,
     /// The instruction set to compute with [default: the best that the machine has]
     #[arg(long, value_name = "ISA", hide = true)]
@@ -106,42 +109,6 @@ impl KeyArgs {
     }
 }
 
-/// How tokens are chosen. What is not given comes from the model's generation_config.json; without one, and without
-/// any of these, the most probable token is taken.
-#[derive(Debug, Args)]
-pub(crate) struct SamplingArgs {
-    /// Always take the most probable token
-    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "seed"])]
-    pub(crate) greedy: bool,
-    /// Divides the logits: below 1 surer, above 1 more surprising; 0 is greedy
-    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = at_least_zero)]
-    pub(crate) temperature: Option<f32>,
-    /// Choose among the K most probable tokens; 0 for all
-    #[arg(long, value_name = "K")]
-    pub(crate) top_k: Option<usize>,
-    /// Choose among the most probable tokens that together reach probability P
-    #[arg(long, value_name = "P", value_parser = share)]
-    pub(crate) top_p: Option<f32>,
-    /// Choose among tokens at least P times as probable as the most probable one
-    #[arg(long, value_name = "P", value_parser = share_or_zero)]
-    pub(crate) min_p: Option<f32>,
-    /// Holds tokens that were seen already against themselves; 1 does not
-    #[arg(long, value_name = "R", value_parser = positive)]
-    pub(crate) repetition_penalty: Option<f32>,
-    /// Makes random choices repeatable [default: another one each time]
-    #[arg(long, value_name = "N")]
-    pub(crate) seed: Option<u64>,
-    /// Tokens to generate at most
-    #[arg(long, value_name = "N")]
-    pub(crate) max_new_tokens: Option<NonZeroUsize>,
-    /// Stop before this text; may be given several times
-    #[arg(long, value_name = "TEXT", value_parser = not_empty)]
-    pub(crate) stop: Vec<String>,
-    /// Go on after the model's end-of-text token
-    #[arg(long)]
-    pub(crate) ignore_eos: bool,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     /// A model's folder, a .safetensors or .gguf file, or `demo`
@@ -150,6 +117,9 @@ pub(crate) struct GenerateArgs {
     /// The text to continue; `-` reads standard input
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt_file", "token_ids"])]
     pub(crate) prompt: Option<String>,
+    /// The text to continue, where no MODEL stands before it; `-` reads standard input
+    #[arg(short = 'p', long = "prompt", value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["prompt", "prompt_file", "token_ids"])]
+    pub(crate) prompt_text: Option<String>,
     /// Read the prompt from a file
     #[arg(long, value_name = "FILE", conflicts_with = "token_ids")]
     pub(crate) prompt_file: Option<PathBuf>,
@@ -165,19 +135,21 @@ pub(crate) struct GenerateArgs {
     ///
     /// A line is a text, or an object with one of `prompt`, a text, `token_ids`, and `messages`, which are objects with
     /// `role` (system, user or assistant) and `content` that go through the model's chat template; and, if wanted, with
-    /// `id`, any value that the result repeats, and `max_new_tokens`. --chat and --system apply to texts.
+    /// `id`, any value that the result repeats, and `max_new_tokens`. --chat and --system apply to texts. From a pipe or
+    /// a terminal each line is answered as it comes.
     ///
     /// A result has the number of its `line`, its `id`, `n_prompt_tokens`, `generated_ids`, `text` and `end`: eos,
-    /// stop, length or context. Where choices are random it also has the `seed` that repeats them for the prompt
-    /// alone; it follows from --seed and the prompt's place among the others. A prompt that is empty or too long, or
-    /// that the template refuses, has an `error` instead; the others go on, and the exit code is 2.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_file", "token_ids", "json"])]
+    /// stop, length, context or time. Where choices are random it also has the `seed` that repeats them for the prompt
+    /// alone; it follows from --seed and the prompt's place among the others. A line that cannot be read, or whose prompt
+    /// is empty, too long or refused by the template, has an `error` instead; the others go on, and the exit code is 2.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_text", "prompt_file", "token_ids", "json"])]
     pub(crate) prompts: Option<PathBuf>,
     /// Prompts to work on at a time [default: 8]
     ///
     /// Each pass over the weights serves all of them, but for an encoder's, which reads one prompt after the other. Each
-    /// has a KV cache of its own, as long as the longest prompt and its answer unless --context says otherwise.
-    #[arg(long, value_name = "N", requires = "prompts", conflicts_with_all = ["prompt", "prompt_file", "token_ids", "json"])]
+    /// has a KV cache of its own, as long as the longest prompt and its answer, or 2048 where prompts are still to come,
+    /// unless --context says otherwise. With --num-beams prompts follow one after the other.
+    #[arg(long, value_name = "N", requires = "prompts", conflicts_with_all = ["prompt", "prompt_text", "prompt_file", "token_ids", "json"])]
     pub(crate) batch: Option<NonZeroUsize>,
     /// Treat the prompt as a message and apply the model's chat template
     #[arg(long)]
@@ -229,7 +201,6 @@ pub(crate) struct ScoreArgs {
         long,
         value_name = "IDS",
         value_delimiter = ',',
-        required_unless_present = "text",
         conflicts_with = "text"
     )]
     pub(crate) token_ids: Option<Vec<u32>>,
@@ -427,7 +398,7 @@ pub(crate) struct DoctorArgs {
 }
 
 fn weight_dtype(text: &str) -> Result<WeightDType, String> {
-    if text == "auto" {
+    if text.eq_ignore_ascii_case("auto") {
         return Ok(WeightDType::Auto);
     }
     match text.parse::<DType>() {
@@ -442,33 +413,6 @@ fn shard_size(text: &str) -> Result<Bytes, String> {
         return Err("expected a size above 0".to_owned());
     }
     Ok(size)
-}
-
-fn number(text: &str, is_valid: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {
-    text.parse()
-        .ok()
-        .filter(|&x| is_valid(x))
-        .ok_or_else(|| format!("expected {expected}"))
-}
-
-fn at_least_zero(text: &str) -> Result<f32, String> {
-    number(
-        text,
-        |x| x.is_finite() && x >= 0.0,
-        "a number of at least 0",
-    )
-}
-
-fn positive(text: &str) -> Result<f32, String> {
-    number(text, |x| x.is_finite() && x > 0.0, "a number above 0")
-}
-
-fn share(text: &str) -> Result<f32, String> {
-    number(text, |x| x > 0.0 && x <= 1.0, "a number above 0, up to 1")
-}
-
-fn share_or_zero(text: &str) -> Result<f32, String> {
-    number(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
 }
 
 fn not_empty(text: &str) -> Result<String, String> {

@@ -1,139 +1,250 @@
-//! What a model's own files say about generation, under what the command line says.
+//! How a generation goes: what the command line says, over what the model's own files say.
 
 use std::hash::{BuildHasher, RandomState};
-use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
-use llm_runtime::Sampling;
-use serde::Deserialize;
+use anyhow::Result;
+use llm_arch::ModelSpec;
+use llm_runtime::{Beams, EarlyStopping, Rules, Sampling};
+use llm_text::Tokenizer;
 
 use crate::cli::SamplingArgs;
 use crate::failure::UserError;
+use crate::generation_config::GenerationConfig;
 
-/// `generation_config.json`, as far as it matters here; the same keys of an old `config.json`.
-#[derive(Debug, Default, Deserialize)]
-pub(crate) struct GenerationConfig {
-    do_sample: Option<bool>,
-    temperature: Option<f32>,
-    top_k: Option<usize>,
-    top_p: Option<f32>,
-    min_p: Option<f32>,
-    repetition_penalty: Option<f32>,
-    max_new_tokens: Option<usize>,
-    eos_token_id: Option<OneOrMany>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl GenerationConfig {
-    /// Of a model's folder: `generation_config.json`, else what `config.json` has of it, else nothing.
-    pub(crate) fn of_folder(folder: &Path) -> Result<Self> {
-        for name in ["generation_config.json", "config.json"] {
-            let path = folder.join(name);
-            match std::fs::read(&path) {
-                Ok(text) => return Self::parse(&text).with_context(|| path.display().to_string()),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(
-                        UserError(format!("cannot read {}: {error}", path.display())).into(),
-                    );
-                }
-            }
-        }
-        Ok(Self::default())
-    }
-
-    pub(crate) fn parse(text: &[u8]) -> Result<Self> {
-        llm_json::parse_as(text).map_err(|e| UserError(e.to_string()).into())
-    }
-
-    /// The tokens that end a text.
-    pub(crate) fn eos_ids(&self) -> &[u32] {
-        match &self.eos_token_id {
-            None => &[],
-            Some(OneOrMany::One(id)) => std::slice::from_ref(id),
-            Some(OneOrMany::Many(ids)) => ids,
-        }
-    }
-}
-
-/// How a generation goes: all settled.
+/// How a generation goes: all settled but for the prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) sampling: Sampling,
+    /// Without the greatest length, which a prompt's own gives.
+    pub(crate) rules: Rules,
+    /// Continuations that are kept side by side, where there is more than one.
+    pub(crate) beams: Option<Beams>,
     pub(crate) seed: u64,
     /// As asked for; the context may end sooner.
-    pub(crate) max_new_tokens: usize,
+    pub(crate) length: Length,
+    pub(crate) max_time: Option<Duration>,
     pub(crate) stop: Vec<String>,
-    /// Tokens that end the text.
-    pub(crate) eos_ids: Vec<u32>,
+    /// What the decoder of a model with an encoder begins with.
+    pub(crate) start_token: Option<u32>,
+}
+
+/// How long an answer may become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// Tokens to generate.
+    New(usize),
+    /// Tokens of the decoder, its prompt included.
+    Total {
+        n_tokens: usize,
+        /// Who says so.
+        file: String,
+    },
 }
 
 impl Settings {
-    /// `eos_ids` are the tokenizer's, for models whose configuration names none.
+    /// # Errors
+    /// When what is asked for contradicts itself, or names tokens that the model does not know.
     pub(crate) fn new(
         args: &SamplingArgs,
         config: &GenerationConfig,
-        eos_ids: &[u32],
+        (spec, tokenizer): (&ModelSpec, Option<&Tokenizer>),
         max_new_tokens: usize,
-    ) -> Settings {
-        let asked = [args.top_p, args.min_p].iter().any(Option::is_some) || args.top_k.is_some();
-        let samples = match (args.greedy, args.temperature) {
-            (true, _) => false,
-            (false, Some(temperature)) => temperature > 0.0,
-            (false, None) => asked || config.do_sample == Some(true),
+    ) -> Result<Settings> {
+        config.check_ids(spec.vocab)?;
+        args.check(spec.vocab, tokenizer.is_some())?;
+        let known_eos = match config.eos_token_id.is_empty() {
+            true => tokenizer.map_or(&[][..], Tokenizer::eos_ids),
+            false => &config.eos_token_id,
         };
-        // A file that does not sample may still hold the defaults of its format: they are not its wish.
-        let config_samples = config.do_sample == Some(true);
-        let of_config =
-            |value: Option<f32>, neutral| value.filter(|_| config_samples).unwrap_or(neutral);
-        let repetition_penalty = args
-            .repetition_penalty
-            .or(config.repetition_penalty)
-            .unwrap_or(1.0);
-        let sampling = Sampling {
-            temperature: args
-                .temperature
-                .unwrap_or_else(|| of_config(config.temperature, 1.0)),
-            top_k: args
-                .top_k
-                .or(config.top_k.filter(|_| config_samples))
-                .unwrap_or(0),
-            top_p: args.top_p.unwrap_or_else(|| of_config(config.top_p, 1.0)),
-            min_p: args.min_p.unwrap_or_else(|| of_config(config.min_p, 0.0)),
-            repetition_penalty,
+        let eos_ids = match args.ignore_eos {
+            true => Vec::new(),
+            false => known_eos.to_vec(),
         };
-        let eos = if config.eos_ids().is_empty() {
-            eos_ids
-        } else {
-            config.eos_ids()
+        let num_beams = args.num_beams.or(config.num_beams);
+        let beams = num_beams.filter(|&n| n > 1).map(|n_beams| Beams {
+            n_beams,
+            length_penalty: args.length_penalty.or(config.length_penalty).unwrap_or(1.0),
+            early_stopping: args
+                .early_stopping
+                .map(EarlyStopping::from)
+                .or(config.early_stopping)
+                .unwrap_or(EarlyStopping::Heuristic),
+            renormalize: config.renormalize_logits,
+        });
+        let stop = match args.stop.is_empty() {
+            true => config.stop_strings.clone(),
+            false => args.stop.clone(),
         };
-        Settings {
-            sampling: if samples {
-                sampling
-            } else {
-                Sampling {
-                    repetition_penalty,
-                    ..Sampling::GREEDY
+        let start_token = spec.encoder.as_ref().map(|encoder| {
+            let start_token = config.decoder_start_token_id;
+            start_token.unwrap_or(encoder.start_token)
+        });
+        Ok(Settings {
+            sampling: sampling(args, config),
+            rules: rules(args, config, eos_ids),
+            beams,
+            seed: args.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+            length: length(args, config, max_new_tokens)?,
+            // What is longer than a duration can be has no end.
+            max_time: config
+                .max_time
+                .and_then(|seconds| Duration::try_from_secs_f32(seconds).ok()),
+            stop,
+            start_token,
+        })
+    }
+
+    /// Whether choices are random.
+    pub(crate) fn draws(&self) -> bool {
+        self.sampling.temperature > 0.0
+    }
+
+    /// Sequences that an answer takes.
+    pub(crate) fn n_sequences(&self) -> usize {
+        self.beams.map_or(1, |beams| beams.n_beams)
+    }
+
+    /// What the decoder begins with: its start token, or the prompt.
+    pub(crate) fn begin<'a>(&'a self, prompt: &'a [u32]) -> &'a [u32] {
+        match &self.start_token {
+            Some(start_token) => std::slice::from_ref(start_token),
+            None => prompt,
+        }
+    }
+
+    /// Tokens to generate at most after `n_begin` of the decoder's.
+    ///
+    /// # Errors
+    /// When there is no room for one.
+    pub(crate) fn max_new_tokens(&self, n_begin: usize) -> Result<usize> {
+        match &self.length {
+            Length::New(n_tokens) => Ok(*n_tokens),
+            Length::Total { n_tokens, file } => match n_tokens.checked_sub(n_begin) {
+                Some(n_left) if n_left > 0 => Ok(n_left),
+                Some(_) | None => {
+                    let problem = format!(
+                        "`max_length` is {n_tokens}, and the prompt has {n_begin} tokens already; give --max-new-tokens"
+                    );
+                    Err(UserError(format!("{file}: {problem}")).into())
                 }
             },
-            seed: args.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
-            max_new_tokens: args
-                .max_new_tokens
-                .map(usize::from)
-                .or(config.max_new_tokens)
-                .unwrap_or(max_new_tokens),
-            stop: args.stop.clone(),
-            eos_ids: if args.ignore_eos {
-                Vec::new()
-            } else {
-                eos.to_vec()
-            },
         }
+    }
+}
+
+fn sampling(args: &SamplingArgs, config: &GenerationConfig) -> Sampling {
+    let has_filter = [args.top_p, args.min_p].iter().any(Option::is_some) || args.top_k.is_some();
+    let config_samples = config.do_sample == Some(true);
+    let samples = match (args.greedy, args.temperature) {
+        (true, _) => false,
+        (false, Some(temperature)) => temperature > 0.0,
+        (false, None) => has_filter || config_samples,
+    };
+    if !samples {
+        return Sampling::GREEDY;
+    }
+    // The default of transformers, for models whose makers count on it.
+    let top_k = match config_samples {
+        true => LIBRARY_TOP_K,
+        false => 0,
+    };
+    let neutral = Sampling::GREEDY;
+    let or = |value: Option<f32>, neutral: f32| value.unwrap_or(neutral);
+    Sampling {
+        temperature: or(args.temperature.or(config.temperature), 1.0),
+        top_h: config.top_h,
+        top_k: args.top_k.or(config.top_k).unwrap_or(top_k),
+        top_p: or(args.top_p.or(config.top_p), neutral.top_p),
+        min_p: or(args.min_p.or(config.min_p), neutral.min_p),
+        typical_p: or(config.typical_p, neutral.typical_p),
+        epsilon_cutoff: or(config.epsilon_cutoff, neutral.epsilon_cutoff),
+        eta_cutoff: or(config.eta_cutoff, neutral.eta_cutoff),
+    }
+}
+
+/// What transformers takes `top_k` for where a file samples and does not name it.
+const LIBRARY_TOP_K: usize = 50;
+
+fn rules(args: &SamplingArgs, config: &GenerationConfig, eos_ids: Vec<u32>) -> Rules {
+    let neutral = Rules::default();
+    let mut sequence_bias = config.sequence_bias.clone();
+    sequence_bias.extend(
+        args.logit_bias
+            .iter()
+            .map(|bias| (vec![bias.id], bias.value)),
+    );
+    let mut suppress = config.suppress_tokens.clone();
+    suppress.extend(args.suppress_tokens.iter().flatten());
+    let min_new_tokens = args.min_new_tokens.or(config.min_new_tokens);
+    Rules {
+        sequence_bias,
+        encoder_repetition_penalty: config.encoder_repetition_penalty.unwrap_or(1.0),
+        repetition_penalty: args
+            .repetition_penalty
+            .or(config.repetition_penalty)
+            .unwrap_or(1.0),
+        presence_penalty: args.presence_penalty.unwrap_or(0.0),
+        frequency_penalty: args.frequency_penalty.unwrap_or(0.0),
+        no_repeat_ngram_size: args
+            .no_repeat_ngram_size
+            .or(config.no_repeat_ngram_size)
+            .unwrap_or(0),
+        encoder_no_repeat_ngram_size: config.encoder_no_repeat_ngram_size.unwrap_or(0),
+        bad_words: config.bad_words_ids.clone(),
+        // The least number of new tokens takes the place of the least length.
+        min_length: match min_new_tokens {
+            Some(_) => 0,
+            None => config.min_length.unwrap_or(0),
+        },
+        min_new_tokens: min_new_tokens.unwrap_or(0),
+        eos_ids,
+        forced_bos: config.forced_bos_token_id,
+        forced_eos: config.forced_eos_token_id.clone(),
+        remove_invalid_values: config.remove_invalid_values,
+        exponential_decay: config.exponential_decay_length_penalty,
+        suppress,
+        begin_suppress: config.begin_suppress_tokens.clone(),
+        ..neutral
+    }
+}
+
+fn length(args: &SamplingArgs, config: &GenerationConfig, usual: usize) -> Result<Length> {
+    let asked = args.max_new_tokens.map(usize::from);
+    if let (Some(least), Some(most)) = (args.min_new_tokens, asked)
+        && least > most
+    {
+        let problem = format!("--min-new-tokens {least} is more than --max-new-tokens {most}");
+        return Err(UserError(problem).into());
+    }
+    let least = args.min_new_tokens.unwrap_or(0);
+    Ok(match (asked.or(config.max_new_tokens), config.max_length) {
+        (Some(n_tokens), _) => Length::New(n_tokens.max(least)),
+        (None, Some(n_tokens)) => Length::Total {
+            n_tokens,
+            file: config.path.display().to_string(),
+        },
+        (None, None) => Length::New(usual.max(least)),
+    })
+}
+
+impl SamplingArgs {
+    /// Refuses ids that the model does not know, and what nothing could come of.
+    fn check(&self, vocab: usize, has_tokenizer: bool) -> Result<()> {
+        let biased = self.logit_bias.iter().map(|bias| ("--logit-bias", bias.id));
+        let suppressed = self.suppress_tokens.iter().flatten();
+        let suppressed = suppressed.map(|&id| ("--suppress-tokens", id));
+        for (flag, id) in biased.chain(suppressed) {
+            if id as usize >= vocab {
+                let problem = format!("the model's vocabulary has {vocab} entries");
+                let message = format!("{flag}: token id {id} is out of range: {problem}");
+                return Err(UserError(message).into());
+            }
+        }
+        if !self.stop.is_empty() && !has_tokenizer {
+            let problem = "the model has no tokenizer, and token ids no text to stop at";
+            return Err(UserError(format!("--stop: {problem}")).into());
+        }
+        Ok(())
     }
 }

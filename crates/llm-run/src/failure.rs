@@ -10,6 +10,8 @@ use llm_plan::PlanError;
 use llm_runtime::RuntimeError;
 use llm_text::TextError;
 
+use crate::signals;
+
 /// Something that the user asked for and cannot have, or gave and cannot be used.
 #[derive(Debug)]
 pub(crate) struct UserError(pub(crate) String);
@@ -30,18 +32,17 @@ pub(crate) fn message(error: &Error) -> Option<String> {
     Some(format!("{error:#}").replace('\n', " "))
 }
 
-/// 2 for what the user can mend, 130 after an interrupt as shells have it, 1 for the rest.
+/// An error of reading what the user named: theirs, unless the machine is at fault.
+pub(crate) fn unreadable(what: impl std::fmt::Display, error: std::io::Error) -> Error {
+    match is_users_fault(&error) {
+        true => UserError(format!("cannot read {what}: {error}")).into(),
+        false => Error::from(error).context(format!("cannot read {what}")),
+    }
+}
+
+/// 2 for the user's mistakes: what was asked for, and files that are not as they should be. 128 and the signal's number
+/// after one, as shells have it. 1 for the rest: a disk that fails or is full, too little memory, faults of our own.
 pub(crate) fn exit_code(error: &Error) -> ExitCode {
-    let is_users = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<UserError>()
-            || cause.is::<TextError>()
-            || cause.is::<CpuError>()
-            || cause.is::<CheckpointError>()
-            || cause.is::<PlanError>()
-            || cause
-                .downcast_ref::<RuntimeError>()
-                .is_some_and(RuntimeError::is_users)
-    };
     let is_interrupt = |cause: &(dyn std::error::Error + 'static)| {
         matches!(
             cause.downcast_ref::<RuntimeError>(),
@@ -51,7 +52,9 @@ pub(crate) fn exit_code(error: &Error) -> ExitCode {
     if is_broken_pipe(error) {
         ExitCode::SUCCESS
     } else if error.chain().any(is_interrupt) {
-        ExitCode::from(INTERRUPTED)
+        ExitCode::from(signals::exit_code())
+    } else if error.chain().any(is_machines) {
+        ExitCode::FAILURE
     } else if error.chain().any(is_users) {
         ExitCode::from(2)
     } else {
@@ -59,8 +62,46 @@ pub(crate) fn exit_code(error: &Error) -> ExitCode {
     }
 }
 
-/// 128 + SIGINT.
-pub(crate) const INTERRUPTED: u8 = 130;
+fn is_users(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<UserError>()
+        || cause.is::<TextError>()
+        || cause.is::<CpuError>()
+        || cause.is::<CheckpointError>()
+        || cause.is::<PlanError>()
+        || cause
+            .downcast_ref::<RuntimeError>()
+            .is_some_and(RuntimeError::is_users)
+}
+
+/// Whether the machine let us down, whatever was asked for.
+fn is_machines(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let io_error = cause.downcast_ref::<std::io::Error>();
+    let cpu_error = cause.downcast_ref::<CpuError>();
+    io_error.is_some_and(|error| !is_users_fault(error))
+        || matches!(cpu_error, Some(CpuError::Spawn { .. }))
+}
+
+/// Whether another path, or other rights, would do: not so if a disk fails or is full.
+fn is_users_fault(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::AlreadyExists
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::DirectoryNotEmpty
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::InvalidInput
+            | ErrorKind::InvalidData
+            | ErrorKind::InvalidFilename
+            | ErrorKind::FileTooLarge
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::TooManyLinks
+            | ErrorKind::NotSeekable
+            | ErrorKind::Unsupported
+    )
+}
 
 fn is_broken_pipe(error: &Error) -> bool {
     let io_error = |cause: &&(dyn std::error::Error + 'static)| cause.is::<std::io::Error>();
@@ -69,4 +110,55 @@ fn is_broken_pipe(error: &Error) -> bool {
         .find(io_error)
         .and_then(|cause| cause.downcast_ref::<std::io::Error>());
     cause.is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn code(error: impl Into<Error>) -> String {
+        format!("{:?}", exit_code(&error.into()))
+    }
+
+    #[test]
+    fn the_code_says_whose_fault_it_is() {
+        let read = |kind: ErrorKind| CheckpointError::Io {
+            path: "model.safetensors".into(),
+            source: kind.into(),
+        };
+        let eio = io::Error::from_raw_os_error(5);
+        let disk = CheckpointError::Io {
+            path: "model.safetensors".into(),
+            source: io::Error::from_raw_os_error(5),
+        };
+        let spawn = CpuError::Spawn {
+            thread: 3,
+            n_threads: 4,
+            source: ErrorKind::WouldBlock.into(),
+        };
+        let of = |code: u8| format!("{:?}", ExitCode::from(code));
+        let cases = [
+            (code(UserError("x".to_owned())), of(2)),
+            (code(read(ErrorKind::NotFound)), of(2)),
+            (code(read(ErrorKind::PermissionDenied)), of(2)),
+            (
+                code(RuntimeError::from(read(ErrorKind::IsADirectory))),
+                of(2),
+            ),
+            (code(read(ErrorKind::StorageFull)), of(1)),
+            (code(disk), of(1)),
+            (code(unreadable("x", eio)), of(1)),
+            (code(unreadable("x", ErrorKind::NotFound.into())), of(2)),
+            (code(spawn), of(1)),
+            (code(RuntimeError::EmptyPrompt), of(2)),
+            (code(RuntimeError::Interrupted), of(130)),
+            (code(io::Error::from(ErrorKind::BrokenPipe)), of(0)),
+            (code(anyhow::anyhow!("a fault of ours")), of(1)),
+        ];
+        for (i, (found, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(found, expected, "case {i}");
+        }
+    }
 }

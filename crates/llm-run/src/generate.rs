@@ -4,21 +4,23 @@ use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use llm_runtime::{RuntimeError, Session};
-use llm_text::{GenerationPrompt, Message, Role, SpecialTokens, Tokenizer};
+use anyhow::Result;
+use llm_arch::ModelSpec;
+use llm_runtime::RuntimeError;
+use llm_text::{ChatTemplate, GenerationPrompt, Message, Role, SpecialTokens, Tokenizer};
 use serde::Serialize;
 
 use crate::cli::GenerateArgs;
 use crate::defaults::Settings;
 use crate::demo;
-use crate::failure::{INTERRUPTED, UserError};
+use crate::failure::{UserError, unreadable};
 use crate::memory::{Course, Memory};
 use crate::model::{Loaded, OpenModel};
 use crate::run::{Answer, EndReason, Running, answer};
-use crate::{output, plan};
+use crate::{output, plan, signals};
 
 mod batch;
+mod lines;
 mod prompts;
 
 pub(crate) fn generate(args: &GenerateArgs) -> Result<ExitCode> {
@@ -36,11 +38,11 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
         Some(_) => model.tokenizer().ok(),
         None => Some(model.tokenizer()?),
     };
-    let settings = settings(args, &model, tokenizer);
-    let context = args.load.context(
-        model.bound.spec(),
-        prompt_ids.len().saturating_add(settings.max_new_tokens),
-    )?;
+    let settings = settings(args, &model, tokenizer)?;
+    let n_new = settings.max_new_tokens(settings.begin(&prompt_ids).len())?;
+    let needed = prompt_ids.len().saturating_add(n_new);
+    let context = args.load.context(model.bound.spec(), needed)?;
+    let n_sequences = settings.n_sequences();
 
     let before_load = Memory::now();
     let Loaded {
@@ -48,9 +50,8 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
         plan,
         device,
         time: load,
-    } = model.load(&args.load, context, 1, 1)?;
+    } = model.load(&args.load, context, n_sequences, n_sequences)?;
     let after_load = Memory::now();
-    stop_on_ctrl_c(&session)?;
     let running = Running::new(session.spec(), tokenizer, settings.clone(), &prompt_ids)?;
     let mut print = |piece: &str| {
         if args.json {
@@ -59,6 +60,10 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
             output::print(piece)
         }
     };
+    // Who asks for nothing sees what the story begins with.
+    if args.prompt_of_demo() {
+        print(demo::PROMPT)?;
+    }
     let answer = answer(&mut session, running, &prompt_ids, &mut print)?;
 
     let n_decoded = answer.ids.len().saturating_sub(1);
@@ -92,15 +97,30 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
             format!("decode {}", output::tokens(n_decoded, answer.decode)),
         ]);
     }
+    if answer.end == EndReason::Context {
+        eprintln!("{}", context_is_full(session.spec(), context));
+    }
     if args.verbose {
         eprint!("{}", plan::compare(&plan, &session));
     }
     Ok(match answer.end {
-        EndReason::Interrupted => ExitCode::from(INTERRUPTED),
-        EndReason::Eos | EndReason::Stop | EndReason::Length | EndReason::Context => {
-            ExitCode::SUCCESS
-        }
+        EndReason::Interrupted => ExitCode::from(signals::exit_code()),
+        EndReason::Eos
+        | EndReason::Stop
+        | EndReason::Length
+        | EndReason::Context
+        | EndReason::Time => ExitCode::SUCCESS,
     })
+}
+
+/// Says that an answer ended with the context, and what would help.
+pub(crate) fn context_is_full(spec: &ModelSpec, context: usize) -> String {
+    match spec.context {
+        most if context < most => format!(
+            "the context of {context} positions is full; --context gives more, up to the {most} that the model has"
+        ),
+        _ => format!("the context of {context} positions, all that the model has, is full"),
+    }
 }
 
 fn open(args: &GenerateArgs) -> Result<OpenModel> {
@@ -108,9 +128,21 @@ fn open(args: &GenerateArgs) -> Result<OpenModel> {
     OpenModel::open(model, &args.load.keys)
 }
 
-fn settings(args: &GenerateArgs, model: &OpenModel, tokenizer: Option<&Tokenizer>) -> Settings {
-    let eos_ids = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
-    Settings::new(&args.sampling, &model.generation, eos_ids, MAX_NEW_TOKENS)
+/// Says, too, what of the model's own wishes is not done.
+fn settings(
+    args: &GenerateArgs,
+    model: &OpenModel,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Settings> {
+    let config = model.generation()?;
+    let of_model = (model.bound.spec(), tokenizer);
+    let settings = Settings::new(&args.sampling, &config, of_model, MAX_NEW_TOKENS)?;
+    output::notes(&config.notices);
+    if tokenizer.is_none() && !settings.stop.is_empty() {
+        let problem = "`stop_strings` was not applied: there is no tokenizer";
+        output::notes(&[format!("{}: {problem}", config.path.display())]);
+    }
+    Ok(settings)
 }
 
 /// Tokens that are generated unless told otherwise.
@@ -158,6 +190,15 @@ fn prompt_ids(args: &GenerateArgs, model: &OpenModel) -> Result<Vec<u32>> {
     text_ids(prompt_text(args)?, args, model)
 }
 
+impl GenerateArgs {
+    /// Whether neither a model nor a prompt is given.
+    fn prompt_of_demo(&self) -> bool {
+        let has_text = self.prompt.is_some() || self.prompt_text.is_some();
+        let has_other = self.prompt_file.is_some() || self.token_ids.is_some();
+        self.model.is_none() && !has_text && !has_other
+    }
+}
+
 /// The ids of a prompt, as a message of a conversation if so asked.
 fn text_ids(text: String, args: &GenerateArgs, model: &OpenModel) -> Result<Vec<u32>> {
     // Some tokenizers would make a begin-of-text token of it, and the answer would have nothing to do with any prompt.
@@ -185,21 +226,33 @@ fn text_ids(text: String, args: &GenerateArgs, model: &OpenModel) -> Result<Vec<
 
 /// The ids of a conversation by the model's own template, up to where its answer begins.
 pub(crate) fn chat_ids(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
+    let template = chat_template(tokenizer)?;
+    let text = template.render(messages, GenerationPrompt::Add)?;
+    Ok(tokenizer.encode(&text, SpecialTokens::AsIs)?)
+}
+
+/// What a conversation is written with.
+fn chat_template(tokenizer: &Tokenizer) -> Result<&ChatTemplate> {
     let missing = || {
         UserError(
             "the model has no chat template; give plain prompts, without --chat, or choose an instruct model"
                 .to_owned(),
         )
     };
-    let template = tokenizer.chat_template().ok_or_else(missing)?;
-    let text = template.render(messages, GenerationPrompt::Add)?;
-    Ok(tokenizer.encode(&text, SpecialTokens::AsIs)?)
+    Ok(tokenizer.chat_template().ok_or_else(missing)?)
 }
 
 fn prompt_text(args: &GenerateArgs) -> Result<String> {
-    match (&args.prompt, &args.prompt_file, &args.model) {
+    let text = args.prompt.as_ref().or(args.prompt_text.as_ref());
+    match (text, &args.prompt_file, &args.model) {
         (Some(text), _, _) if text == "-" => read_stdin(),
-        (Some(text), _, _) => Ok(text.clone()),
+        (Some(text), _, _) => {
+            if Path::new(text).is_file() {
+                let hint = "--prompt-file reads the file of that name";
+                output::notes(&[format!("the prompt is the text `{text}`; {hint}")]);
+            }
+            Ok(text.clone())
+        }
         (None, Some(path), _) => read_file(path),
         (None, None, None) => Ok(demo::PROMPT.to_owned()),
         (None, None, Some(_)) => {
@@ -215,25 +268,12 @@ pub(crate) fn read_file(path: &Path) -> Result<String> {
     if path == Path::new("-") {
         return read_stdin();
     }
-    let error = |e: std::io::Error| UserError(format!("cannot read {}: {e}", path.display()));
-    Ok(std::fs::read_to_string(path).map_err(error)?)
+    std::fs::read_to_string(path).map_err(|error| unreadable(path.display(), error))
 }
 
 fn read_stdin() -> Result<String> {
     let mut text = String::new();
-    let error = |e: std::io::Error| UserError(format!("cannot read standard input: {e}"));
-    std::io::stdin().read_to_string(&mut text).map_err(error)?;
+    let read = std::io::stdin().read_to_string(&mut text);
+    read.map_err(|error| unreadable("standard input", error))?;
     Ok(text)
-}
-
-/// The first Ctrl-C ends the answer, a second one the program.
-pub(crate) fn stop_on_ctrl_c(session: &Session) -> Result<()> {
-    let interrupt = session.interrupt();
-    ctrlc::set_handler(move || {
-        if interrupt.is_raised() {
-            std::process::exit(INTERRUPTED.into());
-        }
-        interrupt.raise();
-    })
-    .context("cannot watch for Ctrl-C")
 }

@@ -13,6 +13,7 @@ mod demo;
 mod doctor;
 mod failure;
 mod generate;
+mod generation_config;
 mod inspect;
 mod memory;
 mod model;
@@ -24,6 +25,7 @@ mod rewrite;
 mod run;
 mod score;
 mod shard;
+mod signals;
 mod system;
 mod unknown;
 mod verify;
@@ -33,6 +35,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    bound_threads();
     // Errors of the command line itself end here, with exit code 2.
     let result = match cli::Cli::parse().command {
         cli::Command::Generate(args) => generate::generate(&args),
@@ -56,3 +59,18 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Keeps an environment variable from asking for threads that never end to be started.
+fn bound_threads() {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok();
+    let asked = asked.and_then(|count| count.trim().parse::<u128>().ok());
+    if asked.is_some_and(|count| count > MOST_THREADS) {
+        let n_processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_processors);
+        // It is built already where somebody else has had it built.
+        let _ = pool.build_global();
+    }
+}
+
+/// Threads that files are read with at most.
+const MOST_THREADS: u128 = 64;

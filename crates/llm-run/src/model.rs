@@ -1,6 +1,6 @@
 //! From what the user calls a model to a loaded session.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,20 @@ use llm_checkpoint::{Array, Checkpoint, Format, Metadata, Value};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::Plan;
 use llm_runtime::{
-    BoundModel, Device, Event, LoadOptions, OffloadOptions, RuntimeError, Session, load,
+    BoundModel, Device, Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session,
+    load_under,
 };
 use llm_text::{GgufTokenizer, TextError, Tokenizer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cache;
 use crate::cli::{KeyArgs, LoadArgs};
-use crate::defaults::GenerationConfig;
 use crate::demo;
 use crate::failure::UserError;
+use crate::generation_config::{GenerationConfig, Others};
 use crate::output;
 use crate::plan::{self, Wanted, limits};
+use crate::signals;
 use crate::unknown;
 
 /// A model that was found and understood, its weights not yet loaded.
@@ -32,7 +34,14 @@ pub(crate) struct OpenModel {
     tokenizer: Result<Tokenizer, TextError>,
     /// Whether the tokenizer's notices are printed.
     notices: Once,
-    pub(crate) generation: GenerationConfig,
+    generation: Generation,
+}
+
+/// Where it stands how a model is to generate.
+enum Generation {
+    Demo,
+    Folder(PathBuf),
+    Nowhere,
 }
 
 impl OpenModel {
@@ -43,23 +52,20 @@ impl OpenModel {
                 bound,
                 tokenizer: Tokenizer::from_json(demo::TOKENIZER, Some(demo::TOKENIZER_CONFIG)),
                 notices: Once::new(),
-                generation: GenerationConfig::parse(demo::CONFIG)?,
+                generation: Generation::Demo,
             });
         }
         let checkpoint = bound.checkpoint();
         let (tokenizer, generation) = match checkpoint.format() {
             Format::Gguf => {
                 let tokenizer = gguf_tokenizer(checkpoint.metadata());
-                (
-                    Tokenizer::from_gguf(&tokenizer),
-                    GenerationConfig::default(),
-                )
+                (Tokenizer::from_gguf(&tokenizer), Generation::Nowhere)
             }
             _ => {
                 let folder = checkpoint.folder();
                 (
                     Tokenizer::from_folder(folder),
-                    GenerationConfig::of_folder(folder)?,
+                    Generation::Folder(folder.to_owned()),
                 )
             }
         };
@@ -81,8 +87,23 @@ impl OpenModel {
         Ok(tokenizer)
     }
 
+    /// How the model's makers would have it generate.
+    ///
+    /// # Errors
+    /// When what their file says cannot be.
+    pub(crate) fn generation(&self) -> Result<GenerationConfig> {
+        match &self.generation {
+            Generation::Demo => {
+                let origin = Path::new(demo::ORIGIN);
+                GenerationConfig::parse(origin, demo::CONFIG, Others::AreTheModels)
+            }
+            Generation::Folder(folder) => GenerationConfig::of_folder(folder),
+            Generation::Nowhere => Ok(GenerationConfig::default()),
+        }
+    }
+
     /// Plans and loads the weights for `n_sequences` of `context` positions and `n_logits` rows of logits at a time,
-    /// showing progress where someone can see it.
+    /// showing progress where someone can see it. A signal raises the session's interrupt, which ends loading, too.
     ///
     /// # Errors
     /// When the plan does not fit, or a weight cannot be read.
@@ -121,7 +142,11 @@ impl OpenModel {
             raise_file_limit();
         }
         let mut bar = Bar::new()?;
-        let session = load(&self.bound, &device, &options, &mut |event| bar.show(event))?;
+        let interrupt = Interrupt::default();
+        let raised = interrupt.clone();
+        signals::watch(move |_| raised.raise())?;
+        let mut show = |event| bar.show(event);
+        let session = load_under(&self.bound, &device, &options, &interrupt, &mut show)?;
         bar.bar.finish_and_clear();
         if let Some(streamed) = plan::streamed(&plan) {
             eprintln!("{streamed}");
@@ -156,10 +181,14 @@ pub(crate) fn bind(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
         return Ok(BoundModel::with_config(checkpoint, demo::CONFIG, origin)?);
     }
     if !path.exists() {
-        let hint = format!(
-            "give a folder, a .safetensors or .gguf file, or `{}`",
-            demo::NAME
-        );
+        let text = path.display().to_string();
+        let hint = match text.contains(' ') && !text.contains('/') {
+            true => "a text to continue comes after the model, or with -p".to_owned(),
+            false => format!(
+                "give a folder, a .safetensors or .gguf file, or `{}`",
+                demo::NAME
+            ),
+        };
         return Err(UserError(format!("there is no model at {}; {hint}", path.display())).into());
     }
     bind_files(path, keys)

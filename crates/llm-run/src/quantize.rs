@@ -123,7 +123,7 @@ impl Rewrite<'_> {
         }
         let plan = ShardPlan::new(save.tensors()?, Some(self.max_shard_size))?;
 
-        let stop = Stop::on_ctrl_c()?;
+        let stop = Stop::on_signal()?;
         let begin = Instant::now();
         let mut metadata = metadata(checkpoint);
         let beyond = save.beyond_peers();

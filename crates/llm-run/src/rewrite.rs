@@ -13,21 +13,17 @@ use llm_runtime::RuntimeError;
 use llm_tensor::{Bytes, DType};
 use serde_json::{Map, Value};
 
-use crate::failure::{INTERRUPTED, UserError};
+use crate::failure::UserError;
+use crate::signals;
 
-/// Whether the user wants no more. The first Ctrl-C asks for that, the second does not ask.
+/// Whether the user, or the system, wants no more. The first signal asks for that, the second does not ask.
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    pub(crate) fn on_ctrl_c() -> Result<Self> {
+    pub(crate) fn on_signal() -> Result<Self> {
         let stop = Stop(Arc::default());
         let raised = Arc::clone(&stop.0);
-        ctrlc::set_handler(move || {
-            if raised.swap(true, Ordering::Relaxed) {
-                std::process::exit(INTERRUPTED.into());
-            }
-        })
-        .context("cannot watch for Ctrl-C")?;
+        signals::watch(move |_| raised.store(true, Ordering::Relaxed))?;
         Ok(stop)
     }
 

@@ -10,6 +10,8 @@ use serde::Serialize;
 
 use crate::defaults::Settings;
 
+mod beams;
+
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -22,6 +24,8 @@ pub(crate) enum EndReason {
     Length,
     /// The context is full.
     Context,
+    /// The time that the model's configuration allows.
+    Time,
     /// The user's interrupt.
     Interrupted,
 }
@@ -48,14 +52,17 @@ pub(crate) fn answer(
     ids: &[u32],
     print: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Answer> {
+    if running.settings.beams.is_some() {
+        return beams::answer(session, running, ids, print);
+    }
     let context = session.limits().context;
     let begin = Instant::now();
-    let mut logits = session.prefill(0, ids);
+    let mut logits = prefill(session, &running.settings, ids);
     let prefill = begin.elapsed();
     let begin = Instant::now();
     let end = loop {
         let id = match logits {
-            Ok(logits) => running.choose(logits),
+            Ok(logits) => running.choose(logits)?,
             Err(RuntimeError::Interrupted) => break EndReason::Interrupted,
             Err(error) => return Err(error.into()),
         };
@@ -75,9 +82,29 @@ pub(crate) fn answer(
     })
 }
 
+/// Appends the end of the prompt to the first sequence, or lets the encoder read all of it; the logits of what follows.
+fn prefill<'s>(
+    session: &'s mut Session,
+    settings: &Settings,
+    ids: &[u32],
+) -> llm_runtime::Result<&'s [f32]> {
+    match settings.start_token {
+        Some(start_token) => {
+            session.encode(0, ids)?;
+            session.step(&[(0, start_token)])
+        }
+        None => session.prefill(0, ids),
+    }
+}
+
 /// An answer while it is made.
 pub(crate) struct Running<'a> {
     settings: Settings,
+    /// What it answers.
+    prompt: Vec<u32>,
+    /// Tokens to generate at most.
+    max_new_tokens: usize,
+    begin: Instant,
     sampler: Sampler,
     text: Text<'a>,
     /// Every token that was chosen.
@@ -85,10 +112,10 @@ pub(crate) struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    /// The beginning of an answer to `prompt`, which the repetition penalty counts as seen.
+    /// The beginning of an answer to `prompt`.
     ///
     /// # Errors
-    /// When the prompt has a token that the model does not know.
+    /// When the prompt has a token that the model does not know, or is as long as it and the answer may be together.
     pub(crate) fn new(
         spec: &ModelSpec,
         tokenizer: Option<&'a Tokenizer>,
@@ -99,22 +126,29 @@ impl<'a> Running<'a> {
         if let Some(&id) = prompt.iter().find(|&&id| id as usize >= vocab) {
             return Err(RuntimeError::IdOutOfRange { id, vocab }.into());
         }
-        let mut sampler = Sampler::new(settings.sampling, settings.seed, vocab);
-        // An encoder's prompt is not what the decoder repeats.
-        if spec.encoder.is_none() {
-            sampler.observe(prompt);
-        }
+        let begin = settings.begin(prompt);
+        let max_new_tokens = settings.max_new_tokens(begin.len())?;
+        let rules = settings
+            .rules
+            .up_to(begin.len().saturating_add(max_new_tokens));
+        let sampler = Sampler::new(settings.sampling, settings.seed, vocab);
         Ok(Running {
             text: Text::new(tokenizer, &settings),
+            sampler: sampler.under(rules, prompt, begin),
             settings,
-            sampler,
+            prompt: prompt.to_vec(),
+            max_new_tokens,
+            begin: Instant::now(),
             ids: Vec::new(),
         })
     }
 
     /// Chooses the next token from its `logits` `[vocab]`.
-    pub(crate) fn choose(&mut self, logits: &[f32]) -> u32 {
-        self.sampler.sample(logits)
+    ///
+    /// # Errors
+    /// When none may follow.
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<u32> {
+        Ok(self.sampler.sample(logits)?)
     }
 
     /// Takes the next token, with `room` positions left in its sequence; whether and why it is the last one.
@@ -125,17 +159,30 @@ impl<'a> Running<'a> {
         print: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<Option<EndReason>> {
         self.ids.push(id);
-        Ok(if self.settings.eos_ids.contains(&id) {
+        Ok(if self.settings.rules.eos_ids.contains(&id) {
             Some(EndReason::Eos)
         } else if self.text.push(id, print)? {
             Some(EndReason::Stop)
-        } else if self.ids.len() == self.settings.max_new_tokens {
+        } else if self.ids.len() == self.max_new_tokens {
             Some(EndReason::Length)
         } else if room == 0 {
             Some(EndReason::Context)
+        } else if self.is_late() {
+            Some(EndReason::Time)
         } else {
             None
         })
+    }
+
+    /// Whether the answer takes more time than it may.
+    fn is_late(&self) -> bool {
+        let max_time = self.settings.max_time;
+        max_time.is_some_and(|max_time| self.begin.elapsed() > max_time)
+    }
+
+    /// Where its choices are random.
+    pub(crate) fn seed(&self) -> Option<u64> {
+        self.settings.draws().then_some(self.settings.seed)
     }
 
     /// Tokens that were chosen so far.
@@ -154,6 +201,8 @@ impl<'a> Running<'a> {
 
 /// Text as it becomes certain: whole characters, no beginnings of stop strings.
 struct Text<'t> {
+    tokenizer: Option<&'t Tokenizer>,
+    stop: Vec<String>,
     detokenizer: Option<StreamingDetokenizer<'t>>,
     stops: StopStrings,
     all: String,
@@ -162,6 +211,8 @@ struct Text<'t> {
 impl<'t> Text<'t> {
     fn new(tokenizer: Option<&'t Tokenizer>, settings: &Settings) -> Self {
         Text {
+            tokenizer,
+            stop: settings.stop.clone(),
             detokenizer: tokenizer.map(Tokenizer::detokenizer),
             stops: StopStrings::new(settings.stop.clone()),
             all: String::new(),
@@ -184,6 +235,19 @@ impl<'t> Text<'t> {
         };
         self.emit(&piece, print)?;
         Ok(is_stop)
+    }
+
+    /// Whether the text of `ids`, which begin an answer, has a stop string that the last of them completes.
+    fn is_stopped(&self, ids: &[u32]) -> bool {
+        let Some(tokenizer) = self.tokenizer.filter(|_| !self.stop.is_empty()) else {
+            return false;
+        };
+        let mut detokenizer = tokenizer.detokenizer();
+        let mut stops = StopStrings::new(self.stop.clone());
+        ids.iter().any(|&id| {
+            let piece = detokenizer.push(id).unwrap_or_default();
+            matches!(stops.push(&piece), StopOutcome::Stop(_))
+        })
     }
 
     fn finish(mut self, print: &mut dyn FnMut(&str) -> Result<()>) -> Result<String> {

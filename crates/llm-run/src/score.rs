@@ -13,18 +13,26 @@ use serde::Serialize;
 
 use crate::cli::ScoreArgs;
 use crate::failure::UserError;
-use crate::generate::{read_file, stop_on_ctrl_c};
+use crate::generate::read_file;
 use crate::model::{Loaded, OpenModel};
 use crate::{output, plan};
 
 pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
-    let model = OpenModel::open(&args.model, &args.load.keys)?;
     let given = match (&args.token_ids, &args.text) {
-        (Some(ids), _) => ids.clone(),
-        (None, Some(path)) => model
-            .tokenizer()?
-            .encode(&read_file(path)?, SpecialTokens::Add)?,
-        (None, None) => unreachable!("the command line requires one of them"),
+        (Some(ids), _) => Given::Ids(ids),
+        (None, Some(path)) => Given::Text(path),
+        (None, None) => {
+            let hint = "give a file with --text FILE, `-` being standard input, or ids with --token-ids 1,2,3";
+            return Err(UserError(format!("there is nothing to score; {hint}")).into());
+        }
+    };
+    let model = OpenModel::open(&args.model, &args.load.keys)?;
+    let given = match given {
+        Given::Ids(ids) => ids.clone(),
+        Given::Text(path) => {
+            let text = read_file(path)?;
+            model.tokenizer()?.encode(&text, SpecialTokens::Add)?
+        }
     };
     let spec = model.bound.spec();
     // What the encoder reads, and what is scored.
@@ -60,7 +68,6 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
         time,
         ..
     } = model.load(&args.load, context, 1, LOGITS_AT_ONCE)?;
-    stop_on_ctrl_c(&session)?;
 
     let begin = std::time::Instant::now();
     let mut sink = match &args.logits {
@@ -104,6 +111,12 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
         eprint!("{}", plan::compare(&plan, &session));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be scored.
+enum Given<'a> {
+    Ids(&'a Vec<u32>),
+    Text(&'a Path),
 }
 
 /// Rows of logits in memory at a time: with a vocabulary of 256,000 some 16 MB.

@@ -25,7 +25,7 @@ pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
     output::notes(checkpoint.notices());
     refuse_overlap(&checkpoint, &args.input, &args.output)?;
     let plan = ShardPlan::of_checkpoint(&checkpoint, args.dtype, Some(args.max_shard_size))?;
-    let stop = Stop::on_ctrl_c()?;
+    let stop = Stop::on_signal()?;
     let begin = Instant::now();
     let metadata = metadata(&checkpoint);
     let mut writer = ShardWriter::create(&args.output, &plan, metadata, existing(args.force))

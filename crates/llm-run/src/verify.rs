@@ -93,7 +93,7 @@ fn text(report: &Report<'_>) -> String {
 
 /// The sums of the tensors as they are, showing progress where someone can see it.
 fn sums(checkpoint: &Checkpoint) -> Result<Manifest> {
-    let stop = Stop::on_ctrl_c()?;
+    let stop = Stop::on_signal()?;
     let total = checkpoint.tensors().map(TensorInfo::stored_bytes).sum();
     let bar = output::bar("verifying", total)?;
     let manifest = Manifest::of(checkpoint, |read| {

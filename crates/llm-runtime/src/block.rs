@@ -47,6 +47,8 @@ pub(crate) struct BlockCache<B: Backend> {
     pub(crate) cross: Option<B::KvCache>,
     /// Positions that the encoder's hold.
     pub(crate) n_encoded: usize,
+    /// Which prompt's these are, counted in its stage; the same for those that are copies of each other.
+    pub(crate) encoding: u64,
 }
 
 /// What all blocks of a pass are told.
@@ -65,6 +67,24 @@ impl<B: Backend> BlockCache<B> {
     pub(crate) fn bytes(&self) -> Bytes {
         let cross = self.cross.as_ref().map_or(Bytes::ZERO, B::KvCache::bytes);
         self.own.bytes() + cross
+    }
+
+    /// Takes the place of `other`, which has reached `n_positions`.
+    pub(crate) fn copy_from(
+        &mut self,
+        backend: &B,
+        other: &Self,
+        n_positions: usize,
+    ) -> Result<()> {
+        backend.copy_cache(&other.own, n_positions, &mut self.own)?;
+        // Sequences that continue the same prompt have it already.
+        if self.encoding != other.encoding
+            && let (Some(theirs), Some(ours)) = (&other.cross, &mut self.cross)
+        {
+            backend.copy_cache(theirs, other.n_encoded, ours)?;
+            (self.n_encoded, self.encoding) = (other.n_encoded, other.encoding);
+        }
+        Ok(())
     }
 }
 

@@ -188,6 +188,11 @@ pub enum RuntimeError {
         /// Positions the model was made for.
         model_context: usize,
     },
+    /// A token is to be chosen and none may be.
+    #[error(
+        "no token may follow: every one is suppressed, a bad word, a repetition, or not the one that is forced"
+    )]
+    NoTokenLeft,
     /// There is no memory for what rests on disk to be brought to.
     #[error("cannot take {bytes} of memory for weights that rest on disk")]
     Staging {
@@ -244,6 +249,7 @@ impl RuntimeError {
             | RuntimeError::OffloadInUse { .. }
             | RuntimeError::SourceChanged { .. }
             | RuntimeError::EmptyPrompt
+            | RuntimeError::NoTokenLeft
             | RuntimeError::IdOutOfRange { .. }
             | RuntimeError::ContextFull { .. } => true,
         }
@@ -268,7 +274,7 @@ fn mending(is_removed: bool) -> &'static str {
 
 fn context_hint(context: usize, model_context: usize) -> String {
     if context < model_context {
-        format!(" that was asked for; the model has up to {model_context}")
+        format!("; --context gives more, up to the {model_context} that the model has")
     } else {
         " that the model has".to_owned()
     }

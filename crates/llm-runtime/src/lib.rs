@@ -11,6 +11,7 @@
 
 mod activations;
 mod angles;
+mod beam;
 mod bind;
 mod block;
 mod encode;
@@ -34,16 +35,17 @@ mod stage;
 mod stream;
 mod sum;
 
+pub use beam::{BeamSearch, BeamStep, Beams, EarlyStopping};
 pub use bind::{BoundModel, BoundTensor, Misfit, read_config, read_config_with};
 pub use error::RuntimeError;
 pub use llm_plan::Limits;
-pub use load::{Event, LoadOptions, OffloadOptions, Progress, load};
+pub use load::{Event, LoadOptions, OffloadOptions, Progress, load, load_under};
 pub use memory::{Allocated, CostsOf};
 pub use notice::{Notice, Unused};
 pub use offload::{OffloadAbout, OffloadDamage, OffloadEntry, OffloadFolder, OffloadSource};
 pub use peers::{Unread, WhyUnread};
 pub use probe::{NotFinite, Probe};
-pub use sample::{Sampler, Sampling};
+pub use sample::{Rules, Sampler, Sampling};
 pub use save::{BeyondPeers, Linears, Save};
 pub use session::{Interrupt, Session};
 pub use stage::{Device, Pass, Stage, StageOptions, WeightSource};

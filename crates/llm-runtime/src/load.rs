@@ -13,9 +13,10 @@ use crate::memory::Allocated;
 use crate::probe::Origin;
 use crate::quantized::Held;
 use crate::rows::Rows;
+use crate::session::Interrupt;
 use crate::stage::{Device, StageOptions, WeightSource};
 use crate::stream::{self, Stream};
-use crate::{BoundModel, BoundTensor, Result, Session, encode, offload, quantized};
+use crate::{BoundModel, BoundTensor, Result, RuntimeError, Session, encode, offload, quantized};
 
 /// How a model is loaded.
 #[derive(Clone, Copy)]
@@ -74,6 +75,27 @@ pub fn load(
     options: &LoadOptions<'_>,
     events: &mut dyn FnMut(Event),
 ) -> Result<Session> {
+    load_under(model, device, options, &Interrupt::default(), events)
+}
+
+/// As [`load`], with the interrupt that the session will have: raised while loading, it ends that.
+///
+/// # Errors
+/// As [`load`], and [`RuntimeError::Interrupted`].
+pub fn load_under(
+    model: &BoundModel,
+    device: &dyn Device,
+    options: &LoadOptions<'_>,
+    interrupt: &Interrupt,
+    events: &mut dyn FnMut(Event),
+) -> Result<Session> {
+    let events: &mut dyn FnMut(Event) -> Result<()> = &mut |event| {
+        events(event);
+        match interrupt.is_raised() {
+            true => Err(RuntimeError::Interrupted),
+            false => Ok(()),
+        }
+    };
     let encodings = model.encodings(options.dtype, options.quant)?;
     let tensors: HashMap<_, _> = model
         .tensors()
@@ -119,7 +141,8 @@ pub fn load(
             model: model.clone(),
             dtype: options.dtype,
         }),
-    ))
+    )
+    .under(interrupt))
 }
 
 /// What rests on disk, if anything does, written where that has to be.
@@ -128,7 +151,7 @@ fn stream(
     encodings: &Encodings<'_>,
     is_streamed: &dyn Fn(Unit) -> bool,
     options: &LoadOptions<'_>,
-    events: &mut dyn FnMut(Event),
+    events: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<Option<Stream>> {
     let mut units: Vec<Unit> = model.tensors().map(|bound| bound.slot.unit).collect();
     units.sort_unstable();
@@ -150,8 +173,7 @@ fn stream(
                 offload::Event::Progress { done, total } => {
                     Event::Offloading(Progress { done, total })
                 }
-            });
-            Ok(())
+            })
         },
     )?;
     let n_tokens = options.limits.n_tokens;
@@ -164,7 +186,7 @@ struct Source<'a> {
     encodings: Encodings<'a>,
     encoder: &'a dyn Encoder,
     stream: Option<Stream>,
-    events: &'a mut dyn FnMut(Event),
+    events: &'a mut dyn FnMut(Event) -> Result<()>,
     at: Progress,
     /// The weights that were handed over.
     allocated: Allocated,
@@ -181,7 +203,7 @@ impl Source<'_> {
             self.encoder,
         )?;
         self.at.done += bound.tensor.stored_bytes();
-        (self.events)(Event::Loading(self.at));
+        (self.events)(Event::Loading(self.at))?;
         Ok(weight)
     }
 }

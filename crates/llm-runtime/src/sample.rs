@@ -1,32 +1,50 @@
 //! From logits to the next token.
 
+mod filter;
+mod rules;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// How the next token is chosen. The filters apply in this order: repetition penalty, temperature, top-k, top-p,
-/// min-p, as transformers has them.
+pub use self::rules::Rules;
+
+pub(crate) use self::filter::{Candidates, Floor};
+pub(crate) use self::rules::{Marks, Past};
+use crate::{Result, RuntimeError};
+
+/// How the next token is drawn. The filters apply in the order of the fields, as transformers has them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; 0 takes the most probable token.
+    /// Divides the logits; 0 takes the most probable token, whatever the filters are.
     pub temperature: f32,
-    /// Keeps this many most probable tokens; 0 keeps all.
+    /// Of the 100 most probable tokens keeps those that together have this share of their entropy.
+    pub top_h: Option<f32>,
+    /// Keeps this many most probable tokens, and those as probable as the last of them; 0 keeps all.
     pub top_k: usize,
     /// Keeps the most probable tokens that together reach this probability; 1 keeps all.
     pub top_p: f32,
     /// Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens already seen (Keskar et al. 2019); 1 does nothing.
-    pub repetition_penalty: f32,
+    /// Keeps the tokens whose surprise is nearest to the expected one, up to this probability (Meister et al. 2022); 1
+    /// keeps all.
+    pub typical_p: f32,
+    /// Keeps tokens of at least this probability (Hewitt et al. 2022); 0 and 1 keep all.
+    pub epsilon_cutoff: f32,
+    /// The same with a bound that falls with the entropy; 0 and 1 keep all.
+    pub eta_cutoff: f32,
 }
 
 impl Sampling {
     /// The most probable token, always.
     pub const GREEDY: Sampling = Sampling {
         temperature: 0.0,
+        top_h: None,
         top_k: 0,
         top_p: 1.0,
         min_p: 0.0,
-        repetition_penalty: 1.0,
+        typical_p: 1.0,
+        epsilon_cutoff: 0.0,
+        eta_cutoff: 0.0,
     };
 }
 
@@ -35,166 +53,127 @@ impl Sampling {
 pub struct Sampler {
     sampling: Sampling,
     rng: ChaCha8Rng,
-    /// Tokens of the prompt and of what was chosen, each once.
-    seen: Vec<u32>,
-    is_seen: Vec<bool>,
-    /// The logits with penalties applied, reused.
+    vocab: usize,
+    rules: Rules,
+    is_neutral: bool,
+    /// The prompt, or what an encoder read.
+    source: Vec<u32>,
+    /// The decoder's tokens, as far as rules ask for them.
+    ids: Vec<u32>,
+    /// How many of these were there at the beginning.
+    n_prompt: usize,
+    marks: Marks,
+    /// The logits as the rules leave them, reused.
     logits: Vec<f32>,
-    /// Logits and ids in the running, reused.
-    candidates: Vec<(f32, u32)>,
+    candidates: Candidates,
 }
 
 impl Sampler {
-    /// A sampler over `vocab` tokens.
+    /// A sampler over `vocab` tokens, without rules.
     pub fn new(sampling: Sampling, seed: u64, vocab: usize) -> Self {
         Sampler {
             sampling,
             rng: ChaCha8Rng::seed_from_u64(seed),
-            seen: Vec::new(),
-            is_seen: vec![false; vocab],
-            logits: Vec::with_capacity(vocab),
-            candidates: Vec::with_capacity(vocab),
+            vocab,
+            rules: Rules::default(),
+            is_neutral: true,
+            source: Vec::new(),
+            ids: Vec::new(),
+            n_prompt: 0,
+            marks: Marks::default(),
+            logits: Vec::new(),
+            candidates: Candidates::default(),
         }
     }
 
-    /// Notes tokens that the repetition penalty is to hold against: the prompt's. Chosen ones are noted already.
+    /// The same under `rules`: `source` is the prompt, and `begin` what the decoder begins with, which is the prompt
+    /// too unless the model has an encoder.
     ///
     /// # Panics
-    /// When an id is not below `vocab`.
-    pub fn observe(&mut self, ids: &[u32]) {
-        for &id in ids {
-            if !std::mem::replace(&mut self.is_seen[id as usize], true) {
-                self.seen.push(id);
-            }
+    /// When an id is not below the vocabulary.
+    pub fn under(mut self, rules: Rules, source: &[u32], begin: &[u32]) -> Self {
+        let is_known = |&id: &u32| (id as usize) < self.vocab;
+        assert!(
+            source.iter().chain(begin).all(is_known),
+            "ids of the vocabulary"
+        );
+        self.is_neutral = rules.is_neutral();
+        if !self.is_neutral {
+            self.source = source.to_vec();
+            self.ids = Vec::with_capacity(begin.len() + 1024);
+            self.ids.extend_from_slice(begin);
+            self.n_prompt = begin.len();
+            self.logits.reserve_exact(self.vocab);
+            self.marks = Marks::new(self.vocab);
         }
+        self.rules = rules;
+        self
     }
 
     /// Chooses the token to follow, from finite `logits` `[vocab]`.
     ///
+    /// # Errors
+    /// [`RuntimeError::NoTokenLeft`] when the rules forbid every token.
+    ///
     /// # Panics
     /// When there are not `vocab` logits.
-    pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        assert_eq!(
-            logits.len(),
-            self.is_seen.len(),
-            "logits for the vocabulary"
-        );
+    pub fn sample(&mut self, logits: &[f32]) -> Result<u32> {
+        assert_eq!(logits.len(), self.vocab, "logits for the vocabulary");
+        if self.is_neutral {
+            return choose(&self.sampling, logits, &mut self.candidates, &mut self.rng);
+        }
         self.logits.clear();
         self.logits.extend_from_slice(logits);
-        self.penalise();
-        let id = if self.sampling.temperature == 0.0 {
-            argmax(&self.logits)
-        } else {
-            self.draw()
+        let past = Past {
+            ids: &self.ids,
+            n_prompt: self.n_prompt,
+            source: &self.source,
         };
-        self.observe(&[id]);
-        id
-    }
-
-    fn penalise(&mut self) {
-        let penalty = self.sampling.repetition_penalty;
-        if penalty != 1.0 {
-            for &id in &self.seen {
-                let logit = &mut self.logits[id as usize];
-                *logit = if *logit > 0.0 {
-                    *logit / penalty
-                } else {
-                    *logit * penalty
-                };
-            }
-        }
-    }
-
-    fn draw(&mut self) -> u32 {
-        let Sampling {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            ..
-        } = self.sampling;
-        let max = self.logits[argmax(&self.logits) as usize];
-        // Below this even min-p's share of nothing: e^-104 is zero in f32.
-        let floor = if min_p > 0.0 { min_p.ln() } else { -104.0 };
-        self.candidates.clear();
-        for (id, &logit) in self.logits.iter().enumerate() {
-            let log_weight = (logit - max) / temperature;
-            if log_weight >= floor {
-                self.candidates.push((log_weight, id as u32));
-            }
-        }
-        let n = self.candidates.len();
-        let k = if top_k == 0 { n } else { top_k.min(n) };
-        keep_best(&mut self.candidates, k);
-        let mut total: f64 = self.candidates.iter().map(|c| f64::from(c.0).exp()).sum();
-        if top_p < 1.0 {
-            total = keep_share(&mut self.candidates, f64::from(top_p) * total);
-        }
-        // 53 random bits: a uniform double in [0, 1).
-        let uniform = (self.rng.next_u64() >> 11) as f64 * 2f64.powi(-53);
-        let mut left = uniform * total;
-        for &(log_weight, id) in &self.candidates {
-            left -= f64::from(log_weight).exp();
-            if left < 0.0 {
-                return id;
-            }
-        }
-        // Only rounding leads here.
-        self.candidates
-            .last()
-            .expect("the most probable token is always kept")
-            .1
+        self.rules.apply(&past, &mut self.marks, &mut self.logits);
+        let id = choose(
+            &self.sampling,
+            &self.logits,
+            &mut self.candidates,
+            &mut self.rng,
+        )?;
+        self.ids.push(id);
+        Ok(id)
     }
 }
 
-/// The first of the largest.
+fn choose(
+    sampling: &Sampling,
+    logits: &[f32],
+    candidates: &mut Candidates,
+    rng: &mut ChaCha8Rng,
+) -> Result<u32> {
+    let best = argmax(logits);
+    let is_possible = logits[best as usize] > f32::NEG_INFINITY;
+    if !is_possible {
+        return Err(RuntimeError::NoTokenLeft);
+    }
+    if sampling.temperature == 0.0 {
+        return Ok(best);
+    }
+    candidates.take(logits, sampling.temperature, Floor::Nothing);
+    candidates.filter(sampling, 1);
+    Ok(candidates.draw(uniform(rng)))
+}
+
+/// 53 random bits: a uniform double in [0, 1).
+pub(crate) fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 * 2f64.powi(-53)
+}
+
+/// The first of the largest, numbers that are none left aside.
 fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
+    let (mut best, mut max) = (0, f32::NEG_INFINITY);
     for (id, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = id;
+        if logit > max {
+            (best, max) = (id, logit);
         }
     }
     best as u32
-}
-
-/// More probable first; among equals the smaller id, so that a choice does not depend on how a sort proceeds.
-fn by_rank(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
-    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
-}
-
-fn keep_best(candidates: &mut Vec<(f32, u32)>, k: usize) {
-    if k < candidates.len() {
-        candidates.select_nth_unstable_by(k, by_rank);
-        candidates.truncate(k);
-        // The draw walks the candidates: give them an order of their own.
-        candidates.sort_unstable_by_key(|c| c.1);
-    }
-}
-
-/// Keeps the most probable candidates whose weights reach `share`; returns what they weigh.
-fn keep_share(candidates: &mut Vec<(f32, u32)>, share: f64) -> f64 {
-    // A few hundred tokens nearly always suffice: sort no more than is needed.
-    let (mut sorted, mut total) = (0, 0.0);
-    let mut piece = 256;
-    while sorted < candidates.len() {
-        let rest = &mut candidates[sorted..];
-        let n = piece.min(rest.len());
-        if n < rest.len() {
-            rest.select_nth_unstable_by(n, by_rank);
-        }
-        rest[..n].sort_unstable_by(by_rank);
-        for (i, candidate) in rest[..n].iter().enumerate() {
-            total += f64::from(candidate.0).exp();
-            if total >= share {
-                candidates.truncate(sorted + i + 1);
-                return total;
-            }
-        }
-        sorted += n;
-        piece *= 8;
-    }
-    total
 }
 
 #[cfg(test)]

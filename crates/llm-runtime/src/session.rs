@@ -91,6 +91,12 @@ impl Session {
         }
     }
 
+    /// The same with an interrupt that others hold already.
+    pub(crate) fn under(self, interrupt: &Interrupt) -> Self {
+        let interrupt = interrupt.clone();
+        Session { interrupt, ..self }
+    }
+
     /// What the model is.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
@@ -158,6 +164,22 @@ impl Session {
         self.sequences
             .truncate(sequence, if is_held { len } else { 0 });
         self.len(sequence)
+    }
+
+    /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own.
+    ///
+    /// # Errors
+    /// When the device fails.
+    ///
+    /// # Panics
+    /// When they are the same.
+    pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
+        assert_ne!(from, to, "a sequence is not forked to itself");
+        for stage in &mut self.stages {
+            stage.fork(from, to, self.sequences.reached(from))?;
+        }
+        self.sequences.fork(from, to);
+        Ok(())
     }
 
     /// Reads the prompt of an encoder-decoder model; the sequence begins anew.

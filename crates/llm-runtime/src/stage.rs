@@ -137,6 +137,12 @@ pub trait Stage: Send {
         memory: &mut [f32],
     ) -> Result<()>;
 
+    /// Makes sequence `to` what `from` is, which has reached `n_positions`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn fork(&mut self, from: usize, to: usize, n_positions: usize) -> Result<()>;
+
     /// Logits of some rows of the last pass into `out` `[rows, vocab]`; the last stage's only.
     ///
     /// # Errors
@@ -164,6 +170,8 @@ struct BackendStage<B: Backend> {
     head: Option<Head<B>>,
     /// By block, then by sequence.
     caches: Vec<Vec<BlockCache<B>>>,
+    /// Prompts that an encoder has read.
+    n_encodings: u64,
     activations: Activations<B>,
     angles: Angles,
     /// What an encoder made of a prompt, `[n_tokens, hidden]`.
@@ -238,6 +246,7 @@ impl<B: Backend> BackendStage<B> {
                 .iter()
                 .map(sequences)
                 .collect::<Result<_>>()?,
+            n_encodings: 0,
             activations: Activations::new(b, spec, limits)?,
             angles: Angles::new(&stack.positions, source, limits.n_tokens)?,
             bias: BiasTable::load(b, source, (Side::Decoder, stack), limits.context)?,
@@ -349,6 +358,7 @@ impl<B: Backend> Stage for BackendStage<B> {
         (interrupt, probe): (&Interrupt, Option<&Probe>),
         memory: &mut [f32],
     ) -> Result<()> {
+        self.n_encodings += 1;
         let encoder = self.encoder.iter().flat_map(Encoder::keys).map(Next::Key);
         self.expect(encoder.chain(self.decoder()).chain(self.decoder()));
         let (backend, stream) = (&*self.backend, self.stream.as_ref());
@@ -380,6 +390,17 @@ impl<B: Backend> Stage for BackendStage<B> {
             let attention = &stack.block.attention;
             let cache = &mut caches[sequence];
             block.encode_memory(backend, attention, buffer, ids.len(), a, cache)?;
+            cache.encoding = self.n_encodings;
+        }
+        Ok(())
+    }
+
+    fn fork(&mut self, from: usize, to: usize, n_positions: usize) -> Result<()> {
+        for caches in &mut self.caches {
+            let [from, to] = caches
+                .get_disjoint_mut([from, to])
+                .expect("two sequences of the session");
+            to.copy_from(&*self.backend, from, n_positions)?;
         }
         Ok(())
     }
@@ -445,5 +466,6 @@ fn cache<B: Backend>(
             None => None,
         },
         n_encoded: 0,
+        encoding: 0,
     })
 }

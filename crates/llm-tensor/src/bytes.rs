@@ -80,7 +80,8 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// `4GB` is decimal, `4GiB` binary; fractions, blanks and lower case are taken, a bare number is bytes.
+/// `4GB` is decimal, `4GiB` binary, and so is a bare `4G`, as Docker, systemd and `ollama` take it; fractions, blanks and
+/// lower case are taken, a bare number is bytes.
 impl FromStr for Bytes {
     type Err = TensorError;
 
@@ -99,10 +100,10 @@ impl FromStr for Bytes {
             "mb" => 1000u64.pow(2),
             "gb" => 1000u64.pow(3),
             "tb" => 1000u64.pow(4),
-            "kib" => 1 << 10,
-            "mib" => 1 << 20,
-            "gib" => 1 << 30,
-            "tib" => 1 << 40,
+            "k" | "ki" | "kib" => 1 << 10,
+            "m" | "mi" | "mib" => 1 << 20,
+            "g" | "gi" | "gib" => 1 << 30,
+            "t" | "ti" | "tib" => 1 << 40,
             _ => return Err(not_a_size()),
         };
         if let Ok(whole) = number.parse::<u64>() {
@@ -152,6 +153,14 @@ mod tests {
             ("12.7 gb", 12_700_000_000),
             ("512", 512),
             (" 1.5 KiB ", 1536),
+            ("4G", 4 << 30),
+            ("4g", 4 << 30),
+            ("4 GB", 4_000_000_000),
+            ("4Gi", 4 << 30),
+            ("4096M", 4 << 30),
+            ("1.5t", 3 << 39),
+            ("8k", 8192),
+            ("17 B", 17),
         ];
         for (text, bytes) in cases {
             assert_eq!(text.parse(), Ok(Bytes::new(bytes)), "{text}");

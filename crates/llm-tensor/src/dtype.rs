@@ -102,7 +102,7 @@ impl fmt::Display for DType {
     }
 }
 
-/// Takes the short name, PyTorch's name and the common long forms, as `bf16`, `bfloat16`, `torch.bfloat16`, `half`.
+/// Takes the short name, PyTorch's name and other common ones, as `bf16`, `bfloat16`, `torch.bfloat16`, `half`, `fp16`.
 impl FromStr for DType {
     type Err = TensorError;
 
@@ -112,9 +112,9 @@ impl FromStr for DType {
             .unwrap_or(name)
             .to_ascii_lowercase();
         let alias = match bare.as_str() {
-            "float" => "f32",
-            "half" => "f16",
-            "double" => "f64",
+            "float" | "fp32" => "f32",
+            "half" | "fp16" => "f16",
+            "double" | "fp64" => "f64",
             other => other,
         };
         Self::ALL
@@ -141,7 +141,17 @@ mod tests {
                 assert_eq!(name.parse(), Ok(dtype), "{name}");
             }
         }
-        assert_eq!("half".parse(), Ok(DType::F16));
+        for (name, dtype) in [
+            ("half", DType::F16),
+            ("fp16", DType::F16),
+            ("FP16", DType::F16),
+            ("float", DType::F32),
+            ("fp32", DType::F32),
+            ("fp64", DType::F64),
+            ("BFloat16", DType::BF16),
+        ] {
+            assert_eq!(name.parse(), Ok(dtype), "{name}");
+        }
         let error = "int3".parse::<DType>().unwrap_err().to_string();
         assert!(
             error.contains("`int3`") && error.contains("bf16"),

@@ -1,6 +1,6 @@
 mod cases;
 
-pub(super) use cases::cases;
+pub(super) use cases::{cases, copies};
 
 use std::ops::Range;
 
@@ -235,16 +235,14 @@ fn ranges(calls: &[usize]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-impl Case for AttentionCase {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
-        let mut cache = backend
-            .kv_cache(&KvShape {
-                n_kv_heads: self.n_kv_heads,
-                head_dim: self.head_dim,
-                capacity: self.capacity(),
-                dtype: self.dtype,
-            })
-            .expect(WORKS);
+impl AttentionCase {
+    /// The results of all calls; `pass_on` gets the cache, and how many positions it has taken, before each.
+    fn results<B: Backend>(
+        &self,
+        backend: &B,
+        pass_on: &mut dyn FnMut(&mut B::KvCache, usize),
+    ) -> Vec<f32> {
+        let mut cache = self.cache(backend);
         let mut workspace = backend
             .workspace(&WorkspaceShape {
                 n_tokens: self.largest_call() + 2 * self.others,
@@ -268,9 +266,49 @@ impl Case for AttentionCase {
             if let Keys::Past { .. } = self.keys {
                 self.append(backend, &inputs, tokens.clone(), &mut cache);
             }
+            let n_taken = match self.keys {
+                Keys::Past { .. } => tokens.end,
+                Keys::Encoder | Keys::Cross(_) => self.n_positions(),
+            };
+            pass_on(&mut cache, n_taken);
             results.extend(self.attend(backend, &inputs, tokens, &cache, &mut workspace));
         }
         results
+    }
+
+    fn cache<B: Backend>(&self, backend: &B) -> B::KvCache {
+        let shape = KvShape {
+            n_kv_heads: self.n_kv_heads,
+            head_dim: self.head_dim,
+            capacity: self.capacity(),
+            dtype: self.dtype,
+        };
+        backend.kv_cache(&shape).expect(WORKS)
+    }
+}
+
+/// The same with another cache from call to call, each made what the one before is.
+#[derive(Debug, Clone)]
+pub(super) struct CopiedCache(AttentionCase);
+
+impl Case for CopiedCache {
+    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+        // Of every other call, so that a copy replaces what was there.
+        let mut other = self.0.cache(backend);
+        self.0.results(backend, &mut |cache, n_taken| {
+            backend.copy_cache(cache, n_taken, &mut other).expect(WORKS);
+            std::mem::swap(cache, &mut other);
+        })
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        self.0.bounds(expected)
+    }
+}
+
+impl Case for AttentionCase {
+    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+        self.results(backend, &mut |_, _| {})
     }
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {

@@ -4,52 +4,70 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
-use llm_runtime::{RuntimeError, Session};
+use anyhow::{Error, Result};
+use llm_runtime::{Interrupt, RuntimeError, Session};
 use llm_text::Tokenizer;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::lines::{Line, Lines, Patience};
 use super::prompts::{self, Prompt};
-use super::{open, settings, stop_on_ctrl_c};
+use super::{chat_template, open, settings};
 use crate::cli::GenerateArgs;
 use crate::defaults::Settings;
-use crate::model::Loaded;
-use crate::run::{EndReason, Running};
+use crate::failure::UserError;
+use crate::model::{Loaded, OpenModel};
+use crate::run::{EndReason, Running, answer};
 use crate::{output, plan};
 
-/// Continues the prompts of a file; prints each result as it ends.
+/// Continues the prompts of a file, or of standard input; prints each result as it ends.
 pub(super) fn batch(args: &GenerateArgs, path: &Path) -> Result<ExitCode> {
     let model = open(args)?;
-    let prompts = prompts::read(path, args, &model)?;
     let tokenizer = model.tokenizer().ok();
-    let settings = settings(args, &model, tokenizer);
-    let needed = |prompt: &Prompt| {
-        let n_new = prompt.max_new_tokens(settings.max_new_tokens);
-        Some(prompt.ids.as_ref().ok()?.len().saturating_add(n_new))
+    check_chat(args, &model)?;
+    let settings = settings(args, &model, tokenizer)?;
+    if settings.beams.is_some() && args.batch.is_some() {
+        let problem = "with --num-beams prompts are continued one after the other";
+        return Err(UserError(format!("--batch: {problem}")).into());
+    }
+    let read = |line| prompts::read(line, args, &model);
+    let (prompts, needed, n_prompts) = match Lines::open(path)? {
+        Lines::All(lines) => {
+            let prompts: Vec<_> = lines.map(read).collect();
+            let needed = prompts.iter().filter_map(|p| n_positions(p, &settings));
+            let (needed, n_prompts) = (needed.max().unwrap_or(1), prompts.len());
+            (Waiting::Read(prompts.into_iter()), needed, n_prompts)
+        }
+        lines @ Lines::Coming { .. } => (Waiting::Coming(lines, &read), CONTEXT, usize::MAX),
     };
-    let longest = prompts.iter().filter_map(needed).max().unwrap_or(1);
-    let context = args.load.context(model.bound.spec(), longest)?;
-    let n_sequences = args.batch.map_or(BATCH, usize::from).min(prompts.len());
+    let context = args.load.context(model.bound.spec(), needed)?;
+    let n_sequences = match settings.beams {
+        Some(beams) => beams.n_beams,
+        None => args.batch.map_or(BATCH, usize::from).min(n_prompts),
+    };
     let Loaded {
         mut session,
         plan,
         time: load,
         ..
-    } = model.load(&args.load, context, n_sequences, 1)?;
-    stop_on_ctrl_c(&session)?;
+    } = model.load(&args.load, context, n_sequences, n_sequences)?;
 
     let begin = Instant::now();
     let mut batch = Batch {
+        interrupt: session.interrupt(),
         session: &mut session,
         tokenizer,
         settings: &settings,
-        waiting: prompts.iter().enumerate(),
+        waiting: prompts,
+        n_begun: 0,
         free: (0..n_sequences).collect(),
         active: Vec::new(),
         tally: Tally::default(),
     };
-    let outcome = batch.run();
+    let outcome = match settings.beams {
+        Some(_) => batch.search_each(),
+        None => batch.run(),
+    };
     let tally = batch.tally;
     output::closing_line([
         format!("loaded in {:.2} s", load.as_secs_f64()),
@@ -70,13 +88,53 @@ pub(super) fn batch(args: &GenerateArgs, path: &Path) -> Result<ExitCode> {
 /// Sequences at a time unless told otherwise.
 const BATCH: usize = 8;
 
+/// Positions of a sequence unless told otherwise, where it is not known what comes.
+const CONTEXT: usize = 2048;
+
+/// What no line could mend is said at once.
+fn check_chat(args: &GenerateArgs, model: &OpenModel) -> Result<()> {
+    match args.chat {
+        true => chat_template(model.tokenizer()?).map(|_| ()),
+        false => Ok(()),
+    }
+}
+
+/// Positions that a prompt and its answer take, if it can be answered.
+fn n_positions(prompt: &Prompt, settings: &Settings) -> Option<usize> {
+    let ids = prompt.ids.as_ref().ok()?;
+    let settings = Settings {
+        length: prompt.length(&settings.length),
+        ..settings.clone()
+    };
+    let n_new = settings.max_new_tokens(settings.begin(ids).len()).ok()?;
+    Some(ids.len().saturating_add(n_new))
+}
+
+/// Prompts that were not begun yet.
+enum Waiting<'a> {
+    Read(std::vec::IntoIter<Prompt>),
+    Coming(Lines, &'a dyn Fn(Line) -> Prompt),
+}
+
+impl Waiting<'_> {
+    fn next(&mut self, patience: Patience, interrupt: &Interrupt) -> Result<Option<Prompt>> {
+        match self {
+            Waiting::Read(prompts) => Ok(prompts.next()),
+            Waiting::Coming(lines, read) => Ok(lines.next(patience, interrupt)?.map(read)),
+        }
+    }
+}
+
 /// Prompts on their way through a session.
 struct Batch<'a> {
+    interrupt: Interrupt,
     session: &'a mut Session,
     tokenizer: Option<&'a Tokenizer>,
     /// For prompts that do not say otherwise.
     settings: &'a Settings,
-    waiting: std::iter::Enumerate<std::slice::Iter<'a, Prompt>>,
+    waiting: Waiting<'a>,
+    /// Prompts that wait no longer.
+    n_begun: u64,
     /// Sequences that nobody has.
     free: Vec<usize>,
     /// In the order in which they began. None is fed before those ahead of it are, so the first ones decode while the
@@ -87,7 +145,7 @@ struct Batch<'a> {
 
 /// A prompt that has a sequence.
 struct Active<'a> {
-    prompt: &'a Prompt,
+    prompt: Prompt,
     sequence: usize,
     /// Where its choices are random.
     seed: Option<u64>,
@@ -111,7 +169,7 @@ struct Tally {
 
 /// What is printed of a prompt.
 #[derive(Serialize)]
-struct Line<'a> {
+struct Report<'a> {
     line: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a Value>,
@@ -149,24 +207,69 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Gives free sequences to the prompts that wait.
+    /// Gives free sequences to the prompts that wait; waits for one only if there is nothing else to do.
     fn begin_waiting(&mut self) -> Result<()> {
         while let Some(&sequence) = self.free.last() {
-            let Some((index, prompt)) = self.waiting.next() else {
+            let patience = match self.active.is_empty() {
+                true => Patience::Wait,
+                false => Patience::Ask,
+            };
+            let Some((prompt, settings)) = self.next(patience)? else {
                 break;
             };
-            match self.usable_ids(prompt) {
-                Ok(ids) => match self.begin(sequence, index, prompt, ids) {
-                    Ok(()) => {
+            match self.running(&prompt, settings) {
+                Ok((ids, answer)) => match self.pending(sequence, &ids) {
+                    Ok(pending) => {
                         self.free.pop();
+                        self.active.push(Active {
+                            sequence,
+                            seed: answer.seed(),
+                            answer,
+                            n_prompt_tokens: ids.len(),
+                            pending,
+                            room: self.session.limits().context,
+                            prompt,
+                        });
                     }
-                    Err(error) if is_of_one(&error) => self.refuse(prompt, &error.to_string())?,
+                    Err(error) if is_of_one(&error) => {
+                        self.refuse(&prompt, &format!("{error:#}"))?
+                    }
                     Err(error) => return Err(error),
                 },
-                Err(error) => self.refuse(prompt, &error)?,
+                Err(error) => self.refuse(&prompt, &error)?,
             }
         }
         Ok(())
+    }
+
+    /// The next prompt and the settings of its answer.
+    fn next(&mut self, patience: Patience) -> Result<Option<(Prompt, Settings)>> {
+        let Some(prompt) = self.waiting.next(patience, &self.interrupt)? else {
+            return Ok(None);
+        };
+        let settings = Settings {
+            seed: nth_seed(self.settings.seed, self.n_begun),
+            length: prompt.length(&self.settings.length),
+            ..self.settings.clone()
+        };
+        self.n_begun += 1;
+        Ok(Some((prompt, settings)))
+    }
+
+    /// The prompt's ids and the beginning of its answer, or why it has none.
+    fn running(
+        &self,
+        prompt: &Prompt,
+        settings: Settings,
+    ) -> Result<(Vec<u32>, Running<'a>), String> {
+        let ids = prompt.ids.clone()?;
+        let said = |error: Error| format!("{error:#}");
+        self.session
+            .check_prompt(&ids)
+            .map_err(|error| said(error.into()))?;
+        let spec = self.session.spec();
+        let running = Running::new(spec, self.tokenizer, settings, &ids).map_err(said)?;
+        Ok((ids, running))
     }
 
     fn refuse(&mut self, prompt: &Prompt, error: &str) -> Result<()> {
@@ -174,47 +277,54 @@ impl<'a> Batch<'a> {
         print_line(prompt, Outcome::Refusal { error })
     }
 
-    fn usable_ids(&self, prompt: &'a Prompt) -> Result<&'a [u32], String> {
-        let ids = prompt.ids.as_ref().map_err(String::clone)?;
-        self.session
-            .check_prompt(ids)
-            .map_err(|error| error.to_string())?;
-        Ok(ids)
-    }
-
-    fn begin(
-        &mut self,
-        sequence: usize,
-        index: usize,
-        prompt: &'a Prompt,
-        ids: &[u32],
-    ) -> Result<()> {
-        let settings = Settings {
-            seed: nth_seed(self.settings.seed, index as u64),
-            max_new_tokens: prompt.max_new_tokens(self.settings.max_new_tokens),
-            ..self.settings.clone()
-        };
-        let seed = (settings.sampling.temperature > 0.0).then_some(settings.seed);
-        let answer = Running::new(self.session.spec(), self.tokenizer, settings, ids)?;
+    /// Empties a sequence for a prompt; what is to be fed to it.
+    fn pending(&mut self, sequence: usize, ids: &[u32]) -> Result<Vec<u32>> {
         self.session.truncate(sequence, 0);
         self.session.expect(sequence, ids.len());
-        let start_token = self.session.spec().encoder.as_ref().map(|e| e.start_token);
-        let pending = match start_token {
+        Ok(match self.settings.start_token {
             Some(start_token) => {
                 self.session.encode(sequence, ids)?;
                 vec![start_token]
             }
             None => ids.to_vec(),
-        };
-        self.active.push(Active {
-            prompt,
-            sequence,
-            seed,
-            answer,
-            n_prompt_tokens: ids.len(),
-            pending,
-            room: self.session.limits().context,
-        });
+        })
+    }
+
+    /// Brings one prompt after the other to its end, each with all sequences.
+    fn search_each(&mut self) -> Result<()> {
+        while let Some((prompt, settings)) = self.next(Patience::Wait)? {
+            let (ids, running) = match self.running(&prompt, settings) {
+                Ok(running) => running,
+                Err(error) => {
+                    self.refuse(&prompt, &error)?;
+                    continue;
+                }
+            };
+            let seed = running.seed();
+            self.session.truncate(0, 0);
+            let answer = match answer(self.session, running, &ids, &mut |_| Ok(())) {
+                Ok(answer) => answer,
+                Err(error) if is_of_one(&error) => {
+                    self.refuse(&prompt, &format!("{error:#}"))?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if answer.end == EndReason::Interrupted {
+                return Err(RuntimeError::Interrupted.into());
+            }
+            self.tally.n_answered += 1;
+            self.tally.n_read += ids.len();
+            self.tally.n_written += answer.ids.len();
+            let outcome = Outcome::Answer {
+                n_prompt_tokens: ids.len(),
+                generated_ids: &answer.ids,
+                text: self.tokenizer.map(|_| answer.text.as_str()),
+                end: answer.end,
+                seed,
+            };
+            print_line(&prompt, outcome)?;
+        }
         Ok(())
     }
 
@@ -239,21 +349,27 @@ impl<'a> Batch<'a> {
         let n_fed: Vec<_> = items.iter().map(|(_, ids)| ids.len()).collect();
         let logits = self.session.advance_each(&items)?;
         let mut fed = n_fed.into_iter().zip(logits);
-        let mut refused = Vec::new();
         for mut active in std::mem::take(&mut self.active) {
             let end = match fed.next() {
-                Some((n_tokens, Ok(logits))) => active.fed(n_tokens, logits)?,
+                Some((n_tokens, Ok(logits))) => active.fed(n_tokens, logits),
                 // Nothing is wrong with the others.
-                Some((_, Err(error))) => {
-                    self.free.push(active.sequence);
-                    refused.push((active.prompt, error.to_string()));
+                Some((_, Err(error))) => Err(error.into()),
+                None => Ok(None),
+            };
+            let end = match end {
+                Ok(Some(end)) => end,
+                Ok(None) => {
+                    self.active.push(active);
                     continue;
                 }
-                None => None,
-            };
-            let Some(end) = end else {
-                self.active.push(active);
-                continue;
+                Err(error) if is_of_one(&error) => {
+                    self.free.push(active.sequence);
+                    self.tally.n_refused += 1;
+                    let error = &format!("{error:#}");
+                    print_line(&active.prompt, Outcome::Refusal { error })?;
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             self.free.push(active.sequence);
             self.tally.n_answered += 1;
@@ -261,17 +377,17 @@ impl<'a> Batch<'a> {
             self.tally.n_written += active.answer.n_tokens();
             active.print(end, self.tokenizer)?;
         }
-        for (prompt, error) in refused {
-            self.refuse(prompt, &error)?;
-        }
         Ok(())
     }
 }
 
 /// Whether an error is of one prompt alone.
-fn is_of_one(error: &anyhow::Error) -> bool {
+fn is_of_one(error: &Error) -> bool {
     let cause = error.downcast_ref::<RuntimeError>();
-    matches!(cause, Some(RuntimeError::NotFinite { .. }))
+    matches!(
+        cause,
+        Some(RuntimeError::NotFinite { .. } | RuntimeError::NoTokenLeft)
+    )
 }
 
 impl Active<'_> {
@@ -282,7 +398,7 @@ impl Active<'_> {
         if !self.pending.is_empty() {
             return Ok(None);
         }
-        let id = self.answer.choose(logits);
+        let id = self.answer.choose(logits)?;
         self.pending.push(id);
         self.answer.push(id, self.room, &mut |_| Ok(()))
     }
@@ -296,7 +412,7 @@ impl Active<'_> {
             end,
             seed: self.seed,
         };
-        print_line(self.prompt, answer)
+        print_line(&self.prompt, answer)
     }
 }
 
@@ -314,7 +430,7 @@ impl Tally {
 }
 
 fn print_line(prompt: &Prompt, outcome: Outcome<'_>) -> Result<()> {
-    let line = Line {
+    let line = Report {
         line: prompt.line,
         id: prompt.id.as_ref(),
         outcome,

@@ -1,17 +1,17 @@
-//! Prompts from a file of JSON lines.
+//! Prompts from JSON lines.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
 
-use anyhow::{Context, Error, Result};
+use anyhow::Result;
 use llm_runtime::RuntimeError;
-use llm_text::{Message, Role, TextError};
+use llm_text::{Message, Role};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{chat_ids, read_file, text_ids};
+use super::lines::Line;
+use super::{chat_ids, text_ids};
 use crate::cli::GenerateArgs;
-use crate::failure::UserError;
+use crate::defaults::Length;
 use crate::model::OpenModel;
 
 /// One prompt of many.
@@ -26,54 +26,44 @@ pub(super) struct Prompt {
 }
 
 impl Prompt {
-    /// Tokens to generate at most, `usual` unless the line says otherwise.
-    pub(super) fn max_new_tokens(&self, usual: usize) -> usize {
-        self.max_new_tokens.map_or(usual, usize::from)
+    /// How long the answer may become, `usual` unless the line says otherwise.
+    pub(super) fn length(&self, usual: &Length) -> Length {
+        let own = self.max_new_tokens.map(|n| Length::New(n.into()));
+        own.unwrap_or_else(|| usual.clone())
     }
 }
 
-/// Reads and encodes all prompts of a file, `-` being standard input.
-///
-/// # Errors
-/// When the file cannot be read or holds no prompt, a line is not as it should be, or the model lacks the tokenizer or
-/// the chat template that a line needs.
-pub(super) fn read(path: &Path, args: &GenerateArgs, model: &OpenModel) -> Result<Vec<Prompt>> {
-    let text = read_file(path)?;
-    let name = match path == Path::new("-") {
-        true => "standard input".to_owned(),
-        false => path.display().to_string(),
+/// Reads and encodes the prompt of a line. What is wrong with it, or what the model lacks for it, is its own error.
+pub(super) fn read(line: Line, args: &GenerateArgs, model: &OpenModel) -> Prompt {
+    let number = line.number;
+    let entry = match &line.text {
+        Ok(text) => parse(text.trim_end_matches(['\r', '\n'])),
+        Err(flaw) => Err(flaw.clone()),
     };
-    // Some editors begin every file with a byte order mark.
-    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
-    let prompts = lines
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(i, line)| {
-            prompt(i + 1, line, args, model).with_context(|| format!("{name}, line {}", i + 1))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    if prompts.is_empty() {
-        return Err(UserError(format!("there are no prompts in {name}; give one a line")).into());
+    match entry {
+        Ok(Entry {
+            id,
+            max_new_tokens,
+            content,
+        }) => Prompt {
+            line: number,
+            id,
+            ids: ids(content, args, model).map_err(|error| format!("{error:#}")),
+            max_new_tokens,
+        },
+        Err(flaw) => Prompt {
+            line: number,
+            id: line.text.ok().and_then(|text| id_of(&text)),
+            ids: Err(flaw),
+            max_new_tokens: None,
+        },
     }
-    Ok(prompts)
 }
 
-fn prompt(line: usize, text: &str, args: &GenerateArgs, model: &OpenModel) -> Result<Prompt> {
-    let Entry {
-        id,
-        max_new_tokens,
-        content,
-    } = parse(text).map_err(UserError)?;
-    let ids = match ids(content, args, model) {
-        Ok(ids) => Ok(ids),
-        Err(error) if is_prompts_own(&error) => Err(format!("{error:#}")),
-        Err(error) => return Err(error),
-    };
-    Ok(Prompt {
-        line,
-        id,
-        ids,
-        max_new_tokens,
-    })
+/// The `id` of a line that is wrong otherwise.
+fn id_of(text: &str) -> Option<Value> {
+    let mut value: Value = serde_json::from_str(text).ok()?;
+    value.as_object_mut()?.shift_remove("id")
 }
 
 fn ids(content: Content, args: &GenerateArgs, model: &OpenModel) -> Result<Vec<u32>> {
@@ -92,14 +82,6 @@ fn ids(content: Content, args: &GenerateArgs, model: &OpenModel) -> Result<Vec<u
         .into());
     }
     Ok(ids)
-}
-
-/// Whether other prompts may fare better.
-fn is_prompts_own(error: &Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(RuntimeError::EmptyPrompt | RuntimeError::ContextFull { .. })
-    ) || matches!(error.downcast_ref(), Some(TextError::ChatRefused { .. }))
 }
 
 /// A line that is as it should be.

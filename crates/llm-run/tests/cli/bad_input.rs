@@ -66,7 +66,7 @@ fn options() {
     });
     check(Case {
         args: &["score", "demo"],
-        words: &["--token-ids"],
+        words: &["--token-ids", "--text FILE"],
     });
     check_line(Case {
         args: &["generate", "--context", "100000"],

@@ -1,5 +1,8 @@
 //! Many prompts from a file, several at a time.
 
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
 use serde_json::{Value, json};
 
 use crate::chat::talkative;
@@ -91,8 +94,13 @@ fn results_are_printed_in_the_order_in_which_they_end() {
         {"prompt": "The", "max_new_tokens": 3}
         {"prompt": "A", "max_new_tokens": 8}
     "#;
+    // From a file: what a pipe brings may come too late to begin together.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, lines).unwrap();
+    let path = file.path().to_str().unwrap();
     let order = |batch| {
-        let output = generate(&["--batch", batch], lines);
+        let args = ["generate", "--prompts", path, "--batch", batch];
+        let output = run_with_stdin(&args, "");
         let line = |line| serde_json::from_str::<Value>(line).unwrap()["line"].clone();
         Value::from(output.stdout.lines().map(line).collect::<Vec<_>>())
     };
@@ -187,7 +195,7 @@ fn prompts_that_cannot_be_continued_leave_the_others_alone() {
         (1, "the prompt is empty"),
         (
             2,
-            "20 tokens do not fit the context of 16 that was asked for",
+            "20 tokens do not fit the context of 16; --context gives more, up to the 512 that the model has",
         ),
         (3, "token id 1024 is out of range"),
         (
@@ -239,7 +247,7 @@ fn encoders_read_one_prompt_after_the_other() {
 }
 
 #[test]
-fn what_is_wrong_with_a_line_is_said_before_the_model_is_loaded() {
+fn what_is_wrong_with_a_line_is_its_own_error() {
     struct Case<'a> {
         line: &'a str,
         words: &'a [&'a str],
@@ -301,14 +309,99 @@ fn what_is_wrong_with_a_line_is_said_before_the_model_is_loaded() {
     let file = folder.path().join("prompts.jsonl");
     let path = file.to_str().unwrap();
     for Case { line, words } in cases {
-        std::fs::write(&file, format!("\"Once\"\n\n{line}\n")).unwrap();
-        let output = run_with_stdin(&["generate", "demo", "--prompts", path], "");
-        assert_eq!((output.code, &output.stdout[..]), (2, ""), "{line}");
-        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
-        for word in [&[path, "line 3"], words].concat() {
-            assert!(output.stderr.contains(word), "{word} in {}", output.stderr);
+        let lines = format!("\"Once\"\n\n{line}\n\"The\"\n");
+        std::fs::write(&file, &lines).unwrap();
+        let args = ["demo", "--max-new-tokens", "2"];
+        let found = results(&args, &lines, 2);
+        let from_file = [&["generate", "--prompts", path], &args[..]].concat();
+        let from_file = run_with_stdin(&from_file, "");
+        assert_eq!(from_file.code, 2, "{line}");
+        assert_eq!(from_file.stdout.lines().count(), 3, "{line}");
+        let error = found[1]["error"].as_str().unwrap();
+        for word in words {
+            assert!(error.contains(word), "{word} in {error}");
+        }
+        for (i, line) in [(0, 1), (1, 3), (2, 4)] {
+            assert_eq!(found[i]["line"], line);
+            assert_eq!(found[i].get("generated_ids").is_some(), i != 1);
         }
     }
+    // What a line calls itself is repeated though the rest is wrong.
+    let found = results(&["demo"], r#"{"id": [5], "prompt": 5}"#, 2);
+    assert_eq!(found[0]["id"], json!([5]));
+}
+
+/// A running `generate --prompts -` that is fed line by line.
+#[test]
+fn lines_are_answered_as_they_come() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+        .args(["generate", "--prompts", "-", "-n", "3"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let lines: [&[u8]; 4] = [b"\"Once\"\n", b"\xff\n", b"\"The\"\n", b"\"One day\""];
+    for (i, line) in lines.into_iter().enumerate() {
+        input.as_mut().unwrap().write_all(line).unwrap();
+        if i == 3 {
+            // The end of the input ends the last line.
+            input = None;
+        }
+        let mut found = String::new();
+        output.read_line(&mut found).unwrap();
+        let found: Value = serde_json::from_str(&found).unwrap();
+        assert_eq!(found["line"], i + 1);
+        let error = found["error"].as_str().unwrap_or_default();
+        assert_eq!(error.contains("not UTF-8"), i == 1, "{found}");
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+}
+
+#[test]
+fn a_prompt_that_is_not_known_beforehand_gets_the_usual_context() {
+    let model = fixture("models/llama");
+    let line = json!({"token_ids": vec![1; 257], "id": "long"});
+    let found = results(&[&model, "-n", "2", "-c", "20"], &format!("{line}\n"), 2);
+    let error = found[0]["error"].as_str().unwrap();
+    assert!(error.contains("context of 256"), "{error}");
+    let line = json!({"token_ids": vec![1; 21]});
+    let found = results(&[&model, "-n", "2", "-c", "20"], &line.to_string(), 2);
+    let error = found[0]["error"].as_str().unwrap();
+    assert!(error.contains("context of 20; --context"), "{error}");
+}
+
+#[test]
+fn beams_take_one_prompt_after_the_other() {
+    let lines = ["Once upon a time", "The little dog was", "One day"];
+    let flags = ["--num-beams", "3", "--max-new-tokens", "9"];
+    let quoted = lines.map(|line| format!("\"{line}\"\n")).concat();
+    let found = results(&[&["demo"], &flags[..]].concat(), &quoted, 0);
+    for (found, line) in found.iter().zip(lines) {
+        let alone = json(&[&["generate", "demo", line, "--json"], &flags[..]].concat());
+        assert_same(found, &alone);
+    }
+    let output = generate(&[&["--batch", "2"], &flags[..]].concat(), &quoted);
+    assert_eq!(output.code, 2);
+    assert!(
+        output.stderr.contains("--batch: with --num-beams"),
+        "{}",
+        output.stderr
+    );
+}
+
+#[test]
+fn what_no_line_could_mend_is_said_once() {
+    let output = generate(&["demo", "--chat"], "\"Once\"\n\"The\"\n");
+    assert_eq!((output.code, &output.stdout[..]), (2, ""));
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    assert!(
+        output.stderr.contains("no chat template"),
+        "{}",
+        output.stderr
+    );
 }
 
 #[test]

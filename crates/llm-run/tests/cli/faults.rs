@@ -12,8 +12,6 @@ use crate::support::{Output, fixture, run};
 const FAIL: &[&str] = &[
     "float8-weights",
     "fp8-block-scales",
-    "generation-config-ignored",
-    "generation-config",
     "gguf-mxfp4",
     "shard-dtype-quantized",
     "template-python-strings",

@@ -15,15 +15,18 @@ mod config;
 mod doctor;
 mod faults;
 mod forms;
+mod generation;
 mod inspect;
 mod memory;
 mod offload;
 mod plan;
 mod quantize;
 mod shard;
+mod signals;
 mod smollm2;
 mod support;
 mod verify;
+mod words;
 
 use serde_json::Value;
 use support::{asset, json, run, run_with_stdin};
@@ -33,7 +36,7 @@ fn without_arguments_a_story_is_told() {
     let output = run(&["generate", "--max-new-tokens", "20"]);
     assert_eq!(output.code, 0, "{}", output.stderr);
     assert!(
-        output.stdout.starts_with(", ") && output.stdout.ends_with('\n'),
+        output.stdout.starts_with("Once upon a time, ") && output.stdout.ends_with('\n'),
         "{}",
         output.stdout
     );

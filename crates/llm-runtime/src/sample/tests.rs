@@ -10,7 +10,7 @@ fn frequencies(sampling: Sampling, logits: &[f32], n: usize) -> Vec<f64> {
     let mut sampler = Sampler::new(sampling, 7, logits.len());
     let mut counts = vec![0.0; logits.len()];
     for _ in 0..n {
-        counts[sampler.sample(logits) as usize] += 1.0 / n as f64;
+        counts[sampler.sample(logits).unwrap() as usize] += 1.0 / n as f64;
     }
     counts
 }
@@ -76,28 +76,69 @@ fn each_filter_keeps_what_it_should() {
 #[test]
 fn greedy_takes_the_first_of_the_largest() {
     let mut sampler = Sampler::new(Sampling::GREEDY, 0, 4);
-    assert_eq!(sampler.sample(&[-1.0, 3.0, 3.0, 2.0]), 1);
+    assert_eq!(sampler.sample(&[-1.0, 3.0, 3.0, 2.0]).unwrap(), 1);
 }
 
 #[test]
 fn the_penalty_counts_each_seen_token_once() {
-    let mut sampler = Sampler::new(
-        Sampling {
-            repetition_penalty: 2.0,
-            ..Sampling::GREEDY
-        },
-        0,
-        3,
-    );
-    sampler.observe(&[1, 1, 1]);
-    assert_eq!(
-        sampler.sample(&[2.5, 6.0, 0.0]),
-        1,
-        "6 / 2 is still more than 2.5"
-    );
-    assert_eq!(sampler.sample(&[3.5, 6.0, 0.0]), 0);
+    let rules = Rules {
+        repetition_penalty: 2.0,
+        ..Rules::default()
+    };
+    let prompt = [1, 1, 1];
+    let mut sampler = Sampler::new(Sampling::GREEDY, 0, 3).under(rules, &prompt, &prompt);
+    let mut sample = |logits: [f32; 3]| sampler.sample(&logits).unwrap();
+    assert_eq!(sample([2.5, 6.0, 0.0]), 1, "6 / 2 is still more than 2.5");
+    assert_eq!(sample([3.5, 6.0, 0.0]), 0);
     // 0 is seen now: −1 becomes −2.
-    assert_eq!(sampler.sample(&[-1.0, -9.0, -1.5]), 2);
+    assert_eq!(sample([-1.0, -9.0, -1.5]), 2);
+}
+
+#[test]
+fn infinite_logits_are_chosen_from() {
+    // What a rule with an extreme factor makes of finite ones.
+    let rules = Rules {
+        sequence_bias: vec![
+            (vec![1], f32::MAX),
+            (vec![1], f32::MAX),
+            (vec![2], f32::MAX),
+        ],
+        exponential_decay: Some((0, f32::MAX)),
+        eos_ids: vec![0, 2, 3],
+        ..Rules::default()
+    };
+    for temperature in [0.0, 1.0, 1e-40] {
+        let sampling = Sampling {
+            temperature,
+            ..Sampling::GREEDY
+        };
+        let mut sampler = Sampler::new(sampling, 0, 4).under(rules.clone(), &[1], &[1]);
+        for _ in 0..20 {
+            let id = sampler.sample(&[0.0, 1.0, 1e30, 0.0]).unwrap();
+            assert!([1, 2].contains(&id), "{id}");
+        }
+    }
+}
+
+#[test]
+fn where_every_token_is_forbidden_none_is_chosen() {
+    let rules = Rules {
+        no_repeat_ngram_size: 1,
+        ..Rules::default()
+    };
+    for temperature in [0.0, 1.0] {
+        let sampling = Sampling {
+            temperature,
+            ..Sampling::GREEDY
+        };
+        let mut sampler = Sampler::new(sampling, 0, 3).under(rules.clone(), &[1], &[1]);
+        let logits = [0.5, 9.0, 1.0];
+        let mut ids = [sampler.sample(&logits), sampler.sample(&logits)].map(|id| id.unwrap());
+        ids.sort_unstable();
+        assert_eq!(ids, [0, 2]);
+        let error = sampler.sample(&logits).unwrap_err();
+        assert!(matches!(error, RuntimeError::NoTokenLeft), "{error}");
+    }
 }
 
 #[test]
@@ -105,38 +146,10 @@ fn the_same_seed_gives_the_same_tokens_and_another_does_not() {
     let logits: Vec<f32> = (0..1000).map(|i| ((i * 37) % 101) as f32 / 50.0).collect();
     let run = |seed| {
         let mut sampler = Sampler::new(PLAIN, seed, logits.len());
-        (0..20).map(|_| sampler.sample(&logits)).collect::<Vec<_>>()
+        (0..20)
+            .map(|_| sampler.sample(&logits).unwrap())
+            .collect::<Vec<_>>()
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
-}
-
-#[test]
-fn top_p_over_a_large_vocabulary_equals_a_full_sort() {
-    let mut candidates: Vec<(f32, u32)> = (0..50_000u32)
-        .map(|id| {
-            (
-                -((id.wrapping_mul(2_654_435_761) % 9973) as f32) / 2000.0,
-                id,
-            )
-        })
-        .collect();
-    let mut expected = candidates.clone();
-    expected.sort_by(by_rank);
-    let total: f64 = expected.iter().map(|c| f64::from(c.0).exp()).sum();
-    for share in [0.001, 0.3, 0.9, 0.999] {
-        let mut sum = 0.0;
-        let reaches = |c: &(f32, u32)| {
-            sum += f64::from(c.0).exp();
-            sum >= share * total
-        };
-        let n = 1 + expected.iter().position(reaches).unwrap();
-        let mut kept = candidates.clone();
-        keep_share(&mut kept, share * total);
-        assert_eq!(kept, expected[..n], "share {share}");
-    }
-    keep_best(&mut candidates, 100);
-    let mut best = expected[..100].to_vec();
-    best.sort_by_key(|c| c.1);
-    assert_eq!(candidates, best);
 }

@@ -16,7 +16,7 @@ pub(super) struct Sequences {
     borders: Vec<usize>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Sequence {
     /// Positions taken.
     len: usize,
@@ -28,6 +28,30 @@ struct Sequence {
     n_crossed: usize,
     /// The tokens, where they may have to be read anew.
     ids: Vec<u32>,
+}
+
+/// Keeps the memory of the tokens, which is enough for the whole context.
+impl Clone for Sequence {
+    fn clone(&self) -> Self {
+        let mut copy = Sequence::default();
+        copy.clone_from(self);
+        copy
+    }
+
+    fn clone_from(&mut self, from: &Self) {
+        let Sequence {
+            len,
+            reached,
+            expected,
+            n_crossed,
+            ids,
+        } = from;
+        self.len = *len;
+        self.reached = *reached;
+        self.expected = *expected;
+        self.n_crossed = *n_crossed;
+        self.ids.clone_from(ids);
+    }
 }
 
 impl Sequences {
@@ -77,6 +101,15 @@ impl Sequences {
             sequence.reached = 0;
             sequence.expected = 0;
         }
+    }
+
+    /// Makes the sequence `to` what `from` is.
+    pub(super) fn fork(&mut self, from: usize, to: usize) {
+        let [from, to] = self
+            .all
+            .get_disjoint_mut([from, to])
+            .expect("two sequences of the session");
+        to.clone_from(from);
     }
 
     /// Takes note of positions that were computed.

@@ -36,6 +36,10 @@ impl Stage for Recorder {
         Ok(())
     }
 
+    fn fork(&mut self, _: usize, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
+
     fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
         for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.vocab)) {
             out.fill(self.ids[row] as f32);
@@ -153,4 +157,17 @@ fn what_one_item_gets_wrong_is_said_before_any_is_fed() {
     // Alone in its sequence it would fit.
     session.check_prompt(&long).unwrap();
     assert_eq!(seen.try_iter().count(), 0);
+}
+
+#[test]
+fn a_fork_has_taken_what_its_origin_has() {
+    let (mut session, seen) = session();
+    session.advance(&[(0, &[5, 6, 7]), (2, &[8])]).unwrap();
+    session.fork(0, 2).unwrap();
+    session.truncate(0, 2);
+    assert_eq!([0, 1, 2].map(|sequence| session.len(sequence)), [2, 0, 3]);
+    seen.try_iter().for_each(drop);
+    session.step(&[(2, 9), (0, 4)]).unwrap();
+    let passes = [(vec![(2, [0, 1, 3]), (0, [1, 1, 2])], true)];
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), passes);
 }

@@ -1,6 +1,6 @@
 use llm_tensor::DType;
 
-use super::{AttentionCase, Bias, Keys};
+use super::{AttentionCase, Bias, CopiedCache, Keys};
 use crate::conformance::data::DTYPES;
 
 pub(in crate::conformance) fn cases() -> Vec<AttentionCase> {
@@ -10,6 +10,12 @@ pub(in crate::conformance) fn cases() -> Vec<AttentionCase> {
     cases.extend(biased());
     cases.extend(unmasked());
     cases
+}
+
+/// Some of them, of each kind.
+pub(in crate::conformance) fn copies() -> Vec<CopiedCache> {
+    let cases = cases().into_iter().step_by(3);
+    cases.map(CopiedCache).collect()
 }
 
 fn causal() -> Vec<AttentionCase> {

@@ -13,10 +13,15 @@ use crate::support::{Output, fixture, json, run};
 
 const IDS: [&str; 5] = ["--token-ids", "5,17,3,99", "--json", "--dtype", "bf16"];
 
+/// The user's to mend.
 fn refused(output: &Output, words: &[&str]) {
+    failed(output, 2, words);
+}
+
+fn failed(output: &Output, code: i32, words: &[&str]) {
     assert_eq!(
         (output.code, errors(&output.stderr)),
-        (2, 1),
+        (code, 1),
         "{}",
         output.stderr
     );
@@ -131,10 +136,11 @@ fn a_full_disk_is_an_error_and_keeps_what_is_complete() {
     let place = Place::new();
     fs::create_dir(place.folder()).unwrap();
     // What is not enough is seen beforehand, unless one is told otherwise.
-    for (flags, words) in [
-        (&[][..], &["does not fit", "disk"][..]),
+    for (flags, code, words) in [
+        (&[][..], 2, &["does not fit", "disk"][..]),
         (
             &["--max-memory", "disk=1GB"],
+            1,
             &[
                 "cannot write",
                 "No space left",
@@ -161,7 +167,7 @@ fn a_full_disk_is_an_error_and_keeps_what_is_complete() {
             return;
         };
         let names = mem::take(&mut output.stdout);
-        refused(&output, words);
+        failed(&output, code, words);
         assert!(!names.contains("partial"), "{names}");
         assert_eq!(names.contains(".safetensors"), !flags.is_empty(), "{names}");
     }
@@ -220,7 +226,10 @@ fn a_device_that_cannot_be_read_is_an_error() {
         .args(place.args(&args, "disk"))
         .output();
     match finished(output) {
-        Some(output) => refused(&output, &["device/model.safetensors", "Input/output error"]),
+        Some(output) => {
+            let words = ["device/model.safetensors", "Input/output error"];
+            failed(&output, 1, &words);
+        }
         None => println!("skipped: no device can be made here"),
     }
 }

@@ -68,6 +68,28 @@ impl Slow {
 }
 
 #[test]
+fn who_is_asked_to_stop_leaves_no_half_a_file() {
+    let slow = Slow::new(6);
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let place = Place::new();
+        let child = slow.start(&place);
+        let begin = Instant::now();
+        let has_partial =
+            || place.folder().exists() && place.names().iter().any(|path| is_partial(path));
+        while !has_partial() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "it never begins");
+            sleep(Duration::from_millis(1));
+        }
+        let (kill, id) = (format!("kill -{signal} $0"), child.id().to_string());
+        let sent = Command::new("sh").args(["-c", &kill, &id]).status();
+        assert!(sent.unwrap().success());
+        let output = text(child.wait_with_output().unwrap());
+        assert_eq!(output.code, code, "{signal}: {}", output.stderr);
+        assert!(!has_partial(), "{signal}: {:?}", place.names());
+    }
+}
+
+#[test]
 fn kills_at_any_moment_leave_a_folder_that_the_next_run_completes() {
     let slow = Slow::new(6);
     let begin = Instant::now();

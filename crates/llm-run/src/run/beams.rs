@@ -1,0 +1,139 @@
+//! An answer that is searched for: several continuations side by side, the best of which is printed.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use llm_runtime::{BeamSearch, BeamStep, RuntimeError, Session};
+
+use super::{Answer, EndReason, Running, prefill};
+
+/// As [`super::answer`], by a beam search over as many sequences of the session; afterwards the first one holds the
+/// prompt.
+pub(super) fn answer(
+    session: &mut Session,
+    mut running: Running<'_>,
+    ids: &[u32],
+    print: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<Answer> {
+    let context = session.limits().context;
+    let begin = Instant::now();
+    let found = prefill(session, &running.settings, ids).map(<[f32]>::to_vec);
+    let prefill = begin.elapsed();
+    let begin = Instant::now();
+    let mut search = search(session, &running);
+    let n_prompt = session.len(0);
+    let end = match found {
+        Ok(logits) => run(session, &running, &mut search, &logits)?,
+        Err(RuntimeError::Interrupted) => Some(EndReason::Interrupted),
+        Err(error) => return Err(error.into()),
+    };
+    let mut why = None;
+    for (i, &id) in search.best().iter().enumerate() {
+        let room = context.saturating_sub(n_prompt + i);
+        why = running.push(id, room, print)?;
+        if why.is_some() {
+            break;
+        }
+    }
+    session.truncate(0, n_prompt.min(session.len(0)));
+    let decode = begin.elapsed();
+    let (ids, text) = running.finish(print)?;
+    Ok(Answer {
+        ids,
+        text,
+        // A continuation that nothing else ends was the best when time ran out.
+        end: end.or(why).unwrap_or(EndReason::Time),
+        prefill,
+        decode,
+    })
+}
+
+fn search(session: &Session, running: &Running<'_>) -> BeamSearch {
+    let settings = &running.settings;
+    let begin = settings.begin(&running.prompt);
+    // The last token's own position is never needed.
+    let longest = session.limits().context + 1;
+    let max_length = begin.len().saturating_add(running.max_new_tokens);
+    let rules = settings.rules.up_to(max_length.min(longest));
+    BeamSearch::new(
+        settings.beams.expect("a search has beams"),
+        (settings.sampling, rules),
+        settings.seed,
+        session.spec().vocab,
+        (&running.prompt, begin),
+    )
+}
+
+/// Brings the search to its end, which an interrupt may be.
+fn run(
+    session: &mut Session,
+    running: &Running<'_>,
+    search: &mut BeamSearch,
+    logits: &[f32],
+) -> Result<Option<EndReason>> {
+    let mut is_end = |ids: &[u32]| running.is_late() || running.text.is_stopped(ids);
+    let mut slots = Slots::new(session.limits().n_sequences);
+    let mut steps = search.advance(logits, &mut is_end)?.to_vec();
+    while !steps.is_empty() {
+        let tokens = slots.follow(session, &steps)?;
+        let logits = match session.step(tokens) {
+            Ok(logits) => logits,
+            Err(RuntimeError::Interrupted) => return Ok(Some(EndReason::Interrupted)),
+            Err(error) => return Err(error.into()),
+        };
+        let next = search.advance(logits, &mut is_end)?;
+        steps.clear();
+        steps.extend_from_slice(next);
+    }
+    Ok(None)
+}
+
+/// Which sequences of the session the beams have.
+struct Slots {
+    /// By beam.
+    of_beams: Vec<usize>,
+    free: Vec<usize>,
+    /// Of the beams before.
+    former: Vec<usize>,
+    tokens: Vec<(usize, u32)>,
+}
+
+impl Slots {
+    /// One beam, the prompt, has the first sequence.
+    fn new(n_sequences: usize) -> Self {
+        Slots {
+            of_beams: vec![0],
+            free: (1..n_sequences).collect(),
+            former: Vec::new(),
+            tokens: Vec::new(),
+        }
+    }
+
+    /// Gives each beam a sequence that holds what it goes on from; what is to be fed to them.
+    fn follow(&mut self, session: &mut Session, steps: &[BeamStep]) -> Result<&[(usize, u32)]> {
+        std::mem::swap(&mut self.of_beams, &mut self.former);
+        self.of_beams.clear();
+        let is_gone = |beam: &usize| steps.iter().all(|step| step.parent != *beam);
+        let gone = (0..self.former.len()).filter(is_gone);
+        self.free.extend(gone.map(|beam| self.former[beam]));
+        for (i, step) in steps.iter().enumerate() {
+            let theirs = self.former[step.parent];
+            // The first of a beam's heirs has its sequence, the others copies: nobody has gone on yet.
+            let is_first = steps[..i].iter().all(|other| other.parent != step.parent);
+            let slot = match is_first {
+                true => theirs,
+                false => {
+                    let slot = self.free.pop().expect("a sequence for each beam");
+                    session.fork(theirs, slot)?;
+                    slot
+                }
+            };
+            self.of_beams.push(slot);
+        }
+        self.tokens.clear();
+        let slots = self.of_beams.iter();
+        self.tokens
+            .extend(slots.zip(steps).map(|(&slot, step)| (slot, step.id)));
+        Ok(&self.tokens)
+    }
+}

@@ -1,0 +1,61 @@
+//! Being asked to stop: Ctrl-C, a service manager's SIGTERM, a terminal that is closed.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// The signal that came first; 0 before. Signals are the process's, hence so is this.
+static FIRST: AtomicI32 = AtomicI32::new(0);
+
+/// Calls `stop` with the first signal, so that what was begun is brought to an end in order. A second one ends the
+/// program as it is.
+pub(crate) fn watch(stop: impl Fn(i32) + Send + 'static) -> Result<()> {
+    let mut signals = vec![SIGINT, SIGTERM];
+    // Whoever starts a program with nohup wants it to outlive the terminal.
+    if !is_ignored(SIGHUP) {
+        signals.push(SIGHUP);
+    }
+    let mut signals = Signals::new(signals).context("cannot watch for signals")?;
+    let watch = move || {
+        let mut has_come = false;
+        for signal in signals.forever() {
+            if has_come {
+                std::process::exit(exit_code().into());
+            }
+            has_come = true;
+            let _ = FIRST.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
+            stop(signal);
+        }
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    thread.spawn(watch).context("cannot watch for signals")?;
+    Ok(())
+}
+
+/// As [`watch`] for a program that has nothing to bring to an end when somebody else than its user stops it.
+pub(crate) fn exit_when_terminated() -> Result<()> {
+    watch(|signal| {
+        if signal != SIGINT {
+            std::process::exit(exit_code().into());
+        }
+    })
+}
+
+/// 128 and the signal's number, as shells have it; as after Ctrl-C where there was none.
+pub(crate) fn exit_code() -> u8 {
+    let signal = match FIRST.load(Ordering::Relaxed) {
+        0 => SIGINT,
+        signal => signal,
+    };
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
+}
+
+/// Whether the process was started with the signal ignored; where the system does not tell, it was not.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}

@@ -1,0 +1,141 @@
+//! Programs that are asked to stop.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::chat::talkative;
+
+const SIGNALS: [(&str, i32); 3] = [("INT", 130), ("TERM", 143), ("HUP", 129)];
+
+fn start(args: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_llm-run"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn send(signal: &str, child: &Child) {
+    let (kill, id) = (format!("kill -{signal} $0"), child.id().to_string());
+    let sent = Command::new("sh").args(["-c", &kill, &id]).status();
+    assert!(sent.unwrap().success());
+}
+
+/// Waits for `is_so`, which comes soon.
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it never comes");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+/// The exit code and what was said.
+fn ended(child: Child) -> (i32, String) {
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    (output.status.code().expect("an exit of its own"), said)
+}
+
+#[test]
+fn prompts_that_do_not_come_are_waited_for_no_longer() {
+    for (signal, code) in SIGNALS {
+        let mut child = start(&["generate", "--prompts", "-", "-n", "2"]);
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(b"\"Once\"\n").unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let found: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(found["line"], 1);
+        send(signal, &child);
+        let (found, said) = ended(child);
+        assert_eq!(found, code, "{signal}: {said}");
+        assert!(said.contains("1 prompt ·"), "{signal}: {said}");
+    }
+}
+
+#[test]
+fn a_chat_that_nobody_types_into_ends() {
+    let folder = talkative();
+    for (signal, code) in &SIGNALS[1..] {
+        let mut child = start(&["chat", folder.path().to_str().unwrap(), "-n", "2"]);
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(b"Once\n").unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        send(signal, &child);
+        assert_eq!(ended(child).0, *code, "{signal}");
+    }
+}
+
+/// A checkpoint of zeros that takes no room on disk and a while to copy.
+fn write_zeros(path: &Path) {
+    let n = 600u64 << 20;
+    let header = format!(
+        r#"{{"x":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{n}]}}}}"#,
+        n / 4
+    );
+    let mut file = File::create(path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len(8 + header.len() as u64 + n).unwrap();
+}
+
+#[test]
+fn a_checkpoint_that_is_being_written_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("in.safetensors");
+    write_zeros(&model);
+    for (signal, code) in SIGNALS {
+        let out = folder.path().join(signal);
+        let args = ["shard", model.to_str().unwrap(), out.to_str().unwrap()];
+        let child = start(&args);
+        let entries = || out.read_dir().map_or(0, Iterator::count);
+        wait_until(|| entries() > 0);
+        send(signal, &child);
+        let (found, said) = ended(child);
+        assert_eq!(found, code, "{signal}: {said}");
+        assert_eq!(entries(), 0, "{signal}: {:?}", out.read_dir());
+    }
+}
+
+#[test]
+fn a_hangup_that_the_caller_has_ignored_is_ignored() {
+    let mut child = Command::new("nohup")
+        .args([
+            env!("CARGO_BIN_EXE_llm-run"),
+            "generate",
+            "--prompts",
+            "-",
+            "-n",
+            "2",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    input.write_all(b"\"Once\"\n").unwrap();
+    output.read_line(&mut line).unwrap();
+    send("HUP", &child);
+    sleep(Duration::from_millis(200));
+    input.write_all(b"\"The\"\n").unwrap();
+    drop(input);
+    output.read_to_string(&mut line).unwrap();
+    assert_eq!(line.lines().count(), 2, "{line}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
