@@ -14,7 +14,7 @@ mod gguf;
 mod stop;
 mod tokenizer;
 
-pub use chat::{ChatTemplate, GenerationPrompt, Message, Role};
+pub use chat::{ChatTemplate, Conversation, GenerationPrompt, Message, Role};
 pub use detokenizer::StreamingDetokenizer;
 pub use error::TextError;
 pub use gguf::GgufTokenizer;
