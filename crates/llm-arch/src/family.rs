@@ -14,10 +14,13 @@ mod opt;
 mod phi3;
 mod qwen;
 mod t5;
+mod text_half;
+mod written;
 
 use serde_json::{Map, Value};
 
-use crate::config::Config;
+use crate::config::{Config, Unread};
+use crate::error::UnknownKey;
 use crate::skeleton::{Naming, Skeleton};
 use crate::{ArchError, ModelSpec, Positions, RopeScaling};
 
@@ -27,8 +30,10 @@ struct Family {
     model_types: &'static [&'static str],
     /// Reads a configuration; every key that it understands.
     spec: fn(&Config<'_>) -> Result<ModelSpec, ArchError>,
-    /// Keys that change nothing in a forward pass.
-    harmless_keys: &'static [&'static str],
+    /// Extents that every whole configuration gives; in a text half, what it means by leaving them out.
+    core: &'static [(&'static str, u64)],
+    /// Keys that change nothing in a forward pass, beside those that never do.
+    unread: Unread,
     /// Hugging Face checkpoints.
     naming: fn(&ModelSpec) -> &'static Naming,
     /// GGUF checkpoints, where llama.cpp knows the family.
@@ -44,6 +49,8 @@ struct Gguf {
     naming: fn(&ModelSpec) -> &'static Naming,
     /// What is not as in the family's other checkpoints.
     adjust: fn(&mut ModelSpec),
+    /// What a `config.json` says of such a model, tokens and element type apart.
+    config: fn(&ModelSpec) -> Result<Map<String, Value>, ArchError>,
 }
 
 const FAMILIES: [&Family; 17] = [
@@ -71,22 +78,74 @@ pub fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|f| f.model_types[0])
 }
 
+/// What becomes of keys that nothing is known of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnknownKeys {
+    /// They are an error.
+    #[default]
+    Refuse,
+    /// They are passed over, with a notice.
+    PassOver,
+}
+
 /// Reads a `config.json`.
 ///
 /// # Errors
 /// When the family is unknown, a key is missing, or a key or value is not understood.
 pub fn from_config(config: &Map<String, Value>) -> Result<Skeleton, ArchError> {
-    let keys = Config::new(config);
+    from_config_with(config, UnknownKeys::Refuse)
+}
+
+/// Reads a `config.json`, the text half of it where the model has others.
+///
+/// # Errors
+/// As [`from_config`], but for keys that may be passed over.
+pub fn from_config_with(
+    config: &Map<String, Value>,
+    unknown_keys: UnknownKeys,
+) -> Result<Skeleton, ArchError> {
+    let keys = Config::new(config, "");
     let model_type = keys.text("model_type")?.ok_or(ArchError::MissingKey {
         key: "model_type".to_owned(),
     })?;
-    let family = FAMILIES
-        .iter()
-        .find(|f| f.model_types.contains(&model_type));
-    let family = family.ok_or_else(|| unknown_family(model_type, families()))?;
+    if let Some(half) = text_half::read(model_type, config)? {
+        let passed_over = passed_over(half.unknown, unknown_keys)?;
+        let naming = (half.family.naming)(&half.spec);
+        let mut skeleton = Skeleton::new(half.spec, naming)?;
+        skeleton.make_text_half();
+        skeleton.notices = half.notices;
+        skeleton.notices.extend(passed_over);
+        return Ok(skeleton);
+    }
+    let family = family(model_type)?;
     let spec = read_spec(&keys, family)?;
+    let passed_over = passed_over(keys.unknown(), unknown_keys)?;
     let naming = (family.naming)(&spec);
-    Skeleton::new(spec, naming)
+    let mut skeleton = Skeleton::new(spec, naming)?;
+    skeleton.notices = passed_over;
+    Ok(skeleton)
+}
+
+/// The notices of keys that are passed over.
+fn passed_over(
+    unknown: Vec<UnknownKey>,
+    unknown_keys: UnknownKeys,
+) -> Result<Vec<String>, ArchError> {
+    match unknown_keys {
+        UnknownKeys::Refuse if !unknown.is_empty() => Err(ArchError::UnknownKeys { keys: unknown }),
+        UnknownKeys::Refuse | UnknownKeys::PassOver => {
+            let notice =
+                |key: &UnknownKey| format!("passed over a key of the configuration: {key}");
+            Ok(unknown.iter().map(notice).collect())
+        }
+    }
+}
+
+/// The family of a `model_type`.
+fn family(model_type: &str) -> Result<&'static Family, ArchError> {
+    let is_named = |family: &&&'static Family| family.model_types.contains(&model_type);
+    let family = FAMILIES.iter().find(is_named);
+    Ok(family.ok_or_else(|| unknown_family(model_type, families()))?)
 }
 
 /// Reads a GGUF's metadata (scalar values; arrays are not looked at). `has_tensor` tells what the file contains,
@@ -111,15 +170,7 @@ pub fn from_gguf(
     let (family, gguf) = found
         .ok_or_else(|| unknown_family(architecture, known().map(|(_, gguf)| gguf.architecture)))?;
 
-    let mut config = Map::new();
-    for (key, value) in metadata {
-        if let Some(key) = key
-            .strip_prefix(architecture)
-            .and_then(|k| k.strip_prefix('.'))
-        {
-            config.insert(renamed(key, gguf.keys).to_owned(), value.clone());
-        }
-    }
+    let mut config = renamed_keys(metadata, gguf);
     // How the converter stored a tensor that our name tables know of.
     config.shift_remove("tensor_data_layout");
     config.insert("vocab_size".to_owned(), Value::from(vocab));
@@ -127,8 +178,12 @@ pub fn from_gguf(
         "tie_word_embeddings".to_owned(),
         Value::from(!has_tensor("output.weight")),
     );
+    // Where the converter says nothing each query head has keys of its own.
+    config.entry("num_key_value_heads").or_insert(Value::Null);
     gather_rope_scaling(&mut config);
-    let mut spec = read_spec(&Config::new(&config), family)?;
+    let keys = Config::new(&config, "");
+    let mut spec = read_spec(&keys, family)?;
+    passed_over(keys.unknown(), UnknownKeys::Refuse)?;
     (gguf.adjust)(&mut spec);
     if let Positions::Rotary(kinds) = &mut spec.decoder.positions
         && has_tensor("rope_freqs.weight")
@@ -141,9 +196,52 @@ pub fn from_gguf(
     Skeleton::new(spec, naming)
 }
 
+/// What a `config.json` says of a GGUF's model: of its `spec`, and of what its `metadata` alone has in the words that were
+/// given.
+///
+/// # Errors
+/// [`ArchError::NoConfig`].
+pub(crate) fn config_of_gguf(
+    spec: &ModelSpec,
+    metadata: &Map<String, Value>,
+) -> Result<Map<String, Value>, ArchError> {
+    let gguf = gguf_of(spec).ok_or(ArchError::NoConfig {
+        reason: "its family has no GGUF",
+    })?;
+    let mut spec = spec.clone();
+    let mut is_yarn = false;
+    if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
+        for rotary in kinds {
+            if let RopeScaling::Yarn { .. } = rotary.scaling {
+                rotary.scaling = RopeScaling::None;
+                is_yarn = true;
+            }
+        }
+    }
+    let mut config = (gguf.config)(&spec)?;
+    if is_yarn {
+        let mut given = renamed_keys(metadata, gguf);
+        gather_rope_scaling(&mut given);
+        config.extend(given.shift_remove_entry("rope_scaling"));
+    }
+    Ok(config)
+}
+
+/// Makes of a model as a configuration describes it the one that a GGUF of its family holds.
+pub(crate) fn adjust_to_gguf(spec: &mut ModelSpec) {
+    if let Some(gguf) = gguf_of(spec) {
+        (gguf.adjust)(spec);
+    }
+}
+
+fn gguf_of(spec: &ModelSpec) -> Option<&'static Gguf> {
+    let family = FAMILIES.iter().find(|f| f.model_types[0] == spec.family)?;
+    family.gguf.as_ref()
+}
+
 fn read_spec(keys: &Config<'_>, family: &Family) -> Result<ModelSpec, ArchError> {
     let spec = (family.spec)(keys)?;
-    keys.finish(family.harmless_keys)?;
+    keys.finish(&family.unread);
     Ok(spec)
 }
 
@@ -165,6 +263,15 @@ fn gather_rope_scaling(config: &mut Map<String, Value>) {
     if !rope.is_empty() && rope.get("type").is_none_or(|kind| kind != "none") {
         config.insert("rope_scaling".to_owned(), Value::Object(rope));
     }
+}
+
+/// The metadata of a GGUF's architecture, as `config.json` calls it.
+fn renamed_keys(metadata: &Map<String, Value>, gguf: &Gguf) -> Map<String, Value> {
+    let own = metadata.iter().filter_map(|(key, value)| {
+        let key = key.strip_prefix(gguf.architecture)?.strip_prefix('.')?;
+        Some((renamed(key, gguf.keys).to_owned(), value.clone()))
+    });
+    own.collect()
 }
 
 /// What the second of each pair calls `key`; itself where no pair has it.

@@ -7,15 +7,17 @@
 mod config;
 mod error;
 mod family;
+mod hub;
 mod rope_config;
 mod rotary;
 mod skeleton;
 mod spec;
 
-pub use error::ArchError;
-pub use family::{families, from_config, from_gguf};
+pub use error::{ArchError, UnknownKey};
+pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf};
+pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
-pub use skeleton::{Role, Side, Skeleton, Slot, Stored, TensorKind, Unit};
+pub use skeleton::{Module, Role, Side, Skeleton, Slot, Stored, TensorKind, Unit};
 pub use spec::{
     AttentionSpec, BlockSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
     HeadMatrix, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual,

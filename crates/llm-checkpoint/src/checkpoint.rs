@@ -1,17 +1,21 @@
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use llm_tensor::{DType, HostBytes};
 
 use crate::direct::DirectFile;
 use crate::error::CheckpointError;
+use crate::find::{self, Place, TORCH_SUFFIXES};
+use crate::gguf::parts;
 use crate::index::ReadHeader;
 use crate::metadata::Metadata;
+use crate::notice::Notice;
 use crate::read::read_elements;
+use crate::shard::STAGING;
 use crate::source::{FileState, SourceFile};
-use crate::tensor::{Contents, Encoding, Layout, TensorInfo};
-use crate::{gguf, index, safetensors, torch};
+use crate::tensor::{Encoding, Layout, TensorInfo};
+use crate::{adapter, gguf, index, safetensors, torch};
 
 /// An opened checkpoint: every header validated, no tensor bytes held.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub struct Checkpoint {
     /// Sorted by name.
     tensors: Vec<TensorInfo>,
     metadata: Metadata,
+    notices: Vec<Notice>,
 }
 
 /// The file format of a checkpoint.
@@ -40,9 +45,9 @@ impl Checkpoint {
     /// Opens a safetensors, PyTorch or GGUF file, the `.index.json` of a sharded checkpoint, or a folder.
     ///
     /// A file is what its suffix `.safetensors` or `.gguf` says, else what it begins like. In a folder
-    /// `model.safetensors.index.json` comes before `model.safetensors`, then the only `.safetensors` file,
-    /// `pytorch_model.bin.index.json`, `pytorch_model.bin`, the only PyTorch file that is called `.bin`, `.pt` or
-    /// `.pth` and not as trainers call their own state, and the only `.gguf` file.
+    /// `model.safetensors` comes before `model.safetensors.index.json`, then the only `.safetensors` file or set of
+    /// shards, `pytorch_model.bin`, `pytorch_model.bin.index.json`, the only PyTorch file or set that is called `.bin`,
+    /// `.pt` or `.pth` and not as trainers call their own state, and the only `.gguf` file or set.
     ///
     /// # Errors
     /// Every variant of [`CheckpointError`] but [`CheckpointError::NoSuchTensor`].
@@ -51,21 +56,65 @@ impl Checkpoint {
             path: path.to_owned(),
             source,
         })?;
-        let path = if metadata.is_dir() {
-            find_in_folder(path)?
-        } else {
-            path.to_owned()
+        if path.file_name().is_some_and(|name| name == STAGING) {
+            return Err(CheckpointError::Unfinished {
+                path: path.to_owned(),
+            });
+        }
+        if !metadata.is_dir() {
+            return Self::open_place(file_place(path.to_owned()));
+        }
+        let found = find::in_folder(path)?;
+        let mut checkpoint = Self::open_place(found.place)?;
+        checkpoint.notices.splice(0..0, found.notices);
+        checkpoint.tell_of(found.rivals, path);
+        Ok(checkpoint)
+    }
+
+    /// Why a folder without a model's configuration is none, if it holds an adapter.
+    pub fn adapter_in(folder: &Path) -> Option<CheckpointError> {
+        let is_adapter = folder.join(adapter::CONFIG).exists();
+        is_adapter.then(|| adapter::error(folder))
+    }
+
+    fn open_place(place: Place) -> Result<Checkpoint, CheckpointError> {
+        let path = place.path().to_owned();
+        let (format, (files, contents, notices)) = match place {
+            Place::Index(path, format) => {
+                (format, index::open_sharded(&path, format.header_reader())?)
+            }
+            Place::Shards(paths, format) => {
+                let read_header = format.header_reader();
+                let read_part = |file: &SourceFile, idx| {
+                    let contents = read_header(file, idx)?;
+                    if format == Format::Gguf {
+                        parts::check_part(file, &contents.metadata, idx, paths.len())?;
+                    }
+                    Ok(contents)
+                };
+                let (files, contents) = index::open_shards(&paths, &path, &read_part)?;
+                if format == Format::Gguf {
+                    parts::check_whole(&files[0], &contents)?;
+                }
+                (format, (files, contents, Vec::new()))
+            }
+            Place::File(path) => {
+                let file = SourceFile::open(&path)?;
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let Some(format) = format_of(&file, &name)? else {
+                    return Err(file.told(CheckpointError::NotACheckpoint { path }));
+                };
+                return Checkpoint::of_file(file, format);
+            }
         };
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if let Some((_, format)) = INDEX_SUFFIXES.iter().find(|(s, _)| name.ends_with(s)) {
-            let (files, contents) = index::open_sharded(&path, format.header_reader())?;
-            return Ok(Checkpoint::new(path, *format, files, contents));
-        }
-        let file = SourceFile::open(&path)?;
-        match format_of(&file, &name)? {
-            Some(format) => Checkpoint::of_file(file, format),
-            None => Err(CheckpointError::NotACheckpoint { path }),
-        }
+        Ok(Checkpoint {
+            path,
+            format,
+            files,
+            tensors: contents.tensors,
+            metadata: contents.metadata,
+            notices,
+        })
     }
 
     /// Opens the bytes of a file that are in memory already, as what they begin like; `origin` stands for its path
@@ -80,19 +129,63 @@ impl Checkpoint {
     }
 
     fn of_file(file: SourceFile, format: Format) -> Result<Checkpoint, CheckpointError> {
-        let contents = format.header_reader()(&file, 0)?;
-        let path = file.path().to_owned();
-        Ok(Checkpoint::new(path, format, vec![file], contents))
-    }
-
-    fn new(path: PathBuf, format: Format, files: Vec<SourceFile>, contents: Contents) -> Self {
-        Checkpoint {
-            path,
+        let contents = format.header_reader()(&file, 0).map_err(|error| file.told(error))?;
+        if format == Format::Gguf
+            && let Some(parts) = parts::all_parts(&file, &contents.metadata)?
+        {
+            return Self::open_place(Place::Shards(parts, Format::Gguf));
+        }
+        Ok(Checkpoint {
+            path: file.path().to_owned(),
             format,
-            files,
+            files: vec![file],
             tensors: contents.tensors,
             metadata: contents.metadata,
+            notices: Vec::new(),
+        })
+    }
+
+    /// Says which weights of other formats the folder holds, unless they are the same model's by their headers.
+    fn tell_of(&mut self, rivals: Vec<Place>, folder: &Path) {
+        let is_other = |rival: &Place| match rival {
+            Place::Shards(_, Format::Gguf) => true,
+            Place::File(path) if path.extension().is_some_and(|ext| ext == "gguf") => true,
+            // One that does not open is no choice that anyone could have meant.
+            _ => {
+                let opened = Self::open_place(rival.clone());
+                opened.is_ok_and(|other| !self.has_tensors_of(&other))
+            }
+        };
+        let name = |path: &Path| {
+            let name = path.file_name().unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        };
+        let others = rivals.iter().filter(|rival| is_other(rival));
+        let others: Vec<String> = others.map(|rival| name(rival.path())).collect();
+        if !others.is_empty() {
+            self.notices.push(Notice::PassedOver {
+                folder: folder.to_owned(),
+                taken: name(&self.path),
+                others,
+                why: "safetensors come before PyTorch's files, and these before GGUF",
+            });
         }
+    }
+
+    /// Whether every tensor of `other` is here in the same shape, or shares its bytes with one that is.
+    fn has_tensors_of(&self, other: &Checkpoint) -> bool {
+        let has = |tensor: &TensorInfo| {
+            let own = self.get(&tensor.name);
+            own.is_some_and(|own| own.shape == tensor.shape)
+        };
+        let places: HashSet<_> = other
+            .tensors()
+            .filter(|tensor| has(tensor))
+            .map(|tensor| (tensor.file_idx, tensor.bytes.start))
+            .collect();
+        other
+            .tensors()
+            .all(|tensor| places.contains(&(tensor.file_idx, tensor.bytes.start)))
     }
 
     /// The file that was opened: the one given, or the one found in the given folder.
@@ -164,6 +257,11 @@ impl Checkpoint {
     /// What the checkpoint says about itself.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// What whoever uses it should know, in the order of importance.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
     }
 
     /// Reads elements `range` (row-major) of tensor `name` into `out`, as little-endian `dtype`.
@@ -255,9 +353,6 @@ const INDEX_SUFFIXES: [(&str, Format); 2] = [
     (".bin.index.json", Format::Torch),
 ];
 
-/// The suffixes that PyTorch files have by custom; other files have them as well.
-const TORCH_SUFFIXES: [&str; 3] = [".bin", ".pt", ".pth"];
-
 /// The format of a file called `name`.
 fn format_of(file: &SourceFile, name: &str) -> Result<Option<Format>, CheckpointError> {
     if name.ends_with(".safetensors") {
@@ -282,77 +377,17 @@ fn format_by_content(file: &SourceFile) -> Result<Option<Format>, CheckpointErro
     })
 }
 
-fn find_in_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    let names = names_in(folder)?;
-    let has = |name: &str| names.iter().any(|n| n == name);
-    let only = |is_it: &dyn Fn(&str) -> bool| {
-        let mut found = names.iter().filter(|name| is_it(name));
-        match (found.next(), found.next()) {
-            (Some(_), Some(_)) => Err(CheckpointError::SeveralCheckpoints {
-                folder: folder.to_owned(),
-                names: names.iter().filter(|name| is_it(name)).cloned().collect(),
-            }),
-            (first, _) => Ok(first.map(|name| folder.join(name))),
-        }
-    };
-    for preferred in ["model.safetensors.index.json", "model.safetensors"] {
-        if has(preferred) {
-            return Ok(folder.join(preferred));
-        }
-    }
-    if let Some(path) = only(&|name| name.ends_with(".safetensors"))? {
-        return Ok(path);
-    }
-    for preferred in ["pytorch_model.bin.index.json", "pytorch_model.bin"] {
-        if has(preferred) {
-            return Ok(folder.join(preferred));
-        }
-    }
-    if let Some(path) = only(&|name| is_torch_model(folder, name))? {
-        return Ok(path);
-    }
-    only(&|name| name.ends_with(".gguf"))?.ok_or_else(|| CheckpointError::NoWeights {
-        folder: folder.to_owned(),
-    })
-}
-
-/// The names of what is in a folder, sorted.
-fn names_in(folder: &Path) -> Result<Vec<String>, CheckpointError> {
-    let mut names = fs::read_dir(folder)
-        .and_then(|entries| {
-            entries
-                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-                .collect::<io::Result<Vec<String>>>()
-        })
-        .map_err(|source| CheckpointError::Io {
-            path: folder.to_owned(),
-            source,
-        })?;
-    names.sort_unstable();
-    Ok(names)
-}
-
-/// Whether a file may be a model of PyTorch. One that cannot be read may: then opening it says why not.
-fn is_torch_model(folder: &Path, name: &str) -> bool {
-    /// How trainers begin the names of files that hold their own state.
-    const NO_MODELS: [&str; 5] = [
-        "training_args",
-        "optimizer",
-        "scheduler",
-        "scaler",
-        "rng_state",
-    ];
-    if !TORCH_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-        || NO_MODELS.iter().any(|prefix| name.starts_with(prefix))
+/// What a file that was named is.
+fn file_place(path: PathBuf) -> Place {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match INDEX_SUFFIXES
+        .iter()
+        .find(|(suffix, _)| name.ends_with(suffix))
     {
-        return false;
-    }
-    match SourceFile::open(&folder.join(name)).and_then(|file| torch::is_torch(&file)) {
-        Ok(is_torch) => is_torch,
-        Err(CheckpointError::NotACheckpoint { .. }) => false,
-        Err(_) => true,
+        Some((_, format)) => Place::Index(path, *format),
+        None => Place::File(path),
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -54,11 +54,55 @@ pub enum CheckpointError {
         /// The path as given.
         path: PathBuf,
     },
+    /// A file that is something else.
+    #[error("{path} is {what}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what can be done.
+        what: &'static str,
+    },
     /// A folder without weights.
-    #[error("{folder} contains no .safetensors, no PyTorch .bin and no .gguf file")]
+    #[error("{folder} contains no .safetensors, no PyTorch .bin and no .gguf file{}", also(found.as_deref()))]
     NoWeights {
         /// The folder.
         folder: PathBuf,
+        /// A file that is there and holds weights of another program, with what can be done.
+        found: Option<String>,
+    },
+    /// A folder with an adapter and no model.
+    #[error(
+        "{folder} holds an adapter (LoRA) of {}, not a model; adapters are not applied here: merge it in Python with peft's `merge_and_unload` and `save_pretrained`, and give that folder",
+        base_name(base.as_deref())
+    )]
+    Adapter {
+        /// The folder.
+        folder: PathBuf,
+        /// The model that it is for, by the adapter's word.
+        base: Option<String>,
+    },
+    /// A folder into which a checkpoint was being written when the process ended.
+    #[error(
+        "{path}: writing a checkpoint here was begun and did not end, so that there is none; write it again with --force"
+    )]
+    Unfinished {
+        /// The folder, or its index.
+        path: PathBuf,
+    },
+    /// A set of files, cut from one checkpoint, that is not all there.
+    #[error(
+        "{folder} lacks {n_missing} of the {n_parts} parts of its checkpoint: {}; download them as well",
+        some(names, *n_missing)
+    )]
+    MissingParts {
+        /// The folder.
+        folder: PathBuf,
+        /// The names of the first few that are missing.
+        names: Vec<String>,
+        /// How many are missing.
+        n_missing: u64,
+        /// How many there should be.
+        n_parts: u64,
     },
     /// A folder with several checkpoints and nothing that says which is meant.
     #[error(
@@ -114,6 +158,9 @@ pub enum HeaderFlaw {
     /// What Git leaves in the place of a large file.
     #[error("this is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")]
     LfsPointer,
+    /// Nothing at all.
+    #[error("the file is empty; it was not downloaded, or the disk was full")]
+    Empty,
     /// Not even the length of a safetensors header.
     #[error(
         "{len} bytes are too few for a safetensors file, which begins with the 8-byte length of its header"
@@ -170,13 +217,37 @@ pub enum HeaderFlaw {
         /// The version in the file.
         found: u32,
     },
-    /// One part of a GGUF file that was split.
+    /// One part of a GGUF file that was split, with a name that does not say where the others are.
     #[error(
-        "the file is one of {n_parts} parts of a split model, which is not supported; merge them first with `llama-gguf-split --merge`"
+        "the file is part {number} of {n_parts} of a split model; for the others to be found its name must end in `-{number:05}-of-{n_parts:05}.gguf`"
     )]
-    Split {
+    PartName {
+        /// Its number, counted from 1.
+        number: u64,
         /// Parts in all.
         n_parts: u64,
+    },
+    /// A part of a split GGUF file that does not belong to the others.
+    #[error(
+        "metadata key `{key}` is {found}, expected {expected} by the names of the model's parts"
+    )]
+    Part {
+        /// The key.
+        key: &'static str,
+        /// What it should be.
+        expected: u64,
+        /// What it is.
+        found: String,
+    },
+    /// A split GGUF file whose parts hold another number of tensors than the first one says.
+    #[error(
+        "the model's parts hold {found} tensors together, but `split.tensors.count` is {expected}"
+    )]
+    PartsTensors {
+        /// The number in the metadata.
+        expected: u64,
+        /// Tensors that are there.
+        found: u64,
     },
     /// A metadata key, tensor name or string that is not UTF-8.
     #[error("the text at offset {at} is not UTF-8")]
@@ -453,22 +524,18 @@ pub enum IndexFlaw {
         tensor: String,
     },
     /// A shard that is not there.
-    #[error("shard `{shard}` is missing; {n_present} of {n_shards} shards are there")]
+    #[error(
+        "shard `{shard}` is missing, which holds tensor `{tensor}`; {n_present} of {n_shards} shards are there: download the others as well"
+    )]
     MissingShard {
         /// The first one missing.
         shard: String,
+        /// A tensor that lies in it.
+        tensor: String,
         /// Shards that are there.
         n_present: usize,
         /// Shards that the index names.
         n_shards: usize,
-    },
-    /// A tensor that is not where the index says.
-    #[error("tensor `{tensor}` is not in shard `{shard}`, where the index says it is")]
-    NotInShard {
-        /// The tensor.
-        tensor: String,
-        /// The shard.
-        shard: String,
     },
     /// A tensor that is in two shards.
     #[error("tensor `{tensor}` is both in shard `{first}` and in shard `{second}`")]
@@ -480,4 +547,24 @@ pub enum IndexFlaw {
         /// Another one.
         second: String,
     },
+}
+
+fn also(found: Option<&str>) -> String {
+    found.map_or_else(String::new, |found| format!("; {found}"))
+}
+
+fn base_name(base: Option<&str>) -> String {
+    base.map_or_else(
+        || "some model".to_owned(),
+        |base| format!("`{}`", base.escape_debug()),
+    )
+}
+
+/// Some names of `n`.
+fn some(names: &[String], n: u64) -> String {
+    let more = match n - names.len() as u64 {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    names.join(", ") + &more
 }

@@ -12,6 +12,7 @@ use crate::source::SourceFile;
 use crate::tensor::{Contents, Encoding, Layout, TensorInfo, in_file_order, sort_by_name};
 
 pub(crate) mod blocks;
+pub(crate) mod parts;
 mod values;
 
 /// Whether `file` begins as GGUF does.
@@ -31,11 +32,6 @@ pub(crate) fn read_header(file: &SourceFile, file_idx: usize) -> Result<Contents
     let n_tensors = cursor.u64()?;
     let n_entries = cursor.u64()?;
     let metadata = read_metadata(&mut cursor, n_entries)?;
-    if let Some(n_parts) = metadata.get("split.count").and_then(Value::as_u64)
-        && n_parts > 1
-    {
-        return Err(file.header_error(HeaderFlaw::Split { n_parts }));
-    }
     let alignment = alignment(&metadata).map_err(|flaw| file.header_error(flaw))?;
 
     cursor.expect_records(n_tensors, RawTensor::MIN_BYTES)?;

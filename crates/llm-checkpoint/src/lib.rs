@@ -16,14 +16,14 @@
 //!
 //! The shards' own headers are the truth, as they are for the Python libraries, which take from the index only
 //! which files to open. A tensor that a shard holds and the index forgot is therefore there like any other. Where
-//! index and shards contradict each other, [`Checkpoint::open`] fails: a tensor that is not in the shard which
-//! the index names for it, or one that lies in two shards. The index's `total_size` is not looked at; published
+//! the index names a tensor's shard wrongly, or a tensor that is in none, [`Checkpoint::notices`] says so; a tensor that
+//! lies in two shards is an error. The index's `total_size` is not looked at; published
 //! checkpoints disagree about what it counts. The shards' `__metadata__` are merged, the first shard in order of
-//! names wins.
+//! names wins. Without an index shards are found by their names, `model-00001-of-00003.safetensors`, if all are there.
 //!
 //! # GGUF
 //!
-//! Versions 2 and 3, little-endian, in one piece. Extents are turned around to outermost first. The types F64,
+//! Versions 2 and 3, little-endian, in one file or split into several, of which any is given. Extents are turned around to outermost first. The types F64,
 //! F32, F16, BF16 and I8 to I64 are plain; the blocks of [`GgmlType`] are decoded when read. A file that contains
 //! any other type does not open.
 //!
@@ -45,16 +45,21 @@
 //! shortened, touching what is gone ends the process with `SIGBUS`. Replacing a file by renaming another one over
 //! it, as download tools do, is harmless.
 
+mod adapter;
 mod checkpoint;
 mod cursor;
 mod direct;
 mod error;
+mod find;
+mod foreign;
 mod gguf;
 mod index;
 mod manifest;
 mod map;
 mod metadata;
+mod notice;
 mod pairs;
+mod part_name;
 mod read;
 mod safetensors;
 mod shard;
@@ -73,8 +78,9 @@ pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
 pub use gguf::blocks::GgmlType;
 pub use manifest::{Difference, MANIFEST, Manifest};
 pub use metadata::{Array, Metadata, Value};
+pub use notice::Notice;
 pub use shard::{Existing, Shard, ShardPlan, ShardWriter};
-pub use source::FileState;
+pub use source::{FileState, read_small};
 pub use tensor::{Encoding, Layout, TensorInfo};
 pub use torch::{PickleFlaw, ZipFlaw};
 pub use torch_file::{TorchFile, TorchLayout};

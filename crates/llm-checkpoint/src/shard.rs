@@ -8,6 +8,7 @@ mod writer;
 
 pub use plan::{Shard, ShardPlan};
 pub use staging::Existing;
+pub(crate) use staging::{STAGING, UNFINISHED_SHARD};
 pub use writer::ShardWriter;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use std::fmt;
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -9,6 +9,7 @@ use llm_tensor::HostBytes;
 
 use crate::direct::{DirectFile, copy_at};
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
+use crate::foreign;
 use crate::map::map;
 
 /// A file of a checkpoint: read at given offsets, by any number of threads, or mapped as a whole.
@@ -62,13 +63,12 @@ impl SourceFile {
             path: path.to_owned(),
             source,
         };
-        // Looked at before it is opened: opening a pipe would wait for a writer.
-        if !path.metadata().map_err(io_error)?.is_file() {
-            return Err(CheckpointError::NotACheckpoint {
+        let file = open_regular(path).map_err(|error| match error {
+            NotOpened::Special => CheckpointError::NotACheckpoint {
                 path: path.to_owned(),
-            });
-        }
-        let file = File::open(path).map_err(io_error)?;
+            },
+            NotOpened::Io(source) => io_error(source),
+        })?;
         let state = FileState::of(&file.metadata().map_err(io_error)?);
         let len = state.bytes;
         let file = SourceFile {
@@ -84,6 +84,26 @@ impl SourceFile {
             return Err(file.header_error(HeaderFlaw::LfsPointer));
         }
         Ok(file)
+    }
+
+    /// What the file is, if it is known to be something else; else `error`, which reading it as a checkpoint ended in.
+    pub(crate) fn told(&self, error: CheckpointError) -> CheckpointError {
+        match self.foreign() {
+            Ok(Some(what)) => CheckpointError::Foreign {
+                path: self.path.clone(),
+                what,
+            },
+            Ok(None) if self.len == 0 => self.header_error(HeaderFlaw::Empty),
+            Ok(None) | Err(_) => error,
+        }
+    }
+
+    /// What the file is by its first bytes, if it is known to be no checkpoint.
+    pub(crate) fn foreign(&self) -> Result<Option<&'static str>, CheckpointError> {
+        let mut front = [0; foreign::FRONT];
+        let len = self.len.min(front.len() as u64) as usize;
+        self.read_at(0, &mut front[..len])?;
+        Ok(foreign::by_content(&front[..len]))
     }
 
     /// The bytes of a file; `origin` stands for its path in messages.
@@ -190,6 +210,40 @@ impl fmt::Debug for SourceFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SourceFile({}, {} bytes)", self.path.display(), self.len)
     }
+}
+
+/// The bytes of the file at `path`, which is to have at most `limit`. A pipe, a device or a folder is not waited for.
+///
+/// # Errors
+/// What the operating system answers; [`io::ErrorKind::InvalidInput`] for what is no file, and
+/// [`io::ErrorKind::FileTooLarge`].
+pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = open_regular(path).map_err(|error| match error {
+        NotOpened::Special => io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"),
+        NotOpened::Io(source) => source,
+    })?;
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let message = format!("it is longer than the {limit} bytes that are allowed");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(bytes)
+}
+
+enum NotOpened {
+    /// Neither a file nor a link to one.
+    Special,
+    Io(io::Error),
+}
+
+/// Opens a file, and nothing that would have to be waited for.
+fn open_regular(path: &Path) -> Result<File, NotOpened> {
+    // Looked at before it is opened: opening a pipe would wait for a writer.
+    if !path.metadata().map_err(NotOpened::Io)?.is_file() {
+        return Err(NotOpened::Special);
+    }
+    File::open(path).map_err(NotOpened::Io)
 }
 
 /// How the text begins that Git leaves in the place of a large file which was not fetched.

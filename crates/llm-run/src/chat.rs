@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use llm_runtime::Session;
-use llm_text::{Message, Role, Tokenizer};
+use llm_text::{Conversation as Turns, Message, Role, Tokenizer};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -18,7 +18,7 @@ use crate::run::{Running, answer};
 use crate::{output, plan};
 
 pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
-    let model = OpenModel::open(&args.model)?;
+    let model = OpenModel::open(&args.model, &args.load.keys)?;
     let tokenizer = model.tokenizer()?;
     if tokenizer.chat_template().is_none() {
         let hint = "use generate, or choose an instruct model";
@@ -83,10 +83,7 @@ struct Conversation {
 impl Conversation {
     fn new(system: Option<String>) -> Self {
         let messages: Vec<_> = system
-            .map(|content| Message {
-                role: Role::System,
-                content,
-            })
+            .map(|content| Message::new(Role::System, content))
             .into_iter()
             .collect();
         Conversation {
@@ -104,10 +101,8 @@ impl Conversation {
         tokenizer: &Tokenizer,
         settings: &Settings,
     ) -> Result<()> {
-        self.messages.push(Message {
-            role: Role::User,
-            content: text.to_owned(),
-        });
+        self.messages
+            .push(Message::new(Role::User, text.to_owned()));
         let Some(ids) = self.fitting_ids(session, tokenizer, settings)? else {
             self.messages.pop();
             eprintln!(
@@ -141,10 +136,8 @@ impl Conversation {
         self.held = ids;
         self.held.extend(&answer.ids);
         self.held.truncate(session.len(0));
-        self.messages.push(Message {
-            role: Role::Assistant,
-            content: answer.text,
-        });
+        self.messages
+            .push(Message::new(Role::Assistant, answer.text));
         Ok(())
     }
 
@@ -161,7 +154,7 @@ impl Conversation {
         let room = settings.max_new_tokens.min(context / 4).max(1);
         let mut n_forgotten = 0;
         loop {
-            let ids = chat_ids(tokenizer, &self.messages)?;
+            let ids = chat_ids(tokenizer, &Turns::new(self.messages.clone()))?;
             if ids.len() + room <= context {
                 if n_forgotten > 0 {
                     eprintln!(

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use llm_arch::UnknownKeys;
 use llm_cpu::Isa;
 use llm_plan::WeightDType;
 use llm_tensor::{Bytes, DType};
@@ -29,8 +30,10 @@ pub(crate) enum Command {
     Score(ScoreArgs),
     /// Say where a model would go and what it would take, or why it does not fit and what would do
     ///
-    /// Nothing but headers is read. Budgets for GPUs that this machine lacks make a hypothetical plan. The exit code is
-    /// 0 where the model fits and 2 where it does not.
+    /// Nothing but headers is read. Budgets beyond what this machine has make a hypothetical plan. The first line
+    /// recommends: the most exact precision that makes 10 tokens/s, or at least half as many as the fastest. A checkpoint
+    /// that cannot be run is planned by the sizes of its tensors. The exit code is 0 where the model fits and 2 where it
+    /// does not.
     Plan(PlanArgs),
     /// List what is in a checkpoint: tensors, sizes, metadata
     Inspect(InspectArgs),
@@ -81,6 +84,26 @@ pub(crate) struct LoadArgs {
     pub(crate) quant: QuantArgs,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// How a model's configuration is read.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct KeyArgs {
+    /// Pass over keys of config.json that nothing is known of, and list them; the model may then compute otherwise
+    /// than it was meant to
+    #[arg(long)]
+    pub(crate) allow_unknown_config: bool,
+}
+
+impl KeyArgs {
+    pub(crate) fn unknown_keys(self) -> UnknownKeys {
+        match self.allow_unknown_config {
+            true => UnknownKeys::PassOver,
+            false => UnknownKeys::Refuse,
+        }
+    }
 }
 
 /// How tokens are chosen. What is not given comes from the model's generation_config.json; without one, and without
@@ -141,8 +164,9 @@ pub(crate) struct GenerateArgs {
     /// Read prompts from a file of JSON lines, `-` being standard input, and print a JSON line for each as it ends
     ///
     /// A line is a text, or an object with one of `prompt`, a text, `token_ids`, and `messages`, which are objects with
-    /// `role` (system, user or assistant) and `content` that go through the model's chat template; and, if wanted, with
-    /// `id`, any value that the result repeats, and `max_new_tokens`. --chat and --system apply to texts.
+    /// `role` and `content`, and whatever else the model's chat template reads (`tool_calls`, `reasoning_content`), with
+    /// `tools`, `documents` and `chat_template_kwargs` beside them; and, if wanted, with `id`, any value that the result
+    /// repeats, and `max_new_tokens`. --chat and --system apply to texts.
     ///
     /// A result has the number of its `line`, its `id`, `n_prompt_tokens`, `generated_ids`, `text` and `end`: eos,
     /// stop, length or context. Where choices are random it also has the `seed` that repeats them for the prompt
@@ -167,6 +191,12 @@ pub(crate) struct GenerateArgs {
         conflicts_with = "token_ids"
     )]
     pub(crate) system: Option<String>,
+    /// Tools that the model may call: a JSON file with a list of their schemas, for the chat template
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tools: Option<PathBuf>,
+    /// A variable of the chat template and its value as JSON, such as enable_thinking=false; may be repeated
+    #[arg(long, value_name = "NAME=JSON")]
+    pub(crate) template_arg: Vec<TemplateArg>,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
@@ -177,6 +207,27 @@ pub(crate) struct GenerateArgs {
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+}
+
+/// A variable of a chat template.
+#[derive(Debug, Clone)]
+pub(crate) struct TemplateArg {
+    pub(crate) name: String,
+    pub(crate) value: serde_json::Value,
+}
+
+impl std::str::FromStr for TemplateArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = "expected NAME=JSON, such as enable_thinking=false or effort='\"high\"'";
+        let (name, value) = text.split_once('=').ok_or(expected)?;
+        let value = serde_json::from_str(value).map_err(|error| format!("{expected}: {error}"))?;
+        Ok(TemplateArg {
+            name: name.to_owned(),
+            value,
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -240,6 +291,9 @@ pub(crate) struct PlanArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
+    /// List each unit, and what each memory holds for what
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
     /// Draw what memories would hold
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
@@ -260,6 +314,8 @@ pub(crate) struct InspectArgs {
     pub(crate) dtype: Option<WeightDType>,
     #[command(flatten)]
     pub(crate) quant: QuantArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -288,7 +344,7 @@ pub(crate) struct ShardArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct QuantizeArgs {
-    /// A model's folder, or a checkpoint's file in one
+    /// A model's folder, a checkpoint's file in one, or a .gguf file
     #[arg(value_name = "IN")]
     pub(crate) input: PathBuf,
     /// The folder to write
@@ -303,8 +359,13 @@ pub(crate) struct QuantizeArgs {
     /// Replace files in OUT; the shards of an old checkpoint there are deleted
     #[arg(long)]
     pub(crate) force: bool,
+    /// Quantize what transformers cannot load quantized too: experts, and Falcon's matrices. Only llm-run reads it then
+    #[arg(long)]
+    pub(crate) all_linear: bool,
     #[command(flatten)]
     pub(crate) quant: QuantArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use llm_runtime::{RuntimeError, Session};
-use llm_text::{GenerationPrompt, Message, Role, SpecialTokens, Tokenizer};
+use llm_text::{Conversation, GenerationPrompt, Message, Role, SpecialTokens, Tokenizer};
 use serde::Serialize;
 
 use crate::cli::GenerateArgs;
@@ -104,7 +104,8 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
 }
 
 fn open(args: &GenerateArgs) -> Result<OpenModel> {
-    OpenModel::open(args.model.as_deref().unwrap_or(Path::new(demo::NAME)))
+    let model = args.model.as_deref().unwrap_or(Path::new(demo::NAME));
+    OpenModel::open(model, &args.load.keys)
 }
 
 fn settings(args: &GenerateArgs, model: &OpenModel, tokenizer: Option<&Tokenizer>) -> Settings {
@@ -165,25 +166,37 @@ fn text_ids(text: String, args: &GenerateArgs, model: &OpenModel) -> Result<Vec<
     }
     let tokenizer = model.tokenizer()?;
     if args.chat {
-        let system = args.system.as_ref().map(|text| Message {
-            role: Role::System,
-            content: text.clone(),
-        });
-        let messages: Vec<_> = system
-            .into_iter()
-            .chain([Message {
-                role: Role::User,
-                content: text,
-            }])
-            .collect();
-        chat_ids(tokenizer, &messages)
+        let system = args.system.clone();
+        let system = system.map(|text| Message::new(Role::System, text));
+        let messages = system.into_iter().chain([Message::new(Role::User, text)]);
+        let mut conversation = Conversation::new(messages.collect());
+        given_to_template(args, &mut conversation)?;
+        chat_ids(tokenizer, &conversation)
     } else {
         Ok(tokenizer.encode(&text, SpecialTokens::Add)?)
     }
 }
 
+/// Gives the template the tools and the variables of the command line, unless the conversation has its own.
+fn given_to_template(args: &GenerateArgs, conversation: &mut Conversation) -> Result<()> {
+    if let (Some(path), None) = (&args.tools, &conversation.tools) {
+        let text = read_file(path)?;
+        let tools = serde_json::from_str(&text);
+        let tools = tools.map_err(|error| {
+            let expected = "expected a list of objects, each a tool's JSON schema";
+            UserError(format!("{}: {expected}: {error}", path.display()))
+        });
+        conversation.tools = Some(tools?);
+    }
+    for given in &args.template_arg {
+        let (name, value) = (given.name.clone(), given.value.clone());
+        conversation.variables.entry(name).or_insert(value);
+    }
+    Ok(())
+}
+
 /// The ids of a conversation by the model's own template, up to where its answer begins.
-pub(crate) fn chat_ids(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
+pub(crate) fn chat_ids(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Vec<u32>> {
     let missing = || {
         UserError(
             "the model has no chat template; give plain prompts, without --chat, or choose an instruct model"
@@ -191,7 +204,7 @@ pub(crate) fn chat_ids(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Ve
         )
     };
     let template = tokenizer.chat_template().ok_or_else(missing)?;
-    let text = template.render(messages, GenerationPrompt::Add)?;
+    let text = template.render(conversation, GenerationPrompt::Add)?;
     Ok(tokenizer.encode(&text, SpecialTokens::AsIs)?)
 }
 

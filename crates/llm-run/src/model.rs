@@ -1,41 +1,48 @@
 //! From what the user calls a model to a loaded session.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use llm_arch::ModelSpec;
+use llm_arch::{ArchError, ModelSpec};
 use llm_checkpoint::{Array, Checkpoint, Format, Metadata, Value};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::Plan;
-use llm_runtime::{BoundModel, Device, Event, LoadOptions, OffloadOptions, Session, load};
+use llm_runtime::{
+    BoundModel, Device, Event, LoadOptions, OffloadOptions, RuntimeError, Session, load,
+};
 use llm_text::{GgufTokenizer, TextError, Tokenizer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cache;
-use crate::cli::LoadArgs;
+use crate::cli::{KeyArgs, LoadArgs};
 use crate::defaults::GenerationConfig;
 use crate::demo;
 use crate::failure::UserError;
+use crate::output;
 use crate::plan::{self, Wanted, limits};
+use crate::unknown;
 
 /// A model that was found and understood, its weights not yet loaded.
 pub(crate) struct OpenModel {
     pub(crate) bound: BoundModel,
     /// Looked at when it is needed: token ids do without one.
     tokenizer: Result<Tokenizer, TextError>,
+    /// Whether the tokenizer's notices are printed.
+    notices: Once,
     pub(crate) generation: GenerationConfig,
 }
 
 impl OpenModel {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let bound = bind(path)?;
+    pub(crate) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
+        let bound = bind(path, keys).map_err(|error| unknown::with_hint(path, error))?;
         if path == Path::new(demo::NAME) {
             return Ok(OpenModel {
                 bound,
                 tokenizer: Tokenizer::from_json(demo::TOKENIZER, Some(demo::TOKENIZER_CONFIG)),
+                notices: Once::new(),
                 generation: GenerationConfig::parse(demo::CONFIG)?,
             });
         }
@@ -59,16 +66,22 @@ impl OpenModel {
         Ok(OpenModel {
             bound,
             tokenizer,
+            notices: Once::new(),
             generation,
         })
     }
 
-    /// The tokenizer, where text is to be read or written.
+    /// The tokenizer, where text is to be read or written. What it takes otherwise than its files may mean is said.
     pub(crate) fn tokenizer(&self) -> Result<&Tokenizer> {
         // The error is shown, not stored elsewhere: its message is all that is needed of it.
-        self.tokenizer
-            .as_ref()
-            .map_err(|error| UserError(error.to_string()).into())
+        let tokenizer = self.tokenizer.as_ref();
+        let tokenizer = tokenizer.map_err(|error| UserError(error.to_string()))?;
+        self.notices.call_once(|| {
+            for notice in tokenizer.notices() {
+                eprintln!("{notice}");
+            }
+        });
+        Ok(tokenizer)
     }
 
     /// Plans and loads the weights for `n_sequences` of `context` positions and `n_logits` rows of logits at a time,
@@ -139,7 +152,7 @@ fn raise_file_limit() {
 }
 
 /// Opens what the user calls a model, without its tokenizer.
-pub(crate) fn bind(path: &Path) -> Result<BoundModel> {
+pub(crate) fn bind(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
     if path == Path::new(demo::NAME) {
         let origin = Path::new(demo::ORIGIN);
         let checkpoint = Checkpoint::from_bytes(origin, demo::weights())?;
@@ -152,7 +165,31 @@ pub(crate) fn bind(path: &Path) -> Result<BoundModel> {
         );
         return Err(UserError(format!("there is no model at {}; {hint}", path.display())).into());
     }
-    Ok(BoundModel::open(path)?)
+    bind_files(path, keys)
+}
+
+/// Opens a model's files, and says once what is to be said of them.
+pub(crate) fn bind_files(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
+    let checkpoint = Checkpoint::open(path).map_err(RuntimeError::from)?;
+    // Before the model is bound: where that fails, they may say why.
+    output::notes(checkpoint.notices());
+    let model = BoundModel::of_with(checkpoint, keys.unknown_keys()).map_err(with_hint)?;
+    output::notes(model.notices());
+    Ok(model)
+}
+
+/// An error in a configuration, with what lets it pass.
+pub(crate) fn with_hint(error: RuntimeError) -> anyhow::Error {
+    match &error {
+        RuntimeError::Config {
+            flaw: ArchError::UnknownKeys { .. },
+            ..
+        } => UserError(format!(
+            "{error}; --allow-unknown-config passes over such keys"
+        ))
+        .into(),
+        _ => error.into(),
+    }
 }
 
 impl LoadArgs {
@@ -227,7 +264,8 @@ impl Bar {
     }
 }
 
-fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
+/// The tokenizer in a GGUF's metadata.
+pub(crate) fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
     let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
     let text = |key| get(key).and_then(Value::as_str).map(str::to_owned);
     let strings = |key| get(key).and_then(Value::as_strings).map(<[String]>::to_vec);
@@ -259,6 +297,17 @@ fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
         add_bos: flag("add_bos_token"),
         add_eos: flag("add_eos_token"),
         add_space_prefix: flag("add_space_prefix"),
+        charsmap: match get("precompiled_charsmap") {
+            Some(Value::Array(Array::U8(bytes))) => Some(bytes.clone()),
+            Some(Value::Array(Array::I8(bytes))) => {
+                Some(bytes.iter().map(|byte| byte.cast_unsigned()).collect())
+            }
+            _ => None,
+        },
+        name: metadata
+            .get("general.name")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         chat_template: metadata
             .get("tokenizer.chat_template")
             .and_then(Value::as_str)

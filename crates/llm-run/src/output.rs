@@ -1,5 +1,6 @@
 //! What goes to standard output and standard error.
 
+use std::fmt::Display;
 use std::io::Write;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use llm_tensor::Bytes;
 
+use crate::inspect::printable;
 use crate::memory::Memory;
 
 /// Writes to standard output at once: text is read while it is made.
@@ -14,6 +16,13 @@ pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.context("cannot write to standard output")
+}
+
+/// `note: …` on standard error, a line for each: what was chosen or left out, though the command goes on.
+pub(crate) fn notes(notices: &[impl Display]) {
+    for notice in notices {
+        eprintln!("note: {}", printable(&notice.to_string()));
+    }
 }
 
 /// `n` per second; zero when no time has passed.

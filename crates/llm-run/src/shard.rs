@@ -19,6 +19,7 @@ use crate::rewrite::{
 
 pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
     let checkpoint = Checkpoint::open(&args.input)?;
+    output::notes(checkpoint.notices());
     refuse_overlap(&checkpoint, &args.input, &args.output)?;
     let plan = ShardPlan::of_checkpoint(&checkpoint, args.dtype, Some(args.max_shard_size))?;
     let stop = Stop::on_ctrl_c()?;
@@ -74,6 +75,6 @@ fn add_side_file(
 
 /// The configuration with another element type; nothing where it names none.
 fn config_with_dtype(path: &Path, dtype: DType) -> Option<String> {
-    let mut config: Map<String, Value> = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let mut config: Map<String, Value> = llm_json::parse_as(&std::fs::read(path).ok()?).ok()?;
     set_dtype(&mut config, dtype).then(|| format!("{:#}\n", Value::Object(config)))
 }

@@ -4,14 +4,16 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, from_config, from_gguf};
-use llm_checkpoint::{Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue};
+use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, UnknownKeys, from_config_with, from_gguf};
+use llm_checkpoint::{
+    Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue, read_small,
+};
 use llm_plan::{Encodings, StoredAs, WeightDType, is_final};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
 use serde_json::{Map, Value};
 
 use crate::quantized::{Held, companions, recognise};
-use crate::{Result, RuntimeError};
+use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub struct BoundModel {
     /// For each slot, the checkpoint's name for it and how it is held.
     tensors: Vec<(String, Held)>,
     quantization: Option<QuantConfig>,
+    notices: Vec<Notice>,
 }
 
 /// A slot with the checkpoint's tensor for it.
@@ -56,7 +59,22 @@ impl BoundModel {
     /// # Errors
     /// When either cannot be read or is not understood, or they do not fit each other.
     pub fn open(path: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
+        Self::of(Checkpoint::open(path)?)
+    }
+
+    /// Joins an opened checkpoint with the configuration beside it or, for GGUF, inside it.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read or is not understood, or they do not fit each other.
+    pub fn of(checkpoint: Checkpoint) -> Result<Self> {
+        Self::of_with(checkpoint, UnknownKeys::Refuse)
+    }
+
+    /// The same, keys of a `config.json` that nothing is known of being passed over if that is wished.
+    ///
+    /// # Errors
+    /// As [`BoundModel::of`].
+    pub fn of_with(checkpoint: Checkpoint, unknown_keys: UnknownKeys) -> Result<Self> {
         match checkpoint.format() {
             Format::Gguf => {
                 let skeleton = gguf_skeleton(&checkpoint).map_err(|flaw| RuntimeError::Config {
@@ -67,11 +85,18 @@ impl BoundModel {
             }
             _ => {
                 let path = checkpoint.folder().join("config.json");
-                let config = std::fs::read(&path).map_err(|source| RuntimeError::ReadConfig {
-                    path: path.clone(),
-                    source,
-                })?;
-                Self::with_config(checkpoint, &config, &path)
+                let config =
+                    read_small(&path, MAX_CONFIG).map_err(
+                        |source| match Checkpoint::adapter_in(checkpoint.folder()) {
+                            Some(error) => error.into(),
+                            None => RuntimeError::ReadConfig {
+                                path: path.clone(),
+                                source,
+                            },
+                        },
+                    )?;
+                let (skeleton, quantization) = read_config_with(&config, &path, unknown_keys)?;
+                Self::join(checkpoint, skeleton, quantization)
             }
         }
     }
@@ -95,9 +120,10 @@ impl BoundModel {
 
     fn join(
         checkpoint: Checkpoint,
-        skeleton: Skeleton,
+        mut skeleton: Skeleton,
         quantization: Option<QuantConfig>,
     ) -> Result<Self> {
+        skeleton.settle_names(|name| checkpoint.get(name).is_some());
         let default = QuantConfig::new(LoadIn::EightBit);
         let int8 = Int8 {
             threshold: quantization.as_ref().unwrap_or(&default).llm_int8_threshold,
@@ -132,7 +158,9 @@ impl BoundModel {
             .map(|name| format!("`{name}`"))
             .collect();
         if misfit.is_empty() {
+            let notices = skeleton.notices.iter().cloned();
             Ok(BoundModel {
+                notices: notices.map(Notice::Configuration).collect(),
                 checkpoint,
                 skeleton,
                 tensors,
@@ -176,6 +204,12 @@ impl BoundModel {
         self.quantization.as_ref()
     }
 
+    /// What was decided about the model and should be said; what concerns its files,
+    /// [`Checkpoint::notices`](llm_checkpoint::Checkpoint::notices) has.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
     /// How every tensor is kept once it is loaded as asked.
     ///
     /// # Errors
@@ -213,16 +247,29 @@ impl BoundModel {
 /// # Errors
 /// When it is not understood.
 pub fn read_config(config: &[u8], path: &Path) -> Result<(Skeleton, Option<QuantConfig>)> {
+    read_config_with(config, path, UnknownKeys::Refuse)
+}
+
+/// The same, keys that nothing is known of being passed over if that is wished.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn read_config_with(
+    config: &[u8],
+    path: &Path,
+    unknown_keys: UnknownKeys,
+) -> Result<(Skeleton, Option<QuantConfig>)> {
     let mut config: Map<String, Value> =
-        serde_json::from_slice(config).map_err(|e| RuntimeError::ConfigSyntax {
+        llm_json::parse_as(config).map_err(|e| RuntimeError::ConfigSyntax {
             path: path.to_owned(),
             reason: e.to_string(),
         })?;
     let quantization = quantization(&mut config, path)?;
-    let skeleton = from_config(&config).map_err(|flaw| RuntimeError::Config {
-        path: path.to_owned(),
-        flaw,
-    })?;
+    let skeleton =
+        from_config_with(&config, unknown_keys).map_err(|flaw| RuntimeError::Config {
+            path: path.to_owned(),
+            flaw,
+        })?;
     Ok((skeleton, quantization))
 }
 
@@ -333,6 +380,9 @@ impl fmt::Display for Misfit {
     }
 }
 
+/// Bytes that a configuration may have: those of sparsely quantized models list every tensor.
+const MAX_CONFIG: u64 = 64 << 20;
+
 /// Tensors of a kind that a message lists; the error itself holds all.
 const SHOWN: usize = 8;
 
@@ -343,17 +393,20 @@ fn find<'c>(checkpoint: &'c Checkpoint, slot: &Slot) -> Option<&'c TensorInfo> {
 }
 
 fn gguf_skeleton(checkpoint: &Checkpoint) -> std::result::Result<Skeleton, ArchError> {
-    let scalars = checkpoint
-        .metadata()
-        .iter()
-        .filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
     let vocab = checkpoint
         .get("token_embd.weight")
         .and_then(|t| t.shape.first().copied())
         .unwrap_or(0);
-    from_gguf(&scalars.collect(), vocab as usize, |name| {
+    from_gguf(&scalars(checkpoint), vocab as usize, |name| {
         checkpoint.get(name).is_some()
     })
+}
+
+/// What a GGUF's metadata says, arrays apart.
+pub(crate) fn scalars(checkpoint: &Checkpoint) -> Map<String, Value> {
+    let metadata = checkpoint.metadata().iter();
+    let scalars = metadata.filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
+    scalars.collect()
 }
 
 /// A value as JSON; arrays hold vocabularies and per-layer lists, which no configuration key is.

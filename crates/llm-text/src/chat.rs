@@ -146,11 +146,9 @@ impl ChatTemplate {
         sources: impl IntoIterator<Item = (String, String, String)>,
         special_tokens: Vec<(&'static str, String)>,
     ) -> Self {
-        let sources = sources.into_iter().map(|(name, text, origin)| Source {
-            name,
-            text,
-            origin,
-        });
+        let sources = sources
+            .into_iter()
+            .map(|(name, text, origin)| Source { name, text, origin });
         ChatTemplate {
             sources: sources.collect(),
             special_tokens,
@@ -177,7 +175,10 @@ impl ChatTemplate {
         conversation: &Conversation,
         prompt: GenerationPrompt,
     ) -> Result<String, TextError> {
-        let for_tools = conversation.tools.as_ref().and_then(|_| self.find(TOOL_USE));
+        let for_tools = conversation
+            .tools
+            .as_ref()
+            .and_then(|_| self.find(TOOL_USE));
         let source = for_tools.or_else(|| self.find(DEFAULT));
         let Some(source) = source else {
             let names = self.sources.iter().map(|source| source.name.clone());

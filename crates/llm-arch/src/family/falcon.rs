@@ -2,18 +2,29 @@
 //! configurations.
 
 use llm_tensor::Activation;
+use serde_json::{Map, Value, json};
 
-use super::{Family, Gguf, block, llama};
+use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Names, Naming, Role};
+use crate::skeleton::{Matrices, Module, Names, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
     model_types: &["falcon", "RefinedWebModel", "RefinedWeb"],
     spec,
-    harmless_keys: &["attention_dropout", "hidden_dropout"],
+    core: &[
+        ("hidden_size", 4_544),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 71),
+        ("vocab_size", 65_024),
+    ],
+    // `ff_factor` says again what `ffn_hidden_size` says.
+    unread: Unread {
+        any: &["ff_factor"],
+        off: &[],
+    },
     naming: |spec| match spec.decoder.block.residual {
         Residual::ParallelTwoNorms => &TWO_NORMS_NAMING,
         _ => &NAMING,
@@ -35,6 +46,7 @@ pub(super) static FAMILY: Family = Family {
             _ => &llama::GGUF_NAMING,
         },
         adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
+        config: written_config,
     }),
 };
 
@@ -88,6 +100,7 @@ const NAMING: Naming = Naming {
     encoder_names: &[],
     base_prefix: "transformer.",
     matrices: Matrices::OutIn,
+    module: Module::Own("FalconLinear"),
     wide: &[],
     harmless: &[
         "self_attention.rotary_emb.inv_freq",
@@ -109,19 +122,60 @@ const TWO_NORMS_NAMING: Naming = Naming {
     ..NAMING
 };
 
+fn written_config(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
+    let (mlp, block) = (written::mlp(spec)?, &spec.decoder.block);
+    let attention = &block.attention;
+    let is_sequential = block.residual == Residual::Sequential;
+    let n_norms = match block.residual {
+        Residual::ParallelTwoNorms => 2,
+        _ => 1,
+    };
+    // One key head is what the older models have, and several what they have not, but for one for each head.
+    let is_new = !is_sequential && (n_norms == 2 || attention.n_kv_heads > 1);
+    let mut config = written::config(spec, "FalconForCausalLM");
+    let more = json!({
+        "hidden_size": spec.hidden,
+        "ffn_hidden_size": mlp.width,
+        "num_hidden_layers": spec.decoder.n_layers(),
+        "num_attention_heads": attention.n_heads,
+        "num_kv_heads": attention.n_kv_heads,
+        "new_decoder_architecture": is_new,
+        "multi_query": attention.n_kv_heads == 1,
+        "parallel_attn": !is_sequential,
+        "bias": attention.qkv_bias,
+        "activation": written::name(mlp.activation),
+        "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
+        "max_position_embeddings": spec.context,
+    });
+    written::extend(&mut config, more);
+    if is_new {
+        config.insert("num_ln_in_parallel_attn".to_owned(), json!(n_norms));
+    }
+    match &spec.decoder.positions {
+        Positions::Alibi { .. } => {
+            config.insert("alibi".to_owned(), json!(true));
+        }
+        Positions::Rotary(_) | Positions::Learned { .. } | Positions::Buckets { .. } => {
+            config.insert("alibi".to_owned(), json!(false));
+            written::add_rope(&mut config, spec)?;
+        }
+    }
+    Ok(config)
+}
+
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let hidden = config.count("hidden_size")?;
-    let heads_key = config.spelling(&["n_head", "num_attention_heads"]);
+    let hidden = config.count(config.spelling(&["n_embed", "hidden_size"])?)?;
+    let heads_key = config.spelling(&["n_head", "num_attention_heads"])?;
     let n_heads = config.count(heads_key)?;
     let head_dim = block::head_dim(config, heads_key, hidden, n_heads)?;
-    let kv_key = config.spelling(&["n_head_kv", "num_kv_heads"]);
+    let kv_key = config.spelling(&["n_head_kv", "num_kv_heads"])?;
     let given_kv_heads = config.opt_count(kv_key)?;
     config.only("apply_residual_connection_post_layernorm", false)?;
     // The first spelling of the larger models tells them from the others by their key heads alone, GGUF likewise.
     let told = config.opt_flag("new_decoder_architecture")?;
-    let is_new = told.unwrap_or(
-        kv_key == "n_head_kv" || told.is_none() && given_kv_heads.is_some_and(|n| n > 1),
-    );
+    let is_gguf = !config.mentions("model_type");
+    let is_new =
+        told.unwrap_or(kv_key == "n_head_kv" || is_gguf && given_kv_heads.is_some_and(|n| n > 1));
     let multi_query = config.flag("multi_query", true)?;
     let n_kv_heads = match (is_new, multi_query) {
         (true, _) => given_kv_heads.unwrap_or(n_heads),
@@ -157,7 +211,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         config.activation("activation", Activation::Gelu)?,
         bias,
     );
-    let n_layers = config.n_layers(config.spelling(&["n_layer", "num_hidden_layers"]))?;
+    let n_layers = config.n_layers(config.spelling(&["n_layer", "num_hidden_layers"])?)?;
     let layers = block::like_layers(n_layers, &attention, mlp);
     let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
     let mut stack = block::sequential(layers, positions, norm, attention);

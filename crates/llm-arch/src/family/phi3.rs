@@ -1,20 +1,29 @@
 //! Phi-3 and Phi-3.5 mini and medium, Phi-4 (Llama's block with fused projections).
 
 use llm_tensor::Activation;
+use serde_json::json;
 
-use super::{Family, Gguf, block, llama};
-use crate::ArchError;
-use crate::config::Config;
+use super::block::{self, HeadDefaults};
+use super::{Family, Gguf, llama, written};
+use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{
     AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NormSpec, Packing, Positions,
 };
+use crate::{ArchError, RopeScaling};
 
 pub(super) static FAMILY: Family = Family {
     model_types: &["phi3"],
     spec,
-    harmless_keys: &["attention_dropout", "embd_pdrop", "resid_pdrop"],
+    core: &[
+        ("hidden_size", 3_072),
+        ("intermediate_size", 8_192),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 32_064),
+    ],
+    unread: OF_NONE,
     naming: |_| &Naming {
         names: &[&[
             (Role::TokenTable, "model.embed_tokens.weight"),
@@ -33,6 +42,7 @@ pub(super) static FAMILY: Family = Family {
         encoder_names: &[],
         base_prefix: "model.",
         matrices: Matrices::OutIn,
+        module: Module::Linear,
         wide: &[],
         harmless: &["self_attn.rotary_emb.inv_freq"],
     },
@@ -41,6 +51,26 @@ pub(super) static FAMILY: Family = Family {
         keys: GGUF_KEYS,
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
+        config: |spec| {
+            let mut config = written::like_llama(spec, "Phi3ForCausalLM")?;
+            let rotary = written::rotary(spec)?;
+            let original = match &rotary.scaling {
+                RopeScaling::LongRope {
+                    original_context, ..
+                } => *original_context,
+                _ => spec.context,
+            };
+            let window = spec.decoder.layers.first().and_then(|layer| layer.window);
+            let more = json!({
+                "original_max_position_embeddings": original,
+                "partial_rotary_factor": written::rotary_fraction(spec)?,
+                "rope_theta": rotary.base,
+                "sliding_window": window,
+            });
+            written::extend(&mut config, more);
+            written::add_scaling(&mut config, rotary)?;
+            Ok(config)
+        },
     }),
 };
 
@@ -64,10 +94,11 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config.opt_count("max_position_embeddings")?.unwrap_or(4096);
     // Read with a longer rope; it says nothing without one.
     config.opt_count("original_max_position_embeddings")?;
+    only_longrope(config)?;
     config.only("attention_bias", false)?;
     let attention = AttentionSpec {
         packing: Packing::Stacked,
-        ..block::attention(config, None)?
+        ..block::attention(config, HeadDefaults::default())?
     };
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let mlp = MlpSpec::Dense(DenseMlp {
@@ -83,4 +114,22 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     block::slide(&mut layers, &slides, window);
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
     block::decoder_only(config, "phi3", context, stack, false)
+}
+
+/// The family knows one way to a longer context.
+fn only_longrope(config: &Config<'_>) -> Result<(), ArchError> {
+    for key in ["rope_scaling", "rope_parameters"] {
+        let Some(rope) = config.object(key)? else {
+            continue;
+        };
+        for key in ["rope_type", "type"] {
+            match rope.text(key)? {
+                None | Some("default" | "longrope" | "su") => {}
+                // GGUF's word for what one tensor holds.
+                Some("none") => {}
+                Some(_) => return rope.bad_value(key, "longrope, su or default"),
+            }
+        }
+    }
+    Ok(())
 }

@@ -251,7 +251,7 @@ fn malformed() -> Vec<Case> {
         case(
             "split",
             entry("split.count", 2).bytes(&[3, 0]),
-            &["one of 3 parts", "--merge"],
+            &["part 1 of 3", "-00001-of-00003.gguf"],
         ),
         case(
             "unsupported type",

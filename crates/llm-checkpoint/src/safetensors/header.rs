@@ -64,7 +64,9 @@ impl<'de> Visitor<'de> for &mut Filler<'de> {
                     return Err(Error::custom("`__metadata__` appears twice"));
                 }
                 has_metadata = true;
-                self.header.metadata = map.next_value::<Pairs>()?.0;
+                // Null says as little as no entry; the reference implementation takes it, too.
+                let metadata = map.next_value::<Option<Pairs>>()?;
+                self.header.metadata = metadata.unwrap_or_default().0;
             } else {
                 let name = self.inside.insert(name);
                 let tensor = map.next_value()?;

@@ -2,6 +2,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::plan::{INDEX, is_shard_name};
 use crate::error::CheckpointError;
 use crate::manifest::MANIFEST;
@@ -131,7 +133,7 @@ impl Staging {
         new.retain(|name| name != INDEX);
         // Weights last: other programs open `model.safetensors` without looking for an index.
         new.sort_by_key(|name| is_shard_name(name));
-        self.write(BARRIER, NO_CHECKPOINT.as_bytes())?;
+        self.write(BARRIER, no_checkpoint().as_bytes())?;
 
         let index = self.folder.join(INDEX);
         let place = |name: &str| Step::Rename {
@@ -207,19 +209,20 @@ impl Drop for Staging {
 }
 
 /// The name of the staging folder.
-const STAGING: &str = ".unfinished-checkpoint";
+pub(crate) const STAGING: &str = ".unfinished-checkpoint";
 
 /// The name under which the index is staged that keeps a folder from being opened.
 const BARRIER: &str = ".unfinished-index";
 
 /// An index of a shard that is never there: every reader refuses it, and names that shard.
-const NO_CHECKPOINT: &str = r#"{
-  "metadata": {},
-  "weight_map": {
-    "unfinished": "(none: this checkpoint was being replaced, write it again)"
-  }
+fn no_checkpoint() -> String {
+    let index = json!({"metadata": {}, "weight_map": {"unfinished": UNFINISHED_SHARD}});
+    format!("{index:#}\n")
 }
-"#;
+
+/// The name of that shard.
+pub(crate) const UNFINISHED_SHARD: &str =
+    "(none: this checkpoint was being replaced, write it again)";
 
 /// Names of the files in `folder` that are text, sorted; ours all are.
 fn names(folder: &Path) -> Result<Vec<String>, CheckpointError> {

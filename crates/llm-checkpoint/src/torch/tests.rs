@@ -697,10 +697,10 @@ fn folders_are_searched_for_models_only() {
     assert_eq!(opened().unwrap().path(), only);
     folder.write("another.pt", &model);
     assert!(message(opened()).contains("name one of them: another.pt, only.pth"));
-    let preferred = folder.write("pytorch_model.bin", &model);
-    assert_eq!(opened().unwrap().path(), preferred);
     let index = r#"{"weight_map":{"w":"only.pth"}}"#;
     let preferred = folder.write("pytorch_model.bin.index.json", index);
+    assert_eq!(opened().unwrap().path(), preferred);
+    let preferred = folder.write("pytorch_model.bin", &model);
     assert_eq!(opened().unwrap().path(), preferred);
     fs::copy(
         fixture("expected.safetensors"),

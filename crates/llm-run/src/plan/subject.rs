@@ -1,18 +1,19 @@
 //! The model that a plan is made for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use llm_arch::{Skeleton, Slot};
-use llm_checkpoint::{CheckpointError, NewTensor, ShardPlan};
+use llm_checkpoint::{CheckpointError, NewTensor, ShardPlan, read_small};
 use llm_plan::{Encodings, RunOn, StoredAs, WeightDType};
 use llm_quant::{QuantConfig, Scheme};
-use llm_runtime::{BoundModel, RuntimeError, read_config};
+use llm_runtime::{BoundModel, RuntimeError, read_config_with};
 use llm_tensor::{Bytes, DType, Shape};
 
 use super::program;
+use crate::cli::KeyArgs;
 use crate::inspect::printable;
-use crate::{demo, model};
+use crate::{demo, model, output};
 
 /// A model whose weights may be there or not.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) struct Subject {
     /// How its checkpoint is quantized, if it is.
     pub(super) scheme: Option<String>,
     pub(super) files: Files,
+    /// Where weights are read from that are right already: the checkpoint's files, or the folder where they would be.
+    pub(super) read_from: Vec<PathBuf>,
     /// What the process takes of RAM for itself.
     pub(super) program: Bytes,
     /// Where there are weights.
@@ -47,12 +50,14 @@ pub(super) enum Files {
 
 impl Subject {
     /// Opens what the user calls a model; a folder may hold nothing but a `config.json`.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
         let config = path.join(CONFIG);
-        match model::bind(path) {
+        match model::bind(path, keys) {
             Err(error) if lacks_weights(&error) && config.is_file() => {
-                let text = std::fs::read(&config)?;
-                let (skeleton, quantization) = read_config(&text, &config)?;
+                let text = read_small(&config, MAX_CONFIG)?;
+                let read = read_config_with(&text, &config, keys.unknown_keys());
+                let (skeleton, quantization) = read.map_err(model::with_hint)?;
+                output::notes(&skeleton.notices);
                 Self::without_weights(path, skeleton, quantization.as_ref())
             }
             model => Self::of_model(path, model?),
@@ -73,8 +78,13 @@ impl Subject {
             false => checkpoint.files().map(size).collect::<Result<_, _>>()?,
         };
         let stored: Vec<_> = model.tensors().map(|bound| bound.stored_as()).collect();
+        let read_from = match path == Path::new(demo::NAME) {
+            true => Vec::new(),
+            false => checkpoint.files().map(Path::to_owned).collect(),
+        };
         Ok(Subject {
             name: name(path),
+            read_from,
             skeleton: model.skeleton().clone(),
             scheme: scheme(&stored),
             stored,
@@ -105,6 +115,7 @@ impl Subject {
         let cuts = cuts(&skeleton, &stored)?;
         Ok(Subject {
             name: name(path),
+            read_from: vec![path.to_owned()],
             program: program::with_folder(path, &skeleton),
             skeleton,
             scheme: scheme(&stored),
@@ -196,7 +207,7 @@ fn lacks_weights(error: &anyhow::Error) -> bool {
 }
 
 /// The last part of a path, `.` being the folder's own name.
-fn name(path: &Path) -> String {
+pub(super) fn name(path: &Path) -> String {
     let whole = path.canonicalize();
     let path = whole.as_deref().unwrap_or(path);
     let name = path.file_name().unwrap_or(path.as_os_str());
@@ -204,6 +215,8 @@ fn name(path: &Path) -> String {
 }
 
 const CONFIG: &str = "config.json";
+/// More than any configuration has.
+const MAX_CONFIG: u64 = 64 << 20;
 /// What most checkpoints are published in, whose configuration does not say.
 const USUAL_DTYPE: DType = DType::BF16;
 /// The size of shards in which models of this size are mostly published.
@@ -211,6 +224,8 @@ const SHARD: Bytes = Bytes::new(10_000_000_000);
 
 #[cfg(test)]
 mod tests {
+    use llm_runtime::read_config;
+
     use super::*;
 
     fn subject(config: &str) -> Subject {

@@ -97,14 +97,18 @@ pub(super) fn render_within(
         match thread.map(|thread| thread.join()) {
             Ok(Ok(result)) => result,
             Ok(Err(_panic)) => Err(Failure::Broken("the engine stopped".to_owned())),
-            Err(error) => Err(Failure::Broken(format!("there is no thread for it: {error}"))),
+            Err(error) => Err(Failure::Broken(format!(
+                "there is no thread for it: {error}"
+            ))),
         }
     })
 }
 
 fn on_thread(template: &str, variables: Variables, limits: Limits) -> Result<String, Failure> {
     let rewritten = source::rewritten(template).map_err(|fault| {
-        let place = fault.line.map_or(String::new(), |line| format!(" (line {line})"));
+        let place = fault
+            .line
+            .map_or(String::new(), |line| format!(" (line {line})"));
         Failure::Broken(one_line(format!("{}{place}", fault.problem)))
     })?;
     let n_given: usize = variables.values().map(size).sum();
@@ -122,10 +126,7 @@ fn on_thread(template: &str, variables: Variables, limits: Limits) -> Result<Str
     result.map_err(|error| explained(&error))
 }
 
-fn values(
-    cx: &Cx,
-    variables: Variables,
-) -> Result<Vec<(String, minijinja::Value)>, Error> {
+fn values(cx: &Cx, variables: Variables) -> Result<Vec<(String, minijinja::Value)>, Error> {
     let values = variables.into_iter();
     let values = values.map(|(name, json)| Ok((name, cx.from_json(&json)?.into_engine())));
     values.collect()

@@ -78,8 +78,8 @@ impl Cx {
             }
             Json::Object(fields) => {
                 let pairs = fields.iter();
-                let pairs =
-                    pairs.map(|(key, value)| Ok((self.text(key.as_str())?, self.from_json(value)?)));
+                let pairs = pairs
+                    .map(|(key, value)| Ok((self.text(key.as_str())?, self.from_json(value)?)));
                 self.dict(pairs.collect::<Result<_, Error>>()?)
             }
         }
@@ -87,7 +87,11 @@ impl Cx {
 
     /// A function by the name that templates call it by.
     pub(super) fn function(&self, name: &'static str, callable: Callable) -> Value {
-        Value::Function(Arc::new(value::Function::Global(name, callable, self.clone())))
+        Value::Function(Arc::new(value::Function::Global(
+            name,
+            callable,
+            self.clone(),
+        )))
     }
 
     /// The text that is printed for a value.
@@ -100,8 +104,7 @@ impl Cx {
 }
 
 /// A function of the engine: of its state and its arguments.
-pub(super) type Callable =
-    fn(&Cx, &mut minijinja::State<'_, '_>, Args) -> Result<Value, Error>;
+pub(super) type Callable = fn(&Cx, &mut minijinja::State<'_, '_>, Args) -> Result<Value, Error>;
 
 /// The error of an operation that Python refuses too, or that we do not know.
 fn broken<T>(problem: impl Into<String>) -> Result<T, Error> {

@@ -195,10 +195,7 @@ impl Writer {
         broken(format!("expected {expected}, found {found}"))
     }
 
-    fn deeper<T>(
-        &mut self,
-        write: impl FnOnce(&mut Self) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
+    fn deeper<T>(&mut self, write: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
         if self.depth >= MAX_DEPTH {
             return broken("the template is nested too deeply");
         }

@@ -161,6 +161,32 @@ fn constructs_render_as_jinja2_renders_them() {
     check_renderings("templates/constructs.json");
 }
 
+/// Templates from the field, each in a folder with what it is given and what is expected.
+#[test]
+fn what_people_met_in_templates_is_answered_rightly() {
+    #[derive(Deserialize)]
+    struct Met {
+        messages: Vec<Map<String, Value>>,
+        expected: String,
+    }
+    let folders = [
+        "01-tools-is-iterable",
+        "05-crlf-template",
+        "06-undefined-length",
+        "09-generation-in-string",
+    ];
+    for folder in folders {
+        let folder = fixture("../faults/text").join(folder);
+        let met: Met = read_json(&folder.join("expected.json"));
+        let source = std::fs::read_to_string(folder.join("chat_template.jinja")).unwrap();
+        let messages = met.messages.into_iter().map(Message::from_fields);
+        let conversation = Conversation::new(messages.collect::<Result<_, _>>().unwrap());
+        let rendered = template(&source).render(&conversation, GenerationPrompt::Add);
+        assert_eq!(rendered.unwrap(), met.expected, "{}", folder.display());
+    }
+    check_renderings("../faults/text/10-constructs/constructs.json");
+}
+
 #[test]
 fn families_templates_render_as_transformers_renders_them() {
     check_renderings("templates/families.json");
@@ -175,7 +201,8 @@ fn expressions_of_all_types_render_as_jinja2_renders_them() {
 fn hostile_templates_are_stopped_within_their_bounds() {
     let double = "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s OP ns.s %}{% endfor %}";
     let deep = "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}";
-    let nested = "{% for a in range(99999) %}{% for b in range(99999) %}BODY{% endfor %}{% endfor %}";
+    let nested =
+        "{% for a in range(99999) %}{% for b in range(99999) %}BODY{% endfor %}{% endfor %}";
     let brackets = format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000));
     let sums = format!("{{{{ 1{} }}}}", " + 1".repeat(50_000));
     let filters = format!("{{{{ 1{} }}}}", "|abs".repeat(50_000));
@@ -184,7 +211,10 @@ fn hostile_templates_are_stopped_within_their_bounds() {
         nested.replace("BODY", ""),
         nested.replace("BODY", "{% set c = b %}"),
         nested.replace("BODY", "text that is printed"),
-        format!("{{% set x %}}{}{{% endset %}}", nested.replace("BODY", "text that is kept")),
+        format!(
+            "{{% set x %}}{}{{% endset %}}",
+            nested.replace("BODY", "text that is kept")
+        ),
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned(),
         "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}".to_owned(),
         double.replace("OP", "~"),
@@ -254,13 +284,19 @@ fn the_bounds_are_what_they_are_said_to_be() {
     let late = problem("{{ 1 + 1 }}", limits);
     assert!(late.contains("longer than 0 s"), "{late}");
     let long = std::time::Duration::from_secs(600);
-    let limits = python::Limits { time: long, ..limits };
+    let limits = python::Limits {
+        time: long,
+        ..limits
+    };
     let large = problem("{{ 'x' * 2000 }}", limits);
     assert!(large.contains("more than 0 MiB"), "{large}");
-    let endless = problem("{% for a in range(9999) %}{% endfor %}", python::Limits {
-        bytes: 1 << 30,
-        ..limits
-    });
+    let endless = problem(
+        "{% for a in range(9999) %}{% endfor %}",
+        python::Limits {
+            bytes: 1 << 30,
+            ..limits
+        },
+    );
     assert!(endless.contains("fuel"), "{endless}");
 }
 
@@ -282,7 +318,9 @@ fn messages_are_objects_with_a_role() {
         assert!(error.to_string().contains("`role`"), "{error}");
     }
     let mut conversation = Conversation::default();
-    conversation.variables.insert("tools".to_owned(), Value::Null);
+    conversation
+        .variables
+        .insert("tools".to_owned(), Value::Null);
     let error = template("x").render(&conversation, GenerationPrompt::Omit);
     assert!(error.unwrap_err().to_string().contains("variable tools"));
 }
@@ -304,7 +342,10 @@ fn of_several_templates_the_one_for_the_conversation_is_taken() {
     let odd = ChatTemplate::named([source("rag"), source("tool_use")], Vec::new());
     assert_eq!(render(&odd, &tools).unwrap(), "tool_use");
     let error = render(&odd, &plain).unwrap_err().to_string();
-    assert!(error.starts_with("test.json: ") && error.contains("rag, tool_use"), "{error}");
+    assert!(
+        error.starts_with("test.json: ") && error.contains("rag, tool_use"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -317,15 +358,28 @@ fn dates_are_written_as_python_writes_them() {
         ("%B %d, %Y", "July 06, 2024"),
         ("%A %H:%M:%S %p %j %%", "Saturday 15:04:05 PM 188 %"),
         ("%-d %-m %_d %e %-I %l %P %k %I", "6 7  6  6 3  3 pm 15 03"),
-        ("%c|%x|%X|%D|%F|%T|%R|%r", "Sat Jul  6 15:04:05 2024|07/06/24|15:04:05|07/06/24|2024-07-06|15:04:05|15:04|03:04:05 PM"),
-        ("%C %y %g %G %u %w %U %V %W %h %s", "20 24 24 2024 6 6 26 27 27 Jul 1720278245"),
+        (
+            "%c|%x|%X|%D|%F|%T|%R|%r",
+            "Sat Jul  6 15:04:05 2024|07/06/24|15:04:05|07/06/24|2024-07-06|15:04:05|15:04|03:04:05 PM",
+        ),
+        (
+            "%C %y %g %G %u %w %U %V %W %h %s",
+            "20 24 24 2024 6 6 26 27 27 Jul 1720278245",
+        ),
         ("%f %N %Q %Ez %z%Z %", "012345 %N %Q   %"),
         ("%^a %^B %#p %5d %05e", "SAT JULY pm 00006 00006"),
     ];
     for (format, expected) in cases {
-        assert_eq!(python::strftime(&time, format).unwrap(), expected, "{format}");
+        assert_eq!(
+            python::strftime(&time, format).unwrap(),
+            expected,
+            "{format}"
+        );
     }
     let year: i32 = render("{{ strftime_now('%Y') }}").unwrap().parse().unwrap();
     assert!(year >= 2024);
-    assert_eq!(render("{{ messages | random is mapping }}{{ [] | random is defined }}").unwrap(), "TrueFalse");
+    assert_eq!(
+        render("{{ messages | random is mapping }}{{ [] | random is defined }}").unwrap(),
+        "TrueFalse"
+    );
 }

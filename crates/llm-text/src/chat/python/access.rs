@@ -18,10 +18,7 @@ impl Cx {
             return Ok(value);
         }
         match object {
-            Value::Dict(d) => Ok(d
-                .find_text(name)
-                .cloned()
-                .unwrap_or(Value::Undefined)),
+            Value::Dict(d) => Ok(d.find_text(name).cloned().unwrap_or(Value::Undefined)),
             _other => Ok(Value::Undefined),
         }
     }
@@ -63,16 +60,15 @@ impl Cx {
             },
             Value::List(s) | Value::Tuple(s) => Ok(s.items[idx].clone()),
             Value::Range(r) => Ok(r.at(idx)),
-            other => broken(format!("'{}' object is not subscriptable", other.type_name())),
+            other => broken(format!(
+                "'{}' object is not subscriptable",
+                other.type_name()
+            )),
         }
     }
 
     /// What Python's `getattr` finds, as far as the sandbox shows it.
-    pub(super) fn own_attribute(
-        &self,
-        object: &Value,
-        name: &str,
-    ) -> Result<Option<Value>, Error> {
+    pub(super) fn own_attribute(&self, object: &Value, name: &str) -> Result<Option<Value>, Error> {
         if name.len() > 4 && name.starts_with("__") && name.ends_with("__") {
             return Ok(Some(Value::Undefined));
         }
@@ -82,8 +78,12 @@ impl Cx {
                 found.map(|(_, value)| value)
             }
             Value::Other(value) => engine_attribute(value, name),
-            Value::Tuple(s) if s.kind == SeqKind::Group && name == "grouper" => Some(s.items[0].clone()),
-            Value::Tuple(s) if s.kind == SeqKind::Group && name == "list" => Some(s.items[1].clone()),
+            Value::Tuple(s) if s.kind == SeqKind::Group && name == "grouper" => {
+                Some(s.items[0].clone())
+            }
+            Value::Tuple(s) if s.kind == SeqKind::Group && name == "list" => {
+                Some(s.items[1].clone())
+            }
             Value::Range(r) if name == "start" => Some(Value::Int(r.start)),
             Value::Range(r) if name == "stop" => Some(Value::Int(r.stop)),
             Value::Range(r) if name == "step" => Some(Value::Int(r.step)),
@@ -136,7 +136,10 @@ impl Cx {
             }
             Value::Dict(_) => return broken("unhashable type: 'slice'"),
             other => {
-                return broken(format!("'{}' object is not subscriptable", other.type_name()));
+                return broken(format!(
+                    "'{}' object is not subscriptable",
+                    other.type_name()
+                ));
             }
         };
         let bound = |value: &Value| match (value, value.as_int()) {
@@ -173,7 +176,10 @@ impl Cx {
             Value::Str(s) => {
                 self.meter.has_room(s.len().saturating_mul(4))?;
                 let chars: Vec<char> = s.chars().collect();
-                self.marked(places.map(|at| chars[at]).collect::<String>(), s.is_markup())
+                self.marked(
+                    places.map(|at| chars[at]).collect::<String>(),
+                    s.is_markup(),
+                )
             }
             Value::Range(r) => {
                 let n = range.len() as i128;
@@ -187,7 +193,10 @@ impl Cx {
             }
             Value::Tuple(s) => self.tuple(places.map(|at| s.items[at].clone()).collect()),
             Value::List(s) => self.list(places.map(|at| s.items[at].clone()).collect()),
-            other => broken(format!("'{}' object is not subscriptable", other.type_name())),
+            other => broken(format!(
+                "'{}' object is not subscriptable",
+                other.type_name()
+            )),
         }
     }
 }

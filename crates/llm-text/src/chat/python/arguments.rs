@@ -31,7 +31,11 @@ impl Args {
 
     /// The arguments as the engine takes them.
     pub(super) fn into_engine(self) -> Vec<minijinja::Value> {
-        let mut values: Vec<_> = self.positional.into_iter().map(Value::into_engine).collect();
+        let mut values: Vec<_> = self
+            .positional
+            .into_iter()
+            .map(Value::into_engine)
+            .collect();
         if !self.named.is_empty() {
             let named = self.named.into_iter();
             let named = named.map(|(name, value)| (name, value.into_engine()));
@@ -56,7 +60,9 @@ impl Args {
     ) -> Result<[Option<Value>; N], Error> {
         let n_given = self.positional.len();
         if n_given > N {
-            return broken(format!("{function} takes {N} arguments at most, not {n_given}"));
+            return broken(format!(
+                "{function} takes {N} arguments at most, not {n_given}"
+            ));
         }
         let mut bound = [const { None }; N];
         for (place, value) in bound.iter_mut().zip(self.positional) {
@@ -84,11 +90,15 @@ impl Args {
         n_required: usize,
     ) -> Result<[Option<Value>; N], Error> {
         if let Some((name, _)) = self.named.first() {
-            return broken(format!("{function} takes no argument by its name, here {name}"));
+            return broken(format!(
+                "{function} takes no argument by its name, here {name}"
+            ));
         }
         let n_given = self.positional.len();
         if n_given < n_required {
-            return broken(format!("{function} needs {n_required} arguments, not {n_given}"));
+            return broken(format!(
+                "{function} needs {n_required} arguments, not {n_given}"
+            ));
         }
         self.bind(function, [""; N], 0)
     }

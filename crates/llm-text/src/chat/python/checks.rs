@@ -17,8 +17,12 @@ pub(crate) const CHECKS: &[(&str, Callable)] = &[
         let rest = cx.binary(super::ops::Binary::Mod, &value, &n)?;
         cx.equal(&rest, &Value::Int(0)).map(Value::Bool)
     }),
-    ("defined", |_, _, args| one(args, |v| !matches!(v, Value::Undefined))),
-    ("undefined", |_, _, args| one(args, |v| matches!(v, Value::Undefined))),
+    ("defined", |_, _, args| {
+        one(args, |v| !matches!(v, Value::Undefined))
+    }),
+    ("undefined", |_, _, args| {
+        one(args, |v| matches!(v, Value::Undefined))
+    }),
     ("filter", |_, _, args| {
         let value = only(args)?;
         let is_known = value.as_str().is_some_and(filters::is_known);
@@ -29,14 +33,26 @@ pub(crate) const CHECKS: &[(&str, Callable)] = &[
         Ok(Value::Bool(value.as_str().is_some_and(is_known)))
     }),
     ("none", |_, _, args| one(args, |v| matches!(v, Value::None))),
-    ("boolean", |_, _, args| one(args, |v| matches!(v, Value::Bool(_)))),
-    ("false", |_, _, args| one(args, |v| matches!(v, Value::Bool(false)))),
-    ("true", |_, _, args| one(args, |v| matches!(v, Value::Bool(true)))),
-    ("integer", |_, _, args| one(args, |v| matches!(v, Value::Int(_)))),
-    ("float", |_, _, args| one(args, |v| matches!(v, Value::Float(_)))),
+    ("boolean", |_, _, args| {
+        one(args, |v| matches!(v, Value::Bool(_)))
+    }),
+    ("false", |_, _, args| {
+        one(args, |v| matches!(v, Value::Bool(false)))
+    }),
+    ("true", |_, _, args| {
+        one(args, |v| matches!(v, Value::Bool(true)))
+    }),
+    ("integer", |_, _, args| {
+        one(args, |v| matches!(v, Value::Int(_)))
+    }),
+    ("float", |_, _, args| {
+        one(args, |v| matches!(v, Value::Float(_)))
+    }),
     ("number", |_, _, args| one(args, |v| v.as_float().is_some())),
     ("string", |_, _, args| one(args, |v| v.as_str().is_some())),
-    ("mapping", |_, _, args| one(args, |v| matches!(v, Value::Dict(_)))),
+    ("mapping", |_, _, args| {
+        one(args, |v| matches!(v, Value::Dict(_)))
+    }),
     ("sequence", |_, _, args| {
         one(args, |v| match v {
             Value::Undefined
@@ -66,7 +82,9 @@ pub(crate) const CHECKS: &[(&str, Callable)] = &[
             | Value::Namespace(_)
             | Value::Function(_) => false,
             // Of the engine's own only a loop goes through something.
-            Value::Other(other) => other.get_attr("index").is_ok_and(|index| !index.is_undefined()),
+            Value::Other(other) => other
+                .get_attr("index")
+                .is_ok_and(|index| !index.is_undefined()),
         })
     }),
     ("callable", |_, _, args| {

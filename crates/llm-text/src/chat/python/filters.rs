@@ -21,7 +21,9 @@ pub(crate) const FILTERS: &[(&str, Callable)] = &[
         Ok(found.unwrap_or(Value::Undefined))
     }),
     ("batch", |cx, _, args| lazy(cx, sequences::batch(cx, args))),
-    ("capitalize", |cx, _, args| texts::method(cx, args, "capitalize")),
+    ("capitalize", |cx, _, args| {
+        texts::method(cx, args, "capitalize")
+    }),
     ("center", |cx, _, args| texts::center(cx, args)),
     ("count", |cx, _, args| length(cx, args)),
     ("d", |_, _, args| default(args)),
@@ -29,7 +31,9 @@ pub(crate) const FILTERS: &[(&str, Callable)] = &[
     ("dictsort", |cx, _, args| sequences::dictsort(cx, args)),
     ("e", |cx, _, args| texts::escaped(cx, args)),
     ("escape", |cx, _, args| texts::escaped(cx, args)),
-    ("filesizeformat", |cx, _, args| numbers::filesizeformat(cx, args)),
+    ("filesizeformat", |cx, _, args| {
+        numbers::filesizeformat(cx, args)
+    }),
     ("first", |cx, _, args| sequences::first(cx, args)),
     ("float", |_, _, args| numbers::float(args)),
     ("forceescape", |cx, _, args| {
@@ -50,7 +54,9 @@ pub(crate) const FILTERS: &[(&str, Callable)] = &[
         cx.list(cx.items(&given(value))?)
     }),
     ("lower", |cx, _, args| texts::method(cx, args, "lower")),
-    ("map", |cx, state, args| lazy(cx, sequences::map(cx, state, args))),
+    ("map", |cx, state, args| {
+        lazy(cx, sequences::map(cx, state, args))
+    }),
     ("max", |cx, _, args| sequences::extreme(cx, args, "max")),
     ("min", |cx, _, args| sequences::extreme(cx, args, "min")),
     ("pprint", |cx, _, args| {
@@ -58,8 +64,12 @@ pub(crate) const FILTERS: &[(&str, Callable)] = &[
         cx.pretty(&given(value))
     }),
     ("random", |cx, _, args| sequences::random(cx, args)),
-    ("reject", |cx, state, args| lazy(cx, sequences::select(cx, state, args, "reject"))),
-    ("rejectattr", |cx, state, args| lazy(cx, sequences::select(cx, state, args, "rejectattr"))),
+    ("reject", |cx, state, args| {
+        lazy(cx, sequences::select(cx, state, args, "reject"))
+    }),
+    ("rejectattr", |cx, state, args| {
+        lazy(cx, sequences::select(cx, state, args, "rejectattr"))
+    }),
     ("replace", |cx, _, args| texts::replace(cx, args)),
     ("reverse", |cx, _, args| sequences::reverse(cx, args)),
     ("round", |_, _, args| numbers::round(args)),
@@ -67,8 +77,12 @@ pub(crate) const FILTERS: &[(&str, Callable)] = &[
         let [value] = args.bind("safe", ["value"], 1)?;
         cx.marked(&*cx.str(&given(value))?, true)
     }),
-    ("select", |cx, state, args| lazy(cx, sequences::select(cx, state, args, "select"))),
-    ("selectattr", |cx, state, args| lazy(cx, sequences::select(cx, state, args, "selectattr"))),
+    ("select", |cx, state, args| {
+        lazy(cx, sequences::select(cx, state, args, "select"))
+    }),
+    ("selectattr", |cx, state, args| {
+        lazy(cx, sequences::select(cx, state, args, "selectattr"))
+    }),
     ("slice", |cx, _, args| lazy(cx, sequences::slice(cx, args))),
     ("sort", |cx, _, args| sequences::sort(cx, args)),
     ("string", |cx, _, args| {
@@ -81,10 +95,14 @@ pub(crate) const FILTERS: &[(&str, Callable)] = &[
     ("tojson", |cx, _, args| json::tojson(cx, args)),
     ("trim", |cx, _, args| texts::trim(cx, args)),
     ("truncate", |cx, _, args| texts::truncate(cx, args)),
-    ("unique", |cx, _, args| lazy(cx, sequences::unique(cx, args))),
+    ("unique", |cx, _, args| {
+        lazy(cx, sequences::unique(cx, args))
+    }),
     ("upper", |cx, _, args| texts::method(cx, args, "upper")),
     ("urlencode", |cx, _, args| texts::urlencode(cx, args)),
-    ("urlize", |_, _, _| broken("the filter urlize is not supported")),
+    ("urlize", |_, _, _| {
+        broken("the filter urlize is not supported")
+    }),
     ("wordcount", |cx, _, args| texts::wordcount(cx, args)),
     ("wordwrap", |cx, _, args| texts::wordwrap(cx, args)),
     ("xmlattr", |cx, _, args| texts::xmlattr(cx, args)),
@@ -95,12 +113,7 @@ pub(crate) fn is_known(name: &str) -> bool {
 }
 
 /// The result of a filter by its name.
-fn apply(
-    cx: &Cx,
-    state: &mut State<'_, '_>,
-    name: &Value,
-    args: Args,
-) -> Result<Value, Error> {
+fn apply(cx: &Cx, state: &mut State<'_, '_>, name: &Value, args: Args) -> Result<Value, Error> {
     let name = text(name)?;
     match FILTERS.iter().find(|(known, _)| *known == name) {
         Some((_, filter)) => filter(cx, state, args),

@@ -43,7 +43,10 @@ fn positional(digits: &str, exponent: i32, min_decimals: usize) -> String {
     } else {
         let n_whole = exponent as usize + 1;
         whole.push_str(&digits[..n_whole.min(digits.len())]);
-        whole.extend(std::iter::repeat_n('0', n_whole.saturating_sub(digits.len())));
+        whole.extend(std::iter::repeat_n(
+            '0',
+            n_whole.saturating_sub(digits.len()),
+        ));
         decimals.push_str(digits.get(n_whole..).unwrap_or_default());
     }
     while decimals.len() < min_decimals {
@@ -78,7 +81,11 @@ fn sized(x: f64, letter: char, precision: usize, keep_zeros: bool) -> String {
         let percent = if letter == '%' { "%" } else { "" };
         return format!("{}{percent}", not_finite(x));
     }
-    let point = if keep_zeros && precision == 0 { "." } else { "" };
+    let point = if keep_zeros && precision == 0 {
+        "."
+    } else {
+        ""
+    };
     match letter {
         'e' => {
             let (digits, exponent) = split(&format!("{x:.precision$e}"));
@@ -160,10 +167,14 @@ fn without_underscores(text: &str) -> Option<String> {
     let chars: Vec<char> = text.chars().collect();
     let fits = |idx: usize| {
         let around = [idx.checked_sub(1), Some(idx + 1)];
-        around
-            .into_iter()
-            .all(|at| at.and_then(|at| chars.get(at)).is_some_and(char::is_ascii_alphanumeric))
+        around.into_iter().all(|at| {
+            at.and_then(|at| chars.get(at))
+                .is_some_and(char::is_ascii_alphanumeric)
+        })
     };
-    let well = chars.iter().enumerate().all(|(idx, c)| *c != '_' || fits(idx));
+    let well = chars
+        .iter()
+        .enumerate()
+        .all(|(idx, c)| *c != '_' || fits(idx));
     well.then(|| chars.into_iter().filter(|c| *c != '_').collect())
 }

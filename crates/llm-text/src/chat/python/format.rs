@@ -90,7 +90,8 @@ impl Formatter<'_> {
                     other => return broken(format!("Unknown conversion specifier {other}")),
                 }
                 let text = text.into_text();
-                self.cx.text(if letter == 'a' { ascii(&text) } else { text })?
+                self.cx
+                    .text(if letter == 'a' { ascii(&text) } else { text })?
             }
         };
         let is_text = matches!(value, Value::Str(_));
@@ -127,7 +128,9 @@ impl Formatter<'_> {
             Some(idx) => self.args.positional.get(idx),
             None => {
                 let mut named = self.args.named.iter();
-                named.find(|(key, _)| **key == *first).map(|(_, value)| value)
+                named
+                    .find(|(key, _)| **key == *first)
+                    .map(|(_, value)| value)
             }
         };
         let Some(mut value) = found.cloned() else {
@@ -208,7 +211,9 @@ pub(super) fn padded(
 fn sign_len(text: &str) -> usize {
     let sign = usize::from(text.starts_with(['+', '-', ' ']));
     let prefixes = ["0x", "0X", "0o", "0b"];
-    let has_prefix = prefixes.iter().any(|prefix| text[sign..].starts_with(prefix));
+    let has_prefix = prefixes
+        .iter()
+        .any(|prefix| text[sign..].starts_with(prefix));
     sign + if has_prefix { 2 } else { 0 }
 }
 
@@ -336,7 +341,11 @@ fn formatted(cx: &Cx, value: &Value, spec: &str, out: &mut Buffer<'_>) -> Result
             }
             Some(_) => return invalid(),
         },
-        (None, _) => return broken(format!("unsupported format string passed to {kind}.__format__")),
+        (None, _) => {
+            return broken(format!(
+                "unsupported format string passed to {kind}.__format__"
+            ));
+        }
     };
     let sign = match (is_negative, spec.sign) {
         (true, _) => "-",
@@ -371,7 +380,9 @@ fn real(x: f64, spec: &Spec) -> String {
             let text = float::formatted(x, 'g', precision, spec.is_alternate);
             let precision = precision.max(1);
             let exponent = format!("{:.*e}", precision - 1, x.abs());
-            let exponent = exponent.split_once('e').and_then(|(_, e)| e.parse::<i64>().ok());
+            let exponent = exponent
+                .split_once('e')
+                .and_then(|(_, e)| e.parse::<i64>().ok());
             // At least one digit stands after the point, and the exponent comes one earlier for it.
             if exponent.is_some_and(|e| e + 1 == precision as i64) && !text.contains('.') {
                 return float::formatted(x, 'e', precision - 1, false);
@@ -399,7 +410,9 @@ fn separated(size: &str, spec: &Spec) -> String {
     };
     let head = sign_len(size);
     let is_digit = |c: char| c.is_ascii_hexdigit() && (n_group == 4 || c.is_ascii_digit());
-    let end = size[head..].find(|c| !is_digit(c)).map_or(size.len(), |at| head + at);
+    let end = size[head..]
+        .find(|c| !is_digit(c))
+        .map_or(size.len(), |at| head + at);
     let mut result = size[..head].to_owned();
     for (idx, c) in size[head..end].chars().enumerate() {
         if idx > 0 && (end - head - idx).is_multiple_of(n_group) {

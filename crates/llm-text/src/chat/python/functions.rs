@@ -40,7 +40,9 @@ pub(crate) const FUNCTIONS: &[(&str, Callable)] = &[
         let joiner = Function::Joiner(separator, AtomicBool::new(false));
         Ok(Value::Function(Arc::new(joiner)))
     }),
-    ("lipsum", |_, _, _| broken("the function lipsum is not supported")),
+    ("lipsum", |_, _, _| {
+        broken("the function lipsum is not supported")
+    }),
     ("raise_exception", |cx, _, args| {
         let [message] = args.bind("raise_exception", ["message"], 1)?;
         let message = cx.str(&message.unwrap_or(Value::None))?;

@@ -9,7 +9,8 @@ use super::{Cx, broken, float};
 
 pub(super) fn tojson(cx: &Cx, args: Args) -> Result<Value, Error> {
     let parameters = ["value", "ensure_ascii", "indent", "separators", "sort_keys"];
-    let [value, ensure_ascii, indent, separators, sort_keys] = args.bind("tojson", parameters, 1)?;
+    let [value, ensure_ascii, indent, separators, sort_keys] =
+        args.bind("tojson", parameters, 1)?;
     let indent = match &indent {
         None | Some(Value::None) => None,
         Some(Value::Str(s)) => Some(s.to_string()),

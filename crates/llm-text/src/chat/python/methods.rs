@@ -54,10 +54,7 @@ pub(super) fn names(object: &Value) -> Names {
             &["as_integer_ratio", "bit_count", "bit_length", "conjugate"],
             &[],
         ),
-        Value::Float(_) => (
-            &["as_integer_ratio", "conjugate", "hex", "is_integer"],
-            &[],
-        ),
+        Value::Float(_) => (&["as_integer_ratio", "conjugate", "hex", "is_integer"], &[]),
         _other => (&[], &[]),
     };
     Names { callable, changing }
@@ -82,12 +79,20 @@ fn not_supported<T>(object: &Value, name: &str) -> Result<T, Error> {
 }
 
 /// A sequence's part between two optional places, as slices count them.
-fn bounds(len: usize, start: &Option<Value>, stop: &Option<Value>) -> Result<(usize, usize), Error> {
+fn bounds(
+    len: usize,
+    start: &Option<Value>,
+    stop: &Option<Value>,
+) -> Result<(usize, usize), Error> {
     let place = |value: &Option<Value>, absent: usize| match value {
         None | Some(Value::None) => Ok::<usize, Error>(absent),
         Some(value) => {
             let idx = value.int()?;
-            let idx = if idx < 0 { idx.saturating_add(len as i128) } else { idx };
+            let idx = if idx < 0 {
+                idx.saturating_add(len as i128)
+            } else {
+                idx
+            };
             Ok(super::arguments::count(idx).min(len))
         }
     };

@@ -42,11 +42,13 @@ impl Cx {
             (_, _, Value::Undefined) => return b.defined().map(|()| Value::None),
             (Binary::Add, Value::Str(a), Value::Str(b)) => return self.join_two(a, b),
             (Binary::Add, Value::List(a), Value::List(b)) => {
-                self.meter.has_room((a.items.len() + b.items.len()) * ITEM_BYTES)?;
+                self.meter
+                    .has_room((a.items.len() + b.items.len()) * ITEM_BYTES)?;
                 return self.list([&*a.items, &*b.items].concat());
             }
             (Binary::Add, Value::Tuple(a), Value::Tuple(b)) => {
-                self.meter.has_room((a.items.len() + b.items.len()) * ITEM_BYTES)?;
+                self.meter
+                    .has_room((a.items.len() + b.items.len()) * ITEM_BYTES)?;
                 return self.tuple([&*a.items, &*b.items].concat());
             }
             (Binary::Mul, sequence, n) | (Binary::Mul, n, sequence)
@@ -103,7 +105,10 @@ impl Cx {
         match (value.as_int().and_then(i128::checked_neg), value) {
             (Some(i), _) => Ok(Value::Int(i)),
             (None, Value::Float(f)) => Ok(Value::Float(-f)),
-            (None, _) => broken(format!("bad operand type for unary -: '{}'", value.type_name())),
+            (None, _) => broken(format!(
+                "bad operand type for unary -: '{}'",
+                value.type_name()
+            )),
         }
     }
 
@@ -112,7 +117,10 @@ impl Cx {
         match (value.as_int(), value) {
             (Some(i), _) => Ok(Value::Int(i)),
             (None, Value::Float(f)) => Ok(Value::Float(*f)),
-            (None, _) => broken(format!("bad operand type for unary +: '{}'", value.type_name())),
+            (None, _) => broken(format!(
+                "bad operand type for unary +: '{}'",
+                value.type_name()
+            )),
         }
     }
 }
@@ -128,7 +136,9 @@ fn unsupported(op: Binary, a: &Value, b: &Value) -> Result<Value, Error> {
         Binary::Pow => "** or pow()",
     };
     let (a, b) = (a.type_name(), b.type_name());
-    broken(format!("unsupported operand type(s) for {sign}: '{a}' and '{b}'"))
+    broken(format!(
+        "unsupported operand type(s) for {sign}: '{a}' and '{b}'"
+    ))
 }
 
 fn integers(op: Binary, x: i128, y: i128) -> Result<Value, Error> {
@@ -144,10 +154,12 @@ fn integers(op: Binary, x: i128, y: i128) -> Result<Value, Error> {
             let is_exact = quotient.checked_mul(y) == Some(x);
             quotient - i128::from(!is_exact && (x < 0) != (y < 0))
         }),
-        Binary::Mod => x.checked_rem(y).map(|rest| match rest != 0 && (rest < 0) != (y < 0) {
-            true => rest + y,
-            false => rest,
-        }),
+        Binary::Mod => x
+            .checked_rem(y)
+            .map(|rest| match rest != 0 && (rest < 0) != (y < 0) {
+                true => rest + y,
+                false => rest,
+            }),
         Binary::Div => return Ok(Value::Float(x as f64 / y as f64)),
         Binary::Pow => {
             if y < 0 {

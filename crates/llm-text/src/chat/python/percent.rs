@@ -27,7 +27,11 @@ pub(super) fn format(cx: &Cx, format: &Str, value: &Value) -> Result<Value, Erro
             false => Align::Right,
         };
         let zeros = directive.has('0') && !directive.has('-') && directive.is_number();
-        let (fill, align) = if zeros { ('0', Align::AfterSign) } else { (' ', align) };
+        let (fill, align) = if zeros {
+            ('0', Align::AfterSign)
+        } else {
+            (' ', align)
+        };
         padded(&text, directive.width, align, fill, &mut out)?;
     }
     out.push(rest)?;
@@ -206,7 +210,9 @@ impl Directive {
         let letter = self.letter;
         let Some(int) = int else {
             let found = value.type_name();
-            return broken(format!("%{letter} format: a number is required, not {found}"));
+            return broken(format!(
+                "%{letter} format: a number is required, not {found}"
+            ));
         };
         let size = int.unsigned_abs();
         let (prefix, digits) = match letter {

@@ -26,7 +26,11 @@ impl Cx {
                 let entries = self.by_key(&d.entries)?;
                 for (idx, (key, value)) in entries.iter().enumerate() {
                     let key = self.sorted_repr(key)?;
-                    let after = if idx + 1 == entries.len() { n_after + 1 } else { 1 };
+                    let after = if idx + 1 == entries.len() {
+                        n_after + 1
+                    } else {
+                        1
+                    };
                     let inner = column + 1 + key.chars().count() + 2;
                     lines.push(format!("{key}: {}", self.pretty_at(value, inner, after)?));
                 }

@@ -318,9 +318,7 @@ impl Value {
             Value::Generator(g) => g.depth,
             Value::Function(f) => match &**f {
                 Function::Method(value, ..) | Function::Joiner(value, _) => value.depth() + 1,
-                Function::Cycler(items, _) => {
-                    items.iter().map(Value::depth).max().unwrap_or(0) + 1
-                }
+                Function::Cycler(items, _) => items.iter().map(Value::depth).max().unwrap_or(0) + 1,
                 Function::Global(..) => 0,
             },
             _other => 0,
@@ -356,9 +354,11 @@ impl Object for Held {
 
     fn get_value(self: &Arc<Self>, key: &minijinja::Value) -> Option<minijinja::Value> {
         match &self.0 {
-            Value::List(s) | Value::Tuple(s) => {
-                s.items.get(key.as_usize()?).cloned().map(Value::into_engine)
-            }
+            Value::List(s) | Value::Tuple(s) => s
+                .items
+                .get(key.as_usize()?)
+                .cloned()
+                .map(Value::into_engine),
             _other => None,
         }
     }
@@ -509,7 +509,11 @@ impl Cx {
         let mut kept = VecDeque::new();
         for item in items {
             self.meter.charge(ITEM_BYTES * 2)?;
-            let item = item.map_err(|error| error.detail().map_or_else(|| error.to_string(), str::to_owned));
+            let item = item.map_err(|error| {
+                error
+                    .detail()
+                    .map_or_else(|| error.to_string(), str::to_owned)
+            });
             let is_last = item.is_err();
             kept.push_back(item);
             if is_last {
@@ -531,7 +535,8 @@ impl Cx {
             value => self.len(value).unwrap_or(0),
         };
         self.meter.charge(ITEM_BYTES * n)?;
-        let of = |parts: fn(&(Value, Value)) -> Value, d: &Dict| d.entries.iter().map(parts).collect();
+        let of =
+            |parts: fn(&(Value, Value)) -> Value, d: &Dict| d.entries.iter().map(parts).collect();
         Ok(match value {
             Value::Undefined => Vec::new(),
             Value::Str(s) => {
@@ -567,7 +572,10 @@ impl Cx {
             Value::List(s) | Value::Tuple(s) => Ok(s.items.len()),
             Value::Dict(d) | Value::View(_, d) => Ok(d.entries.len()),
             Value::Range(r) => Ok(r.len()),
-            other => broken(format!("object of type '{}' has no len()", other.type_name())),
+            other => broken(format!(
+                "object of type '{}' has no len()",
+                other.type_name()
+            )),
         }
     }
 }

@@ -37,12 +37,7 @@ impl Cx {
         self.write_inner(value, 0, out)
     }
 
-    fn write_inner(
-        &self,
-        value: &Value,
-        depth: u32,
-        out: &mut Buffer<'_>,
-    ) -> Result<(), Error> {
+    fn write_inner(&self, value: &Value, depth: u32, out: &mut Buffer<'_>) -> Result<(), Error> {
         match value {
             Value::Undefined => out.push("Undefined"),
             Value::None => out.push("None"),
@@ -113,15 +108,13 @@ impl Cx {
             Value::Generator(_) => "; `| list` makes a list of it",
             _other => "; parentheses call it",
         };
-        broken(format!("a {} has no text of its own{hint}", value.type_name()))
+        broken(format!(
+            "a {} has no text of its own{hint}",
+            value.type_name()
+        ))
     }
 
-    fn write_items(
-        &self,
-        items: &[Value],
-        depth: u32,
-        out: &mut Buffer<'_>,
-    ) -> Result<(), Error> {
+    fn write_items(&self, items: &[Value], depth: u32, out: &mut Buffer<'_>) -> Result<(), Error> {
         for (idx, item) in items.iter().enumerate() {
             if idx > 0 {
                 out.push(", ")?;

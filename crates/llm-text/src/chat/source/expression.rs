@@ -328,7 +328,9 @@ impl Writer {
             0 => broken("an index is missing"),
             1 => Ok(format!("|py_item({})", parts.remove(0).unwrap_or_default())),
             2 | 3 => {
-                let bounds = parts.into_iter().map(|part| part.unwrap_or("none".to_owned()));
+                let bounds = parts
+                    .into_iter()
+                    .map(|part| part.unwrap_or("none".to_owned()));
                 let bounds: Vec<String> = bounds.collect();
                 Ok(format!("|py_slice({})", bounds.join(", ")))
             }

@@ -47,9 +47,7 @@ pub(super) fn tokens(source: &str) -> Result<Vec<(Token, u32)>, Fault> {
         tokens: Vec::new(),
     };
     while !lexer.rest.is_empty() {
-        lexer
-            .data()
-            .map_err(|fault| fault.on_line(lexer.line))?;
+        lexer.data().map_err(|fault| fault.on_line(lexer.line))?;
     }
     let line = lexer.line;
     lexer.tokens.push((Token::End, line));
@@ -194,7 +192,12 @@ impl Lexer<'_> {
                     (Token::Str(text), len)
                 }
                 // After a dot it is an index, and another dot may follow.
-                '0'..='9' if self.tokens.last().is_some_and(|(t, _)| *t == Token::Operator(".")) => {
+                '0'..='9'
+                    if self
+                        .tokens
+                        .last()
+                        .is_some_and(|(t, _)| *t == Token::Operator(".")) =>
+                {
                     let digits = |c: char| c.is_ascii_digit();
                     let len = self.rest.find(|c| !digits(c)).unwrap_or(self.rest.len());
                     literal::number(&self.rest[..len])?
@@ -224,7 +227,10 @@ impl Lexer<'_> {
             "%}" => &['-', '+'],
             _ => &['-'],
         };
-        self.rest.strip_prefix(signs).unwrap_or(self.rest).starts_with(end)
+        self.rest
+            .strip_prefix(signs)
+            .unwrap_or(self.rest)
+            .starts_with(end)
     }
 
     fn push(&mut self, token: Token) {

@@ -108,7 +108,11 @@ pub(super) fn filesizeformat(cx: &Cx, args: Args) -> Result<Value, Error> {
         return broken("filesizeformat needs a number");
     };
     let is_binary = is_true(&binary);
-    let (base, infix) = if is_binary { (1024.0, "i") } else { (1000.0, "") };
+    let (base, infix) = if is_binary {
+        (1024.0, "i")
+    } else {
+        (1000.0, "")
+    };
     if bytes == 1.0 {
         return cx.text("1 Byte");
     }

@@ -123,7 +123,8 @@ pub(super) fn batch(cx: &Cx, args: Args) -> Result<Value, Error> {
         let mut batch = chunk.to_vec();
         if !matches!(fill, Value::None) {
             let missing = n - batch.len();
-            cx.meter.charge(missing.saturating_mul(size_of::<Value>()))?;
+            cx.meter
+                .charge(missing.saturating_mul(size_of::<Value>()))?;
             batch.resize(n, fill.clone());
         }
         batches.push(cx.list(batch));
@@ -221,7 +222,11 @@ pub(super) fn extreme(cx: &Cx, args: Args, which: &str) -> Result<Value, Error> 
     let parameters = ["value", "case_sensitive", "attribute"];
     let [value, case_sensitive, attribute] = args.bind(which, parameters, 1)?;
     let path = path(cx, &given(attribute))?;
-    let op = if which == "min" { Compare::Lt } else { Compare::Gt };
+    let op = if which == "min" {
+        Compare::Lt
+    } else {
+        Compare::Gt
+    };
     let mut best: Option<(Value, Value)> = None;
     for item in cx.items(&given(value))? {
         let key = follow(cx, &item, &path, &Value::None)?;

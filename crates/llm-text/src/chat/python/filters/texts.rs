@@ -198,7 +198,11 @@ pub(super) fn urlencode(cx: &Cx, args: Args) -> Result<Value, Error> {
     let mut out = cx.buffer();
     let pairs = match &value {
         Value::Dict(d) => d.entries.clone(),
-        Value::List(_) | Value::Tuple(_) | Value::Generator(_) | Value::View(..) => {
+        Value::List(_)
+        | Value::Tuple(_)
+        | Value::Range(_)
+        | Value::Generator(_)
+        | Value::View(..) => {
             let mut pairs = Vec::new();
             for item in cx.items(&value)? {
                 match cx.items(&item)?.as_slice() {
@@ -276,7 +280,10 @@ pub(super) fn wordwrap(cx: &Cx, args: Args) -> Result<Value, Error> {
 
 /// A line in lines of a width, as `textwrap.wrap` breaks it.
 fn wrapped(line: &str, width: usize, breaks_long: bool) -> Vec<String> {
-    let is_blank = |text: &str| text.chars().all(|c| c.is_ascii_whitespace() || c == '\u{b}');
+    let is_blank = |text: &str| {
+        text.chars()
+            .all(|c| c.is_ascii_whitespace() || c == '\u{b}')
+    };
     let size = |text: &str| text.chars().count();
     let mut chunks: VecDeque<String> = VecDeque::new();
     for c in line.chars() {

@@ -91,7 +91,9 @@ fn integer(i: i128, object: &Value, name: &'static str, args: Args) -> Result<Va
     args.none(name)?;
     match name {
         "conjugate" => Ok(Value::Int(i)),
-        "bit_length" => Ok(Value::Int(i128::from(128 - i.unsigned_abs().leading_zeros()))),
+        "bit_length" => Ok(Value::Int(i128::from(
+            128 - i.unsigned_abs().leading_zeros(),
+        ))),
         "bit_count" => Ok(Value::Int(i128::from(i.unsigned_abs().count_ones()))),
         _other => not_supported(object, name),
     }
@@ -103,4 +105,3 @@ fn from_keys(cx: &Cx, args: Args) -> Result<Value, Error> {
     let keys = cx.items(&keys.unwrap_or(Value::None))?;
     cx.dict(keys.into_iter().map(|key| (key, value.clone())).collect())
 }
-

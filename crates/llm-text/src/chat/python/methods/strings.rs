@@ -2,22 +2,63 @@
 
 use minijinja::Error;
 
+use super::super::super::source::is_space;
 use super::super::Cx;
 use super::super::arguments::{Args, count, int_or, is_true, text, text_or_none};
 use super::super::broken;
 use super::super::format::{Align, padded};
-use super::super::super::source::is_space;
 use super::super::value::{ITEM_BYTES, STR_BYTES, Str, Value};
 use super::super::write::{escape, is_printable};
 use super::{not_supported, words};
 
 pub(super) const NAMES: &[&str] = &[
-    "capitalize", "casefold", "center", "count", "encode", "endswith", "expandtabs", "find",
-    "format", "format_map", "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit",
-    "isidentifier", "islower", "isnumeric", "isprintable", "isspace", "istitle", "isupper", "join",
-    "ljust", "lower", "lstrip", "maketrans", "partition", "removeprefix", "removesuffix",
-    "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines",
-    "startswith", "strip", "swapcase", "title", "translate", "upper", "zfill",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "encode",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "maketrans",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "translate",
+    "upper",
+    "zfill",
 ];
 
 pub(super) fn call(cx: &Cx, this: &Str, name: &'static str, args: Args) -> Result<Value, Error> {
@@ -289,11 +330,18 @@ fn span<'t>(
     }
     let n = text.chars().count();
     let (start_idx, stop_idx) = super::bounds(n, start, stop)?;
-    let beyond = start.as_ref().and_then(Value::as_int).is_some_and(|i| i > n as i128);
+    let beyond = start
+        .as_ref()
+        .and_then(Value::as_int)
+        .is_some_and(|i| i > n as i128);
     if start_idx > stop_idx || beyond {
         return Ok(("", true));
     }
-    let at = |idx| text.char_indices().nth(idx).map_or(text.len(), |(at, _)| at);
+    let at = |idx| {
+        text.char_indices()
+            .nth(idx)
+            .map_or(text.len(), |(at, _)| at)
+    };
     Ok((&text[at(start_idx)..at(stop_idx)], false))
 }
 
@@ -307,7 +355,11 @@ fn search(
     let (inside, is_beyond) = span(this, start, stop)?;
     if name == "count" {
         cx.meter.read(inside)?;
-        let n = if is_beyond { 0 } else { inside.matches(part).count() };
+        let n = if is_beyond {
+            0
+        } else {
+            inside.matches(part).count()
+        };
         return Ok(Value::Int(n as i128));
     }
     let found = match name {
@@ -372,7 +424,10 @@ fn split(
 
 /// A list of parts of a text.
 fn texts(cx: &Cx, parts: Vec<&str>, this: &Str) -> Result<Value, Error> {
-    cx.meter.has_room(parts.len().saturating_mul(ITEM_BYTES + STR_BYTES))?;
-    let parts = parts.into_iter().map(|part| cx.marked(part, this.is_markup()));
+    cx.meter
+        .has_room(parts.len().saturating_mul(ITEM_BYTES + STR_BYTES))?;
+    let parts = parts
+        .into_iter()
+        .map(|part| cx.marked(part, this.is_markup()));
     cx.list(parts.collect::<Result<_, _>>()?)
 }

@@ -1,0 +1,31 @@
+//! Adapters (LoRA): small matrices to be added to those of another model, which are no model by themselves.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::CheckpointError;
+use crate::source::read_small;
+
+/// What describes an adapter.
+pub(crate) const CONFIG: &str = "adapter_config.json";
+
+/// How the names of its weights begin.
+pub(crate) const WEIGHTS: &str = "adapter_model.";
+
+/// That the folder holds an adapter where a model was wanted.
+pub(crate) fn error(folder: &Path) -> CheckpointError {
+    #[derive(Deserialize)]
+    struct Config {
+        base_model_name_or_path: Option<String>,
+    }
+    let config = read_small(&folder.join(CONFIG), MAX_CONFIG).ok();
+    let config = config.and_then(|json| serde_json::from_slice::<Config>(&json).ok());
+    CheckpointError::Adapter {
+        folder: folder.to_owned(),
+        base: config.and_then(|config| config.base_model_name_or_path),
+    }
+}
+
+/// Bytes that a description may have.
+const MAX_CONFIG: u64 = 1 << 20;
