@@ -225,7 +225,7 @@ impl<'a> Save<'a> {
             let piece = &mut piece[..(end - start) as usize * dtype.size()];
             let checkpoint = self.model.checkpoint();
             checkpoint
-                .read_into(&bound.tensor.name, start..end, dtype, piece)
+                .read_tensor(bound.tensor, start..end, dtype, piece)
                 .map_err(RuntimeError::from)?;
             put(&slot.name, start * dtype.size() as u64, piece)?;
             start = end;
