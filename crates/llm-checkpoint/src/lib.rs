@@ -80,7 +80,7 @@ pub use manifest::{Difference, MANIFEST, Manifest};
 pub use metadata::{Array, Metadata, Value};
 pub use notice::Notice;
 pub use shard::{Existing, Shard, ShardPlan, ShardWriter};
-pub use source::{FileState, read_small};
+pub use source::{FileState, MAX_CONFIG, read_small};
 pub use tensor::{Encoding, Layout, TensorInfo};
 pub use torch::{PickleFlaw, ZipFlaw};
 pub use torch_file::{TorchFile, TorchLayout};

@@ -212,6 +212,9 @@ impl fmt::Debug for SourceFile {
     }
 }
 
+/// Bytes that a configuration may have, for [`read_small`]: those of sparsely quantized models list every tensor.
+pub const MAX_CONFIG: u64 = 64 << 20;
+
 /// The bytes of the file at `path`, which is to have at most `limit`. A pipe, a device or a folder is not waited for.
 ///
 /// # Errors

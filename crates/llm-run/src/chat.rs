@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use llm_runtime::Session;
-use llm_text::{Message, Role, Tokenizer};
+use llm_text::{Conversation as Turns, Message, Role, Tokenizer};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -82,10 +82,7 @@ struct Conversation {
 impl Conversation {
     fn new(system: Option<String>) -> Self {
         let messages: Vec<_> = system
-            .map(|content| Message {
-                role: Role::System,
-                content,
-            })
+            .map(|content| Message::new(Role::System, content))
             .into_iter()
             .collect();
         Conversation {
@@ -103,10 +100,8 @@ impl Conversation {
         tokenizer: &Tokenizer,
         settings: &Settings,
     ) -> Result<()> {
-        self.messages.push(Message {
-            role: Role::User,
-            content: text.to_owned(),
-        });
+        self.messages
+            .push(Message::new(Role::User, text.to_owned()));
         let Some(ids) = self.fitting_ids(session, tokenizer, settings)? else {
             self.messages.pop();
             eprintln!(
@@ -157,10 +152,8 @@ impl Conversation {
         self.held = ids;
         self.held.extend(&answer.ids);
         self.held.truncate(session.len(0));
-        self.messages.push(Message {
-            role: Role::Assistant,
-            content: answer.text,
-        });
+        self.messages
+            .push(Message::new(Role::Assistant, answer.text));
         Ok(())
     }
 
@@ -175,7 +168,7 @@ impl Conversation {
         let context = session.limits().context;
         let mut n_forgotten = 0;
         loop {
-            let ids = chat_ids(tokenizer, &self.messages)?;
+            let ids = chat_ids(tokenizer, &Turns::new(self.messages.clone()))?;
             let n_new = settings.max_new_tokens(settings.begin(&ids).len());
             // A quarter of the context is enough to ask of a small one.
             let room = n_new.unwrap_or(1).min(context / 4).max(1);

@@ -134,9 +134,10 @@ pub(crate) struct GenerateArgs {
     /// Read prompts from a file of JSON lines, `-` being standard input, and print a JSON line for each as it ends
     ///
     /// A line is a text, or an object with one of `prompt`, a text, `token_ids`, and `messages`, which are objects with
-    /// `role` (system, user or assistant) and `content` that go through the model's chat template; and, if wanted, with
-    /// `id`, any value that the result repeats, and `max_new_tokens`. --chat and --system apply to texts. From a pipe or
-    /// a terminal each line is answered as it comes.
+    /// `role` and `content`, and whatever else the model's chat template reads (`tool_calls`, `reasoning_content`), with
+    /// `tools`, `documents` and `chat_template_kwargs` beside them; and, if wanted, with `id`, any value that the result
+    /// repeats, and `max_new_tokens`. --chat and --system apply to texts. From a pipe or a terminal each line is answered
+    /// as it comes.
     ///
     /// A result has the number of its `line`, its `id`, `n_prompt_tokens`, `generated_ids`, `text` and `end`: eos,
     /// stop, length, context or time. Where choices are random it also has the `seed` that repeats them for the prompt
@@ -162,6 +163,12 @@ pub(crate) struct GenerateArgs {
         conflicts_with = "token_ids"
     )]
     pub(crate) system: Option<String>,
+    /// Tools that the model may call: a JSON file with a list of their schemas, for the chat template
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tools: Option<PathBuf>,
+    /// A variable of the chat template and its value as JSON, such as enable_thinking=false; may be repeated
+    #[arg(long, value_name = "NAME=JSON")]
+    pub(crate) template_arg: Vec<TemplateArg>,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
@@ -172,6 +179,27 @@ pub(crate) struct GenerateArgs {
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+}
+
+/// A variable of a chat template.
+#[derive(Debug, Clone)]
+pub(crate) struct TemplateArg {
+    pub(crate) name: String,
+    pub(crate) value: serde_json::Value,
+}
+
+impl std::str::FromStr for TemplateArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = "expected NAME=JSON, such as enable_thinking=false or effort='\"high\"'";
+        let (name, value) = text.split_once('=').ok_or(expected)?;
+        let value = serde_json::from_str(value).map_err(|error| format!("{expected}: {error}"))?;
+        Ok(TemplateArg {
+            name: name.to_owned(),
+            value,
+        })
+    }
 }
 
 #[derive(Debug, Args)]

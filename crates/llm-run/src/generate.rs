@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use llm_arch::ModelSpec;
 use llm_runtime::RuntimeError;
-use llm_text::{ChatTemplate, GenerationPrompt, Message, Role, SpecialTokens, Tokenizer};
+use llm_text::{
+    ChatTemplate, Conversation, GenerationPrompt, Message, Role, SpecialTokens, Tokenizer,
+};
 use serde::Serialize;
 
 use crate::cli::GenerateArgs;
@@ -207,27 +209,39 @@ fn text_ids(text: String, args: &GenerateArgs, model: &OpenModel) -> Result<Vec<
     }
     let tokenizer = model.tokenizer()?;
     if args.chat {
-        let system = args.system.as_ref().map(|text| Message {
-            role: Role::System,
-            content: text.clone(),
-        });
-        let messages: Vec<_> = system
-            .into_iter()
-            .chain([Message {
-                role: Role::User,
-                content: text,
-            }])
-            .collect();
-        chat_ids(tokenizer, &messages)
+        let system = args.system.clone();
+        let system = system.map(|text| Message::new(Role::System, text));
+        let messages = system.into_iter().chain([Message::new(Role::User, text)]);
+        let mut conversation = Conversation::new(messages.collect());
+        given_to_template(args, &mut conversation)?;
+        chat_ids(tokenizer, &conversation)
     } else {
         Ok(tokenizer.encode(&text, SpecialTokens::Add)?)
     }
 }
 
+/// Gives the template the tools and the variables of the command line, unless the conversation has its own.
+fn given_to_template(args: &GenerateArgs, conversation: &mut Conversation) -> Result<()> {
+    if let (Some(path), None) = (&args.tools, &conversation.tools) {
+        let text = read_file(path)?;
+        let tools = serde_json::from_str(&text);
+        let tools = tools.map_err(|error| {
+            let expected = "expected a list of objects, each a tool's JSON schema";
+            UserError(format!("{}: {expected}: {error}", path.display()))
+        });
+        conversation.tools = Some(tools?);
+    }
+    for given in &args.template_arg {
+        let (name, value) = (given.name.clone(), given.value.clone());
+        conversation.variables.entry(name).or_insert(value);
+    }
+    Ok(())
+}
+
 /// The ids of a conversation by the model's own template, up to where its answer begins.
-pub(crate) fn chat_ids(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
+pub(crate) fn chat_ids(tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Vec<u32>> {
     let template = chat_template(tokenizer)?;
-    let text = template.render(messages, GenerationPrompt::Add)?;
+    let text = template.render(conversation, GenerationPrompt::Add)?;
     Ok(tokenizer.encode(&text, SpecialTokens::AsIs)?)
 }
 

@@ -5,6 +5,7 @@ mod keys;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use llm_checkpoint::{MAX_CONFIG, read_small};
 use llm_runtime::EarlyStopping;
 
 use self::keys::Keys;
@@ -64,7 +65,7 @@ impl GenerationConfig {
             ("config.json", Others::AreTheModels),
         ] {
             let path = folder.join(name);
-            match std::fs::read(&path) {
+            match read_small(&path, MAX_CONFIG) {
                 Ok(text) => return Self::parse(&path, &text, others),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(unreadable(path.display(), error)),

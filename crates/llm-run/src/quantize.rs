@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use llm_arch::{HubForm, Module, Role, UnknownKeys, from_config_with};
-use llm_checkpoint::{Checkpoint, Existing, ShardPlan, ShardWriter};
+use llm_checkpoint::{Checkpoint, Existing, MAX_CONFIG, ShardPlan, ShardWriter, read_small};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::WeightDType;
 use llm_quant::QuantConfig;
@@ -204,7 +204,7 @@ impl Files {
                     self.copies.push(path);
                 }
             } else if self.config.is_empty() {
-                let text = std::fs::read(&path);
+                let text = read_small(&path, MAX_CONFIG);
                 let text = text.with_context(|| format!("cannot read {}", path.display()))?;
                 self.config = llm_json::parse_as(&text)?;
             }

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use llm_checkpoint::{
-    Checkpoint, CheckpointError, Encoding, Format, MANIFEST, ShardPlan, ShardWriter,
+    Checkpoint, CheckpointError, Encoding, Format, MANIFEST, MAX_CONFIG, ShardPlan, ShardWriter,
+    read_small,
 };
 use llm_tensor::DType;
 use serde_json::{Map, Value};
@@ -81,6 +82,7 @@ fn add_side_file(
 
 /// The configuration with another element type; nothing where it names none.
 fn config_with_dtype(path: &Path, dtype: DType) -> Option<String> {
-    let mut config: Map<String, Value> = llm_json::parse_as(&std::fs::read(path).ok()?).ok()?;
+    let mut config: Map<String, Value> =
+        llm_json::parse_as(&read_small(path, MAX_CONFIG).ok()?).ok()?;
     set_dtype(&mut config, dtype).then(|| format!("{:#}\n", Value::Object(config)))
 }

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use llm_arch::{ModelSpec, Place, Skeleton, Slot, UnknownKeys, from_config_with, from_gguf};
-use llm_checkpoint::{Checkpoint, Format, Layout, TensorInfo, Value as MetaValue, read_small};
+use llm_checkpoint::{
+    Checkpoint, Format, Layout, MAX_CONFIG, TensorInfo, Value as MetaValue, read_small,
+};
 use llm_plan::{Encodings, StoredAs, WeightDType, is_final};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
 use llm_tensor::DType;
@@ -347,9 +349,6 @@ fn find<'c>(
     misfit.missing(slot);
     None
 }
-
-/// Bytes that a configuration may have: those of sparsely quantized models list every tensor.
-const MAX_CONFIG: u64 = 64 << 20;
 
 fn gguf_skeleton(checkpoint: &Checkpoint) -> Result<Skeleton> {
     let metadata = gguf_metadata(checkpoint)?;

@@ -1,20 +1,50 @@
-use std::collections::BTreeMap;
-
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde_json::{Map, Value};
 
 use crate::TextError;
-use crate::error::one_line;
 
+mod engine;
 mod python;
+mod source;
 
 /// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Templates know more of a turn than who speaks and what is said: calls of tools and their results, parts of the
+/// content, what the model thought. So a message is a JSON object with a `role`, whose other fields are the template's.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Message {
-    /// Who speaks.
-    pub role: Role,
-    /// What is said.
-    pub content: String,
+    fields: Map<String, Value>,
+}
+
+impl Message {
+    /// A message of text.
+    pub fn new(role: Role, content: String) -> Self {
+        let role = ("role".to_owned(), Value::from(role.name()));
+        let content = ("content".to_owned(), Value::from(content));
+        Message {
+            fields: Map::from_iter([role, content]),
+        }
+    }
+
+    /// A message with any fields. Those that are null are left out, as `transformers` does.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::BrokenMessage`] if there is no `role` that is a text.
+    pub fn from_fields(fields: Map<String, Value>) -> Result<Self, TextError> {
+        if !fields.get("role").is_some_and(Value::is_string) {
+            let problem = "it has no `role` that is a text".to_owned();
+            return Err(TextError::BrokenMessage { problem });
+        }
+        let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
+        Ok(Message {
+            fields: fields.collect(),
+        })
+    }
+
+    /// The message as templates see it.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
 }
 
 /// Who speaks in a conversation.
@@ -27,6 +57,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A tool that the model called.
+    Tool,
 }
 
 impl Role {
@@ -36,6 +68,38 @@ impl Role {
             Role::System => "system",
             Role::User => "user",
             Role::Assistant => "assistant",
+            Role::Tool => "tool",
+        }
+    }
+}
+
+/// A conversation and what else a template may ask for.
+///
+/// ```
+/// use llm_text::{Conversation, Message, Role};
+///
+/// let messages = vec![Message::new(Role::User, "Who lit the lamp?".to_owned())];
+/// let mut conversation = Conversation::new(messages);
+/// conversation.variables.insert("enable_thinking".to_owned(), false.into());
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Conversation {
+    /// The turns.
+    pub messages: Vec<Message>,
+    /// The tools that the model may call, each as its JSON schema.
+    pub tools: Option<Vec<Map<String, Value>>>,
+    /// The documents that the answer is to draw on.
+    pub documents: Option<Vec<Map<String, Value>>>,
+    /// Variables of the template by name, such as `enable_thinking`.
+    pub variables: Map<String, Value>,
+}
+
+impl Conversation {
+    /// A conversation of turns alone.
+    pub fn new(messages: Vec<Message>) -> Self {
+        Conversation {
+            messages,
+            ..Conversation::default()
         }
     }
 }
@@ -52,12 +116,20 @@ pub enum GenerationPrompt {
 /// The Jinja template that turns a conversation into the text that a model was trained on.
 ///
 /// It is rendered as `transformers` does, with its settings, functions and variables. A template comes with a model
-/// and may say anything: it sees nothing but the conversation, and cannot run for ever.
+/// and may say anything: it sees nothing but the conversation, and takes no more than two seconds and 64 MB.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    source: String,
-    origin: String,
+    sources: Vec<Source>,
     special_tokens: Vec<(&'static str, String)>,
+}
+
+/// One of a model's templates.
+#[derive(Debug, Clone)]
+struct Source {
+    name: String,
+    text: String,
+    /// The file or the key that it came from.
+    origin: String,
 }
 
 impl ChatTemplate {
@@ -66,125 +138,79 @@ impl ChatTemplate {
         origin: String,
         special_tokens: Vec<(&'static str, String)>,
     ) -> Self {
+        Self::named([(DEFAULT.to_owned(), source, origin)], special_tokens)
+    }
+
+    /// Templates by name, each with where it came from.
+    pub(crate) fn named(
+        sources: impl IntoIterator<Item = (String, String, String)>,
+        special_tokens: Vec<(&'static str, String)>,
+    ) -> Self {
+        let sources = sources
+            .into_iter()
+            .map(|(name, text, origin)| Source { name, text, origin });
         ChatTemplate {
-            source,
-            origin,
+            sources: sources.collect(),
             special_tokens,
         }
     }
 
-    /// The template as it was written.
-    pub fn source(&self) -> &str {
-        &self.source
+    /// The template of plain conversations as it was written, if there is one.
+    pub fn source(&self) -> Option<&str> {
+        self.find(DEFAULT).map(|source| source.text.as_str())
     }
 
     /// The conversation as text. Special tokens are spelled out in it: encode it with
     /// [`SpecialTokens::AsIs`](crate::SpecialTokens::AsIs).
     ///
+    /// Where the model has a template of its own for conversations with tools, called `tool_use`, that one is taken
+    /// for them.
+    ///
     /// # Errors
     ///
-    /// [`TextError::ChatRefused`] if the template finds fault with the conversation, and
-    /// [`TextError::BrokenChatTemplate`] if the fault is its own.
+    /// [`TextError::ChatRefused`] if the template finds fault with the conversation, [`TextError::BrokenChatTemplate`]
+    /// if the fault is its own, and [`TextError::NoDefaultTemplate`] if none of several is for such a conversation.
     pub fn render(
         &self,
-        messages: &[Message],
+        conversation: &Conversation,
         prompt: GenerationPrompt,
     ) -> Result<String, TextError> {
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|m| context! { role => m.role.name(), content => &m.content })
-            .collect();
-        let mut variables: BTreeMap<&str, Value> = BTreeMap::new();
-        for (name, text) in &self.special_tokens {
-            variables.insert(name, Value::from(text));
-        }
-        variables.insert("messages", Value::from(messages));
-        variables.insert(
-            "add_generation_prompt",
-            (prompt == GenerationPrompt::Add).into(),
-        );
-        // Templates ask whether tools are none, which for an undefined variable they are not.
-        variables.insert("tools", ().into());
-        variables.insert("documents", ().into());
-        let source = without_generation_marks(&self.source);
-        let rendered = environment()
-            .template_from_named_str("chat_template", &source)
-            .and_then(|template| template.render(variables));
-        rendered.map_err(|error| self.explain(&error))
-    }
-
-    fn explain(&self, error: &Error) -> TextError {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-        while let Some(error) = cause {
-            if let Some(Refusal(message)) = error.downcast_ref() {
-                let message = one_line(message);
-                return TextError::ChatRefused { message };
-            }
-            cause = error.source();
-        }
-        TextError::BrokenChatTemplate {
-            origin: self.origin.clone(),
-            problem: one_line(error),
-        }
-    }
-}
-
-fn environment() -> Environment<'static> {
-    let mut env = Environment::new();
-    env.set_syntax(
-        SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()
-            .expect("the delimiters are the usual ones"),
-    );
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.set_fuel(Some(FUEL));
-    env.add_filter("tojson", python::tojson);
-    env.add_function("raise_exception", raise_exception);
-    env.add_function("strftime_now", |format: &str| {
-        python::strftime(&jiff::Zoned::now(), format)
-    });
-    env
-}
-
-/// What a template says when it does not accept a conversation.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refusal(String);
-
-fn raise_exception(message: &str) -> Result<Value, Error> {
-    let refusal = Refusal(message.to_owned());
-    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(refusal))
-}
-
-/// Replaces `{% generation %}` and `{% endgeneration %}`, which say what is trained on and change nothing else, by
-/// an empty scope, so that the white space around them is treated alike.
-fn without_generation_marks(source: &str) -> String {
-    let mut result = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        result.push_str(before);
-        let Some(end) = tag.find("%}") else {
-            rest = tag;
-            break;
+        let for_tools = conversation
+            .tools
+            .as_ref()
+            .and_then(|_| self.find(TOOL_USE));
+        let source = for_tools.or_else(|| self.find(DEFAULT));
+        let Some(source) = source else {
+            let names = self.sources.iter().map(|source| source.name.clone());
+            return Err(TextError::NoDefaultTemplate {
+                origin: self.origin().to_owned(),
+                names: names.collect(),
+            });
         };
-        let (tag, after) = tag.split_at(end + "%}".len());
-        let word = tag.trim_matches(|c: char| "{}%+-".contains(c) || c.is_whitespace());
-        match word {
-            "generation" => result.push_str(&tag.replace(word, "with")),
-            "endgeneration" => result.push_str(&tag.replace(word, "endwith")),
-            _ => result.push_str(tag),
-        }
-        rest = after;
+        let variables = engine::variables(conversation, &self.special_tokens, prompt);
+        variables
+            .and_then(|variables| engine::render(&source.text, variables))
+            .map_err(|failure| match failure {
+                engine::Failure::Refused(message) => TextError::ChatRefused { message },
+                engine::Failure::Broken(problem) => TextError::BrokenChatTemplate {
+                    origin: source.origin.clone(),
+                    problem,
+                },
+            })
     }
-    result.push_str(rest);
-    result
+
+    fn find(&self, name: &str) -> Option<&Source> {
+        self.sources.iter().find(|source| source.name == name)
+    }
+
+    fn origin(&self) -> &str {
+        self.sources.first().map_or("", |source| &source.origin)
+    }
 }
 
-/// Instructions that a template may execute: a long conversation needs thousands.
-const FUEL: u64 = 20_000_000;
+/// The template's name that counts where nothing else is said.
+pub(crate) const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
 
 #[cfg(test)]
 mod tests;

@@ -158,6 +158,23 @@ pub enum TextError {
         /// What the template engine says, with the line.
         problem: String,
     },
+    /// A message that is no message.
+    #[error("a message of the conversation is not as expected: {problem}")]
+    BrokenMessage {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Several chat templates by name, none of which is for plain conversations.
+    #[error(
+        "{origin}: none of the model's chat templates ({}) is called `default`; rename the one that is to be used",
+        .names.join(", ")
+    )]
+    NoDefaultTemplate {
+        /// Where the templates came from.
+        origin: String,
+        /// Their names.
+        names: Vec<String>,
+    },
     /// A conversation that the template itself turns down, by `raise_exception`.
     #[error("the model's chat template refuses this conversation: {message}")]
     ChatRefused {

@@ -17,7 +17,7 @@ mod splits;
 mod stop;
 mod tokenizer;
 
-pub use chat::{ChatTemplate, GenerationPrompt, Message, Role};
+pub use chat::{ChatTemplate, Conversation, GenerationPrompt, Message, Role};
 pub use detokenizer::StreamingDetokenizer;
 pub use error::TextError;
 pub use gguf::GgufTokenizer;

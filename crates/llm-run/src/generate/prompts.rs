@@ -4,12 +4,12 @@ use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use llm_runtime::RuntimeError;
-use llm_text::{Message, Role};
+use llm_text::{Conversation, Message};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::lines::Line;
-use super::{chat_ids, text_ids};
+use super::{chat_ids, given_to_template, text_ids};
 use crate::cli::GenerateArgs;
 use crate::defaults::Length;
 use crate::model::OpenModel;
@@ -70,7 +70,10 @@ fn ids(content: Content, args: &GenerateArgs, model: &OpenModel) -> Result<Vec<u
     let ids = match content {
         Content::Text(text) => text_ids(text, args, model)?,
         Content::Ids(ids) => ids,
-        Content::Messages(messages) => chat_ids(model.tokenizer()?, &messages)?,
+        Content::Conversation(mut conversation) => {
+            given_to_template(args, &mut conversation)?;
+            chat_ids(model.tokenizer()?, &conversation)?
+        }
     };
     let (n_tokens, context) = (ids.len(), model.bound.spec().context);
     if n_tokens > context {
@@ -94,7 +97,7 @@ struct Entry {
 enum Content {
     Text(String),
     Ids(Vec<u32>),
-    Messages(Vec<Message>),
+    Conversation(Conversation),
 }
 
 /// A line that is an object, as it is written.
@@ -103,25 +106,15 @@ enum Content {
 struct Object {
     prompt: Option<String>,
     token_ids: Option<Vec<u32>>,
-    messages: Option<Vec<Turn>>,
+    messages: Option<Vec<Map<String, Value>>>,
+    tools: Option<Vec<Map<String, Value>>>,
+    documents: Option<Vec<Map<String, Value>>>,
+    /// Variables of the chat template.
+    #[serde(default)]
+    chat_template_kwargs: Map<String, Value>,
     #[serde(default, deserialize_with = "present")]
     id: Option<Value>,
     max_new_tokens: Option<NonZeroUsize>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with `role` and `content`")]
-struct Turn {
-    role: Speaker,
-    content: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Speaker {
-    System,
-    User,
-    Assistant,
 }
 
 /// Tells a null from what is not there.
@@ -159,11 +152,25 @@ impl Object {
             let expected = "expected one of `prompt`, `token_ids` and `messages`";
             Err(format!("{expected}, found {found}"))
         };
+        let has_more = self.tools.is_some()
+            || self.documents.is_some()
+            || !self.chat_template_kwargs.is_empty();
+        if self.messages.is_none() && has_more {
+            let names = "`tools`, `documents` and `chat_template_kwargs`";
+            return Err(format!("{names} go with `messages`, found without"));
+        }
         let content = match (self.prompt, self.token_ids, self.messages) {
             (Some(text), None, None) => Content::Text(text),
             (None, Some(ids), None) => Content::Ids(ids),
-            (None, None, Some(turns)) => {
-                Content::Messages(turns.into_iter().map(Message::from).collect())
+            (None, None, Some(messages)) => {
+                let messages = messages.into_iter().map(Message::from_fields);
+                let messages = messages.collect::<Result<_, _>>();
+                Content::Conversation(Conversation {
+                    messages: messages.map_err(|error| error.to_string())?,
+                    tools: self.tools,
+                    documents: self.documents,
+                    variables: self.chat_template_kwargs,
+                })
             }
             (None, None, None) => return not_one("none"),
             (_, _, _) => return not_one("more than one"),
@@ -173,17 +180,6 @@ impl Object {
             max_new_tokens: self.max_new_tokens,
             content,
         })
-    }
-}
-
-impl From<Turn> for Message {
-    fn from(Turn { role, content }: Turn) -> Self {
-        let role = match role {
-            Speaker::System => Role::System,
-            Speaker::User => Role::User,
-            Speaker::Assistant => Role::Assistant,
-        };
-        Message { role, content }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What keys and values take, as far as usual configuration keys tell.
 
-use llm_checkpoint::{Checkpoint, Format, Metadata};
+use llm_checkpoint::{Checkpoint, Format, MAX_CONFIG, Metadata, read_small};
 use llm_tensor::Bytes;
 use serde_json::{Map, Value};
 
@@ -24,10 +24,10 @@ impl KvShape {
             return Self::of_gguf(checkpoint.metadata());
         }
         let path = checkpoint.folder().join("config.json");
-        let text = llm_checkpoint::read_small(&path, MAX_CONFIG)
-            .map_err(|_| "there is no config.json".to_owned())?;
-        let config: Map<String, Value> = serde_json::from_slice(&text)
-            .map_err(|_| "config.json is no JSON object".to_owned())?;
+        let text =
+            read_small(&path, MAX_CONFIG).map_err(|_| "there is no config.json".to_owned())?;
+        let config: Map<String, Value> =
+            llm_json::parse_as(&text).map_err(|_| "config.json is no JSON object".to_owned())?;
         Self::of_config(&config)
     }
 
@@ -108,7 +108,6 @@ const OTHERWISE: [&str; 5] = [
     "mamba_d_state",
     "linear_num_key_heads",
 ];
-const MAX_CONFIG: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use llm_arch::{Skeleton, Slot};
-use llm_checkpoint::{CheckpointError, NewTensor, ShardPlan, read_small};
+use llm_checkpoint::{CheckpointError, MAX_CONFIG, NewTensor, ShardPlan, read_small};
 use llm_plan::{Encodings, RunOn, StoredAs, WeightDType};
 use llm_quant::{QuantConfig, Scheme};
 use llm_runtime::{BoundModel, RuntimeError, read_config_with};
@@ -215,8 +215,6 @@ pub(super) fn name(path: &Path) -> String {
 }
 
 const CONFIG: &str = "config.json";
-/// More than any configuration has.
-const MAX_CONFIG: u64 = 64 << 20;
 /// What most checkpoints are published in, whose configuration does not say.
 const USUAL_DTYPE: DType = DType::BF16;
 /// The size of shards in which models of this size are mostly published.

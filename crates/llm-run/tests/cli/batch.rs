@@ -230,6 +230,33 @@ fn messages_go_through_the_models_template() {
 }
 
 #[test]
+fn tools_calls_documents_and_variables_reach_the_template() {
+    let folder = talkative();
+    let template = "{{ messages[-1].tool_calls[0].name }} {{ tools[0].name }} {{ documents[0].text }} {{ tone }}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let tools = folder.path().join("tools.json");
+    std::fs::write(&tools, r#"[{"name": "upon"}]"#).unwrap();
+    let (model, tools) = (folder.path().to_str().unwrap(), tools.to_str().unwrap());
+    let message = r#"{"role": "assistant", "content": null, "tool_calls": [{"name": "Once"}]}"#;
+    let lines = format!(
+        r#"
+        {{"messages": [{message}], "tools": [{{"name": "upon"}}], "documents": [{{"text": "a"}}], "chat_template_kwargs": {{"tone": "time"}}}}
+        {{"messages": [{message}], "documents": [{{"text": "a"}}]}}
+        {{"prompt": "Once upon a time"}}
+    "#
+    );
+    let args = [model, "--max-new-tokens", "8"];
+    let given = ["--tools", tools, "--template-arg", "tone=\"time\""];
+    let found = results(&[&args[..], &given].concat(), &lines, 0);
+    // The template ends with no more than the text, so that the ids are those of the text itself, less what begins it.
+    assert_same(&found[1], &found[0]);
+    assert_eq!(
+        found[0]["n_prompt_tokens"].as_u64().unwrap() + 1,
+        found[2]["n_prompt_tokens"].as_u64().unwrap()
+    );
+}
+
+#[test]
 fn encoders_read_one_prompt_after_the_other() {
     let model = fixture("models/t5-flan-style");
     let prompts = ["5,6,7,8,9,10", "11", "30,2,40", "7,7,7,7"];
@@ -297,8 +324,8 @@ fn what_is_wrong_with_a_line_is_its_own_error() {
             words: &["`-1`", "u32"],
         },
         Case {
-            line: r#"{"messages": [{"role": "tool", "content": "x"}]}"#,
-            words: &["`tool`", "`assistant`"],
+            line: r#"{"messages": [{"role": 5, "content": "x"}]}"#,
+            words: &["message", "`role`"],
         },
         Case {
             line: r#"{"messages": [{"role": "user", "content": "x"}]}"#,

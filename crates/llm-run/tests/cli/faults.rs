@@ -14,7 +14,6 @@ const FAIL: &[&str] = &[
     "fp8-block-scales",
     "gguf-mxfp4",
     "shard-dtype-quantized",
-    "template-python-strings",
 ];
 
 #[test]

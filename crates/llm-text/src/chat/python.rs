@@ -1,142 +1,112 @@
-//! What chat templates take for granted from Python: how `json.dumps` and `strftime` write.
+//! Python's values and what `jinja2` and `transformers` do with them, where the engine's own would answer otherwise.
 
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// The filter `tojson` as `transformers` defines it: `json.dumps` without escapes for HTML.
-pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    let (item, key) = match separators.as_deref() {
-        Some([item, key]) => (item.clone(), key.clone()),
-        Some(_) => return Err(invalid("separators must be two")),
-        None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
-        None => (", ".to_owned(), ": ".to_owned()),
-    };
-    if indent.is_some_and(|indent| indent > MAX_INDENT) {
-        return Err(invalid("the indent is too large"));
-    }
-    let mut json = JsonWriter {
-        out: String::new(),
-        indent,
-        item,
-        key,
-        ensure_ascii: options
-            .get::<Option<bool>>("ensure_ascii")?
-            .unwrap_or(false),
-        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-    };
-    options.assert_all_used()?;
-    json.value(value, 0)?;
-    Ok(json.out)
+use minijinja::{Error, ErrorKind};
+
+mod access;
+mod arguments;
+mod checks;
+mod compare;
+mod filters;
+mod float;
+mod format;
+mod functions;
+mod json;
+mod meter;
+mod methods;
+mod ops;
+mod percent;
+mod pretty;
+mod time;
+mod value;
+mod write;
+
+pub(super) use checks::CHECKS;
+pub(super) use filters::FILTERS;
+pub(super) use functions::{FUNCTIONS, OPERATORS, Refusal};
+pub(super) use meter::{Limits, Meter};
+#[cfg(test)]
+pub(super) use time::strftime;
+pub(super) use value::Value;
+
+use arguments::Args;
+
+/// The engine's arguments as ours.
+pub(super) fn arguments(values: &[minijinja::Value]) -> Result<Args, Error> {
+    Args::from_engine(values)
 }
 
-/// The time as `strftime` writes it.
-pub(super) fn strftime(time: &jiff::Zoned, format: &str) -> Result<String, Error> {
-    jiff::fmt::strtime::format(format, time).map_err(|error| {
-        let problem = format!("strftime_now does not know the format `{format}`");
-        Error::new(ErrorKind::InvalidOperation, problem).with_source(error)
-    })
+/// What a template is rendered with: the bounds on what it takes.
+#[derive(Clone)]
+pub(super) struct Cx {
+    meter: Arc<Meter>,
+    namespaces: Arc<Mutex<Vec<Arc<value::Namespace>>>>,
 }
 
-struct JsonWriter {
-    out: String,
-    /// Spaces per level; without it everything is on one line.
-    indent: Option<usize>,
-    /// What separates items.
-    item: String,
-    /// What separates a key from its value.
-    key: String,
-    ensure_ascii: bool,
-    sort_keys: bool,
-}
-
-impl JsonWriter {
-    fn value(&mut self, value: &Value, level: usize) -> Result<(), Error> {
-        if level > MAX_DEPTH {
-            return Err(invalid("a value is nested too deeply for tojson"));
-        }
-        match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool if value.is_true() => self.out.push_str("true"),
-            ValueKind::Bool => self.out.push_str("false"),
-            ValueKind::Number => self.out.push_str(&value.to_string()),
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
-            ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.enclosed(['[', ']'], items, level, |json, item| {
-                    json.value(&item, level + 1)
-                })?;
-            }
-            ValueKind::Map => {
-                let mut keys: Vec<Value> = value.try_iter()?.collect();
-                if self.sort_keys {
-                    keys.sort();
-                }
-                self.enclosed(['{', '}'], keys, level, |json, key| {
-                    json.string(&key.to_string());
-                    let separator = json.key.clone();
-                    json.out.push_str(&separator);
-                    json.value(&value.get_item(&key)?, level + 1)
-                })?;
-            }
-            kind => return Err(invalid(&format!("{kind} is nothing that JSON can say"))),
-        }
-        Ok(())
-    }
-
-    fn enclosed(
-        &mut self,
-        [open, close]: [char; 2],
-        items: Vec<Value>,
-        level: usize,
-        write: impl Fn(&mut Self, Value) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.out.push(open);
-        let is_empty = items.is_empty();
-        for (idx, item) in items.into_iter().enumerate() {
-            if idx > 0 {
-                let separator = self.item.clone();
-                self.out.push_str(&separator);
-            }
-            self.new_line(level + 1);
-            write(self, item)?;
-        }
-        if !is_empty {
-            self.new_line(level);
-        }
-        self.out.push(close);
-        Ok(())
-    }
-
-    fn new_line(&mut self, level: usize) {
-        if let Some(indent) = self.indent {
-            self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent * level));
+impl Cx {
+    pub(super) fn new(limits: Limits) -> Cx {
+        Cx {
+            meter: Arc::new(Meter::new(limits)),
+            namespaces: Arc::default(),
         }
     }
 
-    fn string(&mut self, text: &str) {
-        let quoted = serde_json::Value::from(text).to_string();
-        if !self.ensure_ascii {
-            self.out.push_str(&quoted);
-            return;
+    /// Empties all namespaces, which may hold themselves.
+    pub(super) fn close(&self) {
+        let namespaces = self.namespaces.lock();
+        for namespace in namespaces.unwrap_or_else(PoisonError::into_inner).iter() {
+            namespace.clear();
         }
-        for c in quoted.chars() {
-            if c.is_ascii() {
-                self.out.push(c);
-                continue;
+    }
+
+    /// A value as JSON has it.
+    pub(super) fn from_json(&self, json: &serde_json::Value) -> Result<Value, Error> {
+        use serde_json::Value as Json;
+        match json {
+            Json::Null => Ok(Value::None),
+            Json::Bool(b) => Ok(Value::Bool(*b)),
+            Json::Number(n) => Ok(match (n.as_i128(), n.as_f64()) {
+                (Some(i), _) => Value::Int(i),
+                (None, Some(f)) => Value::Float(f),
+                (None, None) => Value::None,
+            }),
+            Json::String(text) => self.text(text.as_str()),
+            Json::Array(items) => {
+                let items = items.iter().map(|item| self.from_json(item));
+                self.list(items.collect::<Result<_, _>>()?)
             }
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                self.out.push_str(&format!("\\u{unit:04x}"));
+            Json::Object(fields) => {
+                let pairs = fields.iter();
+                let pairs = pairs
+                    .map(|(key, value)| Ok((self.text(key.as_str())?, self.from_json(value)?)));
+                self.dict(pairs.collect::<Result<_, Error>>()?)
             }
         }
     }
+
+    /// A function by the name that templates call it by.
+    pub(super) fn function(&self, name: &'static str, callable: Callable) -> Value {
+        Value::Function(Arc::new(value::Function::Global(
+            name,
+            callable,
+            self.clone(),
+        )))
+    }
+
+    /// The text that is printed for a value.
+    pub(super) fn printed(&self, value: &minijinja::Value) -> Result<value::Str, Error> {
+        self.meter.step(1)?;
+        let text = self.str(&Value::from_engine(value))?;
+        self.meter.charge(text.len())?;
+        Ok(text)
+    }
 }
 
-fn invalid(problem: &str) -> Error {
-    Error::new(ErrorKind::InvalidOperation, problem.to_owned())
-}
+/// A function of the engine: of its state and its arguments.
+pub(super) type Callable = fn(&Cx, &mut minijinja::State<'_, '_>, Args) -> Result<Value, Error>;
 
-const MAX_INDENT: usize = 64;
-const MAX_DEPTH: usize = 128;
+/// The error of an operation that Python refuses too, or that we do not know.
+fn broken<T>(problem: impl Into<String>) -> Result<T, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, problem.into()))
+}

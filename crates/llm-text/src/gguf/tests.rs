@@ -142,7 +142,10 @@ fn all_ends_are_known_and_the_template_sees_the_special_tokens() {
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
     assert_eq!(tokenizer.eos_ids(), [2, 3]);
     let template = tokenizer.chat_template().unwrap();
-    let text = template.render(&[], crate::GenerationPrompt::Omit).unwrap();
+    let nothing = crate::Conversation::default();
+    let text = template
+        .render(&nothing, crate::GenerationPrompt::Omit)
+        .unwrap();
     assert_eq!(text, "<s></s>False");
 }
 

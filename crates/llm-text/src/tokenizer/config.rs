@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use crate::TextError;
+use crate::chat::DEFAULT;
 use crate::error::one_line;
 
 /// A configuration as it stands in its file. Everything in it is optional.
@@ -269,15 +270,14 @@ pub(super) struct NamedTemplate {
 }
 
 impl Templates {
-    /// The template for a plain conversation: the only one, or the one called `default`.
-    pub(super) fn into_default(self) -> Option<String> {
-        match self {
-            Templates::One(template) => Some(template),
-            Templates::Named(mut list) if list.len() == 1 => list.pop().map(|t| t.template),
-            Templates::Named(list) => list
-                .into_iter()
-                .find(|t| t.name == "default")
-                .map(|t| t.template),
-        }
+    /// The templates with their names and where they came from.
+    pub(super) fn into_sources(self, origin: &str) -> Vec<(String, String, String)> {
+        let list = match self {
+            Templates::One(template) => vec![(DEFAULT.to_owned(), template)],
+            Templates::Named(list) => list.into_iter().map(|t| (t.name, t.template)).collect(),
+        };
+        let sources = list.into_iter();
+        let sources = sources.map(|(name, text)| (name, text, origin.to_owned()));
+        sources.collect()
     }
 }

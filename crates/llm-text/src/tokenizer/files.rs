@@ -31,7 +31,11 @@ pub(super) fn write(tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Vec<u8>)
         ("tokenizer_config.json", config),
     ];
     if let Some(template) = tokenizer.chat_template() {
-        files.push(("chat_template.jinja", template.source().into()));
+        files.extend(
+            template
+                .source()
+                .map(|source| ("chat_template.jinja", source.into())),
+        );
     }
     Ok(files)
 }

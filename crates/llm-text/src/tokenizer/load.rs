@@ -18,6 +18,7 @@ use super::pipeline::{
 use super::sentencepiece::precompiled;
 use super::special::{OtherFiles, SpecialTokensOf};
 use super::{Edges, Framing, Origin, Tokenizer};
+use crate::chat::DEFAULT;
 use crate::error::one_line;
 use crate::file::{MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, read};
 use crate::shield::shielded;
@@ -34,15 +35,12 @@ pub(super) fn from_folder(dir: &Path) -> Result<Tokenizer, TextError> {
         config.update(read_config(&dir.join("special_tokens_map.json"))?.unwrap_or_default());
         files.added_tokens = read_json(&dir.join("added_tokens.json"))?.unwrap_or_default();
     }
-    let template_path = dir.join("chat_template.jinja");
-    let template = match read(&template_path, MAX_CONFIG_BYTES)? {
-        Some(bytes) => Some((utf8(bytes, &template_path)?, template_path)),
-        None => {
-            let templates = config.chat_template()?;
-            let default = templates.and_then(|templates| templates.into_default());
-            default.map(|source| (source, config_path))
-        }
-    };
+    let mut templates = template_files(dir)?;
+    if templates.is_empty()
+        && let Some(listed) = config.chat_template()?
+    {
+        templates = listed.into_sources(&config_path.display().to_string());
+    }
     // What is wrong with it is said whatever else is there.
     config.named()?;
     let model: ModelConfig = read_json(&dir.join("config.json"))?.unwrap_or_default();
@@ -51,7 +49,7 @@ pub(super) fn from_folder(dir: &Path) -> Result<Tokenizer, TextError> {
             .text("tokenizer_class")?
             .or(model.tokenizer_class.as_deref()),
         model_type: model.model_type.as_deref(),
-        template: template.map(|(source, path)| (source, path.display().to_string())),
+        templates,
         config: &config,
         files,
     };
@@ -88,11 +86,11 @@ pub(super) fn from_json(
     };
     let config = TokenizerConfig::new(values, origin.clone());
     let templates = config.chat_template()?;
-    let default = templates.and_then(|templates| templates.into_default());
+    let templates = templates.map(|templates| templates.into_sources(&origin));
     let parts = Parts {
         hub_class: config.text("tokenizer_class")?,
         model_type: None,
-        template: default.map(|source| (source, origin)),
+        templates: templates.unwrap_or_default(),
         config: &config,
         files: OtherFiles::default(),
     };
@@ -100,13 +98,39 @@ pub(super) fn from_json(
     from_tokenizer_json(tokenizer_json, origin, parts)
 }
 
+/// The chat templates that are files of their own. Where there are any, those of the configuration do not count.
+fn template_files(dir: &Path) -> Result<Vec<(String, String, String)>, TextError> {
+    let mut paths = vec![(DEFAULT.to_owned(), dir.join("chat_template.jinja"))];
+    let more = std::fs::read_dir(dir.join("additional_chat_templates"));
+    for entry in more.into_iter().flatten().flatten().take(MAX_TEMPLATES) {
+        let path = entry.path();
+        if let (Some(name), Some("jinja")) = (
+            path.file_stem().and_then(|name| name.to_str()),
+            path.extension().and_then(|extension| extension.to_str()),
+        ) {
+            paths.push((name.to_owned(), path));
+        }
+    }
+    paths[1..].sort();
+    let mut templates = Vec::new();
+    for (name, path) in paths {
+        if let Some(bytes) = read(&path, MAX_CONFIG_BYTES)? {
+            templates.push((name, utf8(bytes, &path)?, path.display().to_string()));
+        }
+    }
+    Ok(templates)
+}
+
+/// Chat templates that a model may have beside the usual one.
+const MAX_TEMPLATES: usize = 100;
+
 /// What the files of every kind of tokenizer have beside the vocabulary.
 struct Parts<'a> {
     config: &'a TokenizerConfig,
     hub_class: Option<&'a str>,
     model_type: Option<&'a str>,
-    /// The chat template's source and where it came from.
-    template: Option<(String, String)>,
+    /// The chat templates with their names and where they came from.
+    templates: Vec<(String, String, String)>,
     files: OtherFiles,
 }
 
@@ -156,11 +180,11 @@ impl Parts<'_> {
             bos_id: id("bos_token"),
             eos_ids: id("eos_token").into_iter().collect(),
         };
-        let template = self.template.map(|(source, origin)| {
+        let template = (!self.templates.is_empty()).then(|| {
             let tokens = STANDARD_ROLES
                 .iter()
                 .filter_map(|&role| Some((role, special.text(role)?.to_owned())));
-            ChatTemplate::new(source, origin, tokens.collect())
+            ChatTemplate::named(self.templates, tokens.collect())
         });
         let mut tokenizer = Tokenizer::assemble(inner, framing, edges, named, template, origin);
         tokenizer.origin.notices.extend(notices);

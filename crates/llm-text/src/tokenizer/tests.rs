@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::testing::{fault, fixture, fixture_tokenizers, read_json, tokenizer_of};
 use super::*;
-use crate::{GenerationPrompt, Message, Role};
+use crate::{Conversation, GenerationPrompt, Message, Role};
 
 #[derive(Deserialize)]
 struct Expected {
@@ -74,14 +74,12 @@ fn special_tokens_are_found_in_every_form_of_the_files() {
 
 #[test]
 fn the_default_template_is_found_and_a_file_of_its_own_wins() {
-    let user = Message {
-        role: Role::User,
-        content: "Hi".to_owned(),
-    };
+    let user = Message::new(Role::User, "Hi".to_owned());
+    let conversation = Conversation::new(vec![user]);
     let render = |name| {
         let tokenizer = tokenizer_of(name);
         let template = tokenizer.chat_template().expect("the fixture has one");
-        template.render(std::slice::from_ref(&user), GenerationPrompt::Add)
+        template.render(&conversation, GenerationPrompt::Add)
     };
     let listed = "<|turn|>system\nBe kind.</s>\n<|turn|>user\nHi</s>\n<|turn|>assistant\n";
     assert_eq!(render("byte-level").unwrap(), listed);
