@@ -161,7 +161,8 @@ impl RawTensor {
     ) -> Result<(Shape, Encoding, Range<u64>), TensorFlaw> {
         let encoding = encoding(self.type_code)?;
         let shape = Shape::new(&self.dims)?;
-        let n_bytes = encoding.stored_bytes(&shape)?.get();
+        let n_bytes = encoding.stored_bytes(&shape)?;
+        let n_bytes = n_bytes.expect("GGUF's types have known widths").get();
         if !self.offset.is_multiple_of(alignment) {
             return Err(TensorFlaw::Misaligned {
                 offset: self.offset,

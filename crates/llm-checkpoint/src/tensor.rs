@@ -6,6 +6,7 @@ use llm_tensor::{Bytes, DType, Shape, TensorError};
 use crate::error::{CheckpointError, TensorFlaw};
 use crate::gguf::blocks::GgmlType;
 use crate::metadata::Metadata;
+use crate::opaque::Opaque;
 use crate::source::SourceFile;
 
 /// What a header says about one tensor, validated.
@@ -31,6 +32,16 @@ impl TensorInfo {
     pub fn stored_bytes(&self) -> Bytes {
         Bytes::new(self.bytes.end - self.bytes.start)
     }
+
+    /// Bytes of its elements or blocks, one after the other and without gaps.
+    pub fn contiguous_bytes(&self) -> u64 {
+        match (&self.layout, self.encoding) {
+            (Layout::Strided(_), Encoding::Plain(dtype)) => {
+                self.shape.n_elements() * dtype.size() as u64
+            }
+            _ => self.bytes.end - self.bytes.start,
+        }
+    }
 }
 
 /// In which order the elements of a tensor lie.
@@ -54,61 +65,49 @@ pub enum Encoding {
     Plain(DType),
     /// Quantized in blocks along the innermost dimension, as GGML does.
     Block(GgmlType),
+    /// In a way that is copied, not understood.
+    Opaque(Opaque),
 }
 
 impl Encoding {
-    /// Elements of the smallest piece that can be decoded by itself.
-    pub const fn block_len(self) -> u64 {
-        match self {
-            Encoding::Plain(_) => 1,
-            Encoding::Block(ty) => ty.block_len() as u64,
-        }
-    }
-
-    /// Bytes of that piece.
-    pub const fn block_bytes(self) -> u64 {
-        match self {
-            Encoding::Plain(dtype) => dtype.size() as u64,
-            Encoding::Block(ty) => ty.block_bytes() as u64,
-        }
-    }
-
-    /// Bytes that a tensor of `shape` takes in this encoding.
+    /// Bytes that a tensor of `shape` takes in this encoding, where it is known what an element takes.
     ///
     /// # Errors
-    /// [`TensorFlaw::PartialBlock`] when its rows are not whole blocks, [`TensorFlaw::Value`] when 64 bits cannot
+    /// [`TensorFlaw::PartialBlock`] when its rows are not whole blocks, [`TensorFlaw::PartialByte`] when it does not end
+    /// where a byte does, [`TensorFlaw::Value`] when 64 bits cannot
     /// count the bytes.
-    pub fn stored_bytes(self, shape: &Shape) -> Result<Bytes, TensorFlaw> {
+    pub fn stored_bytes(self, shape: &Shape) -> Result<Option<Bytes>, TensorFlaw> {
         match self {
-            Encoding::Plain(dtype) => Ok(shape.bytes(dtype)?),
-            Encoding::Block(_) => {
-                let row = shape.last().copied().unwrap_or(1);
-                if !row.is_multiple_of(self.block_len()) {
+            Encoding::Plain(dtype) => Ok(Some(shape.bytes(dtype)?)),
+            Encoding::Opaque(opaque) => opaque.stored_bytes(shape),
+            Encoding::Block(ty) => {
+                let (row, block) = (shape.last().copied().unwrap_or(1), ty.block_len() as u64);
+                if !row.is_multiple_of(block) {
                     return Err(TensorFlaw::PartialBlock {
                         row,
-                        block: self.block_len(),
+                        block,
                         encoding: self,
                     });
                 }
-                (shape.n_elements() / self.block_len())
-                    .checked_mul(self.block_bytes())
-                    .map(Bytes::new)
-                    .ok_or_else(|| {
-                        TensorFlaw::Value(TensorError::TooManyElements {
-                            shape: shape.to_string(),
-                        })
+                let too_many = || {
+                    TensorFlaw::Value(TensorError::TooManyElements {
+                        shape: shape.to_string(),
                     })
+                };
+                let n_bytes = (shape.n_elements() / block).checked_mul(ty.block_bytes() as u64);
+                Ok(Some(Bytes::new(n_bytes.ok_or_else(too_many)?)))
             }
         }
     }
 }
 
-/// `bf16`, `Q4_K`.
+/// `bf16`, `Q4_K`, `F4`.
 impl fmt::Display for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Encoding::Plain(dtype) => dtype.fmt(f),
             Encoding::Block(ty) => ty.fmt(f),
+            Encoding::Opaque(opaque) => opaque.fmt(f),
         }
     }
 }

@@ -275,7 +275,7 @@ pub(crate) struct ShardArgs {
     #[arg(long, value_name = "SIZE", default_value = "50GB", value_parser = shard_size)]
     pub(crate) max_shard_size: Bytes,
     /// Convert floating-point tensors to f32, f16 or bf16, and say so in config.json; in f16, values beyond 65504
-    /// become infinite [default: as they are; bf16 for GGUF's quantized blocks]
+    /// become infinite. Quantized matrices stay as they are [default: as they are; bf16 for GGUF's quantized blocks]
     #[arg(long, value_name = "DTYPE", value_parser = float_dtype)]
     pub(crate) dtype: Option<DType>,
     /// The format to write

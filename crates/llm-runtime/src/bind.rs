@@ -13,6 +13,7 @@ use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
 use serde_json::{Map, Value};
 
 use crate::quantized::{Held, companions, recognise};
+use crate::scaled::{Float8, Scaled};
 use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
@@ -42,6 +43,14 @@ impl BoundTensor<'_> {
     pub(crate) fn is_final(&self, scheme: Scheme) -> bool {
         let is_in_order = self.tensor.layout == Layout::RowMajor;
         is_in_order && is_final(self.slot, self.stored_as(), scheme)
+    }
+
+    /// What its elements are to be multiplied with.
+    pub(crate) fn scaled(&self) -> Option<Scaled> {
+        match self.held {
+            Held::Scaled(scaled) => Some(scaled),
+            Held::Dense(_) | Held::FourBit(_) | Held::Int8(_) => None,
+        }
     }
 
     /// How the checkpoint holds it.
@@ -97,8 +106,8 @@ impl BoundModel {
     /// # Errors
     /// When the configuration is not understood or the checkpoint does not fit it.
     pub fn with_config(checkpoint: Checkpoint, config: &[u8], path: &Path) -> Result<Self> {
-        let (skeleton, quantization) = read_config(config, path)?;
-        Self::join(checkpoint, skeleton, quantization)
+        let config = parse_config(config, path)?;
+        Self::join(checkpoint, config)
     }
 
     /// Joins an opened checkpoint with a skeleton.
@@ -106,14 +115,23 @@ impl BoundModel {
     /// # Errors
     /// [`Misfit`] when they do not fit, [`RuntimeError::Quantized`] and [`RuntimeError::QuantizedPart`].
     pub fn bind(checkpoint: Checkpoint, skeleton: Skeleton) -> Result<Self> {
-        Self::join(checkpoint, skeleton, None)
+        let config = Config {
+            skeleton,
+            quantization: None,
+            float8: None,
+            notices: Vec::new(),
+        };
+        Self::join(checkpoint, config)
     }
 
-    fn join(
-        checkpoint: Checkpoint,
-        skeleton: Skeleton,
-        quantization: Option<QuantConfig>,
-    ) -> Result<Self> {
+    fn join(checkpoint: Checkpoint, config: Config) -> Result<Self> {
+        let Config {
+            skeleton,
+            quantization,
+            float8,
+            notices,
+        } = config;
+        let block_size = float8.and_then(|float8| float8.block_size);
         let default = QuantConfig::new(LoadIn::EightBit);
         let int8 = Int8 {
             threshold: quantization.as_ref().unwrap_or(&default).llm_int8_threshold,
@@ -123,8 +141,8 @@ impl BoundModel {
         for slot in &skeleton.slots {
             match find(&checkpoint, slot) {
                 Some(tensor) => {
-                    let held = recognise(&checkpoint, tensor, slot, int8)?;
-                    if let Held::Dense(_) = held {
+                    let held = recognise(&checkpoint, tensor, slot, int8, block_size)?;
+                    if let Held::Dense(_) | Held::Scaled(_) = held {
                         misfit.compare(slot, tensor);
                     }
                     tensors.push((tensor.name.clone(), held));
@@ -153,7 +171,7 @@ impl BoundModel {
                 skeleton,
                 tensors,
                 quantization,
-                notices: Vec::new(),
+                notices,
             })
         } else {
             Err(Box::new(misfit).into())
@@ -236,28 +254,62 @@ impl BoundModel {
 /// # Errors
 /// When it is not understood.
 pub fn read_config(config: &[u8], path: &Path) -> Result<(Skeleton, Option<QuantConfig>)> {
+    let config = parse_config(config, path)?;
+    Ok((config.skeleton, config.quantization))
+}
+
+/// All that a `config.json` says.
+struct Config {
+    skeleton: Skeleton,
+    quantization: Option<QuantConfig>,
+    float8: Option<Float8>,
+    notices: Vec<Notice>,
+}
+
+fn parse_config(config: &[u8], path: &Path) -> Result<Config> {
     let mut config: Map<String, Value> =
         serde_json::from_slice(config).map_err(|e| RuntimeError::ConfigSyntax {
             path: path.to_owned(),
             reason: e.to_string(),
         })?;
-    let quantization = quantization(&mut config, path)?;
+    let (quantization, float8) = quantization(&mut config, path)?;
     let skeleton = from_config(&config).map_err(|flaw| RuntimeError::Config {
         path: path.to_owned(),
         flaw,
     })?;
-    Ok((skeleton, quantization))
+    let activations = float8.as_ref().and_then(|f| f.activations.as_ref());
+    let notice = activations.map(|scheme| Notice::NotApplied {
+        path: path.to_owned(),
+        key: format!("activation_scheme: {scheme}"),
+        instead: "activations stay as they are, which is more exact",
+    });
+    Ok(Config {
+        skeleton,
+        quantization,
+        float8,
+        notices: notice.into_iter().collect(),
+    })
 }
 
 /// Takes the `quantization_config` out of a configuration, the rest of which describes the model.
-fn quantization(config: &mut Map<String, Value>, path: &Path) -> Result<Option<QuantConfig>> {
+fn quantization(
+    config: &mut Map<String, Value>,
+    path: &Path,
+) -> Result<(Option<QuantConfig>, Option<Float8>)> {
     let flawed = |flaw| RuntimeError::QuantConfig {
         path: path.to_owned(),
         flaw: Box::new(flaw),
     };
     match config.shift_remove("quantization_config") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Object(quantization)) => QuantConfig::from_json(&quantization).map_err(flawed),
+        None | Some(Value::Null) => Ok((None, None)),
+        Some(Value::Object(quantization)) => match Float8::from_json(&quantization) {
+            Ok(None) => {
+                let config = QuantConfig::from_json(&quantization).map_err(flawed)?;
+                Ok((config, None))
+            }
+            Ok(float8) => Ok((None, float8)),
+            Err(flaw) => Err(flawed(flaw)),
+        },
         Some(other) => Err(flawed(QuantError::BadValue {
             key: "quantization_config".to_owned(),
             found: other.to_string(),
@@ -308,11 +360,14 @@ impl Misfit {
                 tensor.name, tensor.shape
             ));
         }
-        if let Encoding::Plain(dtype) = tensor.encoding
-            && !(dtype.is_weight() || dtype == llm_tensor::DType::F64)
-        {
+        let is_computable = match tensor.encoding {
+            Encoding::Plain(dtype) => dtype.is_float(),
+            Encoding::Block(_) => true,
+            Encoding::Opaque(_) => false,
+        };
+        if !is_computable {
             self.no_weights
-                .push(format!("`{}` of {dtype}", tensor.name));
+                .push(format!("`{}` of {}", tensor.name, tensor.encoding));
         }
     }
 
@@ -324,7 +379,7 @@ impl Misfit {
         [
             ("missing", &self.missing),
             ("of another shape", &self.misshapen),
-            ("not floating-point", &self.no_weights),
+            ("of elements that are not computed with", &self.no_weights),
             ("not understood", &self.extra),
         ]
     }

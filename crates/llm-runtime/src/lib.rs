@@ -26,6 +26,7 @@ mod relative;
 mod rows;
 mod sample;
 mod save;
+mod scaled;
 mod session;
 mod stage;
 mod stream;

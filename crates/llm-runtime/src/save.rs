@@ -9,6 +9,7 @@ use llm_tensor::{Bytes, DType};
 
 use self::parts::{QuantizedParts, new_tensor};
 use crate::load::weight;
+use crate::rows::read_elements;
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 
 /// A model that is to be written, with every weight as an encoding has it.
@@ -111,9 +112,8 @@ impl<'a> Save<'a> {
             let end = n_elements.min(start + PIECE_ELEMENTS);
             let piece = &mut piece[..(end - start) as usize * dtype.size()];
             let checkpoint = self.model.checkpoint();
-            checkpoint
-                .read_into(&bound.tensor.name, start..end, dtype, piece)
-                .map_err(RuntimeError::from)?;
+            let scaled = bound.scaled();
+            read_elements(checkpoint, bound.tensor, scaled, start..end, dtype, piece)?;
             put(&bound.slot.name, start * dtype.size() as u64, piece)?;
             start = end;
         }

@@ -11,6 +11,7 @@ mod batch;
 mod cache;
 mod chat;
 mod doctor;
+mod elements;
 mod faults;
 mod forms;
 mod inspect;

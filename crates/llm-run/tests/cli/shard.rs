@@ -483,7 +483,9 @@ fn a_kill_at_any_moment_leaves_a_whole_checkpoint_or_none_that_opens() {
                 );
             }
             Err(error) => assert!(
-                error.to_string().contains("index.json: writing a checkpoint"),
+                error
+                    .to_string()
+                    .contains("index.json: writing a checkpoint"),
                 "{error}"
             ),
         }
