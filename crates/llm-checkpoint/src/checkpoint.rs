@@ -211,6 +211,10 @@ impl Checkpoint {
         self.files.iter().map(SourceFile::path)
     }
 
+    pub(crate) fn sources(&self) -> &[SourceFile] {
+        &self.files
+    }
+
     /// A file of the tensors', [`TensorInfo::file_idx`] being its number, to be read in large pieces.
     ///
     /// # Errors

@@ -47,10 +47,12 @@
 
 mod adapter;
 mod checkpoint;
+mod crc;
 mod cursor;
 mod direct;
 mod error;
 mod find;
+mod finite;
 mod foreign;
 mod gguf;
 mod index;
@@ -74,8 +76,10 @@ mod torch_file;
 mod write;
 
 pub use checkpoint::{Checkpoint, Format};
+pub use crc::{Checksums, Damage};
 pub use direct::{DirectFile, PageBuf};
 pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
+pub use finite::NotFinite;
 pub use gguf::blocks::GgmlType;
 pub use manifest::{Difference, MANIFEST, Manifest};
 pub use metadata::{Array, Metadata, Value};

@@ -50,7 +50,10 @@ pub(crate) enum Command {
     /// and chat template are copied, and the configuration says how the weights are quantized. The new files take
     /// their places when all are complete on disk.
     Quantize(QuantizeArgs),
-    /// Check a checkpoint: its headers, and its bytes where there is a manifest of their sums
+    /// Check a checkpoint: its headers, and its bytes where there are sums of them
+    ///
+    /// Zip files of PyTorch's have a CRC-32 of every storage; --write-manifest makes sums for all formats. The exit code is
+    /// 2 where something is not as it should be.
     Verify(VerifyArgs),
     /// Look after weights that were encoded for streaming and are kept in the offload folder
     #[command(subcommand)]
@@ -74,6 +77,9 @@ pub(crate) struct LoadArgs {
     /// Positions to keep, prompt and answer together [default: what the model and the request need; for a plan, 4096]
     #[arg(long, value_name = "TOKENS")]
     pub(crate) context: Option<NonZeroUsize>,
+    /// Check the checkpoint's bytes before it is loaded, as `llm-run verify` does, which reads all of them
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// The instruction set to compute with [default: the best that the machine has]
     #[arg(long, value_name = "ISA", hide = true)]
     pub(crate) isa: Option<Isa>,
@@ -321,6 +327,9 @@ pub(crate) struct VerifyArgs {
     /// checkpoint is cut into other shards
     #[arg(long)]
     pub(crate) write_manifest: bool,
+    /// Look for elements that are no finite numbers, NaN and infinities, in every floating-point tensor
+    #[arg(long)]
+    pub(crate) nan: bool,
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub(crate) json: bool,

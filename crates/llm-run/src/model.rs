@@ -23,6 +23,7 @@ use crate::demo;
 use crate::failure::UserError;
 use crate::output;
 use crate::plan::{self, Wanted, limits};
+use crate::verify;
 
 /// A model that was found and understood, its weights not yet loaded.
 pub(crate) struct OpenModel {
@@ -86,6 +87,9 @@ impl OpenModel {
         n_sequences: usize,
         n_logits: usize,
     ) -> Result<Loaded> {
+        if args.verify {
+            verify::check(self.bound.checkpoint())?;
+        }
         let begin = Instant::now();
         let quant = args.quant.config()?;
         let device = Arc::new(args.cpu()?);

@@ -38,6 +38,10 @@ pub(crate) use self::wanted::Wanted;
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let load = &args.load;
+    if load.verify {
+        let message = "--verify reads all bytes, and a plan only headers; use `llm-run verify`";
+        return Err(UserError(message.to_owned()).into());
+    }
     let subject = Subject::open(&args.model)?;
     let quant = load.quant.config()?;
     let encodings = subject.encodings(load.dtype, quant.as_ref())?;

@@ -16,11 +16,12 @@ use serde_json::{Map, Value};
 use crate::failure::{INTERRUPTED, UserError};
 
 /// Whether the user wants no more. The first Ctrl-C asks for that, the second does not ask.
+#[derive(Default)]
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     pub(crate) fn on_ctrl_c() -> Result<Self> {
-        let stop = Stop(Arc::default());
+        let stop = Stop::default();
         let raised = Arc::clone(&stop.0);
         ctrlc::set_handler(move || {
             if raised.swap(true, Ordering::Relaxed) {

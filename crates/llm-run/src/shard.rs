@@ -10,10 +10,10 @@ use llm_tensor::DType;
 use serde_json::{Map, Value};
 
 use crate::cli::ShardArgs;
-use crate::output;
 use crate::rewrite::{
     CONFIG, Stop, existing, metadata, refuse_overlap, set_dtype, side_files, summary, with_hint,
 };
+use crate::{output, verify};
 
 pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
     let checkpoint = Checkpoint::open(&args.input)?;
@@ -24,6 +24,7 @@ pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
         output::notes(&[note]);
     }
     let stop = Stop::on_ctrl_c()?;
+    verify::check_damage(&checkpoint, &stop)?;
     let begin = Instant::now();
     let metadata = metadata(&checkpoint);
     let mut writer = ShardWriter::create(&args.output, &plan, metadata, existing(args.force))
