@@ -32,6 +32,12 @@ pub enum ArchError {
         /// The keys with their values.
         keys: String,
     },
+    /// A GGUF's model that no `config.json` describes.
+    #[error("no config.json describes the model of this GGUF: {reason}")]
+    NoConfig {
+        /// Why not.
+        reason: &'static str,
+    },
     /// Extents that are possible each, and together describe no real model.
     #[error(
         "a model of {n_parameters} parameters is larger than any; the configuration's extents cannot all be right"

@@ -14,6 +14,7 @@ mod opt;
 mod phi3;
 mod qwen;
 mod t5;
+mod written;
 
 use serde_json::{Map, Value};
 
@@ -44,6 +45,8 @@ struct Gguf {
     naming: fn(&ModelSpec) -> &'static Naming,
     /// What is not as in the family's other checkpoints.
     adjust: fn(&mut ModelSpec),
+    /// What a `config.json` says of such a model, tokens and element type apart.
+    config: fn(&ModelSpec) -> Result<Map<String, Value>, ArchError>,
 }
 
 const FAMILIES: [&Family; 17] = [
@@ -111,15 +114,7 @@ pub fn from_gguf(
     let (family, gguf) = found
         .ok_or_else(|| unknown_family(architecture, known().map(|(_, gguf)| gguf.architecture)))?;
 
-    let mut config = Map::new();
-    for (key, value) in metadata {
-        if let Some(key) = key
-            .strip_prefix(architecture)
-            .and_then(|k| k.strip_prefix('.'))
-        {
-            config.insert(renamed(key, gguf.keys).to_owned(), value.clone());
-        }
-    }
+    let mut config = renamed_keys(metadata, gguf);
     // How the converter stored a tensor that our name tables know of.
     config.shift_remove("tensor_data_layout");
     config.insert("vocab_size".to_owned(), Value::from(vocab));
@@ -139,6 +134,49 @@ pub fn from_gguf(
     }
     let naming = (gguf.naming)(&spec);
     Skeleton::new(spec, naming)
+}
+
+/// What a `config.json` says of a GGUF's model: of its `spec`, and of what its `metadata` alone has in the words that were
+/// given.
+///
+/// # Errors
+/// [`ArchError::NoConfig`].
+pub(crate) fn config_of_gguf(
+    spec: &ModelSpec,
+    metadata: &Map<String, Value>,
+) -> Result<Map<String, Value>, ArchError> {
+    let gguf = gguf_of(spec).ok_or(ArchError::NoConfig {
+        reason: "its family has no GGUF",
+    })?;
+    let mut spec = spec.clone();
+    let mut is_yarn = false;
+    if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
+        for rotary in kinds {
+            if let RopeScaling::Yarn { .. } = rotary.scaling {
+                rotary.scaling = RopeScaling::None;
+                is_yarn = true;
+            }
+        }
+    }
+    let mut config = (gguf.config)(&spec)?;
+    if is_yarn {
+        let mut given = renamed_keys(metadata, gguf);
+        gather_rope_scaling(&mut given);
+        config.extend(given.shift_remove_entry("rope_scaling"));
+    }
+    Ok(config)
+}
+
+/// Makes of a model as a configuration describes it the one that a GGUF of its family holds.
+pub(crate) fn adjust_to_gguf(spec: &mut ModelSpec) {
+    if let Some(gguf) = gguf_of(spec) {
+        (gguf.adjust)(spec);
+    }
+}
+
+fn gguf_of(spec: &ModelSpec) -> Option<&'static Gguf> {
+    let family = FAMILIES.iter().find(|f| f.model_types[0] == spec.family)?;
+    family.gguf.as_ref()
 }
 
 fn read_spec(keys: &Config<'_>, family: &Family) -> Result<ModelSpec, ArchError> {
@@ -165,6 +203,15 @@ fn gather_rope_scaling(config: &mut Map<String, Value>) {
     if !rope.is_empty() && rope.get("type").is_none_or(|kind| kind != "none") {
         config.insert("rope_scaling".to_owned(), Value::Object(rope));
     }
+}
+
+/// The metadata of a GGUF's architecture, as `config.json` calls it.
+fn renamed_keys(metadata: &Map<String, Value>, gguf: &Gguf) -> Map<String, Value> {
+    let own = metadata.iter().filter_map(|(key, value)| {
+        let key = key.strip_prefix(gguf.architecture)?.strip_prefix('.')?;
+        Some((renamed(key, gguf.keys).to_owned(), value.clone()))
+    });
+    own.collect()
 }
 
 /// What the second of each pair calls `key`; itself where no pair has it.

@@ -7,6 +7,7 @@
 mod config;
 mod error;
 mod family;
+mod hub;
 mod rope_config;
 mod rotary;
 mod skeleton;
@@ -14,8 +15,9 @@ mod spec;
 
 pub use error::ArchError;
 pub use family::{families, from_config, from_gguf};
+pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
-pub use skeleton::{Role, Side, Skeleton, Slot, Stored, TensorKind, Unit};
+pub use skeleton::{Module, Role, Side, Skeleton, Slot, Stored, TensorKind, Unit};
 pub use spec::{
     AttentionSpec, BlockSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
     HeadMatrix, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual,

@@ -6,7 +6,7 @@ mod walk;
 
 use self::naming::matches;
 pub(crate) use self::naming::{Matrices, Names, Naming};
-pub use self::slot::{Role, Side, Slot, Stored, TensorKind, Unit};
+pub use self::slot::{Module, Role, Side, Slot, Stored, TensorKind, Unit};
 use self::walk::Slots;
 use crate::ArchError;
 use crate::spec::{HeadMatrix, MlpSpec, ModelSpec};
@@ -53,6 +53,12 @@ impl Skeleton {
             spec,
             harmless: naming.harmless,
         })
+    }
+
+    /// Whether the head is the table of tokens in transformers, so that it cannot be quantized there: where it is tied, and
+    /// in T5, the one family with an encoder, which is tied whatever is stored.
+    pub fn shares_head_in_transformers(&self) -> bool {
+        self.spec.head.matrix == HeadMatrix::Tied || self.spec.encoder.is_some()
     }
 
     /// Parameters; a tied table counts once.

@@ -9,7 +9,8 @@ use crate::error::rounded_up;
 use crate::plan::{fits, plan_with};
 use crate::weights::Weights;
 use crate::{
-    Budgets, Encodings, Home, Limits, Refusal, Request, Result, Tiers, Verdict, WeightDType,
+    Budgets, Encodings, Home, Limits, Refusal, Request, Result, StepCost, StoredAs, Tiers, Verdict,
+    WeightDType,
 };
 
 /// What weights are kept in, as people choose it, most exact first.
@@ -65,8 +66,16 @@ impl Precision {
         }
     }
 
+    /// Whether matrices are kept as codes.
+    pub(crate) fn is_quantized(self) -> bool {
+        match self {
+            Precision::F32 | Precision::Bf16 => false,
+            Precision::Int8 | Precision::Nf4 | Precision::Nf4Double | Precision::Fp4 => true,
+        }
+    }
+
     /// Plans the request in this precision.
-    fn plan(self, request: &Request<'_>) -> Result<(Bytes, Verdict)> {
+    pub(crate) fn plan(self, request: &Request<'_>) -> Result<(Bytes, Verdict)> {
         let quant = self.quant(request.encodings.quant);
         let request = Request {
             encodings: Encodings {
@@ -94,18 +103,37 @@ impl fmt::Display for Precision {
     }
 }
 
-/// Where a model would rest in another precision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a model would rest in another precision, and how fast it would be.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Alternative {
     /// The precision.
     pub precision: Precision,
     /// What its weights take, statistics included.
     pub weights: Bytes,
-    /// The memories that they would rest in; `None` where they do not fit.
-    pub tiers: Option<Tiers>,
+    /// Where they would rest and what a step would move; `None` where they do not fit.
+    pub way: Option<Way>,
 }
 
-/// The request in every precision; what a checkpoint holds quantized stays as it is in all of them.
+/// Where weights rest, and what a step moves of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Way {
+    /// The memories that they rest in.
+    pub tiers: Tiers,
+    /// What a step moves.
+    pub step: StepCost,
+}
+
+impl Way {
+    pub(crate) fn of(verdict: &Verdict) -> Option<Self> {
+        verdict.plan().map(|plan| Way {
+            tiers: plan.map.tiers(),
+            step: plan.step.clone(),
+        })
+    }
+}
+
+/// The request in every precision that can be asked for: what a checkpoint holds quantized stays as it is, and is not
+/// quantized once more.
 ///
 /// # Errors
 /// As [`plan`](crate::plan()).
@@ -115,10 +143,24 @@ pub fn alternatives(request: &Request<'_>) -> Result<Vec<Alternative>> {
         Ok(Alternative {
             precision,
             weights,
-            tiers: verdict.plan().map(|plan| plan.map.tiers()),
+            way: Way::of(&verdict),
         })
     };
-    Precision::ALL.into_iter().map(alternative).collect()
+    askable(request).map(alternative).collect()
+}
+
+/// The precisions that can be asked for.
+fn askable(request: &Request<'_>) -> impl Iterator<Item = Precision> {
+    let is_quantized = is_quantized(request.stored);
+    Precision::ALL
+        .into_iter()
+        .filter(move |precision| !(is_quantized && precision.is_quantized()))
+}
+
+/// Whether a checkpoint holds something quantized.
+pub(crate) fn is_quantized(stored: &[StoredAs]) -> bool {
+    let mut stored = stored.iter();
+    stored.any(|stored| matches!(stored, StoredAs::Quantized(_)))
 }
 
 /// One change of a request.
@@ -229,7 +271,7 @@ impl Search<'_> {
     /// The most exact precision that takes less and fits.
     fn precision(&self) -> Result<Option<Change>> {
         let total = self.weights.total();
-        for precision in Precision::ALL {
+        for precision in askable(self.request) {
             let (weights, verdict) = precision.plan(self.request)?;
             if weights < total && verdict.plan().is_some() {
                 return Ok(Some(Change::Precision(precision)));

@@ -6,9 +6,10 @@ use std::str::FromStr;
 use llm_arch::{Side, Skeleton, Slot, Unit};
 use serde_json::{Map, Value};
 
+use crate::strategy::Rest;
 use crate::units::Units;
 use crate::weights::Weights;
-use crate::{Budgets, Home, Offload, Placement, PlanError, Result, RunOn};
+use crate::{Budgets, Home, Placement, PlanError, Result, RunOn};
 
 /// A device map that a user gives, not yet compared with a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +45,12 @@ impl HfMap {
         skeleton: &Skeleton,
         weights: &Weights,
         budgets: &Budgets,
-        offload: Offload,
+        rest: Rest,
     ) -> Result<Vec<Placement>> {
         self.check_devices(budgets)?;
         self.check_overlaps()?;
         let homes = self.homes(skeleton, weights)?;
-        placements(&weights.units, &homes, offload)
+        placements(&weights.units, &homes, rest)
     }
 
     fn check_devices(&self, budgets: &Budgets) -> Result<()> {
@@ -186,7 +187,7 @@ impl HfMap {
 
 /// Where units compute, given where they rest: what rests on no GPU is streamed to the one that computes what comes
 /// before it, or else after it.
-fn placements(units: &Units, homes: &[Home], offload: Offload) -> Result<Vec<Placement>> {
+fn placements(units: &Units, homes: &[Home], rest: Rest) -> Result<Vec<Placement>> {
     let gpu = |home: Home| match home {
         Home::Gpu(number) => Some(number),
         Home::Ram | Home::Disk => None,
@@ -201,9 +202,9 @@ fn placements(units: &Units, homes: &[Home], offload: Offload) -> Result<Vec<Pla
     for idx in in_order() {
         let home = homes[idx];
         let unit = units.list()[idx];
-        let streamed = match (offload, current) {
-            (Offload::Stream, Some(number)) => RunOn::Gpu(number),
-            (Offload::Compute, _) | (Offload::Stream, None) => RunOn::Cpu,
+        let elsewhere = match (rest, current) {
+            (Rest::Streamed, Some(number)) => RunOn::Gpu(number),
+            (Rest::OnCpu, _) | (Rest::Streamed, None) => RunOn::Cpu,
         };
         let run_on = match (gpu(home), unit) {
             (Some(number), Unit::Expert { layer, .. }) => {
@@ -221,7 +222,7 @@ fn placements(units: &Units, homes: &[Home], offload: Offload) -> Result<Vec<Pla
                 current = Some(number);
                 RunOn::Gpu(number)
             }
-            (None, _) => streamed,
+            (None, _) => elsewhere,
         };
         placements[idx].run_on = run_on;
     }

@@ -3,7 +3,7 @@
 //! A [`Request`] joins a model's skeleton with how its weights are to be kept, the largest passes and a budget for each
 //! memory. [`plan()`] makes a [`Verdict`] of it: a [`Plan`], which is a [`DeviceMap`] and the [`MemoryEstimate`] that
 //! it comes to, or the [`Shortfall`]s that no placing avoids. [`advice`] finds the smallest single changes that would do,
-//! [`alternatives`] what other precisions would come to.
+//! [`alternatives`] what other precisions would come to, and [`recommend()`] which of them to take.
 //!
 //! The estimate is what is allocated: widths of buffers are [`ActivationWidths`] and [`HeadWidths`], bytes of weights
 //! [`Scheme::stored_bytes`](llm_quant::Scheme::stored_bytes), and what only a device knows it is asked for through
@@ -25,6 +25,7 @@ mod map;
 mod needs;
 mod placement;
 mod plan;
+mod recommend;
 mod spread;
 mod staging;
 mod strategy;
@@ -33,7 +34,7 @@ mod verdict;
 mod weights;
 
 pub use activation::{ActivationWidths, CacheShape, HeadWidths, ScratchShape, bias_elements};
-pub use advice::{Alternative, Change, Precision, advice, alternatives};
+pub use advice::{Alternative, Change, Precision, Way, advice, alternatives};
 pub use budget::{Budgets, MaxMemory};
 pub use cost::{Bandwidths, StepCost};
 pub use encoding::{Encodings, StoredAs, WeightDType};
@@ -46,6 +47,7 @@ pub use map::{DeviceMap, Tiers};
 pub use needs::{Costs, DeviceCosts};
 pub use placement::{Home, Placement, RunOn};
 pub use plan::{Request, plan};
+pub use recommend::{COMFORTABLE, Choice, Reason, Recommendation, recommend};
 pub use staging::{SLOT_PADDING, STAGING_SLOTS, looked_up_row_bytes, staged_bytes};
 pub use strategy::{Offload, Strategy};
 pub use verdict::{Plan, Refusal, Shortfall, Verdict};

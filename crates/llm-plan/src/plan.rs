@@ -4,11 +4,11 @@ use llm_arch::{Role, Skeleton, Slot, Unit};
 use llm_tensor::{Bytes, DType};
 
 use crate::needs::Needs;
-use crate::strategy::{Placed, place};
+use crate::strategy::{Placed, Rest, place};
 use crate::weights::Weights;
 use crate::{
-    Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload, Placement, Plan,
-    Refusal, Result, Shortfall, StepCost, StoredAs, Strategy, Verdict,
+    Bandwidths, Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload,
+    Placement, Plan, Refusal, Result, Shortfall, StepCost, StoredAs, Strategy, Verdict,
 };
 
 /// Everything that a plan depends on.
@@ -74,7 +74,39 @@ impl Request<'_> {
 }
 
 pub(crate) fn plan_with(request: &Request<'_>, weights: &Weights) -> Result<Verdict> {
-    let (needs, placed) = placed(request, weights)?;
+    let bandwidths = match request.offload {
+        Offload::Stream => return one_way(request, weights, Rest::Streamed),
+        Offload::Compute => return one_way(request, weights, Rest::OnCpu),
+        Offload::Fastest(bandwidths) => bandwidths,
+    };
+    let streamed = one_way(request, weights, Rest::Streamed);
+    if request.budgets.gpus.is_empty() {
+        return streamed;
+    }
+    // A map of the user's may be an error for one of them alone.
+    match (streamed, one_way(request, weights, Rest::OnCpu)) {
+        (Ok(streamed), Ok(on_cpu)) => Ok(faster(streamed, on_cpu, &bandwidths)),
+        (streamed, Err(_)) => streamed,
+        (Err(_), on_cpu) => on_cpu,
+    }
+}
+
+/// The verdict that fits, and of two plans the one whose step takes less time, the first where both take the same.
+fn faster(first: Verdict, second: Verdict, bandwidths: &Bandwidths) -> Verdict {
+    let seconds = |verdict: &Verdict| {
+        let plan = verdict.plan();
+        plan.map(|plan| plan.step.seconds_at_full_context(bandwidths))
+    };
+    let is_second = match (seconds(&first), seconds(&second)) {
+        (Some(first), Some(second)) => second < first,
+        (None, Some(_)) => true,
+        (_, None) => false,
+    };
+    if is_second { second } else { first }
+}
+
+fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdict> {
+    let (needs, placed) = placed(request, weights, rest)?;
     let estimate = |placements: &[Placement]| MemoryEstimate::of(weights, &needs, placements);
     let lacking = |estimate: &MemoryEstimate| Shortfall::all(estimate, &request.budgets);
     let refusal = match placed {
@@ -119,7 +151,20 @@ pub(crate) fn plan_with(request: &Request<'_>, weights: &Weights) -> Result<Verd
 
 /// Whether it fits, without the plan.
 pub(crate) fn fits(request: &Request<'_>, weights: &Weights) -> Result<bool> {
-    let (needs, placed) = placed(request, weights)?;
+    let fits = |rest| fits_one_way(request, weights, rest);
+    match request.offload {
+        Offload::Stream => fits(Rest::Streamed),
+        Offload::Compute => fits(Rest::OnCpu),
+        Offload::Fastest(_) => match fits(Rest::Streamed) {
+            Ok(true) => Ok(true),
+            Ok(false) => Ok(fits(Rest::OnCpu).unwrap_or(false)),
+            Err(_) => fits(Rest::OnCpu),
+        },
+    }
+}
+
+fn fits_one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<bool> {
+    let (needs, placed) = placed(request, weights, rest)?;
     Ok(match placed {
         Placed::As(placements) => {
             let estimate = MemoryEstimate::of(weights, &needs, &placements);
@@ -129,18 +174,17 @@ pub(crate) fn fits(request: &Request<'_>, weights: &Weights) -> Result<bool> {
     })
 }
 
-fn placed(request: &Request<'_>, weights: &Weights) -> Result<(Needs, Placed)> {
+fn placed(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<(Needs, Placed)> {
     let Request {
         skeleton,
         limits,
         budgets,
         strategy,
-        offload,
         costs,
         ..
     } = request;
     limits.check(&skeleton.spec)?;
     let needs = Needs::of(&skeleton.spec, limits, request.kv_dtype(), costs)?;
-    let placed = place(strategy, *offload, skeleton, weights, &needs, budgets)?;
+    let placed = place(strategy, rest, skeleton, weights, &needs, budgets)?;
     Ok((needs, placed))
 }

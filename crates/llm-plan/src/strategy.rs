@@ -9,7 +9,7 @@ use crate::items::{Items, Order, Portions};
 use crate::needs::Needs;
 use crate::spread::spread;
 use crate::weights::Weights;
-use crate::{Budgets, HfMap, Placement, PlanError, Result};
+use crate::{Bandwidths, Budgets, HfMap, Placement, PlanError, Result};
 
 /// How units are placed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,13 +48,25 @@ impl FromStr for Strategy {
 }
 
 /// What computes with weights that no GPU holds, where there is a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Offload {
     /// A GPU, to which they are streamed.
     #[default]
     Stream,
     /// The CPU.
     Compute,
+    /// The one of both with which a step in a full context takes less time at these bandwidths; a GPU where both take
+    /// the same, since long prompts are faster there.
+    Fastest(Bandwidths),
+}
+
+/// One way to compute with what no GPU holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// A GPU does, to which it is streamed.
+    Streamed,
+    /// The CPU does.
+    OnCpu,
 }
 
 /// Units placed: by unit.
@@ -76,7 +88,7 @@ pub(crate) enum Placed {
 /// When a map of the user's does not fit the model or the devices.
 pub(crate) fn place(
     strategy: &Strategy,
-    offload: Offload,
+    rest: Rest,
     skeleton: &Skeleton,
     weights: &Weights,
     needs: &Needs,
@@ -85,7 +97,7 @@ pub(crate) fn place(
     let several = budgets.gpus.len() > 1;
     let (order, spared) = match strategy {
         Strategy::Map(map) => {
-            let placements = map.placements(skeleton, weights, budgets, offload)?;
+            let placements = map.placements(skeleton, weights, budgets, rest)?;
             return Ok(Placed::As(placements));
         }
         // An expert computes where its layer does: on one of several GPUs it is filled in with it.
@@ -104,10 +116,10 @@ pub(crate) fn place(
             _ => BesideGpus::Evenly,
         },
     };
-    let filled = match (strategy, offload) {
+    let filled = match (strategy, rest) {
         (Strategy::Cpu, _) => filling.cpu(),
-        (_, Offload::Compute) => filling.shared_with_cpu(),
-        (_, Offload::Stream) => match (filling.streamed(), filling.least_streamed()) {
+        (_, Rest::OnCpu) => filling.shared_with_cpu(),
+        (_, Rest::Streamed) => match (filling.streamed(), filling.least_streamed()) {
             (Some(filled), _) => filled,
             (None, None) => filling.cpu(),
             (None, Some(least)) => match filling.cpu() {
@@ -123,7 +135,7 @@ pub(crate) fn place(
     };
     let all_on_gpus = filled.as_ref().is_ok_and(|cut| cut.n_gpu() == items.len());
     let has_experts = weights.experts.iter().any(Option::is_some);
-    if (strategy, offload) == (&Strategy::Auto, Offload::Stream)
+    if (strategy, rest) == (&Strategy::Auto, Rest::Streamed)
         && several
         && has_experts
         && !all_on_gpus

@@ -7,6 +7,7 @@ mod footprints;
 mod maps;
 mod properties;
 mod reasons;
+mod recommended;
 mod streamed;
 
 use std::path::{Path, PathBuf};

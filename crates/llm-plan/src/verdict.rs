@@ -78,7 +78,11 @@ impl fmt::Display for Plan {
                 Home::Disk if needed == Bytes::ZERO => {
                     format!("{} read from the checkpoint on disk", memory.in_place)
                 }
-                Home::Disk => format!("{needed} on {home}"),
+                Home::Disk if memory.in_place == Bytes::ZERO => format!("{needed} on {home}"),
+                Home::Disk => format!(
+                    "{needed} on {home} beside {} read from the checkpoint there",
+                    memory.in_place
+                ),
             }
         });
         let used: Vec<_> = used.collect();

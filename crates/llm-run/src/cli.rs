@@ -246,6 +246,9 @@ pub(crate) struct PlanArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,
+    /// List each unit, and what each memory holds for what
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
     /// Draw what memories would hold
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
@@ -294,7 +297,7 @@ pub(crate) struct ShardArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct QuantizeArgs {
-    /// A model's folder, or a checkpoint's file in one
+    /// A model's folder, a checkpoint's file in one, or a .gguf file
     #[arg(value_name = "IN")]
     pub(crate) input: PathBuf,
     /// The folder to write
@@ -309,6 +312,9 @@ pub(crate) struct QuantizeArgs {
     /// Replace files in OUT; the shards of an old checkpoint there are deleted
     #[arg(long)]
     pub(crate) force: bool,
+    /// Quantize what transformers cannot load quantized too: experts, and Falcon's matrices. Only llm-run reads it then
+    #[arg(long)]
+    pub(crate) all_linear: bool,
     #[command(flatten)]
     pub(crate) quant: QuantArgs,
 }

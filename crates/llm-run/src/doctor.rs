@@ -15,7 +15,7 @@ use crate::cli::DoctorArgs;
 use crate::failure::UserError;
 use crate::inspect::printable;
 use crate::output;
-use crate::system::{self, Bandwidth, Machine, Measurement, Room};
+use crate::system::{self, Bandwidth, Machine, Measurement, Room, USUAL};
 
 mod disk;
 mod ram;
@@ -91,6 +91,22 @@ struct Report {
     disk: Disk,
     /// Why there is no GPU to compute on.
     no_gpu_reason: String,
+    /// Figures that plans count with although nobody measured them.
+    assumed: Assumed,
+    /// What would make more of this machine.
+    suggestions: Vec<String>,
+}
+
+/// Bytes a second that plans assume.
+#[derive(Serialize)]
+struct Assumed {
+    #[serde(rename = "gpu_bytes_per_second")]
+    gpu: f64,
+    #[serde(rename = "pcie_bytes_per_second")]
+    pcie: f64,
+    /// Nothing where it was measured.
+    #[serde(rename = "disk_bytes_per_second")]
+    disk: Option<f64>,
 }
 
 impl Report {
@@ -101,11 +117,26 @@ impl Report {
             ram: ram.bandwidth(extent)?,
             disk: disk.bandwidth(),
         };
+        let machine = Machine::this();
+        let mut suggestions: Vec<String> = ram.suggestions().into_iter().collect();
+        suggestions.extend(disk.suggestions());
+        if machine.n_usable < machine.n_online {
+            suggestions.push(format!(
+                "allow this process more than {} of {} processors (affinity, or the cgroup's CPU quota)",
+                machine.n_usable, machine.n_online
+            ));
+        }
         Ok(Report {
-            measurement: Measurement::new(Machine::this(), bandwidth),
+            assumed: Assumed {
+                gpu: USUAL.gpu,
+                pcie: USUAL.pcie,
+                disk: disk.bandwidth().rate.is_none().then_some(USUAL.disk),
+            },
+            measurement: Measurement::new(machine, bandwidth),
             ram,
             disk,
             no_gpu_reason: system::no_gpu_reason(),
+            suggestions,
         })
     }
 
@@ -113,7 +144,7 @@ impl Report {
         let Measurement {
             machine, bandwidth, ..
         } = &self.measurement;
-        let threads = format!("{}, all threads together", rate(bandwidth.ram));
+        let threads = format!("{}, measured, all threads together", rate(bandwidth.ram));
         let usable = format!("{} of {} may be used", machine.n_usable, machine.n_online);
         let mut rows = vec![
             ("processors", format!("{}, {usable}", machine.processor)),
@@ -123,6 +154,11 @@ impl Report {
         rows.push(("RAM bandwidth", threads));
         rows.extend(self.disk.rows());
         rows.push(("GPUs", format!("none: {}", self.no_gpu_reason)));
+        let (gpu, pcie) = (rate(self.assumed.gpu), rate(self.assumed.pcie));
+        let assumed = format!("{gpu} of their memory, {pcie} to it, assumed");
+        rows.push(("plans for GPUs", assumed));
+        let suggestions = self.suggestions.iter();
+        rows.extend(suggestions.map(|text| ("suggestion", text.clone())));
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         let line =
             |(name, value): &(&str, String)| format!("{name:width$}  {}\n", printable(value));

@@ -19,6 +19,7 @@ use crate::{demo, output};
 
 mod loaded;
 mod metadata;
+mod peers;
 mod quantized;
 mod table;
 
@@ -34,7 +35,12 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
     };
     let quant = args.quant.config()?;
     if quant.is_none() && args.dtype.is_none() {
-        print(&Report::new(&open(&args.model)?)?)?;
+        let checkpoint = open(&args.model)?;
+        let mut report = Report::new(&checkpoint)?;
+        if report.statistics_bytes.is_some() {
+            report.transformers = peers::transformers(&args.model);
+        }
+        print(&report)?;
     } else {
         let model = OpenModel::open(&args.model)?.bound;
         let dtype = args.dtype.unwrap_or(WeightDType::Auto);
@@ -69,6 +75,9 @@ struct Report<'c> {
     /// Those of them that are what codes are decoded with.
     #[serde(skip_serializing_if = "Option::is_none")]
     statistics_bytes: Option<u64>,
+    /// Of a quantized checkpoint that has its configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transformers: Option<peers::Transformers>,
     tensors: Vec<Tensor<'c>>,
     by_dtype: Vec<Total>,
     by_file: Vec<Total>,
@@ -159,6 +168,7 @@ impl<'c> Report<'c> {
                 .sum::<Bytes>()
                 .get(),
             statistics_bytes: statistics.reduce(|a, b| a + b),
+            transformers: None,
             tensors,
             by_dtype: totals(&distinct, |t| dtype_name(t.encoding)),
             by_file: totals(&distinct, |t| files[t.file_idx].clone()),
@@ -182,6 +192,9 @@ impl<'c> Report<'c> {
                 format!(", of which {} are statistics", Bytes::new(bytes))
             })
         );
+        if let Some(transformers) = &self.transformers {
+            text += &format!("{}\n", printable(&transformers.text()));
+        }
         text += &self.tensor_table();
         for (name, totals) in [("dtype", &self.by_dtype), ("file", &self.by_file)] {
             let rows = totals.iter().map(|total| {

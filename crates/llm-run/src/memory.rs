@@ -18,6 +18,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// What the program allocated and touched, now.
+    pub(crate) fn anonymous(self) -> Bytes {
+        Bytes::new(self.anonymous_bytes)
+    }
+
     /// All that is resident now.
     pub(crate) fn resident(self) -> Bytes {
         Bytes::new(self.anonymous_bytes + self.file_bytes)

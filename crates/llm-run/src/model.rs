@@ -1,7 +1,7 @@
 //! From what the user calls a model to a loaded session.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -30,6 +30,8 @@ pub(crate) struct OpenModel {
     pub(crate) bound: BoundModel,
     /// Looked at when it is needed: token ids do without one.
     tokenizer: Result<Tokenizer, TextError>,
+    /// Whether the tokenizer's notices are printed.
+    notices: Once,
     pub(crate) generation: GenerationConfig,
 }
 
@@ -40,6 +42,7 @@ impl OpenModel {
             return Ok(OpenModel {
                 bound,
                 tokenizer: Tokenizer::from_json(demo::TOKENIZER, Some(demo::TOKENIZER_CONFIG)),
+                notices: Once::new(),
                 generation: GenerationConfig::parse(demo::CONFIG)?,
             });
         }
@@ -63,16 +66,22 @@ impl OpenModel {
         Ok(OpenModel {
             bound,
             tokenizer,
+            notices: Once::new(),
             generation,
         })
     }
 
-    /// The tokenizer, where text is to be read or written.
+    /// The tokenizer, where text is to be read or written. What it takes otherwise than its files may mean is said.
     pub(crate) fn tokenizer(&self) -> Result<&Tokenizer> {
         // The error is shown, not stored elsewhere: its message is all that is needed of it.
-        self.tokenizer
-            .as_ref()
-            .map_err(|error| UserError(error.to_string()).into())
+        let tokenizer = self.tokenizer.as_ref();
+        let tokenizer = tokenizer.map_err(|error| UserError(error.to_string()))?;
+        self.notices.call_once(|| {
+            for notice in tokenizer.notices() {
+                eprintln!("{notice}");
+            }
+        });
+        Ok(tokenizer)
     }
 
     /// Plans and loads the weights for `n_sequences` of `context` positions and `n_logits` rows of logits at a time,
@@ -244,7 +253,8 @@ impl Bar {
     }
 }
 
-fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
+/// The tokenizer in a GGUF's metadata.
+pub(crate) fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
     let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
     let text = |key| get(key).and_then(Value::as_str).map(str::to_owned);
     let strings = |key| get(key).and_then(Value::as_strings).map(<[String]>::to_vec);
@@ -276,6 +286,17 @@ fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
         add_bos: flag("add_bos_token"),
         add_eos: flag("add_eos_token"),
         add_space_prefix: flag("add_space_prefix"),
+        charsmap: match get("precompiled_charsmap") {
+            Some(Value::Array(Array::U8(bytes))) => Some(bytes.clone()),
+            Some(Value::Array(Array::I8(bytes))) => {
+                Some(bytes.iter().map(|byte| byte.cast_unsigned()).collect())
+            }
+            _ => None,
+        },
+        name: metadata
+            .get("general.name")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         chat_template: metadata
             .get("tokenizer.chat_template")
             .and_then(Value::as_str)

@@ -1,11 +1,12 @@
 //! `llm-run plan`: where a model goes and what it takes, or why it does not fit and what would do.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use llm_plan::{
-    Alternative, Bandwidths, Budgets, Change, MemoryEstimate, Request, Strategy, Verdict, advice,
-    alternatives,
+    Alternative, Budgets, Change, Home, MemoryEstimate, Offload, Recommendation, Request, Strategy,
+    Verdict, advice, alternatives, recommend,
 };
 use llm_tensor::Bytes;
 
@@ -15,7 +16,7 @@ use self::subject::Subject;
 use crate::cli::PlanArgs;
 use crate::failure::UserError;
 use crate::output;
-use crate::system::{self, Measured};
+use crate::system::Rates;
 
 mod args;
 mod bars;
@@ -23,6 +24,7 @@ mod costs;
 mod json;
 mod program;
 mod reader;
+mod recommended;
 mod request;
 mod subject;
 mod svg;
@@ -52,20 +54,61 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let context = load.context(spec, USUAL_CONTEXT)?;
     let limits = limits(spec, context, args.batch.get(), 1);
     let (skeleton, program) = (&subject.skeleton, subject.program);
-    let request = setting.request(skeleton, &subject.stored, encodings, limits, program);
-    let report = Report::new(&subject, &setting.memories, &request)?;
+    let rates = Rates::of(&subject.read_from);
+    let mut request = Request {
+        offload: Offload::Fastest(rates.bandwidths),
+        ..setting.request(skeleton, &subject.stored, encodings, limits, program)
+    };
+    let rates = rates_of_plan(&subject, &setting.memories, &mut request, rates)?;
+    let detail = match args.verbose {
+        true => Detail::Full,
+        false => Detail::Short,
+    };
+    let report = Report::new(&subject, &setting.memories, &request, rates)?;
     if let Some(path) = &args.svg {
         let error = |e| UserError(format!("cannot write {}: {e}", path.display()));
         std::fs::write(path, svg::draw(&report)).map_err(error)?;
     }
     output::print(&match args.json {
         true => json::text(&report)?,
-        false => text::text(&report),
+        false => text::text(&report, detail),
     })?;
     Ok(match report.verdict {
         Verdict::Fits(_) => ExitCode::SUCCESS,
         Verdict::DoesNotFit(_) => ExitCode::from(2),
     })
+}
+
+/// The rates that hold where the plan has weights rest: on the disk of the offload folder as far as they are written.
+fn rates_of_plan(
+    subject: &Subject,
+    memories: &Memories,
+    request: &mut Request<'_>,
+    rates: Rates,
+) -> Result<Rates> {
+    let verdict = llm_plan::plan(request)?;
+    let on_disk = verdict
+        .plan()
+        .and_then(|plan| plan.estimate.memory(Home::Disk));
+    let Some(disk) = on_disk.filter(|disk| disk.needed() > Bytes::ZERO) else {
+        return Ok(rates);
+    };
+    let mut files: Vec<PathBuf> = memories.offload_folder.iter().cloned().collect();
+    if disk.in_place > Bytes::ZERO {
+        files.extend_from_slice(&subject.read_from);
+    }
+    let rates = Rates::of(&files);
+    request.offload = Offload::Fastest(rates.bandwidths);
+    Ok(rates)
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    /// What people decide by.
+    Short,
+    /// Each unit, and each term of each memory.
+    Full,
 }
 
 /// All that is said of a request.
@@ -76,13 +119,22 @@ struct Report<'a> {
     verdict: Verdict,
     /// What the model takes as it is planned; where it does not fit, as RAM of any size would hold it.
     estimate: MemoryEstimate,
+    recommendation: Option<Recommendation>,
     alternatives: Vec<Alternative>,
     advice: Vec<Change>,
-    bandwidths: (Bandwidths, Measured),
+    rates: Rates,
+    /// Tokens a second where what no GPU holds is streamed to one, and where the CPU computes with it, if there is such
+    /// a choice.
+    ways: Option<[Option<f64>; 2]>,
 }
 
 impl<'a> Report<'a> {
-    fn new(subject: &'a Subject, memories: &'a Memories, request: &'a Request<'a>) -> Result<Self> {
+    fn new(
+        subject: &'a Subject,
+        memories: &'a Memories,
+        request: &'a Request<'a>,
+        rates: Rates,
+    ) -> Result<Self> {
         let verdict = llm_plan::plan(request)?;
         let in_any_ram = || {
             let request = Request {
@@ -99,11 +151,27 @@ impl<'a> Report<'a> {
             Some(plan) => Some(plan.estimate.clone()),
             None => in_any_ram()?.plan().map(|plan| plan.estimate.clone()),
         };
+        let tiers = verdict.plan().map(|plan| plan.map.tiers());
+        let is_shared = tiers.is_some_and(|tiers| tiers.ram || tiers.disk)
+            && !request.budgets.gpus.is_empty()
+            && request.strategy != Strategy::Cpu;
+        let way = |offload| {
+            let request = Request {
+                offload,
+                ..request.clone()
+            };
+            let verdict = llm_plan::plan(&request).ok()?;
+            let [_, empty] = verdict.plan()?.step.tokens_per_second(&rates.bandwidths);
+            Some(empty)
+        };
+        let ways = is_shared.then(|| [Offload::Stream, Offload::Compute].map(way));
         Ok(Report {
             estimate: planned.expect("RAM of any size holds every model"),
+            recommendation: recommend(request, &rates.bandwidths)?,
             alternatives: alternatives(request)?,
             advice: advice(request)?,
-            bandwidths: system::bandwidths(),
+            ways,
+            rates,
             verdict,
             subject,
             memories,

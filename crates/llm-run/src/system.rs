@@ -1,9 +1,7 @@
 //! What this machine has free, and how fast it is: what a plan is made for.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use llm_plan::Bandwidths;
 use llm_tensor::Bytes;
 use serde::{Serialize, Serializer};
 
@@ -12,12 +10,16 @@ mod gpu;
 mod machine;
 mod measured;
 mod meminfo;
+mod rates;
+mod rlimit;
 
 pub(crate) use cgroup::Limit;
 pub(crate) use gpu::no_gpu_reason;
 pub(crate) use machine::Machine;
-pub(crate) use measured::{Bandwidth, Measurement, cache_folder, keep};
+pub(crate) use measured::{Bandwidth, Kept, MeasuredDisk, Measurement, Volume, cache_folder, keep};
 pub(crate) use meminfo::MemInfo;
+pub(crate) use rates::{Origin, Rates, USUAL};
+pub(crate) use rlimit::ProcessLimit;
 
 /// What a memory has left for a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,6 +48,11 @@ impl Room {
         }
     }
 
+    /// Whether the system told what is free.
+    pub(crate) fn is_known(&self) -> bool {
+        self.margin > Bytes::ZERO
+    }
+
     fn unknown(source: String) -> Self {
         Room {
             bytes: Bytes::ZERO,
@@ -56,33 +63,43 @@ impl Room {
     }
 }
 
-/// The machine's memory: what the kernel calls available, or what is left of a cgroup's limit where that is less.
+/// The machine's memory: what the kernel calls available, or what is left of a limit where that is less.
 pub(crate) fn ram() -> Room {
-    ram_of(MemInfo::now(), &ram_limits())
+    ram_of(MemInfo::now(), &RamLimits::now())
 }
 
 /// The same from what was read before.
-pub(crate) fn ram_of(memory: Option<MemInfo>, limits: &[Limit]) -> Room {
-    let available = memory.map(|memory| Room::new(memory.available, "MemAvailable".to_owned()));
-    let limited = limits.iter().min_by_key(|limit| limit.free());
-    let limited = limited.map(|limit| Room::new(limit.free(), limit.to_string()));
-    available
-        .into_iter()
-        .chain(limited)
-        .min_by_key(|room| room.free)
-        .unwrap_or_else(|| {
-            Room::unknown("/proc/meminfo does not say; give --max-memory cpu=SIZE".to_owned())
-        })
+pub(crate) fn ram_of(memory: Option<MemInfo>, limits: &RamLimits) -> Room {
+    let available = memory.map(|memory| (memory.available, "MemAvailable".to_owned()));
+    let of_groups = limits.groups.iter().map(|l| (l.free(), l.to_string()));
+    let of_process = limits.process.iter().map(|l| (l.free(), l.to_string()));
+    let all = available.into_iter().chain(of_groups).chain(of_process);
+    match all.min_by_key(|&(free, _)| free) {
+        Some((free, source)) => Room::new(free, source),
+        None => Room::unknown("/proc/meminfo does not say; give --max-memory cpu=SIZE".to_owned()),
+    }
 }
 
-/// The limits that this process's memory is under, the tightest first; those that the machine's memory is within are
-/// none.
-pub(crate) fn ram_limits() -> Vec<Limit> {
-    let total = MemInfo::now().map_or(Bytes::new(u64::MAX), |memory| memory.total);
-    let mut limits = cgroup::limits(Path::new("/"));
-    limits.retain(|limit| limit.limit < total);
-    limits.sort_by_key(Limit::free);
-    limits
+/// The limits that this process's memory is under, the tightest of a kind first.
+#[derive(Debug, Default)]
+pub(crate) struct RamLimits {
+    /// Those of control groups; what the machine's memory is within is none.
+    pub(crate) groups: Vec<Limit>,
+    /// Those of the process itself.
+    pub(crate) process: Vec<ProcessLimit>,
+}
+
+impl RamLimits {
+    pub(crate) fn now() -> Self {
+        let total = MemInfo::now().map_or(Bytes::new(u64::MAX), |memory| memory.total);
+        let mut groups = cgroup::limits(Path::new("/"));
+        groups.retain(|limit| limit.limit < total);
+        groups.sort_by_key(Limit::free);
+        RamLimits {
+            groups,
+            process: rlimit::process_limits(),
+        }
+    }
 }
 
 /// GPUs to compute on, by number and name. There are none, and [`no_gpu_reason`] says why.
@@ -113,43 +130,6 @@ pub(crate) fn disk(folder: &Path) -> Room {
     }
 }
 
-/// Where bandwidths come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Measured {
-    /// `llm-run doctor` measured those of RAM and, where it could, disk on this machine; those of GPUs are assumed.
-    OnThisMachine {
-        /// The day, as 2026-07-06.
-        date: String,
-    },
-    /// Nobody measured.
-    Assumed,
-}
-
-impl fmt::Display for Measured {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Measured::OnThisMachine { date } => write!(f, "measured by `llm-run doctor` on {date}"),
-            Measured::Assumed => f.write_str("assumed; `llm-run doctor` measures this machine's"),
-        }
-    }
-}
-
-/// Bytes a second: what `llm-run doctor` measured on this machine, else what is usual.
-pub(crate) fn bandwidths() -> (Bandwidths, Measured) {
-    let kept = cache_folder().and_then(|folder| Measurement::read(&folder, &Machine::this()));
-    match kept {
-        None => (USUAL, Measured::Assumed),
-        Some(kept) => (
-            Bandwidths {
-                ram: kept.bandwidth.ram,
-                disk: kept.bandwidth.disk.unwrap_or(USUAL.disk),
-                ..USUAL
-            },
-            Measured::OnThisMachine { date: kept.date() },
-        ),
-    }
-}
-
 fn number<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(bytes.get())
 }
@@ -159,14 +139,6 @@ const MARGIN_SHARE: u64 = 32;
 /// What a desktop's programs take and give back within minutes.
 const LEAST_MARGIN: Bytes = Bytes::mib(64);
 const MOST_MARGIN: Bytes = Bytes::mib(1024);
-
-/// A small data centre GPU behind 16 lanes of PCIe 3, two channels of DDR4, and a solid-state drive.
-const USUAL: Bandwidths = Bandwidths {
-    gpu: 300e9,
-    pcie: 12e9,
-    ram: 20e9,
-    disk: 1e9,
-};
 
 #[cfg(test)]
 mod tests;

@@ -424,17 +424,20 @@ fn find<'c>(checkpoint: &'c Checkpoint, slot: &Slot) -> Option<&'c TensorInfo> {
 }
 
 fn gguf_skeleton(checkpoint: &Checkpoint) -> std::result::Result<Skeleton, ArchError> {
-    let scalars = checkpoint
-        .metadata()
-        .iter()
-        .filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
     let vocab = checkpoint
         .get("token_embd.weight")
         .and_then(|t| t.shape.first().copied())
         .unwrap_or(0);
-    from_gguf(&scalars.collect(), vocab as usize, |name| {
+    from_gguf(&scalars(checkpoint), vocab as usize, |name| {
         checkpoint.get(name).is_some()
     })
+}
+
+/// What a GGUF's metadata says, arrays apart.
+pub(crate) fn scalars(checkpoint: &Checkpoint) -> Map<String, Value> {
+    let metadata = checkpoint.metadata().iter();
+    let scalars = metadata.filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
+    scalars.collect()
 }
 
 /// A value as JSON; arrays hold vocabularies and per-layer lists, which no configuration key is.

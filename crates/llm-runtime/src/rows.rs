@@ -6,7 +6,7 @@ use std::path::Path;
 
 use llm_arch::Stored;
 use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
-use llm_tensor::{AlignedBuf, DType, HostBytes};
+use llm_tensor::{AlignedBuf, DType, HostBytes, f32_to_le_bytes};
 use rayon::prelude::*;
 
 use crate::scaled::Scaled;
@@ -75,6 +75,8 @@ impl<'a> Rows<'a> {
                 )
             }
             Stored::Transposed => self.read_transposed(range, dtype, out),
+            Stored::Pairs { .. } | Stored::Stacked { .. } => self.read_reordered(range, dtype, out),
+            Stored::OneMore => self.read_one_less(range, dtype, out),
         }
     }
 
@@ -89,7 +91,9 @@ impl<'a> Rows<'a> {
         let mut bytes = AlignedBuf::zeroed(self.rows * row_bytes);
         match self.stored {
             // The checkpoint's reader shares out the work itself.
-            Stored::AsIs => self.read(0..self.rows, dtype, &mut bytes)?,
+            Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
+                self.read(0..self.rows, dtype, &mut bytes)?;
+            }
             Stored::Transposed => {
                 let pieces = bytes.par_chunks_mut(BAND * row_bytes).enumerate();
                 pieces.try_for_each(|(i, out)| {
@@ -99,6 +103,52 @@ impl<'a> Rows<'a> {
             }
         }
         Ok(HostBytes::new(bytes))
+    }
+
+    /// The transpose, `[cols, rows]`, of rows that are not stored so: both are in memory for a while.
+    pub(crate) fn transposed(&self, dtype: DType) -> Result<Vec<u8>> {
+        let wide = dtype.size();
+        let mut in_order = vec![0; self.rows * self.cols * wide];
+        self.read(0..self.rows, dtype, &mut in_order)?;
+        let mut out = vec![0; in_order.len()];
+        for (row, line) in in_order.chunks_exact((self.cols * wide).max(1)).enumerate() {
+            for (col, element) in line.chunks_exact(wide).enumerate() {
+                out[(col * self.rows + row) * wide..][..wide].copy_from_slice(element);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Rows that are stored in another order, neighbours of them together. A bias's elements are its rows.
+    fn read_reordered(&self, range: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<()> {
+        let width = if self.rows == 1 { 1 } else { self.cols };
+        let first = range.start * self.cols / width;
+        let n_rows = range.len() * self.cols / width;
+        let row_bytes = width * dtype.size();
+        let mut at = 0;
+        while at < n_rows {
+            let start = self.stored.stored_row(first + at);
+            let is_next = |n: &usize| self.stored.stored_row(first + at + n) == start + n;
+            let n = (1..n_rows - at).take_while(is_next).count() + 1;
+            let elements = (start * width) as u64..((start + n) * width) as u64;
+            let out = &mut out[at * row_bytes..(at + n) * row_bytes];
+            self.checkpoint
+                .read_into(&self.tensor.name, elements, dtype, out)?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Rows whose stored elements are greater by one, the difference taken in f32.
+    fn read_one_less(&self, range: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<()> {
+        let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
+        let mut values = vec![0f32; range.len() * self.cols];
+        let bytes = bytemuck::cast_slice_mut(&mut values);
+        self.checkpoint
+            .read_into(&self.tensor.name, elements, DType::F32, bytes)?;
+        values.iter_mut().for_each(|value| *value -= 1.0);
+        f32_to_le_bytes(&values, dtype, out).expect("a weight's elements are floating-point");
+        Ok(())
     }
 
     /// Rows of the transpose of a stored `[cols, rows]`, a band at a time: a stored line gives up a whole cache line or

@@ -2,14 +2,17 @@
 
 pub(crate) mod parts;
 
+use std::collections::HashMap;
+
+use llm_arch::{HubForm, Module, Slot, Stored};
 use llm_checkpoint::{NewTensor, ShardWriter};
-use llm_plan::{Encodings, RunOn};
+use llm_plan::{Encodings, RunOn, StoredAs};
 use llm_quant::{Encoder, Scheme};
 use llm_tensor::{Bytes, DType};
 
 use self::parts::{QuantizedParts, new_tensor};
 use crate::load::weight;
-use crate::rows::read_elements;
+use crate::rows::{Rows, read_elements};
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 
 /// A model that is to be written, with every weight as an encoding has it.
@@ -20,19 +23,58 @@ pub struct Save<'a> {
     model: &'a BoundModel,
     encodings: Encodings<'a>,
     encoder: &'a dyn Encoder,
+    linears: Linears,
+    /// Of a GGUF's model, what is written in its stead.
+    form: Option<&'a HubForm>,
     /// The element type that packed 4-bit codes are declared to be of.
     storage: DType,
 }
 
+/// Which of the projections that a quantization asks for are written quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Linears {
+    /// Those that transformers reads so: what is written loads there.
+    Peers,
+    /// All, for readers as this one.
+    All,
+}
+
+/// Projections that are written dense though a quantization asks for them, since transformers would not read them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftDense {
+    /// What transformers has them in.
+    pub module: Module,
+    /// How many.
+    pub n_tensors: usize,
+    /// Of how many projections that a quantization asks for.
+    pub of: usize,
+}
+
 impl<'a> Save<'a> {
     /// `encodings` are the model's own ([`BoundModel::encodings`]).
-    pub fn new(model: &'a BoundModel, encodings: Encodings<'a>, encoder: &'a dyn Encoder) -> Self {
+    pub fn new(
+        model: &'a BoundModel,
+        encodings: Encodings<'a>,
+        encoder: &'a dyn Encoder,
+        linears: Linears,
+    ) -> Self {
         let quant = encodings.quant;
         Save {
             model,
             encodings,
             encoder,
+            linears,
+            form: None,
             storage: quant.map_or(DType::U8, |quant| quant.bnb_4bit_quant_storage),
+        }
+    }
+
+    /// The same in the form that checkpoints with a `config.json` have, for a model that is bound to a GGUF and whose form
+    /// that is.
+    pub fn in_hub_form(self, form: &'a HubForm) -> Self {
+        Save {
+            form: Some(form),
+            ..self
         }
     }
 
@@ -40,18 +82,42 @@ impl<'a> Save<'a> {
     ///
     /// # Errors
     /// [`RuntimeError::Quantized`] when codes cannot be declared as of the type that is asked for.
+    ///
+    /// # Panics
+    /// When the form is not the model's.
     pub fn tensors(&self) -> Result<Vec<NewTensor>> {
         let mut tensors = Vec::new();
-        for bound in self.model.tensors() {
+        for (slot, bound) in self.slots() {
             match self.kept(bound) {
                 Kept::Dense(dtype) => {
-                    let name = bound.slot.name.clone();
-                    tensors.push(new_tensor(name, dtype, &bound.tensor.shape));
+                    let dims = slot.stored_shape();
+                    let dims: Vec<u64> = dims.into_iter().map(|dim| dim as u64).collect();
+                    tensors.push(new_tensor(slot.name.clone(), dtype, &dims));
                 }
                 Kept::Quantized(parts) => tensors.extend(parts.tensors(self.model)?),
             }
         }
         Ok(tensors)
+    }
+
+    /// What is written dense for others' sake.
+    ///
+    /// # Panics
+    /// When the form is not the model's.
+    pub fn left_dense(&self) -> Option<LeftDense> {
+        let asked = |bound: &BoundTensor<'_>| match self.scheme(bound) {
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) => false,
+            Scheme::Int8(_) | Scheme::FourBit(_) => {
+                !matches!(bound.stored_as(), StoredAs::Quantized(_))
+            }
+        };
+        let asked: Vec<_> = self.slots().map(|(_, bound)| bound).filter(asked).collect();
+        let left = asked.iter().filter(|bound| self.is_left_dense(bound));
+        left.clone().next().map(|bound| LeftDense {
+            module: bound.slot.module,
+            n_tensors: left.count(),
+            of: asked.len(),
+        })
     }
 
     /// Quantizes and writes one tensor after the other; `progress` is told the bytes written so far, and its error ends
@@ -75,9 +141,12 @@ impl<'a> Save<'a> {
             written += Bytes::new(bytes.len() as u64);
             progress(written)
         };
-        for bound in self.model.tensors() {
+        for (slot, bound) in self.slots() {
             match self.kept(bound) {
-                Kept::Dense(dtype) => self.dense(&bound, dtype, &mut put)?,
+                Kept::Dense(dtype) if slot.stored == bound.slot.stored => {
+                    self.dense(slot, &bound, dtype, &mut put)?;
+                }
+                Kept::Dense(dtype) => self.reordered(slot, &bound, dtype, &mut put)?,
                 Kept::Quantized(parts) => {
                     let (encodings, encoder) = (&self.encodings, self.encoder);
                     let weight = weight(self.model, &bound, encodings, RUN_ON, encoder)?;
@@ -88,8 +157,50 @@ impl<'a> Save<'a> {
         Ok(())
     }
 
+    /// What is to be written, with the tensor that it is made of; the slot of that says how it is stored.
+    fn slots(&self) -> impl Iterator<Item = (&Slot, BoundTensor<'_>)> {
+        let Some(form) = self.form else {
+            let own = self.model.tensors().map(|bound| (bound.slot, bound));
+            return own.collect::<Vec<_>>().into_iter();
+        };
+        let bound = self.model.tensors();
+        let bound: HashMap<_, _> = bound.map(|b| ((b.slot.unit, b.slot.role), b)).collect();
+        let slots = form.skeleton.slots.iter().zip(&form.in_gguf);
+        let slots = slots.map(|(slot, source)| {
+            let found = bound.get(&(slot.unit, slot.role));
+            let found = *found.expect("a form has the parts of the model that it is made of");
+            let bound = BoundTensor {
+                slot: source,
+                ..found
+            };
+            (slot, bound)
+        });
+        slots.collect::<Vec<_>>().into_iter()
+    }
+
+    fn scheme(&self, bound: &BoundTensor<'_>) -> Scheme {
+        self.encodings.scheme(bound.slot, bound.stored_as(), RUN_ON)
+    }
+
+    fn is_left_dense(&self, bound: &BoundTensor<'_>) -> bool {
+        match (self.linears, bound.slot.module) {
+            (Linears::All, _) | (Linears::Peers, Module::Linear) => false,
+            (Linears::Peers, Module::Own(_) | Module::Experts) => {
+                !matches!(bound.stored_as(), StoredAs::Quantized(_))
+            }
+        }
+    }
+
     fn kept<'b>(&self, bound: BoundTensor<'b>) -> Kept<'b> {
-        let scheme = self.encodings.scheme(bound.slot, bound.stored_as(), RUN_ON);
+        let dense = Encodings {
+            quant: None,
+            ..self.encodings
+        };
+        let encodings = match self.is_left_dense(&bound) {
+            true => &dense,
+            false => &self.encodings,
+        };
+        let scheme = encodings.scheme(bound.slot, bound.stored_as(), RUN_ON);
         match scheme {
             Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => Kept::Dense(dtype),
             Scheme::Int8(_) | Scheme::FourBit(_) => {
@@ -101,6 +212,7 @@ impl<'a> Save<'a> {
 
     fn dense<E: From<RuntimeError>>(
         &self,
+        slot: &Slot,
         bound: &BoundTensor<'_>,
         dtype: DType,
         put: &mut impl FnMut(&str, u64, &[u8]) -> std::result::Result<(), E>,
@@ -114,8 +226,37 @@ impl<'a> Save<'a> {
             let checkpoint = self.model.checkpoint();
             let scaled = bound.scaled();
             read_elements(checkpoint, bound.tensor, scaled, start..end, dtype, piece)?;
-            put(&bound.slot.name, start * dtype.size() as u64, piece)?;
+            put(&slot.name, start * dtype.size() as u64, piece)?;
             start = end;
+        }
+        Ok(())
+    }
+
+    /// Writes what is stored in another order than it is to be written in.
+    fn reordered<E: From<RuntimeError>>(
+        &self,
+        slot: &Slot,
+        bound: &BoundTensor<'_>,
+        dtype: DType,
+        put: &mut impl FnMut(&str, u64, &[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let rows = Rows::new(self.model.checkpoint(), bound);
+        let row_bytes = rows.cols * dtype.size();
+        let n = match slot.stored {
+            Stored::Transposed => {
+                let transposed = rows.transposed(dtype)?;
+                return put(&slot.name, 0, &transposed);
+            }
+            Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
+                (PIECE_ELEMENTS as usize / rows.cols.max(1)).clamp(1, rows.rows)
+            }
+        };
+        let mut piece = vec![0; n * row_bytes];
+        for start in (0..rows.rows).step_by(n) {
+            let end = rows.rows.min(start + n);
+            let piece = &mut piece[..(end - start) * row_bytes];
+            rows.read(start..end, dtype, piece)?;
+            put(&slot.name, (start * row_bytes) as u64, piece)?;
         }
         Ok(())
     }

@@ -63,8 +63,9 @@ impl Scaled {
             return misfit(expected, scales.encoding.to_string());
         }
         let is_table = matches!(slot.role, Role::TokenTable | Role::PositionTable);
-        if is_table || becomes_table(slot.role) || slot.stored == Stored::Transposed {
-            let expected = "none: a table, or a matrix stored transposed, has no scales".to_owned();
+        if is_table || becomes_table(slot.role) || slot.stored != Stored::AsIs {
+            let expected =
+                "none: a table, or a matrix stored in another order, has no scales".to_owned();
             return misfit(expected, scales.shape.to_string());
         }
         let grid = match *scales.shape {

@@ -1,28 +1,39 @@
+use std::collections::VecDeque;
+
 use tokenizers::DecoderWrapper;
 
+use crate::tokenizer::cleanup;
 use crate::{SpecialText, TextError, Tokenizer};
 
 /// Turns token ids into text one by one, never handing out half a character.
 ///
-/// All pieces together are exactly what [`Tokenizer::decode`] makes of all ids at once. The work per token is
-/// constant, amortised: no more than the tokens since the last certain character are looked at again.
+/// All pieces together are exactly what [`Tokenizer::decode`] makes of all ids at once, but for one case: where a
+/// tokenizer spells characters in byte tokens, a byte that makes no character turns all bytes beside it into U+FFFD,
+/// those before it too. A run of such tokens is held back by 16 bytes, and what is out by then stays out. The work per
+/// token is constant, amortised: no more than the tokens since the last certain character are looked at again.
 #[derive(Debug)]
 pub struct StreamingDetokenizer<'t> {
     tokenizer: &'t Tokenizer,
     special: SpecialText,
     state: State,
+    /// Where text is cleaned up after decoding.
+    cleanup: Option<Cleanup>,
 }
 
 impl<'t> StreamingDetokenizer<'t> {
     pub(crate) fn new(tokenizer: &'t Tokenizer, special: SpecialText) -> Self {
         let state = match tokenizer.decoder() {
             Some(DecoderWrapper::ByteLevel(_)) => State::Bytes(Utf8Stream::default()),
-            _ => State::Window(Window::default()),
+            other => State::Window(Window {
+                joins_bytes: other.is_some_and(joins_bytes),
+                ..Window::default()
+            }),
         };
         StreamingDetokenizer {
             tokenizer,
             special,
             state,
+            cleanup: tokenizer.cleans_up().then(Cleanup::default),
         }
     }
 
@@ -35,10 +46,14 @@ impl<'t> StreamingDetokenizer<'t> {
         let Some(token) = self.tokenizer.visible(id, self.special)? else {
             return Ok(String::new());
         };
-        match &mut self.state {
-            State::Bytes(stream) => Ok(stream.push(&bytes_of(&token))),
-            State::Window(window) => window.push(token, self.tokenizer),
-        }
+        let text = match &mut self.state {
+            State::Bytes(stream) => stream.push(&bytes_of(&token)),
+            State::Window(window) => window.push(token, self.tokenizer)?,
+        };
+        Ok(match &mut self.cleanup {
+            Some(cleanup) => cleanup.push(&text),
+            None => text,
+        })
     }
 
     /// The rest: an incomplete character comes out as U+FFFD, as in [`Tokenizer::decode`].
@@ -47,10 +62,14 @@ impl<'t> StreamingDetokenizer<'t> {
     ///
     /// [`TextError::NotDecodable`] if the tokenizer's decoder fails.
     pub fn finish(self) -> Result<String, TextError> {
-        match self.state {
-            State::Bytes(stream) => Ok(stream.finish()),
-            State::Window(window) => window.finish(self.tokenizer),
-        }
+        let text = match self.state {
+            State::Bytes(stream) => stream.finish(),
+            State::Window(window) => window.finish(self.tokenizer)?,
+        };
+        Ok(match self.cleanup {
+            Some(cleanup) => cleanup.finish(&text),
+            None => text,
+        })
     }
 }
 
@@ -104,6 +123,21 @@ fn bytes_of(token: &str) -> Vec<u8> {
     bytes.unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
+/// Bytes in the byte-level spelling, as [`byte_of`] reads it.
+pub(crate) fn spelled(bytes: &[u8]) -> String {
+    let spelled = bytes.iter().map(|&byte| {
+        let code = u32::from(byte);
+        let code = match code {
+            0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => code,
+            0x00..=0x20 => code + 0x100,
+            0x7f..=0xa0 => code - 0x7f + 0x121,
+            _ => 0x143,
+        };
+        char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
+    });
+    spelled.collect()
+}
+
 /// The byte that a character of the byte-level spelling stands for.
 ///
 /// GPT-2 writes the printable bytes of Latin-1 as themselves, and the others, in order, as U+0100 and up.
@@ -119,6 +153,30 @@ fn byte_of(c: char) -> Option<u8> {
     u8::try_from(byte).ok()
 }
 
+/// Text that loses spaces before punctuation. What is lost begins with a space, so that text is certain up to the last
+/// one, unless an apostrophe stands before it, which may be lost with it.
+#[derive(Debug, Default)]
+struct Cleanup {
+    held: String,
+}
+
+impl Cleanup {
+    fn push(&mut self, text: &str) -> String {
+        self.held.push_str(text);
+        let spaces = self.held.rmatch_indices(' ').map(|(at, _)| at);
+        let mut certain = spaces.filter(|&at| !self.held[..at].ends_with('\''));
+        let Some(at) = certain.next() else {
+            return String::new();
+        };
+        let rest = self.held.split_off(at);
+        cleanup(&std::mem::replace(&mut self.held, rest))
+    }
+
+    fn finish(self, text: &str) -> String {
+        cleanup(&(self.held + text))
+    }
+}
+
 /// The tokens that the next ones' text depends on: the last of which all text was handed out, and those after it.
 ///
 /// Decoders treat the first token in a special way (a leading space goes), so the window always begins with a token
@@ -128,15 +186,45 @@ struct Window {
     tokens: Vec<String>,
     /// How many bytes of the tokens' text are already handed out.
     printed: usize,
+    /// Whether the decoder makes characters of byte tokens.
+    joins_bytes: bool,
+    run: Run,
+}
+
+/// The byte tokens that follow each other at the window's end.
+#[derive(Debug, Default)]
+struct Run {
+    /// Bytes whose characters are whole, by the characters' lengths; those that are out are not counted.
+    whole: VecDeque<usize>,
+    /// The beginning of a character: at most three bytes.
+    partial: Vec<u8>,
+    /// Whether some of its text is out.
+    is_cut: bool,
+    /// Whether a byte in it makes no character.
+    is_bad: bool,
+}
+
+impl Run {
+    /// How many tokens of it are not out.
+    fn n_held(&self) -> usize {
+        self.whole.iter().sum::<usize>() + self.partial.len()
+    }
 }
 
 impl Window {
     fn push(&mut self, token: String, tokenizer: &Tokenizer) -> Result<String, TextError> {
-        self.tokens.push(token.clone());
-        // One bad byte turns its whole run of byte tokens into U+FFFD, so a run is certain only once it has ended.
-        if is_byte_token(&token) {
-            return Ok(String::new());
+        match byte_token(&token).filter(|_| self.joins_bytes) {
+            Some(byte) => self.push_byte(token, byte, tokenizer),
+            None => {
+                let mut text = self.end_run(tokenizer)?;
+                text.push_str(&self.push_text(token, tokenizer)?);
+                Ok(text)
+            }
         }
+    }
+
+    fn push_text(&mut self, token: String, tokenizer: &Tokenizer) -> Result<String, TextError> {
+        self.tokens.push(token.clone());
         let text = tokenizer.join(self.tokens.clone())?;
         // A last U+FFFD may be a character of which more is to come.
         let certain = text.strip_suffix(char::REPLACEMENT_CHARACTER);
@@ -145,23 +233,127 @@ impl Window {
         self.printed = self.printed.max(certain.len());
         // An empty token would leave the special treatment of the first to the one after it.
         if certain.len() == text.len() && !token.is_empty() {
-            self.tokens = vec![token];
-            self.printed = tokenizer.join(self.tokens.clone())?.len();
+            self.restart(vec![token], tokenizer)?;
         }
         Ok(new)
     }
 
-    fn finish(self, tokenizer: &Tokenizer) -> Result<String, TextError> {
+    /// One bad byte turns its whole run into U+FFFD, so a run is certain once it is bad, or has ended; of a long one the
+    /// beginning is let go before.
+    fn push_byte(
+        &mut self,
+        token: String,
+        byte: u8,
+        tokenizer: &Tokenizer,
+    ) -> Result<String, TextError> {
+        if self.run.is_bad {
+            return Ok(char::REPLACEMENT_CHARACTER.into());
+        }
+        self.tokens.push(token);
+        self.run.partial.push(byte);
+        match std::str::from_utf8(&self.run.partial) {
+            Ok(_) => {
+                self.run.whole.push_back(self.run.partial.len());
+                self.run.partial.clear();
+                self.let_go(tokenizer)
+            }
+            Err(error) if error.error_len().is_none() => Ok(String::new()),
+            Err(_) => self.spoil_run(tokenizer),
+        }
+    }
+
+    /// Hands out the first characters of a run that has more than it may hold back.
+    fn let_go(&mut self, tokenizer: &Tokenizer) -> Result<String, TextError> {
+        let mut n_held = self.run.n_held();
+        let first = self.tokens.len() - n_held;
+        let (mut end, mut last) = (first, 0);
+        while n_held > MAX_HELD_BYTES {
+            let Some(length) = self.run.whole.pop_front() else {
+                break;
+            };
+            (end, last, n_held) = (end + length, length, n_held - length);
+        }
+        if last == 0 {
+            return Ok(String::new());
+        }
+        self.run.is_cut = true;
+        let text = tokenizer.join(self.tokens[..end].to_vec())?;
+        let new = text.get(self.printed..).unwrap_or_default().to_owned();
+        let held = self.tokens.split_off(end);
+        let out = self.tokens.split_off(end - last);
+        self.restart(out, tokenizer)?;
+        self.tokens.extend(held);
+        Ok(new)
+    }
+
+    /// The run has a byte that makes no character: all of it that is not out is U+FFFD.
+    fn spoil_run(&mut self, tokenizer: &Tokenizer) -> Result<String, TextError> {
+        let new = match self.run.is_cut {
+            true => char::REPLACEMENT_CHARACTER
+                .to_string()
+                .repeat(self.run.n_held()),
+            false => {
+                let text = tokenizer.join(self.tokens.clone())?;
+                text.get(self.printed..).unwrap_or_default().to_owned()
+            }
+        };
+        self.run = Run {
+            is_bad: true,
+            ..Run::default()
+        };
+        // Whatever else is in the run, this stands for it.
+        self.restart(vec![BAD_BYTE.to_owned()], tokenizer)?;
+        Ok(new)
+    }
+
+    /// A token of another kind follows.
+    fn end_run(&mut self, tokenizer: &Tokenizer) -> Result<String, TextError> {
+        let new = match self.run.is_cut && !self.run.partial.is_empty() {
+            true => self.spoil_run(tokenizer)?,
+            false => String::new(),
+        };
+        self.run = Run::default();
+        Ok(new)
+    }
+
+    /// Begins anew with tokens whose text is out.
+    fn restart(&mut self, tokens: Vec<String>, tokenizer: &Tokenizer) -> Result<(), TextError> {
+        self.printed = tokenizer.join(tokens.clone())?.len();
+        self.tokens = tokens;
+        Ok(())
+    }
+
+    fn finish(mut self, tokenizer: &Tokenizer) -> Result<String, TextError> {
+        let mut rest = self.end_run(tokenizer)?;
         let text = tokenizer.join(self.tokens)?;
-        Ok(text.get(self.printed..).unwrap_or_default().to_owned())
+        rest.push_str(text.get(self.printed..).unwrap_or_default());
+        Ok(rest)
     }
 }
 
-/// Whether the token is spelled `<0xNN>`, a single byte to decoders with byte fallback.
-fn is_byte_token(token: &str) -> bool {
-    let digits = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
-    digits.is_some_and(|d| d.len() == 2 && d.bytes().all(|b| b.is_ascii_hexdigit()))
+/// Whether a decoder makes characters of byte tokens.
+fn joins_bytes(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteFallback(_) => true,
+        DecoderWrapper::Sequence(steps) => steps.get_decoders().iter().any(joins_bytes),
+        _ => false,
+    }
 }
+
+/// The byte of a token that is spelled `<0xNN>`.
+fn byte_token(token: &str) -> Option<u8> {
+    let digits = token
+        .strip_prefix("<0x")
+        .and_then(|t| t.strip_suffix('>'))?;
+    let is_byte = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    u8::from_str_radix(digits, 16).ok().filter(|_| is_byte)
+}
+
+/// A byte that no character has.
+const BAD_BYTE: &str = "<0xFF>";
+
+/// Four of the longest characters, so that text appears while it is made.
+const MAX_HELD_BYTES: usize = 16;
 
 #[cfg(test)]
 mod tests;

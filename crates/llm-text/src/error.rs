@@ -8,7 +8,8 @@ use std::path::PathBuf;
 pub enum TextError {
     /// A model's folder without any tokenizer that we can read.
     #[error(
-        "no tokenizer in {}: looked for tokenizer.json, and for vocab.json with merges.txt; without one, pass ids with --token-ids",
+        "no tokenizer in {}: looked for tokenizer.json, vocab.json with merges.txt, tokenizer.model, spiece.model, \
+         tiktoken.model and qwen.tiktoken; without one, pass ids with --token-ids",
         dir.display()
     )]
     NoTokenizer {
@@ -22,6 +23,24 @@ pub enum TextError {
         path: PathBuf,
         /// What the operating system says.
         source: std::io::Error,
+    },
+    /// A name that should be a file's and is something else's.
+    #[error("{} is {found}, not a file", path.display())]
+    NotAFile {
+        /// What was to be read.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A file so large that it cannot be what its name says.
+    #[error("{} has {found} bytes; at most {limit} are read of such a file", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes it has.
+        found: u64,
+        /// How many it may have.
+        limit: u64,
     },
     /// A tokenizer whose description makes no sense.
     #[error("{origin}: not a usable tokenizer: {problem}")]
@@ -40,7 +59,7 @@ pub enum TextError {
         problem: String,
     },
     /// A GGUF tokenizer of a kind that we cannot build.
-    #[error("tokenizer.ggml.model is `{model}`; known are gpt2, llama")]
+    #[error("tokenizer.ggml.model is `{model}`; known are gpt2, llama, gemma4, t5")]
     UnknownGgufModel {
         /// The kind as the file names it.
         model: String,
@@ -81,15 +100,43 @@ pub enum TextError {
         /// How many tokens there are.
         n_tokens: usize,
     },
+    /// Files of a vocabulary without the way in which text is split, and a class that we do not know it from.
+    #[error(
+        "{origin} belong to a tokenizer of class {class}, whose way of splitting text is not known here; known are {known}; or save it as tokenizer.json, with save_pretrained of transformers"
+    )]
+    UnknownClass {
+        /// The files.
+        origin: String,
+        /// The class that the configuration names.
+        class: String,
+        /// All that we know.
+        known: String,
+    },
+    /// A token with two ids, or an id with two tokens.
+    #[error("{origin}: added_tokens_decoder gives `{token}` the id {listed}, which {found}")]
+    ContradictoryId {
+        /// The configuration's file.
+        origin: String,
+        /// The token.
+        token: String,
+        /// The id that it is to have.
+        listed: u32,
+        /// What contradicts that.
+        found: String,
+    },
     /// A text that the tokenizer cannot turn into ids.
-    #[error("cannot encode the text: {problem}")]
+    #[error("cannot encode the text with {origin}: {problem}")]
     NotEncodable {
+        /// Where the tokenizer came from.
+        origin: String,
         /// What the tokenizer says.
         problem: String,
     },
     /// Ids that are all known, but that the tokenizer cannot turn into text.
-    #[error("cannot decode the token ids: {problem}")]
+    #[error("cannot decode the token ids with {origin}: {problem}")]
     NotDecodable {
+        /// Where the tokenizer came from.
+        origin: String,
         /// What the tokenizer says.
         problem: String,
     },

@@ -5,11 +5,14 @@ use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence as DecoderSequence;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::{NormalizerWrapper, Prepend, Replace, Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, DecoderWrapper};
 
-use crate::tokenizer::{Edges, shielded};
+use crate::shield::shielded;
+use crate::tokenizer::pipeline::{as_gemma, as_t5, byte_fallback_bpe};
+use crate::tokenizer::{Edges, Framing, Origin, precompiled};
 use crate::{ChatTemplate, TextError, Tokenizer};
 
 mod pre_tokenizer;
@@ -22,7 +25,8 @@ use pre_tokenizer::PreTokenizerKind;
 /// [`Tokenizer::from_gguf`].
 #[derive(Debug, Clone, Default)]
 pub struct GgufTokenizer {
-    /// `tokenizer.ggml.model`: `gpt2` for byte-level BPE, `llama` for SentencePiece's BPE with scores.
+    /// `tokenizer.ggml.model`: `gpt2` for byte-level BPE, `llama` for SentencePiece's BPE with scores, `gemma4` for its BPE
+    /// with merges, `t5` for its unigram model.
     pub model: String,
     /// `tokenizer.ggml.pre`: how a `gpt2` tokenizer splits text into words.
     pub pre: Option<String>,
@@ -52,8 +56,12 @@ pub struct GgufTokenizer {
     pub add_eos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`: whether a `llama` tokenizer puts a space before the text.
     pub add_space_prefix: Option<bool>,
+    /// `tokenizer.ggml.precompiled_charsmap`: what a `t5` tokenizer does to characters first.
+    pub charsmap: Option<Vec<u8>>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
+    /// `general.name`: of one model no key says how its special tokens are matched.
+    pub name: Option<String>,
 }
 
 impl GgufTokenizer {
@@ -120,10 +128,21 @@ impl GgufTokenizer {
                 USER_DEFINED => Some(AddedToken::from(text, false).normalized(false)),
                 _ => None,
             })
+            .map(|token| {
+                let strips = self.is_phi3() && !PHI3_KEEPS_SPACES.contains(&token.content.as_str());
+                token.rstrip(strips)
+            })
             .collect()
     }
 
-    fn edges(&self, add_bos: bool) -> Edges {
+    /// Phi-3's tokens take the white space behind them along. Its tokenizer.json says so, no key of a GGUF file does,
+    /// and llama.cpp goes by the name, too.
+    fn is_phi3(&self) -> bool {
+        let name = self.name.as_deref().unwrap_or_default().to_lowercase();
+        name.contains("phi-3") || name.contains("phi3")
+    }
+
+    fn edges(&self) -> Edges {
         let mut eos_ids = Vec::new();
         for id in [self.eos_id, self.eot_id, self.eom_id]
             .into_iter()
@@ -136,48 +155,71 @@ impl GgufTokenizer {
         Edges {
             bos_id: self.bos_id,
             eos_ids,
-            add_bos: self.add_bos.unwrap_or(add_bos),
-            add_eos: self.eos_id.is_some() && self.add_eos.unwrap_or(false),
         }
     }
 
-    fn template(&self) -> Option<ChatTemplate> {
+    /// What is put around a text, where `adds` is what it is without a word in the file.
+    fn framing(&self, adds: Adds) -> Framing {
+        Framing::Ids {
+            bos: self.add_bos.unwrap_or(adds.bos),
+            eos: self.eos_id.is_some() && self.add_eos.unwrap_or(adds.eos),
+        }
+    }
+
+    /// The tokens that play a part, under the names that chat templates know them by.
+    fn named(&self) -> Vec<(&'static str, String)> {
         let names = [
             ("bos_token", self.bos_id),
             ("eos_token", self.eos_id),
             ("unk_token", self.unk_id),
             ("pad_token", self.pad_id),
         ];
-        let tokens = names
-            .into_iter()
+        let named = names.into_iter();
+        named
             .filter_map(|(name, id)| Some((name, self.text(id)?.clone())))
-            .collect();
+            .collect()
+    }
+
+    fn template(&self) -> Option<ChatTemplate> {
         let source = self.chat_template.clone()?;
         let origin = "tokenizer.chat_template".to_owned();
-        Some(ChatTemplate::new(source, origin, tokens))
+        Some(ChatTemplate::new(source, origin, self.named()))
     }
+}
+
+/// What a kind of tokenizer puts around a text.
+#[derive(Debug, Clone, Copy)]
+struct Adds {
+    bos: bool,
+    eos: bool,
 }
 
 pub(crate) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer, TextError> {
     gguf.check()?;
-    let (inner, add_bos) = match gguf.model.as_str() {
+    let (inner, adds) = match gguf.model.as_str() {
         "gpt2" => byte_level(gguf)?,
         "llama" => sentencepiece(gguf)?,
+        "gemma4" => gemma4(gguf)?,
+        "t5" => unigram(gguf)?,
         _ => {
             return Err(TextError::UnknownGgufModel {
                 model: gguf.model.clone(),
             });
         }
     };
-    Ok(Tokenizer::with_ids(
+    let named = gguf.named().into_iter();
+    Ok(Tokenizer::assemble(
         inner,
-        gguf.edges(add_bos),
+        gguf.framing(adds),
+        gguf.edges(),
+        named.map(|(name, text)| (name.to_owned(), text)).collect(),
         gguf.template(),
+        Origin::new(ORIGIN.to_owned()),
     ))
 }
 
-/// A byte-level BPE tokenizer, and whether it begins a text with its BOS where the file does not say.
-fn byte_level(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, bool), TextError> {
+/// A byte-level BPE tokenizer, and what it puts around a text.
+fn byte_level(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, Adds), TextError> {
     let kind = PreTokenizerKind::from_name(gguf.pre.as_deref())?;
     let vocab = gguf.vocab();
     let merges = gguf
@@ -188,7 +230,7 @@ fn byte_level(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, bool), Tex
     let inner = shielded(|| {
         let model = BPE::builder()
             .vocab_and_merges(vocab, merges)
-            .ignore_merges(kind.ignores_merges())
+            .ignore_merges(kind.ignores_merges)
             .build()?;
         let mut inner = tokenizers::Tokenizer::new(model);
         inner.with_normalizer(kind.normalizer())?;
@@ -197,11 +239,15 @@ fn byte_level(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, bool), Tex
         inner.add_tokens(gguf.added_tokens())?;
         Ok(inner)
     });
-    Ok((inner.map_err(broken)?, kind.adds_bos()))
+    let adds = Adds {
+        bos: kind.adds_bos,
+        eos: false,
+    };
+    Ok((inner.map_err(broken)?, adds))
 }
 
-/// SentencePiece's BPE with byte fallback. It begins a text with its BOS where the file does not say.
-fn sentencepiece(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, bool), TextError> {
+/// SentencePiece's BPE with byte fallback.
+fn sentencepiece(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, Adds), TextError> {
     let vocab = gguf.vocab();
     let merges = match (&gguf.merges, &gguf.scores) {
         (Some(merges), _) => parse_merges(merges, &vocab)?,
@@ -234,7 +280,74 @@ fn sentencepiece(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, bool), 
         inner.add_tokens(gguf.added_tokens())?;
         Ok(inner)
     });
-    Ok((inner.map_err(broken)?, true))
+    let adds = Adds {
+        bos: true,
+        eos: false,
+    };
+    Ok((inner.map_err(broken)?, adds))
+}
+
+/// Gemma 4's BPE over whole characters. Its BOS is left to the chat template, as in the reference.
+fn gemma4(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, Adds), TextError> {
+    let vocab = gguf.vocab();
+    let merges = gguf
+        .merges
+        .as_ref()
+        .ok_or_else(|| missing(MERGES_KEY, gguf))?;
+    let merges = parse_merges(merges, &vocab)?;
+    let unknown = gguf.text(gguf.unk_id).map(String::as_str);
+    let inner = shielded(|| {
+        let model = byte_fallback_bpe(vocab, merges, unknown)?;
+        let mut inner = tokenizers::Tokenizer::new(model);
+        as_gemma(&mut inner)?;
+        inner.add_tokens(gguf.added_tokens())?;
+        Ok(inner)
+    });
+    let adds = Adds {
+        bos: false,
+        eos: false,
+    };
+    Ok((inner.map_err(broken)?, adds))
+}
+
+/// T5's unigram model. Its sentinels, which the file has no names for, get theirs.
+fn unigram(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, Adds), TextError> {
+    let scores = gguf
+        .scores
+        .as_ref()
+        .ok_or_else(|| missing(SCORES_KEY, gguf))?;
+    let mut names = gguf.tokens.clone();
+    let is_nameless = |name: &&mut String| {
+        let number = name
+            .strip_prefix("[PAD")
+            .and_then(|name| name.strip_suffix(']'));
+        number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let nameless = names.iter_mut().filter(is_nameless);
+    for (idx, name) in nameless.take(N_SENTINELS).enumerate() {
+        *name = format!("<extra_id_{}>", N_SENTINELS - 1 - idx);
+    }
+    let sentinels = names.iter().filter(|name| name.starts_with("<extra_id_"));
+    let mut added = gguf.added_tokens();
+    added.extend(sentinels.map(|name| AddedToken::from(name, true)));
+    let pieces = names.iter().cloned();
+    let pieces = pieces
+        .zip(scores.iter().map(|&score| f64::from(score)))
+        .collect();
+    let unk_id = gguf.unk_id.map_or(2, |id| id as usize);
+    let inner = shielded(|| {
+        let charsmap = gguf.charsmap.as_deref().map(precompiled).transpose()?;
+        let model = Unigram::from(pieces, Some(unk_id), false)?;
+        let mut inner = tokenizers::Tokenizer::new(model);
+        as_t5(&mut inner, charsmap)?;
+        inner.add_tokens(added)?;
+        Ok(inner)
+    });
+    let adds = Adds {
+        bos: false,
+        eos: true,
+    };
+    Ok((inner.map_err(broken)?, adds))
 }
 
 /// The merges that a SentencePiece vocabulary implies: every pair of tokens that joins to a token, those that make
@@ -295,10 +408,15 @@ fn missing(key: &'static str, gguf: &GgufTokenizer) -> TextError {
 
 fn broken(problem: String) -> TextError {
     TextError::BrokenTokenizer {
-        origin: "the GGUF metadata tokenizer.ggml".to_owned(),
+        origin: ORIGIN.to_owned(),
         problem,
     }
 }
+
+const ORIGIN: &str = "the GGUF metadata tokenizer.ggml";
+
+/// T5 has as many.
+const N_SENTINELS: usize = 100;
 
 const TYPES_KEY: &str = "tokenizer.ggml.token_type";
 const SCORES_KEY: &str = "tokenizer.ggml.scores";
@@ -308,6 +426,9 @@ const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
+
+/// Of Phi-3's special tokens, those that leave the white space behind them alone.
+const PHI3_KEEPS_SPACES: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
 /// How SentencePiece spells a space.
 const SPACE: &str = "▁";

@@ -10,7 +10,10 @@
 mod chat;
 mod detokenizer;
 mod error;
+mod file;
 mod gguf;
+mod shield;
+mod splits;
 mod stop;
 mod tokenizer;
 

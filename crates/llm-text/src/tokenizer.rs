@@ -1,23 +1,34 @@
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use tokenizers::{Decoder, DecoderWrapper};
 
-use crate::error::one_line;
+use crate::shield::shielded;
 use crate::{ChatTemplate, GgufTokenizer, StreamingDetokenizer, TextError};
 
+mod class;
 mod config;
+mod files;
 mod load;
+pub(crate) mod pipeline;
+mod sentencepiece;
+mod special;
+mod tiktoken;
+
+pub(crate) use sentencepiece::precompiled;
 
 /// Text to token ids and back, as the model was trained with.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     framing: Framing,
-    bos_id: Option<u32>,
-    eos_ids: Vec<u32>,
+    edges: Edges,
+    /// Tokens by the part that they play, as `bos_token`.
+    named: Vec<(String, String)>,
+    /// Whether decoded text loses spaces before punctuation.
+    cleans_up: bool,
     vocab_size: usize,
     chat_template: Option<ChatTemplate>,
+    origin: Origin,
 }
 
 /// Whether [`Tokenizer::encode`] puts the tokens around the text that the model expects at its edges.
@@ -42,19 +53,21 @@ pub enum SpecialText {
 
 /// What puts the special tokens around a text.
 #[derive(Debug, Clone, Copy)]
-enum Framing {
+pub(crate) enum Framing {
     /// The post-processor of `tokenizer.json`. Flags in `tokenizer_config.json` do not count beside it.
     PostProcessor,
-    /// These ids, where nothing else is known than whether to add them.
-    Ids { bos: Option<u32>, eos: Option<u32> },
+    /// The first BOS and EOS of [`Edges`], where nothing else is known than whether to add them.
+    Ids { bos: bool, eos: bool },
 }
 
 impl Tokenizer {
     /// The tokenizer of a model's folder.
     ///
-    /// That is `tokenizer.json`, or else `vocab.json` and `merges.txt`, which make a byte-level BPE tokenizer. The
-    /// names of the special tokens are read from `tokenizer_config.json` and `special_tokens_map.json`, and the chat
-    /// template from `chat_template.jinja`, which wins, or `tokenizer_config.json`.
+    /// That is `tokenizer.json`, or else `vocab.json` and `merges.txt`, or a SentencePiece model or tiktoken's ranks in
+    /// `tokenizer.model`. What these leave out is known by the class that `tokenizer_config.json` names or the type of
+    /// model in `config.json` implies. Special tokens are read from `tokenizer_config.json`, `special_tokens_map.json`
+    /// and `added_tokens.json`, and the chat template from `chat_template.jinja`, which wins, or
+    /// `tokenizer_config.json`.
     ///
     /// # Errors
     ///
@@ -91,13 +104,24 @@ impl Tokenizer {
     /// [`TextError::NotEncodable`] if the text has characters that the tokenizer has neither tokens nor a stand-in
     /// for.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, TextError> {
-        let (post_process, bos, eos) = match (special, self.framing) {
-            (SpecialTokens::AsIs, _) => (false, None, None),
-            (SpecialTokens::Add, Framing::PostProcessor) => (true, None, None),
-            (SpecialTokens::Add, Framing::Ids { bos, eos }) => (false, bos, eos),
+        let (post_process, bos, eos) = match special {
+            SpecialTokens::AsIs => (false, None, None),
+            SpecialTokens::Add => match self.framing {
+                Framing::PostProcessor => (true, None, None),
+                // Some classes put tokens around a text on their own account, beside which flags do nothing.
+                Framing::Ids { .. } if self.inner.get_post_processor().is_some() => {
+                    (true, None, None)
+                }
+                Framing::Ids { .. } => (false, self.first_id(), self.last_id()),
+            },
         };
-        let encoding = shielded(|| self.inner.encode_fast(text, post_process))
-            .map_err(|problem| TextError::NotEncodable { problem })?;
+        let encoding =
+            shielded(|| self.inner.encode_fast(text, post_process)).map_err(|problem| {
+                TextError::NotEncodable {
+                    origin: self.origin.name.clone(),
+                    problem,
+                }
+            })?;
         let ids = encoding.get_ids().iter().copied();
         Ok(bos.into_iter().chain(ids).chain(eos).collect())
     }
@@ -112,7 +136,11 @@ impl Tokenizer {
         for &id in ids {
             tokens.extend(self.visible(id, special)?);
         }
-        self.join(tokens)
+        let text = self.join(tokens)?;
+        Ok(match self.cleans_up {
+            true => cleanup(&text),
+            false => text,
+        })
     }
 
     /// A decoder for ids that come one by one, which skips special tokens.
@@ -144,12 +172,12 @@ impl Tokenizer {
 
     /// The begin-of-sequence token, if the tokenizer names one.
     pub fn bos_id(&self) -> Option<u32> {
-        self.bos_id
+        self.edges.bos_id
     }
 
     /// The tokens that end a text, as far as the tokenizer's own files name them.
     pub fn eos_ids(&self) -> &[u32] {
-        &self.eos_ids
+        &self.edges.eos_ids
     }
 
     /// One more than the highest id. A model's vocabulary may be larger, padded to a round number.
@@ -160,6 +188,41 @@ impl Tokenizer {
     /// The model's chat template, if its files hold one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.chat_template.as_ref()
+    }
+
+    /// What of the tokenizer's files is taken otherwise than they may mean it, a line each; mostly there is none.
+    pub fn notices(&self) -> &[String] {
+        &self.origin.notices
+    }
+
+    /// The files of a folder that this tokenizer would be read from again, by us and by `transformers`:
+    /// `tokenizer.json`, `tokenizer_config.json` and, with a chat template, `chat_template.jinja`. Each is a name and
+    /// the bytes to be written.
+    ///
+    /// Of the ends of a text the configuration has room for one; the others belong into `generation_config.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::BrokenTokenizer`] if the library cannot write what it has read.
+    pub fn to_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, TextError> {
+        files::write(self)
+    }
+
+    /// Whether text is to be cleaned up after decoding.
+    pub(crate) fn cleans_up(&self) -> bool {
+        self.cleans_up
+    }
+
+    /// The id that goes before a text by the flags alone.
+    fn first_id(&self) -> Option<u32> {
+        let adds = matches!(self.framing, Framing::Ids { bos: true, .. });
+        self.edges.bos_id.filter(|_| adds)
+    }
+
+    /// The id that goes behind a text by the flags alone.
+    fn last_id(&self) -> Option<u32> {
+        let adds = matches!(self.framing, Framing::Ids { eos: true, .. });
+        self.edges.eos_ids.first().copied().filter(|_| adds)
     }
 
     pub(crate) fn decoder(&self) -> Option<&DecoderWrapper> {
@@ -183,37 +246,30 @@ impl Tokenizer {
         let Some(decoder) = self.decoder().filter(|_| !tokens.is_empty()) else {
             return Ok(tokens.join(" "));
         };
-        shielded(|| decoder.decode(tokens)).map_err(|problem| TextError::NotDecodable { problem })
+        shielded(|| decoder.decode(tokens)).map_err(|problem| TextError::NotDecodable {
+            origin: self.origin.name.clone(),
+            problem,
+        })
     }
 
-    /// A tokenizer whose beginning and end of text are put in place by their ids.
-    pub(crate) fn with_ids(
-        inner: tokenizers::Tokenizer,
-        edges: Edges,
-        chat_template: Option<ChatTemplate>,
-    ) -> Self {
-        let framing = Framing::Ids {
-            bos: edges.bos_id.filter(|_| edges.add_bos),
-            eos: edges.eos_ids.first().copied().filter(|_| edges.add_eos),
-        };
-        Self::assemble(inner, framing, edges.bos_id, edges.eos_ids, chat_template)
-    }
-
-    fn assemble(
+    pub(crate) fn assemble(
         inner: tokenizers::Tokenizer,
         framing: Framing,
-        bos_id: Option<u32>,
-        eos_ids: Vec<u32>,
+        edges: Edges,
+        named: Vec<(String, String)>,
         chat_template: Option<ChatTemplate>,
+        origin: Origin,
     ) -> Self {
         let highest = inner.get_vocab(true).into_values().max();
         Tokenizer {
             inner,
             framing,
-            bos_id,
-            eos_ids,
+            edges,
+            named,
+            cleans_up: false,
             vocab_size: highest.map_or(0, |id| id as usize + 1),
             chat_template,
+            origin,
         }
     }
 }
@@ -222,32 +278,58 @@ impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokenizer")
             .field("vocab_size", &self.vocab_size)
-            .field("bos_id", &self.bos_id)
-            .field("eos_ids", &self.eos_ids)
+            .field("edges", &self.edges)
             .finish_non_exhaustive()
     }
 }
 
-/// The tokens at a text's edges and whether `encode` puts them there.
+/// The tokens at a text's edges.
 #[derive(Debug)]
 pub(crate) struct Edges {
     pub(crate) bos_id: Option<u32>,
     /// The first is the one that is added.
     pub(crate) eos_ids: Vec<u32>,
-    pub(crate) add_bos: bool,
-    pub(crate) add_eos: bool,
 }
 
-/// Runs code of the `tokenizers` crate on data that nobody has vouched for, and returns its error in one line.
-///
-/// That crate panics on some descriptions that parse but make no sense, such as a merge longer than every token
-/// or a post-processor that names a token it does not define; to our callers these are broken files.
-pub(crate) fn shielded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result.map_err(one_line),
-        Err(_) => Err("the description contradicts itself".to_owned()),
+/// Where a tokenizer came from.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// In words: a path, or what stands for one.
+    pub(crate) name: String,
+    /// What is taken otherwise than the files may mean it.
+    pub(crate) notices: Vec<String>,
+}
+
+impl Origin {
+    pub(crate) fn new(name: String) -> Self {
+        Origin {
+            name,
+            notices: Vec::new(),
+        }
     }
 }
+
+/// A text without spaces that English does not write, in the reference's order.
+pub(crate) fn cleanup(text: &str) -> String {
+    let mut text = text.to_owned();
+    for (from, to) in CLEANUP {
+        text = text.replace(from, to);
+    }
+    text
+}
+
+const CLEANUP: [(&str, &str); 10] = [
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+];
 
 #[cfg(test)]
 pub(crate) mod testing;

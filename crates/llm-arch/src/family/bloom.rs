@@ -1,11 +1,12 @@
 //! BLOOM and BLOOMZ (Le Scao et al. 2022).
 
 use llm_tensor::Activation;
+use serde_json::json;
 
-use super::{Family, Gguf, block, llama};
+use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
 use crate::config::Config;
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -67,6 +68,7 @@ pub(super) static FAMILY: Family = Family {
         encoder_names: &[],
         base_prefix: "transformer.",
         matrices: Matrices::OutIn,
+        module: Module::Linear,
         wide: &[],
         harmless: &[],
     },
@@ -83,6 +85,24 @@ pub(super) static FAMILY: Family = Family {
         ],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
+        config: |spec| {
+            // The libraries know of no other width.
+            if written::mlp(spec)?.width != 4 * spec.hidden {
+                return written::none("its feed-forward is not four times as wide as its stream");
+            }
+            let block = &spec.decoder.block;
+            let mut config = written::config(spec, "BloomForCausalLM");
+            let more = json!({
+                "hidden_size": spec.hidden,
+                "n_layer": spec.decoder.n_layers(),
+                "n_head": block.attention.n_heads,
+                "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
+                "apply_residual_connection_post_layernorm": block.residual == Residual::Normed,
+                "seq_length": spec.context,
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
     }),
 };
 

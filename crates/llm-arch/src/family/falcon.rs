@@ -2,12 +2,13 @@
 //! configurations.
 
 use llm_tensor::Activation;
+use serde_json::{Map, Value, json};
 
-use super::{Family, Gguf, block, llama};
+use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Names, Naming, Role};
+use crate::skeleton::{Matrices, Module, Names, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -35,6 +36,7 @@ pub(super) static FAMILY: Family = Family {
             _ => &llama::GGUF_NAMING,
         },
         adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
+        config: written_config,
     }),
 };
 
@@ -88,6 +90,7 @@ const NAMING: Naming = Naming {
     encoder_names: &[],
     base_prefix: "transformer.",
     matrices: Matrices::OutIn,
+    module: Module::Own("FalconLinear"),
     wide: &[],
     harmless: &[
         "self_attention.rotary_emb.inv_freq",
@@ -108,6 +111,47 @@ const TWO_NORMS_NAMING: Naming = Naming {
     ],
     ..NAMING
 };
+
+fn written_config(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
+    let (mlp, block) = (written::mlp(spec)?, &spec.decoder.block);
+    let attention = &block.attention;
+    let is_sequential = block.residual == Residual::Sequential;
+    let n_norms = match block.residual {
+        Residual::ParallelTwoNorms => 2,
+        _ => 1,
+    };
+    // One key head is what the older models have, and several what they have not, but for one for each head.
+    let is_new = !is_sequential && (n_norms == 2 || attention.n_kv_heads > 1);
+    let mut config = written::config(spec, "FalconForCausalLM");
+    let more = json!({
+        "hidden_size": spec.hidden,
+        "ffn_hidden_size": mlp.width,
+        "num_hidden_layers": spec.decoder.n_layers(),
+        "num_attention_heads": attention.n_heads,
+        "num_kv_heads": attention.n_kv_heads,
+        "new_decoder_architecture": is_new,
+        "multi_query": attention.n_kv_heads == 1,
+        "parallel_attn": !is_sequential,
+        "bias": attention.qkv_bias,
+        "activation": written::name(mlp.activation),
+        "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
+        "max_position_embeddings": spec.context,
+    });
+    written::extend(&mut config, more);
+    if is_new {
+        config.insert("num_ln_in_parallel_attn".to_owned(), json!(n_norms));
+    }
+    match &spec.decoder.positions {
+        Positions::Alibi { .. } => {
+            config.insert("alibi".to_owned(), json!(true));
+        }
+        Positions::Rotary(_) | Positions::Learned { .. } | Positions::Buckets { .. } => {
+            config.insert("alibi".to_owned(), json!(false));
+            written::add_rope(&mut config, spec)?;
+        }
+    }
+    Ok(config)
+}
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let hidden = config.count("hidden_size")?;

@@ -1,9 +1,10 @@
 //! Gemma 1, 2 and 3 (text).
 
 use llm_tensor::Activation;
+use serde_json::{Map, Value, json};
 
 use super::block::{self, gated};
-use super::{Family, Gguf, llama};
+use super::{Family, Gguf, llama, written};
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, of_object, rotary};
 use crate::skeleton::{Naming, Role};
@@ -17,7 +18,11 @@ pub(super) static GEMMA: Family = Family {
     spec: gemma,
     harmless_keys: HARMLESS_KEYS,
     naming: |_| &llama::NAMING,
-    gguf: Some(gguf("gemma", gain_from_zero)),
+    gguf: Some(gguf("gemma", gain_from_zero, |spec| {
+        let mut config = written(spec, "GemmaForCausalLM")?;
+        written::add_rope(&mut config, spec)?;
+        Ok(config)
+    })),
 };
 
 pub(super) static GEMMA2: Family = Family {
@@ -25,10 +30,18 @@ pub(super) static GEMMA2: Family = Family {
     spec: gemma2,
     harmless_keys: HARMLESS_KEYS,
     naming: |_| &SANDWICH_NAMING,
-    gguf: Some(gguf("gemma2", |spec| {
-        gain_from_zero(spec);
-        scale_by_size(spec, 46);
-    })),
+    gguf: Some(gguf(
+        "gemma2",
+        |spec| {
+            gain_from_zero(spec);
+            scale_by_size(spec, 46);
+        },
+        |spec| {
+            let mut config = written_sandwich(spec, "Gemma2ForCausalLM")?;
+            written::add_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    )),
 };
 
 pub(super) static GEMMA3: Family = Family {
@@ -36,10 +49,23 @@ pub(super) static GEMMA3: Family = Family {
     spec: gemma3,
     harmless_keys: HARMLESS_KEYS,
     naming: |_| &SANDWICH_NAMING,
-    gguf: Some(gguf("gemma3", |spec| {
-        gain_from_zero(spec);
-        scale_by_size(spec, 62);
-    })),
+    gguf: Some(gguf(
+        "gemma3",
+        |spec| {
+            gain_from_zero(spec);
+            scale_by_size(spec, 62);
+        },
+        |spec| {
+            let mut config = written_sandwich(spec, "Gemma3ForCausalLM")?;
+            written::add_rope(&mut config, spec)?;
+            if let Positions::Rotary(kinds) = &spec.decoder.positions
+                && let Some(local) = kinds.get(1)
+            {
+                config.insert("rope_local_base_freq".to_owned(), local.base.into());
+            }
+            Ok(config)
+        },
+    )),
 };
 
 const HARMLESS_KEYS: &[&str] = &[
@@ -72,7 +98,11 @@ const SANDWICH_NAMING: Naming = Naming {
     ..llama::NAMING
 };
 
-const fn gguf(architecture: &'static str, adjust: fn(&mut ModelSpec)) -> Gguf {
+const fn gguf(
+    architecture: &'static str,
+    adjust: fn(&mut ModelSpec),
+    config: fn(&ModelSpec) -> Result<Map<String, Value>, ArchError>,
+) -> Gguf {
     Gguf {
         architecture,
         keys: &[
@@ -91,7 +121,35 @@ const fn gguf(architecture: &'static str, adjust: fn(&mut ModelSpec)) -> Gguf {
         ],
         naming: |_| &llama::GGUF_NAMING,
         adjust,
+        config,
     }
+}
+
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let mut config = written::like_llama(spec, architecture)?;
+    let activation = written::name(written::mlp(spec)?.activation);
+    config.insert("hidden_activation".to_owned(), activation.into());
+    Ok(config)
+}
+
+fn written_sandwich(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let layers = &spec.decoder.layers;
+    let types = layers.iter().map(|layer| match layer.window {
+        Some(_) => "sliding_attention",
+        None => "full_attention",
+    });
+    let types: Vec<_> = types.collect();
+    let cap = |cap: Option<f32>| cap.map(written::shortest);
+    let mut config = written(spec, architecture)?;
+    let more = json!({
+        "layer_types": types,
+        "sliding_window": layers.iter().find_map(|layer| layer.window),
+        "query_pre_attn_scalar": layers.first().map(|layer| written::scalar(layer.scale)),
+        "attn_logit_softcapping": cap(spec.decoder.block.attention.soft_cap),
+        "final_logit_softcapping": cap(spec.head.soft_cap),
+    });
+    written::extend(&mut config, more);
+    Ok(config)
 }
 
 /// GGUF stores the gains themselves.

@@ -1,11 +1,12 @@
 //! GPT-2 (Radford et al. 2019), all sizes, DistilGPT-2.
 
 use llm_tensor::Activation;
+use serde_json::json;
 
-use super::{Family, Gguf, block, llama};
+use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
 use crate::config::Config;
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -48,6 +49,7 @@ pub(super) static FAMILY: Family = Family {
         encoder_names: &[],
         base_prefix: "transformer.",
         matrices: Matrices::InOut,
+        module: Module::Linear,
         // The causal mask and its filler.
         wide: &[],
         harmless: &["h.{i}.attn.bias", "h.{i}.attn.masked_bias"],
@@ -64,6 +66,21 @@ pub(super) static FAMILY: Family = Family {
         ],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
+        config: |spec| {
+            let mlp = written::mlp(spec)?;
+            let mut config = written::config(spec, "GPT2LMHeadModel");
+            let more = json!({
+                "n_embd": spec.hidden,
+                "n_layer": spec.decoder.n_layers(),
+                "n_head": spec.decoder.block.attention.n_heads,
+                "n_inner": mlp.width,
+                "n_positions": spec.context,
+                "activation_function": written::name(mlp.activation),
+                "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
     }),
 };
 

@@ -1,12 +1,13 @@
 //! GPT-NeoX (Black et al. 2022) and Pythia.
 
 use llm_tensor::Activation;
+use serde_json::json;
 
-use super::{Family, Gguf, block, llama};
+use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -55,6 +56,7 @@ pub(super) static FAMILY: Family = Family {
         encoder_names: &[],
         base_prefix: "gpt_neox.",
         matrices: Matrices::OutIn,
+        module: Module::Linear,
         // The causal mask, its filler, and precomputed frequencies.
         wide: &[],
         harmless: &[
@@ -76,6 +78,27 @@ pub(super) static FAMILY: Family = Family {
         ],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
+        config: |spec| {
+            let (mlp, block) = (written::mlp(spec)?, &spec.decoder.block);
+            let rotary = written::rotary(spec)?;
+            let mut config = written::config(spec, "GPTNeoXForCausalLM");
+            let more = json!({
+                "hidden_size": spec.hidden,
+                "intermediate_size": mlp.width,
+                "num_hidden_layers": spec.decoder.n_layers(),
+                "num_attention_heads": block.attention.n_heads,
+                "hidden_act": written::name(mlp.activation),
+                "max_position_embeddings": spec.context,
+                "layer_norm_eps": written::shortest(spec.decoder.norm.eps),
+                "rotary_pct": written::rotary_fraction(spec)?,
+                "rotary_emb_base": rotary.base,
+                "attention_bias": block.attention.qkv_bias,
+                "use_parallel_residual": block.residual == Residual::ParallelTwoNorms,
+            });
+            written::extend(&mut config, more);
+            written::add_scaling(&mut config, rotary)?;
+            Ok(config)
+        },
     }),
 };
 

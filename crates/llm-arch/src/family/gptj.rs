@@ -4,7 +4,7 @@ use llm_tensor::{Activation, Pairing};
 
 use super::{Family, block};
 use crate::config::Config;
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{HeadSpec, ModelSpec, NormSpec, Positions, Residual};
 use crate::{ArchError, RopeScaling, RotarySpec};
 
@@ -43,6 +43,7 @@ pub(super) static FAMILY: Family = Family {
         encoder_names: &[],
         base_prefix: "transformer.",
         matrices: Matrices::OutIn,
+        module: Module::Linear,
         // The causal mask, its filler, and precomputed angles.
         wide: &[],
         harmless: &[

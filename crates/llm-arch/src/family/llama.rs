@@ -3,11 +3,11 @@
 use llm_tensor::{Activation, Pairing};
 
 use super::block::{self, gated};
-use super::{Family, Gguf};
+use super::{Family, Gguf, written};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Names, Naming, Role};
+use crate::skeleton::{Matrices, Module, Names, Naming, Role};
 use crate::spec::{ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -26,6 +26,14 @@ pub(super) static FAMILY: Family = Family {
                     rotary.pairing = Pairing::Adjacent;
                 }
             }
+        },
+        config: |spec| {
+            let attention = &spec.decoder.block.attention;
+            let mut config = written::like_llama(spec, "LlamaForCausalLM")?;
+            config.insert("attention_bias".to_owned(), attention.qkv_bias.into());
+            config.insert("mlp_bias".to_owned(), written::mlp(spec)?.bias.into());
+            written::add_rope(&mut config, spec)?;
+            Ok(config)
         },
     }),
 };
@@ -64,6 +72,7 @@ pub(super) const NAMING: Naming = Naming {
     encoder_names: &[],
     base_prefix: "model.",
     matrices: Matrices::OutIn,
+    module: Module::Linear,
     wide: &[],
     harmless: &["self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"],
 };
@@ -124,6 +133,7 @@ pub(super) const GGUF_NAMING: Naming = Naming {
     encoder_names: &[],
     base_prefix: "",
     matrices: Matrices::OutIn,
+    module: Module::Linear,
     wide: &[],
     harmless: &[],
 };

@@ -5,7 +5,7 @@ use llm_tensor::Activation;
 use super::{Family, block};
 use crate::ArchError;
 use crate::config::Config;
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{AttentionSpec, FinalNorm, ModelSpec, NormSpec, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -74,6 +74,7 @@ pub(super) static FAMILY: Family = Family {
         encoder_names: &[],
         base_prefix: "model.",
         matrices: Matrices::OutIn,
+        module: Module::Linear,
         wide: &[],
         harmless: &[],
     },

@@ -1,15 +1,16 @@
 //! Phi-3 and Phi-3.5 mini and medium, Phi-4 (Llama's block with fused projections).
 
 use llm_tensor::Activation;
+use serde_json::json;
 
-use super::{Family, Gguf, block, llama};
-use crate::ArchError;
+use super::{Family, Gguf, block, llama, written};
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Naming, Role};
+use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{
     AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NormSpec, Packing, Positions,
 };
+use crate::{ArchError, RopeScaling};
 
 pub(super) static FAMILY: Family = Family {
     model_types: &["phi3"],
@@ -33,6 +34,7 @@ pub(super) static FAMILY: Family = Family {
         encoder_names: &[],
         base_prefix: "model.",
         matrices: Matrices::OutIn,
+        module: Module::Linear,
         wide: &[],
         harmless: &["self_attn.rotary_emb.inv_freq"],
     },
@@ -41,6 +43,26 @@ pub(super) static FAMILY: Family = Family {
         keys: GGUF_KEYS,
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
+        config: |spec| {
+            let mut config = written::like_llama(spec, "Phi3ForCausalLM")?;
+            let rotary = written::rotary(spec)?;
+            let original = match &rotary.scaling {
+                RopeScaling::LongRope {
+                    original_context, ..
+                } => *original_context,
+                _ => spec.context,
+            };
+            let window = spec.decoder.layers.first().and_then(|layer| layer.window);
+            let more = json!({
+                "original_max_position_embeddings": original,
+                "partial_rotary_factor": written::rotary_fraction(spec)?,
+                "rope_theta": rotary.base,
+                "sliding_window": window,
+            });
+            written::extend(&mut config, more);
+            written::add_scaling(&mut config, rotary)?;
+            Ok(config)
+        },
     }),
 };
 

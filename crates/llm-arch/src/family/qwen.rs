@@ -1,9 +1,10 @@
 //! Qwen2 (and 2.5) and Qwen3, dense and with experts.
 
 use llm_tensor::Activation;
+use serde_json::{Map, Value, json};
 
 use super::block::{self, gated};
-use super::{Family, Gguf, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::Config;
 use crate::rope_config::{RopeDefaults, rotary};
@@ -22,6 +23,7 @@ pub(super) static QWEN2: Family = Family {
         keys: llama::GGUF_KEYS,
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
+        config: |spec| written(spec, "Qwen2ForCausalLM"),
     }),
 };
 
@@ -35,6 +37,7 @@ pub(super) static QWEN3: Family = Family {
         keys: llama::GGUF_KEYS,
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
+        config: |spec| written(spec, "Qwen3ForCausalLM"),
     }),
 };
 
@@ -70,6 +73,13 @@ const HARMLESS_KEYS: &[&str] = &[
     "output_router_logits",
     "router_aux_loss_coef",
 ];
+
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let mut config = written::like_llama(spec, architecture)?;
+    written::add_rope(&mut config, spec)?;
+    config.insert("use_sliding_window".to_owned(), json!(false));
+    Ok(config)
+}
 
 fn qwen2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let attention = AttentionSpec {

@@ -5,7 +5,7 @@ use llm_tensor::Activation;
 use super::{Family, block};
 use crate::ArchError;
 use crate::config::Config;
-use crate::skeleton::{Matrices, Names, Naming, Role};
+use crate::skeleton::{Matrices, Module, Names, Naming, Role};
 use crate::spec::{
     DenseMlp, EmbeddingSpec, EncoderSpec, Gating, HeadSpec, LayerSpec, MlpSpec, ModelSpec,
     NormSpec, Positions, StackSpec,
@@ -120,6 +120,7 @@ const NAMING: Naming = Naming {
     encoder_names: &[ENCODER_NAMES],
     base_prefix: "",
     matrices: Matrices::OutIn,
+    module: Module::Linear,
     // Copies of the shared table, and a table of the first version's that nothing reads.
     wide: &[Role::Down],
     harmless: &[

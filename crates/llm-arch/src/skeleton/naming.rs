@@ -1,6 +1,6 @@
 //! What the checkpoints of a family call their tensors.
 
-use super::Role;
+use super::{Module, Role};
 
 /// What a kind of checkpoint calls its tensors.
 pub(crate) type Names = &'static [(Role, &'static str)];
@@ -16,6 +16,8 @@ pub(crate) struct Naming {
     pub(crate) base_prefix: &'static str,
     /// How matrices of blocks are stored.
     pub(crate) matrices: Matrices,
+    /// What transformers has the matrices of blocks in, experts apart.
+    pub(crate) module: Module,
     /// Projections whose results leave the range of f16.
     pub(crate) wide: &'static [Role],
     /// Patterns of tensors that carry nothing; `{i}` is any number.

@@ -167,6 +167,8 @@ pub struct Slot {
     pub stored: Stored,
     /// What its elements have to bear.
     pub kind: TensorKind,
+    /// What transformers has it in.
+    pub module: Module,
     /// Its name in a checkpoint, in full.
     pub name: String,
     /// The part of the name that checkpoints of the bare base model lack.
@@ -191,7 +193,9 @@ impl Slot {
     /// The shape in the checkpoint.
     pub fn stored_shape(&self) -> Vec<usize> {
         match self.stored {
-            Stored::AsIs => self.shape.clone(),
+            Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
+                self.shape.clone()
+            }
             Stored::Transposed => self.shape.iter().rev().copied().collect(),
         }
     }
@@ -211,6 +215,64 @@ pub enum Stored {
     AsIs,
     /// `[in, out]`.
     Transposed,
+    /// Its rows, or a bias's elements, in the order in which a rotary position turns two neighbours of each head, and not
+    /// one of the head's first half with one of the second.
+    Pairs {
+        /// Rows of a head.
+        head_dim: usize,
+    },
+    /// Its rows, or a bias's elements, in the order all queries, all keys, all values, and not for each key head its
+    /// queries', its own and its values'.
+    Stacked {
+        /// Key heads.
+        n_kv_heads: usize,
+        /// Heads of queries for each.
+        n_queries: usize,
+        /// Rows of a head.
+        head_dim: usize,
+    },
+    /// Each element greater by one.
+    OneMore,
+}
+
+impl Stored {
+    /// Which of the stored rows is the row `row`, where rows are all that differs.
+    pub fn stored_row(self, row: usize) -> usize {
+        match self {
+            Stored::AsIs | Stored::Transposed | Stored::OneMore => row,
+            Stored::Pairs { head_dim } => {
+                let (head, at) = (row / head_dim, row % head_dim);
+                let (half, pair) = (at / (head_dim / 2), at % (head_dim / 2));
+                head * head_dim + 2 * pair + half
+            }
+            Stored::Stacked {
+                n_kv_heads,
+                n_queries,
+                head_dim,
+            } => {
+                let (head, at) = (row / head_dim, row % head_dim);
+                let (group, in_group) = (head / (n_queries + 2), head % (n_queries + 2));
+                let stored_head = match in_group.checked_sub(n_queries) {
+                    None => group * n_queries + in_group,
+                    // The key, then the value.
+                    Some(which) => n_kv_heads * (n_queries + which) + group,
+                };
+                stored_head * head_dim + at
+            }
+        }
+    }
+}
+
+/// What transformers (5.24) has a projection in. Its quantizers convert plain linear layers and nothing else, so that this
+/// decides what of a quantized checkpoint it can read. Of what is no projection it says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Module {
+    /// A linear layer, or GPT-2's `Conv1D`.
+    Linear,
+    /// A family's own kind of linear layer, of this name.
+    Own(&'static str),
+    /// One parameter for the experts of a layer.
+    Experts,
 }
 
 /// What a tensor's elements have to bear, when they are kept in fewer bits than the checkpoint has.

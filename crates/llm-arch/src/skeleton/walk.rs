@@ -2,7 +2,7 @@
 
 use llm_tensor::Norm;
 
-use super::{Matrices, Naming, Role, Side, Slot, Stored, TensorKind, Unit};
+use super::{Matrices, Module, Naming, Role, Side, Slot, Stored, TensorKind, Unit};
 use crate::RopeScaling;
 use crate::spec::{
     AttentionSpec, BlockSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec, MlpSpec,
@@ -195,7 +195,14 @@ impl Slots<'_> {
             Matrices::OutIn => Stored::AsIs,
             Matrices::InOut => Stored::Transposed,
         };
-        self.push(unit, role, shape, stored);
+        let module = match unit {
+            // In every family that has experts.
+            Unit::Expert { .. } => Module::Experts,
+            Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head => {
+                self.naming.module
+            }
+        };
+        self.push(unit, role, shape, (stored, module));
     }
 
     fn bias(&mut self, unit: Unit, role: Role, width: usize, has_bias: bool) {
@@ -205,10 +212,16 @@ impl Slots<'_> {
     }
 
     fn plain(&mut self, unit: Unit, role: Role, shape: &[usize]) {
-        self.push(unit, role, shape, Stored::AsIs);
+        self.push(unit, role, shape, (Stored::AsIs, Module::Linear));
     }
 
-    fn push(&mut self, unit: Unit, role: Role, shape: &[usize], stored: Stored) {
+    fn push(
+        &mut self,
+        unit: Unit,
+        role: Role,
+        shape: &[usize],
+        (stored, module): (Stored, Module),
+    ) {
         let names = match unit {
             Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => {
                 self.naming.encoder_names
@@ -245,6 +258,7 @@ impl Slots<'_> {
             } else {
                 role.kind()
             },
+            module,
             name,
             base_prefix: self.naming.base_prefix,
         });

@@ -50,7 +50,8 @@ fn check_advice(request: &Request<'_>) -> Vec<String> {
 /// Where the request would rest in each precision.
 fn table(request: &Request<'_>) -> Vec<String> {
     let line = |a: &Alternative| {
-        let tiers = a.tiers.map_or("no".to_owned(), |tiers| tiers.to_string());
+        let tiers = a.way.as_ref().map(|way| way.tiers.to_string());
+        let tiers = tiers.unwrap_or_else(|| "no".to_owned());
         format!("{}: {tiers}", a.precision)
     };
     alternatives(request).unwrap().iter().map(line).collect()

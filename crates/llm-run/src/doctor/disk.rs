@@ -13,7 +13,7 @@ use rustix::fs::{Advice, OFlags, fadvise, fcntl_setfl, fstatfs};
 use serde::Serialize;
 
 use super::{Extent, rate, usable};
-use crate::system::{self, Room};
+use crate::system::{self, MeasuredDisk, Room, USUAL, Volume};
 
 #[derive(Serialize)]
 pub(super) struct Disk {
@@ -74,19 +74,39 @@ impl Disk {
         }
     }
 
-    /// Bytes a second; nothing where it could not be measured.
-    pub(super) fn bandwidth(&self) -> Option<f64> {
+    /// Bytes a second, and of which disk.
+    pub(super) fn bandwidth(&self) -> MeasuredDisk {
         match &self.outcome {
-            Outcome::Measured(reading) => Some(reading.bandwidth()),
-            Outcome::NotMeasured { .. } => None,
+            Outcome::Measured(reading) => MeasuredDisk {
+                rate: Some(reading.bandwidth()),
+                folder: std::path::absolute(&self.folder).ok(),
+                volume: Volume::of(&self.folder),
+            },
+            Outcome::NotMeasured { .. } => MeasuredDisk::default(),
+        }
+    }
+
+    pub(super) fn suggestions(&self) -> Option<String> {
+        let folder = self.folder.display();
+        match &self.outcome {
+            Outcome::NotMeasured { .. } => Some(format!(
+                "name a folder with room for the disk to be measured: {folder} has none, --offload-folder DIR"
+            )),
+            Outcome::Measured(reading) if reading.read_path == ReadPath::Memory => Some(format!(
+                "name a folder on a disk: what is offloaded to {folder} stays in RAM, --offload-folder DIR"
+            )),
+            Outcome::Measured(_) => None,
         }
     }
 
     pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
         let bandwidth = match &self.outcome {
-            Outcome::Measured(reading) => reading.to_string(),
+            Outcome::Measured(reading) => {
+                format!("{reading}, measured in {}", self.folder.display())
+            }
             Outcome::NotMeasured { not_measured } => {
-                format!("not measured in {}: {not_measured}", self.folder.display())
+                let (folder, assumed) = (self.folder.display(), rate(USUAL.disk));
+                format!("not measured in {folder}: {not_measured}; plans assume {assumed}")
             }
         };
         vec![

@@ -8,7 +8,7 @@ use llm_tensor::Bytes;
 use serde::Serialize;
 
 use super::{Extent, usable};
-use crate::system::{self, Limit, MemInfo, Room};
+use crate::system::{self, Limit, MemInfo, ProcessLimit, RamLimits, Room};
 
 #[derive(Serialize)]
 pub(super) struct Ram {
@@ -18,19 +18,35 @@ pub(super) struct Ram {
     available_bytes: Option<u64>,
     /// Those of control groups, the tightest first.
     limits: Vec<Limit>,
+    /// Those that the process is under by itself, the tightest first.
+    process_limits: Vec<ProcessLimit>,
     #[serde(flatten)]
     room: Room,
 }
 
 impl Ram {
     pub(super) fn now() -> Self {
-        let (memory, limits) = (MemInfo::now(), system::ram_limits());
+        let (memory, limits) = (MemInfo::now(), RamLimits::now());
         Ram {
             total_bytes: memory.map(|memory| memory.total.get()),
             available_bytes: memory.map(|memory| memory.available.get()),
             room: system::ram_of(memory, &limits),
-            limits,
+            limits: limits.groups,
+            process_limits: limits.process,
         }
+    }
+
+    /// Where a limit leaves less than half of what the machine has available.
+    pub(super) fn suggestions(&self) -> Option<String> {
+        let available = self.available_bytes?;
+        let free = self.room.free;
+        (free.get() < available / 2).then(|| {
+            format!(
+                "raise the limit for larger models: the machine has {} available, and {} leaves {free} of it",
+                Bytes::new(available),
+                self.room.source
+            )
+        })
     }
 
     /// Bytes a second that all threads together read, as fast as kernels can: the median of several rounds.
@@ -60,6 +76,8 @@ impl Ram {
         let (total, available) = (bytes(self.total_bytes), bytes(self.available_bytes));
         let mut rows = vec![("RAM", format!("{total}, available {available}"))];
         rows.extend(self.limits.iter().map(|limit| ("RAM limit", row(limit))));
+        let of_process = self.process_limits.iter();
+        rows.extend(of_process.map(|limit| ("RAM limit", limit.to_string())));
         if self.limits.is_empty() {
             rows.push(("RAM limit", "no cgroup's".to_owned()));
         }

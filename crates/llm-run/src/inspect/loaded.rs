@@ -67,6 +67,7 @@ pub(super) fn report<'m>(
         n_parameters: model.skeleton().n_parameters(),
         bytes: sum.total().get(),
         statistics_bytes: is_quantized.then_some(sum.statistics.get()),
+        transformers: None,
         tensors,
         by_dtype: totals.into_values().collect(),
         by_file: Vec::new(),

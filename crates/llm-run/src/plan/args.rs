@@ -10,7 +10,8 @@ use llm_runtime::OffloadFolder;
 use llm_tensor::Bytes;
 
 use crate::failure::UserError;
-use crate::system;
+use crate::memory::Memory;
+use crate::system::{self, Room};
 
 /// Which memories a model may use, and how its parts are placed in them.
 #[derive(Debug, Args)]
@@ -38,8 +39,54 @@ pub(crate) struct Memories {
     pub(crate) sources: BTreeMap<Home, String>,
     /// GPUs that have a budget and that this machine lacks.
     pub(crate) lacking: Vec<u32>,
+    /// RAM or disk of which more is given than this machine has free, with what that is.
+    pub(crate) beyond: BTreeMap<Home, Beyond>,
     /// Where weights that rest on disk are written.
     pub(crate) offload_folder: Option<PathBuf>,
+}
+
+/// What this machine has free of a memory, where a budget is larger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Beyond {
+    /// What could be used.
+    pub(crate) free: Bytes,
+    /// What would be used unless told: that less a margin.
+    pub(crate) usable: Bytes,
+    /// Who says so.
+    pub(crate) source: String,
+}
+
+impl Beyond {
+    /// `given` beside what is free, `own` of it being this process's already; nothing where it is enough, or where the
+    /// system does not tell.
+    fn of(given: Option<Bytes>, room: &Room, own: Bytes) -> Option<Self> {
+        let free = room.free + own;
+        let is_beyond = room.is_known() && given.is_some_and(|given| given > free);
+        is_beyond.then(|| Beyond {
+            free,
+            usable: room.bytes + own,
+            source: room.source.clone(),
+        })
+    }
+}
+
+impl Memories {
+    /// Brings a budget for RAM down to what this machine has, and says so: more would be believed until the kernel kills
+    /// the process. A full disk is an error like others, after which a run can be taken up.
+    pub(crate) fn bound(&mut self) -> Option<String> {
+        let Beyond {
+            free,
+            usable,
+            source,
+        } = self.beyond.remove(&Home::Ram)?;
+        let given = self.budgets.ram;
+        self.budgets.ram = usable;
+        let bounded = format!("as given, bounded by what is free: {source}");
+        self.sources.insert(Home::Ram, bounded);
+        Some(format!(
+            "--max-memory cpu: {given} is more than the {free} of RAM that are free ({source}); {usable} are used at most"
+        ))
+    }
 }
 
 impl PlaceArgs {
@@ -63,7 +110,11 @@ impl PlaceArgs {
             free.gpus.insert(number, room.bytes);
             sources.insert(Home::Gpu(number), format!("{name}, {}", less_margin(&room)));
         }
+        let given = self.max_memory.clone().unwrap_or_default();
+        let mut beyond = BTreeMap::new();
         let room = system::ram();
+        let own = Memory::now().anonymous();
+        beyond.extend(Beyond::of(given.ram, &room, own).map(|beyond| (Home::Ram, beyond)));
         free.ram = room.bytes;
         sources.insert(Home::Ram, less_margin(&room));
         let offload_folder = self.offload_folder();
@@ -76,6 +127,7 @@ impl PlaceArgs {
             let room = system::disk(folder);
             let there = offloaded(OffloadFolder::new(folder.clone()))?;
             free.disk = Some(room.bytes + there);
+            beyond.extend(Beyond::of(given.disk, &room, there).map(|beyond| (Home::Disk, beyond)));
             let source = less_margin(&room);
             let source = match there {
                 Bytes::ZERO => source,
@@ -83,7 +135,6 @@ impl PlaceArgs {
             };
             sources.insert(Home::Disk, source);
         }
-        let given = self.max_memory.clone().unwrap_or_default();
         let gpus = given.gpus.keys().map(|&number| Home::Gpu(number));
         let others = [(Home::Ram, given.ram), (Home::Disk, given.disk)];
         let others = others.iter().filter(|(_, budget)| budget.is_some());
@@ -100,6 +151,7 @@ impl PlaceArgs {
         });
         Ok(Memories {
             lacking: budgets.lacking(&free).collect(),
+            beyond,
             offload_folder,
             budgets,
             sources,
@@ -108,7 +160,7 @@ impl PlaceArgs {
 }
 
 /// `MemAvailable less a margin of 67.1 MB (64.0 MiB)`.
-fn less_margin(room: &system::Room) -> String {
+fn less_margin(room: &Room) -> String {
     format!("{} less a margin of {}", room.source, room.margin)
 }
 

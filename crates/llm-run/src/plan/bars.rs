@@ -3,7 +3,7 @@
 use llm_plan::{Home, MemoryUse, Shortfall, Term, Verdict};
 use llm_tensor::Bytes;
 
-use super::{Report, short};
+use super::{Detail, Report, short};
 
 /// What a memory holds at its fullest, beside what it may.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +13,8 @@ pub(super) struct Bar {
     pub(super) budget: Bytes,
     /// What for; together what is needed.
     pub(super) parts: Vec<(Term, Bytes)>,
-    /// On disk: what is read from the checkpoint itself, and takes nothing beside it.
-    in_place: Bytes,
+    /// On disk: what rests in the checkpoint's own files and is read there. It takes nothing of the budget.
+    pub(super) in_place: Bytes,
 }
 
 /// A bar for each memory; where the model does not fit, for those that lack something.
@@ -60,12 +60,22 @@ impl Bar {
 
     /// What the whole length stands for.
     pub(super) fn scale(&self) -> Bytes {
-        self.needed.max(self.budget)
+        beside(self.in_place, self.needed.max(self.budget))
     }
 
-    /// `13.2 GB of 15.0 GB`.
+    /// Where the budget ends on that scale.
+    pub(super) fn limit(&self) -> Bytes {
+        beside(self.in_place, self.budget)
+    }
+
+    /// `13.2 GB of 15.0 GB`; of a disk that weights are read from, that too.
     pub(super) fn figures(&self) -> String {
-        let mut text = format!("{} of {}", short(self.needed), short(self.budget));
+        let mut text = String::new();
+        if self.in_place > Bytes::ZERO {
+            let in_place = short(self.in_place);
+            text += &format!("{in_place} in the checkpoint's files; written: ");
+        }
+        text += &format!("{} of {}", short(self.needed), short(self.budget));
         if self.needed > self.budget {
             let missing = self.needed.saturating_sub(self.budget);
             text += &format!(", {} too much", short(missing));
@@ -96,17 +106,19 @@ impl Bar {
         };
         let mut text = String::new();
         let (mut sum, mut n_cells) = (Bytes::ZERO, 0);
-        for &(term, bytes) in &self.parts {
+        let in_place = std::iter::once((IN_PLACE, self.in_place));
+        let parts = self.parts.iter().map(|&(term, bytes)| (fill(term), bytes));
+        for (fill, bytes) in in_place.chain(parts) {
             sum += bytes;
             let end = cell(sum);
-            text.extend(std::iter::repeat_n(fill(term), end - n_cells));
+            text.extend(std::iter::repeat_n(fill, end - n_cells));
             n_cells = end;
         }
         text.extend(std::iter::repeat_n(FREE, WIDTH - n_cells));
         if self.needed <= self.budget {
             return text;
         }
-        let limit = cell(self.budget).min(WIDTH - 1);
+        let limit = cell(self.limit()).min(WIDTH - 1);
         let chars = text.chars().enumerate();
         chars
             .map(|(i, c)| if i == limit { LIMIT } else { c })
@@ -114,19 +126,31 @@ impl Bar {
     }
 }
 
-/// All bars, each with what it is made of, and what their characters mean.
-pub(super) fn text(bars: &[Bar]) -> String {
+/// All bars, in detail each with what it is made of, and what their characters mean.
+pub(super) fn text(bars: &[Bar], detail: Detail) -> String {
     let mut text = String::new();
     for bar in bars {
         let home = bar.home.to_string();
         text += &format!("{home:<6} {}  {}\n", bar.drawn(), bar.figures());
-        text += &format!("       {}\n", bar.breakdown());
+        match detail {
+            Detail::Short => {}
+            Detail::Full => text += &format!("       {}\n", bar.breakdown()),
+        }
     }
+    let in_place = match bars.iter().any(|bar| bar.in_place > Bytes::ZERO) {
+        true => format!("  {IN_PLACE} weights in the checkpoint's files"),
+        false => String::new(),
+    };
     let limit = match bars.iter().any(|bar| bar.needed > bar.budget) {
         true => format!("  {LIMIT} budget"),
         false => String::new(),
     };
-    text + &format!("       █ weights  ▓ KV cache  ▒ all else  {FREE} free{limit}\n")
+    text + &format!("       █ weights  ▓ KV cache  ▒ all else{in_place}  {FREE} free{limit}\n")
+}
+
+/// Both together; a budget may be any number.
+fn beside(in_place: Bytes, bytes: Bytes) -> Bytes {
+    Bytes::new(in_place.get().saturating_add(bytes.get()))
 }
 
 fn fill(term: Term) -> char {
@@ -144,6 +168,7 @@ fn fill(term: Term) -> char {
 
 const WIDTH: usize = 60;
 const FREE: char = '·';
+const IN_PLACE: char = '░';
 const LIMIT: char = '|';
 
 #[cfg(test)]
@@ -174,6 +199,17 @@ mod tests {
         let expected = cells(&[('█', 30), ('|', 1), ('█', 9), ('▓', 14), ('▒', 6)]);
         assert_eq!(bar.drawn(), expected);
         assert_eq!(bar.figures(), "90 B of 45 B, 45 B too much");
+        // What is read in place is there, and takes nothing of the budget.
+        let disk = Bar {
+            home: Home::Disk,
+            needed: Bytes::new(10),
+            budget: Bytes::new(20),
+            parts: vec![(Term::Weights, Bytes::new(10))],
+            in_place: Bytes::new(40),
+        };
+        assert_eq!(disk.drawn(), cells(&[('░', 40), ('█', 10), ('·', 10)]));
+        let figures = "40 B in the checkpoint's files; written: 10 B of 20 B";
+        assert_eq!(disk.figures(), figures);
         bar.parts.clear();
         (bar.needed, bar.budget) = (Bytes::ZERO, Bytes::ZERO);
         assert_eq!(bar.drawn(), cells(&[('·', 60)]), "nothing of nothing");

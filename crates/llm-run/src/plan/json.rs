@@ -1,15 +1,18 @@
 //! A plan as one JSON object.
 
 use anyhow::Result;
-use llm_plan::{Alternative, Home, MemoryEstimate, MemoryUse, Shortfall, Term, UnitUse, Verdict};
+use llm_plan::{
+    Alternative, Choice, Home, MemoryEstimate, MemoryUse, Plan, Shortfall, Term, UnitUse, Verdict,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::Report;
+use super::args::Beyond;
 use super::reader::whole_files;
 use super::subject::Files;
-use super::text::with_flag;
-use crate::system::Measured;
+use super::text::{figures, with_flag};
+use super::{Report, recommended};
+use crate::system::Origin;
 
 /// What `--json` prints. Sizes are bytes.
 #[derive(Serialize)]
@@ -20,10 +23,14 @@ struct Printed {
     fits: bool,
     /// The verdict in one sentence.
     verdict: String,
+    /// What to do; null where nothing would do.
+    recommendation: Option<Value>,
     /// Memories that lack something.
     shortfalls: Vec<Value>,
     /// GPUs with a budget that this machine lacks.
     hypothetical_gpus: Vec<u32>,
+    /// RAM or disk whose budget is more than this machine has free, with what that is.
+    beyond_this_machine: Map<String, Value>,
     n_sequences: usize,
     context: usize,
     kv_dtype: &'static str,
@@ -60,8 +67,10 @@ impl Printed {
             n_parameters: subject.skeleton.n_parameters(),
             fits: plan.is_some(),
             verdict: report.verdict.to_string(),
+            recommendation: recommendation(report),
             shortfalls: shortfalls(report),
             hypothetical_gpus: report.memories.lacking.clone(),
+            beyond_this_machine: beyond(report),
             n_sequences: request.limits.n_sequences,
             context: request.limits.context,
             kv_dtype: request.kv_dtype().name(),
@@ -76,23 +85,56 @@ impl Printed {
             units: estimate.map_or_else(Vec::new, |e| e.units().iter().map(unit).collect()),
             offload: estimate.and_then(|estimate| offload(report, estimate)),
             load_peak: load_peak(report),
-            tokens_per_second: plan.map(|plan| {
-                let (bandwidths, measured) = &report.bandwidths;
-                let [full, empty] = plan.step.tokens_per_second(bandwidths);
-                json!({
-                    "empty_context": empty,
-                    "full_context": full,
-                    "bandwidths": {
-                        "gpu": bandwidths.gpu, "pcie": bandwidths.pcie, "ram": bandwidths.ram,
-                        "disk": bandwidths.disk,
-                    },
-                    "are_measured": *measured != Measured::Assumed,
-                })
-            }),
+            tokens_per_second: plan.map(|plan| tokens_per_second(report, plan)),
             alternatives: alternatives(report),
             advice: report.advice.iter().map(with_flag).collect(),
         }
     }
+}
+
+fn recommendation(report: &Report<'_>) -> Option<Value> {
+    let text = recommended::sentence(report)?;
+    Some(match &report.recommendation {
+        None => json!({"text": text}),
+        Some(found) => {
+            let [full, empty] = found.way.step.tokens_per_second(&report.rates.bandwidths);
+            json!({
+                "text": text,
+                "flags": recommended::flags(found.choice),
+                "is_as_asked": found.choice == Choice::AsAsked,
+                "tiers": found.way.tiers.to_string(),
+                "tokens_per_second": {"empty_context": empty, "full_context": full},
+            })
+        }
+    })
+}
+
+fn beyond(report: &Report<'_>) -> Map<String, Value> {
+    let beyond = report.memories.beyond.iter();
+    let entry = |(&home, beyond): (&Home, &Beyond)| {
+        let value = json!({"free": beyond.free.get(), "source": beyond.source});
+        (device(home), value)
+    };
+    beyond.map(entry).collect()
+}
+
+fn tokens_per_second(report: &Report<'_>, plan: &Plan) -> Value {
+    let rates = &report.rates;
+    let bandwidths = &rates.bandwidths;
+    let [full, empty] = plan.step.tokens_per_second(bandwidths);
+    let figures = figures(rates, plan);
+    json!({
+        "empty_context": empty,
+        "full_context": full,
+        "bandwidths": {
+            "gpu": bandwidths.gpu, "pcie": bandwidths.pcie, "ram": bandwidths.ram, "disk": bandwidths.disk,
+        },
+        "sources": {
+            "gpu": Origin::ASSUMED, "pcie": Origin::ASSUMED, "ram": rates.ram, "disk": rates.disk,
+        },
+        // All that these tokens per second depend on.
+        "are_measured": figures.iter().all(|figure| figure.origin.is_measured()),
+    })
 }
 
 /// A memory as accelerate calls it.
@@ -193,9 +235,15 @@ fn load_peak(report: &Report<'_>) -> Value {
 
 fn alternatives(report: &Report<'_>) -> Vec<Value> {
     let alternative = |a: &Alternative| {
+        let way = a.way.as_ref();
+        let tokens = way.map(|way| way.step.tokens_per_second(&report.rates.bandwidths));
         json!({
-            "precision": a.precision.to_string(), "weights": a.weights.get(),
-            "tiers": a.tiers.map(|tiers| tiers.to_string()),
+            "precision": a.precision.to_string(), "flags": recommended::flag(a.precision),
+            "weights": a.weights.get(),
+            "tiers": way.map(|way| way.tiers.to_string()),
+            "tokens_per_second": tokens.map(|[full, empty]| {
+                json!({"empty_context": empty, "full_context": full})
+            }),
         })
     };
     report.alternatives.iter().map(alternative).collect()

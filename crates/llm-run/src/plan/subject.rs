@@ -1,6 +1,6 @@
 //! The model that a plan is made for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use llm_arch::{Skeleton, Slot};
@@ -25,6 +25,8 @@ pub(super) struct Subject {
     /// How its checkpoint is quantized, if it is.
     pub(super) scheme: Option<String>,
     pub(super) files: Files,
+    /// Where weights are read from that are right already: the checkpoint's files, or the folder where they would be.
+    pub(super) read_from: Vec<PathBuf>,
     /// What the process takes of RAM for itself.
     pub(super) program: Bytes,
     /// Where there are weights.
@@ -73,8 +75,13 @@ impl Subject {
             false => checkpoint.files().map(size).collect::<Result<_, _>>()?,
         };
         let stored: Vec<_> = model.tensors().map(|bound| bound.stored_as()).collect();
+        let read_from = match path == Path::new(demo::NAME) {
+            true => Vec::new(),
+            false => checkpoint.files().map(Path::to_owned).collect(),
+        };
         Ok(Subject {
             name: name(path),
+            read_from,
             skeleton: model.skeleton().clone(),
             scheme: scheme(&stored),
             stored,
@@ -105,6 +112,7 @@ impl Subject {
         let cuts = cuts(&skeleton, &stored)?;
         Ok(Subject {
             name: name(path),
+            read_from: vec![path.to_owned()],
             program: program::with_folder(path, &skeleton),
             skeleton,
             scheme: scheme(&stored),

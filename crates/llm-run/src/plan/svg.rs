@@ -50,41 +50,50 @@ fn memory(bar: &Bar, groups: &[UnitGroup], y: u64) -> String {
         escaped(&bar.figures()),
     );
     let mut at = Bytes::ZERO;
-    let mut piece = |bytes: Bytes, term: Term, what: &str| {
+    let mut piece = |bytes: Bytes, fill: &str, what: String| {
         let (from, to) = (x(at), x(at + bytes));
         at += bytes;
         let _ = writeln!(
             svg,
-            "<rect x=\"{from:.2}\" y=\"{bar_y}\" width=\"{:.2}\" height=\"{THICK}\" fill=\"{}\" \
-             stroke=\"#ffffff\" stroke-width=\"0.5\"><title>{}: {} of {term}</title></rect>",
+            "<rect x=\"{from:.2}\" y=\"{bar_y}\" width=\"{:.2}\" height=\"{THICK}\" fill=\"{fill}\" \
+             stroke=\"#ffffff\" stroke-width=\"0.5\"><title>{}</title></rect>",
             to - from,
-            colour(term),
-            escaped(what),
-            short(bytes),
+            escaped(&what),
         );
     };
-    for &(term, bytes) in &bar.parts {
-        let own = groups.iter().filter_map(|group| {
-            let bytes = own_bytes(group, bar.home, term);
-            (bytes > Bytes::ZERO).then_some((group.name.as_str(), bytes))
-        });
-        let own: Vec<_> = own.collect();
-        let of_units: Bytes = own.iter().map(|&(_, bytes)| bytes).sum();
-        // On disk a part of the weights is the checkpoint itself, and takes nothing.
-        if of_units > bytes {
-            piece(bytes, term, &bar.home.to_string());
-            continue;
+    for group in groups
+        .iter()
+        .filter(|group| group.placement.home == bar.home)
+    {
+        if group.in_place > Bytes::ZERO {
+            let bytes = short(group.in_place);
+            let what = format!("{}: {bytes} of weights {READ_IN_PLACE}", group.full_name);
+            piece(group.in_place, IN_PLACE, what);
         }
-        for (name, bytes) in own {
-            piece(bytes, term, name);
+    }
+    let of_groups: Bytes = groups.iter().map(|group| group.in_place).sum();
+    let rest = bar.in_place.saturating_sub(of_groups);
+    if rest > Bytes::ZERO {
+        let what = format!("{}: {} of weights {READ_IN_PLACE}", bar.home, short(rest));
+        piece(rest, IN_PLACE, what);
+    }
+    for &(term, bytes) in &bar.parts {
+        let what = |name: &str, bytes| format!("{name}: {} of {term}", short(bytes));
+        let mut of_units = Bytes::ZERO;
+        for group in groups {
+            let own = own_bytes(group, bar.home, term);
+            if own > Bytes::ZERO {
+                of_units += own;
+                piece(own, colour(term), what(&group.full_name, own));
+            }
         }
         let shared = bytes.saturating_sub(of_units);
         if shared > Bytes::ZERO {
-            piece(shared, term, &bar.home.to_string());
+            piece(shared, colour(term), what(&bar.home.to_string(), shared));
         }
     }
     if bar.needed > bar.budget {
-        let limit = x(bar.budget);
+        let limit = x(bar.limit());
         let _ = writeln!(
             svg,
             "<line x1=\"{limit:.2}\" y1=\"{}\" x2=\"{limit:.2}\" y2=\"{}\" stroke=\"#000000\" stroke-width=\"2\" \
@@ -96,9 +105,14 @@ fn memory(bar: &Bar, groups: &[UnitGroup], y: u64) -> String {
     svg
 }
 
-/// What of a group is in a memory for one purpose.
+/// What of a group is in a memory for one purpose; of a disk what is written there.
 fn own_bytes(group: &UnitGroup, home: Home, term: Term) -> Bytes {
     let (memory, bytes) = match term {
+        // There all that is written is drawn as weights.
+        Term::Weights if home == Home::Disk => {
+            let all = group.weights + group.statistics;
+            (group.placement.home, all.saturating_sub(group.in_place))
+        }
         Term::Weights => (group.placement.home, group.weights),
         Term::QuantizationStatistics => (group.placement.home, group.statistics),
         Term::KvCache => (group.placement.run_on.memory(), group.kv_cache),
@@ -119,20 +133,23 @@ fn legend(bars: &[Bar], y: u64) -> String {
         parts.any(|(t, _)| t == term)
     };
     let terms = Term::ALL.into_iter().filter(is_there);
-    let entry = |(i, term): (usize, Term)| {
+    let mut entries: Vec<_> = terms.map(|term| (colour(term), term.to_string())).collect();
+    if bars.iter().any(|bar| bar.in_place > Bytes::ZERO) {
+        entries.push((IN_PLACE, format!("weights {READ_IN_PLACE}")));
+    }
+    let entry = |(i, (fill, name)): (usize, (&str, String))| {
         let (x, y) = (
             LEFT + i as u64 % COLUMNS * COLUMN,
             y + i as u64 / COLUMNS * 22,
         );
         format!(
-            "<rect x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"{}\"/>\n\
-             <text x=\"{}\" y=\"{}\">{term}</text>\n",
-            colour(term),
+            "<rect x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"{fill}\"/>\n\
+             <text x=\"{}\" y=\"{}\">{name}</text>\n",
             x + 18,
             y + 11,
         )
     };
-    terms.enumerate().map(entry).collect()
+    entries.into_iter().enumerate().map(entry).collect()
 }
 
 /// Colours that stay apart for the colour-blind.
@@ -167,6 +184,10 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
+/// The colour of weights that a disk holds already, a lighter one than that of those that are written.
+const IN_PLACE: &str = "#9cc3de";
+const READ_IN_PLACE: &str = "read in place";
+
 /// In pixels, as all below.
 const WIDTH: u64 = 900;
 const LEFT: u64 = 24;
@@ -175,7 +196,7 @@ const THICK: u64 = 30;
 const TOP: u64 = 44;
 /// A bar with what stands above it.
 const ROW: u64 = 68;
-const LEGEND: u64 = 56;
+const LEGEND: u64 = 78;
 /// Entries of the legend side by side, and how wide they are.
 const COLUMNS: u64 = 4;
 const COLUMN: u64 = BAR / COLUMNS;

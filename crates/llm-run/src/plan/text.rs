@@ -3,21 +3,28 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use llm_plan::{Change, Home, Placement, Plan, Precision, RunOn, Verdict};
+use llm_plan::{Change, Home, Placement, Plan, RunOn, Verdict};
 use llm_tensor::Bytes;
 
+use super::recommended::flag;
 use super::subject::Files;
 use super::units::{UnitGroup, groups};
-use super::{Report, bars, reader, short};
+use super::{Detail, Report, bars, reader, recommended, short};
 use crate::inspect::{Column, grouped, table_of};
+use crate::system::{Origin, Rates};
 
-pub(super) fn text(report: &Report<'_>) -> String {
-    let mut text = format!("{}.\n\n{}", report.sentence(), assumptions(report));
-    if let Verdict::Fits(plan) = &report.verdict {
-        text += &units(report, plan);
-        text += &on_disk(report, plan);
+pub(super) fn text(report: &Report<'_>, detail: Detail) -> String {
+    let mut text = String::new();
+    if let Some(recommended) = recommended::sentence(report) {
+        let _ = writeln!(text, "Recommended: {recommended}.");
     }
-    text += &format!("\n{}", bars::text(&bars::bars(report)));
+    text += &format!("{}.\n\n{}", report.sentence(), assumptions(report));
+    if let Verdict::Fits(plan) = &report.verdict {
+        text += &units(report, plan, detail);
+        text += &on_disk(report, plan);
+        text += &who_computes(report, plan);
+    }
+    text += &format!("\n{}", bars::text(&bars::bars(report), detail));
     text += &format!("\n{}", reader::text(report));
     if let Verdict::Fits(plan) = &report.verdict {
         text += &speed(report, plan);
@@ -62,11 +69,22 @@ fn assumptions(report: &Report<'_>) -> String {
             lacking.join(", no ")
         );
     }
+    for (home, beyond) in &memories.beyond {
+        let (free, source) = (beyond.free, &beyond.source);
+        let bounded = match home {
+            Home::Ram => "; a run here takes no more",
+            Home::Gpu(_) | Home::Disk => "",
+        };
+        let _ = writeln!(
+            text,
+            "hypothetical: this machine has only {free} of {home} free ({source}){bounded}"
+        );
+    }
     text
 }
 
 /// Where units rest and compute, and what they take.
-fn units(report: &Report<'_>, plan: &Plan) -> String {
+fn units(report: &Report<'_>, plan: &Plan, detail: Detail) -> String {
     let groups = groups(&report.subject.skeleton.spec, plan.estimate.units());
     let has_statistics = groups.iter().any(|group| group.statistics > Bytes::ZERO);
     let mut head = vec![
@@ -84,7 +102,11 @@ fn units(report: &Report<'_>, plan: &Plan) -> String {
         bytes => short(bytes),
     };
     let rows = |group: &UnitGroup| {
-        let mut lines = wrapped(&group.name).into_iter();
+        let name = match detail {
+            Detail::Short => vec![group.name.clone()],
+            Detail::Full => wrapped(&group.full_name),
+        };
+        let mut lines = name.into_iter();
         let mut row = vec![
             lines.next().unwrap_or_default(),
             group.placement.home.to_string(),
@@ -147,36 +169,99 @@ fn on_disk(report: &Report<'_>, plan: &Plan) -> String {
     }
 }
 
+/// What computes with weights that no GPU holds, and why.
+fn who_computes(report: &Report<'_>, plan: &Plan) -> String {
+    let Some([Some(streamed), Some(computed)]) = report.ways else {
+        return String::new();
+    };
+    let is_elsewhere = |place: Placement| !matches!(place.home, Home::Gpu(_));
+    let mut elsewhere = plan.map.iter().filter(|&(_, place)| is_elsewhere(place));
+    let on_cpu = elsewhere.any(|(_, place)| place.run_on == RunOn::Cpu);
+    let (streamed, computed) = (rate(streamed), rate(computed));
+    match on_cpu {
+        true => format!(
+            "What no GPU holds the CPU computes with: {computed} tokens/s; streamed to a GPU it would be {streamed}.\n"
+        ),
+        false => format!(
+            "What no GPU holds is streamed to one: {streamed} tokens/s; with the CPU computing it would be {computed}.\n"
+        ),
+    }
+}
+
 /// Expected tokens per second, and of what bandwidths.
 fn speed(report: &Report<'_>, plan: &Plan) -> String {
-    let (bandwidths, measured) = &report.bandwidths;
-    let [full, empty] = plan.step.tokens_per_second(bandwidths);
-    let paths = plan.step.weights.iter();
-    let names = paths.map(|&(path, _)| (bottleneck(path), bandwidths.of(path)));
-    let mut seen = BTreeSet::new();
-    let names = names.filter(|(name, _)| seen.insert(*name));
-    let names: Vec<_> = names
-        .map(|(name, bandwidth)| format!("{:.1} GB/s of {name}", bandwidth / 1e9))
-        .collect();
+    let [full, empty] = plan.step.tokens_per_second(&report.rates.bandwidths);
+    let figures = figures(&report.rates, plan);
+    let is_assumed = |figure: &Figure<'_>| figure.can_be_measured && !figure.origin.is_measured();
+    let hint = match figures.iter().any(is_assumed) {
+        true => " `llm-run doctor` measures RAM and disk.",
+        false => "",
+    };
+    let figures = figures.iter().map(|figure| {
+        let (rate, name, origin) = (figure.rate / 1e9, figure.name, figure.origin);
+        format!("{rate:.1} GB/s of {name} ({origin})")
+    });
     format!(
-        "Expected: {} tokens/s in an empty context, {} in a full one, at {} ({measured}).\n",
+        "Expected: {} tokens/s in an empty context, {} in a full one, at {}.{hint}\n",
         rate(empty),
         rate(full),
-        names.join(", ")
+        figures.collect::<Vec<_>>().join(", ")
     )
 }
+
+/// A bandwidth that a plan's tokens per second depend on.
+pub(super) struct Figure<'r> {
+    pub(super) name: &'static str,
+    rate: f64,
+    pub(super) origin: &'r Origin,
+    can_be_measured: bool,
+}
+
+/// Those of a plan, each once.
+pub(super) fn figures<'r>(rates: &'r Rates, plan: &Plan) -> Vec<Figure<'r>> {
+    let weights = plan.step.weights.iter().map(|&(path, _)| path);
+    let kv_cache = plan.step.kv_cache.iter().map(|&(run_on, _)| Placement {
+        home: run_on.memory(),
+        run_on,
+    });
+    let mut seen = BTreeSet::new();
+    let names = weights.chain(kv_cache).map(bottleneck);
+    let names = names.filter(|name| seen.insert(*name));
+    let bandwidths = &rates.bandwidths;
+    let figure = |name| {
+        let (rate, origin) = match name {
+            GPU_MEMORY => (bandwidths.gpu, &Origin::ASSUMED),
+            PCIE => (bandwidths.pcie.min(bandwidths.ram), &Origin::ASSUMED),
+            DISK => (bandwidths.disk, &rates.disk),
+            _ => (bandwidths.ram, &rates.ram),
+        };
+        Figure {
+            name,
+            rate,
+            origin,
+            can_be_measured: [DISK, RAM].contains(&name),
+        }
+    };
+    names.map(figure).collect()
+}
+
+const GPU_MEMORY: &str = "GPU memory";
+const PCIE: &str = "PCIe";
+const DISK: &str = "disk";
+const RAM: &str = "RAM";
 
 /// What weights come through from where they rest to what computes with them.
 fn bottleneck(path: Placement) -> &'static str {
     match (path.home, path.run_on) {
-        (Home::Gpu(home), RunOn::Gpu(run_on)) if home == run_on => "GPU memory",
-        (Home::Disk, _) => "disk",
-        (Home::Gpu(_) | Home::Ram, RunOn::Gpu(_)) => "PCIe",
-        (Home::Gpu(_) | Home::Ram, RunOn::Cpu) => "RAM",
+        (Home::Gpu(home), RunOn::Gpu(run_on)) if home == run_on => GPU_MEMORY,
+        (Home::Disk, _) => DISK,
+        (Home::Gpu(_) | Home::Ram, RunOn::Gpu(_)) => PCIE,
+        (Home::Gpu(_) | Home::Ram, RunOn::Cpu) => RAM,
     }
 }
 
-fn rate(tokens_per_second: f64) -> String {
+/// `0.28`, `7.4`, `130`.
+pub(super) fn rate(tokens_per_second: f64) -> String {
     match tokens_per_second {
         rate if rate < 1.0 => format!("{rate:.2}"),
         rate if rate < 100.0 => format!("{rate:.1}"),
@@ -189,14 +274,22 @@ fn precisions(report: &Report<'_>) -> String {
     let head = [
         Column::Left("precision"),
         Column::Right("weights"),
+        Column::Right("tokens/s"),
         Column::Left("fits"),
     ];
     let rows = report.alternatives.iter().map(|alternative| {
-        let tiers = alternative.tiers.map(|tiers| tiers.to_string());
+        let (tokens, tiers) = match &alternative.way {
+            None => (String::new(), "no".to_owned()),
+            Some(way) => {
+                let [_, empty] = way.step.tokens_per_second(&report.rates.bandwidths);
+                (rate(empty), way.tiers.to_string())
+            }
+        };
         vec![
             alternative.precision.to_string(),
             short(alternative.weights),
-            tiers.unwrap_or_else(|| "no".to_owned()),
+            tokens,
+            tiers,
         ]
     });
     let table = table_of(&head, rows.collect());
@@ -226,14 +319,7 @@ fn changes(report: &Report<'_>) -> String {
 /// `quantize to int8 (--load-in-8bit)`.
 pub(super) fn with_flag(change: &Change) -> String {
     let flag = match change {
-        Change::Precision(precision) => match precision {
-            Precision::F32 => "--dtype f32",
-            Precision::Bf16 => "--dtype bf16",
-            Precision::Int8 => "--load-in-8bit",
-            Precision::Nf4 => "--load-in-4bit",
-            Precision::Nf4Double => "--load-in-4bit --double-quant",
-            Precision::Fp4 => "--load-in-4bit --quant-type fp4",
-        },
+        Change::Precision(precision) => flag(*precision),
         Change::Context { to, .. } => return format!("{change}: --context {to}"),
         Change::Sequences { to, .. } => return format!("{change}: --batch {to}"),
         Change::Disk(_) => "--offload-folder DIR, --max-memory disk=SIZE",

@@ -1,17 +1,23 @@
 //! Units of a kind that rest and compute in the same places.
 
 use llm_arch::{MlpSpec, ModelSpec, Side, Unit};
-use llm_plan::{Placement, UnitUse};
+use llm_plan::{Home, Placement, UnitUse};
 use llm_tensor::Bytes;
+
+use super::Detail;
 
 /// Units of a kind that rest and compute in the same places, and what they take together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UnitGroup {
-    /// `layers 0 to 3, 5, 7`.
+    /// Which, in a few words: `17 of layers 0 to 28`.
     pub(super) name: String,
+    /// Which, one by one: `layers 0 to 3, 5, 7`.
+    pub(super) full_name: String,
     pub(super) placement: Placement,
     pub(super) weights: Bytes,
     pub(super) statistics: Bytes,
+    /// On disk: what of both the checkpoint holds as it is computed with, so that nothing is written.
+    pub(super) in_place: Bytes,
     /// Where they compute, which need not be where they rest.
     pub(super) kv_cache: Bytes,
 }
@@ -28,9 +34,15 @@ pub(super) fn groups(spec: &ModelSpec, units: &[UnitUse]) -> Vec<UnitGroup> {
             None => groups.push(vec![unit]),
         }
     }
+    let in_place = |unit: &&UnitUse| match unit.placement.home {
+        Home::Disk => unit.in_place,
+        Home::Gpu(_) | Home::Ram => Bytes::ZERO,
+    };
     let group = |units: &Vec<&UnitUse>| UnitGroup {
-        name: name(spec, units),
+        name: name(spec, units, Detail::Short),
+        full_name: name(spec, units, Detail::Full),
         placement: units[0].placement,
+        in_place: units.iter().map(in_place).sum(),
         weights: units.iter().map(|unit| unit.weights).sum(),
         statistics: units.iter().map(|unit| unit.quantization_statistics).sum(),
         kv_cache: units.iter().map(|unit| unit.kv_cache).sum(),
@@ -58,15 +70,27 @@ fn kind(unit: Unit) -> Kind {
 }
 
 /// `units` are of one kind, and there is one.
-fn name(spec: &ModelSpec, units: &[&UnitUse]) -> String {
+fn name(spec: &ModelSpec, units: &[&UnitUse], detail: Detail) -> String {
     let layers = units.iter().filter_map(|unit| match unit.unit {
         Unit::Layer(_, i) => Some(i),
-        _ => None,
+        Unit::Embedding | Unit::Expert { .. } | Unit::FinalNorm(_) | Unit::Head => None,
     });
+    let layers: Vec<_> = layers.collect();
     match units[0].unit {
-        Unit::Layer(Side::Encoder, _) => format!("encoder {}", numbered("layer", layers)),
-        Unit::Layer(Side::Decoder, _) => numbered("layer", layers),
-        Unit::Expert { .. } => experts(spec, units),
+        Unit::Layer(side, _) => {
+            let encoder = match side {
+                Side::Encoder => "encoder ",
+                Side::Decoder => "",
+            };
+            match detail {
+                Detail::Short if n_runs(&layers) > FEW => {
+                    let (first, last) = (layers[0], layers[layers.len() - 1]);
+                    format!("{} of {encoder}layers {first} to {last}", layers.len())
+                }
+                Detail::Short | Detail::Full => format!("{encoder}{}", numbered("layer", &layers)),
+            }
+        }
+        Unit::Expert { .. } => experts(spec, units, detail),
         Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => {
             let names: Vec<_> = units.iter().map(|unit| unit.unit.to_string()).collect();
             names.join(", ")
@@ -74,11 +98,11 @@ fn name(spec: &ModelSpec, units: &[&UnitUse]) -> String {
     }
 }
 
-/// `experts of layers 0 to 3, experts 0 to 2 of layer 4`.
-fn experts(spec: &ModelSpec, units: &[&UnitUse]) -> String {
+/// `experts of layers 0 to 3, experts 0 to 2 of layer 4`; in short `35 experts of layers 0 to 7`.
+fn experts(spec: &ModelSpec, units: &[&UnitUse], detail: Detail) -> String {
     let experts = units.iter().filter_map(|unit| match unit.unit {
         Unit::Expert { layer, expert } => Some((layer, expert)),
-        _ => None,
+        Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head => None,
     });
     let experts: Vec<_> = experts.collect();
     let (mut whole, mut parts) = (Vec::new(), Vec::new());
@@ -91,20 +115,33 @@ fn experts(spec: &ModelSpec, units: &[&UnitUse]) -> String {
         if experts.len() == n_experts {
             whole.push(layer);
         } else {
-            let named = numbered("expert", experts.iter().map(|&(_, expert)| expert));
-            parts.push(format!("{named} of layer {layer}"));
+            parts.push((layer, experts));
         }
     }
-    if !whole.is_empty() {
-        let named = numbered("layer", whole.into_iter());
-        parts.insert(0, format!("experts of {named}"));
+    if detail == Detail::Short && (n_runs(&whole) > FEW || parts.len() > 1) {
+        let (first, last) = (experts[0].0, experts[experts.len() - 1].0);
+        return format!("{} experts of layers {first} to {last}", experts.len());
     }
-    parts.join(", ")
+    let part = |&(layer, experts): &(usize, &[(usize, usize)])| {
+        let numbers: Vec<_> = experts.iter().map(|&(_, expert)| expert).collect();
+        match detail {
+            Detail::Short if n_runs(&numbers) > FEW => {
+                format!("{} experts of layer {layer}", numbers.len())
+            }
+            Detail::Short | Detail::Full => {
+                format!("{} of layer {layer}", numbered("expert", &numbers))
+            }
+        }
+    };
+    let mut names: Vec<_> = parts.iter().map(part).collect();
+    if !whole.is_empty() {
+        names.insert(0, format!("experts of {}", numbered("layer", &whole)));
+    }
+    names.join(", ")
 }
 
 /// `layer 3`, or `layers 0 to 3, 5`: rising numbers of what `what` is one of.
-fn numbered(what: &str, numbers: impl Iterator<Item = usize>) -> String {
-    let numbers: Vec<_> = numbers.collect();
+fn numbered(what: &str, numbers: &[usize]) -> String {
     let runs = numbers.chunk_by(|a, b| a + 1 == *b);
     let runs = runs.map(|run| match run {
         [one] => one.to_string(),
@@ -116,9 +153,17 @@ fn numbered(what: &str, numbers: impl Iterator<Item = usize>) -> String {
     format!("{what}{plural} {}", runs.join(", "))
 }
 
+/// Runs of numbers that follow one another.
+fn n_runs(numbers: &[usize]) -> usize {
+    numbers.chunk_by(|a, b| a + 1 == *b).count()
+}
+
+/// Runs that are listed in short.
+const FEW: usize = 2;
+
 #[cfg(test)]
 mod tests {
-    use llm_plan::{Home, RunOn};
+    use llm_plan::RunOn;
     use serde_json::json;
 
     use super::*;
@@ -158,7 +203,7 @@ mod tests {
         units.push(unit(Unit::FinalNorm(Side::Decoder), Home::Ram));
         units.push(unit(Unit::Head, Home::Ram));
         let found = groups(&skeleton.spec, &units);
-        let names: Vec<_> = found.iter().map(|group| group.name.as_str()).collect();
+        let names: Vec<_> = found.iter().map(|group| group.full_name.as_str()).collect();
         let expected = [
             "embedding",
             "layers 0 to 1, 3",
@@ -168,6 +213,8 @@ mod tests {
             "final norm, head",
         ];
         assert_eq!(names, expected);
+        let names: Vec<_> = found.iter().map(|group| group.name.as_str()).collect();
+        assert_eq!(names, expected, "these are short enough");
         assert_eq!(found[1].weights, Bytes::new(30));
         assert_eq!(found[1].statistics, Bytes::new(3));
         assert_eq!(found[1].kv_cache, Bytes::new(6));
@@ -175,6 +222,16 @@ mod tests {
         let encoder = [unit(Unit::Layer(Side::Encoder, 7), Home::Ram)];
         let found = groups(&skeleton.spec, &encoder);
         assert_eq!(found[0].name, "encoder layer 7");
+        let alternating: Vec<_> = (0..6).map(|i| unit(layer(i), in_ram(i % 2 == 0))).collect();
+        let found = groups(&skeleton.spec, &alternating);
+        assert_eq!(found[0].name, "3 of layers 0 to 4");
+        assert_eq!(found[0].full_name, "layers 0, 2, 4");
+        let scattered: Vec<_> = (0..24)
+            .filter(|i| i % 3 == 0)
+            .map(|i| unit(expert(i / 4, i % 4), Home::Disk))
+            .collect();
+        let found = groups(&skeleton.spec, &scattered);
+        assert_eq!(found[0].name, "8 experts of layers 0 to 5");
         let one = [unit(expert(2, 1), Home::Ram)];
         assert_eq!(groups(&skeleton.spec, &one)[0].name, "expert 1 of layer 2");
     }

@@ -35,6 +35,9 @@ impl Wanted<'_> {
             let message = format!("--max-memory: this machine has no GPU {number}; {hint}");
             return Err(UserError(message).into());
         }
+        if let Some(notice) = setting.memories.bound() {
+            eprintln!("{notice}");
+        }
         // A GPU is for those who ask for it, who will be told that it is not used.
         let names_gpus = |max: &MaxMemory| !max.gpus.is_empty();
         if !place.max_memory.as_ref().is_some_and(names_gpus) {

@@ -97,34 +97,87 @@ pub(super) fn limits(root: &Path) -> Vec<Limit> {
         // Inside a container the group may be named from outside: then the mount is all that can be seen.
         let inner = group.strip_prefix(mount.root).unwrap_or(Path::new(""));
         let folders = inner.ancestors().map(|inner| mount.point.join(inner));
-        limits.extend(folders.filter_map(|folder| limit(root, version, &folder)));
+        let folders: Vec<PathBuf> = folders.collect();
+        limits.extend(folders.iter().filter_map(|f| limit(root, version, f)));
+        if let (Version::V1, Some(outermost)) = (version, folders.last()) {
+            limits.extend(limit_around(root, outermost));
+        }
+        if version == Version::V1 {
+            limits.extend(folders.iter().filter_map(|f| limit_with_swap(root, f)));
+        }
     }
     limits
 }
 
+/// The limit of v1 groups around the outermost that can be seen, as its statistics have it, where that is the tighter
+/// one: what others of those groups take cannot be seen.
+fn limit_around(root: &Path, outermost: &Path) -> Option<Limit> {
+    let statistics = read(root, outermost, "memory.stat")?;
+    let around = match statistic(&statistics, "hierarchical_memory_limit") {
+        0 => return None,
+        around => Bytes::new(around),
+    };
+    let own = bytes(root, outermost, "memory.limit_in_bytes");
+    let is_tighter = own.is_none_or(|own| around < own);
+    is_tighter.then(|| Limit {
+        version: Version::V1,
+        folder: outermost.components().collect(),
+        limit: around,
+        usage: bytes(root, outermost, "memory.usage_in_bytes").unwrap_or(Bytes::ZERO),
+        page_cache: page_cache(Version::V1, &statistics),
+    })
+}
+
+/// The limit of a v1 group for memory and swap together, where less is left of it than of the one for memory alone.
+fn limit_with_swap(root: &Path, folder: &Path) -> Option<Limit> {
+    let statistics = read(root, folder, "memory.stat").unwrap_or_default();
+    let both = Limit {
+        version: Version::V1,
+        folder: folder.components().collect(),
+        limit: bytes(root, folder, "memory.memsw.limit_in_bytes")?,
+        usage: bytes(root, folder, "memory.memsw.usage_in_bytes")?,
+        page_cache: page_cache(Version::V1, &statistics),
+    };
+    let memory = limit(root, Version::V1, folder);
+    let is_tighter = memory.is_none_or(|memory| both.free() < memory.free());
+    is_tighter.then_some(both)
+}
+
 /// The limit of the group whose folder this is.
 fn limit(root: &Path, version: Version, folder: &Path) -> Option<Limit> {
-    let read = |file: &str| {
-        let inside = folder.strip_prefix("/").unwrap_or(folder);
-        fs::read_to_string(root.join(inside).join(file)).ok()
-    };
-    let (limits, usage, page_cache) = version.files();
-    let bytes = |file: &str| Some(Bytes::new(read(file)?.trim().parse().ok()?));
-    let statistics = read("memory.stat").unwrap_or_default();
+    let (limits, usage, _) = version.files();
+    let statistics = read(root, folder, "memory.stat").unwrap_or_default();
     Some(Limit {
         version,
         // Without the slash that joining nothing leaves at the end.
         folder: folder.components().collect(),
         // Where there is none, the file is missing or says `max`.
-        limit: limits.iter().filter_map(|file| bytes(file)).min()?,
-        usage: bytes(usage)?,
-        page_cache: page_cache
+        limit: limits
             .iter()
-            .map(|key| statistic(&statistics, key))
-            .fold(Bytes::ZERO, |sum, bytes| {
-                Bytes::new(sum.get().saturating_add(bytes))
-            }),
+            .filter_map(|file| bytes(root, folder, file))
+            .min()?,
+        usage: bytes(root, folder, usage)?,
+        page_cache: page_cache(version, &statistics),
     })
+}
+
+/// A file of a group.
+fn read(root: &Path, folder: &Path, file: &str) -> Option<String> {
+    let inside = folder.strip_prefix("/").unwrap_or(folder);
+    fs::read_to_string(root.join(inside).join(file)).ok()
+}
+
+/// A file of a group that holds a number.
+fn bytes(root: &Path, folder: &Path, file: &str) -> Option<Bytes> {
+    let text = read(root, folder, file)?;
+    Some(Bytes::new(text.trim().parse().ok()?))
+}
+
+/// Page cache of files, as a group's statistics have it.
+fn page_cache(version: Version, statistics: &str) -> Bytes {
+    let (_, _, keys) = version.files();
+    let numbers = keys.iter().map(|key| statistic(statistics, key));
+    Bytes::new(numbers.fold(0, u64::saturating_add))
 }
 
 /// A line of `/proc/self/cgroup`: number, controllers, group; a hierarchy that does not control memory is none.

@@ -1,6 +1,7 @@
 //! What identifies a machine for measurements: they hold only where these are the same.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::thread;
 
@@ -18,6 +19,10 @@ pub(crate) struct Machine {
     pub(crate) n_usable: usize,
     /// The instruction set that the kernels use.
     pub(crate) isa: String,
+    /// A digest of what the system calls this machine, which tells it from others of its kind; empty where it has no
+    /// name.
+    #[serde(default)]
+    pub(crate) identity: String,
 }
 
 impl Machine {
@@ -31,8 +36,21 @@ impl Machine {
             n_online: n_processors(&cpuinfo).max(n_usable),
             n_usable,
             isa: Isa::detect().name().to_owned(),
+            identity: identity(["/etc/machine-id", "/proc/sys/kernel/hostname"]),
         }
     }
+}
+
+/// A digest of the first of some files that says something. The machine's own id is nobody else's to know.
+fn identity(files: [&str; 2]) -> String {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let mut names = files.into_iter().filter_map(read);
+    let name = names.find(|name| !name.trim().is_empty());
+    name.map_or_else(String::new, |name| {
+        let mut hasher = DefaultHasher::new();
+        name.trim().hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    })
 }
 
 fn model_name(cpuinfo: &str) -> Option<&str> {
@@ -65,5 +83,20 @@ mod tests {
         assert_eq!(model_name(arm), None);
         assert_eq!(n_processors(arm), 1);
         assert_eq!(n_processors(""), 0);
+    }
+
+    #[test]
+    fn a_machine_is_told_by_its_name_but_does_not_tell_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let [id, host] = ["id", "host"].map(|name| folder.path().join(name));
+        let found = || identity([id.to_str().unwrap(), host.to_str().unwrap()]);
+        assert_eq!(found(), "");
+        fs::write(&host, "a\n").unwrap();
+        let by_host = found();
+        fs::write(&id, "\n").unwrap();
+        assert_eq!(found(), by_host);
+        fs::write(&id, "b\n").unwrap();
+        assert_ne!(found(), by_host);
+        assert_eq!(found().len(), 16);
     }
 }

@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -21,14 +22,66 @@ pub(crate) struct Measurement {
 }
 
 /// Bytes a second, read.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Bandwidth {
     /// From RAM, all threads together.
     #[serde(rename = "ram_bytes_per_second")]
     pub(crate) ram: f64,
-    /// From disk, one request after the other; nothing where it could not be measured.
+    /// From disk; nothing where it could not be measured.
+    #[serde(flatten)]
+    pub(crate) disk: MeasuredDisk,
+}
+
+/// Bytes a second from a disk, one request after the other, and from which: others are faster, or slower.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MeasuredDisk {
     #[serde(rename = "disk_bytes_per_second")]
-    pub(crate) disk: Option<f64>,
+    pub(crate) rate: Option<f64>,
+    /// Where the file was that was read.
+    #[serde(rename = "disk_folder", default)]
+    pub(crate) folder: Option<PathBuf>,
+    #[serde(rename = "disk_volume", default)]
+    pub(crate) volume: Option<Volume>,
+}
+
+/// What tells a file system from others of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Volume {
+    /// The number of its device, which may be another one after a restart.
+    device: u64,
+    /// Its own identity; zero where it has none.
+    file_system: u64,
+}
+
+impl Volume {
+    /// That of a file or folder, or of where it would be made; nothing where the system does not tell.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let path = std::path::absolute(path).ok()?;
+        let existing = path.ancestors().find(|path| path.exists())?;
+        Some(Volume {
+            device: fs::metadata(existing).ok()?.dev(),
+            file_system: rustix::fs::statvfs(existing).ok()?.f_fsid,
+        })
+    }
+
+    /// Whether both are the same as far as can be told.
+    pub(crate) fn is_same(self, other: Volume) -> bool {
+        match self.file_system {
+            0 => self == other,
+            own => own == other.file_system,
+        }
+    }
+}
+
+/// What is kept of measurements.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Kept {
+    /// One that this version made on this machine.
+    Here(Measurement),
+    /// One that was made elsewhere, with other processors, or by another version, on this day.
+    Elsewhere(String),
+    /// None that can be read.
+    Nothing,
 }
 
 impl Measurement {
@@ -44,17 +97,28 @@ impl Measurement {
         }
     }
 
-    /// What is kept in `folder`; nothing where there is no such file, or none that this version wrote on this machine.
-    pub(crate) fn read(folder: &Path, machine: &Machine) -> Option<Self> {
-        let text = fs::read_to_string(folder.join(FILE)).ok()?;
-        let kept: Measurement = serde_json::from_str(&text).ok()?;
+    /// What is kept in `folder`.
+    pub(crate) fn read(folder: &Path, machine: &Machine) -> Kept {
+        let text = fs::read_to_string(folder.join(FILE)).ok();
+        let kept: Option<Measurement> = text.and_then(|text| serde_json::from_str(&text).ok());
         let is_rate = |rate: f64| rate.is_finite() && rate > 0.0;
-        let Bandwidth { ram, disk } = kept.bandwidth;
-        (kept.version == env!("CARGO_PKG_VERSION")
-            && kept.machine == *machine
-            && is_rate(ram)
-            && disk.is_none_or(is_rate))
-        .then_some(kept)
+        let is_sane = |kept: &Measurement| {
+            let disk = kept.bandwidth.disk.rate;
+            is_rate(kept.bandwidth.ram) && disk.is_none_or(is_rate)
+        };
+        match kept.filter(is_sane) {
+            None => Kept::Nothing,
+            Some(kept) if kept.version == env!("CARGO_PKG_VERSION") && kept.machine == *machine => {
+                Kept::Here(kept)
+            }
+            Some(kept) => Kept::Elsewhere(kept.date()),
+        }
+    }
+
+    /// Days since then.
+    pub(crate) fn days_ago(&self) -> i64 {
+        let seconds = Timestamp::now().as_second() - self.measured_at.as_second();
+        seconds / (24 * 60 * 60)
     }
 
     /// The day of the measurement, UTC, as 2026-07-06.
@@ -106,13 +170,21 @@ mod tests {
             n_online: 2,
             n_usable: 1,
             isa: "portable".to_owned(),
+            identity: "0123456789abcdef".to_owned(),
         }
     }
 
     fn measurement() -> Measurement {
         let bandwidth = Bandwidth {
             ram: 12.5e9,
-            disk: Some(1.5e9),
+            disk: MeasuredDisk {
+                rate: Some(1.5e9),
+                folder: Some(PathBuf::from("/offload")),
+                volume: Some(Volume {
+                    device: 1,
+                    file_system: 2,
+                }),
+            },
         };
         Measurement::new(machine(), bandwidth)
     }
@@ -121,13 +193,13 @@ mod tests {
     fn what_is_kept_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("not/there/before");
-        assert_eq!(Measurement::read(&inner, &machine()), None);
+        assert_eq!(Measurement::read(&inner, &machine()), Kept::Nothing);
         let measured = measurement();
         for _ in 0..2 {
             let path = keep(&inner, &serde_json::to_string(&measured).unwrap()).unwrap();
             assert_eq!(path, inner.join("doctor.json"));
         }
-        assert_eq!(Measurement::read(&inner, &machine()), Some(measured));
+        assert_eq!(Measurement::read(&inner, &machine()), Kept::Here(measured));
         let n_files = fs::read_dir(&inner).unwrap().count();
         assert_eq!(n_files, 1, "temporary files were left");
     }
@@ -142,29 +214,40 @@ mod tests {
             json.to_string()
         };
         let text = whole.to_string();
-        let cases = [
+        let nothing = [
             String::new(),
             text[..text.len() / 2].to_owned(),
             "[]".to_owned(),
-            changed("/version", "0.0.0".into()),
             changed("/measured_at", "yesterday".into()),
-            changed("/machine/processor", "6502".into()),
-            changed("/machine/n_usable", 2.into()),
-            changed("/machine/isa", "avx2".into()),
             changed("/bandwidth/ram_bytes_per_second", 0.into()),
             changed("/bandwidth/disk_bytes_per_second", (-1).into()),
         ];
-        for case in cases {
+        for case in nothing {
             keep(folder.path(), &case).unwrap();
-            assert_eq!(Measurement::read(folder.path(), &machine()), None, "{case}");
+            let found = Measurement::read(folder.path(), &machine());
+            assert_eq!(found, Kept::Nothing, "{case}");
+        }
+        let elsewhere = [
+            changed("/version", "0.0.0".into()),
+            changed("/machine/processor", "6502".into()),
+            changed("/machine/n_usable", 2.into()),
+            changed("/machine/isa", "avx2".into()),
+            changed("/machine/identity", "".into()),
+        ];
+        for case in elsewhere {
+            keep(folder.path(), &case).unwrap();
+            let found = Measurement::read(folder.path(), &machine());
+            assert_eq!(found, Kept::Elsewhere(measurement().date()), "{case}");
         }
         keep(
             folder.path(),
             &changed("/bandwidth/disk_bytes_per_second", ().into()),
         )
         .unwrap();
-        let kept = Measurement::read(folder.path(), &machine()).unwrap();
-        assert_eq!(kept.bandwidth.disk, None);
+        let Kept::Here(kept) = Measurement::read(folder.path(), &machine()) else {
+            panic!("it is this machine's");
+        };
+        assert_eq!(kept.bandwidth.disk.rate, None);
     }
 
     #[test]
@@ -188,5 +271,19 @@ mod tests {
         for (caches, home, expected) in cases {
             assert_eq!(folder_in(caches, home), expected);
         }
+    }
+    #[test]
+    fn a_volume_is_told_by_its_identity_where_it_has_one() {
+        let volume = |device, file_system| Volume {
+            device,
+            file_system,
+        };
+        assert!(volume(1, 2).is_same(volume(3, 2)), "after a restart");
+        assert!(!volume(1, 2).is_same(volume(1, 3)));
+        assert!(volume(1, 0).is_same(volume(1, 0)));
+        assert!(!volume(1, 0).is_same(volume(2, 0)));
+        let folder = tempfile::tempdir().unwrap();
+        let found = Volume::of(folder.path()).unwrap();
+        assert_eq!(Volume::of(&folder.path().join("not/there")), Some(found));
     }
 }

@@ -22,30 +22,45 @@ fn the_least_of_what_is_available_and_the_limits_is_free() {
         available: Bytes::new(32 * GIB),
     });
     let (tight, wide) = (limit(20 * GIB, 10 * GIB), limit(63 * GIB, GIB));
+    let address_space = ProcessLimit {
+        name: "RLIMIT_AS",
+        limit: Bytes::new(6 * GIB),
+        usage: Bytes::new(GIB),
+    };
     let cases = [
-        (memory, vec![], 32, "MemAvailable"),
-        (memory, vec![wide.clone()], 32, "MemAvailable"),
+        (memory, vec![], vec![], 32, "MemAvailable"),
+        (memory, vec![wide.clone()], vec![], 32, "MemAvailable"),
         (
             memory,
             vec![wide.clone(), tight.clone()],
+            vec![],
             10,
             "cgroup v2 limit 21.5 GB (20.0 GiB) less usage",
         ),
         (
+            memory,
+            vec![wide.clone(), tight.clone()],
+            vec![address_space],
+            5,
+            "RLIMIT_AS (ulimit -v) 6.4 GB (6.0 GiB) less usage",
+        ),
+        (
             None,
             vec![tight, wide],
+            vec![],
             10,
             "cgroup v2 limit 21.5 GB (20.0 GiB) less usage",
         ),
         (
             None,
             vec![],
+            vec![],
             0,
             "/proc/meminfo does not say; give --max-memory cpu=SIZE",
         ),
     ];
-    for (memory, limits, free, source) in cases {
-        let room = ram_of(memory, &limits);
+    for (memory, groups, process, free, source) in cases {
+        let room = ram_of(memory, &RamLimits { groups, process });
         assert_eq!(
             (room.free.get() / GIB, room.source.as_str()),
             (free, source)

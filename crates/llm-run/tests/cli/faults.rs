@@ -24,7 +24,6 @@ const FAIL: &[&str] = &[
     "template-python-strings",
     "tied-config-own-head",
     "tied-only-head-stored",
-    "tokenizer-model-only",
 ];
 
 #[test]

@@ -1,92 +1,192 @@
-//! `tokenizer_config.json` and `special_tokens_map.json`.
+//! `tokenizer_config.json` and what stands beside it: `special_tokens_map.json`, `added_tokens.json`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-/// What we read of `tokenizer_config.json`. Everything in it is optional.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+use crate::TextError;
+use crate::error::one_line;
+
+/// A configuration as it stands in its file. Everything in it is optional.
+#[derive(Debug, Default)]
 pub(super) struct TokenizerConfig {
-    #[serde(flatten)]
-    pub(super) special: SpecialTokensMap,
-    /// Tokens by id that are matched as a whole; `None` in old files, which have `special_tokens_map.json`.
-    pub(super) added_tokens_decoder: Option<BTreeMap<u32, TokenSpec>>,
-    pub(super) add_bos_token: Option<bool>,
-    pub(super) add_eos_token: Option<bool>,
-    pub(super) add_prefix_space: Option<bool>,
-    pub(super) chat_template: Option<Templates>,
+    values: Map<String, Value>,
+    origin: String,
 }
 
-/// The special tokens by the part they play.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct SpecialTokensMap {
-    pub(super) bos_token: Option<TokenSpec>,
-    pub(super) eos_token: Option<TokenSpec>,
-    pub(super) unk_token: Option<TokenSpec>,
-    pub(super) sep_token: Option<TokenSpec>,
-    pub(super) pad_token: Option<TokenSpec>,
-    pub(super) cls_token: Option<TokenSpec>,
-    pub(super) mask_token: Option<TokenSpec>,
-    pub(super) additional_special_tokens: Option<Vec<TokenSpec>>,
-    pub(super) extra_special_tokens: Option<ExtraTokens>,
-}
+impl TokenizerConfig {
+    pub(super) fn new(values: Map<String, Value>, origin: String) -> Self {
+        TokenizerConfig { values, origin }
+    }
 
-impl SpecialTokensMap {
-    /// Takes over what `newer` names.
-    pub(super) fn update(&mut self, newer: SpecialTokensMap) {
-        fn replace<T>(old: &mut Option<T>, new: Option<T>) {
-            if new.is_some() {
-                *old = new;
+    /// Where it came from.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// A flag: what it is without the key, and false for null, as the reference takes it.
+    pub(super) fn flag(&self, key: &str, absent: bool) -> Result<bool, TextError> {
+        match self.values.get(key) {
+            None => Ok(absent),
+            Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => {
+                Err(self.broken(format!("`{key}` is {other}, which is not true or false")))
             }
         }
-        replace(&mut self.bos_token, newer.bos_token);
-        replace(&mut self.eos_token, newer.eos_token);
-        replace(&mut self.unk_token, newer.unk_token);
-        replace(&mut self.sep_token, newer.sep_token);
-        replace(&mut self.pad_token, newer.pad_token);
-        replace(&mut self.cls_token, newer.cls_token);
-        replace(&mut self.mask_token, newer.mask_token);
-        replace(
-            &mut self.additional_special_tokens,
-            newer.additional_special_tokens,
-        );
-        replace(&mut self.extra_special_tokens, newer.extra_special_tokens);
     }
 
-    /// The tokens with a part of their own, under the names that chat templates know them by.
-    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &TokenSpec)> {
-        [
-            ("bos_token", &self.bos_token),
-            ("eos_token", &self.eos_token),
-            ("unk_token", &self.unk_token),
-            ("sep_token", &self.sep_token),
-            ("pad_token", &self.pad_token),
-            ("cls_token", &self.cls_token),
-            ("mask_token", &self.mask_token),
-        ]
-        .into_iter()
-        .filter_map(|(name, token)| Some((name, token.as_ref()?)))
+    /// A flag that is as good as absent when it is null.
+    pub(super) fn flag_or(&self, key: &str, absent: bool) -> Result<bool, TextError> {
+        match self.values.get(key) {
+            Some(Value::Null) => Ok(absent),
+            _ => self.flag(key, absent),
+        }
     }
 
-    /// All special tokens.
-    pub(super) fn all(&self) -> impl Iterator<Item = &TokenSpec> {
-        let extra: Box<dyn Iterator<Item = &TokenSpec>> = match &self.extra_special_tokens {
-            None => Box::new(std::iter::empty()),
-            Some(ExtraTokens::List(tokens)) => Box::new(tokens.iter()),
-            Some(ExtraTokens::Named(tokens)) => Box::new(tokens.values()),
+    pub(super) fn text(&self, key: &str) -> Result<Option<&str>, TextError> {
+        match self.values.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.broken(format!("`{key}` is {other}, which is not a text"))),
+        }
+    }
+
+    /// What a key holds, read as `T`; nothing for null.
+    fn get<T: for<'a> Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, TextError> {
+        match self.values.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => serde_json::from_value(value.clone())
+                .map(Some)
+                .map_err(|error| self.broken(format!("`{key}`: {}", one_line(error)))),
+        }
+    }
+
+    pub(super) fn chat_template(&self) -> Result<Option<Templates>, TextError> {
+        self.get("chat_template")
+    }
+
+    /// How many sentinels a T5 tokenizer has.
+    pub(super) fn extra_ids(&self) -> Result<usize, TextError> {
+        let n = self.get::<usize>("extra_ids")?.unwrap_or(100);
+        match n <= MAX_EXTRA_IDS {
+            true => Ok(n),
+            false => Err(self.broken(format!(
+                "`extra_ids` is {n}; at most {MAX_EXTRA_IDS} make sense"
+            ))),
+        }
+    }
+
+    /// What each key that names a token says of it, null too; first those that every tokenizer may have.
+    pub(super) fn named(&self) -> Result<Vec<(String, Option<TokenSpec>)>, TextError> {
+        let mut named = Vec::new();
+        for role in ROLES {
+            if self.has(role) {
+                named.push((role.to_owned(), self.get(role)?));
+            }
+        }
+        for (key, value) in &self.values {
+            let is_token = value.is_string() || value.get("content").is_some();
+            if key.ends_with("_token") && !ROLES.contains(&key.as_str()) && is_token {
+                named.push((key.clone(), self.get(key)?));
+            }
+        }
+        if let Some(ExtraTokens::Named(tokens)) = self.get("extra_special_tokens")? {
+            named.extend(tokens.into_iter().map(|(name, token)| (name, Some(token))));
+        }
+        Ok(named)
+    }
+
+    /// Special tokens that play no part of their own, if a key lists them. Of the two keys for them the newer wins.
+    pub(super) fn extra(&self) -> Result<Option<Vec<TokenSpec>>, TextError> {
+        let older = || self.get("additional_special_tokens");
+        match self.get("extra_special_tokens")? {
+            Some(ExtraTokens::List(tokens)) if !tokens.is_empty() => Ok(Some(tokens)),
+            Some(ExtraTokens::List(none)) => Ok(Some(older()?.unwrap_or(none))),
+            Some(ExtraTokens::Named(_)) | None => older(),
+        }
+    }
+
+    /// Tokens by id that are matched as a whole; `None` in old files, which have others beside them.
+    pub(super) fn listed(&self) -> Result<Option<BTreeMap<u32, TokenSpec>>, TextError> {
+        if !self.has("added_tokens_decoder") {
+            return Ok(None);
+        }
+        Ok(Some(self.get("added_tokens_decoder")?.unwrap_or_default()))
+    }
+
+    /// Takes over what an older file beside it says of special tokens.
+    pub(super) fn update(&mut self, map: TokenizerConfig) {
+        self.values.extend(map.values);
+    }
+
+    /// What is set that changes ids or text in the reference and is not done here.
+    pub(super) fn notices(&self) -> Vec<String> {
+        let is_set = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => false,
+            Value::Object(map) => !map.is_empty(),
+            Value::Array(list) => !list.is_empty(),
+            Value::Bool(true) | Value::Number(_) | Value::String(_) => true,
         };
-        let named = self.named().map(|(_, token)| token);
-        named
-            .chain(self.additional_special_tokens.iter().flatten())
-            .chain(extra)
+        let set = NOT_DONE
+            .iter()
+            .filter_map(|&key| Some((key, self.values.get(key).filter(|value| is_set(value))?)));
+        set.map(|(key, value)| {
+            let mut value = value.to_string();
+            if value.chars().count() > MAX_SHOWN {
+                value = value.chars().take(MAX_SHOWN).chain(['…']).collect();
+            }
+            format!("{}: `{key}` is {value}, which is not applied", self.origin)
+        })
+        .collect()
+    }
+
+    fn broken(&self, problem: String) -> TextError {
+        TextError::BrokenConfig {
+            origin: self.origin.clone(),
+            problem,
+        }
     }
 }
 
+/// The parts that special tokens play in every tokenizer, under the names that chat templates know them by.
+pub(super) const ROLES: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
+
+/// Keys that change ids in some class of the reference, and that no class we know has.
+const NOT_DONE: [&str; 9] = [
+    "do_lower_case",
+    "strip_accents",
+    "tokenize_chinese_chars",
+    "keep_accents",
+    "remove_space",
+    "normalizer_file",
+    "sp_model_kwargs",
+    "fast_tokenizer_files",
+    "fix_mistral_regex",
+];
+
+/// Characters of a value that a notice shows.
+const MAX_SHOWN: usize = 60;
+
+/// T5 has 100.
+const MAX_EXTRA_IDS: usize = 100_000;
+
 /// A token as its text alone or with how it is matched.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub(super) enum TokenSpec {
     Text(String),
@@ -94,15 +194,15 @@ pub(super) enum TokenSpec {
 }
 
 /// A token and how it is matched in a text.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct TokenFields {
-    content: String,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    normalized: Option<bool>,
-    special: bool,
+    pub(super) content: String,
+    pub(super) single_word: bool,
+    pub(super) lstrip: bool,
+    pub(super) rstrip: bool,
+    pub(super) normalized: Option<bool>,
+    pub(super) special: bool,
 }
 
 impl TokenSpec {
@@ -110,6 +210,14 @@ impl TokenSpec {
         match self {
             TokenSpec::Text(text) => text,
             TokenSpec::Full(fields) => &fields.content,
+        }
+    }
+
+    /// Whether it is special by what it says of itself; a mere text is.
+    pub(super) fn is_special_itself(&self) -> bool {
+        match self {
+            TokenSpec::Text(_) => true,
+            TokenSpec::Full(fields) => fields.special,
         }
     }
 

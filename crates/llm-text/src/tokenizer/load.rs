@@ -1,177 +1,521 @@
 //! Tokenizers from Hugging Face's files.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
-use tokenizers::models::bpe::BPE;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Map, Value};
+use tokenizers::models::bpe::{Merges, Vocab};
+use tokenizers::pre_tokenizers::metaspace::PrependScheme;
+use tokenizers::{ModelWrapper, PostProcessorWrapper};
 
-use super::config::{SpecialTokensMap, TokenRole, TokenSpec, TokenizerConfig};
-use super::{Edges, Framing, Tokenizer, shielded};
+use super::class::{Class, JsonKind, TEXT_END};
+use super::config::{TokenSpec, TokenizerConfig};
+use super::pipeline::{
+    as_gemma, as_llama, as_t5, byte_fallback_bpe, byte_level, set_framing, set_prefix_space,
+    unigram,
+};
+use super::sentencepiece::{Algorithm, Pieces, precompiled};
+use super::special::{OtherFiles, SpecialTokensOf};
+use super::tiktoken::Ranks;
+use super::{Edges, Framing, Origin, Tokenizer};
 use crate::error::one_line;
+use crate::file::{MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, read};
+use crate::shield::shielded;
 use crate::{ChatTemplate, TextError};
 
 pub(super) fn from_folder(dir: &Path) -> Result<Tokenizer, TextError> {
     let config_path = dir.join("tokenizer_config.json");
-    let mut config: TokenizerConfig = read_json(&config_path)?.unwrap_or_default();
-    // Newer files list all tokens in the configuration, beside which an old map may have been left behind.
-    if config.added_tokens_decoder.is_none() {
-        let map: Option<SpecialTokensMap> = read_json(&dir.join("special_tokens_map.json"))?;
-        config.special.update(map.unwrap_or_default());
+    let mut config = read_config(&config_path)?.unwrap_or_default();
+    let mut files = OtherFiles::default();
+    // Newer files list all tokens in the configuration, beside which old ones may have been left behind.
+    if !config.has("added_tokens_decoder") {
+        config.update(read_config(&dir.join("special_tokens_map.json"))?.unwrap_or_default());
+        files.added_tokens = read_json(&dir.join("added_tokens.json"))?.unwrap_or_default();
     }
     let template_path = dir.join("chat_template.jinja");
-    let template = match read(&template_path)? {
+    let template = match read(&template_path, MAX_CONFIG_BYTES)? {
         Some(bytes) => Some((utf8(bytes, &template_path)?, template_path)),
         None => {
-            let templates = config.chat_template.take();
+            let templates = config.chat_template()?;
             let default = templates.and_then(|templates| templates.into_default());
             default.map(|source| (source, config_path))
         }
     };
-    let template = template.map(|(source, path)| (source, path.display().to_string()));
+    // What is wrong with it is said whatever else is there.
+    config.named()?;
+    let model: ModelConfig = read_json(&dir.join("config.json"))?.unwrap_or_default();
+    let parts = Parts {
+        hub_class: config
+            .text("tokenizer_class")?
+            .or(model.tokenizer_class.as_deref()),
+        model_type: model.model_type.as_deref(),
+        template: template.map(|(source, path)| (source, path.display().to_string())),
+        config: &config,
+        files,
+    };
 
     let json_path = dir.join("tokenizer.json");
-    if let Some(json) = read(&json_path)? {
-        return from_parts(&json, &json_path.display().to_string(), config, template);
+    if let Some(json) = read(&json_path, MAX_TOKENIZER_BYTES)? {
+        return from_tokenizer_json(&json, json_path.display().to_string(), parts);
     }
     let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
-    if !(vocab.is_file() && merges.is_file()) {
-        return Err(TextError::NoTokenizer { dir: dir.into() });
+    if let (Some(vocab_json), Some(merges_txt)) = (
+        read(&vocab, MAX_TOKENIZER_BYTES)?,
+        read(&merges, MAX_TOKENIZER_BYTES)?,
+    ) {
+        let origin = format!("{} with {}", vocab.display(), merges.display());
+        return from_vocab_and_merges(&vocab_json, &merges_txt, origin, parts);
     }
-    from_vocab_and_merges(&vocab, &merges, config, template)
+    for name in MODEL_FILES {
+        let path = dir.join(name);
+        if let Some(bytes) = read(&path, MAX_TOKENIZER_BYTES)? {
+            return from_model(&bytes, path, parts);
+        }
+    }
+    Err(TextError::NoTokenizer { dir: dir.into() })
 }
 
 pub(super) fn from_json(
     tokenizer_json: &[u8],
     tokenizer_config: Option<&[u8]>,
 ) -> Result<Tokenizer, TextError> {
-    let mut config: TokenizerConfig = match tokenizer_config {
-        Some(bytes) => parse_json(bytes, "the embedded tokenizer_config.json")?,
-        None => TokenizerConfig::default(),
+    let origin = "the embedded tokenizer_config.json".to_owned();
+    let values = match tokenizer_config {
+        Some(bytes) => parse_json(bytes, &origin)?,
+        None => Map::new(),
     };
-    let templates = config.chat_template.take();
-    let template = templates
-        .and_then(|templates| templates.into_default())
-        .map(|source| (source, "the embedded tokenizer_config.json".to_owned()));
-    from_parts(
-        tokenizer_json,
-        "the embedded tokenizer.json",
-        config,
-        template,
-    )
+    let config = TokenizerConfig::new(values, origin.clone());
+    let templates = config.chat_template()?;
+    let default = templates.and_then(|templates| templates.into_default());
+    let parts = Parts {
+        hub_class: config.text("tokenizer_class")?,
+        model_type: None,
+        template: default.map(|source| (source, origin)),
+        config: &config,
+        files: OtherFiles::default(),
+    };
+    let origin = "the embedded tokenizer.json".to_owned();
+    from_tokenizer_json(tokenizer_json, origin, parts)
 }
 
-/// `template` is the chat template's source and where it came from.
-fn from_parts(
-    json: &[u8],
-    origin: &str,
-    config: TokenizerConfig,
+/// What the files of every kind of tokenizer have beside the vocabulary.
+struct Parts<'a> {
+    config: &'a TokenizerConfig,
+    hub_class: Option<&'a str>,
+    model_type: Option<&'a str>,
+    /// The chat template's source and where it came from.
     template: Option<(String, String)>,
+    files: OtherFiles,
+}
+
+impl Parts<'_> {
+    fn class(&self, files: JsonKind) -> Class {
+        Class::resolve(self.hub_class, self.model_type, files)
+    }
+
+    /// The tokens around a text, where no file but the configuration says so.
+    fn edge_flags(&self, class: &Class) -> Result<Framing, TextError> {
+        let begins = *class == Class::CodeLlama;
+        Ok(Framing::Ids {
+            bos: self.config.flag("add_bos_token", begins)?,
+            eos: self.config.flag("add_eos_token", false)?,
+        })
+    }
+
+    /// Makes the special tokens known, and a tokenizer of it all.
+    fn finish(
+        self,
+        mut inner: tokenizers::Tokenizer,
+        class: &Class,
+        special: &SpecialTokensOf,
+        framing: Framing,
+        origin: Origin,
+    ) -> Result<Tokenizer, TextError> {
+        let config = self.config;
+        let notices = special.add_to(&mut inner, class, &origin.name)?;
+        let add_prefix_space = config.flag("add_prefix_space", false)?;
+        shielded(|| set_framing(&mut inner, class, special, add_prefix_space))
+            .map_err(|problem| broken(&origin.name, problem))?;
+        inner.set_encode_special_tokens(config.flag("split_special_tokens", false)?);
+        let cleans_up = config.flag("clean_up_tokenization_spaces", false)?
+            && (!matches!(inner.get_model(), ModelWrapper::BPE(_))
+                || config.flag(CLEAN_UP_BPE, false)?);
+        let named: Vec<(String, String)> = special
+            .named
+            .iter()
+            .map(|(role, token)| (role.clone(), token.text().to_owned()))
+            .collect();
+        let id = |role| {
+            special
+                .text(role)
+                .and_then(|token| inner.token_to_id(token))
+        };
+        let edges = Edges {
+            bos_id: id("bos_token"),
+            eos_ids: id("eos_token").into_iter().collect(),
+        };
+        let template = self.template.map(|(source, origin)| {
+            let tokens = STANDARD_ROLES
+                .iter()
+                .filter_map(|&role| Some((role, special.text(role)?.to_owned())));
+            ChatTemplate::new(source, origin, tokens.collect())
+        });
+        let mut tokenizer = Tokenizer::assemble(inner, framing, edges, named, template, origin);
+        tokenizer.origin.notices.extend(notices);
+        tokenizer.origin.notices.extend(config.notices());
+        tokenizer.cleans_up = cleans_up;
+        Ok(tokenizer)
+    }
+}
+
+/// The tokenizer that `tokenizer.json` describes, which is followed but for what the class knows better.
+fn from_tokenizer_json(
+    json: &[u8],
+    origin: String,
+    mut parts: Parts<'_>,
 ) -> Result<Tokenizer, TextError> {
+    check_charsmaps(json, &origin)?;
     let inner = shielded(|| {
         let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
         inner.with_truncation(None)?;
         inner.with_padding(None);
-        add_tokens(&mut inner, &config)?;
-        Ok(inner)
-    });
-    let inner = inner.map_err(|problem| broken(origin, problem))?;
-    let edges = edges(&inner, &config);
-    let template = chat_template(template, &config);
-    Ok(Tokenizer::assemble(
-        inner,
-        Framing::PostProcessor,
-        edges.bos_id,
-        edges.eos_ids,
-        template,
-    ))
-}
-
-/// The byte-level BPE tokenizer in GPT-2's two files.
-fn from_vocab_and_merges(
-    vocab: &Path,
-    merges: &Path,
-    mut config: TokenizerConfig,
-    template: Option<(String, String)>,
-) -> Result<Tokenizer, TextError> {
-    let origin = format!("{} with {}", vocab.display(), merges.display());
-    let byte_level = ByteLevel::default()
-        .add_prefix_space(config.add_prefix_space.unwrap_or(false))
-        .trim_offsets(true);
-    let inner = shielded(|| {
-        let (vocab, merges) = (vocab.to_string_lossy(), merges.to_string_lossy());
-        let mut inner = tokenizers::Tokenizer::new(BPE::from_file(&vocab, &merges).build()?);
-        inner.with_pre_tokenizer(Some(byte_level));
-        inner.with_decoder(Some(byte_level));
         Ok(inner)
     });
     let mut inner = inner.map_err(|problem| broken(&origin, problem))?;
-    if config.special.eos_token.is_none() && inner.token_to_id(GPT2_TEXT_END).is_some() {
-        config.special.eos_token = Some(TokenSpec::Text(GPT2_TEXT_END.to_owned()));
+    let class = parts.class(JsonKind::of(json));
+    parts.files.of_json = inner.get_added_tokens_decoder().into_iter().collect();
+    if class == Class::T5 {
+        parts.files.extra = sentinels(parts.config)?;
     }
-    shielded(|| add_tokens(&mut inner, &config)).map_err(|problem| broken(&origin, problem))?;
-    let edges = edges(&inner, &config);
-    let template = chat_template(template, &config);
-    Ok(Tokenizer::with_ids(inner, edges, template))
+    let special = SpecialTokensOf::new(parts.config, &class, std::mem::take(&mut parts.files))?;
+    let is_bpe = matches!(inner.get_model(), ModelWrapper::BPE(_));
+    let mut framing = Framing::PostProcessor;
+    match &class {
+        Class::Llama | Class::CodeLlama if is_bpe => {
+            let prefix = llama_prefix(&class, parts.config)?;
+            shielded(|| prefix.apply(&mut inner, special.text("unk_token")))
+                .map_err(|problem| broken(&origin, problem))?;
+        }
+        Class::Gpt2
+        | Class::Roberta
+        | Class::GptNeoX
+        | Class::Cohere
+        | Class::Qwen2
+        | Class::Qwen35 => {
+            let adds_space = parts.config.flag("add_prefix_space", false)?;
+            set_prefix_space(&mut inner, adds_space);
+        }
+        Class::Llama
+        | Class::CodeLlama
+        | Class::Plain
+        | Class::Gemma
+        | Class::T5
+        | Class::Qwen1
+        | Class::Kimi
+        | Class::Other(_) => {}
+    }
+    // Flags for the edges do not count beside tokenizer.json, whose post-processor has them; two classes have their own.
+    if matches!(class, Class::CodeLlama | Class::GptNeoX) {
+        inner.with_post_processor(None::<PostProcessorWrapper>);
+        let bos = class == Class::CodeLlama;
+        framing = Framing::Ids { bos, eos: false };
+    }
+    let origin = Origin::new(origin);
+    parts.finish(inner, &class, &special, framing, origin)
 }
 
-/// Tells the tokenizer of the tokens that only the configuration names, as `transformers` does.
-fn add_tokens(
-    inner: &mut tokenizers::Tokenizer,
-    config: &TokenizerConfig,
-) -> tokenizers::Result<()> {
-    let known = inner.get_added_vocabulary().get_vocab().clone();
-    let listed = config.added_tokens_decoder.iter().flatten();
-    let listed = listed.map(|(_, token)| (token, TokenRole::Listed));
-    let special = config
-        .special
-        .all()
-        .map(|token| (token, TokenRole::Special));
-    let new: Vec<_> = listed
-        .chain(special)
-        .filter(|(token, _)| !known.contains_key(token.text()))
-        .map(|(token, role)| token.to_added(role))
-        .collect();
-    inner.add_tokens(new)?;
+/// A byte-level BPE tokenizer in two files, of the class that says how it splits.
+fn from_vocab_and_merges(
+    vocab: &[u8],
+    merges: &[u8],
+    origin: String,
+    mut parts: Parts<'_>,
+) -> Result<Tokenizer, TextError> {
+    let vocab: HashMap<String, u32> =
+        serde_json::from_slice(vocab).map_err(|error| broken(&origin, one_line(error)))?;
+    let merges = parse_merges(merges).map_err(|problem| broken(&origin, problem))?;
+    let mut origin = Origin::new(origin);
+    let mut class = parts.class(JsonKind::Absent);
+    let files = std::mem::take(&mut parts.files);
+    let mut special = SpecialTokensOf::new(parts.config, &class, files)?;
+    if class == Class::Plain && parts.hub_class.is_none() {
+        // The files were made up for GPT-2, and folders that say nothing are as old.
+        class = Class::Gpt2;
+        origin.notices.push(format!(
+            "{}: no file names the tokenizer's class: read as GPT2Tokenizer",
+            origin.name
+        ));
+        if vocab.contains_key(TEXT_END) {
+            special.complete(vec![("eos_token", TEXT_END.to_owned())], parts.config);
+        }
+    }
+    let adds_space = parts.config.flag("add_prefix_space", false)?;
+    let vocab: Vocab = vocab.into_iter().collect();
+    let inner = shielded(|| byte_level(&class, vocab, merges, adds_space));
+    let inner = inner.map_err(|problem| broken(&origin.name, problem))?;
+    let Some(inner) = inner else {
+        return Err(TextError::UnknownClass {
+            origin: origin.name,
+            class: parts.hub_class.unwrap_or("of the model").to_owned(),
+            known: Class::BYTE_LEVEL.to_owned(),
+        });
+    };
+    let framing = parts.edge_flags(&class)?;
+    parts.finish(inner, &class, &special, framing, origin)
+}
+
+/// A SentencePiece model or tiktoken's ranks, which go by the same name.
+fn from_model(bytes: &[u8], path: PathBuf, parts: Parts<'_>) -> Result<Tokenizer, TextError> {
+    let origin = Origin::new(path.display().to_string());
+    match Pieces::are_in(bytes) {
+        true => from_sentencepiece(bytes, origin, parts),
+        false => from_tiktoken(bytes, origin, parts),
+    }
+}
+
+fn from_sentencepiece(
+    bytes: &[u8],
+    mut origin: Origin,
+    mut parts: Parts<'_>,
+) -> Result<Tokenizer, TextError> {
+    let pieces = shielded(|| Pieces::parse(bytes));
+    let pieces = pieces.map_err(|problem| broken(&origin.name, problem))?;
+    let class = parts.class(JsonKind::Absent);
+    let mut added = pieces.added();
+    match &class {
+        Class::T5 => added.extend(sentinels(parts.config)?),
+        Class::Llama | Class::CodeLlama | Class::Gemma => {}
+        // User-defined pieces are then found by the model itself.
+        _ => added.retain(TokenSpec::is_special_itself),
+    }
+    parts.files.extra = added;
+    let mut special = SpecialTokensOf::new(parts.config, &class, std::mem::take(&mut parts.files))?;
+    let unknown = special.text("unk_token").map(str::to_owned);
+    let byte_fallback = pieces.byte_fallback();
+    let inner = match &class {
+        Class::Llama | Class::CodeLlama => {
+            let prefix = llama_prefix(&class, parts.config)?;
+            shielded(|| {
+                let mut inner = classed_model(&pieces)?;
+                prefix.apply(&mut inner, unknown.as_deref())?;
+                Ok(inner)
+            })
+        }
+        Class::Gemma => shielded(|| {
+            let mut inner = classed_model(&pieces)?;
+            as_gemma(&mut inner)?;
+            Ok(inner)
+        }),
+        Class::T5 => {
+            let sentinels = sentinels(parts.config)?;
+            shielded(|| {
+                let mut scored = pieces.scored();
+                let sentinels = sentinels
+                    .iter()
+                    .rev()
+                    .map(|token| (token.text().to_owned(), 0.0));
+                scored.extend(sentinels);
+                let model = unigram(scored, pieces.unk_id(), byte_fallback)?;
+                let mut inner = tokenizers::Tokenizer::new(model);
+                as_t5(&mut inner, pieces.charsmap())?;
+                Ok(inner)
+            })
+        }
+        Class::Plain
+        | Class::Gpt2
+        | Class::Roberta
+        | Class::GptNeoX
+        | Class::Cohere
+        | Class::Qwen2
+        | Class::Qwen35
+        | Class::Qwen1
+        | Class::Kimi
+        | Class::Other(_) => {
+            if let Some(name) = parts.hub_class.filter(|_| class != Class::Plain) {
+                origin.notices.push(format!(
+                    "{}: what {name} makes of it is not known here: it is applied as SentencePiece does",
+                    origin.name
+                ));
+            }
+            let prepend = match parts.config.flag("legacy", true)? {
+                true => PrependScheme::Always,
+                false => PrependScheme::First,
+            };
+            special.complete(pieces.named(), parts.config);
+            if pieces.adds_space() {
+                special.match_as_they_are();
+            }
+            let names = special.listed().map(|(id, name)| (id, name.to_owned()));
+            let names = names.collect();
+            shielded(|| pieces.into_plain(names, prepend))
+        }
+    };
+    let inner = inner.map_err(|problem| broken(&origin.name, problem))?;
+    let framing = parts.edge_flags(&class)?;
+    parts.finish(inner, &class, &special, framing, origin)
+}
+
+/// The model as classes with a pipeline of their own take it. A unigram model stays one, whatever the class makes of it:
+/// that is how the model was trained.
+fn classed_model(pieces: &Pieces) -> tokenizers::Result<tokenizers::Tokenizer> {
+    Ok(match pieces.algorithm() {
+        Algorithm::Bpe => {
+            let (vocab, merges) = pieces.vocab_and_merges();
+            tokenizers::Tokenizer::new(byte_fallback_bpe(vocab, merges, Some(pieces.unk_piece()))?)
+        }
+        Algorithm::Unigram => tokenizers::Tokenizer::new(unigram(
+            pieces.scored(),
+            pieces.unk_id(),
+            pieces.byte_fallback(),
+        )?),
+    })
+}
+
+fn from_tiktoken(
+    bytes: &[u8],
+    mut origin: Origin,
+    mut parts: Parts<'_>,
+) -> Result<Tokenizer, TextError> {
+    let ranks = shielded(|| Ranks::parse(bytes));
+    let ranks = ranks.map_err(|problem| broken(&origin.name, problem))?;
+    let class = match parts.hub_class {
+        // The model's type does not decide here: such files have code of their own.
+        Some(_) => Class::resolve(parts.hub_class, None, JsonKind::Absent),
+        None => Class::Plain,
+    };
+    parts.files.extra = ranks.special(&class);
+    let mut special = SpecialTokensOf::new(parts.config, &class, std::mem::take(&mut parts.files))?;
+    let listed: Vec<u32> = special.listed().map(|(id, _)| id).collect();
+    special.reserve(ranks.reserved(&listed));
+    if let Class::Other(name) = &class {
+        origin.notices.push(format!(
+            "{}: how {name} splits text is not known here: it is split as for Llama 3",
+            origin.name
+        ));
+    }
+    if listed.is_empty() && special.named.is_empty() && special.extra.is_empty() {
+        origin.notices.push(format!(
+            "{}: no file names the special tokens that follow its ranks: a text has none",
+            origin.name
+        ));
+    }
+    let inner = shielded(|| ranks.build(&class));
+    let inner = inner.map_err(|problem| broken(&origin.name, problem))?;
+    let framing = parts.edge_flags(&class)?;
+    parts.finish(inner, &class, &special, framing, origin)
+}
+
+/// Where Llama's classes put a space before a text.
+struct LlamaPrefix {
+    scheme: PrependScheme,
+    strips: bool,
+    knows_unknown: bool,
+}
+
+fn llama_prefix(class: &Class, config: &TokenizerConfig) -> Result<LlamaPrefix, TextError> {
+    let adds = config.flag_or("add_prefix_space", true)?;
+    let is_code = *class == Class::CodeLlama;
+    let legacy = !is_code && config.flag("legacy", false)?;
+    Ok(LlamaPrefix {
+        scheme: match (adds, legacy) {
+            (false, _) => PrependScheme::Never,
+            (true, true) => PrependScheme::Always,
+            (true, false) => PrependScheme::First,
+        },
+        strips: adds || is_code,
+        knows_unknown: is_code,
+    })
+}
+
+impl LlamaPrefix {
+    fn apply(
+        &self,
+        inner: &mut tokenizers::Tokenizer,
+        unknown: Option<&str>,
+    ) -> tokenizers::Result<()> {
+        let unknown = unknown.filter(|_| self.knows_unknown);
+        as_llama(inner, self.scheme, self.strips, unknown)
+    }
+}
+
+/// T5's marks of what is left out of a text.
+fn sentinels(config: &TokenizerConfig) -> Result<Vec<TokenSpec>, TextError> {
+    let ids = 0..config.extra_ids()?;
+    Ok(ids
+        .map(|id| TokenSpec::Text(format!("<extra_id_{id}>")))
+        .collect())
+}
+
+fn parse_merges(bytes: &[u8]) -> Result<Merges, String> {
+    let text = std::str::from_utf8(bytes).map_err(one_line)?;
+    let lines = text.lines().enumerate();
+    let lines = lines.filter(|(_, line)| !line.starts_with("#version") && !line.is_empty());
+    lines
+        .map(|(idx, line)| match line.split_once(' ') {
+            Some((left, right))
+                if !left.is_empty() && !right.is_empty() && !right.contains(' ') =>
+            {
+                Ok((left.to_owned(), right.to_owned()))
+            }
+            _ => Err(format!(
+                "line {} of the merges is not a pair of tokens",
+                idx + 1
+            )),
+        })
+        .collect()
+}
+
+/// Refuses tables of characters that the library would allocate for without having seen them.
+fn check_charsmaps(json: &[u8], origin: &str) -> Result<(), TextError> {
+    #[derive(Deserialize)]
+    struct Outline {
+        #[serde(default)]
+        normalizer: Value,
+        #[serde(flatten)]
+        _rest: HashMap<String, IgnoredAny>,
+    }
+    let key = b"precompiled_charsmap";
+    if !json.windows(key.len()).any(|window| window == key) {
+        return Ok(());
+    }
+    // What does not parse here does not parse there, which then says more.
+    let Ok(outline) = serde_json::from_slice::<Outline>(json) else {
+        return Ok(());
+    };
+    let mut open = vec![outline.normalizer];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Object(map) => {
+                if let Some(text) = map.get("precompiled_charsmap").and_then(Value::as_str) {
+                    shielded(|| precompiled(&super::tiktoken::base64(text)?))
+                        .map_err(|problem| broken(origin, problem))?;
+                }
+                open.extend(map.into_iter().map(|(_, value)| value));
+            }
+            Value::Array(list) => open.extend(list),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
     Ok(())
 }
 
-fn edges(inner: &tokenizers::Tokenizer, config: &TokenizerConfig) -> Edges {
-    let id = |token: &Option<TokenSpec>| token.as_ref().and_then(|t| inner.token_to_id(t.text()));
-    Edges {
-        bos_id: id(&config.special.bos_token),
-        eos_ids: id(&config.special.eos_token).into_iter().collect(),
-        add_bos: config.add_bos_token.unwrap_or(false),
-        add_eos: config.add_eos_token.unwrap_or(false),
-    }
+/// What the choice of a class needs of `config.json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ModelConfig {
+    model_type: Option<String>,
+    tokenizer_class: Option<String>,
 }
 
-fn chat_template(
-    template: Option<(String, String)>,
-    config: &TokenizerConfig,
-) -> Option<ChatTemplate> {
-    let (source, origin) = template?;
-    let tokens = config.special.named();
-    let tokens = tokens.map(|(name, token)| (name, token.text().to_owned()));
-    Some(ChatTemplate::new(source, origin, tokens.collect()))
-}
-
-/// A file's bytes, or `None` if it is not there.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TextError::Unreadable {
-            path: path.into(),
-            source,
-        }),
-    }
+fn read_config(path: &Path) -> Result<Option<TokenizerConfig>, TextError> {
+    let values: Option<Map<String, Value>> = read_json(path)?;
+    Ok(values.map(|values| TokenizerConfig::new(values, path.display().to_string())))
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TextError> {
-    let Some(bytes) = read(path)? else {
+    let Some(bytes) = read(path, MAX_CONFIG_BYTES)? else {
         return Ok(None);
     };
     parse_json(&bytes, &path.display().to_string()).map(Some)
@@ -198,5 +542,17 @@ fn broken(origin: &str, problem: String) -> TextError {
     }
 }
 
-/// The token that GPT-2's tokenizer ends texts with, whether a configuration says so or not.
-const GPT2_TEXT_END: &str = "<|endoftext|>";
+/// Vocabularies in one file, in the order in which they are looked for.
+const MODEL_FILES: [&str; 4] = [
+    "tokenizer.model",
+    "spiece.model",
+    "tiktoken.model",
+    "qwen.tiktoken",
+];
+
+/// The parts that chat templates know.
+const STANDARD_ROLES: [&str; 7] = super::config::ROLES;
+
+/// The flag's name says what the reference thinks of it.
+const CLEAN_UP_BPE: &str =
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";

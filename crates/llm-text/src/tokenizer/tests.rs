@@ -264,3 +264,26 @@ fn decoding_an_unknown_id_is_an_error() {
         );
     }
 }
+
+#[test]
+fn what_is_written_is_read_back_as_it_was() {
+    for (name, tokenizer) in fixture_tokenizers() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, bytes) in tokenizer.to_files().unwrap() {
+            fs::write(dir.path().join(file), bytes).unwrap();
+        }
+        let again = Tokenizer::from_folder(dir.path()).unwrap();
+        assert_eq!(again.notices(), &[""; 0], "{name}");
+        assert_eq!(again.bos_id(), tokenizer.bos_id(), "{name}");
+        assert_eq!(again.eos_ids(), tokenizer.eos_ids(), "{name}");
+        assert_eq!(
+            again.chat_template().map(ChatTemplate::source),
+            tokenizer.chat_template().map(ChatTemplate::source)
+        );
+        let made_from = match *name {
+            "sentencepiece" | "sentencepiece GGUF" => "sentencepiece/expected.json",
+            _ => "byte-level/expected.json",
+        };
+        check(name, &again, &read_json(&fixture(made_from)));
+    }
+}

@@ -124,6 +124,49 @@ fn v1_groups_are_found_beside_v2_ones() {
     assert_eq!(found, expected);
 }
 
+/// What a container cannot see of the groups around it still limits it.
+#[test]
+fn v1_groups_that_cannot_be_seen_are_told_by_the_statistics() {
+    let mounts = "35 31 0:32 /docker/4f2a /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+    let root = Root::new("4:memory:/docker/4f2a\n", mounts);
+    let write = |file: &str, text: &str| root.write(&format!("sys/fs/cgroup/memory/{file}"), text);
+    write("memory.limit_in_bytes", "9223372036854771712\n");
+    write("memory.usage_in_bytes", "400\n");
+    write(
+        "memory.stat",
+        "total_inactive_file 100\nhierarchical_memory_limit 1000\n",
+    );
+    let folder = "/sys/fs/cgroup/memory";
+    let own = expected(Version::V1, folder, [9_223_372_036_854_771_712, 400, 100]);
+    let around = expected(Version::V1, folder, [1000, 400, 100]);
+    assert_eq!(root.limits(), [own, around]);
+    write("memory.limit_in_bytes", "1000\n");
+    assert_eq!(root.limits().len(), 1, "its own limit is as tight");
+}
+
+#[test]
+fn memory_and_swap_together_are_limited_in_v1_groups() {
+    let root = Root::new("4:memory:/job\n", V1_MOUNTS);
+    let write = |file: &str, n: u64| {
+        root.write(
+            &format!("sys/fs/cgroup/memory/job/{file}"),
+            &format!("{n}\n"),
+        )
+    };
+    write("memory.limit_in_bytes", 1000);
+    write("memory.usage_in_bytes", 400);
+    write("memory.memsw.limit_in_bytes", 1200);
+    write("memory.memsw.usage_in_bytes", 400);
+    let folder = "/sys/fs/cgroup/memory/job";
+    let memory = expected(Version::V1, folder, [1000, 400, 0]);
+    assert_eq!(root.limits(), std::slice::from_ref(&memory));
+    // Others have filled the swap.
+    write("memory.memsw.usage_in_bytes", 1100);
+    let both = expected(Version::V1, folder, [1200, 1100, 0]);
+    assert_eq!(root.limits(), [memory, both.clone()]);
+    assert_eq!(both.free(), Bytes::new(100));
+}
+
 #[test]
 fn a_group_that_is_named_from_outside_its_mount_is_the_mount() {
     let mounts = "35 31 0:32 /docker/4f2a /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";

@@ -1,0 +1,171 @@
+//! Configurations as they are written, for models that came without one: the inverse of what the families read.
+
+use llm_tensor::Activation;
+use serde_json::{Map, Value, json};
+
+use crate::spec::{DenseMlp, HeadMatrix, MlpSpec, ModelSpec, Positions};
+use crate::{ArchError, RopeScaling, RotarySpec};
+
+type Result<T> = std::result::Result<T, ArchError>;
+
+/// A configuration with what all families call the same.
+pub(super) fn config(spec: &ModelSpec, architecture: &str) -> Map<String, Value> {
+    let mut config = Map::new();
+    let is_tied = spec.head.matrix == HeadMatrix::Tied;
+    config.insert("architectures".to_owned(), json!([architecture]));
+    config.insert("model_type".to_owned(), json!(spec.family));
+    config.insert("vocab_size".to_owned(), json!(spec.vocab));
+    config.insert("tie_word_embeddings".to_owned(), json!(is_tied));
+    config
+}
+
+/// What families since Llama have in common, without rotary positions.
+pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>> {
+    let attention = &spec.decoder.block.attention;
+    let mlp = mlp(spec)?;
+    let mut config = config(spec, architecture);
+    extend(
+        &mut config,
+        json!({
+            "hidden_size": spec.hidden,
+            "intermediate_size": mlp.width,
+            "num_hidden_layers": spec.decoder.n_layers(),
+            "num_attention_heads": attention.n_heads,
+            "num_key_value_heads": attention.n_kv_heads,
+            "head_dim": attention.head_dim,
+            "hidden_act": name(mlp.activation),
+            "max_position_embeddings": spec.context,
+            "rms_norm_eps": shortest(spec.decoder.norm.eps),
+        }),
+    );
+    Ok(config)
+}
+
+/// Adds the entries of an object.
+pub(super) fn extend(config: &mut Map<String, Value>, more: Value) {
+    let Value::Object(more) = more else {
+        unreachable!("an object is written as one")
+    };
+    config.extend(more);
+}
+
+/// The feed-forward block, where all layers have the same.
+pub(super) fn mlp(spec: &ModelSpec) -> Result<DenseMlp> {
+    match spec.decoder.layers.first().map(|layer| layer.mlp) {
+        Some(MlpSpec::Dense(mlp)) => Ok(mlp),
+        Some(MlpSpec::Experts(_)) => none("its layers have experts"),
+        None => none("it has no layers"),
+    }
+}
+
+/// The positions that all its layers share, or the first of several kinds.
+pub(super) fn rotary(spec: &ModelSpec) -> Result<&RotarySpec> {
+    match &spec.decoder.positions {
+        Positions::Rotary(kinds) if !kinds.is_empty() => Ok(&kinds[0]),
+        Positions::Rotary(_)
+        | Positions::Learned { .. }
+        | Positions::Alibi { .. }
+        | Positions::Buckets { .. } => none("its positions are not rotary"),
+    }
+}
+
+/// `rope_theta`, and `rope_scaling` where there is one, for heads that are turned as a whole.
+pub(super) fn add_rope(config: &mut Map<String, Value>, spec: &ModelSpec) -> Result<()> {
+    let rotary = rotary(spec)?;
+    if rotary.dim != spec.decoder.block.attention.head_dim {
+        return none("only a part of each head is turned, which its family does not know");
+    }
+    config.insert("rope_theta".to_owned(), json!(rotary.base));
+    add_scaling(config, rotary)
+}
+
+/// `rope_scaling`, where there is one.
+pub(super) fn add_scaling(config: &mut Map<String, Value>, rotary: &RotarySpec) -> Result<()> {
+    let scaling = match &rotary.scaling {
+        RopeScaling::None => return Ok(()),
+        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+        RopeScaling::Dynamic {
+            factor,
+            original_context,
+        } => json!({
+            "rope_type": "dynamic",
+            "factor": factor,
+            "original_max_position_embeddings": *original_context as u64,
+        }),
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": *original_context as u64,
+        }),
+        RopeScaling::LongRope {
+            short,
+            long,
+            original_context,
+            magnitude,
+        } => json!({
+            "rope_type": "longrope",
+            "short_factor": short,
+            "long_factor": long,
+            "original_max_position_embeddings": original_context,
+            "attention_factor": magnitude,
+        }),
+        RopeScaling::Yarn { .. } | RopeScaling::Stored => {
+            return none("its rotary positions are stretched in a way that has no name");
+        }
+    };
+    config.insert("rope_scaling".to_owned(), scaling);
+    Ok(())
+}
+
+/// The part of each head that is turned, so that as many elements come of it.
+pub(super) fn rotary_fraction(spec: &ModelSpec) -> Result<f64> {
+    let (series, head_dim) = (
+        rotary(spec)?.series,
+        spec.decoder.block.attention.head_dim as f64,
+    );
+    let fraction = series as f64 / head_dim;
+    // It is multiplied and cut off.
+    let is_short = (head_dim * fraction) as usize != series;
+    Ok(if is_short {
+        fraction.next_up()
+    } else {
+        fraction
+    })
+}
+
+/// The number of which one over its root is `scale`. The libraries want a whole one.
+pub(super) fn scalar(scale: f32) -> Value {
+    let scalar = 1.0 / (f64::from(scale) * f64::from(scale));
+    let whole = scalar.round();
+    if (whole as f32).sqrt().recip() == scale {
+        json!(whole as u64)
+    } else {
+        json!(scalar)
+    }
+}
+
+/// What a configuration calls a non-linearity.
+pub(super) fn name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Relu => "relu",
+        Activation::Gelu => "gelu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
+        Activation::Silu => "silu",
+    }
+}
+
+/// The number with the fewest digits of those that are `x` in f32.
+pub(super) fn shortest(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or(f64::from(x))
+}
+
+pub(super) fn none<T>(reason: &'static str) -> Result<T> {
+    Err(ArchError::NoConfig { reason })
+}

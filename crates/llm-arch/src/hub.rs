@@ -1,0 +1,184 @@
+//! A GGUF's model as a checkpoint with a `config.json` has it: what that says, what the tensors are called there, and how
+//! the GGUF's become these.
+
+use std::f64::consts::TAU;
+
+use llm_tensor::Pairing;
+use serde_json::{Map, Value};
+
+use crate::skeleton::{Role, Skeleton, Slot, Stored};
+use crate::spec::{AttentionSpec, ModelSpec, Positions};
+use crate::{ArchError, RopeScaling, RotarySpec, family, from_config};
+
+/// A GGUF's model as a checkpoint with a `config.json` has it.
+#[derive(Debug, Clone)]
+pub struct HubForm {
+    /// What the configuration says, but for special tokens and the element type.
+    pub config: Map<String, Value>,
+    /// The model of that configuration.
+    pub skeleton: Skeleton,
+    /// Its slots once more, in the same order, each stored as the GGUF stores it.
+    pub in_gguf: Vec<Slot>,
+}
+
+impl HubForm {
+    /// The form of a model that a GGUF's `metadata` describes ([`crate::from_gguf`]); `rope_factors` are what it has as
+    /// `rope_freqs.weight`.
+    ///
+    /// # Errors
+    /// [`ArchError::NoConfig`] when no configuration describes the model.
+    pub fn new(
+        gguf: &Skeleton,
+        metadata: &Map<String, Value>,
+        rope_factors: Option<&[f32]>,
+    ) -> Result<Self, ArchError> {
+        let mut spec = gguf.spec.clone();
+        name_scaling(&mut spec, rope_factors)?;
+        let config = family::config_of_gguf(&spec, metadata)?;
+        let skeleton = from_config(&config)?;
+        // What a configuration cannot say is nowhere else to be seen.
+        let mut again = skeleton.spec.clone();
+        again.dtype = spec.dtype;
+        family::adjust_to_gguf(&mut again);
+        if again != spec {
+            let reason = "read back, it would describe another model";
+            return Err(ArchError::NoConfig { reason });
+        }
+        let in_gguf = skeleton.slots.iter().map(|slot| Slot {
+            stored: stored(slot, &spec, &skeleton.spec),
+            ..slot.clone()
+        });
+        Ok(HubForm {
+            in_gguf: in_gguf.collect(),
+            config,
+            skeleton,
+        })
+    }
+}
+
+/// How a GGUF's model stores what `slot` is for `hub`, the same model as a configuration describes it.
+fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
+    let (own, wanted) = (&gguf.decoder, &hub.decoder);
+    let attention = &wanted.block.attention;
+    let gain = |own: f32, wanted: f32| match own == wanted {
+        true => Stored::AsIs,
+        // The spec read back differs in nothing but what the family says of all its GGUFs.
+        false => Stored::OneMore,
+    };
+    match slot.role {
+        Role::Q | Role::QBias | Role::K | Role::KBias => {
+            match (pairing(&own.positions), pairing(&wanted.positions)) {
+                (Some(Pairing::Adjacent), Some(Pairing::Halves)) => Stored::Pairs {
+                    head_dim: attention.head_dim,
+                },
+                _ => Stored::AsIs,
+            }
+        }
+        Role::Qkv | Role::QkvBias => match (own.block.attention.grouped(), attention.grouped()) {
+            (None, Some(n_queries)) => Stored::Stacked {
+                n_kv_heads: attention.n_kv_heads,
+                n_queries,
+                head_dim: attention.head_dim,
+            },
+            _ => Stored::AsIs,
+        },
+        Role::AttnNorm
+        | Role::PostAttnNorm
+        | Role::MlpNorm
+        | Role::PostMlpNorm
+        | Role::FinalNorm => gain(own.norm.gain_offset, wanted.norm.gain_offset),
+        Role::QNorm | Role::KNorm => {
+            let offset = |attention: &AttentionSpec| attention.qk_norm.map(|norm| norm.gain_offset);
+            let (own, wanted) = (offset(&own.block.attention), offset(attention));
+            gain(own.unwrap_or_default(), wanted.unwrap_or_default())
+        }
+        Role::TokenTable
+        | Role::PositionTable
+        | Role::EmbedNorm
+        | Role::EmbedNormBias
+        | Role::ProjectIn
+        | Role::ProjectOut
+        | Role::RopeFactors
+        | Role::RelativeBias
+        | Role::AttnNormBias
+        | Role::V
+        | Role::VBias
+        | Role::Out
+        | Role::OutBias
+        | Role::CrossNorm
+        | Role::CrossQ
+        | Role::CrossK
+        | Role::CrossV
+        | Role::CrossOut
+        | Role::MlpNormBias
+        | Role::Router
+        | Role::Gate
+        | Role::GateBias
+        | Role::Up
+        | Role::UpBias
+        | Role::GateUp
+        | Role::GateUpBias
+        | Role::Down
+        | Role::DownBias
+        | Role::FinalNormBias
+        | Role::Head
+        | Role::HeadBias => Stored::AsIs,
+    }
+}
+
+fn pairing(positions: &Positions) -> Option<Pairing> {
+    match positions {
+        Positions::Rotary(kinds) => kinds.first().map(|rotary| rotary.pairing),
+        Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => None,
+    }
+}
+
+/// Gives stored factors the name of the scaling that they were counted from.
+fn name_scaling(spec: &mut ModelSpec, factors: Option<&[f32]>) -> Result<(), ArchError> {
+    let Positions::Rotary(kinds) = &mut spec.decoder.positions else {
+        return Ok(());
+    };
+    for rotary in kinds {
+        if rotary.scaling == RopeScaling::Stored {
+            let found = factors.and_then(|factors| named(rotary, factors));
+            rotary.scaling = found.ok_or(ArchError::NoConfig {
+                reason: "the factors in `rope_freqs.weight` are not Llama 3's, and no others have a name",
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The scaling that makes `factors` of a series of wavelengths: as Llama 3 has it, for the largest of them.
+fn named(rotary: &RotarySpec, factors: &[f32]) -> Option<RopeScaling> {
+    if factors.iter().all(|&factor| factor == 1.0) {
+        return Some(RopeScaling::None);
+    }
+    let factor = factors.iter().copied().fold(1.0, f32::max);
+    let is_made_by = |original_context: f64| {
+        factors.iter().enumerate().all(|(i, &found)| {
+            let frequency = rotary.base.powf(-2.0 * i as f64 / rotary.series as f64);
+            let periods = original_context * frequency / TAU;
+            let kept = ((periods - LOW) / (HIGH - LOW)).clamp(0.0, 1.0);
+            let expected = 1.0 / (kept + (1.0 - kept) / f64::from(factor));
+            (f64::from(found) - expected).abs() <= 1e-4 * expected
+        })
+    };
+    // Llama 3's own first. Several may do where no wavelength lies between them, and then make the same factors.
+    let mut contexts = std::iter::once(8192.0).chain((5..=20).map(|bits| f64::from(1 << bits)));
+    contexts
+        .find(|&context| is_made_by(context))
+        .map(|original_context| RopeScaling::Llama3 {
+            factor: f64::from(factor),
+            low_freq_factor: LOW,
+            high_freq_factor: HIGH,
+            original_context,
+        })
+}
+
+/// Between how many and how few periods in the original context all of Llama 3's models stretch a wavelength in part.
+const HIGH: f64 = 4.0;
+const LOW: f64 = 1.0;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Which precision to take, of those that fit.
+
+use llm_quant::{Code, LoadIn, QuantConfig};
+
+use crate::advice::{Way, is_quantized};
+use crate::plan::plan_with;
+use crate::{Bandwidths, Encodings, Precision, Request, Result};
+
+/// A way to keep weights that is worth taking.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recommendation {
+    /// In which precision.
+    pub choice: Choice,
+    /// Where they rest, and what a step moves.
+    pub way: Way,
+    /// Why not a more exact one, nor a faster one.
+    pub reason: Reason,
+}
+
+/// A precision, as seen from what was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// That which was asked for.
+    AsAsked,
+    /// What was asked for, but not quantized.
+    Unquantized,
+    /// Another one.
+    Precision(Precision),
+}
+
+/// Why a precision is recommended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// No other fits, or none can be asked for.
+    OnlyOne,
+    /// It is the most exact one that is fast enough, and [`COMFORTABLE`].
+    Comfortable,
+    /// It is the most exact one that is at least half as fast as the fastest.
+    HalfOfTheFastest,
+}
+
+/// Steps a second that are fast enough: about twice as fast as people read, at three quarters of a word a token.
+pub const COMFORTABLE: f64 = 10.0;
+
+/// The most exact precision with which each sequence gets [`COMFORTABLE`] tokens a second at the beginning of a context,
+/// or at least half of what it gets with the fastest. `None` where none fits.
+///
+/// FP4 takes what NF4 takes and is less exact, and what is wider than asked for gains nothing: they are recommended to
+/// nobody who does not ask for them.
+///
+/// # Errors
+/// As [`plan`](crate::plan()).
+pub fn recommend(request: &Request<'_>, bandwidths: &Bandwidths) -> Result<Option<Recommendation>> {
+    let candidates = candidates(request)?;
+    let rate = |way: &Way| 1.0 / way.step.seconds(bandwidths);
+    let fastest = candidates.iter().map(|(_, way)| rate(way));
+    let fastest = fastest.fold(0.0, f64::max);
+    let least = COMFORTABLE.min(fastest / 2.0);
+    let is_only = candidates.len() == 1;
+    let best = candidates.into_iter().find(|(_, way)| rate(way) >= least);
+    Ok(best.map(|(choice, way)| Recommendation {
+        choice,
+        reason: match is_only {
+            true => Reason::OnlyOne,
+            false if rate(&way) >= COMFORTABLE => Reason::Comfortable,
+            false => Reason::HalfOfTheFastest,
+        },
+        way,
+    }))
+}
+
+/// What fits of that which may be recommended, most exact first.
+fn candidates(request: &Request<'_>) -> Result<Vec<(Choice, Way)>> {
+    let weights = request.weights();
+    let as_asked = Way::of(&plan_with(request, &weights)?);
+    let as_asked = as_asked.map(|way| (Choice::AsAsked, way));
+    if is_quantized(request.stored) {
+        return Ok(as_asked.into_iter().collect());
+    }
+    let asked = Asked::of(&request.encodings);
+    let mut found = Vec::new();
+    let mut least = weights.total();
+    match asked {
+        Asked::Dense => found.extend(as_asked.clone()),
+        Asked::PerUse | Asked::Codes(_) => {
+            let request = Request {
+                encodings: Encodings {
+                    quant: None,
+                    ..request.encodings
+                },
+                ..request.clone()
+            };
+            let weights = request.weights();
+            least = weights.total();
+            let way = Way::of(&plan_with(&request, &weights)?);
+            found.extend(way.map(|way| (Choice::Unquantized, way)));
+        }
+    }
+    if asked == Asked::PerUse {
+        found.extend(as_asked.clone());
+    }
+    for precision in Precision::ALL {
+        if asked == Asked::Codes(precision) {
+            found.extend(as_asked.clone());
+            continue;
+        }
+        let is_worth_it = match precision {
+            Precision::F32 | Precision::Fp4 => false,
+            Precision::Bf16 | Precision::Int8 | Precision::Nf4 | Precision::Nf4Double => true,
+        };
+        if !is_worth_it {
+            continue;
+        }
+        let (total, verdict) = precision.plan(request)?;
+        if total < least {
+            least = total;
+            found.extend(Way::of(&verdict).map(|way| (Choice::Precision(precision), way)));
+        }
+    }
+    Ok(found)
+}
+
+/// What was asked for, as far as exactness goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Floating point.
+    Dense,
+    /// Sixteen bits that are quantized anew for each use.
+    PerUse,
+    /// Codes.
+    Codes(Precision),
+}
+
+impl Asked {
+    fn of(encodings: &Encodings<'_>) -> Self {
+        match encodings.quant {
+            None => Asked::Dense,
+            Some(quant) if quant.llm_int8_has_fp16_weight => Asked::PerUse,
+            Some(quant) => Asked::Codes(codes(quant)),
+        }
+    }
+}
+
+fn codes(quant: &QuantConfig) -> Precision {
+    match (quant.load_in, quant.bnb_4bit_quant_type) {
+        (LoadIn::EightBit, _) => Precision::Int8,
+        (LoadIn::FourBit, Code::Nf4) if quant.bnb_4bit_use_double_quant => Precision::Nf4Double,
+        (LoadIn::FourBit, Code::Nf4) => Precision::Nf4,
+        (LoadIn::FourBit, Code::Fp4) => Precision::Fp4,
+    }
+}
