@@ -16,7 +16,6 @@ const FAIL: &[&str] = &[
     "gemma3-multimodal",
     "generation-config-ignored",
     "generation-config",
-    "gguf-mxfp4",
     "moe-fused-experts",
     "nan-weights-message",
     "phi3-longrope",
