@@ -1,12 +1,17 @@
 //! A configuration that remembers what was read of it, so that nothing is silently ignored.
 
+mod known;
+
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use llm_tensor::{Activation, DType};
 use serde_json::{Map, Value};
 
+pub(crate) use self::known::{OF_NONE, OF_ROPE, Off, Unread};
 use crate::ArchError;
+use crate::error::UnknownKey;
 
 type Result<T> = std::result::Result<T, ArchError>;
 
@@ -16,14 +21,18 @@ pub(crate) struct Config<'a> {
     /// Where the object lies in the file, as `rope_parameters.`, for messages.
     path: String,
     read: RefCell<HashSet<String>>,
+    /// Keys that nothing is known of, of this object and of all in it.
+    unknown: Rc<RefCell<Vec<UnknownKey>>>,
 }
 
 impl<'a> Config<'a> {
-    pub(crate) fn new(keys: &'a Map<String, Value>) -> Self {
+    /// A configuration, which messages call nothing, or by the path of the object it is, as `text_config.`.
+    pub(crate) fn new(keys: &'a Map<String, Value>, path: &str) -> Self {
         Config {
             keys,
-            path: String::new(),
+            path: path.to_owned(),
             read: RefCell::default(),
+            unknown: Rc::default(),
         }
     }
 
@@ -38,10 +47,10 @@ impl<'a> Config<'a> {
     }
 
     pub(crate) fn bad_value<T>(&self, key: &str, expected: &str) -> Result<T> {
-        let found = self.keys.get(key).unwrap_or(&Value::Null);
+        let found = self.keys.get(key);
         Err(ArchError::BadValue {
             key: format!("{}{key}", self.path),
-            found: clipped(found),
+            found: found.map_or("not given".to_owned(), clipped),
             expected: expected.to_owned(),
         })
     }
@@ -132,6 +141,25 @@ impl<'a> Config<'a> {
         self.keys.get(key).is_some_and(|value| !value.is_null())
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// What messages call the object.
+    pub(crate) fn name(&self) -> &str {
+        self.path.trim_end_matches('.')
+    }
+
+    /// The object as JSON, clipped.
+    pub(crate) fn shown(&self) -> String {
+        clipped(&Value::Object(self.keys.clone()))
+    }
+
+    /// Whether the key is there, be it as `null`.
+    pub(crate) fn mentions(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
     pub(crate) fn opt_flag(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
             None => Ok(None),
@@ -163,8 +191,11 @@ impl<'a> Config<'a> {
         match self.text(key)? {
             None => Ok(default),
             Some("relu") => Ok(Activation::Relu),
-            Some("gelu") => Ok(Activation::Gelu),
-            Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+            Some("gelu" | "gelu_python") => Ok(Activation::Gelu),
+            Some(
+                "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh"
+                | "gelu_accurate",
+            ) => Ok(Activation::GeluTanh),
             Some("silu" | "swish") => Ok(Activation::Silu),
             Some(_) => self.bad_value(
                 key,
@@ -192,13 +223,24 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// The first of some spellings of a key that is there, else the last.
-    pub(crate) fn spelling(&self, keys: &[&'static str]) -> &'static str {
-        let is_there = |key: &&&str| self.keys.get(**key).is_some_and(|value| !value.is_null());
-        keys.iter()
-            .find(is_there)
-            .or(keys.last())
-            .expect("a key has a spelling")
+    /// The first of some spellings of a key that is there, else the last. Others that are there must say the same.
+    pub(crate) fn spelling(&self, keys: &[&'static str]) -> Result<&'static str> {
+        let there = |key: &'static str| Some((key, self.get(key)?));
+        let mut there = keys.iter().copied().filter_map(there);
+        let Some((key, value)) = there.next() else {
+            return Ok(keys.last().expect("a key has a spelling"));
+        };
+        for (other, other_value) in there {
+            if !is_same(value, other_value) {
+                return Err(ArchError::Contradiction {
+                    key: format!("{}{key}", self.path),
+                    found: clipped(value),
+                    other: format!("{}{other}", self.path),
+                    other_found: clipped(other_value),
+                });
+            }
+        }
+        Ok(key)
     }
 
     /// A sliding window: `default` where the key is absent, none where it is `null`.
@@ -252,6 +294,7 @@ impl<'a> Config<'a> {
                 keys,
                 path: format!("{}{key}.", self.path),
                 read: RefCell::default(),
+                unknown: Rc::clone(&self.unknown),
             })),
             Some(_) => self.bad_value(key, "an object"),
         }
@@ -260,6 +303,16 @@ impl<'a> Config<'a> {
     /// Notes that nothing is to be said of `key`.
     pub(crate) fn tick(&self, key: &str) {
         self.read.borrow_mut().insert(key.to_owned());
+    }
+
+    /// Notes that nothing is to be said of these.
+    pub(crate) fn tick_all(&self, keys: &[&str]) {
+        keys.iter().for_each(|key| self.tick(key));
+    }
+
+    /// Whether the key was read.
+    pub(crate) fn reads(&self, key: &str) -> bool {
+        self.read.borrow().contains(key)
     }
 
     /// Positive numbers, `n` of them.
@@ -274,92 +327,74 @@ impl<'a> Config<'a> {
         )
     }
 
-    /// Fails when a key was neither read nor is known to change nothing in a forward pass.
-    pub(crate) fn finish(&self, harmless: &[&str]) -> Result<()> {
+    /// Notes the keys that were neither read nor are known to change nothing in a forward pass.
+    pub(crate) fn finish(&self, unread: &Unread) {
         let read = self.read.borrow();
-        let unknown: Vec<String> = self
+        let of_any = match self.path.is_empty() || self.path == TEXT_CONFIG {
+            true => &known::OF_ANY_FAMILY,
+            false => &OF_NONE,
+        };
+        let is_known = |key: &str, value: &Value| {
+            read.contains(key)
+                || known::is_note(key)
+                || unread.allows(key, value)
+                || of_any.allows(key, value)
+        };
+        let mut names: Vec<&str> = unread.keys().chain(of_any.keys()).collect();
+        names.extend(read.iter().map(String::as_str));
+        let unknown = self
             .keys
             .iter()
-            .filter(|(key, value)| {
-                !value.is_null() && !read.contains(*key) && !is_harmless(key, harmless)
-            })
-            .map(|(key, value)| format!("`{}{key}`: {}", self.path, clipped(value)))
-            .collect();
-        if unknown.is_empty() {
-            Ok(())
-        } else {
-            Err(ArchError::UnknownKeys {
-                keys: unknown.join(", "),
-            })
-        }
+            .filter(|(key, value)| !is_known(key, value));
+        let unknown = unknown.map(|(key, value)| UnknownKey {
+            key: format!("{}{key}", self.path),
+            value: clipped(value),
+            guess: nearest(key, &names).map(|name| format!("{}{name}", self.path)),
+        });
+        self.unknown.borrow_mut().extend(unknown);
+    }
+
+    /// The keys that nothing is known of; of objects, those that were finished.
+    pub(crate) fn unknown(&self) -> Vec<UnknownKey> {
+        self.unknown.take()
     }
 }
 
+/// Whether two values are the same, numbers by what they are: 2 is 2.0.
+fn is_same(a: &Value, b: &Value) -> bool {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+/// The name that somebody meant who wrote `key`, if it is one or two letters away.
+fn nearest<'a>(key: &str, names: &[&'a str]) -> Option<&'a str> {
+    let allowed = match key.len() {
+        0..4 => return None,
+        4..8 => 1,
+        8..64 => 2,
+        _ => return None,
+    };
+    let distances = names
+        .iter()
+        .map(|&name| (strsim::damerau_levenshtein(key, name), name));
+    let near = distances.filter(|(distance, _)| (1..=allowed).contains(distance));
+    near.min().map(|(_, name)| name)
+}
+
+/// Where a model of text and pictures has the configuration of its text half.
+pub(crate) const TEXT_CONFIG: &str = "text_config.";
+
 /// A value as JSON, cut to what fits a line.
 fn clipped(value: &Value) -> String {
-    let text = value.to_string();
+    let text = match value.as_str() {
+        // A number of Python's, which arrives here as a word.
+        Some(word @ ("NaN" | "Infinity" | "-Infinity")) => word.to_owned(),
+        _ => value.to_string(),
+    };
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
 }
-
-fn is_harmless(key: &str, more: &[&str]) -> bool {
-    key.starts_with('_') || HARMLESS.contains(&key) || more.contains(&key)
-}
-
-/// Keys of any configuration that say nothing of the forward pass in evaluation: provenance, training, generation
-/// (read elsewhere), and the defaults of older versions' base class.
-const HARMLESS: &[&str] = &[
-    "architectures",
-    "attn_implementation",
-    "auto_map",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "eos_token_id",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "gradient_checkpointing",
-    "id2label",
-    "initializer_range",
-    "label2id",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_scores",
-    "pad_token_id",
-    "prefix",
-    "problem_type",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "return_dict",
-    "return_dict_in_generate",
-    "sep_token_id",
-    "suppress_tokens",
-    "task_specific_params",
-    "temperature",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torchscript",
-    "transformers.js_config",
-    "transformers_version",
-    "typical_p",
-    "use_bfloat16",
-    "use_cache",
-];

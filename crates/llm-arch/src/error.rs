@@ -1,3 +1,5 @@
+use std::fmt;
+
 /// What can be wrong with a model's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -26,11 +28,31 @@ pub enum ArchError {
         /// What would have been understood.
         expected: String,
     },
+    /// Two spellings of a key that contradict each other.
+    #[error("`{key}` is {found} and `{other}` is {other_found}, which are spellings of one key")]
+    Contradiction {
+        /// The spelling that comes first.
+        key: String,
+        /// Its value as JSON.
+        found: String,
+        /// The other.
+        other: String,
+        /// Its value.
+        other_found: String,
+    },
     /// Keys that nothing here reads and that are not known to be harmless.
-    #[error("not understood, and so not safe to ignore: {keys}")]
+    #[error("not understood, and so not safe to ignore: {}", list(keys))]
     UnknownKeys {
         /// The keys with their values.
-        keys: String,
+        keys: Vec<UnknownKey>,
+    },
+    /// A model of text and something else, whose text half is no model of its own.
+    #[error("the text half of a `{model_type}` model is not run by itself: {reason}")]
+    TextHalf {
+        /// The configuration's `model_type`.
+        model_type: String,
+        /// Why.
+        reason: &'static str,
     },
     /// A GGUF's model that no `config.json` describes.
     #[error("no config.json describes the model of this GGUF: {reason}")]
@@ -54,4 +76,30 @@ pub enum ArchError {
         /// About how many.
         n_tensors: u64,
     },
+}
+
+/// A configuration's key that nothing is known of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownKey {
+    /// Its name, with the names of the objects it lies in.
+    pub key: String,
+    /// Its value as JSON, clipped.
+    pub value: String,
+    /// A key that may have been meant.
+    pub guess: Option<String>,
+}
+
+impl fmt::Display for UnknownKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`: {}", self.key, self.value)?;
+        match &self.guess {
+            Some(guess) => write!(f, " (did you mean `{guess}`?)"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn list(keys: &[UnknownKey]) -> String {
+    let keys: Vec<_> = keys.iter().map(UnknownKey::to_string).collect();
+    keys.join(", ")
 }

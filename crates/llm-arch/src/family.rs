@@ -14,11 +14,13 @@ mod opt;
 mod phi3;
 mod qwen;
 mod t5;
+mod text_half;
 mod written;
 
 use serde_json::{Map, Value};
 
-use crate::config::Config;
+use crate::config::{Config, Unread};
+use crate::error::UnknownKey;
 use crate::skeleton::{Naming, Skeleton};
 use crate::{ArchError, ModelSpec, Positions, RopeScaling};
 
@@ -28,8 +30,10 @@ struct Family {
     model_types: &'static [&'static str],
     /// Reads a configuration; every key that it understands.
     spec: fn(&Config<'_>) -> Result<ModelSpec, ArchError>,
-    /// Keys that change nothing in a forward pass.
-    harmless_keys: &'static [&'static str],
+    /// Extents that every whole configuration gives; in a text half, what it means by leaving them out.
+    core: &'static [(&'static str, u64)],
+    /// Keys that change nothing in a forward pass, beside those that never do.
+    unread: Unread,
     /// Hugging Face checkpoints.
     naming: fn(&ModelSpec) -> &'static Naming,
     /// GGUF checkpoints, where llama.cpp knows the family.
@@ -74,22 +78,74 @@ pub fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|f| f.model_types[0])
 }
 
+/// What becomes of keys that nothing is known of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnknownKeys {
+    /// They are an error.
+    #[default]
+    Refuse,
+    /// They are passed over, with a notice.
+    PassOver,
+}
+
 /// Reads a `config.json`.
 ///
 /// # Errors
 /// When the family is unknown, a key is missing, or a key or value is not understood.
 pub fn from_config(config: &Map<String, Value>) -> Result<Skeleton, ArchError> {
-    let keys = Config::new(config);
+    from_config_with(config, UnknownKeys::Refuse)
+}
+
+/// Reads a `config.json`, the text half of it where the model has others.
+///
+/// # Errors
+/// As [`from_config`], but for keys that may be passed over.
+pub fn from_config_with(
+    config: &Map<String, Value>,
+    unknown_keys: UnknownKeys,
+) -> Result<Skeleton, ArchError> {
+    let keys = Config::new(config, "");
     let model_type = keys.text("model_type")?.ok_or(ArchError::MissingKey {
         key: "model_type".to_owned(),
     })?;
-    let family = FAMILIES
-        .iter()
-        .find(|f| f.model_types.contains(&model_type));
-    let family = family.ok_or_else(|| unknown_family(model_type, families()))?;
+    if let Some(half) = text_half::read(model_type, config)? {
+        let passed_over = passed_over(half.unknown, unknown_keys)?;
+        let naming = (half.family.naming)(&half.spec);
+        let mut skeleton = Skeleton::new(half.spec, naming)?;
+        skeleton.make_text_half();
+        skeleton.notices = half.notices;
+        skeleton.notices.extend(passed_over);
+        return Ok(skeleton);
+    }
+    let family = family(model_type)?;
     let spec = read_spec(&keys, family)?;
+    let passed_over = passed_over(keys.unknown(), unknown_keys)?;
     let naming = (family.naming)(&spec);
-    Skeleton::new(spec, naming)
+    let mut skeleton = Skeleton::new(spec, naming)?;
+    skeleton.notices = passed_over;
+    Ok(skeleton)
+}
+
+/// The notices of keys that are passed over.
+fn passed_over(
+    unknown: Vec<UnknownKey>,
+    unknown_keys: UnknownKeys,
+) -> Result<Vec<String>, ArchError> {
+    match unknown_keys {
+        UnknownKeys::Refuse if !unknown.is_empty() => Err(ArchError::UnknownKeys { keys: unknown }),
+        UnknownKeys::Refuse | UnknownKeys::PassOver => {
+            let notice =
+                |key: &UnknownKey| format!("passed over a key of the configuration: {key}");
+            Ok(unknown.iter().map(notice).collect())
+        }
+    }
+}
+
+/// The family of a `model_type`.
+fn family(model_type: &str) -> Result<&'static Family, ArchError> {
+    let is_named = |family: &&&'static Family| family.model_types.contains(&model_type);
+    let family = FAMILIES.iter().find(is_named);
+    Ok(family.ok_or_else(|| unknown_family(model_type, families()))?)
 }
 
 /// Reads a GGUF's metadata (scalar values; arrays are not looked at). `has_tensor` tells what the file contains,
@@ -122,8 +178,12 @@ pub fn from_gguf(
         "tie_word_embeddings".to_owned(),
         Value::from(!has_tensor("output.weight")),
     );
+    // Where the converter says nothing each query head has keys of its own.
+    config.entry("num_key_value_heads").or_insert(Value::Null);
     gather_rope_scaling(&mut config);
-    let mut spec = read_spec(&Config::new(&config), family)?;
+    let keys = Config::new(&config, "");
+    let mut spec = read_spec(&keys, family)?;
+    passed_over(keys.unknown(), UnknownKeys::Refuse)?;
     (gguf.adjust)(&mut spec);
     if let Positions::Rotary(kinds) = &mut spec.decoder.positions
         && has_tensor("rope_freqs.weight")
@@ -181,7 +241,7 @@ fn gguf_of(spec: &ModelSpec) -> Option<&'static Gguf> {
 
 fn read_spec(keys: &Config<'_>, family: &Family) -> Result<ModelSpec, ArchError> {
     let spec = (family.spec)(keys)?;
-    keys.finish(family.harmless_keys)?;
+    keys.finish(&family.unread);
     Ok(spec)
 }
 

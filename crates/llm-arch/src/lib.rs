@@ -13,8 +13,8 @@ mod rotary;
 mod skeleton;
 mod spec;
 
-pub use error::ArchError;
-pub use family::{families, from_config, from_gguf};
+pub use error::{ArchError, UnknownKey};
+pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf};
 pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{Module, Role, Side, Skeleton, Slot, Stored, TensorKind, Unit};

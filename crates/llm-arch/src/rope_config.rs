@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 use llm_tensor::Pairing;
 
-use crate::config::Config;
+use crate::config::{Config, OF_ROPE};
 use crate::{ArchError, RopeScaling, RotarySpec};
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -38,12 +38,17 @@ impl RopeDefaults {
 
 /// The rotary positions of a configuration.
 pub(crate) fn rotary(config: &Config<'_>, defaults: RopeDefaults) -> Result<RotarySpec> {
-    let outer_base = config.opt_positive(config.spelling(&["rotary_emb_base", "rope_theta"]))?;
-    let key = config.spelling(&["rope_parameters", "rope_scaling"]);
-    match config.object(key)? {
+    let base_key = config.spelling(&["rotary_emb_base", "rope_theta"])?;
+    let outer_base = config.opt_positive(base_key)?;
+    let (older, newer) = (
+        config.object("rope_scaling")?,
+        config.object("rope_parameters")?,
+    );
+    // Where both are there the older spelling counts.
+    match older.filter(|rope| !rope.is_empty()).or(newer) {
         Some(rope) => {
             let spec = of_object(config, Some(&rope), defaults, outer_base)?;
-            rope.finish(&[])?;
+            rope.finish(&OF_ROPE);
             Ok(spec)
         }
         None => of_object(config, None, defaults, outer_base),
@@ -59,34 +64,68 @@ pub(crate) fn of_object(
 ) -> Result<RotarySpec> {
     let inner = |key: &str| rope.map_or(Ok(None), |rope| rope.opt_positive(key));
     let base = inner("rope_theta")?.or(outer_base).unwrap_or(defaults.base);
-    let fraction_key = config.spelling(&["rotary_pct", "partial_rotary_factor"]);
+    let fraction_key = config.spelling(&["rotary_pct", "partial_rotary_factor"])?;
     let outer_fraction = config.opt_positive(fraction_key)?;
     let fraction = inner("partial_rotary_factor")?
         .or(outer_fraction)
         .unwrap_or(defaults.fraction);
+    if defaults.head_dim > MAX_HEAD_DIM {
+        let expected = format!("heads of at most {MAX_HEAD_DIM} elements");
+        let key = if config.has("head_dim") {
+            "head_dim"
+        } else {
+            "hidden_size"
+        };
+        return config.bad_value(key, &expected);
+    }
     let dim = match config.opt_count("rope.dimension_count")? {
         // Only GGUF gives the number itself.
         Some(dim) => dim,
         // Truncated, as the references do.
         None => (defaults.head_dim as f64 * fraction) as usize,
     };
-    if dim == 0 || dim.next_multiple_of(2) > defaults.head_dim {
-        return config.bad_value(
-            fraction_key,
-            &format!("an even part of a head's {} elements", defaults.head_dim),
-        );
+    if !(1..=defaults.head_dim).contains(&dim) || dim.next_multiple_of(2) > defaults.head_dim {
+        let expected = format!("an even part of a head's {} elements", defaults.head_dim);
+        return match rope.filter(|rope| rope.has("partial_rotary_factor")) {
+            Some(rope) => rope.bad_value("partial_rotary_factor", &expected),
+            None => config.bad_value(fraction_key, &expected),
+        };
     }
     let scaling = match rope {
         Some(rope) => scaling(config, rope, dim, base, defaults.context)?,
         None => RopeScaling::None,
     };
-    Ok(RotarySpec {
+    let spec = RotarySpec {
         dim: dim.next_multiple_of(2),
         series: dim,
         base,
         pairing: defaults.pairing,
         scaling,
-    })
+    };
+    if is_usable(&spec, defaults.context) {
+        return Ok(spec);
+    }
+    let expected = "numbers that make finite angles";
+    match rope.filter(|rope| !rope.is_empty()) {
+        Some(rope) => Err(ArchError::BadValue {
+            key: rope.name().to_owned(),
+            found: rope.shown(),
+            expected: expected.to_owned(),
+        }),
+        None => config.bad_value("rope_theta", expected),
+    }
+}
+
+/// A thousand times as many elements as the widest heads have: each pair's angle is computed.
+const MAX_HEAD_DIM: usize = 1 << 20;
+
+/// Whether angles come out as numbers, at the first positions and at the last.
+fn is_usable(spec: &RotarySpec, context: usize) -> bool {
+    let is_finite = |n_positions| {
+        let frequencies = spec.frequencies(n_positions, None);
+        frequencies.iter().all(|frequency| frequency.is_finite())
+    };
+    spec.magnitude().is_finite() && is_finite(1) && is_finite(spec.reach(context))
 }
 
 fn scaling(
@@ -96,20 +135,27 @@ fn scaling(
     base: f64,
     context: usize,
 ) -> Result<RopeScaling> {
-    let key = rope.spelling(&["rope_type", "type"]);
-    rope.tick("type");
+    let key = match rope.has("rope_type") {
+        true => "rope_type",
+        false => "type",
+    };
     match rope.text(key)? {
+        None if rope.has("factor") => {
+            let factor = rope.positive("factor")?;
+            if factor == 1.0 {
+                return Ok(RopeScaling::None);
+            }
+            rope.bad_value(key, "a kind of scaling beside `factor`")
+        }
         None | Some("default") => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear {
             factor: rope.positive("factor")?,
         }),
-        Some("dynamic") => {
-            let original_context = original_context(config, rope)?.unwrap_or(context as f64);
-            Ok(RopeScaling::Dynamic {
-                factor: rope.positive("factor")?,
-                original_context,
-            })
-        }
+        Some("dynamic") if dim > 2 => Ok(RopeScaling::Dynamic {
+            factor: rope.positive("factor")?,
+            original_context: context as f64,
+        }),
+        Some("dynamic") => rope.bad_value(key, "another kind, since heads turn but two elements"),
         Some("yarn") => yarn(config, rope, dim, base, context),
         Some("llama3") => {
             let low_freq_factor = rope.positive("low_freq_factor")?;
@@ -121,7 +167,7 @@ fn scaling(
                 factor: rope.positive("factor")?,
                 low_freq_factor,
                 high_freq_factor,
-                original_context: rope.positive("original_max_position_embeddings")?,
+                original_context: original_context(config, rope)?.unwrap_or(context as f64),
             })
         }
         // `su` is the first spelling of `longrope`.
@@ -133,10 +179,11 @@ fn scaling(
     }
 }
 
-/// Positions the model was first trained for, given inside the object or beside it.
+/// Positions the model was first trained for, given beside the object or, if not there, inside it.
 fn original_context(config: &Config<'_>, rope: &Config<'_>) -> Result<Option<f64>> {
     let key = "original_max_position_embeddings";
-    Ok(rope.opt_positive(key)?.or(config.opt_positive(key)?))
+    let (inner, outer) = (rope.opt_positive(key)?, config.opt_positive(key)?);
+    Ok(outer.or(inner))
 }
 
 fn yarn(
@@ -146,8 +193,11 @@ fn yarn(
     base: f64,
     context: usize,
 ) -> Result<RopeScaling> {
-    let factor = rope.positive("factor")?;
     let original = original_context(config, rope)?.unwrap_or(context as f64);
+    let factor = match rope.mentions("factor") && !rope.has("factor") {
+        true => context as f64 / original,
+        false => rope.positive("factor")?,
+    };
     let fast = rope.opt_positive("beta_fast")?.unwrap_or(32.0);
     let slow = rope.opt_positive("beta_slow")?.unwrap_or(1.0);
     // The pair whose wavelength fits `periods` times into the original context.
@@ -189,14 +239,9 @@ fn longrope(
     dim: usize,
     context: usize,
 ) -> Result<RopeScaling> {
-    let given = original_context(config, rope)?;
-    let original = given.unwrap_or(context as f64);
-    // Where both contexts are known their ratio counts, not what the object says.
-    let asked = rope.opt_positive("factor")?;
-    let factor = given
-        .map(|original| context as f64 / original)
-        .or(asked)
-        .unwrap_or(1.0);
+    let original = original_context(config, rope)?.unwrap_or(context as f64);
+    let factor = rope.opt_positive("factor")?;
+    let factor = factor.unwrap_or(context as f64 / original);
     let grown = if factor <= 1.0 {
         1.0
     } else {

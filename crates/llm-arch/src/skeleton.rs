@@ -2,6 +2,7 @@
 
 mod naming;
 mod slot;
+mod text_half;
 mod walk;
 
 use self::naming::matches;
@@ -18,7 +19,11 @@ pub struct Skeleton {
     pub spec: ModelSpec,
     /// Its tensors, in the order in which they compute.
     pub slots: Vec<Slot>,
+    /// What a user should know of how the configuration was understood.
+    pub notices: Vec<String>,
     harmless: &'static [&'static str],
+    /// Whether it is a part of a larger model, which the checkpoint may hold too.
+    is_text_half: bool,
 }
 
 impl Skeleton {
@@ -51,8 +56,23 @@ impl Skeleton {
         Ok(Skeleton {
             slots: slots.out,
             spec,
+            notices: Vec::new(),
             harmless: naming.harmless,
+            is_text_half: false,
         })
+    }
+
+    /// Makes it the part of a larger model that writes text, by the names that such checkpoints use.
+    pub(crate) fn make_text_half(&mut self) {
+        self.is_text_half = true;
+        text_half::rename(&mut self.slots, text_half::NEWEST);
+    }
+
+    /// Takes the names by which a checkpoint holds the model, where models of its kind have been stored by several.
+    pub fn settle_names(&mut self, has_tensor: impl Fn(&str) -> bool) {
+        if self.is_text_half {
+            text_half::settle(&mut self.slots, has_tensor);
+        }
     }
 
     /// Whether the head is the table of tokens in transformers, so that it cannot be quantized there: where it is tied, and
@@ -69,6 +89,13 @@ impl Skeleton {
     /// Whether a checkpoint's tensor that no slot asks for is known to carry nothing: masks and precomputed tables
     /// that older versions saved, and a second copy of a tied table.
     pub fn is_harmless(&self, name: &str) -> bool {
+        if self.is_text_half && text_half::is_of_other_part(name) {
+            return true;
+        }
+        let name = match self.is_text_half {
+            true => name.strip_prefix("language_model.").unwrap_or(name),
+            false => name,
+        };
         self.harmless.iter().any(|pattern| matches(pattern, name))
             || (self.spec.head.matrix == HeadMatrix::Tied && HEAD_NAMES.contains(&name))
     }

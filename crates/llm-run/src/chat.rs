@@ -18,7 +18,7 @@ use crate::run::{Running, answer};
 use crate::{output, plan};
 
 pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
-    let model = OpenModel::open(&args.model)?;
+    let model = OpenModel::open(&args.model, &args.load.keys)?;
     let tokenizer = model.tokenizer()?;
     if tokenizer.chat_template().is_none() {
         let hint = "use generate, or choose an instruct model";

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use llm_arch::UnknownKeys;
 use llm_cpu::Isa;
 use llm_plan::WeightDType;
 use llm_tensor::{Bytes, DType};
@@ -29,8 +30,10 @@ pub(crate) enum Command {
     Score(ScoreArgs),
     /// Say where a model would go and what it would take, or why it does not fit and what would do
     ///
-    /// Nothing but headers is read. Budgets for GPUs that this machine lacks make a hypothetical plan. The exit code is
-    /// 0 where the model fits and 2 where it does not.
+    /// Nothing but headers is read. Budgets beyond what this machine has make a hypothetical plan. The first line
+    /// recommends: the most exact precision that makes 10 tokens/s, or at least half as many as the fastest. A checkpoint
+    /// that cannot be run is planned by the sizes of its tensors. The exit code is 0 where the model fits and 2 where it
+    /// does not.
     Plan(PlanArgs),
     /// List what is in a checkpoint: tensors, sizes, metadata
     Inspect(InspectArgs),
@@ -87,6 +90,26 @@ pub(crate) struct LoadArgs {
     pub(crate) quant: QuantArgs,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// How a model's configuration is read.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct KeyArgs {
+    /// Pass over keys of config.json that nothing is known of, and list them; the model may then compute otherwise
+    /// than it was meant to
+    #[arg(long)]
+    pub(crate) allow_unknown_config: bool,
+}
+
+impl KeyArgs {
+    pub(crate) fn unknown_keys(self) -> UnknownKeys {
+        match self.allow_unknown_config {
+            true => UnknownKeys::PassOver,
+            false => UnknownKeys::Refuse,
+        }
+    }
 }
 
 /// How tokens are chosen. What is not given comes from the model's generation_config.json; without one, and without
@@ -269,6 +292,8 @@ pub(crate) struct InspectArgs {
     pub(crate) dtype: Option<WeightDType>,
     #[command(flatten)]
     pub(crate) quant: QuantArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
 }
 
 #[derive(Debug, Args)]
@@ -317,6 +342,8 @@ pub(crate) struct QuantizeArgs {
     pub(crate) all_linear: bool,
     #[command(flatten)]
     pub(crate) quant: QuantArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -49,7 +49,7 @@ impl GenerationConfig {
     }
 
     pub(crate) fn parse(text: &[u8]) -> Result<Self> {
-        serde_json::from_slice(text).map_err(|e| UserError(e.to_string()).into())
+        llm_json::parse_as(text).map_err(|e| UserError(e.to_string()).into())
     }
 
     /// The tokens that end a text.

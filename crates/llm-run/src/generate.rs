@@ -104,7 +104,8 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
 }
 
 fn open(args: &GenerateArgs) -> Result<OpenModel> {
-    OpenModel::open(args.model.as_deref().unwrap_or(Path::new(demo::NAME)))
+    let model = args.model.as_deref().unwrap_or(Path::new(demo::NAME));
+    OpenModel::open(model, &args.load.keys)
 }
 
 fn settings(args: &GenerateArgs, model: &OpenModel, tokenizer: Option<&Tokenizer>) -> Settings {

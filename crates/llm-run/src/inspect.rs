@@ -42,7 +42,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
         }
         print(&report)?;
     } else {
-        let model = OpenModel::open(&args.model)?.bound;
+        let model = OpenModel::open(&args.model, &args.keys)?.bound;
         let dtype = args.dtype.unwrap_or(WeightDType::Auto);
         print(&loaded::report(&model, dtype, quant.as_ref())?)?;
     }
@@ -268,7 +268,7 @@ impl Report<'_> {
 }
 
 /// The name of an element type in PyTorch, or of GGUF's encoding.
-fn dtype_name(encoding: Encoding) -> String {
+pub(crate) fn dtype_name(encoding: Encoding) -> String {
     match encoding {
         Encoding::Plain(dtype) => dtype.torch_name().to_owned(),
         Encoding::Block(_) | Encoding::Opaque(_) => encoding.to_string(),

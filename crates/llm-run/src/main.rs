@@ -25,6 +25,7 @@ mod run;
 mod score;
 mod shard;
 mod system;
+mod unknown;
 mod verify;
 
 use std::process::ExitCode;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use llm_arch::ModelSpec;
+use llm_arch::{ArchError, ModelSpec};
 use llm_checkpoint::{Array, Checkpoint, Format, Metadata, Value};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::Plan;
@@ -17,13 +17,13 @@ use llm_text::{GgufTokenizer, TextError, Tokenizer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cache;
-use crate::cli::LoadArgs;
+use crate::cli::{KeyArgs, LoadArgs};
 use crate::defaults::GenerationConfig;
 use crate::demo;
 use crate::failure::UserError;
 use crate::output;
 use crate::plan::{self, Wanted, limits};
-use crate::verify;
+use crate::{unknown, verify};
 
 /// A model that was found and understood, its weights not yet loaded.
 pub(crate) struct OpenModel {
@@ -36,8 +36,8 @@ pub(crate) struct OpenModel {
 }
 
 impl OpenModel {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let bound = bind(path)?;
+    pub(crate) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
+        let bound = bind(path, keys).map_err(|error| unknown::with_hint(path, error))?;
         if path == Path::new(demo::NAME) {
             return Ok(OpenModel {
                 bound,
@@ -155,7 +155,7 @@ fn raise_file_limit() {
 }
 
 /// Opens what the user calls a model, without its tokenizer.
-pub(crate) fn bind(path: &Path) -> Result<BoundModel> {
+pub(crate) fn bind(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
     if path == Path::new(demo::NAME) {
         let origin = Path::new(demo::ORIGIN);
         let checkpoint = Checkpoint::from_bytes(origin, demo::weights())?;
@@ -168,17 +168,31 @@ pub(crate) fn bind(path: &Path) -> Result<BoundModel> {
         );
         return Err(UserError(format!("there is no model at {}; {hint}", path.display())).into());
     }
-    bind_files(path)
+    bind_files(path, keys)
 }
 
 /// Opens a model's files, and says once what is to be said of them.
-pub(crate) fn bind_files(path: &Path) -> Result<BoundModel> {
+pub(crate) fn bind_files(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
     let checkpoint = Checkpoint::open(path).map_err(RuntimeError::from)?;
     // Before the model is bound: where that fails, they may say why.
     output::notes(checkpoint.notices());
-    let model = BoundModel::of(checkpoint)?;
+    let model = BoundModel::of_with(checkpoint, keys.unknown_keys()).map_err(with_hint)?;
     output::notes(model.notices());
     Ok(model)
+}
+
+/// An error in a configuration, with what lets it pass.
+pub(crate) fn with_hint(error: RuntimeError) -> anyhow::Error {
+    match &error {
+        RuntimeError::Config {
+            flaw: ArchError::UnknownKeys { .. },
+            ..
+        } => UserError(format!(
+            "{error}; --allow-unknown-config passes over such keys"
+        ))
+        .into(),
+        _ => error.into(),
+    }
 }
 
 impl LoadArgs {

@@ -15,13 +15,15 @@ use self::request::Setting;
 use self::subject::Subject;
 use crate::cli::PlanArgs;
 use crate::failure::UserError;
-use crate::output;
 use crate::system::Rates;
+use crate::{output, unknown};
 
 mod args;
 mod bars;
 mod costs;
+mod headers;
 mod json;
+mod known;
 mod program;
 mod reader;
 mod recommended;
@@ -44,7 +46,15 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
         let message = "--verify reads all bytes, and a plan only headers; use `llm-run verify`";
         return Err(UserError(message.to_owned()).into());
     }
-    let subject = Subject::open(&args.model)?;
+    let subject = match Subject::open(&args.model, &load.keys) {
+        Ok(subject) => subject,
+        Err(error) => {
+            return match unknown::checkpoint(&args.model, &error) {
+                Some(checkpoint) => headers::plan(args, &checkpoint, &error),
+                None => Err(error),
+            };
+        }
+    };
     let quant = load.quant.config()?;
     let encodings = subject.encodings(load.dtype, quant.as_ref())?;
     let cpu = load.cpu()?;
@@ -66,8 +76,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     };
     let report = Report::new(&subject, &setting.memories, &request, rates)?;
     if let Some(path) = &args.svg {
-        let error = |e| UserError(format!("cannot write {}: {e}", path.display()));
-        std::fs::write(path, svg::draw(&report)).map_err(error)?;
+        svg::write(path, &svg::draw(&report))?;
     }
     output::print(&match args.json {
         true => json::text(&report)?,

@@ -100,7 +100,7 @@ fn read_config(path: &Path) -> Result<QuantConfig> {
     let flawed = |flaw: &dyn std::fmt::Display| UserError(format!("{}: {flaw}", path.display()));
     let text = std::fs::read(path).map_err(|error| flawed(&error))?;
     let mut object: Map<String, Value> =
-        serde_json::from_slice(&text).map_err(|error| flawed(&error))?;
+        llm_json::parse_as(&text).map_err(|error| flawed(&error))?;
     if let Some(Value::Object(inner)) = object.get_mut("quantization_config") {
         object = std::mem::take(inner);
     }

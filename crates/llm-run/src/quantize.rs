@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use llm_arch::{Module, Role, from_config};
+use llm_arch::{Module, Role, UnknownKeys, from_config_with};
 use llm_checkpoint::{ShardPlan, ShardWriter};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::WeightDType;
@@ -28,7 +28,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let mut quant = args.quant.config()?.ok_or_else(|| {
         UserError("say how: --load-in-8bit, --load-in-4bit or --quant-config FILE".to_owned())
     })?;
-    let model = bind_files(&args.input)?;
+    let model = bind_files(&args.input, &args.keys)?;
     let checkpoint = model.checkpoint();
     refuse_overlap(checkpoint, &args.input, &args.output)?;
     let form = model.hub_form()?;
@@ -143,7 +143,7 @@ impl Files {
             } else if self.config.is_empty() {
                 let text = std::fs::read(&path);
                 let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-                self.config = serde_json::from_slice(&text)?;
+                self.config = llm_json::parse_as(&text)?;
             }
         }
         Ok(())
@@ -154,9 +154,10 @@ impl Files {
     fn keep_shared_head(&mut self, quant: &mut QuantConfig) -> Result<()> {
         let mut config = self.config.clone();
         config.shift_remove("quantization_config");
-        let is_shared = from_config(&config)?.shares_head_in_transformers();
+        let open = |config: &Map<String, Value>| from_config_with(config, UnknownKeys::PassOver);
+        let is_shared = open(&config)?.shares_head_in_transformers();
         config.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
-        let apart = from_config(&config)?;
+        let apart = open(&config)?;
         let head = apart.slots.iter().find(|slot| slot.role == Role::Head);
         let head = head.and_then(|slot| slot.name.strip_suffix(".weight"));
         if let (true, Some(head)) = (is_shared, head)

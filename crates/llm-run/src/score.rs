@@ -18,7 +18,7 @@ use crate::model::{Loaded, OpenModel};
 use crate::{output, plan};
 
 pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
-    let model = OpenModel::open(&args.model)?;
+    let model = OpenModel::open(&args.model, &args.load.keys)?;
     let given = match (&args.token_ids, &args.text) {
         (Some(ids), _) => ids.clone(),
         (None, Some(path)) => model

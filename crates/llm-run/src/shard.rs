@@ -78,6 +78,6 @@ fn add_side_file(
 
 /// The configuration with another element type; nothing where it names none.
 fn config_with_dtype(path: &Path, dtype: DType) -> Option<String> {
-    let mut config: Map<String, Value> = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let mut config: Map<String, Value> = llm_json::parse_as(&std::fs::read(path).ok()?).ok()?;
     set_dtype(&mut config, dtype).then(|| format!("{:#}\n", Value::Object(config)))
 }

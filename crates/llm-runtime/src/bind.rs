@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, from_config, from_gguf};
+use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, UnknownKeys, from_config_with, from_gguf};
 use llm_checkpoint::{
     Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue, read_small,
 };
@@ -76,6 +76,14 @@ impl BoundModel {
     /// # Errors
     /// When the configuration cannot be read or is not understood, or they do not fit each other.
     pub fn of(checkpoint: Checkpoint) -> Result<Self> {
+        Self::of_with(checkpoint, UnknownKeys::Refuse)
+    }
+
+    /// The same, keys of a `config.json` that nothing is known of being passed over if that is wished.
+    ///
+    /// # Errors
+    /// As [`BoundModel::of`].
+    pub fn of_with(checkpoint: Checkpoint, unknown_keys: UnknownKeys) -> Result<Self> {
         match checkpoint.format() {
             Format::Gguf => {
                 let skeleton = gguf_skeleton(&checkpoint).map_err(|flaw| RuntimeError::Config {
@@ -96,7 +104,8 @@ impl BoundModel {
                             },
                         },
                     )?;
-                Self::with_config(checkpoint, &config, &path)
+                let config = parse_config(&config, &path, unknown_keys)?;
+                Self::join(checkpoint, config)
             }
         }
     }
@@ -106,7 +115,7 @@ impl BoundModel {
     /// # Errors
     /// When the configuration is not understood or the checkpoint does not fit it.
     pub fn with_config(checkpoint: Checkpoint, config: &[u8], path: &Path) -> Result<Self> {
-        let config = parse_config(config, path)?;
+        let config = parse_config(config, path, UnknownKeys::Refuse)?;
         Self::join(checkpoint, config)
     }
 
@@ -126,12 +135,13 @@ impl BoundModel {
 
     fn join(checkpoint: Checkpoint, config: Config) -> Result<Self> {
         let Config {
-            skeleton,
+            mut skeleton,
             quantization,
             float8,
             notices,
         } = config;
         let block_size = float8.and_then(|float8| float8.block_size);
+        skeleton.settle_names(|name| checkpoint.get(name).is_some());
         let default = QuantConfig::new(LoadIn::EightBit);
         let int8 = Int8 {
             threshold: quantization.as_ref().unwrap_or(&default).llm_int8_threshold,
@@ -166,12 +176,13 @@ impl BoundModel {
             .map(|name| format!("`{name}`"))
             .collect();
         if misfit.is_empty() {
+            let (notices, own) = (skeleton.notices.iter().cloned(), notices);
             Ok(BoundModel {
+                notices: notices.map(Notice::Configuration).chain(own).collect(),
                 checkpoint,
                 skeleton,
                 tensors,
                 quantization,
-                notices,
             })
         } else {
             Err(Box::new(misfit).into())
@@ -254,7 +265,19 @@ impl BoundModel {
 /// # Errors
 /// When it is not understood.
 pub fn read_config(config: &[u8], path: &Path) -> Result<(Skeleton, Option<QuantConfig>)> {
-    let config = parse_config(config, path)?;
+    read_config_with(config, path, UnknownKeys::Refuse)
+}
+
+/// The same, keys that nothing is known of being passed over if that is wished.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn read_config_with(
+    config: &[u8],
+    path: &Path,
+    unknown_keys: UnknownKeys,
+) -> Result<(Skeleton, Option<QuantConfig>)> {
+    let config = parse_config(config, path, unknown_keys)?;
     Ok((config.skeleton, config.quantization))
 }
 
@@ -266,17 +289,18 @@ struct Config {
     notices: Vec<Notice>,
 }
 
-fn parse_config(config: &[u8], path: &Path) -> Result<Config> {
+fn parse_config(config: &[u8], path: &Path, unknown_keys: UnknownKeys) -> Result<Config> {
     let mut config: Map<String, Value> =
-        serde_json::from_slice(config).map_err(|e| RuntimeError::ConfigSyntax {
+        llm_json::parse_as(config).map_err(|e| RuntimeError::ConfigSyntax {
             path: path.to_owned(),
             reason: e.to_string(),
         })?;
     let (quantization, float8) = quantization(&mut config, path)?;
-    let skeleton = from_config(&config).map_err(|flaw| RuntimeError::Config {
-        path: path.to_owned(),
-        flaw,
-    })?;
+    let skeleton =
+        from_config_with(&config, unknown_keys).map_err(|flaw| RuntimeError::Config {
+            path: path.to_owned(),
+            flaw,
+        })?;
     let activations = float8.as_ref().and_then(|f| f.activations.as_ref());
     let notice = activations.map(|scheme| Notice::NotApplied {
         path: path.to_owned(),

@@ -34,7 +34,7 @@ mod stage;
 mod stream;
 mod sum;
 
-pub use bind::{BoundModel, BoundTensor, Misfit, read_config};
+pub use bind::{BoundModel, BoundTensor, Misfit, read_config, read_config_with};
 pub use error::RuntimeError;
 pub use llm_plan::Limits;
 pub use load::{Event, LoadOptions, OffloadOptions, Progress, load};

@@ -16,6 +16,8 @@ pub enum Notice {
         /// What happens instead.
         instead: &'static str,
     },
+    /// How the configuration was understood: keys that were passed over, parts of the model that are left out.
+    Configuration(String),
 }
 
 impl fmt::Display for Notice {
@@ -24,6 +26,7 @@ impl fmt::Display for Notice {
             Notice::NotApplied { path, key, instead } => {
                 write!(f, "{}: `{key}` is not applied: {instead}", path.display())
             }
+            Notice::Configuration(text) => f.write_str(text),
         }
     }
 }

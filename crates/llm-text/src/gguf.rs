@@ -11,7 +11,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, DecoderWrapper};
 
 use crate::shield::shielded;
-use crate::tokenizer::pipeline::{as_gemma, as_t5, byte_fallback_bpe};
+use crate::tokenizer::pipeline::{as_gemma, as_t5, bpe};
 use crate::tokenizer::{Edges, Framing, Origin, precompiled};
 use crate::{ChatTemplate, TextError, Tokenizer};
 
@@ -297,9 +297,9 @@ fn gemma4(gguf: &GgufTokenizer) -> Result<(tokenizers::Tokenizer, Adds), TextErr
     let merges = parse_merges(merges, &vocab)?;
     let unknown = gguf.text(gguf.unk_id).map(String::as_str);
     let inner = shielded(|| {
-        let model = byte_fallback_bpe(vocab, merges, unknown)?;
+        let model = bpe(vocab, merges)?;
         let mut inner = tokenizers::Tokenizer::new(model);
-        as_gemma(&mut inner)?;
+        as_gemma(&mut inner, unknown)?;
         inner.add_tokens(gguf.added_tokens())?;
         Ok(inner)
     });

@@ -16,9 +16,10 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 13] = [
+const LAYERS: [(&str, May); 14] = [
+    ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
-    ("llm-text", May::Use(&[])),
+    ("llm-text", May::Use(&["llm-json"])),
     ("llm-checkpoint", May::Use(&["llm-tensor"])),
     ("llm-quant", May::Use(&["llm-tensor"])),
     ("llm-arch", May::Use(&["llm-tensor"])),
@@ -35,6 +36,7 @@ const LAYERS: [(&str, May); 13] = [
         "llm-runtime",
         May::Use(&[
             "llm-tensor",
+            "llm-json",
             "llm-checkpoint",
             "llm-quant",
             "llm-arch",

@@ -39,22 +39,37 @@ impl NormSpec {
     }
 }
 
-/// Heads as most families give them: `num_attention_heads`, fewer `num_key_value_heads`, and a `head_dim` that is by
-/// default `default_head_dim`, or else the hidden size shared among the heads. Separate matrices, no biases.
-pub(super) fn attention(
-    config: &Config<'_>,
-    default_head_dim: Option<usize>,
-) -> Result<AttentionSpec> {
+/// What a family takes for granted about its heads.
+#[derive(Clone, Copy, Default)]
+pub(super) struct HeadDefaults {
+    /// Elements of a head where `head_dim` is absent; else the hidden size shared among the heads.
+    pub(super) head_dim: Option<usize>,
+    /// Heads of keys where `num_key_value_heads` is absent; else as many as of queries, which `null` always means.
+    pub(super) n_kv_heads: Option<usize>,
+}
+
+/// Heads as most families give them: `num_attention_heads`, fewer `num_key_value_heads`, and a `head_dim`. Separate
+/// matrices, no biases.
+pub(super) fn attention(config: &Config<'_>, defaults: HeadDefaults) -> Result<AttentionSpec> {
     let hidden = config.count("hidden_size")?;
     let n_heads = config.count("num_attention_heads")?;
-    let n_kv_heads = config.opt_count("num_key_value_heads")?.unwrap_or(n_heads);
+    let default = match config.mentions("num_key_value_heads") {
+        true => None,
+        false => defaults.n_kv_heads,
+    };
+    let n_kv_heads = config.opt_count("num_key_value_heads")?.or(default);
+    let n_kv_heads = n_kv_heads.unwrap_or(n_heads);
     if !n_heads.is_multiple_of(n_kv_heads) {
+        let meaning = match default {
+            Some(n_kv_heads) => format!(" (by default it is {n_kv_heads})"),
+            None => String::new(),
+        };
         return config.bad_value(
             "num_key_value_heads",
-            &format!("a divisor of the {n_heads} attention heads"),
+            &format!("a divisor of the {n_heads} attention heads{meaning}"),
         );
     }
-    let head_dim = match config.opt_count("head_dim")?.or(default_head_dim) {
+    let head_dim = match config.opt_count("head_dim")?.or(defaults.head_dim) {
         Some(head_dim) => head_dim,
         None => head_dim(config, "num_attention_heads", hidden, n_heads)?,
     };
@@ -66,6 +81,14 @@ pub(super) fn attention(
         return config.bad_value("attention.value_length", &head_dim.to_string());
     }
     Ok(separate_heads(n_heads, n_kv_heads, head_dim))
+}
+
+/// `num_attention_heads` that share the hidden size among them, each with keys of its own.
+pub(super) fn heads(config: &Config<'_>) -> Result<AttentionSpec> {
+    let key = "num_attention_heads";
+    let (hidden, n_heads) = (config.count("hidden_size")?, config.count(key)?);
+    let head_dim = head_dim(config, key, hidden, n_heads)?;
+    Ok(separate_heads(n_heads, n_heads, head_dim))
 }
 
 /// The hidden size shared among the heads.
@@ -178,7 +201,7 @@ pub(super) fn decoder_only(
             .unwrap_or(context),
         Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => context,
     };
-    let hidden = config.count(config.spelling(&["n_embd", "n_embed", "hidden_size"]))?;
+    let hidden = config.count(config.spelling(&["n_embd", "n_embed", "hidden_size"])?)?;
     Ok(ModelSpec {
         family,
         hidden,

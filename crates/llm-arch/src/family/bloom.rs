@@ -5,27 +5,32 @@ use serde_json::json;
 
 use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, Unread};
 use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
     model_types: &["bloom"],
     spec,
-    harmless_keys: &[
-        "attention_dropout",
-        "attention_softmax_in_fp32",
-        "bias_dropout_fusion",
-        "hidden_dropout",
-        "masked_softmax_fusion",
-        "offset_alibi",
-        "pretraining_tp",
-        "skip_bias_add",
-        "skip_bias_add_qkv",
-        // The order in which equal sums are taken.
-        "slow_but_exact",
-        "unk_token_id",
+    core: &[
+        ("hidden_size", 64),
+        ("n_layer", 2),
+        ("n_head", 8),
+        ("vocab_size", 250_880),
     ],
+    unread: Unread {
+        any: &[
+            "attention_softmax_in_fp32",
+            "bias_dropout_fusion",
+            "masked_softmax_fusion",
+            "offset_alibi",
+            "skip_bias_add",
+            "skip_bias_add_qkv",
+            // The order in which equal sums are taken.
+            "slow_but_exact",
+        ],
+        off: &[],
+    },
     naming: |_| &Naming {
         names: &[&[
             (Role::TokenTable, "transformer.word_embeddings.weight"),
@@ -107,8 +112,8 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let hidden = config.count(config.spelling(&["n_embed", "hidden_size"]))?;
-    let heads_key = config.spelling(&["num_attention_heads", "n_head"]);
+    let hidden = config.count(config.spelling(&["n_embed", "hidden_size"])?)?;
+    let heads_key = config.spelling(&["num_attention_heads", "n_head"])?;
     let n_heads = config.count(heads_key)?;
     if config
         .opt_count("num_key_value_heads")?
@@ -128,7 +133,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     };
     let width = config.opt_count("n_inner")?.unwrap_or(4 * hidden);
     let mlp = block::plain_mlp(width, Activation::GeluTanh, true);
-    let n_layers = config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"]))?;
+    let n_layers = config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"])?)?;
     let layers = block::like_layers(n_layers, &attention, mlp);
     let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
     let mut stack = block::sequential(layers, Positions::Alibi { scale: 1.0 }, norm, attention);

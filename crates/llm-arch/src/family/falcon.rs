@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Matrices, Module, Names, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
@@ -14,7 +14,17 @@ use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residu
 pub(super) static FAMILY: Family = Family {
     model_types: &["falcon", "RefinedWebModel", "RefinedWeb"],
     spec,
-    harmless_keys: &["attention_dropout", "hidden_dropout"],
+    core: &[
+        ("hidden_size", 4_544),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 71),
+        ("vocab_size", 65_024),
+    ],
+    // `ff_factor` says again what `ffn_hidden_size` says.
+    unread: Unread {
+        any: &["ff_factor"],
+        off: &[],
+    },
     naming: |spec| match spec.decoder.block.residual {
         Residual::ParallelTwoNorms => &TWO_NORMS_NAMING,
         _ => &NAMING,
@@ -154,18 +164,18 @@ fn written_config(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
 }
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let hidden = config.count("hidden_size")?;
-    let heads_key = config.spelling(&["n_head", "num_attention_heads"]);
+    let hidden = config.count(config.spelling(&["n_embed", "hidden_size"])?)?;
+    let heads_key = config.spelling(&["n_head", "num_attention_heads"])?;
     let n_heads = config.count(heads_key)?;
     let head_dim = block::head_dim(config, heads_key, hidden, n_heads)?;
-    let kv_key = config.spelling(&["n_head_kv", "num_kv_heads"]);
+    let kv_key = config.spelling(&["n_head_kv", "num_kv_heads"])?;
     let given_kv_heads = config.opt_count(kv_key)?;
     config.only("apply_residual_connection_post_layernorm", false)?;
     // The first spelling of the larger models tells them from the others by their key heads alone, GGUF likewise.
     let told = config.opt_flag("new_decoder_architecture")?;
-    let is_new = told.unwrap_or(
-        kv_key == "n_head_kv" || told.is_none() && given_kv_heads.is_some_and(|n| n > 1),
-    );
+    let is_gguf = !config.mentions("model_type");
+    let is_new =
+        told.unwrap_or(kv_key == "n_head_kv" || is_gguf && given_kv_heads.is_some_and(|n| n > 1));
     let multi_query = config.flag("multi_query", true)?;
     let n_kv_heads = match (is_new, multi_query) {
         (true, _) => given_kv_heads.unwrap_or(n_heads),
@@ -201,7 +211,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         config.activation("activation", Activation::Gelu)?,
         bias,
     );
-    let n_layers = config.n_layers(config.spelling(&["n_layer", "num_hidden_layers"]))?;
+    let n_layers = config.n_layers(config.spelling(&["n_layer", "num_hidden_layers"])?)?;
     let layers = block::like_layers(n_layers, &attention, mlp);
     let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
     let mut stack = block::sequential(layers, positions, norm, attention);

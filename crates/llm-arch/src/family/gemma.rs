@@ -3,9 +3,9 @@
 use llm_tensor::Activation;
 use serde_json::{Map, Value, json};
 
-use super::block::{self, gated};
+use super::block::{self, HeadDefaults, gated};
 use super::{Family, Gguf, llama, written};
-use crate::config::Config;
+use crate::config::{Config, OF_NONE, OF_ROPE, Unread};
 use crate::rope_config::{RopeDefaults, of_object, rotary};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
@@ -16,7 +16,14 @@ use crate::{ArchError, RotarySpec};
 pub(super) static GEMMA: Family = Family {
     model_types: &["gemma"],
     spec: gemma,
-    harmless_keys: HARMLESS_KEYS,
+    core: &[
+        ("hidden_size", 3_072),
+        ("intermediate_size", 24_576),
+        ("num_hidden_layers", 28),
+        ("num_attention_heads", 16),
+        ("vocab_size", 256_000),
+    ],
+    unread: OF_NONE,
     naming: |_| &llama::NAMING,
     gguf: Some(gguf("gemma", gain_from_zero, |spec| {
         let mut config = written(spec, "GemmaForCausalLM")?;
@@ -28,7 +35,14 @@ pub(super) static GEMMA: Family = Family {
 pub(super) static GEMMA2: Family = Family {
     model_types: &["gemma2"],
     spec: gemma2,
-    harmless_keys: HARMLESS_KEYS,
+    core: &[
+        ("hidden_size", 2_304),
+        ("intermediate_size", 9_216),
+        ("num_hidden_layers", 26),
+        ("num_attention_heads", 8),
+        ("vocab_size", 256_000),
+    ],
+    unread: UNREAD,
     naming: |_| &SANDWICH_NAMING,
     gguf: Some(gguf(
         "gemma2",
@@ -47,7 +61,14 @@ pub(super) static GEMMA2: Family = Family {
 pub(super) static GEMMA3: Family = Family {
     model_types: &["gemma3_text"],
     spec: gemma3,
-    harmless_keys: HARMLESS_KEYS,
+    core: &[
+        ("hidden_size", 2_304),
+        ("intermediate_size", 9_216),
+        ("num_hidden_layers", 26),
+        ("num_attention_heads", 8),
+        ("vocab_size", 262_208),
+    ],
+    unread: UNREAD,
     naming: |_| &SANDWICH_NAMING,
     gguf: Some(gguf(
         "gemma3",
@@ -68,12 +89,11 @@ pub(super) static GEMMA3: Family = Family {
     )),
 };
 
-const HARMLESS_KEYS: &[&str] = &[
-    "attention_dropout",
-    "cache_implementation",
-    // Read only where `hidden_activation` is absent, and then all its values mean the same.
-    "hidden_act",
-];
+const UNREAD: Unread = Unread {
+    // Later versions have `hidden_activation` in its place.
+    any: &["hidden_act"],
+    off: &[],
+};
 
 const SANDWICH_NAMING: Naming = Naming {
     names: &[
@@ -177,14 +197,11 @@ fn scale_by_size(spec: &mut ModelSpec, n_layers_of_27b: usize) {
 }
 
 fn gemma(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = context(config)?;
-    let attention = attention(config)?;
+    let context = context(config, 8192)?;
+    let attention = attention(config, 16)?;
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
-    let layers = block::like_layers(
-        config.n_layers("num_hidden_layers")?,
-        &attention,
-        mlp(config)?,
-    );
+    let mlp = first_mlp(config)?;
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
     let stack = block::sequential(
         layers,
         Positions::Rotary(vec![rotary]),
@@ -195,11 +212,11 @@ fn gemma(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 }
 
 fn gemma2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = context(config)?;
+    let context = context(config, 8192)?;
     let soft_cap = config.cap("attn_logit_softcapping", Some(50.0))?;
     let attention = AttentionSpec {
         soft_cap,
-        ..attention(config)?
+        ..attention(config, 4)?
     };
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let mut layers = layers(config)?;
@@ -216,16 +233,15 @@ fn gemma2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 }
 
 fn gemma3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = context(config)?;
+    let context = context(config, 131_072)?;
     let soft_cap = config.cap("attn_logit_softcapping", None)?;
     let attention = AttentionSpec {
         soft_cap,
         qk_norm: Some(norm(config)?),
-        ..attention(config)?
+        ..attention(config, 4)?
     };
     let mut layers = layers(config)?;
-    let pattern_key = config.spelling(&["sliding_window_pattern", "_sliding_window_pattern"]);
-    let pattern = config.opt_count(pattern_key)?.unwrap_or(6);
+    let pattern = config.opt_count("sliding_window_pattern")?.unwrap_or(6);
     let slides = config.sliding(layers.len(), |i| !(i + 1).is_multiple_of(pattern))?;
     block::slide(
         &mut layers,
@@ -274,11 +290,20 @@ fn global_and_local(
             of_object(config, Some(&sliding), local, None)?,
         ];
         for object in [&full, &sliding, &by_type] {
-            object.finish(&[])?;
+            object.finish(&OF_ROPE);
         }
         return Ok(specs);
     }
-    // The older spelling scales the layers that see all and leaves the others alone.
+    // The older spelling scales the layers that see all and leaves the others alone. The newer one without the kinds of
+    // layers says nothing.
+    if let Some(flat) = config.object("rope_parameters")? {
+        flat.tick_all(&["rope_theta", "rope_type", "type"]);
+        let kind = flat.text(flat.spelling(&["rope_type", "type"])?)?;
+        if kind.is_some_and(|kind| kind != "default") || flat.has("rope_theta") {
+            return config.bad_value("rope_parameters", "one object for each kind of layer");
+        }
+        flat.finish(&OF_ROPE);
+    }
     let global = rotary(config, global)?;
     let sliding = RotarySpec {
         base: local_base,
@@ -288,17 +313,22 @@ fn global_and_local(
     Ok([global, sliding])
 }
 
-fn context(config: &Config<'_>) -> Result<usize, ArchError> {
-    Ok(config.opt_count("max_position_embeddings")?.unwrap_or(8192))
+fn context(config: &Config<'_>, default: usize) -> Result<usize, ArchError> {
+    let context = config.opt_count("max_position_embeddings")?;
+    Ok(context.unwrap_or(default))
 }
 
-fn attention(config: &Config<'_>) -> Result<AttentionSpec, ArchError> {
+fn attention(config: &Config<'_>, n_kv_heads: usize) -> Result<AttentionSpec, ArchError> {
+    let defaults = HeadDefaults {
+        head_dim: Some(256),
+        n_kv_heads: Some(n_kv_heads),
+    };
     config.only("use_bidirectional_attention", false)?;
     let bias = config.flag("attention_bias", false)?;
     Ok(AttentionSpec {
         qkv_bias: bias,
         out_bias: bias,
-        ..block::attention(config, Some(256))?
+        ..block::attention(config, defaults)?
     })
 }
 
@@ -310,6 +340,25 @@ fn norm(config: &Config<'_>) -> Result<NormSpec, ArchError> {
 
 fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
     gated(config, "hidden_activation", Activation::GeluTanh, false)
+}
+
+/// The first version's, whose non-linearity is named by another key, and not as it is meant.
+fn first_mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
+    let default = Activation::GeluTanh;
+    let activation = match config.text("hidden_act")? {
+        // What the files were written with means the tanh form.
+        Some("gelu") => default,
+        _ => config.activation("hidden_act", default)?,
+    };
+    // Some versions of the reference library took this key instead, some take neither.
+    if config.activation("hidden_activation", activation)? != activation {
+        return config.bad_value(
+            "hidden_activation",
+            "the same as `hidden_act`, gelu being tanh",
+        );
+    }
+    let mlp = gated(config, "hidden_activation", activation, false)?;
+    Ok(mlp)
 }
 
 /// Layers whose scores are scaled by a number of their own.

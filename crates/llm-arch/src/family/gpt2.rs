@@ -5,27 +5,29 @@ use serde_json::json;
 
 use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, Unread};
 use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions};
 
 pub(super) static FAMILY: Family = Family {
     model_types: &["gpt2"],
     spec,
-    harmless_keys: &[
-        "attn_pdrop",
-        "embd_pdrop",
-        "resid_pdrop",
-        // An older name for the number of positions, beside `n_positions`.
-        "n_ctx",
-        // Only the order of equal operations in half precision.
-        "reorder_and_upcast_attn",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
+    core: &[
+        ("n_embd", 768),
+        ("n_layer", 12),
+        ("n_head", 12),
+        ("n_positions", 1_024),
+        ("vocab_size", 50_257),
     ],
+    unread: Unread {
+        any: &[
+            // An older name for the number of positions, beside `n_positions`.
+            "n_ctx",
+            // Only the order of equal operations in half precision.
+            "reorder_and_upcast_attn",
+        ],
+        off: &[],
+    },
     naming: |_| &Naming {
         names: &[&[
             (Role::TokenTable, "transformer.wte.weight"),
@@ -85,10 +87,11 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let hidden = config.count("n_embd")?;
-    let n_heads = config.count("n_head")?;
-    let head_dim = block::head_dim(config, "n_head", hidden, n_heads)?;
-    let context = config.count("n_positions")?;
+    let hidden = config.count(config.spelling(&["hidden_size", "n_embd"])?)?;
+    let heads_key = config.spelling(&["num_attention_heads", "n_head"])?;
+    let n_heads = config.count(heads_key)?;
+    let head_dim = block::head_dim(config, heads_key, hidden, n_heads)?;
+    let context = config.count(config.spelling(&["max_position_embeddings", "n_positions"])?)?;
     config.only("add_cross_attention", false)?;
     let attention = AttentionSpec {
         packing: Packing::Stacked,
@@ -102,7 +105,11 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         config.activation("activation_function", Activation::GeluTanh)?,
         true,
     );
-    let mut layers = block::like_layers(config.n_layers("n_layer")?, &attention, mlp);
+    let mut layers = block::like_layers(
+        config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"])?)?,
+        &attention,
+        mlp,
+    );
     let is_scaled = config.flag("scale_attn_weights", true)?;
     let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false)?;
     for (i, layer) in layers.iter_mut().enumerate() {

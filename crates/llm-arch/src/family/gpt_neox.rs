@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
@@ -13,12 +13,14 @@ use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residu
 pub(super) static FAMILY: Family = Family {
     model_types: &["gpt_neox"],
     spec,
-    harmless_keys: &[
-        "attention_dropout",
-        "classifier_dropout",
-        "hidden_dropout",
-        "is_decoder",
+    core: &[
+        ("hidden_size", 6_144),
+        ("intermediate_size", 24_576),
+        ("num_hidden_layers", 44),
+        ("num_attention_heads", 64),
+        ("vocab_size", 50_432),
     ],
+    unread: OF_NONE,
     naming: |_| &Naming {
         names: &[&[
             (Role::TokenTable, "gpt_neox.embed_in.weight"),
@@ -109,7 +111,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         packing: Packing::PerGroup,
         qkv_bias: bias,
         out_bias: bias,
-        ..block::attention(config, None)?
+        ..block::heads(config)?
     };
     let defaults = RopeDefaults {
         fraction: 0.25,

@@ -3,7 +3,7 @@
 use llm_tensor::{Activation, Pairing};
 
 use super::{Family, block};
-use crate::config::Config;
+use crate::config::{Config, Unread};
 use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{HeadSpec, ModelSpec, NormSpec, Positions, Residual};
 use crate::{ArchError, RopeScaling, RotarySpec};
@@ -11,17 +11,17 @@ use crate::{ArchError, RopeScaling, RotarySpec};
 pub(super) static FAMILY: Family = Family {
     model_types: &["gptj"],
     spec,
-    harmless_keys: &[
-        "attn_pdrop",
-        "embd_pdrop",
-        "resid_pdrop",
-        "n_ctx",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
+    core: &[
+        ("n_embd", 4_096),
+        ("n_layer", 28),
+        ("n_head", 16),
+        ("n_positions", 2_048),
+        ("vocab_size", 50_400),
     ],
+    unread: Unread {
+        any: &["n_ctx"],
+        off: &[],
+    },
     naming: |_| &Naming {
         names: &[&[
             (Role::TokenTable, "transformer.wte.weight"),
@@ -56,12 +56,16 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let hidden = config.count("n_embd")?;
-    let n_heads = config.count("n_head")?;
-    let head_dim = block::head_dim(config, "n_head", hidden, n_heads)?;
-    let context = config.count("n_positions")?;
+    let hidden = config.count(config.spelling(&["hidden_size", "n_embd"])?)?;
+    let heads_key = config.spelling(&["num_attention_heads", "n_head"])?;
+    let n_heads = config.count(heads_key)?;
+    let head_dim = block::head_dim(config, heads_key, hidden, n_heads)?;
+    let context = config.count(config.spelling(&["max_position_embeddings", "n_positions"])?)?;
     config.only("rotary", true)?;
     config.only("scale_attn_weights", true)?;
+    if config.mentions("rotary_dim") && !config.has("rotary_dim") {
+        return config.bad_value("rotary_dim", "a number");
+    }
     let dim = config.opt_count("rotary_dim")?.unwrap_or(64);
     if dim > head_dim || !dim.is_multiple_of(2) {
         return config.bad_value(
@@ -83,7 +87,11 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         config.activation("activation_function", Activation::GeluTanh)?,
         true,
     );
-    let layers = block::like_layers(config.n_layers("n_layer")?, &attention, mlp);
+    let layers = block::like_layers(
+        config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"])?)?,
+        &attention,
+        mlp,
+    );
     let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
     let mut stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
     stack.block.residual = Residual::ParallelOneNorm;

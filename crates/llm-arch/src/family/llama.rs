@@ -2,10 +2,10 @@
 
 use llm_tensor::{Activation, Pairing};
 
-use super::block::{self, gated};
+use super::block::{self, HeadDefaults, gated};
 use super::{Family, Gguf, written};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Matrices, Module, Names, Naming, Role};
 use crate::spec::{ModelSpec, NormSpec, Positions};
@@ -13,7 +13,22 @@ use crate::spec::{ModelSpec, NormSpec, Positions};
 pub(super) static FAMILY: Family = Family {
     model_types: &["llama"],
     spec,
-    harmless_keys: &["attention_dropout", "pretraining_tp", "is_llama_config"],
+    core: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 11_008),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 32_000),
+    ],
+    unread: Unread {
+        any: &[
+            "is_llama_config",
+            // Of the models that it shares its shape with; its own layers never slide.
+            "max_window_layers",
+            "sliding_window",
+        ],
+        off: &[],
+    },
     naming: |_| &NAMING,
     gguf: Some(Gguf {
         architecture: "llama",
@@ -140,7 +155,7 @@ pub(super) const GGUF_NAMING: Naming = Naming {
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
-    let mut attention = block::attention(config, None)?;
+    let mut attention = block::attention(config, HeadDefaults::default())?;
     (attention.qkv_bias, attention.out_bias) = match config.flag("attention_bias", false)? {
         true => (true, true),
         false => (false, false),

@@ -2,17 +2,28 @@
 
 use llm_tensor::Activation;
 
-use super::block::{self, gated};
+use super::block::{self, HeadDefaults, gated};
 use super::{Family, llama};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::spec::{ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
     model_types: &["mistral"],
     spec,
-    harmless_keys: &["attention_dropout"],
+    core: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 14_336),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 32_000),
+    ],
+    unread: Unread {
+        // All layers slide, or none, whatever this says: the reference library warns, and does not read it.
+        any: &["layer_types"],
+        off: &[],
+    },
     naming: |_| &llama::NAMING,
     gguf: None,
 };
@@ -21,13 +32,19 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config
         .opt_count("max_position_embeddings")?
         .unwrap_or(131_072);
-    let attention = block::attention(config, None)?;
+    let attention = block::attention(
+        config,
+        HeadDefaults {
+            n_kv_heads: Some(8),
+            ..HeadDefaults::default()
+        },
+    )?;
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let mlp = gated(config, "hidden_act", Activation::Silu, false)?;
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6));
     let mut layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
     let window = config.window("sliding_window", Some(4096))?;
-    let slides = config.sliding(layers.len(), |_| true)?;
+    let slides = vec![true; layers.len()];
     block::slide(&mut layers, &slides, window);
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
     block::decoder_only(config, "mistral", context, stack, false)

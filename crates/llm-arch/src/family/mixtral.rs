@@ -2,9 +2,10 @@
 
 use llm_tensor::Activation;
 
-use super::{Family, block, llama};
+use super::block::{self, HeadDefaults};
+use super::{Family, llama};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting};
@@ -12,12 +13,14 @@ use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weightin
 pub(super) static FAMILY: Family = Family {
     model_types: &["mixtral"],
     spec,
-    harmless_keys: &[
-        "attention_dropout",
-        "output_router_logits",
-        "router_aux_loss_coef",
-        "router_jitter_noise",
+    core: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 14_336),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 32_000),
     ],
+    unread: OF_NONE,
     naming: |_| &Naming {
         names: &[
             &[
@@ -51,7 +54,13 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config
         .opt_count("max_position_embeddings")?
         .unwrap_or(131_072);
-    let attention = block::attention(config, None)?;
+    let attention = block::attention(
+        config,
+        HeadDefaults {
+            n_kv_heads: Some(8),
+            ..HeadDefaults::default()
+        },
+    )?;
     let rotary = rotary(
         config,
         RopeDefaults {
@@ -59,7 +68,9 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             ..RopeDefaults::new(attention.head_dim, context)
         },
     )?;
-    let n_experts = config.opt_count("num_local_experts")?.unwrap_or(8);
+    let n_experts = config
+        .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
+        .unwrap_or(8);
     let experts = MlpSpec::Experts(ExpertsSpec {
         n_experts,
         n_active: config.n_active(n_experts, 2)?,

@@ -4,20 +4,21 @@ use llm_tensor::Activation;
 
 use super::{Family, block};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, OF_NONE};
 use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{AttentionSpec, FinalNorm, ModelSpec, NormSpec, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
     model_types: &["opt"],
     spec,
-    harmless_keys: &[
-        "attention_dropout",
-        "activation_dropout",
-        "dropout",
-        "init_std",
-        "layerdrop",
+    core: &[
+        ("hidden_size", 768),
+        ("ffn_dim", 3_072),
+        ("num_hidden_layers", 12),
+        ("num_attention_heads", 12),
+        ("vocab_size", 50_272),
     ],
+    unread: OF_NONE,
     naming: |_| &Naming {
         names: &[&[
             (Role::TokenTable, "model.decoder.embed_tokens.weight"),
@@ -89,7 +90,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let attention = AttentionSpec {
         qkv_bias: bias,
         out_bias: bias,
-        ..block::attention(config, None)?
+        ..block::heads(config)?
     };
     let activation = config.activation("activation_function", Activation::Relu)?;
     let mlp = block::plain_mlp(config.count("ffn_dim")?, activation, bias);
@@ -109,6 +110,11 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         stack.final_norm = FinalNorm::Absent;
     }
     let mut spec = block::decoder_only(config, "opt", context, stack, true)?;
-    spec.embedding.width = config.opt_count("word_embed_proj_dim")?.unwrap_or(hidden);
+    let default = match config.mentions("word_embed_proj_dim") {
+        true => hidden,
+        false => 768,
+    };
+    let width = config.opt_count("word_embed_proj_dim")?;
+    spec.embedding.width = width.unwrap_or(default);
     Ok(spec)
 }

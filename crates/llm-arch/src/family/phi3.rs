@@ -3,8 +3,9 @@
 use llm_tensor::Activation;
 use serde_json::json;
 
-use super::{Family, Gguf, block, llama, written};
-use crate::config::Config;
+use super::block::{self, HeadDefaults};
+use super::{Family, Gguf, llama, written};
+use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Matrices, Module, Naming, Role};
 use crate::spec::{
@@ -15,7 +16,14 @@ use crate::{ArchError, RopeScaling};
 pub(super) static FAMILY: Family = Family {
     model_types: &["phi3"],
     spec,
-    harmless_keys: &["attention_dropout", "embd_pdrop", "resid_pdrop"],
+    core: &[
+        ("hidden_size", 3_072),
+        ("intermediate_size", 8_192),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 32_064),
+    ],
+    unread: OF_NONE,
     naming: |_| &Naming {
         names: &[&[
             (Role::TokenTable, "model.embed_tokens.weight"),
@@ -86,10 +94,11 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config.opt_count("max_position_embeddings")?.unwrap_or(4096);
     // Read with a longer rope; it says nothing without one.
     config.opt_count("original_max_position_embeddings")?;
+    only_longrope(config)?;
     config.only("attention_bias", false)?;
     let attention = AttentionSpec {
         packing: Packing::Stacked,
-        ..block::attention(config, None)?
+        ..block::attention(config, HeadDefaults::default())?
     };
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let mlp = MlpSpec::Dense(DenseMlp {
@@ -105,4 +114,22 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     block::slide(&mut layers, &slides, window);
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
     block::decoder_only(config, "phi3", context, stack, false)
+}
+
+/// The family knows one way to a longer context.
+fn only_longrope(config: &Config<'_>) -> Result<(), ArchError> {
+    for key in ["rope_scaling", "rope_parameters"] {
+        let Some(rope) = config.object(key)? else {
+            continue;
+        };
+        for key in ["rope_type", "type"] {
+            match rope.text(key)? {
+                None | Some("default" | "longrope" | "su") => {}
+                // GGUF's word for what one tensor holds.
+                Some("none") => {}
+                Some(_) => return rope.bad_value(key, "longrope, su or default"),
+            }
+        }
+    }
+    Ok(())
 }

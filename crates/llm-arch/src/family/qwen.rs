@@ -3,10 +3,10 @@
 use llm_tensor::Activation;
 use serde_json::{Map, Value, json};
 
-use super::block::{self, gated};
+use super::block::{self, HeadDefaults, gated};
 use super::{Family, Gguf, llama, written};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
@@ -16,7 +16,14 @@ use crate::spec::{
 pub(super) static QWEN2: Family = Family {
     model_types: &["qwen2"],
     spec: qwen2,
-    harmless_keys: HARMLESS_KEYS,
+    core: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 22_016),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 151_936),
+    ],
+    unread: UNREAD,
     naming: |_| &llama::NAMING,
     gguf: Some(Gguf {
         architecture: "qwen2",
@@ -30,7 +37,14 @@ pub(super) static QWEN2: Family = Family {
 pub(super) static QWEN3: Family = Family {
     model_types: &["qwen3"],
     spec: qwen3,
-    harmless_keys: HARMLESS_KEYS,
+    core: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 22_016),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 151_936),
+    ],
+    unread: UNREAD,
     naming: |_| &llama::NAMING,
     gguf: Some(Gguf {
         architecture: "qwen3",
@@ -44,7 +58,22 @@ pub(super) static QWEN3: Family = Family {
 pub(super) static QWEN3_MOE: Family = Family {
     model_types: &["qwen3_moe"],
     spec: qwen3_moe,
-    harmless_keys: HARMLESS_KEYS,
+    core: &[
+        ("hidden_size", 2_048),
+        ("intermediate_size", 6_144),
+        ("num_hidden_layers", 24),
+        ("num_attention_heads", 32),
+        ("vocab_size", 151_936),
+    ],
+    unread: Unread {
+        // All its layers slide, or none.
+        any: &[
+            "dual_chunk_attention_config",
+            "layer_types",
+            "max_window_layers",
+        ],
+        off: &[],
+    },
     naming: |_| &Naming {
         names: &[
             &[
@@ -68,11 +97,11 @@ pub(super) static QWEN3_MOE: Family = Family {
     gguf: None,
 };
 
-const HARMLESS_KEYS: &[&str] = &[
-    "attention_dropout",
-    "output_router_logits",
-    "router_aux_loss_coef",
-];
+const UNREAD: Unread = Unread {
+    // For other programs, which read a million tokens with it.
+    any: &["dual_chunk_attention_config"],
+    off: &[],
+};
 
 fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
     let mut config = written::like_llama(spec, architecture)?;
@@ -84,7 +113,13 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
 fn qwen2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let attention = AttentionSpec {
         qkv_bias: true,
-        ..block::attention(config, None)?
+        ..block::attention(
+            config,
+            HeadDefaults {
+                n_kv_heads: Some(32),
+                ..HeadDefaults::default()
+            },
+        )?
     };
     let mlp = gated(config, "hidden_act", Activation::Silu, false)?;
     model(config, "qwen2", attention, |_| mlp)
@@ -92,13 +127,17 @@ fn qwen2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 
 fn qwen3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let mlp = gated(config, "hidden_act", Activation::Silu, false)?;
-    model(config, "qwen3", normed_heads(config)?, |_| mlp)
+    let heads = HeadDefaults {
+        head_dim: Some(128),
+        n_kv_heads: Some(32),
+    };
+    model(config, "qwen3", normed_heads(config, heads)?, |_| mlp)
 }
 
 fn qwen3_moe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let dense = gated(config, "hidden_act", Activation::Silu, false)?;
     let n_experts = config
-        .opt_count(config.spelling(&["num_local_experts", "num_experts"]))?
+        .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
         .unwrap_or(128);
     let experts = MlpSpec::Experts(ExpertsSpec {
         n_experts,
@@ -113,15 +152,19 @@ fn qwen3_moe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let every = config.opt_count("decoder_sparse_step")?.unwrap_or(1);
     let dense_layers = config.layers("mlp_only_layers", config.n_layers("num_hidden_layers")?)?;
     let is_dense = |i: usize| dense_layers.contains(&i) || !(i + 1).is_multiple_of(every);
-    model(config, "qwen3_moe", normed_heads(config)?, |i| {
+    let heads = HeadDefaults {
+        n_kv_heads: Some(4),
+        ..HeadDefaults::default()
+    };
+    model(config, "qwen3_moe", normed_heads(config, heads)?, |i| {
         if is_dense(i) { dense } else { experts }
     })
 }
 
 /// Each head of queries and keys is normalised.
-fn normed_heads(config: &Config<'_>) -> Result<AttentionSpec, ArchError> {
+fn normed_heads(config: &Config<'_>, heads: HeadDefaults) -> Result<AttentionSpec, ArchError> {
     let bias = config.flag("attention_bias", false)?;
-    let attention = block::attention(config, Some(128))?;
+    let attention = block::attention(config, heads)?;
     Ok(AttentionSpec {
         qkv_bias: bias,
         out_bias: bias,
@@ -156,10 +199,15 @@ fn model(
     };
     let mut layers: Vec<_> = (0..n_layers).map(layer).collect();
     let window = config.window("sliding_window", Some(4096))?;
-    let first = config.whole("max_window_layers")?.unwrap_or(28);
     let slides_at_all = config.flag("use_sliding_window", false)?;
     let window = window.filter(|_| slides_at_all);
-    let slides = config.sliding(n_layers, |i| i >= first)?;
+    let slides = match family {
+        "qwen3_moe" => vec![true; n_layers],
+        _ => {
+            let first = config.whole("max_window_layers")?.unwrap_or(28);
+            config.sliding(n_layers, |i| i >= first)?
+        }
+    };
     block::slide(&mut layers, &slides, window);
     let stack = block::sequential(
         layers,

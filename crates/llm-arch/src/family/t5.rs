@@ -4,7 +4,7 @@ use llm_tensor::Activation;
 
 use super::{Family, block};
 use crate::ArchError;
-use crate::config::Config;
+use crate::config::{Config, Off, Unread};
 use crate::skeleton::{Matrices, Module, Names, Naming, Role};
 use crate::spec::{
     DenseMlp, EmbeddingSpec, EncoderSpec, Gating, HeadSpec, LayerSpec, MlpSpec, ModelSpec,
@@ -14,18 +14,22 @@ use crate::spec::{
 pub(super) static FAMILY: Family = Family {
     model_types: &["t5"],
     spec,
-    harmless_keys: &[
-        "classifier_dropout",
-        "decoder_start_token_id",
-        // Derived from `feed_forward_proj`.
-        "dense_act_fn",
-        "dropout_rate",
-        "initializer_factor",
-        "is_decoder",
-        "is_encoder_decoder",
-        "is_gated_act",
-        "output_past",
+    core: &[
+        ("d_model", 512),
+        ("d_kv", 64),
+        ("d_ff", 2_048),
+        ("num_layers", 6),
+        ("num_heads", 8),
+        ("vocab_size", 32_128),
     ],
+    unread: Unread {
+        any: &[
+            // Derived from `feed_forward_proj`.
+            "dense_act_fn",
+            "is_gated_act",
+        ],
+        off: &[("is_encoder_decoder", Off::True)],
+    },
     naming: |spec| {
         if is_gated(spec) {
             &GATED_NAMING
@@ -170,9 +174,13 @@ fn is_gated(spec: &ModelSpec) -> bool {
 }
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let hidden = config.count("d_model")?;
-    let n_heads = config.count("num_heads")?;
-    let attention = block::separate_heads(n_heads, n_heads, config.count("d_kv")?);
+    let hidden = config.count(config.spelling(&["hidden_size", "d_model"])?)?;
+    let n_heads = config.count(config.spelling(&["num_attention_heads", "num_heads"])?)?;
+    let attention = block::separate_heads(
+        n_heads,
+        n_heads,
+        config.count(config.spelling(&["head_dim", "d_kv"])?)?,
+    );
     let (activation, gating) = match config.text("feed_forward_proj")? {
         None | Some("relu") => (Activation::Relu, Gating::None),
         Some("gelu") => (Activation::Gelu, Gating::None),
@@ -225,7 +233,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             attention,
         )
     };
-    let n_layers = config.n_layers("num_layers")?;
+    let n_layers = config.n_layers(config.spelling(&["num_hidden_layers", "num_layers"])?)?;
     let n_decoder_layers = match config.has("num_decoder_layers") {
         true => config.n_layers("num_decoder_layers")?,
         false => n_layers,

@@ -1,5 +1,8 @@
 use serde_json::{Map, Value, json};
 
+mod keys;
+mod reference;
+
 use super::*;
 use crate::{RopeScaling, Side, Stored, Unit};
 

@@ -24,4 +24,4 @@ impl DeviceCosts for GpuCosts<'_> {
 
 /// What a process takes of a GPU before it allocates anything: the driver's context and the code of kernels. Cards in
 /// use today take 250 to 500 MB, the newer the more.
-const GPU_CONTEXT: Bytes = Bytes::new(500_000_000);
+pub(super) const GPU_CONTEXT: Bytes = Bytes::new(500_000_000);

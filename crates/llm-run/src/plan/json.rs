@@ -20,6 +20,8 @@ struct Printed {
     model: String,
     family: &'static str,
     n_parameters: u64,
+    /// Whether this version can run it; what it cannot has another plan.
+    can_be_run: bool,
     fits: bool,
     /// The verdict in one sentence.
     verdict: String,
@@ -65,6 +67,7 @@ impl Printed {
             model: subject.name.clone(),
             family: subject.skeleton.spec.family,
             n_parameters: subject.skeleton.n_parameters(),
+            can_be_run: true,
             fits: plan.is_some(),
             verdict: report.verdict.to_string(),
             recommendation: recommendation(report),
@@ -138,7 +141,7 @@ fn tokens_per_second(report: &Report<'_>, plan: &Plan) -> Value {
 }
 
 /// A memory as accelerate calls it.
-fn device(home: Home) -> String {
+pub(super) fn device(home: Home) -> String {
     match home {
         Home::Gpu(number) => number.to_string(),
         Home::Ram => "cpu".to_owned(),

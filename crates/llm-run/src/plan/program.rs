@@ -25,6 +25,11 @@ pub(super) fn with_folder(folder: &Path, skeleton: &Skeleton) -> Bytes {
     bytes(skeleton, 0, is_beside(folder))
 }
 
+/// With the headers of a checkpoint of some tensors.
+pub(super) fn of_headers(n_tensors: usize) -> Bytes {
+    Bytes::new(PROGRAM.get() + n_tensors as u64 * TENSOR)
+}
+
 fn bytes(skeleton: &Skeleton, n_stored: usize, has_tokenizer: bool) -> Bytes {
     let n_tensors = n_stored.max(skeleton.slots.len());
     // Ids beyond the model's own are of no use to it, and not expected.
@@ -56,6 +61,7 @@ const TOKEN: u64 = 1100;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::KeyArgs;
 
     #[test]
     fn what_is_there_is_counted() {
@@ -79,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_run_counts_what_its_plan_did() {
-        let demo = crate::model::bind(Path::new(demo::NAME)).unwrap();
+        let demo = crate::model::bind(Path::new(demo::NAME), &KeyArgs::default()).unwrap();
         let skeleton = demo.skeleton();
         let n_stored = demo.checkpoint().tensors().len();
         assert_eq!(with_model(&demo), bytes(skeleton, n_stored, true));

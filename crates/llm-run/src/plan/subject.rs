@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use llm_arch::{Skeleton, Slot};
-use llm_checkpoint::{CheckpointError, NewTensor, ShardPlan};
+use llm_checkpoint::{CheckpointError, NewTensor, ShardPlan, read_small};
 use llm_plan::{Encodings, RunOn, StoredAs, WeightDType};
 use llm_quant::{QuantConfig, Scheme};
-use llm_runtime::{BoundModel, RuntimeError, read_config};
+use llm_runtime::{BoundModel, RuntimeError, read_config_with};
 use llm_tensor::{Bytes, DType, Shape};
 
 use super::program;
+use crate::cli::KeyArgs;
 use crate::inspect::printable;
-use crate::{demo, model};
+use crate::{demo, model, output};
 
 /// A model whose weights may be there or not.
 #[derive(Debug)]
@@ -49,12 +50,14 @@ pub(super) enum Files {
 
 impl Subject {
     /// Opens what the user calls a model; a folder may hold nothing but a `config.json`.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
         let config = path.join(CONFIG);
-        match model::bind(path) {
+        match model::bind(path, keys) {
             Err(error) if lacks_weights(&error) && config.is_file() => {
-                let text = std::fs::read(&config)?;
-                let (skeleton, quantization) = read_config(&text, &config)?;
+                let text = read_small(&config, MAX_CONFIG)?;
+                let read = read_config_with(&text, &config, keys.unknown_keys());
+                let (skeleton, quantization) = read.map_err(model::with_hint)?;
+                output::notes(&skeleton.notices);
                 Self::without_weights(path, skeleton, quantization.as_ref())
             }
             model => Self::of_model(path, model?),
@@ -204,7 +207,7 @@ fn lacks_weights(error: &anyhow::Error) -> bool {
 }
 
 /// The last part of a path, `.` being the folder's own name.
-fn name(path: &Path) -> String {
+pub(super) fn name(path: &Path) -> String {
     let whole = path.canonicalize();
     let path = whole.as_deref().unwrap_or(path);
     let name = path.file_name().unwrap_or(path.as_os_str());
@@ -212,6 +215,8 @@ fn name(path: &Path) -> String {
 }
 
 const CONFIG: &str = "config.json";
+/// More than any configuration has.
+const MAX_CONFIG: u64 = 64 << 20;
 /// What most checkpoints are published in, whose configuration does not say.
 const USUAL_DTYPE: DType = DType::BF16;
 /// The size of shards in which models of this size are mostly published.
@@ -219,6 +224,8 @@ const SHARD: Bytes = Bytes::new(10_000_000_000);
 
 #[cfg(test)]
 mod tests {
+    use llm_runtime::read_config;
+
     use super::*;
 
     fn subject(config: &str) -> Subject {

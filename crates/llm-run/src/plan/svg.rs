@@ -1,7 +1,9 @@
 //! A plan as a picture: a bar for each memory, made of groups of units and of what passes take beside them.
 
 use std::fmt::Write;
+use std::path::Path;
 
+use anyhow::Result;
 use llm_arch::ModelSpec;
 use llm_plan::{Home, Term};
 use llm_tensor::Bytes;
@@ -9,6 +11,7 @@ use llm_tensor::Bytes;
 use super::bars::{Bar, bars};
 use super::units::{UnitGroup, groups};
 use super::{Report, short};
+use crate::failure::UserError;
 
 pub(super) fn draw(report: &Report<'_>) -> String {
     let bars = bars(report);
@@ -16,6 +19,20 @@ pub(super) fn draw(report: &Report<'_>) -> String {
         Some(plan) => groups(spec(report), plan.estimate.units()),
         None => Vec::new(),
     };
+    picture(&report.subject.name, &report.sentence(), &bars, &groups)
+}
+
+/// Writes a picture.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(super) fn write(path: &Path, picture: &str) -> Result<()> {
+    let error = |e| UserError(format!("cannot write {}: {e}", path.display()));
+    Ok(std::fs::write(path, picture).map_err(error)?)
+}
+
+/// A bar for each memory, in pieces by group.
+pub(super) fn picture(name: &str, verdict: &str, bars: &[Bar], groups: &[UnitGroup]) -> String {
     let height = TOP + bars.len() as u64 * ROW + LEGEND;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
@@ -23,14 +40,14 @@ pub(super) fn draw(report: &Report<'_>) -> String {
          <title>{title}</title>\n<desc>{verdict}</desc>\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
          <text x=\"{LEFT}\" y=\"28\" font-size=\"17\" font-weight=\"bold\">{title}</text>\n",
-        title = escaped(&report.subject.name),
-        verdict = escaped(&report.sentence()),
+        title = escaped(name),
+        verdict = escaped(verdict),
     );
     for (i, bar) in bars.iter().enumerate() {
         let y = TOP + i as u64 * ROW;
-        svg += &memory(bar, &groups, y);
+        svg += &memory(bar, groups, y);
     }
-    svg + &legend(&bars, height - LEGEND) + "</svg>\n"
+    svg + &legend(bars, height - LEGEND) + "</svg>\n"
 }
 
 fn spec<'a>(report: &'a Report<'_>) -> &'a ModelSpec {

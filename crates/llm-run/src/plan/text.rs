@@ -6,6 +6,7 @@ use std::fmt::Write;
 use llm_plan::{Change, Home, Placement, Plan, RunOn, Verdict};
 use llm_tensor::Bytes;
 
+use super::args::Memories;
 use super::recommended::flag;
 use super::subject::Files;
 use super::units::{UnitGroup, groups};
@@ -56,8 +57,14 @@ fn assumptions(report: &Report<'_>) -> String {
             "there are no weights, only config.json: they are taken to be stored in {dtype}, {named}"
         );
     }
+    text + &budgets(memories)
+}
+
+/// What each memory may hold, and what this machine lacks of it.
+pub(super) fn budgets(memories: &Memories) -> String {
+    let mut text = String::new();
     for (&home, source) in &memories.sources {
-        let budget = request.budgets.of(home);
+        let budget = memories.budgets.of(home);
         let _ = writeln!(text, "{home} may hold {budget}: {source}");
     }
     if !memories.lacking.is_empty() {

@@ -12,6 +12,7 @@ use super::text::with_flag;
 use crate::cli::LoadArgs;
 use crate::failure::UserError;
 use crate::memory::Memory;
+use crate::output;
 
 /// A model that is to be loaded.
 pub(crate) struct Wanted<'a> {
@@ -35,9 +36,7 @@ impl Wanted<'_> {
             let message = format!("--max-memory: this machine has no GPU {number}; {hint}");
             return Err(UserError(message).into());
         }
-        if let Some(notice) = setting.memories.bound() {
-            eprintln!("{notice}");
-        }
+        output::notes(setting.memories.bound().as_slice());
         // A GPU is for those who ask for it, who will be told that it is not used.
         let names_gpus = |max: &MaxMemory| !max.gpus.is_empty();
         if !place.max_memory.as_ref().is_some_and(names_gpus) {

@@ -119,7 +119,6 @@ impl Class {
                 ("middle_token", "▁<MID>"),
                 ("suffix_token", "▁<SUF>"),
                 ("eot_token", "▁<EOT>"),
-                ("fill_token", "<FILL_ME>"),
             ],
             Class::Gemma => &[
                 ("unk_token", "<unk>"),

@@ -1,6 +1,7 @@
 //! The files that a tokenizer is read from again.
 
 use serde_json::{Map, Value, json};
+use tokenizers::AddedToken;
 use tokenizers::processors::template::TemplateProcessing;
 
 use super::config::ROLES;
@@ -15,6 +16,9 @@ pub(super) fn write(tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Vec<u8>)
     };
     let json = shielded(|| {
         let mut inner = tokenizer.inner.clone();
+        // A token that was special once stays so for the library, whatever its flag says since.
+        let added = added(tokenizer).into_iter().map(|(_, token)| token);
+        inner.add_tokens(added)?;
         if let Some(framing) = framing(tokenizer)? {
             inner.with_post_processor(Some(framing));
         }
@@ -82,12 +86,7 @@ fn config(tokenizer: &Tokenizer) -> Map<String, Value> {
     if !others.is_empty() {
         config.insert("extra_special_tokens".to_owned(), others.into());
     }
-    let mut added: Vec<_> = tokenizer
-        .inner
-        .get_added_tokens_decoder()
-        .into_iter()
-        .collect();
-    added.sort_by_key(|&(id, _)| id);
+    let added = added(tokenizer);
     let added = added.into_iter().map(|(id, token)| {
         let token = json!({
             "content": token.content,
@@ -110,4 +109,18 @@ fn config(tokenizer: &Tokenizer) -> Map<String, Value> {
         tokenizer.cleans_up.into(),
     );
     config
+}
+
+/// Added tokens by id, each special if the library skips it.
+fn added(tokenizer: &Tokenizer) -> Vec<(u32, AddedToken)> {
+    let vocabulary = tokenizer.inner.get_added_vocabulary();
+    let tokens = tokenizer.inner.get_added_tokens_decoder().into_iter();
+    let mut added: Vec<_> = tokens
+        .map(|(id, token)| {
+            let is_special = vocabulary.is_special_token(&token.content);
+            (id, token.special(is_special))
+        })
+        .collect();
+    added.sort_by_key(|&(id, _)| id);
+    added
 }

@@ -13,8 +13,7 @@ use tokenizers::{ModelWrapper, PostProcessorWrapper};
 use super::class::{Class, JsonKind, TEXT_END};
 use super::config::{TokenSpec, TokenizerConfig};
 use super::pipeline::{
-    as_gemma, as_llama, as_t5, byte_fallback_bpe, byte_level, set_framing, set_prefix_space,
-    unigram,
+    as_gemma, as_llama, as_t5, bpe, byte_level, charsmap, set_framing, set_prefix_space, unigram,
 };
 use super::sentencepiece::{Algorithm, Pieces, precompiled};
 use super::special::{OtherFiles, SpecialTokensOf};
@@ -191,12 +190,20 @@ fn from_tokenizer_json(
     }
     let special = SpecialTokensOf::new(parts.config, &class, std::mem::take(&mut parts.files))?;
     let is_bpe = matches!(inner.get_model(), ModelWrapper::BPE(_));
+    let is_unigram = matches!(inner.get_model(), ModelWrapper::Unigram(_));
+    let unknown = special.text("unk_token");
     let mut framing = Framing::PostProcessor;
     match &class {
         Class::Llama | Class::CodeLlama if is_bpe => {
             let prefix = llama_prefix(&class, parts.config)?;
-            shielded(|| prefix.apply(&mut inner, special.text("unk_token")))
+            shielded(|| prefix.apply(&mut inner, unknown))
                 .map_err(|problem| broken(&origin, problem))?;
+        }
+        Class::Gemma if is_bpe => shielded(|| as_gemma(&mut inner, unknown))
+            .map_err(|problem| broken(&origin, problem))?,
+        Class::T5 if is_unigram => {
+            let charsmap = charsmap(inner.get_normalizer());
+            shielded(|| as_t5(&mut inner, charsmap)).map_err(|problem| broken(&origin, problem))?;
         }
         Class::Gpt2
         | Class::Roberta
@@ -283,10 +290,11 @@ fn from_sentencepiece(
     let pieces = shielded(|| Pieces::parse(bytes));
     let pieces = pieces.map_err(|problem| broken(&origin.name, problem))?;
     let class = parts.class(JsonKind::Absent);
+    let is_bpe = pieces.algorithm() == Algorithm::Bpe;
     let mut added = pieces.added();
     match &class {
         Class::T5 => added.extend(sentinels(parts.config)?),
-        Class::Llama | Class::CodeLlama | Class::Gemma => {}
+        Class::Llama | Class::CodeLlama | Class::Gemma if is_bpe => {}
         // User-defined pieces are then found by the model itself.
         _ => added.retain(TokenSpec::is_special_itself),
     }
@@ -295,17 +303,19 @@ fn from_sentencepiece(
     let unknown = special.text("unk_token").map(str::to_owned);
     let byte_fallback = pieces.byte_fallback();
     let inner = match &class {
-        Class::Llama | Class::CodeLlama => {
+        Class::Llama | Class::CodeLlama if is_bpe => {
             let prefix = llama_prefix(&class, parts.config)?;
             shielded(|| {
-                let mut inner = classed_model(&pieces)?;
+                let (vocab, merges) = pieces.vocab_and_merges();
+                let mut inner = tokenizers::Tokenizer::new(bpe(vocab, merges)?);
                 prefix.apply(&mut inner, unknown.as_deref())?;
                 Ok(inner)
             })
         }
-        Class::Gemma => shielded(|| {
-            let mut inner = classed_model(&pieces)?;
-            as_gemma(&mut inner)?;
+        Class::Gemma if is_bpe => shielded(|| {
+            let (vocab, merges) = pieces.vocab_and_merges();
+            let mut inner = tokenizers::Tokenizer::new(bpe(vocab, merges)?);
+            as_gemma(&mut inner, unknown.as_deref())?;
             Ok(inner)
         }),
         Class::T5 => {
@@ -323,7 +333,11 @@ fn from_sentencepiece(
                 Ok(inner)
             })
         }
-        Class::Plain
+        // A unigram model stays one, although the reference makes BPE of it: that is how the model was trained.
+        Class::Llama
+        | Class::CodeLlama
+        | Class::Gemma
+        | Class::Plain
         | Class::Gpt2
         | Class::Roberta
         | Class::GptNeoX
@@ -333,13 +347,18 @@ fn from_sentencepiece(
         | Class::Qwen1
         | Class::Kimi
         | Class::Other(_) => {
+            let is_llama = matches!(class, Class::Llama | Class::CodeLlama | Class::Gemma);
             if let Some(name) = parts.hub_class.filter(|_| class != Class::Plain) {
+                let why = match is_llama {
+                    true => "is for BPE, and this is a unigram model",
+                    false => "is not known here",
+                };
                 origin.notices.push(format!(
-                    "{}: what {name} makes of it is not known here: it is applied as SentencePiece does",
+                    "{}: what {name} makes of it {why}: it is applied as SentencePiece does",
                     origin.name
                 ));
             }
-            let prepend = match parts.config.flag("legacy", true)? {
+            let prepend = match is_llama || parts.config.flag("legacy", true)? {
                 true => PrependScheme::Always,
                 false => PrependScheme::First,
             };
@@ -355,22 +374,6 @@ fn from_sentencepiece(
     let inner = inner.map_err(|problem| broken(&origin.name, problem))?;
     let framing = parts.edge_flags(&class)?;
     parts.finish(inner, &class, &special, framing, origin)
-}
-
-/// The model as classes with a pipeline of their own take it. A unigram model stays one, whatever the class makes of it:
-/// that is how the model was trained.
-fn classed_model(pieces: &Pieces) -> tokenizers::Result<tokenizers::Tokenizer> {
-    Ok(match pieces.algorithm() {
-        Algorithm::Bpe => {
-            let (vocab, merges) = pieces.vocab_and_merges();
-            tokenizers::Tokenizer::new(byte_fallback_bpe(vocab, merges, Some(pieces.unk_piece()))?)
-        }
-        Algorithm::Unigram => tokenizers::Tokenizer::new(unigram(
-            pieces.scored(),
-            pieces.unk_id(),
-            pieces.byte_fallback(),
-        )?),
-    })
 }
 
 fn from_tiktoken(
@@ -522,7 +525,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TextError> {
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8], origin: &str) -> Result<T, TextError> {
-    serde_json::from_slice(bytes).map_err(|error| TextError::BrokenConfig {
+    llm_json::parse_as(bytes).map_err(|error| TextError::BrokenConfig {
         origin: origin.to_owned(),
         problem: one_line(error),
     })

@@ -6,7 +6,7 @@ use tokenizers::decoders::sequence::Sequence as DecoderSequence;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::models::unigram::Unigram;
-use tokenizers::normalizers::{NFC, Precompiled, Replace};
+use tokenizers::normalizers::{NFC, NormalizerWrapper, Precompiled, Replace};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
@@ -90,6 +90,19 @@ pub(super) fn as_llama(
     strips: bool,
     unknown: Option<&str>,
 ) -> tokenizers::Result<()> {
+    fall_back_to_bytes(inner, unknown);
+    inner.with_normalizer(None::<NFC>)?;
+    inner.with_pre_tokenizer(Some(Metaspace::new(SPACE, prepend, false)));
+    let mut decoders = sentencepiece_decoders()?;
+    if strips {
+        decoders.push(Strip::new(' ', 1, 0).into());
+    }
+    inner.with_decoder(Some(DecoderSequence::new(decoders)));
+    Ok(())
+}
+
+/// Makes a BPE spell in bytes what it does not know.
+fn fall_back_to_bytes(inner: &mut Tokenizer, unknown: Option<&str>) {
     if let ModelWrapper::BPE(model) = inner.get_model() {
         let mut model = model.clone();
         model.dropout = None;
@@ -101,18 +114,11 @@ pub(super) fn as_llama(
         model.unk_token = unknown.map(str::to_owned);
         inner.with_model(model);
     }
-    inner.with_normalizer(None::<NFC>)?;
-    inner.with_pre_tokenizer(Some(Metaspace::new(SPACE, prepend, false)));
-    let mut decoders = sentencepiece_decoders()?;
-    if strips {
-        decoders.push(Strip::new(' ', 1, 0).into());
-    }
-    inner.with_decoder(Some(DecoderSequence::new(decoders)));
-    Ok(())
 }
 
 /// Gemma's pipeline: spaces are respelled, and none is added.
-pub(crate) fn as_gemma(inner: &mut Tokenizer) -> tokenizers::Result<()> {
+pub(crate) fn as_gemma(inner: &mut Tokenizer, unknown: Option<&str>) -> tokenizers::Result<()> {
+    fall_back_to_bytes(inner, unknown);
     inner.with_normalizer(Some(Replace::new(" ", SPACE.to_string())?))?;
     let space = SplitPattern::String(" ".to_owned());
     let split = Split::new(space, SplitDelimiterBehavior::MergedWithPrevious, false)?;
@@ -192,20 +198,20 @@ pub(super) fn set_framing(
     Ok(())
 }
 
-/// A BPE over whole characters that spells what it does not know in bytes.
-pub(crate) fn byte_fallback_bpe(
-    vocab: Vocab,
-    merges: Merges,
-    unknown: Option<&str>,
-) -> tokenizers::Result<BPE> {
-    let mut model = BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .fuse_unk(true)
-        .byte_fallback(true);
-    if let Some(unknown) = unknown {
-        model = model.unk_token(unknown.to_owned());
+/// A BPE over whole characters; its pipeline says what becomes of what it does not know.
+pub(crate) fn bpe(vocab: Vocab, merges: Merges) -> tokenizers::Result<BPE> {
+    BPE::builder().vocab_and_merges(vocab, merges).build()
+}
+
+/// The table of characters that a tokenizer applies, if it does.
+pub(super) fn charsmap(normalizer: Option<&NormalizerWrapper>) -> Option<Precompiled> {
+    match normalizer? {
+        NormalizerWrapper::Precompiled(charsmap) => Some(charsmap.clone()),
+        NormalizerWrapper::Sequence(steps) => {
+            steps.as_ref().iter().find_map(|step| charsmap(Some(step)))
+        }
+        _ => None,
     }
-    model.build()
 }
 
 /// A unigram model whose unknown token, if it has one, is a piece.

@@ -4,6 +4,7 @@
 //! becomes a model of the `tokenizers` library, BPE or unigram, so that one implementation makes all ids.
 
 use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 use tokenizers::decoders::byte_fallback::ByteFallback;
@@ -102,10 +103,6 @@ impl Pieces {
         self.normalizer.add_dummy_prefix()
     }
 
-    pub(super) fn unk_piece(&self) -> &str {
-        self.trainer.unk_piece()
-    }
-
     pub(super) fn unk_id(&self) -> Option<usize> {
         usize::try_from(self.trainer.unk_id()).ok()
     }
@@ -168,10 +165,13 @@ impl Pieces {
     }
 
     fn vocab(&self, renamed: &[(u32, String)]) -> Vocab {
-        let names = (0..u32::MAX).zip(&self.pieces);
-        let names = names.map(|(id, piece)| {
-            let new = renamed.iter().find(|(renamed, _)| *renamed == id);
-            let name = new.map_or(piece.piece(), |(_, name)| name);
+        let renamed: HashMap<u32, &str> = renamed
+            .iter()
+            .map(|(id, name)| (*id, name.as_str()))
+            .collect();
+        let ids = (0..u32::MAX).zip(&self.pieces);
+        let names = ids.map(|(id, piece)| {
+            let name = renamed.get(&id).copied().unwrap_or(piece.piece());
             (name.to_owned(), id)
         });
         names.collect()
@@ -185,14 +185,11 @@ impl Pieces {
         names: Vec<(u32, String)>,
         prepend: PrependScheme,
     ) -> tokenizers::Result<Tokenizer> {
-        let user_defined = self
-            .pieces
-            .iter()
-            .filter(|piece| piece.kind() == USER_DEFINED);
-        let mut user_defined: Vec<String> = user_defined.map(|p| p.piece().to_owned()).collect();
+        let names = self.renamed(names);
+        let mut user_defined = self.user_defined(&names);
         user_defined.sort_by_key(|piece| Reverse(piece.chars().count()));
         let model: ModelWrapper = match self.algorithm {
-            Algorithm::Bpe => self.plain_bpe(names, !user_defined.is_empty())?.into(),
+            Algorithm::Bpe => self.plain_bpe(&names, !user_defined.is_empty())?.into(),
             Algorithm::Unigram => {
                 unigram(self.scored(), self.unk_id(), self.byte_fallback())?.into()
             }
@@ -227,22 +224,35 @@ impl Pieces {
         Ok(inner)
     }
 
-    /// Only normal pieces are merged, those with the highest score first.
-    fn plain_bpe(
-        &self,
-        names: Vec<(u32, String)>,
-        ignores_merges: bool,
-    ) -> tokenizers::Result<BPE> {
+    /// The new names of pieces that take them. One whose new name another keeps as its own stays what it is, and a
+    /// unigram model renames none.
+    fn renamed(&self, mut names: Vec<(u32, String)>) -> Vec<(u32, String)> {
+        if self.algorithm == Algorithm::Unigram {
+            return Vec::new();
+        }
         let before = self.vocab(&[]);
-        // A piece whose new name another keeps as its own stays what it is.
-        let is_renamed = |id: u32| names.iter().any(|(renamed, _)| *renamed == id);
-        let keeps = |name: &String| before.get(name).is_some_and(|&id| !is_renamed(id));
-        let renamed: Vec<_> = names
-            .iter()
-            .filter(|(_, name)| !keeps(name))
-            .cloned()
-            .collect();
-        let vocab = self.vocab(&renamed);
+        let ids: HashSet<u32> = names.iter().map(|&(id, _)| id).collect();
+        let is_kept = |name: &String| before.get(name).is_some_and(|id| !ids.contains(id));
+        names.retain(|(_, name)| !is_kept(name));
+        names
+    }
+
+    /// User-defined pieces by the names that they have in the end.
+    fn user_defined(&self, names: &[(u32, String)]) -> Vec<String> {
+        let ids = 0..u32::MAX;
+        let pieces = ids
+            .zip(&self.pieces)
+            .filter(|(_, piece)| piece.kind() == USER_DEFINED);
+        let pieces = pieces.map(|(id, piece)| {
+            let new = names.iter().find(|(renamed, _)| *renamed == id);
+            new.map_or(piece.piece(), |(_, name)| name).to_owned()
+        });
+        pieces.collect()
+    }
+
+    /// Only normal pieces are merged, those with the highest score first.
+    fn plain_bpe(&self, names: &[(u32, String)], ignores_merges: bool) -> tokenizers::Result<BPE> {
+        let vocab = self.vocab(names);
         let is_normal = |name: &str| {
             let id = vocab.get(name).and_then(|&id| usize::try_from(id).ok());
             id.is_some_and(|id| self.pieces[id].kind() == NORMAL)
@@ -326,7 +336,8 @@ pub(crate) fn precompiled(charsmap: &[u8]) -> tokenizers::Result<Precompiled> {
 fn escape(piece: &str) -> String {
     let mut pattern = String::new();
     for c in piece.chars() {
-        if c.is_ascii_punctuation() {
+        // Behind a backslash, other characters than these mean something else.
+        if r"\.+*?()|[]{}^$".contains(c) {
             pattern.push('\\');
         }
         pattern.push(c);

@@ -1,4 +1,6 @@
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -285,5 +287,72 @@ fn what_is_written_is_read_back_as_it_was() {
             _ => "byte-level/expected.json",
         };
         check(name, &again, &read_json(&fixture(made_from)));
+    }
+}
+
+/// Case by case a folder of files, and what transformers makes of texts with it.
+#[derive(Deserialize)]
+struct ClassCases {
+    texts: Vec<String>,
+    cases: Vec<ClassCase>,
+}
+
+#[derive(Deserialize)]
+struct ClassCase {
+    name: String,
+    files: BTreeMap<String, String>,
+    inline: BTreeMap<String, serde_json::Value>,
+    /// The case that has the same rows.
+    same_as: Option<usize>,
+    #[serde(default)]
+    rows: Vec<(Vec<u32>, Vec<u32>, String, String)>,
+}
+
+impl ClassCase {
+    fn write(&self, dir: &Path) {
+        for (name, source) in &self.files {
+            fs::copy(fixture("classes").join(source), dir.join(name)).unwrap();
+        }
+        for (name, value) in &self.inline {
+            fs::write(dir.join(name), value.to_string()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn every_class_is_as_in_transformers_and_is_written_as_it_was() {
+    let all: ClassCases = read_json(&fixture("classes/cases.json"));
+    for case in &all.cases {
+        let dir = tempfile::tempdir().unwrap();
+        case.write(dir.path());
+        let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
+        assert_eq!(tokenizer.notices(), &[""; 0], "{}", case.name);
+        let again = tempfile::tempdir().unwrap();
+        for (file, bytes) in tokenizer.to_files().unwrap() {
+            fs::write(again.path().join(file), bytes).unwrap();
+        }
+        let again = Tokenizer::from_folder(again.path()).unwrap();
+        let rows = case.same_as.map_or(&case.rows, |at| &all.cases[at].rows);
+        assert_eq!(rows.len(), all.texts.len());
+        for (text, (ids, plain, decoded, with_special)) in all.texts.iter().zip(rows) {
+            for (tokenizer, which) in [(&tokenizer, "read"), (&again, "written")] {
+                let context = format!("{}, {which}: {text:?}", case.name);
+                let found = tokenizer.encode(text, SpecialTokens::Add).unwrap();
+                assert_eq!(&found, ids, "{context}");
+                let found = tokenizer.encode(text, SpecialTokens::AsIs).unwrap();
+                assert_eq!(&found, plain, "{context}");
+                let found = tokenizer.decode(ids, SpecialText::Skip).unwrap();
+                assert_eq!(&found, decoded, "{context}");
+                let found = tokenizer.decode(ids, SpecialText::Keep).unwrap();
+                assert_eq!(&found, with_special, "{context}");
+                let mut detokenizer = tokenizer.detokenizer();
+                let mut pieces = String::new();
+                for &id in ids {
+                    pieces.push_str(&detokenizer.push(id).unwrap());
+                }
+                pieces.push_str(&detokenizer.finish().unwrap());
+                assert_eq!(&pieces, decoded, "{context}");
+            }
+        }
     }
 }

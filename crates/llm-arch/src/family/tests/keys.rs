@@ -1,0 +1,199 @@
+//! Which keys are passed, and which are not.
+
+use super::*;
+
+/// Inserts `key`, which may be `object.key`.
+fn with(mut config: Map<String, Value>, key: &str, value: Value) -> Map<String, Value> {
+    match key.split_once('.') {
+        Some((object, key)) => {
+            let object = config.entry(object).or_insert_with(|| json!({}));
+            object
+                .as_object_mut()
+                .unwrap()
+                .insert(key.to_owned(), value);
+        }
+        None => {
+            config.insert(key.to_owned(), value);
+        }
+    }
+    config
+}
+
+#[test]
+fn what_changes_nothing_passes() {
+    let plain = from_config(&llama()).unwrap().spec;
+    let cases = [
+        ("use_mrope", json!(false)),
+        ("unsloth_version", json!("2025.3.1")),
+        ("quantization", Value::Null),
+        ("frobnicate", Value::Null),
+        ("pruned_heads", json!({})),
+        ("mlp_only_layers", json!([])),
+        ("cross_attention_hidden_size", Value::Null),
+        ("is_decoder", json!(true)),
+        ("tie_encoder_decoder", json!(false)),
+        ("rope_scaling", json!({"type": "default"})),
+        (
+            "rope_scaling",
+            json!({"rope_type": "default", "factor": 8.0}),
+        ),
+        ("rope_scaling", json!({})),
+        ("rope_scaling", json!({"factor": 1.0})),
+        ("_anything", json!([1, {"a": "Infinity"}])),
+        ("attention_dropout", json!("NaN")),
+        ("num_experts", json!(0)),
+    ];
+    for (key, value) in cases {
+        let of = format!("{key}: {value}");
+        let skeleton = from_config(&with(llama(), key, value));
+        let skeleton = skeleton.unwrap_or_else(|e| panic!("{of}: {e}"));
+        assert_eq!(skeleton.spec, plain, "{of}");
+        assert!(skeleton.notices.is_empty(), "{of}");
+    }
+}
+
+#[test]
+fn what_would_change_something_does_not_pass() {
+    let cases = [
+        ("use_mrope", json!(true)),
+        ("use_sliding_window", json!(true)),
+        ("quantization", json!({"group_size": 64, "bits": 4})),
+        ("pruned_heads", json!({"0": [1]})),
+        ("is_encoder_decoder", json!(true)),
+        ("qk_layernorm", json!(true)),
+        ("attention_multiplier", json!(0.5)),
+        ("num_experts", json!(8)),
+        ("use_mrope", json!("NaN")),
+        ("unslothed", json!(1)),
+        ("rope_scaling.surprise", json!(1)),
+    ];
+    for (key, value) in cases {
+        let config = with(llama(), key, value.clone());
+        let error = from_config(&config).unwrap_err();
+        let ArchError::UnknownKeys { keys } = &error else {
+            panic!("{key}: {error}");
+        };
+        assert_eq!(keys.len(), 1);
+        let shown = value.as_str().map_or(value.to_string(), str::to_owned);
+        assert_eq!((&*keys[0].key, &keys[0].value), (key, &shown));
+        let skeleton = from_config_with(&config, UnknownKeys::PassOver).unwrap();
+        assert_eq!(skeleton.notices.len(), 1, "{key}");
+        assert!(skeleton.notices[0].contains(&format!("`{key}`: {shown}")));
+        assert_eq!(skeleton.spec, from_config(&llama()).unwrap().spec, "{key}");
+    }
+}
+
+#[test]
+fn values_are_not_passed_over() {
+    let wrong = [
+        ("hidden_size", json!("NaN")),
+        ("rms_norm_eps", json!("Infinity")),
+        ("rope_scaling", json!({"factor": 2.0})),
+    ];
+    for (key, value) in wrong {
+        let error = from_config_with(&with(llama(), key, value), UnknownKeys::PassOver);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(&format!("`{key}")), "{error}");
+    }
+    let error = from_config(&with(llama(), "hidden_size", json!("NaN"))).unwrap_err();
+    assert!(
+        error.to_string().contains("`hidden_size` is NaN"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_slip_of_the_pen_is_recognised() {
+    let cases = [
+        ("rope_thetta", "`rope_theta`"),
+        ("num_key_value_head", "`num_key_value_heads`"),
+        ("atention_bias", "`attention_bias`"),
+        ("rope_scaling.factr", "`rope_scaling.factor`"),
+    ];
+    for (key, guess) in cases {
+        let error = from_config(&with(llama(), key, json!(7))).unwrap_err();
+        let words = format!("`{key}`: 7 (did you mean {guess}?)");
+        assert!(error.to_string().contains(&words), "{error}");
+    }
+    let error = from_config(&with(llama(), "frobnicate", json!(7))).unwrap_err();
+    assert!(!error.to_string().contains("mean"), "{error}");
+}
+
+#[test]
+fn spellings_of_one_key_may_not_contradict_each_other() {
+    let same = with(gpt2(), "hidden_size", json!(768));
+    assert_eq!(
+        from_config(&same).unwrap().spec,
+        from_config(&gpt2()).unwrap().spec
+    );
+    let error = from_config(&with(gpt2(), "hidden_size", json!(1024))).unwrap_err();
+    let words = "`hidden_size` is 1024 and `n_embd` is 768";
+    assert!(error.to_string().contains(words), "{error}");
+}
+
+#[test]
+fn the_older_spelling_of_rope_counts_where_both_are_there() {
+    let both = with(
+        with(
+            llama(),
+            "rope_scaling",
+            json!({"type": "linear", "factor": 2.0}),
+        ),
+        "rope_parameters",
+        json!({"rope_type": "default", "rope_theta": 5e5}),
+    );
+    let older = with(
+        llama(),
+        "rope_scaling",
+        json!({"type": "linear", "factor": 2.0}),
+    );
+    assert_eq!(
+        from_config(&both).unwrap().spec,
+        from_config(&older).unwrap().spec
+    );
+}
+
+#[test]
+fn halves_say_what_they_leave_out() {
+    let gemma3 = |key: &str, value: Value| {
+        let config = json!({
+            "model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 2},
+            "vision_config": {"num_hidden_layers": 27}, "mm_tokens_per_image": 256
+        });
+        from_config(&with(object(config), key, value))
+    };
+    let skeleton = gemma3("image_token_index", json!(7)).unwrap();
+    let words = ["gemma3", "vision tower of 27 layers", "left out"];
+    assert!(
+        words.iter().all(|w| skeleton.notices[0].contains(w)),
+        "{:?}",
+        skeleton.notices
+    );
+    let names = |skeleton: &Skeleton| skeleton.slots[0].name.clone();
+    assert_eq!(names(&skeleton), "model.language_model.embed_tokens.weight");
+    let mut settled = skeleton.clone();
+    settled.settle_names(|name| name == "language_model.model.embed_tokens.weight");
+    assert_eq!(names(&settled), "language_model.model.embed_tokens.weight");
+    assert!(settled.is_harmless("vision_tower.encoder.layers.0.mlp.fc1.bias"));
+    assert!(settled.is_harmless("language_model.lm_head.weight"), "tied");
+    assert!(!settled.is_harmless("language_model.model.layers.0.adapter.weight"));
+    for (key, words) in [
+        ("frobnicate", "`frobnicate`"),
+        ("text_config.frobnicate", "`text_config.frobnicate`"),
+        (
+            "text_config.num_attention_heads",
+            "`text_config.num_attention_heads`",
+        ),
+    ] {
+        let error = gemma3(key, json!(0)).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    for (model_type, words) in [
+        ("paligemma", "attends"),
+        ("gemma3n", "unknown model family"),
+    ] {
+        let config = object(json!({"model_type": model_type, "text_config": {}}));
+        let error = from_config(&config).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}

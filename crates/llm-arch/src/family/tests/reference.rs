@@ -1,0 +1,80 @@
+//! What a key that is left out means, against the reference library.
+
+use super::*;
+
+fn fixture(name: &str) -> Map<String, Value> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+    read(&folder.join("configs").join(name))
+}
+
+fn spec(config: &Map<String, Value>, of: &str) -> ModelSpec {
+    let skeleton = from_config(config).unwrap_or_else(|e| panic!("{of}: {e}"));
+    skeleton.spec
+}
+
+#[test]
+fn what_is_left_out_means_what_it_does_to_the_reference() {
+    let mut reference = fixture("reference-defaults.json");
+    reference.shift_remove("text_halves");
+    assert_eq!(reference.len(), FAMILIES.len());
+    let mut n_cases = 0;
+    for (family, cases) in &reference {
+        let whole = cases["whole"].as_object().unwrap();
+        let core = super::super::family(family).unwrap().core;
+        for key in whole.keys().filter(|key| *key != "model_type") {
+            let of = format!("{family} without {key}");
+            let (mut expected, mut config) = (whole.clone(), whole.clone());
+            config.shift_remove(key);
+            let changed = cases["without"].get(key);
+            if changed.is_some_and(Value::is_null) {
+                // The reference refuses the rest, whose extents do not fit its default.
+                continue;
+            }
+            if let Some(changed) = changed {
+                expected.extend(changed.as_object().unwrap().clone());
+                for changed in changed.as_object().unwrap().keys() {
+                    config.shift_remove(changed);
+                }
+            }
+            if let Some((key, default)) = core.iter().find(|(name, _)| name == key) {
+                let error = from_config(&config).unwrap_err();
+                let key = (*key).to_owned();
+                assert_eq!(error, ArchError::MissingKey { key: key.clone() }, "{of}");
+                config.insert(key, Value::from(*default));
+            }
+            match from_config(&expected) {
+                Ok(expected) => assert_eq!(spec(&config, &of), expected.spec, "{of}"),
+                // What the reference builds is no model.
+                Err(_) => assert!(from_config(&config).is_err(), "{of}"),
+            }
+            n_cases += 1;
+        }
+    }
+    assert!(n_cases > 250, "{n_cases}");
+}
+
+#[test]
+fn what_a_text_half_leaves_out_means_what_it_does_to_the_reference() {
+    let reference = fixture("reference-defaults.json");
+    let halves = reference["text_halves"].as_object().unwrap();
+    assert!(halves.len() > 20);
+    for (model_type, whole) in halves {
+        let of = |text: Value| object(json!({"model_type": model_type, "text_config": text}));
+        let expected = spec(&of(whole.clone()), model_type);
+        assert_eq!(spec(&of(json!({})), model_type), expected, "{model_type}");
+        let named = json!({"model_type": whole["model_type"]});
+        assert_eq!(spec(&of(named), model_type), expected, "{model_type}");
+    }
+}
+
+#[test]
+fn configurations_as_they_are_published_open() {
+    let published = fixture("real-keys.json");
+    assert!(published.len() > 70);
+    for (name, config) in &published {
+        let skeleton = from_config(config.as_object().unwrap());
+        let skeleton = skeleton.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let is_half = config.get("vision_config").is_some();
+        assert_eq!(skeleton.notices.len(), usize::from(is_half), "{name}");
+    }
+}
