@@ -158,7 +158,7 @@ fn gguf_holds_the_same_models() {
     let files: Vec<_> = names
         .filter(|path| path.extension().is_some_and(|suffix| suffix == "gguf"))
         .collect();
-    assert_eq!(files.len(), 11);
+    assert_eq!(files.len(), 16);
     for path in files {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let (folder, expected) = golden(name);

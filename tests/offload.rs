@@ -184,6 +184,44 @@ fn models(folder: &str) -> Vec<String> {
 }
 
 #[test]
+fn experts_in_one_tensor_compute_the_same_wherever_they_rest() {
+    let nf4 = QuantConfig::new(LoadIn::FourBit);
+    let int8 = QuantConfig::new(LoadIn::EightBit);
+    let kept: [Kept<'_>; 4] = [
+        (WeightDType::As(DType::F32), None),
+        (WeightDType::As(DType::BF16), None),
+        (WeightDType::As(DType::BF16), Some(&int8)),
+        (WeightDType::As(DType::BF16), Some(&nf4)),
+    ];
+    for name in ["qwen3-moe-mixed", "mixtral"] {
+        let many = fixture("models").join(name);
+        let stacked = llm_tests::Variant::of(&many).stacked().write();
+        let prompt = &golden(name).1.input_ids;
+        for kept in kept {
+            let found = |path: &Path, rest: Rest| {
+                let folder = tempfile::tempdir().unwrap();
+                let model = BoundModel::open(path).unwrap();
+                let case = Case {
+                    model: &model,
+                    kept,
+                    limits: limits(&model, 5),
+                    folder: folder.path(),
+                };
+                let (mut session, plan) = case.load(rest).unwrap();
+                let allocated = session.memory().terms;
+                (run(&mut session, prompt).unwrap(), allocated, plan.map)
+            };
+            for rest in RESTS {
+                let (expected, of_many, _) = found(&many, rest);
+                let (bits, of_stacked, _) = found(stacked.path(), rest);
+                assert_eq!(bits, expected, "{name} {kept:?} {rest:?}");
+                assert_eq!(of_stacked, of_many, "{name} {kept:?} {rest:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn every_family_computes_the_same_wherever_its_weights_rest() {
     let int8 = QuantConfig::new(LoadIn::EightBit);
     let nf4_double = QuantConfig {

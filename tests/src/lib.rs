@@ -1,5 +1,7 @@
 //! What the tests across the crates share: fixtures, and how they are read.
 
+mod variant;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +11,8 @@ use llm_plan::WeightDType;
 use llm_quant::{QuantConfig, Scalar};
 use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
+
+pub use variant::Variant;
 
 /// A file or folder of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {

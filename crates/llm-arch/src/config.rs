@@ -347,7 +347,7 @@ impl<'a> Config<'a> {
             .iter()
             .filter(|(key, value)| !is_known(key, value));
         let unknown = unknown.map(|(key, value)| UnknownKey {
-            key: format!("{}{key}", self.path),
+            key: format!("{}{}", self.path, clipped_text(key)),
             value: clipped(value),
             guess: nearest(key, &names).map(|name| format!("{}{name}", self.path)),
         });
@@ -386,6 +386,14 @@ fn nearest<'a>(key: &str, names: &[&'a str]) -> Option<&'a str> {
 /// Where a model of text and pictures has the configuration of its text half.
 pub(crate) const TEXT_CONFIG: &str = "text_config.";
 
+/// A text cut to what fits a line.
+pub(crate) fn clipped_text(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// A value as JSON, cut to what fits a line.
 fn clipped(value: &Value) -> String {
     let text = match value.as_str() {
@@ -393,8 +401,5 @@ fn clipped(value: &Value) -> String {
         Some(word @ ("NaN" | "Infinity" | "-Infinity")) => word.to_owned(),
         _ => value.to_string(),
     };
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+    clipped_text(&text)
 }

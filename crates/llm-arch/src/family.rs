@@ -19,7 +19,7 @@ mod written;
 
 use serde_json::{Map, Value};
 
-use crate::config::{Config, Unread};
+use crate::config::{Config, Unread, clipped_text};
 use crate::error::UnknownKey;
 use crate::skeleton::{Naming, Skeleton};
 use crate::{ArchError, ModelSpec, Positions, RopeScaling};
@@ -166,17 +166,31 @@ pub fn from_gguf(
         .and_then(Value::as_str)
         .ok_or_else(missing)?;
     let known = || FAMILIES.iter().filter_map(|f| Some((*f, f.gguf.as_ref()?)));
-    let found = known().find(|(_, gguf)| gguf.architecture == architecture);
+    // Mixtral is Llama with experts there.
+    let experts = format!("{architecture}.{EXPERT_COUNT}");
+    let n_experts = metadata.get(&experts).and_then(Value::as_u64);
+    let has_experts = n_experts.is_some_and(|n| n > 0);
+    let knows_experts = |gguf: &Gguf| gguf.keys.iter().any(|(key, _)| *key == EXPERT_COUNT);
+    let mut of_architecture = known().filter(|(_, gguf)| gguf.architecture == architecture);
+    let first = of_architecture.clone().next();
+    let found = of_architecture.find(|(_, gguf)| knows_experts(gguf) == has_experts);
     let (family, gguf) = found
+        .or(first)
         .ok_or_else(|| unknown_family(architecture, known().map(|(_, gguf)| gguf.architecture)))?;
 
     let mut config = renamed_keys(metadata, gguf);
+    if !has_experts {
+        // None, and none of them at a time.
+        config.shift_remove(EXPERT_COUNT);
+        config.shift_remove("expert_used_count");
+    }
     // How the converter stored a tensor that our name tables know of.
     config.shift_remove("tensor_data_layout");
     config.insert("vocab_size".to_owned(), Value::from(vocab));
     config.insert(
         "tie_word_embeddings".to_owned(),
-        Value::from(!has_tensor("output.weight")),
+        // What is tied may be stored under either name.
+        Value::from(!(has_tensor("output.weight") && has_tensor("token_embd.weight"))),
     );
     // Where the converter says nothing each query head has keys of its own.
     config.entry("num_key_value_heads").or_insert(Value::Null);
@@ -239,6 +253,9 @@ fn gguf_of(spec: &ModelSpec) -> Option<&'static Gguf> {
     family.gguf.as_ref()
 }
 
+/// GGUF's key for the number of experts.
+const EXPERT_COUNT: &str = "expert_count";
+
 fn read_spec(keys: &Config<'_>, family: &Family) -> Result<ModelSpec, ArchError> {
     let spec = (family.spec)(keys)?;
     keys.finish(&family.unread);
@@ -252,10 +269,13 @@ fn gather_rope_scaling(config: &mut Map<String, Value>) {
         let Some(key) = key.strip_prefix("rope.scaling.") else {
             return true;
         };
-        let names = [(
-            "original_context_length",
-            "original_max_position_embeddings",
-        )];
+        let names = [
+            (
+                "original_context_length",
+                "original_max_position_embeddings",
+            ),
+            ("attn_factor", "attention_factor"),
+        ];
         rope.insert(renamed(key, &names).to_owned(), value.take());
         false
     });
@@ -284,7 +304,7 @@ fn renamed<'a>(key: &'a str, names: &[(&str, &'static str)]) -> &'a str {
 
 fn unknown_family(found: &str, known: impl Iterator<Item = &'static str>) -> ArchError {
     ArchError::UnknownFamily {
-        found: found.to_owned(),
+        found: clipped_text(found),
         known: known.collect::<Vec<_>>().join(", "),
     }
 }

@@ -17,7 +17,9 @@ pub use error::{ArchError, UnknownKey};
 pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf};
 pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
-pub use skeleton::{Module, Role, Side, Skeleton, Slot, Stored, TensorKind, Unit};
+pub use skeleton::{
+    Module, Place, Role, Side, Skeleton, Slot, StackPlace, Stored, TensorKind, Unit,
+};
 pub use spec::{
     AttentionSpec, BlockSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
     HeadMatrix, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual,

@@ -146,6 +146,23 @@ impl RotarySpec {
         }
     }
 
+    /// The most positions for which keys may stay as they were made; of more all are turned otherwise.
+    ///
+    /// A dynamic scaling has no such border: its base grows with each position, and the references leave keys as they were.
+    pub fn border(&self) -> Option<usize> {
+        match self.scaling {
+            RopeScaling::LongRope {
+                original_context, ..
+            } => Some(original_context),
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Dynamic { .. }
+            | RopeScaling::Yarn { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::Stored => None,
+        }
+    }
+
     /// Positions of a model whose configuration says `context`.
     pub(crate) fn reach(&self, context: usize) -> usize {
         match self.scaling {

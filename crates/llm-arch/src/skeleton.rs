@@ -1,12 +1,16 @@
 //! The list of tensors that a model needs.
 
 mod naming;
+mod places;
 mod slot;
 mod text_half;
 mod walk;
 
+use std::borrow::Cow;
+
 use self::naming::matches;
-pub(crate) use self::naming::{Matrices, Names, Naming};
+pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
+pub use self::places::{Place, StackPlace};
 pub use self::slot::{Module, Role, Side, Slot, Stored, TensorKind, Unit};
 use self::walk::Slots;
 use crate::ArchError;
@@ -21,9 +25,9 @@ pub struct Skeleton {
     pub slots: Vec<Slot>,
     /// What a user should know of how the configuration was understood.
     pub notices: Vec<String>,
-    harmless: &'static [&'static str],
-    /// Whether it is a part of a larger model, which the checkpoint may hold too.
-    is_text_half: bool,
+    naming: &'static Naming,
+    /// Where a checkpoint of a larger model holds it, if it is but a part of one.
+    text_half: Option<text_half::Layout>,
 }
 
 impl Skeleton {
@@ -32,7 +36,7 @@ impl Skeleton {
     /// # Errors
     /// [`ArchError::TooManyTensors`] and [`ArchError::TooLarge`] when the extents together make no real model; sums of
     /// sizes then fit 64 bits.
-    pub(crate) fn new(spec: ModelSpec, naming: &Naming) -> Result<Self, ArchError> {
+    pub(crate) fn new(spec: ModelSpec, naming: &'static Naming) -> Result<Self, ArchError> {
         let n_slots: u64 = spec
             .decoder
             .layers
@@ -57,21 +61,54 @@ impl Skeleton {
             slots: slots.out,
             spec,
             notices: Vec::new(),
-            harmless: naming.harmless,
-            is_text_half: false,
+            naming,
+            text_half: None,
         })
+    }
+
+    /// The same model with another answer to whether its head is tied: what a checkpoint holds may not be what its
+    /// configuration says.
+    ///
+    /// # Errors
+    /// [`ArchError::TooManyTensors`] and [`ArchError::TooLarge`].
+    pub fn with_head(self, matrix: HeadMatrix) -> Result<Self, ArchError> {
+        let mut spec = self.spec;
+        spec.head.matrix = matrix;
+        let mut skeleton = Skeleton::new(spec, self.naming)?;
+        skeleton.notices = self.notices;
+        if let Some(layout) = self.text_half {
+            text_half::rename(&mut skeleton.slots, layout);
+            skeleton.text_half = Some(layout);
+        }
+        Ok(skeleton)
     }
 
     /// Makes it the part of a larger model that writes text, by the names that such checkpoints use.
     pub(crate) fn make_text_half(&mut self) {
-        self.is_text_half = true;
+        self.text_half = Some(text_half::NEWEST);
         text_half::rename(&mut self.slots, text_half::NEWEST);
     }
 
     /// Takes the names by which a checkpoint holds the model, where models of its kind have been stored by several.
     pub fn settle_names(&mut self, has_tensor: impl Fn(&str) -> bool) {
-        if self.is_text_half {
-            text_half::settle(&mut self.slots, has_tensor);
+        if self.text_half.is_some() {
+            self.text_half = Some(text_half::settle(&mut self.slots, has_tensor));
+        }
+    }
+
+    /// What a checkpoint calls what is `name` where the model is not a part of a larger one.
+    fn outer_name(&self, name: &str) -> String {
+        match self.text_half {
+            Some(layout) => layout.outer_name(name),
+            None => name.to_owned(),
+        }
+    }
+
+    /// The inverse.
+    fn inner_name<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        match self.text_half {
+            Some(layout) => layout.inner_name(name),
+            None => Cow::Borrowed(name),
         }
     }
 
@@ -89,20 +126,59 @@ impl Skeleton {
     /// Whether a checkpoint's tensor that no slot asks for is known to carry nothing: masks and precomputed tables
     /// that older versions saved, and a second copy of a tied table.
     pub fn is_harmless(&self, name: &str) -> bool {
-        if self.is_text_half && text_half::is_of_other_part(name) {
+        if self.text_half.is_some() && text_half::is_of_other_part(name) {
             return true;
         }
-        let name = match self.is_text_half {
-            true => name.strip_prefix("language_model.").unwrap_or(name),
-            false => name,
+        let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
+        if is_tied && self.head_names().any(|head| head == name) {
+            return true;
+        }
+        let name = self.inner_name(name);
+        let mut patterns = HARMLESS.iter().chain(self.naming.harmless);
+        patterns.any(|pattern| matches(pattern, &name))
+    }
+
+    /// The layer that a tensor belongs to by its name, where names say such a thing: `model.layers.7.…`, `blk.7.…`.
+    pub fn layer_of(&self, name: &str) -> Option<(Side, usize)> {
+        let name = &*self.inner_name(name);
+        let layer = |pattern: &str| {
+            let (before, _) = pattern.split_once("{i}")?;
+            let short = before.strip_prefix(self.naming.base_prefix);
+            let mut prefixes = [Some(before), short].into_iter().flatten();
+            let rest = prefixes.find_map(|prefix| match prefix {
+                "" => None,
+                prefix => name.strip_prefix(prefix),
+            })?;
+            rest.split('.').next()?.parse().ok()
         };
-        self.harmless.iter().any(|pattern| matches(pattern, name))
-            || (self.spec.head.matrix == HeadMatrix::Tied && HEAD_NAMES.contains(&name))
+        let Naming {
+            names,
+            encoder_names,
+            ..
+        } = self.naming;
+        let sides = [(Side::Decoder, names), (Side::Encoder, encoder_names)];
+        sides.into_iter().find_map(|(side, names)| {
+            let mut patterns = names.iter().copied().flatten();
+            let layer = patterns.find_map(|(_, pattern)| layer(pattern))?;
+            Some((side, layer))
+        })
+    }
+
+    /// Whether checkpoints of this kind call some tensor so, whatever this model needs of them.
+    pub fn is_a_name(&self, name: &str) -> bool {
+        let patterns = self.naming.names.iter().chain(self.naming.encoder_names);
+        let mut patterns = patterns.copied().flatten();
+        patterns.any(|(_, pattern)| matches(pattern, name))
     }
 }
 
-/// What the head's matrix is called where it could have been stored beside the table it is tied to.
-const HEAD_NAMES: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
+/// What carries nothing whatever the family: what is made anew of the configuration.
+const HARMLESS: &[&str] = &[
+    "rotary_emb.inv_freq",
+    "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached",
+    "position_ids",
+];
 
 /// Twenty times as many as the largest mixtures of experts have. Each slot takes memory, and a configuration is only
 /// somebody's word.

@@ -104,6 +104,17 @@ pub enum Positions {
     },
 }
 
+impl Positions {
+    /// Lengths beyond which a sequence's keys are made anew.
+    pub fn borders(&self) -> impl Iterator<Item = usize> {
+        let kinds = match self {
+            Positions::Rotary(kinds) => kinds.as_slice(),
+            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],
+        };
+        kinds.iter().filter_map(RotarySpec::border)
+    }
+}
+
 /// A normalisation with its learned vectors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormSpec {

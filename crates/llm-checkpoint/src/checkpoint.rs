@@ -288,8 +288,24 @@ impl Checkpoint {
         dtype: DType,
         out: &mut [u8],
     ) -> Result<(), CheckpointError> {
-        let tensor = self.require(name)?;
-        let n_elements = tensor.shape.n_elements();
+        self.read_tensor(self.require(name)?, range, dtype, out)
+    }
+
+    /// The same of `tensor`, one of this checkpoint's or a part of one ([`TensorInfo::of_stack`]).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_into`].
+    ///
+    /// # Panics
+    /// As [`Checkpoint::read_into`].
+    pub fn read_tensor(
+        &self,
+        tensor: &TensorInfo,
+        range: Range<u64>,
+        dtype: DType,
+        out: &mut [u8],
+    ) -> Result<(), CheckpointError> {
+        let (name, n_elements) = (&tensor.name, tensor.shape.n_elements());
         assert!(
             range.start <= range.end && range.end <= n_elements,
             "range {range:?} leaves the {n_elements} elements of tensor `{name}`"
@@ -338,7 +354,14 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::NoSuchTensor`], [`CheckpointError::Io`].
     pub fn view(&self, name: &str) -> Result<Option<HostBytes>, CheckpointError> {
-        let tensor = self.require(name)?;
+        self.view_tensor(self.require(name)?)
+    }
+
+    /// The same of `tensor`, one of this checkpoint's or a part of one ([`TensorInfo::of_stack`]).
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn view_tensor(&self, tensor: &TensorInfo) -> Result<Option<HostBytes>, CheckpointError> {
         let (Encoding::Plain(dtype), Layout::RowMajor) = (tensor.encoding, &tensor.layout) else {
             return Ok(None);
         };

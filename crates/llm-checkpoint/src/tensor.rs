@@ -42,6 +42,51 @@ impl TensorInfo {
             _ => self.bytes.end - self.bytes.start,
         }
     }
+
+    /// Of a stack of matrices `[n, rows, cols]` the rows `rows` of the matrix `idx`, as a tensor of the same name; `None`
+    /// where this is no such stack, or has no such rows.
+    pub fn of_stack(&self, idx: u64, rows: Range<u64>) -> Option<TensorInfo> {
+        let &[n, n_rows, cols] = &*self.shape else {
+            return None;
+        };
+        let is_there = idx < n && rows.start < rows.end && rows.end <= n_rows && cols > 0;
+        if !is_there {
+            return None;
+        }
+        let shape = Shape::new(&[rows.end - rows.start, cols]).ok()?;
+        // All lie within the tensor, whose bytes can be counted.
+        let (start, len, layout) = match &self.layout {
+            Layout::RowMajor => {
+                let (block, block_bytes) = self.encoding.block()?;
+                if !cols.is_multiple_of(block) {
+                    return None;
+                }
+                let row_bytes = cols / block * block_bytes;
+                let first = idx * n_rows + rows.start;
+                let len = (rows.end - rows.start) * row_bytes;
+                (first * row_bytes, len, Layout::RowMajor)
+            }
+            Layout::Strided(strides) => {
+                let &[of_matrix, of_row, of_col] = &**strides else {
+                    return None;
+                };
+                let (_, size) = self.encoding.block()?;
+                let first = idx * of_matrix + rows.start * of_row;
+                let last = (rows.end - rows.start - 1) * of_row + (cols - 1) * of_col;
+                let layout = Layout::Strided([of_row, of_col].into());
+                (first * size, (last + 1) * size, layout)
+            }
+        };
+        let start = self.bytes.start + start;
+        Some(TensorInfo {
+            name: self.name.clone(),
+            shape,
+            encoding: self.encoding,
+            layout,
+            file_idx: self.file_idx,
+            bytes: start..start + len,
+        })
+    }
 }
 
 /// In which order the elements of a tensor lie.
@@ -70,6 +115,15 @@ pub enum Encoding {
 }
 
 impl Encoding {
+    /// Elements, and bytes, of the smallest piece that can be decoded by itself; of what is not understood there is none.
+    fn block(self) -> Option<(u64, u64)> {
+        match self {
+            Encoding::Plain(dtype) => Some((1, dtype.size() as u64)),
+            Encoding::Block(ty) => Some((ty.block_len() as u64, ty.block_bytes() as u64)),
+            Encoding::Opaque(_) => None,
+        }
+    }
+
     /// Bytes that a tensor of `shape` takes in this encoding, where it is known what an element takes.
     ///
     /// # Errors
@@ -156,5 +210,50 @@ pub(crate) fn in_file_order<'t>(
             },
         )),
         None => Ok(ordered),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_stack_lie_where_its_layout_has_them() {
+        let stack = |layout: Layout, encoding: Encoding| TensorInfo {
+            name: "experts".to_owned(),
+            shape: Shape::new(&[3, 4, 32]).unwrap(),
+            encoding,
+            layout,
+            file_idx: 0,
+            bytes: 100..100 + 3 * 4 * 32 * 4,
+        };
+        let f32s = Encoding::Plain(DType::F32);
+        let in_order = stack(Layout::RowMajor, f32s);
+        let found = in_order.of_stack(1, 2..4).unwrap();
+        assert_eq!(*found.shape, [2, 32]);
+        assert_eq!(found.bytes, 100 + 6 * 128..100 + 8 * 128);
+        assert_eq!(found.layout, Layout::RowMajor);
+
+        // A matrix is a column of the storage: `[n, rows, cols]` seen of `[rows, cols, n]`.
+        let view = stack(Layout::Strided([1, 96, 3].into()), f32s);
+        let found = view.of_stack(2, 1..3).unwrap();
+        assert_eq!(found.bytes.start, 100 + (2 + 96) * 4);
+        assert_eq!(found.bytes.end, found.bytes.start + (96 + 31 * 3 + 1) * 4);
+        assert_eq!(found.layout, Layout::Strided([96, 3].into()));
+
+        let blocks = stack(Layout::RowMajor, Encoding::Block(GgmlType::Q8_0));
+        assert_eq!(
+            blocks.of_stack(2, 0..1).unwrap().bytes,
+            100 + 8 * 34..100 + 9 * 34
+        );
+        for (idx, rows) in [(3, 0..4), (0, 3..5), (0, 2..2)] {
+            assert!(
+                in_order.of_stack(idx, rows.clone()).is_none(),
+                "{idx} {rows:?}"
+            );
+        }
+        let mut matrix = in_order.clone();
+        matrix.shape = Shape::new(&[12, 32]).unwrap();
+        assert!(matrix.of_stack(0, 0..1).is_none());
     }
 }

@@ -222,6 +222,8 @@ impl ScratchShape {
 pub(crate) struct HostBuffers {
     /// The logits that a call returns.
     pub(crate) logits: u64,
+    /// The ids of sequences that may have to be read anew.
+    pub(crate) history: u64,
     /// What crosses from device to device, or from an encoder to the blocks that attend to it.
     pub(crate) hidden: u64,
     /// Whether there is something to cross on a single device.
@@ -255,6 +257,10 @@ impl HostBuffers {
         let angles = n_tokens * (size_of::<u32>() as u64 + widest * F32) + frequencies;
         HostBuffers {
             logits: limits.n_logits as u64 * spec.vocab as u64 * F32,
+            history: match spec.decoder.positions.borders().next() {
+                Some(_) => limits.n_sequences as u64 * limits.context as u64 * ID,
+                None => 0,
+            },
             hidden: n_tokens * spec.hidden as u64 * F32,
             always_crosses: spec.encoder.is_some(),
             per_device: routing + angles,
@@ -306,3 +312,5 @@ fn n_experts(spec: &ModelSpec) -> usize {
 
 /// Bytes of an element.
 pub(crate) const F32: u64 = 4;
+/// Bytes of a token's id.
+const ID: u64 = 4;

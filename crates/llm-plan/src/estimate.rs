@@ -358,5 +358,5 @@ pub(crate) fn host_bytes(needs: &Needs, n_devices: usize) -> u64 {
     let host = &needs.host;
     let crosses = n_devices > 1 || host.always_crosses;
     let hidden = if crosses { host.hidden } else { 0 };
-    host.logits + hidden + n_devices as u64 * host.per_device
+    host.logits + host.history + hidden + n_devices as u64 * host.per_device
 }

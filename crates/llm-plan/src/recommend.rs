@@ -4,7 +4,7 @@ use llm_quant::{Code, LoadIn, QuantConfig};
 
 use crate::advice::{Way, is_quantized};
 use crate::plan::plan_with;
-use crate::{Bandwidths, Encodings, Precision, Request, Result};
+use crate::{Bandwidths, Encodings, Precision, Request, Result, Strategy, Tiers};
 
 /// A way to keep weights that is worth taking.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,7 +33,7 @@ pub enum Choice {
 pub enum Reason {
     /// No other fits, or none can be asked for.
     OnlyOne,
-    /// It is the most exact one that is fast enough, and [`COMFORTABLE`].
+    /// It is the most exact one that is [`COMFORTABLE`] in the fastest memory.
     Comfortable,
     /// It is the most exact one that is at least half as fast as the fastest.
     HalfOfTheFastest,
@@ -43,7 +43,8 @@ pub enum Reason {
 pub const COMFORTABLE: f64 = 10.0;
 
 /// The most exact precision with which each sequence gets [`COMFORTABLE`] tokens a second at the beginning of a context,
-/// or at least half of what it gets with the fastest. `None` where none fits.
+/// all weights in the fastest memory, or at least half of what it gets with the fastest precision. `None` where none
+/// fits.
 ///
 /// FP4 takes what NF4 takes and is less exact, and what is wider than asked for gains nothing: they are recommended to
 /// nobody who does not ask for them.
@@ -55,18 +56,30 @@ pub fn recommend(request: &Request<'_>, bandwidths: &Bandwidths) -> Result<Optio
     let rate = |way: &Way| 1.0 / way.step.seconds(bandwidths);
     let fastest = candidates.iter().map(|(_, way)| rate(way));
     let fastest = fastest.fold(0.0, f64::max);
-    let least = COMFORTABLE.min(fastest / 2.0);
+    let is_comfortable = |way: &Way| is_whole(way.tiers, request) && rate(way) >= COMFORTABLE;
     let is_only = candidates.len() == 1;
-    let best = candidates.into_iter().find(|(_, way)| rate(way) >= least);
+    let is_good = |way: &Way| is_comfortable(way) || rate(way) >= fastest / 2.0;
+    let best = candidates.into_iter().find(|(_, way)| is_good(way));
     Ok(best.map(|(choice, way)| Recommendation {
         choice,
         reason: match is_only {
             true => Reason::OnlyOne,
-            false if rate(&way) >= COMFORTABLE => Reason::Comfortable,
+            false if is_comfortable(&way) => Reason::Comfortable,
             false => Reason::HalfOfTheFastest,
         },
         way,
     }))
+}
+
+/// Whether all weights rest in the fastest memory that there is: prompts are read there as fast as can be, too.
+fn is_whole(tiers: Tiers, request: &Request<'_>) -> bool {
+    let has_gpu = !request.budgets.gpus.is_empty() && request.strategy != Strategy::Cpu;
+    tiers
+        == Tiers {
+            gpu: has_gpu,
+            ram: !has_gpu,
+            disk: false,
+        }
 }
 
 /// What fits of that which may be recommended, most exact first.

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod brute_force;
+mod configurations;
 mod evenly;
 mod footprints;
 mod maps;

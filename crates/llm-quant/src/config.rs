@@ -1,12 +1,14 @@
 //! What people ask for, in the words of `BitsAndBytesConfig`.
 
 mod json;
+mod skip;
 #[cfg(test)]
 mod tests;
 
 use llm_tensor::DType;
 
-use crate::{BlockSize, Code, FourBit, Int8, Scheme};
+use crate::fields::shortened;
+use crate::{BlockSize, Code, FourBit, Int8, QuantError, Result, Scheme};
 
 /// How a model is to be quantized: every option of `BitsAndBytesConfig`, under its name.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,8 +17,8 @@ pub struct QuantConfig {
     pub load_in: LoadIn,
     /// From which magnitude on an activation is an outlier.
     pub llm_int8_threshold: f32,
-    /// Modules that are not quantized, instead of those that are not by default: each by its name, the beginning of it
-    /// up to a dot, or its end.
+    /// Modules that are not quantized, instead of those that are not by default: each by the end of its name, or by a
+    /// regular expression of Python's that matches the beginning of it up to a dot.
     pub llm_int8_skip_modules: Option<Vec<String>>,
     /// Whether modules that compute on the CPU stay in f32 instead of being quantized.
     pub llm_int8_enable_fp32_cpu_offload: bool,
@@ -83,11 +85,24 @@ impl QuantConfig {
 
     /// Whether the user's list names a module; `None` where there is no list and the defaults hold.
     pub fn skips(&self, module: &str) -> Option<bool> {
-        let skip = |pattern: &String| {
-            let rest = module.strip_prefix(pattern.as_str());
-            module.ends_with(pattern.as_str()) || rest.is_some_and(|rest| rest.starts_with('.'))
-        };
         let patterns = self.llm_int8_skip_modules.as_ref()?;
-        Some(patterns.iter().any(skip))
+        let is_named = |pattern: &String| skip::names(pattern, module);
+        Some(patterns.iter().any(is_named))
+    }
+
+    /// Looks whether the list of modules that are not quantized is understood.
+    ///
+    /// # Errors
+    /// [`QuantError::SkipModule`].
+    pub fn check_skip_modules(modules: &[String]) -> Result<()> {
+        for module in modules {
+            if let Some(reason) = skip::flaw(module) {
+                return Err(QuantError::SkipModule {
+                    module: shortened(module.clone()),
+                    reason,
+                });
+            }
+        }
+        Ok(())
     }
 }

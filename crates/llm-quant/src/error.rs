@@ -48,6 +48,16 @@ pub enum QuantError {
         /// What would have been understood.
         expected: String,
     },
+    /// An entry of a list of modules that are not quantized, which is a regular expression that is not understood.
+    #[error(
+        "`llm_int8_skip_modules` has `{module}`, which is not understood as a regular expression: {reason}"
+    )]
+    SkipModule {
+        /// The entry.
+        module: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A key that nothing here reads, and that may change what the others mean.
     #[error("key `{key}` is not understood, and so not safe to ignore; understood are {known}")]
     UnknownKey {

@@ -67,7 +67,7 @@ pub(crate) fn bad_value(key: &str, found: String, expected: &str) -> QuantError 
 }
 
 /// So that a hostile file's message stays one that can be read.
-fn shortened(mut text: String) -> String {
+pub(crate) fn shortened(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(MAX_FOUND) {
         text.truncate(end);
         text.push('…');

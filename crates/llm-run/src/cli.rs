@@ -31,7 +31,7 @@ pub(crate) enum Command {
     /// Say where a model would go and what it would take, or why it does not fit and what would do
     ///
     /// Nothing but headers is read. Budgets beyond what this machine has make a hypothetical plan. The first line
-    /// recommends: the most exact precision that makes 10 tokens/s, or at least half as many as the fastest. A checkpoint
+    /// recommends: the most exact precision that makes 10 tokens/s in the fastest memory, or at least half as many as the fastest. A checkpoint
     /// that cannot be run is planned by the sizes of its tensors. The exit code is 0 where the model fits and 2 where it
     /// does not.
     Plan(PlanArgs),

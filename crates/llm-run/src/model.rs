@@ -317,3 +317,31 @@ pub(crate) fn gguf_tokenizer(metadata: &Metadata) -> GgufTokenizer {
             .map(str::to_owned),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use llm_text::SpecialTokens;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[test]
+    fn a_phi3_gguf_is_known_by_its_name() {
+        #[derive(Deserialize)]
+        struct Case {
+            text: String,
+            ids: Vec<u32>,
+        }
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/fixtures/faults/text/02-gguf-phi3-rstrip");
+        let checkpoint = Checkpoint::open(&folder.join("phi3-vocab.gguf")).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&gguf_tokenizer(checkpoint.metadata())).unwrap();
+        let cases = std::fs::read(folder.join("expected.json")).unwrap();
+        let cases: Vec<Case> = serde_json::from_slice(&cases).unwrap();
+        assert!(!cases.is_empty());
+        for case in cases {
+            let ids = tokenizer.encode(&case.text, SpecialTokens::AsIs).unwrap();
+            assert_eq!(ids, case.ids, "{:?}", case.text);
+        }
+    }
+}

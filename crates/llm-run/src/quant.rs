@@ -89,6 +89,8 @@ impl QuantArgs {
             config.llm_int8_threshold = threshold;
         }
         if let Some(modules) = &self.skip_modules {
+            QuantConfig::check_skip_modules(modules)
+                .map_err(|error| UserError(error.to_string()))?;
             config.llm_int8_skip_modules = Some(modules.clone());
         }
         Ok(Some(config))

@@ -14,6 +14,8 @@ mod rates;
 mod rlimit;
 
 pub(crate) use cgroup::Limit;
+#[cfg(test)]
+pub(crate) use cgroup::Version;
 pub(crate) use gpu::no_gpu_reason;
 pub(crate) use machine::Machine;
 pub(crate) use measured::{Bandwidth, Kept, MeasuredDisk, Measurement, Volume, cache_folder, keep};

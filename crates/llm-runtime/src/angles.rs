@@ -92,9 +92,9 @@ impl Angles {
         } = &mut self.kinds[kind];
         let magnitude = spec.magnitude();
         self.table.clear();
-        for (_, rows) in pass.sequences {
+        for ((_, rows), &horizon) in pass.sequences.iter().zip(pass.horizons) {
             if spec.depends_on_length() {
-                *frequencies = spec.frequencies(rows.start + rows.n_tokens, stored.as_deref());
+                *frequencies = spec.frequencies(horizon, stored.as_deref());
             }
             for position in rows.start..rows.start + rows.n_tokens {
                 // The product rounded to f32 as the references round it, its sine and cosine exact to f32.

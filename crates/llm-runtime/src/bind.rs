@@ -1,30 +1,45 @@
 //! A skeleton joined with a checkpoint.
 
-use std::collections::HashSet;
-use std::fmt;
-use std::path::{Path, PathBuf};
+mod misfit;
+mod ties;
+mod unused;
 
-use llm_arch::{ArchError, ModelSpec, Skeleton, Slot, UnknownKeys, from_config_with, from_gguf};
-use llm_checkpoint::{
-    Checkpoint, Encoding, Format, Layout, TensorInfo, Value as MetaValue, read_small,
-};
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use llm_arch::{ModelSpec, Place, Skeleton, Slot, UnknownKeys, from_config_with, from_gguf};
+use llm_checkpoint::{Checkpoint, Format, Layout, TensorInfo, Value as MetaValue, read_small};
 use llm_plan::{Encodings, StoredAs, WeightDType, is_final};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
+use llm_tensor::DType;
 use serde_json::{Map, Value};
 
+pub use self::misfit::Misfit;
 use crate::quantized::{Held, companions, recognise};
 use crate::scaled::{Float8, Scaled};
 use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
-#[derive(Debug)]
+///
+/// A clone shares all of it.
+#[derive(Debug, Clone)]
 pub struct BoundModel {
-    checkpoint: Checkpoint,
-    skeleton: Skeleton,
-    /// For each slot, the checkpoint's name for it and how it is held.
-    tensors: Vec<(String, Held)>,
+    checkpoint: Arc<Checkpoint>,
+    skeleton: Arc<Skeleton>,
+    /// For each slot, where the checkpoint has it and how it is held.
+    tensors: Arc<[(Source, Held)]>,
     quantization: Option<QuantConfig>,
     notices: Vec<Notice>,
+}
+
+/// Where a checkpoint has what a slot needs.
+#[derive(Debug)]
+enum Source {
+    /// The tensor of this name.
+    Whole(String),
+    /// Some rows of a stack.
+    Part(Box<TensorInfo>),
 }
 
 /// A slot with the checkpoint's tensor for it.
@@ -32,7 +47,7 @@ pub struct BoundModel {
 pub struct BoundTensor<'a> {
     /// What the model needs.
     pub slot: &'a Slot,
-    /// What the checkpoint has: of a quantized matrix its codes.
+    /// What the checkpoint has: of a quantized matrix its codes, of a stack of matrices what is the slot's.
     pub tensor: &'a TensorInfo,
     pub(crate) held: Held,
 }
@@ -86,10 +101,7 @@ impl BoundModel {
     pub fn of_with(checkpoint: Checkpoint, unknown_keys: UnknownKeys) -> Result<Self> {
         match checkpoint.format() {
             Format::Gguf => {
-                let skeleton = gguf_skeleton(&checkpoint).map_err(|flaw| RuntimeError::Config {
-                    path: checkpoint.path().to_owned(),
-                    flaw,
-                })?;
+                let skeleton = gguf_skeleton(&checkpoint)?;
                 Self::bind(checkpoint, skeleton)
             }
             _ => {
@@ -138,7 +150,7 @@ impl BoundModel {
             mut skeleton,
             quantization,
             float8,
-            notices,
+            mut notices,
         } = config;
         let block_size = float8.and_then(|float8| float8.block_size);
         skeleton.settle_names(|name| checkpoint.get(name).is_some());
@@ -146,43 +158,39 @@ impl BoundModel {
         let int8 = Int8 {
             threshold: quantization.as_ref().unwrap_or(&default).llm_int8_threshold,
         };
+        let skeleton = ties::settle(&checkpoint, skeleton, &mut notices)?;
         let mut misfit = Misfit::new(&checkpoint, &skeleton);
         let mut tensors = Vec::with_capacity(skeleton.slots.len());
         for slot in &skeleton.slots {
-            match find(&checkpoint, slot) {
-                Some(tensor) => {
-                    let held = recognise(&checkpoint, tensor, slot, int8, block_size)?;
-                    if let Held::Dense(_) | Held::Scaled(_) = held {
-                        misfit.compare(slot, tensor);
-                    }
-                    tensors.push((tensor.name.clone(), held));
-                }
-                None => misfit
-                    .missing
-                    .push(format!("`{}` {:?}", slot.name, slot.stored_shape())),
+            let Some((source, tensor)) = find(&checkpoint, &skeleton, slot, &mut misfit) else {
+                continue;
+            };
+            let tensor = match &source {
+                Source::Whole(_) => tensor,
+                Source::Part(part) => part,
+            };
+            let held = recognise(&checkpoint, tensor, slot, int8, block_size)?;
+            if let Held::Dense(_) | Held::Scaled(_) = held {
+                misfit.compare(slot, tensor);
             }
+            tensors.push((source, held));
         }
-        let companions = tensors
-            .iter()
-            .flat_map(|(name, held)| companions(*held, name));
-        let names = tensors.iter().map(|(name, _)| name.clone());
+        let companions = tensors.iter().flat_map(|(source, held)| match source {
+            Source::Whole(name) => companions(*held, name),
+            Source::Part(_) => Vec::new(),
+        });
+        let names = tensors.iter().map(|(source, _)| source.name().to_owned());
         let used: HashSet<String> = names.chain(companions).collect();
-        let unused = checkpoint
-            .tensors()
-            .map(|t| t.name.as_str())
-            .filter(|name| !used.contains(*name));
-        misfit.extra = unused
-            .filter(|name| !skeleton.is_harmless(name))
-            .map(|name| format!("`{name}`"))
-            .collect();
+        unused::sort(&checkpoint, &skeleton, &used, &mut misfit, &mut notices);
         if misfit.is_empty() {
-            let (notices, own) = (skeleton.notices.iter().cloned(), notices);
+            let of_configuration = skeleton.notices.iter().cloned();
+            notices.splice(0..0, of_configuration.map(Notice::Configuration));
             Ok(BoundModel {
-                notices: notices.map(Notice::Configuration).chain(own).collect(),
-                checkpoint,
-                skeleton,
-                tensors,
+                checkpoint: Arc::new(checkpoint),
+                skeleton: Arc::new(skeleton),
+                tensors: tensors.into(),
                 quantization,
+                notices,
             })
         } else {
             Err(Box::new(misfit).into())
@@ -206,13 +214,16 @@ impl BoundModel {
 
     /// Each slot with the checkpoint's tensor for it.
     pub fn tensors(&self) -> impl Iterator<Item = BoundTensor<'_>> {
-        let slots = self.skeleton.slots.iter().zip(&self.tensors);
-        slots.map(|(slot, (name, held))| BoundTensor {
+        let slots = self.skeleton.slots.iter().zip(self.tensors.iter());
+        slots.map(|(slot, (source, held))| BoundTensor {
             slot,
-            tensor: self
-                .checkpoint
-                .get(name)
-                .expect("a bound name is in the checkpoint"),
+            tensor: match source {
+                Source::Whole(name) => {
+                    let tensor = self.checkpoint.get(name);
+                    tensor.expect("a bound name is in the checkpoint")
+                }
+                Source::Part(part) => part,
+            },
             held: *held,
         })
     }
@@ -342,126 +353,110 @@ fn quantization(
     }
 }
 
-/// Every way in which a checkpoint does not fit a configuration, all at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misfit {
-    /// The checkpoint.
-    pub path: PathBuf,
-    /// The family that the configuration names.
-    pub family: &'static str,
-    /// Tensors that are not there, with the shape expected.
-    pub missing: Vec<String>,
-    /// Tensors of another shape, with expected and found.
-    pub misshapen: Vec<String>,
-    /// Tensors whose elements are no weights.
-    pub no_weights: Vec<String>,
-    /// Tensors that the family has no use for.
-    pub extra: Vec<String>,
-}
-
-impl Misfit {
-    fn new(checkpoint: &Checkpoint, skeleton: &Skeleton) -> Self {
-        Misfit {
-            path: checkpoint.path().to_owned(),
-            family: skeleton.spec.family,
-            missing: Vec::new(),
-            misshapen: Vec::new(),
-            no_weights: Vec::new(),
-            extra: Vec::new(),
+impl Source {
+    fn name(&self) -> &str {
+        match self {
+            Source::Whole(name) => name,
+            Source::Part(part) => &part.name,
         }
     }
+}
 
-    fn compare(&mut self, slot: &Slot, tensor: &TensorInfo) {
-        let expected = slot.stored_shape();
-        if !tensor
-            .shape
-            .iter()
-            .copied()
-            .eq(expected.iter().map(|&d| d as u64))
-        {
-            self.misshapen.push(format!(
-                "`{}` is {}, expected {expected:?}",
-                tensor.name, tensor.shape
-            ));
-        }
-        let is_computable = match tensor.encoding {
-            Encoding::Plain(dtype) => dtype.is_float(),
-            Encoding::Block(_) => true,
-            Encoding::Opaque(_) => false,
+/// Where the checkpoint has what `slot` needs, and the tensor that it is or lies in; without it `misfit` knows why.
+fn find<'c>(
+    checkpoint: &'c Checkpoint,
+    skeleton: &Skeleton,
+    slot: &Slot,
+    misfit: &mut Misfit,
+) -> Option<(Source, &'c TensorInfo)> {
+    // Nearly all are there.
+    if let Some(tensor) = checkpoint.get(&slot.name) {
+        return Some((Source::Whole(tensor.name.clone()), tensor));
+    }
+    for place in skeleton.places(slot) {
+        let Some(tensor) = checkpoint.get(place.name()) else {
+            continue;
         };
-        if !is_computable {
-            self.no_weights
-                .push(format!("`{}` of {}", tensor.name, tensor.encoding));
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.kinds().iter().all(|(_, tensors)| tensors.is_empty())
-    }
-
-    fn kinds(&self) -> [(&'static str, &Vec<String>); 4] {
-        [
-            ("missing", &self.missing),
-            ("of another shape", &self.misshapen),
-            ("of elements that are not computed with", &self.no_weights),
-            ("not understood", &self.extra),
-        ]
-    }
-}
-
-impl std::error::Error for Misfit {}
-
-/// One line, each kind with its count and its first few tensors.
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} does not hold the {} model of its configuration",
-            self.path.display(),
-            self.family
-        )?;
-        for (kind, tensors) in self
-            .kinds()
-            .into_iter()
-            .filter(|(_, tensors)| !tensors.is_empty())
-        {
-            let (shown, rest) = tensors.split_at(tensors.len().min(SHOWN));
-            write!(f, "; {} {kind}: {}", tensors.len(), shown.join(", "))?;
-            if !rest.is_empty() {
-                write!(f, " and {} more", rest.len())?;
+        let stack = match place {
+            Place::Own(name) => return Some((Source::Whole(name), tensor)),
+            Place::Stack(stack) => stack,
+        };
+        let expected = stack.shape.map(|extent| extent as u64);
+        let rows = stack.rows.start as u64..stack.rows.end as u64;
+        let part = match *tensor.shape == expected {
+            true => tensor.of_stack(stack.expert as u64, rows),
+            false => None,
+        };
+        match part {
+            Some(part) => return Some((Source::Part(Box::new(part)), tensor)),
+            None => {
+                misfit.misshapen(&tensor.name, &tensor.shape, &stack.shape);
+                return None;
             }
         }
-        Ok(())
     }
+    misfit.missing(slot);
+    None
 }
 
 /// Bytes that a configuration may have: those of sparsely quantized models list every tensor.
 const MAX_CONFIG: u64 = 64 << 20;
 
-/// Tensors of a kind that a message lists; the error itself holds all.
-const SHOWN: usize = 8;
-
-fn find<'c>(checkpoint: &'c Checkpoint, slot: &Slot) -> Option<&'c TensorInfo> {
-    checkpoint
-        .get(&slot.name)
-        .or_else(|| checkpoint.get(slot.short_name()?))
-}
-
-fn gguf_skeleton(checkpoint: &Checkpoint) -> std::result::Result<Skeleton, ArchError> {
+fn gguf_skeleton(checkpoint: &Checkpoint) -> Result<Skeleton> {
+    let metadata = gguf_metadata(checkpoint)?;
     let vocab = checkpoint
         .get("token_embd.weight")
+        .or_else(|| checkpoint.get("output.weight"))
         .and_then(|t| t.shape.first().copied())
         .unwrap_or(0);
-    from_gguf(&scalars(checkpoint), vocab as usize, |name| {
+    let skeleton = from_gguf(&metadata, vocab as usize, |name| {
         checkpoint.get(name).is_some()
+    });
+    skeleton.map_err(|flaw| RuntimeError::Config {
+        path: checkpoint.path().to_owned(),
+        flaw,
     })
 }
 
-/// What a GGUF's metadata says, arrays apart.
-pub(crate) fn scalars(checkpoint: &Checkpoint) -> Map<String, Value> {
+/// GGUF holds the factors of a long rope as tensors, some dozen numbers, where a configuration lists them.
+fn add_long_rope(checkpoint: &Checkpoint, metadata: &mut Map<String, Value>) -> Result<()> {
+    let architecture = metadata.get("general.architecture").and_then(Value::as_str);
+    let Some(architecture) = architecture.map(str::to_owned) else {
+        return Ok(());
+    };
+    for (key, name) in LONG_ROPE {
+        let Some(tensor) = checkpoint.get(name) else {
+            return Ok(());
+        };
+        let n = tensor.shape.n_elements();
+        // More than a head's are an error of another kind.
+        let mut factors = vec![0f32; n.min(MAX_FACTORS) as usize];
+        let out = bytemuck::cast_slice_mut(&mut factors);
+        checkpoint.read_tensor(tensor, 0..n.min(MAX_FACTORS), DType::F32, out)?;
+        metadata.insert(format!("{architecture}.rope.scaling.{key}"), factors.into());
+    }
+    let kind = format!("{architecture}.rope.scaling.type");
+    metadata.insert(kind, "longrope".into());
+    Ok(())
+}
+
+/// What a configuration calls them, and GGUF.
+const LONG_ROPE: [(&str, &str); 2] = [
+    ("short_factor", "rope_factors_short.weight"),
+    ("long_factor", "rope_factors_long.weight"),
+];
+const MAX_FACTORS: u64 = 1 << 14;
+
+/// What a GGUF's metadata says, arrays apart, with the factors of a long rope.
+///
+/// # Errors
+/// When these cannot be read.
+pub(crate) fn gguf_metadata(checkpoint: &Checkpoint) -> Result<Map<String, Value>> {
     let metadata = checkpoint.metadata().iter();
     let scalars = metadata.filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
-    scalars.collect()
+    let mut metadata = scalars.collect();
+    add_long_rope(checkpoint, &mut metadata)?;
+    Ok(metadata)
 }
 
 /// A value as JSON; arrays hold vocabularies and per-layer lists, which no configuration key is.

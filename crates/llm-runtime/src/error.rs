@@ -6,7 +6,7 @@ use llm_checkpoint::CheckpointError;
 use llm_quant::QuantError;
 use llm_tensor::{Bytes, DType};
 
-use crate::Misfit;
+use crate::{Misfit, NotFinite};
 
 /// What can go wrong between a model's files and its tokens.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,18 @@ pub enum RuntimeError {
     /// The checkpoint does not hold the tensors that the configuration asks for.
     #[error(transparent)]
     Misfit(#[from] Box<Misfit>),
+    /// Two tables of tokens where the model is to have one.
+    #[error(
+        "{path}: `{second}` differs from `{table}`; models with a table of tokens for each side are not supported"
+    )]
+    SecondTable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The table.
+        table: String,
+        /// The other one.
+        second: String,
+    },
     /// A configuration whose `quantization_config` is not understood, or a wish for a quantization.
     #[error("{path}: quantization_config: {flaw}")]
     QuantConfig {
@@ -194,12 +206,10 @@ pub enum RuntimeError {
     #[error("interrupted")]
     Interrupted,
     /// Logits that are no numbers.
-    #[error(
-        "the model's logits are not finite numbers; its weights may have overflowed {dtype}: try --dtype f32"
-    )]
+    #[error("the model's logits are not finite numbers: {cause}")]
     NotFinite {
-        /// The element type of the weights.
-        dtype: DType,
+        /// Where that begins.
+        cause: Box<NotFinite>,
     },
 }
 
@@ -211,13 +221,17 @@ impl RuntimeError {
             | RuntimeError::Staging { .. }
             | RuntimeError::Spawn { .. }
             | RuntimeError::Interrupted
-            | RuntimeError::OffloadDamaged { .. }
-            | RuntimeError::NotFinite { .. } => false,
+            | RuntimeError::OffloadDamaged { .. } => false,
+            RuntimeError::NotFinite { cause } => match **cause {
+                NotFinite::Stored { .. } => true,
+                NotFinite::TooLarge { .. } | NotFinite::Made { .. } => false,
+            },
             RuntimeError::Checkpoint(_)
             | RuntimeError::ReadConfig { .. }
             | RuntimeError::ConfigSyntax { .. }
             | RuntimeError::Config { .. }
             | RuntimeError::Misfit(_)
+            | RuntimeError::SecondTable { .. }
             | RuntimeError::QuantConfig { .. }
             | RuntimeError::Quantized { .. }
             | RuntimeError::QuantizedPart { .. }

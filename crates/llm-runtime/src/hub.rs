@@ -5,7 +5,7 @@ use llm_checkpoint::Format;
 use llm_plan::StoredAs;
 use llm_tensor::DType;
 
-use crate::bind::scalars;
+use crate::bind::gguf_metadata;
 use crate::{BoundModel, Result, RuntimeError};
 
 impl BoundModel {
@@ -27,7 +27,11 @@ impl BoundModel {
             checkpoint.read_into(&bound.tensor.name, 0..n_elements, DType::F32, bytes)?;
             factors = Some(values);
         }
-        let form = HubForm::new(self.skeleton(), &scalars(checkpoint), factors.as_deref());
+        let form = HubForm::new(
+            self.skeleton(),
+            &gguf_metadata(checkpoint)?,
+            factors.as_deref(),
+        );
         form.map(Some).map_err(|flaw| RuntimeError::Config {
             path: checkpoint.path().to_owned(),
             flaw,

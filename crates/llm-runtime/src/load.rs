@@ -10,6 +10,7 @@ use llm_quant::{Encoder, QuantConfig, Scheme};
 use llm_tensor::{Bytes, DType, le_bytes_to_f32};
 
 use crate::memory::Allocated;
+use crate::probe::Origin;
 use crate::quantized::Held;
 use crate::rows::Rows;
 use crate::stage::{Device, StageOptions, WeightSource};
@@ -114,6 +115,10 @@ pub fn load(
         (vec![stage], source.allocated),
         options.limits,
         kv_dtype,
+        Some(Origin {
+            model: model.clone(),
+            dtype: options.dtype,
+        }),
     ))
 }
 
@@ -210,7 +215,7 @@ impl WeightSource for Source<'_> {
         let out = bytemuck::cast_slice_mut(&mut factors);
         self.model
             .checkpoint()
-            .read_into(&bound.tensor.name, 0..n_elements, DType::F32, out)?;
+            .read_tensor(bound.tensor, 0..n_elements, DType::F32, out)?;
         Ok(Some(factors))
     }
 

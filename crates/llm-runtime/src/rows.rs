@@ -54,7 +54,7 @@ impl<'a> Rows<'a> {
     fn view(&self, dtype: DType) -> Result<Option<HostBytes>> {
         match (self.stored, self.tensor.encoding, self.scaled) {
             (Stored::AsIs, Encoding::Plain(stored), None) if stored == dtype => {
-                Ok(self.checkpoint.view(&self.tensor.name)?)
+                Ok(self.checkpoint.view_tensor(self.tensor)?)
             }
             _ => Ok(None),
         }
@@ -65,14 +65,8 @@ impl<'a> Rows<'a> {
         match self.stored {
             Stored::AsIs => {
                 let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
-                read_elements(
-                    self.checkpoint,
-                    self.tensor,
-                    self.scaled,
-                    elements,
-                    dtype,
-                    out,
-                )
+                let (checkpoint, tensor) = (self.checkpoint, self.tensor);
+                read_elements(checkpoint, tensor, self.scaled, elements, dtype, out)
             }
             Stored::Transposed => self.read_transposed(range, dtype, out),
             Stored::Pairs { .. } | Stored::Stacked { .. } => self.read_reordered(range, dtype, out),
@@ -133,7 +127,7 @@ impl<'a> Rows<'a> {
             let elements = (start * width) as u64..((start + n) * width) as u64;
             let out = &mut out[at * row_bytes..(at + n) * row_bytes];
             self.checkpoint
-                .read_into(&self.tensor.name, elements, dtype, out)?;
+                .read_tensor(self.tensor, elements, dtype, out)?;
             at += n;
         }
         Ok(())
@@ -145,7 +139,7 @@ impl<'a> Rows<'a> {
         let mut values = vec![0f32; range.len() * self.cols];
         let bytes = bytemuck::cast_slice_mut(&mut values);
         self.checkpoint
-            .read_into(&self.tensor.name, elements, DType::F32, bytes)?;
+            .read_tensor(self.tensor, elements, DType::F32, bytes)?;
         values.iter_mut().for_each(|value| *value -= 1.0);
         f32_to_le_bytes(&values, dtype, out).expect("a weight's elements are floating-point");
         Ok(())
@@ -164,7 +158,7 @@ impl<'a> Rows<'a> {
                 let start = (col * self.rows + first) as u64;
                 let elements = start..start + n_rows as u64;
                 self.checkpoint
-                    .read_into(&self.tensor.name, elements, dtype, line)?;
+                    .read_tensor(self.tensor, elements, dtype, line)?;
                 for (row, element) in line.chunks_exact(wide).enumerate() {
                     out[(row * self.cols + col) * wide..][..wide].copy_from_slice(element);
                 }
@@ -184,7 +178,7 @@ pub(crate) fn read_elements(
     out: &mut [u8],
 ) -> Result<()> {
     match scaled {
-        None => Ok(checkpoint.read_into(&tensor.name, range, dtype, out)?),
+        None => Ok(checkpoint.read_tensor(tensor, range, dtype, out)?),
         Some(scaled) => scaled.read(checkpoint, tensor, range, dtype, out),
     }
 }

@@ -1,14 +1,19 @@
 //! A loaded model and the sequences it works on.
 
+mod sequences;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use llm_arch::ModelSpec;
+use llm_arch::{ModelSpec, Side, Unit};
 use llm_backend::Rows;
 use llm_plan::{Limits, Term};
 use llm_tensor::DType;
 
+use self::sequences::Sequences;
 use crate::memory::{Allocated, vec_bytes};
+use crate::probe::{NotFinite, Origin, Probe};
 use crate::stage::{Pass, Stage};
 use crate::{Result, RuntimeError};
 
@@ -46,15 +51,14 @@ pub struct Session {
     weights: Allocated,
     limits: Limits,
     dtype: DType,
-    /// Positions taken, by sequence.
-    lengths: Vec<usize>,
-    /// The most positions taken since it was last empty, by sequence.
-    reached: Vec<usize>,
+    sequences: Sequences,
     /// What crosses from stage to stage, `[n_tokens, hidden]`.
     hidden: Vec<f32>,
     /// `[n_logits, vocab]`.
     logits: Vec<f32>,
     interrupt: Interrupt,
+    /// Where the weights are from.
+    origin: Option<Origin>,
 }
 
 impl Session {
@@ -63,6 +67,7 @@ impl Session {
         (stages, weights): (Vec<Box<dyn Stage>>, Allocated),
         limits: Limits,
         dtype: DType,
+        origin: Option<Origin>,
     ) -> Self {
         Session {
             // A single stage keeps its hidden states to itself, but for what an encoder made of a prompt.
@@ -75,8 +80,8 @@ impl Session {
                 }
             ],
             logits: vec![0.0; limits.n_logits * spec.vocab],
-            lengths: vec![0; limits.n_sequences],
-            reached: vec![0; limits.n_sequences],
+            sequences: Sequences::new(&spec, &limits),
+            origin,
             interrupt: Interrupt::default(),
             spec,
             stages,
@@ -107,7 +112,7 @@ impl Session {
         for stage in &self.stages {
             stage.count(&mut allocated);
         }
-        let host = vec_bytes(&self.hidden) + vec_bytes(&self.logits);
+        let host = vec_bytes(&self.hidden) + vec_bytes(&self.logits) + self.sequences.bytes();
         allocated.add(Term::Activations, host);
         allocated
     }
@@ -122,7 +127,13 @@ impl Session {
     /// # Panics
     /// When there is no such sequence; so do the methods below.
     pub fn len(&self, sequence: usize) -> usize {
-        self.lengths[sequence]
+        self.sequences.len(sequence)
+    }
+
+    /// Says that `sequence`, which is empty, will be fed a prompt of `n_positions`, if that happens in several calls: some
+    /// models tell positions apart by how many there are, and a prompt's are all told apart alike.
+    pub fn expect(&mut self, sequence: usize, n_positions: usize) {
+        self.sequences.expect(sequence, n_positions);
     }
 
     /// Forgets positions of `sequence` from `len` on; returns how many are left: `len`, or none where a window has
@@ -131,10 +142,10 @@ impl Session {
     /// # Panics
     /// When it has fewer.
     pub fn truncate(&mut self, sequence: usize, len: usize) -> usize {
+        let n_taken = self.len(sequence);
         assert!(
-            len <= self.lengths[sequence],
-            "sequence {sequence} has but {} positions",
-            self.lengths[sequence]
+            len <= n_taken,
+            "sequence {sequence} has but {n_taken} positions"
         );
         let layers = &self.spec.decoder.layers;
         let shortest = layers
@@ -142,13 +153,11 @@ impl Session {
             .map(|layer| self.limits.capacity(layer.window))
             .min()
             .unwrap_or(0);
-        let reached = self.reached[sequence];
+        let reached = self.sequences.reached(sequence);
         let is_held = reached <= shortest || len + self.limits.n_tokens >= reached;
-        self.lengths[sequence] = if is_held { len } else { 0 };
-        if self.lengths[sequence] == 0 {
-            self.reached[sequence] = 0;
-        }
-        self.lengths[sequence]
+        self.sequences
+            .truncate(sequence, if is_held { len } else { 0 });
+        self.len(sequence)
     }
 
     /// Reads the prompt of an encoder-decoder model; the sequence begins anew.
@@ -168,9 +177,17 @@ impl Session {
         self.check_prompt(ids)?;
         let memory = &mut self.hidden[..ids.len() * self.spec.hidden];
         for stage in &mut self.stages {
-            stage.encode(sequence, ids, &self.interrupt, memory)?;
+            stage.encode(sequence, ids, (&self.interrupt, None), memory)?;
         }
-        Ok(())
+        if memory.iter().all(|x| x.is_finite()) {
+            return Ok(());
+        }
+        let probe = Probe::default();
+        for stage in &mut self.stages {
+            stage.encode(sequence, ids, (&self.interrupt, Some(&probe)), memory)?;
+        }
+        let unit = probe.unit().unwrap_or(Unit::FinalNorm(Side::Encoder));
+        Err(self.not_finite(unit, ids))
     }
 
     /// Appends `ids` to `sequence`, in pieces of [`Limits::n_tokens`]; returns the logits after the last, `[vocab]`. In an
@@ -202,9 +219,19 @@ impl Session {
         // One sequence is the common case, and the hot path allocates nothing.
         if let [(sequence, id)] = *tokens {
             self.check(sequence, &[id])?;
-            let rows = self.rows(sequence, 0, 1);
-            self.run(&[id], &[(sequence, rows)], true)?;
-            return self.logits_of(&[0], 0);
+            let ids = [id];
+            let outcome = match self.sequences.begin(sequence, &ids) {
+                Cow::Borrowed(_) => {
+                    let rows = self.rows(sequence, 0, 1);
+                    let ran = self.run(&ids, &[(sequence, rows)], true);
+                    ran.and_then(|()| self.logits_of(&[0], 0))
+                }
+                // Its keys are of no use any more.
+                all => self.passes(&[(sequence, all)]),
+            };
+            self.sequences.end(sequence);
+            outcome?;
+            return self.checked(&[(sequence, &ids)]);
         }
         let tokens = tokens.iter();
         let items: Vec<_> = tokens
@@ -226,9 +253,34 @@ impl Session {
     /// # Panics
     /// When a sequence is named twice, or there are more items than [`Limits::n_logits`].
     pub fn advance(&mut self, items: &[(usize, &[u32])]) -> Result<&[f32]> {
-        let Limits {
-            n_tokens, n_logits, ..
-        } = self.limits;
+        self.feed(items)?;
+        self.checked(items)
+    }
+
+    /// The same with an outcome of its own for each item whose logits are not finite numbers; nothing is wrong with the others
+    /// then.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    ///
+    /// # Panics
+    /// As [`Session::advance`].
+    pub fn advance_each(&mut self, items: &[(usize, &[u32])]) -> Result<Vec<Result<&[f32]>>> {
+        self.feed(items)?;
+        let vocab = self.spec.vocab;
+        let flaw = |(i, &(sequence, ids)): (usize, &(usize, &[u32]))| {
+            let is_finite = is_finite(&self.logits[i * vocab..(i + 1) * vocab]);
+            (!is_finite).then(|| self.diagnose(sequence, ids))
+        };
+        let flaws: Vec<_> = items.iter().enumerate().map(flaw).collect();
+        let logits = self.logits.chunks_exact(vocab);
+        let outcome = |(flaw, logits): (Option<_>, _)| flaw.map_or(Ok(logits), Err);
+        Ok(flaws.into_iter().zip(logits).map(outcome).collect())
+    }
+
+    /// Computes the logits after each item.
+    fn feed(&mut self, items: &[(usize, &[u32])]) -> Result<()> {
+        let n_logits = self.limits.n_logits;
         assert!(
             items.len() <= n_logits,
             "{} items exceed the session's {n_logits} rows of logits",
@@ -239,15 +291,28 @@ impl Session {
             assert!(!is_named, "sequence {sequence} is named twice");
             self.check(sequence, ids)?;
         }
-        let mut left = items.to_vec();
+        let begin = |&(sequence, ids): &(usize, _)| (sequence, self.sequences.begin(sequence, ids));
+        let fed: Vec<(usize, Cow<'_, [u32]>)> = items.iter().map(begin).collect();
+        let outcome = self.passes(&fed);
+        for &(sequence, _) in &fed {
+            self.sequences.end(sequence);
+        }
+        outcome
+    }
+
+    fn passes(&mut self, items: &[(usize, Cow<'_, [u32]>)]) -> Result<()> {
+        let n_tokens = self.limits.n_tokens;
+        let mut left: Vec<(usize, &[u32])> = items.iter().map(|(s, ids)| (*s, &**ids)).collect();
         let mut n_done = 0;
         while n_done < items.len() {
             let (mut ids, mut sequences, mut last_rows) = (Vec::new(), Vec::new(), Vec::new());
+            let mut horizons = Vec::new();
             for (sequence, rest) in &mut left[n_done..] {
                 let room = n_tokens - ids.len();
                 if room == 0 {
                     break;
                 }
+                horizons.push(self.sequences.horizon(*sequence, rest.len()));
                 let (piece, after) = rest.split_at(rest.len().min(room));
                 sequences.push((*sequence, self.rows(*sequence, ids.len(), piece.len())));
                 ids.extend_from_slice(piece);
@@ -256,13 +321,13 @@ impl Session {
                     last_rows.push(ids.len() - 1);
                 }
             }
-            self.run(&ids, &sequences, !last_rows.is_empty())?;
+            self.run_to(&ids, (&sequences, &horizons), !last_rows.is_empty())?;
             if !last_rows.is_empty() {
                 self.logits_of(&last_rows, n_done)?;
             }
             n_done += last_rows.len();
         }
-        Ok(&self.logits[..items.len() * self.spec.vocab])
+        Ok(())
     }
 
     /// Appends `ids` to `sequence` and hands the logits after each, with its index, to `each`.
@@ -273,22 +338,45 @@ impl Session {
         &mut self,
         sequence: usize,
         ids: &[u32],
-        mut each: impl FnMut(usize, &[f32]) -> std::result::Result<(), E>,
+        each: impl FnMut(usize, &[f32]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         self.check(sequence, ids)?;
+        let fed = self.sequences.begin(sequence, ids);
+        let outcome = self.score_last(sequence, &fed, ids.len(), each);
+        self.sequences.end(sequence);
+        outcome
+    }
+
+    /// The logits after the last `n` of `ids`.
+    fn score_last<E: From<RuntimeError>>(
+        &mut self,
+        sequence: usize,
+        ids: &[u32],
+        n: usize,
+        mut each: impl FnMut(usize, &[f32]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         let (n_tokens, n_logits, vocab) =
             (self.limits.n_tokens, self.limits.n_logits, self.spec.vocab);
+        let horizon = self.sequences.horizon(sequence, ids.len());
+        let n_before = ids.len() - n;
         for (first, piece) in ids
             .chunks(n_tokens)
             .enumerate()
             .map(|(i, piece)| (i * n_tokens, piece))
         {
             let rows = self.rows(sequence, 0, piece.len());
-            self.run(piece, &[(sequence, rows)], true)?;
-            for row in (0..piece.len()).step_by(n_logits) {
+            self.run_to(piece, (&[(sequence, rows)], &[horizon]), true)?;
+            let wanted = n_before.saturating_sub(first).min(piece.len());
+            for row in (wanted..piece.len()).step_by(n_logits) {
                 let rows: Vec<usize> = (row..piece.len().min(row + n_logits)).collect();
-                for (i, logits) in self.logits_of(&rows, 0)?.chunks_exact(vocab).enumerate() {
-                    each(first + row + i, logits)?;
+                self.logits_of(&rows, 0)?;
+                if !is_finite(&self.logits[..rows.len() * vocab]) {
+                    let ids = &ids[..first + piece.len()];
+                    return Err(self.diagnose(sequence, ids).into());
+                }
+                let logits = self.logits[..rows.len() * vocab].chunks_exact(vocab);
+                for (i, logits) in logits.enumerate() {
+                    each(first + row + i - n_before, logits)?;
                 }
             }
         }
@@ -311,7 +399,7 @@ impl Session {
     }
 
     fn check(&self, sequence: usize, ids: &[u32]) -> Result<()> {
-        self.check_ids(ids, self.lengths[sequence], self.limits.context)
+        self.check_ids(ids, self.len(sequence), self.limits.context)
     }
 
     /// Whether `ids` can follow on `n_taken` positions.
@@ -340,45 +428,120 @@ impl Session {
         Rows {
             first,
             n_tokens,
-            start: self.lengths[sequence],
+            start: self.len(sequence),
         }
     }
 
-    fn run(&mut self, ids: &[u32], sequences: &[(usize, Rows)], logits: bool) -> Result<()> {
+    /// A pass of all that is to be read.
+    fn run(&mut self, ids: &[u32], sequence: &[(usize, Rows); 1], logits: bool) -> Result<()> {
+        let [(number, _)] = *sequence;
+        let horizon = self.sequences.horizon(number, ids.len());
+        self.run_to(ids, (sequence, &[horizon]), logits)
+    }
+
+    fn run_to(
+        &mut self,
+        ids: &[u32],
+        (sequences, horizons): (&[(usize, Rows)], &[usize]),
+        logits: bool,
+    ) -> Result<()> {
         let pass = Pass {
             ids,
             sequences,
+            horizons,
             logits,
             interrupt: &self.interrupt,
+            probe: None,
         };
-        let n_hidden = if self.hidden.is_empty() {
-            0
-        } else {
-            ids.len() * self.spec.hidden
-        };
-        for stage in &mut self.stages {
-            stage.forward(&pass, &mut self.hidden[..n_hidden])?;
-        }
+        forward(&mut self.stages, &pass, &mut self.hidden, self.spec.hidden)?;
         for &(sequence, rows) in sequences {
-            self.lengths[sequence] = rows.start + rows.n_tokens;
-            self.reached[sequence] = self.reached[sequence].max(self.lengths[sequence]);
+            self.sequences
+                .extend_to(sequence, rows.start + rows.n_tokens);
         }
         Ok(())
     }
 
     /// Logits after some rows of the last pass, kept from the `first` row of the session's logits on.
-    fn logits_of(&mut self, rows: &[usize], first: usize) -> Result<&[f32]> {
+    fn logits_of(&mut self, rows: &[usize], first: usize) -> Result<()> {
         let vocab = self.spec.vocab;
         let out = &mut self.logits[first * vocab..(first + rows.len()) * vocab];
-        self.stages
-            .last_mut()
-            .expect("a session has a stage")
-            .logits(rows, out)?;
-        if !out.iter().all(|x| x.is_finite()) {
-            return Err(RuntimeError::NotFinite { dtype: self.dtype });
-        }
-        Ok(out)
+        let last = self.stages.last_mut().expect("a session has a stage");
+        last.logits(rows, out)
     }
+
+    /// The logits after each of `items`, which were fed, if all are finite.
+    fn checked(&mut self, items: &[(usize, &[u32])]) -> Result<&[f32]> {
+        let n_logits = items.len() * self.spec.vocab;
+        if is_finite(&self.logits[..n_logits]) {
+            return Ok(&self.logits[..n_logits]);
+        }
+        let mut rows = items.iter().zip(self.logits.chunks_exact(self.spec.vocab));
+        let flawed = rows.find(|(_, logits)| !is_finite(logits));
+        let (&(sequence, ids), _) = flawed.expect("one of them is not finite");
+        Err(self.diagnose(sequence, ids))
+    }
+
+    /// Why logits are no finite numbers, after `ids` at the end of `sequence`: they are fed once more, and looked at
+    /// between units. What was before them gave finite logits.
+    fn diagnose(&mut self, sequence: usize, ids: &[u32]) -> RuntimeError {
+        let probe = Probe::default();
+        let end = self.len(sequence);
+        let mut start = end - ids.len();
+        for ids in ids.chunks(self.limits.n_tokens) {
+            let rows = Rows {
+                first: 0,
+                n_tokens: ids.len(),
+                start,
+            };
+            let pass = Pass {
+                ids,
+                sequences: &[(sequence, rows)],
+                horizons: &[end],
+                logits: false,
+                interrupt: &self.interrupt,
+                probe: Some(&probe),
+            };
+            let ran = forward(&mut self.stages, &pass, &mut self.hidden, self.spec.hidden);
+            if let Err(error) = ran {
+                return error;
+            }
+            if let Some(unit) = probe.unit() {
+                return self.not_finite(unit, ids);
+            }
+            start += ids.len();
+        }
+        self.not_finite(Unit::Head, ids)
+    }
+
+    fn not_finite(&self, unit: Unit, ids: &[u32]) -> RuntimeError {
+        let cause = match &self.origin {
+            Some(origin) => origin.explain(unit, ids),
+            None => NotFinite::Made {
+                unit,
+                dtype: self.dtype,
+            },
+        };
+        let cause = Box::new(cause);
+        RuntimeError::NotFinite { cause }
+    }
+}
+
+fn forward(
+    stages: &mut [Box<dyn Stage>],
+    pass: &Pass<'_>,
+    hidden: &mut [f32],
+    width: usize,
+) -> Result<()> {
+    // A single stage has none.
+    let n_hidden = hidden.len().min(pass.ids.len() * width);
+    for stage in stages {
+        stage.forward(pass, &mut hidden[..n_hidden])?;
+    }
+    Ok(())
+}
+
+fn is_finite(logits: &[f32]) -> bool {
+    logits.iter().all(|x| x.is_finite())
 }
 
 #[cfg(test)]

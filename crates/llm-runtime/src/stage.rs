@@ -20,6 +20,7 @@ use crate::angles::Angles;
 use crate::block::{Block, BlockCache, Call};
 use crate::memory::{Allocated, kv_shape};
 use crate::mlp::Experts;
+use crate::probe::Probe;
 use crate::projection::NormWeights;
 use crate::relative::BiasTable;
 use crate::session::Interrupt;
@@ -104,10 +105,14 @@ pub struct Pass<'a> {
     pub ids: &'a [u32],
     /// Which rows belong to which sequence.
     pub sequences: &'a [(usize, Rows)],
+    /// Of each of them how many positions are to be read in all: how far apart positions are may depend on it.
+    pub horizons: &'a [usize],
     /// Whether logits of some of the rows are asked for next.
     pub logits: bool,
     /// Checked between blocks.
     pub interrupt: &'a Interrupt,
+    /// What looks at each unit's results, if anything does.
+    pub probe: Option<&'a Probe>,
 }
 
 /// A run of consecutive units on one device.
@@ -128,7 +133,7 @@ pub trait Stage: Send {
         &mut self,
         sequence: usize,
         ids: &[u32],
-        interrupt: &Interrupt,
+        watch: (&Interrupt, Option<&Probe>),
         memory: &mut [f32],
     ) -> Result<()>;
 
@@ -296,6 +301,10 @@ impl<B: Backend> Stage for BackendStage<B> {
             }
             None => backend.upload(hidden, &mut a.x)?,
         }
+        let n_elements = n_tokens * spec.hidden;
+        if let Some(probe) = pass.probe {
+            probe.look(backend, &a.x, n_elements, Unit::Embedding)?;
+        }
         for kind in 0..self.angles.n_kinds() {
             backend.upload(self.angles.table(kind, pass), &mut a.angles[kind])?;
         }
@@ -322,6 +331,10 @@ impl<B: Backend> Stage for BackendStage<B> {
             if let Some(experts) = experts {
                 experts.forward(backend, stream, a)?;
             }
+            if let Some(probe) = pass.probe {
+                let unit = Unit::Layer(Side::Decoder, i);
+                probe.look(backend, &a.x, n_elements, unit)?;
+            }
         }
         if self.head.is_none() {
             backend.download(&a.x, hidden)?;
@@ -333,7 +346,7 @@ impl<B: Backend> Stage for BackendStage<B> {
         &mut self,
         sequence: usize,
         ids: &[u32],
-        interrupt: &Interrupt,
+        (interrupt, probe): (&Interrupt, Option<&Probe>),
         memory: &mut [f32],
     ) -> Result<()> {
         let encoder = self.encoder.iter().flat_map(Encoder::keys).map(Next::Key);
@@ -345,7 +358,12 @@ impl<B: Backend> Stage for BackendStage<B> {
         if let (Some(encoder), Some(embedding)) = (&mut self.encoder, &mut self.embedding) {
             let scale = self.options.spec.embedding.scale;
             embedding.tokens.embed(backend, ids, scale, &mut a.x)?;
-            encoder.forward(backend, stream, ids.len(), interrupt, a, buffer)?;
+            if let Some(probe) = probe {
+                let n_elements = ids.len() * self.options.spec.hidden;
+                probe.look(backend, &a.x, n_elements, Unit::Embedding)?;
+            }
+            let watch = (interrupt, probe);
+            encoder.forward(backend, stream, ids.len(), watch, a, buffer)?;
             backend.download(buffer, memory)?;
         } else {
             backend.upload(memory, buffer)?;

@@ -76,6 +76,7 @@ pub(super) static FAMILY: Family = Family {
         module: Module::Linear,
         wide: &[],
         harmless: &[],
+        elsewhere: &[],
     },
     gguf: Some(Gguf {
         architecture: "bloom",

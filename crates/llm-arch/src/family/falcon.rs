@@ -106,6 +106,7 @@ const NAMING: Naming = Naming {
         "self_attention.rotary_emb.inv_freq",
         "self_attention.maybe_rotary.inv_freq",
     ],
+    elsewhere: &[],
 };
 
 /// Of the models whose attention and feed-forward have a norm each.

@@ -280,16 +280,16 @@ fn global_and_local(
         ..defaults
     };
     if let Some(by_type) = config.object("rope_parameters")?
-        && let (Some(full), Some(sliding)) = (
-            by_type.object("full_attention")?,
-            by_type.object("sliding_attention")?,
-        )
+        && (by_type.mentions("full_attention") || by_type.mentions("sliding_attention"))
     {
+        let full = by_type.object("full_attention")?;
+        let sliding = by_type.object("sliding_attention")?;
+        let outer_base = config.opt_positive("rope_theta")?;
         let specs = [
-            of_object(config, Some(&full), global, None)?,
-            of_object(config, Some(&sliding), local, None)?,
+            of_object(config, full.as_ref(), global, outer_base)?,
+            of_object(config, sliding.as_ref(), local, None)?,
         ];
-        for object in [&full, &sliding, &by_type] {
+        for object in [full, sliding, Some(by_type)].iter().flatten() {
             object.finish(&OF_ROPE);
         }
         return Ok(specs);

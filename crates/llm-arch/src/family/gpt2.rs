@@ -55,6 +55,7 @@ pub(super) static FAMILY: Family = Family {
         // The causal mask and its filler.
         wide: &[],
         harmless: &["h.{i}.attn.bias", "h.{i}.attn.masked_bias"],
+        elsewhere: &[],
     },
     gguf: Some(Gguf {
         architecture: "gpt2",

@@ -7,7 +7,7 @@ use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Module, Naming, Role};
+use crate::skeleton::{Elsewhere, Matrices, Module, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -66,6 +66,8 @@ pub(super) static FAMILY: Family = Family {
             "layers.{i}.attention.masked_bias",
             "layers.{i}.attention.rotary_emb.inv_freq",
         ],
+        // What transformers calls it since version 5.
+        elsewhere: &[(Role::Head, Elsewhere::Name("lm_head.weight"))],
     },
     gguf: Some(Gguf {
         architecture: "gptneox",

@@ -51,6 +51,7 @@ pub(super) static FAMILY: Family = Family {
             "h.{i}.attn.masked_bias",
             "h.{i}.attn.embed_positions",
         ],
+        elsewhere: &[],
     },
     gguf: None,
 };

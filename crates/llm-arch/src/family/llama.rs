@@ -7,7 +7,7 @@ use super::{Family, Gguf, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Module, Names, Naming, Role};
+use crate::skeleton::{Elsewhere, Matrices, Module, Names, Naming, Role, StackRows};
 use crate::spec::{ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -34,14 +34,7 @@ pub(super) static FAMILY: Family = Family {
         architecture: "llama",
         keys: GGUF_KEYS,
         naming: |_| &GGUF_NAMING,
-        adjust: |spec| {
-            if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
-                for rotary in kinds {
-                    // The rows of queries and keys are stored in that order.
-                    rotary.pairing = Pairing::Adjacent;
-                }
-            }
-        },
+        adjust: adjacent_pairs,
         config: |spec| {
             let attention = &spec.decoder.block.attention;
             let mut config = written::like_llama(spec, "LlamaForCausalLM")?;
@@ -90,6 +83,7 @@ pub(super) const NAMING: Naming = Naming {
     module: Module::Linear,
     wide: &[],
     harmless: &["self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"],
+    elsewhere: &[],
 };
 
 /// What GGUF calls the keys of most families since Llama.
@@ -150,8 +144,55 @@ pub(super) const GGUF_NAMING: Naming = Naming {
     matrices: Matrices::OutIn,
     module: Module::Linear,
     wide: &[],
-    harmless: &[],
+    // They are read as if they were keys.
+    harmless: &["rope_factors_long.weight", "rope_factors_short.weight"],
+    elsewhere: &[],
 };
+
+/// The same where layers have experts: in one tensor each kind of matrix, in older files alone.
+pub(super) const GGUF_EXPERTS_NAMING: Naming = Naming {
+    names: &[
+        &[
+            (Role::Router, "blk.{i}.ffn_gate_inp.weight"),
+            (Role::Gate, "blk.{i}.ffn_gate.{e}.weight"),
+            (Role::Up, "blk.{i}.ffn_up.{e}.weight"),
+            (Role::Down, "blk.{i}.ffn_down.{e}.weight"),
+        ],
+        GGUF_NAMES,
+    ],
+    elsewhere: &[
+        (
+            Role::Gate,
+            Elsewhere::Stack("blk.{i}.ffn_gate_exps.weight", StackRows::All),
+        ),
+        (
+            Role::Up,
+            Elsewhere::Stack("blk.{i}.ffn_up_exps.weight", StackRows::All),
+        ),
+        (
+            Role::Gate,
+            Elsewhere::Stack("blk.{i}.ffn_gate_up_exps.weight", StackRows::First),
+        ),
+        (
+            Role::Up,
+            Elsewhere::Stack("blk.{i}.ffn_gate_up_exps.weight", StackRows::Second),
+        ),
+        (
+            Role::Down,
+            Elsewhere::Stack("blk.{i}.ffn_down_exps.weight", StackRows::All),
+        ),
+    ],
+    ..GGUF_NAMING
+};
+
+/// Rows of queries and keys are stored so that neighbours are turned together.
+pub(super) fn adjacent_pairs(spec: &mut ModelSpec) {
+    if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
+        for rotary in kinds {
+            rotary.pairing = Pairing::Adjacent;
+        }
+    }
+}
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);

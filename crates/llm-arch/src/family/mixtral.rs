@@ -1,13 +1,14 @@
 //! Mixtral: Mistral with experts.
 
 use llm_tensor::Activation;
+use serde_json::json;
 
 use super::block::{self, HeadDefaults};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Naming, Role};
+use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
 use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting};
 
 pub(super) static FAMILY: Family = Family {
@@ -45,10 +46,66 @@ pub(super) static FAMILY: Family = Family {
         ],
         wide: &[],
         harmless: &["self_attn.rotary_emb.inv_freq"],
+        // As transformers holds them since version 5, and saves them if asked to.
+        elsewhere: &[
+            (
+                Role::Router,
+                Elsewhere::Name("model.layers.{i}.mlp.gate.weight"),
+            ),
+            (
+                Role::Gate,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
+            ),
+            (
+                Role::Up,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
+            ),
+            (Role::Down, Elsewhere::Stack(STACKED_DOWN, StackRows::All)),
+        ],
         ..llama::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "llama",
+        keys: GGUF_KEYS,
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        adjust: llama::adjacent_pairs,
+        config: |spec| {
+            let mut config = written::like_llama(spec, "MixtralForCausalLM")?;
+            written::add_rope(&mut config, spec)?;
+            let Some(experts) = written::experts(spec) else {
+                return written::none("its layers have no experts");
+            };
+            let window = spec.decoder.layers.first().and_then(|layer| layer.window);
+            let more = json!({
+                "num_local_experts": experts.n_experts,
+                "num_experts_per_tok": experts.n_active,
+                "sliding_window": window,
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
+
+const GGUF_KEYS: &[(&str, &str)] = &[
+    ("expert_count", "num_local_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("embedding_length", "hidden_size"),
+    ("block_count", "num_hidden_layers"),
+    ("feed_forward_length", "intermediate_size"),
+    ("context_length", "max_position_embeddings"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.head_count_kv", "num_key_value_heads"),
+    ("attention.key_length", "head_dim"),
+    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    ("attention.sliding_window", "sliding_window"),
+    ("rope.freq_base", "rope_theta"),
+];
+
+/// Experts' gates above their ups, `[experts, 2 · width, hidden]`.
+pub(super) const STACKED_GATE_UP: &str = "model.layers.{i}.mlp.experts.gate_up_proj";
+/// `[experts, hidden, width]`.
+pub(super) const STACKED_DOWN: &str = "model.layers.{i}.mlp.experts.down_proj";
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config

@@ -78,6 +78,7 @@ pub(super) static FAMILY: Family = Family {
         module: Module::Linear,
         wide: &[],
         harmless: &[],
+        elsewhere: &[],
     },
     gguf: None,
 };

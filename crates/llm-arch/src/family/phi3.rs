@@ -45,6 +45,7 @@ pub(super) static FAMILY: Family = Family {
         module: Module::Linear,
         wide: &[],
         harmless: &["self_attn.rotary_emb.inv_freq"],
+        elsewhere: &[],
     },
     gguf: Some(Gguf {
         architecture: "phi3",

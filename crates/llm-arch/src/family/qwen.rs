@@ -4,11 +4,12 @@ use llm_tensor::Activation;
 use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
+use super::mixtral::{STACKED_DOWN, STACKED_GATE_UP};
 use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Naming, Role};
+use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
 use crate::spec::{
     AttentionSpec, ExpertsSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting,
 };
@@ -92,10 +93,64 @@ pub(super) static QWEN3_MOE: Family = Family {
         ],
         wide: &[],
         harmless: &[],
+        elsewhere: &[
+            (
+                Role::Gate,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
+            ),
+            (
+                Role::Up,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
+            ),
+            (Role::Down, Elsewhere::Stack(STACKED_DOWN, StackRows::All)),
+        ],
         ..llama::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "qwen3moe",
+        keys: GGUF_MOE_KEYS,
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        adjust: |spec| {
+            // llama.cpp does not ask.
+            for layer in &mut spec.decoder.layers {
+                if let MlpSpec::Experts(experts) = &mut layer.mlp {
+                    experts.weighting = Weighting::Normalised;
+                }
+            }
+        },
+        config: |spec| {
+            let mut config = written(spec, "Qwen3MoeForCausalLM")?;
+            let Some(experts) = written::experts(spec) else {
+                return written::none("its layers have no experts");
+            };
+            let more = json!({
+                "num_experts": experts.n_experts,
+                "num_experts_per_tok": experts.n_active,
+                "moe_intermediate_size": experts.width,
+                "norm_topk_prob": true,
+                "decoder_sparse_step": 1,
+                "mlp_only_layers": [],
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
+
+const GGUF_MOE_KEYS: &[(&str, &str)] = &[
+    ("expert_count", "num_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("expert_feed_forward_length", "moe_intermediate_size"),
+    ("embedding_length", "hidden_size"),
+    ("block_count", "num_hidden_layers"),
+    ("feed_forward_length", "intermediate_size"),
+    ("context_length", "max_position_embeddings"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.head_count_kv", "num_key_value_heads"),
+    ("attention.key_length", "head_dim"),
+    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    ("rope.freq_base", "rope_theta"),
+];
 
 const UNREAD: Unread = Unread {
     // For other programs, which read a million tokens with it.

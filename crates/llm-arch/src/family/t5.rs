@@ -5,7 +5,7 @@ use llm_tensor::Activation;
 use super::{Family, block};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
-use crate::skeleton::{Matrices, Module, Names, Naming, Role};
+use crate::skeleton::{Elsewhere, Matrices, Module, Names, Naming, Role};
 use crate::spec::{
     DenseMlp, EmbeddingSpec, EncoderSpec, Gating, HeadSpec, LayerSpec, MlpSpec, ModelSpec,
     NormSpec, Positions, StackSpec,
@@ -131,6 +131,18 @@ const NAMING: Naming = Naming {
         "encoder.embed_tokens.weight",
         "decoder.embed_tokens.weight",
         "layer.{i}.EncDecAttention.relative_attention_bias.weight",
+    ],
+    elsewhere: &[
+        (
+            Role::TokenTable,
+            Elsewhere::Name("encoder.embed_tokens.weight"),
+        ),
+        (
+            Role::TokenTable,
+            Elsewhere::Name("decoder.embed_tokens.weight"),
+        ),
+        // The references tie whatever the configuration says, which tells them only whether to scale.
+        (Role::Head, Elsewhere::TokenTable),
     ],
 };
 

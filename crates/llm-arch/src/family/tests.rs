@@ -179,7 +179,7 @@ fn gguf_metadata_gives_the_same_model() {
         panic!("rotary")
     };
     kinds[0].pairing = llm_tensor::Pairing::Adjacent;
-    let found = from_gguf(&["output.weight"]);
+    let found = from_gguf(&["output.weight", "token_embd.weight"]);
     assert_eq!(found.spec, expected);
     assert_eq!(found.n_parameters(), 6_738_415_616);
     let tied = from_gguf(&["rope_freqs.weight"]);

@@ -3,7 +3,7 @@
 use llm_tensor::Activation;
 use serde_json::{Map, Value, json};
 
-use crate::spec::{DenseMlp, HeadMatrix, MlpSpec, ModelSpec, Positions};
+use crate::spec::{DenseMlp, ExpertsSpec, HeadMatrix, MlpSpec, ModelSpec, Positions};
 use crate::{ArchError, RopeScaling, RotarySpec};
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -22,18 +22,24 @@ pub(super) fn config(spec: &ModelSpec, architecture: &str) -> Map<String, Value>
 /// What families since Llama have in common, without rotary positions.
 pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>> {
     let attention = &spec.decoder.block.attention;
-    let mlp = mlp(spec)?;
+    let (width, activation) = match experts(spec) {
+        Some(experts) => (experts.width, experts.activation),
+        None => {
+            let mlp = mlp(spec)?;
+            (mlp.width, mlp.activation)
+        }
+    };
     let mut config = config(spec, architecture);
     extend(
         &mut config,
         json!({
             "hidden_size": spec.hidden,
-            "intermediate_size": mlp.width,
+            "intermediate_size": width,
             "num_hidden_layers": spec.decoder.n_layers(),
             "num_attention_heads": attention.n_heads,
             "num_key_value_heads": attention.n_kv_heads,
             "head_dim": attention.head_dim,
-            "hidden_act": name(mlp.activation),
+            "hidden_act": name(activation),
             "max_position_embeddings": spec.context,
             "rms_norm_eps": shortest(spec.decoder.norm.eps),
         }),
@@ -55,6 +61,14 @@ pub(super) fn mlp(spec: &ModelSpec) -> Result<DenseMlp> {
         Some(MlpSpec::Dense(mlp)) => Ok(mlp),
         Some(MlpSpec::Experts(_)) => none("its layers have experts"),
         None => none("it has no layers"),
+    }
+}
+
+/// The experts, where all layers have the same.
+pub(super) fn experts(spec: &ModelSpec) -> Option<ExpertsSpec> {
+    match spec.decoder.layers.first()?.mlp {
+        MlpSpec::Dense(_) => None,
+        MlpSpec::Experts(experts) => Some(experts),
     }
 }
 

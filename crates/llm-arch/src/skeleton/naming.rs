@@ -1,11 +1,12 @@
 //! What the checkpoints of a family call their tensors.
 
-use super::{Module, Role};
+use super::{Module, Role, Unit};
 
 /// What a kind of checkpoint calls its tensors.
 pub(crate) type Names = &'static [(Role, &'static str)];
 
 /// The names and storage habits of one kind of checkpoint of a family.
+#[derive(Debug)]
 pub(crate) struct Naming {
     /// Name patterns, `{i}` being the layer and `{e}` the expert: the first table that has a role counts, so that a
     /// family says only what it calls otherwise than its relative.
@@ -22,15 +23,50 @@ pub(crate) struct Naming {
     pub(crate) wide: &'static [Role],
     /// Patterns of tensors that carry nothing; `{i}` is any number.
     pub(crate) harmless: &'static [&'static str],
+    /// Where else some writers put a role's tensors, in the order in which they are looked for.
+    pub(crate) elsewhere: &'static [(Role, Elsewhere)],
+}
+
+/// Where else than under its own name a role's tensor may lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Elsewhere {
+    /// Under this one.
+    Name(&'static str),
+    /// In a tensor that holds the matrices of all experts of a layer.
+    Stack(&'static str, StackRows),
+    /// The table of tokens is in its stead.
+    TokenTable,
+}
+
+/// Which rows of each matrix of a stack are a role's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum StackRows {
+    /// All of them.
+    All,
+    /// The first half.
+    First,
+    /// The second half.
+    Second,
 }
 
 /// How the matrices of blocks are stored.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Matrices {
     /// `[out, in]`.
     OutIn,
     /// `[in, out]`.
     InOut,
+}
+
+/// The name that a pattern gives to a unit's tensor.
+pub(super) fn name_of(pattern: &str, unit: Unit) -> String {
+    match unit {
+        Unit::Layer(_, i) => pattern.replace("{i}", &i.to_string()),
+        Unit::Expert { layer, expert } => pattern
+            .replace("{i}", &layer.to_string())
+            .replace("{e}", &expert.to_string()),
+        Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => pattern.to_owned(),
+    }
 }
 
 /// Whether `name` ends in `pattern`, at a component's start, `{i}` standing for a number.

@@ -1,9 +1,11 @@
 //! Names of the text half of a larger model.
 
+use std::borrow::Cow;
+
 use super::Slot;
 
 /// Where a checkpoint of a larger model holds its text half, and its head.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     /// In place of `model.`.
     body: &'static str,
@@ -31,16 +33,31 @@ const HEADS: [&str; 2] = ["", "language_model."];
 /// Gives slots of the text half alone the names that they have in a larger model.
 pub(super) fn rename(slots: &mut [Slot], layout: Layout) {
     for slot in slots {
-        slot.name = match slot.name.strip_prefix(ALONE) {
-            Some(rest) => format!("{}{rest}", layout.body),
-            None => format!("{}{}", layout.head, slot.name),
-        };
+        slot.name = layout.outer_name(&slot.name);
         slot.base_prefix = "";
     }
 }
 
+impl Layout {
+    /// The name in a larger model of what is called `name` alone.
+    pub(super) fn outer_name(self, name: &str) -> String {
+        match name.strip_prefix(ALONE) {
+            Some(rest) => format!("{}{rest}", self.body),
+            None => format!("{}{name}", self.head),
+        }
+    }
+
+    /// The inverse.
+    pub(super) fn inner_name(self, name: &str) -> Cow<'_, str> {
+        match name.strip_prefix(self.body) {
+            Some(rest) => Cow::Owned(format!("{ALONE}{rest}")),
+            None => Cow::Borrowed(name.strip_prefix(self.head).unwrap_or(name)),
+        }
+    }
+}
+
 /// Chooses among the layouts that of the checkpoint, by its first tensors that are there.
-pub(super) fn settle(slots: &mut [Slot], has_tensor: impl Fn(&str) -> bool) {
+pub(super) fn settle(slots: &mut [Slot], has_tensor: impl Fn(&str) -> bool) -> Layout {
     let body = |body: &&&str| {
         let names = slots
             .iter()
@@ -61,6 +78,7 @@ pub(super) fn settle(slots: &mut [Slot], has_tensor: impl Fn(&str) -> bool) {
             slot.name = format!("{}{}", layout.head, slot.name);
         }
     }
+    layout
 }
 
 /// Whether a tensor belongs to what a larger model has beside its text half.

@@ -2,6 +2,7 @@
 
 use llm_tensor::Norm;
 
+use super::naming::name_of;
 use super::{Matrices, Module, Naming, Role, Side, Slot, Stored, TensorKind, Unit};
 use crate::RopeScaling;
 use crate::spec::{
@@ -241,13 +242,7 @@ impl Slots<'_> {
             .flatten()
             .find(named)
             .expect("a family names every role it uses");
-        let name = match unit {
-            Unit::Layer(_, i) => pattern.replace("{i}", &i.to_string()),
-            Unit::Expert { layer, expert } => pattern
-                .replace("{i}", &layer.to_string())
-                .replace("{e}", &expert.to_string()),
-            Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => (*pattern).to_owned(),
-        };
+        let name = name_of(pattern, unit);
         self.out.push(Slot {
             unit,
             role,

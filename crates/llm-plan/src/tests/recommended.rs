@@ -81,7 +81,7 @@ fn the_most_exact_precision_that_is_fast_enough() {
             DType::BF16,
             None,
             budgets(&[15 * GB], ram, None),
-            "AsAsked on GPU + RAM, 11.8: Comfortable",
+            "Precision(Int8) on GPU, 37.0: Comfortable",
         ),
         case(
             bloom,

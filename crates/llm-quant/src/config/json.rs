@@ -4,7 +4,7 @@ use llm_tensor::DType;
 use serde_json::{Map, Value, json};
 
 use super::{LoadIn, QuantConfig};
-use crate::fields::{Fields, bad_value, dtype_among};
+use crate::fields::{Fields, bad_value, dtype_among, shortened};
 use crate::{BlockSize, QuantError, Result};
 
 impl QuantConfig {
@@ -37,7 +37,7 @@ impl QuantConfig {
             llm_int8_skip_modules: fields
                 .optional(
                     SKIP_MODULES,
-                    "null or a list of modules' names, without the signs of regular expressions",
+                    "null or a list of at most 4096 modules' names",
                     skip_modules,
                 )?
                 .flatten(),
@@ -67,6 +67,8 @@ impl QuantConfig {
                 })?
                 .unwrap_or(default.block_size),
         };
+        let skipped = config.llm_int8_skip_modules.as_deref();
+        Self::check_skip_modules(skipped.unwrap_or_default())?;
         Ok(load_in.map(|_| config))
     }
 
@@ -111,7 +113,9 @@ impl QuantConfig {
 fn check_method(fields: Fields<'_>) -> Result<()> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     match fields.optional(QUANT_METHOD, BITSANDBYTES, text)? {
-        Some(found) if found != BITSANDBYTES => Err(QuantError::UnknownMethod { found }),
+        Some(found) if found != BITSANDBYTES => Err(QuantError::UnknownMethod {
+            found: shortened(found),
+        }),
         _ => Ok(()),
     }
 }
@@ -131,14 +135,16 @@ fn threshold(value: &Value) -> Option<f32> {
     (threshold >= 0.0 && threshold.is_finite()).then_some(threshold)
 }
 
-/// The references take the names for regular expressions; a dot is the only sign of theirs that names have.
 fn skip_modules(value: &Value) -> Option<Option<Vec<String>>> {
-    let name = |value: &Value| {
-        let name = value.as_str()?;
-        (!name.contains(|c| r"^$*+?{}[]\|()".contains(c))).then(|| name.to_owned())
-    };
-    or_null(value, |value| value.as_array()?.iter().map(name).collect())
+    let name = |value: &Value| value.as_str().map(str::to_owned);
+    or_null(value, |value| {
+        let list = value.as_array().filter(|list| list.len() <= MAX_SKIPPED)?;
+        list.iter().map(name).collect()
+    })
 }
+
+/// Ten times as many as the longest lists have: each is tried on each matrix.
+const MAX_SKIPPED: usize = 4096;
 
 fn or_null<T>(value: &Value, parse: impl FnOnce(&Value) -> Option<T>) -> Option<Option<T>> {
     if value.is_null() {

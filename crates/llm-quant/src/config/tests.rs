@@ -1,9 +1,11 @@
 use serde_json::{Map, Value, json};
 
+use proptest::proptest;
+
 use super::*;
 use crate::Int8;
 
-fn parse(json: Value) -> crate::Result<Option<QuantConfig>> {
+fn parse(json: Value) -> Result<Option<QuantConfig>> {
     let Value::Object(object) = json else {
         panic!("an object")
     };
@@ -143,8 +145,8 @@ fn what_is_not_understood_is_named() {
         ),
         case(
             "llm_int8_skip_modules",
-            json!(["layers.[0-3]"]),
-            &["[0-3]", "regular expressions"],
+            json!(["layers.(?=0)"]),
+            &["has `layers.(?=0)`", "regular expression"],
         ),
         case(
             "bnb_4bit_quant_type",
@@ -242,4 +244,58 @@ fn the_scheme_is_what_the_options_say() {
         double_quant: false,
     };
     assert_eq!(config.scheme(), Scheme::FourBit(format));
+}
+
+#[test]
+fn regular_expressions_name_what_they_do_to_the_reference() {
+    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/quantization/skip-modules/skip-modules.json");
+    let fixture: Value = serde_json::from_slice(&std::fs::read(fixture).unwrap()).unwrap();
+    let modules: Vec<&str> = fixture["modules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m.as_str().unwrap())
+        .collect();
+    let named = fixture["named"].as_object().unwrap();
+    assert!(named.len() >= 700);
+    for (pattern, expected) in named {
+        assert_eq!(skip::flaw(pattern), None, "{pattern}");
+        let found = (0..modules.len()).filter(|&i| skip::names(pattern, modules[i]));
+        assert_eq!(json!(found.collect::<Vec<_>>()), *expected, "{pattern}");
+    }
+    let refused = fixture["refused"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p.as_str().unwrap().to_owned());
+    let hostile = [
+        "(".repeat(400),
+        "a".repeat(600),
+        "((((a*)*)*)*)*".to_owned(),
+        "(a{2,9}){2,9}".repeat(60),
+    ];
+    for pattern in refused.chain(hostile) {
+        assert!(skip::flaw(&pattern).is_some(), "{pattern}");
+        assert!(QuantConfig::check_skip_modules(&[pattern]).is_err());
+    }
+    // Time is bounded.
+    let name = "a".repeat(200);
+    for pattern in [
+        "((a*)*)*b",
+        "((a{1,900}){1,900}){900}b",
+        "(a|aa|a?)*(a|a*)*b",
+        "(.*.*.*.*.*.*.*.*)*b",
+    ] {
+        assert!(skip::flaw(pattern).is_none(), "{pattern}");
+        assert!(!skip::names(pattern, &name), "{pattern}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_expression_makes_it_fail(pattern in r#"[a.\\()\[\]{}0-9,*+?|^$:db-]{0,20}"#, name in "[a.0-9]{0,12}") {
+        _ = skip::flaw(&pattern);
+        _ = skip::names(&pattern, &name);
+    }
 }

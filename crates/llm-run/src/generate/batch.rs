@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use llm_runtime::Session;
+use llm_runtime::{RuntimeError, Session};
 use llm_text::Tokenizer;
 use serde::Serialize;
 use serde_json::Value;
@@ -156,17 +156,22 @@ impl<'a> Batch<'a> {
                 break;
             };
             match self.usable_ids(prompt) {
-                Ok(ids) => {
-                    self.begin(sequence, index, prompt, ids)?;
-                    self.free.pop();
-                }
-                Err(error) => {
-                    self.tally.n_refused += 1;
-                    print_line(prompt, Outcome::Refusal { error: &error })?;
-                }
+                Ok(ids) => match self.begin(sequence, index, prompt, ids) {
+                    Ok(()) => {
+                        self.free.pop();
+                    }
+                    Err(error) if is_of_one(&error) => self.refuse(prompt, &error.to_string())?,
+                    Err(error) => return Err(error),
+                },
+                Err(error) => self.refuse(prompt, &error)?,
             }
         }
         Ok(())
+    }
+
+    fn refuse(&mut self, prompt: &Prompt, error: &str) -> Result<()> {
+        self.tally.n_refused += 1;
+        print_line(prompt, Outcome::Refusal { error })
     }
 
     fn usable_ids(&self, prompt: &'a Prompt) -> Result<&'a [u32], String> {
@@ -192,6 +197,7 @@ impl<'a> Batch<'a> {
         let seed = (settings.sampling.temperature > 0.0).then_some(settings.seed);
         let answer = Running::new(self.session.spec(), self.tokenizer, settings, ids)?;
         self.session.truncate(sequence, 0);
+        self.session.expect(sequence, ids.len());
         let start_token = self.session.spec().encoder.as_ref().map(|e| e.start_token);
         let pending = match start_token {
             Some(start_token) => {
@@ -231,12 +237,18 @@ impl<'a> Batch<'a> {
         });
         let items: Vec<_> = pieces.collect();
         let n_fed: Vec<_> = items.iter().map(|(_, ids)| ids.len()).collect();
-        let vocab = self.session.spec().vocab;
-        let logits = self.session.advance(&items)?.chunks_exact(vocab);
+        let logits = self.session.advance_each(&items)?;
         let mut fed = n_fed.into_iter().zip(logits);
+        let mut refused = Vec::new();
         for mut active in std::mem::take(&mut self.active) {
             let end = match fed.next() {
-                Some((n_tokens, logits)) => active.fed(n_tokens, logits)?,
+                Some((n_tokens, Ok(logits))) => active.fed(n_tokens, logits)?,
+                // Nothing is wrong with the others.
+                Some((_, Err(error))) => {
+                    self.free.push(active.sequence);
+                    refused.push((active.prompt, error.to_string()));
+                    continue;
+                }
                 None => None,
             };
             let Some(end) = end else {
@@ -249,8 +261,17 @@ impl<'a> Batch<'a> {
             self.tally.n_written += active.answer.n_tokens();
             active.print(end, self.tokenizer)?;
         }
+        for (prompt, error) in refused {
+            self.refuse(prompt, &error)?;
+        }
         Ok(())
     }
+}
+
+/// Whether an error is of one prompt alone.
+fn is_of_one(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<RuntimeError>();
+    matches!(cause, Some(RuntimeError::NotFinite { .. }))
 }
 
 impl Active<'_> {

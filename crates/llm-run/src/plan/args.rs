@@ -180,3 +180,74 @@ fn device_map(text: &str) -> Result<Strategy, String> {
     let map = json.parse().map(Strategy::Map);
     map.map_err(|flaw: llm_plan::PlanError| flaw.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use llm_plan::MaxMemory;
+
+    use super::*;
+    use crate::system::{Limit, MemInfo, RamLimits, Version, ram_of};
+
+    const GB: u64 = 1_000_000_000;
+
+    /// A container of 16 GB on a machine of 64.
+    fn container() -> Room {
+        let memory = MemInfo {
+            total: Bytes::new(64 * GB),
+            available: Bytes::new(60 * GB),
+        };
+        let limit = Limit {
+            version: Version::V2,
+            folder: PathBuf::from("/sys/fs/cgroup"),
+            limit: Bytes::new(16 * GB),
+            usage: Bytes::new(3 * GB),
+            page_cache: Bytes::new(2 * GB),
+        };
+        let limits = RamLimits {
+            groups: vec![limit],
+            process: Vec::new(),
+        };
+        ram_of(Some(memory), &limits)
+    }
+
+    #[test]
+    fn a_budget_beyond_a_containers_limit_is_brought_down_to_it() {
+        let own = Bytes::new(GB / 100);
+        let beyond = |given: Option<u64>| Beyond::of(given.map(Bytes::new), &container(), own);
+        assert_eq!(beyond(None), None);
+        assert_eq!(beyond(Some(15 * GB)), None, "as given, to the last byte");
+        assert_eq!(
+            beyond(Some(15 * GB + GB / 100)),
+            None,
+            "with what is its own"
+        );
+        let found = beyond(Some(15 * GB + GB / 100 + 1)).unwrap();
+        assert_eq!(found, beyond(Some(64 * GB)).unwrap());
+        assert_eq!(found.free, Bytes::new(15 * GB + GB / 100));
+        assert!(found.usable < found.free);
+
+        let given: MaxMemory = "cpu=64GB".parse().unwrap();
+        let mut memories = Memories {
+            budgets: given.over(&Budgets::default()),
+            sources: BTreeMap::new(),
+            lacking: Vec::new(),
+            beyond: BTreeMap::from([(Home::Ram, found.clone())]),
+            offload_folder: None,
+        };
+        let notice = memories.bound().unwrap();
+        assert_eq!(
+            notice,
+            "--max-memory cpu: 64.0 GB (59.6 GiB) is more than the 15.0 GB (14.0 GiB) of RAM that are free \
+             (cgroup v2 limit 16.0 GB (14.9 GiB) less usage); 14.5 GB (13.5 GiB) are used at most"
+        );
+        assert_eq!(memories.budgets.ram, found.usable);
+        assert_eq!(memories.bound(), None, "it is within now");
+    }
+
+    #[test]
+    fn what_the_system_does_not_tell_bounds_nothing() {
+        let room = ram_of(None, &RamLimits::default());
+        let given = Some(Bytes::new(64 * GB));
+        assert_eq!(Beyond::of(given, &room, Bytes::ZERO), None);
+    }
+}

@@ -90,7 +90,7 @@ fn rule(reason: Reason) -> String {
     match reason {
         Reason::OnlyOne => String::new(),
         Reason::Comfortable => {
-            format!("; the most exact precision that makes {COMFORTABLE:.0} or more")
+            format!("; the most exact precision that makes {COMFORTABLE:.0} or more there")
         }
         Reason::HalfOfTheFastest => {
             "; the most exact precision that is at least half as fast as the fastest".to_owned()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{asset, run};
+use crate::support::{asset, fixture, run};
 
 struct Case<'a> {
     args: &'a [&'a str],
@@ -175,7 +175,14 @@ fn models() {
         "\"num_hidden_layers\": 5",
         "\"num_hidden_layers\": 4",
     );
-    folder.check(&["9 not understood: `model.layers.4."]);
+    // A layer more than the configuration has is no part of the model, and said.
+    let path = folder.path().to_str().unwrap();
+    let output = run(&["generate", path, "x", "--max-new-tokens", "1"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let note = output.stderr.lines().next().unwrap();
+    for word in ["note: left out", "9 tensors", "`model.layers.4."] {
+        assert!(note.contains(word), "{note}");
+    }
 }
 
 #[test]
@@ -256,4 +263,51 @@ fn output_that_nobody_takes_is_an_error_that_names_it() {
         stderr,
         "error: cannot write to standard output: No space left on device (os error 28)\n"
     );
+}
+
+/// A model's folder whose `name` is `text`.
+#[cfg(unix)]
+fn with_file(name: &str, text: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let source = fixture("faults/llama-tokenizer/model");
+    for entry in std::fs::read_dir(source).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(dir.path().join(name), text).unwrap();
+    dir
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_in_the_place_of_a_tokenizers_files() {
+    for name in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+    ] {
+        let dir = with_file(name, "");
+        let path = dir.path().join(name);
+        std::fs::remove_file(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        check_line(Case {
+            args: &["generate", dir.path().to_str().unwrap(), "a"],
+            words: &[path.to_str().unwrap(), "a pipe, not a file"],
+        });
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_tokenizer_that_the_library_gives_up_on() {
+    let contradiction = r#"{"version": "1.0", "added_tokens": [], "model": {"type": "BPE",
+        "vocab": {"aaaa": 0, "bbbb": 1}, "merges": [["aaaa", "bbbb"]]}}"#;
+    let dir = with_file("tokenizer.json", contradiction);
+    check_line(Case {
+        args: &["generate", dir.path().to_str().unwrap(), "a"],
+        words: &["tokenizer.json", "the tokenizers library gives up"],
+    });
 }

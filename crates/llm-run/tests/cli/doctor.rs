@@ -66,6 +66,14 @@ fn what_is_printed_is_kept() {
     assert!(number("/ram/available_bytes") <= number("/ram/total_bytes"));
     let free = number("/ram/usable_bytes") + number("/ram/margin_bytes");
     assert_eq!(free, number("/ram/free_bytes"));
+    // What plans count with, and nobody measured.
+    for assumed in ["gpu", "pcie"] {
+        assert!(number(&format!("/assumed/{assumed}_bytes_per_second")) > 0.0);
+    }
+    assert_eq!(found["assumed"]["disk_bytes_per_second"], Value::Null);
+    assert!(found["suggestions"].is_array(), "{found}");
+    let folder = found["bandwidth"]["disk_folder"].as_str().unwrap();
+    assert_eq!(Path::new(folder), caches.path().join("llm-run"));
     assert!(
         found["no_gpu_reason"]
             .as_str()
@@ -90,11 +98,21 @@ fn a_table_says_the_same_to_people() {
         "disk for offloading ",
         "disk bandwidth ",
         "GPUs ",
+        "plans for GPUs ",
     ] {
         let is_there = output.stdout.lines().any(|line| line.starts_with(row));
         assert!(is_there, "{row} in: {}", output.stdout);
     }
     assert!(output.stdout.contains(folder), "{}", output.stdout);
+    for figure in ["RAM bandwidth", "disk bandwidth"] {
+        let line = output.stdout.lines().find(|line| line.starts_with(figure));
+        assert!(line.unwrap().contains("measured"), "{}", output.stdout);
+    }
+    assert!(
+        output.stdout.contains(" to it, assumed"),
+        "{}",
+        output.stdout
+    );
     assert_eq!(names(offload.path()), [""; 0]);
 }
 
@@ -106,11 +124,9 @@ fn what_cannot_be_kept_is_printed_all_the_same() {
     // The cache folder would lie inside a file: neither the measured file nor the result can be written there.
     let output = doctor(&file, &[]);
     assert_eq!(output.code, 0, "{}", output.stderr);
-    assert!(
-        output.stdout.contains("not measured in"),
-        "{}",
-        output.stdout
-    );
+    for says in ["not measured in", "plans assume 1.00 GB/s", "\nsuggestion "] {
+        assert!(output.stdout.contains(says), "{}", output.stdout);
+    }
     assert!(
         output.stderr.contains("not kept for plans"),
         "{}",

@@ -8,8 +8,10 @@
 
 mod bad_input;
 mod batch;
+mod bind;
 mod cache;
 mod chat;
+mod config;
 mod doctor;
 mod elements;
 mod faults;

@@ -26,7 +26,13 @@ impl Stage for Recorder {
         Ok(())
     }
 
-    fn encode(&mut self, _: usize, _: &[u32], _: &Interrupt, _: &mut [f32]) -> Result<()> {
+    fn encode(
+        &mut self,
+        _: usize,
+        _: &[u32],
+        _: (&Interrupt, Option<&Probe>),
+        _: &mut [f32],
+    ) -> Result<()> {
         Ok(())
     }
 
@@ -60,7 +66,7 @@ fn session() -> (Session, Receiver<Seen>) {
     let stages: Vec<Box<dyn Stage>> = vec![Box::new(recorder)];
     let loaded = (stages, Allocated::default());
     (
-        Session::new(skeleton.spec, loaded, limits, DType::F32),
+        Session::new(skeleton.spec, loaded, limits, DType::F32, None),
         seen,
     )
 }

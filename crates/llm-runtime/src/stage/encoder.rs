@@ -9,6 +9,7 @@ use super::{StageOptions, WeightSource, cache, final_norm};
 use crate::activations::Activations;
 use crate::block::{Block, BlockCache, Call};
 use crate::memory::Allocated;
+use crate::probe::Probe;
 use crate::projection::NormWeights;
 use crate::relative::BiasTable;
 use crate::session::Interrupt;
@@ -17,6 +18,7 @@ use crate::{Result, RuntimeError};
 
 pub(super) struct Encoder<B: Backend> {
     spec: EncoderSpec,
+    hidden: usize,
     blocks: Vec<Weights<Block<B>>>,
     bias: Option<BiasTable<B>>,
     norm: Weights<NormWeights<B>>,
@@ -43,6 +45,7 @@ impl<B: Backend> Encoder<B> {
         let key = Key::Unit(Unit::FinalNorm(Side::Encoder));
         Ok(Encoder {
             spec: spec.clone(),
+            hidden: options.spec.hidden,
             blocks,
             bias: BiasTable::load(backend, source, (Side::Encoder, stack), n_tokens)?,
             norm: Weights::load(stream, key, source, |source| {
@@ -65,7 +68,7 @@ impl<B: Backend> Encoder<B> {
         backend: &B,
         stream: Option<&Stream>,
         n_tokens: usize,
-        interrupt: &Interrupt,
+        (interrupt, probe): (&Interrupt, Option<&Probe>),
         a: &mut Activations<B>,
         memory: &mut B::Buffer,
     ) -> Result<()> {
@@ -92,6 +95,10 @@ impl<B: Backend> Encoder<B> {
             })?;
             let caches = std::slice::from_mut(&mut self.cache);
             block.forward(&call, layer, a, caches)?;
+            if let Some(probe) = probe {
+                let unit = Unit::Layer(Side::Encoder, i);
+                probe.look(backend, &a.x, n_tokens * self.hidden, unit)?;
+            }
         }
         let norm = self.norm.get(stream, |source| {
             final_norm(backend, source, Side::Encoder, &stack.norm)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use llm_arch::{HeadMatrix, Role, Unit};
-use llm_checkpoint::{Checkpoint, DirectFile, Layout, PageBuf};
+use llm_checkpoint::{Checkpoint, DirectFile, Layout, PageBuf, TensorInfo};
 use llm_plan::{Encodings, RunOn, becomes_table, is_looked_up, staged_bytes};
 use llm_quant::Scheme;
 use llm_quant::layout::Part;
@@ -138,11 +138,13 @@ impl<'a> Files<'a> {
         };
         let mut parts = Vec::new();
         for &part in form.parts() {
-            let name = match part {
-                Part::Weight => name.clone(),
-                part => part.name(name),
+            let tensor = match part {
+                // Of a stack it is a part.
+                Part::Weight if in_place => bound.tensor,
+                Part::Weight => find(checkpoint, name)?,
+                part => find(checkpoint, &part.name(name))?,
             };
-            let span = self.span(checkpoint, &name, (slot.unit, in_place))?;
+            let span = self.span(checkpoint, tensor, (slot.unit, in_place))?;
             parts.push((part, span));
         }
         Ok((form, parts))
@@ -151,15 +153,14 @@ impl<'a> Files<'a> {
     fn span(
         &mut self,
         checkpoint: &Checkpoint,
-        name: &str,
+        tensor: &TensorInfo,
         (unit, in_place): (Unit, bool),
     ) -> Result<Span> {
-        let tensor = find(checkpoint, name)?;
         // What has gaps itself is written anew, but a file may have the scales of a matrix so.
         if tensor.layout != Layout::RowMajor {
             return Err(RuntimeError::QuantizedPart {
                 path: checkpoint.path().to_owned(),
-                tensor: name.to_owned(),
+                tensor: tensor.name.clone(),
                 expected: "elements one after the other".to_owned(),
                 found: "gaps between them".to_owned(),
             });
@@ -206,7 +207,7 @@ fn verify(file: &DirectFile, expected: u64) -> Result<()> {
     }
 }
 
-fn find<'c>(checkpoint: &'c Checkpoint, name: &str) -> Result<&'c llm_checkpoint::TensorInfo> {
+fn find<'c>(checkpoint: &'c Checkpoint, name: &str) -> Result<&'c TensorInfo> {
     checkpoint.get(name).ok_or_else(|| {
         RuntimeError::Checkpoint(llm_checkpoint::CheckpointError::NoSuchTensor {
             path: checkpoint.path().to_owned(),

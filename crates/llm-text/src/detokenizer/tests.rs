@@ -102,6 +102,60 @@ fn an_unknown_id_changes_nothing() {
 }
 
 #[test]
+fn a_long_run_of_bytes_comes_while_it_is_made() {
+    let text = "\u{4e2d}\u{6587}\u{5b57}\u{7b26}\u{6e2c}\u{8a66}🙂🙃é".repeat(5);
+    for (name, tokenizer) in fixture_tokenizers() {
+        let ids = tokenizer.encode(&text, SpecialTokens::AsIs).unwrap();
+        let mut detokenizer = tokenizer.detokenizer();
+        let (mut out, mut n_tokens) = (String::new(), 0);
+        for &id in &ids {
+            n_tokens += 1;
+            out.push_str(&detokenizer.push(id).unwrap());
+            assert!(text.starts_with(&out), "{name}: {out}");
+            assert!(out.len() + 24 >= n_tokens, "{name}: {out}");
+        }
+        assert_eq!(out + &detokenizer.finish().unwrap(), text, "{name}");
+    }
+}
+
+#[test]
+fn what_is_out_of_a_run_stays_when_the_run_breaks() {
+    let tokenizer = tokenizer_of("sentencepiece");
+    let byte = |byte: u8| tokenizer.token_id(&format!("<0x{byte:02X}>")).unwrap();
+    let bytes = |text: &str| text.bytes().map(byte).collect::<Vec<_>>();
+    let letter = tokenizer.token_id("a").unwrap();
+    struct Case {
+        ids: Vec<u32>,
+        text: String,
+    }
+    let (whole, bad) = ("\u{4e2d}".repeat(7), "\u{fffd}");
+    // Of 21 bytes, 15 are held back.
+    let out = "\u{4e2d}".repeat(2);
+    let cases = [
+        Case {
+            ids: [bytes(&whole), vec![byte(0xff), byte(0x41), letter]].concat(),
+            text: format!("{out}{}a", bad.repeat(17)),
+        },
+        Case {
+            ids: [bytes(&whole), vec![byte(0xe4), letter]].concat(),
+            text: format!("{out}{}a", bad.repeat(16)),
+        },
+        Case {
+            ids: [bytes(&whole), vec![byte(0xe4)]].concat(),
+            text: format!("{out}{}", bad.repeat(16)),
+        },
+        Case {
+            ids: [vec![letter], bytes(&whole), vec![letter], bytes("é")].concat(),
+            text: format!("a{whole}aé"),
+        },
+    ];
+    for case in cases {
+        let text = stream(&tokenizer, &case.ids, SpecialText::Skip);
+        assert_eq!(text, case.text);
+    }
+}
+
+#[test]
 fn long_texts_take_constant_work_per_token() {
     // Quadratic work would take minutes here: broken bytes without end, and text without end.
     for (name, tokenizer) in fixture_tokenizers() {
@@ -125,6 +179,23 @@ proptest! {
             let size = u32::try_from(tokenizer.vocab_size()).unwrap();
             let ids: Vec<u32> = seeds.iter().map(|seed| seed % size).collect();
             check(tokenizer, &ids);
+        }
+    }
+
+    #[test]
+    fn cleaned_up_pieces_make_the_whole(pieces in prop::collection::vec("[ .,?!'nmtsrvea]{0,4}", 0..12)) {
+        let mut cleanup = Cleanup::default();
+        let mut text: String = pieces.iter().map(|piece| cleanup.push(piece)).collect();
+        text.push_str(&cleanup.finish(""));
+        prop_assert_eq!(text, crate::tokenizer::cleanup(&pieces.concat()));
+    }
+
+    #[test]
+    fn byte_level_text_comes_back(text in ".{0,30}") {
+        for name in ["byte-level", "vocab-merges", "byte-level GGUF"] {
+            let (_, tokenizer) = fixture_tokenizers().iter().find(|(n, _)| *n == name).unwrap();
+            let ids = tokenizer.encode(&text, SpecialTokens::AsIs).unwrap();
+            prop_assert_eq!(tokenizer.decode(&ids, SpecialText::Keep).unwrap(), text.as_str());
         }
     }
 

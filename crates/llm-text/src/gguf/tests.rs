@@ -1,7 +1,7 @@
 use serde::Deserialize;
 
 use super::*;
-use crate::tokenizer::testing::{fixture, gguf_of, read_json};
+use crate::tokenizer::testing::{fault, fixture, gguf_of, read_json};
 use crate::{SpecialText, SpecialTokens};
 
 #[derive(Deserialize)]
@@ -12,7 +12,12 @@ struct PreTokenizerCases {
 
 #[test]
 fn every_pre_tokenizer_splits_as_in_transformers() {
-    let cases: PreTokenizerCases = read_json(&fixture("byte-level/pre-tokenizers.json"));
+    check_splits(&fixture("byte-level/pre-tokenizers.json"));
+    check_splits(&fault("04-gguf-pre-names/expected.json"));
+}
+
+fn check_splits(path: &std::path::Path) {
+    let cases: PreTokenizerCases = read_json(path);
     for (pre, expected) in &cases.ids {
         let gguf = GgufTokenizer {
             pre: Some(pre.clone()),
@@ -315,4 +320,84 @@ fn odd_vocabularies_do_not_panic() {
     assert_eq!(tokenizer.vocab_size(), 0);
     let ids = tokenizer.encode("a", SpecialTokens::Add).unwrap();
     assert!(ids.is_empty());
+}
+
+#[test]
+fn other_names_of_a_kind_are_that_kind() {
+    #[derive(Deserialize)]
+    struct Names {
+        alias_of: std::collections::BTreeMap<String, Vec<String>>,
+    }
+    let texts: PreTokenizerCases = read_json(&fault("04-gguf-pre-names/expected.json"));
+    let names: Names = read_json(&fault("04-gguf-pre-names/names.json"));
+    let tokenizer = |pre: &str| {
+        let gguf = GgufTokenizer {
+            pre: Some(pre.to_owned()),
+            add_bos: None,
+            ..gguf_of("byte-level")
+        };
+        Tokenizer::from_gguf(&gguf).unwrap()
+    };
+    for (kind, aliases) in &names.alias_of {
+        let known = tokenizer(kind);
+        for alias in aliases {
+            let tokenizer = tokenizer(alias);
+            for text in &texts.texts {
+                let ids = tokenizer.encode(text, SpecialTokens::Add).unwrap();
+                let expected = known.encode(text, SpecialTokens::Add).unwrap();
+                assert_eq!(ids, expected, "{alias}: {text:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gemma4_respells_spaces_and_keeps_what_it_does_not_know_as_bytes() {
+    let tokens = [
+        "<unk>", "<bos>", "▁", "a", "▁a", "<0xC3>", "<0xA9>", "<turn|>",
+    ];
+    let gguf = GgufTokenizer {
+        model: "gemma4".to_owned(),
+        tokens: tokens.map(str::to_owned).to_vec(),
+        token_types: Some(vec![2, 3, 1, 1, 1, 6, 6, 3]),
+        merges: Some(vec!["▁ a".to_owned()]),
+        bos_id: Some(1),
+        unk_id: Some(0),
+        ..GgufTokenizer::default()
+    };
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let ids = tokenizer
+        .encode("a a<turn|> é", SpecialTokens::Add)
+        .unwrap();
+    assert_eq!(ids, [3, 4, 7, 2, 5, 6]);
+    let text = tokenizer.decode(&ids, SpecialText::Skip).unwrap();
+    assert_eq!(text, "a a é");
+}
+
+#[test]
+fn t5_is_a_unigram_model_with_sentinels() {
+    let tokens = [
+        "<pad>", "</s>", "<unk>", "▁", "a", "▁a", "b", "[PAD7]", "[PAD8]",
+    ];
+    let gguf = GgufTokenizer {
+        model: "t5".to_owned(),
+        tokens: tokens.map(str::to_owned).to_vec(),
+        token_types: Some(vec![3, 3, 2, 1, 1, 1, 1, 5, 5]),
+        scores: Some(vec![0.0, 0.0, 0.0, -2.0, -2.0, -1.0, -2.0, 0.0, 0.0]),
+        eos_id: Some(1),
+        unk_id: Some(2),
+        ..GgufTokenizer::default()
+    };
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let ids = tokenizer
+        .encode("a  ab<extra_id_99>", SpecialTokens::Add)
+        .unwrap();
+    assert_eq!(ids, [5, 5, 6, 7, 1]);
+    // A table of characters whose length is a lie is not allocated for.
+    let hostile = GgufTokenizer {
+        charsmap: Some(vec![0xff, 0xff, 0xff, 0xff, 0]),
+        ..gguf
+    };
+    let error = Tokenizer::from_gguf(&hostile).unwrap_err().to_string();
+    assert!(error.contains("4294967295 bytes and has 1"), "{error}");
 }

@@ -14,6 +14,11 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     root.join(name)
 }
 
+/// Files as people have met them.
+pub(crate) fn fault(name: &str) -> PathBuf {
+    fixture("../faults/text").join(name)
+}
+
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> T {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::testing::{fixture, fixture_tokenizers, read_json, tokenizer_of};
+use super::testing::{fault, fixture, fixture_tokenizers, read_json, tokenizer_of};
 use super::*;
 use crate::{GenerationPrompt, Message, Role};
 
@@ -217,21 +217,230 @@ fn broken_files_are_one_line_that_names_them() {
 }
 
 #[test]
-fn descriptions_that_parse_but_make_no_sense_do_not_panic() {
+fn descriptions_that_parse_but_make_no_sense_name_their_file() {
     let good: serde_json::Value = read_json(&fixture("byte-level/tokenizer.json"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.json");
+    let open = |json: &serde_json::Value| {
+        fs::write(&path, json.to_string()).unwrap();
+        Tokenizer::from_folder(dir.path())
+    };
     let mut json = good.clone();
     json["model"]["vocab"] = serde_json::json!({"aaaa": 0, "bbbb": 1});
     json["model"]["merges"] = serde_json::json!([["aaaa", "bbbb"]]);
-    let error = Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), None).unwrap_err();
+    let error = open(&json).unwrap_err();
     assert!(
         matches!(error, TextError::BrokenTokenizer { .. }),
         "{error:?}"
     );
-    let mut json = good;
+    assert!(
+        error.to_string().contains(path.to_str().unwrap()),
+        "{error}"
+    );
+
+    let mut json = good.clone();
     json["post_processor"]["special_tokens"] = serde_json::json!({});
-    if let Ok(tokenizer) = Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), None) {
+    if let Ok(tokenizer) = open(&json) {
         let error = tokenizer.encode("a", SpecialTokens::Add).unwrap_err();
         assert!(matches!(error, TextError::NotEncodable { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains(path.to_str().unwrap()),
+            "{error}"
+        );
+    }
+
+    let mut json = good;
+    json["normalizer"] = serde_json::json!({
+        "type": "Sequence",
+        "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "/////wA="}]
+    });
+    let error = open(&json).unwrap_err().to_string();
+    assert!(error.contains("4294967295 bytes and has 1"), "{error}");
+}
+
+#[test]
+fn contradictions_about_ids_name_both() {
+    struct Case {
+        listed: &'static str,
+        says: Result<&'static [&'static str], &'static [&'static str]>,
+    }
+    let cases = [
+        Case {
+            listed: r#"{"1": {"content": "</s>"}}"#,
+            says: Err(&["`</s>` the id 1", "that of `<s>`"]),
+        },
+        Case {
+            listed: r#"{"2": {"content": "</s>"}, "7000": {"content": "</s>"}}"#,
+            says: Err(&["`</s>` the id 7000", "the other is 2"]),
+        },
+        Case {
+            listed: r#"{"7000": {"content": "<s>"}}"#,
+            says: Err(&["`<s>` the id 7000", "its place in the vocabulary is 1"]),
+        },
+        Case {
+            listed: r#"{"20": {"content": "<new>"}}"#,
+            says: Err(&["`<new>` the id 20", "that of `"]),
+        },
+        Case {
+            listed: r#"{"7000": {"content": "<new>"}}"#,
+            says: Ok(&["`<new>` is listed with id 7000 and has 481"]),
+        },
+        Case {
+            listed: r#"{"481": {"content": "<new>"}, "2": {"content": "</s>"}}"#,
+            says: Ok(&[]),
+        },
+    ];
+    let json = fs::read(fixture("byte-level/tokenizer.json")).unwrap();
+    for case in cases {
+        let config = format!(r#"{{"added_tokens_decoder": {}}}"#, case.listed);
+        let tokenizer = Tokenizer::from_json(&json, Some(config.as_bytes()));
+        match (case.says, tokenizer) {
+            (Ok(expected), Ok(tokenizer)) => {
+                let notices = tokenizer.notices().join("\n");
+                assert_eq!(tokenizer.notices().len(), expected.len(), "{notices}");
+                assert!(
+                    expected.iter().all(|word| notices.contains(word)),
+                    "{notices}"
+                );
+            }
+            (Err(expected), Err(error)) => {
+                let error = error.to_string();
+                assert!(expected.iter().all(|word| error.contains(word)), "{error}");
+            }
+            (_, other) => panic!("{}: {other:?}", case.listed),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_known_is_said() {
+    struct Case {
+        files: &'static [(&'static str, &'static str)],
+        config: &'static str,
+        says: Result<&'static str, &'static str>,
+    }
+    let vocab_merges: &[(&str, &str)] = &[
+        ("vocab.json", "vocab-merges/vocab.json"),
+        ("merges.txt", "vocab-merges/merges.txt"),
+    ];
+    let unigram: &[(&str, &str)] = &[("tokenizer.model", "classes/unigram.model")];
+    let bpe: &[(&str, &str)] = &[("tokenizer.model", "classes/bpe.model")];
+    let ranks: &[(&str, &str)] = &[("tokenizer.model", "classes/ranks.tiktoken")];
+    let json: &[(&str, &str)] = &[("tokenizer.json", "byte-level/tokenizer.json")];
+    let cases = [
+        Case {
+            files: vocab_merges,
+            config: r#"{"tokenizer_class": "CLIPTokenizer"}"#,
+            says: Err("class CLIPTokenizer, whose way of splitting text is not known"),
+        },
+        Case {
+            files: vocab_merges,
+            config: r#"{"tokenizer_class": "BloomTokenizer"}"#,
+            says: Err("class BloomTokenizer, whose"),
+        },
+        Case {
+            files: vocab_merges,
+            config: "{}",
+            says: Ok("no file names the tokenizer's class: read as GPT2Tokenizer"),
+        },
+        Case {
+            files: unigram,
+            config: r#"{"tokenizer_class": "LlamaTokenizer"}"#,
+            says: Ok("LlamaTokenizer makes of it is for BPE, and this is a unigram model"),
+        },
+        Case {
+            files: bpe,
+            config: r#"{"tokenizer_class": "XLNetTokenizer"}"#,
+            says: Ok("what XLNetTokenizer makes of it is not known here"),
+        },
+        Case {
+            files: ranks,
+            config: r#"{"tokenizer_class": "ChatGLM4Tokenizer"}"#,
+            says: Ok("how ChatGLM4Tokenizer splits text is not known here"),
+        },
+        Case {
+            files: ranks,
+            config: "{}",
+            says: Ok("no file names the special tokens"),
+        },
+        Case {
+            files: json,
+            config: r#"{"do_lower_case": true}"#,
+            says: Ok("`do_lower_case` is true, which is not applied"),
+        },
+        Case {
+            files: json,
+            config: r#"{"add_prefix_space": "yes"}"#,
+            says: Err("`add_prefix_space` is \"yes\", which is not true or false"),
+        },
+        Case {
+            files: json,
+            config: r#"{"added_tokens_decoder": [1]}"#,
+            says: Err("`added_tokens_decoder`: "),
+        },
+    ];
+    for case in cases {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, source) in case.files {
+            fs::copy(fixture(source), dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join("tokenizer_config.json"), case.config).unwrap();
+        let said = match (case.says, Tokenizer::from_folder(dir.path())) {
+            (Ok(expected), Ok(tokenizer)) => (expected, tokenizer.notices().join("\n")),
+            (Err(expected), Err(error)) => (expected, error.to_string()),
+            (_, other) => panic!("{}: {other:?}", case.config),
+        };
+        assert!(said.1.contains(said.0), "{}", said.1);
+        assert!(said.1.contains(dir.path().to_str().unwrap()), "{}", said.1);
+    }
+}
+
+#[test]
+fn broken_models_are_errors() {
+    let good = fs::read(fixture("classes/user.model")).unwrap();
+    let mut models: Vec<Vec<u8>> = (1..good.len())
+        .step_by(37)
+        .map(|n| good[..n].to_vec())
+        .collect();
+    // A field that says it is longer than everything, and one byte changed at a time.
+    models.push([&[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f], &good[..40]].concat());
+    for at in (0..good.len()).step_by(53) {
+        let mut changed = good.clone();
+        changed[at] ^= 0x55;
+        models.push(changed);
+    }
+    for text in [
+        "",
+        "x",
+        "IQ==",
+        "IQ== 0 0",
+        "IQ== 0\nIg== 0",
+        "IQ== -1",
+        "?? 3",
+        "\u{0}\u{0} 3",
+    ] {
+        models.push(text.as_bytes().to_vec());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.model");
+    for model in models {
+        fs::write(&path, &model).unwrap();
+        match Tokenizer::from_folder(dir.path()) {
+            // Much of a model is optional.
+            Ok(tokenizer) => {
+                let _ = tokenizer.encode("a the <tool> é", SpecialTokens::Add);
+            }
+            Err(error) => {
+                assert!(
+                    matches!(error, TextError::BrokenTokenizer { .. }),
+                    "{error:?}"
+                );
+                assert!(
+                    error.to_string().contains(path.to_str().unwrap()),
+                    "{error}"
+                );
+            }
+        }
     }
 }
 
@@ -355,4 +564,31 @@ fn every_class_is_as_in_transformers_and_is_written_as_it_was() {
             }
         }
     }
+}
+
+#[test]
+fn folders_from_the_field_are_encoded_as_in_transformers() {
+    #[derive(Deserialize)]
+    struct Case {
+        text: String,
+        ids: Vec<u32>,
+    }
+    for name in [
+        "03-llama2-spaces/legacy-false",
+        "03-llama2-spaces/legacy-true",
+        "11-qwen2-vocab-merges",
+    ] {
+        let tokenizer = Tokenizer::from_folder(&fault(name)).unwrap();
+        let cases: Vec<Case> = read_json(&fault(name).join("expected.json"));
+        assert!(!cases.is_empty());
+        for case in cases {
+            let ids = tokenizer.encode(&case.text, SpecialTokens::AsIs).unwrap();
+            assert_eq!(ids, case.ids, "{name}: {:?}", case.text);
+        }
+    }
+    // After a special token no space comes where the class is not `legacy`.
+    let tokenizer = Tokenizer::from_folder(&fault("../llama-tokenizer/model")).unwrap();
+    let ids = tokenizer.encode("</s>\n", SpecialTokens::AsIs).unwrap();
+    assert_eq!(ids[0], 2);
+    assert_ne!(ids[1], 259, "{ids:?}");
 }

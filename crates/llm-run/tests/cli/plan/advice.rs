@@ -23,7 +23,16 @@ fn a_recommendation_comes_first() {
             code: 0,
             flags: json!("--load-in-4bit"),
             line: "Recommended: use --load-in-4bit: wholly on the GPU, 55.0 tokens/s (as it is: on GPU + RAM, 2.6); \
-                the most exact precision that makes 10 or more.",
+                the most exact precision that makes 10 or more there.",
+        },
+        // Ten tokens a second are there without, but not on the GPU alone.
+        Case {
+            model: "bigscience/bloomz-7b1-mt",
+            args: &["--max-memory", "0=15GB,cpu=12.7GB,disk=100GB"],
+            code: 0,
+            flags: json!("--load-in-8bit"),
+            line: "Recommended: use --load-in-8bit: wholly on the GPU, 37.0 tokens/s (as it is: on GPU + RAM, 11.8); \
+                the most exact precision that makes 10 or more there.",
         },
         Case {
             model: "tiiuae/falcon-7b-instruct",
@@ -31,14 +40,14 @@ fn a_recommendation_comes_first() {
             code: 0,
             flags: json!(""),
             line: "Recommended: do not quantize: wholly on the GPU, 21.7 tokens/s (as it is: wholly on the GPU, 69.5); \
-                the most exact precision that makes 10 or more.",
+                the most exact precision that makes 10 or more there.",
         },
         Case {
             model: "gpt2",
             args: &["--max-memory", "cpu=12.7GB"],
             code: 0,
             flags: json!(""),
-            line: "Recommended: as it is: wholly in RAM, 80.9 tokens/s; the most exact precision that makes 10 or more.",
+            line: "Recommended: as it is: wholly in RAM, 80.9 tokens/s; the most exact precision that makes 10 or more there.",
         },
         Case {
             model: "bigscience/bloomz-7b1-mt",

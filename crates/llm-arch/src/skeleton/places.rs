@@ -1,0 +1,130 @@
+//! Where checkpoints may hold what a slot needs.
+
+use std::ops::Range;
+
+use super::naming::{Elsewhere, Naming, StackRows, name_of};
+use super::{Role, Skeleton, Slot, Unit};
+use crate::spec::{HeadMatrix, MlpSpec};
+
+/// A place in a checkpoint where a slot's tensor may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A tensor of its own.
+    Own(String),
+    /// A part of one that holds the matrices of all experts of a layer.
+    Stack(StackPlace),
+}
+
+/// Rows of one of the matrices that a tensor stacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StackPlace {
+    /// The tensor.
+    pub name: String,
+    /// Its shape, `[experts, rows, cols]`.
+    pub shape: [usize; 3],
+    /// Whose matrix it is.
+    pub expert: usize,
+    /// Which rows of it.
+    pub rows: Range<usize>,
+}
+
+impl Place {
+    /// The checkpoint's name for the tensor.
+    pub fn name(&self) -> &str {
+        match self {
+            Place::Own(name) => name,
+            Place::Stack(stack) => &stack.name,
+        }
+    }
+}
+
+impl Skeleton {
+    /// Where `slot` may be, in the order in which it is to be looked for. A table that the head is tied to may be stored
+    /// under the head's name alone.
+    pub fn places(&self, slot: &Slot) -> impl Iterator<Item = Place> {
+        let own = [
+            Some(slot.name.clone()),
+            slot.short_name().map(str::to_owned),
+        ];
+        let own = own.into_iter().flatten().map(Place::Own);
+        let elsewhere = elsewhere(self.naming, slot.role);
+        let elsewhere = elsewhere.flat_map(|place| self.place(place, slot));
+        let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
+        let head = (slot.role == Role::TokenTable && is_tied).then(|| self.head_names());
+        let head = head.into_iter().flatten();
+        let head = head.map(Place::Own);
+        own.chain(elsewhere)
+            .chain(head)
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    /// What the head's matrix is called where it is stored, be it tied or not.
+    pub fn head_names(&self) -> impl Iterator<Item = String> {
+        let own = self.naming.names.iter().copied().flatten();
+        let own = own.filter(|(role, _)| *role == Role::Head);
+        let elsewhere = elsewhere(self.naming, Role::Head).filter_map(|place| match place {
+            Elsewhere::Name(name) => Some(*name),
+            Elsewhere::Stack(..) | Elsewhere::TokenTable => None,
+        });
+        let names = own.map(|(_, name)| *name).chain(elsewhere);
+        names.map(|name| self.outer_name(name))
+    }
+
+    /// Whether the table of tokens makes the logits where no head is stored, whatever the configuration says.
+    pub fn ties_without_head(&self) -> bool {
+        let mut places = elsewhere(self.naming, Role::Head);
+        places.any(|place| matches!(place, Elsewhere::TokenTable))
+    }
+
+    fn place(&self, elsewhere: &Elsewhere, slot: &Slot) -> Vec<Place> {
+        let is_expert = matches!(slot.unit, Unit::Expert { .. });
+        match *elsewhere {
+            Elsewhere::Name(pattern) if pattern.contains("{e}") == is_expert => {
+                let name = self.outer_name(&name_of(pattern, slot.unit));
+                let short = name.strip_prefix(slot.base_prefix).map(str::to_owned);
+                let short = short.filter(|short| *short != name);
+                [Some(name), short]
+                    .into_iter()
+                    .flatten()
+                    .map(Place::Own)
+                    .collect()
+            }
+            Elsewhere::Stack(pattern, part) => self.stack(pattern, part, slot),
+            Elsewhere::Name(_) | Elsewhere::TokenTable => Vec::new(),
+        }
+    }
+
+    fn stack(&self, pattern: &str, part: StackRows, slot: &Slot) -> Vec<Place> {
+        let (Unit::Expert { layer, expert }, &[rows, cols]) = (slot.unit, slot.shape.as_slice())
+        else {
+            return Vec::new();
+        };
+        let MlpSpec::Experts(experts) = self.spec.decoder.layers[layer].mlp else {
+            return Vec::new();
+        };
+        let (stacked_rows, range) = match part {
+            StackRows::All => (rows, 0..rows),
+            StackRows::First => (2 * rows, 0..rows),
+            StackRows::Second => (2 * rows, rows..2 * rows),
+        };
+        let name = self.outer_name(&name_of(pattern, slot.unit));
+        let short = name.strip_prefix(slot.base_prefix).map(str::to_owned);
+        let short = short.filter(|short| *short != name);
+        let names = [Some(name), short].into_iter().flatten();
+        let place = |name| {
+            Place::Stack(StackPlace {
+                name,
+                shape: [experts.n_experts, stacked_rows, cols],
+                expert,
+                rows: range.clone(),
+            })
+        };
+        names.map(place).collect()
+    }
+}
+
+fn elsewhere(naming: &Naming, role: Role) -> impl Iterator<Item = &'static Elsewhere> {
+    let places = naming.elsewhere.iter().filter(move |(of, _)| *of == role);
+    places.map(|(_, place)| place)
+}

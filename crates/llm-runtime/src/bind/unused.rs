@@ -1,0 +1,104 @@
+//! What becomes of tensors that no slot asks for.
+
+use std::collections::HashSet;
+
+use llm_arch::{Side, Skeleton};
+use llm_checkpoint::{Checkpoint, Format};
+use llm_quant::layout::Part;
+
+use super::Misfit;
+use crate::{Notice, Unused};
+
+/// Sorts what is not `used` into what `misfit` is to refuse and what is left out with a notice.
+///
+/// The rule is the references': transformers leaves out what a model has no use for. It does so with a LoRA adapter, or
+/// the scales of quantized weights, as well; then the answers are those of another model, and here it is an error.
+/// llama.cpp takes nothing that it does not know, and of what it knows the presence alone means use.
+pub(super) fn sort(
+    checkpoint: &Checkpoint,
+    skeleton: &Skeleton,
+    used: &HashSet<String>,
+    misfit: &mut Misfit,
+    notices: &mut Vec<Notice>,
+) {
+    let (mut foreign, mut of_layers) = (Unused::default(), Unused::default());
+    let unused = checkpoint.tensors().filter(|t| !used.contains(&t.name));
+    for tensor in unused.filter(|t| !skeleton.is_harmless(&t.name)) {
+        let name = &tensor.name;
+        let is_of_layers = is_of_layers(skeleton, name);
+        let refused = if is_of_adapter(name) {
+            Some(&mut misfit.adapter)
+        } else if is_of_quantized(name) {
+            Some(&mut misfit.quantized)
+        } else if checkpoint.format() == Format::Gguf
+            && (is_of_layers || skeleton.is_a_name(name) || name.starts_with("rope_"))
+        {
+            Some(&mut misfit.extra)
+        } else {
+            None
+        };
+        match refused {
+            Some(kind) => kind.push(format!("`{name}`")),
+            None if is_of_layers => of_layers.add(tensor),
+            None => foreign.add(tensor),
+        }
+    }
+    let some = |unused: Unused| (unused.n > 0).then_some(unused);
+    notices.extend(some(of_layers).map(Notice::LeftOutOfLayers));
+    notices.extend(some(foreign).map(Notice::LeftOut));
+}
+
+/// Whether a tensor lies in a layer that the model has.
+fn is_of_layers(skeleton: &Skeleton, name: &str) -> bool {
+    let spec = &skeleton.spec;
+    match skeleton.layer_of(name) {
+        Some((Side::Decoder, layer)) => layer < spec.decoder.n_layers(),
+        Some((Side::Encoder, layer)) => {
+            let encoder = spec.encoder.as_ref();
+            encoder.is_some_and(|encoder| layer < encoder.stack.n_layers())
+        }
+        None => false,
+    }
+}
+
+/// What PEFT calls the matrices of its adapters, and the weights that they wrap.
+fn is_of_adapter(name: &str) -> bool {
+    name.split('.').any(|part| {
+        part.starts_with("lora_")
+            || part.starts_with("hada_w")
+            || part.starts_with("ia3_")
+            || part.starts_with("oft_")
+            || part.starts_with("vera_lambda")
+            || matches!(part, "base_layer" | "modules_to_save" | "prompt_embeddings")
+    })
+}
+
+/// What quantized weights are stored as, and what they are decoded with.
+fn is_of_quantized(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let is_part = Part::of_name(name).is_some_and(|(_, part)| part != Part::Weight);
+    is_part || OF_QUANTIZED.contains(&last)
+}
+
+/// How their names end: of GPTQ and AWQ, compressed-tensors and FP8, MXFP4, AQLM, HQQ and EETQ.
+const OF_QUANTIZED: &[&str] = &[
+    "qweight",
+    "qzeros",
+    "scales",
+    "g_idx",
+    "weight_packed",
+    "weight_scale",
+    "weight_scale_inv",
+    "weight_scale_2",
+    "weight_scales",
+    "weight_global_scale",
+    "weight_zero_point",
+    "weight_shape",
+    "weight_g_idx",
+    "gate_up_proj_blocks",
+    "gate_up_proj_scales",
+    "down_proj_blocks",
+    "down_proj_scales",
+    "codebooks",
+    "W_q",
+];

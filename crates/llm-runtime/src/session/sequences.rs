@@ -1,0 +1,124 @@
+//! How far each sequence has come, and what would have to be read anew.
+
+use std::borrow::Cow;
+
+use llm_arch::ModelSpec;
+use llm_plan::Limits;
+use llm_tensor::Bytes;
+
+use crate::memory::vec_bytes;
+
+/// All sequences of a session.
+pub(super) struct Sequences {
+    all: Vec<Sequence>,
+    /// Lengths beyond which a sequence's keys are made anew: how far apart positions are depends on the side of it that
+    /// all of them are on.
+    borders: Vec<usize>,
+}
+
+#[derive(Clone, Default)]
+struct Sequence {
+    /// Positions taken.
+    len: usize,
+    /// The most positions taken since it was last empty.
+    reached: usize,
+    /// Positions that a prompt was said to take.
+    expected: usize,
+    /// Borders that the keys are made for being beyond.
+    n_crossed: usize,
+    /// The tokens, where they may have to be read anew.
+    ids: Vec<u32>,
+}
+
+impl Sequences {
+    pub(super) fn new(spec: &ModelSpec, limits: &Limits) -> Self {
+        let borders: Vec<_> = spec.decoder.positions.borders().collect();
+        let capacity = match borders.is_empty() {
+            true => 0,
+            false => limits.context,
+        };
+        let sequence = |_| Sequence {
+            ids: Vec::with_capacity(capacity),
+            ..Sequence::default()
+        };
+        Sequences {
+            all: (0..limits.n_sequences).map(sequence).collect(),
+            borders,
+        }
+    }
+
+    /// The tokens that are kept.
+    pub(super) fn bytes(&self) -> Bytes {
+        self.all
+            .iter()
+            .map(|sequence| vec_bytes(&sequence.ids))
+            .sum()
+    }
+
+    pub(super) fn len(&self, sequence: usize) -> usize {
+        self.all[sequence].len
+    }
+
+    pub(super) fn reached(&self, sequence: usize) -> usize {
+        self.all[sequence].reached
+    }
+
+    /// Takes note that a prompt will fill the sequence up to `n_positions`.
+    pub(super) fn expect(&mut self, sequence: usize, n_positions: usize) {
+        self.all[sequence].expected = n_positions;
+    }
+
+    /// Forgets what comes after the first `len` positions.
+    pub(super) fn truncate(&mut self, sequence: usize, len: usize) {
+        let sequence = &mut self.all[sequence];
+        sequence.len = len;
+        sequence.ids.truncate(len);
+        if len == 0 {
+            sequence.reached = 0;
+            sequence.expected = 0;
+        }
+    }
+
+    /// Takes note of positions that were computed.
+    pub(super) fn extend_to(&mut self, sequence: usize, len: usize) {
+        let sequence = &mut self.all[sequence];
+        sequence.len = len;
+        sequence.reached = sequence.reached.max(len);
+    }
+
+    /// How many positions are to be read in all, once `n_new` follow.
+    pub(super) fn horizon(&self, sequence: usize, n_new: usize) -> usize {
+        let sequence = &self.all[sequence];
+        sequence.expected.max(sequence.len + n_new)
+    }
+
+    /// Begins to append `ids`: what is to be fed, which is the whole sequence where its keys were made for another
+    /// length. It then begins anew.
+    pub(super) fn begin<'i>(&mut self, sequence: usize, ids: &'i [u32]) -> Cow<'i, [u32]> {
+        if self.borders.is_empty() {
+            return Cow::Borrowed(ids);
+        }
+        let horizon = self.horizon(sequence, ids.len());
+        let n_crossed = self
+            .borders
+            .iter()
+            .filter(|&&border| horizon > border)
+            .count();
+        let sequence = &mut self.all[sequence];
+        sequence.ids.extend_from_slice(ids);
+        let is_as_made = sequence.len == 0 || sequence.n_crossed == n_crossed;
+        sequence.n_crossed = n_crossed;
+        if is_as_made {
+            return Cow::Borrowed(ids);
+        }
+        sequence.len = 0;
+        sequence.reached = 0;
+        Cow::Owned(sequence.ids.clone())
+    }
+
+    /// Ends what [`Sequences::begin`] began, whatever came of it: tokens that were not computed are forgotten.
+    pub(super) fn end(&mut self, sequence: usize) {
+        let sequence = &mut self.all[sequence];
+        sequence.ids.truncate(sequence.len);
+    }
+}
