@@ -211,6 +211,10 @@ impl Checkpoint {
         self.files.iter().map(SourceFile::path)
     }
 
+    pub(crate) fn sources(&self) -> &[SourceFile] {
+        &self.files
+    }
+
     /// A file of the tensors', [`TensorInfo::file_idx`] being its number, to be read in large pieces.
     ///
     /// # Errors
@@ -241,7 +245,7 @@ impl Checkpoint {
     }
 
     /// Every tensor, sorted by name.
-    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> + Clone {
         self.tensors.iter()
     }
 
@@ -314,14 +318,31 @@ impl Checkpoint {
         read_elements(&self.files[tensor.file_idx], tensor, range, dtype, out)
     }
 
-    /// Reads whole blocks of `tensor` as they are stored, from number `start` on, as many as fill `out`.
-    pub(crate) fn read_blocks(
+    /// Reads stored bytes `range` of tensor `name` into `out`, whatever they mean: elements or blocks one after the other,
+    /// row-major. Of [`Layout::Strided`] the range must be of whole elements.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoSuchTensor`], [`CheckpointError::Io`].
+    ///
+    /// # Panics
+    /// When the range leaves the tensor, or `out` is not exactly as long.
+    pub fn read_stored(
         &self,
-        tensor: &TensorInfo,
-        start: u64,
+        name: &str,
+        range: Range<u64>,
         out: &mut [u8],
     ) -> Result<(), CheckpointError> {
-        let offset = tensor.bytes.start + start * tensor.encoding.block_bytes();
+        let tensor = self.require(name)?;
+        if let (Layout::Strided(_), Encoding::Plain(dtype)) = (&tensor.layout, tensor.encoding) {
+            let size = dtype.size() as u64;
+            return self.read_into(name, range.start / size..range.end / size, dtype, out);
+        }
+        assert!(
+            range.start <= range.end && range.end <= tensor.bytes.end - tensor.bytes.start,
+            "range {range:?} leaves the bytes of tensor `{name}`"
+        );
+        assert_eq!(out.len() as u64, range.end - range.start, "tensor `{name}`");
+        let offset = tensor.bytes.start + range.start;
         self.files[tensor.file_idx].read_at(offset, out)
     }
 

@@ -365,8 +365,8 @@ pub enum TensorFlaw {
     /// A tensor that is to be written under the name that safetensors keeps for metadata.
     #[error("safetensors reserves this name for metadata")]
     ReservedName,
-    /// A safetensors element type that we do not know.
-    #[error("unknown element type `{found}`, known are {known}", known = safetensors::known_dtypes())]
+    /// The name of a safetensors element type that cannot be one.
+    #[error("no element type `{found}`, known are {known}", known = safetensors::known_dtypes())]
     UnknownDType {
         /// The type's name in the header.
         found: String,
@@ -438,6 +438,26 @@ pub enum TensorFlaw {
         block: u64,
         /// How it is stored.
         encoding: Encoding,
+    },
+    /// Elements of less than a byte that do not fill their last one.
+    #[error("{shape} elements of {name} do not end where a byte ends")]
+    PartialByte {
+        /// The shape in the header.
+        shape: Shape,
+        /// The element type.
+        name: String,
+    },
+    /// Elements that nothing here computes with.
+    #[error("elements of {name} are listed and copied, but nothing here computes with them")]
+    NotComputable {
+        /// The element type.
+        name: String,
+    },
+    /// Elements that cannot be written to a safetensors file.
+    #[error("safetensors has no element type for its {name}")]
+    NoSafetensorsType {
+        /// The element type.
+        name: String,
     },
     /// A byte range of the wrong length.
     #[error("{shape} elements of {encoding} take {expected} bytes, found {found}")]

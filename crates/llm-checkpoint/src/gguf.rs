@@ -161,7 +161,8 @@ impl RawTensor {
     ) -> Result<(Shape, Encoding, Range<u64>), TensorFlaw> {
         let encoding = encoding(self.type_code)?;
         let shape = Shape::new(&self.dims)?;
-        let n_bytes = encoding.stored_bytes(&shape)?.get();
+        let n_bytes = encoding.stored_bytes(&shape)?;
+        let n_bytes = n_bytes.expect("GGUF's types have known widths").get();
         if !self.offset.is_multiple_of(alignment) {
             return Err(TensorFlaw::Misaligned {
                 offset: self.offset,
@@ -193,12 +194,25 @@ fn encoding(type_code: u32) -> Result<Encoding, TensorFlaw> {
         12 => Block(GgmlType::Q4K),
         13 => Block(GgmlType::Q5K),
         14 => Block(GgmlType::Q6K),
+        16 => Block(GgmlType::IQ2XXS),
+        17 => Block(GgmlType::IQ2XS),
+        18 => Block(GgmlType::IQ3XXS),
+        19 => Block(GgmlType::IQ1S),
+        20 => Block(GgmlType::IQ4NL),
+        21 => Block(GgmlType::IQ3S),
+        22 => Block(GgmlType::IQ2S),
+        23 => Block(GgmlType::IQ4XS),
         24 => Plain(DType::I8),
         25 => Plain(DType::I16),
         26 => Plain(DType::I32),
         27 => Plain(DType::I64),
         28 => Plain(DType::F64),
+        29 => Block(GgmlType::IQ1M),
         30 => Plain(DType::BF16),
+        34 => Block(GgmlType::TQ1_0),
+        35 => Block(GgmlType::TQ2_0),
+        39 => Block(GgmlType::MXFP4),
+        40 => Block(GgmlType::NVFP4),
         code => {
             let name = unsupported_name(code);
             return Err(TensorFlaw::UnsupportedType { code, name });
@@ -210,19 +224,6 @@ fn unsupported_name(type_code: u32) -> &'static str {
     match type_code {
         9 => "Q8_1",
         15 => "Q8_K",
-        16 => "IQ2_XXS",
-        17 => "IQ2_XS",
-        18 => "IQ3_XXS",
-        19 => "IQ1_S",
-        20 => "IQ4_NL",
-        21 => "IQ3_S",
-        22 => "IQ2_S",
-        23 => "IQ4_XS",
-        29 => "IQ1_M",
-        34 => "TQ1_0",
-        35 => "TQ2_0",
-        39 => "MXFP4",
-        40 => "NVFP4",
         41 => "Q1_0",
         _ => "unknown",
     }

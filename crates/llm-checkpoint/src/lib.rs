@@ -1,8 +1,8 @@
 //! Opens model checkpoints: safetensors and PyTorch's own files, single or sharded, and GGUF.
 //!
 //! [`Checkpoint::open`] reads and validates every header and keeps no tensor bytes. What it accepts it can read:
-//! each tensor has a known encoding, a length that fits its shape and a place inside its file, which only PyTorch's
-//! tensors may share. [`Checkpoint::read_into`] then reads any range of elements of any tensor, converted to the wanted
+//! each tensor has a length that fits its shape and a place inside its file, which only PyTorch's tensors may share, and
+//! an encoding that is known or, if it is [`Encoding::Opaque`], can be copied. [`Checkpoint::read_into`] then reads any range of elements of any tensor, converted to the wanted
 //! element type, in bounded memory and from many threads at once; [`Checkpoint::view`] hands out the bytes of an
 //! unquantized tensor where they lie in the mapped file, so that a local model costs no copy. [`DirectFile`] reads a
 //! file over and over past the page cache, for weights that memory has no room for.
@@ -47,10 +47,12 @@
 
 mod adapter;
 mod checkpoint;
+mod crc;
 mod cursor;
 mod direct;
 mod error;
 mod find;
+mod finite;
 mod foreign;
 mod gguf;
 mod index;
@@ -58,6 +60,7 @@ mod manifest;
 mod map;
 mod metadata;
 mod notice;
+mod opaque;
 mod pairs;
 mod part_name;
 mod read;
@@ -73,12 +76,15 @@ mod torch_file;
 mod write;
 
 pub use checkpoint::{Checkpoint, Format};
+pub use crc::{Checksums, Damage};
 pub use direct::{DirectFile, PageBuf};
 pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
+pub use finite::NotFinite;
 pub use gguf::blocks::GgmlType;
 pub use manifest::{Difference, MANIFEST, Manifest};
 pub use metadata::{Array, Metadata, Value};
 pub use notice::Notice;
+pub use opaque::Opaque;
 pub use shard::{Existing, Shard, ShardPlan, ShardWriter};
 pub use source::{FileState, MAX_CONFIG, read_small};
 pub use tensor::{Encoding, Layout, TensorInfo};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::CheckpointError;
-use crate::tensor::{Encoding, TensorInfo};
+use crate::tensor::TensorInfo;
 use crate::write::{folder_of, write_error};
 
 /// The name of a manifest, beside the weights.
@@ -223,20 +223,14 @@ fn sum<E: From<CheckpointError>>(
     piece: &mut Vec<u8>,
     progress: impl Fn(Bytes) -> Result<(), E>,
 ) -> Result<Hash, E> {
-    let n_blocks = tensor.shape.n_elements() / tensor.encoding.block_len();
+    let len = tensor.contiguous_bytes();
     let mut hasher = Hasher::new();
-    let blocks_at_once = PIECE as u64 / tensor.encoding.block_bytes();
-    for start in (0..n_blocks).step_by(blocks_at_once as usize) {
-        let n = blocks_at_once.min(n_blocks - start);
-        piece.resize((n * tensor.encoding.block_bytes()) as usize, 0);
-        match tensor.encoding {
-            Encoding::Plain(dtype) => {
-                checkpoint.read_into(&tensor.name, start..start + n, dtype, piece)?;
-            }
-            Encoding::Block(_) => checkpoint.read_blocks(tensor, start, piece)?,
-        }
+    for start in (0..len).step_by(PIECE) {
+        let n = len.min(start + PIECE as u64) - start;
+        piece.resize(n as usize, 0);
+        checkpoint.read_stored(&tensor.name, start..start + n, piece)?;
         hasher.update(piece);
-        progress(Bytes::new(piece.len() as u64))?;
+        progress(Bytes::new(n))?;
     }
     Ok(hasher.finalize())
 }

@@ -3,7 +3,8 @@ use std::ops::Range;
 use llm_tensor::{DType, convert_elements, f32_to_le_bytes};
 use rayon::prelude::*;
 
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, TensorFlaw};
+use crate::opaque::Opaque;
 use crate::source::SourceFile;
 use crate::strided::StridedView;
 use crate::tensor::{Encoding, Layout, TensorInfo};
@@ -59,7 +60,11 @@ impl Scratch {
         out: &mut [u8],
     ) -> Result<(), CheckpointError> {
         let n = out.len() / dtype.size();
-        let (block_len, block_bytes) = (tensor.encoding.block_len(), tensor.encoding.block_bytes());
+        let (block_len, block_bytes) = match tensor.encoding {
+            Encoding::Plain(dtype) => (1, dtype.size() as u64),
+            Encoding::Block(ty) => (ty.block_len() as u64, ty.block_bytes() as u64),
+            Encoding::Opaque(opaque) => return Err(not_computable(file, tensor, opaque)),
+        };
         // The whole blocks that contain the piece; it may begin and end inside one.
         let blocks = start / block_len..(start + n as u64).div_ceil(block_len);
         let n_blocks = (blocks.end - blocks.start) as usize;
@@ -76,7 +81,13 @@ impl Scratch {
                 let skip = (start % block_len) as usize;
                 f32_to_le_bytes(&self.decoded[skip..skip + n], dtype, out)
             }
+            Encoding::Opaque(opaque) => return Err(not_computable(file, tensor, opaque)),
         };
         converted.map_err(|error| file.tensor_error(&tensor.name, error))
     }
+}
+
+fn not_computable(file: &SourceFile, tensor: &TensorInfo, opaque: Opaque) -> CheckpointError {
+    let name = opaque.name().to_owned();
+    file.tensor_error(&tensor.name, TensorFlaw::NotComputable { name })
 }

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use llm_tensor::{DType, Shape};
+use llm_tensor::{Bytes, DType, Shape};
 
 use self::header::RawTensor;
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
 use crate::metadata::{Metadata, Value};
+use crate::opaque::Opaque;
 use crate::source::SourceFile;
 use crate::tensor::{Contents, Encoding, Layout, TensorInfo, in_file_order, sort_by_name};
 
@@ -96,14 +97,16 @@ fn place(
     raw: RawTensor<'_>,
     data: &Range<u64>,
 ) -> Result<(Shape, Encoding, Range<u64>), TensorFlaw> {
-    let encoding = Encoding::Plain(dtype(&raw.dtype)?);
+    let encoding = encoding(&raw.dtype)?;
     let shape = Shape::new(&raw.shape)?;
     let (start, end) = raw.data_offsets;
     if start > end {
         return Err(TensorFlaw::Backwards { start, end });
     }
-    let expected = encoding.stored_bytes(&shape)?.get();
-    if end - start != expected {
+    let expected = encoding.stored_bytes(&shape)?.map(Bytes::get);
+    if let Some(expected) = expected
+        && end - start != expected
+    {
         return Err(TensorFlaw::Length {
             shape,
             encoding,
@@ -118,13 +121,17 @@ fn place(
     Ok((shape, encoding, data.start + start..data.start + end))
 }
 
-fn dtype(name: &str) -> Result<DType, TensorFlaw> {
-    match DTYPES.iter().find(|(known, _)| *known == name) {
-        Some((_, dtype)) => Ok(*dtype),
-        None => Err(TensorFlaw::UnknownDType {
-            found: name.to_owned(),
-        }),
+fn encoding(name: &str) -> Result<Encoding, TensorFlaw> {
+    if let Some((_, dtype)) = DTYPES.iter().find(|(known, _)| *known == name) {
+        return Ok(Encoding::Plain(*dtype));
     }
+    let narrow = NARROW.iter().find(|(known, _)| *known == name);
+    let opaque = Opaque::new(name, narrow.map(|(_, bits)| *bits));
+    opaque
+        .map(Encoding::Opaque)
+        .ok_or_else(|| TensorFlaw::UnknownDType {
+            found: name.to_owned(),
+        })
 }
 
 /// What the format calls `dtype`.
@@ -138,20 +145,30 @@ pub(crate) fn known_dtypes() -> String {
 }
 
 /// What the format calls the element types.
-const DTYPES: [(&str, DType); 12] = [
+const DTYPES: [(&str, DType); 19] = [
     ("F64", DType::F64),
     ("F32", DType::F32),
     ("F16", DType::F16),
     ("BF16", DType::BF16),
     ("F8_E4M3", DType::F8E4M3),
     ("F8_E5M2", DType::F8E5M2),
+    ("F8_E4M3FNUZ", DType::F8E4M3FNUZ),
+    ("F8_E5M2FNUZ", DType::F8E5M2FNUZ),
+    ("F8_E8M0", DType::F8E8M0),
+    ("C64", DType::C64),
     ("I64", DType::I64),
     ("I32", DType::I32),
     ("I16", DType::I16),
     ("I8", DType::I8),
+    ("U64", DType::U64),
+    ("U32", DType::U32),
+    ("U16", DType::U16),
     ("U8", DType::U8),
     ("BOOL", DType::Bool),
 ];
+
+/// What it calls those of less than a byte, with their bits.
+const NARROW: [(&str, u8); 3] = [("F4", 4), ("F6_E2M3", 6), ("F6_E3M2", 6)];
 
 /// Every byte of the data must belong to exactly one tensor: the format's rule, so that nothing can hide in a file.
 fn check_coverage(

@@ -4,8 +4,10 @@ mod copy;
 mod flush;
 mod plan;
 mod staging;
+mod together;
 mod writer;
 
+pub(crate) use plan::Opaques;
 pub use plan::{Shard, ShardPlan};
 pub use staging::Existing;
 pub(crate) use staging::{STAGING, UNFINISHED_SHARD};

@@ -6,6 +6,7 @@ use llm_tensor::{Bytes, DType, Shape, TensorError};
 use crate::error::{CheckpointError, TensorFlaw};
 use crate::gguf::blocks::GgmlType;
 use crate::metadata::Metadata;
+use crate::opaque::Opaque;
 use crate::source::SourceFile;
 
 /// What a header says about one tensor, validated.
@@ -32,6 +33,16 @@ impl TensorInfo {
         Bytes::new(self.bytes.end - self.bytes.start)
     }
 
+    /// Bytes of its elements or blocks, one after the other and without gaps.
+    pub fn contiguous_bytes(&self) -> u64 {
+        match (&self.layout, self.encoding) {
+            (Layout::Strided(_), Encoding::Plain(dtype)) => {
+                self.shape.n_elements() * dtype.size() as u64
+            }
+            _ => self.bytes.end - self.bytes.start,
+        }
+    }
+
     /// Of a stack of matrices `[n, rows, cols]` the rows `rows` of the matrix `idx`, as a tensor of the same name; `None`
     /// where this is no such stack, or has no such rows.
     pub fn of_stack(&self, idx: u64, rows: Range<u64>) -> Option<TensorInfo> {
@@ -46,11 +57,11 @@ impl TensorInfo {
         // All lie within the tensor, whose bytes can be counted.
         let (start, len, layout) = match &self.layout {
             Layout::RowMajor => {
-                let block = self.encoding.block_len();
+                let (block, block_bytes) = self.encoding.block()?;
                 if !cols.is_multiple_of(block) {
                     return None;
                 }
-                let row_bytes = cols / block * self.encoding.block_bytes();
+                let row_bytes = cols / block * block_bytes;
                 let first = idx * n_rows + rows.start;
                 let len = (rows.end - rows.start) * row_bytes;
                 (first * row_bytes, len, Layout::RowMajor)
@@ -59,7 +70,7 @@ impl TensorInfo {
                 let &[of_matrix, of_row, of_col] = &**strides else {
                     return None;
                 };
-                let size = self.encoding.block_bytes();
+                let (_, size) = self.encoding.block()?;
                 let first = idx * of_matrix + rows.start * of_row;
                 let last = (rows.end - rows.start - 1) * of_row + (cols - 1) * of_col;
                 let layout = Layout::Strided([of_row, of_col].into());
@@ -99,61 +110,58 @@ pub enum Encoding {
     Plain(DType),
     /// Quantized in blocks along the innermost dimension, as GGML does.
     Block(GgmlType),
+    /// In a way that is copied, not understood.
+    Opaque(Opaque),
 }
 
 impl Encoding {
-    /// Elements of the smallest piece that can be decoded by itself.
-    pub const fn block_len(self) -> u64 {
+    /// Elements, and bytes, of the smallest piece that can be decoded by itself; of what is not understood there is none.
+    fn block(self) -> Option<(u64, u64)> {
         match self {
-            Encoding::Plain(_) => 1,
-            Encoding::Block(ty) => ty.block_len() as u64,
+            Encoding::Plain(dtype) => Some((1, dtype.size() as u64)),
+            Encoding::Block(ty) => Some((ty.block_len() as u64, ty.block_bytes() as u64)),
+            Encoding::Opaque(_) => None,
         }
     }
 
-    /// Bytes of that piece.
-    pub const fn block_bytes(self) -> u64 {
-        match self {
-            Encoding::Plain(dtype) => dtype.size() as u64,
-            Encoding::Block(ty) => ty.block_bytes() as u64,
-        }
-    }
-
-    /// Bytes that a tensor of `shape` takes in this encoding.
+    /// Bytes that a tensor of `shape` takes in this encoding, where it is known what an element takes.
     ///
     /// # Errors
-    /// [`TensorFlaw::PartialBlock`] when its rows are not whole blocks, [`TensorFlaw::Value`] when 64 bits cannot
+    /// [`TensorFlaw::PartialBlock`] when its rows are not whole blocks, [`TensorFlaw::PartialByte`] when it does not end
+    /// where a byte does, [`TensorFlaw::Value`] when 64 bits cannot
     /// count the bytes.
-    pub fn stored_bytes(self, shape: &Shape) -> Result<Bytes, TensorFlaw> {
+    pub fn stored_bytes(self, shape: &Shape) -> Result<Option<Bytes>, TensorFlaw> {
         match self {
-            Encoding::Plain(dtype) => Ok(shape.bytes(dtype)?),
-            Encoding::Block(_) => {
-                let row = shape.last().copied().unwrap_or(1);
-                if !row.is_multiple_of(self.block_len()) {
+            Encoding::Plain(dtype) => Ok(Some(shape.bytes(dtype)?)),
+            Encoding::Opaque(opaque) => opaque.stored_bytes(shape),
+            Encoding::Block(ty) => {
+                let (row, block) = (shape.last().copied().unwrap_or(1), ty.block_len() as u64);
+                if !row.is_multiple_of(block) {
                     return Err(TensorFlaw::PartialBlock {
                         row,
-                        block: self.block_len(),
+                        block,
                         encoding: self,
                     });
                 }
-                (shape.n_elements() / self.block_len())
-                    .checked_mul(self.block_bytes())
-                    .map(Bytes::new)
-                    .ok_or_else(|| {
-                        TensorFlaw::Value(TensorError::TooManyElements {
-                            shape: shape.to_string(),
-                        })
+                let too_many = || {
+                    TensorFlaw::Value(TensorError::TooManyElements {
+                        shape: shape.to_string(),
                     })
+                };
+                let n_bytes = (shape.n_elements() / block).checked_mul(ty.block_bytes() as u64);
+                Ok(Some(Bytes::new(n_bytes.ok_or_else(too_many)?)))
             }
         }
     }
 }
 
-/// `bf16`, `Q4_K`.
+/// `bf16`, `Q4_K`, `F4`.
 impl fmt::Display for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Encoding::Plain(dtype) => dtype.fmt(f),
             Encoding::Block(ty) => ty.fmt(f),
+            Encoding::Opaque(opaque) => opaque.fmt(f),
         }
     }
 }

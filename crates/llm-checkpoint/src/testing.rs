@@ -54,12 +54,20 @@ pub(crate) fn natural_dtype(tensor: &TensorInfo) -> DType {
     match tensor.encoding {
         Encoding::Plain(dtype) => dtype,
         Encoding::Block(_) => DType::F32,
+        Encoding::Opaque(_) => DType::U8,
     }
 }
 
-/// All elements of a tensor as `dtype`.
+/// All elements of a tensor as `dtype`, or its bytes if they are not understood.
 pub(crate) fn read_all(checkpoint: &Checkpoint, name: &str, dtype: DType) -> Vec<u8> {
-    let n_elements = checkpoint.get(name).unwrap().shape.n_elements();
+    let tensor = checkpoint.get(name).unwrap();
+    if let Encoding::Opaque(_) = tensor.encoding {
+        let n_bytes = tensor.contiguous_bytes();
+        let mut out = vec![0; n_bytes as usize];
+        checkpoint.read_stored(name, 0..n_bytes, &mut out).unwrap();
+        return out;
+    }
+    let n_elements = tensor.shape.n_elements();
     let mut out = vec![0; n_elements as usize * dtype.size()];
     checkpoint
         .read_into(name, 0..n_elements, dtype, &mut out)

@@ -26,6 +26,7 @@ mod zip;
 
 pub use flaw::{PickleFlaw, ZipFlaw};
 pub(crate) use state_dict::nesting_keys;
+pub(crate) use zip::Stored;
 
 /// Reads and validates the headers of `file`, which becomes number `file_idx` of the checkpoint.
 pub(crate) fn read_header(file: &SourceFile, file_idx: usize) -> Result<Contents, CheckpointError> {
@@ -43,6 +44,14 @@ pub(crate) fn read_header(file: &SourceFile, file_idx: usize) -> Result<Contents
 /// Whether `file` begins as PyTorch's files do.
 pub(crate) fn is_torch(file: &SourceFile) -> Result<bool, CheckpointError> {
     Ok(kind(file)?.is_some())
+}
+
+/// The entries of a zip archive that have checksums; none of a file in the older format, which has no checksums.
+pub(crate) fn stored(file: &SourceFile) -> Result<Vec<Stored>, CheckpointError> {
+    match kind(file)? {
+        Some(Kind::Zip) => Ok(zip::Archive::open(file)?.stored()),
+        Some(Kind::Legacy) | None => Ok(Vec::new()),
+    }
 }
 
 enum Kind {

@@ -145,5 +145,5 @@ impl TorchFile {
 
 /// Whether PyTorch has no class of storages for such elements.
 fn is_untyped(dtype: DType) -> bool {
-    matches!(dtype, DType::F8E4M3 | DType::F8E5M2)
+    dtype.is_float8() || matches!(dtype, DType::F8E8M0 | DType::U64 | DType::U32 | DType::U16)
 }

@@ -12,6 +12,7 @@ use tempfile::NamedTempFile;
 
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
 use crate::safetensors::{MAX_HEADER, dtype_name};
+use crate::shard::Opaques;
 
 /// A tensor that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,16 +154,28 @@ pub fn header(
     tensors: &[NewTensor],
     metadata: &BTreeMap<String, String>,
 ) -> Result<(Vec<u8>, Bytes), CheckpointError> {
+    header_of(path, tensors, &Opaques::new(), metadata)
+}
+
+/// As [`header`], with the types and shapes of tensors that `tensors` has as bytes.
+pub(crate) fn header_of(
+    path: &Path,
+    tensors: &[NewTensor],
+    opaque: &Opaques,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(Vec<u8>, Bytes), CheckpointError> {
     let mut entries = Map::new();
     if !metadata.is_empty() {
         entries.insert(METADATA_KEY.to_owned(), json!(metadata));
     }
     let mut len = Bytes::ZERO;
     for tensor in tensors {
-        len = add_entry(&mut entries, tensor, len).map_err(|flaw| CheckpointError::Tensor {
-            path: path.to_owned(),
-            tensor: tensor.name.clone(),
-            flaw,
+        len = add_entry(&mut entries, tensor, opaque, len).map_err(|flaw| {
+            CheckpointError::Tensor {
+                path: path.to_owned(),
+                tensor: tensor.name.clone(),
+                flaw,
+            }
         })?;
     }
     let mut header = Value::Object(entries).to_string().into_bytes();
@@ -180,6 +193,7 @@ pub fn header(
 fn add_entry(
     entries: &mut Map<String, Value>,
     tensor: &NewTensor,
+    opaque: &Opaques,
     start: Bytes,
 ) -> Result<Bytes, TensorFlaw> {
     if tensor.name == METADATA_KEY {
@@ -187,8 +201,12 @@ fn add_entry(
     }
     let NewTensor { name, dtype, shape } = tensor;
     let end = start + shape.bytes(*dtype)?;
+    let (dtype, shape) = match opaque.get(name) {
+        Some((opaque, shape)) => (opaque.name(), shape),
+        None => (dtype_name(*dtype), shape),
+    };
     let entry = json!({
-        "dtype": dtype_name(*dtype),
+        "dtype": dtype,
         "shape": shape.to_vec(),
         "data_offsets": [start.get(), end.get()],
     });

@@ -20,7 +20,7 @@ pub enum StoredAs {
     Plain(DType),
     /// Element by element, in another order or with gaps, as views are in PyTorch's files.
     Strided(DType),
-    /// In blocks of GGUF's, which decode to floating point.
+    /// In blocks of GGUF's, or in 8-bit numbers with scales, which decode to floating point.
     Blocks,
     /// As bitsandbytes quantizes it.
     Quantized(Scheme),
@@ -81,6 +81,10 @@ impl Encodings<'_> {
             (WeightDType::As(dtype), _) | (WeightDType::Auto, Some(dtype)) => dtype,
             (WeightDType::Auto, None) => match stored {
                 StoredAs::Plain(dtype) | StoredAs::Strided(dtype) if dtype.is_weight() => dtype,
+                // All of their numbers are among those of bf16.
+                StoredAs::Plain(dtype) | StoredAs::Strided(dtype) if dtype.is_float8() => {
+                    DType::BF16
+                }
                 // What is left of floating point is f64, which nothing computes with.
                 StoredAs::Plain(_) | StoredAs::Strided(_) => DType::F32,
                 StoredAs::Blocks | StoredAs::Quantized(_) => DType::BF16,

@@ -56,7 +56,10 @@ pub(crate) enum Command {
     /// and chat template are copied, and the configuration says how the weights are quantized. The new files take
     /// their places when all are complete on disk.
     Quantize(QuantizeArgs),
-    /// Check a checkpoint: its headers, and its bytes where there is a manifest of their sums
+    /// Check a checkpoint: its headers, and its bytes where there are sums of them
+    ///
+    /// Zip files of PyTorch's have a CRC-32 of every storage; --write-manifest makes sums for all formats. The exit code is
+    /// 2 where something is not as it should be.
     Verify(VerifyArgs),
     /// Look after weights that were encoded for streaming and are kept in the offload folder
     #[command(subcommand)]
@@ -80,6 +83,9 @@ pub(crate) struct LoadArgs {
     /// Positions to keep, prompt and answer together [default: what the model and the request need; for a plan, 4096]
     #[arg(short, long, value_name = "TOKENS", allow_negative_numbers = true)]
     pub(crate) context: Option<NonZeroUsize>,
+    /// Check the checkpoint's bytes before it is loaded, as `llm-run verify` does, which reads all of them
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// The instruction set to compute with [default: the best that the machine has]
     #[arg(long, value_name = "ISA", hide = true)]
     pub(crate) isa: Option<Isa>,
@@ -302,7 +308,7 @@ pub(crate) struct ShardArgs {
     #[arg(long, value_name = "SIZE", default_value = "50GB", value_parser = shard_size)]
     pub(crate) max_shard_size: Bytes,
     /// Convert floating-point tensors to f32, f16 or bf16, and say so in config.json; in f16, values beyond 65504
-    /// become infinite [default: as they are; bf16 for GGUF's quantized blocks]
+    /// become infinite. Quantized matrices stay as they are [default: as they are; bf16 for GGUF's quantized blocks]
     #[arg(long, value_name = "DTYPE", value_parser = float_dtype)]
     pub(crate) dtype: Option<DType>,
     /// The format to write
@@ -357,6 +363,9 @@ pub(crate) struct VerifyArgs {
     /// checkpoint is cut into other shards
     #[arg(long)]
     pub(crate) write_manifest: bool,
+    /// Look for elements that are no finite numbers, NaN and infinities, in every floating-point tensor
+    #[arg(long)]
+    pub(crate) nan: bool,
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub(crate) json: bool,

@@ -271,7 +271,7 @@ impl Report<'_> {
 pub(crate) fn dtype_name(encoding: Encoding) -> String {
     match encoding {
         Encoding::Plain(dtype) => dtype.torch_name().to_owned(),
-        Encoding::Block(_) => encoding.to_string(),
+        Encoding::Block(_) | Encoding::Opaque(_) => encoding.to_string(),
     }
 }
 

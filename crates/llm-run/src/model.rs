@@ -24,8 +24,7 @@ use crate::failure::UserError;
 use crate::generation_config::{GenerationConfig, Others};
 use crate::output;
 use crate::plan::{self, Wanted, limits};
-use crate::signals;
-use crate::unknown;
+use crate::{signals, unknown, verify};
 
 /// A model that was found and understood, its weights not yet loaded.
 pub(crate) struct OpenModel {
@@ -114,6 +113,9 @@ impl OpenModel {
         n_sequences: usize,
         n_logits: usize,
     ) -> Result<Loaded> {
+        if args.verify {
+            verify::check(self.bound.checkpoint())?;
+        }
         let begin = Instant::now();
         let quant = args.quant.config()?;
         let device = Arc::new(args.cpu()?);

@@ -14,6 +14,7 @@ use self::args::Memories;
 use self::request::Setting;
 use self::subject::Subject;
 use crate::cli::PlanArgs;
+use crate::failure::UserError;
 use crate::system::Rates;
 use crate::{output, unknown};
 
@@ -41,6 +42,10 @@ pub(crate) use self::wanted::Wanted;
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let load = &args.load;
+    if load.verify {
+        let message = "--verify reads all bytes, and a plan only headers; use `llm-run verify`";
+        return Err(UserError(message.to_owned()).into());
+    }
     let subject = match Subject::open(&args.model, &load.keys) {
         Ok(subject) => subject,
         Err(error) => {

@@ -17,11 +17,12 @@ use crate::failure::UserError;
 use crate::signals;
 
 /// Whether the user, or the system, wants no more. The first signal asks for that, the second does not ask.
+#[derive(Default)]
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     pub(crate) fn on_signal() -> Result<Self> {
-        let stop = Stop(Arc::default());
+        let stop = Stop::default();
         let raised = Arc::clone(&stop.0);
         signals::watch(move |_| raised.store(true, Ordering::Relaxed))?;
         Ok(stop)

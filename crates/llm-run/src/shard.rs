@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use llm_checkpoint::{
-    Checkpoint, CheckpointError, Encoding, Format, MANIFEST, MAX_CONFIG, ShardPlan, ShardWriter,
-    read_small,
+    Checkpoint, CheckpointError, Format, MANIFEST, MAX_CONFIG, ShardPlan, ShardWriter, read_small,
 };
 use llm_tensor::DType;
 use serde_json::{Map, Value};
@@ -16,7 +15,7 @@ use crate::cli::ShardArgs;
 use crate::rewrite::{
     CONFIG, Stop, existing, metadata, refuse_overlap, set_dtype, side_files, summary, with_hint,
 };
-use crate::{output, quantize};
+use crate::{output, quantize, verify};
 
 pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
     if args.to_hf {
@@ -26,7 +25,11 @@ pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
     output::notes(checkpoint.notices());
     refuse_overlap(&checkpoint, &args.input, &args.output)?;
     let plan = ShardPlan::of_checkpoint(&checkpoint, args.dtype, Some(args.max_shard_size))?;
+    if let Some(note) = unconverted(&plan) {
+        output::notes(&[note]);
+    }
     let stop = Stop::on_signal()?;
+    verify::check_damage(&checkpoint, &stop)?;
     let begin = Instant::now();
     let metadata = metadata(&checkpoint);
     let mut writer = ShardWriter::create(&args.output, &plan, metadata, existing(args.force))
@@ -35,7 +38,7 @@ pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
         add_side_file(&writer, &path, args.dtype).map_err(with_hint)?;
     }
     let manifest = checkpoint.folder().join(MANIFEST);
-    if keeps_encodings(&checkpoint, &plan) && manifest.is_file() {
+    if plan.keeps_encodings(&checkpoint) && manifest.is_file() {
         writer.copy_file(&manifest).map_err(with_hint)?;
     }
     let bar = output::bar("writing", plan.total())?;
@@ -57,12 +60,13 @@ pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the tensors' bytes stay what they are, and a manifest of them valid.
-fn keeps_encodings(checkpoint: &Checkpoint, plan: &ShardPlan) -> bool {
-    plan.tensors().iter().all(|new| {
-        let old = checkpoint.get(&new.name);
-        old.is_some_and(|old| old.encoding == Encoding::Plain(new.dtype))
-    })
+/// Says what stays as it is though a conversion was asked for.
+fn unconverted(plan: &ShardPlan) -> Option<String> {
+    let first = plan.unconverted().first()?;
+    let n = plan.unconverted().len();
+    Some(format!(
+        "{n} floating-point tensors of quantized matrices stay as they are, or their codes would mean nothing: `{first}`, …"
+    ))
 }
 
 /// Copies the file; where weights are converted, the configuration says so.

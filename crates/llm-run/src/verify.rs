@@ -1,9 +1,12 @@
 //! `llm-run verify`: whether a checkpoint is sound, and still what its manifest says.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use llm_checkpoint::{Checkpoint, Difference, MANIFEST, Manifest, TensorInfo};
+use llm_checkpoint::{
+    Checkpoint, Checksums, Damage, Difference, MANIFEST, Manifest, NotFinite, TensorInfo,
+};
 use llm_tensor::Bytes;
 use serde::Serialize;
 
@@ -16,6 +19,9 @@ use crate::rewrite::Stop;
 pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     let checkpoint = open(&args.model)?;
     let path = checkpoint.folder().join(MANIFEST);
+    let stop = Stop::on_signal()?;
+    let checksums = Checksums::of(&checkpoint)?;
+    let damaged = damaged(&checksums, &stop)?;
     if args.write_manifest {
         if path.exists() {
             let message = format!(
@@ -24,39 +30,90 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
             );
             return Err(UserError(message).into());
         }
-        sums(&checkpoint)?.write(&path)?;
+        // Sums of damaged bytes would make the damage valid.
+        refuse_damage(&damaged)?;
+        sums(&checkpoint, &stop)?.write(&path)?;
     }
     let expected = Manifest::read(&path)?;
     let differences = match &expected {
         // What was just written needs no comparing.
         Some(_) if args.write_manifest => Vec::new(),
-        Some(expected) => expected.differences(&sums(&checkpoint)?),
+        Some(expected) => expected.differences(&sums(&checkpoint, &stop)?),
         None => Vec::new(),
     };
     let report = Report {
         path: checkpoint.path().display().to_string(),
         n_tensors: checkpoint.tensors().len(),
-        bytes: checkpoint
-            .tensors()
-            .map(TensorInfo::stored_bytes)
-            .sum::<Bytes>()
-            .get(),
+        bytes: stored_bytes(&checkpoint).get(),
         manifest: expected.is_some().then(|| path.display().to_string()),
         differences: &differences,
+        n_checksums: checksums.n_entries(),
+        damaged: &damaged,
+        not_finite: match args.nan {
+            true => Some(not_finite(&checkpoint, &stop)?),
+            false => None,
+        },
     };
     output::print(&if args.json {
         serde_json::to_string(&report)? + "\n"
     } else {
         text(&report)
     })?;
-    match differences.len() {
-        0 => Ok(ExitCode::SUCCESS),
-        n => {
-            let plural = if n == 1 { "" } else { "s" };
-            let message = format!("{n} difference{plural} from {}", path.display());
+    match report.faults(&path) {
+        faults if faults.is_empty() => Ok(ExitCode::SUCCESS),
+        faults => Err(UserError(faults.join(", ")).into()),
+    }
+}
+
+/// Checks what there are sums of, as [`verify`] does, before a checkpoint is used.
+///
+/// # Errors
+/// That something is not as it should be.
+pub(crate) fn check(checkpoint: &Checkpoint) -> Result<()> {
+    // Nothing is written: an interrupt may end the process where it is.
+    let stop = Stop::default();
+    check_damage(checkpoint, &stop)?;
+    let path = checkpoint.folder().join(MANIFEST);
+    let Some(expected) = Manifest::read(&path)? else {
+        return Ok(());
+    };
+    let differences = expected.differences(&sums(checkpoint, &stop)?);
+    match differences.first() {
+        None => Ok(()),
+        Some(first) => {
+            let message = format!(
+                "{}: {first}; {} from {}",
+                checkpoint.path().display(),
+                counted(differences.len(), "difference"),
+                path.display()
+            );
             Err(UserError(message).into())
         }
     }
+}
+
+/// Checks the sums that files have of themselves.
+///
+/// # Errors
+/// That something is damaged.
+pub(crate) fn check_damage(checkpoint: &Checkpoint, stop: &Stop) -> Result<()> {
+    refuse_damage(&damaged(&Checksums::of(checkpoint)?, stop)?)
+}
+
+fn refuse_damage(damaged: &[Damage]) -> Result<()> {
+    let Some(first) = damaged.first() else {
+        return Ok(());
+    };
+    let more = match damaged.len() - 1 {
+        0 => String::new(),
+        n => format!(", and {n} more entries are damaged"),
+    };
+    Err(UserError(format!("{first}{more}; download the file again")).into())
+}
+
+/// `1 difference`, `2 differences`.
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// What `--json` prints.
@@ -65,37 +122,103 @@ struct Report<'a> {
     path: String,
     n_tensors: usize,
     bytes: u64,
-    /// Null where there is none: only the headers were checked.
+    /// Null where there is none.
     manifest: Option<String>,
     differences: &'a [Difference],
+    /// Entries of files that were held against the CRC-32 that the files have of them.
+    n_checksums: usize,
+    damaged: &'a [Damage],
+    /// Null where nobody asked.
+    not_finite: Option<Vec<NotFinite>>,
 }
 
-/// A line for each difference, or one that says that there are none.
-fn text(report: &Report<'_>) -> String {
-    let Report {
-        path, n_tensors, ..
-    } = report;
-    let bytes = Bytes::new(report.bytes);
-    match &report.manifest {
-        None => format!(
-            "{path}: the headers of {n_tensors} tensors, {bytes}, are sound; without a manifest their bytes were \
-             not compared, --write-manifest makes one\n"
-        ),
-        Some(manifest) if report.differences.is_empty() => {
-            format!("{path}: {n_tensors} tensors, {bytes}, are what {manifest} says\n")
-        }
-        Some(_) => {
-            let lines = report.differences.iter().map(ToString::to_string);
-            lines.map(|line| printable(&line) + "\n").collect()
-        }
+impl Report<'_> {
+    /// What is not as it should be, in the words of an error.
+    fn faults(&self, manifest: &Path) -> Vec<String> {
+        let manifest = manifest.display();
+        let n_not_finite = self.not_finite.as_ref().map_or(0, Vec::len);
+        [
+            (
+                self.differences.len(),
+                "difference",
+                format!(" from {manifest}"),
+            ),
+            (self.damaged.len(), "damaged part", String::new()),
+            (
+                n_not_finite,
+                "tensor",
+                " with elements that are no finite numbers".to_owned(),
+            ),
+        ]
+        .into_iter()
+        .filter(|(n, ..)| *n > 0)
+        .map(|(n, what, rest)| counted(n, what) + &rest)
+        .collect()
     }
 }
 
+/// A line for everything that is not as it should be, or one that says what was checked.
+fn text(report: &Report<'_>) -> String {
+    let Report {
+        path,
+        n_tensors,
+        n_checksums,
+        ..
+    } = report;
+    let bytes = Bytes::new(report.bytes);
+    let not_finite = report.not_finite.iter().flatten();
+    let lines: Vec<String> = (report.damaged.iter().map(ToString::to_string))
+        .chain(report.differences.iter().map(ToString::to_string))
+        .chain(not_finite.map(ToString::to_string))
+        .map(|line| printable(&line) + "\n")
+        .collect();
+    if !lines.is_empty() {
+        return lines.concat();
+    }
+    let mut text = match &report.manifest {
+        Some(manifest) => format!("{path}: {n_tensors} tensors, {bytes}, are what {manifest} says"),
+        None if *n_checksums > 0 => format!(
+            "{path}: the headers of {n_tensors} tensors, {bytes}, are sound, and {n_checksums} parts of its files are \
+             what their CRC-32 says"
+        ),
+        None => format!(
+            "{path}: the headers of {n_tensors} tensors, {bytes}, are sound; without a manifest their bytes were \
+             not compared, --write-manifest makes one"
+        ),
+    };
+    if report.not_finite.is_some() {
+        text += "; all floating-point elements are finite";
+    }
+    text + "\n"
+}
+
+fn stored_bytes(checkpoint: &Checkpoint) -> Bytes {
+    checkpoint.tensors().map(TensorInfo::stored_bytes).sum()
+}
+
+fn damaged(checksums: &Checksums<'_>, stop: &Stop) -> Result<Vec<Damage>> {
+    let bar = output::bar("verifying", checksums.bytes())?;
+    let damaged = checksums.check(|read| {
+        bar.inc(read.get());
+        stop.check()
+    })?;
+    bar.finish_and_clear();
+    Ok(damaged)
+}
+
+fn not_finite(checkpoint: &Checkpoint, stop: &Stop) -> Result<Vec<NotFinite>> {
+    let bar = output::bar("looking for NaN", stored_bytes(checkpoint))?;
+    let found = checkpoint.not_finite(|read| {
+        bar.inc(read.get());
+        stop.check()
+    })?;
+    bar.finish_and_clear();
+    Ok(found)
+}
+
 /// The sums of the tensors as they are, showing progress where someone can see it.
-fn sums(checkpoint: &Checkpoint) -> Result<Manifest> {
-    let stop = Stop::on_signal()?;
-    let total = checkpoint.tensors().map(TensorInfo::stored_bytes).sum();
-    let bar = output::bar("verifying", total)?;
+fn sums(checkpoint: &Checkpoint, stop: &Stop) -> Result<Manifest> {
+    let bar = output::bar("verifying", stored_bytes(checkpoint))?;
     let manifest = Manifest::of(checkpoint, |read| {
         bar.inc(read.get());
         stop.check()

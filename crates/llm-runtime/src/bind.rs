@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 
 pub use self::misfit::Misfit;
 use crate::quantized::{Held, companions, recognise};
+use crate::scaled::{Float8, Scaled};
 use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
@@ -59,6 +60,14 @@ impl BoundTensor<'_> {
     pub(crate) fn is_final(&self, scheme: Scheme) -> bool {
         let is_in_order = self.tensor.layout == Layout::RowMajor;
         is_in_order && is_final(self.slot, self.stored_as(), scheme)
+    }
+
+    /// What its elements are to be multiplied with.
+    pub(crate) fn scaled(&self) -> Option<Scaled> {
+        match self.held {
+            Held::Scaled(scaled) => Some(scaled),
+            Held::Dense(_) | Held::FourBit(_) | Held::Int8(_) => None,
+        }
     }
 
     /// How the checkpoint holds it.
@@ -109,8 +118,8 @@ impl BoundModel {
                             },
                         },
                     )?;
-                let (skeleton, quantization) = read_config_with(&config, &path, unknown_keys)?;
-                Self::join(checkpoint, skeleton, quantization)
+                let config = parse_config(&config, &path, unknown_keys)?;
+                Self::join(checkpoint, config)
             }
         }
     }
@@ -120,8 +129,8 @@ impl BoundModel {
     /// # Errors
     /// When the configuration is not understood or the checkpoint does not fit it.
     pub fn with_config(checkpoint: Checkpoint, config: &[u8], path: &Path) -> Result<Self> {
-        let (skeleton, quantization) = read_config(config, path)?;
-        Self::join(checkpoint, skeleton, quantization)
+        let config = parse_config(config, path, UnknownKeys::Refuse)?;
+        Self::join(checkpoint, config)
     }
 
     /// Joins an opened checkpoint with a skeleton.
@@ -129,20 +138,28 @@ impl BoundModel {
     /// # Errors
     /// [`Misfit`] when they do not fit, [`RuntimeError::Quantized`] and [`RuntimeError::QuantizedPart`].
     pub fn bind(checkpoint: Checkpoint, skeleton: Skeleton) -> Result<Self> {
-        Self::join(checkpoint, skeleton, None)
+        let config = Config {
+            skeleton,
+            quantization: None,
+            float8: None,
+            notices: Vec::new(),
+        };
+        Self::join(checkpoint, config)
     }
 
-    fn join(
-        checkpoint: Checkpoint,
-        mut skeleton: Skeleton,
-        quantization: Option<QuantConfig>,
-    ) -> Result<Self> {
+    fn join(checkpoint: Checkpoint, config: Config) -> Result<Self> {
+        let Config {
+            mut skeleton,
+            quantization,
+            float8,
+            mut notices,
+        } = config;
+        let block_size = float8.and_then(|float8| float8.block_size);
         skeleton.settle_names(|name| checkpoint.get(name).is_some());
         let default = QuantConfig::new(LoadIn::EightBit);
         let int8 = Int8 {
             threshold: quantization.as_ref().unwrap_or(&default).llm_int8_threshold,
         };
-        let mut notices = Vec::new();
         let skeleton = ties::settle(&checkpoint, skeleton, &mut notices)?;
         let mut misfit = Misfit::new(&checkpoint, &skeleton);
         let mut tensors = Vec::with_capacity(skeleton.slots.len());
@@ -154,8 +171,8 @@ impl BoundModel {
                 Source::Whole(_) => tensor,
                 Source::Part(part) => part,
             };
-            let held = recognise(&checkpoint, tensor, slot, int8)?;
-            if let Held::Dense(_) = held {
+            let held = recognise(&checkpoint, tensor, slot, int8, block_size)?;
+            if let Held::Dense(_) | Held::Scaled(_) = held {
                 misfit.compare(slot, tensor);
             }
             tensors.push((source, held));
@@ -273,29 +290,63 @@ pub fn read_config_with(
     path: &Path,
     unknown_keys: UnknownKeys,
 ) -> Result<(Skeleton, Option<QuantConfig>)> {
+    let config = parse_config(config, path, unknown_keys)?;
+    Ok((config.skeleton, config.quantization))
+}
+
+/// All that a `config.json` says.
+struct Config {
+    skeleton: Skeleton,
+    quantization: Option<QuantConfig>,
+    float8: Option<Float8>,
+    notices: Vec<Notice>,
+}
+
+fn parse_config(config: &[u8], path: &Path, unknown_keys: UnknownKeys) -> Result<Config> {
     let mut config: Map<String, Value> =
         llm_json::parse_as(config).map_err(|e| RuntimeError::ConfigSyntax {
             path: path.to_owned(),
             reason: e.to_string(),
         })?;
-    let quantization = quantization(&mut config, path)?;
+    let (quantization, float8) = quantization(&mut config, path)?;
     let skeleton =
         from_config_with(&config, unknown_keys).map_err(|flaw| RuntimeError::Config {
             path: path.to_owned(),
             flaw,
         })?;
-    Ok((skeleton, quantization))
+    let activations = float8.as_ref().and_then(|f| f.activations.as_ref());
+    let notice = activations.map(|scheme| Notice::NotApplied {
+        path: path.to_owned(),
+        key: format!("activation_scheme: {scheme}"),
+        instead: "activations stay as they are, which is more exact",
+    });
+    Ok(Config {
+        skeleton,
+        quantization,
+        float8,
+        notices: notice.into_iter().collect(),
+    })
 }
 
 /// Takes the `quantization_config` out of a configuration, the rest of which describes the model.
-fn quantization(config: &mut Map<String, Value>, path: &Path) -> Result<Option<QuantConfig>> {
+fn quantization(
+    config: &mut Map<String, Value>,
+    path: &Path,
+) -> Result<(Option<QuantConfig>, Option<Float8>)> {
     let flawed = |flaw| RuntimeError::QuantConfig {
         path: path.to_owned(),
         flaw: Box::new(flaw),
     };
     match config.shift_remove("quantization_config") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Object(quantization)) => QuantConfig::from_json(&quantization).map_err(flawed),
+        None | Some(Value::Null) => Ok((None, None)),
+        Some(Value::Object(quantization)) => match Float8::from_json(&quantization) {
+            Ok(None) => {
+                let config = QuantConfig::from_json(&quantization).map_err(flawed)?;
+                Ok((config, None))
+            }
+            Ok(float8) => Ok((None, float8)),
+            Err(flaw) => Err(flawed(flaw)),
+        },
         Some(other) => Err(flawed(QuantError::BadValue {
             key: "quantization_config".to_owned(),
             found: other.to_string(),

@@ -30,6 +30,7 @@ mod relative;
 mod rows;
 mod sample;
 mod save;
+mod scaled;
 mod session;
 mod stage;
 mod stream;

@@ -259,13 +259,13 @@ pub(crate) fn weight(
     encoder: &dyn Encoder,
 ) -> Result<HostWeight> {
     let (checkpoint, name) = (model.checkpoint(), &bound.tensor.name);
-    let rows = Rows::new(checkpoint, bound.tensor, bound.slot);
+    let rows = Rows::new(checkpoint, bound);
     match bound.held {
         Held::FourBit(state) => return quantized::four_bit(checkpoint, name, &state),
         Held::Int8(format) => {
             return quantized::int8(checkpoint, name, (rows.rows, rows.cols), format);
         }
-        Held::Dense(_) => {}
+        Held::Dense(_) | Held::Scaled(_) => {}
     }
     let dense = |dtype| -> Result<DenseWeight> {
         Ok(DenseWeight {

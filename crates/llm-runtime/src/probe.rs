@@ -12,6 +12,7 @@ use llm_quant::layout::Part;
 use llm_tensor::{DType, le_bytes_to_f32};
 
 use crate::quantized::Held;
+use crate::rows::read_elements;
 use crate::{BoundModel, BoundTensor, Result};
 
 /// Looks at each unit's results in turn, and remembers the first that are no finite numbers.
@@ -202,7 +203,7 @@ impl Origin {
     /// All elements, or what they are decoded with.
     fn in_all(&self, bound: &BoundTensor<'_>, kept: DType) -> Result<Option<NotFinite>> {
         let part = match bound.held {
-            Held::Dense(_) => {
+            Held::Dense(_) | Held::Scaled(_) => {
                 let n = bound.tensor.shape.n_elements();
                 return self.in_range(bound, 0..n, kept);
             }
@@ -234,7 +235,15 @@ impl Origin {
             let n = (end - start) as usize;
             bytes.resize(n * size_of::<f32>(), 0);
             values.resize(n, 0.0);
-            checkpoint.read_tensor(tensor, start..end, DType::F32, &mut bytes)?;
+            let scaled = bound.scaled();
+            read_elements(
+                checkpoint,
+                tensor,
+                scaled,
+                start..end,
+                DType::F32,
+                &mut bytes,
+            )?;
             le_bytes_to_f32(DType::F32, &bytes, &mut values).expect("f32 of f32");
             let path = || {
                 let path = checkpoint.files().nth(tensor.file_idx);

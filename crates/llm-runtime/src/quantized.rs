@@ -10,6 +10,7 @@ use llm_quant::layout::{self, Part, QuantState};
 use llm_quant::{Absmax, Code, DoubleAbsmax, Int8, Int8Weight, QuantError, Scheme, Weight4Bit};
 use llm_tensor::{AlignedBuf, DType, HostBytes};
 
+use crate::scaled::Scaled;
 use crate::{Result, RuntimeError};
 
 /// How a checkpoint holds what a slot needs.
@@ -21,20 +22,25 @@ pub(crate) enum Held {
     FourBit(QuantState),
     /// In LLM.int8().
     Int8(Int8),
+    /// In 8-bit floating-point numbers with scales.
+    Scaled(Scaled),
 }
 
 impl Held {
     pub(crate) fn stored_as(self) -> StoredAs {
         match self {
             Held::Dense(Encoding::Plain(dtype)) => StoredAs::Plain(dtype),
-            Held::Dense(Encoding::Block(_)) => StoredAs::Blocks,
+            Held::Dense(Encoding::Block(_)) | Held::Scaled(_) => StoredAs::Blocks,
+            // No model is bound to such tensors.
+            Held::Dense(Encoding::Opaque(_)) => StoredAs::Blocks,
             Held::FourBit(state) => StoredAs::Quantized(Scheme::FourBit(state.format())),
             Held::Int8(format) => StoredAs::Quantized(Scheme::Int8(format)),
         }
     }
 }
 
-/// How `tensor` is held, which is for `slot`; 8-bit matrices are to be multiplied as `int8` says. Reads what describes a
+/// How `tensor` is held, which is for `slot`; 8-bit matrices are to be multiplied as `int8` says, and scales of 8-bit
+/// floating-point numbers are for blocks of `block_size`. Reads what describes a
 /// quantized matrix, some hundred bytes, and checks that all of its parts are there.
 ///
 /// # Errors
@@ -44,7 +50,11 @@ pub(crate) fn recognise(
     tensor: &TensorInfo,
     slot: &Slot,
     int8: Int8,
+    block_size: Option<[u64; 2]>,
 ) -> Result<Held> {
+    if let Some(scaled) = Scaled::of(checkpoint, tensor, slot, block_size)? {
+        return Ok(Held::Scaled(scaled));
+    }
     let dense = Held::Dense(tensor.encoding);
     let (Encoding::Plain(dtype), &[rows, cols]) = (tensor.encoding, slot.shape.as_slice()) else {
         return Ok(dense);
@@ -82,6 +92,7 @@ pub(crate) fn recognise(
 pub(crate) fn companions(held: Held, weight: &str) -> Vec<String> {
     let parts: &[Part] = match held {
         Held::Dense(_) => &[],
+        Held::Scaled(scaled) => return scaled.companions(weight),
         Held::FourBit(state) => &[
             Part::Absmax,
             Part::QuantMap,

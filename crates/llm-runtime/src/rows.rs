@@ -4,18 +4,20 @@
 use std::ops::Range;
 use std::path::Path;
 
-use llm_arch::{Slot, Stored};
+use llm_arch::Stored;
 use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
 use llm_tensor::{AlignedBuf, DType, HostBytes, f32_to_le_bytes};
 use rayon::prelude::*;
 
-use crate::Result;
+use crate::scaled::Scaled;
+use crate::{BoundTensor, Result};
 
-/// A dense tensor, or one of GGUF's blocks, that is bound to a slot.
+/// A tensor that is dense, scaled or in GGUF's blocks, and bound to a slot.
 pub(crate) struct Rows<'a> {
     checkpoint: &'a Checkpoint,
     tensor: &'a TensorInfo,
     stored: Stored,
+    scaled: Option<Scaled>,
     /// Output features; 1 for a vector.
     pub(crate) rows: usize,
     /// Input features.
@@ -23,12 +25,13 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub(crate) fn new(checkpoint: &'a Checkpoint, tensor: &'a TensorInfo, slot: &Slot) -> Self {
-        let (rows, cols) = slot.matrix();
+    pub(crate) fn new(checkpoint: &'a Checkpoint, bound: &BoundTensor<'a>) -> Self {
+        let (rows, cols) = bound.slot.matrix();
         Rows {
             checkpoint,
-            tensor,
-            stored: slot.stored,
+            tensor: bound.tensor,
+            stored: bound.slot.stored,
+            scaled: bound.scaled(),
             rows,
             cols,
         }
@@ -49,8 +52,8 @@ impl<'a> Rows<'a> {
 
     /// Where they lie in the file, if their elements are of `dtype` and in order.
     fn view(&self, dtype: DType) -> Result<Option<HostBytes>> {
-        match (self.stored, self.tensor.encoding) {
-            (Stored::AsIs, Encoding::Plain(stored)) if stored == dtype => {
+        match (self.stored, self.tensor.encoding, self.scaled) {
+            (Stored::AsIs, Encoding::Plain(stored), None) if stored == dtype => {
                 Ok(self.checkpoint.view_tensor(self.tensor)?)
             }
             _ => Ok(None),
@@ -62,9 +65,8 @@ impl<'a> Rows<'a> {
         match self.stored {
             Stored::AsIs => {
                 let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
-                Ok(self
-                    .checkpoint
-                    .read_tensor(self.tensor, elements, dtype, out)?)
+                let (checkpoint, tensor) = (self.checkpoint, self.tensor);
+                read_elements(checkpoint, tensor, self.scaled, elements, dtype, out)
             }
             Stored::Transposed => self.read_transposed(range, dtype, out),
             Stored::Pairs { .. } | Stored::Stacked { .. } => self.read_reordered(range, dtype, out),
@@ -163,6 +165,21 @@ impl<'a> Rows<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Elements `range` of a tensor as `dtype` into `out`, multiplied with their scales if they have any.
+pub(crate) fn read_elements(
+    checkpoint: &Checkpoint,
+    tensor: &TensorInfo,
+    scaled: Option<Scaled>,
+    range: Range<u64>,
+    dtype: DType,
+    out: &mut [u8],
+) -> Result<()> {
+    match scaled {
+        None => Ok(checkpoint.read_tensor(tensor, range, dtype, out)?),
+        Some(scaled) => scaled.read(checkpoint, tensor, range, dtype, out),
     }
 }
 

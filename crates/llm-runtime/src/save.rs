@@ -12,7 +12,7 @@ use llm_tensor::{Bytes, DType};
 
 use self::parts::{QuantizedParts, new_tensor};
 use crate::load::weight;
-use crate::rows::Rows;
+use crate::rows::{Rows, read_elements};
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 
 /// A model that is to be written, with every weight as an encoding has it.
@@ -214,9 +214,8 @@ impl<'a> Save<'a> {
             let end = n_elements.min(start + PIECE_ELEMENTS);
             let piece = &mut piece[..(end - start) as usize * dtype.size()];
             let checkpoint = self.model.checkpoint();
-            checkpoint
-                .read_tensor(bound.tensor, start..end, dtype, piece)
-                .map_err(RuntimeError::from)?;
+            let scaled = bound.scaled();
+            read_elements(checkpoint, bound.tensor, scaled, start..end, dtype, piece)?;
             put(&slot.name, start * dtype.size() as u64, piece)?;
             start = end;
         }
@@ -231,7 +230,7 @@ impl<'a> Save<'a> {
         dtype: DType,
         put: &mut impl FnMut(&str, u64, &[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let rows = Rows::new(self.model.checkpoint(), bound.tensor, bound.slot);
+        let rows = Rows::new(self.model.checkpoint(), bound);
         let row_bytes = rows.cols * dtype.size();
         let n = match slot.stored {
             Stored::Transposed => {

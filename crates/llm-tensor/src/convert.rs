@@ -3,7 +3,7 @@
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
-use crate::{DType, TensorError};
+use crate::{DType, TensorError, float8};
 
 /// Elements that are widened at a time when neither side is f32: small enough for the stack, large enough for SIMD.
 const PIECE: usize = 1024;
@@ -11,7 +11,8 @@ const PIECE: usize = 1024;
 /// Writes the elements of `src`, stored as `from`, into `dst` as `to`.
 ///
 /// # Errors
-/// [`TensorError::NoConversion`] unless both are among f64, f32, f16 and bf16, or are the same.
+/// [`TensorError::NoConversion`] unless `from` is floating-point and `to` among f64, f32, f16 and bf16, or they are the
+/// same.
 ///
 /// # Panics
 /// When `src` and `dst` do not hold equally many whole elements.
@@ -46,7 +47,7 @@ pub fn convert_elements(
 /// Widens (from f64: rounds) the elements of `src`, stored as `from`, into `dst`.
 ///
 /// # Errors
-/// [`TensorError::NoConversion`] unless `from` is f64, f32, f16 or bf16.
+/// [`TensorError::NoConversion`] unless `from` is floating-point.
 ///
 /// # Panics
 /// When `src` does not hold `dst.len()` elements.
@@ -75,12 +76,19 @@ pub fn le_bytes_to_f32(from: DType, src: &[u8], dst: &mut [f32]) -> Result<(), T
                 }
             }
         }
-        DType::F8E4M3
-        | DType::F8E5M2
+        DType::F8E4M3 => widen(src, dst, &float8::E4M3),
+        DType::F8E5M2 => widen(src, dst, &float8::E5M2),
+        DType::F8E4M3FNUZ => widen(src, dst, &float8::E4M3FNUZ),
+        DType::F8E5M2FNUZ => widen(src, dst, &float8::E5M2FNUZ),
+        DType::F8E8M0 => widen(src, dst, &float8::E8M0),
+        DType::C64
         | DType::I64
         | DType::I32
         | DType::I16
         | DType::I8
+        | DType::U64
+        | DType::U32
+        | DType::U16
         | DType::U8
         | DType::Bool => {
             return Err(TensorError::NoConversion {
@@ -90,6 +98,12 @@ pub fn le_bytes_to_f32(from: DType, src: &[u8], dst: &mut [f32]) -> Result<(), T
         }
     }
     Ok(())
+}
+
+fn widen(src: &[u8], dst: &mut [f32], values: &[f32; 256]) {
+    for (dst, code) in dst.iter_mut().zip(src) {
+        *dst = values[usize::from(*code)];
+    }
 }
 
 /// Rounds (to f64: widens) `src` into the elements of `dst`, stored as `to`.
@@ -129,10 +143,17 @@ pub fn f32_to_le_bytes(src: &[f32], to: DType, dst: &mut [u8]) -> Result<(), Ten
         }
         DType::F8E4M3
         | DType::F8E5M2
+        | DType::F8E4M3FNUZ
+        | DType::F8E5M2FNUZ
+        | DType::F8E8M0
+        | DType::C64
         | DType::I64
         | DType::I32
         | DType::I16
         | DType::I8
+        | DType::U64
+        | DType::U32
+        | DType::U16
         | DType::U8
         | DType::Bool => {
             return Err(TensorError::NoConversion {

@@ -15,27 +15,43 @@ pub enum DType {
     BF16,
     F8E4M3,
     F8E5M2,
+    F8E4M3FNUZ,
+    F8E5M2FNUZ,
+    /// A power of two, which only scales are.
+    F8E8M0,
+    /// A complex number of two f32.
+    C64,
     I64,
     I32,
     I16,
     I8,
+    U64,
+    U32,
+    U16,
     U8,
     Bool,
 }
 
 impl DType {
-    /// Every element type, widest first.
-    pub const ALL: [DType; 12] = [
+    /// Every element type.
+    pub const ALL: [DType; 19] = [
         DType::F64,
         DType::F32,
         DType::F16,
         DType::BF16,
         DType::F8E4M3,
         DType::F8E5M2,
+        DType::F8E4M3FNUZ,
+        DType::F8E5M2FNUZ,
+        DType::F8E8M0,
+        DType::C64,
         DType::I64,
         DType::I32,
         DType::I16,
         DType::I8,
+        DType::U64,
+        DType::U32,
+        DType::U16,
         DType::U8,
         DType::Bool,
     ];
@@ -43,10 +59,11 @@ impl DType {
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
-            DType::F64 | DType::I64 => 8,
-            DType::F32 | DType::I32 => 4,
-            DType::F16 | DType::BF16 | DType::I16 => 2,
-            DType::F8E4M3 | DType::F8E5M2 | DType::I8 | DType::U8 | DType::Bool => 1,
+            DType::F64 | DType::C64 | DType::I64 | DType::U64 => 8,
+            DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
+            DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3FNUZ | DType::F8E5M2FNUZ => 1,
+            DType::F8E8M0 | DType::I8 | DType::U8 | DType::Bool => 1,
         }
     }
 
@@ -59,10 +76,17 @@ impl DType {
             DType::BF16 => "bf16",
             DType::F8E4M3 => "f8e4m3",
             DType::F8E5M2 => "f8e5m2",
+            DType::F8E4M3FNUZ => "f8e4m3fnuz",
+            DType::F8E5M2FNUZ => "f8e5m2fnuz",
+            DType::F8E8M0 => "f8e8m0",
+            DType::C64 => "c64",
             DType::I64 => "i64",
             DType::I32 => "i32",
             DType::I16 => "i16",
             DType::I8 => "i8",
+            DType::U64 => "u64",
+            DType::U32 => "u32",
+            DType::U16 => "u16",
             DType::U8 => "u8",
             DType::Bool => "bool",
         }
@@ -77,10 +101,17 @@ impl DType {
             DType::BF16 => "bfloat16",
             DType::F8E4M3 => "float8_e4m3fn",
             DType::F8E5M2 => "float8_e5m2",
+            DType::F8E4M3FNUZ => "float8_e4m3fnuz",
+            DType::F8E5M2FNUZ => "float8_e5m2fnuz",
+            DType::F8E8M0 => "float8_e8m0fnu",
+            DType::C64 => "complex64",
             DType::I64 => "int64",
             DType::I32 => "int32",
             DType::I16 => "int16",
             DType::I8 => "int8",
+            DType::U64 => "uint64",
+            DType::U32 => "uint32",
+            DType::U16 => "uint16",
             DType::U8 => "uint8",
             DType::Bool => "bool",
         }
@@ -89,6 +120,23 @@ impl DType {
     /// Whether dense weights can be kept in this type and computed with.
     pub const fn is_weight(self) -> bool {
         matches!(self, DType::F32 | DType::F16 | DType::BF16)
+    }
+
+    /// Whether its elements are numbers that weights can be: of floating point, though perhaps not to be computed with
+    /// as they are.
+    pub const fn is_float(self) -> bool {
+        match self {
+            DType::F64 | DType::F32 | DType::F16 | DType::BF16 => true,
+            DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3FNUZ | DType::F8E5M2FNUZ => true,
+            DType::F8E8M0 | DType::C64 => false,
+            DType::I64 | DType::I32 | DType::I16 | DType::I8 => false,
+            DType::U64 | DType::U32 | DType::U16 | DType::U8 | DType::Bool => false,
+        }
+    }
+
+    /// Whether an element is a floating-point number of eight bits.
+    pub const fn is_float8(self) -> bool {
+        self.is_float() && self.size() == 1
     }
 
     pub(crate) fn names() -> String {

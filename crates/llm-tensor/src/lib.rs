@@ -8,6 +8,7 @@ mod bytes;
 mod convert;
 mod dtype;
 mod error;
+mod float8;
 mod host;
 mod math;
 mod shape;

@@ -9,7 +9,9 @@ use std::fmt;
 
 use half::f16;
 
+mod i_quants;
 mod k_quants;
+mod small;
 
 /// A quantized block type of GGML.
 ///
@@ -27,11 +29,24 @@ pub enum GgmlType {
     Q4K,
     Q5K,
     Q6K,
+    IQ2XXS,
+    IQ2XS,
+    IQ2S,
+    IQ3XXS,
+    IQ3S,
+    IQ1S,
+    IQ1M,
+    IQ4NL,
+    IQ4XS,
+    TQ1_0,
+    TQ2_0,
+    MXFP4,
+    NVFP4,
 }
 
 impl GgmlType {
     /// Every block type that can be decoded.
-    pub const ALL: [GgmlType; 10] = [
+    pub const ALL: [GgmlType; 23] = [
         GgmlType::Q4_0,
         GgmlType::Q4_1,
         GgmlType::Q5_0,
@@ -42,6 +57,19 @@ impl GgmlType {
         GgmlType::Q4K,
         GgmlType::Q5K,
         GgmlType::Q6K,
+        GgmlType::IQ2XXS,
+        GgmlType::IQ2XS,
+        GgmlType::IQ2S,
+        GgmlType::IQ3XXS,
+        GgmlType::IQ3S,
+        GgmlType::IQ1S,
+        GgmlType::IQ1M,
+        GgmlType::IQ4NL,
+        GgmlType::IQ4XS,
+        GgmlType::TQ1_0,
+        GgmlType::TQ2_0,
+        GgmlType::MXFP4,
+        GgmlType::NVFP4,
     ];
 
     /// GGML's name, as `Q4_K`.
@@ -57,6 +85,19 @@ impl GgmlType {
             GgmlType::Q4K => "Q4_K",
             GgmlType::Q5K => "Q5_K",
             GgmlType::Q6K => "Q6_K",
+            GgmlType::IQ2XXS => "IQ2_XXS",
+            GgmlType::IQ2XS => "IQ2_XS",
+            GgmlType::IQ2S => "IQ2_S",
+            GgmlType::IQ3XXS => "IQ3_XXS",
+            GgmlType::IQ3S => "IQ3_S",
+            GgmlType::IQ1S => "IQ1_S",
+            GgmlType::IQ1M => "IQ1_M",
+            GgmlType::IQ4NL => "IQ4_NL",
+            GgmlType::IQ4XS => "IQ4_XS",
+            GgmlType::TQ1_0 => "TQ1_0",
+            GgmlType::TQ2_0 => "TQ2_0",
+            GgmlType::MXFP4 => "MXFP4",
+            GgmlType::NVFP4 => "NVFP4",
         }
     }
 
@@ -66,7 +107,19 @@ impl GgmlType {
             GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 => {
                 32
             }
+            GgmlType::IQ4NL | GgmlType::MXFP4 => 32,
+            GgmlType::NVFP4 => 64,
             GgmlType::Q2K | GgmlType::Q3K | GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K => 256,
+            GgmlType::IQ2XXS
+            | GgmlType::IQ2XS
+            | GgmlType::IQ2S
+            | GgmlType::IQ3XXS
+            | GgmlType::IQ3S
+            | GgmlType::IQ1S
+            | GgmlType::IQ1M
+            | GgmlType::IQ4XS
+            | GgmlType::TQ1_0
+            | GgmlType::TQ2_0 => 256,
         }
     }
 
@@ -83,6 +136,19 @@ impl GgmlType {
             GgmlType::Q4K => 144,
             GgmlType::Q5K => 176,
             GgmlType::Q6K => 210,
+            GgmlType::IQ2XXS => 66,
+            GgmlType::IQ2XS => 74,
+            GgmlType::IQ2S => 82,
+            GgmlType::IQ3XXS => 98,
+            GgmlType::IQ3S => 110,
+            GgmlType::IQ1S => 50,
+            GgmlType::IQ1M => 56,
+            GgmlType::IQ4NL => 18,
+            GgmlType::IQ4XS => 136,
+            GgmlType::TQ1_0 => 54,
+            GgmlType::TQ2_0 => 66,
+            GgmlType::MXFP4 => 17,
+            GgmlType::NVFP4 => 36,
         }
     }
 
@@ -102,6 +168,19 @@ impl GgmlType {
             GgmlType::Q4K => each_block(stored, out, k_quants::q4_k),
             GgmlType::Q5K => each_block(stored, out, k_quants::q5_k),
             GgmlType::Q6K => each_block(stored, out, k_quants::q6_k),
+            GgmlType::IQ2XXS => each_block(stored, out, i_quants::iq2_xxs),
+            GgmlType::IQ2XS => each_block(stored, out, i_quants::iq2_xs),
+            GgmlType::IQ2S => each_block(stored, out, i_quants::iq2_s),
+            GgmlType::IQ3XXS => each_block(stored, out, i_quants::iq3_xxs),
+            GgmlType::IQ3S => each_block(stored, out, i_quants::iq3_s),
+            GgmlType::IQ1S => each_block(stored, out, i_quants::iq1_s),
+            GgmlType::IQ1M => each_block(stored, out, i_quants::iq1_m),
+            GgmlType::IQ4NL => each_block(stored, out, small::iq4_nl),
+            GgmlType::IQ4XS => each_block(stored, out, small::iq4_xs),
+            GgmlType::TQ1_0 => each_block(stored, out, small::tq1_0),
+            GgmlType::TQ2_0 => each_block(stored, out, small::tq2_0),
+            GgmlType::MXFP4 => each_block(stored, out, small::mxfp4),
+            GgmlType::NVFP4 => each_block(stored, out, small::nvfp4),
         }
     }
 

@@ -255,8 +255,8 @@ fn malformed() -> Vec<Case> {
         ),
         case(
             "unsupported type",
-            one(&[256], 20, 0),
-            &["`blk.0`", "IQ4_NL", "number 20", "Q4_K"],
+            one(&[256], 15, 0),
+            &["`blk.0`", "Q8_K", "number 15", "Q4_K"],
         ),
         case("unknown type", one(&[32], 77, 0), &["`blk.0`", "number 77"]),
         case(

@@ -22,7 +22,7 @@ fn sums_are_those_of_the_stored_bytes() {
     assert_eq!(manifest.tensors.len(), checkpoint.tensors().len());
     let mut n_blocks = 0;
     for tensor in checkpoint.tensors() {
-        n_blocks += u32::from(matches!(tensor.encoding, Encoding::Block(_)));
+        n_blocks += u32::from(matches!(tensor.encoding, crate::Encoding::Block(_)));
         let bytes = &file[tensor.bytes.start as usize..tensor.bytes.end as usize];
         assert_eq!(
             manifest.tensors[&tensor.name].blake3.0,

@@ -91,7 +91,10 @@ fn read_pieces(
             }
             let n = (n_elements - start).min(((PIECE - len) / size) as u64);
             let out = &mut piece[len..len + n as usize * size];
-            checkpoint.read_into(&tensor.name, start..start + n, tensor.dtype, out)?;
+            match plan.opaque().contains_key(&tensor.name) {
+                true => checkpoint.read_stored(&tensor.name, start..start + n, out)?,
+                false => checkpoint.read_into(&tensor.name, start..start + n, tensor.dtype, out)?,
+            }
             len += out.len();
             start += n;
         }

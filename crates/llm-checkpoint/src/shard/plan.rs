@@ -1,11 +1,13 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
-use llm_tensor::{Bytes, DType};
+use llm_tensor::{Bytes, DType, Shape};
 use serde_json::{Value, json};
 
-use crate::checkpoint::Checkpoint;
+use super::together::Quantized;
+use crate::checkpoint::{Checkpoint, Format};
 use crate::error::{CheckpointError, TensorFlaw};
+use crate::opaque::Opaque;
 use crate::tensor::{Encoding, TensorInfo};
 use crate::write::{METADATA_KEY, NewTensor};
 
@@ -19,7 +21,14 @@ use crate::write::{METADATA_KEY, NewTensor};
 pub struct ShardPlan {
     tensors: Vec<NewTensor>,
     shards: Vec<Shard>,
+    /// Types and shapes of tensors that are copied as bytes, as which [`ShardPlan::tensors`] has them.
+    opaque: Opaques,
+    /// See [`ShardPlan::unconverted`].
+    unconverted: Vec<String>,
 }
+
+/// Element types that are not [`DType`]s, and shapes, by the names of tensors.
+pub(crate) type Opaques = HashMap<String, (Opaque, Shape)>;
 
 /// One file of a [`ShardPlan`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +84,9 @@ impl ShardPlan {
     /// As [`ShardPlan::new`], for the tensors of `checkpoint` in the order in which they lie in its files.
     ///
     /// Floating-point elements and quantized blocks are to be written as `convert`; without it floats stay as they
-    /// are and blocks become bf16. Other elements are never converted. Names that share their bytes in the source
-    /// become tensors of their own.
+    /// are and blocks become bf16. Other elements are never converted, nor are codes of quantized matrices and what they
+    /// are decoded with ([`ShardPlan::unconverted`]). Names that share their bytes in the source become tensors of their
+    /// own.
     ///
     /// # Errors
     /// As [`ShardPlan::new`].
@@ -90,13 +100,69 @@ impl ShardPlan {
     ) -> Result<Self, CheckpointError> {
         let mut tensors: Vec<&TensorInfo> = checkpoint.tensors().collect();
         tensors.sort_by_key(|t| (t.file_idx, t.bytes.start));
-        let new = |tensor: &TensorInfo| NewTensor {
-            name: tensor.name.clone(),
-            dtype: written_dtype(tensor.encoding, convert),
-            shape: tensor.shape.clone(),
-        };
-        let tensors = tensors.into_iter().map(new).collect();
-        Self::new(tensors, max_shard_size)
+        let quantized = convert.map(|_| Quantized::of(checkpoint.tensors()));
+        let is_part = |tensor: &TensorInfo| quantized.as_ref().is_some_and(|q| q.has(tensor));
+        let mut opaque = Opaques::new();
+        let mut new = Vec::with_capacity(tensors.len());
+        for tensor in &tensors {
+            let convert = convert.filter(|_| !is_part(tensor));
+            let (dtype, shape) = match tensor.encoding {
+                Encoding::Block(_) => (convert.unwrap_or(DType::BF16), tensor.shape.clone()),
+                Encoding::Plain(stored) if stored.is_float() => {
+                    (convert.unwrap_or(stored), tensor.shape.clone())
+                }
+                Encoding::Plain(stored) => (stored, tensor.shape.clone()),
+                Encoding::Opaque(ty) if checkpoint.format() != Format::Safetensors => {
+                    return Err(CheckpointError::Tensor {
+                        path: checkpoint.path().to_owned(),
+                        tensor: tensor.name.clone(),
+                        flaw: TensorFlaw::NoSafetensorsType {
+                            name: ty.name().to_owned(),
+                        },
+                    });
+                }
+                Encoding::Opaque(ty) => {
+                    opaque.insert(tensor.name.clone(), (ty, tensor.shape.clone()));
+                    let n_bytes = [tensor.contiguous_bytes()];
+                    let shape = Shape::new(&n_bytes).expect("one extent fits 64 bits");
+                    (DType::U8, shape)
+                }
+            };
+            new.push(NewTensor {
+                name: tensor.name.clone(),
+                dtype,
+                shape,
+            });
+        }
+        let is_float = |encoding| matches!(encoding, Encoding::Plain(dtype) if dtype.is_float());
+        let unconverted = tensors
+            .iter()
+            .filter(|tensor| is_part(tensor) && is_float(tensor.encoding));
+        let unconverted = unconverted.map(|tensor| tensor.name.clone()).collect();
+        Ok(ShardPlan {
+            opaque,
+            unconverted,
+            ..Self::new(new, max_shard_size)?
+        })
+    }
+
+    /// Floating-point tensors that stay as they are though others are converted: what the codes of quantized matrices are
+    /// decoded with, and codes that are declared so.
+    pub fn unconverted(&self) -> &[String] {
+        &self.unconverted
+    }
+
+    /// Whether every tensor is written as it is in `checkpoint`.
+    pub fn keeps_encodings(&self, checkpoint: &Checkpoint) -> bool {
+        self.tensors.iter().all(|new| {
+            let old = checkpoint.get(&new.name);
+            self.opaque.contains_key(&new.name)
+                || old.is_some_and(|old| old.encoding == Encoding::Plain(new.dtype))
+        })
+    }
+
+    pub(super) fn opaque(&self) -> &Opaques {
+        &self.opaque
     }
 
     fn name(cuts: Vec<Cut>) -> Self {
@@ -104,6 +170,8 @@ impl ShardPlan {
         let mut plan = ShardPlan {
             tensors: Vec::new(),
             shards: Vec::with_capacity(n_shards),
+            opaque: Opaques::new(),
+            unconverted: Vec::new(),
         };
         for (shard_idx, mut cut) in cuts.into_iter().enumerate() {
             cut.tensors
@@ -184,19 +252,6 @@ fn sizes(tensors: &[NewTensor]) -> Result<Vec<Bytes>, CheckpointError> {
 struct Cut {
     tensors: Vec<NewTensor>,
     bytes: Bytes,
-}
-
-/// The type in which a tensor's elements are written.
-fn written_dtype(encoding: Encoding, convert: Option<DType>) -> DType {
-    match encoding {
-        Encoding::Block(_) => convert.unwrap_or(DType::BF16),
-        Encoding::Plain(stored) => match stored {
-            DType::F64 | DType::F32 | DType::F16 | DType::BF16 => convert.unwrap_or(stored),
-            // Eight-bit floats are quantized weights that mean nothing without their scales.
-            DType::F8E4M3 | DType::F8E5M2 => stored,
-            DType::I64 | DType::I32 | DType::I16 | DType::I8 | DType::U8 | DType::Bool => stored,
-        },
-    }
 }
 
 /// The index of a sharded checkpoint.

@@ -326,6 +326,7 @@ fn every_encoding_is_copied_or_converted() {
             let expected = match old.encoding {
                 crate::Encoding::Block(_) => convert.unwrap_or(DType::BF16),
                 crate::Encoding::Plain(dtype) => convert.filter(|_| is_float).unwrap_or(dtype),
+                crate::Encoding::Opaque(_) => DType::U8,
             };
             assert_eq!(dtype, expected, "{}", tensor.name);
             assert!(

@@ -8,7 +8,7 @@ use super::flush::Flusher;
 use super::plan::{INDEX, ShardPlan};
 use super::staging::{Existing, Staging};
 use crate::error::CheckpointError;
-use crate::write::{header, write_error};
+use crate::write::{header_of, write_error};
 
 /// Writes a checkpoint's files into a folder without holding them: the tensors' bytes as they come, in the order of
 /// the plan or tensor by tensor in any order.
@@ -207,7 +207,7 @@ impl<'p> ShardWriter<'p> {
         let shard = &self.plan.shards()[shard_idx];
         let path = self.staging.file(&shard.name)?;
         let tensors = &self.plan.tensors()[shard.tensors.clone()];
-        let (header, missing) = header(&path, tensors, &self.metadata)?;
+        let (header, missing) = header_of(&path, tensors, self.plan.opaque(), &self.metadata)?;
         let create = || {
             let mut file = File::create_new(&path)?;
             file.write_all(&(header.len() as u64).to_le_bytes())?;

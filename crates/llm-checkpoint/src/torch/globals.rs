@@ -101,11 +101,13 @@ impl fmt::Debug for Elements {
 
 /// Bytes whose meaning each tensor says for itself.
 static UNTYPED: Elements = Elements {
-    name: "untyped",
+    name: UNTYPED_NAME,
     storage: "UntypedStorage",
     n_bytes: 1,
     dtype: None,
 };
+
+pub(super) const UNTYPED_NAME: &str = "untyped";
 
 const fn known(dtype: DType, storage: &'static str) -> Elements {
     Elements {
@@ -132,6 +134,13 @@ static ELEMENTS: [Elements; 29] = [
     known(DType::BF16, "BFloat16Storage"),
     known(DType::F8E4M3, ""),
     known(DType::F8E5M2, ""),
+    known(DType::F8E4M3FNUZ, ""),
+    known(DType::F8E5M2FNUZ, ""),
+    known(DType::F8E8M0, ""),
+    known(DType::C64, "ComplexFloatStorage"),
+    known(DType::U64, ""),
+    known(DType::U32, ""),
+    known(DType::U16, ""),
     known(DType::I64, "LongStorage"),
     known(DType::I32, "IntStorage"),
     known(DType::I16, "ShortStorage"),
@@ -139,16 +148,9 @@ static ELEMENTS: [Elements; 29] = [
     known(DType::U8, "ByteStorage"),
     known(DType::Bool, "BoolStorage"),
     unknown("complex128", "ComplexDoubleStorage", 16),
-    unknown("complex64", "ComplexFloatStorage", 8),
     unknown("complex32", "", 4),
-    unknown("uint64", "", 8),
-    unknown("uint32", "", 4),
-    unknown("uint16", "", 2),
     unknown("bits8", "", 1),
     unknown("bits16", "", 2),
-    unknown("float8_e4m3fnuz", "", 1),
-    unknown("float8_e5m2fnuz", "", 1),
-    unknown("float8_e8m0fnu", "", 1),
     unknown("float4_e2m1fn_x2", "", 1),
     unknown("qint8", "QInt8Storage", 1),
     unknown("quint8", "QUInt8Storage", 1),

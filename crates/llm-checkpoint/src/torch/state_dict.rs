@@ -5,8 +5,10 @@ use std::ops::Range;
 
 use llm_tensor::Shape;
 
+use super::globals::UNTYPED_NAME;
 use super::pickle::{Id, Pickle, RawTensor, Value};
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
+use crate::opaque::Opaque;
 use crate::source::SourceFile;
 use crate::tensor::{Encoding, Layout, TensorInfo, sort_by_name};
 
@@ -116,10 +118,18 @@ type Place = (Shape, Encoding, Layout, Range<u64>);
 fn place(pickle: &Pickle, storages: &Storages, raw: &RawTensor) -> Result<Place, TensorFlaw> {
     let storage = &pickle.storages[raw.storage as usize];
     let elements = raw.elements.unwrap_or(storage.elements);
-    let Some(dtype) = elements.dtype else {
-        return Err(TensorFlaw::UnsupportedElements {
-            found: elements.name,
-        });
+    let unsupported = TensorFlaw::UnsupportedElements {
+        found: elements.name,
+    };
+    let encoding = match elements.dtype {
+        Some(dtype) => Encoding::Plain(dtype),
+        // Bytes without a type are no elements.
+        None if elements.name == UNTYPED_NAME => return Err(unsupported),
+        None => {
+            let bits = u8::try_from(elements.n_bytes * 8).ok();
+            let opaque = Opaque::new(elements.name, bits).ok_or(unsupported.clone())?;
+            Encoding::Opaque(opaque)
+        }
     };
     let Some(stored) = &storages[raw.storage as usize] else {
         return Err(TensorFlaw::NoStorage {
@@ -139,7 +149,6 @@ fn place(pickle: &Pickle, storages: &Storages, raw: &RawTensor) -> Result<Place,
         });
     }
     let shape = Shape::new(&dims)?;
-    let encoding = Encoding::Plain(dtype);
     if shape.n_elements() == 0 {
         let nowhere = stored.start..stored.start;
         return Ok((shape, encoding, Layout::RowMajor, nowhere));
@@ -160,6 +169,9 @@ fn place(pickle: &Pickle, storages: &Storages, raw: &RawTensor) -> Result<Place,
     let bytes = stored.start + offset * size..stored.start + (last + 1) * size;
     let layout = if is_row_major(&dims, &strides) {
         Layout::RowMajor
+    } else if elements.dtype.is_none() {
+        // Only elements that are known are gathered.
+        return Err(unsupported);
     } else {
         Layout::Strided(strides.into())
     };

@@ -25,6 +25,16 @@ struct Content {
     range: Range<u64>,
     /// Whether it is there as it is, neither compressed nor encrypted.
     is_stored: bool,
+    /// By the directory's word.
+    crc32: u32,
+}
+
+/// An entry that is stored as it is, with the checksum that the archive has of it.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) name: String,
+    pub(crate) range: Range<u64>,
+    pub(crate) crc32: u32,
 }
 
 impl Archive {
@@ -40,9 +50,15 @@ impl Archive {
             let entry = DirectoryEntry::read(&mut cursor)?;
             let range = entry.locate(file, directory.range.start)?;
             places.push((entry.header..range.end, entry.name.clone()));
-            let is_stored = entry.is_stored;
+            let (is_stored, crc32) = (entry.is_stored, entry.crc32);
             match entries.entry(entry.name) {
-                Entry::Vacant(vacant) => _ = vacant.insert(Content { range, is_stored }),
+                Entry::Vacant(vacant) => {
+                    _ = vacant.insert(Content {
+                        range,
+                        is_stored,
+                        crc32,
+                    })
+                }
                 Entry::Occupied(occupied) => {
                     let name = occupied.key().clone();
                     return Err(file.header_error(ZipFlaw::Duplicate { name }.into()));
@@ -78,6 +94,21 @@ impl Archive {
                 name: name.to_owned(),
             })),
         }
+    }
+
+    /// What is stored as it is; nothing where the archive has no checksums. PyTorch writes zeros for all of them when it is
+    /// told not to compute any.
+    pub(super) fn stored(self) -> Vec<Stored> {
+        if self.entries.values().all(|content| content.crc32 == 0) {
+            return Vec::new();
+        }
+        let stored = self.entries.into_iter().filter(|(_, c)| c.is_stored);
+        let stored = stored.map(|(name, content)| Stored {
+            name,
+            range: content.range,
+            crc32: content.crc32,
+        });
+        stored.collect()
     }
 
     /// The folder in the archive that PyTorch put everything into, which it names after the file.
@@ -203,6 +234,7 @@ struct DirectoryEntry {
     /// Bytes of the content as it is in the file.
     len: u64,
     is_stored: bool,
+    crc32: u32,
     /// How it is compressed.
     method: u16,
     /// Where in the file its own header begins.
@@ -223,7 +255,8 @@ impl DirectoryEntry {
         }
         cursor.skip(2 + 2)?;
         let (flags, method) = (cursor.u16()?, cursor.u16()?);
-        cursor.skip(2 + 2 + 4)?;
+        cursor.skip(2 + 2)?;
+        let crc32 = cursor.u32()?;
         let (compressed, len) = (cursor.u32()?, cursor.u32()?);
         let (name_len, extra_len, comment_len) = (cursor.u16()?, cursor.u16()?, cursor.u16()?);
         cursor.skip(2 + 2 + 4)?;
@@ -243,6 +276,7 @@ impl DirectoryEntry {
             name,
             len: compressed,
             is_stored: method == STORED && flags & ENCRYPTED == 0 && compressed == len,
+            crc32,
             method,
             header,
         })

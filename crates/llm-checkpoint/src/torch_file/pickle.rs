@@ -123,6 +123,10 @@ fn storage_class(dtype: DType) -> &'static str {
         DType::I8 => "torch\nCharStorage",
         DType::U8 => "torch\nByteStorage",
         DType::Bool => "torch\nBoolStorage",
-        DType::F8E4M3 | DType::F8E5M2 => "torch.storage\nUntypedStorage",
+        DType::C64 => "torch\nComplexFloatStorage",
+        DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3FNUZ | DType::F8E5M2FNUZ | DType::F8E8M0 => {
+            "torch.storage\nUntypedStorage"
+        }
+        DType::U64 | DType::U32 | DType::U16 => "torch.storage\nUntypedStorage",
     }
 }

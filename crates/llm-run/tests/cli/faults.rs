@@ -10,10 +10,6 @@ use crate::support::{Output, fixture, run};
 
 /// Folders whose checks are known to fail: one that passes must leave the list.
 const FAIL: &[&str] = &[
-    "float8-weights",
-    "fp8-block-scales",
-    "gguf-mxfp4",
-    "shard-dtype-quantized",
 ];
 
 #[test]

@@ -13,6 +13,7 @@ mod cache;
 mod chat;
 mod config;
 mod doctor;
+mod elements;
 mod faults;
 mod forms;
 mod generation;

@@ -69,11 +69,14 @@ impl Misfit {
         {
             self.misshapen(&tensor.name, &tensor.shape, &expected);
         }
-        if let Encoding::Plain(dtype) = tensor.encoding
-            && !(dtype.is_weight() || dtype == llm_tensor::DType::F64)
-        {
+        let is_computable = match tensor.encoding {
+            Encoding::Plain(dtype) => dtype.is_float(),
+            Encoding::Block(_) => true,
+            Encoding::Opaque(_) => false,
+        };
+        if !is_computable {
             self.no_weights
-                .push(format!("`{}` of {dtype}", tensor.name));
+                .push(format!("`{}` of {}", tensor.name, tensor.encoding));
         }
     }
 
@@ -93,7 +96,7 @@ impl Misfit {
             ),
             ("missing", &self.missing),
             ("of another shape", &self.misshapen),
-            ("not floating-point", &self.no_weights),
+            ("of elements that are not computed with", &self.no_weights),
             ("not understood", &self.extra),
         ]
     }

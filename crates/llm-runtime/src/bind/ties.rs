@@ -102,12 +102,13 @@ fn are_equal(checkpoint: &Checkpoint, a: &TensorInfo, b: &TensorInfo) -> Result<
     }
     let dtype = match (a.encoding, b.encoding) {
         (Encoding::Plain(a), Encoding::Plain(b)) if a == b => a,
-        (Encoding::Plain(a), Encoding::Plain(b)) if !(is_float(a) && is_float(b)) => {
+        (Encoding::Plain(a), Encoding::Plain(b)) if !(a.is_float() && b.is_float()) => {
             return Ok(false);
         }
         (Encoding::Plain(_) | Encoding::Block(_), Encoding::Plain(_) | Encoding::Block(_)) => {
             DType::F32
         }
+        (Encoding::Opaque(_), _) | (_, Encoding::Opaque(_)) => return Ok(false),
     };
     let n = a.shape.n_elements();
     let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
@@ -135,10 +136,6 @@ fn are_equal(checkpoint: &Checkpoint, a: &TensorInfo, b: &TensorInfo) -> Result<
         start = end;
     }
     Ok(true)
-}
-
-fn is_float(dtype: DType) -> bool {
-    dtype.is_weight() || dtype == DType::F64
 }
 
 /// Places that are looked at first, and elements of each.

@@ -151,7 +151,7 @@ impl<'a> Encode<'a> {
         dtype: DType,
         put: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let rows = Rows::new(self.model.checkpoint(), bound.tensor, bound.slot);
+        let rows = Rows::new(self.model.checkpoint(), bound);
         let row_bytes = rows.cols * dtype.size();
         let rows_of_a_piece = (PIECE / row_bytes.max(1)).clamp(1, rows.rows.max(1));
         let mut piece = vec![0; rows_of_a_piece * row_bytes];
@@ -224,7 +224,7 @@ impl Unfinished<'_> {
         let slot = self.bound.slot;
         let held = checkpoint
             .get(&slot.name)
-            .map(|tensor| recognise(checkpoint, tensor, slot, int8));
+            .map(|tensor| recognise(checkpoint, tensor, slot, int8, None));
         matches!(held, Some(Ok(held)) if held.stored_as() == StoredAs::Quantized(self.scheme))
     }
 }

@@ -131,7 +131,7 @@ impl<'a> Files<'a> {
             Scheme::Int8(format) => Form::Int8(shape, format),
             Scheme::FourBit(format) => Form::FourBit(match bound.held {
                 Held::FourBit(state) => state,
-                Held::Dense(_) | Held::Int8(_) => {
+                Held::Dense(_) | Held::Int8(_) | Held::Scaled(_) => {
                     state_of(checkpoint, name, format.code, [shape.0, shape.1])?
                 }
             }),

@@ -36,10 +36,10 @@ fn contents_in(file: &Checkpoint, bound: &crate::BoundTensor<'_>, dtype: DType) 
     let tensor = file.get(name).unwrap();
     let int8 = Int8 { threshold: 6.0 };
     let shape = || (slot.shape[0], slot.shape[1]);
-    match recognise(file, tensor, slot, int8).unwrap() {
+    match recognise(file, tensor, slot, int8, None).unwrap() {
         Held::FourBit(state) => contents(&quantized::four_bit(file, name, &state).unwrap()),
         Held::Int8(format) => contents(&quantized::int8(file, name, shape(), format).unwrap()),
-        Held::Dense(_) => {
+        Held::Dense(_) | Held::Scaled(_) => {
             let dims: Vec<u64> = slot.shape.iter().map(|&d| d as u64).collect();
             assert_eq!(*tensor.shape, *dims, "{name}");
             let n_elements = tensor.shape.n_elements();
@@ -82,7 +82,10 @@ fn check(kept: &Kept, what: &str) {
     let mut tensor_bytes = 0;
     for (unit, file) in &prepared.files {
         for tensor in file.checkpoint.tensors() {
-            let size = tensor.encoding.block_bytes();
+            let llm_checkpoint::Encoding::Plain(dtype) = tensor.encoding else {
+                panic!("offloaded elements are plain")
+            };
+            let size = dtype.size() as u64;
             let is_aligned = tensor.bytes.start.is_multiple_of(size);
             assert!(is_aligned, "{what}: {} of the {unit}", tensor.name);
             tensor_bytes += tensor.stored_bytes().get();
