@@ -69,6 +69,17 @@ fn a_gguf_becomes_what_the_checkpoint_that_it_was_made_of_becomes() {
                 if name.starts_with("gemma") {
                     spec.decoder.layers.clear();
                 }
+                // A GGUF has the factors of a long rope in f32.
+                if let llm_arch::Positions::Rotary(kinds) = &mut spec.decoder.positions {
+                    for kind in kinds {
+                        if let llm_arch::RopeScaling::LongRope { short, long, .. } =
+                            &mut kind.scaling
+                        {
+                            let factors = short.iter_mut().chain(long);
+                            factors.for_each(|x| *x = f64::from(*x as f32));
+                        }
+                    }
+                }
             }
             assert_eq!(found_spec, expected_spec, "{name}");
             let (found, expected) = (found.checkpoint(), expected.checkpoint());
