@@ -1,5 +1,6 @@
 //! A loaded model and the sequences it works on.
 
+mod diagnose;
 mod sequences;
 
 use std::borrow::Cow;
@@ -11,9 +12,10 @@ use llm_backend::Rows;
 use llm_plan::{Limits, Term};
 use llm_tensor::DType;
 
+use self::diagnose::is_finite;
 use self::sequences::Sequences;
 use crate::memory::{Allocated, vec_bytes};
-use crate::probe::{NotFinite, Origin, Probe};
+use crate::probe::{Origin, Probe};
 use crate::stage::{Pass, Stage};
 use crate::{Result, RuntimeError};
 
@@ -490,62 +492,6 @@ impl Session {
         let last = self.stages.last_mut().expect("a session has a stage");
         last.logits(rows, out)
     }
-
-    /// The logits after each of `items`, which were fed, if all are finite.
-    fn checked(&mut self, items: &[(usize, &[u32])]) -> Result<&[f32]> {
-        let n_logits = items.len() * self.spec.vocab;
-        if is_finite(&self.logits[..n_logits]) {
-            return Ok(&self.logits[..n_logits]);
-        }
-        let mut rows = items.iter().zip(self.logits.chunks_exact(self.spec.vocab));
-        let flawed = rows.find(|(_, logits)| !is_finite(logits));
-        let (&(sequence, ids), _) = flawed.expect("one of them is not finite");
-        Err(self.diagnose(sequence, ids))
-    }
-
-    /// Why logits are no finite numbers, after `ids` at the end of `sequence`: they are fed once more, and looked at
-    /// between units. What was before them gave finite logits.
-    fn diagnose(&mut self, sequence: usize, ids: &[u32]) -> RuntimeError {
-        let probe = Probe::default();
-        let end = self.len(sequence);
-        let mut start = end - ids.len();
-        for ids in ids.chunks(self.limits.n_tokens) {
-            let rows = Rows {
-                first: 0,
-                n_tokens: ids.len(),
-                start,
-            };
-            let pass = Pass {
-                ids,
-                sequences: &[(sequence, rows)],
-                horizons: &[end],
-                logits: false,
-                interrupt: &self.interrupt,
-                probe: Some(&probe),
-            };
-            let ran = forward(&mut self.stages, &pass, &mut self.hidden, self.spec.hidden);
-            if let Err(error) = ran {
-                return error;
-            }
-            if let Some(unit) = probe.unit() {
-                return self.not_finite(unit, ids);
-            }
-            start += ids.len();
-        }
-        self.not_finite(Unit::Head, ids)
-    }
-
-    fn not_finite(&self, unit: Unit, ids: &[u32]) -> RuntimeError {
-        let cause = match &self.origin {
-            Some(origin) => origin.explain(unit, ids),
-            None => NotFinite::Made {
-                unit,
-                dtype: self.dtype,
-            },
-        };
-        let cause = Box::new(cause);
-        RuntimeError::NotFinite { cause }
-    }
 }
 
 fn forward(
@@ -560,10 +506,6 @@ fn forward(
         stage.forward(pass, &mut hidden[..n_hidden])?;
     }
     Ok(())
-}
-
-fn is_finite(logits: &[f32]) -> bool {
-    logits.iter().all(|x| x.is_finite())
 }
 
 #[cfg(test)]

@@ -187,7 +187,7 @@ mod tests {
     fn what_is_in_one_place_is_one_group() {
         let config = json!({
             "model_type": "mixtral", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6,
-            "num_attention_heads": 4, "vocab_size": 100, "num_local_experts": 4, "num_experts_per_tok": 2
+            "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 100, "num_local_experts": 4, "num_experts_per_tok": 2
         });
         let skeleton = llm_arch::from_config(config.as_object().unwrap()).unwrap();
         let expert = |layer, expert| Unit::Expert { layer, expert };
