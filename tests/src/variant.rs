@@ -60,9 +60,9 @@ impl Variant {
                 }
                 n = expert + 1;
             }
-            if n > 0 {
+            if let Some(of_one) = (all.len() as u64).checked_div(n) {
                 let name = format!("model.layers.{layer}.mlp.experts.{role}");
-                let rows = all.len() as u64 / n / cols;
+                let rows = of_one / cols;
                 stacked.tensors.insert(name, (vec![n, rows, cols], all));
             }
             let router = format!("model.layers.{layer}.block_sparse_moe.gate.weight");

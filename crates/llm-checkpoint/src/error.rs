@@ -465,7 +465,7 @@ pub enum TensorFlaw {
         /// The shape in the header.
         shape: Shape,
         /// How it is stored.
-        encoding: Encoding,
+        encoding: Box<Encoding>,
         /// Bytes that such a tensor takes.
         expected: u64,
         /// Bytes that the header gives it.

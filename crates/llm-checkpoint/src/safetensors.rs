@@ -109,7 +109,7 @@ fn place(
     {
         return Err(TensorFlaw::Length {
             shape,
-            encoding,
+            encoding: Box::new(encoding),
             expected,
             found: end - start,
         });

@@ -209,13 +209,12 @@ pub(crate) fn bind_files(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
 /// An error in a configuration, with what lets it pass.
 pub(crate) fn with_hint(error: RuntimeError) -> anyhow::Error {
     match &error {
-        RuntimeError::Config {
-            flaw: ArchError::UnknownKeys { .. },
-            ..
-        } => UserError(format!(
-            "{error}; --allow-unknown-config passes over such keys"
-        ))
-        .into(),
+        RuntimeError::Config { flaw, .. } if matches!(**flaw, ArchError::UnknownKeys { .. }) => {
+            UserError(format!(
+                "{error}; --allow-unknown-config passes over such keys"
+            ))
+            .into()
+        }
         _ => error.into(),
     }
 }

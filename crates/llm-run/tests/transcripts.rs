@@ -2,14 +2,20 @@
 //!
 //! `TRYCMD=overwrite cargo test -p llm-run --test transcripts` writes down what it says now. Read every line of it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails where it meets the unexpected")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails where it meets the unexpected"
+)]
 
 use std::fs;
 use std::path::Path;
 
 #[test]
 fn the_program_says_what_the_transcripts_say() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap();
     let place = tempfile::tempdir().unwrap();
     furnish(&root, place.path());
     // The commands are typed there. This process has no other test whose folder it could be.
@@ -17,7 +23,10 @@ fn the_program_says_what_the_transcripts_say() {
     let program = trycmd::cargo::cargo_bin!("llm-run");
     trycmd::TestCases::new()
         .register_bin("llm-run", program)
-        .env("XDG_CACHE_HOME", place.path().join("cache").to_str().unwrap())
+        .env(
+            "XDG_CACHE_HOME",
+            place.path().join("cache").to_str().unwrap(),
+        )
         .case(root.join("tests/transcripts/*.md").to_str().unwrap());
 }
 
@@ -31,7 +40,10 @@ fn furnish(root: &Path, place: &Path) {
         (fixtures.join("models/llama"), "llama"),
         (fixtures.join("models/qwen3-moe"), "qwen3-moe"),
         (fixtures.join("quantized/llama-nf4-double"), "llama-nf4"),
-        (fixtures.join("configs/bigscience--bloomz-7b1-mt"), "bloomz-7b1-mt"),
+        (
+            fixtures.join("configs/bigscience--bloomz-7b1-mt"),
+            "bloomz-7b1-mt",
+        ),
         (fixtures.join("faults/lora-folder/model"), "adapter"),
         (fixtures.join("faults/nan-weights-message/model"), "nan"),
         (fixtures.join("faults/template-python-strings/t0"), "chatty"),
@@ -49,7 +61,10 @@ fn furnish(root: &Path, place: &Path) {
     let weights = fs::read(models.join("llama/model.safetensors")).unwrap();
     let config = fs::read(models.join("llama/config.json")).unwrap();
     write("models/cut-off/config.json", &config);
-    write("models/cut-off/model.safetensors", &weights[..weights.len() / 2]);
+    write(
+        "models/cut-off/model.safetensors",
+        &weights[..weights.len() / 2],
+    );
     write("models/pointer/config.json", &config);
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
     write("models/pointer/model.safetensors", pointer);

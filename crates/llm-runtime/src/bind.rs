@@ -312,7 +312,7 @@ fn parse_config(config: &[u8], path: &Path, unknown_keys: UnknownKeys) -> Result
     let skeleton =
         from_config_with(&config, unknown_keys).map_err(|flaw| RuntimeError::Config {
             path: path.to_owned(),
-            flaw,
+            flaw: Box::new(flaw),
         })?;
     let activations = float8.as_ref().and_then(|f| f.activations.as_ref());
     let notice = activations.map(|scheme| Notice::NotApplied {
@@ -413,7 +413,7 @@ fn gguf_skeleton(checkpoint: &Checkpoint) -> Result<Skeleton> {
     });
     skeleton.map_err(|flaw| RuntimeError::Config {
         path: checkpoint.path().to_owned(),
-        flaw,
+        flaw: Box::new(flaw),
     })
 }
 

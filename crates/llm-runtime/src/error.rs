@@ -37,7 +37,7 @@ pub enum RuntimeError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        flaw: ArchError,
+        flaw: Box<ArchError>,
     },
     /// The checkpoint does not hold the tensors that the configuration asks for.
     #[error(transparent)]

@@ -34,7 +34,7 @@ impl BoundModel {
         );
         form.map(Some).map_err(|flaw| RuntimeError::Config {
             path: checkpoint.path().to_owned(),
-            flaw,
+            flaw: Box::new(flaw),
         })
     }
 

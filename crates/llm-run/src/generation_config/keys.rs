@@ -257,8 +257,11 @@ const IRRELEVANT: &[&str] = &[
     "transformers_version",
 ];
 
+/// Whether a key of this value changes no token.
+type IsNeutral = fn(&Value) -> bool;
+
 /// Keys that change tokens and are not done, and when they change none.
-const UNSUPPORTED: &[(&str, fn(&Value) -> bool)] = &[
+const UNSUPPORTED: &[(&str, IsNeutral)] = &[
     ("guidance_scale", |value| value.as_f64() == Some(1.0)),
     ("watermarking_config", |_| false),
     ("token_healing", |value| value.as_bool() == Some(false)),

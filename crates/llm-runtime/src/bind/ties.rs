@@ -57,7 +57,7 @@ pub(super) fn settle(
     let settled = skeleton.with_head(matrix);
     settled.map_err(|flaw| RuntimeError::Config {
         path: checkpoint.path().to_owned(),
-        flaw,
+        flaw: Box::new(flaw),
     })
 }
 

@@ -128,7 +128,7 @@ fn on_thread(template: &str, variables: Variables, limits: Limits) -> Result<Str
 
 fn values(cx: &Cx, variables: Variables) -> Result<Vec<(String, minijinja::Value)>, Error> {
     let values = variables.into_iter();
-    let values = values.map(|(name, json)| Ok((name, cx.from_json(&json)?.into_engine())));
+    let values = values.map(|(name, json)| Ok((name, cx.of_json(&json)?.into_engine())));
     values.collect()
 }
 

@@ -61,7 +61,7 @@ impl Cx {
     }
 
     /// A value as JSON has it.
-    pub(super) fn from_json(&self, json: &serde_json::Value) -> Result<Value, Error> {
+    pub(super) fn of_json(&self, json: &serde_json::Value) -> Result<Value, Error> {
         use serde_json::Value as Json;
         match json {
             Json::Null => Ok(Value::None),
@@ -73,13 +73,13 @@ impl Cx {
             }),
             Json::String(text) => self.text(text.as_str()),
             Json::Array(items) => {
-                let items = items.iter().map(|item| self.from_json(item));
+                let items = items.iter().map(|item| self.of_json(item));
                 self.list(items.collect::<Result<_, _>>()?)
             }
             Json::Object(fields) => {
                 let pairs = fields.iter();
-                let pairs = pairs
-                    .map(|(key, value)| Ok((self.text(key.as_str())?, self.from_json(value)?)));
+                let pairs =
+                    pairs.map(|(key, value)| Ok((self.text(key.as_str())?, self.of_json(value)?)));
                 self.dict(pairs.collect::<Result<_, Error>>()?)
             }
         }

@@ -84,7 +84,7 @@ pub(super) fn tq1_0(block: &[u8; 54], out: &mut [f32; 256]) {
         let mut power = 1u8;
         for out in out.chunks_exact_mut(codes.len()) {
             for (out, code) in out.iter_mut().zip(codes) {
-                let digit = u16::from(code.wrapping_mul(power)) * 3 >> 8;
+                let digit = (u16::from(code.wrapping_mul(power)) * 3) >> 8;
                 *out = scale * f32::from(digit as i8 - 1);
             }
             power = power.wrapping_mul(3);

@@ -59,8 +59,7 @@ impl Cx {
 
     pub(super) fn equal(&self, a: &Value, b: &Value) -> Result<bool, Error> {
         self.meter.step(1)?;
-        let result = self.equal_inner(a, b);
-        result
+        self.equal_inner(a, b)
     }
 
     fn equal_inner(&self, a: &Value, b: &Value) -> Result<bool, Error> {

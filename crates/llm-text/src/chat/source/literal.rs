@@ -131,13 +131,11 @@ fn run(text: &str, is_digit: impl Fn(char) -> bool) -> usize {
     let mut len = 0;
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
-        if is_digit(c) {
-            len += 1;
-        } else if c == '_' && len > 0 && chars.peek().is_some_and(|next| is_digit(*next)) {
-            len += 1;
-        } else {
+        let joins = c == '_' && len > 0 && chars.peek().is_some_and(|next| is_digit(*next));
+        if !(is_digit(c) || joins) {
             break;
         }
+        len += 1;
     }
     len
 }
