@@ -3,8 +3,9 @@
 mod sampling;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llm_arch::UnknownKeys;
 use llm_cpu::Isa;
@@ -23,9 +24,44 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// The command line that was typed. What is wrong with it is said here, and ends the process with exit code 2.
+    pub(crate) fn of_arguments() -> Self {
+        Cli::try_parse().unwrap_or_else(|mut error| {
+            if let Some(tip) = tip(&error) {
+                let tip = ContextValue::StyledStrs(vec![tip.into()]);
+                error.insert(ContextKind::Suggested, tip);
+            }
+            error.exit()
+        })
+    }
+}
+
+/// What beginners mean by what is no command line.
+fn tip(error: &clap::Error) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let model = text(ContextKind::InvalidSubcommand)?;
+            let is_model = Path::new(model).exists() || model.contains('/');
+            is_model.then(|| format!("to continue a prompt: llm-run generate {model} \"...\""))
+        }
+        ErrorKind::UnknownArgument => {
+            let word = text(ContextKind::InvalidArg)?;
+            let is_flag = word.starts_with('-');
+            (!is_flag).then(|| "a text of several words is written in quotes".to_owned())
+        }
+        _ => None,
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Continue a prompt; without arguments, tell a story with the bundled demonstration model
+    #[command(alias = "run")]
     Generate(GenerateArgs),
     /// Talk with a model
     Chat(ChatArgs),
@@ -78,10 +114,10 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = weight_dtype)]
     pub(crate) dtype: WeightDType,
     /// Threads that compute [default: one for each processor that may be used]
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = above_zero)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Positions to keep, prompt and answer together [default: what the model and the request need; for a plan, 4096]
-    #[arg(short, long, value_name = "TOKENS", allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = above_zero)]
     pub(crate) context: Option<NonZeroUsize>,
     /// Check the checkpoint's bytes before it is loaded, as `llm-run verify` does, which reads all of them
     #[arg(long)]
@@ -134,8 +170,7 @@ pub(crate) struct GenerateArgs {
         long,
         value_name = "IDS",
         value_delimiter = ',',
-        conflicts_with = "chat"
-    )]
+        conflicts_with = "chat", allow_negative_numbers = true, value_parser = token_id)]
     pub(crate) token_ids: Option<Vec<u32>>,
     /// Read prompts from a file of JSON lines, `-` being standard input, and print a JSON line for each as it ends
     ///
@@ -156,7 +191,7 @@ pub(crate) struct GenerateArgs {
     /// Each pass over the weights serves all of them, but for an encoder's, which reads one prompt after the other. Each
     /// has a KV cache of its own, as long as the longest prompt and its answer, or 2048 where prompts are still to come,
     /// unless --context says otherwise. With --num-beams prompts follow one after the other.
-    #[arg(long, value_name = "N", requires = "prompts", conflicts_with_all = ["prompt", "prompt_text", "prompt_file", "token_ids", "json"])]
+    #[arg(long, value_name = "N", value_parser = above_zero, requires = "prompts", conflicts_with_all = ["prompt", "prompt_text", "prompt_file", "token_ids", "json"])]
     pub(crate) batch: Option<NonZeroUsize>,
     /// Treat the prompt as a message and apply the model's chat template
     #[arg(long)]
@@ -235,14 +270,13 @@ pub(crate) struct ScoreArgs {
         long,
         value_name = "IDS",
         value_delimiter = ',',
-        conflicts_with = "text"
-    )]
+        conflicts_with = "text", allow_negative_numbers = true, value_parser = token_id)]
     pub(crate) token_ids: Option<Vec<u32>>,
     /// A file whose text to score; `-` reads standard input. A text longer than the context is cut into windows
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Option<PathBuf>,
     /// For encoder-decoder models: the decoder's ids, the others being the encoder's
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', allow_negative_numbers = true, value_parser = token_id)]
     pub(crate) decoder_token_ids: Option<Vec<u32>>,
     /// Write the logits after each token as a safetensors tensor `logits`, f32 [tokens, vocab]
     #[arg(long, value_name = "OUT")]
@@ -263,7 +297,7 @@ pub(crate) struct PlanArgs {
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Sequences that are worked on at a time
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", allow_negative_numbers = true, value_parser = above_zero)]
     pub(crate) batch: NonZeroUsize,
     /// Print one JSON object instead of text
     #[arg(long)]
@@ -450,6 +484,16 @@ fn shard_size(text: &str) -> Result<Bytes, String> {
         return Err("expected a size above 0".to_owned());
     }
     Ok(size)
+}
+
+fn above_zero(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number above 0".to_owned())
+}
+
+fn token_id(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| "expected token ids, as 1,2,3".to_owned())
 }
 
 fn not_empty(text: &str) -> Result<String, String> {

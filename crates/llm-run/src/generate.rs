@@ -271,7 +271,7 @@ fn prompt_text(args: &GenerateArgs) -> Result<String> {
         (None, None, None) => Ok(demo::PROMPT.to_owned()),
         (None, None, Some(_)) => {
             let ways =
-                "after the model, with --prompt-file or --token-ids, or `-` for standard input";
+                "after the model, with -p, --prompt-file or --token-ids, or `-` for standard input";
             Err(UserError(format!("there is no prompt; give one {ways}")).into())
         }
     }

@@ -32,12 +32,10 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     bound_threads();
     // Errors of the command line itself end here, with exit code 2.
-    let result = match cli::Cli::parse().command {
+    let result = match cli::Cli::of_arguments().command {
         cli::Command::Generate(args) => generate::generate(&args),
         cli::Command::Chat(args) => chat::chat(&args),
         cli::Command::Score(args) => score::score(&args),

@@ -30,7 +30,14 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
     let given = match given {
         Given::Ids(ids) => ids.clone(),
         Given::Text(path) => {
-            let text = read_file(path)?;
+            let is_text = !path.exists() && path.to_string_lossy().contains(' ');
+            let text = read_file(path).map_err(|error| match is_text {
+                true => UserError(format!(
+                    "{error:#}; --text takes a file, `-` being standard input"
+                ))
+                .into(),
+                false => error,
+            })?;
             model.tokenizer()?.encode(&text, SpecialTokens::Add)?
         }
     };

@@ -26,7 +26,7 @@ pub enum TensorError {
     },
     /// A text that is not a byte size.
     #[error(
-        "`{text}` is not a size; write a number with B, KB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024)"
+        "`{text}` is not a size; write a number with B, KB, MB, GB, TB (powers of 1000) or K, M, G, T, KiB, MiB, GiB, TiB (powers of 1024)"
     )]
     NotASize {
         /// The text as given.

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use clap::{Args, ValueEnum};
 use llm_runtime::EarlyStopping;
 
-use super::not_empty;
+use super::{above_zero, not_empty, token_id};
 use crate::generation_config::{
     ANY, AT_LEAST_ZERO, Bounds, MOST_BEAMS, POSITIVE, SHARE, SHARE_OR_ZERO,
 };
@@ -21,7 +21,7 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = at_least_zero)]
     pub(crate) temperature: Option<f32>,
     /// Choose among the K most probable tokens; 0 for all
-    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = whole)]
     pub(crate) top_k: Option<usize>,
     /// Choose among the most probable tokens that together reach probability P
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = share)]
@@ -39,13 +39,13 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = any)]
     pub(crate) frequency_penalty: Option<f32>,
     /// No N tokens come twice in the same order, the prompt's included; 0 for any
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole)]
     pub(crate) no_repeat_ngram_size: Option<usize>,
     /// Added to a token's logit, as 42=-1.5; several with commas, or given several times
     #[arg(long, value_name = "ID=BIAS", value_delimiter = ',', value_parser = logit_bias)]
     pub(crate) logit_bias: Vec<LogitBias>,
     /// Tokens that never come, as 1,2,3
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', allow_negative_numbers = true, value_parser = token_id)]
     pub(crate) suppress_tokens: Option<Vec<u32>>,
     /// Keep the N most probable continuations side by side, and print the best when all is done
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = beams)]
@@ -59,13 +59,13 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) early_stopping: Option<EarlyStoppingArg>,
     /// Makes random choices repeatable [default: another one each time]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = seed)]
     pub(crate) seed: Option<u64>,
     /// Tokens to generate at most [default: the model's wish, else 256, in a chat 1024]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true, value_parser = above_zero)]
     pub(crate) max_new_tokens: Option<NonZeroUsize>,
     /// Tokens to generate at least before the model may end the text
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole)]
     pub(crate) min_new_tokens: Option<usize>,
     /// Stop before this text; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = not_empty)]
@@ -125,6 +125,16 @@ fn share(text: &str) -> Result<f32, String> {
 
 fn share_or_zero(text: &str) -> Result<f32, String> {
     number(text, SHARE_OR_ZERO)
+}
+
+fn whole(text: &str) -> Result<usize, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number from 0".to_owned())
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
 }
 
 fn beams(text: &str) -> Result<usize, String> {
