@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::chat::talkative;
-
-const SIGNALS: [(&str, i32); 3] = [("INT", 130), ("TERM", 143), ("HUP", 129)];
+use crate::support::signals;
 
 fn start(args: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_llm-run"))
@@ -47,7 +46,7 @@ fn ended(child: Child) -> (i32, String) {
 
 #[test]
 fn prompts_that_do_not_come_are_waited_for_no_longer() {
-    for (signal, code) in SIGNALS {
+    for (signal, code) in signals() {
         let mut child = start(&["generate", "--prompts", "-", "-n", "2"]);
         let mut input = child.stdin.take().unwrap();
         input.write_all(b"\"Once\"\n").unwrap();
@@ -66,7 +65,7 @@ fn prompts_that_do_not_come_are_waited_for_no_longer() {
 #[test]
 fn a_chat_that_nobody_types_into_ends() {
     let folder = talkative();
-    for (signal, code) in &SIGNALS[1..] {
+    for (signal, code) in &signals()[1..] {
         let mut child = start(&["chat", folder.path().to_str().unwrap(), "-n", "2"]);
         let mut input = child.stdin.take().unwrap();
         input.write_all(b"Once\n").unwrap();
@@ -97,7 +96,7 @@ fn a_checkpoint_that_is_being_written_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("in.safetensors");
     write_zeros(&model);
-    for (signal, code) in SIGNALS {
+    for (signal, code) in signals() {
         let out = folder.path().join(signal);
         let args = ["shard", model.to_str().unwrap(), out.to_str().unwrap()];
         let child = start(&args);

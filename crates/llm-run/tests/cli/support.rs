@@ -53,3 +53,16 @@ pub(crate) fn asset(name: &str) -> PathBuf {
 pub(crate) fn fixture(name: &str) -> String {
     format!("{}/../../tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
 }
+
+/// Signals that ask a program to stop, and the exit codes then. Under `nohup` a program is to ignore a hangup, as
+/// its caller does.
+pub(crate) fn signals() -> Vec<(&'static str, i32)> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap();
+    let mut signals = vec![("INT", 130), ("TERM", 143)];
+    if ignored & 1 == 0 {
+        signals.push(("HUP", 129));
+    }
+    signals
+}

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{NF4_DOUBLE, Place, Random, is_partial, is_weights, of_output, text, write_model};
-use crate::support::json;
+use crate::support::{json, signals};
 
 /// A model that takes a while to encode, and what it answers.
 struct Slow {
@@ -70,7 +70,7 @@ impl Slow {
 #[test]
 fn who_is_asked_to_stop_leaves_no_half_a_file() {
     let slow = Slow::new(6);
-    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+    for (signal, code) in signals() {
         let place = Place::new();
         let child = slow.start(&place);
         let begin = Instant::now();
