@@ -31,7 +31,11 @@ pub(super) fn sort(
         } else if is_of_quantized(name) {
             Some(&mut misfit.quantized)
         } else if checkpoint.format() == Format::Gguf
-            && (is_of_layers || skeleton.is_a_name(name) || name.starts_with("rope_"))
+            && match skeleton.layer_of(name) {
+                // Layers beyond the model's own are nobody's, as they are in other formats.
+                Some(_) => is_of_layers,
+                None => skeleton.is_a_name(name) || name.starts_with("rope_"),
+            }
         {
             Some(&mut misfit.extra)
         } else {
