@@ -3,7 +3,7 @@
 #   same thing without the tokenizer.
 # TRUE: apply_chat_template first drops the keys of a message whose value is null.
 #   render_jinja_template does not. A template that asks 'name' in message sees the difference.
-# Versions: transformers 5.24.0, tokenizers 0.23.3.
+# Versions: transformers 5.24.0, tokenizers 0.23.3, jinja2 3.1.6.
 # Seen: 27 November 2026, Python 3.11, Linux x86-64, CPU. Earlier versions were not tried.
 # Where: transformers/utils/chat_template_utils.py.
 set -euo pipefail
@@ -12,7 +12,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 python3 -m venv venv
-venv/bin/pip install --quiet transformers==5.24.0 tokenizers==0.23.3
+venv/bin/pip install --quiet transformers==5.24.0 tokenizers==0.23.3 jinja2==3.1.6
 
 export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 venv/bin/python - <<'PY'
