@@ -18,8 +18,9 @@ pub(crate) struct RopeDefaults {
     pub(crate) context: usize,
     /// The base where the configuration gives none.
     pub(crate) base: f64,
-    /// The part of each head that is turned where the configuration gives none.
-    pub(crate) fraction: f64,
+    /// The part of each head that is turned where the configuration gives none; `None` in families that turn all of it
+    /// and whose references read no such key.
+    pub(crate) fraction: Option<f64>,
     pub(crate) pairing: Pairing,
 }
 
@@ -30,7 +31,7 @@ impl RopeDefaults {
             head_dim,
             context,
             base: 10_000.0,
-            fraction: 1.0,
+            fraction: None,
             pairing: Pairing::Halves,
         }
     }
@@ -64,11 +65,15 @@ pub(crate) fn of_object(
 ) -> Result<RotarySpec> {
     let inner = |key: &str| rope.map_or(Ok(None), |rope| rope.opt_positive(key));
     let base = inner("rope_theta")?.or(outer_base).unwrap_or(defaults.base);
-    let fraction_key = config.spelling(&["rotary_pct", "partial_rotary_factor"])?;
-    let outer_fraction = config.opt_positive(fraction_key)?;
-    let fraction = inner("partial_rotary_factor")?
-        .or(outer_fraction)
-        .unwrap_or(defaults.fraction);
+    let (fraction, fraction_key) = match defaults.fraction {
+        Some(default) => {
+            let key = config.spelling(&["rotary_pct", "partial_rotary_factor"])?;
+            let outer = config.opt_positive(key)?;
+            let fraction = inner("partial_rotary_factor")?.or(outer);
+            (fraction.unwrap_or(default), key)
+        }
+        None => (1.0, "partial_rotary_factor"),
+    };
     if defaults.head_dim > MAX_HEAD_DIM {
         let expected = format!("heads of at most {MAX_HEAD_DIM} elements");
         let key = if config.has("head_dim") {

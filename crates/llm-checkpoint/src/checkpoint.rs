@@ -162,12 +162,19 @@ impl Checkpoint {
         };
         let others = rivals.iter().filter(|rival| is_other(rival));
         let others: Vec<String> = others.map(|rival| name(rival.path())).collect();
+        let is_before =
+            |other: &String| self.format == Format::Torch && other.ends_with(".safetensors");
+        let why = if others.iter().any(is_before) {
+            "as transformers does"
+        } else {
+            "safetensors come before PyTorch's files, and these before GGUF"
+        };
         if !others.is_empty() {
             self.notices.push(Notice::PassedOver {
                 folder: folder.to_owned(),
                 taken: name(&self.path),
                 others,
-                why: "safetensors come before PyTorch's files, and these before GGUF",
+                why,
             });
         }
     }

@@ -47,10 +47,12 @@ pub(crate) fn in_folder(path: &Path) -> Result<Found, CheckpointError> {
         path,
         names: names_in(path)?,
     };
+    let (usual, others): (Vec<&Kind>, Vec<&Kind>) =
+        KINDS.iter().partition(|kind| folder.has_usual(kind));
     let mut kinds = Vec::new();
-    for kind in &KINDS {
+    for kind in usual.into_iter().chain(others) {
         match folder.find(kind) {
-            Ok(Some(found)) => kinds.push((kind, found)),
+            Ok(Some(found)) => kinds.push(found),
             Ok(None) => {}
             // What comes after a checkpoint need not be in order.
             Err(_) if !kinds.is_empty() => {}
@@ -58,7 +60,7 @@ pub(crate) fn in_folder(path: &Path) -> Result<Found, CheckpointError> {
         }
     }
     let mut kinds = kinds.into_iter();
-    let Some((_, (place, mut notices))) = kinds.next() else {
+    let Some((place, mut notices)) = kinds.next() else {
         return Err(folder.lacks_weights());
     };
     if folder.has(adapter::CONFIG) {
@@ -66,7 +68,7 @@ pub(crate) fn in_folder(path: &Path) -> Result<Found, CheckpointError> {
             path: path.join(adapter::CONFIG),
         });
     }
-    let rivals = kinds.map(|(_, (place, _))| place).collect();
+    let rivals = kinds.map(|(place, _)| place).collect();
     Ok(Found {
         place,
         notices,
@@ -116,6 +118,12 @@ impl Folder<'_> {
         self.names.iter().any(|n| n == name)
     }
 
+    /// Whether there is what transformers looks for.
+    fn has_usual(&self, kind: &Kind) -> bool {
+        let usual = kind.usual;
+        usual.is_some_and(|(single, index)| self.has(single) || self.has(index))
+    }
+
     fn find(&self, kind: &Kind) -> Result<Option<(Place, Vec<Notice>)>, CheckpointError> {
         let Some((single, index)) = kind.usual else {
             return self.only(kind);
@@ -161,6 +169,21 @@ impl Folder<'_> {
                 None => singles.push(name.clone()),
             }
         }
+        // Shards of the usual name are the model; what lies beside them is not.
+        let mut passed = Vec::new();
+        let usual = kind.usual.and_then(|(single, _)| single.rsplit_once('.'));
+        if let Some((stem, _)) = usual
+            && sets.keys().filter(|set| set.is_of(stem)).count() == 1
+        {
+            passed.append(&mut singles);
+            sets.retain(|set, numbers| {
+                let is_usual = set.is_of(stem);
+                let first = numbers.first().filter(|_| !is_usual);
+                passed.extend(first.map(|number| set.part(*number)));
+                is_usual
+            });
+            passed.sort_unstable();
+        }
         if sets.len() + singles.len() > 1 {
             let firsts = sets
                 .iter()
@@ -180,7 +203,15 @@ impl Folder<'_> {
             };
             // GGUF's parts say themselves that they belong together.
             let is_told = kind.format != Format::Gguf && paths.len() > 1;
-            let notices = if is_told { vec![notice] } else { Vec::new() };
+            let mut notices = if is_told { vec![notice] } else { Vec::new() };
+            if !passed.is_empty() {
+                notices.push(Notice::PassedOver {
+                    folder: self.path.to_owned(),
+                    taken: set.part(1),
+                    others: passed,
+                    why: "with the shards that belong to it, by their usual name",
+                });
+            }
             return Ok(Some((Place::Shards(paths, kind.format), notices)));
         }
         Ok(singles

@@ -44,6 +44,11 @@ impl<'n> PartName<'n> {
 }
 
 impl SetName<'_> {
+    /// Whether the parts are called `stem` and their numbers.
+    pub(crate) fn is_of(self, stem: &str) -> bool {
+        self.stem.strip_suffix('-') == Some(stem)
+    }
+
     /// How many parts there are.
     pub(crate) fn n_parts(self) -> u64 {
         self.count.parse().expect("MAX_DIGITS digits fit 64 bits")

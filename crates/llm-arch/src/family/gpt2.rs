@@ -25,6 +25,9 @@ pub(super) static FAMILY: Family = Family {
             "n_ctx",
             // Only the order of equal operations in half precision.
             "reorder_and_upcast_attn",
+            // Of the first versions, about tokens that were added.
+            "n_special",
+            "predict_special_tokens",
         ],
         off: &[],
     },

@@ -116,7 +116,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         ..block::heads(config)?
     };
     let defaults = RopeDefaults {
-        fraction: 0.25,
+        fraction: Some(0.25),
         ..RopeDefaults::new(attention.head_dim, context)
     };
     let rotary = rotary(config, defaults)?;

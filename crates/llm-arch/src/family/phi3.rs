@@ -101,7 +101,11 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         packing: Packing::Stacked,
         ..block::attention(config, HeadDefaults::default())?
     };
-    let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
+    let defaults = RopeDefaults {
+        fraction: Some(1.0),
+        ..RopeDefaults::new(attention.head_dim, context)
+    };
+    let rotary = rotary(config, defaults)?;
     let mlp = MlpSpec::Dense(DenseMlp {
         width: config.count("intermediate_size")?,
         activation: config.activation("hidden_act", Activation::Silu)?,

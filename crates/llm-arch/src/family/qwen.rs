@@ -7,7 +7,7 @@ use super::block::{self, HeadDefaults, gated};
 use super::mixtral::{STACKED_DOWN, STACKED_GATE_UP};
 use super::{Family, Gguf, llama, written};
 use crate::ArchError;
-use crate::config::{Config, Unread};
+use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
 use crate::spec::{
@@ -45,7 +45,10 @@ pub(super) static QWEN3: Family = Family {
         ("num_attention_heads", 32),
         ("vocab_size", 151_936),
     ],
-    unread: UNREAD,
+    unread: Unread {
+        off: &[("qk_norm", Off::True), ("use_qk_norm", Off::True)],
+        ..UNREAD
+    },
     naming: |_| &llama::NAMING,
     gguf: Some(Gguf {
         architecture: "qwen3",
@@ -73,7 +76,7 @@ pub(super) static QWEN3_MOE: Family = Family {
             "layer_types",
             "max_window_layers",
         ],
-        off: &[],
+        off: &[("qk_norm", Off::True), ("use_qk_norm", Off::True)],
     },
     naming: |_| &Naming {
         names: &[
@@ -153,9 +156,9 @@ const GGUF_MOE_KEYS: &[(&str, &str)] = &[
 ];
 
 const UNREAD: Unread = Unread {
-    // For other programs, which read a million tokens with it.
-    any: &["dual_chunk_attention_config"],
-    off: &[],
+    // For other programs, which read a million tokens with it; the context by its first name.
+    any: &["dual_chunk_attention_config", "seq_length"],
+    off: &[("qkv_bias", Off::True), ("use_qkv_bias", Off::True)],
 };
 
 fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {

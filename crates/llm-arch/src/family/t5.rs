@@ -23,11 +23,7 @@ pub(super) static FAMILY: Family = Family {
         ("vocab_size", 32_128),
     ],
     unread: Unread {
-        any: &[
-            // Derived from `feed_forward_proj`.
-            "dense_act_fn",
-            "is_gated_act",
-        ],
+        any: &[],
         off: &[("is_encoder_decoder", Off::True)],
     },
     naming: |spec| {
@@ -206,6 +202,13 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
                 "relu, gelu, gated-gelu, gated-silu or gated-relu",
             );
         }
+    };
+    // Written by the reference as what it derived from that name; where they are read back, they count.
+    let activation = config.activation("dense_act_fn", activation)?;
+    let gating = match config.opt_flag("is_gated_act")? {
+        None => gating,
+        Some(true) => Gating::Separate,
+        Some(false) => Gating::None,
     };
     let mlp = MlpSpec::Dense(DenseMlp {
         width: config.count("d_ff")?,

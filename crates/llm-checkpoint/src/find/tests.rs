@@ -86,6 +86,29 @@ fn what_was_chosen_is_said_and_why() {
 }
 
 #[test]
+fn shards_of_the_usual_name_come_before_what_lies_beside_them() {
+    let folder = Folder::new();
+    let names = [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ];
+    folder.write(names[0], shard(&["aaaa"]));
+    folder.write(names[1], shard(&["bbbb"]));
+    folder.write("embeddings.safetensors", shard(&["cccc"]));
+    folder.write("other-00001-of-00001.safetensors", shard(&["dddd"]));
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.path(), folder.path().join(names[0]));
+    assert!(checkpoint.get("cccc").is_none() && checkpoint.get("dddd").is_none());
+    let lines = said(&folder);
+    assert!(lines[0].contains("no index"), "{lines:?}");
+    let words = ["embeddings.safetensors", "other-00001", "passed over"];
+    assert!(words.iter().all(|w| lines[1].contains(w)), "{lines:?}");
+    folder.write("model-00001-of-00001.safetensors", shard(&["eeee"]));
+    let text = message(Checkpoint::open(folder.path()));
+    assert!(text.contains("name one of them"), "{text}");
+}
+
+#[test]
 fn weights_in_another_format_are_spoken_of_if_they_are_others() {
     let torch = |folder: &Folder, names: &[&str], shape: &[u64]| {
         let new = |name: &&str| NewTensor {

@@ -712,11 +712,16 @@ fn folders_are_searched_for_models_only() {
     assert_eq!(opened().unwrap().path(), preferred);
     let preferred = folder.write("pytorch_model.bin", &model);
     assert_eq!(opened().unwrap().path(), preferred);
-    fs::copy(
-        fixture("expected.safetensors"),
-        folder.path().join("a.safetensors"),
-    )
-    .unwrap();
+    let safetensors = fs::read(fixture("expected.safetensors")).unwrap();
+    folder.write("a.safetensors", &safetensors);
+    let checkpoint = opened().unwrap();
+    assert_eq!(checkpoint.path(), preferred, "by its usual name");
+    let said = checkpoint.notices().last().unwrap().to_string();
+    assert!(
+        said.contains("as transformers does, and `a.safetensors`"),
+        "{said}"
+    );
+    folder.write("model.safetensors", &safetensors);
     assert_eq!(opened().unwrap().format(), Format::Safetensors);
 }
 

@@ -42,6 +42,18 @@ fn what_changes_nothing_passes() {
         ("_anything", json!([1, {"a": "Infinity"}])),
         ("attention_dropout", json!("NaN")),
         ("num_experts", json!(0)),
+        ("layer_types", json!(["full_attention", "full_attention"])),
+        ("partial_rotary_factor", json!(1.0)),
+        ("rope_parameters", json!({"partial_rotary_factor": 1.0})),
+        ("rotary_pct", json!(1)),
+        ("keys_to_ignore_at_inference", json!(["past_key_values"])),
+        ("ignore_index", json!(-100)),
+        ("loss_type", json!("ForCausalLMLoss")),
+        ("adapters", json!({"adapters": {}, "config_map": {}})),
+        ("badwordsids", json!([[13460]])),
+        ("fuse_attention_qkv", json!(false)),
+        ("mm_vision_tower", json!("clip")),
+        ("shared_expert_intermediate_size", json!(0)),
     ];
     for (key, value) in cases {
         let of = format!("{key}: {value}");
@@ -66,6 +78,14 @@ fn what_would_change_something_does_not_pass() {
         ("use_mrope", json!("NaN")),
         ("unslothed", json!(1)),
         ("rope_scaling.surprise", json!(1)),
+        (
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+        ),
+        ("partial_rotary_factor", json!(0.5)),
+        ("rope_parameters.partial_rotary_factor", json!(0.5)),
+        ("rotary_pct", json!(0.25)),
+        ("fuse_attention_qkv", json!(true)),
     ];
     for (key, value) in cases {
         let config = with(llama(), key, value.clone());
@@ -81,6 +101,56 @@ fn what_would_change_something_does_not_pass() {
         assert!(skeleton.notices[0].contains(&format!("`{key}`: {shown}")));
         assert_eq!(skeleton.spec, from_config(&llama()).unwrap().spec, "{key}");
     }
+}
+
+#[test]
+fn families_know_what_their_own_files_carry() {
+    let cases = [
+        ("gemma2", "sliding_window_size", json!(4096)),
+        ("gpt2", "n_special", json!(0)),
+        ("gpt2", "predict_special_tokens", json!(true)),
+        ("qwen2", "seq_length", json!(8192)),
+        ("qwen2", "use_qkv_bias", json!(true)),
+        ("qwen3", "use_qk_norm", json!(true)),
+        ("qwen3_moe", "use_qk_norm", json!(true)),
+    ];
+    for (family, key, value) in cases {
+        let core = super::super::family(family).unwrap().core;
+        let plain = object(json!({"model_type": family}));
+        let plain = core.iter().fold(plain, |config, (key, value)| {
+            with(config, key, json!(value))
+        });
+        let spec = |config: &Map<String, Value>| from_config(config).unwrap().spec;
+        assert_eq!(
+            spec(&with(plain.clone(), key, value)),
+            spec(&plain),
+            "{key}"
+        );
+    }
+}
+
+#[test]
+fn what_a_t5_stores_of_its_activation_counts() {
+    let t5 = |more: Value| {
+        let mut config = object(json!({
+            "model_type": "t5", "feed_forward_proj": "gated-gelu", "d_model": 64, "d_kv": 16,
+            "d_ff": 128, "num_layers": 2, "num_heads": 4, "vocab_size": 97
+        }));
+        config.extend(object(more));
+        from_config(&config).unwrap().spec
+    };
+    let plain = t5(json!({}));
+    assert_eq!(
+        t5(json!({"dense_act_fn": "gelu_new", "is_gated_act": true})),
+        plain
+    );
+    let relu = t5(json!({"feed_forward_proj": "gated-relu"}));
+    assert_eq!(t5(json!({"dense_act_fn": "relu"})), relu);
+    let ungated = t5(json!({"feed_forward_proj": "relu"}));
+    assert_eq!(
+        t5(json!({"dense_act_fn": "relu", "is_gated_act": false})),
+        ungated
+    );
 }
 
 #[test]
