@@ -46,13 +46,21 @@ pub enum CheckpointError {
         /// The parser's words.
         reason: String,
     },
-    /// A file of none of the formats, or something that is neither a file nor a folder.
+    /// A file of none of the formats.
     #[error(
         "{path} is no checkpoint; give a folder, a .safetensors, .gguf or PyTorch .bin file, or an .index.json"
     )]
     NotACheckpoint {
         /// The path as given.
         path: PathBuf,
+    },
+    /// Something that is no file and has the name of one.
+    #[error("{path} is {what}, not a file")]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
     },
     /// A file that is something else.
     #[error("{path} is {what}")]

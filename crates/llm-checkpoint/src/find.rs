@@ -238,7 +238,7 @@ impl Folder<'_> {
         let may_be = |file: SourceFile| Ok(torch::is_torch(&file)? || file.foreign()?.is_some());
         match SourceFile::open(&self.path.join(name)).and_then(may_be) {
             Ok(may_be) => may_be,
-            Err(CheckpointError::NotACheckpoint { .. }) => false,
+            Err(CheckpointError::NotAFile { .. }) => false,
             Err(_) => true,
         }
     }

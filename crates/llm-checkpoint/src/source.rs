@@ -1,7 +1,7 @@
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -64,8 +64,9 @@ impl SourceFile {
             source,
         };
         let file = open_regular(path).map_err(|error| match error {
-            NotOpened::Special => CheckpointError::NotACheckpoint {
+            NotOpened::Special(what) => CheckpointError::NotAFile {
                 path: path.to_owned(),
+                what,
             },
             NotOpened::Io(source) => io_error(source),
         })?;
@@ -222,7 +223,10 @@ pub const MAX_CONFIG: u64 = 64 << 20;
 /// [`io::ErrorKind::FileTooLarge`].
 pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = open_regular(path).map_err(|error| match error {
-        NotOpened::Special => io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"),
+        NotOpened::Special(what) => io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("it is {what}, not a file"),
+        ),
         NotOpened::Io(source) => source,
     })?;
     let mut bytes = Vec::new();
@@ -235,16 +239,25 @@ pub fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 enum NotOpened {
-    /// Neither a file nor a link to one.
-    Special,
+    /// Neither a file nor a link to one, but what these words say.
+    Special(&'static str),
     Io(io::Error),
 }
 
 /// Opens a file, and nothing that would have to be waited for.
 fn open_regular(path: &Path) -> Result<File, NotOpened> {
     // Looked at before it is opened: opening a pipe would wait for a writer.
-    if !path.metadata().map_err(NotOpened::Io)?.is_file() {
-        return Err(NotOpened::Special);
+    let kind = path.metadata().map_err(NotOpened::Io)?.file_type();
+    if !kind.is_file() {
+        return Err(NotOpened::Special(if kind.is_fifo() {
+            "a pipe"
+        } else if kind.is_socket() {
+            "a socket"
+        } else if kind.is_dir() {
+            "a folder"
+        } else {
+            "a device"
+        }));
     }
     File::open(path).map_err(NotOpened::Io)
 }

@@ -30,6 +30,12 @@ pub fn parse(text: &[u8]) -> Result<Value, JsonError> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let cleaned = clean::clean(text);
     serde_json::from_slice(&cleaned.text).map_err(|error| {
+        if let Some(what) = mistaken(text) {
+            return JsonError {
+                reason: format!("it is {what}"),
+                place: None,
+            };
+        }
         let (line, column) = cleaned.place(error.line(), error.column());
         JsonError {
             reason: without_place(&error),
@@ -47,6 +53,23 @@ pub fn parse_as<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
         reason: without_place(&error),
         place: None,
     })
+}
+
+/// What came in the place of a file that was to be downloaded, by its first bytes, with what can be done; `None` where
+/// that is not known.
+pub fn mistaken(text: &[u8]) -> Option<&'static str> {
+    let front = &text[..text.len().min(LONGEST_FRONT)];
+    let front = front.trim_ascii_start().to_ascii_lowercase();
+    let begins = |words: &[&[u8]]| words.iter().any(|word| front.starts_with(word));
+    if begins(&[b"version https://git-lfs"]) {
+        Some("a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
+    } else if begins(&[b"<!doctype html", b"<html", b"<head"]) {
+        Some(
+            "an HTML page, not the file itself; download it with the hub's own tool or from its `resolve` link",
+        )
+    } else {
+        None
+    }
 }
 
 /// What is wrong with a JSON text.
@@ -82,6 +105,9 @@ fn without_place(error: &serde_json::Error) -> String {
     let place = format!(" at line {} column {}", error.line(), error.column());
     message.strip_suffix(&place).unwrap_or(&message).to_owned()
 }
+
+/// Bytes that tell what a file is.
+const LONGEST_FRONT: usize = 512;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 

@@ -79,6 +79,24 @@ fn deep_and_broken_texts_are_errors() {
 }
 
 #[test]
+fn what_a_download_left_is_told_as_what_it_is() {
+    for (text, words) in [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid",
+            "git lfs pull",
+        ),
+        ("<!DOCTYPE html>\n<html>", "an HTML page"),
+        ("\u{feff}\n <HTML lang=en>", "an HTML page"),
+    ] {
+        let error = parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    for text in ["<|head|>", "version 1", "", "{}"] {
+        assert_eq!(mistaken(text.as_bytes()), None);
+    }
+}
+
+#[test]
 fn a_type_says_what_it_expected() {
     let error = parse_as::<Vec<u8>>(b"[1, 300]").unwrap_err();
     assert!(error.to_string().contains("300"), "{error}");

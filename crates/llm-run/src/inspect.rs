@@ -57,6 +57,7 @@ pub(crate) fn open(model: &Path) -> Result<Checkpoint> {
             demo::weights(),
         )?);
     }
+    crate::model::expect_there(model)?;
     let checkpoint = Checkpoint::open(model)?;
     output::notes(checkpoint.notices());
     Ok(checkpoint)

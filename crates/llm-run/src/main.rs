@@ -60,9 +60,13 @@ fn main() -> ExitCode {
 
 /// Keeps an environment variable from asking for threads that never end to be started.
 fn bound_threads() {
-    let asked = std::env::var("RAYON_NUM_THREADS").ok();
-    let asked = asked.and_then(|count| count.trim().parse::<u128>().ok());
-    if asked.is_some_and(|count| count > MOST_THREADS) {
+    // The second is the first one's old name, which still counts.
+    let are_too_many = ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"].map(|name| {
+        let asked = std::env::var(name).ok();
+        let asked = asked.and_then(|count| count.trim().parse::<u128>().ok());
+        asked.is_some_and(|count| count > MOST_THREADS)
+    });
+    if are_too_many.contains(&true) {
         let n_processors = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_processors);
         // It is built already where somebody else has had it built.

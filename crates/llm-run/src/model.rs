@@ -182,22 +182,49 @@ pub(crate) fn bind(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
         let checkpoint = Checkpoint::from_bytes(origin, demo::weights())?;
         return Ok(BoundModel::with_config(checkpoint, demo::CONFIG, origin)?);
     }
-    if !path.exists() {
-        let text = path.display().to_string();
-        let hint = match text.contains(' ') && !text.contains('/') {
-            true => "a text to continue comes after the model, or with -p".to_owned(),
-            false => format!(
-                "give a folder, a .safetensors or .gguf file, or `{}`",
-                demo::NAME
-            ),
-        };
-        return Err(UserError(format!("there is no model at {}; {hint}", path.display())).into());
-    }
     bind_files(path, keys)
+}
+
+/// Refuses a path that leads nowhere.
+///
+/// # Errors
+/// With what may have been meant.
+pub(crate) fn expect_there(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let text = path.display().to_string();
+    let hint = if text.contains(' ') && !text.contains('/') {
+        "a text to continue comes after the model, or with -p".to_owned()
+    } else if text.contains("://") {
+        "nothing is fetched: download it first, and give the folder".to_owned()
+    } else if is_hub_name(&text) {
+        let fetch = format!("`hf download {text} --local-dir DIR`");
+        format!("if that is its name on a hub, download it first, as with {fetch}, and give DIR")
+    } else {
+        let name = demo::NAME;
+        format!("give a folder, a .safetensors or .gguf file, or `{name}`")
+    };
+    Err(UserError(format!("there is no model at {text}; {hint}")).into())
+}
+
+/// Whether it may be an owner and a model's name on a hub: no path of a file, nor of anything in a folder that is here.
+fn is_hub_name(text: &str) -> bool {
+    let is_part = |part: &str| {
+        let is_letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(is_letter)
+    };
+    let is_file = [".safetensors", ".gguf", ".bin", ".json", ".pt", ".pth"]
+        .iter()
+        .any(|suffix| text.ends_with(suffix));
+    text.split_once('/').is_some_and(|(owner, name)| {
+        is_part(owner) && is_part(name) && !is_file && !Path::new(owner).exists()
+    })
 }
 
 /// Opens a model's files, and says once what is to be said of them.
 pub(crate) fn bind_files(path: &Path, keys: &KeyArgs) -> Result<BoundModel> {
+    expect_there(path)?;
     let checkpoint = Checkpoint::open(path).map_err(RuntimeError::from)?;
     // Before the model is bound: where that fails, they may say why.
     output::notes(checkpoint.notices());

@@ -21,6 +21,7 @@ pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
     if args.to_hf {
         return quantize::to_hf(args);
     }
+    crate::model::expect_there(&args.input)?;
     let checkpoint = Checkpoint::open(&args.input)?;
     output::notes(checkpoint.notices());
     refuse_overlap(&checkpoint, &args.input, &args.output)?;

@@ -32,6 +32,14 @@ pub enum TextError {
         /// What it is.
         found: &'static str,
     },
+    /// What came in the place of a file that was to be downloaded.
+    #[error("{} is {found}", path.display())]
+    Mistaken {
+        /// What was to be read.
+        path: PathBuf,
+        /// What it is, with what can be done.
+        found: &'static str,
+    },
     /// A file so large that it cannot be what its name says.
     #[error("{} has {found} bytes; at most {limit} are read of such a file", path.display())]
     TooLarge {

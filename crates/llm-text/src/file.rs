@@ -13,8 +13,9 @@ use crate::TextError;
 ///
 /// # Errors
 ///
-/// [`TextError::NotAFile`] for a pipe, a device, a socket or a folder, [`TextError::TooLarge`] for more than `limit`
-/// bytes, and [`TextError::Unreadable`] for what the operating system refuses.
+/// [`TextError::NotAFile`] for a pipe, a device, a socket or a folder, [`TextError::Mistaken`] for what a download that
+/// failed left, [`TextError::TooLarge`] for more than `limit` bytes, and [`TextError::Unreadable`] for what the operating
+/// system refuses.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, TextError> {
     let unreadable = |source| TextError::Unreadable {
         path: path.into(),
@@ -49,7 +50,13 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, TextError
             limit,
         });
     }
-    Ok(Some(bytes))
+    match llm_json::mistaken(&bytes) {
+        Some(found) => Err(TextError::Mistaken {
+            path: path.into(),
+            found,
+        }),
+        None => Ok(Some(bytes)),
+    }
 }
 
 /// What something is that is no file, in words.

@@ -124,7 +124,7 @@ fn what_is_wrong_with_shards_is_said() {
                 fs::create_dir(f.path().join("d.safetensors")).unwrap();
                 map_c_to(f, "d.safetensors");
             },
-            says: &["d.safetensors", "no checkpoint"],
+            says: &["d.safetensors", "a folder, not a file"],
         },
         Case {
             what: "no tensors",

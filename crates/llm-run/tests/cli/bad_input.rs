@@ -311,3 +311,58 @@ fn a_tokenizer_that_the_library_gives_up_on() {
         words: &["tokenizer.json", "the tokenizers library gives up"],
     });
 }
+
+#[cfg(unix)]
+#[test]
+fn what_a_download_left_in_the_place_of_a_text_file() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    let page = "<!DOCTYPE html>\n<html><body>Sign in</body></html>\n";
+    for name in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ] {
+        for (text, what) in [(pointer, "a Git LFS pointer"), (page, "an HTML page")] {
+            let dir = with_file(name, text);
+            check_line(Case {
+                args: &["generate", dir.path().to_str().unwrap(), "a"],
+                words: &[dir.path().join(name).to_str().unwrap(), what],
+            });
+        }
+    }
+}
+
+#[test]
+fn names_on_a_hub_and_addresses() {
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().join("out");
+    let out = out.to_str().unwrap();
+    let name = "some-owner/Some-7B-v0.1";
+    let commands: [&[&str]; 8] = [
+        &["generate", name, "a"],
+        &["chat", name],
+        &["score", name, "--token-ids", "1,2"],
+        &["plan", name],
+        &["inspect", name],
+        &["verify", name],
+        &["shard", name, out, "--dtype", "f16"],
+        &["quantize", name, out, "--load-in-8bit"],
+    ];
+    for args in commands {
+        check_line(Case {
+            args,
+            words: &["hub", "hf download some-owner/Some-7B-v0.1"],
+        });
+    }
+    check_line(Case {
+        args: &["plan", "https://example.org/some-owner/Some-7B"],
+        words: &["https://example.org", "nothing is fetched"],
+    });
+    for path in ["tests/none", "/no/such", "./a/b", "no/model.gguf", "a/b/c"] {
+        let said = run(&["inspect", path]);
+        assert_eq!(said.code, 2, "{}", said.stderr);
+        assert!(!said.stderr.contains("hub"), "{}", said.stderr);
+    }
+}

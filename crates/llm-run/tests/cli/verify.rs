@@ -339,3 +339,20 @@ fn elements_that_are_no_finite_numbers_are_counted_and_placed() {
         nan.stdout
     );
 }
+
+#[test]
+fn threads_that_a_variable_asks_for_are_bounded() {
+    let folder = demo_copy();
+    for name in ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"] {
+        for count in ["100000", "+100000", "18446744073709551615"] {
+            let output = std::process::Command::new(env!("CARGO_BIN_EXE_llm-run"))
+                .arg("verify")
+                .arg(folder.path())
+                .env_remove("RAYON_NUM_THREADS")
+                .env(name, count)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{name}={count}: {output:?}");
+        }
+    }
+}

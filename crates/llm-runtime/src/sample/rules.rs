@@ -218,7 +218,11 @@ impl Rules {
         if n_new > start {
             // A factor in double precision times a logit in single, as the reference has it.
             let growth = (f64::from(factor).powf((n_new - start) as f64) - 1.0) as f32;
-            for &id in &self.eos_ids {
+            for (idx, &id) in self.eos_ids.iter().enumerate() {
+                // A list may name a token twice, which still becomes more probable once.
+                if self.eos_ids[..idx].contains(&id) {
+                    continue;
+                }
                 change(logits, id, |logit| match logit.is_finite() {
                     true => logit + logit.abs() * growth,
                     false => logit,

@@ -38,7 +38,8 @@ impl TokenizerConfig {
             Some(Value::Null) => Ok(false),
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(other) => {
-                Err(self.broken(format!("`{key}` is {other}, which is not true or false")))
+                let shown = shown(other);
+                Err(self.broken(format!("`{key}` is {shown}, which is not true or false")))
             }
         }
     }
@@ -55,7 +56,10 @@ impl TokenizerConfig {
         match self.values.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.broken(format!("`{key}` is {other}, which is not a text"))),
+            Some(other) => {
+                let shown = shown(other);
+                Err(self.broken(format!("`{key}` is {shown}, which is not a text")))
+            }
         }
     }
 
@@ -139,10 +143,7 @@ impl TokenizerConfig {
             .iter()
             .filter_map(|&key| Some((key, self.values.get(key).filter(|value| is_set(value))?)));
         set.map(|(key, value)| {
-            let mut value = value.to_string();
-            if value.chars().count() > MAX_SHOWN {
-                value = value.chars().take(MAX_SHOWN).chain(['…']).collect();
-            }
+            let value = shown(value);
             format!("{}: `{key}` is {value}, which is not applied", self.origin)
         })
         .collect()
@@ -180,7 +181,16 @@ const NOT_DONE: [&str; 9] = [
     "fix_mistral_regex",
 ];
 
-/// Characters of a value that a notice shows.
+/// A value as a message shows it, or its beginning.
+fn shown(value: &Value) -> String {
+    let value = value.to_string();
+    match value.chars().count() > MAX_SHOWN {
+        true => value.chars().take(MAX_SHOWN).chain(['…']).collect(),
+        false => value,
+    }
+}
+
+/// Characters of a value that a message shows.
 const MAX_SHOWN: usize = 60;
 
 /// T5 has 100.

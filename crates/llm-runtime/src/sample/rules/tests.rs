@@ -103,6 +103,24 @@ fn the_openai_penalties_count_what_was_generated() {
 }
 
 #[test]
+fn an_end_that_is_listed_twice_is_hastened_once() {
+    let rules = Rules {
+        eos_ids: vec![1, 0, 1],
+        exponential_decay: Some((0, 2.0)),
+        ..Rules::default()
+    };
+    let past = Past {
+        ids: &[2, 2],
+        n_prompt: 0,
+        source: &[],
+    };
+    let mut logits = [-1.0, 0.5, 1.0];
+    rules.apply(&past, &mut Marks::new(3), &mut logits);
+    // Each and 2² − 1 times its magnitude.
+    assert_eq!(logits, [2.0, 2.0, 1.0]);
+}
+
+#[test]
 fn ids_beyond_the_vocabulary_do_nothing() {
     let config = json!({
         "sequence_bias": [[[99], 1.0], [[7, 99], 1.0]],
