@@ -191,8 +191,16 @@ pub enum TextError {
     },
 }
 
-/// A foreign error's message on one line.
+/// A foreign error's message on one line, or its beginning: some quote all of a file's text.
 pub(crate) fn one_line(problem: impl std::fmt::Display) -> String {
     let text = problem.to_string();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.len() > LONGEST_MESSAGE {
+        line.truncate(line.floor_char_boundary(LONGEST_MESSAGE));
+        line.push('…');
+    }
+    line
 }
+
+/// Bytes of a foreign message that are shown.
+const LONGEST_MESSAGE: usize = 500;

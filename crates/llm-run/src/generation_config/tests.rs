@@ -139,3 +139,110 @@ fn no_end_of_text_may_be_written_as_minus_one() {
     .unwrap();
     assert!(config.eos_token_id.is_empty() && config.notices.is_empty());
 }
+
+/// Values of every type in every key: each is taken, or refused in one short line that names the key.
+#[test]
+fn a_value_of_any_type_in_any_key_is_taken_or_refused() {
+    let keys = [
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "min_new_tokens",
+        "max_time",
+        "stop_strings",
+        "do_sample",
+        "length_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "top_h",
+        "typical_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "repetition_penalty",
+        "encoder_repetition_penalty",
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "renormalize_logits",
+        "remove_invalid_values",
+        "eos_token_id",
+        "decoder_start_token_id",
+        "num_beams",
+        "early_stopping",
+        "bad_words_ids",
+        "sequence_bias",
+        "exponential_decay_length_penalty",
+        "guidance_scale",
+        "num_beam_groups",
+        "watermarking_config",
+        "frobnicate",
+    ];
+    let long = format!("\"{}\"", "ü".repeat(70_000));
+    let many = format!("[{}]", vec!["7"; 3_000].join(","));
+    let values = [
+        "null",
+        "true",
+        "false",
+        "0",
+        "-0.0",
+        "1",
+        "-1",
+        "2",
+        "0.5",
+        "1e-300",
+        "1e30",
+        "-1e30",
+        "1e300",
+        "4294967295",
+        "4294967296",
+        "18446744073709551615",
+        "18446744073709551616",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "\"\"",
+        "\"x\"",
+        "\"1\"",
+        "\"never\"",
+        "[]",
+        "[null]",
+        "[1]",
+        "[1, 1]",
+        "[-1]",
+        "[1, 1e300]",
+        "[[]]",
+        "[[1]]",
+        "[[[1], 1e300]]",
+        "[[[], 1]]",
+        "[[1, 2], [3]]",
+        "[\"\"]",
+        "[\"a\"]",
+        "[{}]",
+        "{}",
+        "{\"a\": [1]}",
+        &long,
+        &many,
+    ];
+    for key in keys {
+        for value in values {
+            for others in [Others::AreNamed, Others::AreTheModels] {
+                match parse(&format!("{{\"{key}\": {value}}}"), others) {
+                    Ok(config) => {
+                        _ = config.check_ids(131);
+                        let are_short = config.notices.iter().all(|line| line.len() < 400);
+                        assert!(are_short, "{key} {value:.40}");
+                    }
+                    Err(message) => {
+                        let is_clear = message.contains(&format!("`{key}`"));
+                        assert!(is_clear && message.len() < 400, "{key}: {message:.500}");
+                    }
+                }
+            }
+        }
+    }
+}

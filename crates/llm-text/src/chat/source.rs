@@ -257,17 +257,22 @@ impl Writer {
             "for" => content = self.for_statement()?,
             "set" => return self.set_statement(line),
             "with" => {
-                let mut variables = Vec::new();
+                let (mut targets, mut values) = (Vec::new(), Vec::new());
                 while !matches!(self.token(), Token::BlockEnd | Token::Operator(":")) {
-                    if !variables.is_empty() {
+                    if !targets.is_empty() {
                         self.expect_op(",")?;
                     }
-                    let target = self.target()?;
+                    targets.push(self.target()?);
                     self.expect_op("=")?;
-                    variables.push(format!("{target} = {}", self.expression()?));
+                    values.push(self.expression()?);
                 }
                 self.open.push(false);
-                content = format!("with {}", variables.join(", "));
+                // None of the values sees the others' variables.
+                content = match (targets.as_slice(), values.as_slice()) {
+                    ([], _) => "with".to_owned(),
+                    ([target], [value]) => format!("with {target} = {value}"),
+                    _ => format!("with ({}) = [{}]", targets.join(", "), values.join(", ")),
+                };
             }
             "macro" => {
                 let name = self.expect_name()?;

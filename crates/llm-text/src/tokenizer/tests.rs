@@ -8,6 +8,8 @@ use super::testing::{fault, fixture, fixture_tokenizers, read_json, tokenizer_of
 use super::*;
 use crate::{Conversation, GenerationPrompt, Message, Role};
 
+mod hostile;
+
 #[derive(Deserialize)]
 struct Expected {
     encode: Vec<EncodeCase>,
@@ -265,6 +267,22 @@ fn merges_are_not_left_out_at_random() {
     assert!(tokenizer.notices()[0].contains("`dropout` is 1"));
     let expected = read_json(&fixture("byte-level/expected.json"));
     check("with dropout", &tokenizer, &expected);
+}
+
+#[test]
+fn a_long_value_is_shown_by_its_beginning() {
+    for key in ["split_special_tokens", "tokenizer_class"] {
+        let dir = tempfile::tempdir().unwrap();
+        let json = fixture("byte-level/tokenizer.json");
+        fs::copy(json, dir.path().join("tokenizer.json")).unwrap();
+        let config = format!(r#"{{"{key}": ["{}"]}}"#, "x".repeat(70_000));
+        fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+        let said = Tokenizer::from_folder(dir.path()).unwrap_err().to_string();
+        assert!(
+            said.contains("xxx…, which is not") && said.len() < 400,
+            "{said:.500}"
+        );
+    }
 }
 
 #[test]
