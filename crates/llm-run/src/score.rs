@@ -30,8 +30,8 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
     let given = match given {
         Given::Ids(ids) => ids.clone(),
         Given::Text(path) => {
-            let is_text = !path.exists() && path.to_string_lossy().contains(' ');
-            let text = read_file(path).map_err(|error| match is_text {
+            let is_missing = !path.exists() && path != Path::new("-");
+            let text = read_file(path).map_err(|error| match is_missing {
                 true => UserError(format!(
                     "{error:#}; --text takes a file, `-` being standard input"
                 ))
