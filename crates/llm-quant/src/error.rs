@@ -68,7 +68,7 @@ pub enum QuantError {
     },
     /// A configuration of another library.
     #[error(
-        "weights quantized by `{found}` are not understood; understood are those of bitsandbytes: LLM.int8(), nf4, fp4"
+        "weights quantized by `{found}` are not understood; understood are those of bitsandbytes (LLM.int8(), nf4, fp4), and fp8"
     )]
     UnknownMethod {
         /// The configuration's `quant_method`.

@@ -20,10 +20,10 @@ use serde_json::{Map, Value};
 use crate::cli::{KeyArgs, QuantizeArgs, ShardArgs};
 use crate::failure::UserError;
 use crate::model::bind_files;
-use crate::output;
 use crate::rewrite::{
     CONFIG, Stop, existing, metadata, refuse_overlap, set_dtype, side_files, summary, with_hint,
 };
+use crate::{output, verify};
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let quant = args.quant.config()?.ok_or_else(|| {
@@ -124,6 +124,7 @@ impl Rewrite<'_> {
         let plan = ShardPlan::new(save.tensors()?, Some(self.max_shard_size))?;
 
         let stop = Stop::on_signal()?;
+        verify::check_damage(checkpoint, &stop)?;
         let begin = Instant::now();
         let mut metadata = metadata(checkpoint);
         let beyond = save.beyond_peers();
