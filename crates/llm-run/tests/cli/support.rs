@@ -66,3 +66,14 @@ pub(crate) fn signals() -> Vec<(&'static str, i32)> {
     }
     signals
 }
+
+/// What `score` writes of a model's logits after some tokens.
+pub(crate) fn logits(model: &str, flags: &[&str]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("logits.safetensors");
+    let ids = "40,41,42,43,44,45,46,47,48";
+    let args = ["score", model, "--token-ids", ids, "--logits"];
+    let output = run(&[&args[..], &[path.to_str().unwrap()], flags].concat());
+    assert_eq!(output.code, 0, "{model}: {}", output.stderr);
+    std::fs::read(path).unwrap()
+}

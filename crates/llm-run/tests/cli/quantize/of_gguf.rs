@@ -8,7 +8,7 @@ use llm_checkpoint::{Checkpoint, TensorInfo};
 use llm_runtime::BoundModel;
 use serde_json::{Value, json as value};
 
-use crate::support::{Output, fixture, json, run};
+use crate::support::{Output, fixture, json, logits, run};
 
 /// Writes with a command and its flags.
 fn write(command: &[&str], model: &str, out: &Path) -> Output {
@@ -151,19 +151,6 @@ fn what_is_written_computes_as_the_gguf_quantized_at_load() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
         write(&["quantize", "--load-in-8bit", "--all-linear"], &gguf, &out);
-        let logits = |model: &str, flags: &[&str]| {
-            let path = folder.path().join("logits.safetensors");
-            let args = [
-                "score",
-                model,
-                "--token-ids",
-                "40,41,42,43,44,45,46,47,48",
-                "--logits",
-            ];
-            let output = run(&[&args[..], &[path.to_str().unwrap()], flags].concat());
-            assert_eq!(output.code, 0, "{name}: {}", output.stderr);
-            fs::read(path).unwrap()
-        };
         let found = logits(out.to_str().unwrap(), &[]);
         assert!(found == logits(&gguf, &["--load-in-8bit"]), "{name}");
     }

@@ -8,7 +8,7 @@ use llm_checkpoint::Checkpoint;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
-use crate::support::{Output, fixture, json, run};
+use crate::support::{Output, fixture, json, logits, run};
 
 /// The flags for the encodings of `saved.json`.
 fn flags(encoding: &str) -> &'static [&'static str] {
@@ -253,19 +253,6 @@ fn a_text_half_is_written_as_a_model_of_its_own() {
     let name = "model.layers.0.mlp.down_proj.SCB";
     assert!(checkpoint.get(name).is_some(), "{name}");
     let out = out.to_str().unwrap();
-    let logits = |model: &str, flags: &[&str]| {
-        let path = folder.path().join("logits.safetensors");
-        let args = [
-            "score",
-            model,
-            "--token-ids",
-            "40,41,42,43,44,45,46,47,48",
-            "--logits",
-        ];
-        let output = run(&[&args[..], &[path.to_str().unwrap()], flags].concat());
-        assert_eq!(output.code, 0, "{}", output.stderr);
-        fs::read(path).unwrap()
-    };
     assert!(logits(out, &[]) == logits(&source, &["--load-in-8bit"]));
     let inspected = json(&["inspect", out, "--json"]);
     assert_eq!(inspected["transformers"]["loads"], true);
