@@ -61,12 +61,13 @@ fn main() -> ExitCode {
 /// Keeps an environment variable from asking for threads that never end to be started.
 fn bound_threads() {
     // The second is the first one's old name, which still counts.
-    let are_too_many = ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"].map(|name| {
+    let asks_too_many = |name: &&str| {
         let asked = std::env::var(name).ok();
         let asked = asked.and_then(|count| count.trim().parse::<u128>().ok());
         asked.is_some_and(|count| count > MOST_THREADS)
-    });
-    if are_too_many.contains(&true) {
+    };
+    let names = ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"];
+    if names.iter().any(asks_too_many) {
         let n_processors = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_processors);
         // It is built already where somebody else has had it built.
