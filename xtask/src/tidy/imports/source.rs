@@ -204,12 +204,8 @@ fn without_tests(tokens: TokenStream) -> Vec<TokenTree> {
     while let Some(token) = tokens.next() {
         let is_attribute = is_punct(Some(&token), '#');
         match tokens.peek() {
-            Some(TokenTree::Group(group)) if is_attribute => {
-                if is_test_only(group.stream()) {
-                    skip_item(&mut tokens);
-                } else {
-                    tokens.next();
-                }
+            Some(TokenTree::Group(group)) if is_attribute && is_test_only(group.stream()) => {
+                skip_item(&mut tokens);
             }
             _ => kept.push(token),
         }
