@@ -1,6 +1,7 @@
 //! What the checkpoints of a family call their tensors.
 
-use super::{Module, Role, Unit};
+use super::{Module, Role, Slot, Stored, TensorKind, Unit};
+use crate::spec::Side;
 
 /// What a kind of checkpoint calls its tensors.
 pub(crate) type Names = &'static [(Role, &'static str)];
@@ -56,6 +57,64 @@ pub(crate) enum Matrices {
     OutIn,
     /// `[in, out]`.
     InOut,
+}
+
+impl Naming {
+    /// A unit's tensor as a checkpoint has it.
+    pub(super) fn slot(&self, unit: Unit, role: Role, shape: &[usize]) -> Slot {
+        let (names, is_expert) = match unit {
+            Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => {
+                (self.encoder_names, false)
+            }
+            Unit::Embedding
+            | Unit::Layer(Side::Decoder, _)
+            | Unit::FinalNorm(Side::Decoder)
+            | Unit::Head => (self.names, false),
+            Unit::Expert { .. } => (self.names, true),
+        };
+        // A family's experts have names of their own beside those of its dense layers.
+        let named = |(r, name): &&(Role, &str)| *r == role && name.contains("{e}") == is_expert;
+        let mut names = names.iter().copied().flatten();
+        let (_, pattern) = names
+            .find(named)
+            .expect("a family names every role it uses");
+        let (stored, module) = self.matrix(unit, role);
+        Slot {
+            unit,
+            role,
+            shape: shape.to_vec(),
+            stored,
+            kind: match self.wide.contains(&role) {
+                true => TensorKind::WideProjection,
+                false => role.kind(),
+            },
+            module,
+            name: name_of(pattern, unit),
+            base_prefix: self.base_prefix,
+        }
+    }
+
+    /// How a unit's tensor is stored, and what transformers has it in: matrices of blocks are all alike.
+    fn matrix(&self, unit: Unit, role: Role) -> (Stored, Module) {
+        let stored = match self.matrices {
+            Matrices::OutIn => Stored::AsIs,
+            Matrices::InOut => Stored::Transposed,
+        };
+        match (unit, role.kind()) {
+            (Unit::Layer(..), TensorKind::Projection | TensorKind::WideProjection) => {
+                (stored, self.module)
+            }
+            // In every family that has experts.
+            (Unit::Expert { .. }, _) => (stored, Module::Experts),
+            (
+                Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head,
+                TensorKind::Projection
+                | TensorKind::WideProjection
+                | TensorKind::Head
+                | TensorKind::Other,
+            ) => (Stored::AsIs, Module::Linear),
+        }
+    }
 }
 
 /// The name that a pattern gives to a unit's tensor. In one allocation: the largest models have 100 000 tensors.
