@@ -16,11 +16,15 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 14] = [
+const LAYERS: [(&str, May); 15] = [
     ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&["llm-json"])),
     ("llm-checkpoint", May::Use(&["llm-tensor"])),
+    (
+        "llm-torch-file",
+        May::Use(&["llm-tensor", "llm-checkpoint"]),
+    ),
     ("llm-quant", May::Use(&["llm-tensor"])),
     ("llm-arch", May::Use(&["llm-tensor"])),
     (
