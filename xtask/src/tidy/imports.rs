@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use self::drawing::Drawing;
 use self::resolve::{Modules, Of};
-use super::Problem;
+use super::{Problem, layers};
 
+mod drawing;
+mod layout;
 mod resolve;
 mod source;
 
@@ -98,7 +101,7 @@ impl Imports {
         let mut ways = BTreeMap::new();
         let mut ends = VecDeque::from([from]);
         while let Some(end) = ends.pop_front() {
-            for (_, of) in self.arrows.keys().filter(|(file, _)| *file == end) {
+            for ((_, of), _) in self.arrows.range((end, 0)..(end + 1, 0)) {
                 if !ways.contains_key(of) {
                     ways.insert(*of, end);
                     ends.push_back(*of);
@@ -140,6 +143,17 @@ impl Imports {
 fn is_below(file: &Path, other: &Path) -> bool {
     let is_root = other == "lib.rs" || other == "main.rs";
     is_root || file.starts_with(other.with_extension(""))
+}
+
+/// A picture of all imports, as SVG, and the arrows in it that run back up.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(super) fn draw(root: &Path, files: &[PathBuf]) -> Result<(String, Vec<String>)> {
+    let mut crates = Imports::read(root, files)?;
+    crates.sort_by_key(|imports| std::cmp::Reverse(layers::rank(&imports.name)));
+    let drawing = Drawing::of(&crates);
+    Ok((drawing.svg, drawing.back))
 }
 
 /// Circles of files.

@@ -54,6 +54,11 @@ const LAYERS: [(&str, May); 15] = [
     ("xtask", May::UseAll),
 ];
 
+/// How far up the crate in a folder is.
+pub(super) fn rank(folder: &Path) -> Option<usize> {
+    LAYERS.iter().position(|(name, _)| folder.ends_with(name))
+}
+
 pub(super) fn check(root: &Path) -> Result<Vec<Problem>> {
     let metadata = MetadataCommand::new()
         .manifest_path(root.join("Cargo.toml"))

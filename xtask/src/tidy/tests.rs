@@ -236,10 +236,10 @@ fn files_do_not_lead_in_a_circle() {
 fn this_program_is_limited_as_a_whole() {
     let tree = Tree::new();
     for name in ["a", "b", "c", "d", "e"] {
-        tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(760));
+        tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(800));
     }
     tree.write("xtask/src/f.rs", "\n");
-    let says = "xtask:1: 3801 lines without tests, 3800 are allowed in all";
+    let says = "xtask:1: 4001 lines without tests, 4000 are allowed in all";
     assert_eq!(tree.problems(), [says]);
 }
 
