@@ -1,4 +1,4 @@
-//! Which file uses which: no circles.
+//! Imports between files, which must not lead in a circle.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ mod layout;
 mod resolve;
 mod source;
 
-/// What the files of one crate use of each other, and of other crates.
+/// Imports between the files of one crate, and of other crates.
 ///
 /// An arrow leads to the file that defines what is used, through whatever re-exports, so that a file that only declares
 /// and passes on has none. A module is one room with those below it: what these use of it is no arrow, what it uses of
@@ -37,7 +37,7 @@ pub(super) struct Place {
 }
 
 impl Imports {
-    /// Those of every crate of the workspace, by its folder; packages of tests are none.
+    /// Imports of every crate, whose root is among `files`; packages of tests are not looked at.
     pub(super) fn read(root: &Path, files: &[PathBuf]) -> Result<Vec<Self>> {
         let crates = files.iter().filter_map(|path| {
             let src = path.parent().filter(|folder| folder.ends_with("src"))?;
@@ -96,7 +96,7 @@ impl Imports {
         circles
     }
 
-    /// Every file that one leads to, itself if it does, each with the file before it on the shortest way.
+    /// Files that one leads to, itself in a circle, each with the file before it on the shortest way.
     fn ways(&self, from: usize) -> BTreeMap<usize, usize> {
         let mut ways = BTreeMap::new();
         let mut ends = VecDeque::from([from]);
@@ -139,7 +139,7 @@ impl Imports {
     }
 }
 
-/// Whether a file's module lies in another's.
+/// True of a file whose module lies in another's.
 fn is_below(file: &Path, other: &Path) -> bool {
     let is_root = other == "lib.rs" || other == "main.rs";
     is_root || file.starts_with(other.with_extension(""))

@@ -54,7 +54,7 @@ const LAYERS: [(&str, May); 15] = [
     ("xtask", May::UseAll),
 ];
 
-/// How far up the crate in a folder is.
+/// Layer of the crate in a folder, counted from the lowest.
 pub(super) fn rank(folder: &Path) -> Option<usize> {
     LAYERS.iter().position(|(name, _)| folder.ends_with(name))
 }

@@ -130,7 +130,7 @@ impl<'a> Room<'a> {
         svg
     }
 
-    /// Where the boxes of files are, in a room of this top and width.
+    /// Boxes of files, in a room of this top and width.
     fn places(&self, top: usize, width: usize) -> BTreeMap<usize, Place> {
         let mut places = BTreeMap::new();
         for (idx, row) in self.layout.rows.iter().enumerate() {
@@ -168,7 +168,7 @@ impl<'a> Room<'a> {
         )
     }
 
-    /// Whether there is a longer way.
+    /// True of an arrow beside which there is a longer way.
     fn is_implied(&self, (from, to): Arrow) -> bool {
         let nexts = self.arrows.range((from, 0)..(from + 1, 0));
         let mut ways = nexts.filter(|arrow| arrow.1 != to && !self.layout.back.contains(arrow));
