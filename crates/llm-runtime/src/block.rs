@@ -15,7 +15,7 @@ use crate::activations::Activations;
 use crate::mlp::Mlp;
 use crate::projection::{NormWeights, Projection};
 use crate::relative::BiasTable;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 
 /// One block's weights on a device.
 pub(crate) struct Block<B: Backend> {
@@ -363,12 +363,11 @@ impl<B: Backend> Block<B> {
         Ok(())
     }
 
-    /// Takes an encoder's result `memory` `[n_positions, hidden]` to a sequence's cache.
+    /// Takes an encoder's result, `[n_positions, hidden]` in `a.memory`, to a sequence's cache.
     pub(crate) fn encode_memory(
         &self,
         backend: &B,
         attention: &AttentionSpec,
-        memory: &B::Buffer,
         n_positions: usize,
         a: &mut Activations<B>,
         cache: &mut BlockCache<B>,
@@ -378,7 +377,7 @@ impl<B: Backend> Block<B> {
         };
         cross.kv.apply(
             backend,
-            memory,
+            &a.memory,
             (Output::Write, &mut a.qkv),
             n_positions,
             &mut a.workspace,

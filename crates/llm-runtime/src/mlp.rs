@@ -2,14 +2,17 @@
 
 use llm_arch::{DenseMlp, ExpertsSpec, Gating, MlpSpec, Role, StackSpec, Unit, Weighting};
 use llm_backend::{Backend, Output};
+use llm_plan::RunOn;
 use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::activations::Activations;
 use crate::block::Call;
+use crate::device::Elsewhere;
+use crate::link::OnDevice;
 use crate::memory::vec_bytes;
 use crate::projection::Projection;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 
 /// A block's feed-forward on a device.
@@ -25,11 +28,19 @@ pub(crate) enum Mlp<B: Backend> {
     },
 }
 
-/// The experts of a layer: weights of their own, which rest where each of them is placed.
+/// The experts of a layer: weights of their own, each on the device that computes with it.
 pub(crate) struct Experts<B: Backend> {
     layer: usize,
     spec: ExpertsSpec,
-    weights: Vec<Weights<Expert<B>>>,
+    /// By expert.
+    weights: Vec<ExpertWeights<B>>,
+}
+
+/// An expert as the device of its layer has it.
+enum ExpertWeights<B: Backend> {
+    Here(Weights<Expert<B>>),
+    /// On another device.
+    On(RunOn),
 }
 
 pub(crate) struct Expert<B: Backend> {
@@ -38,21 +49,22 @@ pub(crate) struct Expert<B: Backend> {
 }
 
 impl<B: Backend> Experts<B> {
-    /// Those of a decoder's layer, if it has any.
+    /// Those of a decoder's layer, if it has any. `on` says which of them compute on another device.
     pub(crate) fn load(
         backend: &B,
         stream: Option<&Stream>,
         source: &mut dyn WeightSource,
-        stack: &StackSpec,
-        layer: usize,
+        (stack, layer): (&StackSpec, usize),
+        on: impl Fn(Unit) -> Option<RunOn>,
     ) -> Result<Option<Self>> {
         let MlpSpec::Experts(spec) = stack.layers[layer].mlp else {
             return Ok(None);
         };
         let load = |expert| {
             let unit = Unit::Expert { layer, expert };
-            Weights::load(stream, Key::Unit(unit), source, |source| {
-                Expert::load(backend, source, unit)
+            Ok(match on(unit) {
+                Some(run_on) => ExpertWeights::On(run_on),
+                None => ExpertWeights::Here(Expert::weights(backend, stream, source, unit)?),
             })
         };
         Ok(Some(Experts {
@@ -64,7 +76,10 @@ impl<B: Backend> Experts<B> {
 
     /// Whether some are brought when a router names them.
     pub(crate) fn is_streamed(&self) -> bool {
-        self.weights.iter().any(Weights::is_streamed)
+        self.weights.iter().any(|weights| match weights {
+            ExpertWeights::Here(weights) => weights.is_streamed(),
+            ExpertWeights::On(_) => false,
+        })
     }
 
     fn unit(&self, expert: usize) -> Unit {
@@ -78,30 +93,40 @@ impl<B: Backend> Experts<B> {
         backend: &B,
         stream: Option<&Stream>,
         a: &mut Activations<B>,
+        elsewhere: &mut dyn Elsewhere,
     ) -> Result<()> {
-        let spec = &self.spec;
+        let is_chosen = |expert: usize| !a.routing.by_expert[expert].rows.is_empty();
         if let Some(stream) = stream.filter(|_| self.is_streamed()) {
-            let chosen = a.routing.by_expert.iter().enumerate();
-            let chosen = chosen.filter(|(_, chosen)| !chosen.rows.is_empty());
-            stream.resolve(chosen.map(|(expert, _)| Key::Unit(self.unit(expert))));
+            let chosen = (0..self.weights.len()).filter(|&expert| is_chosen(expert));
+            stream.resolve(chosen.map(|expert| Key::Unit(self.unit(expert))));
         }
-        for (i, (weights, chosen)) in self.weights.iter().zip(&a.routing.by_expert).enumerate() {
-            let n = chosen.rows.len();
+        let is_apart = |weights: &_| matches!(weights, ExpertWeights::On(_));
+        if self.weights.iter().any(is_apart) {
+            elsewhere.expect_experts(self.layer, &is_chosen);
+        }
+        for (i, weights) in self.weights.iter().enumerate() {
+            let rows = &a.routing.by_expert[i].rows;
+            let n = rows.len();
             if n == 0 {
                 continue;
             }
-            let expert =
-                weights.get(stream, |source| Expert::load(backend, source, self.unit(i)))?;
-            backend.gather_rows(&a.normed, &chosen.rows, a.hidden, &mut a.gathered)?;
-            let up = (Output::Write, &mut a.up);
-            expert
-                .gate_up
-                .apply(backend, &a.gathered, up, n, &mut a.workspace)?;
-            backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
-            let delta = (Output::Write, &mut a.delta);
-            expert
-                .down
-                .apply(backend, &a.gated, delta, n, &mut a.workspace)?;
+            backend.gather_rows(&a.normed, rows, a.hidden, &mut a.gathered)?;
+            match weights {
+                ExpertWeights::Here(weights) => {
+                    let load =
+                        |source: &mut dyn WeightSource| Expert::load(backend, source, self.unit(i));
+                    let expert = weights.get(stream, load)?;
+                    expert.forward(backend, &self.spec, n, a)?;
+                }
+                &ExpertWeights::On(run_on) => {
+                    let mut port = OnDevice {
+                        backend,
+                        activations: a,
+                    };
+                    elsewhere.expert((run_on, self.unit(i)), &mut port, n)?;
+                }
+            }
+            let chosen = &a.routing.by_expert[i];
             backend.scatter_add(&a.delta, &chosen.rows, &chosen.weights, a.hidden, &mut a.x)?;
         }
         Ok(())
@@ -109,7 +134,38 @@ impl<B: Backend> Experts<B> {
 }
 
 impl<B: Backend> Expert<B> {
-    fn load(backend: &B, source: &mut dyn WeightSource, unit: Unit) -> Result<Self> {
+    /// The weights of an expert, wherever they rest.
+    pub(crate) fn weights(
+        backend: &B,
+        stream: Option<&Stream>,
+        source: &mut dyn WeightSource,
+        unit: Unit,
+    ) -> Result<Weights<Self>> {
+        Weights::load(stream, Key::Unit(unit), source, |source| {
+            Expert::load(backend, source, unit)
+        })
+    }
+
+    /// Takes the first `n` rows of `a.gathered` to `a.delta`.
+    pub(crate) fn forward(
+        &self,
+        backend: &B,
+        spec: &ExpertsSpec,
+        n: usize,
+        a: &mut Activations<B>,
+    ) -> Result<()> {
+        let up = (Output::Write, &mut a.up);
+        self.gate_up
+            .apply(backend, &a.gathered, up, n, &mut a.workspace)?;
+        backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
+        let delta = (Output::Write, &mut a.delta);
+        self.down
+            .apply(backend, &a.gated, delta, n, &mut a.workspace)
+    }
+}
+
+impl<B: Backend> Expert<B> {
+    pub(crate) fn load(backend: &B, source: &mut dyn WeightSource, unit: Unit) -> Result<Self> {
         let gate_up = [(Role::Gate, None), (Role::Up, None)];
         Ok(Expert {
             gate_up: Projection::load(backend, source, unit, &gate_up)?,

@@ -5,7 +5,7 @@ use llm_backend::{Backend, LinearPart, NormOp, Output};
 use llm_tensor::Norm;
 
 use crate::Result;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 
 /// A normalisation's learned vectors.
 pub(crate) struct NormWeights<B: Backend> {

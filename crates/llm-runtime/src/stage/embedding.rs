@@ -6,11 +6,12 @@ use llm_arch::{ModelSpec, Positions, Role, Unit};
 use llm_backend::{Backend, Output};
 use llm_tensor::Bytes;
 
-use super::{Pass, WeightSource};
 use crate::Result;
 use crate::activations::Activations;
 use crate::angles::Angles;
+use crate::pass::Pass;
 use crate::projection::{NormWeights, Projection};
+use crate::source::WeightSource;
 use crate::stream::{Key, RowReader, Stream, Weights};
 
 /// A model's tables, and what follows them.

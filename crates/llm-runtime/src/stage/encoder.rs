@@ -1,76 +1,92 @@
 //! The stack that reads an encoder-decoder model's prompt.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use llm_arch::{EncoderSpec, Side, Unit};
 use llm_backend::{Backend, Rows};
-use llm_plan::Term;
+use llm_plan::{Home, Term};
 use llm_tensor::Bytes;
 
-use super::{StageOptions, WeightSource, cache, final_norm};
+use super::{cache, final_norm};
 use crate::activations::Activations;
 use crate::block::{Block, BlockCache, Call};
+use crate::device::StageOptions;
 use crate::memory::Allocated;
+use crate::pass::Interrupt;
 use crate::probe::Probe;
 use crate::projection::NormWeights;
 use crate::relative::BiasTable;
-use crate::session::Interrupt;
+use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 use crate::{Result, RuntimeError};
 
+/// What a device has of an encoder.
 pub(super) struct Encoder<B: Backend> {
     spec: EncoderSpec,
     hidden: usize,
-    blocks: Vec<Weights<Block<B>>>,
+    /// Layers of the stack, by number.
+    blocks: BTreeMap<usize, Weights<Block<B>>>,
     bias: Option<BiasTable<B>>,
-    norm: Weights<NormWeights<B>>,
+    norm: Option<Weights<NormWeights<B>>>,
     /// Of one block at a time: an encoder's keys and values are forgotten after it.
-    cache: BlockCache<B>,
+    cache: Option<BlockCache<B>>,
 }
 
 impl<B: Backend> Encoder<B> {
+    /// That of a device which has some of it.
     pub(super) fn load(
         backend: &B,
         spec: &EncoderSpec,
         options: &StageOptions,
         stream: Option<&Stream>,
         source: &mut dyn WeightSource,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         let (stack, n_tokens) = (&spec.stack, options.limits.n_tokens);
         let block = |i| {
             let key = Key::Unit(Unit::Layer(Side::Encoder, i));
-            Weights::load(stream, key, source, |source| {
+            let block = Weights::load(stream, key, source, |source| {
                 Block::load(backend, source, stack, (Side::Encoder, i), false)
-            })
+            })?;
+            Ok((i, block))
         };
-        let blocks = (0..stack.n_layers()).map(block).collect::<Result<_>>()?;
-        let key = Key::Unit(Unit::FinalNorm(Side::Encoder));
-        Ok(Encoder {
+        let layers = options.own().flat_map(|stage| stage.layers(Side::Encoder));
+        let blocks: BTreeMap<_, _> = layers.map(block).collect::<Result<_>>()?;
+        let norm = Unit::FinalNorm(Side::Encoder);
+        let (has_layers, has_norm) = (!blocks.is_empty(), options.has(norm));
+        if !has_layers && !has_norm {
+            return Ok(None);
+        }
+        Ok(Some(Encoder {
             spec: spec.clone(),
             hidden: options.spec.hidden,
             blocks,
-            bias: BiasTable::load(backend, source, (Side::Encoder, stack), n_tokens)?,
-            norm: Weights::load(stream, key, source, |source| {
-                final_norm(backend, source, Side::Encoder, &stack.norm)
-            })?,
-            cache: cache(backend, stack, n_tokens, options.kv_dtype, None)?,
-        })
+            bias: match has_layers {
+                true => BiasTable::load(backend, source, (Side::Encoder, stack), n_tokens)?,
+                false => None,
+            },
+            norm: match has_norm {
+                true => Some(Weights::load(stream, Key::Unit(norm), source, |source| {
+                    final_norm(backend, source, Side::Encoder, &stack.norm)
+                })?),
+                false => None,
+            },
+            cache: match has_layers {
+                true => Some(cache(backend, stack, n_tokens, options.kv_dtype, None)?),
+                false => None,
+            },
+        }))
     }
 
-    /// What a pass is computed with, in order.
-    pub(super) fn keys(&self) -> impl Iterator<Item = Key> + use<B> {
-        let layers = 0..self.blocks.len();
-        let layers = layers.map(|i| Key::Unit(Unit::Layer(Side::Encoder, i)));
-        layers.chain([Key::Unit(Unit::FinalNorm(Side::Encoder))])
-    }
-
-    /// From the embedded prompt in `a.x` to `memory`.
+    /// Takes the prompt's rows in `a.x` through some units; the norm after the last layer leaves them in `a.memory`.
     pub(super) fn forward(
         &mut self,
         backend: &B,
         stream: Option<&Stream>,
+        (layers, ends): (Range<usize>, bool),
         n_tokens: usize,
         (interrupt, probe): (&Interrupt, Option<&Probe>),
         a: &mut Activations<B>,
-        memory: &mut B::Buffer,
     ) -> Result<()> {
         let stack = &self.spec.stack;
         let rows = Rows {
@@ -86,30 +102,34 @@ impl<B: Backend> Encoder<B> {
             n_tokens,
             sequences: &[(0, rows)],
         };
-        for (i, (block, layer)) in self.blocks.iter().zip(&stack.layers).enumerate() {
+        for (&i, block) in self.blocks.range(layers) {
             if interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
             let block = block.get(stream, |source| {
                 Block::load(backend, source, stack, (Side::Encoder, i), false)
             })?;
-            let caches = std::slice::from_mut(&mut self.cache);
-            block.forward(&call, layer, a, caches)?;
+            let caches = self.cache.as_mut_slice();
+            block.forward(&call, &stack.layers[i], a, caches)?;
             if let Some(probe) = probe {
                 let unit = Unit::Layer(Side::Encoder, i);
                 probe.look(backend, &a.x, n_tokens * self.hidden, unit)?;
             }
         }
-        let norm = self.norm.get(stream, |source| {
-            final_norm(backend, source, Side::Encoder, &stack.norm)
-        })?;
-        Ok(backend.norm(&norm.op(), &a.x, memory, n_tokens)?)
+        if let Some(norm) = self.norm.as_ref().filter(|_| ends) {
+            let norm = norm.get(stream, |source| {
+                final_norm(backend, source, Side::Encoder, &stack.norm)
+            })?;
+            backend.norm(&norm.op(), &a.x, &mut a.memory, n_tokens)?;
+        }
+        Ok(())
     }
 
     /// Counts everything but the weights.
-    pub(super) fn count(&self, allocated: &mut Allocated) {
-        allocated.add(Term::KvCache, self.cache.bytes());
+    pub(super) fn count(&self, home: Home, allocated: &mut Allocated) {
+        let cache = self.cache.as_ref().map_or(Bytes::ZERO, BlockCache::bytes);
+        allocated.add(home, Term::KvCache, cache);
         let bias = self.bias.as_ref().map_or(Bytes::ZERO, BiasTable::bytes);
-        allocated.add(Term::Activations, bias);
+        allocated.add(home, Term::Activations, bias);
     }
 }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use llm_arch::{FinalNorm, HeadMatrix, ModelSpec, Role, Side, Unit};
+use llm_arch::{HeadMatrix, ModelSpec, Role, Side, Unit};
 use llm_backend::{Allocation, Backend, LinearPart, Output};
 use llm_plan::{HeadWidths, Limits};
 use llm_tensor::Bytes;
 
 use super::embedding::{Embedding, Table};
-use super::{WeightSource, final_norm};
+use super::final_norm;
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{NormWeights, Projection};
+use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 
 /// What makes logits, and the memory in which it does.
@@ -35,9 +36,10 @@ struct Own<B: Backend> {
 }
 
 impl<B: Backend> Head<B> {
+    /// `has_norm` says whether the norm before it is its stage's.
     pub(super) fn load(
         backend: &B,
-        spec: &ModelSpec,
+        (spec, has_norm): (&ModelSpec, bool),
         limits: &Limits,
         embedding: Option<&Embedding<B>>,
         stream: Option<&Stream>,
@@ -46,14 +48,14 @@ impl<B: Backend> Head<B> {
         let (stack, widths) = (&spec.decoder, HeadWidths::of(spec));
         let alloc = |width: usize| backend.alloc(limits.n_logits * width);
         Ok(Head {
-            norm: match stack.final_norm {
-                FinalNorm::Present => {
+            norm: match has_norm {
+                true => {
                     let key = Key::Unit(Unit::FinalNorm(Side::Decoder));
                     Some(Weights::load(stream, key, source, |source| {
                         final_norm(backend, source, Side::Decoder, &stack.norm)
                     })?)
                 }
-                FinalNorm::Absent => None,
+                false => None,
             },
             own: Weights::load(stream, Key::Unit(Unit::Head), source, |source| {
                 Own::load(backend, spec, source)

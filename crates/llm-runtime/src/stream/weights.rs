@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use super::{Key, Lease, Stream};
 use crate::Result;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 
 /// A unit's weights.
 pub(crate) enum Weights<T> {
