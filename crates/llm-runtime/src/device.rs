@@ -107,11 +107,15 @@ pub trait Stages: Port + Send {
     /// When the device fails.
     fn expert(&mut self, unit: Unit, n_rows: usize) -> Result<()>;
 
-    /// Makes sequence `to` what `from` is, which has reached `n_positions`.
+    /// Forgets positions of a sequence from `len` on; returns how many are left: `len`, or fewer where what the position
+    /// before `len` needs is gone. Other devices may have fewer; then this is asked again.
+    fn rewind(&mut self, sequence: usize, len: usize) -> usize;
+
+    /// Makes sequence `to` what `from` is.
     ///
     /// # Errors
     /// When the device fails.
-    fn fork(&mut self, from: usize, to: usize, n_positions: usize) -> Result<()>;
+    fn fork(&mut self, from: usize, to: usize) -> Result<()>;
 
     /// Logits of some rows of the last pass into `out` `[rows, vocab]`; the head's device only.
     ///

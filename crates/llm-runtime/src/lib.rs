@@ -21,6 +21,7 @@ mod hub;
 mod link;
 mod load;
 mod memory;
+mod mixer;
 mod mlp;
 mod notice;
 mod offload;
@@ -38,6 +39,7 @@ mod scaled;
 mod session;
 mod source;
 mod stage;
+mod state;
 mod stream;
 mod sum;
 

@@ -151,10 +151,20 @@ impl Pipeline {
         Ok(memory)
     }
 
-    /// Makes sequence `to` what `from` is, which has reached `n_positions`.
-    pub(crate) fn fork(&mut self, from: usize, to: usize, n_positions: usize) -> Result<()> {
+    /// Takes all devices back to `len` positions of `sequence`, or to the fewer that all of them still have.
+    pub(crate) fn rewind(&mut self, sequence: usize, len: usize) -> usize {
+        let parts = self.parts.iter_mut();
+        let kept = parts.map(|part| part.stages.rewind(sequence, len)).min();
+        match kept {
+            Some(kept) if kept < len => self.rewind(sequence, kept),
+            _ => len,
+        }
+    }
+
+    /// Makes sequence `to` what `from` is.
+    pub(crate) fn fork(&mut self, from: usize, to: usize) -> Result<()> {
         let mut parts = self.parts.iter_mut();
-        parts.try_for_each(|part| part.stages.fork(from, to, n_positions))
+        parts.try_for_each(|part| part.stages.fork(from, to))
     }
 
     /// Logits of some rows of the last pass into `out` `[rows, vocab]`.

@@ -107,7 +107,7 @@ impl Session {
         self.sequences.expect(sequence, n_positions);
     }
 
-    /// Forgets positions of `sequence` from `len` on; returns how many are left: `len`, or none where a window has
+    /// Forgets positions of `sequence` from `len` on; returns how many are left: `len`, or fewer where a layer has
     /// already let go of what the position before `len` saw.
     ///
     /// # Panics
@@ -118,17 +118,9 @@ impl Session {
             len <= n_taken,
             "sequence {sequence} has but {n_taken} positions"
         );
-        let layers = &self.spec.decoder.layers;
-        let shortest = layers
-            .iter()
-            .map(|layer| self.limits.capacity(layer.window))
-            .min()
-            .unwrap_or(0);
-        let reached = self.sequences.reached(sequence);
-        let is_held = reached <= shortest || len + self.limits.n_tokens >= reached;
-        self.sequences
-            .truncate(sequence, if is_held { len } else { 0 });
-        self.len(sequence)
+        let kept = self.pipeline.rewind(sequence, len);
+        self.sequences.truncate(sequence, kept);
+        kept
     }
 
     /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own.
@@ -140,7 +132,7 @@ impl Session {
     /// When they are the same.
     pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
         assert_ne!(from, to, "a sequence is not forked to itself");
-        self.pipeline.fork(from, to, self.sequences.reached(from))?;
+        self.pipeline.fork(from, to)?;
         self.sequences.fork(from, to);
         Ok(())
     }
@@ -203,7 +195,7 @@ impl Session {
         if let [(sequence, id)] = *tokens {
             self.check(sequence, &[id])?;
             let ids = [id];
-            let outcome = match self.sequences.begin(sequence, &ids) {
+            let outcome = match self.begin(sequence, &ids) {
                 Cow::Borrowed(_) => {
                     let rows = self.rows(sequence, 0, 1);
                     let ran = self.run(&ids, &[(sequence, rows)], true);
@@ -274,13 +266,22 @@ impl Session {
             assert!(!is_named, "sequence {sequence} is named twice");
             self.check(sequence, ids)?;
         }
-        let begin = |&(sequence, ids): &(usize, _)| (sequence, self.sequences.begin(sequence, ids));
+        let begin = |&(sequence, ids): &(usize, _)| (sequence, self.begin(sequence, ids));
         let fed: Vec<(usize, Cow<'_, [u32]>)> = items.iter().map(begin).collect();
         let outcome = self.passes(&fed);
         for &(sequence, _) in &fed {
             self.sequences.end(sequence);
         }
         outcome
+    }
+
+    /// What is fed to append `ids` to `sequence`: all of it where its keys were made for another length.
+    fn begin<'i>(&mut self, sequence: usize, ids: &'i [u32]) -> Cow<'i, [u32]> {
+        let fed = self.sequences.begin(sequence, ids);
+        if let Cow::Owned(_) = fed {
+            self.pipeline.rewind(sequence, 0);
+        }
+        fed
     }
 
     fn passes(&mut self, items: &[(usize, Cow<'_, [u32]>)]) -> Result<()> {
@@ -324,7 +325,7 @@ impl Session {
         each: impl FnMut(usize, &[f32]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         self.check(sequence, ids)?;
-        let fed = self.sequences.begin(sequence, ids);
+        let fed = self.begin(sequence, ids);
         let outcome = self.score_last(sequence, &fed, ids.len(), each);
         self.sequences.end(sequence);
         outcome

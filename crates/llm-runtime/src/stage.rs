@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_arch::{LayerSpec, MlpSpec, NormSpec, Role, Side, StackSpec, Unit};
+use llm_arch::{BlockOf, ExpertOf, LayerSpec, MlpSpec, NormOf, Role, Side, Unit};
 use llm_backend::{Backend, DeviceInfo};
-use llm_plan::{CacheShape, Home, StagePlan, Term};
-use llm_tensor::{Bytes, DType};
+use llm_plan::{Home, StagePlan, Term};
+use llm_tensor::Bytes;
 
 use self::embedding::Embedding;
 use self::encoder::Encoder;
@@ -20,18 +20,19 @@ use self::head::Head;
 use self::order::Order;
 use crate::activations::Activations;
 use crate::angles::Angles;
-use crate::block::{Block, BlockCache, Call};
+use crate::block::{self, Call};
 use crate::device::{Device, Elsewhere, StageOptions, Stages};
 use crate::link::{Crossing, Port};
-use crate::memory::{Allocated, kv_shape};
-use crate::mlp::{Expert, Experts};
+use crate::memory::Allocated;
+use crate::mlp::{self, Experts};
 use crate::pass::{Interrupt, Pass};
 use crate::probe::Probe;
-use crate::projection::NormWeights;
+use crate::projection::norm_op;
 use crate::relative::BiasTable;
 use crate::source::WeightSource;
+use crate::state::LayerState;
 use crate::stream::{Key, Stream, Weights};
-use crate::{Result, RuntimeError};
+use crate::{Result, RuntimeError, mixer};
 
 impl<B: Backend> Device for Arc<B> {
     fn info(&self) -> &DeviceInfo {
@@ -64,10 +65,10 @@ struct BackendStages<B: Backend> {
     layers: BTreeMap<usize, Layer<B>>,
     bias: Option<BiasTable<B>>,
     /// The norm before a head on another device.
-    final_norm: Option<Weights<NormWeights<B>>>,
+    final_norm: Option<Weights<B, NormOf<Role>>>,
     head: Option<Head<B>>,
     /// Experts of other devices' layers.
-    guests: BTreeMap<Unit, Weights<Expert<B>>>,
+    guests: BTreeMap<Unit, Weights<B, ExpertOf<Role>>>,
     /// Prompts that an encoder has read.
     n_encodings: u64,
     activations: Activations<B>,
@@ -76,11 +77,11 @@ struct BackendStages<B: Backend> {
 
 /// A layer of the decoder.
 struct Layer<B: Backend> {
-    block: Weights<Block<B>>,
+    block: Weights<B, BlockOf<Role>>,
     /// None where its feed-forward is dense.
     experts: Option<Experts<B>>,
     /// By sequence.
-    caches: Vec<BlockCache<B>>,
+    states: Vec<LayerState<B>>,
 }
 
 /// What a stage computes.
@@ -137,15 +138,15 @@ impl<B: Backend> BackendStages<B> {
             None => None,
         };
         let has_cross = spec.encoder.is_some();
-        let cross_capacity = has_cross.then_some(limits.n_tokens);
-        let caches = |layer: &LayerSpec| {
-            let capacity = limits.capacity(layer.window);
-            let sequences = 0..limits.n_sequences;
-            let cache = |_| cache(b, stack, capacity, *kv_dtype, cross_capacity);
-            sequences.map(cache).collect::<Result<_>>()
+        let state =
+            |layer: &LayerSpec| LayerState::new(b, &layer.mixer, limits, *kv_dtype, has_cross);
+        let states = |layer| {
+            (0..limits.n_sequences)
+                .map(|_| state(layer))
+                .collect::<Result<_>>()
         };
         let mut layers = BTreeMap::new();
-        let (mut final_norm_alone, mut head) = (None, None);
+        let (mut final_norm, mut head) = (None, None);
         for stage in options.own() {
             let remote = stage.remote.iter().map(|&(unit, at)| (unit, at.run_on));
             let remote: HashMap<_, _> = remote.collect();
@@ -153,31 +154,35 @@ impl<B: Backend> BackendStages<B> {
             for i in stage.layers(Side::Decoder) {
                 let key = Key::Unit(Unit::Layer(Side::Decoder, i));
                 let layer = Layer {
-                    block: Weights::load(streamed, key, source, |source| {
-                        Block::load(b, source, stack, (Side::Decoder, i), has_cross)
-                    })?,
-                    experts: Experts::load(b, streamed, source, (stack, i), apart)?,
-                    caches: caches(&stack.layers[i])?,
+                    block: {
+                        let roles = BlockOf::of(spec, Side::Decoder, i);
+                        Weights::load(b, streamed, key, roles, source)?
+                    },
+                    experts: Experts::load(b, streamed, source, (spec, i), apart)?,
+                    states: states(&stack.layers[i])?,
                 };
                 layers.insert(i, layer);
             }
-            let norm = Unit::FinalNorm(Side::Decoder);
+            let norm_unit = Unit::FinalNorm(Side::Decoder);
+            let norm = NormOf::of_stack(spec, Side::Decoder);
+            let norm = norm.filter(|_| stage.has(norm_unit));
             if stage.has(Unit::Head) {
-                let spec = (spec, stage.has(norm));
+                let spec = (spec, norm);
                 let embedding = embedding.as_ref();
                 head = Some(Head::load(b, spec, limits, embedding, streamed, source)?);
-            } else if stage.has(norm) {
-                let load = |source: &mut dyn WeightSource| {
-                    final_norm(b, source, Side::Decoder, &stack.norm)
-                };
-                final_norm_alone = Some(Weights::load(streamed, Key::Unit(norm), source, load)?);
+            } else if let Some(norm) = norm {
+                let key = Key::Unit(norm_unit);
+                final_norm = Some(Weights::load(b, streamed, key, norm, source)?);
             }
         }
         let mut guests = BTreeMap::new();
-        for (unit, at) in stages.iter().flat_map(|stage| &stage.remote) {
-            if at.run_on == *run_on {
-                let weights = Expert::weights(b, streamed, source, *unit)?;
-                guests.insert(*unit, weights);
+        for &(unit, at) in stages.iter().flat_map(|stage| &stage.remote) {
+            if let Unit::Expert { layer, .. } = unit
+                && let Some(roles) = ExpertOf::of(spec, layer)
+                && at.run_on == *run_on
+            {
+                let weights = Weights::load(b, streamed, Key::Unit(unit), roles, source)?;
+                guests.insert(unit, weights);
             }
         }
         let segment = |stage: &StagePlan| match stage.run_on == *run_on {
@@ -197,7 +202,7 @@ impl<B: Backend> BackendStages<B> {
             stream,
             embedding,
             encoder,
-            final_norm: final_norm_alone,
+            final_norm,
             head,
             backend,
         };
@@ -248,15 +253,12 @@ impl<B: Backend> Stages for BackendStages<B> {
             n_tokens,
             sequences: pass.sequences,
         };
-        let has_cross = spec.encoder.is_some();
         for (&i, layer) in self.layers.range_mut(layers) {
             if pass.interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            let block = layer.block.get(stream, |source| {
-                Block::load(backend, source, stack, (Side::Decoder, i), has_cross)
-            })?;
-            block.forward(&call, &stack.layers[i], a, &mut layer.caches)?;
+            let block = layer.block.get(backend, stream)?;
+            block::forward(&block, &call, a, &mut layer.states)?;
             // Experts may be brought to its place.
             drop(block);
             if let Some(experts) = &layer.experts {
@@ -268,10 +270,8 @@ impl<B: Backend> Stages for BackendStages<B> {
             }
         }
         if let Some(norm) = self.final_norm.as_ref().filter(|_| ends && pass.logits) {
-            let norm = norm.get(stream, |source| {
-                final_norm(backend, source, Side::Decoder, &stack.norm)
-            })?;
-            backend.norm(&norm.op(), &a.x, &mut a.normed, n_tokens)?;
+            let norm = norm.get(backend, stream)?;
+            backend.norm(&norm_op(&norm), &a.x, &mut a.normed, n_tokens)?;
             std::mem::swap(&mut a.x, &mut a.normed);
         }
         Ok(())
@@ -313,17 +313,16 @@ impl<B: Backend> Stages for BackendStages<B> {
     ) -> Result<()> {
         self.n_encodings += 1;
         let (backend, stream) = (&*self.backend, self.stream.as_ref());
-        let (stack, a) = (&self.options.spec.decoder, &mut self.activations);
-        for (&i, layer) in &mut self.layers {
+        let a = &mut self.activations;
+        for layer in self.layers.values_mut() {
             if interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            let block = layer.block.get(stream, |source| {
-                Block::load(backend, source, stack, (Side::Decoder, i), true)
-            })?;
-            let (attention, cache) = (&stack.block.attention, &mut layer.caches[sequence]);
-            block.encode_memory(backend, attention, n_positions, a, cache)?;
-            cache.encoding = self.n_encodings;
+            let block = layer.block.get(backend, stream)?;
+            if let (Some(cross), Some(state)) = (&block.cross, layer.states[sequence].encoded()) {
+                let memory = (n_positions, self.n_encodings);
+                mixer::encode(&cross.compute, backend, memory, a, state)?;
+            }
         }
         Ok(())
     }
@@ -353,18 +352,23 @@ impl<B: Backend> Stages for BackendStages<B> {
             unreachable!("{unit} is of a layer that has experts")
         };
         let weights = self.guests.get(&unit).expect("an expert of this device");
-        let load = |source: &mut dyn WeightSource| Expert::load(backend, source, unit);
-        let expert = weights.get(self.stream.as_ref(), load)?;
-        expert.forward(backend, spec, n_rows, &mut self.activations)
+        let weights = weights.get(backend, self.stream.as_ref())?;
+        mlp::expert(&*weights, backend, spec, n_rows, &mut self.activations)
     }
 
-    fn fork(&mut self, from: usize, to: usize, n_positions: usize) -> Result<()> {
+    fn rewind(&mut self, sequence: usize, len: usize) -> usize {
+        let layers = self.layers.values_mut();
+        let kept = layers.map(|layer| layer.states[sequence].rewind(len));
+        kept.min().unwrap_or(len)
+    }
+
+    fn fork(&mut self, from: usize, to: usize) -> Result<()> {
         for layer in self.layers.values_mut() {
             let [from, to] = layer
-                .caches
+                .states
                 .get_disjoint_mut([from, to])
                 .expect("two sequences of the session");
-            to.copy_from(&*self.backend, from, n_positions)?;
+            to.copy_from(&*self.backend, from)?;
         }
         Ok(())
     }
@@ -382,9 +386,9 @@ impl<B: Backend> Stages for BackendStages<B> {
     fn count(&self, allocated: &mut Allocated) {
         let home = self.options.run_on.memory();
         for (&i, layer) in &self.layers {
-            let caches = layer.caches.iter().map(BlockCache::bytes).sum();
+            let states = layer.states.iter().map(LayerState::bytes).sum();
             let unit = Unit::Layer(Side::Decoder, i);
-            allocated.add_to(unit, home, Term::KvCache, caches);
+            allocated.add_to(unit, home, Term::KvCache, states);
         }
         self.activations.count(home, allocated);
         let rest = [
@@ -417,34 +421,4 @@ impl<B: Backend> Port for BackendStages<B> {
         let to = self.activations.crossing_mut(rows);
         Ok(self.backend.upload(from, to)?)
     }
-}
-
-fn final_norm<B: Backend>(
-    backend: &B,
-    source: &mut dyn WeightSource,
-    side: Side,
-    spec: &NormSpec,
-) -> Result<NormWeights<B>> {
-    let roles = (Role::FinalNorm, Role::FinalNormBias);
-    NormWeights::load(backend, source, Unit::FinalNorm(side), spec, roles)
-}
-
-/// An empty cache of `capacity` positions and, for cross-attention, of an encoder's.
-fn cache<B: Backend>(
-    backend: &B,
-    stack: &StackSpec,
-    capacity: usize,
-    dtype: DType,
-    cross_capacity: Option<usize>,
-) -> Result<BlockCache<B>> {
-    let shape = |capacity| kv_shape(CacheShape::of(stack, capacity, dtype));
-    Ok(BlockCache {
-        own: backend.kv_cache(&shape(capacity))?,
-        cross: match cross_capacity {
-            Some(capacity) => Some(backend.kv_cache(&shape(capacity))?),
-            None => None,
-        },
-        n_encoded: 0,
-        encoding: 0,
-    })
 }

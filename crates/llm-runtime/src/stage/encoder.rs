@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use llm_arch::{EncoderSpec, Side, Unit};
+use llm_arch::{BlockOf, EncoderSpec, NormOf, Role, Side, Unit};
 use llm_backend::{Backend, Rows};
-use llm_plan::{Home, Term};
+use llm_plan::{Home, Limits, Term};
 use llm_tensor::Bytes;
 
-use super::{cache, final_norm};
 use crate::activations::Activations;
-use crate::block::{Block, BlockCache, Call};
+use crate::block::{self, Call};
 use crate::device::StageOptions;
 use crate::memory::Allocated;
 use crate::pass::Interrupt;
 use crate::probe::Probe;
-use crate::projection::NormWeights;
+use crate::projection::norm_op;
 use crate::relative::BiasTable;
 use crate::source::WeightSource;
+use crate::state::LayerState;
 use crate::stream::{Key, Stream, Weights};
 use crate::{Result, RuntimeError};
 
@@ -26,11 +26,11 @@ pub(super) struct Encoder<B: Backend> {
     spec: EncoderSpec,
     hidden: usize,
     /// Layers of the stack, by number.
-    blocks: BTreeMap<usize, Weights<Block<B>>>,
+    blocks: BTreeMap<usize, Weights<B, BlockOf<Role>>>,
     bias: Option<BiasTable<B>>,
-    norm: Option<Weights<NormWeights<B>>>,
+    norm: Option<Weights<B, NormOf<Role>>>,
     /// Of one block at a time: an encoder's keys and values are forgotten after it.
-    cache: Option<BlockCache<B>>,
+    state: Option<LayerState<B>>,
 }
 
 impl<B: Backend> Encoder<B> {
@@ -44,19 +44,25 @@ impl<B: Backend> Encoder<B> {
     ) -> Result<Option<Self>> {
         let (stack, n_tokens) = (&spec.stack, options.limits.n_tokens);
         let block = |i| {
+            let roles = BlockOf::of(&options.spec, Side::Encoder, i);
             let key = Key::Unit(Unit::Layer(Side::Encoder, i));
-            let block = Weights::load(stream, key, source, |source| {
-                Block::load(backend, source, stack, (Side::Encoder, i), false)
-            })?;
-            Ok((i, block))
+            Ok((i, Weights::load(backend, stream, key, roles, source)?))
         };
         let layers = options.own().flat_map(|stage| stage.layers(Side::Encoder));
         let blocks: BTreeMap<_, _> = layers.map(block).collect::<Result<_>>()?;
-        let norm = Unit::FinalNorm(Side::Encoder);
-        let (has_layers, has_norm) = (!blocks.is_empty(), options.has(norm));
-        if !has_layers && !has_norm {
+        let norm_unit = Unit::FinalNorm(Side::Encoder);
+        let norm = NormOf::of_stack(&options.spec, Side::Encoder);
+        let norm = norm.filter(|_| options.has(norm_unit));
+        let has_layers = !blocks.is_empty();
+        if !has_layers && norm.is_none() {
             return Ok(None);
         }
+        // It reads a prompt in one pass. Its layers all attend alike.
+        let limits = Limits {
+            context: n_tokens,
+            ..options.limits
+        };
+        let (mixer, kv_dtype) = (&stack.layers[0].mixer, options.kv_dtype);
         Ok(Some(Encoder {
             spec: spec.clone(),
             hidden: options.spec.hidden,
@@ -65,14 +71,15 @@ impl<B: Backend> Encoder<B> {
                 true => BiasTable::load(backend, source, (Side::Encoder, stack), n_tokens)?,
                 false => None,
             },
-            norm: match has_norm {
-                true => Some(Weights::load(stream, Key::Unit(norm), source, |source| {
-                    final_norm(backend, source, Side::Encoder, &stack.norm)
-                })?),
-                false => None,
+            norm: match norm {
+                Some(norm) => {
+                    let key = Key::Unit(norm_unit);
+                    Some(Weights::load(backend, stream, key, norm, source)?)
+                }
+                None => None,
             },
-            cache: match has_layers {
-                true => Some(cache(backend, stack, n_tokens, options.kv_dtype, None)?),
+            state: match has_layers {
+                true => Some(LayerState::new(backend, mixer, &limits, kv_dtype, false)?),
                 false => None,
             },
         }))
@@ -106,29 +113,24 @@ impl<B: Backend> Encoder<B> {
             if interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            let block = block.get(stream, |source| {
-                Block::load(backend, source, stack, (Side::Encoder, i), false)
-            })?;
-            let caches = self.cache.as_mut_slice();
-            block.forward(&call, &stack.layers[i], a, caches)?;
+            let block = block.get(backend, stream)?;
+            block::forward(&block, &call, a, self.state.as_mut_slice())?;
             if let Some(probe) = probe {
                 let unit = Unit::Layer(Side::Encoder, i);
                 probe.look(backend, &a.x, n_tokens * self.hidden, unit)?;
             }
         }
         if let Some(norm) = self.norm.as_ref().filter(|_| ends) {
-            let norm = norm.get(stream, |source| {
-                final_norm(backend, source, Side::Encoder, &stack.norm)
-            })?;
-            backend.norm(&norm.op(), &a.x, &mut a.memory, n_tokens)?;
+            let norm = norm.get(backend, stream)?;
+            backend.norm(&norm_op(&norm), &a.x, &mut a.memory, n_tokens)?;
         }
         Ok(())
     }
 
     /// Counts everything but the weights.
     pub(super) fn count(&self, home: Home, allocated: &mut Allocated) {
-        let cache = self.cache.as_ref().map_or(Bytes::ZERO, BlockCache::bytes);
-        allocated.add(home, Term::KvCache, cache);
+        let state = self.state.as_ref().map_or(Bytes::ZERO, LayerState::bytes);
+        allocated.add(home, Term::KvCache, state);
         let bias = self.bias.as_ref().map_or(Bytes::ZERO, BiasTable::bytes);
         allocated.add(home, Term::Activations, bias);
     }
