@@ -10,10 +10,12 @@
 
 mod code;
 mod config;
+mod decode;
 pub mod double;
 mod encoder;
 mod error;
 mod fields;
+mod floats;
 mod four_bit;
 mod int8;
 pub mod layout;
