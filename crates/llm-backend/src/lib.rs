@@ -11,15 +11,15 @@ mod reference;
 
 pub use error::BackendError;
 pub use ops::{
-    Attention, DeviceInfo, HeadGroups, Heads, KvColumns, KvShape, LinearPart, NormOp, Output,
-    RelativeBias, Rotary, Rows, Seen, WorkspaceShape,
+    Attention, DeviceInfo, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Output, RelativeBias,
+    Rotary, Rows, Seen,
 };
 pub use reference::Reference;
 
 use std::fmt::Debug;
 
 use llm_quant::StoredWeight;
-use llm_tensor::{Activation, Bytes};
+use llm_tensor::{Activation, Bytes, KvShape, WorkspaceShape};
 
 /// What every operation returns: a processor cannot fail, a device behind a driver can.
 pub type Result<T> = std::result::Result<T, BackendError>;

@@ -5,7 +5,7 @@ mod scalar;
 mod weight;
 
 use llm_quant::{Activations8, StoredWeight};
-use llm_tensor::{Activation, Bytes, Pairing};
+use llm_tensor::{Activation, Bytes, KvShape, Pairing, WorkspaceShape};
 
 use self::cache::{ReferenceCache, round_into};
 use self::scalar::{activated, biased, dot, normalise};
@@ -13,7 +13,7 @@ pub(crate) use self::weight::encoded;
 use self::weight::{ReferenceWeight, int8_dot};
 use crate::{
     Allocation, Attention, Backend, BackendError, DeviceInfo, HeadGroups, Heads, KvColumns,
-    KvShape, LinearPart, NormOp, Output, Result, Rotary, Rows, Seen, WorkspaceShape,
+    LinearPart, NormOp, Output, Result, Rotary, Rows, Seen,
 };
 
 /// A backend to hold others against; far too slow for real models, and it keeps a widened copy of the weights.

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use llm_backend::{
-    Attention, Backend, BackendError, DeviceInfo, HeadGroups, Heads, KvColumns, KvShape,
-    LinearPart, NormOp, Output, Result, Rotary, Rows, WorkspaceShape,
+    Attention, Backend, BackendError, DeviceInfo, HeadGroups, Heads, KvColumns, LinearPart, NormOp,
+    Output, Result, Rotary, Rows,
 };
 use llm_quant::StoredWeight;
-use llm_tensor::{Activation, Bytes};
+use llm_tensor::{Activation, Bytes, KvShape, WorkspaceShape};
 
 use crate::attention;
 use crate::elementwise::{Activate, AddScaled, Gate, Rotate};

@@ -1,11 +1,9 @@
 use std::num::NonZeroUsize;
 
 use llm_backend::conformance::{check, check_reproducible};
-use llm_backend::{
-    Allocation, Backend, BackendError, KvShape, LinearPart, NormOp, Output, WorkspaceShape,
-};
+use llm_backend::{Allocation, Backend, BackendError, LinearPart, NormOp, Output};
 use llm_quant::{Scheme, StoredWeight};
-use llm_tensor::{DType, HostBytes, Norm};
+use llm_tensor::{DType, HostBytes, KvShape, Norm, WorkspaceShape};
 
 use crate::{Cpu, CpuError, CpuOptions, Isa};
 

@@ -1,9 +1,9 @@
 use llm_quant::StoredWeight;
-use llm_tensor::DType;
+use llm_tensor::{DType, WorkspaceShape};
 
 use super::case::{Case, EPS, sum_error};
 use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, widened};
-use crate::{Backend, LinearPart, Output, WorkspaceShape};
+use crate::{Backend, LinearPart, Output};
 
 #[derive(Debug)]
 pub(super) struct LinearCase {
