@@ -218,7 +218,7 @@ impl<'a> ProductBounds<'a> {
         let int8 = match weight.scheme {
             Scheme::Int8(_) => Int8Weight::of(weight),
             Scheme::Int8PerUse(dtype, format) => Some(encoded(weight, dtype, format)),
-            Scheme::Dense(_) | Scheme::FourBit(_) => None,
+            Scheme::Dense(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
         };
         let quantized = |weight: Int8Weight| {
             let threshold = weight.format().threshold;

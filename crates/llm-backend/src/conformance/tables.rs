@@ -85,6 +85,7 @@ impl TableCase {
                 };
                 weight(dtype, N_ROWS, self.width, &values)
             }
+            Scheme::Ggml(_) | Scheme::Fp8(_) => panic!("no case has a table in {}", self.scheme),
         }
     }
 }

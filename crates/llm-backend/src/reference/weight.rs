@@ -25,7 +25,7 @@ impl ReferenceWeight {
             int8: match weight.scheme {
                 Scheme::Int8(_) => Int8Weight::of(weight),
                 Scheme::Int8PerUse(dtype, format) => Some(encoded(weight, dtype, format)),
-                Scheme::Dense(_) | Scheme::FourBit(_) => None,
+                Scheme::Dense(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
             },
         })
     }
