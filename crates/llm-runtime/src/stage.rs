@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use llm_arch::{BlockOf, LayerSpec, ModelSpec, Role, Side, Unit};
-use llm_backend::{Allocation, Backend, DeviceInfo, HostWeight, Rows};
+use llm_backend::{Allocation, Backend, DeviceInfo, Rows};
 use llm_plan::{ActivationWidths, Limits, Term};
+use llm_quant::StoredWeight;
 use llm_tensor::DType;
 
 use self::embedding::Embedding;
@@ -33,7 +34,7 @@ pub trait WeightSource {
     ///
     /// # Errors
     /// When it cannot be read.
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight>;
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight>;
 
     /// The elements of a slot that is no weight itself: a table that a device computes with is made of them.
     ///
