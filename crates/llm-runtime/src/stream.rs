@@ -17,9 +17,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use llm_arch::{Role, Unit};
-use llm_backend::HostWeight;
 use llm_checkpoint::PageBuf;
 use llm_plan::STAGING_SLOTS;
+use llm_quant::StoredWeight;
 use llm_tensor::Bytes;
 
 use self::parcel::Parcel;
@@ -331,7 +331,7 @@ impl Drop for Stream {
 
 /// What a lease brought.
 impl WeightSource for &Lease<'_> {
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight> {
         let state = self.stream.state.borrow();
         let Place::Used(key, buf) = &state.places[self.place] else {
             unreachable!("a leased place is in use")
