@@ -9,7 +9,7 @@ use crate::strategy::{Placed, Rest, place};
 use crate::weights::Weights;
 use crate::{
     Bandwidths, Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload,
-    Placement, Plan, Refusal, Result, Shortfall, StepCost, StoredAs, Strategy, Verdict,
+    Placement, Plan, Refusal, Result, Shortfall, StepCost, StoredTensor, Strategy, Verdict,
 };
 
 /// Everything that a plan depends on.
@@ -18,7 +18,7 @@ pub struct Request<'a> {
     /// The model.
     pub skeleton: &'a Skeleton,
     /// How the checkpoint holds each of the skeleton's slots, in their order.
-    pub stored: &'a [StoredAs],
+    pub stored: &'a [StoredTensor],
     /// How weights are to be kept.
     pub encodings: Encodings<'a>,
     /// The element type of keys and values; that of the table of tokens unless told.
@@ -115,8 +115,10 @@ fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdi
             let estimate = estimate(&placements);
             let shortfalls = lacking(&estimate);
             if shortfalls.is_empty() {
+                let map = DeviceMap::new(&weights.units, weights.is_tied, &placements);
+                map.stages()?;
                 return Ok(Verdict::Fits(Box::new(Plan {
-                    map: DeviceMap::new(weights, &placements),
+                    map,
                     step: StepCost::of(weights, &estimate, request.limits.n_sequences),
                     kv_dtype: request.kv_dtype(),
                     estimate,

@@ -6,7 +6,7 @@ use llm_tensor::Bytes;
 
 use crate::staging::{looked_up_row_bytes, staged_bytes};
 use crate::units::Units;
-use crate::{Encodings, RunOn, StoredAs};
+use crate::{Encodings, RunOn, StoredTensor};
 
 /// What a unit's weights take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,7 +71,7 @@ impl Footprint {
         let encoded = match scheme {
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => total.min(loading.load_piece),
             // Whole before it goes anywhere.
-            Scheme::Int8(_) | Scheme::FourBit(_) => total,
+            Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => total,
         };
         self.on_its_way = self.on_its_way.max(source + encoded);
     }
@@ -100,7 +100,7 @@ struct Loading {
 #[derive(Debug, Clone, Copy)]
 struct Tensor<'a> {
     slot: &'a Slot,
-    stored: StoredAs,
+    stored: StoredTensor,
     scheme: Scheme,
 }
 
@@ -126,9 +126,9 @@ pub(crate) struct Footprints {
 impl Footprints {
     fn of(
         skeleton: &Skeleton,
-        stored: &[StoredAs],
+        stored: &[StoredTensor],
         units: &Units,
-        scheme: impl Fn(&Slot, StoredAs) -> Scheme,
+        scheme: impl Fn(&Slot, StoredTensor) -> Scheme,
         loading: Loading,
     ) -> Self {
         let mut footprints = Footprints {
@@ -205,7 +205,7 @@ impl Weights {
     pub(crate) fn of(
         skeleton: &Skeleton,
         encodings: &Encodings<'_>,
-        stored: &[StoredAs],
+        stored: &[StoredTensor],
         load_piece: Bytes,
     ) -> Self {
         let (spec, units) = (&skeleton.spec, Units::of(&skeleton.spec));
@@ -266,25 +266,14 @@ pub fn is_looked_up(role: Role, is_tied: bool) -> bool {
 }
 
 /// Whether the checkpoint's bytes are those that are computed with, in one run for each part.
-pub fn is_final(slot: &Slot, stored: StoredAs, scheme: Scheme) -> bool {
-    match stored {
-        StoredAs::Plain(dtype) => scheme == Scheme::Dense(dtype) && slot.stored == Stored::AsIs,
+pub fn is_final(slot: &Slot, stored: StoredTensor, scheme: Scheme) -> bool {
+    stored == StoredTensor::in_order(scheme)
         // Codes lie `[out, in]` whatever the dense matrix does.
-        StoredAs::Quantized(stored) => scheme == stored,
-        StoredAs::Strided(_) | StoredAs::Blocks => false,
-    }
+        && (stored.quantized().is_some() || slot.stored == Stored::AsIs)
 }
 
-/// What a tensor takes in the checkpoint; of blocks, which come in many sizes, a bound.
-fn stored_bytes(slot: &Slot, stored: StoredAs) -> Bytes {
-    match stored {
-        StoredAs::Plain(dtype) | StoredAs::Strided(dtype) => {
-            Bytes::new(slot.n_elements() * dtype.size() as u64)
-        }
-        StoredAs::Blocks => Bytes::new(slot.n_elements() * 2),
-        StoredAs::Quantized(scheme) => {
-            let (rows, cols) = slot.matrix();
-            scheme.stored_bytes(rows as u64, cols as u64).total()
-        }
-    }
+/// What a tensor takes in the checkpoint.
+fn stored_bytes(slot: &Slot, stored: StoredTensor) -> Bytes {
+    let (rows, cols) = slot.matrix();
+    stored.scheme.stored_bytes(rows as u64, cols as u64).total()
 }

@@ -17,9 +17,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use llm_arch::{Role, Unit};
-use llm_backend::HostWeight;
 use llm_checkpoint::PageBuf;
 use llm_plan::STAGING_SLOTS;
+use llm_quant::StoredWeight;
 use llm_tensor::Bytes;
 
 use self::parcel::Parcel;
@@ -28,7 +28,7 @@ pub(crate) use self::rows::RowReader;
 pub(crate) use self::source::open;
 pub(crate) use self::weights::Weights;
 use crate::offload::Prepared;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 use crate::{Result, RuntimeError};
 
 /// What is brought at a time.
@@ -331,7 +331,7 @@ impl Drop for Stream {
 
 /// What a lease brought.
 impl WeightSource for &Lease<'_> {
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight> {
         let state = self.stream.state.borrow();
         let Place::Used(key, buf) = &state.places[self.place] else {
             unreachable!("a leased place is in use")
@@ -347,10 +347,6 @@ impl WeightSource for &Lease<'_> {
 
     fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {
         unreachable!("wavelengths are read when the stage is built")
-    }
-
-    fn stream(&mut self) -> Option<Stream> {
-        None
     }
 }
 
