@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn runs_of(sizes: &[u64]) -> Runs {
-        let is_same = |i: usize| i % 2 == 0 && sizes[i] == sizes[i - 1];
+        let is_same = |i: usize| i.is_multiple_of(2) && sizes[i] == sizes[i - 1];
         Runs::of(sizes.len(), is_same, |i| item(sizes[i]))
     }
 
