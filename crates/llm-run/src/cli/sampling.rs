@@ -1,12 +1,12 @@
-//! How tokens are chosen, on the command line.
+//! Flags of sampling.
 
 use std::num::NonZeroUsize;
 
 use clap::{Args, ValueEnum};
 use llm_runtime::EarlyStopping;
 
-use super::{above_zero, not_empty, token_id};
-use crate::generation_config::{
+use super::values::{above_zero, not_empty, token_id};
+use crate::generation_config::bounds::{
     ANY, AT_LEAST_ZERO, Bounds, MOST_BEAMS, POSITIVE, SHARE, SHARE_OR_ZERO,
 };
 
@@ -75,7 +75,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) ignore_eos: bool,
 }
 
-/// What is added to a token's logit.
+/// Number that is added to a token's logit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LogitBias {
     pub(crate) id: u32,
