@@ -40,6 +40,16 @@ pub(crate) enum Key {
     TiedTable,
 }
 
+impl Key {
+    /// Whose weights they are.
+    pub(crate) fn unit(self) -> Unit {
+        match self {
+            Key::Unit(unit) => unit,
+            Key::TiedTable => Unit::Embedding,
+        }
+    }
+}
+
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
