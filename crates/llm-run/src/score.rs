@@ -10,15 +10,14 @@ use llm_checkpoint::{NewTensor, SafetensorsWriter};
 use llm_runtime::{RuntimeError, Session};
 use llm_tensor::{DType, Shape};
 use llm_text::SpecialTokens;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::ScoreArgs;
 use crate::failure::{UserError, refuse};
 use crate::input::read_file;
 use crate::load::Loaded;
 use crate::open::OpenModel;
-use crate::output;
-use crate::output::usage;
+use crate::output::{self, usage};
 
 pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
     if args.token_ids.is_none() && args.text.is_none() {
@@ -57,23 +56,24 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
 
     let n_predicted = log_probabilities.iter().flatten().count();
     let mean_nll = -log_probabilities.iter().flatten().sum::<f64>() / n_predicted as f64;
-    let summary = Summary {
-        token_ids: &ids,
-        log_probabilities: &log_probabilities,
-        n_predicted,
-        // Of a single token nothing is predicted.
-        mean_nll: (n_predicted > 0).then_some(mean_nll),
-        perplexity: (n_predicted > 0).then_some(mean_nll.exp()),
-    };
+    // Of a single token nothing is predicted.
+    let perplexity = (n_predicted > 0).then_some(mean_nll.exp());
     if args.json {
-        output::print(&output::json(&summary)?)?;
+        output::print(&output::json(&json!({
+            "token_ids": ids,
+            // Natural logarithms, by token; null for one that nothing precedes: the first, and the first of each window.
+            "log_probabilities": log_probabilities,
+            "n_predicted": n_predicted,
+            "mean_nll": perplexity.map(|_| mean_nll),
+            "perplexity": perplexity,
+        }))?)?;
     } else {
-        match summary.perplexity {
-            Some(perplexity) => output::print(&format!(
+        output::print(&match perplexity {
+            Some(perplexity) => format!(
                 "perplexity {perplexity:.4} · mean negative log-likelihood {mean_nll:.6} over {n_predicted} tokens\n"
-            ))?,
-            None => output::print("a single token: nothing to predict\n")?,
-        }
+            ),
+            None => "a single token: nothing to predict\n".to_owned(),
+        })?;
         output::closing_line([
             format!("loaded in {:.2} s", time.as_secs_f64()),
             format!("scored {}", output::tokens(ids.len(), time_scoring)),
@@ -130,17 +130,6 @@ fn by_side(
 
 /// Rows of logits in memory at a time: with a vocabulary of 256,000 some 16 MB.
 const LOGITS_AT_ONCE: usize = 16;
-
-/// Object that `--json` prints.
-#[derive(Serialize)]
-struct Summary<'a> {
-    token_ids: &'a [u32],
-    /// Natural logarithms, by token; null for one that nothing precedes: the first, and the first of each window.
-    log_probabilities: &'a [Option<f64>],
-    n_predicted: usize,
-    mean_nll: Option<f64>,
-    perplexity: Option<f64>,
-}
 
 /// The log-probability of each token given those before it in its window of the context.
 fn log_probabilities(

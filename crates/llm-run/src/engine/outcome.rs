@@ -21,3 +21,16 @@ fn is_of_prompt(error: &Error) -> bool {
         Some(RuntimeError::NotFinite { .. } | RuntimeError::NoTokenLeft)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_is_of_all_prompts_and_a_choice_of_one() {
+        let outcome = |error: RuntimeError| of_prompt::<()>(Err(error.into()));
+        assert!(outcome(RuntimeError::NoTokenLeft).is_ok_and(|of_one| of_one.is_err()));
+        assert!(outcome(RuntimeError::Interrupted).is_err());
+        assert!(of_prompt(Ok(())).is_ok_and(|of_one| of_one.is_ok()));
+    }
+}

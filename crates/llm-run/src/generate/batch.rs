@@ -4,11 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Result, anyhow};
 use llm_runtime::{Interrupt, RuntimeError, Session};
 use llm_text::Tokenizer;
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::json;
 
 use super::prompts::{self, Prompt};
 use super::settings::{open, settings};
@@ -21,9 +20,8 @@ use crate::input::lines::{Line, Lines, Patience};
 use crate::input::template;
 use crate::load::Loaded;
 use crate::open::OpenModel;
-use crate::output;
-use crate::output::usage;
 use crate::output::words::counted;
+use crate::output::{self, usage};
 
 /// Continues the prompts of a file, or of standard input; prints each result as it ends.
 pub(super) fn batch(args: &GenerateArgs, path: &Path) -> Result<ExitCode> {
@@ -236,60 +234,32 @@ struct Results<'a> {
     n_written: usize,
 }
 
-/// Line that is printed of a prompt.
-#[derive(Serialize)]
-struct ResultLine<'a> {
-    line: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a Value>,
-    #[serde(flatten)]
-    outcome: Outcome<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Outcome<'a> {
-    Answer {
-        n_prompt_tokens: usize,
-        generated_ids: &'a [u32],
-        /// Null where there is no tokenizer.
-        text: Option<&'a str>,
-        end: EndReason,
-        /// With it, `--seed` repeats this answer alone.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        seed: Option<u64>,
-    },
-    Refusal {
-        error: &'a str,
-    },
-}
-
 impl Results<'_> {
     fn print(&mut self, prompt: &Prompt, outcome: Result<Completion>) -> Result<()> {
-        let outcome = outcome.map_err(|error: Error| format!("{error:#}"));
-        let outcome = match &outcome {
+        let mut line = json!({"line": prompt.line});
+        if let Some(id) = &prompt.id {
+            line["id"] = id.clone();
+        }
+        match outcome {
             Ok(completion) => {
                 self.n_answered += 1;
                 self.n_read += completion.n_prompt_tokens;
                 self.n_written += completion.ids.len();
-                Outcome::Answer {
-                    n_prompt_tokens: completion.n_prompt_tokens,
-                    generated_ids: &completion.ids,
-                    text: self.tokenizer.map(|_| completion.text.as_str()),
-                    end: completion.end,
-                    seed: completion.seed,
+                line["n_prompt_tokens"] = completion.n_prompt_tokens.into();
+                line["generated_ids"] = completion.ids.into();
+                // Null where there is no tokenizer.
+                line["text"] = self.tokenizer.map(|_| completion.text).into();
+                line["end"] = json!(completion.end);
+                // With it, `--seed` repeats this answer alone.
+                if let Some(seed) = completion.seed {
+                    line["seed"] = seed.into();
                 }
             }
             Err(error) => {
                 self.n_refused += 1;
-                Outcome::Refusal { error }
+                line["error"] = format!("{error:#}").into();
             }
-        };
-        let line = ResultLine {
-            line: prompt.line,
-            id: prompt.id.as_ref(),
-            outcome,
-        };
+        }
         output::print(&output::json(&line)?)
     }
 
