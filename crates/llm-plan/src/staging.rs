@@ -4,9 +4,6 @@ use llm_arch::{Role, Slot};
 use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
-use crate::needs::Needs;
-use crate::weights::Footprint;
-
 /// Places for a unit that is streamed, on its device and, where it comes from disk, in RAM: one is filled while
 /// another computes.
 pub const STAGING_SLOTS: u64 = 2;
@@ -31,26 +28,6 @@ pub fn looked_up_row_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
     }
     let (_, cols) = slot.matrix();
     scheme.stored_bytes(1, cols as u64).total()
-}
-
-/// What streamed units need of a memory that they come to.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Staging {
-    /// What the largest of them takes of a place.
-    pub(crate) largest: u64,
-    /// A row of each of their tables.
-    pub(crate) looked_up_row: u64,
-}
-
-impl Staging {
-    pub(crate) fn add(&mut self, footprint: &Footprint) {
-        self.largest = self.largest.max(footprint.staged);
-        self.looked_up_row += footprint.looked_up_row;
-    }
-
-    pub(crate) fn bytes(self, needs: &Needs) -> u64 {
-        STAGING_SLOTS * self.largest + needs.n_tokens * self.looked_up_row
-    }
 }
 
 /// Tensors that a file holds a tensor in.
