@@ -10,7 +10,8 @@ use std::time::Instant;
 use llm_backend::{Backend, LinearPart, Output};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_quant::{
-    Absmax, DoubleAbsmax, FourBit, Int8, Int8Weight, NESTED_BLOCK, Scheme, StoredWeight, Weight4Bit, dynamic_map,
+    Absmax, DoubleAbsmax, FourBit, Int8, Int8Weight, NESTED_BLOCK, Scheme, StoredWeight,
+    Weight4Bit, dynamic_map,
 };
 use llm_tensor::{AlignedBuf, DType, HostBytes, WorkspaceShape, f32_to_le_bytes};
 

@@ -73,7 +73,14 @@ fn encoded(scheme: Scheme, rows: usize, cols: usize, elements: &[f32]) -> Stored
             let (mut codes, n_blocks) = (vec![0; n.div_ceil(2)], n.div_ceil(64));
             let mut scales = vec![0.0; n_blocks];
             let (code, block_size) = (format.code, format.block_size);
-            Scalar.encode_4bit(code, block_size, DType::F32, &bytes, &mut codes, &mut scales);
+            Scalar.encode_4bit(
+                code,
+                block_size,
+                DType::F32,
+                &bytes,
+                &mut codes,
+                &mut scales,
+            );
             let absmax = match format.double_quant {
                 false => Absmax::Plain(le_bytes(&scales)),
                 true => {
@@ -142,7 +149,10 @@ const MODELS: [(&str, &[&str]); 4] = [
     // The head is the table.
     ("llama3-rope-tied", &["model.embed_tokens.weight"]),
     ("gemma", &["model.embed_tokens.weight"]),
-    ("gpt2", &["transformer.wte.weight", "transformer.wpe.weight"]),
+    (
+        "gpt2",
+        &["transformer.wte.weight", "transformer.wpe.weight"],
+    ),
 ];
 
 #[test]
