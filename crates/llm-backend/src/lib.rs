@@ -11,14 +11,14 @@ mod reference;
 
 pub use error::BackendError;
 pub use ops::{
-    Attention, DenseWeight, DeviceInfo, HeadGroups, Heads, HostWeight, KvColumns, KvShape,
-    LinearPart, NormOp, Output, RelativeBias, Rotary, Rows, Seen, WorkspaceShape,
+    Attention, DenseWeight, DeviceInfo, HeadGroups, Heads, HostWeight, KvColumns, LinearPart,
+    NormOp, Output, RelativeBias, Rotary, Rows, Seen,
 };
 pub use reference::Reference;
 
 use std::fmt::Debug;
 
-use llm_tensor::{Activation, Bytes};
+use llm_tensor::{Activation, Bytes, KvShape, WorkspaceShape};
 
 /// What every operation returns: a processor cannot fail, a device behind a driver can.
 pub type Result<T> = std::result::Result<T, BackendError>;

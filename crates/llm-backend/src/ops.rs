@@ -56,38 +56,6 @@ pub struct DenseWeight {
     pub bytes: HostBytes,
 }
 
-/// What a cache holds: keys and values of the last `capacity` positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvShape {
-    /// Heads of keys, and of values.
-    pub n_kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
-    /// Positions.
-    pub capacity: usize,
-    /// How an element is stored: f32, f16 or bf16.
-    pub dtype: DType,
-}
-
-/// The largest calls that a workspace has to serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WorkspaceShape {
-    /// Rows of a pass.
-    pub n_tokens: usize,
-    /// Input features of the widest linear operation.
-    pub cols: usize,
-    /// Output features, over all parts, of the widest linear operation.
-    pub rows: usize,
-    /// Positions that a query may see.
-    pub context: usize,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Heads of keys, and of values.
-    pub n_kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
-}
-
 /// A normalisation and its learned vectors.
 #[derive(Debug)]
 pub struct NormOp<'a, B: Backend + ?Sized> {

@@ -1,21 +1,21 @@
 //! What passes take beside weights.
 
 use llm_arch::{AttentionSpec, LayerSpec, MixerSpec, ModelSpec};
-use llm_tensor::{Bytes, DType};
+use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 
 use crate::activation::{F32, HostBuffers};
 use crate::{
-    ActivationWidths, CacheShape, HeadWidths, Limits, PlanError, Result, RunOn, ScratchShape,
-    bias_elements,
+    ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements, kv_shape,
+    workspace_shape,
 };
 
 /// What a kind of device takes for what only it knows.
 pub trait DeviceCosts {
     /// The keys and values of one sequence in one layer.
-    fn kv_cache_bytes(&self, shape: &CacheShape) -> Bytes;
+    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes;
 
     /// The scratch memory of its operations.
-    fn workspace_bytes(&self, shape: &ScratchShape) -> Bytes;
+    fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes;
 
     /// What it takes before anything is asked of it: a GPU's context and its libraries' own memory.
     fn fixed_bytes(&self) -> Bytes;
@@ -104,7 +104,7 @@ impl DeviceNeeds {
         let stack = &spec.decoder;
         let encoder = spec.encoder.as_ref().map(|encoder| &encoder.stack);
         let cache = |attention: &AttentionSpec, capacity| {
-            let shape = CacheShape::of(attention, capacity, kv_dtype);
+            let shape = kv_shape(attention, capacity, kv_dtype);
             costs.kv_cache_bytes(&shape).get()
         };
         let n_sequences = limits.n_sequences as u64;
@@ -122,7 +122,7 @@ impl DeviceNeeds {
         let row = ActivationWidths::of(spec).total() as u64;
         let needs = DeviceNeeds {
             fixed: costs.fixed_bytes().get(),
-            workspace: costs.workspace_bytes(&ScratchShape::of(spec, limits)).get(),
+            workspace: costs.workspace_bytes(&workspace_shape(spec, limits)).get(),
             activations: (limits.n_tokens as u64 * row + bias) * F32,
             head: limits.n_logits as u64 * HeadWidths::of(spec).total() as u64 * F32,
             encoder_kv: encoder_kv.max().unwrap_or(0),

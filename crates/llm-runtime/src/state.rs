@@ -2,11 +2,10 @@
 
 use llm_arch::{AttentionSpec, MixerSpec};
 use llm_backend::{Allocation, Backend, KvColumns, Rows};
-use llm_plan::{CacheShape, Limits};
+use llm_plan::{Limits, kv_shape};
 use llm_tensor::{Bytes, DType};
 
 use crate::Result;
-use crate::memory::kv_shape;
 
 /// State of one sequence in one block.
 pub(crate) struct LayerState<B: Backend> {
@@ -147,5 +146,5 @@ fn cache<B: Backend>(
     capacity: usize,
     dtype: DType,
 ) -> Result<B::KvCache> {
-    Ok(backend.kv_cache(&kv_shape(CacheShape::of(attention, capacity, dtype)))?)
+    Ok(backend.kv_cache(&kv_shape(attention, capacity, dtype))?)
 }
