@@ -64,7 +64,7 @@ pub(crate) fn forward<B: Backend>(
 
 /// Normalises what a sublayer reads; `last` is what the one before it read.
 fn enter<B: Backend>(
-    before: &Before<NormOf<B::Weight>>,
+    before: &Before<B::Weight>,
     last: Input,
     call: &Call<'_, B>,
     a: &mut Activations<B>,
@@ -98,7 +98,7 @@ fn output<N>(after: &After<N>) -> Output {
 
 /// Normalises what a sublayer made.
 fn leave<B: Backend>(
-    after: &After<NormOf<B::Weight>>,
+    after: &After<B::Weight>,
     call: &Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {

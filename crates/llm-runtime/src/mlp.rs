@@ -2,7 +2,10 @@
 
 use std::slice::from_ref;
 
-use llm_arch::{ExpertOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, Unit, Weighting};
+use llm_arch::{
+    DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, Unit,
+    Weighting,
+};
 use llm_backend::{Backend, Output};
 use llm_tensor::Bytes;
 
@@ -31,7 +34,7 @@ impl<B: Backend> Experts<B> {
         layer: usize,
     ) -> Result<Option<Self>> {
         let (MlpSpec::Experts(spec), Some(roles)) =
-            (model.decoder.layers[layer].mlp, ExpertOf::of(model, layer))
+            (model.decoder.layers[layer].mlp, model.roles().expert(layer))
         else {
             return Ok(None);
         };
@@ -98,7 +101,7 @@ pub(crate) fn forward<B: Backend>(
         backend, n_tokens, ..
     } = *call;
     match mlp {
-        MlpOf::Dense { spec, up, down } => {
+        MlpOf::Dense(DenseOf { spec, up, down }) => {
             let x = match input {
                 Input::Stream => &a.x,
                 Input::Normed => &a.normed,
@@ -122,7 +125,7 @@ pub(crate) fn forward<B: Backend>(
             let (down, out) = (from_ref(down), (output, out));
             apply(backend, down, inner, out, n_tokens, &mut a.workspace)
         }
-        MlpOf::Experts { spec, router } => {
+        MlpOf::Experts(ExpertsOf { spec, router }) => {
             assert!(
                 input == Input::Normed && output == Output::Add,
                 "experts read a normed copy of the stream and add to it"

@@ -214,7 +214,7 @@ impl<B: Backend> BackendStage<B> {
         let (mut blocks, mut experts) = (Vec::new(), Vec::new());
         for i in layers.clone() {
             let key = Key::Unit(Unit::Layer(Side::Decoder, i));
-            let roles = BlockOf::of(spec, Side::Decoder, i);
+            let roles = spec.roles().block(Side::Decoder, i);
             blocks.push(Weights::load(b, streamed, key, roles, source)?);
             experts.push(Experts::load(b, streamed, source, spec, i)?);
         }

@@ -99,20 +99,22 @@ fn project<B: Backend>(
         };
         backend.ungroup(&groups, &a.grouped, &mut a.qkv, n_tokens)?;
     }
-    if let Some([q_norm, k_norm]) = &weights.qk_norm {
+    if let Some(q_norm) = &weights.q_norm {
         let q = Heads {
             first: 0,
             n_heads,
             head_dim,
             row_width,
         };
+        backend.norm_heads(&norm_op(q_norm), &q, &mut a.qkv, n_tokens)?;
+    }
+    if let Some(k_norm) = &weights.k_norm {
         let k = Heads {
             first: n_heads,
             n_heads: n_kv_heads,
             head_dim,
             row_width,
         };
-        backend.norm_heads(&norm_op(q_norm), &q, &mut a.qkv, n_tokens)?;
         backend.norm_heads(&norm_op(k_norm), &k, &mut a.qkv, n_tokens)?;
     }
     if let Positions::Rotary(kinds) = &stack.positions {

@@ -40,7 +40,7 @@ impl<B: Backend> Embedding<B> {
             positions,
             input,
             ..
-        } = EmbeddingOf::of(spec);
+        } = spec.roles().embedding();
         let mut table = |role| Table::load(backend, role, stream.as_deref_mut(), source);
         let (tokens, positions) = (table(tokens)?, positions.map(table).transpose()?);
         let key = Key::Unit(Unit::Embedding);

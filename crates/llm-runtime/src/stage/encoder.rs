@@ -39,13 +39,16 @@ impl<B: Backend> Encoder<B> {
     ) -> Result<Self> {
         let (stack, n_tokens) = (&spec.stack, options.limits.n_tokens);
         let block = |i| {
-            let roles = BlockOf::of(&options.spec, Side::Encoder, i);
+            let roles = options.spec.roles().block(Side::Encoder, i);
             let key = Key::Unit(Unit::Layer(Side::Encoder, i));
             Weights::load(backend, stream, key, roles, source)
         };
         let blocks = (0..stack.n_layers()).map(block).collect::<Result<_>>()?;
-        let norm =
-            NormOf::of_stack(&options.spec, Side::Encoder).expect("an encoder ends with a norm");
+        let norm = options
+            .spec
+            .roles()
+            .final_norm(Side::Encoder)
+            .expect("an encoder ends with a norm");
         let norm_key = Key::Unit(Unit::FinalNorm(Side::Encoder));
         // It reads a prompt in one pass. Its layers all attend alike.
         let limits = Limits {

@@ -47,7 +47,7 @@ impl<B: Backend> Head<B> {
     ) -> Result<Self> {
         let widths = HeadWidths::of(spec);
         let alloc = |width: usize| backend.alloc(limits.n_logits * width);
-        let norm = NormOf::of_stack(spec, Side::Decoder);
+        let norm = spec.roles().final_norm(Side::Decoder);
         let norm_key = Key::Unit(Unit::FinalNorm(Side::Decoder));
         let table = LinearOf {
             weight: Role::TokenTable,
@@ -62,7 +62,7 @@ impl<B: Backend> Head<B> {
                 backend,
                 stream,
                 Key::Unit(Unit::Head),
-                HeadOf::of(spec),
+                spec.roles().head(),
                 source,
             )?,
             tied: match (spec.head.matrix, embedding.map(|e| &e.tokens)) {
