@@ -215,7 +215,8 @@ fn encoding(type_code: u32) -> Result<Encoding, TensorFlaw> {
         40 => Block(GgmlType::NVFP4),
         code => {
             let name = unsupported_name(code);
-            return Err(TensorFlaw::UnsupportedType { code, name });
+            let known = GgmlType::known();
+            return Err(TensorFlaw::UnsupportedType { code, name, known });
         }
     })
 }

@@ -140,7 +140,7 @@ impl Encoding {
                     return Err(TensorFlaw::PartialBlock {
                         row,
                         block,
-                        encoding: self,
+                        encoding: self.to_string(),
                     });
                 }
                 let too_many = || {

@@ -141,7 +141,7 @@ pub fn bias_elements(stack: &StackSpec, context: usize) -> usize {
     stack.n_heads() * row
 }
 
-/// Cache of a sequence's keys and values in a layer that attends so.
+/// Cache of a sequence's keys and values in one layer that attends so.
 pub fn kv_shape(attention: &AttentionSpec, capacity: usize, dtype: DType) -> KvShape {
     KvShape {
         n_kv_heads: attention.n_kv_heads,

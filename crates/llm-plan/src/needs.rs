@@ -104,8 +104,9 @@ impl DeviceNeeds {
         let stack = &spec.decoder;
         let encoder = spec.encoder.as_ref().map(|encoder| &encoder.stack);
         let cache = |attention: &AttentionSpec, capacity| {
-            let shape = kv_shape(attention, capacity, kv_dtype);
-            costs.kv_cache_bytes(&shape).get()
+            costs
+                .kv_cache_bytes(&kv_shape(attention, capacity, kv_dtype))
+                .get()
         };
         let n_sequences = limits.n_sequences as u64;
         let kv = |layer: &LayerSpec| {
