@@ -11,13 +11,14 @@ mod reference;
 
 pub use error::BackendError;
 pub use ops::{
-    Attention, DenseWeight, DeviceInfo, HeadGroups, Heads, HostWeight, KvColumns, LinearPart,
-    NormOp, Output, RelativeBias, Rotary, Rows, Seen,
+    Attention, DeviceInfo, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Output, RelativeBias,
+    Rotary, Rows, Seen,
 };
 pub use reference::Reference;
 
 use std::fmt::Debug;
 
+use llm_quant::StoredWeight;
 use llm_tensor::{Activation, Bytes, KvShape, WorkspaceShape};
 
 /// What every operation returns: a processor cannot fail, a device behind a driver can.
@@ -60,7 +61,10 @@ pub trait Backend: Debug + Send + Sync + 'static {
     fn download(&self, src: &Self::Buffer, dst: &mut [f32]) -> Result<()>;
 
     /// Takes a weight to the device. Where the device computes in host memory the bytes are shared, not copied.
-    fn load(&self, weight: HostWeight) -> Result<Self::Weight>;
+    ///
+    /// # Errors
+    /// [`BackendError::UnsupportedWeight`] for a scheme that the device does not compute with.
+    fn load(&self, weight: StoredWeight) -> Result<Self::Weight>;
 
     /// An empty cache.
     fn kv_cache(&self, shape: &KvShape) -> Result<Self::KvCache>;

@@ -1,7 +1,6 @@
 //! What the operations are called with.
 
-use llm_quant::{Int8, Int8Weight, StoredBytes, Weight4Bit};
-use llm_tensor::{Bytes, DType, HostBytes, Norm, Pairing};
+use llm_tensor::{Norm, Pairing};
 
 use crate::Backend;
 
@@ -10,50 +9,6 @@ use crate::Backend;
 pub struct DeviceInfo {
     /// As people know it, as `cpu (avx512, 2 threads)`.
     pub name: String,
-}
-
-/// A weight in host memory on its way to a device, in the encoding in which it rests.
-///
-/// The bytes have the alignment that a file gave them, which may be none. Exhaustive on purpose: every device has to
-/// know every encoding.
-#[derive(Debug, Clone)]
-pub enum HostWeight {
-    /// A matrix `[rows, cols]`, or a vector as one row.
-    Dense(DenseWeight),
-    /// A matrix in NF4 or FP4: multiplied as its decoded values, in f32 or more exactly.
-    FourBit(Weight4Bit),
-    /// A matrix in LLM.int8(): multiplied as [`Int8Weight`] says.
-    Int8(Int8Weight),
-    /// A matrix that is multiplied as LLM.int8() after being encoded at each use; outlier columns with the weights
-    /// as they are.
-    Int8PerUse(DenseWeight, Int8),
-}
-
-impl HostWeight {
-    /// What it takes, counted from the bytes that are there.
-    pub fn stored_bytes(&self) -> StoredBytes {
-        match self {
-            HostWeight::Dense(weight) | HostWeight::Int8PerUse(weight, _) => StoredBytes {
-                elements: Bytes::new(weight.bytes.len() as u64),
-                statistics: Bytes::ZERO,
-            },
-            HostWeight::FourBit(weight) => weight.stored_bytes(),
-            HostWeight::Int8(weight) => weight.stored_bytes(),
-        }
-    }
-}
-
-/// A matrix `[rows, cols]`, row-major, or a vector as one row.
-#[derive(Debug, Clone)]
-pub struct DenseWeight {
-    /// How each element is stored.
-    pub dtype: DType,
-    /// Output features; 1 for a vector.
-    pub rows: usize,
-    /// Input features.
-    pub cols: usize,
-    /// `rows · cols` elements, little-endian.
-    pub bytes: HostBytes,
 }
 
 /// A normalisation and its learned vectors.

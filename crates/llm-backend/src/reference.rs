@@ -4,7 +4,7 @@ mod cache;
 mod scalar;
 mod weight;
 
-use llm_quant::Activations8;
+use llm_quant::{Activations8, StoredWeight};
 use llm_tensor::{Activation, Bytes, KvShape, Pairing, WorkspaceShape};
 
 use self::cache::{ReferenceCache, round_into};
@@ -12,7 +12,7 @@ use self::scalar::{activated, biased, dot, normalise};
 pub(crate) use self::weight::encoded;
 use self::weight::{ReferenceWeight, int8_dot};
 use crate::{
-    Allocation, Attention, Backend, DeviceInfo, HeadGroups, Heads, HostWeight, KvColumns,
+    Allocation, Attention, Backend, BackendError, DeviceInfo, HeadGroups, Heads, KvColumns,
     LinearPart, NormOp, Output, Result, Rotary, Rows, Seen,
 };
 
@@ -76,30 +76,11 @@ impl Backend for Reference {
         Ok(())
     }
 
-    fn load(&self, weight: HostWeight) -> Result<ReferenceWeight> {
-        match weight {
-            HostWeight::Dense(dense) => self.widened(&dense),
-            HostWeight::FourBit(weight) => Ok(ReferenceWeight {
-                rows: weight.rows(),
-                cols: weight.cols(),
-                values: (0..weight.rows() * weight.cols())
-                    .map(|i| weight.element(i))
-                    .collect(),
-                int8: None,
-            }),
-            HostWeight::Int8(weight) => Ok(ReferenceWeight {
-                rows: weight.rows(),
-                cols: weight.cols(),
-                values: (0..weight.rows() * weight.cols())
-                    .map(|i| weight.element(i))
-                    .collect(),
-                int8: Some(weight),
-            }),
-            HostWeight::Int8PerUse(dense, format) => Ok(ReferenceWeight {
-                int8: Some(encoded(&dense, format)),
-                ..self.widened(&dense)?
-            }),
-        }
+    fn load(&self, weight: StoredWeight) -> Result<ReferenceWeight> {
+        ReferenceWeight::new(&weight).ok_or_else(|| BackendError::UnsupportedWeight {
+            device: self.info.name.clone(),
+            scheme: weight.scheme,
+        })
     }
 
     fn kv_cache(&self, shape: &KvShape) -> Result<ReferenceCache> {

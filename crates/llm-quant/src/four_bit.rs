@@ -1,7 +1,12 @@
-use llm_tensor::{Bytes, HostBytes};
+use std::sync::Arc;
+
+use llm_tensor::HostBytes;
 
 use crate::double::DoubleAbsmax;
-use crate::{FourBit, QuantError, Result, Scheme, StoredBytes, Table};
+use crate::floats::{f32_at, f32s, le_bytes};
+use crate::parts::{Part, Parts};
+use crate::stored::StoredWeight;
+use crate::{FourBit, QuantError, Result, Scheme, Table};
 
 /// A matrix in NF4 or FP4, in host memory; bytes may have any alignment.
 ///
@@ -27,6 +32,31 @@ pub enum Absmax {
 }
 
 impl Weight4Bit {
+    /// The meaning of a stored weight's parts; `None` where it is in another scheme.
+    ///
+    /// # Panics
+    /// When its parts are not as [`StoredWeight::checked`] has them.
+    pub fn of(weight: &StoredWeight) -> Option<Self> {
+        let Scheme::FourBit(format) = weight.scheme else {
+            return None;
+        };
+        let bytes = |part: Part| weight.part(part).clone();
+        let absmax = match format.double_quant {
+            false => Ok(Absmax::Plain(bytes(Part::Absmax))),
+            true => {
+                let map = Arc::new(f32s(weight.part(Part::NestedQuantMap)));
+                let offset = f32_at(weight.part(Part::NestedOffset), 0);
+                let (codes, scales) = (bytes(Part::Absmax), bytes(Part::NestedAbsmax));
+                DoubleAbsmax::new(codes, scales, map, offset).map(Absmax::Double)
+            }
+        };
+        let table = f32s(weight.part(Part::QuantMap));
+        let shape = (weight.rows, weight.cols);
+        let packed = bytes(Part::Weight);
+        let weight = absmax.and_then(|absmax| Self::new(shape, format, table, packed, absmax));
+        Some(weight.unwrap_or_else(|flaw| panic!("{flaw}")))
+    }
+
     /// A matrix whose bytes are there. `table` is the one that a file brings, else that of the format's code.
     ///
     /// # Errors
@@ -104,23 +134,6 @@ impl Weight4Bit {
         &self.absmax
     }
 
-    /// What the matrix takes; what [`Scheme::stored_bytes`] says.
-    pub fn stored_bytes(&self) -> StoredBytes {
-        let scales = match &self.absmax {
-            Absmax::Plain(scales) => scales.len(),
-            Absmax::Double(double) => double.n_bytes(),
-        };
-        StoredBytes {
-            elements: Bytes::new(self.packed.len() as u64),
-            statistics: Bytes::new((scales + size_of::<Table>()) as u64),
-        }
-    }
-
-    /// The scheme that the matrix is in.
-    pub fn scheme(&self) -> Scheme {
-        Scheme::FourBit(self.format)
-    }
-
     /// The scale of a block.
     ///
     /// # Panics
@@ -147,8 +160,29 @@ impl Weight4Bit {
     }
 }
 
-/// Element `i` of little-endian f32 at any alignment.
-pub(crate) fn f32_at(bytes: &[u8], i: usize) -> f32 {
-    let word = bytes[4 * i..][..4].try_into().expect("a word is 4 bytes");
-    f32::from_le_bytes(word)
+impl From<Weight4Bit> for StoredWeight {
+    fn from(weight: Weight4Bit) -> Self {
+        let mut parts = Parts::weight(weight.packed);
+        let table = HostBytes::new(le_bytes(&weight.table));
+        match weight.absmax {
+            Absmax::Plain(absmax) => {
+                parts.insert(Part::Absmax, absmax);
+                parts.insert(Part::QuantMap, table);
+            }
+            Absmax::Double(double) => {
+                parts.insert(Part::Absmax, double.codes().clone());
+                parts.insert(Part::QuantMap, table);
+                parts.insert(Part::NestedAbsmax, double.absmax().clone());
+                parts.insert(Part::NestedQuantMap, HostBytes::new(le_bytes(double.map())));
+                let offset = double.offset().to_le_bytes();
+                parts.insert(Part::NestedOffset, HostBytes::new(offset));
+            }
+        }
+        StoredWeight {
+            scheme: Scheme::FourBit(weight.format),
+            rows: weight.rows,
+            cols: weight.cols,
+            parts,
+        }
+    }
 }

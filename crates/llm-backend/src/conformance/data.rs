@@ -1,8 +1,9 @@
 use std::iter;
 
-use llm_tensor::{DType, HostBytes, f32_to_le_bytes, le_bytes_to_f32};
+use llm_quant::StoredWeight;
+use llm_tensor::{DType, HostBytes, f32_to_le_bytes};
 
-use crate::{Backend, DenseWeight, HostWeight};
+use crate::Backend;
 
 /// The element types of weights and caches.
 pub(super) const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -29,22 +30,17 @@ impl Random {
     }
 
     /// A weight within ±1.
-    pub(super) fn weight(&mut self, dtype: DType, rows: usize, cols: usize) -> HostWeight {
+    pub(super) fn weight(&mut self, dtype: DType, rows: usize, cols: usize) -> StoredWeight {
         let values = self.values(rows * cols, 1.0);
         weight(dtype, rows, cols, &values)
     }
 }
 
 /// A weight at an odd address.
-pub(super) fn weight(dtype: DType, rows: usize, cols: usize, values: &[f32]) -> HostWeight {
+pub(super) fn weight(dtype: DType, rows: usize, cols: usize, values: &[f32]) -> StoredWeight {
     let mut bytes = vec![0; values.len() * dtype.size()];
     f32_to_le_bytes(values, dtype, &mut bytes).expect("weights are f32, f16 or bf16");
-    HostWeight::Dense(DenseWeight {
-        dtype,
-        rows,
-        cols,
-        bytes: at_odd_address(&bytes),
-    })
+    StoredWeight::dense(dtype, (rows, cols), at_odd_address(&bytes))
 }
 
 /// Bytes that start at an odd address and end with their allocation, as the last of a file may.
@@ -53,22 +49,9 @@ pub(super) fn at_odd_address(bytes: &[u8]) -> HostBytes {
     HostBytes::new(moved).slice(1..1 + bytes.len())
 }
 
-/// The elements of a weight that is multiplied as they are.
-pub(super) fn widened(weight: &HostWeight) -> Vec<f32> {
-    match weight {
-        HostWeight::Dense(weight) => {
-            let mut values = vec![0.0; weight.rows * weight.cols];
-            le_bytes_to_f32(weight.dtype, &weight.bytes, &mut values)
-                .expect("weights are f32, f16 or bf16");
-            values
-        }
-        HostWeight::FourBit(weight) => (0..weight.rows() * weight.cols())
-            .map(|i| weight.element(i))
-            .collect(),
-        HostWeight::Int8(_) | HostWeight::Int8PerUse(..) => {
-            panic!("a weight that is multiplied as its elements")
-        }
-    }
+/// The elements of a weight.
+pub(super) fn widened(weight: &StoredWeight) -> Vec<f32> {
+    weight.values().expect("elements of weights are numbers")
 }
 
 /// `values` on the device.

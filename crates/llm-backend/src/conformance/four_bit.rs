@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use llm_quant::{
-    Absmax, BlockSize, Code, DoubleAbsmax, Encoder, FourBit, NESTED_BLOCK, Scalar, Weight4Bit,
-    double, dynamic_map,
+    Absmax, BlockSize, Code, DoubleAbsmax, Encoder, FourBit, NESTED_BLOCK, Scalar, StoredWeight,
+    Weight4Bit, double, dynamic_map,
 };
 use llm_tensor::{DType, HostBytes};
 
 use super::case::{Case, EPS};
 use super::data::{Random, at_odd_address};
 use super::linear::Linear;
-use crate::{Backend, HostWeight, Output};
+use crate::{Backend, Output};
 
 #[derive(Debug)]
 pub(super) struct FourBitCase {
@@ -164,7 +164,12 @@ impl Case for FourBitCase {
 
 /// A weight of blocks of different magnitudes, some of them zero; its table is not the code's own. All parts start at
 /// odd addresses and end with their allocations.
-fn encoded(random: &mut Random, rows: usize, cols: usize, format: FourBit) -> HostWeight {
+pub(super) fn encoded(
+    random: &mut Random,
+    rows: usize,
+    cols: usize,
+    format: FourBit,
+) -> StoredWeight {
     let mut values = random.values(rows * cols, 1.0);
     for (i, block) in values.chunks_mut(format.block_size.get()).enumerate() {
         let scale = [1.0, 0.01, 0.0, 3.0, 0.25][i % 5];
@@ -195,7 +200,9 @@ fn encoded(random: &mut Random, rows: usize, cols: usize, format: FourBit) -> Ho
     let table = format.code.table().map(|value| 0.75 * value + 0.001);
     let packed: HostBytes = at_odd_address(&packed);
     let weight = Weight4Bit::new((rows, cols), format, table, packed, absmax);
-    HostWeight::FourBit(weight.expect("as many codes and scales as the matrix needs"))
+    weight
+        .expect("as many codes and scales as the matrix needs")
+        .into()
 }
 
 fn le_bytes(values: &[f32]) -> Vec<u8> {

@@ -1,13 +1,13 @@
 //! Linear operations with weights in LLM.int8(), alone and beside dense ones.
 
-use llm_quant::{Activations8, Int8, Int8Weight, PRODUCT_SCALE};
+use llm_quant::{Activations8, Int8, Int8Weight, PRODUCT_SCALE, Scheme, StoredWeight};
 use llm_tensor::DType;
 
 use super::case::{Case, EPS, sum_error};
 use super::data::{DTYPES, Random, at_odd_address, widened};
 use super::linear::Linear;
 use crate::reference::encoded;
-use crate::{Backend, HostWeight, Output};
+use crate::{Backend, Output};
 
 #[derive(Debug)]
 pub(super) struct Int8Case {
@@ -145,29 +145,32 @@ impl Int8Case {
 }
 
 impl Part {
-    fn weight(&self, random: &mut Random, cols: usize) -> HostWeight {
+    fn weight(&self, random: &mut Random, cols: usize) -> StoredWeight {
         match self.kind {
             Kind::Dense(dtype) => random.weight(dtype, self.rows, cols),
-            Kind::PerUse(dtype, format) => match random.weight(dtype, self.rows, cols) {
-                HostWeight::Dense(weight) => HostWeight::Int8PerUse(weight, format),
-                other => other,
+            Kind::PerUse(dtype, format) => StoredWeight {
+                scheme: Scheme::Int8PerUse(dtype, format),
+                ..random.weight(dtype, self.rows, cols)
             },
-            Kind::Int8(format) => {
-                // Any codes will do, those too that no encoder writes.
-                let codes = random.values(self.rows * cols, 128.0);
-                let codes: Vec<u8> = codes.iter().map(|code| code.floor() as i8 as u8).collect();
-                let absmax = random.values(self.rows, 1.0);
-                let absmax: Vec<u8> = absmax.iter().flat_map(|x| x.abs().to_le_bytes()).collect();
-                let weight = Int8Weight::new(
-                    (self.rows, cols),
-                    format,
-                    at_odd_address(&codes),
-                    at_odd_address(&absmax),
-                );
-                HostWeight::Int8(weight.expect("a code an element, a scale a row"))
-            }
+            Kind::Int8(format) => int8_weight(random, self.rows, cols, format),
         }
     }
+}
+
+/// A weight of any codes, those too that no encoder writes.
+pub(super) fn int8_weight(
+    random: &mut Random,
+    rows: usize,
+    cols: usize,
+    format: Int8,
+) -> StoredWeight {
+    let codes = random.values(rows * cols, 128.0);
+    let codes: Vec<u8> = codes.iter().map(|code| code.floor() as i8 as u8).collect();
+    let absmax = random.values(rows, 1.0);
+    let absmax: Vec<u8> = absmax.iter().flat_map(|x| x.abs().to_le_bytes()).collect();
+    let (codes, absmax) = (at_odd_address(&codes), at_odd_address(&absmax));
+    let weight = Int8Weight::new((rows, cols), format, codes, absmax);
+    weight.expect("a code an element, a scale a row").into()
 }
 
 impl Case for Int8Case {
@@ -210,18 +213,12 @@ struct ProductBounds<'a> {
 }
 
 impl<'a> ProductBounds<'a> {
-    fn new(weight: &HostWeight, x: &'a [f32], cols: usize) -> Self {
-        let (wide, int8) = match weight {
-            HostWeight::Int8(weight) => {
-                let n = weight.rows() * cols;
-                let wide = (0..n).map(|i| weight.element(i)).collect();
-                (wide, Some(weight.clone()))
-            }
-            HostWeight::Int8PerUse(dense, format) => {
-                let wide = widened(&HostWeight::Dense(dense.clone()));
-                (wide, Some(encoded(dense, *format)))
-            }
-            HostWeight::Dense(_) | HostWeight::FourBit(_) => (widened(weight), None),
+    fn new(weight: &StoredWeight, x: &'a [f32], cols: usize) -> Self {
+        let wide = widened(weight);
+        let int8 = match weight.scheme {
+            Scheme::Int8(_) => Int8Weight::of(weight),
+            Scheme::Int8PerUse(dtype, format) => Some(encoded(weight, dtype, format)),
+            Scheme::Dense(_) | Scheme::FourBit(_) => None,
         };
         let quantized = |weight: Int8Weight| {
             let threshold = weight.format().threshold;

@@ -1,8 +1,9 @@
+use llm_quant::StoredWeight;
 use llm_tensor::{DType, WorkspaceShape};
 
 use super::case::{Case, EPS, sum_error};
 use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, widened};
-use crate::{Backend, HostWeight, LinearPart, Output};
+use crate::{Backend, LinearPart, Output};
 
 #[derive(Debug)]
 pub(super) struct LinearCase {
@@ -141,7 +142,7 @@ impl Case for LinearCase {
 /// One linear operation.
 pub(super) struct Linear {
     /// With their biases.
-    pub(super) weights: Vec<(HostWeight, Option<HostWeight>)>,
+    pub(super) weights: Vec<(StoredWeight, Option<StoredWeight>)>,
     /// `[n_tokens, cols]`.
     pub(super) x: Vec<f32>,
     /// What the output holds before, `[n_tokens, Σ rows]`.

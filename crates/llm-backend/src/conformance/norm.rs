@@ -1,8 +1,9 @@
+use llm_quant::StoredWeight;
 use llm_tensor::{DType, Norm};
 
 use super::case::{Case, sum_error};
 use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, widened};
-use crate::{Backend, Heads, HostWeight, NormOp};
+use crate::{Backend, Heads, NormOp};
 
 /// Rows of their own.
 #[derive(Debug)]
@@ -61,8 +62,8 @@ pub(super) fn cases() -> Vec<NormCase> {
 }
 
 struct Inputs {
-    gain: HostWeight,
-    bias: Option<HostWeight>,
+    gain: StoredWeight,
+    bias: Option<StoredWeight>,
     x: Vec<f32>,
 }
 
@@ -222,7 +223,7 @@ struct Vectors {
 }
 
 impl Vectors {
-    fn of(norm: Norm, gain_offset: f32, gain: &HostWeight, bias: Option<&HostWeight>) -> Self {
+    fn of(norm: Norm, gain_offset: f32, gain: &StoredWeight, bias: Option<&StoredWeight>) -> Self {
         let gain = widened(gain);
         let gain = gain.iter().map(|&g| f64::from(gain_offset) + f64::from(g));
         let gain: Vec<f64> = gain.collect();

@@ -1,13 +1,15 @@
+use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme, StoredWeight};
 use llm_tensor::DType;
 
 use super::case::Case;
 use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, weight};
-use crate::{Backend, HostWeight};
+use super::{four_bit, int8};
+use crate::Backend;
 
 /// Rows of a table looked up, added and gathered; all exact, as a scale's product is rounded once anywhere.
 #[derive(Debug)]
 pub(super) struct TableCase {
-    dtype: DType,
+    scheme: Scheme,
     width: usize,
     ids: Vec<u32>,
     scale: f32,
@@ -28,7 +30,7 @@ pub(super) fn cases() -> Vec<TableCase> {
     for dtype in DTYPES {
         for (width, scale) in [(1, 1.0), (7, 39.19), (16, 0.5), (33, 1.0), (64, 8.0)] {
             cases.push(TableCase {
-                dtype,
+                scheme: Scheme::Dense(dtype),
                 width,
                 ids: vec![0, 1023, 5, 5, 700],
                 scale,
@@ -38,32 +40,61 @@ pub(super) fn cases() -> Vec<TableCase> {
     }
     for dtype in [DType::F16, DType::BF16] {
         cases.push(TableCase {
-            dtype,
+            scheme: Scheme::Dense(dtype),
             width: 64,
             ids: (0..N_ROWS as u32).collect(),
             scale: 1.0,
             content: Content::Patterns,
         });
     }
+    // Rows that are whole blocks, rows that share blocks and bytes, and more than a piece of a row.
+    for width in [7, 33, 64, 128, 900] {
+        let formats = Code::ALL.into_iter().zip([false, true]);
+        let four_bit = formats.map(|(code, double_quant)| {
+            Scheme::FourBit(FourBit {
+                code,
+                block_size: BlockSize::DEFAULT,
+                double_quant,
+            })
+        });
+        for scheme in four_bit.chain([Scheme::Int8(Int8 { threshold: 6.0 })]) {
+            for scale in [1.0, 39.19] {
+                cases.push(TableCase {
+                    scheme,
+                    width,
+                    ids: vec![0, 1023, 5, 5, 700],
+                    scale,
+                    content: Content::Random,
+                });
+            }
+        }
+    }
     cases
 }
 
 impl TableCase {
-    fn table(&self) -> HostWeight {
-        let values = match self.content {
-            Content::Random => Random::new(1).values(N_ROWS * self.width, 3.0),
-            Content::Patterns => (0..=u16::MAX).map(|bits| self.pattern(bits)).collect(),
-        };
-        weight(self.dtype, N_ROWS, self.width, &values)
+    fn table(&self) -> StoredWeight {
+        let mut random = Random::new(1);
+        match self.scheme {
+            Scheme::FourBit(format) => four_bit::encoded(&mut random, N_ROWS, self.width, format),
+            Scheme::Int8(format) => int8::int8_weight(&mut random, N_ROWS, self.width, format),
+            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => {
+                let values = match self.content {
+                    Content::Random => random.values(N_ROWS * self.width, 3.0),
+                    Content::Patterns => (0..=u16::MAX).map(|bits| pattern(dtype, bits)).collect(),
+                };
+                weight(dtype, N_ROWS, self.width, &values)
+            }
+        }
     }
+}
 
-    /// The number of this type that `bits` stand for, or zero.
-    fn pattern(&self, bits: u16) -> f32 {
-        let mut value = [0.0];
-        llm_tensor::le_bytes_to_f32(self.dtype, &bits.to_le_bytes(), &mut value)
-            .expect("patterns are f16 or bf16");
-        if value[0].is_finite() { value[0] } else { 0.0 }
-    }
+/// The number of this type that `bits` stand for, or zero.
+fn pattern(dtype: DType, bits: u16) -> f32 {
+    let mut value = [0.0];
+    llm_tensor::le_bytes_to_f32(dtype, &bits.to_le_bytes(), &mut value)
+        .expect("patterns are f16 or bf16");
+    if value[0].is_finite() { value[0] } else { 0.0 }
 }
 
 impl Case for TableCase {

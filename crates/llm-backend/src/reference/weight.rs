@@ -1,10 +1,9 @@
 //! Weights as the reference holds them, and their products in integers.
 
-use llm_quant::{Activations8, Encoder, Int8, Int8Weight, PRODUCT_SCALE, Scalar};
-use llm_tensor::{HostBytes, le_bytes_to_f32};
-
-use super::Reference;
-use crate::{BackendError, DenseWeight, Result};
+use llm_quant::{
+    Activations8, Encoder, Int8, Int8Weight, PRODUCT_SCALE, Part, Scalar, Scheme, StoredWeight,
+};
+use llm_tensor::{DType, HostBytes};
 
 /// A weight widened to f32.
 #[derive(Debug)]
@@ -17,51 +16,31 @@ pub struct ReferenceWeight {
 }
 
 impl ReferenceWeight {
+    /// `None` where its elements are no numbers.
+    pub(super) fn new(weight: &StoredWeight) -> Option<Self> {
+        Some(ReferenceWeight {
+            rows: weight.rows,
+            cols: weight.cols,
+            values: weight.values().ok()?,
+            int8: match weight.scheme {
+                Scheme::Int8(_) => Int8Weight::of(weight),
+                Scheme::Int8PerUse(dtype, format) => Some(encoded(weight, dtype, format)),
+                Scheme::Dense(_) | Scheme::FourBit(_) => None,
+            },
+        })
+    }
+
     pub(super) fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.cols..][..self.cols]
     }
 }
 
-impl Reference {
-    pub(super) fn widened(&self, weight: &DenseWeight) -> Result<ReferenceWeight> {
-        let DenseWeight {
-            dtype,
-            rows,
-            cols,
-            ref bytes,
-        } = *weight;
-        assert_eq!(
-            bytes.len(),
-            rows * cols * dtype.size(),
-            "a weight of [{rows}, {cols}] {dtype}"
-        );
-        let mut values = vec![0.0; rows * cols];
-        le_bytes_to_f32(dtype, bytes, &mut values).map_err(|_| {
-            BackendError::UnsupportedWeight {
-                device: self.info.name.clone(),
-                dtype,
-            }
-        })?;
-        Ok(ReferenceWeight {
-            rows,
-            cols,
-            values,
-            int8: None,
-        })
-    }
-}
-
-/// A dense weight in LLM.int8().
-pub(crate) fn encoded(weight: &DenseWeight, format: Int8) -> Int8Weight {
+/// A weight of dense elements of `dtype` in LLM.int8().
+pub(crate) fn encoded(weight: &StoredWeight, dtype: DType, format: Int8) -> Int8Weight {
     let mut codes = vec![0; weight.rows * weight.cols];
     let mut absmax = vec![0f32; weight.rows];
-    Scalar.encode_int8(
-        weight.dtype,
-        &weight.bytes,
-        weight.cols,
-        &mut codes,
-        &mut absmax,
-    );
+    let elements = weight.part(Part::Weight);
+    Scalar.encode_int8(dtype, elements, weight.cols, &mut codes, &mut absmax);
     let absmax: Vec<u8> = absmax
         .iter()
         .flat_map(|scale| scale.to_le_bytes())
