@@ -4,11 +4,11 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
-use llm_backend::{Backend, LinearPart, Output, WorkspaceShape};
+use llm_backend::{Backend, LinearPart, Output};
 use llm_benches::{cpu, four_bit_weights, int8_weights, interleaved, named, weights};
 use llm_cpu::Cpu;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
-use llm_tensor::DType;
+use llm_tensor::{DType, WorkspaceShape};
 
 fn main() {
     let cpus = [cpu(Some(1)), cpu(None)];

@@ -3,11 +3,11 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
-use llm_backend::{Attention, Backend, KvColumns, KvShape, Rows, Seen, WorkspaceShape};
+use llm_backend::{Attention, Backend, KvColumns, Rows, Seen};
 use llm_benches::{cpu, four_bit_weights, interleaved, products, weights};
 use llm_cpu::Cpu;
 use llm_quant::{BlockSize, Code, FourBit, Scheme};
-use llm_tensor::DType;
+use llm_tensor::{DType, KvShape, WorkspaceShape};
 
 fn main() {
     for cpu in [cpu(Some(1)), cpu(None)] {

@@ -7,12 +7,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
-use llm_backend::{Backend, DenseWeight, HostWeight, LinearPart, Output, WorkspaceShape};
+use llm_backend::{Backend, DenseWeight, HostWeight, LinearPart, Output};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_quant::{
     Absmax, DoubleAbsmax, FourBit, Int8, Int8Weight, NESTED_BLOCK, Scheme, Weight4Bit, dynamic_map,
 };
-use llm_tensor::{AlignedBuf, DType, HostBytes, f32_to_le_bytes};
+use llm_tensor::{AlignedBuf, DType, HostBytes, WorkspaceShape, f32_to_le_bytes};
 
 /// The median seconds of each of `runs`, over `n_rounds` in which each runs once after the other.
 ///

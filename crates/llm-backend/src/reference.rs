@@ -5,15 +5,15 @@ mod scalar;
 mod weight;
 
 use llm_quant::Activations8;
-use llm_tensor::{Activation, Bytes, Pairing};
+use llm_tensor::{Activation, Bytes, KvShape, Pairing, WorkspaceShape};
 
 use self::cache::{ReferenceCache, round_into};
 use self::scalar::{activated, biased, dot, normalise};
 pub(crate) use self::weight::encoded;
 use self::weight::{ReferenceWeight, int8_dot};
 use crate::{
-    Allocation, Attention, Backend, DeviceInfo, HeadGroups, Heads, HostWeight, KvColumns, KvShape,
-    LinearPart, NormOp, Output, Result, Rotary, Rows, Seen, WorkspaceShape,
+    Allocation, Attention, Backend, DeviceInfo, HeadGroups, Heads, HostWeight, KvColumns,
+    LinearPart, NormOp, Output, Result, Rotary, Rows, Seen,
 };
 
 /// A backend to hold others against; far too slow for real models, and it keeps a widened copy of the weights.

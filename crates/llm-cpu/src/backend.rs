@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use llm_backend::{
     Attention, Backend, BackendError, DenseWeight, DeviceInfo, HeadGroups, Heads, HostWeight,
-    KvColumns, KvShape, LinearPart, NormOp, Output, Result, Rotary, Rows, WorkspaceShape,
+    KvColumns, LinearPart, NormOp, Output, Result, Rotary, Rows,
 };
-use llm_tensor::{Activation, Bytes};
+use llm_tensor::{Activation, Bytes, KvShape, WorkspaceShape};
 
 use crate::attention;
 use crate::elementwise::{Activate, AddScaled, Gate, Rotate};

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use llm_backend::{Allocation, KvColumns, KvShape};
-use llm_tensor::Bytes;
+use llm_backend::{Allocation, KvColumns};
+use llm_tensor::{Bytes, KvShape};
 
 use crate::isa::Geometry;
 use crate::memory::{Buffer, Shared};

@@ -2,10 +2,9 @@ use std::num::NonZeroUsize;
 
 use llm_backend::conformance::{check, check_reproducible};
 use llm_backend::{
-    Allocation, Backend, BackendError, DenseWeight, HostWeight, KvShape, LinearPart, NormOp,
-    Output, WorkspaceShape,
+    Allocation, Backend, BackendError, DenseWeight, HostWeight, LinearPart, NormOp, Output,
 };
-use llm_tensor::{DType, HostBytes, Norm};
+use llm_tensor::{DType, HostBytes, KvShape, Norm, WorkspaceShape};
 
 use crate::{Cpu, CpuError, CpuOptions, Isa};
 

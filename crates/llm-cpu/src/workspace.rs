@@ -1,5 +1,5 @@
-use llm_backend::{Allocation, WorkspaceShape};
-use llm_tensor::Bytes;
+use llm_backend::Allocation;
+use llm_tensor::{Bytes, WorkspaceShape};
 
 use crate::isa::Geometry;
 use crate::memory::Buffer;

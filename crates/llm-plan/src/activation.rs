@@ -4,7 +4,7 @@ use llm_arch::{
     AttentionSpec, Gating, LayerSpec, MlpSpec, ModelSpec, Positions, RopeScaling, RotarySpec,
     StackSpec,
 };
-use llm_tensor::DType;
+use llm_tensor::{DType, KvShape, WorkspaceShape};
 
 use crate::Limits;
 
@@ -142,78 +142,42 @@ pub fn bias_elements(stack: &StackSpec, context: usize) -> usize {
     stack.block.attention.n_heads * row
 }
 
-/// The cache of a sequence's keys and values in one layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CacheShape {
-    /// Heads of keys, and of values.
-    pub n_kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
-    /// Positions.
-    pub capacity: usize,
-    /// How an element is stored.
-    pub dtype: DType,
-}
-
-impl CacheShape {
-    /// One of a stack's.
-    pub fn of(stack: &StackSpec, capacity: usize, dtype: DType) -> Self {
-        let attention = &stack.block.attention;
-        CacheShape {
-            n_kv_heads: attention.n_kv_heads,
-            head_dim: attention.head_dim,
-            capacity,
-            dtype,
-        }
+/// Cache of a sequence's keys and values in one of a stack's layers.
+pub fn kv_shape(stack: &StackSpec, capacity: usize, dtype: DType) -> KvShape {
+    let attention = &stack.block.attention;
+    KvShape {
+        n_kv_heads: attention.n_kv_heads,
+        head_dim: attention.head_dim,
+        capacity,
+        dtype,
     }
 }
 
-/// The largest calls that the scratch memory of a device's operations has to serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ScratchShape {
-    /// Rows of a pass.
-    pub n_tokens: usize,
-    /// Input features of the widest linear operation.
-    pub cols: usize,
-    /// Output features, over all parts, of the widest linear operation.
-    pub rows: usize,
-    /// Positions that a query may see.
-    pub context: usize,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Heads of keys, and of values.
-    pub n_kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
-}
-
-impl ScratchShape {
-    /// That of a model.
-    pub fn of(spec: &ModelSpec, limits: &Limits) -> Self {
-        let widths = ActivationWidths::of(spec);
-        let attention = &spec.decoder.block.attention;
-        let cols = [
-            spec.hidden,
-            widths.attended,
-            widths.up,
-            spec.embedding.width,
-        ];
-        let rows = [
-            widths.qkv,
-            widths.up,
-            spec.hidden,
-            spec.vocab,
-            widths.scores,
-        ];
-        ScratchShape {
-            n_tokens: limits.n_tokens,
-            cols: cols.into_iter().max().unwrap_or(0),
-            rows: rows.into_iter().max().unwrap_or(0),
-            context: limits.context,
-            n_heads: attention.n_heads,
-            n_kv_heads: attention.n_kv_heads,
-            head_dim: attention.head_dim,
-        }
+/// Workspace of a device that computes with any part of a model.
+pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
+    let widths = ActivationWidths::of(spec);
+    let attention = &spec.decoder.block.attention;
+    let cols = [
+        spec.hidden,
+        widths.attended,
+        widths.up,
+        spec.embedding.width,
+    ];
+    let rows = [
+        widths.qkv,
+        widths.up,
+        spec.hidden,
+        spec.vocab,
+        widths.scores,
+    ];
+    WorkspaceShape {
+        n_tokens: limits.n_tokens,
+        cols: cols.into_iter().max().unwrap_or(0),
+        rows: rows.into_iter().max().unwrap_or(0),
+        context: limits.context,
+        n_heads: attention.n_heads,
+        n_kv_heads: attention.n_kv_heads,
+        head_dim: attention.head_dim,
     }
 }
 

@@ -34,7 +34,7 @@ mod units;
 mod verdict;
 mod weights;
 
-pub use activation::{ActivationWidths, CacheShape, HeadWidths, ScratchShape, bias_elements};
+pub use activation::{ActivationWidths, HeadWidths, bias_elements, kv_shape, workspace_shape};
 pub use advice::{Alternative, Change, Precision, Way, advice, alternatives};
 pub use budget::{Budgets, MaxMemory};
 pub use cost::{Bandwidths, StepCost};

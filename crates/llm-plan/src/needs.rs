@@ -1,21 +1,21 @@
 //! What passes take beside weights.
 
 use llm_arch::{LayerSpec, ModelSpec};
-use llm_tensor::{Bytes, DType};
+use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 
 use crate::activation::{F32, HostBuffers};
 use crate::{
-    ActivationWidths, CacheShape, HeadWidths, Limits, PlanError, Result, RunOn, ScratchShape,
-    bias_elements,
+    ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements, kv_shape,
+    workspace_shape,
 };
 
 /// What a kind of device takes for what only it knows.
 pub trait DeviceCosts {
     /// The keys and values of one sequence in one layer.
-    fn kv_cache_bytes(&self, shape: &CacheShape) -> Bytes;
+    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes;
 
     /// The scratch memory of its operations.
-    fn workspace_bytes(&self, shape: &ScratchShape) -> Bytes;
+    fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes;
 
     /// What it takes before anything is asked of it: a GPU's context and its libraries' own memory.
     fn fixed_bytes(&self) -> Bytes;
@@ -105,7 +105,7 @@ impl DeviceNeeds {
         let encoder = spec.encoder.as_ref().map(|encoder| &encoder.stack);
         let cache = |stack, capacity| {
             costs
-                .kv_cache_bytes(&CacheShape::of(stack, capacity, kv_dtype))
+                .kv_cache_bytes(&kv_shape(stack, capacity, kv_dtype))
                 .get()
         };
         // What an encoder made of the prompt, as this layer sees it.
@@ -120,7 +120,7 @@ impl DeviceNeeds {
         let row = ActivationWidths::of(spec).total() as u64;
         let needs = DeviceNeeds {
             fixed: costs.fixed_bytes().get(),
-            workspace: costs.workspace_bytes(&ScratchShape::of(spec, limits)).get(),
+            workspace: costs.workspace_bytes(&workspace_shape(spec, limits)).get(),
             activations: (limits.n_tokens as u64 * row + bias) * F32,
             head: limits.n_logits as u64 * HeadWidths::of(spec).total() as u64 * F32,
             encoder_kv: encoder.map_or(0, |stack| cache(stack, limits.n_tokens)),

@@ -14,7 +14,7 @@ mod streamed;
 use std::path::{Path, PathBuf};
 
 use llm_arch::{Skeleton, from_config};
-use llm_tensor::{Bytes, DType};
+use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 use serde_json::{Map, Value, json};
 
 use crate::*;
@@ -25,12 +25,12 @@ struct Plain {
 }
 
 impl DeviceCosts for Plain {
-    fn kv_cache_bytes(&self, shape: &CacheShape) -> Bytes {
+    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
         let n_elements = 2 * shape.n_kv_heads * shape.head_dim * shape.capacity;
         Bytes::new((n_elements * shape.dtype.size()) as u64)
     }
 
-    fn workspace_bytes(&self, shape: &ScratchShape) -> Bytes {
+    fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
         Bytes::new((shape.n_tokens * shape.cols * 4) as u64)
     }
 

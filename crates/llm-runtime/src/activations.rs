@@ -2,10 +2,10 @@
 
 use llm_arch::ModelSpec;
 use llm_backend::{Allocation, Backend};
-use llm_plan::{ActivationWidths, Limits, ScratchShape, Term};
+use llm_plan::{ActivationWidths, Limits, Term, workspace_shape};
 
 use crate::Result;
-use crate::memory::{Allocated, workspace_shape};
+use crate::memory::Allocated;
 use crate::mlp::Routing;
 
 /// The activations of a pass, as wide as [`ActivationWidths`] says.
@@ -46,7 +46,7 @@ impl<B: Backend> Activations<B> {
         let widths = ActivationWidths::of(spec);
         let alloc = |width: usize| backend.alloc(limits.n_tokens * width);
         let angles = widths.angles.iter().map(|&width| alloc(width));
-        let scratch = workspace_shape(ScratchShape::of(spec, limits));
+        let scratch = workspace_shape(spec, limits);
         Ok(Activations {
             hidden: spec.hidden,
             x: alloc(widths.x)?,

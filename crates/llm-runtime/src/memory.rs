@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use llm_arch::Unit;
-use llm_backend::{Backend, KvShape, WorkspaceShape};
-use llm_plan::{CacheShape, DeviceCosts, ScratchShape, Term, TermBytes};
-use llm_tensor::Bytes;
+use llm_backend::Backend;
+use llm_plan::{DeviceCosts, Term, TermBytes};
+use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
 /// What a session has allocated, counted from its weights and buffers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,53 +32,17 @@ impl Allocated {
 pub struct CostsOf<'a, B>(pub &'a B);
 
 impl<B: Backend> DeviceCosts for CostsOf<'_, B> {
-    fn kv_cache_bytes(&self, shape: &CacheShape) -> Bytes {
-        self.0.kv_cache_bytes(&kv_shape(*shape))
+    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
+        self.0.kv_cache_bytes(shape)
     }
 
-    fn workspace_bytes(&self, shape: &ScratchShape) -> Bytes {
-        self.0.workspace_bytes(&workspace_shape(*shape))
+    fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
+        self.0.workspace_bytes(shape)
     }
 
     /// Nothing: what computes in host memory is the process itself.
     fn fixed_bytes(&self) -> Bytes {
         Bytes::ZERO
-    }
-}
-
-pub(crate) fn kv_shape(shape: CacheShape) -> KvShape {
-    let CacheShape {
-        n_kv_heads,
-        head_dim,
-        capacity,
-        dtype,
-    } = shape;
-    KvShape {
-        n_kv_heads,
-        head_dim,
-        capacity,
-        dtype,
-    }
-}
-
-pub(crate) fn workspace_shape(shape: ScratchShape) -> WorkspaceShape {
-    let ScratchShape {
-        n_tokens,
-        cols,
-        rows,
-        context,
-        n_heads,
-        n_kv_heads,
-        head_dim,
-    } = shape;
-    WorkspaceShape {
-        n_tokens,
-        cols,
-        rows,
-        context,
-        n_heads,
-        n_kv_heads,
-        head_dim,
     }
 }
 

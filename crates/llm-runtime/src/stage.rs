@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use llm_arch::{LayerSpec, ModelSpec, NormSpec, Role, Side, StackSpec, Unit};
 use llm_backend::{Allocation, Backend, DeviceInfo, HostWeight, Rows};
-use llm_plan::{ActivationWidths, CacheShape, Limits, Term};
+use llm_plan::{ActivationWidths, Limits, Term, kv_shape};
 use llm_tensor::DType;
 
 use self::embedding::Embedding;
@@ -18,7 +18,7 @@ use self::head::Head;
 use crate::activations::Activations;
 use crate::angles::Angles;
 use crate::block::{Block, BlockCache, Call};
-use crate::memory::{Allocated, kv_shape};
+use crate::memory::Allocated;
 use crate::mlp::Experts;
 use crate::probe::Probe;
 use crate::projection::NormWeights;
@@ -458,7 +458,7 @@ fn cache<B: Backend>(
     dtype: DType,
     cross_capacity: Option<usize>,
 ) -> Result<BlockCache<B>> {
-    let shape = |capacity| kv_shape(CacheShape::of(stack, capacity, dtype));
+    let shape = |capacity| kv_shape(stack, capacity, dtype);
     Ok(BlockCache {
         own: backend.kv_cache(&shape(capacity))?,
         cross: match cross_capacity {

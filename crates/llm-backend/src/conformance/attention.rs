@@ -4,11 +4,11 @@ pub(super) use cases::{cases, copies};
 
 use std::ops::Range;
 
-use llm_tensor::DType;
+use llm_tensor::{DType, KvShape, WorkspaceShape};
 
 use super::case::{Case, EPS, sum_error};
 use super::data::{Random, WORKS, downloaded, uploaded};
-use crate::{Attention, Backend, KvColumns, KvShape, RelativeBias, Rows, Seen, WorkspaceShape};
+use crate::{Attention, Backend, KvColumns, RelativeBias, Rows, Seen};
 
 /// One sequence whose queries pass in several calls, each with the cache that the former ones left.
 #[derive(Debug, Clone)]

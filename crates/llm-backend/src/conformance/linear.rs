@@ -1,8 +1,8 @@
-use llm_tensor::DType;
+use llm_tensor::{DType, WorkspaceShape};
 
 use super::case::{Case, EPS, sum_error};
 use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, widened};
-use crate::{Backend, HostWeight, LinearPart, Output, WorkspaceShape};
+use crate::{Backend, HostWeight, LinearPart, Output};
 
 #[derive(Debug)]
 pub(super) struct LinearCase {

@@ -1,8 +1,8 @@
 //! Keys and values as the reference keeps them.
 
-use llm_tensor::{Bytes, DType, f32_to_le_bytes, le_bytes_to_f32};
+use llm_tensor::{Bytes, DType, KvShape, f32_to_le_bytes, le_bytes_to_f32};
 
-use crate::{Allocation, KvShape};
+use crate::Allocation;
 
 /// Keys and values, `[capacity, n_kv_heads · head_dim]` each, rounded to the cache's element type.
 #[derive(Debug)]

@@ -46,10 +46,10 @@ fn limits_say_what_to_give_instead() {
 fn sizes_that_no_machine_has_are_refused_and_do_not_overflow() {
     struct Huge;
     impl DeviceCosts for Huge {
-        fn kv_cache_bytes(&self, _: &CacheShape) -> Bytes {
+        fn kv_cache_bytes(&self, _: &KvShape) -> Bytes {
             Bytes::new(u64::MAX)
         }
-        fn workspace_bytes(&self, _: &ScratchShape) -> Bytes {
+        fn workspace_bytes(&self, _: &WorkspaceShape) -> Bytes {
             Bytes::new(u64::MAX)
         }
         fn fixed_bytes(&self) -> Bytes {

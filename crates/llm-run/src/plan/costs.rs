@@ -1,19 +1,19 @@
 //! What devices take for what only they know.
 
 use llm_cpu::Cpu;
-use llm_plan::{CacheShape, DeviceCosts, ScratchShape};
+use llm_plan::DeviceCosts;
 use llm_runtime::CostsOf;
-use llm_tensor::Bytes;
+use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
 /// A GPU that nothing is known of: it keeps keys and values, and needs scratch memory, as the CPU does.
 pub(super) struct GpuCosts<'a>(pub(super) CostsOf<'a, Cpu>);
 
 impl DeviceCosts for GpuCosts<'_> {
-    fn kv_cache_bytes(&self, shape: &CacheShape) -> Bytes {
+    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
         self.0.kv_cache_bytes(shape)
     }
 
-    fn workspace_bytes(&self, shape: &ScratchShape) -> Bytes {
+    fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
         self.0.workspace_bytes(shape)
     }
 
