@@ -23,5 +23,7 @@ pub use skeleton::{
 pub use spec::{
     AttentionSpec, BlockSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
     HeadMatrix, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual,
-    StackSpec, Weighting,
+    StackSpec,
 };
+
+pub use llm_tensor::Weighting;
