@@ -149,6 +149,7 @@ pub fn kv_shape(stack: &StackSpec, capacity: usize, dtype: DType) -> KvShape {
         n_kv_heads: attention.n_kv_heads,
         head_dim: attention.head_dim,
         capacity,
+        n_sequences: 1,
         dtype,
     }
 }
