@@ -77,7 +77,7 @@ mod write;
 
 pub use checkpoint::{Checkpoint, Format};
 pub use crc::{Checksums, Damage};
-pub use direct::{DirectFile, PageBuf};
+pub use direct::DirectFile;
 pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
 pub use finite::NotFinite;
 pub use gguf::blocks::GgmlType;
