@@ -25,5 +25,7 @@ pub use skeleton::{
 pub use spec::{
     AttentionSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
     HeadMatrix, HeadSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions,
-    Residual, Side, StackSpec, Weighting,
+    Residual, Side, StackSpec,
 };
+
+pub use llm_tensor::Weighting;

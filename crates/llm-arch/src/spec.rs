@@ -1,6 +1,6 @@
 //! What a model is: plain data, and all that the runtime needs to know of a family.
 
-use llm_tensor::{Activation, DType, Norm};
+use llm_tensor::{Activation, DType, Norm, Weighting};
 
 use crate::rotary::RotarySpec;
 
@@ -329,15 +329,6 @@ pub struct ExpertsSpec {
     pub activation: Activation,
     /// How the chosen experts' results are weighed.
     pub weighting: Weighting,
-}
-
-/// How chosen experts' results are weighed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weighting {
-    /// By the router's probabilities over all experts.
-    Probability,
-    /// By these, brought to a sum of one over the chosen.
-    Normalised,
 }
 
 /// How hidden states become logits.

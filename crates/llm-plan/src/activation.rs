@@ -147,6 +147,7 @@ pub fn kv_shape(attention: &AttentionSpec, capacity: usize, dtype: DType) -> KvS
         n_kv_heads: attention.n_kv_heads,
         head_dim: attention.head_dim,
         capacity,
+        n_sequences: 1,
         dtype,
     }
 }

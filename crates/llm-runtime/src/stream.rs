@@ -18,9 +18,8 @@ use std::thread::JoinHandle;
 
 use llm_arch::{Role, Unit};
 use llm_backend::HostWeight;
-use llm_checkpoint::PageBuf;
 use llm_plan::STAGING_SLOTS;
-use llm_tensor::Bytes;
+use llm_tensor::{Bytes, PageBuf};
 
 use self::parcel::Parcel;
 use self::reader::{Done, Job, Parcels};

@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use llm_arch::{Role, Unit};
 use llm_backend::{DenseWeight, HostWeight};
-use llm_checkpoint::{DirectFile, PageBuf};
+use llm_checkpoint::DirectFile;
 use llm_quant::layout::{Part, QuantState};
 use llm_quant::{Int8, Int8Weight};
-use llm_tensor::{DType, HostBytes};
+use llm_tensor::{DType, HostBytes, PageBuf};
 
 use crate::quantized;
 
