@@ -114,8 +114,10 @@ fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdi
             let estimate = estimate(&placements);
             let shortfalls = lacking(&estimate);
             if shortfalls.is_empty() {
+                let map = DeviceMap::new(&weights.units, weights.is_tied, &placements);
+                map.stages()?;
                 return Ok(Verdict::Fits(Box::new(Plan {
-                    map: DeviceMap::new(weights, &placements),
+                    map,
                     step: StepCost::of(weights, &estimate, request.limits.n_sequences),
                     kv_dtype: request.kv_dtype(),
                     estimate,
