@@ -24,7 +24,7 @@
 //! # GGUF
 //!
 //! Versions 2 and 3, little-endian, in one file or split into several, of which any is given. Extents are turned around to outermost first. The types F64,
-//! F32, F16, BF16 and I8 to I64 are plain; the blocks of [`GgmlType`] are decoded when read. A file that contains
+//! F32, F16, BF16 and I8 to I64 are plain; the blocks of [`GgmlType`](llm_quant::GgmlType) are decoded when read. A file that contains
 //! any other type does not open.
 //!
 //! # PyTorch
@@ -84,7 +84,6 @@ pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
 pub use file_state::FileState;
 pub use finite::NotFinite;
 pub use format::Format;
-pub use gguf::blocks::GgmlType;
 pub use manifest::{Difference, MANIFEST, Manifest};
 pub use metadata::{Array, Metadata, Value};
 pub use notice::Notice;

@@ -33,6 +33,11 @@ impl Scheme {
                 times(cover(group as u64), 4)
             }
             (Scheme::FourBit(_), _) => 0..info.bytes,
+            (Scheme::Ggml(ty), _) => times(cover(ty.block_len() as u64), ty.block_bytes() as u64),
+            (Scheme::Fp8(_), Part::Weight) => cover(1),
+            (Scheme::Fp8(format), _) => {
+                times(format.scales_of(cols, range), format.scale.size() as u64)
+            }
         })
     }
 
@@ -57,13 +62,14 @@ impl Scheme {
         );
         let part = |part: Part| parts.get(part).expect("each part of the scheme").as_ref();
         let elements = part(Part::Weight);
+        let no_numbers = |_| QuantError::NoNumbers { scheme: self };
         let numbered = range.clone().zip(out.iter_mut());
         match self {
             Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => {
-                return le_bytes_to_f32(dtype, elements, out)
-                    .map_err(|_| QuantError::NoNumbers { scheme: self });
+                le_bytes_to_f32(dtype, elements, out).map_err(no_numbers)?;
             }
             Scheme::Int8(_) => {
+                let cols = cols.max(1);
                 let (scales, first) = (part(Part::Scb), range.start / cols);
                 for ((i, out), &code) in numbered.zip(elements) {
                     let scale = f32_at(scales, (i / cols - first) as usize);
@@ -94,6 +100,16 @@ impl Scheme {
                     };
                     *out = f32_at(table, code.into()) * scale(i / block_size);
                 }
+            }
+            Scheme::Ggml(ty) => {
+                let mut blocks = vec![0.0; elements.len() / ty.block_bytes() * ty.block_len()];
+                ty.decode(elements, &mut blocks);
+                let skip = (range.start % ty.block_len() as u64) as usize;
+                out.copy_from_slice(&blocks[skip..][..out.len()]);
+            }
+            Scheme::Fp8(format) => {
+                le_bytes_to_f32(format.dtype, elements, out).map_err(no_numbers)?;
+                format.scale(cols, range, part(Part::Scales), out);
             }
         }
         Ok(())
