@@ -284,11 +284,16 @@ pub enum MlpSpec {
 
 impl MlpSpec {
     /// Experts, if it is made of them.
-    pub fn n_experts(&self) -> usize {
+    pub fn experts(&self) -> Option<&ExpertsSpec> {
         match self {
-            MlpSpec::Dense(_) => 0,
-            MlpSpec::Experts(experts) => experts.n_experts,
+            MlpSpec::Dense(_) => None,
+            MlpSpec::Experts(experts) => Some(experts),
         }
+    }
+
+    /// Number of experts.
+    pub fn n_experts(&self) -> usize {
+        self.experts().map_or(0, |experts| experts.n_experts)
     }
 }
 

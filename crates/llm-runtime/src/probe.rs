@@ -26,7 +26,7 @@ impl Probe {
     /// Looks at the first `n_elements` of what `unit` made.
     pub(crate) fn look<B: Backend>(
         &self,
-        backend: &B,
+        queue: &mut B::Queue,
         results: &B::Buffer,
         n_elements: usize,
         unit: Unit,
@@ -36,7 +36,7 @@ impl Probe {
         }
         let mut seen = self.seen.borrow_mut();
         seen.resize(n_elements, 0.0);
-        backend.download(results, &mut seen)?;
+        queue.download(results, &mut seen)?;
         if !seen.iter().all(|x| x.is_finite()) {
             self.unit.set(Some(unit));
         }
