@@ -19,8 +19,8 @@ pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
     After, AttentionOf, Before, BlockOf, CrossOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf,
-    HeadOf, InputOf, LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role, Skeleton,
-    Slot, StackPlace, Stored, SublayerOf, TensorKind, TryMap, Unit, Walk,
+    Extents, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role,
+    Skeleton, Slot, StackPlace, Stored, SublayerOf, TensorKind, TryMap, Unit, Walk,
 };
 pub use spec::{
     AttentionSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,

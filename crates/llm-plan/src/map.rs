@@ -24,9 +24,11 @@ impl DeviceMap {
         let list = units.list();
         assert_eq!(list.len(), placements.len(), "a place for each unit");
         let order = units.in_order_of_computing();
-        let placements: Vec<_> = order.map(|idx| (list[idx], placements[idx])).collect();
-        let mut sorted: Vec<_> = (0..list.len()).map(|i| (placements[i].0, i)).collect();
-        sorted.sort_unstable();
+        // The list is sorted.
+        let mut sorted: Vec<_> = list.iter().map(|&unit| (unit, 0)).collect();
+        order.enumerate().for_each(|(i, idx)| sorted[idx].1 = i);
+        let order = units.in_order_of_computing();
+        let placements = order.map(|idx| (list[idx], placements[idx])).collect();
         DeviceMap {
             placements,
             sorted,

@@ -4,7 +4,7 @@ use llm_arch::{ArchError, Unit};
 use llm_backend::BackendError;
 use llm_checkpoint::CheckpointError;
 use llm_plan::{Home, PlanError, RunOn};
-use llm_quant::QuantError;
+use llm_quant::{QuantError, Scheme};
 use llm_tensor::{Bytes, DType};
 
 use crate::{Misfit, NotFinite};
@@ -117,6 +117,16 @@ pub enum RuntimeError {
         path: PathBuf,
         /// The scheme's name.
         scheme: String,
+    },
+    /// A weight that is to be kept as nothing encodes it.
+    #[error("{path}: tensor `{tensor}` cannot be kept in {scheme}: nothing encodes weights so")]
+    NotEncodable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The encoding.
+        scheme: Scheme,
     },
     /// Weights that no quantization can represent.
     #[error("{path}: tensor `{tensor}` cannot be quantized: {}", unquantizable(*value))]
@@ -265,6 +275,7 @@ impl RuntimeError {
             | RuntimeError::Quantized { .. }
             | RuntimeError::QuantizedPart { .. }
             | RuntimeError::AlreadyQuantized { .. }
+            | RuntimeError::NotEncodable { .. }
             | RuntimeError::NotQuantizable { .. }
             | RuntimeError::WeightDType { .. }
             | RuntimeError::OffloadFolder { .. }

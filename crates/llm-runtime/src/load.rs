@@ -4,19 +4,17 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use llm_arch::{Role, Unit};
-use llm_backend::{DenseWeight, HostWeight};
 use llm_plan::{
     DeviceMap, Encodings, Home, Limits, Placement, RunOn, Term, WeightDType, becomes_table,
 };
-use llm_quant::{Encoder, QuantConfig, Scheme};
-use llm_tensor::{Bytes, DType, le_bytes_to_f32};
+use llm_quant::{Encoder, QuantConfig, Scheme, StoredWeight};
+use llm_tensor::{Bytes, DType};
 
 use crate::device::{Device, StageOptions};
 use crate::memory::Allocated;
 use crate::pass::Interrupt;
 use crate::pipeline::{Part, Pipeline};
 use crate::probe::Origin;
-use crate::quantized::Held;
 use crate::rows::Rows;
 use crate::source::WeightSource;
 use crate::stream::{self, Stream};
@@ -134,7 +132,7 @@ pub fn load_on(
         .map(|bound| ((bound.slot.unit, bound.slot.role), bound))
         .collect();
     let table = &tensors[&(Unit::Embedding, Role::TokenTable)];
-    let kv_dtype = encodings.kv_dtype(table.stored_as());
+    let kv_dtype = encodings.kv_dtype(table.stored());
     let is_streamed = |unit: Unit| placement(map, unit).home == Home::Disk;
     let resident = model
         .tensors()
@@ -250,14 +248,14 @@ struct Source<'a> {
 
 impl Source<'_> {
     /// As the device of `at` computes with it.
-    fn read(&self, unit: Unit, role: Role, at: Placement) -> Result<HostWeight> {
+    fn read(&self, unit: Unit, role: Role, at: Placement) -> Result<StoredWeight> {
         let (bound, run_on) = (self.tensors[&(unit, role)], at.run_on);
         weight(self.model, &bound, &self.encodings, run_on, self.encoder)
     }
 }
 
 impl WeightSource for Source<'_> {
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight> {
         let at = placement(self.map, unit);
         let weight = self.read(unit, role, at)?;
         self.at.done += self.tensors[&(unit, role)].tensor.stored_bytes();
@@ -270,13 +268,8 @@ impl WeightSource for Source<'_> {
     }
 
     fn values(&mut self, unit: Unit, role: Role) -> Result<Vec<f32>> {
-        let HostWeight::Dense(weight) = self.read(unit, role, placement(self.map, unit))? else {
-            unreachable!("tables are never quantized")
-        };
-        let mut values = vec![0.0; weight.rows * weight.cols];
-        le_bytes_to_f32(weight.dtype, &weight.bytes, &mut values)
-            .expect("a bound tensor's elements are floating-point");
-        Ok(values)
+        let values = self.read(unit, role, placement(self.map, unit))?.values();
+        Ok(values.expect("a bound tensor's elements are floating-point"))
     }
 
     fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {
@@ -304,34 +297,30 @@ pub(crate) fn weight(
     encodings: &Encodings<'_>,
     run_on: RunOn,
     encoder: &dyn Encoder,
-) -> Result<HostWeight> {
-    let (checkpoint, name) = (model.checkpoint(), &bound.tensor.name);
-    let rows = Rows::new(checkpoint, bound);
-    match bound.held {
-        Held::FourBit(state) => return quantized::four_bit(checkpoint, name, &state),
-        Held::Int8(format) => {
-            return quantized::int8(checkpoint, name, (rows.rows, rows.cols), format);
-        }
-        Held::Dense(_) | Held::Scaled(_) => {}
+) -> Result<StoredWeight> {
+    if bound.stored().quantized().is_some() {
+        return quantized::stored(model.checkpoint(), bound);
     }
-    let dense = |dtype| -> Result<DenseWeight> {
-        Ok(DenseWeight {
-            dtype,
-            rows: rows.rows,
-            cols: rows.cols,
-            bytes: rows.load(dtype)?,
-        })
+    let rows = Rows::new(model.checkpoint(), bound);
+    let dense = |dtype| -> Result<StoredWeight> {
+        let shape = (rows.rows, rows.cols);
+        Ok(StoredWeight::dense(dtype, shape, rows.load(dtype)?))
     };
     // What is quantized is first rounded to the type that it would otherwise be kept in.
-    let source = encodings.dense_dtype(bound.stored_as());
-    Ok(
-        match encodings.scheme(bound.slot, bound.stored_as(), run_on) {
-            Scheme::Dense(dtype) => HostWeight::Dense(dense(dtype)?),
-            Scheme::Int8(format) => HostWeight::Int8(encode::int8(&rows, source, format, encoder)?),
-            Scheme::Int8PerUse(dtype, format) => HostWeight::Int8PerUse(dense(dtype)?, format),
-            Scheme::FourBit(format) => {
-                HostWeight::FourBit(encode::four_bit(&rows, source, format, encoder)?)
-            }
-        },
-    )
+    let source = encodings.dense_dtype(bound.stored());
+    let scheme = encodings.scheme(bound.slot, bound.stored(), run_on);
+    match scheme {
+        Scheme::Dense(dtype) => dense(dtype),
+        Scheme::Int8(format) => encode::int8(&rows, source, format, encoder),
+        Scheme::Int8PerUse(dtype, _) => Ok(StoredWeight {
+            scheme,
+            ..dense(dtype)?
+        }),
+        Scheme::FourBit(format) => encode::four_bit(&rows, source, format, encoder),
+        Scheme::Ggml(_) | Scheme::Fp8(_) => Err(RuntimeError::NotEncodable {
+            path: rows.path().to_owned(),
+            tensor: rows.name().to_owned(),
+            scheme,
+        }),
+    }
 }

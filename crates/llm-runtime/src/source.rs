@@ -1,7 +1,7 @@
 //! Weights on their way to a device.
 
 use llm_arch::{Role, Unit};
-use llm_backend::HostWeight;
+use llm_quant::StoredWeight;
 
 use crate::Result;
 
@@ -11,7 +11,7 @@ pub trait WeightSource {
     ///
     /// # Errors
     /// When it cannot be read.
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight>;
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight>;
 
     /// The elements of a slot that is no weight itself: a table that a device computes with is made of them.
     ///
