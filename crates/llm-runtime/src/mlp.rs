@@ -173,10 +173,10 @@ pub(crate) fn expert<B: Backend>(
     a: &mut Activations<B>,
 ) -> Result<()> {
     let up = (Output::Write, &mut a.up);
-    apply(queue, weights.up.parts(), &a.gathered, up, n)?;
+    apply::<B>(queue, weights.up.parts(), &a.gathered, up, n)?;
     queue.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
     let delta = (Output::Write, &mut a.delta);
-    apply(queue, from_ref(&weights.down), &a.gated, delta, n)
+    apply::<B>(queue, from_ref(&weights.down), &a.gated, delta, n)
 }
 
 /// Computes a block's feed-forward. Of experts it says which compute next.
@@ -194,7 +194,7 @@ pub(crate) fn forward<B: Backend>(
                 Input::Normed => &a.normed,
             };
             let out = (Output::Write, &mut a.up);
-            apply(queue, up.parts(), x, out, n_tokens)?;
+            apply::<B>(queue, up.parts(), x, out, n_tokens)?;
             let inner = match spec.gating {
                 Gating::None => {
                     queue.activate(spec.activation, &mut a.up, spec.width, n_tokens)?;
@@ -210,7 +210,7 @@ pub(crate) fn forward<B: Backend>(
                 Output::Add => &mut a.x,
             };
             let (down, out) = (from_ref(down), (output, out));
-            apply(queue, down, inner, out, n_tokens)
+            apply::<B>(queue, down, inner, out, n_tokens)
         }
         MlpOf::Experts(ExpertsOf { spec, router }) => {
             assert!(
@@ -218,7 +218,7 @@ pub(crate) fn forward<B: Backend>(
                 "experts read a normed copy of the stream and add to it"
             );
             let (router, out) = (from_ref(router), (Output::Write, &mut a.scores));
-            apply(queue, router, &a.normed, out, n_tokens)?;
+            apply::<B>(queue, router, &a.normed, out, n_tokens)?;
             let routes = a.routes.as_mut().expect(ROUTED);
             Ok(queue.route(&routing(spec), &a.scores, routes, n_tokens)?)
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use llm_arch::{HeadMatrix, Role, Side, Unit};
-use llm_backend::Backend;
+use llm_backend::{Backend, Queue};
 use llm_plan::{Encodings, RunOn, WeightDType};
 use llm_quant::{Part, Scheme};
 use llm_tensor::{DType, le_bytes_to_f32};

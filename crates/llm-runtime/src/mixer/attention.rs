@@ -43,7 +43,7 @@ pub(super) fn forward<B: Backend>(
         Output::Add => &mut a.x,
     };
     let (linear, out) = (from_ref(&weights.out), (output, out));
-    apply(queue, linear, &a.attended, out, call.n_tokens)
+    apply::<B>(queue, linear, &a.attended, out, call.n_tokens)
 }
 
 /// Queries, keys and values into `a.qkv`, normalised and turned.
@@ -74,7 +74,7 @@ fn project<B: Backend>(
     };
     let qkv = (Output::Write, qkv);
     let parts = weights.qkv.parts();
-    apply(queue, parts, x, qkv, n_tokens)?;
+    apply::<B>(queue, parts, x, qkv, n_tokens)?;
     if let Some(n_queries) = grouped {
         let groups = HeadGroups {
             n_groups: n_kv_heads,

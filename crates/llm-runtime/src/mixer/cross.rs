@@ -26,7 +26,7 @@ pub(crate) fn forward<B: Backend>(
         Input::Normed => &a.normed,
     };
     let (q, out) = (from_ref(&weights.q), (Output::Write, &mut a.qkv));
-    apply(queue, q, x, out, n_tokens)?;
+    apply::<B>(queue, q, x, out, n_tokens)?;
     let encoded = call.sequences.encoded.as_ref();
     let encoded = encoded.expect("what an encoder made, for a block that attends to it");
     let batch = encoded.blocks.batch(kv.group);
@@ -38,7 +38,7 @@ pub(crate) fn forward<B: Backend>(
         Output::Add => &mut a.x,
     };
     let (linear, out) = (from_ref(&weights.out), (output, out));
-    apply(queue, linear, &a.attended, out, n_tokens)
+    apply::<B>(queue, linear, &a.attended, out, n_tokens)
 }
 
 /// Takes an encoder's result in `a.memory` `[n_positions, hidden]` to the sequence that was begun.
@@ -50,7 +50,7 @@ pub(crate) fn encode<B: Backend>(
     kv: &mut KvState<B>,
 ) -> Result<()> {
     let out = (Output::Write, &mut a.qkv);
-    apply(queue, weights.kv.parts(), &a.memory, out, n_positions)?;
+    apply::<B>(queue, weights.kv.parts(), &a.memory, out, n_positions)?;
     let columns = KvColumns {
         first: 0,
         row_width: 2 * weights.spec.kv_width(),

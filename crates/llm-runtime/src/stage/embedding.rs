@@ -72,7 +72,7 @@ impl<B: Backend> Embedding<B> {
                 let to = (&mut a.ids, &mut a.embedded);
                 self.tokens.embed(queue, backend, (pass.ids, scale), to)?;
                 let (project, x) = (from_ref(project), (Output::Write, &mut a.x));
-                apply(queue, project, &a.embedded, x, n_tokens)?;
+                apply::<B>(queue, project, &a.embedded, x, n_tokens)?;
             }
         }
         if let Some(table) = &mut self.positions {

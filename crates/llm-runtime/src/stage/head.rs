@@ -111,7 +111,7 @@ impl<B: Backend> Head<B> {
         let own = self.own.get(backend, stream)?;
         if let Some(project) = &own.project {
             let (project, out) = (from_ref(project), (Output::Write, &mut self.projected));
-            apply(queue, project, x, out, n)?;
+            apply::<B>(queue, project, x, out, n)?;
             x = &self.projected;
         }
         let apart = match &self.tied {
