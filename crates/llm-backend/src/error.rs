@@ -1,7 +1,8 @@
-use llm_tensor::{Bytes, DType};
+use llm_quant::Scheme;
+use llm_tensor::Bytes;
 
-/// What can go wrong on a device.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Failure of a device.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
     /// The device has no room for an allocation.
@@ -14,12 +15,18 @@ pub enum BackendError {
         /// How much was asked for.
         requested: Bytes,
     },
-    /// A weight in an element type that the device cannot compute with.
-    #[error("{device} cannot compute with weights of {dtype}; load them as f32, f16 or bf16")]
+    /// A weight in a scheme that the device cannot compute with.
+    #[error(
+        "{device} cannot compute with a weight [{rows}, {cols}] in {scheme}; load it as f32, f16 or bf16"
+    )]
     UnsupportedWeight {
         /// The device's name.
         device: String,
-        /// The weight's element type.
-        dtype: DType,
+        /// The weight's scheme.
+        scheme: Scheme,
+        /// Output features.
+        rows: usize,
+        /// Input features.
+        cols: usize,
     },
 }

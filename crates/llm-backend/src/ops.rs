@@ -1,6 +1,6 @@
 //! What the operations are called with.
 
-use llm_tensor::{Activation, Norm, Pairing};
+use llm_tensor::{Activation, Norm, Pairing, Weighting};
 
 use crate::Backend;
 
@@ -206,7 +206,6 @@ pub struct Routing {
 }
 
 /// A gated feed-forward of which only chosen rows are sent through.
-#[derive(Debug)]
 pub struct Expert<'a, B: Backend> {
     /// Number among the layer's experts.
     pub expert: usize,
@@ -223,7 +222,6 @@ pub struct Expert<'a, B: Backend> {
 }
 
 /// Buffers of a pass that experts compute in.
-#[derive(Debug)]
 pub struct ExpertBuffers<'a, B: Backend> {
     /// `[n_tokens, hidden]`.
     pub gathered: &'a mut B::Buffer,

@@ -32,6 +32,13 @@ pub trait Event: Clone + Send + Sync {
     fn finish(&self) -> Result<()>;
 }
 
+/// Nothing to wait for: work is done when it is put into the queue.
+impl Event for () {
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Work on a device, done in the order in which it was put there; different queues' work in any order that their waits
 /// allow.
 ///
@@ -201,7 +208,8 @@ pub trait Ops<B: Backend>: Queue<B> {
     ) -> Result<()>;
 
     /// Chooses the experts of each row by the router's `scores` `[n_tokens, n_experts]`: of the softmax over all, the
-    /// `n_active` largest, the first among equals.
+    /// `n_active` largest, the first among equals. Where the softmax is not a number it goes to the first `n_active`, with
+    /// weights that are not numbers.
     fn route(
         &mut self,
         op: &Routing,

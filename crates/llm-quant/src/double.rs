@@ -85,11 +85,6 @@ impl DoubleAbsmax {
         let product = self.map[usize::from(code)] * f32_at(&self.absmax, block / NESTED_BLOCK);
         product + self.offset
     }
-
-    /// Bytes of all parts.
-    pub(crate) fn n_bytes(&self) -> usize {
-        self.codes.len() + self.absmax.len() + size_of::<[f32; 256]>() + size_of::<f32>()
-    }
 }
 
 /// What [`encode`] takes from the scales before it encodes them: their mean.

@@ -1,7 +1,11 @@
-use llm_tensor::{Bytes, HostBytes};
+use std::sync::Arc;
+
+use llm_tensor::HostBytes;
 
 use crate::double::DoubleAbsmax;
-use crate::{FourBit, QuantError, Result, Scheme, StoredBytes, Table};
+use crate::parts::{Part, Parts};
+use crate::stored::StoredWeight;
+use crate::{FourBit, QuantError, Result, Scheme, Table};
 
 /// A matrix in NF4 or FP4, in host memory; bytes may have any alignment.
 ///
@@ -27,6 +31,31 @@ pub enum Absmax {
 }
 
 impl Weight4Bit {
+    /// The meaning of a stored weight's parts; `None` where it is in another scheme.
+    ///
+    /// # Panics
+    /// When its parts are not as [`StoredWeight::checked`] has them.
+    pub fn of(weight: &StoredWeight) -> Option<Self> {
+        let Scheme::FourBit(format) = weight.scheme else {
+            return None;
+        };
+        let bytes = |part: Part| weight.part(part).clone();
+        let absmax = match format.double_quant {
+            false => Ok(Absmax::Plain(bytes(Part::Absmax))),
+            true => {
+                let map = Arc::new(f32s(weight.part(Part::NestedQuantMap)));
+                let offset = f32_at(weight.part(Part::NestedOffset), 0);
+                let (codes, scales) = (bytes(Part::Absmax), bytes(Part::NestedAbsmax));
+                DoubleAbsmax::new(codes, scales, map, offset).map(Absmax::Double)
+            }
+        };
+        let table = f32s(weight.part(Part::QuantMap));
+        let shape = (weight.rows, weight.cols);
+        let packed = bytes(Part::Weight);
+        let weight = absmax.and_then(|absmax| Self::new(shape, format, table, packed, absmax));
+        Some(weight.unwrap_or_else(|flaw| panic!("{flaw}")))
+    }
+
     /// A matrix whose bytes are there. `table` is the one that a file brings, else that of the format's code.
     ///
     /// # Errors
@@ -104,23 +133,6 @@ impl Weight4Bit {
         &self.absmax
     }
 
-    /// What the matrix takes; what [`Scheme::stored_bytes`] says.
-    pub fn stored_bytes(&self) -> StoredBytes {
-        let scales = match &self.absmax {
-            Absmax::Plain(scales) => scales.len(),
-            Absmax::Double(double) => double.n_bytes(),
-        };
-        StoredBytes {
-            elements: Bytes::new(self.packed.len() as u64),
-            statistics: Bytes::new((scales + size_of::<Table>()) as u64),
-        }
-    }
-
-    /// The scheme that the matrix is in.
-    pub fn scheme(&self) -> Scheme {
-        Scheme::FourBit(self.format)
-    }
-
     /// The scale of a block.
     ///
     /// # Panics
@@ -145,6 +157,41 @@ impl Weight4Bit {
         };
         self.table[usize::from(code)] * self.scale(i / self.format.block_size.get())
     }
+}
+
+impl From<Weight4Bit> for StoredWeight {
+    fn from(weight: Weight4Bit) -> Self {
+        let mut parts = Parts::weight(weight.packed);
+        let table = HostBytes::new(le_bytes(&weight.table));
+        match weight.absmax {
+            Absmax::Plain(absmax) => {
+                parts.insert(Part::Absmax, absmax);
+                parts.insert(Part::QuantMap, table);
+            }
+            Absmax::Double(double) => {
+                parts.insert(Part::Absmax, double.codes().clone());
+                parts.insert(Part::QuantMap, table);
+                parts.insert(Part::NestedAbsmax, double.absmax().clone());
+                parts.insert(Part::NestedQuantMap, HostBytes::new(le_bytes(double.map())));
+                let offset = double.offset().to_le_bytes();
+                parts.insert(Part::NestedOffset, HostBytes::new(offset));
+            }
+        }
+        StoredWeight {
+            scheme: Scheme::FourBit(weight.format),
+            rows: weight.rows,
+            cols: weight.cols,
+            parts,
+        }
+    }
+}
+
+fn le_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+fn f32s<const N: usize>(bytes: &[u8]) -> [f32; N] {
+    std::array::from_fn(|i| f32_at(bytes, i))
 }
 
 /// Element `i` of little-endian f32 at any alignment.

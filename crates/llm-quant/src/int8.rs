@@ -1,11 +1,13 @@
 //! LLM.int8(): rows of weights and rows of activations in 8 bits, exact integer sums, outlier columns beside them.
 
 use half::f16;
-use llm_tensor::{Bytes, HostBytes};
+use llm_tensor::HostBytes;
 
-use crate::encoder::largest_magnitude;
+use crate::encoder::{Encoder, Scalar, largest_magnitude};
 use crate::four_bit::f32_at;
-use crate::{Int8, QuantError, Result, Scheme, StoredBytes};
+use crate::parts::{Part, Parts};
+use crate::stored::StoredWeight;
+use crate::{Int8, QuantError, Result, Scheme};
 
 /// A matrix in LLM.int8(), in host memory; bytes may have any alignment.
 ///
@@ -40,6 +42,42 @@ pub fn code_factor(absmax: f32) -> f32 {
 }
 
 impl Int8Weight {
+    /// The meaning of a stored weight's parts; `None` where it is in another scheme.
+    ///
+    /// # Panics
+    /// When its parts are not as [`StoredWeight::checked`] has them.
+    pub fn of(weight: &StoredWeight) -> Option<Self> {
+        let Scheme::Int8(format) = weight.scheme else {
+            return None;
+        };
+        let bytes = |part: Part| weight.part(part).clone();
+        let shape = (weight.rows, weight.cols);
+        let weight = Self::new(shape, format, bytes(Part::Weight), bytes(Part::Scb));
+        Some(weight.unwrap_or_else(|flaw| panic!("{flaw}")))
+    }
+
+    /// What a weight in [`Scheme::Int8PerUse`] is multiplied as; `None` where it is in another scheme.
+    ///
+    /// # Panics
+    /// When its parts are not as [`StoredWeight::checked`] has them.
+    pub fn of_per_use(weight: &StoredWeight) -> Option<Self> {
+        let Scheme::Int8PerUse(dtype, format) = weight.scheme else {
+            return None;
+        };
+        let mut codes = vec![0; weight.rows * weight.cols];
+        let mut absmax = vec![0.0; weight.rows];
+        let elements = weight.part(Part::Weight);
+        Scalar.encode_int8(dtype, elements, weight.cols, &mut codes, &mut absmax);
+        let absmax: Vec<u8> = absmax.iter().flat_map(|x| x.to_le_bytes()).collect();
+        Some(Int8Weight {
+            rows: weight.rows,
+            cols: weight.cols,
+            format,
+            codes: HostBytes::new(codes),
+            absmax: HostBytes::new(absmax),
+        })
+    }
+
     /// A matrix whose bytes are there: `codes` i8 `[rows, cols]`, `absmax` f32 `[rows]` in little-endian.
     ///
     /// # Errors
@@ -114,17 +152,15 @@ impl Int8Weight {
     pub fn element(&self, i: usize) -> f32 {
         f32::from(self.codes[i] as i8) * self.scale(i / self.cols) * DEQUANTIZE
     }
+}
 
-    /// The scheme that the matrix is in.
-    pub fn scheme(&self) -> Scheme {
-        Scheme::Int8(self.format)
-    }
-
-    /// What the matrix takes; what [`Scheme::stored_bytes`] says.
-    pub fn stored_bytes(&self) -> StoredBytes {
-        StoredBytes {
-            elements: Bytes::new(self.codes.len() as u64),
-            statistics: Bytes::new(self.absmax.len() as u64),
+impl From<Int8Weight> for StoredWeight {
+    fn from(weight: Int8Weight) -> Self {
+        StoredWeight {
+            scheme: Scheme::Int8(weight.format),
+            rows: weight.rows,
+            cols: weight.cols,
+            parts: Parts::from_iter([(Part::Weight, weight.codes), (Part::Scb, weight.absmax)]),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What LLM.int8(), NF4, FP4 and double quantization mean, exactly as bitsandbytes has them.
 //!
-//! A [`Scheme`] says how a weight matrix is kept and how many bytes that takes; [`Weight4Bit`] and [`Int8Weight`] are
-//! matrices kept that way. Everything here is scalar and exact, the meaning that faster implementations of
+//! A [`Scheme`] says how a weight matrix is kept, in which parts and how many bytes; a [`StoredWeight`] is a matrix kept
+//! that way, [`Weight4Bit`] and [`Int8Weight`] what its parts mean. Everything here is scalar and exact, the meaning that faster implementations of
 //! [`Encoder`] and of the products are held against. [`QuantConfig`] is what people ask for, in the words of
 //! `BitsAndBytesConfig`; [`layout`] is how quantized matrices lie in a checkpoint.
 //!
@@ -17,7 +17,9 @@ mod fields;
 mod four_bit;
 mod int8;
 pub mod layout;
+mod parts;
 mod scheme;
+mod stored;
 
 pub use code::{Code, Table};
 pub use config::{LoadIn, QuantConfig};
@@ -26,7 +28,9 @@ pub use encoder::{Encoder, Scalar};
 pub use error::QuantError;
 pub use four_bit::{Absmax, Weight4Bit};
 pub use int8::{Activations8, DEQUANTIZE, Int8Weight, PRODUCT_SCALE, code_factor};
-pub use scheme::{BlockSize, FourBit, Int8, Scheme, StoredBytes};
+pub use parts::{Part, PartInfo, Parts, StoredBytes};
+pub use scheme::{BlockSize, FourBit, Int8, Scheme};
+pub use stored::StoredWeight;
 
 /// What everything that can fail here returns.
 pub type Result<T> = std::result::Result<T, QuantError>;

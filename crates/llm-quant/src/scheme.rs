@@ -1,9 +1,8 @@
 use std::fmt;
 
-use llm_tensor::{Bytes, DType};
+use llm_tensor::DType;
 
-use crate::code::{Code, Table};
-use crate::double::NESTED_BLOCK;
+use crate::code::Code;
 
 /// How a weight matrix `[rows, cols]` is kept, and thereby how many bytes it takes.
 ///
@@ -69,47 +68,7 @@ impl fmt::Display for BlockSize {
     }
 }
 
-/// The bytes of a matrix in a scheme.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StoredBytes {
-    /// The elements.
-    pub elements: Bytes,
-    /// What the elements are decoded with: scales and tables.
-    pub statistics: Bytes,
-}
-
-impl StoredBytes {
-    /// Both together.
-    pub fn total(self) -> Bytes {
-        self.elements + self.statistics
-    }
-}
-
 impl Scheme {
-    /// What a matrix of `[rows, cols]` takes: the one size formula, on disk and in memory. On disk there is, beside it,
-    /// a line of JSON for each 4-bit matrix and one byte for each 8-bit matrix.
-    pub fn stored_bytes(self, rows: u64, cols: u64) -> StoredBytes {
-        let n = rows * cols;
-        let (elements, statistics) = match self {
-            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => (n * dtype.size() as u64, 0),
-            Scheme::Int8(_) => (n, rows * F32),
-            Scheme::FourBit(format) => {
-                let n_blocks = format.n_blocks(n);
-                let scales = if format.double_quant {
-                    let nested = n_blocks.div_ceil(NESTED_BLOCK as u64) * F32;
-                    n_blocks + nested + NESTED_MAP + F32
-                } else {
-                    n_blocks * F32
-                };
-                (n.div_ceil(2), scales + size_of::<Table>() as u64)
-            }
-        };
-        StoredBytes {
-            elements: Bytes::new(elements),
-            statistics: Bytes::new(statistics),
-        }
-    }
-
     /// Whether elements are kept in, or multiplied as, fewer than 16 bits.
     pub const fn is_quantized(self) -> bool {
         !matches!(self, Scheme::Dense(_))
@@ -146,11 +105,6 @@ impl fmt::Display for FourBit {
         }
     }
 }
-
-/// Bytes of a scale.
-const F32: u64 = 4;
-/// The values of the scales' own codes, and their offset is one more.
-const NESTED_MAP: u64 = 256 * F32;
 
 #[cfg(test)]
 mod tests;

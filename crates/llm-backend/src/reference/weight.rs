@@ -1,79 +1,131 @@
-//! Weights as the reference holds them, and their products in integers.
+//! Weights as the reference holds them, and products with them.
 
-use llm_quant::{Activations8, Encoder, Int8, Int8Weight, PRODUCT_SCALE, Scalar};
-use llm_tensor::{HostBytes, le_bytes_to_f32};
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use super::Reference;
-use crate::{BackendError, DenseWeight, Result};
+use llm_quant::{Activations8, Int8Weight, PRODUCT_SCALE, Part, Scheme, StoredWeight, Weight4Bit};
+use llm_tensor::{HostBytes, PageBuf, le_bytes_to_f32};
+
+use super::scalar::dot;
+use crate::Output;
+
+/// A weight, decoded when it is loaded, or at each use where it lies in a place.
+#[derive(Debug)]
+pub enum ReferenceWeight {
+    /// Decoded.
+    Loaded(Decoded),
+    /// In a place.
+    Placed {
+        /// The place's pages.
+        pages: Arc<RwLock<PageBuf>>,
+        /// Where the parts lie in them.
+        weight: StoredWeight<Range<usize>>,
+    },
+}
 
 /// A weight widened to f32.
-#[derive(Debug)]
-pub struct ReferenceWeight {
+#[derive(Debug, Clone)]
+pub struct Decoded {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) values: Vec<f32>,
     /// What is multiplied in integers; `values` then count in outlier columns.
-    pub(super) int8: Option<Int8Weight>,
+    int8: Option<Int8Weight>,
 }
 
 impl ReferenceWeight {
+    /// Its elements, now.
+    pub(super) fn decoded(&self) -> Cow<'_, Decoded> {
+        match self {
+            ReferenceWeight::Loaded(decoded) => Cow::Borrowed(decoded),
+            ReferenceWeight::Placed { pages, weight } => {
+                let pages = pages.read().unwrap_or_else(PoisonError::into_inner);
+                let copied = |_, range: Range<usize>| HostBytes::new(pages[range].to_vec());
+                Cow::Owned(Decoded::new(&weight.clone().map(copied)))
+            }
+        }
+    }
+}
+
+impl Decoded {
+    /// Of a scheme that [`is_supported`].
+    pub(super) fn new(weight: &StoredWeight) -> Self {
+        let n = weight.rows * weight.cols;
+        let mut int8 = None;
+        let values = match weight.scheme {
+            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => {
+                int8 = Int8Weight::of_per_use(weight);
+                let mut values = vec![0.0; n];
+                le_bytes_to_f32(dtype, weight.part(Part::Weight), &mut values)
+                    .expect("the scheme is supported, and there are as many bytes");
+                values
+            }
+            Scheme::Int8(_) => {
+                int8 = Int8Weight::of(weight);
+                let int8 = int8.as_ref().expect("the scheme was asked for");
+                (0..n).map(|i| int8.element(i)).collect()
+            }
+            Scheme::FourBit(_) => {
+                let codes = Weight4Bit::of(weight).expect("the scheme was asked for");
+                (0..n).map(|i| codes.element(i)).collect()
+            }
+        };
+        Decoded {
+            rows: weight.rows,
+            cols: weight.cols,
+            values,
+            int8,
+        }
+    }
+
     pub(super) fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.cols..][..self.cols]
     }
-}
 
-impl Reference {
-    pub(super) fn widened(&self, weight: &DenseWeight) -> Result<ReferenceWeight> {
-        let DenseWeight {
-            dtype,
-            rows,
-            cols,
-            ref bytes,
-        } = *weight;
-        assert_eq!(
-            bytes.len(),
-            rows * cols * dtype.size(),
-            "a weight of [{rows}, {cols}] {dtype}"
-        );
-        let mut values = vec![0.0; rows * cols];
-        le_bytes_to_f32(dtype, bytes, &mut values).map_err(|_| {
-            BackendError::UnsupportedWeight {
-                device: self.info.name.clone(),
-                dtype,
+    /// Rows of `x` `[n_tokens, cols]` times the weight and plus `bias`, to columns `first..` of `out`
+    /// `[n_tokens, out_width]`.
+    pub(super) fn multiply(
+        &self,
+        bias: Option<&Decoded>,
+        x: &[f32],
+        output: Output,
+        (out, out_width, first): (&mut [f32], usize, usize),
+    ) {
+        let quantized = self.int8.as_ref().map(|int8| {
+            let threshold = int8.format().threshold;
+            (int8, Activations8::quantize(x, self.cols, threshold))
+        });
+        for (token, x) in x.chunks_exact(self.cols).enumerate() {
+            let out = &mut out[token * out_width + first..][..self.rows];
+            for (row, out) in out.iter_mut().enumerate() {
+                let product = match &quantized {
+                    None => dot(x, self.row(row)),
+                    Some((int8, activations)) => {
+                        int8_dot(int8, activations, token, row, x, self.row(row))
+                    }
+                };
+                let sum = product + bias.map_or(0.0, |bias| f64::from(bias.values[row]));
+                match output {
+                    Output::Write => *out = sum as f32,
+                    Output::Add => *out = (f64::from(*out) + sum) as f32,
+                }
             }
-        })?;
-        Ok(ReferenceWeight {
-            rows,
-            cols,
-            values,
-            int8: None,
-        })
+        }
     }
 }
 
-/// A dense weight in LLM.int8().
-pub(crate) fn encoded(weight: &DenseWeight, format: Int8) -> Int8Weight {
-    let mut codes = vec![0; weight.rows * weight.cols];
-    let mut absmax = vec![0f32; weight.rows];
-    Scalar.encode_int8(
-        weight.dtype,
-        &weight.bytes,
-        weight.cols,
-        &mut codes,
-        &mut absmax,
-    );
-    let absmax: Vec<u8> = absmax
-        .iter()
-        .flat_map(|scale| scale.to_le_bytes())
-        .collect();
-    let (codes, absmax) = (HostBytes::new(codes), HostBytes::new(absmax));
-    Int8Weight::new((weight.rows, weight.cols), format, codes, absmax)
-        .expect("as many codes as elements")
+/// Whether elements are numbers that the reference widens.
+pub(super) fn is_supported(scheme: Scheme) -> bool {
+    match scheme {
+        Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
+        Scheme::Int8(_) | Scheme::FourBit(_) => true,
+    }
 }
 
 /// Row `row` of a weight times row `token` of the activations: integers, but for outlier columns, which take `x` and
 /// `wide`.
-pub(super) fn int8_dot(
+fn int8_dot(
     weight: &Int8Weight,
     activations: &Activations8,
     token: usize,

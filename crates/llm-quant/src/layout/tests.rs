@@ -1,5 +1,5 @@
 use super::*;
-use crate::{BlockSize, FourBit, Int8};
+use crate::{BlockSize, Code, FourBit, Int8};
 
 fn format(double_quant: bool) -> FourBit {
     FourBit {
@@ -11,7 +11,7 @@ fn format(double_quant: bool) -> FourBit {
 
 /// Each part as `name dtype dims`.
 fn described(scheme: Scheme, rows: u64, cols: u64, storage: DType) -> Vec<String> {
-    let describe = |part: PartInfo| {
+    let describe = |part: PartTensor| {
         format!(
             "{} {} {:?}",
             part.part.name("a.weight"),
@@ -19,7 +19,7 @@ fn described(scheme: Scheme, rows: u64, cols: u64, storage: DType) -> Vec<String
             part.dims
         )
     };
-    let parts = parts(scheme, rows, cols, storage).unwrap();
+    let parts = tensors(scheme, rows, cols, storage).unwrap();
     parts.into_iter().map(describe).collect()
 }
 
@@ -68,7 +68,7 @@ fn parts_have_their_types_and_shapes() {
 #[test]
 fn storage_that_does_not_fit_is_refused() {
     let scheme = Scheme::FourBit(format(false));
-    let error = parts(scheme, 5, 7, DType::F32).unwrap_err().to_string();
+    let error = tensors(scheme, 5, 7, DType::F32).unwrap_err().to_string();
     assert!(
         error.contains("18 bytes") && error.contains("f32"),
         "{error}"
@@ -78,7 +78,7 @@ fn storage_that_does_not_fit_is_refused() {
 #[test]
 fn names_lead_back_to_their_matrix() {
     for weight in ["model.layers.0.mlp.up_proj.weight", "weight"] {
-        for part in Part::ALL {
+        for part in Part::IN_FILES {
             let name = part.name(weight);
             assert_eq!(
                 Part::of_name(&name),

@@ -4,7 +4,10 @@ use llm_tensor::HostBytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Absmax, DoubleAbsmax, Encoder, Int8Weight, Scalar, Weight4Bit, double, dynamic_map};
+use crate::{
+    Absmax, DoubleAbsmax, Encoder, Int8Weight, NESTED_BLOCK, Scalar, StoredWeight, Weight4Bit,
+    double, dynamic_map,
+};
 
 fn bytes_of(values: &[f32]) -> HostBytes {
     HostBytes::new(
@@ -64,9 +67,11 @@ proptest! {
         let elements: Vec<f32> = (0..rows * cols).map(|i| (i as f32).sin()).collect();
         let weight = encoded_4bit(format, rows, cols, &elements);
         let expected = Scheme::FourBit(format).stored_bytes(rows as u64, cols as u64);
-        prop_assert_eq!(weight.stored_bytes(), expected);
-        prop_assert_eq!(weight.scheme(), Scheme::FourBit(format));
+        let stored = StoredWeight::from(weight.clone());
+        prop_assert_eq!(stored.stored_bytes(), expected);
+        prop_assert_eq!(stored.scheme, Scheme::FourBit(format));
         // The widest gap between neighbouring values is a third of the scale, and a scale's own error a hundredth.
+        let weight = Weight4Bit::of(&stored.checked().unwrap()).unwrap();
         for (i, &x) in elements.iter().enumerate() {
             prop_assert!((weight.element(i) - x).abs() <= 0.18, "{} at {}", weight.element(i), i);
         }
@@ -79,7 +84,9 @@ proptest! {
         Scalar.encode_int8(DType::F32, &bytes_of(&elements), cols, &mut codes, &mut scales);
         let format = Int8 { threshold: 6.0 };
         let weight = Int8Weight::new((rows, cols), format, HostBytes::new(codes), bytes_of(&scales)).unwrap();
-        prop_assert_eq!(weight.stored_bytes(), Scheme::Int8(format).stored_bytes(rows as u64, cols as u64));
+        let stored = StoredWeight::from(weight.clone());
+        prop_assert_eq!(stored.stored_bytes(), Scheme::Int8(format).stored_bytes(rows as u64, cols as u64));
+        let weight = Int8Weight::of(&stored.checked().unwrap()).unwrap();
         for (i, &x) in elements.iter().enumerate() {
             // Half a step of 1/127, and the rounding to f16.
             prop_assert!((weight.element(i) - x).abs() <= 0.5 / 127.0 + 1.0 / 2048.0);
