@@ -126,7 +126,10 @@ impl Pool {
                 worker.thread().unpark();
             }
         }
-        let join = Join(self, turn);
+        let join = Join {
+            shared,
+            _turn: turn,
+        };
         task(0);
         let panic = join.leave();
         drop(join);
@@ -165,12 +168,16 @@ impl Pool {
 }
 
 /// Waits, when dropped, until the workers have left the region, and ends the turn.
-struct Join<'a>(&'a Pool, Turn<'a>);
+struct Join<'a> {
+    shared: &'a Shared,
+    /// Ends when the region has been left.
+    _turn: Turn<'a>,
+}
 
 impl Join<'_> {
     /// Waits, and returns what a worker panicked with.
     fn leave(&self) -> Option<Box<dyn Any + Send>> {
-        let shared = &*self.0.shared;
+        let shared = self.shared;
         let mut n_spins = 0u32;
         while shared.n_running.0.load(Ordering::Acquire) != 0 {
             // Where there are more threads than processors, the missing one may be waiting for ours.

@@ -62,7 +62,7 @@ impl<'a, T> Rows<'a, T> {
 }
 
 // SAFETY: rows do not overlap.
-unsafe impl<'a, T> Divide for Rows<'a, T> {
+unsafe impl<'a, T: Send> Divide for Rows<'a, T> {
     type Piece = &'a mut [T];
 
     unsafe fn piece(&self, _: usize, units: Range<usize>) -> &'a mut [T] {
