@@ -1,18 +1,21 @@
 mod cases;
+mod run;
 
-pub(super) use cases::{cases, copies};
+pub(crate) use cases::{cases, copies, forks, together};
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use llm_tensor::{DType, KvShape, WorkspaceShape};
+use llm_backend::Backend;
+use llm_tensor::DType;
 
-use super::case::{Case, EPS, sum_error};
-use super::data::{Random, WORKS, downloaded, uploaded};
-use crate::{Attention, Backend, KvColumns, RelativeBias, Rows, Seen};
+use self::run::Run;
+use crate::case::{Case, EPS, sum_error};
+use crate::data::Random;
 
-/// One sequence whose queries pass in several calls, each with the cache that the former ones left.
+/// One sequence whose queries pass in several calls, each with the keys and values that the former ones left.
 #[derive(Debug, Clone)]
-pub(super) struct AttentionCase {
+pub(crate) struct AttentionCase {
     n_heads: usize,
     n_kv_heads: usize,
     head_dim: usize,
@@ -25,6 +28,29 @@ pub(super) struct AttentionCase {
     magnitude: f32,
     soft_cap: Option<f32>,
     bias: Option<Bias>,
+    blocks: Blocks,
+    tokens: Tokens,
+}
+
+/// Where a sequence's blocks lie.
+#[derive(Debug, Clone, Copy)]
+enum Blocks {
+    InOrder,
+    /// Among those of other sequences.
+    Shuffled,
+}
+
+/// What a sequence is made of.
+#[derive(Debug, Clone, Copy)]
+enum Tokens {
+    Seeded(u64),
+    /// The first so many are of another seed, which they share with another sequence.
+    Forked {
+        n_shared: usize,
+        seed: u64,
+    },
+    /// Neither queries nor keys nor values are numbers.
+    Nan,
 }
 
 /// Where keys come from, and which of them a query sees.
@@ -33,7 +59,7 @@ enum Keys {
     /// The queries' own rows `[q | k | v]`, appended call by call.
     Past {
         window: Option<usize>,
-        /// Positions that the cache keeps beyond those that the calls need.
+        /// Positions that the pool keeps beyond those that the calls need.
         spare: usize,
     },
     /// The queries' own rows `[q | k | v]`, all appended before.
@@ -47,14 +73,6 @@ struct Bias {
     row: usize,
     zero: usize,
     magnitude: f32,
-}
-
-/// What a pass's buffer holds of each token.
-#[derive(Clone, Copy)]
-enum Columns {
-    Queries,
-    KeysAndValues,
-    All,
 }
 
 struct Inputs {
@@ -105,7 +123,26 @@ impl AttentionCase {
     }
 
     fn inputs(&self) -> Inputs {
-        let mut random = Random::new(7);
+        match self.tokens {
+            Tokens::Seeded(seed) => self.seeded(seed),
+            Tokens::Forked { n_shared, seed } => {
+                let (shared, mut inputs) = (self.seeded(SEED), self.seeded(seed));
+                let (q, kv) = (n_shared * self.q_width(), n_shared * self.kv_width());
+                inputs.q[..q].copy_from_slice(&shared.q[..q]);
+                inputs.kv[..kv].copy_from_slice(&shared.kv[..kv]);
+                inputs
+            }
+            Tokens::Nan => {
+                let mut inputs = self.seeded(SEED);
+                inputs.q.fill(f32::NAN);
+                inputs.kv.fill(f32::NAN);
+                inputs
+            }
+        }
+    }
+
+    fn seeded(&self, seed: u64) -> Inputs {
+        let mut random = Random::new(seed);
         Inputs {
             q: random.values(self.n_queries() * self.q_width(), self.magnitude),
             kv: random.values(self.n_positions() * self.kv_width(), self.magnitude),
@@ -113,116 +150,6 @@ impl AttentionCase {
                 random.values(self.n_heads * bias.row, bias.magnitude)
             }),
         }
-    }
-
-    /// Some tokens' rows among those of others, which are not numbers, so that reading them would show.
-    fn pass(&self, inputs: &Inputs, columns: Columns, tokens: Range<usize>) -> Vec<f32> {
-        let (q_width, kv_width) = (self.q_width(), self.kv_width());
-        let (q_width, kv_width) = match columns {
-            Columns::Queries => (q_width, 0),
-            Columns::KeysAndValues => (0, kv_width),
-            Columns::All => (q_width, kv_width),
-        };
-        let others = vec![f32::NAN; self.others * (q_width + kv_width)];
-        let mut pass = others.clone();
-        for token in tokens {
-            // Widths of zero take nothing.
-            pass.extend(inputs.q[token * q_width..].iter().take(q_width));
-            pass.extend(inputs.kv[token * kv_width..].iter().take(kv_width));
-        }
-        pass.extend(others);
-        pass
-    }
-
-    fn rows(&self, tokens: &Range<usize>) -> Rows {
-        Rows {
-            first: self.others,
-            n_tokens: tokens.len(),
-            start: tokens.start,
-        }
-    }
-
-    fn append<B: Backend>(
-        &self,
-        backend: &B,
-        inputs: &Inputs,
-        tokens: Range<usize>,
-        cache: &mut B::KvCache,
-    ) {
-        let (columns, first) = match self.keys {
-            Keys::Past { .. } | Keys::Encoder => (Columns::All, self.q_width()),
-            Keys::Cross(_) => (Columns::KeysAndValues, 0),
-        };
-        let pass = uploaded(backend, &self.pass(inputs, columns, tokens.clone()));
-        let columns = KvColumns {
-            first,
-            row_width: first + self.kv_width(),
-        };
-        backend
-            .append(&pass, &columns, self.rows(&tokens), cache)
-            .expect(WORKS);
-    }
-
-    /// The results of some tokens, `[tokens, n_heads, head_dim]`.
-    fn attend<B: Backend>(
-        &self,
-        backend: &B,
-        inputs: &Inputs,
-        tokens: Range<usize>,
-        cache: &B::KvCache,
-        workspace: &mut B::Workspace,
-    ) -> Vec<f32> {
-        let (columns, row_width, seen) = match self.keys {
-            Keys::Past { window, .. } => (
-                Columns::All,
-                self.q_width() + self.kv_width(),
-                Seen::Past { window },
-            ),
-            Keys::Encoder => (
-                Columns::All,
-                self.q_width() + self.kv_width(),
-                Seen::All {
-                    n_positions: self.n_positions(),
-                },
-            ),
-            Keys::Cross(_) => (
-                Columns::Queries,
-                self.q_width(),
-                Seen::All {
-                    n_positions: self.n_positions(),
-                },
-            ),
-        };
-        let pass = uploaded(backend, &self.pass(inputs, columns, tokens.clone()));
-        let table = uploaded(backend, &inputs.bias);
-        let op = Attention {
-            n_heads: self.n_heads,
-            n_kv_heads: self.n_kv_heads,
-            head_dim: self.head_dim,
-            row_width,
-            scale: self.scale(),
-            soft_cap: self.soft_cap,
-            seen,
-            bias: self.bias.map(|bias| RelativeBias {
-                table: &table,
-                row: bias.row,
-                zero: bias.zero,
-            }),
-        };
-        let n = (tokens.len() + 2 * self.others) * self.q_width();
-        let mut out = backend.alloc(n).expect(WORKS);
-        let rows = self.rows(&tokens);
-        backend
-            .attention(&op, &pass, rows, cache, &mut out, workspace)
-            .expect(WORKS);
-        let out = downloaded(backend, &out, n);
-        let (before, ours) = out.split_at(self.others * self.q_width());
-        let (ours, after) = ours.split_at(tokens.len() * self.q_width());
-        assert!(
-            before.iter().chain(after).all(|&x| x == 0.0),
-            "rows of others are left alone: {self:?}"
-        );
-        ours.to_vec()
     }
 }
 
@@ -235,70 +162,14 @@ fn ranges(calls: &[usize]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-impl AttentionCase {
-    /// The results of all calls; `pass_on` gets the cache, and how many positions it has taken, before each.
-    fn results<B: Backend>(
-        &self,
-        backend: &B,
-        pass_on: &mut dyn FnMut(&mut B::KvCache, usize),
-    ) -> Vec<f32> {
-        let mut cache = self.cache(backend);
-        let mut workspace = backend
-            .workspace(&WorkspaceShape {
-                n_tokens: self.largest_call() + 2 * self.others,
-                cols: 1,
-                rows: 1,
-                context: self.capacity(),
-                n_heads: self.n_heads,
-                n_kv_heads: self.n_kv_heads,
-                head_dim: self.head_dim,
-            })
-            .expect(WORKS);
-        let inputs = self.inputs();
-        match &self.keys {
-            Keys::Past { .. } => {}
-            Keys::Encoder => self.append(backend, &inputs, 0..self.n_positions(), &mut cache),
-            Keys::Cross(appended) => ranges(appended)
-                .for_each(|tokens| self.append(backend, &inputs, tokens, &mut cache)),
-        }
-        let mut results = Vec::new();
-        for tokens in ranges(&self.calls) {
-            if let Keys::Past { .. } = self.keys {
-                self.append(backend, &inputs, tokens.clone(), &mut cache);
-            }
-            let n_taken = match self.keys {
-                Keys::Past { .. } => tokens.end,
-                Keys::Encoder | Keys::Cross(_) => self.n_positions(),
-            };
-            pass_on(&mut cache, n_taken);
-            results.extend(self.attend(backend, &inputs, tokens, &cache, &mut workspace));
-        }
-        results
-    }
-
-    fn cache<B: Backend>(&self, backend: &B) -> B::KvCache {
-        let shape = KvShape {
-            n_kv_heads: self.n_kv_heads,
-            head_dim: self.head_dim,
-            capacity: self.capacity(),
-            dtype: self.dtype,
-        };
-        backend.kv_cache(&shape).expect(WORKS)
-    }
-}
-
-/// The same with another cache from call to call, each made what the one before is.
+/// The same with other blocks from call to call.
 #[derive(Debug, Clone)]
-pub(super) struct CopiedCache(AttentionCase);
+pub(crate) struct CopiedBlocks(AttentionCase);
 
-impl Case for CopiedCache {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
-        // Of every other call, so that a copy replaces what was there.
-        let mut other = self.0.cache(backend);
-        self.0.results(backend, &mut |cache, n_taken| {
-            backend.copy_cache(cache, n_taken, &mut other).expect(WORKS);
-            std::mem::swap(cache, &mut other);
-        })
+impl Case for CopiedBlocks {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let run = Run::new(backend, std::slice::from_ref(&self.0), 1);
+        run.results(|run, _| run.take_over(0)).concat()
     }
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
@@ -306,9 +177,102 @@ impl Case for CopiedCache {
     }
 }
 
+/// Sequences of the same shape in one pool, which attend in the same calls.
+#[derive(Debug, Clone)]
+pub(crate) struct Together(Vec<AttentionCase>);
+
+impl Case for Together {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        Run::new(backend, &self.0, 0).results(|_, _| {}).concat()
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        bounds_of(&self.0, expected)
+    }
+}
+
+fn bounds_of(cases: &[AttentionCase], mut expected: &[f32]) -> Vec<f64> {
+    let mut bounds = Vec::with_capacity(expected.len());
+    for case in cases {
+        let (ours, rest) = expected.split_at(case.n_queries() * case.q_width());
+        bounds.extend(case.bounds(ours));
+        expected = rest;
+    }
+    bounds
+}
+
+/// A sequence, and one that goes on from its first passes in the same blocks; a third one is the second from the start,
+/// in blocks of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Fork {
+    case: AttentionCase,
+    /// Passes before it forks.
+    n_shared: usize,
+}
+
+impl Fork {
+    /// The first and the third.
+    fn sequences(&self) -> [AttentionCase; 2] {
+        let tokens = Tokens::Forked {
+            n_shared: self.case.calls[..self.n_shared].iter().sum(),
+            seed: SEED + 1,
+        };
+        let forked = AttentionCase {
+            tokens,
+            ..self.case.clone()
+        };
+        [self.case.clone(), forked]
+    }
+
+    /// The second one's results, and the third one's in the same passes.
+    #[cfg(test)]
+    fn pair<B: Backend>(&self, backend: &Arc<B>) -> [Vec<f32>; 2] {
+        let [_, forked, whole] = self.results(backend);
+        let n_shared = whole.len() - forked.len();
+        [forked, whole[n_shared..].to_vec()]
+    }
+
+    fn results<B: Backend>(&self, backend: &Arc<B>) -> [Vec<f32>; 3] {
+        let [first, third] = self.sequences();
+        let cases = [first, third.clone(), third];
+        let mut run = Run::new(backend, &cases, 1);
+        let mut results = [const { Vec::new() }; 3];
+        for pass in 0..self.case.calls.len() {
+            let mut tokens = run.tokens(pass);
+            if pass < self.n_shared {
+                tokens[1] = 0..0;
+            } else if pass == self.n_shared {
+                run.fork(0, 1);
+            }
+            run.append_past(&tokens);
+            run.attend(&tokens, &mut results);
+        }
+        results
+    }
+}
+
+impl Case for Fork {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        self.results(backend).concat()
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        let [first, third] = self.sequences();
+        let n = first.n_queries() * first.q_width();
+        let (of_first, rest) = expected.split_at(n);
+        let (of_second, of_third) = rest.split_at(rest.len() - n);
+        let mut bounds = first.bounds(of_first);
+        let whole = third.bounds(of_third);
+        bounds.extend_from_slice(&whole[n - of_second.len()..]);
+        bounds.extend(whole);
+        bounds
+    }
+}
+
 impl Case for AttentionCase {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
-        self.results(backend, &mut |_, _| {})
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let run = Run::new(backend, std::slice::from_ref(self), 0);
+        run.results(|_, _| {}).concat()
     }
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
@@ -375,4 +339,24 @@ impl Largest {
 
 fn norm(x: &[f32]) -> f64 {
     x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+}
+
+/// What sequences are made of unless a case says otherwise.
+const SEED: u64 = 7;
+
+#[cfg(test)]
+mod tests {
+    use llm_backend::Reference;
+
+    use super::*;
+
+    #[test]
+    fn a_fork_is_the_sequence_that_it_would_be_alone() {
+        let reference = Arc::new(Reference::new());
+        for fork in forks() {
+            let [forked, whole] = fork.pair(&reference);
+            assert!(!forked.is_empty());
+            assert_eq!(forked, whole, "{fork:?}");
+        }
+    }
 }

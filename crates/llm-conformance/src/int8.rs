@@ -1,16 +1,17 @@
 //! Linear operations with weights in LLM.int8(), alone and beside dense ones.
 
-use llm_quant::{Activations8, Int8, Int8Weight, PRODUCT_SCALE};
+use std::sync::Arc;
+
+use llm_backend::{Backend, Output};
+use llm_quant::{Activations8, Int8, Int8Weight, PRODUCT_SCALE, Scheme, StoredWeight};
 use llm_tensor::DType;
 
-use super::case::{Case, EPS, sum_error};
-use super::data::{DTYPES, Random, at_odd_address, widened};
-use super::linear::Linear;
-use crate::reference::encoded;
-use crate::{Backend, HostWeight, Output};
+use crate::case::{Case, EPS, sum_error};
+use crate::data::{DTYPES, Random, at_odd_address, widened};
+use crate::linear::Linear;
 
 #[derive(Debug)]
-pub(super) struct Int8Case {
+pub(crate) struct Int8Case {
     parts: Vec<Part>,
     cols: usize,
     n_tokens: usize,
@@ -60,7 +61,7 @@ const OUTLIER_EVERY: [usize; 4] = [0, 1999, 101, 6];
 /// Never, what is usual, and less than most activations.
 const THRESHOLDS: [f32; 3] = [0.0, 6.0, 0.25];
 
-pub(super) fn cases() -> Vec<Int8Case> {
+pub(crate) fn cases() -> Vec<Int8Case> {
     let mut cases = Vec::new();
     for (rows, cols) in SHAPES {
         for n_tokens in N_TOKENS {
@@ -145,12 +146,12 @@ impl Int8Case {
 }
 
 impl Part {
-    fn weight(&self, random: &mut Random, cols: usize) -> HostWeight {
+    fn weight(&self, random: &mut Random, cols: usize) -> StoredWeight {
         match self.kind {
             Kind::Dense(dtype) => random.weight(dtype, self.rows, cols),
-            Kind::PerUse(dtype, format) => match random.weight(dtype, self.rows, cols) {
-                HostWeight::Dense(weight) => HostWeight::Int8PerUse(weight, format),
-                other => other,
+            Kind::PerUse(dtype, format) => StoredWeight {
+                scheme: Scheme::Int8PerUse(dtype, format),
+                ..random.weight(dtype, self.rows, cols)
             },
             Kind::Int8(format) => {
                 // Any codes will do, those too that no encoder writes.
@@ -164,14 +165,14 @@ impl Part {
                     at_odd_address(&codes),
                     at_odd_address(&absmax),
                 );
-                HostWeight::Int8(weight.expect("a code an element, a scale a row"))
+                weight.expect("a code an element, a scale a row").into()
             }
         }
     }
 }
 
 impl Case for Int8Case {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
         self.linear().run(backend)
     }
 
@@ -210,19 +211,9 @@ struct ProductBounds<'a> {
 }
 
 impl<'a> ProductBounds<'a> {
-    fn new(weight: &HostWeight, x: &'a [f32], cols: usize) -> Self {
-        let (wide, int8) = match weight {
-            HostWeight::Int8(weight) => {
-                let n = weight.rows() * cols;
-                let wide = (0..n).map(|i| weight.element(i)).collect();
-                (wide, Some(weight.clone()))
-            }
-            HostWeight::Int8PerUse(dense, format) => {
-                let wide = widened(&HostWeight::Dense(dense.clone()));
-                (wide, Some(encoded(dense, *format)))
-            }
-            HostWeight::Dense(_) | HostWeight::FourBit(_) => (widened(weight), None),
-        };
+    fn new(weight: &StoredWeight, x: &'a [f32], cols: usize) -> Self {
+        let wide = widened(weight);
+        let int8 = Int8Weight::of(weight).or_else(|| Int8Weight::of_per_use(weight));
         let quantized = |weight: Int8Weight| {
             let threshold = weight.format().threshold;
             (weight, Activations8::quantize(x, cols, threshold))

@@ -1,12 +1,15 @@
+use std::sync::Arc;
+
 use llm_tensor::DType;
 
-use super::case::Case;
-use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, weight};
-use crate::{Backend, HostWeight};
+use crate::case::Case;
+use crate::data::{DTYPES, Device, Random, WORKS, weight};
+use llm_backend::{Backend, Ops};
+use llm_quant::StoredWeight;
 
 /// Rows of a table looked up, added and gathered; all exact, as a scale's product is rounded once anywhere.
 #[derive(Debug)]
-pub(super) struct TableCase {
+pub(crate) struct TableCase {
     dtype: DType,
     width: usize,
     ids: Vec<u32>,
@@ -23,7 +26,7 @@ enum Content {
 
 const N_ROWS: usize = 1024;
 
-pub(super) fn cases() -> Vec<TableCase> {
+pub(crate) fn cases() -> Vec<TableCase> {
     let mut cases = Vec::new();
     for dtype in DTYPES {
         for (width, scale) in [(1, 1.0), (7, 39.19), (16, 0.5), (33, 1.0), (64, 8.0)] {
@@ -49,7 +52,7 @@ pub(super) fn cases() -> Vec<TableCase> {
 }
 
 impl TableCase {
-    fn table(&self) -> HostWeight {
+    fn table(&self) -> StoredWeight {
         let values = match self.content {
             Content::Random => Random::new(1).values(N_ROWS * self.width, 3.0),
             Content::Patterns => (0..=u16::MAX).map(|bits| self.pattern(bits)).collect(),
@@ -67,27 +70,34 @@ impl TableCase {
 }
 
 impl Case for TableCase {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let mut device = Device::new(backend);
         let n = self.ids.len() * self.width;
-        let table = backend.load(self.table()).expect(WORKS);
-        let mut embedded = backend.alloc(n).expect(WORKS);
-        backend
-            .embed(&table, &self.ids, self.scale, &mut embedded)
+        let table = device.load(self.table());
+        // Operations take as many of a list as they are told.
+        let ids = device.index(&[&self.ids[..], &[u32::MAX]].concat());
+        let mut embedded = device.zeros(n);
+        device
+            .queue
+            .embed(&table, &ids, self.ids.len(), self.scale, &mut embedded)
             .expect(WORKS);
-        let mut results = downloaded(backend, &embedded, n);
+        let mut results = device.read(&embedded, n);
 
-        let mut x = uploaded(backend, &Random::new(2).values(n, 1.0));
-        backend
-            .add_positions(&table, &self.ids, &mut x)
+        let mut x = device.buffer(&Random::new(2).values(n, 1.0));
+        device
+            .queue
+            .add_positions(&table, &ids, self.ids.len(), &mut x)
             .expect(WORKS);
-        results.extend(downloaded(backend, &x, n));
+        results.extend(device.read(&x, n));
 
-        let rows = [self.ids.len() - 1, 0, 2];
-        let mut gathered = backend.alloc(rows.len() * self.width).expect(WORKS);
-        backend
-            .gather_rows(&x, &rows, self.width, &mut gathered)
+        let rows = [self.ids.len() as u32 - 1, 0, 2];
+        let rows_index = device.index(&rows);
+        let mut gathered = device.zeros(rows.len() * self.width);
+        device
+            .queue
+            .gather_rows(&x, &rows_index, rows.len(), self.width, &mut gathered)
             .expect(WORKS);
-        results.extend(downloaded(backend, &gathered, rows.len() * self.width));
+        results.extend(device.read(&gathered, rows.len() * self.width));
         results
     }
 

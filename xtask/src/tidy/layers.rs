@@ -16,7 +16,7 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 14] = [
+const LAYERS: [(&str, May); 15] = [
     ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&["llm-json"])),
@@ -28,6 +28,10 @@ const LAYERS: [(&str, May); 14] = [
         May::Use(&["llm-tensor", "llm-quant", "llm-arch"]),
     ),
     ("llm-backend", May::Use(&["llm-tensor", "llm-quant"])),
+    (
+        "llm-conformance",
+        May::Use(&["llm-backend", "llm-quant", "llm-tensor"]),
+    ),
     (
         "llm-cpu",
         May::Use(&["llm-backend", "llm-quant", "llm-tensor"]),
