@@ -188,7 +188,9 @@ impl Call<'_> {
         };
         Some(Sequence {
             queries,
-            view: self.pool.sequence(&tables.as_slice()[i * table_len..][..table_len]),
+            view: self
+                .pool
+                .sequence(&tables.as_slice()[i * table_len..][..table_len]),
             n_tiles: (rows.n_tokens * queries.group()).div_ceil(QUERIES),
             n_parts,
         })
@@ -221,93 +223,120 @@ impl Call<'_> {
             head_dim,
             ..
         } = *self.op;
-        let all = || sequences.clone().filter_map(|i| Some((i, self.sequence(i)?)));
+        let all = || {
+            sequences
+                .clone()
+                .filter_map(|i| Some((i, self.sequence(i)?)))
+        };
         let n_units: usize = all().map(|(_, sequence)| sequence.n_units()).sum();
         let work: usize = all().map(|(_, sequence)| sequence.work()).sum();
-        let n_threads = self.cpu.n_threads().min(work / MIN_WORK).min(n_units).max(1);
+        let n_threads = self
+            .cpu
+            .n_threads()
+            .min(work / MIN_WORK)
+            .min(n_units)
+            .max(1);
         let scratch = Scratch::new(scratch, scratch_len(head_dim));
         let (partials, out) = (Shared::new(partials), Shared::new(out));
         // Dealt in turns: later tiles may see more positions than earlier ones.
-        self.cpu.pool.split(n_threads, 1, scratch, |thread, scratch| {
-            let (mut next, mut end, mut partial) = (thread.start, 0, 0);
-            for (i, sequence) in all() {
-                let Sequence {
-                    queries,
-                    view,
-                    n_tiles,
-                    n_parts,
-                } = sequence;
-                let n_queries = queries.n_tokens * queries.group();
-                let first_unit = end;
-                end += sequence.n_units();
-                while next < end {
-                    let (rest, part) = ((next - first_unit) / n_parts, (next - first_unit) % n_parts);
-                    let (kv_head, tile) = match n_parts {
-                        1 => (rest % n_kv_heads, rest / n_kv_heads),
-                        _ => (rest / n_tiles, rest % n_tiles),
-                    };
-                    let first = tile * QUERIES;
-                    let range = first..(first + QUERIES).min(n_queries);
-                    let cells = match n_parts {
-                        1 => Cells {
-                            memory: out,
-                            first: self.batch.rows[i].first * n_heads * head_dim,
-                            head_stride: head_dim,
-                            len: head_dim,
-                        },
-                        _ => Cells {
-                            memory: partials,
-                            first: partial + part * partial_len(head_dim),
-                            head_stride: n_parts * partial_len(head_dim),
-                            len: partial_len(head_dim),
-                        },
-                    };
-                    let positions = match n_parts {
-                        1 => 0..usize::MAX,
-                        _ => {
-                            let start = self.first_of(&queries) + part * PART_POSITIONS;
-                            start..start + PART_POSITIONS
-                        }
-                    };
-                    self.cpu.level.run(Attend {
+        self.cpu
+            .pool
+            .split(n_threads, 1, scratch, |thread, scratch| {
+                let (mut next, mut end, mut partial) = (thread.start, 0, 0);
+                for (i, sequence) in all() {
+                    let Sequence {
                         queries,
-                        cache: view,
-                        kv_head,
-                        range,
-                        positions,
-                        scratch,
-                        cells,
-                    });
-                    next += n_threads;
+                        view,
+                        n_tiles,
+                        n_parts,
+                    } = sequence;
+                    let n_queries = queries.n_tokens * queries.group();
+                    let first_unit = end;
+                    end += sequence.n_units();
+                    while next < end {
+                        let (rest, part) =
+                            ((next - first_unit) / n_parts, (next - first_unit) % n_parts);
+                        let (kv_head, tile) = match n_parts {
+                            1 => (rest % n_kv_heads, rest / n_kv_heads),
+                            _ => (rest / n_tiles, rest % n_tiles),
+                        };
+                        let first = tile * QUERIES;
+                        let range = first..(first + QUERIES).min(n_queries);
+                        let cells = match n_parts {
+                            1 => Cells {
+                                memory: out,
+                                first: self.batch.rows[i].first * n_heads * head_dim,
+                                head_stride: head_dim,
+                                len: head_dim,
+                            },
+                            _ => Cells {
+                                memory: partials,
+                                first: partial + part * partial_len(head_dim),
+                                head_stride: n_parts * partial_len(head_dim),
+                                len: partial_len(head_dim),
+                            },
+                        };
+                        let positions = match n_parts {
+                            1 => 0..usize::MAX,
+                            _ => {
+                                let start = self.first_of(&queries) + part * PART_POSITIONS;
+                                start..start + PART_POSITIONS
+                            }
+                        };
+                        self.cpu.level.run(Attend {
+                            queries,
+                            cache: view,
+                            kv_head,
+                            range,
+                            positions,
+                            scratch,
+                            cells,
+                        });
+                        next += n_threads;
+                    }
+                    partial += sequence.partials_len();
                 }
-                partial += sequence.partials_len();
-            }
-        });
+            });
     }
 
     /// Joins the parts of some sequences' results.
     fn merge(&self, sequences: Range<usize>, partials: &[f32], out: &mut [f32]) {
-        let Attention { n_heads, head_dim, .. } = *self.op;
-        let all = || sequences.clone().filter_map(|i| Some((i, self.sequence(i)?)));
+        let Attention {
+            n_heads, head_dim, ..
+        } = *self.op;
+        let all = || {
+            sequences
+                .clone()
+                .filter_map(|i| Some((i, self.sequence(i)?)))
+        };
         let parts = || all().filter(|(_, sequence)| sequence.n_parts > 1);
-        let Some((first, _)) = parts().next() else { return };
+        let Some((first, _)) = parts().next() else {
+            return;
+        };
         let width = n_heads * head_dim;
         let first = self.batch.rows[first].first;
-        let n_rows = parts().last().map_or(0, |(i, _)| self.batch.rows[i].first + 1 - first);
-        let work = parts().map(|(_, sequence)| sequence.partials_len()).max().unwrap_or(1);
+        let n_rows = parts()
+            .last()
+            .map_or(0, |(i, _)| self.batch.rows[i].first + 1 - first);
+        let work = parts()
+            .map(|(_, sequence)| sequence.partials_len())
+            .max()
+            .unwrap_or(1);
         let out = share::Rows::new(&mut out[first * width..][..n_rows * width], width);
-        self.cpu.pool.split(n_rows, MIN_WORK.div_ceil(work), out, |rows, out| {
-            let mut partials = partials;
-            for (i, sequence) in parts() {
-                let (parts, rest) = partials.split_at(sequence.partials_len());
-                partials = rest;
-                let row = self.batch.rows[i].first - first;
-                if rows.contains(&row) {
-                    let out = &mut out[(row - rows.start) * width..][..width];
-                    attend::merge(parts, sequence.n_parts, head_dim, out);
+        self.cpu
+            .pool
+            .split(n_rows, MIN_WORK.div_ceil(work), out, |rows, out| {
+                let mut partials = partials;
+                for (i, sequence) in parts() {
+                    let (parts, rest) = partials.split_at(sequence.partials_len());
+                    partials = rest;
+                    let row = self.batch.rows[i].first - first;
+                    if rows.contains(&row) {
+                        let out = &mut out[(row - rows.start) * width..][..width];
+                        attend::merge(parts, sequence.n_parts, head_dim, out);
+                    }
                 }
-            }
-        });
+            });
     }
 }
 

@@ -68,16 +68,17 @@ impl Backend for Cpu {
 
     fn place(&self, n_bytes: usize) -> Result<CpuPlace> {
         let pages = PageBuf::zeroed(n_bytes);
-        let pages = pages.map_err(|_| {
-            self.out_of_memory("a staging place", Bytes::new(n_bytes as u64))
-        })?;
+        let pages =
+            pages.map_err(|_| self.out_of_memory("a staging place", Bytes::new(n_bytes as u64)))?;
         Ok(CpuPlace(Arc::new(pages)))
     }
 
     fn placed(&self, place: &CpuPlace, weight: &StoredWeight<Range<usize>>) -> Result<Weight> {
-        self.load(weight.clone().map(|_, range| {
-            HostBytes::of_shared(Arc::<PageBuf>::clone(&place.0), range)
-        }))
+        self.load(
+            weight
+                .clone()
+                .map(|_, range| HostBytes::of_shared(Arc::<PageBuf>::clone(&place.0), range)),
+        )
     }
 
     fn queue(self: &Arc<Self>, shape: Option<&WorkspaceShape>) -> Result<CpuQueue> {

@@ -50,13 +50,7 @@ pub(crate) fn linear(call: &Call<'_>, out: &mut [f32], workspace: &mut Workspace
 }
 
 /// Multiplies the parts of one threshold.
-fn multiply(
-    call: &Call<'_>,
-    threshold: f32,
-    layout: &Layout,
-    memory: &mut [f32],
-    out: &mut [f32],
-) {
+fn multiply(call: &Call<'_>, threshold: f32, layout: &Layout, memory: &mut [f32], out: &mut [f32]) {
     let Scratch { quantized, threads } = layout.split(memory);
     let activations = Activations::quantize(call.cpu, call.x, call.cols, threshold, quantized);
     let choose = |weight| {

@@ -288,7 +288,7 @@ mod tests {
             for (n_units, min_units) in [(0, 1), (1, 1), (2, 1), (7, 2), (100, 1), (100, 80)] {
                 let counts: Vec<AtomicUsize> = (0..n_units).map(|_| AtomicUsize::new(0)).collect();
                 for _ in 0..50 {
-                    pool.split(n_units, min_units, |_, range| {
+                    pool.split(n_units, min_units, (), |range, ()| {
                         for i in range {
                             counts[i].fetch_add(1, Ordering::Relaxed);
                         }

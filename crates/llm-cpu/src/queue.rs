@@ -128,7 +128,13 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
-    fn rotate(&mut self, op: &Rotary, angles: &Buffer, x: &mut Buffer, n_tokens: usize) -> Result<()> {
+    fn rotate(
+        &mut self,
+        op: &Rotary,
+        angles: &Buffer,
+        x: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
         assert!(
             op.rotary_dim <= op.head_dim && op.rotary_dim.is_multiple_of(2),
             "{op:?}"
@@ -260,7 +266,8 @@ impl Ops<Cpu> for CpuQueue {
         n_tokens: usize,
     ) -> Result<()> {
         let x = &mut x.as_mut_slice()[..n_tokens * width];
-        self.cpu.by_rows(x, 1, |_, x| self.cpu.level.run(Activate { activation, x }));
+        self.cpu
+            .by_rows(x, 1, |_, x| self.cpu.level.run(Activate { activation, x }));
         Ok(())
     }
 
@@ -380,7 +387,14 @@ fn gather(x: &Buffer, rows: &[u32], width: usize, out: &mut Buffer) {
 
 impl Cpu {
     /// Writes or adds rows `rows` of a table, times `scale`.
-    fn copy_rows(&self, table: &Weight, rows: &[u32], scale: f32, output: Output, out: &mut Buffer) {
+    fn copy_rows(
+        &self,
+        table: &Weight,
+        rows: &[u32],
+        scale: f32,
+        output: Output,
+        out: &mut Buffer,
+    ) {
         let out = out.as_mut_slice().chunks_exact_mut(table.cols());
         for (&row, out) in rows.iter().zip(out) {
             self.level.run(CopyRow {
@@ -401,7 +415,8 @@ impl Cpu {
     ) {
         let n_rows = out.len() / width.max(1);
         let min_rows = MIN_ELEMENTS.div_ceil(width.max(1));
-        self.pool.split(n_rows, min_rows, Rows::new(out, width), task);
+        self.pool
+            .split(n_rows, min_rows, Rows::new(out, width), task);
     }
 }
 

@@ -94,7 +94,10 @@ unsafe impl<'a> Divide for Scratch<'a> {
 
     unsafe fn piece(&self, thread: usize, _: Range<usize>) -> &'a mut [f32] {
         // SAFETY: this thread's span is nobody else's.
-        unsafe { self.memory.range(thread * self.len..(thread + 1) * self.len) }
+        unsafe {
+            self.memory
+                .range(thread * self.len..(thread + 1) * self.len)
+        }
     }
 }
 

@@ -84,7 +84,6 @@ impl Target<'_> {
     /// When they leave the output.
     #[inline(always)]
     pub(super) fn put(&self, token: usize, row: usize, values: &[f32]) {
-        self.out
-            .put(token, self.column + row, values, self.output);
+        self.out.put(token, self.column + row, values, self.output);
     }
 }
