@@ -2,10 +2,11 @@ use std::sync::Arc;
 
 use llm_tensor::DType;
 
-use crate::case::Case;
+use crate::case::{Case, EPS};
 use crate::data::{DTYPES, Device, Random, WORKS, weight};
+use crate::schemes::{schemes, weight_in};
 use llm_backend::{Backend, Ops};
-use llm_quant::StoredWeight;
+use llm_quant::{Scheme, StoredWeight};
 
 /// Rows of a table looked up, added and gathered; all exact, as a scale's product is rounded once anywhere.
 #[derive(Debug)]
@@ -103,5 +104,55 @@ impl Case for TableCase {
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
         vec![0.0; expected.len()]
+    }
+}
+
+/// Rows of a table in any scheme.
+#[derive(Debug)]
+pub(crate) struct EncodedCase {
+    scheme: Scheme,
+    width: usize,
+    scale: f32,
+}
+
+pub(crate) fn encoded() -> Vec<EncodedCase> {
+    let widths = [(33, 1.0), (64, 8.0), (100, 39.19)];
+    let case = |(scheme, (width, scale))| EncodedCase {
+        scheme,
+        width,
+        scale,
+    };
+    let cases = schemes().into_iter();
+    cases
+        .flat_map(|scheme| widths.map(|width| case((scheme, width))))
+        .collect()
+}
+
+impl EncodedCase {
+    fn table(&self) -> StoredWeight {
+        weight_in(&mut Random::new(25), self.scheme, (50, self.width))
+    }
+}
+
+const ENCODED_IDS: [u32; 4] = [49, 0, 7, 7];
+
+impl Case for EncodedCase {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let mut device = Device::new(backend);
+        let n = ENCODED_IDS.len() * self.width;
+        let table = device.load(self.table());
+        let ids = device.index(&ENCODED_IDS);
+        let mut out = device.zeros(n);
+        let embedded = device
+            .queue
+            .embed(&table, &ids, ENCODED_IDS.len(), self.scale, &mut out);
+        embedded.expect(WORKS);
+        device.read(&out, n)
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        // An element is rounded when it is decoded, twice at most, and when it is scaled.
+        let bound = |&expected: &f32| 4.0 * EPS * f64::from(expected).abs();
+        expected.iter().map(bound).collect()
     }
 }
