@@ -114,7 +114,8 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// A staging place of `n_bytes`, with the host pages that readers fill.
     fn place(&self, n_bytes: usize) -> Result<Self::Place>;
 
-    /// A weight whose parts lie in a place: a few handles, no copy. What is brought to the place later changes it.
+    /// A weight whose parts lie in a place: a few handles, no copy. It may be put to use before its bytes are brought, and
+    /// is dropped before the place is filled anew.
     ///
     /// # Errors
     /// [`BackendError::UnsupportedWeight`].
