@@ -23,7 +23,7 @@ mod tidy;
 #[derive(Parser)]
 #[command(name = "cargo xtask", disable_help_subcommand = true)]
 enum Command {
-    /// Checks what the compiler does not: layering, file sizes, `unsafe`, fixtures' checksums
+    /// Checks what the compiler does not: layering, circles of files, file sizes, `unsafe`, fixtures' checksums
     Tidy {
         /// Rewrite the SHA256SUMS of tests/fixtures first
         #[arg(long)]

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use ignore::WalkBuilder;
 
 mod checksums;
+mod imports;
 mod layers;
 mod sources;
 
@@ -31,6 +32,7 @@ fn check(root: &Path) -> Result<Vec<Problem>> {
     let files = files(root)?;
     let mut problems = layers::check(root)?;
     problems.extend(sources::check(root, &files)?);
+    problems.extend(imports::check(root, &files)?);
     problems.extend(checksums::check(root, &files)?);
     for name in ["LICENSE-APACHE", "LICENSE-MIT"] {
         if !root.join(name).is_file() {

@@ -241,7 +241,11 @@ impl<'a> ProductBounds<'a> {
             // Scales may multiply values, as the reference has it, or sums of values with x.
             element_error: match weight.scheme {
                 Scheme::FourBit(_) => 2.0 * EPS,
-                Scheme::Dense(_) | Scheme::Int8(_) | Scheme::Int8PerUse(..) => 0.0,
+                Scheme::Dense(_)
+                | Scheme::Int8(_)
+                | Scheme::Int8PerUse(..)
+                | Scheme::Ggml(_)
+                | Scheme::Fp8(_) => 0.0,
             },
             int8: int8.map(quantized),
         }

@@ -60,7 +60,6 @@ pub fn check_memory<B: Backend>(backend: &Arc<B>) {
 /// As [`check`].
 pub fn check_tables<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &tables::cases());
-    check_each(backend, &tables::encoded());
     check_each(backend, &groups::cases());
 }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use llm_tensor::DType;
 
-use crate::case::{Case, EPS};
+use crate::case::Case;
 use crate::data::{DTYPES, Device, Random, WORKS, weight};
 use crate::schemes::{schemes, weight_in};
 use llm_backend::{Backend, Ops};
@@ -11,7 +11,7 @@ use llm_quant::{Scheme, StoredWeight};
 /// Rows of a table looked up, added and gathered; all exact, as a scale's product is rounded once anywhere.
 #[derive(Debug)]
 pub(crate) struct TableCase {
-    dtype: DType,
+    scheme: Scheme,
     width: usize,
     ids: Vec<u32>,
     scale: f32,
@@ -32,7 +32,18 @@ pub(crate) fn cases() -> Vec<TableCase> {
     for dtype in DTYPES {
         for (width, scale) in [(1, 1.0), (7, 39.19), (16, 0.5), (33, 1.0), (64, 8.0)] {
             cases.push(TableCase {
-                dtype,
+                scheme: Scheme::Dense(dtype),
+                width,
+                ids: vec![0, 1023, 5, 5, 700],
+                scale,
+                content: Content::Random,
+            });
+        }
+    }
+    for scheme in schemes() {
+        for (width, scale) in [(7, 1.0), (33, 39.19), (64, 1.0), (100, 39.19)] {
+            cases.push(TableCase {
+                scheme,
                 width,
                 ids: vec![0, 1023, 5, 5, 700],
                 scale,
@@ -42,7 +53,7 @@ pub(crate) fn cases() -> Vec<TableCase> {
     }
     for dtype in [DType::F16, DType::BF16] {
         cases.push(TableCase {
-            dtype,
+            scheme: Scheme::Dense(dtype),
             width: 64,
             ids: (0..N_ROWS as u32).collect(),
             scale: 1.0,
@@ -54,20 +65,27 @@ pub(crate) fn cases() -> Vec<TableCase> {
 
 impl TableCase {
     fn table(&self) -> StoredWeight {
-        let values = match self.content {
-            Content::Random => Random::new(1).values(N_ROWS * self.width, 3.0),
-            Content::Patterns => (0..=u16::MAX).map(|bits| self.pattern(bits)).collect(),
-        };
-        weight(self.dtype, N_ROWS, self.width, &values)
+        let mut random = Random::new(1);
+        match (self.scheme, &self.content) {
+            (Scheme::Dense(dtype), Content::Patterns) => {
+                let values: Vec<f32> = (0..=u16::MAX).map(|bits| pattern(dtype, bits)).collect();
+                weight(dtype, N_ROWS, self.width, &values)
+            }
+            (Scheme::Dense(dtype), Content::Random) => {
+                let values = random.values(N_ROWS * self.width, 3.0);
+                weight(dtype, N_ROWS, self.width, &values)
+            }
+            (scheme, _) => weight_in(&mut random, scheme, (N_ROWS, self.width)),
+        }
     }
+}
 
-    /// The number of this type that `bits` stand for, or zero.
-    fn pattern(&self, bits: u16) -> f32 {
-        let mut value = [0.0];
-        llm_tensor::le_bytes_to_f32(self.dtype, &bits.to_le_bytes(), &mut value)
-            .expect("patterns are f16 or bf16");
-        if value[0].is_finite() { value[0] } else { 0.0 }
-    }
+/// The number of this type that `bits` stand for, or zero.
+fn pattern(dtype: DType, bits: u16) -> f32 {
+    let mut value = [0.0];
+    llm_tensor::le_bytes_to_f32(dtype, &bits.to_le_bytes(), &mut value)
+        .expect("patterns are f16 or bf16");
+    if value[0].is_finite() { value[0] } else { 0.0 }
 }
 
 impl Case for TableCase {
@@ -104,55 +122,5 @@ impl Case for TableCase {
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
         vec![0.0; expected.len()]
-    }
-}
-
-/// Rows of a table in any scheme.
-#[derive(Debug)]
-pub(crate) struct EncodedCase {
-    scheme: Scheme,
-    width: usize,
-    scale: f32,
-}
-
-pub(crate) fn encoded() -> Vec<EncodedCase> {
-    let widths = [(33, 1.0), (64, 8.0), (100, 39.19)];
-    let case = |(scheme, (width, scale))| EncodedCase {
-        scheme,
-        width,
-        scale,
-    };
-    let cases = schemes().into_iter();
-    cases
-        .flat_map(|scheme| widths.map(|width| case((scheme, width))))
-        .collect()
-}
-
-impl EncodedCase {
-    fn table(&self) -> StoredWeight {
-        weight_in(&mut Random::new(25), self.scheme, (50, self.width))
-    }
-}
-
-const ENCODED_IDS: [u32; 4] = [49, 0, 7, 7];
-
-impl Case for EncodedCase {
-    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
-        let mut device = Device::new(backend);
-        let n = ENCODED_IDS.len() * self.width;
-        let table = device.load(self.table());
-        let ids = device.index(&ENCODED_IDS);
-        let mut out = device.zeros(n);
-        let embedded = device
-            .queue
-            .embed(&table, &ids, ENCODED_IDS.len(), self.scale, &mut out);
-        embedded.expect(WORKS);
-        device.read(&out, n)
-    }
-
-    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
-        // An element is rounded when it is decoded, twice at most, and when it is scaled.
-        let bound = |&expected: &f32| 4.0 * EPS * f64::from(expected).abs();
-        expected.iter().map(bound).collect()
     }
 }

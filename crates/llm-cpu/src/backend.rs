@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use llm_backend::{
-    Attention, Backend, BackendError, DenseWeight, DeviceInfo, HeadGroups, Heads, HostWeight,
-    KvColumns, LinearPart, NormOp, Output, Result, Rotary, Rows,
+    Attention, Backend, BackendError, DeviceInfo, HeadGroups, Heads, KvColumns, LinearPart, NormOp,
+    Output, Result, Rotary, Rows,
 };
+use llm_quant::StoredWeight;
 use llm_tensor::{Activation, Bytes, KvShape, WorkspaceShape};
 
 use crate::attention;
@@ -13,7 +14,7 @@ use crate::elementwise::{Activate, AddScaled, Gate, Rotate};
 use crate::linear::linear;
 use crate::memory::Shared;
 use crate::norm::{NormHeads, NormRows, Normalise};
-use crate::weight::{CopyRow, Dense, Encoding, Weight};
+use crate::weight::{CopyRow, Operand, Weight};
 use crate::{Buffer, Cpu, KvCache, Workspace, cache, workspace};
 
 impl Backend for Cpu {
@@ -40,15 +41,14 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn load(&self, weight: HostWeight) -> Result<Weight> {
-        Ok(Weight(match weight {
-            HostWeight::Dense(weight) => Encoding::Dense(self.dense(weight)?),
-            HostWeight::FourBit(weight) => Encoding::FourBit(weight),
-            HostWeight::Int8(weight) => Encoding::Int8(weight),
-            HostWeight::Int8PerUse(weight, format) => {
-                Encoding::Int8PerUse(self.dense(weight)?, format)
-            }
-        }))
+    fn load(&self, weight: StoredWeight) -> Result<Weight> {
+        let operand = Operand::of(&weight);
+        operand
+            .map(Weight)
+            .ok_or_else(|| BackendError::UnsupportedWeight {
+                device: self.info.name.clone(),
+                scheme: weight.scheme,
+            })
     }
 
     fn kv_cache(&self, shape: &KvShape) -> Result<KvCache> {
@@ -75,7 +75,7 @@ impl Backend for Cpu {
             .zip(out.as_mut_slice().chunks_exact_mut(table.cols()))
         {
             self.level.run(CopyRow {
-                row: table.dense().row(id as usize),
+                row: table.row(id as usize),
                 scale,
                 output: Output::Write,
                 out,
@@ -90,7 +90,7 @@ impl Backend for Cpu {
             .zip(x.as_mut_slice().chunks_exact_mut(table.cols()))
         {
             self.level.run(CopyRow {
-                row: table.dense().row(position as usize),
+                row: table.row(position as usize),
                 scale: 1.0,
                 output: Output::Add,
                 out,
@@ -342,14 +342,6 @@ impl Cpu {
             purpose,
             requested,
         }
-    }
-
-    fn dense(&self, weight: DenseWeight) -> Result<Dense> {
-        let dtype = weight.dtype;
-        Dense::new(weight).ok_or_else(|| BackendError::UnsupportedWeight {
-            device: self.info.name.clone(),
-            dtype,
-        })
     }
 
     /// Splits rows of `out` among the threads.

@@ -23,7 +23,7 @@ use llm_quant::Int8Weight;
 use crate::Cpu;
 use crate::linear::Call;
 use crate::memory::Shared;
-use crate::weight::{DenseView, Encoding, Weight};
+use crate::weight::{DenseView, Operand, Weight};
 use crate::workspace::{GEMM_TOKENS, Workspace};
 
 use activations::Activations;
@@ -106,11 +106,11 @@ impl<'a> Source<'a> {
     /// The threshold beside it; `None` unless the weight is in LLM.int8().
     fn of(weight: &'a Weight) -> Option<(f32, Self)> {
         match &weight.0 {
-            Encoding::Int8(weight) => Some((weight.format().threshold, Source::Stored(weight))),
-            Encoding::Int8PerUse(weight, format) => {
+            Operand::Int8(weight) => Some((weight.format().threshold, Source::Stored(weight))),
+            Operand::Int8PerUse(weight, format) => {
                 Some((format.threshold, Source::PerUse(weight.view())))
             }
-            Encoding::Dense(_) | Encoding::FourBit(_) => None,
+            Operand::Dense(_) | Operand::FourBit(_) => None,
         }
     }
 }

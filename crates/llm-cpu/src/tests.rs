@@ -1,9 +1,8 @@
 use std::num::NonZeroUsize;
 
 use llm_backend::conformance::{check, check_reproducible};
-use llm_backend::{
-    Allocation, Backend, BackendError, DenseWeight, HostWeight, LinearPart, NormOp, Output,
-};
+use llm_backend::{Allocation, Backend, BackendError, LinearPart, NormOp, Output};
+use llm_quant::{Scheme, StoredWeight};
 use llm_tensor::{DType, HostBytes, KvShape, Norm, WorkspaceShape};
 
 use crate::{Cpu, CpuError, CpuOptions, Isa};
@@ -62,21 +61,14 @@ fn an_instruction_set_that_is_not_there_is_refused() {
 #[test]
 fn weights_stay_where_they_are() {
     let bytes = HostBytes::new(vec![0u8; 13]).slice(1..13);
-    let weight = |dtype, cols| {
-        HostWeight::Dense(DenseWeight {
-            dtype,
-            rows: 2,
-            cols,
-            bytes: bytes.clone(),
-        })
-    };
+    let weight = |dtype, cols| StoredWeight::dense(dtype, (2, cols), bytes.clone());
     let cpu = cpu(Isa::Portable, 1);
     let loaded = cpu.load(weight(DType::BF16, 3)).unwrap();
     assert_eq!(loaded.dense().as_ptr(), bytes.as_ptr());
     assert!(matches!(
         cpu.load(weight(DType::I8, 6)),
         Err(BackendError::UnsupportedWeight {
-            dtype: DType::I8,
+            scheme: Scheme::Dense(DType::I8),
             ..
         })
     ));
@@ -113,13 +105,9 @@ fn nothing_is_read_beyond_a_weight() {
                 (66, 100),
             ] {
                 let weight = |rows: usize, cols: usize| {
-                    cpu.load(HostWeight::Dense(DenseWeight {
-                        dtype,
-                        rows,
-                        cols,
-                        bytes: at_end_of_file(rows * cols * dtype.size()),
-                    }))
-                    .unwrap()
+                    let bytes = at_end_of_file(rows * cols * dtype.size());
+                    cpu.load(StoredWeight::dense(dtype, (rows, cols), bytes))
+                        .unwrap()
                 };
                 let (matrix, vector) = (weight(rows, cols), weight(1, cols));
                 let bias = weight(1, rows);
@@ -161,7 +149,7 @@ fn nothing_is_read_beyond_a_weight() {
 /// `x` `[n_tokens, cols]` times a weight `[rows, cols]`.
 pub(crate) fn product(
     cpu: &Cpu,
-    weight: HostWeight,
+    weight: StoredWeight,
     (rows, cols): (usize, usize),
     x: &[f32],
 ) -> Vec<f32> {

@@ -1,22 +1,22 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use llm_backend::{DenseWeight, Output};
-use llm_quant::{Int8, Int8Weight, Weight4Bit};
-use llm_tensor::HostBytes;
+use llm_backend::Output;
+use llm_quant::{Int8, Int8Weight, Part, Scheme, StoredWeight, Weight4Bit};
+use llm_tensor::{DType, HostBytes};
 
 use crate::arrange::Order;
 use crate::four_bit::FourBitView;
-use crate::simd::{Element, ElementType, Kernel, Simd};
+use crate::simd::{Element, ElementType, FourBit, Kernel, Simd};
 use crate::workspace::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
 
 /// A weight where it was found: the bytes stay in the file's mapping or in the heap, in their encoding and alignment.
 #[derive(Debug, Clone)]
-pub struct Weight(pub(crate) Encoding);
+pub struct Weight(pub(crate) Operand);
 
-/// How a weight is kept, and thereby how it is multiplied.
+/// The parts of a weight as its products take them: looked up once, when it is loaded.
 #[derive(Debug, Clone)]
-pub(crate) enum Encoding {
+pub(crate) enum Operand {
     Dense(Dense),
     FourBit(Weight4Bit),
     Int8(Int8Weight),
@@ -24,42 +24,76 @@ pub(crate) enum Encoding {
     Int8PerUse(Dense, Int8),
 }
 
+impl Operand {
+    /// `None` for a scheme that is not computed with.
+    ///
+    /// # Panics
+    /// When a part has not as many bytes as the scheme gives it.
+    pub(crate) fn of(weight: &StoredWeight) -> Option<Self> {
+        match weight.scheme {
+            Scheme::Dense(dtype) => Dense::of(weight, dtype).map(Operand::Dense),
+            Scheme::FourBit(_) => Weight4Bit::of(weight).map(Operand::FourBit),
+            Scheme::Int8(_) => Int8Weight::of(weight).map(Operand::Int8),
+            Scheme::Int8PerUse(dtype, format) => {
+                let dense = Dense::of(weight, dtype)?;
+                Some(Operand::Int8PerUse(dense, format))
+            }
+            Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+        }
+    }
+}
+
 impl Weight {
     /// Output features.
     pub(crate) fn rows(&self) -> usize {
         match &self.0 {
-            Encoding::Dense(weight) | Encoding::Int8PerUse(weight, _) => weight.rows,
-            Encoding::FourBit(weight) => weight.rows(),
-            Encoding::Int8(weight) => weight.rows(),
+            Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.rows,
+            Operand::FourBit(weight) => weight.rows(),
+            Operand::Int8(weight) => weight.rows(),
         }
     }
 
     /// Input features.
     pub(crate) fn cols(&self) -> usize {
         match &self.0 {
-            Encoding::Dense(weight) | Encoding::Int8PerUse(weight, _) => weight.cols,
-            Encoding::FourBit(weight) => weight.cols(),
-            Encoding::Int8(weight) => weight.cols(),
+            Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.cols,
+            Operand::FourBit(weight) => weight.cols(),
+            Operand::Int8(weight) => weight.cols(),
         }
     }
 
     /// The weight, if it is multiplied with activations in f32.
     pub(crate) fn floats(&self) -> Option<Floats<'_>> {
         match &self.0 {
-            Encoding::Dense(weight) => Some(Floats::Dense(weight.view())),
-            Encoding::FourBit(weight) => Some(Floats::FourBit(FourBitView::new(weight))),
-            Encoding::Int8(_) | Encoding::Int8PerUse(..) => None,
+            Operand::Dense(weight) => Some(Floats::Dense(weight.view())),
+            Operand::FourBit(weight) => Some(Floats::FourBit(FourBitView::new(weight))),
+            Operand::Int8(_) | Operand::Int8PerUse(..) => None,
         }
     }
 
-    /// The elements of a table, a gain or a bias.
+    /// A row of a table.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub(crate) fn row(&self, row: usize) -> Row<'_> {
+        assert!(row < self.rows(), "row {row} of {}", self.rows());
+        match &self.0 {
+            Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => {
+                Row::Dense(weight.view().row(row))
+            }
+            Operand::FourBit(weight) => Row::FourBit(FourBitView::new(weight), row),
+            Operand::Int8(weight) => Row::Int8(weight, row),
+        }
+    }
+
+    /// The elements of a gain or a bias.
     ///
     /// # Panics
     /// When the weight is quantized, as none of these ever is.
     pub(crate) fn dense(&self) -> DenseView<'_> {
         match &self.0 {
-            Encoding::Dense(weight) => weight.view(),
-            quantized => panic!("tables, gains and biases are not quantized: {quantized:?}"),
+            Operand::Dense(weight) => weight.view(),
+            quantized => panic!("gains and biases are not quantized: {quantized:?}"),
         }
     }
 }
@@ -119,13 +153,8 @@ impl Dense {
     ///
     /// # Panics
     /// When there are not as many bytes as the matrix has.
-    pub(crate) fn new(weight: DenseWeight) -> Option<Self> {
-        let DenseWeight {
-            dtype,
-            rows,
-            cols,
-            bytes,
-        } = weight;
+    fn of(weight: &StoredWeight, dtype: DType) -> Option<Self> {
+        let (rows, cols, bytes) = (weight.rows, weight.cols, weight.part(Part::Weight));
         assert_eq!(
             bytes.len(),
             rows * cols * dtype.size(),
@@ -135,7 +164,7 @@ impl Dense {
             element: ElementType::of(dtype)?,
             rows,
             cols,
-            bytes,
+            bytes: bytes.clone(),
         })
     }
 
@@ -219,9 +248,17 @@ impl<'a> DenseView<'a> {
     }
 }
 
-/// Widens a row of a weight, times `scale`, into `out`, or adds it.
+/// A row of a table, in the table's encoding.
+#[derive(Clone, Copy)]
+pub(crate) enum Row<'a> {
+    Dense(DenseView<'a>),
+    FourBit(FourBitView<'a>, usize),
+    Int8(&'a Int8Weight, usize),
+}
+
+/// Widens a row of a table, times `scale`, into `out`, or adds it.
 pub(crate) struct CopyRow<'a> {
-    pub(crate) row: DenseView<'a>,
+    pub(crate) row: Row<'a>,
     pub(crate) scale: f32,
     pub(crate) output: Output,
     /// As wide as the row.
@@ -230,14 +267,50 @@ pub(crate) struct CopyRow<'a> {
 
 impl Kernel for CopyRow<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        for at in (0..self.row.cols).step_by(S::LANES) {
-            let x = simd.mul(self.row.get(simd, at), simd.splat(self.scale));
-            let x = match self.output {
-                Output::Write => x,
-                Output::Add => simd.add(simd.get(self.out, at), x),
-            };
-            simd.put(self.out, at, x);
+    fn run<S: FourBit>(mut self, simd: S) {
+        match self.row {
+            Row::Dense(row) => {
+                for at in (0..row.cols).step_by(S::LANES) {
+                    self.put(simd, at, row.get(simd, at));
+                }
+            }
+            Row::FourBit(table, row) => self.pieces(simd, |first, piece| {
+                table.decode(simd, row * table.cols + first, piece);
+            }),
+            Row::Int8(table, row) => self.pieces(simd, |first, piece| {
+                let element = |i| table.element(row * table.cols() + first + i);
+                for (i, out) in piece.iter_mut().enumerate() {
+                    *out = element(i);
+                }
+            }),
         }
     }
 }
+
+impl CopyRow<'_> {
+    /// Takes elements that `decode` writes, given the column of the first.
+    #[inline(always)]
+    fn pieces<S: Simd>(&mut self, simd: S, decode: impl Fn(usize, &mut [f32])) {
+        let mut piece = [0f32; PIECE];
+        for first in (0..self.out.len()).step_by(PIECE) {
+            let piece = &mut piece[..PIECE.min(self.out.len() - first)];
+            decode(first, piece);
+            for at in (0..piece.len()).step_by(S::LANES) {
+                self.put(simd, first + at, simd.get(piece, at));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn put<S: Simd>(&mut self, simd: S, at: usize, x: S::F32) {
+        let x = simd.mul(x, simd.splat(self.scale));
+        let x = match self.output {
+            Output::Write => x,
+            Output::Add => simd.add(simd.get(self.out, at), x),
+        };
+        simd.put(self.out, at, x);
+    }
+}
+
+/// Elements of a row that are decoded at a time: whole registers.
+const PIECE: usize = 512;

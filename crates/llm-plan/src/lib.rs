@@ -38,7 +38,7 @@ pub use activation::{ActivationWidths, HeadWidths, bias_elements, kv_shape, work
 pub use advice::{Alternative, Change, Precision, Way, advice, alternatives};
 pub use budget::{Budgets, MaxMemory};
 pub use cost::{Bandwidths, StepCost};
-pub use encoding::{Encodings, StoredAs, WeightDType};
+pub use encoding::{Encodings, Order, StoredTensor, WeightDType};
 pub use error::PlanError;
 pub use estimate::{MemoryEstimate, MemoryUse, Term, TermBytes, UnitUse};
 pub use hf_map::HfMap;

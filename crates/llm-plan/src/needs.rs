@@ -1,6 +1,6 @@
 //! What passes take beside weights.
 
-use llm_arch::{LayerSpec, ModelSpec};
+use llm_arch::{AttentionSpec, LayerSpec, MixerSpec, ModelSpec};
 use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 
 use crate::activation::{F32, HostBuffers};
@@ -103,18 +103,21 @@ impl DeviceNeeds {
     ) -> Result<Self> {
         let stack = &spec.decoder;
         let encoder = spec.encoder.as_ref().map(|encoder| &encoder.stack);
-        let cache = |stack, capacity| {
+        let cache = |attention: &AttentionSpec, capacity| {
             costs
-                .kv_cache_bytes(&kv_shape(stack, capacity, kv_dtype))
+                .kv_cache_bytes(&kv_shape(attention, capacity, kv_dtype))
                 .get()
         };
-        // What an encoder made of the prompt, as this layer sees it.
-        let cross = encoder.map_or(0, |_| cache(stack, limits.n_tokens));
         let n_sequences = limits.n_sequences as u64;
         let kv = |layer: &LayerSpec| {
-            let own = cache(stack, limits.capacity(layer.window));
+            let MixerSpec::Attention(attention) = &layer.mixer;
+            let own = cache(attention, limits.capacity(attention.window));
+            // What an encoder made of the prompt, as this layer sees it.
+            let cross = encoder.map_or(0, |_| cache(attention, limits.n_tokens));
             own.saturating_add(cross).saturating_mul(n_sequences)
         };
+        let encoder_kv = encoder.iter().flat_map(|stack| stack.attentions());
+        let encoder_kv = encoder_kv.map(|attention| cache(attention, limits.n_tokens));
         let bias = bias_elements(stack, limits.context) as u64;
         let encoder_bias = encoder.map_or(0, |stack| bias_elements(stack, limits.n_tokens) as u64);
         let row = ActivationWidths::of(spec).total() as u64;
@@ -123,7 +126,7 @@ impl DeviceNeeds {
             workspace: costs.workspace_bytes(&workspace_shape(spec, limits)).get(),
             activations: (limits.n_tokens as u64 * row + bias) * F32,
             head: limits.n_logits as u64 * HeadWidths::of(spec).total() as u64 * F32,
-            encoder_kv: encoder.map_or(0, |stack| cache(stack, limits.n_tokens)),
+            encoder_kv: encoder_kv.max().unwrap_or(0),
             encoder_bias: encoder_bias * F32,
             kv: stack.layers.iter().map(kv).collect(),
         };

@@ -8,7 +8,7 @@ use crate::strategy::{Placed, Rest, place};
 use crate::weights::Weights;
 use crate::{
     Bandwidths, Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload,
-    Placement, Plan, Refusal, Result, Shortfall, StepCost, StoredAs, Strategy, Verdict,
+    Placement, Plan, Refusal, Result, Shortfall, StepCost, StoredTensor, Strategy, Verdict,
 };
 
 /// Everything that a plan depends on.
@@ -17,7 +17,7 @@ pub struct Request<'a> {
     /// The model.
     pub skeleton: &'a Skeleton,
     /// How the checkpoint holds each of the skeleton's slots, in their order.
-    pub stored: &'a [StoredAs],
+    pub stored: &'a [StoredTensor],
     /// How weights are to be kept.
     pub encodings: Encodings<'a>,
     /// The element type of keys and values; that of the table of tokens unless told.

@@ -5,7 +5,7 @@ use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
 use crate::units::Units;
-use crate::{Encodings, RunOn, StoredAs, looked_up_row_bytes, staged_bytes};
+use crate::{Encodings, RunOn, StoredTensor, looked_up_row_bytes, staged_bytes};
 
 /// What a unit's weights take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +40,7 @@ impl Footprint {
         self.total() - self.unfinished
     }
 
-    fn add(&mut self, slot: &Slot, stored: StoredAs, scheme: Scheme, how: Use) {
+    fn add(&mut self, slot: &Slot, stored: StoredTensor, scheme: Scheme, how: Use) {
         if becomes_table(slot.role) {
             return;
         }
@@ -65,7 +65,7 @@ impl Footprint {
         let encoded = match scheme {
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => total.min(how.load_piece),
             // Whole before it goes anywhere.
-            Scheme::Int8(_) | Scheme::FourBit(_) => total,
+            Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => total,
         };
         self.on_its_way = self.on_its_way.max(source + encoded);
     }
@@ -96,7 +96,7 @@ impl Weights {
     pub(crate) fn of(
         skeleton: &Skeleton,
         encodings: &Encodings<'_>,
-        stored: &[StoredAs],
+        stored: &[StoredTensor],
         load_piece: Bytes,
     ) -> Self {
         let (spec, units) = (&skeleton.spec, Units::of(&skeleton.spec));
@@ -160,25 +160,14 @@ pub fn is_looked_up(role: Role, is_tied: bool) -> bool {
 }
 
 /// Whether the checkpoint's bytes are those that are computed with, in one run for each part.
-pub fn is_final(slot: &Slot, stored: StoredAs, scheme: Scheme) -> bool {
-    match stored {
-        StoredAs::Plain(dtype) => scheme == Scheme::Dense(dtype) && slot.stored == Stored::AsIs,
+pub fn is_final(slot: &Slot, stored: StoredTensor, scheme: Scheme) -> bool {
+    stored == StoredTensor::in_order(scheme)
         // Codes lie `[out, in]` whatever the dense matrix does.
-        StoredAs::Quantized(stored) => scheme == stored,
-        StoredAs::Strided(_) | StoredAs::Blocks => false,
-    }
+        && (stored.quantized().is_some() || slot.stored == Stored::AsIs)
 }
 
-/// What a tensor takes in the checkpoint; of blocks, which come in many sizes, a bound.
-fn stored_bytes(slot: &Slot, stored: StoredAs) -> Bytes {
-    match stored {
-        StoredAs::Plain(dtype) | StoredAs::Strided(dtype) => {
-            Bytes::new(slot.n_elements() * dtype.size() as u64)
-        }
-        StoredAs::Blocks => Bytes::new(slot.n_elements() * 2),
-        StoredAs::Quantized(scheme) => {
-            let (rows, cols) = slot.matrix();
-            scheme.stored_bytes(rows as u64, cols as u64).total()
-        }
-    }
+/// What a tensor takes in the checkpoint.
+fn stored_bytes(slot: &Slot, stored: StoredTensor) -> Bytes {
+    let (rows, cols) = slot.matrix();
+    stored.scheme.stored_bytes(rows as u64, cols as u64).total()
 }

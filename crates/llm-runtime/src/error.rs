@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use llm_arch::{ArchError, Unit};
 use llm_backend::BackendError;
 use llm_checkpoint::CheckpointError;
-use llm_quant::QuantError;
+use llm_quant::{QuantError, Scheme};
 use llm_tensor::{Bytes, DType};
 
 use crate::{Misfit, NotFinite};
@@ -93,6 +93,16 @@ pub enum RuntimeError {
         path: PathBuf,
         /// The scheme's name.
         scheme: String,
+    },
+    /// A weight that is to be kept as nothing encodes it.
+    #[error("{path}: tensor `{tensor}` cannot be kept in {scheme}: nothing encodes weights so")]
+    NotEncodable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The encoding.
+        scheme: Scheme,
     },
     /// Weights that no quantization can represent.
     #[error("{path}: tensor `{tensor}` cannot be quantized: {}", unquantizable(*value))]
@@ -241,6 +251,7 @@ impl RuntimeError {
             | RuntimeError::Quantized { .. }
             | RuntimeError::QuantizedPart { .. }
             | RuntimeError::AlreadyQuantized { .. }
+            | RuntimeError::NotEncodable { .. }
             | RuntimeError::NotQuantizable { .. }
             | RuntimeError::WeightDType { .. }
             | RuntimeError::OffloadFolder { .. }

@@ -19,6 +19,7 @@ mod error;
 mod hub;
 mod load;
 mod memory;
+mod mixer;
 mod mlp;
 mod notice;
 mod offload;
@@ -33,6 +34,7 @@ mod save;
 mod scaled;
 mod session;
 mod stage;
+mod state;
 mod stream;
 mod sum;
 

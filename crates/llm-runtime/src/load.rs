@@ -4,14 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use llm_arch::{Role, Unit};
-use llm_backend::{DenseWeight, HostWeight};
 use llm_plan::{DeviceMap, Encodings, Home, Limits, RunOn, Term, WeightDType};
-use llm_quant::{Encoder, QuantConfig, Scheme};
-use llm_tensor::{Bytes, DType, le_bytes_to_f32};
+use llm_quant::{Encoder, QuantConfig, Scheme, StoredWeight};
+use llm_tensor::{Bytes, DType};
 
 use crate::memory::Allocated;
 use crate::probe::Origin;
-use crate::quantized::Held;
 use crate::rows::Rows;
 use crate::session::Interrupt;
 use crate::stage::{Device, StageOptions, WeightSource};
@@ -102,7 +100,7 @@ pub fn load_under(
         .map(|bound| ((bound.slot.unit, bound.slot.role), bound))
         .collect();
     let table = &tensors[&(Unit::Embedding, Role::TokenTable)];
-    let kv_dtype = encodings.kv_dtype(table.stored_as());
+    let kv_dtype = encodings.kv_dtype(table.stored());
     let stage = StageOptions {
         spec: model.spec().clone(),
         layers: 0..model.spec().decoder.n_layers(),
@@ -193,7 +191,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn read(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
+    fn read(&mut self, unit: Unit, role: Role) -> Result<StoredWeight> {
         let bound = self.tensors[&(unit, role)];
         let weight = weight(
             self.model,
@@ -209,7 +207,7 @@ impl Source<'_> {
 }
 
 impl WeightSource for Source<'_> {
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight> {
         let weight = self.read(unit, role)?;
         let bytes = weight.stored_bytes();
         self.allocated.add_to(unit, Term::Weights, bytes.elements);
@@ -219,13 +217,8 @@ impl WeightSource for Source<'_> {
     }
 
     fn values(&mut self, unit: Unit, role: Role) -> Result<Vec<f32>> {
-        let HostWeight::Dense(weight) = self.read(unit, role)? else {
-            unreachable!("tables are never quantized")
-        };
-        let mut values = vec![0.0; weight.rows * weight.cols];
-        le_bytes_to_f32(weight.dtype, &weight.bytes, &mut values)
-            .expect("a bound tensor's elements are floating-point");
-        Ok(values)
+        let values = self.read(unit, role)?.values();
+        Ok(values.expect("a bound tensor's elements are floating-point"))
     }
 
     fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {
@@ -257,34 +250,30 @@ pub(crate) fn weight(
     encodings: &Encodings<'_>,
     run_on: RunOn,
     encoder: &dyn Encoder,
-) -> Result<HostWeight> {
-    let (checkpoint, name) = (model.checkpoint(), &bound.tensor.name);
-    let rows = Rows::new(checkpoint, bound);
-    match bound.held {
-        Held::FourBit(state) => return quantized::four_bit(checkpoint, name, &state),
-        Held::Int8(format) => {
-            return quantized::int8(checkpoint, name, (rows.rows, rows.cols), format);
-        }
-        Held::Dense(_) | Held::Scaled(_) => {}
+) -> Result<StoredWeight> {
+    if bound.stored().quantized().is_some() {
+        return quantized::stored(model.checkpoint(), bound);
     }
-    let dense = |dtype| -> Result<DenseWeight> {
-        Ok(DenseWeight {
-            dtype,
-            rows: rows.rows,
-            cols: rows.cols,
-            bytes: rows.load(dtype)?,
-        })
+    let rows = Rows::new(model.checkpoint(), bound);
+    let dense = |dtype| -> Result<StoredWeight> {
+        let shape = (rows.rows, rows.cols);
+        Ok(StoredWeight::dense(dtype, shape, rows.load(dtype)?))
     };
     // What is quantized is first rounded to the type that it would otherwise be kept in.
-    let source = encodings.dense_dtype(bound.stored_as());
-    Ok(
-        match encodings.scheme(bound.slot, bound.stored_as(), run_on) {
-            Scheme::Dense(dtype) => HostWeight::Dense(dense(dtype)?),
-            Scheme::Int8(format) => HostWeight::Int8(encode::int8(&rows, source, format, encoder)?),
-            Scheme::Int8PerUse(dtype, format) => HostWeight::Int8PerUse(dense(dtype)?, format),
-            Scheme::FourBit(format) => {
-                HostWeight::FourBit(encode::four_bit(&rows, source, format, encoder)?)
-            }
-        },
-    )
+    let source = encodings.dense_dtype(bound.stored());
+    let scheme = encodings.scheme(bound.slot, bound.stored(), run_on);
+    match scheme {
+        Scheme::Dense(dtype) => dense(dtype),
+        Scheme::Int8(format) => encode::int8(&rows, source, format, encoder),
+        Scheme::Int8PerUse(dtype, _) => Ok(StoredWeight {
+            scheme,
+            ..dense(dtype)?
+        }),
+        Scheme::FourBit(format) => encode::four_bit(&rows, source, format, encoder),
+        Scheme::Ggml(_) | Scheme::Fp8(_) => Err(RuntimeError::NotEncodable {
+            path: rows.path().to_owned(),
+            tensor: rows.name().to_owned(),
+            scheme,
+        }),
+    }
 }

@@ -1,40 +1,24 @@
 //! Feed-forward: one for all tokens, or experts.
 
-use llm_arch::{DenseMlp, ExpertsSpec, Gating, MlpSpec, Role, StackSpec, Unit, Weighting};
+use std::slice::from_ref;
+
+use llm_arch::{ExpertOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, Unit, Weighting};
 use llm_backend::{Backend, Output};
 use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::activations::Activations;
-use crate::block::Call;
+use crate::block::{Call, Input};
 use crate::memory::vec_bytes;
-use crate::projection::Projection;
+use crate::projection::apply;
 use crate::stage::WeightSource;
 use crate::stream::{Key, Stream, Weights};
-
-/// A block's feed-forward on a device.
-pub(crate) enum Mlp<B: Backend> {
-    Dense {
-        spec: DenseMlp,
-        up: Projection<B>,
-        down: Projection<B>,
-    },
-    Experts {
-        spec: ExpertsSpec,
-        router: Projection<B>,
-    },
-}
 
 /// The experts of a layer: weights of their own, which rest where each of them is placed.
 pub(crate) struct Experts<B: Backend> {
     layer: usize,
     spec: ExpertsSpec,
-    weights: Vec<Weights<Expert<B>>>,
-}
-
-pub(crate) struct Expert<B: Backend> {
-    gate_up: Projection<B>,
-    down: Projection<B>,
+    weights: Vec<Weights<B, ExpertOf<Role>>>,
 }
 
 impl<B: Backend> Experts<B> {
@@ -43,17 +27,17 @@ impl<B: Backend> Experts<B> {
         backend: &B,
         stream: Option<&Stream>,
         source: &mut dyn WeightSource,
-        stack: &StackSpec,
+        model: &ModelSpec,
         layer: usize,
     ) -> Result<Option<Self>> {
-        let MlpSpec::Experts(spec) = stack.layers[layer].mlp else {
+        let (MlpSpec::Experts(spec), Some(roles)) =
+            (model.decoder.layers[layer].mlp, ExpertOf::of(model, layer))
+        else {
             return Ok(None);
         };
         let load = |expert| {
-            let unit = Unit::Expert { layer, expert };
-            Weights::load(stream, Key::Unit(unit), source, |source| {
-                Expert::load(backend, source, unit)
-            })
+            let key = Key::Unit(Unit::Expert { layer, expert });
+            Weights::load(backend, stream, key, roles, source)
         };
         Ok(Some(Experts {
             layer,
@@ -85,122 +69,69 @@ impl<B: Backend> Experts<B> {
             let chosen = chosen.filter(|(_, chosen)| !chosen.rows.is_empty());
             stream.resolve(chosen.map(|(expert, _)| Key::Unit(self.unit(expert))));
         }
-        for (i, (weights, chosen)) in self.weights.iter().zip(&a.routing.by_expert).enumerate() {
+        for (weights, chosen) in self.weights.iter().zip(&a.routing.by_expert) {
             let n = chosen.rows.len();
             if n == 0 {
                 continue;
             }
-            let expert =
-                weights.get(stream, |source| Expert::load(backend, source, self.unit(i)))?;
+            let expert = weights.get(backend, stream)?;
             backend.gather_rows(&a.normed, &chosen.rows, a.hidden, &mut a.gathered)?;
-            let up = (Output::Write, &mut a.up);
-            expert
-                .gate_up
-                .apply(backend, &a.gathered, up, n, &mut a.workspace)?;
+            let (parts, up) = (expert.up.parts(), (Output::Write, &mut a.up));
+            apply(backend, parts, &a.gathered, up, n, &mut a.workspace)?;
             backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
-            let delta = (Output::Write, &mut a.delta);
-            expert
-                .down
-                .apply(backend, &a.gated, delta, n, &mut a.workspace)?;
+            let (down, delta) = (from_ref(&expert.down), (Output::Write, &mut a.delta));
+            apply(backend, down, &a.gated, delta, n, &mut a.workspace)?;
             backend.scatter_add(&a.delta, &chosen.rows, &chosen.weights, a.hidden, &mut a.x)?;
         }
         Ok(())
     }
 }
 
-impl<B: Backend> Expert<B> {
-    fn load(backend: &B, source: &mut dyn WeightSource, unit: Unit) -> Result<Self> {
-        let gate_up = [(Role::Gate, None), (Role::Up, None)];
-        Ok(Expert {
-            gate_up: Projection::load(backend, source, unit, &gate_up)?,
-            down: Projection::load(backend, source, unit, &[(Role::Down, None)])?,
-        })
-    }
-}
-
-impl<B: Backend> Mlp<B> {
-    pub(crate) fn load(
-        backend: &B,
-        source: &mut dyn WeightSource,
-        unit: Unit,
-        spec: &MlpSpec,
-    ) -> Result<Self> {
-        match *spec {
-            MlpSpec::Dense(spec) => {
-                let biased = |role, bias: Role| (role, spec.bias.then_some(bias));
-                let up = biased(Role::Up, Role::UpBias);
-                let up = match spec.gating {
-                    Gating::None => &[up][..],
-                    Gating::Separate => &[biased(Role::Gate, Role::GateBias), up],
-                    Gating::Fused => &[biased(Role::GateUp, Role::GateUpBias)],
-                };
-                let down = [biased(Role::Down, Role::DownBias)];
-                Ok(Mlp::Dense {
-                    spec,
-                    up: Projection::load(backend, source, unit, up)?,
-                    down: Projection::load(backend, source, unit, &down)?,
-                })
-            }
-            MlpSpec::Experts(spec) => Ok(Mlp::Experts {
-                spec,
-                router: Projection::load(backend, source, unit, &[(Role::Router, None)])?,
-            }),
+/// Computes a block's feed-forward. Of experts it says which compute next.
+pub(crate) fn forward<B: Backend>(
+    mlp: &MlpOf<B::Weight>,
+    call: &Call<'_, B>,
+    (input, output): (Input, Output),
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let Call {
+        backend, n_tokens, ..
+    } = *call;
+    match mlp {
+        MlpOf::Dense { spec, up, down } => {
+            let x = match input {
+                Input::Stream => &a.x,
+                Input::Normed => &a.normed,
+            };
+            let out = (Output::Write, &mut a.up);
+            apply(backend, up.parts(), x, out, n_tokens, &mut a.workspace)?;
+            let inner = match spec.gating {
+                Gating::None => {
+                    backend.activate(spec.activation, &mut a.up, spec.width, n_tokens)?;
+                    &a.up
+                }
+                Gating::Separate | Gating::Fused => {
+                    backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n_tokens)?;
+                    &a.gated
+                }
+            };
+            let out = match output {
+                Output::Write => &mut a.delta,
+                Output::Add => &mut a.x,
+            };
+            let (down, out) = (from_ref(down), (output, out));
+            apply(backend, down, inner, out, n_tokens, &mut a.workspace)
         }
-    }
-
-    /// Of the stream or its normed copy, to `a.x` (added) or `a.delta` (written). Of experts it says which compute next.
-    pub(crate) fn forward(
-        &self,
-        call: &Call<'_, B>,
-        a: &mut Activations<B>,
-        from_stream: bool,
-        output: Output,
-    ) -> Result<()> {
-        let Call {
-            backend, n_tokens, ..
-        } = *call;
-        match self {
-            Mlp::Dense { spec, up, down } => {
-                let x = if from_stream { &a.x } else { &a.normed };
-                up.apply(
-                    backend,
-                    x,
-                    (Output::Write, &mut a.up),
-                    n_tokens,
-                    &mut a.workspace,
-                )?;
-                let inner = match spec.gating {
-                    Gating::None => {
-                        backend.activate(spec.activation, &mut a.up, spec.width, n_tokens)?;
-                        &a.up
-                    }
-                    Gating::Separate | Gating::Fused => {
-                        backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n_tokens)?;
-                        &a.gated
-                    }
-                };
-                let out = match output {
-                    Output::Write => &mut a.delta,
-                    Output::Add => &mut a.x,
-                };
-                down.apply(backend, inner, (output, out), n_tokens, &mut a.workspace)
-            }
-            Mlp::Experts { spec, router } => {
-                assert!(
-                    !from_stream && output == Output::Add,
-                    "experts read a normed copy of the stream and add to it"
-                );
-                router.apply(
-                    backend,
-                    &a.normed,
-                    (Output::Write, &mut a.scores),
-                    n_tokens,
-                    &mut a.workspace,
-                )?;
-                a.routing.choose(spec, n_tokens, |scores| {
-                    Ok(backend.download(&a.scores, scores)?)
-                })
-            }
+        MlpOf::Experts { spec, router } => {
+            assert!(
+                input == Input::Normed && output == Output::Add,
+                "experts read a normed copy of the stream and add to it"
+            );
+            let (router, out) = (from_ref(router), (Output::Write, &mut a.scores));
+            apply(backend, router, &a.normed, out, n_tokens, &mut a.workspace)?;
+            a.routing.choose(spec, n_tokens, |scores| {
+                Ok(backend.download(&a.scores, scores)?)
+            })
         }
     }
 }

@@ -144,7 +144,7 @@ impl Session {
         self.sequences.expect(sequence, n_positions);
     }
 
-    /// Forgets positions of `sequence` from `len` on; returns how many are left: `len`, or none where a window has
+    /// Forgets positions of `sequence` from `len` on; returns how many are left: `len`, or fewer where a layer has
     /// already let go of what the position before `len` saw.
     ///
     /// # Panics
@@ -155,17 +155,19 @@ impl Session {
             len <= n_taken,
             "sequence {sequence} has but {n_taken} positions"
         );
-        let layers = &self.spec.decoder.layers;
-        let shortest = layers
-            .iter()
-            .map(|layer| self.limits.capacity(layer.window))
-            .min()
-            .unwrap_or(0);
-        let reached = self.sequences.reached(sequence);
-        let is_held = reached <= shortest || len + self.limits.n_tokens >= reached;
-        self.sequences
-            .truncate(sequence, if is_held { len } else { 0 });
-        self.len(sequence)
+        let kept = self.rewind(sequence, len);
+        self.sequences.truncate(sequence, kept);
+        kept
+    }
+
+    /// Takes all stages back to `len` positions of `sequence`, or to the fewer that all of them still have.
+    fn rewind(&mut self, sequence: usize, len: usize) -> usize {
+        let stages = self.stages.iter_mut();
+        let kept = stages.map(|stage| stage.rewind(sequence, len)).min();
+        match kept {
+            Some(kept) if kept < len => self.rewind(sequence, kept),
+            _ => len,
+        }
     }
 
     /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own.
@@ -178,7 +180,7 @@ impl Session {
     pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
         assert_ne!(from, to, "a sequence is not forked to itself");
         for stage in &mut self.stages {
-            stage.fork(from, to, self.sequences.reached(from))?;
+            stage.fork(from, to)?;
         }
         self.sequences.fork(from, to);
         Ok(())
@@ -244,7 +246,7 @@ impl Session {
         if let [(sequence, id)] = *tokens {
             self.check(sequence, &[id])?;
             let ids = [id];
-            let outcome = match self.sequences.begin(sequence, &ids) {
+            let outcome = match self.begin(sequence, &ids) {
                 Cow::Borrowed(_) => {
                     let rows = self.rows(sequence, 0, 1);
                     let ran = self.run(&ids, &[(sequence, rows)], true);
@@ -315,13 +317,22 @@ impl Session {
             assert!(!is_named, "sequence {sequence} is named twice");
             self.check(sequence, ids)?;
         }
-        let begin = |&(sequence, ids): &(usize, _)| (sequence, self.sequences.begin(sequence, ids));
+        let begin = |&(sequence, ids): &(usize, _)| (sequence, self.begin(sequence, ids));
         let fed: Vec<(usize, Cow<'_, [u32]>)> = items.iter().map(begin).collect();
         let outcome = self.passes(&fed);
         for &(sequence, _) in &fed {
             self.sequences.end(sequence);
         }
         outcome
+    }
+
+    /// What is fed to append `ids` to `sequence`: all of it where its keys were made for another length.
+    fn begin<'i>(&mut self, sequence: usize, ids: &'i [u32]) -> Cow<'i, [u32]> {
+        let fed = self.sequences.begin(sequence, ids);
+        if let Cow::Owned(_) = fed {
+            self.rewind(sequence, 0);
+        }
+        fed
     }
 
     fn passes(&mut self, items: &[(usize, Cow<'_, [u32]>)]) -> Result<()> {
@@ -365,7 +376,7 @@ impl Session {
         each: impl FnMut(usize, &[f32]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         self.check(sequence, ids)?;
-        let fed = self.sequences.begin(sequence, ids);
+        let fed = self.begin(sequence, ids);
         let outcome = self.score_last(sequence, &fed, ids.len(), each);
         self.sequences.end(sequence);
         outcome

@@ -7,9 +7,10 @@ mod head;
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_arch::{LayerSpec, ModelSpec, NormSpec, Role, Side, StackSpec, Unit};
-use llm_backend::{Allocation, Backend, DeviceInfo, HostWeight, Rows};
-use llm_plan::{ActivationWidths, Limits, Term, kv_shape};
+use llm_arch::{BlockOf, LayerSpec, ModelSpec, Role, Side, Unit};
+use llm_backend::{Allocation, Backend, DeviceInfo, Rows};
+use llm_plan::{ActivationWidths, Limits, Term};
+use llm_quant::StoredWeight;
 use llm_tensor::DType;
 
 use self::embedding::Embedding;
@@ -17,15 +18,15 @@ use self::encoder::Encoder;
 use self::head::Head;
 use crate::activations::Activations;
 use crate::angles::Angles;
-use crate::block::{Block, BlockCache, Call};
+use crate::block::{self, Call};
 use crate::memory::Allocated;
 use crate::mlp::Experts;
 use crate::probe::Probe;
-use crate::projection::NormWeights;
 use crate::relative::BiasTable;
 use crate::session::Interrupt;
+use crate::state::LayerState;
 use crate::stream::{Key, Next, Stream, Weights};
-use crate::{Result, RuntimeError};
+use crate::{Result, RuntimeError, mixer};
 
 /// Where a stage's weights come from.
 pub trait WeightSource {
@@ -33,7 +34,7 @@ pub trait WeightSource {
     ///
     /// # Errors
     /// When it cannot be read.
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight>;
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight>;
 
     /// The elements of a slot that is no weight itself: a table that a device computes with is made of them.
     ///
@@ -137,11 +138,15 @@ pub trait Stage: Send {
         memory: &mut [f32],
     ) -> Result<()>;
 
-    /// Makes sequence `to` what `from` is, which has reached `n_positions`.
+    /// Forgets positions of a sequence from `len` on; returns how many are left: `len`, or fewer where what the position
+    /// before `len` needs is gone. Other stages may have fewer; then this is asked again.
+    fn rewind(&mut self, sequence: usize, len: usize) -> usize;
+
+    /// Makes sequence `to` what `from` is.
     ///
     /// # Errors
     /// When the device fails.
-    fn fork(&mut self, from: usize, to: usize, n_positions: usize) -> Result<()>;
+    fn fork(&mut self, from: usize, to: usize) -> Result<()>;
 
     /// Logits of some rows of the last pass into `out` `[rows, vocab]`; the last stage's only.
     ///
@@ -162,14 +167,14 @@ struct BackendStage<B: Backend> {
     embedding: Option<Embedding<B>>,
     /// The first stage's, in encoder-decoder models.
     encoder: Option<Encoder<B>>,
-    blocks: Vec<Weights<Block<B>>>,
+    blocks: Vec<Weights<B, BlockOf<Role>>>,
     /// By block; none where its feed-forward is dense.
     experts: Vec<Option<Experts<B>>>,
     bias: Option<BiasTable<B>>,
     /// The last stage's.
     head: Option<Head<B>>,
     /// By block, then by sequence.
-    caches: Vec<Vec<BlockCache<B>>>,
+    states: Vec<Vec<LayerState<B>>>,
     /// Prompts that an encoder has read.
     n_encodings: u64,
     activations: Activations<B>,
@@ -210,10 +215,9 @@ impl<B: Backend> BackendStage<B> {
         let (mut blocks, mut experts) = (Vec::new(), Vec::new());
         for i in layers.clone() {
             let key = Key::Unit(Unit::Layer(Side::Decoder, i));
-            blocks.push(Weights::load(streamed, key, source, |source| {
-                Block::load(b, source, stack, (Side::Decoder, i), has_cross)
-            })?);
-            experts.push(Experts::load(b, streamed, source, stack, i)?);
+            let roles = BlockOf::of(spec, Side::Decoder, i);
+            blocks.push(Weights::load(b, streamed, key, roles, source)?);
+            experts.push(Experts::load(b, streamed, source, spec, i)?);
         }
         let head = match is_last {
             true => Some(Head::load(
@@ -226,25 +230,14 @@ impl<B: Backend> BackendStage<B> {
             )?),
             false => None,
         };
-        let sequences = |layer: &LayerSpec| {
-            let capacity = limits.capacity(layer.window);
-            (0..limits.n_sequences)
-                .map(|_| {
-                    cache(
-                        b,
-                        stack,
-                        capacity,
-                        *kv_dtype,
-                        has_cross.then_some(limits.n_tokens),
-                    )
-                })
-                .collect::<Result<Vec<_>>>()
-        };
+        let state =
+            |layer: &LayerSpec| LayerState::new(b, &layer.mixer, limits, *kv_dtype, has_cross);
+        let states = |layer| (0..limits.n_sequences).map(|_| state(layer)).collect();
         let memory_width = ActivationWidths::of(spec).memory;
         let stage = BackendStage {
-            caches: stack.layers[layers.clone()]
+            states: stack.layers[layers.clone()]
                 .iter()
-                .map(sequences)
+                .map(states)
                 .collect::<Result<_>>()?,
             n_encodings: 0,
             activations: Activations::new(b, spec, limits)?,
@@ -325,16 +318,13 @@ impl<B: Backend> Stage for BackendStage<B> {
             n_tokens,
             sequences: pass.sequences,
         };
-        let has_cross = spec.encoder.is_some();
-        let blocks = self.blocks.iter().zip(&self.experts).zip(&mut self.caches);
-        for (i, ((block, experts), caches)) in self.options.layers.clone().zip(blocks) {
+        let blocks = self.blocks.iter().zip(&self.experts).zip(&mut self.states);
+        for (i, ((block, experts), states)) in self.options.layers.clone().zip(blocks) {
             if pass.interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            let block = block.get(stream, |source| {
-                Block::load(backend, source, stack, (Side::Decoder, i), has_cross)
-            })?;
-            block.forward(&call, &stack.layers[i], a, caches)?;
+            let block = block.get(backend, stream)?;
+            block::forward(&block, &call, a, states)?;
             // Experts may be brought to its place.
             drop(block);
             if let Some(experts) = experts {
@@ -378,29 +368,31 @@ impl<B: Backend> Stage for BackendStage<B> {
         } else {
             backend.upload(memory, buffer)?;
         }
-        let stack = &self.options.spec.decoder;
-        let blocks = self.blocks.iter().zip(&mut self.caches);
-        for (i, (block, caches)) in self.options.layers.clone().zip(blocks) {
+        for (block, states) in self.blocks.iter().zip(&mut self.states) {
             if interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            let block = block.get(stream, |source| {
-                Block::load(backend, source, stack, (Side::Decoder, i), true)
-            })?;
-            let attention = &stack.block.attention;
-            let cache = &mut caches[sequence];
-            block.encode_memory(backend, attention, buffer, ids.len(), a, cache)?;
-            cache.encoding = self.n_encodings;
+            let block = block.get(backend, stream)?;
+            if let (Some(cross), Some(state)) = (&block.cross, states[sequence].encoded()) {
+                let memory = (&*buffer, ids.len(), self.n_encodings);
+                mixer::encode(&cross.compute, backend, memory, a, state)?;
+            }
         }
         Ok(())
     }
 
-    fn fork(&mut self, from: usize, to: usize, n_positions: usize) -> Result<()> {
-        for caches in &mut self.caches {
-            let [from, to] = caches
+    fn rewind(&mut self, sequence: usize, len: usize) -> usize {
+        let states = self.states.iter_mut();
+        let kept = states.map(|states| states[sequence].rewind(len));
+        kept.min().unwrap_or(len)
+    }
+
+    fn fork(&mut self, from: usize, to: usize) -> Result<()> {
+        for states in &mut self.states {
+            let [from, to] = states
                 .get_disjoint_mut([from, to])
                 .expect("two sequences of the session");
-            to.copy_from(&*self.backend, from, n_positions)?;
+            to.copy_from(&*self.backend, from)?;
         }
         Ok(())
     }
@@ -416,10 +408,10 @@ impl<B: Backend> Stage for BackendStage<B> {
     }
 
     fn count(&self, allocated: &mut Allocated) {
-        for (layer, caches) in self.options.layers.clone().zip(&self.caches) {
+        for (layer, states) in self.options.layers.clone().zip(&self.states) {
             let unit = Unit::Layer(Side::Decoder, layer);
-            let caches = caches.iter().map(BlockCache::bytes).sum();
-            allocated.add_to(unit, Term::KvCache, caches);
+            let states = states.iter().map(LayerState::bytes).sum();
+            allocated.add_to(unit, Term::KvCache, states);
         }
         self.activations.count(allocated);
         let rest = [
@@ -438,34 +430,4 @@ impl<B: Backend> Stage for BackendStage<B> {
         ];
         allocated.add(Term::Staging, staging.into_iter().flatten().sum());
     }
-}
-
-fn final_norm<B: Backend>(
-    backend: &B,
-    source: &mut dyn WeightSource,
-    side: Side,
-    spec: &NormSpec,
-) -> Result<NormWeights<B>> {
-    let roles = (Role::FinalNorm, Role::FinalNormBias);
-    NormWeights::load(backend, source, Unit::FinalNorm(side), spec, roles)
-}
-
-/// An empty cache of `capacity` positions and, for cross-attention, of an encoder's.
-fn cache<B: Backend>(
-    backend: &B,
-    stack: &StackSpec,
-    capacity: usize,
-    dtype: DType,
-    cross_capacity: Option<usize>,
-) -> Result<BlockCache<B>> {
-    let shape = |capacity| kv_shape(stack, capacity, dtype);
-    Ok(BlockCache {
-        own: backend.kv_cache(&shape(capacity))?,
-        cross: match cross_capacity {
-            Some(capacity) => Some(backend.kv_cache(&shape(capacity))?),
-            None => None,
-        },
-        n_encoded: 0,
-        encoding: 0,
-    })
 }

@@ -2,14 +2,7 @@
 
 use std::fmt;
 
-/// One of a model's two runs of blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Side {
-    /// Reads the prompt of an encoder-decoder model.
-    Encoder,
-    /// Continues it.
-    Decoder,
-}
+use crate::spec::Side;
 
 /// The smallest placeable part of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -24,7 +24,7 @@ impl FourBitView<'_> {
     /// # Panics
     /// When they leave the matrix.
     #[inline(always)]
-    pub(super) fn decode<S: FourBit>(&self, simd: S, first: usize, out: &mut [f32]) {
+    pub(crate) fn decode<S: FourBit>(&self, simd: S, first: usize, out: &mut [f32]) {
         match self.absmax {
             AbsmaxView::Plain(scales) => self.decode_with(simd, scales, first, out),
             AbsmaxView::Double(scales) => self.decode_with(simd, scales, first, out),

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use llm_backend::{Backend, HostWeight, LinearPart, Output};
+use llm_backend::{Backend, LinearPart, Output};
 use llm_quant::{
     Absmax, BlockSize, Code, DoubleAbsmax, Encoder, FourBit, NESTED_BLOCK, Weight4Bit, dynamic_map,
 };
@@ -81,7 +81,7 @@ fn nothing_beyond_a_weight_is_read() {
     for cpu in cpus() {
         for weight in &weights {
             let (rows, cols) = (weight.rows(), weight.cols());
-            let loaded = cpu.load(HostWeight::FourBit(weight.clone())).unwrap();
+            let loaded = cpu.load(weight.clone().into()).unwrap();
             let part = LinearPart {
                 weight: &loaded,
                 bias: None,
@@ -138,7 +138,7 @@ fn any_elements_are_decoded_to_the_exact_values() {
 
 fn product(cpu: &Cpu, weight: &Weight4Bit, x: &[f32]) -> Vec<f32> {
     let shape = (weight.rows(), weight.cols());
-    tests::product(cpu, HostWeight::FourBit(weight.clone()), shape, x)
+    tests::product(cpu, weight.clone().into(), shape, x)
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

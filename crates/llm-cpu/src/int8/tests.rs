@@ -1,6 +1,6 @@
 use std::num::NonZeroUsize;
 
-use llm_backend::{Backend, HostWeight};
+use llm_backend::Backend;
 use llm_quant::{Activations8, Encoder, Int8, Int8Weight, PRODUCT_SCALE, Scalar};
 use llm_tensor::{DType, HostBytes, f32_to_le_bytes};
 
@@ -163,7 +163,7 @@ fn int8_weight(rows: usize, cols: usize, threshold: f32) -> Int8Weight {
 
 fn product(cpu: &Cpu, weight: &Int8Weight, x: &[f32]) -> Vec<f32> {
     let shape = (weight.rows(), weight.cols());
-    tests::product(cpu, HostWeight::Int8(weight.clone()), shape, x)
+    tests::product(cpu, weight.clone().into(), shape, x)
 }
 
 /// Integer sums are exact and scaled alike, and few outliers are summed in order: nothing differs by a bit.

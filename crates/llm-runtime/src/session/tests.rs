@@ -36,7 +36,11 @@ impl Stage for Recorder {
         Ok(())
     }
 
-    fn fork(&mut self, _: usize, _: usize, _: usize) -> Result<()> {
+    fn rewind(&mut self, _: usize, len: usize) -> usize {
+        len
+    }
+
+    fn fork(&mut self, _: usize, _: usize) -> Result<()> {
         Ok(())
     }
 
