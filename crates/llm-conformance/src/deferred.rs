@@ -22,7 +22,18 @@ use self::schedule::{DeferredEvent, Schedule, lock};
 ///
 /// Its places have memory of their own: [`bring`](llm_backend::Queue::bring) copies the host pages when it runs, and
 /// placed weights are read when the operation runs. Whoever forgets to wait for something gets other results with some of
-/// the seeds.
+/// the seeds. Queues without scratch memory are those that bring; they and [`Event::finish`](llm_backend::Event::finish)
+/// are what a [`Fault`] is about.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use llm_conformance::{Deferred, check_queues};
+///
+/// for seed in 0..3 {
+///     check_queues(&Arc::new(Deferred::new(seed)));
+/// }
+/// ```
 pub struct Deferred<B: Backend = Reference> {
     inner: Arc<B>,
     info: DeviceInfo,
