@@ -13,7 +13,7 @@ pub struct DeviceInfo {
 
 /// A normalisation and its learned vectors.
 #[derive(Debug)]
-pub struct NormOp<'a, B: Backend + ?Sized> {
+pub struct NormOp<'a, B: Backend> {
     /// Which statistic.
     pub norm: Norm,
     /// Added to the variance or the mean square before the root.
@@ -28,20 +28,20 @@ pub struct NormOp<'a, B: Backend + ?Sized> {
 
 /// One of the matrices that a linear operation applies to the same rows.
 #[derive(Debug)]
-pub struct LinearPart<'a, B: Backend + ?Sized> {
+pub struct LinearPart<'a, B: Backend> {
     /// `[rows, cols]`.
     pub weight: &'a B::Weight,
     /// `[rows]`.
     pub bias: Option<&'a B::Weight>,
 }
 
-impl<B: Backend + ?Sized> Clone for LinearPart<'_, B> {
+impl<B: Backend> Clone for LinearPart<'_, B> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<B: Backend + ?Sized> Copy for LinearPart<'_, B> {}
+impl<B: Backend> Copy for LinearPart<'_, B> {}
 
 /// What a linear operation does to its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub struct KvColumns {
 }
 
 /// How queries attend to a cache.
-pub struct Attention<'a, B: Backend + ?Sized> {
+pub struct Attention<'a, B: Backend> {
     /// Query heads; a multiple of `n_kv_heads`, consecutive ones sharing a key head.
     pub n_heads: usize,
     /// Heads of keys, and of values.
@@ -133,7 +133,7 @@ pub enum Mask {
 }
 
 /// What is added to the product of a query and a key, by head and by distance.
-pub struct RelativeBias<'a, B: Backend + ?Sized> {
+pub struct RelativeBias<'a, B: Backend> {
     /// `[n_heads, row]`: element `zero + key's position − query's position` of the head's row.
     pub table: &'a B::Buffer,
     /// Elements of a row; distances beyond its ends take its first or last element.
@@ -142,13 +142,13 @@ pub struct RelativeBias<'a, B: Backend + ?Sized> {
     pub zero: usize,
 }
 
-impl<B: Backend + ?Sized> Clone for RelativeBias<'_, B> {
+impl<B: Backend> Clone for RelativeBias<'_, B> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<B: Backend + ?Sized> Copy for RelativeBias<'_, B> {}
+impl<B: Backend> Copy for RelativeBias<'_, B> {}
 
 /// Rows of a pass that belong to one sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
