@@ -8,8 +8,8 @@ use std::thread::{self, JoinHandle};
 
 use llm_backend::{Backend, Event, Place};
 
-use super::{Key, Staged};
 use super::parcel::{Parcel, Run, Sum};
+use super::{Key, Staged};
 use crate::sum::{self, CHUNK};
 use crate::{Result, RuntimeError, offload};
 

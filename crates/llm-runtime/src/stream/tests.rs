@@ -8,7 +8,7 @@ use llm_backend::{Backend, Ops, Queue, Reference};
 use llm_checkpoint::{Checkpoint, DirectFile, NewTensor, SafetensorsWriter};
 use llm_conformance::{Deferred, Fault};
 use llm_plan::SLOT_PADDING;
-use llm_quant::{Part, Parts, Scheme, StoredWeight};
+use llm_quant::{Parts, Scheme, StoredWeight};
 use llm_tensor::{DType, Shape, WorkspaceShape};
 
 use super::parcel::{Item, Parcel, Source, Span};
@@ -105,7 +105,6 @@ const WORKSPACE: WorkspaceShape = WorkspaceShape {
     n_kv_heads: 1,
     head_dim: 1,
 };
-
 
 impl Files {
     /// Unit `i` has `lengths[i]` bytes.
@@ -294,7 +293,7 @@ fn a_file_with_a_sum_is_held_to_it() {
     let stream = device.stream(files.feed(Some(sum)));
     device.check(&files, &stream, 0);
     drop(stream);
-    files.overwrite(files.start(0) + 4_500_000, 1);
+    files.overwrite(files.start(0) + 4_500_000, 200);
     let stream = device.stream(files.feed(Some(sum)));
     let error = device.bring(&stream, 0).map(drop).unwrap_err();
     assert!(error.to_string().contains("model.safetensors"), "{error}");
@@ -390,8 +389,7 @@ fn a_wait_that_is_forgotten_is_found() {
     let order: Vec<usize> = (0..20).map(|i| i * 3 % 5).collect();
     for fault in Fault::ALL {
         let mut seeds = 0..60;
-        let is_wrong =
-            |seed| !found_on(Deferred::with_fault(seed, fault), &files, &order);
+        let is_wrong = |seed| !found_on(Deferred::with_fault(seed, fault), &files, &order);
         assert!(seeds.any(is_wrong), "{fault:?}");
     }
 }
