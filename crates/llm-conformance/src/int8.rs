@@ -1,16 +1,17 @@
 //! Linear operations with weights in LLM.int8(), alone and beside dense ones.
 
+use std::sync::Arc;
+
+use llm_backend::{Backend, Output};
 use llm_quant::{Activations8, Int8, Int8Weight, PRODUCT_SCALE, Scheme, StoredWeight};
 use llm_tensor::DType;
 
-use super::case::{Case, EPS, sum_error};
-use super::data::{DTYPES, Random, at_odd_address, widened};
-use super::linear::Linear;
-use crate::reference::encoded;
-use crate::{Backend, Output};
+use crate::case::{Case, EPS, sum_error};
+use crate::data::{DTYPES, Random, at_odd_address, widened};
+use crate::linear::Linear;
 
 #[derive(Debug)]
-pub(super) struct Int8Case {
+pub(crate) struct Int8Case {
     parts: Vec<Part>,
     cols: usize,
     n_tokens: usize,
@@ -60,7 +61,7 @@ const OUTLIER_EVERY: [usize; 4] = [0, 1999, 101, 6];
 /// Never, what is usual, and less than most activations.
 const THRESHOLDS: [f32; 3] = [0.0, 6.0, 0.25];
 
-pub(super) fn cases() -> Vec<Int8Case> {
+pub(crate) fn cases() -> Vec<Int8Case> {
     let mut cases = Vec::new();
     for (rows, cols) in SHAPES {
         for n_tokens in N_TOKENS {
@@ -152,16 +153,15 @@ impl Part {
                 scheme: Scheme::Int8PerUse(dtype, format),
                 ..random.weight(dtype, self.rows, cols)
             },
-            Kind::Int8(format) => int8_weight(random, self.rows, cols, format),
+            Kind::Int8(format) => weight(random, (self.rows, cols), format),
         }
     }
 }
 
 /// A weight of any codes, those too that no encoder writes.
-pub(super) fn int8_weight(
+pub(crate) fn weight(
     random: &mut Random,
-    rows: usize,
-    cols: usize,
+    (rows, cols): (usize, usize),
     format: Int8,
 ) -> StoredWeight {
     let codes = random.values(rows * cols, 128.0);
@@ -174,7 +174,7 @@ pub(super) fn int8_weight(
 }
 
 impl Case for Int8Case {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
         self.linear().run(backend)
     }
 
@@ -202,6 +202,17 @@ impl Case for Int8Case {
     }
 }
 
+/// How far each product of rows of `x` `[_, cols]` and of a weight in any scheme may be from the exact one.
+pub(crate) fn product_bounds(weight: &StoredWeight, x: &[f32]) -> Vec<f64> {
+    let products = ProductBounds::new(weight, x, weight.cols);
+    let tokens = 0..x.len() / weight.cols;
+    let of_token = |token| (0..weight.rows).map(move |row| (token, row));
+    let pairs = tokens.flat_map(of_token);
+    pairs
+        .map(|(token, row)| products.bound(token, row))
+        .collect()
+}
+
 /// How far a product of a row of weights and one of activations may be from the exact one.
 struct ProductBounds<'a> {
     rows: usize,
@@ -209,17 +220,15 @@ struct ProductBounds<'a> {
     x: &'a [f32],
     /// What is multiplied in floats: everything, or what is in outlier columns.
     wide: Vec<f32>,
+    /// Of elements, beside that of sums of products.
+    element_error: f64,
     int8: Option<(Int8Weight, Activations8)>,
 }
 
 impl<'a> ProductBounds<'a> {
     fn new(weight: &StoredWeight, x: &'a [f32], cols: usize) -> Self {
         let wide = widened(weight);
-        let int8 = match weight.scheme {
-            Scheme::Int8(_) => Int8Weight::of(weight),
-            Scheme::Int8PerUse(dtype, format) => Some(encoded(weight, dtype, format)),
-            Scheme::Dense(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
-        };
+        let int8 = Int8Weight::of(weight).or_else(|| Int8Weight::of_per_use(weight));
         let quantized = |weight: Int8Weight| {
             let threshold = weight.format().threshold;
             (weight, Activations8::quantize(x, cols, threshold))
@@ -229,6 +238,15 @@ impl<'a> ProductBounds<'a> {
             cols,
             x,
             wide,
+            // Scales may multiply values, as the reference has it, or sums of values with x.
+            element_error: match weight.scheme {
+                Scheme::FourBit(_) => 2.0 * EPS,
+                Scheme::Dense(_)
+                | Scheme::Int8(_)
+                | Scheme::Int8PerUse(..)
+                | Scheme::Ggml(_)
+                | Scheme::Fp8(_) => 0.0,
+            },
             int8: int8.map(quantized),
         }
     }
@@ -238,7 +256,8 @@ impl<'a> ProductBounds<'a> {
         let weights = &self.wide[row * self.cols..][..self.cols];
         let product = |col: usize| f64::from(x[col] * weights[col]).abs();
         let Some((weight, activations)) = &self.int8 else {
-            return sum_error(self.cols) * (0..self.cols).map(product).sum::<f64>();
+            let relative = self.element_error + sum_error(self.cols);
+            return relative * (0..self.cols).map(product).sum::<f64>();
         };
         let codes = &activations.codes[token * self.cols..][..self.cols];
         let sum: i64 = (0..self.cols)

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
+use llm_backend::{Backend, Output};
 use llm_quant::{
     Absmax, BlockSize, Code, DoubleAbsmax, Encoder, FourBit, NESTED_BLOCK, Scalar, StoredWeight,
     Weight4Bit, double, dynamic_map,
 };
 use llm_tensor::{DType, HostBytes};
 
-use super::case::{Case, EPS};
-use super::data::{Random, at_odd_address};
-use super::linear::Linear;
-use crate::{Backend, Output};
+use crate::case::{Case, EPS};
+use crate::data::{Random, at_odd_address};
+use crate::linear::Linear;
 
 #[derive(Debug)]
-pub(super) struct FourBitCase {
+pub(crate) struct FourBitCase {
     parts: Vec<Part>,
     cols: usize,
     n_tokens: usize,
@@ -62,7 +62,7 @@ const BLOCK_SIZES: [u64; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 
 const N_TOKENS: [usize; 7] = [1, 2, 3, 4, 11, 12, 33];
 
-pub(super) fn cases() -> Vec<FourBitCase> {
+pub(crate) fn cases() -> Vec<FourBitCase> {
     let mut cases = Vec::new();
     for (rows, cols) in SHAPES {
         for block_size in BLOCK_SIZES {
@@ -135,7 +135,7 @@ impl FourBitCase {
         let weights = self.parts.iter().map(|part| {
             let weight = match part.kind {
                 Kind::Dense(dtype) => random.weight(dtype, part.rows, self.cols),
-                Kind::FourBit(format) => encoded(&mut random, part.rows, self.cols, format),
+                Kind::FourBit(format) => encoded(&mut random, (part.rows, self.cols), format),
             };
             let bias = part.bias.map(|dtype| random.weight(dtype, 1, part.rows));
             (weight, bias)
@@ -152,7 +152,7 @@ impl FourBitCase {
 }
 
 impl Case for FourBitCase {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
         self.linear().run(backend)
     }
 
@@ -164,10 +164,9 @@ impl Case for FourBitCase {
 
 /// A weight of blocks of different magnitudes, some of them zero; its table is not the code's own. All parts start at
 /// odd addresses and end with their allocations.
-pub(super) fn encoded(
+pub(crate) fn encoded(
     random: &mut Random,
-    rows: usize,
-    cols: usize,
+    (rows, cols): (usize, usize),
     format: FourBit,
 ) -> StoredWeight {
     let mut values = random.values(rows * cols, 1.0);

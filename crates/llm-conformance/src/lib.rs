@@ -1,0 +1,185 @@
+//! Tests that every backend passes, against [`Reference`](llm_backend::Reference).
+//!
+//! A case is one call, or a few in a row, with deterministic inputs. [`check`] runs each on the
+//! backend and on the reference and compares with bounds that follow from f32 arithmetic on the case's own data;
+//! as every number of tokens is compared with the same reference, no result can depend on how many were computed
+//! together by more than rounding. [`check_reproducible`] demands the same bits of two backends, or of two runs.
+
+mod attention;
+mod case;
+mod data;
+mod deferred;
+mod elementwise;
+mod four_bit;
+mod groups;
+mod int8;
+mod linear;
+mod memory;
+mod norm;
+mod places;
+mod routing;
+mod schemes;
+mod tables;
+
+use std::sync::Arc;
+
+use llm_backend::Backend;
+
+pub use deferred::{Deferred, Fault};
+
+use case::{check_each, check_same_bits};
+
+/// Checks every operation.
+///
+/// # Panics
+/// When a result is further from the reference's than rounding explains, or an operation fails. The message names
+/// the case.
+pub fn check<B: Backend>(backend: &Arc<B>) {
+    check_memory(backend);
+    check_tables(backend);
+    check_norm(backend);
+    check_elementwise(backend);
+    check_linear(backend);
+    check_attention(backend);
+    check_routing(backend);
+    check_queues(backend);
+}
+
+/// Checks that what is allocated is as large as promised, and that weights of no floating-point numbers are refused.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_memory<B: Backend>(backend: &Arc<B>) {
+    memory::check_sizes(backend);
+    memory::check_refusals(backend);
+}
+
+/// Checks buffers, embeddings, learned positions, the gathering of rows and the order of heads.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_tables<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &tables::cases());
+    check_each(backend, &groups::cases());
+}
+
+/// Checks normalisations of rows and of heads.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_norm<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &norm::cases());
+    check_each(backend, &norm::heads());
+}
+
+/// Checks sums, activations, gates and rotary positions.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &elementwise::sums());
+    check_each(backend, &elementwise::activations());
+    check_each(backend, &elementwise::rotations());
+}
+
+/// Checks linear operations.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_linear<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &linear::cases());
+    check_each(backend, &four_bit::cases());
+    check_each(backend, &int8::cases());
+}
+
+/// Checks attention, and the blocks of keys and values that it reads.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_attention<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &attention::cases());
+    check_each(backend, &attention::copies());
+    check_each(backend, &attention::together());
+    check_each(backend, &attention::forks());
+}
+
+/// Checks the choice of experts, and rows sent through them.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_routing<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &routing::routings());
+    check_each(backend, &routing::experts());
+}
+
+/// Checks places, what is brought to them, and events between queues.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_queues<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &places::streams());
+    check_each(backend, &places::queues());
+}
+
+/// Checks that two backends give the same bits in every case: one in two runs, or one with different numbers of
+/// threads.
+///
+/// # Panics
+/// When they do not. The message names the case.
+pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) {
+    check_same_bits(one, other, &norm::cases());
+    check_same_bits(one, other, &norm::heads());
+    check_same_bits(one, other, &elementwise::sums());
+    check_same_bits(one, other, &elementwise::activations());
+    check_same_bits(one, other, &elementwise::rotations());
+    check_same_bits(one, other, &linear::cases());
+    check_same_bits(one, other, &four_bit::cases());
+    check_same_bits(one, other, &int8::cases());
+    check_same_bits(one, other, &attention::cases());
+    check_same_bits(one, other, &attention::together());
+    check_same_bits(one, other, &routing::routings());
+    check_same_bits(one, other, &routing::experts());
+    check_same_bits(one, other, &places::streams());
+    check_same_bits(one, other, &places::queues());
+}
+
+#[cfg(test)]
+mod tests {
+    use llm_backend::Reference;
+
+    use super::*;
+    use crate::case::Case;
+
+    const N_SEEDS: u64 = 20;
+
+    #[test]
+    fn putting_work_off_conforms() {
+        check(&Arc::new(Deferred::new(0)));
+    }
+
+    #[test]
+    fn no_order_of_queues_changes_a_bit() {
+        let reference = Arc::new(Reference::new());
+        for seed in 0..N_SEEDS {
+            let deferred = Arc::new(Deferred::new(seed));
+            check_same_bits(&reference, &deferred, &places::streams());
+            check_same_bits(&reference, &deferred, &places::queues());
+        }
+    }
+
+    #[test]
+    fn a_wait_that_is_forgotten_is_noticed() {
+        for fault in Fault::ALL {
+            for case in places::streams() {
+                let expected = case.run(&Arc::new(Reference::new()));
+                assert!(expected.iter().all(|x| x.is_finite()));
+                let is_noticed =
+                    |seed| case.run(&Arc::new(Deferred::with_fault(seed, fault))) != expected;
+                assert!(
+                    (0..N_SEEDS).any(is_noticed),
+                    "{fault:?} is never noticed: {case:?}"
+                );
+            }
+        }
+    }
+}
