@@ -14,7 +14,7 @@ use llm_arch::{HeadMatrix, Unit};
 use llm_backend::Reference;
 use llm_cpu::Cpu;
 use llm_plan::{
-    Budgets, Costs, DeviceCosts, DeviceMap, Home, Offload, Plan, Request, RunOn, StoredAs,
+    Budgets, Costs, DeviceCosts, DeviceMap, Home, Offload, Plan, Request, RunOn, StoredTensor,
     Strategy, Term, Verdict, WeightDType, plan,
 };
 use llm_quant::{LoadIn, QuantConfig, Scalar};
@@ -85,7 +85,7 @@ impl Case<'_> {
         let (reference, cpu) = (Reference::new(), Cpu::new(Default::default()).unwrap());
         let costs: [&dyn DeviceCosts; 2] = [&CostsOf(&reference), &CostsOf(&cpu)];
         let costs = |kind: Kind| costs[kind as usize];
-        let stored: Vec<StoredAs> = self.model.tensors().map(|t| t.stored_as()).collect();
+        let stored: Vec<StoredTensor> = self.model.tensors().map(|t| t.stored()).collect();
         let entry = |slot: &llm_arch::Slot| {
             let (module, _) = slot.name.rsplit_once('.').unwrap();
             // A tied head that has something of its own.
@@ -561,7 +561,7 @@ fn what_cannot_be_loaded_is_refused() {
     assert!(refused.contains("compute on GPU 1"), "{refused}");
 
     // A GPU that weights would be brought to from RAM.
-    let stored: Vec<StoredAs> = model.tensors().map(|t| t.stored_as()).collect();
+    let stored: Vec<StoredTensor> = model.tensors().map(|t| t.stored()).collect();
     let cpu = Cpu::new(Default::default()).unwrap();
     let costs = CostsOf(&cpu);
     let request = Request {
