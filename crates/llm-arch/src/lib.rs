@@ -18,12 +18,14 @@ pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf
 pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
-    After, AttentionOf, Before, BlockOf, CrossOf, EmbeddingOf, ExpertOf, Extents, HeadOf, InputOf,
-    LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role, Skeleton, Slot,
-    StackPlace, Stored, SublayerOf, TensorKind, TryMap, Unit,
+    After, AttentionOf, Before, BlockOf, CrossOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf,
+    Extents, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role,
+    Skeleton, Slot, StackPlace, Stored, SublayerOf, TensorKind, TryMap, Unit, Walk,
 };
 pub use spec::{
     AttentionSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
     HeadMatrix, HeadSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions,
-    Residual, Side, StackSpec, Weighting,
+    Residual, Side, StackSpec,
 };
+
+pub use llm_tensor::Weighting;

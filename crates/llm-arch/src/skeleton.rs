@@ -10,14 +10,15 @@ mod walk;
 use std::borrow::Cow;
 
 pub use self::block::{
-    After, AttentionOf, Before, BlockOf, CrossOf, EmbeddingOf, ExpertOf, HeadOf, InputOf, LinearOf,
-    MixerOf, MlpOf, NormOf, ProjectionOf, SublayerOf, TryMap,
+    After, AttentionOf, Before, BlockOf, CrossOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf,
+    HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SublayerOf, TryMap,
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
 use self::naming::{Pattern, matches};
 pub use self::places::{Place, StackPlace};
 pub use self::slot::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
-use self::walk::{Walk, units};
+pub use self::walk::Walk;
+use self::walk::units;
 use crate::ArchError;
 use crate::spec::{HeadMatrix, ModelSpec, Side};
 

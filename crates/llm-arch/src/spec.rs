@@ -1,6 +1,6 @@
 //! What a model is: plain data, and all that the runtime needs to know of a family.
 
-use llm_tensor::{Activation, DType, Norm};
+use llm_tensor::{Activation, DType, Norm, Weighting};
 
 use crate::rotary::RotarySpec;
 
@@ -284,11 +284,16 @@ pub enum MlpSpec {
 
 impl MlpSpec {
     /// Experts, if it is made of them.
-    pub fn n_experts(&self) -> usize {
+    pub fn experts(&self) -> Option<&ExpertsSpec> {
         match self {
-            MlpSpec::Dense(_) => 0,
-            MlpSpec::Experts(experts) => experts.n_experts,
+            MlpSpec::Dense(_) => None,
+            MlpSpec::Experts(experts) => Some(experts),
         }
+    }
+
+    /// Number of experts.
+    pub fn n_experts(&self) -> usize {
+        self.experts().map_or(0, |experts| experts.n_experts)
     }
 }
 
@@ -329,15 +334,6 @@ pub struct ExpertsSpec {
     pub activation: Activation,
     /// How the chosen experts' results are weighed.
     pub weighting: Weighting,
-}
-
-/// How chosen experts' results are weighed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weighting {
-    /// By the router's probabilities over all experts.
-    Probability,
-    /// By these, brought to a sum of one over the chosen.
-    Normalised,
 }
 
 /// How hidden states become logits.

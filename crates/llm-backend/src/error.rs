@@ -1,7 +1,7 @@
 use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
-/// What can go wrong on a device.
+/// Failure of a device.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
@@ -15,12 +15,18 @@ pub enum BackendError {
         /// How much was asked for.
         requested: Bytes,
     },
-    /// A weight in an encoding that the device cannot compute with.
-    #[error("{device} cannot compute with weights of {scheme}; load them as f32, f16 or bf16")]
+    /// A weight in a scheme that the device cannot compute with.
+    #[error(
+        "{device} cannot compute with a weight [{rows}, {cols}] in {scheme}; load it as f32, f16 or bf16"
+    )]
     UnsupportedWeight {
         /// The device's name.
         device: String,
-        /// The weight's encoding.
+        /// The weight's scheme.
         scheme: Scheme,
+        /// Output features.
+        rows: usize,
+        /// Input features.
+        cols: usize,
     },
 }

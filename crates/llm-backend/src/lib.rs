@@ -1,226 +1,106 @@
 //! The operations a device offers, and a slow, obvious reference for them.
 //!
-//! [`Backend`] is about a dozen block-level operations over typed device memory. Activations are f32; weights and
-//! the KV cache keep the encoding they were given. [`Reference`] implements it in the plainest way, with f64
-//! accumulation, and [`conformance`] holds any other backend against it.
+//! [`Backend`] is a device's memory; a [`Queue`] is work on it, done in order, and [`Ops`] are the operations that are put
+//! there: about two dozen, on typed device memory. None of them waits for its result. Activations are f32; weights and keys
+//! and values keep the encoding they were given. [`Reference`] implements it all in the plainest way, with f64 accumulation.
 
-pub mod conformance;
 mod error;
 mod ops;
+mod queue;
 mod reference;
 
 pub use error::BackendError;
 pub use ops::{
-    Attention, DeviceInfo, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Output, RelativeBias,
-    Rotary, Rows, Seen,
+    Attention, Batch, DeviceInfo, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
+    Mask, NormOp, Output, RelativeBias, Rotary, Routing, Rows,
 };
+pub use queue::{Event, Ops, Place, Queue};
 pub use reference::Reference;
 
 use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
 
 use llm_quant::StoredWeight;
-use llm_tensor::{Activation, Bytes, KvShape, WorkspaceShape};
+use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
-/// What every operation returns: a processor cannot fail, a device behind a driver can.
+/// Outcome of what a device is asked for: a processor cannot fail, a device behind a driver can.
 pub type Result<T> = std::result::Result<T, BackendError>;
 
 /// Memory that a device gave.
 pub trait Allocation {
-    /// How much it is.
+    /// Size of it.
     fn bytes(&self) -> Bytes;
 }
 
-/// A device: its memory and the operations that models are made of.
+/// A device: its memory, and the queues that compute in it.
 ///
-/// Every operation writes into outputs that the caller owns and none allocates, so that what a plan promised is
-/// what is used. Matrices are row-major; `n_tokens` rows are read and written even if a buffer holds more.
-///
-/// # Panics
-/// The operations panic when a buffer, weight, cache or workspace is too small or misshapen for the call: sizes
-/// follow from the model's descriptor, so that is the caller's mistake and never the data's.
-pub trait Backend: Debug + Send + Sync + 'static {
-    /// f32 activations on the device.
+/// Handles are cheap; what they stand for is allocated once, when a stage is built, so that what a plan promised is what is
+/// used. Matrices are row-major.
+pub trait Backend: Debug + Send + Sync + Sized + 'static {
+    /// f32 activations.
     type Buffer: Allocation + Send + Sync;
-    /// A weight in its encoding on the device.
+    /// u32 lists: token ids, positions, rows, block tables.
+    type Index: Allocation + Send + Sync;
+    /// A weight in its encoding.
     type Weight: Send + Sync;
-    /// Keys and values of one sequence in one layer.
-    type KvCache: Allocation + Send;
-    /// Scratch memory of the operations.
-    type Workspace: Allocation + Send;
+    /// Keys and values of all sequences in one layer, in blocks.
+    type KvPool: Allocation + Send;
+    /// Rows of a pass by the expert that a router chose for them.
+    type Routes: Allocation + Send;
+    /// A span that streamed weights are brought to, again and again.
+    type Place: Place;
+    /// A point in a queue.
+    type Event: Event;
+    /// Work in order.
+    type Queue: Ops<Self>;
 
-    /// What the device is.
+    /// Description of the device.
     fn info(&self) -> &DeviceInfo;
 
     /// A zeroed buffer of `n_elements`.
     fn alloc(&self, n_elements: usize) -> Result<Self::Buffer>;
 
-    /// Copies `src` to the start of `dst`.
-    fn upload(&self, src: &[f32], dst: &mut Self::Buffer) -> Result<()>;
+    /// A zeroed list of `n_elements`.
+    fn alloc_index(&self, n_elements: usize) -> Result<Self::Index>;
 
-    /// Copies the start of `src` to `dst`.
-    fn download(&self, src: &Self::Buffer, dst: &mut [f32]) -> Result<()>;
-
-    /// Takes a weight to the device. Where the device computes in host memory the bytes are shared, not copied.
+    /// A weight on the device. Where the device computes in host memory the bytes are shared, not copied. It may wait.
     ///
     /// # Errors
     /// [`BackendError::UnsupportedWeight`] for a scheme that the device does not compute with.
     fn load(&self, weight: StoredWeight) -> Result<Self::Weight>;
 
-    /// An empty cache.
-    fn kv_cache(&self, shape: &KvShape) -> Result<Self::KvCache>;
+    /// Blocks for the keys and values of a layer.
+    fn kv_pool(&self, shape: &KvShape) -> Result<Self::KvPool>;
 
-    /// What a cache of `shape` will take.
-    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes;
+    /// Bytes that [`Backend::kv_pool`] allocates.
+    fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes;
 
-    /// Scratch memory that suffices for every operation within `shape`.
-    fn workspace(&self, shape: &WorkspaceShape) -> Result<Self::Workspace>;
+    /// Positions of a block of such a pool.
+    fn kv_block_len(&self, shape: &KvShape) -> usize;
 
-    /// What scratch memory for `shape` will take.
-    fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes;
+    /// Room for a router's choice in passes of `n_tokens`.
+    fn routes(&self, routing: &Routing, n_tokens: usize) -> Result<Self::Routes>;
 
-    /// Rows `ids` of `table` `[vocab, width]`, times `scale`, into `out` `[ids, width]`.
-    fn embed(
-        &self,
-        table: &Self::Weight,
-        ids: &[u32],
-        scale: f32,
-        out: &mut Self::Buffer,
-    ) -> Result<()>;
+    /// Bytes that [`Backend::routes`] allocates.
+    fn routes_bytes(&self, routing: &Routing, n_tokens: usize) -> Bytes;
 
-    /// Adds rows `positions` of `table` `[max, width]` to `x` `[positions, width]`.
-    fn add_positions(
-        &self,
-        table: &Self::Weight,
-        positions: &[u32],
-        x: &mut Self::Buffer,
-    ) -> Result<()>;
+    /// A staging place of `n_bytes`, with the host pages that readers fill.
+    fn place(&self, n_bytes: usize) -> Result<Self::Place>;
 
-    /// Rows `rows` of `x` `[_, width]` into `out` `[rows, width]`.
-    fn gather_rows(
-        &self,
-        x: &Self::Buffer,
-        rows: &[usize],
-        width: usize,
-        out: &mut Self::Buffer,
-    ) -> Result<()>;
-
-    /// Normalises each row of `x` `[n_tokens, width]` into `out`, `width` being the gain's.
-    fn norm(
-        &self,
-        op: &NormOp<'_, Self>,
-        x: &Self::Buffer,
-        out: &mut Self::Buffer,
-        n_tokens: usize,
-    ) -> Result<()>;
-
-    /// `x` `[n_tokens, cols]` times every part's weight `[rows, cols]` transposed, plus its bias; the parts' results
-    /// side by side in `out` `[n_tokens, Σ rows]`.
-    fn linear(
-        &self,
-        parts: &[LinearPart<'_, Self>],
-        x: &Self::Buffer,
-        output: Output,
-        out: &mut Self::Buffer,
-        n_tokens: usize,
-        workspace: &mut Self::Workspace,
-    ) -> Result<()>;
-
-    /// Turns the leading heads of each row of `x` `[n_tokens, row_width]` by `angles`
-    /// `[n_tokens, cos of rotary_dim / 2 | sin of rotary_dim / 2]`.
-    fn rotate(
-        &self,
-        op: &Rotary,
-        angles: &Self::Buffer,
-        x: &mut Self::Buffer,
-        n_tokens: usize,
-    ) -> Result<()>;
-
-    /// Normalises some heads of each row of `x` `[n_tokens, row_width]` in place, each on its own, the gain being
-    /// `[head_dim]`.
-    fn norm_heads(
-        &self,
-        op: &NormOp<'_, Self>,
-        heads: &Heads,
-        x: &mut Self::Buffer,
-        n_tokens: usize,
-    ) -> Result<()>;
-
-    /// Brings rows of `grouped` `[n_tokens, heads in groups]` into the order `[queries | keys | values]` in `out`.
-    fn ungroup(
-        &self,
-        groups: &HeadGroups,
-        grouped: &Self::Buffer,
-        out: &mut Self::Buffer,
-        n_tokens: usize,
-    ) -> Result<()>;
-
-    /// Takes the keys and values of `rows` of `kv` to their positions in `cache`, rounded to its element type.
+    /// A weight whose parts lie in a place: a few handles, no copy. What is brought to the place later changes it.
     ///
-    /// A position beyond the capacity takes the place of the one a capacity before it.
-    fn append(
+    /// # Errors
+    /// [`BackendError::UnsupportedWeight`].
+    fn placed(
         &self,
-        kv: &Self::Buffer,
-        columns: &KvColumns,
-        rows: Rows,
-        cache: &mut Self::KvCache,
-    ) -> Result<()>;
+        place: &Self::Place,
+        weight: &StoredWeight<Range<usize>>,
+    ) -> Result<Self::Weight>;
 
-    /// Makes `to` what `from` is, a cache of the same shape that has taken the positions below `n_positions`.
-    fn copy_cache(
-        &self,
-        from: &Self::KvCache,
-        n_positions: usize,
-        to: &mut Self::KvCache,
-    ) -> Result<()>;
+    /// A queue with scratch memory that suffices for every operation within `shape`; none for a queue that only brings.
+    fn queue(self: &Arc<Self>, shape: Option<&WorkspaceShape>) -> Result<Self::Queue>;
 
-    /// Each of `rows`' queries, the leading heads of rows `[_, row_width]` of `q`, attends to the positions of `cache`
-    /// that it may see; the result goes to the same row of `out` `[_, n_heads · head_dim]`.
-    fn attention(
-        &self,
-        op: &Attention<'_, Self>,
-        q: &Self::Buffer,
-        rows: Rows,
-        cache: &Self::KvCache,
-        out: &mut Self::Buffer,
-        workspace: &mut Self::Workspace,
-    ) -> Result<()>;
-
-    /// Adds `y` to `x`, both `[n_tokens, width]`.
-    fn add(
-        &self,
-        y: &Self::Buffer,
-        x: &mut Self::Buffer,
-        width: usize,
-        n_tokens: usize,
-    ) -> Result<()>;
-
-    /// Adds each row of `y` `[rows, width]`, times its weight, to row `rows[i]` of `x`.
-    fn scatter_add(
-        &self,
-        y: &Self::Buffer,
-        rows: &[usize],
-        weights: &[f32],
-        width: usize,
-        x: &mut Self::Buffer,
-    ) -> Result<()>;
-
-    /// Applies `activation` to `x` `[n_tokens, width]` in place.
-    fn activate(
-        &self,
-        activation: Activation,
-        x: &mut Self::Buffer,
-        width: usize,
-        n_tokens: usize,
-    ) -> Result<()>;
-
-    /// `activation(gate) · up` of rows `[gate | up]` of `gate_up` `[n_tokens, 2 · width]` into `out`
-    /// `[n_tokens, width]`.
-    fn gate(
-        &self,
-        activation: Activation,
-        gate_up: &Self::Buffer,
-        out: &mut Self::Buffer,
-        width: usize,
-        n_tokens: usize,
-    ) -> Result<()>;
+    /// Bytes of scratch memory of such a queue.
+    fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes;
 }

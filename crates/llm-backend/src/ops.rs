@@ -1,13 +1,13 @@
 //! What the operations are called with.
 
-use llm_tensor::{Norm, Pairing};
+use llm_tensor::{Activation, Norm, Pairing, Weighting};
 
 use crate::Backend;
 
-/// What a device is.
+/// Description of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// As people know it, as `cpu (avx512, 2 threads)`.
+    /// Name that people know it by, as `cpu (avx512, 2 threads)`.
     pub name: String,
 }
 
@@ -114,25 +114,22 @@ pub struct Attention<'a, B: Backend + ?Sized> {
     pub scale: f32,
     /// Bounds them: `cap · tanh(product / cap)`.
     pub soft_cap: Option<f32>,
-    /// Which positions a query sees.
-    pub seen: Seen,
+    /// Positions that a query sees.
+    pub mask: Mask,
     /// Added to them.
     pub bias: Option<RelativeBias<'a, B>>,
 }
 
-/// Which positions of a cache a query sees.
+/// Positions of its sequence that a query sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
+pub enum Mask {
     /// Its own and all before it, of these the last `window`.
-    Past {
+    Causal {
         /// Its own position included; none bounds it.
         window: Option<usize>,
     },
-    /// The first `n_positions`, wherever it stands itself.
-    All {
-        /// Positions that the cache holds.
-        n_positions: usize,
-    },
+    /// All that the sequence has ([`Rows::n_positions`]), wherever it stands itself.
+    Full,
 }
 
 /// What is added to the product of a query and a key, by head and by distance.
@@ -153,13 +150,85 @@ impl<B: Backend + ?Sized> Clone for RelativeBias<'_, B> {
 
 impl<B: Backend + ?Sized> Copy for RelativeBias<'_, B> {}
 
-/// The rows of a pass that belong to one sequence.
+/// Rows of a pass that belong to one sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rows {
     /// The first row in the pass's buffers.
     pub first: usize,
-    /// How many follow each other.
+    /// Rows that follow each other.
     pub n_tokens: usize,
-    /// The position of the first row in its sequence.
+    /// Position of the first row in its sequence.
     pub start: usize,
+    /// Positions that the pool holds of the sequence when its rows attend.
+    pub n_positions: usize,
+}
+
+impl Rows {
+    /// Elements of [`Rows::words`].
+    pub const N_WORDS: usize = 4;
+
+    /// The rows as a device's index has them.
+    pub fn words(&self) -> [u32; Rows::N_WORDS] {
+        [self.first, self.n_tokens, self.start, self.n_positions].map(|n| n as u32)
+    }
+}
+
+/// Sequences of a pass, as the operations on keys and values are told of them.
+#[derive(Debug)]
+pub struct Batch<'a, B: Backend> {
+    /// Their rows, for the host to share out the work.
+    pub rows: &'a [Rows],
+    /// The same on the device, `[n_sequences, Rows::N_WORDS]`.
+    pub rows_index: &'a B::Index,
+    /// Block tables `[n_sequences, table_len]`: position p lies in block `table[p / block_len % table_len]`.
+    pub tables: &'a B::Index,
+    /// Blocks of a table.
+    pub table_len: usize,
+}
+
+impl<B: Backend> Clone for Batch<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Batch<'_, B> {}
+
+/// Choice of experts by a router's scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Routing {
+    /// Experts.
+    pub n_experts: usize,
+    /// Experts that a row goes to.
+    pub n_active: usize,
+    /// Weights of the chosen experts' results are brought to a sum of one; else they are the router's probabilities.
+    pub weighting: Weighting,
+}
+
+/// A gated feed-forward of which only chosen rows are sent through.
+pub struct Expert<'a, B: Backend> {
+    /// Number among the layer's experts.
+    pub expert: usize,
+    /// Gate and up, `[width, hidden]` each.
+    pub gate_up: &'a [LinearPart<'a, B>],
+    /// `[hidden, width]`.
+    pub down: LinearPart<'a, B>,
+    /// The non-linearity.
+    pub activation: Activation,
+    /// Features between the projections.
+    pub width: usize,
+    /// Elements of a row.
+    pub hidden: usize,
+}
+
+/// Buffers of a pass that experts compute in.
+pub struct ExpertBuffers<'a, B: Backend> {
+    /// `[n_tokens, hidden]`.
+    pub gathered: &'a mut B::Buffer,
+    /// `[n_tokens, 2 · width]`.
+    pub up: &'a mut B::Buffer,
+    /// `[n_tokens, width]`.
+    pub gated: &'a mut B::Buffer,
+    /// `[n_tokens, hidden]`.
+    pub delta: &'a mut B::Buffer,
 }

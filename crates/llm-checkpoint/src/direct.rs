@@ -3,13 +3,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use memmap2::MmapMut;
+use llm_tensor::PageBuf;
 use rustix::fs::{Advice, OFlags, fadvise};
 
 use crate::CheckpointError;
@@ -42,7 +41,7 @@ enum Backing {
 impl DirectFile {
     /// What offsets, lengths and addresses of [`DirectFile::read_pages`] are multiples of: as large as the sectors of
     /// any device.
-    pub const PAGE: usize = 4096;
+    pub const PAGE: usize = PageBuf::PAGE;
 
     pub(crate) fn of_file(path: &Path, file: &File, state: FileState) -> io::Result<Self> {
         // By its descriptor: another file may have taken the path meanwhile.
@@ -174,52 +173,6 @@ impl DirectFile {
 impl fmt::Debug for DirectFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DirectFile({}, {} bytes)", self.path.display(), self.len)
-    }
-}
-
-/// Zeroed memory of whole pages, for [`DirectFile::read_pages`] to fill.
-///
-/// It lies in huge pages where the kernel has some: a device that reads past the page cache is told every page of where the
-/// bytes go, which takes it as long as a third of the reading.
-pub struct PageBuf(MmapMut);
-
-impl PageBuf {
-    /// `len` bytes, rounded up to whole pages, and one page at least. Nothing is taken before it is touched.
-    ///
-    /// # Errors
-    /// What the operating system answers.
-    pub fn zeroed(len: usize) -> io::Result<Self> {
-        let map = MmapMut::map_anon(len.max(1).next_multiple_of(DirectFile::PAGE))?;
-        // Without huge pages it is slower, and that is all.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
-        Ok(PageBuf(map))
-    }
-}
-
-impl Deref for PageBuf {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl DerefMut for PageBuf {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-}
-
-impl AsRef<[u8]> for PageBuf {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
-impl fmt::Debug for PageBuf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PageBuf({} bytes)", self.len())
     }
 }
 

@@ -78,7 +78,7 @@ mod write;
 
 pub use checkpoint::Checkpoint;
 pub use crc::{Checksums, Damage};
-pub use direct::{DirectFile, PageBuf};
+pub use direct::DirectFile;
 pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
 pub use file_state::FileState;
 pub use finite::NotFinite;

@@ -5,91 +5,73 @@ mod scores;
 
 use std::ops::Range;
 
-use llm_backend::{Attention, KvColumns, Rows, Seen};
+use llm_backend::{Attention, Batch, Mask, Rows};
 
 use crate::Cpu;
-use crate::cache::{Append, KvCache};
-use crate::memory::Shared;
-use crate::workspace::{PART_POSITIONS, Workspace, attention_len, partial_attention_len};
-use attend::{Attend, QUERIES, Target};
+use crate::kv_pool::{KvPool, KvView};
+use crate::share::{self, Scratch, Shared};
+use crate::workspace::{PART_POSITIONS, Workspace, attention_len};
+use attend::{Attend, Cells, QUERIES};
 
 pub(crate) use attend::{partial_len, scratch_len};
 
-/// Takes the keys and values of `rows` of `kv` `[_, row_width]` to the cache.
-pub(crate) fn append(cpu: &Cpu, kv: &[f32], columns: KvColumns, rows: Rows, cache: &mut KvCache) {
-    let shape = *cache.shape();
-    let width = columns.row_width;
-    assert!(
-        columns.first + 2 * shape.n_kv_heads * shape.head_dim <= width,
-        "{columns:?} within a row"
-    );
-    // What would be overwritten by the same pass is left out: threads take turns at no slot.
-    let n_tokens = rows.n_tokens.min(shape.capacity);
-    let first = rows.n_tokens - n_tokens;
-    let kv = &kv[(rows.first + first) * width..][..n_tokens * width];
-    let start = rows.start + first;
-    let writer = cache.writer();
-    let min_tokens = MIN_APPENDED.div_ceil(2 * shape.n_kv_heads * shape.head_dim);
-    cpu.pool.split(n_tokens, min_tokens, |_, tokens| {
-        cpu.level.run(Append {
-            cache: writer,
-            rows: &kv[tokens.start * width..tokens.end * width],
-            columns,
-            positions: start + tokens.start..start + tokens.end,
-        });
-    });
-}
-
-/// Attention of `rows` of `q` `[_, row_width]` to what they see of the cache, into the same rows of `out`.
+/// Attention of all sequences' rows of `q` `[_, row_width]` to what they see, into the same rows of `out`.
 pub(crate) fn attention(
     cpu: &Cpu,
     op: &Attention<'_, Cpu>,
     q: &[f32],
-    rows: Rows,
-    cache: &KvCache,
+    batch: &Batch<'_, Cpu>,
+    pool: &KvPool,
     out: &mut [f32],
     workspace: &mut Workspace,
 ) {
-    let shape = cache.shape();
+    let shape = pool.shape();
     assert_eq!(
         (op.n_kv_heads, op.head_dim),
         (shape.n_kv_heads, shape.head_dim),
-        "heads as the cache has them"
+        "heads as the pool has them"
     );
     let (n_heads, q_width) = (op.n_heads, op.n_heads * op.head_dim);
     assert!(
         n_heads.is_multiple_of(op.n_kv_heads),
-        "{n_heads} query heads share the cache's"
+        "{n_heads} query heads share the pool's"
     );
     assert!(q_width <= op.row_width, "queries within a row");
     if let Some(bias) = &op.bias {
         assert!(bias.row > 0 && bias.table.as_slice().len() >= n_heads * bias.row);
     }
-    if rows.n_tokens == 0 {
-        return;
-    }
-    let queries = Queries {
-        rows: &q[rows.first * op.row_width..][..rows.n_tokens * op.row_width],
-        n_tokens: rows.n_tokens,
-        position: rows.start,
-        op,
-    };
-    let seen = queries.all_seen();
-    assert!(!seen.is_empty(), "a query sees a position at least");
+    let in_order = |pair: &[Rows]| pair[0].first + pair[0].n_tokens <= pair[1].first;
     assert!(
-        seen.len() <= shape.capacity,
-        "positions {seen:?} within the cache"
+        batch.rows.windows(2).all(in_order),
+        "sequences have rows of their own, one after the other"
     );
     let call = Call {
         cpu,
-        queries,
-        cache,
+        op,
+        q,
+        batch,
+        pool,
     };
-    let out = &mut out[rows.first * q_width..][..rows.n_tokens * q_width];
-    if rows.n_tokens == 1 && seen.len() > PART_POSITIONS {
-        call.in_parts(out, workspace);
-    } else {
-        call.in_tiles(out, workspace);
+    let scratch = attention_len(op.head_dim, cpu.n_threads());
+    let (scratch, partials) = workspace.all(scratch).split_at_mut(scratch);
+    let mut sequences = 0..0;
+    while sequences.start < batch.rows.len() {
+        // As many as there is memory for what their parts are merged from.
+        let mut n_free = partials.len();
+        while let Some(len) = call.partials_len(sequences.end) {
+            assert!(
+                len <= n_free || !sequences.is_empty(),
+                "a workspace for {len} elements of partial results"
+            );
+            if len > n_free {
+                break;
+            }
+            n_free -= len;
+            sequences.end += 1;
+        }
+        call.compute(sequences.clone(), scratch, partials, out);
+        call.merge(sequences.clone(), partials, out);
+        sequences.start = sequences.end;
     }
 }
 
@@ -101,6 +83,8 @@ struct Queries<'a> {
     n_tokens: usize,
     /// Of the first row.
     position: usize,
+    /// That the pool holds.
+    n_positions: usize,
     op: &'a Attention<'a, Cpu>,
 }
 
@@ -116,12 +100,12 @@ impl<'a> Queries<'a> {
 
     /// The positions that `token` sees; neither end is before that of an earlier token.
     fn seen(&self, token: usize) -> Range<usize> {
-        match self.op.seen {
-            Seen::Past { window } => {
+        match self.op.mask {
+            Mask::Causal { window } => {
                 let end = self.position + token + 1;
                 window.map_or(0, |window| end.saturating_sub(window))..end
             }
-            Seen::All { n_positions } => 0..n_positions,
+            Mask::Full => 0..self.n_positions,
         }
     }
 
@@ -131,92 +115,230 @@ impl<'a> Queries<'a> {
     }
 }
 
+/// A sequence's rows as units of work.
+struct Sequence<'a> {
+    queries: Queries<'a>,
+    view: KvView<'a>,
+    /// Tiles of the queries that share a key head.
+    n_tiles: usize,
+    /// Parts of the positions that a single token sees, of a fixed size so that results do not depend on the number of
+    /// threads; one for many tokens, and for few positions.
+    n_parts: usize,
+}
+
+impl Sequence<'_> {
+    fn n_units(&self) -> usize {
+        self.n_tiles * self.n_parts * self.queries.op.n_kv_heads
+    }
+
+    /// Elements of the results of parts.
+    fn partials_len(&self) -> usize {
+        match self.n_parts {
+            1 => 0,
+            n => self.queries.op.n_heads * n * partial_len(self.queries.op.head_dim),
+        }
+    }
+
+    /// Multiplications, of one of the two products.
+    fn work(&self) -> usize {
+        let Queries { n_tokens, op, .. } = self.queries;
+        n_tokens * op.n_heads * self.queries.all_seen().len() * op.head_dim
+    }
+}
+
 struct Call<'a> {
     cpu: &'a Cpu,
-    queries: Queries<'a>,
-    cache: &'a KvCache,
+    op: &'a Attention<'a, Cpu>,
+    q: &'a [f32],
+    batch: &'a Batch<'a, Cpu>,
+    pool: &'a KvPool,
 }
 
 impl Call<'_> {
-    /// Tiles of queries, each against all that it sees.
-    fn in_tiles(&self, out: &mut [f32], workspace: &mut Workspace) {
-        let (cpu, queries, view) = (self.cpu, self.queries, self.cache.view());
-        let Attention {
-            n_kv_heads,
-            head_dim,
+    /// `None` where it has no row.
+    fn sequence(&self, i: usize) -> Option<Sequence<'_>> {
+        let Batch {
+            rows,
+            tables,
+            table_len,
             ..
-        } = *queries.op;
-        let n_queries = queries.n_tokens * queries.group();
-        let n_tiles = n_queries.div_ceil(QUERIES);
-        let len = scratch_len(head_dim);
-        let scratch = workspace.take(attention_len(head_dim, cpu.n_threads()));
-        let (scratch, out) = (Shared::new(scratch), Shared::new(out));
-        let tile_work = n_queries.min(QUERIES) * queries.all_seen().len() * head_dim;
-        let min_tiles = MIN_WORK.div_ceil(tile_work);
-        // Dealt in turns: later tiles may see more positions than earlier ones.
-        cpu.pool
-            .deal(n_tiles * n_kv_heads, min_tiles, |thread, unit| {
-                let first = unit / n_kv_heads * QUERIES;
-                cpu.level.run(Attend {
-                    queries,
-                    cache: view,
-                    kv_head: unit % n_kv_heads,
-                    range: first..(first + QUERIES).min(n_queries),
-                    positions: 0..usize::MAX,
-                    // SAFETY: each thread takes its own piece.
-                    scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
-                    target: Target::Rows(out),
-                });
-            });
+        } = *self.batch;
+        let rows = rows[i];
+        if rows.n_tokens == 0 {
+            return None;
+        }
+        let width = self.op.row_width;
+        let queries = Queries {
+            rows: &self.q[rows.first * width..][..rows.n_tokens * width],
+            n_tokens: rows.n_tokens,
+            position: rows.start,
+            n_positions: rows.n_positions,
+            op: self.op,
+        };
+        let seen = queries.all_seen();
+        assert!(!seen.is_empty(), "a query sees a position at least");
+        assert!(
+            seen.len() <= self.pool.shape().capacity,
+            "positions {seen:?} within the pool"
+        );
+        let n_parts = if rows.n_tokens == 1 && seen.len() > PART_POSITIONS {
+            (seen.end - self.first_of(&queries)).div_ceil(PART_POSITIONS)
+        } else {
+            1
+        };
+        Some(Sequence {
+            queries,
+            view: self
+                .pool
+                .sequence(&tables.as_slice()[i * table_len..][..table_len]),
+            n_tiles: (rows.n_tokens * queries.group()).div_ceil(QUERIES),
+            n_parts,
+        })
     }
 
-    /// The queries of a single token, against parts of the positions, of a fixed size so that results do not depend
-    /// on the number of threads.
-    fn in_parts(&self, out: &mut [f32], workspace: &mut Workspace) {
-        let (cpu, queries, view) = (self.cpu, self.queries, self.cache.view());
+    /// Where parts begin: a panel's first position, so that they share no panel.
+    fn first_of(&self, queries: &Queries<'_>) -> usize {
+        let start = queries.seen(0).start;
+        start - start % self.pool.panel()
+    }
+
+    /// `None` when there is no such sequence.
+    fn partials_len(&self, i: usize) -> Option<usize> {
+        let is_there = i < self.batch.rows.len();
+        is_there.then(|| self.sequence(i).map_or(0, |s| s.partials_len()))
+    }
+
+    /// Computes the results of some sequences, into `out` or, of parts, into `partials`: tiles of queries, each against all
+    /// that it sees or a part of it.
+    fn compute(
+        &self,
+        sequences: Range<usize>,
+        scratch: &mut [f32],
+        partials: &mut [f32],
+        out: &mut [f32],
+    ) {
         let Attention {
             n_heads,
             n_kv_heads,
             head_dim,
             ..
-        } = *queries.op;
-        let seen = queries.seen(0);
-        // From a panel's first position on, so that parts share no panel.
-        let start = seen.start - seen.start % self.cache.panel();
-        let n_parts = (seen.end - start).div_ceil(PART_POSITIONS);
-        let n_tiles = queries.group().div_ceil(QUERIES);
-        let len = scratch_len(head_dim);
-        let n_threads = cpu.n_threads();
-        let memory = workspace.take(partial_attention_len(head_dim, n_heads, n_parts, n_threads));
-        let (scratch, partials) = memory.split_at_mut(attention_len(head_dim, n_threads));
-        let scratch = Shared::new(scratch);
-        let shared = Shared::new(partials);
-        cpu.pool
-            .deal(n_kv_heads * n_tiles * n_parts, 1, |thread, unit| {
-                let (rest, part) = (unit / n_parts, unit % n_parts);
-                let (kv_head, tile) = (rest / n_tiles, rest % n_tiles);
-                let first = tile * QUERIES;
-                let position = start + part * PART_POSITIONS;
-                cpu.level.run(Attend {
-                    queries,
-                    cache: view,
-                    kv_head,
-                    range: first..(first + QUERIES).min(queries.group()),
-                    positions: position..position + PART_POSITIONS,
-                    // SAFETY: each thread takes its own piece.
-                    scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
-                    target: Target::Partial {
-                        partials: shared,
-                        part,
+        } = *self.op;
+        let all = || {
+            sequences
+                .clone()
+                .filter_map(|i| Some((i, self.sequence(i)?)))
+        };
+        let n_units: usize = all().map(|(_, sequence)| sequence.n_units()).sum();
+        let work: usize = all().map(|(_, sequence)| sequence.work()).sum();
+        let n_threads = self
+            .cpu
+            .n_threads()
+            .min(work / MIN_WORK)
+            .min(n_units)
+            .max(1);
+        let scratch = Scratch::new(scratch, scratch_len(head_dim));
+        let (partials, out) = (Shared::new(partials), Shared::new(out));
+        // Dealt in turns: later tiles may see more positions than earlier ones.
+        self.cpu
+            .pool
+            .split(n_threads, 1, scratch, |thread, scratch| {
+                let (mut next, mut end, mut partial) = (thread.start, 0, 0);
+                for (i, sequence) in all() {
+                    let Sequence {
+                        queries,
+                        view,
+                        n_tiles,
                         n_parts,
-                    },
-                });
+                    } = sequence;
+                    let n_queries = queries.n_tokens * queries.group();
+                    let first_unit = end;
+                    end += sequence.n_units();
+                    while next < end {
+                        let (rest, part) =
+                            ((next - first_unit) / n_parts, (next - first_unit) % n_parts);
+                        let (kv_head, tile) = match n_parts {
+                            1 => (rest % n_kv_heads, rest / n_kv_heads),
+                            _ => (rest / n_tiles, rest % n_tiles),
+                        };
+                        let first = tile * QUERIES;
+                        let range = first..(first + QUERIES).min(n_queries);
+                        let cells = match n_parts {
+                            1 => Cells {
+                                memory: out,
+                                first: self.batch.rows[i].first * n_heads * head_dim,
+                                head_stride: head_dim,
+                                len: head_dim,
+                            },
+                            _ => Cells {
+                                memory: partials,
+                                first: partial + part * partial_len(head_dim),
+                                head_stride: n_parts * partial_len(head_dim),
+                                len: partial_len(head_dim),
+                            },
+                        };
+                        let positions = match n_parts {
+                            1 => 0..usize::MAX,
+                            _ => {
+                                let start = self.first_of(&queries) + part * PART_POSITIONS;
+                                start..start + PART_POSITIONS
+                            }
+                        };
+                        self.cpu.level.run(Attend {
+                            queries,
+                            cache: view,
+                            kv_head,
+                            range,
+                            positions,
+                            scratch,
+                            cells,
+                        });
+                        next += n_threads;
+                    }
+                    partial += sequence.partials_len();
+                }
             });
-        attend::merge(partials, n_parts, head_dim, out);
+    }
+
+    /// Joins the parts of some sequences' results.
+    fn merge(&self, sequences: Range<usize>, partials: &[f32], out: &mut [f32]) {
+        let Attention {
+            n_heads, head_dim, ..
+        } = *self.op;
+        let all = || {
+            sequences
+                .clone()
+                .filter_map(|i| Some((i, self.sequence(i)?)))
+        };
+        let parts = || all().filter(|(_, sequence)| sequence.n_parts > 1);
+        let Some((first, _)) = parts().next() else {
+            return;
+        };
+        let width = n_heads * head_dim;
+        let first = self.batch.rows[first].first;
+        let n_rows = parts()
+            .last()
+            .map_or(0, |(i, _)| self.batch.rows[i].first + 1 - first);
+        let work = parts()
+            .map(|(_, sequence)| sequence.partials_len())
+            .max()
+            .unwrap_or(1);
+        let out = share::Rows::new(&mut out[first * width..][..n_rows * width], width);
+        self.cpu
+            .pool
+            .split(n_rows, MIN_WORK.div_ceil(work), out, |rows, out| {
+                let mut partials = partials;
+                for (i, sequence) in parts() {
+                    let (parts, rest) = partials.split_at(sequence.partials_len());
+                    partials = rest;
+                    let row = self.batch.rows[i].first - first;
+                    if rows.contains(&row) {
+                        let out = &mut out[(row - rows.start) * width..][..width];
+                        attend::merge(parts, sequence.n_parts, head_dim, out);
+                    }
+                }
+            });
     }
 }
 
-/// Elements below which a thread is not worth a fork in storing keys and values.
-const MIN_APPENDED: usize = 1 << 13;
 /// Multiplications below which a thread is not worth a fork.
 const MIN_WORK: usize = 1 << 16;

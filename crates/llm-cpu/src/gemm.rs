@@ -9,9 +9,9 @@ use std::ops::Range;
 use half::{bf16, f16};
 use llm_backend::Output;
 
-use crate::memory::Shared;
+use crate::share::Columns;
 use crate::simd::{Element, ElementType, FourBit, Kernel, MAX_LANES, Simd};
-use crate::tile::Product;
+use crate::tile::{Product, Run};
 use crate::weight::{DenseView, Floats};
 
 /// Some rows of a weight times all rows of x.
@@ -20,15 +20,13 @@ use crate::weight::{DenseView, Floats};
 pub(crate) struct Gemm<'a> {
     pub(crate) weight: Floats<'a>,
     pub(crate) bias: Option<DenseView<'a>>,
-    /// The weight's rows to compute; nobody else writes their columns of `out`.
+    /// The weight's rows to compute.
     pub(crate) rows: Range<usize>,
     /// `[n_tokens, cols]`.
     pub(crate) x: &'a [f32],
     pub(crate) n_tokens: usize,
-    /// `[n_tokens, out_width]`.
-    pub(crate) out: Shared<'a>,
-    pub(crate) out_len: usize,
-    pub(crate) out_width: usize,
+    /// Of `[n_tokens, width]`: those of the rows.
+    pub(crate) out: &'a Columns<'a>,
     /// The column of the weight's row 0.
     pub(crate) out_column: usize,
     pub(crate) output: Output,
@@ -53,8 +51,7 @@ impl Kernel for Gemm<'_> {
         let (n_rows, cols) = (self.weight.rows(), self.weight.cols());
         assert!(self.rows.end <= n_rows);
         assert!(self.x.len() >= self.n_tokens * cols);
-        assert!(self.out_column + n_rows <= self.out_width);
-        assert!(self.out_len >= self.n_tokens * self.out_width);
+        assert!(self.out.n_rows() >= self.n_tokens);
         assert!(self.scratch.len() >= scratch_len(self.n_tokens, width));
         // The columns outermost: a slab of x then stays in the second-level cache while the rows pass.
         for first in (0..cols).step_by(panel_depth(width)) {
@@ -109,25 +106,26 @@ impl Gemm<'_> {
             }
             bias_row.as_ptr()
         });
+        let panel = [Run {
+            start: panel.as_ptr().cast(),
+            n_rows: depth,
+        }];
+        let columns = self.out_column + rows.start..self.out_column + rows.end;
         let product = Product::<f32> {
             a: slab.as_ptr(),
             a_stride: depth,
-            b: panel.as_ptr().cast(),
+            b: &panel,
             b_stride: width,
-            c: self
-                .out
-                .as_mut_ptr()
-                .wrapping_add(self.out_column + rows.start),
-            c_stride: self.out_width,
+            c: self.out.as_mut_ptr(columns),
+            c_stride: self.out.width(),
             bias,
             output: if first == 0 { self.output } else { Output::Add },
             rows: self.n_tokens,
-            depth,
             columns: rows.len(),
             element: PhantomData,
         };
-        // SAFETY: `all` asserts that scratch and out are long enough; panel and bias row have all columns of a tile; the
-        // caller of the kernel owns these columns of `out`.
+        // SAFETY: `run` asserts that scratch and out are long enough; panel and bias row have all columns of a tile; those
+        // of `out` are ours.
         unsafe { product.compute(simd) }
     }
 }

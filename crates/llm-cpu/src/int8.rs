@@ -22,7 +22,7 @@ use llm_quant::Int8Weight;
 
 use crate::Cpu;
 use crate::linear::Call;
-use crate::memory::Shared;
+use crate::share;
 use crate::weight::{DenseView, Operand, Weight};
 use crate::workspace::{GEMM_TOKENS, Workspace};
 
@@ -44,13 +44,13 @@ pub(crate) fn linear(call: &Call<'_>, out: &mut [f32], workspace: &mut Workspace
         // Parts that share a threshold share the codes of the activations.
         let same = |(earlier, _): (f32, _)| earlier.to_bits() == threshold.to_bits();
         if !weights().take(i).any(same) {
-            multiply(call, threshold, &layout, memory, Shared::new(out));
+            multiply(call, threshold, &layout, memory, out);
         }
     }
 }
 
 /// Multiplies the parts of one threshold.
-fn multiply(call: &Call<'_>, threshold: f32, layout: &Layout, memory: &mut [f32], out: Shared<'_>) {
+fn multiply(call: &Call<'_>, threshold: f32, layout: &Layout, memory: &mut [f32], out: &mut [f32]) {
     let Scratch { quantized, threads } = layout.split(memory);
     let activations = Activations::quantize(call.cpu, call.x, call.cols, threshold, quantized);
     let choose = |weight| {
@@ -62,10 +62,9 @@ fn multiply(call: &Call<'_>, threshold: f32, layout: &Layout, memory: &mut [f32]
     } else {
         PANEL_ROWS
     };
-    let threads = Shared::new(threads);
-    call.split(choose, unit, call.cols * call.n_tokens, |thread, part| {
-        // SAFETY: each thread takes its own piece, for one part after the other.
-        let scratch = unsafe { threads.range(layout.thread_range(thread)) };
+    let threads = share::Scratch::new(threads, layout.thread_len());
+    let row_work = call.cols * call.n_tokens;
+    call.split(choose, unit, row_work, out, threads, |part, scratch| {
         let ThreadScratch {
             product,
             codes,
@@ -75,8 +74,7 @@ fn multiply(call: &Call<'_>, threshold: f32, layout: &Layout, memory: &mut [f32]
             cpu: call.cpu,
             activations: &activations,
             target: Target {
-                out,
-                width: call.width,
+                out: &part.out,
                 column: part.column,
                 output: call.output,
                 bias: part.bias,

@@ -7,7 +7,7 @@ use llm_backend::{LinearPart, Output};
 use crate::arrange::{Arrange, Order};
 use crate::gemm::{self, Gemm};
 use crate::matvec::{FewRows, MatVec};
-use crate::memory::Shared;
+use crate::share::{Columns, Matrix, Scratch};
 use crate::weight::{DenseView, Floats, Weight};
 use crate::workspace::{Workspace, gemm_len, matvec_len, padded_cols};
 use crate::{Cpu, four_bit, int8};
@@ -71,12 +71,14 @@ pub(crate) struct Call<'a> {
 }
 
 /// Rows of one part, for one thread.
-pub(crate) struct PartRows<'a, W> {
+pub(crate) struct PartRows<'a, 'o, W> {
     pub(crate) weight: W,
     pub(crate) bias: Option<DenseView<'a>>,
     pub(crate) rows: Range<usize>,
     /// The output column of the part's row 0.
     pub(crate) column: usize,
+    /// Those of the rows.
+    pub(crate) out: Columns<'o>,
 }
 
 impl<'a> Call<'a> {
@@ -86,7 +88,6 @@ impl<'a> Call<'a> {
         let geometry = level.geometry();
         let arranged = workspace.take(matvec_len(n_tokens, self.cols, geometry));
         let padded_cols = padded_cols(self.cols, geometry);
-        let out = Shared::new(out);
         for order in Order::ALL {
             let choose = |weight: &'a Weight| {
                 let is_few = |w: &Floats<'_>| n_tokens < w.gemm_tokens();
@@ -107,15 +108,15 @@ impl<'a> Call<'a> {
             });
             let x = &*arranged;
             let row_work = self.cols * n_tokens;
-            self.split(choose, MATVEC_UNIT, row_work, |_, part| {
+            let none = Scratch::new(&mut [], 0);
+            self.split(choose, MATVEC_UNIT, row_work, out, none, |part, _| {
                 let few = FewRows {
                     bias: part.bias,
                     rows: part.rows,
                     x,
                     padded_cols,
                     n_tokens,
-                    out,
-                    out_width: self.width,
+                    out: &part.out,
                     out_column: part.column,
                     output: self.output,
                 };
@@ -131,49 +132,49 @@ impl<'a> Call<'a> {
         let level = self.cpu.level;
         let geometry = level.geometry();
         let n_threads = self.cpu.n_threads();
-        let scratch = Shared::new(workspace.take(gemm_len(self.n_tokens, geometry, n_threads)));
-        let len = gemm::scratch_len(self.n_tokens, geometry.panel);
-        let (out_len, out) = (out.len(), Shared::new(out));
+        let memory = workspace.take(gemm_len(self.n_tokens, geometry, n_threads));
+        let scratch = Scratch::new(memory, gemm::scratch_len(self.n_tokens, geometry.panel));
         let (unit, row_work) = (2 * geometry.lanes, self.cols * self.n_tokens);
         let choose = |weight: &'a Weight| {
             let is_many = |w: &Floats<'_>| self.n_tokens >= w.gemm_tokens();
             weight.floats().filter(is_many)
         };
-        self.split(choose, unit, row_work, |thread, part| {
+        self.split(choose, unit, row_work, out, scratch, |part, scratch| {
             level.run(Gemm {
                 weight: part.weight,
                 bias: part.bias,
                 rows: part.rows,
                 x: self.x,
                 n_tokens: self.n_tokens,
-                out,
-                out_len,
-                out_width: self.width,
+                out: &part.out,
                 out_column: part.column,
                 output: self.output,
-                // SAFETY: each thread takes its own piece, for one part after the other.
-                scratch: unsafe { scratch.range(thread * len..(thread + 1) * len) },
+                scratch,
             });
         });
     }
 
-    /// Splits the rows of the parts whose weights `choose` gives among the threads, a multiple of `unit` each;
-    /// `row_work` is what a row takes, in multiplications.
+    /// Splits the rows of the parts whose weights `choose` gives among the threads, a multiple of `unit` each, and with them
+    /// the columns of `out`; `row_work` is what a row takes, in multiplications.
     ///
-    /// `task` is called with the thread's index and what falls to it of one part.
-    pub(crate) fn split<W>(
+    /// `task` is called with what falls to a thread of one part, and the thread's scratch memory.
+    pub(crate) fn split<'o, W>(
         &self,
         choose: impl Fn(&'a Weight) -> Option<W> + Sync,
         unit: usize,
         row_work: usize,
-        task: impl Fn(usize, PartRows<'a, W>) + Sync,
+        out: &'o mut [f32],
+        scratch: Scratch<'_>,
+        task: impl Fn(PartRows<'a, 'o, W>, &mut [f32]) + Sync,
     ) {
         let chosen = |part: &&LinearPart<'a, Cpu>| choose(part.weight).is_some();
         let chosen = self.parts.iter().filter(chosen);
         let n_rows: usize = chosen.map(|part| part.weight.rows()).sum();
         let min_units = MIN_WORK.div_ceil(unit * row_work.max(1));
         let n_units = n_rows.div_ceil(unit);
-        self.cpu.pool.split(n_units, min_units, |thread, units| {
+        let out = Matrix::new(out, self.width);
+        let pool = &self.cpu.pool;
+        pool.split(n_units, min_units, scratch, |units, scratch| {
             let (start, end) = (units.start * unit, (units.end * unit).min(n_rows));
             let (mut first, mut column) = (0, 0);
             for part in self.parts {
@@ -181,13 +182,18 @@ impl<'a> Call<'a> {
                 if let Some(weight) = choose(part.weight) {
                     let rows = start.max(first)..end.min(first + n);
                     if !rows.is_empty() {
+                        let rows = rows.start - first..rows.end - first;
+                        let columns = column + rows.start..column + rows.end;
                         let part = PartRows {
                             weight,
                             bias: part.bias.map(Weight::dense),
-                            rows: rows.start - first..rows.end - first,
+                            rows,
                             column,
+                            // SAFETY: parts have columns of their own, and these rows of the part are among the units of
+                            // this thread alone.
+                            out: unsafe { out.columns(columns) },
                         };
-                        task(thread, part);
+                        task(part, scratch);
                     }
                     first += n;
                 }

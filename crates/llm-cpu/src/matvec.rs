@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use llm_backend::Output;
 
-use crate::memory::Shared;
+use crate::share::Columns;
 use crate::simd::{Element, ElementType, FourBit, Kernel, Simd};
 use crate::weight::DenseView;
 
@@ -20,15 +20,14 @@ pub(crate) struct MatVec<'a> {
 /// What a product with few rows reads and writes beside the weight.
 pub(crate) struct FewRows<'a> {
     pub(crate) bias: Option<DenseView<'a>>,
-    /// The weight's rows to compute; nobody else writes their columns of `out`.
+    /// The weight's rows to compute.
     pub(crate) rows: Range<usize>,
     /// `[n_tokens, padded_cols]`, in the weight's order.
     pub(crate) x: &'a [f32],
     pub(crate) padded_cols: usize,
     pub(crate) n_tokens: usize,
-    /// `[n_tokens, out_width]`.
-    pub(crate) out: Shared<'a>,
-    pub(crate) out_width: usize,
+    /// Of `[n_tokens, width]`: those of the rows.
+    pub(crate) out: &'a Columns<'a>,
     /// The column of the weight's row 0.
     pub(crate) out_column: usize,
     pub(crate) output: Output,
@@ -41,13 +40,8 @@ impl FewRows<'_> {
         if let Some(bias) = self.bias {
             sum += bias.element(row);
         }
-        let at = token * self.out_width + self.out_column + row;
-        // SAFETY: the caller of the kernel owns the columns of these rows.
-        let out = unsafe { self.out.range(at..at + 1) };
-        match self.output {
-            Output::Write => out[0] = sum,
-            Output::Add => out[0] += sum,
-        }
+        self.out
+            .put(token, self.out_column + row, &[sum], self.output);
     }
 }
 

@@ -2,34 +2,37 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 
+use bytemuck::Pod;
 use llm_backend::Allocation;
 use llm_tensor::Bytes;
 
-/// Zeroed f32, the first on a cache line. Unlike a `Vec`, running out of memory is a value, not an abort.
-pub struct Buffer {
+/// Zeroed elements, f32 or u32, the first on a cache line. Unlike a `Vec`, running out of memory is a value, not an abort.
+pub struct Buffer<T = f32> {
     allocation: NonNull<u8>,
     layout: Layout,
     /// Bytes from the allocation's start to the first cache line.
     offset: usize,
     n_elements: usize,
+    elements: PhantomData<T>,
 }
 
 // SAFETY: the buffer owns its memory, which is plain data.
-unsafe impl Send for Buffer {}
+unsafe impl<T: Pod + Send> Send for Buffer<T> {}
 // SAFETY: as above; shared access only reads.
-unsafe impl Sync for Buffer {}
+unsafe impl<T: Pod + Sync> Sync for Buffer<T> {}
 
-impl Buffer {
+impl<T: Pod> Buffer<T> {
     /// # Errors
     /// What was asked for, when the system does not give it.
     pub(crate) fn zeroed(n_elements: usize) -> Result<Self, Bytes> {
-        let n_bytes = n_elements.saturating_mul(size_of::<f32>());
+        let n_bytes = n_elements.saturating_mul(size_of::<T>());
         let refused = Bytes::new(n_bytes as u64);
         // The allocator zeroes by writing where it is asked for more than its natural alignment, which would commit
         // every page; so the aligned start is found inside a slightly larger allocation.
-        let layout = Layout::from_size_align(n_bytes.saturating_add(CACHE_LINE), align_of::<f32>())
+        let layout = Layout::from_size_align(n_bytes.saturating_add(CACHE_LINE), align_of::<T>())
             .map_err(|_| refused)?;
         // SAFETY: the layout's size is not zero.
         let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(refused)?;
@@ -39,82 +42,45 @@ impl Buffer {
             layout,
             offset: address.next_multiple_of(CACHE_LINE) - address,
             n_elements,
+            elements: PhantomData,
         })
     }
 
     /// All elements.
-    pub fn as_slice(&self) -> &[f32] {
-        // SAFETY: `n_elements` initialised (zeroed) f32 lie from the aligned start on, within the allocation.
+    pub fn as_slice(&self) -> &[T] {
+        // SAFETY: `n_elements` initialised (zeroed) elements of plain data lie from the aligned start on, within the allocation.
         unsafe { std::slice::from_raw_parts(self.start(), self.n_elements) }
     }
 
     /// All elements, to write.
-    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: as for `as_slice`, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start(), self.n_elements) }
     }
 
-    fn start(&self) -> *mut f32 {
+    fn start(&self) -> *mut T {
         // SAFETY: the allocation is longer than the elements by a cache line, and the offset shorter than one.
         unsafe { self.allocation.as_ptr().add(self.offset).cast() }
     }
 }
 
-impl Allocation for Buffer {
+impl<T: Pod> Allocation for Buffer<T> {
     fn bytes(&self) -> Bytes {
-        Bytes::new((self.n_elements * size_of::<f32>()) as u64)
+        Bytes::new((self.n_elements * size_of::<T>()) as u64)
     }
 }
 
-impl Drop for Buffer {
+impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout, and dropped once.
         unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
     }
 }
 
-impl fmt::Debug for Buffer {
+impl<T> fmt::Debug for Buffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Buffer({} f32)", self.n_elements)
-    }
-}
-
-/// A slice that several threads write, each to elements of its own.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared<'a> {
-    start: *mut f32,
-    len: usize,
-    lifetime: std::marker::PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: whoever makes references or pointers from it promises that they do not overlap another thread's.
-unsafe impl Send for Shared<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Shared<'_> {}
-
-impl<'a> Shared<'a> {
-    pub(crate) fn new(slice: &'a mut [f32]) -> Self {
-        Shared {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-            lifetime: std::marker::PhantomData,
-        }
-    }
-
-    /// The first element; what is written through it must not overlap what another thread touches.
-    pub(crate) fn as_mut_ptr(self) -> *mut f32 {
-        self.start
-    }
-
-    /// # Panics
-    /// When the range leaves the slice.
-    ///
-    /// # Safety
-    /// No other reference to, or access of, these elements exists while this one lives.
-    pub(crate) unsafe fn range(self, range: std::ops::Range<usize>) -> &'a mut [f32] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: within the slice by the assertion, exclusive by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+        let element = std::any::type_name::<T>();
+        write!(f, "Buffer({} {element})", self.n_elements)
     }
 }
 
@@ -128,7 +94,7 @@ mod tests {
     #[test]
     fn is_zero_aligned_and_as_long_as_asked() {
         for n in [0, 1, 15, 16, 17, 4096] {
-            let mut buffer = Buffer::zeroed(n).unwrap();
+            let mut buffer = Buffer::<f32>::zeroed(n).unwrap();
             assert_eq!(buffer.as_slice(), vec![0.0; n]);
             assert_eq!(buffer.as_slice().as_ptr() as usize % CACHE_LINE, 0);
             buffer.as_mut_slice().fill(1.0);
@@ -137,7 +103,7 @@ mod tests {
 
     #[test]
     fn refuses_more_than_there_can_be() {
-        assert!(Buffer::zeroed(usize::MAX).is_err());
-        assert!(Buffer::zeroed(1 << 56).is_err());
+        assert!(Buffer::<f32>::zeroed(usize::MAX).is_err());
+        assert!(Buffer::<u32>::zeroed(1 << 56).is_err());
     }
 }

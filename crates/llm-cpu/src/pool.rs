@@ -4,8 +4,10 @@
 //! cost as much as the work of a small model. The workers here spin while regions follow each other and park when none
 //! comes for a while, so that an idle process uses no processor.
 
+mod turns;
+
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,16 +16,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use self::turns::{Turn, Turns};
 use crate::CpuError;
+use crate::share::Divide;
 
 /// Threads that run a region together with the caller.
 ///
-/// What runs where is fixed by the number of threads alone, never by timing.
+/// What runs where is fixed by the number of threads alone, never by timing. Callers take turns, region by region, and
+/// each region has all threads. A region that is begun within another has only the thread that begins it.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Set while a region runs: a second caller runs its own region alone instead of waiting.
-    busy: AtomicBool,
+    turns: Turns,
+}
+
+thread_local! {
+    /// Whether this thread is within a region.
+    static IN_REGION: Cell<bool> = const { Cell::new(false) };
 }
 
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
@@ -66,7 +75,7 @@ impl Pool {
         let mut pool = Pool {
             shared,
             workers: Vec::with_capacity(n_threads - 1),
-            busy: AtomicBool::new(false),
+            turns: Turns::default(),
         };
         for thread in 1..n_threads {
             let shared = Arc::clone(&pool.shared);
@@ -93,16 +102,18 @@ impl Pool {
     /// # Panics
     /// When a call does, after all have ended.
     pub(crate) fn run(&self, task: &Task<'_>) {
-        if self.workers.is_empty() || self.busy.swap(true, Ordering::Acquire) {
+        if self.workers.is_empty() || IN_REGION.get() {
             (0..self.n_threads()).for_each(task);
             return;
         }
+        let turn = self.turns.take();
+        IN_REGION.set(true);
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. `Join` waits until no worker uses the task, even if the caller's own
         // share panics, so it is not used after it ended.
         let task_ptr =
             unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
-        // SAFETY: `busy` keeps other callers out, and workers read the task only after the epoch has changed.
+        // SAFETY: the turn keeps other callers out, and workers read the task only after the epoch has changed.
         unsafe { *shared.task.get() = Some(task_ptr) };
         shared
             .n_running
@@ -115,71 +126,60 @@ impl Pool {
                 worker.thread().unpark();
             }
         }
-        let join = Join(self);
+        let join = Join {
+            shared,
+            _turn: turn,
+        };
         task(0);
+        let panic = join.leave();
         drop(join);
-        let panic = shared
-            .panic
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
     }
 
-    /// Splits `0..n_units` into one contiguous range a thread and calls `task` with the thread's index and range.
+    /// Splits `0..n_units` into one contiguous range a thread and calls `task` with the range and its piece of `memory`.
     ///
     /// Threads that would get fewer than `min_units` are left out, and for a single one nothing is forked.
-    pub(crate) fn split(
+    pub(crate) fn split<M: Divide>(
         &self,
         n_units: usize,
         min_units: usize,
-        task: impl Fn(usize, Range<usize>) + Sync,
+        memory: M,
+        task: impl Fn(Range<usize>, M::Piece) + Sync,
     ) {
         let n_parts = (n_units / min_units.max(1)).clamp(1, self.n_threads());
+        let part = |thread: usize| {
+            let at = |i: usize| n_units * i / n_parts;
+            let units = at(thread)..at(thread + 1);
+            // SAFETY: each thread index is run once, its units are its alone, and the memory was given to this split.
+            let piece = unsafe { memory.piece(thread, units.clone()) };
+            task(units, piece);
+        };
         if n_parts == 1 {
-            return task(0, 0..n_units);
+            return part(0);
         }
         self.run(&|thread| {
             if thread < n_parts {
-                let at = |i: usize| n_units * i / n_parts;
-                task(thread, at(thread)..at(thread + 1));
-            }
-        });
-    }
-
-    /// Deals `0..n_units` out in turns and calls `task` with the thread's index and unit.
-    ///
-    /// Threads that would get fewer than `min_units` are left out, and for a single one nothing is forked.
-    pub(crate) fn deal(
-        &self,
-        n_units: usize,
-        min_units: usize,
-        task: impl Fn(usize, usize) + Sync,
-    ) {
-        let n_parts = (n_units / min_units.max(1)).clamp(1, self.n_threads());
-        if n_parts == 1 {
-            return (0..n_units).for_each(|unit| task(0, unit));
-        }
-        self.run(&|thread| {
-            if thread < n_parts {
-                (thread..n_units)
-                    .step_by(n_parts)
-                    .for_each(|unit| task(thread, unit));
+                part(thread);
             }
         });
     }
 }
 
-/// Waits, when dropped, until the workers have left the region.
-struct Join<'a>(&'a Pool);
+/// Waits, when dropped, until the workers have left the region, and ends the turn.
+struct Join<'a> {
+    shared: &'a Shared,
+    /// Ends when the region has been left.
+    _turn: Turn<'a>,
+}
 
-impl Drop for Join<'_> {
-    fn drop(&mut self) {
-        let n_running = &self.0.shared.n_running.0;
+impl Join<'_> {
+    /// Waits, and returns what a worker panicked with.
+    fn leave(&self) -> Option<Box<dyn Any + Send>> {
+        let shared = self.shared;
         let mut n_spins = 0u32;
-        while n_running.load(Ordering::Acquire) != 0 {
+        while shared.n_running.0.load(Ordering::Acquire) != 0 {
             // Where there are more threads than processors, the missing one may be waiting for ours.
             n_spins += 1;
             if n_spins.is_multiple_of(SPINS_PER_YIELD) {
@@ -188,12 +188,21 @@ impl Drop for Join<'_> {
                 std::hint::spin_loop();
             }
         }
-        self.0.busy.store(false, Ordering::Release);
+        IN_REGION.set(false);
+        let mut panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner);
+        panic.take()
+    }
+}
+
+impl Drop for Join<'_> {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
 impl Shared {
     fn work(&self, thread: usize) {
+        IN_REGION.set(true);
         let parked = &self.parked[thread - 1].0;
         let mut epoch = 0;
         loop {
@@ -279,7 +288,7 @@ mod tests {
             for (n_units, min_units) in [(0, 1), (1, 1), (2, 1), (7, 2), (100, 1), (100, 80)] {
                 let counts: Vec<AtomicUsize> = (0..n_units).map(|_| AtomicUsize::new(0)).collect();
                 for _ in 0..50 {
-                    pool.split(n_units, min_units, |_, range| {
+                    pool.split(n_units, min_units, (), |range, ()| {
                         for i in range {
                             counts[i].fetch_add(1, Ordering::Relaxed);
                         }

@@ -9,7 +9,7 @@ impl Cpu {
     /// Reads `bytes` once, all threads together, as fast as loads with software prefetch can.
     pub fn read_through(&self, bytes: &[u8]) {
         let n_units = bytes.len().div_ceil(UNIT_BYTES);
-        self.pool.split(n_units, 1, |_, units| {
+        self.pool.split(n_units, 1, (), |units, ()| {
             let end = bytes.len().min(units.end * UNIT_BYTES);
             let mut sum = 0.0;
             self.level.run(Read {

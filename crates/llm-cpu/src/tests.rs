@@ -1,18 +1,22 @@
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use llm_backend::conformance::{check, check_reproducible};
-use llm_backend::{Allocation, Backend, BackendError, LinearPart, NormOp, Output};
-use llm_quant::{Scheme, StoredWeight};
+use llm_backend::{
+    Allocation, Backend, BackendError, LinearPart, NormOp, Ops, Output, Place, Queue,
+};
+use llm_conformance::{check, check_reproducible};
+use llm_quant::{Parts, Scheme, StoredWeight};
 use llm_tensor::{DType, HostBytes, KvShape, Norm, WorkspaceShape};
 
 use crate::{Cpu, CpuError, CpuOptions, Isa};
 
-pub(crate) fn cpu(isa: Isa, n_threads: usize) -> Cpu {
-    Cpu::new(CpuOptions {
+pub(crate) fn cpu(isa: Isa, n_threads: usize) -> Arc<Cpu> {
+    let cpu = Cpu::new(CpuOptions {
         threads: NonZeroUsize::new(n_threads),
         isa: Some(isa),
-    })
-    .unwrap()
+    });
+    Arc::new(cpu.unwrap())
 }
 
 /// Conformance on two threads, and the same bits on one, on three and once more on two.
@@ -118,7 +122,10 @@ fn nothing_is_read_beyond_a_weight() {
                 let mut x = cpu.alloc(20 * cols).unwrap();
                 let mut normed = cpu.alloc(20 * cols).unwrap();
                 let mut out = cpu.alloc(20 * rows).unwrap();
-                cpu.embed(&matrix, &[rows as u32 - 1], 1.0, &mut x).unwrap();
+                let mut last = cpu.alloc_index(1).unwrap();
+                last.as_mut_slice()[0] = rows as u32 - 1;
+                let mut queue = cpu.queue(Some(&shape(20, cols, rows))).unwrap();
+                queue.embed(&matrix, &last, 1, 1.0, &mut x).unwrap();
                 let norm = NormOp {
                     norm: Norm::Layer,
                     eps: 1e-5,
@@ -126,18 +133,12 @@ fn nothing_is_read_beyond_a_weight() {
                     gain: &vector,
                     bias: Some(&vector),
                 };
-                cpu.norm(&norm, &x, &mut normed, 20).unwrap();
+                queue.norm(&norm, &x, &mut normed, 20).unwrap();
                 for n_tokens in [1, 3, 20] {
-                    let mut workspace = cpu.workspace(&shape(n_tokens, cols, rows)).unwrap();
-                    cpu.linear(
-                        &[part],
-                        &normed,
-                        Output::Write,
-                        &mut out,
-                        n_tokens,
-                        &mut workspace,
-                    )
-                    .unwrap();
+                    let mut queue = cpu.queue(Some(&shape(n_tokens, cols, rows))).unwrap();
+                    queue
+                        .linear(&[part], &normed, Output::Write, &mut out, n_tokens)
+                        .unwrap();
                 }
                 // The file holds zeros only.
                 assert!(out.as_slice().iter().all(|&y| y == 0.0));
@@ -148,7 +149,7 @@ fn nothing_is_read_beyond_a_weight() {
 
 /// `x` `[n_tokens, cols]` times a weight `[rows, cols]`.
 pub(crate) fn product(
-    cpu: &Cpu,
+    cpu: &Arc<Cpu>,
     weight: StoredWeight,
     (rows, cols): (usize, usize),
     x: &[f32],
@@ -159,12 +160,13 @@ pub(crate) fn product(
         weight: &weight,
         bias: None,
     }];
-    let mut workspace = cpu.workspace(&shape(n_tokens, cols, rows)).unwrap();
+    let mut queue = cpu.queue(Some(&shape(n_tokens, cols, rows))).unwrap();
     let mut buffer = cpu.alloc(x.len()).unwrap();
-    cpu.upload(x, &mut buffer).unwrap();
+    queue.upload(x, &mut buffer).unwrap();
     let mut out = cpu.alloc(n_tokens * rows).unwrap();
     let output = Output::Write;
-    cpu.linear(&parts, &buffer, output, &mut out, n_tokens, &mut workspace)
+    queue
+        .linear(&parts, &buffer, output, &mut out, n_tokens)
         .unwrap();
     out.as_slice().to_vec()
 }
@@ -188,19 +190,43 @@ fn sizes_are_what_is_allocated() {
             let cpu = cpu(isa, n_threads);
             for n_tokens in [1, 11, 12, 31, 32, 500] {
                 let shape = shape(n_tokens, 3001, 100);
-                let workspace = cpu.workspace(&shape).unwrap();
-                assert_eq!(cpu.workspace_bytes(&shape), workspace.bytes());
+                let queue = cpu.queue(Some(&shape)).unwrap();
+                assert_eq!(cpu.workspace_bytes(&shape), queue.workspace.bytes());
             }
             for capacity in [1, 15, 16, 1000] {
                 let shape = KvShape {
                     n_kv_heads: 3,
                     head_dim: 20,
                     capacity,
+                    n_sequences: 2,
                     dtype: DType::BF16,
                 };
-                let cache = cpu.kv_cache(&shape).unwrap();
-                assert_eq!(cpu.kv_cache_bytes(&shape), cache.bytes());
+                let pool = cpu.kv_pool(&shape).unwrap();
+                assert_eq!(cpu.kv_pool_bytes(&shape), pool.bytes());
             }
         }
     }
+}
+
+#[test]
+fn a_place_is_filled_when_no_weight_lies_there() {
+    let cpu = cpu(Isa::Portable, 1);
+    let mut place = cpu.place(1).unwrap();
+    assert_eq!(place.len(), 4096);
+    place.fill(|pages| pages[..4].fill(1));
+    let weight = StoredWeight {
+        scheme: Scheme::Dense(DType::BF16),
+        rows: 1,
+        cols: 2,
+        parts: Parts::weight(0..4),
+    };
+    let placed = cpu.placed(&place, &weight).unwrap();
+    assert_eq!(placed.dense().bytes_of(0..1), [1; 4]);
+    drop(placed);
+    place.fill(|pages| pages[..4].fill(2));
+    let placed = cpu.placed(&place, &weight).unwrap();
+    assert_eq!(placed.dense().bytes_of(0..1), [2; 4]);
+    let refused = catch_unwind(AssertUnwindSafe(|| place.fill(|pages| pages.fill(3))));
+    assert!(refused.is_err());
+    assert_eq!(placed.dense().bytes_of(0..1), [2; 4]);
 }

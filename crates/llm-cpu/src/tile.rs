@@ -11,10 +11,11 @@ use crate::simd::{Element, Simd};
 /// Along a row, `a` and `c` are contiguous; `b` too, and it has `columns` rounded up to the registers of a tile
 /// (1, 2 or 4) to read; so has `bias`.
 #[derive(Debug)]
-pub(crate) struct Product<E> {
+pub(crate) struct Product<'a, E> {
     pub(crate) a: *const f32,
     pub(crate) a_stride: usize,
-    pub(crate) b: *const u8,
+    /// The depth's rows, run by run.
+    pub(crate) b: &'a [Run],
     /// In elements.
     pub(crate) b_stride: usize,
     pub(crate) c: *mut f32,
@@ -22,13 +23,19 @@ pub(crate) struct Product<E> {
     pub(crate) bias: Option<*const f32>,
     pub(crate) output: Output,
     pub(crate) rows: usize,
-    pub(crate) depth: usize,
     /// At most `LANES · TILE_VECTORS`.
     pub(crate) columns: usize,
     pub(crate) element: PhantomData<E>,
 }
 
-impl<E: Element> Product<E> {
+/// Rows of `b` that follow each other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) start: *const u8,
+    pub(crate) n_rows: usize,
+}
+
+impl<E: Element> Product<'_, E> {
     /// Every element of `c` is summed in order of the depth, whatever the tiles around it.
     ///
     /// # Safety
@@ -85,7 +92,7 @@ impl<E: Element> Product<E> {
         let mut sums = [[simd.splat(0.0); V]; R];
         // SAFETY: as the caller promises.
         unsafe {
-            let a = self.a.add(row * self.a_stride);
+            let mut a = self.a.add(row * self.a_stride);
             // What the sums are added to arrives while they are computed.
             for r in 0..R {
                 for v in 0..V {
@@ -95,18 +102,21 @@ impl<E: Element> Product<E> {
                     simd.prefetch(c.cast());
                 }
             }
-            for k in 0..self.depth {
-                let mut b = [simd.splat(0.0); V];
-                for (v, b) in b.iter_mut().enumerate() {
-                    let at = k * self.b_stride + v * S::LANES;
-                    *b = E::load(simd, self.b.add(at * E::SIZE));
-                }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let a = simd.splat(*a.add(r * self.a_stride + k));
-                    for (sum, b) in sums.iter_mut().zip(b) {
-                        *sum = simd.fma(a, b, *sum);
+            for run in self.b {
+                for k in 0..run.n_rows {
+                    let mut b = [simd.splat(0.0); V];
+                    for (v, b) in b.iter_mut().enumerate() {
+                        let at = k * self.b_stride + v * S::LANES;
+                        *b = E::load(simd, run.start.add(at * E::SIZE));
+                    }
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let a = simd.splat(*a.add(r * self.a_stride + k));
+                        for (sum, b) in sums.iter_mut().zip(b) {
+                            *sum = simd.fma(a, b, *sum);
+                        }
                     }
                 }
+                a = a.add(run.n_rows);
             }
             for (r, sums) in sums.into_iter().enumerate() {
                 let c = self.c.add((row + r) * self.c_stride);

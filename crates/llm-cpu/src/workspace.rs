@@ -7,7 +7,7 @@ use crate::{attention, gemm, int8};
 
 /// Scratch memory of the operations, which use it one after the other.
 #[derive(Debug)]
-pub struct Workspace {
+pub(crate) struct Workspace {
     memory: Buffer,
 }
 
@@ -22,12 +22,13 @@ impl Workspace {
     /// # Errors
     /// What was asked for, when the system does not give it.
     pub(crate) fn new(
-        shape: &WorkspaceShape,
+        shape: Option<&WorkspaceShape>,
         geometry: Geometry,
         n_threads: usize,
     ) -> Result<Self, Bytes> {
+        let n_elements = shape.map_or(0, |shape| n_elements(shape, geometry, n_threads));
         Ok(Workspace {
-            memory: Buffer::zeroed(n_elements(shape, geometry, n_threads))?,
+            memory: Buffer::zeroed(n_elements)?,
         })
     }
 
@@ -36,13 +37,21 @@ impl Workspace {
     /// # Panics
     /// When the workspace was made for smaller calls.
     pub(crate) fn take(&mut self, n: usize) -> &mut [f32] {
+        &mut self.all(n)[..n]
+    }
+
+    /// All elements, `n` at least.
+    ///
+    /// # Panics
+    /// When the workspace was made for smaller calls.
+    pub(crate) fn all(&mut self, n: usize) -> &mut [f32] {
         let memory = self.memory.as_mut_slice();
         assert!(
             n <= memory.len(),
             "a workspace of {} elements serves no call that needs {n}",
             memory.len()
         );
-        &mut memory[..n]
+        memory
     }
 }
 

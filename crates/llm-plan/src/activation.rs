@@ -4,7 +4,7 @@ use llm_arch::{
     AttentionSpec, Gating, LayerSpec, MlpSpec, ModelSpec, Positions, RopeScaling, RotarySpec,
     StackSpec,
 };
-use llm_tensor::{DType, KvShape, WorkspaceShape};
+use llm_tensor::WorkspaceShape;
 
 use crate::Limits;
 
@@ -141,16 +141,6 @@ pub fn bias_elements(stack: &StackSpec, context: usize) -> usize {
     stack.n_heads() * row
 }
 
-/// Cache of a sequence's keys and values in one layer that attends so.
-pub fn kv_shape(attention: &AttentionSpec, capacity: usize, dtype: DType) -> KvShape {
-    KvShape {
-        n_kv_heads: attention.n_kv_heads,
-        head_dim: attention.head_dim,
-        capacity,
-        dtype,
-    }
-}
-
 /// Workspace of a device that computes with any part of a model.
 pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
     let widths = ActivationWidths::of(spec);
@@ -198,9 +188,8 @@ pub(crate) struct HostBuffers {
 impl HostBuffers {
     pub(crate) fn of(spec: &ModelSpec, limits: &Limits) -> Self {
         let (n_tokens, n_experts) = (limits.n_tokens as u64, n_experts(spec) as u64);
-        // An expert's rows and their weights.
-        let (index, lists) = (size_of::<usize>() as u64, 2 * size_of::<Vec<u8>>() as u64);
-        let routing = n_experts * (n_tokens * (F32 + index + F32) + index + lists);
+        // Of each expert how many rows it has.
+        let routing = n_experts * size_of::<usize>() as u64;
         let kinds = match &spec.decoder.positions {
             Positions::Rotary(kinds) => kinds.as_slice(),
             Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],

@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use llm_arch::{AttentionSpec, LayerSpec, MixerSpec, ModelSpec};
+use llm_arch::{ExpertsSpec, LayerSpec, MixerSpec, ModelSpec};
 use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 
 use crate::activation::{F32, HostBuffers};
 use crate::{
-    ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements, kv_shape,
-    workspace_shape,
+    ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements, cross_kv_shape,
+    encoder_kv_shape, kv_shape, kv_tables, workspace_shape,
 };
 
 /// What a kind of device takes for what only it knows.
 pub trait DeviceCosts {
-    /// The keys and values of one sequence in one layer.
-    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes;
+    /// Keys and values of all sequences in one layer.
+    fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes;
+
+    /// Positions of a block of them.
+    fn kv_block_len(&self, shape: &KvShape) -> usize;
+
+    /// A router's choice in passes of `n_tokens`.
+    fn routes_bytes(&self, experts: &ExpertsSpec, n_tokens: usize) -> Bytes;
 
     /// The scratch memory of its operations.
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes;
@@ -145,30 +151,42 @@ impl DeviceNeeds {
     ) -> Result<Self> {
         let stack = &spec.decoder;
         let encoder = spec.encoder.as_ref().map(|encoder| &encoder.stack);
-        let cache = |attention: &AttentionSpec, capacity| {
-            costs
-                .kv_cache_bytes(&kv_shape(attention, capacity, kv_dtype))
-                .get()
-        };
-        let n_sequences = limits.n_sequences as u64;
+        let pool = |shape| costs.kv_pool_bytes(&shape).get();
         let kv = |layer: &LayerSpec| {
             let MixerSpec::Attention(attention) = &layer.mixer;
-            let own = cache(attention, limits.capacity(attention.window));
+            let own = pool(kv_shape(attention, limits, kv_dtype));
             // What an encoder made of the prompt, as this layer sees it.
-            let cross = encoder.map_or(0, |_| cache(attention, limits.n_tokens));
-            own.saturating_add(cross).saturating_mul(n_sequences)
+            let cross = |_| pool(cross_kv_shape(attention, limits, kv_dtype));
+            own.saturating_add(encoder.map_or(0, cross))
         };
         let encoder_kv = encoder.iter().flat_map(|stack| stack.attentions());
-        let encoder_kv = encoder_kv.map(|attention| cache(attention, limits.n_tokens));
+        let encoder_kv = encoder_kv.map(|a| pool(encoder_kv_shape(a, limits, kv_dtype)));
         let bias = bias_elements(stack, limits.context) as u64;
         let encoder_bias = encoder.map_or(0, |stack| bias_elements(stack, limits.n_tokens) as u64);
         let row = ActivationWidths::of(spec).total() as u64;
+        let block_len = |shape: &KvShape| costs.kv_block_len(shape);
+        let n_sequences = limits.n_sequences as u64;
+        // Tokens, positions, and for each kind of block tables the rows of each sequence and its blocks.
+        let tables = kv_tables(spec, limits, kv_dtype, block_len);
+        let blocks: u64 = tables.iter().map(|table| table.table_len() as u64).sum();
+        let encoded = encoder.and_then(|stack| {
+            let shape = encoder_kv_shape(stack.attentions().next()?, limits, kv_dtype);
+            Some(shape.table_len(block_len(&shape)) as u64)
+        });
+        let encoded = encoded.map_or(0, |n_blocks| n_blocks + ROWS_WORDS);
+        let of_sequence = ROWS_WORDS + blocks + encoded;
+        let n_words = limits.n_tokens as u64 * 2 + n_sequences * of_sequence;
+        let experts = stack.layers.iter().find_map(|layer| layer.mlp.experts());
+        let routes = experts.map_or(0, |experts| {
+            costs.routes_bytes(experts, limits.n_tokens).get()
+        });
         let needs = DeviceNeeds {
             fixed: costs.fixed_bytes().get(),
             workspace: costs.workspace_bytes(&workspace_shape(spec, limits)).get(),
-            activations: (limits.n_tokens as u64 * row + bias) * F32,
-            head: limits.n_logits as u64 * HeadWidths::of(spec).total() as u64 * F32,
-            encoder_kv: encoder_kv.max().unwrap_or(0),
+            activations: (limits.n_tokens as u64 * row + bias + n_words) * F32 + routes,
+            // Rows, and which they are.
+            head: limits.n_logits as u64 * (HeadWidths::of(spec).total() as u64 + 1) * F32,
+            encoder_kv: encoder_kv.max().unwrap_or(0).saturating_add(encoded * F32),
             encoder_bias: encoder_bias * F32,
             kv: stack.layers.iter().map(kv).collect(),
         };
@@ -187,6 +205,9 @@ impl DeviceNeeds {
         Ok(needs)
     }
 }
+
+/// Words that tell a device of a sequence's rows.
+const ROWS_WORDS: u64 = 4;
 
 /// An exabyte: sums of a few such, and the weights of any skeleton, fit 64 bits.
 const MAX: u128 = 1_000_000_000_000_000_000;

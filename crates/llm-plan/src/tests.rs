@@ -14,7 +14,7 @@ mod streamed;
 
 use std::path::{Path, PathBuf};
 
-use llm_arch::{Skeleton, from_config};
+use llm_arch::{ExpertsSpec, Skeleton, from_config};
 use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 use serde_json::{Map, Value, json};
 
@@ -26,9 +26,18 @@ struct Plain {
 }
 
 impl DeviceCosts for Plain {
-    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
-        let n_elements = 2 * shape.n_kv_heads * shape.head_dim * shape.capacity;
+    fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes {
+        let width = 2 * shape.n_kv_heads * shape.head_dim;
+        let n_elements = width * shape.capacity * shape.n_sequences;
         Bytes::new((n_elements * shape.dtype.size()) as u64)
+    }
+
+    fn kv_block_len(&self, _: &KvShape) -> usize {
+        16
+    }
+
+    fn routes_bytes(&self, experts: &ExpertsSpec, n_tokens: usize) -> Bytes {
+        Bytes::new((n_tokens * experts.n_active * 8) as u64)
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {

@@ -3,7 +3,7 @@
 use half::f16;
 use llm_tensor::HostBytes;
 
-use crate::encoder::largest_magnitude;
+use crate::encoder::{Encoder, Scalar, largest_magnitude};
 use crate::floats::f32_at;
 use crate::parts::{Part, Parts};
 use crate::stored::StoredWeight;
@@ -54,6 +54,28 @@ impl Int8Weight {
         let shape = (weight.rows, weight.cols);
         let weight = Self::new(shape, format, bytes(Part::Weight), bytes(Part::Scb));
         Some(weight.unwrap_or_else(|flaw| panic!("{flaw}")))
+    }
+
+    /// What a weight in [`Scheme::Int8PerUse`] is multiplied as; `None` where it is in another scheme.
+    ///
+    /// # Panics
+    /// When its parts are not as [`StoredWeight::checked`] has them.
+    pub fn of_per_use(weight: &StoredWeight) -> Option<Self> {
+        let Scheme::Int8PerUse(dtype, format) = weight.scheme else {
+            return None;
+        };
+        let mut codes = vec![0; weight.rows * weight.cols];
+        let mut absmax = vec![0.0; weight.rows];
+        let elements = weight.part(Part::Weight);
+        Scalar.encode_int8(dtype, elements, weight.cols, &mut codes, &mut absmax);
+        let absmax: Vec<u8> = absmax.iter().flat_map(|x| x.to_le_bytes()).collect();
+        Some(Int8Weight {
+            rows: weight.rows,
+            cols: weight.cols,
+            format,
+            codes: HostBytes::new(codes),
+            absmax: HostBytes::new(absmax),
+        })
     }
 
     /// A matrix whose bytes are there: `codes` i8 `[rows, cols]`, `absmax` f32 `[rows]` in little-endian.

@@ -2,12 +2,12 @@
 
 use llm_arch::ModelSpec;
 use llm_backend::{Allocation, Backend};
-use llm_plan::{ActivationWidths, Home, Limits, Term, workspace_shape};
+use llm_plan::{ActivationWidths, Home, Limits, Term};
+use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::link::Crossing;
-use crate::memory::Allocated;
-use crate::mlp::Routing;
+use crate::memory::{Allocated, routing, vec_bytes};
 
 /// The activations of a pass, as wide as [`ActivationWidths`] says.
 pub(crate) struct Activations<B: Backend> {
@@ -37,11 +37,16 @@ pub(crate) struct Activations<B: Backend> {
     pub(crate) gathered: B::Buffer,
     /// What an encoder made of a prompt.
     pub(crate) memory: B::Buffer,
-    pub(crate) routing: Routing,
+    /// Tokens of the rows.
+    pub(crate) ids: B::Index,
+    /// Their rows in a table of positions.
+    pub(crate) positions: B::Index,
+    /// Rows of the experts, where there are any,
+    pub(crate) routes: Option<B::Routes>,
+    /// and how many each has, where the host has to know.
+    pub(crate) n_rows: Vec<usize>,
     /// `[cos | sin]` of the pass's rotary angles, for each kind of them.
     pub(crate) angles: Vec<B::Buffer>,
-    /// Scratch memory of the operations.
-    pub(crate) workspace: B::Workspace,
 }
 
 impl<B: Backend> Activations<B> {
@@ -49,7 +54,9 @@ impl<B: Backend> Activations<B> {
         let widths = ActivationWidths::of(spec);
         let alloc = |width: usize| backend.alloc(limits.n_tokens * width);
         let angles = widths.angles.iter().map(|&width| alloc(width));
-        let scratch = workspace_shape(spec, limits);
+        let mut layers = spec.decoder.layers.iter();
+        let experts = layers.find_map(|layer| layer.mlp.experts());
+        let routes = |experts| backend.routes(&routing(experts), limits.n_tokens);
         Ok(Activations {
             hidden: spec.hidden,
             x: alloc(widths.x)?,
@@ -64,9 +71,11 @@ impl<B: Backend> Activations<B> {
             scores: alloc(widths.scores)?,
             gathered: alloc(widths.gathered)?,
             memory: alloc(widths.memory)?,
-            routing: Routing::new(widths.scores, limits.n_tokens),
+            ids: backend.alloc_index(limits.n_tokens)?,
+            positions: backend.alloc_index(limits.n_tokens)?,
+            routes: experts.map(routes).transpose()?,
+            n_rows: vec![0; widths.scores],
             angles: angles.collect::<std::result::Result<_, _>>()?,
-            workspace: backend.workspace(&scratch)?,
         })
     }
 
@@ -106,16 +115,22 @@ impl<B: Backend> Activations<B> {
             scores,
             gathered,
             memory,
-            routing,
+            ids,
+            positions,
+            routes,
+            n_rows,
             angles,
-            workspace,
         } = self;
         let fixed = [
             x, normed, delta, embedded, grouped, qkv, attended, up, gated, scores, gathered, memory,
         ];
-        let buffers = fixed.into_iter().chain(angles).map(B::Buffer::bytes).sum();
-        allocated.add(home, Term::Activations, buffers);
-        allocated.add(Home::Ram, Term::Activations, routing.bytes());
-        allocated.add(home, Term::Workspace, workspace.bytes());
+        let buffers = fixed.into_iter().chain(angles).map(B::Buffer::bytes);
+        let rest = [
+            ids.bytes(),
+            positions.bytes(),
+            routes.as_ref().map_or(Bytes::ZERO, B::Routes::bytes),
+        ];
+        allocated.add(home, Term::Activations, buffers.chain(rest).sum());
+        allocated.add(Home::Ram, Term::Activations, vec_bytes(n_rows));
     }
 }

@@ -3,23 +3,23 @@
 use std::mem::swap;
 
 use llm_arch::{After, Before, BlockOf, NormOf, Side, StackSpec};
-use llm_backend::{Backend, Output, Rows};
+use llm_backend::{Backend, Ops, Output};
 
 use crate::activations::Activations;
 use crate::projection::norm_op;
 use crate::relative::BiasTable;
-use crate::state::LayerState;
+use crate::state::{LayerState, Sequences};
 use crate::{Result, mixer, mlp};
 
 /// What all blocks of a pass are told.
 pub(crate) struct Call<'a, B: Backend> {
-    pub(crate) backend: &'a B,
+    pub(crate) queue: &'a mut B::Queue,
     pub(crate) side: Side,
     pub(crate) stack: &'a StackSpec,
     pub(crate) bias: Option<&'a BiasTable<B>>,
     pub(crate) n_tokens: usize,
-    /// Which rows belong to which sequence.
-    pub(crate) sequences: &'a [(usize, Rows)],
+    /// Where the rows of each sequence go.
+    pub(crate) sequences: &'a Sequences<B>,
 }
 
 /// Input of a sublayer.
@@ -35,25 +35,25 @@ pub(crate) enum Input {
 /// the choice of them.
 pub(crate) fn forward<B: Backend>(
     block: &BlockOf<B::Weight>,
-    call: &Call<'_, B>,
+    call: &mut Call<'_, B>,
     a: &mut Activations<B>,
-    states: &mut [LayerState<B>],
+    state: &mut LayerState<B>,
 ) -> Result<()> {
     let BlockOf { mixer, cross, mlp } = block;
     if let Before::NormOfStart(norm) = &mlp.before {
         // Until the mixer has read its own.
-        let backend = call.backend;
-        backend.norm(&norm_op(norm), &a.x, &mut a.delta, call.n_tokens)?;
+        let (op, n_tokens) = (norm_op(norm), call.n_tokens);
+        call.queue.norm(&op, &a.x, &mut a.delta, n_tokens)?;
     }
 
     let input = enter(&mixer.before, Input::Stream, call, a)?;
     let io = (input, output(&mixer.after));
-    mixer::forward(&mixer.compute, call, io, a, states)?;
+    mixer::forward(&mixer.compute, call, io, a, &mut state.mixer)?;
     leave(&mixer.after, call, a)?;
 
-    if let Some(cross) = cross {
+    if let (Some(cross), Some(kv)) = (cross, &state.cross) {
         let io = (enter(&cross.before, input, call, a)?, output(&cross.after));
-        mixer::cross(&cross.compute, call, io, a, states)?;
+        mixer::cross(&cross.compute, call, io, a, kv)?;
         leave(&cross.after, call, a)?;
     }
 
@@ -64,9 +64,9 @@ pub(crate) fn forward<B: Backend>(
 
 /// Normalises what a sublayer reads; `last` is what the one before it read.
 fn enter<B: Backend>(
-    before: &Before<NormOf<B::Weight>>,
+    before: &Before<B::Weight>,
     last: Input,
-    call: &Call<'_, B>,
+    call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<Input> {
     match before {
@@ -98,18 +98,16 @@ fn output<N>(after: &After<N>) -> Output {
 
 /// Normalises what a sublayer made.
 fn leave<B: Backend>(
-    after: &After<NormOf<B::Weight>>,
-    call: &Call<'_, B>,
+    after: &After<B::Weight>,
+    call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
-    let Call {
-        backend, n_tokens, ..
-    } = *call;
     match after {
         After::Add => {}
         After::NormThenAdd(norm) => {
-            backend.norm(&norm_op(norm), &a.delta, &mut a.normed, n_tokens)?;
-            backend.add(&a.normed, &mut a.x, a.hidden, n_tokens)?;
+            let (op, n_tokens) = (norm_op(norm), call.n_tokens);
+            call.queue.norm(&op, &a.delta, &mut a.normed, n_tokens)?;
+            call.queue.add(&a.normed, &mut a.x, a.hidden, n_tokens)?;
         }
         After::AddThenNorm(norm) => {
             norm_stream(norm, call, a)?;
@@ -122,9 +120,9 @@ fn leave<B: Backend>(
 /// A normalised copy of the stream into `a.normed`.
 fn norm_stream<B: Backend>(
     norm: &NormOf<B::Weight>,
-    call: &Call<'_, B>,
+    call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
-    let (backend, n_tokens) = (call.backend, call.n_tokens);
-    Ok(backend.norm(&norm_op(norm), &a.x, &mut a.normed, n_tokens)?)
+    let (op, n_tokens) = (norm_op(norm), call.n_tokens);
+    Ok(call.queue.norm(&op, &a.x, &mut a.normed, n_tokens)?)
 }

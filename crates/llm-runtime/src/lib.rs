@@ -14,6 +14,7 @@ mod angles;
 mod beam;
 mod bind;
 mod block;
+mod blocks;
 mod device;
 mod encode;
 mod error;

@@ -1,6 +1,6 @@
 //! Ways of rows from the memory of one device to that of another.
 
-use llm_backend::Backend;
+use llm_backend::{Backend, Queue};
 use llm_plan::RunOn;
 
 use crate::Result;
@@ -25,7 +25,7 @@ pub trait Port {
     ///
     /// # Errors
     /// When the device fails.
-    fn download(&self, rows: Crossing, out: &mut [f32]) -> Result<()>;
+    fn download(&mut self, rows: Crossing, out: &mut [f32]) -> Result<()>;
 
     /// Copies `from` to the first elements of some rows.
     ///
@@ -55,7 +55,7 @@ impl Link {
     pub(crate) fn carry(
         self,
         rows: Crossing,
-        from: &dyn Port,
+        from: &mut dyn Port,
         to: &mut dyn Port,
         host: &mut [f32],
     ) -> Result<()> {
@@ -71,19 +71,17 @@ impl Link {
 
 /// The activations of a backend's device.
 pub(crate) struct OnDevice<'a, B: Backend> {
-    pub(crate) backend: &'a B,
+    pub(crate) queue: &'a mut B::Queue,
     pub(crate) activations: &'a mut Activations<B>,
 }
 
 impl<B: Backend> Port for OnDevice<'_, B> {
-    fn download(&self, rows: Crossing, out: &mut [f32]) -> Result<()> {
-        Ok(self
-            .backend
-            .download(self.activations.crossing(rows), out)?)
+    fn download(&mut self, rows: Crossing, out: &mut [f32]) -> Result<()> {
+        Ok(self.queue.download(self.activations.crossing(rows), out)?)
     }
 
     fn upload(&mut self, rows: Crossing, from: &[f32]) -> Result<()> {
         let to = self.activations.crossing_mut(rows);
-        Ok(self.backend.upload(from, to)?)
+        Ok(self.queue.upload(from, to)?)
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use llm_arch::Unit;
-use llm_backend::Backend;
+use llm_arch::{ExpertsSpec, Unit};
+use llm_backend::{Backend, Routing};
 use llm_plan::{DeviceCosts, Home, Term, TermBytes};
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
@@ -36,8 +36,16 @@ impl Allocated {
 pub struct CostsOf<'a, B>(pub &'a B);
 
 impl<B: Backend> DeviceCosts for CostsOf<'_, B> {
-    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
-        self.0.kv_cache_bytes(shape)
+    fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes {
+        self.0.kv_pool_bytes(shape)
+    }
+
+    fn kv_block_len(&self, shape: &KvShape) -> usize {
+        self.0.kv_block_len(shape)
+    }
+
+    fn routes_bytes(&self, experts: &ExpertsSpec, n_tokens: usize) -> Bytes {
+        self.0.routes_bytes(&routing(experts), n_tokens)
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
@@ -47,6 +55,15 @@ impl<B: Backend> DeviceCosts for CostsOf<'_, B> {
     /// Nothing: what computes in host memory is the process itself.
     fn fixed_bytes(&self) -> Bytes {
         Bytes::ZERO
+    }
+}
+
+/// Choice among experts, as a device is told of it.
+pub(crate) fn routing(experts: &ExpertsSpec) -> Routing {
+    Routing {
+        n_experts: experts.n_experts,
+        n_active: experts.n_active,
+        weighting: experts.weighting,
     }
 }
 

@@ -4,25 +4,25 @@ mod attention;
 mod cross;
 
 use llm_arch::{AttentionSpec, MixerOf};
-use llm_backend::{Attention, Backend, Output, RelativeBias, Seen};
+use llm_backend::{Attention, Backend, Mask, Output, RelativeBias};
 
 pub(crate) use self::cross::{encode, forward as cross};
 use crate::Result;
 use crate::activations::Activations;
 use crate::block::{Call, Input};
-use crate::state::LayerState;
+use crate::state::MixerState;
 
 /// Computes a block's mixer.
 pub(crate) fn forward<B: Backend>(
     mixer: &MixerOf<B::Weight>,
-    call: &Call<'_, B>,
-    (input, output): (Input, Output),
+    call: &mut Call<'_, B>,
+    io: (Input, Output),
     a: &mut Activations<B>,
-    states: &mut [LayerState<B>],
+    state: &mut MixerState<B>,
 ) -> Result<()> {
-    match mixer {
-        MixerOf::Attention(weights) => {
-            attention::forward(weights, call, (input, output), a, states)
+    match (mixer, state) {
+        (MixerOf::Attention(weights), MixerState::Attention(kv)) => {
+            attention::forward(weights, call, io, a, kv)
         }
     }
 }
@@ -31,7 +31,7 @@ pub(crate) fn forward<B: Backend>(
 fn attention_op<'a, B: Backend>(
     spec: &AttentionSpec,
     row_width: usize,
-    seen: Seen,
+    mask: Mask,
     bias: Option<RelativeBias<'a, B>>,
 ) -> Attention<'a, B> {
     Attention {
@@ -41,7 +41,7 @@ fn attention_op<'a, B: Backend>(
         row_width,
         scale: spec.scale,
         soft_cap: spec.soft_cap,
-        seen,
+        mask,
         bias,
     }
 }

@@ -2,18 +2,19 @@
 
 use std::slice::from_ref;
 
-use llm_arch::{ExpertOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, Unit, Weighting};
-use llm_backend::{Backend, Output};
+use llm_arch::{
+    DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, Unit,
+};
+use llm_backend::{Backend, Expert, ExpertBuffers, Ops, Output};
 use llm_plan::RunOn;
-use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::activations::Activations;
 use crate::block::{Call, Input};
 use crate::device::Elsewhere;
 use crate::link::OnDevice;
-use crate::memory::vec_bytes;
-use crate::projection::apply;
+use crate::memory::routing;
+use crate::projection::{apply, part, parts};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 
@@ -42,7 +43,7 @@ impl<B: Backend> Experts<B> {
         on: impl Fn(Unit) -> Option<RunOn>,
     ) -> Result<Option<Self>> {
         let (MlpSpec::Experts(spec), Some(roles)) =
-            (model.decoder.layers[layer].mlp, ExpertOf::of(model, layer))
+            (model.decoder.layers[layer].mlp, model.roles().expert(layer))
         else {
             return Ok(None);
         };
@@ -76,15 +77,31 @@ impl<B: Backend> Experts<B> {
         Unit::Expert { layer, expert }
     }
 
+    /// Whether the host has to know of a router's choice.
+    fn is_asked(&self) -> bool {
+        self.weights.iter().any(|weights| match weights {
+            ExpertWeights::Here(weights) => weights.is_streamed(),
+            ExpertWeights::On(_) => true,
+        })
+    }
+
     /// Sends each expert the rows for which the layer's block chose it, and adds the results to `a.x`.
     pub(crate) fn forward(
         &self,
-        backend: &B,
-        stream: Option<&Stream>,
+        queue: &mut B::Queue,
+        (backend, stream): (&B, Option<&Stream>),
         a: &mut Activations<B>,
         elsewhere: &mut dyn Elsewhere,
     ) -> Result<()> {
-        let is_chosen = |expert: usize| !a.routing.by_expert[expert].rows.is_empty();
+        // All may have some, where nobody needs to know.
+        a.n_rows.fill(usize::MAX);
+        if self.is_asked() {
+            queue.chosen(
+                a.routes.as_ref().expect(ROUTED),
+                &mut a.n_rows[..self.spec.n_experts],
+            )?;
+        }
+        let is_chosen = |expert: usize| a.n_rows[expert] > 0;
         if let Some(stream) = stream.filter(|_| self.is_streamed()) {
             let chosen = (0..self.weights.len()).filter(|&expert| is_chosen(expert));
             stream.resolve(chosen.map(|expert| Key::Unit(self.unit(expert))));
@@ -94,71 +111,97 @@ impl<B: Backend> Experts<B> {
             elsewhere.expect_experts(self.layer, &is_chosen);
         }
         for (i, weights) in self.weights.iter().enumerate() {
-            let rows = &a.routing.by_expert[i].rows;
-            let n = rows.len();
+            let n = a.n_rows[i];
             if n == 0 {
                 continue;
             }
-            backend.gather_rows(&a.normed, rows, a.hidden, &mut a.gathered)?;
             match weights {
                 ExpertWeights::Here(weights) => {
-                    expert(&*weights.get(backend, stream)?, backend, &self.spec, n, a)?;
+                    let weights = weights.get(backend, stream)?;
+                    self.expert(i, &weights, queue, a)?;
                 }
                 &ExpertWeights::On(run_on) => {
+                    let (routes, hidden) = (a.routes.as_ref().expect(ROUTED), a.hidden);
+                    queue.gather_routed(routes, i, &a.normed, hidden, &mut a.gathered)?;
                     let mut port = OnDevice {
-                        backend,
-                        activations: a,
+                        queue: &mut *queue,
+                        activations: &mut *a,
                     };
                     elsewhere.expert((run_on, self.unit(i)), &mut port, n)?;
+                    let routes = a.routes.as_ref().expect(ROUTED);
+                    queue.scatter_routed(routes, i, &a.delta, hidden, &mut a.x)?;
                 }
             }
-            let chosen = &a.routing.by_expert[i];
-            backend.scatter_add(&a.delta, &chosen.rows, &chosen.weights, a.hidden, &mut a.x)?;
         }
         Ok(())
+    }
+
+    /// Sends an expert its rows, and adds its results to `a.x`.
+    fn expert(
+        &self,
+        expert: usize,
+        weights: &ExpertOf<B::Weight>,
+        queue: &mut B::Queue,
+        a: &mut Activations<B>,
+    ) -> Result<()> {
+        let up = weights.up.parts();
+        let op = Expert {
+            expert,
+            gate_up: &parts(up)[..up.len()],
+            down: part(&weights.down),
+            activation: self.spec.activation,
+            width: self.spec.width,
+            hidden: a.hidden,
+        };
+        let scratch = ExpertBuffers {
+            gathered: &mut a.gathered,
+            up: &mut a.up,
+            gated: &mut a.gated,
+            delta: &mut a.delta,
+        };
+        let routes = a.routes.as_ref().expect(ROUTED);
+        Ok(queue.expert(&op, &a.normed, routes, scratch, &mut a.x)?)
     }
 }
 
 /// Takes the first `n` rows of `a.gathered` through an expert to `a.delta`.
 pub(crate) fn expert<B: Backend>(
     weights: &ExpertOf<B::Weight>,
-    backend: &B,
+    queue: &mut B::Queue,
     spec: &ExpertsSpec,
     n: usize,
     a: &mut Activations<B>,
 ) -> Result<()> {
-    let (parts, up) = (weights.up.parts(), (Output::Write, &mut a.up));
-    apply(backend, parts, &a.gathered, up, n, &mut a.workspace)?;
-    backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
-    let (down, delta) = (from_ref(&weights.down), (Output::Write, &mut a.delta));
-    apply(backend, down, &a.gated, delta, n, &mut a.workspace)
+    let up = (Output::Write, &mut a.up);
+    apply::<B>(queue, weights.up.parts(), &a.gathered, up, n)?;
+    queue.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
+    let delta = (Output::Write, &mut a.delta);
+    apply::<B>(queue, from_ref(&weights.down), &a.gated, delta, n)
 }
 
 /// Computes a block's feed-forward. Of experts it says which compute next.
 pub(crate) fn forward<B: Backend>(
     mlp: &MlpOf<B::Weight>,
-    call: &Call<'_, B>,
+    call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
 ) -> Result<()> {
-    let Call {
-        backend, n_tokens, ..
-    } = *call;
+    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
     match mlp {
-        MlpOf::Dense { spec, up, down } => {
+        MlpOf::Dense(DenseOf { spec, up, down }) => {
             let x = match input {
                 Input::Stream => &a.x,
                 Input::Normed => &a.normed,
             };
             let out = (Output::Write, &mut a.up);
-            apply(backend, up.parts(), x, out, n_tokens, &mut a.workspace)?;
+            apply::<B>(queue, up.parts(), x, out, n_tokens)?;
             let inner = match spec.gating {
                 Gating::None => {
-                    backend.activate(spec.activation, &mut a.up, spec.width, n_tokens)?;
+                    queue.activate(spec.activation, &mut a.up, spec.width, n_tokens)?;
                     &a.up
                 }
                 Gating::Separate | Gating::Fused => {
-                    backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n_tokens)?;
+                    queue.gate(spec.activation, &a.up, &mut a.gated, spec.width, n_tokens)?;
                     &a.gated
                 }
             };
@@ -167,143 +210,19 @@ pub(crate) fn forward<B: Backend>(
                 Output::Add => &mut a.x,
             };
             let (down, out) = (from_ref(down), (output, out));
-            apply(backend, down, inner, out, n_tokens, &mut a.workspace)
+            apply::<B>(queue, down, inner, out, n_tokens)
         }
-        MlpOf::Experts { spec, router } => {
+        MlpOf::Experts(ExpertsOf { spec, router }) => {
             assert!(
                 input == Input::Normed && output == Output::Add,
                 "experts read a normed copy of the stream and add to it"
             );
             let (router, out) = (from_ref(router), (Output::Write, &mut a.scores));
-            apply(backend, router, &a.normed, out, n_tokens, &mut a.workspace)?;
-            a.routing.choose(spec, n_tokens, |scores| {
-                Ok(backend.download(&a.scores, scores)?)
-            })
+            apply::<B>(queue, router, &a.normed, out, n_tokens)?;
+            let routes = a.routes.as_mut().expect(ROUTED);
+            Ok(queue.route(&routing(spec), &a.scores, routes, n_tokens)?)
         }
     }
 }
 
-/// Which rows of a pass go to which expert, by the router's scores.
-#[derive(Debug, Default)]
-pub(crate) struct Routing {
-    /// `[n_tokens, n_experts]`.
-    scores: Vec<f32>,
-    /// Experts of a row by score, reused.
-    order: Vec<usize>,
-    by_expert: Vec<Chosen>,
-}
-
-/// An expert's rows, in order, and the weight of its result in each.
-#[derive(Debug, Default, Clone)]
-struct Chosen {
-    rows: Vec<usize>,
-    weights: Vec<f32>,
-}
-
-impl Routing {
-    /// Room for passes of `n_tokens`.
-    pub(crate) fn new(n_experts: usize, n_tokens: usize) -> Self {
-        let chosen = || Chosen {
-            rows: Vec::with_capacity(n_tokens),
-            weights: Vec::with_capacity(n_tokens),
-        };
-        Routing {
-            scores: vec![0.0; n_experts * n_tokens],
-            order: Vec::with_capacity(n_experts),
-            by_expert: (0..n_experts).map(|_| chosen()).collect(),
-        }
-    }
-
-    pub(crate) fn bytes(&self) -> Bytes {
-        let Routing {
-            scores,
-            order,
-            by_expert,
-        } = self;
-        let lists = by_expert.iter();
-        let lists = lists.map(|chosen| vec_bytes(&chosen.rows) + vec_bytes(&chosen.weights));
-        vec_bytes(scores) + vec_bytes(order) + vec_bytes(by_expert) + lists.sum()
-    }
-
-    fn choose(
-        &mut self,
-        spec: &ExpertsSpec,
-        n_tokens: usize,
-        fill: impl FnOnce(&mut [f32]) -> Result<()>,
-    ) -> Result<()> {
-        let scores = &mut self.scores[..n_tokens * spec.n_experts];
-        fill(scores)?;
-        for chosen in &mut self.by_expert {
-            chosen.rows.clear();
-            chosen.weights.clear();
-        }
-        for (row, scores) in scores.chunks_exact_mut(spec.n_experts).enumerate() {
-            softmax(scores);
-            self.order.clear();
-            self.order.extend(0..spec.n_experts);
-            // Among equals the first, as the references' top-k has it.
-            self.order
-                .sort_unstable_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-            let active = &self.order[..spec.n_active];
-            let total: f32 = match spec.weighting {
-                Weighting::Probability => 1.0,
-                Weighting::Normalised => active.iter().map(|&expert| scores[expert]).sum(),
-            };
-            for &expert in active {
-                self.by_expert[expert].rows.push(row);
-                self.by_expert[expert].weights.push(scores[expert] / total);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn softmax(scores: &mut [f32]) {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut total = 0.0;
-    for score in scores.iter_mut() {
-        *score = (*score - max).exp();
-        total += *score;
-    }
-    for score in scores {
-        *score /= total;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use llm_tensor::Activation;
-
-    use super::*;
-
-    #[test]
-    fn rows_go_to_their_best_experts_with_weights_that_sum_to_one() {
-        let spec = ExpertsSpec {
-            n_experts: 3,
-            n_active: 2,
-            width: 1,
-            activation: Activation::Silu,
-            weighting: Weighting::Normalised,
-        };
-        let mut routing = Routing::new(3, 4);
-        let scores = [0.0, 2.0, 1.0, /**/ 5.0, 5.0, 5.0];
-        routing
-            .choose(&spec, 2, |out| {
-                out.copy_from_slice(&scores);
-                Ok(())
-            })
-            .unwrap();
-        let rows: Vec<_> = routing
-            .by_expert
-            .iter()
-            .map(|chosen| chosen.rows.clone())
-            .collect();
-        assert_eq!(rows, [vec![1], vec![0, 1], vec![0]]);
-        let weight = routing.by_expert[1].weights[0];
-        assert!(
-            (weight - 1.0 / (1.0 + (-1f32).exp())).abs() < 1e-6,
-            "{weight}"
-        );
-        assert_eq!(routing.by_expert[1].weights[1], 0.5);
-    }
-}
+const ROUTED: &str = "room for a router's choice, in a model with experts";

@@ -197,7 +197,7 @@ fn carry(
     let link = Link::between(from.run_on, to.run_on);
     link.carry(
         rows,
-        &*from.stages,
+        &mut *from.stages,
         &mut *to.stages,
         &mut host[..n_elements],
     )

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use llm_arch::{HeadMatrix, Role, Side, Unit};
-use llm_backend::Backend;
+use llm_backend::{Backend, Queue};
 use llm_plan::{Encodings, RunOn, WeightDType};
 use llm_quant::{Part, Scheme};
 use llm_tensor::{DType, le_bytes_to_f32};
@@ -24,7 +24,7 @@ impl Probe {
     /// Looks at the first `n_elements` of what `unit` made.
     pub(crate) fn look<B: Backend>(
         &self,
-        backend: &B,
+        queue: &mut B::Queue,
         results: &B::Buffer,
         n_elements: usize,
         unit: Unit,
@@ -34,7 +34,7 @@ impl Probe {
         }
         let mut seen = self.seen.borrow_mut();
         seen.resize(n_elements, 0.0);
-        backend.download(results, &mut seen)?;
+        queue.download(results, &mut seen)?;
         if !seen.iter().all(|x| x.is_finite()) {
             self.unit.set(Some(unit));
         }

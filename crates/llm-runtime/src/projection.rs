@@ -1,7 +1,7 @@
 //! Weights as they are applied: a norm's vectors, and matrices that share their input.
 
 use llm_arch::{LinearOf, NormOf, NormSpec};
-use llm_backend::{Backend, LinearPart, NormOp, Output};
+use llm_backend::{Backend, LinearPart, NormOp, Ops, Output};
 
 use crate::Result;
 
@@ -21,25 +21,29 @@ pub(crate) fn norm_op<B: Backend>(norm: &NormOf<B::Weight>) -> NormOp<'_, B> {
     }
 }
 
-/// `x` `[n_tokens, in]` times all `parts`, side by side in `out`.
+/// A matrix and its bias.
+pub(crate) fn part<B: Backend>(linear: &LinearOf<B::Weight>) -> LinearPart<'_, B> {
+    LinearPart {
+        weight: &linear.weight,
+        bias: linear.bias.as_ref(),
+    }
+}
+
+/// Matrices on the stack, the last repeated to fill up: the hot path allocates nothing.
+pub(crate) fn parts<B: Backend>(parts: &[LinearOf<B::Weight>]) -> [LinearPart<'_, B>; MAX_PARTS] {
+    std::array::from_fn(|i| part(&parts[i.min(parts.len() - 1)]))
+}
+
+/// `x` `[n_tokens, in]` times all of `linears`, side by side in `out`.
 pub(crate) fn apply<B: Backend>(
-    backend: &B,
-    parts: &[LinearOf<B::Weight>],
+    queue: &mut B::Queue,
+    linears: &[LinearOf<B::Weight>],
     x: &B::Buffer,
     (output, out): (Output, &mut B::Buffer),
     n_tokens: usize,
-    workspace: &mut B::Workspace,
 ) -> Result<()> {
-    let n_parts = parts.len();
-    // On the stack, the last part repeated to fill up: the hot path allocates nothing.
-    let parts: [_; MAX_PARTS] = std::array::from_fn(|i| {
-        let LinearOf { weight, bias } = &parts[i.min(n_parts - 1)];
-        LinearPart {
-            weight,
-            bias: bias.as_ref(),
-        }
-    });
-    Ok(backend.linear(&parts[..n_parts], x, output, out, n_tokens, workspace)?)
+    let parts = &parts(linears)[..linears.len()];
+    Ok(queue.linear(parts, x, output, out, n_tokens)?)
 }
 
 /// Queries, keys and values.

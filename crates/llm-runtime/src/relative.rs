@@ -1,7 +1,7 @@
 //! What heads add to their scores for the distance between a key and a query.
 
 use llm_arch::{Positions, Role, Side, StackSpec, Unit};
-use llm_backend::{Allocation, Backend, RelativeBias};
+use llm_backend::{Allocation, Backend, Queue, RelativeBias};
 use llm_plan::bias_elements;
 use llm_tensor::Bytes;
 
@@ -19,6 +19,7 @@ impl<B: Backend> BiasTable<B> {
     /// Nothing where the stack's positions enter otherwise. `context` is the most positions that it has to serve.
     pub(crate) fn load(
         backend: &B,
+        queue: &mut B::Queue,
         source: &mut dyn WeightSource,
         (side, stack): (Side, &StackSpec),
         context: usize,
@@ -50,7 +51,7 @@ impl<B: Backend> BiasTable<B> {
             }
         };
         let mut table = backend.alloc(n_elements)?;
-        backend.upload(&values, &mut table)?;
+        queue.upload(&values, &mut table)?;
         Ok(Some(BiasTable { table, row, zero }))
     }
 

@@ -302,6 +302,7 @@ impl Session {
             first,
             n_tokens,
             start: self.len(sequence),
+            n_positions: self.len(sequence) + n_tokens,
         }
     }
 

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_arch::{BlockOf, ExpertOf, LayerSpec, MlpSpec, NormOf, Role, Side, Unit};
-use llm_backend::{Backend, DeviceInfo};
-use llm_plan::{Home, StagePlan, Term};
+use llm_arch::{BlockOf, ExpertOf, MlpSpec, NormOf, Role, Side, Unit};
+use llm_backend::{Backend, DeviceInfo, Ops, Queue};
+use llm_plan::{Home, StagePlan, Term, workspace_shape};
 use llm_tensor::Bytes;
 
 use self::embedding::Embedding;
@@ -30,7 +30,7 @@ use crate::probe::Probe;
 use crate::projection::norm_op;
 use crate::relative::BiasTable;
 use crate::source::WeightSource;
-use crate::state::LayerState;
+use crate::state::{LayerState, Sequences};
 use crate::stream::{Key, Stream, Weights};
 use crate::{Result, RuntimeError, mixer};
 
@@ -69,8 +69,9 @@ struct BackendStages<B: Backend> {
     head: Option<Head<B>>,
     /// Experts of other devices' layers.
     guests: BTreeMap<Unit, Weights<B, ExpertOf<Role>>>,
-    /// Prompts that an encoder has read.
-    n_encodings: u64,
+    queue: B::Queue,
+    /// Which blocks of the layers' states hold which sequence.
+    sequences: Sequences<B>,
     activations: Activations<B>,
     angles: Angles,
 }
@@ -80,8 +81,7 @@ struct Layer<B: Backend> {
     block: Weights<B, BlockOf<Role>>,
     /// None where its feed-forward is dense.
     experts: Option<Experts<B>>,
-    /// By sequence.
-    states: Vec<LayerState<B>>,
+    state: LayerState<B>,
 }
 
 /// What a stage computes.
@@ -128,23 +128,18 @@ impl<B: Backend> BackendStages<B> {
             kv_dtype,
         } = options;
         let (b, stack) = (&*backend, &spec.decoder);
+        let mut queue = backend.queue(Some(&workspace_shape(spec, limits)))?;
+        let sequences = Sequences::new(b, spec, limits, *kv_dtype)?;
         let embedding = match options.has(Unit::Embedding) {
             true => Some(Embedding::load(b, spec, stream.as_mut(), source)?),
             false => None,
         };
         let streamed = stream.as_ref();
         let encoder = match &spec.encoder {
-            Some(encoder) => Encoder::load(b, encoder, options, streamed, source)?,
+            Some(encoder) => Encoder::load(b, &mut queue, encoder, options, streamed, source)?,
             None => None,
         };
-        let has_cross = spec.encoder.is_some();
-        let state =
-            |layer: &LayerSpec| LayerState::new(b, &layer.mixer, limits, *kv_dtype, has_cross);
-        let states = |layer| {
-            (0..limits.n_sequences)
-                .map(|_| state(layer))
-                .collect::<Result<_>>()
-        };
+        let sizes = (limits, *kv_dtype);
         let mut layers = BTreeMap::new();
         let (mut final_norm, mut head) = (None, None);
         for stage in options.own() {
@@ -155,16 +150,16 @@ impl<B: Backend> BackendStages<B> {
                 let key = Key::Unit(Unit::Layer(Side::Decoder, i));
                 let layer = Layer {
                     block: {
-                        let roles = BlockOf::of(spec, Side::Decoder, i);
+                        let roles = spec.roles().block(Side::Decoder, i);
                         Weights::load(b, streamed, key, roles, source)?
                     },
                     experts: Experts::load(b, streamed, source, (spec, i), apart)?,
-                    states: states(&stack.layers[i])?,
+                    state: LayerState::new(b, &stack.layers[i].mixer, &sequences, sizes)?,
                 };
                 layers.insert(i, layer);
             }
             let norm_unit = Unit::FinalNorm(Side::Decoder);
-            let norm = NormOf::of_stack(spec, Side::Decoder);
+            let norm = spec.roles().final_norm(Side::Decoder);
             let norm = norm.filter(|_| stage.has(norm_unit));
             if stage.has(Unit::Head) {
                 let spec = (spec, norm);
@@ -178,7 +173,7 @@ impl<B: Backend> BackendStages<B> {
         let mut guests = BTreeMap::new();
         for &(unit, at) in stages.iter().flat_map(|stage| &stage.remote) {
             if let Unit::Expert { layer, .. } = unit
-                && let Some(roles) = ExpertOf::of(spec, layer)
+                && let Some(roles) = spec.roles().expert(layer)
                 && at.run_on == *run_on
             {
                 let weights = Weights::load(b, streamed, Key::Unit(unit), roles, source)?;
@@ -194,11 +189,18 @@ impl<B: Backend> BackendStages<B> {
             order: Order::of(stages, *run_on),
             layers,
             guests,
-            n_encodings: 0,
             activations: Activations::new(b, spec, limits)?,
             angles: Angles::new(&stack.positions, source, limits.n_tokens)?,
-            bias: BiasTable::load(b, source, (Side::Decoder, stack), limits.context)?,
+            bias: BiasTable::load(
+                b,
+                &mut queue,
+                source,
+                (Side::Decoder, stack),
+                limits.context,
+            )?,
             options: options.clone(),
+            queue,
+            sequences,
             stream,
             embedding,
             encoder,
@@ -232,46 +234,51 @@ impl<B: Backend> Stages for BackendStages<B> {
             ..
         } = self.segments[stage].clone();
         let (backend, spec, n_tokens) = (&*self.backend, &self.options.spec, pass.ids.len());
-        let (stack, a) = (&spec.decoder, &mut self.activations);
+        let (queue, a) = (&mut self.queue, &mut self.activations);
         let n_elements = n_tokens * spec.hidden;
         if let Some(embedding) = self.embedding.as_mut().filter(|_| embeds) {
-            embedding.forward(backend, spec, stream, pass, &mut self.angles, a)?;
+            embedding.forward(queue, (backend, stream), spec, pass, &mut self.angles, a)?;
             if let Some(probe) = pass.probe {
-                probe.look(backend, &a.x, n_elements, Unit::Embedding)?;
+                probe.look::<B>(queue, &a.x, n_elements, Unit::Embedding)?;
             }
         }
-        for kind in 0..self.angles.n_kinds() {
-            if !layers.is_empty() {
-                backend.upload(self.angles.table(kind, pass), &mut a.angles[kind])?;
+        if !layers.is_empty() {
+            for kind in 0..self.angles.n_kinds() {
+                queue.upload(self.angles.table(kind, pass), &mut a.angles[kind])?;
             }
+            self.sequences.begin(queue, pass.sequences)?;
+            for layer in self.layers.values_mut() {
+                layer.state.copy(queue, &self.sequences)?;
+            }
+            self.sequences.own.end_copies();
         }
-        let call = Call {
-            backend,
-            side: Side::Decoder,
-            stack,
-            bias: self.bias.as_ref(),
-            n_tokens,
-            sequences: pass.sequences,
-        };
         for (&i, layer) in self.layers.range_mut(layers) {
             if pass.interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
+            let mut call = Call {
+                queue: &mut *queue,
+                side: Side::Decoder,
+                stack: &spec.decoder,
+                bias: self.bias.as_ref(),
+                n_tokens,
+                sequences: &self.sequences,
+            };
             let block = layer.block.get(backend, stream)?;
-            block::forward(&block, &call, a, &mut layer.states)?;
+            block::forward(&block, &mut call, a, &mut layer.state)?;
             // Experts may be brought to its place.
             drop(block);
             if let Some(experts) = &layer.experts {
-                experts.forward(backend, stream, a, elsewhere)?;
+                experts.forward(queue, (backend, stream), a, elsewhere)?;
             }
             if let Some(probe) = pass.probe {
                 let unit = Unit::Layer(Side::Decoder, i);
-                probe.look(backend, &a.x, n_elements, unit)?;
+                probe.look::<B>(queue, &a.x, n_elements, unit)?;
             }
         }
         if let Some(norm) = self.final_norm.as_ref().filter(|_| ends && pass.logits) {
             let norm = norm.get(backend, stream)?;
-            backend.norm(&norm_op(&norm), &a.x, &mut a.normed, n_tokens)?;
+            queue.norm(&norm_op(&norm), &a.x, &mut a.normed, n_tokens)?;
             std::mem::swap(&mut a.x, &mut a.normed);
         }
         Ok(())
@@ -290,17 +297,19 @@ impl<B: Backend> Stages for BackendStages<B> {
             stream.expect(self.order.encoder(stage).chain(next));
         }
         let segment = self.segments[stage].clone();
-        let (backend, a) = (&*self.backend, &mut self.activations);
+        let (backend, queue, a) = (&*self.backend, &mut self.queue, &mut self.activations);
         if let Some(embedding) = self.embedding.as_mut().filter(|_| segment.embeds) {
             let scale = self.options.spec.embedding.scale;
-            embedding.tokens.embed(backend, ids, scale, &mut a.x)?;
+            let to = (&mut a.ids, &mut a.x);
+            embedding.tokens.embed(queue, backend, (ids, scale), to)?;
             if let (_, Some(probe)) = watch {
                 let n_elements = ids.len() * self.options.spec.hidden;
-                probe.look(backend, &a.x, n_elements, Unit::Embedding)?;
+                probe.look::<B>(queue, &a.x, n_elements, Unit::Embedding)?;
             }
         }
+        let units = segment.encoder;
         match &mut self.encoder {
-            Some(encoder) => encoder.forward(backend, stream, segment.encoder, ids.len(), watch, a),
+            Some(encoder) => encoder.forward(queue, (backend, stream), units, ids.len(), watch, a),
             None => Ok(()),
         }
     }
@@ -311,17 +320,19 @@ impl<B: Backend> Stages for BackendStages<B> {
         n_positions: usize,
         interrupt: &Interrupt,
     ) -> Result<()> {
-        self.n_encodings += 1;
         let (backend, stream) = (&*self.backend, self.stream.as_ref());
-        let a = &mut self.activations;
+        let (queue, a) = (&mut self.queue, &mut self.activations);
+        let Some(encoded) = &mut self.sequences.encoded else {
+            return Ok(());
+        };
+        encoded.begin(queue, sequence, n_positions)?;
         for layer in self.layers.values_mut() {
             if interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
             let block = layer.block.get(backend, stream)?;
-            if let (Some(cross), Some(state)) = (&block.cross, layer.states[sequence].encoded()) {
-                let memory = (n_positions, self.n_encodings);
-                mixer::encode(&cross.compute, backend, memory, a, state)?;
+            if let (Some(cross), Some(kv)) = (&block.cross, &mut layer.state.cross) {
+                mixer::encode(&cross.compute, queue, (encoded, n_positions), a, kv)?;
             }
         }
         Ok(())
@@ -353,23 +364,21 @@ impl<B: Backend> Stages for BackendStages<B> {
         };
         let weights = self.guests.get(&unit).expect("an expert of this device");
         let weights = weights.get(backend, self.stream.as_ref())?;
-        mlp::expert(&*weights, backend, spec, n_rows, &mut self.activations)
+        mlp::expert(
+            &*weights,
+            &mut self.queue,
+            spec,
+            n_rows,
+            &mut self.activations,
+        )
     }
 
     fn rewind(&mut self, sequence: usize, len: usize) -> usize {
-        let layers = self.layers.values_mut();
-        let kept = layers.map(|layer| layer.states[sequence].rewind(len));
-        kept.min().unwrap_or(len)
+        self.sequences.own.rewind(sequence, len)
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<()> {
-        for layer in self.layers.values_mut() {
-            let [from, to] = layer
-                .states
-                .get_disjoint_mut([from, to])
-                .expect("two sequences of the session");
-            to.copy_from(&*self.backend, from)?;
-        }
+        self.sequences.fork(from, to);
         Ok(())
     }
 
@@ -378,20 +387,23 @@ impl<B: Backend> Stages for BackendStages<B> {
             .head
             .as_mut()
             .expect("logits are asked of the head's device");
-        let (backend, spec) = (&*self.backend, &self.options.spec);
-        let a = &mut self.activations;
-        head.forward(backend, spec, self.stream.as_ref(), a, (rows, out))
+        let weights = (&*self.backend, self.stream.as_ref());
+        let (queue, x) = (&mut self.queue, &self.activations.x);
+        head.forward(queue, weights, &self.options.spec, x, (rows, out))
     }
 
     fn count(&self, allocated: &mut Allocated) {
         let home = self.options.run_on.memory();
         for (&i, layer) in &self.layers {
-            let states = layer.states.iter().map(LayerState::bytes).sum();
             let unit = Unit::Layer(Side::Decoder, i);
-            allocated.add_to(unit, home, Term::KvCache, states);
+            allocated.add_to(unit, home, Term::KvCache, layer.state.bytes());
         }
         self.activations.count(home, allocated);
+        let StageOptions { spec, limits, .. } = &self.options;
+        let workspace = self.backend.workspace_bytes(&workspace_shape(spec, limits));
+        allocated.add(home, Term::Workspace, workspace);
         let rest = [
+            Some(self.sequences.bytes()),
             self.bias.as_ref().map(BiasTable::bytes),
             self.head.as_ref().map(Head::bytes),
         ];
@@ -411,14 +423,12 @@ impl<B: Backend> Stages for BackendStages<B> {
 }
 
 impl<B: Backend> Port for BackendStages<B> {
-    fn download(&self, rows: Crossing, out: &mut [f32]) -> Result<()> {
-        Ok(self
-            .backend
-            .download(self.activations.crossing(rows), out)?)
+    fn download(&mut self, rows: Crossing, out: &mut [f32]) -> Result<()> {
+        Ok(self.queue.download(self.activations.crossing(rows), out)?)
     }
 
     fn upload(&mut self, rows: Crossing, from: &[f32]) -> Result<()> {
         let to = self.activations.crossing_mut(rows);
-        Ok(self.backend.upload(from, to)?)
+        Ok(self.queue.upload(from, to)?)
     }
 }

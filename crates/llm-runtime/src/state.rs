@@ -1,150 +1,218 @@
-//! State of a sequence in a block: what later positions need of earlier ones.
+//! State of sequences in a block: what later positions need of earlier ones.
 
-use llm_arch::{AttentionSpec, MixerSpec};
-use llm_backend::{Allocation, Backend, KvColumns, Rows};
-use llm_plan::{Limits, kv_shape};
-use llm_tensor::{Bytes, DType};
+use llm_arch::{MixerSpec, ModelSpec};
+use llm_backend::{Allocation, Backend, Ops, Rows};
+use llm_plan::{KvTable, Limits, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables};
+use llm_tensor::{Bytes, DType, KvShape};
 
 use crate::Result;
+use crate::blocks::Blocks;
 
-/// State of one sequence in one block.
+/// State of all sequences in one block.
 pub(crate) struct LayerState<B: Backend> {
-    mixer: MixerState<B>,
-    cross: Option<EncodedState<B>>,
+    pub(crate) mixer: MixerState<B>,
+    /// Keys and values of what an encoder made of the prompts.
+    pub(crate) cross: Option<KvState<B>>,
 }
 
-enum MixerState<B: Backend> {
+/// What a block's mixer keeps.
+pub(crate) enum MixerState<B: Backend> {
+    /// Keys and values.
     Attention(KvState<B>),
 }
 
-/// Keys and values of a sequence's own positions.
+/// Keys and values of a layer.
 pub(crate) struct KvState<B: Backend> {
-    pub(crate) cache: B::KvCache,
-    /// Positions that it holds at a time, each in the place of the one so many before it.
-    capacity: usize,
-    /// Rows of the largest pass.
-    n_tokens: usize,
-    /// The most positions taken since it was last empty.
-    reached: usize,
+    pub(crate) pool: B::KvPool,
+    /// Index of its block tables.
+    pub(crate) group: usize,
 }
 
-/// Keys and values of what an encoder made of the prompt.
-pub(crate) struct EncodedState<B: Backend> {
-    pub(crate) cache: B::KvCache,
-    /// Positions.
-    pub(crate) n_positions: usize,
-    /// Which prompt's these are, counted in its stage; the same for those that are copies of each other.
-    pub(crate) encoding: u64,
+/// Which blocks of all layers' states hold which sequence.
+pub(crate) struct Sequences<B: Backend> {
+    pub(crate) own: Blocks<B>,
+    pub(crate) encoded: Option<Encoded<B>>,
+}
+
+/// The same of what an encoder made of the prompts.
+pub(crate) struct Encoded<B: Backend> {
+    pub(crate) blocks: Blocks<B>,
+    /// Positions, by sequence.
+    n_positions: Vec<usize>,
 }
 
 impl<B: Backend> LayerState<B> {
-    /// That of an empty sequence.
+    /// That of a decoder's layer.
     pub(crate) fn new(
         backend: &B,
         mixer: &MixerSpec,
-        limits: &Limits,
-        dtype: DType,
-        has_cross: bool,
+        sequences: &Sequences<B>,
+        (limits, dtype): (&Limits, DType),
     ) -> Result<Self> {
         let MixerSpec::Attention(attention) = mixer;
+        let cross = |encoded: &Encoded<B>| {
+            let shape = cross_kv_shape(attention, limits, dtype);
+            KvState::new(backend, &shape, &encoded.blocks)
+        };
+        let own = kv_shape(attention, limits, dtype);
         Ok(LayerState {
-            mixer: MixerState::Attention(KvState::new(backend, attention, limits, dtype)?),
-            cross: match has_cross {
-                true => Some(EncodedState {
-                    cache: cache(backend, attention, limits.n_tokens, dtype)?,
-                    n_positions: 0,
-                    encoding: 0,
-                }),
-                false => None,
-            },
+            mixer: MixerState::Attention(KvState::new(backend, &own, &sequences.own)?),
+            cross: sequences.encoded.as_ref().map(cross).transpose()?,
         })
     }
 
-    /// Keys and values of a block that attends.
-    pub(crate) fn kv(&mut self) -> &mut KvState<B> {
+    /// That of an encoder's layers, one at a time, with the blocks of the one prompt.
+    pub(crate) fn of_encoder(
+        backend: &B,
+        mixer: &MixerSpec,
+        (limits, dtype): (&Limits, DType),
+    ) -> Result<(Self, Sequences<B>)> {
+        let MixerSpec::Attention(attention) = mixer;
+        let shape = encoder_kv_shape(attention, limits, dtype);
+        let table = KvTable::of(&shape, backend.kv_block_len(&shape));
+        let own = Blocks::new(backend, &[table], 1, limits.n_tokens)?;
+        let state = LayerState {
+            mixer: MixerState::Attention(KvState::new(backend, &shape, &own)?),
+            cross: None,
+        };
+        let encoded = None;
+        Ok((state, Sequences { own, encoded }))
+    }
+
+    /// Copies blocks that sequences no longer share.
+    pub(crate) fn copy(&mut self, queue: &mut B::Queue, sequences: &Sequences<B>) -> Result<()> {
         let MixerState::Attention(kv) = &mut self.mixer;
-        kv
-    }
-
-    /// What cross-attention sees.
-    pub(crate) fn encoded(&mut self) -> Option<&mut EncodedState<B>> {
-        self.cross.as_mut()
-    }
-
-    /// Forgets positions from `len` on; returns how many are left: `len`, or fewer where what the position before `len`
-    /// needs is gone.
-    pub(crate) fn rewind(&mut self, len: usize) -> usize {
-        match &mut self.mixer {
-            MixerState::Attention(kv) => kv.rewind(len),
+        match sequences.own.copies(kv.group) {
+            [] => Ok(()),
+            copies => Ok(queue.copy_blocks(&mut kv.pool, copies)?),
         }
-    }
-
-    /// Takes the place of `other`.
-    pub(crate) fn copy_from(&mut self, backend: &B, other: &Self) -> Result<()> {
-        match (&mut self.mixer, &other.mixer) {
-            (MixerState::Attention(ours), MixerState::Attention(theirs)) => {
-                ours.reached = theirs.reached;
-                backend.copy_cache(&theirs.cache, theirs.reached, &mut ours.cache)?;
-            }
-        }
-        if let (Some(ours), Some(theirs)) = (&mut self.cross, &other.cross)
-            // Sequences that continue the same prompt have it already.
-            && ours.encoding != theirs.encoding
-        {
-            backend.copy_cache(&theirs.cache, theirs.n_positions, &mut ours.cache)?;
-            (ours.n_positions, ours.encoding) = (theirs.n_positions, theirs.encoding);
-        }
-        Ok(())
     }
 
     /// Memory once all positions are taken.
     pub(crate) fn bytes(&self) -> Bytes {
-        let mixer = match &self.mixer {
-            MixerState::Attention(kv) => kv.cache.bytes(),
-        };
+        let MixerState::Attention(kv) = &self.mixer;
         let cross = self.cross.as_ref();
-        mixer + cross.map_or(Bytes::ZERO, |cross| cross.cache.bytes())
+        kv.pool.bytes() + cross.map_or(Bytes::ZERO, |kv| kv.pool.bytes())
     }
 }
 
 impl<B: Backend> KvState<B> {
-    fn new(backend: &B, attention: &AttentionSpec, limits: &Limits, dtype: DType) -> Result<Self> {
-        let capacity = limits.capacity(attention.window);
+    fn new(backend: &B, shape: &KvShape, blocks: &Blocks<B>) -> Result<Self> {
+        let table = KvTable::of(shape, backend.kv_block_len(shape));
         Ok(KvState {
-            cache: cache(backend, attention, capacity, dtype)?,
-            capacity,
-            n_tokens: limits.n_tokens,
-            reached: 0,
+            pool: backend.kv_pool(shape)?,
+            group: blocks.group(table),
         })
-    }
-
-    /// Takes the keys and values of some rows of `qkv`.
-    pub(crate) fn append(
-        &mut self,
-        backend: &B,
-        qkv: &B::Buffer,
-        columns: &KvColumns,
-        rows: Rows,
-    ) -> Result<()> {
-        self.reached = self.reached.max(rows.start + rows.n_tokens);
-        Ok(backend.append(qkv, columns, rows, &mut self.cache)?)
-    }
-
-    fn rewind(&mut self, len: usize) -> usize {
-        let is_held = self.reached <= self.capacity || len + self.n_tokens >= self.reached;
-        let kept = if is_held { len } else { 0 };
-        if kept == 0 {
-            self.reached = 0;
-        }
-        kept
     }
 }
 
-fn cache<B: Backend>(
-    backend: &B,
-    attention: &AttentionSpec,
-    capacity: usize,
-    dtype: DType,
-) -> Result<B::KvCache> {
-    Ok(backend.kv_cache(&kv_shape(attention, capacity, dtype))?)
+impl<B: Backend> Sequences<B> {
+    /// Empty ones of a decoder.
+    pub(crate) fn new(
+        backend: &B,
+        spec: &ModelSpec,
+        limits: &Limits,
+        dtype: DType,
+    ) -> Result<Self> {
+        let (n_sequences, n_tokens) = (limits.n_sequences, limits.n_tokens);
+        let tables = kv_tables(spec, limits, dtype, |shape| backend.kv_block_len(shape));
+        let cross = |attention| {
+            let shape = cross_kv_shape(attention, limits, dtype);
+            KvTable::of(&shape, backend.kv_block_len(&shape))
+        };
+        let encoded = match spec.encoder {
+            Some(_) => {
+                let mut tables: Vec<_> = spec.decoder.attentions().map(cross).collect();
+                tables.dedup();
+                Some(Encoded {
+                    blocks: Blocks::new(backend, &tables, n_sequences, n_tokens)?,
+                    n_positions: vec![0; n_sequences],
+                })
+            }
+            None => None,
+        };
+        Ok(Sequences {
+            own: Blocks::new(backend, &tables, n_sequences, n_tokens)?,
+            encoded,
+        })
+    }
+
+    /// Gives the rows of a pass their blocks, and tells the device. [`LayerState::copy`] is to follow, of all layers.
+    pub(crate) fn begin(
+        &mut self,
+        queue: &mut B::Queue,
+        sequences: &[(usize, Rows)],
+    ) -> Result<()> {
+        for &(
+            sequence,
+            Rows {
+                start, n_tokens, ..
+            },
+        ) in sequences
+        {
+            self.own.reserve(sequence, start..start + n_tokens);
+        }
+        self.own.tell(queue, sequences.iter().copied())?;
+        if let Some(encoded) = &mut self.encoded {
+            let n_positions = &encoded.n_positions;
+            let all = |&(sequence, rows): &(usize, Rows)| {
+                let n_positions = n_positions[sequence];
+                (
+                    sequence,
+                    Rows {
+                        n_positions,
+                        ..rows
+                    },
+                )
+            };
+            encoded.blocks.tell(queue, sequences.iter().map(all))?;
+        }
+        Ok(())
+    }
+
+    /// Makes sequence `to` what `from` is.
+    pub(crate) fn fork(&mut self, from: usize, to: usize) {
+        self.own.fork(from, to);
+        if let Some(encoded) = &mut self.encoded {
+            encoded.blocks.fork(from, to);
+            encoded.n_positions[to] = encoded.n_positions[from];
+        }
+    }
+
+    /// Memory on the device.
+    pub(crate) fn bytes(&self) -> Bytes {
+        let encoded = self.encoded.as_ref();
+        self.own.bytes() + encoded.map_or(Bytes::ZERO, |encoded| encoded.blocks.bytes())
+    }
+}
+
+impl<B: Backend> Encoded<B> {
+    /// Gives a prompt's result its blocks in the place of the last, and tells the device.
+    pub(crate) fn begin(
+        &mut self,
+        queue: &mut B::Queue,
+        sequence: usize,
+        n_positions: usize,
+    ) -> Result<()> {
+        self.n_positions[sequence] = n_positions;
+        begin_anew(&mut self.blocks, queue, sequence, n_positions)
+    }
+}
+
+/// Tells the device of a sequence that is written from its first position on.
+pub(crate) fn begin_anew<B: Backend>(
+    blocks: &mut Blocks<B>,
+    queue: &mut B::Queue,
+    sequence: usize,
+    n_positions: usize,
+) -> Result<()> {
+    blocks.rewind(sequence, 0);
+    blocks.reserve(sequence, 0..n_positions);
+    let rows = Rows {
+        first: 0,
+        n_tokens: n_positions,
+        start: 0,
+        n_positions,
+    };
+    blocks.tell(queue, std::iter::once((sequence, rows)))
 }

@@ -17,10 +17,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use llm_arch::{Role, Unit};
-use llm_checkpoint::PageBuf;
 use llm_plan::STAGING_SLOTS;
 use llm_quant::StoredWeight;
-use llm_tensor::Bytes;
+use llm_tensor::{Bytes, PageBuf};
 
 use self::parcel::Parcel;
 use self::reader::{Done, Job, Parcels};

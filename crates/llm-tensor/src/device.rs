@@ -2,17 +2,26 @@
 
 use crate::DType;
 
-/// Keys and values that one sequence's cache holds in one layer.
+/// Keys and values that one layer's pool holds, in blocks of as many positions as a device likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvShape {
     /// Heads of keys, and of values.
     pub n_kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// Positions: the last so many are held.
+    /// Positions of a sequence: the last so many are held.
     pub capacity: usize,
+    /// Sequences.
+    pub n_sequences: usize,
     /// Element type: f32, f16 or bf16.
     pub dtype: DType,
+}
+
+impl KvShape {
+    /// Blocks of a sequence, the length of its block table.
+    pub fn table_len(&self, block_len: usize) -> usize {
+        self.capacity.div_ceil(block_len)
+    }
 }
 
 /// Largest calls that a workspace has to serve.

@@ -12,6 +12,7 @@ mod error;
 mod float8;
 mod host;
 mod math;
+mod pages;
 mod shape;
 
 pub use bytes::Bytes;
@@ -20,5 +21,6 @@ pub use device::{KvShape, WorkspaceShape};
 pub use dtype::DType;
 pub use error::TensorError;
 pub use host::{AlignedBuf, HostBytes};
-pub use math::{Activation, Norm, Pairing};
+pub use math::{Activation, Norm, Pairing, Weighting};
+pub use pages::PageBuf;
 pub use shape::Shape;

@@ -32,3 +32,12 @@ pub enum Pairing {
     /// Elements i and i + dim / 2, as transformers stores most checkpoints.
     Halves,
 }
+
+/// Weights of the results of a router's chosen experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Weighting {
+    /// The router's probabilities over all experts.
+    Probability,
+    /// These, brought to a sum of one over the chosen.
+    Normalised,
+}

@@ -33,6 +33,10 @@ const LAYERS: [(&str, May); 15] = [
     ),
     ("llm-backend", May::Use(&["llm-tensor", "llm-quant"])),
     (
+        "llm-conformance",
+        May::Use(&["llm-backend", "llm-quant", "llm-tensor"]),
+    ),
+    (
         "llm-cpu",
         May::Use(&["llm-backend", "llm-quant", "llm-tensor"]),
     ),

@@ -1,6 +1,6 @@
 //! Mixtral: Mistral with experts.
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, Weighting};
 use serde_json::json;
 
 use super::block::{self, HeadDefaults};
@@ -9,7 +9,7 @@ use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
-use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting};
+use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
     model_types: &["mixtral"],

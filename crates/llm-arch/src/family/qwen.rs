@@ -1,6 +1,6 @@
 //! Qwen2 (and 2.5) and Qwen3, dense and with experts.
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, Weighting};
 use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
@@ -10,7 +10,7 @@ use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
-use crate::spec::{AttentionSpec, ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions, Weighting};
+use crate::spec::{AttentionSpec, ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions};
 
 pub(super) static QWEN2: Family = Family {
     model_types: &["qwen2"],

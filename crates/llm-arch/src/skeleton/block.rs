@@ -65,22 +65,22 @@ impl<T> ProjectionOf<T> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockOf<T> {
     /// How positions learn of each other.
-    pub mixer: SublayerOf<MixerOf<T>, NormOf<T>>,
+    pub mixer: SublayerOf<MixerOf<T>, T>,
     /// Attention to what an encoder made of the prompt.
-    pub cross: Option<SublayerOf<CrossOf<T>, NormOf<T>>>,
+    pub cross: Option<SublayerOf<CrossOf<T>, T>>,
     /// Feed-forward.
-    pub mlp: SublayerOf<MlpOf<T>, NormOf<T>>,
+    pub mlp: SublayerOf<MlpOf<T>, T>,
 }
 
-/// A sublayer: what it computes with, and what surrounds it. `N` is a norm.
+/// A sublayer: a computation `C`, and what stands before and after it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SublayerOf<C, N> {
+pub struct SublayerOf<C, T> {
     /// Input.
-    pub before: Before<N>,
+    pub before: Before<T>,
     /// The computation.
     pub compute: C,
     /// Output.
-    pub after: After<N>,
+    pub after: After<T>,
 }
 
 /// A block's mixer.
@@ -97,8 +97,10 @@ pub struct AttentionOf<T> {
     pub spec: AttentionSpec,
     /// Queries, keys and values.
     pub qkv: ProjectionOf<T>,
-    /// Norms of each head's queries, and of its keys.
-    pub qk_norm: Option<[NormOf<T>; 2]>,
+    /// Normalises each head's queries.
+    pub q_norm: Option<NormOf<T>>,
+    /// Normalises each head's keys.
+    pub k_norm: Option<NormOf<T>>,
     /// From heads' results to the stream.
     pub out: LinearOf<T>,
 }
@@ -120,21 +122,29 @@ pub struct CrossOf<T> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MlpOf<T> {
     /// One for all tokens.
-    Dense {
-        /// Widths, gating and non-linearity.
-        spec: DenseMlp,
-        /// Up, and the gate where there is one.
-        up: ProjectionOf<T>,
-        /// Back to the stream.
-        down: LinearOf<T>,
-    },
+    Dense(DenseOf<T>),
     /// Experts, of which the block has the router.
-    Experts {
-        /// How many, and how they are chosen.
-        spec: ExpertsSpec,
-        /// Scores them.
-        router: LinearOf<T>,
-    },
+    Experts(ExpertsOf<T>),
+}
+
+/// Feed-forward of all tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DenseOf<T> {
+    /// Width, gating and non-linearity.
+    pub spec: DenseMlp,
+    /// Up, after the gate where there is one.
+    pub up: ProjectionOf<T>,
+    /// Back to the stream.
+    pub down: LinearOf<T>,
+}
+
+/// Experts' router.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExpertsOf<T> {
+    /// How many there are, and how they are chosen.
+    pub spec: ExpertsSpec,
+    /// Scores them.
+    pub router: LinearOf<T>,
 }
 
 /// An expert.
@@ -179,30 +189,30 @@ pub struct HeadOf<T> {
     pub bias: Option<T>,
 }
 
-/// Input of a sublayer. `N` is a norm.
+/// Input of a sublayer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Before<N> {
+pub enum Before<T> {
     /// The residual stream.
     Stream,
     /// A normalised copy of it.
-    Norm(N),
+    Norm(NormOf<T>),
     /// A normalised copy of it as it was where the block began.
-    NormOfStart(N),
+    NormOfStart(NormOf<T>),
     /// The stream, which is normalised itself.
-    NormStream(N),
+    NormStream(NormOf<T>),
     /// What the sublayer before it read.
     Same,
 }
 
-/// Output of a sublayer. `N` is a norm.
+/// Output of a sublayer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum After<N> {
+pub enum After<T> {
     /// It is added to the stream.
     Add,
     /// It is normalised, then added.
-    NormThenAdd(N),
+    NormThenAdd(NormOf<T>),
     /// It is added, then the stream is normalised.
-    AddThenNorm(N),
+    AddThenNorm(NormOf<T>),
 }
 
 impl NormSpec {
@@ -227,10 +237,7 @@ impl NormSpec {
 
 impl Residual {
     /// What stands before and after the mixer, and what before and after the feed-forward, with norms of one kind.
-    pub(super) fn sublayers(
-        self,
-        norm: &NormSpec,
-    ) -> [(Before<NormOf<Role>>, After<NormOf<Role>>); 2] {
+    pub(super) fn sublayers(self, norm: &NormSpec) -> [(Before<Role>, After<Role>); 2] {
         use After::{Add, AddThenNorm, NormThenAdd};
         use Before::{Norm, NormOfStart, NormStream, Same, Stream};
         let attn = norm.of(Role::AttnNorm, Role::AttnNormBias);
@@ -251,26 +258,11 @@ impl Residual {
     }
 }
 
-impl<T> TryMap<T> for NormOf<T> {
-    type Of<U> = NormOf<U>;
+impl<T, P: TryMap<T>> TryMap<T> for Option<P> {
+    type Of<U> = Option<P::Of<U>>;
 
-    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<NormOf<U>, E> {
-        Ok(NormOf {
-            spec: self.spec,
-            gain: f(&self.gain)?,
-            bias: self.bias.as_ref().map(f).transpose()?,
-        })
-    }
-}
-
-impl<T> TryMap<T> for LinearOf<T> {
-    type Of<U> = LinearOf<U>;
-
-    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<LinearOf<U>, E> {
-        Ok(LinearOf {
-            weight: f(&self.weight)?,
-            bias: self.bias.as_ref().map(f).transpose()?,
-        })
+    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<Self::Of<U>, E> {
+        self.as_ref().map(|part| part.try_map(f)).transpose()
     }
 }
 
@@ -278,72 +270,17 @@ impl<T> TryMap<T> for ProjectionOf<T> {
     type Of<U> = ProjectionOf<U>;
 
     fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<Self::Of<U>, E> {
+        let mut map = |part: &LinearOf<T>| part.try_map(f);
         Ok(match self {
-            ProjectionOf::One([a]) => ProjectionOf::One([a.try_map(f)?]),
-            ProjectionOf::Two([a, b]) => ProjectionOf::Two([a.try_map(f)?, b.try_map(f)?]),
-            ProjectionOf::Three([a, b, c]) => {
-                ProjectionOf::Three([a.try_map(f)?, b.try_map(f)?, c.try_map(f)?])
-            }
+            ProjectionOf::One([a]) => ProjectionOf::One([map(a)?]),
+            ProjectionOf::Two([a, b]) => ProjectionOf::Two([map(a)?, map(b)?]),
+            ProjectionOf::Three([a, b, c]) => ProjectionOf::Three([map(a)?, map(b)?, map(c)?]),
         })
     }
 }
 
-impl<T> TryMap<T> for MixerOf<T> {
-    type Of<U> = MixerOf<U>;
-
-    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<MixerOf<U>, E> {
-        match self {
-            MixerOf::Attention(attention) => attention.try_map(f).map(MixerOf::Attention),
-        }
-    }
-}
-
-impl<T> TryMap<T> for MlpOf<T> {
-    type Of<U> = MlpOf<U>;
-
-    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<MlpOf<U>, E> {
-        Ok(match self {
-            MlpOf::Dense { spec, up, down } => MlpOf::Dense {
-                spec: *spec,
-                up: up.try_map(f)?,
-                down: down.try_map(f)?,
-            },
-            MlpOf::Experts { spec, router } => MlpOf::Experts {
-                spec: *spec,
-                router: router.try_map(f)?,
-            },
-        })
-    }
-}
-
-impl<T, N: TryMap<T>> TryMap<T> for Before<N> {
-    type Of<U> = Before<N::Of<U>>;
-
-    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<Self::Of<U>, E> {
-        Ok(match self {
-            Before::Stream => Before::Stream,
-            Before::Norm(norm) => Before::Norm(norm.try_map(f)?),
-            Before::NormOfStart(norm) => Before::NormOfStart(norm.try_map(f)?),
-            Before::NormStream(norm) => Before::NormStream(norm.try_map(f)?),
-            Before::Same => Before::Same,
-        })
-    }
-}
-
-impl<T, N: TryMap<T>> TryMap<T> for After<N> {
-    type Of<U> = After<N::Of<U>>;
-
-    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<Self::Of<U>, E> {
-        Ok(match self {
-            After::Add => After::Add,
-            After::NormThenAdd(norm) => After::NormThenAdd(norm.try_map(f)?),
-            After::AddThenNorm(norm) => After::AddThenNorm(norm.try_map(f)?),
-        })
-    }
-}
-
-impl<T, C: TryMap<T>, N: TryMap<T>> TryMap<T> for SublayerOf<C, N> {
-    type Of<U> = SublayerOf<C::Of<U>, N::Of<U>>;
+impl<T, C: TryMap<T>> TryMap<T> for SublayerOf<C, T> {
+    type Of<U> = SublayerOf<C::Of<U>, U>;
 
     fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<Self::Of<U>, E> {
         Ok(SublayerOf {
@@ -354,49 +291,52 @@ impl<T, C: TryMap<T>, N: TryMap<T>> TryMap<T> for SublayerOf<C, N> {
     }
 }
 
-impl<T> TryMap<T> for HeadOf<T> {
-    type Of<U> = HeadOf<U>;
-
-    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<HeadOf<U>, E> {
-        Ok(HeadOf {
-            project: self.project.try_map(f)?,
-            matrix: self.matrix.as_ref().map(&mut *f).transpose()?,
-            bias: self.bias.as_ref().map(f).transpose()?,
-        })
-    }
-}
-
-impl<T, P: TryMap<T>> TryMap<T> for Option<P> {
-    type Of<U> = Option<P::Of<U>>;
-
-    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<Self::Of<U>, E> {
-        self.as_ref().map(|part| part.try_map(f)).transpose()
-    }
-}
-
-impl<T, P: TryMap<T>> TryMap<T> for [P; 2] {
-    type Of<U> = [P::Of<U>; 2];
-
-    fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<Self::Of<U>, E> {
-        Ok([self[0].try_map(f)?, self[1].try_map(f)?])
-    }
-}
-
-/// Of structs whose fields are specs, which are kept, and parts, of which each is mapped.
-macro_rules! try_map {
-    ($of:ident { $($spec:ident)? ; $($part:ident)+ }) => {
+/// Structs of specs, which are kept; of parts; of tensors; and of tensors that may be absent.
+macro_rules! map_fields {
+    ($of:ident { $($spec:ident)* ; $($part:ident)* ; $($tensor:ident)* ; $($maybe:ident)* }) => {
         impl<T> TryMap<T> for $of<T> {
             type Of<U> = $of<U>;
 
             fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<$of<U>, E> {
-                Ok($of { $($spec: self.$spec,)? $($part: self.$part.try_map(f)?,)+ })
+                Ok($of {
+                    $($spec: self.$spec,)*
+                    $($part: self.$part.try_map(f)?,)*
+                    $($tensor: f(&self.$tensor)?,)*
+                    $($maybe: self.$maybe.as_ref().map(&mut *f).transpose()?,)*
+                })
             }
         }
     };
 }
 
-try_map!(BlockOf { ; mixer cross mlp });
-try_map!(AttentionOf { spec; qkv qk_norm out });
-try_map!(CrossOf { spec; q kv out });
-try_map!(ExpertOf { ; up down });
-try_map!(InputOf { ; norm project });
+map_fields!(NormOf { spec; ; gain; bias });
+map_fields!(LinearOf { ; ; weight; bias });
+map_fields!(BlockOf { ; mixer cross mlp; ; });
+map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; });
+map_fields!(CrossOf { spec; q kv out; ; });
+map_fields!(DenseOf { spec; up down; ; });
+map_fields!(ExpertsOf { spec; router; ; });
+map_fields!(ExpertOf { ; up down; ; });
+map_fields!(InputOf { ; norm project; ; });
+map_fields!(HeadOf { ; project; ; matrix bias });
+
+/// Enums of variants that are empty, and of variants of one part.
+macro_rules! map_variants {
+    ($of:ident { $($empty:ident)* ; $($variant:ident)+ }) => {
+        impl<T> TryMap<T> for $of<T> {
+            type Of<U> = $of<U>;
+
+            fn try_map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<$of<U>, E> {
+                Ok(match self {
+                    $($of::$empty => $of::$empty,)*
+                    $($of::$variant(part) => $of::$variant(part.try_map(f)?),)+
+                })
+            }
+        }
+    };
+}
+
+map_variants!(MixerOf { ; Attention });
+map_variants!(MlpOf { ; Dense Experts });
+map_variants!(Before { Stream Same; Norm NormOfStart NormStream });
+map_variants!(After { Add; NormThenAdd AddThenNorm });

@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 
 use super::block::{
-    After, AttentionOf, Before, BlockOf, CrossOf, EmbeddingOf, ExpertOf, HeadOf, InputOf, LinearOf,
-    MixerOf, MlpOf, NormOf, ProjectionOf, SublayerOf, TryMap,
+    After, AttentionOf, Before, BlockOf, CrossOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf,
+    HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SublayerOf, TryMap,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
@@ -13,44 +13,10 @@ use crate::spec::{
     ModelSpec, Packing, Positions, Side,
 };
 
-impl EmbeddingOf<Role> {
-    /// The embedding of a model.
-    pub fn of(spec: &ModelSpec) -> Self {
-        Walk::new(spec, |role, _| role).embedding()
-    }
-}
-
-impl BlockOf<Role> {
-    /// A block of a model.
-    ///
-    /// # Panics
-    /// When the model has no such layer.
-    pub fn of(spec: &ModelSpec, side: Side, layer: usize) -> Self {
-        Walk::new(spec, |role, _| role).block(side, layer)
-    }
-}
-
-impl ExpertOf<Role> {
-    /// Each expert of a layer of a model's decoder, if the layer has any.
-    ///
-    /// # Panics
-    /// When the model has no such layer.
-    pub fn of(spec: &ModelSpec, layer: usize) -> Option<Self> {
-        Walk::new(spec, |role, _| role).expert(layer)
-    }
-}
-
-impl NormOf<Role> {
-    /// The norm after the last block of a side, if there is one.
-    pub fn of_stack(spec: &ModelSpec, side: Side) -> Option<Self> {
-        Walk::new(spec, |role, _| role).final_norm(side)
-    }
-}
-
-impl HeadOf<Role> {
-    /// The head of a model.
-    pub fn of(spec: &ModelSpec) -> Self {
-        Walk::new(spec, |role, _| role).head()
+impl ModelSpec {
+    /// Tensors of each unit, by their roles.
+    pub fn roles(&self) -> Walk<'_, impl FnMut(Role, &[usize]) -> Role> {
+        Walk::new(self, |role, _| role)
     }
 }
 
@@ -72,8 +38,10 @@ pub(super) fn units(spec: &ModelSpec) -> impl Iterator<Item = Unit> {
         .chain([Unit::Head])
 }
 
-/// Makes something of each tensor of a unit, by its role and shape, in the order in which they compute.
-pub(super) struct Walk<'a, F> {
+/// A model unit by unit, with something in each tensor's place that is made of its role and shape, in the order in which
+/// they compute.
+#[derive(Debug)]
+pub struct Walk<'a, F> {
     spec: &'a ModelSpec,
     make: F,
 }
@@ -97,7 +65,8 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         }
     }
 
-    fn embedding(&mut self) -> EmbeddingOf<T> {
+    /// The embedding.
+    pub fn embedding(&mut self) -> EmbeddingOf<T> {
         let ModelSpec { hidden, vocab, .. } = *self.spec;
         let (width, norm) = (self.spec.embedding.width, self.spec.embedding.norm);
         EmbeddingOf {
@@ -110,7 +79,8 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             },
             rope_factors: self.rope_factors(),
             input: InputOf {
-                norm: norm.map(|norm| self.norms(&norm.of(Role::EmbedNorm, Role::EmbedNormBias))),
+                norm: norm
+                    .map(|norm| self.norms(&norm.of(Role::EmbedNorm, Role::EmbedNormBias), hidden)),
                 project: (width != hidden).then(|| self.matrix(Role::ProjectIn, [hidden, width])),
             },
         }
@@ -143,7 +113,11 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         }
     }
 
-    fn block(&mut self, side: Side, layer: usize) -> BlockOf<T> {
+    /// A block.
+    ///
+    /// # Panics
+    /// When the model has no such layer.
+    pub fn block(&mut self, side: Side, layer: usize) -> BlockOf<T> {
         let stack = self.spec.stack(side).expect("a stack that has layers");
         let layer = &stack.layers[layer];
         let [around_mixer, around_mlp] = stack.residual.sublayers(&stack.norm);
@@ -164,13 +138,14 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
 
     fn sublayer<C>(
         &mut self,
-        (before, after): (Before<NormOf<Role>>, After<NormOf<Role>>),
+        (before, after): (Before<Role>, After<Role>),
         compute: impl FnOnce(&mut Self) -> C,
-    ) -> SublayerOf<C, NormOf<T>> {
+    ) -> SublayerOf<C, T> {
+        let hidden = self.spec.hidden;
         SublayerOf {
-            before: self.norms(&before),
+            before: self.norms(&before, hidden),
             compute: compute(self),
-            after: self.norms(&after),
+            after: self.norms(&after, hidden),
         }
     }
 
@@ -190,16 +165,15 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                     ProjectionOf::One([part(Role::Qkv, Role::QkvBias, spec.qkv_width())])
                 }
             },
-            qk_norm: spec.qk_norm.map(|norm| {
-                let mut gain = |role| NormOf {
-                    spec: norm,
-                    gain: (self.make)(role, &[spec.head_dim]),
-                    bias: None,
-                };
-                [gain(Role::QNorm), gain(Role::KNorm)]
-            }),
+            q_norm: self.head_norm(spec, Role::QNorm),
+            k_norm: self.head_norm(spec, Role::KNorm),
             out: self.linear((Role::Out, [hidden, q]), (Role::OutBias, spec.out_bias)),
         }
+    }
+
+    fn head_norm(&mut self, spec: &AttentionSpec, gain: Role) -> Option<NormOf<T>> {
+        let norm = spec.qk_norm?.gain(gain);
+        Some(self.norms(&norm, spec.head_dim))
     }
 
     fn cross(&mut self, spec: &AttentionSpec) -> CrossOf<T> {
@@ -217,15 +191,15 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
 
     fn mlp(&mut self, spec: &MlpSpec) -> MlpOf<T> {
         match *spec {
-            MlpSpec::Dense(spec) => self.dense(spec),
-            MlpSpec::Experts(spec) => MlpOf::Experts {
+            MlpSpec::Dense(spec) => MlpOf::Dense(self.dense(spec)),
+            MlpSpec::Experts(spec) => MlpOf::Experts(ExpertsOf {
                 spec,
                 router: self.matrix(Role::Router, [spec.n_experts, self.spec.hidden]),
-            },
+            }),
         }
     }
 
-    fn dense(&mut self, spec: DenseMlp) -> MlpOf<T> {
+    fn dense(&mut self, spec: DenseMlp) -> DenseOf<T> {
         let (hidden, width) = (self.spec.hidden, spec.width);
         let mut part =
             |weight, bias, width| self.linear((weight, [width, hidden]), (bias, spec.bias));
@@ -238,10 +212,14 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             Gating::Fused => ProjectionOf::One([part(Role::GateUp, Role::GateUpBias, 2 * width)]),
         };
         let down = self.linear((Role::Down, [hidden, width]), (Role::DownBias, spec.bias));
-        MlpOf::Dense { spec, up, down }
+        DenseOf { spec, up, down }
     }
 
-    fn expert(&mut self, layer: usize) -> Option<ExpertOf<T>> {
+    /// Each expert of a layer of the decoder, if the layer has any.
+    ///
+    /// # Panics
+    /// When the model has no such layer.
+    pub fn expert(&mut self, layer: usize) -> Option<ExpertOf<T>> {
         let hidden = self.spec.hidden;
         match self.spec.decoder.layers[layer].mlp {
             MlpSpec::Dense(_) => None,
@@ -255,18 +233,20 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         }
     }
 
-    fn final_norm(&mut self, side: Side) -> Option<NormOf<T>> {
+    /// The norm after the last block of a side, if there is one.
+    pub fn final_norm(&mut self, side: Side) -> Option<NormOf<T>> {
         let stack = self.spec.stack(side)?;
         match stack.final_norm {
             FinalNorm::Present => {
                 let norm = stack.norm.of(Role::FinalNorm, Role::FinalNormBias);
-                Some(self.norms(&norm))
+                Some(self.norms(&norm, self.spec.hidden))
             }
             FinalNorm::Absent => None,
         }
     }
 
-    fn head(&mut self) -> HeadOf<T> {
+    /// The head.
+    pub fn head(&mut self) -> HeadOf<T> {
         let ModelSpec { hidden, vocab, .. } = *self.spec;
         let (width, head) = (self.spec.embedding.width, self.spec.head);
         HeadOf {
@@ -279,11 +259,10 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         }
     }
 
-    /// Norms of the residual stream.
-    fn norms<N: TryMap<Role>>(&mut self, norms: &N) -> N::Of<T> {
-        let hidden = self.spec.hidden;
-        let Ok(norms) =
-            norms.try_map(&mut |&role| Ok::<_, Infallible>((self.make)(role, &[hidden])));
+    /// Norms of rows of `width`.
+    fn norms<N: TryMap<Role>>(&mut self, norms: &N, width: usize) -> N::Of<T> {
+        let mut make = |&role: &Role| Ok::<_, Infallible>((self.make)(role, &[width]));
+        let Ok(norms) = norms.try_map(&mut make);
         norms
     }
 

@@ -1,58 +1,111 @@
-//! Weights as the reference holds them, and their products in integers.
+//! Weights as the reference holds them, and products with them.
 
-use llm_quant::{
-    Activations8, Encoder, Int8, Int8Weight, PRODUCT_SCALE, Part, Scalar, Scheme, StoredWeight,
-};
-use llm_tensor::{DType, HostBytes};
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use llm_quant::{Activations8, Int8Weight, PRODUCT_SCALE, Scheme, StoredWeight};
+use llm_tensor::{HostBytes, PageBuf};
+
+use super::scalar::dot;
+use crate::Output;
+
+/// A weight, decoded when it is loaded, or at each use where it lies in a place.
+#[derive(Debug)]
+pub enum ReferenceWeight {
+    /// Decoded.
+    Loaded(Decoded),
+    /// In a place.
+    Placed {
+        /// The place's pages.
+        pages: Arc<RwLock<PageBuf>>,
+        /// Where the parts lie in them.
+        weight: StoredWeight<Range<usize>>,
+    },
+}
 
 /// A weight widened to f32.
-#[derive(Debug)]
-pub struct ReferenceWeight {
+#[derive(Debug, Clone)]
+pub struct Decoded {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) values: Vec<f32>,
     /// What is multiplied in integers; `values` then count in outlier columns.
-    pub(super) int8: Option<Int8Weight>,
+    int8: Option<Int8Weight>,
 }
 
 impl ReferenceWeight {
-    /// `None` where its elements are no numbers.
-    pub(super) fn new(weight: &StoredWeight) -> Option<Self> {
-        Some(ReferenceWeight {
+    /// Its elements, now.
+    pub(super) fn decoded(&self) -> Cow<'_, Decoded> {
+        match self {
+            ReferenceWeight::Loaded(decoded) => Cow::Borrowed(decoded),
+            ReferenceWeight::Placed { pages, weight } => {
+                let pages = pages.read().unwrap_or_else(PoisonError::into_inner);
+                let copied = |_, range: Range<usize>| HostBytes::new(pages[range].to_vec());
+                Cow::Owned(Decoded::new(&weight.clone().map(copied)))
+            }
+        }
+    }
+}
+
+impl Decoded {
+    /// Of a scheme that [`is_supported`].
+    pub(super) fn new(weight: &StoredWeight) -> Self {
+        Decoded {
             rows: weight.rows,
             cols: weight.cols,
-            values: weight.values().ok()?,
-            int8: match weight.scheme {
-                Scheme::Int8(_) => Int8Weight::of(weight),
-                Scheme::Int8PerUse(dtype, format) => Some(encoded(weight, dtype, format)),
-                Scheme::Dense(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
-            },
-        })
+            values: weight.values().expect("the scheme is supported"),
+            int8: Int8Weight::of(weight).or_else(|| Int8Weight::of_per_use(weight)),
+        }
     }
 
     pub(super) fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.cols..][..self.cols]
     }
+
+    /// Rows of `x` `[n_tokens, cols]` times the weight and plus `bias`, to columns `first..` of `out`
+    /// `[n_tokens, out_width]`.
+    pub(super) fn multiply(
+        &self,
+        bias: Option<&Decoded>,
+        x: &[f32],
+        output: Output,
+        (out, out_width, first): (&mut [f32], usize, usize),
+    ) {
+        let quantized = self.int8.as_ref().map(|int8| {
+            let threshold = int8.format().threshold;
+            (int8, Activations8::quantize(x, self.cols, threshold))
+        });
+        for (token, x) in x.chunks_exact(self.cols).enumerate() {
+            let out = &mut out[token * out_width + first..][..self.rows];
+            for (row, out) in out.iter_mut().enumerate() {
+                let product = match &quantized {
+                    None => dot(x, self.row(row)),
+                    Some((int8, activations)) => {
+                        int8_dot(int8, activations, token, row, x, self.row(row))
+                    }
+                };
+                let sum = product + bias.map_or(0.0, |bias| f64::from(bias.values[row]));
+                match output {
+                    Output::Write => *out = sum as f32,
+                    Output::Add => *out = (f64::from(*out) + sum) as f32,
+                }
+            }
+        }
+    }
 }
 
-/// A weight of dense elements of `dtype` in LLM.int8().
-pub(crate) fn encoded(weight: &StoredWeight, dtype: DType, format: Int8) -> Int8Weight {
-    let mut codes = vec![0; weight.rows * weight.cols];
-    let mut absmax = vec![0f32; weight.rows];
-    let elements = weight.part(Part::Weight);
-    Scalar.encode_int8(dtype, elements, weight.cols, &mut codes, &mut absmax);
-    let absmax: Vec<u8> = absmax
-        .iter()
-        .flat_map(|scale| scale.to_le_bytes())
-        .collect();
-    let (codes, absmax) = (HostBytes::new(codes), HostBytes::new(absmax));
-    Int8Weight::new((weight.rows, weight.cols), format, codes, absmax)
-        .expect("as many codes as elements")
+/// Whether elements are numbers that the reference widens.
+pub(super) fn is_supported(scheme: Scheme) -> bool {
+    match scheme {
+        Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
+        Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => true,
+    }
 }
 
 /// Row `row` of a weight times row `token` of the activations: integers, but for outlier columns, which take `x` and
 /// `wide`.
-pub(super) fn int8_dot(
+fn int8_dot(
     weight: &Int8Weight,
     activations: &Activations8,
     token: usize,

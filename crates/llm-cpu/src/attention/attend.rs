@@ -12,10 +12,10 @@ use llm_backend::Output;
 
 use super::Queries;
 use super::scores::{add_bias, bound, hide, soften};
-use crate::cache::KvView;
-use crate::memory::Shared;
+use crate::kv_pool::KvView;
+use crate::share::Shared;
 use crate::simd::{Element, ElementType, Kernel, Simd};
-use crate::tile::Product;
+use crate::tile::{Product, Run};
 
 /// Some queries of one key head against some positions.
 pub(super) struct Attend<'a> {
@@ -28,26 +28,27 @@ pub(super) struct Attend<'a> {
     pub(super) positions: Range<usize>,
     /// This thread's, [`scratch_len`] long.
     pub(super) scratch: &'a mut [f32],
-    pub(super) target: Target<'a>,
+    pub(super) cells: Cells<'a>,
 }
 
-/// Where results go; nobody else touches those of these queries.
+/// Where results go: `[n_tokens, n_heads, len]`, the heads `head_stride` apart.
+///
+/// A cell is a head's result, or, `partial_len` long and of a single token, what [`merge`] makes one of.
 #[derive(Clone, Copy)]
-pub(super) enum Target<'a> {
-    /// `[n_tokens, n_heads, head_dim]`.
-    Rows(Shared<'a>),
-    /// `[n_heads, n_parts, partial_len]`, of a single token: to be merged by [`merge`].
-    Partial {
-        partials: Shared<'a>,
-        part: usize,
-        n_parts: usize,
-    },
+pub(super) struct Cells<'a> {
+    pub(super) memory: Shared<'a>,
+    /// First element.
+    pub(super) first: usize,
+    pub(super) head_stride: usize,
+    pub(super) len: usize,
 }
 
 /// Most queries that are computed together.
 pub(super) const QUERIES: usize = 48;
 /// Positions between two looks at the softmax's maximum.
 const KEYS: usize = 128;
+/// Most runs of values that they lie in: one a block, of 16 positions or more.
+const MAX_RUNS: usize = KEYS / 16 + 1;
 
 /// Elements of a thread's scratch: queries, weighted sums of values, scores, maxima and totals.
 pub(crate) const fn scratch_len(head_dim: usize) -> usize {
@@ -107,17 +108,20 @@ impl Attend<'_> {
         for first in (start - start % panel..end).step_by(KEYS) {
             let n_keys = KEYS.min(end - first);
             for offset in (0..n_keys).step_by(panel) {
+                let keys = [Run {
+                    start: self.cache.keys(self.kv_head, first + offset),
+                    n_rows: head_dim,
+                }];
                 let product = Product::<E> {
                     a: queries.as_ptr(),
                     a_stride: head_dim,
-                    b: self.cache.keys(self.kv_head, first + offset),
+                    b: &keys,
                     b_stride: panel,
                     c: scores[offset..].as_mut_ptr(),
                     c_stride: KEYS,
                     bias: None,
                     output: Output::Write,
                     rows: n,
-                    depth: head_dim,
                     columns: panel,
                     element: PhantomData,
                 };
@@ -152,56 +156,59 @@ impl Attend<'_> {
                 }
             }
             // Values that no query sees are not even multiplied by zero, for they need not be numbers.
-            let mut position = first.max(start);
-            while position < first + n_keys {
-                let depth = self.cache.run_len(position).min(first + n_keys - position);
-                let values = self.cache.values(self.kv_head, position);
-                for d in (0..head_dim).step_by(panel) {
-                    let product = Product::<E> {
-                        a: scores[position - first..].as_ptr(),
-                        a_stride: KEYS,
-                        b: values.wrapping_add(d * E::SIZE),
-                        b_stride: head_dim,
-                        c: sums[d..].as_mut_ptr(),
-                        c_stride: head_dim,
-                        bias: None,
-                        output: Output::Add,
-                        rows: n,
-                        depth,
-                        columns: panel.min(head_dim - d),
-                        element: PhantomData,
-                    };
-                    // SAFETY: the run of positions lies within the cache, after whose last value a panel of elements
-                    // follows; sums and scores are scratch of this thread, long enough by their splits.
-                    unsafe { product.compute(simd) };
-                }
-                position += depth;
+            let seen = first.max(start)..first + n_keys;
+            let mut runs = [Run {
+                start: std::ptr::null(),
+                n_rows: 0,
+            }; MAX_RUNS];
+            let (mut n_runs, mut position) = (0, seen.start);
+            while position < seen.end {
+                let n_rows = (panel - position % panel).min(seen.end - position);
+                runs[n_runs] = Run {
+                    start: self.cache.values(self.kv_head, position),
+                    n_rows,
+                };
+                n_runs += 1;
+                position += n_rows;
+            }
+            for d in (0..head_dim).step_by(panel) {
+                let product = Product::<E> {
+                    a: scores[seen.start - first..].as_ptr(),
+                    a_stride: KEYS,
+                    b: &runs[..n_runs],
+                    b_stride: head_dim,
+                    c: sums[d..].as_mut_ptr(),
+                    c_stride: head_dim,
+                    bias: None,
+                    output: Output::Add,
+                    rows: n,
+                    columns: panel.min(head_dim - d),
+                    element: PhantomData,
+                };
+                // SAFETY: runs of values lie within the pool, after whose last value a panel of elements follows; sums and
+                // scores are scratch of this thread, long enough by their splits.
+                unsafe { product.compute(simd) };
+                runs[..n_runs].iter_mut().for_each(|run| {
+                    run.start = run.start.wrapping_add(panel * E::SIZE);
+                });
             }
         }
 
         for i in 0..n {
             let (token, head) = place(i);
             let sums = &sums[i * head_dim..][..head_dim];
-            match self.target {
-                Target::Rows(out) => {
-                    let at = (token * op.n_heads + head) * head_dim;
-                    // SAFETY: the caller of the kernel owns the results of these queries.
-                    let out = unsafe { out.range(at..at + head_dim) };
+            let cell = (token * op.n_heads + head) * self.cells.head_stride + self.cells.first;
+            // SAFETY: results of these queries, and of these positions, are computed by this thread alone.
+            let cell = unsafe { self.cells.memory.range(cell..cell + self.cells.len) };
+            match cell.split_at_mut(head_dim) {
+                (out, []) => {
                     for (out, sum) in out.iter_mut().zip(sums) {
                         *out = sum / totals[i];
                     }
                 }
-                Target::Partial {
-                    partials,
-                    part,
-                    n_parts,
-                } => {
-                    let len = partial_len(head_dim);
-                    let at = (head * n_parts + part) * len;
-                    // SAFETY: as above.
-                    let out = unsafe { partials.range(at..at + len) };
-                    out[..head_dim].copy_from_slice(sums);
-                    out[head_dim..].copy_from_slice(&[maxima[i], totals[i]]);
+                (out, statistics) => {
+                    out.copy_from_slice(sums);
+                    statistics.copy_from_slice(&[maxima[i], totals[i]]);
                 }
             }
         }

@@ -24,7 +24,7 @@ fn check(code: Code, block_size: u64, dtype: DType, values: &[f32]) {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         let cpu = cpu(isa, 1);
         for elements in [&aligned, &elements[1..]] {
-            let (found_codes, found_scales) = encoded(&cpu, elements);
+            let (found_codes, found_scales) = encoded(&*cpu, elements);
             let case = format!("{isa} {code} {block_size} {dtype} of {}", values.len());
             for (block, (found, expected)) in found_scales.iter().zip(&scales).enumerate() {
                 assert_eq!(found.to_bits(), expected.to_bits(), "{case}: scale {block}");

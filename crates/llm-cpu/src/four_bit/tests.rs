@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use llm_backend::{Backend, LinearPart, Output};
+use llm_backend::{Backend, LinearPart, Ops, Output};
 use llm_quant::{
     Absmax, BlockSize, Code, DoubleAbsmax, Encoder, FourBit, NESTED_BLOCK, Weight4Bit, dynamic_map,
 };
@@ -26,7 +26,7 @@ const SHAPES: [(usize, usize); 11] = [
     (29, 1344),
 ];
 
-fn cpus() -> impl Iterator<Item = Cpu> {
+fn cpus() -> impl Iterator<Item = Arc<Cpu>> {
     let available = Isa::ALL.into_iter().filter(|isa| isa.is_available());
     available.map(|isa| cpu(isa, 1))
 }
@@ -89,19 +89,12 @@ fn nothing_beyond_a_weight_is_read() {
             let mut x = cpu.alloc(40 * cols).unwrap();
             x.as_mut_slice().fill(1.0);
             for n_tokens in [1, 3, 20, 40] {
-                let mut workspace = cpu.workspace(&shape(n_tokens, cols, rows)).unwrap();
+                let mut queue = cpu.queue(Some(&shape(n_tokens, cols, rows))).unwrap();
                 let mut out = cpu.alloc(n_tokens * rows).unwrap();
                 out.as_mut_slice().fill(f32::NAN);
-                let parts = [part];
-                cpu.linear(
-                    &parts,
-                    &x,
-                    Output::Write,
-                    &mut out,
-                    n_tokens,
-                    &mut workspace,
-                )
-                .unwrap();
+                queue
+                    .linear(&[part], &x, Output::Write, &mut out, n_tokens)
+                    .unwrap();
                 // The file holds zeros only, and so do the scales.
                 assert!(out.as_slice().iter().all(|&y| y == 0.0), "{weight:?}");
             }
@@ -136,7 +129,7 @@ fn any_elements_are_decoded_to_the_exact_values() {
     }
 }
 
-fn product(cpu: &Cpu, weight: &Weight4Bit, x: &[f32]) -> Vec<f32> {
+fn product(cpu: &Arc<Cpu>, weight: &Weight4Bit, x: &[f32]) -> Vec<f32> {
     let shape = (weight.rows(), weight.cols());
     tests::product(cpu, weight.clone().into(), shape, x)
 }

@@ -9,7 +9,7 @@ use llm_quant::code_factor;
 
 use super::scratch::Quantized;
 use crate::Cpu;
-use crate::memory::Shared;
+use crate::share::Rows;
 use crate::simd::{Kernel, MAX_LANES, Simd};
 
 /// Rows of activations as LLM.int8() multiplies them: what [`llm_quant::Activations8`] says, bit by bit.
@@ -50,8 +50,9 @@ impl<'a> Activations<'a> {
 
         outlier_bits.fill(0);
         let bits = as_atomic(outlier_bits);
-        let shared = Shared::new(absmax);
-        cpu.pool.split(n_tokens, min_tokens, |_, tokens| {
+        let scales = Rows::new(absmax, 1);
+        let pool = &cpu.pool;
+        pool.split(n_tokens, min_tokens, scales, |tokens, absmax| {
             cpu.level.run(Measure {
                 x: &x[tokens.start * cols..tokens.end * cols],
                 cols,
@@ -61,19 +62,15 @@ impl<'a> Activations<'a> {
                 } else {
                     f32::INFINITY
                 },
-                // SAFETY: the threads' rows do not overlap.
-                absmax: unsafe { shared.range(tokens) },
+                absmax,
                 outlier_bits: bits,
             });
         });
         let outlier_cols = list(outlier_bits, outlier_cols);
 
-        let row_words = padded_cols / size_of::<f32>();
-        let (shared, sums) = (Shared::new(codes), Shared::new(code_sums));
-        cpu.pool.split(n_tokens, min_tokens, |_, tokens| {
-            let words = tokens.start * row_words..tokens.end * row_words;
-            // SAFETY: the threads' rows do not overlap.
-            let (codes, sums) = unsafe { (shared.range(words), sums.range(tokens.clone())) };
+        let rows = Rows::new(codes, padded_cols / size_of::<f32>());
+        let into = (rows, Rows::new(code_sums, 1));
+        pool.split(n_tokens, min_tokens, into, |tokens, (codes, sums)| {
             cpu.level.run(Encode {
                 x: &x[tokens.start * cols..tokens.end * cols],
                 cols,

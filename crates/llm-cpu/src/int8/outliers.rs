@@ -8,7 +8,7 @@ use super::activations::Activations;
 use super::rows::{CodeRows, Target};
 use crate::gemm::panel_depth;
 use crate::simd::{Kernel, Simd};
-use crate::tile::Product;
+use crate::tile::{Product, Run};
 
 /// Adds the products of the outlier columns of some rows of a weight to the output.
 pub(super) struct OutlierProduct<'a> {
@@ -25,6 +25,7 @@ impl Kernel for OutlierProduct<'_> {
         let width = S::LANES * S::TILE_VECTORS;
         let Activations { x, cols, .. } = *self.activations;
         let n_tokens = self.activations.n_tokens();
+        assert!(self.target.out.n_rows() >= n_tokens);
         let (panel, slab) = self.scratch.split_at_mut(panel_depth(width) * width);
         for outlier_cols in self.activations.outlier_cols.chunks(panel_depth(width)) {
             let depth = outlier_cols.len();
@@ -43,23 +44,25 @@ impl Kernel for OutlierProduct<'_> {
                     panel[n_rows..].fill(0.0);
                 }
                 let column = self.target.column + self.rows.first + row;
-                assert!(column + n_rows <= self.target.width);
+                let panel = [Run {
+                    start: panel.as_ptr().cast(),
+                    n_rows: depth,
+                }];
                 let product = Product::<f32> {
                     a: slab.as_ptr(),
                     a_stride: depth,
-                    b: panel.as_ptr().cast(),
+                    b: &panel,
                     b_stride: width,
-                    c: self.target.out.as_mut_ptr().wrapping_add(column),
-                    c_stride: self.target.width,
+                    c: self.target.out.as_mut_ptr(column..column + n_rows),
+                    c_stride: self.target.out.width(),
                     bias: None,
                     output: Output::Add,
                     rows: n_tokens,
-                    depth,
                     columns: n_rows,
                     element: PhantomData,
                 };
-                // SAFETY: slab and panel have been filled to these sizes; the integer product has written the same
-                // columns for all tokens, and whoever made the target keeps others from them.
+                // SAFETY: slab and panel have been filled to these sizes; the output has a row for each token, as asserted,
+                // and its columns are ours.
                 unsafe { product.compute(simd) }
             }
         }

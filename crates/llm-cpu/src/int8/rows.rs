@@ -5,7 +5,7 @@ use std::ops::Range;
 use llm_backend::Output;
 use llm_quant::{DEQUANTIZE, Int8Weight};
 
-use crate::memory::Shared;
+use crate::share::Columns;
 use crate::weight::DenseView;
 
 /// Some consecutive rows of a part's weight.
@@ -62,9 +62,8 @@ impl<'a> CodeRows<'a> {
 /// The columns of the output that belong to a part.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
-    /// `[n_tokens, width]`; nobody else touches the columns of the rows that are computed.
-    pub(super) out: Shared<'a>,
-    pub(super) width: usize,
+    /// Of `[n_tokens, width]`: those of the rows that are computed.
+    pub(super) out: &'a Columns<'a>,
     /// The column of the part's row 0.
     pub(super) column: usize,
     pub(super) output: Output,
@@ -85,16 +84,6 @@ impl Target<'_> {
     /// When they leave the output.
     #[inline(always)]
     pub(super) fn put(&self, token: usize, row: usize, values: &[f32]) {
-        let start = token * self.width + self.column + row;
-        // SAFETY: whoever made this target keeps others from these columns.
-        let out = unsafe { self.out.range(start..start + values.len()) };
-        match self.output {
-            Output::Write => out.copy_from_slice(values),
-            Output::Add => {
-                for (out, value) in out.iter_mut().zip(values) {
-                    *out += value;
-                }
-            }
-        }
+        self.out.put(token, self.column + row, values, self.output);
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Layout {
 /// The memory of a call.
 pub(super) struct Scratch<'a> {
     pub(super) quantized: Quantized<'a>,
-    /// [`Layout::thread_range`] of it is a thread's.
+    /// [`Layout::thread_len`] of it is a thread's.
     pub(super) threads: &'a mut [f32],
 }
 
@@ -92,11 +92,6 @@ impl Layout {
         }
     }
 
-    /// The piece of a thread.
-    pub(super) fn thread_range(&self, thread: usize) -> std::ops::Range<usize> {
-        thread * self.thread_len()..(thread + 1) * self.thread_len()
-    }
-
     /// Divides the piece of a thread.
     pub(super) fn split_thread<'a>(&self, memory: &'a mut [f32]) -> ThreadScratch<'a> {
         let (product, rest) = memory.split_at_mut(self.product);
@@ -116,7 +111,8 @@ impl Layout {
         self.n_tokens * self.padded_cols() / WORD
     }
 
-    fn thread_len(&self) -> usize {
+    /// Words of a thread.
+    pub(super) fn thread_len(&self) -> usize {
         self.product + ROWS_PER_USE + whole_lines((ROWS_PER_USE * self.cols).div_ceil(WORD))
     }
 }

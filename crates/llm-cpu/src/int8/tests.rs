@@ -1,4 +1,5 @@
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use llm_backend::Backend;
 use llm_quant::{Activations8, Encoder, Int8, Int8Weight, PRODUCT_SCALE, Scalar};
@@ -27,7 +28,7 @@ fn levels() -> impl Iterator<Item = Level> {
 }
 
 /// A processor for each set of integer instructions, the plainest first.
-fn cpus(n_threads: usize) -> Vec<Cpu> {
+fn cpus(n_threads: usize) -> Vec<Arc<Cpu>> {
     let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
     let cpus = isas.flat_map(|isa| {
         let cpu = |int_level| {
@@ -37,7 +38,7 @@ fn cpus(n_threads: usize) -> Vec<Cpu> {
             })
             .unwrap();
             cpu.int_level = int_level;
-            cpu
+            Arc::new(cpu)
         };
         int_levels(isa).into_iter().map(cpu).collect::<Vec<_>>()
     });
@@ -161,7 +162,7 @@ fn int8_weight(rows: usize, cols: usize, threshold: f32) -> Int8Weight {
     .unwrap()
 }
 
-fn product(cpu: &Cpu, weight: &Int8Weight, x: &[f32]) -> Vec<f32> {
+fn product(cpu: &Arc<Cpu>, weight: &Int8Weight, x: &[f32]) -> Vec<f32> {
     let shape = (weight.rows(), weight.cols());
     tests::product(cpu, weight.clone().into(), shape, x)
 }

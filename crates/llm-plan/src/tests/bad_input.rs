@@ -46,7 +46,13 @@ fn limits_say_what_to_give_instead() {
 fn sizes_that_no_machine_has_are_refused_and_do_not_overflow() {
     struct Huge;
     impl DeviceCosts for Huge {
-        fn kv_cache_bytes(&self, _: &KvShape) -> Bytes {
+        fn kv_pool_bytes(&self, _: &KvShape) -> Bytes {
+            Bytes::new(u64::MAX)
+        }
+        fn kv_block_len(&self, _: &KvShape) -> usize {
+            1
+        }
+        fn routes_bytes(&self, _: &ExpertsSpec, _: usize) -> Bytes {
             Bytes::new(u64::MAX)
         }
         fn workspace_bytes(&self, _: &WorkspaceShape) -> Bytes {

@@ -7,8 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use llm_checkpoint::PageBuf;
-use llm_tensor::Bytes;
+use llm_tensor::{Bytes, PageBuf};
 use rustix::fs::{Advice, OFlags, fadvise, fcntl_setfl, fstatfs};
 use serde::Serialize;
 

@@ -1,5 +1,6 @@
 //! What devices take for what only they know.
 
+use llm_arch::ExpertsSpec;
 use llm_cpu::Cpu;
 use llm_plan::DeviceCosts;
 use llm_runtime::CostsOf;
@@ -9,8 +10,16 @@ use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 pub(super) struct GpuCosts<'a>(pub(super) CostsOf<'a, Cpu>);
 
 impl DeviceCosts for GpuCosts<'_> {
-    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
-        self.0.kv_cache_bytes(shape)
+    fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes {
+        self.0.kv_pool_bytes(shape)
+    }
+
+    fn kv_block_len(&self, shape: &KvShape) -> usize {
+        self.0.kv_block_len(shape)
+    }
+
+    fn routes_bytes(&self, experts: &ExpertsSpec, n_tokens: usize) -> Bytes {
+        self.0.routes_bytes(experts, n_tokens)
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {

@@ -3,7 +3,7 @@
 use std::slice::from_ref;
 
 use llm_arch::{AttentionOf, AttentionSpec, Positions, Side};
-use llm_backend::{Backend, HeadGroups, Heads, KvColumns, Output, Rotary, Seen};
+use llm_backend::{Backend, HeadGroups, Heads, KvColumns, Mask, Ops, Output, Rotary};
 
 use super::attention_op;
 use crate::Result;
@@ -11,65 +11,49 @@ use crate::activations::Activations;
 use crate::block::{Call, Input};
 use crate::projection::{apply, norm_op};
 use crate::relative::BiasTable;
-use crate::state::LayerState;
+use crate::state::KvState;
 
 /// Each row sees its sequence up to itself; an encoder's see all of it.
 pub(super) fn forward<B: Backend>(
     weights: &AttentionOf<B::Weight>,
-    call: &Call<'_, B>,
+    call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
-    states: &mut [LayerState<B>],
+    kv: &mut KvState<B>,
 ) -> Result<()> {
     project(weights, call, input, a)?;
-    let (spec, backend) = (&weights.spec, call.backend);
+    let (spec, queue) = (&weights.spec, &mut *call.queue);
     let row_width = spec.qkv_width();
     let columns = KvColumns {
         first: spec.q_width(),
         row_width,
     };
-    for &(sequence, rows) in call.sequences {
-        let kv = states[sequence].kv();
-        kv.append(backend, &a.qkv, &columns, rows)?;
-        let seen = match call.side {
-            Side::Encoder => Seen::All {
-                n_positions: rows.n_tokens,
-            },
-            Side::Decoder => Seen::Past {
-                window: spec.window,
-            },
-        };
-        let op = attention_op(spec, row_width, seen, call.bias.map(BiasTable::op));
-        let (attended, workspace) = (&mut a.attended, &mut a.workspace);
-        backend.attention(&op, &a.qkv, rows, &kv.cache, attended, workspace)?;
-    }
+    let batch = call.sequences.own.batch(kv.group);
+    queue.append(&a.qkv, &columns, &batch, &mut kv.pool)?;
+    let mask = match call.side {
+        Side::Encoder => Mask::Full,
+        Side::Decoder => Mask::Causal {
+            window: spec.window,
+        },
+    };
+    let op = attention_op(spec, row_width, mask, call.bias.map(BiasTable::op));
+    queue.attention(&op, &a.qkv, &batch, &kv.pool, &mut a.attended)?;
     let out = match output {
         Output::Write => &mut a.delta,
         Output::Add => &mut a.x,
     };
-    apply(
-        backend,
-        from_ref(&weights.out),
-        &a.attended,
-        (output, out),
-        call.n_tokens,
-        &mut a.workspace,
-    )
+    let (linear, out) = (from_ref(&weights.out), (output, out));
+    apply::<B>(queue, linear, &a.attended, out, call.n_tokens)
 }
 
 /// Queries, keys and values into `a.qkv`, normalised and turned.
 fn project<B: Backend>(
     weights: &AttentionOf<B::Weight>,
-    call: &Call<'_, B>,
+    call: &mut Call<'_, B>,
     input: Input,
     a: &mut Activations<B>,
 ) -> Result<()> {
-    let Call {
-        backend,
-        stack,
-        n_tokens,
-        ..
-    } = *call;
+    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
     let spec = &weights.spec;
     let AttentionSpec {
         n_heads,
@@ -90,32 +74,34 @@ fn project<B: Backend>(
     };
     let qkv = (Output::Write, qkv);
     let parts = weights.qkv.parts();
-    apply(backend, parts, x, qkv, n_tokens, &mut a.workspace)?;
+    apply::<B>(queue, parts, x, qkv, n_tokens)?;
     if let Some(n_queries) = grouped {
         let groups = HeadGroups {
             n_groups: n_kv_heads,
             n_queries,
             head_dim,
         };
-        backend.ungroup(&groups, &a.grouped, &mut a.qkv, n_tokens)?;
+        queue.ungroup(&groups, &a.grouped, &mut a.qkv, n_tokens)?;
     }
-    if let Some([q_norm, k_norm]) = &weights.qk_norm {
+    if let Some(q_norm) = &weights.q_norm {
         let q = Heads {
             first: 0,
             n_heads,
             head_dim,
             row_width,
         };
+        queue.norm_heads(&norm_op(q_norm), &q, &mut a.qkv, n_tokens)?;
+    }
+    if let Some(k_norm) = &weights.k_norm {
         let k = Heads {
             first: n_heads,
             n_heads: n_kv_heads,
             head_dim,
             row_width,
         };
-        backend.norm_heads(&norm_op(q_norm), &q, &mut a.qkv, n_tokens)?;
-        backend.norm_heads(&norm_op(k_norm), &k, &mut a.qkv, n_tokens)?;
+        queue.norm_heads(&norm_op(k_norm), &k, &mut a.qkv, n_tokens)?;
     }
-    if let Positions::Rotary(kinds) = &stack.positions {
+    if let Positions::Rotary(kinds) = &call.stack.positions {
         let rotary = &kinds[rotary_idx];
         let op = Rotary {
             n_heads: n_heads + n_kv_heads,
@@ -124,7 +110,7 @@ fn project<B: Backend>(
             pairing: rotary.pairing,
             row_width,
         };
-        backend.rotate(&op, &a.angles[rotary_idx], &mut a.qkv, n_tokens)?;
+        queue.rotate(&op, &a.angles[rotary_idx], &mut a.qkv, n_tokens)?;
     }
     Ok(())
 }

@@ -32,6 +32,7 @@ impl Session {
                 first: 0,
                 n_tokens: ids.len(),
                 start,
+                n_positions: start + ids.len(),
             };
             let pass = Pass {
                 ids,

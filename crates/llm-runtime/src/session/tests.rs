@@ -75,7 +75,7 @@ impl Stages for Recorder {
 }
 
 impl Port for Recorder {
-    fn download(&self, _: Crossing, _: &mut [f32]) -> Result<()> {
+    fn download(&mut self, _: Crossing, _: &mut [f32]) -> Result<()> {
         Ok(())
     }
 

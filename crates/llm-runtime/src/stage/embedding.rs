@@ -4,7 +4,7 @@ use std::slice::from_ref;
 use std::sync::Arc;
 
 use llm_arch::{EmbeddingOf, InputOf, ModelSpec, Role, Unit};
-use llm_backend::{Backend, Output};
+use llm_backend::{Backend, Ops, Output, Queue};
 use llm_tensor::Bytes;
 
 use crate::Result;
@@ -41,7 +41,7 @@ impl<B: Backend> Embedding<B> {
             positions,
             input,
             ..
-        } = EmbeddingOf::of(spec);
+        } = spec.roles().embedding();
         let mut table = |role| Table::load(backend, role, stream.as_deref_mut(), source);
         let (tokens, positions) = (table(tokens)?, positions.map(table).transpose()?);
         let key = Key::Unit(Unit::Embedding);
@@ -55,9 +55,9 @@ impl<B: Backend> Embedding<B> {
     /// Hidden states of the pass's tokens into `a.x`.
     pub(super) fn forward(
         &mut self,
-        backend: &B,
+        queue: &mut B::Queue,
+        (backend, stream): (&B, Option<&Stream>),
         spec: &ModelSpec,
-        stream: Option<&Stream>,
         pass: &Pass<'_>,
         angles: &mut Angles,
         a: &mut Activations<B>,
@@ -65,19 +65,22 @@ impl<B: Backend> Embedding<B> {
         let (n_tokens, scale) = (pass.ids.len(), spec.embedding.scale);
         let input = self.input.get(backend, stream)?;
         match &input.project {
-            None => self.tokens.embed(backend, pass.ids, scale, &mut a.x)?,
+            None => self
+                .tokens
+                .embed(queue, backend, (pass.ids, scale), (&mut a.ids, &mut a.x))?,
             Some(project) => {
-                self.tokens
-                    .embed(backend, pass.ids, scale, &mut a.embedded)?;
+                let to = (&mut a.ids, &mut a.embedded);
+                self.tokens.embed(queue, backend, (pass.ids, scale), to)?;
                 let (project, x) = (from_ref(project), (Output::Write, &mut a.x));
-                apply(backend, project, &a.embedded, x, n_tokens, &mut a.workspace)?;
+                apply::<B>(queue, project, &a.embedded, x, n_tokens)?;
             }
         }
         if let Some(table) = &mut self.positions {
-            table.add_positions(backend, angles.rows(pass), &mut a.x)?;
+            let to = (&mut a.positions, &mut a.x);
+            table.add_positions(queue, backend, angles.rows(pass), to)?;
         }
         if let Some(norm) = &input.norm {
-            backend.norm(&norm_op(norm), &a.x, &mut a.normed, n_tokens)?;
+            queue.norm(&norm_op(norm), &a.x, &mut a.normed, n_tokens)?;
             std::mem::swap(&mut a.x, &mut a.normed);
         }
         Ok(())
@@ -108,29 +111,45 @@ impl<B: Backend> Table<B> {
         Ok(Table::Here(Arc::new(weight)))
     }
 
-    /// Rows `ids`, times `scale`, into `out` `[ids, width]`.
+    /// Rows `ids`, times `scale`, into `out` `[ids, width]`; the device is told of them by `index`.
     pub(super) fn embed(
         &mut self,
+        queue: &mut B::Queue,
         backend: &B,
-        ids: &[u32],
-        scale: f32,
-        out: &mut B::Buffer,
+        (ids, scale): (&[u32], f32),
+        (index, out): (&mut B::Index, &mut B::Buffer),
     ) -> Result<()> {
+        let n = ids.len();
         match self {
-            Table::Here(table) => Ok(backend.embed(table, ids, scale, out)?),
+            Table::Here(table) => {
+                queue.upload_index(ids, index)?;
+                Ok(queue.embed(table, index, n, scale, out)?)
+            }
             Table::OnDisk(rows) => {
                 let (found, ids) = rows.read(ids)?;
-                Ok(backend.embed(&backend.load(found)?, ids, scale, out)?)
+                queue.upload_index(ids, index)?;
+                Ok(queue.embed(&backend.load(found)?, index, n, scale, out)?)
             }
         }
     }
 
-    fn add_positions(&mut self, backend: &B, positions: &[u32], x: &mut B::Buffer) -> Result<()> {
+    fn add_positions(
+        &mut self,
+        queue: &mut B::Queue,
+        backend: &B,
+        positions: &[u32],
+        (index, x): (&mut B::Index, &mut B::Buffer),
+    ) -> Result<()> {
+        let n = positions.len();
         match self {
-            Table::Here(table) => Ok(backend.add_positions(table, positions, x)?),
+            Table::Here(table) => {
+                queue.upload_index(positions, index)?;
+                Ok(queue.add_positions(table, index, n, x)?)
+            }
             Table::OnDisk(rows) => {
                 let (found, positions) = rows.read(positions)?;
-                Ok(backend.add_positions(&backend.load(found)?, positions, x)?)
+                queue.upload_index(positions, index)?;
+                Ok(queue.add_positions(&backend.load(found)?, index, n, x)?)
             }
         }
     }

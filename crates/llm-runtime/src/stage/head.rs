@@ -4,13 +4,12 @@ use std::slice::from_ref;
 use std::sync::Arc;
 
 use llm_arch::{HeadMatrix, HeadOf, LinearOf, ModelSpec, NormOf, Role, Side, Unit};
-use llm_backend::{Allocation, Backend, LinearPart, Output};
+use llm_backend::{Allocation, Backend, LinearPart, Ops, Output, Queue};
 use llm_plan::{HeadWidths, Limits};
 use llm_tensor::Bytes;
 
 use super::embedding::{Embedding, Table};
 use crate::Result;
-use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
@@ -21,7 +20,10 @@ pub(super) struct Head<B: Backend> {
     own: Weights<B, HeadOf<Role>>,
     /// The matrix, where it is the table of tokens.
     tied: Option<Tied<B>>,
-    /// The rows that logits are asked of, and what becomes of them.
+    /// Which rows logits are asked of,
+    index: B::Index,
+    words: Vec<u32>,
+    /// the rows, and what becomes of them.
     rows: B::Buffer,
     normed: B::Buffer,
     projected: B::Buffer,
@@ -62,7 +64,7 @@ impl<B: Backend> Head<B> {
                 backend,
                 stream,
                 Key::Unit(Unit::Head),
-                HeadOf::of(spec),
+                spec.roles().head(),
                 source,
             )?,
             tied: match (spec.head.matrix, embedding.map(|e| &e.tokens)) {
@@ -77,6 +79,8 @@ impl<B: Backend> Head<B> {
                     )?))
                 }
             },
+            index: backend.alloc_index(limits.n_logits)?,
+            words: Vec::with_capacity(limits.n_logits),
             rows: alloc(widths.rows)?,
             normed: alloc(widths.normed)?,
             projected: alloc(widths.projected)?,
@@ -84,27 +88,30 @@ impl<B: Backend> Head<B> {
         })
     }
 
-    /// Logits of some rows of `a.x` into `out` `[rows, vocab]`.
+    /// Logits of some rows of `x` `[_, hidden]` into `out` `[rows, vocab]`.
     pub(super) fn forward(
         &mut self,
-        backend: &B,
+        queue: &mut B::Queue,
+        (backend, stream): (&B, Option<&Stream>),
         spec: &ModelSpec,
-        stream: Option<&Stream>,
-        a: &mut Activations<B>,
+        x: &B::Buffer,
         (rows, out): (&[usize], &mut [f32]),
     ) -> Result<()> {
         let n = rows.len();
-        backend.gather_rows(&a.x, rows, spec.hidden, &mut self.rows)?;
+        self.words.clear();
+        self.words.extend(rows.iter().map(|&row| row as u32));
+        queue.upload_index(&self.words, &mut self.index)?;
+        queue.gather_rows(x, &self.index, n, spec.hidden, &mut self.rows)?;
         let mut x = &self.rows;
         if let Some(norm) = &self.norm {
             let norm = norm.get(backend, stream)?;
-            backend.norm(&norm_op(&norm), x, &mut self.normed, n)?;
+            queue.norm(&norm_op(&norm), x, &mut self.normed, n)?;
             x = &self.normed;
         }
         let own = self.own.get(backend, stream)?;
         if let Some(project) = &own.project {
             let (project, out) = (from_ref(project), (Output::Write, &mut self.projected));
-            apply(backend, project, x, out, n, &mut a.workspace)?;
+            apply::<B>(queue, project, x, out, n)?;
             x = &self.projected;
         }
         let apart = match &self.tied {
@@ -124,8 +131,8 @@ impl<B: Backend> Head<B> {
             bias: own.bias.as_ref(),
         };
         let logits = &mut self.logits;
-        backend.linear(&[part], x, Output::Write, logits, n, &mut a.workspace)?;
-        backend.download(logits, out)?;
+        queue.linear(&[part], x, Output::Write, logits, n)?;
+        queue.download(logits, out)?;
         if spec.head.scale != 1.0 {
             out.iter_mut().for_each(|logit| *logit *= spec.head.scale);
         }
@@ -139,6 +146,6 @@ impl<B: Backend> Head<B> {
     /// Buffers.
     pub(super) fn bytes(&self) -> Bytes {
         let buffers = [&self.rows, &self.normed, &self.projected, &self.logits];
-        buffers.into_iter().map(B::Buffer::bytes).sum()
+        self.index.bytes() + buffers.into_iter().map(B::Buffer::bytes).sum()
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use llm_arch::{Role, Unit};
-use llm_checkpoint::{DirectFile, PageBuf};
+use llm_checkpoint::DirectFile;
 use llm_quant::StoredWeight;
-use llm_tensor::HostBytes;
+use llm_tensor::{HostBytes, PageBuf};
 
 /// A unit's weights, as they are brought to a staging place.
 #[derive(Debug)]

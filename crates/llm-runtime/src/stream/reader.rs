@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
-use llm_checkpoint::PageBuf;
+use llm_tensor::PageBuf;
 
 use super::Key;
 use super::parcel::{Parcel, Run, Sum};

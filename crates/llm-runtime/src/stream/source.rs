@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use llm_arch::{HeadMatrix, Role, Unit};
-use llm_checkpoint::{Checkpoint, DirectFile, Layout, PageBuf, TensorInfo};
+use llm_checkpoint::{Checkpoint, DirectFile, Layout, TensorInfo};
 use llm_plan::{Encodings, RunOn, becomes_table, is_looked_up, staged_bytes};
 use llm_quant::{Part, Scheme, StoredWeight};
-use llm_tensor::Bytes;
+use llm_tensor::{Bytes, PageBuf};
 
 use super::parcel::{Item, Parcel, Source, Span};
 use super::{Key, RowReader, Stream};

@@ -1,16 +1,17 @@
 //! Linear operations with weights in LLM.int8(), alone and beside dense ones.
 
+use std::sync::Arc;
+
+use llm_backend::{Backend, Output};
 use llm_quant::{Activations8, Int8, Int8Weight, PRODUCT_SCALE, Scheme, StoredWeight};
 use llm_tensor::DType;
 
-use super::case::{Case, EPS, sum_error};
-use super::data::{DTYPES, Random, at_odd_address, widened};
-use super::linear::Linear;
-use crate::reference::encoded;
-use crate::{Backend, Output};
+use crate::case::{Case, EPS, sum_error};
+use crate::data::{DTYPES, Random, at_odd_address, widened};
+use crate::linear::Linear;
 
 #[derive(Debug)]
-pub(super) struct Int8Case {
+pub(crate) struct Int8Case {
     parts: Vec<Part>,
     cols: usize,
     n_tokens: usize,
@@ -60,7 +61,7 @@ const OUTLIER_EVERY: [usize; 4] = [0, 1999, 101, 6];
 /// Never, what is usual, and less than most activations.
 const THRESHOLDS: [f32; 3] = [0.0, 6.0, 0.25];
 
-pub(super) fn cases() -> Vec<Int8Case> {
+pub(crate) fn cases() -> Vec<Int8Case> {
     let mut cases = Vec::new();
     for (rows, cols) in SHAPES {
         for n_tokens in N_TOKENS {
@@ -152,29 +153,26 @@ impl Part {
                 scheme: Scheme::Int8PerUse(dtype, format),
                 ..random.weight(dtype, self.rows, cols)
             },
-            Kind::Int8(format) => int8_weight(random, self.rows, cols, format),
+            Kind::Int8(format) => {
+                // Any codes will do, those too that no encoder writes.
+                let codes = random.values(self.rows * cols, 128.0);
+                let codes: Vec<u8> = codes.iter().map(|code| code.floor() as i8 as u8).collect();
+                let absmax = random.values(self.rows, 1.0);
+                let absmax: Vec<u8> = absmax.iter().flat_map(|x| x.abs().to_le_bytes()).collect();
+                let weight = Int8Weight::new(
+                    (self.rows, cols),
+                    format,
+                    at_odd_address(&codes),
+                    at_odd_address(&absmax),
+                );
+                weight.expect("a code an element, a scale a row").into()
+            }
         }
     }
 }
 
-/// A weight of any codes, those too that no encoder writes.
-pub(super) fn int8_weight(
-    random: &mut Random,
-    rows: usize,
-    cols: usize,
-    format: Int8,
-) -> StoredWeight {
-    let codes = random.values(rows * cols, 128.0);
-    let codes: Vec<u8> = codes.iter().map(|code| code.floor() as i8 as u8).collect();
-    let absmax = random.values(rows, 1.0);
-    let absmax: Vec<u8> = absmax.iter().flat_map(|x| x.abs().to_le_bytes()).collect();
-    let (codes, absmax) = (at_odd_address(&codes), at_odd_address(&absmax));
-    let weight = Int8Weight::new((rows, cols), format, codes, absmax);
-    weight.expect("a code an element, a scale a row").into()
-}
-
 impl Case for Int8Case {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
         self.linear().run(backend)
     }
 
@@ -215,11 +213,7 @@ struct ProductBounds<'a> {
 impl<'a> ProductBounds<'a> {
     fn new(weight: &StoredWeight, x: &'a [f32], cols: usize) -> Self {
         let wide = widened(weight);
-        let int8 = match weight.scheme {
-            Scheme::Int8(_) => Int8Weight::of(weight),
-            Scheme::Int8PerUse(dtype, format) => Some(encoded(weight, dtype, format)),
-            Scheme::Dense(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
-        };
+        let int8 = Int8Weight::of(weight).or_else(|| Int8Weight::of_per_use(weight));
         let quantized = |weight: Int8Weight| {
             let threshold = weight.format().threshold;
             (weight, Activations8::quantize(x, cols, threshold))

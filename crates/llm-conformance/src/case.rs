@@ -1,20 +1,22 @@
 use std::fmt::Debug;
+use std::sync::Arc;
 
-use crate::{Backend, Reference};
+use llm_backend::{Backend, Reference};
 
 /// Something to compute on any backend.
-pub(super) trait Case: Debug {
+pub(crate) trait Case: Debug {
     /// All results, one after the other.
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32>;
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32>;
 
     /// How far each result may be from the exact one, given those of the reference.
     fn bounds(&self, expected: &[f32]) -> Vec<f64>;
 }
 
-pub(super) fn check_each<B: Backend>(backend: &B, cases: &[impl Case]) {
+pub(crate) fn check_each<B: Backend>(backend: &Arc<B>, cases: &[impl Case]) {
     let device = &backend.info().name;
+    let reference = Arc::new(Reference::new());
     for case in cases {
-        let expected = case.run(&Reference::new());
+        let expected = case.run(&reference);
         let found = case.run(backend);
         let bounds = case.bounds(&expected);
         assert_eq!(
@@ -39,7 +41,11 @@ pub(super) fn check_each<B: Backend>(backend: &B, cases: &[impl Case]) {
     }
 }
 
-pub(super) fn check_same_bits<B: Backend>(one: &B, other: &B, cases: &[impl Case]) {
+pub(crate) fn check_same_bits<A: Backend, B: Backend>(
+    one: &Arc<A>,
+    other: &Arc<B>,
+    cases: &[impl Case],
+) {
     for case in cases {
         let (a, b) = (case.run(one), case.run(other));
         let same = a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits());
@@ -52,13 +58,13 @@ pub(super) fn check_same_bits<B: Backend>(one: &B, other: &B, cases: &[impl Case
 }
 
 /// The spacing of f32 at 1: twice the error of a rounding, relatively.
-pub(super) const EPS: f64 = f32::EPSILON as f64;
+pub(crate) const EPS: f64 = f32::EPSILON as f64;
 
 /// Bounds the rounding error of a sum of `n` products, relative to the sum of their magnitudes.
 ///
 /// In the worst case errors add up to n roundings; being of either sign they add up to about √n, and no order of
 /// summation that a kernel takes is worse than one after the other. The constant covers short sums and what is done
 /// with the result.
-pub(super) fn sum_error(n: usize) -> f64 {
+pub(crate) fn sum_error(n: usize) -> f64 {
     EPS * (4.0 + (n as f64).sqrt())
 }

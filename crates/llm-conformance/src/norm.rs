@@ -1,13 +1,15 @@
-use llm_quant::StoredWeight;
+use std::sync::Arc;
+
 use llm_tensor::{DType, Norm};
 
-use super::case::{Case, sum_error};
-use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, widened};
-use crate::{Backend, Heads, NormOp};
+use crate::case::{Case, sum_error};
+use crate::data::{DTYPES, Device, Random, WORKS, widened};
+use llm_backend::{Backend, Heads, NormOp, Ops};
+use llm_quant::StoredWeight;
 
 /// Rows of their own.
 #[derive(Debug)]
-pub(super) struct NormCase {
+pub(crate) struct NormCase {
     norm: Norm,
     dtype: DType,
     with_bias: bool,
@@ -23,7 +25,7 @@ pub(super) struct NormCase {
 
 const NORM_EPS: f32 = 1e-5;
 
-pub(super) fn cases() -> Vec<NormCase> {
+pub(crate) fn cases() -> Vec<NormCase> {
     let mut cases = Vec::new();
     for norm in [Norm::Layer, Norm::Rms] {
         for (i, width) in [1, 2, 7, 16, 31, 64, 129, 576, 1000]
@@ -86,10 +88,11 @@ impl NormCase {
 }
 
 impl Case for NormCase {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let mut device = Device::new(backend);
         let Inputs { gain, bias, x } = self.inputs();
-        let gain = backend.load(gain).expect(WORKS);
-        let bias = bias.map(|bias| backend.load(bias).expect(WORKS));
+        let gain = device.load(gain);
+        let bias = bias.map(|bias| device.load(bias));
         let op = NormOp {
             norm: self.norm,
             eps: NORM_EPS,
@@ -97,12 +100,13 @@ impl Case for NormCase {
             gain: &gain,
             bias: bias.as_ref(),
         };
-        let mut out = backend.alloc(x.len()).expect(WORKS);
-        let x_on_device = uploaded(backend, &x);
-        backend
+        let mut out = device.zeros(x.len());
+        let x_on_device = device.buffer(&x);
+        device
+            .queue
             .norm(&op, &x_on_device, &mut out, self.n_tokens)
             .expect(WORKS);
-        downloaded(backend, &out, x.len())
+        device.read(&out, x.len())
     }
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
@@ -117,7 +121,7 @@ impl Case for NormCase {
 
 /// Some heads of each row, in place.
 #[derive(Debug)]
-pub(super) struct HeadsCase {
+pub(crate) struct HeadsCase {
     norm: Norm,
     dtype: DType,
     with_bias: bool,
@@ -126,7 +130,7 @@ pub(super) struct HeadsCase {
     n_tokens: usize,
 }
 
-pub(super) fn heads() -> Vec<HeadsCase> {
+pub(crate) fn heads() -> Vec<HeadsCase> {
     let mut cases = Vec::new();
     for norm in [Norm::Layer, Norm::Rms] {
         for (head_dim, first, n_heads, row_heads) in [
@@ -174,10 +178,11 @@ impl HeadsCase {
 }
 
 impl Case for HeadsCase {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let mut device = Device::new(backend);
         let Inputs { gain, bias, x } = self.inputs();
-        let gain = backend.load(gain).expect(WORKS);
-        let bias = bias.map(|bias| backend.load(bias).expect(WORKS));
+        let gain = device.load(gain);
+        let bias = bias.map(|bias| device.load(bias));
         let op = NormOp {
             norm: self.norm,
             eps: NORM_EPS,
@@ -185,11 +190,12 @@ impl Case for HeadsCase {
             gain: &gain,
             bias: bias.as_ref(),
         };
-        let mut on_device = uploaded(backend, &x);
-        backend
+        let mut on_device = device.buffer(&x);
+        device
+            .queue
             .norm_heads(&op, &self.heads, &mut on_device, self.n_tokens)
             .expect(WORKS);
-        downloaded(backend, &on_device, x.len())
+        device.read(&on_device, x.len())
     }
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
+use llm_backend::{Backend, Output};
 use llm_quant::{
     Absmax, BlockSize, Code, DoubleAbsmax, Encoder, FourBit, NESTED_BLOCK, Scalar, StoredWeight,
     Weight4Bit, double, dynamic_map,
 };
 use llm_tensor::{DType, HostBytes};
 
-use super::case::{Case, EPS};
-use super::data::{Random, at_odd_address};
-use super::linear::Linear;
-use crate::{Backend, Output};
+use crate::case::{Case, EPS};
+use crate::data::{Random, at_odd_address};
+use crate::linear::Linear;
 
 #[derive(Debug)]
-pub(super) struct FourBitCase {
+pub(crate) struct FourBitCase {
     parts: Vec<Part>,
     cols: usize,
     n_tokens: usize,
@@ -62,7 +62,7 @@ const BLOCK_SIZES: [u64; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 
 const N_TOKENS: [usize; 7] = [1, 2, 3, 4, 11, 12, 33];
 
-pub(super) fn cases() -> Vec<FourBitCase> {
+pub(crate) fn cases() -> Vec<FourBitCase> {
     let mut cases = Vec::new();
     for (rows, cols) in SHAPES {
         for block_size in BLOCK_SIZES {
@@ -152,7 +152,7 @@ impl FourBitCase {
 }
 
 impl Case for FourBitCase {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
         self.linear().run(backend)
     }
 
@@ -164,12 +164,7 @@ impl Case for FourBitCase {
 
 /// A weight of blocks of different magnitudes, some of them zero; its table is not the code's own. All parts start at
 /// odd addresses and end with their allocations.
-pub(super) fn encoded(
-    random: &mut Random,
-    rows: usize,
-    cols: usize,
-    format: FourBit,
-) -> StoredWeight {
+fn encoded(random: &mut Random, rows: usize, cols: usize, format: FourBit) -> StoredWeight {
     let mut values = random.values(rows * cols, 1.0);
     for (i, block) in values.chunks_mut(format.block_size.get()).enumerate() {
         let scale = [1.0, 0.01, 0.0, 3.0, 0.25][i % 5];

@@ -1,21 +1,129 @@
 use llm_tensor::DType;
 
-use super::{AttentionCase, Bias, CopiedCache, Keys};
-use crate::conformance::data::DTYPES;
+use super::{AttentionCase, Bias, Blocks, CopiedBlocks, Fork, Keys, SEED, Together, Tokens};
+use crate::data::DTYPES;
 
-pub(in crate::conformance) fn cases() -> Vec<AttentionCase> {
+pub(crate) fn cases() -> Vec<AttentionCase> {
     let mut cases = causal();
     cases.extend(windowed());
     cases.extend(capped());
     cases.extend(biased());
     cases.extend(unmasked());
+    for case in cases.iter_mut().skip(1).step_by(2) {
+        case.blocks = Blocks::Shuffled;
+    }
     cases
 }
 
 /// Some of them, of each kind.
-pub(in crate::conformance) fn copies() -> Vec<CopiedCache> {
+pub(crate) fn copies() -> Vec<CopiedBlocks> {
     let cases = cases().into_iter().step_by(3);
-    cases.map(CopiedCache).collect()
+    cases.map(CopiedBlocks).collect()
+}
+
+/// Several sequences at once, of other lengths, some of which are not numbers.
+pub(crate) fn together() -> Vec<Together> {
+    let mut cases = Vec::new();
+    let windows = [None, Some(5), Some(40), Some(600)];
+    let calls: [&[&[usize]]; 5] = [
+        &[&[1, 1, 1], &[1, 1, 1], &[1, 1, 1, 1, 1]],
+        &[&[40, 1, 1, 1], &[3, 1, 1], &[17, 16, 1, 9], &[1, 64, 2]],
+        &[&[1; 60], &[70, 3, 1], &[9; 12], &[1]],
+        &[&[530, 1, 1], &[4, 1, 1], &[1, 700, 1]],
+        &[&[2usize, 2, 2] as &[usize]; 40],
+    ];
+    for (i, (window, calls)) in windows
+        .into_iter()
+        .flat_map(|window| calls.map(|calls| (window, calls)))
+        .enumerate()
+    {
+        let shape = AttentionCase {
+            n_heads: [4, 6, 53][i % 3],
+            n_kv_heads: [2, 3, 1][i % 3],
+            head_dim: [16, 20, 12][i / 3 % 3],
+            dtype: DTYPES[i % 3],
+            keys: Keys::Past {
+                window,
+                spare: i % 4,
+            },
+            soft_cap: (i % 4 == 3).then_some(3.0),
+            bias: (i % 5 == 2).then_some(Bias {
+                row: 50,
+                zero: 30,
+                magnitude: 2.0,
+            }),
+            blocks: [Blocks::Shuffled, Blocks::InOrder][i % 4 / 3],
+            others: i % 2,
+            ..PLAIN
+        };
+        for n_nan in [0, calls.len() / 2] {
+            cases.push(Together(of_shape(&shape, calls, n_nan)));
+        }
+    }
+    // Of whole sequences, each as long as it is.
+    let crossed = [vec![33], vec![1], vec![100, 50], vec![700]].map(Keys::Cross);
+    for (i, n_nan) in [0, 1, 2].into_iter().enumerate() {
+        let shape = AttentionCase {
+            dtype: DTYPES[i],
+            blocks: Blocks::Shuffled,
+            others: i,
+            ..PLAIN
+        };
+        let encoder = AttentionCase {
+            keys: Keys::Encoder,
+            ..shape.clone()
+        };
+        let calls: &[&[usize]] = &[&[60], &[1], &[200], &[17]];
+        cases.push(Together(of_shape(&encoder, calls, n_nan)));
+        let calls: &[&[usize]] = &[&[3, 1, 1], &[1], &[60, 1, 9], &[2, 2]];
+        let mut sequences = of_shape(&shape, calls, n_nan);
+        for (sequence, keys) in sequences.iter_mut().zip(&crossed) {
+            sequence.keys = keys.clone();
+        }
+        cases.push(Together(sequences));
+    }
+    cases
+}
+
+/// Sequences with these calls, of which every other one is not a number until there are `n_nan` of those.
+fn of_shape(shape: &AttentionCase, calls: &[&[usize]], n_nan: usize) -> Vec<AttentionCase> {
+    let sequence = |(i, calls): (usize, &&[usize])| AttentionCase {
+        calls: calls.to_vec(),
+        tokens: match i % 2 == 0 && i / 2 < n_nan {
+            true => Tokens::Nan,
+            false => Tokens::Seeded(SEED + i as u64),
+        },
+        ..shape.clone()
+    };
+    calls.iter().enumerate().map(sequence).collect()
+}
+
+/// Sequences that share the blocks of their past: with the last of them full, or begun, or written anew in a ring.
+pub(crate) fn forks() -> Vec<Fork> {
+    let mut forks = Vec::new();
+    for (calls, n_shared) in [
+        (vec![64, 1, 1, 1], 1),
+        (vec![37, 5, 30, 1], 2),
+        (vec![1; 40], 17),
+        (vec![128, 128, 1], 1),
+        (vec![3, 1, 1, 1, 1, 100], 2),
+    ] {
+        for window in [None, Some(20), Some(64)] {
+            let i = forks.len();
+            forks.push(Fork {
+                case: AttentionCase {
+                    dtype: DTYPES[i % 3],
+                    keys: Keys::Past { window, spare: 0 },
+                    calls: calls.clone(),
+                    blocks: [Blocks::InOrder, Blocks::Shuffled][i % 2],
+                    others: i % 2,
+                    ..PLAIN
+                },
+                n_shared,
+            });
+        }
+    }
+    forks
 }
 
 fn causal() -> Vec<AttentionCase> {
@@ -259,4 +367,6 @@ const PLAIN: AttentionCase = AttentionCase {
     magnitude: 1.0,
     soft_cap: None,
     bias: None,
+    blocks: Blocks::InOrder,
+    tokens: Tokens::Seeded(SEED),
 };

@@ -1,4 +1,4 @@
-//! Holds any backend against [`Reference`](crate::Reference).
+//! Tests that every backend passes, against [`Reference`](llm_backend::Reference).
 //!
 //! A case is one call, or a few in a row, with deterministic inputs. [`check`] runs each on the
 //! backend and on the reference and compares with bounds that follow from f32 arithmetic on the case's own data;
@@ -14,9 +14,13 @@ mod groups;
 mod int8;
 mod linear;
 mod norm;
+mod routing;
 mod tables;
 
-use crate::Backend;
+use std::sync::Arc;
+
+use llm_backend::Backend;
+
 use case::{check_each, check_same_bits};
 
 /// Checks every operation.
@@ -24,19 +28,20 @@ use case::{check_each, check_same_bits};
 /// # Panics
 /// When a result is further from the reference's than rounding explains, or an operation fails. The message names
 /// the case.
-pub fn check<B: Backend>(backend: &B) {
+pub fn check<B: Backend>(backend: &Arc<B>) {
     check_tables(backend);
     check_norm(backend);
     check_elementwise(backend);
     check_linear(backend);
     check_attention(backend);
+    check_routing(backend);
 }
 
 /// Checks buffers, embeddings, learned positions, the gathering of rows and the order of heads.
 ///
 /// # Panics
 /// As [`check`].
-pub fn check_tables<B: Backend>(backend: &B) {
+pub fn check_tables<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &tables::cases());
     check_each(backend, &groups::cases());
 }
@@ -45,7 +50,7 @@ pub fn check_tables<B: Backend>(backend: &B) {
 ///
 /// # Panics
 /// As [`check`].
-pub fn check_norm<B: Backend>(backend: &B) {
+pub fn check_norm<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &norm::cases());
     check_each(backend, &norm::heads());
 }
@@ -54,7 +59,7 @@ pub fn check_norm<B: Backend>(backend: &B) {
 ///
 /// # Panics
 /// As [`check`].
-pub fn check_elementwise<B: Backend>(backend: &B) {
+pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &elementwise::sums());
     check_each(backend, &elementwise::activations());
     check_each(backend, &elementwise::rotations());
@@ -64,19 +69,30 @@ pub fn check_elementwise<B: Backend>(backend: &B) {
 ///
 /// # Panics
 /// As [`check`].
-pub fn check_linear<B: Backend>(backend: &B) {
+pub fn check_linear<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &linear::cases());
     check_each(backend, &four_bit::cases());
     check_each(backend, &int8::cases());
 }
 
-/// Checks attention and the caches it fills.
+/// Checks attention, and the blocks of keys and values that it reads.
 ///
 /// # Panics
 /// As [`check`].
-pub fn check_attention<B: Backend>(backend: &B) {
+pub fn check_attention<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &attention::cases());
     check_each(backend, &attention::copies());
+    check_each(backend, &attention::together());
+    check_each(backend, &attention::forks());
+}
+
+/// Checks the choice of experts, and rows sent through them.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_routing<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &routing::routings());
+    check_each(backend, &routing::experts());
 }
 
 /// Checks that two backends give the same bits in every case: one in two runs, or one with different numbers of
@@ -84,7 +100,7 @@ pub fn check_attention<B: Backend>(backend: &B) {
 ///
 /// # Panics
 /// When they do not. The message names the case.
-pub fn check_reproducible<B: Backend>(one: &B, other: &B) {
+pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) {
     check_same_bits(one, other, &norm::cases());
     check_same_bits(one, other, &norm::heads());
     check_same_bits(one, other, &elementwise::sums());
@@ -94,15 +110,20 @@ pub fn check_reproducible<B: Backend>(one: &B, other: &B) {
     check_same_bits(one, other, &four_bit::cases());
     check_same_bits(one, other, &int8::cases());
     check_same_bits(one, other, &attention::cases());
+    check_same_bits(one, other, &attention::together());
+    check_same_bits(one, other, &routing::routings());
+    check_same_bits(one, other, &routing::experts());
 }
 
 #[cfg(test)]
 mod tests {
+    use llm_backend::Reference;
+
     use super::*;
-    use crate::Reference;
 
     #[test]
     fn the_reference_conforms_to_itself() {
-        check_reproducible(&Reference::new(), &Reference::new());
+        let reference = Arc::new(Reference::new());
+        check_reproducible(&reference, &reference);
     }
 }

@@ -1,12 +1,14 @@
+use std::sync::Arc;
+
+use llm_backend::{Backend, LinearPart, Ops, Output};
 use llm_quant::StoredWeight;
 use llm_tensor::{DType, WorkspaceShape};
 
-use super::case::{Case, EPS, sum_error};
-use super::data::{DTYPES, Random, WORKS, downloaded, uploaded, widened};
-use crate::{Backend, LinearPart, Output};
+use crate::case::{Case, EPS, sum_error};
+use crate::data::{DTYPES, Device, Random, SMALL, WORKS, widened};
 
 #[derive(Debug)]
-pub(super) struct LinearCase {
+pub(crate) struct LinearCase {
     parts: Vec<Part>,
     cols: usize,
     n_tokens: usize,
@@ -45,7 +47,7 @@ const SHAPES: [(usize, usize); 16] = [
 
 const N_TOKENS: [usize; 9] = [1, 2, 3, 5, 8, 17, 33, 64, 100];
 
-pub(super) fn cases() -> Vec<LinearCase> {
+pub(crate) fn cases() -> Vec<LinearCase> {
     let mut cases = Vec::new();
     for (rows, cols) in SHAPES {
         for n_tokens in N_TOKENS {
@@ -130,7 +132,7 @@ impl LinearCase {
 }
 
 impl Case for LinearCase {
-    fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
         self.linear().run(backend)
     }
 
@@ -140,21 +142,28 @@ impl Case for LinearCase {
 }
 
 /// One linear operation.
-pub(super) struct Linear {
+pub(crate) struct Linear {
     /// With their biases.
-    pub(super) weights: Vec<(StoredWeight, Option<StoredWeight>)>,
+    pub(crate) weights: Vec<(StoredWeight, Option<StoredWeight>)>,
     /// `[n_tokens, cols]`.
-    pub(super) x: Vec<f32>,
+    pub(crate) x: Vec<f32>,
     /// What the output holds before, `[n_tokens, Σ rows]`.
-    pub(super) before: Vec<f32>,
-    pub(super) cols: usize,
-    pub(super) n_tokens: usize,
-    pub(super) output: Output,
+    pub(crate) before: Vec<f32>,
+    pub(crate) cols: usize,
+    pub(crate) n_tokens: usize,
+    pub(crate) output: Output,
 }
 
 impl Linear {
-    pub(super) fn run<B: Backend>(self, backend: &B) -> Vec<f32> {
-        let load = |weight| backend.load(weight).expect(WORKS);
+    pub(crate) fn run<B: Backend>(self, backend: &Arc<B>) -> Vec<f32> {
+        let shape = WorkspaceShape {
+            n_tokens: self.n_tokens,
+            cols: self.cols,
+            rows: self.before.len() / self.n_tokens,
+            ..SMALL
+        };
+        let mut device = Device::with_workspace(backend, &shape);
+        let load = |weight| device.load(weight);
         let weights: Vec<_> = self
             .weights
             .into_iter()
@@ -167,35 +176,18 @@ impl Linear {
                 bias: bias.as_ref(),
             })
             .collect();
-        let mut workspace = backend
-            .workspace(&WorkspaceShape {
-                n_tokens: self.n_tokens,
-                cols: self.cols,
-                rows: self.before.len() / self.n_tokens,
-                context: 1,
-                n_heads: 1,
-                n_kv_heads: 1,
-                head_dim: 1,
-            })
+        let x = device.buffer(&self.x);
+        let mut out = device.buffer(&self.before);
+        device
+            .queue
+            .linear(&parts, &x, self.output, &mut out, self.n_tokens)
             .expect(WORKS);
-        let x = uploaded(backend, &self.x);
-        let mut out = uploaded(backend, &self.before);
-        backend
-            .linear(
-                &parts,
-                &x,
-                self.output,
-                &mut out,
-                self.n_tokens,
-                &mut workspace,
-            )
-            .expect(WORKS);
-        downloaded(backend, &out, self.before.len())
+        device.read(&out, self.before.len())
     }
 
     /// How far each result may be from the exact one, if every product has a relative error of `product_error` besides
     /// that of sums of rounded products.
-    pub(super) fn bounds(&self, product_error: f64) -> Vec<f64> {
+    pub(crate) fn bounds(&self, product_error: f64) -> Vec<f64> {
         let relative = product_error + sum_error(self.cols);
         let parts: Vec<_> = self
             .weights

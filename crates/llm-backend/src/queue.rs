@@ -1,0 +1,254 @@
+//! Work on a device, in order.
+
+use llm_tensor::Activation;
+
+use crate::{
+    Attention, Backend, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
+    NormOp, Output, Result, Rotary, Routing,
+};
+
+/// A span of device memory that streamed weights are brought to, and the host pages in which they arrive.
+pub trait Place: Send {
+    /// Size, in bytes: whole pages.
+    fn len(&self) -> usize;
+
+    /// Whether it has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The host pages, for `write` to fill; they begin on the border of a page. The caller has seen to it
+    /// ([`Event::finish`]) that the last [`Queue::bring`] of this place is done, and where a device computes in host memory
+    /// that its last use is.
+    fn fill<R>(&mut self, write: impl FnOnce(&mut [u8]) -> R) -> R;
+}
+
+/// A point in a queue, reached when all work before it is done. It may be asked about from any thread.
+pub trait Event: Clone + Send + Sync {
+    /// Waits on the host until it is reached.
+    ///
+    /// # Errors
+    /// When the work before it failed.
+    fn finish(&self) -> Result<()>;
+}
+
+/// Nothing to wait for: work is done when it is put into the queue.
+impl Event for () {
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Work on a device, done in the order in which it was put there; different queues' work in any order that their waits
+/// allow.
+///
+/// Only [`Queue::finish`], [`Queue::download`] and [`Ops::chosen`] wait for the device. Memory that enqueued work reads or
+/// writes must not be given to another queue, or filled, before an event after that work says so.
+pub trait Queue<B: Backend>: Send {
+    /// The point that is reached when all that was put here so far is done.
+    fn record(&mut self) -> Result<B::Event>;
+
+    /// Has what is put here from now on begin after `event`.
+    fn wait(&mut self, event: &B::Event) -> Result<()>;
+
+    /// Waits on the host until all is done.
+    fn finish(&mut self) -> Result<()>;
+
+    /// Copies `src` to the start of `dst`; `src` may be changed when this returns.
+    fn upload(&mut self, src: &[f32], dst: &mut B::Buffer) -> Result<()>;
+
+    /// Copies `src` to the start of `dst`; `src` may be changed when this returns.
+    fn upload_index(&mut self, src: &[u32], dst: &mut B::Index) -> Result<()>;
+
+    /// Copies the start of `src` to `dst`, and waits for it.
+    fn download(&mut self, src: &B::Buffer, dst: &mut [f32]) -> Result<()>;
+
+    /// Brings the first `n_bytes` of the host pages of `place` to the device.
+    fn bring(&mut self, place: &mut B::Place, n_bytes: usize) -> Result<()>;
+}
+
+/// The operations that models are made of.
+///
+/// Each is put into the queue and returns. Every operation writes into outputs that the caller owns, and none allocates device
+/// memory. `n_tokens` rows are read and written even if a buffer holds more.
+///
+/// # Panics
+/// The operations panic when a buffer, weight or pool is too small or misshapen for the call: sizes follow from the model's
+/// descriptor, so that is the caller's mistake and never the data's.
+pub trait Ops<B: Backend>: Queue<B> {
+    /// The first `n` rows `ids` of `table` `[vocab, width]`, times `scale`, into `out` `[n, width]`.
+    fn embed(
+        &mut self,
+        table: &B::Weight,
+        ids: &B::Index,
+        n: usize,
+        scale: f32,
+        out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Adds the first `n` rows `positions` of `table` `[max, width]` to `x` `[n, width]`.
+    fn add_positions(
+        &mut self,
+        table: &B::Weight,
+        positions: &B::Index,
+        n: usize,
+        x: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// The first `n` rows `rows` of `x` `[_, width]` into `out` `[n, width]`.
+    fn gather_rows(
+        &mut self,
+        x: &B::Buffer,
+        rows: &B::Index,
+        n: usize,
+        width: usize,
+        out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Normalises each row of `x` `[n_tokens, width]` into `out`, `width` being the gain's.
+    fn norm(
+        &mut self,
+        op: &NormOp<'_, B>,
+        x: &B::Buffer,
+        out: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// `x` `[n_tokens, cols]` times every part's weight `[rows, cols]` transposed, plus its bias; the parts' results
+    /// side by side in `out` `[n_tokens, Σ rows]`.
+    fn linear(
+        &mut self,
+        parts: &[LinearPart<'_, B>],
+        x: &B::Buffer,
+        output: Output,
+        out: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Turns the leading heads of each row of `x` `[n_tokens, row_width]` by `angles`
+    /// `[n_tokens, cos of rotary_dim / 2 | sin of rotary_dim / 2]`.
+    fn rotate(
+        &mut self,
+        op: &Rotary,
+        angles: &B::Buffer,
+        x: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Normalises some heads of each row of `x` `[n_tokens, row_width]` in place, each on its own, the gain being
+    /// `[head_dim]`.
+    fn norm_heads(
+        &mut self,
+        op: &NormOp<'_, B>,
+        heads: &Heads,
+        x: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Brings rows of `grouped` `[n_tokens, heads in groups]` into the order `[queries | keys | values]` in `out`.
+    fn ungroup(
+        &mut self,
+        groups: &HeadGroups,
+        grouped: &B::Buffer,
+        out: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Takes the keys and values of all sequences' rows of `kv` to their positions in `pool`, rounded to its element type.
+    /// No two sequences of the batch share a block that is written to.
+    fn append(
+        &mut self,
+        kv: &B::Buffer,
+        columns: &KvColumns,
+        batch: &Batch<'_, B>,
+        pool: &mut B::KvPool,
+    ) -> Result<()>;
+
+    /// Copies blocks of `pool`, `(from, to)` each.
+    fn copy_blocks(&mut self, pool: &mut B::KvPool, blocks: &[(u32, u32)]) -> Result<()>;
+
+    /// Each row's queries, the leading heads of rows `[_, row_width]` of `q`, attend to the positions of its sequence that
+    /// the mask shows; the result goes to the same row of `out` `[_, n_heads · head_dim]`. All sequences of a pass at once.
+    fn attention(
+        &mut self,
+        op: &Attention<'_, B>,
+        q: &B::Buffer,
+        batch: &Batch<'_, B>,
+        pool: &B::KvPool,
+        out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Adds `y` to `x`, both `[n_tokens, width]`.
+    fn add(
+        &mut self,
+        y: &B::Buffer,
+        x: &mut B::Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Applies `activation` to `x` `[n_tokens, width]` in place.
+    fn activate(
+        &mut self,
+        activation: Activation,
+        x: &mut B::Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// `activation(gate) · up` of rows `[gate | up]` of `gate_up` `[n_tokens, 2 · width]` into `out`
+    /// `[n_tokens, width]`.
+    fn gate(
+        &mut self,
+        activation: Activation,
+        gate_up: &B::Buffer,
+        out: &mut B::Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Chooses the experts of each row by the router's `scores` `[n_tokens, n_experts]`: of the softmax over all, the
+    /// `n_active` largest, the first among equals. Where the softmax is not a number it goes to the first `n_active`, with
+    /// weights that are not numbers.
+    fn route(
+        &mut self,
+        op: &Routing,
+        scores: &B::Buffer,
+        routes: &mut B::Routes,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Rows of each expert, `[n_experts]`, and waits for them: asked only where the host has to know.
+    fn chosen(&mut self, routes: &B::Routes, n_rows: &mut [usize]) -> Result<()>;
+
+    /// Sends an expert its rows of `x` `[n_tokens, hidden]`, and adds its results, times their weights, to those rows of
+    /// `out`. An expert without rows costs nothing.
+    fn expert(
+        &mut self,
+        expert: &Expert<'_, B>,
+        x: &B::Buffer,
+        routes: &B::Routes,
+        scratch: ExpertBuffers<'_, B>,
+        out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// An expert's rows of `x` `[n_tokens, width]` into `out`, one after the other: for one that computes elsewhere.
+    fn gather_routed(
+        &mut self,
+        routes: &B::Routes,
+        expert: usize,
+        x: &B::Buffer,
+        width: usize,
+        out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Adds an expert's results `y`, times their weights, to its rows of `x` `[n_tokens, width]`.
+    fn scatter_routed(
+        &mut self,
+        routes: &B::Routes,
+        expert: usize,
+        y: &B::Buffer,
+        width: usize,
+        x: &mut B::Buffer,
+    ) -> Result<()>;
+}

@@ -1,0 +1,315 @@
+//! The operations, one loop each.
+
+use llm_tensor::{Activation, Pairing};
+
+use super::Reference;
+use super::pool::ReferencePool;
+use super::queue::ReferenceQueue;
+use super::routes::ReferenceRoutes;
+use super::scalar::{Normalisation, activated};
+use super::weight::ReferenceWeight;
+use crate::{
+    Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,
+    Output, Result, Rotary, Routing,
+};
+
+impl Ops<Reference> for ReferenceQueue {
+    fn embed(
+        &mut self,
+        table: &ReferenceWeight,
+        ids: &Vec<u32>,
+        n: usize,
+        scale: f32,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let table = table.decoded();
+        for (&id, out) in ids[..n].iter().zip(out.chunks_exact_mut(table.cols)) {
+            for (out, value) in out.iter_mut().zip(table.row(id as usize)) {
+                *out = value * scale;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_positions(
+        &mut self,
+        table: &ReferenceWeight,
+        positions: &Vec<u32>,
+        n: usize,
+        x: &mut Vec<f32>,
+    ) -> Result<()> {
+        let table = table.decoded();
+        for (&position, x) in positions[..n].iter().zip(x.chunks_exact_mut(table.cols)) {
+            for (x, p) in x.iter_mut().zip(table.row(position as usize)) {
+                *x += p;
+            }
+        }
+        Ok(())
+    }
+
+    fn gather_rows(
+        &mut self,
+        x: &Vec<f32>,
+        rows: &Vec<u32>,
+        n: usize,
+        width: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        for (&row, out) in rows[..n].iter().zip(out.chunks_exact_mut(width)) {
+            out.copy_from_slice(&x[row as usize * width..][..width]);
+        }
+        Ok(())
+    }
+
+    fn norm(
+        &mut self,
+        op: &NormOp<'_, Reference>,
+        x: &Vec<f32>,
+        out: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let norm = Normalisation::of(op);
+        let rows = x.chunks_exact(norm.width());
+        let rows = rows.zip(out.chunks_exact_mut(norm.width()));
+        for (x, out) in rows.take(n_tokens) {
+            out.copy_from_slice(x);
+            norm.apply(out);
+        }
+        Ok(())
+    }
+
+    fn linear(
+        &mut self,
+        parts: &[LinearPart<'_, Reference>],
+        x: &Vec<f32>,
+        output: Output,
+        out: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let decoded = parts.iter().map(|&LinearPart { weight, bias }| {
+            (weight.decoded(), bias.map(ReferenceWeight::decoded))
+        });
+        let parts: Vec<_> = decoded.collect();
+        let out_width: usize = parts.iter().map(|(weight, _)| weight.rows).sum();
+        let mut first = 0;
+        for (weight, bias) in &parts {
+            let x = &x[..n_tokens * weight.cols];
+            weight.multiply(bias.as_deref(), x, output, (out, out_width, first));
+            first += weight.rows;
+        }
+        Ok(())
+    }
+
+    fn rotate(
+        &mut self,
+        op: &Rotary,
+        angles: &Vec<f32>,
+        x: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let half = op.rotary_dim / 2;
+        for token in 0..n_tokens {
+            let (cos, sin) = angles[token * op.rotary_dim..][..op.rotary_dim].split_at(half);
+            for head in x[token * op.row_width..]
+                .chunks_exact_mut(op.head_dim)
+                .take(op.n_heads)
+            {
+                for i in 0..half {
+                    let (a, b) = match op.pairing {
+                        Pairing::Adjacent => (2 * i, 2 * i + 1),
+                        Pairing::Halves => (i, i + half),
+                    };
+                    let (x, y) = (f64::from(head[a]), f64::from(head[b]));
+                    let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
+                    (head[a], head[b]) = ((x * c - y * s) as f32, (y * c + x * s) as f32);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn norm_heads(
+        &mut self,
+        op: &NormOp<'_, Reference>,
+        heads: &Heads,
+        x: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let norm = Normalisation::of(op);
+        for row in x.chunks_exact_mut(heads.row_width).take(n_tokens) {
+            let heads = row
+                .chunks_exact_mut(heads.head_dim)
+                .skip(heads.first)
+                .take(heads.n_heads);
+            heads.for_each(|head| norm.apply(head));
+        }
+        Ok(())
+    }
+
+    fn ungroup(
+        &mut self,
+        groups: &HeadGroups,
+        grouped: &Vec<f32>,
+        out: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let HeadGroups {
+            n_groups,
+            n_queries,
+            head_dim,
+        } = *groups;
+        let width = n_groups * (n_queries + 2) * head_dim;
+        let rows = grouped.chunks_exact(width).zip(out.chunks_exact_mut(width));
+        for (grouped, out) in rows.take(n_tokens) {
+            for (i, head) in grouped.chunks_exact(head_dim).enumerate() {
+                let (group, member) = (i / (n_queries + 2), i % (n_queries + 2));
+                let place = if member < n_queries {
+                    group * n_queries + member
+                } else {
+                    (member * n_groups) + group
+                };
+                out[place * head_dim..][..head_dim].copy_from_slice(head);
+            }
+        }
+        Ok(())
+    }
+
+    fn append(
+        &mut self,
+        kv: &Vec<f32>,
+        columns: &KvColumns,
+        batch: &Batch<'_, Reference>,
+        pool: &mut ReferencePool,
+    ) -> Result<()> {
+        pool.append(kv, columns, batch);
+        Ok(())
+    }
+
+    fn copy_blocks(&mut self, pool: &mut ReferencePool, blocks: &[(u32, u32)]) -> Result<()> {
+        pool.copy_blocks(blocks);
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        op: &Attention<'_, Reference>,
+        q: &Vec<f32>,
+        batch: &Batch<'_, Reference>,
+        pool: &ReferencePool,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        pool.attend(op, q, batch, out);
+        Ok(())
+    }
+
+    fn add(&mut self, y: &Vec<f32>, x: &mut Vec<f32>, width: usize, n_tokens: usize) -> Result<()> {
+        for (x, y) in x.iter_mut().zip(y).take(width * n_tokens) {
+            *x += y;
+        }
+        Ok(())
+    }
+
+    fn activate(
+        &mut self,
+        activation: Activation,
+        x: &mut Vec<f32>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        for x in &mut x[..n_tokens * width] {
+            *x = activated(activation, f64::from(*x)) as f32;
+        }
+        Ok(())
+    }
+
+    fn gate(
+        &mut self,
+        activation: Activation,
+        gate_up: &Vec<f32>,
+        out: &mut Vec<f32>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        for (gate_up, out) in gate_up
+            .chunks_exact(2 * width)
+            .zip(out.chunks_exact_mut(width))
+            .take(n_tokens)
+        {
+            let (gate, up) = gate_up.split_at(width);
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = (activated(activation, f64::from(gate[i])) * f64::from(up[i])) as f32;
+            }
+        }
+        Ok(())
+    }
+
+    fn route(
+        &mut self,
+        op: &Routing,
+        scores: &Vec<f32>,
+        routes: &mut ReferenceRoutes,
+        n_tokens: usize,
+    ) -> Result<()> {
+        routes.choose(op, scores, n_tokens);
+        Ok(())
+    }
+
+    fn chosen(&mut self, routes: &ReferenceRoutes, n_rows: &mut [usize]) -> Result<()> {
+        for (expert, n_rows) in n_rows.iter_mut().enumerate() {
+            *n_rows = routes.of(expert).count();
+        }
+        Ok(())
+    }
+
+    fn expert(
+        &mut self,
+        expert: &Expert<'_, Reference>,
+        x: &Vec<f32>,
+        routes: &ReferenceRoutes,
+        scratch: ExpertBuffers<'_, Reference>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let ExpertBuffers {
+            gathered,
+            up,
+            gated,
+            delta,
+        } = scratch;
+        let n = routes.of(expert.expert).count();
+        self.gather_routed(routes, expert.expert, x, expert.hidden, gathered)?;
+        self.linear(expert.gate_up, gathered, Output::Write, up, n)?;
+        self.gate(expert.activation, up, gated, expert.width, n)?;
+        self.linear(&[expert.down], gated, Output::Write, delta, n)?;
+        self.scatter_routed(routes, expert.expert, delta, expert.hidden, out)
+    }
+
+    fn gather_routed(
+        &mut self,
+        routes: &ReferenceRoutes,
+        expert: usize,
+        x: &Vec<f32>,
+        width: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        for ((row, _), out) in routes.of(expert).zip(out.chunks_exact_mut(width)) {
+            out.copy_from_slice(&x[row * width..][..width]);
+        }
+        Ok(())
+    }
+
+    fn scatter_routed(
+        &mut self,
+        routes: &ReferenceRoutes,
+        expert: usize,
+        y: &Vec<f32>,
+        width: usize,
+        x: &mut Vec<f32>,
+    ) -> Result<()> {
+        for ((row, weight), y) in routes.of(expert).zip(y.chunks_exact(width)) {
+            for (x, y) in x[row * width..][..width].iter_mut().zip(y) {
+                *x += weight * y;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! Keys and values in blocks, and attention over them.
+
+use llm_tensor::{Bytes, DType, KvShape, f32_to_le_bytes, le_bytes_to_f32};
+
+use super::Reference;
+use super::scalar::{biased, dot};
+use crate::{Allocation, Attention, Batch, KvColumns, Mask, Rows};
+
+/// Keys and values, `[blocks, BLOCK, n_kv_heads · head_dim]` each, rounded to the pool's element type. What nothing was
+/// written to is not a number, so that reading it shows.
+#[derive(Debug)]
+pub struct ReferencePool {
+    shape: KvShape,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// Positions of a block: few, so that tests meet many blocks.
+pub(super) const BLOCK: usize = 4;
+
+impl ReferencePool {
+    pub(super) fn new(shape: &KvShape) -> Self {
+        assert!(
+            shape.dtype.is_weight(),
+            "keys and values of {}",
+            shape.dtype
+        );
+        let n = n_elements(shape);
+        ReferencePool {
+            shape: *shape,
+            keys: vec![f32::NAN; n],
+            values: vec![f32::NAN; n],
+        }
+    }
+
+    pub(super) fn planned_bytes(shape: &KvShape) -> Bytes {
+        Bytes::new((2 * n_elements(shape) * size_of::<f32>()) as u64)
+    }
+
+    /// Elements of a position's keys, and of its values.
+    fn width(&self) -> usize {
+        self.shape.n_kv_heads * self.shape.head_dim
+    }
+
+    /// The first element of a position's keys, and of its values.
+    fn element(&self, table: &[u32], position: usize) -> usize {
+        let block = table[position / BLOCK % table.len()] as usize;
+        (block * BLOCK + position % BLOCK) * self.width()
+    }
+
+    pub(super) fn append(&mut self, kv: &[f32], columns: &KvColumns, batch: &Batch<'_, Reference>) {
+        let (width, dtype) = (self.width(), self.shape.dtype);
+        for (rows, table) in sequences(batch) {
+            for i in 0..rows.n_tokens {
+                let row = &kv[(rows.first + i) * columns.row_width + columns.first..][..2 * width];
+                let (k, v) = row.split_at(width);
+                let at = self.element(table, rows.start + i);
+                round_into(k, dtype, &mut self.keys[at..][..width]);
+                round_into(v, dtype, &mut self.values[at..][..width]);
+            }
+        }
+    }
+
+    pub(super) fn copy_blocks(&mut self, blocks: &[(u32, u32)]) {
+        let n = BLOCK * self.width();
+        for &(from, to) in blocks {
+            let (from, to) = (from as usize * n, to as usize * n);
+            self.keys.copy_within(from..from + n, to);
+            self.values.copy_within(from..from + n, to);
+        }
+    }
+
+    pub(super) fn attend(
+        &self,
+        op: &Attention<'_, Reference>,
+        q: &[f32],
+        batch: &Batch<'_, Reference>,
+        out: &mut [f32],
+    ) {
+        assert_eq!(
+            self.width(),
+            op.n_kv_heads * op.head_dim,
+            "keys as wide as the pool's"
+        );
+        let q_width = op.n_heads * op.head_dim;
+        for (rows, table) in sequences(batch) {
+            for i in 0..rows.n_tokens {
+                let q = &q[(rows.first + i) * op.row_width..][..q_width];
+                let out = &mut out[(rows.first + i) * q_width..][..q_width];
+                self.attend_row(op, q, &rows, rows.start + i, table, out);
+            }
+        }
+    }
+
+    /// What the heads of one query `[n_heads, head_dim]` at `position` see.
+    fn attend_row(
+        &self,
+        op: &Attention<'_, Reference>,
+        q: &[f32],
+        rows: &Rows,
+        position: usize,
+        table: &[u32],
+        out: &mut [f32],
+    ) {
+        let shown = match op.mask {
+            Mask::Causal { window } => {
+                (position + 1).saturating_sub(window.unwrap_or(usize::MAX))..position + 1
+            }
+            Mask::Full => 0..rows.n_positions,
+        };
+        assert!(
+            shown.end <= rows.n_positions && rows.n_positions - shown.start <= table.len() * BLOCK,
+            "positions {shown:?} among the last of {} that {} blocks hold",
+            rows.n_positions,
+            table.len()
+        );
+        let (group, dim) = (op.n_heads / op.n_kv_heads, op.head_dim);
+        let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim));
+        for (head, (q, out)) in heads.enumerate() {
+            let at = |p: usize| self.element(table, p) + head / group * dim;
+            let score = |p: usize| {
+                let product = dot(q, &self.keys[at(p)..][..dim]) * f64::from(op.scale);
+                let capped = op
+                    .soft_cap
+                    .map(f64::from)
+                    .map_or(product, |cap| cap * (product / cap).tanh());
+                capped + op.bias.map_or(0.0, |bias| biased(&bias, head, p, position))
+            };
+            let scores: Vec<f64> = shown.clone().map(score).collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for (d, out) in out.iter_mut().enumerate() {
+                let values = shown.clone().map(|p| f64::from(self.values[at(p) + d]));
+                let sum: f64 = weights.iter().zip(values).map(|(w, v)| w * v).sum();
+                *out = (sum / total) as f32;
+            }
+        }
+    }
+}
+
+impl Allocation for ReferencePool {
+    fn bytes(&self) -> Bytes {
+        self.keys.bytes() + self.values.bytes()
+    }
+}
+
+fn n_elements(shape: &KvShape) -> usize {
+    let n_positions = shape.n_sequences * shape.table_len(BLOCK) * BLOCK;
+    n_positions * shape.n_kv_heads * shape.head_dim
+}
+
+/// Rows of each sequence, with its block table.
+fn sequences<'a>(batch: &Batch<'a, Reference>) -> impl Iterator<Item = (Rows, &'a [u32])> {
+    let told = batch.rows.iter().flat_map(Rows::words);
+    assert!(
+        told.eq(batch.rows_index[..batch.rows.len() * Rows::N_WORDS]
+            .iter()
+            .copied()),
+        "a device is told of the rows that the host has: {:?}",
+        batch.rows
+    );
+    let tables = batch.tables.chunks_exact(batch.table_len);
+    batch.rows.iter().copied().zip(tables)
+}
+
+fn round_into(src: &[f32], dtype: DType, dst: &mut [f32]) {
+    let mut bytes = vec![0; src.len() * dtype.size()];
+    f32_to_le_bytes(src, dtype, &mut bytes).expect("keys and values are f32, f16 or bf16");
+    le_bytes_to_f32(dtype, &bytes, dst).expect("keys and values are f32, f16 or bf16");
+}

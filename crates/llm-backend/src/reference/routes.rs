@@ -1,0 +1,82 @@
+//! Choice of experts.
+
+use llm_tensor::{Bytes, Weighting};
+
+use crate::{Allocation, Routing};
+
+/// Experts of each row, `[n_tokens, n_active]`, and the weights of their results.
+#[derive(Debug)]
+pub struct ReferenceRoutes {
+    experts: Vec<u32>,
+    weights: Vec<f32>,
+    n_active: usize,
+    /// Rows of the pass.
+    n_tokens: usize,
+}
+
+impl ReferenceRoutes {
+    pub(super) fn new(routing: &Routing, n_tokens: usize) -> Self {
+        let n = n_tokens * routing.n_active;
+        ReferenceRoutes {
+            experts: vec![0; n],
+            weights: vec![0.0; n],
+            n_active: routing.n_active,
+            n_tokens: 0,
+        }
+    }
+
+    pub(super) fn planned_bytes(routing: &Routing, n_tokens: usize) -> Bytes {
+        let each = size_of::<u32>() + size_of::<f32>();
+        Bytes::new((n_tokens * routing.n_active * each) as u64)
+    }
+
+    pub(super) fn choose(&mut self, op: &Routing, scores: &[f32], n_tokens: usize) {
+        assert_eq!(op.n_active, self.n_active, "experts of a row");
+        self.n_tokens = n_tokens;
+        let rows = scores.chunks_exact(op.n_experts).take(n_tokens);
+        let chosen = self.experts.chunks_exact_mut(op.n_active);
+        let weights = self.weights.chunks_exact_mut(op.n_active);
+        for ((scores, chosen), weights) in rows.zip(chosen).zip(weights) {
+            let probabilities = softmax(scores);
+            let mut order: Vec<usize> = (0..op.n_experts).collect();
+            // A stable sort: the first among equals, and among those that cannot be compared.
+            order.sort_by(|&a, &b| {
+                let (a, b) = (probabilities[a], probabilities[b]);
+                b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal)
+            });
+            let active = &order[..op.n_active];
+            let total = match op.weighting {
+                Weighting::Probability => 1.0,
+                Weighting::Normalised => active.iter().map(|&expert| probabilities[expert]).sum(),
+            };
+            for ((chosen, weight), &expert) in chosen.iter_mut().zip(weights).zip(active) {
+                *chosen = expert as u32;
+                *weight = (probabilities[expert] / total) as f32;
+            }
+        }
+    }
+
+    /// Rows of an expert, in order, and the weight of its result in each.
+    pub(super) fn of(&self, expert: usize) -> impl Iterator<Item = (usize, f32)> {
+        let n = self.n_tokens * self.n_active;
+        let choices = self.experts[..n].iter().zip(&self.weights).enumerate();
+        choices
+            .filter(move |(_, (chosen, _))| **chosen as usize == expert)
+            .map(|(i, (_, weight))| (i / self.n_active, *weight))
+    }
+}
+
+impl Allocation for ReferenceRoutes {
+    fn bytes(&self) -> Bytes {
+        self.experts.bytes() + self.weights.bytes()
+    }
+}
+
+/// All are not a number where one is.
+fn softmax(scores: &[f32]) -> Vec<f64> {
+    let scores = scores.iter().map(|&score| f64::from(score));
+    let max = scores.clone().fold(f64::NEG_INFINITY, f64::max);
+    let exponentials: Vec<f64> = scores.map(|score| (score - max).exp()).collect();
+    let total: f64 = exponentials.iter().sum();
+    exponentials.into_iter().map(|e| e / total).collect()
+}

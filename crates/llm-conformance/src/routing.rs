@@ -1,0 +1,350 @@
+//! Choice of experts, and rows sent through them.
+
+use std::sync::Arc;
+
+use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
+use llm_quant::StoredWeight;
+use llm_tensor::{Activation, DType, Weighting, WorkspaceShape};
+
+use crate::case::{Case, EPS, sum_error};
+use crate::data::{DTYPES, Device, Random, SMALL, WORKS, weight, widened};
+
+/// Rows that go to experts: their numbers, the rows themselves, and sums of what comes back.
+#[derive(Debug)]
+pub(crate) struct RoutingCase {
+    routing: Routing,
+    n_tokens: usize,
+    /// Elements of a row.
+    width: usize,
+    scores: Scores,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Scores {
+    /// Numbers up to this magnitude.
+    Within(f32),
+    /// A few different numbers.
+    Equal,
+    /// Every third row has one that is not a number, or is infinite.
+    NotNumbers,
+}
+
+pub(crate) fn routings() -> Vec<RoutingCase> {
+    let mut cases = Vec::new();
+    for (n_experts, n_active) in [(1, 1), (3, 2), (8, 2), (60, 4), (128, 8), (5, 5)] {
+        for n_tokens in [1, 5, 40] {
+            for scores in [
+                Scores::Within(3.0),
+                Scores::Within(30.0),
+                Scores::Equal,
+                Scores::NotNumbers,
+            ] {
+                for weighting in [Weighting::Probability, Weighting::Normalised] {
+                    cases.push(RoutingCase {
+                        routing: Routing {
+                            n_experts,
+                            n_active,
+                            weighting,
+                        },
+                        n_tokens,
+                        width: [1, 7, 16, 33, 576][cases.len() % 5],
+                        scores,
+                    });
+                }
+            }
+        }
+    }
+    cases
+}
+
+struct RoutingInputs {
+    /// `[n_tokens, n_experts]`.
+    scores: Vec<f32>,
+    /// `[n_tokens, width]`.
+    x: Vec<f32>,
+    /// An expert's results: of each, the first of these rows, `[n_tokens, width]`.
+    y: Vec<f32>,
+}
+
+impl RoutingCase {
+    fn inputs(&self) -> RoutingInputs {
+        let mut random = Random::new(21);
+        let n_experts = self.routing.n_experts;
+        let n = self.n_tokens * n_experts;
+        let scores = match self.scores {
+            Scores::Within(magnitude) => random.values(n, magnitude),
+            Scores::Equal => (0..n).map(|_| random.below(3) as f32 - 1.0).collect(),
+            Scores::NotNumbers => {
+                let mut scores = random.values(n, 3.0);
+                for (i, row) in scores.chunks_exact_mut(n_experts).enumerate() {
+                    row[i % n_experts] = match i % 9 {
+                        0 => f32::NAN,
+                        3 => f32::INFINITY,
+                        6 => -f32::NAN,
+                        _ => continue,
+                    };
+                }
+                scores
+            }
+        };
+        RoutingInputs {
+            scores,
+            x: random.values(self.n_tokens * self.width, 2.0),
+            y: random.values(self.n_tokens * self.width, 2.0),
+        }
+    }
+}
+
+impl Case for RoutingCase {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let RoutingInputs { scores, x, y } = self.inputs();
+        let mut device = Device::new(backend);
+        let scores = device.buffer(&scores);
+        let mut routes = backend.routes(&self.routing, self.n_tokens).expect(WORKS);
+        let routed = device
+            .queue
+            .route(&self.routing, &scores, &mut routes, self.n_tokens);
+        routed.expect(WORKS);
+        let mut n_rows = vec![usize::MAX; self.routing.n_experts];
+        device.queue.chosen(&routes, &mut n_rows).expect(WORKS);
+        let mut results: Vec<f32> = n_rows.iter().map(|&n| n as f32).collect();
+        let y = device.buffer(&y);
+        let x = device.buffer(&x);
+        for (expert, n_rows) in n_rows.into_iter().enumerate() {
+            let mut gathered = device.zeros(self.n_tokens * self.width);
+            let gather = device
+                .queue
+                .gather_routed(&routes, expert, &x, self.width, &mut gathered);
+            gather.expect(WORKS);
+            results.extend(device.read(&gathered, n_rows * self.width));
+        }
+        let mut sums = device.zeros(self.n_tokens * self.width);
+        for expert in 0..self.routing.n_experts {
+            let scatter = device
+                .queue
+                .scatter_routed(&routes, expert, &y, self.width, &mut sums);
+            scatter.expect(WORKS);
+        }
+        results.extend(device.read(&sums, self.n_tokens * self.width));
+        results
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        let RoutingInputs { scores, y, .. } = self.inputs();
+        let largest = y.iter().fold(0.0, |m: f64, &y| m.max(f64::from(y).abs()));
+        let n_sums = self.n_tokens * self.width;
+        // Weights are at most one; so is their sum, of as many as are active.
+        let relative =
+            weight_error(&self.routing, &scores) + EPS * (1.0 + self.routing.n_active as f64);
+        let mut bounds = vec![0.0; expected.len() - n_sums];
+        bounds.extend(vec![relative * largest; n_sums]);
+        bounds
+    }
+}
+
+/// How far a routed row's weight may be from the exact one, relatively.
+fn weight_error(routing: &Routing, scores: &[f32]) -> f64 {
+    let finite = scores.iter().filter(|score| score.is_finite());
+    let largest = finite.fold(0.0, |m: f64, &score| m.max(f64::from(score).abs()));
+    // The exponent is the difference of two, rounded; sums of exponentials and of what is chosen divide.
+    let exponential = EPS * (4.0 + 2.0 * largest);
+    2.0 * (exponential + sum_error(routing.n_experts))
+}
+
+/// Rows sent through experts, one after the other.
+#[derive(Debug)]
+pub(crate) struct ExpertCase {
+    routing: Routing,
+    n_tokens: usize,
+    hidden: usize,
+    width: usize,
+    activation: Activation,
+    dtype: DType,
+    /// Gate and up in one matrix.
+    is_fused: bool,
+    /// Rows of x that are not numbers.
+    nan_row: Option<usize>,
+}
+
+pub(crate) fn experts() -> Vec<ExpertCase> {
+    let mut cases = Vec::new();
+    for (hidden, width) in [(1, 1), (16, 40), (65, 33), (128, 96)] {
+        for n_tokens in [1, 3, 17, 64] {
+            for (n_experts, n_active) in [(2, 1), (4, 2), (32, 4)] {
+                let i = cases.len();
+                cases.push(ExpertCase {
+                    routing: Routing {
+                        n_experts,
+                        n_active,
+                        weighting: [Weighting::Probability, Weighting::Normalised][i % 2],
+                    },
+                    n_tokens,
+                    hidden,
+                    width,
+                    activation: [Activation::Silu, Activation::GeluTanh, Activation::Relu][i % 3],
+                    dtype: DTYPES[i / 2 % 3],
+                    is_fused: i % 4 == 1,
+                    nan_row: (i % 5 == 4).then_some(n_tokens / 2),
+                });
+            }
+        }
+    }
+    cases
+}
+
+struct ExpertInputs {
+    scores: Vec<f32>,
+    x: Vec<f32>,
+    /// What the output holds before.
+    before: Vec<f32>,
+    /// Gate, up and down of each.
+    weights: Vec<[StoredWeight; 3]>,
+}
+
+impl ExpertCase {
+    fn inputs(&self) -> ExpertInputs {
+        let mut random = Random::new(22);
+        let scores = random.values(self.n_tokens * self.routing.n_experts, 3.0);
+        let mut x = random.values(self.n_tokens * self.hidden, 1.0);
+        if let Some(row) = self.nan_row {
+            x[row * self.hidden..][..self.hidden].fill(f32::NAN);
+        }
+        let before = random.values(self.n_tokens * self.hidden, 1.0);
+        let mut expert = || {
+            let (wide, narrow) = ((self.width, self.hidden), (self.hidden, self.width));
+            [wide, wide, narrow].map(|(rows, cols)| random.weight(self.dtype, rows, cols))
+        };
+        ExpertInputs {
+            scores,
+            x,
+            before,
+            weights: (0..self.routing.n_experts).map(|_| expert()).collect(),
+        }
+    }
+}
+
+impl Case for ExpertCase {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let ExpertInputs {
+            scores,
+            x,
+            before,
+            weights,
+        } = self.inputs();
+        let shape = WorkspaceShape {
+            n_tokens: self.n_tokens,
+            cols: self.hidden.max(self.width),
+            rows: self.hidden.max(2 * self.width),
+            ..SMALL
+        };
+        let mut device = Device::with_workspace(backend, &shape);
+        let scores = device.buffer(&scores);
+        let x = device.buffer(&x);
+        let mut out = device.buffer(&before);
+        let mut routes = backend.routes(&self.routing, self.n_tokens).expect(WORKS);
+        let routed = device
+            .queue
+            .route(&self.routing, &scores, &mut routes, self.n_tokens);
+        routed.expect(WORKS);
+        let mut gathered = device.zeros(self.n_tokens * self.hidden);
+        let mut up = device.zeros(self.n_tokens * 2 * self.width);
+        let mut gated = device.zeros(self.n_tokens * self.width);
+        let mut delta = device.zeros(self.n_tokens * self.hidden);
+        for (expert, [gate, up_weight, down]) in weights.into_iter().enumerate() {
+            let gate_up: Vec<_> = match self.is_fused {
+                true => vec![device.load(stacked(self.dtype, &gate, &up_weight))],
+                false => vec![device.load(gate), device.load(up_weight)],
+            };
+            let part = |weight| LinearPart { weight, bias: None };
+            let gate_up: Vec<_> = gate_up.iter().map(part).collect();
+            let down = device.load(down);
+            let expert = Expert {
+                expert,
+                gate_up: &gate_up,
+                down: part(&down),
+                activation: self.activation,
+                width: self.width,
+                hidden: self.hidden,
+            };
+            let scratch = ExpertBuffers {
+                gathered: &mut gathered,
+                up: &mut up,
+                gated: &mut gated,
+                delta: &mut delta,
+            };
+            let sent = device.queue.expert(&expert, &x, &routes, scratch, &mut out);
+            sent.expect(WORKS);
+        }
+        device.read(&out, self.n_tokens * self.hidden)
+    }
+
+    fn bounds(&self, _: &[f32]) -> Vec<f64> {
+        let ExpertInputs {
+            scores,
+            x,
+            before,
+            weights,
+        } = self.inputs();
+        // Whichever experts a row goes to, with weights of one at most.
+        let per_expert = weights.iter().map(|[gate, up, down]| {
+            let [gate, up, down] = [gate, up, down].map(widened);
+            self.expert_bounds(&x, &gate, &up, &down)
+        });
+        let relative = weight_error(&self.routing, &scores) + 2.0 * EPS;
+        let mut largest = vec![(0f64, 0f64); before.len()];
+        for of_expert in per_expert {
+            for ((error, size), (new_error, new_size)) in largest.iter_mut().zip(of_expert) {
+                *error = error.max(new_error);
+                *size = size.max(new_size);
+            }
+        }
+        let n_active = self.routing.n_active as f64;
+        let bound = |((error, size), before): ((f64, f64), f32)| {
+            let sums = EPS * (n_active * size + f64::from(before).abs());
+            n_active * (error + relative * size + sums)
+        };
+        largest.into_iter().zip(before).map(bound).collect()
+    }
+}
+
+impl ExpertCase {
+    /// How far each of an expert's results may be from the exact one, and a magnitude that it does not exceed.
+    fn expert_bounds(&self, x: &[f32], gate: &[f32], up: &[f32], down: &[f32]) -> Vec<(f64, f64)> {
+        let mut bounds = Vec::with_capacity(x.len());
+        for x in x.chunks_exact(self.hidden) {
+            // No activation is larger than its argument, or steeper than 1.13; it is rounded a few times itself.
+            let inner = gate
+                .chunks_exact(self.hidden)
+                .zip(up.chunks_exact(self.hidden));
+            let inner = inner.map(|(gate, up)| {
+                let (gate, up) = (magnitude(gate, x), magnitude(up, x));
+                let of_sums = sum_error(self.hidden) * gate * up;
+                ((1.13 + 1.0) * of_sums + 64.0 * EPS * gate * up, gate * up)
+            });
+            let inner: Vec<(f64, f64)> = inner.collect();
+            bounds.extend(down.chunks_exact(self.width).map(|down| {
+                let products = down.iter().zip(&inner);
+                let of_one = |(down, (error, size)): (&f32, &(f64, f64))| {
+                    let down = f64::from(*down).abs();
+                    (down * error, down * size)
+                };
+                let (error, size) = products
+                    .map(of_one)
+                    .fold((0.0, 0.0), |sum, new| (sum.0 + new.0, sum.1 + new.1));
+                (error + sum_error(self.width) * size, size)
+            }));
+        }
+        bounds
+    }
+}
+
+/// The sum of the products' magnitudes.
+fn magnitude(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a * b).abs()).sum()
+}
+
+/// One matrix of the rows of both.
+fn stacked(dtype: DType, a: &StoredWeight, b: &StoredWeight) -> StoredWeight {
+    let values = [widened(a), widened(b)].concat();
+    weight(dtype, a.rows + b.rows, a.cols, &values)
+}

@@ -1,0 +1,434 @@
+//! Operations: sizes are checked and work is shared out here, the kernels do the rest.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use llm_backend::{
+    Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,
+    Output, Queue, Result, Rotary, Routing,
+};
+use llm_tensor::Activation;
+
+use crate::elementwise::{Activate, AddScaled, Gate, Rotate};
+use crate::norm::{NormHeads, NormRows, Normalise};
+use crate::share::{Matrix, Rows};
+use crate::weight::{CopyRow, Weight};
+use crate::workspace::Workspace;
+use crate::{Buffer, Cpu, CpuPlace, KvPool, Routes, attention, kv_pool, linear};
+
+/// Work that is done as it is put into the queue: there is never anything to wait for.
+#[derive(Debug)]
+pub struct CpuQueue {
+    pub(crate) cpu: Arc<Cpu>,
+    pub(crate) workspace: Workspace,
+}
+
+impl Queue<Cpu> for CpuQueue {
+    fn record(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn wait(&mut self, (): &()) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn upload(&mut self, src: &[f32], dst: &mut Buffer) -> Result<()> {
+        dst.as_mut_slice()[..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+
+    fn upload_index(&mut self, src: &[u32], dst: &mut Buffer<u32>) -> Result<()> {
+        dst.as_mut_slice()[..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+
+    fn download(&mut self, src: &Buffer, dst: &mut [f32]) -> Result<()> {
+        dst.copy_from_slice(&src.as_slice()[..dst.len()]);
+        Ok(())
+    }
+
+    fn bring(&mut self, _: &mut CpuPlace, _: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Ops<Cpu> for CpuQueue {
+    fn embed(
+        &mut self,
+        table: &Weight,
+        ids: &Buffer<u32>,
+        n: usize,
+        scale: f32,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        let ids = &ids.as_slice()[..n];
+        self.cpu.copy_rows(table, ids, scale, Output::Write, out);
+        Ok(())
+    }
+
+    fn add_positions(
+        &mut self,
+        table: &Weight,
+        positions: &Buffer<u32>,
+        n: usize,
+        x: &mut Buffer,
+    ) -> Result<()> {
+        let positions = &positions.as_slice()[..n];
+        self.cpu.copy_rows(table, positions, 1.0, Output::Add, x);
+        Ok(())
+    }
+
+    fn gather_rows(
+        &mut self,
+        x: &Buffer,
+        rows: &Buffer<u32>,
+        n: usize,
+        width: usize,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        gather(x, &rows.as_slice()[..n], width, out);
+        Ok(())
+    }
+
+    fn norm(
+        &mut self,
+        op: &NormOp<'_, Cpu>,
+        x: &Buffer,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let width = op.gain.cols();
+        let x = &x.as_slice()[..n_tokens * width];
+        let out = &mut out.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(out, width, |tokens, out| {
+            self.cpu.level.run(NormRows {
+                op: normalise(op),
+                x: &x[tokens.start * width..tokens.end * width],
+                out,
+            });
+        });
+        Ok(())
+    }
+
+    fn linear(
+        &mut self,
+        parts: &[LinearPart<'_, Cpu>],
+        x: &Buffer,
+        output: Output,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (x, out) = (x.as_slice(), out.as_mut_slice());
+        let workspace = &mut self.workspace;
+        linear::linear(&self.cpu, parts, x, output, out, n_tokens, workspace);
+        Ok(())
+    }
+
+    fn rotate(
+        &mut self,
+        op: &Rotary,
+        angles: &Buffer,
+        x: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        assert!(
+            op.rotary_dim <= op.head_dim && op.rotary_dim.is_multiple_of(2),
+            "{op:?}"
+        );
+        assert!(op.n_heads * op.head_dim <= op.row_width, "{op:?}");
+        if op.rotary_dim == 0 {
+            return Ok(());
+        }
+        let angles = &angles.as_slice()[..n_tokens * op.rotary_dim];
+        let x = &mut x.as_mut_slice()[..n_tokens * op.row_width];
+        self.cpu.by_rows(x, op.row_width, |tokens, x| {
+            self.cpu.level.run(Rotate {
+                op: *op,
+                angles: &angles[tokens.start * op.rotary_dim..tokens.end * op.rotary_dim],
+                x,
+            });
+        });
+        Ok(())
+    }
+
+    fn norm_heads(
+        &mut self,
+        op: &NormOp<'_, Cpu>,
+        heads: &Heads,
+        x: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        assert_eq!(op.gain.cols(), heads.head_dim, "a gain for every element");
+        assert!(
+            (heads.first + heads.n_heads) * heads.head_dim <= heads.row_width,
+            "{heads:?}"
+        );
+        let x = &mut x.as_mut_slice()[..n_tokens * heads.row_width];
+        self.cpu.by_rows(x, heads.row_width, |_, x| {
+            self.cpu.level.run(NormHeads {
+                op: normalise(op),
+                heads: *heads,
+                x,
+            });
+        });
+        Ok(())
+    }
+
+    fn ungroup(
+        &mut self,
+        groups: &HeadGroups,
+        grouped: &Buffer,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let HeadGroups {
+            n_groups,
+            n_queries,
+            head_dim,
+        } = *groups;
+        let width = n_groups * (n_queries + 2) * head_dim;
+        let grouped = &grouped.as_slice()[..n_tokens * width];
+        let out = &mut out.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(out, width, |tokens, out| {
+            let grouped = grouped[tokens.start * width..tokens.end * width].chunks_exact(width);
+            for (grouped, out) in grouped.zip(out.chunks_exact_mut(width)) {
+                let (queries, keys_values) = out.split_at_mut(n_groups * n_queries * head_dim);
+                let (keys, values) = keys_values.split_at_mut(n_groups * head_dim);
+                let parts = queries
+                    .chunks_exact_mut(n_queries * head_dim)
+                    .zip(keys.chunks_exact_mut(head_dim))
+                    .zip(values.chunks_exact_mut(head_dim));
+                let grouped = grouped.chunks_exact((n_queries + 2) * head_dim);
+                for (group, ((q, k), v)) in grouped.zip(parts) {
+                    let (from_q, from_kv) = group.split_at(q.len());
+                    let (from_k, from_v) = from_kv.split_at(head_dim);
+                    q.copy_from_slice(from_q);
+                    k.copy_from_slice(from_k);
+                    v.copy_from_slice(from_v);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn append(
+        &mut self,
+        kv: &Buffer,
+        columns: &KvColumns,
+        batch: &Batch<'_, Cpu>,
+        pool: &mut KvPool,
+    ) -> Result<()> {
+        kv_pool::append(&self.cpu, kv.as_slice(), *columns, batch, pool);
+        Ok(())
+    }
+
+    fn copy_blocks(&mut self, pool: &mut KvPool, blocks: &[(u32, u32)]) -> Result<()> {
+        pool.copy_blocks(blocks);
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        op: &Attention<'_, Cpu>,
+        q: &Buffer,
+        batch: &Batch<'_, Cpu>,
+        pool: &KvPool,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        let (q, out) = (q.as_slice(), out.as_mut_slice());
+        let workspace = &mut self.workspace;
+        attention::attention(&self.cpu, op, q, batch, pool, out, workspace);
+        Ok(())
+    }
+
+    fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
+        let y = &y.as_slice()[..n_tokens * width];
+        let x = &mut x.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(x, 1, |elements, x| {
+            self.cpu.level.run(AddScaled {
+                y: &y[elements],
+                weight: 1.0,
+                x,
+            });
+        });
+        Ok(())
+    }
+
+    fn activate(
+        &mut self,
+        activation: Activation,
+        x: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let x = &mut x.as_mut_slice()[..n_tokens * width];
+        self.cpu
+            .by_rows(x, 1, |_, x| self.cpu.level.run(Activate { activation, x }));
+        Ok(())
+    }
+
+    fn gate(
+        &mut self,
+        activation: Activation,
+        gate_up: &Buffer,
+        out: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let gate_up = &gate_up.as_slice()[..2 * n_tokens * width];
+        let out = &mut out.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(out, width, |tokens, out| {
+            for (token, out) in tokens.zip(out.chunks_exact_mut(width)) {
+                let (gate, up) = gate_up[2 * token * width..][..2 * width].split_at(width);
+                self.cpu.level.run(Gate {
+                    activation,
+                    gate,
+                    up,
+                    out,
+                });
+            }
+        });
+        Ok(())
+    }
+
+    fn route(
+        &mut self,
+        op: &Routing,
+        scores: &Buffer,
+        routes: &mut Routes,
+        n_tokens: usize,
+    ) -> Result<()> {
+        routes.choose(op, scores.as_slice(), n_tokens);
+        Ok(())
+    }
+
+    fn chosen(&mut self, routes: &Routes, n_rows: &mut [usize]) -> Result<()> {
+        for (expert, n_rows) in n_rows.iter_mut().enumerate() {
+            *n_rows = routes.of(expert).0.len();
+        }
+        Ok(())
+    }
+
+    fn expert(
+        &mut self,
+        expert: &Expert<'_, Cpu>,
+        x: &Buffer,
+        routes: &Routes,
+        scratch: ExpertBuffers<'_, Cpu>,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        let ExpertBuffers {
+            gathered,
+            up,
+            gated,
+            delta,
+        } = scratch;
+        let (i, n) = (expert.expert, routes.of(expert.expert).0.len());
+        if n == 0 {
+            return Ok(());
+        }
+        self.gather_routed(routes, i, x, expert.hidden, gathered)?;
+        self.linear(expert.gate_up, gathered, Output::Write, up, n)?;
+        self.gate(expert.activation, up, gated, expert.width, n)?;
+        self.linear(&[expert.down], gated, Output::Write, delta, n)?;
+        self.scatter_routed(routes, i, delta, expert.hidden, out)
+    }
+
+    fn gather_routed(
+        &mut self,
+        routes: &Routes,
+        expert: usize,
+        x: &Buffer,
+        width: usize,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        gather(x, routes.of(expert).0, width, out);
+        Ok(())
+    }
+
+    fn scatter_routed(
+        &mut self,
+        routes: &Routes,
+        expert: usize,
+        y: &Buffer,
+        width: usize,
+        x: &mut Buffer,
+    ) -> Result<()> {
+        let (rows, weights) = routes.of(expert);
+        let y = &y.as_slice()[..rows.len() * width];
+        let x = Matrix::new(x.as_mut_slice(), width);
+        // By columns, as the rows may be any.
+        let min_columns = MIN_ELEMENTS.div_ceil(rows.len().max(1));
+        let (level, pool) = (self.cpu.level, &self.cpu.pool);
+        pool.split(width, min_columns, x, |columns, mut x| {
+            for ((&row, &weight), y) in rows.iter().zip(weights).zip(y.chunks_exact(width)) {
+                level.run(AddScaled {
+                    y: &y[columns.clone()],
+                    weight,
+                    x: x.slice(row as usize, columns.clone()),
+                });
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Rows `rows` of `x` `[_, width]`, one after the other.
+fn gather(x: &Buffer, rows: &[u32], width: usize, out: &mut Buffer) {
+    let out = &mut out.as_mut_slice()[..rows.len() * width];
+    for (&row, out) in rows.iter().zip(out.chunks_exact_mut(width)) {
+        out.copy_from_slice(&x.as_slice()[row as usize * width..][..width]);
+    }
+}
+
+impl Cpu {
+    /// Writes or adds rows `rows` of a table, times `scale`.
+    fn copy_rows(
+        &self,
+        table: &Weight,
+        rows: &[u32],
+        scale: f32,
+        output: Output,
+        out: &mut Buffer,
+    ) {
+        let out = out.as_mut_slice().chunks_exact_mut(table.cols());
+        for (&row, out) in rows.iter().zip(out) {
+            self.level.run(CopyRow {
+                row: table.row(row as usize),
+                scale,
+                output,
+                out,
+            });
+        }
+    }
+
+    /// Splits rows of `out` among the threads.
+    fn by_rows(
+        &self,
+        out: &mut [f32],
+        width: usize,
+        task: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) {
+        let n_rows = out.len() / width.max(1);
+        let min_rows = MIN_ELEMENTS.div_ceil(width.max(1));
+        self.pool
+            .split(n_rows, min_rows, Rows::new(out, width), task);
+    }
+}
+
+fn normalise<'a>(op: &NormOp<'a, Cpu>) -> Normalise<'a> {
+    Normalise {
+        norm: op.norm,
+        eps: op.eps,
+        gain_offset: op.gain_offset,
+        gain: op.gain.dense(),
+        bias: op.bias.map(Weight::dense),
+    }
+}
+
+/// Elements below which a thread is not worth a fork in passes that compute little for each.
+const MIN_ELEMENTS: usize = 1 << 13;

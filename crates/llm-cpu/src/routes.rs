@@ -1,0 +1,197 @@
+//! Choice of experts.
+
+use llm_backend::{Allocation, Routing};
+use llm_tensor::{Bytes, Weighting};
+
+use crate::Buffer;
+
+/// Rows of a pass by the expert that they go to.
+#[derive(Debug)]
+pub struct Routes {
+    n_experts: usize,
+    n_active: usize,
+    /// Where the rows of each expert begin, and where the last one's end, `[n_experts + 1]`.
+    starts: Buffer<u32>,
+    /// Rows expert by expert, ascending, and the weights of their results, `[n_tokens · n_active]`.
+    rows: Buffer<u32>,
+    weights: Buffer,
+    /// Experts of each row and the weights of their results, `[n_tokens, n_active]`.
+    chosen: Buffer<u32>,
+    chosen_weights: Buffer,
+    /// Of one row, `[n_experts]`.
+    probabilities: Buffer,
+    /// Experts by probability, `[n_experts]`.
+    order: Buffer<u32>,
+}
+
+/// Bytes that [`Routes::new`] allocates.
+pub(crate) fn bytes(routing: &Routing, n_tokens: usize) -> Bytes {
+    let n_elements = 3 * routing.n_experts + 1 + 4 * n_tokens * routing.n_active;
+    Bytes::new((n_elements * size_of::<u32>()) as u64)
+}
+
+impl Routes {
+    /// # Errors
+    /// What was asked for, when the system does not give it.
+    pub(crate) fn new(routing: &Routing, n_tokens: usize) -> Result<Self, Bytes> {
+        let Routing {
+            n_experts,
+            n_active,
+            ..
+        } = *routing;
+        let n_chosen = n_tokens * n_active;
+        Ok(Routes {
+            n_experts,
+            n_active,
+            starts: Buffer::zeroed(n_experts + 1)?,
+            rows: Buffer::zeroed(n_chosen)?,
+            weights: Buffer::zeroed(n_chosen)?,
+            chosen: Buffer::zeroed(n_chosen)?,
+            chosen_weights: Buffer::zeroed(n_chosen)?,
+            probabilities: Buffer::zeroed(n_experts)?,
+            order: Buffer::zeroed(n_experts)?,
+        })
+    }
+
+    /// Chooses the experts of rows of `scores` `[n_tokens, n_experts]`.
+    pub(crate) fn choose(&mut self, op: &Routing, scores: &[f32], n_tokens: usize) {
+        let (n_experts, n_active) = (self.n_experts, self.n_active);
+        assert!(
+            (op.n_experts, op.n_active) == (n_experts, n_active) && n_active <= n_experts,
+            "{op:?}"
+        );
+        let n_chosen = n_tokens * n_active;
+        let chosen = &mut self.chosen.as_mut_slice()[..n_chosen];
+        let weights = &mut self.chosen_weights.as_mut_slice()[..n_chosen];
+        let probabilities = self.probabilities.as_mut_slice();
+        let order = self.order.as_mut_slice();
+        let scores = scores[..n_tokens * n_experts].chunks_exact(n_experts);
+        let of_rows = chosen.chunks_exact_mut(n_active);
+        let of_rows = of_rows.zip(weights.chunks_exact_mut(n_active));
+        for (scores, (chosen, weights)) in scores.zip(of_rows) {
+            softmax(scores, probabilities);
+            order
+                .iter_mut()
+                .zip(0..)
+                .for_each(|(entry, expert)| *entry = expert);
+            // Among equals the first, as the references' top-k has it; where one is not a number none is.
+            order.sort_unstable_by(|&a, &b| {
+                let [of_a, of_b] = [a, b].map(|expert| probabilities[expert as usize]);
+                let by_probability = of_b.partial_cmp(&of_a);
+                by_probability.map_or(a.cmp(&b), |order| order.then(a.cmp(&b)))
+            });
+            chosen.copy_from_slice(&order[..n_active]);
+            let active = || chosen.iter().map(|&expert| probabilities[expert as usize]);
+            let total: f32 = match op.weighting {
+                Weighting::Probability => 1.0,
+                Weighting::Normalised => active().sum(),
+            };
+            for (weight, probability) in weights.iter_mut().zip(active()) {
+                *weight = probability / total;
+            }
+        }
+        self.sort(n_chosen);
+    }
+
+    /// Lists the rows of each expert by the experts of each row.
+    fn sort(&mut self, n_chosen: usize) {
+        let chosen = &self.chosen.as_slice()[..n_chosen];
+        let starts = self.starts.as_mut_slice();
+        starts.fill(0);
+        for &expert in chosen {
+            starts[expert as usize + 1] += 1;
+        }
+        for expert in 0..self.n_experts {
+            starts[expert + 1] += starts[expert];
+        }
+        let (rows, weights) = (self.rows.as_mut_slice(), self.weights.as_mut_slice());
+        // From the last row to the first, so that what is filled from an expert's end on is ascending. The end of an expert
+        // is where the next one starts until that one's rows have been taken: `next` counts down from there.
+        let next = self.order.as_mut_slice();
+        next.copy_from_slice(&starts[1..]);
+        let choices = chosen.iter().zip(self.chosen_weights.as_slice());
+        for (i, (&expert, &weight)) in choices.enumerate().rev() {
+            let next = &mut next[expert as usize];
+            *next -= 1;
+            rows[*next as usize] = (i / self.n_active) as u32;
+            weights[*next as usize] = weight;
+        }
+    }
+
+    /// Rows of an expert, ascending, and the weights of its results in them.
+    pub(crate) fn of(&self, expert: usize) -> (&[u32], &[f32]) {
+        let starts = self.starts.as_slice();
+        let range = starts[expert] as usize..starts[expert + 1] as usize;
+        let weights = &self.weights.as_slice()[range.clone()];
+        (&self.rows.as_slice()[range], weights)
+    }
+}
+
+impl Allocation for Routes {
+    fn bytes(&self) -> Bytes {
+        let indices = [&self.starts, &self.rows, &self.chosen, &self.order];
+        let floats = [&self.weights, &self.chosen_weights, &self.probabilities];
+        let indices: Bytes = indices.map(Allocation::bytes).into_iter().sum();
+        indices + floats.map(Allocation::bytes).into_iter().sum()
+    }
+}
+
+fn softmax(scores: &[f32], probabilities: &mut [f32]) {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut total = 0.0;
+    for (probability, score) in probabilities.iter_mut().zip(scores) {
+        *probability = (score - max).exp();
+        total += *probability;
+    }
+    for probability in probabilities {
+        *probability /= total;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_go_to_their_best_experts_with_weights_that_sum_to_one() {
+        let routing = Routing {
+            n_experts: 3,
+            n_active: 2,
+            weighting: Weighting::Normalised,
+        };
+        let mut routes = Routes::new(&routing, 4).unwrap();
+        assert_eq!(bytes(&routing, 4), routes.bytes());
+        let scores = [0.0, 2.0, 1.0, /**/ 5.0, 5.0, 5.0];
+        routes.choose(&routing, &scores, 2);
+        let rows = [0, 1, 2].map(|expert| routes.of(expert).0.to_vec());
+        assert_eq!(rows, [vec![1], vec![0, 1], vec![0]]);
+        let weights = routes.of(1).1;
+        assert!(
+            (weights[0] - 1.0 / (1.0 + (-1f32).exp())).abs() < 1e-6,
+            "{weights:?}"
+        );
+        assert_eq!(weights[1], 0.5);
+    }
+
+    #[test]
+    fn what_is_not_a_number_goes_to_the_first() {
+        let routing = Routing {
+            n_experts: 4,
+            n_active: 2,
+            weighting: Weighting::Probability,
+        };
+        let mut routes = Routes::new(&routing, 1).unwrap();
+        for scores in [
+            [1.0, 2.0, f32::NAN, 4.0],
+            [1.0, 2.0, -f32::NAN, 4.0],
+            [0.0, f32::INFINITY, 0.0, 1.0],
+        ] {
+            routes.choose(&routing, &scores, 1);
+            for expert in 0..4 {
+                let (rows, weights) = routes.of(expert);
+                assert_eq!(rows.len(), usize::from(expert < 2), "{scores:?}");
+                assert!(weights.iter().all(|weight| weight.is_nan()));
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Memory that the threads of a region write together, each in a piece of its own.
+//!
+//! The pool gives every unit to one thread; [`Divide`] turns that into exclusive borrows. So kernels get slices and
+//! [`Columns`], and promise nothing.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use llm_backend::Output;
+
+/// Memory of which every thread takes a piece; a region takes it whole, and there is no second of it.
+///
+/// # Safety
+/// Pieces overlap neither for different threads nor for different units.
+pub(crate) unsafe trait Divide: Sync {
+    /// Exclusive access to a part of it.
+    type Piece;
+
+    /// The piece of `thread`, which has `units`.
+    ///
+    /// # Safety
+    /// Nobody else asks for this thread's piece, nor for one of these units.
+    unsafe fn piece(&self, thread: usize, units: Range<usize>) -> Self::Piece;
+}
+
+// SAFETY: there is nothing.
+unsafe impl Divide for () {
+    type Piece = ();
+
+    unsafe fn piece(&self, _: usize, _: Range<usize>) {}
+}
+
+// SAFETY: the pieces of each do not overlap, and neither do the two, being exclusive borrows.
+unsafe impl<A: Divide, B: Divide> Divide for (A, B) {
+    type Piece = (A::Piece, B::Piece);
+
+    unsafe fn piece(&self, thread: usize, units: Range<usize>) -> Self::Piece {
+        // SAFETY: as the caller promises.
+        unsafe {
+            (
+                self.0.piece(thread, units.clone()),
+                self.1.piece(thread, units),
+            )
+        }
+    }
+}
+
+/// Rows, of which every unit is one.
+pub(crate) struct Rows<'a, T = f32> {
+    elements: Shared<'a, T>,
+    width: usize,
+}
+
+impl<'a, T> Rows<'a, T> {
+    /// `elements` `[n_units, width]`.
+    pub(crate) fn new(elements: &'a mut [T], width: usize) -> Self {
+        Rows {
+            elements: Shared::new(elements),
+            width,
+        }
+    }
+}
+
+// SAFETY: rows do not overlap.
+unsafe impl<'a, T: Send> Divide for Rows<'a, T> {
+    type Piece = &'a mut [T];
+
+    unsafe fn piece(&self, _: usize, units: Range<usize>) -> &'a mut [T] {
+        let elements = units.start * self.width..units.end * self.width;
+        // SAFETY: these rows are nobody else's.
+        unsafe { self.elements.range(elements) }
+    }
+}
+
+/// Scratch memory, as much for each thread.
+pub(crate) struct Scratch<'a> {
+    memory: Shared<'a>,
+    len: usize,
+}
+
+impl<'a> Scratch<'a> {
+    /// `memory` `[n_threads, len]`.
+    pub(crate) fn new(memory: &'a mut [f32], len: usize) -> Self {
+        Scratch {
+            memory: Shared::new(memory),
+            len,
+        }
+    }
+}
+
+// SAFETY: every thread has a span of its own.
+unsafe impl<'a> Divide for Scratch<'a> {
+    type Piece = &'a mut [f32];
+
+    unsafe fn piece(&self, thread: usize, _: Range<usize>) -> &'a mut [f32] {
+        // SAFETY: this thread's span is nobody else's.
+        unsafe {
+            self.memory
+                .range(thread * self.len..(thread + 1) * self.len)
+        }
+    }
+}
+
+/// A matrix, of which every unit is a column.
+pub(crate) struct Matrix<'a> {
+    elements: Shared<'a>,
+    width: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// `elements` `[_, width]`.
+    pub(crate) fn new(elements: &'a mut [f32], width: usize) -> Self {
+        Matrix {
+            elements: Shared::new(elements),
+            width,
+        }
+    }
+
+    /// Some columns.
+    ///
+    /// # Panics
+    /// When the matrix has none of them.
+    ///
+    /// # Safety
+    /// Nobody else has these columns.
+    pub(crate) unsafe fn columns(&self, columns: Range<usize>) -> Columns<'a> {
+        assert!(columns.end <= self.width, "columns {columns:?} of a row");
+        Columns {
+            elements: self.elements,
+            width: self.width,
+            range: columns,
+            not_sync: PhantomData,
+        }
+    }
+}
+
+// SAFETY: columns do not overlap.
+unsafe impl<'a> Divide for Matrix<'a> {
+    type Piece = Columns<'a>;
+
+    unsafe fn piece(&self, _: usize, units: Range<usize>) -> Columns<'a> {
+        // SAFETY: these columns are nobody else's.
+        unsafe { self.columns(units) }
+    }
+}
+
+/// Columns of a matrix that belong to one thread.
+pub(crate) struct Columns<'a> {
+    elements: Shared<'a>,
+    width: usize,
+    range: Range<usize>,
+    /// Elements are written by way of shared references, as those of a `Cell` are.
+    not_sync: PhantomData<*mut f32>,
+}
+
+impl Columns<'_> {
+    /// Rows of the matrix.
+    #[inline(always)]
+    pub(crate) fn n_rows(&self) -> usize {
+        self.elements.len / self.width
+    }
+
+    /// Elements of a row of the matrix.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Elements of a row in some of the columns.
+    ///
+    /// # Panics
+    /// When there is no such row, or another thread has one of the columns.
+    #[inline(always)]
+    pub(crate) fn slice(&mut self, row: usize, columns: Range<usize>) -> &mut [f32] {
+        // SAFETY: the columns are this thread's, and borrowed as long as the elements are.
+        unsafe { self.elements.range(self.at(row, columns)) }
+    }
+
+    /// Writes `values` to a row, or adds them, from `column` on.
+    ///
+    /// # Panics
+    /// As for [`Columns::slice`].
+    #[inline(always)]
+    pub(crate) fn put(&self, row: usize, column: usize, values: &[f32], output: Output) {
+        let at = self.at(row, column..column + values.len());
+        // SAFETY: the columns are this thread's, and no reference to their elements outlives a call.
+        let out = unsafe { self.elements.range(at) };
+        match output {
+            Output::Write => out.copy_from_slice(values),
+            Output::Add => {
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out += value;
+                }
+            }
+        }
+    }
+
+    /// The first row's element in the first of some of the columns; in each row, `width` elements after that of the row
+    /// before, the columns may be written to.
+    ///
+    /// # Panics
+    /// When another thread has one of the columns.
+    #[inline(always)]
+    pub(crate) fn as_mut_ptr(&self, columns: Range<usize>) -> *mut f32 {
+        self.elements.start.wrapping_add(self.at(0, columns).start)
+    }
+
+    #[inline(always)]
+    fn at(&self, row: usize, columns: Range<usize>) -> Range<usize> {
+        assert!(
+            self.range.start <= columns.start && columns.end <= self.range.end,
+            "columns {columns:?} of {:?}",
+            self.range
+        );
+        row * self.width + columns.start..row * self.width + columns.end
+    }
+}
+
+/// A slice that several threads write, each to elements of its own.
+pub(crate) struct Shared<'a, T = f32> {
+    start: *mut T,
+    len: usize,
+    lifetime: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: whoever makes references or pointers from it promises that they do not overlap another thread's.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Shared {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            lifetime: PhantomData,
+        }
+    }
+
+    /// The first element; what is written through it must not overlap what another thread touches.
+    pub(crate) fn as_mut_ptr(self) -> *mut T {
+        self.start
+    }
+
+    /// # Panics
+    /// When the range leaves the slice.
+    ///
+    /// # Safety
+    /// No other reference to, or access of, these elements exists while this one lives.
+    #[inline(always)]
+    pub(crate) unsafe fn range(self, range: Range<usize>) -> &'a mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: within the slice by the assertion, exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}

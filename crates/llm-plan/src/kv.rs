@@ -1,0 +1,75 @@
+//! Keys and values: the pool of each layer, and the block tables that layers share.
+
+use llm_arch::{AttentionSpec, ModelSpec};
+use llm_tensor::{DType, KvShape};
+
+use crate::Limits;
+
+/// Block tables that layers with pools of the same blocks share, one a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KvTable {
+    /// Positions of a sequence that are held: the last so many.
+    pub capacity: usize,
+    /// Positions of a block.
+    pub block_len: usize,
+}
+
+impl KvTable {
+    /// Table of the layers with a pool of `shape`.
+    pub fn of(shape: &KvShape, block_len: usize) -> Self {
+        let capacity = shape.capacity;
+        KvTable {
+            capacity,
+            block_len,
+        }
+    }
+
+    /// Blocks of a sequence.
+    pub fn table_len(&self) -> usize {
+        self.capacity.div_ceil(self.block_len)
+    }
+}
+
+/// Pool of a decoder's layer for its own positions.
+pub fn kv_shape(attention: &AttentionSpec, limits: &Limits, dtype: DType) -> KvShape {
+    KvShape {
+        n_kv_heads: attention.n_kv_heads,
+        head_dim: attention.head_dim,
+        capacity: limits.capacity(attention.window),
+        n_sequences: limits.n_sequences,
+        dtype,
+    }
+}
+
+/// Pool of a decoder's layer for what an encoder made of the prompts.
+pub fn cross_kv_shape(attention: &AttentionSpec, limits: &Limits, dtype: DType) -> KvShape {
+    KvShape {
+        capacity: limits.n_tokens,
+        ..kv_shape(attention, limits, dtype)
+    }
+}
+
+/// Pool of an encoder, of one layer at a time.
+pub fn encoder_kv_shape(attention: &AttentionSpec, limits: &Limits, dtype: DType) -> KvShape {
+    KvShape {
+        n_sequences: 1,
+        ..cross_kv_shape(attention, limits, dtype)
+    }
+}
+
+/// Block tables of a decoder's layers.
+pub fn kv_tables(
+    spec: &ModelSpec,
+    limits: &Limits,
+    dtype: DType,
+    block_len: impl Fn(&KvShape) -> usize,
+) -> Vec<KvTable> {
+    let table = |attention| {
+        let shape = kv_shape(attention, limits, dtype);
+        KvTable::of(&shape, block_len(&shape))
+    };
+    let mut tables: Vec<_> = spec.decoder.attentions().map(table).collect();
+    tables.sort_unstable();
+    tables.dedup();
+    tables
+}
