@@ -15,7 +15,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
         .sum()
 }
 
-/// What a head adds for a key at `position` and a query at `from`.
+/// Bias of a head for a key at `position` and a query at `from`.
 pub(super) fn biased(
     bias: &RelativeBias<'_, Reference>,
     head: usize,
