@@ -18,7 +18,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use llm_arch::{HeadMatrix, Unit};
-use llm_checkpoint::{Checkpoint, Encoding, NewTensor, SafetensorsWriter, TorchFile, TorchLayout};
+use llm_checkpoint::{Checkpoint, Encoding, NewTensor, SafetensorsWriter};
 use llm_cpu::Cpu;
 use llm_plan::{
     Budgets, Costs, Home, Offload, Plan, Request, StoredTensor, Strategy, Term, Verdict,
@@ -30,6 +30,7 @@ use llm_runtime::{
 };
 use llm_tensor::{Bytes, DType, Shape};
 use llm_tests::{argmax, fixture, golden};
+use llm_torch_file::{TorchFile, TorchLayout};
 use serde_json::{Map, Value, json};
 
 /// Where units rest.

@@ -28,6 +28,20 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     }
 }
 
+/// Draws the imports of all files to `out`.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub(crate) fn graph(root: &Path, out: &Path) -> Result<()> {
+    let (svg, back) = imports::draw(root, &files(root)?)?;
+    fs::write(out, svg).with_context(|| format!("cannot write {}", out.display()))?;
+    for arrow in &back {
+        println!("{arrow}");
+    }
+    println!("wrote {}; {} arrows run back up", out.display(), back.len());
+    Ok(())
+}
+
 fn check(root: &Path) -> Result<Vec<Problem>> {
     let files = files(root)?;
     let mut problems = layers::check(root)?;

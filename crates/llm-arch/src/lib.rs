@@ -18,9 +18,9 @@ pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf
 pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
-    After, AttentionOf, Before, BlockOf, CrossOf, EmbeddingOf, ExpertOf, HeadOf, InputOf, LinearOf,
-    MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role, Skeleton, Slot, StackPlace, Stored,
-    SublayerOf, TensorKind, TryMap, Unit,
+    After, AttentionOf, Before, BlockOf, CrossOf, EmbeddingOf, ExpertOf, Extents, HeadOf, InputOf,
+    LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role, Skeleton, Slot,
+    StackPlace, Stored, SublayerOf, TensorKind, TryMap, Unit,
 };
 pub use spec::{
     AttentionSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,

@@ -13,10 +13,10 @@ pub use self::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, EmbeddingOf, ExpertOf, HeadOf, InputOf, LinearOf,
     MixerOf, MlpOf, NormOf, ProjectionOf, SublayerOf, TryMap,
 };
-use self::naming::matches;
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
+use self::naming::{Pattern, matches};
 pub use self::places::{Place, StackPlace};
-pub use self::slot::{Module, Role, Slot, Stored, TensorKind, Unit};
+pub use self::slot::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
 use self::walk::{Walk, units};
 use crate::ArchError;
 use crate::spec::{HeadMatrix, ModelSpec, Side};
@@ -51,13 +51,18 @@ impl Skeleton {
         if n_slots > MAX_SLOTS {
             return Err(ArchError::TooManyTensors { n_tensors: n_slots });
         }
-        let mut slots = Vec::new();
+        let (mut slots, mut n_parameters) = (Vec::new(), 0u128);
+        let mut tensors = Vec::new();
         for unit in units(&spec) {
-            let slot = |role, shape: &[usize]| slots.push(naming.slot(unit, role, shape));
-            Walk::new(&spec, slot).unit(unit);
+            // The experts of a layer are alike.
+            if !matches!(unit, Unit::Expert { expert: 1.., .. }) {
+                tensors.clear();
+                let add = |role, shape: &[usize]| tensors.push(naming.pattern(unit, role, shape));
+                Walk::new(&spec, add).unit(unit);
+            }
+            slots.extend(tensors.iter().map(|tensor| tensor.slot(unit)));
+            n_parameters += tensors.iter().map(Pattern::n_elements).sum::<u128>();
         }
-        let n_elements = |slot: &Slot| slot.shape.iter().map(|&d| d as u128).product::<u128>();
-        let n_parameters: u128 = slots.iter().map(n_elements).sum();
         if n_parameters > MAX_PARAMETERS {
             return Err(ArchError::TooLarge { n_parameters });
         }

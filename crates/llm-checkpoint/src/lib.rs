@@ -74,7 +74,6 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 mod torch;
-mod torch_file;
 mod write;
 
 pub use checkpoint::Checkpoint;
@@ -92,5 +91,4 @@ pub use shard::{Existing, Shard, ShardPlan, ShardWriter};
 pub use source::{MAX_CONFIG, read_small};
 pub use tensor::{Encoding, Layout, TensorInfo};
 pub use torch::{PickleFlaw, ZipFlaw};
-pub use torch_file::{TorchFile, TorchLayout};
 pub use write::{NewTensor, SafetensorsWriter, header as safetensors_header};

@@ -3,6 +3,7 @@
 use llm_arch::{Role, Skeleton, Slot, Unit};
 use llm_tensor::{Bytes, DType};
 
+use crate::ledger::Ledger;
 use crate::needs::Needs;
 use crate::strategy::{Placed, Rest, place};
 use crate::weights::Weights;
@@ -108,14 +109,16 @@ fn faster(first: Verdict, second: Verdict, bandwidths: &Bandwidths) -> Verdict {
 fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdict> {
     let (needs, placed) = placed(request, weights, rest)?;
     let estimate = |placements: &[Placement]| MemoryEstimate::of(weights, &needs, placements);
-    let lacking = |estimate: &MemoryEstimate| Shortfall::all(estimate, &request.budgets);
+    let lacking = |estimate: &MemoryEstimate| Shortfall::all(estimate.memories(), &request.budgets);
     let refusal = match placed {
         Placed::As(placements) => {
             let estimate = estimate(&placements);
             let shortfalls = lacking(&estimate);
             if shortfalls.is_empty() {
+                let map = DeviceMap::new(&weights.units, weights.is_tied, &placements);
+                map.stages()?;
                 return Ok(Verdict::Fits(Box::new(Plan {
-                    map: DeviceMap::new(weights, &placements),
+                    map,
                     step: StepCost::of(weights, &estimate, request.limits.n_sequences),
                     kv_dtype: request.kv_dtype(),
                     estimate,
@@ -167,8 +170,8 @@ fn fits_one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<
     let (needs, placed) = placed(request, weights, rest)?;
     Ok(match placed {
         Placed::As(placements) => {
-            let estimate = MemoryEstimate::of(weights, &needs, &placements);
-            Shortfall::all(&estimate, &request.budgets).is_empty()
+            let memories = Ledger::of(weights, &needs, &placements).memories();
+            Shortfall::all(&memories, &request.budgets).is_empty()
         }
         Placed::Nowhere { .. } => false,
     })
@@ -184,7 +187,8 @@ fn placed(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<(Needs
         ..
     } = request;
     limits.check(&skeleton.spec)?;
-    let needs = Needs::of(&skeleton.spec, limits, request.kv_dtype(), costs)?;
+    let gpus = budgets.gpus.keys().copied();
+    let needs = Needs::of(&skeleton.spec, limits, request.kv_dtype(), costs, gpus)?;
     let placed = place(strategy, rest, skeleton, weights, &needs, budgets)?;
     Ok((needs, placed))
 }

@@ -4,9 +4,6 @@ use llm_arch::{Role, Slot};
 use llm_quant::Scheme;
 use llm_tensor::{Bytes, DType};
 
-use crate::needs::Needs;
-use crate::weights::Footprint;
-
 /// Places for a unit that is streamed, on its device and, where it comes from disk, in RAM: one is filled while
 /// another computes.
 pub const STAGING_SLOTS: u64 = 2;
@@ -37,26 +34,6 @@ pub fn looked_up_row_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
     let (_, cols) = slot.matrix();
     let dtype = scheme.elements().unwrap_or(DType::F32);
     Bytes::new((cols * dtype.size()) as u64)
-}
-
-/// What streamed units need of a memory that they come to.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Staging {
-    /// What the largest of them takes of a place.
-    pub(crate) largest: u64,
-    /// A row of each of their tables.
-    pub(crate) looked_up_row: u64,
-}
-
-impl Staging {
-    pub(crate) fn add(&mut self, footprint: &Footprint) {
-        self.largest = self.largest.max(footprint.staged);
-        self.looked_up_row += footprint.looked_up_row;
-    }
-
-    pub(crate) fn bytes(self, needs: &Needs) -> u64 {
-        STAGING_SLOTS * self.largest + needs.n_tokens * self.looked_up_row
-    }
 }
 
 #[cfg(test)]

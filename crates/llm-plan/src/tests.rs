@@ -9,6 +9,7 @@ mod maps;
 mod properties;
 mod reasons;
 mod recommended;
+mod stages;
 mod streamed;
 
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use llm_arch::{ArchError, Unit};
 use llm_backend::BackendError;
 use llm_checkpoint::CheckpointError;
+use llm_plan::{Home, PlanError, RunOn};
 use llm_quant::{QuantError, Scheme};
 use llm_tensor::{Bytes, DType};
 
@@ -15,6 +16,29 @@ pub enum RuntimeError {
     /// The checkpoint cannot be opened or read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A device map that no stages can be cut from.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A device that the map names and that is not there.
+    #[error(
+        "the device map has units compute on {run_on}, which is not among the devices to load to"
+    )]
+    NoDevice {
+        /// The device.
+        run_on: RunOn,
+    },
+    /// Weights that rest where their device does not reach them.
+    #[error(
+        "the {unit} would be brought from {home} to {run_on} whenever it computes; only the CPU streams weights, and only from disk"
+    )]
+    Apart {
+        /// The unit.
+        unit: Unit,
+        /// Where it rests,
+        home: Home,
+        /// and what computes with it.
+        run_on: RunOn,
+    },
     /// A configuration that cannot be read.
     #[error("cannot read {path}")]
     ReadConfig {
@@ -259,6 +283,9 @@ impl RuntimeError {
             | RuntimeError::OffloadForeign { .. }
             | RuntimeError::OffloadInUse { .. }
             | RuntimeError::SourceChanged { .. }
+            | RuntimeError::Plan(_)
+            | RuntimeError::NoDevice { .. }
+            | RuntimeError::Apart { .. }
             | RuntimeError::EmptyPrompt
             | RuntimeError::NoTokenLeft
             | RuntimeError::IdOutOfRange { .. }

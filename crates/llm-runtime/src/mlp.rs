@@ -4,31 +4,42 @@ use std::slice::from_ref;
 
 use llm_arch::{ExpertOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, Unit, Weighting};
 use llm_backend::{Backend, Output};
+use llm_plan::RunOn;
 use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::activations::Activations;
 use crate::block::{Call, Input};
+use crate::device::Elsewhere;
+use crate::link::OnDevice;
 use crate::memory::vec_bytes;
 use crate::projection::apply;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 
-/// The experts of a layer: weights of their own, which rest where each of them is placed.
+/// The experts of a layer: weights of their own, each on the device that computes with it.
 pub(crate) struct Experts<B: Backend> {
     layer: usize,
     spec: ExpertsSpec,
-    weights: Vec<Weights<B, ExpertOf<Role>>>,
+    /// By expert.
+    weights: Vec<ExpertWeights<B>>,
+}
+
+/// An expert as the device of its layer has it.
+enum ExpertWeights<B: Backend> {
+    Here(Weights<B, ExpertOf<Role>>),
+    /// On another device.
+    On(RunOn),
 }
 
 impl<B: Backend> Experts<B> {
-    /// Those of a decoder's layer, if it has any.
+    /// Those of a decoder's layer, if it has any. `on` says which of them compute on another device.
     pub(crate) fn load(
         backend: &B,
         stream: Option<&Stream>,
         source: &mut dyn WeightSource,
-        model: &ModelSpec,
-        layer: usize,
+        (model, layer): (&ModelSpec, usize),
+        on: impl Fn(Unit) -> Option<RunOn>,
     ) -> Result<Option<Self>> {
         let (MlpSpec::Experts(spec), Some(roles)) =
             (model.decoder.layers[layer].mlp, ExpertOf::of(model, layer))
@@ -36,8 +47,14 @@ impl<B: Backend> Experts<B> {
             return Ok(None);
         };
         let load = |expert| {
-            let key = Key::Unit(Unit::Expert { layer, expert });
-            Weights::load(backend, stream, key, roles, source)
+            let unit = Unit::Expert { layer, expert };
+            Ok(match on(unit) {
+                Some(run_on) => ExpertWeights::On(run_on),
+                None => {
+                    let key = Key::Unit(unit);
+                    ExpertWeights::Here(Weights::load(backend, stream, key, roles, source)?)
+                }
+            })
         };
         Ok(Some(Experts {
             layer,
@@ -48,7 +65,10 @@ impl<B: Backend> Experts<B> {
 
     /// Whether some are brought when a router names them.
     pub(crate) fn is_streamed(&self) -> bool {
-        self.weights.iter().any(Weights::is_streamed)
+        self.weights.iter().any(|weights| match weights {
+            ExpertWeights::Here(weights) => weights.is_streamed(),
+            ExpertWeights::On(_) => false,
+        })
     }
 
     fn unit(&self, expert: usize) -> Unit {
@@ -62,29 +82,56 @@ impl<B: Backend> Experts<B> {
         backend: &B,
         stream: Option<&Stream>,
         a: &mut Activations<B>,
+        elsewhere: &mut dyn Elsewhere,
     ) -> Result<()> {
-        let spec = &self.spec;
+        let is_chosen = |expert: usize| !a.routing.by_expert[expert].rows.is_empty();
         if let Some(stream) = stream.filter(|_| self.is_streamed()) {
-            let chosen = a.routing.by_expert.iter().enumerate();
-            let chosen = chosen.filter(|(_, chosen)| !chosen.rows.is_empty());
-            stream.resolve(chosen.map(|(expert, _)| Key::Unit(self.unit(expert))));
+            let chosen = (0..self.weights.len()).filter(|&expert| is_chosen(expert));
+            stream.resolve(chosen.map(|expert| Key::Unit(self.unit(expert))));
         }
-        for (weights, chosen) in self.weights.iter().zip(&a.routing.by_expert) {
-            let n = chosen.rows.len();
+        let is_apart = |weights: &_| matches!(weights, ExpertWeights::On(_));
+        if self.weights.iter().any(is_apart) {
+            elsewhere.expect_experts(self.layer, &is_chosen);
+        }
+        for (i, weights) in self.weights.iter().enumerate() {
+            let rows = &a.routing.by_expert[i].rows;
+            let n = rows.len();
             if n == 0 {
                 continue;
             }
-            let expert = weights.get(backend, stream)?;
-            backend.gather_rows(&a.normed, &chosen.rows, a.hidden, &mut a.gathered)?;
-            let (parts, up) = (expert.up.parts(), (Output::Write, &mut a.up));
-            apply(backend, parts, &a.gathered, up, n, &mut a.workspace)?;
-            backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
-            let (down, delta) = (from_ref(&expert.down), (Output::Write, &mut a.delta));
-            apply(backend, down, &a.gated, delta, n, &mut a.workspace)?;
+            backend.gather_rows(&a.normed, rows, a.hidden, &mut a.gathered)?;
+            match weights {
+                ExpertWeights::Here(weights) => {
+                    expert(&*weights.get(backend, stream)?, backend, &self.spec, n, a)?;
+                }
+                &ExpertWeights::On(run_on) => {
+                    let mut port = OnDevice {
+                        backend,
+                        activations: a,
+                    };
+                    elsewhere.expert((run_on, self.unit(i)), &mut port, n)?;
+                }
+            }
+            let chosen = &a.routing.by_expert[i];
             backend.scatter_add(&a.delta, &chosen.rows, &chosen.weights, a.hidden, &mut a.x)?;
         }
         Ok(())
     }
+}
+
+/// Takes the first `n` rows of `a.gathered` through an expert to `a.delta`.
+pub(crate) fn expert<B: Backend>(
+    weights: &ExpertOf<B::Weight>,
+    backend: &B,
+    spec: &ExpertsSpec,
+    n: usize,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let (parts, up) = (weights.up.parts(), (Output::Write, &mut a.up));
+    apply(backend, parts, &a.gathered, up, n, &mut a.workspace)?;
+    backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
+    let (down, delta) = (from_ref(&weights.down), (Output::Write, &mut a.delta));
+    apply(backend, down, &a.gated, delta, n, &mut a.workspace)
 }
 
 /// Computes a block's feed-forward. Of experts it says which compute next.

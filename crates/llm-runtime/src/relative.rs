@@ -6,7 +6,7 @@ use llm_plan::bias_elements;
 use llm_tensor::Bytes;
 
 use crate::Result;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 
 /// A stack's biases by distance, on its device.
 pub(crate) struct BiasTable<B: Backend> {

@@ -27,7 +27,7 @@ pub(crate) use self::rows::RowReader;
 pub(crate) use self::source::open;
 pub(crate) use self::weights::Weights;
 use crate::offload::Prepared;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 use crate::{Result, RuntimeError};
 
 /// What is brought at a time.
@@ -346,10 +346,6 @@ impl WeightSource for &Lease<'_> {
 
     fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {
         unreachable!("wavelengths are read when the stage is built")
-    }
-
-    fn stream(&mut self) -> Option<Stream> {
-        None
     }
 }
 

@@ -13,7 +13,7 @@ const MAX_LINES: usize = 800;
 
 /// Lines that this program may have without its tests: 1200 for chores, 1600 for measuring what models take, the rest for
 /// what files use of each other.
-const MAX_XTASK_LINES: usize = 3800;
+const MAX_XTASK_LINES: usize = 4000;
 
 /// Where `unsafe` may stand.
 const UNSAFE: [&str; 2] = ["crates/llm-cpu/src", "crates/llm-checkpoint/src/map.rs"];

@@ -233,13 +233,26 @@ fn files_do_not_lead_in_a_circle() {
 }
 
 #[test]
+fn a_crate_whose_circles_are_mended_comes_off_the_list() {
+    let tree = Tree::new();
+    tree.write("crates/llm-cpu/src/lib.rs", "mod a;\nmod b;\n");
+    tree.write("crates/llm-cpu/src/a.rs", "use crate::b::B;\nstruct A;\n");
+    tree.write("crates/llm-cpu/src/b.rs", "struct B(crate::a::A);\n");
+    assert_eq!(tree.problems(), [""; 0]);
+    tree.write("crates/llm-cpu/src/b.rs", "struct B;\n");
+    let says = "crates/llm-cpu:1: no files lead in a circle any more; \
+                take it off the list of crates that have one";
+    assert_eq!(tree.problems(), [says]);
+}
+
+#[test]
 fn this_program_is_limited_as_a_whole() {
     let tree = Tree::new();
     for name in ["a", "b", "c", "d", "e"] {
-        tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(760));
+        tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(800));
     }
     tree.write("xtask/src/f.rs", "\n");
-    let says = "xtask:1: 3801 lines without tests, 3800 are allowed in all";
+    let says = "xtask:1: 4001 lines without tests, 4000 are allowed in all";
     assert_eq!(tree.problems(), [says]);
 }
 

@@ -1,6 +1,6 @@
 //! What the checkpoints of a family call their tensors.
 
-use super::{Module, Role, Slot, Stored, TensorKind, Unit};
+use super::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
 use crate::spec::Side;
 
 /// What a kind of checkpoint calls its tensors.
@@ -59,9 +59,41 @@ pub(crate) enum Matrices {
     InOut,
 }
 
+/// A tensor that units of one kind have, as the experts of a layer.
+pub(super) struct Pattern {
+    role: Role,
+    shape: Extents,
+    stored: Stored,
+    kind: TensorKind,
+    module: Module,
+    name: &'static str,
+    base_prefix: &'static str,
+}
+
+impl Pattern {
+    /// That of one unit.
+    pub(super) fn slot(&self, unit: Unit) -> Slot {
+        Slot {
+            unit,
+            role: self.role,
+            shape: self.shape,
+            stored: self.stored,
+            kind: self.kind,
+            module: self.module,
+            name: name_of(self.name, unit),
+            base_prefix: self.base_prefix,
+        }
+    }
+
+    /// Elements; two extents fit.
+    pub(super) fn n_elements(&self) -> u128 {
+        self.shape.iter().map(|&extent| extent as u128).product()
+    }
+}
+
 impl Naming {
-    /// A unit's tensor as a checkpoint has it.
-    pub(super) fn slot(&self, unit: Unit, role: Role, shape: &[usize]) -> Slot {
+    /// A unit's tensor as a checkpoint has it, and those of its kin.
+    pub(super) fn pattern(&self, unit: Unit, role: Role, shape: &[usize]) -> Pattern {
         let (names, is_expert) = match unit {
             Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => {
                 (self.encoder_names, false)
@@ -75,21 +107,20 @@ impl Naming {
         // A family's experts have names of their own beside those of its dense layers.
         let named = |(r, name): &&(Role, &str)| *r == role && name.contains("{e}") == is_expert;
         let mut names = names.iter().copied().flatten();
-        let (_, pattern) = names
+        let (_, name) = names
             .find(named)
             .expect("a family names every role it uses");
         let (stored, module) = self.matrix(unit, role);
-        Slot {
-            unit,
+        Pattern {
             role,
-            shape: shape.to_vec(),
+            shape: Extents::of(shape),
             stored,
             kind: match self.wide.contains(&role) {
                 true => TensorKind::WideProjection,
                 false => role.kind(),
             },
             module,
-            name: name_of(pattern, unit),
+            name,
             base_prefix: self.base_prefix,
         }
     }
@@ -126,7 +157,7 @@ pub(super) fn name_of(pattern: &str, unit: Unit) -> String {
     };
     let mut name = String::with_capacity(pattern.len() + 8);
     let mut rest = pattern;
-    while let Some(at) = rest.as_bytes().iter().position(|&byte| byte == b'{') {
+    while let Some(at) = rest.find('{') {
         let (before, from) = rest.split_at(at);
         let (number, after) = match (from.as_bytes().get(..3), layer, expert) {
             (Some(b"{i}"), Some(layer), _) => (layer, &from[3..]),

@@ -54,17 +54,24 @@ pub(crate) fn forward<B: Backend>(
     )
 }
 
-/// Takes an encoder's result `memory` `[n_positions, hidden]`, the `encoding`-th, to a sequence's state.
+/// Takes an encoder's result, `[n_positions, hidden]` in `a.memory` and the `encoding`-th, to a sequence's state.
 pub(crate) fn encode<B: Backend>(
     weights: &CrossOf<B::Weight>,
     backend: &B,
-    (memory, n_positions, encoding): (&B::Buffer, usize, u64),
+    (n_positions, encoding): (usize, u64),
     a: &mut Activations<B>,
     state: &mut EncodedState<B>,
 ) -> Result<()> {
     let parts = weights.kv.parts();
     let out = (Output::Write, &mut a.qkv);
-    apply(backend, parts, memory, out, n_positions, &mut a.workspace)?;
+    apply(
+        backend,
+        parts,
+        &a.memory,
+        out,
+        n_positions,
+        &mut a.workspace,
+    )?;
     let columns = KvColumns {
         first: 0,
         row_width: 2 * weights.spec.kv_width(),

@@ -7,11 +7,12 @@ use llm_arch::{EmbeddingOf, InputOf, ModelSpec, Role, Unit};
 use llm_backend::{Backend, Output};
 use llm_tensor::Bytes;
 
-use super::{Pass, WeightSource};
 use crate::Result;
 use crate::activations::Activations;
 use crate::angles::Angles;
+use crate::pass::Pass;
 use crate::projection::{apply, norm_op};
+use crate::source::WeightSource;
 use crate::stream::{Key, RowReader, Stream, Weights};
 
 /// A model's tables, and what follows them.

@@ -8,11 +8,11 @@ use llm_backend::{Allocation, Backend, LinearPart, Output};
 use llm_plan::{HeadWidths, Limits};
 use llm_tensor::Bytes;
 
-use super::WeightSource;
 use super::embedding::{Embedding, Table};
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
+use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 
 /// What makes logits, and the memory in which it does.
@@ -37,9 +37,10 @@ enum Tied<B: Backend> {
 }
 
 impl<B: Backend> Head<B> {
+    /// `norm` is the one before it, unless another device has that.
     pub(super) fn load(
         backend: &B,
-        spec: &ModelSpec,
+        (spec, norm): (&ModelSpec, Option<NormOf<Role>>),
         limits: &Limits,
         embedding: Option<&Embedding<B>>,
         stream: Option<&Stream>,
@@ -47,7 +48,6 @@ impl<B: Backend> Head<B> {
     ) -> Result<Self> {
         let widths = HeadWidths::of(spec);
         let alloc = |width: usize| backend.alloc(limits.n_logits * width);
-        let norm = NormOf::of_stack(spec, Side::Decoder);
         let norm_key = Key::Unit(Unit::FinalNorm(Side::Decoder));
         let table = LinearOf {
             weight: Role::TokenTable,

@@ -7,7 +7,7 @@ use llm_backend::Backend;
 
 use super::{Key, Lease, Stream};
 use crate::Result;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 
 /// A unit's weights. `R` is the unit with the roles of its tensors.
 pub(crate) enum Weights<B: Backend, R: TryMap<Role>> {

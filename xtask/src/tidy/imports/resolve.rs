@@ -31,7 +31,7 @@ pub(super) struct Use {
     pub(super) path: NamedPath,
 }
 
-/// Where something that is used is defined.
+/// The place of a definition.
 pub(super) enum Of {
     /// In a file of the crate, by its index.
     File(usize),
@@ -40,7 +40,7 @@ pub(super) enum Of {
 }
 
 impl Module {
-    /// Every path of two names or more that the code says or means.
+    /// Paths of two names or more that the code says or means.
     fn paths(&self) -> Vec<NamedPath> {
         let source = &self.source;
         let mut paths = source.paths.clone();
@@ -59,7 +59,7 @@ impl Module {
     }
 }
 
-/// What a path leads to.
+/// The end of a path.
 #[derive(Clone, Copy)]
 enum Target {
     Module(usize),
@@ -120,8 +120,8 @@ impl Modules {
         Ok(idx)
     }
 
-    /// What every file uses of others, first by file, then by line. Re-exports are no uses, and neither is the import of
-    /// a module: what is used of it is.
+    /// Uses of other files, first by file, then by line. A re-export is none, and neither is the import of a module: what
+    /// is named of it is.
     pub(super) fn uses(&self) -> Vec<Use> {
         let mut uses = Vec::new();
         for (idx, module) in self.modules.iter().enumerate() {
@@ -142,7 +142,7 @@ impl Modules {
         uses
     }
 
-    /// What a path means in a module; `None` where it begins outside the crate.
+    /// The end of a path that begins in a module; `None` where it leads out of the crate.
     fn resolve(&self, from: usize, path: &[String], depth: usize) -> Option<Target> {
         let mut at = match path[0].as_str() {
             "crate" => Target::Module(0),
@@ -169,7 +169,7 @@ impl Modules {
         Some(at)
     }
 
-    /// What a module calls `name`.
+    /// The target of a `name` in a module.
     fn find(&self, module: usize, name: &str, is_module: bool, depth: usize) -> Option<Target> {
         // Imports may go round in circles where they name each other.
         if depth > MAX_DEPTH {

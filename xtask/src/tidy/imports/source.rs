@@ -1,4 +1,4 @@
-//! What one file says: the items that it defines, what it imports, and the paths that it names.
+//! Names in the text of one file: items that it defines, imports, and paths in code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -15,7 +15,7 @@ pub(super) struct Source {
     pub(super) imports: Vec<Import>,
     /// Paths of two names or more, outside `use`.
     pub(super) paths: Vec<NamedPath>,
-    /// Every name outside `use`.
+    /// All names outside `use`.
     pub(super) names: BTreeSet<String>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Import {
     pub(super) path: NamedPath,
     /// The name that it gets here; `None` where it brings all (`*`).
     pub(super) name: Option<String>,
-    /// Whether it only passes on what others may import from here.
+    /// True of a re-export, in whatever bounds.
     pub(super) is_public: bool,
 }
 
@@ -238,7 +238,7 @@ fn skip_item(tokens: &mut impl Iterator<Item = TokenTree>) {
     }
 }
 
-/// Whether an attribute is a `cfg` that holds in tests only.
+/// True of a `cfg` that holds in tests only.
 fn is_test_only(attribute: TokenStream) -> bool {
     let words = attribute.to_string();
     let words: Vec<_> = words
@@ -247,7 +247,7 @@ fn is_test_only(attribute: TokenStream) -> bool {
     words.first() == Some(&"cfg") && words.contains(&"test") && !words.contains(&"not")
 }
 
-/// Whether what follows `before` is declared `pub`, in whatever bounds.
+/// True where `before` ends in a `pub`, in whatever bounds.
 fn is_public(before: &[TokenTree]) -> bool {
     match before {
         [.., TokenTree::Ident(ident)] => ident == "pub",

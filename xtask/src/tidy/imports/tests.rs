@@ -168,6 +168,21 @@ const CIRCLES: &[Case] = &[
         &[&["lexer.rs", "literal.rs"]],
     ),
     case(
+        "what a message says, in an attribute",
+        &[
+            ("lib.rs", "mod error; mod tensor;"),
+            (
+                "error.rs",
+                "use crate::tensor; pub enum Error { #[error(\"{a}\", a = tensor::known())] Wrong }",
+            ),
+            (
+                "tensor.rs",
+                "pub fn known() -> Result<(), crate::error::Error> { Ok(()) }",
+            ),
+        ],
+        &[&["error.rs", "tensor.rs"]],
+    ),
+    case(
         "two circles beside each other",
         &[
             ("lib.rs", "mod a; mod b; mod c; mod d;"),
@@ -250,4 +265,89 @@ fn a_circle_is_drawn_at_its_shortest() {
         imports.drawn(&circles[0]).to_string(),
         "crates/a/src/a.rs:2: 3 files lead in a circle: a.rs:2 `crate::b::B` → b.rs:1 `crate::a::A` → a.rs"
     );
+}
+
+/// The paths of a class in a picture, each by its numbers.
+fn paths(svg: &str, class: &str) -> Vec<Vec<i64>> {
+    let start = format!("<path class=\"{class}");
+    let numbers = |path: &str| {
+        let drawn = path
+            .split("d=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
+        let words = drawn.split(|c: char| !c.is_ascii_digit() && c != '-');
+        words.filter_map(|word| word.parse().ok()).collect()
+    };
+    svg.split(&start).skip(1).map(numbers).collect()
+}
+
+#[test]
+fn arrows_run_down_but_for_those_that_close_a_circle() {
+    for Case { is, files, .. } in CIRCLES.iter().chain(NO_CIRCLES) {
+        let imports = imports(files);
+        let (n_arrows, has_circles) = (imports.arrows.len(), !imports.circles().is_empty());
+        let Drawing { svg, back } = Drawing::of(&[imports]);
+        assert_eq!(!back.is_empty(), has_circles, "{is}");
+        let red = paths(&svg, "back");
+        let others = [paths(&svg, "down"), paths(&svg, "implied")].concat();
+        assert_eq!(
+            (red.len(), others.len() + red.len()),
+            (back.len(), n_arrows),
+            "{is}"
+        );
+        // From the lower edge of a box to the upper edge of one further down, or the other way round.
+        assert!(
+            others.iter().all(|path| path[1] < path[7]),
+            "{is}: {others:?}"
+        );
+        assert!(red.iter().all(|path| path[1] > path[7]), "{is}: {red:?}");
+        let said = format!(
+            "0 arrows between crates, {n_arrows} between files; {} run",
+            back.len()
+        );
+        assert!(svg.contains(&said), "{is}: {svg}");
+        assert_eq!(svg.matches("class=\"box\"").count(), files.len(), "{is}");
+    }
+}
+
+#[test]
+fn an_arrow_to_a_higher_crate_runs_back_up() {
+    let crates = |names: [&str; 2]| {
+        names.map(|name| {
+            let other = if name == "llm-plan" {
+                "llm_tensor"
+            } else {
+                "serde"
+            };
+            Imports {
+                name: Path::new("crates").join(name),
+                outside: [other.to_owned()].into(),
+                ..imports(&[("lib.rs", "")])
+            }
+        })
+    };
+    let down = Drawing::of(&crates(["llm-plan", "llm-tensor"]));
+    assert_eq!(down.back, [""; 0]);
+    assert_eq!(paths(&down.svg, "down crate").len(), 1);
+    let up = Drawing::of(&crates(["llm-tensor", "llm-plan"]));
+    assert_eq!(up.back, ["llm-plan → llm-tensor"]);
+    assert_eq!(paths(&up.svg, "back crate").len(), 1);
+    assert!(up.svg.contains("; 1 run back up<"));
+}
+
+#[test]
+fn arrows_of_this_workspace_run_down_outside_of_known_circles() {
+    let root = crate::root();
+    let (svg, back) = draw(&root, &crate::tidy::files(&root).unwrap()).unwrap();
+    let is_known = |arrow: &&String| {
+        let mut known = KNOWN.iter();
+        known.any(|name| arrow.starts_with(&format!("{name}: ")))
+    };
+    let others: Vec<_> = back.iter().filter(|arrow| !is_known(arrow)).collect();
+    assert_eq!(others, [""; 0]);
+    assert_eq!(paths(&svg, "back").len(), back.len());
+    assert!(svg.contains(">llm-cpu</text>") && svg.contains(">tidy/imports</text>"));
 }
