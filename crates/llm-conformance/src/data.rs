@@ -60,9 +60,9 @@ pub(crate) fn at_odd_address(bytes: &[u8]) -> HostBytes {
     HostBytes::new(moved).slice(1..1 + bytes.len())
 }
 
-/// The elements of a weight, as a table has them, or a product of floats.
+/// The elements of a weight.
 pub(crate) fn widened(weight: &StoredWeight) -> Vec<f32> {
-    weight.values().expect("weights of numbers")
+    weight.values().expect("elements of weights are numbers")
 }
 
 /// Memory of a device, and a queue to compute in it.
@@ -123,5 +123,5 @@ pub(crate) const SMALL: WorkspaceShape = WorkspaceShape {
     head_dim: 1,
 };
 
-/// What an operation's failure is reported with.
+/// Message of an operation's failure.
 pub(crate) const WORKS: &str = "the operations of a conforming backend do not fail";

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use llm_quant::{Activations8, Int8Weight, PRODUCT_SCALE, Scheme, StoredWeight};
-use llm_tensor::{HostBytes, PageBuf};
+use llm_tensor::{DType, HostBytes, PageBuf};
 
 use super::scalar::dot;
 use crate::Output;
@@ -19,7 +19,7 @@ pub enum ReferenceWeight {
     Placed {
         /// The place's pages.
         pages: Arc<RwLock<PageBuf>>,
-        /// Where the parts lie in them.
+        /// Its parts, as ranges of them.
         weight: StoredWeight<Range<usize>>,
     },
 }
@@ -30,7 +30,7 @@ pub struct Decoded {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) values: Vec<f32>,
-    /// What is multiplied in integers; `values` then count in outlier columns.
+    /// Codes that are multiplied in integers; `values` then count in outlier columns.
     int8: Option<Int8Weight>,
 }
 
@@ -51,10 +51,11 @@ impl ReferenceWeight {
 impl Decoded {
     /// Of a scheme that [`is_supported`].
     pub(super) fn new(weight: &StoredWeight) -> Self {
+        let values = weight.values();
         Decoded {
             rows: weight.rows,
             cols: weight.cols,
-            values: weight.values().expect("the scheme is supported"),
+            values: values.expect("the scheme is supported"),
             int8: Int8Weight::of(weight).or_else(|| Int8Weight::of_per_use(weight)),
         }
     }
@@ -95,12 +96,9 @@ impl Decoded {
     }
 }
 
-/// Whether elements are numbers that the reference widens.
+/// Schemes whose elements are numbers that are computed with.
 pub(super) fn is_supported(scheme: Scheme) -> bool {
-    match scheme {
-        Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
-        Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => true,
-    }
+    scheme.elements().is_none_or(DType::is_weight)
 }
 
 /// Row `row` of a weight times row `token` of the activations: integers, but for outlier columns, which take `x` and
