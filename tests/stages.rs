@@ -14,8 +14,8 @@ use llm_arch::{HeadMatrix, Unit};
 use llm_backend::Reference;
 use llm_cpu::Cpu;
 use llm_plan::{
-    Budgets, Costs, DeviceCosts, DeviceMap, Home, Offload, Plan, Request, RunOn, StoredTensor,
-    Strategy, Term, Verdict, WeightDType, plan,
+    Budgets, Costs, DeviceCosts, DeviceMap, GpuCosts, Home, Offload, Plan, Request, RunOn,
+    StoredTensor, Strategy, Term, Verdict, WeightDType, plan,
 };
 use llm_quant::{LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
@@ -25,6 +25,15 @@ use llm_runtime::{
 use llm_tensor::{Bytes, DType};
 use llm_tests::{Variant, fixture, golden, relative_error};
 use serde_json::{Map, Value, json};
+
+/// Costs of GPUs by number.
+struct Gpus<'a>([&'a dyn DeviceCosts; 2]);
+
+impl GpuCosts for Gpus<'_> {
+    fn of(&self, number: u32) -> &dyn DeviceCosts {
+        self.0[number as usize]
+    }
+}
 
 /// What f32 rounding, accumulated over a few layers, may move the logits by.
 const TOLERANCE: f64 = 2e-4;
@@ -113,7 +122,7 @@ impl Case<'_> {
             offload: Offload::Compute,
             costs: Costs {
                 cpu: costs(kinds[2].1),
-                gpu: costs(kinds[0].1),
+                gpu: &Gpus([costs(kinds[0].1), costs(kinds[1].1)]),
                 program: Bytes::ZERO,
             },
         };

@@ -210,8 +210,9 @@ impl Allotment {
         if len > 0 && held.reached > n_held {
             return;
         }
-        held.reached = len;
-        for block in held.table[len.div_ceil(block_len)..].iter_mut() {
+        // A device without layers has taken none.
+        held.reached = held.reached.min(len);
+        for block in held.table.iter_mut().skip(len.div_ceil(block_len)) {
             if let Some(block) = block.take() {
                 give_back(&mut self.n_holders, &mut self.free, block);
             }

@@ -16,7 +16,7 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 15] = [
+const LAYERS: [(&str, May); 16] = [
     ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&["llm-json"])),

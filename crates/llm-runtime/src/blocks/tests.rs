@@ -67,6 +67,9 @@ fn what_is_taken_back_is_free_unless_the_table_went_round() {
     blocks.truncate(0, 0, 4);
     assert_eq!(blocks.free.len(), 12);
     check(&blocks);
+    // A sequence that took nothing here goes back to where it is elsewhere.
+    blocks.truncate(1, 30, 4);
+    assert_eq!(blocks.sequences[1].reached, 0);
 }
 
 #[test]
