@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use llm_arch::{HeadMatrix, Unit};
 use llm_backend::Reference;
-use llm_conformance::Deferred;
+use llm_conformance::{Deferred, Fault};
 use llm_cpu::Cpu;
 use llm_plan::{
     Budgets, Costs, DeviceCosts, DeviceMap, GpuCosts, Home, Offload, Plan, Request, RunOn,
@@ -37,6 +37,8 @@ enum Kind {
     Cpu,
     /// The reference, as late as it may, in an order of the seed's.
     Deferred(u64),
+    /// The same with waits of one kind forgotten.
+    Faulty(u64, Fault),
 }
 
 use Kind::{Cpu as C, Deferred as D, Reference as R};
@@ -47,13 +49,14 @@ impl Kind {
             R => Box::new(Arc::new(Reference::new())),
             C => Box::new(Arc::new(Cpu::new(Default::default()).unwrap())),
             D(seed) => Box::new(Arc::new(Deferred::new(seed))),
+            Kind::Faulty(seed, fault) => Box::new(Arc::new(Deferred::with_fault(seed, fault))),
         }
     }
 
     /// Whose bits it computes.
     fn arithmetic(self) -> usize {
         match self {
-            R | D(_) => 0,
+            R | D(_) | Kind::Faulty(..) => 0,
             C => 1,
         }
     }
@@ -531,6 +534,55 @@ fn a_stage_streams_after_another_device() {
     let mut session = case.load(&plan.map, &kinds).unwrap();
     held_as_planned(&session, &plan, "int8 on a GPU alone");
     run(&mut session, &expected.input_ids);
+}
+
+/// Units of a second stage in turn in RAM and on disk, experts included.
+fn half_streamed(chain: &[Unit], unit: Unit) -> Value {
+    match (at(chain, unit), unit) {
+        (0 | 1, _) => json!(0),
+        (_, Unit::Expert { expert, .. }) if expert % 2 == 0 => json!("cpu"),
+        (_, Unit::Expert { .. }) => json!("disk"),
+        (at, _) if at % 2 == 0 => json!("cpu"),
+        _ => json!("disk"),
+    }
+}
+
+#[test]
+fn streamed_weights_are_waited_for_in_any_order_that_queues_allow() {
+    for name in ["gpt2", "llama", "qwen3-moe-mixed", "t5-flan-style"] {
+        with_model(name, None, |case, whole| {
+            let chain = chain(case.model);
+            for seed in 0..20 {
+                let home = |unit| half_streamed(&chain, unit);
+                case.check("streamed", &home, [D(seed), R, D(seed + 20)], whole);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_forgotten_wait_for_streamed_weights_shows() {
+    with_model("llama", None, |case, whole| {
+        let chain = chain(case.model);
+        // More units than staging places.
+        let home = |unit| match at(&chain, unit) {
+            0 => json!(0),
+            _ => json!("disk"),
+        };
+        let shows = |seed, fault| {
+            let kinds = kinds([R, R, Kind::Faulty(seed, fault)]);
+            let plan = case.plan(&home, &kinds);
+            let mut session = case.load(&plan.map, &kinds).unwrap();
+            // Garbage may be no numbers at all.
+            let found = session.prefill(0, &whole.prompt).map(<[f32]>::to_vec);
+            let n_vocab = case.model.spec().vocab;
+            found.map_or(true, |logits| logits != whole.logits[0][..n_vocab])
+        };
+        for fault in Fault::ALL {
+            let n_shown = (0..20).filter(|&seed| shows(seed, fault)).count();
+            assert!(n_shown > 0, "{fault:?} shows with none of 20 seeds");
+        }
+    });
 }
 
 #[test]
