@@ -167,9 +167,9 @@ fn gguf_holds_the_same_models() {
         let mut skeleton = model.skeleton().clone();
         if name.starts_with("gemma2") || name.starts_with("gemma3") {
             // Scores' scale, and which of so few layers slide.
-            let layers = original.spec().decoder.layers.iter();
-            for (layer, original) in skeleton.spec.decoder.layers.iter_mut().zip(layers) {
-                (layer.scale, layer.window, layer.rotary_idx) =
+            let attentions = skeleton.spec.decoder.attentions_mut();
+            for (attention, original) in attentions.zip(original.spec().decoder.attentions()) {
+                (attention.scale, attention.window, attention.rotary_idx) =
                     (original.scale, original.window, original.rotary_idx);
             }
         }

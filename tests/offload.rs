@@ -18,11 +18,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use llm_arch::{HeadMatrix, Unit};
-use llm_checkpoint::{Checkpoint, Encoding, NewTensor, SafetensorsWriter, TorchFile, TorchLayout};
+use llm_checkpoint::{Checkpoint, Encoding, NewTensor, SafetensorsWriter};
 use llm_cpu::Cpu;
 use llm_plan::{
-    Budgets, Costs, Home, Offload, Plan, Request, StoredAs, Strategy, Term, Verdict, WeightDType,
-    plan,
+    Budgets, Costs, Home, Offload, Plan, Request, StoredTensor, Strategy, Term, Verdict,
+    WeightDType, plan,
 };
 use llm_quant::{LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
@@ -30,6 +30,7 @@ use llm_runtime::{
 };
 use llm_tensor::{Bytes, DType, Shape};
 use llm_tests::{argmax, fixture, golden};
+use llm_torch_file::{TorchFile, TorchLayout};
 use serde_json::{Map, Value, json};
 
 /// Where units rest.
@@ -55,7 +56,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn plan(&self, cpu: &Cpu, rest: Rest) -> Plan {
-        let stored: Vec<StoredAs> = self.model.tensors().map(|b| b.stored_as()).collect();
+        let stored: Vec<StoredTensor> = self.model.tensors().map(|b| b.stored()).collect();
         let costs = CostsOf(cpu);
         let (dtype, quant) = self.kept;
         let request = Request {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::{
-    Budgets, Costs, Home, MemoryEstimate, Offload, Request, StoredAs, Strategy, Term, TermBytes,
-    UnitUse, Verdict, WeightDType, plan,
+    Budgets, Costs, Home, MemoryEstimate, Offload, Request, StoredTensor, Strategy, Term,
+    TermBytes, UnitUse, Verdict, WeightDType, plan,
 };
 use llm_quant::{Code, LoadIn, QuantConfig, Scalar};
 use llm_runtime::{Allocated, BoundModel, CostsOf, Limits, LoadOptions, Session, load};
@@ -182,7 +182,7 @@ fn planned(
     (dtype, quant): (WeightDType, Option<&QuantConfig>),
     limits: Limits,
 ) -> MemoryEstimate {
-    let stored: Vec<StoredAs> = model.tensors().map(|bound| bound.stored_as()).collect();
+    let stored: Vec<StoredTensor> = model.tensors().map(|bound| bound.stored()).collect();
     let costs = CostsOf(cpu);
     let request = Request {
         skeleton: model.skeleton(),

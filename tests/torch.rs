@@ -3,8 +3,8 @@
 use std::fs;
 
 use llm_checkpoint::{Checkpoint, Encoding, Format, Layout, NewTensor};
-use llm_checkpoint::{TorchFile, TorchLayout};
 use llm_tensor::{DType, Shape};
+use llm_torch_file::{TorchFile, TorchLayout};
 use proptest::prelude::*;
 
 fn tensors() -> impl Strategy<Value = Vec<(DType, Vec<u64>)>> {

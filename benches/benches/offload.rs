@@ -14,14 +14,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use llm_benches::cpu;
-use llm_checkpoint::{Checkpoint, DirectFile, PageBuf};
+use llm_checkpoint::{Checkpoint, DirectFile};
 use llm_cpu::Cpu;
 use llm_plan::{
-    Budgets, Costs, Home, Offload, Plan, Request, StoredAs, Strategy, Verdict, WeightDType, plan,
+    Budgets, Costs, Home, Offload, Plan, Request, StoredTensor, Strategy, Verdict, WeightDType,
+    plan,
 };
 use llm_quant::{LoadIn, QuantConfig};
 use llm_runtime::{BoundModel, CostsOf, Limits, LoadOptions, OffloadOptions, Session, load};
-use llm_tensor::Bytes;
+use llm_tensor::{Bytes, PageBuf};
 
 /// Sequences of a batch.
 const BATCH: usize = 8;
@@ -136,7 +137,7 @@ impl Bench<'_> {
         strategy: Strategy,
         ram: u64,
     ) -> Result<Plan> {
-        let stored: Vec<StoredAs> = self.model.tensors().map(|b| b.stored_as()).collect();
+        let stored: Vec<StoredTensor> = self.model.tensors().map(|b| b.stored()).collect();
         let costs = CostsOf(&*self.cpu);
         let request = Request {
             skeleton: self.model.skeleton(),

@@ -69,7 +69,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    let models = models::chosen(root, &options.models, options.quick)?;
+    let models = models::chosen(root, &options.models, tiers::names(), options.quick)?;
 
     let demo = Folder::of(&models::demo(&[]), root, &target)?;
     let base = Base::of(&program.row(&demo, &PRECISIONS[0], Base::default())?);

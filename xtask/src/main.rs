@@ -23,11 +23,15 @@ mod tidy;
 #[derive(Parser)]
 #[command(name = "cargo xtask", disable_help_subcommand = true)]
 enum Command {
-    /// Checks what the compiler does not: layering, file sizes, `unsafe`, fixtures' checksums
+    /// Checks what the compiler does not: layering, circles of files, file sizes, `unsafe`, fixtures' checksums
     Tidy {
         /// Rewrite the SHA256SUMS of tests/fixtures first
         #[arg(long)]
         update_checksums: bool,
+        /// Draw what files use of each other, as SVG, and count the arrows that run back up [default:
+        /// target/imports.svg]
+        #[arg(long, value_name = "FILE")]
+        graph: Option<Option<PathBuf>>,
     },
     /// Runs what continuous integration runs
     Ci {
@@ -58,9 +62,15 @@ enum Command {
 
 fn main() -> Result<()> {
     match Command::parse() {
-        Command::Tidy { update_checksums } => {
+        Command::Tidy {
+            update_checksums,
+            graph,
+        } => {
             if update_checksums {
                 tidy::update_checksums(&root())?;
+            }
+            if let Some(out) = graph {
+                tidy::graph(&root(), &out.unwrap_or(root().join("target/imports.svg")))?;
             }
             tidy::run(&root())
         }

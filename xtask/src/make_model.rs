@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use llm_arch::{Skeleton, Slot};
-use llm_checkpoint::{NewTensor, SafetensorsWriter, TorchFile, TorchLayout};
+use llm_checkpoint::{NewTensor, SafetensorsWriter};
 use llm_tensor::{Bytes, DType, Shape};
+use llm_torch_file::{TorchFile, TorchLayout};
 use serde_json::{Map, Value, json};
 
 use self::values::Values;

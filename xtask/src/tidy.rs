@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use ignore::WalkBuilder;
 
 mod checksums;
+mod imports;
 mod layers;
 mod sources;
 
@@ -27,10 +28,25 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     }
 }
 
+/// Draws the imports of all files to `out`.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub(crate) fn graph(root: &Path, out: &Path) -> Result<()> {
+    let (svg, back) = imports::draw(root, &files(root)?)?;
+    fs::write(out, svg).with_context(|| format!("cannot write {}", out.display()))?;
+    for arrow in &back {
+        println!("{arrow}");
+    }
+    println!("wrote {}; {} arrows run back up", out.display(), back.len());
+    Ok(())
+}
+
 fn check(root: &Path) -> Result<Vec<Problem>> {
     let files = files(root)?;
     let mut problems = layers::check(root)?;
     problems.extend(sources::check(root, &files)?);
+    problems.extend(imports::check(root, &files)?);
     problems.extend(checksums::check(root, &files)?);
     for name in ["LICENSE-APACHE", "LICENSE-MIT"] {
         if !root.join(name).is_file() {

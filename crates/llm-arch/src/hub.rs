@@ -6,8 +6,8 @@ use std::f64::consts::TAU;
 use llm_tensor::Pairing;
 use serde_json::{Map, Value};
 
-use crate::skeleton::{Role, Skeleton, Slot, Stored};
-use crate::spec::{AttentionSpec, ModelSpec, Positions};
+use crate::skeleton::{Role, Skeleton, Slot, Stored, Unit};
+use crate::spec::{AttentionSpec, MixerSpec, ModelSpec, Positions, StackSpec};
 use crate::{
     ArchError, RopeScaling, RotarySpec, UnknownKeys, family, from_config, from_config_with,
 };
@@ -79,7 +79,6 @@ impl HubForm {
 /// How a GGUF's model stores what `slot` is for `hub`, the same model as a configuration describes it.
 fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
     let (own, wanted) = (&gguf.decoder, &hub.decoder);
-    let attention = &wanted.block.attention;
     let gain = |own: f32, wanted: f32| match own == wanted {
         true => Stored::AsIs,
         // The spec read back differs in nothing but what the family says of all its GGUFs.
@@ -89,27 +88,34 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         Role::Q | Role::QBias | Role::K | Role::KBias => {
             match (pairing(&own.positions), pairing(&wanted.positions)) {
                 (Some(Pairing::Adjacent), Some(Pairing::Halves)) => Stored::Pairs {
-                    head_dim: attention.head_dim,
+                    head_dim: attention(wanted, slot.unit).head_dim,
                 },
                 _ => Stored::AsIs,
             }
         }
-        Role::Qkv | Role::QkvBias => match (own.block.attention.grouped(), attention.grouped()) {
-            (None, Some(n_queries)) => Stored::Stacked {
-                n_kv_heads: attention.n_kv_heads,
-                n_queries,
-                head_dim: attention.head_dim,
-            },
-            _ => Stored::AsIs,
-        },
+        Role::Qkv | Role::QkvBias => {
+            let wanted = attention(wanted, slot.unit);
+            match (attention(own, slot.unit).grouped(), wanted.grouped()) {
+                (None, Some(n_queries)) => Stored::Stacked {
+                    n_kv_heads: wanted.n_kv_heads,
+                    n_queries,
+                    head_dim: wanted.head_dim,
+                },
+                _ => Stored::AsIs,
+            }
+        }
         Role::AttnNorm
         | Role::PostAttnNorm
         | Role::MlpNorm
         | Role::PostMlpNorm
         | Role::FinalNorm => gain(own.norm.gain_offset, wanted.norm.gain_offset),
         Role::QNorm | Role::KNorm => {
-            let offset = |attention: &AttentionSpec| attention.qk_norm.map(|norm| norm.gain_offset);
-            let (own, wanted) = (offset(&own.block.attention), offset(attention));
+            let offset = |stack| {
+                attention(stack, slot.unit)
+                    .qk_norm
+                    .map(|norm| norm.gain_offset)
+            };
+            let (own, wanted) = (offset(own), offset(wanted));
             gain(own.unwrap_or_default(), wanted.unwrap_or_default())
         }
         Role::TokenTable
@@ -144,6 +150,15 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::Head
         | Role::HeadBias => Stored::AsIs,
     }
+}
+
+/// Attention of the layer that a tensor of it belongs to.
+fn attention(stack: &StackSpec, unit: Unit) -> &AttentionSpec {
+    let Unit::Layer(_, layer) = unit else {
+        unreachable!("attention is a layer's, not the {unit}'s")
+    };
+    let MixerSpec::Attention(attention) = &stack.layers[layer].mixer;
+    attention
 }
 
 fn pairing(positions: &Positions) -> Option<Pairing> {

@@ -18,12 +18,14 @@ pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf
 pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
-    Module, Place, Role, Side, Skeleton, Slot, StackPlace, Stored, TensorKind, Unit,
+    After, AttentionOf, Before, BlockOf, CrossOf, EmbeddingOf, ExpertOf, Extents, HeadOf, InputOf,
+    LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role, Skeleton, Slot,
+    StackPlace, Stored, SublayerOf, TensorKind, TryMap, Unit,
 };
 pub use spec::{
-    AttentionSpec, BlockSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
-    HeadMatrix, HeadSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual,
-    StackSpec,
+    AttentionSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
+    HeadMatrix, HeadSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions,
+    Residual, Side, StackSpec,
 };
 
 pub use llm_tensor::Weighting;

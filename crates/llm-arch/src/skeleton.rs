@@ -1,5 +1,6 @@
 //! The list of tensors that a model needs.
 
+mod block;
 mod naming;
 mod places;
 mod slot;
@@ -8,13 +9,17 @@ mod walk;
 
 use std::borrow::Cow;
 
-use self::naming::matches;
+pub use self::block::{
+    After, AttentionOf, Before, BlockOf, CrossOf, EmbeddingOf, ExpertOf, HeadOf, InputOf, LinearOf,
+    MixerOf, MlpOf, NormOf, ProjectionOf, SublayerOf, TryMap,
+};
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
+use self::naming::{Pattern, matches};
 pub use self::places::{Place, StackPlace};
-pub use self::slot::{Module, Role, Side, Slot, Stored, TensorKind, Unit};
-use self::walk::Slots;
+pub use self::slot::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
+use self::walk::{Walk, units};
 use crate::ArchError;
-use crate::spec::{HeadMatrix, MlpSpec, ModelSpec};
+use crate::spec::{HeadMatrix, ModelSpec, Side};
 
 /// A model without weights: what it is, and every tensor it needs.
 #[derive(Debug, Clone)]
@@ -41,24 +46,28 @@ impl Skeleton {
             .decoder
             .layers
             .iter()
-            .map(|layer| SLOTS_OF_A_BLOCK + n_expert_slots(&layer.mlp))
+            .map(|layer| SLOTS_OF_A_BLOCK + 3 * layer.mlp.n_experts() as u64)
             .sum();
         if n_slots > MAX_SLOTS {
             return Err(ArchError::TooManyTensors { n_tensors: n_slots });
         }
-        let mut slots = Slots {
-            naming,
-            hidden: spec.hidden,
-            out: Vec::new(),
-        };
-        slots.model(&spec);
-        let n_elements = |slot: &Slot| slot.shape.iter().map(|&d| d as u128).product::<u128>();
-        let n_parameters: u128 = slots.out.iter().map(n_elements).sum();
+        let (mut slots, mut n_parameters) = (Vec::new(), 0u128);
+        let mut tensors = Vec::new();
+        for unit in units(&spec) {
+            // The experts of a layer are alike.
+            if !matches!(unit, Unit::Expert { expert: 1.., .. }) {
+                tensors.clear();
+                let add = |role, shape: &[usize]| tensors.push(naming.pattern(unit, role, shape));
+                Walk::new(&spec, add).unit(unit);
+            }
+            slots.extend(tensors.iter().map(|tensor| tensor.slot(unit)));
+            n_parameters += tensors.iter().map(Pattern::n_elements).sum::<u128>();
+        }
         if n_parameters > MAX_PARAMETERS {
             return Err(ArchError::TooLarge { n_parameters });
         }
         Ok(Skeleton {
-            slots: slots.out,
+            slots,
             spec,
             notices: Vec::new(),
             naming,
@@ -186,13 +195,6 @@ const MAX_SLOTS: u64 = 1_000_000;
 
 /// At most, without experts.
 const SLOTS_OF_A_BLOCK: u64 = 24;
-
-fn n_expert_slots(mlp: &MlpSpec) -> u64 {
-    match mlp {
-        MlpSpec::Dense(_) => 0,
-        MlpSpec::Experts(experts) => 3 * experts.n_experts as u64,
-    }
-}
 
 /// A quadrillion: three orders of magnitude above the largest models.
 const MAX_PARAMETERS: u128 = 1_000_000_000_000_000;

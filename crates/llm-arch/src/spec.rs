@@ -27,6 +27,16 @@ pub struct ModelSpec {
     pub dtype: Option<DType>,
 }
 
+impl ModelSpec {
+    /// A run of blocks; of an encoder, if the model has one.
+    pub fn stack(&self, side: Side) -> Option<&StackSpec> {
+        match side {
+            Side::Encoder => self.encoder.as_ref().map(|encoder| &encoder.stack),
+            Side::Decoder => Some(&self.decoder),
+        }
+    }
+}
+
 /// How tokens become hidden states.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EmbeddingSpec {
@@ -47,6 +57,15 @@ pub struct EncoderSpec {
     pub start_token: u32,
 }
 
+/// One of a model's two runs of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// Reads the prompt of an encoder-decoder model.
+    Encoder,
+    /// Continues it.
+    Decoder,
+}
+
 /// A run of blocks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StackSpec {
@@ -58,14 +77,34 @@ pub struct StackSpec {
     pub norm: NormSpec,
     /// Whether one follows the last block.
     pub final_norm: FinalNorm,
-    /// What all blocks share.
-    pub block: BlockSpec,
+    /// Where norms stand in a block, and how its results join the residual stream.
+    pub residual: Residual,
 }
 
 impl StackSpec {
     /// Blocks.
     pub fn n_layers(&self) -> usize {
         self.layers.len()
+    }
+
+    /// Attention of each layer that attends.
+    pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
+        self.layers.iter().map(|layer| match &layer.mixer {
+            MixerSpec::Attention(attention) => attention,
+        })
+    }
+
+    /// Attention of each layer that attends.
+    pub fn attentions_mut(&mut self) -> impl Iterator<Item = &mut AttentionSpec> {
+        self.layers.iter_mut().map(|layer| match &mut layer.mixer {
+            MixerSpec::Attention(attention) => attention,
+        })
+    }
+
+    /// Query heads, of which the layers of a stack with biases by distance have equally many.
+    pub fn n_heads(&self) -> usize {
+        let heads = self.attentions().map(|attention| attention.n_heads);
+        heads.max().unwrap_or(0)
     }
 }
 
@@ -126,42 +165,49 @@ pub struct NormSpec {
     pub gain_offset: f32,
 }
 
-/// What may differ from block to block.
-#[derive(Debug, Clone, PartialEq)]
+/// A block: what may differ from one to the next.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerSpec {
-    /// Positions that a query sees, its own included; none bounds them.
-    pub window: Option<usize>,
-    /// Which of the stack's rotary positions it uses.
-    pub rotary_idx: usize,
-    /// Multiplies the products of queries and keys.
-    pub scale: f32,
+    /// How positions learn of each other.
+    pub mixer: MixerSpec,
     /// Feed-forward.
     pub mlp: MlpSpec,
 }
 
-/// What all blocks of a stack share.
+/// A block's mixer: how positions learn of each other.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct BlockSpec {
-    /// How attention and feed-forward join the residual stream.
-    pub residual: Residual,
-    /// Self-attention, and cross-attention where there is one.
-    pub attention: AttentionSpec,
+pub enum MixerSpec {
+    /// Each sees the keys and values of those before it.
+    Attention(AttentionSpec),
 }
 
-/// How attention and feed-forward join the residual stream `x`.
+/// How mixer and feed-forward join the residual stream `x`.
+///
+/// ```text
+/// Sequential  x ─┬─ norm ─ mixer ─ + ─┬─ norm ─ mlp ─ + ─►
+///                └─────────────────┘  └──────────────┘
+/// Sandwich    the same, with a norm before each +
+/// PostNorm    x ─┬─ mixer ─ + ─ norm ─┬─ mlp ─ + ─ norm ─►
+///                └──────────┘         └────────┘
+/// Normed      x ─ norm ─┬─ mixer ─ + ─ norm ─┬─ mlp ─ + ─►
+///                       └──────────┘         └────────┘
+/// Parallel    x ─┬─ norm ─ mixer ─ + ─ + ─►
+///                ├─ norm ─ mlp ────┘   │
+///                └─────────────────────┘
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residual {
-    /// `x += attn(norm(x)); x += mlp(norm(x))`.
+    /// `x += mixer(norm(x)); x += mlp(norm(x))`.
     Sequential,
     /// The same, with each result normalised before it is added.
     Sandwich,
-    /// `x = norm(x + attn(x)); x = norm(x + mlp(x))`.
+    /// `x = norm(x + mixer(x)); x = norm(x + mlp(x))`.
     PostNorm,
-    /// `x = norm(x); x += attn(x)`, and so with the feed-forward: the normed stream is the residual.
+    /// `x = norm(x); x += mixer(x)`, and so with the feed-forward: the normed stream is the residual.
     Normed,
-    /// `x += attn(n) + mlp(n)` of one `n = norm(x)`.
+    /// `x += mixer(n) + mlp(n)` of one `n = norm(x)`.
     ParallelOneNorm,
-    /// `x += attn(norm(x)) + mlp(norm'(x))`.
+    /// `x += mixer(norm(x)) + mlp(norm'(x))`.
     ParallelTwoNorms,
 }
 
@@ -182,8 +228,14 @@ pub struct AttentionSpec {
     pub out_bias: bool,
     /// Normalises each head of queries and keys before its position enters.
     pub qk_norm: Option<NormSpec>,
+    /// Multiplies the products of queries and keys.
+    pub scale: f32,
     /// Bounds the scores.
     pub soft_cap: Option<f32>,
+    /// Positions that a query sees, its own included; none bounds them.
+    pub window: Option<usize>,
+    /// Index among the stack's rotary positions.
+    pub rotary_idx: usize,
 }
 
 impl AttentionSpec {
@@ -202,6 +254,11 @@ impl AttentionSpec {
     /// Output features of the key projection, and of the value projection.
     pub fn kv_width(&self) -> usize {
         self.n_kv_heads * self.head_dim
+    }
+
+    /// Output features of all three, side by side.
+    pub fn qkv_width(&self) -> usize {
+        self.q_width() + 2 * self.kv_width()
     }
 }
 
@@ -223,6 +280,16 @@ pub enum MlpSpec {
     Dense(DenseMlp),
     /// Several, of which a router chooses some for each token (Shazeer et al. 2017).
     Experts(ExpertsSpec),
+}
+
+impl MlpSpec {
+    /// Experts, if it is made of them.
+    pub fn n_experts(&self) -> usize {
+        match self {
+            MlpSpec::Dense(_) => 0,
+            MlpSpec::Experts(experts) => experts.n_experts,
+        }
+    }
 }
 
 /// A feed-forward block.

@@ -3,6 +3,32 @@
 //! [`Backend`] is a device's memory; a [`Queue`] is work on it, done in order, and [`Ops`] are the operations that are put
 //! there: about two dozen, on typed device memory. None of them waits for its result. Activations are f32; weights and keys
 //! and values keep the encoding they were given. [`Reference`] implements it all in the plainest way, with f64 accumulation.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use llm_backend::{Backend, LinearPart, Ops, Output, Queue, Reference};
+//! use llm_quant::StoredWeight;
+//! use llm_tensor::{DType, HostBytes, WorkspaceShape};
+//!
+//! # fn main() -> llm_backend::Result<()> {
+//! let device = Arc::new(Reference::new());
+//! let bytes: Vec<u8> = [1f32, 2.0, 3.0, 4.0].into_iter().flat_map(f32::to_le_bytes).collect();
+//! let weight = device.load(StoredWeight::dense(DType::F32, (2, 2), HostBytes::new(bytes)))?;
+//! let (mut x, mut out) = (device.alloc(2)?, device.alloc(2)?);
+//!
+//! let largest = WorkspaceShape { n_tokens: 1, cols: 2, rows: 2, context: 1, n_heads: 1, n_kv_heads: 1, head_dim: 1 };
+//! let mut queue = device.queue(Some(&largest))?;
+//! queue.upload(&[1.0, 10.0], &mut x)?;
+//! let part = LinearPart { weight: &weight, bias: None };
+//! queue.linear(&[part], &x, Output::Write, &mut out, 1)?;
+//!
+//! let mut results = [0.0; 2];
+//! queue.download(&out, &mut results)?;
+//! assert_eq!(results, [21.0, 43.0]);
+//! # Ok(())
+//! # }
+//! ```
 
 mod error;
 mod ops;
@@ -88,7 +114,8 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// A staging place of `n_bytes`, with the host pages that readers fill.
     fn place(&self, n_bytes: usize) -> Result<Self::Place>;
 
-    /// A weight whose parts lie in a place: a few handles, no copy. What is brought to the place later changes it.
+    /// A weight whose parts lie in a place: a few handles, no copy. It may be put to use before its bytes are brought, and
+    /// is dropped before the place is filled anew.
     ///
     /// # Errors
     /// [`BackendError::UnsupportedWeight`].

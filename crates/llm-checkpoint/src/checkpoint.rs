@@ -6,14 +6,16 @@ use llm_tensor::{DType, HostBytes};
 
 use crate::direct::DirectFile;
 use crate::error::CheckpointError;
+use crate::file_state::FileState;
 use crate::find::{self, Place, TORCH_SUFFIXES};
+use crate::format::Format;
 use crate::gguf::parts;
 use crate::index::ReadHeader;
 use crate::metadata::Metadata;
 use crate::notice::Notice;
 use crate::read::read_elements;
 use crate::shard::STAGING;
-use crate::source::{FileState, SourceFile};
+use crate::source::SourceFile;
 use crate::tensor::{Encoding, Layout, TensorInfo};
 use crate::{adapter, gguf, index, safetensors, torch};
 
@@ -27,18 +29,6 @@ pub struct Checkpoint {
     tensors: Vec<TensorInfo>,
     metadata: Metadata,
     notices: Vec<Notice>,
-}
-
-/// The file format of a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Format {
-    /// Hugging Face safetensors, single or sharded.
-    Safetensors,
-    /// GGML's single-file format.
-    Gguf,
-    /// What `torch.save` writes, single or sharded.
-    Torch,
 }
 
 impl Checkpoint {

@@ -7,8 +7,9 @@ use llm_tensor::Bytes;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, Format};
+use crate::checkpoint::Checkpoint;
 use crate::error::CheckpointError;
+use crate::format::Format;
 use crate::notice::listed;
 use crate::torch;
 

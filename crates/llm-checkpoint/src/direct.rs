@@ -12,7 +12,8 @@ use llm_tensor::PageBuf;
 use rustix::fs::{Advice, OFlags, fadvise};
 
 use crate::CheckpointError;
-use crate::source::{FileState, SharedBytes};
+use crate::file_state::FileState;
+use crate::map::SharedBytes;
 
 /// A checkpoint's file, kept open to be read in large pieces straight from the device: what is read once a token must
 /// not push everything else out of memory.

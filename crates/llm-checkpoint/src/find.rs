@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::checkpoint::Format;
 use crate::error::CheckpointError;
+use crate::format::Format;
 use crate::notice::Notice;
 use crate::part_name::{PartName, SetName};
 use crate::shard::STAGING;

@@ -2,16 +2,17 @@
 
 use std::ops::Range;
 
+use llm_quant::GgmlType;
 use llm_tensor::{DType, Shape};
 
-use self::blocks::GgmlType;
 use crate::cursor::Cursor;
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
 use crate::metadata::{Metadata, Value};
 use crate::source::SourceFile;
 use crate::tensor::{Contents, Encoding, Layout, TensorInfo, in_file_order, sort_by_name};
 
-pub(crate) mod blocks;
+#[cfg(test)]
+mod block_tests;
 pub(crate) mod parts;
 mod values;
 
@@ -215,7 +216,8 @@ fn encoding(type_code: u32) -> Result<Encoding, TensorFlaw> {
         40 => Block(GgmlType::NVFP4),
         code => {
             let name = unsupported_name(code);
-            return Err(TensorFlaw::UnsupportedType { code, name });
+            let known = GgmlType::known();
+            return Err(TensorFlaw::UnsupportedType { code, name, known });
         }
     })
 }

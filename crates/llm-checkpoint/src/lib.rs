@@ -24,7 +24,7 @@
 //! # GGUF
 //!
 //! Versions 2 and 3, little-endian, in one file or split into several, of which any is given. Extents are turned around to outermost first. The types F64,
-//! F32, F16, BF16 and I8 to I64 are plain; the blocks of [`GgmlType`] are decoded when read. A file that contains
+//! F32, F16, BF16 and I8 to I64 are plain; the blocks of [`GgmlType`](llm_quant::GgmlType) are decoded when read. A file that contains
 //! any other type does not open.
 //!
 //! # PyTorch
@@ -51,9 +51,11 @@ mod crc;
 mod cursor;
 mod direct;
 mod error;
+mod file_state;
 mod find;
 mod finite;
 mod foreign;
+mod format;
 mod gguf;
 mod index;
 mod manifest;
@@ -72,22 +74,21 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 mod torch;
-mod torch_file;
 mod write;
 
-pub use checkpoint::{Checkpoint, Format};
+pub use checkpoint::Checkpoint;
 pub use crc::{Checksums, Damage};
 pub use direct::DirectFile;
 pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
+pub use file_state::FileState;
 pub use finite::NotFinite;
-pub use gguf::blocks::GgmlType;
+pub use format::Format;
 pub use manifest::{Difference, MANIFEST, Manifest};
 pub use metadata::{Array, Metadata, Value};
 pub use notice::Notice;
 pub use opaque::Opaque;
 pub use shard::{Existing, Shard, ShardPlan, ShardWriter};
-pub use source::{FileState, MAX_CONFIG, read_small};
+pub use source::{MAX_CONFIG, read_small};
 pub use tensor::{Encoding, Layout, TensorInfo};
 pub use torch::{PickleFlaw, ZipFlaw};
-pub use torch_file::{TorchFile, TorchLayout};
 pub use write::{NewTensor, SafetensorsWriter, header as safetensors_header};

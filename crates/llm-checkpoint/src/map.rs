@@ -6,8 +6,12 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use memmap2::{Mmap, MmapOptions};
+
+/// Bytes of a whole file, mapped or in memory.
+pub(crate) type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// Maps the first `len` bytes of `file`, read-only. Nothing is read before it is touched.
 ///

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fmt;
 
 use llm_tensor::{Bytes, Shape, TensorError};
@@ -13,6 +14,9 @@ pub struct Opaque {
     /// Bits of an element, where that is known.
     bits: Option<u8>,
 }
+
+/// Element types that are not [`DType`](llm_tensor::DType)s, and shapes, by the names of tensors.
+pub(crate) type Opaques = HashMap<String, (Opaque, Shape)>;
 
 /// Bytes that a name may have.
 const MAX_NAME: usize = 24;

@@ -109,7 +109,7 @@ fn place(
     {
         return Err(TensorFlaw::Length {
             shape,
-            encoding: Box::new(encoding),
+            encoding: encoding.to_string(),
             expected,
             found: end - start,
         });
@@ -131,6 +131,7 @@ fn encoding(name: &str) -> Result<Encoding, TensorFlaw> {
         .map(Encoding::Opaque)
         .ok_or_else(|| TensorFlaw::UnknownDType {
             found: name.to_owned(),
+            known: DTYPES.map(|(name, _)| name).join(", "),
         })
 }
 
@@ -138,10 +139,6 @@ fn encoding(name: &str) -> Result<Encoding, TensorFlaw> {
 pub(crate) fn dtype_name(dtype: DType) -> &'static str {
     let known = DTYPES.iter().find(|(_, known)| *known == dtype);
     known.expect("DTYPES has every type").0
-}
-
-pub(crate) fn known_dtypes() -> String {
-    DTYPES.map(|(name, _)| name).join(", ")
 }
 
 /// What the format calls the element types.

@@ -2,15 +2,15 @@
 
 mod copy;
 mod flush;
+mod names;
 mod plan;
 mod staging;
 mod together;
 mod writer;
 
-pub(crate) use plan::Opaques;
+pub(crate) use names::{STAGING, UNFINISHED_SHARD};
 pub use plan::{Shard, ShardPlan};
 pub use staging::Existing;
-pub(crate) use staging::{STAGING, UNFINISHED_SHARD};
 pub use writer::ShardWriter;
 
 #[cfg(test)]

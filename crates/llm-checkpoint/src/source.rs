@@ -1,7 +1,7 @@
 use std::fmt;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -9,8 +9,9 @@ use llm_tensor::HostBytes;
 
 use crate::direct::{DirectFile, copy_at};
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
+use crate::file_state::FileState;
 use crate::foreign;
-use crate::map::map;
+use crate::map::{SharedBytes, map};
 
 /// A file of a checkpoint: read at given offsets, by any number of threads, or mapped as a whole.
 pub(crate) struct SourceFile {
@@ -19,42 +20,11 @@ pub(crate) struct SourceFile {
     len: u64,
 }
 
-pub(crate) type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
-
 enum Backing {
     /// As it was when it was opened; mapped on first use.
     File(File, FileState, OnceLock<SharedBytes>),
     /// A file's bytes that were in memory already.
     Memory(SharedBytes),
-}
-
-/// By what it is seen that a file is not what it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileState {
-    /// Its length.
-    pub bytes: u64,
-    /// When its contents were last changed, in nanoseconds since 1970. Copying and unpacking put it back.
-    pub mtime_ns: i64,
-    /// When anything of it was last changed, its permissions and names included, in nanoseconds since 1970. Nobody puts
-    /// it back.
-    pub ctime_ns: i64,
-}
-
-impl FileState {
-    /// That of the file that `metadata` is about.
-    pub fn of(metadata: &Metadata) -> Self {
-        let ns = |seconds: i64, ns| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
-        FileState {
-            bytes: metadata.len(),
-            mtime_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
-            ctime_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    /// Whether the file has been written to since `then`. One that was renamed, linked or removed has not.
-    pub(crate) fn is_written_since(self, then: FileState) -> bool {
-        (self.bytes, self.mtime_ns) != (then.bytes, then.mtime_ns)
-    }
 }
 
 impl SourceFile {

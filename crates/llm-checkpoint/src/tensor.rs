@@ -1,10 +1,10 @@
 use std::fmt;
 use std::ops::Range;
 
+use llm_quant::{GgmlType, Scheme};
 use llm_tensor::{Bytes, DType, Shape, TensorError};
 
 use crate::error::{CheckpointError, TensorFlaw};
-use crate::gguf::blocks::GgmlType;
 use crate::metadata::Metadata;
 use crate::opaque::Opaque;
 use crate::source::SourceFile;
@@ -101,7 +101,8 @@ pub enum Layout {
     Strided(Box<[u64]>),
 }
 
-/// How the elements of a tensor are stored, little-endian.
+/// What a header can say of how the elements of a tensor are stored, little-endian. What they mean, also together with
+/// other tensors, a [`Scheme`] says.
 ///
 /// Exhaustive on purpose: a new encoding must be considered wherever one is matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,6 +116,16 @@ pub enum Encoding {
 }
 
 impl Encoding {
+    /// The scheme of a matrix that is kept so by itself, without other tensors beside it; `None` of what is not
+    /// understood.
+    pub fn scheme(self) -> Option<Scheme> {
+        match self {
+            Encoding::Plain(dtype) => Some(Scheme::Dense(dtype)),
+            Encoding::Block(ty) => Some(Scheme::Ggml(ty)),
+            Encoding::Opaque(_) => None,
+        }
+    }
+
     /// Elements, and bytes, of the smallest piece that can be decoded by itself; of what is not understood there is none.
     fn block(self) -> Option<(u64, u64)> {
         match self {
@@ -140,7 +151,7 @@ impl Encoding {
                     return Err(TensorFlaw::PartialBlock {
                         row,
                         block,
-                        encoding: self,
+                        encoding: self.to_string(),
                     });
                 }
                 let too_many = || {

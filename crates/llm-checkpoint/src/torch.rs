@@ -25,7 +25,6 @@ pub(crate) mod testing;
 mod zip;
 
 pub use flaw::{PickleFlaw, ZipFlaw};
-pub(crate) use state_dict::nesting_keys;
 pub(crate) use zip::Stored;
 
 /// Reads and validates the headers of `file`, which becomes number `file_idx` of the checkpoint.

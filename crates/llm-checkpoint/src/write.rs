@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
+use crate::opaque::Opaques;
 use crate::safetensors::{MAX_HEADER, dtype_name};
-use crate::shard::Opaques;
 
 /// A tensor that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]

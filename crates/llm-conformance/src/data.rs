@@ -2,8 +2,8 @@ use std::iter;
 use std::sync::Arc;
 
 use llm_backend::{Backend, Queue};
-use llm_quant::{Int8Weight, Part, Scheme, StoredWeight, Weight4Bit};
-use llm_tensor::{DType, HostBytes, WorkspaceShape, f32_to_le_bytes, le_bytes_to_f32};
+use llm_quant::StoredWeight;
+use llm_tensor::{DType, HostBytes, WorkspaceShape, f32_to_le_bytes};
 
 /// The element types of weights and caches.
 pub(crate) const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -60,25 +60,9 @@ pub(crate) fn at_odd_address(bytes: &[u8]) -> HostBytes {
     HostBytes::new(moved).slice(1..1 + bytes.len())
 }
 
-/// The elements of a weight, as a table has them, or a product of floats.
+/// The elements of a weight.
 pub(crate) fn widened(weight: &StoredWeight) -> Vec<f32> {
-    let n = weight.rows * weight.cols;
-    match weight.scheme {
-        Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => {
-            let mut values = vec![0.0; n];
-            le_bytes_to_f32(dtype, weight.part(Part::Weight), &mut values)
-                .expect("weights are f32, f16 or bf16");
-            values
-        }
-        Scheme::FourBit(_) => {
-            let codes = Weight4Bit::of(weight).expect("the scheme was asked for");
-            (0..n).map(|i| codes.element(i)).collect()
-        }
-        Scheme::Int8(_) => {
-            let codes = Int8Weight::of(weight).expect("the scheme was asked for");
-            (0..n).map(|i| codes.element(i)).collect()
-        }
-    }
+    weight.values().expect("elements of weights are numbers")
 }
 
 /// Memory of a device, and a queue to compute in it.
@@ -139,5 +123,5 @@ pub(crate) const SMALL: WorkspaceShape = WorkspaceShape {
     head_dim: 1,
 };
 
-/// What an operation's failure is reported with.
+/// Message of an operation's failure.
 pub(crate) const WORKS: &str = "the operations of a conforming backend do not fail";

@@ -135,7 +135,7 @@ impl FourBitCase {
         let weights = self.parts.iter().map(|part| {
             let weight = match part.kind {
                 Kind::Dense(dtype) => random.weight(dtype, part.rows, self.cols),
-                Kind::FourBit(format) => encoded(&mut random, part.rows, self.cols, format),
+                Kind::FourBit(format) => encoded(&mut random, (part.rows, self.cols), format),
             };
             let bias = part.bias.map(|dtype| random.weight(dtype, 1, part.rows));
             (weight, bias)
@@ -164,7 +164,11 @@ impl Case for FourBitCase {
 
 /// A weight of blocks of different magnitudes, some of them zero; its table is not the code's own. All parts start at
 /// odd addresses and end with their allocations.
-fn encoded(random: &mut Random, rows: usize, cols: usize, format: FourBit) -> StoredWeight {
+pub(crate) fn encoded(
+    random: &mut Random,
+    (rows, cols): (usize, usize),
+    format: FourBit,
+) -> StoredWeight {
     let mut values = random.values(rows * cols, 1.0);
     for (i, block) in values.chunks_mut(format.block_size.get()).enumerate() {
         let scale = [1.0, 0.01, 0.0, 3.0, 0.25][i % 5];

@@ -153,22 +153,24 @@ impl Part {
                 scheme: Scheme::Int8PerUse(dtype, format),
                 ..random.weight(dtype, self.rows, cols)
             },
-            Kind::Int8(format) => {
-                // Any codes will do, those too that no encoder writes.
-                let codes = random.values(self.rows * cols, 128.0);
-                let codes: Vec<u8> = codes.iter().map(|code| code.floor() as i8 as u8).collect();
-                let absmax = random.values(self.rows, 1.0);
-                let absmax: Vec<u8> = absmax.iter().flat_map(|x| x.abs().to_le_bytes()).collect();
-                let weight = Int8Weight::new(
-                    (self.rows, cols),
-                    format,
-                    at_odd_address(&codes),
-                    at_odd_address(&absmax),
-                );
-                weight.expect("a code an element, a scale a row").into()
-            }
+            Kind::Int8(format) => weight(random, (self.rows, cols), format),
         }
     }
+}
+
+/// A weight of any codes, those too that no encoder writes.
+pub(crate) fn weight(
+    random: &mut Random,
+    (rows, cols): (usize, usize),
+    format: Int8,
+) -> StoredWeight {
+    let codes = random.values(rows * cols, 128.0);
+    let codes: Vec<u8> = codes.iter().map(|code| code.floor() as i8 as u8).collect();
+    let absmax = random.values(rows, 1.0);
+    let absmax: Vec<u8> = absmax.iter().flat_map(|x| x.abs().to_le_bytes()).collect();
+    let (codes, absmax) = (at_odd_address(&codes), at_odd_address(&absmax));
+    let weight = Int8Weight::new((rows, cols), format, codes, absmax);
+    weight.expect("a code an element, a scale a row").into()
 }
 
 impl Case for Int8Case {
@@ -200,13 +202,26 @@ impl Case for Int8Case {
     }
 }
 
-/// How far a product of a row of weights and one of activations may be from the exact one.
+/// Distance that each product of rows of `x` `[_, cols]` and of a weight in any scheme may have from the exact one.
+pub(crate) fn product_bounds(weight: &StoredWeight, x: &[f32]) -> Vec<f64> {
+    let products = ProductBounds::new(weight, x, weight.cols);
+    let tokens = 0..x.len() / weight.cols;
+    let of_token = |token| (0..weight.rows).map(move |row| (token, row));
+    let pairs = tokens.flat_map(of_token);
+    pairs
+        .map(|(token, row)| products.bound(token, row))
+        .collect()
+}
+
+/// Distance that a product of a row of weights and one of activations may have from the exact one.
 struct ProductBounds<'a> {
     rows: usize,
     cols: usize,
     x: &'a [f32],
-    /// What is multiplied in floats: everything, or what is in outlier columns.
+    /// Elements that are multiplied in floats: all, or what is in outlier columns.
     wide: Vec<f32>,
+    /// Of elements, beside that of sums of products.
+    element_error: f64,
     int8: Option<(Int8Weight, Activations8)>,
 }
 
@@ -223,6 +238,15 @@ impl<'a> ProductBounds<'a> {
             cols,
             x,
             wide,
+            // Scales may multiply values, as the reference has it, or sums of values with x.
+            element_error: match weight.scheme {
+                Scheme::FourBit(_) => 2.0 * EPS,
+                Scheme::Dense(_)
+                | Scheme::Int8(_)
+                | Scheme::Int8PerUse(..)
+                | Scheme::Ggml(_)
+                | Scheme::Fp8(_) => 0.0,
+            },
             int8: int8.map(quantized),
         }
     }
@@ -232,7 +256,8 @@ impl<'a> ProductBounds<'a> {
         let weights = &self.wide[row * self.cols..][..self.cols];
         let product = |col: usize| f64::from(x[col] * weights[col]).abs();
         let Some((weight, activations)) = &self.int8 else {
-            return sum_error(self.cols) * (0..self.cols).map(product).sum::<f64>();
+            let relative = self.element_error + sum_error(self.cols);
+            return relative * (0..self.cols).map(product).sum::<f64>();
         };
         let codes = &activations.codes[token * self.cols..][..self.cols];
         let sum: i64 = (0..self.cols)

@@ -8,18 +8,24 @@
 mod attention;
 mod case;
 mod data;
+mod deferred;
 mod elementwise;
 mod four_bit;
 mod groups;
 mod int8;
 mod linear;
+mod memory;
 mod norm;
+mod places;
 mod routing;
+mod schemes;
 mod tables;
 
 use std::sync::Arc;
 
 use llm_backend::Backend;
+
+pub use deferred::{Deferred, Fault};
 
 use case::{check_each, check_same_bits};
 
@@ -29,12 +35,23 @@ use case::{check_each, check_same_bits};
 /// When a result is further from the reference's than rounding explains, or an operation fails. The message names
 /// the case.
 pub fn check<B: Backend>(backend: &Arc<B>) {
+    check_memory(backend);
     check_tables(backend);
     check_norm(backend);
     check_elementwise(backend);
     check_linear(backend);
     check_attention(backend);
     check_routing(backend);
+    check_queues(backend);
+}
+
+/// Checks that what is allocated is as large as promised, and that weights of no floating-point numbers are refused.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_memory<B: Backend>(backend: &Arc<B>) {
+    memory::check_sizes(backend);
+    memory::check_refusals(backend);
 }
 
 /// Checks buffers, embeddings, learned positions, the gathering of rows and the order of heads.
@@ -95,6 +112,15 @@ pub fn check_routing<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &routing::experts());
 }
 
+/// Checks places, what is brought to them, and events between queues.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_queues<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &places::streams());
+    check_each(backend, &places::queues());
+}
+
 /// Checks that two backends give the same bits in every case: one in two runs, or one with different numbers of
 /// threads.
 ///
@@ -113,6 +139,8 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &attention::together());
     check_same_bits(one, other, &routing::routings());
     check_same_bits(one, other, &routing::experts());
+    check_same_bits(one, other, &places::streams());
+    check_same_bits(one, other, &places::queues());
 }
 
 #[cfg(test)]
@@ -120,10 +148,38 @@ mod tests {
     use llm_backend::Reference;
 
     use super::*;
+    use crate::case::Case;
+
+    const N_SEEDS: u64 = 20;
 
     #[test]
-    fn the_reference_conforms_to_itself() {
+    fn putting_work_off_conforms() {
+        check(&Arc::new(Deferred::new(0)));
+    }
+
+    #[test]
+    fn no_order_of_queues_changes_a_bit() {
         let reference = Arc::new(Reference::new());
-        check_reproducible(&reference, &reference);
+        for seed in 0..N_SEEDS {
+            let deferred = Arc::new(Deferred::new(seed));
+            check_same_bits(&reference, &deferred, &places::streams());
+            check_same_bits(&reference, &deferred, &places::queues());
+        }
+    }
+
+    #[test]
+    fn a_wait_that_is_forgotten_is_noticed() {
+        for fault in Fault::ALL {
+            for case in places::streams() {
+                let expected = case.run(&Arc::new(Reference::new()));
+                assert!(expected.iter().all(|x| x.is_finite()));
+                let is_noticed =
+                    |seed| case.run(&Arc::new(Deferred::with_fault(seed, fault))) != expected;
+                assert!(
+                    (0..N_SEEDS).any(is_noticed),
+                    "{fault:?} is never noticed: {case:?}"
+                );
+            }
+        }
     }
 }

@@ -4,13 +4,14 @@ use llm_tensor::DType;
 
 use crate::case::Case;
 use crate::data::{DTYPES, Device, Random, WORKS, weight};
+use crate::schemes::{schemes, weight_in};
 use llm_backend::{Backend, Ops};
-use llm_quant::StoredWeight;
+use llm_quant::{Scheme, StoredWeight};
 
 /// Rows of a table looked up, added and gathered; all exact, as a scale's product is rounded once anywhere.
 #[derive(Debug)]
 pub(crate) struct TableCase {
-    dtype: DType,
+    scheme: Scheme,
     width: usize,
     ids: Vec<u32>,
     scale: f32,
@@ -31,7 +32,18 @@ pub(crate) fn cases() -> Vec<TableCase> {
     for dtype in DTYPES {
         for (width, scale) in [(1, 1.0), (7, 39.19), (16, 0.5), (33, 1.0), (64, 8.0)] {
             cases.push(TableCase {
-                dtype,
+                scheme: Scheme::Dense(dtype),
+                width,
+                ids: vec![0, 1023, 5, 5, 700],
+                scale,
+                content: Content::Random,
+            });
+        }
+    }
+    for scheme in schemes() {
+        for (width, scale) in [(7, 1.0), (33, 39.19), (64, 1.0), (100, 39.19)] {
+            cases.push(TableCase {
+                scheme,
                 width,
                 ids: vec![0, 1023, 5, 5, 700],
                 scale,
@@ -41,7 +53,7 @@ pub(crate) fn cases() -> Vec<TableCase> {
     }
     for dtype in [DType::F16, DType::BF16] {
         cases.push(TableCase {
-            dtype,
+            scheme: Scheme::Dense(dtype),
             width: 64,
             ids: (0..N_ROWS as u32).collect(),
             scale: 1.0,
@@ -53,20 +65,27 @@ pub(crate) fn cases() -> Vec<TableCase> {
 
 impl TableCase {
     fn table(&self) -> StoredWeight {
-        let values = match self.content {
-            Content::Random => Random::new(1).values(N_ROWS * self.width, 3.0),
-            Content::Patterns => (0..=u16::MAX).map(|bits| self.pattern(bits)).collect(),
-        };
-        weight(self.dtype, N_ROWS, self.width, &values)
+        let mut random = Random::new(1);
+        match (self.scheme, &self.content) {
+            (Scheme::Dense(dtype), Content::Patterns) => {
+                let values: Vec<f32> = (0..=u16::MAX).map(|bits| pattern(dtype, bits)).collect();
+                weight(dtype, N_ROWS, self.width, &values)
+            }
+            (Scheme::Dense(dtype), Content::Random) => {
+                let values = random.values(N_ROWS * self.width, 3.0);
+                weight(dtype, N_ROWS, self.width, &values)
+            }
+            (scheme, _) => weight_in(&mut random, scheme, (N_ROWS, self.width)),
+        }
     }
+}
 
-    /// The number of this type that `bits` stand for, or zero.
-    fn pattern(&self, bits: u16) -> f32 {
-        let mut value = [0.0];
-        llm_tensor::le_bytes_to_f32(self.dtype, &bits.to_le_bytes(), &mut value)
-            .expect("patterns are f16 or bf16");
-        if value[0].is_finite() { value[0] } else { 0.0 }
-    }
+/// The number of this type that `bits` stand for, or zero.
+fn pattern(dtype: DType, bits: u16) -> f32 {
+    let mut value = [0.0];
+    llm_tensor::le_bytes_to_f32(dtype, &bits.to_le_bytes(), &mut value)
+        .expect("patterns are f16 or bf16");
+    if value[0].is_finite() { value[0] } else { 0.0 }
 }
 
 impl Case for TableCase {

@@ -38,6 +38,7 @@ impl Operand {
                 let dense = Dense::of(weight, dtype)?;
                 Some(Operand::Int8PerUse(dense, format))
             }
+            Scheme::Ggml(_) | Scheme::Fp8(_) => None,
         }
     }
 }

@@ -45,19 +45,18 @@ impl ActivationWidths {
     pub fn of(spec: &ModelSpec) -> Self {
         let widest = |width: &dyn Fn(&StackSpec) -> usize| stacks(spec).map(width).max();
         let widest = |width| widest(width).unwrap_or(0);
-        let attention = |stack: &StackSpec| stack.block.attention;
+        let heads = |width: &dyn Fn(&AttentionSpec) -> usize| {
+            attentions(spec).map(width).max().unwrap_or(0)
+        };
         let n_experts = n_experts(spec);
         ActivationWidths {
             x: spec.hidden,
             normed: spec.hidden,
             delta: spec.hidden,
             embedded: unless_hidden(spec),
-            qkv: widest(&|stack| qkv_width(&attention(stack))),
-            grouped: widest(&|stack| {
-                let attention = attention(stack);
-                attention.grouped().map_or(0, |_| qkv_width(&attention))
-            }),
-            attended: widest(&|stack| attention(stack).q_width()),
+            qkv: heads(&AttentionSpec::qkv_width),
+            grouped: heads(&|attention| attention.grouped().map_or(0, |_| attention.qkv_width())),
+            attended: heads(&AttentionSpec::q_width),
             up: widest(&|stack| widest_mlp(stack).0),
             gated: widest(&|stack| widest_mlp(stack).1),
             scores: n_experts,
@@ -139,12 +138,11 @@ pub fn bias_elements(stack: &StackSpec, context: usize) -> usize {
         Positions::Alibi { .. } => context,
         Positions::Buckets { max_distance, .. } => 2 * max_distance + 1,
     };
-    stack.block.attention.n_heads * row
+    stack.n_heads() * row
 }
 
-/// Cache of a sequence's keys and values in one of a stack's layers.
-pub fn kv_shape(stack: &StackSpec, capacity: usize, dtype: DType) -> KvShape {
-    let attention = &stack.block.attention;
+/// Cache of a sequence's keys and values in one layer that attends so.
+pub fn kv_shape(attention: &AttentionSpec, capacity: usize, dtype: DType) -> KvShape {
     KvShape {
         n_kv_heads: attention.n_kv_heads,
         head_dim: attention.head_dim,
@@ -157,7 +155,8 @@ pub fn kv_shape(stack: &StackSpec, capacity: usize, dtype: DType) -> KvShape {
 /// Workspace of a device that computes with any part of a model.
 pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
     let widths = ActivationWidths::of(spec);
-    let attention = &spec.decoder.block.attention;
+    let widest = |width: fn(&AttentionSpec) -> usize| attentions(spec).map(width).max();
+    let heads = |width| widest(width).unwrap_or(0);
     let cols = [
         spec.hidden,
         widths.attended,
@@ -176,9 +175,9 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
         cols: cols.into_iter().max().unwrap_or(0),
         rows: rows.into_iter().max().unwrap_or(0),
         context: limits.context,
-        n_heads: attention.n_heads,
-        n_kv_heads: attention.n_kv_heads,
-        head_dim: attention.head_dim,
+        n_heads: heads(|attention| attention.n_heads),
+        n_kv_heads: heads(|attention| attention.n_kv_heads),
+        head_dim: heads(|attention| attention.head_dim),
     }
 }
 
@@ -239,6 +238,11 @@ fn stacks(spec: &ModelSpec) -> impl Iterator<Item = &StackSpec> {
     encoder.chain([&spec.decoder])
 }
 
+/// The attention of all layers.
+fn attentions(spec: &ModelSpec) -> impl Iterator<Item = &AttentionSpec> {
+    stacks(spec).flat_map(StackSpec::attentions)
+}
+
 /// The width of the embedding where that is not the residual stream's.
 fn unless_hidden(spec: &ModelSpec) -> usize {
     if spec.embedding.width == spec.hidden {
@@ -246,10 +250,6 @@ fn unless_hidden(spec: &ModelSpec) -> usize {
     } else {
         spec.embedding.width
     }
-}
-
-fn qkv_width(attention: &AttentionSpec) -> usize {
-    attention.q_width() + 2 * attention.kv_width()
 }
 
 /// Features of the widest feed-forward of a stack: what goes in, gates included, and what comes out of the gates.
@@ -267,12 +267,8 @@ fn widest_mlp(stack: &StackSpec) -> (usize, usize) {
 
 /// Experts of the layer that has most.
 fn n_experts(spec: &ModelSpec) -> usize {
-    let of_layer = |layer: &LayerSpec| match layer.mlp {
-        MlpSpec::Dense(_) => 0,
-        MlpSpec::Experts(experts) => experts.n_experts,
-    };
     let layers = stacks(spec).flat_map(|stack| &stack.layers);
-    layers.map(of_layer).max().unwrap_or(0)
+    layers.map(|layer| layer.mlp.n_experts()).max().unwrap_or(0)
 }
 
 /// Bytes of an element.

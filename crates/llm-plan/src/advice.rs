@@ -9,8 +9,8 @@ use crate::error::rounded_up;
 use crate::plan::{fits, plan_with};
 use crate::weights::Weights;
 use crate::{
-    Budgets, Encodings, Home, Limits, Refusal, Request, Result, StepCost, StoredAs, Tiers, Verdict,
-    WeightDType,
+    Budgets, Encodings, Home, Limits, Refusal, Request, Result, StepCost, StoredTensor, Tiers,
+    Verdict, WeightDType,
 };
 
 /// What weights are kept in, as people choose it, most exact first.
@@ -158,9 +158,9 @@ fn askable(request: &Request<'_>) -> impl Iterator<Item = Precision> {
 }
 
 /// Whether a checkpoint holds something quantized.
-pub(crate) fn is_quantized(stored: &[StoredAs]) -> bool {
+pub(crate) fn is_quantized(stored: &[StoredTensor]) -> bool {
     let mut stored = stored.iter();
-    stored.any(|stored| matches!(stored, StoredAs::Quantized(_)))
+    stored.any(|stored| stored.quantized().is_some())
 }
 
 /// One change of a request.

@@ -52,26 +52,27 @@ pub struct StepCost {
 
 impl StepCost {
     pub(crate) fn of(weights: &Weights, estimate: &MemoryEstimate, n_sequences: usize) -> Self {
-        let mut moved = BTreeMap::<_, f64>::new();
+        let mut moved: Vec<(Placement, f64)> = Vec::new();
         let mut kv_cache = BTreeMap::<_, Bytes>::new();
+        let used = |&experts: &Option<_>| experts.map_or(1.0, |of| used_by_step(of, n_sequences));
+        let used: Vec<f64> = weights.experts.iter().map(used).collect();
         for unit in estimate.units() {
-            let Placement { home, run_on } = unit.placement;
-            let n_bytes = read_by_step(unit, weights, n_sequences);
+            let placement = unit.placement;
+            let n_bytes = read_by_step(unit, &used);
             if n_bytes > 0.0 {
-                *moved.entry((home, run_on)).or_default() += n_bytes;
+                match moved.iter_mut().find(|(path, _)| *path == placement) {
+                    Some((_, sum)) => *sum += n_bytes,
+                    None => moved.push((placement, n_bytes)),
+                }
             }
             if unit.kv_cache > Bytes::ZERO {
-                *kv_cache.entry(run_on).or_default() += unit.kv_cache;
+                *kv_cache.entry(placement.run_on).or_default() += unit.kv_cache;
             }
         }
-        let path = |((home, run_on), n_bytes): (_, f64)| {
-            (
-                Placement { home, run_on },
-                Bytes::new(n_bytes.round() as u64),
-            )
-        };
+        moved.sort_by_key(|(path, _)| (path.home, path.run_on));
+        let bytes = |(path, n_bytes): (_, f64)| (path, Bytes::new(n_bytes.round() as u64));
         StepCost {
-            weights: moved.into_iter().map(path).collect(),
+            weights: moved.into_iter().map(bytes).collect(),
             kv_cache: kv_cache.into_iter().collect(),
             n_sequences,
         }
@@ -146,22 +147,22 @@ impl Traffic {
     }
 }
 
-/// What a step reads of a unit's weights.
-fn read_by_step(unit: &UnitUse, weights: &Weights, n_sequences: usize) -> f64 {
+/// Bytes that a step reads of a unit's weights. `used` is the share of each layer's experts that it uses.
+fn read_by_step(unit: &UnitUse, used: &[f64]) -> f64 {
     let share = match unit.unit {
         // Once a prompt.
         Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => 0.0,
-        Unit::Expert { layer, .. } => {
-            weights.experts[layer].map_or(1.0, |(n_experts, n_active)| {
-                // The chance that one of the sequences chooses it, if all experts are equally liked.
-                let unused = 1.0 - n_active as f64 / n_experts as f64;
-                1.0 - unused.powf(n_sequences as f64)
-            })
-        }
+        Unit::Expert { layer, .. } => used[layer],
         Unit::Embedding
         | Unit::Layer(Side::Decoder, _)
         | Unit::FinalNorm(Side::Decoder)
         | Unit::Head => 1.0,
     };
     share * unit.per_pass.get() as f64
+}
+
+/// The chance that one of the sequences chooses an expert, if all experts are equally liked.
+fn used_by_step((n_experts, n_active): (usize, usize), n_sequences: usize) -> f64 {
+    let unused = 1.0 - n_active as f64 / n_experts as f64;
+    1.0 - unused.powf(n_sequences as f64)
 }

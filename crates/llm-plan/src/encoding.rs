@@ -13,17 +13,42 @@ pub enum WeightDType {
     As(DType),
 }
 
-/// How a checkpoint holds a tensor.
+/// Form in which a checkpoint holds a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum StoredAs {
-    /// Element by element, one after the other.
-    Plain(DType),
-    /// Element by element, in another order or with gaps, as views are in PyTorch's files.
-    Strided(DType),
-    /// In blocks of GGUF's, or in 8-bit numbers with scales, which decode to floating point.
-    Blocks,
-    /// As bitsandbytes quantizes it.
-    Quantized(Scheme),
+pub struct StoredTensor {
+    /// The encoding.
+    pub scheme: Scheme,
+    /// The order of its elements in the file.
+    pub order: Order,
+}
+
+/// Order of the elements of a tensor in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// One after the other.
+    Rows,
+    /// Otherwise, or with gaps, as views are in PyTorch's files.
+    Strided,
+}
+
+impl StoredTensor {
+    /// A tensor in order.
+    pub const fn in_order(scheme: Scheme) -> Self {
+        StoredTensor {
+            scheme,
+            order: Order::Rows,
+        }
+    }
+
+    /// The scheme of a quantized matrix, which is computed with as it is stored.
+    pub const fn quantized(self) -> Option<Scheme> {
+        match self.scheme {
+            Scheme::Int8(_) | Scheme::FourBit(_) => Some(self.scheme),
+            // These are decoded when they are loaded.
+            Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) => None,
+        }
+    }
 }
 
 /// How a model's tensors are kept once they are loaded: what a plan counts, a loader writes and `inspect` lists.
@@ -42,8 +67,8 @@ impl Encodings<'_> {
     ///
     /// What is quantized already stays as it is. Of the rest the projections are quantized, unless they are wide; the
     /// head is not; and where the user lists modules not to quantize, that list decides instead, for the head too.
-    pub fn scheme(&self, slot: &Slot, stored: StoredAs, run_on: RunOn) -> Scheme {
-        if let StoredAs::Quantized(scheme) = stored {
+    pub fn scheme(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> Scheme {
+        if let Some(scheme) = stored.quantized() {
             return scheme;
         }
         let dtype = self.dense_dtype(stored);
@@ -76,24 +101,21 @@ impl Encodings<'_> {
     }
 
     /// The element type of what is not quantized; what is, is rounded to it first.
-    pub fn dense_dtype(&self, stored: StoredAs) -> DType {
+    pub fn dense_dtype(&self, stored: StoredTensor) -> DType {
         match (self.dtype, self.config_dtype) {
             (WeightDType::As(dtype), _) | (WeightDType::Auto, Some(dtype)) => dtype,
-            (WeightDType::Auto, None) => match stored {
-                StoredAs::Plain(dtype) | StoredAs::Strided(dtype) if dtype.is_weight() => dtype,
-                // All of their numbers are among those of bf16.
-                StoredAs::Plain(dtype) | StoredAs::Strided(dtype) if dtype.is_float8() => {
-                    DType::BF16
-                }
+            (WeightDType::Auto, None) => match stored.scheme.elements() {
+                Some(dtype) if dtype.is_weight() => dtype,
                 // What is left of floating point is f64, which nothing computes with.
-                StoredAs::Plain(_) | StoredAs::Strided(_) => DType::F32,
-                StoredAs::Blocks | StoredAs::Quantized(_) => DType::BF16,
+                Some(dtype) if !dtype.is_float8() => DType::F32,
+                // All of the numbers of 8 bits are among those of bf16.
+                Some(_) | None => DType::BF16,
             },
         }
     }
 
     /// The element type of keys and values, given how the table of tokens is held.
-    pub fn kv_dtype(&self, table: StoredAs) -> DType {
+    pub fn kv_dtype(&self, table: StoredTensor) -> DType {
         self.dense_dtype(table)
     }
 }

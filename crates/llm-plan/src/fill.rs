@@ -1,10 +1,9 @@
 //! Filling memories, fastest first.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::estimate::host_bytes;
 use crate::items::Items;
+use crate::ledger::{Ledger, largest};
 use crate::{Budgets, Home, Placement, RunOn};
 
 /// A GPU by its number, and what it may hold.
@@ -72,15 +71,13 @@ impl Filling<'_> {
     /// All on GPUs that these hold, the first one first; where something is left over, one of them has places for it to
     /// be streamed to. `None` where not even those fit on any.
     pub(crate) fn streamed(&self) -> Option<Result<Cut, Cut>> {
-        let n = self.items.len();
         let limits = self.limits();
         let mut best: Option<(u32, GpuEnds)> = None;
         // Among equals the last, which follows the others in computing too.
         for &(streamer, _) in limits.iter().rev() {
             let held = |ends: &GpuEnds| ends.last().map_or(0, |&(_, end)| end + 1);
             let from = best.as_ref().map_or(0, |(_, ends)| held(ends));
-            let ends = |n_gpu| self.gpu_ends(&limits, n_gpu, Some(streamer));
-            if let Some(ends) = (from..=n).rev().find_map(ends) {
+            if let Some(ends) = self.most_on_gpus(&limits, from, Some(streamer)) {
                 best = Some((streamer, ends));
             }
         }
@@ -94,8 +91,8 @@ impl Filling<'_> {
         let largest = self.limits().into_iter().max_by_key(|&(_, limit)| limit);
         largest.map(|(number, _)| {
             let run_on = RunOn::Gpu(number);
-            let needed = |&n_gpu: &usize| self.on_gpu(run_on, 0..n_gpu, n_gpu..n);
-            let n_gpu = (0..=n).min_by_key(needed).unwrap_or(n);
+            let needed = |n_gpu| self.items.on_gpu(run_on, 0..n_gpu, n_gpu..n);
+            let n_gpu = self.items.runs(run_on).least(0, needed);
             Cut {
                 gpu_ends: vec![(number, n_gpu)],
                 in_ram: self.items.units(n_gpu..n).to_vec(),
@@ -107,8 +104,7 @@ impl Filling<'_> {
     /// The same as `streamed`, but the CPU computes with what is left over; GPUs may hold nothing.
     pub(crate) fn shared_with_cpu(&self) -> Result<Cut, Cut> {
         let limits = self.limits();
-        let ends = |n_gpu| self.gpu_ends(&limits, n_gpu, None);
-        let ends = (0..=self.items.len()).rev().find_map(ends);
+        let ends = self.most_on_gpus(&limits, 0, None);
         self.rest(ends.unwrap_or_default(), RunOn::Cpu)
     }
 
@@ -173,6 +169,25 @@ impl Filling<'_> {
             .collect()
     }
 
+    /// The most items, no fewer than `from`, that GPUs hold, the rest being streamed to one of them.
+    fn most_on_gpus(
+        &self,
+        limits: &[Limit],
+        from: usize,
+        streamer: Option<u32>,
+    ) -> Option<GpuEnds> {
+        let ends = |n_gpu| self.gpu_ends(limits, n_gpu, streamer);
+        match *limits {
+            [(number, _)] => {
+                let runs = self.items.runs(RunOn::Gpu(number));
+                let n_gpu = runs.most(from, |n_gpu| ends(n_gpu).is_some())?;
+                ends(n_gpu)
+            }
+            // With more on one of them, less is streamed to another: what fits may follow what does not.
+            _ => (from..=self.items.len()).rev().find_map(ends),
+        }
+    }
+
     /// How the first `n_gpu` items lie on GPUs, each filled before the next, the rest being streamed to one of them;
     /// `None` where they do not fit.
     fn gpu_ends(&self, limits: &[Limit], n_gpu: usize, streamer: Option<u32>) -> Option<GpuEnds> {
@@ -186,13 +201,13 @@ impl Filling<'_> {
             } else {
                 n..n
             };
-            let fits = |end: usize| self.on_gpu(run_on, start..end, tail.clone()) <= limit;
+            let fits = |end: usize| self.items.on_gpu(run_on, start..end, tail.clone()) <= limit;
             let end = if fits(n_gpu) {
                 n_gpu
             } else if i + 1 == limits.len() || !fits(start) {
                 return None;
             } else {
-                largest(start..n_gpu, fits)
+                largest(start..n_gpu, fits)?
             };
             ends.push((number, end));
             start = end;
@@ -200,18 +215,18 @@ impl Filling<'_> {
         (start == n_gpu).then_some(ends)
     }
 
-    /// What a GPU has to hold that holds some items and to which all from another on are streamed.
-    fn on_gpu(&self, run_on: RunOn, held: Range<usize>, streamed: Range<usize>) -> u64 {
-        let items = self.items;
-        let staging = items.staging(run_on, streamed.start);
-        items.device(run_on, [held.clone(), streamed]) + staging + items.weights(run_on, held)
-    }
-
     /// Fills RAM with what GPUs do not hold, and the disk with the rest. Where that does not fit: the filling that
     /// shows what is lacking.
     pub(crate) fn rest(&self, gpu_ends: GpuEnds, tail: RunOn) -> Result<Cut, Cut> {
         let n_gpu = gpu_ends.last().map_or(0, |&(_, end)| end);
-        let beside_weights = self.ram_beside_weights(&gpu_ends, tail);
+        let mut on_gpus = Ledger::new(self.items.needs());
+        let mut start = 0;
+        for &(number, end) in &gpu_ends {
+            let (home, run_on) = (Home::Gpu(number), RunOn::Gpu(number));
+            let units = self.items.tally(run_on, start..end);
+            on_gpus.add(Placement { home, run_on }, &units);
+            start = end;
+        }
         let reordered;
         let items = match self.beside_gpus {
             BesideGpus::InOrder => self.items,
@@ -221,19 +236,22 @@ impl Filling<'_> {
             }
         };
         let n = items.len();
-        let ram = |ram_end: usize| {
-            let at_load = beside_weights.at_load + items.load_transient(n_gpu, ram_end, tail);
-            let in_generation = beside_weights.in_generation + items.staging(tail, ram_end);
-            items.weights(tail, n_gpu..ram_end) + at_load.max(in_generation)
+        let needed = |memory: Home, ram_end: usize| {
+            let mut ledger = on_gpus.clone();
+            for (home, items_there) in [(Home::Ram, n_gpu..ram_end), (Home::Disk, ram_end..n)] {
+                let run_on = tail;
+                ledger.add(Placement { home, run_on }, &items.tally(tail, items_there));
+            }
+            ledger.memory(memory).needed()
         };
-        let holds = |ram_end: usize| ram(ram_end) <= self.budgets.ram.get();
+        let holds = |ram_end: usize| needed(Home::Ram, ram_end) <= self.budgets.ram;
         let (ram_end, fits) = match self.budgets.disk {
             None => (n, holds(n)),
-            Some(disk) => match (n_gpu..=n).rev().find(|&end| holds(end)) {
-                Some(end) => (end, items.unfinished(tail, end) <= disk.get()),
+            Some(disk) => match items.runs(tail).most(n_gpu, holds) {
+                Some(end) => (end, needed(Home::Disk, end) <= disk),
                 None => {
-                    let least = (n_gpu..=n).min_by_key(|&end| ram(end));
-                    (least.unwrap_or(n), false)
+                    let least = |end| needed(Home::Ram, end).get();
+                    (items.runs(tail).least(n_gpu, least), false)
                 }
             },
         };
@@ -244,40 +262,6 @@ impl Filling<'_> {
         };
         if fits { Ok(cut) } else { Err(cut) }
     }
-
-    fn ram_beside_weights(&self, gpu_ends: &[(u32, usize)], tail: RunOn) -> BesideWeights {
-        let n = self.items.len();
-        let n_gpu = gpu_ends.last().map_or(0, |&(_, end)| end);
-        let mut devices = BTreeSet::new();
-        let mut start = 0;
-        for &(number, end) in gpu_ends {
-            if end > start {
-                devices.insert(RunOn::Gpu(number));
-            }
-            start = end;
-        }
-        if n_gpu < n {
-            devices.insert(tail);
-        }
-        let (device, fixed) = match tail {
-            RunOn::Gpu(_) => (0, 0),
-            RunOn::Cpu => {
-                let device = self.items.device(tail, [n_gpu..n, n..n]);
-                (device, self.items.needs().on(tail).fixed.min(device))
-            }
-        };
-        let needs = self.items.needs();
-        BesideWeights {
-            at_load: needs.program + fixed,
-            in_generation: needs.program + device + host_bytes(needs, devices.len()),
-        }
-    }
-}
-
-/// What RAM holds beside weights, and beside what depends on how many of them it holds.
-struct BesideWeights {
-    at_load: u64,
-    in_generation: u64,
 }
 
 /// Whether a balanced filling spares the first GPU.
@@ -287,18 +271,4 @@ pub(crate) enum Spared {
     None,
     /// The first is.
     First,
-}
-
-/// The largest end that `fits`, which the range's start does and each end before one that does.
-fn largest(ends: Range<usize>, fits: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (ends.start, ends.end);
-    while low + 1 < high {
-        let middle = low + (high - low) / 2;
-        if fits(middle) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    low
 }

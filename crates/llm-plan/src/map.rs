@@ -1,14 +1,14 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use llm_arch::{Skeleton, Unit};
+use llm_arch::{HeadMatrix, ModelSpec, Skeleton, Unit};
 use serde_json::{Map, Value};
 
 use crate::hf_map::{HEADS, module_of};
-use crate::weights::Weights;
+use crate::units::Units;
 use crate::{Home, Placement, RunOn};
 
-/// Where each unit rests and computes: each unit of the model once, tied ones together, every budget kept.
+/// Where each unit rests and computes: each unit of the model once, every budget kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceMap {
     /// In the order in which they compute.
@@ -20,23 +20,27 @@ pub struct DeviceMap {
 
 impl DeviceMap {
     /// `placements`, parallel to the units, keep the budgets.
-    pub(crate) fn new(weights: &Weights, placements: &[Placement]) -> Self {
-        let list = weights.units.list();
+    pub(crate) fn new(units: &Units, is_tied: bool, placements: &[Placement]) -> Self {
+        let list = units.list();
         assert_eq!(list.len(), placements.len(), "a place for each unit");
-        let order = weights.units.in_order_of_computing();
-        let placements: Vec<_> = order.map(|idx| (list[idx], placements[idx])).collect();
-        let mut sorted: Vec<_> = (0..list.len()).map(|i| (placements[i].0, i)).collect();
-        sorted.sort_unstable();
-        let map = DeviceMap {
+        let order = units.in_order_of_computing();
+        // The list is sorted.
+        let mut sorted: Vec<_> = list.iter().map(|&unit| (unit, 0)).collect();
+        order.enumerate().for_each(|(i, idx)| sorted[idx].1 = i);
+        let order = units.in_order_of_computing();
+        let placements = order.map(|idx| (list[idx], placements[idx])).collect();
+        DeviceMap {
             placements,
             sorted,
-            is_tied: weights.is_tied,
-        };
-        assert!(
-            !map.is_tied || map.get(Unit::Embedding) == map.get(Unit::Head),
-            "a tied head is where its table is"
-        );
-        map
+            is_tied,
+        }
+    }
+
+    /// The map of a model that rests in the memory of one device and computes there.
+    pub fn on_one(spec: &ModelSpec, run_on: RunOn) -> Self {
+        let (units, home) = (Units::of(spec), run_on.memory());
+        let placements = vec![Placement { home, run_on }; units.list().len()];
+        DeviceMap::new(&units, spec.head.matrix == HeadMatrix::Tied, &placements)
     }
 
     /// The place of a unit.

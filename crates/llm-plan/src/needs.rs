@@ -1,6 +1,8 @@
 //! What passes take beside weights.
 
-use llm_arch::{LayerSpec, ModelSpec};
+use std::collections::BTreeMap;
+
+use llm_arch::{AttentionSpec, LayerSpec, MixerSpec, ModelSpec};
 use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 
 use crate::activation::{F32, HostBuffers};
@@ -21,13 +23,25 @@ pub trait DeviceCosts {
     fn fixed_bytes(&self) -> Bytes;
 }
 
+/// Costs of GPUs, which may be unlike each other. Where they are alike, those of one are those of all.
+pub trait GpuCosts {
+    /// Costs of one of them, by its number.
+    fn of(&self, number: u32) -> &dyn DeviceCosts;
+}
+
+impl<D: DeviceCosts> GpuCosts for D {
+    fn of(&self, _: u32) -> &dyn DeviceCosts {
+        self
+    }
+}
+
 /// What the machine's devices take.
 #[derive(Clone, Copy)]
 pub struct Costs<'a> {
     /// The processor.
     pub cpu: &'a dyn DeviceCosts,
-    /// Each GPU.
-    pub gpu: &'a dyn DeviceCosts,
+    /// The GPUs.
+    pub gpu: &'a dyn GpuCosts,
     /// What the process takes of RAM before it holds weights and buffers: its code, the model's headers, its tokenizer.
     pub program: Bytes,
 }
@@ -35,9 +49,11 @@ pub struct Costs<'a> {
 /// What passes take beside weights, in bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Needs {
-    gpu: DeviceNeeds,
-    cpu: DeviceNeeds,
-    /// In RAM, wherever it computes.
+    /// Kinds of devices, the CPU first.
+    kinds: Vec<DeviceNeeds>,
+    /// The kind of each GPU.
+    gpus: BTreeMap<u32, usize>,
+    /// In RAM, wherever passes compute.
     pub(crate) host: HostBuffers,
     /// The same, of the process itself.
     pub(crate) program: u64,
@@ -46,7 +62,7 @@ pub(crate) struct Needs {
 }
 
 /// What one device takes if it computes at all.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeviceNeeds {
     /// Before anything is asked of it.
     pub(crate) fixed: u64,
@@ -70,6 +86,7 @@ impl Needs {
         limits: &Limits,
         kv_dtype: DType,
         costs: &Costs<'_>,
+        gpus: impl IntoIterator<Item = u32>,
     ) -> Result<Self> {
         let program = costs.program.get();
         if u128::from(program) > MAX {
@@ -77,20 +94,45 @@ impl Needs {
                 n_bytes: program.into(),
             });
         }
+        let of_device = |costs| DeviceNeeds::of(spec, limits, kv_dtype, costs);
+        let mut kinds = vec![of_device(costs.cpu)?];
+        let mut kind_of = BTreeMap::new();
+        for number in gpus {
+            let needs = of_device(costs.gpu.of(number))?;
+            let like_it = kinds.iter().skip(1).position(|kind| *kind == needs);
+            let kind = like_it.map_or(kinds.len(), |i| 1 + i);
+            if kind == kinds.len() {
+                kinds.push(needs);
+            }
+            kind_of.insert(number, kind);
+        }
         Ok(Needs {
-            gpu: DeviceNeeds::of(spec, limits, kv_dtype, costs.gpu)?,
-            cpu: DeviceNeeds::of(spec, limits, kv_dtype, costs.cpu)?,
+            kinds,
+            gpus: kind_of,
             host: HostBuffers::of(spec, limits),
             program,
             n_tokens: limits.n_tokens as u64,
         })
     }
 
-    pub(crate) fn on(&self, run_on: RunOn) -> &DeviceNeeds {
+    /// Kinds of devices: those of one take the same for the same.
+    pub(crate) fn n_kinds(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// The kind of a device.
+    ///
+    /// # Panics
+    /// When it is a GPU that no budget names.
+    pub(crate) fn kind(&self, run_on: RunOn) -> usize {
         match run_on {
-            RunOn::Gpu(_) => &self.gpu,
-            RunOn::Cpu => &self.cpu,
+            RunOn::Gpu(number) => self.gpus[&number],
+            RunOn::Cpu => 0,
         }
+    }
+
+    pub(crate) fn on(&self, run_on: RunOn) -> &DeviceNeeds {
+        &self.kinds[self.kind(run_on)]
     }
 }
 
@@ -103,18 +145,21 @@ impl DeviceNeeds {
     ) -> Result<Self> {
         let stack = &spec.decoder;
         let encoder = spec.encoder.as_ref().map(|encoder| &encoder.stack);
-        let cache = |stack, capacity| {
+        let cache = |attention: &AttentionSpec, capacity| {
             costs
-                .kv_cache_bytes(&kv_shape(stack, capacity, kv_dtype))
+                .kv_cache_bytes(&kv_shape(attention, capacity, kv_dtype))
                 .get()
         };
-        // What an encoder made of the prompt, as this layer sees it.
-        let cross = encoder.map_or(0, |_| cache(stack, limits.n_tokens));
         let n_sequences = limits.n_sequences as u64;
         let kv = |layer: &LayerSpec| {
-            let own = cache(stack, limits.capacity(layer.window));
+            let MixerSpec::Attention(attention) = &layer.mixer;
+            let own = cache(attention, limits.capacity(attention.window));
+            // What an encoder made of the prompt, as this layer sees it.
+            let cross = encoder.map_or(0, |_| cache(attention, limits.n_tokens));
             own.saturating_add(cross).saturating_mul(n_sequences)
         };
+        let encoder_kv = encoder.iter().flat_map(|stack| stack.attentions());
+        let encoder_kv = encoder_kv.map(|attention| cache(attention, limits.n_tokens));
         let bias = bias_elements(stack, limits.context) as u64;
         let encoder_bias = encoder.map_or(0, |stack| bias_elements(stack, limits.n_tokens) as u64);
         let row = ActivationWidths::of(spec).total() as u64;
@@ -123,7 +168,7 @@ impl DeviceNeeds {
             workspace: costs.workspace_bytes(&workspace_shape(spec, limits)).get(),
             activations: (limits.n_tokens as u64 * row + bias) * F32,
             head: limits.n_logits as u64 * HeadWidths::of(spec).total() as u64 * F32,
-            encoder_kv: encoder.map_or(0, |stack| cache(stack, limits.n_tokens)),
+            encoder_kv: encoder_kv.max().unwrap_or(0),
             encoder_bias: encoder_bias * F32,
             kv: stack.layers.iter().map(kv).collect(),
         };

@@ -3,12 +3,13 @@
 use llm_arch::{Role, Skeleton, Slot, Unit};
 use llm_tensor::{Bytes, DType};
 
+use crate::ledger::Ledger;
 use crate::needs::Needs;
 use crate::strategy::{Placed, Rest, place};
 use crate::weights::Weights;
 use crate::{
     Bandwidths, Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload,
-    Placement, Plan, Refusal, Result, Shortfall, StepCost, StoredAs, Strategy, Verdict,
+    Placement, Plan, Refusal, Result, Shortfall, StepCost, StoredTensor, Strategy, Verdict,
 };
 
 /// Everything that a plan depends on.
@@ -17,7 +18,7 @@ pub struct Request<'a> {
     /// The model.
     pub skeleton: &'a Skeleton,
     /// How the checkpoint holds each of the skeleton's slots, in their order.
-    pub stored: &'a [StoredAs],
+    pub stored: &'a [StoredTensor],
     /// How weights are to be kept.
     pub encodings: Encodings<'a>,
     /// The element type of keys and values; that of the table of tokens unless told.
@@ -108,14 +109,16 @@ fn faster(first: Verdict, second: Verdict, bandwidths: &Bandwidths) -> Verdict {
 fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdict> {
     let (needs, placed) = placed(request, weights, rest)?;
     let estimate = |placements: &[Placement]| MemoryEstimate::of(weights, &needs, placements);
-    let lacking = |estimate: &MemoryEstimate| Shortfall::all(estimate, &request.budgets);
+    let lacking = |estimate: &MemoryEstimate| Shortfall::all(estimate.memories(), &request.budgets);
     let refusal = match placed {
         Placed::As(placements) => {
             let estimate = estimate(&placements);
             let shortfalls = lacking(&estimate);
             if shortfalls.is_empty() {
+                let map = DeviceMap::new(&weights.units, weights.is_tied, &placements);
+                map.stages()?;
                 return Ok(Verdict::Fits(Box::new(Plan {
-                    map: DeviceMap::new(weights, &placements),
+                    map,
                     step: StepCost::of(weights, &estimate, request.limits.n_sequences),
                     kv_dtype: request.kv_dtype(),
                     estimate,
@@ -167,8 +170,8 @@ fn fits_one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<
     let (needs, placed) = placed(request, weights, rest)?;
     Ok(match placed {
         Placed::As(placements) => {
-            let estimate = MemoryEstimate::of(weights, &needs, &placements);
-            Shortfall::all(&estimate, &request.budgets).is_empty()
+            let memories = Ledger::of(weights, &needs, &placements).memories();
+            Shortfall::all(&memories, &request.budgets).is_empty()
         }
         Placed::Nowhere { .. } => false,
     })
@@ -184,7 +187,8 @@ fn placed(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<(Needs
         ..
     } = request;
     limits.check(&skeleton.spec)?;
-    let needs = Needs::of(&skeleton.spec, limits, request.kv_dtype(), costs)?;
+    let gpus = budgets.gpus.keys().copied();
+    let needs = Needs::of(&skeleton.spec, limits, request.kv_dtype(), costs, gpus)?;
     let placed = place(strategy, rest, skeleton, weights, &needs, budgets)?;
     Ok((needs, placed))
 }

@@ -20,17 +20,17 @@ pub(crate) fn spread(
     let layers = Items::new(weights, needs, Portions::of(weights, Order::Layers));
     let (mut resident, mut streamed) = (Vec::new(), Vec::new());
     let mut start = 0;
-    for ((number, limit), end) in limits.iter().zip(ends(&layers, &limits)) {
-        let run_on = RunOn::Gpu(*number);
+    for (&(number, limit), end) in limits.iter().zip(ends(&layers, &limits)) {
+        let run_on = RunOn::Gpu(number);
         if start == end {
             continue;
         }
         let is_expert = |idx: &usize| matches!(weights.units.list()[*idx], Unit::Expert { .. });
         let units = layers.units(start..end).iter().copied();
         let (experts, others): (Vec<_>, Vec<_>) = units.partition(is_expert);
-        let n_held = n_held(weights, needs, &others, &experts, *limit)?;
+        let n_held = n_held(weights, needs, (&others, &experts), (number, limit))?;
         let (held, rest) = experts.split_at(n_held);
-        resident.push((*number, [&others, held].concat()));
+        resident.push((number, [&others, held].concat()));
         streamed.extend(rest.iter().map(|&idx| (idx, run_on)));
         start = end;
     }
@@ -58,19 +58,21 @@ pub(crate) fn spread(
     Some(placements)
 }
 
-/// Where each GPU's run of layers ends.
+/// Where each GPU's run of layers ends. How large a part of the model is, is what it takes on the first GPU.
 fn ends(layers: &Items<'_>, limits: &[Limit]) -> Vec<usize> {
-    let (n, gpu) = (layers.len(), RunOn::Gpu(0));
-    let nothing = n..n;
-    let device = |end| layers.device(gpu, [0..end, nothing.clone()]);
-    let own = device(1);
-    let up_to = |end| u128::from(layers.weights(gpu, 0..end) + device(end).saturating_sub(own));
-    let capacity = |&(_, limit): &Limit| u128::from(limit.saturating_sub(own));
-    let all: u128 = limits.iter().map(capacity).sum();
+    let n = layers.len();
+    let on = |number, end| layers.on_gpu(RunOn::Gpu(number), 0..end, n..n);
+    // What it takes beside weights, with the first item.
+    let own = |number| on(number, 1) - layers.tally(RunOn::Gpu(number), 0..1).totals.weights();
+    let first = limits.first().map_or(0, |&(number, _)| number);
+    let own_of_first = own(first);
+    let up_to = |end| u128::from(on(first, end).saturating_sub(own_of_first));
+    let capacity = |&(number, limit): &Limit| u128::from(limit.saturating_sub(own(number)));
+    let (model, all) = (up_to(n), limits.iter().map(capacity).sum::<u128>());
     let mut before = 0;
     let end = |limit| {
         before += capacity(limit);
-        let is_within = |&end: &usize| up_to(end) * all <= up_to(n) * before;
+        let is_within = |&end: &usize| up_to(end) * all <= model * before;
         (0..=n).rev().find(is_within).unwrap_or(0)
     };
     limits.iter().map(end).collect()
@@ -80,17 +82,14 @@ fn ends(layers: &Items<'_>, limits: &[Limit]) -> Vec<usize> {
 fn n_held(
     weights: &Weights,
     needs: &Needs,
-    others: &[usize],
-    experts: &[usize],
-    limit: u64,
+    (others, experts): (&[usize], &[usize]),
+    (number, limit): Limit,
 ) -> Option<usize> {
     let mut portions = Portions::new();
     portions.push(others);
     experts.iter().for_each(|&idx| portions.push(&[idx]));
     let items = Items::new(weights, needs, portions);
-    let (n, gpu) = (items.len(), RunOn::Gpu(0));
-    let beside = items.device(gpu, [0..n, n..n]);
-    let fits =
-        |end: &usize| beside + items.staging(gpu, *end) + items.weights(gpu, 0..*end) <= limit;
-    (1..=n).rev().find(fits).map(|end| end - 1)
+    let (n, run_on) = (items.len(), RunOn::Gpu(number));
+    let fits = |end| items.on_gpu(run_on, 0..end, end..n) <= limit;
+    items.runs(run_on).most(1, fits).map(|end| end - 1)
 }

@@ -2,10 +2,7 @@
 
 use llm_arch::{Role, Slot};
 use llm_quant::Scheme;
-use llm_tensor::Bytes;
-
-use crate::needs::Needs;
-use crate::weights::Footprint;
+use llm_tensor::{Bytes, DType};
 
 /// Places for a unit that is streamed, on its device and, where it comes from disk, in RAM: one is filled while
 /// another computes.
@@ -19,59 +16,30 @@ pub const SLOT_PADDING: u64 = 2 * 4096;
 /// unit takes the sum over what a pass reads of it.
 pub fn staged_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
     let (rows, cols) = slot.matrix();
-    let bytes = scheme.stored_bytes(rows as u64, cols as u64);
-    bytes.total() + Bytes::new(n_parts(scheme) * SLOT_PADDING)
+    let parts = scheme.parts(rows as u64, cols as u64).into_iter();
+    let bytes = parts.map(|(part, info)| match part.is_in_files() {
+        true => info.bytes + SLOT_PADDING,
+        // Known from what describes the matrix.
+        false => info.bytes,
+    });
+    Bytes::new(bytes.sum())
 }
 
 /// What one row takes that is looked up in a table: of one that rests elsewhere than it computes, a pass brings a row
-/// for each of its tokens. Nothing for what is no table.
+/// for each of its tokens, in f32 unless its elements mean themselves. Nothing for what is no table.
 pub fn looked_up_row_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
     if !matches!(slot.role, Role::TokenTable | Role::PositionTable) {
         return Bytes::ZERO;
     }
     let (_, cols) = slot.matrix();
-    scheme.stored_bytes(1, cols as u64).total()
-}
-
-/// What streamed units need of a memory that they come to.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Staging {
-    /// What the largest of them takes of a place.
-    pub(crate) largest: u64,
-    /// A row of each of their tables.
-    pub(crate) looked_up_row: u64,
-}
-
-impl Staging {
-    pub(crate) fn add(&mut self, footprint: &Footprint) {
-        self.largest = self.largest.max(footprint.staged);
-        self.looked_up_row += footprint.looked_up_row;
-    }
-
-    pub(crate) fn bytes(self, needs: &Needs) -> u64 {
-        STAGING_SLOTS * self.largest + needs.n_tokens * self.looked_up_row
-    }
-}
-
-/// Tensors that a file holds a tensor in.
-fn n_parts(scheme: Scheme) -> u64 {
-    match scheme {
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) => 1,
-        // Codes and scales.
-        Scheme::Int8(_) => 2,
-        // Codes, scales and the values of codes, and of scales that are codes their scales and values.
-        Scheme::FourBit(format) => match format.double_quant {
-            false => 3,
-            true => 5,
-        },
-    }
+    let dtype = scheme.elements().unwrap_or(DType::F32);
+    Bytes::new((cols * dtype.size()) as u64)
 }
 
 #[cfg(test)]
 mod tests {
-    use llm_quant::layout::{Part, parts};
-    use llm_quant::{BlockSize, Code, FourBit, Int8};
-    use llm_tensor::DType;
+    use llm_quant::layout::tensors;
+    use llm_quant::{BlockSize, Code, FourBit, Int8, Part};
 
     use super::*;
 
@@ -93,11 +61,13 @@ mod tests {
             four_bit(true),
         ];
         for scheme in schemes {
-            let parts = parts(scheme, 64, 32, DType::U8).unwrap();
+            let tensors = tensors(scheme, 64, 32, DType::U8).unwrap();
             // The rest describes them, and is read when the model is opened.
             let is_read = |part: Part| !matches!(part, Part::State(_) | Part::WeightFormat);
-            let n = parts.iter().filter(|info| is_read(info.part)).count();
-            assert_eq!(n_parts(scheme), n as u64, "{scheme}");
+            let n = tensors.iter().filter(|info| is_read(info.part)).count();
+            let parts = scheme.parts(64, 32).into_iter();
+            let n_parts = parts.filter(|(part, _)| part.is_in_files()).count();
+            assert_eq!(n_parts, n, "{scheme}");
         }
     }
 }

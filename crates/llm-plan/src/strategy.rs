@@ -119,17 +119,16 @@ pub(crate) fn place(
     let filled = match (strategy, rest) {
         (Strategy::Cpu, _) => filling.cpu(),
         (_, Rest::OnCpu) => filling.shared_with_cpu(),
-        (_, Rest::Streamed) => match (filling.streamed(), filling.least_streamed()) {
-            (Some(filled), _) => filled,
-            (None, None) => filling.cpu(),
-            (None, Some(least)) => match filling.cpu() {
-                Ok(cut) => Ok(cut),
-                Err(cut) => {
+        (_, Rest::Streamed) => match filling.streamed() {
+            Some(filled) => filled,
+            None => match (filling.cpu(), filling.least_streamed()) {
+                (Err(cut), Some(least)) => {
                     return Ok(Placed::Nowhere {
                         attempt: least.placements(&items),
                         on_cpu: Some(cut.placements(&items)),
                     });
                 }
+                (filled, _) => filled,
             },
         },
     };

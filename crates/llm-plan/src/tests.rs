@@ -9,6 +9,7 @@ mod maps;
 mod properties;
 mod reasons;
 mod recommended;
+mod stages;
 mod streamed;
 
 use std::path::{Path, PathBuf};
@@ -141,8 +142,8 @@ fn opt_of(hidden: usize, n_layers: usize) -> Skeleton {
 }
 
 /// A checkpoint that holds everything in one element type.
-fn all_as(skeleton: &Skeleton, dtype: DType) -> Vec<StoredAs> {
-    vec![StoredAs::Plain(dtype); skeleton.slots.len()]
+fn all_as(skeleton: &Skeleton, dtype: DType) -> Vec<StoredTensor> {
+    vec![StoredTensor::in_order(llm_quant::Scheme::Dense(dtype)); skeleton.slots.len()]
 }
 
 const ONE_SEQUENCE: Limits = Limits {
@@ -153,7 +154,7 @@ const ONE_SEQUENCE: Limits = Limits {
 };
 
 /// Unquantized, as stored, on a machine without GPU that has any amount of RAM.
-fn request<'a>(skeleton: &'a Skeleton, stored: &'a [StoredAs]) -> Request<'a> {
+fn request<'a>(skeleton: &'a Skeleton, stored: &'a [StoredTensor]) -> Request<'a> {
     Request {
         skeleton,
         stored,

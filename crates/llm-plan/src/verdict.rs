@@ -105,10 +105,9 @@ pub struct Shortfall {
 }
 
 impl Shortfall {
-    /// Every memory that an estimate has hold more than its budget.
-    pub(crate) fn all(estimate: &MemoryEstimate, budgets: &Budgets) -> Vec<Self> {
-        let memories = estimate.memories().iter();
-        let shortfall = memories.map(|&memory| Shortfall {
+    /// Every memory that holds more than its budget.
+    pub(crate) fn all(memories: &[MemoryUse], budgets: &Budgets) -> Vec<Self> {
+        let shortfall = memories.iter().map(|&memory| Shortfall {
             memory,
             budget: budgets.of(memory.home),
         });

@@ -1,11 +1,12 @@
 //! What each unit's weights take.
 
-use llm_arch::{HeadMatrix, MlpSpec, Role, Skeleton, Slot, Stored};
+use llm_arch::{HeadMatrix, MlpSpec, Role, Skeleton, Slot, Stored, Unit};
 use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
+use crate::staging::{looked_up_row_bytes, staged_bytes};
 use crate::units::Units;
-use crate::{Encodings, RunOn, StoredAs, looked_up_row_bytes, staged_bytes};
+use crate::{Encodings, RunOn, StoredTensor};
 
 /// What a unit's weights take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +41,12 @@ impl Footprint {
         self.total() - self.unfinished
     }
 
-    fn add(&mut self, slot: &Slot, stored: StoredAs, scheme: Scheme, how: Use) {
+    fn add(&mut self, tensor: &Tensor<'_>, loading: Loading) {
+        let Tensor {
+            slot,
+            stored,
+            scheme,
+        } = *tensor;
         if becomes_table(slot.role) {
             return;
         }
@@ -49,7 +55,7 @@ impl Footprint {
         let total = bytes.total().get();
         self.elements += bytes.elements.get();
         self.statistics += bytes.statistics.get();
-        if !is_looked_up(slot.role, how.is_tied) {
+        if !is_looked_up(slot.role, loading.is_tied) {
             self.per_pass += total;
             self.staged += staged_bytes(slot, scheme).get();
         }
@@ -60,31 +66,131 @@ impl Footprint {
             self.unfinished += total;
             stored_bytes(slot, stored).get()
         };
-        let source = source.min(how.load_piece);
+        let source = source.min(loading.load_piece);
         self.source = self.source.max(source);
         let encoded = match scheme {
-            Scheme::Dense(_) | Scheme::Int8PerUse(..) => total.min(how.load_piece),
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) => total.min(loading.load_piece),
             // Whole before it goes anywhere.
-            Scheme::Int8(_) | Scheme::FourBit(_) => total,
+            Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => total,
         };
         self.on_its_way = self.on_its_way.max(source + encoded);
+    }
+
+    /// Adds other tensors of the same unit.
+    fn join(&mut self, other: &Footprint) {
+        self.elements += other.elements;
+        self.statistics += other.statistics;
+        self.per_pass += other.per_pass;
+        self.staged += other.staged;
+        self.looked_up_row += other.looked_up_row;
+        self.unfinished += other.unfinished;
+        self.source = self.source.max(other.source);
+        self.on_its_way = self.on_its_way.max(other.on_its_way);
     }
 }
 
 /// What all of a model's weights have in common.
 #[derive(Debug, Clone, Copy)]
-struct Use {
+struct Loading {
     is_tied: bool,
     load_piece: u64,
+}
+
+/// A tensor, how the checkpoint holds it, and how it is kept.
+#[derive(Debug, Clone, Copy)]
+struct Tensor<'a> {
+    slot: &'a Slot,
+    stored: StoredTensor,
+    scheme: Scheme,
+}
+
+impl Tensor<'_> {
+    /// Whether it takes what another does.
+    fn is_like(&self, other: &Tensor<'_>) -> bool {
+        let (slot, like) = (self.slot, other.slot);
+        self.scheme == other.scheme
+            && self.stored == other.stored
+            && (slot.role, slot.stored) == (like.role, like.stored)
+            && slot.shape == like.shape
+    }
+}
+
+/// What each unit's weights take. Units that take the same, as most experts do, share an entry.
+#[derive(Debug, Clone)]
+pub(crate) struct Footprints {
+    kinds: Vec<Footprint>,
+    /// By unit.
+    kind_of: Vec<u32>,
+}
+
+impl Footprints {
+    fn of(
+        skeleton: &Skeleton,
+        stored: &[StoredTensor],
+        units: &Units,
+        scheme: impl Fn(&Slot, StoredTensor) -> Scheme,
+        loading: Loading,
+    ) -> Self {
+        let mut footprints = Footprints {
+            kinds: vec![Footprint::default()],
+            kind_of: vec![0; units.list().len()],
+        };
+        // The last expert's tensors, and what they take: the next one's are mostly like them.
+        let (mut expert, mut of_expert) = (Vec::new(), Footprint::default());
+        let (mut tensors, mut stored) = (Vec::new(), stored.iter());
+        for slots in skeleton.slots.chunk_by(|a, b| a.unit == b.unit) {
+            tensors.clear();
+            tensors.extend(slots.iter().zip(&mut stored).map(|(slot, &stored)| Tensor {
+                slot,
+                stored,
+                scheme: scheme(slot, stored),
+            }));
+            let unit = slots[0].unit;
+            let is_expert = matches!(unit, Unit::Expert { .. });
+            let mut pairs = tensors.iter().zip(&expert);
+            if is_expert
+                && tensors.len() == expert.len()
+                && pairs.all(|(tensor, like): (&Tensor<'_>, _)| tensor.is_like(like))
+            {
+                footprints.join(units.idx(unit), &of_expert);
+                continue;
+            }
+            let mut footprint = Footprint::default();
+            for tensor in &tensors {
+                footprint.add(tensor, loading);
+            }
+            footprints.join(units.idx(unit), &footprint);
+            if is_expert {
+                of_expert = footprint;
+                std::mem::swap(&mut expert, &mut tensors);
+            }
+        }
+        footprints
+    }
+
+    /// Adds tensors to those of a unit.
+    fn join(&mut self, idx: usize, tensors: &Footprint) {
+        let mut footprint = *self.of_unit(idx);
+        footprint.join(tensors);
+        if self.kinds.last() != Some(&footprint) {
+            self.kinds.push(footprint);
+        }
+        self.kind_of[idx] = self.kinds.len() as u32 - 1;
+    }
+
+    /// What a unit's weights take.
+    pub(crate) fn of_unit(&self, idx: usize) -> &Footprint {
+        &self.kinds[self.kind_of[idx] as usize]
+    }
 }
 
 /// What all units' weights take: by unit, once as GPUs and once as the CPU compute with them.
 #[derive(Debug, Clone)]
 pub(crate) struct Weights {
     pub(crate) units: Units,
-    on_gpu: Vec<Footprint>,
+    on_gpu: Footprints,
     /// `None` where it is the same.
-    on_cpu: Option<Vec<Footprint>>,
+    on_cpu: Option<Footprints>,
     /// The table of tokens makes the logits too.
     pub(crate) is_tied: bool,
     /// By decoder layer: experts, and how many of them a token goes to.
@@ -96,7 +202,7 @@ impl Weights {
     pub(crate) fn of(
         skeleton: &Skeleton,
         encodings: &Encodings<'_>,
-        stored: &[StoredAs],
+        stored: &[StoredTensor],
         load_piece: Bytes,
     ) -> Self {
         let (spec, units) = (&skeleton.spec, Units::of(&skeleton.spec));
@@ -104,17 +210,13 @@ impl Weights {
             HeadMatrix::Tied => true,
             HeadMatrix::Separate => false,
         };
-        let how = Use {
+        let loading = Loading {
             is_tied,
             load_piece: load_piece.get(),
         };
         let sum = |run_on| {
-            let mut footprints = vec![Footprint::default(); units.list().len()];
-            for (slot, &stored) in skeleton.slots.iter().zip(stored) {
-                let scheme = encodings.scheme(slot, stored, run_on);
-                footprints[units.idx(slot.unit)].add(slot, stored, scheme, how);
-            }
-            footprints
+            let scheme = |slot: &Slot, stored| encodings.scheme(slot, stored, run_on);
+            Footprints::of(skeleton, stored, &units, scheme, loading)
         };
         let differs = encodings
             .quant
@@ -133,7 +235,7 @@ impl Weights {
     }
 
     /// What the units' weights take as a device computes with them.
-    pub(crate) fn on(&self, run_on: RunOn) -> &[Footprint] {
+    pub(crate) fn on(&self, run_on: RunOn) -> &Footprints {
         match (run_on, &self.on_cpu) {
             (RunOn::Cpu, Some(on_cpu)) => on_cpu,
             (RunOn::Cpu, None) | (RunOn::Gpu(_), _) => &self.on_gpu,
@@ -142,7 +244,8 @@ impl Weights {
 
     /// What all of them take, as a GPU computes with them.
     pub(crate) fn total(&self) -> Bytes {
-        Bytes::new(self.on_gpu.iter().map(Footprint::total).sum())
+        let units = 0..self.units.list().len();
+        Bytes::new(units.map(|idx| self.on_gpu.of_unit(idx).total()).sum())
     }
 }
 
@@ -160,25 +263,14 @@ pub fn is_looked_up(role: Role, is_tied: bool) -> bool {
 }
 
 /// Whether the checkpoint's bytes are those that are computed with, in one run for each part.
-pub fn is_final(slot: &Slot, stored: StoredAs, scheme: Scheme) -> bool {
-    match stored {
-        StoredAs::Plain(dtype) => scheme == Scheme::Dense(dtype) && slot.stored == Stored::AsIs,
+pub fn is_final(slot: &Slot, stored: StoredTensor, scheme: Scheme) -> bool {
+    stored == StoredTensor::in_order(scheme)
         // Codes lie `[out, in]` whatever the dense matrix does.
-        StoredAs::Quantized(stored) => scheme == stored,
-        StoredAs::Strided(_) | StoredAs::Blocks => false,
-    }
+        && (stored.quantized().is_some() || slot.stored == Stored::AsIs)
 }
 
-/// What a tensor takes in the checkpoint; of blocks, which come in many sizes, a bound.
-fn stored_bytes(slot: &Slot, stored: StoredAs) -> Bytes {
-    match stored {
-        StoredAs::Plain(dtype) | StoredAs::Strided(dtype) => {
-            Bytes::new(slot.n_elements() * dtype.size() as u64)
-        }
-        StoredAs::Blocks => Bytes::new(slot.n_elements() * 2),
-        StoredAs::Quantized(scheme) => {
-            let (rows, cols) = slot.matrix();
-            scheme.stored_bytes(rows as u64, cols as u64).total()
-        }
-    }
+/// What a tensor takes in the checkpoint.
+fn stored_bytes(slot: &Slot, stored: StoredTensor) -> Bytes {
+    let (rows, cols) = slot.matrix();
+    stored.scheme.stored_bytes(rows as u64, cols as u64).total()
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use llm_tensor::HostBytes;
 
 use crate::encoder::largest_magnitude;
-use crate::four_bit::f32_at;
+use crate::floats::f32_at;
 use crate::{QuantError, Result};
 
 /// Scales that share a scale of their own.
@@ -82,9 +82,14 @@ impl DoubleAbsmax {
     /// When there is no such block.
     pub fn decode(&self, block: usize) -> f32 {
         let code = self.codes[block];
-        let product = self.map[usize::from(code)] * f32_at(&self.absmax, block / NESTED_BLOCK);
-        product + self.offset
+        let of_group = f32_at(&self.absmax, block / NESTED_BLOCK);
+        scale(self.map[usize::from(code)], of_group, self.offset)
     }
+}
+
+/// The scale of a code's `value` in a group with a scale of its own: two roundings.
+pub(crate) fn scale(value: f32, of_group: f32, offset: f32) -> f32 {
+    value * of_group + offset
 }
 
 /// What [`encode`] takes from the scales before it encodes them: their mean.

@@ -1,5 +1,7 @@
 use llm_tensor::DType;
 
+use crate::scheme::Scheme;
+
 /// What can be wrong with a quantized matrix, or with a wish for one.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -25,6 +27,12 @@ pub enum QuantError {
         expected: u64,
         /// What there is.
         found: u64,
+    },
+    /// Elements that are no numbers to compute with.
+    #[error("elements of {scheme} are no numbers to compute with")]
+    NoNumbers {
+        /// The encoding.
+        scheme: Scheme,
     },
     /// Scales of scales that are not as many as the scales need.
     #[error(

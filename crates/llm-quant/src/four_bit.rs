@@ -3,6 +3,7 @@ use std::sync::Arc;
 use llm_tensor::HostBytes;
 
 use crate::double::DoubleAbsmax;
+use crate::floats::{f32_at, f32s, le_bytes};
 use crate::parts::{Part, Parts};
 use crate::stored::StoredWeight;
 use crate::{FourBit, QuantError, Result, Scheme, Table};
@@ -184,18 +185,4 @@ impl From<Weight4Bit> for StoredWeight {
             parts,
         }
     }
-}
-
-fn le_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|x| x.to_le_bytes()).collect()
-}
-
-fn f32s<const N: usize>(bytes: &[u8]) -> [f32; N] {
-    std::array::from_fn(|i| f32_at(bytes, i))
-}
-
-/// Element `i` of little-endian f32 at any alignment.
-pub(crate) fn f32_at(bytes: &[u8], i: usize) -> f32 {
-    let word = bytes[4 * i..][..4].try_into().expect("a word is 4 bytes");
-    f32::from_le_bytes(word)
 }

@@ -4,7 +4,7 @@ use half::f16;
 use llm_tensor::HostBytes;
 
 use crate::encoder::{Encoder, Scalar, largest_magnitude};
-use crate::four_bit::f32_at;
+use crate::floats::f32_at;
 use crate::parts::{Part, Parts};
 use crate::stored::StoredWeight;
 use crate::{Int8, QuantError, Result, Scheme};

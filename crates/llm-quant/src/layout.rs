@@ -64,7 +64,7 @@ pub fn tensors(scheme: Scheme, rows: u64, cols: u64, storage: DType) -> Result<V
         });
     }
     match scheme {
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) => {}
+        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => {}
         Scheme::Int8(_) => tensors.push(tensor(Part::WeightFormat, DType::U8, &[])),
         Scheme::FourBit(format) => {
             let state = Part::State(format.code);

@@ -1,4 +1,5 @@
-//! What LLM.int8(), NF4, FP4 and double quantization mean, exactly as bitsandbytes has them.
+//! What encodings of weights mean: LLM.int8(), NF4, FP4 and double quantization, exactly as bitsandbytes has them, GGUF's
+//! blocks as GGML has them, and 8-bit floating-point numbers with scales.
 //!
 //! A [`Scheme`] says how a weight matrix is kept, in which parts and how many bytes; a [`StoredWeight`] is a matrix kept
 //! that way, [`Weight4Bit`] and [`Int8Weight`] what its parts mean. Everything here is scalar and exact, the meaning that faster implementations of
@@ -10,11 +11,15 @@
 
 mod code;
 mod config;
+mod decode;
 pub mod double;
 mod encoder;
 mod error;
 mod fields;
+mod floats;
 mod four_bit;
+mod fp8;
+mod ggml;
 mod int8;
 pub mod layout;
 mod parts;
@@ -27,6 +32,8 @@ pub use double::{DoubleAbsmax, NESTED_BLOCK, dynamic_map};
 pub use encoder::{Encoder, Scalar};
 pub use error::QuantError;
 pub use four_bit::{Absmax, Weight4Bit};
+pub use fp8::Fp8;
+pub use ggml::GgmlType;
 pub use int8::{Activations8, DEQUANTIZE, Int8Weight, PRODUCT_SCALE, code_factor};
 pub use parts::{Part, PartInfo, Parts, StoredBytes};
 pub use scheme::{BlockSize, FourBit, Int8, Scheme};

@@ -25,6 +25,8 @@ pub enum Part {
     State(Code),
     /// The scales of 8-bit rows.
     Scb,
+    /// The scales of blocks of 8-bit floating-point numbers. Files may also have them as `weight_scale`.
+    Scales,
     /// The order that 8-bit elements lie in, see [`check_weight_format`](crate::layout::check_weight_format): of files
     /// alone.
     WeightFormat,
@@ -91,6 +93,15 @@ impl Scheme {
                     add(Part::NestedOffset, DType::F32, 1);
                 }
             }
+            Scheme::Ggml(ty) => {
+                let n_blocks = rows * cols.div_ceil(ty.block_len() as u64);
+                add(Part::Weight, DType::U8, n_blocks * ty.block_bytes() as u64);
+            }
+            Scheme::Fp8(format) => {
+                let [n_rows, n_cols] = format.grid(rows, cols);
+                add(Part::Weight, format.dtype, n);
+                add(Part::Scales, format.scale, n_rows * n_cols);
+            }
         }
         parts
     }
@@ -119,6 +130,7 @@ impl StoredBytes {
                 | Part::NestedOffset
                 | Part::State(_)
                 | Part::Scb
+                | Part::Scales
                 | Part::WeightFormat => sum.statistics += Bytes::new(bytes),
             }
         }
@@ -127,7 +139,7 @@ impl StoredBytes {
 }
 
 impl Part {
-    /// All that files have tensors of, the weight last, since it is what no other is.
+    /// All that bitsandbytes has tensors of, the weight last, since it is what no other is.
     pub const IN_FILES: [Part; 9] = [
         Part::Absmax,
         Part::QuantMap,
@@ -152,6 +164,7 @@ impl Part {
             Part::State(Code::Nf4) => "weight.quant_state.bitsandbytes__nf4",
             Part::State(Code::Fp4) => "weight.quant_state.bitsandbytes__fp4",
             Part::Scb => "SCB",
+            Part::Scales => "weight_scale_inv",
             Part::WeightFormat => "weight_format",
         }
     }

@@ -3,6 +3,8 @@ use std::fmt;
 use llm_tensor::DType;
 
 use crate::code::Code;
+use crate::fp8::Fp8;
+use crate::ggml::GgmlType;
 
 /// How a weight matrix `[rows, cols]` is kept, and thereby how many bytes it takes.
 ///
@@ -17,6 +19,10 @@ pub enum Scheme {
     Int8PerUse(DType, Int8),
     /// NF4 or FP4: half a byte an element and a scale a block.
     FourBit(FourBit),
+    /// Blocks of GGUF's, along rows that are whole blocks.
+    Ggml(GgmlType),
+    /// 8-bit floating-point numbers with scales.
+    Fp8(Fp8),
 }
 
 /// The parameters of LLM.int8().
@@ -69,6 +75,14 @@ impl fmt::Display for BlockSize {
 }
 
 impl Scheme {
+    /// The type of elements that lie one after the other and mean themselves.
+    pub const fn elements(self) -> Option<DType> {
+        match self {
+            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => Some(dtype),
+            Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+        }
+    }
+
     /// Whether elements are kept in, or multiplied as, fewer than 16 bits.
     pub const fn is_quantized(self) -> bool {
         !matches!(self, Scheme::Dense(_))
@@ -90,6 +104,8 @@ impl fmt::Display for Scheme {
             Scheme::Int8(_) => f.pad("int8"),
             Scheme::Int8PerUse(dtype, _) => f.pad(&format!("int8 of {dtype}")),
             Scheme::FourBit(format) => f.pad(&format.to_string()),
+            Scheme::Ggml(ty) => ty.fmt(f),
+            Scheme::Fp8(_) => f.pad("fp8"),
         }
     }
 }

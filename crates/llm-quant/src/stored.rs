@@ -111,7 +111,7 @@ impl StoredWeight {
 fn what(part: Part) -> &'static str {
     match part {
         Part::Weight => "the elements",
-        Part::Absmax | Part::Scb => "the scales",
+        Part::Absmax | Part::Scb | Part::Scales => "the scales",
         Part::QuantMap => "the values of codes",
         Part::NestedAbsmax => "the scales of scales",
         Part::NestedQuantMap => "the values of scales' codes",

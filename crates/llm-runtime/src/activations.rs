@@ -2,9 +2,10 @@
 
 use llm_arch::ModelSpec;
 use llm_backend::{Allocation, Backend};
-use llm_plan::{ActivationWidths, Limits, Term, workspace_shape};
+use llm_plan::{ActivationWidths, Home, Limits, Term, workspace_shape};
 
 use crate::Result;
+use crate::link::Crossing;
 use crate::memory::Allocated;
 use crate::mlp::Routing;
 
@@ -34,6 +35,8 @@ pub(crate) struct Activations<B: Backend> {
     pub(crate) scores: B::Buffer,
     /// An expert's rows, `hidden` wide.
     pub(crate) gathered: B::Buffer,
+    /// What an encoder made of a prompt.
+    pub(crate) memory: B::Buffer,
     pub(crate) routing: Routing,
     /// `[cos | sin]` of the pass's rotary angles, for each kind of them.
     pub(crate) angles: Vec<B::Buffer>,
@@ -60,13 +63,35 @@ impl<B: Backend> Activations<B> {
             gated: alloc(widths.gated)?,
             scores: alloc(widths.scores)?,
             gathered: alloc(widths.gathered)?,
+            memory: alloc(widths.memory)?,
             routing: Routing::new(widths.scores, limits.n_tokens),
             angles: angles.collect::<std::result::Result<_, _>>()?,
             workspace: backend.workspace(&scratch)?,
         })
     }
 
-    pub(crate) fn count(&self, allocated: &mut Allocated) {
+    /// What crosses to another device.
+    pub(crate) fn crossing(&self, rows: Crossing) -> &B::Buffer {
+        match rows {
+            Crossing::Hidden => &self.x,
+            Crossing::Memory => &self.memory,
+            Crossing::ExpertInput => &self.gathered,
+            Crossing::ExpertOutput => &self.delta,
+        }
+    }
+
+    /// What comes from there.
+    pub(crate) fn crossing_mut(&mut self, rows: Crossing) -> &mut B::Buffer {
+        match rows {
+            Crossing::Hidden => &mut self.x,
+            Crossing::Memory => &mut self.memory,
+            Crossing::ExpertInput => &mut self.gathered,
+            Crossing::ExpertOutput => &mut self.delta,
+        }
+    }
+
+    /// Counts what lies in the device's memory, `home`, and in the machine's.
+    pub(crate) fn count(&self, home: Home, allocated: &mut Allocated) {
         let Activations {
             hidden: _,
             x,
@@ -80,16 +105,17 @@ impl<B: Backend> Activations<B> {
             gated,
             scores,
             gathered,
+            memory,
             routing,
             angles,
             workspace,
         } = self;
         let fixed = [
-            x, normed, delta, embedded, grouped, qkv, attended, up, gated, scores, gathered,
+            x, normed, delta, embedded, grouped, qkv, attended, up, gated, scores, gathered, memory,
         ];
         let buffers = fixed.into_iter().chain(angles).map(B::Buffer::bytes).sum();
-        allocated.add(Term::Activations, buffers);
-        allocated.add(Term::Activations, routing.bytes());
-        allocated.add(Term::Workspace, workspace.bytes());
+        allocated.add(home, Term::Activations, buffers);
+        allocated.add(Home::Ram, Term::Activations, routing.bytes());
+        allocated.add(home, Term::Workspace, workspace.bytes());
     }
 }

@@ -5,7 +5,8 @@ use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::memory::vec_bytes;
-use crate::stage::{Pass, WeightSource};
+use crate::pass::Pass;
+use crate::source::WeightSource;
 
 /// The positions of a stack.
 pub(crate) struct Angles {

@@ -12,14 +12,14 @@ use llm_arch::{ModelSpec, Place, Skeleton, Slot, UnknownKeys, from_config_with, 
 use llm_checkpoint::{
     Checkpoint, Format, Layout, MAX_CONFIG, TensorInfo, Value as MetaValue, read_small,
 };
-use llm_plan::{Encodings, StoredAs, WeightDType, is_final};
+use llm_plan::{Encodings, Order, StoredTensor, WeightDType, is_final};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
 use llm_tensor::DType;
 use serde_json::{Map, Value};
 
 pub use self::misfit::Misfit;
-use crate::quantized::{Held, companions, recognise};
-use crate::scaled::{Float8, Scaled};
+use crate::quantized::{companions, recognise};
+use crate::scaled::Float8;
 use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
@@ -29,8 +29,8 @@ use crate::{Notice, Result, RuntimeError};
 pub struct BoundModel {
     checkpoint: Arc<Checkpoint>,
     skeleton: Arc<Skeleton>,
-    /// For each slot, where the checkpoint has it and how it is held.
-    tensors: Arc<[(Source, Held)]>,
+    /// For each slot, where the checkpoint has it and in which scheme.
+    tensors: Arc<[(Source, Scheme)]>,
     quantization: Option<QuantConfig>,
     notices: Vec<Notice>,
 }
@@ -51,30 +51,25 @@ pub struct BoundTensor<'a> {
     pub slot: &'a Slot,
     /// What the checkpoint has: of a quantized matrix its codes, of a stack of matrices what is the slot's.
     pub tensor: &'a TensorInfo,
-    pub(crate) held: Held,
+    /// The encoding in which the checkpoint has it.
+    pub scheme: Scheme,
 }
 
 impl BoundTensor<'_> {
     /// Whether the checkpoint holds it as it is kept in `scheme`, one element after the other: then it can be read in place,
     /// over and over.
     pub(crate) fn is_final(&self, scheme: Scheme) -> bool {
-        let is_in_order = self.tensor.layout == Layout::RowMajor;
-        is_in_order && is_final(self.slot, self.stored_as(), scheme)
+        is_final(self.slot, self.stored(), scheme)
     }
 
-    /// What its elements are to be multiplied with.
-    pub(crate) fn scaled(&self) -> Option<Scaled> {
-        match self.held {
-            Held::Scaled(scaled) => Some(scaled),
-            Held::Dense(_) | Held::FourBit(_) | Held::Int8(_) => None,
-        }
-    }
-
-    /// How the checkpoint holds it.
-    pub fn stored_as(&self) -> StoredAs {
-        match (self.held.stored_as(), &self.tensor.layout) {
-            (StoredAs::Plain(dtype), Layout::Strided(_)) => StoredAs::Strided(dtype),
-            (stored, Layout::RowMajor | Layout::Strided(_)) => stored,
+    /// The form in which the checkpoint holds it.
+    pub fn stored(&self) -> StoredTensor {
+        StoredTensor {
+            scheme: self.scheme,
+            order: match self.tensor.layout {
+                Layout::RowMajor => Order::Rows,
+                Layout::Strided(_) => Order::Strided,
+            },
         }
     }
 }
@@ -171,14 +166,20 @@ impl BoundModel {
                 Source::Whole(_) => tensor,
                 Source::Part(part) => part,
             };
-            let held = recognise(&checkpoint, tensor, slot, int8, block_size)?;
-            if let Held::Dense(_) | Held::Scaled(_) = held {
-                misfit.compare(slot, tensor);
+            let scheme = recognise(&checkpoint, tensor, slot, int8, block_size)?;
+            match scheme {
+                Some(Scheme::Int8(_) | Scheme::FourBit(_)) => {}
+                Some(
+                    Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_),
+                )
+                | None => misfit.compare(slot, tensor),
             }
-            tensors.push((source, held));
+            // What is not understood is no weight, as the misfit says.
+            let scheme = scheme.unwrap_or(Scheme::Dense(DType::U8));
+            tensors.push((source, scheme));
         }
-        let companions = tensors.iter().flat_map(|(source, held)| match source {
-            Source::Whole(name) => companions(*held, name),
+        let companions = tensors.iter().flat_map(|(source, scheme)| match source {
+            Source::Whole(name) => companions(&checkpoint, *scheme, name),
             Source::Part(_) => Vec::new(),
         });
         let names = tensors.iter().map(|(source, _)| source.name().to_owned());
@@ -217,7 +218,7 @@ impl BoundModel {
     /// Each slot with the checkpoint's tensor for it.
     pub fn tensors(&self) -> impl Iterator<Item = BoundTensor<'_>> {
         let slots = self.skeleton.slots.iter().zip(self.tensors.iter());
-        slots.map(|(slot, (source, held))| BoundTensor {
+        slots.map(|(slot, (source, scheme))| BoundTensor {
             slot,
             tensor: match source {
                 Source::Whole(name) => {
@@ -226,7 +227,7 @@ impl BoundModel {
                 }
                 Source::Part(part) => part,
             },
-            held: *held,
+            scheme: *scheme,
         })
     }
 
@@ -256,10 +257,8 @@ impl BoundModel {
         {
             return Err(RuntimeError::WeightDType { dtype });
         }
-        let quantized = self.tensors().find_map(|bound| match bound.stored_as() {
-            StoredAs::Quantized(scheme) => Some(scheme.to_string()),
-            StoredAs::Plain(_) | StoredAs::Strided(_) | StoredAs::Blocks => None,
-        });
+        let mut quantized = self.tensors().filter_map(|b| b.stored().quantized());
+        let quantized = quantized.next().map(|scheme| scheme.to_string());
         if let (Some(scheme), Some(_)) = (quantized, quant) {
             let path = self.checkpoint.path().to_owned();
             return Err(RuntimeError::AlreadyQuantized { path, scheme });
@@ -494,15 +493,18 @@ mod tests {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
         let model = BoundModel::open(&fixtures.join("models/llama")).unwrap();
         let bound = model.tensors().next().unwrap();
-        let StoredAs::Plain(dtype) = bound.stored_as() else {
-            panic!("{:?}", bound.stored_as());
-        };
+        let stored = bound.stored();
+        assert_eq!(stored, StoredTensor::in_order(bound.scheme));
         let mut view = bound.tensor.clone();
         view.layout = Layout::Strided([1, 2].into());
         let bound = BoundTensor {
             tensor: &view,
             ..bound
         };
-        assert_eq!(bound.stored_as(), StoredAs::Strided(dtype));
+        let strided = StoredTensor {
+            order: Order::Strided,
+            ..stored
+        };
+        assert_eq!(bound.stored(), strided);
     }
 }

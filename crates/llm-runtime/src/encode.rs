@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use llm_quant::{
-    Absmax, DoubleAbsmax, Encoder, FourBit, Int8, Int8Weight, NESTED_BLOCK, Weight4Bit, double,
-    dynamic_map,
+    Absmax, DoubleAbsmax, Encoder, FourBit, Int8, Int8Weight, NESTED_BLOCK, StoredWeight,
+    Weight4Bit, double, dynamic_map,
 };
 use llm_tensor::{AlignedBuf, DType, HostBytes};
 use rayon::prelude::*;
@@ -19,7 +19,7 @@ pub(crate) fn four_bit(
     dtype: DType,
     format: FourBit,
     encoder: &dyn Encoder,
-) -> Result<Weight4Bit> {
+) -> Result<StoredWeight> {
     let n = rows.rows * rows.cols;
     let block = format.block_size.get();
     let mut packed = AlignedBuf::zeroed(n.div_ceil(2));
@@ -52,10 +52,8 @@ pub(crate) fn four_bit(
     };
     let shape = (rows.rows, rows.cols);
     let table = *format.code.table();
-    Ok(
-        Weight4Bit::new(shape, format, table, HostBytes::new(packed), absmax)
-            .expect("as many codes and scales as the format has"),
-    )
+    let weight = Weight4Bit::new(shape, format, table, HostBytes::new(packed), absmax);
+    Ok(weight.expect(LENGTHS).into())
 }
 
 /// The rows, taken as elements of `dtype`, in LLM.int8().
@@ -64,7 +62,7 @@ pub(crate) fn int8(
     dtype: DType,
     format: Int8,
     encoder: &dyn Encoder,
-) -> Result<Int8Weight> {
+) -> Result<StoredWeight> {
     let mut codes = AlignedBuf::zeroed(rows.rows * rows.cols);
     let mut absmax = f32s(rows.rows);
     let piece = rows_of_a_piece(rows.cols);
@@ -80,10 +78,8 @@ pub(crate) fn int8(
             source.check(elements, absmax)
         })?;
     let (codes, absmax) = (HostBytes::new(codes), HostBytes::new(absmax));
-    Ok(
-        Int8Weight::new((rows.rows, rows.cols), format, codes, absmax)
-            .expect("as many codes and scales as the format has"),
-    )
+    let weight = Int8Weight::new((rows.rows, rows.cols), format, codes, absmax);
+    Ok(weight.expect(LENGTHS).into())
 }
 
 fn double_quantized(scales: &[f32]) -> DoubleAbsmax {
@@ -154,6 +150,7 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+const LENGTHS: &str = "as many codes and scales as the format has";
 /// Elements that a thread reads and encodes at a time.
 const PIECE_ELEMENTS: usize = 1 << 18;
 /// Groups of scales that a thread encodes at a time.

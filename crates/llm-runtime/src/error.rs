@@ -3,7 +3,8 @@ use std::path::PathBuf;
 use llm_arch::{ArchError, Unit};
 use llm_backend::BackendError;
 use llm_checkpoint::CheckpointError;
-use llm_quant::QuantError;
+use llm_plan::{Home, PlanError, RunOn};
+use llm_quant::{QuantError, Scheme};
 use llm_tensor::{Bytes, DType};
 
 use crate::{Misfit, NotFinite};
@@ -15,6 +16,29 @@ pub enum RuntimeError {
     /// The checkpoint cannot be opened or read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A device map that no stages can be cut from.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A device that the map names and that is not there.
+    #[error(
+        "the device map has units compute on {run_on}, which is not among the devices to load to"
+    )]
+    NoDevice {
+        /// The device.
+        run_on: RunOn,
+    },
+    /// Weights that rest where their device does not reach them.
+    #[error(
+        "the {unit} would be brought from {home} to {run_on} whenever it computes; only the CPU streams weights, and only from disk"
+    )]
+    Apart {
+        /// The unit.
+        unit: Unit,
+        /// Where it rests,
+        home: Home,
+        /// and what computes with it.
+        run_on: RunOn,
+    },
     /// A configuration that cannot be read.
     #[error("cannot read {path}")]
     ReadConfig {
@@ -93,6 +117,16 @@ pub enum RuntimeError {
         path: PathBuf,
         /// The scheme's name.
         scheme: String,
+    },
+    /// A weight that is to be kept as nothing encodes it.
+    #[error("{path}: tensor `{tensor}` cannot be kept in {scheme}: nothing encodes weights so")]
+    NotEncodable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The encoding.
+        scheme: Scheme,
     },
     /// Weights that no quantization can represent.
     #[error("{path}: tensor `{tensor}` cannot be quantized: {}", unquantizable(*value))]
@@ -241,6 +275,7 @@ impl RuntimeError {
             | RuntimeError::Quantized { .. }
             | RuntimeError::QuantizedPart { .. }
             | RuntimeError::AlreadyQuantized { .. }
+            | RuntimeError::NotEncodable { .. }
             | RuntimeError::NotQuantizable { .. }
             | RuntimeError::WeightDType { .. }
             | RuntimeError::OffloadFolder { .. }
@@ -248,6 +283,9 @@ impl RuntimeError {
             | RuntimeError::OffloadForeign { .. }
             | RuntimeError::OffloadInUse { .. }
             | RuntimeError::SourceChanged { .. }
+            | RuntimeError::Plan(_)
+            | RuntimeError::NoDevice { .. }
+            | RuntimeError::Apart { .. }
             | RuntimeError::EmptyPrompt
             | RuntimeError::NoTokenLeft
             | RuntimeError::IdOutOfRange { .. }

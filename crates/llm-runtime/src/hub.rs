@@ -2,7 +2,6 @@
 
 use llm_arch::{HubForm, Role};
 use llm_checkpoint::Format;
-use llm_plan::StoredAs;
 use llm_tensor::DType;
 
 use crate::bind::gguf_metadata;
@@ -42,10 +41,10 @@ impl BoundModel {
     pub fn stored_dtype(&self) -> DType {
         let mut tensors = self.tensors();
         let table = tensors.find(|bound| bound.slot.role == Role::TokenTable);
-        match table.map(|bound| bound.stored_as()) {
-            Some(StoredAs::Plain(dtype) | StoredAs::Strided(dtype)) if dtype.is_weight() => dtype,
-            Some(StoredAs::Plain(_) | StoredAs::Strided(_)) => DType::F32,
-            Some(StoredAs::Blocks | StoredAs::Quantized(_)) | None => DType::BF16,
+        match table.map(|bound| bound.scheme.elements()) {
+            Some(Some(dtype)) if dtype.is_weight() => dtype,
+            Some(Some(_)) => DType::F32,
+            Some(None) | None => DType::BF16,
         }
     }
 }

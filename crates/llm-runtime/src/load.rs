@@ -4,17 +4,19 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use llm_arch::{Role, Unit};
-use llm_backend::{DenseWeight, HostWeight};
-use llm_plan::{DeviceMap, Encodings, Home, Limits, RunOn, Term, WeightDType};
-use llm_quant::{Encoder, QuantConfig, Scheme};
-use llm_tensor::{Bytes, DType, le_bytes_to_f32};
+use llm_plan::{
+    DeviceMap, Encodings, Home, Limits, Placement, RunOn, Term, WeightDType, becomes_table,
+};
+use llm_quant::{Encoder, QuantConfig, Scheme, StoredWeight};
+use llm_tensor::{Bytes, DType};
 
+use crate::device::{Device, StageOptions};
 use crate::memory::Allocated;
+use crate::pass::Interrupt;
+use crate::pipeline::{Part, Pipeline};
 use crate::probe::Origin;
-use crate::quantized::Held;
 use crate::rows::Rows;
-use crate::session::Interrupt;
-use crate::stage::{Device, StageOptions, WeightSource};
+use crate::source::WeightSource;
 use crate::stream::{self, Stream};
 use crate::{BoundModel, BoundTensor, Result, RuntimeError, Session, encode, offload, quantized};
 
@@ -63,7 +65,7 @@ pub struct Progress {
 }
 
 /// Loads every weight that is to rest in memory, opens what is to rest on disk, and allocates all that the session will
-/// need.
+/// need, for the CPU to compute on `device`.
 ///
 /// Weights are quantized while they are read, in pieces and in parallel.
 ///
@@ -89,6 +91,24 @@ pub fn load_under(
     interrupt: &Interrupt,
     events: &mut dyn FnMut(Event),
 ) -> Result<Session> {
+    let devices = [(RunOn::Cpu, device)];
+    load_on(model, &devices, options, interrupt, events)
+}
+
+/// As [`load_under`], on the devices that the map of [`LoadOptions::offload`] names; without one, all on the first.
+///
+/// # Errors
+/// As [`load_under`]; [`RuntimeError::NoDevice`] and [`RuntimeError::Apart`].
+///
+/// # Panics
+/// When there is no device, or the map is of another model.
+pub fn load_on(
+    model: &BoundModel,
+    devices: &[(RunOn, &dyn Device)],
+    options: &LoadOptions<'_>,
+    interrupt: &Interrupt,
+    events: &mut dyn FnMut(Event),
+) -> Result<Session> {
     let events: &mut dyn FnMut(Event) -> Result<()> = &mut |event| {
         events(event);
         match interrupt.is_raised() {
@@ -96,34 +116,35 @@ pub fn load_under(
             false => Ok(()),
         }
     };
+    let whole;
+    let map = match options.offload {
+        Some(offload) => offload.map,
+        None => {
+            let &(first, _) = devices.first().expect("a device to load to");
+            whole = DeviceMap::on_one(model.spec(), first);
+            &whole
+        }
+    };
+    check_homes(map)?;
     let encodings = model.encodings(options.dtype, options.quant)?;
     let tensors: HashMap<_, _> = model
         .tensors()
         .map(|bound| ((bound.slot.unit, bound.slot.role), bound))
         .collect();
     let table = &tensors[&(Unit::Embedding, Role::TokenTable)];
-    let kv_dtype = encodings.kv_dtype(table.stored_as());
-    let stage = StageOptions {
-        spec: model.spec().clone(),
-        layers: 0..model.spec().decoder.n_layers(),
-        limits: options.limits,
-        kv_dtype,
-    };
-    let is_streamed = |unit: Unit| {
-        let place = options.offload.and_then(|offload| offload.map.get(unit));
-        place.is_some_and(|place| place.home == Home::Disk)
-    };
+    let kv_dtype = encodings.kv_dtype(table.stored());
+    let is_streamed = |unit: Unit| placement(map, unit).home == Home::Disk;
     let resident = model
         .tensors()
-        .filter(|bound| !is_streamed(bound.slot.unit));
+        .filter(|bound| !is_streamed(bound.slot.unit) && !becomes_table(bound.slot.role));
     let total = resident.map(|bound| bound.tensor.stored_bytes()).sum();
-    let stream = stream(model, &encodings, &is_streamed, options, events)?;
+    let mut stream = stream(model, &encodings, &is_streamed, options, events)?;
     let mut source = Source {
         model,
+        map,
         tensors,
         encodings,
         encoder: options.encoder,
-        stream,
         events,
         at: Progress {
             done: Bytes::ZERO,
@@ -131,10 +152,28 @@ pub fn load_under(
         },
         allocated: Allocated::default(),
     };
-    let stage = device.stage(&stage, &mut source)?;
+    let stages = map.stages()?;
+    let part = |run_on: RunOn| {
+        let device = devices.iter().find(|(of, _)| *of == run_on);
+        let &(_, device) = device.ok_or(RuntimeError::NoDevice { run_on })?;
+        let options = StageOptions {
+            spec: model.spec().clone(),
+            stages: stages.clone(),
+            run_on,
+            limits: options.limits,
+            kv_dtype,
+        };
+        // What is read from disk is read for the CPU.
+        let stream = stream.take_if(|_| run_on == RunOn::Cpu);
+        let stages = device.stages(&options, &mut source, stream)?;
+        Ok(Part { run_on, stages })
+    };
+    let parts = map.devices().into_iter().map(part);
+    let parts = parts.collect::<Result<_>>()?;
+    let pipeline = Pipeline::new(model.spec(), &options.limits, &stages, parts);
     Ok(Session::new(
         model.spec().clone(),
-        (vec![stage], source.allocated),
+        (pipeline, source.allocated),
         options.limits,
         kv_dtype,
         Some(Origin {
@@ -143,6 +182,21 @@ pub fn load_under(
         }),
     )
     .under(interrupt))
+}
+
+/// Whether weights rest where their devices compute: only the CPU brings them from elsewhere, which is from disk.
+fn check_homes(map: &DeviceMap) -> Result<()> {
+    let is_brought =
+        |at: &Placement| at.is_resident() || (at.home, at.run_on) == (Home::Disk, RunOn::Cpu);
+    match map.iter().find(|(_, at)| !is_brought(at)) {
+        None => Ok(()),
+        Some((unit, Placement { home, run_on })) => Err(RuntimeError::Apart { unit, home, run_on }),
+    }
+}
+
+fn placement(map: &DeviceMap, unit: Unit) -> Placement {
+    map.get(unit)
+        .unwrap_or_else(|| panic!("the device map has a place for the {unit}"))
 }
 
 /// What rests on disk, if anything does, written where that has to be.
@@ -182,10 +236,10 @@ fn stream(
 
 struct Source<'a> {
     model: &'a BoundModel,
+    map: &'a DeviceMap,
     tensors: HashMap<(Unit, Role), BoundTensor<'a>>,
     encodings: Encodings<'a>,
     encoder: &'a dyn Encoder,
-    stream: Option<Stream>,
     events: &'a mut dyn FnMut(Event) -> Result<()>,
     at: Progress,
     /// The weights that were handed over.
@@ -193,39 +247,29 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn read(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
-        let bound = self.tensors[&(unit, role)];
-        let weight = weight(
-            self.model,
-            &bound,
-            &self.encodings,
-            RunOn::Cpu,
-            self.encoder,
-        )?;
-        self.at.done += bound.tensor.stored_bytes();
-        (self.events)(Event::Loading(self.at))?;
-        Ok(weight)
+    /// As the device of `at` computes with it.
+    fn read(&self, unit: Unit, role: Role, at: Placement) -> Result<StoredWeight> {
+        let (bound, run_on) = (self.tensors[&(unit, role)], at.run_on);
+        weight(self.model, &bound, &self.encodings, run_on, self.encoder)
     }
 }
 
 impl WeightSource for Source<'_> {
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
-        let weight = self.read(unit, role)?;
-        let bytes = weight.stored_bytes();
-        self.allocated.add_to(unit, Term::Weights, bytes.elements);
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight> {
+        let at = placement(self.map, unit);
+        let weight = self.read(unit, role, at)?;
+        self.at.done += self.tensors[&(unit, role)].tensor.stored_bytes();
+        (self.events)(Event::Loading(self.at))?;
+        let (bytes, allocated) = (weight.stored_bytes(), &mut self.allocated);
+        allocated.add_to(unit, at.home, Term::Weights, bytes.elements);
         let statistics = Term::QuantizationStatistics;
-        self.allocated.add_to(unit, statistics, bytes.statistics);
+        allocated.add_to(unit, at.home, statistics, bytes.statistics);
         Ok(weight)
     }
 
     fn values(&mut self, unit: Unit, role: Role) -> Result<Vec<f32>> {
-        let HostWeight::Dense(weight) = self.read(unit, role)? else {
-            unreachable!("tables are never quantized")
-        };
-        let mut values = vec![0.0; weight.rows * weight.cols];
-        le_bytes_to_f32(weight.dtype, &weight.bytes, &mut values)
-            .expect("a bound tensor's elements are floating-point");
-        Ok(values)
+        let values = self.read(unit, role, placement(self.map, unit))?.values();
+        Ok(values.expect("a bound tensor's elements are floating-point"))
     }
 
     fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {
@@ -240,10 +284,6 @@ impl WeightSource for Source<'_> {
             .read_tensor(bound.tensor, 0..n_elements, DType::F32, out)?;
         Ok(Some(factors))
     }
-
-    fn stream(&mut self) -> Option<Stream> {
-        self.stream.take()
-    }
 }
 
 /// The weight of a bound tensor, as `encodings` has it kept for the device that computes with it: the checkpoint's own
@@ -257,34 +297,30 @@ pub(crate) fn weight(
     encodings: &Encodings<'_>,
     run_on: RunOn,
     encoder: &dyn Encoder,
-) -> Result<HostWeight> {
-    let (checkpoint, name) = (model.checkpoint(), &bound.tensor.name);
-    let rows = Rows::new(checkpoint, bound);
-    match bound.held {
-        Held::FourBit(state) => return quantized::four_bit(checkpoint, name, &state),
-        Held::Int8(format) => {
-            return quantized::int8(checkpoint, name, (rows.rows, rows.cols), format);
-        }
-        Held::Dense(_) | Held::Scaled(_) => {}
+) -> Result<StoredWeight> {
+    if bound.stored().quantized().is_some() {
+        return quantized::stored(model.checkpoint(), bound);
     }
-    let dense = |dtype| -> Result<DenseWeight> {
-        Ok(DenseWeight {
-            dtype,
-            rows: rows.rows,
-            cols: rows.cols,
-            bytes: rows.load(dtype)?,
-        })
+    let rows = Rows::new(model.checkpoint(), bound);
+    let dense = |dtype| -> Result<StoredWeight> {
+        let shape = (rows.rows, rows.cols);
+        Ok(StoredWeight::dense(dtype, shape, rows.load(dtype)?))
     };
     // What is quantized is first rounded to the type that it would otherwise be kept in.
-    let source = encodings.dense_dtype(bound.stored_as());
-    Ok(
-        match encodings.scheme(bound.slot, bound.stored_as(), run_on) {
-            Scheme::Dense(dtype) => HostWeight::Dense(dense(dtype)?),
-            Scheme::Int8(format) => HostWeight::Int8(encode::int8(&rows, source, format, encoder)?),
-            Scheme::Int8PerUse(dtype, format) => HostWeight::Int8PerUse(dense(dtype)?, format),
-            Scheme::FourBit(format) => {
-                HostWeight::FourBit(encode::four_bit(&rows, source, format, encoder)?)
-            }
-        },
-    )
+    let source = encodings.dense_dtype(bound.stored());
+    let scheme = encodings.scheme(bound.slot, bound.stored(), run_on);
+    match scheme {
+        Scheme::Dense(dtype) => dense(dtype),
+        Scheme::Int8(format) => encode::int8(&rows, source, format, encoder),
+        Scheme::Int8PerUse(dtype, _) => Ok(StoredWeight {
+            scheme,
+            ..dense(dtype)?
+        }),
+        Scheme::FourBit(format) => encode::four_bit(&rows, source, format, encoder),
+        Scheme::Ggml(_) | Scheme::Fp8(_) => Err(RuntimeError::NotEncodable {
+            path: rows.path().to_owned(),
+            tensor: rows.name().to_owned(),
+            scheme,
+        }),
+    }
 }

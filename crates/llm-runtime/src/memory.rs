@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use llm_arch::Unit;
 use llm_backend::Backend;
-use llm_plan::{DeviceCosts, Term, TermBytes};
+use llm_plan::{DeviceCosts, Home, Term, TermBytes};
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
 /// What a session has allocated, counted from its weights and buffers.
@@ -12,17 +12,21 @@ use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 pub struct Allocated {
     /// All of it.
     pub terms: TermBytes,
+    /// The same by memory.
+    pub memories: BTreeMap<Home, TermBytes>,
     /// What is some unit's own: weights, what they are decoded with, keys and values.
     pub units: BTreeMap<Unit, TermBytes>,
 }
 
 impl Allocated {
-    pub(crate) fn add(&mut self, term: Term, bytes: Bytes) {
+    pub(crate) fn add(&mut self, home: Home, term: Term, bytes: Bytes) {
         self.terms.extend([(term, bytes)]);
+        let memory = self.memories.entry(home).or_default();
+        memory.extend([(term, bytes)]);
     }
 
-    pub(crate) fn add_to(&mut self, unit: Unit, term: Term, bytes: Bytes) {
-        self.add(term, bytes);
+    pub(crate) fn add_to(&mut self, unit: Unit, home: Home, term: Term, bytes: Bytes) {
+        self.add(home, term, bytes);
         self.units.entry(unit).or_default().extend([(term, bytes)]);
     }
 }

@@ -1,58 +1,59 @@
 //! Feed-forward: one for all tokens, or experts.
 
-use llm_arch::{DenseMlp, ExpertsSpec, Gating, MlpSpec, Role, StackSpec, Unit, Weighting};
+use std::slice::from_ref;
+
+use llm_arch::{ExpertOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, Unit, Weighting};
 use llm_backend::{Backend, Output};
+use llm_plan::RunOn;
 use llm_tensor::Bytes;
 
 use crate::Result;
 use crate::activations::Activations;
-use crate::block::Call;
+use crate::block::{Call, Input};
+use crate::device::Elsewhere;
+use crate::link::OnDevice;
 use crate::memory::vec_bytes;
-use crate::projection::Projection;
-use crate::stage::WeightSource;
+use crate::projection::apply;
+use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 
-/// A block's feed-forward on a device.
-pub(crate) enum Mlp<B: Backend> {
-    Dense {
-        spec: DenseMlp,
-        up: Projection<B>,
-        down: Projection<B>,
-    },
-    Experts {
-        spec: ExpertsSpec,
-        router: Projection<B>,
-    },
-}
-
-/// The experts of a layer: weights of their own, which rest where each of them is placed.
+/// The experts of a layer: weights of their own, each on the device that computes with it.
 pub(crate) struct Experts<B: Backend> {
     layer: usize,
     spec: ExpertsSpec,
-    weights: Vec<Weights<Expert<B>>>,
+    /// By expert.
+    weights: Vec<ExpertWeights<B>>,
 }
 
-pub(crate) struct Expert<B: Backend> {
-    gate_up: Projection<B>,
-    down: Projection<B>,
+/// An expert as the device of its layer has it.
+enum ExpertWeights<B: Backend> {
+    Here(Weights<B, ExpertOf<Role>>),
+    /// On another device.
+    On(RunOn),
 }
 
 impl<B: Backend> Experts<B> {
-    /// Those of a decoder's layer, if it has any.
+    /// Those of a decoder's layer, if it has any. `on` says which of them compute on another device.
     pub(crate) fn load(
         backend: &B,
         stream: Option<&Stream>,
         source: &mut dyn WeightSource,
-        stack: &StackSpec,
-        layer: usize,
+        (model, layer): (&ModelSpec, usize),
+        on: impl Fn(Unit) -> Option<RunOn>,
     ) -> Result<Option<Self>> {
-        let MlpSpec::Experts(spec) = stack.layers[layer].mlp else {
+        let (MlpSpec::Experts(spec), Some(roles)) =
+            (model.decoder.layers[layer].mlp, ExpertOf::of(model, layer))
+        else {
             return Ok(None);
         };
         let load = |expert| {
             let unit = Unit::Expert { layer, expert };
-            Weights::load(stream, Key::Unit(unit), source, |source| {
-                Expert::load(backend, source, unit)
+            Ok(match on(unit) {
+                Some(run_on) => ExpertWeights::On(run_on),
+                None => {
+                    let key = Key::Unit(unit);
+                    ExpertWeights::Here(Weights::load(backend, stream, key, roles, source)?)
+                }
             })
         };
         Ok(Some(Experts {
@@ -64,7 +65,10 @@ impl<B: Backend> Experts<B> {
 
     /// Whether some are brought when a router names them.
     pub(crate) fn is_streamed(&self) -> bool {
-        self.weights.iter().any(Weights::is_streamed)
+        self.weights.iter().any(|weights| match weights {
+            ExpertWeights::Here(weights) => weights.is_streamed(),
+            ExpertWeights::On(_) => false,
+        })
     }
 
     fn unit(&self, expert: usize) -> Unit {
@@ -78,129 +82,103 @@ impl<B: Backend> Experts<B> {
         backend: &B,
         stream: Option<&Stream>,
         a: &mut Activations<B>,
+        elsewhere: &mut dyn Elsewhere,
     ) -> Result<()> {
-        let spec = &self.spec;
+        let is_chosen = |expert: usize| !a.routing.by_expert[expert].rows.is_empty();
         if let Some(stream) = stream.filter(|_| self.is_streamed()) {
-            let chosen = a.routing.by_expert.iter().enumerate();
-            let chosen = chosen.filter(|(_, chosen)| !chosen.rows.is_empty());
-            stream.resolve(chosen.map(|(expert, _)| Key::Unit(self.unit(expert))));
+            let chosen = (0..self.weights.len()).filter(|&expert| is_chosen(expert));
+            stream.resolve(chosen.map(|expert| Key::Unit(self.unit(expert))));
         }
-        for (i, (weights, chosen)) in self.weights.iter().zip(&a.routing.by_expert).enumerate() {
-            let n = chosen.rows.len();
+        let is_apart = |weights: &_| matches!(weights, ExpertWeights::On(_));
+        if self.weights.iter().any(is_apart) {
+            elsewhere.expect_experts(self.layer, &is_chosen);
+        }
+        for (i, weights) in self.weights.iter().enumerate() {
+            let rows = &a.routing.by_expert[i].rows;
+            let n = rows.len();
             if n == 0 {
                 continue;
             }
-            let expert =
-                weights.get(stream, |source| Expert::load(backend, source, self.unit(i)))?;
-            backend.gather_rows(&a.normed, &chosen.rows, a.hidden, &mut a.gathered)?;
-            let up = (Output::Write, &mut a.up);
-            expert
-                .gate_up
-                .apply(backend, &a.gathered, up, n, &mut a.workspace)?;
-            backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
-            let delta = (Output::Write, &mut a.delta);
-            expert
-                .down
-                .apply(backend, &a.gated, delta, n, &mut a.workspace)?;
+            backend.gather_rows(&a.normed, rows, a.hidden, &mut a.gathered)?;
+            match weights {
+                ExpertWeights::Here(weights) => {
+                    expert(&*weights.get(backend, stream)?, backend, &self.spec, n, a)?;
+                }
+                &ExpertWeights::On(run_on) => {
+                    let mut port = OnDevice {
+                        backend,
+                        activations: a,
+                    };
+                    elsewhere.expert((run_on, self.unit(i)), &mut port, n)?;
+                }
+            }
+            let chosen = &a.routing.by_expert[i];
             backend.scatter_add(&a.delta, &chosen.rows, &chosen.weights, a.hidden, &mut a.x)?;
         }
         Ok(())
     }
 }
 
-impl<B: Backend> Expert<B> {
-    fn load(backend: &B, source: &mut dyn WeightSource, unit: Unit) -> Result<Self> {
-        let gate_up = [(Role::Gate, None), (Role::Up, None)];
-        Ok(Expert {
-            gate_up: Projection::load(backend, source, unit, &gate_up)?,
-            down: Projection::load(backend, source, unit, &[(Role::Down, None)])?,
-        })
-    }
+/// Takes the first `n` rows of `a.gathered` through an expert to `a.delta`.
+pub(crate) fn expert<B: Backend>(
+    weights: &ExpertOf<B::Weight>,
+    backend: &B,
+    spec: &ExpertsSpec,
+    n: usize,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let (parts, up) = (weights.up.parts(), (Output::Write, &mut a.up));
+    apply(backend, parts, &a.gathered, up, n, &mut a.workspace)?;
+    backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
+    let (down, delta) = (from_ref(&weights.down), (Output::Write, &mut a.delta));
+    apply(backend, down, &a.gated, delta, n, &mut a.workspace)
 }
 
-impl<B: Backend> Mlp<B> {
-    pub(crate) fn load(
-        backend: &B,
-        source: &mut dyn WeightSource,
-        unit: Unit,
-        spec: &MlpSpec,
-    ) -> Result<Self> {
-        match *spec {
-            MlpSpec::Dense(spec) => {
-                let biased = |role, bias: Role| (role, spec.bias.then_some(bias));
-                let up = biased(Role::Up, Role::UpBias);
-                let up = match spec.gating {
-                    Gating::None => &[up][..],
-                    Gating::Separate => &[biased(Role::Gate, Role::GateBias), up],
-                    Gating::Fused => &[biased(Role::GateUp, Role::GateUpBias)],
-                };
-                let down = [biased(Role::Down, Role::DownBias)];
-                Ok(Mlp::Dense {
-                    spec,
-                    up: Projection::load(backend, source, unit, up)?,
-                    down: Projection::load(backend, source, unit, &down)?,
-                })
-            }
-            MlpSpec::Experts(spec) => Ok(Mlp::Experts {
-                spec,
-                router: Projection::load(backend, source, unit, &[(Role::Router, None)])?,
-            }),
+/// Computes a block's feed-forward. Of experts it says which compute next.
+pub(crate) fn forward<B: Backend>(
+    mlp: &MlpOf<B::Weight>,
+    call: &Call<'_, B>,
+    (input, output): (Input, Output),
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let Call {
+        backend, n_tokens, ..
+    } = *call;
+    match mlp {
+        MlpOf::Dense { spec, up, down } => {
+            let x = match input {
+                Input::Stream => &a.x,
+                Input::Normed => &a.normed,
+            };
+            let out = (Output::Write, &mut a.up);
+            apply(backend, up.parts(), x, out, n_tokens, &mut a.workspace)?;
+            let inner = match spec.gating {
+                Gating::None => {
+                    backend.activate(spec.activation, &mut a.up, spec.width, n_tokens)?;
+                    &a.up
+                }
+                Gating::Separate | Gating::Fused => {
+                    backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n_tokens)?;
+                    &a.gated
+                }
+            };
+            let out = match output {
+                Output::Write => &mut a.delta,
+                Output::Add => &mut a.x,
+            };
+            let (down, out) = (from_ref(down), (output, out));
+            apply(backend, down, inner, out, n_tokens, &mut a.workspace)
         }
-    }
-
-    /// Of the stream or its normed copy, to `a.x` (added) or `a.delta` (written). Of experts it says which compute next.
-    pub(crate) fn forward(
-        &self,
-        call: &Call<'_, B>,
-        a: &mut Activations<B>,
-        from_stream: bool,
-        output: Output,
-    ) -> Result<()> {
-        let Call {
-            backend, n_tokens, ..
-        } = *call;
-        match self {
-            Mlp::Dense { spec, up, down } => {
-                let x = if from_stream { &a.x } else { &a.normed };
-                up.apply(
-                    backend,
-                    x,
-                    (Output::Write, &mut a.up),
-                    n_tokens,
-                    &mut a.workspace,
-                )?;
-                let inner = match spec.gating {
-                    Gating::None => {
-                        backend.activate(spec.activation, &mut a.up, spec.width, n_tokens)?;
-                        &a.up
-                    }
-                    Gating::Separate | Gating::Fused => {
-                        backend.gate(spec.activation, &a.up, &mut a.gated, spec.width, n_tokens)?;
-                        &a.gated
-                    }
-                };
-                let out = match output {
-                    Output::Write => &mut a.delta,
-                    Output::Add => &mut a.x,
-                };
-                down.apply(backend, inner, (output, out), n_tokens, &mut a.workspace)
-            }
-            Mlp::Experts { spec, router } => {
-                assert!(
-                    !from_stream && output == Output::Add,
-                    "experts read a normed copy of the stream and add to it"
-                );
-                router.apply(
-                    backend,
-                    &a.normed,
-                    (Output::Write, &mut a.scores),
-                    n_tokens,
-                    &mut a.workspace,
-                )?;
-                a.routing.choose(spec, n_tokens, |scores| {
-                    Ok(backend.download(&a.scores, scores)?)
-                })
-            }
+        MlpOf::Experts { spec, router } => {
+            assert!(
+                input == Input::Normed && output == Output::Add,
+                "experts read a normed copy of the stream and add to it"
+            );
+            let (router, out) = (from_ref(router), (Output::Write, &mut a.scores));
+            apply(backend, router, &a.normed, out, n_tokens, &mut a.workspace)?;
+            a.routing.choose(spec, n_tokens, |scores| {
+                Ok(backend.download(&a.scores, scores)?)
+            })
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What transformers makes of a quantized checkpoint.
 
 use llm_arch::{Module, Role, TensorKind};
-use llm_plan::StoredAs;
 
 use crate::{BoundModel, BoundTensor};
 
@@ -68,5 +67,5 @@ impl BoundModel {
 }
 
 fn is_quantized(bound: &BoundTensor<'_>) -> bool {
-    matches!(bound.stored_as(), StoredAs::Quantized(_))
+    bound.stored().quantized().is_some()
 }

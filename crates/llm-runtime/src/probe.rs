@@ -7,12 +7,10 @@ use std::path::PathBuf;
 use llm_arch::{HeadMatrix, Role, Side, Unit};
 use llm_backend::Backend;
 use llm_plan::{Encodings, RunOn, WeightDType};
-use llm_quant::Scheme;
-use llm_quant::layout::Part;
+use llm_quant::{Part, Scheme};
 use llm_tensor::{DType, le_bytes_to_f32};
 
-use crate::quantized::Held;
-use crate::rows::read_elements;
+use crate::quantized::read_elements;
 use crate::{BoundModel, BoundTensor, Result};
 
 /// Looks at each unit's results in turn, and remembers the first that are no finite numbers.
@@ -144,10 +142,8 @@ impl Origin {
         };
         let mut dtype = DType::F32;
         for bound in self.model.tensors().filter(|bound| self.is_of(bound, unit)) {
-            let kept = match encodings.scheme(bound.slot, bound.stored_as(), RunOn::Cpu) {
-                Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype,
-                Scheme::Int8(_) | Scheme::FourBit(_) => DType::F32,
-            };
+            let scheme = encodings.scheme(bound.slot, bound.stored(), RunOn::Cpu);
+            let kept = scheme.elements().unwrap_or(DType::F32);
             if kept != DType::F32 {
                 dtype = kept;
             }
@@ -202,19 +198,24 @@ impl Origin {
 
     /// All elements, or what they are decoded with.
     fn in_all(&self, bound: &BoundTensor<'_>, kept: DType) -> Result<Option<NotFinite>> {
-        let part = match bound.held {
-            Held::Dense(_) | Held::Scaled(_) => {
+        let part = match bound.scheme {
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
                 let n = bound.tensor.shape.n_elements();
                 return self.in_range(bound, 0..n, kept);
             }
-            Held::FourBit(state) if state.nested_offset.is_some() => Part::NestedAbsmax,
-            Held::FourBit(_) => Part::Absmax,
-            Held::Int8(_) => Part::Scb,
+            Scheme::FourBit(format) if format.double_quant => Part::NestedAbsmax,
+            Scheme::FourBit(_) => Part::Absmax,
+            Scheme::Int8(_) => Part::Scb,
         };
         let checkpoint = self.model.checkpoint();
         match checkpoint.get(&part.name(&bound.tensor.name)) {
             Some(tensor) => {
-                let statistics = BoundTensor { tensor, ..*bound };
+                let scheme = Scheme::Dense(DType::F32);
+                let statistics = BoundTensor {
+                    tensor,
+                    scheme,
+                    ..*bound
+                };
                 self.in_range(&statistics, 0..tensor.shape.n_elements(), kept)
             }
             None => Ok(None),
@@ -235,15 +236,7 @@ impl Origin {
             let n = (end - start) as usize;
             bytes.resize(n * size_of::<f32>(), 0);
             values.resize(n, 0.0);
-            let scaled = bound.scaled();
-            read_elements(
-                checkpoint,
-                tensor,
-                scaled,
-                start..end,
-                DType::F32,
-                &mut bytes,
-            )?;
+            read_elements(checkpoint, bound, start..end, DType::F32, &mut bytes)?;
             le_bytes_to_f32(DType::F32, &bytes, &mut values).expect("f32 of f32");
             let path = || {
                 let path = checkpoint.files().nth(tensor.file_idx);

@@ -1,46 +1,19 @@
-//! Matrices that a checkpoint holds quantized, as bitsandbytes lays them out.
+//! Matrices that a checkpoint holds quantized: what they are, and where their parts lie.
 
-use std::sync::Arc;
+use std::ops::Range;
 
-use llm_arch::{Role, Slot};
-use llm_backend::HostWeight;
+use llm_arch::Slot;
 use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
-use llm_plan::{StoredAs, becomes_table};
-use llm_quant::layout::{self, Part, QuantState};
-use llm_quant::{Absmax, Code, DoubleAbsmax, Int8, Int8Weight, QuantError, Scheme, Weight4Bit};
-use llm_tensor::{AlignedBuf, DType, HostBytes};
+use llm_plan::becomes_table;
+use llm_quant::layout::{self, QuantState};
+use llm_quant::{Code, Int8, Part, QuantError, Scheme, StoredWeight};
+use llm_tensor::{AlignedBuf, DType, HostBytes, f32_to_le_bytes};
+use rayon::prelude::*;
 
-use crate::scaled::Scaled;
-use crate::{Result, RuntimeError};
+use crate::{BoundTensor, Result, RuntimeError, scaled};
 
-/// How a checkpoint holds what a slot needs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Held {
-    /// Not quantized, or in GGUF's blocks.
-    Dense(Encoding),
-    /// In NF4 or FP4.
-    FourBit(QuantState),
-    /// In LLM.int8().
-    Int8(Int8),
-    /// In 8-bit floating-point numbers with scales.
-    Scaled(Scaled),
-}
-
-impl Held {
-    pub(crate) fn stored_as(self) -> StoredAs {
-        match self {
-            Held::Dense(Encoding::Plain(dtype)) => StoredAs::Plain(dtype),
-            Held::Dense(Encoding::Block(_)) | Held::Scaled(_) => StoredAs::Blocks,
-            // No model is bound to such tensors.
-            Held::Dense(Encoding::Opaque(_)) => StoredAs::Blocks,
-            Held::FourBit(state) => StoredAs::Quantized(Scheme::FourBit(state.format())),
-            Held::Int8(format) => StoredAs::Quantized(Scheme::Int8(format)),
-        }
-    }
-}
-
-/// How `tensor` is held, which is for `slot`; 8-bit matrices are to be multiplied as `int8` says, and scales of 8-bit
-/// floating-point numbers are for blocks of `block_size`. Reads what describes a
+/// Scheme of `tensor`, which is for `slot`; `None` where it is not understood. 8-bit matrices are to be multiplied as
+/// `int8` says, and scales of 8-bit floating-point numbers are for blocks of `block_size`. Reads what describes a
 /// quantized matrix, some hundred bytes, and checks that all of its parts are there.
 ///
 /// # Errors
@@ -51,30 +24,30 @@ pub(crate) fn recognise(
     slot: &Slot,
     int8: Int8,
     block_size: Option<[u64; 2]>,
-) -> Result<Held> {
-    if let Some(scaled) = Scaled::of(checkpoint, tensor, slot, block_size)? {
-        return Ok(Held::Scaled(scaled));
+) -> Result<Option<Scheme>> {
+    if let Some(format) = scaled::recognise(checkpoint, tensor, slot, block_size)? {
+        return Ok(Some(Scheme::Fp8(format)));
     }
-    let dense = Held::Dense(tensor.encoding);
-    let (Encoding::Plain(dtype), &[rows, cols]) = (tensor.encoding, slot.shape.as_slice()) else {
-        return Ok(dense);
+    let alone = tensor.encoding.scheme();
+    let (Some(Scheme::Dense(dtype)), &[rows, cols]) = (alone, slot.shape.as_slice()) else {
+        return Ok(alone);
     };
     let Some((weight, Part::Weight)) = Part::of_name(&tensor.name) else {
-        return Ok(dense);
+        return Ok(alone);
     };
     let has = |part: Part| checkpoint.get(&part.name(&weight)).is_some();
     let state = Code::ALL.into_iter().find(|&code| has(Part::State(code)));
-    let held = match state {
-        Some(code) => Held::FourBit(state_of(checkpoint, &weight, code, [rows, cols])?),
-        None if dtype == DType::I8 || has(Part::Scb) => Held::Int8(int8),
-        None => return Ok(dense),
+    let scheme = match state {
+        Some(code) => {
+            let state = state_of(checkpoint, &weight, code, [rows, cols])?;
+            Scheme::FourBit(state.format())
+        }
+        None if dtype == DType::I8 || has(Part::Scb) => Scheme::Int8(int8),
+        None => return Ok(alone),
     };
-    let StoredAs::Quantized(scheme) = held.stored_as() else {
-        unreachable!("a quantized matrix")
-    };
-    // Rows of these are looked up, or values are made of them: nothing does that with codes.
-    if matches!(slot.role, Role::TokenTable | Role::PositionTable) || becomes_table(slot.role) {
-        let expected = "floating-point numbers, as in all tables".to_owned();
+    // Values are made of these: nothing does that with codes.
+    if becomes_table(slot.role) {
+        let expected = "floating-point numbers, as in all such tables".to_owned();
         let found = scheme.to_string();
         return Err(misfit(
             checkpoint,
@@ -85,27 +58,145 @@ pub(crate) fn recognise(
         ));
     }
     check_parts(checkpoint, &weight, scheme, [rows, cols], dtype)?;
-    Ok(held)
+    Ok(Some(scheme))
 }
 
-/// The names of the tensors beside `weight` that hold its statistics.
-pub(crate) fn companions(held: Held, weight: &str) -> Vec<String> {
-    let parts: &[Part] = match held {
-        Held::Dense(_) => &[],
-        Held::Scaled(scaled) => return scaled.companions(weight),
-        Held::FourBit(state) => &[
+/// The names of the tensors beside `weight` that belong to it.
+pub(crate) fn companions(checkpoint: &Checkpoint, scheme: Scheme, weight: &str) -> Vec<String> {
+    match scheme {
+        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) => Vec::new(),
+        Scheme::Fp8(_) => scaled::companions(checkpoint, weight),
+        Scheme::Int8(_) => [Part::Scb, Part::WeightFormat]
+            .map(|part| part.name(weight))
+            .into(),
+        Scheme::FourBit(format) => [
             Part::Absmax,
             Part::QuantMap,
             Part::NestedAbsmax,
             Part::NestedQuantMap,
-            Part::State(state.code),
-        ],
-        Held::Int8(_) => &[Part::Scb, Part::WeightFormat],
-    };
-    parts.iter().map(|part| part.name(weight)).collect()
+            Part::State(format.code),
+        ]
+        .map(|part| part.name(weight))
+        .into(),
+    }
 }
 
-pub(crate) fn state_of(
+/// Where a part of a matrix is found.
+pub(crate) enum PartPlace {
+    /// The tensor of this name.
+    Tensor(String),
+    /// These are its bytes: what describes the matrix says them.
+    Known([u8; 4]),
+}
+
+/// Where `part` is found of the matrix `weight`, `[rows, cols]`.
+///
+/// # Errors
+/// When what describes the matrix cannot be read.
+pub(crate) fn place_of(
+    checkpoint: &Checkpoint,
+    weight: &str,
+    shape: (usize, usize),
+    scheme: Scheme,
+    part: Part,
+) -> Result<PartPlace> {
+    match (part, scheme) {
+        (Part::Weight, _) => Ok(PartPlace::Tensor(weight.to_owned())),
+        (Part::Scales, _) => {
+            let name = scaled::scales_name(checkpoint, weight);
+            let name = name.expect("scales were there when the model was bound");
+            Ok(PartPlace::Tensor(name))
+        }
+        (Part::NestedOffset, Scheme::FourBit(format)) => {
+            let state = state_of(checkpoint, weight, format.code, shape.into())?;
+            let offset = state.nested_offset.unwrap_or_default();
+            Ok(PartPlace::Known(offset.to_le_bytes()))
+        }
+        (part, _) => Ok(PartPlace::Tensor(part.name(weight))),
+    }
+}
+
+/// The matrix of a bound tensor as it is stored, its bytes where they lie in the file.
+///
+/// # Errors
+/// When a part cannot be read, [`RuntimeError::Quantized`].
+pub(crate) fn stored(checkpoint: &Checkpoint, bound: &BoundTensor<'_>) -> Result<StoredWeight> {
+    let (scheme, name) = (bound.scheme, &bound.tensor.name);
+    let (rows, cols) = bound.slot.matrix();
+    let parts = scheme.parts(rows as u64, cols as u64);
+    let parts =
+        parts.try_map(
+            |part, _| match place_of(checkpoint, name, (rows, cols), scheme, part)? {
+                PartPlace::Tensor(name) => bytes_of(checkpoint, &name),
+                PartPlace::Known(bytes) => Ok(HostBytes::new(bytes)),
+            },
+        )?;
+    let weight = StoredWeight {
+        scheme,
+        rows,
+        cols,
+        parts,
+    };
+    weight
+        .checked()
+        .map_err(|flaw| flawed(checkpoint, name, flaw))
+}
+
+/// Elements `range` of a bound tensor, in the order in which they are stored, as `dtype` into `out`: decoded in f32 where
+/// they are codes, and rounded once.
+///
+/// # Errors
+/// When they cannot be read.
+pub(crate) fn read_elements(
+    checkpoint: &Checkpoint,
+    bound: &BoundTensor<'_>,
+    range: Range<u64>,
+    dtype: DType,
+    out: &mut [u8],
+) -> Result<()> {
+    match bound.scheme {
+        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) => {
+            return Ok(checkpoint.read_tensor(bound.tensor, range, dtype, out)?);
+        }
+        Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Fp8(_) => {}
+    }
+    let pieces = out.par_chunks_mut(PIECE * dtype.size()).enumerate();
+    pieces.try_for_each(|(idx, out)| {
+        let mut wide = vec![0f32; out.len() / dtype.size()];
+        let start = range.start + (idx * PIECE) as u64;
+        let piece = start..start + wide.len() as u64;
+        decode(checkpoint, bound, &piece, &mut wide)?;
+        f32_to_le_bytes(&wide, dtype, out).expect("weights are kept in floating point");
+        Ok(())
+    })
+}
+
+/// Elements `range`, of no more parts of the matrix than they are decoded from.
+fn decode(
+    checkpoint: &Checkpoint,
+    bound: &BoundTensor<'_>,
+    range: &Range<u64>,
+    out: &mut [f32],
+) -> Result<()> {
+    let (scheme, name) = (bound.scheme, &bound.tensor.name);
+    let (rows, cols) = bound.slot.matrix();
+    let windows = scheme.window(rows as u64, cols as u64, range);
+    let parts = windows.try_map(|part, window| -> Result<_> {
+        match place_of(checkpoint, name, (rows, cols), scheme, part)? {
+            PartPlace::Tensor(name) => {
+                let mut bytes = vec![0; (window.end - window.start) as usize];
+                checkpoint.read_stored(&name, window, &mut bytes)?;
+                Ok(bytes)
+            }
+            PartPlace::Known(bytes) => Ok(bytes.to_vec()),
+        }
+    })?;
+    scheme
+        .decode(cols as u64, range, &parts, out)
+        .map_err(|flaw| flawed(checkpoint, name, flaw))
+}
+
+fn state_of(
     checkpoint: &Checkpoint,
     weight: &str,
     code: Code,
@@ -141,7 +232,7 @@ fn check_parts(
     storage: DType,
 ) -> Result<()> {
     // 4-bit codes may be declared as of any type; all others have theirs.
-    let parts = layout::parts(scheme, rows as u64, cols as u64, storage)
+    let parts = layout::tensors(scheme, rows as u64, cols as u64, storage)
         .map_err(|flaw| flawed(checkpoint, weight, flaw))?;
     for info in parts {
         let name = info.part.name(weight);
@@ -226,49 +317,6 @@ fn flawed(checkpoint: &Checkpoint, tensor: &str, flaw: QuantError) -> RuntimeErr
     }
 }
 
-/// The matrix `weight` of 4-bit codes, its bytes where they lie in the file.
-pub(crate) fn four_bit(
-    checkpoint: &Checkpoint,
-    weight: &str,
-    state: &QuantState,
-) -> Result<HostWeight> {
-    four_bit_of(state, |part| bytes_of(checkpoint, &part.name(weight)))?
-        .map(HostWeight::FourBit)
-        .map_err(|flaw| flawed(checkpoint, weight, flaw))
-}
-
-/// A matrix of 4-bit codes out of its parts, wherever these come from.
-pub(crate) fn four_bit_of<E>(
-    state: &QuantState,
-    part: impl Fn(Part) -> std::result::Result<HostBytes, E>,
-) -> std::result::Result<std::result::Result<Weight4Bit, QuantError>, E> {
-    let absmax = match state.nested_offset {
-        None => Ok(Absmax::Plain(part(Part::Absmax)?)),
-        Some(offset) => {
-            let map = Arc::new(f32s(&part(Part::NestedQuantMap)?));
-            let (codes, scales) = (part(Part::Absmax)?, part(Part::NestedAbsmax)?);
-            DoubleAbsmax::new(codes, scales, map, offset).map(Absmax::Double)
-        }
-    };
-    let shape = state.shape.map(|extent| extent as usize).into();
-    let (table, packed) = (f32s(&part(Part::QuantMap)?), part(Part::Weight)?);
-    Ok(absmax.and_then(|absmax| Weight4Bit::new(shape, state.format(), table, packed, absmax)))
-}
-
-/// The matrix `weight` of 8-bit codes, its bytes where they lie in the file.
-pub(crate) fn int8(
-    checkpoint: &Checkpoint,
-    weight: &str,
-    shape: (usize, usize),
-    format: Int8,
-) -> Result<HostWeight> {
-    let codes = bytes_of(checkpoint, weight)?;
-    let absmax = bytes_of(checkpoint, &Part::Scb.name(weight))?;
-    Int8Weight::new(shape, format, codes, absmax)
-        .map(HostWeight::Int8)
-        .map_err(|flaw| flawed(checkpoint, weight, flaw))
-}
-
 /// A tensor's bytes as they are stored.
 fn bytes_of(checkpoint: &Checkpoint, name: &str) -> Result<HostBytes> {
     if let Some(view) = checkpoint.view(name)? {
@@ -287,8 +335,5 @@ fn bytes_of(checkpoint: &Checkpoint, name: &str) -> Result<HostBytes> {
 /// Bytes of a state that are looked at.
 const MAX_STATE: u64 = 1 << 16;
 
-/// `N` little-endian f32, as many as were checked to be there.
-fn f32s<const N: usize>(bytes: &[u8]) -> [f32; N] {
-    let words = bytes.as_chunks::<4>().0;
-    std::array::from_fn(|i| f32::from_le_bytes(words[i]))
-}
+/// Elements that a thread decodes at a time.
+const PIECE: usize = 1 << 15;

@@ -6,7 +6,7 @@ use llm_plan::bias_elements;
 use llm_tensor::Bytes;
 
 use crate::Result;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 
 /// A stack's biases by distance, on its device.
 pub(crate) struct BiasTable<B: Backend> {
@@ -23,7 +23,7 @@ impl<B: Backend> BiasTable<B> {
         (side, stack): (Side, &StackSpec),
         context: usize,
     ) -> Result<Option<Self>> {
-        let n_heads = stack.block.attention.n_heads;
+        let n_heads = stack.n_heads();
         let n_elements = bias_elements(stack, context);
         let row = n_elements / n_heads;
         let (values, zero) = match stack.positions {

@@ -5,19 +5,18 @@ use std::ops::Range;
 use std::path::Path;
 
 use llm_arch::Stored;
-use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
+use llm_checkpoint::Checkpoint;
+use llm_quant::Scheme;
 use llm_tensor::{AlignedBuf, DType, HostBytes, f32_to_le_bytes};
 use rayon::prelude::*;
 
-use crate::scaled::Scaled;
+use crate::quantized::read_elements;
 use crate::{BoundTensor, Result};
 
 /// A tensor that is dense, scaled or in GGUF's blocks, and bound to a slot.
 pub(crate) struct Rows<'a> {
     checkpoint: &'a Checkpoint,
-    tensor: &'a TensorInfo,
-    stored: Stored,
-    scaled: Option<Scaled>,
+    bound: BoundTensor<'a>,
     /// Output features; 1 for a vector.
     pub(crate) rows: usize,
     /// Input features.
@@ -29,9 +28,7 @@ impl<'a> Rows<'a> {
         let (rows, cols) = bound.slot.matrix();
         Rows {
             checkpoint,
-            tensor: bound.tensor,
-            stored: bound.slot.stored,
-            scaled: bound.scaled(),
+            bound: *bound,
             rows,
             cols,
         }
@@ -41,32 +38,30 @@ impl<'a> Rows<'a> {
     pub(crate) fn path(&self) -> &'a Path {
         let mut files = self.checkpoint.files();
         files
-            .nth(self.tensor.file_idx)
+            .nth(self.bound.tensor.file_idx)
             .expect("a tensor lies in a file of its checkpoint")
     }
 
     /// The tensor's name in the checkpoint.
     pub(crate) fn name(&self) -> &'a str {
-        &self.tensor.name
+        &self.bound.tensor.name
     }
 
     /// Where they lie in the file, if their elements are of `dtype` and in order.
     fn view(&self, dtype: DType) -> Result<Option<HostBytes>> {
-        match (self.stored, self.tensor.encoding, self.scaled) {
-            (Stored::AsIs, Encoding::Plain(stored), None) if stored == dtype => {
-                Ok(self.checkpoint.view_tensor(self.tensor)?)
-            }
-            _ => Ok(None),
+        let is_right = self.bound.scheme == Scheme::Dense(dtype);
+        match self.bound.slot.stored == Stored::AsIs && is_right {
+            true => Ok(self.checkpoint.view_tensor(self.bound.tensor)?),
+            false => Ok(None),
         }
     }
 
     /// Rows `range` as `dtype` into `out`.
     pub(crate) fn read(&self, range: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<()> {
-        match self.stored {
+        match self.bound.slot.stored {
             Stored::AsIs => {
                 let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
-                let (checkpoint, tensor) = (self.checkpoint, self.tensor);
-                read_elements(checkpoint, tensor, self.scaled, elements, dtype, out)
+                read_elements(self.checkpoint, &self.bound, elements, dtype, out)
             }
             Stored::Transposed => self.read_transposed(range, dtype, out),
             Stored::Pairs { .. } | Stored::Stacked { .. } => self.read_reordered(range, dtype, out),
@@ -83,7 +78,7 @@ impl<'a> Rows<'a> {
             return Ok(view);
         }
         let mut bytes = AlignedBuf::zeroed(self.rows * row_bytes);
-        match self.stored {
+        match self.bound.slot.stored {
             // The checkpoint's reader shares out the work itself.
             Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
                 self.read(0..self.rows, dtype, &mut bytes)?;
@@ -121,13 +116,14 @@ impl<'a> Rows<'a> {
         let row_bytes = width * dtype.size();
         let mut at = 0;
         while at < n_rows {
-            let start = self.stored.stored_row(first + at);
-            let is_next = |n: &usize| self.stored.stored_row(first + at + n) == start + n;
+            let start = self.bound.slot.stored.stored_row(first + at);
+            let is_next =
+                |n: &usize| self.bound.slot.stored.stored_row(first + at + n) == start + n;
             let n = (1..n_rows - at).take_while(is_next).count() + 1;
             let elements = (start * width) as u64..((start + n) * width) as u64;
             let out = &mut out[at * row_bytes..(at + n) * row_bytes];
             self.checkpoint
-                .read_tensor(self.tensor, elements, dtype, out)?;
+                .read_tensor(self.bound.tensor, elements, dtype, out)?;
             at += n;
         }
         Ok(())
@@ -139,7 +135,7 @@ impl<'a> Rows<'a> {
         let mut values = vec![0f32; range.len() * self.cols];
         let bytes = bytemuck::cast_slice_mut(&mut values);
         self.checkpoint
-            .read_tensor(self.tensor, elements, DType::F32, bytes)?;
+            .read_tensor(self.bound.tensor, elements, DType::F32, bytes)?;
         values.iter_mut().for_each(|value| *value -= 1.0);
         f32_to_le_bytes(&values, dtype, out).expect("a weight's elements are floating-point");
         Ok(())
@@ -158,28 +154,13 @@ impl<'a> Rows<'a> {
                 let start = (col * self.rows + first) as u64;
                 let elements = start..start + n_rows as u64;
                 self.checkpoint
-                    .read_tensor(self.tensor, elements, dtype, line)?;
+                    .read_tensor(self.bound.tensor, elements, dtype, line)?;
                 for (row, element) in line.chunks_exact(wide).enumerate() {
                     out[(row * self.cols + col) * wide..][..wide].copy_from_slice(element);
                 }
             }
         }
         Ok(())
-    }
-}
-
-/// Elements `range` of a tensor as `dtype` into `out`, multiplied with their scales if they have any.
-pub(crate) fn read_elements(
-    checkpoint: &Checkpoint,
-    tensor: &TensorInfo,
-    scaled: Option<Scaled>,
-    range: Range<u64>,
-    dtype: DType,
-    out: &mut [u8],
-) -> Result<()> {
-    match scaled {
-        None => Ok(checkpoint.read_tensor(tensor, range, dtype, out)?),
-        Some(scaled) => scaled.read(checkpoint, tensor, range, dtype, out),
     }
 }
 

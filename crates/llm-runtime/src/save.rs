@@ -6,13 +6,14 @@ use std::collections::HashMap;
 
 use llm_arch::{HubForm, Module, Slot, Stored};
 use llm_checkpoint::{NewTensor, ShardWriter};
-use llm_plan::{Encodings, RunOn, StoredAs};
+use llm_plan::{Encodings, RunOn};
 use llm_quant::{Encoder, Scheme};
 use llm_tensor::{Bytes, DType};
 
-use self::parts::{QuantizedParts, new_tensor};
+use self::parts::new_tensor;
 use crate::load::weight;
-use crate::rows::{Rows, read_elements};
+use crate::quantized::read_elements;
+use crate::rows::Rows;
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 
 /// A model that is to be written, with every weight as an encoding has it.
@@ -87,13 +88,19 @@ impl<'a> Save<'a> {
     pub fn tensors(&self) -> Result<Vec<NewTensor>> {
         let mut tensors = Vec::new();
         for (slot, bound) in self.slots() {
-            match self.kept(bound) {
-                Kept::Dense(dtype) => {
+            let scheme = self.kept(&bound);
+            match scheme.elements() {
+                Some(dtype) => {
                     let dims = slot.stored_shape();
                     let dims: Vec<u64> = dims.into_iter().map(|dim| dim as u64).collect();
                     tensors.push(new_tensor(slot.name.clone(), dtype, &dims));
                 }
-                Kept::Quantized(parts) => tensors.extend(parts.tensors(self.model)?),
+                None => {
+                    let (dtype, storage) =
+                        (self.encodings.dense_dtype(bound.stored()), self.storage);
+                    let parts = parts::tensors(self.model, bound.slot, scheme, dtype, storage)?;
+                    tensors.extend(parts);
+                }
             }
         }
         Ok(tensors)
@@ -104,11 +111,8 @@ impl<'a> Save<'a> {
     /// # Panics
     /// When the form is not the model's.
     pub fn beyond_peers(&self) -> Option<BeyondPeers> {
-        let asked = |bound: &BoundTensor<'_>| match self.scheme(bound) {
-            Scheme::Dense(_) | Scheme::Int8PerUse(..) => false,
-            Scheme::Int8(_) | Scheme::FourBit(_) => {
-                !matches!(bound.stored_as(), StoredAs::Quantized(_))
-            }
+        let asked = |bound: &BoundTensor<'_>| {
+            self.scheme(bound).elements().is_none() && bound.stored().quantized().is_none()
         };
         let asked: Vec<_> = self.slots().map(|(_, bound)| bound).filter(asked).collect();
         let left = asked.iter().filter(|bound| is_beyond_peers(bound));
@@ -141,15 +145,17 @@ impl<'a> Save<'a> {
             progress(written)
         };
         for (slot, bound) in self.slots() {
-            match self.kept(bound) {
-                Kept::Dense(dtype) if slot.stored == bound.slot.stored => {
+            match self.kept(&bound).elements() {
+                Some(dtype) if slot.stored == bound.slot.stored => {
                     self.dense(slot, &bound, dtype, &mut put)?;
                 }
-                Kept::Dense(dtype) => self.reordered(slot, &bound, dtype, &mut put)?,
-                Kept::Quantized(parts) => {
+                Some(dtype) => self.reordered(slot, &bound, dtype, &mut put)?,
+                None => {
                     let (encodings, encoder) = (&self.encodings, self.encoder);
                     let weight = weight(self.model, &bound, encodings, RUN_ON, encoder)?;
-                    parts.each(&weight, |name, bytes| put(name, 0, bytes))?;
+                    let dtype = encodings.dense_dtype(bound.stored());
+                    let name = &bound.slot.name;
+                    parts::each(name, &weight, dtype, |name, bytes| put(name, 0, bytes))?;
                 }
             }
         }
@@ -178,26 +184,20 @@ impl<'a> Save<'a> {
     }
 
     fn scheme(&self, bound: &BoundTensor<'_>) -> Scheme {
-        self.encodings.scheme(bound.slot, bound.stored_as(), RUN_ON)
+        self.encodings.scheme(bound.slot, bound.stored(), RUN_ON)
     }
 
-    fn kept<'b>(&self, bound: BoundTensor<'b>) -> Kept<'b> {
+    /// The scheme in which a tensor is written.
+    fn kept(&self, bound: &BoundTensor<'_>) -> Scheme {
         let dense = Encodings {
             quant: None,
             ..self.encodings
         };
         let encodings = match self.linears {
-            Linears::Peers if is_beyond_peers(&bound) => &dense,
+            Linears::Peers if is_beyond_peers(bound) => &dense,
             Linears::Peers | Linears::All => &self.encodings,
         };
-        let scheme = encodings.scheme(bound.slot, bound.stored_as(), RUN_ON);
-        match scheme {
-            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => Kept::Dense(dtype),
-            Scheme::Int8(_) | Scheme::FourBit(_) => {
-                let parts = QuantizedParts::new(bound, scheme, &self.encodings, self.storage);
-                Kept::Quantized(parts)
-            }
-        }
+        encodings.scheme(bound.slot, bound.stored(), RUN_ON)
     }
 
     fn dense<E: From<RuntimeError>>(
@@ -214,8 +214,7 @@ impl<'a> Save<'a> {
             let end = n_elements.min(start + PIECE_ELEMENTS);
             let piece = &mut piece[..(end - start) as usize * dtype.size()];
             let checkpoint = self.model.checkpoint();
-            let scaled = bound.scaled();
-            read_elements(checkpoint, bound.tensor, scaled, start..end, dtype, piece)?;
+            read_elements(checkpoint, bound, start..end, dtype, piece)?;
             put(&slot.name, start * dtype.size() as u64, piece)?;
             start = end;
         }
@@ -256,14 +255,8 @@ impl<'a> Save<'a> {
 fn is_beyond_peers(bound: &BoundTensor<'_>) -> bool {
     match bound.slot.module {
         Module::Linear => false,
-        Module::Own(_) | Module::Experts => !matches!(bound.stored_as(), StoredAs::Quantized(_)),
+        Module::Own(_) | Module::Experts => bound.stored().quantized().is_none(),
     }
-}
-
-/// How a tensor is written.
-enum Kept<'a> {
-    Dense(DType),
-    Quantized(QuantizedParts<'a>),
 }
 
 /// A file has no device, so that nothing stays in f32 for the processor's sake.

@@ -4,43 +4,19 @@ mod diagnose;
 mod sequences;
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use llm_arch::{ModelSpec, Side, Unit};
 use llm_backend::Rows;
-use llm_plan::{Limits, Term};
+use llm_plan::{Home, Limits, Term};
 use llm_tensor::DType;
 
 use self::diagnose::is_finite;
 use self::sequences::Sequences;
 use crate::memory::{Allocated, vec_bytes};
+use crate::pass::{Interrupt, Pass};
+use crate::pipeline::Pipeline;
 use crate::probe::{Origin, Probe};
-use crate::stage::{Pass, Stage};
 use crate::{Result, RuntimeError};
-
-/// Stops a running pass between two blocks; clones share the flag.
-#[derive(Debug, Clone, Default)]
-pub struct Interrupt {
-    raised: Arc<AtomicBool>,
-}
-
-impl Interrupt {
-    /// Asks for a stop.
-    pub fn raise(&self) {
-        self.raised.store(true, Ordering::Relaxed);
-    }
-
-    /// Takes the request back.
-    pub fn clear(&self) {
-        self.raised.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether a stop is asked for.
-    pub fn is_raised(&self) -> bool {
-        self.raised.load(Ordering::Relaxed)
-    }
-}
 
 /// A loaded model with the keys and values of its sequences.
 ///
@@ -48,14 +24,12 @@ impl Interrupt {
 /// of its tokens: [`Session::len`] tells, [`Session::truncate`] takes them back.
 pub struct Session {
     spec: ModelSpec,
-    stages: Vec<Box<dyn Stage>>,
+    pipeline: Pipeline,
     /// What the stages' weights take.
     weights: Allocated,
     limits: Limits,
     dtype: DType,
     sequences: Sequences,
-    /// What crosses from stage to stage, `[n_tokens, hidden]`.
-    hidden: Vec<f32>,
     /// `[n_logits, vocab]`.
     logits: Vec<f32>,
     interrupt: Interrupt,
@@ -66,27 +40,18 @@ pub struct Session {
 impl Session {
     pub(crate) fn new(
         spec: ModelSpec,
-        (stages, weights): (Vec<Box<dyn Stage>>, Allocated),
+        (pipeline, weights): (Pipeline, Allocated),
         limits: Limits,
         dtype: DType,
         origin: Option<Origin>,
     ) -> Self {
         Session {
-            // A single stage keeps its hidden states to itself, but for what an encoder made of a prompt.
-            hidden: vec![
-                0.0;
-                if stages.len() > 1 || spec.encoder.is_some() {
-                    limits.n_tokens * spec.hidden
-                } else {
-                    0
-                }
-            ],
             logits: vec![0.0; limits.n_logits * spec.vocab],
             sequences: Sequences::new(&spec, &limits),
             origin,
             interrupt: Interrupt::default(),
             spec,
-            stages,
+            pipeline,
             weights,
             limits,
             dtype,
@@ -117,11 +82,9 @@ impl Session {
     /// What is allocated: all that the session will ever need.
     pub fn memory(&self) -> Allocated {
         let mut allocated = self.weights.clone();
-        for stage in &self.stages {
-            stage.count(&mut allocated);
-        }
-        let host = vec_bytes(&self.hidden) + vec_bytes(&self.logits) + self.sequences.bytes();
-        allocated.add(Term::Activations, host);
+        self.pipeline.count(&mut allocated);
+        let host = vec_bytes(&self.logits) + self.sequences.bytes();
+        allocated.add(Home::Ram, Term::Activations, host);
         allocated
     }
 
@@ -144,7 +107,7 @@ impl Session {
         self.sequences.expect(sequence, n_positions);
     }
 
-    /// Forgets positions of `sequence` from `len` on; returns how many are left: `len`, or none where a window has
+    /// Forgets positions of `sequence` from `len` on; returns how many are left: `len`, or fewer where a layer has
     /// already let go of what the position before `len` saw.
     ///
     /// # Panics
@@ -155,17 +118,9 @@ impl Session {
             len <= n_taken,
             "sequence {sequence} has but {n_taken} positions"
         );
-        let layers = &self.spec.decoder.layers;
-        let shortest = layers
-            .iter()
-            .map(|layer| self.limits.capacity(layer.window))
-            .min()
-            .unwrap_or(0);
-        let reached = self.sequences.reached(sequence);
-        let is_held = reached <= shortest || len + self.limits.n_tokens >= reached;
-        self.sequences
-            .truncate(sequence, if is_held { len } else { 0 });
-        self.len(sequence)
+        let kept = self.pipeline.rewind(sequence, len);
+        self.sequences.truncate(sequence, kept);
+        kept
     }
 
     /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own.
@@ -177,9 +132,7 @@ impl Session {
     /// When they are the same.
     pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
         assert_ne!(from, to, "a sequence is not forked to itself");
-        for stage in &mut self.stages {
-            stage.fork(from, to, self.sequences.reached(from))?;
-        }
+        self.pipeline.fork(from, to)?;
         self.sequences.fork(from, to);
         Ok(())
     }
@@ -199,17 +152,15 @@ impl Session {
         );
         self.truncate(sequence, 0);
         self.check_prompt(ids)?;
-        let memory = &mut self.hidden[..ids.len() * self.spec.hidden];
-        for stage in &mut self.stages {
-            stage.encode(sequence, ids, (&self.interrupt, None), memory)?;
-        }
-        if memory.iter().all(|x| x.is_finite()) {
+        let memory = self
+            .pipeline
+            .encode(sequence, ids, (&self.interrupt, None))?;
+        if is_finite(memory) {
             return Ok(());
         }
         let probe = Probe::default();
-        for stage in &mut self.stages {
-            stage.encode(sequence, ids, (&self.interrupt, Some(&probe)), memory)?;
-        }
+        self.pipeline
+            .encode(sequence, ids, (&self.interrupt, Some(&probe)))?;
         let unit = probe.unit().unwrap_or(Unit::FinalNorm(Side::Encoder));
         Err(self.not_finite(unit, ids))
     }
@@ -244,7 +195,7 @@ impl Session {
         if let [(sequence, id)] = *tokens {
             self.check(sequence, &[id])?;
             let ids = [id];
-            let outcome = match self.sequences.begin(sequence, &ids) {
+            let outcome = match self.begin(sequence, &ids) {
                 Cow::Borrowed(_) => {
                     let rows = self.rows(sequence, 0, 1);
                     let ran = self.run(&ids, &[(sequence, rows)], true);
@@ -315,13 +266,22 @@ impl Session {
             assert!(!is_named, "sequence {sequence} is named twice");
             self.check(sequence, ids)?;
         }
-        let begin = |&(sequence, ids): &(usize, _)| (sequence, self.sequences.begin(sequence, ids));
+        let begin = |&(sequence, ids): &(usize, _)| (sequence, self.begin(sequence, ids));
         let fed: Vec<(usize, Cow<'_, [u32]>)> = items.iter().map(begin).collect();
         let outcome = self.passes(&fed);
         for &(sequence, _) in &fed {
             self.sequences.end(sequence);
         }
         outcome
+    }
+
+    /// What is fed to append `ids` to `sequence`: all of it where its keys were made for another length.
+    fn begin<'i>(&mut self, sequence: usize, ids: &'i [u32]) -> Cow<'i, [u32]> {
+        let fed = self.sequences.begin(sequence, ids);
+        if let Cow::Owned(_) = fed {
+            self.pipeline.rewind(sequence, 0);
+        }
+        fed
     }
 
     fn passes(&mut self, items: &[(usize, Cow<'_, [u32]>)]) -> Result<()> {
@@ -365,7 +325,7 @@ impl Session {
         each: impl FnMut(usize, &[f32]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         self.check(sequence, ids)?;
-        let fed = self.sequences.begin(sequence, ids);
+        let fed = self.begin(sequence, ids);
         let outcome = self.score_last(sequence, &fed, ids.len(), each);
         self.sequences.end(sequence);
         outcome
@@ -477,7 +437,7 @@ impl Session {
             interrupt: &self.interrupt,
             probe: None,
         };
-        forward(&mut self.stages, &pass, &mut self.hidden, self.spec.hidden)?;
+        self.pipeline.forward(&pass)?;
         for &(sequence, rows) in sequences {
             self.sequences
                 .extend_to(sequence, rows.start + rows.n_tokens);
@@ -489,23 +449,8 @@ impl Session {
     fn logits_of(&mut self, rows: &[usize], first: usize) -> Result<()> {
         let vocab = self.spec.vocab;
         let out = &mut self.logits[first * vocab..(first + rows.len()) * vocab];
-        let last = self.stages.last_mut().expect("a session has a stage");
-        last.logits(rows, out)
+        self.pipeline.logits(rows, out)
     }
-}
-
-fn forward(
-    stages: &mut [Box<dyn Stage>],
-    pass: &Pass<'_>,
-    hidden: &mut [f32],
-    width: usize,
-) -> Result<()> {
-    // A single stage has none.
-    let n_hidden = hidden.len().min(pass.ids.len() * width);
-    for stage in stages {
-        stage.forward(pass, &mut hidden[..n_hidden])?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

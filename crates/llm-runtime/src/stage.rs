@@ -1,321 +1,249 @@
-//! A run of units on one device: generic inside, dynamic outside.
+//! The stages of a model on one device: generic inside, dynamic outside.
 
 mod embedding;
 mod encoder;
 mod head;
+mod order;
 
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_arch::{LayerSpec, ModelSpec, NormSpec, Role, Side, StackSpec, Unit};
-use llm_backend::{Allocation, Backend, DeviceInfo, HostWeight, Rows};
-use llm_plan::{ActivationWidths, Limits, Term, kv_shape};
-use llm_tensor::DType;
+use llm_arch::{BlockOf, ExpertOf, LayerSpec, MlpSpec, NormOf, Role, Side, Unit};
+use llm_backend::{Backend, DeviceInfo};
+use llm_plan::{Home, StagePlan, Term};
+use llm_tensor::Bytes;
 
 use self::embedding::Embedding;
 use self::encoder::Encoder;
 use self::head::Head;
+use self::order::Order;
 use crate::activations::Activations;
 use crate::angles::Angles;
-use crate::block::{Block, BlockCache, Call};
+use crate::block::{self, Call};
+use crate::device::{Device, Elsewhere, StageOptions, Stages};
+use crate::link::{Crossing, Port};
 use crate::memory::Allocated;
-use crate::mlp::Experts;
+use crate::mlp::{self, Experts};
+use crate::pass::{Interrupt, Pass};
 use crate::probe::Probe;
-use crate::projection::NormWeights;
+use crate::projection::norm_op;
 use crate::relative::BiasTable;
-use crate::session::Interrupt;
-use crate::stream::{Key, Next, Stream, Weights};
-use crate::{Result, RuntimeError};
-
-/// Where a stage's weights come from.
-pub trait WeightSource {
-    /// The weight of a slot, ready to compute with.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight>;
-
-    /// The elements of a slot that is no weight itself: a table that a device computes with is made of them.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    fn values(&mut self, unit: Unit, role: Role) -> Result<Vec<f32>>;
-
-    /// The stretches of the rotary wavelengths, where the checkpoint holds them.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    fn rope_factors(&mut self) -> Result<Option<Vec<f32>>>;
-
-    /// What rests on disk and is brought whenever it is needed, if anything does; asked for once, before all else.
-    fn stream(&mut self) -> Option<Stream>;
-}
-
-/// A device that stages can be built on, whatever its backend.
-pub trait Device: Send + Sync {
-    /// What the device is.
-    fn info(&self) -> &DeviceInfo;
-
-    /// Loads the units of a stage and allocates all that it will need.
-    ///
-    /// # Errors
-    /// When a weight cannot be read or the device has no room.
-    fn stage(
-        &self,
-        options: &StageOptions,
-        source: &mut dyn WeightSource,
-    ) -> Result<Box<dyn Stage>>;
-}
+use crate::source::WeightSource;
+use crate::state::LayerState;
+use crate::stream::{Key, Stream, Weights};
+use crate::{Result, RuntimeError, mixer};
 
 impl<B: Backend> Device for Arc<B> {
     fn info(&self) -> &DeviceInfo {
         B::info(self)
     }
 
-    fn stage(
+    fn stages(
         &self,
         options: &StageOptions,
         source: &mut dyn WeightSource,
-    ) -> Result<Box<dyn Stage>> {
-        Ok(Box::new(BackendStage::load(
-            Arc::clone(self),
-            options,
-            source,
-        )?))
+        stream: Option<Stream>,
+    ) -> Result<Box<dyn Stages>> {
+        let stages = BackendStages::load(Arc::clone(self), options, source, stream)?;
+        Ok(Box::new(stages))
     }
 }
 
-/// What a stage is to hold.
-#[derive(Debug, Clone)]
-pub struct StageOptions {
-    /// The whole model.
-    pub spec: ModelSpec,
-    /// The layers of this stage; the first stage also embeds, the last one also makes logits.
-    pub layers: Range<usize>,
-    /// The largest passes it has to serve.
-    pub limits: Limits,
-    /// How the KV cache keeps its elements.
-    pub kv_dtype: DType,
-}
-
-/// One pass: rows of one or more sequences.
-#[derive(Debug, Clone, Copy)]
-pub struct Pass<'a> {
-    /// The token of each row.
-    pub ids: &'a [u32],
-    /// Which rows belong to which sequence.
-    pub sequences: &'a [(usize, Rows)],
-    /// Of each of them how many positions are to be read in all: how far apart positions are may depend on it.
-    pub horizons: &'a [usize],
-    /// Whether logits of some of the rows are asked for next.
-    pub logits: bool,
-    /// Checked between blocks.
-    pub interrupt: &'a Interrupt,
-    /// What looks at each unit's results, if anything does.
-    pub probe: Option<&'a Probe>,
-}
-
-/// A run of consecutive units on one device.
-pub trait Stage: Send {
-    /// Runs the pass. `hidden` `[n_tokens, hidden]` brings the previous stage's result and takes this one's; the
-    /// first stage does not read it, the last one does not write it.
-    ///
-    /// # Errors
-    /// When the device fails or the interrupt is raised.
-    fn forward(&mut self, pass: &Pass<'_>, hidden: &mut [f32]) -> Result<()>;
-
-    /// Reads the prompt of an encoder-decoder model: the first stage turns `ids` into `memory` `[ids, hidden]`, and every
-    /// stage takes from it what its blocks will attend to.
-    ///
-    /// # Errors
-    /// When the device fails or the interrupt is raised.
-    fn encode(
-        &mut self,
-        sequence: usize,
-        ids: &[u32],
-        watch: (&Interrupt, Option<&Probe>),
-        memory: &mut [f32],
-    ) -> Result<()>;
-
-    /// Makes sequence `to` what `from` is, which has reached `n_positions`.
-    ///
-    /// # Errors
-    /// When the device fails.
-    fn fork(&mut self, from: usize, to: usize, n_positions: usize) -> Result<()>;
-
-    /// Logits of some rows of the last pass into `out` `[rows, vocab]`; the last stage's only.
-    ///
-    /// # Errors
-    /// When the device fails.
-    fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()>;
-
-    /// Counts everything but the weights, which whoever hands them over counts.
-    fn count(&self, allocated: &mut Allocated);
-}
-
-struct BackendStage<B: Backend> {
+struct BackendStages<B: Backend> {
     backend: Arc<B>,
     options: StageOptions,
-    /// What rests on disk.
+    /// By number among all stages of the model; nothing of those of other devices.
+    segments: Vec<Segment>,
+    /// What rests on disk,
     stream: Option<Stream>,
-    /// The first stage's.
+    /// and when it is needed.
+    order: Order,
     embedding: Option<Embedding<B>>,
-    /// The first stage's, in encoder-decoder models.
     encoder: Option<Encoder<B>>,
-    blocks: Vec<Weights<Block<B>>>,
-    /// By block; none where its feed-forward is dense.
-    experts: Vec<Option<Experts<B>>>,
+    /// Layers of the decoder, by number.
+    layers: BTreeMap<usize, Layer<B>>,
     bias: Option<BiasTable<B>>,
-    /// The last stage's.
+    /// The norm before a head on another device.
+    final_norm: Option<Weights<B, NormOf<Role>>>,
     head: Option<Head<B>>,
-    /// By block, then by sequence.
-    caches: Vec<Vec<BlockCache<B>>>,
+    /// Experts of other devices' layers.
+    guests: BTreeMap<Unit, Weights<B, ExpertOf<Role>>>,
     /// Prompts that an encoder has read.
     n_encodings: u64,
     activations: Activations<B>,
     angles: Angles,
-    /// What an encoder made of a prompt, `[n_tokens, hidden]`.
-    memory: Option<B::Buffer>,
 }
 
-impl<B: Backend> BackendStage<B> {
+/// A layer of the decoder.
+struct Layer<B: Backend> {
+    block: Weights<B, BlockOf<Role>>,
+    /// None where its feed-forward is dense.
+    experts: Option<Experts<B>>,
+    /// By sequence.
+    states: Vec<LayerState<B>>,
+}
+
+/// What a stage computes.
+#[derive(Debug, Clone, Default)]
+struct Segment {
+    embeds: bool,
+    /// Layers of the encoder, and whether its norm follows.
+    encoder: (Range<usize>, bool),
+    /// Layers of the decoder, and whether its norm follows without the head.
+    decoder: (Range<usize>, bool),
+}
+
+impl Segment {
+    fn of(stage: &StagePlan) -> Self {
+        let layers = |side| {
+            let mut layers = stage.layers(side);
+            let first = layers.next();
+            first.map_or(0..0, |first| first..layers.last().unwrap_or(first) + 1)
+        };
+        let norm = |side| stage.has(Unit::FinalNorm(side));
+        Segment {
+            embeds: stage.has(Unit::Embedding),
+            encoder: (layers(Side::Encoder), norm(Side::Encoder)),
+            decoder: (
+                layers(Side::Decoder),
+                norm(Side::Decoder) && !stage.has(Unit::Head),
+            ),
+        }
+    }
+}
+
+impl<B: Backend> BackendStages<B> {
     fn load(
         backend: Arc<B>,
         options: &StageOptions,
         source: &mut dyn WeightSource,
+        mut stream: Option<Stream>,
     ) -> Result<Self> {
         let StageOptions {
             spec,
-            layers,
+            stages,
+            run_on,
             limits,
             kv_dtype,
         } = options;
         let (b, stack) = (&*backend, &spec.decoder);
-        let (is_first, is_last) = (layers.start == 0, layers.end == stack.n_layers());
-        let mut stream = source.stream();
-        let embedding = if is_first {
-            Some(Embedding::load(b, spec, stream.as_mut(), source)?)
-        } else {
-            None
-        };
-        let stream = stream;
-        let streamed = stream.as_ref();
-        let encoder = match &spec.encoder {
-            Some(encoder) if is_first => {
-                Some(Encoder::load(b, encoder, options, streamed, source)?)
-            }
-            _ => None,
-        };
-        let has_cross = spec.encoder.is_some();
-        let (mut blocks, mut experts) = (Vec::new(), Vec::new());
-        for i in layers.clone() {
-            let key = Key::Unit(Unit::Layer(Side::Decoder, i));
-            blocks.push(Weights::load(streamed, key, source, |source| {
-                Block::load(b, source, stack, (Side::Decoder, i), has_cross)
-            })?);
-            experts.push(Experts::load(b, streamed, source, stack, i)?);
-        }
-        let head = match is_last {
-            true => Some(Head::load(
-                b,
-                spec,
-                limits,
-                embedding.as_ref(),
-                streamed,
-                source,
-            )?),
+        let embedding = match options.has(Unit::Embedding) {
+            true => Some(Embedding::load(b, spec, stream.as_mut(), source)?),
             false => None,
         };
-        let sequences = |layer: &LayerSpec| {
-            let capacity = limits.capacity(layer.window);
-            (0..limits.n_sequences)
-                .map(|_| {
-                    cache(
-                        b,
-                        stack,
-                        capacity,
-                        *kv_dtype,
-                        has_cross.then_some(limits.n_tokens),
-                    )
-                })
-                .collect::<Result<Vec<_>>>()
+        let streamed = stream.as_ref();
+        let encoder = match &spec.encoder {
+            Some(encoder) => Encoder::load(b, encoder, options, streamed, source)?,
+            None => None,
         };
-        let memory_width = ActivationWidths::of(spec).memory;
-        let stage = BackendStage {
-            caches: stack.layers[layers.clone()]
-                .iter()
-                .map(sequences)
-                .collect::<Result<_>>()?,
+        let has_cross = spec.encoder.is_some();
+        let state =
+            |layer: &LayerSpec| LayerState::new(b, &layer.mixer, limits, *kv_dtype, has_cross);
+        let states = |layer| {
+            (0..limits.n_sequences)
+                .map(|_| state(layer))
+                .collect::<Result<_>>()
+        };
+        let mut layers = BTreeMap::new();
+        let (mut final_norm, mut head) = (None, None);
+        for stage in options.own() {
+            let remote = stage.remote.iter().map(|&(unit, at)| (unit, at.run_on));
+            let remote: HashMap<_, _> = remote.collect();
+            let apart = |unit| remote.get(&unit).copied();
+            for i in stage.layers(Side::Decoder) {
+                let key = Key::Unit(Unit::Layer(Side::Decoder, i));
+                let layer = Layer {
+                    block: {
+                        let roles = BlockOf::of(spec, Side::Decoder, i);
+                        Weights::load(b, streamed, key, roles, source)?
+                    },
+                    experts: Experts::load(b, streamed, source, (spec, i), apart)?,
+                    states: states(&stack.layers[i])?,
+                };
+                layers.insert(i, layer);
+            }
+            let norm_unit = Unit::FinalNorm(Side::Decoder);
+            let norm = NormOf::of_stack(spec, Side::Decoder);
+            let norm = norm.filter(|_| stage.has(norm_unit));
+            if stage.has(Unit::Head) {
+                let spec = (spec, norm);
+                let embedding = embedding.as_ref();
+                head = Some(Head::load(b, spec, limits, embedding, streamed, source)?);
+            } else if let Some(norm) = norm {
+                let key = Key::Unit(norm_unit);
+                final_norm = Some(Weights::load(b, streamed, key, norm, source)?);
+            }
+        }
+        let mut guests = BTreeMap::new();
+        for &(unit, at) in stages.iter().flat_map(|stage| &stage.remote) {
+            if let Unit::Expert { layer, .. } = unit
+                && let Some(roles) = ExpertOf::of(spec, layer)
+                && at.run_on == *run_on
+            {
+                let weights = Weights::load(b, streamed, Key::Unit(unit), roles, source)?;
+                guests.insert(unit, weights);
+            }
+        }
+        let segment = |stage: &StagePlan| match stage.run_on == *run_on {
+            true => Segment::of(stage),
+            false => Segment::default(),
+        };
+        let part = BackendStages {
+            segments: stages.iter().map(segment).collect(),
+            order: Order::of(stages, *run_on),
+            layers,
+            guests,
             n_encodings: 0,
             activations: Activations::new(b, spec, limits)?,
             angles: Angles::new(&stack.positions, source, limits.n_tokens)?,
             bias: BiasTable::load(b, source, (Side::Decoder, stack), limits.context)?,
-            memory: match has_cross {
-                true => Some(b.alloc(limits.n_tokens * memory_width)?),
-                false => None,
-            },
             options: options.clone(),
             stream,
             embedding,
             encoder,
-            blocks,
-            experts,
+            final_norm,
             head,
             backend,
         };
         // The first pass finds its first weights on their way.
-        stage.expect(stage.decoder());
-        Ok(stage)
-    }
-
-    /// Tells the stream, if there is one, what comes.
-    fn expect(&self, next: impl Iterator<Item = Next>) {
-        if let Some(stream) = &self.stream {
-            stream.expect(next);
+        if let Some(stream) = &part.stream {
+            stream.expect(part.order.next_pass());
         }
-    }
-
-    /// What a pass is computed with before logits are asked for, in order.
-    fn decoder(&self) -> impl Iterator<Item = Next> + '_ {
-        let block = |(i, experts): (usize, &Option<Experts<B>>)| {
-            let layer = Next::Key(Key::Unit(Unit::Layer(Side::Decoder, i)));
-            let experts = experts.as_ref().filter(|experts| experts.is_streamed());
-            let unknown = experts.map(|_| Next::Unknown);
-            [Some(layer), unknown].into_iter().flatten()
-        };
-        let layers = self.options.layers.clone().zip(&self.experts);
-        let embedding = [Next::Key(Key::Unit(Unit::Embedding))];
-        embedding.into_iter().chain(layers.flat_map(block))
-    }
-
-    /// What logits are computed with.
-    fn head() -> impl Iterator<Item = Next> {
-        let norm = Key::Unit(Unit::FinalNorm(Side::Decoder));
-        [norm, Key::Unit(Unit::Head), Key::TiedTable]
-            .into_iter()
-            .map(Next::Key)
+        Ok(part)
     }
 }
 
-impl<B: Backend> Stage for BackendStage<B> {
-    fn forward(&mut self, pass: &Pass<'_>, hidden: &mut [f32]) -> Result<()> {
-        let head = Self::head().filter(|_| pass.logits);
-        self.expect(self.decoder().chain(head).chain(self.decoder()));
-        let (backend, spec, n_tokens) = (&*self.backend, &self.options.spec, pass.ids.len());
-        let (stack, stream) = (&spec.decoder, self.stream.as_ref());
-        let a = &mut self.activations;
-        match &mut self.embedding {
-            Some(embedding) => {
-                embedding.forward(backend, spec, stream, pass, &mut self.angles, a)?;
-            }
-            None => backend.upload(hidden, &mut a.x)?,
+impl<B: Backend> Stages for BackendStages<B> {
+    fn forward(
+        &mut self,
+        stage: usize,
+        pass: &Pass<'_>,
+        elsewhere: &mut dyn Elsewhere,
+    ) -> Result<()> {
+        let stream = self.stream.as_ref();
+        if let Some(stream) = stream {
+            let now = self.order.pass(stage, pass.logits);
+            stream.expect(now.chain(self.order.next_pass()));
         }
+        let Segment {
+            embeds,
+            decoder: (layers, ends),
+            ..
+        } = self.segments[stage].clone();
+        let (backend, spec, n_tokens) = (&*self.backend, &self.options.spec, pass.ids.len());
+        let (stack, a) = (&spec.decoder, &mut self.activations);
         let n_elements = n_tokens * spec.hidden;
-        if let Some(probe) = pass.probe {
-            probe.look(backend, &a.x, n_elements, Unit::Embedding)?;
+        if let Some(embedding) = self.embedding.as_mut().filter(|_| embeds) {
+            embedding.forward(backend, spec, stream, pass, &mut self.angles, a)?;
+            if let Some(probe) = pass.probe {
+                probe.look(backend, &a.x, n_elements, Unit::Embedding)?;
+            }
         }
         for kind in 0..self.angles.n_kinds() {
-            backend.upload(self.angles.table(kind, pass), &mut a.angles[kind])?;
+            if !layers.is_empty() {
+                backend.upload(self.angles.table(kind, pass), &mut a.angles[kind])?;
+            }
         }
         let call = Call {
             backend,
@@ -325,82 +253,122 @@ impl<B: Backend> Stage for BackendStage<B> {
             n_tokens,
             sequences: pass.sequences,
         };
-        let has_cross = spec.encoder.is_some();
-        let blocks = self.blocks.iter().zip(&self.experts).zip(&mut self.caches);
-        for (i, ((block, experts), caches)) in self.options.layers.clone().zip(blocks) {
+        for (&i, layer) in self.layers.range_mut(layers) {
             if pass.interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            let block = block.get(stream, |source| {
-                Block::load(backend, source, stack, (Side::Decoder, i), has_cross)
-            })?;
-            block.forward(&call, &stack.layers[i], a, caches)?;
+            let block = layer.block.get(backend, stream)?;
+            block::forward(&block, &call, a, &mut layer.states)?;
             // Experts may be brought to its place.
             drop(block);
-            if let Some(experts) = experts {
-                experts.forward(backend, stream, a)?;
+            if let Some(experts) = &layer.experts {
+                experts.forward(backend, stream, a, elsewhere)?;
             }
             if let Some(probe) = pass.probe {
                 let unit = Unit::Layer(Side::Decoder, i);
                 probe.look(backend, &a.x, n_elements, unit)?;
             }
         }
-        if self.head.is_none() {
-            backend.download(&a.x, hidden)?;
+        if let Some(norm) = self.final_norm.as_ref().filter(|_| ends && pass.logits) {
+            let norm = norm.get(backend, stream)?;
+            backend.norm(&norm_op(&norm), &a.x, &mut a.normed, n_tokens)?;
+            std::mem::swap(&mut a.x, &mut a.normed);
         }
         Ok(())
     }
 
     fn encode(
         &mut self,
-        sequence: usize,
+        stage: usize,
         ids: &[u32],
-        (interrupt, probe): (&Interrupt, Option<&Probe>),
-        memory: &mut [f32],
+        watch: (&Interrupt, Option<&Probe>),
     ) -> Result<()> {
-        self.n_encodings += 1;
-        let encoder = self.encoder.iter().flat_map(Encoder::keys).map(Next::Key);
-        self.expect(encoder.chain(self.decoder()).chain(self.decoder()));
-        let (backend, stream) = (&*self.backend, self.stream.as_ref());
-        let (Some(buffer), a) = (&mut self.memory, &mut self.activations) else {
-            return Ok(());
-        };
-        if let (Some(encoder), Some(embedding)) = (&mut self.encoder, &mut self.embedding) {
+        let stream = self.stream.as_ref();
+        if let Some(stream) = stream {
+            // Every layer of the decoder takes from the result what it will attend to.
+            let next = self.order.next_pass().chain(self.order.next_pass());
+            stream.expect(self.order.encoder(stage).chain(next));
+        }
+        let segment = self.segments[stage].clone();
+        let (backend, a) = (&*self.backend, &mut self.activations);
+        if let Some(embedding) = self.embedding.as_mut().filter(|_| segment.embeds) {
             let scale = self.options.spec.embedding.scale;
             embedding.tokens.embed(backend, ids, scale, &mut a.x)?;
-            if let Some(probe) = probe {
+            if let (_, Some(probe)) = watch {
                 let n_elements = ids.len() * self.options.spec.hidden;
                 probe.look(backend, &a.x, n_elements, Unit::Embedding)?;
             }
-            let watch = (interrupt, probe);
-            encoder.forward(backend, stream, ids.len(), watch, a, buffer)?;
-            backend.download(buffer, memory)?;
-        } else {
-            backend.upload(memory, buffer)?;
         }
-        let stack = &self.options.spec.decoder;
-        let blocks = self.blocks.iter().zip(&mut self.caches);
-        for (i, (block, caches)) in self.options.layers.clone().zip(blocks) {
+        match &mut self.encoder {
+            Some(encoder) => encoder.forward(backend, stream, segment.encoder, ids.len(), watch, a),
+            None => Ok(()),
+        }
+    }
+
+    fn attend_to(
+        &mut self,
+        sequence: usize,
+        n_positions: usize,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        self.n_encodings += 1;
+        let (backend, stream) = (&*self.backend, self.stream.as_ref());
+        let a = &mut self.activations;
+        for layer in self.layers.values_mut() {
             if interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            let block = block.get(stream, |source| {
-                Block::load(backend, source, stack, (Side::Decoder, i), true)
-            })?;
-            let attention = &stack.block.attention;
-            let cache = &mut caches[sequence];
-            block.encode_memory(backend, attention, buffer, ids.len(), a, cache)?;
-            cache.encoding = self.n_encodings;
+            let block = layer.block.get(backend, stream)?;
+            if let (Some(cross), Some(state)) = (&block.cross, layer.states[sequence].encoded()) {
+                let memory = (n_positions, self.n_encodings);
+                mixer::encode(&cross.compute, backend, memory, a, state)?;
+            }
         }
         Ok(())
     }
 
-    fn fork(&mut self, from: usize, to: usize, n_positions: usize) -> Result<()> {
-        for caches in &mut self.caches {
-            let [from, to] = caches
+    fn expect_experts(&self, layer: usize, is_chosen: &dyn Fn(usize) -> bool) {
+        let Some(stream) = &self.stream else {
+            return;
+        };
+        let unit = |expert| Unit::Expert { layer, expert };
+        let guests = self.guests.range(unit(0)..=unit(usize::MAX));
+        let chosen = |unit: &Unit| match unit {
+            Unit::Expert { expert, .. } => is_chosen(*expert),
+            Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head => false,
+        };
+        if guests.clone().any(|(_, weights)| weights.is_streamed()) {
+            let chosen = guests.map(|(&unit, _)| unit).filter(chosen);
+            stream.resolve(chosen.map(Key::Unit));
+        }
+    }
+
+    fn expert(&mut self, unit: Unit, n_rows: usize) -> Result<()> {
+        let backend = &*self.backend;
+        let Unit::Expert { layer, .. } = unit else {
+            unreachable!("{unit} is no expert")
+        };
+        let MlpSpec::Experts(spec) = &self.options.spec.decoder.layers[layer].mlp else {
+            unreachable!("{unit} is of a layer that has experts")
+        };
+        let weights = self.guests.get(&unit).expect("an expert of this device");
+        let weights = weights.get(backend, self.stream.as_ref())?;
+        mlp::expert(&*weights, backend, spec, n_rows, &mut self.activations)
+    }
+
+    fn rewind(&mut self, sequence: usize, len: usize) -> usize {
+        let layers = self.layers.values_mut();
+        let kept = layers.map(|layer| layer.states[sequence].rewind(len));
+        kept.min().unwrap_or(len)
+    }
+
+    fn fork(&mut self, from: usize, to: usize) -> Result<()> {
+        for layer in self.layers.values_mut() {
+            let [from, to] = layer
+                .states
                 .get_disjoint_mut([from, to])
                 .expect("two sequences of the session");
-            to.copy_from(&*self.backend, from, n_positions)?;
+            to.copy_from(&*self.backend, from)?;
         }
         Ok(())
     }
@@ -409,63 +377,48 @@ impl<B: Backend> Stage for BackendStage<B> {
         let head = self
             .head
             .as_mut()
-            .expect("logits are asked of the last stage");
+            .expect("logits are asked of the head's device");
         let (backend, spec) = (&*self.backend, &self.options.spec);
         let a = &mut self.activations;
         head.forward(backend, spec, self.stream.as_ref(), a, (rows, out))
     }
 
     fn count(&self, allocated: &mut Allocated) {
-        for (layer, caches) in self.options.layers.clone().zip(&self.caches) {
-            let unit = Unit::Layer(Side::Decoder, layer);
-            let caches = caches.iter().map(BlockCache::bytes).sum();
-            allocated.add_to(unit, Term::KvCache, caches);
+        let home = self.options.run_on.memory();
+        for (&i, layer) in &self.layers {
+            let states = layer.states.iter().map(LayerState::bytes).sum();
+            let unit = Unit::Layer(Side::Decoder, i);
+            allocated.add_to(unit, home, Term::KvCache, states);
         }
-        self.activations.count(allocated);
+        self.activations.count(home, allocated);
         let rest = [
-            Some(self.angles.bytes()),
             self.bias.as_ref().map(BiasTable::bytes),
-            self.memory.as_ref().map(B::Buffer::bytes),
             self.head.as_ref().map(Head::bytes),
         ];
-        allocated.add(Term::Activations, rest.into_iter().flatten().sum());
+        let rest: Bytes = rest.into_iter().flatten().sum();
+        allocated.add(home, Term::Activations, rest);
+        allocated.add(Home::Ram, Term::Activations, self.angles.bytes());
         if let Some(encoder) = &self.encoder {
-            encoder.count(allocated);
+            encoder.count(home, allocated);
         }
         let staging = [
             self.stream.as_ref().map(Stream::bytes),
             self.embedding.as_ref().map(Embedding::staging_bytes),
         ];
-        allocated.add(Term::Staging, staging.into_iter().flatten().sum());
+        let staging = staging.into_iter().flatten().sum();
+        allocated.add(Home::Ram, Term::Staging, staging);
     }
 }
 
-fn final_norm<B: Backend>(
-    backend: &B,
-    source: &mut dyn WeightSource,
-    side: Side,
-    spec: &NormSpec,
-) -> Result<NormWeights<B>> {
-    let roles = (Role::FinalNorm, Role::FinalNormBias);
-    NormWeights::load(backend, source, Unit::FinalNorm(side), spec, roles)
-}
+impl<B: Backend> Port for BackendStages<B> {
+    fn download(&self, rows: Crossing, out: &mut [f32]) -> Result<()> {
+        Ok(self
+            .backend
+            .download(self.activations.crossing(rows), out)?)
+    }
 
-/// An empty cache of `capacity` positions and, for cross-attention, of an encoder's.
-fn cache<B: Backend>(
-    backend: &B,
-    stack: &StackSpec,
-    capacity: usize,
-    dtype: DType,
-    cross_capacity: Option<usize>,
-) -> Result<BlockCache<B>> {
-    let shape = |capacity| kv_shape(stack, capacity, dtype);
-    Ok(BlockCache {
-        own: backend.kv_cache(&shape(capacity))?,
-        cross: match cross_capacity {
-            Some(capacity) => Some(backend.kv_cache(&shape(capacity))?),
-            None => None,
-        },
-        n_encoded: 0,
-        encoding: 0,
-    })
+    fn upload(&mut self, rows: Crossing, from: &[f32]) -> Result<()> {
+        let to = self.activations.crossing_mut(rows);
+        Ok(self.backend.upload(from, to)?)
+    }
 }

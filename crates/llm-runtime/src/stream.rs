@@ -17,8 +17,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use llm_arch::{Role, Unit};
-use llm_backend::HostWeight;
 use llm_plan::STAGING_SLOTS;
+use llm_quant::StoredWeight;
 use llm_tensor::{Bytes, PageBuf};
 
 use self::parcel::Parcel;
@@ -27,7 +27,7 @@ pub(crate) use self::rows::RowReader;
 pub(crate) use self::source::open;
 pub(crate) use self::weights::Weights;
 use crate::offload::Prepared;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 use crate::{Result, RuntimeError};
 
 /// What is brought at a time.
@@ -37,6 +37,16 @@ pub(crate) enum Key {
     Unit(Unit),
     /// The table of tokens that is the head's matrix too.
     TiedTable,
+}
+
+impl Key {
+    /// Whose weights they are.
+    pub(crate) fn unit(self) -> Unit {
+        match self {
+            Key::Unit(unit) => unit,
+            Key::TiedTable => Unit::Embedding,
+        }
+    }
 }
 
 /// What comes next.
@@ -320,7 +330,7 @@ impl Drop for Stream {
 
 /// What a lease brought.
 impl WeightSource for &Lease<'_> {
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<HostWeight> {
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight> {
         let state = self.stream.state.borrow();
         let Place::Used(key, buf) = &state.places[self.place] else {
             unreachable!("a leased place is in use")
@@ -336,10 +346,6 @@ impl WeightSource for &Lease<'_> {
 
     fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {
         unreachable!("wavelengths are read when the stage is built")
-    }
-
-    fn stream(&mut self) -> Option<Stream> {
-        None
     }
 }
 

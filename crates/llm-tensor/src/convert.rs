@@ -92,8 +92,8 @@ pub fn le_bytes_to_f32(from: DType, src: &[u8], dst: &mut [f32]) -> Result<(), T
         | DType::U8
         | DType::Bool => {
             return Err(TensorError::NoConversion {
-                from,
-                to: DType::F32,
+                from: from.name(),
+                to: DType::F32.name(),
             });
         }
     }
@@ -157,8 +157,8 @@ pub fn f32_to_le_bytes(src: &[f32], to: DType, dst: &mut [u8]) -> Result<(), Ten
         | DType::U8
         | DType::Bool => {
             return Err(TensorError::NoConversion {
-                from: DType::F32,
-                to,
+                from: DType::F32.name(),
+                to: to.name(),
             });
         }
     }

@@ -170,6 +170,7 @@ impl FromStr for DType {
             .find(|d| d.name() == alias || d.torch_name() == alias)
             .ok_or_else(|| TensorError::UnknownDType {
                 name: name.to_owned(),
+                known: Self::names(),
             })
     }
 }

@@ -1,5 +1,3 @@
-use crate::DType;
-
 /// What can be wrong with a size, a shape, an element type's name or a conversion.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -16,13 +14,15 @@ pub enum TensorError {
         /// How many elements were asked for.
         n_elements: u64,
         /// Their element type.
-        dtype: DType,
+        dtype: &'static str,
     },
     /// The name of an element type that we do not know.
-    #[error("unknown element type `{name}`; known are {known}", known = DType::names())]
+    #[error("unknown element type `{name}`; known are {known}")]
     UnknownDType {
         /// The name as given.
         name: String,
+        /// The names that there are.
+        known: String,
     },
     /// A text that is not a byte size.
     #[error(
@@ -36,8 +36,8 @@ pub enum TensorError {
     #[error("cannot convert elements of {from} to {to}")]
     NoConversion {
         /// The element type at hand.
-        from: DType,
+        from: &'static str,
         /// The one asked for.
-        to: DType,
+        to: &'static str,
     },
 }

@@ -45,7 +45,7 @@ impl Shape {
     pub fn bytes(&self, dtype: DType) -> Result<Bytes, TensorError> {
         let too_many = TensorError::TooManyBytes {
             n_elements: self.n_elements,
-            dtype,
+            dtype: dtype.name(),
         };
         self.n_elements
             .checked_mul(dtype.size() as u64)

@@ -64,6 +64,17 @@ pub struct GgufTokenizer {
     pub name: Option<String>,
 }
 
+impl Tokenizer {
+    /// The tokenizer that a GGUF file's metadata describes.
+    ///
+    /// # Errors
+    ///
+    /// Says which key is missing, contradicts another or holds a value that we do not know.
+    pub fn from_gguf(gguf: &GgufTokenizer) -> Result<Self, TextError> {
+        build(gguf)
+    }
+}
+
 impl GgufTokenizer {
     fn check(&self) -> Result<(), TextError> {
         let expected = self.tokens.len();
@@ -194,7 +205,7 @@ struct Adds {
     eos: bool,
 }
 
-pub(crate) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer, TextError> {
+fn build(gguf: &GgufTokenizer) -> Result<Tokenizer, TextError> {
     gguf.check()?;
     let (inner, adds) = match gguf.model.as_str() {
         "gpt2" => byte_level(gguf)?,

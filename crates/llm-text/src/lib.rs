@@ -7,6 +7,7 @@
 //!
 //! What the Python package `transformers` does with the same files is the reference for ids and text alike.
 
+mod byte_level;
 mod chat;
 mod detokenizer;
 mod error;

@@ -4,7 +4,7 @@ use std::path::Path;
 use tokenizers::{Decoder, DecoderWrapper};
 
 use crate::shield::shielded;
-use crate::{ChatTemplate, GgufTokenizer, StreamingDetokenizer, TextError};
+use crate::{ChatTemplate, TextError};
 
 mod class;
 mod config;
@@ -88,15 +88,6 @@ impl Tokenizer {
         load::from_json(tokenizer_json, tokenizer_config)
     }
 
-    /// The tokenizer that a GGUF file's metadata describes.
-    ///
-    /// # Errors
-    ///
-    /// Says which key is missing, contradicts another or holds a value that we do not know.
-    pub fn from_gguf(gguf: &GgufTokenizer) -> Result<Self, TextError> {
-        crate::gguf::build(gguf)
-    }
-
     /// The ids of `text`. Special tokens that are spelled out in it become those tokens.
     ///
     /// # Errors
@@ -141,16 +132,6 @@ impl Tokenizer {
             true => cleanup(&text),
             false => text,
         })
-    }
-
-    /// A decoder for ids that come one by one, which skips special tokens.
-    pub fn detokenizer(&self) -> StreamingDetokenizer<'_> {
-        self.detokenizer_with(SpecialText::Skip)
-    }
-
-    /// A decoder for ids that come one by one.
-    pub fn detokenizer_with(&self, special: SpecialText) -> StreamingDetokenizer<'_> {
-        StreamingDetokenizer::new(self, special)
     }
 
     /// The id of a token by its spelling in the vocabulary, for example `<|im_end|>`.

@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use llm_tensor::Bytes;
 use tempfile::TempDir;
 
-use super::tiers;
 use crate::make_model;
 
 /// A model to measure.
@@ -50,11 +49,16 @@ pub(super) fn demo(precisions: &'static [&'static str]) -> Model {
     }
 }
 
-/// The models asked for.
+/// The models asked for. Names in `others` are those of models that are measured otherwise.
 ///
 /// # Errors
 /// When there is none of a name.
-pub(super) fn chosen(root: &Path, names: &[String], is_quick: bool) -> Result<Vec<Model>> {
+pub(super) fn chosen<'a>(
+    root: &Path,
+    names: &[String],
+    others: impl Iterator<Item = &'a str>,
+    is_quick: bool,
+) -> Result<Vec<Model>> {
     let mut models = vec![demo(if is_quick { &["f32", "nf4"] } else { &[] })];
     if root.join(SMOLLM2).is_dir() {
         models.push(Model {
@@ -84,7 +88,7 @@ pub(super) fn chosen(root: &Path, names: &[String], is_quick: bool) -> Result<Ve
             context: CONTEXT,
         });
     }
-    let mut known: Vec<&str> = tiers::names().collect();
+    let mut known: Vec<&str> = others.collect();
     known.extend(models.iter().map(|model| model.name.as_str()));
     known.sort_unstable();
     // Some are measured both ways.

@@ -16,11 +16,15 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 15] = [
+const LAYERS: [(&str, May); 16] = [
     ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&["llm-json"])),
     ("llm-checkpoint", May::Use(&["llm-tensor"])),
+    (
+        "llm-torch-file",
+        May::Use(&["llm-tensor", "llm-checkpoint"]),
+    ),
     ("llm-quant", May::Use(&["llm-tensor"])),
     ("llm-arch", May::Use(&["llm-tensor"])),
     (
@@ -53,6 +57,11 @@ const LAYERS: [(&str, May); 15] = [
     ("llm-benches", May::UseAll),
     ("xtask", May::UseAll),
 ];
+
+/// Layer of the crate in a folder, counted from the lowest.
+pub(super) fn rank(folder: &Path) -> Option<usize> {
+    LAYERS.iter().position(|(name, _)| folder.ends_with(name))
+}
 
 pub(super) fn check(root: &Path) -> Result<Vec<Problem>> {
     let metadata = MetadataCommand::new()

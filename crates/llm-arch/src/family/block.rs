@@ -5,8 +5,8 @@ use llm_tensor::{Activation, Norm};
 use crate::ArchError;
 use crate::config::Config;
 use crate::spec::{
-    AttentionSpec, BlockSpec, DenseMlp, EmbeddingSpec, FinalNorm, Gating, HeadMatrix, HeadSpec,
-    LayerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual, StackSpec,
+    AttentionSpec, DenseMlp, EmbeddingSpec, FinalNorm, Gating, HeadMatrix, HeadSpec, LayerSpec,
+    MixerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual, StackSpec,
 };
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -105,7 +105,7 @@ pub(super) fn head_dim(
     }
 }
 
-/// Heads of three matrices without biases.
+/// Heads of three matrices without biases, which see all positions and whose scores are scaled by 1 / √head_dim.
 pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> AttentionSpec {
     AttentionSpec {
         n_heads,
@@ -115,7 +115,10 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         qkv_bias: false,
         out_bias: false,
         qk_norm: None,
+        scale: root_scale(head_dim),
         soft_cap: None,
+        window: None,
+        rotary_idx: 0,
     }
 }
 
@@ -149,19 +152,19 @@ pub(super) fn plain_mlp(width: usize, activation: Activation, bias: bool) -> Mlp
     })
 }
 
-/// Layers that are all alike, without windows, scores scaled by 1 / √head_dim.
+/// Layers that are all alike.
 pub(super) fn like_layers(
     n_layers: usize,
-    attention: &AttentionSpec,
+    attention: AttentionSpec,
     mlp: MlpSpec,
 ) -> Vec<LayerSpec> {
-    let layer = LayerSpec {
-        window: None,
-        rotary_idx: 0,
-        scale: root_scale(attention.head_dim),
-        mlp,
-    };
-    vec![layer; n_layers]
+    vec![attending(attention, mlp); n_layers]
+}
+
+/// A layer that attends.
+pub(super) fn attending(attention: AttentionSpec, mlp: MlpSpec) -> LayerSpec {
+    let mixer = MixerSpec::Attention(attention);
+    LayerSpec { mixer, mlp }
 }
 
 /// Sequential blocks and a final norm.
@@ -169,18 +172,13 @@ pub(super) fn sequential(
     layers: Vec<LayerSpec>,
     positions: Positions,
     norm: NormSpec,
-    attention: AttentionSpec,
 ) -> StackSpec {
-    let block = BlockSpec {
-        residual: Residual::Sequential,
-        attention,
-    };
     StackSpec {
         layers,
         positions,
         norm,
         final_norm: FinalNorm::Present,
-        block,
+        residual: Residual::Sequential,
     }
 }
 
@@ -229,9 +227,15 @@ pub(super) fn head_matrix(config: &Config<'_>, tied_by_default: bool) -> Result<
     })
 }
 
+/// Says that queries, keys and values are stored one after the other, as GGUFs have them.
+pub(super) fn store_stacked(spec: &mut ModelSpec) {
+    let attentions = spec.decoder.attentions_mut();
+    attentions.for_each(|attention| attention.packing = Packing::Stacked);
+}
+
 /// Sets the window of each layer that slides.
-pub(super) fn slide(layers: &mut [LayerSpec], slides: &[bool], window: Option<usize>) {
-    for (layer, slides) in layers.iter_mut().zip(slides) {
-        layer.window = window.filter(|_| *slides);
+pub(super) fn slide(stack: &mut StackSpec, slides: &[bool], window: Option<usize>) {
+    for (attention, slides) in stack.attentions_mut().zip(slides) {
+        attention.window = window.filter(|_| *slides);
     }
 }

@@ -90,20 +90,19 @@ pub(super) static FAMILY: Family = Family {
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
         ],
         naming: |_| &llama::GGUF_NAMING,
-        adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
+        adjust: block::store_stacked,
         config: |spec| {
             // The libraries know of no other width.
             if written::mlp(spec)?.width != 4 * spec.hidden {
                 return written::none("its feed-forward is not four times as wide as its stream");
             }
-            let block = &spec.decoder.block;
             let mut config = written::config(spec, "BloomForCausalLM");
             let more = json!({
                 "hidden_size": spec.hidden,
                 "n_layer": spec.decoder.n_layers(),
-                "n_head": block.attention.n_heads,
+                "n_head": written::attention(spec)?.n_heads,
                 "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
-                "apply_residual_connection_post_layernorm": block.residual == Residual::Normed,
+                "apply_residual_connection_post_layernorm": spec.decoder.residual == Residual::Normed,
                 "seq_length": spec.context,
             });
             written::extend(&mut config, more);
@@ -135,11 +134,11 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let width = config.opt_count("n_inner")?.unwrap_or(4 * hidden);
     let mlp = block::plain_mlp(width, Activation::GeluTanh, true);
     let n_layers = config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"])?)?;
-    let layers = block::like_layers(n_layers, &attention, mlp);
+    let layers = block::like_layers(n_layers, attention, mlp);
     let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
-    let mut stack = block::sequential(layers, Positions::Alibi { scale: 1.0 }, norm, attention);
+    let mut stack = block::sequential(layers, Positions::Alibi { scale: 1.0 }, norm);
     if config.flag("apply_residual_connection_post_layernorm", false)? {
-        stack.block.residual = Residual::Normed;
+        stack.residual = Residual::Normed;
     }
     // Its positions have no bound: this is how far the models were trained.
     let context = config.opt_count("seq_length")?.unwrap_or(2048);

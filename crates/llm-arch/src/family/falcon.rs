@@ -25,7 +25,7 @@ pub(super) static FAMILY: Family = Family {
         any: &["ff_factor"],
         off: &[],
     },
-    naming: |spec| match spec.decoder.block.residual {
+    naming: |spec| match spec.decoder.residual {
         Residual::ParallelTwoNorms => &TWO_NORMS_NAMING,
         _ => &NAMING,
     },
@@ -41,11 +41,11 @@ pub(super) static FAMILY: Family = Family {
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
             ("rope.freq_base", "rope_theta"),
         ],
-        naming: |spec| match spec.decoder.block.residual {
+        naming: |spec| match spec.decoder.residual {
             Residual::ParallelTwoNorms => &GGUF_TWO_NORMS_NAMING,
             _ => &llama::GGUF_NAMING,
         },
-        adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
+        adjust: block::store_stacked,
         config: written_config,
     }),
 };
@@ -124,10 +124,10 @@ const TWO_NORMS_NAMING: Naming = Naming {
 };
 
 fn written_config(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
-    let (mlp, block) = (written::mlp(spec)?, &spec.decoder.block);
-    let attention = &block.attention;
-    let is_sequential = block.residual == Residual::Sequential;
-    let n_norms = match block.residual {
+    let (mlp, attention) = (written::mlp(spec)?, written::attention(spec)?);
+    let residual = spec.decoder.residual;
+    let is_sequential = residual == Residual::Sequential;
+    let n_norms = match residual {
         Residual::ParallelTwoNorms => 2,
         _ => 1,
     };
@@ -213,14 +213,14 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         bias,
     );
     let n_layers = config.n_layers(config.spelling(&["n_layer", "num_hidden_layers"])?)?;
-    let layers = block::like_layers(n_layers, &attention, mlp);
+    let layers = block::like_layers(n_layers, attention, mlp);
     let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
-    let mut stack = block::sequential(layers, positions, norm, attention);
+    let mut stack = block::sequential(layers, positions, norm);
     let n_norms = config
         .opt_count("num_ln_in_parallel_attn")?
         .unwrap_or(if is_new { 2 } else { 1 });
     let is_parallel = config.flag("parallel_attn", true)?;
-    stack.block.residual = match (is_new || is_parallel, n_norms) {
+    stack.residual = match (is_new || is_parallel, n_norms) {
         (true, 2) if is_new => Residual::ParallelTwoNorms,
         (true, _) => Residual::ParallelOneNorm,
         (false, _) => Residual::Sequential,

@@ -8,9 +8,7 @@ use super::{Family, Gguf, llama, written};
 use crate::config::{Config, OF_NONE, OF_ROPE, Unread};
 use crate::rope_config::{RopeDefaults, of_object, rotary};
 use crate::skeleton::{Naming, Role};
-use crate::spec::{
-    AttentionSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions, Residual, StackSpec,
-};
+use crate::spec::{AttentionSpec, MlpSpec, ModelSpec, NormSpec, Positions, Residual, StackSpec};
 use crate::{ArchError, RotarySpec};
 
 pub(super) static GEMMA: Family = Family {
@@ -157,8 +155,8 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
 }
 
 fn written_sandwich(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
-    let layers = &spec.decoder.layers;
-    let types = layers.iter().map(|layer| match layer.window {
+    let attentions = || spec.decoder.attentions();
+    let types = attentions().map(|attention| match attention.window {
         Some(_) => "sliding_attention",
         None => "full_attention",
     });
@@ -167,9 +165,9 @@ fn written_sandwich(spec: &ModelSpec, architecture: &str) -> Result<Map<String, 
     let mut config = written(spec, architecture)?;
     let more = json!({
         "layer_types": types,
-        "sliding_window": layers.iter().find_map(|layer| layer.window),
-        "query_pre_attn_scalar": layers.first().map(|layer| written::scalar(layer.scale)),
-        "attn_logit_softcapping": cap(spec.decoder.block.attention.soft_cap),
+        "sliding_window": attentions().find_map(|attention| attention.window),
+        "query_pre_attn_scalar": written::scalar(written::attention(spec)?.scale),
+        "attn_logit_softcapping": cap(written::attention(spec)?.soft_cap),
         "final_logit_softcapping": cap(spec.head.soft_cap),
     });
     written::extend(&mut config, more);
@@ -180,24 +178,21 @@ fn written_sandwich(spec: &ModelSpec, architecture: &str) -> Result<Map<String, 
 fn gain_from_zero(spec: &mut ModelSpec) {
     let stack = &mut spec.decoder;
     stack.norm.gain_offset = 0.0;
-    if let Some(norm) = &mut stack.block.attention.qk_norm {
-        norm.gain_offset = 0.0;
-    }
+    let norms = stack.attentions_mut();
+    let norms = norms.filter_map(|attention| attention.qk_norm.as_mut());
+    norms.for_each(|norm| norm.gain_offset = 0.0);
 }
 
 /// GGUF does not say what scores are scaled by: the size of a head, but in the models of 27B, told by their number of
 /// layers, the hidden size shared among the heads.
 fn scale_by_size(spec: &mut ModelSpec, n_layers_of_27b: usize) {
-    let stack = &mut spec.decoder;
-    let attention = &stack.block.attention;
-    let size = match stack.layers.len() == n_layers_of_27b {
-        true => spec.hidden / attention.n_heads,
-        false => attention.head_dim,
-    };
-    stack
-        .layers
-        .iter_mut()
-        .for_each(|layer| layer.scale = block::root_scale(size));
+    let is_27b = spec.decoder.n_layers() == n_layers_of_27b;
+    for attention in spec.decoder.attentions_mut() {
+        attention.scale = block::root_scale(match is_27b {
+            true => spec.hidden / attention.n_heads,
+            false => attention.head_dim,
+        });
+    }
 }
 
 fn gemma(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
@@ -205,13 +200,8 @@ fn gemma(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let attention = attention(config, 16)?;
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let mlp = first_mlp(config)?;
-    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
-    let stack = block::sequential(
-        layers,
-        Positions::Rotary(vec![rotary]),
-        norm(config)?,
-        attention,
-    );
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);
+    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm(config)?);
     model(config, "gemma", context, stack)
 }
 
@@ -220,17 +210,14 @@ fn gemma2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let soft_cap = config.cap("attn_logit_softcapping", Some(50.0))?;
     let attention = AttentionSpec {
         soft_cap,
+        scale: scale(config)?,
         ..attention(config, 4)?
     };
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
-    let mut layers = layers(config)?;
-    let slides = config.sliding(layers.len(), |i| i.is_multiple_of(2))?;
-    block::slide(
-        &mut layers,
-        &slides,
-        config.window("sliding_window", Some(4096))?,
-    );
-    let stack = sandwich(layers, Positions::Rotary(vec![rotary]), config, attention)?;
+    let mut stack = sandwich(config, vec![rotary], attention)?;
+    let slides = config.sliding(stack.n_layers(), |i| i.is_multiple_of(2))?;
+    let window = config.window("sliding_window", Some(4096))?;
+    block::slide(&mut stack, &slides, window);
     let mut spec = model(config, "gemma2", context, stack)?;
     spec.head.soft_cap = config.cap("final_logit_softcapping", Some(30.0))?;
     Ok(spec)
@@ -241,27 +228,19 @@ fn gemma3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let soft_cap = config.cap("attn_logit_softcapping", None)?;
     let attention = AttentionSpec {
         soft_cap,
+        scale: scale(config)?,
         qk_norm: Some(norm(config)?),
         ..attention(config, 4)?
     };
-    let mut layers = layers(config)?;
-    let pattern = config.opt_count("sliding_window_pattern")?.unwrap_or(6);
-    let slides = config.sliding(layers.len(), |i| !(i + 1).is_multiple_of(pattern))?;
-    block::slide(
-        &mut layers,
-        &slides,
-        config.window("sliding_window", Some(4096))?,
-    );
-    for (layer, slides) in layers.iter_mut().zip(&slides) {
-        layer.rotary_idx = usize::from(*slides);
-    }
     let rotaries = global_and_local(config, RopeDefaults::new(attention.head_dim, context))?;
-    let stack = sandwich(
-        layers,
-        Positions::Rotary(rotaries.into()),
-        config,
-        attention,
-    )?;
+    let mut stack = sandwich(config, rotaries.into(), attention)?;
+    let pattern = config.opt_count("sliding_window_pattern")?.unwrap_or(6);
+    let slides = config.sliding(stack.n_layers(), |i| !(i + 1).is_multiple_of(pattern))?;
+    let window = config.window("sliding_window", Some(4096))?;
+    block::slide(&mut stack, &slides, window);
+    for (attention, slides) in stack.attentions_mut().zip(&slides) {
+        attention.rotary_idx = usize::from(*slides);
+    }
     let mut spec = model(config, "gemma3_text", context, stack)?;
     spec.head.soft_cap = config.cap("final_logit_softcapping", None)?;
     Ok(spec)
@@ -342,10 +321,6 @@ fn norm(config: &Config<'_>) -> Result<NormSpec, ArchError> {
     ))
 }
 
-fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
-    gated(config, "hidden_activation", Activation::GeluTanh, false)
-}
-
 /// The first version's, whose non-linearity is named by another key, and not as it is meant.
 fn first_mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
     let default = Activation::GeluTanh;
@@ -365,30 +340,21 @@ fn first_mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
     Ok(mlp)
 }
 
-/// Layers whose scores are scaled by a number of their own.
-fn layers(config: &Config<'_>) -> Result<Vec<LayerSpec>, ArchError> {
-    let scale = (config
-        .opt_positive("query_pre_attn_scalar")?
-        .unwrap_or(256.0) as f32)
-        .sqrt()
-        .recip();
-    let layer = LayerSpec {
-        window: None,
-        rotary_idx: 0,
-        scale,
-        mlp: mlp(config)?,
-    };
-    Ok(vec![layer; config.n_layers("num_hidden_layers")?])
+/// Scores are scaled by a number of their own.
+fn scale(config: &Config<'_>) -> Result<f32, ArchError> {
+    let scalar = config.opt_positive("query_pre_attn_scalar")?;
+    Ok((scalar.unwrap_or(256.0) as f32).sqrt().recip())
 }
 
 fn sandwich(
-    layers: Vec<LayerSpec>,
-    positions: Positions,
     config: &Config<'_>,
+    rotaries: Vec<RotarySpec>,
     attention: AttentionSpec,
 ) -> Result<StackSpec, ArchError> {
-    let mut stack = block::sequential(layers, positions, norm(config)?, attention);
-    stack.block.residual = Residual::Sandwich;
+    let mlp = gated(config, "hidden_activation", Activation::GeluTanh, false)?;
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);
+    let mut stack = block::sequential(layers, Positions::Rotary(rotaries), norm(config)?);
+    stack.residual = Residual::Sandwich;
     Ok(stack)
 }
 

@@ -78,7 +78,7 @@ pub(super) static FAMILY: Family = Family {
             let more = json!({
                 "n_embd": spec.hidden,
                 "n_layer": spec.decoder.n_layers(),
-                "n_head": spec.decoder.block.attention.n_heads,
+                "n_head": written::attention(spec)?.n_heads,
                 "n_inner": mlp.width,
                 "n_positions": spec.context,
                 "activation_function": written::name(mlp.activation),
@@ -109,26 +109,25 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         config.activation("activation_function", Activation::GeluTanh)?,
         true,
     );
-    let mut layers = block::like_layers(
+    let layers = block::like_layers(
         config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"])?)?,
-        &attention,
+        attention,
         mlp,
     );
     let is_scaled = config.flag("scale_attn_weights", true)?;
     let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false)?;
-    for (i, layer) in layers.iter_mut().enumerate() {
-        layer.scale =
-            if is_scaled { layer.scale } else { 1.0 } / if by_layer { (i + 1) as f32 } else { 1.0 };
-    }
     let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
-    let stack = block::sequential(
+    let mut stack = block::sequential(
         layers,
         Positions::Learned {
             rows: context,
             first: 0,
         },
         norm,
-        attention,
     );
+    for (i, attention) in stack.attentions_mut().enumerate() {
+        attention.scale = if is_scaled { attention.scale } else { 1.0 }
+            / if by_layer { (i + 1) as f32 } else { 1.0 };
+    }
     block::decoder_only(config, "gpt2", context, stack, true)
 }

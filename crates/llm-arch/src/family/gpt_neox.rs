@@ -81,23 +81,23 @@ pub(super) static FAMILY: Family = Family {
             ("rope.freq_base", "rope_theta"),
         ],
         naming: |_| &llama::GGUF_NAMING,
-        adjust: |spec| spec.decoder.block.attention.packing = Packing::Stacked,
+        adjust: block::store_stacked,
         config: |spec| {
-            let (mlp, block) = (written::mlp(spec)?, &spec.decoder.block);
+            let (mlp, attention) = (written::mlp(spec)?, written::attention(spec)?);
             let rotary = written::rotary(spec)?;
             let mut config = written::config(spec, "GPTNeoXForCausalLM");
             let more = json!({
                 "hidden_size": spec.hidden,
                 "intermediate_size": mlp.width,
                 "num_hidden_layers": spec.decoder.n_layers(),
-                "num_attention_heads": block.attention.n_heads,
+                "num_attention_heads": attention.n_heads,
                 "hidden_act": written::name(mlp.activation),
                 "max_position_embeddings": spec.context,
                 "layer_norm_eps": written::shortest(spec.decoder.norm.eps),
                 "rotary_pct": written::rotary_fraction(spec)?,
                 "rotary_emb_base": rotary.base,
-                "attention_bias": block.attention.qkv_bias,
-                "use_parallel_residual": block.residual == Residual::ParallelTwoNorms,
+                "attention_bias": attention.qkv_bias,
+                "use_parallel_residual": spec.decoder.residual == Residual::ParallelTwoNorms,
             });
             written::extend(&mut config, more);
             written::add_scaling(&mut config, rotary)?;
@@ -122,11 +122,11 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let rotary = rotary(config, defaults)?;
     let activation = config.activation("hidden_act", Activation::Gelu)?;
     let mlp = block::plain_mlp(config.count("intermediate_size")?, activation, true);
-    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);
     let norm = NormSpec::layer(config.opt_positive("layer_norm_eps")?.unwrap_or(1e-5));
-    let mut stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
+    let mut stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
     if config.flag("use_parallel_residual", true)? {
-        stack.block.residual = Residual::ParallelTwoNorms;
+        stack.residual = Residual::ParallelTwoNorms;
     }
     block::decoder_only(config, "gpt_neox", context, stack, false)
 }

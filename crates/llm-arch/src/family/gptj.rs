@@ -90,12 +90,12 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     );
     let layers = block::like_layers(
         config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"])?)?,
-        &attention,
+        attention,
         mlp,
     );
     let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
-    let mut stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
-    stack.block.residual = Residual::ParallelOneNorm;
+    let mut stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
+    stack.residual = Residual::ParallelOneNorm;
     let spec = block::decoder_only(config, "gptj", context, stack, false)?;
     Ok(ModelSpec {
         head: HeadSpec {

@@ -36,7 +36,7 @@ pub(super) static FAMILY: Family = Family {
         naming: |_| &GGUF_NAMING,
         adjust: adjacent_pairs,
         config: |spec| {
-            let attention = &spec.decoder.block.attention;
+            let attention = written::attention(spec)?;
             let mut config = written::like_llama(spec, "LlamaForCausalLM")?;
             config.insert("attention_bias".to_owned(), attention.qkv_bias.into());
             config.insert("mlp_bias".to_owned(), written::mlp(spec)?.bias.into());
@@ -210,7 +210,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         config.flag("mlp_bias", false)?,
     )?;
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6));
-    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
-    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);
+    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
     block::decoder_only(config, "llama", context, stack, false)
 }

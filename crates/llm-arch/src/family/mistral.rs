@@ -32,20 +32,18 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config
         .opt_count("max_position_embeddings")?
         .unwrap_or(131_072);
-    let attention = block::attention(
+    let mut attention = block::attention(
         config,
         HeadDefaults {
             n_kv_heads: Some(8),
             ..HeadDefaults::default()
         },
     )?;
+    attention.window = config.window("sliding_window", Some(4096))?;
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let mlp = gated(config, "hidden_act", Activation::Silu, false)?;
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6));
-    let mut layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
-    let window = config.window("sliding_window", Some(4096))?;
-    let slides = vec![true; layers.len()];
-    block::slide(&mut layers, &slides, window);
-    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);
+    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
     block::decoder_only(config, "mistral", context, stack, false)
 }

@@ -75,7 +75,7 @@ pub(super) static FAMILY: Family = Family {
             let Some(experts) = written::experts(spec) else {
                 return written::none("its layers have no experts");
             };
-            let window = spec.decoder.layers.first().and_then(|layer| layer.window);
+            let window = written::attention(spec)?.window;
             let more = json!({
                 "num_local_experts": experts.n_experts,
                 "num_experts_per_tok": experts.n_active,
@@ -111,13 +111,14 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config
         .opt_count("max_position_embeddings")?
         .unwrap_or(131_072);
-    let attention = block::attention(
+    let mut attention = block::attention(
         config,
         HeadDefaults {
             n_kv_heads: Some(8),
             ..HeadDefaults::default()
         },
     )?;
+    attention.window = config.window("sliding_window", None)?;
     let rotary = rotary(
         config,
         RopeDefaults {
@@ -136,10 +137,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         weighting: Weighting::Normalised,
     });
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));
-    let mut layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, experts);
-    let window = config.window("sliding_window", None)?;
-    let slides = vec![true; layers.len()];
-    block::slide(&mut layers, &slides, window);
-    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, experts);
+    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
     block::decoder_only(config, "mixtral", context, stack, false)
 }

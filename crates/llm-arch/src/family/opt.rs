@@ -95,17 +95,17 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     };
     let activation = config.activation("activation_function", Activation::Relu)?;
     let mlp = block::plain_mlp(config.count("ffn_dim")?, activation, bias);
-    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);
     // The first two rows stand for padding and its neighbour.
     let positions = Positions::Learned {
         rows: context + 2,
         first: 2,
     };
-    let mut stack = block::sequential(layers, positions, NormSpec::layer(1e-5), attention);
+    let mut stack = block::sequential(layers, positions, NormSpec::layer(1e-5));
     let is_pre_norm = config.flag("do_layer_norm_before", true)?;
     let is_removed = config.flag("_remove_final_layer_norm", false)?;
     if !is_pre_norm {
-        stack.block.residual = Residual::PostNorm;
+        stack.residual = Residual::PostNorm;
     }
     if !is_pre_norm || is_removed {
         stack.final_norm = FinalNorm::Absent;

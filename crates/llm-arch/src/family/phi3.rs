@@ -61,7 +61,7 @@ pub(super) static FAMILY: Family = Family {
                 } => *original_context,
                 _ => spec.context,
             };
-            let window = spec.decoder.layers.first().and_then(|layer| layer.window);
+            let window = written::attention(spec)?.window;
             let more = json!({
                 "original_max_position_embeddings": original,
                 "partial_rotary_factor": written::rotary_fraction(spec)?,
@@ -99,6 +99,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     config.only("attention_bias", false)?;
     let attention = AttentionSpec {
         packing: Packing::Stacked,
+        window: config.window("sliding_window", None)?,
         ..block::attention(config, HeadDefaults::default())?
     };
     let defaults = RopeDefaults {
@@ -113,11 +114,8 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         bias: false,
     });
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));
-    let mut layers = block::like_layers(config.n_layers("num_hidden_layers")?, &attention, mlp);
-    let window = config.window("sliding_window", None)?;
-    let slides = vec![true; layers.len()];
-    block::slide(&mut layers, &slides, window);
-    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm, attention);
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);
+    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
     block::decoder_only(config, "phi3", context, stack, false)
 }
 

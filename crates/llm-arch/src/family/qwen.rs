@@ -10,7 +10,7 @@ use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
-use crate::spec::{AttentionSpec, ExpertsSpec, LayerSpec, MlpSpec, ModelSpec, NormSpec, Positions};
+use crate::spec::{AttentionSpec, ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions};
 
 pub(super) static QWEN2: Family = Family {
     model_types: &["qwen2"],
@@ -246,14 +246,9 @@ fn model(
         .unwrap_or(32_768);
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let n_layers = config.n_layers("num_hidden_layers")?;
-    let scale = block::root_scale(attention.head_dim);
-    let layer = |i| LayerSpec {
-        window: None,
-        rotary_idx: 0,
-        scale,
-        mlp: mlp(i),
-    };
-    let mut layers: Vec<_> = (0..n_layers).map(layer).collect();
+    let layers = (0..n_layers).map(|i| block::attending(attention, mlp(i)));
+    let positions = Positions::Rotary(vec![rotary]);
+    let mut stack = block::sequential(layers.collect(), positions, norm(config)?);
     let window = config.window("sliding_window", Some(4096))?;
     let slides_at_all = config.flag("use_sliding_window", false)?;
     let window = window.filter(|_| slides_at_all);
@@ -264,12 +259,6 @@ fn model(
             config.sliding(n_layers, |i| i >= first)?
         }
     };
-    block::slide(&mut layers, &slides, window);
-    let stack = block::sequential(
-        layers,
-        Positions::Rotary(vec![rotary]),
-        norm(config)?,
-        attention,
-    );
+    block::slide(&mut stack, &slides, window);
     block::decoder_only(config, family, context, stack, false)
 }

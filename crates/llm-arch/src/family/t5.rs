@@ -7,8 +7,8 @@ use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::skeleton::{Elsewhere, Matrices, Module, Names, Naming, Role};
 use crate::spec::{
-    DenseMlp, EmbeddingSpec, EncoderSpec, Gating, HeadSpec, LayerSpec, MlpSpec, ModelSpec,
-    NormSpec, Positions, StackSpec,
+    AttentionSpec, DenseMlp, EmbeddingSpec, EncoderSpec, Gating, HeadSpec, LayerSpec, MlpSpec,
+    ModelSpec, NormSpec, Positions,
 };
 
 pub(super) static FAMILY: Family = Family {
@@ -184,11 +184,12 @@ fn is_gated(spec: &ModelSpec) -> bool {
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let hidden = config.count(config.spelling(&["hidden_size", "d_model"])?)?;
     let n_heads = config.count(config.spelling(&["num_attention_heads", "num_heads"])?)?;
-    let attention = block::separate_heads(
-        n_heads,
-        n_heads,
-        config.count(config.spelling(&["head_dim", "d_kv"])?)?,
-    );
+    let head_dim = config.count(config.spelling(&["head_dim", "d_kv"])?)?;
+    // Its scores are not scaled: the initialisation took care of that.
+    let attention = AttentionSpec {
+        scale: 1.0,
+        ..block::separate_heads(n_heads, n_heads, head_dim)
+    };
     let (activation, gating) = match config.text("feed_forward_proj")? {
         None | Some("relu") => (Activation::Relu, Gating::None),
         Some("gelu") => (Activation::Gelu, Gating::None),
@@ -233,20 +234,9 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         max_distance,
     };
     let norm = NormSpec::rms(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-6));
-    // Its scores are not scaled: the initialisation took care of that.
-    let layer = LayerSpec {
-        window: None,
-        rotary_idx: 0,
-        scale: 1.0,
-        mlp,
-    };
-    let stack = |n_layers: usize| -> StackSpec {
-        block::sequential(
-            vec![layer.clone(); n_layers],
-            positions.clone(),
-            norm,
-            attention,
-        )
+    let stack = |n_layers| {
+        let layers = block::like_layers(n_layers, attention, mlp);
+        block::sequential(layers, positions.clone(), norm)
     };
     let n_layers = config.n_layers(config.spelling(&["num_hidden_layers", "num_layers"])?)?;
     let n_decoder_layers = match config.has("num_decoder_layers") {

@@ -191,7 +191,7 @@ fn gguf_metadata_gives_the_same_model() {
     assert!(
         tied.slots
             .iter()
-            .any(|s| s.name == "rope_freqs.weight" && s.shape == [64])
+            .any(|s| s.name == "rope_freqs.weight" && *s.shape == [64])
     );
 }
 

@@ -3,7 +3,9 @@
 use llm_tensor::Activation;
 use serde_json::{Map, Value, json};
 
-use crate::spec::{DenseMlp, ExpertsSpec, HeadMatrix, MlpSpec, ModelSpec, Positions};
+use crate::spec::{
+    AttentionSpec, DenseMlp, ExpertsSpec, HeadMatrix, MlpSpec, ModelSpec, Positions,
+};
 use crate::{ArchError, RopeScaling, RotarySpec};
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -21,7 +23,7 @@ pub(super) fn config(spec: &ModelSpec, architecture: &str) -> Map<String, Value>
 
 /// What families since Llama have in common, without rotary positions.
 pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>> {
-    let attention = &spec.decoder.block.attention;
+    let attention = attention(spec)?;
     let (width, activation) = match experts(spec) {
         Some(experts) => (experts.width, experts.activation),
         None => {
@@ -55,6 +57,14 @@ pub(super) fn extend(config: &mut Map<String, Value>, more: Value) {
     config.extend(more);
 }
 
+/// Attention, where all layers have the same.
+pub(super) fn attention(spec: &ModelSpec) -> Result<&AttentionSpec> {
+    match spec.decoder.attentions().next() {
+        Some(attention) => Ok(attention),
+        None => none("it has no attention"),
+    }
+}
+
 /// The feed-forward block, where all layers have the same.
 pub(super) fn mlp(spec: &ModelSpec) -> Result<DenseMlp> {
     match spec.decoder.layers.first().map(|layer| layer.mlp) {
@@ -86,7 +96,7 @@ pub(super) fn rotary(spec: &ModelSpec) -> Result<&RotarySpec> {
 /// `rope_theta`, and `rope_scaling` where there is one, for heads that are turned as a whole.
 pub(super) fn add_rope(config: &mut Map<String, Value>, spec: &ModelSpec) -> Result<()> {
     let rotary = rotary(spec)?;
-    if rotary.dim != spec.decoder.block.attention.head_dim {
+    if rotary.dim != attention(spec)?.head_dim {
         return none("only a part of each head is turned, which its family does not know");
     }
     config.insert("rope_theta".to_owned(), json!(rotary.base));
@@ -140,10 +150,7 @@ pub(super) fn add_scaling(config: &mut Map<String, Value>, rotary: &RotarySpec) 
 
 /// The part of each head that is turned, so that as many elements come of it.
 pub(super) fn rotary_fraction(spec: &ModelSpec) -> Result<f64> {
-    let (series, head_dim) = (
-        rotary(spec)?.series,
-        spec.decoder.block.attention.head_dim as f64,
-    );
+    let (series, head_dim) = (rotary(spec)?.series, attention(spec)?.head_dim as f64);
     let fraction = series as f64 / head_dim;
     // It is multiplied and cut off.
     let is_short = (head_dim * fraction) as usize != series;

@@ -78,13 +78,9 @@ fn gemma_2_and_3_keep_their_windows_and_scales() {
         let gguf = in_gguf(&hub);
         let form = HubForm::new(&gguf, &Map::new(), None).unwrap();
         let mut expected = hub.spec;
-        for (layer, own) in expected
-            .decoder
-            .layers
-            .iter_mut()
-            .zip(&gguf.spec.decoder.layers)
-        {
-            layer.scale = own.scale;
+        let attentions = expected.decoder.attentions_mut();
+        for (attention, own) in attentions.zip(gguf.spec.decoder.attentions()) {
+            attention.scale = own.scale;
         }
         expected.dtype = None;
         assert_eq!(form.skeleton.spec, expected, "{name}");
@@ -95,7 +91,8 @@ fn gemma_2_and_3_keep_their_windows_and_scales() {
 #[test]
 fn what_no_configuration_says_is_an_error() {
     let mut scaled = fixture("models/gpt2");
-    scaled.spec.decoder.layers[1].scale *= 0.5;
+    let last = scaled.spec.decoder.attentions_mut().last();
+    last.unwrap().scale *= 0.5;
     let mut wide = fixture("models/bloom");
     if let crate::MlpSpec::Dense(mlp) = &mut wide.spec.decoder.layers[0].mlp {
         mlp.width += 1;

@@ -1,6 +1,7 @@
 //! What the checkpoints of a family call their tensors.
 
-use super::{Module, Role, Unit};
+use super::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
+use crate::spec::Side;
 
 /// What a kind of checkpoint calls its tensors.
 pub(crate) type Names = &'static [(Role, &'static str)];
@@ -58,15 +59,125 @@ pub(crate) enum Matrices {
     InOut,
 }
 
-/// The name that a pattern gives to a unit's tensor.
-pub(super) fn name_of(pattern: &str, unit: Unit) -> String {
-    match unit {
-        Unit::Layer(_, i) => pattern.replace("{i}", &i.to_string()),
-        Unit::Expert { layer, expert } => pattern
-            .replace("{i}", &layer.to_string())
-            .replace("{e}", &expert.to_string()),
-        Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => pattern.to_owned(),
+/// A tensor that units of one kind have, as the experts of a layer.
+pub(super) struct Pattern {
+    role: Role,
+    shape: Extents,
+    stored: Stored,
+    kind: TensorKind,
+    module: Module,
+    name: &'static str,
+    base_prefix: &'static str,
+}
+
+impl Pattern {
+    /// That of one unit.
+    pub(super) fn slot(&self, unit: Unit) -> Slot {
+        Slot {
+            unit,
+            role: self.role,
+            shape: self.shape,
+            stored: self.stored,
+            kind: self.kind,
+            module: self.module,
+            name: name_of(self.name, unit),
+            base_prefix: self.base_prefix,
+        }
     }
+
+    /// Elements; two extents fit.
+    pub(super) fn n_elements(&self) -> u128 {
+        self.shape.iter().map(|&extent| extent as u128).product()
+    }
+}
+
+impl Naming {
+    /// A unit's tensor as a checkpoint has it, and those of its kin.
+    pub(super) fn pattern(&self, unit: Unit, role: Role, shape: &[usize]) -> Pattern {
+        let (names, is_expert) = match unit {
+            Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => {
+                (self.encoder_names, false)
+            }
+            Unit::Embedding
+            | Unit::Layer(Side::Decoder, _)
+            | Unit::FinalNorm(Side::Decoder)
+            | Unit::Head => (self.names, false),
+            Unit::Expert { .. } => (self.names, true),
+        };
+        // A family's experts have names of their own beside those of its dense layers.
+        let named = |(r, name): &&(Role, &str)| *r == role && name.contains("{e}") == is_expert;
+        let mut names = names.iter().copied().flatten();
+        let (_, name) = names
+            .find(named)
+            .expect("a family names every role it uses");
+        let (stored, module) = self.matrix(unit, role);
+        Pattern {
+            role,
+            shape: Extents::of(shape),
+            stored,
+            kind: match self.wide.contains(&role) {
+                true => TensorKind::WideProjection,
+                false => role.kind(),
+            },
+            module,
+            name,
+            base_prefix: self.base_prefix,
+        }
+    }
+
+    /// How a unit's tensor is stored, and what transformers has it in: matrices of blocks are all alike.
+    fn matrix(&self, unit: Unit, role: Role) -> (Stored, Module) {
+        let stored = match self.matrices {
+            Matrices::OutIn => Stored::AsIs,
+            Matrices::InOut => Stored::Transposed,
+        };
+        match (unit, role.kind()) {
+            (Unit::Layer(..), TensorKind::Projection | TensorKind::WideProjection) => {
+                (stored, self.module)
+            }
+            // In every family that has experts.
+            (Unit::Expert { .. }, _) => (stored, Module::Experts),
+            (
+                Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head,
+                TensorKind::Projection
+                | TensorKind::WideProjection
+                | TensorKind::Head
+                | TensorKind::Other,
+            ) => (Stored::AsIs, Module::Linear),
+        }
+    }
+}
+
+/// The name that a pattern gives to a unit's tensor. In one allocation: the largest models have 100 000 tensors.
+pub(super) fn name_of(pattern: &str, unit: Unit) -> String {
+    let (layer, expert) = match unit {
+        Unit::Layer(_, i) => (Some(i), None),
+        Unit::Expert { layer, expert } => (Some(layer), Some(expert)),
+        Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => (None, None),
+    };
+    let mut name = String::with_capacity(pattern.len() + 8);
+    let mut rest = pattern;
+    while let Some(at) = rest.find('{') {
+        let (before, from) = rest.split_at(at);
+        let (number, after) = match (from.as_bytes().get(..3), layer, expert) {
+            (Some(b"{i}"), Some(layer), _) => (layer, &from[3..]),
+            (Some(b"{e}"), _, Some(expert)) => (expert, &from[3..]),
+            _ => break,
+        };
+        name.push_str(before);
+        push_number(&mut name, number);
+        rest = after;
+    }
+    name.push_str(rest);
+    name
+}
+
+/// Adds a number in decimal.
+fn push_number(name: &mut String, number: usize) {
+    if number >= 10 {
+        push_number(name, number / 10);
+    }
+    name.push(char::from(b'0' + (number % 10) as u8));
 }
 
 /// Whether `name` ends in `pattern`, at a component's start, `{i}` standing for a number.
@@ -83,6 +194,26 @@ pub(super) fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Side;
+
+    #[test]
+    fn numbers_stand_where_patterns_have_them() {
+        let layer = |i| Unit::Layer(Side::Decoder, i);
+        let expert = Unit::Expert {
+            layer: 10,
+            expert: 383,
+        };
+        let cases = [
+            ("h.{i}.ln_1.weight", layer(0), "h.0.ln_1.weight"),
+            ("{i}.w", layer(7), "7.w"),
+            ("l.{i}.experts.{e}.up", expert, "l.10.experts.383.up"),
+            ("l.{i}", expert, "l.10"),
+            ("norm.weight", Unit::Head, "norm.weight"),
+        ];
+        for (pattern, unit, expected) in cases {
+            assert_eq!(name_of(pattern, unit), expected);
+        }
+    }
 
     #[test]
     fn harmless_patterns_match_whole_components() {

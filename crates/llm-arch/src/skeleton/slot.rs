@@ -1,15 +1,9 @@
 //! A tensor that a model needs: whose it is, what it is there, and how checkpoints hold it.
 
 use std::fmt;
+use std::ops::Deref;
 
-/// One of a model's two runs of blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Side {
-    /// Reads the prompt of an encoder-decoder model.
-    Encoder,
-    /// Continues it.
-    Decoder,
-}
+use crate::spec::Side;
 
 /// The smallest placeable part of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -162,7 +156,7 @@ pub struct Slot {
     /// What it is there.
     pub role: Role,
     /// Its shape after loading: `[out, in]`, `[rows, width]` or `[width]`.
-    pub shape: Vec<usize>,
+    pub shape: Extents,
     /// How the checkpoint holds it.
     pub stored: Stored,
     /// What its elements have to bear.
@@ -183,10 +177,9 @@ impl Slot {
 
     /// Rows and columns of what computes with it: output and input features, and 1 and the width of a vector.
     pub fn matrix(&self) -> (usize, usize) {
-        match *self.shape.as_slice() {
-            [rows, cols] => (rows, cols),
-            [width] => (1, width),
-            ref shape => unreachable!("a slot is a vector or a matrix, not {shape:?}"),
+        match self.shape {
+            Extents::Matrix([rows, cols]) => (rows, cols),
+            Extents::Vector([width]) => (1, width),
         }
     }
 
@@ -194,7 +187,7 @@ impl Slot {
     pub fn stored_shape(&self) -> Vec<usize> {
         match self.stored {
             Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
-                self.shape.clone()
+                self.shape.to_vec()
             }
             Stored::Transposed => self.shape.iter().rev().copied().collect(),
         }
@@ -205,6 +198,50 @@ impl Slot {
         self.name
             .strip_prefix(self.base_prefix)
             .filter(|short| short.len() < self.name.len())
+    }
+}
+
+/// Extents of a slot, outermost first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Extents {
+    /// `[width]`.
+    Vector([usize; 1]),
+    /// `[rows, cols]`.
+    Matrix([usize; 2]),
+}
+
+impl Extents {
+    /// # Panics
+    /// When there are neither one nor two of them.
+    pub(super) fn of(extents: &[usize]) -> Self {
+        match *extents {
+            [width] => Extents::Vector([width]),
+            [rows, cols] => Extents::Matrix([rows, cols]),
+            ref extents => panic!("a slot is a vector or a matrix, not {extents:?}"),
+        }
+    }
+
+    /// All of them.
+    pub fn as_slice(&self) -> &[usize] {
+        match self {
+            Extents::Vector(extents) => extents,
+            Extents::Matrix(extents) => extents,
+        }
+    }
+}
+
+impl Deref for Extents {
+    type Target = [usize];
+
+    fn deref(&self) -> &[usize] {
+        self.as_slice()
+    }
+}
+
+/// As a list: `[4096, 1024]`.
+impl fmt::Debug for Extents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_slice().fmt(f)
     }
 }
 

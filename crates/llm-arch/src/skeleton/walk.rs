@@ -1,268 +1,305 @@
-//! From a spec to its slots, in the order in which they compute.
+//! From a spec to the tensors of each unit: the one place that knows which there are.
 
-use llm_tensor::Norm;
+use std::convert::Infallible;
 
-use super::naming::name_of;
-use super::{Matrices, Module, Naming, Role, Side, Slot, Stored, TensorKind, Unit};
+use super::block::{
+    After, AttentionOf, Before, BlockOf, CrossOf, EmbeddingOf, ExpertOf, HeadOf, InputOf, LinearOf,
+    MixerOf, MlpOf, NormOf, ProjectionOf, SublayerOf, TryMap,
+};
+use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
-    AttentionSpec, BlockSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec, MlpSpec,
-    ModelSpec, NormSpec, Packing, Positions, Residual, StackSpec,
+    AttentionSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec, MixerSpec, MlpSpec,
+    ModelSpec, Packing, Positions, Side,
 };
 
-/// Walks a spec and lists what each part of it needs.
-pub(super) struct Slots<'a> {
-    pub(super) naming: &'a Naming,
-    pub(super) hidden: usize,
-    pub(super) out: Vec<Slot>,
+impl EmbeddingOf<Role> {
+    /// The embedding of a model.
+    pub fn of(spec: &ModelSpec) -> Self {
+        Walk::new(spec, |role, _| role).embedding()
+    }
 }
 
-impl Slots<'_> {
-    pub(super) fn model(&mut self, spec: &ModelSpec) {
-        let stack = &spec.decoder;
-        let width = spec.embedding.width;
-        self.plain(Unit::Embedding, Role::TokenTable, &[spec.vocab, width]);
-        match &stack.positions {
-            Positions::Learned { rows, .. } => {
-                self.plain(Unit::Embedding, Role::PositionTable, &[*rows, self.hidden])
-            }
-            Positions::Rotary(kinds) => {
-                for rotary in kinds
-                    .iter()
-                    .filter(|rotary| rotary.scaling == RopeScaling::Stored)
-                {
-                    self.plain(Unit::Embedding, Role::RopeFactors, &[rotary.dim / 2]);
-                }
-            }
-            Positions::Alibi { .. } | Positions::Buckets { .. } => {}
-        }
-        if let Some(norm) = &spec.embedding.norm {
-            self.norm(Unit::Embedding, norm, Role::EmbedNorm, Role::EmbedNormBias);
-        }
-        if width != self.hidden {
-            self.plain(Unit::Embedding, Role::ProjectIn, &[self.hidden, width]);
-        }
-        if let Some(encoder) = &spec.encoder {
-            self.stack(Side::Encoder, &encoder.stack, Cross::Absent);
-        }
-        let cross = if spec.encoder.is_some() {
-            Cross::Present
-        } else {
-            Cross::Absent
+impl BlockOf<Role> {
+    /// A block of a model.
+    ///
+    /// # Panics
+    /// When the model has no such layer.
+    pub fn of(spec: &ModelSpec, side: Side, layer: usize) -> Self {
+        Walk::new(spec, |role, _| role).block(side, layer)
+    }
+}
+
+impl ExpertOf<Role> {
+    /// Each expert of a layer of a model's decoder, if the layer has any.
+    ///
+    /// # Panics
+    /// When the model has no such layer.
+    pub fn of(spec: &ModelSpec, layer: usize) -> Option<Self> {
+        Walk::new(spec, |role, _| role).expert(layer)
+    }
+}
+
+impl NormOf<Role> {
+    /// The norm after the last block of a side, if there is one.
+    pub fn of_stack(spec: &ModelSpec, side: Side) -> Option<Self> {
+        Walk::new(spec, |role, _| role).final_norm(side)
+    }
+}
+
+impl HeadOf<Role> {
+    /// The head of a model.
+    pub fn of(spec: &ModelSpec) -> Self {
+        Walk::new(spec, |role, _| role).head()
+    }
+}
+
+/// All units of a model, in the order in which they compute.
+pub(super) fn units(spec: &ModelSpec) -> impl Iterator<Item = Unit> {
+    let of_side = |side| {
+        let layers = spec.stack(side).map_or(&[][..], |stack| &stack.layers);
+        let of_layer = move |(i, layer): (usize, &LayerSpec)| {
+            let experts = 0..layer.mlp.n_experts();
+            let experts = experts.map(move |expert| Unit::Expert { layer: i, expert });
+            std::iter::once(Unit::Layer(side, i)).chain(experts)
         };
-        self.stack(Side::Decoder, stack, cross);
-        if width != self.hidden {
-            self.plain(Unit::Head, Role::ProjectOut, &[width, self.hidden]);
-        }
-        match spec.head.matrix {
-            HeadMatrix::Tied => {}
-            HeadMatrix::Separate => self.plain(Unit::Head, Role::Head, &[spec.vocab, width]),
-        }
-        self.bias(Unit::Head, Role::HeadBias, spec.vocab, spec.head.bias);
+        let layers = layers.iter().enumerate().flat_map(of_layer);
+        layers.chain([Unit::FinalNorm(side)])
+    };
+    std::iter::once(Unit::Embedding)
+        .chain(of_side(Side::Encoder))
+        .chain(of_side(Side::Decoder))
+        .chain([Unit::Head])
+}
+
+/// Makes something of each tensor of a unit, by its role and shape, in the order in which they compute.
+pub(super) struct Walk<'a, F> {
+    spec: &'a ModelSpec,
+    make: F,
+}
+
+impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
+    pub(super) fn new(spec: &'a ModelSpec, make: F) -> Self {
+        Walk { spec, make }
     }
 
-    fn stack(&mut self, side: Side, stack: &StackSpec, cross: Cross) {
-        for (i, layer) in stack.layers.iter().enumerate() {
-            self.block(Unit::Layer(side, i), i, layer, stack, cross);
+    /// All tensors of a unit, those included that are made into tables.
+    pub(super) fn unit(&mut self, unit: Unit) {
+        match unit {
+            Unit::Embedding => drop(self.embedding()),
+            Unit::Layer(side, layer) => {
+                self.relative_bias(side, layer);
+                self.block(side, layer);
+            }
+            Unit::Expert { layer, .. } => drop(self.expert(layer)),
+            Unit::FinalNorm(side) => drop(self.final_norm(side)),
+            Unit::Head => drop(self.head()),
         }
+    }
+
+    fn embedding(&mut self) -> EmbeddingOf<T> {
+        let ModelSpec { hidden, vocab, .. } = *self.spec;
+        let (width, norm) = (self.spec.embedding.width, self.spec.embedding.norm);
+        EmbeddingOf {
+            tokens: (self.make)(Role::TokenTable, &[vocab, width]),
+            positions: match self.spec.decoder.positions {
+                Positions::Learned { rows, .. } => {
+                    Some((self.make)(Role::PositionTable, &[rows, hidden]))
+                }
+                Positions::Rotary(_) | Positions::Alibi { .. } | Positions::Buckets { .. } => None,
+            },
+            rope_factors: self.rope_factors(),
+            input: InputOf {
+                norm: norm.map(|norm| self.norms(&norm.of(Role::EmbedNorm, Role::EmbedNormBias))),
+                project: (width != hidden).then(|| self.matrix(Role::ProjectIn, [hidden, width])),
+            },
+        }
+    }
+
+    fn rope_factors(&mut self) -> Option<T> {
+        let kinds = match &self.spec.decoder.positions {
+            Positions::Rotary(kinds) => kinds.as_slice(),
+            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],
+        };
+        let mut stored = kinds
+            .iter()
+            .filter(|kind| kind.scaling == RopeScaling::Stored);
+        let dim = stored.next()?.dim;
+        Some((self.make)(Role::RopeFactors, &[dim / 2]))
+    }
+
+    /// What the heads of all layers of a stack add for distances, which the first has.
+    fn relative_bias(&mut self, side: Side, layer: usize) -> Option<T> {
+        let stack = self.spec.stack(side)?;
+        match stack.positions {
+            Positions::Buckets { n_buckets, .. } if layer == 0 => Some((self.make)(
+                Role::RelativeBias,
+                &[n_buckets, stack.n_heads()],
+            )),
+            Positions::Learned { .. }
+            | Positions::Rotary(_)
+            | Positions::Alibi { .. }
+            | Positions::Buckets { .. } => None,
+        }
+    }
+
+    fn block(&mut self, side: Side, layer: usize) -> BlockOf<T> {
+        let stack = self.spec.stack(side).expect("a stack that has layers");
+        let layer = &stack.layers[layer];
+        let [around_mixer, around_mlp] = stack.residual.sublayers(&stack.norm);
+        let has_cross = side == Side::Decoder && self.spec.encoder.is_some();
+        let MixerSpec::Attention(attention) = &layer.mixer;
+        BlockOf {
+            mixer: self.sublayer(around_mixer, |walk| {
+                MixerOf::Attention(walk.attention(attention))
+            }),
+            cross: has_cross.then(|| {
+                let norm = stack.norm.gain(Role::CrossNorm);
+                let around = (Before::Norm(norm), After::Add);
+                self.sublayer(around, |walk| walk.cross(attention))
+            }),
+            mlp: self.sublayer(around_mlp, |walk| walk.mlp(&layer.mlp)),
+        }
+    }
+
+    fn sublayer<C>(
+        &mut self,
+        (before, after): (Before<NormOf<Role>>, After<NormOf<Role>>),
+        compute: impl FnOnce(&mut Self) -> C,
+    ) -> SublayerOf<C, NormOf<T>> {
+        SublayerOf {
+            before: self.norms(&before),
+            compute: compute(self),
+            after: self.norms(&after),
+        }
+    }
+
+    fn attention(&mut self, spec: &AttentionSpec) -> AttentionOf<T> {
+        let (q, kv, hidden) = (spec.q_width(), spec.kv_width(), self.spec.hidden);
+        let mut part =
+            |weight, bias, width| self.linear((weight, [width, hidden]), (bias, spec.qkv_bias));
+        AttentionOf {
+            spec: *spec,
+            qkv: match spec.packing {
+                Packing::Separate => ProjectionOf::Three([
+                    part(Role::Q, Role::QBias, q),
+                    part(Role::K, Role::KBias, kv),
+                    part(Role::V, Role::VBias, kv),
+                ]),
+                Packing::Stacked | Packing::PerGroup => {
+                    ProjectionOf::One([part(Role::Qkv, Role::QkvBias, spec.qkv_width())])
+                }
+            },
+            qk_norm: spec.qk_norm.map(|norm| {
+                let mut gain = |role| NormOf {
+                    spec: norm,
+                    gain: (self.make)(role, &[spec.head_dim]),
+                    bias: None,
+                };
+                [gain(Role::QNorm), gain(Role::KNorm)]
+            }),
+            out: self.linear((Role::Out, [hidden, q]), (Role::OutBias, spec.out_bias)),
+        }
+    }
+
+    fn cross(&mut self, spec: &AttentionSpec) -> CrossOf<T> {
+        let (q, kv, hidden) = (spec.q_width(), spec.kv_width(), self.spec.hidden);
+        CrossOf {
+            spec: *spec,
+            q: self.matrix(Role::CrossQ, [q, hidden]),
+            kv: ProjectionOf::Two([
+                self.matrix(Role::CrossK, [kv, hidden]),
+                self.matrix(Role::CrossV, [kv, hidden]),
+            ]),
+            out: self.matrix(Role::CrossOut, [hidden, q]),
+        }
+    }
+
+    fn mlp(&mut self, spec: &MlpSpec) -> MlpOf<T> {
+        match *spec {
+            MlpSpec::Dense(spec) => self.dense(spec),
+            MlpSpec::Experts(spec) => MlpOf::Experts {
+                spec,
+                router: self.matrix(Role::Router, [spec.n_experts, self.spec.hidden]),
+            },
+        }
+    }
+
+    fn dense(&mut self, spec: DenseMlp) -> MlpOf<T> {
+        let (hidden, width) = (self.spec.hidden, spec.width);
+        let mut part =
+            |weight, bias, width| self.linear((weight, [width, hidden]), (bias, spec.bias));
+        let up = match spec.gating {
+            Gating::None => ProjectionOf::One([part(Role::Up, Role::UpBias, width)]),
+            Gating::Separate => ProjectionOf::Two([
+                part(Role::Gate, Role::GateBias, width),
+                part(Role::Up, Role::UpBias, width),
+            ]),
+            Gating::Fused => ProjectionOf::One([part(Role::GateUp, Role::GateUpBias, 2 * width)]),
+        };
+        let down = self.linear((Role::Down, [hidden, width]), (Role::DownBias, spec.bias));
+        MlpOf::Dense { spec, up, down }
+    }
+
+    fn expert(&mut self, layer: usize) -> Option<ExpertOf<T>> {
+        let hidden = self.spec.hidden;
+        match self.spec.decoder.layers[layer].mlp {
+            MlpSpec::Dense(_) => None,
+            MlpSpec::Experts(spec) => Some(ExpertOf {
+                up: ProjectionOf::Two([
+                    self.matrix(Role::Gate, [spec.width, hidden]),
+                    self.matrix(Role::Up, [spec.width, hidden]),
+                ]),
+                down: self.matrix(Role::Down, [hidden, spec.width]),
+            }),
+        }
+    }
+
+    fn final_norm(&mut self, side: Side) -> Option<NormOf<T>> {
+        let stack = self.spec.stack(side)?;
         match stack.final_norm {
             FinalNorm::Present => {
-                self.norm(
-                    Unit::FinalNorm(side),
-                    &stack.norm,
-                    Role::FinalNorm,
-                    Role::FinalNormBias,
-                );
+                let norm = stack.norm.of(Role::FinalNorm, Role::FinalNormBias);
+                Some(self.norms(&norm))
             }
-            FinalNorm::Absent => {}
+            FinalNorm::Absent => None,
         }
     }
 
-    fn block(&mut self, unit: Unit, i: usize, layer: &LayerSpec, stack: &StackSpec, cross: Cross) {
-        let BlockSpec {
-            residual,
-            attention,
-        } = &stack.block;
-        let norm = &stack.norm;
-        self.norm(unit, norm, Role::AttnNorm, Role::AttnNormBias);
-        self.qkv(unit, attention);
-        if let (Positions::Buckets { n_buckets, .. }, 0) = (&stack.positions, i) {
-            self.plain(unit, Role::RelativeBias, &[*n_buckets, attention.n_heads]);
-        }
-        self.matrix(unit, Role::Out, &[self.hidden, attention.q_width()]);
-        self.bias(unit, Role::OutBias, self.hidden, attention.out_bias);
-        match residual {
-            Residual::Sandwich => self.plain(unit, Role::PostAttnNorm, &[self.hidden]),
-            Residual::Sequential
-            | Residual::PostNorm
-            | Residual::Normed
-            | Residual::ParallelOneNorm
-            | Residual::ParallelTwoNorms => {}
-        }
-        match cross {
-            Cross::Absent => {}
-            Cross::Present => {
-                let (q, kv) = (attention.q_width(), attention.kv_width());
-                self.plain(unit, Role::CrossNorm, &[self.hidden]);
-                self.matrix(unit, Role::CrossQ, &[q, self.hidden]);
-                self.matrix(unit, Role::CrossK, &[kv, self.hidden]);
-                self.matrix(unit, Role::CrossV, &[kv, self.hidden]);
-                self.matrix(unit, Role::CrossOut, &[self.hidden, q]);
-            }
-        }
-        match residual {
-            Residual::ParallelOneNorm => {}
-            Residual::Sequential
-            | Residual::Sandwich
-            | Residual::PostNorm
-            | Residual::Normed
-            | Residual::ParallelTwoNorms => self.norm(unit, norm, Role::MlpNorm, Role::MlpNormBias),
-        }
-        match &layer.mlp {
-            MlpSpec::Dense(mlp) => self.mlp(unit, mlp),
-            MlpSpec::Experts(experts) => {
-                self.plain(unit, Role::Router, &[experts.n_experts, self.hidden]);
-                for expert in 0..experts.n_experts {
-                    let unit = Unit::Expert { layer: i, expert };
-                    self.matrix(unit, Role::Gate, &[experts.width, self.hidden]);
-                    self.matrix(unit, Role::Up, &[experts.width, self.hidden]);
-                    self.matrix(unit, Role::Down, &[self.hidden, experts.width]);
-                }
-            }
-        }
-        if *residual == Residual::Sandwich {
-            self.plain(unit, Role::PostMlpNorm, &[self.hidden]);
-        }
-    }
-
-    fn qkv(&mut self, unit: Unit, attention: &AttentionSpec) {
-        let (q, kv, hidden) = (attention.q_width(), attention.kv_width(), self.hidden);
-        match attention.packing {
-            Packing::Separate => {
-                let parts = [
-                    (Role::Q, Role::QBias, q),
-                    (Role::K, Role::KBias, kv),
-                    (Role::V, Role::VBias, kv),
-                ];
-                for (matrix, bias, width) in parts {
-                    self.matrix(unit, matrix, &[width, hidden]);
-                    self.bias(unit, bias, width, attention.qkv_bias);
-                }
-            }
-            Packing::Stacked | Packing::PerGroup => {
-                self.matrix(unit, Role::Qkv, &[q + 2 * kv, hidden]);
-                self.bias(unit, Role::QkvBias, q + 2 * kv, attention.qkv_bias);
-            }
-        }
-        if attention.qk_norm.is_some() {
-            self.plain(unit, Role::QNorm, &[attention.head_dim]);
-            self.plain(unit, Role::KNorm, &[attention.head_dim]);
-        }
-    }
-
-    fn mlp(&mut self, unit: Unit, mlp: &DenseMlp) {
-        match mlp.gating {
-            Gating::None => {}
-            Gating::Separate => {
-                self.matrix(unit, Role::Gate, &[mlp.width, self.hidden]);
-                self.bias(unit, Role::GateBias, mlp.width, mlp.bias);
-            }
-            Gating::Fused => {
-                self.matrix(unit, Role::GateUp, &[2 * mlp.width, self.hidden]);
-                self.bias(unit, Role::GateUpBias, 2 * mlp.width, mlp.bias);
-            }
-        }
-        match mlp.gating {
-            Gating::None | Gating::Separate => {
-                self.matrix(unit, Role::Up, &[mlp.width, self.hidden]);
-                self.bias(unit, Role::UpBias, mlp.width, mlp.bias);
-            }
-            Gating::Fused => {}
-        }
-        self.matrix(unit, Role::Down, &[self.hidden, mlp.width]);
-        self.bias(unit, Role::DownBias, self.hidden, mlp.bias);
-    }
-
-    fn norm(&mut self, unit: Unit, spec: &NormSpec, gain: Role, bias: Role) {
-        self.plain(unit, gain, &[self.hidden]);
-        match spec.norm {
-            Norm::Layer => self.plain(unit, bias, &[self.hidden]),
-            Norm::Rms => {}
-        }
-    }
-
-    fn matrix(&mut self, unit: Unit, role: Role, shape: &[usize]) {
-        let stored = match self.naming.matrices {
-            Matrices::OutIn => Stored::AsIs,
-            Matrices::InOut => Stored::Transposed,
-        };
-        let module = match unit {
-            // In every family that has experts.
-            Unit::Expert { .. } => Module::Experts,
-            Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head => {
-                self.naming.module
-            }
-        };
-        self.push(unit, role, shape, (stored, module));
-    }
-
-    fn bias(&mut self, unit: Unit, role: Role, width: usize, has_bias: bool) {
-        if has_bias {
-            self.plain(unit, role, &[width]);
-        }
-    }
-
-    fn plain(&mut self, unit: Unit, role: Role, shape: &[usize]) {
-        self.push(unit, role, shape, (Stored::AsIs, Module::Linear));
-    }
-
-    fn push(
-        &mut self,
-        unit: Unit,
-        role: Role,
-        shape: &[usize],
-        (stored, module): (Stored, Module),
-    ) {
-        let names = match unit {
-            Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => {
-                self.naming.encoder_names
-            }
-            Unit::Embedding
-            | Unit::Layer(Side::Decoder, _)
-            | Unit::Expert { .. }
-            | Unit::FinalNorm(Side::Decoder)
-            | Unit::Head => self.naming.names,
-        };
-        // A family's experts have names of their own beside those of its dense layers.
-        let is_expert = matches!(unit, Unit::Expert { .. });
-        let named = |(r, name): &&(Role, &str)| *r == role && name.contains("{e}") == is_expert;
-        let (_, pattern) = names
-            .iter()
-            .copied()
-            .flatten()
-            .find(named)
-            .expect("a family names every role it uses");
-        let name = name_of(pattern, unit);
-        self.out.push(Slot {
-            unit,
-            role,
-            shape: shape.to_vec(),
-            stored,
-            kind: if self.naming.wide.contains(&role) {
-                TensorKind::WideProjection
-            } else {
-                role.kind()
+    fn head(&mut self) -> HeadOf<T> {
+        let ModelSpec { hidden, vocab, .. } = *self.spec;
+        let (width, head) = (self.spec.embedding.width, self.spec.head);
+        HeadOf {
+            project: (width != hidden).then(|| self.matrix(Role::ProjectOut, [width, hidden])),
+            matrix: match head.matrix {
+                HeadMatrix::Tied => None,
+                HeadMatrix::Separate => Some((self.make)(Role::Head, &[vocab, width])),
             },
-            module,
-            name,
-            base_prefix: self.naming.base_prefix,
-        });
+            bias: head.bias.then(|| (self.make)(Role::HeadBias, &[vocab])),
+        }
     }
-}
 
-/// Whether a block attends to an encoder's result.
-#[derive(Clone, Copy)]
-enum Cross {
-    Present,
-    Absent,
+    /// Norms of the residual stream.
+    fn norms<N: TryMap<Role>>(&mut self, norms: &N) -> N::Of<T> {
+        let hidden = self.spec.hidden;
+        let Ok(norms) =
+            norms.try_map(&mut |&role| Ok::<_, Infallible>((self.make)(role, &[hidden])));
+        norms
+    }
+
+    fn matrix(&mut self, role: Role, shape: [usize; 2]) -> LinearOf<T> {
+        let weight = (self.make)(role, &shape);
+        LinearOf { weight, bias: None }
+    }
+
+    fn linear(
+        &mut self,
+        (weight, shape): (Role, [usize; 2]),
+        (bias, has_bias): (Role, bool),
+    ) -> LinearOf<T> {
+        LinearOf {
+            weight: (self.make)(weight, &shape),
+            bias: has_bias.then(|| (self.make)(bias, &shape[..1])),
+        }
+    }
 }

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use llm_quant::{Activations8, Int8Weight, PRODUCT_SCALE, Part, Scheme, StoredWeight, Weight4Bit};
-use llm_tensor::{HostBytes, PageBuf, le_bytes_to_f32};
+use llm_quant::{Activations8, Int8Weight, PRODUCT_SCALE, Scheme, StoredWeight};
+use llm_tensor::{DType, HostBytes, PageBuf};
 
 use super::scalar::dot;
 use crate::Output;
@@ -19,7 +19,7 @@ pub enum ReferenceWeight {
     Placed {
         /// The place's pages.
         pages: Arc<RwLock<PageBuf>>,
-        /// Where the parts lie in them.
+        /// Its parts, as ranges of them.
         weight: StoredWeight<Range<usize>>,
     },
 }
@@ -30,7 +30,7 @@ pub struct Decoded {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) values: Vec<f32>,
-    /// What is multiplied in integers; `values` then count in outlier columns.
+    /// Codes that are multiplied in integers; `values` then count in outlier columns.
     int8: Option<Int8Weight>,
 }
 
@@ -51,31 +51,12 @@ impl ReferenceWeight {
 impl Decoded {
     /// Of a scheme that [`is_supported`].
     pub(super) fn new(weight: &StoredWeight) -> Self {
-        let n = weight.rows * weight.cols;
-        let mut int8 = None;
-        let values = match weight.scheme {
-            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => {
-                int8 = Int8Weight::of_per_use(weight);
-                let mut values = vec![0.0; n];
-                le_bytes_to_f32(dtype, weight.part(Part::Weight), &mut values)
-                    .expect("the scheme is supported, and there are as many bytes");
-                values
-            }
-            Scheme::Int8(_) => {
-                int8 = Int8Weight::of(weight);
-                let int8 = int8.as_ref().expect("the scheme was asked for");
-                (0..n).map(|i| int8.element(i)).collect()
-            }
-            Scheme::FourBit(_) => {
-                let codes = Weight4Bit::of(weight).expect("the scheme was asked for");
-                (0..n).map(|i| codes.element(i)).collect()
-            }
-        };
+        let values = weight.values();
         Decoded {
             rows: weight.rows,
             cols: weight.cols,
-            values,
-            int8,
+            values: values.expect("the scheme is supported"),
+            int8: Int8Weight::of(weight).or_else(|| Int8Weight::of_per_use(weight)),
         }
     }
 
@@ -115,12 +96,9 @@ impl Decoded {
     }
 }
 
-/// Whether elements are numbers that the reference widens.
+/// Schemes whose elements are numbers that are computed with.
 pub(super) fn is_supported(scheme: Scheme) -> bool {
-    match scheme {
-        Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
-        Scheme::Int8(_) | Scheme::FourBit(_) => true,
-    }
+    scheme.elements().is_none_or(DType::is_weight)
 }
 
 /// Row `row` of a weight times row `token` of the activations: integers, but for outlier columns, which take `x` and

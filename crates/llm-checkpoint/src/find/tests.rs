@@ -2,11 +2,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use llm_tensor::{Bytes, DType, Shape};
+use llm_tensor::DType;
 
+use crate::Checkpoint;
 use crate::checkpoint::tests::{INDEX, index, shard};
 use crate::testing::{Folder, message, read_all};
-use crate::{Checkpoint, NewTensor, TorchFile, TorchLayout};
+use crate::torch::testing::{dict, storage, tensor, zip_of};
 
 fn said(folder: &Folder) -> Vec<String> {
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
@@ -110,30 +111,31 @@ fn shards_of_the_usual_name_come_before_what_lies_beside_them() {
 
 #[test]
 fn weights_in_another_format_are_spoken_of_if_they_are_others() {
-    let torch = |folder: &Folder, names: &[&str], shape: &[u64]| {
-        let new = |name: &&str| NewTensor {
-            name: (*name).to_owned(),
-            dtype: DType::U8,
-            shape: Shape::new(shape).unwrap(),
-        };
-        let tensors: Vec<_> = names.iter().map(new).collect();
-        let n_bytes: Bytes = tensors.iter().map(NewTensor::bytes).sum();
-        let path = folder.path().join("pytorch_model.bin");
-        let mut file = TorchFile::create(&path, TorchLayout::Zip, &tensors).unwrap();
-        file.write(&vec![0; n_bytes.get() as usize]).unwrap();
-        file.finish().unwrap();
+    let torch_file = |folder: &Folder, names: &[&str], dims: &[i64], strides: &[i64]| {
+        let (n_elements, n_names) = (dims.iter().product::<i64>(), names.len() as i64);
+        let mut entries = Vec::new();
+        for (name, start) in names.iter().zip((0..).step_by(n_elements as usize)) {
+            let storage = storage("ByteStorage", "0", n_names * n_elements);
+            entries.push((*name, tensor(storage, start, dims, strides)));
+        }
+        let bytes = vec![0; (n_names * n_elements) as usize];
+        folder.write("pytorch_model.bin", zip_of(&dict(&entries), &bytes));
     };
     let folder = Folder::new();
     folder.write("model.safetensors", shard(&["aaaa"]));
-    torch(&folder, &["aaaa"], &[2, 2]);
+    torch_file(&folder, &["aaaa"], &[2, 2], &[2, 1]);
     assert_eq!(said(&folder), [""; 0], "the same by its headers");
     folder.write(
         "pytorch_model.bin",
         "version https://git-lfs.github.com/spec/v1\n",
     );
     assert_eq!(said(&folder), [""; 0], "no choice at all");
-    for (names, shape) in [(&["aaaa"][..], &[4][..]), (&["aaaa", "bbbb"], &[2, 2])] {
-        torch(&folder, names, shape);
+    let others: [(&[&str], &[i64], &[i64]); 2] = [
+        (&["aaaa"], &[4], &[1]),
+        (&["aaaa", "bbbb"], &[2, 2], &[2, 1]),
+    ];
+    for (names, dims, strides) in others {
+        torch_file(&folder, names, dims, strides);
         let lines = said(&folder);
         assert!(
             lines[0].contains("`pytorch_model.bin` is passed over"),

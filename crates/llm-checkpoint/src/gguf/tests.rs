@@ -1,9 +1,10 @@
+use llm_quant::GgmlType;
 use std::fs::OpenOptions;
 
 use llm_tensor::DType;
 
 use crate::testing::{Folder, cut_everywhere, fixture, flip_every_byte, message};
-use crate::{Array, Checkpoint, Encoding, Format, GgmlType, Value};
+use crate::{Array, Checkpoint, Encoding, Format, Value};
 
 /// Writes GGUF by hand, right or wrong.
 struct Writer(Vec<u8>);

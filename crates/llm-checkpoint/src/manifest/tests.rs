@@ -1,10 +1,11 @@
+use llm_quant::GgmlType;
 use std::fs;
 
 use llm_tensor::DType;
 
 use super::*;
 use crate::testing::{Folder, fixture, message};
-use crate::{Existing, GgmlType, ShardPlan, ShardWriter};
+use crate::{Existing, ShardPlan, ShardWriter};
 
 fn of(checkpoint: &Checkpoint) -> Manifest {
     Manifest::of(checkpoint, |_| Ok::<_, CheckpointError>(())).unwrap()

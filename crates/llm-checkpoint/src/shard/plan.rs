@@ -1,13 +1,15 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use llm_tensor::{Bytes, DType, Shape};
 use serde_json::{Value, json};
 
+use super::names::{SINGLE, shard_name};
 use super::together::Quantized;
-use crate::checkpoint::{Checkpoint, Format};
+use crate::checkpoint::Checkpoint;
 use crate::error::{CheckpointError, TensorFlaw};
-use crate::opaque::Opaque;
+use crate::format::Format;
+use crate::opaque::Opaques;
 use crate::tensor::{Encoding, TensorInfo};
 use crate::write::{METADATA_KEY, NewTensor};
 
@@ -26,9 +28,6 @@ pub struct ShardPlan {
     /// See [`ShardPlan::unconverted`].
     unconverted: Vec<String>,
 }
-
-/// Element types that are not [`DType`]s, and shapes, by the names of tensors.
-pub(crate) type Opaques = HashMap<String, (Opaque, Shape)>;
 
 /// One file of a [`ShardPlan`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,26 +251,4 @@ fn sizes(tensors: &[NewTensor]) -> Result<Vec<Bytes>, CheckpointError> {
 struct Cut {
     tensors: Vec<NewTensor>,
     bytes: Bytes,
-}
-
-/// The index of a sharded checkpoint.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
-
-const SINGLE: &str = "model.safetensors";
-
-fn shard_name(shard_idx: usize, n_shards: usize) -> String {
-    if n_shards == 1 {
-        return SINGLE.to_owned();
-    }
-    format!("model-{:05}-of-{n_shards:05}.safetensors", shard_idx + 1)
-}
-
-/// Whether `name` is one that [`shard_name`] makes.
-pub(super) fn is_shard_name(name: &str) -> bool {
-    let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
-    let numbers = name
-        .strip_prefix("model-")
-        .and_then(|rest| rest.strip_suffix(".safetensors"))
-        .and_then(|rest| rest.split_once("-of-"));
-    name == SINGLE || numbers.is_some_and(|(idx, n)| is_number(idx) && is_number(n))
 }

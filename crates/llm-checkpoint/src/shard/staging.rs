@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::plan::{INDEX, is_shard_name};
+use super::names::{INDEX, STAGING, UNFINISHED_SHARD, is_shard_name};
 use crate::error::CheckpointError;
 use crate::manifest::MANIFEST;
 use crate::write::{folder_of, write_error};
@@ -208,9 +208,6 @@ impl Drop for Staging {
     }
 }
 
-/// The name of the staging folder.
-pub(crate) const STAGING: &str = ".unfinished-checkpoint";
-
 /// The name under which the index is staged that keeps a folder from being opened.
 const BARRIER: &str = ".unfinished-index";
 
@@ -219,10 +216,6 @@ fn no_checkpoint() -> String {
     let index = json!({"metadata": {}, "weight_map": {"unfinished": UNFINISHED_SHARD}});
     format!("{index:#}\n")
 }
-
-/// The name of that shard.
-pub(crate) const UNFINISHED_SHARD: &str =
-    "(none: this checkpoint was being replaced, write it again)";
 
 /// Names of the files in `folder` that are text, sorted; ours all are.
 fn names(folder: &Path) -> Result<Vec<String>, CheckpointError> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use llm_tensor::{Bytes, DType, Shape};
 use safetensors::SafeTensors;
 
-use super::plan::is_shard_name;
+use super::names::is_shard_name;
 use super::*;
 use crate::testing::{Folder, fixture, message, natural_dtype, read_all};
 use crate::{Checkpoint, CheckpointError, MANIFEST, NewTensor, SafetensorsWriter};

@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::flush::Flusher;
-use super::plan::{INDEX, ShardPlan};
+use super::names::INDEX;
+use super::plan::ShardPlan;
 use super::staging::{Existing, Staging};
 use crate::error::CheckpointError;
 use crate::write::{header_of, write_error};

@@ -60,10 +60,6 @@ const NESTING: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"]
 /// Levels at which a state dict is looked for.
 const MAX_DEPTH: usize = 4;
 
-pub(crate) fn nesting_keys() -> String {
-    NESTING.map(|key| format!("`{key}`")).join(", ")
-}
-
 /// The entries of the innermost dictionary that holds tensors.
 fn find(pickle: &Pickle) -> Result<&[(Id, Id)], HeaderFlaw> {
     let mut dict = pickle.root;
@@ -84,7 +80,10 @@ fn find(pickle: &Pickle) -> Result<&[(Id, Id)], HeaderFlaw> {
             None => break,
         }
     }
-    found.map(Vec::as_slice).ok_or(HeaderFlaw::NoTensors)
+    let keys = || NESTING.map(|key| format!("`{key}`")).join(", ");
+    found
+        .map(Vec::as_slice)
+        .ok_or_else(|| HeaderFlaw::NoTensors { keys: keys() })
 }
 
 fn is_tensor(pickle: &Pickle, id: Id) -> bool {

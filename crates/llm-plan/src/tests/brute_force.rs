@@ -17,12 +17,16 @@ const BANDWIDTHS: Bandwidths = Bandwidths {
     disk: 3e3,
 };
 
+fn needs(request: &Request<'_>) -> Needs {
+    let (spec, kv_dtype) = (&request.skeleton.spec, request.kv_dtype());
+    Needs::of(spec, &request.limits, kv_dtype, &request.costs, [0]).unwrap()
+}
+
 /// Every map that cuts the items, in their order and in RAM's, into what is on GPU 0, in RAM and on disk, by the estimate
 /// alone: the fastest that keeps the budgets.
 fn fastest(request: &Request<'_>, order: Order) -> Option<f64> {
-    let spec = &request.skeleton.spec;
     let weights = request.weights();
-    let needs = Needs::of(spec, &request.limits, request.kv_dtype(), &request.costs).unwrap();
+    let needs = needs(request);
     let items = Items::new(&weights, &needs, Portions::of(&weights, order));
     let n = items.len();
     let has_gpu = !request.budgets.gpus.is_empty();
@@ -199,9 +203,8 @@ fn budgets_are_used_to_the_byte() {
 
 /// For every cut between RAM and disk what it takes, on the CPU alone and on a GPU that holds some of it.
 fn filled(request: &Request<'_>, order: Order) -> Vec<Budgets> {
-    let spec = &request.skeleton.spec;
     let weights = request.weights();
-    let needs = Needs::of(spec, &request.limits, request.kv_dtype(), &request.costs).unwrap();
+    let needs = needs(request);
     let items = Items::new(&weights, &needs, Portions::of(&weights, order));
     let n = items.len();
     let mut all = Vec::new();

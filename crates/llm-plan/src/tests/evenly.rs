@@ -14,7 +14,14 @@ fn order_in_ram(skeleton: &Skeleton) -> Vec<Unit> {
     let request = request(skeleton, &stored);
     let weights = request.weights();
     let spec = &request.skeleton.spec;
-    let needs = Needs::of(spec, &request.limits, request.kv_dtype(), &request.costs).unwrap();
+    let needs = Needs::of(
+        spec,
+        &request.limits,
+        request.kv_dtype(),
+        &request.costs,
+        [0],
+    )
+    .unwrap();
     let items = Items::new(&weights, &needs, Portions::of(&weights, Order::ExpertsLast)).evenly(0);
     let units = items.units(0..items.len()).iter();
     units.map(|&idx| weights.units.list()[idx]).collect()

@@ -5,7 +5,11 @@ use llm_quant::{LoadIn, QuantConfig};
 use super::*;
 
 /// A real model as it is published: what it says of itself, else bf16.
-fn published<'a>(skeleton: &'a Skeleton, stored: &'a [StoredAs], budgets: Budgets) -> Request<'a> {
+fn published<'a>(
+    skeleton: &'a Skeleton,
+    stored: &'a [StoredTensor],
+    budgets: Budgets,
+) -> Request<'a> {
     Request {
         limits: Limits {
             n_sequences: 1,

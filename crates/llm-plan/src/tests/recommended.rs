@@ -142,7 +142,7 @@ fn the_most_exact_precision_that_is_fast_enough() {
 #[test]
 fn a_quantized_checkpoint_stays_as_it_is() {
     let skeleton = llama_of(256, 4, false);
-    let int8 = StoredAs::Quantized(Scheme::Int8(Int8 { threshold: 6.0 }));
+    let int8 = StoredTensor::in_order(Scheme::Int8(Int8 { threshold: 6.0 }));
     let mut stored = all_as(&skeleton, DType::F32);
     for (slot, stored) in skeleton.slots.iter().zip(&mut stored) {
         if slot.kind == llm_arch::TensorKind::Projection {

@@ -16,7 +16,7 @@ fn staged(request: &Request<'_>, of: Unit) -> u64 {
     bytes.sum()
 }
 
-fn all_on_disk<'a>(skeleton: &'a Skeleton, stored: &'a [StoredAs]) -> Request<'a> {
+fn all_on_disk<'a>(skeleton: &'a Skeleton, stored: &'a [StoredTensor]) -> Request<'a> {
     let mut request = request(skeleton, stored);
     request.strategy = r#"{"": "disk"}"#.parse().unwrap();
     request.budgets = budgets(&[], GB, Some(GB));
@@ -142,8 +142,14 @@ fn what_is_streamed_to_a_gpu_takes_places_there() {
 fn views_are_written_before_they_are_streamed() {
     let skeleton = llama(1, false);
     let plain = all_as(&skeleton, DType::BF16);
-    let strided = vec![StoredAs::Strided(DType::BF16); plain.len()];
-    let disk = |stored: &[StoredAs]| {
+    let strided = vec![
+        StoredTensor {
+            order: Order::Strided,
+            ..plain[0]
+        };
+        plain.len()
+    ];
+    let disk = |stored: &[StoredTensor]| {
         let plan = fits(&all_on_disk(&skeleton, stored));
         let disk = *plan.estimate.memory(Home::Disk).unwrap();
         (disk.in_place, disk.needed())

@@ -46,6 +46,18 @@ fn encoded_4bit(format: FourBit, rows: usize, cols: usize, elements: &[f32]) -> 
     Weight4Bit::new((rows, cols), format, *code.table(), packed, absmax).unwrap()
 }
 
+/// Wherever elements begin, they are those of the whole matrix.
+fn is_decoded_in_parts(stored: &StoredWeight, element: impl Fn(usize) -> f32) {
+    let n = stored.rows * stored.cols;
+    for (first, len) in [(0, n), (n - 1, 1), (n / 3, n / 2), (n / 2, 0), (n / 7, 1)] {
+        let mut found = vec![0.0; len];
+        stored.decode(first, &mut found).unwrap();
+        for (i, found) in found.into_iter().enumerate() {
+            assert_eq!(found.to_bits(), element(first + i).to_bits());
+        }
+    }
+}
+
 fn formats() -> impl Strategy<Value = FourBit> {
     (
         prop::sample::select(&Code::ALL[..]),
@@ -71,7 +83,9 @@ proptest! {
         prop_assert_eq!(stored.stored_bytes(), expected);
         prop_assert_eq!(stored.scheme, Scheme::FourBit(format));
         // The widest gap between neighbouring values is a third of the scale, and a scale's own error a hundredth.
-        let weight = Weight4Bit::of(&stored.checked().unwrap()).unwrap();
+        let stored = stored.checked().unwrap();
+        let weight = Weight4Bit::of(&stored).unwrap();
+        is_decoded_in_parts(&stored, |i| weight.element(i));
         for (i, &x) in elements.iter().enumerate() {
             prop_assert!((weight.element(i) - x).abs() <= 0.18, "{} at {}", weight.element(i), i);
         }
@@ -86,7 +100,9 @@ proptest! {
         let weight = Int8Weight::new((rows, cols), format, HostBytes::new(codes), bytes_of(&scales)).unwrap();
         let stored = StoredWeight::from(weight.clone());
         prop_assert_eq!(stored.stored_bytes(), Scheme::Int8(format).stored_bytes(rows as u64, cols as u64));
-        let weight = Int8Weight::of(&stored.checked().unwrap()).unwrap();
+        let stored = stored.checked().unwrap();
+        let weight = Int8Weight::of(&stored).unwrap();
+        is_decoded_in_parts(&stored, |i| weight.element(i));
         for (i, &x) in elements.iter().enumerate() {
             // Half a step of 1/127, and the rounding to f16.
             prop_assert!((weight.element(i) - x).abs() <= 0.5 / 127.0 + 1.0 / 2048.0);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use llm_checkpoint::{Checkpoint, Encoding};
-use llm_quant::layout::{MAX_JSON, Part, QuantState};
-use llm_quant::{Code, Scheme};
+use llm_quant::layout::{MAX_JSON, QuantState};
+use llm_quant::{Code, Part, Scheme};
 use llm_tensor::DType;
 
 /// A quantized matrix in a checkpoint.
@@ -50,7 +50,7 @@ pub(super) fn matrices(checkpoint: &Checkpoint) -> Result<Matrices> {
         };
         let idx = matrices.all.len();
         let mut statistics_bytes = 0;
-        for part in Part::ALL {
+        for part in Part::IN_FILES {
             let Some(part) = checkpoint.get(&part.name(&weight)) else {
                 continue;
             };

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use llm_arch::{ModelSpec, Skeleton};
 use llm_cpu::Cpu;
-use llm_plan::{Costs, Encodings, Limits, Offload, Request, RunOn, StoredAs, Strategy};
+use llm_plan::{Costs, Encodings, Limits, Offload, Request, RunOn, StoredTensor, Strategy};
 use llm_runtime::{BoundModel, CostsOf, OffloadFolder};
 use llm_tensor::Bytes;
 
@@ -44,7 +44,7 @@ impl<'a> Setting<'a> {
     pub(crate) fn request<'r>(
         &'r self,
         skeleton: &'r Skeleton,
-        stored: &'r [StoredAs],
+        stored: &'r [StoredTensor],
         encodings: Encodings<'r>,
         limits: Limits,
         program: Bytes,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use llm_arch::{Skeleton, Slot};
 use llm_checkpoint::{CheckpointError, MAX_CONFIG, NewTensor, ShardPlan, read_small};
-use llm_plan::{Encodings, RunOn, StoredAs, WeightDType};
+use llm_plan::{Encodings, RunOn, StoredTensor, WeightDType};
 use llm_quant::{QuantConfig, Scheme};
 use llm_runtime::{BoundModel, RuntimeError, read_config_with};
 use llm_tensor::{Bytes, DType, Shape};
@@ -22,7 +22,7 @@ pub(super) struct Subject {
     pub(super) name: String,
     pub(super) skeleton: Skeleton,
     /// How the checkpoint holds each slot.
-    pub(super) stored: Vec<StoredAs>,
+    pub(super) stored: Vec<StoredTensor>,
     /// How its checkpoint is quantized, if it is.
     pub(super) scheme: Option<String>,
     pub(super) files: Files,
@@ -77,7 +77,7 @@ impl Subject {
             true => vec![Bytes::new(demo::weights().len() as u64)],
             false => checkpoint.files().map(size).collect::<Result<_, _>>()?,
         };
-        let stored: Vec<_> = model.tensors().map(|bound| bound.stored_as()).collect();
+        let stored: Vec<_> = model.tensors().map(|bound| bound.stored()).collect();
         let read_from = match path == Path::new(demo::NAME) {
             true => Vec::new(),
             false => checkpoint.files().map(Path::to_owned).collect(),
@@ -106,10 +106,11 @@ impl Subject {
             config_dtype: None,
             quant: quantization,
         };
-        let plain = StoredAs::Plain(dtype);
-        let stored = |slot: &Slot| match encodings.scheme(slot, plain, RunOn::Gpu(0)) {
-            Scheme::Dense(_) | Scheme::Int8PerUse(..) => plain,
-            scheme @ (Scheme::Int8(_) | Scheme::FourBit(_)) => StoredAs::Quantized(scheme),
+        let plain = StoredTensor::in_order(Scheme::Dense(dtype));
+        let stored = |slot: &Slot| {
+            let kept = encodings.scheme(slot, plain, RunOn::Gpu(0));
+            let kept = StoredTensor::in_order(kept);
+            kept.quantized().map_or(plain, StoredTensor::in_order)
         };
         let stored: Vec<_> = skeleton.slots.iter().map(stored).collect();
         let cuts = cuts(&skeleton, &stored)?;
@@ -160,7 +161,7 @@ impl Files {
 }
 
 /// One file, and shards where these are several.
-fn cuts(skeleton: &Skeleton, stored: &[StoredAs]) -> Result<Vec<Vec<Bytes>>> {
+fn cuts(skeleton: &Skeleton, stored: &[StoredTensor]) -> Result<Vec<Vec<Bytes>>> {
     let cut = |max_shard_size| -> Result<Vec<Bytes>> {
         let tensors = skeleton.slots.iter().zip(stored);
         let tensors = tensors.map(|(slot, &stored)| {
@@ -178,24 +179,15 @@ fn cuts(skeleton: &Skeleton, stored: &[StoredAs]) -> Result<Vec<Vec<Bytes>>> {
     Ok(cuts)
 }
 
-fn stored_bytes(slot: &Slot, stored: StoredAs) -> u64 {
-    let n_elements = slot.n_elements();
-    match stored {
-        StoredAs::Plain(dtype) | StoredAs::Strided(dtype) => n_elements * dtype.size() as u64,
-        StoredAs::Blocks => 0,
-        StoredAs::Quantized(scheme) => {
-            let rows = slot.shape.first().map_or(1, |&rows| rows as u64);
-            let stored = scheme.stored_bytes(rows, n_elements / rows.max(1));
-            stored.total().get()
-        }
-    }
+fn stored_bytes(slot: &Slot, stored: StoredTensor) -> u64 {
+    let rows = slot.shape.first().map_or(1, |&rows| rows as u64);
+    let cols = slot.n_elements() / rows.max(1);
+    stored.scheme.stored_bytes(rows, cols).total().get()
 }
 
-fn scheme(stored: &[StoredAs]) -> Option<String> {
-    stored.iter().find_map(|stored| match stored {
-        StoredAs::Quantized(scheme) => Some(scheme.to_string()),
-        StoredAs::Plain(_) | StoredAs::Strided(_) | StoredAs::Blocks => None,
-    })
+fn scheme(stored: &[StoredTensor]) -> Option<String> {
+    let mut quantized = stored.iter().filter_map(|stored| stored.quantized());
+    quantized.next().map(|scheme| scheme.to_string())
 }
 
 /// Whether a folder was looked into and held no weights.
@@ -249,7 +241,7 @@ mod tests {
         let quantized = subject(&format!("{{{model}, {quantization}}}"));
         assert_eq!(quantized.scheme.as_deref(), Some("nf4"));
         let n_quantized = quantized.stored.iter();
-        let n_quantized = n_quantized.filter(|s| matches!(s, StoredAs::Quantized(_)));
+        let n_quantized = n_quantized.filter(|s| s.quantized().is_some());
         assert_eq!(n_quantized.count(), 2 * 7, "the projections of two layers");
         let quant = QuantConfig::new(llm_quant::LoadIn::EightBit);
         let twice = quantized.encodings(WeightDType::Auto, Some(&quant));

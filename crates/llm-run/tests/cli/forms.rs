@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use llm_checkpoint::{Checkpoint, Encoding, NewTensor, TorchFile, TorchLayout};
+use llm_checkpoint::{Checkpoint, Encoding, NewTensor};
+use llm_torch_file::{TorchFile, TorchLayout};
 use serde_json::Value;
 
 use crate::support::{asset, fixture, json, run};

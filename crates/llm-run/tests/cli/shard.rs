@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use llm_checkpoint::{Checkpoint, CheckpointError, Manifest, NewTensor, TorchFile, TorchLayout};
+use llm_checkpoint::{Checkpoint, CheckpointError, Manifest, NewTensor};
 use llm_tensor::{DType, Shape};
+use llm_torch_file::{TorchFile, TorchLayout};
 use safetensors::SafeTensors;
 use serde_json::Value;
 

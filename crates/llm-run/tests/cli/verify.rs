@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use llm_checkpoint::{Checkpoint, NewTensor, TorchFile, TorchLayout};
+use llm_checkpoint::{Checkpoint, NewTensor};
+use llm_torch_file::{TorchFile, TorchLayout};
 use serde_json::{Value, json};
 
 use crate::support::{asset, fixture, json, run};

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use llm_arch::{HeadMatrix, Place, Role, Skeleton, Slot, Unit};
 use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
+use llm_quant::Part;
 use llm_tensor::DType;
 
 use crate::{Notice, Result, RuntimeError};
@@ -99,6 +100,21 @@ fn are_equal(checkpoint: &Checkpoint, a: &TensorInfo, b: &TensorInfo) -> Result<
     // As PyTorch's files have tied tensors.
     if place(a) == place(b) {
         return Ok(true);
+    }
+    // Codes mean what stands beside them.
+    for part in Part::IN_FILES
+        .into_iter()
+        .filter(|&part| part != Part::Weight)
+    {
+        let beside = |t: &TensorInfo| match Part::of_name(&t.name) {
+            Some((weight, Part::Weight)) => checkpoint.get(&part.name(&weight)),
+            Some(_) | None => None,
+        };
+        match (beside(a), beside(b)) {
+            (None, None) => {}
+            (Some(a), Some(b)) if are_equal(checkpoint, a, b)? => {}
+            (Some(_), _) | (_, Some(_)) => return Ok(false),
+        }
     }
     let dtype = match (a.encoding, b.encoding) {
         (Encoding::Plain(a), Encoding::Plain(b)) if a == b => a,

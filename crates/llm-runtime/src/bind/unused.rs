@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use llm_arch::{Side, Skeleton};
 use llm_checkpoint::{Checkpoint, Format};
-use llm_quant::layout::Part;
+use llm_quant::Part;
 
 use super::Misfit;
 use crate::{Notice, Unused};

@@ -13,10 +13,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use llm_arch::Unit;
-use llm_checkpoint::{Checkpoint, NewTensor, TorchFile, TorchLayout};
+use llm_checkpoint::{Checkpoint, NewTensor};
 use llm_plan::{Encodings, RunOn, WeightDType};
 use llm_quant::{Code, LoadIn, QuantConfig, Scalar};
 use llm_tensor::{Bytes, DType};
+use llm_torch_file::{TorchFile, TorchLayout};
 
 use super::*;
 use crate::BoundModel;

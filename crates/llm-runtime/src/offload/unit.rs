@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use llm_arch::Unit;
 use llm_checkpoint::{Checkpoint, Encoding, NewTensor};
-use llm_plan::{Encodings, RunOn, StoredAs, becomes_table};
-use llm_quant::{Encoder, Scheme};
+use llm_plan::{Encodings, RunOn, becomes_table};
+use llm_quant::{Encoder, Int8, Scheme};
 use llm_tensor::{Bytes, DType};
 use rayon::prelude::*;
 
 use crate::load::weight;
 use crate::quantized::recognise;
 use crate::rows::Rows;
-use crate::save::parts::{QuantizedParts, new_tensor};
+use crate::save::parts::{self, new_tensor};
 use crate::{BoundModel, BoundTensor, Result};
 
 /// What weights are read from, and how they are to be.
@@ -36,14 +36,7 @@ pub(super) struct UnitTensors<'a> {
 #[derive(Clone, Copy)]
 struct Unfinished<'a> {
     bound: BoundTensor<'a>,
-    form: Form<'a>,
     scheme: Scheme,
-}
-
-#[derive(Clone, Copy)]
-enum Form<'a> {
-    Dense(DType),
-    Quantized(QuantizedParts<'a>),
 }
 
 impl<'a> Encode<'a> {
@@ -71,37 +64,29 @@ impl<'a> Encode<'a> {
     }
 
     fn unfinished(&self, bound: BoundTensor<'a>) -> Option<Unfinished<'a>> {
-        let stored = bound.stored_as();
-        let scheme = self.encodings.scheme(bound.slot, stored, self.run_on);
-        if becomes_table(bound.slot.role) || bound.is_final(scheme) {
-            return None;
-        }
-        let form = match scheme {
-            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => Form::Dense(dtype),
-            Scheme::Int8(_) | Scheme::FourBit(_) => {
-                let parts = QuantizedParts::new(bound, scheme, self.encodings, DType::U8);
-                Form::Quantized(parts)
-            }
-        };
-        Some(Unfinished {
-            bound,
-            form,
-            scheme,
-        })
+        let scheme = self
+            .encodings
+            .scheme(bound.slot, bound.stored(), self.run_on);
+        let is_finished = becomes_table(bound.slot.role) || bound.is_final(scheme);
+        (!is_finished).then_some(Unfinished { bound, scheme })
     }
 
     /// Single bytes come first, the widest elements last: codes can then be written as soon as they are made, and only
     /// their scales wait. A header that makes the file end at a multiple of the widest element aligns all.
     fn in_file_order(&self, unfinished: &[Unfinished<'_>]) -> Result<Vec<NewTensor>> {
         let mut tensors = Vec::new();
-        for Unfinished { bound, form, .. } in unfinished {
-            match form {
-                Form::Dense(dtype) => {
-                    let slot = bound.slot;
+        for Unfinished { bound, scheme } in unfinished {
+            let slot = bound.slot;
+            match scheme.elements() {
+                Some(dtype) => {
                     let dims: Vec<u64> = slot.shape.iter().map(|&d| d as u64).collect();
-                    tensors.push(new_tensor(slot.name.clone(), *dtype, &dims));
+                    tensors.push(new_tensor(slot.name.clone(), dtype, &dims));
                 }
-                Form::Quantized(parts) => tensors.extend(parts.tensors(self.model)?),
+                None => {
+                    let dtype = self.encodings.dense_dtype(bound.stored());
+                    let parts = parts::tensors(self.model, slot, *scheme, dtype, DType::U8)?;
+                    tensors.extend(parts);
+                }
             }
         }
         tensors.sort_by_key(|tensor| tensor.dtype.size());
@@ -119,13 +104,13 @@ impl<'a> Encode<'a> {
     ) -> Result<()> {
         let mut waiting = HashMap::<String, Vec<u8>>::new();
         let mut next = unit.tensors.iter();
-        for unfinished in &unit.unfinished {
-            let Form::Quantized(parts) = &unfinished.form else {
+        for Unfinished { bound, scheme } in &unit.unfinished {
+            if scheme.elements().is_some() {
                 continue;
-            };
-            let bound = &unfinished.bound;
+            }
             let weight = weight(self.model, bound, self.encodings, self.run_on, self.encoder)?;
-            parts.each(&weight, |name, bytes| {
+            let dtype = self.encodings.dense_dtype(bound.stored());
+            parts::each(&bound.slot.name, &weight, dtype, |name, bytes| {
                 if unit.element_size(name) > 1 {
                     waiting.insert(name.to_owned(), bytes.to_vec());
                     return Ok(());
@@ -216,19 +201,24 @@ impl UnitTensors<'_> {
 impl Unfinished<'_> {
     /// What describes a quantized matrix, beyond names and shapes, is right.
     fn is_in(&self, checkpoint: &Checkpoint) -> bool {
+        if self.scheme.elements().is_some() {
+            return true;
+        }
         let int8 = match self.scheme {
             Scheme::Int8(int8) => int8,
-            Scheme::FourBit(_) => llm_quant::Int8 { threshold: 0.0 },
-            Scheme::Dense(_) | Scheme::Int8PerUse(..) => return true,
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => NEVER,
+            Scheme::Ggml(_) | Scheme::Fp8(_) => NEVER,
         };
         let slot = self.bound.slot;
-        let held = checkpoint
+        let found = checkpoint
             .get(&slot.name)
             .map(|tensor| recognise(checkpoint, tensor, slot, int8, None));
-        matches!(held, Some(Ok(held)) if held.stored_as() == StoredAs::Quantized(self.scheme))
+        matches!(found, Some(Ok(Some(scheme))) if scheme == self.scheme)
     }
 }
 
+/// What a matrix that is not in LLM.int8() has of it.
+const NEVER: Int8 = Int8 { threshold: 0.0 };
 /// Bytes of a dense tensor that are read and written at a time, unless a row takes more.
 const PIECE: usize = 4 << 20;
 /// Rows that a thread reads at a time.

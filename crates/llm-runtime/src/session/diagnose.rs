@@ -3,9 +3,9 @@
 use llm_arch::Unit;
 use llm_backend::Rows;
 
-use super::{Session, forward};
+use super::Session;
+use crate::pass::Pass;
 use crate::probe::{NotFinite, Probe};
-use crate::stage::Pass;
 use crate::{Result, RuntimeError};
 
 impl Session {
@@ -41,8 +41,7 @@ impl Session {
                 interrupt: &self.interrupt,
                 probe: Some(&probe),
             };
-            let ran = forward(&mut self.stages, &pass, &mut self.hidden, self.spec.hidden);
-            if let Err(error) = ran {
+            if let Err(error) = self.pipeline.forward(&pass) {
                 return error;
             }
             if let Some(unit) = probe.unit() {

@@ -20,8 +20,6 @@ pub(super) struct Sequences {
 struct Sequence {
     /// Positions taken.
     len: usize,
-    /// The most positions taken since it was last empty.
-    reached: usize,
     /// Positions that a prompt was said to take.
     expected: usize,
     /// Borders that the keys are made for being beyond.
@@ -41,13 +39,11 @@ impl Clone for Sequence {
     fn clone_from(&mut self, from: &Self) {
         let Sequence {
             len,
-            reached,
             expected,
             n_crossed,
             ids,
         } = from;
         self.len = *len;
-        self.reached = *reached;
         self.expected = *expected;
         self.n_crossed = *n_crossed;
         self.ids.clone_from(ids);
@@ -83,10 +79,6 @@ impl Sequences {
         self.all[sequence].len
     }
 
-    pub(super) fn reached(&self, sequence: usize) -> usize {
-        self.all[sequence].reached
-    }
-
     /// Takes note that a prompt will fill the sequence up to `n_positions`.
     pub(super) fn expect(&mut self, sequence: usize, n_positions: usize) {
         self.all[sequence].expected = n_positions;
@@ -98,7 +90,6 @@ impl Sequences {
         sequence.len = len;
         sequence.ids.truncate(len);
         if len == 0 {
-            sequence.reached = 0;
             sequence.expected = 0;
         }
     }
@@ -114,9 +105,7 @@ impl Sequences {
 
     /// Takes note of positions that were computed.
     pub(super) fn extend_to(&mut self, sequence: usize, len: usize) {
-        let sequence = &mut self.all[sequence];
-        sequence.len = len;
-        sequence.reached = sequence.reached.max(len);
+        self.all[sequence].len = len;
     }
 
     /// How many positions are to be read in all, once `n_new` follow.
@@ -145,7 +134,6 @@ impl Sequences {
             return Cow::Borrowed(ids);
         }
         sequence.len = 0;
-        sequence.reached = 0;
         Cow::Owned(sequence.ids.clone())
     }
 

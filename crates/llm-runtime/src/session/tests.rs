@@ -3,7 +3,12 @@
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use llm_plan::{DeviceMap, RunOn};
+
 use super::*;
+use crate::device::{Elsewhere, Stages};
+use crate::link::{Crossing, Port};
+use crate::pipeline::Part;
 use crate::read_config;
 
 /// A pass: each sequence's rows, first row, count and start, and whether logits follow.
@@ -16,8 +21,8 @@ struct Recorder {
     vocab: usize,
 }
 
-impl Stage for Recorder {
-    fn forward(&mut self, pass: &Pass<'_>, _hidden: &mut [f32]) -> Result<()> {
+impl Stages for Recorder {
+    fn forward(&mut self, _: usize, pass: &Pass<'_>, _: &mut dyn Elsewhere) -> Result<()> {
         let rows =
             |&(sequence, rows): &(usize, Rows)| (sequence, [rows.first, rows.n_tokens, rows.start]);
         let sequences = pass.sequences.iter().map(rows).collect();
@@ -26,17 +31,25 @@ impl Stage for Recorder {
         Ok(())
     }
 
-    fn encode(
-        &mut self,
-        _: usize,
-        _: &[u32],
-        _: (&Interrupt, Option<&Probe>),
-        _: &mut [f32],
-    ) -> Result<()> {
+    fn encode(&mut self, _: usize, _: &[u32], _: (&Interrupt, Option<&Probe>)) -> Result<()> {
         Ok(())
     }
 
-    fn fork(&mut self, _: usize, _: usize, _: usize) -> Result<()> {
+    fn attend_to(&mut self, _: usize, _: usize, _: &Interrupt) -> Result<()> {
+        Ok(())
+    }
+
+    fn expect_experts(&self, _: usize, _: &dyn Fn(usize) -> bool) {}
+
+    fn expert(&mut self, _: Unit, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn rewind(&mut self, _: usize, len: usize) -> usize {
+        len
+    }
+
+    fn fork(&mut self, _: usize, _: usize) -> Result<()> {
         Ok(())
     }
 
@@ -48,6 +61,16 @@ impl Stage for Recorder {
     }
 
     fn count(&self, _: &mut Allocated) {}
+}
+
+impl Port for Recorder {
+    fn download(&self, _: Crossing, _: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn upload(&mut self, _: Crossing, _: &[f32]) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Passes of up to 4 rows of up to 3 sequences of 8 positions.
@@ -67,8 +90,14 @@ fn session() -> (Session, Receiver<Seen>) {
         ids: Vec::new(),
         vocab,
     };
-    let stages: Vec<Box<dyn Stage>> = vec![Box::new(recorder)];
-    let loaded = (stages, Allocated::default());
+    let run_on = RunOn::Cpu;
+    let plan = DeviceMap::on_one(&skeleton.spec, run_on).stages().unwrap();
+    let part = Part {
+        run_on,
+        stages: Box::new(recorder),
+    };
+    let pipeline = Pipeline::new(&skeleton.spec, &limits, &plan, vec![part]);
+    let loaded = (pipeline, Allocated::default());
     (
         Session::new(skeleton.spec, loaded, limits, DType::F32, None),
         seen,

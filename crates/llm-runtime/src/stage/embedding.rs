@@ -1,35 +1,31 @@
 //! From token ids to hidden states.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
-use llm_arch::{ModelSpec, Positions, Role, Unit};
+use llm_arch::{EmbeddingOf, InputOf, ModelSpec, Role, Unit};
 use llm_backend::{Backend, Output};
 use llm_tensor::Bytes;
 
-use super::{Pass, WeightSource};
 use crate::Result;
 use crate::activations::Activations;
 use crate::angles::Angles;
-use crate::projection::{NormWeights, Projection};
+use crate::pass::Pass;
+use crate::projection::{apply, norm_op};
+use crate::source::WeightSource;
 use crate::stream::{Key, RowReader, Stream, Weights};
 
 /// A model's tables, and what follows them.
 pub(super) struct Embedding<B: Backend> {
     pub(super) tokens: Table<B>,
     positions: Option<Table<B>>,
-    rest: Weights<Rest<B>>,
+    input: Weights<B, InputOf<Role>>,
 }
 
 /// A table of which a pass looks up a few rows.
 pub(super) enum Table<B: Backend> {
     Here(Arc<B::Weight>),
     OnDisk(RowReader),
-}
-
-/// What the vectors of tokens go through.
-struct Rest<B: Backend> {
-    norm: Option<NormWeights<B>>,
-    project: Option<Projection<B>>,
 }
 
 impl<B: Backend> Embedding<B> {
@@ -40,23 +36,19 @@ impl<B: Backend> Embedding<B> {
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
         let mut stream = stream;
-        let tokens = Table::load(backend, Role::TokenTable, stream.as_deref_mut(), source)?;
-        let positions = match spec.decoder.positions {
-            Positions::Learned { .. } => Some(Table::load(
-                backend,
-                Role::PositionTable,
-                stream.as_deref_mut(),
-                source,
-            )?),
-            Positions::Rotary(_) | Positions::Alibi { .. } | Positions::Buckets { .. } => None,
-        };
+        let EmbeddingOf {
+            tokens,
+            positions,
+            input,
+            ..
+        } = EmbeddingOf::of(spec);
+        let mut table = |role| Table::load(backend, role, stream.as_deref_mut(), source);
+        let (tokens, positions) = (table(tokens)?, positions.map(table).transpose()?);
         let key = Key::Unit(Unit::Embedding);
         Ok(Embedding {
             tokens,
             positions,
-            rest: Weights::load(stream.as_deref(), key, source, |source| {
-                Rest::load(backend, spec, source)
-            })?,
+            input: Weights::load(backend, stream.as_deref(), key, input, source)?,
         })
     }
 
@@ -71,27 +63,21 @@ impl<B: Backend> Embedding<B> {
         a: &mut Activations<B>,
     ) -> Result<()> {
         let (n_tokens, scale) = (pass.ids.len(), spec.embedding.scale);
-        let load = |source: &mut dyn WeightSource| Rest::load(backend, spec, source);
-        let rest = self.rest.get(stream, load)?;
-        match &rest.project {
+        let input = self.input.get(backend, stream)?;
+        match &input.project {
             None => self.tokens.embed(backend, pass.ids, scale, &mut a.x)?,
             Some(project) => {
                 self.tokens
                     .embed(backend, pass.ids, scale, &mut a.embedded)?;
-                project.apply(
-                    backend,
-                    &a.embedded,
-                    (Output::Write, &mut a.x),
-                    n_tokens,
-                    &mut a.workspace,
-                )?;
+                let (project, x) = (from_ref(project), (Output::Write, &mut a.x));
+                apply(backend, project, &a.embedded, x, n_tokens, &mut a.workspace)?;
             }
         }
         if let Some(table) = &mut self.positions {
             table.add_positions(backend, angles.rows(pass), &mut a.x)?;
         }
-        if let Some(norm) = &rest.norm {
-            backend.norm(&norm.op(), &a.x, &mut a.normed, n_tokens)?;
+        if let Some(norm) = &input.norm {
+            backend.norm(&norm_op(norm), &a.x, &mut a.normed, n_tokens)?;
             std::mem::swap(&mut a.x, &mut a.normed);
         }
         Ok(())
@@ -105,28 +91,6 @@ impl<B: Backend> Embedding<B> {
             Table::OnDisk(rows) => rows.bytes(),
         };
         tables.into_iter().flatten().map(bytes).sum()
-    }
-}
-
-impl<B: Backend> Rest<B> {
-    fn load(backend: &B, spec: &ModelSpec, source: &mut dyn WeightSource) -> Result<Self> {
-        let unit = Unit::Embedding;
-        Ok(Rest {
-            norm: match &spec.embedding.norm {
-                Some(norm) => {
-                    let roles = (Role::EmbedNorm, Role::EmbedNormBias);
-                    Some(NormWeights::load(backend, source, unit, norm, roles)?)
-                }
-                None => None,
-            },
-            project: match spec.embedding.width == spec.hidden {
-                true => None,
-                false => {
-                    let roles = [(Role::ProjectIn, None)];
-                    Some(Projection::load(backend, source, unit, &roles)?)
-                }
-            },
-        })
     }
 }
 

@@ -1,25 +1,26 @@
 //! From hidden states to logits.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
-use llm_arch::{FinalNorm, HeadMatrix, ModelSpec, Role, Side, Unit};
+use llm_arch::{HeadMatrix, HeadOf, LinearOf, ModelSpec, NormOf, Role, Side, Unit};
 use llm_backend::{Allocation, Backend, LinearPart, Output};
 use llm_plan::{HeadWidths, Limits};
 use llm_tensor::Bytes;
 
 use super::embedding::{Embedding, Table};
-use super::{WeightSource, final_norm};
 use crate::Result;
 use crate::activations::Activations;
-use crate::projection::{NormWeights, Projection};
+use crate::projection::{apply, norm_op};
+use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 
 /// What makes logits, and the memory in which it does.
 pub(super) struct Head<B: Backend> {
-    norm: Option<Weights<NormWeights<B>>>,
-    own: Weights<Own<B>>,
+    norm: Option<Weights<B, NormOf<Role>>>,
+    own: Weights<B, HeadOf<Role>>,
     /// The matrix, where it is the table of tokens.
-    tied: Option<Weights<Arc<B::Weight>>>,
+    tied: Option<Tied<B>>,
     /// The rows that logits are asked of, and what becomes of them.
     rows: B::Buffer,
     normed: B::Buffer,
@@ -27,46 +28,53 @@ pub(super) struct Head<B: Backend> {
     logits: B::Buffer,
 }
 
-/// What only the head has.
-struct Own<B: Backend> {
-    project: Option<Projection<B>>,
-    matrix: Option<B::Weight>,
-    bias: Option<B::Weight>,
+/// The table of tokens as a matrix.
+enum Tied<B: Backend> {
+    /// The embedding's own.
+    Shared(Arc<B::Weight>),
+    /// Beside an embedding that looks rows up elsewhere.
+    Apart(Weights<B, LinearOf<Role>>),
 }
 
 impl<B: Backend> Head<B> {
+    /// `norm` is the one before it, unless another device has that.
     pub(super) fn load(
         backend: &B,
-        spec: &ModelSpec,
+        (spec, norm): (&ModelSpec, Option<NormOf<Role>>),
         limits: &Limits,
         embedding: Option<&Embedding<B>>,
         stream: Option<&Stream>,
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
-        let (stack, widths) = (&spec.decoder, HeadWidths::of(spec));
+        let widths = HeadWidths::of(spec);
         let alloc = |width: usize| backend.alloc(limits.n_logits * width);
+        let norm_key = Key::Unit(Unit::FinalNorm(Side::Decoder));
+        let table = LinearOf {
+            weight: Role::TokenTable,
+            bias: None,
+        };
         Ok(Head {
-            norm: match stack.final_norm {
-                FinalNorm::Present => {
-                    let key = Key::Unit(Unit::FinalNorm(Side::Decoder));
-                    Some(Weights::load(stream, key, source, |source| {
-                        final_norm(backend, source, Side::Decoder, &stack.norm)
-                    })?)
-                }
-                FinalNorm::Absent => None,
+            norm: match norm {
+                Some(norm) => Some(Weights::load(backend, stream, norm_key, norm, source)?),
+                None => None,
             },
-            own: Weights::load(stream, Key::Unit(Unit::Head), source, |source| {
-                Own::load(backend, spec, source)
-            })?,
+            own: Weights::load(
+                backend,
+                stream,
+                Key::Unit(Unit::Head),
+                HeadOf::of(spec),
+                source,
+            )?,
             tied: match (spec.head.matrix, embedding.map(|e| &e.tokens)) {
                 (HeadMatrix::Separate, _) => None,
                 (HeadMatrix::Tied, Some(Table::Here(table))) => {
-                    Some(Weights::Here(Arc::clone(table)))
+                    Some(Tied::Shared(Arc::clone(table)))
                 }
                 (HeadMatrix::Tied, _) => {
-                    Some(Weights::load(stream, Key::TiedTable, source, |source| {
-                        tied(backend, source)
-                    })?)
+                    let key = Key::TiedTable;
+                    Some(Tied::Apart(Weights::load(
+                        backend, stream, key, table, source,
+                    )?))
                 }
             },
             rows: alloc(widths.rows)?,
@@ -85,37 +93,31 @@ impl<B: Backend> Head<B> {
         a: &mut Activations<B>,
         (rows, out): (&[usize], &mut [f32]),
     ) -> Result<()> {
-        let (n, stack) = (rows.len(), &spec.decoder);
+        let n = rows.len();
         backend.gather_rows(&a.x, rows, spec.hidden, &mut self.rows)?;
         let mut x = &self.rows;
         if let Some(norm) = &self.norm {
-            let norm = norm.get(stream, |source| {
-                final_norm(backend, source, Side::Decoder, &stack.norm)
-            })?;
-            backend.norm(&norm.op(), x, &mut self.normed, n)?;
+            let norm = norm.get(backend, stream)?;
+            backend.norm(&norm_op(&norm), x, &mut self.normed, n)?;
             x = &self.normed;
         }
-        let own = self
-            .own
-            .get(stream, |source| Own::load(backend, spec, source))?;
+        let own = self.own.get(backend, stream)?;
         if let Some(project) = &own.project {
-            project.apply(
-                backend,
-                x,
-                (Output::Write, &mut self.projected),
-                n,
-                &mut a.workspace,
-            )?;
+            let (project, out) = (from_ref(project), (Output::Write, &mut self.projected));
+            apply(backend, project, x, out, n, &mut a.workspace)?;
             x = &self.projected;
         }
-        let tied = match &self.tied {
-            Some(table) => Some(table.get(stream, |source| tied(backend, source))?),
-            None => None,
+        let apart = match &self.tied {
+            Some(Tied::Apart(table)) => Some(table.get(backend, stream)?),
+            Some(Tied::Shared(_)) | None => None,
         };
-        let weight = match (&own.matrix, &tied) {
-            (Some(matrix), _) => matrix,
-            (None, Some(table)) => &***table,
-            (None, None) => unreachable!("a head has a matrix of its own or the table of tokens"),
+        let weight = match (&own.matrix, &self.tied, &apart) {
+            (Some(matrix), _, _) => matrix,
+            (None, Some(Tied::Shared(table)), _) => table,
+            (None, _, Some(table)) => &table.weight,
+            (None, _, None) => {
+                unreachable!("a head has a matrix of its own or the table of tokens")
+            }
         };
         let part = LinearPart {
             weight,
@@ -139,32 +141,4 @@ impl<B: Backend> Head<B> {
         let buffers = [&self.rows, &self.normed, &self.projected, &self.logits];
         buffers.into_iter().map(B::Buffer::bytes).sum()
     }
-}
-
-impl<B: Backend> Own<B> {
-    fn load(backend: &B, spec: &ModelSpec, source: &mut dyn WeightSource) -> Result<Self> {
-        let unit = Unit::Head;
-        Ok(Own {
-            project: match spec.embedding.width == spec.hidden {
-                true => None,
-                false => {
-                    let roles = [(Role::ProjectOut, None)];
-                    Some(Projection::load(backend, source, unit, &roles)?)
-                }
-            },
-            matrix: match spec.head.matrix {
-                HeadMatrix::Tied => None,
-                HeadMatrix::Separate => Some(backend.load(source.weight(unit, Role::Head)?)?),
-            },
-            bias: match spec.head.bias {
-                true => Some(backend.load(source.weight(unit, Role::HeadBias)?)?),
-                false => None,
-            },
-        })
-    }
-}
-
-fn tied<B: Backend>(backend: &B, source: &mut dyn WeightSource) -> Result<Arc<B::Weight>> {
-    let table = source.weight(Unit::Embedding, Role::TokenTable)?;
-    Ok(Arc::new(backend.load(table)?))
 }

@@ -1,24 +1,22 @@
 //! What is read of files at a time, and where in a staging place each weight then lies.
 
-use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use llm_arch::{Role, Unit};
-use llm_backend::{DenseWeight, HostWeight};
 use llm_checkpoint::DirectFile;
-use llm_quant::layout::{Part, QuantState};
-use llm_quant::{Int8, Int8Weight};
-use llm_tensor::{DType, HostBytes, PageBuf};
-
-use crate::quantized;
+use llm_quant::StoredWeight;
+use llm_tensor::{HostBytes, PageBuf};
 
 /// A unit's weights, as they are brought to a staging place.
 #[derive(Debug)]
 pub(crate) struct Parcel {
     pub(super) runs: Vec<Run>,
-    weights: Vec<(Unit, Role, Recipe)>,
+    /// In the staging place.
+    weights: Vec<(Unit, Role, StoredWeight<Range<usize>>)>,
+    /// Bytes behind the runs that no file has as such.
+    pub(super) known: Vec<u8>,
     /// What it takes in a staging place.
     pub(super) len: usize,
 }
@@ -50,55 +48,32 @@ pub(super) struct Span {
     pub(super) bytes: Range<u64>,
 }
 
-/// How a weight is made of its parts.
+/// Where a part of a weight comes from.
 #[derive(Debug, Clone)]
-pub(super) enum Form {
-    Dense(DType, (usize, usize)),
-    Int8PerUse(DType, (usize, usize), Int8),
-    Int8((usize, usize), Int8),
-    FourBit(QuantState),
-}
-
-#[derive(Debug)]
-struct Recipe {
-    form: Form,
-    /// In the staging place; a dense weight is its only part.
-    parts: Vec<(Part, Range<usize>)>,
+pub(super) enum Source {
+    /// A file.
+    File(Span),
+    /// It is known already.
+    Known([u8; 4]),
 }
 
 /// A weight that a parcel is to bring.
 pub(super) struct Item {
     pub(super) unit: Unit,
     pub(super) role: Role,
-    pub(super) form: Form,
-    pub(super) parts: Vec<(Part, Span)>,
-}
-
-impl Form {
-    /// The parts of which it is made.
-    pub(super) fn parts(&self) -> &'static [Part] {
-        match self {
-            Form::Dense(..) | Form::Int8PerUse(..) => &[Part::Weight],
-            Form::Int8(..) => &[Part::Weight, Part::Scb],
-            Form::FourBit(state) if state.nested_offset.is_none() => {
-                &[Part::Weight, Part::Absmax, Part::QuantMap]
-            }
-            Form::FourBit(_) => &[
-                Part::Weight,
-                Part::Absmax,
-                Part::QuantMap,
-                Part::NestedAbsmax,
-                Part::NestedQuantMap,
-            ],
-        }
-    }
+    pub(super) weight: StoredWeight<Source>,
 }
 
 impl Parcel {
     /// `offloaded` is the file that was written for the unit, with its sum, unless that has been seen: it is read whole.
     pub(super) fn new(items: Vec<Item>, offloaded: Option<(Arc<DirectFile>, u64)>) -> Self {
-        let spans = items.iter().flat_map(|item| &item.parts);
-        let mut spans: Vec<_> = spans.map(|(_, span)| span.clone()).collect();
+        let parts = items.iter().flat_map(|item| item.weight.parts.iter());
+        let mut spans: Vec<Span> = parts
+            .filter_map(|(_, source)| match source {
+                Source::File(span) => Some(span.clone()),
+                Source::Known(_) => None,
+            })
+            .collect();
         spans.sort_by_key(|span| (Arc::as_ptr(&span.file) as usize, span.bytes.start));
         let mut runs: Vec<Run> = Vec::new();
         for Span { file, bytes } in spans {
@@ -141,18 +116,25 @@ impl Parcel {
             let start = run.at + (span.bytes.start - run.start) as usize;
             start..start + (span.bytes.end - span.bytes.start) as usize
         };
-        let weights = items.iter().map(|item| {
-            let parts = item.parts.iter();
-            let recipe = Recipe {
-                form: item.form.clone(),
-                parts: parts.map(|(part, span)| (*part, place(span))).collect(),
-            };
-            (item.unit, item.role, recipe)
+        let mut known = Vec::new();
+        let weights = items.into_iter().map(|item| {
+            let weight = item.weight.map(|_, source| match source {
+                Source::File(span) => place(&span),
+                Source::Known(bytes) => {
+                    let start = len + known.len() * bytes.len();
+                    known.push(bytes);
+                    start..start + bytes.len()
+                }
+            });
+            (item.unit, item.role, weight)
         });
+        let weights = weights.collect();
+        let known = known.concat();
         Parcel {
-            weights: weights.collect(),
+            weights,
             runs,
-            len,
+            len: len + known.len(),
+            known,
         }
     }
 
@@ -160,11 +142,14 @@ impl Parcel {
     ///
     /// # Panics
     /// When the parcel does not bring it.
-    pub(super) fn weight(&self, unit: Unit, role: Role, staged: &Arc<PageBuf>) -> HostWeight {
+    pub(super) fn weight(&self, unit: Unit, role: Role, staged: &Arc<PageBuf>) -> StoredWeight {
         let mut weights = self.weights.iter();
         let found = weights.find(|(of, is, _)| (*of, *is) == (unit, role));
-        let (_, _, recipe) = found.unwrap_or_else(|| panic!("{unit} is brought without {role:?}"));
-        recipe.weight(staged)
+        let (_, _, weight) = found.unwrap_or_else(|| panic!("{unit} is brought without {role:?}"));
+        weight.clone().map(|_, range| {
+            let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::<PageBuf>::clone(staged);
+            HostBytes::of_shared(owner, range)
+        })
     }
 }
 
@@ -177,40 +162,4 @@ impl Run {
     }
 }
 
-impl Recipe {
-    fn weight(&self, staged: &Arc<PageBuf>) -> HostWeight {
-        let part = |wanted: Part| {
-            let (_, range) = self
-                .parts
-                .iter()
-                .find(|(part, _)| *part == wanted)
-                .expect("a weight is brought with all of its parts");
-            let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::<PageBuf>::clone(staged);
-            HostBytes::of_shared(owner, range.clone())
-        };
-        let dense = |dtype, (rows, cols)| DenseWeight {
-            dtype,
-            rows,
-            cols,
-            bytes: part(Part::Weight),
-        };
-        match &self.form {
-            &Form::Dense(dtype, shape) => HostWeight::Dense(dense(dtype, shape)),
-            &Form::Int8PerUse(dtype, shape, format) => {
-                HostWeight::Int8PerUse(dense(dtype, shape), format)
-            }
-            &Form::Int8(shape, format) => {
-                let weight = Int8Weight::new(shape, format, part(Part::Weight), part(Part::Scb));
-                HostWeight::Int8(weight.expect(LENGTHS))
-            }
-            Form::FourBit(state) => {
-                let part = |wanted| Ok::<_, Infallible>(part(wanted));
-                let Ok(weight) = quantized::four_bit_of(state, part);
-                HostWeight::FourBit(weight.expect(LENGTHS))
-            }
-        }
-    }
-}
-
-const LENGTHS: &str = "a bound tensor's parts have the lengths that its shape has";
 const PAGE: u64 = DirectFile::PAGE as u64;

@@ -103,6 +103,7 @@ fn read(parcel: &Parcel, place: &mut [u8], stopped: &AtomicBool) -> Result<()> {
         check(run, pages)?;
         at += run.len;
     }
+    place[at..at + parcel.known.len()].copy_from_slice(&parcel.known);
     Ok(())
 }
 

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use llm_arch::{HeadMatrix, Role, Unit};
 use llm_checkpoint::{Checkpoint, DirectFile, Layout, TensorInfo};
 use llm_plan::{Encodings, RunOn, becomes_table, is_looked_up, staged_bytes};
-use llm_quant::Scheme;
-use llm_quant::layout::Part;
+use llm_quant::{Part, Scheme, StoredWeight};
 use llm_tensor::{Bytes, PageBuf};
 
-use super::parcel::{Form, Item, Parcel, Span};
+use super::parcel::{Item, Parcel, Source, Span};
 use super::{Key, RowReader, Stream};
 use crate::offload::{self, Prepared, UnitFile};
-use crate::quantized::{Held, state_of};
+use crate::quantized::{PartPlace, place_of};
 use crate::sum::Summing;
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 
@@ -49,20 +48,16 @@ pub(crate) fn open(
         if becomes_table(slot.role) {
             continue;
         }
-        let scheme = encodings.scheme(slot, bound.stored_as(), RunOn::Cpu);
-        let (form, parts) = files.tensor(&bound, scheme)?;
+        let scheme = encodings.scheme(slot, bound.stored(), RunOn::Cpu);
+        let weight = files.tensor(&bound, scheme)?;
         if matches!(slot.role, Role::TokenTable | Role::PositionTable) {
-            let (Form::Dense(dtype, shape), [(_, span)]) = (&form, &parts[..]) else {
-                unreachable!("tables are not quantized")
-            };
             if let Some((file, sum)) = files.of_unit(slot.unit)
-                && Arc::ptr_eq(&file, &span.file)
+                && !bound.is_final(scheme)
                 && summed.insert(slot.unit)
             {
                 verify(&file, sum)?;
             }
-            let place = (Arc::clone(&span.file), span.bytes.start);
-            tables.insert(slot.role, RowReader::new(place, *dtype, *shape, n_tokens));
+            tables.insert(slot.role, RowReader::new(weight.clone(), n_tokens)?);
         }
         if is_looked_up(slot.role, is_tied) {
             continue;
@@ -75,8 +70,7 @@ pub(crate) fn open(
         items.entry(key).or_default().push(Item {
             unit: slot.unit,
             role: slot.role,
-            form,
-            parts,
+            weight,
         });
     }
     let parcels = items.into_iter().map(|(key, items)| {
@@ -112,42 +106,35 @@ impl<'a> Files<'a> {
         Some((Arc::clone(file), self.offloaded[&unit].sum))
     }
 
-    /// How a weight that is kept in `scheme` is made, and of what.
-    fn tensor(
-        &mut self,
-        bound: &BoundTensor<'_>,
-        scheme: Scheme,
-    ) -> Result<(Form, Vec<(Part, Span)>)> {
+    /// Where the parts of a weight lie that is kept in `scheme`.
+    fn tensor(&mut self, bound: &BoundTensor<'_>, scheme: Scheme) -> Result<StoredWeight<Source>> {
         let slot = bound.slot;
         let in_place = bound.is_final(scheme);
         let (checkpoint, name) = match in_place {
             true => (self.model.checkpoint(), &bound.tensor.name),
             false => (&self.offloaded[&slot.unit].checkpoint, &slot.name),
         };
-        let shape = slot.matrix();
-        let form = match scheme {
-            Scheme::Dense(dtype) => Form::Dense(dtype, shape),
-            Scheme::Int8PerUse(dtype, format) => Form::Int8PerUse(dtype, shape, format),
-            Scheme::Int8(format) => Form::Int8(shape, format),
-            Scheme::FourBit(format) => Form::FourBit(match bound.held {
-                Held::FourBit(state) => state,
-                Held::Dense(_) | Held::Int8(_) | Held::Scaled(_) => {
-                    state_of(checkpoint, name, format.code, [shape.0, shape.1])?
-                }
-            }),
-        };
-        let mut parts = Vec::new();
-        for &part in form.parts() {
+        let (rows, cols) = slot.matrix();
+        let parts = scheme.parts(rows as u64, cols as u64);
+        let parts = parts.try_map(|part, _| {
+            let name = match place_of(checkpoint, name, (rows, cols), scheme, part)? {
+                PartPlace::Tensor(name) => name,
+                PartPlace::Known(bytes) => return Ok(Source::Known(bytes)),
+            };
             let tensor = match part {
                 // Of a stack it is a part.
                 Part::Weight if in_place => bound.tensor,
-                Part::Weight => find(checkpoint, name)?,
-                part => find(checkpoint, &part.name(name))?,
+                _ => find(checkpoint, &name)?,
             };
             let span = self.span(checkpoint, tensor, (slot.unit, in_place))?;
-            parts.push((part, span));
-        }
-        Ok((form, parts))
+            Ok::<_, RuntimeError>(Source::File(span))
+        })?;
+        Ok(StoredWeight {
+            scheme,
+            rows,
+            cols,
+            parts,
+        })
     }
 
     fn span(

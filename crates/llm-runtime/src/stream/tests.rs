@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use llm_arch::{Role, Side, Unit};
-use llm_backend::HostWeight;
 use llm_checkpoint::{Checkpoint, DirectFile, NewTensor, SafetensorsWriter};
 use llm_plan::SLOT_PADDING;
-use llm_quant::layout::Part;
+use llm_quant::{Part, Parts, Scheme, StoredWeight};
 use llm_tensor::{DType, Shape};
 
-use super::parcel::{Form, Item, Parcel, Span};
+use super::parcel::{Item, Parcel, Source, Span};
 use super::*;
 use crate::sum;
 
@@ -99,12 +98,11 @@ impl Files {
     /// Whether what was brought of a unit is what was written.
     fn check(&self, lease: &Lease<'_>, i: usize) {
         let mut source = lease;
-        let HostWeight::Dense(weight) = source.weight(unit(i), ROLE).unwrap() else {
-            panic!("a dense weight")
-        };
-        assert_eq!(weight.bytes.len(), self.lengths[i]);
+        let weight = source.weight(unit(i), ROLE).unwrap();
+        let bytes = weight.part(Part::Weight);
+        assert_eq!(bytes.len(), self.lengths[i]);
         let is_right = |(at, &b): (usize, &u8)| b == byte(i, at);
-        assert!(weight.bytes.iter().enumerate().all(is_right), "unit {i}");
+        assert!(bytes.iter().enumerate().all(is_right), "unit {i}");
     }
 }
 
@@ -118,8 +116,12 @@ fn item(checkpoint: &Checkpoint, file: &Arc<DirectFile>, i: usize) -> Item {
     Item {
         unit: unit(i),
         role: ROLE,
-        form: Form::Dense(DType::U8, (1, len)),
-        parts: vec![(Part::Weight, span)],
+        weight: StoredWeight {
+            scheme: Scheme::Dense(DType::U8),
+            rows: 1,
+            cols: len,
+            parts: Parts::weight(Source::File(span)),
+        },
     }
 }
 

@@ -2,16 +2,19 @@
 
 use std::ops::Deref;
 
+use llm_arch::{Role, TryMap};
+use llm_backend::Backend;
+
 use super::{Key, Lease, Stream};
 use crate::Result;
-use crate::stage::WeightSource;
+use crate::source::WeightSource;
 
-/// A unit's weights.
-pub(crate) enum Weights<T> {
+/// A unit's weights. `R` is the unit with the roles of its tensors.
+pub(crate) enum Weights<B: Backend, R: TryMap<Role>> {
     /// In memory for good.
-    Here(T),
+    Here(R::Of<B::Weight>),
     /// On disk: brought whenever they are needed.
-    Streamed(Key),
+    Streamed(Key, R),
 }
 
 /// Weights to compute with.
@@ -24,39 +27,40 @@ pub(crate) enum Found<'a, T> {
     ),
 }
 
-impl<T> Weights<T> {
+impl<B: Backend, R: TryMap<Role>> Weights<B, R> {
     /// Loads what rests in memory.
     pub(crate) fn load(
+        backend: &B,
         stream: Option<&Stream>,
         key: Key,
+        roles: R,
         source: &mut dyn WeightSource,
-        load: impl FnOnce(&mut dyn WeightSource) -> Result<T>,
     ) -> Result<Self> {
         match stream {
-            Some(stream) if stream.has(key) => Ok(Weights::Streamed(key)),
-            _ => load(source).map(Weights::Here),
+            Some(stream) if stream.has(key) => Ok(Weights::Streamed(key, roles)),
+            _ => load(backend, key, &roles, source).map(Weights::Here),
         }
     }
 
-    /// The weights; `load` makes them of what was brought, as it would of what is read for good.
+    /// The weights, wherever they rest.
     pub(crate) fn get<'a>(
         &'a self,
+        backend: &B,
         stream: Option<&'a Stream>,
-        load: impl FnOnce(&mut dyn WeightSource) -> Result<T>,
-    ) -> Result<Found<'a, T>> {
+    ) -> Result<Found<'a, R::Of<B::Weight>>> {
         match (self, stream) {
             (Weights::Here(weights), _) => Ok(Found::Here(weights)),
-            (Weights::Streamed(key), Some(stream)) => {
+            (Weights::Streamed(key, roles), Some(stream)) => {
                 let lease = stream.bring(*key)?;
-                let weights = load(&mut &lease)?;
+                let weights = load(backend, *key, roles, &mut &lease)?;
                 Ok(Found::Brought(weights, lease))
             }
-            (Weights::Streamed(key), None) => unreachable!("{key:?} is streamed by nothing"),
+            (Weights::Streamed(key, _), None) => unreachable!("{key:?} is streamed by nothing"),
         }
     }
 
     pub(crate) fn is_streamed(&self) -> bool {
-        matches!(self, Weights::Streamed(_))
+        matches!(self, Weights::Streamed(..))
     }
 }
 
@@ -69,4 +73,13 @@ impl<T> Deref for Found<'_, T> {
             Found::Brought(weights, _) => weights,
         }
     }
+}
+
+fn load<B: Backend, R: TryMap<Role>>(
+    backend: &B,
+    key: Key,
+    roles: &R,
+    source: &mut dyn WeightSource,
+) -> Result<R::Of<B::Weight>> {
+    roles.try_map(&mut |&role| Ok(backend.load(source.weight(key.unit(), role)?)?))
 }

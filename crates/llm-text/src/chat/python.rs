@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use minijinja::{Error, ErrorKind};
+use minijinja::{Error, ErrorKind, State};
 
 mod access;
 mod arguments;
@@ -42,6 +42,8 @@ pub(super) fn arguments(values: &[minijinja::Value]) -> Result<Args, Error> {
 pub(super) struct Cx {
     meter: Arc<Meter>,
     namespaces: Arc<Mutex<Vec<Arc<value::Namespace>>>>,
+    /// The tests that filters may ask for by their names.
+    checks: &'static [(&'static str, Callable)],
 }
 
 impl Cx {
@@ -49,6 +51,7 @@ impl Cx {
         Cx {
             meter: Arc::new(Meter::new(limits)),
             namespaces: Arc::default(),
+            checks: CHECKS,
         }
     }
 
@@ -94,6 +97,15 @@ impl Cx {
         )))
     }
 
+    /// The answer of a test by its name.
+    fn check(&self, state: &mut State<'_, '_>, name: &Value, args: Args) -> Result<bool, Error> {
+        let name = arguments::text(name)?;
+        match self.checks.iter().find(|(known, _)| *known == name) {
+            Some((_, check)) => Ok(check(self, state, args)?.is_true()),
+            None => broken(format!("no test named {name}")),
+        }
+    }
+
     /// The text that is printed for a value.
     pub(super) fn printed(&self, value: &minijinja::Value) -> Result<value::Str, Error> {
         self.meter.step(1)?;
@@ -104,7 +116,7 @@ impl Cx {
 }
 
 /// A function of the engine: of its state and its arguments.
-pub(super) type Callable = fn(&Cx, &mut minijinja::State<'_, '_>, Args) -> Result<Value, Error>;
+pub(super) type Callable = fn(&Cx, &mut State<'_, '_>, Args) -> Result<Value, Error>;
 
 /// The error of an operation that Python refuses too, or that we do not know.
 fn broken<T>(problem: impl Into<String>) -> Result<T, Error> {

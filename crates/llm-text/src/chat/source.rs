@@ -11,9 +11,11 @@ use super::python;
 mod expression;
 mod lexer;
 mod literal;
+mod token;
 
-use lexer::{Token, tokens};
+use lexer::tokens;
 pub(super) use literal::is_space;
+use token::Token;
 
 /// What is wrong with a source, and on which line.
 #[derive(Debug)]

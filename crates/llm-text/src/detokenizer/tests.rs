@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::SpecialTokens;
+use crate::byte_level::byte_of;
 use crate::tokenizer::testing::{
     fixture_tokenizers, model_tokenizers, other_decoders, tokenizer_of,
 };

@@ -9,7 +9,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::class::Class;
 use super::config::TokenSpec;
-use crate::detokenizer::spelled;
+use crate::byte_level::spelled;
 use crate::splits::{KIMI, LLAMA3, QWEN2, by_regexes};
 
 /// Tokens by rank, which is the order in which they are merged and their id.

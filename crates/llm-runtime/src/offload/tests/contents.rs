@@ -1,33 +1,16 @@
 //! What is written is what would be computed with.
 
-use llm_backend::HostWeight;
 use llm_plan::is_final;
-use llm_quant::{Absmax, Int8};
+use llm_quant::{Int8, StoredWeight};
 
 use super::*;
-use crate::quantized::{self, Held, recognise};
+use crate::quantized::{self, recognise};
 use crate::{load, sum};
 
 /// All that a weight's values depend on.
-fn contents(weight: &HostWeight) -> Vec<Vec<u8>> {
-    let floats = |values: &[f32]| bytemuck::cast_slice(values).to_vec();
-    match weight {
-        HostWeight::Dense(dense) | HostWeight::Int8PerUse(dense, _) => vec![dense.bytes.to_vec()],
-        HostWeight::Int8(int8) => vec![int8.codes().to_vec(), int8.absmax().to_vec()],
-        HostWeight::FourBit(weight) => {
-            let mut all = vec![weight.packed().to_vec(), floats(weight.table())];
-            match weight.absmax() {
-                Absmax::Plain(absmax) => all.push(absmax.to_vec()),
-                Absmax::Double(double) => {
-                    all.push(double.codes().to_vec());
-                    all.push(double.absmax().to_vec());
-                    all.push(floats(double.map()));
-                    all.push(floats(&[double.offset()]));
-                }
-            }
-            all
-        }
-    }
+fn contents(weight: &StoredWeight) -> Vec<Vec<u8>> {
+    let parts = weight.parts.iter();
+    parts.map(|(_, bytes)| bytes.to_vec()).collect()
 }
 
 /// The same of a unit's file.
@@ -35,20 +18,22 @@ fn contents_in(file: &Checkpoint, bound: &crate::BoundTensor<'_>, dtype: DType) 
     let (name, slot) = (&bound.slot.name, bound.slot);
     let tensor = file.get(name).unwrap();
     let int8 = Int8 { threshold: 6.0 };
-    let shape = || (slot.shape[0], slot.shape[1]);
-    match recognise(file, tensor, slot, int8, None).unwrap() {
-        Held::FourBit(state) => contents(&quantized::four_bit(file, name, &state).unwrap()),
-        Held::Int8(format) => contents(&quantized::int8(file, name, shape(), format).unwrap()),
-        Held::Dense(_) | Held::Scaled(_) => {
-            let dims: Vec<u64> = slot.shape.iter().map(|&d| d as u64).collect();
-            assert_eq!(*tensor.shape, *dims, "{name}");
-            let n_elements = tensor.shape.n_elements();
-            let mut bytes = vec![0; n_elements as usize * dtype.size()];
-            file.read_into(name, 0..n_elements, dtype, &mut bytes)
-                .unwrap();
-            vec![bytes]
-        }
+    let scheme = recognise(file, tensor, slot, int8, None).unwrap().unwrap();
+    if scheme.elements().is_none() {
+        let written = crate::BoundTensor {
+            slot,
+            tensor,
+            scheme,
+        };
+        return contents(&quantized::stored(file, &written).unwrap());
     }
+    let dims: Vec<u64> = slot.shape.iter().map(|&d| d as u64).collect();
+    assert_eq!(*tensor.shape, *dims, "{name}");
+    let n_elements = tensor.shape.n_elements();
+    let mut bytes = vec![0; n_elements as usize * dtype.size()];
+    file.read_into(name, 0..n_elements, dtype, &mut bytes)
+        .unwrap();
+    vec![bytes]
 }
 
 fn check(kept: &Kept, what: &str) {
@@ -57,7 +42,7 @@ fn check(kept: &Kept, what: &str) {
     let encodings = kept.encodings();
     let mut n_checked = 0;
     for bound in kept.model.tensors() {
-        let (slot, stored) = (bound.slot, bound.stored_as());
+        let (slot, stored) = (bound.slot, bound.stored());
         let scheme = encodings.scheme(slot, stored, kept.run_on);
         let file = prepared.files.get(&slot.unit).map(|file| &file.checkpoint);
         let found = file.filter(|file| file.get(&slot.name).is_some());
@@ -68,10 +53,7 @@ fn check(kept: &Kept, what: &str) {
         if let Some(file) = found {
             let weight =
                 load::weight(&kept.model, &bound, &encodings, kept.run_on, &Scalar).unwrap();
-            let dtype = match &weight {
-                HostWeight::Dense(dense) | HostWeight::Int8PerUse(dense, _) => dense.dtype,
-                HostWeight::Int8(_) | HostWeight::FourBit(_) => DType::U8,
-            };
+            let dtype = weight.scheme.elements().unwrap_or(DType::U8);
             let (expected, found) = (contents(&weight), contents_in(file, &bound, dtype));
             assert!(found == expected, "{what}: {} has other bytes", slot.name);
             n_checked += 1;

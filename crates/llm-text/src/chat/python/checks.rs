@@ -1,12 +1,12 @@
 //! The tests of `jinja2`.
 
-use minijinja::{Error, State};
+use minijinja::Error;
 
-use super::arguments::{Args, text};
+use super::arguments::Args;
 use super::compare::Compare;
 use super::value::{Function, Value};
 use super::write::is_same;
-use super::{Callable, Cx, broken, filters};
+use super::{Callable, Cx, filters};
 
 /// All tests by name.
 pub(crate) const CHECKS: &[(&str, Callable)] = &[
@@ -136,20 +136,6 @@ pub(crate) const CHECKS: &[(&str, Callable)] = &[
 
 pub(crate) fn is_known(name: &str) -> bool {
     CHECKS.iter().any(|(known, _)| *known == name)
-}
-
-/// The answer of a test by its name.
-pub(super) fn check(
-    cx: &Cx,
-    state: &mut State<'_, '_>,
-    name: &Value,
-    args: Args,
-) -> Result<bool, Error> {
-    let name = text(name)?;
-    match CHECKS.iter().find(|(known, _)| *known == name) {
-        Some((_, check)) => Ok(check(cx, state, args)?.is_true()),
-        None => broken(format!("no test named {name}")),
-    }
 }
 
 fn only(args: Args) -> Result<Value, Error> {

@@ -7,9 +7,8 @@ use super::arguments::Args;
 use super::broken;
 use super::float;
 use super::meter::Buffer;
-use super::percent::ascii;
 use super::value::{Str, Value};
-use super::write::escape;
+use super::write::{ascii, escape};
 
 /// `format.format(…)`.
 pub(super) fn format(cx: &Cx, format: &Str, args: &Args) -> Result<Value, Error> {

@@ -137,7 +137,7 @@ pub(crate) const OPERATORS: &[(&str, Callable)] = &[
     }),
     ("py_test", |cx, state, args| {
         let (name, args) = split_first(args)?;
-        super::checks::check(cx, state, &name, args).map(Value::Bool)
+        cx.check(state, &name, args).map(Value::Bool)
     }),
     ("py_set_attribute", |_, _, args| {
         let [object, name, value] = args.unnamed("set", 3)?;

@@ -7,7 +7,7 @@ use super::broken;
 use super::float;
 use super::format::{Align, MAX_PRECISION, padded};
 use super::value::{Str, Value};
-use super::write::{escape, escaped};
+use super::write::{ascii, escape};
 
 /// `format % value`.
 pub(super) fn format(cx: &Cx, format: &Str, value: &Value) -> Result<Value, Error> {
@@ -254,16 +254,4 @@ fn count(rest: &mut &str, operands: &mut Operands<'_>) -> Result<Option<i128>, E
             Err(_) => broken("a width is too large"),
         },
     }
-}
-
-/// A text with escapes for all that is not ASCII.
-pub(super) fn ascii(text: &str) -> String {
-    let mut result = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c.is_ascii() {
-            true => result.push(c),
-            false => result.push_str(&escaped(c)),
-        }
-    }
-    result
 }

@@ -230,3 +230,15 @@ pub(super) fn is_same(a: &Value, b: &Value) -> bool {
 
 /// Namespaces within one another that are written out.
 const MAX_NAMESPACES: u32 = 20;
+
+/// A text with escapes for all that is not ASCII.
+pub(super) fn ascii(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_ascii() {
+            true => result.push(c),
+            false => result.push_str(&escaped(c)),
+        }
+    }
+    result
+}

@@ -1,7 +1,7 @@
 //! Expressions by the precedence of `jinja2`. Each is written so that it can stand anywhere.
 
 use super::super::python;
-use super::lexer::Token;
+use super::token::Token;
 use super::{Fault, Writer, broken, literal};
 
 impl Writer {

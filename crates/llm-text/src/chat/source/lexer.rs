@@ -1,40 +1,7 @@
 //! A template as tokens, by the rules of Jinja2 with `trim_blocks` and `lstrip_blocks`.
 
+use super::token::Token;
 use super::{Fault, broken, literal};
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Token {
-    /// Text between tags.
-    Data(String),
-    BlockBegin,
-    BlockEnd,
-    PrintBegin,
-    PrintEnd,
-    Name(String),
-    Str(String),
-    Int(i128),
-    Float(f64),
-    Operator(&'static str),
-    End,
-}
-
-impl Token {
-    /// The token in an error's words.
-    pub(super) fn describe(&self) -> String {
-        match self {
-            Token::Data(_) => "text".to_owned(),
-            Token::BlockBegin => "{%".to_owned(),
-            Token::BlockEnd => "%}".to_owned(),
-            Token::PrintBegin => "{{".to_owned(),
-            Token::PrintEnd => "}}".to_owned(),
-            Token::Name(name) => name.clone(),
-            Token::Str(_) => "a string".to_owned(),
-            Token::Int(_) | Token::Float(_) => "a number".to_owned(),
-            Token::Operator(op) => (*op).to_owned(),
-            Token::End => "the end of the template".to_owned(),
-        }
-    }
-}
 
 /// All tokens with their lines, the last one [`Token::End`].
 pub(super) fn tokens(source: &str) -> Result<Vec<(Token, u32)>, Fault> {

@@ -1,6 +1,6 @@
 //! Literals as Python reads them.
 
-use super::lexer::Token;
+use super::token::Token;
 use super::{Fault, broken};
 
 /// Python's white space.

@@ -6,7 +6,6 @@ use std::sync::PoisonError;
 use minijinja::{Error, State};
 
 use super::super::arguments::{Args, count, is_true};
-use super::super::checks;
 use super::super::compare::Compare;
 use super::super::ops::Binary;
 use super::super::value::{Key, SeqKind, Value};
@@ -343,7 +342,7 @@ pub(super) fn select(
     for item in cx.items(&value)? {
         let holds = follow(cx, &item, &path, &Value::None).and_then(|tested| match &test {
             None => Ok(tested.is_true()),
-            Some(test) => checks::check(cx, state, test, with(tested, &args)),
+            Some(test) => cx.check(state, test, with(tested, &args)),
         });
         match holds {
             Ok(holds) if holds == wanted => kept.push(Ok(item)),

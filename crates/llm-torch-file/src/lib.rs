@@ -1,14 +1,14 @@
-//! Writes what `torch.save` writes: for tests, and for models of any size to measure with.
+//! PyTorch files as `torch.save` writes them, for tests and for models of any size to measure with.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use llm_checkpoint::NewTensor;
 use llm_tensor::DType;
 
 use self::zip::ZipWriter;
-use crate::NewTensor;
 
 mod pickle;
 mod zip;

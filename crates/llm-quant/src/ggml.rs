@@ -15,7 +15,7 @@ mod small;
 
 /// A quantized block type of GGML.
 ///
-/// Exhaustive on purpose, as [`Encoding`](crate::Encoding) is.
+/// Exhaustive on purpose, as [`Scheme`](crate::Scheme) is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are GGML's own")]
 pub enum GgmlType {
@@ -156,7 +156,7 @@ impl GgmlType {
     ///
     /// # Panics
     /// When `stored` is not the blocks of exactly `out.len()` elements.
-    pub(crate) fn decode(self, stored: &[u8], out: &mut [f32]) {
+    pub fn decode(self, stored: &[u8], out: &mut [f32]) {
         match self {
             GgmlType::Q4_0 => each_block(stored, out, q4_0),
             GgmlType::Q4_1 => each_block(stored, out, q4_1),
@@ -184,7 +184,8 @@ impl GgmlType {
         }
     }
 
-    pub(crate) fn known() -> String {
+    /// The names of all.
+    pub fn known() -> String {
         Self::ALL.map(GgmlType::name).join(", ")
     }
 }
@@ -278,4 +279,20 @@ fn u32_at(block: &[u8], at: usize) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_that_are_infinite_or_nan_spread_but_do_no_harm() {
+        for ty in GgmlType::ALL {
+            let mut decoded = vec![0.0; ty.block_len()];
+            ty.decode(&vec![0xFF; ty.block_bytes()], &mut decoded);
+            match ty {
+                // Their scales have no NaN.
+                GgmlType::MXFP4 => assert!(decoded.iter().all(|x| x.is_infinite()), "{ty}"),
+                GgmlType::NVFP4 => assert!(decoded.iter().all(|x| x.is_finite()), "{ty}"),
+                _ => assert!(decoded.iter().all(|x| x.is_nan()), "{ty}"),
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The pickles of a file, without the memo: what Python would repeat by number is written out.
 
-use crate::NewTensor;
+use llm_checkpoint::NewTensor;
 use llm_tensor::DType;
 
 use super::{TorchLayout, is_untyped};

@@ -1,0 +1,11 @@
+/// The file format of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Format {
+    /// Hugging Face safetensors, single or sharded.
+    Safetensors,
+    /// GGML's single-file format.
+    Gguf,
+    /// What `torch.save` writes, single or sharded.
+    Torch,
+}

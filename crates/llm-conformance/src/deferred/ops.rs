@@ -1,0 +1,446 @@
+//! Operations, recorded with handles of what they read and write.
+
+use std::sync::{Arc, Mutex};
+
+use llm_backend::{
+    Attention, Backend, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
+    NormOp, Ops, Output, Place, Queue, RelativeBias, Result, Rotary, Routing, Rows,
+};
+use llm_tensor::{Activation, Norm};
+
+use super::Deferred;
+use super::memory::{DeferredPlace, Shared};
+use super::schedule::{DeferredEvent, Schedule, lock};
+
+/// Work that waits until somebody does.
+pub struct DeferredQueue<B: Backend> {
+    schedule: Arc<Mutex<Schedule<B>>>,
+    number: usize,
+}
+
+impl<B: Backend> DeferredQueue<B> {
+    pub(super) fn new(schedule: &Arc<Mutex<Schedule<B>>>, number: usize) -> Self {
+        DeferredQueue {
+            schedule: Arc::clone(schedule),
+            number,
+        }
+    }
+
+    fn put(
+        &mut self,
+        operation: impl FnOnce(&mut B::Queue) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        lock(&self.schedule).put(self.number, Box::new(operation));
+        Ok(())
+    }
+}
+
+impl<B: Backend> Queue<Deferred<B>> for DeferredQueue<B> {
+    fn record(&mut self) -> Result<DeferredEvent<B>> {
+        Ok(DeferredEvent {
+            schedule: Arc::clone(&self.schedule),
+            queue: self.number,
+            n_done: lock(&self.schedule).end(self.number),
+        })
+    }
+
+    fn wait(&mut self, event: &DeferredEvent<B>) -> Result<()> {
+        assert!(
+            Arc::ptr_eq(&self.schedule, &event.schedule),
+            "a queue waits for those of its device"
+        );
+        lock(&self.schedule).put_wait(self.number, event.queue, event.n_done);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        lock(&self.schedule).ask(self.number, |queue| queue.finish())
+    }
+
+    fn upload(&mut self, src: &[f32], dst: &mut Shared<B::Buffer>) -> Result<()> {
+        let (src, dst) = (src.to_vec(), dst.handle());
+        self.put(move |queue| queue.upload(&src, &mut lock(&dst)))
+    }
+
+    fn upload_index(&mut self, src: &[u32], dst: &mut Shared<B::Index>) -> Result<()> {
+        let (src, dst) = (src.to_vec(), dst.handle());
+        self.put(move |queue| queue.upload_index(&src, &mut lock(&dst)))
+    }
+
+    fn download(&mut self, src: &Shared<B::Buffer>, dst: &mut [f32]) -> Result<()> {
+        let src = src.handle();
+        lock(&self.schedule).ask(self.number, |queue| queue.download(&lock(&src), dst))
+    }
+
+    fn bring(&mut self, place: &mut DeferredPlace<B>, n_bytes: usize) -> Result<()> {
+        let (host, device) = (Arc::clone(&place.host), Arc::clone(&place.device));
+        self.put(move |queue| {
+            let mut device = lock(&device);
+            device.fill(|pages| pages[..n_bytes].copy_from_slice(&lock(&host)[..n_bytes]));
+            queue.bring(&mut device, n_bytes)
+        })
+    }
+}
+
+impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
+    fn embed(
+        &mut self,
+        table: &Arc<B::Weight>,
+        ids: &Shared<B::Index>,
+        n: usize,
+        scale: f32,
+        out: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let (table, ids, out) = (Arc::clone(table), ids.handle(), out.handle());
+        self.put(move |queue| queue.embed(&table, &lock(&ids), n, scale, &mut lock(&out)))
+    }
+
+    fn add_positions(
+        &mut self,
+        table: &Arc<B::Weight>,
+        positions: &Shared<B::Index>,
+        n: usize,
+        x: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let (table, positions, x) = (Arc::clone(table), positions.handle(), x.handle());
+        self.put(move |queue| queue.add_positions(&table, &lock(&positions), n, &mut lock(&x)))
+    }
+
+    fn gather_rows(
+        &mut self,
+        x: &Shared<B::Buffer>,
+        rows: &Shared<B::Index>,
+        n: usize,
+        width: usize,
+        out: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let (x, rows, out) = (x.handle(), rows.handle(), out.handle());
+        self.put(move |queue| queue.gather_rows(&lock(&x), &lock(&rows), n, width, &mut lock(&out)))
+    }
+
+    fn norm(
+        &mut self,
+        op: &NormOp<'_, Deferred<B>>,
+        x: &Shared<B::Buffer>,
+        out: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (op, x, out) = (RecordedNorm::of(op), x.handle(), out.handle());
+        self.put(move |queue| queue.norm(&op.op(), &lock(&x), &mut lock(&out), n_tokens))
+    }
+
+    fn linear(
+        &mut self,
+        parts: &[LinearPart<'_, Deferred<B>>],
+        x: &Shared<B::Buffer>,
+        output: Output,
+        out: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let parts: Vec<_> = parts.iter().map(RecordedPart::of).collect();
+        let (x, out) = (x.handle(), out.handle());
+        self.put(move |queue| {
+            let parts: Vec<_> = parts.iter().map(RecordedPart::part).collect();
+            queue.linear(&parts, &lock(&x), output, &mut lock(&out), n_tokens)
+        })
+    }
+
+    fn rotate(
+        &mut self,
+        op: &Rotary,
+        angles: &Shared<B::Buffer>,
+        x: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (op, angles, x) = (*op, angles.handle(), x.handle());
+        self.put(move |queue| queue.rotate(&op, &lock(&angles), &mut lock(&x), n_tokens))
+    }
+
+    fn norm_heads(
+        &mut self,
+        op: &NormOp<'_, Deferred<B>>,
+        heads: &Heads,
+        x: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (op, heads, x) = (RecordedNorm::of(op), *heads, x.handle());
+        self.put(move |queue| queue.norm_heads(&op.op(), &heads, &mut lock(&x), n_tokens))
+    }
+
+    fn ungroup(
+        &mut self,
+        groups: &HeadGroups,
+        grouped: &Shared<B::Buffer>,
+        out: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (groups, grouped, out) = (*groups, grouped.handle(), out.handle());
+        self.put(move |queue| queue.ungroup(&groups, &lock(&grouped), &mut lock(&out), n_tokens))
+    }
+
+    fn append(
+        &mut self,
+        kv: &Shared<B::Buffer>,
+        columns: &KvColumns,
+        batch: &Batch<'_, Deferred<B>>,
+        pool: &mut Shared<B::KvPool>,
+    ) -> Result<()> {
+        let (kv, columns, pool) = (kv.handle(), *columns, pool.handle());
+        let batch = RecordedBatch::of(batch);
+        self.put(move |queue| {
+            batch.with(|batch| queue.append(&lock(&kv), &columns, batch, &mut lock(&pool)))
+        })
+    }
+
+    fn copy_blocks(&mut self, pool: &mut Shared<B::KvPool>, blocks: &[(u32, u32)]) -> Result<()> {
+        let (pool, blocks) = (pool.handle(), blocks.to_vec());
+        self.put(move |queue| queue.copy_blocks(&mut lock(&pool), &blocks))
+    }
+
+    fn attention(
+        &mut self,
+        op: &Attention<'_, Deferred<B>>,
+        q: &Shared<B::Buffer>,
+        batch: &Batch<'_, Deferred<B>>,
+        pool: &Shared<B::KvPool>,
+        out: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let Attention {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            row_width,
+            scale,
+            soft_cap,
+            mask,
+            bias,
+        } = *op;
+        let bias = bias.map(|bias| (bias.table.handle(), bias.row, bias.zero));
+        let (q, pool, out) = (q.handle(), pool.handle(), out.handle());
+        let batch = RecordedBatch::of(batch);
+        self.put(move |queue| {
+            let table = bias.as_ref().map(|(table, ..)| lock(table));
+            let bias = table.as_deref().zip(bias.as_ref());
+            let op = Attention {
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                row_width,
+                scale,
+                soft_cap,
+                mask,
+                bias: bias.map(|(table, &(_, row, zero))| RelativeBias { table, row, zero }),
+            };
+            batch
+                .with(|batch| queue.attention(&op, &lock(&q), batch, &lock(&pool), &mut lock(&out)))
+        })
+    }
+
+    fn add(
+        &mut self,
+        y: &Shared<B::Buffer>,
+        x: &mut Shared<B::Buffer>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (y, x) = (y.handle(), x.handle());
+        self.put(move |queue| queue.add(&lock(&y), &mut lock(&x), width, n_tokens))
+    }
+
+    fn activate(
+        &mut self,
+        activation: Activation,
+        x: &mut Shared<B::Buffer>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let x = x.handle();
+        self.put(move |queue| queue.activate(activation, &mut lock(&x), width, n_tokens))
+    }
+
+    fn gate(
+        &mut self,
+        activation: Activation,
+        gate_up: &Shared<B::Buffer>,
+        out: &mut Shared<B::Buffer>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (gate_up, out) = (gate_up.handle(), out.handle());
+        self.put(move |queue| {
+            queue.gate(
+                activation,
+                &lock(&gate_up),
+                &mut lock(&out),
+                width,
+                n_tokens,
+            )
+        })
+    }
+
+    fn route(
+        &mut self,
+        op: &Routing,
+        scores: &Shared<B::Buffer>,
+        routes: &mut Shared<B::Routes>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (op, scores, routes) = (*op, scores.handle(), routes.handle());
+        self.put(move |queue| queue.route(&op, &lock(&scores), &mut lock(&routes), n_tokens))
+    }
+
+    fn chosen(&mut self, routes: &Shared<B::Routes>, n_rows: &mut [usize]) -> Result<()> {
+        let routes = routes.handle();
+        lock(&self.schedule).ask(self.number, |queue| queue.chosen(&lock(&routes), n_rows))
+    }
+
+    fn expert(
+        &mut self,
+        expert: &Expert<'_, Deferred<B>>,
+        x: &Shared<B::Buffer>,
+        routes: &Shared<B::Routes>,
+        scratch: ExpertBuffers<'_, Deferred<B>>,
+        out: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let gate_up: Vec<_> = expert.gate_up.iter().map(RecordedPart::of).collect();
+        let down = RecordedPart::of(&expert.down);
+        let Expert {
+            expert,
+            activation,
+            width,
+            hidden,
+            ..
+        } = *expert;
+        let (x, routes, out) = (x.handle(), routes.handle(), out.handle());
+        let [gathered, up, gated, delta] = [
+            scratch.gathered.handle(),
+            scratch.up.handle(),
+            scratch.gated.handle(),
+            scratch.delta.handle(),
+        ];
+        self.put(move |queue| {
+            let gate_up: Vec<_> = gate_up.iter().map(RecordedPart::part).collect();
+            let expert = Expert {
+                expert,
+                gate_up: &gate_up,
+                down: down.part(),
+                activation,
+                width,
+                hidden,
+            };
+            let scratch = ExpertBuffers {
+                gathered: &mut *lock(&gathered),
+                up: &mut *lock(&up),
+                gated: &mut *lock(&gated),
+                delta: &mut *lock(&delta),
+            };
+            queue.expert(&expert, &lock(&x), &lock(&routes), scratch, &mut lock(&out))
+        })
+    }
+
+    fn gather_routed(
+        &mut self,
+        routes: &Shared<B::Routes>,
+        expert: usize,
+        x: &Shared<B::Buffer>,
+        width: usize,
+        out: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let (routes, x, out) = (routes.handle(), x.handle(), out.handle());
+        self.put(move |queue| {
+            queue.gather_routed(&lock(&routes), expert, &lock(&x), width, &mut lock(&out))
+        })
+    }
+
+    fn scatter_routed(
+        &mut self,
+        routes: &Shared<B::Routes>,
+        expert: usize,
+        y: &Shared<B::Buffer>,
+        width: usize,
+        x: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let (routes, y, x) = (routes.handle(), y.handle(), x.handle());
+        self.put(move |queue| {
+            queue.scatter_routed(&lock(&routes), expert, &lock(&y), width, &mut lock(&x))
+        })
+    }
+}
+
+struct RecordedPart<B: Backend> {
+    weight: Arc<B::Weight>,
+    bias: Option<Arc<B::Weight>>,
+}
+
+impl<B: Backend> RecordedPart<B> {
+    fn of(part: &LinearPart<'_, Deferred<B>>) -> Self {
+        RecordedPart {
+            weight: Arc::clone(part.weight),
+            bias: part.bias.cloned(),
+        }
+    }
+
+    fn part(&self) -> LinearPart<'_, B> {
+        LinearPart {
+            weight: &self.weight,
+            bias: self.bias.as_deref(),
+        }
+    }
+}
+
+struct RecordedNorm<B: Backend> {
+    norm: Norm,
+    eps: f32,
+    gain_offset: f32,
+    gain: Arc<B::Weight>,
+    bias: Option<Arc<B::Weight>>,
+}
+
+impl<B: Backend> RecordedNorm<B> {
+    fn of(op: &NormOp<'_, Deferred<B>>) -> Self {
+        RecordedNorm {
+            norm: op.norm,
+            eps: op.eps,
+            gain_offset: op.gain_offset,
+            gain: Arc::clone(op.gain),
+            bias: op.bias.cloned(),
+        }
+    }
+
+    fn op(&self) -> NormOp<'_, B> {
+        NormOp {
+            norm: self.norm,
+            eps: self.eps,
+            gain_offset: self.gain_offset,
+            gain: &self.gain,
+            bias: self.bias.as_deref(),
+        }
+    }
+}
+
+struct RecordedBatch<B: Backend> {
+    rows: Vec<Rows>,
+    rows_index: Arc<Mutex<B::Index>>,
+    tables: Arc<Mutex<B::Index>>,
+    table_len: usize,
+}
+
+impl<B: Backend> RecordedBatch<B> {
+    fn of(batch: &Batch<'_, Deferred<B>>) -> Self {
+        RecordedBatch {
+            rows: batch.rows.to_vec(),
+            rows_index: batch.rows_index.handle(),
+            tables: batch.tables.handle(),
+            table_len: batch.table_len,
+        }
+    }
+
+    fn with<R>(&self, call: impl FnOnce(&Batch<'_, B>) -> R) -> R {
+        call(&Batch {
+            rows: &self.rows,
+            rows_index: &lock(&self.rows_index),
+            tables: &lock(&self.tables),
+            table_len: self.table_len,
+        })
+    }
+}

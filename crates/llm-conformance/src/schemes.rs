@@ -1,0 +1,43 @@
+use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme, StoredWeight};
+
+use crate::data::{DTYPES, Random};
+use crate::{four_bit, int8};
+
+/// Every kind of weight.
+pub(crate) fn schemes() -> Vec<Scheme> {
+    let int8 = Int8 { threshold: 6.0 };
+    let four_bit = |code, block_size, double_quant| {
+        Scheme::FourBit(FourBit {
+            code,
+            block_size: BlockSize::new(block_size).expect("a power of two from 32 to 4096"),
+            double_quant,
+        })
+    };
+    let mut schemes = vec![
+        Scheme::Int8(int8),
+        four_bit(Code::Nf4, 64, false),
+        four_bit(Code::Nf4, 64, true),
+        four_bit(Code::Fp4, 32, false),
+    ];
+    schemes.extend(DTYPES.map(Scheme::Dense));
+    schemes.extend(DTYPES.map(|dtype| Scheme::Int8PerUse(dtype, int8)));
+    schemes
+}
+
+/// A weight `[rows, cols]`.
+pub(crate) fn weight_in(
+    random: &mut Random,
+    scheme: Scheme,
+    (rows, cols): (usize, usize),
+) -> StoredWeight {
+    match scheme {
+        Scheme::Dense(dtype) => random.weight(dtype, rows, cols),
+        Scheme::Int8PerUse(dtype, _) => StoredWeight {
+            scheme,
+            ..random.weight(dtype, rows, cols)
+        },
+        Scheme::Int8(format) => int8::weight(random, (rows, cols), format),
+        Scheme::FourBit(format) => four_bit::encoded(random, (rows, cols), format),
+        Scheme::Ggml(_) | Scheme::Fp8(_) => panic!("no case has a weight in {scheme}"),
+    }
+}

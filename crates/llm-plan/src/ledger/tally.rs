@@ -1,0 +1,109 @@
+use llm_arch::{Side, Unit};
+
+use crate::needs::DeviceNeeds;
+use crate::weights::Footprint;
+
+/// What some units take together, in bytes, as one kind of device computes with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    pub(crate) totals: Totals,
+    pub(crate) maxima: Maxima,
+}
+
+/// What adds up over units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Totals {
+    pub(crate) n_units: u64,
+    pub(crate) n_encoder_layers: u64,
+    pub(crate) n_heads: u64,
+    pub(crate) elements: u64,
+    pub(crate) statistics: u64,
+    pub(crate) unfinished: u64,
+    pub(crate) looked_up_row: u64,
+    pub(crate) kv: u64,
+}
+
+/// What one unit at a time takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Maxima {
+    pub(crate) staged: u64,
+    pub(crate) source: u64,
+    pub(crate) on_its_way: u64,
+}
+
+impl Tally {
+    /// That of one unit.
+    pub(crate) fn of(unit: Unit, footprint: &Footprint, needs: &DeviceNeeds) -> Self {
+        let (kv, n_encoder_layers, n_heads) = match unit {
+            Unit::Layer(Side::Decoder, i) => (needs.kv[i], 0, 0),
+            Unit::Layer(Side::Encoder, _) => (0, 1, 0),
+            Unit::Head => (0, 0, 1),
+            Unit::Embedding | Unit::Expert { .. } | Unit::FinalNorm(_) => (0, 0, 0),
+        };
+        Tally {
+            totals: Totals {
+                n_units: 1,
+                n_encoder_layers,
+                n_heads,
+                elements: footprint.elements,
+                statistics: footprint.statistics,
+                unfinished: footprint.unfinished,
+                looked_up_row: footprint.looked_up_row,
+                kv,
+            },
+            maxima: Maxima {
+                staged: footprint.staged,
+                source: footprint.source,
+                on_its_way: footprint.on_its_way,
+            },
+        }
+    }
+
+    /// Adds units.
+    pub(crate) fn add(&mut self, units: &Tally) {
+        self.totals = self.totals.plus(units.totals);
+        self.maxima = self.maxima.max(units.maxima);
+    }
+}
+
+impl Totals {
+    /// Elements, and what they are decoded with.
+    pub(crate) fn weights(self) -> u64 {
+        self.elements + self.statistics
+    }
+
+    pub(crate) fn plus(self, other: Self) -> Self {
+        self.with(other, |a, b| a + b)
+    }
+
+    pub(crate) fn minus(self, other: Self) -> Self {
+        self.with(other, |a, b| a - b)
+    }
+
+    pub(crate) fn times(self, n: usize) -> Self {
+        self.with(self, |a, _| a * n as u64)
+    }
+
+    fn with(self, other: Self, join: impl Fn(u64, u64) -> u64) -> Self {
+        Totals {
+            n_units: join(self.n_units, other.n_units),
+            n_encoder_layers: join(self.n_encoder_layers, other.n_encoder_layers),
+            n_heads: join(self.n_heads, other.n_heads),
+            elements: join(self.elements, other.elements),
+            statistics: join(self.statistics, other.statistics),
+            unfinished: join(self.unfinished, other.unfinished),
+            looked_up_row: join(self.looked_up_row, other.looked_up_row),
+            kv: join(self.kv, other.kv),
+        }
+    }
+}
+
+impl Maxima {
+    pub(crate) fn max(self, other: Self) -> Self {
+        Maxima {
+            staged: self.staged.max(other.staged),
+            source: self.source.max(other.source),
+            on_its_way: self.on_its_way.max(other.on_its_way),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! One pass through a model, and what stops it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use llm_backend::Rows;
+
+use crate::probe::Probe;
+
+/// One pass: rows of one or more sequences.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// The token of each row.
+    pub ids: &'a [u32],
+    /// Which rows belong to which sequence.
+    pub sequences: &'a [(usize, Rows)],
+    /// Of each of them how many positions are to be read in all: how far apart positions are may depend on it.
+    pub horizons: &'a [usize],
+    /// Whether logits of some of the rows are asked for next.
+    pub logits: bool,
+    /// Checked between blocks.
+    pub interrupt: &'a Interrupt,
+    /// What looks at each unit's results, if anything does.
+    pub probe: Option<&'a Probe>,
+}
+
+/// Stops a running pass between two blocks; clones share the flag.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt {
+    raised: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// Asks for a stop.
+    pub fn raise(&self) {
+        self.raised.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the request back.
+    pub fn clear(&self) {
+        self.raised.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a stop is asked for.
+    pub fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Relaxed)
+    }
+}

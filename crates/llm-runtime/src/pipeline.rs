@@ -1,0 +1,236 @@
+//! The stages of a model in order, and the devices that have them.
+
+use llm_arch::{ModelSpec, Side, Unit};
+use llm_plan::{Home, Limits, RunOn, StagePlan, Term};
+
+use crate::Result;
+use crate::device::{Elsewhere, Stages};
+use crate::link::{Crossing, Link, Port};
+use crate::memory::{Allocated, vec_bytes};
+use crate::pass::{Interrupt, Pass};
+use crate::probe::Probe;
+
+/// Stages in the order in which they compute.
+pub(crate) struct Pipeline {
+    parts: Vec<Part>,
+    steps: Vec<Step>,
+    hidden: usize,
+    /// What crosses between devices, `[n_tokens, hidden]`.
+    host: Vec<f32>,
+}
+
+/// What a device has of the model.
+pub(crate) struct Part {
+    pub(crate) run_on: RunOn,
+    pub(crate) stages: Box<dyn Stages>,
+}
+
+/// A stage, and what passes it takes part in.
+struct Step {
+    /// Index of its device among the parts.
+    part: usize,
+    embeds: bool,
+    encodes: bool,
+    decodes: bool,
+    /// Whether it has the norm before the head, or the head.
+    ends: bool,
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        spec: &ModelSpec,
+        limits: &Limits,
+        stages: &[StagePlan],
+        parts: Vec<Part>,
+    ) -> Self {
+        let step = |stage: &StagePlan| {
+            let part = parts.iter().position(|part| part.run_on == stage.run_on);
+            Step {
+                part: part.expect("a part for the device of each stage"),
+                embeds: stage.has(Unit::Embedding),
+                encodes: stage.layers(Side::Encoder).next().is_some()
+                    || stage.has(Unit::FinalNorm(Side::Encoder)),
+                decodes: stage.layers(Side::Decoder).next().is_some(),
+                ends: stage.has(Unit::FinalNorm(Side::Decoder)) || stage.has(Unit::Head),
+            }
+        };
+        // One device keeps its hidden states to itself, but for what an encoder made of a prompt.
+        let n_crossing = match parts.len() > 1 || spec.encoder.is_some() {
+            true => limits.n_tokens * spec.hidden,
+            false => 0,
+        };
+        Pipeline {
+            steps: stages.iter().map(step).collect(),
+            hidden: spec.hidden,
+            host: vec![0.0; n_crossing],
+            parts,
+        }
+    }
+
+    /// Computes a pass, up to the rows that logits are made of.
+    pub(crate) fn forward(&mut self, pass: &Pass<'_>) -> Result<()> {
+        let takes_part = |step: &Step| step.embeds || step.decodes || (step.ends && pass.logits);
+        let mut last = None;
+        for (i, step) in self.steps.iter().enumerate() {
+            if !takes_part(step) {
+                continue;
+            }
+            if let Some(from) = last.replace(step.part) {
+                let n_elements = pass.ids.len() * self.hidden;
+                let host = &mut self.host;
+                carry(
+                    &mut self.parts,
+                    (from, step.part),
+                    Crossing::Hidden,
+                    n_elements,
+                    host,
+                )?;
+            }
+            let (before, rest) = self.parts.split_at_mut(step.part);
+            let (part, after) = rest.split_first_mut().expect("the stage's part");
+            let mut others = Others {
+                run_on: part.run_on,
+                parts: [before, after],
+                hidden: self.hidden,
+                host: &mut self.host,
+            };
+            part.stages.forward(i, pass, &mut others)?;
+        }
+        Ok(())
+    }
+
+    /// Has the encoder read a prompt, and all layers take from its result what they will attend to: the result `[ids, hidden]`.
+    pub(crate) fn encode(
+        &mut self,
+        sequence: usize,
+        ids: &[u32],
+        watch: (&Interrupt, Option<&Probe>),
+    ) -> Result<&[f32]> {
+        let n_elements = ids.len() * self.hidden;
+        let mut last = None;
+        for (i, step) in self.steps.iter().enumerate() {
+            if !(step.embeds || step.encodes) {
+                continue;
+            }
+            if let Some(from) = last.replace(step.part) {
+                let host = &mut self.host;
+                carry(
+                    &mut self.parts,
+                    (from, step.part),
+                    Crossing::Hidden,
+                    n_elements,
+                    host,
+                )?;
+            }
+            self.parts[step.part].stages.encode(i, ids, watch)?;
+        }
+        let encoded = last.expect("a stage of the encoder");
+        for to in 0..self.parts.len() {
+            if self
+                .steps
+                .iter()
+                .any(|step| step.part == to && step.decodes)
+            {
+                let host = &mut self.host;
+                carry(
+                    &mut self.parts,
+                    (encoded, to),
+                    Crossing::Memory,
+                    n_elements,
+                    host,
+                )?;
+                self.parts[to]
+                    .stages
+                    .attend_to(sequence, ids.len(), watch.0)?;
+            }
+        }
+        let memory = &mut self.host[..n_elements];
+        self.parts[encoded]
+            .stages
+            .download(Crossing::Memory, memory)?;
+        Ok(memory)
+    }
+
+    /// Takes all devices back to `len` positions of `sequence`, or to the fewer that all of them still have.
+    pub(crate) fn rewind(&mut self, sequence: usize, len: usize) -> usize {
+        let parts = self.parts.iter_mut();
+        let kept = parts.map(|part| part.stages.rewind(sequence, len)).min();
+        match kept {
+            Some(kept) if kept < len => self.rewind(sequence, kept),
+            _ => len,
+        }
+    }
+
+    /// Makes sequence `to` what `from` is.
+    pub(crate) fn fork(&mut self, from: usize, to: usize) -> Result<()> {
+        let mut parts = self.parts.iter_mut();
+        parts.try_for_each(|part| part.stages.fork(from, to))
+    }
+
+    /// Logits of some rows of the last pass into `out` `[rows, vocab]`.
+    pub(crate) fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
+        let head = self.steps.last().expect("a model has a stage").part;
+        self.parts[head].stages.logits(rows, out)
+    }
+
+    /// Counts everything but weights.
+    pub(crate) fn count(&self, allocated: &mut Allocated) {
+        for part in &self.parts {
+            part.stages.count(allocated);
+        }
+        allocated.add(Home::Ram, Term::Activations, vec_bytes(&self.host));
+    }
+}
+
+/// Brings rows from one part to another.
+fn carry(
+    parts: &mut [Part],
+    (from, to): (usize, usize),
+    rows: Crossing,
+    n_elements: usize,
+    host: &mut [f32],
+) -> Result<()> {
+    let Ok([from, to]) = parts.get_disjoint_mut([from, to]) else {
+        // A device keeps what it has made.
+        return Ok(());
+    };
+    let link = Link::between(from.run_on, to.run_on);
+    link.carry(
+        rows,
+        &*from.stages,
+        &mut *to.stages,
+        &mut host[..n_elements],
+    )
+}
+
+/// All parts but the one that computes.
+struct Others<'a> {
+    run_on: RunOn,
+    parts: [&'a mut [Part]; 2],
+    hidden: usize,
+    host: &'a mut [f32],
+}
+
+impl Elsewhere for Others<'_> {
+    fn expect_experts(&self, layer: usize, is_chosen: &dyn Fn(usize) -> bool) {
+        for part in self.parts.iter().flat_map(|parts| parts.iter()) {
+            part.stages.expect_experts(layer, is_chosen);
+        }
+    }
+
+    fn expert(
+        &mut self,
+        (run_on, unit): (RunOn, Unit),
+        port: &mut dyn Port,
+        n_rows: usize,
+    ) -> Result<()> {
+        let mut parts = self.parts.iter_mut().flat_map(|parts| parts.iter_mut());
+        let part = parts.find(|part| part.run_on == run_on);
+        let stages = &mut *part.expect("a part for the device of each expert").stages;
+        let link = Link::between(self.run_on, run_on);
+        let host = &mut self.host[..n_rows * self.hidden];
+        link.carry(Crossing::ExpertInput, port, stages, host)?;
+        stages.expert(unit, n_rows)?;
+        link.carry(Crossing::ExpertOutput, stages, port, host)
+    }
+}

@@ -1,0 +1,594 @@
+//! Models cut into stages on several devices: the logits of one stage, and the memory that was planned for each device.
+//! Backends in host memory stand in for GPUs.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails where it meets the unexpected"
+)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use llm_arch::{HeadMatrix, Unit};
+use llm_backend::Reference;
+use llm_cpu::Cpu;
+use llm_plan::{
+    Budgets, Costs, DeviceCosts, DeviceMap, Home, Offload, Plan, Request, RunOn, StoredAs,
+    Strategy, Term, Verdict, WeightDType, plan,
+};
+use llm_quant::{LoadIn, QuantConfig, Scalar};
+use llm_runtime::{
+    BoundModel, CostsOf, Device, Interrupt, Limits, LoadOptions, NotFinite, OffloadOptions,
+    RuntimeError, Session, load_on,
+};
+use llm_tensor::{Bytes, DType};
+use llm_tests::{Variant, fixture, golden, relative_error};
+use serde_json::{Map, Value, json};
+
+/// What f32 rounding, accumulated over a few layers, may move the logits by.
+const TOLERANCE: f64 = 2e-4;
+
+/// A backend that stands in for a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Reference,
+    Cpu,
+}
+
+use Kind::{Cpu as C, Reference as R};
+
+impl Kind {
+    fn device(self) -> Box<dyn Device> {
+        match self {
+            R => Box::new(Arc::new(Reference::new())),
+            C => Box::new(Arc::new(Cpu::new(Default::default()).unwrap())),
+        }
+    }
+}
+
+/// The devices that compute, each of some kind.
+type Kinds = [(RunOn, Kind); 3];
+
+fn kinds([gpu_0, gpu_1, cpu]: [Kind; 3]) -> Kinds {
+    [
+        (RunOn::Gpu(0), gpu_0),
+        (RunOn::Gpu(1), gpu_1),
+        (RunOn::Cpu, cpu),
+    ]
+}
+
+/// A model and how it is loaded.
+struct Case<'a> {
+    name: &'a str,
+    model: &'a BoundModel,
+    quant: Option<&'a QuantConfig>,
+    folder: &'a Path,
+}
+
+impl Case<'_> {
+    fn limits(&self) -> Limits {
+        Limits {
+            n_sequences: 2,
+            context: self.model.spec().context.min(48),
+            // An encoder reads its prompt at once.
+            n_tokens: match self.model.spec().encoder {
+                Some(_) => 32,
+                None => 5,
+            },
+            n_logits: 3,
+        }
+    }
+
+    /// The plan of a map that has each unit where `home` says, and a tied head with its table.
+    fn plan(&self, home: &dyn Fn(Unit) -> Value, kinds: &Kinds) -> Plan {
+        let (reference, cpu) = (Reference::new(), Cpu::new(Default::default()).unwrap());
+        let costs: [&dyn DeviceCosts; 2] = [&CostsOf(&reference), &CostsOf(&cpu)];
+        let costs = |kind: Kind| costs[kind as usize];
+        let stored: Vec<StoredAs> = self.model.tensors().map(|t| t.stored_as()).collect();
+        let entry = |slot: &llm_arch::Slot| {
+            let (module, _) = slot.name.rsplit_once('.').unwrap();
+            // A tied head that has something of its own.
+            let unit = match (slot.unit, self.model.spec().head.matrix) {
+                (Unit::Head, HeadMatrix::Tied) => Unit::Embedding,
+                (unit, _) => unit,
+            };
+            (module.to_owned(), home(unit))
+        };
+        let slots = self.model.skeleton().slots.iter();
+        let entries: Map<String, Value> = slots.map(entry).collect();
+        let request = Request {
+            skeleton: self.model.skeleton(),
+            stored: &stored,
+            encodings: self.model.encodings(DTYPE, self.quant).unwrap(),
+            kv_dtype: None,
+            limits: self.limits(),
+            load_piece: Bytes::mib(1),
+            budgets: Budgets {
+                gpus: [0, 1].map(|n| (n, Bytes::new(1 << 40))).into(),
+                ram: Bytes::new(1 << 40),
+                disk: Some(Bytes::new(1 << 40)),
+            },
+            strategy: Strategy::Map(Value::Object(entries).to_string().parse().unwrap()),
+            offload: Offload::Compute,
+            costs: Costs {
+                cpu: costs(kinds[2].1),
+                gpu: costs(kinds[0].1),
+                program: Bytes::ZERO,
+            },
+        };
+        match plan(&request).unwrap() {
+            Verdict::Fits(plan) => *plan,
+            refused => panic!("{}: {refused}", self.name),
+        }
+    }
+
+    fn load(&self, map: &DeviceMap, kinds: &[(RunOn, Kind)]) -> Result<Session, RuntimeError> {
+        let devices: Vec<_> = kinds
+            .iter()
+            .map(|(on, kind)| (*on, kind.device()))
+            .collect();
+        let devices: Vec<_> = devices.iter().map(|(on, d)| (*on, &**d)).collect();
+        let options = LoadOptions {
+            dtype: DTYPE,
+            quant: self.quant,
+            encoder: &Scalar,
+            limits: self.limits(),
+            offload: Some(OffloadOptions {
+                map,
+                folder: self.folder,
+            }),
+        };
+        load_on(
+            self.model,
+            &devices,
+            &options,
+            &Interrupt::default(),
+            &mut |_| (),
+        )
+    }
+
+    /// Logits of all on one device of a kind.
+    fn whole(&self, kind: Kind, prompt: &[u32]) -> Vec<f32> {
+        let map = DeviceMap::on_one(self.model.spec(), RunOn::Gpu(3));
+        let mut session = self.load(&map, &[(RunOn::Gpu(3), kind)]).unwrap();
+        run(&mut session, prompt)
+    }
+
+    /// Compares the logits of a model that is cut with those of one stage.
+    fn check(&self, how: &str, home: &dyn Fn(Unit) -> Value, all: [Kind; 3], whole: &Whole) {
+        let kinds = kinds(all);
+        let plan = self.plan(home, &kinds);
+        let mut session = self.load(&plan.map, &kinds).unwrap();
+        let what = format!("{} on {all:?}, {how}", self.name);
+        // A plan has costs for one kind of GPU.
+        if all[0] == all[1] {
+            held_as_planned(&session, &plan, &what);
+        }
+        let found = run(&mut session, &whole.prompt);
+        let used: Vec<Kind> = plan
+            .map
+            .devices()
+            .iter()
+            .map(|&on| kind_of(&kinds, on))
+            .collect();
+        match used.iter().all(|&kind| kind == used[0]) {
+            true => assert!(found == whole.logits[used[0] as usize], "{what}"),
+            false => {
+                let error = relative_error(&found, &whole.logits[0]);
+                assert!(error <= TOLERANCE, "{what} is off by {error:.1e}");
+            }
+        }
+    }
+}
+
+fn kind_of(kinds: &Kinds, run_on: RunOn) -> Kind {
+    kinds.iter().find(|(on, _)| *on == run_on).unwrap().1
+}
+
+/// What one stage computes: by kind.
+struct Whole {
+    prompt: Vec<u32>,
+    logits: [Vec<f32>; 2],
+}
+
+const DTYPE: WeightDType = WeightDType::As(DType::F32);
+
+/// A prompt in pieces, steps, a copy of the sequence that goes on beside it, and another end of it.
+fn run(session: &mut Session, prompt: &[u32]) -> Vec<f32> {
+    let mut all = session.prefill(0, prompt).unwrap().to_vec();
+    let mut step = |session: &mut Session, tokens: &[(usize, u32)]| {
+        all.extend_from_slice(session.step(tokens).unwrap());
+    };
+    step(session, &[(0, prompt[1])]);
+    step(session, &[(0, prompt[0])]);
+    session.fork(0, 1).unwrap();
+    step(session, &[(1, prompt[2]), (0, prompt[3])]);
+    let len = session.len(0);
+    assert_eq!(session.truncate(0, len - 2), len - 2);
+    step(session, &[(0, prompt[4])]);
+    step(session, &[(1, prompt[5])]);
+    let mut score = |_, logits: &[f32]| -> Result<(), Box<RuntimeError>> {
+        all.extend_from_slice(logits);
+        Ok(())
+    };
+    session.score(1, &prompt[..7], &mut score).unwrap();
+    all
+}
+
+/// Each memory holds what was planned, to the byte.
+fn held_as_planned(session: &Session, plan: &Plan, what: &str) {
+    let allocated = session.memory().memories;
+    for memory in plan.estimate.memories() {
+        if memory.home == Home::Disk {
+            continue;
+        }
+        let found = allocated.get(&memory.home).copied().unwrap_or_default();
+        for term in Term::ALL {
+            if !matches!(term, Term::LoadTransient | Term::Program) {
+                let planned = memory.terms.get(term);
+                assert_eq!(
+                    planned,
+                    found.get(term),
+                    "{what}: {term} in {}",
+                    memory.home
+                );
+            }
+        }
+    }
+    assert!(
+        allocated
+            .keys()
+            .all(|&home| plan.estimate.memory(home).is_some())
+    );
+}
+
+/// A model's units in the order in which they compute, without experts, which are with their layer.
+fn chain(model: &BoundModel) -> Vec<Unit> {
+    let map = DeviceMap::on_one(model.spec(), RunOn::Cpu);
+    let units = map.iter().map(|(unit, _)| unit);
+    units
+        .filter(|unit| !matches!(unit, Unit::Expert { .. }))
+        .collect()
+}
+
+/// Where a unit stands in the chain.
+fn at(chain: &[Unit], unit: Unit) -> usize {
+    let unit = match unit {
+        Unit::Expert { layer, .. } => Unit::Layer(llm_arch::Side::Decoder, layer),
+        unit => unit,
+    };
+    chain.iter().position(|&of| of == unit).unwrap()
+}
+
+fn with_model(name: &str, quant: Option<&QuantConfig>, check: impl FnOnce(&Case<'_>, &Whole)) {
+    let (path, expected) = golden(name);
+    let model = BoundModel::open(&path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let case = Case {
+        name,
+        model: &model,
+        quant,
+        folder: folder.path(),
+    };
+    let prompt = expected.input_ids;
+    let logits = [R, C].map(|kind| case.whole(kind, &prompt));
+    check(&case, &Whole { prompt, logits });
+}
+
+fn all_models() -> Vec<String> {
+    let entries = std::fs::read_dir(fixture("models")).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 46, "{} models", names.len());
+    names
+}
+
+/// Each kind of positions, windows, residuals and heads, experts, and an encoder.
+const FAMILIES: [&str; 10] = [
+    "bloom",
+    "falcon-7b-style",
+    "gemma3",
+    "gpt2",
+    "llama",
+    "opt-350m-style",
+    "phi3-longrope-short",
+    "qwen3-moe-mixed",
+    "t5-buckets",
+    "t5-flan-style",
+];
+
+/// Cuts a chain before `first` and before `second`: on GPU 0, on `middle`, and on the third device.
+fn cut(case: &Case<'_>, cuts: [usize; 2], order: [Value; 3], kinds: [Kind; 3], whole: &Whole) {
+    let chain = chain(case.model);
+    let home = |unit| {
+        let at = at(&chain, unit);
+        order[cuts.iter().filter(|&&cut| at >= cut).count()].clone()
+    };
+    let how = format!("cut before {cuts:?} over {order:?}");
+    case.check(&how, &home, kinds, whole);
+}
+
+#[test]
+fn every_model_cut_in_two_anywhere_computes_as_one_stage() {
+    for name in all_models() {
+        with_model(&name, None, |case, whole| {
+            let n = chain(case.model).len();
+            for at in 1..n {
+                // Nothing is on the third device.
+                cut(
+                    case,
+                    [at, n],
+                    [json!(0), json!("cpu"), json!(1)],
+                    [C, C, C],
+                    whole,
+                );
+                cut(
+                    case,
+                    [at, n],
+                    [json!("cpu"), json!(0), json!(1)],
+                    [R, C, R],
+                    whole,
+                );
+                let [a, b] = if at % 2 == 0 { [R, C] } else { [C, R] };
+                cut(
+                    case,
+                    [at, n],
+                    [json!(1), json!(0), json!(1)],
+                    [a, b, C],
+                    whole,
+                );
+            }
+        });
+    }
+}
+
+fn in_three(name: &str, mixtures: &[[Kind; 3]]) {
+    with_model(name, None, |case, whole| {
+        let n = chain(case.model).len();
+        for first in 1..n {
+            for second in first + 1..n {
+                for (i, &kinds) in mixtures.iter().enumerate() {
+                    let order = match (first + second + i) % 2 {
+                        0 => [json!(0), json!(1), json!("cpu")],
+                        _ => [json!("cpu"), json!(1), json!(0)],
+                    };
+                    cut(case, [first, second], order, kinds, whole);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn each_family_cut_in_three_anywhere_computes_as_one_stage() {
+    for name in FAMILIES {
+        in_three(name, &[[C, C, C], [R, C, R]]);
+    }
+}
+
+#[test]
+#[ignore = "every model cut in three, in every mixture: minutes"]
+fn every_model_cut_in_three_anywhere_computes_as_one_stage() {
+    let mixtures: Vec<_> = (0..8)
+        .map(|i| [0, 1, 2].map(|bit| if i >> bit & 1 == 0 { R } else { C }))
+        .collect();
+    for name in all_models() {
+        in_three(&name, &mixtures);
+    }
+}
+
+#[test]
+fn units_on_devices_in_turn_compute_as_one_stage() {
+    for name in all_models() {
+        with_model(&name, None, |case, whole| {
+            let chain = chain(case.model);
+            let devices = [json!(0), json!("cpu"), json!(1)];
+            let home = |unit| devices[at(&chain, unit) % 3].clone();
+            case.check("in turn", &home, [C, C, C], whole);
+            case.check("in turn", &home, [R, R, C], whole);
+        });
+    }
+}
+
+/// Each expert's place, by number.
+type ExpertHome = fn(usize) -> Value;
+
+#[test]
+fn experts_compute_on_another_device_than_their_layer() {
+    let nf4 = QuantConfig::new(LoadIn::FourBit);
+    let places: [(&str, ExpertHome); 4] = [
+        ("all on the CPU", |_| json!("cpu")),
+        ("every other", |i| {
+            if i % 2 == 0 { json!(0) } else { json!("cpu") }
+        }),
+        ("some on disk", |i| {
+            if i % 3 == 0 {
+                json!("disk")
+            } else {
+                json!("cpu")
+            }
+        }),
+        ("all on disk", |_| json!("disk")),
+    ];
+    for name in ["mixtral", "mixtral-sliding", "qwen3-moe", "qwen3-moe-mixed"] {
+        for quant in [None, Some(&nf4)] {
+            with_model(name, quant, |case, whole| {
+                let chain = chain(case.model);
+                let middle = chain.len() / 2;
+                for (how, expert_home) in places {
+                    for last in [json!(0), json!("cpu")] {
+                        let home = |unit| match unit {
+                            Unit::Expert { .. }
+                                if last == json!("cpu") && at(&chain, unit) >= middle =>
+                            {
+                                json!("disk")
+                            }
+                            Unit::Expert { expert, .. } => expert_home(expert),
+                            unit if at(&chain, unit) < middle => json!(0),
+                            _ => last.clone(),
+                        };
+                        let how = format!("experts {how}, other layers on {last}");
+                        for kinds in [[C, C, C], [R, R, R], [R, R, C]] {
+                            case.check(&how, &home, kinds, whole);
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_stage_streams_after_another_device() {
+    let int8 = QuantConfig {
+        llm_int8_enable_fp32_cpu_offload: true,
+        ..QuantConfig::new(LoadIn::EightBit)
+    };
+    for name in FAMILIES {
+        with_model(name, None, |case, whole| {
+            let chain = chain(case.model);
+            for cut in [1, chain.len() / 2] {
+                for odd in [0, 1] {
+                    let home = |unit| match at(&chain, unit) {
+                        at if at < cut => json!(0),
+                        at if at % 2 == odd => json!("disk"),
+                        _ => json!("cpu"),
+                    };
+                    case.check("streamed after", &home, [C, C, C], whole);
+                    let home = |unit| match at(&chain, unit) {
+                        at if at >= cut => json!(1),
+                        at if at % 2 == odd => json!("disk"),
+                        _ => json!("cpu"),
+                    };
+                    case.check("streamed before", &home, [R, R, C], whole);
+                }
+            }
+        });
+    }
+    // What only GPUs compute with as integers is kept for each device as it computes.
+    let (path, expected) = golden("llama");
+    let model = BoundModel::open(&path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let case = Case {
+        name: "llama",
+        model: &model,
+        quant: Some(&int8),
+        folder: folder.path(),
+    };
+    let units = chain(&model);
+    let kinds = kinds([C, C, C]);
+    let home = |unit| {
+        if at(&units, unit) < 3 {
+            json!(0)
+        } else {
+            json!("cpu")
+        }
+    };
+    let plan = case.plan(&home, &kinds);
+    let mut session = case.load(&plan.map, &kinds).unwrap();
+    held_as_planned(&session, &plan, "int8 on a GPU alone");
+    run(&mut session, &expected.input_ids);
+}
+
+#[test]
+fn a_number_that_is_none_is_traced_through_stages() {
+    for (tensor, name) in [
+        ("model.layers.1.mlp.down_proj.weight", "llama"),
+        ("model.norm.weight", "llama"),
+        (
+            "encoder.block.1.layer.0.SelfAttention.k.weight",
+            "t5-v1-style",
+        ),
+        (
+            "decoder.block.1.layer.1.EncDecAttention.v.weight",
+            "t5-v1-style",
+        ),
+    ] {
+        let mut model = Variant::of(&fixture("models").join(name));
+        let (_, elements) = model.tensors.get_mut(tensor).unwrap();
+        let middle = elements.len() / 2;
+        elements[middle] = f32::NAN;
+        let written = model.write();
+        let model = BoundModel::open(written.path()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let case = Case {
+            name,
+            model: &model,
+            quant: None,
+            folder: folder.path(),
+        };
+        let (chain, kinds) = (chain(&model), kinds([C, R, C]));
+        let devices = [json!(0), json!(1), json!("cpu")];
+        let home = |unit| devices[at(&chain, unit) % 3].clone();
+        let plan = case.plan(&home, &kinds);
+        let mut session = case.load(&plan.map, &kinds).unwrap();
+        match session.prefill(0, &[3, 1, 4, 1, 5, 9, 2]) {
+            Err(RuntimeError::NotFinite { cause }) => assert!(
+                matches!(&*cause, NotFinite::Stored { tensor: t, .. } if t == tensor),
+                "{cause:?}"
+            ),
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("{tensor}: finite"),
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_loaded_is_refused() {
+    let (path, _) = golden("llama");
+    let model = BoundModel::open(&path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let case = Case {
+        name: "llama",
+        model: &model,
+        quant: None,
+        folder: folder.path(),
+    };
+    let chain = chain(&model);
+    let home = |unit| {
+        if at(&chain, unit) == 2 {
+            json!(1)
+        } else {
+            json!("cpu")
+        }
+    };
+    let map = case.plan(&home, &kinds([C, C, C])).map;
+    let refused = case.load(&map, &[(RunOn::Gpu(0), C), (RunOn::Cpu, C)]);
+    let refused = refused.err().unwrap().to_string();
+    assert!(refused.contains("compute on GPU 1"), "{refused}");
+
+    // A GPU that weights would be brought to from RAM.
+    let stored: Vec<StoredAs> = model.tensors().map(|t| t.stored_as()).collect();
+    let cpu = Cpu::new(Default::default()).unwrap();
+    let costs = CostsOf(&cpu);
+    let request = Request {
+        skeleton: model.skeleton(),
+        stored: &stored,
+        encodings: model.encodings(DTYPE, None).unwrap(),
+        kv_dtype: None,
+        limits: case.limits(),
+        load_piece: Bytes::mib(1),
+        budgets: Budgets {
+            gpus: BTreeMap::from([(0, Bytes::new(1 << 40))]),
+            ram: Bytes::new(1 << 40),
+            disk: None,
+        },
+        strategy: r#"{"model": "cpu", "lm_head": 0}"#.parse().unwrap(),
+        offload: Offload::Stream,
+        costs: Costs {
+            cpu: &costs,
+            gpu: &costs,
+            program: Bytes::ZERO,
+        },
+    };
+    let map = plan(&request).unwrap().plan().unwrap().map.clone();
+    let refused = case.load(&map, &[(RunOn::Gpu(0), C)]);
+    let refused = refused.err().unwrap().to_string();
+    assert_eq!(
+        refused,
+        "the embedding would be brought from RAM to GPU 0 whenever it computes; only the CPU streams weights, and only from disk"
+    );
+}
