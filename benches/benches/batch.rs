@@ -47,7 +47,7 @@ fn schemes() -> Vec<Scheme> {
 const WORKS: &str = "a processor's operations do not fail";
 
 /// Prints what a pass takes for each number of tokens.
-fn measure(cpu: &Cpu, scheme: Scheme, rows: usize, cols: usize) {
+fn measure(cpu: &Arc<Cpu>, scheme: Scheme, rows: usize, cols: usize) {
     let shapes = vec![(rows, cols); N_ELEMENTS.div_ceil(rows * cols)];
     let weights = match scheme {
         Scheme::Dense(dtype) => weights(dtype, &shapes).0,
