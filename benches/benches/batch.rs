@@ -5,6 +5,8 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
+use std::sync::Arc;
+
 use llm_backend::Backend;
 use llm_benches::{cpu, four_bit_weights, int8_weights, interleaved, named, products, weights};
 use llm_cpu::Cpu;

@@ -43,12 +43,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 ///
 /// # Panics
 /// When threads cannot be started.
-pub fn cpu(n_threads: Option<usize>) -> Cpu {
-    Cpu::new(CpuOptions {
+pub fn cpu(n_threads: Option<usize>) -> Arc<Cpu> {
+    let cpu = Cpu::new(CpuOptions {
         threads: n_threads.and_then(NonZeroUsize::new),
         isa: None,
-    })
-    .expect("threads of the best instruction set start")
+    });
+    Arc::new(cpu.expect("threads of the best instruction set start"))
 }
 
 /// Those of `schemes` that the command line names, or all.
