@@ -8,12 +8,12 @@ use crate::hf_map::{HEADS, module_of};
 use crate::units::Units;
 use crate::{Home, Placement, RunOn};
 
-/// Where each unit rests and computes: each unit of the model once, every budget kept.
+/// Home and device of each unit: each unit of the model once, every budget kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceMap {
     /// In the order in which they compute.
     placements: Vec<(Unit, Placement)>,
-    /// By unit: where it stands in that order.
+    /// Index of each unit in that order.
     sorted: Vec<(Unit, usize)>,
     is_tied: bool,
 }
@@ -54,7 +54,7 @@ impl DeviceMap {
         self.placements.iter().copied()
     }
 
-    /// Whether the head's matrix is the embedding's table.
+    /// True if the head's matrix is the embedding's table.
     pub fn is_tied(&self) -> bool {
         self.is_tied
     }

@@ -1,4 +1,4 @@
-//! From what is asked for to a plan, or to why there is none.
+//! Plans for requests, or the reasons for none.
 
 use llm_arch::{Role, Skeleton, Slot, Unit};
 use llm_tensor::{Bytes, DType};
@@ -18,24 +18,24 @@ use crate::{
 pub struct Request<'a> {
     /// The model.
     pub skeleton: &'a Skeleton,
-    /// How the checkpoint holds each of the skeleton's slots, in their order.
+    /// Stored form of each of the skeleton's slots, in their order.
     pub stored: &'a [StoredTensor],
-    /// How weights are to be kept.
+    /// Encodings of loaded weights.
     pub encodings: Encodings<'a>,
     /// The element type of keys and values; that of the table of tokens unless told.
     pub kv_dtype: Option<DType>,
     /// The largest passes.
     pub limits: Limits,
-    /// In what pieces the loader takes a tensor, counted in its stored and in its final form; larger than any tensor
+    /// Size of the loader's pieces of a tensor, counted in its stored and in its final form; larger than any tensor
     /// where it takes them whole.
     pub load_piece: Bytes,
-    /// How much of each memory may be used.
+    /// Bytes of each memory to use.
     pub budgets: Budgets,
-    /// How units are placed.
+    /// Way to place units.
     pub strategy: Strategy,
-    /// What computes with weights that no GPU holds.
+    /// Device of weights that no GPU holds.
     pub offload: Offload,
-    /// What devices take for what only they know.
+    /// Costs that only devices know.
     pub costs: Costs<'a>,
 }
 
@@ -51,7 +51,7 @@ pub fn plan(request: &Request<'_>) -> Result<Verdict> {
 }
 
 impl Request<'_> {
-    /// What weights take, which limits and budgets do not change.
+    /// Memory of weights, which limits and budgets do not change.
     pub(crate) fn weights(&self) -> Weights {
         let Request {
             skeleton, stored, ..
@@ -153,7 +153,7 @@ fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdi
     Ok(Verdict::DoesNotFit(refusal))
 }
 
-/// Whether it fits, without the plan.
+/// True if it fits, without the plan.
 pub(crate) fn fits(request: &Request<'_>, weights: &Weights) -> Result<bool> {
     let fits = |rest| fits_one_way(request, weights, rest);
     match request.offload {
