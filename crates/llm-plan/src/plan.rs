@@ -39,7 +39,47 @@ pub struct Request<'a> {
     pub costs: Costs<'a>,
 }
 
-/// Plans.
+/// Verdict on a request: a plan, or what its memories lack.
+///
+/// ```
+/// use llm_plan::{
+///     Encodings, Limits, MaxMemory, Offload, Request, StoredTensor, Strategy, WeightDType, plan,
+/// };
+/// use llm_quant::Scheme;
+/// use llm_tensor::{Bytes, DType};
+///
+/// # use llm_plan::{Costs, DeviceCosts};
+/// # use llm_arch::ExpertsSpec;
+/// # use llm_tensor::{KvShape, WorkspaceShape};
+/// # struct Free;
+/// # impl DeviceCosts for Free {
+/// #     fn kv_pool_bytes(&self, _: &KvShape) -> Bytes { Bytes::ZERO }
+/// #     fn kv_block_len(&self, _: &KvShape) -> usize { 16 }
+/// #     fn routes_bytes(&self, _: &ExpertsSpec, _: usize) -> Bytes { Bytes::ZERO }
+/// #     fn workspace_bytes(&self, _: &WorkspaceShape) -> Bytes { Bytes::ZERO }
+/// #     fn fixed_bytes(&self) -> Bytes { Bytes::ZERO }
+/// # }
+/// # let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/llama/config.json");
+/// # let config: serde_json::Map<_, _> = serde_json::from_slice(&std::fs::read(config)?)?;
+/// # let skeleton = llm_arch::from_config(&config)?;
+/// # let costs = Costs { cpu: &Free, gpu: &Free, program: Bytes::ZERO };
+/// let stored = vec![StoredTensor::in_order(Scheme::Dense(DType::F32)); skeleton.slots.len()];
+/// let request = Request {
+///     skeleton: &skeleton,
+///     stored: &stored,
+///     encodings: Encodings { dtype: WeightDType::Auto, config_dtype: None, quant: None },
+///     kv_dtype: None,
+///     limits: Limits { n_sequences: 1, context: 128, n_tokens: 32, n_logits: 1 },
+///     load_piece: Bytes::mib(1),
+///     budgets: "0=1GB,cpu=1GB".parse::<MaxMemory>()?.over(&Default::default()),
+///     strategy: Strategy::Auto,
+///     offload: Offload::Stream,
+///     costs,
+/// };
+/// let verdict = plan(&request)?;
+/// assert!(verdict.to_string().starts_with("fits, with weights on GPU: "));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// When the request makes no sense: a context beyond the model's, a map that does not fit the model or the devices.
