@@ -36,7 +36,7 @@ impl GpuCosts for Gpus<'_> {
     }
 }
 
-/// What f32 rounding, accumulated over a few layers, may move the logits by.
+/// Largest error of logits by f32 rounding, accumulated over a few layers.
 const TOLERANCE: f64 = 2e-4;
 
 /// A backend that stands in for a device.
@@ -82,7 +82,7 @@ fn kinds([gpu_0, gpu_1, cpu]: [Kind; 3]) -> Kinds {
     ]
 }
 
-/// What each GPU takes, by number.
+/// Costs of each GPU, by number.
 struct PerGpu<'a>([&'a dyn DeviceCosts; 2]);
 
 impl GpuCosts for PerGpu<'_> {
@@ -213,7 +213,7 @@ fn kind_of(kinds: &Kinds, run_on: RunOn) -> Kind {
     kinds.iter().find(|(on, _)| *on == run_on).unwrap().1
 }
 
-/// What one stage computes: by arithmetic.
+/// Results of one stage, by arithmetic.
 struct Whole {
     prompt: Vec<u32>,
     logits: [Vec<f32>; 2],
@@ -279,7 +279,7 @@ fn chain(model: &BoundModel) -> Vec<Unit> {
         .collect()
 }
 
-/// Where a unit stands in the chain.
+/// Index of a unit in the chain.
 fn at(chain: &[Unit], unit: Unit) -> usize {
     let unit = match unit {
         Unit::Expert { layer, .. } => Unit::Layer(llm_arch::Side::Decoder, layer),
