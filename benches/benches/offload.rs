@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use llm_benches::cpu;
-use llm_checkpoint::{Checkpoint, DirectFile, PageBuf};
+use llm_checkpoint::{Checkpoint, DirectFile};
 use llm_cpu::Cpu;
 use llm_plan::{
     Budgets, Costs, Home, Offload, Plan, Request, StoredTensor, Strategy, Verdict, WeightDType,
@@ -22,7 +22,7 @@ use llm_plan::{
 };
 use llm_quant::{LoadIn, QuantConfig};
 use llm_runtime::{BoundModel, CostsOf, Limits, LoadOptions, OffloadOptions, Session, load};
-use llm_tensor::Bytes;
+use llm_tensor::{Bytes, PageBuf};
 
 /// Sequences of a batch.
 const BATCH: usize = 8;
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let bench = Bench {
         model: &model,
         offload_folder: &folder.join("offload"),
-        cpu: Arc::new(cpu(None)),
+        cpu: cpu(None),
     };
     println!("{}", folder.display());
     for (name, quant) in schemes() {

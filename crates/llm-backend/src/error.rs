@@ -10,9 +10,9 @@ pub enum BackendError {
     OutOfMemory {
         /// The device's name.
         device: String,
-        /// What was to be stored.
+        /// Use that the memory was meant for.
         purpose: &'static str,
-        /// How much was asked for.
+        /// Size that was asked for.
         requested: Bytes,
     },
     /// A weight in a scheme that the device cannot compute with.

@@ -1,4 +1,4 @@
-//! What the operations are called with.
+//! Parameters of the operations.
 
 use llm_tensor::{Activation, Norm, Pairing, Weighting};
 
@@ -14,7 +14,7 @@ pub struct DeviceInfo {
 /// A normalisation and its learned vectors.
 #[derive(Debug)]
 pub struct NormOp<'a, B: Backend> {
-    /// Which statistic.
+    /// Statistic that is divided by.
     pub norm: Norm,
     /// Added to the variance or the mean square before the root.
     pub eps: f32,
@@ -43,7 +43,7 @@ impl<B: Backend> Clone for LinearPart<'_, B> {
 
 impl<B: Backend> Copy for LinearPart<'_, B> {}
 
-/// What a linear operation does to its output.
+/// Use of a linear operation's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
     /// Replaces it.
@@ -52,16 +52,16 @@ pub enum Output {
     Add,
 }
 
-/// Which heads of a row are turned, and how.
+/// Rotation of the leading heads of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rotary {
     /// Heads from the start of the row: the queries' and then the keys'.
     pub n_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// How many of them, from the head's start, are turned; even.
+    /// Elements, from the head's start, that are turned; even.
     pub rotary_dim: usize,
-    /// Which two belong together.
+    /// Pairs that are turned together.
     pub pairing: Pairing,
     /// Elements of a row, the values included.
     pub row_width: usize,
@@ -72,7 +72,7 @@ pub struct Rotary {
 pub struct Heads {
     /// The first head.
     pub first: usize,
-    /// How many follow each other.
+    /// Heads that follow each other.
     pub n_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
@@ -91,7 +91,7 @@ pub struct HeadGroups {
     pub head_dim: usize,
 }
 
-/// Where a row holds keys and values: the cache's number of heads each, values right after keys.
+/// Columns of keys and values in a row: the pool's number of heads each, values right after keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvColumns {
     /// The first element of the keys.
@@ -100,7 +100,7 @@ pub struct KvColumns {
     pub row_width: usize,
 }
 
-/// How queries attend to a cache.
+/// Attention of queries to the keys and values of a pool.
 pub struct Attention<'a, B: Backend> {
     /// Query heads; a multiple of `n_kv_heads`, consecutive ones sharing a key head.
     pub n_heads: usize,
@@ -132,7 +132,7 @@ pub enum Mask {
     Full,
 }
 
-/// What is added to the product of a query and a key, by head and by distance.
+/// Numbers that are added to the product of a query and a key, by head and by distance.
 pub struct RelativeBias<'a, B: Backend> {
     /// `[n_heads, row]`: element `zero + key's position − query's position` of the head's row.
     pub table: &'a B::Buffer,

@@ -32,7 +32,7 @@ pub(crate) struct AttentionCase {
     tokens: Tokens,
 }
 
-/// Where a sequence's blocks lie.
+/// Order of a sequence's blocks.
 #[derive(Debug, Clone, Copy)]
 enum Blocks {
     InOrder,
@@ -40,7 +40,7 @@ enum Blocks {
     Shuffled,
 }
 
-/// What a sequence is made of.
+/// Values that a sequence is made of.
 #[derive(Debug, Clone, Copy)]
 enum Tokens {
     Seeded(u64),
@@ -53,7 +53,7 @@ enum Tokens {
     Nan,
 }
 
-/// Where keys come from, and which of them a query sees.
+/// Source of the keys, and those of them that a query sees.
 #[derive(Debug, Clone)]
 enum Keys {
     /// The queries' own rows `[q | k | v]`, appended call by call.
@@ -341,7 +341,7 @@ fn norm(x: &[f32]) -> f64 {
     x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
 }
 
-/// What sequences are made of unless a case says otherwise.
+/// Seed of sequences unless a case names another.
 const SEED: u64 = 7;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ pub(crate) trait Case: Debug {
     /// All results, one after the other.
     fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32>;
 
-    /// How far each result may be from the exact one, given those of the reference.
+    /// Distance that each result may have from the exact one, given those of the reference.
     fn bounds(&self, expected: &[f32]) -> Vec<f64>;
 }
 

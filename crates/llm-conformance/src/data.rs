@@ -123,5 +123,5 @@ pub(crate) const SMALL: WorkspaceShape = WorkspaceShape {
     head_dim: 1,
 };
 
-/// What an operation's failure is reported with.
+/// Message of an operation's failure.
 pub(crate) const WORKS: &str = "the operations of a conforming backend do not fail";

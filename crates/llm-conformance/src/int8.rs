@@ -202,7 +202,7 @@ impl Case for Int8Case {
     }
 }
 
-/// How far each product of rows of `x` `[_, cols]` and of a weight in any scheme may be from the exact one.
+/// Distance that each product of rows of `x` `[_, cols]` and of a weight in any scheme may have from the exact one.
 pub(crate) fn product_bounds(weight: &StoredWeight, x: &[f32]) -> Vec<f64> {
     let products = ProductBounds::new(weight, x, weight.cols);
     let tokens = 0..x.len() / weight.cols;
@@ -213,12 +213,12 @@ pub(crate) fn product_bounds(weight: &StoredWeight, x: &[f32]) -> Vec<f64> {
         .collect()
 }
 
-/// How far a product of a row of weights and one of activations may be from the exact one.
+/// Distance that a product of a row of weights and one of activations may have from the exact one.
 struct ProductBounds<'a> {
     rows: usize,
     cols: usize,
     x: &'a [f32],
-    /// What is multiplied in floats: everything, or what is in outlier columns.
+    /// Elements that are multiplied in floats: all, or what is in outlier columns.
     wide: Vec<f32>,
     /// Of elements, beside that of sums of products.
     element_error: f64,

@@ -147,7 +147,7 @@ pub(crate) struct Linear {
     pub(crate) weights: Vec<(StoredWeight, Option<StoredWeight>)>,
     /// `[n_tokens, cols]`.
     pub(crate) x: Vec<f32>,
-    /// What the output holds before, `[n_tokens, Σ rows]`.
+    /// The output before, `[n_tokens, Σ rows]`.
     pub(crate) before: Vec<f32>,
     pub(crate) cols: usize,
     pub(crate) n_tokens: usize,
@@ -185,7 +185,7 @@ impl Linear {
         device.read(&out, self.before.len())
     }
 
-    /// How far each result may be from the exact one, if every product has a relative error of `product_error` besides
+    /// Distance that each result may have from the exact one, if every product has a relative error of `product_error` besides
     /// that of sums of rounded products.
     pub(crate) fn bounds(&self, product_error: f64) -> Vec<f64> {
         let relative = product_error + sum_error(self.cols);

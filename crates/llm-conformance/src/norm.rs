@@ -221,7 +221,7 @@ impl Case for HeadsCase {
     }
 }
 
-/// What the bounds of a normalised vector depend on.
+/// Vectors that the bounds of a normalised one depend on.
 struct Vectors {
     norm: Norm,
     gain: Vec<f64>,

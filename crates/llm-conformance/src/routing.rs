@@ -142,7 +142,7 @@ impl Case for RoutingCase {
     }
 }
 
-/// How far a routed row's weight may be from the exact one, relatively.
+/// Relative distance that a routed row's weight may have from the exact one.
 fn weight_error(routing: &Routing, scores: &[f32]) -> f64 {
     let finite = scores.iter().filter(|score| score.is_finite());
     let largest = finite.fold(0.0, |m: f64, &score| m.max(f64::from(score).abs()));
@@ -195,7 +195,7 @@ pub(crate) fn experts() -> Vec<ExpertCase> {
 struct ExpertInputs {
     scores: Vec<f32>,
     x: Vec<f32>,
-    /// What the output holds before.
+    /// The output before.
     before: Vec<f32>,
     /// Gate, up and down of each.
     weights: Vec<[StoredWeight; 3]>,
@@ -308,7 +308,7 @@ impl Case for ExpertCase {
 }
 
 impl ExpertCase {
-    /// How far each of an expert's results may be from the exact one, and a magnitude that it does not exceed.
+    /// Distance that each of an expert's results may have from the exact one, and a magnitude that it does not exceed.
     fn expert_bounds(&self, x: &[f32], gate: &[f32], up: &[f32], down: &[f32]) -> Vec<(f64, f64)> {
         let mut bounds = Vec::with_capacity(x.len());
         for x in x.chunks_exact(self.hidden) {

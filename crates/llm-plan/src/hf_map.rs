@@ -6,7 +6,7 @@ use std::str::FromStr;
 use llm_arch::{Side, Skeleton, Slot, Unit};
 use serde_json::{Map, Value};
 
-use crate::strategy::Rest;
+use crate::placement::Rest;
 use crate::units::Units;
 use crate::weights::Weights;
 use crate::{Budgets, Home, Placement, PlanError, Result, RunOn};

@@ -202,6 +202,12 @@ impl<'a> Items<'a> {
         self.runs[self.needs.kind(run_on)].get_or_init(|| {
             let (footprints, list) = (self.weights.on(run_on), self.weights.units.list());
             let needs = self.needs.on(run_on);
+            // Of two experts only the weights may differ.
+            let expert = |i: usize| match *self.units(i..i + 1) {
+                [idx] if matches!(list[idx], Unit::Expert { .. }) => Some(footprints.kind(idx)),
+                _ => None,
+            };
+            let is_same = |i: usize| expert(i).is_some() && expert(i) == expert(i - 1);
             let item = |i: usize| {
                 let mut tally = Tally::default();
                 for &idx in self.units(i..i + 1) {
@@ -209,7 +215,7 @@ impl<'a> Items<'a> {
                 }
                 tally
             };
-            Runs::of((0..self.len()).map(item))
+            Runs::of(self.len(), is_same, item)
         })
     }
 }

@@ -86,3 +86,12 @@ impl Placement {
         self.home == self.run_on.memory()
     }
 }
+
+/// One way to compute with what no GPU holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// A GPU does, to which it is streamed.
+    Streamed,
+    /// The CPU does.
+    OnCpu,
+}

@@ -5,7 +5,8 @@ use llm_tensor::{Bytes, DType};
 
 use crate::ledger::Ledger;
 use crate::needs::Needs;
-use crate::strategy::{Placed, Rest, place};
+use crate::placement::Rest;
+use crate::strategy::{Placed, place};
 use crate::weights::Weights;
 use crate::{
     Bandwidths, Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload,

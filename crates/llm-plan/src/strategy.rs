@@ -7,6 +7,7 @@ use llm_arch::Skeleton;
 use crate::fill::{BesideGpus, Filling, Spared};
 use crate::items::{Items, Order, Portions};
 use crate::needs::Needs;
+use crate::placement::Rest;
 use crate::spread::spread;
 use crate::weights::Weights;
 use crate::{Bandwidths, Budgets, HfMap, Placement, PlanError, Result};
@@ -58,15 +59,6 @@ pub enum Offload {
     /// The one of both with which a step in a full context takes less time at these bandwidths; a GPU where both take
     /// the same, since long prompts are faster there.
     Fastest(Bandwidths),
-}
-
-/// One way to compute with what no GPU holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rest {
-    /// A GPU does, to which it is streamed.
-    Streamed,
-    /// The CPU does.
-    OnCpu,
 }
 
 /// Units placed: by unit.

@@ -11,6 +11,7 @@ mod reasons;
 mod recommended;
 mod stages;
 mod streamed;
+mod unlike_gpus;
 
 use std::path::{Path, PathBuf};
 

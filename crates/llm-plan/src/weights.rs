@@ -136,7 +136,7 @@ impl Footprints {
             kind_of: vec![0; units.list().len()],
         };
         // The last expert's tensors, and what they take: the next one's are mostly like them.
-        let (mut expert, mut of_expert) = (Vec::new(), Footprint::default());
+        let (mut expert, mut kind_of_expert) = (Vec::new(), 0);
         let (mut tensors, mut stored) = (Vec::new(), stored.iter());
         for slots in skeleton.slots.chunk_by(|a, b| a.unit == b.unit) {
             tensors.clear();
@@ -152,7 +152,7 @@ impl Footprints {
                 && tensors.len() == expert.len()
                 && pairs.all(|(tensor, like): (&Tensor<'_>, _)| tensor.is_like(like))
             {
-                footprints.join(units.idx(unit), &of_expert);
+                footprints.kind_of[units.idx(unit)] = kind_of_expert;
                 continue;
             }
             let mut footprint = Footprint::default();
@@ -161,7 +161,7 @@ impl Footprints {
             }
             footprints.join(units.idx(unit), &footprint);
             if is_expert {
-                of_expert = footprint;
+                kind_of_expert = footprints.kind(units.idx(unit));
                 std::mem::swap(&mut expert, &mut tensors);
             }
         }
@@ -172,10 +172,13 @@ impl Footprints {
     fn join(&mut self, idx: usize, tensors: &Footprint) {
         let mut footprint = *self.of_unit(idx);
         footprint.join(tensors);
-        if self.kinds.last() != Some(&footprint) {
-            self.kinds.push(footprint);
-        }
+        self.kinds.push(footprint);
         self.kind_of[idx] = self.kinds.len() as u32 - 1;
+    }
+
+    /// Units of one kind take the same.
+    pub(crate) fn kind(&self, idx: usize) -> u32 {
+        self.kind_of[idx]
     }
 
     /// What a unit's weights take.

@@ -62,7 +62,9 @@ impl Scheme {
         );
         let part = |part: Part| parts.get(part).expect("each part of the scheme").as_ref();
         let elements = part(Part::Weight);
-        let no_numbers = |_| QuantError::NoNumbers { scheme: self };
+        let no_numbers = |_| QuantError::NoNumbers {
+            scheme: self.to_string(),
+        };
         let numbered = range.clone().zip(out.iter_mut());
         match self {
             Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => {

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use llm_tensor::HostBytes;
 
-use crate::encoder::largest_magnitude;
-use crate::floats::f32_at;
+use crate::floats::{f32_at, largest_magnitude};
 use crate::{QuantError, Result};
 
 /// Scales that share a scale of their own.

@@ -2,6 +2,7 @@ use half::f16;
 use llm_tensor::{DType, le_bytes_to_f32};
 
 use crate::code::Code;
+use crate::floats::largest_magnitude;
 use crate::int8::code_factor;
 use crate::{BlockSize, Weight4Bit};
 
@@ -119,9 +120,4 @@ impl Encoder for Scalar {
 fn widen(dtype: DType, elements: &[u8], wide: &mut [f32]) {
     assert!(dtype.is_weight(), "elements of {dtype} are not encoded");
     le_bytes_to_f32(dtype, elements, wide).expect("weights widen to f32");
-}
-
-/// Of which NaN is the largest; 0 of none. By their bits, which compares faster than by value.
-pub(crate) fn largest_magnitude(values: impl Iterator<Item = f32>) -> f32 {
-    f32::from_bits(values.map(|x| x.abs().to_bits()).fold(0, u32::max))
 }

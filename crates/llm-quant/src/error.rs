@@ -1,7 +1,5 @@
 use llm_tensor::DType;
 
-use crate::scheme::Scheme;
-
 /// What can be wrong with a quantized matrix, or with a wish for one.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -32,7 +30,7 @@ pub enum QuantError {
     #[error("elements of {scheme} are no numbers to compute with")]
     NoNumbers {
         /// The encoding.
-        scheme: Scheme,
+        scheme: String,
     },
     /// Scales of scales that are not as many as the scales need.
     #[error(

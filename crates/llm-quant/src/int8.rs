@@ -3,8 +3,8 @@
 use half::f16;
 use llm_tensor::HostBytes;
 
-use crate::encoder::{Encoder, Scalar, largest_magnitude};
-use crate::floats::f32_at;
+use crate::encoder::{Encoder, Scalar};
+use crate::floats::{f32_at, largest_magnitude};
 use crate::parts::{Part, Parts};
 use crate::stored::StoredWeight;
 use crate::{Int8, QuantError, Result, Scheme};

@@ -6,17 +6,17 @@ use std::process::ExitCode;
 use anyhow::Result;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use llm_runtime::RuntimeError;
-use llm_runtime::{OffloadAbout, OffloadDamage, OffloadEntry, OffloadFolder, OffloadSource};
+use llm_runtime::{OffloadAbout, OffloadDamage, OffloadEntry, OffloadFolder, RuntimeError};
 use llm_tensor::Bytes;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::cli::{CacheClearArgs, CacheCommand, CacheFolderArgs, CacheListArgs, CacheVerifyArgs};
-use crate::failure::UserError;
-use crate::inspect::{Column, printable, table_of};
+use crate::failure::refuse;
 use crate::output;
-use crate::rewrite::Stop;
-use crate::system;
+use crate::output::table::{Column, table};
+use crate::output::words::{counted, printable};
+use crate::signals::Stop;
+use crate::system::expect_offload_folder;
 
 pub(crate) fn cache(command: &CacheCommand) -> Result<ExitCode> {
     match command {
@@ -26,65 +26,33 @@ pub(crate) fn cache(command: &CacheCommand) -> Result<ExitCode> {
     }
 }
 
-/// What is said where nobody knows of an offload folder.
-pub(crate) fn no_folder() -> UserError {
-    let reason = "neither XDG_CACHE_HOME nor HOME says where the cache folder is";
-    UserError(format!("{reason}; give --offload-folder"))
-}
-
 fn list(args: &CacheListArgs) -> Result<ExitCode> {
     let (folder, entries) = entries(&args.folder, &[])?;
-    let text = if args.folder.json {
-        let entries = entries.iter().map(Listed::of).collect();
-        serde_json::to_string(&List {
-            folder: &folder.display().to_string(),
-            entries,
-        })? + "\n"
-    } else {
-        list_text(&folder, &entries)
-    };
-    output::print(&text)?;
+    output::print(&match args.folder.json {
+        true => output::json(&json!({
+            "folder": folder.display().to_string(),
+            "entries": entries.iter().map(listed).collect::<Vec<_>>(),
+        }))?,
+        false => list_text(&folder, &entries),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `list --json` prints.
-#[derive(Serialize)]
-struct List<'e> {
-    folder: &'e str,
-    entries: Vec<Listed<'e>>,
-}
-
-/// Null is what an entry without a description that is understood does not say.
-#[derive(Serialize)]
-struct Listed<'e> {
-    key: &'e str,
-    model: Option<String>,
-    weights: Option<&'e str>,
-    created: Option<u64>,
-    sources: Option<&'e [OffloadSource]>,
-    n_files: usize,
-    bytes: u64,
-    n_unfinished: usize,
-    is_stale: bool,
-    is_in_use: bool,
-}
-
-impl<'e> Listed<'e> {
-    fn of(entry: &'e OffloadEntry) -> Self {
-        let about = entry.about.as_ref();
-        Listed {
-            key: &entry.key,
-            model: about.map(|about| about.model.display().to_string()),
-            weights: about.map(|about| about.weights.as_str()),
-            created: about.map(|about| about.created),
-            sources: about.map(|about| about.sources.as_slice()),
-            n_files: entry.n_files,
-            bytes: entry.bytes.get(),
-            n_unfinished: entry.n_unfinished,
-            is_stale: entry.is_stale(),
-            is_in_use: entry.is_in_use,
-        }
-    }
+/// An entry as JSON; null is what an entry without a description that is understood does not say.
+fn listed(entry: &OffloadEntry) -> Value {
+    let about = entry.about.as_ref();
+    json!({
+        "key": entry.key,
+        "model": about.map(|about| about.model.display().to_string()),
+        "weights": about.map(|about| &about.weights),
+        "created": about.map(|about| about.created),
+        "sources": about.map(|about| &about.sources),
+        "n_files": entry.n_files,
+        "bytes": entry.bytes.get(),
+        "n_unfinished": entry.n_unfinished,
+        "is_stale": entry.is_stale(),
+        "is_in_use": entry.is_in_use,
+    })
 }
 
 fn list_text(folder: &Path, entries: &[OffloadEntry]) -> String {
@@ -114,10 +82,10 @@ fn list_text(folder: &Path, entries: &[OffloadEntry]) -> String {
         ]
     });
     let total: Bytes = entries.iter().map(|entry| entry.bytes).sum();
-    let table = table_of(&head, rows.collect());
+    let table = table(&head, rows);
     format!(
         "{folder}: {}, {total}\n{table}",
-        counted(entries.len(), "entry", "entries")
+        counted(entries.len(), "entry")
     )
 }
 
@@ -160,15 +128,15 @@ fn verify(args: &CacheVerifyArgs) -> Result<ExitCode> {
     bar.finish_and_clear();
     let n_files = entries.iter().map(|entry| entry.n_files).sum();
     let text = if args.folder.json {
-        serde_json::to_string(&Verified {
-            folder: folder.display().to_string(),
-            n_entries: entries.len(),
-            n_files,
-            bytes: bytes.get(),
-            damages: damages.iter().map(Damaged::of).collect(),
-        })? + "\n"
+        output::json(&json!({
+            "folder": folder.display().to_string(),
+            "n_entries": entries.len(),
+            "n_files": n_files,
+            "bytes": bytes.get(),
+            "damages": damages.iter().map(damaged).collect::<Vec<_>>(),
+        }))?
     } else if damages.is_empty() {
-        let files = counted(n_files, "file", "files");
+        let files = counted(n_files, "file");
         let are = if n_files == 1 {
             "is what its name says"
         } else {
@@ -192,43 +160,23 @@ fn verify(args: &CacheVerifyArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let are = if damages.len() == 1 { "is" } else { "are" };
-    let files = counted(damages.len(), "file", "files");
+    let files = counted(damages.len(), "file");
     let mend = "what is deleted, a run that needs it writes anew";
-    Err(UserError(format!("{files} {are} damaged; {mend}")).into())
+    refuse(format!("{files} {are} damaged; {mend}"))
 }
 
-/// What `verify --json` prints.
-#[derive(Serialize)]
-struct Verified {
-    folder: String,
-    n_entries: usize,
-    n_files: usize,
-    bytes: u64,
-    damages: Vec<Damaged>,
-}
-
-/// Sums are in hexadecimal, as in names.
-#[derive(Serialize)]
-struct Damaged {
-    path: String,
-    expected: String,
-    found: String,
-}
-
-impl Damaged {
-    fn of(damage: &OffloadDamage) -> Self {
-        Damaged {
-            path: damage.path.display().to_string(),
-            expected: format!("{:016x}", damage.expected),
-            found: format!("{:016x}", damage.found),
-        }
-    }
+/// A damaged file as JSON, its checksums in hexadecimal, as in names.
+fn damaged(damage: &OffloadDamage) -> Value {
+    json!({
+        "path": damage.path.display().to_string(),
+        "expected": format!("{:016x}", damage.expected),
+        "found": format!("{:016x}", damage.found),
+    })
 }
 
 fn clear(args: &CacheClearArgs) -> Result<ExitCode> {
     if args.keys.is_empty() && !args.stale && !args.all {
-        let message = "say what to clear: KEY as `llm-run cache list` has it, --stale or --all";
-        return Err(UserError(message.to_owned()).into());
+        return refuse("say what to clear: KEY as `llm-run cache list` has it, --stale or --all");
     }
     let (folder, mut entries) = entries(&args.folder, &args.keys)?;
     entries.retain(|entry| !args.stale || entry.is_stale());
@@ -245,14 +193,14 @@ fn clear(args: &CacheClearArgs) -> Result<ExitCode> {
         entries.iter().map(|entry| entry.key.clone()).collect()
     };
     let text = if args.folder.json {
-        serde_json::to_string(&Cleared {
-            folder: folder.display().to_string(),
-            cleared: keys(&cleared),
-            bytes: bytes.get(),
-            in_use: keys(&in_use),
-        })? + "\n"
+        output::json(&json!({
+            "folder": folder.display().to_string(),
+            "cleared": keys(&cleared),
+            "bytes": bytes.get(),
+            "in_use": keys(&in_use),
+        }))?
     } else {
-        let entries = counted(cleared.len(), "entry", "entries");
+        let entries = counted(cleared.len(), "entry");
         format!("{}: cleared {entries}, {bytes}\n", folder.display())
     };
     output::print(&text)?;
@@ -261,22 +209,14 @@ fn clear(args: &CacheClearArgs) -> Result<ExitCode> {
     }
     let are = if in_use.len() == 1 { "is" } else { "are" };
     let keys = keys(&in_use).join(", ");
-    let message = format!("{keys} {are} in use by a running process; end it first");
-    Err(UserError(message).into())
-}
-
-/// What `clear --json` prints.
-#[derive(Serialize)]
-struct Cleared {
-    folder: String,
-    cleared: Vec<String>,
-    bytes: u64,
-    in_use: Vec<String>,
+    refuse(format!(
+        "{keys} {are} in use by a running process; end it first"
+    ))
 }
 
 /// The folder, and the entries with `keys`; all, if there are none.
 fn entries(args: &CacheFolderArgs, keys: &[String]) -> Result<(PathBuf, Vec<OffloadEntry>)> {
-    let folder = system::offload_folder(args.offload_folder.as_deref()).ok_or_else(no_folder)?;
+    let folder = expect_offload_folder(args.offload_folder.as_deref())?;
     let mut entries = OffloadFolder::new(folder.clone()).entries()?;
     for key in keys {
         let n_found = entries
@@ -288,17 +228,12 @@ fn entries(args: &CacheFolderArgs, keys: &[String]) -> Result<(PathBuf, Vec<Offl
                 0 => "no entry has the key",
                 _ => "more than one entry has a key that begins with",
             };
-            let message = format!(
+            return refuse(format!(
                 "{}: {found} {key}; see `llm-run cache list`",
                 folder.display()
-            );
-            return Err(UserError(message).into());
+            ));
         }
     }
     entries.retain(|entry| keys.is_empty() || keys.iter().any(|key| entry.key.starts_with(key)));
     Ok((folder, entries))
-}
-
-fn counted(n: usize, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
 }

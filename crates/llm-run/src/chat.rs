@@ -5,32 +5,32 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use llm_runtime::Session;
-use llm_text::{Conversation as Turns, Message, Role, Tokenizer};
+use llm_text::{Conversation, Message, Role, Tokenizer};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use crate::cli::ChatArgs;
-use crate::defaults::Settings;
-use crate::failure::UserError;
-use crate::generate::{chat_ids, context_is_full};
-use crate::model::{Loaded, OpenModel};
-use crate::run::{EndReason, Running, answer};
-use crate::{output, plan, signals};
+use crate::engine::{EndReason, Generation, Prefix, Settings, complete};
+use crate::failure::refuse;
+use crate::input::template::chat_ids;
+use crate::load::Loaded;
+use crate::open::OpenModel;
+use crate::output::usage;
+use crate::{defaults, output, signals};
 
 pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
     let model = OpenModel::open(&args.model, &args.load.keys)?;
     let tokenizer = model.tokenizer()?;
     if tokenizer.chat_template().is_none() {
         let hint = "use generate, or choose an instruct model";
-        return Err(UserError(format!(
+        return refuse(format!(
             "{} has no chat template; {hint}",
             args.model.display()
-        ))
-        .into());
+        ));
     }
     let config = model.generation()?;
     let of_model = (model.bound.spec(), Some(tokenizer));
-    let settings = Settings::new(&args.sampling, &config, of_model, MAX_NEW_TOKENS)?;
+    let settings = defaults::settings(&args.sampling, &config, of_model, MAX_NEW_TOKENS)?;
     output::notes(&config.notices);
     let n_sequences = settings.n_sequences();
     let context = args.load.context(model.bound.spec(), CONTEXT)?;
@@ -47,19 +47,19 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
         time.as_secs_f64()
     );
 
-    let mut conversation = Conversation::new(args.system.clone());
+    let mut dialogue = Dialogue::new(args.system.clone());
     let mut input = Input::open()?;
     while let Some(line) = input.line()? {
         match line.trim() {
             "" => {}
             "/exit" | "/quit" => break,
-            "/reset" => conversation = Conversation::new(args.system.clone()),
+            "/reset" => dialogue = Dialogue::new(args.system.clone()),
             command if command.starts_with('/') => eprintln!("commands are /reset and /exit"),
-            text => conversation.turn(text, &mut session, tokenizer, &settings)?,
+            text => dialogue.turn(text, &mut session, tokenizer, &settings)?,
         }
     }
     if args.verbose {
-        eprint!("{}", plan::compare(&plan, &session));
+        eprint!("{}", usage::compare(&plan, &session));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -71,24 +71,23 @@ const CONTEXT: usize = 8192;
 /// Tokens of an answer unless told otherwise.
 const MAX_NEW_TOKENS: usize = 1024;
 
-struct Conversation {
+struct Dialogue {
     /// The system's message, if any, then the user's and the model's in turn.
     messages: Vec<Message>,
     n_system: usize,
-    /// The tokens that the session holds.
-    held: Vec<u32>,
+    prefix: Prefix,
 }
 
-impl Conversation {
+impl Dialogue {
     fn new(system: Option<String>) -> Self {
         let messages: Vec<_> = system
             .map(|content| Message::new(Role::System, content))
             .into_iter()
             .collect();
-        Conversation {
+        Dialogue {
             n_system: messages.len(),
             messages,
-            held: Vec::new(),
+            prefix: Prefix::default(),
         }
     }
 
@@ -110,50 +109,39 @@ impl Conversation {
             );
             return Ok(());
         };
-        // What both the session and the conversation begin with need not be computed again; one token has to be.
-        let common = self
-            .held
-            .iter()
-            .zip(&ids)
-            .take_while(|(a, b)| a == b)
-            .count()
-            .min(ids.len() - 1);
-        let running = Running::new(session.spec(), Some(tokenizer), settings.clone(), &ids);
-        let running = match running {
-            Ok(running) => running,
+        let generation = Generation::new(session.spec(), Some(tokenizer), settings.clone(), &ids);
+        let generation = match generation {
+            Ok(generation) => generation,
             Err(error) => {
                 self.messages.pop();
                 eprintln!("{error:#}");
                 return Ok(());
             }
         };
-        // An encoder reads all of it anew.
-        let common = match settings.start_token {
-            Some(_) => 0,
-            None => common.min(session.len(0)),
-        };
-        let fed = session.truncate(0, common);
+        let n_shared = self.prefix.share(session, &ids, settings);
         session.interrupt().clear();
-        let answer = answer(session, running, &ids[fed..], &mut output::print)?;
+        let (completion, timings) =
+            complete(session, generation, &ids[n_shared..], &mut output::print)?;
         output::print("\n")?;
         output::closing_line([
-            format!("prompt {}", output::tokens(ids.len() - fed, answer.prefill)),
+            format!(
+                "prompt {}",
+                output::tokens(ids.len() - n_shared, timings.prefill)
+            ),
             format!(
                 "decode {}",
-                output::tokens(answer.ids.len().saturating_sub(1), answer.decode)
+                output::tokens(completion.ids.len().saturating_sub(1), timings.decode)
             ),
             format!("context {} of {}", session.len(0), session.limits().context),
         ]);
-        if answer.end == EndReason::Context {
+        if completion.end == EndReason::Context {
             let context = session.limits().context;
-            eprintln!("{}", context_is_full(session.spec(), context));
+            eprintln!("{}", output::context_is_full(session.spec(), context));
         }
         session.interrupt().clear();
-        self.held = ids;
-        self.held.extend(&answer.ids);
-        self.held.truncate(session.len(0));
+        self.prefix.hold(session, ids, &completion.ids);
         self.messages
-            .push(Message::new(Role::Assistant, answer.text));
+            .push(Message::new(Role::Assistant, completion.text));
         Ok(())
     }
 
@@ -168,7 +156,7 @@ impl Conversation {
         let context = session.limits().context;
         let mut n_forgotten = 0;
         loop {
-            let ids = chat_ids(tokenizer, &Turns::new(self.messages.clone()))?;
+            let ids = chat_ids(tokenizer, &Conversation::new(self.messages.clone()))?;
             let n_new = settings.max_new_tokens(settings.begin(&ids).len());
             // A quarter of the context is enough to ask of a small one.
             let room = n_new.unwrap_or(1).min(context / 4).max(1);

@@ -1,4 +1,4 @@
-//! How a generation goes: what the command line says, over what the model's own files say.
+//! Settings of a generation: what the command line says, over what the model's own files say.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -9,128 +9,62 @@ use llm_runtime::{Beams, EarlyStopping, Rules, Sampling};
 use llm_text::Tokenizer;
 
 use crate::cli::SamplingArgs;
-use crate::failure::UserError;
+use crate::engine::{Length, Settings};
+use crate::failure::refuse;
 use crate::generation_config::GenerationConfig;
 
-/// How a generation goes: all settled but for the prompt.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Settings {
-    pub(crate) sampling: Sampling,
-    /// Without the greatest length, which a prompt's own gives.
-    pub(crate) rules: Rules,
-    /// Continuations that are kept side by side, where there is more than one.
-    pub(crate) beams: Option<Beams>,
-    pub(crate) seed: u64,
-    /// As asked for; the context may end sooner.
-    pub(crate) length: Length,
-    pub(crate) max_time: Option<Duration>,
-    pub(crate) stop: Vec<String>,
-    /// What the decoder of a model with an encoder begins with.
-    pub(crate) start_token: Option<u32>,
-}
-
-/// How long an answer may become.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Length {
-    /// Tokens to generate.
-    New(usize),
-    /// Tokens of the decoder, its prompt included.
-    Total {
-        n_tokens: usize,
-        /// Who says so.
-        file: String,
-    },
-}
-
-impl Settings {
-    /// # Errors
-    /// When what is asked for contradicts itself, or names tokens that the model does not know.
-    pub(crate) fn new(
-        args: &SamplingArgs,
-        config: &GenerationConfig,
-        (spec, tokenizer): (&ModelSpec, Option<&Tokenizer>),
-        max_new_tokens: usize,
-    ) -> Result<Settings> {
-        config.check_ids(spec.vocab)?;
-        args.check(spec.vocab, tokenizer.is_some())?;
-        let known_eos = match config.eos_token_id.is_empty() {
-            true => tokenizer.map_or(&[][..], Tokenizer::eos_ids),
-            false => &config.eos_token_id,
-        };
-        let eos_ids = match args.ignore_eos {
-            true => Vec::new(),
-            false => known_eos.to_vec(),
-        };
-        let num_beams = args.num_beams.or(config.num_beams);
-        let beams = num_beams.filter(|&n| n > 1).map(|n_beams| Beams {
-            n_beams,
-            length_penalty: args.length_penalty.or(config.length_penalty).unwrap_or(1.0),
-            early_stopping: args
-                .early_stopping
-                .map(EarlyStopping::from)
-                .or(config.early_stopping)
-                .unwrap_or(EarlyStopping::Heuristic),
-            renormalize: config.renormalize_logits,
-        });
-        let stop = match args.stop.is_empty() {
-            true => config.stop_strings.clone(),
-            false => args.stop.clone(),
-        };
-        let start_token = spec.encoder.as_ref().map(|encoder| {
-            let start_token = config.decoder_start_token_id;
-            start_token.unwrap_or(encoder.start_token)
-        });
-        Ok(Settings {
-            sampling: sampling(args, config),
-            rules: rules(args, config, eos_ids),
-            beams,
-            seed: args.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
-            length: length(args, config, max_new_tokens)?,
-            // What is longer than a duration can be has no end.
-            max_time: config
-                .max_time
-                .and_then(|seconds| Duration::try_from_secs_f32(seconds).ok()),
-            stop,
-            start_token,
-        })
-    }
-
-    /// Whether choices are random.
-    pub(crate) fn draws(&self) -> bool {
-        self.sampling.temperature > 0.0
-    }
-
-    /// Sequences that an answer takes.
-    pub(crate) fn n_sequences(&self) -> usize {
-        self.beams.map_or(1, |beams| beams.n_beams)
-    }
-
-    /// What the decoder begins with: its start token, or the prompt.
-    pub(crate) fn begin<'a>(&'a self, prompt: &'a [u32]) -> &'a [u32] {
-        match &self.start_token {
-            Some(start_token) => std::slice::from_ref(start_token),
-            None => prompt,
-        }
-    }
-
-    /// Tokens to generate at most after `n_begin` of the decoder's.
-    ///
-    /// # Errors
-    /// When there is no room for one.
-    pub(crate) fn max_new_tokens(&self, n_begin: usize) -> Result<usize> {
-        match &self.length {
-            Length::New(n_tokens) => Ok(*n_tokens),
-            Length::Total { n_tokens, file } => match n_tokens.checked_sub(n_begin) {
-                Some(n_left) if n_left > 0 => Ok(n_left),
-                Some(_) | None => {
-                    let problem = format!(
-                        "`max_length` is {n_tokens}, and the prompt has {n_begin} tokens already; give --max-new-tokens"
-                    );
-                    Err(UserError(format!("{file}: {problem}")).into())
-                }
-            },
-        }
-    }
+/// Settings by the flags, else by the file of the model's makers.
+///
+/// # Errors
+/// When what is asked for contradicts itself, or names tokens that the model does not know.
+pub(crate) fn settings(
+    args: &SamplingArgs,
+    config: &GenerationConfig,
+    (spec, tokenizer): (&ModelSpec, Option<&Tokenizer>),
+    max_new_tokens: usize,
+) -> Result<Settings> {
+    config.check_ids(spec.vocab)?;
+    args.check(spec.vocab, tokenizer.is_some())?;
+    let known_eos = match config.eos_token_id.is_empty() {
+        true => tokenizer.map_or(&[][..], Tokenizer::eos_ids),
+        false => &config.eos_token_id,
+    };
+    let eos_ids = match args.ignore_eos {
+        true => Vec::new(),
+        false => known_eos.to_vec(),
+    };
+    let num_beams = args.num_beams.or(config.num_beams);
+    let beams = num_beams.filter(|&n| n > 1).map(|n_beams| Beams {
+        n_beams,
+        length_penalty: args.length_penalty.or(config.length_penalty).unwrap_or(1.0),
+        early_stopping: args
+            .early_stopping
+            .map(EarlyStopping::from)
+            .or(config.early_stopping)
+            .unwrap_or(EarlyStopping::Heuristic),
+        renormalize: config.renormalize_logits,
+    });
+    let stop = match args.stop.is_empty() {
+        true => config.stop_strings.clone(),
+        false => args.stop.clone(),
+    };
+    let start_token = spec.encoder.as_ref().map(|encoder| {
+        let start_token = config.decoder_start_token_id;
+        start_token.unwrap_or(encoder.start_token)
+    });
+    Ok(Settings {
+        sampling: sampling(args, config),
+        rules: rules(args, config, eos_ids),
+        beams,
+        seed: args.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+        length: length(args, config, max_new_tokens)?,
+        // What is longer than a duration can be has no end.
+        max_time: config
+            .max_time
+            .and_then(|seconds| Duration::try_from_secs_f32(seconds).ok()),
+        stop,
+        start_token,
+    })
 }
 
 fn sampling(args: &SamplingArgs, config: &GenerationConfig) -> Sampling {
@@ -163,7 +97,7 @@ fn sampling(args: &SamplingArgs, config: &GenerationConfig) -> Sampling {
     }
 }
 
-/// What transformers takes `top_k` for where a file samples and does not name it.
+/// `top_k` of transformers where a file samples and does not name it.
 const LIBRARY_TOP_K: usize = 50;
 
 fn rules(args: &SamplingArgs, config: &GenerationConfig, eos_ids: Vec<u32>) -> Rules {
@@ -214,8 +148,9 @@ fn length(args: &SamplingArgs, config: &GenerationConfig, usual: usize) -> Resul
     if let (Some(least), Some(most)) = (args.min_new_tokens, asked)
         && least > most
     {
-        let problem = format!("--min-new-tokens {least} is more than --max-new-tokens {most}");
-        return Err(UserError(problem).into());
+        return refuse(format!(
+            "--min-new-tokens {least} is more than --max-new-tokens {most}"
+        ));
     }
     let least = args.min_new_tokens.unwrap_or(0);
     Ok(match (asked.or(config.max_new_tokens), config.max_length) {
@@ -237,13 +172,12 @@ impl SamplingArgs {
         for (flag, id) in biased.chain(suppressed) {
             if id as usize >= vocab {
                 let problem = format!("the model's vocabulary has {vocab} entries");
-                let message = format!("{flag}: token id {id} is out of range: {problem}");
-                return Err(UserError(message).into());
+                return refuse(format!("{flag}: token id {id} is out of range: {problem}"));
             }
         }
         if !self.stop.is_empty() && !has_tokenizer {
             let problem = "the model has no tokenizer, and token ids no text to stop at";
-            return Err(UserError(format!("--stop: {problem}")).into());
+            return refuse(format!("--stop: {problem}"));
         }
         Ok(())
     }

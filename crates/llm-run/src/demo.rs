@@ -2,13 +2,13 @@
 
 use llm_tensor::HostBytes;
 
-/// What stands for it wherever a model's path does.
+/// Name that stands for it wherever a model's path does.
 pub(crate) const NAME: &str = "demo";
 
-/// Where it is said to be in messages.
+/// Path of it in messages.
 pub(crate) const ORIGIN: &str = "the bundled demo model";
 
-/// What it continues when nothing else is asked for.
+/// Prompt that it continues when nothing else is asked for.
 pub(crate) const PROMPT: &str = "Once upon a time";
 
 pub(crate) const CONFIG: &[u8] = include_bytes!("../assets/demo/config.json");

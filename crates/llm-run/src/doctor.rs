@@ -3,38 +3,37 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
-use llm_tensor::Bytes;
 use serde::Serialize;
 
 use self::disk::Disk;
+use self::extent::{Extent, QUICK, THOROUGH};
 use self::ram::Ram;
 use crate::cli::DoctorArgs;
-use crate::failure::UserError;
-use crate::inspect::printable;
+use crate::failure::refuse;
 use crate::output;
-use crate::system::{self, Bandwidth, Machine, Measurement, Room, USUAL};
+use crate::output::words::{bandwidth, printable};
+use crate::system::{self, Bandwidth, Machine, Measurement, USUAL};
 
 mod disk;
+mod extent;
 mod ram;
 
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     let cache_folder = system::cache_folder();
     let folder = match &args.offload_folder {
         Some(folder) if !folder.is_dir() => {
-            let message = format!(
+            return refuse(format!(
                 "{} is no folder; make it, or name another",
                 folder.display()
-            );
-            return Err(UserError(message).into());
+            ));
         }
         Some(folder) => folder.clone(),
         None => cache_folder.clone().unwrap_or_else(env::temp_dir),
     };
-    let report = Report::new(folder, if args.quick { QUICK } else { THOROUGH })?;
-    let json = serde_json::to_string(&report)? + "\n";
+    let report = DoctorReport::new(folder, if args.quick { QUICK } else { THOROUGH })?;
+    let json = output::json(&report)?;
     let text = if args.json {
         json.clone()
     } else {
@@ -56,44 +55,18 @@ fn keep(folder: Option<&Path>, json: &str) -> String {
     }
 }
 
-/// How much is measured.
-#[derive(Debug, Clone, Copy)]
-struct Extent {
-    /// What is read of RAM in one round: more than caches hold.
-    ram: Bytes,
-    /// For how long rounds are repeated.
-    ram_time: Duration,
-    /// What is written to disk and read from there.
-    disk: Bytes,
-    /// After how long writing ends, and reading likewise.
-    disk_time: Duration,
-}
-
-const THOROUGH: Extent = Extent {
-    ram: Bytes::mib(1024),
-    ram_time: Duration::from_secs(2),
-    disk: Bytes::mib(1024),
-    disk_time: Duration::from_secs(4),
-};
-const QUICK: Extent = Extent {
-    ram: Bytes::mib(128),
-    ram_time: Duration::from_millis(100),
-    disk: Bytes::mib(32),
-    disk_time: Duration::from_secs(1),
-};
-
-/// What `--json` prints, and what is kept.
+/// Object that `--json` prints, and that is kept.
 #[derive(Serialize)]
-struct Report {
+struct DoctorReport {
     #[serde(flatten)]
     measurement: Measurement,
     ram: Ram,
     disk: Disk,
-    /// Why there is no GPU to compute on.
+    /// Reason why there is no GPU to compute on.
     no_gpu_reason: String,
     /// Figures that plans count with although nobody measured them.
     assumed: Assumed,
-    /// What would make more of this machine.
+    /// Changes that would make more of this machine.
     suggestions: Vec<String>,
 }
 
@@ -104,12 +77,12 @@ struct Assumed {
     gpu: f64,
     #[serde(rename = "pcie_bytes_per_second")]
     pcie: f64,
-    /// Nothing where it was measured.
+    /// Null where it was measured.
     #[serde(rename = "disk_bytes_per_second")]
     disk: Option<f64>,
 }
 
-impl Report {
+impl DoctorReport {
     fn new(folder: PathBuf, extent: Extent) -> Result<Self> {
         let ram = Ram::now();
         let disk = Disk::measure(folder, extent);
@@ -126,7 +99,7 @@ impl Report {
                 machine.n_usable, machine.n_online
             ));
         }
-        Ok(Report {
+        Ok(DoctorReport {
             assumed: Assumed {
                 gpu: USUAL.gpu,
                 pcie: USUAL.pcie,
@@ -141,10 +114,9 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let Measurement {
-            machine, bandwidth, ..
-        } = &self.measurement;
-        let threads = format!("{}, measured, all threads together", rate(bandwidth.ram));
+        let machine = &self.measurement.machine;
+        let ram = bandwidth(self.measurement.bandwidth.ram);
+        let threads = format!("{ram}, measured, all threads together");
         let usable = format!("{} of {} may be used", machine.n_usable, machine.n_online);
         let mut rows = vec![
             ("processors", format!("{}, {usable}", machine.processor)),
@@ -154,7 +126,7 @@ impl Report {
         rows.push(("RAM bandwidth", threads));
         rows.extend(self.disk.rows());
         rows.push(("GPUs", format!("none: {}", self.no_gpu_reason)));
-        let (gpu, pcie) = (rate(self.assumed.gpu), rate(self.assumed.pcie));
+        let (gpu, pcie) = (bandwidth(self.assumed.gpu), bandwidth(self.assumed.pcie));
         let assumed = format!("{gpu} of their memory, {pcie} to it, assumed");
         rows.push(("plans for GPUs", assumed));
         let suggestions = self.suggestions.iter();
@@ -164,20 +136,4 @@ impl Report {
             |(name, value): &(&str, String)| format!("{name:width$}  {}\n", printable(value));
         rows.iter().map(line).collect()
     }
-}
-
-/// `23.9 GB (22.2 GiB): MemAvailable less a margin of 768.0 MB (732.4 MiB)`.
-fn usable(room: &Room) -> String {
-    let Room {
-        bytes,
-        source,
-        margin,
-        ..
-    } = room;
-    format!("{bytes}: {source} less a margin of {margin}")
-}
-
-/// `12.34 GB/s`.
-fn rate(bytes_per_second: f64) -> String {
-    format!("{:.2} GB/s", bytes_per_second / 1e9)
 }

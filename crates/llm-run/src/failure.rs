@@ -1,4 +1,4 @@
-//! What a failed command says, and with which code it exits: 2 for what the user can mend, 1 for the rest.
+//! Message and exit code of a failed command: 2 for what the user can mend, 1 for the rest.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -23,6 +23,11 @@ impl std::fmt::Display for UserError {
 }
 
 impl std::error::Error for UserError {}
+
+/// The error of a user whose wish cannot be met.
+pub(crate) fn refuse<T>(message: impl Into<String>) -> Result<T, Error> {
+    Err(UserError(message.into()).into())
+}
 
 /// The error with its causes on one line; nothing when the reader of our output has gone away.
 pub(crate) fn message(error: &Error) -> Option<String> {
@@ -73,7 +78,7 @@ fn is_users(cause: &(dyn std::error::Error + 'static)) -> bool {
             .is_some_and(RuntimeError::is_users)
 }
 
-/// Whether the machine let us down, whatever was asked for.
+/// True where the machine failed, whatever was asked for.
 fn is_machines(cause: &(dyn std::error::Error + 'static)) -> bool {
     let io_error = cause.downcast_ref::<std::io::Error>();
     let cpu_error = cause.downcast_ref::<CpuError>();
@@ -81,7 +86,7 @@ fn is_machines(cause: &(dyn std::error::Error + 'static)) -> bool {
         || matches!(cpu_error, Some(CpuError::Spawn { .. }))
 }
 
-/// Whether another path, or other rights, would do: not so if a disk fails or is full.
+/// True where another path, or other rights, would do: not so if a disk fails or is full.
 fn is_users_fault(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),

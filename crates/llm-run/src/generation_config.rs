@@ -1,5 +1,6 @@
-//! `generation_config.json`: how a model's makers would have it generate.
+//! `generation_config.json`: the generation that a model's makers meant.
 
+pub(crate) mod bounds;
 mod keys;
 
 use std::path::{Path, PathBuf};
@@ -8,10 +9,12 @@ use anyhow::Result;
 use llm_checkpoint::{MAX_CONFIG, read_small};
 use llm_runtime::EarlyStopping;
 
+use self::bounds::{ANY, AT_LEAST_ZERO, POSITIVE, SHARE, SHARE_OR_ZERO};
 use self::keys::Keys;
-use crate::failure::{UserError, unreadable};
+pub(crate) use self::keys::OtherKeys;
+use crate::failure::{refuse, unreadable};
 
-/// What the file says, or an old `config.json`, which holds the same keys. Nothing where a key is missing or null.
+/// Values of the file, or of an old `config.json`, which holds the same keys. None where a key is missing or null.
 ///
 /// Every key of transformers 5.24 is here or in one of the lists beside [`Keys`].
 #[derive(Debug, Default)]
@@ -51,9 +54,9 @@ pub(crate) struct GenerationConfig {
     pub(crate) remove_invalid_values: bool,
     /// The tokens that end a text.
     pub(crate) eos_token_id: Vec<u32>,
-    /// What the decoder of a model with an encoder begins with.
+    /// First token of the decoder of a model with an encoder.
     pub(crate) decoder_start_token_id: Option<u32>,
-    /// What of it is not done, a line each.
+    /// Keys of it that are not applied, in a line or two.
     pub(crate) notices: Vec<String>,
 }
 
@@ -61,8 +64,8 @@ impl GenerationConfig {
     /// Of a model's folder: `generation_config.json`, else what `config.json` has of it, else nothing.
     pub(crate) fn of_folder(folder: &Path) -> Result<Self> {
         for (name, others) in [
-            ("generation_config.json", Others::AreNamed),
-            ("config.json", Others::AreTheModels),
+            ("generation_config.json", OtherKeys::AreNamed),
+            ("config.json", OtherKeys::AreTheModels),
         ] {
             let path = folder.join(name);
             match read_small(&path, MAX_CONFIG) {
@@ -78,9 +81,9 @@ impl GenerationConfig {
     ///
     /// # Errors
     /// When it is no JSON object, or a value is not what its key takes; the same bounds hold as for flags.
-    pub(crate) fn parse(path: &Path, text: &[u8], others: Others) -> Result<Self> {
+    pub(crate) fn parse(path: &Path, text: &[u8], others: OtherKeys) -> Result<Self> {
         let mut keys = Keys::parse(path, text)?;
-        if let Others::AreTheModels = others {
+        if let OtherKeys::AreTheModels = others {
             keys.take_inner();
         }
         let mut config = GenerationConfig {
@@ -143,7 +146,7 @@ impl GenerationConfig {
                 && id as usize >= vocab
             {
                 let problem = format!("`{key}` has token id {id}, beyond the {vocab} of the model");
-                return Err(UserError(format!("{}: {problem}", self.path.display())).into());
+                return refuse(format!("{}: {problem}", self.path.display()));
             }
         }
         Ok(())
@@ -161,49 +164,9 @@ impl GenerationConfig {
             return Ok(());
         };
         let problem = format!("`{key}` is also among `suppress_tokens`");
-        Err(UserError(format!("{}: {problem}", self.path.display())).into())
+        refuse(format!("{}: {problem}", self.path.display()))
     }
 }
-
-/// Beams that a search keeps at most: each has a KV cache, and a file may say anything.
-pub(crate) const MOST_BEAMS: usize = 256;
-
-/// What keys are that no generation knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Others {
-    /// A mistake, perhaps: they are named.
-    AreNamed,
-    /// Those of the model, whose configuration it is.
-    AreTheModels,
-}
-
-/// A value's bounds: those of the flag of that name.
-#[derive(Clone, Copy)]
-pub(crate) struct Bounds {
-    pub(crate) holds: fn(f32) -> bool,
-    pub(crate) expected: &'static str,
-}
-
-pub(crate) const ANY: Bounds = Bounds {
-    holds: f32::is_finite,
-    expected: "a number",
-};
-pub(crate) const AT_LEAST_ZERO: Bounds = Bounds {
-    holds: |x| x.is_finite() && x >= 0.0,
-    expected: "a number of at least 0",
-};
-pub(crate) const POSITIVE: Bounds = Bounds {
-    holds: |x| x.is_finite() && x > 0.0,
-    expected: "a number above 0",
-};
-pub(crate) const SHARE: Bounds = Bounds {
-    holds: |x| x > 0.0 && x <= 1.0,
-    expected: "a number above 0, up to 1",
-};
-pub(crate) const SHARE_OR_ZERO: Bounds = Bounds {
-    holds: |x| (0.0..=1.0).contains(&x),
-    expected: "a number from 0 to 1",
-};
 
 #[cfg(test)]
 mod tests;

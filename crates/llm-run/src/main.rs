@@ -7,27 +7,30 @@
 
 mod cache;
 mod chat;
+mod checksum;
 mod cli;
 mod defaults;
 mod demo;
 mod doctor;
+mod engine;
 mod failure;
 mod generate;
 mod generation_config;
+mod input;
 mod inspect;
-mod memory;
-mod model;
+mod load;
+mod open;
 mod output;
+mod peers;
+mod placement;
 mod plan;
-mod quant;
 mod quantize;
+mod resident;
 mod rewrite;
-mod run;
 mod score;
 mod shard;
 mod signals;
 mod system;
-mod unknown;
 mod verify;
 
 use std::process::ExitCode;

@@ -2,28 +2,29 @@
 //! with a `config.json`.
 
 mod of_gguf;
+mod side_files;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use llm_arch::{HubForm, Module, Role, UnknownKeys, from_config_with};
-use llm_checkpoint::{Checkpoint, Existing, MAX_CONFIG, ShardPlan, ShardWriter, read_small};
+use anyhow::Result;
+use llm_arch::HubForm;
+use llm_checkpoint::{Existing, ShardPlan, ShardWriter};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_plan::WeightDType;
 use llm_quant::QuantConfig;
 use llm_runtime::{BeyondPeers, BoundModel, Linears, Save};
 use llm_tensor::Bytes;
-use serde_json::{Map, Value};
 
+use self::side_files::SideFiles;
 use crate::cli::{KeyArgs, QuantizeArgs, ShardArgs};
-use crate::failure::UserError;
-use crate::model::bind_files;
-use crate::rewrite::{
-    CONFIG, Stop, existing, metadata, refuse_overlap, set_dtype, side_files, summary, with_hint,
-};
-use crate::{output, verify};
+use crate::failure::{UserError, refuse};
+use crate::open::bind_files;
+use crate::peers::in_transformers;
+use crate::rewrite::{existing, metadata, refuse_overlap, summary, with_hint};
+use crate::signals::Stop;
+use crate::{checksum, output};
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let quant = args.quant.config()?.ok_or_else(|| {
@@ -51,8 +52,10 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
 pub(crate) fn to_hf(args: &ShardArgs) -> Result<ExitCode> {
     let model = bind_files(&args.input, &KeyArgs::default())?;
     let Some(form) = model.hub_form()? else {
-        let message = format!("{} is no GGUF: --to-hf is for these", args.input.display());
-        return Err(UserError(message).into());
+        return refuse(format!(
+            "{} is no GGUF: --to-hf is for these",
+            args.input.display()
+        ));
     };
     Rewrite {
         doing: "writing",
@@ -93,7 +96,7 @@ impl Rewrite<'_> {
         };
         let mut files = match form {
             Some(form) => of_gguf::files(checkpoint, form)?,
-            None => Files::default(),
+            None => SideFiles::default(),
         };
         files.add_side_files(checkpoint, self.input)?;
         // A larger model's text half becomes a model of its own: the rest of it is not there.
@@ -124,7 +127,7 @@ impl Rewrite<'_> {
         let plan = ShardPlan::new(save.tensors()?, Some(self.max_shard_size))?;
 
         let stop = Stop::on_signal()?;
-        verify::check_damage(checkpoint, &stop)?;
+        checksum::check_damage(checkpoint, &stop)?;
         let begin = Instant::now();
         let mut metadata = metadata(checkpoint);
         let beyond = save.beyond_peers();
@@ -150,7 +153,7 @@ impl Rewrite<'_> {
     }
 }
 
-/// Who reads what transformers does not quantize itself, and what became of that.
+/// Readers of matrices that transformers does not quantize itself, and what became of those.
 fn readers(beyond: BeyondPeers, linears: Linears) -> String {
     let (n, of, there) = (beyond.n_tensors, beyond.of, in_transformers(beyond.module));
     match linears {
@@ -160,109 +163,5 @@ fn readers(beyond: BeyondPeers, linears: Linears) -> String {
         Linears::All => format!(
             "llm-run loads this, transformers does not: {n} of {of} quantized matrices are such that {there}"
         ),
-    }
-}
-
-/// What transformers has matrices in that it does not quantize.
-pub(crate) fn in_transformers(module: Module) -> String {
-    match module {
-        Module::Linear => "transformers has them in linear layers".to_owned(),
-        Module::Own(class) => format!(
-            "transformers has them in a class of their own, {class}, which it does not quantize"
-        ),
-        Module::Experts => {
-            "transformers has a layer's experts in one parameter, which it does not quantize"
-                .to_owned()
-        }
-    }
-}
-
-/// What goes with the weights.
-#[derive(Default)]
-struct Files {
-    config: Map<String, Value>,
-    /// Written as they are, by name.
-    new: Vec<(String, Vec<u8>)>,
-    /// Copied as they are.
-    copies: Vec<PathBuf>,
-    /// What the user ought to know of them.
-    remarks: Vec<String>,
-}
-
-impl Files {
-    /// The files beside the input's weights, as far as there are no others of their names.
-    fn add_side_files(&mut self, checkpoint: &Checkpoint, input: &Path) -> Result<()> {
-        let is_new = |path: &Path| !self.new.iter().any(|(name, _)| path.ends_with(name));
-        // A tokenizer's files that are not of one piece would contradict each other.
-        let has_own = !self.new.is_empty();
-        let is_words = |path: &Path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.is_some_and(|name| name.starts_with("README") || name.starts_with("LICENSE"))
-        };
-        for path in side_files(checkpoint, input)? {
-            if !path.ends_with(CONFIG) {
-                if is_new(&path) && (!has_own || is_words(&path)) {
-                    self.copies.push(path);
-                }
-            } else if self.config.is_empty() {
-                let text = read_small(&path, MAX_CONFIG);
-                let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-                self.config = llm_json::parse_as(&text)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds the head to the user's list of what is not quantized where it is the table of tokens: transformers would have it
-    /// computed with codes that nobody made.
-    fn keep_shared_head(&mut self, quant: &mut QuantConfig) -> Result<()> {
-        let mut config = self.config.clone();
-        config.shift_remove("quantization_config");
-        let open = |config: &Map<String, Value>| from_config_with(config, UnknownKeys::PassOver);
-        let is_shared = open(&config)?.shares_head_in_transformers();
-        config.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
-        let apart = open(&config)?;
-        let head = apart.slots.iter().find(|slot| slot.role == Role::Head);
-        let head = head.and_then(|slot| slot.name.strip_suffix(".weight"));
-        if let (true, Some(head)) = (is_shared, head)
-            && quant.skips(head) == Some(false)
-            && let Some(skipped) = &mut quant.llm_int8_skip_modules
-        {
-            skipped.push(head.to_owned());
-            let remark = format!("{head} is not quantized either: it is the table of tokens");
-            self.remarks.push(remark);
-        }
-        Ok(())
-    }
-
-    /// Has the configuration say the element type of what is not quantized.
-    fn set_dtype(&mut self, dtype: WeightDType) {
-        match dtype {
-            WeightDType::As(dtype) => {
-                if !set_dtype(&mut self.config, dtype) {
-                    let name = dtype.torch_name().into();
-                    self.config.insert("dtype".to_owned(), name);
-                }
-            }
-            WeightDType::Auto => {}
-        }
-    }
-
-    /// Has the configuration say how the weights are quantized.
-    fn set_quantization(&mut self, quant: &QuantConfig) {
-        let key = "quantization_config".to_owned();
-        self.config.insert(key, quant.to_json());
-    }
-
-    fn write(&self, writer: &ShardWriter<'_>) -> Result<()> {
-        let config = format!("{:#}\n", Value::Object(self.config.clone()));
-        let new = self.new.iter().map(|(name, bytes)| (&**name, &**bytes));
-        for (name, bytes) in new.chain([(CONFIG, config.as_bytes())]) {
-            writer.add_file(name, bytes).map_err(with_hint)?;
-        }
-        for path in &self.copies {
-            writer.copy_file(path).map_err(with_hint)?;
-        }
-        Ok(())
     }
 }

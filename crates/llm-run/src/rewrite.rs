@@ -1,40 +1,16 @@
-//! What commands that write a checkpoint have in common.
+//! Common steps of the commands that write a checkpoint.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
 use llm_checkpoint::{Checkpoint, CheckpointError, Existing, Format, MANIFEST, ShardPlan};
-use llm_runtime::RuntimeError;
 use llm_tensor::{Bytes, DType};
 use serde_json::{Map, Value};
 
-use crate::failure::UserError;
-use crate::signals;
-
-/// Whether the user, or the system, wants no more. The first signal asks for that, the second does not ask.
-#[derive(Default)]
-pub(crate) struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    pub(crate) fn on_signal() -> Result<Self> {
-        let stop = Stop::default();
-        let raised = Arc::clone(&stop.0);
-        signals::watch(move |_| raised.store(true, Ordering::Relaxed))?;
-        Ok(stop)
-    }
-
-    pub(crate) fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) {
-            return Err(RuntimeError::Interrupted.into());
-        }
-        Ok(())
-    }
-}
+use crate::failure::{UserError, refuse};
 
 /// The output must not be where the input is: replacing a checkpoint while it is read would lose it, and one inside
 /// another is asking for confusion.
@@ -43,24 +19,23 @@ pub(crate) fn refuse_overlap(checkpoint: &Checkpoint, input: &Path, output: &Pat
         // Where its folder is not, nothing is; creating it says so.
         return Ok(());
     };
-    let refuse = |what: &str| {
-        let message = format!(
+    let overlap = |what: &str| {
+        refuse(format!(
             "{} {what} {}; choose another folder",
             output.display(),
             input.display()
-        );
-        Err(UserError(message).into())
+        ))
     };
     if checkpoint.folder().canonicalize()? == place {
-        return refuse("is the folder of");
+        return overlap("is the folder of");
     }
     for file in checkpoint.files() {
         if file.canonicalize()?.parent() == Some(&place) {
-            return refuse("holds files that are linked from");
+            return overlap("holds files that are linked from");
         }
     }
     if input.is_dir() && place.starts_with(input.canonicalize()?) {
-        return refuse("is inside");
+        return overlap("is inside");
     }
     Ok(())
 }
@@ -80,7 +55,7 @@ fn real_path(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// What the shards say about themselves: the source's words, and that the tensors are PyTorch's, which the Python
+/// Metadata of the shards: the source's own, and that the tensors are PyTorch's, which the Python
 /// libraries ask for.
 pub(crate) fn metadata(checkpoint: &Checkpoint) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -158,7 +133,7 @@ pub(crate) fn summary(plan: &ShardPlan, output: &Path, time: Duration) -> Vec<St
     ]
 }
 
-/// What becomes of files that are in the way.
+/// Fate of files that are in the way.
 pub(crate) fn existing(force: bool) -> Existing {
     if force {
         Existing::Replace

@@ -5,65 +5,29 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use llm_arch::ModelSpec;
 use llm_checkpoint::{NewTensor, SafetensorsWriter};
 use llm_runtime::{RuntimeError, Session};
 use llm_tensor::{DType, Shape};
 use llm_text::SpecialTokens;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::ScoreArgs;
-use crate::failure::UserError;
-use crate::generate::read_file;
-use crate::model::{Loaded, OpenModel};
-use crate::{output, plan};
+use crate::failure::{UserError, refuse};
+use crate::input::read_file;
+use crate::load::Loaded;
+use crate::open::OpenModel;
+use crate::output::{self, usage};
 
 pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
-    let given = match (&args.token_ids, &args.text) {
-        (Some(ids), _) => Given::Ids(ids),
-        (None, Some(path)) => Given::Text(path),
-        (None, None) => {
-            let hint = "give a file with --text FILE, `-` being standard input, or ids with --token-ids 1,2,3";
-            return Err(UserError(format!("there is nothing to score; {hint}")).into());
-        }
-    };
+    if args.token_ids.is_none() && args.text.is_none() {
+        let hint =
+            "give a file with --text FILE, `-` being standard input, or ids with --token-ids 1,2,3";
+        return refuse(format!("there is nothing to score; {hint}"));
+    }
     let model = OpenModel::open(&args.model, &args.load.keys)?;
-    let given = match given {
-        Given::Ids(ids) => ids.clone(),
-        Given::Text(path) => {
-            let is_missing = !path.exists() && path != Path::new("-");
-            let text = read_file(path).map_err(|error| match is_missing {
-                true => UserError(format!(
-                    "{error:#}; --text takes a file, `-` being standard input"
-                ))
-                .into(),
-                false => error,
-            })?;
-            model.tokenizer()?.encode(&text, SpecialTokens::Add)?
-        }
-    };
     let spec = model.bound.spec();
-    // What the encoder reads, and what is scored.
-    let (encoder_ids, ids) = match (&spec.encoder, &args.decoder_token_ids) {
-        (None, None) => (None, given),
-        (Some(_), Some(decoder_ids)) => (Some(given), decoder_ids.clone()),
-        (None, Some(_)) => {
-            let problem = "models have no encoder beside their decoder";
-            return Err(
-                UserError(format!("--decoder-token-ids: {} {problem}", spec.family)).into(),
-            );
-        }
-        (Some(encoder), None) => {
-            let hint = format!(
-                "give the decoder's ids, which begin with {}, with --decoder-token-ids",
-                encoder.start_token
-            );
-            return Err(UserError(format!(
-                "{} models have an encoder and a decoder: {hint}",
-                spec.family
-            ))
-            .into());
-        }
-    };
+    let (encoder_ids, ids) = by_side(args, spec, given_ids(args, &model)?)?;
     if ids.is_empty() {
         return Err(RuntimeError::EmptyPrompt.into());
     }
@@ -92,53 +56,80 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
 
     let n_predicted = log_probabilities.iter().flatten().count();
     let mean_nll = -log_probabilities.iter().flatten().sum::<f64>() / n_predicted as f64;
-    let summary = Summary {
-        token_ids: &ids,
-        log_probabilities: &log_probabilities,
-        n_predicted,
-        // Of a single token nothing is predicted.
-        mean_nll: (n_predicted > 0).then_some(mean_nll),
-        perplexity: (n_predicted > 0).then_some(mean_nll.exp()),
-    };
+    // Of a single token nothing is predicted.
+    let perplexity = (n_predicted > 0).then_some(mean_nll.exp());
     if args.json {
-        output::print(&format!("{}\n", serde_json::to_string(&summary)?))?;
+        output::print(&output::json(&json!({
+            "token_ids": ids,
+            // Natural logarithms, by token; null for one that nothing precedes: the first, and the first of each window.
+            "log_probabilities": log_probabilities,
+            "n_predicted": n_predicted,
+            "mean_nll": perplexity.map(|_| mean_nll),
+            "perplexity": perplexity,
+        }))?)?;
     } else {
-        match summary.perplexity {
-            Some(perplexity) => output::print(&format!(
+        output::print(&match perplexity {
+            Some(perplexity) => format!(
                 "perplexity {perplexity:.4} · mean negative log-likelihood {mean_nll:.6} over {n_predicted} tokens\n"
-            ))?,
-            None => output::print("a single token: nothing to predict\n")?,
-        }
+            ),
+            None => "a single token: nothing to predict\n".to_owned(),
+        })?;
         output::closing_line([
             format!("loaded in {:.2} s", time.as_secs_f64()),
             format!("scored {}", output::tokens(ids.len(), time_scoring)),
         ]);
     }
     if args.verbose {
-        eprint!("{}", plan::compare(&plan, &session));
+        eprint!("{}", usage::compare(&plan, &session));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is to be scored.
-enum Given<'a> {
-    Ids(&'a Vec<u32>),
-    Text(&'a Path),
+/// Ids as given, or of the text that is.
+fn given_ids(args: &ScoreArgs, model: &OpenModel) -> Result<Vec<u32>> {
+    let path = match (&args.token_ids, &args.text) {
+        (None, Some(path)) => path,
+        (ids, _) => return Ok(ids.clone().unwrap_or_default()),
+    };
+    let is_missing = !path.exists() && path != Path::new("-");
+    let text = read_file(path).map_err(|error| match is_missing {
+        true => UserError(format!(
+            "{error:#}; --text takes a file, `-` being standard input"
+        ))
+        .into(),
+        false => error,
+    })?;
+    Ok(model.tokenizer()?.encode(&text, SpecialTokens::Add)?)
+}
+
+/// Ids that the encoder reads, where the model has one, and ids to score.
+fn by_side(
+    args: &ScoreArgs,
+    spec: &ModelSpec,
+    given: Vec<u32>,
+) -> Result<(Option<Vec<u32>>, Vec<u32>)> {
+    let family = spec.family;
+    match (&spec.encoder, &args.decoder_token_ids) {
+        (None, None) => Ok((None, given)),
+        (Some(_), Some(decoder_ids)) => Ok((Some(given), decoder_ids.clone())),
+        (None, Some(_)) => {
+            let problem = "models have no encoder beside their decoder";
+            refuse(format!("--decoder-token-ids: {family} {problem}"))
+        }
+        (Some(encoder), None) => {
+            let begin = encoder.start_token;
+            let hint = format!(
+                "give the decoder's ids, which begin with {begin}, with --decoder-token-ids"
+            );
+            refuse(format!(
+                "{family} models have an encoder and a decoder: {hint}"
+            ))
+        }
+    }
 }
 
 /// Rows of logits in memory at a time: with a vocabulary of 256,000 some 16 MB.
 const LOGITS_AT_ONCE: usize = 16;
-
-/// What `--json` prints.
-#[derive(Serialize)]
-struct Summary<'a> {
-    token_ids: &'a [u32],
-    /// Natural logarithms, by token; null for one that nothing precedes: the first, and the first of each window.
-    log_probabilities: &'a [Option<f64>],
-    n_predicted: usize,
-    mean_nll: Option<f64>,
-    perplexity: Option<f64>,
-}
 
 /// The log-probability of each token given those before it in its window of the context.
 fn log_probabilities(

@@ -13,15 +13,16 @@ use serde_json::{Map, Value};
 
 use crate::cli::ShardArgs;
 use crate::rewrite::{
-    CONFIG, Stop, existing, metadata, refuse_overlap, set_dtype, side_files, summary, with_hint,
+    CONFIG, existing, metadata, refuse_overlap, set_dtype, side_files, summary, with_hint,
 };
-use crate::{output, quantize, verify};
+use crate::signals::Stop;
+use crate::{checksum, open, output, quantize};
 
 pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
     if args.to_hf {
         return quantize::to_hf(args);
     }
-    crate::model::expect_there(&args.input)?;
+    open::expect_there(&args.input)?;
     let checkpoint = Checkpoint::open(&args.input)?;
     output::notes(checkpoint.notices());
     refuse_overlap(&checkpoint, &args.input, &args.output)?;
@@ -30,7 +31,7 @@ pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
         output::notes(&[note]);
     }
     let stop = Stop::on_signal()?;
-    verify::check_damage(&checkpoint, &stop)?;
+    checksum::check_damage(&checkpoint, &stop)?;
     let begin = Instant::now();
     let metadata = metadata(&checkpoint);
     let mut writer = ShardWriter::create(&args.output, &plan, metadata, existing(args.force))
@@ -61,7 +62,7 @@ pub(crate) fn shard(args: &ShardArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what stays as it is though a conversion was asked for.
+/// Notice of tensors that stay as they are though a conversion was asked for.
 fn unconverted(plan: &ShardPlan) -> Option<String> {
     let first = plan.unconverted().first()?;
     let n = plan.unconverted().len();

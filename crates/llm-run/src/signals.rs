@@ -1,8 +1,10 @@
 //! Being asked to stop: Ctrl-C, a service manager's SIGTERM, a terminal that is closed.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::{Context, Result};
+use llm_runtime::RuntimeError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -52,7 +54,27 @@ pub(crate) fn exit_code() -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
-/// Whether the process was started with the signal ignored; where the system does not tell, it was not.
+/// Flag that the first signal raises: work ends in order where it is checked. The second signal does not ask.
+#[derive(Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(crate) fn on_signal() -> Result<Self> {
+        let stop = Stop::default();
+        let raised = Arc::clone(&stop.0);
+        watch(move |_| raised.store(true, Ordering::Relaxed))?;
+        Ok(stop)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            return Err(RuntimeError::Interrupted.into());
+        }
+        Ok(())
+    }
+}
+
+/// True where the process was started with the signal ignored; where the system does not tell, it was not.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,9 +1,12 @@
-//! What this machine has free, and how fast it is: what a plan is made for.
+//! Free memory of this machine, and its bandwidths, which a plan is made for.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use llm_tensor::Bytes;
 use serde::{Serialize, Serializer};
+
+use crate::failure::UserError;
 
 mod cgroup;
 mod gpu;
@@ -19,23 +22,23 @@ pub(crate) use cgroup::Version;
 pub(crate) use gpu::no_gpu_reason;
 pub(crate) use machine::Machine;
 pub(crate) use measured::{Bandwidth, Kept, MeasuredDisk, Measurement, Volume, cache_folder, keep};
-pub(crate) use meminfo::MemInfo;
+pub(crate) use meminfo::{MemInfo, figure};
 pub(crate) use rates::{Origin, Rates, USUAL};
 pub(crate) use rlimit::ProcessLimit;
 
-/// What a memory has left for a model.
+/// Room that a memory has left for a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Room {
-    /// What a plan may use: what is free less the margin.
+    /// Bytes that a plan may use: what is free less the margin.
     #[serde(rename = "usable_bytes", serialize_with = "number")]
     pub(crate) bytes: Bytes,
-    /// What is free now.
+    /// Bytes that are free now.
     #[serde(rename = "free_bytes", serialize_with = "number")]
     pub(crate) free: Bytes,
-    /// What is left alone: what other programs take meanwhile.
+    /// Bytes that are left to other programs.
     #[serde(rename = "margin_bytes", serialize_with = "number")]
     pub(crate) margin: Bytes,
-    /// Who says so: `MemAvailable`, or `cgroup v2 limit 12.7 GB (11.8 GiB) less usage`.
+    /// Source of the figures: `MemAvailable`, or `cgroup v2 limit 12.7 GB (11.8 GiB) less usage`.
     pub(crate) source: String,
 }
 
@@ -50,7 +53,7 @@ impl Room {
         }
     }
 
-    /// Whether the system told what is free.
+    /// True where the system told what is free.
     pub(crate) fn is_known(&self) -> bool {
         self.margin > Bytes::ZERO
     }
@@ -65,12 +68,19 @@ impl Room {
     }
 }
 
+/// `MemAvailable less a margin of 67.1 MB (64.0 MiB)`.
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} less a margin of {}", self.source, self.margin)
+    }
+}
+
 /// The machine's memory: what the kernel calls available, or what is left of a limit where that is less.
 pub(crate) fn ram() -> Room {
     ram_of(MemInfo::now(), &RamLimits::now())
 }
 
-/// The same from what was read before.
+/// The machine's memory, from figures that were read before.
 pub(crate) fn ram_of(memory: Option<MemInfo>, limits: &RamLimits) -> Room {
     let available = memory.map(|memory| (memory.available, "MemAvailable".to_owned()));
     let of_groups = limits.groups.iter().map(|l| (l.free(), l.to_string()));
@@ -85,9 +95,9 @@ pub(crate) fn ram_of(memory: Option<MemInfo>, limits: &RamLimits) -> Room {
 /// The limits that this process's memory is under, the tightest of a kind first.
 #[derive(Debug, Default)]
 pub(crate) struct RamLimits {
-    /// Those of control groups; what the machine's memory is within is none.
+    /// Limits of control groups, as far as they are less than the machine's memory.
     pub(crate) groups: Vec<Limit>,
-    /// Those of the process itself.
+    /// Limits of the process itself.
     pub(crate) process: Vec<ProcessLimit>,
 }
 
@@ -109,10 +119,22 @@ pub(crate) fn gpus() -> Vec<(u32, String, Room)> {
     Vec::new()
 }
 
-/// Where weights that rest on disk are written: as given, else in the user's cache folder, if there is one.
+/// Offload folder: as given, else in the user's cache folder, if there is one.
 pub(crate) fn offload_folder(given: Option<&Path>) -> Option<PathBuf> {
     let given = given.map(Path::to_owned);
     given.or_else(|| Some(cache_folder()?.join("offload")))
+}
+
+/// Offload folder, where there has to be one.
+///
+/// # Errors
+/// When nothing says where the user's cache folder is.
+pub(crate) fn expect_offload_folder(given: Option<&Path>) -> Result<PathBuf, UserError> {
+    let missing = || {
+        let reason = "neither XDG_CACHE_HOME nor HOME says where the cache folder is";
+        UserError(format!("{reason}; give --offload-folder"))
+    };
+    offload_folder(given).ok_or_else(missing)
 }
 
 /// The file system of the offload folder, or of where it would be made.
@@ -138,7 +160,7 @@ fn number<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error
 
 /// The margin is this part of what is free, within the bounds below.
 const MARGIN_SHARE: u64 = 32;
-/// What a desktop's programs take and give back within minutes.
+/// Bytes that a desktop's programs take and give back within minutes.
 const LEAST_MARGIN: Bytes = Bytes::mib(64);
 const MOST_MARGIN: Bytes = Bytes::mib(1024);
 

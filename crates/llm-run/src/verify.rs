@@ -4,31 +4,29 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use llm_checkpoint::{
-    Checkpoint, Checksums, Damage, Difference, MANIFEST, Manifest, NotFinite, TensorInfo,
-};
+use llm_checkpoint::{Checkpoint, Checksums, Damage, Difference, MANIFEST, Manifest, NotFinite};
 use llm_tensor::Bytes;
 use serde::Serialize;
 
+use crate::checksum::{damaged, refuse_damage, stored_bytes, sums};
 use crate::cli::VerifyArgs;
-use crate::failure::UserError;
-use crate::inspect::{open, printable};
-use crate::output;
-use crate::rewrite::Stop;
+use crate::failure::refuse;
+use crate::output::words::{counted, printable};
+use crate::signals::Stop;
+use crate::{open, output};
 
 pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
-    let checkpoint = open(&args.model)?;
+    let checkpoint = open::checkpoint(&args.model)?;
     let path = checkpoint.folder().join(MANIFEST);
     let stop = Stop::on_signal()?;
     let checksums = Checksums::of(&checkpoint)?;
     let damaged = damaged(&checksums, &stop)?;
     if args.write_manifest {
         if path.exists() {
-            let message = format!(
+            return refuse(format!(
                 "{} exists already; delete it to write another",
                 path.display()
-            );
-            return Err(UserError(message).into());
+            ));
         }
         // Sums of damaged bytes would make the damage valid.
         refuse_damage(&damaged)?;
@@ -41,7 +39,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
         Some(expected) => expected.differences(&sums(&checkpoint, &stop)?),
         None => Vec::new(),
     };
-    let report = Report {
+    let report = VerifyReport {
         path: checkpoint.path().display().to_string(),
         n_tensors: checkpoint.tensors().len(),
         bytes: stored_bytes(&checkpoint).get(),
@@ -55,70 +53,19 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
         },
     };
     output::print(&if args.json {
-        serde_json::to_string(&report)? + "\n"
+        output::json(&report)?
     } else {
         text(&report)
     })?;
     match report.faults(&path) {
         faults if faults.is_empty() => Ok(ExitCode::SUCCESS),
-        faults => Err(UserError(faults.join(", ")).into()),
+        faults => refuse(faults.join(", ")),
     }
 }
 
-/// Checks what there are sums of, as [`verify`] does, before a checkpoint is used.
-///
-/// # Errors
-/// That something is not as it should be.
-pub(crate) fn check(checkpoint: &Checkpoint) -> Result<()> {
-    // Nothing is written: an interrupt may end the process where it is.
-    let stop = Stop::default();
-    check_damage(checkpoint, &stop)?;
-    let path = checkpoint.folder().join(MANIFEST);
-    let Some(expected) = Manifest::read(&path)? else {
-        return Ok(());
-    };
-    let differences = expected.differences(&sums(checkpoint, &stop)?);
-    match differences.first() {
-        None => Ok(()),
-        Some(first) => {
-            let message = format!(
-                "{}: {first}; {} from {}",
-                checkpoint.path().display(),
-                counted(differences.len(), "difference"),
-                path.display()
-            );
-            Err(UserError(message).into())
-        }
-    }
-}
-
-/// Checks the sums that files have of themselves.
-///
-/// # Errors
-/// That something is damaged.
-pub(crate) fn check_damage(checkpoint: &Checkpoint, stop: &Stop) -> Result<()> {
-    refuse_damage(&damaged(&Checksums::of(checkpoint)?, stop)?)
-}
-
-fn refuse_damage(damaged: &[Damage]) -> Result<()> {
-    let Some(first) = damaged.first() else {
-        return Ok(());
-    };
-    let more = match damaged.len() - 1 {
-        0 => String::new(),
-        n => format!(", and {n} more entries are damaged"),
-    };
-    Err(UserError(format!("{first}{more}; download the file again")).into())
-}
-
-/// `1 difference`, `2 differences`.
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
-/// What `--json` prints.
+/// Object that `--json` prints.
 #[derive(Serialize)]
-struct Report<'a> {
+struct VerifyReport<'a> {
     path: String,
     n_tensors: usize,
     bytes: u64,
@@ -132,8 +79,8 @@ struct Report<'a> {
     not_finite: Option<Vec<NotFinite>>,
 }
 
-impl Report<'_> {
-    /// What is not as it should be, in the words of an error.
+impl VerifyReport<'_> {
+    /// Faults, in the words of an error.
     fn faults(&self, manifest: &Path) -> Vec<String> {
         let manifest = manifest.display();
         let n_not_finite = self.not_finite.as_ref().map_or(0, Vec::len);
@@ -158,8 +105,8 @@ impl Report<'_> {
 }
 
 /// A line for everything that is not as it should be, or one that says what was checked.
-fn text(report: &Report<'_>) -> String {
-    let Report {
+fn text(report: &VerifyReport<'_>) -> String {
+    let VerifyReport {
         path,
         n_tensors,
         n_checksums,
@@ -192,20 +139,6 @@ fn text(report: &Report<'_>) -> String {
     text + "\n"
 }
 
-fn stored_bytes(checkpoint: &Checkpoint) -> Bytes {
-    checkpoint.tensors().map(TensorInfo::stored_bytes).sum()
-}
-
-fn damaged(checksums: &Checksums<'_>, stop: &Stop) -> Result<Vec<Damage>> {
-    let bar = output::bar("verifying", checksums.bytes())?;
-    let damaged = checksums.check(|read| {
-        bar.inc(read.get());
-        stop.check()
-    })?;
-    bar.finish_and_clear();
-    Ok(damaged)
-}
-
 fn not_finite(checkpoint: &Checkpoint, stop: &Stop) -> Result<Vec<NotFinite>> {
     let bar = output::bar("looking for NaN", stored_bytes(checkpoint))?;
     let found = checkpoint.not_finite(|read| {
@@ -214,15 +147,4 @@ fn not_finite(checkpoint: &Checkpoint, stop: &Stop) -> Result<Vec<NotFinite>> {
     })?;
     bar.finish_and_clear();
     Ok(found)
-}
-
-/// The sums of the tensors as they are, showing progress where someone can see it.
-fn sums(checkpoint: &Checkpoint, stop: &Stop) -> Result<Manifest> {
-    let bar = output::bar("verifying", stored_bytes(checkpoint))?;
-    let manifest = Manifest::of(checkpoint, |read| {
-        bar.inc(read.get());
-        stop.check()
-    })?;
-    bar.finish_and_clear();
-    Ok(manifest)
 }

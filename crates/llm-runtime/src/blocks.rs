@@ -207,11 +207,13 @@ impl Allotment {
     fn truncate(&mut self, sequence: usize, len: usize, block_len: usize) {
         let held = &mut self.sequences[sequence];
         let n_held = held.table.len() * block_len;
-        if len > 0 && held.reached > n_held {
+        // A device without layers takes no positions.
+        if held.reached <= len || (len > 0 && held.reached > n_held) {
             return;
         }
-        held.reached = len;
-        for block in held.table[len.div_ceil(block_len)..].iter_mut() {
+        // A device without layers has taken none.
+        held.reached = held.reached.min(len);
+        for block in held.table.iter_mut().skip(len.div_ceil(block_len)) {
             if let Some(block) = block.take() {
                 give_back(&mut self.n_holders, &mut self.free, block);
             }

@@ -54,7 +54,7 @@ pub use load::{Event, LoadOptions, OffloadOptions, Progress, load, load_on, load
 pub use memory::{Allocated, CostsOf};
 pub use notice::{Notice, Unused};
 pub use offload::{OffloadAbout, OffloadDamage, OffloadEntry, OffloadFolder, OffloadSource};
-pub use pass::{Interrupt, Pass};
+pub use pass::{Interrupt, Interrupts, Pass};
 pub use peers::{Unread, WhyUnread};
 pub use probe::{NotFinite, Probe};
 pub use sample::{Rules, Sampler, Sampling};

@@ -19,7 +19,7 @@ pub struct Pass<'a> {
     /// Whether logits of some of the rows are asked for next.
     pub logits: bool,
     /// Checked between blocks.
-    pub interrupt: &'a Interrupt,
+    pub interrupt: Interrupts<'a>,
     /// What looks at each unit's results, if anything does.
     pub probe: Option<&'a Probe>,
 }
@@ -44,5 +44,21 @@ impl Interrupt {
     /// Whether a stop is asked for.
     pub fn is_raised(&self) -> bool {
         self.raised.load(Ordering::Relaxed)
+    }
+}
+
+/// What stops a pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Interrupts<'a> {
+    /// The session's.
+    pub session: &'a Interrupt,
+    /// That of a sequence which has the pass to itself.
+    pub sequence: Option<&'a Interrupt>,
+}
+
+impl Interrupts<'_> {
+    /// Whether a stop is asked for.
+    pub fn is_raised(&self) -> bool {
+        self.session.is_raised() || self.sequence.is_some_and(Interrupt::is_raised)
     }
 }

@@ -1,5 +1,6 @@
 //! A loaded model and the sequences it works on.
 
+mod advance;
 mod diagnose;
 mod sequences;
 
@@ -13,7 +14,7 @@ use llm_tensor::DType;
 use self::diagnose::is_finite;
 use self::sequences::Sequences;
 use crate::memory::{Allocated, vec_bytes};
-use crate::pass::{Interrupt, Pass};
+use crate::pass::{Interrupt, Interrupts, Pass};
 use crate::pipeline::Pipeline;
 use crate::probe::{Origin, Probe};
 use crate::{Result, RuntimeError};
@@ -93,10 +94,16 @@ impl Session {
         self.interrupt.clone()
     }
 
-    /// Positions that `sequence` has taken.
+    /// Raising it ends what is fed to `sequence`, now or next, with [`RuntimeError::Interrupted`], and nothing that is fed to
+    /// others. It stays raised until it is cleared.
     ///
     /// # Panics
     /// When there is no such sequence; so do the methods below.
+    pub fn interrupt_of(&self, sequence: usize) -> Interrupt {
+        self.sequences.interrupt(sequence).clone()
+    }
+
+    /// Positions that `sequence` has taken.
     pub fn len(&self, sequence: usize) -> usize {
         self.sequences.len(sequence)
     }
@@ -151,6 +158,7 @@ impl Session {
             self.spec.family
         );
         self.truncate(sequence, 0);
+        self.check(sequence, ids)?;
         self.check_prompt(ids)?;
         let memory = self
             .pipeline
@@ -183,98 +191,6 @@ impl Session {
         self.advance(&[(sequence, ids)])
     }
 
-    /// Appends one token to each of some sequences, each named once; returns their logits, `[tokens, vocab]`.
-    ///
-    /// # Errors
-    /// As [`Session::prefill`].
-    ///
-    /// # Panics
-    /// As [`Session::advance`].
-    pub fn step(&mut self, tokens: &[(usize, u32)]) -> Result<&[f32]> {
-        // One sequence is the common case, and the hot path allocates nothing.
-        if let [(sequence, id)] = *tokens {
-            self.check(sequence, &[id])?;
-            let ids = [id];
-            let outcome = match self.begin(sequence, &ids) {
-                Cow::Borrowed(_) => {
-                    let rows = self.rows(sequence, 0, 1);
-                    let ran = self.run(&ids, &[(sequence, rows)], true);
-                    ran.and_then(|()| self.logits_of(&[0], 0))
-                }
-                // Its keys are of no use any more.
-                all => self.passes(&[(sequence, all)]),
-            };
-            self.sequences.end(sequence);
-            outcome?;
-            return self.checked(&[(sequence, &ids)]);
-        }
-        let tokens = tokens.iter();
-        let items: Vec<_> = tokens
-            .map(|(sequence, id)| (*sequence, std::slice::from_ref(id)))
-            .collect();
-        self.advance(&items)
-    }
-
-    /// Appends ids to each of some sequences, each named once; returns the logits after the last of each,
-    /// `[items, vocab]`.
-    ///
-    /// The rows of all items, in their order, fill passes of [`Limits::n_tokens`]: there are as few passes as can be,
-    /// each of which may have to read all weights. What is named first is through first, so that sequences of one new
-    /// token ride along with the first piece of a prompt. In an encoder-decoder model the ids are the decoder's.
-    ///
-    /// # Errors
-    /// As [`Session::prefill`], before anything is appended if it is the fault of `items`.
-    ///
-    /// # Panics
-    /// When a sequence is named twice, or there are more items than [`Limits::n_logits`].
-    pub fn advance(&mut self, items: &[(usize, &[u32])]) -> Result<&[f32]> {
-        self.feed(items)?;
-        self.checked(items)
-    }
-
-    /// The same with an outcome of its own for each item whose logits are not finite numbers; nothing is wrong with the others
-    /// then.
-    ///
-    /// # Errors
-    /// As [`Session::prefill`].
-    ///
-    /// # Panics
-    /// As [`Session::advance`].
-    pub fn advance_each(&mut self, items: &[(usize, &[u32])]) -> Result<Vec<Result<&[f32]>>> {
-        self.feed(items)?;
-        let vocab = self.spec.vocab;
-        let flaw = |(i, &(sequence, ids)): (usize, &(usize, &[u32]))| {
-            let is_finite = is_finite(&self.logits[i * vocab..(i + 1) * vocab]);
-            (!is_finite).then(|| self.diagnose(sequence, ids))
-        };
-        let flaws: Vec<_> = items.iter().enumerate().map(flaw).collect();
-        let logits = self.logits.chunks_exact(vocab);
-        let outcome = |(flaw, logits): (Option<_>, _)| flaw.map_or(Ok(logits), Err);
-        Ok(flaws.into_iter().zip(logits).map(outcome).collect())
-    }
-
-    /// Computes the logits after each item.
-    fn feed(&mut self, items: &[(usize, &[u32])]) -> Result<()> {
-        let n_logits = self.limits.n_logits;
-        assert!(
-            items.len() <= n_logits,
-            "{} items exceed the session's {n_logits} rows of logits",
-            items.len()
-        );
-        for (i, &(sequence, ids)) in items.iter().enumerate() {
-            let is_named = items[..i].iter().any(|&(earlier, _)| earlier == sequence);
-            assert!(!is_named, "sequence {sequence} is named twice");
-            self.check(sequence, ids)?;
-        }
-        let begin = |&(sequence, ids): &(usize, _)| (sequence, self.begin(sequence, ids));
-        let fed: Vec<(usize, Cow<'_, [u32]>)> = items.iter().map(begin).collect();
-        let outcome = self.passes(&fed);
-        for &(sequence, _) in &fed {
-            self.sequences.end(sequence);
-        }
-        outcome
-    }
-
     /// What is fed to append `ids` to `sequence`: all of it where its keys were made for another length.
     fn begin<'i>(&mut self, sequence: usize, ids: &'i [u32]) -> Cow<'i, [u32]> {
         let fed = self.sequences.begin(sequence, ids);
@@ -282,36 +198,6 @@ impl Session {
             self.pipeline.rewind(sequence, 0);
         }
         fed
-    }
-
-    fn passes(&mut self, items: &[(usize, Cow<'_, [u32]>)]) -> Result<()> {
-        let n_tokens = self.limits.n_tokens;
-        let mut left: Vec<(usize, &[u32])> = items.iter().map(|(s, ids)| (*s, &**ids)).collect();
-        let mut n_done = 0;
-        while n_done < items.len() {
-            let (mut ids, mut sequences, mut last_rows) = (Vec::new(), Vec::new(), Vec::new());
-            let mut horizons = Vec::new();
-            for (sequence, rest) in &mut left[n_done..] {
-                let room = n_tokens - ids.len();
-                if room == 0 {
-                    break;
-                }
-                horizons.push(self.sequences.horizon(*sequence, rest.len()));
-                let (piece, after) = rest.split_at(rest.len().min(room));
-                sequences.push((*sequence, self.rows(*sequence, ids.len(), piece.len())));
-                ids.extend_from_slice(piece);
-                *rest = after;
-                if after.is_empty() {
-                    last_rows.push(ids.len() - 1);
-                }
-            }
-            self.run_to(&ids, (&sequences, &horizons), !last_rows.is_empty())?;
-            if !last_rows.is_empty() {
-                self.logits_of(&last_rows, n_done)?;
-            }
-            n_done += last_rows.len();
-        }
-        Ok(())
     }
 
     /// Appends `ids` to `sequence` and hands the logits after each, with its index, to `each`.
@@ -383,6 +269,9 @@ impl Session {
     }
 
     fn check(&self, sequence: usize, ids: &[u32]) -> Result<()> {
+        if self.sequences.interrupt(sequence).is_raised() {
+            return Err(RuntimeError::Interrupted);
+        }
         self.check_ids(ids, self.len(sequence), self.limits.context)
     }
 
@@ -435,7 +324,13 @@ impl Session {
             sequences,
             horizons,
             logits,
-            interrupt: &self.interrupt,
+            interrupt: Interrupts {
+                session: &self.interrupt,
+                sequence: match sequences {
+                    [(sequence, _)] => Some(self.sequences.interrupt(*sequence)),
+                    _ => None,
+                },
+            },
             probe: None,
         };
         self.pipeline.forward(&pass)?;

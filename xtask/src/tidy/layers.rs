@@ -16,16 +16,16 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 15] = [
+const LAYERS: [(&str, May); 16] = [
     ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&["llm-json"])),
-    ("llm-checkpoint", May::Use(&["llm-tensor"])),
+    ("llm-quant", May::Use(&["llm-tensor"])),
+    ("llm-checkpoint", May::Use(&["llm-tensor", "llm-quant"])),
     (
         "llm-torch-file",
         May::Use(&["llm-tensor", "llm-checkpoint"]),
     ),
-    ("llm-quant", May::Use(&["llm-tensor"])),
     ("llm-arch", May::Use(&["llm-tensor"])),
     (
         "llm-plan",

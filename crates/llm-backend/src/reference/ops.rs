@@ -3,10 +3,11 @@
 use llm_tensor::{Activation, Pairing};
 
 use super::Reference;
+use super::norm::Normalisation;
 use super::pool::ReferencePool;
 use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
-use super::scalar::{Normalisation, activated};
+use super::scalar::activated;
 use super::weight::ReferenceWeight;
 use crate::{
     Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,

@@ -92,7 +92,7 @@ impl ReferencePool {
         }
     }
 
-    /// What the heads of one query `[n_heads, head_dim]` at `position` see.
+    /// Attention of the heads of one query `[n_heads, head_dim]` at `position`.
     fn attend_row(
         &self,
         op: &Attention<'_, Reference>,

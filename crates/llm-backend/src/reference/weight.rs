@@ -19,7 +19,7 @@ pub enum ReferenceWeight {
     Placed {
         /// The place's pages.
         pages: Arc<RwLock<PageBuf>>,
-        /// Where the parts lie in them.
+        /// Its parts, as ranges of them.
         weight: StoredWeight<Range<usize>>,
     },
 }
@@ -30,7 +30,7 @@ pub struct Decoded {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) values: Vec<f32>,
-    /// What is multiplied in integers; `values` then count in outlier columns.
+    /// Codes that are multiplied in integers; `values` then count in outlier columns.
     int8: Option<Int8Weight>,
 }
 
@@ -96,7 +96,7 @@ impl Decoded {
     }
 }
 
-/// Whether elements are numbers that are computed with.
+/// Schemes whose elements are numbers that are computed with.
 pub(super) fn is_supported(scheme: Scheme) -> bool {
     scheme.elements().is_none_or(DType::is_weight)
 }

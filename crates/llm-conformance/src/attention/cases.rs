@@ -352,7 +352,7 @@ fn unmasked() -> Vec<AttentionCase> {
     cases
 }
 
-/// What most cases have.
+/// Shape and inputs of most cases.
 const PLAIN: AttentionCase = AttentionCase {
     n_heads: 4,
     n_kv_heads: 2,

@@ -23,7 +23,7 @@ pub(super) struct Run<'a, B: Backend> {
     free: Vec<u32>,
 }
 
-/// What a pass's buffer holds of each token.
+/// Columns that a pass's buffer has of each token.
 #[derive(Clone, Copy)]
 enum Columns {
     Queries,
@@ -95,7 +95,7 @@ impl<'a, B: Backend> Run<'a, B> {
         self.cases.iter().map(call).collect()
     }
 
-    /// What is there before the first query.
+    /// Keys and values that are there before the first query.
     fn append_whole(&mut self) {
         let appended = |case: &AttentionCase| match &case.keys {
             Keys::Past { .. } => Vec::new(),

@@ -6,7 +6,7 @@ use llm_backend::{Backend, BackendError, Event, Result};
 use super::Fault;
 use crate::data::Random;
 
-/// What was put into the queues of a device and is not done yet.
+/// Work that was put into the queues of a device and is not done yet.
 pub(super) struct Schedule<B: Backend> {
     queues: Vec<Recorded<B>>,
     random: Random,
@@ -38,7 +38,7 @@ pub(super) type Operation<B> = Box<dyn FnOnce(&mut <B as Backend>::Queue) -> Res
 /// Work of other queues that is done when one is waited for.
 #[derive(Clone, Copy)]
 enum Others {
-    /// What has to be.
+    /// As much as has to be.
     Needed,
     /// Some.
     Between,
@@ -109,7 +109,7 @@ impl<B: Backend> Schedule<B> {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
-    /// What a queue, or what that waits for, has to do first.
+    /// The queue that has to go on first for this one to.
     fn first_needed(&self, mut queue: usize) -> usize {
         while let Some(awaited) = self.awaited(queue) {
             queue = awaited;
@@ -190,7 +190,7 @@ impl<B: Backend> Clone for DeferredEvent<B> {
     }
 }
 
-/// What a panic left is looked at by whoever reports it.
+/// The memory, also after a panic: whoever reports that may look at it.
 pub(super) fn lock<T>(memory: &Mutex<T>) -> MutexGuard<'_, T> {
     memory.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -17,18 +17,28 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    /// Those of items in their order.
-    pub(crate) fn of(items: impl Iterator<Item = Tally>) -> Self {
+    /// Those of `n` items in their order. `is_same` says of an item that it is sure to equal the one before it.
+    pub(crate) fn of(
+        n: usize,
+        is_same: impl Fn(usize) -> bool,
+        item: impl Fn(usize) -> Tally,
+    ) -> Self {
         let (mut starts, mut each, mut before) = (Vec::new(), Vec::<Tally>::new(), Vec::new());
-        let (mut n, mut totals) = (0, Totals::default());
-        for item in items {
-            if each.last() != Some(&item) {
-                starts.push(n);
-                each.push(item);
-                before.push(totals);
+        let mut totals = Totals::default();
+        for i in 0..n {
+            if i > 0 && is_same(i) {
+                continue;
             }
-            totals = totals.plus(item.totals);
-            n += 1;
+            let tally = item(i);
+            if each.last() == Some(&tally) {
+                continue;
+            }
+            if let (Some(last), Some(start)) = (each.last(), starts.last()) {
+                totals = totals.plus(last.totals.times(i - start));
+            }
+            starts.push(i);
+            each.push(tally);
+            before.push(totals);
         }
         starts.push(n);
         let mut tree = vec![Maxima::default(); each.len()];
@@ -148,13 +158,18 @@ mod tests {
         }
     }
 
+    fn runs_of(sizes: &[u64]) -> Runs {
+        let is_same = |i: usize| i.is_multiple_of(2) && sizes[i] == sizes[i - 1];
+        Runs::of(sizes.len(), is_same, |i| item(sizes[i]))
+    }
+
     proptest! {
         #[test]
         fn tallies_are_those_of_one_item_after_the_other(
             sizes in prop::collection::vec(0..4u64, 0..40),
             cuts in (0..41usize, 0..41usize),
         ) {
-            let runs = Runs::of(sizes.iter().map(|&size| item(size)));
+            let runs = runs_of(&sizes);
             let (start, end) = (cuts.0.min(sizes.len()), cuts.1.min(sizes.len()));
             let mut expected = Tally::default();
             for &size in sizes.get(start..end).unwrap_or(&[]) {
@@ -169,7 +184,7 @@ mod tests {
             from in 0..41usize,
             limit in 0..120u64,
         ) {
-            let runs = Runs::of(sizes.iter().map(|&size| item(size)));
+            let runs = runs_of(&sizes);
             let (n, from) = (sizes.len(), from.min(sizes.len()));
             // Held as they are; the largest of the others twice.
             let needed = |end: usize| {

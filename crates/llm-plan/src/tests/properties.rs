@@ -6,7 +6,7 @@ use proptest::prelude::{Just, ProptestConfig, Strategy as Generator, any, prop, 
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
 use super::*;
-use crate::strategy::Rest;
+use crate::placement::Rest;
 
 fn models() -> [Skeleton; 4] {
     [

@@ -1,12 +1,12 @@
-//! How tokens are chosen, on the command line.
+//! Flags of sampling.
 
 use std::num::NonZeroUsize;
 
 use clap::{Args, ValueEnum};
 use llm_runtime::EarlyStopping;
 
-use super::{above_zero, not_empty, token_id};
-use crate::generation_config::{
+use super::values::{above_zero, not_empty, token_id};
+use crate::generation_config::bounds::{
     ANY, AT_LEAST_ZERO, Bounds, MOST_BEAMS, POSITIVE, SHARE, SHARE_OR_ZERO,
 };
 
@@ -18,25 +18,25 @@ pub(crate) struct SamplingArgs {
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "seed"])]
     pub(crate) greedy: bool,
     /// Divides the logits: below 1 surer, above 1 more surprising; 0 is greedy
-    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = at_least_zero)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = number(AT_LEAST_ZERO))]
     pub(crate) temperature: Option<f32>,
     /// Choose among the K most probable tokens; 0 for all
     #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = whole)]
     pub(crate) top_k: Option<usize>,
     /// Choose among the most probable tokens that together reach probability P
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = share)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number(SHARE))]
     pub(crate) top_p: Option<f32>,
     /// Choose among tokens at least P times as probable as the most probable one
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = share_or_zero)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number(SHARE_OR_ZERO))]
     pub(crate) min_p: Option<f32>,
     /// Holds tokens that were seen already against themselves; 1 does not
-    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = positive)]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = number(POSITIVE))]
     pub(crate) repetition_penalty: Option<f32>,
     /// Taken from the logit of each token that was generated, once; the prompt does not count
-    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = any)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = number(ANY))]
     pub(crate) presence_penalty: Option<f32>,
     /// Taken from it as often as it was generated
-    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = any)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = number(ANY))]
     pub(crate) frequency_penalty: Option<f32>,
     /// No N tokens come twice in the same order, the prompt's included; 0 for any
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole)]
@@ -52,7 +52,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) num_beams: Option<usize>,
     /// With beams: the power of its length by which a continuation's log-probability is divided; above 0 longer ones win
     /// [default: 1]
-    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = any)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = number(ANY))]
     pub(crate) length_penalty: Option<f32>,
     /// With beams, end when N continuations have ended: at once, or only if no other seems to become better, or never
     /// before that is certain [default: false]
@@ -75,7 +75,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) ignore_eos: bool,
 }
 
-/// What is added to a token's logit.
+/// Number that is added to a token's logit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LogitBias {
     pub(crate) id: u32,
@@ -100,31 +100,12 @@ impl From<EarlyStoppingArg> for EarlyStopping {
     }
 }
 
-fn number(text: &str, bounds: Bounds) -> Result<f32, String> {
-    text.parse()
-        .ok()
-        .filter(|&x| (bounds.holds)(x))
-        .ok_or_else(|| format!("expected {}", bounds.expected))
-}
-
-fn any(text: &str) -> Result<f32, String> {
-    number(text, ANY)
-}
-
-fn at_least_zero(text: &str) -> Result<f32, String> {
-    number(text, AT_LEAST_ZERO)
-}
-
-fn positive(text: &str) -> Result<f32, String> {
-    number(text, POSITIVE)
-}
-
-fn share(text: &str) -> Result<f32, String> {
-    number(text, SHARE)
-}
-
-fn share_or_zero(text: &str) -> Result<f32, String> {
-    number(text, SHARE_OR_ZERO)
+/// Parser of numbers within bounds.
+fn number(bounds: Bounds) -> impl Fn(&str) -> Result<f32, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|&x| (bounds.holds)(x));
+        number.ok_or_else(|| format!("expected {}", bounds.expected))
+    }
 }
 
 fn whole(text: &str) -> Result<usize, String> {
@@ -148,6 +129,6 @@ fn logit_bias(text: &str) -> Result<LogitBias, String> {
     let expected = || "expected a token id and a number, as 42=-1.5".to_owned();
     let (id, value) = text.split_once('=').ok_or_else(expected)?;
     let id = id.trim().parse().map_err(|_| expected())?;
-    let value = number(value.trim(), ANY).map_err(|_| expected())?;
+    let value = number(ANY)(value.trim()).map_err(|_| expected())?;
     Ok(LogitBias { id, value })
 }

@@ -11,7 +11,8 @@ use llm_tensor::{Bytes, PageBuf};
 use rustix::fs::{Advice, OFlags, fadvise, fcntl_setfl, fstatfs};
 use serde::Serialize;
 
-use super::{Extent, rate, usable};
+use super::extent::Extent;
+use crate::output::words::bandwidth;
 use crate::system::{self, MeasuredDisk, Room, USUAL, Volume};
 
 #[derive(Serialize)]
@@ -20,12 +21,12 @@ pub(super) struct Disk {
     #[serde(flatten)]
     room: Room,
     #[serde(flatten)]
-    outcome: Outcome,
+    outcome: DiskOutcome,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Outcome {
+enum DiskOutcome {
     Measured(Reading),
     /// And why.
     NotMeasured {
@@ -41,7 +42,7 @@ struct Reading {
     read_path: ReadPath,
 }
 
-/// Which way the bytes came.
+/// Path of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum ReadPath {
@@ -61,8 +62,8 @@ impl Disk {
         let reading = fs::create_dir_all(&folder)
             .and_then(|()| Reading::measure(&folder, size, extent.disk_time));
         let outcome = match reading {
-            Ok(reading) => Outcome::Measured(reading),
-            Err(error) => Outcome::NotMeasured {
+            Ok(reading) => DiskOutcome::Measured(reading),
+            Err(error) => DiskOutcome::NotMeasured {
                 not_measured: error.to_string(),
             },
         };
@@ -76,40 +77,45 @@ impl Disk {
     /// Bytes a second, and of which disk.
     pub(super) fn bandwidth(&self) -> MeasuredDisk {
         match &self.outcome {
-            Outcome::Measured(reading) => MeasuredDisk {
+            DiskOutcome::Measured(reading) => MeasuredDisk {
                 rate: Some(reading.bandwidth()),
                 folder: std::path::absolute(&self.folder).ok(),
                 volume: Volume::of(&self.folder),
             },
-            Outcome::NotMeasured { .. } => MeasuredDisk::default(),
+            DiskOutcome::NotMeasured { .. } => MeasuredDisk::default(),
         }
     }
 
     pub(super) fn suggestions(&self) -> Option<String> {
         let folder = self.folder.display();
         match &self.outcome {
-            Outcome::NotMeasured { .. } => Some(format!(
+            DiskOutcome::NotMeasured { .. } => Some(format!(
                 "name a folder with room for the disk to be measured: {folder} has none, --offload-folder DIR"
             )),
-            Outcome::Measured(reading) if reading.read_path == ReadPath::Memory => Some(format!(
-                "name a folder on a disk: what is offloaded to {folder} stays in RAM, --offload-folder DIR"
-            )),
-            Outcome::Measured(_) => None,
+            DiskOutcome::Measured(reading) if reading.read_path == ReadPath::Memory => {
+                Some(format!(
+                    "name a folder on a disk: what is offloaded to {folder} stays in RAM, --offload-folder DIR"
+                ))
+            }
+            DiskOutcome::Measured(_) => None,
         }
     }
 
     pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
         let bandwidth = match &self.outcome {
-            Outcome::Measured(reading) => {
+            DiskOutcome::Measured(reading) => {
                 format!("{reading}, measured in {}", self.folder.display())
             }
-            Outcome::NotMeasured { not_measured } => {
-                let (folder, assumed) = (self.folder.display(), rate(USUAL.disk));
+            DiskOutcome::NotMeasured { not_measured } => {
+                let (folder, assumed) = (self.folder.display(), bandwidth(USUAL.disk));
                 format!("not measured in {folder}: {not_measured}; plans assume {assumed}")
             }
         };
         vec![
-            ("disk for offloading", usable(&self.room)),
+            (
+                "disk for offloading",
+                format!("{}: {}", self.room.bytes, self.room),
+            ),
             ("disk bandwidth", bandwidth),
         ]
     }
@@ -171,7 +177,7 @@ impl fmt::Display for Reading {
             ReadPath::PageCache => "read through the page cache, emptied before",
             ReadPath::Memory => "read from a file system in memory: no disk",
         };
-        let (rate, bytes) = (rate(self.bandwidth()), Bytes::new(self.bytes_read));
+        let (rate, bytes) = (bandwidth(self.bandwidth()), Bytes::new(self.bytes_read));
         write!(f, "{rate}, {bytes} {path}")
     }
 }
@@ -203,7 +209,7 @@ fn fill(block: &mut [u8], state: &mut u64) {
 
 /// Bytes of a request: enough to keep a device busy, or several that are one.
 const BLOCK: usize = 8 << 20;
-/// What the kernel calls file systems that live in memory.
+/// Types of the file systems that live in RAM.
 const TMPFS: i64 = 0x0102_1994;
 const RAMFS: i64 = 0x8584_58f6;
 

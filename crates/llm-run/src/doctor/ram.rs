@@ -7,18 +7,18 @@ use llm_cpu::{Cpu, CpuOptions};
 use llm_tensor::Bytes;
 use serde::Serialize;
 
-use super::{Extent, usable};
+use super::extent::Extent;
 use crate::system::{self, Limit, MemInfo, ProcessLimit, RamLimits, Room};
 
 #[derive(Serialize)]
 pub(super) struct Ram {
-    /// All there is; null where the system does not tell.
+    /// Bytes of RAM; null where the system does not tell.
     total_bytes: Option<u64>,
-    /// What programs can still take; null where the system does not tell.
+    /// Bytes that programs can still take; null where the system does not tell.
     available_bytes: Option<u64>,
-    /// Those of control groups, the tightest first.
+    /// Limits of control groups, the tightest first.
     limits: Vec<Limit>,
-    /// Those that the process is under by itself, the tightest first.
+    /// Limits that the process is under by itself, the tightest first.
     process_limits: Vec<ProcessLimit>,
     #[serde(flatten)]
     room: Room,
@@ -36,7 +36,7 @@ impl Ram {
         }
     }
 
-    /// Where a limit leaves less than half of what the machine has available.
+    /// Advice to raise a limit that leaves less than half of what the machine has available.
     pub(super) fn suggestions(&self) -> Option<String> {
         let available = self.available_bytes?;
         let free = self.room.free;
@@ -81,7 +81,10 @@ impl Ram {
         if self.limits.is_empty() {
             rows.push(("RAM limit", "no cgroup's".to_owned()));
         }
-        rows.push(("RAM for a model", usable(&self.room)));
+        rows.push((
+            "RAM for a model",
+            format!("{}: {}", self.room.bytes, self.room),
+        ));
         rows
     }
 }
@@ -101,6 +104,6 @@ fn row(limit: &Limit) -> String {
     )
 }
 
-/// Even where hardly anything is free: still more than most caches hold.
+/// Bytes that are read even where hardly anything is free: more than most caches hold.
 const LEAST_BYTES: usize = 16 << 20;
 const LEAST_ROUNDS: usize = 3;

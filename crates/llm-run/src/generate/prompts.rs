@@ -8,17 +8,18 @@ use llm_text::{Conversation, Message};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::lines::Line;
-use super::{chat_ids, given_to_template, text_ids};
+use super::prompt::{given_to_template, text_ids};
 use crate::cli::GenerateArgs;
-use crate::defaults::Length;
-use crate::model::OpenModel;
+use crate::engine::Length;
+use crate::input::lines::Line;
+use crate::input::template::chat_ids;
+use crate::open::OpenModel;
 
 /// One prompt of many.
 pub(super) struct Prompt {
     /// The line that it stands in, counted from 1.
     pub(super) line: usize,
-    /// What its result repeats.
+    /// Value that its result repeats.
     pub(super) id: Option<Value>,
     /// Its tokens, or why it cannot be continued.
     pub(super) ids: Result<Vec<u32>, String>,
@@ -26,7 +27,7 @@ pub(super) struct Prompt {
 }
 
 impl Prompt {
-    /// How long the answer may become, `usual` unless the line says otherwise.
+    /// Length of the answer at most, `usual` unless the line says otherwise.
     pub(super) fn length(&self, usual: &Length) -> Length {
         let own = self.max_new_tokens.map(|n| Length::New(n.into()));
         own.unwrap_or_else(|| usual.clone())

@@ -6,10 +6,19 @@ use anyhow::Result;
 use llm_runtime::EarlyStopping;
 use serde_json::{Map, Value};
 
-use super::{Bounds, MOST_BEAMS, Others};
-use crate::failure::UserError;
+use super::bounds::{Bounds, MOST_BEAMS};
+use crate::failure::{UserError, refuse};
 
-/// What is left of an object of which key after key is read.
+/// Keys of the object that no generation knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OtherKeys {
+    /// A mistake, perhaps: they are named.
+    AreNamed,
+    /// Keys of the model, whose configuration it is.
+    AreTheModels,
+}
+
+/// Keys of an object that were not read yet.
 pub(super) struct Keys<'a> {
     path: &'a Path,
     object: Map<String, Value>,
@@ -64,7 +73,7 @@ impl<'a> Keys<'a> {
                     found.push('…');
                 }
                 let problem = format!("`{key}` is {found}, expected {expected}");
-                Err(UserError(format!("{}: {problem}", self.path.display())).into())
+                refuse(format!("{}: {problem}", self.path.display()))
             }
         }
     }
@@ -174,8 +183,8 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// What is left and is not done.
-    pub(super) fn notices(mut self, others: Others) -> Vec<String> {
+    /// Notices of the keys that are left and not applied.
+    pub(super) fn notices(mut self, others: OtherKeys) -> Vec<String> {
         for key in IRRELEVANT {
             self.object.shift_remove(*key);
         }
@@ -186,8 +195,8 @@ impl<'a> Keys<'a> {
         let unsupported: Vec<_> = UNSUPPORTED.iter().filter_map(not_done).collect();
         let set = self.object.iter().filter(|(_, value)| !value.is_null());
         let unknown: Vec<_> = match others {
-            Others::AreNamed => set.map(|(key, _)| key.as_str()).collect(),
-            Others::AreTheModels => Vec::new(),
+            OtherKeys::AreNamed => set.map(|(key, _)| key.as_str()).collect(),
+            OtherKeys::AreTheModels => Vec::new(),
         };
         let line = |keys: &[&str], what| {
             let (is, was) = match keys {
@@ -257,7 +266,7 @@ const IRRELEVANT: &[&str] = &[
     "transformers_version",
 ];
 
-/// Whether a key of this value changes no token.
+/// True where a key of this value changes no token.
 type IsNeutral = fn(&Value) -> bool;
 
 /// Keys that change tokens and are not done, and when they change none.

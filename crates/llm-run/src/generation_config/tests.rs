@@ -1,6 +1,6 @@
 use super::*;
 
-fn parse(text: &str, others: Others) -> Result<GenerationConfig, String> {
+fn parse(text: &str, others: OtherKeys) -> Result<GenerationConfig, String> {
     let config = GenerationConfig::parse(Path::new("x.json"), text.as_bytes(), others);
     config.map_err(|error| format!("{error:#}"))
 }
@@ -85,14 +85,14 @@ fn values_out_of_bounds_are_named_with_their_file() {
         ("", "x.json: "),
     ];
     for (text, words) in cases {
-        let error = parse(text, Others::AreNamed).unwrap_err();
+        let error = parse(text, OtherKeys::AreNamed).unwrap_err();
         assert!(error.contains(words), "{text}: {error}");
         assert!(error.contains("x.json"), "{text}: {error}");
         // What is wrong in a config.json is so, too.
-        assert!(parse(text, Others::AreTheModels).is_err(), "{text}");
+        assert!(parse(text, OtherKeys::AreTheModels).is_err(), "{text}");
     }
     let long = format!(r#"{{"suppress_tokens": "{}"}}"#, "é".repeat(500));
-    assert!(parse(&long, Others::AreNamed).unwrap_err().len() < 200);
+    assert!(parse(&long, OtherKeys::AreNamed).unwrap_err().len() < 200);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn what_is_not_done_is_named_and_what_changes_nothing_is_not() {
         "bos_token_id": 1, "transformers_version": "5.24.0", "_from_model_config": true,
         "num_assistant_tokens": 20, "compile_config": {}, "token_healing": false, "dola_layers": null
     }"#;
-    let config = parse(text, Others::AreNamed).unwrap();
+    let config = parse(text, OtherKeys::AreNamed).unwrap();
     let expected = [
         "x.json: `guidance_scale`, `watermarking_config`, `penalty_alpha`, `num_return_sequences` are not supported and were not applied",
         "x.json: `my_own`, `forced_decoder_ids` are not understood and were not applied",
@@ -112,7 +112,7 @@ fn what_is_not_done_is_named_and_what_changes_nothing_is_not() {
     assert_eq!(config.notices, expected);
     let config = parse(
         r#"{"guidance_scale": 1.5, "hidden_size": 5}"#,
-        Others::AreTheModels,
+        OtherKeys::AreTheModels,
     );
     let expected = ["x.json: `guidance_scale` is not supported and was not applied"];
     assert_eq!(config.unwrap().notices, expected);
@@ -120,13 +120,18 @@ fn what_is_not_done_is_named_and_what_changes_nothing_is_not() {
         "guidance_scale": 1.0, "penalty_alpha": 0.0, "num_return_sequences": 1, "num_beam_groups": 1,
         "diversity_penalty": 0.0, "constraints": null
     }"#;
-    assert!(parse(neutral, Others::AreNamed).unwrap().notices.is_empty());
+    assert!(
+        parse(neutral, OtherKeys::AreNamed)
+            .unwrap()
+            .notices
+            .is_empty()
+    );
 }
 
 #[test]
 fn a_wrappers_text_model_fills_in() {
     let text = r#"{"eos_token_id": null, "top_k": 7, "text_config": {"eos_token_id": [1, 106], "top_k": 9}}"#;
-    let config = parse(text, Others::AreTheModels).unwrap();
+    let config = parse(text, OtherKeys::AreTheModels).unwrap();
     assert_eq!((config.eos_token_id, config.top_k), (vec![1, 106], Some(7)));
 }
 
@@ -134,7 +139,7 @@ fn a_wrappers_text_model_fills_in() {
 fn no_end_of_text_may_be_written_as_minus_one() {
     let config = parse(
         r#"{"eos_token_id": -1, "pad_token_id": -1}"#,
-        Others::AreNamed,
+        OtherKeys::AreNamed,
     )
     .unwrap();
     assert!(config.eos_token_id.is_empty() && config.notices.is_empty());
@@ -230,7 +235,7 @@ fn a_value_of_any_type_in_any_key_is_taken_or_refused() {
     ];
     for key in keys {
         for value in values {
-            for others in [Others::AreNamed, Others::AreTheModels] {
+            for others in [OtherKeys::AreNamed, OtherKeys::AreTheModels] {
                 match parse(&format!("{{\"{key}\": {value}}}"), others) {
                     Ok(config) => {
                         _ = config.check_ids(131);

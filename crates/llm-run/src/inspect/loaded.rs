@@ -1,4 +1,4 @@
-//! What becomes of a checkpoint once it is loaded as asked.
+//! Contents of a checkpoint once it is loaded as asked.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,15 @@ use llm_quant::{QuantConfig, Scheme, StoredBytes};
 use llm_runtime::BoundModel;
 use llm_tensor::DType;
 
-use super::{Report, Tensor, Total, dtype_name, file_name};
+use super::report::{CheckpointReport, Tensor, Total, file_name};
+use crate::output::words::dtype_name;
 
 /// Every tensor that the model needs, as it will be kept.
 pub(super) fn report<'m>(
     model: &'m BoundModel,
     dtype: WeightDType,
     quant: Option<&QuantConfig>,
-) -> Result<Report<'m>> {
+) -> Result<CheckpointReport<'m>> {
     let checkpoint = model.checkpoint();
     let files: Vec<String> = checkpoint.files().map(file_name).collect();
     let encodings = model.encodings(dtype, quant)?;
@@ -57,7 +58,7 @@ pub(super) fn report<'m>(
         });
     }
     let is_quantized = tensors.iter().any(|t| t.scheme.is_some());
-    Ok(Report {
+    Ok(CheckpointReport {
         path: checkpoint.path().display().to_string(),
         format: match checkpoint.format() {
             Format::Safetensors => "safetensors, loaded".to_owned(),

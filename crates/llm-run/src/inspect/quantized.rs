@@ -19,7 +19,7 @@ pub(super) struct Matrix {
     pub(super) statistics_bytes: u64,
 }
 
-/// Those of a checkpoint, by the names of their tensors.
+/// Quantized matrices of a checkpoint, by the names of their tensors.
 pub(super) struct Matrices {
     all: Vec<Matrix>,
     by_name: HashMap<String, usize>,

@@ -6,14 +6,14 @@ use llm_checkpoint::Checkpoint;
 use llm_text::Tokenizer;
 use serde_json::json;
 
-use super::Files;
-use crate::model::gguf_tokenizer;
+use super::side_files::SideFiles;
+use crate::open::gguf_tokenizer;
 
 /// The configuration, the tokenizer and what generation begins and ends with, all out of the GGUF's metadata.
-pub(super) fn files(checkpoint: &Checkpoint, form: &HubForm) -> Result<Files> {
-    let mut files = Files {
+pub(super) fn files(checkpoint: &Checkpoint, form: &HubForm) -> Result<SideFiles> {
+    let mut files = SideFiles {
         config: form.config.clone(),
-        ..Files::default()
+        ..SideFiles::default()
     };
     let gguf = gguf_tokenizer(checkpoint.metadata());
     let mut generation = json!({});

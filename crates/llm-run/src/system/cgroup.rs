@@ -14,10 +14,10 @@ pub(crate) struct Limit {
     pub(crate) version: Version,
     /// The group's folder.
     pub(crate) folder: PathBuf,
-    /// What all processes of the group may take together.
+    /// Bytes that all processes of the group may take together.
     #[serde(rename = "limit_bytes", serialize_with = "super::number")]
     pub(crate) limit: Bytes,
-    /// What they take, page cache included.
+    /// Bytes that they take, page cache included.
     #[serde(rename = "usage_bytes", serialize_with = "super::number")]
     pub(crate) usage: Bytes,
     /// Page cache of files in the usage: the kernel takes it back before it refuses memory.
@@ -26,7 +26,7 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// What the group can still take.
+    /// Bytes that the group can still take.
     pub(crate) fn free(&self) -> Bytes {
         let held = self.usage.saturating_sub(self.page_cache);
         self.limit.saturating_sub(held)
@@ -194,7 +194,7 @@ fn memory_group(line: &str) -> Option<(Version, &Path)> {
     Some((version, Path::new(group)))
 }
 
-/// Where the groups of a hierarchy are seen.
+/// Mount at which the groups of a hierarchy are seen.
 struct Mount<'a> {
     version: Version,
     /// The group that the mount shows; those around it cannot be seen.

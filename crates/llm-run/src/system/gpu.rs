@@ -1,9 +1,9 @@
-//! Why there is no GPU to compute on.
+//! Reason why there is no GPU to compute on.
 
 use std::fs;
 use std::path::Path;
 
-/// Why [`gpus`](super::gpus) is empty, in a sentence without its full stop.
+/// Reason why [`gpus`](super::gpus) is empty, in a sentence without its full stop.
 pub(crate) fn no_gpu_reason() -> String {
     reason(Path::new("/"))
 }
@@ -31,7 +31,7 @@ fn driver_version(text: &str) -> Option<&str> {
     text.lines().next()?.split_whitespace().find(is_version)
 }
 
-/// Where distributions put the driver's library.
+/// Paths of the driver's library in the distributions.
 const LIBRARIES: [&str; 4] = [
     "usr/lib/x86_64-linux-gnu/libcuda.so.1",
     "usr/lib/aarch64-linux-gnu/libcuda.so.1",

@@ -1,4 +1,4 @@
-//! What identifies a machine for measurements: they hold only where these are the same.
+//! Identity of a machine: measurements hold only where it is the same.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 /// The processors, as this process may use them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
-    /// What the processors call themselves.
+    /// Name of the processors.
     pub(crate) processor: String,
     /// Processors that are online.
     pub(crate) n_online: usize,
-    /// How many of them affinity and cgroup quota leave to this process.
+    /// Processors that affinity and cgroup quota leave to this process.
     pub(crate) n_usable: usize,
     /// The instruction set that the kernels use.
     pub(crate) isa: String,
@@ -61,7 +61,7 @@ fn n_processors(cpuinfo: &str) -> usize {
     values(cpuinfo, "processor").count()
 }
 
-/// What the lines `key : value` say.
+/// Values of the lines `key : value`.
 fn values<'a>(cpuinfo: &'a str, key: &str) -> impl Iterator<Item = &'a str> {
     cpuinfo.lines().filter_map(move |line| {
         let (name, value) = line.split_once(':')?;

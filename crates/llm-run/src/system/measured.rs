@@ -1,4 +1,4 @@
-//! What `llm-run doctor` found, kept in the user's cache folder.
+//! Measurements of `llm-run doctor`, kept in the user's cache folder.
 
 use std::env;
 use std::fs;
@@ -37,14 +37,14 @@ pub(crate) struct Bandwidth {
 pub(crate) struct MeasuredDisk {
     #[serde(rename = "disk_bytes_per_second")]
     pub(crate) rate: Option<f64>,
-    /// Where the file was that was read.
+    /// Folder of the file that was read.
     #[serde(rename = "disk_folder", default)]
     pub(crate) folder: Option<PathBuf>,
     #[serde(rename = "disk_volume", default)]
     pub(crate) volume: Option<Volume>,
 }
 
-/// What tells a file system from others of a machine.
+/// Identity of a file system among those of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Volume {
     /// The number of its device, which may be another one after a restart.
@@ -54,7 +54,7 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    /// That of a file or folder, or of where it would be made; nothing where the system does not tell.
+    /// Volume of a file or folder, or of where it would be made; nothing where the system does not tell.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let path = std::path::absolute(path).ok()?;
         let existing = path.ancestors().find(|path| path.exists())?;
@@ -64,7 +64,7 @@ impl Volume {
         })
     }
 
-    /// Whether both are the same as far as can be told.
+    /// True where both are the same as far as can be told.
     pub(crate) fn is_same(self, other: Volume) -> bool {
         match self.file_system {
             0 => self == other,
@@ -73,7 +73,7 @@ impl Volume {
     }
 }
 
-/// What is kept of measurements.
+/// Measurement that is kept.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Kept {
     /// One that this version made on this machine.
@@ -85,7 +85,7 @@ pub(crate) enum Kept {
 }
 
 impl Measurement {
-    /// What was measured just now.
+    /// Measurement of this moment.
     pub(crate) fn new(machine: Machine, bandwidth: Bandwidth) -> Self {
         let now = Timestamp::now();
         Measurement {
@@ -97,7 +97,7 @@ impl Measurement {
         }
     }
 
-    /// What is kept in `folder`.
+    /// Measurement that is kept in `folder`.
     pub(crate) fn read(folder: &Path, machine: &Machine) -> Kept {
         let text = fs::read_to_string(folder.join(FILE)).ok();
         let kept: Option<Measurement> = text.and_then(|text| serde_json::from_str(&text).ok());
@@ -133,7 +133,7 @@ impl Measurement {
 /// Returns the file.
 ///
 /// # Errors
-/// What the system says where it cannot be written.
+/// When the file cannot be written.
 pub(crate) fn keep(folder: &Path, json: &str) -> io::Result<PathBuf> {
     fs::create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -144,7 +144,7 @@ pub(crate) fn keep(folder: &Path, json: &str) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Where is kept what can be made again; nothing for a user without a home.
+/// Folder for what can be made again; none for a user without a home.
 pub(crate) fn cache_folder() -> Option<PathBuf> {
     let caches = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     folder_in(caches, env::home_dir())

@@ -2,34 +2,35 @@
 
 use llm_tensor::Bytes;
 
-/// What `/proc/meminfo` says.
+/// Figures of `/proc/meminfo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MemInfo {
-    /// All that the kernel manages.
+    /// Bytes that the kernel manages.
     pub(crate) total: Bytes,
-    /// What programs can still take without swapping, reclaimable page cache included.
+    /// Bytes that programs can still take without swapping, reclaimable page cache included.
     pub(crate) available: Bytes,
 }
 
 impl MemInfo {
-    /// Nothing where `/proc` does not tell.
+    /// Current figures; none where `/proc` does not tell.
     pub(crate) fn now() -> Option<Self> {
         parse(&std::fs::read_to_string("/proc/meminfo").ok()?)
     }
 }
 
 fn parse(meminfo: &str) -> Option<MemInfo> {
-    let of = |key: &str| {
-        let value = meminfo
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-        let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        kib.checked_mul(1024).map(Bytes::new)
-    };
     Some(MemInfo {
-        total: of("MemTotal")?,
-        available: of("MemAvailable")?,
+        total: figure(meminfo, "MemTotal")?,
+        available: figure(meminfo, "MemAvailable")?,
     })
+}
+
+/// The size that a line `key: 12 kB` of a file in `/proc` says.
+pub(crate) fn figure(text: &str, key: &str) -> Option<Bytes> {
+    let mut lines = text.lines();
+    let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024).map(Bytes::new)
 }
 
 #[cfg(test)]

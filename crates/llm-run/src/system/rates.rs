@@ -1,4 +1,4 @@
-//! How fast memories are read, and how that is known.
+//! Bandwidths of memories, each with its origin.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(crate) struct Rates {
     pub(crate) disk: Origin,
 }
 
-/// How a figure is known.
+/// Origin of a figure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "origin", rename_all = "snake_case")]
 pub(crate) enum Origin {
@@ -30,9 +30,9 @@ pub(crate) enum Origin {
         #[serde(skip_serializing_if = "Option::is_none")]
         folder: Option<PathBuf>,
     },
-    /// It is what is usual.
+    /// Usual figures of such a machine.
     Assumed {
-        /// Why a measurement that there is does not count.
+        /// Reason why a measurement that there is does not count.
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
@@ -78,7 +78,7 @@ impl fmt::Display for Origin {
 }
 
 impl Rates {
-    /// What is known of this machine. `files` are those, or the folders of those, that would be read from disk: what was
+    /// Rates of this machine. `files` are those, or the folders of those, that would be read from disk: what was
     /// measured of another disk does not count.
     pub(crate) fn of(files: &[PathBuf]) -> Self {
         let kept = cache_folder().map(|folder| Measurement::read(&folder, &Machine::this()));

@@ -8,20 +8,22 @@ use llm_tensor::Bytes;
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
+use super::meminfo::figure;
+
 /// A limit, and what this process takes of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct ProcessLimit {
-    /// As the system calls it: `RLIMIT_AS`.
+    /// Name of the limit, as the system has it: `RLIMIT_AS`.
     pub(crate) name: &'static str,
     #[serde(rename = "limit_bytes", serialize_with = "super::number")]
     pub(crate) limit: Bytes,
-    /// What the process takes of it, without files that are mapped to be read: a budget counts those that it uses.
+    /// Bytes that the process takes of it, without files that are mapped to be read: a budget counts those that it uses.
     #[serde(rename = "usage_bytes", serialize_with = "super::number")]
     pub(crate) usage: Bytes,
 }
 
 impl ProcessLimit {
-    /// What the process can still take.
+    /// Bytes that the process can still take.
     pub(crate) fn free(&self) -> Bytes {
         self.limit.saturating_sub(self.usage)
     }
@@ -37,7 +39,7 @@ impl fmt::Display for ProcessLimit {
     }
 }
 
-/// Those of this process, the tightest first.
+/// Limits of this process, the tightest first.
 pub(super) fn process_limits() -> Vec<ProcessLimit> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
@@ -59,7 +61,7 @@ pub(super) fn process_limits() -> Vec<ProcessLimit> {
     limits
 }
 
-/// What a process takes of what may be limited.
+/// Bytes that a process takes of what may be limited.
 #[derive(Debug, PartialEq, Eq)]
 struct Usage {
     address_space: Bytes,
@@ -68,13 +70,7 @@ struct Usage {
 
 impl Usage {
     fn of(status: &str, maps: &str) -> Self {
-        let of = |key: &str| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-            let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
-            Bytes::new(kib.unwrap_or(0u64).saturating_mul(1024))
-        };
+        let of = |key| figure(status, key).unwrap_or(Bytes::ZERO);
         Usage {
             address_space: of("VmSize").saturating_sub(mapped_to_be_read(maps)),
             data: of("VmData"),

@@ -4,7 +4,7 @@ use llm_arch::Unit;
 use llm_backend::Rows;
 
 use super::Session;
-use crate::pass::Pass;
+use crate::pass::{Interrupts, Pass};
 use crate::probe::{NotFinite, Probe};
 use crate::{Result, RuntimeError};
 
@@ -39,7 +39,10 @@ impl Session {
                 sequences: &[(sequence, rows)],
                 horizons: &[end],
                 logits: false,
-                interrupt: &self.interrupt,
+                interrupt: Interrupts {
+                    session: &self.interrupt,
+                    sequence: None,
+                },
                 probe: Some(&probe),
             };
             if let Err(error) = self.pipeline.forward(&pass) {

@@ -7,10 +7,12 @@ use llm_plan::Limits;
 use llm_tensor::Bytes;
 
 use crate::memory::vec_bytes;
+use crate::pass::Interrupt;
 
 /// All sequences of a session.
 pub(super) struct Sequences {
     all: Vec<Sequence>,
+    interrupts: Vec<Interrupt>,
     /// Lengths beyond which a sequence's keys are made anew: how far apart positions are depends on the side of it that
     /// all of them are on.
     borders: Vec<usize>,
@@ -63,6 +65,9 @@ impl Sequences {
         };
         Sequences {
             all: (0..limits.n_sequences).map(sequence).collect(),
+            interrupts: (0..limits.n_sequences)
+                .map(|_| Interrupt::default())
+                .collect(),
             borders,
         }
     }
@@ -73,6 +78,11 @@ impl Sequences {
             .iter()
             .map(|sequence| vec_bytes(&sequence.ids))
             .sum()
+    }
+
+    /// What ends that which is fed to one of them.
+    pub(super) fn interrupt(&self, sequence: usize) -> &Interrupt {
+        &self.interrupts[sequence]
     }
 
     pub(super) fn len(&self, sequence: usize) -> usize {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use llm_plan::{DeviceMap, RunOn};
 
@@ -19,7 +20,11 @@ struct Recorder {
     passes: Sender<Seen>,
     ids: Vec<u32>,
     vocab: usize,
+    /// Raised in the middle of the next pass.
+    raised: Raised,
 }
+
+type Raised = Arc<Mutex<Option<Interrupt>>>;
 
 impl Stages for Recorder {
     fn forward(&mut self, _: usize, pass: &Pass<'_>, _: &mut dyn Elsewhere) -> Result<()> {
@@ -28,7 +33,13 @@ impl Stages for Recorder {
         let sequences = pass.sequences.iter().map(rows).collect();
         self.passes.send((sequences, pass.logits)).unwrap();
         self.ids = pass.ids.to_vec();
-        Ok(())
+        if let Some(interrupt) = self.raised.lock().unwrap().take() {
+            interrupt.raise();
+        }
+        match pass.interrupt.is_raised() {
+            true => Err(RuntimeError::Interrupted),
+            false => Ok(()),
+        }
     }
 
     fn encode(&mut self, _: usize, _: &[u32], _: (&Interrupt, Option<&Probe>)) -> Result<()> {
@@ -75,6 +86,12 @@ impl Port for Recorder {
 
 /// Passes of up to 4 rows of up to 3 sequences of 8 positions.
 fn session() -> (Session, Receiver<Seen>) {
+    let (session, seen, _) = interrupted_session();
+    (session, seen)
+}
+
+/// The same with what its next pass raises.
+fn interrupted_session() -> (Session, Receiver<Seen>, Raised) {
     let config = r#"{"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 100}"#;
     let (skeleton, _) = read_config(config.as_bytes(), Path::new("config.json")).unwrap();
     let limits = Limits {
@@ -89,7 +106,9 @@ fn session() -> (Session, Receiver<Seen>) {
         passes,
         ids: Vec::new(),
         vocab,
+        raised: Raised::default(),
     };
+    let raised = Arc::clone(&recorder.raised);
     let run_on = RunOn::Cpu;
     let plan = DeviceMap::on_one(&skeleton.spec, run_on).stages().unwrap();
     let part = Part {
@@ -98,10 +117,8 @@ fn session() -> (Session, Receiver<Seen>) {
     };
     let pipeline = Pipeline::new(&skeleton.spec, &limits, &plan, vec![part]);
     let loaded = (pipeline, Allocated::default());
-    (
-        Session::new(skeleton.spec, loaded, limits, DType::F32, None),
-        seen,
-    )
+    let session = Session::new(skeleton.spec, loaded, limits, DType::F32, None);
+    (session, seen, raised)
 }
 
 #[test]
@@ -199,4 +216,87 @@ fn a_fork_has_taken_what_its_origin_has() {
     session.step(&[(2, 9), (0, 4)]).unwrap();
     let passes = [(vec![(2, [0, 1, 3]), (0, [1, 1, 2])], true)];
     assert_eq!(seen.try_iter().collect::<Vec<_>>(), passes);
+}
+
+/// What came of each item: the token that its logits are of, or why there are none.
+fn outcomes(
+    session: &mut Session,
+    items: &[(usize, &[u32])],
+) -> Vec<std::result::Result<u32, String>> {
+    let outcomes = session.advance_each(items).unwrap().into_iter();
+    let told = |outcome: Result<&[f32]>| match outcome {
+        Ok(logits) => Ok(logits[0] as u32),
+        Err(error) => Err(error.to_string()),
+    };
+    outcomes.map(told).collect()
+}
+
+#[test]
+fn what_one_item_gets_wrong_is_nothing_to_the_others() {
+    let (mut session, seen) = session();
+    session.advance(&[(1, &[5, 6])]).unwrap();
+    seen.try_iter().for_each(drop);
+    let long: Vec<u32> = (0..7).collect();
+    let cases: [(&[u32], &str); 3] = [
+        (&[], "empty"),
+        (&[3, 100], "token id 100"),
+        (&long, "9 tokens do not fit the context of 8"),
+    ];
+    for (i, (ids, expected)) in cases.into_iter().enumerate() {
+        let found = outcomes(&mut session, &[(0, &[11]), (1, ids), (2, &[7, 12])]);
+        assert_eq!((&found[0], &found[2]), (&Ok(11), &Ok(12)));
+        assert!(
+            found[1].as_ref().unwrap_err().contains(expected),
+            "{found:?}"
+        );
+        assert_eq!([0, 1, 2].map(|n| session.len(n)), [i + 1, 2, 2 * (i + 1)]);
+        let (rows, _) = seen.try_recv().unwrap();
+        assert_eq!(rows.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [0, 2]);
+    }
+    assert_eq!(seen.try_iter().count(), 0);
+}
+
+#[test]
+fn an_interrupted_sequence_is_nothing_to_the_others() {
+    let (mut session, seen, raised) = interrupted_session();
+    // Before a pass.
+    let interrupt = session.interrupt_of(1);
+    interrupt.raise();
+    let items: [(usize, &[u32]); 2] = [(1, &[1, 2]), (0, &[3, 4, 5, 6, 7])];
+    let interrupted = || Err(RuntimeError::Interrupted.to_string());
+    assert_eq!(outcomes(&mut session, &items), [interrupted(), Ok(7)]);
+    assert_eq!([0, 1].map(|n| session.len(n)), [5, 0]);
+    let stepped = session.step(&[(1, 1)]);
+    assert!(matches!(stepped, Err(RuntimeError::Interrupted)));
+    interrupt.clear();
+    session.step(&[(1, 1)]).unwrap();
+
+    // Between the passes of a long item, of which the first is another's too.
+    session.truncate(0, 0);
+    session.truncate(1, 0);
+    seen.try_iter().for_each(drop);
+    *raised.lock().unwrap() = Some(interrupt.clone());
+    let items: [(usize, &[u32]); 3] = [(2, &[9]), (1, &[1, 2, 3, 4, 5]), (0, &[6, 7])];
+    assert_eq!(
+        outcomes(&mut session, &items),
+        [Ok(9), interrupted(), Ok(7)]
+    );
+    assert_eq!([0, 1, 2].map(|n| session.len(n)), [2, 3, 1]);
+    let expected = [
+        (vec![(2, [0, 1, 0]), (1, [1, 3, 0])], true),
+        (vec![(0, [0, 2, 0])], true),
+    ];
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), expected);
+    interrupt.clear();
+
+    // In the middle of a pass of its own, which counts for nothing.
+    *raised.lock().unwrap() = Some(interrupt.clone());
+    let items: [(usize, &[u32]); 2] = [(1, &[1, 2, 3, 4]), (0, &[8])];
+    assert_eq!(outcomes(&mut session, &items), [interrupted(), Ok(8)]);
+    assert_eq!([0, 1].map(|n| session.len(n)), [3, 3]);
+
+    // The session's own ends all.
+    session.interrupt().raise();
+    let error = session.advance_each(&[(0, &[1]), (2, &[2])]).unwrap_err();
+    assert!(matches!(error, RuntimeError::Interrupted));
 }

@@ -1,0 +1,121 @@
+//! GPUs that take different amounts for the same.
+
+use super::*;
+
+/// GPU 0 is modest; every other one takes more before anything is asked of it, and pads its keys and values.
+struct Unlike {
+    modest: Plain,
+    greedy: Greedy,
+}
+
+struct Greedy;
+
+impl DeviceCosts for Greedy {
+    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
+        Plain { fixed: 0 }.kv_cache_bytes(shape) + Bytes::new(100)
+    }
+
+    fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
+        Plain { fixed: 0 }.workspace_bytes(shape) + Bytes::new(7)
+    }
+
+    fn fixed_bytes(&self) -> Bytes {
+        Bytes::new(5000)
+    }
+}
+
+impl GpuCosts for Unlike {
+    fn of(&self, number: u32) -> &dyn DeviceCosts {
+        match number {
+            0 => &self.modest,
+            _ => &self.greedy,
+        }
+    }
+}
+
+const UNLIKE: Unlike = Unlike {
+    modest: Plain { fixed: 100 },
+    greedy: Greedy,
+};
+
+fn on(plan: &Plan, home: Home) -> MemoryUse {
+    *plan.estimate.memory(home).unwrap()
+}
+
+#[test]
+fn each_gpu_takes_what_its_own_kind_does() {
+    let skeleton = llama(4, false);
+    let stored = all_as(&skeleton, DType::BF16);
+    let mut request = request(&skeleton, &stored);
+    request.costs = Costs {
+        gpu: &UNLIKE,
+        ..small_costs()
+    };
+    request.strategy = Strategy::Balanced;
+    request.budgets = budgets(&[GB, GB, GB], GB, None);
+    let plan = fits(&request);
+    let terms = [0, 1, 2].map(|number| on(&plan, Home::Gpu(number)).terms);
+    let contexts = terms.map(|terms| terms.get(Term::GpuContext).get());
+    assert_eq!(contexts, [100, 5000, 5000]);
+    let [modest, greedy, _] = terms.map(|terms| terms.get(Term::Workspace).get());
+    assert_eq!(greedy, modest + 7);
+    let on_gpu = |number| {
+        let units = plan.estimate.units().iter();
+        units.filter(move |unit| unit.placement.home == Home::Gpu(number))
+    };
+    let kv_cache = |number| on_gpu(number).map(|unit| unit.kv_cache.get()).max();
+    assert_eq!(kv_cache(1), kv_cache(0).map(|n| n + 100));
+}
+
+/// What a plan has GPUs hold is the least that each of them must have.
+#[test]
+fn unlike_gpus_are_filled_to_the_byte() {
+    let skeleton = llama(6, false);
+    let stored = all_as(&skeleton, DType::BF16);
+    let mut request = request(&skeleton, &stored);
+    request.costs = Costs {
+        gpu: &UNLIKE,
+        ..small_costs()
+    };
+    request.strategy = Strategy::Sequential;
+    let all = fits(&request).estimate.memories()[0].needed().get();
+    request.budgets = budgets(&[all * 2 / 3, all], all, None);
+    let plan = fits(&request);
+    let [first, second] = [0, 1].map(|number| on(&plan, Home::Gpu(number)).needed());
+    assert_eq!(plan.map.tiers().to_string(), "GPU");
+    request.budgets = budgets(&[first.get(), second.get()], all, None);
+    assert_eq!(fits(&request).map, plan.map);
+    for lacking in [
+        [first.get() - 1, second.get()],
+        [first.get(), second.get() - 1],
+    ] {
+        request.budgets = budgets(&lacking, all, None);
+        assert!(fits(&request).map.tiers().ram, "{lacking:?}");
+    }
+}
+
+/// A mixture of experts is spread by what each GPU has left beside its own needs.
+#[test]
+fn experts_are_spread_over_unlike_gpus() {
+    let skeleton = mixtral_of(64, 6, 8);
+    let stored = all_as(&skeleton, DType::BF16);
+    let mut request = request(&skeleton, &stored);
+    request.costs = Costs {
+        gpu: &UNLIKE,
+        ..small_costs()
+    };
+    let all = fits(&request).estimate.memories()[0].needed().get();
+    let mut n_spread = 0;
+    for share in 1..10 {
+        let gpu = all * share / 10;
+        request.budgets = budgets(&[gpu, gpu], all, None);
+        if let Verdict::Fits(plan) = plan(&request).unwrap() {
+            for memory in plan.estimate.memories() {
+                assert!(memory.needed() <= request.budgets.of(memory.home));
+            }
+            let devices = plan.map.devices();
+            n_spread += usize::from(devices == [RunOn::Gpu(0), RunOn::Gpu(1)]);
+        }
+    }
+    assert!(n_spread > 3, "{n_spread}");
+}

@@ -1,0 +1,47 @@
+//! Values of flags that several commands take.
+
+use std::num::NonZeroUsize;
+
+use llm_plan::WeightDType;
+use llm_tensor::{Bytes, DType};
+
+pub(super) fn weight_dtype(text: &str) -> Result<WeightDType, String> {
+    if text.eq_ignore_ascii_case("auto") {
+        return Ok(WeightDType::Auto);
+    }
+    match text.parse::<DType>() {
+        Ok(dtype) if dtype.is_weight() => Ok(WeightDType::As(dtype)),
+        _ => Err("expected auto, f32, f16 or bf16".to_owned()),
+    }
+}
+
+pub(super) fn shard_size(text: &str) -> Result<Bytes, String> {
+    let size = text.parse::<Bytes>().map_err(|error| error.to_string())?;
+    if size == Bytes::ZERO {
+        return Err("expected a size above 0".to_owned());
+    }
+    Ok(size)
+}
+
+pub(super) fn above_zero(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number above 0".to_owned())
+}
+
+pub(super) fn token_id(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| "expected token ids, as 1,2,3".to_owned())
+}
+
+pub(super) fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("expected a text".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+pub(super) fn float_dtype(text: &str) -> Result<DType, String> {
+    let dtype = text.parse::<DType>().ok().filter(|dtype| dtype.is_weight());
+    dtype.ok_or_else(|| "expected f32, f16 or bf16".to_owned())
+}

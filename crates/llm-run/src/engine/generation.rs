@@ -1,0 +1,192 @@
+//! One generation: token by token until something ends it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use llm_arch::ModelSpec;
+use llm_runtime::{Rules, RuntimeError, Sampler, Session};
+use llm_text::Tokenizer;
+use serde::Serialize;
+
+use super::settings::Settings;
+use super::text::StoppingText;
+
+/// Reason why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum EndReason {
+    /// The model's end-of-text token.
+    Eos,
+    /// A stop string.
+    Stop,
+    /// As many tokens as asked for.
+    Length,
+    /// The context is full.
+    Context,
+    /// The time that the model's configuration allows.
+    Time,
+    /// The user's interrupt.
+    Interrupted,
+}
+
+/// Tokens and text of a generation that has ended.
+#[derive(Debug)]
+pub(crate) struct Completion {
+    pub(crate) n_prompt_tokens: usize,
+    /// Every token that was chosen, one that ended the text included.
+    pub(crate) ids: Vec<u32>,
+    /// All text that was handed out.
+    pub(crate) text: String,
+    pub(crate) end: EndReason,
+    /// The seed, where choices are random.
+    pub(crate) seed: Option<u64>,
+}
+
+/// Time that a completion took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timings {
+    pub(crate) prefill: Duration,
+    pub(crate) decode: Duration,
+}
+
+/// Generation in progress: the answer to one prompt.
+pub(crate) struct Generation<'a> {
+    settings: Settings,
+    /// Tokens that it answers.
+    prompt: Vec<u32>,
+    /// Tokens to generate at most.
+    max_new_tokens: usize,
+    begin: Instant,
+    sampler: Sampler,
+    text: StoppingText<'a>,
+    /// Every token that was chosen.
+    ids: Vec<u32>,
+}
+
+impl<'a> Generation<'a> {
+    /// The beginning of an answer to `prompt`.
+    ///
+    /// # Errors
+    /// When the prompt has a token that the model does not know, or is as long as it and the answer may be together.
+    pub(crate) fn new(
+        spec: &ModelSpec,
+        tokenizer: Option<&'a Tokenizer>,
+        settings: Settings,
+        prompt: &[u32],
+    ) -> Result<Self> {
+        let vocab = spec.vocab;
+        if let Some(&id) = prompt.iter().find(|&&id| id as usize >= vocab) {
+            return Err(RuntimeError::IdOutOfRange { id, vocab }.into());
+        }
+        let begin = settings.begin(prompt);
+        let max_new_tokens = settings.max_new_tokens(begin.len())?;
+        let rules = settings
+            .rules
+            .up_to(begin.len().saturating_add(max_new_tokens));
+        let sampler = Sampler::new(settings.sampling, settings.seed, vocab);
+        Ok(Generation {
+            text: StoppingText::new(tokenizer, &settings),
+            sampler: sampler.under(rules, prompt, begin),
+            settings,
+            prompt: prompt.to_vec(),
+            max_new_tokens,
+            begin: Instant::now(),
+            ids: Vec::new(),
+        })
+    }
+
+    /// Appends `ids`, the end of the prompt, to the first sequence, or has the encoder read all of it; the logits of the
+    /// next token.
+    pub(super) fn prefill<'s>(
+        &self,
+        session: &'s mut Session,
+        ids: &[u32],
+    ) -> llm_runtime::Result<&'s [f32]> {
+        match self.settings.start_token {
+            Some(start_token) => {
+                session.encode(0, ids)?;
+                session.step(&[(0, start_token)])
+            }
+            None => session.prefill(0, ids),
+        }
+    }
+
+    /// Chooses the next token from its `logits` `[vocab]`.
+    ///
+    /// # Errors
+    /// When none may follow.
+    pub(super) fn choose(&mut self, logits: &[f32]) -> Result<u32> {
+        Ok(self.sampler.sample(logits)?)
+    }
+
+    /// Takes the next token, with `room` positions left in its sequence; the reason to end with it, if there is one.
+    pub(super) fn push(
+        &mut self,
+        id: u32,
+        room: usize,
+        print: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Option<EndReason>> {
+        self.ids.push(id);
+        Ok(if self.settings.rules.eos_ids.contains(&id) {
+            Some(EndReason::Eos)
+        } else if self.text.push(id, print)? {
+            Some(EndReason::Stop)
+        } else if self.ids.len() == self.max_new_tokens {
+            Some(EndReason::Length)
+        } else if room == 0 {
+            Some(EndReason::Context)
+        } else if self.is_late() {
+            Some(EndReason::Time)
+        } else {
+            None
+        })
+    }
+
+    /// True where the answer takes more time than it may.
+    fn is_late(&self) -> bool {
+        let max_time = self.settings.max_time;
+        max_time.is_some_and(|max_time| self.begin.elapsed() > max_time)
+    }
+
+    /// Tokens of the prompt.
+    pub(crate) fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Tokens that were chosen so far.
+    pub(super) fn n_tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Rules of the choices, for texts of up to `longest` tokens.
+    pub(super) fn rules(&self, longest: usize) -> Rules {
+        let n_begin = self.settings.begin(&self.prompt).len();
+        let max_length = n_begin.saturating_add(self.max_new_tokens);
+        self.settings.rules.up_to(max_length.min(longest))
+    }
+
+    /// True where `ids`, which begin an answer, are its end: by a stop string that the last of them completes, or since
+    /// no time is left.
+    pub(super) fn is_ended(&self, ids: &[u32]) -> bool {
+        self.is_late() || self.text.is_stopped(ids)
+    }
+
+    /// The completion, which ended for the reason `end`; `print` gets the rest of its text.
+    pub(super) fn finish(
+        self,
+        end: EndReason,
+        print: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Completion> {
+        Ok(Completion {
+            n_prompt_tokens: self.prompt.len(),
+            seed: self.settings.draws().then_some(self.settings.seed),
+            ids: self.ids,
+            text: self.text.finish(print)?,
+            end,
+        })
+    }
+}

@@ -1,0 +1,143 @@
+//! Loading of a model: from its files to a session.
+
+mod request;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use indicatif::ProgressBar;
+use llm_plan::Plan;
+use llm_runtime::{Device, Event, Interrupt, LoadOptions, OffloadOptions, Session, load_under};
+use llm_tensor::Bytes;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use self::request::LoadRequest;
+use crate::cli::LoadArgs;
+use crate::open::OpenModel;
+use crate::output::usage;
+use crate::placement::request::limits;
+use crate::system::expect_offload_folder;
+use crate::{checksum, output, signals};
+
+/// A loaded model.
+pub(crate) struct Loaded {
+    pub(crate) session: Session,
+    /// Plan that it was loaded by.
+    pub(crate) plan: Plan,
+    /// Name of the device that computes.
+    pub(crate) device: String,
+    /// Duration of loading.
+    pub(crate) time: Duration,
+}
+
+impl OpenModel {
+    /// Plans and loads the weights for `n_sequences` of `context` positions and `n_logits` rows of logits at a time,
+    /// showing progress where someone can see it. A signal raises the session's interrupt, which ends loading, too.
+    ///
+    /// # Errors
+    /// When the plan does not fit, or a weight cannot be read.
+    pub(crate) fn load(
+        &self,
+        args: &LoadArgs,
+        context: usize,
+        n_sequences: usize,
+        n_logits: usize,
+    ) -> Result<Loaded> {
+        if args.verify {
+            checksum::check(self.bound.checkpoint())?;
+        }
+        let begin = Instant::now();
+        let quant = args.quant.config()?;
+        let device = Arc::new(args.cpu()?);
+        let request = LoadRequest {
+            model: &self.bound,
+            args,
+            quant: quant.as_ref(),
+            limits: limits(self.bound.spec(), context, n_sequences, n_logits),
+        };
+        let plan = request.plan(&device)?;
+        let given = args.place.offload_folder.as_deref();
+        let offload_folder = match plan.map.tiers().disk {
+            true => Some(expect_offload_folder(given)?),
+            false => None,
+        };
+        let options = LoadOptions {
+            dtype: args.dtype,
+            quant: quant.as_ref(),
+            encoder: &*device,
+            limits: request.limits,
+            offload: offload_folder.as_deref().map(|folder| OffloadOptions {
+                map: &plan.map,
+                folder,
+            }),
+        };
+        if offload_folder.is_some() {
+            raise_file_limit();
+        }
+        let mut bar = LoadProgress::new()?;
+        let interrupt = Interrupt::default();
+        let raised = interrupt.clone();
+        signals::watch(move |_| raised.raise())?;
+        let mut show = |event| bar.show(event);
+        let session = load_under(&self.bound, &device, &options, &interrupt, &mut show)?;
+        bar.bar.finish_and_clear();
+        if let Some(streamed) = usage::streamed(&plan) {
+            eprintln!("{streamed}");
+        }
+        Ok(Loaded {
+            session,
+            plan,
+            device: device.info().name.clone(),
+            time: begin.elapsed(),
+        })
+    }
+}
+
+/// Lets the process have as many open files as it is allowed to: what is streamed may lie in thousands.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // A limit that stays is named by the error of the file that is one too many.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
+}
+
+/// Progress of loading, where someone can see it.
+struct LoadProgress {
+    bar: ProgressBar,
+    has_waited: bool,
+}
+
+impl LoadProgress {
+    fn new() -> Result<Self> {
+        Ok(LoadProgress {
+            bar: output::bar("loading", Bytes::ZERO)?,
+            has_waited: false,
+        })
+    }
+
+    fn show(&mut self, event: Event) {
+        let (message, at) = match event {
+            Event::Waiting => {
+                let message = "waiting for another run that writes the same offload files";
+                // It may take minutes, and who reads a log sees no bar.
+                if self.bar.is_hidden() && !self.has_waited {
+                    eprintln!("{message}");
+                }
+                self.has_waited = true;
+                self.bar.set_message(message);
+                return;
+            }
+            Event::Offloading(at) => ("writing offload files", at),
+            Event::Loading(at) => ("loading", at),
+        };
+        self.bar.set_message(message);
+        self.bar.set_length(at.total.get());
+        self.bar.set_position(at.done.get());
+    }
+}

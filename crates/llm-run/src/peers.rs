@@ -1,0 +1,68 @@
+//! Other readers of a quantized checkpoint.
+
+use std::path::Path;
+
+use llm_arch::Module;
+use llm_runtime::{BoundModel, Unread, WhyUnread};
+use serde::Serialize;
+
+/// Verdict on loading a quantized checkpoint in transformers (5.24).
+#[derive(Debug, Serialize)]
+pub(crate) struct Transformers {
+    loads: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not: Option<String>,
+}
+
+/// Of a checkpoint with a configuration that both are understood, what becomes of it there.
+pub(crate) fn transformers(model: &Path) -> Option<Transformers> {
+    let model = BoundModel::open(model)
+        .ok()
+        .filter(BoundModel::is_quantized)?;
+    let why_not = model.unread_by_transformers().map(|unread| why(&unread));
+    Some(Transformers {
+        loads: why_not.is_none(),
+        why_not,
+    })
+}
+
+impl Transformers {
+    pub(crate) fn text(&self) -> String {
+        match &self.why_not {
+            None => "loads in transformers: yes".to_owned(),
+            Some(why) => format!("loads in transformers: no, {why}"),
+        }
+    }
+}
+
+fn why(unread: &Unread) -> String {
+    let Unread {
+        tensor,
+        n_tensors,
+        why,
+    } = unread;
+    let such = match n_tensors {
+        1 => format!("`{tensor}` is quantized"),
+        n => format!("{n} matrices are quantized as `{tensor}` is"),
+    };
+    let because = match why {
+        WhyUnread::Module(module) => in_transformers(*module),
+        WhyUnread::Skipped => "the configuration says that it is not".to_owned(),
+        WhyUnread::Tied => "in transformers it is the table of tokens".to_owned(),
+    };
+    format!("{such}: {because}")
+}
+
+/// Class of transformers that has matrices which it does not quantize, in words.
+pub(crate) fn in_transformers(module: Module) -> String {
+    match module {
+        Module::Linear => "transformers has them in linear layers".to_owned(),
+        Module::Own(class) => format!(
+            "transformers has them in a class of their own, {class}, which it does not quantize"
+        ),
+        Module::Experts => {
+            "transformers has a layer's experts in one parameter, which it does not quantize"
+                .to_owned()
+        }
+    }
+}
