@@ -173,9 +173,10 @@ fn quantized_tables_compute_as_the_values_of_their_codes() {
                 (HeadMatrix::Tied | HeadMatrix::Separate, _) => false,
             };
             if head_is_int8 {
-                // Activations are rounded to one of 127 steps.
+                // Each activation is off by half a step of 127 of the largest among them at most.
+                let bound = (quantized.spec().hidden as f64).sqrt() / 254.0;
                 let error = relative_error(&found, &expected);
-                assert!(error < 1.0 / 127.0, "{name} in {scheme}: {error}");
+                assert!(error < bound, "{name} in {scheme}: {error}");
             } else {
                 assert!(found == expected, "{name} in {scheme}");
             }
