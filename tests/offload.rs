@@ -9,6 +9,9 @@
     reason = "nothing here is called so often that the size of its errors matters"
 )]
 
+#[path = "offload/tables.rs"]
+mod tables;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use llm_checkpoint::{Checkpoint, Encoding};
-use llm_quant::layout::{self, MAX_JSON, Part, QuantState};
+use llm_quant::layout::{self, MAX_JSON, QuantState};
 use llm_quant::{Absmax, Activations8, BlockSize, Code, DoubleAbsmax, Encoder, FourBit, Int8};
-use llm_quant::{Int8Weight, NESTED_BLOCK, QuantConfig, Scalar, Scheme, Weight4Bit};
+use llm_quant::{Int8Weight, NESTED_BLOCK, Part, QuantConfig, Scalar, Scheme, Weight4Bit};
 use llm_quant::{double, dynamic_map};
 use llm_tensor::{DType, HostBytes, f32_to_le_bytes};
 use llm_tests::{fixture, tensor};
@@ -278,7 +278,7 @@ fn check_matrix(
         (rows, cols) = (cols, rows);
     }
     let scheme = config.scheme();
-    let parts = layout::parts(
+    let parts = layout::tensors(
         scheme,
         rows as u64,
         cols as u64,
@@ -328,7 +328,9 @@ fn check_matrix(
                 Ok(())
             );
         }
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) => panic!("nothing is saved in {scheme}"),
+        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
+            panic!("nothing is saved in {scheme}")
+        }
     }
     parts.iter().map(|part| part.part.name(weight)).collect()
 }

@@ -50,7 +50,7 @@ fn measure(cpu: &Cpu, what: &str, scheme: Scheme, shapes: &[(usize, usize)], n_r
         Scheme::Dense(dtype) => weights(dtype, shapes),
         Scheme::FourBit(format) => four_bit_weights(format, shapes),
         Scheme::Int8(format) => int8_weights(format, shapes),
-        Scheme::Int8PerUse(..) => return,
+        Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => return,
     };
     let weights: Vec<_> = weights
         .into_iter()

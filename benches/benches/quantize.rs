@@ -3,10 +3,10 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
-use llm_backend::{Backend, HostWeight};
+use llm_backend::Backend;
 use llm_benches::{cpu, four_bit_weights, interleaved, weights};
 use llm_cpu::Cpu;
-use llm_quant::{BlockSize, Code, Encoder, FourBit};
+use llm_quant::{BlockSize, Code, Encoder, FourBit, Weight4Bit};
 use llm_tensor::DType;
 
 fn main() {
@@ -57,12 +57,12 @@ fn decode_4bit(cpu: &Cpu, code: Code) {
         double_quant: false,
     };
     let (weights, bytes) = four_bit_weights(format, &[SHAPE]);
-    let [HostWeight::FourBit(weight)] = &weights[..] else {
+    let Some(weight) = Weight4Bit::of(&weights[0]) else {
         return;
     };
     let mut out = vec![0f32; SHAPE.0 * SHAPE.1];
     let n_bytes = size_of_val(&out[..]);
-    let mut decode = || cpu.decode_4bit(weight, 0, &mut out);
+    let mut decode = || cpu.decode_4bit(&weight, 0, &mut out);
     report(
         cpu,
         &format!("{code} to f32, written"),

@@ -119,7 +119,7 @@ fn kept(model: &BoundModel, quant: Option<&QuantConfig>) -> Result<StoredBytes> 
     let mut sum = StoredBytes::default();
     for bound in model.tensors() {
         let (rows, cols) = bound.slot.matrix();
-        let scheme = encodings.scheme(bound.slot, bound.stored_as(), RunOn::Cpu);
+        let scheme = encodings.scheme(bound.slot, bound.stored(), RunOn::Cpu);
         let stored = scheme.stored_bytes(rows as u64, cols as u64);
         sum.elements += stored.elements;
         sum.statistics += stored.statistics;

@@ -7,10 +7,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
-use llm_backend::{Backend, DenseWeight, HostWeight, LinearPart, Output};
+use llm_backend::{Backend, LinearPart, Output};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_quant::{
-    Absmax, DoubleAbsmax, FourBit, Int8, Int8Weight, NESTED_BLOCK, Scheme, Weight4Bit, dynamic_map,
+    Absmax, DoubleAbsmax, FourBit, Int8, Int8Weight, NESTED_BLOCK, Scheme, StoredWeight,
+    Weight4Bit, dynamic_map,
 };
 use llm_tensor::{AlignedBuf, DType, HostBytes, WorkspaceShape, f32_to_le_bytes};
 
@@ -100,7 +101,7 @@ pub fn products<'a>(
 ///
 /// # Panics
 /// When `dtype` is no weight's.
-pub fn weights(dtype: DType, shapes: &[(usize, usize)]) -> (Vec<HostWeight>, HostBytes) {
+pub fn weights(dtype: DType, shapes: &[(usize, usize)]) -> (Vec<StoredWeight>, HostBytes) {
     let size = |&(rows, cols): &(usize, usize)| rows * cols * dtype.size();
     let mut bytes = AlignedBuf::zeroed(shapes.iter().map(size).sum());
     let pattern: Vec<f32> = (0..4096)
@@ -117,12 +118,7 @@ pub fn weights(dtype: DType, shapes: &[(usize, usize)]) -> (Vec<HostWeight>, Hos
         .map(|shape| {
             let range = at..at + size(shape);
             at = range.end;
-            HostWeight::Dense(DenseWeight {
-                dtype,
-                rows: shape.0,
-                cols: shape.1,
-                bytes: bytes.slice(range),
-            })
+            StoredWeight::dense(dtype, *shape, bytes.slice(range))
         })
         .collect();
     (weights, bytes)
@@ -132,7 +128,7 @@ pub fn weights(dtype: DType, shapes: &[(usize, usize)]) -> (Vec<HostWeight>, Hos
 ///
 /// # Panics
 /// When the bytes do not fit the format, which they do.
-pub fn int8_weights(format: Int8, shapes: &[(usize, usize)]) -> (Vec<HostWeight>, HostBytes) {
+pub fn int8_weights(format: Int8, shapes: &[(usize, usize)]) -> (Vec<StoredWeight>, HostBytes) {
     let length = |&(rows, cols): &(usize, usize)| rows * (cols + size_of::<f32>());
     let mut bytes = AlignedBuf::zeroed(shapes.iter().map(length).sum());
     let mut rest = &mut bytes[..];
@@ -158,7 +154,7 @@ pub fn int8_weights(format: Int8, shapes: &[(usize, usize)]) -> (Vec<HostWeight>
         .map(|&(rows, cols)| {
             let (codes, absmax) = (next(rows * cols), next(rows * size_of::<f32>()));
             let weight = Int8Weight::new((rows, cols), format, codes, absmax);
-            HostWeight::Int8(weight.expect("as many bytes as the format takes"))
+            weight.expect("as many bytes as the format takes").into()
         })
         .collect();
     (weights, bytes)
@@ -171,7 +167,7 @@ pub fn int8_weights(format: Int8, shapes: &[(usize, usize)]) -> (Vec<HostWeight>
 pub fn four_bit_weights(
     format: FourBit,
     shapes: &[(usize, usize)],
-) -> (Vec<HostWeight>, HostBytes) {
+) -> (Vec<StoredWeight>, HostBytes) {
     let n_blocks = |n: usize| n.div_ceil(format.block_size.get());
     // Codes, then scales: f32, or a byte each and f32 for groups of them.
     let lengths = |&(rows, cols): &(usize, usize)| {
@@ -215,7 +211,7 @@ pub fn four_bit_weights(
             };
             let table = *format.code.table();
             let weight = Weight4Bit::new(*shape, format, table, packed, absmax);
-            HostWeight::FourBit(weight.expect("as many bytes as the format takes"))
+            weight.expect("as many bytes as the format takes").into()
         })
         .collect();
     (weights, bytes)

@@ -18,8 +18,8 @@ pub trait Place: Send {
     }
 
     /// The host pages, for `write` to fill; they begin on the border of a page. The caller has seen to it
-    /// ([`Event::finish`]) that the last [`Queue::bring`] of this place is done, and where a device computes in host memory
-    /// that its last use is.
+    /// ([`Event::finish`]) that the last [`Queue::bring`] of this place is done. A device that computes in these pages and
+    /// puts work off waits here for their last use.
     fn fill<R>(&mut self, write: impl FnOnce(&mut [u8]) -> R) -> R;
 }
 

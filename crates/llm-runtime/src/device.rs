@@ -11,14 +11,14 @@ use crate::memory::Allocated;
 use crate::pass::{Interrupt, Pass};
 use crate::probe::Probe;
 use crate::source::WeightSource;
-use crate::stream::Stream;
+use crate::stream::Feed;
 
 /// A device that stages can be built on, whatever its backend.
 pub trait Device: Send + Sync {
     /// What the device is.
     fn info(&self) -> &DeviceInfo;
 
-    /// Loads all units that compute on the device and allocates all that it will need. `stream` brings those of them that
+    /// Loads all units that compute on the device and allocates all that it will need. `feed` has those of them that
     /// rest on disk.
     ///
     /// # Errors
@@ -27,7 +27,7 @@ pub trait Device: Send + Sync {
         &self,
         options: &StageOptions,
         source: &mut dyn WeightSource,
-        stream: Option<Stream>,
+        feed: Option<Feed>,
     ) -> Result<Box<dyn Stages>>;
 }
 

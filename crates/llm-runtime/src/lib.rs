@@ -61,7 +61,7 @@ pub use sample::{Rules, Sampler, Sampling};
 pub use save::{BeyondPeers, Linears, Save};
 pub use session::Session;
 pub use source::WeightSource;
-pub use stream::Stream;
+pub use stream::Feed;
 
 /// What everything that can fail here returns.
 pub type Result<T> = std::result::Result<T, RuntimeError>;

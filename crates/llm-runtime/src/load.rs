@@ -17,7 +17,7 @@ use crate::pipeline::{Part, Pipeline};
 use crate::probe::Origin;
 use crate::rows::Rows;
 use crate::source::WeightSource;
-use crate::stream::{self, Stream};
+use crate::stream::{self, Feed};
 use crate::{BoundModel, BoundTensor, Result, RuntimeError, Session, encode, offload, quantized};
 
 /// How a model is loaded.
@@ -138,7 +138,7 @@ pub fn load_on(
         .tensors()
         .filter(|bound| !is_streamed(bound.slot.unit) && !becomes_table(bound.slot.role));
     let total = resident.map(|bound| bound.tensor.stored_bytes()).sum();
-    let mut stream = stream(model, &encodings, &is_streamed, options, events)?;
+    let mut feed = feed(model, &encodings, &is_streamed, options, events)?;
     let mut source = Source {
         model,
         map,
@@ -164,8 +164,8 @@ pub fn load_on(
             kv_dtype,
         };
         // What is read from disk is read for the CPU.
-        let stream = stream.take_if(|_| run_on == RunOn::Cpu);
-        let stages = device.stages(&options, &mut source, stream)?;
+        let feed = feed.take_if(|_| run_on == RunOn::Cpu);
+        let stages = device.stages(&options, &mut source, feed)?;
         Ok(Part { run_on, stages })
     };
     let parts = map.devices().into_iter().map(part);
@@ -200,13 +200,13 @@ fn placement(map: &DeviceMap, unit: Unit) -> Placement {
 }
 
 /// What rests on disk, if anything does, written where that has to be.
-fn stream(
+fn feed(
     model: &BoundModel,
     encodings: &Encodings<'_>,
     is_streamed: &dyn Fn(Unit) -> bool,
     options: &LoadOptions<'_>,
     events: &mut dyn FnMut(Event) -> Result<()>,
-) -> Result<Option<Stream>> {
+) -> Result<Option<Feed>> {
     let mut units: Vec<Unit> = model.tensors().map(|bound| bound.slot.unit).collect();
     units.sort_unstable();
     units.dedup();

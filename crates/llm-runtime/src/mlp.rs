@@ -37,7 +37,7 @@ impl<B: Backend> Experts<B> {
     /// Those of a decoder's layer, if it has any. `on` says which of them compute on another device.
     pub(crate) fn load(
         backend: &B,
-        stream: Option<&Stream>,
+        stream: Option<&Stream<B>>,
         source: &mut dyn WeightSource,
         (model, layer): (&ModelSpec, usize),
         on: impl Fn(Unit) -> Option<RunOn>,
@@ -89,7 +89,7 @@ impl<B: Backend> Experts<B> {
     pub(crate) fn forward(
         &self,
         queue: &mut B::Queue,
-        (backend, stream): (&B, Option<&Stream>),
+        (backend, stream): (&B, Option<&Stream<B>>),
         a: &mut Activations<B>,
         elsewhere: &mut dyn Elsewhere,
     ) -> Result<()> {
@@ -117,8 +117,9 @@ impl<B: Backend> Experts<B> {
             }
             match weights {
                 ExpertWeights::Here(weights) => {
-                    let weights = weights.get(backend, stream)?;
+                    let weights = weights.get(queue, (backend, stream))?;
                     self.expert(i, &weights, queue, a)?;
+                    weights.end(queue)?;
                 }
                 &ExpertWeights::On(run_on) => {
                     let (routes, hidden) = (a.routes.as_ref().expect(ROUTED), a.hidden);

@@ -31,7 +31,7 @@ use crate::projection::norm_op;
 use crate::relative::BiasTable;
 use crate::source::WeightSource;
 use crate::state::{LayerState, Sequences};
-use crate::stream::{Key, Stream, Weights};
+use crate::stream::{Feed, Key, Stream, Weights};
 use crate::{Result, RuntimeError, mixer};
 
 impl<B: Backend> Device for Arc<B> {
@@ -43,9 +43,9 @@ impl<B: Backend> Device for Arc<B> {
         &self,
         options: &StageOptions,
         source: &mut dyn WeightSource,
-        stream: Option<Stream>,
+        feed: Option<Feed>,
     ) -> Result<Box<dyn Stages>> {
-        let stages = BackendStages::load(Arc::clone(self), options, source, stream)?;
+        let stages = BackendStages::load(Arc::clone(self), options, source, feed)?;
         Ok(Box::new(stages))
     }
 }
@@ -56,7 +56,7 @@ struct BackendStages<B: Backend> {
     /// By number among all stages of the model; nothing of those of other devices.
     segments: Vec<Segment>,
     /// What rests on disk,
-    stream: Option<Stream>,
+    stream: Option<Stream<B>>,
     /// and when it is needed.
     order: Order,
     embedding: Option<Embedding<B>>,
@@ -118,7 +118,7 @@ impl<B: Backend> BackendStages<B> {
         backend: Arc<B>,
         options: &StageOptions,
         source: &mut dyn WeightSource,
-        mut stream: Option<Stream>,
+        feed: Option<Feed>,
     ) -> Result<Self> {
         let StageOptions {
             spec,
@@ -128,6 +128,8 @@ impl<B: Backend> BackendStages<B> {
             kv_dtype,
         } = options;
         let (b, stack) = (&*backend, &spec.decoder);
+        let stream = feed.map(|feed| Stream::new(&backend, feed));
+        let mut stream = stream.transpose()?;
         let mut queue = backend.queue(Some(&workspace_shape(spec, limits)))?;
         let sequences = Sequences::new(b, spec, limits, *kv_dtype)?;
         let embedding = match options.has(Unit::Embedding) {
@@ -264,10 +266,10 @@ impl<B: Backend> Stages for BackendStages<B> {
                 n_tokens,
                 sequences: &self.sequences,
             };
-            let block = layer.block.get(backend, stream)?;
+            let block = layer.block.get(call.queue, (backend, stream))?;
             block::forward(&block, &mut call, a, &mut layer.state)?;
             // Experts may be brought to its place.
-            drop(block);
+            block.end(queue)?;
             if let Some(experts) = &layer.experts {
                 experts.forward(queue, (backend, stream), a, elsewhere)?;
             }
@@ -277,8 +279,9 @@ impl<B: Backend> Stages for BackendStages<B> {
             }
         }
         if let Some(norm) = self.final_norm.as_ref().filter(|_| ends && pass.logits) {
-            let norm = norm.get(backend, stream)?;
+            let norm = norm.get(queue, (backend, stream))?;
             queue.norm(&norm_op(&norm), &a.x, &mut a.normed, n_tokens)?;
+            norm.end(queue)?;
             std::mem::swap(&mut a.x, &mut a.normed);
         }
         Ok(())
@@ -330,10 +333,11 @@ impl<B: Backend> Stages for BackendStages<B> {
             if interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
-            let block = layer.block.get(backend, stream)?;
+            let block = layer.block.get(queue, (backend, stream))?;
             if let (Some(cross), Some(kv)) = (&block.cross, &mut layer.state.cross) {
                 mixer::encode(&cross.compute, queue, (encoded, n_positions), a, kv)?;
             }
+            block.end(queue)?;
         }
         Ok(())
     }
@@ -363,14 +367,10 @@ impl<B: Backend> Stages for BackendStages<B> {
             unreachable!("{unit} is of a layer that has experts")
         };
         let weights = self.guests.get(&unit).expect("an expert of this device");
-        let weights = weights.get(backend, self.stream.as_ref())?;
-        mlp::expert(
-            &*weights,
-            &mut self.queue,
-            spec,
-            n_rows,
-            &mut self.activations,
-        )
+        let queue = &mut self.queue;
+        let weights = weights.get(queue, (backend, self.stream.as_ref()))?;
+        mlp::expert(&*weights, queue, spec, n_rows, &mut self.activations)?;
+        weights.end(queue)
     }
 
     fn rewind(&mut self, sequence: usize, len: usize) -> usize {

@@ -3,6 +3,9 @@
 //! A [`Stream`] has as many staging places as the plan reserved. What a pass will need is known beforehand and told
 //! ([`Stream::expect`]); places that nobody uses are filled with it in that order, across the end of a pass too. So the
 //! disk never waits, and there is nothing to guess: what rests in memory stays there, and the rest is read in turn.
+//!
+//! The pages of a place are filled when what they held has been brought to the device; they are brought there by a queue of
+//! their own, after the last use of what lies there; and what is computed with them waits until they are brought.
 
 mod parcel;
 mod reader;
@@ -17,9 +20,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use llm_arch::{Role, Unit};
+use llm_backend::{Backend, Queue};
 use llm_plan::STAGING_SLOTS;
-use llm_quant::StoredWeight;
-use llm_tensor::{Bytes, PageBuf};
+use llm_tensor::Bytes;
 
 use self::parcel::Parcel;
 use self::reader::{Done, Job, Parcels};
@@ -27,7 +30,6 @@ pub(crate) use self::rows::RowReader;
 pub(crate) use self::source::open;
 pub(crate) use self::weights::Weights;
 use crate::offload::Prepared;
-use crate::source::WeightSource;
 use crate::{Result, RuntimeError};
 
 /// What is brought at a time.
@@ -58,55 +60,81 @@ pub(crate) enum Next {
     Unknown,
 }
 
-/// The weights on disk that a stage computes with, and the places to which they are brought.
+/// What rests on disk of a device's stages, opened: a stage makes a [`Stream`] of it.
 #[derive(Debug)]
-pub struct Stream {
-    parcels: Arc<Parcels>,
+pub struct Feed {
+    parcels: HashMap<Key, Parcel>,
     /// Tables that are looked up in, and stay where they are.
     tables: HashMap<Role, RowReader>,
-    state: RefCell<State>,
+    /// What a staging place takes.
+    place_len: usize,
+    /// Keeps the offload folder from being cleared.
+    prepared: Prepared,
+}
+
+/// The weights on disk that a stage computes with, and the places of its device to which they are brought.
+pub(crate) struct Stream<B: Backend> {
+    parcels: Arc<Parcels>,
+    tables: HashMap<Role, RowReader>,
+    state: RefCell<State<B>>,
     place_len: usize,
     /// `None` once it is to end.
-    jobs: Option<Sender<Job>>,
-    done: Receiver<Done>,
+    jobs: Option<Sender<Job<B>>>,
+    done: Receiver<Done<B>>,
     reader: Option<JoinHandle<()>>,
     /// Keeps the offload folder from being cleared.
     _prepared: Prepared,
 }
 
-#[derive(Debug)]
-struct State {
-    places: Vec<Place>,
+struct State<B: Backend> {
+    places: Vec<Place<B>>,
     expected: VecDeque<Next>,
+    /// What brings host pages to the device.
+    copies: B::Queue,
 }
 
 /// A staging place.
-#[derive(Debug)]
-enum Place {
-    Empty(Arc<PageBuf>),
+enum Place<B: Backend> {
+    Empty(Staged<B>),
     /// The reader has it.
     Filling(Key),
-    Filled(Key, Arc<PageBuf>),
+    Filled(Key, Staged<B>),
     /// It is computed with.
-    Used(Key, Arc<PageBuf>),
-    Failed(Key, Box<RuntimeError>, Arc<PageBuf>),
+    Used(Key, Staged<B>),
+    /// Nobody said when what was put into the queue with it ends.
+    Left(Key, Staged<B>),
+    Failed(Key, Box<RuntimeError>, Staged<B>),
     /// While it is made into another.
     Taken,
 }
 
-/// A filled place, until it is dropped: then another parcel may take it.
-pub(crate) struct Lease<'s> {
-    stream: &'s Stream,
+/// The memory of a place, and the ends of what is done with it.
+struct Staged<B: Backend> {
+    memory: B::Place,
+    /// Of bringing what lies in it.
+    brought: Option<B::Event>,
+    /// Of the last use.
+    used: Option<B::Event>,
+}
+
+/// A filled place, until [`Lease::end`]: then another parcel may take it.
+pub(crate) struct Lease<'s, B: Backend> {
+    stream: &'s Stream<B>,
     place: usize,
 }
 
-impl Stream {
-    fn new(
-        parcels: HashMap<Key, Parcel>,
-        tables: HashMap<Role, RowReader>,
-        place_len: usize,
-        prepared: Prepared,
-    ) -> Result<Self> {
+impl<B: Backend> Stream<B> {
+    /// Takes staging places of the device, and starts the thread that fills them.
+    ///
+    /// # Errors
+    /// When the device has no room, or the system no thread.
+    pub(crate) fn new(backend: &Arc<B>, feed: Feed) -> Result<Self> {
+        let Feed {
+            parcels,
+            tables,
+            place_len,
+            prepared,
+        } = feed;
         for (key, parcel) in &parcels {
             assert!(
                 parcel.len <= place_len,
@@ -116,22 +144,23 @@ impl Stream {
         }
         let parcels = Arc::new(Parcels::new(parcels));
         let n_places = if place_len > 0 { STAGING_SLOTS } else { 0 };
-        let place = |_| match PageBuf::zeroed(place_len) {
-            Ok(buf) => Ok(Place::Empty(Arc::new(buf))),
-            Err(source) => Err(RuntimeError::Staging {
-                bytes: Bytes::new(place_len as u64),
-                source,
-            }),
+        let place = |_| -> Result<_> {
+            Ok(Place::Empty(Staged {
+                memory: backend.place(place_len)?,
+                brought: None,
+                used: None,
+            }))
         };
         let (jobs, to_do) = channel();
         let (finished, done) = channel();
-        let reader = reader::spawn(Arc::clone(&parcels), to_do, finished)?;
+        let reader = reader::spawn::<B>(Arc::clone(&parcels), to_do, finished)?;
         Ok(Stream {
             parcels,
             tables,
             state: RefCell::new(State {
                 places: (0..n_places).map(place).collect::<Result<_>>()?,
                 expected: VecDeque::new(),
+                copies: backend.queue(None)?,
             }),
             place_len,
             jobs: Some(jobs),
@@ -179,18 +208,19 @@ impl Stream {
         self.fill(state);
     }
 
-    /// Waits until a parcel is there.
+    /// Waits until a parcel is there, and has `queue` wait until it is on the device.
     ///
     /// # Errors
     /// When it cannot be read, or is not what it was.
-    pub(crate) fn bring(&self, key: Key) -> Result<Lease<'_>> {
+    pub(crate) fn bring(&self, queue: &mut B::Queue, key: Key) -> Result<Lease<'_, B>> {
         let state = &mut *self.state.borrow_mut();
+        state.settle(queue)?;
         if let Some(at) = state.expected.iter().position(|&n| n == Next::Key(key)) {
             state.expected.drain(..=at);
         }
         loop {
             while let Ok(done) = self.done.try_recv() {
-                state.take_back(done);
+                self.take_back(state, done);
             }
             let Some(place) = state.place_of(key) else {
                 match state.spare(Some(key)) {
@@ -200,16 +230,24 @@ impl Stream {
                 continue;
             };
             match std::mem::replace(&mut state.places[place], Place::Taken) {
-                Place::Filled(_, buf) => {
-                    state.places[place] = Place::Used(key, buf);
+                Place::Filled(_, staged) => {
+                    let is_there = match &staged.brought {
+                        Some(brought) => queue.wait(brought),
+                        None => Ok(()),
+                    };
+                    state.places[place] = Place::Used(key, staged);
                     self.fill(state);
+                    if let Err(error) = is_there {
+                        state.abandon(place);
+                        return Err(error.into());
+                    }
                     return Ok(Lease {
                         stream: self,
                         place,
                     });
                 }
-                Place::Failed(_, error, buf) => {
-                    state.places[place] = Place::Empty(buf);
+                Place::Failed(_, error, staged) => {
+                    state.places[place] = Place::Empty(staged);
                     return Err(*error);
                 }
                 Place::Used(..) => unreachable!("{key:?} is asked for while it is used"),
@@ -222,7 +260,7 @@ impl Stream {
     }
 
     /// Has spare places filled with what comes next.
-    fn fill(&self, state: &mut State) {
+    fn fill(&self, state: &mut State<B>) {
         for i in 0..state.places.len().min(state.expected.len()) {
             let Next::Key(key) = state.expected[i] else {
                 break;
@@ -237,47 +275,85 @@ impl Stream {
         }
     }
 
-    fn begin(&self, state: &mut State, place: usize, key: Key) {
-        let buf = match std::mem::replace(&mut state.places[place], Place::Filling(key)) {
-            Place::Empty(buf) | Place::Filled(_, buf) | Place::Failed(_, _, buf) => buf,
-            Place::Filling(_) | Place::Used(..) | Place::Taken => {
+    fn begin(&self, state: &mut State<B>, place: usize, key: Key) {
+        let staged = match std::mem::replace(&mut state.places[place], Place::Filling(key)) {
+            Place::Empty(staged) | Place::Filled(_, staged) | Place::Failed(_, _, staged) => staged,
+            Place::Filling(_) | Place::Used(..) | Place::Left(..) | Place::Taken => {
                 unreachable!("a spare place is not in use")
             }
         };
         let jobs = self.jobs.as_ref().expect("a stream that is in use");
-        jobs.send(Job { place, key, buf }).expect(READER_LIVES);
+        let sent = jobs.send(Job { place, key, staged });
+        sent.ok().expect(READER_LIVES);
     }
 
-    fn wait(&self, state: &mut State) {
-        let is_filling = |place: &Place| matches!(place, Place::Filling(_));
+    fn wait(&self, state: &mut State<B>) {
+        let is_filling = |place: &Place<B>| matches!(place, Place::Filling(_));
         assert!(
             state.places.iter().any(is_filling),
             "all places are computed with: nothing is on its way that could be waited for"
         );
         let done = self.done.recv().expect(READER_LIVES);
-        state.take_back(done);
+        self.take_back(state, done);
     }
-}
 
-impl State {
-    fn take_back(&mut self, done: Done) {
+    /// Takes a place back from the reader, and has what was read brought to the device.
+    fn take_back(&self, state: &mut State<B>, done: Done<B>) {
         let Done {
             place,
             key,
-            buf,
+            mut staged,
             outcome,
         } = done;
-        self.places[place] = match outcome {
-            Ok(()) => Place::Filled(key, buf),
-            Err(error) => Place::Failed(key, Box::new(error), buf),
+        let parcel = self.parcels.get(key).expect(KNOWN);
+        let outcome = outcome.and_then(|()| state.bring(&mut staged, parcel.len));
+        state.places[place] = match outcome {
+            Ok(()) => Place::Filled(key, staged),
+            Err(error) => Place::Failed(key, Box::new(error), staged),
         };
+    }
+}
+
+impl<B: Backend> State<B> {
+    /// Brings the first `len` bytes of a place to the device when nothing uses what lies there.
+    fn bring(&mut self, staged: &mut Staged<B>, len: usize) -> Result<()> {
+        if let Some(used) = &staged.used {
+            self.copies.wait(used)?;
+        }
+        self.copies.bring(&mut staged.memory, len)?;
+        staged.brought = Some(self.copies.record()?);
+        Ok(())
+    }
+
+    /// Finds out when the use of places ends of which nobody said so: with all that is in the queue.
+    fn settle(&mut self, queue: &mut B::Queue) -> Result<()> {
+        for place in &mut self.places {
+            if !matches!(place, Place::Left(..)) {
+                continue;
+            }
+            let end = queue.record()?;
+            if let Place::Left(key, mut staged) = std::mem::replace(place, Place::Taken) {
+                staged.used = Some(end);
+                *place = Place::Filled(key, staged);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves a place that is used.
+    fn abandon(&mut self, place: usize) {
+        let place = &mut self.places[place];
+        if let Place::Used(key, staged) = std::mem::replace(place, Place::Taken) {
+            *place = Place::Left(key, staged);
+        }
     }
 
     fn place_of(&self, key: Key) -> Option<usize> {
-        let has = |place: &Place| match place {
+        let has = |place: &Place<B>| match place {
             Place::Filling(k)
             | Place::Filled(k, _)
             | Place::Used(k, _)
+            | Place::Left(k, _)
             | Place::Failed(k, _, _) => *k == key,
             Place::Empty(_) | Place::Taken => false,
         };
@@ -293,12 +369,17 @@ impl State {
                 .take(n_places)
                 .any(|&n| n == Next::Key(key))
         };
-        let rank = |place: &Place| match place {
+        let rank = |place: &Place<B>| match place {
             Place::Empty(_) => Some(0),
             Place::Filled(key, _) | Place::Failed(key, _, _) if !soon(*key) => Some(1),
             // Only for what is needed at once.
             Place::Filled(..) | Place::Failed(..) if now.is_some() => Some(2),
-            _ => None,
+            Place::Filling(_)
+            | Place::Filled(..)
+            | Place::Used(..)
+            | Place::Left(..)
+            | Place::Failed(..)
+            | Place::Taken => None,
         };
         let ranked = self.places.iter().enumerate();
         let ranked = ranked.filter_map(|(i, place)| Some((rank(place)?, i)));
@@ -306,18 +387,43 @@ impl State {
     }
 }
 
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        let state = &mut *self.stream.state.borrow_mut();
-        let place = &mut state.places[self.place];
-        if let Place::Used(key, buf) = std::mem::replace(place, Place::Taken) {
-            *place = Place::Filled(key, buf);
-        }
-        self.stream.fill(state);
+impl<B: Backend> Lease<'_, B> {
+    /// The weight of a slot, where it was brought.
+    ///
+    /// # Errors
+    /// When the device does not compute with it.
+    pub(crate) fn weight(&self, backend: &B, unit: Unit, role: Role) -> Result<B::Weight> {
+        let state = self.stream.state.borrow();
+        let Place::Used(key, staged) = &state.places[self.place] else {
+            unreachable!("a leased place is in use")
+        };
+        let parcel = self.stream.parcels.get(*key).expect(KNOWN);
+        Ok(backend.placed(&staged.memory, parcel.weight(unit, role))?)
+    }
+
+    /// Gives the place back: what was put into `queue` by now is its last use.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn end(self, queue: &mut B::Queue) -> Result<()> {
+        let (stream, place) = (self.stream, self.place);
+        std::mem::forget(self);
+        let state = &mut *stream.state.borrow_mut();
+        state.abandon(place);
+        state.settle(queue)?;
+        stream.fill(state);
+        Ok(())
     }
 }
 
-impl Drop for Stream {
+/// Whoever fails says no end.
+impl<B: Backend> Drop for Lease<'_, B> {
+    fn drop(&mut self) {
+        self.stream.state.borrow_mut().abandon(self.place);
+    }
+}
+
+impl<B: Backend> Drop for Stream<B> {
     fn drop(&mut self) {
         self.parcels.stop();
         self.jobs = None;
@@ -328,27 +434,7 @@ impl Drop for Stream {
     }
 }
 
-/// What a lease brought.
-impl WeightSource for &Lease<'_> {
-    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight> {
-        let state = self.stream.state.borrow();
-        let Place::Used(key, buf) = &state.places[self.place] else {
-            unreachable!("a leased place is in use")
-        };
-        let parcel = self.stream.parcels.get(*key);
-        let parcel = parcel.expect("what was brought is known");
-        Ok(parcel.weight(unit, role, buf))
-    }
-
-    fn values(&mut self, unit: Unit, role: Role) -> Result<Vec<f32>> {
-        unreachable!("{role:?} of {unit} is made into a table when the stage is built")
-    }
-
-    fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {
-        unreachable!("wavelengths are read when the stage is built")
-    }
-}
-
+const KNOWN: &str = "what is brought is known";
 const READER_LIVES: &str = "the reader lives as long as its stream";
 
 #[cfg(test)]

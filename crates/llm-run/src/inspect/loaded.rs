@@ -26,7 +26,7 @@ pub(super) fn report<'m>(
     let mut sum = StoredBytes::default();
     for bound in model.tensors() {
         let slot = bound.slot;
-        let scheme = encodings.scheme(slot, bound.stored_as(), RunOn::Cpu);
+        let scheme = encodings.scheme(slot, bound.stored(), RunOn::Cpu);
         let (rows, cols) = slot.matrix();
         let stored = scheme.stored_bytes(rows as u64, cols as u64);
         sum.elements += stored.elements;
@@ -40,11 +40,12 @@ pub(super) fn report<'m>(
         total.n_tensors += 1;
         total.n_parameters += slot.n_elements();
         total.bytes += stored.total().get();
-        let (kept_as, is_quantized) = match scheme {
-            Scheme::Dense(dtype) => (dtype, false),
-            Scheme::Int8PerUse(dtype, _) => (dtype, true),
-            Scheme::Int8(_) => (DType::I8, true),
-            Scheme::FourBit(_) => (DType::U8, true),
+        let is_quantized = scheme.is_quantized();
+        let kept_as = match scheme {
+            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype,
+            Scheme::Int8(_) => DType::I8,
+            Scheme::FourBit(_) | Scheme::Ggml(_) => DType::U8,
+            Scheme::Fp8(format) => format.dtype,
         };
         tensors.push(Tensor {
             name: &slot.name,

@@ -44,7 +44,7 @@ impl LoadRequest<'_> {
             setting.memories.budgets.gpus.clear();
         }
         let tensors = self.model.tensors();
-        let stored: Vec<_> = tensors.map(|bound| bound.stored_as()).collect();
+        let stored: Vec<_> = tensors.map(|bound| bound.stored()).collect();
         // A tokenizer with far more tokens than the model has is beyond what a plan can foresee.
         let program = program::with_model(self.model).max(ResidentSet::now().resident());
         let request = Request {

@@ -32,7 +32,7 @@ impl<B: Backend> Embedding<B> {
     pub(super) fn load(
         backend: &B,
         spec: &ModelSpec,
-        stream: Option<&mut Stream>,
+        stream: Option<&mut Stream<B>>,
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
         let mut stream = stream;
@@ -56,14 +56,14 @@ impl<B: Backend> Embedding<B> {
     pub(super) fn forward(
         &mut self,
         queue: &mut B::Queue,
-        (backend, stream): (&B, Option<&Stream>),
+        (backend, stream): (&B, Option<&Stream<B>>),
         spec: &ModelSpec,
         pass: &Pass<'_>,
         angles: &mut Angles,
         a: &mut Activations<B>,
     ) -> Result<()> {
         let (n_tokens, scale) = (pass.ids.len(), spec.embedding.scale);
-        let input = self.input.get(backend, stream)?;
+        let input = self.input.get(queue, (backend, stream))?;
         match &input.project {
             None => self
                 .tokens
@@ -83,7 +83,7 @@ impl<B: Backend> Embedding<B> {
             queue.norm(&norm_op(norm), &a.x, &mut a.normed, n_tokens)?;
             std::mem::swap(&mut a.x, &mut a.normed);
         }
-        Ok(())
+        input.end(queue)
     }
 
     /// Room for rows that are looked up on disk.
@@ -101,7 +101,7 @@ impl<B: Backend> Table<B> {
     fn load(
         backend: &B,
         role: Role,
-        stream: Option<&mut Stream>,
+        stream: Option<&mut Stream<B>>,
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
         if let Some(rows) = stream.and_then(|stream| stream.take_table(role)) {

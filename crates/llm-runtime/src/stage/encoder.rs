@@ -40,7 +40,7 @@ impl<B: Backend> Encoder<B> {
         queue: &mut B::Queue,
         spec: &EncoderSpec,
         options: &StageOptions,
-        stream: Option<&Stream>,
+        stream: Option<&Stream<B>>,
         source: &mut dyn WeightSource,
     ) -> Result<Option<Self>> {
         let (stack, n_tokens) = (&spec.stack, options.limits.n_tokens);
@@ -86,7 +86,7 @@ impl<B: Backend> Encoder<B> {
     pub(super) fn forward(
         &mut self,
         queue: &mut B::Queue,
-        (backend, stream): (&B, Option<&Stream>),
+        (backend, stream): (&B, Option<&Stream<B>>),
         (layers, ends): (Range<usize>, bool),
         n_tokens: usize,
         (interrupt, probe): (&Interrupt, Option<&Probe>),
@@ -108,16 +108,18 @@ impl<B: Backend> Encoder<B> {
                 n_tokens,
                 sequences,
             };
-            let block = block.get(backend, stream)?;
+            let block = block.get(call.queue, (backend, stream))?;
             block::forward(&block, &mut call, a, state)?;
+            block.end(queue)?;
             if let Some(probe) = probe {
                 let unit = Unit::Layer(Side::Encoder, i);
                 probe.look::<B>(queue, &a.x, n_tokens * self.hidden, unit)?;
             }
         }
         if let Some(norm) = self.norm.as_ref().filter(|_| ends) {
-            let norm = norm.get(backend, stream)?;
+            let norm = norm.get(queue, (backend, stream))?;
             queue.norm(&norm_op(&norm), &a.x, &mut a.memory, n_tokens)?;
+            norm.end(queue)?;
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ impl<B: Backend> Head<B> {
         (spec, norm): (&ModelSpec, Option<NormOf<Role>>),
         limits: &Limits,
         embedding: Option<&Embedding<B>>,
-        stream: Option<&Stream>,
+        stream: Option<&Stream<B>>,
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
         let widths = HeadWidths::of(spec);
@@ -92,7 +92,7 @@ impl<B: Backend> Head<B> {
     pub(super) fn forward(
         &mut self,
         queue: &mut B::Queue,
-        (backend, stream): (&B, Option<&Stream>),
+        weights: (&B, Option<&Stream<B>>),
         spec: &ModelSpec,
         x: &B::Buffer,
         (rows, out): (&[usize], &mut [f32]),
@@ -104,18 +104,19 @@ impl<B: Backend> Head<B> {
         queue.gather_rows(x, &self.index, n, spec.hidden, &mut self.rows)?;
         let mut x = &self.rows;
         if let Some(norm) = &self.norm {
-            let norm = norm.get(backend, stream)?;
+            let norm = norm.get(queue, weights)?;
             queue.norm(&norm_op(&norm), x, &mut self.normed, n)?;
+            norm.end(queue)?;
             x = &self.normed;
         }
-        let own = self.own.get(backend, stream)?;
+        let own = self.own.get(queue, weights)?;
         if let Some(project) = &own.project {
             let (project, out) = (from_ref(project), (Output::Write, &mut self.projected));
             apply::<B>(queue, project, x, out, n)?;
             x = &self.projected;
         }
         let apart = match &self.tied {
-            Some(Tied::Apart(table)) => Some(table.get(backend, stream)?),
+            Some(Tied::Apart(table)) => Some(table.get(queue, weights)?),
             Some(Tied::Shared(_)) | None => None,
         };
         let weight = match (&own.matrix, &self.tied, &apart) {
@@ -132,6 +133,10 @@ impl<B: Backend> Head<B> {
         };
         let logits = &mut self.logits;
         queue.linear(&[part], x, Output::Write, logits, n)?;
+        if let Some(table) = apart {
+            table.end(queue)?;
+        }
+        own.end(queue)?;
         queue.download(logits, out)?;
         if spec.head.scale != 1.0 {
             out.iter_mut().for_each(|logit| *logit *= spec.head.scale);

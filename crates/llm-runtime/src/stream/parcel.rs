@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 use llm_arch::{Role, Unit};
 use llm_checkpoint::DirectFile;
 use llm_quant::StoredWeight;
-use llm_tensor::{HostBytes, PageBuf};
 
 /// A unit's weights, as they are brought to a staging place.
 #[derive(Debug)]
@@ -138,18 +137,15 @@ impl Parcel {
         }
     }
 
-    /// The weight of a slot, out of a staging place that was filled.
+    /// Where the weight of a slot lies in a staging place that was filled.
     ///
     /// # Panics
     /// When the parcel does not bring it.
-    pub(super) fn weight(&self, unit: Unit, role: Role, staged: &Arc<PageBuf>) -> StoredWeight {
+    pub(super) fn weight(&self, unit: Unit, role: Role) -> &StoredWeight<Range<usize>> {
         let mut weights = self.weights.iter();
         let found = weights.find(|(of, is, _)| (*of, *is) == (unit, role));
         let (_, _, weight) = found.unwrap_or_else(|| panic!("{unit} is brought without {role:?}"));
-        weight.clone().map(|_, range| {
-            let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::<PageBuf>::clone(staged);
-            HostBytes::of_shared(owner, range)
-        })
+        weight
     }
 }
 

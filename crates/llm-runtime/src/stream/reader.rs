@@ -6,27 +6,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
-use llm_tensor::PageBuf;
+use llm_backend::{Backend, Event, Place};
 
-use super::Key;
 use super::parcel::{Parcel, Run, Sum};
+use super::{Key, Staged};
 use crate::sum::{self, CHUNK};
 use crate::{Result, RuntimeError, offload};
 
 /// A place to be filled.
-#[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct Job<B: Backend> {
     pub(super) place: usize,
     pub(super) key: Key,
-    pub(super) buf: Arc<PageBuf>,
+    pub(super) staged: Staged<B>,
 }
 
 /// What became of it.
-#[derive(Debug)]
-pub(super) struct Done {
+pub(super) struct Done<B: Backend> {
     pub(super) place: usize,
     pub(super) key: Key,
-    pub(super) buf: Arc<PageBuf>,
+    pub(super) staged: Staged<B>,
     pub(super) outcome: Result<()>,
 }
 
@@ -56,26 +54,24 @@ impl Parcels {
 }
 
 /// Starts the thread that does one job after the other until nobody can give it any more.
-pub(super) fn spawn(
+pub(super) fn spawn<B: Backend>(
     parcels: Arc<Parcels>,
-    jobs: Receiver<Job>,
-    done: Sender<Done>,
+    jobs: Receiver<Job<B>>,
+    done: Sender<Done<B>>,
 ) -> Result<JoinHandle<()>> {
     let work = move || {
         for Job {
             place,
             key,
-            mut buf,
+            mut staged,
         } in jobs
         {
-            let bytes =
-                Arc::get_mut(&mut buf).expect("nobody computes with a place that is filled");
             let parcel = parcels.get(key).expect("what is to be brought is known");
-            let outcome = read(parcel, bytes, &parcels.stopped);
+            let outcome = fill(&mut staged, parcel, &parcels.stopped);
             let sent = done.send(Done {
                 place,
                 key,
-                buf,
+                staged,
                 outcome,
             });
             if sent.is_err() {
@@ -87,6 +83,14 @@ pub(super) fn spawn(
     thread
         .spawn(work)
         .map_err(|source| RuntimeError::Spawn { source })
+}
+
+/// Fills the pages of a place when what they held has been brought. Its last use may go on: bringing waits for that.
+fn fill<B: Backend>(staged: &mut Staged<B>, parcel: &Parcel, stopped: &AtomicBool) -> Result<()> {
+    if let Some(brought) = staged.brought.take() {
+        brought.finish()?;
+    }
+    staged.memory.fill(|pages| read(parcel, pages, stopped))
 }
 
 /// Fills the front of `place` with a parcel, and makes sure that it is what it should be.

@@ -66,16 +66,19 @@ impl RowReader {
 
     /// Reads some rows: a table of them alone, and the numbers under which they are in it.
     ///
-    /// The table is to be dropped before the next are read.
+    /// The table is to be dropped before the next are read; a device that still computes with it keeps its room.
     ///
     /// # Errors
     /// When they cannot be read, and [`RuntimeError::SourceChanged`].
     ///
     /// # Panics
-    /// When there are more than a pass may have, one is beyond the table's end, or the last table is still there.
+    /// When there are more than a pass may have, or one is beyond the table's end.
     pub(crate) fn read(&mut self, rows: &[u32]) -> Result<(StoredWeight, &[u32])> {
         let row_bytes = self.table.cols * self.dtype.size();
-        let found = Arc::get_mut(&mut self.found).expect("rows that were read before are dropped");
+        if Arc::get_mut(&mut self.found).is_none() {
+            self.found = Arc::new(AlignedBuf::zeroed(self.found.len()));
+        }
+        let found = Arc::get_mut(&mut self.found).expect("nobody else has it");
         for (&row, out) in rows.iter().zip(found.chunks_exact_mut(row_bytes)) {
             let n_rows = self.table.rows;
             assert!((row as usize) < n_rows, "row {row} of {n_rows}");

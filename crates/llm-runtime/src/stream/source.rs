@@ -10,7 +10,7 @@ use llm_quant::{Part, Scheme, StoredWeight};
 use llm_tensor::{Bytes, PageBuf};
 
 use super::parcel::{Item, Parcel, Source, Span};
-use super::{Key, RowReader, Stream};
+use super::{Feed, Key, RowReader};
 use crate::offload::{self, Prepared, UnitFile};
 use crate::quantized::{PartPlace, place_of};
 use crate::sum::Summing;
@@ -23,14 +23,14 @@ use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 /// others are summed up when they are first read.
 ///
 /// # Errors
-/// When a file cannot be opened or read, [`RuntimeError::OffloadDamaged`], and when there is no memory to stage in.
+/// When a file cannot be opened or read, and [`RuntimeError::OffloadDamaged`].
 pub(crate) fn open(
     model: &BoundModel,
     encodings: &Encodings<'_>,
     is_streamed: impl Fn(Unit) -> bool,
     mut prepared: Prepared,
     n_tokens: usize,
-) -> Result<Stream> {
+) -> Result<Feed> {
     // They are read otherwise, and their descriptors are not needed twice.
     let offloaded = std::mem::take(&mut prepared.files);
     let is_tied = match model.spec().head.matrix {
@@ -79,7 +79,12 @@ pub(crate) fn open(
         (key, Parcel::new(items, to_sum))
     });
     let place_len = staged.into_values().max().unwrap_or(0) as usize;
-    Stream::new(parcels.collect(), tables, place_len, prepared)
+    Ok(Feed {
+        parcels: parcels.collect(),
+        tables,
+        place_len,
+        prepared,
+    })
 }
 
 /// Files that are opened once, when something in them is needed.

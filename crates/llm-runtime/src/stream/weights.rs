@@ -18,41 +18,41 @@ pub(crate) enum Weights<B: Backend, R: TryMap<Role>> {
 }
 
 /// Weights to compute with.
-pub(crate) enum Found<'a, T> {
+pub(crate) enum Found<'a, B: Backend, T> {
     Here(&'a T),
     /// The weights go before the place in which they lie.
-    Brought(
-        T,
-        #[expect(dead_code, reason = "held for as long as the weights are used")] Lease<'a>,
-    ),
+    Brought(T, Lease<'a, B>),
 }
 
 impl<B: Backend, R: TryMap<Role>> Weights<B, R> {
     /// Loads what rests in memory.
     pub(crate) fn load(
         backend: &B,
-        stream: Option<&Stream>,
+        stream: Option<&Stream<B>>,
         key: Key,
         roles: R,
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
         match stream {
             Some(stream) if stream.has(key) => Ok(Weights::Streamed(key, roles)),
-            _ => load(backend, key, &roles, source).map(Weights::Here),
+            _ => {
+                let mut load = |&role: &Role| Ok(backend.load(source.weight(key.unit(), role)?)?);
+                roles.try_map(&mut load).map(Weights::Here)
+            }
         }
     }
 
-    /// The weights, wherever they rest.
+    /// The weights, wherever they rest, for what is put into `queue` from now on until [`Found::end`].
     pub(crate) fn get<'a>(
         &'a self,
-        backend: &B,
-        stream: Option<&'a Stream>,
-    ) -> Result<Found<'a, R::Of<B::Weight>>> {
+        queue: &mut B::Queue,
+        (backend, stream): (&B, Option<&'a Stream<B>>),
+    ) -> Result<Found<'a, B, R::Of<B::Weight>>> {
         match (self, stream) {
             (Weights::Here(weights), _) => Ok(Found::Here(weights)),
             (Weights::Streamed(key, roles), Some(stream)) => {
-                let lease = stream.bring(*key)?;
-                let weights = load(backend, *key, roles, &mut &lease)?;
+                let (lease, unit) = (stream.bring(queue, *key)?, key.unit());
+                let weights = roles.try_map(&mut |&role| lease.weight(backend, unit, role))?;
                 Ok(Found::Brought(weights, lease))
             }
             (Weights::Streamed(key, _), None) => unreachable!("{key:?} is streamed by nothing"),
@@ -64,7 +64,23 @@ impl<B: Backend, R: TryMap<Role>> Weights<B, R> {
     }
 }
 
-impl<T> Deref for Found<'_, T> {
+impl<B: Backend, T> Found<'_, B, T> {
+    /// Gives back the place of what was brought: nothing that is put into `queue` from now on uses it.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn end(self, queue: &mut B::Queue) -> Result<()> {
+        match self {
+            Found::Here(_) => Ok(()),
+            Found::Brought(weights, lease) => {
+                drop(weights);
+                lease.end(queue)
+            }
+        }
+    }
+}
+
+impl<B: Backend, T> Deref for Found<'_, B, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -73,13 +89,4 @@ impl<T> Deref for Found<'_, T> {
             Found::Brought(weights, _) => weights,
         }
     }
-}
-
-fn load<B: Backend, R: TryMap<Role>>(
-    backend: &B,
-    key: Key,
-    roles: &R,
-    source: &mut dyn WeightSource,
-) -> Result<R::Of<B::Weight>> {
-    roles.try_map(&mut |&role| Ok(backend.load(source.weight(key.unit(), role)?)?))
 }
