@@ -9,9 +9,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use llm_arch::{HeadMatrix, Unit};
 use llm_backend::Reference;
+use llm_conformance::Deferred;
 use llm_cpu::Cpu;
 use llm_plan::{
     Budgets, Costs, DeviceCosts, DeviceMap, GpuCosts, Home, Offload, Plan, Request, RunOn,
@@ -43,18 +45,25 @@ const TOLERANCE: f64 = 2e-4;
 enum Kind {
     Reference,
     Cpu,
+    Deferred,
 }
 
-use Kind::{Cpu as C, Reference as R};
+use Kind::{Cpu as C, Deferred as D, Reference as R};
 
 impl Kind {
     fn device(self) -> Box<dyn Device> {
         match self {
             R => Box::new(Arc::new(Reference::new())),
             C => Box::new(Arc::new(Cpu::new(Default::default()).unwrap())),
+            D => Box::new(Arc::new(Deferred::new(
+                SEED.fetch_add(1, Ordering::Relaxed),
+            ))),
         }
     }
 }
+
+/// Each device puts its work off in an order of its own.
+static SEED: AtomicU64 = AtomicU64::new(0);
 
 /// The devices that compute, each of some kind.
 type Kinds = [(RunOn, Kind); 3];
@@ -92,7 +101,9 @@ impl Case<'_> {
     /// The plan of a map that has each unit where `home` says, and a tied head with its table.
     fn plan(&self, home: &dyn Fn(Unit) -> Value, kinds: &Kinds) -> Plan {
         let (reference, cpu) = (Reference::new(), Cpu::new(Default::default()).unwrap());
-        let costs: [&dyn DeviceCosts; 2] = [&CostsOf(&reference), &CostsOf(&cpu)];
+        let deferred = Deferred::new(0);
+        let costs: [&dyn DeviceCosts; 3] =
+            [&CostsOf(&reference), &CostsOf(&cpu), &CostsOf(&deferred)];
         let costs = |kind: Kind| costs[kind as usize];
         let stored: Vec<StoredTensor> = self.model.tensors().map(|t| t.stored()).collect();
         let entry = |slot: &llm_arch::Slot| {
@@ -170,10 +181,7 @@ impl Case<'_> {
         let plan = self.plan(home, &kinds);
         let mut session = self.load(&plan.map, &kinds).unwrap();
         let what = format!("{} on {all:?}, {how}", self.name);
-        // A plan has costs for one kind of GPU.
-        if all[0] == all[1] {
-            held_as_planned(&session, &plan, &what);
-        }
+        held_as_planned(&session, &plan, &what);
         let found = run(&mut session, &whole.prompt);
         let used: Vec<Kind> = plan
             .map
@@ -198,7 +206,7 @@ fn kind_of(kinds: &Kinds, run_on: RunOn) -> Kind {
 /// What one stage computes: by kind.
 struct Whole {
     prompt: Vec<u32>,
-    logits: [Vec<f32>; 2],
+    logits: [Vec<f32>; 3],
 }
 
 const DTYPE: WeightDType = WeightDType::As(DType::F32);
@@ -281,7 +289,7 @@ fn with_model(name: &str, quant: Option<&QuantConfig>, check: impl FnOnce(&Case<
         folder: folder.path(),
     };
     let prompt = expected.input_ids;
-    let logits = [R, C].map(|kind| case.whole(kind, &prompt));
+    let logits = [R, C, D].map(|kind| case.whole(kind, &prompt));
     check(&case, &Whole { prompt, logits });
 }
 
@@ -374,7 +382,7 @@ fn in_three(name: &str, mixtures: &[[Kind; 3]]) {
 #[test]
 fn each_family_cut_in_three_anywhere_computes_as_one_stage() {
     for name in FAMILIES {
-        in_three(name, &[[C, C, C], [R, C, R]]);
+        in_three(name, &[[C, C, C], [R, C, R], [D, C, D]]);
     }
 }
 
@@ -398,6 +406,7 @@ fn units_on_devices_in_turn_compute_as_one_stage() {
             let home = |unit| devices[at(&chain, unit) % 3].clone();
             case.check("in turn", &home, [C, C, C], whole);
             case.check("in turn", &home, [R, R, C], whole);
+            case.check("in turn", &home, [D, D, D], whole);
         });
     }
 }
