@@ -5,6 +5,8 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
+use std::sync::Arc;
+
 use llm_backend::Backend;
 use llm_benches::{cpu, four_bit_weights, int8_weights, interleaved, named, products, weights};
 use llm_cpu::Cpu;
@@ -47,7 +49,7 @@ fn schemes() -> Vec<Scheme> {
 const WORKS: &str = "a processor's operations do not fail";
 
 /// Prints what a pass takes for each number of tokens.
-fn measure(cpu: &Cpu, scheme: Scheme, rows: usize, cols: usize) {
+fn measure(cpu: &Arc<Cpu>, scheme: Scheme, rows: usize, cols: usize) {
     let shapes = vec![(rows, cols); N_ELEMENTS.div_ceil(rows * cols)];
     let weights = match scheme {
         Scheme::Dense(dtype) => weights(dtype, &shapes).0,

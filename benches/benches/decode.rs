@@ -4,7 +4,9 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
-use llm_backend::{Backend, LinearPart, Output};
+use std::sync::Arc;
+
+use llm_backend::{Backend, LinearPart, Ops, Output, Queue};
 use llm_benches::{cpu, four_bit_weights, int8_weights, interleaved, named, weights};
 use llm_cpu::Cpu;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
@@ -44,7 +46,7 @@ fn schemes() -> Vec<Scheme> {
 }
 
 /// Prints the speed of a pass over all `shapes` beside that of reading the same bytes.
-fn measure(cpu: &Cpu, what: &str, scheme: Scheme, shapes: &[(usize, usize)], n_rounds: usize) {
+fn measure(cpu: &Arc<Cpu>, what: &str, scheme: Scheme, shapes: &[(usize, usize)], n_rounds: usize) {
     let works = "a processor's operations do not fail";
     let (weights, bytes) = match scheme {
         Scheme::Dense(dtype) => weights(dtype, shapes),
@@ -67,14 +69,15 @@ fn measure(cpu: &Cpu, what: &str, scheme: Scheme, shapes: &[(usize, usize)], n_r
         n_kv_heads: 1,
         head_dim: 1,
     };
-    let mut workspace = cpu.workspace(&shape).expect(works);
+    let mut queue = cpu.queue(Some(&shape)).expect(works);
     let mut x = cpu.alloc(cols).expect(works);
-    cpu.upload(&vec![0.5; cols], &mut x).expect(works);
+    queue.upload(&vec![0.5; cols], &mut x).expect(works);
     let mut out = cpu.alloc(rows).expect(works);
     let mut multiply = || {
         for weight in &weights {
             let part = LinearPart { weight, bias: None };
-            cpu.linear(&[part], &x, Output::Write, &mut out, 1, &mut workspace)
+            queue
+                .linear(&[part], &x, Output::Write, &mut out, 1)
                 .expect(works);
         }
     };

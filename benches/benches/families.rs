@@ -25,7 +25,7 @@ fn main() -> Result<()> {
         .filter(|arg| !arg.starts_with("--"))
         .collect();
     let folder = tempfile::tempdir()?;
-    let cpu = Arc::new(cpu(None));
+    let cpu = cpu(None);
     let llama = RefCell::new(Model::make(&cpu, folder.path(), "llama", &llama())?);
     for (name, config) in families() {
         if !asked.is_empty() && !asked.iter().any(|family| family == name) {

@@ -22,7 +22,7 @@ fn main() -> Result<()> {
     let given = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let folder = given.map_or_else(|| root.join("models/smollm2"), |path| root.join(path));
-    let cpu = Arc::new(cpu(None));
+    let cpu = cpu(None);
 
     let limits = Limits {
         n_sequences: 1,

@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let bench = Bench {
         model: &model,
         offload_folder: &folder.join("offload"),
-        cpu: Arc::new(cpu(None)),
+        cpu: cpu(None),
     };
     println!("{}", folder.display());
     for (name, quant) in schemes() {

@@ -3,7 +3,9 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it finds")]
 
-use llm_backend::{Attention, Backend, KvColumns, Rows, Seen};
+use std::sync::Arc;
+
+use llm_backend::{Attention, Backend, Batch, KvColumns, Mask, Ops, Queue, Rows};
 use llm_benches::{cpu, four_bit_weights, interleaved, products, weights};
 use llm_cpu::Cpu;
 use llm_quant::{BlockSize, Code, FourBit, Scheme};
@@ -34,7 +36,7 @@ fn main() {
 
 const WORKS: &str = "a processor's operations do not fail";
 
-fn gemm(cpu: &Cpu, scheme: Scheme, rows: usize, cols: usize, n_tokens: usize) {
+fn gemm(cpu: &Arc<Cpu>, scheme: Scheme, rows: usize, cols: usize, n_tokens: usize) {
     let weight = match scheme {
         Scheme::Dense(dtype) => weights(dtype, &[(rows, cols)]).0.remove(0),
         Scheme::FourBit(format) => four_bit_weights(format, &[(rows, cols)]).0.remove(0),
@@ -47,7 +49,7 @@ fn gemm(cpu: &Cpu, scheme: Scheme, rows: usize, cols: usize, n_tokens: usize) {
 }
 
 /// The heads of SmolLM2-135M.
-fn attention(cpu: &Cpu, n_tokens: usize) {
+fn attention(cpu: &Arc<Cpu>, n_tokens: usize) {
     let (n_heads, n_kv_heads, head_dim) = (9, 3, 64);
     let columns = KvColumns {
         first: n_heads * head_dim,
@@ -60,7 +62,7 @@ fn attention(cpu: &Cpu, n_tokens: usize) {
         row_width: columns.row_width,
         scale: 0.125,
         soft_cap: None,
-        seen: Seen::Past { window: None },
+        mask: Mask::Causal { window: None },
         bias: None,
     };
     let shape = WorkspaceShape {
@@ -72,34 +74,52 @@ fn attention(cpu: &Cpu, n_tokens: usize) {
         n_kv_heads,
         head_dim,
     };
-    let mut workspace = cpu.workspace(&shape).expect(WORKS);
-    let mut cache = cpu
-        .kv_cache(&KvShape {
-            n_kv_heads,
-            head_dim,
-            capacity: n_tokens,
-            dtype: DType::BF16,
-        })
-        .expect(WORKS);
+    let mut queue = cpu.queue(Some(&shape)).expect(WORKS);
+    let shape = KvShape {
+        n_kv_heads,
+        head_dim,
+        capacity: n_tokens,
+        n_sequences: 1,
+        dtype: DType::BF16,
+    };
+    let mut pool = cpu.kv_pool(&shape).expect(WORKS);
+    let table_len = shape.table_len(cpu.kv_block_len(&shape));
     let qkv = cpu.alloc(n_tokens * columns.row_width).expect(WORKS);
     let mut out = cpu.alloc(n_tokens * n_heads * head_dim).expect(WORKS);
     let rows = Rows {
         first: 0,
         n_tokens,
         start: 0,
+        n_positions: n_tokens,
     };
+    let mut rows_index = cpu.alloc_index(Rows::N_WORDS).expect(WORKS);
+    queue
+        .upload_index(&rows.words(), &mut rows_index)
+        .expect(WORKS);
+    let mut tables = cpu.alloc_index(table_len).expect(WORKS);
+    let blocks: Vec<u32> = (0..table_len as u32).collect();
+    queue.upload_index(&blocks, &mut tables).expect(WORKS);
     let what = format!("attention of {n_tokens} tokens");
     // Half of all pairs, twice their products with keys and with values.
     let n_operations = 2 * n_heads * head_dim * n_tokens * (n_tokens + 1);
     report(cpu, &what, n_operations, &mut || {
-        cpu.append(&qkv, &columns, rows, &mut cache).expect(WORKS);
-        cpu.attention(&op, &qkv, rows, &cache, &mut out, &mut workspace)
+        let batch = Batch {
+            rows: &[rows],
+            rows_index: &rows_index,
+            tables: &tables,
+            table_len,
+        };
+        queue
+            .append(&qkv, &columns, &batch, &mut pool)
+            .expect(WORKS);
+        queue
+            .attention(&op, &qkv, &batch, &pool, &mut out)
             .expect(WORKS);
     });
 }
 
 /// Prints the speed of `run` beside that of multiplying and adding in registers.
-fn report(cpu: &Cpu, what: &str, n_operations: usize, run: &mut dyn FnMut()) {
+fn report(cpu: &Arc<Cpu>, what: &str, n_operations: usize, run: &mut dyn FnMut()) {
     let mut n_peak = 0;
     let mut peak = || n_peak = cpu.multiply_add(200_000);
     let seconds = interleaved(15, &mut [&mut peak, run]);

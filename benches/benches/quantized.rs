@@ -25,7 +25,7 @@ fn main() -> Result<()> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let folder = given.map_or_else(|| root.join("models/smollm2"), |path| root.join(path));
     let model = BoundModel::open(&folder).with_context(|| folder.display().to_string())?;
-    let cpu = Arc::new(cpu(None));
+    let cpu = cpu(None);
     let source: Bytes = model
         .tensors()
         .map(|bound| bound.tensor.stored_bytes())

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
-use llm_backend::{Backend, LinearPart, Output};
+use llm_backend::{Backend, LinearPart, Ops, Output, Queue};
 use llm_cpu::{Cpu, CpuOptions};
 use llm_quant::{
     Absmax, DoubleAbsmax, FourBit, Int8, Int8Weight, NESTED_BLOCK, Scheme, StoredWeight,
@@ -43,12 +43,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 ///
 /// # Panics
 /// When threads cannot be started.
-pub fn cpu(n_threads: Option<usize>) -> Cpu {
-    Cpu::new(CpuOptions {
+pub fn cpu(n_threads: Option<usize>) -> Arc<Cpu> {
+    let cpu = Cpu::new(CpuOptions {
         threads: n_threads.and_then(NonZeroUsize::new),
         isa: None,
-    })
-    .expect("threads of the best instruction set start")
+    });
+    Arc::new(cpu.expect("threads of the best instruction set start"))
 }
 
 /// Those of `schemes` that the command line names, or all.
@@ -67,7 +67,7 @@ pub fn named(schemes: Vec<Scheme>) -> Vec<Scheme> {
 /// # Panics
 /// When the processor's operations fail, which they do not.
 pub fn products<'a>(
-    cpu: &'a Cpu,
+    cpu: &Arc<Cpu>,
     weights: &'a [<Cpu as Backend>::Weight],
     (rows, cols): (usize, usize),
     n_tokens: usize,
@@ -82,16 +82,18 @@ pub fn products<'a>(
         n_kv_heads: 1,
         head_dim: 1,
     };
-    let mut workspace = cpu.workspace(&shape).expect(WORKS);
+    let mut queue = cpu.queue(Some(&shape)).expect(WORKS);
     let mut x = cpu.alloc(n_tokens * cols).expect(WORKS);
-    cpu.upload(&vec![0.5; n_tokens * cols], &mut x)
+    queue
+        .upload(&vec![0.5; n_tokens * cols], &mut x)
         .expect(WORKS);
     let mut out = cpu.alloc(n_tokens * rows).expect(WORKS);
     move || {
         for weight in weights {
             let parts = [LinearPart { weight, bias: None }];
             let output = Output::Write;
-            cpu.linear(&parts, &x, output, &mut out, n_tokens, &mut workspace)
+            queue
+                .linear(&parts, &x, output, &mut out, n_tokens)
                 .expect(WORKS);
         }
     }

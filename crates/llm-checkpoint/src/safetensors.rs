@@ -109,7 +109,7 @@ fn place(
     {
         return Err(TensorFlaw::Length {
             shape,
-            encoding: encoding.to_string(),
+            encoding: encoding.to_string().into(),
             expected,
             found: end - start,
         });

@@ -1,21 +1,6 @@
-//! The order in which rows of x lie for a product with few of them.
+//! Rows of x in the order in which a product with few of them reads them.
 
-use crate::simd::{FourBit, Kernel};
-
-/// How registers full of a weight's elements come out of its bytes, and so how x must lie for them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// One after the other.
-    Straight,
-    /// Of `2 · LANES`, those of even index before those of odd index.
-    EvenOdd,
-    /// Of `8 · LANES`, every eighth from the first on, then every eighth from the second on, and so forth.
-    Eighths,
-}
-
-impl Order {
-    pub(crate) const ALL: [Order; 3] = [Order::Straight, Order::EvenOdd, Order::Eighths];
-}
+use crate::simd::{FourBit, Kernel, Order};
 
 /// Brings rows of `x` into an order.
 pub(crate) struct Arrange<'a> {

@@ -9,11 +9,11 @@ use llm_backend::{Attention, Batch, Mask, Rows};
 
 use crate::Cpu;
 use crate::kv_pool::{KvPool, KvView};
+use crate::memory::Workspace;
 use crate::share::{self, Scratch, Shared};
-use crate::workspace::{PART_POSITIONS, Workspace, attention_len};
 use attend::{Attend, Cells, QUERIES};
 
-pub(crate) use attend::{partial_len, scratch_len};
+use attend::{partial_len, scratch_len};
 
 /// Attention of all sequences' rows of `q` `[_, row_width]` to what they see, into the same rows of `out`.
 pub(crate) fn attention(
@@ -73,6 +73,21 @@ pub(crate) fn attention(
         call.merge(sequences.clone(), partials, out);
         sequences.start = sequences.end;
     }
+}
+
+/// What attention takes.
+pub(crate) fn attention_len(head_dim: usize, n_threads: usize) -> usize {
+    n_threads * scratch_len(head_dim)
+}
+
+/// What attention of a single token to many parts of the positions takes: unmerged results beside.
+pub(crate) fn partial_attention_len(
+    head_dim: usize,
+    n_heads: usize,
+    n_parts: usize,
+    n_threads: usize,
+) -> usize {
+    attention_len(head_dim, n_threads) + n_heads * n_parts * partial_len(head_dim)
 }
 
 /// The queries of one sequence in a pass.
@@ -340,5 +355,7 @@ impl Call<'_> {
     }
 }
 
+/// Positions of a part when a single token's attention is divided among threads.
+pub(crate) const PART_POSITIONS: usize = 512;
 /// Multiplications below which a thread is not worth a fork.
 const MIN_WORK: usize = 1 << 16;

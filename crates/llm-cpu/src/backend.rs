@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_backend::{Backend, BackendError, DeviceInfo, Place, Result, Routing};
+use llm_backend::{Backend, BackendError, DeviceInfo, Result, Routing};
 use llm_quant::StoredWeight;
-use llm_tensor::{Bytes, HostBytes, KvShape, PageBuf, WorkspaceShape};
+use llm_tensor::{Bytes, KvShape, PageBuf, WorkspaceShape};
 
+use crate::memory::Workspace;
 use crate::weight::{Operand, Weight};
-use crate::workspace::Workspace;
-use crate::{Buffer, Cpu, CpuQueue, KvPool, Routes, kv_pool, routes, workspace};
+use crate::{Buffer, Cpu, CpuPlace, CpuQueue, KvPool, Routes, kv_pool, routes, workspace};
 
 impl Backend for Cpu {
     type Buffer = Buffer;
@@ -70,19 +70,17 @@ impl Backend for Cpu {
         let pages = PageBuf::zeroed(n_bytes);
         let pages =
             pages.map_err(|_| self.out_of_memory("a staging place", Bytes::new(n_bytes as u64)))?;
-        Ok(CpuPlace(Arc::new(pages)))
+        Ok(CpuPlace::new(pages))
     }
 
     fn placed(&self, place: &CpuPlace, weight: &StoredWeight<Range<usize>>) -> Result<Weight> {
-        self.load(
-            weight
-                .clone()
-                .map(|_, range| HostBytes::of_shared(Arc::<PageBuf>::clone(&place.0), range)),
-        )
+        self.load(weight.clone().map(|_, range| place.bytes(range)))
     }
 
     fn queue(self: &Arc<Self>, shape: Option<&WorkspaceShape>) -> Result<CpuQueue> {
-        let workspace = Workspace::new(shape, self.level.geometry(), self.n_threads());
+        let (geometry, n_threads) = (self.level.geometry(), self.n_threads());
+        let n_elements = |shape| workspace::n_elements(shape, geometry, n_threads);
+        let workspace = Workspace::new(shape.map_or(0, n_elements));
         Ok(CpuQueue {
             cpu: Arc::clone(self),
             workspace: workspace.map_err(|n| self.out_of_memory("scratch memory", n))?,
@@ -101,22 +99,5 @@ impl Cpu {
             purpose,
             requested,
         }
-    }
-}
-
-/// Pages that streamed weights are brought to, and computed with where they are.
-#[derive(Debug)]
-pub struct CpuPlace(Arc<PageBuf>);
-
-impl Place for CpuPlace {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// # Panics
-    /// When a weight that lies in the place is still there.
-    fn fill<R>(&mut self, write: impl FnOnce(&mut [u8]) -> R) -> R {
-        let pages = Arc::get_mut(&mut self.0);
-        write(pages.expect("weights of a place are dropped before it is filled anew"))
     }
 }

@@ -8,7 +8,7 @@ mod tiles;
 
 use llm_quant::{Absmax, Table, Weight4Bit};
 
-use crate::arrange::Order;
+use crate::simd::Order;
 
 pub(crate) use decode::Decode;
 pub(crate) use matvec::MatVec;

@@ -9,10 +9,13 @@ use std::ops::Range;
 use half::{bf16, f16};
 use llm_backend::Output;
 
+use crate::dense::DenseView;
+use crate::isa::Geometry;
+use crate::matvec::GEMM_TOKENS;
 use crate::share::Columns;
 use crate::simd::{Element, ElementType, FourBit, Kernel, MAX_LANES, Simd};
 use crate::tile::{Product, Run};
-use crate::weight::{DenseView, Floats};
+use crate::weight::Floats;
 
 /// Some rows of a weight times all rows of x.
 ///
@@ -42,6 +45,15 @@ pub(crate) const fn panel_depth(panel: usize) -> usize {
 /// Elements of a thread's scratch: the panel, the bias of its rows and a slab of x.
 pub(crate) const fn scratch_len(n_tokens: usize, panel: usize) -> usize {
     PANEL_ELEMENTS + panel + n_tokens * panel_depth(panel)
+}
+
+/// What a linear operation on more rows takes: a panel and a slab of the rows a thread.
+pub(crate) fn gemm_len(n_tokens: usize, geometry: Geometry, n_threads: usize) -> usize {
+    if n_tokens < GEMM_TOKENS {
+        0
+    } else {
+        n_threads * scratch_len(n_tokens, geometry.panel)
+    }
 }
 
 impl Kernel for Gemm<'_> {

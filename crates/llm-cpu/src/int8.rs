@@ -21,10 +21,12 @@ pub(crate) use scratch::workspace_len;
 use llm_quant::Int8Weight;
 
 use crate::Cpu;
-use crate::linear::Call;
+use crate::dense::DenseView;
+use crate::linear::call::Call;
+use crate::matvec::GEMM_TOKENS;
+use crate::memory::Workspace;
 use crate::share;
-use crate::weight::{DenseView, Operand, Weight};
-use crate::workspace::{GEMM_TOKENS, Workspace};
+use crate::weight::{Operand, Weight};
 
 use activations::Activations;
 use encode::encode_rows;

@@ -1,9 +1,7 @@
 //! Which instruction sets there are, which one this machine has, and the way into the kernels written for it.
 
 use std::fmt;
-use std::str::FromStr;
 
-use crate::CpuError;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Kernel, Portable, Simd};
@@ -55,19 +53,6 @@ impl Isa {
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
-    }
-}
-
-impl FromStr for Isa {
-    type Err = CpuError;
-
-    fn from_str(name: &str) -> Result<Self, CpuError> {
-        Self::ALL
-            .into_iter()
-            .find(|isa| isa.name() == name.to_ascii_lowercase())
-            .ok_or_else(|| CpuError::UnknownIsa {
-                name: name.to_owned(),
-            })
     }
 }
 

@@ -15,6 +15,7 @@
 mod arrange;
 mod attention;
 mod backend;
+mod dense;
 mod elementwise;
 mod encode;
 mod error;
@@ -28,6 +29,7 @@ mod math;
 mod matvec;
 mod memory;
 mod norm;
+mod place;
 mod pool;
 mod probe;
 mod queue;
@@ -38,16 +40,17 @@ mod tile;
 mod weight;
 mod workspace;
 
-pub use backend::CpuPlace;
 pub use error::CpuError;
 pub use isa::Isa;
 pub use kv_pool::KvPool;
 pub use memory::Buffer;
+pub use place::CpuPlace;
 pub use queue::CpuQueue;
 pub use routes::Routes;
 pub use weight::Weight;
 
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 use std::thread;
 
 use llm_backend::DeviceInfo;
@@ -118,6 +121,19 @@ impl Cpu {
     /// Threads that share an operation, the caller included.
     pub fn n_threads(&self) -> usize {
         self.pool.n_threads()
+    }
+}
+
+impl FromStr for Isa {
+    type Err = CpuError;
+
+    fn from_str(name: &str) -> Result<Self, CpuError> {
+        Self::ALL
+            .into_iter()
+            .find(|isa| isa.name() == name.to_ascii_lowercase())
+            .ok_or_else(|| CpuError::UnknownIsa {
+                name: name.to_owned(),
+            })
     }
 }
 

@@ -1,16 +1,18 @@
 //! How a linear operation is shared among threads.
 
-use std::ops::Range;
+pub(crate) mod call;
 
 use llm_backend::{LinearPart, Output};
 
-use crate::arrange::{Arrange, Order};
-use crate::gemm::{self, Gemm};
-use crate::matvec::{FewRows, MatVec};
-use crate::share::{Columns, Matrix, Scratch};
-use crate::weight::{DenseView, Floats, Weight};
-use crate::workspace::{Workspace, gemm_len, matvec_len, padded_cols};
+use crate::arrange::Arrange;
+use crate::gemm::{self, Gemm, gemm_len};
+use crate::matvec::{FewRows, MatVec, matvec_len, padded_cols};
+use crate::memory::Workspace;
+use crate::share::Scratch;
+use crate::simd::Order;
+use crate::weight::{Floats, Weight};
 use crate::{Cpu, four_bit, int8};
+use call::Call;
 
 /// `x` `[n_tokens, cols]` times the parts' weights, side by side in `out` `[n_tokens, width]`.
 pub(crate) fn linear(
@@ -55,30 +57,6 @@ pub(crate) fn linear(
     if floats().count() < parts.len() {
         int8::linear(&call, out, workspace);
     }
-}
-
-/// A linear operation whose sizes fit each other.
-pub(crate) struct Call<'a> {
-    pub(crate) cpu: &'a Cpu,
-    pub(crate) parts: &'a [LinearPart<'a, Cpu>],
-    pub(crate) cols: usize,
-    /// Rows of all parts together, hence columns of the output.
-    pub(crate) width: usize,
-    /// `[n_tokens, cols]`.
-    pub(crate) x: &'a [f32],
-    pub(crate) output: Output,
-    pub(crate) n_tokens: usize,
-}
-
-/// Rows of one part, for one thread.
-pub(crate) struct PartRows<'a, 'o, W> {
-    pub(crate) weight: W,
-    pub(crate) bias: Option<DenseView<'a>>,
-    pub(crate) rows: Range<usize>,
-    /// The output column of the part's row 0.
-    pub(crate) column: usize,
-    /// Those of the rows.
-    pub(crate) out: Columns<'o>,
 }
 
 impl<'a> Call<'a> {
@@ -153,57 +131,7 @@ impl<'a> Call<'a> {
             });
         });
     }
-
-    /// Splits the rows of the parts whose weights `choose` gives among the threads, a multiple of `unit` each, and with them
-    /// the columns of `out`; `row_work` is what a row takes, in multiplications.
-    ///
-    /// `task` is called with what falls to a thread of one part, and the thread's scratch memory.
-    pub(crate) fn split<'o, W>(
-        &self,
-        choose: impl Fn(&'a Weight) -> Option<W> + Sync,
-        unit: usize,
-        row_work: usize,
-        out: &'o mut [f32],
-        scratch: Scratch<'_>,
-        task: impl Fn(PartRows<'a, 'o, W>, &mut [f32]) + Sync,
-    ) {
-        let chosen = |part: &&LinearPart<'a, Cpu>| choose(part.weight).is_some();
-        let chosen = self.parts.iter().filter(chosen);
-        let n_rows: usize = chosen.map(|part| part.weight.rows()).sum();
-        let min_units = MIN_WORK.div_ceil(unit * row_work.max(1));
-        let n_units = n_rows.div_ceil(unit);
-        let out = Matrix::new(out, self.width);
-        let pool = &self.cpu.pool;
-        pool.split(n_units, min_units, scratch, |units, scratch| {
-            let (start, end) = (units.start * unit, (units.end * unit).min(n_rows));
-            let (mut first, mut column) = (0, 0);
-            for part in self.parts {
-                let n = part.weight.rows();
-                if let Some(weight) = choose(part.weight) {
-                    let rows = start.max(first)..end.min(first + n);
-                    if !rows.is_empty() {
-                        let rows = rows.start - first..rows.end - first;
-                        let columns = column + rows.start..column + rows.end;
-                        let part = PartRows {
-                            weight,
-                            bias: part.bias.map(Weight::dense),
-                            rows,
-                            column,
-                            // SAFETY: parts have columns of their own, and these rows of the part are among the units of
-                            // this thread alone.
-                            out: unsafe { out.columns(columns) },
-                        };
-                        task(part, scratch);
-                    }
-                    first += n;
-                }
-                column += n;
-            }
-        });
-    }
 }
 
 /// Rows that a matrix-vector kernel takes together, of any kind of weight.
 const MATVEC_UNIT: usize = 12;
-/// Multiplications below which a thread is not worth a fork: some microseconds of reading weights.
-const MIN_WORK: usize = 1 << 15;

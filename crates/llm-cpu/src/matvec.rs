@@ -5,9 +5,10 @@ use std::ops::Range;
 use half::{bf16, f16};
 use llm_backend::Output;
 
+use crate::dense::DenseView;
+use crate::isa::Geometry;
 use crate::share::Columns;
 use crate::simd::{Element, ElementType, FourBit, Kernel, Simd};
-use crate::weight::DenseView;
 
 /// Some rows of a weight times all rows of x.
 ///
@@ -156,6 +157,20 @@ unsafe fn accumulate<S: Simd, const T: usize>(
     }
 }
 
+/// What a linear operation on few rows takes: the arranged rows.
+pub(crate) fn matvec_len(n_tokens: usize, cols: usize, geometry: Geometry) -> usize {
+    n_tokens * padded_cols(cols, geometry)
+}
+
+/// The elements of an arranged row: whole steps of every kernel.
+pub(crate) fn padded_cols(cols: usize, geometry: Geometry) -> usize {
+    cols.next_multiple_of(8 * geometry.lanes)
+}
+
+/// The tokens from which on panels of weights pay; below, weights are read row by row.
+pub(crate) const GEMM_TOKENS: usize = 12;
+/// The same for 4-bit weights of whole blocks, whose panels take longer to make.
+pub(crate) const GEMM_TOKENS_4BIT: usize = 32;
 /// How far ahead of the loads the weights are asked for: enough to cover the memory's latency, and well within what
 /// the first-level cache keeps.
 const PREFETCH_BYTES: usize = 4096;

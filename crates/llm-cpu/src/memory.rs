@@ -84,6 +84,50 @@ impl<T> fmt::Debug for Buffer<T> {
     }
 }
 
+/// Scratch memory of the operations, which use it one after the other.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    memory: Buffer,
+}
+
+impl Workspace {
+    /// # Errors
+    /// What was asked for, when the system does not give it.
+    pub(crate) fn new(n_elements: usize) -> Result<Self, Bytes> {
+        Ok(Workspace {
+            memory: Buffer::zeroed(n_elements)?,
+        })
+    }
+
+    /// The first `n` elements.
+    ///
+    /// # Panics
+    /// When the workspace was made for smaller calls.
+    pub(crate) fn take(&mut self, n: usize) -> &mut [f32] {
+        &mut self.all(n)[..n]
+    }
+
+    /// All elements, `n` at least.
+    ///
+    /// # Panics
+    /// When the workspace was made for smaller calls.
+    pub(crate) fn all(&mut self, n: usize) -> &mut [f32] {
+        let memory = self.memory.as_mut_slice();
+        assert!(
+            n <= memory.len(),
+            "a workspace of {} elements serves no call that needs {n}",
+            memory.len()
+        );
+        memory
+    }
+}
+
+impl Allocation for Workspace {
+    fn bytes(&self) -> Bytes {
+        self.memory.bytes()
+    }
+}
+
 /// The alignment of a buffer's first element, in bytes.
 const CACHE_LINE: usize = 64;
 

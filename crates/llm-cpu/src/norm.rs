@@ -1,8 +1,8 @@
 use llm_backend::Heads;
 use llm_tensor::Norm;
 
+use crate::dense::DenseView;
 use crate::simd::{Kernel, Simd};
-use crate::weight::DenseView;
 
 /// A normalisation of vectors as wide as the gain.
 #[derive(Clone, Copy)]

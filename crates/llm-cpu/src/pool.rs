@@ -279,6 +279,8 @@ const SPINS_PER_YIELD: u32 = 512;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -346,5 +348,35 @@ mod tests {
             }
         });
         assert_eq!(count.into_inner(), 3 * 100 * 2 * 2);
+    }
+
+    /// Whoever else computes: a region has all threads.
+    #[test]
+    fn callers_take_turns_and_have_all_threads() {
+        let pool = Pool::new(3).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        let threads = Mutex::new(HashSet::new());
+                        pool.run(&|_| {
+                            threads.lock().unwrap().insert(thread::current().id());
+                        });
+                        assert_eq!(threads.into_inner().unwrap().len(), 3);
+                    }
+                });
+            }
+        });
+    }
+
+    /// What a worker panics with beside its caller is not left for the next region.
+    #[test]
+    fn two_panics_are_over_with_their_region() {
+        let pool = Pool::new(2).unwrap();
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(&|thread| panic!("thread {thread}"));
+        }));
+        assert!(caught.is_err());
+        pool.run(&|_| {});
     }
 }

@@ -10,10 +10,10 @@ use llm_backend::{
 use llm_tensor::Activation;
 
 use crate::elementwise::{Activate, AddScaled, Gate, Rotate};
+use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
-use crate::workspace::Workspace;
 use crate::{Buffer, Cpu, CpuPlace, KvPool, Routes, attention, kv_pool, linear};
 
 /// Work that is done as it is put into the queue: there is never anything to wait for.

@@ -207,7 +207,8 @@ impl Allotment {
     fn truncate(&mut self, sequence: usize, len: usize, block_len: usize) {
         let held = &mut self.sequences[sequence];
         let n_held = held.table.len() * block_len;
-        if len > 0 && held.reached > n_held {
+        // A device without layers takes no positions.
+        if held.reached <= len || (len > 0 && held.reached > n_held) {
             return;
         }
         // A device without layers has taken none.

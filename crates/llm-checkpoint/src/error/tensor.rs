@@ -120,7 +120,7 @@ pub enum TensorFlaw {
         /// The shape in the header.
         shape: Shape,
         /// How it is stored.
-        encoding: String,
+        encoding: Box<str>,
         /// Bytes that such a tensor takes.
         expected: u64,
         /// Bytes that the header gives it.

@@ -3,8 +3,8 @@
 use super::tiles::Tiles;
 use super::{AbsmaxView, FourBitView};
 use crate::matvec::FewRows;
+use crate::matvec::GEMM_TOKENS;
 use crate::simd::{FourBit, Kernel};
-use crate::workspace::GEMM_TOKENS;
 
 /// Some rows of a weight times all rows of x.
 ///

@@ -6,8 +6,8 @@ use llm_quant::{
 };
 use llm_tensor::HostBytes;
 
+use crate::matvec::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
 use crate::tests::{at_end_of_file, cpu, shape};
-use crate::workspace::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
 use crate::{Cpu, Isa, tests};
 
 const BLOCK_SIZES: [u64; 3] = [32, 64, 256];

@@ -7,10 +7,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use llm_quant::code_factor;
 
-use super::scratch::Quantized;
 use crate::Cpu;
 use crate::share::Rows;
 use crate::simd::{Kernel, MAX_LANES, Simd};
+
+/// Where activations are quantized to.
+pub(super) struct Quantized<'a> {
+    /// i8 `[n_tokens, padded_cols]`.
+    pub(super) codes: &'a mut [f32],
+    /// i8 of a row.
+    pub(super) padded_cols: usize,
+    /// `[n_tokens]`.
+    pub(super) absmax: &'a mut [f32],
+    /// i32 `[n_tokens]`.
+    pub(super) code_sums: &'a mut [f32],
+    /// A bit for every column.
+    pub(super) outlier_bits: &'a mut [u32],
+    /// As many as there are columns.
+    pub(super) outlier_cols: &'a mut [u32],
+}
 
 /// Rows of activations as LLM.int8() multiplies them: what [`llm_quant::Activations8`] says, bit by bit.
 pub(super) struct Activations<'a> {

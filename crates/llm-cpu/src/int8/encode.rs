@@ -7,9 +7,9 @@ use llm_quant::code_factor;
 use llm_tensor::DType;
 
 use super::rows::CodeRows;
+use crate::dense::DenseView;
 use crate::isa::Level;
 use crate::simd::{Element, ElementType, Kernel, MAX_LANES, Simd};
-use crate::weight::DenseView;
 
 /// What [`llm_quant::Encoder::encode_int8`] says.
 ///

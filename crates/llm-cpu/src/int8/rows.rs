@@ -5,8 +5,8 @@ use std::ops::Range;
 use llm_backend::Output;
 use llm_quant::{DEQUANTIZE, Int8Weight};
 
+use crate::dense::DenseView;
 use crate::share::Columns;
-use crate::weight::DenseView;
 
 /// Some consecutive rows of a part's weight.
 #[derive(Clone, Copy)]

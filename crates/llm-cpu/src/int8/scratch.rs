@@ -1,9 +1,10 @@
 //! How the workspace is divided in a call, in words of four bytes.
 
+use super::activations::Quantized;
 use super::gemm;
 use crate::isa::Geometry;
+use crate::matvec::GEMM_TOKENS;
 use crate::simd::int::MAX_STEP;
-use crate::workspace::GEMM_TOKENS;
 
 /// What the memory of a call depends on.
 #[derive(Debug, Clone, Copy)]
@@ -20,22 +21,6 @@ pub(super) struct Scratch<'a> {
     pub(super) quantized: Quantized<'a>,
     /// [`Layout::thread_len`] of it is a thread's.
     pub(super) threads: &'a mut [f32],
-}
-
-/// Where activations are quantized to.
-pub(super) struct Quantized<'a> {
-    /// i8 `[n_tokens, padded_cols]`.
-    pub(super) codes: &'a mut [f32],
-    /// i8 of a row.
-    pub(super) padded_cols: usize,
-    /// `[n_tokens]`.
-    pub(super) absmax: &'a mut [f32],
-    /// i32 `[n_tokens]`.
-    pub(super) code_sums: &'a mut [f32],
-    /// A bit for every column.
-    pub(super) outlier_bits: &'a mut [u32],
-    /// As many as there are columns.
-    pub(super) outlier_cols: &'a mut [u32],
 }
 
 /// The memory of a thread.

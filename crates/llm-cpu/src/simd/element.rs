@@ -2,7 +2,6 @@ use half::{bf16, f16};
 use llm_tensor::DType;
 
 use super::{FourBit, MAX_LANES, Simd};
-use crate::arrange::Order;
 
 /// How an element of a weight or a cache is stored.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
@@ -212,4 +211,19 @@ impl ElementType {
             ElementType::Bf16 => bf16::ORDER,
         }
     }
+}
+
+/// How registers full of a weight's elements come out of its bytes, and so how x must lie for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// One after the other.
+    Straight,
+    /// Of `2 · LANES`, those of even index before those of odd index.
+    EvenOdd,
+    /// Of `8 · LANES`, every eighth from the first on, then every eighth from the second on, and so forth.
+    Eighths,
+}
+
+impl Order {
+    pub(crate) const ALL: [Order; 3] = [Order::Straight, Order::EvenOdd, Order::Eighths];
 }

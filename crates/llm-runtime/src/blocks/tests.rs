@@ -86,3 +86,17 @@ fn every_sequence_can_fill_its_table_whatever_was_shared() {
     // The last that shared a block keeps it.
     assert_eq!(blocks.copies.len(), 8);
 }
+
+#[test]
+fn what_was_never_taken_is_not_taken_back() {
+    let mut blocks = allotment();
+    // Beyond the table, as on a device whose layers are elsewhere.
+    blocks.truncate(0, 100, 4);
+    blocks.reserve(1, 0..10, 4);
+    blocks.truncate(1, 100, 4);
+    blocks.truncate(1, 10, 4);
+    let reached = |sequence: usize| blocks.sequences[sequence].reached;
+    assert_eq!([0, 1].map(reached), [0, 10]);
+    assert_eq!(n_blocks(&blocks, 1), 3);
+    check(&blocks);
+}
