@@ -6,12 +6,14 @@
     reason = "a test fails where it meets the unexpected, and says what it skips"
 )]
 
+use std::cell::Cell;
 use std::fs;
 use std::num::NonZeroUsize;
 
 use llm_arch::{Positions, RotarySpec};
 use llm_backend::{Backend, Reference};
 use llm_checkpoint::Checkpoint;
+use llm_conformance::Deferred;
 use llm_cpu::{Cpu, CpuOptions, Isa};
 use llm_runtime::{BoundModel, RuntimeError, Session};
 use llm_tensor::DType;
@@ -66,7 +68,7 @@ const MODELS: [&str; 46] = [
     "t5-v1-style",
 ];
 
-/// What f32 rounding, accumulated over a few layers, may move the logits by.
+/// Largest error of logits by f32 rounding, accumulated over a few layers.
 const TOLERANCE: f64 = 2e-4;
 
 fn score(session: &mut Session, sequence: usize, ids: &[u32]) -> Vec<f32> {
@@ -150,6 +152,16 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
 }
 
 /// As GGUF: what its metadata cannot say of the fixture is set right.
+/// Whatever a queue puts off, and in whichever order it is done that queues and events allow.
+#[test]
+fn deferred_queues_compute_the_same() {
+    let seed = Cell::new(0);
+    check(|| {
+        seed.set(seed.get() + 1);
+        Deferred::new(seed.get())
+    });
+}
+
 #[test]
 fn gguf_holds_the_same_models() {
     let names = fs::read_dir(fixture("gguf-models"))

@@ -1,5 +1,5 @@
-//! What a session makes of sequences that grow and shrink: the same as of each from its beginning. And why it makes
-//! nothing of some.
+//! Logits of sequences that grow and shrink in a session: the same as of each from its beginning. And why some have
+//! none.
 
 #![allow(
     clippy::unwrap_used,
@@ -67,6 +67,47 @@ fn keys_do_not_outlive_the_border_that_they_were_made_for() {
                 assert_eq!(session.len(0), ids.len(), "{what}");
             }
         }
+    }
+}
+
+/// Blocks of keys and values are shared until either writes to them, in rings that went round as elsewhere.
+#[test]
+fn forks_go_their_own_ways_and_lead_back() {
+    for name in ["models/llama", "models/gemma3", "models/mistral-sliding"] {
+        let model = BoundModel::open(&fixture(name)).unwrap();
+        let mut whole = sessions(&model, 64);
+        let mut session = sessions(&model, 3);
+        let mut ids = [PROMPT.to_vec(), Vec::new()];
+        session.prefill(0, &ids[0]).unwrap();
+        session.fork(0, 1).unwrap();
+        ids[1] = ids[0].clone();
+        // What is to be come back to.
+        session.fork(0, 2).unwrap();
+        for step in 0..20 {
+            let next = [5 + step, 50 - step];
+            let items = [(0, &next[..1]), (1, &next[1..])];
+            let found = match step % 3 {
+                0 => session.advance(&items).unwrap().to_vec(),
+                _ => {
+                    let mut one = |i: usize| session.advance(&items[i..=i]).unwrap().to_vec();
+                    [one(0), one(1)].concat()
+                }
+            };
+            for (i, found) in found.chunks_exact(model.spec().vocab).enumerate() {
+                ids[i].push(next[i]);
+                let what = format!("{name}: fork {i} after {step}");
+                is_close(found, &at_once(&mut whole, &ids[i]), &what);
+            }
+        }
+        session.fork(2, 0).unwrap();
+        assert_eq!(session.len(0), PROMPT.len(), "{name}");
+        let found = session.advance(&[(0, &[9, 8, 7, 6])]).unwrap().to_vec();
+        let again = [&PROMPT[..], &[9, 8, 7, 6]].concat();
+        is_close(&found, &at_once(&mut whole, &again), name);
+        // The other went on undisturbed.
+        let found = session.advance(&[(1, &[3])]).unwrap().to_vec();
+        ids[1].push(3);
+        is_close(&found, &at_once(&mut whole, &ids[1]), name);
     }
 }
 
@@ -159,7 +200,7 @@ fn what_is_taken_back_crosses_the_border_back() {
     is_close(&last.1, &at_once(&mut whole, &held), "scored");
 }
 
-/// Why a prompt of the model gives no logits.
+/// Cause of a prompt without logits.
 fn cause(model: &Variant, kept: (DType, Option<&QuantConfig>), n_tokens: usize) -> NotFinite {
     let folder = model.write();
     let model = BoundModel::open(folder.path()).unwrap();

@@ -1,4 +1,4 @@
-//! Tables of tokens and positions that are quantized, wherever they rest.
+//! Quantized tables of tokens and positions, whatever their placement.
 
 use llm_backend::Reference;
 use llm_quant::layout::{self, QuantState};

@@ -11,8 +11,16 @@ struct Unlike {
 struct Greedy;
 
 impl DeviceCosts for Greedy {
-    fn kv_cache_bytes(&self, shape: &KvShape) -> Bytes {
-        Plain { fixed: 0 }.kv_cache_bytes(shape) + Bytes::new(100)
+    fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes {
+        Plain { fixed: 0 }.kv_pool_bytes(shape) + Bytes::new(100)
+    }
+
+    fn kv_block_len(&self, shape: &KvShape) -> usize {
+        Plain { fixed: 0 }.kv_block_len(shape)
+    }
+
+    fn routes_bytes(&self, experts: &ExpertsSpec, n_tokens: usize) -> Bytes {
+        Plain { fixed: 0 }.routes_bytes(experts, n_tokens)
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
