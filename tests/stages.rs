@@ -27,15 +27,6 @@ use llm_tensor::{Bytes, DType};
 use llm_tests::{Variant, fixture, golden, relative_error};
 use serde_json::{Map, Value, json};
 
-/// Costs of GPUs by number.
-struct Gpus<'a>([&'a dyn DeviceCosts; 2]);
-
-impl GpuCosts for Gpus<'_> {
-    fn of(&self, number: u32) -> &dyn DeviceCosts {
-        self.0[number as usize]
-    }
-}
-
 /// What f32 rounding, accumulated over a few layers, may move the logits by.
 const TOLERANCE: f64 = 2e-4;
 
