@@ -28,7 +28,7 @@ const MODELS: [&str; 13] = [
     "t5-flan-style",
 ];
 
-/// What f32 rounding, accumulated over a few layers, may move the logits by.
+/// Largest error of logits by f32 rounding, accumulated over a few layers.
 const TOLERANCE: f64 = 2e-4;
 
 /// Tokens of each prompt, and of its answer.

@@ -1,5 +1,5 @@
-//! What becomes of tensors that are not as a configuration has them: heads that are tied to the table of tokens, in every
-//! family, experts in one tensor, and tensors that the model has no use for.
+//! Fate of tensors that are not as a configuration has them: heads tied to the table of tokens, in every family,
+//! experts in one tensor, and tensors that the model has no use for.
 
 #![allow(
     clippy::unwrap_used,
@@ -176,7 +176,7 @@ fn copies_of_t5s_table_are_the_table() {
     );
 }
 
-/// What becomes of a tensor that the model has no use for.
+/// Fate of a tensor that the model has no use for.
 enum Fate {
     Silence,
     LeftOut,

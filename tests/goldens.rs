@@ -68,7 +68,7 @@ const MODELS: [&str; 46] = [
     "t5-v1-style",
 ];
 
-/// What f32 rounding, accumulated over a few layers, may move the logits by.
+/// Largest error of logits by f32 rounding, accumulated over a few layers.
 const TOLERANCE: f64 = 2e-4;
 
 fn score(session: &mut Session, sequence: usize, ids: &[u32]) -> Vec<f32> {

@@ -1,4 +1,4 @@
-//! Weights that rest on disk: whatever rests where, the same bits come out.
+//! Offloaded weights: whatever the placement, the same bits come out.
 
 #![allow(
     clippy::unwrap_used,
@@ -36,7 +36,7 @@ use llm_tests::{argmax, fixture, golden};
 use llm_torch_file::{TorchFile, TorchLayout};
 use serde_json::{Map, Value, json};
 
-/// Where units rest.
+/// Placement of units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rest {
     Ram,
@@ -47,7 +47,7 @@ enum Rest {
 
 const RESTS: [Rest; 4] = [Rest::Ram, Rest::Half(0), Rest::Half(1), Rest::Disk];
 
-/// How weights are kept.
+/// Encoding of weights.
 type Kept<'a> = (WeightDType, Option<&'a QuantConfig>);
 
 struct Case<'a> {
@@ -145,7 +145,7 @@ fn limits(model: &BoundModel, n_tokens: usize) -> Limits {
     }
 }
 
-/// What follows a prompt that takes several passes, and the bits of all logits.
+/// Tokens after a prompt that takes several passes, and the bits of all logits.
 type Found = (Vec<u32>, Vec<u32>);
 
 fn run(session: &mut Session, prompt: &[u32]) -> Result<Found, RuntimeError> {
@@ -272,7 +272,7 @@ fn every_family_computes_the_same_wherever_its_weights_rest() {
     }
 }
 
-/// What RAM holds is what was planned, to the byte.
+/// RAM holds what was planned, to the byte.
 fn held_as_planned(session: &Session, plan: &Plan, what: &str) {
     let allocated = session.memory().terms;
     let planned = plan.estimate.memory(Home::Ram).unwrap().terms;
@@ -283,7 +283,7 @@ fn held_as_planned(session: &Session, plan: &Plan, what: &str) {
     }
 }
 
-/// What happens to a file while a session reads it.
+/// Change to a file while a session reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// The byte at this part of the file, in percent, is another.
@@ -327,7 +327,7 @@ impl Fault {
         }
     }
 
-    /// Whether what was opened stays what it was.
+    /// True if what was opened stays what it was.
     fn is_harmless(self) -> bool {
         matches!(self, Fault::Deleted | Fault::Replaced)
     }

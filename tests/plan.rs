@@ -1,4 +1,4 @@
-//! What is planned is what is allocated, to the byte: for every small model, in every encoding, on the CPU.
+//! Allocations are as planned, to the byte: for every small model, in every encoding, on the CPU.
 
 #![allow(
     clippy::unwrap_used,
@@ -55,7 +55,7 @@ fn gguf_models_take_what_was_planned() {
     }
 }
 
-/// What weights can be kept as.
+/// Encodings of weights.
 fn encodings() -> Vec<(&'static str, WeightDType, Option<QuantConfig>)> {
     let int8 = QuantConfig::new(LoadIn::EightBit);
     let four_bit = QuantConfig::new(LoadIn::FourBit);
@@ -225,7 +225,7 @@ fn loaded(
     load(model, &Arc::new(cpu), &options, &mut |_| ()).unwrap()
 }
 
-/// What a folder of fixtures holds, in order.
+/// Models in a folder of fixtures, in order.
 fn entries(folder: &str, is_model: impl Fn(&PathBuf) -> bool) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(fixture(folder)).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();

@@ -80,7 +80,7 @@ fn decode_as_reference(weight: &Weight4Bit) -> Vec<f32> {
     decoded
 }
 
-/// How far codes of scales are from those of bitsandbytes on a CPU, which finds them through a table of 65,536 bins.
+/// Distance of scales' codes from those of bitsandbytes on a CPU, which finds them through a table of 65,536 bins.
 #[derive(Default)]
 struct Steps {
     n_scales: usize,
@@ -353,7 +353,7 @@ fn encode_int8(dtype: DType, cols: usize, elements: &[u8]) -> (Vec<u8>, Vec<f32>
     (codes, scales)
 }
 
-/// What lies in a folder of fixtures, by name.
+/// Entries of a folder of fixtures, by name.
 fn entries(folder: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(fixture(folder)).unwrap();
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();

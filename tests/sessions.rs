@@ -1,5 +1,5 @@
-//! What a session makes of sequences that grow and shrink: the same as of each from its beginning. And why it makes
-//! nothing of some.
+//! Logits of sequences that grow and shrink in a session: the same as of each from its beginning. And why some have
+//! none.
 
 #![allow(
     clippy::unwrap_used,
@@ -200,7 +200,7 @@ fn what_is_taken_back_crosses_the_border_back() {
     is_close(&last.1, &at_once(&mut whole, &held), "scored");
 }
 
-/// Why a prompt of the model gives no logits.
+/// Cause of a prompt without logits.
 fn cause(model: &Variant, kept: (DType, Option<&QuantConfig>), n_tokens: usize) -> NotFinite {
     let folder = model.write();
     let model = BoundModel::open(folder.path()).unwrap();

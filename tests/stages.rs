@@ -436,6 +436,26 @@ fn no_order_that_queues_allow_computes_anything_else() {
     }
 }
 
+#[test]
+fn quantized_stages_compute_as_one_and_take_what_was_planned() {
+    let int8 = QuantConfig::new(LoadIn::EightBit);
+    let nf4_double = QuantConfig {
+        bnb_4bit_use_double_quant: true,
+        ..QuantConfig::new(LoadIn::FourBit)
+    };
+    for name in FAMILIES {
+        for quant in [&int8, &nf4_double] {
+            with_model(name, Some(quant), |case, whole| {
+                let chain = chain(case.model);
+                let devices = [json!(0), json!("cpu"), json!(1)];
+                let home = |unit| devices[at(&chain, unit) % 3].clone();
+                case.check("in turn", &home, [C, C, C], whole);
+                case.check("in turn", &home, [R, D(8), R], whole);
+            });
+        }
+    }
+}
+
 /// Each expert's place, by number.
 type ExpertHome = fn(usize) -> Value;
 

@@ -1,4 +1,4 @@
-//! What is written as PyTorch writes it is read as it was meant.
+//! Tensors written as by PyTorch are read as they were meant.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! A model that rests on disk: decoding beside one reader that goes through the same bytes past the page cache.
+//! An offloaded model: decoding beside one reader that goes through the same bytes past the page cache.
 //!
 //! `cargo bench -p llm-benches --bench offload -- FOLDER [SCHEME…]` wants a model whose files are on the disk to be
 //! measured, as `cargo xtask make-model benches/configs/llama-1.1b.json FOLDER` writes one. What is not in its final form
@@ -207,15 +207,14 @@ impl Bench<'_> {
     }
 }
 
-/// What a token brings from disk.
+/// Bytes read from disk per token.
 fn streamed_by(plan: &Plan) -> Bytes {
     let weights = plan.step.weights.iter();
     let on_disk = weights.filter(|(path, _)| path.home == Home::Disk);
     on_disk.map(|&(_, bytes)| bytes).sum()
 }
 
-/// What a step takes of `n` sequences, one after the other: the one before it leaves what reads ahead where the last one
-/// does.
+/// Mean seconds of a step of `n` sequences, after an untimed one that leaves reading ahead where each step does.
 fn step_seconds(session: &mut Session, n: usize) -> Result<f64> {
     let tokens: Vec<_> = (0..n).map(|sequence| (sequence, 5)).collect();
     let mut step = || -> Result<()> {

@@ -25,7 +25,7 @@ fn main() {
     }
 }
 
-/// What a piece of a matrix is cut to: sources and results come from memory, not from a cache.
+/// Shape of a matrix's piece: sources and results come from memory, not from a cache.
 const SHAPE: (usize, usize) = (16384, 8192);
 
 fn encode_4bit(cpu: &Cpu, code: Code, dtype: DType) {

@@ -113,7 +113,7 @@ fn open(model: &BoundModel, cpu: &Arc<Cpu>, quant: Option<&QuantConfig>) -> Resu
     Ok(load(model, cpu, &options, &mut |_| ())?)
 }
 
-/// What the weights take once they are loaded.
+/// Bytes of the weights once they are loaded.
 fn kept(model: &BoundModel, quant: Option<&QuantConfig>) -> Result<StoredBytes> {
     let encodings = model.encodings(WeightDType::Auto, quant)?;
     let mut sum = StoredBytes::default();

@@ -1,4 +1,4 @@
-//! Tables of tokens and positions that are quantized, wherever they rest.
+//! Quantized tables of tokens and positions, whatever their placement.
 
 use llm_backend::Reference;
 use llm_quant::layout::{self, QuantState};
@@ -173,9 +173,10 @@ fn quantized_tables_compute_as_the_values_of_their_codes() {
                 (HeadMatrix::Tied | HeadMatrix::Separate, _) => false,
             };
             if head_is_int8 {
-                // Activations are rounded to one of 127 steps.
+                // Each activation is off by half a step of 127 of the largest among them at most.
+                let bound = (quantized.spec().hidden as f64).sqrt() / 254.0;
                 let error = relative_error(&found, &expected);
-                assert!(error < 1.0 / 127.0, "{name} in {scheme}: {error}");
+                assert!(error < bound, "{name} in {scheme}: {error}");
             } else {
                 assert!(found == expected, "{name} in {scheme}");
             }

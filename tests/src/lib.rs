@@ -1,4 +1,4 @@
-//! What the tests across the crates share: fixtures, and how they are read.
+//! Helpers for tests across the crates: fixtures, and how they are read.
 
 mod variant;
 
@@ -21,12 +21,12 @@ pub fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// What the reference library computed with a model: see `fixtures/generate.py`.
+/// Results of the reference library with a model: see `fixtures/generate.py`.
 #[derive(Debug)]
 pub struct Golden {
     /// The prompt.
     pub input_ids: Vec<u32>,
-    /// What an encoder-decoder model's decoder is given.
+    /// Input of an encoder-decoder model's decoder.
     pub decoder_input_ids: Option<Vec<u32>>,
     /// Logits after each token, of the decoder's where there are two, `[tokens, vocab]`.
     pub logits: Vec<f32>,

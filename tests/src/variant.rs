@@ -15,7 +15,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// What lies in `folder`.
+    /// Model in `folder`.
     ///
     /// # Panics
     /// When it is no model whose elements are numbers.

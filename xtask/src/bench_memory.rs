@@ -1,4 +1,4 @@
-//! What a plan promises beside what a run takes.
+//! Planned memory beside that of a run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ mod published;
 mod row;
 mod tiers;
 
-/// What to measure, and where to put what was found.
+/// Models to measure, and the folder for results.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only these: demo, smollm2 (where it was fetched), folders of tests/fixtures/configs, bloom-700m-bin or
@@ -45,7 +45,7 @@ impl Options {
         }
     }
 
-    /// What continuous integration measures.
+    /// Options of continuous integration.
     pub(crate) fn quick() -> Self {
         Options {
             models: Vec::new(),
@@ -137,7 +137,7 @@ fn rows_of(
     precisions.map(row).collect()
 }
 
-/// How weights are kept.
+/// Encoding of weights.
 struct Precision {
     name: &'static str,
     flags: &'static [&'static str],

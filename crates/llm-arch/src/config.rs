@@ -18,7 +18,7 @@ type Result<T> = std::result::Result<T, ArchError>;
 /// A JSON object whose keys are ticked off as they are read; `null` counts as absent.
 pub(crate) struct Config<'a> {
     keys: &'a Map<String, Value>,
-    /// Where the object lies in the file, as `rope_parameters.`, for messages.
+    /// Path of the object in the file, as `rope_parameters.`, for messages.
     path: String,
     read: RefCell<HashSet<String>>,
     /// Keys that nothing is known of, of this object and of all in it.
@@ -91,7 +91,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// How many of `n_experts` a token goes to.
+    /// Active experts per token, of `n_experts`.
     pub(crate) fn n_active(&self, n_experts: usize, default: usize) -> Result<usize> {
         let n_active = self.opt_count("num_experts_per_tok")?.unwrap_or(default);
         if n_active <= n_experts {
@@ -103,7 +103,7 @@ impl<'a> Config<'a> {
         )
     }
 
-    /// What bounds scores: `default` where the key is absent, nothing where it is `null`.
+    /// Bound of scores: `default` where the key is absent, nothing where it is `null`.
     pub(crate) fn cap(&self, key: &str, default: Option<f64>) -> Result<Option<f32>> {
         let cap = if self.keys.contains_key(key) {
             self.opt_positive(key)?
@@ -145,7 +145,7 @@ impl<'a> Config<'a> {
         self.keys.is_empty()
     }
 
-    /// What messages call the object.
+    /// Object's name in messages.
     pub(crate) fn name(&self) -> &str {
         self.path.trim_end_matches('.')
     }
@@ -155,7 +155,7 @@ impl<'a> Config<'a> {
         clipped(&Value::Object(self.keys.clone()))
     }
 
-    /// Whether the key is there, be it as `null`.
+    /// True if the key is there, be it as `null`.
     pub(crate) fn mentions(&self, key: &str) -> bool {
         self.keys.contains_key(key)
     }
@@ -251,7 +251,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// Which layers slide, by `layer_types`; `default` where there is no such list.
+    /// Mask of sliding layers, by `layer_types`; `default` where there is no such list.
     pub(crate) fn sliding(
         &self,
         n_layers: usize,
@@ -310,7 +310,7 @@ impl<'a> Config<'a> {
         keys.iter().for_each(|key| self.tick(key));
     }
 
-    /// Whether the key was read.
+    /// True if the key was read.
     pub(crate) fn reads(&self, key: &str) -> bool {
         self.read.borrow().contains(key)
     }
@@ -360,7 +360,7 @@ impl<'a> Config<'a> {
     }
 }
 
-/// Whether two values are the same, numbers by what they are: 2 is 2.0.
+/// True if two values are the same, numbers by what they are: 2 is 2.0.
 fn is_same(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a == b,
@@ -383,7 +383,7 @@ fn nearest<'a>(key: &str, names: &[&'a str]) -> Option<&'a str> {
     near.min().map(|(_, name)| name)
 }
 
-/// Where a model of text and pictures has the configuration of its text half.
+/// Path of the text half's configuration in one for text and pictures.
 pub(crate) const TEXT_CONFIG: &str = "text_config.";
 
 /// A text cut to what fits a line.

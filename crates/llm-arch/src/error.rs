@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// What can be wrong with a model's configuration.
+/// Errors of a model's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchError {
@@ -25,7 +25,7 @@ pub enum ArchError {
         key: String,
         /// The value as JSON.
         found: String,
-        /// What would have been understood.
+        /// Values that are understood.
         expected: String,
     },
     /// Two spellings of a key that contradict each other.
@@ -51,13 +51,13 @@ pub enum ArchError {
     TextHalf {
         /// The configuration's `model_type`.
         model_type: String,
-        /// Why.
+        /// Reason.
         reason: &'static str,
     },
     /// A GGUF's model that no `config.json` describes.
     #[error("no config.json describes the model of this GGUF: {reason}")]
     NoConfig {
-        /// Why not.
+        /// Reason.
         reason: &'static str,
     },
     /// Extents that are possible each, and together describe no real model.

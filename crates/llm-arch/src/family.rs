@@ -24,7 +24,7 @@ use crate::error::UnknownKey;
 use crate::skeleton::{Naming, Skeleton};
 use crate::{ArchError, ModelSpec, Positions, RopeScaling};
 
-/// What a family's file provides.
+/// Contents of a family's file.
 struct Family {
     /// `model_type` in `config.json`: the present spelling first.
     model_types: &'static [&'static str],
@@ -40,16 +40,16 @@ struct Family {
     gguf: Option<Gguf>,
 }
 
-/// How GGUF holds a family.
+/// GGUF form of a family.
 struct Gguf {
     /// `general.architecture`.
     architecture: &'static str,
     /// Metadata keys, without the architecture before them, and what `config.json` calls the same.
     keys: &'static [(&'static str, &'static str)],
     naming: fn(&ModelSpec) -> &'static Naming,
-    /// What is not as in the family's other checkpoints.
+    /// Differences from the family's other checkpoints.
     adjust: fn(&mut ModelSpec),
-    /// What a `config.json` says of such a model, tokens and element type apart.
+    /// Keys of a `config.json` for such a model, tokens and element type apart.
     config: fn(&ModelSpec) -> Result<Map<String, Value>, ArchError>,
 }
 
@@ -78,7 +78,7 @@ pub fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|f| f.model_types[0])
 }
 
-/// What becomes of keys that nothing is known of.
+/// Treatment of keys that nothing is known of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UnknownKeys {
     /// They are an error.
@@ -220,8 +220,7 @@ pub fn from_gguf(
     Skeleton::new(spec, naming)
 }
 
-/// What a `config.json` says of a GGUF's model: of its `spec`, and of what its `metadata` alone has in the words that were
-/// given.
+/// Keys of a `config.json` for a GGUF's model: those of its `spec`, and those that its `metadata` alone has, as given.
 ///
 /// # Errors
 /// [`ArchError::NoConfig`].
@@ -304,7 +303,7 @@ fn renamed_keys(metadata: &Map<String, Value>, gguf: &Gguf) -> Map<String, Value
     own.collect()
 }
 
-/// What the second of each pair calls `key`; itself where no pair has it.
+/// Second name of `key` in the pairs; itself where no pair has it.
 fn renamed<'a>(key: &'a str, names: &[(&str, &'static str)]) -> &'a str {
     names
         .iter()

@@ -16,7 +16,7 @@ use crate::{
 /// it.
 #[derive(Debug, Clone)]
 pub struct HubForm {
-    /// What the configuration says; of a GGUF's model but for special tokens and the element type.
+    /// Configuration; a GGUF's model has it without special tokens and the element type.
     pub config: Map<String, Value>,
     /// The model of that configuration.
     pub skeleton: Skeleton,
@@ -76,7 +76,7 @@ impl HubForm {
     }
 }
 
-/// How a GGUF's model stores what `slot` is for `hub`, the same model as a configuration describes it.
+/// GGUF storage of a `slot` of `hub`, the same model as a configuration describes it.
 fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
     let (own, wanted) = (&gguf.decoder, &hub.decoder);
     let gain = |own: f32, wanted: f32| match own == wanted {

@@ -9,7 +9,7 @@ use crate::{ArchError, RopeScaling, RotarySpec};
 
 type Result<T> = std::result::Result<T, ArchError>;
 
-/// What a family takes for granted about its rotary positions.
+/// Defaults of a family's rotary positions.
 #[derive(Clone, Copy)]
 pub(crate) struct RopeDefaults {
     /// Elements of a head.
@@ -124,7 +124,7 @@ pub(crate) fn of_object(
 /// A thousand times as many elements as the widest heads have: each pair's angle is computed.
 const MAX_HEAD_DIM: usize = 1 << 20;
 
-/// Whether angles come out as numbers, at the first positions and at the last.
+/// True if angles come out as numbers, at the first positions and at the last.
 fn is_usable(spec: &RotarySpec, context: usize) -> bool {
     let is_finite = |n_positions| {
         let frequencies = spec.frequencies(n_positions, None);

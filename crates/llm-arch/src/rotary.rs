@@ -13,32 +13,32 @@ pub struct RotarySpec {
     pub series: usize,
     /// The base of the geometric series of wavelengths.
     pub base: f64,
-    /// Which two elements belong together.
+    /// Pairing of elements.
     pub pairing: Pairing,
-    /// How the wavelengths are stretched for longer contexts.
+    /// Stretch of the wavelengths for longer contexts.
     pub scaling: RopeScaling,
 }
 
-/// How wavelengths are stretched so that a model reads further than it was first trained to.
+/// Stretch of wavelengths, so that a model reads further than it was first trained to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
     None,
     /// All alike (Chen et al. 2023).
     Linear {
-        /// How many times longer.
+        /// Factor of the stretch.
         factor: f64,
     },
     /// By a larger base, the larger the more positions there are beyond `original_context`.
     Dynamic {
-        /// How many times longer at `factor` times the original context.
+        /// Stretch that the longest wavelength gains per original context.
         factor: f64,
         /// Positions the model was first trained for.
         original_context: f64,
     },
     /// Long wavelengths fully, short ones not, those between by their place in the series (Peng et al. 2023).
     Yarn {
-        /// How many times longer.
+        /// Factor of the stretch.
         factor: f64,
         /// The pair before which wavelengths are left alone.
         low: f64,
@@ -49,7 +49,7 @@ pub enum RopeScaling {
     },
     /// Long wavelengths fully, short ones not, those between by their number of periods (Llama 3.1).
     Llama3 {
-        /// How many times longer.
+        /// Factor of the stretch.
         factor: f64,
         /// Wavelengths above `original_context / low_freq_factor` are stretched fully.
         low_freq_factor: f64,
@@ -134,7 +134,7 @@ impl RotarySpec {
         scaled.map(|frequency| frequency as f32).collect()
     }
 
-    /// Whether the frequencies depend on how many positions there are.
+    /// True if the frequencies depend on how many positions there are.
     pub fn depends_on_length(&self) -> bool {
         match self.scaling {
             RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. } => true,
@@ -179,7 +179,7 @@ impl RotarySpec {
         }
     }
 
-    /// What queries and keys are multiplied with beside being turned.
+    /// Factor of queries and keys, beside the rotation.
     pub fn magnitude(&self) -> f32 {
         match self.scaling {
             RopeScaling::Yarn { magnitude, .. } | RopeScaling::LongRope { magnitude, .. } => {

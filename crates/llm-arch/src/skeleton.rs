@@ -25,14 +25,14 @@ use crate::spec::{HeadMatrix, ModelSpec, Side};
 /// A model without weights: what it is, and every tensor it needs.
 #[derive(Debug, Clone)]
 pub struct Skeleton {
-    /// What the model is.
+    /// Spec of the model.
     pub spec: ModelSpec,
     /// Its tensors, in the order in which they compute.
     pub slots: Vec<Slot>,
-    /// What a user should know of how the configuration was understood.
+    /// Notices for the user of how the configuration was understood.
     pub notices: Vec<String>,
     naming: &'static Naming,
-    /// Where a checkpoint of a larger model holds it, if it is but a part of one.
+    /// Layout in a checkpoint of a larger model, if it is but a part of one.
     text_half: Option<text_half::Layout>,
 }
 
@@ -106,7 +106,7 @@ impl Skeleton {
         }
     }
 
-    /// What a checkpoint calls what is `name` where the model is not a part of a larger one.
+    /// Checkpoint's name of a tensor; `name` is that of the model by itself.
     fn outer_name(&self, name: &str) -> String {
         match self.text_half {
             Some(layout) => layout.outer_name(name),
@@ -122,8 +122,8 @@ impl Skeleton {
         }
     }
 
-    /// Whether the head is the table of tokens in transformers, so that it cannot be quantized there: where it is tied, and
-    /// in T5, the one family with an encoder, which is tied whatever is stored.
+    /// True if the head is the table of tokens in transformers, so that it cannot be quantized there: where it is tied,
+    /// and in T5, the one family with an encoder, which is tied whatever is stored.
     pub fn shares_head_in_transformers(&self) -> bool {
         self.spec.head.matrix == HeadMatrix::Tied || self.spec.encoder.is_some()
     }
@@ -133,7 +133,7 @@ impl Skeleton {
         self.slots.iter().map(Slot::n_elements).sum()
     }
 
-    /// Whether a checkpoint's tensor that no slot asks for is known to carry nothing: masks and precomputed tables
+    /// True if a checkpoint's tensor that no slot asks for is known to carry nothing: masks and precomputed tables
     /// that older versions saved, and a second copy of a tied table.
     pub fn is_harmless(&self, name: &str) -> bool {
         if self.text_half.is_some() && text_half::is_of_other_part(name) {
@@ -174,7 +174,7 @@ impl Skeleton {
         })
     }
 
-    /// Whether checkpoints of this kind call some tensor so, whatever this model needs of them.
+    /// True if checkpoints of this kind call some tensor so, whatever this model needs of them.
     pub fn is_a_name(&self, name: &str) -> bool {
         let patterns = self.naming.names.iter().chain(self.naming.encoder_names);
         let mut patterns = patterns.copied().flatten();
@@ -182,7 +182,7 @@ impl Skeleton {
     }
 }
 
-/// What carries nothing whatever the family: what is made anew of the configuration.
+/// Names of tensors that are made anew of the configuration, whatever the family.
 const HARMLESS: &[&str] = &[
     "rotary_emb.inv_freq",
     "rotary_emb.cos_cached",

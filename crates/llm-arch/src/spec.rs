@@ -1,4 +1,4 @@
-//! What a model is: plain data, and all that the runtime needs to know of a family.
+//! Spec of a model: plain data, and all that the runtime needs to know of a family.
 
 use llm_tensor::{Activation, DType, Norm, Weighting};
 
@@ -13,15 +13,15 @@ pub struct ModelSpec {
     pub hidden: usize,
     /// Tokens that the embedding and the head know.
     pub vocab: usize,
-    /// Positions the model was made for: prompt and continuation together.
+    /// Positions the model was made for: prompt and generation together.
     pub context: usize,
-    /// How tokens become hidden states.
+    /// Embedding of tokens.
     pub embedding: EmbeddingSpec,
-    /// What reads the prompt, in models where something else continues it.
+    /// Encoder, in encoder-decoder models.
     pub encoder: Option<EncoderSpec>,
-    /// What continues the prompt.
+    /// Blocks of the decoder.
     pub decoder: StackSpec,
-    /// How hidden states become logits.
+    /// Head: hidden states to logits.
     pub head: HeadSpec,
     /// The element type that the configuration names for the weights.
     pub dtype: Option<DType>,
@@ -37,7 +37,7 @@ impl ModelSpec {
     }
 }
 
-/// How tokens become hidden states.
+/// Embedding of tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EmbeddingSpec {
     /// Elements of a token's vector; where they are not `hidden`, a matrix projects them in, and another out again.
@@ -53,7 +53,7 @@ pub struct EmbeddingSpec {
 pub struct EncoderSpec {
     /// Its layers.
     pub stack: StackSpec,
-    /// The token that every continuation begins with.
+    /// First token of every generation.
     pub start_token: u32,
 }
 
@@ -69,15 +69,15 @@ pub enum Side {
 /// A run of blocks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StackSpec {
-    /// What differs from block to block.
+    /// Layers, which may differ.
     pub layers: Vec<LayerSpec>,
-    /// How positions enter.
+    /// Position encoding.
     pub positions: Positions,
     /// Every normalisation of the stack.
     pub norm: NormSpec,
-    /// Whether one follows the last block.
+    /// Norm after the last block, if any.
     pub final_norm: FinalNorm,
-    /// Where norms stand in a block, and how its results join the residual stream.
+    /// Residual connections, and the places of norms in a block.
     pub residual: Residual,
 }
 
@@ -108,16 +108,16 @@ impl StackSpec {
     }
 }
 
-/// Whether a norm follows the last block.
+/// Norm after the last block, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinalNorm {
-    /// It does.
+    /// There is one.
     Present,
     /// The last block's own is the last.
     Absent,
 }
 
-/// How a token's position enters the computation.
+/// Encoding of a token's position.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Positions {
     /// A learned vector per position, added to the embedding.
@@ -157,7 +157,7 @@ impl Positions {
 /// A normalisation with its learned vectors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormSpec {
-    /// Which statistic; a LayerNorm has a bias beside its gain.
+    /// Statistic; a LayerNorm has a bias beside its gain.
     pub norm: Norm,
     /// Added under the root.
     pub eps: f32,
@@ -168,7 +168,7 @@ pub struct NormSpec {
 /// A block: what may differ from one to the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerSpec {
-    /// How positions learn of each other.
+    /// Mixer across positions.
     pub mixer: MixerSpec,
     /// Feed-forward.
     pub mlp: MlpSpec,
@@ -181,7 +181,7 @@ pub enum MixerSpec {
     Attention(AttentionSpec),
 }
 
-/// How mixer and feed-forward join the residual stream `x`.
+/// Residual connections; the stream is `x`.
 ///
 /// ```text
 /// Sequential  x ─┬─ norm ─ mixer ─ + ─┬─ norm ─ mlp ─ + ─►
@@ -220,11 +220,11 @@ pub struct AttentionSpec {
     pub n_kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// How the checkpoint stores the three projections.
+    /// Storage of the three projections.
     pub packing: Packing,
-    /// Whether the query, key and value projections have biases.
+    /// True if the query, key and value projections have biases.
     pub qkv_bias: bool,
-    /// Whether the output projection has one.
+    /// True if the output projection has one.
     pub out_bias: bool,
     /// Normalises each head of queries and keys before its position enters.
     pub qk_norm: Option<NormSpec>,
@@ -244,7 +244,7 @@ impl AttentionSpec {
         self.n_heads * self.head_dim
     }
 
-    /// How many heads of queries belong to each key head where the rows of one matrix, or what it makes, lie in groups.
+    /// Query heads per key head where the rows of one matrix, or its results, lie in groups.
     pub fn grouped(&self) -> Option<usize> {
         // A single group is `[q | k | v]` already.
         let is_grouped = self.packing == Packing::PerGroup && self.n_kv_heads > 1;
@@ -262,7 +262,7 @@ impl AttentionSpec {
     }
 }
 
-/// How a checkpoint stores the query, key and value projections.
+/// Storage of the query, key and value projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packing {
     /// Three matrices.
@@ -304,20 +304,20 @@ pub struct DenseMlp {
     pub width: usize,
     /// The non-linearity.
     pub activation: Activation,
-    /// Whether, and stored how, the activated features multiply a second projection's (Shazeer 2020).
+    /// Gating of the activated features, and its storage (Shazeer 2020).
     pub gating: Gating,
-    /// Whether the projections have biases.
+    /// True if the projections have biases.
     pub bias: bool,
 }
 
-/// Whether activated features multiply a second projection's.
+/// Gating of activated features by a second projection's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gating {
-    /// They do not.
+    /// There is none.
     None,
-    /// They do; the checkpoint holds two matrices.
+    /// The checkpoint holds two matrices.
     Separate,
-    /// They do; the checkpoint holds one, the gate's rows first.
+    /// The checkpoint holds one, the gate's rows first.
     Fused,
 }
 
@@ -326,22 +326,22 @@ pub enum Gating {
 pub struct ExpertsSpec {
     /// Experts.
     pub n_experts: usize,
-    /// How many a token goes to.
+    /// Experts per token.
     pub n_active: usize,
     /// Features between an expert's projections.
     pub width: usize,
     /// The non-linearity.
     pub activation: Activation,
-    /// How the chosen experts' results are weighed.
+    /// Weights of the chosen experts' results.
     pub weighting: Weighting,
 }
 
-/// How hidden states become logits.
+/// Head: hidden states to logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HeadSpec {
-    /// By which matrix.
+    /// Kind of matrix.
     pub matrix: HeadMatrix,
-    /// Whether a bias is added.
+    /// True if a bias is added.
     pub bias: bool,
     /// Multiplies the logits.
     pub scale: f32,
@@ -361,7 +361,7 @@ impl HeadSpec {
     }
 }
 
-/// Which matrix makes the logits.
+/// Matrix that makes the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadMatrix {
     /// The embedding's own table.

@@ -7,13 +7,13 @@ use serde::Deserialize;
 use crate::error::CheckpointError;
 use crate::source::read_small;
 
-/// What describes an adapter.
+/// Config file of an adapter.
 pub(crate) const CONFIG: &str = "adapter_config.json";
 
-/// How the names of its weights begin.
+/// Prefix of its weights' names.
 pub(crate) const WEIGHTS: &str = "adapter_model.";
 
-/// That the folder holds an adapter where a model was wanted.
+/// Error of an adapter's folder where a model was wanted.
 pub(crate) fn error(folder: &Path) -> CheckpointError {
     #[derive(Deserialize)]
     struct Config {

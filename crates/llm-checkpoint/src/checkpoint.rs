@@ -61,7 +61,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Why a folder without a model's configuration is none, if it holds an adapter.
+    /// Error of a folder without a model's configuration that holds an adapter.
     pub fn adapter_in(folder: &Path) -> Option<CheckpointError> {
         let is_adapter = folder.join(adapter::CONFIG).exists();
         is_adapter.then(|| adapter::error(folder))
@@ -169,7 +169,7 @@ impl Checkpoint {
         }
     }
 
-    /// Whether every tensor of `other` is here in the same shape, or shares its bytes with one that is.
+    /// True if every tensor of `other` is here in the same shape, or shares its bytes with one that is.
     fn has_tensors_of(&self, other: &Checkpoint) -> bool {
         let has = |tensor: &TensorInfo| {
             let own = self.get(&tensor.name);
@@ -255,12 +255,12 @@ impl Checkpoint {
         Some(&self.tensors[idx])
     }
 
-    /// What the checkpoint says about itself.
+    /// Metadata that the checkpoint holds.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// What whoever uses it should know, in the order of importance.
+    /// Notices for whoever uses it, in the order of importance.
     pub fn notices(&self) -> &[Notice] {
         &self.notices
     }
@@ -388,7 +388,7 @@ impl Format {
     }
 }
 
-/// How the names of indices end, and what their shards are.
+/// Suffixes of indices' names, and formats of their shards.
 const INDEX_SUFFIXES: [(&str, Format); 2] = [
     (".safetensors.index.json", Format::Safetensors),
     (".bin.index.json", Format::Torch),
@@ -418,7 +418,7 @@ fn format_by_content(file: &SourceFile) -> Result<Option<Format>, CheckpointErro
     })
 }
 
-/// What a file that was named is.
+/// Place of a named file.
 fn file_place(path: PathBuf) -> Place {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match INDEX_SUFFIXES

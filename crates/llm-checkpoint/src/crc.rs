@@ -27,9 +27,9 @@ pub struct Damage {
     pub entry: String,
     /// Tensors whose elements lie in it, sorted.
     pub tensors: Vec<String>,
-    /// What the archive says.
+    /// Archive's checksum.
     pub expected: u32,
-    /// What the bytes add up to.
+    /// Checksum of the bytes.
     pub found: u32,
 }
 
@@ -61,7 +61,7 @@ impl<'c> Checksums<'c> {
         })
     }
 
-    /// How many entries have one.
+    /// Number of these entries.
     pub fn n_entries(&self) -> usize {
         self.entries.len()
     }
@@ -134,7 +134,7 @@ impl<'c> Checksums<'c> {
     }
 }
 
-/// Bytes that a thread reads and sums at a time.
+/// Bytes that a thread checksums at a time.
 const PIECE: usize = 1 << 20;
 
 fn held(tensors: &[String]) -> String {

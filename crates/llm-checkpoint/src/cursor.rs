@@ -17,11 +17,11 @@ pub(crate) struct Cursor<'f> {
     /// Bytes read ahead; those before `used` are consumed.
     window: Vec<u8>,
     used: usize,
-    /// Where in the file the window ends.
+    /// End of the window in the file.
     window_end: u64,
-    /// Where the header must have ended: at the end of its range.
+    /// End of the header's range.
     end: u64,
-    /// Where the header must have ended: no longer than allowed.
+    /// End of the longest header allowed.
     limit: u64,
 }
 
@@ -51,7 +51,7 @@ impl<'f> Cursor<'f> {
         self.file.header_error(flaw)
     }
 
-    /// Where in the file the next byte lies.
+    /// Offset of the next byte in the file.
     pub(crate) fn position(&self) -> u64 {
         self.window_end - (self.window.len() - self.used) as u64
     }
@@ -108,12 +108,12 @@ impl<'f> Cursor<'f> {
         Ok(())
     }
 
-    /// That `n` records, of at least `min_bytes` each, can follow.
+    /// Checks for `n` records, of at least `min_bytes` each.
     pub(crate) fn expect_records(&self, n: u64, min_bytes: u64) -> Result<(), CheckpointError> {
         self.expect(n.saturating_mul(min_bytes))
     }
 
-    /// That `needed` bytes follow.
+    /// Checks for `needed` bytes.
     pub(crate) fn expect(&self, needed: u64) -> Result<(), CheckpointError> {
         let at = self.position();
         let left = self.end - at;

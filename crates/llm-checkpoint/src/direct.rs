@@ -18,7 +18,7 @@ use crate::map::SharedBytes;
 /// A checkpoint's file, kept open to be read in large pieces straight from the device: what is read once a token must
 /// not push everything else out of memory.
 ///
-/// Where the file system takes `O_DIRECT` the bytes go from the device into the buffer. Elsewhere they come through the
+/// On a file system with `O_DIRECT` the bytes go from the device into the buffer. Elsewhere they come through the
 /// page cache, which is told to forget them.
 pub struct DirectFile {
     path: PathBuf,
@@ -39,8 +39,7 @@ enum Backing {
 }
 
 impl DirectFile {
-    /// What offsets, lengths and addresses of [`DirectFile::read_pages`] are multiples of: as large as the sectors of
-    /// any device.
+    /// Alignment of offsets, lengths and addresses of [`DirectFile::read_pages`]: as large as any device's sectors.
     pub const PAGE: usize = PageBuf::PAGE;
 
     pub(crate) fn of_file(path: &Path, file: &File, state: FileState) -> io::Result<Self> {
@@ -73,7 +72,7 @@ impl DirectFile {
         }
     }
 
-    /// Where it was opened.
+    /// Path at which it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -83,12 +82,12 @@ impl DirectFile {
         self.len
     }
 
-    /// Whether it had none.
+    /// True if it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether nobody has written to it since it was opened, as far as its length and its time of change tell.
+    /// True if nobody has written to it since it was opened, as far as its length and its time of change tell.
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
@@ -100,7 +99,7 @@ impl DirectFile {
         Ok(!FileState::of(&now).is_written_since(then))
     }
 
-    /// Whether it is read past the page cache.
+    /// True if it is read past the page cache.
     pub fn is_direct(&self) -> bool {
         match &self.backing {
             Backing::File { direct, .. } => direct

@@ -9,7 +9,7 @@ mod header;
 mod index;
 mod tensor;
 
-/// Why a checkpoint cannot be opened or read.
+/// Error of reading or writing a checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
@@ -18,7 +18,7 @@ pub enum CheckpointError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What it answered.
+        /// Underlying error.
         source: io::Error,
     },
     /// The operating system refused to take a new file, or a part of it.
@@ -26,7 +26,7 @@ pub enum CheckpointError {
     Write {
         /// The file that was to be.
         path: PathBuf,
-        /// What it answered.
+        /// Underlying error.
         source: io::Error,
     },
     /// A file that would have to be overwritten to write a checkpoint.
@@ -62,7 +62,7 @@ pub enum CheckpointError {
     NotAFile {
         /// The path.
         path: PathBuf,
-        /// What it is.
+        /// Kind found.
         what: &'static str,
     },
     /// A file that is something else.
@@ -70,7 +70,7 @@ pub enum CheckpointError {
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What it is, and what can be done.
+        /// Kind of the file, and the remedy.
         what: &'static str,
     },
     /// A folder without weights.
@@ -110,9 +110,9 @@ pub enum CheckpointError {
         folder: PathBuf,
         /// The names of the first few that are missing.
         names: Vec<String>,
-        /// How many are missing.
+        /// Number missing.
         n_missing: u64,
-        /// How many there should be.
+        /// Number of parts in all.
         n_parts: u64,
     },
     /// A folder with several checkpoints and nothing that says which is meant.
@@ -131,7 +131,7 @@ pub enum CheckpointError {
     Header {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// Defect found.
         flaw: HeaderFlaw,
     },
     /// One tensor is wrong, or cannot be read as asked.
@@ -141,7 +141,7 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Its name.
         tensor: String,
-        /// What is wrong.
+        /// Defect found.
         flaw: TensorFlaw,
     },
     /// The index of a sharded checkpoint is wrong, or disagrees with the shards.
@@ -149,13 +149,13 @@ pub enum CheckpointError {
     Index {
         /// The index.
         path: PathBuf,
-        /// What is wrong.
+        /// Defect found.
         flaw: IndexFlaw,
     },
     /// The checkpoint has no tensor of that name.
     #[error("{path} has no tensor `{tensor}`")]
     NoSuchTensor {
-        /// What was opened.
+        /// Path opened.
         path: PathBuf,
         /// The name asked for.
         tensor: String,

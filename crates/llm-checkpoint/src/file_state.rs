@@ -6,15 +6,15 @@ use std::os::unix::fs::MetadataExt;
 pub struct FileState {
     /// Its length.
     pub bytes: u64,
-    /// When its contents were last changed, in nanoseconds since 1970. Copying and unpacking put it back.
+    /// Time its contents last changed, in nanoseconds since 1970. Copying and unpacking put it back.
     pub mtime_ns: i64,
-    /// When anything of it was last changed, its permissions and names included, in nanoseconds since 1970. Nobody puts
-    /// it back.
+    /// Time anything of it last changed, its permissions and names included, in nanoseconds since 1970. Nobody puts it
+    /// back.
     pub ctime_ns: i64,
 }
 
 impl FileState {
-    /// That of the file that `metadata` is about.
+    /// State of the file that `metadata` is about.
     pub fn of(metadata: &Metadata) -> Self {
         let ns = |seconds: i64, ns| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
         FileState {
@@ -24,7 +24,7 @@ impl FileState {
         }
     }
 
-    /// Whether the file has been written to since `then`. One that was renamed, linked or removed has not.
+    /// True if the file has been written to since `then`. One that was renamed, linked or removed has not.
     pub(crate) fn is_written_since(self, then: FileState) -> bool {
         (self.bytes, self.mtime_ns) != (then.bytes, then.mtime_ns)
     }

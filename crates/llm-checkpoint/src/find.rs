@@ -1,4 +1,4 @@
-//! Which of a folder's files are its checkpoint.
+//! Search of a folder for its checkpoint's files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::shard::STAGING;
 use crate::source::SourceFile;
 use crate::{adapter, foreign, index, torch};
 
-/// What is to be opened.
+/// Checkpoint to be opened.
 pub(crate) struct Found {
     pub(crate) place: Place,
     pub(crate) notices: Vec<Notice>,
@@ -20,7 +20,7 @@ pub(crate) struct Found {
     pub(crate) rivals: Vec<Place>,
 }
 
-/// Where a checkpoint lies.
+/// Location of a checkpoint.
 #[derive(Clone)]
 pub(crate) enum Place {
     /// In a file.
@@ -32,7 +32,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// What it is opened by.
+    /// Path to open it by.
     pub(crate) fn path(&self) -> &Path {
         match self {
             Place::File(path) | Place::Index(path, _) => path,
@@ -118,7 +118,7 @@ impl Folder<'_> {
         self.names.iter().any(|n| n == name)
     }
 
-    /// Whether there is what transformers looks for.
+    /// Presence of a file that transformers looks for.
     fn has_usual(&self, kind: &Kind) -> bool {
         let usual = kind.usual;
         usual.is_some_and(|(single, index)| self.has(single) || self.has(index))
@@ -219,9 +219,9 @@ impl Folder<'_> {
             .map(|name| (Place::File(self.path.join(name)), Vec::new())))
     }
 
-    /// Whether a file with a suffix of a format may be a model. One that cannot be read may: then opening it says why not.
+    /// True if a file with a suffix of a format may be a model. One that cannot be read may: opening it says why not.
     fn is_model(&self, format: Format, name: &str) -> bool {
-        /// How trainers begin the names of files that hold their own state.
+        /// Prefixes of the files in which trainers hold their own state.
         const NO_MODELS: [&str; 5] = [
             "training_args",
             "optimizer",
@@ -243,7 +243,7 @@ impl Folder<'_> {
         }
     }
 
-    /// What a folder without weights has instead.
+    /// Error of a folder without weights.
     fn lacks_weights(&self) -> CheckpointError {
         let folder = self.path.to_owned();
         if self.has(STAGING) {

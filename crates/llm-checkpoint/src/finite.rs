@@ -18,7 +18,7 @@ pub struct NotFinite {
     pub n_nan: u64,
     /// Elements that are infinite.
     pub n_infinite: u64,
-    /// Where the first of both is, row-major.
+    /// Index of the first of both, row-major.
     pub first: u64,
 }
 
@@ -102,7 +102,7 @@ fn of_tensor(
     }))
 }
 
-/// What one piece of a tensor holds.
+/// Counts in one piece of a tensor.
 #[derive(Default)]
 struct Counts {
     n_nan: u64,

@@ -1,6 +1,6 @@
 //! Files that are no checkpoint of ours, told as what they are.
 
-/// What a file is by its name, with what can be done, if it holds weights that other programs made.
+/// Kind of a file by its name, with a remedy, if it holds weights that other programs made.
 pub(crate) fn by_name(name: &str) -> Option<String> {
     let of = |what: &str, hint: &str| Some(format!("`{name}` is {what}; {hint}"));
     let lower = name.to_ascii_lowercase();
@@ -41,7 +41,7 @@ pub(crate) fn by_name(name: &str) -> Option<String> {
 /// Bytes that tell what a file is: the magic of tar archives comes last.
 pub(crate) const FRONT: usize = 512;
 
-/// What the first bytes of a file say that it is, if that is known and no checkpoint. `front` is that much of it.
+/// Kind of a file by its first bytes, if that is known and no checkpoint. `front` is that much of it.
 pub(crate) fn by_content(front: &[u8]) -> Option<&'static str> {
     let begins = |magics: &[&[u8]]| magics.iter().any(|magic| front.starts_with(magic));
     if begins(&[b"\x1F\x8B"]) {
@@ -98,7 +98,7 @@ pub(crate) fn by_content(front: &[u8]) -> Option<&'static str> {
     None
 }
 
-/// Whether these bytes are all of a file, and a path: what Git or an archive leaves where links are not supported.
+/// True if these bytes are all of a file, and a path: what Git or an archive leaves where links are not supported.
 fn is_link(text: &[u8]) -> bool {
     let text = text.trim_ascii_end();
     let is_path = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-/".contains(byte);

@@ -6,6 +6,6 @@ pub enum Format {
     Safetensors,
     /// GGML's single-file format.
     Gguf,
-    /// What `torch.save` writes, single or sharded.
+    /// Files of `torch.save`, single or sharded.
     Torch,
 }

@@ -16,7 +16,7 @@ mod block_tests;
 pub(crate) mod parts;
 mod values;
 
-/// Whether `file` begins as GGUF does.
+/// True if `file` begins as GGUF does.
 pub(crate) fn is_gguf(file: &SourceFile) -> Result<bool, CheckpointError> {
     let mut front = [0; MAGIC.len()];
     if file.len() < front.len() as u64 {
@@ -109,7 +109,7 @@ fn alignment(metadata: &Metadata) -> Result<u64, HeaderFlaw> {
     }
 }
 
-/// How every file begins.
+/// First bytes of a file.
 const MAGIC: &[u8; 4] = b"GGUF";
 
 /// A tensor info as written.

@@ -84,7 +84,7 @@ pub(crate) fn open_shards(
     Ok((files, Contents { tensors, metadata }))
 }
 
-/// Whether the index at `path` names no other file than `single`. One that cannot be read names others.
+/// True if the index at `path` names no file but `single`. One that cannot be read names others.
 ///
 /// # Errors
 /// [`CheckpointError::Unfinished`].

@@ -29,7 +29,7 @@
 //!
 //! # PyTorch
 //!
-//! What `torch.save` writes: zip archives, and the format before version 1.6. The pickle in them is a program for a
+//! Files of `torch.save`: zip archives, and the format before version 1.6. The pickle in them is a program for a
 //! stack machine, and unpickling it in Python runs whatever code it names. Here an interpreter without functions reads
 //! it: the few names that describe tensors become data, any other name is an error that says which.
 //!

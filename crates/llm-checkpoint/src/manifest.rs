@@ -19,9 +19,9 @@ use crate::write::{folder_of, write_error};
 /// The name of a manifest, beside the weights.
 pub const MANIFEST: &str = "llm-run.manifest.json";
 
-/// For each tensor of a checkpoint its encoding, its shape and the BLAKE3 sum of its stored bytes.
+/// Encoding, shape and BLAKE3 checksum of stored bytes for each tensor of a checkpoint.
 ///
-/// The sum is over the elements, or GGUF's blocks, as they are stored: row-major, little-endian, nothing before,
+/// The checksum is over the elements, or GGUF's blocks, as they are stored: row-major, little-endian, nothing before,
 /// between or after. It knows nothing of files, so that a manifest stays valid when a checkpoint is cut into other
 /// shards, or written to another format in the same encodings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ struct Entry {
     blake3: Hex,
 }
 
-/// A sum, written in hexadecimal.
+/// A checksum, written in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 struct Hex(Hash);
@@ -78,7 +78,7 @@ pub enum Difference {
 }
 
 impl Manifest {
-    /// Sums up every tensor of `checkpoint`: one tensor per thread of Rayon's, in pieces of 1 MiB.
+    /// Checksums every tensor of `checkpoint`: one tensor per thread of Rayon's, in pieces of 1 MiB.
     ///
     /// `progress` is told the length of each piece; its error ends the summing.
     ///
@@ -213,10 +213,10 @@ impl From<Hex> for String {
 /// Bytes that a manifest may have, as for the headers whose tensors it lists.
 const MAX_MANIFEST: u64 = 100_000_000;
 
-/// Bytes that a thread reads and sums at a time: few enough that the sum finds them in the cache.
+/// Bytes that a thread checksums at a time: few enough that hashing finds them in the cache.
 const PIECE: usize = 1 << 20;
 
-/// The sum of one tensor's bytes, which go through `piece`.
+/// Checksum of one tensor's bytes, which go through `piece`.
 fn sum<E: From<CheckpointError>>(
     checkpoint: &Checkpoint,
     tensor: &TensorInfo,

@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 
-/// What a checkpoint says about itself, by key: GGUF's key-values, or safetensors' `__metadata__`, which are all
-/// strings.
+/// Metadata of a checkpoint, by key: GGUF's key-values, or safetensors' `__metadata__`, which are all strings.
 pub type Metadata = BTreeMap<String, Value>;
 
 /// One metadata value, in the type that the file gives it.

@@ -13,14 +13,14 @@ pub enum Notice {
         taken: String,
         /// Those that were not, sorted.
         others: Vec<String>,
-        /// Why that one.
+        /// Reason for the choice.
         why: &'static str,
     },
     /// Shards were opened by their names, since there is no index.
     NoIndex {
         /// The folder.
         folder: PathBuf,
-        /// How many they are.
+        /// Number of shards.
         n_shards: usize,
     },
     /// An index does not say where tensors lie. The shards are the truth.
@@ -34,7 +34,7 @@ pub enum Notice {
     },
     /// A folder holds an adapter beside a model.
     Adapter {
-        /// What describes it.
+        /// Its configuration.
         path: PathBuf,
     },
 }

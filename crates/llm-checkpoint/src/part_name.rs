@@ -3,7 +3,7 @@
 /// Such a name, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PartName<'n> {
-    /// What the parts of one checkpoint have in common.
+    /// Name that all parts of one checkpoint share.
     pub(crate) set: SetName<'n>,
     /// Counted from 1.
     pub(crate) number: u64,
@@ -12,9 +12,9 @@ pub(crate) struct PartName<'n> {
 /// The names of all parts but for their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SetName<'n> {
-    /// What stands before the number, with the `-` or, in BLOOM's checkpoints, `_`.
+    /// Text before the number, with the `-` or, in BLOOM's checkpoints, `_`.
     stem: &'n str,
-    /// How many parts there are, as written.
+    /// Number of parts, as written.
     count: &'n str,
     suffix: &'n str,
 }
@@ -44,12 +44,12 @@ impl<'n> PartName<'n> {
 }
 
 impl SetName<'_> {
-    /// Whether the parts are called `stem` and their numbers.
+    /// True if the parts are called `stem` and their numbers.
     pub(crate) fn is_of(self, stem: &str) -> bool {
         self.stem.strip_suffix('-') == Some(stem)
     }
 
-    /// How many parts there are.
+    /// Number of parts.
     pub(crate) fn n_parts(self) -> u64 {
         self.count.parse().expect("MAX_DIGITS digits fit 64 bits")
     }

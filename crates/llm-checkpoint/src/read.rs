@@ -42,7 +42,7 @@ pub(crate) fn read_elements(
         })
 }
 
-/// What one thread needs to convert a piece.
+/// Buffers of one thread to convert a piece.
 #[derive(Default)]
 struct Scratch {
     stored: Vec<u8>,

@@ -19,7 +19,7 @@ pub(crate) const MAX_HEADER: u64 = 100_000_000;
 /// Bytes of the header's length.
 const PREFIX: u64 = 8;
 
-/// Whether `file` begins as safetensors do: with the length of a header that is an object.
+/// True if `file` begins as safetensors do: with the length of a header that is an object.
 pub(crate) fn is_safetensors(file: &SourceFile) -> Result<bool, CheckpointError> {
     let mut front = [0; PREFIX as usize + 1];
     if file.len() < front.len() as u64 {
@@ -135,13 +135,13 @@ fn encoding(name: &str) -> Result<Encoding, TensorFlaw> {
         })
 }
 
-/// What the format calls `dtype`.
+/// Name of `dtype` in the format.
 pub(crate) fn dtype_name(dtype: DType) -> &'static str {
     let known = DTYPES.iter().find(|(_, known)| *known == dtype);
     known.expect("DTYPES has every type").0
 }
 
-/// What the format calls the element types.
+/// Names of the format's element types.
 const DTYPES: [(&str, DType); 19] = [
     ("F64", DType::F64),
     ("F32", DType::F32),
@@ -164,7 +164,7 @@ const DTYPES: [(&str, DType); 19] = [
     ("BOOL", DType::Bool),
 ];
 
-/// What it calls those of less than a byte, with their bits.
+/// Names of those of less than a byte, with their bits.
 const NARROW: [(&str, u8); 3] = [("F4", 4), ("F6_E2M3", 6), ("F6_E3M2", 6)];
 
 /// Every byte of the data must belong to exactly one tensor: the format's rule, so that nothing can hide in a file.

@@ -57,7 +57,7 @@ impl SourceFile {
         Ok(file)
     }
 
-    /// What the file is, if it is known to be something else; else `error`, which reading it as a checkpoint ended in.
+    /// Error that names the file's kind, if that is known to be another; else `error`, in which reading it ended.
     pub(crate) fn told(&self, error: CheckpointError) -> CheckpointError {
         match self.foreign() {
             Ok(Some(what)) => CheckpointError::Foreign {
@@ -69,7 +69,7 @@ impl SourceFile {
         }
     }
 
-    /// What the file is by its first bytes, if it is known to be no checkpoint.
+    /// Kind of the file by its first bytes, if it is known to be no checkpoint.
     pub(crate) fn foreign(&self) -> Result<Option<&'static str>, CheckpointError> {
         let mut front = [0; foreign::FRONT];
         let len = self.len.min(front.len() as u64) as usize;
@@ -103,7 +103,7 @@ impl SourceFile {
         }
     }
 
-    /// Whether it has been written to since it was opened. One that was renamed over or removed has not.
+    /// True if it has been written to since it was opened. One that was renamed over or removed has not.
     pub(crate) fn is_changed(&self) -> Result<bool, CheckpointError> {
         match &self.backing {
             Backing::File(file, state, _) => {
@@ -232,5 +232,5 @@ fn open_regular(path: &Path) -> Result<File, NotOpened> {
     File::open(path).map_err(NotOpened::Io)
 }
 
-/// How the text begins that Git leaves in the place of a large file which was not fetched.
+/// Prefix of the Git LFS pointer in the place of a large file that was not fetched.
 const LFS_POINTER: &[u8; 23] = b"version https://git-lfs";

@@ -113,7 +113,7 @@ impl StridedView<'_> {
     }
 }
 
-/// What one thread needs to gather a piece.
+/// Buffers of one thread to gather a piece.
 #[derive(Default)]
 struct Scratch {
     window: Vec<u8>,
@@ -125,7 +125,7 @@ struct Scratch {
 struct Block {
     /// The first element, counted from the tensor's first.
     at: u64,
-    /// Where it goes, counted from the output's first element.
+    /// Index in the output of that element.
     out_at: usize,
     /// The smallest stride first. Every extent is at least 2.
     axes: Vec<Axis>,
@@ -169,10 +169,10 @@ impl Block {
     }
 }
 
-/// Where blocks come from and go to.
+/// Source and destination of blocks.
 struct Gathering<'a> {
     file: &'a SourceFile,
-    /// Where in the file the tensor's first element lies.
+    /// Offset of the tensor's first element in the file.
     start: u64,
     /// Bytes of an element.
     size: usize,

@@ -9,7 +9,7 @@ use crate::metadata::Metadata;
 use crate::opaque::Opaque;
 use crate::source::SourceFile;
 
-/// What a header says about one tensor, validated.
+/// Header entry of one tensor, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TensorInfo {
@@ -17,13 +17,13 @@ pub struct TensorInfo {
     pub name: String,
     /// The extents, outermost first, whatever the file's own order.
     pub shape: Shape,
-    /// How the elements are stored.
+    /// Encoding of the elements.
     pub encoding: Encoding,
-    /// In which order.
+    /// Order of the elements.
     pub layout: Layout,
-    /// Which of [`Checkpoint::files`](crate::Checkpoint::files) holds it.
+    /// Index of its file in [`Checkpoint::files`](crate::Checkpoint::files).
     pub file_idx: usize,
-    /// Where its bytes lie, counted from the begin of that file: from its first element to behind its last one.
+    /// Range of its bytes in that file: from its first element to behind its last one.
     pub bytes: Range<u64>,
 }
 
@@ -101,8 +101,8 @@ pub enum Layout {
     Strided(Box<[u64]>),
 }
 
-/// What a header can say of how the elements of a tensor are stored, little-endian. What they mean, also together with
-/// other tensors, a [`Scheme`] says.
+/// Storage format of a tensor's elements by its header, little-endian. What they mean, also together with other
+/// tensors, a [`Scheme`] says.
 ///
 /// Exhaustive on purpose: a new encoding must be considered wherever one is matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -177,7 +177,7 @@ impl fmt::Display for Encoding {
     }
 }
 
-/// What one file holds, by its header.
+/// Contents of one file, by its header.
 #[derive(Debug)]
 pub(crate) struct Contents {
     /// Sorted by name, no name twice.

@@ -1,4 +1,4 @@
-//! What the tests of several modules share.
+//! Helpers of several modules' tests.
 
 use std::error::Error;
 use std::fs::{self, File};

@@ -40,7 +40,7 @@ pub(crate) fn read_header(file: &SourceFile, file_idx: usize) -> Result<Contents
     })
 }
 
-/// Whether `file` begins as PyTorch's files do.
+/// True if `file` begins as PyTorch's files do.
 pub(crate) fn is_torch(file: &SourceFile) -> Result<bool, CheckpointError> {
     Ok(kind(file)?.is_some())
 }

@@ -233,7 +233,7 @@ pub(crate) fn write_error(path: &Path, source: io::Error) -> CheckpointError {
 /// The key of a header under which there is no tensor.
 pub(crate) const METADATA_KEY: &str = "__metadata__";
 
-/// What the tensors' bytes begin at a multiple of: the widest element, so that a mapped file can be used in place.
+/// Alignment of the tensors' bytes: the widest element, so that a mapped file can be used in place.
 const HEADER_ALIGNMENT: usize = 8;
 
 #[cfg(test)]

@@ -84,14 +84,14 @@ fn word(text: &[u8]) -> (usize, Option<&'static str>) {
     (len, name)
 }
 
-/// What a number is called that no `f64` holds.
+/// Name of a number that no `f64` holds.
 fn too_large(number: &[u8]) -> Option<&'static str> {
     let x: f64 = std::str::from_utf8(number).ok()?.parse().ok()?;
     let name = if x > 0.0 { "Infinity" } else { "-Infinity" };
     (is_number(number) && x.is_infinite()).then_some(name)
 }
 
-/// Whether these bytes are a number by JSON's grammar, which is narrower than Rust's.
+/// True if these bytes are a number by JSON's grammar, which is narrower than Rust's.
 fn is_number(text: &[u8]) -> bool {
     let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let mut rest = text.strip_prefix(b"-").unwrap_or(text);

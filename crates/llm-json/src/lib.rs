@@ -55,8 +55,7 @@ pub fn parse_as<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
     })
 }
 
-/// What came in the place of a file that was to be downloaded, by its first bytes, with what can be done; `None` where
-/// that is not known.
+/// Description of what came in the place of a download, by its first bytes, with what can be done; `None` if unknown.
 pub fn mistaken(text: &[u8]) -> Option<&'static str> {
     let front = &text[..text.len().min(LONGEST_FRONT)];
     let front = front.trim_ascii_start().to_ascii_lowercase();
@@ -72,12 +71,12 @@ pub fn mistaken(text: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What is wrong with a JSON text.
+/// Problem with a JSON text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct JsonError {
-    /// What is wrong.
+    /// The problem.
     pub reason: String,
-    /// Where, if it is at a place.
+    /// Place, if there is one.
     pub place: Option<Place>,
 }
 

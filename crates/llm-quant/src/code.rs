@@ -6,7 +6,7 @@ use crate::QuantError;
 /// The values of the sixteen codes, by code.
 pub type Table = [f32; 16];
 
-/// Which sixteen values a 4-bit code stands for.
+/// Sixteen values that a 4-bit code stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
     /// Quantiles of the normal distribution, in order of value (Dettmers et al. 2023, appendix E).
@@ -35,7 +35,7 @@ impl Code {
         }
     }
 
-    /// What stands between neighbouring values, and the code of each value, both in order of value: `x` has the code
+    /// Thresholds between neighbouring values, and the code of each value, both in order of value. `x` has the code
     /// `codes[number of thresholds below x]`, so that a tie goes to the lower value. The value itself is `scaled`,
     /// an element times the reciprocal of its block's largest magnitude.
     pub const fn thresholds(self) -> ([f32; 15], [u8; 16]) {

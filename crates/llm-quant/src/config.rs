@@ -1,4 +1,4 @@
-//! What people ask for, in the words of `BitsAndBytesConfig`.
+//! User's options, in the words of `BitsAndBytesConfig`.
 
 mod json;
 mod skip;
@@ -10,25 +10,25 @@ use llm_tensor::DType;
 use crate::fields::shortened;
 use crate::{BlockSize, Code, FourBit, Int8, QuantError, Result, Scheme};
 
-/// How a model is to be quantized: every option of `BitsAndBytesConfig`, under its name.
+/// Quantization of a model: every option of `BitsAndBytesConfig`, under its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantConfig {
     /// `load_in_8bit` or `load_in_4bit`.
     pub load_in: LoadIn,
-    /// From which magnitude on an activation is an outlier.
+    /// Magnitude from which on an activation is an outlier.
     pub llm_int8_threshold: f32,
     /// Modules that are not quantized, instead of those that are not by default: each by the end of its name, or by a
     /// regular expression of Python's that matches the beginning of it up to a dot.
     pub llm_int8_skip_modules: Option<Vec<String>>,
-    /// Whether modules that compute on the CPU stay in f32 instead of being quantized.
+    /// True if modules that compute on the CPU stay in f32 instead of being quantized.
     pub llm_int8_enable_fp32_cpu_offload: bool,
-    /// Whether 8-bit weights stay in 16 bits and are quantized at each use.
+    /// True if 8-bit weights stay in 16 bits and are quantized at each use.
     pub llm_int8_has_fp16_weight: bool,
-    /// In which type 4-bit weights are multiplied; a device may compute more exactly.
+    /// Type in which 4-bit weights are multiplied; a device may compute more exactly.
     pub bnb_4bit_compute_dtype: DType,
-    /// Which sixteen values.
+    /// Values of the codes.
     pub bnb_4bit_quant_type: Code,
-    /// Whether scales are quantized themselves.
+    /// True if scales are quantized themselves.
     pub bnb_4bit_use_double_quant: bool,
     /// The element type that files declare packed codes to be of.
     pub bnb_4bit_quant_storage: DType,
@@ -36,7 +36,7 @@ pub struct QuantConfig {
     pub block_size: BlockSize,
 }
 
-/// Which kind of quantization is asked for.
+/// Kind of quantization that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadIn {
     /// LLM.int8().
@@ -83,7 +83,7 @@ impl QuantConfig {
         }
     }
 
-    /// Whether the user's list names a module; `None` where there is no list and the defaults hold.
+    /// True if the user's list names a module; `None` where there is no list and the defaults hold.
     pub fn skips(&self, module: &str) -> Option<bool> {
         let patterns = self.llm_int8_skip_modules.as_ref()?;
         let is_named = |pattern: &String| skip::names(pattern, module);

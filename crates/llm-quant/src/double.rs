@@ -70,7 +70,7 @@ impl DoubleAbsmax {
         &self.map
     }
 
-    /// What is added to all.
+    /// Offset of all scales.
     pub fn offset(&self) -> f32 {
         self.offset
     }
@@ -91,7 +91,7 @@ pub(crate) fn scale(value: f32, of_group: f32, offset: f32) -> f32 {
     value * of_group + offset
 }
 
-/// What [`encode`] takes from the scales before it encodes them: their mean.
+/// Mean of the scales, which [`encode`] takes from them first.
 ///
 /// Summed in f64, which makes it the true mean in f32; the references sum in f32 in an order of their own.
 pub fn offset(scales: &[f32]) -> f32 {

@@ -1,6 +1,6 @@
 use llm_tensor::DType;
 
-/// What can be wrong with a quantized matrix, or with a wish for one.
+/// Errors of a quantized matrix, or of a wish for one.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuantError {
@@ -13,7 +13,7 @@ pub enum QuantError {
     /// Bytes that are not as many as the matrix needs.
     #[error("{what} of a matrix [{rows}, {cols}] in {scheme} take {expected} bytes, found {found}")]
     Length {
-        /// Which of the matrix's parts.
+        /// Part of the matrix.
         what: &'static str,
         /// Output features.
         rows: usize,
@@ -21,9 +21,9 @@ pub enum QuantError {
         cols: usize,
         /// The scheme's name.
         scheme: String,
-        /// What the scheme takes.
+        /// Bytes of the scheme.
         expected: u64,
-        /// What there is.
+        /// Bytes found.
         found: u64,
     },
     /// Elements that are no numbers to compute with.
@@ -39,9 +39,9 @@ pub enum QuantError {
     NestedLength {
         /// Blocks, hence scales, of the matrix.
         n_blocks: u64,
-        /// What their scales take.
+        /// Bytes of their scales.
         expected: u64,
-        /// What there is.
+        /// Bytes found.
         found: u64,
     },
     /// A value of a configuration, or of what is written beside a matrix, that cannot be meant.
@@ -51,7 +51,7 @@ pub enum QuantError {
         key: String,
         /// The value as JSON.
         found: String,
-        /// What would have been understood.
+        /// Values that are understood.
         expected: String,
     },
     /// An entry of a list of modules that are not quantized, which is a regular expression that is not understood.
@@ -61,7 +61,7 @@ pub enum QuantError {
     SkipModule {
         /// The entry.
         module: String,
-        /// What is wrong with it.
+        /// Problem found in it.
         reason: String,
     },
     /// A key that nothing here reads, and that may change what the others mean.
@@ -80,12 +80,12 @@ pub enum QuantError {
         /// The configuration's `quant_method`.
         found: String,
     },
-    /// What is written beside a 4-bit matrix is no JSON object.
+    /// State of a 4-bit matrix that is no JSON object.
     #[error("the state of a 4-bit matrix is no JSON object of at most {limit} bytes: {reason}")]
     NoState {
         /// Bytes that it may have.
         limit: usize,
-        /// What is wrong with it.
+        /// Problem found in it.
         reason: String,
     },
     /// Packed codes that are no whole number of the elements that they are to be declared as.

@@ -8,7 +8,7 @@ use crate::{QuantError, Result};
 pub(crate) struct Fields<'a>(pub(crate) &'a Map<String, Value>);
 
 impl Fields<'_> {
-    /// What `parse` makes of the value of `key`; `None` when the object does not have the key.
+    /// Value of `key` after `parse`; `None` when the object does not have the key.
     pub(crate) fn optional<T>(
         self,
         key: &str,

@@ -1,4 +1,4 @@
-//! How bitsandbytes lays a quantized matrix into a checkpoint: `X.weight`, and other tensors beside it.
+//! Checkpoint layout of a quantized matrix in bitsandbytes: `X.weight`, and other tensors beside it.
 //!
 //! A 4-bit matrix is its packed codes `X.weight`, whose shape says nothing about the matrix, and `X.weight.absmax`,
 //! `X.weight.quant_map` (the values of the codes) and `X.weight.quant_state.bitsandbytes__nf4` or `__fp4`, a

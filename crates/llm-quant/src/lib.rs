@@ -1,10 +1,10 @@
-//! What encodings of weights mean: LLM.int8(), NF4, FP4 and double quantization, exactly as bitsandbytes has them, GGUF's
-//! blocks as GGML has them, and 8-bit floating-point numbers with scales.
+//! Weight encodings: LLM.int8(), NF4, FP4 and double quantization, exactly as bitsandbytes has them; GGUF's blocks, as
+//! GGML has them; and 8-bit floating-point numbers with scales.
 //!
-//! A [`Scheme`] says how a weight matrix is kept, in which parts and how many bytes; a [`StoredWeight`] is a matrix kept
-//! that way, [`Weight4Bit`] and [`Int8Weight`] what its parts mean. Everything here is scalar and exact, the meaning that faster implementations of
-//! [`Encoder`] and of the products are held against. [`QuantConfig`] is what people ask for, in the words of
-//! `BitsAndBytesConfig`; [`layout`] is how quantized matrices lie in a checkpoint.
+//! A [`Scheme`] says how a weight matrix is kept, in which parts and how many bytes; a [`StoredWeight`] is a matrix
+//! kept that way, [`Weight4Bit`] and [`Int8Weight`] what its parts mean. Everything here is scalar and exact, the
+//! meaning that faster implementations of [`Encoder`] and of the products are held against. [`QuantConfig`] has the
+//! user's options, in the words of `BitsAndBytesConfig`; [`layout`] is how quantized matrices lie in a checkpoint.
 //!
 //! *Sources*: Dettmers et al. 2022, "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale"; Dettmers et al.
 //! 2023, "QLoRA: Efficient Finetuning of Quantized LLMs" (NF4, double quantization).
@@ -39,5 +39,5 @@ pub use parts::{Part, PartInfo, Parts, StoredBytes};
 pub use scheme::{BlockSize, FourBit, Int8, Scheme};
 pub use stored::StoredWeight;
 
-/// What everything that can fail here returns.
+/// Result of everything that can fail here.
 pub type Result<T> = std::result::Result<T, QuantError>;

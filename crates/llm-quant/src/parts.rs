@@ -54,7 +54,7 @@ pub struct Parts<T> {
 pub struct StoredBytes {
     /// The elements.
     pub elements: Bytes,
-    /// What the elements are decoded with: scales and tables.
+    /// Scales and tables that decode the elements.
     pub statistics: Bytes,
 }
 
@@ -152,7 +152,7 @@ impl Part {
         Part::Weight,
     ];
 
-    /// What stands behind the name of the module, `X.`.
+    /// Suffix behind the module's name, `X.`.
     const fn suffix(self) -> &'static str {
         match self {
             Part::Weight => "weight",
@@ -169,7 +169,7 @@ impl Part {
         }
     }
 
-    /// Whether files have a tensor of it.
+    /// True if files have a tensor of it.
     pub const fn is_in_files(self) -> bool {
         !matches!(self, Part::NestedOffset)
     }
@@ -211,7 +211,7 @@ impl<T> Parts<T> {
         *free.expect("no scheme has more parts") = Some((part, value));
     }
 
-    /// What there is for `part`.
+    /// Value of `part`, if any.
     pub fn get(&self, part: Part) -> Option<&T> {
         self.iter()
             .find_map(|(has, value)| (has == part).then_some(value))
@@ -235,7 +235,7 @@ impl<T> Parts<T> {
     /// The same parts with what `f` makes of each, or its first error.
     ///
     /// # Errors
-    /// What `f` answers.
+    /// Those of `f`.
     pub fn try_map<U, E>(self, mut f: impl FnMut(Part, T) -> Result<U, E>) -> Result<Parts<U>, E> {
         self.into_iter()
             .map(|(part, value)| Ok((part, f(part, value)?)))

@@ -6,7 +6,7 @@ use crate::code::Code;
 use crate::fp8::Fp8;
 use crate::ggml::GgmlType;
 
-/// How a weight matrix `[rows, cols]` is kept, and thereby how many bytes it takes.
+/// Encoding of a weight matrix `[rows, cols]`, and thereby its size in bytes.
 ///
 /// Exhaustive on purpose: a new scheme must be considered wherever one is matched.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,18 +28,18 @@ pub enum Scheme {
 /// The parameters of LLM.int8().
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Int8 {
-    /// From which magnitude on an activation is an outlier, and its column multiplied in full precision; 0 for never.
+    /// Magnitude from which on an activation is an outlier, and its column multiplied in full precision; 0 for never.
     pub threshold: f32,
 }
 
 /// The parameters of a 4-bit encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FourBit {
-    /// Which sixteen values.
+    /// Values of the codes.
     pub code: Code,
     /// Elements that share a scale.
     pub block_size: BlockSize,
-    /// Whether the scales themselves are quantized to 8 bits.
+    /// True if the scales themselves are quantized to 8 bits.
     pub double_quant: bool,
 }
 
@@ -48,10 +48,10 @@ pub struct FourBit {
 pub struct BlockSize(u16);
 
 impl BlockSize {
-    /// What bitsandbytes takes unless told otherwise.
+    /// Default of bitsandbytes.
     pub const DEFAULT: BlockSize = BlockSize(64);
 
-    /// What there is, in words.
+    /// Valid sizes, in words.
     pub(crate) const EXPECTED: &str = "a power of two from 32 to 4096";
 
     /// `None` unless `n` is a power of two from 32 to 4096.
@@ -83,7 +83,7 @@ impl Scheme {
         }
     }
 
-    /// Whether elements are kept in, or multiplied as, fewer than 16 bits.
+    /// True if elements are kept in, or multiplied as, fewer than 16 bits.
     pub const fn is_quantized(self) -> bool {
         !matches!(self, Scheme::Dense(_))
     }

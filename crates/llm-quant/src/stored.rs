@@ -46,7 +46,7 @@ impl<T> StoredWeight<T> {
     /// The same weight with what `f` makes of each of its parts, or its first error.
     ///
     /// # Errors
-    /// What `f` answers.
+    /// Those of `f`.
     pub fn try_map<U, E>(
         self,
         f: impl FnMut(Part, T) -> std::result::Result<U, E>,

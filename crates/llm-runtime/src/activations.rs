@@ -6,8 +6,8 @@ use llm_plan::{ActivationWidths, Home, Limits, Term};
 use llm_tensor::Bytes;
 
 use crate::Result;
-use crate::link::Crossing;
 use crate::memory::{Allocated, routing, vec_bytes};
+use crate::port::Crossing;
 
 /// The activations of a pass, as wide as [`ActivationWidths`] says.
 pub(crate) struct Activations<B: Backend> {

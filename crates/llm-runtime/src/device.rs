@@ -6,9 +6,9 @@ use llm_plan::{Limits, RunOn, StagePlan};
 use llm_tensor::DType;
 
 use crate::Result;
-use crate::link::Port;
 use crate::memory::Allocated;
-use crate::pass::{Interrupt, Pass};
+use crate::pass::{Interrupts, Pass};
+use crate::port::Port;
 use crate::probe::Probe;
 use crate::source::WeightSource;
 use crate::stream::Feed;
@@ -83,7 +83,7 @@ pub trait Stages: Port + Send {
         &mut self,
         stage: usize,
         ids: &[u32],
-        watch: (&Interrupt, Option<&Probe>),
+        watch: (Interrupts<'_>, Option<&Probe>),
     ) -> Result<()>;
 
     /// Takes from [`Crossing::Memory`](crate::Crossing::Memory) what all layers of the device will attend to in `sequence`.
@@ -94,7 +94,7 @@ pub trait Stages: Port + Send {
         &mut self,
         sequence: usize,
         n_positions: usize,
-        interrupt: &Interrupt,
+        interrupt: Interrupts<'_>,
     ) -> Result<()>;
 
     /// Says which experts of a layer of another device follow.

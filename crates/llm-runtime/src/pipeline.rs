@@ -5,9 +5,10 @@ use llm_plan::{Home, Limits, RunOn, StagePlan, Term};
 
 use crate::Result;
 use crate::device::{Elsewhere, Stages};
-use crate::link::{Crossing, Link, Port};
+use crate::link::Link;
 use crate::memory::{Allocated, vec_bytes};
-use crate::pass::{Interrupt, Pass};
+use crate::pass::{Interrupts, Pass};
+use crate::port::{Crossing, Port};
 use crate::probe::Probe;
 
 /// Stages in the order in which they compute.
@@ -104,7 +105,7 @@ impl Pipeline {
         &mut self,
         sequence: usize,
         ids: &[u32],
-        watch: (&Interrupt, Option<&Probe>),
+        watch: (Interrupts<'_>, Option<&Probe>),
     ) -> Result<&[f32]> {
         let n_elements = ids.len() * self.hidden;
         let mut last = None;

@@ -160,17 +160,21 @@ impl Session {
             self.spec.family
         );
         self.truncate(sequence, 0);
-        self.check(sequence, ids)?;
         self.check_prompt(ids)?;
-        let memory = self
-            .pipeline
-            .encode(sequence, ids, (&self.interrupt, None))?;
+        let interrupts = Interrupts {
+            session: &self.interrupt,
+            sequence: Some(self.sequences.interrupt(sequence)),
+        };
+        if interrupts.is_raised() {
+            return Err(RuntimeError::Interrupted);
+        }
+        let memory = self.pipeline.encode(sequence, ids, (interrupts, None))?;
         if is_finite(memory) {
             return Ok(());
         }
         let probe = Probe::default();
-        self.pipeline
-            .encode(sequence, ids, (&self.interrupt, Some(&probe)))?;
+        let watch = (interrupts, Some(&probe));
+        self.pipeline.encode(sequence, ids, watch)?;
         let unit = probe.unit().unwrap_or(Unit::FinalNorm(Side::Encoder));
         Err(self.not_finite(unit, ids))
     }

@@ -22,10 +22,10 @@ use crate::activations::Activations;
 use crate::angles::Angles;
 use crate::block::{self, Call};
 use crate::device::{Device, Elsewhere, StageOptions, Stages};
-use crate::link::{Crossing, Port};
 use crate::memory::Allocated;
 use crate::mlp::{self, Experts};
-use crate::pass::{Interrupt, Pass};
+use crate::pass::{Interrupts, Pass};
+use crate::port::{Crossing, Port};
 use crate::probe::Probe;
 use crate::projection::norm_op;
 use crate::relative::BiasTable;
@@ -291,7 +291,7 @@ impl<B: Backend> Stages for BackendStages<B> {
         &mut self,
         stage: usize,
         ids: &[u32],
-        watch: (&Interrupt, Option<&Probe>),
+        watch: (Interrupts<'_>, Option<&Probe>),
     ) -> Result<()> {
         let stream = self.stream.as_ref();
         if let Some(stream) = stream {
@@ -321,7 +321,7 @@ impl<B: Backend> Stages for BackendStages<B> {
         &mut self,
         sequence: usize,
         n_positions: usize,
-        interrupt: &Interrupt,
+        interrupt: Interrupts<'_>,
     ) -> Result<()> {
         let (backend, stream) = (&*self.backend, self.stream.as_ref());
         let (queue, a) = (&mut self.queue, &mut self.activations);

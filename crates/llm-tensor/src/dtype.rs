@@ -117,12 +117,12 @@ impl DType {
         }
     }
 
-    /// Whether dense weights can be kept in this type and computed with.
+    /// True if dense weights can be kept in this type and computed with.
     pub const fn is_weight(self) -> bool {
         matches!(self, DType::F32 | DType::F16 | DType::BF16)
     }
 
-    /// Whether its elements are numbers that weights can be: of floating point, though perhaps not to be computed with
+    /// True if its elements are numbers that weights can be: of floating point, though perhaps not to be computed with
     /// as they are.
     pub const fn is_float(self) -> bool {
         match self {
@@ -134,7 +134,7 @@ impl DType {
         }
     }
 
-    /// Whether an element is a floating-point number of eight bits.
+    /// True if an element is a floating-point number of eight bits.
     pub const fn is_float8(self) -> bool {
         self.is_float() && self.size() == 1
     }

@@ -1,4 +1,4 @@
-/// What can be wrong with a size, a shape, an element type's name or a conversion.
+/// Errors of sizes, shapes, element types' names and conversions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorError {
@@ -11,7 +11,7 @@ pub enum TensorError {
     /// A byte size that does not fit 64 bits.
     #[error("{n_elements} elements of {dtype} are more bytes than 64 bits can count")]
     TooManyBytes {
-        /// How many elements were asked for.
+        /// Number of elements asked for.
         n_elements: u64,
         /// Their element type.
         dtype: &'static str,

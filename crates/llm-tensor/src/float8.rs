@@ -1,4 +1,4 @@
-//! What the codes of 8-bit floating-point numbers mean: each a table of 256 values, all of which f32 has.
+//! Tables of 8-bit floating-point numbers: 256 values by their codes, all of which f32 has.
 //!
 //! *Source*: "FP8 Formats for Deep Learning" for E4M3 and E5M2, "8-bit Numerical Formats for Deep Neural Networks" for
 //! FNUZ, the OCP Microscaling Formats specification for E8M0.
@@ -48,13 +48,13 @@ struct Format {
     special: Special,
 }
 
-/// Which codes are no finite numbers.
+/// Codes that are no finite numbers.
 enum Special {
-    /// Those of the largest exponent.
+    /// Codes of the largest exponent.
     Ieee,
-    /// That of the largest exponent and mantissa.
+    /// Code of the largest exponent and mantissa.
     LastIsNan,
-    /// That which would be -0.
+    /// Code that would be -0.
     MinusZeroIsNan,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Exhaustive on purpose: whoever adds a variant is led by the compiler to every place that has to know it.
 
-/// How a row is normalised before its learned gain (and bias) is applied.
+/// Normalisation of a row before its learned gain (and bias) is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Norm {
     /// Zero mean, unit variance (LayerNorm, Ba et al. 2016).
@@ -24,7 +24,7 @@ pub enum Activation {
     Silu,
 }
 
-/// Which two elements of a head a rotary angle turns.
+/// Two elements of a head that one rotary angle turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pairing {
     /// Elements 2i and 2i + 1, as RoFormer (Su et al. 2021) has it.

@@ -16,7 +16,7 @@ impl PageBuf {
     /// `len` bytes, rounded up to whole pages, and one page at least. Nothing is taken before it is touched.
     ///
     /// # Errors
-    /// What the operating system answers.
+    /// Those of the operating system.
     pub fn zeroed(len: usize) -> io::Result<Self> {
         let map = MmapMut::map_anon(len.max(1).next_multiple_of(Self::PAGE))?;
         // Without huge pages it is slower, and that is all.

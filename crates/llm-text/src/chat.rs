@@ -47,7 +47,7 @@ impl Message {
     }
 }
 
-/// Who speaks in a conversation.
+/// Speaker in a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
@@ -104,12 +104,12 @@ impl Conversation {
     }
 }
 
-/// Whether a rendered conversation ends with the beginning of the model's turn; exhaustive, as it does or not.
+/// Generation prompt at the end of a rendered conversation; exhaustive, as it is there or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GenerationPrompt {
-    /// It does: the model is to answer.
+    /// Present: the model is to answer.
     Add,
-    /// It ends with the last message.
+    /// Absent: the conversation ends with the last message.
     Omit,
 }
 

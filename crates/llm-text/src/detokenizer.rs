@@ -17,7 +17,7 @@ pub struct StreamingDetokenizer<'t> {
     tokenizer: &'t Tokenizer,
     special: SpecialText,
     state: State,
-    /// Where text is cleaned up after decoding.
+    /// Cleanup after decoding, if there is any.
     cleanup: Option<Cleanup>,
 }
 
@@ -125,7 +125,7 @@ impl Utf8Stream {
     }
 }
 
-/// Whether more bytes could make a character of `bytes`.
+/// True if more bytes could make a character of `bytes`.
 fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }
@@ -161,9 +161,9 @@ impl Cleanup {
 #[derive(Debug, Default)]
 struct Window {
     tokens: Vec<String>,
-    /// How many bytes of the tokens' text are already handed out.
+    /// Bytes of the tokens' text that are already handed out.
     printed: usize,
-    /// Whether the decoder makes characters of byte tokens.
+    /// True if the decoder makes characters of byte tokens.
     joins_bytes: bool,
     run: Run,
 }
@@ -175,14 +175,14 @@ struct Run {
     whole: VecDeque<usize>,
     /// The beginning of a character: at most three bytes.
     partial: Vec<u8>,
-    /// Whether some of its text is out.
+    /// True if some of its text is out.
     is_cut: bool,
-    /// Whether a byte in it makes no character.
+    /// True if a byte in it makes no character.
     is_bad: bool,
 }
 
 impl Run {
-    /// How many tokens of it are not out.
+    /// Number of its tokens that are not out.
     fn n_held(&self) -> usize {
         self.whole.iter().sum::<usize>() + self.partial.len()
     }
@@ -308,7 +308,7 @@ impl Window {
     }
 }
 
-/// Whether a decoder makes characters of byte tokens.
+/// True if a decoder makes characters of byte tokens.
 fn joins_bytes(decoder: &DecoderWrapper) -> bool {
     match decoder {
         DecoderWrapper::ByteFallback(_) => true,

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-/// What can be wrong with a tokenizer, its files, a text, an id or a chat template.
+/// Errors of tokenizers, their files, texts, ids and chat templates.
 ///
 /// `origin` says in words where the data came from: a file's path, or what stands for one.
 #[derive(Debug, thiserror::Error)]
@@ -21,23 +21,23 @@ pub enum TextError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// A name that should be a file's and is something else's.
     #[error("{} is {found}, not a file", path.display())]
     NotAFile {
-        /// What was to be read.
+        /// Path to be read.
         path: PathBuf,
-        /// What it is.
+        /// Kind found.
         found: &'static str,
     },
-    /// What came in the place of a file that was to be downloaded.
+    /// Content in the place of a file that was to be downloaded.
     #[error("{} is {found}", path.display())]
     Mistaken {
-        /// What was to be read.
+        /// Path to be read.
         path: PathBuf,
-        /// What it is, with what can be done.
+        /// Kind found, with what can be done.
         found: &'static str,
     },
     /// A file so large that it cannot be what its name says.
@@ -45,25 +45,25 @@ pub enum TextError {
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// How many bytes it has.
+        /// Size in bytes.
         found: u64,
-        /// How many it may have.
+        /// Limit in bytes.
         limit: u64,
     },
     /// A tokenizer whose description makes no sense.
     #[error("{origin}: not a usable tokenizer: {problem}")]
     BrokenTokenizer {
-        /// Where the tokenizer came from.
+        /// Origin of the tokenizer.
         origin: String,
-        /// What is wrong with it.
+        /// Problem found in it.
         problem: String,
     },
     /// A configuration file that is not what it should be.
     #[error("{origin}: not a usable tokenizer configuration: {problem}")]
     BrokenConfig {
-        /// Where the configuration came from.
+        /// Origin of the configuration.
         origin: String,
-        /// What is wrong with it.
+        /// Problem found in it.
         problem: String,
     },
     /// A GGUF tokenizer of a kind that we cannot build.
@@ -93,9 +93,9 @@ pub enum TextError {
     GgufLength {
         /// The array's key.
         key: &'static str,
-        /// How many tokens there are.
+        /// Number of tokens.
         expected: usize,
-        /// How many entries the array has.
+        /// Number of the array's entries.
         found: usize,
     },
     /// A GGUF special token whose id no token has.
@@ -105,7 +105,7 @@ pub enum TextError {
         key: &'static str,
         /// The id that it holds.
         id: u32,
-        /// How many tokens there are.
+        /// Number of tokens.
         n_tokens: usize,
     },
     /// Files of a vocabulary without the way in which text is split, and a class that we do not know it from.
@@ -129,23 +129,23 @@ pub enum TextError {
         token: String,
         /// The id that it is to have.
         listed: u32,
-        /// What contradicts that.
+        /// The contradiction.
         found: String,
     },
     /// A text that the tokenizer cannot turn into ids.
     #[error("cannot encode the text with {origin}: {problem}")]
     NotEncodable {
-        /// Where the tokenizer came from.
+        /// Origin of the tokenizer.
         origin: String,
-        /// What the tokenizer says.
+        /// Error of the tokenizer.
         problem: String,
     },
     /// Ids that are all known, but that the tokenizer cannot turn into text.
     #[error("cannot decode the token ids with {origin}: {problem}")]
     NotDecodable {
-        /// Where the tokenizer came from.
+        /// Origin of the tokenizer.
         origin: String,
-        /// What the tokenizer says.
+        /// Error of the tokenizer.
         problem: String,
     },
     /// An id that is no token's.
@@ -161,15 +161,15 @@ pub enum TextError {
     /// A chat template that does not parse, or fails while it renders.
     #[error("{origin}: the chat template fails: {problem}")]
     BrokenChatTemplate {
-        /// Where the template came from.
+        /// Origin of the template.
         origin: String,
-        /// What the template engine says, with the line.
+        /// Error of the template engine, with the line.
         problem: String,
     },
     /// A message that is no message.
     #[error("a message of the conversation is not as expected: {problem}")]
     BrokenMessage {
-        /// What is wrong with it.
+        /// Problem found in it.
         problem: String,
     },
     /// Several chat templates by name, none of which is for plain conversations.
@@ -178,7 +178,7 @@ pub enum TextError {
         .names.join(", ")
     )]
     NoDefaultTemplate {
-        /// Where the templates came from.
+        /// Origin of the templates.
         origin: String,
         /// Their names.
         names: Vec<String>,

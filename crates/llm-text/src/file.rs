@@ -59,7 +59,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, TextError
     }
 }
 
-/// What something is that is no file, in words.
+/// Kind of something that is no file, in words.
 fn kind(found: FileType) -> &'static str {
     #[cfg(unix)]
     {

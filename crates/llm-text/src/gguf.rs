@@ -169,7 +169,7 @@ impl GgufTokenizer {
         }
     }
 
-    /// What is put around a text, where `adds` is what it is without a word in the file.
+    /// Framing of a text, where `adds` holds without a word in the file.
     fn framing(&self, adds: Adds) -> Framing {
         Framing::Ids {
             bos: self.add_bos.unwrap_or(adds.bos),
@@ -198,7 +198,7 @@ impl GgufTokenizer {
     }
 }
 
-/// What a kind of tokenizer puts around a text.
+/// Tokens around a text, by kind of tokenizer.
 #[derive(Debug, Clone, Copy)]
 struct Adds {
     bos: bool,
@@ -441,7 +441,7 @@ const BYTE: i32 = 6;
 /// Of Phi-3's special tokens, those that leave the white space behind them alone.
 const PHI3_KEEPS_SPACES: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
-/// How SentencePiece spells a space.
+/// SentencePiece's space.
 const SPACE: &str = "▁";
 
 /// No real token comes near this length, and looking for the merges of a token costs its length squared.

@@ -5,7 +5,7 @@
 //! file. It encodes and decodes, hands out a [`StreamingDetokenizer`] for text that is printed while it is being
 //! generated, and holds the model's [`ChatTemplate`], if it has one. [`StopStrings`] watches the printed text.
 //!
-//! What the Python package `transformers` does with the same files is the reference for ids and text alike.
+//! The reference for ids and text alike is what the Python package `transformers` does with the same files.
 
 mod byte_level;
 mod chat;

@@ -35,7 +35,7 @@ pub(crate) fn shielded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result
     }
 }
 
-/// What a panic was raised with, as far as it is text.
+/// Message of a panic, as far as it is text.
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());

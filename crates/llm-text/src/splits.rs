@@ -1,4 +1,4 @@
-//! How byte-level tokenizers split text into words: the patterns of well-known models, and what is made of them.
+//! Word splits of byte-level tokenizers: patterns of well-known models, and pre-tokenizers made of them.
 
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;

@@ -10,7 +10,7 @@ pub struct StopStrings {
     hit: bool,
 }
 
-/// What [`StopStrings::push`] found; exhaustive, as a stop string was met or it was not.
+/// Outcome of [`StopStrings::push`]; exhaustive, as a stop string was met or it was not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopOutcome {
     /// No stop string yet: the text that may be printed.
@@ -57,7 +57,7 @@ impl StopStrings {
         self.held
     }
 
-    /// Where the stop string that ends first begins.
+    /// Beginning of the stop string that ends first.
     fn first_stop(&self) -> Option<usize> {
         let found = self.stops.iter().filter_map(|stop| {
             let start = self.held.find(stop.as_str())?;

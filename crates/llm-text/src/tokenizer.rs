@@ -24,14 +24,14 @@ pub struct Tokenizer {
     edges: Edges,
     /// Tokens by the part that they play, as `bos_token`.
     named: Vec<(String, String)>,
-    /// Whether decoded text loses spaces before punctuation.
+    /// True if decoded text loses spaces before punctuation.
     cleans_up: bool,
     vocab_size: usize,
     chat_template: Option<ChatTemplate>,
     origin: Origin,
 }
 
-/// Whether [`Tokenizer::encode`] puts the tokens around the text that the model expects at its edges.
+/// Handling of the special tokens at a text's edges by [`Tokenizer::encode`].
 ///
 /// Exhaustive: there is no third way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum SpecialTokens {
     AsIs,
 }
 
-/// What becomes of special tokens in decoded text; exhaustive, as they are there or not.
+/// Special tokens in decoded text; exhaustive, as they are there or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialText {
     /// They leave no trace.
@@ -51,7 +51,7 @@ pub enum SpecialText {
     Keep,
 }
 
-/// What puts the special tokens around a text.
+/// Source of the special tokens around a text.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Framing {
     /// The post-processor of `tokenizer.json`. Flags in `tokenizer_config.json` do not count beside it.
@@ -171,7 +171,7 @@ impl Tokenizer {
         self.chat_template.as_ref()
     }
 
-    /// What of the tokenizer's files is taken otherwise than they may mean it, a line each; mostly there is none.
+    /// Notices of what is taken otherwise than the tokenizer's files may mean it, a line each; mostly none.
     pub fn notices(&self) -> &[String] {
         &self.origin.notices
     }
@@ -189,7 +189,7 @@ impl Tokenizer {
         files::write(self)
     }
 
-    /// Whether text is to be cleaned up after decoding.
+    /// True if text is to be cleaned up after decoding.
     pub(crate) fn cleans_up(&self) -> bool {
         self.cleans_up
     }
@@ -272,12 +272,12 @@ pub(crate) struct Edges {
     pub(crate) eos_ids: Vec<u32>,
 }
 
-/// Where a tokenizer came from.
+/// Origin of a tokenizer.
 #[derive(Debug)]
 pub(crate) struct Origin {
     /// In words: a path, or what stands for one.
     pub(crate) name: String,
-    /// What is taken otherwise than the files may mean it.
+    /// Deviations from what the files may mean.
     pub(crate) notices: Vec<String>,
 }
 

@@ -13,7 +13,7 @@ use self::zip::ZipWriter;
 mod pickle;
 mod zip;
 
-/// Where the elements lie.
+/// Place of the elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TorchLayout {
     /// In a zip archive, as since PyTorch 1.6.
@@ -143,7 +143,7 @@ impl TorchFile {
     }
 }
 
-/// Whether PyTorch has no class of storages for such elements.
+/// True if PyTorch has no class of storages for such elements.
 fn is_untyped(dtype: DType) -> bool {
     dtype.is_float8() || matches!(dtype, DType::F8E8M0 | DType::U64 | DType::U32 | DType::U16)
 }

@@ -18,7 +18,7 @@ pub(super) struct ZipWriter<W> {
 struct Entry {
     name: String,
     len: u64,
-    /// Where its header begins.
+    /// Offset of its header.
     header: u64,
     checksum: u32,
 }
@@ -136,7 +136,7 @@ impl<W: Write> ZipWriter<W> {
 }
 
 impl Entry {
-    /// Whether 32 bits cannot hold its length.
+    /// True if 32 bits cannot hold its length.
     fn is_wide(&self) -> bool {
         narrow(self.len) == u32::MAX
     }
@@ -175,7 +175,7 @@ fn narrow(n: u64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// What the content of an entry begins at a multiple of.
+/// Alignment of the content of an entry.
 const ALIGNMENT: u64 = 64;
 
 /// Names are UTF-8, and length and checksum follow the content.

@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 use super::row::Row;
 
-/// What a bar is made of, and its colours.
+/// Parts of a bar, and their colours.
 const PARTS: [(&str, RGBColor); 4] = [
     ("the process itself", RGBColor(160, 160, 160)),
     ("weights", RGBColor(70, 120, 180)),

@@ -1,4 +1,4 @@
-//! What is measured: the bundled model, a fetched one, and random ones with the shapes of real ones.
+//! Models to measure: the bundled one, a fetched one, and random ones with the shapes of real ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ enum Source {
 }
 
 impl Model {
-    /// Whether it has a tokenizer: the program frees memory when it has read it, and uses it again for weights.
+    /// True if it has a tokenizer: the program frees memory when it has read it, and uses it again for weights.
     pub(super) fn has_tokenizer(&self) -> bool {
         matches!(self.source, Source::At(_))
     }
@@ -110,7 +110,7 @@ pub(super) struct Folder {
     pub(super) context: usize,
     /// Its files'.
     pub(super) stored: Bytes,
-    /// What was made for the measurement and goes with it.
+    /// Folder made for the measurement, removed with it.
     _scratch: Option<TempDir>,
 }
 
@@ -175,7 +175,7 @@ fn room(root: &Path) -> Result<Bytes> {
     Ok(Bytes::new(free.get() / 4))
 }
 
-/// What the machine has left without swapping.
+/// RAM left on the machine without swapping.
 ///
 /// # Errors
 /// When the kernel does not tell.
@@ -189,7 +189,7 @@ pub(super) fn available_ram() -> Result<Bytes> {
     Ok(Bytes::new(kib << 10))
 }
 
-/// What the disk of a folder has left.
+/// Space left on the disk of a folder.
 ///
 /// # Errors
 /// When there is no such folder.
@@ -210,5 +210,5 @@ const SMOLLM2: &str = "models/smollm2";
 const CONFIGS: &str = "tests/fixtures/configs";
 /// More than the rows of a pass, and whole panels of keys, so that every buffer is used to its end.
 pub(super) const CONTEXT: usize = 576;
-/// What a model may take where there is little time.
+/// Limit of a model's bytes where time is short.
 const QUICK_ROOM: Bytes = Bytes::mib(900);

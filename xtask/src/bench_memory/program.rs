@@ -44,7 +44,7 @@ impl Program {
         Row::new((folder, precision.name), &plan, &run, base)
     }
 
-    /// What `llm-run plan --json` says of a model.
+    /// Output of `llm-run plan --json` for a model.
     pub(super) fn plan(&self, model: &Path, flags: &[&str]) -> Result<Value> {
         let mut command = Command::new(&self.0);
         command.arg("plan").arg(model).args(flags);
@@ -52,7 +52,7 @@ impl Program {
         json(command)
     }
 
-    /// What `llm-run generate --json` says of a run over all of a model's context, of which the last `n_new` tokens are
+    /// Output of `llm-run generate --json` for a run over a model's whole context, of which the last `n_new` tokens are
     /// generated, chosen as `choice` has it; in a control group if one is given.
     pub(super) fn generate(
         &self,

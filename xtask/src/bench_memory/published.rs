@@ -1,4 +1,4 @@
-//! What others measured and reported of whole models, beside what is planned for them.
+//! Memory that others reported of whole models, beside what is planned for them.
 
 use std::path::Path;
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::models::Folder;
 
-/// What is compared, in bytes; the last two are peaks of the whole process.
+/// Figures compared, in bytes; the last two are peaks of the whole process.
 const FIGURES: [&str; N_FIGURES] = [
     "weights",
     "quantization_statistics",
@@ -31,7 +31,7 @@ pub(super) const TOLERANCE: f64 = 0.02;
 /// Of a smaller peak, the same share of this: what the process takes for itself varies by a page here and there.
 const SMALLEST: u64 = 200_000_000;
 
-/// What the program comes to need for itself once it loads, and runs, beside what it had before: code of kernels and
+/// Memory the program comes to need for itself once it loads, and runs, beside what it had before: code of kernels and
 /// stacks of threads, less memory that it had freed and uses again.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Base {
@@ -73,7 +73,7 @@ pub(super) struct Row {
     measured: [u64; N_FIGURES],
     /// The process before it loads, and what it comes to need for itself.
     own: u64,
-    /// What mapped weights no pass touches.
+    /// Mapped weights that no pass touches.
     untouched: u64,
     /// Of what is not used where it lies, where all is loaded.
     load_gb_per_second: Option<f64>,
@@ -148,7 +148,7 @@ impl Row {
         })
     }
 
-    /// What the process holds in generation as it was planned: itself, weights, keys and values, buffers.
+    /// Bytes planned for the process in generation: itself, weights, keys and values, buffers.
     pub(super) fn planned_parts(&self) -> [u64; 4] {
         let [weights, statistics, kv_cache, buffers @ .., _, _] = self.planned;
         let weights = weights + statistics - self.untouched;
@@ -216,7 +216,7 @@ impl Row {
         format!("{planned:>8}/{measured:<8}{percent:>+6.2}%")
     }
 
-    /// How much more was measured, as a share of what was planned.
+    /// Relative excess of the measured figure over the planned.
     fn error(&self, figure: usize) -> f64 {
         self.measured[figure] as f64 / self.planned[figure] as f64 - 1.0
     }
@@ -239,7 +239,7 @@ impl Row {
     }
 }
 
-/// What rows print below it. Sizes are MB, planned and measured.
+/// Header of the rows. Sizes are MB, planned and measured.
 pub(super) const HEAD: &str = concat!(
     "                                                        ",
     "weights  statistics    KV cache   workspace     peak at load            peak in generation      load     decode\n",

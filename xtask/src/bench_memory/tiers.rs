@@ -23,9 +23,9 @@ pub(super) struct Tiered {
     pub(super) name: &'static str,
     /// Its path from the workspace's root.
     config: &'static str,
-    /// How it is made of its configuration, in a folder.
+    /// Options to make it of its configuration, in a folder.
     options: fn(&Path, &Path) -> make_model::Options,
-    /// Whether it is too large to be measured unasked.
+    /// True if it is too large to be measured unasked.
     is_on_demand: bool,
     /// Precisions, and the budgets to run each under.
     runs: &'static [(&'static str, &'static [Budget])],
@@ -33,12 +33,12 @@ pub(super) struct Tiered {
     n_new: usize,
 }
 
-/// What a run may take of RAM.
+/// RAM that a run may take.
 enum Budget {
     Of(Bytes),
     /// Halfway between what the model takes with all weights on disk and wholly in RAM.
     Half,
-    /// What it takes with all weights on disk, and not a byte more.
+    /// RAM with all weights offloaded, and not a byte more.
     Least,
 }
 
@@ -99,11 +99,11 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     TIERED.iter().map(|tiered| tiered.name)
 }
 
-/// What all models are measured with.
+/// Tools that measure all models.
 pub(super) struct Tools<'a> {
     program: &'a Program,
     base: Base,
-    /// Whether the kernel can hold runs to their budgets.
+    /// True if the kernel can hold runs to their budgets.
     has_cgroups: bool,
 }
 
@@ -181,5 +181,5 @@ fn text(path: &Path) -> Result<&str> {
         .with_context(|| format!("{} is no UTF-8", path.display()))
 }
 
-/// What runs write beside a model, at most.
+/// Most bytes that runs write beside a model.
 const BESIDE: Bytes = Bytes::mib(800);

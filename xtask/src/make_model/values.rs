@@ -9,7 +9,7 @@ use rayon::prelude::*;
 /// of threads nor the order of writing matters.
 pub(super) struct Values {
     seed: u64,
-    /// What the standard deviation of matrices that write into the residual stream is divided by.
+    /// Divisor of the standard deviation of matrices that write into the residual stream.
     residual_damping: f32,
     /// The mean of gains: families differ in whether they store them or their distance from one.
     gain: f32,

@@ -66,7 +66,7 @@ pub(crate) fn update(root: &Path) -> Result<()> {
 /// A file's name, relative to the list that it belongs to, and its checksum.
 type Sums = BTreeMap<PathBuf, String>;
 
-/// What each list of checksums should contain. A file belongs to the nearest list in its folder or above; the one
+/// Expected content of each list of checksums. A file belongs to the nearest list in its folder or above; the one
 /// of all fixtures must exist if anything belongs to it.
 fn expected_sums(root: &Path, files: &[PathBuf]) -> Result<BTreeMap<PathBuf, Sums>> {
     let fixtures = files.iter().filter(|path| path.starts_with(FIXTURES));

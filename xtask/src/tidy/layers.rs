@@ -1,4 +1,4 @@
-//! Which crate may use which.
+//! Layering of the crates.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 use super::Problem;
 
-/// What a crate may use of the workspace, apart from what only its tests use.
+/// Crates that one may use, apart from those that only its tests use.
 #[derive(Clone, Copy)]
 enum May {
     Use(&'static [&'static str]),

@@ -1,4 +1,4 @@
-//! What may be written in a file, and how long it may be.
+//! Rules for a file's words and its length.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -15,7 +15,7 @@ const MAX_LINES: usize = 800;
 /// what files use of each other.
 const MAX_XTASK_LINES: usize = 4000;
 
-/// Where `unsafe` may stand.
+/// Paths that may hold `unsafe`.
 const UNSAFE: [&str; 2] = ["crates/llm-cpu/src", "crates/llm-checkpoint/src/map.rs"];
 
 // Put together from parts, so that this file does not contain what it looks for.

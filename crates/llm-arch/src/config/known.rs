@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-/// What is known of the keys that a family does not read.
+/// Known keys that a family does not read.
 pub(crate) struct Unread {
     /// Keys of any value.
     pub(crate) any: &'static [&'static str],
@@ -51,7 +51,7 @@ impl Off {
 }
 
 impl Unread {
-    /// Whether `key` with `value` changes nothing.
+    /// True if `key` with `value` changes nothing.
     pub(crate) fn allows(&self, key: &str, value: &Value) -> bool {
         let is_off = |(name, off): &(&str, Off)| *name == key && off.holds(value);
         value.is_null() || self.any.contains(&key) || self.off.iter().any(is_off)
@@ -64,7 +64,7 @@ impl Unread {
     }
 }
 
-/// Whether the key's beginning says that it is somebody's own note.
+/// True if the key's beginning says that it is somebody's own note.
 pub(crate) fn is_note(key: &str) -> bool {
     NOTES.iter().any(|prefix| key.starts_with(prefix))
 }

@@ -1,4 +1,4 @@
-//! What many families' configurations have in common.
+//! Common parts of many families' configurations.
 
 use llm_tensor::{Activation, Norm};
 
@@ -39,7 +39,7 @@ impl NormSpec {
     }
 }
 
-/// What a family takes for granted about its heads.
+/// Defaults of a family's heads.
 #[derive(Clone, Copy, Default)]
 pub(super) struct HeadDefaults {
     /// Elements of a head where `head_dim` is absent; else the hidden size shared among the heads.

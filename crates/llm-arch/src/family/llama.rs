@@ -86,7 +86,7 @@ pub(super) const NAMING: Naming = Naming {
     elsewhere: &[],
 };
 
-/// What GGUF calls the keys of most families since Llama.
+/// GGUF names of the keys of most families since Llama.
 pub(super) const GGUF_KEYS: &[(&str, &str)] = &[
     ("embedding_length", "hidden_size"),
     ("block_count", "num_hidden_layers"),
@@ -100,7 +100,7 @@ pub(super) const GGUF_KEYS: &[(&str, &str)] = &[
     ("rope.freq_base", "rope_theta"),
 ];
 
-/// What GGUF calls the tensors of most families.
+/// GGUF names of the tensors of most families.
 pub(super) const GGUF_NAMES: Names = &[
     (Role::TokenTable, "token_embd.weight"),
     (Role::PositionTable, "position_embd.weight"),
@@ -136,7 +136,7 @@ pub(super) const GGUF_NAMES: Names = &[
     (Role::Head, "output.weight"),
 ];
 
-/// What GGUF calls the tensors of most families.
+/// GGUF naming of most families' tensors.
 pub(super) const GGUF_NAMING: Naming = Naming {
     names: &[GGUF_NAMES],
     encoder_names: &[],

@@ -114,7 +114,7 @@ const NAMES: Names = &[
     (Role::Head, "lm_head.weight"),
 ];
 
-/// What the first version calls its tensors.
+/// Tensor names of the first version.
 const NAMING: Naming = Naming {
     names: &[NAMES],
     encoder_names: &[ENCODER_NAMES],
@@ -142,7 +142,7 @@ const NAMING: Naming = Naming {
     ],
 };
 
-/// What later versions call theirs.
+/// Tensor names of later versions.
 const GATED_NAMING: Naming = Naming {
     names: &[
         &[

@@ -13,13 +13,13 @@ struct Wrapper {
     model_type: &'static str,
     /// The `model_type` of the text half where `text_config` names none.
     text: &'static str,
-    /// What `text_config` means by leaving out a key, where it is not what the family means.
+    /// Defaults of `text_config` that are not the family's.
     defaults: &'static [(&'static str, f64)],
-    /// Whether the text half's `tie_word_embeddings` counts beside the whole model's.
+    /// Configurations whose `tie_word_embeddings` counts.
     tie: Tie,
 }
 
-/// Where `tie_word_embeddings` stands.
+/// Place of `tie_word_embeddings`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tie {
     /// In the whole model's configuration, if it is there.
@@ -130,7 +130,7 @@ pub(super) struct TextHalf {
     pub(super) family: &'static Family,
     pub(super) spec: ModelSpec,
     pub(super) unknown: Vec<UnknownKey>,
-    /// What the whole model has beside it, in words.
+    /// Other parts of the whole model, in words.
     pub(super) notices: Vec<String>,
 }
 
@@ -325,7 +325,7 @@ fn others(config: &Map<String, Value>) -> impl Iterator<Item = (&Map<String, Val
     })
 }
 
-/// What an object such as `vision_config` describes, in words.
+/// Description of an object such as `vision_config`.
 fn described(object: &Map<String, Value>, name: &str) -> String {
     let what = name.strip_suffix("_config").unwrap_or(name);
     let count = |key: &str| object.get(key).and_then(Value::as_u64);
@@ -338,7 +338,7 @@ fn described(object: &Map<String, Value>, name: &str) -> String {
     }
 }
 
-/// Whether a key of the whole model's configuration is of what it has beside text, and of how that comes to the text.
+/// True if a key of the whole model's configuration is of its other parts, or of how they come to the text.
 fn is_of_whole(key: &str) -> bool {
     key == "model_type"
         || key.ends_with("_config")

@@ -21,7 +21,7 @@ pub(super) fn config(spec: &ModelSpec, architecture: &str) -> Map<String, Value>
     config
 }
 
-/// What families since Llama have in common, without rotary positions.
+/// Common keys of families since Llama, without rotary positions.
 pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>> {
     let attention = attention(spec)?;
     let (width, activation) = match experts(spec) {
@@ -172,7 +172,7 @@ pub(super) fn scalar(scale: f32) -> Value {
     }
 }
 
-/// What a configuration calls a non-linearity.
+/// Name of an activation in a configuration.
 pub(super) fn name(activation: Activation) -> &'static str {
     match activation {
         Activation::Relu => "relu",

@@ -181,7 +181,7 @@ fn yarn_is_written_in_the_words_of_the_metadata() {
 fn rows_are_found_where_the_converter_put_them() {
     struct Case {
         stored: Stored,
-        /// What each stored row was.
+        /// Rows in their stored order.
         order: Vec<usize>,
     }
     let cases = [

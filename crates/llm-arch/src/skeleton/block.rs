@@ -64,7 +64,7 @@ impl<T> ProjectionOf<T> {
 /// A block, but for its experts, which are units of their own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockOf<T> {
-    /// How positions learn of each other.
+    /// Mixer across positions.
     pub mixer: SublayerOf<MixerOf<T>, T>,
     /// Attention to what an encoder made of the prompt.
     pub cross: Option<SublayerOf<CrossOf<T>, T>>,
@@ -141,7 +141,7 @@ pub struct DenseOf<T> {
 /// Experts' router.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExpertsOf<T> {
-    /// How many there are, and how they are chosen.
+    /// Number of experts, and their choice.
     pub spec: ExpertsSpec,
     /// Scores them.
     pub router: LinearOf<T>,
@@ -165,7 +165,7 @@ pub struct EmbeddingOf<T> {
     pub positions: Option<T>,
     /// Stretches of the rotary wavelengths.
     pub rope_factors: Option<T>,
-    /// What the vectors go through.
+    /// Projection and norm, if any.
     pub input: InputOf<T>,
 }
 
@@ -200,7 +200,7 @@ pub enum Before<T> {
     NormOfStart(NormOf<T>),
     /// The stream, which is normalised itself.
     NormStream(NormOf<T>),
-    /// What the sublayer before it read.
+    /// Input of the sublayer before it.
     Same,
 }
 
@@ -236,7 +236,7 @@ impl NormSpec {
 }
 
 impl Residual {
-    /// What stands before and after the mixer, and what before and after the feed-forward, with norms of one kind.
+    /// Inputs and outputs of the mixer and of the feed-forward, with norms of one kind.
     pub(super) fn sublayers(self, norm: &NormSpec) -> [(Before<Role>, After<Role>); 2] {
         use After::{Add, AddThenNorm, NormThenAdd};
         use Before::{Norm, NormOfStart, NormStream, Same, Stream};

@@ -1,9 +1,9 @@
-//! What the checkpoints of a family call their tensors.
+//! Tensor names in the checkpoints of a family.
 
 use super::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
 use crate::spec::Side;
 
-/// What a kind of checkpoint calls its tensors.
+/// Tensor names in a kind of checkpoint.
 pub(crate) type Names = &'static [(Role, &'static str)];
 
 /// The names and storage habits of one kind of checkpoint of a family.
@@ -14,21 +14,21 @@ pub(crate) struct Naming {
     pub(crate) names: &'static [Names],
     /// Those of an encoder.
     pub(crate) encoder_names: &'static [Names],
-    /// What checkpoints of the bare base model leave out.
+    /// Prefix that bare base models' checkpoints lack.
     pub(crate) base_prefix: &'static str,
-    /// How matrices of blocks are stored.
+    /// Storage of blocks' matrices.
     pub(crate) matrices: Matrices,
-    /// What transformers has the matrices of blocks in, experts apart.
+    /// Module of blocks' matrices in transformers, experts apart.
     pub(crate) module: Module,
     /// Projections whose results leave the range of f16.
     pub(crate) wide: &'static [Role],
     /// Patterns of tensors that carry nothing; `{i}` is any number.
     pub(crate) harmless: &'static [&'static str],
-    /// Where else some writers put a role's tensors, in the order in which they are looked for.
+    /// Other places where some writers put a role's tensors, in the order of search.
     pub(crate) elsewhere: &'static [(Role, Elsewhere)],
 }
 
-/// Where else than under its own name a role's tensor may lie.
+/// Place of a role's tensor other than under its own name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Elsewhere {
     /// Under this one.
@@ -39,7 +39,7 @@ pub(crate) enum Elsewhere {
     TokenTable,
 }
 
-/// Which rows of each matrix of a stack are a role's.
+/// Rows of each matrix of a stack that are a role's.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum StackRows {
     /// All of them.
@@ -50,7 +50,7 @@ pub(crate) enum StackRows {
     Second,
 }
 
-/// How the matrices of blocks are stored.
+/// Storage of blocks' matrices.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Matrices {
     /// `[out, in]`.
@@ -71,7 +71,7 @@ pub(super) struct Pattern {
 }
 
 impl Pattern {
-    /// That of one unit.
+    /// Slot of one unit.
     pub(super) fn slot(&self, unit: Unit) -> Slot {
         Slot {
             unit,
@@ -125,7 +125,7 @@ impl Naming {
         }
     }
 
-    /// How a unit's tensor is stored, and what transformers has it in: matrices of blocks are all alike.
+    /// Storage of a unit's tensor, and its module in transformers: matrices of blocks are all alike.
     fn matrix(&self, unit: Unit, role: Role) -> (Stored, Module) {
         let stored = match self.matrices {
             Matrices::OutIn => Stored::AsIs,
@@ -180,7 +180,7 @@ fn push_number(name: &mut String, number: usize) {
     name.push(char::from(b'0' + (number % 10) as u8));
 }
 
-/// Whether `name` ends in `pattern`, at a component's start, `{i}` standing for a number.
+/// True if `name` ends in `pattern`, at a component's start, `{i}` standing for a number.
 pub(super) fn matches(pattern: &str, name: &str) -> bool {
     let mut name = name.rsplit('.');
     pattern.rsplit('.').all(|wanted| {

@@ -1,4 +1,4 @@
-//! Where checkpoints may hold what a slot needs.
+//! Places of a slot's tensor in checkpoints.
 
 use std::ops::Range;
 
@@ -24,7 +24,7 @@ pub struct StackPlace {
     pub shape: [usize; 3],
     /// Whose matrix it is.
     pub expert: usize,
-    /// Which rows of it.
+    /// Its rows.
     pub rows: Range<usize>,
 }
 
@@ -39,8 +39,8 @@ impl Place {
 }
 
 impl Skeleton {
-    /// Where `slot` may be, in the order in which it is to be looked for. A table that the head is tied to may be stored
-    /// under the head's name alone.
+    /// Possible places of `slot`, in the order of search. A table that the head is tied to may be stored under the
+    /// head's name alone.
     pub fn places(&self, slot: &Slot) -> impl Iterator<Item = Place> {
         let own = [
             Some(slot.name.clone()),
@@ -59,7 +59,7 @@ impl Skeleton {
             .into_iter()
     }
 
-    /// What the head's matrix is called where it is stored, be it tied or not.
+    /// Names of the head's matrix where it is stored, be it tied or not.
     pub fn head_names(&self) -> impl Iterator<Item = String> {
         let own = self.naming.names.iter().copied().flatten();
         let own = own.filter(|(role, _)| *role == Role::Head);
@@ -71,7 +71,7 @@ impl Skeleton {
         names.map(|name| self.outer_name(name))
     }
 
-    /// Whether the table of tokens makes the logits where no head is stored, whatever the configuration says.
+    /// True if the table of tokens makes the logits where no head is stored, whatever the configuration says.
     pub fn ties_without_head(&self) -> bool {
         let mut places = elsewhere(self.naming, Role::Head);
         places.any(|place| matches!(place, Elsewhere::TokenTable))

@@ -21,7 +21,7 @@ pub enum Unit {
     },
     /// The norm after a side's last block.
     FinalNorm(Side),
-    /// What makes logits, as far as it is not the embedding's table.
+    /// Parts that make logits, but for the embedding's table.
     Head,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Unit {
     }
 }
 
-/// What a tensor is to its unit.
+/// Role of a tensor in its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are the field's own")]
 pub enum Role {
@@ -52,7 +52,7 @@ pub enum Role {
     ProjectOut,
     /// Stretches of the rotary wavelengths, `[rotary dim / 2]`.
     RopeFactors,
-    /// What each head adds for each bucket of distances, `[buckets, heads]`.
+    /// Bias of each head for each bucket of distances, `[buckets, heads]`.
     RelativeBias,
     AttnNorm,
     AttnNormBias,
@@ -96,7 +96,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// What the role's tensors have to bear, in most families.
+    /// Kind of the role's tensors, in most families.
     pub(super) const fn kind(self) -> TensorKind {
         match self {
             Role::Qkv
@@ -153,15 +153,15 @@ impl Role {
 pub struct Slot {
     /// The part that it belongs to.
     pub unit: Unit,
-    /// What it is there.
+    /// Role in its unit.
     pub role: Role,
     /// Its shape after loading: `[out, in]`, `[rows, width]` or `[width]`.
     pub shape: Extents,
-    /// How the checkpoint holds it.
+    /// Storage in the checkpoint.
     pub stored: Stored,
-    /// What its elements have to bear.
+    /// Kind of tensor.
     pub kind: TensorKind,
-    /// What transformers has it in.
+    /// Module in transformers.
     pub module: Module,
     /// Its name in a checkpoint, in full.
     pub name: String,
@@ -245,7 +245,7 @@ impl fmt::Debug for Extents {
     }
 }
 
-/// How a checkpoint holds a tensor, against the way it is used.
+/// Storage of a tensor in a checkpoint, against its use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
     /// The same.
@@ -273,7 +273,7 @@ pub enum Stored {
 }
 
 impl Stored {
-    /// Which of the stored rows is the row `row`, where rows are all that differs.
+    /// Index of row `row` among the stored rows, where rows are all that differs.
     pub fn stored_row(self, row: usize) -> usize {
         match self {
             Stored::AsIs | Stored::Transposed | Stored::OneMore => row,
@@ -300,8 +300,8 @@ impl Stored {
     }
 }
 
-/// What transformers (5.24) has a projection in. Its quantizers convert plain linear layers and nothing else, so that this
-/// decides what of a quantized checkpoint it can read. Of what is no projection it says nothing.
+/// Module of a projection in transformers (5.24). Its quantizers convert plain linear layers and nothing else, so that
+/// this decides what of a quantized checkpoint it can read. Of what is no projection it says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Module {
     /// A linear layer, or GPT-2's `Conv1D`.
@@ -312,7 +312,7 @@ pub enum Module {
     Experts,
 }
 
-/// What a tensor's elements have to bear, when they are kept in fewer bits than the checkpoint has.
+/// Kind of tensor, where elements are kept in fewer bits than the checkpoint has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TensorKind {
     /// A matrix that hidden states are multiplied with.

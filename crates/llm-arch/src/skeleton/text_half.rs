@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::Slot;
 
-/// Where a checkpoint of a larger model holds its text half, and its head.
+/// Name prefixes of a text half and its head in a larger model.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     /// In place of `model.`.
@@ -82,7 +82,7 @@ pub(super) fn settle(slots: &mut [Slot], has_tensor: impl Fn(&str) -> bool) -> L
     layout
 }
 
-/// Whether a tensor belongs to what a larger model has beside its text half.
+/// True if a tensor belongs to what a larger model has beside its text half.
 pub(super) fn is_of_other_part(name: &str) -> bool {
     let name = name.strip_prefix("model.").unwrap_or(name);
     let module = name.split('.').next().unwrap_or(name);
@@ -110,7 +110,7 @@ const OTHER_PARTS: [&str; 17] = [
     "vision_backbone",
 ];
 
-/// What the text half's names begin with where it is the whole model, but for the head's.
+/// Prefix of the text half's names where it is the whole model, but for the head's.
 const ALONE: &str = "model.";
 /// Slots whose names are tried; some may be missing.
 const TRIED: usize = 8;

@@ -98,7 +98,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         Some((self.make)(Role::RopeFactors, &[dim / 2]))
     }
 
-    /// What the heads of all layers of a stack add for distances, which the first has.
+    /// Relative bias of the heads of all a stack's layers, which the first has.
     fn relative_bias(&mut self, side: Side, layer: usize) -> Option<T> {
         let stack = self.spec.stack(side)?;
         match stack.positions {

@@ -1,10 +1,10 @@
 use crate::torch::{PickleFlaw, ZipFlaw};
 
-/// What can be wrong with a file's header as a whole.
+/// Flaw of a file's header as a whole.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderFlaw {
-    /// What Git leaves in the place of a large file.
+    /// Git LFS pointer in the place of a large file.
     #[error("this is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")]
     LfsPointer,
     /// Nothing at all.
@@ -29,7 +29,7 @@ pub enum HeaderFlaw {
         "the header claims {needed} bytes at offset {at}, but only {left} are left; the file is damaged or was not downloaded completely"
     )]
     CutOff {
-        /// Where in the file.
+        /// File offset.
         at: u64,
         /// Bytes that something there takes by the header's word.
         needed: u64,
@@ -83,9 +83,9 @@ pub enum HeaderFlaw {
     Part {
         /// The key.
         key: &'static str,
-        /// What it should be.
+        /// Value expected.
         expected: u64,
-        /// What it is.
+        /// Value found.
         found: String,
     },
     /// A split GGUF file whose parts hold another number of tensors than the first one says.
@@ -101,7 +101,7 @@ pub enum HeaderFlaw {
     /// A metadata key, tensor name or string that is not UTF-8.
     #[error("the text at offset {at} is not UTF-8")]
     NotText {
-        /// Where in the file it begins.
+        /// Offset at which it begins.
         at: u64,
     },
     /// A metadata key that is there twice.
@@ -150,7 +150,7 @@ pub enum HeaderFlaw {
     Pickle {
         /// The instruction's place in the file.
         at: u64,
-        /// What is wrong.
+        /// Defect found.
         flaw: PickleFlaw,
     },
     /// A file that does not begin as PyTorch's do.
@@ -168,7 +168,7 @@ pub enum HeaderFlaw {
     /// A list of storages that is not the list of those that tensors use.
     #[error("the list of storages is not valid: {reason}")]
     StorageList {
-        /// What is wrong with it.
+        /// Defect of the list.
         reason: &'static str,
     },
     /// A storage of another length than the tensors say.
@@ -184,13 +184,13 @@ pub enum HeaderFlaw {
     /// A PyTorch file of something else.
     #[error("the file holds {found}, not a state dict")]
     NotAStateDict {
-        /// What it holds.
+        /// Its content.
         found: &'static str,
     },
     /// A PyTorch file without weights.
     #[error("the file holds no tensors, neither directly nor under {keys}")]
     NoTensors {
-        /// Where they were looked for.
+        /// Keys that were searched.
         keys: String,
     },
     /// An impossible `general.alignment`.

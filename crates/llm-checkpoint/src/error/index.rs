@@ -1,4 +1,4 @@
-/// What can be wrong with the index of a sharded checkpoint.
+/// Flaw of the index of a sharded checkpoint.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexFlaw {

@@ -1,6 +1,6 @@
 use llm_tensor::{Shape, TensorError};
 
-/// What can be wrong with one tensor.
+/// Flaw of one tensor.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorFlaw {
@@ -37,7 +37,7 @@ pub enum TensorFlaw {
     /// A tensor of PyTorch that is more than elements in memory.
     #[error("it is {kind}, which is not supported; save it as a plain tensor")]
     UnsupportedKind {
-        /// What it is.
+        /// Kind found.
         kind: &'static str,
     },
     /// Elements of PyTorch that we cannot read.
@@ -91,7 +91,7 @@ pub enum TensorFlaw {
         row: u64,
         /// Elements of a block.
         block: u64,
-        /// How it is stored.
+        /// Its encoding.
         encoding: String,
     },
     /// Elements of less than a byte that do not fill their last one.
@@ -119,7 +119,7 @@ pub enum TensorFlaw {
     Length {
         /// The shape in the header.
         shape: Shape,
-        /// How it is stored.
+        /// Its encoding.
         encoding: Box<str>,
         /// Bytes that such a tensor takes.
         expected: u64,

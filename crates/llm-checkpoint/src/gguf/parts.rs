@@ -37,7 +37,7 @@ pub(crate) fn all_parts(
     find::complete(folder, part.set, &present).map(Some)
 }
 
-/// Whether the metadata of a file are those of this part of `n_parts`; `idx` counts from 0.
+/// Checks that a file's metadata are those of this part of `n_parts`; `idx` counts from 0.
 ///
 /// # Errors
 /// [`HeaderFlaw::Part`].
@@ -61,7 +61,7 @@ pub(crate) fn check_part(
     Ok(())
 }
 
-/// Whether the parts together hold as many tensors as the first one says; `file` is that.
+/// Checks that the parts hold as many tensors in all as the first one, `file`, says.
 ///
 /// # Errors
 /// [`HeaderFlaw::PartsTensors`].
@@ -80,9 +80,9 @@ const SUFFIX: &str = ".gguf";
 
 /// The part's number, counted from 0.
 const NO: &str = "split.no";
-/// How many parts there are.
+/// Number of parts.
 const COUNT: &str = "split.count";
-/// How many tensors all parts have together.
+/// Number of tensors in all parts.
 const TENSORS: &str = "split.tensors.count";
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub(super) fn shard_name(shard_idx: usize, n_shards: usize) -> String {
     format!("model-{:05}-of-{n_shards:05}.safetensors", shard_idx + 1)
 }
 
-/// Whether `name` is one that [`shard_name`] makes.
+/// True if `name` is one that [`shard_name`] makes.
 pub(super) fn is_shard_name(name: &str) -> bool {
     let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
     let numbers = name

@@ -13,7 +13,7 @@ use crate::opaque::Opaques;
 use crate::tensor::{Encoding, TensorInfo};
 use crate::write::{METADATA_KEY, NewTensor};
 
-/// How tensors are cut into safetensors files.
+/// Cut of tensors into safetensors files.
 ///
 /// The cut is that of the Hugging Face libraries: a shard takes tensors in the given order until the next one would
 /// exceed the limit, and a tensor that is larger than the limit gets a shard of its own at once, while the shard
@@ -35,7 +35,7 @@ pub struct ShardPlan {
 pub struct Shard {
     /// The file's name: `model-00001-of-00003.safetensors`, or `model.safetensors` when it is the only one.
     pub name: String,
-    /// Which of [`ShardPlan::tensors`] it holds, in the order of their bytes.
+    /// Range of its [`ShardPlan::tensors`], in the order of their bytes.
     pub tensors: Range<usize>,
     /// Bytes of these tensors; the file's header comes on top.
     pub bytes: Bytes,
@@ -151,7 +151,7 @@ impl ShardPlan {
         &self.unconverted
     }
 
-    /// Whether every tensor is written as it is in `checkpoint`.
+    /// True if every tensor is written as it is in `checkpoint`.
     pub fn keeps_encodings(&self, checkpoint: &Checkpoint) -> bool {
         self.tensors.iter().all(|new| {
             let old = checkpoint.get(&new.name);

@@ -9,7 +9,7 @@ use crate::error::CheckpointError;
 use crate::manifest::MANIFEST;
 use crate::write::{folder_of, write_error};
 
-/// What happens to files that are in the way of a new checkpoint.
+/// Fate of files that are in the way of a new checkpoint.
 ///
 /// Exhaustive on purpose: there is nothing in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) struct Staging {
     handle: File,
     path: PathBuf,
     existing: Existing,
-    /// What to remove on drop.
+    /// Files to remove on drop.
     cleanup: Cleanup,
 }
 
@@ -84,7 +84,7 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Where to write the file that is to be `name`.
+    /// Staged path of the file that is to be `name`.
     ///
     /// # Errors
     /// [`CheckpointError::Exists`] when it is in place already and to be kept.
@@ -123,7 +123,7 @@ impl Staging {
         Ok(())
     }
 
-    /// What putting everything in place consists of. Between any two steps a crash may come.
+    /// Steps of putting everything in place. A crash may come between any two.
     ///
     /// The old checkpoint stays whole until an index that names a missing shard takes the place of its own. From
     /// then on the folder does not open, old files go and new ones come, and last of all the new index.

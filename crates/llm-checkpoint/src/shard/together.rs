@@ -40,7 +40,7 @@ impl<'c> Quantized<'c> {
         }
     }
 
-    /// Whether `tensor` is a part of a quantized matrix. A bias beside one is not.
+    /// True if `tensor` is a part of a quantized matrix. A bias beside one is not.
     pub(super) fn has(&self, tensor: &TensorInfo) -> bool {
         let (module, part) = split(&tensor.name);
         self.modules.contains(module) && !part.ends_with("bias")
@@ -60,7 +60,7 @@ fn split(name: &str) -> (&str, &str) {
     }
 }
 
-/// Whether a part is of those that bitsandbytes keeps beside 4-bit codes.
+/// True if a part is of those that bitsandbytes keeps beside 4-bit codes.
 fn is_state(part: &str) -> bool {
     let begins = [
         "absmax",

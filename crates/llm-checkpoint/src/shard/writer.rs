@@ -27,7 +27,7 @@ pub struct ShardWriter<'p> {
     staging: Staging,
     flusher: Flusher,
     shards: Vec<ShardState>,
-    /// Where [`ShardWriter::write`] goes on: in which shard, and behind how many bytes of its tensors.
+    /// Shard in which [`ShardWriter::write`] goes on, and bytes of its tensors before that.
     cursor: (usize, u64),
     /// For each tensor its shard, and the bytes of the shard's tensors before it.
     places: HashMap<&'p str, (usize, u64)>,
@@ -44,7 +44,7 @@ enum ShardState {
 struct OpenShard {
     path: PathBuf,
     file: File,
-    /// Where the tensors' bytes begin.
+    /// Offset of the tensors' bytes.
     data: u64,
     /// Bytes that have not come yet.
     missing: u64,
@@ -79,7 +79,7 @@ impl<'p> ShardWriter<'p> {
         })
     }
 
-    /// What is written.
+    /// Plan that is written.
     pub fn plan(&self) -> &'p ShardPlan {
         self.plan
     }

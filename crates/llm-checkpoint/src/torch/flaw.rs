@@ -1,8 +1,8 @@
-//! What can be wrong with a PyTorch file, for [`HeaderFlaw`](crate::HeaderFlaw) to carry.
+//! Flaws of a PyTorch file, for [`HeaderFlaw`](crate::HeaderFlaw) to carry.
 
 use super::pickle::opcode_name;
 
-/// What can be wrong with a zip archive.
+/// Flaw of a zip archive.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ZipFlaw {
@@ -19,7 +19,7 @@ pub enum ZipFlaw {
     Missing {
         /// The record.
         expected: &'static str,
-        /// Where it should begin.
+        /// Its expected offset.
         at: u64,
     },
     /// The list of entries is not as long as its entries are.
@@ -55,7 +55,7 @@ pub enum ZipFlaw {
     Disagreement {
         /// The entry's name in the directory.
         name: String,
-        /// What they disagree about.
+        /// Property in dispute.
         what: &'static str,
     },
     /// An entry that leaves the part of the file where entries lie.
@@ -67,7 +67,7 @@ pub enum ZipFlaw {
         name: String,
         /// The claimed end.
         end: u64,
-        /// Where the directory begins.
+        /// Offset of the directory.
         limit: u64,
     },
     /// Two entries claim the same bytes.
@@ -86,12 +86,12 @@ pub enum ZipFlaw {
         /// Such entries.
         found: usize,
     },
-    /// What `torch.jit.save` writes.
+    /// Archive of `torch.jit.save`.
     #[error("this is a TorchScript program, not a state dict")]
     TorchScript,
 }
 
-/// What can be wrong with a pickle. Whatever it says, none of it is executed.
+/// Flaw of a pickle. Whatever it says, none of it is executed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PickleFlaw {
@@ -130,7 +130,7 @@ pub enum PickleFlaw {
     Operand {
         /// The instruction.
         opcode: u8,
-        /// What it needs.
+        /// Kind needed.
         expected: &'static str,
     },
     /// A value that was never memorized.
@@ -148,7 +148,7 @@ pub enum PickleFlaw {
     /// A number that is none.
     #[error("`{}` is not an integer", text.escape_debug())]
     NotAnInteger {
-        /// What stands there.
+        /// Text found there.
         text: String,
     },
     /// More instructions than any state dict needs.

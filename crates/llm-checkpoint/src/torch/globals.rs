@@ -4,7 +4,7 @@ use std::fmt;
 
 use llm_tensor::DType;
 
-/// What a name stands for. None of it is code.
+/// Meaning of a name. None of it is code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Global {
     /// A function that makes an empty mapping.
@@ -30,7 +30,7 @@ pub(super) enum Global {
 }
 
 impl Global {
-    /// What `name` of Python module `module` stands for, if it is allowed.
+    /// Meaning of `name` of Python module `module`, if it is allowed.
     pub(super) fn find(module: &str, name: &str) -> Option<Global> {
         Some(match (module, name) {
             ("collections", "OrderedDict" | "defaultdict") => Global::Mapping,

@@ -12,7 +12,7 @@ use crate::source::SourceFile;
 /// Bytes within which the magic number is found.
 pub(super) const FRONT: usize = 32;
 
-/// Whether a file that begins with `front` is of this format.
+/// True if a file that begins with `front` is of this format.
 pub(super) fn is_legacy(front: &[u8]) -> bool {
     // A pickle's first instruction, then as an integer the magic number, whatever the protocol puts in between.
     front.first() == Some(&0x80) && front.windows(MAGIC_BYTES.len()).any(|w| w == MAGIC_BYTES)
@@ -90,11 +90,11 @@ fn locate(
     Ok(storages)
 }
 
-/// What the first pickle holds.
+/// Content of the first pickle.
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
 
 /// The same as the pickle has it: little-endian, as few bytes as it takes.
 const MAGIC_BYTES: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// What the second pickle holds.
+/// Content of the second pickle.
 const VERSION: i128 = 1001;

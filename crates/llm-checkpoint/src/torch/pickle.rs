@@ -27,7 +27,7 @@ pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Pickle, CheckpointError> {
     Machine::new(cursor).run()
 }
 
-/// What a pickle describes.
+/// Values of a pickle.
 pub(super) struct Pickle {
     values: Vec<Value>,
     pub(super) root: Id,
@@ -48,7 +48,7 @@ impl Pickle {
         }
     }
 
-    /// What a dictionary has under `key`.
+    /// Value of a dictionary under `key`.
     pub(super) fn entry(&self, dict: Id, key: &str) -> Option<Id> {
         let Value::Dict(entries) = self.value(dict) else {
             return None;
@@ -87,7 +87,7 @@ pub(super) enum Value {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RawTensor {
     pub(super) storage: u32,
-    /// What its elements are, where the storage does not say it.
+    /// Type of its elements, where the storage does not say it.
     pub(super) elements: Option<&'static Elements>,
     pub(super) offset: Id,
     pub(super) size: Id,

@@ -1,4 +1,4 @@
-//! What the functions make that a pickle may call: descriptions of tensors.
+//! Results of functions that a pickle may call: descriptions of tensors.
 
 use super::globals::Global;
 use super::pickle::{Id, PickleMachine, RawTensor, Value};
@@ -8,7 +8,7 @@ use crate::error::CheckpointError;
 const MAX_ARGUMENTS: usize = 8;
 
 impl PickleMachine<'_, '_> {
-    /// What `function` makes of a tuple of arguments, by the word of instruction `opcode`.
+    /// Result of `function` on a tuple of arguments, by the word of instruction `opcode`.
     pub(super) fn make(
         &mut self,
         opcode: u8,

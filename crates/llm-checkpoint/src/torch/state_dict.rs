@@ -12,7 +12,7 @@ use crate::opaque::Opaque;
 use crate::source::SourceFile;
 use crate::tensor::{Encoding, Layout, TensorInfo, sort_by_name};
 
-/// Where in the file each of [`Pickle::storages`] lies, if it is there.
+/// Range in the file of each of [`Pickle::storages`], if it is there.
 pub(super) type Storages = Vec<Option<Range<u64>>>;
 
 /// The tensors of the state dict. Whatever else a training checkpoint holds is passed over.
@@ -194,7 +194,7 @@ fn numbers(pickle: &Pickle, tuple: Id, what: &'static str) -> Result<Vec<u64>, T
     numbers.ok_or(TensorFlaw::Description { what })
 }
 
-/// Whether the elements lie one after the other. The stride of a dimension with one element is never taken.
+/// True if the elements lie one after the other. The stride of a dimension with one element is never taken.
 fn is_row_major(dims: &[u64], strides: &[u64]) -> bool {
     let mut expected = 1;
     dims.iter().zip(strides).rev().all(|(&extent, &stride)| {

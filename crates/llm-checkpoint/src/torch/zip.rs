@@ -11,7 +11,7 @@ use crate::cursor::Cursor;
 use crate::error::{CheckpointError, HeaderFlaw};
 use crate::source::SourceFile;
 
-/// How an entry begins, and with it the archive.
+/// Signature of an entry, and so of the archive.
 pub(super) const ENTRY: &[u8; 4] = b"PK\x03\x04";
 
 /// The entries of an archive. All lie in the file, and apart.
@@ -19,11 +19,11 @@ pub(super) struct Archive {
     entries: BTreeMap<String, Content>,
 }
 
-/// What an entry holds.
+/// Content of an entry.
 struct Content {
-    /// Where in the file.
+    /// Range in the file.
     range: Range<u64>,
-    /// Whether it is there as it is, neither compressed nor encrypted.
+    /// True if it is stored as it is, neither compressed nor encrypted.
     is_stored: bool,
     /// By the directory's word.
     crc32: u32,
@@ -82,7 +82,7 @@ impl Archive {
         }
     }
 
-    /// Where the content of entry `name` lies, if there is one.
+    /// Range of the content of entry `name`, if there is one.
     ///
     /// # Errors
     /// [`ZipFlaw::Compressed`].
@@ -96,8 +96,8 @@ impl Archive {
         }
     }
 
-    /// What is stored as it is; nothing where the archive has no checksums. PyTorch writes zeros for all of them when it is
-    /// told not to compute any.
+    /// Entries stored as they are; none where the archive has no checksums. PyTorch writes zeros for all of them when
+    /// it is told not to compute any.
     pub(super) fn stored(self) -> Vec<Stored> {
         if self.entries.values().all(|content| content.crc32 == 0) {
             return Vec::new();
@@ -134,7 +134,7 @@ impl Archive {
     }
 }
 
-/// Where the directory lies, by the records at the end of the archive.
+/// Extent of the directory, by the records at the end of the archive.
 struct Directory {
     range: Range<u64>,
     n_entries: u64,
@@ -188,7 +188,7 @@ impl Directory {
     }
 }
 
-/// Where the end record begins. A comment may follow it.
+/// Offset of the end record. A comment may follow it.
 fn find_end(file: &SourceFile) -> Result<u64, CheckpointError> {
     const LEN: usize = 22;
     const MAX_COMMENT: usize = u16::MAX as usize;
@@ -207,7 +207,7 @@ fn find_end(file: &SourceFile) -> Result<u64, CheckpointError> {
     }
 }
 
-/// Where the end record of zip64 begins, if the archive has one: its locator stands before the end record at `end`.
+/// Offset of the end record of zip64, if the archive has one: its locator stands before the end record at `end`.
 fn find_zip64(file: &SourceFile, end: u64) -> Result<Option<u64>, CheckpointError> {
     const LOCATOR: u64 = 20;
     let Some(at) = end.checked_sub(LOCATOR) else {
@@ -228,16 +228,16 @@ fn find_zip64(file: &SourceFile, end: u64) -> Result<Option<u64>, CheckpointErro
     Ok(Some(record))
 }
 
-/// What the directory says about one entry.
+/// Record of one entry in the directory.
 struct DirectoryEntry {
     name: String,
     /// Bytes of the content as it is in the file.
     len: u64,
     is_stored: bool,
     crc32: u32,
-    /// How it is compressed.
+    /// Compression method.
     method: u16,
-    /// Where in the file its own header begins.
+    /// Offset of its own header in the file.
     header: u64,
 }
 
@@ -282,8 +282,8 @@ impl DirectoryEntry {
         })
     }
 
-    /// Where the content lies, by the entry's own header, which must say the same as the directory. `limit` is
-    /// where the directory begins.
+    /// Range of the content, by the entry's own header, which must say the same as the directory. `limit` is
+    /// the offset of the directory.
     fn locate(&self, file: &SourceFile, limit: u64) -> Result<Range<u64>, CheckpointError> {
         const HEADER: u64 = 30;
         let wrong = |flaw: ZipFlaw| file.header_error(flaw.into());

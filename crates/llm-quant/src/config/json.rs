@@ -72,7 +72,7 @@ impl QuantConfig {
         Ok(load_in.map(|_| config))
     }
 
-    /// What `save_pretrained` of transformers 5.23 writes: the same keys in the same order. The block size, which it does
+    /// JSON of `save_pretrained` in transformers 5.23: the same keys in the same order. The block size, which it does
     /// not know, is there only when it is not the default.
     pub fn to_json(&self) -> Value {
         let four_bit = self.load_in == LoadIn::FourBit;

@@ -8,7 +8,7 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// What is wrong with an expression, if anything.
+/// Flaw of an expression, if any.
 pub(crate) fn flaw(pattern: &str) -> Option<String> {
     if is_plain(pattern) {
         return (pattern.len() > MAX_LEN).then(too_long);
@@ -16,7 +16,7 @@ pub(crate) fn flaw(pattern: &str) -> Option<String> {
     parse(pattern).err()
 }
 
-/// Whether an expression names a module.
+/// True if an expression names a module.
 pub(crate) fn names(pattern: &str, module: &str) -> bool {
     if module.ends_with(pattern) {
         return true;
@@ -40,17 +40,17 @@ pub(crate) fn names(pattern: &str, module: &str) -> bool {
     (0..=name.len()).any(|at| ends[at] && is_edge(&name, at))
 }
 
-/// Whether one part of a name ends at a position, or the next begins there.
+/// True if one part of a name ends at a position, or the next begins there.
 fn is_edge(name: &[char], at: usize) -> bool {
     is_end(name, at) || name[at] == '.' || (at > 0 && name[at - 1] == '.')
 }
 
-/// Where `$` matches: at the end, and before a line's end there.
+/// Match of `$`: at the end, and before a line's end there.
 fn is_end(name: &[char], at: usize) -> bool {
     at == name.len() || (at + 1 == name.len() && name[at] == '\n')
 }
 
-/// Whether it has no signs but dots.
+/// True if it has no signs but dots.
 fn is_plain(pattern: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     pattern.chars().all(is_plain)
@@ -329,7 +329,7 @@ fn repetition(text: &mut Text<'_>) -> Option<(usize, Option<usize>)> {
     Some((min, max))
 }
 
-/// What stands in braces, if that is how often something is repeated; else the brace is a character.
+/// Repetitions in braces, least and most; `None` where the brace is a character.
 fn times(behind: &Text<'_>) -> Option<(usize, Option<usize>)> {
     let inside: String = behind.clone().take_while(|c| *c != '}').collect();
     let is_closed = behind.clone().any(|c| c == '}');

@@ -1,4 +1,4 @@
-//! Which of the 256 values is nearest, without a search.
+//! Nearest of the 256 values, without a search.
 
 use super::map::DYNAMIC_MAP;
 

@@ -148,7 +148,7 @@ pub(super) fn iq3_s(block: &[u8; 110], out: &mut [f32; 256]) {
     }
 }
 
-/// What the values of a point are shifted by.
+/// Shift of the values of a point.
 const DELTA: f32 = 0.125;
 
 /// Writes values, shifted and scaled.

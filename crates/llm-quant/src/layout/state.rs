@@ -10,19 +10,18 @@ use crate::{BlockSize, Code, FourBit, QuantError, Result};
 /// Bytes that the JSON of any [`QuantState`] takes at most, and those that [`QuantState::to_json_padded`] has.
 pub const MAX_JSON: usize = 256;
 
-/// What a checkpoint says about a 4-bit matrix, as JSON in a tensor of bytes.
+/// State of a 4-bit matrix in a checkpoint, as JSON in a tensor of bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QuantState {
-    /// Which sixteen values.
+    /// Values of the codes.
     pub code: Code,
     /// Elements that share a scale.
     pub block_size: BlockSize,
-    /// What the elements were before: f32, f16 or bf16.
+    /// Original element type: f32, f16 or bf16.
     pub dtype: DType,
     /// Output and input features; their product fits 64 bits.
     pub shape: [u64; 2],
-    /// With double quantization, what is added to all scales; finite. Groups of scales are always of
-    /// [`NESTED_BLOCK`].
+    /// Offset of all scales with double quantization; finite. Groups of scales are always of [`NESTED_BLOCK`].
     pub nested_offset: Option<f32>,
 }
 

@@ -23,7 +23,12 @@ pub(super) fn sort(
 ) {
     let (mut foreign, mut of_layers) = (Unused::default(), Unused::default());
     let unused = checkpoint.tensors().filter(|t| !used.contains(&t.name));
-    for tensor in unused.filter(|t| !skeleton.is_harmless(&t.name)) {
+    // A copy of a table comes with the parts of its encoding.
+    let is_harmless = |name: &str| {
+        skeleton.is_harmless(name)
+            || Part::of_name(name).is_some_and(|(weight, _)| skeleton.is_harmless(&weight))
+    };
+    for tensor in unused.filter(|t| !is_harmless(&t.name)) {
         let name = &tensor.name;
         let is_of_layers = is_of_layers(skeleton, name);
         let refused = if is_of_adapter(name) {

@@ -8,8 +8,8 @@ use llm_plan::{DeviceMap, RunOn};
 
 use super::*;
 use crate::device::{Elsewhere, Stages};
-use crate::link::{Crossing, Port};
 use crate::pipeline::Part;
+use crate::port::{Crossing, Port};
 use crate::read_config;
 
 /// A pass: each sequence's rows, first row, count and start, and whether logits follow.
@@ -26,6 +26,18 @@ struct Recorder {
 
 type Raised = Arc<Mutex<Option<Interrupt>>>;
 
+impl Recorder {
+    fn stop_at(&self, interrupt: Interrupts<'_>) -> Result<()> {
+        if let Some(interrupt) = self.raised.lock().unwrap().take() {
+            interrupt.raise();
+        }
+        match interrupt.is_raised() {
+            true => Err(RuntimeError::Interrupted),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Stages for Recorder {
     fn forward(&mut self, _: usize, pass: &Pass<'_>, _: &mut dyn Elsewhere) -> Result<()> {
         let rows =
@@ -33,20 +45,19 @@ impl Stages for Recorder {
         let sequences = pass.sequences.iter().map(rows).collect();
         self.passes.send((sequences, pass.logits)).unwrap();
         self.ids = pass.ids.to_vec();
-        if let Some(interrupt) = self.raised.lock().unwrap().take() {
-            interrupt.raise();
-        }
-        match pass.interrupt.is_raised() {
-            true => Err(RuntimeError::Interrupted),
-            false => Ok(()),
-        }
+        self.stop_at(pass.interrupt)
     }
 
-    fn encode(&mut self, _: usize, _: &[u32], _: (&Interrupt, Option<&Probe>)) -> Result<()> {
-        Ok(())
+    fn encode(
+        &mut self,
+        _: usize,
+        _: &[u32],
+        (interrupt, _): (Interrupts<'_>, Option<&Probe>),
+    ) -> Result<()> {
+        self.stop_at(interrupt)
     }
 
-    fn attend_to(&mut self, _: usize, _: usize, _: &Interrupt) -> Result<()> {
+    fn attend_to(&mut self, _: usize, _: usize, _: Interrupts<'_>) -> Result<()> {
         Ok(())
     }
 
@@ -84,15 +95,18 @@ impl Port for Recorder {
     }
 }
 
+const GPT2: &str = r#"{"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 100}"#;
+const T5: &str = r#"{"model_type": "t5", "d_model": 8, "d_ff": 8, "d_kv": 4, "num_heads": 2, "num_layers": 1, "n_positions": 8,
+    "vocab_size": 100, "decoder_start_token_id": 0}"#;
+
 /// Passes of up to 4 rows of up to 3 sequences of 8 positions.
 fn session() -> (Session, Receiver<Seen>) {
-    let (session, seen, _) = interrupted_session();
+    let (session, seen, _) = interrupted_session(GPT2);
     (session, seen)
 }
 
 /// The same with what its next pass raises.
-fn interrupted_session() -> (Session, Receiver<Seen>, Raised) {
-    let config = r#"{"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 100}"#;
+fn interrupted_session(config: &str) -> (Session, Receiver<Seen>, Raised) {
     let (skeleton, _) = read_config(config.as_bytes(), Path::new("config.json")).unwrap();
     let limits = Limits {
         n_sequences: 3,
@@ -258,7 +272,7 @@ fn what_one_item_gets_wrong_is_nothing_to_the_others() {
 
 #[test]
 fn an_interrupted_sequence_is_nothing_to_the_others() {
-    let (mut session, seen, raised) = interrupted_session();
+    let (mut session, seen, raised) = interrupted_session(GPT2);
     // Before a pass.
     let interrupt = session.interrupt_of(1);
     interrupt.raise();
@@ -299,4 +313,19 @@ fn an_interrupted_sequence_is_nothing_to_the_others() {
     session.interrupt().raise();
     let error = session.advance_each(&[(0, &[1]), (2, &[2])]).unwrap_err();
     assert!(matches!(error, RuntimeError::Interrupted));
+}
+
+#[test]
+fn an_interrupted_sequence_ends_its_prompt_at_the_encoder() {
+    let (mut session, seen, raised) = interrupted_session(T5);
+    let interrupt = session.interrupt_of(1);
+    *raised.lock().unwrap() = Some(interrupt.clone());
+    for _ in ["in the middle", "from then on"] {
+        let outcome = session.prefill(1, &[1, 2]);
+        assert!(matches!(outcome, Err(RuntimeError::Interrupted)));
+    }
+    assert_eq!(seen.try_iter().count(), 0);
+    session.prefill(0, &[1, 2]).unwrap();
+    interrupt.clear();
+    session.prefill(1, &[1, 2]).unwrap();
 }

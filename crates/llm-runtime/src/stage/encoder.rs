@@ -12,7 +12,7 @@ use crate::activations::Activations;
 use crate::block::{self, Call};
 use crate::device::StageOptions;
 use crate::memory::Allocated;
-use crate::pass::Interrupt;
+use crate::pass::Interrupts;
 use crate::probe::Probe;
 use crate::projection::norm_op;
 use crate::relative::BiasTable;
@@ -89,7 +89,7 @@ impl<B: Backend> Encoder<B> {
         (backend, stream): (&B, Option<&Stream<B>>),
         (layers, ends): (Range<usize>, bool),
         n_tokens: usize,
-        (interrupt, probe): (&Interrupt, Option<&Probe>),
+        (interrupt, probe): (Interrupts<'_>, Option<&Probe>),
         a: &mut Activations<B>,
     ) -> Result<()> {
         if let Some((_, sequences)) = &mut self.state {

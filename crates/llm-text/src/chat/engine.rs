@@ -11,16 +11,16 @@ use super::python::{self, Callable, Cx, FILTERS, FUNCTIONS, Limits, OPERATORS, R
 use super::{Conversation, GenerationPrompt, source};
 use crate::error::one_line;
 
-/// Why a template gives no text.
+/// Failure of a template.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// Its own words.
     Refused(String),
-    /// What is wrong with it or with what it was given.
+    /// Error in it or in what it was given.
     Broken(String),
 }
 
-/// What a template sees, by name.
+/// Template variables, by name.
 pub(super) type Variables = BTreeMap<String, Json>;
 
 /// The variables that `transformers` gives a template.

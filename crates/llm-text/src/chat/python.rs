@@ -37,7 +37,7 @@ pub(super) fn arguments(values: &[minijinja::Value]) -> Result<Args, Error> {
     Args::from_engine(values)
 }
 
-/// What a template is rendered with: the bounds on what it takes.
+/// Context of a rendering: its limits, namespaces and tests.
 #[derive(Clone)]
 pub(super) struct Cx {
     meter: Arc<Meter>,

@@ -17,7 +17,7 @@ use lexer::tokens;
 pub(super) use literal::is_space;
 use token::Token;
 
-/// What is wrong with a source, and on which line.
+/// Error in a source, and its line.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) line: Option<u32>,

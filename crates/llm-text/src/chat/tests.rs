@@ -102,7 +102,7 @@ struct Rendering {
     #[serde(default)]
     add_generation_prompt: bool,
     rendered: Option<String>,
-    /// What Python says where it renders nothing.
+    /// Python's message where it renders nothing.
     refused: Option<String>,
 }
 

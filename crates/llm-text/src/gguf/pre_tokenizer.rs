@@ -1,4 +1,4 @@
-//! How byte-level tokenizers split text into words, by the names that GGUF files use.
+//! Pre-tokenizers of byte-level tokenizers, by the names that GGUF files use.
 //!
 //! A file holds only a name; what it stands for is what the tokenizer.json of the model it was made for holds. Of names
 //! whose model we have not seen, it is what llama.cpp makes of them.
@@ -18,15 +18,15 @@ use crate::splits::{GPT4O, KIMI, LLAMA3, QWEN2, QWEN35, TEKKEN, by_regexes, spli
 pub(super) struct PreTokenizerKind {
     names: &'static [&'static str],
     steps: Steps,
-    /// Whether the text is brought into composed form before.
+    /// True if the text is brought into composed form before.
     composes: bool,
-    /// Whether a word that is a token is that token, whatever the merges would make of it.
+    /// True if a word that is a token is that token, whatever the merges would make of it.
     pub(super) ignores_merges: bool,
-    /// Whether a text begins with the BOS where the file does not say.
+    /// True if a text begins with the BOS where the file does not say.
     pub(super) adds_bos: bool,
 }
 
-/// What splits.
+/// Split steps.
 #[derive(Debug, Clone, Copy)]
 enum Steps {
     /// The pattern that the library has built in.
@@ -77,7 +77,7 @@ impl PreTokenizerKind {
         Ok(Sequence::new(steps).into())
     }
 
-    /// What is done to the text before it is split.
+    /// Normalizer of the text before it is split.
     pub(super) fn normalizer(self) -> Option<NFC> {
         self.composes.then_some(NFC)
     }

@@ -136,7 +136,7 @@ impl Class {
     }
 }
 
-/// What `tokenizer.json` is, as far as the choice of a class goes.
+/// Kind of `tokenizer.json`, as far as the choice of a class goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JsonKind {
     /// It is not there.
@@ -160,7 +160,7 @@ impl JsonKind {
 struct Model {
     name: &'static str,
     class: &'static str,
-    /// Whether configurations of such models name a wrong class, so that they are not asked.
+    /// True if configurations of such models name a wrong class, so that they are not asked.
     hub_is_wrong: bool,
 }
 

@@ -22,7 +22,7 @@ impl TokenizerConfig {
         TokenizerConfig { values, origin }
     }
 
-    /// Where it came from.
+    /// Origin, in words.
     pub(super) fn origin(&self) -> &str {
         &self.origin
     }
@@ -63,7 +63,7 @@ impl TokenizerConfig {
         }
     }
 
-    /// What a key holds, read as `T`; nothing for null.
+    /// Value of a key, read as `T`; nothing for null.
     fn get<T: for<'a> Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, TextError> {
         match self.values.get(key) {
             None | Some(Value::Null) => Ok(None),
@@ -77,7 +77,7 @@ impl TokenizerConfig {
         self.get("chat_template")
     }
 
-    /// How many sentinels a T5 tokenizer has.
+    /// Number of a T5 tokenizer's sentinels.
     pub(super) fn extra_ids(&self) -> Result<usize, TextError> {
         let n = self.get::<usize>("extra_ids")?.unwrap_or(100);
         match n <= MAX_EXTRA_IDS {
@@ -88,7 +88,7 @@ impl TokenizerConfig {
         }
     }
 
-    /// What each key that names a token says of it, null too; first those that every tokenizer may have.
+    /// Tokens by the keys that name them, null too; first those that every tokenizer may have.
     pub(super) fn named(&self) -> Result<Vec<(String, Option<TokenSpec>)>, TextError> {
         let mut named = Vec::new();
         for role in ROLES {
@@ -131,7 +131,7 @@ impl TokenizerConfig {
         self.values.extend(map.values);
     }
 
-    /// What is set that changes ids or text in the reference and is not done here.
+    /// Notices of set keys that change ids or text in the reference, and nothing here.
     pub(super) fn notices(&self) -> Vec<String> {
         let is_set = |value: &Value| match value {
             Value::Null | Value::Bool(false) => false,
@@ -224,7 +224,7 @@ impl TokenSpec {
         }
     }
 
-    /// Whether it is special by what it says of itself; a mere text is.
+    /// True if it is special by what it says of itself; a mere text is.
     pub(super) fn is_special_itself(&self) -> bool {
         match self {
             TokenSpec::Text(_) => true,
@@ -248,7 +248,7 @@ impl TokenSpec {
     }
 }
 
-/// Why a token is added.
+/// Kind of added token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TokenRole {
     /// It is one of the special tokens.

@@ -124,7 +124,7 @@ fn template_files(dir: &Path) -> Result<Vec<(String, String, String)>, TextError
 /// Chat templates that a model may have beside the usual one.
 const MAX_TEMPLATES: usize = 100;
 
-/// What the files of every kind of tokenizer have beside the vocabulary.
+/// Contents of every kind of tokenizer's files beside the vocabulary.
 struct Parts<'a> {
     config: &'a TokenizerConfig,
     hub_class: Option<&'a str>,
@@ -319,7 +319,7 @@ fn from_vocab_and_merges(
     parts.finish(inner, &class, &special, framing, origin)
 }
 
-/// Where Llama's classes put a space before a text.
+/// Space before a text, as Llama's classes put it.
 struct LlamaPrefix {
     scheme: PrependScheme,
     strips: bool,
@@ -411,7 +411,7 @@ fn check_charsmaps(json: &[u8], origin: &str) -> Result<(), TextError> {
     Ok(())
 }
 
-/// What the choice of a class needs of `config.json`.
+/// Keys of `config.json` for the choice of a class.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ModelConfig {

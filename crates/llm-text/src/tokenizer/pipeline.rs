@@ -23,7 +23,7 @@ use super::class::Class;
 use super::special::SpecialTokensOf;
 use crate::splits::{QWEN2, QWEN35, by_regexes};
 
-/// How SentencePiece spells a space.
+/// SentencePiece's space.
 pub(crate) const SPACE: char = '▁';
 
 /// A byte-level tokenizer of one of the classes that are made of a vocabulary and merges.
@@ -149,7 +149,7 @@ pub(crate) fn sentencepiece_decoders() -> tokenizers::Result<Vec<DecoderWrapper>
     ])
 }
 
-/// What a class puts around a text whatever the files say, where it does so.
+/// Sets the framing of classes that have one whatever the files say.
 pub(super) fn set_framing(
     inner: &mut Tokenizer,
     class: &Class,

@@ -32,7 +32,7 @@ pub(super) struct Pieces {
     charsmap: Option<Precompiled>,
 }
 
-/// How pieces are put together; a model of words or characters is none of these.
+/// Segmentation algorithm; a model of words or characters has none of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
     Unigram,
@@ -40,7 +40,7 @@ pub(super) enum Algorithm {
 }
 
 impl Pieces {
-    /// Whether a file begins as such models do, with the first piece; the other kind of `tokenizer.model` is text.
+    /// True if a file begins as such models do, with the first piece; the other kind of `tokenizer.model` is text.
     pub(super) fn are_in(bytes: &[u8]) -> bool {
         bytes.first() == Some(&FIRST_PIECE)
     }
@@ -89,7 +89,7 @@ impl Pieces {
         self.algorithm
     }
 
-    /// What is done to characters before anything else.
+    /// Character map that is applied first.
     pub(super) fn charsmap(&self) -> Option<Precompiled> {
         self.charsmap.clone()
     }
@@ -98,7 +98,7 @@ impl Pieces {
         self.trainer.byte_fallback()
     }
 
-    /// Whether a text is to begin with a space.
+    /// True if a text is to begin with a space.
     pub(super) fn adds_space(&self) -> bool {
         self.normalizer.add_dummy_prefix()
     }

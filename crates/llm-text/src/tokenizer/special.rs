@@ -19,11 +19,11 @@ pub(super) struct SpecialTokensOf {
     pub(super) extra: Vec<TokenSpec>,
     /// Tokens that are listed with their ids and with how they are matched.
     listed: BTreeMap<u32, AddedToken>,
-    /// Whether the ids of `listed` are said by something else than `tokenizer.json` itself.
+    /// Origin of the configuration, for errors.
     origin: String,
 }
 
-/// What other files than the configuration say of special and added tokens.
+/// Special and added tokens of files other than the configuration.
 #[derive(Debug, Default)]
 pub(super) struct OtherFiles {
     /// `added_tokens.json`.
@@ -35,7 +35,7 @@ pub(super) struct OtherFiles {
 }
 
 impl SpecialTokensOf {
-    /// What the configuration says, completed by the class.
+    /// Tokens of the configuration, completed by the class.
     ///
     /// Where it lists no tokens with ids, those of the other files count.
     pub(super) fn new(
@@ -83,7 +83,7 @@ impl SpecialTokensOf {
         found.map(|(_, token)| token.text())
     }
 
-    /// Whether a token plays a part or is one of the special ones without.
+    /// True if a token plays a part or is one of the special ones without.
     fn is_special(&self, text: &str) -> bool {
         let extra = self.extra.iter();
         self.is_named(text) || extra.map(TokenSpec::text).any(|extra| extra == text)

@@ -20,16 +20,16 @@ use crate::bench_memory::row::{Base, Row, number};
 pub(super) struct Bench<'a> {
     pub(super) tools: &'a Tools<'a>,
     pub(super) folder: &'a Folder,
-    /// Where weights are written, and the map that has all of them on disk.
+    /// Folder of offloaded weights, and the map that has all of them on disk.
     pub(super) offload: String,
     pub(super) disk_map: String,
     pub(super) n_new: usize,
 }
 
-/// What runs under a budget are compared with.
+/// Reference for runs under a budget.
 struct Reference {
     ids: Option<Value>,
-    /// What the program takes for itself depends on what it computes, and not on where weights come from.
+    /// Memory of the program itself: it depends on what it computes, not on where weights come from.
     base: Base,
 }
 
@@ -101,7 +101,7 @@ impl Bench<'_> {
         TierRow::new(row, &plan, Some(budget), ids)
     }
 
-    /// What RAM has to hold with all weights on disk.
+    /// RAM needed with all weights offloaded.
     fn on_disk(&self, precision: &Precision) -> Result<Bytes> {
         needed(&self.plan(precision, &self.flags(&self.disk_map, "cpu=1TB"))?)
     }
@@ -151,7 +151,7 @@ fn drop_cache(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a control group may take beside the budget: page cache, and what the kernel keeps for the process.
+/// Slack of a control group beside the budget: page cache, and what the kernel keeps for the process.
 pub(super) const SLACK: Bytes = Bytes::mib(64);
 /// Nearly any token may come: then ids agree only where logits do.
 const CHOICE: [&str; 8] = [

@@ -11,19 +11,19 @@ use crate::bench_memory::row::{Row, mb, number};
 /// One run.
 pub(in crate::bench_memory) struct TierRow {
     row: Row,
-    /// Where weights rest.
+    /// Placement of weights.
     tiers: &'static str,
     /// Of RAM, for the whole process.
     budget: Option<Bytes>,
-    /// What a pass reads from disk.
+    /// Bytes read from disk in a pass.
     streamed: u64,
     ids: Ids,
 }
 
-/// What was generated, beside what the same weights generate wholly in RAM.
+/// Generated ids, beside those of the same weights wholly in RAM.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ids {
-    /// That is this run.
+    /// This run itself.
     Reference,
     Same,
     Different,
@@ -95,7 +95,7 @@ impl Ids {
     }
 }
 
-/// What rows print below it. Sizes are MB, terms those in RAM, and what is streamed a token is as planned.
+/// Header of the rows. Sizes are MB, terms those in RAM, and what is streamed a token is as planned.
 pub(in crate::bench_memory) const HEAD: &str = concat!(
     "                                       budget    weights statistics   KV cache activations  workspace    staging  ",
     "    peak in generation      streamed    decode  streamed\n",

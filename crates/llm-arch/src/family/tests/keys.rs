@@ -1,4 +1,4 @@
-//! Which keys are passed, and which are not.
+//! Keys that pass, and keys that do not.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What a key that is left out means, against the reference library.
+//! Meaning of a key left out, against the reference library.
 
 use super::*;
 

@@ -6,7 +6,7 @@ use crate::shard::ShardPlan;
 use crate::shard::tests::{names, plan, write};
 use crate::testing::{Folder, message, read_all};
 
-/// What a folder holds after a crash.
+/// State of a folder after a crash.
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Old,

@@ -17,7 +17,7 @@ const MAX_KEY: usize = 64;
 /// The interpreter of one pickle.
 pub(in crate::torch) struct Machine<'c, 'f> {
     cursor: &'c mut Cursor<'f>,
-    /// Where the instruction lies that is being executed.
+    /// Offset of the instruction that is being executed.
     at: u64,
     values: Vec<Value>,
     stack: Vec<Id>,

@@ -5,7 +5,7 @@ macro_rules! opcodes {
     ($($name:ident = $code:literal,)*) => {
         $(pub(super) const $name: u8 = $code;)*
 
-        /// How an instruction is called; its number if we do not know it.
+        /// Name of an instruction; its number if we do not know it.
         pub(in crate::torch) fn name(opcode: u8) -> String {
             match opcode {
                 $($name => stringify!($name).to_owned(),)*

@@ -270,7 +270,7 @@ fn any_two_instructions_are_read_or_refused() {
     }
 }
 
-/// That reading takes no longer than a moment, as it does when nothing is followed or copied.
+/// Checks that reading takes only a moment, as it does when nothing is followed or copied.
 fn at_once<T>(read: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = read();

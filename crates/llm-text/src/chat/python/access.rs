@@ -67,7 +67,7 @@ impl Cx {
         }
     }
 
-    /// What Python's `getattr` finds, as far as the sandbox shows it.
+    /// Result of Python's `getattr`, as far as the sandbox shows it.
     pub(super) fn own_attribute(&self, object: &Value, name: &str) -> Result<Option<Value>, Error> {
         if name.len() > 4 && name.starts_with("__") && name.ends_with("__") {
             return Ok(Some(Value::Undefined));
@@ -201,7 +201,7 @@ impl Cx {
     }
 }
 
-/// What one of the engine's own objects, such as `loop`, has by a name.
+/// Attribute of one of the engine's own objects, such as `loop`.
 fn engine_attribute(object: &minijinja::Value, name: &str) -> Option<Value> {
     let value = object.get_attr(name).ok()?;
     (!value.is_undefined()).then(|| Value::from_engine(&value))

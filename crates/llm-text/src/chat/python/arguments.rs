@@ -1,4 +1,4 @@
-//! What a function is called with.
+//! Arguments of a call.
 
 use minijinja::Error;
 use minijinja::value::Kwargs;

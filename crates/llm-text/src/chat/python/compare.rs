@@ -124,7 +124,7 @@ impl Cx {
         Ok(true)
     }
 
-    /// What containers go by: a NaN is in the list that holds it.
+    /// Containers' equality: a NaN is in the list that holds it.
     fn same_or_equal(&self, a: &Value, b: &Value) -> Result<bool, Error> {
         Ok(is_same(a, b) || self.equal(a, b)?)
     }
@@ -244,7 +244,7 @@ impl Cx {
     }
 }
 
-/// How two numbers compare, if they are numbers; NaNs do not.
+/// Order of two values that are numbers; NaNs have none.
 pub(super) fn number_order(a: &Value, b: &Value) -> Option<Option<Ordering>> {
     if let (Some(a), Some(b)) = (a.as_int(), b.as_int()) {
         return Some(Some(a.cmp(&b)));

@@ -155,7 +155,7 @@ impl Formatter<'_> {
     }
 }
 
-/// Where the field that begins here ends.
+/// End of the field that begins here.
 fn field_end(text: &str) -> Option<usize> {
     let mut depth = 0;
     text.char_indices().find_map(|(at, c)| {
@@ -173,7 +173,7 @@ fn name_end(field: &str) -> usize {
     end.map_or(field.len(), |(at, _)| at)
 }
 
-/// Where padding goes.
+/// Text alignment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Align {
     Left,
@@ -216,7 +216,7 @@ fn sign_len(text: &str) -> usize {
     sign + if has_prefix { 2 } else { 0 }
 }
 
-/// What a field says after its colon.
+/// Format after a field's colon.
 struct Spec {
     fill: char,
     align: Option<Align>,

@@ -11,7 +11,7 @@ use super::ops::Binary;
 use super::value::{Function, Range, Value};
 use super::{Callable, Cx, broken, time};
 
-/// What templates call by a name.
+/// Global functions of templates.
 pub(crate) const FUNCTIONS: &[(&str, Callable)] = &[
     ("range", |_, _, args| range(args)),
     ("dict", |cx, _, args| {
@@ -56,12 +56,12 @@ pub(crate) const FUNCTIONS: &[(&str, Callable)] = &[
     }),
 ];
 
-/// What a template says when it does not accept a conversation.
+/// Message of a template that does not accept a conversation.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refusal(pub(crate) String);
 
-/// What the source is rewritten to; their names are no template's.
+/// Operators of the rewritten source; no template has their names.
 pub(crate) const OPERATORS: &[(&str, Callable)] = &[
     ("py_op", |cx, _, args| {
         fold(args, |a, sign, b| match Binary::of(sign) {

@@ -46,11 +46,11 @@ pub(super) fn tojson(cx: &Cx, args: Args) -> Result<Value, Error> {
 struct JsonWriter<'c> {
     cx: &'c Cx,
     out: Buffer<'c>,
-    /// What each level is moved in by; without it everything is on one line.
+    /// Indentation of each level; without it everything is on one line.
     indent: Option<String>,
-    /// What separates items.
+    /// Separator of items.
     item: String,
-    /// What separates a key from its value.
+    /// Separator of a key from its value.
     key: String,
     ensure_ascii: bool,
     sort_keys: bool,

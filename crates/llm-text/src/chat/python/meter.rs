@@ -7,7 +7,7 @@ use minijinja::Error;
 
 use super::broken;
 
-/// What a template may take at most.
+/// Resource limits of a template.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Bytes of all values that it makes, whether they still live or not.
@@ -18,7 +18,7 @@ pub(crate) struct Limits {
     pub(crate) instructions: u64,
 }
 
-/// What a template has taken so far.
+/// Resources used by a template.
 pub(crate) struct Meter {
     limits: Limits,
     deadline: Instant,

@@ -39,7 +39,7 @@ pub(super) fn format(cx: &Cx, format: &Str, value: &Value) -> Result<Value, Erro
     cx.finish(out, format.is_markup())
 }
 
-/// What is formatted: a tuple's items, the values of a mapping, or one value.
+/// Operands: a tuple's items, the values of a mapping, or one value.
 struct Operands<'v> {
     all: &'v Value,
     next: usize,

@@ -66,7 +66,7 @@ pub(crate) struct Seq {
 pub(super) enum SeqKind {
     List,
     Tuple,
-    /// What the filter `groupby` makes, whose pairs have names.
+    /// Pair of the filter `groupby`, whose items have names.
     Group,
 }
 
@@ -127,7 +127,7 @@ impl Range {
     }
 }
 
-/// What is gone through once.
+/// One-pass iterator.
 pub(crate) struct Generator {
     pub(super) items: Mutex<VecDeque<Result<Value, String>>>,
     /// Python's name of its type.
@@ -163,7 +163,7 @@ impl Namespace {
     }
 }
 
-/// What can be called.
+/// Callable value.
 pub(crate) enum Function {
     /// The method of a value, and the context that it works in.
     Method(Value, &'static str, Cx),
@@ -396,7 +396,7 @@ impl Cx {
         Ok(Value::Namespace(namespace))
     }
 
-    /// What is gone through once. Python fails only where it gets to; so an error waits there.
+    /// One-pass iterator. Python fails only where it gets to; so an error waits there.
     pub(super) fn generator(
         &self,
         items: impl IntoIterator<Item = Result<Value, Error>>,
@@ -457,7 +457,7 @@ impl Cx {
         })
     }
 
-    /// How many items there are, where Python knows.
+    /// Number of items, where Python knows it.
     pub(super) fn len(&self, value: &Value) -> Result<usize, Error> {
         match value {
             Value::Undefined => Ok(0),

@@ -176,7 +176,7 @@ pub(super) fn escaped(c: char) -> String {
     }
 }
 
-/// Whether Python shows a character as it is.
+/// True if Python shows a character as it is.
 pub(super) fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();
@@ -210,7 +210,7 @@ pub(super) fn escape(cx: &Cx, value: &Value) -> Result<Value, Error> {
     cx.finish(out, true)
 }
 
-/// Whether two values are one object.
+/// True if two values are one object.
 pub(super) fn is_same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::None, Value::None) => true,

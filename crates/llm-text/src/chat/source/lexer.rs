@@ -24,12 +24,12 @@ pub(super) fn tokens(source: &str) -> Result<Vec<(Token, u32)>, Fault> {
 struct Lexer<'s> {
     rest: &'s str,
     line: u32,
-    /// Whether the last token ended with a line end, or there is none.
+    /// True if the last token ended with a line end, or there is none.
     at_line_start: bool,
     tokens: Vec<(Token, u32)>,
 }
 
-/// What may follow a text.
+/// Kind of tag after a text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Opening {
     Print,

@@ -89,7 +89,7 @@ fn is_title_letter(c: char) -> bool {
         | '\u{1f98}'..='\u{1f9f}' | '\u{1fa8}'..='\u{1faf}' | '\u{1fbc}' | '\u{1fcc}' | '\u{1ffc}')
 }
 
-/// Whether a text has letters of one case and none of the other.
+/// True if a text has letters of one case and none of the other.
 pub(super) fn has_only(text: &str, wanted: fn(char) -> bool, other: fn(char) -> bool) -> bool {
     let is_other = |c: char| other(c) || is_title_letter(c);
     text.chars().any(wanted) && !text.chars().any(is_other)
