@@ -78,7 +78,7 @@ pub(crate) struct DeviceNeeds {
     pub(crate) head: u64,
     /// Beside, where blocks of an encoder are: the keys and values of one of them at a time,
     pub(crate) encoder_kv: u64,
-    /// and the table of its biases by distance.
+    /// and the tables of its biases by distance and of their blocks.
     pub(crate) encoder_bias: u64,
     /// By decoder layer, of all sequences.
     pub(crate) kv: Vec<u64>,
@@ -186,8 +186,8 @@ impl DeviceNeeds {
             activations: (limits.n_tokens as u64 * row + bias + n_words) * F32 + routes,
             // Rows, and which they are.
             head: limits.n_logits as u64 * (HeadWidths::of(spec).total() as u64 + 1) * F32,
-            encoder_kv: encoder_kv.max().unwrap_or(0).saturating_add(encoded * F32),
-            encoder_bias: encoder_bias * F32,
+            encoder_kv: encoder_kv.max().unwrap_or(0),
+            encoder_bias: (encoder_bias + encoded) * F32,
             kv: stack.layers.iter().map(kv).collect(),
         };
         let rest = [

@@ -130,7 +130,9 @@ impl Session {
         kept
     }
 
-    /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own.
+    /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own. Keys and values are shared,
+    /// and copied block by block where either writes: a fork is also a mark, to be forked back where [`Session::truncate`]
+    /// finds windows gone.
     ///
     /// # Errors
     /// When the device fails.

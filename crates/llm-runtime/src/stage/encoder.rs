@@ -126,10 +126,10 @@ impl<B: Backend> Encoder<B> {
 
     /// Counts everything but the weights.
     pub(super) fn count(&self, home: Home, allocated: &mut Allocated) {
-        let bytes =
-            |(state, sequences): &(LayerState<B>, Sequences<B>)| state.bytes() + sequences.bytes();
-        let state = self.state.as_ref().map_or(Bytes::ZERO, bytes);
-        allocated.add(home, Term::KvCache, state);
+        if let Some((state, sequences)) = &self.state {
+            allocated.add(home, Term::KvCache, state.bytes());
+            allocated.add(home, Term::Activations, sequences.bytes());
+        }
         let bias = self.bias.as_ref().map_or(Bytes::ZERO, BiasTable::bytes);
         allocated.add(home, Term::Activations, bias);
     }
