@@ -21,7 +21,7 @@ use crate::state::{LayerState, Sequences, begin_anew};
 use crate::stream::{Key, Stream, Weights};
 use crate::{Result, RuntimeError};
 
-/// What a device has of an encoder.
+/// A device's part of an encoder.
 pub(super) struct Encoder<B: Backend> {
     spec: EncoderSpec,
     hidden: usize,
