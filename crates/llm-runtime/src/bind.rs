@@ -1,6 +1,7 @@
 //! A skeleton joined with a checkpoint.
 
 mod misfit;
+mod tensor;
 mod ties;
 mod unused;
 
@@ -9,15 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use llm_arch::{ModelSpec, Place, Skeleton, Slot, UnknownKeys, from_config_with, from_gguf};
-use llm_checkpoint::{
-    Checkpoint, Format, Layout, MAX_CONFIG, TensorInfo, Value as MetaValue, read_small,
-};
-use llm_plan::{Encodings, Order, StoredTensor, WeightDType, is_final};
+use llm_checkpoint::{Checkpoint, Format, MAX_CONFIG, TensorInfo, Value as MetaValue, read_small};
+use llm_plan::{Encodings, WeightDType};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
 use llm_tensor::DType;
 use serde_json::{Map, Value};
 
 pub use self::misfit::Misfit;
+pub use self::tensor::BoundTensor;
 use crate::quantized::{companions, recognise};
 use crate::scaled::Float8;
 use crate::{Notice, Result, RuntimeError};
@@ -42,36 +42,6 @@ enum Source {
     Whole(String),
     /// Some rows of a stack.
     Part(Box<TensorInfo>),
-}
-
-/// A slot with the checkpoint's tensor for it.
-#[derive(Debug, Clone, Copy)]
-pub struct BoundTensor<'a> {
-    /// What the model needs.
-    pub slot: &'a Slot,
-    /// What the checkpoint has: of a quantized matrix its codes, of a stack of matrices what is the slot's.
-    pub tensor: &'a TensorInfo,
-    /// The encoding in which the checkpoint has it.
-    pub scheme: Scheme,
-}
-
-impl BoundTensor<'_> {
-    /// Whether the checkpoint holds it as it is kept in `scheme`, one element after the other: then it can be read in place,
-    /// over and over.
-    pub(crate) fn is_final(&self, scheme: Scheme) -> bool {
-        is_final(self.slot, self.stored(), scheme)
-    }
-
-    /// The form in which the checkpoint holds it.
-    pub fn stored(&self) -> StoredTensor {
-        StoredTensor {
-            scheme: self.scheme,
-            order: match self.tensor.layout {
-                Layout::RowMajor => Order::Rows,
-                Layout::Strided(_) => Order::Strided,
-            },
-        }
-    }
 }
 
 impl BoundModel {
@@ -486,6 +456,9 @@ fn scalar(value: &MetaValue) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use llm_checkpoint::Layout;
+    use llm_plan::{Order, StoredTensor};
+
     use super::*;
 
     #[test]

@@ -2,34 +2,14 @@
 
 use std::mem::swap;
 
-use llm_arch::{After, Before, BlockOf, NormOf, Side, StackSpec};
+use llm_arch::{After, Before, BlockOf, NormOf};
 use llm_backend::{Backend, Ops, Output};
 
 use crate::activations::Activations;
 use crate::projection::norm_op;
-use crate::relative::BiasTable;
-use crate::state::{LayerState, Sequences};
+use crate::state::LayerState;
+use crate::sublayer::{Call, Input};
 use crate::{Result, mixer, mlp};
-
-/// What all blocks of a pass are told.
-pub(crate) struct Call<'a, B: Backend> {
-    pub(crate) queue: &'a mut B::Queue,
-    pub(crate) side: Side,
-    pub(crate) stack: &'a StackSpec,
-    pub(crate) bias: Option<&'a BiasTable<B>>,
-    pub(crate) n_tokens: usize,
-    /// Where the rows of each sequence go.
-    pub(crate) sequences: &'a Sequences<B>,
-}
-
-/// Input of a sublayer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Input {
-    /// `a.x`.
-    Stream,
-    /// `a.normed`.
-    Normed,
-}
 
 /// Runs a block over the rows of `a.x`, as [`llm_arch::Residual`] draws it, but for experts, which follow: it ends with
 /// the choice of them.

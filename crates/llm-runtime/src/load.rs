@@ -7,18 +7,18 @@ use llm_arch::{Role, Unit};
 use llm_plan::{
     DeviceMap, Encodings, Home, Limits, Placement, RunOn, Term, WeightDType, becomes_table,
 };
-use llm_quant::{Encoder, QuantConfig, Scheme, StoredWeight};
+use llm_quant::{Encoder, QuantConfig, StoredWeight};
 use llm_tensor::{Bytes, DType};
 
 use crate::device::{Device, StageOptions};
+use crate::encode::weight;
 use crate::memory::Allocated;
 use crate::pass::Interrupt;
 use crate::pipeline::{Part, Pipeline};
 use crate::probe::Origin;
-use crate::rows::Rows;
 use crate::source::WeightSource;
 use crate::stream::{self, Feed};
-use crate::{BoundModel, BoundTensor, Result, RuntimeError, Session, encode, offload, quantized};
+use crate::{BoundModel, BoundTensor, Result, RuntimeError, Session, offload};
 
 /// How a model is loaded.
 #[derive(Clone, Copy)]
@@ -283,44 +283,5 @@ impl WeightSource for Source<'_> {
             .checkpoint()
             .read_tensor(bound.tensor, 0..n_elements, DType::F32, out)?;
         Ok(Some(factors))
-    }
-}
-
-/// The weight of a bound tensor, as `encodings` has it kept for the device that computes with it: the checkpoint's own
-/// bytes where these are right.
-///
-/// # Errors
-/// [`RuntimeError::Checkpoint`] when it cannot be read, [`RuntimeError::NotQuantizable`], [`RuntimeError::Quantized`].
-pub(crate) fn weight(
-    model: &BoundModel,
-    bound: &BoundTensor<'_>,
-    encodings: &Encodings<'_>,
-    run_on: RunOn,
-    encoder: &dyn Encoder,
-) -> Result<StoredWeight> {
-    if bound.stored().quantized().is_some() {
-        return quantized::stored(model.checkpoint(), bound);
-    }
-    let rows = Rows::new(model.checkpoint(), bound);
-    let dense = |dtype| -> Result<StoredWeight> {
-        let shape = (rows.rows, rows.cols);
-        Ok(StoredWeight::dense(dtype, shape, rows.load(dtype)?))
-    };
-    // What is quantized is first rounded to the type that it would otherwise be kept in.
-    let source = encodings.dense_dtype(bound.stored());
-    let scheme = encodings.scheme(bound.slot, bound.stored(), run_on);
-    match scheme {
-        Scheme::Dense(dtype) => dense(dtype),
-        Scheme::Int8(format) => encode::int8(&rows, source, format, encoder),
-        Scheme::Int8PerUse(dtype, _) => Ok(StoredWeight {
-            scheme,
-            ..dense(dtype)?
-        }),
-        Scheme::FourBit(format) => encode::four_bit(&rows, source, format, encoder),
-        Scheme::Ggml(_) | Scheme::Fp8(_) => Err(RuntimeError::NotEncodable {
-            path: rows.path().to_owned(),
-            tensor: rows.name().to_owned(),
-            scheme,
-        }),
     }
 }

@@ -10,13 +10,13 @@ use llm_plan::RunOn;
 
 use crate::Result;
 use crate::activations::Activations;
-use crate::block::{Call, Input};
 use crate::device::Elsewhere;
 use crate::link::OnDevice;
 use crate::memory::routing;
 use crate::projection::{apply, part, parts};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
+use crate::sublayer::{Call, Input};
 
 /// The experts of a layer: weights of their own, each on the device that computes with it.
 pub(crate) struct Experts<B: Backend> {

@@ -11,7 +11,7 @@ use llm_quant::{Encoder, Scheme};
 use llm_tensor::{Bytes, DType};
 
 use self::parts::new_tensor;
-use crate::load::weight;
+use crate::encode::weight;
 use crate::quantized::read_elements;
 use crate::rows::Rows;
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};

@@ -20,7 +20,7 @@ use self::head::Head;
 use self::order::Order;
 use crate::activations::Activations;
 use crate::angles::Angles;
-use crate::block::{self, Call};
+use crate::block;
 use crate::device::{Device, Elsewhere, StageOptions, Stages};
 use crate::memory::Allocated;
 use crate::mlp::{self, Experts};
@@ -32,6 +32,7 @@ use crate::relative::BiasTable;
 use crate::source::WeightSource;
 use crate::state::{LayerState, Sequences};
 use crate::stream::{Feed, Key, Stream, Weights};
+use crate::sublayer::Call;
 use crate::{Result, RuntimeError, mixer};
 
 impl<B: Backend> Device for Arc<B> {

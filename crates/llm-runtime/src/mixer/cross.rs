@@ -8,9 +8,9 @@ use llm_backend::{Backend, KvColumns, Mask, Ops, Output};
 use super::attention_op;
 use crate::Result;
 use crate::activations::Activations;
-use crate::block::{Call, Input};
 use crate::projection::apply;
 use crate::state::{Encoded, KvState};
+use crate::sublayer::{Call, Input};
 
 /// Each row sees all of its sequence's prompt.
 pub(crate) fn forward<B: Backend>(

@@ -9,7 +9,7 @@ use llm_quant::{Encoder, Int8, Scheme};
 use llm_tensor::{Bytes, DType};
 use rayon::prelude::*;
 
-use crate::load::weight;
+use crate::encode::weight;
 use crate::quantized::recognise;
 use crate::rows::Rows;
 use crate::save::parts::{self, new_tensor};

@@ -4,8 +4,9 @@ use llm_arch::Unit;
 use llm_backend::Rows;
 
 use super::Session;
+use crate::not_finite::NotFinite;
 use crate::pass::{Interrupts, Pass};
-use crate::probe::{NotFinite, Probe};
+use crate::probe::Probe;
 use crate::{Result, RuntimeError};
 
 impl Session {

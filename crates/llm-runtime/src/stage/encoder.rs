@@ -9,7 +9,7 @@ use llm_plan::{Home, Term};
 use llm_tensor::Bytes;
 
 use crate::activations::Activations;
-use crate::block::{self, Call};
+use crate::block;
 use crate::device::StageOptions;
 use crate::memory::Allocated;
 use crate::pass::Interrupts;
@@ -19,6 +19,7 @@ use crate::relative::BiasTable;
 use crate::source::WeightSource;
 use crate::state::{LayerState, Sequences, begin_anew};
 use crate::stream::{Key, Stream, Weights};
+use crate::sublayer::Call;
 use crate::{Result, RuntimeError};
 
 /// What a device has of an encoder.
