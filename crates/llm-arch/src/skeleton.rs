@@ -23,6 +23,20 @@ use crate::ArchError;
 use crate::spec::{HeadMatrix, ModelSpec, Side};
 
 /// A model without weights: what it is, and every tensor it needs.
+///
+/// ```
+/// use llm_arch::{Unit, from_config};
+///
+/// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/llama/config.json");
+/// let config = serde_json::from_slice(&std::fs::read(path)?)?;
+/// let skeleton = from_config(&config)?;
+/// assert_eq!(skeleton.spec.family, "llama");
+///
+/// let table = &skeleton.slots[0];
+/// assert_eq!((table.unit, table.name.as_str()), (Unit::Embedding, "model.embed_tokens.weight"));
+/// assert_eq!(table.matrix(), (skeleton.spec.vocab, skeleton.spec.hidden));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Skeleton {
     /// Spec of the model.

@@ -74,7 +74,7 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     type KvPool: Allocation + Send;
     /// Rows of a pass by the expert that a router chose for them.
     type Routes: Allocation + Send;
-    /// A span that streamed weights are brought to, again and again.
+    /// Staging buffer of streamed weights, filled again and again.
     type Place: Place;
     /// A point in a queue.
     type Event: Event;
@@ -111,7 +111,7 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// Bytes that [`Backend::routes`] allocates.
     fn routes_bytes(&self, routing: &Routing, n_tokens: usize) -> Bytes;
 
-    /// A staging place of `n_bytes`, with the host pages that readers fill.
+    /// A staging buffer of `n_bytes`, with the host pages that readers fill.
     fn place(&self, n_bytes: usize) -> Result<Self::Place>;
 
     /// A weight whose parts lie in a place: a few handles, no copy. It may be put to use before its bytes are brought, and

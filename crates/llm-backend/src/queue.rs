@@ -7,12 +7,12 @@ use crate::{
     NormOp, Output, Result, Rotary, Routing,
 };
 
-/// A span of device memory that streamed weights are brought to, and the host pages in which they arrive.
+/// Staging buffer of a device for streamed weights, and the host pages in which they arrive.
 pub trait Place: Send {
     /// Size, in bytes: whole pages.
     fn len(&self) -> usize;
 
-    /// Whether it has no bytes.
+    /// True if it has no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -20,6 +20,20 @@ use crate::tensor::{Encoding, Layout, TensorInfo};
 use crate::{adapter, gguf, index, safetensors, torch};
 
 /// An opened checkpoint: every header validated, no tensor bytes held.
+///
+/// ```
+/// use llm_checkpoint::Checkpoint;
+/// use llm_tensor::DType;
+///
+/// # let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/llama");
+/// let checkpoint = Checkpoint::open(&model)?;
+/// let norm = checkpoint.get("model.norm.weight").expect("a Llama's norm");
+/// let n_elements = norm.shape.n_elements();
+///
+/// let mut bytes = vec![0; n_elements as usize * DType::F32.size()];
+/// checkpoint.read_into(&norm.name, 0..n_elements, DType::F32, &mut bytes)?;
+/// # Ok::<(), llm_checkpoint::CheckpointError>(())
+/// ```
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,

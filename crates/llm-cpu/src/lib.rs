@@ -69,6 +69,32 @@ pub struct CpuOptions {
 }
 
 /// The processor and its memory.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use llm_backend::{Backend, LinearPart, Ops, Output, Queue};
+/// use llm_cpu::{Cpu, CpuOptions};
+/// use llm_quant::StoredWeight;
+/// use llm_tensor::{DType, HostBytes, WorkspaceShape};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cpu = Arc::new(Cpu::new(CpuOptions::default())?);
+/// let bf16 = [0x3f80u16, 0x4000, 0x4040, 0x4080].map(u16::to_le_bytes).concat();
+/// let weight = cpu.load(StoredWeight::dense(DType::BF16, (2, 2), HostBytes::new(bf16)))?;
+/// let (mut x, mut out) = (cpu.alloc(2)?, cpu.alloc(2)?);
+///
+/// let largest = WorkspaceShape { n_tokens: 1, cols: 2, rows: 2, context: 1, n_heads: 1, n_kv_heads: 1, head_dim: 1 };
+/// let mut queue = cpu.queue(Some(&largest))?;
+/// queue.upload(&[1.0, 10.0], &mut x)?;
+/// queue.linear(&[LinearPart { weight: &weight, bias: None }], &x, Output::Write, &mut out, 1)?;
+///
+/// let mut results = [0.0; 2];
+/// queue.download(&out, &mut results)?;
+/// assert_eq!(results, [21.0, 43.0]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Cpu {
     info: DeviceInfo,

@@ -8,8 +8,8 @@ use llm_tensor::WorkspaceShape;
 
 use crate::Limits;
 
-/// How many elements a row takes in each buffer of a pass; every device that computes has all of them, for as many rows
-/// as [`Limits::n_tokens`]. A width of zero is a buffer that the model does not need.
+/// Elements of a row in each buffer of a pass; every device that computes has all of them, for as many rows as
+/// [`Limits::n_tokens`]. A width of zero is a buffer that the model does not need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActivationWidths {
     /// The residual stream.
@@ -34,7 +34,7 @@ pub struct ActivationWidths {
     pub scores: usize,
     /// An expert's rows.
     pub gathered: usize,
-    /// What an encoder made of the prompt.
+    /// An encoder's result for the prompt.
     pub memory: usize,
     /// `[cos | sin]` of the rotary angles, for each kind of them.
     pub angles: Vec<usize>,
@@ -99,8 +99,8 @@ impl ActivationWidths {
     }
 }
 
-/// How many elements a row takes in the buffers where logits are made; the device of the head has them, for as many
-/// rows as [`Limits::n_logits`].
+/// Elements of a row in the buffers where logits are made; the device of the head has them, for as many rows as
+/// [`Limits::n_logits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadWidths {
     /// The rows that logits are asked of.
@@ -170,16 +170,16 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
     }
 }
 
-/// What the process keeps in RAM for passes, wherever they compute, in bytes.
+/// RAM of the process for passes, wherever they compute, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HostBuffers {
     /// The logits that a call returns.
     pub(crate) logits: u64,
     /// The ids of sequences that may have to be read anew.
     pub(crate) history: u64,
-    /// What crosses from device to device, or from an encoder to the blocks that attend to it.
+    /// Rows that cross from device to device, or from an encoder to the blocks that attend to it.
     pub(crate) hidden: u64,
-    /// Whether there is something to cross on a single device.
+    /// True if rows cross on a single device too.
     pub(crate) always_crosses: bool,
     /// For each device that computes: which rows go to which expert, positions and the angles that they mean.
     pub(crate) per_device: u64,

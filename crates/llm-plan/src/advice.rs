@@ -1,4 +1,4 @@
-//! What else would fit: other precisions, and the smallest single changes.
+//! Other precisions, and the smallest single changes that fit.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::{
     Verdict, WeightDType,
 };
 
-/// What weights are kept in, as people choose it, most exact first.
+/// Precision of weights, as people choose it, most exact first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are the field's own")]
 pub enum Precision {
@@ -66,7 +66,7 @@ impl Precision {
         }
     }
 
-    /// Whether matrices are kept as codes.
+    /// True if matrices are kept as codes.
     pub(crate) fn is_quantized(self) -> bool {
         match self {
             Precision::F32 | Precision::Bf16 => false,
@@ -103,23 +103,23 @@ impl fmt::Display for Precision {
     }
 }
 
-/// Where a model would rest in another precision, and how fast it would be.
+/// Placement of a model in another precision, and its speed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alternative {
     /// The precision.
     pub precision: Precision,
-    /// What its weights take, statistics included.
+    /// Bytes of its weights, statistics included.
     pub weights: Bytes,
-    /// Where they would rest and what a step would move; `None` where they do not fit.
+    /// Their memories and the cost of a step; `None` where they do not fit.
     pub way: Option<Way>,
 }
 
-/// Where weights rest, and what a step moves of them.
+/// Memories that hold weights, and the cost of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Way {
-    /// The memories that they rest in.
+    /// The memories that hold them.
     pub tiers: Tiers,
-    /// What a step moves.
+    /// Cost of a step.
     pub step: StepCost,
 }
 
@@ -157,7 +157,7 @@ fn askable(request: &Request<'_>) -> impl Iterator<Item = Precision> {
         .filter(move |precision| !(is_quantized && precision.is_quantized()))
 }
 
-/// Whether a checkpoint holds something quantized.
+/// True if a checkpoint holds something quantized.
 pub(crate) fn is_quantized(stored: &[StoredTensor]) -> bool {
     let mut stored = stored.iter();
     stored.any(|stored| stored.quantized().is_some())
@@ -177,20 +177,20 @@ pub enum Change {
     },
     /// Fewer sequences at a time.
     Sequences {
-        /// How many would fit.
+        /// Sequences that would fit.
         to: usize,
-        /// How many were asked for.
+        /// Sequences asked for.
         from: usize,
     },
     /// An offload folder, or more room in it.
     Disk(Bytes),
     /// Another budget.
     Budget {
-        /// Of which memory.
+        /// The memory.
         home: Home,
-        /// What would suffice.
+        /// Budget that suffices.
         to: Bytes,
-        /// What there is.
+        /// Present budget.
         from: Bytes,
     },
 }
@@ -329,7 +329,7 @@ impl Search<'_> {
         Ok(Some(low))
     }
 
-    /// What an offload folder would have to hold.
+    /// Room that an offload folder would need.
     fn disk(&self) -> Result<Option<Change>> {
         let budgets = self.request.budgets.with(Home::Disk, Bytes::new(u64::MAX));
         let request = Request {

@@ -5,14 +5,14 @@ use llm_tensor::Bytes;
 
 use crate::{Home, PlanError, Result};
 
-/// How much a plan may use of each memory.
+/// Bytes of each memory that a plan may use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Budgets {
     /// GPUs' memories, by number. One that is not named is not used.
     pub gpus: BTreeMap<u32, Bytes>,
     /// The machine's memory.
     pub ram: Bytes,
-    /// What may be written to the offload folder; `None` where nothing may rest on disk.
+    /// Bytes of the offload folder; `None` where nothing may be offloaded to disk.
     pub disk: Option<Bytes>,
 }
 
@@ -46,7 +46,7 @@ impl Budgets {
     }
 }
 
-/// What a user says of the budgets: `0=15GB,cpu=12.7GB,disk=100GB`.
+/// Budgets as a user gives them: `0=15GB,cpu=12.7GB,disk=100GB`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MaxMemory {
     /// GPUs' memories.
@@ -58,7 +58,7 @@ pub struct MaxMemory {
 }
 
 impl MaxMemory {
-    /// What is not named stays as it is free; but once a GPU is named, others are not used.
+    /// Budgets, those of `free` where not named; but once a GPU is named, others are not used.
     pub fn over(self, free: &Budgets) -> Budgets {
         Budgets {
             gpus: if self.gpus.is_empty() {

@@ -1,4 +1,4 @@
-//! What a step costs: the bytes that it moves over what moves them.
+//! Cost of a step: the bytes that it moves over the bandwidths.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ impl Bandwidths {
     }
 }
 
-/// What one step moves: a token for each sequence.
+/// Traffic of one step: a token for each sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepCost {
     /// Weights, from where to where. Of experts the share that is expected to be used.

@@ -4,7 +4,7 @@ use llm_tensor::DType;
 
 use crate::RunOn;
 
-/// In which element type weights are kept.
+/// Element type of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightDType {
     /// The one that the configuration names, else each tensor's own; GGUF's quantized blocks decode to bf16.
@@ -51,7 +51,7 @@ impl StoredTensor {
     }
 }
 
-/// How a model's tensors are kept once they are loaded: what a plan counts, a loader writes and `inspect` lists.
+/// Encodings of a model's tensors once they are loaded: what a plan counts, a loader writes and `inspect` lists.
 #[derive(Debug, Clone, Copy)]
 pub struct Encodings<'a> {
     /// The element type asked for.
@@ -63,9 +63,9 @@ pub struct Encodings<'a> {
 }
 
 impl Encodings<'_> {
-    /// How `slot` is kept, given how the checkpoint holds it and which device computes with it.
+    /// Scheme of `slot`, given how the checkpoint holds it and which device computes with it.
     ///
-    /// What is quantized already stays as it is. Of the rest the projections are quantized, unless they are wide; the
+    /// A matrix quantized already stays as it is. Of the rest the projections are quantized, unless they are wide; the
     /// head is not; and where the user lists modules not to quantize, that list decides instead, for the head too.
     pub fn scheme(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> Scheme {
         if let Some(scheme) = stored.quantized() {

@@ -1,7 +1,6 @@
 use llm_tensor::{Bytes, TensorError};
 
-/// What can be wrong with what a plan is asked for. That something does not fit is no error but a
-/// [`Verdict`](crate::Verdict).
+/// Fault of a request or of one of its parts. A model that does not fit is no error but a [`Verdict`](crate::Verdict).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanError {
@@ -46,7 +45,7 @@ pub enum PlanError {
     Size {
         /// The device.
         device: String,
-        /// What is wrong with the size.
+        /// Flaw of the size.
         flaw: TensorError,
     },
     /// A device that is named twice.
@@ -72,7 +71,7 @@ pub enum PlanError {
     /// A device map that is no JSON object.
     #[error("the device map is not JSON from modules to devices: {reason}")]
     NotJson {
-        /// What is wrong.
+        /// The parser's reason.
         reason: String,
     },
     /// A GPU that has no budget.
@@ -82,7 +81,7 @@ pub enum PlanError {
         module: String,
         /// The GPU.
         number: u32,
-        /// Which GPUs there are.
+        /// List of the GPUs.
         known: String,
     },
     /// A module on disk where nothing may rest on disk.
@@ -98,7 +97,7 @@ pub enum PlanError {
     UnknownModule {
         /// The name.
         module: String,
-        /// What there is instead.
+        /// List of modules nearby.
         known: String,
     },
     /// Two entries for the same tensors.
@@ -116,7 +115,7 @@ pub enum PlanError {
     Gap {
         /// The first module that is missing.
         module: String,
-        /// How many others.
+        /// Number of others, in words.
         more: String,
     },
     /// A part that cannot be placed on two devices.

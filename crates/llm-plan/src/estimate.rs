@@ -1,4 +1,4 @@
-//! What a model takes where its units are placed.
+//! Memory of a model whose units are placed.
 
 use llm_arch::Unit;
 use llm_tensor::Bytes;
@@ -8,26 +8,26 @@ use crate::needs::Needs;
 use crate::weights::Weights;
 use crate::{Home, MemoryUse, Placement, Term};
 
-/// What one unit takes.
+/// Memory of one unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnitUse {
-    /// Which.
+    /// The unit.
     pub unit: Unit,
-    /// Where it rests and computes.
+    /// Its home and device.
     pub placement: Placement,
     /// The elements of its weights.
     pub weights: Bytes,
-    /// What they are decoded with.
+    /// Their scales and tables.
     pub quantization_statistics: Bytes,
     /// Its keys and values, of all sequences, where it computes.
     pub kv_cache: Bytes,
-    /// What a pass that uses the unit reads of its weights: all but tables that are only looked up in.
+    /// Bytes of its weights that a pass reads: all but tables that are only looked up in.
     pub per_pass: Bytes,
-    /// What of its weights the checkpoint holds as they are computed with.
+    /// Bytes of its weights that the checkpoint holds in their final form.
     pub in_place: Bytes,
 }
 
-/// What a model takes, to the byte: by memory, and by unit as far as it is the unit's own.
+/// Memory of a model, to the byte: by home, and by unit as far as it is the unit's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryEstimate {
     memories: Vec<MemoryUse>,

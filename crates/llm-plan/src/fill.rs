@@ -12,13 +12,13 @@ pub(crate) type Limit = (u32, u64);
 /// Each GPU with the successor of its last item, one GPU after the other.
 pub(crate) type GpuEnds = Vec<(u32, usize)>;
 
-/// Where a filling ends one memory and begins the next.
+/// Borders between the memories of a filling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cut {
     gpu_ends: GpuEnds,
     /// Units in RAM; those that are nowhere else either are on disk.
     in_ram: Vec<usize>,
-    /// What computes with all that no GPU holds.
+    /// Device of all that no GPU holds.
     tail: RunOn,
 }
 
@@ -51,14 +51,14 @@ impl Cut {
     }
 }
 
-/// What to fill, and into what.
+/// Items to fill in, and budgets.
 pub(crate) struct Filling<'a> {
     pub(crate) items: &'a Items<'a>,
     pub(crate) budgets: &'a Budgets,
     pub(crate) beside_gpus: BesideGpus,
 }
 
-/// In which order RAM takes what no GPU holds, before the disk takes the rest.
+/// Order in which RAM takes what no GPU holds, before the disk takes the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BesideGpus {
     /// As it is filled in.
@@ -188,7 +188,7 @@ impl Filling<'_> {
         }
     }
 
-    /// How the first `n_gpu` items lie on GPUs, each filled before the next, the rest being streamed to one of them;
+    /// Ends of GPUs among the first `n_gpu` items, each filled before the next, the rest being streamed to one of them;
     /// `None` where they do not fit.
     fn gpu_ends(&self, limits: &[Limit], n_gpu: usize, streamer: Option<u32>) -> Option<GpuEnds> {
         let n = self.items.len();
@@ -264,7 +264,7 @@ impl Filling<'_> {
     }
 }
 
-/// Whether a balanced filling spares the first GPU.
+/// GPU that a balanced filling spares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spared {
     /// None is.

@@ -185,8 +185,8 @@ impl HfMap {
     }
 }
 
-/// Where units compute, given where they rest: what rests on no GPU is streamed to the one that computes what comes
-/// before it, or else after it.
+/// Placements of units, given their homes: what no GPU holds is streamed to the one that computes what comes before it,
+/// or else after it.
 fn placements(units: &Units, homes: &[Home], rest: Rest) -> Result<Vec<Placement>> {
     let gpu = |home: Home| match home {
         Home::Gpu(number) => Some(number),
@@ -246,7 +246,7 @@ pub(crate) fn module_of(slot: &Slot) -> &str {
         .map_or(&slot.name, |(module, _)| module)
 }
 
-/// What a model has in the place of a module that it does not have.
+/// Modules of a model beside one that it does not have.
 fn neighbours(module: &str, skeleton: &Skeleton) -> String {
     let below = |outer: &str| {
         let mut names: Vec<&str> = Vec::new();
@@ -287,7 +287,7 @@ fn neighbours(module: &str, skeleton: &Skeleton) -> String {
     }
 }
 
-/// What the head is called where the configuration ties it to the embedding, so that no tensor has the name.
+/// Names of the head where the configuration ties it to the embedding, so that no tensor has them.
 pub(crate) const HEADS: [&str; 3] = ["lm_head", "embed_out", "output"];
 
 /// Last parts of the names of modules that have no tensors of their own, or none but a tied one; accelerate's maps

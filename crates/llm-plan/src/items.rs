@@ -10,7 +10,7 @@ use crate::needs::Needs;
 use crate::weights::Weights;
 use crate::{Home, Placement, RunOn};
 
-/// In which order, and in what portions, units are filled in.
+/// Order and portions in which units are filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// As they compute, each layer with its experts.
@@ -172,7 +172,7 @@ impl<'a> Items<'a> {
         self.portions.units(items)
     }
 
-    /// What passes take beside weights.
+    /// Memory of passes beside weights.
     pub(crate) fn needs(&self) -> &'a Needs {
         self.needs
     }
@@ -183,12 +183,12 @@ impl<'a> Items<'a> {
         Items::new(self.weights, self.needs, portions)
     }
 
-    /// What some items take as a device computes with them.
+    /// Tally of some items as a device computes with them.
     pub(crate) fn tally(&self, run_on: RunOn, items: Range<usize>) -> Tally {
         self.runs(run_on).tally(items)
     }
 
-    /// What a GPU has to hold that holds some items and to which others are streamed.
+    /// Bytes on a GPU that holds some items and to which others are streamed.
     pub(crate) fn on_gpu(&self, run_on: RunOn, held: Range<usize>, streamed: Range<usize>) -> u64 {
         let mut ledger = Ledger::new(self.needs);
         for (home, items) in [(run_on.memory(), held), (Home::Ram, streamed)] {

@@ -1,4 +1,4 @@
-//! What each memory holds: the one place that adds up what units take there. Filling asks it, the estimate prints it.
+//! Use of each memory: the one place that adds up what units take there. Filling asks it, the estimate prints it.
 
 mod runs;
 mod tally;
@@ -32,7 +32,7 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// That of all units; `placements` is parallel to them.
+    /// Ledger of all units; `placements` is parallel to them.
     pub(crate) fn of(weights: &Weights, needs: &'a Needs, placements: &[Placement]) -> Self {
         let mut ledger = Ledger::new(needs);
         let units = weights.units.list().iter().zip(placements).enumerate();
@@ -64,7 +64,7 @@ impl<'a> Ledger<'a> {
         homes.into_iter().map(|home| self.memory(home)).collect()
     }
 
-    /// What a memory holds.
+    /// Use of a memory.
     pub(crate) fn memory(&self, home: Home) -> MemoryUse {
         let mut terms = TermBytes::default();
         let held = self.totals(|placement| placement.home == home);
@@ -101,7 +101,7 @@ impl<'a> Ledger<'a> {
         Bytes::new(self.devices().iter().map(of_device).sum())
     }
 
-    /// What a device takes that computes with something, beside weights.
+    /// Adds what a device that computes takes beside weights.
     fn add_device(&self, run_on: RunOn, terms: &mut TermBytes) {
         let computed = self.computed(run_on);
         if computed.n_units == 0 {
@@ -133,14 +133,14 @@ impl<'a> Ledger<'a> {
         STAGING_SLOTS * largest + self.needs.n_tokens * rows
     }
 
-    /// What a tensor takes in RAM on its way, at most.
+    /// RAM of a tensor on its way, at most.
     fn load_transient(&self) -> u64 {
         let in_ram = self.maxima(|placement| placement.home == Home::Ram);
         let elsewhere = self.maxima(|placement| placement.home != Home::Ram);
         in_ram.source.max(elsewhere.on_its_way)
     }
 
-    /// What the process keeps in RAM for passes, wherever they compute.
+    /// RAM of the process for passes, wherever they compute.
     fn host(&self) -> u64 {
         let host = &self.needs.host;
         let n_devices = self.devices().len();

@@ -1,4 +1,4 @@
-//! What a model takes and where it goes, before a byte of it is loaded. Pure functions: no files, devices or clocks.
+//! Memory and placement of a model, before a byte of it is loaded. Pure functions: no files, devices or clocks.
 //!
 //! A [`Request`] joins a model's skeleton with how its weights are to be kept, the largest passes and a budget for each
 //! memory. [`plan()`] makes a [`Verdict`] of it: a [`Plan`], which is a [`DeviceMap`] and the [`MemoryEstimate`] that
@@ -62,7 +62,7 @@ pub use term::{MemoryUse, Term, TermBytes};
 pub use verdict::{Plan, Refusal, Shortfall, Verdict};
 pub use weights::{becomes_table, is_final, is_looked_up};
 
-/// What everything that can fail here returns.
+/// Result of everything that can fail here.
 pub type Result<T> = std::result::Result<T, PlanError>;
 
 #[cfg(test)]

@@ -8,12 +8,26 @@ use crate::hf_map::{HEADS, module_of};
 use crate::units::Units;
 use crate::{Home, Placement, RunOn};
 
-/// Where each unit rests and computes: each unit of the model once, every budget kept.
+/// Home and device of each unit: each unit of the model once, every budget kept.
+///
+/// ```
+/// use llm_arch::{Unit, from_config};
+/// use llm_plan::{DeviceMap, Home, RunOn};
+///
+/// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/llama/config.json");
+/// let config = serde_json::from_slice(&std::fs::read(path)?)?;
+/// let skeleton = from_config(&config)?;
+/// let map = DeviceMap::on_one(&skeleton.spec, RunOn::Gpu(0));
+/// assert_eq!(map.get(Unit::Head).map(|placement| placement.home), Some(Home::Gpu(0)));
+/// assert_eq!(map.hf_device_map(&skeleton)[""], 0);
+/// assert_eq!(map.stages()?.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceMap {
     /// In the order in which they compute.
     placements: Vec<(Unit, Placement)>,
-    /// By unit: where it stands in that order.
+    /// Index of each unit in that order.
     sorted: Vec<(Unit, usize)>,
     is_tied: bool,
 }
@@ -54,7 +68,7 @@ impl DeviceMap {
         self.placements.iter().copied()
     }
 
-    /// Whether the head's matrix is the embedding's table.
+    /// True if the head's matrix is the embedding's table.
     pub fn is_tied(&self) -> bool {
         self.is_tied
     }

@@ -1,4 +1,4 @@
-//! What passes take beside weights.
+//! Memory of passes beside weights.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
     encoder_kv_shape, kv_shape, kv_tables, workspace_shape,
 };
 
-/// What a kind of device takes for what only it knows.
+/// Costs that only a kind of device knows.
 pub trait DeviceCosts {
     /// Keys and values of all sequences in one layer.
     fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes;
@@ -25,7 +25,7 @@ pub trait DeviceCosts {
     /// The scratch memory of its operations.
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes;
 
-    /// What it takes before anything is asked of it: a GPU's context and its libraries' own memory.
+    /// Bytes in use before anything is asked of it: a GPU's context and its libraries' own memory.
     fn fixed_bytes(&self) -> Bytes;
 }
 
@@ -41,18 +41,18 @@ impl<D: DeviceCosts> GpuCosts for D {
     }
 }
 
-/// What the machine's devices take.
+/// Costs of the machine's devices.
 #[derive(Clone, Copy)]
 pub struct Costs<'a> {
     /// The processor.
     pub cpu: &'a dyn DeviceCosts,
     /// The GPUs.
     pub gpu: &'a dyn GpuCosts,
-    /// What the process takes of RAM before it holds weights and buffers: its code, the model's headers, its tokenizer.
+    /// RAM of the process before it holds weights and buffers: its code, the model's headers, its tokenizer.
     pub program: Bytes,
 }
 
-/// What passes take beside weights, in bytes.
+/// Memory of passes beside weights, in bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Needs {
     /// Kinds of devices, the CPU first.
@@ -67,7 +67,7 @@ pub(crate) struct Needs {
     pub(crate) n_tokens: u64,
 }
 
-/// What one device takes if it computes at all.
+/// Memory of one device if it computes at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeviceNeeds {
     /// Before anything is asked of it.
@@ -78,7 +78,7 @@ pub(crate) struct DeviceNeeds {
     pub(crate) head: u64,
     /// Beside, where blocks of an encoder are: the keys and values of one of them at a time,
     pub(crate) encoder_kv: u64,
-    /// and the table of its biases by distance.
+    /// and the tables of its biases by distance and of their blocks.
     pub(crate) encoder_bias: u64,
     /// By decoder layer, of all sequences.
     pub(crate) kv: Vec<u64>,
@@ -186,8 +186,8 @@ impl DeviceNeeds {
             activations: (limits.n_tokens as u64 * row + bias + n_words) * F32 + routes,
             // Rows, and which they are.
             head: limits.n_logits as u64 * (HeadWidths::of(spec).total() as u64 + 1) * F32,
-            encoder_kv: encoder_kv.max().unwrap_or(0).saturating_add(encoded * F32),
-            encoder_bias: encoder_bias * F32,
+            encoder_kv: encoder_kv.max().unwrap_or(0),
+            encoder_bias: (encoder_bias + encoded) * F32,
             kv: stack.layers.iter().map(kv).collect(),
         };
         let rest = [

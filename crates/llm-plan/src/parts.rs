@@ -14,9 +14,9 @@ pub struct Part {
     pub module: String,
     /// Its number there.
     pub number: Option<usize>,
-    /// What its tensors take, as they are stored.
+    /// Bytes of its tensors, as they are stored.
     pub weights: Bytes,
-    /// What its keys and values take, as far as that is known.
+    /// Bytes of its keys and values, as far as known.
     pub kv_cache: Bytes,
 }
 
@@ -49,7 +49,7 @@ impl Part {
     }
 }
 
-/// What a part is of, and which: a name's words before its first number, or before its last word.
+/// Module and number of a part: a name's words before its first number, or before its last word.
 fn module_of(name: &str) -> (&str, Option<usize>) {
     let mut start = 0;
     for word in name.split('.') {
@@ -66,7 +66,7 @@ fn module_of(name: &str) -> (&str, Option<usize>) {
     )
 }
 
-/// Where a part stands in the order of computing, as far as its name tells.
+/// Rank of a part in the order of computing, as far as its name tells.
 fn rank(part: &Part) -> Rank {
     match part.number {
         Some(_) => Rank::Layer,
@@ -82,7 +82,7 @@ enum Rank {
     Rest,
 }
 
-/// What is in the names of tables of tokens and positions.
+/// Words in the names of tables of tokens and positions.
 const EMBEDDINGS: [&str; 6] = ["embed", "embd", "wte", "wpe", "word_emb", "shared"];
 
 /// Parts placed, and what each memory would hold.
@@ -92,11 +92,11 @@ pub struct PartsPlan {
     pub homes: Vec<Home>,
     /// By memory; of a disk nothing, since weights rest in the checkpoint's own files.
     pub needed: Vec<(Home, Bytes)>,
-    /// What rests in the checkpoint's files and would be read for every token.
+    /// Bytes in the checkpoint's files that would be read for every token.
     pub in_place: Bytes,
 }
 
-/// What memories hold beside weights, keys and values.
+/// Use of memories beside weights, keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartsCosts {
     /// Each GPU.
@@ -105,7 +105,7 @@ pub struct PartsCosts {
     pub ram: Bytes,
 }
 
-/// Whether parts find a place.
+/// Outcome of placing parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartsVerdict {
     /// They do.

@@ -31,7 +31,7 @@ impl fmt::Display for RunOn {
     }
 }
 
-/// Where a weight rests.
+/// Memory of a weight, or disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Home {
     /// A GPU's memory.
@@ -71,17 +71,17 @@ impl FromStr for Home {
     }
 }
 
-/// Where a unit's weights rest, and which device computes with them.
+/// Home of a unit's weights, and the device that computes with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Placement {
-    /// Where they rest.
+    /// Memory, or disk.
     pub home: Home,
-    /// What computes with them.
+    /// Device that computes.
     pub run_on: RunOn,
 }
 
 impl Placement {
-    /// Whether they rest where they compute.
+    /// True if resident where they compute.
     pub fn is_resident(&self) -> bool {
         self.home == self.run_on.memory()
     }

@@ -1,4 +1,4 @@
-//! From what is asked for to a plan, or to why there is none.
+//! Plans for requests, or the reasons for none.
 
 use llm_arch::{Role, Skeleton, Slot, Unit};
 use llm_tensor::{Bytes, DType};
@@ -18,28 +18,68 @@ use crate::{
 pub struct Request<'a> {
     /// The model.
     pub skeleton: &'a Skeleton,
-    /// How the checkpoint holds each of the skeleton's slots, in their order.
+    /// Stored form of each of the skeleton's slots, in their order.
     pub stored: &'a [StoredTensor],
-    /// How weights are to be kept.
+    /// Encodings of loaded weights.
     pub encodings: Encodings<'a>,
     /// The element type of keys and values; that of the table of tokens unless told.
     pub kv_dtype: Option<DType>,
     /// The largest passes.
     pub limits: Limits,
-    /// In what pieces the loader takes a tensor, counted in its stored and in its final form; larger than any tensor
+    /// Size of the loader's pieces of a tensor, counted in its stored and in its final form; larger than any tensor
     /// where it takes them whole.
     pub load_piece: Bytes,
-    /// How much of each memory may be used.
+    /// Bytes of each memory to use.
     pub budgets: Budgets,
-    /// How units are placed.
+    /// Way to place units.
     pub strategy: Strategy,
-    /// What computes with weights that no GPU holds.
+    /// Device of weights that no GPU holds.
     pub offload: Offload,
-    /// What devices take for what only they know.
+    /// Costs that only devices know.
     pub costs: Costs<'a>,
 }
 
-/// Plans.
+/// Verdict on a request: a plan, or what its memories lack.
+///
+/// ```
+/// use llm_plan::{
+///     Encodings, Limits, MaxMemory, Offload, Request, StoredTensor, Strategy, WeightDType, plan,
+/// };
+/// use llm_quant::Scheme;
+/// use llm_tensor::{Bytes, DType};
+///
+/// # use llm_plan::{Costs, DeviceCosts};
+/// # use llm_arch::ExpertsSpec;
+/// # use llm_tensor::{KvShape, WorkspaceShape};
+/// # struct Free;
+/// # impl DeviceCosts for Free {
+/// #     fn kv_pool_bytes(&self, _: &KvShape) -> Bytes { Bytes::ZERO }
+/// #     fn kv_block_len(&self, _: &KvShape) -> usize { 16 }
+/// #     fn routes_bytes(&self, _: &ExpertsSpec, _: usize) -> Bytes { Bytes::ZERO }
+/// #     fn workspace_bytes(&self, _: &WorkspaceShape) -> Bytes { Bytes::ZERO }
+/// #     fn fixed_bytes(&self) -> Bytes { Bytes::ZERO }
+/// # }
+/// # let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/llama/config.json");
+/// # let config: serde_json::Map<_, _> = serde_json::from_slice(&std::fs::read(config)?)?;
+/// # let skeleton = llm_arch::from_config(&config)?;
+/// # let costs = Costs { cpu: &Free, gpu: &Free, program: Bytes::ZERO };
+/// let stored = vec![StoredTensor::in_order(Scheme::Dense(DType::F32)); skeleton.slots.len()];
+/// let request = Request {
+///     skeleton: &skeleton,
+///     stored: &stored,
+///     encodings: Encodings { dtype: WeightDType::Auto, config_dtype: None, quant: None },
+///     kv_dtype: None,
+///     limits: Limits { n_sequences: 1, context: 128, n_tokens: 32, n_logits: 1 },
+///     load_piece: Bytes::mib(1),
+///     budgets: "0=1GB,cpu=1GB".parse::<MaxMemory>()?.over(&Default::default()),
+///     strategy: Strategy::Auto,
+///     offload: Offload::Stream,
+///     costs,
+/// };
+/// let verdict = plan(&request)?;
+/// assert!(verdict.to_string().starts_with("fits, with weights on GPU: "));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// When the request makes no sense: a context beyond the model's, a map that does not fit the model or the devices.
@@ -51,7 +91,7 @@ pub fn plan(request: &Request<'_>) -> Result<Verdict> {
 }
 
 impl Request<'_> {
-    /// What weights take, which limits and budgets do not change.
+    /// Memory of weights, which limits and budgets do not change.
     pub(crate) fn weights(&self) -> Weights {
         let Request {
             skeleton, stored, ..
@@ -153,7 +193,7 @@ fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdi
     Ok(Verdict::DoesNotFit(refusal))
 }
 
-/// Whether it fits, without the plan.
+/// True if it fits, without the plan.
 pub(crate) fn fits(request: &Request<'_>, weights: &Weights) -> Result<bool> {
     let fits = |rest| fits_one_way(request, weights, rest);
     match request.offload {

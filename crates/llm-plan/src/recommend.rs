@@ -1,4 +1,4 @@
-//! Which precision to take, of those that fit.
+//! Recommended precision, of those that fit.
 
 use llm_quant::{Code, LoadIn, QuantConfig};
 
@@ -9,26 +9,26 @@ use crate::{Bandwidths, Encodings, Precision, Request, Result, Strategy, Tiers};
 /// A way to keep weights that is worth taking.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recommendation {
-    /// In which precision.
+    /// The precision.
     pub choice: Choice,
-    /// Where they rest, and what a step moves.
+    /// Their memories, and the cost of a step.
     pub way: Way,
-    /// Why not a more exact one, nor a faster one.
+    /// Reason to take no more exact or faster one.
     pub reason: Reason,
 }
 
 /// A precision, as seen from what was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// That which was asked for.
+    /// The one asked for.
     AsAsked,
-    /// What was asked for, but not quantized.
+    /// The one asked for, but not quantized.
     Unquantized,
     /// Another one.
     Precision(Precision),
 }
 
-/// Why a precision is recommended.
+/// Reason to recommend a precision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// No other fits, or none can be asked for.
@@ -71,7 +71,7 @@ pub fn recommend(request: &Request<'_>, bandwidths: &Bandwidths) -> Result<Optio
     }))
 }
 
-/// Whether all weights rest in the fastest memory that there is: prompts are read there as fast as can be, too.
+/// True if all weights are resident in the fastest memory: prompts are read there as fast as can be, too.
 fn is_whole(tiers: Tiers, request: &Request<'_>) -> bool {
     let has_gpu = !request.budgets.gpus.is_empty() && request.strategy != Strategy::Cpu;
     tiers
@@ -82,7 +82,7 @@ fn is_whole(tiers: Tiers, request: &Request<'_>) -> bool {
         }
 }
 
-/// What fits of that which may be recommended, most exact first.
+/// Choices that fit and may be recommended, most exact first.
 fn candidates(request: &Request<'_>) -> Result<Vec<(Choice, Way)>> {
     let weights = request.weights();
     let as_asked = Way::of(&plan_with(request, &weights)?);
@@ -133,7 +133,7 @@ fn candidates(request: &Request<'_>) -> Result<Vec<(Choice, Way)>> {
     Ok(found)
 }
 
-/// What was asked for, as far as exactness goes.
+/// Exactness that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     /// Floating point.

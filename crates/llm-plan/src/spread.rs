@@ -58,7 +58,7 @@ pub(crate) fn spread(
     Some(placements)
 }
 
-/// Where each GPU's run of layers ends. How large a part of the model is, is what it takes on the first GPU.
+/// End of each GPU's run of layers. The size of a part of the model is what it takes on the first GPU.
 fn ends(layers: &Items<'_>, limits: &[Limit]) -> Vec<usize> {
     let n = layers.len();
     let on = |number, end| layers.on_gpu(RunOn::Gpu(number), 0..end, n..n);
@@ -78,7 +78,7 @@ fn ends(layers: &Items<'_>, limits: &[Limit]) -> Vec<usize> {
     limits.iter().map(end).collect()
 }
 
-/// How many of some experts a GPU holds beside other units, the rest being streamed to it.
+/// Number of experts that a GPU holds beside other units, the rest being streamed to it.
 fn n_held(
     weights: &Weights,
     needs: &Needs,

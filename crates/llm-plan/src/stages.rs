@@ -69,7 +69,7 @@ impl StagePlan {
         })
     }
 
-    /// Whether a unit is among those that it computes.
+    /// True if a unit is among those that it computes.
     pub fn has(&self, unit: Unit) -> bool {
         self.units.iter().any(|&(of, _)| of == unit)
     }

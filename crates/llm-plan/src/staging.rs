@@ -1,19 +1,19 @@
-//! What streamed weights take on their way to where they compute.
+//! Staging buffers of streamed weights.
 
 use llm_arch::{Role, Slot};
 use llm_quant::Scheme;
 use llm_tensor::{Bytes, DType};
 
-/// Places for a unit that is streamed, on its device and, where it comes from disk, in RAM: one is filled while
-/// another computes.
+/// Staging buffers of a streamed unit, on its device and, where it comes from disk, in RAM: one is filled while another
+/// computes.
 pub const STAGING_SLOTS: u64 = 2;
 
-/// What each part of a tensor takes beside its bytes: a read begins and ends on borders of pages of 4096 bytes, and so
-/// brings up to a page before and one after them.
+/// Padding of each part of a tensor: a read begins and ends on borders of pages of 4096 bytes, and so brings up to a
+/// page before and one after it.
 pub const SLOT_PADDING: u64 = 2 * 4096;
 
-/// What a tensor that is kept in `scheme` takes of a staging place: its bytes, and the padding of each of its parts. A
-/// unit takes the sum over what a pass reads of it.
+/// Bytes of a tensor of `scheme` in a staging buffer: its own, and the padding of each of its parts. A unit takes the
+/// sum over what a pass reads of it.
 pub fn staged_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
     let (rows, cols) = slot.matrix();
     let parts = scheme.parts(rows as u64, cols as u64).into_iter();
@@ -25,8 +25,8 @@ pub fn staged_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
     Bytes::new(bytes.sum())
 }
 
-/// What one row takes that is looked up in a table: of one that rests elsewhere than it computes, a pass brings a row
-/// for each of its tokens, in f32 unless its elements mean themselves. Nothing for what is no table.
+/// Bytes of a row that is looked up in a table: of one not resident where it computes, a pass brings a row for each of
+/// its tokens, in f32 unless its elements mean themselves. Zero for what is no table.
 pub fn looked_up_row_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
     if !matches!(slot.role, Role::TokenTable | Role::PositionTable) {
         return Bytes::ZERO;

@@ -12,7 +12,7 @@ use crate::spread::spread;
 use crate::weights::Weights;
 use crate::{Bandwidths, Budgets, HfMap, Placement, PlanError, Result};
 
-/// How units are placed.
+/// Way to place units.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Strategy {
     /// The fastest memory first, each as far as it holds; where a GPU does not hold all, experts leave it first.
@@ -48,7 +48,7 @@ impl FromStr for Strategy {
     }
 }
 
-/// What computes with weights that no GPU holds, where there is a GPU.
+/// Device of weights that no GPU holds, where there is a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Offload {
     /// A GPU, to which they are streamed.

@@ -1,4 +1,4 @@
-//! What memories hold, by what it is for.
+//! Use of memories, by purpose.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use llm_tensor::Bytes;
 
 use crate::Home;
 
-/// What memory is for.
+/// Purpose of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Term {
     /// The elements of weights.
     Weights,
-    /// What quantized elements are decoded with: scales and tables.
+    /// Scales and tables of quantized elements.
     QuantizationStatistics,
     /// Keys and values.
     KvCache,
@@ -19,12 +19,12 @@ pub enum Term {
     Activations,
     /// Scratch memory of a device's operations.
     Workspace,
-    /// Where weights lie that rest elsewhere, while they are computed with and while the next ones come: two places for
-    /// the largest unit, and a pass's rows of tables that are looked up in.
+    /// Staging buffers of weights that are not resident, while they are computed with and while the next ones come: two
+    /// for the largest unit, and a pass's rows of tables that are looked up in.
     Staging,
-    /// What a tensor takes on its way, while the model is loaded.
+    /// Memory of a tensor on its way, while the model is loaded.
     LoadTransient,
-    /// What a GPU takes before anything is asked of it.
+    /// A GPU's memory before anything is asked of it.
     GpuContext,
     /// The program itself: its code, the model's headers, its tokenizer.
     Program,
@@ -112,12 +112,12 @@ impl TermBytes {
     }
 }
 
-/// What one memory holds.
+/// Use of one memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// Which.
+    /// The memory.
     pub home: Home,
-    /// What for.
+    /// By purpose.
     pub terms: TermBytes,
     /// On disk: the part of the weights that is read from the checkpoint itself and takes nothing beside it.
     pub in_place: Bytes,
@@ -135,12 +135,12 @@ impl MemoryUse {
         self.terms.sum_without(&later)
     }
 
-    /// What stays allocated while it runs.
+    /// Bytes allocated while it runs.
     pub fn peak_in_generation(&self) -> Bytes {
         self.terms.sum_without(&[Term::LoadTransient])
     }
 
-    /// What a budget has to hold: the greater of both; on disk what is written.
+    /// Bytes of budget: the greater of both; on disk what is written.
     pub fn needed(&self) -> Bytes {
         let peak = self.peak_at_load().max(self.peak_in_generation());
         peak.saturating_sub(self.in_place)

@@ -5,7 +5,7 @@ use llm_arch::{FinalNorm, LayerSpec, MlpSpec, ModelSpec, Side, StackSpec, Unit};
 pub(crate) struct Units {
     list: Vec<Unit>,
     n_encoder: usize,
-    /// Where each decoder layer's experts begin; one more for where the last ones end.
+    /// First expert of each decoder layer; one more for the end of the last ones.
     experts: Vec<usize>,
     has_encoder_norm: bool,
 }
@@ -48,7 +48,7 @@ impl Units {
         self.experts.len() - 1
     }
 
-    /// Where a unit of the model stands in the list.
+    /// Index of a unit of the model in the list.
     pub(crate) fn idx(&self, unit: Unit) -> usize {
         let after_experts = self.experts[self.n_decoder_layers()];
         match unit {

@@ -1,4 +1,4 @@
-//! Whether a model fits, in data and in words.
+//! Verdicts on requests, in data and in words.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use crate::{Budgets, DeviceMap, Home, MemoryEstimate, MemoryUse, StepCost, Term}
 /// A model placed within its budgets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// Where each unit rests and computes.
+    /// Home and device of each unit.
     pub map: DeviceMap,
-    /// What that takes.
+    /// Memory of it.
     pub estimate: MemoryEstimate,
-    /// What a step moves.
+    /// Cost of a step.
     pub step: StepCost,
     /// The element type of keys and values.
     pub kv_dtype: DType,
 }
 
-/// Whether a model fits.
+/// Outcome of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// It does, and how.
@@ -28,7 +28,7 @@ pub enum Verdict {
     DoesNotFit(Refusal),
 }
 
-/// What lacks, where.
+/// Shortfalls of memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// Of the way that lacks least; with a map of the user's, of that.
@@ -98,9 +98,9 @@ impl fmt::Display for Plan {
 /// A memory that would have to hold more than its budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortfall {
-    /// What it would have to hold.
+    /// Its use by the model.
     pub memory: MemoryUse,
-    /// What it may.
+    /// Its limit.
     pub budget: Bytes,
 }
 
@@ -114,12 +114,12 @@ impl Shortfall {
         shortfall.filter(|s| s.memory.needed() > s.budget).collect()
     }
 
-    /// By how much it is too small.
+    /// Bytes that it lacks.
     pub fn missing(&self) -> Bytes {
         self.memory.needed().saturating_sub(self.budget)
     }
 
-    /// What takes most of it.
+    /// Largest part of it.
     pub fn largest_term(&self) -> (Term, Bytes) {
         let terms = self.memory.terms.iter();
         let largest = terms.max_by_key(|&(_, bytes)| bytes);

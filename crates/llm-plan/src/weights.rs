@@ -1,4 +1,4 @@
-//! What each unit's weights take.
+//! Memory of each unit's weights.
 
 use llm_arch::{HeadMatrix, MlpSpec, Role, Skeleton, Slot, Stored, Unit};
 use llm_quant::Scheme;
@@ -8,21 +8,21 @@ use crate::staging::{looked_up_row_bytes, staged_bytes};
 use crate::units::Units;
 use crate::{Encodings, RunOn, StoredTensor};
 
-/// What a unit's weights take, in bytes.
+/// Memory of a unit's weights, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Footprint {
     /// The elements.
     pub(crate) elements: u64,
-    /// What they are decoded with.
+    /// Their scales and tables.
     pub(crate) statistics: u64,
-    /// What a pass reads, and what is streamed to where it computes if it rests elsewhere: all but tables that are only
-    /// looked up in.
+    /// Part that a pass reads, and that is streamed where it is not resident: all but tables that are only looked up
+    /// in.
     pub(crate) per_pass: u64,
-    /// What that takes of a staging place.
+    /// Its size in a staging buffer.
     pub(crate) staged: u64,
     /// A row of each table that is looked up in.
     pub(crate) looked_up_row: u64,
-    /// What the checkpoint does not hold in its final form, and a disk home has to have written anew.
+    /// Part that the checkpoint does not hold in its final form: on disk it is written anew.
     pub(crate) unfinished: u64,
     /// The largest piece that is loaded of a tensor whose stored form is not the final one: beside that in RAM.
     pub(crate) source: u64,
@@ -36,7 +36,7 @@ impl Footprint {
         self.elements + self.statistics
     }
 
-    /// What the checkpoint holds in its final form.
+    /// Part that is final in the checkpoint.
     pub(crate) fn in_place(&self) -> u64 {
         self.total() - self.unfinished
     }
@@ -89,7 +89,7 @@ impl Footprint {
     }
 }
 
-/// What all of a model's weights have in common.
+/// Facts common to all of a model's weights.
 #[derive(Debug, Clone, Copy)]
 struct Loading {
     is_tied: bool,
@@ -105,7 +105,7 @@ struct Tensor<'a> {
 }
 
 impl Tensor<'_> {
-    /// Whether it takes what another does.
+    /// True if it takes what another does.
     fn is_like(&self, other: &Tensor<'_>) -> bool {
         let (slot, like) = (self.slot, other.slot);
         self.scheme == other.scheme
@@ -115,7 +115,7 @@ impl Tensor<'_> {
     }
 }
 
-/// What each unit's weights take. Units that take the same, as most experts do, share an entry.
+/// Memory of each unit's weights. Units that take the same, as most experts do, share an entry.
 #[derive(Debug, Clone)]
 pub(crate) struct Footprints {
     kinds: Vec<Footprint>,
@@ -181,13 +181,13 @@ impl Footprints {
         self.kind_of[idx]
     }
 
-    /// What a unit's weights take.
+    /// Memory of a unit's weights.
     pub(crate) fn of_unit(&self, idx: usize) -> &Footprint {
         &self.kinds[self.kind_of[idx] as usize]
     }
 }
 
-/// What all units' weights take: by unit, once as GPUs and once as the CPU compute with them.
+/// Memory of all units' weights: by unit, once as GPUs and once as the CPU compute with them.
 #[derive(Debug, Clone)]
 pub(crate) struct Weights {
     pub(crate) units: Units,
@@ -237,7 +237,7 @@ impl Weights {
         }
     }
 
-    /// What the units' weights take as a device computes with them.
+    /// Memory of the units' weights as a device computes with them.
     pub(crate) fn on(&self, run_on: RunOn) -> &Footprints {
         match (run_on, &self.on_cpu) {
             (RunOn::Cpu, Some(on_cpu)) => on_cpu,
@@ -245,7 +245,7 @@ impl Weights {
         }
     }
 
-    /// What all of them take, as a GPU computes with them.
+    /// Memory of all of them, as a GPU computes with them.
     pub(crate) fn total(&self) -> Bytes {
         let units = 0..self.units.list().len();
         Bytes::new(units.map(|idx| self.on_gpu.of_unit(idx).total()).sum())
@@ -265,14 +265,14 @@ pub fn is_looked_up(role: Role, is_tied: bool) -> bool {
     }
 }
 
-/// Whether the checkpoint's bytes are those that are computed with, in one run for each part.
+/// True if the checkpoint's bytes are those that are computed with, in one run for each part.
 pub fn is_final(slot: &Slot, stored: StoredTensor, scheme: Scheme) -> bool {
     stored == StoredTensor::in_order(scheme)
         // Codes lie `[out, in]` whatever the dense matrix does.
         && (stored.quantized().is_some() || slot.stored == Stored::AsIs)
 }
 
-/// What a tensor takes in the checkpoint.
+/// Bytes of a tensor in the checkpoint.
 fn stored_bytes(slot: &Slot, stored: StoredTensor) -> Bytes {
     let (rows, cols) = slot.matrix();
     stored.scheme.stored_bytes(rows as u64, cols as u64).total()

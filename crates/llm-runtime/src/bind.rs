@@ -25,6 +25,18 @@ use crate::{Notice, Result, RuntimeError};
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
 ///
 /// A clone shares all of it.
+///
+/// ```
+/// use llm_runtime::BoundModel;
+///
+/// # let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/llama");
+/// let model = BoundModel::open(&folder)?;
+/// assert_eq!(model.spec().family, "llama");
+/// for bound in model.tensors() {
+///     assert_eq!(bound.slot.n_elements(), bound.tensor.shape.n_elements());
+/// }
+/// # Ok::<(), llm_runtime::RuntimeError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct BoundModel {
     checkpoint: Arc<Checkpoint>,

@@ -211,9 +211,8 @@ impl Allotment {
         if held.reached <= len || (len > 0 && held.reached > n_held) {
             return;
         }
-        // A device without layers has taken none.
-        held.reached = held.reached.min(len);
-        for block in held.table.iter_mut().skip(len.div_ceil(block_len)) {
+        held.reached = len;
+        for block in &mut held.table[len.div_ceil(block_len)..] {
             if let Some(block) = block.take() {
                 give_back(&mut self.n_holders, &mut self.free, block);
             }

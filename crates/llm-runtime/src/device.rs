@@ -15,7 +15,7 @@ use crate::stream::Feed;
 
 /// A device that stages can be built on, whatever its backend.
 pub trait Device: Send + Sync {
-    /// What the device is.
+    /// Description of the device.
     fn info(&self) -> &DeviceInfo;
 
     /// Loads all units that compute on the device and allocates all that it will need. `feed` has those of them that
@@ -31,7 +31,7 @@ pub trait Device: Send + Sync {
     ) -> Result<Box<dyn Stages>>;
 }
 
-/// What a device is to compute.
+/// A device's part of a model.
 #[derive(Debug, Clone)]
 pub struct StageOptions {
     /// The whole model.
@@ -42,7 +42,7 @@ pub struct StageOptions {
     pub run_on: RunOn,
     /// The largest passes it has to serve.
     pub limits: Limits,
-    /// How the KV cache keeps its elements.
+    /// Element type of keys and values.
     pub kv_dtype: DType,
 }
 
@@ -53,7 +53,7 @@ impl StageOptions {
         self.stages.iter().filter(move |s| s.run_on == run_on)
     }
 
-    /// Whether a unit is of one of them.
+    /// True of a unit of one of them.
     pub fn has(&self, unit: Unit) -> bool {
         self.own().any(|stage| stage.has(unit))
     }

@@ -20,42 +20,42 @@ use crate::source::WeightSource;
 use crate::stream::{self, Feed};
 use crate::{BoundModel, BoundTensor, Result, RuntimeError, Session, offload};
 
-/// How a model is loaded.
+/// Options of loading.
 #[derive(Clone, Copy)]
 pub struct LoadOptions<'a> {
-    /// How weights that are not quantized, and keys and values, are kept.
+    /// Element type of weights that are not quantized, and of keys and values.
     pub dtype: WeightDType,
-    /// How the others are to be quantized, of a checkpoint that is not quantized yet.
+    /// Quantization of the others, of a checkpoint that is not quantized yet.
     pub quant: Option<&'a QuantConfig>,
-    /// What quantizes them.
+    /// Encoder that quantizes them.
     pub encoder: &'a dyn Encoder,
     /// The largest passes.
     pub limits: Limits,
-    /// What does not rest in memory; without it all does.
+    /// Places of units; without it all rest in memory, on one device.
     pub offload: Option<OffloadOptions<'a>>,
 }
 
-/// What rests on disk.
+/// Places of units, and of the files of those on disk.
 #[derive(Debug, Clone, Copy)]
 pub struct OffloadOptions<'a> {
-    /// Where each unit rests, as was planned with the same options.
+    /// Home and device of each unit, as was planned with the same options.
     pub map: &'a DeviceMap,
-    /// Where units on disk are written as they are computed with, unless the checkpoint has them so.
+    /// Folder in which units on disk are written as they are computed with, unless the checkpoint has them so.
     pub folder: &'a Path,
 }
 
-/// What loading is at.
+/// Phase of loading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Another run writes what this one needs too, which waits until that is done.
     Waiting,
-    /// What rests on disk is written as it is computed with.
+    /// Units on disk are written as they are computed with.
     Offloading(Progress),
-    /// What rests in memory is loaded; bytes are counted as the checkpoint stores them.
+    /// Units in memory are loaded; bytes are counted as the checkpoint stores them.
     Loading(Progress),
 }
 
-/// How far something has come.
+/// Progress of a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes that are done.
@@ -184,7 +184,7 @@ pub fn load_on(
     .under(interrupt))
 }
 
-/// Whether weights rest where their devices compute: only the CPU brings them from elsewhere, which is from disk.
+/// Refuses weights that rest where their device does not reach them: only the CPU brings them from elsewhere, which is from disk.
 fn check_homes(map: &DeviceMap) -> Result<()> {
     let is_brought =
         |at: &Placement| at.is_resident() || (at.home, at.run_on) == (Home::Disk, RunOn::Cpu);
@@ -199,7 +199,7 @@ fn placement(map: &DeviceMap, unit: Unit) -> Placement {
         .unwrap_or_else(|| panic!("the device map has a place for the {unit}"))
 }
 
-/// What rests on disk, if anything does, written where that has to be.
+/// Stream of the units on disk, if there are any, written where that has to be.
 fn feed(
     model: &BoundModel,
     encodings: &Encodings<'_>,

@@ -12,15 +12,15 @@ use crate::probe::Probe;
 pub struct Pass<'a> {
     /// The token of each row.
     pub ids: &'a [u32],
-    /// Which rows belong to which sequence.
+    /// Rows by sequence.
     pub sequences: &'a [(usize, Rows)],
-    /// Of each of them how many positions are to be read in all: how far apart positions are may depend on it.
+    /// Positions that each of them will have been fed in all: how far apart positions are may depend on it.
     pub horizons: &'a [usize],
-    /// Whether logits of some of the rows are asked for next.
+    /// True where logits of some of the rows are asked for next.
     pub logits: bool,
     /// Checked between blocks.
     pub interrupt: Interrupts<'a>,
-    /// What looks at each unit's results, if anything does.
+    /// Probe of each unit's results.
     pub probe: Option<&'a Probe>,
 }
 
@@ -41,13 +41,13 @@ impl Interrupt {
         self.raised.store(false, Ordering::Relaxed);
     }
 
-    /// Whether a stop is asked for.
+    /// True once a stop is asked for.
     pub fn is_raised(&self) -> bool {
         self.raised.load(Ordering::Relaxed)
     }
 }
 
-/// What stops a pass.
+/// The interrupts that stop a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Interrupts<'a> {
     /// The session's.
@@ -57,7 +57,7 @@ pub struct Interrupts<'a> {
 }
 
 impl Interrupts<'_> {
-    /// Whether a stop is asked for.
+    /// True once a stop is asked for.
     pub fn is_raised(&self) -> bool {
         self.session.is_raised() || self.sequence.is_some_and(Interrupt::is_raised)
     }

@@ -16,11 +16,11 @@ pub(crate) struct Pipeline {
     parts: Vec<Part>,
     steps: Vec<Step>,
     hidden: usize,
-    /// What crosses between devices, `[n_tokens, hidden]`.
+    /// Rows that cross between devices, `[n_tokens, hidden]`.
     host: Vec<f32>,
 }
 
-/// What a device has of the model.
+/// The stages of one device.
 pub(crate) struct Part {
     pub(crate) run_on: RunOn,
     pub(crate) stages: Box<dyn Stages>,
@@ -33,7 +33,7 @@ struct Step {
     embeds: bool,
     encodes: bool,
     decodes: bool,
-    /// Whether it has the norm before the head, or the head.
+    /// True of the norm before the head, and of the head.
     ends: bool,
 }
 

@@ -7,7 +7,7 @@ use crate::Result;
 pub enum Crossing {
     /// The residual stream, from stage to stage.
     Hidden,
-    /// What an encoder made of a prompt, to all that attends to it.
+    /// An encoder's result, to all layers that attend to it.
     Memory,
     /// The rows of an expert that computes on another device than its layer,
     ExpertInput,

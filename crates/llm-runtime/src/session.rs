@@ -23,6 +23,27 @@ use crate::{Result, RuntimeError};
 ///
 /// A sequence is a number below [`Limits::n_sequences`]; each begins empty. A call that fails may have appended a part
 /// of its tokens: [`Session::len`] tells, [`Session::truncate`] takes them back.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use llm_backend::Reference;
+/// use llm_plan::WeightDType;
+/// use llm_quant::Scalar;
+/// use llm_runtime::{BoundModel, Limits, LoadOptions, Sampler, Sampling, load};
+///
+/// # let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/llama");
+/// let model = BoundModel::open(&folder)?;
+/// let limits = Limits { n_sequences: 1, context: 32, n_tokens: 8, n_logits: 1 };
+/// let options = LoadOptions { dtype: WeightDType::Auto, quant: None, encoder: &Scalar, limits, offload: None };
+/// let mut session = load(&model, &Arc::new(Reference::new()), &options, &mut |_| ())?;
+///
+/// let mut sampler = Sampler::new(Sampling::GREEDY, 0, model.spec().vocab);
+/// let first = sampler.sample(session.prefill(0, &[1, 5, 9])?)?;
+/// let second = sampler.sample(session.step(&[(0, first)])?)?;
+/// assert_eq!(session.len(0), 4);
+/// # Ok::<(), llm_runtime::RuntimeError>(())
+/// ```
 pub struct Session {
     spec: ModelSpec,
     pipeline: Pipeline,
@@ -130,7 +151,9 @@ impl Session {
         kept
     }
 
-    /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own.
+    /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own. Keys and values are shared,
+    /// and copied block by block where either writes: a fork is also a mark, to be forked back where [`Session::truncate`]
+    /// finds windows gone.
     ///
     /// # Errors
     /// When the device fails.

@@ -56,9 +56,9 @@ struct BackendStages<B: Backend> {
     options: StageOptions,
     /// By number among all stages of the model; nothing of those of other devices.
     segments: Vec<Segment>,
-    /// What rests on disk,
+    /// The weights that rest on disk,
     stream: Option<Stream<B>>,
-    /// and when it is needed.
+    /// and the order in which they are needed.
     order: Order,
     embedding: Option<Embedding<B>>,
     encoder: Option<Encoder<B>>,
@@ -71,7 +71,7 @@ struct BackendStages<B: Backend> {
     /// Experts of other devices' layers.
     guests: BTreeMap<Unit, Weights<B, ExpertOf<Role>>>,
     queue: B::Queue,
-    /// Which blocks of the layers' states hold which sequence.
+    /// Blocks of the layers' states, by sequence.
     sequences: Sequences<B>,
     activations: Activations<B>,
     angles: Angles,
@@ -85,13 +85,13 @@ struct Layer<B: Backend> {
     state: LayerState<B>,
 }
 
-/// What a stage computes.
+/// The units of a stage, as ranges.
 #[derive(Debug, Clone, Default)]
 struct Segment {
     embeds: bool,
-    /// Layers of the encoder, and whether its norm follows.
+    /// Layers of the encoder; true where its norm follows.
     encoder: (Range<usize>, bool),
-    /// Layers of the decoder, and whether its norm follows without the head.
+    /// Layers of the decoder; true where its norm follows without the head.
     decoder: (Range<usize>, bool),
 }
 

@@ -284,7 +284,7 @@ impl<B: Backend> Stream<B> {
         };
         let jobs = self.jobs.as_ref().expect("a stream that is in use");
         let sent = jobs.send(Job { place, key, staged });
-        sent.ok().expect(READER_LIVES);
+        assert!(sent.is_ok(), "{READER_LIVES}");
     }
 
     fn wait(&self, state: &mut State<B>) {

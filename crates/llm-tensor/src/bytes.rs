@@ -6,6 +6,16 @@ use std::str::FromStr;
 use crate::TensorError;
 
 /// A number of bytes. Sums are checked; it prints decimal and binary units side by side, as people use both.
+///
+/// ```
+/// use llm_tensor::Bytes;
+///
+/// let budget: Bytes = "15GB".parse()?;
+/// let needed = Bytes::new(14_000_000_000) + Bytes::mib(512);
+/// assert_eq!(needed.to_string(), "14.5 GB (13.5 GiB)");
+/// assert_eq!(budget.saturating_sub(needed), Bytes::new(463_129_088));
+/// # Ok::<(), llm_tensor::TensorError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Bytes(u64);
 

@@ -5,6 +5,15 @@ use std::sync::Arc;
 /// Bytes in host memory that are shared, not copied: a range of something that stays alive as long as they do.
 ///
 /// The owner is a heap buffer ([`AlignedBuf`]) or a mapped file; whoever computes with the bytes cannot tell.
+///
+/// ```
+/// use llm_tensor::HostBytes;
+///
+/// let file = HostBytes::new(vec![1, 2, 3, 4, 5]);
+/// let tensor = file.slice(2..4);
+/// drop(file);
+/// assert_eq!(*tensor, [3, 4]);
+/// ```
 #[derive(Clone)]
 pub struct HostBytes {
     owner: Arc<dyn AsRef<[u8]> + Send + Sync>,

@@ -117,6 +117,18 @@ pub enum GenerationPrompt {
 ///
 /// It is rendered as `transformers` does, with its settings, functions and variables. A template comes with a model
 /// and may say anything: it sees nothing but the conversation, and takes no more than two seconds and 64 MB.
+///
+/// ```
+/// use llm_text::{Conversation, GenerationPrompt, Message, Role, Tokenizer};
+///
+/// # let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/text/sentencepiece");
+/// let tokenizer = Tokenizer::from_folder(&folder)?;
+/// let template = tokenizer.chat_template().expect("a model for conversations");
+/// let question = Message::new(Role::User, "Who lit the lamp?".to_owned());
+/// let text = template.render(&Conversation::new(vec![question]), GenerationPrompt::Add)?;
+/// assert_eq!(text, "<s>[ASK] Who lit the lamp? [/ASK]");
+/// # Ok::<(), llm_text::TextError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     sources: Vec<Source>,

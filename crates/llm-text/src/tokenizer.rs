@@ -18,6 +18,17 @@ mod tiktoken;
 pub(crate) use sentencepiece::precompiled;
 
 /// Text to token ids and back, as the model was trained with.
+///
+/// ```
+/// use llm_text::{SpecialText, SpecialTokens, Tokenizer};
+///
+/// # let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/text/byte-level");
+/// let tokenizer = Tokenizer::from_folder(&folder)?;
+/// let ids = tokenizer.encode("Who lit the lamp?", SpecialTokens::Add)?;
+/// assert_eq!(ids.first().copied(), tokenizer.bos_id());
+/// assert_eq!(tokenizer.decode(&ids, SpecialText::Skip)?, "Who lit the lamp?");
+/// # Ok::<(), llm_text::TextError>(())
+/// ```
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     framing: Framing,

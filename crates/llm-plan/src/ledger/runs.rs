@@ -54,7 +54,7 @@ impl Runs {
         }
     }
 
-    /// What some items take together.
+    /// Tally of some items.
     pub(crate) fn tally(&self, items: Range<usize>) -> Tally {
         if items.is_empty() {
             return Tally::default();
@@ -79,15 +79,15 @@ impl Runs {
             .find_map(|run| largest(run, &fits))
     }
 
-    /// How many of the first items, no fewer than `from`, need least, the fewest among equals. Of numbers that end in one
-    /// run a smaller one needs no more than a larger one.
+    /// Number of first items, no fewer than `from`, that needs least, the smallest among equals. Of numbers that end in
+    /// one run a smaller one needs no more than a larger one.
     pub(crate) fn least(&self, from: usize, needed: impl Fn(usize) -> u64) -> usize {
         let starts = self.starts.iter().copied().filter(|&start| start > from);
         let candidates = std::iter::once(from).chain(starts);
         candidates.min_by_key(|&n| needed(n)).unwrap_or(from)
     }
 
-    /// What adds up over the first `n` items.
+    /// Totals of the first `n` items.
     fn first(&self, n: usize) -> Totals {
         match n.checked_sub(1) {
             None => Totals::default(),

@@ -3,14 +3,14 @@ use llm_arch::{Side, Unit};
 use crate::needs::DeviceNeeds;
 use crate::weights::Footprint;
 
-/// What some units take together, in bytes, as one kind of device computes with them.
+/// Memory of some units, in bytes, as one kind of device computes with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Tally {
     pub(crate) totals: Totals,
     pub(crate) maxima: Maxima,
 }
 
-/// What adds up over units.
+/// Sums over units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Totals {
     pub(crate) n_units: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Totals {
     pub(crate) kv: u64,
 }
 
-/// What one unit at a time takes.
+/// Maxima over units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Maxima {
     pub(crate) staged: u64,
@@ -32,7 +32,7 @@ pub(crate) struct Maxima {
 }
 
 impl Tally {
-    /// That of one unit.
+    /// Tally of one unit.
     pub(crate) fn of(unit: Unit, footprint: &Footprint, needs: &DeviceNeeds) -> Self {
         let (kv, n_encoder_layers, n_heads) = match unit {
             Unit::Layer(Side::Decoder, i) => (needs.kv[i], 0, 0),

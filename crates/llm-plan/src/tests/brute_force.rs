@@ -58,7 +58,7 @@ fn fastest(request: &Request<'_>, order: Order) -> Option<f64> {
     best
 }
 
-/// What is to be least. A GPU that can be streamed to is used where weights are streamed, whatever the CPU could do:
+/// Cost to minimize. A GPU that can be streamed to is used where weights are streamed, whatever the CPU could do:
 /// prompts are long.
 fn seconds(request: &Request<'_>, step: &StepCost, is_cpu_alone: bool) -> f64 {
     match request.offload {

@@ -132,7 +132,7 @@ fn open_and_plan(config: &Map<String, Value>, whole: &ModelSpec) -> Option<Strin
     None
 }
 
-/// Whether a message says what it is about: the key, or that the extents are too many or too large.
+/// True if a message says what it is about: the key, or that the extents are too many or too large.
 fn says(message: &str, key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
     ["any; the configuration", "is missing", "unknown model family", last].iter().any(|words| message.contains(words))

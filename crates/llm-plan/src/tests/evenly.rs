@@ -1,4 +1,4 @@
-//! What RAM takes of what no GPU holds, and what it leaves to the disk.
+//! Units in RAM, of those that no GPU holds, and on disk.
 
 use std::collections::BTreeSet;
 

@@ -122,12 +122,14 @@ fn every_term_of_a_small_model_is_what_is_allocated() {
     // x, normed, delta; qkv, attended; gate and up, gated; angles.
     let row = 3 * 32 + 64 + 32 + 2 * 96 + 96 + 8;
     let head = 32 + 32 + 200;
+    // Tokens and positions; each sequence's rows and its 4 blocks of 16 positions; rows of logits.
+    let words = 2 * 4 + 2 * (4 + 4) + 3;
     // Logits once more as they are returned; positions, angles and frequencies.
     let host = 3 * 200 * 4 + 4 * (4 + 8 * 4) + 4 * 4;
     let expected = [
         (Term::Weights, weights),
         (Term::KvCache, kv_cache),
-        (Term::Activations, 4 * (4 * row + 3 * head) + host),
+        (Term::Activations, 4 * (4 * row + 3 * head + words) + host),
         (Term::Workspace, 4 * 192 * 4),
     ];
     let found: Vec<_> = ram

@@ -1,4 +1,4 @@
-//! What holds of every plan.
+//! Properties of every plan.
 
 use llm_arch::Unit;
 use llm_quant::{LoadIn, QuantConfig};

@@ -1,4 +1,4 @@
-//! Why something does not fit, and what would do.
+//! Reasons for not fitting, and advice.
 
 use llm_quant::{LoadIn, QuantConfig};
 
@@ -51,7 +51,7 @@ fn check_advice(request: &Request<'_>) -> Vec<String> {
     changes.iter().map(Change::to_string).collect()
 }
 
-/// Where the request would rest in each precision.
+/// Memories of the request in each precision.
 fn table(request: &Request<'_>) -> Vec<String> {
     let line = |a: &Alternative| {
         let tiers = a.way.as_ref().map(|way| way.tiers.to_string());

@@ -1,4 +1,4 @@
-//! Which precision is recommended.
+//! Recommended precisions.
 
 use llm_quant::{Code, Int8, LoadIn, QuantConfig, Scheme};
 
@@ -138,7 +138,7 @@ fn the_most_exact_precision_that_is_fast_enough() {
     }
 }
 
-/// What is quantized cannot be quantized once more, and no advice says so.
+/// Quantized weights cannot be quantized once more, and no advice says so.
 #[test]
 fn a_quantized_checkpoint_stays_as_it_is() {
     let skeleton = llama_of(256, 4, false);

@@ -89,7 +89,7 @@ proptest! {
     }
 }
 
-/// What each stage computes, as text.
+/// Units of each stage, as text.
 fn printed(map: &DeviceMap) -> Vec<String> {
     let names = |units: &mut dyn Iterator<Item = Unit>| {
         let names: Vec<_> = units.map(|unit| unit.to_string()).collect();

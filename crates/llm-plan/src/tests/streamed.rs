@@ -1,11 +1,11 @@
-//! What streamed weights take of the memories that they come through.
+//! Streamed weights in the memories that they come through.
 
 use llm_arch::{Role, Side, Slot, Unit};
 use llm_quant::{LoadIn, QuantConfig, Scheme};
 
 use super::*;
 
-/// What a unit takes of a staging place, tensor by tensor.
+/// Bytes of a unit in a staging buffer, tensor by tensor.
 fn staged(request: &Request<'_>, of: Unit) -> u64 {
     let slots = request.skeleton.slots.iter().zip(request.stored);
     let in_unit = slots.filter(|(slot, _)| slot.unit == of);
@@ -159,7 +159,7 @@ fn views_are_written_before_they_are_streamed() {
     assert_eq!(disk(&strided), (Bytes::ZERO, all));
 }
 
-/// What is quantized is so as a whole; of what is not only a piece is on its way.
+/// A tensor is quantized as a whole; of a dense one only a piece is on its way.
 #[test]
 fn a_quantized_tensor_is_whole_before_it_is_written() {
     let skeleton = llama(1, false);

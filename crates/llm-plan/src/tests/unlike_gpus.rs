@@ -75,7 +75,7 @@ fn each_gpu_takes_what_its_own_kind_does() {
     assert_eq!(kv_cache(1), kv_cache(0).map(|n| n + 100));
 }
 
-/// What a plan has GPUs hold is the least that each of them must have.
+/// A plan's use of each GPU is the least that it must have.
 #[test]
 fn unlike_gpus_are_filled_to_the_byte() {
     let skeleton = llama(6, false);

@@ -10,7 +10,7 @@ use crate::{Result, RuntimeError};
 struct Item<'i> {
     sequence: usize,
     ids: Cow<'i, [u32]>,
-    /// How many of them were computed.
+    /// Tokens that were computed.
     n_done: usize,
     /// The row of the logits after the last, among all that the session keeps.
     outcome: Option<Result<usize>>,

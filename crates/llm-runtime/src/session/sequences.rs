@@ -1,4 +1,4 @@
-//! How far each sequence has come, and what would have to be read anew.
+//! Lengths of the sequences, and the tokens that may have to be read anew.
 
 use std::borrow::Cow;
 
@@ -80,7 +80,7 @@ impl Sequences {
             .sum()
     }
 
-    /// What ends that which is fed to one of them.
+    /// Interrupt of what is fed to one of them.
     pub(super) fn interrupt(&self, sequence: usize) -> &Interrupt {
         &self.interrupts[sequence]
     }
@@ -118,7 +118,7 @@ impl Sequences {
         self.all[sequence].len = len;
     }
 
-    /// How many positions are to be read in all, once `n_new` follow.
+    /// Positions that are to be read in all, once `n_new` follow.
     pub(super) fn horizon(&self, sequence: usize, n_new: usize) -> usize {
         let sequence = &self.all[sequence];
         sequence.expected.max(sequence.len + n_new)

@@ -25,7 +25,7 @@ pub(super) struct Embedding<B: Backend> {
 /// A table of which a pass looks up a few rows.
 pub(super) enum Table<B: Backend> {
     Here(Arc<B::Weight>),
-    OnDisk(RowReader),
+    OnDisk(Box<RowReader>),
 }
 
 impl<B: Backend> Embedding<B> {
@@ -105,7 +105,7 @@ impl<B: Backend> Table<B> {
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
         if let Some(rows) = stream.and_then(|stream| stream.take_table(role)) {
-            return Ok(Table::OnDisk(rows));
+            return Ok(Table::OnDisk(Box::new(rows)));
         }
         let weight = backend.load(source.weight(Unit::Embedding, role)?)?;
         Ok(Table::Here(Arc::new(weight)))

@@ -22,7 +22,7 @@ use crate::stream::{Key, Stream, Weights};
 use crate::sublayer::Call;
 use crate::{Result, RuntimeError};
 
-/// What a device has of an encoder.
+/// A device's part of an encoder.
 pub(super) struct Encoder<B: Backend> {
     spec: EncoderSpec,
     hidden: usize,
@@ -127,10 +127,10 @@ impl<B: Backend> Encoder<B> {
 
     /// Counts everything but the weights.
     pub(super) fn count(&self, home: Home, allocated: &mut Allocated) {
-        let bytes =
-            |(state, sequences): &(LayerState<B>, Sequences<B>)| state.bytes() + sequences.bytes();
-        let state = self.state.as_ref().map_or(Bytes::ZERO, bytes);
-        allocated.add(home, Term::KvCache, state);
+        if let Some((state, sequences)) = &self.state {
+            allocated.add(home, Term::KvCache, state.bytes());
+            allocated.add(home, Term::Activations, sequences.bytes());
+        }
         let bias = self.bias.as_ref().map_or(Bytes::ZERO, BiasTable::bytes);
         allocated.add(home, Term::Activations, bias);
     }

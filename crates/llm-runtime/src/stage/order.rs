@@ -5,7 +5,7 @@ use llm_plan::{Home, RunOn, StagePlan};
 
 use crate::stream::{Key, Next};
 
-/// What a device computes with, in order.
+/// Parcels that a device computes with, in order.
 pub(super) struct Order {
     encoder: Vec<(usize, Key)>,
     decoder: Vec<Step>,
@@ -15,7 +15,7 @@ struct Step {
     /// Number of the stage.
     stage: usize,
     next: Next,
-    /// Whether it is only needed where logits are made.
+    /// True where only logits need it.
     for_logits: bool,
 }
 
@@ -90,19 +90,19 @@ impl Order {
         }
     }
 
-    /// What the rest of a pass needs that has come to a stage.
+    /// Parcels for the rest of a pass that has come to a stage.
     pub(super) fn pass(&self, stage: usize, logits: bool) -> impl Iterator<Item = Next> + '_ {
         let steps = self.decoder.iter();
         let steps = steps.filter(move |s| s.stage >= stage && (logits || !s.for_logits));
         steps.map(|step| step.next)
     }
 
-    /// What the next pass needs, as far as it is known.
+    /// Parcels for the next pass, as far as they are known.
     pub(super) fn next_pass(&self) -> impl Iterator<Item = Next> + '_ {
         self.pass(0, false)
     }
 
-    /// What the rest of an encoder needs from a stage on.
+    /// Parcels for an encoder from a stage on.
     pub(super) fn encoder(&self, stage: usize) -> impl Iterator<Item = Next> + '_ {
         let keys = self.encoder.iter().filter(move |(of, _)| *of >= stage);
         keys.map(|&(_, key)| Next::Key(key))
