@@ -361,7 +361,7 @@ fn find<'c>(
             continue;
         };
         let stack = match place {
-            Place::Own(name) => return Some((Source::Whole(name), tensor)),
+            Place::Whole(name) => return Some((Source::Whole(name), tensor)),
             Place::Stack(stack) => stack,
         };
         let expected = stack.shape.map(|extent| extent as u64);

@@ -26,7 +26,7 @@ pub(crate) fn forward<B: Backend>(
         call.queue.norm(&op, &a.x, &mut a.delta, n_tokens)?;
     }
 
-    let input = enter(&mixer.before, Input::Stream, call, a)?;
+    let input = enter(&mixer.before, Input::Residual, call, a)?;
     let io = (input, output(&mixer.after));
     mixer::forward(&mixer.compute, call, io, a, &mut state.mixer)?;
     leave(&mixer.after, call, a)?;
@@ -50,20 +50,20 @@ fn enter<B: Backend>(
     a: &mut Activations<B>,
 ) -> Result<Input> {
     match before {
-        Before::Stream => Ok(Input::Stream),
+        Before::Residual => Ok(Input::Residual),
         Before::Same => Ok(last),
         Before::NormOfStart(_) => {
             swap(&mut a.normed, &mut a.delta);
             Ok(Input::Normed)
         }
         Before::Norm(norm) => {
-            norm_stream(norm, call, a)?;
+            norm_residual(norm, call, a)?;
             Ok(Input::Normed)
         }
-        Before::NormStream(norm) => {
-            norm_stream(norm, call, a)?;
+        Before::NormResidual(norm) => {
+            norm_residual(norm, call, a)?;
             swap(&mut a.x, &mut a.normed);
-            Ok(Input::Stream)
+            Ok(Input::Residual)
         }
     }
 }
@@ -90,15 +90,15 @@ fn leave<B: Backend>(
             call.queue.add(&a.normed, &mut a.x, a.hidden, n_tokens)?;
         }
         After::AddThenNorm(norm) => {
-            norm_stream(norm, call, a)?;
+            norm_residual(norm, call, a)?;
             swap(&mut a.x, &mut a.normed);
         }
     }
     Ok(())
 }
 
-/// A normalised copy of the stream into `a.normed`.
-fn norm_stream<B: Backend>(
+/// A normalised copy of the residual into `a.normed`.
+fn norm_residual<B: Backend>(
     norm: &NormOf<B::Weight>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,

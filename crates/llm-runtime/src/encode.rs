@@ -1,5 +1,5 @@
-//! From rows of a checkpoint to a quantized matrix, in pieces and in parallel: of the dense matrix no more exists than a
-//! piece for each thread.
+//! Weights as a device computes with them, encoded from a checkpoint's rows in pieces and in parallel: of the dense
+//! matrix no more exists than a piece for each thread.
 
 use std::sync::Arc;
 

@@ -16,6 +16,7 @@ use crate::memory::Allocated;
 use crate::pass::Interrupt;
 use crate::pipeline::{Part, Pipeline};
 use crate::probe::Origin;
+use crate::progress::{Event, Progress};
 use crate::source::WeightSource;
 use crate::stream::{self, Feed};
 use crate::{BoundModel, BoundTensor, Result, RuntimeError, Session, offload};
@@ -42,26 +43,6 @@ pub struct OffloadOptions<'a> {
     pub map: &'a DeviceMap,
     /// Folder in which units on disk are written as they are computed with, unless the checkpoint has them so.
     pub folder: &'a Path,
-}
-
-/// Phase of loading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// Another run writes what this one needs too, which waits until that is done.
-    Waiting,
-    /// Units on disk are written as they are computed with.
-    Offloading(Progress),
-    /// Units in memory are loaded; bytes are counted as the checkpoint stores them.
-    Loading(Progress),
-}
-
-/// Progress of a phase.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes that are done.
-    pub done: Bytes,
-    /// Bytes of all.
-    pub total: Bytes,
 }
 
 /// Loads every weight that is to rest in memory, opens what is to rest on disk, and allocates all that the session will
@@ -221,14 +202,7 @@ fn feed(
         RunOn::Cpu,
         offload.folder,
         &units,
-        &mut |event| {
-            events(match event {
-                offload::Event::Waiting => Event::Waiting,
-                offload::Event::Progress { done, total } => {
-                    Event::Offloading(Progress { done, total })
-                }
-            })
-        },
+        events,
     )?;
     let n_tokens = options.limits.n_tokens;
     stream::open(model, encodings, is_streamed, offloaded, n_tokens).map(Some)

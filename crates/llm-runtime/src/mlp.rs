@@ -191,7 +191,7 @@ pub(crate) fn forward<B: Backend>(
     match mlp {
         MlpOf::Dense(DenseOf { spec, up, down }) => {
             let x = match input {
-                Input::Stream => &a.x,
+                Input::Residual => &a.x,
                 Input::Normed => &a.normed,
             };
             let out = (Output::Write, &mut a.up);
@@ -216,7 +216,7 @@ pub(crate) fn forward<B: Backend>(
         MlpOf::Experts(ExpertsOf { spec, router }) => {
             assert!(
                 input == Input::Normed && output == Output::Add,
-                "experts read a normed copy of the stream and add to it"
+                "experts read a normed copy of the residual and add to it"
             );
             let (router, out) = (from_ref(router), (Output::Write, &mut a.scores));
             apply::<B>(queue, router, &a.normed, out, n_tokens)?;

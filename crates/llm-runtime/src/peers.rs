@@ -50,7 +50,7 @@ impl BoundModel {
         let slot = bound.slot;
         match slot.module {
             Module::Linear => {}
-            Module::Own(_) | Module::Experts => return Some(WhyUnread::Module(slot.module)),
+            Module::Custom(_) | Module::Experts => return Some(WhyUnread::Module(slot.module)),
         }
         if slot.role == Role::Head && self.skeleton().shares_head_in_transformers() {
             return Some(WhyUnread::Tied);

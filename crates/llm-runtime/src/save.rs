@@ -255,7 +255,7 @@ impl<'a> Save<'a> {
 fn is_beyond_peers(bound: &BoundTensor<'_>) -> bool {
     match bound.slot.module {
         Module::Linear => false,
-        Module::Own(_) | Module::Experts => bound.stored().quantized().is_none(),
+        Module::Custom(_) | Module::Experts => bound.stored().quantized().is_none(),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::probe::Probe;
 use crate::projection::norm_op;
 use crate::relative::BiasTable;
 use crate::source::WeightSource;
-use crate::state::{LayerState, Sequences};
+use crate::state::{LayerState, SequenceBlocks};
 use crate::stream::{Feed, Key, Stream, Weights};
 use crate::sublayer::Call;
 use crate::{Result, RuntimeError, mixer};
@@ -72,7 +72,7 @@ struct BackendStages<B: Backend> {
     guests: BTreeMap<Unit, Weights<B, ExpertOf<Role>>>,
     queue: B::Queue,
     /// Blocks of the layers' states, by sequence.
-    sequences: Sequences<B>,
+    sequences: SequenceBlocks<B>,
     activations: Activations<B>,
     angles: Angles,
 }
@@ -132,7 +132,7 @@ impl<B: Backend> BackendStages<B> {
         let stream = feed.map(|feed| Stream::new(&backend, feed));
         let mut stream = stream.transpose()?;
         let mut queue = backend.queue(Some(&workspace_shape(spec, limits)))?;
-        let sequences = Sequences::new(b, spec, limits, *kv_dtype)?;
+        let sequences = SequenceBlocks::new(b, spec, limits, *kv_dtype)?;
         let embedding = match options.has(Unit::Embedding) {
             true => Some(Embedding::load(b, spec, stream.as_mut(), source)?),
             false => None,

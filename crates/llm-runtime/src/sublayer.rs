@@ -4,7 +4,7 @@ use llm_arch::{Side, StackSpec};
 use llm_backend::Backend;
 
 use crate::relative::BiasTable;
-use crate::state::Sequences;
+use crate::state::SequenceBlocks;
 
 /// Arguments of all blocks of a pass.
 pub(crate) struct Call<'a, B: Backend> {
@@ -14,14 +14,14 @@ pub(crate) struct Call<'a, B: Backend> {
     pub(crate) bias: Option<&'a BiasTable<B>>,
     pub(crate) n_tokens: usize,
     /// Where the rows of each sequence go.
-    pub(crate) sequences: &'a Sequences<B>,
+    pub(crate) sequences: &'a SequenceBlocks<B>,
 }
 
 /// Input of a sublayer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Input {
     /// `a.x`.
-    Stream,
+    Residual,
     /// `a.normed`.
     Normed,
 }

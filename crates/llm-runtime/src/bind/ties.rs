@@ -70,7 +70,7 @@ fn table<'c>(
 ) -> Result<Option<&'c TensorInfo>> {
     let mut found: Option<&TensorInfo> = None;
     for place in skeleton.places(slot) {
-        let Place::Own(name) = place else { continue };
+        let Place::Whole(name) = place else { continue };
         let is_head = skeleton.head_names().any(|head| head == name);
         let Some(tensor) = checkpoint.get(&name).filter(|_| !is_head) else {
             continue;

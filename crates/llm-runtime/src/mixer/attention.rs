@@ -64,7 +64,7 @@ fn project<B: Backend>(
     } = *spec;
     let row_width = spec.qkv_width();
     let x = match input {
-        Input::Stream => &a.x,
+        Input::Residual => &a.x,
         Input::Normed => &a.normed,
     };
     let grouped = spec.grouped();

@@ -16,7 +16,7 @@ use crate::{BoundModel, Result};
 
 /// What an entry is about, for people and for listings; nothing is computed with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
+pub struct OffloadAbout {
     /// The version of the format of files and keys.
     pub format: u32,
     /// The model's checkpoint, as it was opened.
@@ -27,12 +27,12 @@ pub struct About {
     /// When the first of the files was written, in seconds since 1970.
     pub created: u64,
     /// The files that they were made of.
-    pub sources: Vec<Source>,
+    pub sources: Vec<OffloadSource>,
 }
 
 /// A file of a checkpoint, as it was when its weights were written anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
+pub struct OffloadSource {
     /// Without links.
     #[serde(serialize_with = "readable")]
     pub path: PathBuf,
@@ -44,18 +44,18 @@ pub struct Source {
     pub ctime_ns: i64,
 }
 
-impl About {
+impl OffloadAbout {
     /// `weights` says how they are kept.
     ///
     /// # Errors
     /// When a file of the checkpoint is not there any more.
-    pub(super) fn new(model: &BoundModel, weights: String) -> Result<About> {
+    pub(super) fn new(model: &BoundModel, weights: String) -> Result<OffloadAbout> {
         let checkpoint = model.checkpoint();
         let files = checkpoint.files().zip(checkpoint.file_states());
         // Bytes in memory have no file, whatever is at the path that stands for them.
-        let files = files.filter_map(|(path, state)| Some(Source::new(path, state?)));
+        let files = files.filter_map(|(path, state)| Some(OffloadSource::new(path, state?)));
         let path = checkpoint.path();
-        Ok(About {
+        Ok(OffloadAbout {
             format: FORMAT,
             model: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
             weights,
@@ -117,7 +117,7 @@ impl About {
     }
 
     /// What the file at `path` says; `None` where it is none of ours or cannot be read.
-    pub(super) fn read(path: &Path) -> Option<About> {
+    pub(super) fn read(path: &Path) -> Option<OffloadAbout> {
         // A pipe would make us wait for somebody who writes to it.
         if !fs::symlink_metadata(path).ok()?.is_file() {
             return None;
@@ -125,17 +125,17 @@ impl About {
         let mut text = Vec::new();
         let file = File::open(path).ok()?;
         file.take(MAX_ABOUT).read_to_end(&mut text).ok()?;
-        let about: About = serde_json::from_slice(&text).ok()?;
+        let about: OffloadAbout = serde_json::from_slice(&text).ok()?;
         (about.format == FORMAT).then_some(about)
     }
 
     /// Whether a file that the weights come from has been changed, moved or removed: nothing will use the entry then.
     pub fn is_stale(&self) -> bool {
-        !self.sources.iter().all(Source::is_as_it_was)
+        !self.sources.iter().all(OffloadSource::is_as_it_was)
     }
 }
 
-impl Source {
+impl OffloadSource {
     fn new(path: &Path, state: FileState) -> Result<Self> {
         let path = path.canonicalize().map_err(|source| CheckpointError::Io {
             path: path.to_owned(),
@@ -146,7 +146,7 @@ impl Source {
             mtime_ns,
             ctime_ns,
         } = state;
-        Ok(Source {
+        Ok(OffloadSource {
             path,
             bytes,
             mtime_ns,

@@ -8,7 +8,7 @@ use llm_checkpoint::CheckpointError;
 use llm_plan::{Encodings, RunOn};
 use llm_tensor::Bytes;
 
-use super::about::About;
+use super::about::OffloadAbout;
 use super::lock::{Lock, Mode};
 use super::{files_in, names, names_in, remove, unit_files};
 use crate::sum::{CHUNK, Summing};
@@ -27,7 +27,7 @@ pub struct OffloadEntry {
     /// Its name in the folder.
     pub key: String,
     /// What it is about; `None` where nothing says so that is understood.
-    pub about: Option<About>,
+    pub about: Option<OffloadAbout>,
     /// Files of units.
     pub n_files: usize,
     /// What these take.
@@ -87,7 +87,7 @@ impl OffloadFolder {
         if !self.root.is_dir() {
             return Ok(Bytes::ZERO);
         }
-        let key = About::new(model, String::new())?.key(model, encodings, run_on)?;
+        let key = OffloadAbout::new(model, String::new())?.key(model, encodings, run_on)?;
         // Whether it is in use is no matter here: to see that, one must be in the way of others.
         let files = unit_files(&self.root.join(key)).into_iter();
         Ok(files.map(|(path, ..)| len_of(&path)).sum())
@@ -102,7 +102,7 @@ impl OffloadEntry {
             return None;
         }
         let mut entry = OffloadEntry {
-            about: About::read(&path.join(names::ABOUT)),
+            about: OffloadAbout::read(&path.join(names::ABOUT)),
             n_files: 0,
             bytes: Bytes::ZERO,
             n_unfinished: files_in(&path)
@@ -122,7 +122,7 @@ impl OffloadEntry {
 
     /// Whether nothing will use it any more, because the files that it was made of are not what they were.
     pub fn is_stale(&self) -> bool {
-        self.about.as_ref().is_some_and(About::is_stale)
+        self.about.as_ref().is_some_and(OffloadAbout::is_stale)
     }
 
     /// Reads every file whole and lists those whose bytes are not what their names say; what another process removes

@@ -81,8 +81,9 @@ impl Kept {
         let mut written = Bytes::ZERO;
         let prepared = self.prepare(root, &mut |event| {
             match event {
-                Event::Progress { done, .. } => written = done,
+                Event::Offloading(Progress { done, .. }) => written = done,
                 Event::Waiting => panic!("nobody is in the way"),
+                Event::Loading(_) => panic!("nothing is loaded"),
             }
             Ok(())
         });
