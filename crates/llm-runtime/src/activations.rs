@@ -35,7 +35,7 @@ pub(crate) struct Activations<B: Backend> {
     pub(crate) scores: B::Buffer,
     /// An expert's rows, `hidden` wide.
     pub(crate) gathered: B::Buffer,
-    /// What an encoder made of a prompt.
+    /// An encoder's output for a prompt.
     pub(crate) encoded: B::Buffer,
     /// Tokens of the rows.
     pub(crate) ids: B::Index,
@@ -79,7 +79,7 @@ impl<B: Backend> Activations<B> {
         })
     }
 
-    /// What crosses to another device.
+    /// Buffer that crosses to another device.
     pub(crate) fn crossing(&self, rows: Crossing) -> &B::Buffer {
         match rows {
             Crossing::Hidden => &self.x,
@@ -89,7 +89,7 @@ impl<B: Backend> Activations<B> {
         }
     }
 
-    /// What comes from there.
+    /// Buffer that comes from there.
     pub(crate) fn crossing_mut(&mut self, rows: Crossing) -> &mut B::Buffer {
         match rows {
             Crossing::Hidden => &mut self.x,

@@ -47,7 +47,7 @@ pub struct BoundModel {
     notices: Vec<Notice>,
 }
 
-/// Where a checkpoint has what a slot needs.
+/// Tensor of a checkpoint for a slot.
 #[derive(Debug)]
 enum Source {
     /// The tensor of this name.
@@ -182,7 +182,7 @@ impl BoundModel {
         }
     }
 
-    /// What the model is.
+    /// Description of the model.
     pub fn spec(&self) -> &ModelSpec {
         &self.skeleton.spec
     }
@@ -218,13 +218,13 @@ impl BoundModel {
         self.quantization.as_ref()
     }
 
-    /// What was decided about the model and should be said; what concerns its files,
-    /// [`Checkpoint::notices`](llm_checkpoint::Checkpoint::notices) has.
+    /// Decisions about the model that should be said; those about its files are in
+    /// [`Checkpoint::notices`](llm_checkpoint::Checkpoint::notices).
     pub fn notices(&self) -> &[Notice] {
         &self.notices
     }
 
-    /// How every tensor is kept once it is loaded as asked.
+    /// Encodings of all tensors once they are loaded as asked.
     ///
     /// # Errors
     /// [`RuntimeError::AlreadyQuantized`] when a quantization is asked for and the checkpoint has one,
@@ -253,7 +253,7 @@ impl BoundModel {
     }
 }
 
-/// What the text of a `config.json` describes: the model, and the quantization that it says its checkpoint has. `path`
+/// Model that a `config.json` describes, and the quantization that it says its checkpoint has. `path`
 /// is what messages call it.
 ///
 /// # Errors
@@ -345,7 +345,7 @@ impl Source {
     }
 }
 
-/// Where the checkpoint has what `slot` needs, and the tensor that it is or lies in; without it `misfit` knows why.
+/// Source of what `slot` needs, and the tensor that it is or lies in; without it `misfit` knows why.
 fn find<'c>(
     checkpoint: &'c Checkpoint,
     skeleton: &Skeleton,
@@ -421,14 +421,14 @@ fn add_long_rope(checkpoint: &Checkpoint, metadata: &mut Map<String, Value>) -> 
     Ok(())
 }
 
-/// What a configuration calls them, and GGUF.
+/// Names in a configuration, and in GGUF.
 const LONG_ROPE: [(&str, &str); 2] = [
     ("short_factor", "rope_factors_short.weight"),
     ("long_factor", "rope_factors_long.weight"),
 ];
 const MAX_FACTORS: u64 = 1 << 14;
 
-/// What a GGUF's metadata says, arrays apart, with the factors of a long rope.
+/// Metadata of a GGUF, arrays apart, with the factors of a long rope.
 ///
 /// # Errors
 /// When these cannot be read.

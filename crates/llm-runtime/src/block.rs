@@ -68,7 +68,7 @@ fn enter<B: Backend>(
     }
 }
 
-/// Whether a result is written to `a.delta` or added to `a.x`.
+/// Destination of a result: written to `a.delta` or added to `a.x`.
 fn output<N>(after: &After<N>) -> Output {
     match after {
         After::NormThenAdd(_) => Output::Write,

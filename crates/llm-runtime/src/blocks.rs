@@ -16,7 +16,7 @@ pub(crate) struct Blocks<B: Backend> {
     groups: Vec<Group<B>>,
     /// Rows of the largest pass.
     n_tokens: usize,
-    /// What the device is told of a pass: each sequence's rows,
+    /// Words of a pass for the device: each sequence's rows,
     rows: Vec<Rows>,
     rows_index: B::Index,
     /// and in what it is written down.

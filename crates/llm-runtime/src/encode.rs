@@ -136,7 +136,7 @@ fn double_quantized(scales: &[f32]) -> DoubleAbsmax {
         .expect("a scale for every 256 codes")
 }
 
-/// Where the elements of pieces come from. They are read rather than mapped: pages of a mapping that were looked at once
+/// Source of the pieces' elements. They are read rather than mapped: pages of a mapping that were looked at once
 /// would count as the process's until the kernel wants them back.
 #[derive(Clone, Copy)]
 struct Source<'a> {

@@ -69,5 +69,5 @@ pub use session::Session;
 pub use source::WeightSource;
 pub use stream::Feed;
 
-/// What everything that can fail here returns.
+/// Result of everything that can fail here.
 pub type Result<T> = std::result::Result<T, RuntimeError>;

@@ -64,7 +64,7 @@ impl<B: Backend> Experts<B> {
         }))
     }
 
-    /// Whether some are brought when a router names them.
+    /// True if some are brought when a router names them.
     pub(crate) fn is_streamed(&self) -> bool {
         self.weights.iter().any(|weights| match weights {
             ExpertWeights::Here(weights) => weights.is_streamed(),
@@ -77,7 +77,7 @@ impl<B: Backend> Experts<B> {
         Unit::Expert { layer, expert }
     }
 
-    /// Whether the host has to know of a router's choice.
+    /// True if the host has to know of a router's choice.
     fn is_asked(&self) -> bool {
         self.weights.iter().any(|weights| match weights {
             ExpertWeights::Here(weights) => weights.is_streamed(),

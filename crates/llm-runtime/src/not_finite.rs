@@ -76,7 +76,7 @@ impl fmt::Display for NotFinite {
     }
 }
 
-/// What holds larger numbers.
+/// Advice of an element type that holds larger numbers.
 fn wider(dtype: DType) -> &'static str {
     match dtype {
         DType::F16 => "try --dtype bf16, or --dtype f32",

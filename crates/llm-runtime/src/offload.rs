@@ -237,7 +237,7 @@ fn is_read_only(error: &io::Error) -> bool {
     kinds.contains(&error.kind())
 }
 
-/// Whether a file was not opened for a reason that is not in it: a limit, a permission, a disk that does not answer.
+/// True if a file was not opened for a reason that is not in it: a limit, a permission, a disk that does not answer.
 fn is_refusal(error: &RuntimeError) -> bool {
     let RuntimeError::Checkpoint(CheckpointError::Io { source, .. }) = error else {
         return false;
@@ -272,7 +272,7 @@ fn files_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What is named as a unit's file is, with the unit and the sum.
+/// Files that are named as units' files are, each with its unit and checksum.
 fn unit_files(folder: &Path) -> Vec<(PathBuf, Unit, u64)> {
     let files = files_in(folder).into_iter().filter_map(|name| {
         let (unit, sum) = names::parse_file_name(&name)?;

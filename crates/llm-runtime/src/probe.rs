@@ -1,4 +1,4 @@
-//! Where numbers stopped being finite: which unit made them so, and of which weights.
+//! Search for the unit, and its weights, from which on numbers are not finite.
 
 use std::cell::{Cell, RefCell};
 
@@ -46,7 +46,7 @@ impl Probe {
     }
 }
 
-/// What a session's weights were made of.
+/// Source of a session's weights.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) model: BoundModel,
@@ -54,7 +54,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Why `unit`, which read `ids`, made what is not finite: the weights are read, until one is not either.
+    /// Cause of what is not finite after `unit`, which read `ids`: the weights are read, until one is not either.
     pub(crate) fn explain(&self, unit: Unit, ids: &[u32]) -> NotFinite {
         let encodings = Encodings {
             dtype: self.dtype,
@@ -80,7 +80,7 @@ impl Origin {
         NotFinite::Made { unit, dtype }
     }
 
-    /// Whether a tensor has a part in what `unit` makes.
+    /// True if a tensor has a part in what `unit` makes.
     fn is_of(&self, bound: &BoundTensor<'_>, unit: Unit) -> bool {
         let of = bound.slot.unit;
         let is_tied = self.model.spec().head.matrix == HeadMatrix::Tied;
@@ -185,7 +185,7 @@ impl Origin {
     }
 }
 
-/// What is not yet rounded to an infinity.
+/// Largest number that is not yet rounded to an infinity.
 fn largest(dtype: DType) -> f32 {
     match dtype {
         DType::F16 => 65_519.996,

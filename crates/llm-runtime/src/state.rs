@@ -15,7 +15,7 @@ pub(crate) struct LayerState<B: Backend> {
     pub(crate) cross: Option<KvState<B>>,
 }
 
-/// What a block's mixer keeps.
+/// State of a block's mixer.
 pub(crate) enum MixerState<B: Backend> {
     /// Keys and values.
     Attention(KvState<B>),
@@ -28,7 +28,7 @@ pub(crate) struct KvState<B: Backend> {
     pub(crate) group: usize,
 }
 
-/// Which blocks of all layers' states hold which sequence.
+/// Blocks of all layers' states, by sequence.
 pub(crate) struct SequenceBlocks<B: Backend> {
     pub(crate) own: Blocks<B>,
     pub(crate) encoded: Option<Encoded<B>>,
@@ -42,7 +42,7 @@ pub(crate) struct Encoded<B: Backend> {
 }
 
 impl<B: Backend> LayerState<B> {
-    /// That of a decoder's layer.
+    /// State of a decoder's layer.
     pub(crate) fn new(
         backend: &B,
         mixer: &MixerSpec,
@@ -61,7 +61,7 @@ impl<B: Backend> LayerState<B> {
         })
     }
 
-    /// That of an encoder's layers, one at a time, with the blocks of the one prompt.
+    /// State of an encoder's layers, one at a time, with the blocks of the one prompt.
     pub(crate) fn of_encoder(
         backend: &B,
         mixer: &MixerSpec,

@@ -32,7 +32,7 @@ pub(crate) use self::weights::Weights;
 use crate::offload::Prepared;
 use crate::{Result, RuntimeError};
 
-/// What is brought at a time.
+/// Key of a parcel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Key {
     /// A unit's weights, but for tables that are only looked up in.
@@ -51,7 +51,7 @@ impl Key {
     }
 }
 
-/// What comes next.
+/// Next part of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     /// This.
@@ -60,13 +60,13 @@ pub(crate) enum Next {
     Unknown,
 }
 
-/// What rests on disk of a device's stages, opened: a stage makes a [`Stream`] of it.
+/// Offloaded weights of a device's stages, opened: a stage makes a [`Stream`] of it.
 #[derive(Debug)]
 pub struct Feed {
     parcels: HashMap<Key, Parcel>,
     /// Tables that are looked up in, and stay where they are.
     tables: HashMap<Role, RowReader>,
-    /// What a staging place takes.
+    /// Length of a staging place.
     place_len: usize,
     /// Keeps the offload folder from being cleared.
     prepared: Prepared,
@@ -89,7 +89,7 @@ pub(crate) struct Stream<B: Backend> {
 struct State<B: Backend> {
     places: Vec<Place<B>>,
     expected: VecDeque<Next>,
-    /// What brings host pages to the device.
+    /// Queue that brings host pages to the device.
     copies: B::Queue,
 }
 
@@ -170,7 +170,7 @@ impl<B: Backend> Stream<B> {
         })
     }
 
-    /// Whether it is brought, rather than in memory for good or nothing at all.
+    /// True if it is offloaded, rather than resident or nothing at all.
     pub(crate) fn has(&self, key: Key) -> bool {
         self.parcels.get(key).is_some()
     }
@@ -180,7 +180,7 @@ impl<B: Backend> Stream<B> {
         self.tables.remove(&role)
     }
 
-    /// What the staging places take.
+    /// Size of the staging places.
     pub(crate) fn bytes(&self) -> Bytes {
         let n_places = self.state.borrow().places.len();
         Bytes::new((n_places * self.place_len) as u64)

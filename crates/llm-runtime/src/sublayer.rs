@@ -13,7 +13,7 @@ pub(crate) struct Call<'a, B: Backend> {
     pub(crate) stack: &'a StackSpec,
     pub(crate) bias: Option<&'a BiasTable<B>>,
     pub(crate) n_tokens: usize,
-    /// Where the rows of each sequence go.
+    /// Blocks for the rows of each sequence.
     pub(crate) sequences: &'a SequenceBlocks<B>,
 }
 

@@ -8,17 +8,17 @@ use llm_quant::Scheme;
 /// A slot with the checkpoint's tensor for it.
 #[derive(Debug, Clone, Copy)]
 pub struct BoundTensor<'a> {
-    /// What the model needs.
+    /// Slot of the model.
     pub slot: &'a Slot,
-    /// What the checkpoint has: of a quantized matrix its codes, of a stack of matrices what is the slot's.
+    /// Tensor of the checkpoint: of a quantized matrix its codes, of a stack of matrices the slot's part.
     pub tensor: &'a TensorInfo,
     /// The encoding in which the checkpoint has it.
     pub scheme: Scheme,
 }
 
 impl BoundTensor<'_> {
-    /// Whether the checkpoint holds it as it is kept in `scheme`, one element after the other: then it can be read in place,
-    /// over and over.
+    /// True if the checkpoint holds it as it is kept in `scheme`, one element after the other: then it can be read in
+    /// place, over and over.
     pub(crate) fn is_final(&self, scheme: Scheme) -> bool {
         is_final(self.slot, self.stored(), scheme)
     }

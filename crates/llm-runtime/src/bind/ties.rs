@@ -1,4 +1,4 @@
-//! Whether the head is the table of tokens: what the checkpoint holds decides.
+//! Ties of heads to the table of tokens: the checkpoint's tensors decide.
 
 use std::ops::Range;
 
@@ -90,7 +90,7 @@ fn table<'c>(
     Ok(found)
 }
 
-/// Whether two tensors have the same elements. What is taken for different needlessly, since it is stored otherwise, only
+/// Equality of two tensors' elements. What is taken for different needlessly, since it is stored otherwise, only
 /// takes memory twice.
 fn are_equal(checkpoint: &Checkpoint, a: &TensorInfo, b: &TensorInfo) -> Result<bool> {
     if a.shape != b.shape {

@@ -1,4 +1,4 @@
-//! What an entry of an offload folder is about: the bytes that its files were made of, and how.
+//! Description of an entry of an offload folder: the bytes that its files were made of, and the encodings.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,7 +14,7 @@ use serde_json::json;
 use super::names::KEY_DIGITS;
 use crate::{BoundModel, Result};
 
-/// What an entry is about, for people and for listings; nothing is computed with it.
+/// Description of an entry, for people and for listings; nothing is computed with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OffloadAbout {
     /// The version of the format of files and keys.
@@ -22,9 +22,9 @@ pub struct OffloadAbout {
     /// The model's checkpoint, as it was opened.
     #[serde(serialize_with = "readable")]
     pub model: PathBuf,
-    /// How the weights are kept that the files hold: `bf16, nf4 double`.
+    /// Encodings of the weights in the files: `bf16, nf4 double`.
     pub weights: String,
-    /// When the first of the files was written, in seconds since 1970.
+    /// Time at which the first of the files was written, in seconds since 1970.
     pub created: u64,
     /// The files that they were made of.
     pub sources: Vec<OffloadSource>,
@@ -38,9 +38,9 @@ pub struct OffloadSource {
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
-    /// When its contents were last changed, in nanoseconds since 1970.
+    /// Time of the last change of its contents, in nanoseconds since 1970.
     pub mtime_ns: i64,
-    /// When anything of it was: another file of the same length can have the same `mtime_ns`.
+    /// Time of the last change of anything of it: another file of the same length can have the same `mtime_ns`.
     pub ctime_ns: i64,
 }
 
@@ -116,7 +116,7 @@ impl OffloadAbout {
         Ok(hex[..KEY_DIGITS].to_owned())
     }
 
-    /// What the file at `path` says; `None` where it is none of ours or cannot be read.
+    /// Description in the file at `path`; `None` where it is none of ours or cannot be read.
     pub(super) fn read(path: &Path) -> Option<OffloadAbout> {
         // A pipe would make us wait for somebody who writes to it.
         if !fs::symlink_metadata(path).ok()?.is_file() {
@@ -129,7 +129,7 @@ impl OffloadAbout {
         (about.format == FORMAT).then_some(about)
     }
 
-    /// Whether a file that the weights come from has been changed, moved or removed: nothing will use the entry then.
+    /// True if a file that the weights come from has been changed, moved or removed: nothing will use the entry then.
     pub fn is_stale(&self) -> bool {
         !self.sources.iter().all(OffloadSource::is_as_it_was)
     }

@@ -22,7 +22,7 @@ use crate::{Result, RuntimeError};
 pub(crate) struct UnitFile {
     /// It, opened.
     pub(crate) checkpoint: Checkpoint,
-    /// What its bytes should come to, as [`crate::sum`] counts them.
+    /// Checksum that its bytes should have, as [`crate::sum`] computes it.
     pub(crate) sum: u64,
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn damaged(path: &Path, expected: u64, found: u64) -> RuntimeError {
     }
 }
 
-/// What the header says beside the tensors.
+/// Metadata of the header, beside the tensors.
 fn metadata(unit: Unit, key: &str) -> BTreeMap<String, String> {
     let format = format!("llm-run offload {FORMAT}");
     [
@@ -73,11 +73,11 @@ fn metadata(unit: Unit, key: &str) -> BTreeMap<String, String> {
     .into()
 }
 
-/// Where a unit's file comes to be.
+/// Place of a unit's new file.
 pub(super) struct Place<'a> {
     pub(super) folder: &'a Path,
     pub(super) key: &'a str,
-    /// What this file and those after it take, to be said if there is no room.
+    /// Size of this file and those after it, to be said if there is no room.
     pub(super) missing: Bytes,
 }
 

@@ -26,15 +26,15 @@ pub struct OffloadEntry {
     path: PathBuf,
     /// Its name in the folder.
     pub key: String,
-    /// What it is about; `None` where nothing says so that is understood.
+    /// Description; `None` where there is none that is understood.
     pub about: Option<OffloadAbout>,
     /// Files of units.
     pub n_files: usize,
-    /// What these take.
+    /// Size of these.
     pub bytes: Bytes,
     /// Files that were not finished: of a process that writes now, or one that was killed.
     pub n_unfinished: usize,
-    /// Whether a running process uses it.
+    /// True if a running process uses it.
     pub is_in_use: bool,
 }
 
@@ -72,7 +72,7 @@ impl OffloadFolder {
             .collect())
     }
 
-    /// What the files take that are there of `model`'s weights, kept as `encodings` has it for what runs on `run_on`: a run
+    /// Size of those files of `model`'s weights that are there, kept as `encodings` has it for `run_on`: a run
     /// finds them, and writes the others.
     ///
     /// # Errors
@@ -120,7 +120,7 @@ impl OffloadEntry {
         Some(entry)
     }
 
-    /// Whether nothing will use it any more, because the files that it was made of are not what they were.
+    /// True if nothing will use it any more, because the files that it was made of are not what they were.
     pub fn is_stale(&self) -> bool {
         self.about.as_ref().is_some_and(OffloadAbout::is_stale)
     }
@@ -196,7 +196,7 @@ fn is_in_use(lock: &Path) -> bool {
     lock.is_file() && matches!(Lock::try_new(lock, Mode::Exclusive), Ok(None))
 }
 
-/// What the bytes of a file sum to; `None` where it is gone. A link or a pipe has none: it is no file of ours.
+/// Checksum of a file; `None` where it is gone. A link or a pipe has none: it is no file of ours.
 fn sum_of<E: From<RuntimeError>>(
     path: &Path,
     progress: &mut dyn FnMut(Bytes) -> std::result::Result<(), E>,

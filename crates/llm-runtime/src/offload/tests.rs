@@ -76,7 +76,7 @@ impl Kept {
         )
     }
 
-    /// What is prepared, and the bytes that were written for it.
+    /// Prepared files, and the bytes that were written for them.
     fn prepared(&self, root: &Path) -> (Prepared, Bytes) {
         let mut written = Bytes::ZERO;
         let prepared = self.prepare(root, &mut |event| {

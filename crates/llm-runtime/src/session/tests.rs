@@ -1,4 +1,4 @@
-//! How tokens are laid into passes, seen by a stage that computes nothing.
+//! Passes that tokens are laid into, recorded by a stage that computes nothing.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -232,7 +232,7 @@ fn a_fork_has_taken_what_its_origin_has() {
     assert_eq!(seen.try_iter().collect::<Vec<_>>(), passes);
 }
 
-/// What came of each item: the token that its logits are of, or why there are none.
+/// Outcome of each item: the token that its logits are of, or why there are none.
 fn outcomes(
     session: &mut Session,
     items: &[(usize, &[u32])],

@@ -35,7 +35,7 @@ pub(super) struct Encoder<B: Backend> {
 }
 
 impl<B: Backend> Encoder<B> {
-    /// That of a device which has some of it.
+    /// Encoder of a device which has some of it.
     pub(super) fn load(
         backend: &B,
         queue: &mut B::Queue,

@@ -1,4 +1,4 @@
-//! Which files what is streamed lies in, and where.
+//! Files of offloaded weights, and the spans in them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -111,7 +111,7 @@ impl<'a> Files<'a> {
         Some((Arc::clone(file), self.offloaded[&unit].sum))
     }
 
-    /// Where the parts of a weight lie that is kept in `scheme`.
+    /// Sources of the parts of a weight that is kept in `scheme`.
     fn tensor(&mut self, bound: &BoundTensor<'_>, scheme: Scheme) -> Result<StoredWeight<Source>> {
         let slot = bound.slot;
         let in_place = bound.is_final(scheme);

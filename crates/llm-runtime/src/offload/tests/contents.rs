@@ -1,4 +1,4 @@
-//! What is written is what would be computed with.
+//! Contents of written files: as they would be computed with.
 
 use llm_plan::is_final;
 use llm_quant::{Int8, StoredWeight};
