@@ -95,7 +95,7 @@ fn multiply(call: &Call<'_>, threshold: f32, layout: &Layout, memory: &mut [f32]
     });
 }
 
-/// Where a weight's codes come from.
+/// Source of a weight's codes.
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Stored(&'a Int8Weight),
@@ -115,7 +115,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// What a thread does with rows of codes.
+/// Task of a thread with rows of codes.
 struct Task<'a> {
     cpu: &'a Cpu,
     activations: &'a Activations<'a>,

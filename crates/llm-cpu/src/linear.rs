@@ -1,4 +1,4 @@
-//! How a linear operation is shared among threads.
+//! Division of a linear operation among threads.
 
 pub(crate) mod call;
 

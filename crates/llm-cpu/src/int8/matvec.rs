@@ -153,8 +153,8 @@ impl MatVec<'_> {
 pub(super) const BLOCK_ROWS: usize = 4;
 /// Columns over which no sum in i32 overflows, whatever the codes: 255 · 127 times them is less than 2³¹.
 const MAX_DEPTH: usize = 1 << 16;
-/// How far ahead of the loads the codes are asked for: enough to cover the memory's latency, and well within what the
-/// first-level cache keeps.
+/// Distance ahead of the loads at which codes are prefetched: enough to cover the memory's latency, and well within
+/// what the first-level cache keeps.
 const PREFETCH_BYTES: usize = 4096;
-/// What one prefetch brings.
+/// Bytes of one prefetch.
 const CACHE_LINE: usize = 64;

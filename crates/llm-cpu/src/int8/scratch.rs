@@ -1,4 +1,4 @@
-//! How the workspace is divided in a call, in words of four bytes.
+//! Layout of the workspace in a call, in words of four bytes.
 
 use super::activations::Quantized;
 use super::gemm;
@@ -6,7 +6,7 @@ use crate::isa::Geometry;
 use crate::matvec::GEMM_TOKENS;
 use crate::simd::int::MAX_STEP;
 
-/// What the memory of a call depends on.
+/// Parameters of the memory of a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     n_tokens: usize,
