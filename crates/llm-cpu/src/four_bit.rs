@@ -11,7 +11,7 @@ use llm_quant::{Absmax, Table, Weight4Bit};
 use crate::simd::Order;
 
 pub(crate) use decode::Decode;
-pub(crate) use matvec::MatVec;
+pub(crate) use matvec::FourBitMatVec;
 pub(crate) use scales::{DoubleScales, PlainScales, Scales};
 
 /// A [`Weight4Bit`] whose bytes have been looked up: as many as it says.

@@ -100,7 +100,7 @@ impl<'a> Call<'a> {
                 };
                 match part.weight {
                     Floats::Dense(weight) => level.run(MatVec { weight, few }),
-                    Floats::FourBit(weight) => level.run(four_bit::MatVec { weight, few }),
+                    Floats::FourBit(weight) => level.run(four_bit::FourBitMatVec { weight, few }),
                 }
             });
         }

@@ -7,13 +7,13 @@ use super::rows::{CodeRows, Target};
 use crate::simd::int::{IntKernel, IntSimd};
 
 /// Some rows of a weight times all rows of activations.
-pub(super) struct MatVec<'a> {
+pub(super) struct Int8MatVec<'a> {
     pub(super) rows: CodeRows<'a>,
     pub(super) activations: &'a Activations<'a>,
     pub(super) target: Target<'a>,
 }
 
-impl IntKernel for MatVec<'_> {
+impl IntKernel for Int8MatVec<'_> {
     #[inline(always)]
     fn run<S: IntSimd>(self, simd: S) {
         let mut row = 0;
@@ -28,7 +28,7 @@ impl IntKernel for MatVec<'_> {
     }
 }
 
-impl MatVec<'_> {
+impl Int8MatVec<'_> {
     /// `R` rows, which stay in the cache while all tokens pass.
     #[inline(always)]
     fn tokens<S: IntSimd, const R: usize>(&self, simd: S, row: usize) {
