@@ -27,7 +27,7 @@ pub enum RuntimeError {
         /// The device.
         run_on: RunOn,
     },
-    /// Weights that rest where their device does not reach them.
+    /// Offloaded weights that their device does not reach.
     #[error(
         "the {unit} would be brought from {home} to {run_on} whenever it computes; only the CPU streams weights, and only from disk"
     )]
@@ -171,9 +171,9 @@ pub enum RuntimeError {
     OffloadDamaged {
         /// The file.
         path: PathBuf,
-        /// The sum in its name.
+        /// Checksum in its name.
         expected: u64,
-        /// The sum of its bytes.
+        /// Checksum of its bytes.
         found: u64,
         /// True if it could be removed.
         is_removed: bool,
@@ -227,15 +227,15 @@ pub enum RuntimeError {
         "no token may follow: every one is suppressed, a bad word, a repetition, or not the one that is forced"
     )]
     NoTokenLeft,
-    /// There is no memory for what rests on disk to be brought to.
+    /// There is no memory for the staging buffers of offloaded weights.
     #[error("cannot take {bytes} of memory for weights that rest on disk")]
     Staging {
-        /// Size of the buffer.
+        /// Size of the staging buffer.
         bytes: Bytes,
         /// Error of the system.
         source: std::io::Error,
     },
-    /// The system refuses the thread that reads what rests on disk.
+    /// The system refuses the thread that reads offloaded weights.
     #[error("cannot start a thread")]
     Spawn {
         /// Error of the system.

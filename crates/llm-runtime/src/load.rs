@@ -32,7 +32,7 @@ pub struct LoadOptions<'a> {
     pub encoder: &'a dyn Encoder,
     /// The largest passes.
     pub limits: Limits,
-    /// Places of units; without it all rest in memory, on one device.
+    /// Places of units; without it all are resident, on one device.
     pub offload: Option<OffloadOptions<'a>>,
 }
 
@@ -45,8 +45,7 @@ pub struct OffloadOptions<'a> {
     pub folder: &'a Path,
 }
 
-/// Loads every weight that is to rest in memory, opens what is to rest on disk, and allocates all that the session will
-/// need, for the CPU to compute on `device`.
+/// Loads every resident weight, opens the offloaded ones, and allocates all that the session will need, for the CPU to compute on `device`.
 ///
 /// Weights are quantized while they are read, in pieces and in parallel.
 ///
@@ -165,7 +164,7 @@ pub fn load_on(
     .under(interrupt))
 }
 
-/// Refuses weights that rest where their device does not reach them: only the CPU brings them from elsewhere, which is from disk.
+/// Refuses offloaded weights that their device does not reach: only the CPU brings some, from disk.
 fn check_homes(map: &DeviceMap) -> Result<()> {
     let is_brought =
         |at: &Placement| at.is_resident() || (at.home, at.run_on) == (Home::Disk, RunOn::Cpu);

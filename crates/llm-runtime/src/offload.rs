@@ -3,16 +3,16 @@
 //!
 //! ```text
 //! <root>/<key>/offload.json                              what the entry is about, for people
-//!              decoder-3-0123456789abcdef.safetensors    a unit's tensors, and the sum of the file
+//!              decoder-3-0123456789abcdef.safetensors    a unit's tensors, and the file's checksum
 //!              use.lock, writing.lock
 //! ```
 //!
 //! The key is made of what the bytes depend on, so that an entry is never wrong, only unused. A file takes its name when
-//! all of it is on the disk, and the name says what its bytes come to ([`crate::sum`]): there is no moment at which a
+//! all of it is on the disk, and the name has its checksum ([`crate::sum`]): there is no moment at which a
 //! crash leaves a file that passes for another. A file that is not there, or not whole, is written; those that are
 //! stay, so that a run which was killed is taken up where it was.
 //!
-//! Opening a file compares its structure alone. Whoever streams it sums up what is read.
+//! Opening a file compares its structure alone. Whoever streams it compares the checksum of what is read.
 
 mod about;
 mod file;

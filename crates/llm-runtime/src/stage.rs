@@ -56,7 +56,7 @@ struct BackendStages<B: Backend> {
     options: StageOptions,
     /// By number among all stages of the model; nothing of those of other devices.
     segments: Vec<Segment>,
-    /// The weights that rest on disk,
+    /// Offloaded weights,
     stream: Option<Stream<B>>,
     /// and the order in which they are needed.
     order: Order,

@@ -1,8 +1,8 @@
-//! Weights that rest on disk: read whenever they are needed, while the ones before are computed with.
+//! Offloaded weights: read whenever they are needed, while the ones before are computed with.
 //!
 //! A [`Stream`] has as many staging places as the plan reserved. What a pass will need is known beforehand and told
 //! ([`Stream::expect`]); places that nobody uses are filled with it in that order, across the end of a pass too. So the
-//! disk never waits, and there is nothing to guess: what rests in memory stays there, and the rest is read in turn.
+//! disk never waits, and there is nothing to guess: what is resident stays so, and the rest is read in turn.
 //!
 //! The pages of a place are filled when what they held has been brought to the device; they are brought there by a queue of
 //! their own, after the last use of what lies there; and what is computed with them waits until they are brought.
@@ -186,7 +186,7 @@ impl<B: Backend> Stream<B> {
         Bytes::new((n_places * self.place_len) as u64)
     }
 
-    /// Says what will be asked for, in which order, until the next call; what is not brought is left out.
+    /// Says what will be asked for, in which order, until the next call; resident weights are left out.
     pub(crate) fn expect(&self, next: impl Iterator<Item = Next>) {
         let state = &mut *self.state.borrow_mut();
         state.expected.clear();

@@ -164,7 +164,7 @@ impl OffloadSource {
     }
 }
 
-/// The sums of the tensors of a checkpoint that is in memory.
+/// Checksums of the tensors of a checkpoint that is in memory.
 fn contents_in_memory(checkpoint: &Checkpoint) -> Result<Option<Vec<u8>>> {
     if checkpoint.file_states().all(|state| state.is_some()) {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The file of one unit: its bytes and their sum come to be at once, by being given a name.
+//! File of one unit: its bytes and their checksum come to be at once, by being given a name.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -27,7 +27,7 @@ pub(crate) struct UnitFile {
 }
 
 impl UnitFile {
-    /// Opens the file of `unit` at `path`, whose name says `sum`. Its structure is compared, its bytes are not summed.
+    /// Opens the file of `unit` at `path`, whose name has the checksum `sum`. Its structure is compared, its bytes are not.
     ///
     /// # Errors
     /// When it cannot be opened as a checkpoint, [`RuntimeError::OffloadForeign`].
@@ -50,7 +50,7 @@ impl UnitFile {
     }
 }
 
-/// The error that the bytes of a unit's file sum to `found`, which is not what its name says. The file is removed, if
+/// Error of a unit's file with the checksum `found`, which is not the one in its name. The file is removed, if
 /// that can be done, so that the next run writes it anew.
 pub(crate) fn damaged(path: &Path, expected: u64, found: u64) -> RuntimeError {
     RuntimeError::OffloadDamaged {
@@ -105,7 +105,7 @@ impl Place<'_> {
         UnitFile::open(path, sum, unit, self.key)
     }
 
-    /// Writes all of the file to `out`, and sums it up.
+    /// Writes all of the file to `out`, and computes its checksum.
     pub(super) fn fill<W: Write>(
         &self,
         out: W,

@@ -43,9 +43,9 @@ pub struct OffloadEntry {
 pub struct OffloadDamage {
     /// The file.
     pub path: PathBuf,
-    /// The sum in its name.
+    /// Checksum in its name.
     pub expected: u64,
-    /// The sum of its bytes.
+    /// Checksum of its bytes.
     pub found: u64,
 }
 

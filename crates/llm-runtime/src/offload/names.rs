@@ -25,7 +25,7 @@ pub(super) fn file_name(unit: Unit, sum: u64) -> String {
     format!("{}-{sum:016x}{SUFFIX}", stem(unit))
 }
 
-/// The unit and the sum that a file is named for; `None` for what [`file_name`] does not make.
+/// Unit and checksum that a file is named for; `None` for what [`file_name`] does not make.
 pub(super) fn parse_file_name(name: &str) -> Option<(Unit, u64)> {
     let (stem, sum) = name.strip_suffix(SUFFIX)?.rsplit_once('-')?;
     let sum = is_hex(sum, SUM_DIGITS).then(|| u64::from_str_radix(sum, 16))?;

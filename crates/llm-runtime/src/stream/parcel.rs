@@ -64,7 +64,8 @@ pub(super) struct Item {
 }
 
 impl Parcel {
-    /// `offloaded` is the file that was written for the unit, with its sum, unless that has been seen: it is read whole.
+    /// `offloaded` is the file that was written for the unit, with its checksum unless that has been seen: it is read
+    /// whole.
     pub(super) fn new(items: Vec<Item>, offloaded: Option<(Arc<DirectFile>, u64)>) -> Self {
         let parts = items.iter().flat_map(|item| item.weight.parts.iter());
         let mut spans: Vec<Span> = parts

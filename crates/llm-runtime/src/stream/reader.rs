@@ -112,7 +112,7 @@ fn read(parcel: &Parcel, place: &mut [u8], stopped: &AtomicBool) -> Result<()> {
 }
 
 /// Check of the pages of a run. Of any file it is seen whether somebody has written to it; those that were written
-/// with a sum are held to it when they are first read, and whenever somebody has.
+/// with a checksum are held to it when they are first read, and whenever somebody has.
 fn check(run: &Run, pages: &[u8]) -> Result<()> {
     let is_as_opened = run.file.is_as_opened()?;
     let Some(Sum { expected, was_seen }) = &run.sum else {

@@ -1,4 +1,4 @@
-//! Weights as a stage has them: in memory, or to be brought.
+//! Weights of a stage: resident or offloaded.
 
 use std::ops::Deref;
 
@@ -13,7 +13,7 @@ use crate::source::WeightSource;
 pub(crate) enum Weights<B: Backend, R: TryMap<Role>> {
     /// In memory for good.
     Resident(R::Of<B::Weight>),
-    /// On disk: brought whenever they are needed.
+    /// On disk: brought to a staging buffer whenever they are needed.
     Offloaded(Key, R),
 }
 
@@ -25,7 +25,7 @@ pub(crate) enum UsableWeights<'a, B: Backend, T> {
 }
 
 impl<B: Backend, R: TryMap<Role>> Weights<B, R> {
-    /// Loads what rests in memory.
+    /// Loads resident weights.
     pub(crate) fn load(
         backend: &B,
         stream: Option<&Stream<B>>,
