@@ -181,7 +181,7 @@ pub enum MixerSpec {
     Attention(AttentionSpec),
 }
 
-/// Residual connections; the stream is `x`.
+/// Residual connections; the residual is `x`.
 ///
 /// ```text
 /// Sequential  x ─┬─ norm ─ mixer ─ + ─┬─ norm ─ mlp ─ + ─►
@@ -203,7 +203,7 @@ pub enum Residual {
     Sandwich,
     /// `x = norm(x + mixer(x)); x = norm(x + mlp(x))`.
     PostNorm,
-    /// `x = norm(x); x += mixer(x)`, and so with the feed-forward: the normed stream is the residual.
+    /// `x = norm(x); x += mixer(x)`, and so with the feed-forward: the normed `x` is the residual.
     Normed,
     /// `x += mixer(n) + mlp(n)` of one `n = norm(x)`.
     ParallelOneNorm,

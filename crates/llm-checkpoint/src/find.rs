@@ -13,7 +13,7 @@ use crate::source::SourceFile;
 use crate::{adapter, foreign, index, torch};
 
 /// Checkpoint to be opened.
-pub(crate) struct Found {
+pub(crate) struct Located {
     pub(crate) place: Place,
     pub(crate) notices: Vec<Notice>,
     /// Weights in another format, of the same model or of another.
@@ -42,7 +42,7 @@ impl Place {
 }
 
 /// Looks into a folder. What transformers would take comes first, then what is the only one of its kind.
-pub(crate) fn in_folder(path: &Path) -> Result<Found, CheckpointError> {
+pub(crate) fn in_folder(path: &Path) -> Result<Located, CheckpointError> {
     let folder = Folder {
         path,
         names: names_in(path)?,
@@ -69,7 +69,7 @@ pub(crate) fn in_folder(path: &Path) -> Result<Found, CheckpointError> {
         });
     }
     let rivals = kinds.map(|(place, _)| place).collect();
-    Ok(Found {
+    Ok(Located {
         place,
         notices,
         rivals,

@@ -1,4 +1,4 @@
-//! How attention is shared among threads.
+//! Division of attention among threads.
 
 mod attend;
 mod scores;
@@ -75,12 +75,12 @@ pub(crate) fn attention(
     }
 }
 
-/// What attention takes.
+/// Scratch elements of attention.
 pub(crate) fn attention_len(head_dim: usize, n_threads: usize) -> usize {
     n_threads * scratch_len(head_dim)
 }
 
-/// What attention of a single token to many parts of the positions takes: unmerged results beside.
+/// Scratch elements of attention of a single token to many parts of the positions: unmerged results beside.
 pub(crate) fn partial_attention_len(
     head_dim: usize,
     n_heads: usize,
@@ -98,7 +98,7 @@ struct Queries<'a> {
     n_tokens: usize,
     /// Of the first row.
     position: usize,
-    /// That the pool holds.
+    /// Positions that the pool holds.
     n_positions: usize,
     op: &'a Attention<'a, Cpu>,
 }
@@ -211,7 +211,7 @@ impl Call<'_> {
         })
     }
 
-    /// Where parts begin: a panel's first position, so that they share no panel.
+    /// Begin of the parts: a panel's first position, so that they share no panel.
     fn first_of(&self, queries: &Queries<'_>) -> usize {
         let start = queries.seen(0).start;
         start - start % self.pool.panel()

@@ -2,7 +2,7 @@ use std::io;
 
 use crate::Isa;
 
-/// Why a [`Cpu`](crate::Cpu) cannot be had as asked.
+/// Reason for which a [`Cpu`](crate::Cpu) cannot be had as asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CpuError {
@@ -15,9 +15,9 @@ pub enum CpuError {
     /// An instruction set that this machine lacks.
     #[error("this machine cannot run {isa} kernels; its best is {best}")]
     MissingIsa {
-        /// What was asked for.
+        /// Instruction set that was asked for.
         isa: Isa,
-        /// What [`Isa::detect`] finds.
+        /// Instruction set that [`Isa::detect`] finds.
         best: Isa,
     },
     /// More threads than could work together on this machine.
@@ -25,21 +25,21 @@ pub enum CpuError {
         "{n_threads} threads are too many: this machine runs {n_processors} at a time, and up to {most} are started"
     )]
     TooManyThreads {
-        /// How many were asked for.
+        /// Number of threads asked for.
         n_threads: usize,
         /// Processors that may be used.
         n_processors: usize,
-        /// How many there may be.
+        /// Largest number of threads.
         most: usize,
     },
     /// The operating system refuses another thread.
     #[error("cannot start thread {thread} of {n_threads}; ask for fewer threads")]
     Spawn {
-        /// Which one, counted from 1.
+        /// Number of the thread, counted from 1.
         thread: usize,
-        /// How many were asked for.
+        /// Number of threads asked for.
         n_threads: usize,
-        /// What the system says.
+        /// Error of the system.
         source: io::Error,
     },
 }

@@ -11,7 +11,7 @@ use llm_quant::{Absmax, Table, Weight4Bit};
 use crate::simd::Order;
 
 pub(crate) use decode::Decode;
-pub(crate) use matvec::MatVec;
+pub(crate) use matvec::FourBitMatVec;
 pub(crate) use scales::{DoubleScales, PlainScales, Scales};
 
 /// A [`Weight4Bit`] whose bytes have been looked up: as many as it says.
@@ -49,7 +49,7 @@ impl<'a> FourBitView<'a> {
         }
     }
 
-    /// How a product with few rows reads the weight.
+    /// Order in which a product with few rows reads the weight.
     pub(crate) fn order(&self) -> Order {
         if self.is_aligned() {
             Order::Eighths
@@ -58,7 +58,7 @@ impl<'a> FourBitView<'a> {
         }
     }
 
-    /// Whether rows are whole blocks, hence whole words of eight codes.
+    /// True if rows are whole blocks, hence whole words of eight codes.
     pub(crate) fn is_aligned(&self) -> bool {
         self.cols.is_multiple_of(self.block_size())
     }

@@ -47,7 +47,7 @@ pub(crate) const fn scratch_len(n_tokens: usize, panel: usize) -> usize {
     PANEL_ELEMENTS + panel + n_tokens * panel_depth(panel)
 }
 
-/// What a linear operation on more rows takes: a panel and a slab of the rows a thread.
+/// Scratch elements of a linear operation on more rows: a panel and a slab of the rows a thread.
 pub(crate) fn gemm_len(n_tokens: usize, geometry: Geometry, n_threads: usize) -> usize {
     if n_tokens < GEMM_TOKENS {
         0
@@ -93,7 +93,7 @@ impl Gemm<'_> {
     /// Writes columns `first..first + depth` of `rows` into the panel, transposed: `depth` rows of a register tile's
     /// columns, anything beyond `rows`.
     ///
-    /// How the weight is stored is looked up for each panel, so that the product is compiled once for all.
+    /// Storage of the weight is looked up for each panel, so that the product is compiled once for all.
     #[inline(always)]
     fn pack<S: FourBit>(&mut self, simd: S, rows: Range<usize>, first: usize, depth: usize) {
         let panel = &mut self.scratch[..PANEL_ELEMENTS];

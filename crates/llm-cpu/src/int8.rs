@@ -30,11 +30,11 @@ use crate::weight::{Operand, Weight};
 
 use activations::Activations;
 use encode::encode_rows;
-use gemm::{Gemm, PANEL_ROWS};
-use matvec::{BLOCK_ROWS, MatVec};
+use gemm::{Int8Gemm, PANEL_ROWS};
+use matvec::{BLOCK_ROWS, Int8MatVec};
 use outliers::OutlierProduct;
 use rows::{CodeRows, Target};
-use scratch::{Layout, ROWS_PER_USE, Scratch, ThreadScratch};
+use scratch::{Int8Scratch, Layout, ROWS_PER_USE, ThreadScratch};
 
 /// Multiplies the parts of `call` that are in LLM.int8(), into their columns of `out`.
 pub(crate) fn linear(call: &Call<'_>, out: &mut [f32], workspace: &mut Workspace) {
@@ -53,7 +53,7 @@ pub(crate) fn linear(call: &Call<'_>, out: &mut [f32], workspace: &mut Workspace
 
 /// Multiplies the parts of one threshold.
 fn multiply(call: &Call<'_>, threshold: f32, layout: &Layout, memory: &mut [f32], out: &mut [f32]) {
-    let Scratch { quantized, threads } = layout.split(memory);
+    let Int8Scratch { quantized, threads } = layout.split(memory);
     let activations = Activations::quantize(call.cpu, call.x, call.cols, threshold, quantized);
     let choose = |weight| {
         let (its_threshold, source) = Source::of(weight)?;
@@ -95,7 +95,7 @@ fn multiply(call: &Call<'_>, threshold: f32, layout: &Layout, memory: &mut [f32]
     });
 }
 
-/// Where a weight's codes come from.
+/// Source of a weight's codes.
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Stored(&'a Int8Weight),
@@ -115,7 +115,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// What a thread does with rows of codes.
+/// Task of a thread with rows of codes.
 struct Task<'a> {
     cpu: &'a Cpu,
     activations: &'a Activations<'a>,
@@ -132,14 +132,14 @@ impl Task<'_> {
             ref mut scratch,
         } = *self;
         if activations.n_tokens() < GEMM_TOKENS {
-            cpu.int_level.run(MatVec {
+            cpu.int_level.run(Int8MatVec {
                 rows,
                 activations,
                 target,
             });
             return;
         }
-        cpu.int_level.run(Gemm {
+        cpu.int_level.run(Int8Gemm {
             rows,
             activations,
             target,

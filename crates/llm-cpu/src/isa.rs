@@ -1,4 +1,4 @@
-//! Which instruction sets there are, which one this machine has, and the way into the kernels written for it.
+//! Instruction sets, the best that this machine has, and the way into the kernels written for it.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::simd::{Kernel, Portable, Simd};
 /// Exhaustive on purpose: adding one leads the compiler to every place that has to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
-    /// What every processor of the compiled target has.
+    /// Instructions of every processor of the compiled target.
     Portable,
     /// x86-64 with AVX2, FMA and F16C (Haswell, Zen, and later).
     Avx2,
@@ -40,7 +40,7 @@ impl Isa {
             .unwrap_or(Isa::Portable)
     }
 
-    /// Whether this machine has it.
+    /// True if this machine has it.
     pub fn is_available(self) -> bool {
         Level::new(self).is_some()
     }

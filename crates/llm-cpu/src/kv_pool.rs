@@ -64,7 +64,7 @@ impl KvPool {
         }
     }
 
-    /// What it holds of the sequence that has the block table `table`.
+    /// Keys and values of the sequence that has the block table `table`.
     pub(crate) fn sequence<'a>(&'a self, table: &'a [u32]) -> KvView<'a> {
         KvView {
             layout: self.layout,
@@ -80,7 +80,7 @@ impl Allocation for KvPool {
     }
 }
 
-/// Where everything lies, in elements.
+/// Layout of keys and values, in elements.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     shape: KvShape,

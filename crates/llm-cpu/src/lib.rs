@@ -59,7 +59,7 @@ use crate::isa::Level;
 use crate::pool::Pool;
 use crate::simd::int::IntLevel;
 
-/// What a [`Cpu`] may use; the default is all there is.
+/// Resources that a [`Cpu`] may use; the default is all there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuOptions {
     /// Threads, the caller included. By default as many as may run at once, by affinity and cgroup quota.

@@ -1,4 +1,4 @@
-//! How a linear operation is shared among threads.
+//! Division of a linear operation among threads.
 
 pub(crate) mod call;
 
@@ -100,7 +100,7 @@ impl<'a> Call<'a> {
                 };
                 match part.weight {
                     Floats::Dense(weight) => level.run(MatVec { weight, few }),
-                    Floats::FourBit(weight) => level.run(four_bit::MatVec { weight, few }),
+                    Floats::FourBit(weight) => level.run(four_bit::FourBitMatVec { weight, few }),
                 }
             });
         }

@@ -18,7 +18,7 @@ pub(crate) struct MatVec<'a> {
     pub(crate) few: FewRows<'a>,
 }
 
-/// What a product with few rows reads and writes beside the weight.
+/// Operands of a product with few rows beside the weight, and its results.
 pub(crate) struct FewRows<'a> {
     pub(crate) bias: Option<DenseView<'a>>,
     /// The weight's rows to compute.
@@ -157,7 +157,7 @@ unsafe fn accumulate<S: Simd, const T: usize>(
     }
 }
 
-/// What a linear operation on few rows takes: the arranged rows.
+/// Scratch elements of a linear operation on few rows: the arranged rows.
 pub(crate) fn matvec_len(n_tokens: usize, cols: usize, geometry: Geometry) -> usize {
     n_tokens * padded_cols(cols, geometry)
 }
@@ -171,8 +171,8 @@ pub(crate) fn padded_cols(cols: usize, geometry: Geometry) -> usize {
 pub(crate) const GEMM_TOKENS: usize = 12;
 /// The same for 4-bit weights of whole blocks, whose panels take longer to make.
 pub(crate) const GEMM_TOKENS_4BIT: usize = 32;
-/// How far ahead of the loads the weights are asked for: enough to cover the memory's latency, and well within what
-/// the first-level cache keeps.
+/// Distance ahead of the loads at which weights are prefetched: enough to cover the memory's latency, and well within
+/// what the first-level cache keeps.
 const PREFETCH_BYTES: usize = 4096;
-/// What one prefetch brings.
+/// Bytes of one prefetch.
 const CACHE_LINE: usize = 64;

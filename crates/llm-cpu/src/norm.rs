@@ -15,7 +15,7 @@ pub(crate) struct Normalise<'a> {
 }
 
 impl Normalise<'_> {
-    /// What the statistics of `x` make of its elements.
+    /// Normalised elements of `x`, by its statistics.
     #[inline(always)]
     fn of<S: Simd>(&self, simd: S, x: &[f32]) -> Normalised<'_, S> {
         let (shift, variance) = match self.norm {

@@ -22,7 +22,7 @@ use crate::share::Divide;
 
 /// Threads that run a region together with the caller.
 ///
-/// What runs where is fixed by the number of threads alone, never by timing. Callers take turns, region by region, and
+/// The split of work is fixed by the number of threads alone, never by timing. Callers take turns, region by region, and
 /// each region has all threads. A region that is begun within another has only the thread that begins it.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
@@ -31,7 +31,7 @@ pub(crate) struct Pool {
 }
 
 thread_local! {
-    /// Whether this thread is within a region.
+    /// True if this thread is within a region.
     static IN_REGION: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -270,7 +270,7 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// How long a worker waits busily: longer than the serial work between the regions of a forward pass.
+/// Time for which a worker waits busily: longer than the serial work between the regions of a forward pass.
 const SPIN_TIME: Duration = Duration::from_micros(100);
 /// Between looks at the clock.
 const SPINS_PER_LOOK: usize = 64;
@@ -369,7 +369,7 @@ mod tests {
         });
     }
 
-    /// What a worker panics with beside its caller is not left for the next region.
+    /// A worker's panic beside its caller's is not left for the next region.
     #[test]
     fn two_panics_are_over_with_their_region() {
         let pool = Pool::new(2).unwrap();

@@ -1,4 +1,4 @@
-//! What the machine can do at best, for benchmarks to hold the kernels against.
+//! Bounds of the machine, for benchmarks to hold the kernels against.
 
 use std::hint::black_box;
 
@@ -83,7 +83,7 @@ impl Kernel for MultiplyAdd<'_> {
     }
 }
 
-/// What the split among threads is a multiple of.
+/// Unit of the split among threads.
 const UNIT_BYTES: usize = 1 << 16;
 /// Independent sums: enough to hide an instruction's latency, few enough for sixteen registers.
 const CHAINS: usize = 10;

@@ -10,7 +10,7 @@ use crate::Buffer;
 pub struct Routes {
     n_experts: usize,
     n_active: usize,
-    /// Where the rows of each expert begin, and where the last one's end, `[n_experts + 1]`.
+    /// Begin of each expert's rows, and the end of the last one's, `[n_experts + 1]`.
     starts: Buffer<u32>,
     /// Rows expert by expert, ascending, and the weights of their results, `[n_tokens · n_active]`.
     rows: Buffer<u32>,

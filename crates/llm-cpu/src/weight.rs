@@ -127,7 +127,7 @@ impl Floats<'_> {
         }
     }
 
-    /// How a product with few rows reads them.
+    /// Order in which a product with few rows reads them.
     pub(crate) fn order(&self) -> Order {
         match self {
             Floats::Dense(weight) => weight.element.order(),

@@ -35,7 +35,7 @@ pub struct ActivationWidths {
     /// An expert's rows.
     pub gathered: usize,
     /// An encoder's result for the prompt.
-    pub memory: usize,
+    pub encoded: usize,
     /// `[cos | sin]` of the rotary angles, for each kind of them.
     pub angles: Vec<usize>,
 }
@@ -61,7 +61,7 @@ impl ActivationWidths {
             gated: widest(&|stack| widest_mlp(stack).1),
             scores: n_experts,
             gathered: if n_experts > 0 { spec.hidden } else { 0 },
-            memory: if spec.encoder.is_some() {
+            encoded: if spec.encoder.is_some() {
                 spec.hidden
             } else {
                 0
@@ -89,11 +89,12 @@ impl ActivationWidths {
             gated,
             scores,
             gathered,
-            memory,
+            encoded,
             angles,
         } = self;
         let fixed = [
-            x, normed, delta, embedded, qkv, grouped, attended, up, gated, scores, gathered, memory,
+            x, normed, delta, embedded, qkv, grouped, attended, up, gated, scores, gathered,
+            encoded,
         ];
         fixed.into_iter().chain(angles).sum()
     }

@@ -10,9 +10,9 @@ use crate::needs::Needs;
 use crate::weights::Weights;
 use crate::{Home, Placement, RunOn};
 
-/// Order and portions in which units are filled in.
+/// PlacementOrder and portions in which units are filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum PlacementOrder {
     /// As they compute, each layer with its experts.
     Layers,
     /// As they compute, but experts one by one after all that every token needs.
@@ -58,7 +58,7 @@ impl Portions {
     }
 
     /// All units of a model: the norm before the head with it, a tied head with its table.
-    pub(crate) fn of(weights: &Weights, order: Order) -> Self {
+    pub(crate) fn of(weights: &Weights, order: PlacementOrder) -> Self {
         let units = &weights.units;
         let is_last = |&idx: &usize| match units.list()[idx] {
             Unit::FinalNorm(Side::Decoder) | Unit::Head => true,
@@ -72,8 +72,8 @@ impl Portions {
         let mut portions = Portions::new();
         for idx in units.in_order_of_computing().filter(|idx| !is_last(idx)) {
             match (is_expert(idx), order) {
-                (true, Order::ExpertsLast) => {}
-                (true, Order::Layers) => portions.extend(&[idx]),
+                (true, PlacementOrder::ExpertsLast) => {}
+                (true, PlacementOrder::Layers) => portions.extend(&[idx]),
                 (false, _) => portions.push(&[idx]),
             }
             if idx == 0 && weights.is_tied {
@@ -84,8 +84,8 @@ impl Portions {
             portions.push(&last);
         }
         match order {
-            Order::Layers => {}
-            Order::ExpertsLast => {
+            PlacementOrder::Layers => {}
+            PlacementOrder::ExpertsLast => {
                 let experts = units.in_order_of_computing().filter(|&idx| is_expert(idx));
                 experts.for_each(|idx| portions.push(&[idx]));
             }

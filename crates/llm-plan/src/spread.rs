@@ -3,7 +3,7 @@
 use llm_arch::Unit;
 
 use crate::fill::{BesideGpus, Filling, Limit};
-use crate::items::{Items, Order, Portions};
+use crate::items::{Items, PlacementOrder, Portions};
 use crate::needs::Needs;
 use crate::weights::Weights;
 use crate::{Budgets, Placement, RunOn};
@@ -17,7 +17,11 @@ pub(crate) fn spread(
     budgets: &Budgets,
 ) -> Option<Vec<Placement>> {
     let limits: Vec<Limit> = budgets.gpus.iter().map(|(&n, b)| (n, b.get())).collect();
-    let layers = Items::new(weights, needs, Portions::of(weights, Order::Layers));
+    let layers = Items::new(
+        weights,
+        needs,
+        Portions::of(weights, PlacementOrder::Layers),
+    );
     let (mut resident, mut streamed) = (Vec::new(), Vec::new());
     let mut start = 0;
     for (&(number, limit), end) in limits.iter().zip(ends(&layers, &limits)) {

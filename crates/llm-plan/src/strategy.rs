@@ -5,7 +5,7 @@ use std::str::FromStr;
 use llm_arch::Skeleton;
 
 use crate::fill::{BesideGpus, Filling, Spared};
-use crate::items::{Items, Order, Portions};
+use crate::items::{Items, PlacementOrder, Portions};
 use crate::needs::Needs;
 use crate::placement::Rest;
 use crate::spread::spread;
@@ -93,11 +93,11 @@ pub(crate) fn place(
             return Ok(Placed::As(placements));
         }
         // An expert computes where its layer does: on one of several GPUs it is filled in with it.
-        Strategy::Auto if several => (Order::Layers, None),
-        Strategy::Auto | Strategy::Cpu => (Order::ExpertsLast, None),
-        Strategy::Sequential => (Order::Layers, None),
-        Strategy::Balanced => (Order::Layers, Some(Spared::None)),
-        Strategy::BalancedLow0 => (Order::Layers, Some(Spared::First)),
+        Strategy::Auto if several => (PlacementOrder::Layers, None),
+        Strategy::Auto | Strategy::Cpu => (PlacementOrder::ExpertsLast, None),
+        Strategy::Sequential => (PlacementOrder::Layers, None),
+        Strategy::Balanced => (PlacementOrder::Layers, Some(Spared::None)),
+        Strategy::BalancedLow0 => (PlacementOrder::Layers, Some(Spared::First)),
     };
     let items = Items::new(weights, needs, Portions::of(weights, order));
     let filling = Filling {

@@ -6,7 +6,7 @@ use llm_tensor::le_bytes_to_f32;
 
 use crate::double::{self, NESTED_BLOCK};
 use crate::floats::f32_at;
-use crate::int8::DEQUANTIZE;
+use crate::int8::factors::DEQUANTIZE;
 use crate::parts::{Part, Parts};
 use crate::scheme::Scheme;
 use crate::stored::StoredWeight;

@@ -3,7 +3,7 @@ use llm_tensor::{DType, le_bytes_to_f32};
 
 use crate::code::Code;
 use crate::floats::largest_magnitude;
-use crate::int8::code_factor;
+use crate::int8::factors::code_factor;
 use crate::{BlockSize, Weight4Bit};
 
 /// Encodes and decodes pieces of matrices; implementations give the same bits.

@@ -57,7 +57,7 @@ fn why(unread: &Unread) -> String {
 pub(crate) fn in_transformers(module: Module) -> String {
     match module {
         Module::Linear => "transformers has them in linear layers".to_owned(),
-        Module::Own(class) => format!(
+        Module::Custom(class) => format!(
             "transformers has them in a class of their own, {class}, which it does not quantize"
         ),
         Module::Experts => {

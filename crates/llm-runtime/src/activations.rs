@@ -35,8 +35,8 @@ pub(crate) struct Activations<B: Backend> {
     pub(crate) scores: B::Buffer,
     /// An expert's rows, `hidden` wide.
     pub(crate) gathered: B::Buffer,
-    /// What an encoder made of a prompt.
-    pub(crate) memory: B::Buffer,
+    /// An encoder's output for a prompt.
+    pub(crate) encoded: B::Buffer,
     /// Tokens of the rows.
     pub(crate) ids: B::Index,
     /// Their rows in a table of positions.
@@ -70,7 +70,7 @@ impl<B: Backend> Activations<B> {
             gated: alloc(widths.gated)?,
             scores: alloc(widths.scores)?,
             gathered: alloc(widths.gathered)?,
-            memory: alloc(widths.memory)?,
+            encoded: alloc(widths.encoded)?,
             ids: backend.alloc_index(limits.n_tokens)?,
             positions: backend.alloc_index(limits.n_tokens)?,
             routes: experts.map(routes).transpose()?,
@@ -79,21 +79,21 @@ impl<B: Backend> Activations<B> {
         })
     }
 
-    /// What crosses to another device.
+    /// Buffer that crosses to another device.
     pub(crate) fn crossing(&self, rows: Crossing) -> &B::Buffer {
         match rows {
             Crossing::Hidden => &self.x,
-            Crossing::Memory => &self.memory,
+            Crossing::Encoded => &self.encoded,
             Crossing::ExpertInput => &self.gathered,
             Crossing::ExpertOutput => &self.delta,
         }
     }
 
-    /// What comes from there.
+    /// Buffer that comes from there.
     pub(crate) fn crossing_mut(&mut self, rows: Crossing) -> &mut B::Buffer {
         match rows {
             Crossing::Hidden => &mut self.x,
-            Crossing::Memory => &mut self.memory,
+            Crossing::Encoded => &mut self.encoded,
             Crossing::ExpertInput => &mut self.gathered,
             Crossing::ExpertOutput => &mut self.delta,
         }
@@ -114,7 +114,7 @@ impl<B: Backend> Activations<B> {
             gated,
             scores,
             gathered,
-            memory,
+            encoded,
             ids,
             positions,
             routes,
@@ -122,7 +122,8 @@ impl<B: Backend> Activations<B> {
             angles,
         } = self;
         let fixed = [
-            x, normed, delta, embedded, grouped, qkv, attended, up, gated, scores, gathered, memory,
+            x, normed, delta, embedded, grouped, qkv, attended, up, gated, scores, gathered,
+            encoded,
         ];
         let buffers = fixed.into_iter().chain(angles).map(B::Buffer::bytes);
         let rest = [

@@ -1,4 +1,4 @@
-//! What the positions of a pass mean, computed once for all its blocks.
+//! Rotary angles and other meanings of a pass's positions, computed once for all its blocks.
 
 use llm_arch::{Positions, RotarySpec};
 use llm_tensor::Bytes;

@@ -9,28 +9,28 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::sample::{Candidates, Floor, Marks, Past, uniform};
 use crate::{Result, Rules, RuntimeError, Sampling};
 
-/// How many continuations are kept, and which of them wins.
+/// Number of beams, and the rule by which one wins.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Beams {
-    /// How many.
+    /// Number of continuations that are kept.
     pub n_beams: usize,
     /// The power of its number of tokens by which a continuation's log-probability is divided: above 0 longer ones win.
     pub length_penalty: f32,
-    /// When the search ends.
+    /// End of the search.
     pub early_stopping: EarlyStopping,
-    /// Whether the logits that rules and filters leave are made probabilities again.
+    /// True if the logits that rules and filters leave are made probabilities again.
     pub renormalize: bool,
 }
 
-/// When a search ends before its continuations are as long as they may be. Exhaustive on purpose: transformers knows
+/// End of a search before its continuations are as long as they may be. Exhaustive on purpose: transformers knows
 /// these three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlyStopping {
-    /// When as many continuations have ended as are kept.
+    /// As many continuations have ended as are kept.
     AtOnce,
-    /// When, besides, none that goes on is better at its present length.
+    /// Besides, none that goes on is better at its present length.
     Heuristic,
-    /// When, besides, none that goes on can become better.
+    /// Besides, none that goes on can become better.
     Never,
 }
 
@@ -52,7 +52,7 @@ pub struct BeamSearch {
     running: Vec<Beam>,
     /// Ended, at most `n_beams`, the best first.
     ended: Vec<Beam>,
-    /// Whether one that runs may still become better than the ended ones.
+    /// True if one that runs may still become better than the ended ones.
     can_improve: bool,
     steps: Vec<BeamStep>,
     /// Of former beams, reused.
@@ -64,10 +64,10 @@ pub struct BeamSearch {
     sorted: Vec<Extension>,
 }
 
-/// What becomes of a sequence: the beam `parent`, in the order of the step before, goes on with `id`.
+/// Continuation of a sequence: the beam `parent`, in the order of the step before, goes on with `id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BeamStep {
-    /// Which one it goes on from.
+    /// Beam that it goes on from.
     pub parent: usize,
     /// Its next token.
     pub id: u32,

@@ -1,6 +1,7 @@
 //! A skeleton joined with a checkpoint.
 
 mod misfit;
+mod tensor;
 mod ties;
 mod unused;
 
@@ -9,15 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use llm_arch::{ModelSpec, Place, Skeleton, Slot, UnknownKeys, from_config_with, from_gguf};
-use llm_checkpoint::{
-    Checkpoint, Format, Layout, MAX_CONFIG, TensorInfo, Value as MetaValue, read_small,
-};
-use llm_plan::{Encodings, Order, StoredTensor, WeightDType, is_final};
+use llm_checkpoint::{Checkpoint, Format, MAX_CONFIG, TensorInfo, Value as MetaValue, read_small};
+use llm_plan::{Encodings, WeightDType};
 use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
 use llm_tensor::DType;
 use serde_json::{Map, Value};
 
 pub use self::misfit::Misfit;
+pub use self::tensor::BoundTensor;
 use crate::quantized::{companions, recognise};
 use crate::scaled::Float8;
 use crate::{Notice, Result, RuntimeError};
@@ -47,43 +47,13 @@ pub struct BoundModel {
     notices: Vec<Notice>,
 }
 
-/// Where a checkpoint has what a slot needs.
+/// Tensor of a checkpoint for a slot.
 #[derive(Debug)]
 enum Source {
     /// The tensor of this name.
     Whole(String),
     /// Some rows of a stack.
     Part(Box<TensorInfo>),
-}
-
-/// A slot with the checkpoint's tensor for it.
-#[derive(Debug, Clone, Copy)]
-pub struct BoundTensor<'a> {
-    /// What the model needs.
-    pub slot: &'a Slot,
-    /// What the checkpoint has: of a quantized matrix its codes, of a stack of matrices what is the slot's.
-    pub tensor: &'a TensorInfo,
-    /// The encoding in which the checkpoint has it.
-    pub scheme: Scheme,
-}
-
-impl BoundTensor<'_> {
-    /// Whether the checkpoint holds it as it is kept in `scheme`, one element after the other: then it can be read in place,
-    /// over and over.
-    pub(crate) fn is_final(&self, scheme: Scheme) -> bool {
-        is_final(self.slot, self.stored(), scheme)
-    }
-
-    /// The form in which the checkpoint holds it.
-    pub fn stored(&self) -> StoredTensor {
-        StoredTensor {
-            scheme: self.scheme,
-            order: match self.tensor.layout {
-                Layout::RowMajor => Order::Rows,
-                Layout::Strided(_) => Order::Strided,
-            },
-        }
-    }
 }
 
 impl BoundModel {
@@ -212,7 +182,7 @@ impl BoundModel {
         }
     }
 
-    /// What the model is.
+    /// Description of the model.
     pub fn spec(&self) -> &ModelSpec {
         &self.skeleton.spec
     }
@@ -248,13 +218,13 @@ impl BoundModel {
         self.quantization.as_ref()
     }
 
-    /// What was decided about the model and should be said; what concerns its files,
-    /// [`Checkpoint::notices`](llm_checkpoint::Checkpoint::notices) has.
+    /// Decisions about the model that should be said; those about its files are in
+    /// [`Checkpoint::notices`](llm_checkpoint::Checkpoint::notices).
     pub fn notices(&self) -> &[Notice] {
         &self.notices
     }
 
-    /// How every tensor is kept once it is loaded as asked.
+    /// Encodings of all tensors once they are loaded as asked.
     ///
     /// # Errors
     /// [`RuntimeError::AlreadyQuantized`] when a quantization is asked for and the checkpoint has one,
@@ -283,7 +253,7 @@ impl BoundModel {
     }
 }
 
-/// What the text of a `config.json` describes: the model, and the quantization that it says its checkpoint has. `path`
+/// Model that a `config.json` describes, and the quantization that it says its checkpoint has. `path`
 /// is what messages call it.
 ///
 /// # Errors
@@ -375,7 +345,7 @@ impl Source {
     }
 }
 
-/// Where the checkpoint has what `slot` needs, and the tensor that it is or lies in; without it `misfit` knows why.
+/// Source of what `slot` needs, and the tensor that it is or lies in; without it `misfit` knows why.
 fn find<'c>(
     checkpoint: &'c Checkpoint,
     skeleton: &Skeleton,
@@ -391,7 +361,7 @@ fn find<'c>(
             continue;
         };
         let stack = match place {
-            Place::Own(name) => return Some((Source::Whole(name), tensor)),
+            Place::Whole(name) => return Some((Source::Whole(name), tensor)),
             Place::Stack(stack) => stack,
         };
         let expected = stack.shape.map(|extent| extent as u64);
@@ -451,14 +421,14 @@ fn add_long_rope(checkpoint: &Checkpoint, metadata: &mut Map<String, Value>) -> 
     Ok(())
 }
 
-/// What a configuration calls them, and GGUF.
+/// Names in a configuration, and in GGUF.
 const LONG_ROPE: [(&str, &str); 2] = [
     ("short_factor", "rope_factors_short.weight"),
     ("long_factor", "rope_factors_long.weight"),
 ];
 const MAX_FACTORS: u64 = 1 << 14;
 
-/// What a GGUF's metadata says, arrays apart, with the factors of a long rope.
+/// Metadata of a GGUF, arrays apart, with the factors of a long rope.
 ///
 /// # Errors
 /// When these cannot be read.
@@ -498,6 +468,9 @@ fn scalar(value: &MetaValue) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use llm_checkpoint::Layout;
+    use llm_plan::{Order, StoredTensor};
+
     use super::*;
 
     #[test]

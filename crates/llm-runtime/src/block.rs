@@ -2,34 +2,14 @@
 
 use std::mem::swap;
 
-use llm_arch::{After, Before, BlockOf, NormOf, Side, StackSpec};
+use llm_arch::{After, Before, BlockOf, NormOf};
 use llm_backend::{Backend, Ops, Output};
 
 use crate::activations::Activations;
 use crate::projection::norm_op;
-use crate::relative::BiasTable;
-use crate::state::{LayerState, Sequences};
+use crate::state::LayerState;
+use crate::sublayer::{Call, Input};
 use crate::{Result, mixer, mlp};
-
-/// What all blocks of a pass are told.
-pub(crate) struct Call<'a, B: Backend> {
-    pub(crate) queue: &'a mut B::Queue,
-    pub(crate) side: Side,
-    pub(crate) stack: &'a StackSpec,
-    pub(crate) bias: Option<&'a BiasTable<B>>,
-    pub(crate) n_tokens: usize,
-    /// Where the rows of each sequence go.
-    pub(crate) sequences: &'a Sequences<B>,
-}
-
-/// Input of a sublayer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Input {
-    /// `a.x`.
-    Stream,
-    /// `a.normed`.
-    Normed,
-}
 
 /// Runs a block over the rows of `a.x`, as [`llm_arch::Residual`] draws it, but for experts, which follow: it ends with
 /// the choice of them.
@@ -46,7 +26,7 @@ pub(crate) fn forward<B: Backend>(
         call.queue.norm(&op, &a.x, &mut a.delta, n_tokens)?;
     }
 
-    let input = enter(&mixer.before, Input::Stream, call, a)?;
+    let input = enter(&mixer.before, Input::Residual, call, a)?;
     let io = (input, output(&mixer.after));
     mixer::forward(&mixer.compute, call, io, a, &mut state.mixer)?;
     leave(&mixer.after, call, a)?;
@@ -70,25 +50,25 @@ fn enter<B: Backend>(
     a: &mut Activations<B>,
 ) -> Result<Input> {
     match before {
-        Before::Stream => Ok(Input::Stream),
+        Before::Residual => Ok(Input::Residual),
         Before::Same => Ok(last),
         Before::NormOfStart(_) => {
             swap(&mut a.normed, &mut a.delta);
             Ok(Input::Normed)
         }
         Before::Norm(norm) => {
-            norm_stream(norm, call, a)?;
+            norm_residual(norm, call, a)?;
             Ok(Input::Normed)
         }
-        Before::NormStream(norm) => {
-            norm_stream(norm, call, a)?;
+        Before::NormResidual(norm) => {
+            norm_residual(norm, call, a)?;
             swap(&mut a.x, &mut a.normed);
-            Ok(Input::Stream)
+            Ok(Input::Residual)
         }
     }
 }
 
-/// Whether a result is written to `a.delta` or added to `a.x`.
+/// Destination of a result: written to `a.delta` or added to `a.x`.
 fn output<N>(after: &After<N>) -> Output {
     match after {
         After::NormThenAdd(_) => Output::Write,
@@ -110,15 +90,15 @@ fn leave<B: Backend>(
             call.queue.add(&a.normed, &mut a.x, a.hidden, n_tokens)?;
         }
         After::AddThenNorm(norm) => {
-            norm_stream(norm, call, a)?;
+            norm_residual(norm, call, a)?;
             swap(&mut a.x, &mut a.normed);
         }
     }
     Ok(())
 }
 
-/// A normalised copy of the stream into `a.normed`.
-fn norm_stream<B: Backend>(
+/// A normalised copy of the residual into `a.normed`.
+fn norm_residual<B: Backend>(
     norm: &NormOf<B::Weight>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,

@@ -16,7 +16,7 @@ pub(crate) struct Blocks<B: Backend> {
     groups: Vec<Group<B>>,
     /// Rows of the largest pass.
     n_tokens: usize,
-    /// What the device is told of a pass: each sequence's rows,
+    /// Words of a pass for the device: each sequence's rows,
     rows: Vec<Rows>,
     rows_index: B::Index,
     /// and in what it is written down.
@@ -37,14 +37,14 @@ struct Allotment {
     /// Sequences that hold each block.
     n_holders: Vec<u32>,
     free: Vec<u32>,
-    sequences: Vec<Held>,
+    sequences: Vec<SequenceTable>,
     /// Blocks to be copied, from and to, before the next rows are appended.
     copies: Vec<(u32, u32)>,
 }
 
 /// Blocks of a sequence.
 #[derive(Debug)]
-struct Held {
+struct SequenceTable {
     /// Position p lies in block `table[p / block_len % table_len]`.
     table: Vec<Option<u32>>,
     /// The most positions taken since it was last empty.
@@ -169,7 +169,7 @@ impl<B: Backend> Blocks<B> {
 impl Allotment {
     fn new(n_sequences: usize, table_len: usize) -> Self {
         let n_blocks = n_sequences * table_len;
-        let held = |_| Held {
+        let held = |_| SequenceTable {
             table: vec![None; table_len],
             reached: 0,
         };

@@ -75,7 +75,7 @@ pub trait Stages: Port + Send {
     ) -> Result<()>;
 
     /// Takes the prompt of an encoder-decoder model through what a stage has of the encoder; the last stage that has some
-    /// leaves the result in [`Crossing::Memory`](crate::Crossing::Memory).
+    /// leaves the result in [`Crossing::Encoded`](crate::Crossing::Encoded).
     ///
     /// # Errors
     /// When the device fails or the interrupt is raised.
@@ -86,7 +86,7 @@ pub trait Stages: Port + Send {
         watch: (Interrupts<'_>, Option<&Probe>),
     ) -> Result<()>;
 
-    /// Takes from [`Crossing::Memory`](crate::Crossing::Memory) what all layers of the device will attend to in `sequence`.
+    /// Takes from [`Crossing::Encoded`](crate::Crossing::Encoded) what all layers of the device will attend to in `sequence`.
     ///
     /// # Errors
     /// When the device fails or the interrupt is raised.

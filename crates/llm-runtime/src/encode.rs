@@ -1,20 +1,60 @@
-//! From rows of a checkpoint to a quantized matrix, in pieces and in parallel: of the dense matrix no more exists than a
-//! piece for each thread.
+//! Weights as a device computes with them, encoded from a checkpoint's rows in pieces and in parallel: of the dense
+//! matrix no more exists than a piece for each thread.
 
 use std::sync::Arc;
 
+use llm_plan::{Encodings, RunOn};
 use llm_quant::{
-    Absmax, DoubleAbsmax, Encoder, FourBit, Int8, Int8Weight, NESTED_BLOCK, StoredWeight,
+    Absmax, DoubleAbsmax, Encoder, FourBit, Int8, Int8Weight, NESTED_BLOCK, Scheme, StoredWeight,
     Weight4Bit, double, dynamic_map,
 };
 use llm_tensor::{AlignedBuf, DType, HostBytes};
 use rayon::prelude::*;
 
 use crate::rows::Rows;
-use crate::{Result, RuntimeError};
+use crate::{BoundModel, BoundTensor, Result, RuntimeError, quantized};
+
+/// The weight of a bound tensor, as `encodings` has it kept for the device that computes with it: the checkpoint's own
+/// bytes where these are right.
+///
+/// # Errors
+/// [`RuntimeError::Checkpoint`] when it cannot be read, [`RuntimeError::NotQuantizable`], [`RuntimeError::Quantized`].
+pub(crate) fn weight(
+    model: &BoundModel,
+    bound: &BoundTensor<'_>,
+    encodings: &Encodings<'_>,
+    run_on: RunOn,
+    encoder: &dyn Encoder,
+) -> Result<StoredWeight> {
+    if bound.stored().quantized().is_some() {
+        return quantized::stored(model.checkpoint(), bound);
+    }
+    let rows = Rows::new(model.checkpoint(), bound);
+    let dense = |dtype| -> Result<StoredWeight> {
+        let shape = (rows.rows, rows.cols);
+        Ok(StoredWeight::dense(dtype, shape, rows.load(dtype)?))
+    };
+    // What is quantized is first rounded to the type that it would otherwise be kept in.
+    let source = encodings.dense_dtype(bound.stored());
+    let scheme = encodings.scheme(bound.slot, bound.stored(), run_on);
+    match scheme {
+        Scheme::Dense(dtype) => dense(dtype),
+        Scheme::Int8(format) => int8(&rows, source, format, encoder),
+        Scheme::Int8PerUse(dtype, _) => Ok(StoredWeight {
+            scheme,
+            ..dense(dtype)?
+        }),
+        Scheme::FourBit(format) => four_bit(&rows, source, format, encoder),
+        Scheme::Ggml(_) | Scheme::Fp8(_) => Err(RuntimeError::NotEncodable {
+            path: rows.path().to_owned(),
+            tensor: rows.name().to_owned(),
+            scheme,
+        }),
+    }
+}
 
 /// The rows, taken as elements of `dtype`, in a 4-bit encoding.
-pub(crate) fn four_bit(
+fn four_bit(
     rows: &Rows<'_>,
     dtype: DType,
     format: FourBit,
@@ -57,7 +97,7 @@ pub(crate) fn four_bit(
 }
 
 /// The rows, taken as elements of `dtype`, in LLM.int8().
-pub(crate) fn int8(
+fn int8(
     rows: &Rows<'_>,
     dtype: DType,
     format: Int8,
@@ -96,7 +136,7 @@ fn double_quantized(scales: &[f32]) -> DoubleAbsmax {
         .expect("a scale for every 256 codes")
 }
 
-/// Where the elements of pieces come from. They are read rather than mapped: pages of a mapping that were looked at once
+/// Source of the pieces' elements. They are read rather than mapped: pages of a mapping that were looked at once
 /// would count as the process's until the kernel wants them back.
 #[derive(Clone, Copy)]
 struct Source<'a> {

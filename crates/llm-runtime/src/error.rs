@@ -9,7 +9,7 @@ use llm_tensor::{Bytes, DType};
 
 use crate::{Misfit, NotFinite};
 
-/// What can go wrong between a model's files and its tokens.
+/// Errors between a model's files and its tokens.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
@@ -27,14 +27,14 @@ pub enum RuntimeError {
         /// The device.
         run_on: RunOn,
     },
-    /// Weights that rest where their device does not reach them.
+    /// Offloaded weights that their device does not reach.
     #[error(
         "the {unit} would be brought from {home} to {run_on} whenever it computes; only the CPU streams weights, and only from disk"
     )]
     Apart {
         /// The unit.
         unit: Unit,
-        /// Where it rests,
+        /// Home of the unit,
         home: Home,
         /// and what computes with it.
         run_on: RunOn,
@@ -44,7 +44,7 @@ pub enum RuntimeError {
     ReadConfig {
         /// The file.
         path: PathBuf,
-        /// What the operating system answered.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// A configuration that is no JSON object.
@@ -60,7 +60,7 @@ pub enum RuntimeError {
     Config {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// Flaw of the configuration.
         flaw: Box<ArchError>,
     },
     /// The checkpoint does not hold the tensors that the configuration asks for.
@@ -83,7 +83,7 @@ pub enum RuntimeError {
     QuantConfig {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// Flaw of the quantization.
         flaw: Box<QuantError>,
     },
     /// A quantized matrix that is not what it should be.
@@ -93,7 +93,7 @@ pub enum RuntimeError {
         path: PathBuf,
         /// The matrix, or the part of it that is at fault.
         tensor: String,
-        /// What is wrong.
+        /// Flaw of the tensor.
         flaw: Box<QuantError>,
     },
     /// A part of a quantized matrix that is missing or misshapen.
@@ -103,9 +103,9 @@ pub enum RuntimeError {
         path: PathBuf,
         /// The part's name.
         tensor: String,
-        /// What it should be.
+        /// Expected form.
         expected: String,
-        /// What it is.
+        /// Form found.
         found: String,
     },
     /// A quantization is asked for, of weights that are quantized already.
@@ -149,7 +149,7 @@ pub enum RuntimeError {
     OffloadFolder {
         /// The folder.
         folder: PathBuf,
-        /// What the operating system answered.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// Weights that cannot be written anew for streaming.
@@ -161,9 +161,9 @@ pub enum RuntimeError {
         folder: PathBuf,
         /// Whose weights.
         unit: Unit,
-        /// What they and all that was to be written after them take.
+        /// Size of them and of all that was to be written after them.
         missing: Bytes,
-        /// What the operating system answered.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// A file of an offload folder whose bytes have changed.
@@ -171,11 +171,11 @@ pub enum RuntimeError {
     OffloadDamaged {
         /// The file.
         path: PathBuf,
-        /// The sum in its name.
+        /// Checksum in its name.
         expected: u64,
-        /// The sum of its bytes.
+        /// Checksum of its bytes.
         found: u64,
-        /// Whether it could be removed.
+        /// True if it could be removed.
         is_removed: bool,
     },
     /// A file in the place of one of an offload folder's.
@@ -227,18 +227,18 @@ pub enum RuntimeError {
         "no token may follow: every one is suppressed, a bad word, a repetition, or not the one that is forced"
     )]
     NoTokenLeft,
-    /// There is no memory for what rests on disk to be brought to.
+    /// There is no memory for the staging buffers of offloaded weights.
     #[error("cannot take {bytes} of memory for weights that rest on disk")]
     Staging {
-        /// How much.
+        /// Size of the staging buffer.
         bytes: Bytes,
-        /// What the system answered.
+        /// Error of the system.
         source: std::io::Error,
     },
-    /// The system refuses the thread that reads what rests on disk.
+    /// The system refuses the thread that reads offloaded weights.
     #[error("cannot start a thread")]
     Spawn {
-        /// What it answered.
+        /// Error of the system.
         source: std::io::Error,
     },
     /// The caller's interrupt was raised.
@@ -247,13 +247,13 @@ pub enum RuntimeError {
     /// Logits that are no numbers.
     #[error("the model's logits are not finite numbers: {cause}")]
     NotFinite {
-        /// Where that begins.
+        /// Cause of that.
         cause: Box<NotFinite>,
     },
 }
 
 impl RuntimeError {
-    /// Whether the input is at fault (a file, a prompt, an option) rather than the machine.
+    /// True if the input is at fault (a file, a prompt, an option) rather than the machine.
     pub fn is_users(&self) -> bool {
         match self {
             RuntimeError::Backend(_)

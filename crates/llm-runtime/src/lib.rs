@@ -24,6 +24,7 @@ mod load;
 mod memory;
 mod mixer;
 mod mlp;
+mod not_finite;
 mod notice;
 mod offload;
 mod pass;
@@ -31,6 +32,7 @@ mod peers;
 mod pipeline;
 mod port;
 mod probe;
+mod progress;
 mod projection;
 mod quantized;
 mod relative;
@@ -43,6 +45,7 @@ mod source;
 mod stage;
 mod state;
 mod stream;
+mod sublayer;
 mod sum;
 
 pub use beam::{BeamSearch, BeamStep, Beams, EarlyStopping};
@@ -50,19 +53,21 @@ pub use bind::{BoundModel, BoundTensor, Misfit, read_config, read_config_with};
 pub use device::{Device, Elsewhere, StageOptions, Stages};
 pub use error::RuntimeError;
 pub use llm_plan::Limits;
-pub use load::{Event, LoadOptions, OffloadOptions, Progress, load, load_on, load_under};
+pub use load::{LoadOptions, OffloadOptions, load, load_on, load_under};
 pub use memory::{Allocated, CostsOf};
+pub use not_finite::NotFinite;
 pub use notice::{Notice, Unused};
 pub use offload::{OffloadAbout, OffloadDamage, OffloadEntry, OffloadFolder, OffloadSource};
 pub use pass::{Interrupt, Interrupts, Pass};
 pub use peers::{Unread, WhyUnread};
 pub use port::{Crossing, Port};
-pub use probe::{NotFinite, Probe};
+pub use probe::Probe;
+pub use progress::{Event, Progress};
 pub use sample::{Rules, Sampler, Sampling};
 pub use save::{BeyondPeers, Linears, Save};
 pub use session::Session;
 pub use source::WeightSource;
 pub use stream::Feed;
 
-/// What everything that can fail here returns.
+/// Result of everything that can fail here.
 pub type Result<T> = std::result::Result<T, RuntimeError>;

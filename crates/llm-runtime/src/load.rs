@@ -7,18 +7,19 @@ use llm_arch::{Role, Unit};
 use llm_plan::{
     DeviceMap, Encodings, Home, Limits, Placement, RunOn, Term, WeightDType, becomes_table,
 };
-use llm_quant::{Encoder, QuantConfig, Scheme, StoredWeight};
+use llm_quant::{Encoder, QuantConfig, StoredWeight};
 use llm_tensor::{Bytes, DType};
 
 use crate::device::{Device, StageOptions};
+use crate::encode::weight;
 use crate::memory::Allocated;
 use crate::pass::Interrupt;
 use crate::pipeline::{Part, Pipeline};
 use crate::probe::Origin;
-use crate::rows::Rows;
+use crate::progress::{Event, Progress};
 use crate::source::WeightSource;
 use crate::stream::{self, Feed};
-use crate::{BoundModel, BoundTensor, Result, RuntimeError, Session, encode, offload, quantized};
+use crate::{BoundModel, BoundTensor, Result, RuntimeError, Session, offload};
 
 /// Options of loading.
 #[derive(Clone, Copy)]
@@ -31,7 +32,7 @@ pub struct LoadOptions<'a> {
     pub encoder: &'a dyn Encoder,
     /// The largest passes.
     pub limits: Limits,
-    /// Places of units; without it all rest in memory, on one device.
+    /// Places of units; without it all are resident, on one device.
     pub offload: Option<OffloadOptions<'a>>,
 }
 
@@ -44,28 +45,7 @@ pub struct OffloadOptions<'a> {
     pub folder: &'a Path,
 }
 
-/// Phase of loading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// Another run writes what this one needs too, which waits until that is done.
-    Waiting,
-    /// Units on disk are written as they are computed with.
-    Offloading(Progress),
-    /// Units in memory are loaded; bytes are counted as the checkpoint stores them.
-    Loading(Progress),
-}
-
-/// Progress of a phase.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes that are done.
-    pub done: Bytes,
-    /// Bytes of all.
-    pub total: Bytes,
-}
-
-/// Loads every weight that is to rest in memory, opens what is to rest on disk, and allocates all that the session will
-/// need, for the CPU to compute on `device`.
+/// Loads every resident weight, opens the offloaded ones, and allocates all that the session will need, for the CPU to compute on `device`.
 ///
 /// Weights are quantized while they are read, in pieces and in parallel.
 ///
@@ -184,7 +164,7 @@ pub fn load_on(
     .under(interrupt))
 }
 
-/// Refuses weights that rest where their device does not reach them: only the CPU brings them from elsewhere, which is from disk.
+/// Refuses offloaded weights that their device does not reach: only the CPU brings some, from disk.
 fn check_homes(map: &DeviceMap) -> Result<()> {
     let is_brought =
         |at: &Placement| at.is_resident() || (at.home, at.run_on) == (Home::Disk, RunOn::Cpu);
@@ -221,14 +201,7 @@ fn feed(
         RunOn::Cpu,
         offload.folder,
         &units,
-        &mut |event| {
-            events(match event {
-                offload::Event::Waiting => Event::Waiting,
-                offload::Event::Progress { done, total } => {
-                    Event::Offloading(Progress { done, total })
-                }
-            })
-        },
+        events,
     )?;
     let n_tokens = options.limits.n_tokens;
     stream::open(model, encodings, is_streamed, offloaded, n_tokens).map(Some)
@@ -283,44 +256,5 @@ impl WeightSource for Source<'_> {
             .checkpoint()
             .read_tensor(bound.tensor, 0..n_elements, DType::F32, out)?;
         Ok(Some(factors))
-    }
-}
-
-/// The weight of a bound tensor, as `encodings` has it kept for the device that computes with it: the checkpoint's own
-/// bytes where these are right.
-///
-/// # Errors
-/// [`RuntimeError::Checkpoint`] when it cannot be read, [`RuntimeError::NotQuantizable`], [`RuntimeError::Quantized`].
-pub(crate) fn weight(
-    model: &BoundModel,
-    bound: &BoundTensor<'_>,
-    encodings: &Encodings<'_>,
-    run_on: RunOn,
-    encoder: &dyn Encoder,
-) -> Result<StoredWeight> {
-    if bound.stored().quantized().is_some() {
-        return quantized::stored(model.checkpoint(), bound);
-    }
-    let rows = Rows::new(model.checkpoint(), bound);
-    let dense = |dtype| -> Result<StoredWeight> {
-        let shape = (rows.rows, rows.cols);
-        Ok(StoredWeight::dense(dtype, shape, rows.load(dtype)?))
-    };
-    // What is quantized is first rounded to the type that it would otherwise be kept in.
-    let source = encodings.dense_dtype(bound.stored());
-    let scheme = encodings.scheme(bound.slot, bound.stored(), run_on);
-    match scheme {
-        Scheme::Dense(dtype) => dense(dtype),
-        Scheme::Int8(format) => encode::int8(&rows, source, format, encoder),
-        Scheme::Int8PerUse(dtype, _) => Ok(StoredWeight {
-            scheme,
-            ..dense(dtype)?
-        }),
-        Scheme::FourBit(format) => encode::four_bit(&rows, source, format, encoder),
-        Scheme::Ggml(_) | Scheme::Fp8(_) => Err(RuntimeError::NotEncodable {
-            path: rows.path().to_owned(),
-            tensor: rows.name().to_owned(),
-            scheme,
-        }),
     }
 }

@@ -1,4 +1,4 @@
-//! What is allocated, and what a plan is told will be.
+//! Allocations, and the costs that a plan is told of.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use llm_backend::{Backend, Routing};
 use llm_plan::{DeviceCosts, Home, Term, TermBytes};
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
-/// What a session has allocated, counted from its weights and buffers.
+/// Allocations of a session, counted from its weights and buffers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allocated {
     /// All of it.
     pub terms: TermBytes,
     /// The same by memory.
     pub memories: BTreeMap<Home, TermBytes>,
-    /// What is some unit's own: weights, what they are decoded with, keys and values.
+    /// Allocations of each unit: weights, what they are decoded with, keys and values.
     pub units: BTreeMap<Unit, TermBytes>,
 }
 
@@ -31,7 +31,7 @@ impl Allocated {
     }
 }
 
-/// What a backend's devices take, as plans ask for it.
+/// Costs of a backend's devices, as plans ask for them.
 #[derive(Debug)]
 pub struct CostsOf<'a, B>(pub &'a B);
 

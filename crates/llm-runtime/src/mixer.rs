@@ -9,8 +9,8 @@ use llm_backend::{Attention, Backend, Mask, Output, RelativeBias};
 pub(crate) use self::cross::{encode, forward as cross};
 use crate::Result;
 use crate::activations::Activations;
-use crate::block::{Call, Input};
 use crate::state::MixerState;
+use crate::sublayer::{Call, Input};
 
 /// Computes a block's mixer.
 pub(crate) fn forward<B: Backend>(

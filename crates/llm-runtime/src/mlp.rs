@@ -10,13 +10,13 @@ use llm_plan::RunOn;
 
 use crate::Result;
 use crate::activations::Activations;
-use crate::block::{Call, Input};
 use crate::device::Elsewhere;
 use crate::link::OnDevice;
 use crate::memory::routing;
 use crate::projection::{apply, part, parts};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
+use crate::sublayer::{Call, Input};
 
 /// The experts of a layer: weights of their own, each on the device that computes with it.
 pub(crate) struct Experts<B: Backend> {
@@ -64,7 +64,7 @@ impl<B: Backend> Experts<B> {
         }))
     }
 
-    /// Whether some are brought when a router names them.
+    /// True if some are brought when a router names them.
     pub(crate) fn is_streamed(&self) -> bool {
         self.weights.iter().any(|weights| match weights {
             ExpertWeights::Here(weights) => weights.is_streamed(),
@@ -77,7 +77,7 @@ impl<B: Backend> Experts<B> {
         Unit::Expert { layer, expert }
     }
 
-    /// Whether the host has to know of a router's choice.
+    /// True if the host has to know of a router's choice.
     fn is_asked(&self) -> bool {
         self.weights.iter().any(|weights| match weights {
             ExpertWeights::Here(weights) => weights.is_streamed(),
@@ -191,7 +191,7 @@ pub(crate) fn forward<B: Backend>(
     match mlp {
         MlpOf::Dense(DenseOf { spec, up, down }) => {
             let x = match input {
-                Input::Stream => &a.x,
+                Input::Residual => &a.x,
                 Input::Normed => &a.normed,
             };
             let out = (Output::Write, &mut a.up);
@@ -216,7 +216,7 @@ pub(crate) fn forward<B: Backend>(
         MlpOf::Experts(ExpertsOf { spec, router }) => {
             assert!(
                 input == Input::Normed && output == Output::Add,
-                "experts read a normed copy of the stream and add to it"
+                "experts read a normed copy of the residual and add to it"
             );
             let (router, out) = (from_ref(router), (Output::Write, &mut a.scores));
             apply::<B>(queue, router, &a.normed, out, n_tokens)?;

@@ -6,7 +6,7 @@ use llm_tensor::Bytes;
 
 /// Something that was decided about a model and that whoever uses it should know. It prints as one line.
 ///
-/// What concerns only the files is in [`Checkpoint::notices`](llm_checkpoint::Checkpoint::notices).
+/// Notices about files alone are in [`Checkpoint::notices`](llm_checkpoint::Checkpoint::notices).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Notice {
@@ -16,10 +16,10 @@ pub enum Notice {
         path: PathBuf,
         /// The key with its value.
         key: String,
-        /// What happens instead.
+        /// Behaviour instead.
         instead: &'static str,
     },
-    /// How the configuration was understood: keys that were passed over, parts of the model that are left out.
+    /// Reading of the configuration: keys that were passed over, parts of the model that are left out.
     Configuration(String),
     /// The configuration ties the head to the table of tokens, and the checkpoint has another one, which is used.
     OwnHead {
@@ -51,9 +51,9 @@ pub enum Notice {
 /// Tensors that are not used.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Unused {
-    /// How many they are.
+    /// Number of them.
     pub n: usize,
-    /// What they take in the checkpoint.
+    /// Bytes that they take in the checkpoint.
     pub bytes: Bytes,
     /// The first few, sorted by name.
     pub names: Vec<String>,

@@ -3,16 +3,16 @@
 //!
 //! ```text
 //! <root>/<key>/offload.json                              what the entry is about, for people
-//!              decoder-3-0123456789abcdef.safetensors    a unit's tensors, and the sum of the file
+//!              decoder-3-0123456789abcdef.safetensors    a unit's tensors, and the file's checksum
 //!              use.lock, writing.lock
 //! ```
 //!
 //! The key is made of what the bytes depend on, so that an entry is never wrong, only unused. A file takes its name when
-//! all of it is on the disk, and the name says what its bytes come to ([`crate::sum`]): there is no moment at which a
+//! all of it is on the disk, and the name has its checksum ([`crate::sum`]): there is no moment at which a
 //! crash leaves a file that passes for another. A file that is not there, or not whole, is written; those that are
 //! stay, so that a run which was killed is taken up where it was.
 //!
-//! Opening a file compares its structure alone. Whoever streams it sums up what is read.
+//! Opening a file compares its structure alone. Whoever streams it compares the checksum of what is read.
 
 mod about;
 mod file;
@@ -34,13 +34,13 @@ use llm_plan::{Encodings, RunOn};
 use llm_quant::Encoder;
 use llm_tensor::Bytes;
 
-use self::about::About;
 use self::file::{Place, partial_file, publish};
 use self::lock::{Lock, Mode};
 use self::unit::{Encode, UnitTensors};
+use crate::progress::{Event, Progress};
 use crate::{BoundModel, Result, RuntimeError};
 
-pub use self::about::{About as OffloadAbout, Source as OffloadSource};
+pub use self::about::{OffloadAbout, OffloadSource};
 pub(crate) use self::file::{UnitFile, damaged};
 pub use self::folder::{OffloadDamage, OffloadEntry, OffloadFolder};
 
@@ -51,20 +51,6 @@ pub(crate) struct Prepared {
     pub(crate) files: BTreeMap<Unit, UnitFile>,
     /// Keeps the entry from being cleared.
     _in_use: Option<Lock>,
-}
-
-/// What [`prepare`] is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// Another process writes, or clears, the same entry; said again and again until it is done.
-    Waiting,
-    /// Files are written.
-    Progress {
-        /// Bytes of tensors that are.
-        done: Bytes,
-        /// Bytes of all that were missing.
-        total: Bytes,
-    },
 }
 
 /// Makes sure that every unit of `units` which needs one has a file below `root`: those that are missing, or not whole,
@@ -96,7 +82,7 @@ pub(crate) fn prepare(
     if wanted.is_empty() {
         return Ok(Prepared::default());
     }
-    let about = About::new(model, Vec::from_iter(schemes).join(", "))?;
+    let about = OffloadAbout::new(model, Vec::from_iter(schemes).join(", "))?;
     let key = about.key(model, encodings, run_on)?;
     let entry = Entry {
         folder: root.join(&key),
@@ -181,7 +167,7 @@ impl Entry {
     fn complete(
         &self,
         encode: &Encode<'_>,
-        about: &About,
+        about: &OffloadAbout,
         wanted: &BTreeMap<Unit, UnitTensors<'_>>,
         events: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<BTreeMap<Unit, UnitFile>> {
@@ -190,7 +176,7 @@ impl Entry {
         let missing = missing.filter(|tensors| !files.contains_key(&tensors.unit));
         let missing: Vec<_> = missing.collect();
         self.tidy(&missing)?;
-        if About::read(&self.folder.join(names::ABOUT)).is_none() {
+        if OffloadAbout::read(&self.folder.join(names::ABOUT)).is_none() {
             self.describe(about)?;
         }
         let total: Bytes = missing.iter().map(|tensors| tensors.bytes()).sum();
@@ -203,7 +189,7 @@ impl Entry {
             };
             let file = place.write(encode, tensors, &mut |bytes| {
                 done += bytes;
-                events(Event::Progress { done, total })
+                events(Event::Offloading(Progress { done, total }))
             })?;
             files.insert(tensors.unit, file);
         }
@@ -224,7 +210,7 @@ impl Entry {
         Ok(())
     }
 
-    fn describe(&self, about: &About) -> Result<()> {
+    fn describe(&self, about: &OffloadAbout) -> Result<()> {
         let mut file = partial_file(&self.folder, names::ABOUT)?;
         let json = serde_json::to_string_pretty(about).expect("text and numbers have a JSON");
         file.write_all(json.as_bytes())
@@ -251,7 +237,7 @@ fn is_read_only(error: &io::Error) -> bool {
     kinds.contains(&error.kind())
 }
 
-/// Whether a file was not opened for a reason that is not in it: a limit, a permission, a disk that does not answer.
+/// True if a file was not opened for a reason that is not in it: a limit, a permission, a disk that does not answer.
 fn is_refusal(error: &RuntimeError) -> bool {
     let RuntimeError::Checkpoint(CheckpointError::Io { source, .. }) = error else {
         return false;
@@ -286,7 +272,7 @@ fn files_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What is named as a unit's file is, with the unit and the sum.
+/// Files that are named as units' files are, each with its unit and checksum.
 fn unit_files(folder: &Path) -> Vec<(PathBuf, Unit, u64)> {
     let files = files_in(folder).into_iter().filter_map(|name| {
         let (unit, sum) = names::parse_file_name(&name)?;

@@ -52,7 +52,7 @@ impl Interrupt {
 pub struct Interrupts<'a> {
     /// The session's.
     pub session: &'a Interrupt,
-    /// That of a sequence which has the pass to itself.
+    /// Interrupt of a sequence which has the pass to itself.
     pub sequence: Option<&'a Interrupt>,
 }
 

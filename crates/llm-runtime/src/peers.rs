@@ -1,4 +1,4 @@
-//! What transformers makes of a quantized checkpoint.
+//! Quantized checkpoints as transformers reads them.
 
 use llm_arch::{Module, Role, TensorKind};
 
@@ -9,16 +9,16 @@ use crate::{BoundModel, BoundTensor};
 pub struct Unread {
     /// The first of them.
     pub tensor: String,
-    /// How many there are of the same kind.
+    /// Number of those of the same kind.
     pub n_tensors: usize,
-    /// What keeps it from reading them.
+    /// Reason for not reading them.
     pub why: WhyUnread,
 }
 
-/// What keeps transformers from reading a quantized matrix.
+/// Reason of transformers for not reading a quantized matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhyUnread {
-    /// What it has it in, which it does not quantize.
+    /// Module of the matrix, which transformers does not quantize.
     Module(Module),
     /// The configuration, which says that it is not quantized.
     Skipped,
@@ -27,7 +27,7 @@ pub enum WhyUnread {
 }
 
 impl BoundModel {
-    /// Whether the checkpoint holds matrices in bitsandbytes' encodings.
+    /// True if the checkpoint holds matrices in bitsandbytes' encodings.
     pub fn is_quantized(&self) -> bool {
         self.tensors().any(|bound| is_quantized(&bound))
     }
@@ -50,7 +50,7 @@ impl BoundModel {
         let slot = bound.slot;
         match slot.module {
             Module::Linear => {}
-            Module::Own(_) | Module::Experts => return Some(WhyUnread::Module(slot.module)),
+            Module::Custom(_) | Module::Experts => return Some(WhyUnread::Module(slot.module)),
         }
         if slot.role == Role::Head && self.skeleton().shares_head_in_transformers() {
             return Some(WhyUnread::Tied);

@@ -136,7 +136,7 @@ impl Pipeline {
                 carry(
                     &mut self.parts,
                     (encoded, to),
-                    Crossing::Memory,
+                    Crossing::Encoded,
                     n_elements,
                     host,
                 )?;
@@ -148,7 +148,7 @@ impl Pipeline {
         let memory = &mut self.host[..n_elements];
         self.parts[encoded]
             .stages
-            .download(Crossing::Memory, memory)?;
+            .download(Crossing::Encoded, memory)?;
         Ok(memory)
     }
 

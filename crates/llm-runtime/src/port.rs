@@ -8,7 +8,7 @@ pub enum Crossing {
     /// The residual stream, from stage to stage.
     Hidden,
     /// An encoder's result, to all layers that attend to it.
-    Memory,
+    Encoded,
     /// The rows of an expert that computes on another device than its layer,
     ExpertInput,
     /// and its result.

@@ -1,8 +1,6 @@
-//! Where numbers stopped being finite: which unit made them so, and of which weights.
+//! Search for the unit, and its weights, from which on numbers are not finite.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::path::PathBuf;
 
 use llm_arch::{HeadMatrix, Role, Side, Unit};
 use llm_backend::{Backend, Queue};
@@ -10,6 +8,7 @@ use llm_plan::{Encodings, RunOn, WeightDType};
 use llm_quant::{Part, Scheme};
 use llm_tensor::{DType, le_bytes_to_f32};
 
+use crate::not_finite::NotFinite;
 use crate::quantized::read_elements;
 use crate::{BoundModel, BoundTensor, Result};
 
@@ -47,85 +46,7 @@ impl Probe {
     }
 }
 
-/// How numbers came to be no finite ones.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum NotFinite {
-    /// The checkpoint holds such a number.
-    Stored {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// NaN or an infinity.
-        value: f32,
-    },
-    /// A weight is too large for the type that it is kept in.
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// The weight.
-        value: f32,
-        /// The type.
-        dtype: DType,
-    },
-    /// A unit made them of finite ones.
-    Made {
-        /// The unit.
-        unit: Unit,
-        /// The type that its weights are kept in.
-        dtype: DType,
-    },
-}
-
-impl fmt::Display for NotFinite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NotFinite::Stored {
-                path,
-                tensor,
-                value,
-            } => {
-                let path = path.display();
-                write!(f, "tensor `{tensor}` in {path} holds {value}")
-            }
-            NotFinite::TooLarge {
-                path,
-                tensor,
-                value,
-                dtype,
-            } => {
-                let path = path.display();
-                write!(
-                    f,
-                    "tensor `{tensor}` in {path} holds {value:e}, which is an infinity in {dtype}: {}",
-                    wider(*dtype)
-                )
-            }
-            NotFinite::Made { unit, dtype } => {
-                write!(f, "{unit} makes them of finite numbers and finite weights")?;
-                match dtype {
-                    DType::F32 => {
-                        f.write_str(", in f32: these may not be the weights that were trained")
-                    }
-                    dtype => write!(f, ", which are kept in {dtype}: {}", wider(*dtype)),
-                }
-            }
-        }
-    }
-}
-
-/// What holds larger numbers.
-fn wider(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F16 => "try --dtype bf16, or --dtype f32",
-        _ => "try --dtype f32",
-    }
-}
-
-/// What a session's weights were made of.
+/// Source of a session's weights.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     pub(crate) model: BoundModel,
@@ -133,7 +54,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Why `unit`, which read `ids`, made what is not finite: the weights are read, until one is not either.
+    /// Cause of what is not finite after `unit`, which read `ids`: the weights are read, until one is not either.
     pub(crate) fn explain(&self, unit: Unit, ids: &[u32]) -> NotFinite {
         let encodings = Encodings {
             dtype: self.dtype,
@@ -159,7 +80,7 @@ impl Origin {
         NotFinite::Made { unit, dtype }
     }
 
-    /// Whether a tensor has a part in what `unit` makes.
+    /// True if a tensor has a part in what `unit` makes.
     fn is_of(&self, bound: &BoundTensor<'_>, unit: Unit) -> bool {
         let of = bound.slot.unit;
         let is_tied = self.model.spec().head.matrix == HeadMatrix::Tied;
@@ -264,7 +185,7 @@ impl Origin {
     }
 }
 
-/// What is not yet rounded to an infinity.
+/// Largest number that is not yet rounded to an infinity.
 fn largest(dtype: DType) -> f32 {
     match dtype {
         DType::F16 => 65_519.996,

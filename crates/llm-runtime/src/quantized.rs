@@ -81,7 +81,7 @@ pub(crate) fn companions(checkpoint: &Checkpoint, scheme: Scheme, weight: &str) 
     }
 }
 
-/// Where a part of a matrix is found.
+/// Location of a part of a matrix.
 pub(crate) enum PartPlace {
     /// The tensor of this name.
     Tensor(String),
@@ -89,7 +89,7 @@ pub(crate) enum PartPlace {
     Known([u8; 4]),
 }
 
-/// Where `part` is found of the matrix `weight`, `[rows, cols]`.
+/// Location of `part` of the matrix `weight`, `[rows, cols]`.
 ///
 /// # Errors
 /// When what describes the matrix cannot be read.

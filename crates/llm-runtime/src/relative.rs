@@ -1,4 +1,4 @@
-//! What heads add to their scores for the distance between a key and a query.
+//! Biases that heads add to their scores for the distance between a key and a query.
 
 use llm_arch::{Positions, Role, Side, StackSpec, Unit};
 use llm_backend::{Allocation, Backend, Queue, RelativeBias};

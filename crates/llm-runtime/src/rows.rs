@@ -47,7 +47,7 @@ impl<'a> Rows<'a> {
         &self.bound.tensor.name
     }
 
-    /// Where they lie in the file, if their elements are of `dtype` and in order.
+    /// Bytes in the file, if their elements are of `dtype` and in order.
     fn view(&self, dtype: DType) -> Result<Option<HostBytes>> {
         let is_right = self.bound.scheme == Scheme::Dense(dtype);
         match self.bound.slot.stored == Stored::AsIs && is_right {

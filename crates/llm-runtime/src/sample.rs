@@ -12,7 +12,7 @@ pub(crate) use self::filter::{Candidates, Floor};
 pub(crate) use self::rules::{Marks, Past};
 use crate::{Result, RuntimeError};
 
-/// How the next token is drawn. The filters apply in the order of the fields, as transformers has them.
+/// Options of drawing the next token. The filters apply in the order of the fields, as transformers has them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
     /// Divides the logits; 0 takes the most probable token, whatever the filters are.
@@ -60,7 +60,7 @@ pub struct Sampler {
     source: Vec<u32>,
     /// The decoder's tokens, as far as rules ask for them.
     ids: Vec<u32>,
-    /// How many of these were there at the beginning.
+    /// Number of those that were there at the beginning.
     n_prompt: usize,
     marks: Marks,
     /// The logits as the rules leave them, reused.

@@ -11,7 +11,7 @@ use llm_quant::{Encoder, Scheme};
 use llm_tensor::{Bytes, DType};
 
 use self::parts::new_tensor;
-use crate::load::weight;
+use crate::encode::weight;
 use crate::quantized::read_elements;
 use crate::rows::Rows;
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};
@@ -25,13 +25,13 @@ pub struct Save<'a> {
     encodings: Encodings<'a>,
     encoder: &'a dyn Encoder,
     linears: Linears,
-    /// What is written in the model's stead.
+    /// Form that is written in the model's stead.
     form: Option<&'a HubForm>,
     /// The element type that packed 4-bit codes are declared to be of.
     storage: DType,
 }
 
-/// Which of the projections that a quantization asks for are written quantized.
+/// Projections that are written quantized, of those that a quantization asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Linears {
     /// Those that transformers reads so: what is written loads there.
@@ -43,9 +43,9 @@ pub enum Linears {
 /// Projections that a quantization asks for and transformers would not read quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BeyondPeers {
-    /// What transformers has them in.
+    /// Module in which transformers has them.
     pub module: Module,
-    /// How many.
+    /// Number of tensors.
     pub n_tensors: usize,
     /// Of how many projections that a quantization asks for.
     pub of: usize,
@@ -106,7 +106,7 @@ impl<'a> Save<'a> {
         Ok(tensors)
     }
 
-    /// What transformers would not read quantized, be it written so or not.
+    /// Matrices that transformers would not read quantized, be they written so or not.
     ///
     /// # Panics
     /// When the form is not the model's.
@@ -162,7 +162,7 @@ impl<'a> Save<'a> {
         Ok(())
     }
 
-    /// What is to be written, with the tensor that it is made of; the slot of that says how it is stored.
+    /// Slots that are to be written, each with the tensor that it is made of; the slot of that says how it is stored.
     fn slots(&self) -> impl Iterator<Item = (&Slot, BoundTensor<'_>)> {
         let Some(form) = self.form else {
             let own = self.model.tensors().map(|bound| (bound.slot, bound));
@@ -251,11 +251,11 @@ impl<'a> Save<'a> {
     }
 }
 
-/// Whether transformers does not quantize what it has the matrix in.
+/// True if transformers does not quantize the module of the matrix.
 fn is_beyond_peers(bound: &BoundTensor<'_>) -> bool {
     match bound.slot.module {
         Module::Linear => false,
-        Module::Own(_) | Module::Experts => bound.stored().quantized().is_none(),
+        Module::Custom(_) | Module::Experts => bound.stored().quantized().is_none(),
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{Result, RuntimeError};
 
-/// How the elements of `tensor`, which is for `slot`, are scaled, if they are. `block_size` is what the configuration
+/// Scaling of the elements of `tensor`, which is for `slot`, if they are scaled. `block_size` is what the configuration
 /// says.
 ///
 /// # Errors
@@ -104,12 +104,12 @@ pub(crate) fn companions(checkpoint: &Checkpoint, weight: &str) -> Vec<String> {
     scales.into_iter().chain(unused).collect()
 }
 
-/// What a `quantization_config` of 8-bit floating-point numbers says.
+/// Contents of a `quantization_config` of 8-bit floating-point numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Float8 {
     /// Rows and columns that share a scale.
     pub(crate) block_size: Option<[u64; 2]>,
-    /// How activations are to be quantized, which they are not.
+    /// Quantization of activations, which is not applied.
     pub(crate) activations: Option<String>,
 }
 
@@ -161,7 +161,7 @@ impl Float8 {
 
 const METHODS: [&str; 2] = ["fp8", "fbgemm_fp8"];
 
-/// Which modules are quantized is told by their tensors; the rest is about activations.
+/// Keys of modules, whose quantization their tensors tell, and of activations.
 const KEYS: [&str; 10] = [
     "quant_method",
     "weight_block_size",
@@ -175,7 +175,7 @@ const KEYS: [&str; 10] = [
     "kv_cache_scheme",
 ];
 
-/// How names of scales go on behind a matrix's. All are factors, whatever `inv` says.
+/// Endings of names of scales behind a matrix's. All are factors, whatever `inv` says.
 const SUFFIXES: [&str; 2] = ["_scale_inv", "_scale"];
 
 /// Scales of activations, which stay as they are.

@@ -47,7 +47,7 @@ use crate::{Result, RuntimeError};
 pub struct Session {
     spec: ModelSpec,
     pipeline: Pipeline,
-    /// What the stages' weights take.
+    /// Allocations of the stages' weights.
     weights: Allocated,
     limits: Limits,
     dtype: DType,
@@ -55,7 +55,7 @@ pub struct Session {
     /// `[n_logits, vocab]`.
     logits: Vec<f32>,
     interrupt: Interrupt,
-    /// Where the weights are from.
+    /// Source of the weights.
     origin: Option<Origin>,
 }
 
@@ -86,7 +86,7 @@ impl Session {
         Session { interrupt, ..self }
     }
 
-    /// What the model is.
+    /// Description of the model.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
     }
@@ -101,7 +101,7 @@ impl Session {
         self.dtype
     }
 
-    /// What is allocated: all that the session will ever need.
+    /// Allocations: all that the session will ever need.
     pub fn memory(&self) -> Allocated {
         let mut allocated = self.weights.clone();
         self.pipeline.count(&mut allocated);
@@ -218,7 +218,7 @@ impl Session {
         self.advance(&[(sequence, ids)])
     }
 
-    /// What is fed to append `ids` to `sequence`: all of it where its keys were made for another length.
+    /// Tokens to be fed to append `ids` to `sequence`: all of it where its keys were made for another length.
     fn begin<'i>(&mut self, sequence: usize, ids: &'i [u32]) -> Cow<'i, [u32]> {
         let fed = self.sequences.begin(sequence, ids);
         if let Cow::Owned(_) = fed {
@@ -280,7 +280,7 @@ impl Session {
         Ok(())
     }
 
-    /// Whether `ids` can be a prompt, alone in its sequence.
+    /// Check that `ids` can be a prompt, alone in its sequence.
     ///
     /// # Errors
     /// When it is empty, has an unknown id, or is longer than the context.
@@ -302,7 +302,7 @@ impl Session {
         self.check_ids(ids, self.len(sequence), self.limits.context)
     }
 
-    /// Whether `ids` can follow on `n_taken` positions.
+    /// Check that `ids` can follow on `n_taken` positions.
     fn check_ids(&self, ids: &[u32], n_taken: usize, context: usize) -> Result<()> {
         if ids.is_empty() {
             return Err(RuntimeError::EmptyPrompt);

@@ -20,7 +20,7 @@ use self::head::Head;
 use self::order::Order;
 use crate::activations::Activations;
 use crate::angles::Angles;
-use crate::block::{self, Call};
+use crate::block;
 use crate::device::{Device, Elsewhere, StageOptions, Stages};
 use crate::memory::Allocated;
 use crate::mlp::{self, Experts};
@@ -30,8 +30,9 @@ use crate::probe::Probe;
 use crate::projection::norm_op;
 use crate::relative::BiasTable;
 use crate::source::WeightSource;
-use crate::state::{LayerState, Sequences};
+use crate::state::{LayerState, SequenceBlocks};
 use crate::stream::{Feed, Key, Stream, Weights};
+use crate::sublayer::Call;
 use crate::{Result, RuntimeError, mixer};
 
 impl<B: Backend> Device for Arc<B> {
@@ -55,7 +56,7 @@ struct BackendStages<B: Backend> {
     options: StageOptions,
     /// By number among all stages of the model; nothing of those of other devices.
     segments: Vec<Segment>,
-    /// The weights that rest on disk,
+    /// Offloaded weights,
     stream: Option<Stream<B>>,
     /// and the order in which they are needed.
     order: Order,
@@ -71,7 +72,7 @@ struct BackendStages<B: Backend> {
     guests: BTreeMap<Unit, Weights<B, ExpertOf<Role>>>,
     queue: B::Queue,
     /// Blocks of the layers' states, by sequence.
-    sequences: Sequences<B>,
+    sequences: SequenceBlocks<B>,
     activations: Activations<B>,
     angles: Angles,
 }
@@ -131,7 +132,7 @@ impl<B: Backend> BackendStages<B> {
         let stream = feed.map(|feed| Stream::new(&backend, feed));
         let mut stream = stream.transpose()?;
         let mut queue = backend.queue(Some(&workspace_shape(spec, limits)))?;
-        let sequences = Sequences::new(b, spec, limits, *kv_dtype)?;
+        let sequences = SequenceBlocks::new(b, spec, limits, *kv_dtype)?;
         let embedding = match options.has(Unit::Embedding) {
             true => Some(Embedding::load(b, spec, stream.as_mut(), source)?),
             false => None,

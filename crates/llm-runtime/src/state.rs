@@ -15,7 +15,7 @@ pub(crate) struct LayerState<B: Backend> {
     pub(crate) cross: Option<KvState<B>>,
 }
 
-/// What a block's mixer keeps.
+/// State of a block's mixer.
 pub(crate) enum MixerState<B: Backend> {
     /// Keys and values.
     Attention(KvState<B>),
@@ -28,8 +28,8 @@ pub(crate) struct KvState<B: Backend> {
     pub(crate) group: usize,
 }
 
-/// Which blocks of all layers' states hold which sequence.
-pub(crate) struct Sequences<B: Backend> {
+/// Blocks of all layers' states, by sequence.
+pub(crate) struct SequenceBlocks<B: Backend> {
     pub(crate) own: Blocks<B>,
     pub(crate) encoded: Option<Encoded<B>>,
 }
@@ -42,11 +42,11 @@ pub(crate) struct Encoded<B: Backend> {
 }
 
 impl<B: Backend> LayerState<B> {
-    /// That of a decoder's layer.
+    /// State of a decoder's layer.
     pub(crate) fn new(
         backend: &B,
         mixer: &MixerSpec,
-        sequences: &Sequences<B>,
+        sequences: &SequenceBlocks<B>,
         (limits, dtype): (&Limits, DType),
     ) -> Result<Self> {
         let MixerSpec::Attention(attention) = mixer;
@@ -61,12 +61,12 @@ impl<B: Backend> LayerState<B> {
         })
     }
 
-    /// That of an encoder's layers, one at a time, with the blocks of the one prompt.
+    /// State of an encoder's layers, one at a time, with the blocks of the one prompt.
     pub(crate) fn of_encoder(
         backend: &B,
         mixer: &MixerSpec,
         (limits, dtype): (&Limits, DType),
-    ) -> Result<(Self, Sequences<B>)> {
+    ) -> Result<(Self, SequenceBlocks<B>)> {
         let MixerSpec::Attention(attention) = mixer;
         let shape = encoder_kv_shape(attention, limits, dtype);
         let table = KvTable::of(&shape, backend.kv_block_len(&shape));
@@ -76,11 +76,15 @@ impl<B: Backend> LayerState<B> {
             cross: None,
         };
         let encoded = None;
-        Ok((state, Sequences { own, encoded }))
+        Ok((state, SequenceBlocks { own, encoded }))
     }
 
     /// Copies blocks that sequences no longer share.
-    pub(crate) fn copy(&mut self, queue: &mut B::Queue, sequences: &Sequences<B>) -> Result<()> {
+    pub(crate) fn copy(
+        &mut self,
+        queue: &mut B::Queue,
+        sequences: &SequenceBlocks<B>,
+    ) -> Result<()> {
         let MixerState::Attention(kv) = &mut self.mixer;
         match sequences.own.copies(kv.group) {
             [] => Ok(()),
@@ -106,7 +110,7 @@ impl<B: Backend> KvState<B> {
     }
 }
 
-impl<B: Backend> Sequences<B> {
+impl<B: Backend> SequenceBlocks<B> {
     /// Empty ones of a decoder.
     pub(crate) fn new(
         backend: &B,
@@ -131,7 +135,7 @@ impl<B: Backend> Sequences<B> {
             }
             None => None,
         };
-        Ok(Sequences {
+        Ok(SequenceBlocks {
             own: Blocks::new(backend, &tables, n_sequences, n_tokens)?,
             encoded,
         })

@@ -1,8 +1,8 @@
-//! Weights that rest on disk: read whenever they are needed, while the ones before are computed with.
+//! Offloaded weights: read whenever they are needed, while the ones before are computed with.
 //!
 //! A [`Stream`] has as many staging places as the plan reserved. What a pass will need is known beforehand and told
 //! ([`Stream::expect`]); places that nobody uses are filled with it in that order, across the end of a pass too. So the
-//! disk never waits, and there is nothing to guess: what rests in memory stays there, and the rest is read in turn.
+//! disk never waits, and there is nothing to guess: what is resident stays so, and the rest is read in turn.
 //!
 //! The pages of a place are filled when what they held has been brought to the device; they are brought there by a queue of
 //! their own, after the last use of what lies there; and what is computed with them waits until they are brought.
@@ -32,7 +32,7 @@ pub(crate) use self::weights::Weights;
 use crate::offload::Prepared;
 use crate::{Result, RuntimeError};
 
-/// What is brought at a time.
+/// Key of a parcel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Key {
     /// A unit's weights, but for tables that are only looked up in.
@@ -51,7 +51,7 @@ impl Key {
     }
 }
 
-/// What comes next.
+/// Next part of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     /// This.
@@ -60,13 +60,13 @@ pub(crate) enum Next {
     Unknown,
 }
 
-/// What rests on disk of a device's stages, opened: a stage makes a [`Stream`] of it.
+/// Offloaded weights of a device's stages, opened: a stage makes a [`Stream`] of it.
 #[derive(Debug)]
 pub struct Feed {
     parcels: HashMap<Key, Parcel>,
     /// Tables that are looked up in, and stay where they are.
     tables: HashMap<Role, RowReader>,
-    /// What a staging place takes.
+    /// Length of a staging place.
     place_len: usize,
     /// Keeps the offload folder from being cleared.
     prepared: Prepared,
@@ -89,7 +89,7 @@ pub(crate) struct Stream<B: Backend> {
 struct State<B: Backend> {
     places: Vec<Place<B>>,
     expected: VecDeque<Next>,
-    /// What brings host pages to the device.
+    /// Queue that brings host pages to the device.
     copies: B::Queue,
 }
 
@@ -170,7 +170,7 @@ impl<B: Backend> Stream<B> {
         })
     }
 
-    /// Whether it is brought, rather than in memory for good or nothing at all.
+    /// True if it is offloaded, rather than resident or nothing at all.
     pub(crate) fn has(&self, key: Key) -> bool {
         self.parcels.get(key).is_some()
     }
@@ -180,13 +180,13 @@ impl<B: Backend> Stream<B> {
         self.tables.remove(&role)
     }
 
-    /// What the staging places take.
+    /// Size of the staging places.
     pub(crate) fn bytes(&self) -> Bytes {
         let n_places = self.state.borrow().places.len();
         Bytes::new((n_places * self.place_len) as u64)
     }
 
-    /// Says what will be asked for, in which order, until the next call; what is not brought is left out.
+    /// Says what will be asked for, in which order, until the next call; resident weights are left out.
     pub(crate) fn expect(&self, next: impl Iterator<Item = Next>) {
         let state = &mut *self.state.borrow_mut();
         state.expected.clear();

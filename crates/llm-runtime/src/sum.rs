@@ -1,26 +1,26 @@
-//! The sum of an offload file, which its name carries.
+//! Checksum of an offload file, which its name carries.
 //!
 //! The file is cut into chunks, counted from its first byte, the last of which may be short. Each has its XXH3 of 64
 //! bits, and the XXH3 of these, one after the other, is the file's. Chunks can thus be summed in any order and by several
-//! threads, each as it is read. The sum finds what disks and people do to a file; nobody is kept from forging it.
+//! threads, each as it is read. The checksum finds what disks and people do to a file; nobody is kept from forging it.
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Bytes of a chunk.
 pub(crate) const CHUNK: usize = 8 << 20;
 
-/// The sum of a file that is in memory.
+/// Checksum of a file that is in memory.
 pub(crate) fn of(file: &[u8]) -> u64 {
     let chunks: Vec<u64> = file.chunks(CHUNK).map(chunk).collect();
     root(&chunks)
 }
 
-/// The sum of a chunk.
+/// Checksum of a chunk.
 fn chunk(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
 
-/// The sum of a file, from those of its chunks in order.
+/// Checksum of a file, from those of its chunks in order.
 fn root(chunks: &[u64]) -> u64 {
     let mut hasher = Xxh3::new();
     for chunk in chunks {
@@ -29,7 +29,7 @@ fn root(chunks: &[u64]) -> u64 {
     hasher.digest()
 }
 
-/// Sums a file while it is written or read, piece by piece.
+/// Checksum of a file, computed while it is written or read, piece by piece.
 #[derive(Default)]
 pub(crate) struct Summing {
     /// Of the chunk that is not full yet.
@@ -53,7 +53,7 @@ impl Summing {
         }
     }
 
-    /// The sum of all that came.
+    /// Checksum of all that came.
     pub(crate) fn finish(mut self) -> u64 {
         if self.n_bytes > 0 {
             self.end_chunk();

@@ -164,21 +164,10 @@ pub(super) fn check(root: &Path, files: &[PathBuf]) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for imports in Imports::read(root, files)? {
         let circles = imports.circles();
-        let is_known = KNOWN.iter().any(|name| imports.name.ends_with(name));
-        if is_known && circles.is_empty() {
-            let message =
-                "no files lead in a circle any more; take it off the list of crates that have one";
-            problems.push(Problem::new(&imports.name, 1, message));
-        }
-        if !is_known {
-            problems.extend(circles.iter().map(|circle| imports.drawn(circle)));
-        }
+        problems.extend(circles.iter().map(|circle| imports.drawn(circle)));
     }
     Ok(problems)
 }
-
-/// Crates with circles that are still to be mended.
-const KNOWN: [&str; 2] = ["llm-cpu", "llm-runtime"];
 
 #[cfg(test)]
 mod tests;

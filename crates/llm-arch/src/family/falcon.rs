@@ -100,7 +100,7 @@ const NAMING: Naming = Naming {
     encoder_names: &[],
     base_prefix: "transformer.",
     matrices: Matrices::OutIn,
-    module: Module::Own("FalconLinear"),
+    module: Module::Custom("FalconLinear"),
     wide: &[],
     harmless: &[
         "self_attention.rotary_emb.inv_freq",

@@ -101,7 +101,7 @@ pub struct AttentionOf<T> {
     pub q_norm: Option<NormOf<T>>,
     /// Normalises each head's keys.
     pub k_norm: Option<NormOf<T>>,
-    /// From heads' results to the stream.
+    /// From heads' results to the residual.
     pub out: LinearOf<T>,
 }
 
@@ -114,7 +114,7 @@ pub struct CrossOf<T> {
     pub q: LinearOf<T>,
     /// Keys and values of an encoder's result.
     pub kv: ProjectionOf<T>,
-    /// From heads' results to the stream.
+    /// From heads' results to the residual.
     pub out: LinearOf<T>,
 }
 
@@ -134,7 +134,7 @@ pub struct DenseOf<T> {
     pub spec: DenseMlp,
     /// Up, after the gate where there is one.
     pub up: ProjectionOf<T>,
-    /// Back to the stream.
+    /// Back to the residual.
     pub down: LinearOf<T>,
 }
 
@@ -152,7 +152,7 @@ pub struct ExpertsOf<T> {
 pub struct ExpertOf<T> {
     /// Gate and up.
     pub up: ProjectionOf<T>,
-    /// Back to the stream.
+    /// Back to the residual.
     pub down: LinearOf<T>,
 }
 
@@ -172,16 +172,16 @@ pub struct EmbeddingOf<T> {
 /// From token vectors to the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InputOf<T> {
-    /// Normalises the stream, last.
+    /// Normalises the residual, last.
     pub norm: Option<NormOf<T>>,
-    /// From the embedding's width to the stream's, first.
+    /// From the embedding's width to the residual's, first.
     pub project: Option<LinearOf<T>>,
 }
 
 /// A head, as far as it is not the embedding's table.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HeadOf<T> {
-    /// From the stream's width to the embedding's.
+    /// From the residual's width to the embedding's.
     pub project: Option<LinearOf<T>>,
     /// A matrix of its own.
     pub matrix: Option<T>,
@@ -193,13 +193,13 @@ pub struct HeadOf<T> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Before<T> {
     /// The residual stream.
-    Stream,
+    Residual,
     /// A normalised copy of it.
     Norm(NormOf<T>),
     /// A normalised copy of it as it was where the block began.
     NormOfStart(NormOf<T>),
-    /// The stream, which is normalised itself.
-    NormStream(NormOf<T>),
+    /// The residual, which is normalised itself.
+    NormResidual(NormOf<T>),
     /// Input of the sublayer before it.
     Same,
 }
@@ -207,11 +207,11 @@ pub enum Before<T> {
 /// Output of a sublayer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum After<T> {
-    /// It is added to the stream.
+    /// It is added to the residual.
     Add,
     /// It is normalised, then added.
     NormThenAdd(NormOf<T>),
-    /// It is added, then the stream is normalised.
+    /// It is added, then the residual is normalised.
     AddThenNorm(NormOf<T>),
 }
 
@@ -239,7 +239,7 @@ impl Residual {
     /// Inputs and outputs of the mixer and of the feed-forward, with norms of one kind.
     pub(super) fn sublayers(self, norm: &NormSpec) -> [(Before<Role>, After<Role>); 2] {
         use After::{Add, AddThenNorm, NormThenAdd};
-        use Before::{Norm, NormOfStart, NormStream, Same, Stream};
+        use Before::{Norm, NormOfStart, NormResidual, Same};
         let attn = norm.of(Role::AttnNorm, Role::AttnNormBias);
         let mlp = norm.of(Role::MlpNorm, Role::MlpNormBias);
         let post_attn = norm.gain(Role::PostAttnNorm);
@@ -250,8 +250,11 @@ impl Residual {
                 (Norm(attn), NormThenAdd(post_attn)),
                 (Norm(mlp), NormThenAdd(post_mlp)),
             ],
-            Residual::PostNorm => [(Stream, AddThenNorm(attn)), (Stream, AddThenNorm(mlp))],
-            Residual::Normed => [(NormStream(attn), Add), (NormStream(mlp), Add)],
+            Residual::PostNorm => [
+                (Before::Residual, AddThenNorm(attn)),
+                (Before::Residual, AddThenNorm(mlp)),
+            ],
+            Residual::Normed => [(NormResidual(attn), Add), (NormResidual(mlp), Add)],
             Residual::ParallelOneNorm => [(Norm(attn), Add), (Same, Add)],
             Residual::ParallelTwoNorms => [(Norm(attn), Add), (NormOfStart(mlp), Add)],
         }
@@ -338,5 +341,5 @@ macro_rules! map_variants {
 
 map_variants!(MixerOf { ; Attention });
 map_variants!(MlpOf { ; Dense Experts });
-map_variants!(Before { Stream Same; Norm NormOfStart NormStream });
+map_variants!(Before { Residual Same; Norm NormOfStart NormResidual });
 map_variants!(After { Add; NormThenAdd AddThenNorm });

@@ -10,7 +10,7 @@ use crate::spec::{HeadMatrix, MlpSpec};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// A tensor of its own.
-    Own(String),
+    Whole(String),
     /// A part of one that holds the matrices of all experts of a layer.
     Stack(StackPlace),
 }
@@ -32,7 +32,7 @@ impl Place {
     /// The checkpoint's name for the tensor.
     pub fn name(&self) -> &str {
         match self {
-            Place::Own(name) => name,
+            Place::Whole(name) => name,
             Place::Stack(stack) => &stack.name,
         }
     }
@@ -46,13 +46,13 @@ impl Skeleton {
             Some(slot.name.clone()),
             slot.short_name().map(str::to_owned),
         ];
-        let own = own.into_iter().flatten().map(Place::Own);
+        let own = own.into_iter().flatten().map(Place::Whole);
         let elsewhere = elsewhere(self.naming, slot.role);
         let elsewhere = elsewhere.flat_map(|place| self.place(place, slot));
         let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
         let head = (slot.role == Role::TokenTable && is_tied).then(|| self.head_names());
         let head = head.into_iter().flatten();
-        let head = head.map(Place::Own);
+        let head = head.map(Place::Whole);
         own.chain(elsewhere)
             .chain(head)
             .collect::<Vec<_>>()
@@ -87,7 +87,7 @@ impl Skeleton {
                 [Some(name), short]
                     .into_iter()
                     .flatten()
-                    .map(Place::Own)
+                    .map(Place::Whole)
                     .collect()
             }
             Elsewhere::Stack(pattern, part) => self.stack(pattern, part, slot),

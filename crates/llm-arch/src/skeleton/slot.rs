@@ -307,7 +307,7 @@ pub enum Module {
     /// A linear layer, or GPT-2's `Conv1D`.
     Linear,
     /// A family's own kind of linear layer, of this name.
-    Own(&'static str),
+    Custom(&'static str),
     /// One parameter for the experts of a layer.
     Experts,
 }

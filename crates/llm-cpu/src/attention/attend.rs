@@ -31,7 +31,7 @@ pub(super) struct Attend<'a> {
     pub(super) cells: Cells<'a>,
 }
 
-/// Where results go: `[n_tokens, n_heads, len]`, the heads `head_stride` apart.
+/// Destination of results: `[n_tokens, n_heads, len]`, the heads `head_stride` apart.
 ///
 /// A cell is a head's result, or, `partial_len` long and of a single token, what [`merge`] makes one of.
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! What happens to a query's scores between the product with the keys and that with the values.
+//! Scores of a query, between the product with the keys and that with the values.
 
 use std::ops::Range;
 

@@ -120,7 +120,7 @@ impl<S: FourBit> Codes<S> for Sought<S> {
     }
 }
 
-/// What a block's elements are multiplied by, given their largest magnitude; of a block of zeros nothing but its zero
+/// Factor of a block's elements, given their largest magnitude; of a block of zeros nothing but its zero
 /// codes is asked.
 #[inline(always)]
 fn reciprocal(absmax: f32) -> f32 {
@@ -179,7 +179,7 @@ fn encode_block<S: FourBit, E: Element>(
     }
 }
 
-/// How far ahead elements are asked for.
+/// Distance ahead at which elements are prefetched.
 const PREFETCH_BYTES: usize = 4096;
-/// What one prefetch brings.
+/// Bytes of one prefetch.
 const CACHE_LINE: usize = 64;

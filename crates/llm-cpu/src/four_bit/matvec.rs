@@ -10,12 +10,12 @@ use crate::simd::{FourBit, Kernel};
 ///
 /// Codes are looked up in the weight's own table, multiplied with x and summed over eight registers in turn, the sum
 /// scaled and added to the result's: the same operations whatever rows and tokens are computed beside it.
-pub(crate) struct MatVec<'a> {
+pub(crate) struct FourBitMatVec<'a> {
     pub(crate) weight: FourBitView<'a>,
     pub(crate) few: FewRows<'a>,
 }
 
-impl Kernel for MatVec<'_> {
+impl Kernel for FourBitMatVec<'_> {
     #[inline(always)]
     fn run<S: FourBit>(self, simd: S) {
         let cols = self.weight.cols;
@@ -36,7 +36,7 @@ impl Kernel for MatVec<'_> {
     }
 }
 
-impl MatVec<'_> {
+impl FourBitMatVec<'_> {
     /// Rows that begin and end within blocks, even within bytes: values are written out piece by piece first.
     #[inline(always)]
     fn any_cols<S: FourBit>(&self, simd: S) {

@@ -143,7 +143,7 @@ fn tokens(n: usize, cols: usize) -> Vec<f32> {
     (0..n * cols).map(value).collect()
 }
 
-/// What sequences that decode together rely on.
+/// Promise that sequences which decode together rely on.
 #[test]
 fn a_token_has_the_same_bits_among_others() {
     for weight in weights(pattern) {

@@ -68,7 +68,7 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
         }
     }
 
-    /// Whether a tile has room for 24 sums rather than for 8.
+    /// True if a tile has room for 24 sums rather than for 8.
     const MANY_REGISTERS: bool = S::TILE_ROWS * S::TILE_VECTORS >= 24;
 
     /// A group's rows times `T` tokens; returns `T`. Rows that are left when `N` tiles of `R` rows have been taken as often
@@ -220,6 +220,6 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
 
 /// Rows of a group: a multiple of those that take each step side by side.
 const GROUP_ROWS: usize = 12;
-/// How far ahead of the loads codes are asked for at least: enough to cover the memory's latency, and well within what
-/// the first-level cache keeps.
+/// Least distance ahead of the loads at which codes are prefetched: enough to cover the memory's latency, and well
+/// within what the first-level cache keeps.
 const PREFETCH_ELEMENTS: usize = 8192;

@@ -1,6 +1,6 @@
 //! Activations in 8 bits.
 //!
-//! Which columns hold outliers is known when all rows have been looked at, so there are two passes, and within each the
+//! Outlier columns are known when all rows have been looked at, so there are two passes, and within each the
 //! rows are shared among the threads.
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,7 @@ use crate::Cpu;
 use crate::share::Rows;
 use crate::simd::{Kernel, MAX_LANES, Simd};
 
-/// Where activations are quantized to.
+/// Destination of quantized activations.
 pub(super) struct Quantized<'a> {
     /// i8 `[n_tokens, padded_cols]`.
     pub(super) codes: &'a mut [f32],

@@ -11,7 +11,7 @@ use crate::dense::DenseView;
 use crate::isa::Level;
 use crate::simd::{Element, ElementType, Kernel, MAX_LANES, Simd};
 
-/// What [`llm_quant::Encoder::encode_int8`] says.
+/// Encoding as [`llm_quant::Encoder::encode_int8`] describes it.
 ///
 /// # Panics
 /// When `codes` or `absmax` are not as long as that takes, or the dtype is no weight's.
@@ -141,5 +141,5 @@ fn encode_row<S: Simd, E: Element>(simd: S, row: &[u8], factor: S::F32, codes: &
     }
 }
 
-/// How far ahead of the loads a row is asked for.
+/// Distance ahead of the loads at which a row is prefetched.
 const PREFETCH_BYTES: usize = 4096;

@@ -13,7 +13,7 @@ use super::rows::{CodeRows, Target};
 use crate::simd::int::{IntKernel, IntSimd};
 
 /// Some rows of a weight times all rows of activations; outlier columns are left out.
-pub(super) struct Gemm<'a> {
+pub(super) struct Int8Gemm<'a> {
     pub(super) rows: CodeRows<'a>,
     pub(super) activations: &'a Activations<'a>,
     pub(super) target: Target<'a>,
@@ -24,7 +24,7 @@ pub(super) struct Gemm<'a> {
 /// Words of a thread's scratch: a panel, and the sums of a block of tokens.
 pub(super) const SCRATCH_LEN: usize = (PANEL_BYTES + SUMS_BYTES) / size_of::<f32>();
 
-impl IntKernel for Gemm<'_> {
+impl IntKernel for Int8Gemm<'_> {
     #[inline(always)]
     fn run<S: IntSimd>(self, simd: S) {
         let (panel, sums) = self.scratch.split_at_mut(PANEL_BYTES / size_of::<f32>());

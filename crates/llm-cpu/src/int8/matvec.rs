@@ -7,13 +7,13 @@ use super::rows::{CodeRows, Target};
 use crate::simd::int::{IntKernel, IntSimd};
 
 /// Some rows of a weight times all rows of activations.
-pub(super) struct MatVec<'a> {
+pub(super) struct Int8MatVec<'a> {
     pub(super) rows: CodeRows<'a>,
     pub(super) activations: &'a Activations<'a>,
     pub(super) target: Target<'a>,
 }
 
-impl IntKernel for MatVec<'_> {
+impl IntKernel for Int8MatVec<'_> {
     #[inline(always)]
     fn run<S: IntSimd>(self, simd: S) {
         let mut row = 0;
@@ -28,7 +28,7 @@ impl IntKernel for MatVec<'_> {
     }
 }
 
-impl MatVec<'_> {
+impl Int8MatVec<'_> {
     /// `R` rows, which stay in the cache while all tokens pass.
     #[inline(always)]
     fn tokens<S: IntSimd, const R: usize>(&self, simd: S, row: usize) {
@@ -153,8 +153,8 @@ impl MatVec<'_> {
 pub(super) const BLOCK_ROWS: usize = 4;
 /// Columns over which no sum in i32 overflows, whatever the codes: 255 · 127 times them is less than 2³¹.
 const MAX_DEPTH: usize = 1 << 16;
-/// How far ahead of the loads the codes are asked for: enough to cover the memory's latency, and well within what the
-/// first-level cache keeps.
+/// Distance ahead of the loads at which codes are prefetched: enough to cover the memory's latency, and well within
+/// what the first-level cache keeps.
 const PREFETCH_BYTES: usize = 4096;
-/// What one prefetch brings.
+/// Bytes of one prefetch.
 const CACHE_LINE: usize = 64;

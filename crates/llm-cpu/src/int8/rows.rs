@@ -1,4 +1,4 @@
-//! What a product reads of the weights and where it writes.
+//! Rows of weights that a product reads, and the destination of its results.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ pub(super) struct CodeRows<'a> {
     /// The scale of each row: f32 in little-endian, at any alignment.
     pub(super) absmax: &'a [u8],
     pub(super) cols: usize,
-    /// Which row of the part the first one is.
+    /// Number of the first row in the part.
     pub(super) first: usize,
     /// The part's weight where it is encoded at each use: outlier columns are multiplied as they are in it.
     pub(super) dense: Option<DenseView<'a>>,
@@ -48,7 +48,7 @@ impl<'a> CodeRows<'a> {
         f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
     }
 
-    /// What activations in an outlier column are multiplied with.
+    /// Factor of activations in an outlier column.
     #[inline(always)]
     pub(super) fn element(&self, row: usize, col: usize) -> f32 {
         let at = row * self.cols + col;

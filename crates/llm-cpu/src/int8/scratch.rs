@@ -1,4 +1,4 @@
-//! How the workspace is divided in a call, in words of four bytes.
+//! Layout of the workspace in a call, in words of four bytes.
 
 use super::activations::Quantized;
 use super::gemm;
@@ -6,7 +6,7 @@ use crate::isa::Geometry;
 use crate::matvec::GEMM_TOKENS;
 use crate::simd::int::MAX_STEP;
 
-/// What the memory of a call depends on.
+/// Parameters of the memory of a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     n_tokens: usize,
@@ -17,7 +17,7 @@ pub(super) struct Layout {
 }
 
 /// The memory of a call.
-pub(super) struct Scratch<'a> {
+pub(super) struct Int8Scratch<'a> {
     pub(super) quantized: Quantized<'a>,
     /// [`Layout::thread_len`] of it is a thread's.
     pub(super) threads: &'a mut [f32],
@@ -58,13 +58,13 @@ impl Layout {
     }
 
     /// Divides memory of this length.
-    pub(super) fn split<'a>(&self, mut memory: &'a mut [f32]) -> Scratch<'a> {
+    pub(super) fn split<'a>(&self, mut memory: &'a mut [f32]) -> Int8Scratch<'a> {
         let mut take = |n: usize| {
             let (piece, rest) = std::mem::take(&mut memory).split_at_mut(whole_lines(n));
             memory = rest;
             &mut piece[..n]
         };
-        Scratch {
+        Int8Scratch {
             quantized: Quantized {
                 codes: take(self.codes_len()),
                 padded_cols: self.padded_cols(),

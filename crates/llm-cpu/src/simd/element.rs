@@ -3,7 +3,7 @@ use llm_tensor::DType;
 
 use super::{FourBit, MAX_LANES, Simd};
 
-/// How an element of a weight or a cache is stored.
+/// Storage of an element of a weight or a cache.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
     /// Bytes of one element.
     const SIZE: usize;
@@ -213,7 +213,7 @@ impl ElementType {
     }
 }
 
-/// How registers full of a weight's elements come out of its bytes, and so how x must lie for them.
+/// Order in which registers full of a weight's elements come out of its bytes, and so the order of x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// One after the other.

@@ -1,4 +1,4 @@
-//! What 4-bit codes take of an instruction set.
+//! Operations on 4-bit codes that an instruction set needs.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -12,7 +12,7 @@ use super::{MAX_LANES, Simd};
 pub(crate) trait FourBit: Simd {
     /// The values of the sixteen codes.
     type Table: Copy;
-    /// What stands between the values, and their codes in order of value.
+    /// Bounds between the values, and their codes in order of value.
     type Thresholds: Copy;
     /// The same for thresholds that lie far enough apart, found in fewer steps.
     type Buckets: Copy;

@@ -37,7 +37,7 @@ pub(crate) trait IntSimd: Copy + Debug + Send + Sync + 'static {
     const STEP: usize;
     /// Bytes that a code of [`Codes`](Self::Codes) takes.
     const CODE_BYTES: usize;
-    /// What [`weights`](Self::weights) adds to every code, and so the sum is too large by for every activation's code.
+    /// Offset that [`weights`](Self::weights) adds to every code: a sum is too large by it times each activation's code.
     const OFFSET: i32;
     /// Activations that are multiplied with eight rows of weights at a time, as many as there are registers for: 1 to
     /// 3.
@@ -61,7 +61,7 @@ pub(crate) trait IntSimd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// `src` can be read for `STEP` bytes.
     unsafe fn activations(self, src: *const i8) -> Self::Codes;
-    /// What [`store`](Self::store) left.
+    /// Codes that [`store`](Self::store) left.
     ///
     /// # Safety
     /// `src` can be read for `STEP · CODE_BYTES` bytes.

@@ -2,7 +2,7 @@ use half::f16;
 
 use super::Simd;
 
-/// What the compiler makes of plain loops; multiplies and adds in two roundings, as not every processor can in one.
+/// Plain loops, compiled; multiplies and adds in two roundings, as not every processor can in one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Portable;
 

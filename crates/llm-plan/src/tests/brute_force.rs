@@ -4,7 +4,7 @@ use llm_arch::{Side, Unit};
 use llm_quant::{LoadIn, QuantConfig};
 
 use super::*;
-use crate::items::{Items, Order, Portions};
+use crate::items::{Items, PlacementOrder, Portions};
 use crate::needs::Needs;
 
 /// Wide enough that a tensor is more than the padding around it, and a disk of use.
@@ -24,7 +24,7 @@ fn needs(request: &Request<'_>) -> Needs {
 
 /// Every map that cuts the items, in their order and in RAM's, into what is on GPU 0, in RAM and on disk, by the estimate
 /// alone: the fastest that keeps the budgets.
-fn fastest(request: &Request<'_>, order: Order) -> Option<f64> {
+fn fastest(request: &Request<'_>, order: PlacementOrder) -> Option<f64> {
     let weights = request.weights();
     let needs = needs(request);
     let items = Items::new(&weights, &needs, Portions::of(&weights, order));
@@ -90,7 +90,7 @@ fn cut(items: &Items<'_>, n_gpu: usize, ram_end: usize, tail: RunOn) -> Vec<Plac
     placements.into_iter().flatten().collect()
 }
 
-fn check(request: &Request<'_>, order: Order) {
+fn check(request: &Request<'_>, order: PlacementOrder) {
     let found = plan(request).unwrap();
     let seconds = found.plan().map(|plan| {
         let is_cpu_alone = plan.map.devices() == [RunOn::Cpu];
@@ -145,13 +145,13 @@ fn no_prefix_map_is_faster() {
                         let gpus: Vec<_> = gpu.into_iter().collect();
                         request.budgets = budgets(&gpus, ram, disk);
                         request.offload = Offload::Stream;
-                        check(&request, Order::ExpertsLast);
+                        check(&request, PlacementOrder::ExpertsLast);
                         if gpu.is_none() {
                             continue;
                         }
                         for pcie in [BANDWIDTHS.pcie, 2.0 * BANDWIDTHS.ram] {
                             request.offload = Offload::Fastest(Bandwidths { pcie, ..BANDWIDTHS });
-                            check(&request, Order::ExpertsLast);
+                            check(&request, PlacementOrder::ExpertsLast);
                         }
                     }
                 }
@@ -179,7 +179,7 @@ fn budgets_are_used_to_the_byte() {
             request.encodings.dtype = WeightDType::As(DType::BF16);
             request.encodings.quant = quant;
             request.costs = small_costs();
-            let order = Order::ExpertsLast;
+            let order = PlacementOrder::ExpertsLast;
             for budgets in filled(&request, order) {
                 for home in [Home::Gpu(0), Home::Ram, Home::Disk] {
                     let budget = budgets.of(home).get();
@@ -202,7 +202,7 @@ fn budgets_are_used_to_the_byte() {
 }
 
 /// For every cut between RAM and disk what it takes, on the CPU alone and on a GPU that holds some of it.
-fn filled(request: &Request<'_>, order: Order) -> Vec<Budgets> {
+fn filled(request: &Request<'_>, order: PlacementOrder) -> Vec<Budgets> {
     let weights = request.weights();
     let needs = needs(request);
     let items = Items::new(&weights, &needs, Portions::of(&weights, order));

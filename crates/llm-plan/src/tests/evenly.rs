@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use llm_arch::{Side, Unit};
 
 use super::*;
-use crate::items::{Items, Order, Portions};
+use crate::items::{Items, PlacementOrder, Portions};
 use crate::needs::Needs;
 
 /// The units in the order in which RAM takes them.
@@ -22,7 +22,12 @@ fn order_in_ram(skeleton: &Skeleton) -> Vec<Unit> {
         [0],
     )
     .unwrap();
-    let items = Items::new(&weights, &needs, Portions::of(&weights, Order::ExpertsLast)).evenly(0);
+    let items = Items::new(
+        &weights,
+        &needs,
+        Portions::of(&weights, PlacementOrder::ExpertsLast),
+    )
+    .evenly(0);
     let units = items.units(0..items.len()).iter();
     units.map(|&idx| weights.units.list()[idx]).collect()
 }

@@ -39,7 +39,7 @@ fn search(beams: Beams, sampling: Sampling, table: Table, n: usize) -> (Vec<u32>
     }
 }
 
-/// What looks best at first leads nowhere: 0, and then all are alike; after 1 the end is nearly sure.
+/// Logits whose best start leads nowhere: 0, and then all are alike; after 1 the end is nearly sure.
 fn garden_path(ids: &[u32]) -> [f32; 4] {
     let p: [f32; 4] = match ids {
         [] => [0.55, 0.4, 0.03, 0.02],

@@ -1,4 +1,4 @@
-//! What keeps a checkpoint from being the model of a configuration.
+//! Differences that keep a checkpoint from being the model of a configuration.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub struct Misfit {
     pub quantized: Vec<String>,
     /// Tensors that would change what the model computes, and nothing says how.
     pub extra: Vec<String>,
-    /// Whether the head is missing, of a model that is not tied.
+    /// True if the head is missing, of a model that is not tied.
     lacks_head: bool,
 }
 

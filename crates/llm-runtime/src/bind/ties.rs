@@ -1,4 +1,4 @@
-//! Whether the head is the table of tokens: what the checkpoint holds decides.
+//! Ties of heads to the table of tokens: the checkpoint's tensors decide.
 
 use std::ops::Range;
 
@@ -70,7 +70,7 @@ fn table<'c>(
 ) -> Result<Option<&'c TensorInfo>> {
     let mut found: Option<&TensorInfo> = None;
     for place in skeleton.places(slot) {
-        let Place::Own(name) = place else { continue };
+        let Place::Whole(name) = place else { continue };
         let is_head = skeleton.head_names().any(|head| head == name);
         let Some(tensor) = checkpoint.get(&name).filter(|_| !is_head) else {
             continue;
@@ -90,7 +90,7 @@ fn table<'c>(
     Ok(found)
 }
 
-/// Whether two tensors have the same elements. What is taken for different needlessly, since it is stored otherwise, only
+/// Equality of two tensors' elements. What is taken for different needlessly, since it is stored otherwise, only
 /// takes memory twice.
 fn are_equal(checkpoint: &Checkpoint, a: &TensorInfo, b: &TensorInfo) -> Result<bool> {
     if a.shape != b.shape {

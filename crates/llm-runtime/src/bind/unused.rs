@@ -1,4 +1,4 @@
-//! What becomes of tensors that no slot asks for.
+//! Tensors that no slot asks for.
 
 use std::collections::HashSet;
 
@@ -57,7 +57,7 @@ pub(super) fn sort(
     notices.extend(some(foreign).map(Notice::LeftOut));
 }
 
-/// Whether a tensor lies in a layer that the model has.
+/// True if a tensor lies in a layer that the model has.
 fn is_of_layers(skeleton: &Skeleton, name: &str) -> bool {
     let spec = &skeleton.spec;
     match skeleton.layer_of(name) {
@@ -70,7 +70,7 @@ fn is_of_layers(skeleton: &Skeleton, name: &str) -> bool {
     }
 }
 
-/// What PEFT calls the matrices of its adapters, and the weights that they wrap.
+/// True of names that PEFT gives the matrices of its adapters, and the weights that they wrap.
 fn is_of_adapter(name: &str) -> bool {
     name.split('.').any(|part| {
         part.starts_with("lora_")
@@ -82,14 +82,14 @@ fn is_of_adapter(name: &str) -> bool {
     })
 }
 
-/// What quantized weights are stored as, and what they are decoded with.
+/// True of parts of quantized weights, and of what they are decoded with.
 fn is_of_quantized(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     let is_part = Part::of_name(name).is_some_and(|(_, part)| part != Part::Weight);
     is_part || OF_QUANTIZED.contains(&last)
 }
 
-/// How their names end: of GPTQ and AWQ, compressed-tensors and FP8, MXFP4, AQLM, HQQ and EETQ.
+/// Endings of their names: of GPTQ and AWQ, compressed-tensors and FP8, MXFP4, AQLM, HQQ and EETQ.
 const OF_QUANTIZED: &[&str] = &[
     "qweight",
     "qzeros",

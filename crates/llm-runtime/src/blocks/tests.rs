@@ -1,4 +1,4 @@
-//! Who has which blocks.
+//! Owners of blocks.
 
 use super::*;
 

@@ -8,10 +8,10 @@ use llm_backend::{Backend, HeadGroups, Heads, KvColumns, Mask, Ops, Output, Rota
 use super::attention_op;
 use crate::Result;
 use crate::activations::Activations;
-use crate::block::{Call, Input};
 use crate::projection::{apply, norm_op};
 use crate::relative::BiasTable;
 use crate::state::KvState;
+use crate::sublayer::{Call, Input};
 
 /// Each row sees its sequence up to itself; an encoder's see all of it.
 pub(super) fn forward<B: Backend>(
@@ -64,7 +64,7 @@ fn project<B: Backend>(
     } = *spec;
     let row_width = spec.qkv_width();
     let x = match input {
-        Input::Stream => &a.x,
+        Input::Residual => &a.x,
         Input::Normed => &a.normed,
     };
     let grouped = spec.grouped();

@@ -8,9 +8,9 @@ use llm_backend::{Backend, KvColumns, Mask, Ops, Output};
 use super::attention_op;
 use crate::Result;
 use crate::activations::Activations;
-use crate::block::{Call, Input};
 use crate::projection::apply;
 use crate::state::{Encoded, KvState};
+use crate::sublayer::{Call, Input};
 
 /// Each row sees all of its sequence's prompt.
 pub(crate) fn forward<B: Backend>(
@@ -22,7 +22,7 @@ pub(crate) fn forward<B: Backend>(
 ) -> Result<()> {
     let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
     let x = match input {
-        Input::Stream => &a.x,
+        Input::Residual => &a.x,
         Input::Normed => &a.normed,
     };
     let (q, out) = (from_ref(&weights.q), (Output::Write, &mut a.qkv));
@@ -41,7 +41,7 @@ pub(crate) fn forward<B: Backend>(
     apply::<B>(queue, linear, &a.attended, out, n_tokens)
 }
 
-/// Takes an encoder's result in `a.memory` `[n_positions, hidden]` to the sequence that was begun.
+/// Takes an encoder's result in `a.encoded` `[n_positions, hidden]` to the sequence that was begun.
 pub(crate) fn encode<B: Backend>(
     weights: &CrossOf<B::Weight>,
     queue: &mut B::Queue,
@@ -50,7 +50,7 @@ pub(crate) fn encode<B: Backend>(
     kv: &mut KvState<B>,
 ) -> Result<()> {
     let out = (Output::Write, &mut a.qkv);
-    apply::<B>(queue, weights.kv.parts(), &a.memory, out, n_positions)?;
+    apply::<B>(queue, weights.kv.parts(), &a.encoded, out, n_positions)?;
     let columns = KvColumns {
         first: 0,
         row_width: 2 * weights.spec.kv_width(),

@@ -1,4 +1,4 @@
-//! What an entry of an offload folder is about: the bytes that its files were made of, and how.
+//! Description of an entry of an offload folder: the bytes that its files were made of, and the encodings.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,48 +14,48 @@ use serde_json::json;
 use super::names::KEY_DIGITS;
 use crate::{BoundModel, Result};
 
-/// What an entry is about, for people and for listings; nothing is computed with it.
+/// Description of an entry, for people and for listings; nothing is computed with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
+pub struct OffloadAbout {
     /// The version of the format of files and keys.
     pub format: u32,
     /// The model's checkpoint, as it was opened.
     #[serde(serialize_with = "readable")]
     pub model: PathBuf,
-    /// How the weights are kept that the files hold: `bf16, nf4 double`.
+    /// Encodings of the weights in the files: `bf16, nf4 double`.
     pub weights: String,
-    /// When the first of the files was written, in seconds since 1970.
+    /// Time at which the first of the files was written, in seconds since 1970.
     pub created: u64,
     /// The files that they were made of.
-    pub sources: Vec<Source>,
+    pub sources: Vec<OffloadSource>,
 }
 
 /// A file of a checkpoint, as it was when its weights were written anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
+pub struct OffloadSource {
     /// Without links.
     #[serde(serialize_with = "readable")]
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
-    /// When its contents were last changed, in nanoseconds since 1970.
+    /// Time of the last change of its contents, in nanoseconds since 1970.
     pub mtime_ns: i64,
-    /// When anything of it was: another file of the same length can have the same `mtime_ns`.
+    /// Time of the last change of anything of it: another file of the same length can have the same `mtime_ns`.
     pub ctime_ns: i64,
 }
 
-impl About {
+impl OffloadAbout {
     /// `weights` says how they are kept.
     ///
     /// # Errors
     /// When a file of the checkpoint is not there any more.
-    pub(super) fn new(model: &BoundModel, weights: String) -> Result<About> {
+    pub(super) fn new(model: &BoundModel, weights: String) -> Result<OffloadAbout> {
         let checkpoint = model.checkpoint();
         let files = checkpoint.files().zip(checkpoint.file_states());
         // Bytes in memory have no file, whatever is at the path that stands for them.
-        let files = files.filter_map(|(path, state)| Some(Source::new(path, state?)));
+        let files = files.filter_map(|(path, state)| Some(OffloadSource::new(path, state?)));
         let path = checkpoint.path();
-        Ok(About {
+        Ok(OffloadAbout {
             format: FORMAT,
             model: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
             weights,
@@ -116,8 +116,8 @@ impl About {
         Ok(hex[..KEY_DIGITS].to_owned())
     }
 
-    /// What the file at `path` says; `None` where it is none of ours or cannot be read.
-    pub(super) fn read(path: &Path) -> Option<About> {
+    /// Description in the file at `path`; `None` where it is none of ours or cannot be read.
+    pub(super) fn read(path: &Path) -> Option<OffloadAbout> {
         // A pipe would make us wait for somebody who writes to it.
         if !fs::symlink_metadata(path).ok()?.is_file() {
             return None;
@@ -125,17 +125,17 @@ impl About {
         let mut text = Vec::new();
         let file = File::open(path).ok()?;
         file.take(MAX_ABOUT).read_to_end(&mut text).ok()?;
-        let about: About = serde_json::from_slice(&text).ok()?;
+        let about: OffloadAbout = serde_json::from_slice(&text).ok()?;
         (about.format == FORMAT).then_some(about)
     }
 
-    /// Whether a file that the weights come from has been changed, moved or removed: nothing will use the entry then.
+    /// True if a file that the weights come from has been changed, moved or removed: nothing will use the entry then.
     pub fn is_stale(&self) -> bool {
-        !self.sources.iter().all(Source::is_as_it_was)
+        !self.sources.iter().all(OffloadSource::is_as_it_was)
     }
 }
 
-impl Source {
+impl OffloadSource {
     fn new(path: &Path, state: FileState) -> Result<Self> {
         let path = path.canonicalize().map_err(|source| CheckpointError::Io {
             path: path.to_owned(),
@@ -146,7 +146,7 @@ impl Source {
             mtime_ns,
             ctime_ns,
         } = state;
-        Ok(Source {
+        Ok(OffloadSource {
             path,
             bytes,
             mtime_ns,
@@ -164,7 +164,7 @@ impl Source {
     }
 }
 
-/// The sums of the tensors of a checkpoint that is in memory.
+/// Checksums of the tensors of a checkpoint that is in memory.
 fn contents_in_memory(checkpoint: &Checkpoint) -> Result<Option<Vec<u8>>> {
     if checkpoint.file_states().all(|state| state.is_some()) {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The file of one unit: its bytes and their sum come to be at once, by being given a name.
+//! File of one unit: its bytes and their checksum come to be at once, by being given a name.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -22,12 +22,12 @@ use crate::{Result, RuntimeError};
 pub(crate) struct UnitFile {
     /// It, opened.
     pub(crate) checkpoint: Checkpoint,
-    /// What its bytes should come to, as [`crate::sum`] counts them.
+    /// Checksum that its bytes should have, as [`crate::sum`] computes it.
     pub(crate) sum: u64,
 }
 
 impl UnitFile {
-    /// Opens the file of `unit` at `path`, whose name says `sum`. Its structure is compared, its bytes are not summed.
+    /// Opens the file of `unit` at `path`, whose name has the checksum `sum`. Its structure is compared, its bytes are not.
     ///
     /// # Errors
     /// When it cannot be opened as a checkpoint, [`RuntimeError::OffloadForeign`].
@@ -50,7 +50,7 @@ impl UnitFile {
     }
 }
 
-/// The error that the bytes of a unit's file sum to `found`, which is not what its name says. The file is removed, if
+/// Error of a unit's file with the checksum `found`, which is not the one in its name. The file is removed, if
 /// that can be done, so that the next run writes it anew.
 pub(crate) fn damaged(path: &Path, expected: u64, found: u64) -> RuntimeError {
     RuntimeError::OffloadDamaged {
@@ -61,7 +61,7 @@ pub(crate) fn damaged(path: &Path, expected: u64, found: u64) -> RuntimeError {
     }
 }
 
-/// What the header says beside the tensors.
+/// Metadata of the header, beside the tensors.
 fn metadata(unit: Unit, key: &str) -> BTreeMap<String, String> {
     let format = format!("llm-run offload {FORMAT}");
     [
@@ -73,11 +73,11 @@ fn metadata(unit: Unit, key: &str) -> BTreeMap<String, String> {
     .into()
 }
 
-/// Where a unit's file comes to be.
+/// Place of a unit's new file.
 pub(super) struct Place<'a> {
     pub(super) folder: &'a Path,
     pub(super) key: &'a str,
-    /// What this file and those after it take, to be said if there is no room.
+    /// Size of this file and those after it, to be said if there is no room.
     pub(super) missing: Bytes,
 }
 
@@ -105,7 +105,7 @@ impl Place<'_> {
         UnitFile::open(path, sum, unit, self.key)
     }
 
-    /// Writes all of the file to `out`, and sums it up.
+    /// Writes all of the file to `out`, and computes its checksum.
     pub(super) fn fill<W: Write>(
         &self,
         out: W,

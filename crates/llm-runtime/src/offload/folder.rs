@@ -8,7 +8,7 @@ use llm_checkpoint::CheckpointError;
 use llm_plan::{Encodings, RunOn};
 use llm_tensor::Bytes;
 
-use super::about::About;
+use super::about::OffloadAbout;
 use super::lock::{Lock, Mode};
 use super::{files_in, names, names_in, remove, unit_files};
 use crate::sum::{CHUNK, Summing};
@@ -26,15 +26,15 @@ pub struct OffloadEntry {
     path: PathBuf,
     /// Its name in the folder.
     pub key: String,
-    /// What it is about; `None` where nothing says so that is understood.
-    pub about: Option<About>,
+    /// Description; `None` where there is none that is understood.
+    pub about: Option<OffloadAbout>,
     /// Files of units.
     pub n_files: usize,
-    /// What these take.
+    /// Size of these.
     pub bytes: Bytes,
     /// Files that were not finished: of a process that writes now, or one that was killed.
     pub n_unfinished: usize,
-    /// Whether a running process uses it.
+    /// True if a running process uses it.
     pub is_in_use: bool,
 }
 
@@ -43,9 +43,9 @@ pub struct OffloadEntry {
 pub struct OffloadDamage {
     /// The file.
     pub path: PathBuf,
-    /// The sum in its name.
+    /// Checksum in its name.
     pub expected: u64,
-    /// The sum of its bytes.
+    /// Checksum of its bytes.
     pub found: u64,
 }
 
@@ -72,7 +72,7 @@ impl OffloadFolder {
             .collect())
     }
 
-    /// What the files take that are there of `model`'s weights, kept as `encodings` has it for what runs on `run_on`: a run
+    /// Size of those files of `model`'s weights that are there, kept as `encodings` has it for `run_on`: a run
     /// finds them, and writes the others.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl OffloadFolder {
         if !self.root.is_dir() {
             return Ok(Bytes::ZERO);
         }
-        let key = About::new(model, String::new())?.key(model, encodings, run_on)?;
+        let key = OffloadAbout::new(model, String::new())?.key(model, encodings, run_on)?;
         // Whether it is in use is no matter here: to see that, one must be in the way of others.
         let files = unit_files(&self.root.join(key)).into_iter();
         Ok(files.map(|(path, ..)| len_of(&path)).sum())
@@ -102,7 +102,7 @@ impl OffloadEntry {
             return None;
         }
         let mut entry = OffloadEntry {
-            about: About::read(&path.join(names::ABOUT)),
+            about: OffloadAbout::read(&path.join(names::ABOUT)),
             n_files: 0,
             bytes: Bytes::ZERO,
             n_unfinished: files_in(&path)
@@ -120,9 +120,9 @@ impl OffloadEntry {
         Some(entry)
     }
 
-    /// Whether nothing will use it any more, because the files that it was made of are not what they were.
+    /// True if nothing will use it any more, because the files that it was made of are not what they were.
     pub fn is_stale(&self) -> bool {
-        self.about.as_ref().is_some_and(About::is_stale)
+        self.about.as_ref().is_some_and(OffloadAbout::is_stale)
     }
 
     /// Reads every file whole and lists those whose bytes are not what their names say; what another process removes
@@ -196,7 +196,7 @@ fn is_in_use(lock: &Path) -> bool {
     lock.is_file() && matches!(Lock::try_new(lock, Mode::Exclusive), Ok(None))
 }
 
-/// What the bytes of a file sum to; `None` where it is gone. A link or a pipe has none: it is no file of ours.
+/// Checksum of a file; `None` where it is gone. A link or a pipe has none: it is no file of ours.
 fn sum_of<E: From<RuntimeError>>(
     path: &Path,
     progress: &mut dyn FnMut(Bytes) -> std::result::Result<(), E>,

@@ -53,7 +53,7 @@ fn open(path: &Path) -> io::Result<File> {
     })
 }
 
-/// Whether the file is still the one at `path`: it may have been removed between being opened and locked, and the lock
+/// True if the file is still the one at `path`: it may have been removed between being opened and locked, and the lock
 /// would be one that nobody else sees.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let here = file.metadata()?;

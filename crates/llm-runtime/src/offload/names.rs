@@ -1,8 +1,8 @@
-//! What files of an offload folder are called.
+//! Names of files of an offload folder.
 
 use llm_arch::{Side, Unit};
 
-/// What describes an entry.
+/// Description of an entry.
 pub(super) const ABOUT: &str = "offload.json";
 /// Held, shared, while a model runs.
 pub(super) const USE_LOCK: &str = "use.lock";
@@ -15,7 +15,7 @@ const SUM_DIGITS: usize = 16;
 const SUFFIX: &str = ".safetensors";
 const PARTIAL_SUFFIX: &str = ".partial";
 
-/// Whether a folder is called as entries are.
+/// True if a folder is called as entries are.
 pub(super) fn is_key(name: &str) -> bool {
     is_hex(name, KEY_DIGITS)
 }
@@ -25,19 +25,19 @@ pub(super) fn file_name(unit: Unit, sum: u64) -> String {
     format!("{}-{sum:016x}{SUFFIX}", stem(unit))
 }
 
-/// The unit and the sum that a file is named for; `None` for what [`file_name`] does not make.
+/// Unit and checksum that a file is named for; `None` for what [`file_name`] does not make.
 pub(super) fn parse_file_name(name: &str) -> Option<(Unit, u64)> {
     let (stem, sum) = name.strip_suffix(SUFFIX)?.rsplit_once('-')?;
     let sum = is_hex(sum, SUM_DIGITS).then(|| u64::from_str_radix(sum, 16))?;
     Some((parse_stem(stem)?, sum.ok()?))
 }
 
-/// How the names begin and end of files that are being written, the random middle aside.
+/// Begin and end of names of files that are being written, the random middle aside.
 pub(super) fn partial(stem: &str) -> (String, &'static str) {
     (format!(".{stem}."), PARTIAL_SUFFIX)
 }
 
-/// Whether a file is one that was being written.
+/// True if a file is one that was being written.
 pub(super) fn is_partial(name: &str) -> bool {
     let inner = name
         .strip_prefix('.')
@@ -46,14 +46,14 @@ pub(super) fn is_partial(name: &str) -> bool {
     stem.is_some_and(|stem| stem == ABOUT || parse_stem(stem).is_some())
 }
 
-/// Whether a file is of our making, whatever it holds.
+/// True if a file is of our making, whatever it holds.
 pub(super) fn is_ours(name: &str) -> bool {
     [ABOUT, USE_LOCK, WRITE_LOCK].contains(&name)
         || is_partial(name)
         || parse_file_name(name).is_some()
 }
 
-/// What files call a unit.
+/// Name of a unit in names of files.
 pub(super) fn stem(unit: Unit) -> String {
     match unit {
         Unit::Embedding => "embedding".to_owned(),

@@ -76,13 +76,14 @@ impl Kept {
         )
     }
 
-    /// What is prepared, and the bytes that were written for it.
+    /// Prepared files, and the bytes that were written for them.
     fn prepared(&self, root: &Path) -> (Prepared, Bytes) {
         let mut written = Bytes::ZERO;
         let prepared = self.prepare(root, &mut |event| {
             match event {
-                Event::Progress { done, .. } => written = done,
+                Event::Offloading(Progress { done, .. }) => written = done,
                 Event::Waiting => panic!("nobody is in the way"),
+                Event::Loading(_) => panic!("nothing is loaded"),
             }
             Ok(())
         });

@@ -9,13 +9,13 @@ use llm_quant::{Encoder, Int8, Scheme};
 use llm_tensor::{Bytes, DType};
 use rayon::prelude::*;
 
-use crate::load::weight;
+use crate::encode::weight;
 use crate::quantized::recognise;
 use crate::rows::Rows;
 use crate::save::parts::{self, new_tensor};
 use crate::{BoundModel, BoundTensor, Result};
 
-/// What weights are read from, and how they are to be.
+/// Model that weights are read from, and their encodings.
 #[derive(Clone, Copy)]
 pub(super) struct Encode<'a> {
     pub(super) model: &'a BoundModel,
@@ -160,17 +160,17 @@ impl UnitTensors<'_> {
         &self.tensors
     }
 
-    /// What they take.
+    /// Size of the tensors.
     pub(super) fn bytes(&self) -> Bytes {
         self.tensors.iter().map(NewTensor::bytes).sum()
     }
 
-    /// How they are kept.
+    /// Schemes in which they are kept.
     pub(super) fn schemes(&self) -> impl Iterator<Item = Scheme> {
         self.unfinished.iter().map(|unfinished| unfinished.scheme)
     }
 
-    /// Whether `checkpoint` has these tensors and no others, and is told to be quantized as they are.
+    /// True if `checkpoint` has these tensors and no others, and is told to be quantized as they are.
     pub(super) fn are_in(&self, checkpoint: &Checkpoint) -> bool {
         let is_there = |new: &NewTensor| {
             checkpoint.get(&new.name).is_some_and(|tensor| {
@@ -199,7 +199,7 @@ impl UnitTensors<'_> {
 }
 
 impl Unfinished<'_> {
-    /// What describes a quantized matrix, beyond names and shapes, is right.
+    /// True if the description of a quantized matrix, beyond names and shapes, is right.
     fn is_in(&self, checkpoint: &Checkpoint) -> bool {
         if self.scheme.elements().is_some() {
             return true;
@@ -217,7 +217,7 @@ impl Unfinished<'_> {
     }
 }
 
-/// What a matrix that is not in LLM.int8() has of it.
+/// Parameters of a matrix that is not in LLM.int8().
 const NEVER: Int8 = Int8 { threshold: 0.0 };
 /// Bytes of a dense tensor that are read and written at a time, unless a row takes more.
 const PIECE: usize = 4 << 20;

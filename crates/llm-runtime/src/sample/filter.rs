@@ -1,4 +1,4 @@
-//! Which tokens a draw is among.
+//! Filters of the tokens that a draw is among.
 
 use std::cmp::Ordering;
 
@@ -8,7 +8,7 @@ use super::Sampling;
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
     all: Vec<Candidate>,
-    /// Whether they have left the order of their ids.
+    /// True if they have left the order of their ids.
     is_reordered: bool,
 }
 
@@ -234,7 +234,7 @@ impl Candidate {
     }
 }
 
-/// What transformers looks at for `top_h`.
+/// Number of candidates that transformers looks at for `top_h`.
 const ENTROPY_CANDIDATES: usize = 100;
 
 fn is_cutoff(share: f32) -> bool {

@@ -1,6 +1,6 @@
-//! What changes the logits before a token is chosen from them.
+//! Rules that change the logits before a token is chosen from them.
 
-/// What holds tokens back or pushes them, by what was said before. The rules apply in the order of the fields, which is
+/// Penalties and bonuses of tokens, by what was said before. The rules apply in the order of the fields, which is
 /// transformers', with OpenAI's two penalties after its own.
 ///
 /// Ids that are not in the vocabulary are nobody's: they do nothing.
@@ -70,18 +70,18 @@ impl Default for Rules {
     }
 }
 
-/// What was said before.
+/// Tokens so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Past<'a> {
     /// The decoder's tokens.
     pub(crate) ids: &'a [u32],
-    /// How many of them were not generated.
+    /// Number of those that were not generated.
     pub(crate) n_prompt: usize,
     /// The prompt, or what an encoder read.
     pub(crate) source: &'a [u32],
 }
 
-/// Which tokens of the vocabulary were met, without a list to clear.
+/// Set of tokens of the vocabulary that were met, without a list to clear.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     rounds: Vec<u32>,
@@ -104,7 +104,7 @@ impl Marks {
         }
     }
 
-    /// Whether `id` is met for the first time.
+    /// True if `id` is met for the first time.
     fn is_new(&mut self, id: u32) -> bool {
         let met = self.rounds.get_mut(id as usize);
         met.is_some_and(|met| std::mem::replace(met, self.round) != self.round)
@@ -120,7 +120,7 @@ impl Rules {
         }
     }
 
-    /// Whether they change nothing, whatever was said.
+    /// True if they change nothing, whatever was said.
     pub(crate) fn is_neutral(&self) -> bool {
         let neutral = Rules::default();
         let neutral = Rules {

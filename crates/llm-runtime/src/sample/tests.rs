@@ -5,7 +5,7 @@ const PLAIN: Sampling = Sampling {
     ..Sampling::GREEDY
 };
 
-/// How often each token is drawn in `n` draws from the same logits.
+/// Frequency of each token in `n` draws from the same logits.
 fn frequencies(sampling: Sampling, logits: &[f32], n: usize) -> Vec<f64> {
     let mut sampler = Sampler::new(sampling, 7, logits.len());
     let mut counts = vec![0.0; logits.len()];

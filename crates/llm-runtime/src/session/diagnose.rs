@@ -4,8 +4,9 @@ use llm_arch::Unit;
 use llm_backend::Rows;
 
 use super::Session;
+use crate::not_finite::NotFinite;
 use crate::pass::{Interrupts, Pass};
-use crate::probe::{NotFinite, Probe};
+use crate::probe::Probe;
 use crate::{Result, RuntimeError};
 
 impl Session {
@@ -21,7 +22,7 @@ impl Session {
         Err(self.diagnose(sequence, ids))
     }
 
-    /// Why logits are no finite numbers, after `ids` at the end of `sequence`: they are fed once more, and looked at
+    /// Cause of logits that are not finite, after `ids` at the end of `sequence`: they are fed once more, and looked at
     /// between units. What was before them gave finite logits.
     pub(super) fn diagnose(&mut self, sequence: usize, ids: &[u32]) -> RuntimeError {
         let probe = Probe::default();

@@ -1,4 +1,4 @@
-//! How tokens are laid into passes, seen by a stage that computes nothing.
+//! Passes that tokens are laid into, recorded by a stage that computes nothing.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,11 +13,11 @@ use crate::port::{Crossing, Port};
 use crate::read_config;
 
 /// A pass: each sequence's rows, first row, count and start, and whether logits follow.
-type Seen = (Vec<(usize, [usize; 3])>, bool);
+type Recorded = (Vec<(usize, [usize; 3])>, bool);
 
 /// Tells of its passes; the logits after a token are that token's id everywhere.
 struct Recorder {
-    passes: Sender<Seen>,
+    passes: Sender<Recorded>,
     ids: Vec<u32>,
     vocab: usize,
     /// Raised in the middle of the next pass.
@@ -100,13 +100,13 @@ const T5: &str = r#"{"model_type": "t5", "d_model": 8, "d_ff": 8, "d_kv": 4, "nu
     "vocab_size": 100, "decoder_start_token_id": 0}"#;
 
 /// Passes of up to 4 rows of up to 3 sequences of 8 positions.
-fn session() -> (Session, Receiver<Seen>) {
+fn session() -> (Session, Receiver<Recorded>) {
     let (session, seen, _) = interrupted_session(GPT2);
     (session, seen)
 }
 
 /// The same with what its next pass raises.
-fn interrupted_session(config: &str) -> (Session, Receiver<Seen>, Raised) {
+fn interrupted_session(config: &str) -> (Session, Receiver<Recorded>, Raised) {
     let (skeleton, _) = read_config(config.as_bytes(), Path::new("config.json")).unwrap();
     let limits = Limits {
         n_sequences: 3,
@@ -141,7 +141,7 @@ fn as_few_passes_as_can_be_serve_all_sequences() {
         what: &'a str,
         /// Each sequence and how many tokens it gets.
         items: &'a [(usize, usize)],
-        passes: &'a [Seen],
+        passes: &'a [Recorded],
     }
     // The cases continue each other.
     let cases = [
@@ -232,7 +232,7 @@ fn a_fork_has_taken_what_its_origin_has() {
     assert_eq!(seen.try_iter().collect::<Vec<_>>(), passes);
 }
 
-/// What came of each item: the token that its logits are of, or why there are none.
+/// Outcome of each item: the token that its logits are of, or why there are none.
 fn outcomes(
     session: &mut Session,
     items: &[(usize, &[u32])],

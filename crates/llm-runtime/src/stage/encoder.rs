@@ -9,7 +9,7 @@ use llm_plan::{Home, Term};
 use llm_tensor::Bytes;
 
 use crate::activations::Activations;
-use crate::block::{self, Call};
+use crate::block;
 use crate::device::StageOptions;
 use crate::memory::Allocated;
 use crate::pass::Interrupts;
@@ -17,8 +17,9 @@ use crate::probe::Probe;
 use crate::projection::norm_op;
 use crate::relative::BiasTable;
 use crate::source::WeightSource;
-use crate::state::{LayerState, Sequences, begin_anew};
+use crate::state::{LayerState, SequenceBlocks, begin_anew};
 use crate::stream::{Key, Stream, Weights};
+use crate::sublayer::Call;
 use crate::{Result, RuntimeError};
 
 /// A device's part of an encoder.
@@ -30,11 +31,11 @@ pub(super) struct Encoder<B: Backend> {
     bias: Option<BiasTable<B>>,
     norm: Option<Weights<B, NormOf<Role>>>,
     /// Of one block at a time: an encoder's keys and values are forgotten after it.
-    state: Option<(LayerState<B>, Sequences<B>)>,
+    state: Option<(LayerState<B>, SequenceBlocks<B>)>,
 }
 
 impl<B: Backend> Encoder<B> {
-    /// That of a device which has some of it.
+    /// Encoder of a device which has some of it.
     pub(super) fn load(
         backend: &B,
         queue: &mut B::Queue,
@@ -82,7 +83,7 @@ impl<B: Backend> Encoder<B> {
         }))
     }
 
-    /// Takes the prompt's rows in `a.x` through some units; the norm after the last layer leaves them in `a.memory`.
+    /// Takes the prompt's rows in `a.x` through some units; the norm after the last layer leaves them in `a.encoded`.
     pub(super) fn forward(
         &mut self,
         queue: &mut B::Queue,
@@ -118,7 +119,7 @@ impl<B: Backend> Encoder<B> {
         }
         if let Some(norm) = self.norm.as_ref().filter(|_| ends) {
             let norm = norm.get(queue, (backend, stream))?;
-            queue.norm(&norm_op(&norm), &a.x, &mut a.memory, n_tokens)?;
+            queue.norm(&norm_op(&norm), &a.x, &mut a.encoded, n_tokens)?;
             norm.end(queue)?;
         }
         Ok(())

@@ -14,13 +14,13 @@ use crate::projection::{apply, norm_op};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 
-/// What makes logits, and the memory in which it does.
+/// Weights that make logits, and the memory in which they do.
 pub(super) struct Head<B: Backend> {
     norm: Option<Weights<B, NormOf<Role>>>,
     own: Weights<B, HeadOf<Role>>,
     /// The matrix, where it is the table of tokens.
     tied: Option<Tied<B>>,
-    /// Which rows logits are asked of,
+    /// Rows that logits are asked of,
     index: B::Index,
     words: Vec<u32>,
     /// the rows, and what becomes of them.

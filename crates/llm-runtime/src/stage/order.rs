@@ -1,4 +1,4 @@
-//! The order in which a device needs what rests on disk.
+//! Order in which a device needs its offloaded weights.
 
 use llm_arch::{Side, Unit};
 use llm_plan::{Home, RunOn, StagePlan};

@@ -1,4 +1,4 @@
-//! What is read of files at a time, and where in a staging place each weight then lies.
+//! Spans of files that are read at once, and the offsets of weights in a staging place.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(crate) struct Parcel {
     weights: Vec<(Unit, Role, StoredWeight<Range<usize>>)>,
     /// Bytes behind the runs that no file has as such.
     pub(super) known: Vec<u8>,
-    /// What it takes in a staging place.
+    /// Length in a staging place.
     pub(super) len: usize,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Parcel {
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) file: Arc<DirectFile>,
-    /// Where they begin in the file,
+    /// Begin in the file,
     pub(super) start: u64,
     /// and in the staging place.
     at: usize,
@@ -33,21 +33,21 @@ pub(super) struct Run {
     pub(super) sum: Option<Sum>,
 }
 
-/// What all of a file comes to, and whether that has been seen.
+/// Checksum of a file, and whether its bytes were held to it.
 #[derive(Debug)]
 pub(super) struct Sum {
     pub(super) expected: u64,
     pub(super) was_seen: AtomicBool,
 }
 
-/// Where a weight lies in a file.
+/// Location of a weight in a file.
 #[derive(Debug, Clone)]
 pub(super) struct Span {
     pub(super) file: Arc<DirectFile>,
     pub(super) bytes: Range<u64>,
 }
 
-/// Where a part of a weight comes from.
+/// Source of a part of a weight.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     /// A file.
@@ -64,7 +64,8 @@ pub(super) struct Item {
 }
 
 impl Parcel {
-    /// `offloaded` is the file that was written for the unit, with its sum, unless that has been seen: it is read whole.
+    /// `offloaded` is the file that was written for the unit, with its checksum unless that has been seen: it is read
+    /// whole.
     pub(super) fn new(items: Vec<Item>, offloaded: Option<(Arc<DirectFile>, u64)>) -> Self {
         let parts = items.iter().flat_map(|item| item.weight.parts.iter());
         let mut spans: Vec<Span> = parts
@@ -137,7 +138,7 @@ impl Parcel {
         }
     }
 
-    /// Where the weight of a slot lies in a staging place that was filled.
+    /// Offsets of a slot's weight in a staging place that was filled.
     ///
     /// # Panics
     /// When the parcel does not bring it.

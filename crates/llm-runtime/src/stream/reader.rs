@@ -20,7 +20,7 @@ pub(super) struct Job<B: Backend> {
     pub(super) staged: Staged<B>,
 }
 
-/// What became of it.
+/// Outcome of a job.
 pub(super) struct Done<B: Backend> {
     pub(super) place: usize,
     pub(super) key: Key,
@@ -111,8 +111,8 @@ fn read(parcel: &Parcel, place: &mut [u8], stopped: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Whether `pages` are what a run holds. Of any file it is seen whether somebody has written to it; those that were written
-/// with a sum are held to it when they are first read, and whenever somebody has.
+/// Check of the pages of a run. Of any file it is seen whether somebody has written to it; those that were written
+/// with a checksum are held to it when they are first read, and whenever somebody has.
 fn check(run: &Run, pages: &[u8]) -> Result<()> {
     let is_as_opened = run.file.is_as_opened()?;
     let Some(Sum { expected, was_seen }) = &run.sum else {

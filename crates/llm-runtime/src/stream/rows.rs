@@ -28,7 +28,7 @@ pub(crate) struct RowReader {
 enum Part {
     /// So small that it is kept.
     Here(Vec<u8>),
-    /// Where it begins in its file.
+    /// File, and the begin of the table in it.
     OnDisk(Arc<DirectFile>, u64),
 }
 
@@ -59,7 +59,7 @@ impl RowReader {
         })
     }
 
-    /// What the room takes.
+    /// Size of the room.
     pub(crate) fn bytes(&self) -> Bytes {
         Bytes::new(self.found.len() as u64)
     }

@@ -1,4 +1,4 @@
-//! Which files what is streamed lies in, and where.
+//! Files of offloaded weights, and the spans in them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 /// Opens what lies on disk of a model: `is_streamed` says of which units. What the checkpoint does not hold as it is
 /// computed with lies in files of its own, by unit. Passes have `n_tokens` rows at most.
 ///
-/// Of those files, the ones with tables that are looked up in are summed up here, and read in parts from then on; the
-/// others are summed up when they are first read.
+/// Of those files, the ones with tables that are looked up in are verified here, and read in parts from then on; the
+/// others are verified when they are first read.
 ///
 /// # Errors
 /// When a file cannot be opened or read, and [`RuntimeError::OffloadDamaged`].
@@ -105,13 +105,13 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// The file that was written for a unit, if something of it is read from there, and its sum.
+    /// The file that was written for a unit, if something of it is read from there, and its checksum.
     fn of_unit(&self, unit: Unit) -> Option<(Arc<DirectFile>, u64)> {
         let file = self.of_units.get(&unit)?;
         Some((Arc::clone(file), self.offloaded[&unit].sum))
     }
 
-    /// Where the parts of a weight lie that is kept in `scheme`.
+    /// Sources of the parts of a weight that is kept in `scheme`.
     fn tensor(&mut self, bound: &BoundTensor<'_>, scheme: Scheme) -> Result<StoredWeight<Source>> {
         let slot = bound.slot;
         let in_place = bound.is_final(scheme);
@@ -181,7 +181,7 @@ impl<'a> Files<'a> {
     }
 }
 
-/// Reads a file whole, to see that its bytes sum to `expected`.
+/// Reads a file whole, to see that its checksum is `expected`.
 fn verify(file: &DirectFile, expected: u64) -> Result<()> {
     let mut piece = PageBuf::zeroed(PIECE).map_err(|source| RuntimeError::Staging {
         bytes: Bytes::new(PIECE as u64),
@@ -208,5 +208,5 @@ fn find<'c>(checkpoint: &'c Checkpoint, name: &str) -> Result<&'c TensorInfo> {
     })
 }
 
-/// Bytes that are summed up at a time: what one thread loads of a tensor, for which the plan has room.
+/// Bytes that are verified at a time: what one thread loads of a tensor, for which the plan has room.
 const PIECE: usize = 1 << 20;

@@ -78,7 +78,7 @@ impl<B: Backend> Computing<B> {
         buffer
     }
 
-    /// Whether they are what was written.
+    /// True if they are what was written.
     fn is_right(&mut self, buffer: &B::Buffer, i: usize, len: usize) -> bool {
         let mut found = vec![0f32; len / 2];
         self.queue.download(buffer, &mut found).unwrap();
@@ -136,7 +136,7 @@ impl Files {
         self.folder.path().join("model.safetensors")
     }
 
-    /// Where the bytes of a unit begin.
+    /// Begin of a unit's bytes.
     fn start(&self, unit: usize) -> u64 {
         let checkpoint = Checkpoint::open(&self.path()).unwrap();
         checkpoint.get(&unit.to_string()).unwrap().bytes.start
@@ -245,7 +245,7 @@ fn experts_that_a_router_names_come_before_the_next_layer() {
     }
 }
 
-/// What comes next is on its way before it is asked for, while the one before is in use.
+/// The next unit is on its way before it is asked for, while the one before is in use.
 #[test]
 fn a_place_that_is_free_is_filled_at_once() {
     let files = Files::new(&[10_000; 4]);
@@ -357,7 +357,7 @@ fn parts_lie_in_a_place_as_in_the_file() {
     }
 }
 
-/// What is found of units that take turns in the places, on a device that puts off what it is asked for.
+/// True if units that take turns in the places are right, on a device that puts off what it is asked for.
 fn found_on(deferred: Deferred, files: &Files, order: &[usize]) -> bool {
     let mut device = Computing::on(Arc::new(deferred));
     let stream = device.stream(files.feed(None));

@@ -1,4 +1,4 @@
-//! Weights as a stage has them: in memory, or to be brought.
+//! Weights of a stage: resident or offloaded.
 
 use std::ops::Deref;
 
@@ -12,20 +12,20 @@ use crate::source::WeightSource;
 /// A unit's weights. `R` is the unit with the roles of its tensors.
 pub(crate) enum Weights<B: Backend, R: TryMap<Role>> {
     /// In memory for good.
-    Here(R::Of<B::Weight>),
-    /// On disk: brought whenever they are needed.
-    Streamed(Key, R),
+    Resident(R::Of<B::Weight>),
+    /// On disk: brought to a staging buffer whenever they are needed.
+    Offloaded(Key, R),
 }
 
 /// Weights to compute with.
-pub(crate) enum Found<'a, B: Backend, T> {
-    Here(&'a T),
+pub(crate) enum UsableWeights<'a, B: Backend, T> {
+    Resident(&'a T),
     /// The weights go before the place in which they lie.
-    Brought(T, Lease<'a, B>),
+    Staged(T, Lease<'a, B>),
 }
 
 impl<B: Backend, R: TryMap<Role>> Weights<B, R> {
-    /// Loads what rests in memory.
+    /// Loads resident weights.
     pub(crate) fn load(
         backend: &B,
         stream: Option<&Stream<B>>,
@@ -34,45 +34,45 @@ impl<B: Backend, R: TryMap<Role>> Weights<B, R> {
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
         match stream {
-            Some(stream) if stream.has(key) => Ok(Weights::Streamed(key, roles)),
+            Some(stream) if stream.has(key) => Ok(Weights::Offloaded(key, roles)),
             _ => {
                 let mut load = |&role: &Role| Ok(backend.load(source.weight(key.unit(), role)?)?);
-                roles.try_map(&mut load).map(Weights::Here)
+                roles.try_map(&mut load).map(Weights::Resident)
             }
         }
     }
 
-    /// The weights, wherever they rest, for what is put into `queue` from now on until [`Found::end`].
+    /// The weights, wherever they rest, for what is put into `queue` from now on until [`UsableWeights::end`].
     pub(crate) fn get<'a>(
         &'a self,
         queue: &mut B::Queue,
         (backend, stream): (&B, Option<&'a Stream<B>>),
-    ) -> Result<Found<'a, B, R::Of<B::Weight>>> {
+    ) -> Result<UsableWeights<'a, B, R::Of<B::Weight>>> {
         match (self, stream) {
-            (Weights::Here(weights), _) => Ok(Found::Here(weights)),
-            (Weights::Streamed(key, roles), Some(stream)) => {
+            (Weights::Resident(weights), _) => Ok(UsableWeights::Resident(weights)),
+            (Weights::Offloaded(key, roles), Some(stream)) => {
                 let (lease, unit) = (stream.bring(queue, *key)?, key.unit());
                 let weights = roles.try_map(&mut |&role| lease.weight(backend, unit, role))?;
-                Ok(Found::Brought(weights, lease))
+                Ok(UsableWeights::Staged(weights, lease))
             }
-            (Weights::Streamed(key, _), None) => unreachable!("{key:?} is streamed by nothing"),
+            (Weights::Offloaded(key, _), None) => unreachable!("{key:?} is streamed by nothing"),
         }
     }
 
     pub(crate) fn is_streamed(&self) -> bool {
-        matches!(self, Weights::Streamed(..))
+        matches!(self, Weights::Offloaded(..))
     }
 }
 
-impl<B: Backend, T> Found<'_, B, T> {
+impl<B: Backend, T> UsableWeights<'_, B, T> {
     /// Gives back the place of what was brought: nothing that is put into `queue` from now on uses it.
     ///
     /// # Errors
     /// When the device fails.
     pub(crate) fn end(self, queue: &mut B::Queue) -> Result<()> {
         match self {
-            Found::Here(_) => Ok(()),
-            Found::Brought(weights, lease) => {
+            UsableWeights::Resident(_) => Ok(()),
+            UsableWeights::Staged(weights, lease) => {
                 drop(weights);
                 lease.end(queue)
             }
@@ -80,13 +80,13 @@ impl<B: Backend, T> Found<'_, B, T> {
     }
 }
 
-impl<B: Backend, T> Deref for Found<'_, B, T> {
+impl<B: Backend, T> Deref for UsableWeights<'_, B, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
         match self {
-            Found::Here(weights) => weights,
-            Found::Brought(weights, _) => weights,
+            UsableWeights::Resident(weights) => weights,
+            UsableWeights::Staged(weights, _) => weights,
         }
     }
 }

@@ -339,15 +339,10 @@ fn an_arrow_to_a_higher_crate_runs_back_up() {
 }
 
 #[test]
-fn arrows_of_this_workspace_run_down_outside_of_known_circles() {
+fn arrows_of_this_workspace_run_down() {
     let root = crate::root();
     let (svg, back) = draw(&root, &crate::tidy::files(&root).unwrap()).unwrap();
-    let is_known = |arrow: &&String| {
-        let mut known = KNOWN.iter();
-        known.any(|name| arrow.starts_with(&format!("{name}: ")))
-    };
-    let others: Vec<_> = back.iter().filter(|arrow| !is_known(arrow)).collect();
-    assert_eq!(others, [""; 0]);
-    assert_eq!(paths(&svg, "back").len(), back.len());
+    assert_eq!(back, [""; 0]);
+    assert_eq!(paths(&svg, "back").len(), 0);
     assert!(svg.contains(">llm-cpu</text>") && svg.contains(">tidy/imports</text>"));
 }

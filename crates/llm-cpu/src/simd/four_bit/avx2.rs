@@ -141,7 +141,7 @@ unsafe fn select(table: [__m256; 2], codes: __m256i, upper: __m256i) -> __m256 {
     }
 }
 
-/// How many thresholds are below each lane.
+/// Number of thresholds below each lane.
 #[inline(always)]
 unsafe fn rank(search: Search, x: __m256) -> __m256i {
     // SAFETY: the caller has a token.

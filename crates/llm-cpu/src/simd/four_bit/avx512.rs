@@ -17,7 +17,7 @@ pub(crate) struct Search {
 pub(crate) struct Buckets {
     /// Of each bucket: its threshold, infinity where it has none.
     thresholds: [__m512; 2],
-    /// How many thresholds are below the bucket.
+    /// Number of thresholds below the bucket.
     ranks: [__m512i; 2],
     /// In all quarters.
     codes: __m512i,
@@ -172,7 +172,7 @@ unsafe fn store_ranks(codes: __m512i, even: __m512i, odd: __m512i, dst: *mut u8)
     }
 }
 
-/// How many thresholds are below each lane, by its bucket.
+/// Number of thresholds below each lane, by its bucket.
 #[inline(always)]
 unsafe fn rank_in_bucket(buckets: Buckets, x: __m512) -> __m512i {
     // SAFETY: the caller has a token.
@@ -190,7 +190,7 @@ unsafe fn rank_in_bucket(buckets: Buckets, x: __m512) -> __m512i {
     }
 }
 
-/// How many thresholds are below each lane.
+/// Number of thresholds below each lane.
 #[inline(always)]
 unsafe fn rank(search: Search, x: __m512) -> __m512i {
     // SAFETY: the caller has a token.

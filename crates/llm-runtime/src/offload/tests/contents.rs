@@ -1,11 +1,11 @@
-//! What is written is what would be computed with.
+//! Contents of written files: as they would be computed with.
 
 use llm_plan::is_final;
 use llm_quant::{Int8, StoredWeight};
 
 use super::*;
 use crate::quantized::{self, recognise};
-use crate::{load, sum};
+use crate::{encode, sum};
 
 /// All that a weight's values depend on.
 fn contents(weight: &StoredWeight) -> Vec<Vec<u8>> {
@@ -52,7 +52,7 @@ fn check(kept: &Kept, what: &str) {
         assert_eq!(found.is_some(), is_expected, "{what}: {}", slot.name);
         if let Some(file) = found {
             let weight =
-                load::weight(&kept.model, &bound, &encodings, kept.run_on, &Scalar).unwrap();
+                encode::weight(&kept.model, &bound, &encodings, kept.run_on, &Scalar).unwrap();
             let dtype = weight.scheme.elements().unwrap_or(DType::U8);
             let (expected, found) = (contents(&weight), contents_in(file, &bound, dtype));
             assert!(found == expected, "{what}: {} has other bytes", slot.name);

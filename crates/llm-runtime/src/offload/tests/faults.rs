@@ -110,13 +110,16 @@ fn a_run_that_was_ended_is_taken_up_where_it_was() {
         let limit = total.get() * share / 4;
         let mut reached = Bytes::ZERO;
         let error = Kept::llama_bf16().prepare(root.path(), &mut |event| match event {
-            Event::Progress { done, .. } if done.get() >= limit => Err(RuntimeError::Interrupted),
-            Event::Progress { done, total: of } => {
+            Event::Offloading(Progress { done, .. }) if done.get() >= limit => {
+                Err(RuntimeError::Interrupted)
+            }
+            Event::Offloading(Progress { done, total: of }) => {
                 assert_eq!(of, total);
                 reached = done;
                 Ok(())
             }
             Event::Waiting => panic!("nobody is in the way"),
+            Event::Loading(_) => panic!("nothing is loaded"),
         });
         assert!(matches!(error, Err(RuntimeError::Interrupted)));
         let kept = weights(root.path());
@@ -159,7 +162,7 @@ fn a_run_that_was_ended_is_taken_up_where_it_was() {
         let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(&files), names(&tree(whole.path())));
         assert!(weights(root.path()) == weights(whole.path()));
-        assert!(About::read(&entry.join("offload.json")).is_some());
+        assert!(OffloadAbout::read(&entry.join("offload.json")).is_some());
     }
 }
 
@@ -174,7 +177,7 @@ fn two_runs_at_once_write_one_set_of_files() {
             let (kept, mut written) = (Kept::llama_bf16(), Bytes::ZERO);
             barrier.wait();
             let prepared = kept.prepare(root.path(), &mut |event| {
-                if let Event::Progress { done, .. } = event {
+                if let Event::Offloading(Progress { done, .. }) = event {
                     written = done;
                 }
                 Ok(())

@@ -1,4 +1,4 @@
-//! What people see of the folder, and do to it.
+//! Listings of the folder, and its cleaning.
 
 use super::*;
 

@@ -1,0 +1,36 @@
+//! A tensor of a checkpoint, bound to a slot.
+
+use llm_arch::Slot;
+use llm_checkpoint::{Layout, TensorInfo};
+use llm_plan::{Order, StoredTensor, is_final};
+use llm_quant::Scheme;
+
+/// A slot with the checkpoint's tensor for it.
+#[derive(Debug, Clone, Copy)]
+pub struct BoundTensor<'a> {
+    /// Slot of the model.
+    pub slot: &'a Slot,
+    /// Tensor of the checkpoint: of a quantized matrix its codes, of a stack of matrices the slot's part.
+    pub tensor: &'a TensorInfo,
+    /// The encoding in which the checkpoint has it.
+    pub scheme: Scheme,
+}
+
+impl BoundTensor<'_> {
+    /// True if the checkpoint holds it as it is kept in `scheme`, one element after the other: then it can be read in
+    /// place, over and over.
+    pub(crate) fn is_final(&self, scheme: Scheme) -> bool {
+        is_final(self.slot, self.stored(), scheme)
+    }
+
+    /// The form in which the checkpoint holds it.
+    pub fn stored(&self) -> StoredTensor {
+        StoredTensor {
+            scheme: self.scheme,
+            order: match self.tensor.layout {
+                Layout::RowMajor => Order::Rows,
+                Layout::Strided(_) => Order::Strided,
+            },
+        }
+    }
+}
