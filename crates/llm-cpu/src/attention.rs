@@ -331,7 +331,7 @@ impl Call<'_> {
         let width = n_heads * head_dim;
         let first = self.batch.rows[first].first;
         let n_rows = parts()
-            .last()
+            .next_back()
             .map_or(0, |(i, _)| self.batch.rows[i].first + 1 - first);
         let work = parts()
             .map(|(_, sequence)| sequence.partials_len())
