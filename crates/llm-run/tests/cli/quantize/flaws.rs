@@ -169,3 +169,156 @@ fn a_quantized_table_of_tokens_answers_as_its_values() {
     assert_eq!(answers[0], answers[1]);
     assert!(!answers[0].is_empty());
 }
+
+#[test]
+fn flawed_quantized_checkpoints_are_refused_by_name() {
+    let int8 = "model.layers.1.mlp.up_proj";
+    let state = "model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4";
+    type Change = Box<dyn Fn(&str, &mut Vec<u8>) -> bool>;
+    let without = |part: String| -> Change { Box::new(move |name, _| name != part) };
+    let with = |part: String, bytes: Vec<u8>| -> Change {
+        Box::new(move |name, old| {
+            if name == part {
+                old.clone_from(&bytes);
+            }
+            true
+        })
+    };
+    let double = "llama-nf4-double";
+    let cases: Vec<(&str, Change, Vec<String>)> = vec![
+        (
+            "llama-int8",
+            with(format!("{int8}.weight_format"), vec![1]),
+            vec![format!("{int8}.weight_format"), "col32".to_owned()],
+        ),
+        (
+            "llama-int8",
+            without(format!("{int8}.SCB")),
+            vec![format!("{int8}.SCB"), "found none".to_owned()],
+        ),
+        (
+            "llama-int8",
+            with(format!("{int8}.SCB"), vec![0; 12]),
+            vec![format!("{int8}.SCB"), "[3]".to_owned()],
+        ),
+        (
+            double,
+            without("model.layers.0.mlp.up_proj.weight.nested_absmax".to_owned()),
+            vec!["up_proj.weight.nested_absmax".to_owned(), "found none".to_owned()],
+        ),
+        (
+            double,
+            with("model.layers.0.mlp.up_proj.weight.absmax".to_owned(), vec![0; 7]),
+            vec!["up_proj.weight.absmax".to_owned(), "[7]".to_owned()],
+        ),
+        (
+            double,
+            with(state.to_owned(), b"{\"quant_type\": \"nf5\"}".to_vec()),
+            vec![state.to_owned(), "nf5".to_owned()],
+        ),
+        (
+            double,
+            with(
+                state.to_owned(),
+                br#"{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [256, 64], "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.1}"#.to_vec(),
+            ),
+            vec![state.to_owned(), "[256, 64]".to_owned()],
+        ),
+        (
+            double,
+            without(state.to_owned()),
+            vec!["model.layers.0.mlp.up_proj.weight".to_owned()],
+        ),
+    ];
+    for (case, change, words) in cases {
+        let folder = altered(case, change);
+        let output = run(&[
+            "generate",
+            folder.path().to_str().unwrap(),
+            "--token-ids",
+            "1",
+        ]);
+        assert_eq!(output.code, 2, "{words:?}: {}", output.stderr);
+        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+        for word in words {
+            assert!(output.stderr.contains(&word), "{word}: {}", output.stderr);
+        }
+    }
+}
+
+#[test]
+fn wishes_that_cannot_be_met_are_explained() {
+    let quantized = fixture("quantized/llama-int8");
+    let dense = fixture("quantized/llama-int8/dense");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (both, gptq, none, out) = (path("both"), path("gptq"), path("none"), path("out"));
+    fs::write(&both, r#"{"load_in_8bit": true, "load_in_4bit": true}"#).unwrap();
+    fs::write(&gptq, r#"{"quant_method": "gptq", "bits": 4}"#).unwrap();
+    fs::write(&none, r#"{"load_in_8bit": false}"#).unwrap();
+    let generate = |flags: &[&'static str]| -> Vec<String> {
+        let args = ["generate", "demo", "x"].iter().chain(flags);
+        args.map(|arg| (*arg).to_owned()).collect()
+    };
+    let with_file = |file: &str| [generate(&["--quant-config"]), vec![file.to_owned()]].concat();
+    let words = |words: &[&'static str]| words.to_vec();
+    let args = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
+    for (args, words) in [
+        (
+            generate(&["--load-in-8bit", "--load-in-4bit"]),
+            words(&["--load-in-4bit"]),
+        ),
+        (generate(&["--double-quant"]), words(&["--load-in-4bit"])),
+        (
+            generate(&["--load-in-8bit", "--double-quant"]),
+            words(&["--double-quant", "--load-in-8bit"]),
+        ),
+        (
+            generate(&["--load-in-4bit", "--threshold", "3"]),
+            words(&["--threshold", "--load-in-4bit"]),
+        ),
+        (
+            generate(&["--load-in-4bit", "--blocksize", "63"]),
+            words(&["power of two"]),
+        ),
+        (
+            generate(&["--load-in-8bit", "--threshold", "-1"]),
+            words(&["at least 0"]),
+        ),
+        (
+            generate(&["--load-in-4bit", "--quant-type", "nf5"]),
+            words(&["nf5", "fp4"]),
+        ),
+        (
+            generate(&["--skip-modules", "mlp"]),
+            words(&["nothing is quantized"]),
+        ),
+        (with_file(&both), words(&["load_in_8bit", "load_in_4bit"])),
+        (with_file(&gptq), words(&["gptq", "bitsandbytes"])),
+        (with_file(&none), words(&["neither"])),
+        (
+            args(&["generate", &quantized, "--token-ids", "1", "--load-in-8bit"]),
+            words(&["already, as int8"]),
+        ),
+        (
+            args(&["quantize", &dense, &out]),
+            words(&["--load-in-8bit"]),
+        ),
+        (
+            args(&["quantize", &quantized, &out, "--load-in-4bit"]),
+            words(&["already, as int8"]),
+        ),
+        (
+            args(&["quantize", &dense, &dense, "--load-in-4bit"]),
+            words(&["another folder"]),
+        ),
+    ] {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = run(&args);
+        assert_eq!(output.code, 2, "{args:?}: {}", output.stderr);
+        for word in words {
+            assert!(output.stderr.contains(word), "{args:?}: {}", output.stderr);
+        }
+        assert!(!Path::new(&out).exists(), "{args:?}");
+    }
+}
