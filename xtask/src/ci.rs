@@ -59,6 +59,7 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
             step("tests that take long", || {
                 run_command(cargo("test --workspace --locked --release -- --ignored"))
             })?;
+            step("memory that threads share, under Miri", || miri(root))?;
             step("what is written, in transformers", || {
                 let mut check = Command::new(fetch_model::PYTHON);
                 check.args(["benches/peers.py", "check"]).current_dir(root);
@@ -72,6 +73,36 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
         ))
     })
 }
+
+/// Interprets the tests of what is `unsafe` between threads. Miri comes with a nightly toolchain, which need not be there.
+fn miri(root: &Path) -> Result<()> {
+    // By way of rustup, as the cargo of the toolchain that runs this knows no other.
+    let miri = |arguments: &[&str]| {
+        let mut miri = Command::new("cargo");
+        miri.args(["+nightly", "miri"])
+            .args(arguments)
+            .current_dir(root)
+            .env_remove("RUSTC")
+            .stdin(Stdio::null());
+        miri
+    };
+    let found = miri(&["--version"]).output();
+    if !found.is_ok_and(|found| found.status.success()) {
+        eprintln!(
+            "skipped: no Miri; rustup toolchain install nightly --component miri,rust-src brings it"
+        );
+        return Ok(());
+    }
+    MIRI_TESTS
+        .into_iter()
+        .try_for_each(|arguments| run_command(miri(&Vec::from_iter(arguments.split_whitespace()))))
+}
+
+/// What threads share; all tests of the kernels would take hours.
+const MIRI_TESTS: [&str; 2] = [
+    "test --locked -p llm-tensor --lib -- host:: pages::",
+    "test --locked -p llm-cpu --lib -- pool:: share:: memory::",
+];
 
 fn step(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
     eprintln!("== {name}");

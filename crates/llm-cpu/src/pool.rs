@@ -283,20 +283,23 @@ mod tests {
 
     use super::*;
 
+    /// Regions of a test; an interpreter takes its time.
+    const ROUNDS: usize = if cfg!(miri) { 3 } else { 100 };
+
     #[test]
     fn every_unit_runs_once() {
         for n_threads in [1, 2, 3, 5] {
             let pool = Pool::new(n_threads).unwrap();
             for (n_units, min_units) in [(0, 1), (1, 1), (2, 1), (7, 2), (100, 1), (100, 80)] {
                 let counts: Vec<AtomicUsize> = (0..n_units).map(|_| AtomicUsize::new(0)).collect();
-                for _ in 0..50 {
+                for _ in 0..ROUNDS {
                     pool.split(n_units, min_units, (), |range, ()| {
                         for i in range {
                             counts[i].fetch_add(1, Ordering::Relaxed);
                         }
                     });
                 }
-                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 50));
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == ROUNDS));
             }
         }
     }
@@ -337,7 +340,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    for _ in 0..100 {
+                    for _ in 0..ROUNDS {
                         pool.run(&|_| {
                             pool.run(&|_| {
                                 count.fetch_add(1, Ordering::Relaxed);
@@ -347,7 +350,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(count.into_inner(), 3 * 100 * 2 * 2);
+        assert_eq!(count.into_inner(), 3 * ROUNDS * 2 * 2);
     }
 
     /// Whoever else computes: a region has all threads.
@@ -357,7 +360,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    for _ in 0..100 {
+                    for _ in 0..ROUNDS {
                         let threads = Mutex::new(HashSet::new());
                         pool.run(&|_| {
                             threads.lock().unwrap().insert(thread::current().id());

@@ -261,3 +261,56 @@ impl<'a, T> Shared<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Pool;
+
+    /// Each thread writes what is its own, of all kinds of memory at once.
+    #[test]
+    fn threads_write_pieces_of_their_own() {
+        let pool = Pool::new(3).unwrap();
+        let mut rows = [0.0; 7 * 2];
+        let mut matrix = [1.0; 3 * 7];
+        let mut scratch = [0.0; 3 * 4];
+        let memory = (
+            Rows::new(&mut rows, 2),
+            (Matrix::new(&mut matrix, 7), Scratch::new(&mut scratch, 4)),
+        );
+        pool.split(7, 1, memory, |units, (rows, (mut columns, scratch))| {
+            scratch.fill(units.start as f32);
+            rows.fill(scratch[3]);
+            for row in 0..columns.n_rows() {
+                let values = vec![row as f32; units.len()];
+                columns.put(row, units.start, &values, Output::Add);
+                columns.slice(row, units.clone())[0] = scratch[0];
+                // SAFETY: the first of this thread's columns, in a row that there is.
+                unsafe { *columns.as_mut_ptr(units.clone()).add(row * columns.width()) += 1.0 };
+            }
+        });
+        assert_eq!(
+            rows,
+            [0., 0., 0., 0., 2., 2., 2., 2., 4., 4., 4., 4., 4., 4.]
+        );
+        assert_eq!(
+            matrix,
+            [
+                [1., 1., 3., 1., 5., 1., 1.],
+                [1., 2., 3., 2., 5., 2., 2.],
+                [1., 3., 3., 3., 5., 3., 3.],
+            ]
+            .concat()[..]
+        );
+    }
+
+    #[test]
+    #[should_panic = "columns 1..3 of 0..2"]
+    fn columns_of_another_thread_are_refused() {
+        let mut elements = [0.0; 4];
+        let matrix = Matrix::new(&mut elements, 4);
+        // SAFETY: nobody has any.
+        let columns = unsafe { matrix.columns(0..2) };
+        columns.put(0, 1, &[1.0, 1.0], Output::Write);
+    }
+}

@@ -20,7 +20,7 @@ impl PageBuf {
     pub fn zeroed(len: usize) -> io::Result<Self> {
         let map = MmapMut::map_anon(len.max(1).next_multiple_of(Self::PAGE))?;
         // Without huge pages it is slower, and that is all.
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         let _ = map.advise(memmap2::Advice::HugePage);
         Ok(PageBuf(map))
     }
@@ -49,5 +49,22 @@ impl AsRef<[u8]> for PageBuf {
 impl fmt::Debug for PageBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PageBuf({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_pages_of_zeros() {
+        for (len, n_pages) in [(0, 1), (1, 1), (PageBuf::PAGE, 1), (PageBuf::PAGE + 1, 2)] {
+            let mut pages = PageBuf::zeroed(len).unwrap();
+            assert_eq!(pages.len(), n_pages * PageBuf::PAGE);
+            assert_eq!(pages.as_ptr() as usize % PageBuf::PAGE, 0);
+            assert!(pages.iter().all(|&byte| byte == 0));
+            pages.fill(7);
+            assert_eq!(pages[pages.len() - 1], 7);
+        }
     }
 }
