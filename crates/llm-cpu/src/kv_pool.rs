@@ -12,8 +12,11 @@ use crate::memory::Buffer;
 use crate::share::{Divide, Shared};
 use crate::simd::{Element, ElementType, Kernel, Simd};
 
-/// Blocks of a panel of positions each. A block has for each head a panel of keys `[head_dim, panel]`, so that a register
-/// holds one element of many positions and scores need no horizontal sums, and then the values `[panel, head_dim]`.
+/// Blocks of a panel of positions each. Of each head a block has a panel of keys `[head_dim, panel]`, so that a register
+/// holds one element of many positions and scores need no horizontal sums, and the values `[panel, head_dim]`.
+///
+/// All blocks' keys of a head follow each other, and so do its values: blocks in a row, as a sequence has them unless it
+/// shares some, are read as one stream.
 #[derive(Debug)]
 pub struct KvPool {
     layout: Layout,
@@ -55,12 +58,15 @@ impl KvPool {
     /// When there are no such blocks.
     pub(crate) fn copy_blocks(&mut self, blocks: &[(u32, u32)]) {
         let Layout { n_blocks, .. } = self.layout;
-        let len = self.layout.block_len() * self.layout.element.size();
+        let len = self.layout.head_len() * self.layout.element.size();
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(self.memory.as_mut_slice());
         for &(from, to) in blocks {
             let (from, to) = (from as usize, to as usize);
             assert!(from < n_blocks && to < n_blocks, "blocks {from} and {to}");
-            bytes.copy_within(from * len..(from + 1) * len, to * len);
+            for first in (0..2 * self.layout.shape.n_kv_heads).map(|head| head * n_blocks) {
+                let from = (first + from) * len;
+                bytes.copy_within(from..from + len, (first + to) * len);
+            }
         }
     }
 
@@ -106,13 +112,13 @@ impl Layout {
 
     /// f32 of memory: the blocks, and a panel of elements more, since registers of the last values may reach beyond them.
     fn n_words(&self) -> usize {
-        let n_elements = self.n_blocks * self.block_len() + self.panel;
+        let n_elements = 2 * self.values_first() + self.panel;
         (n_elements * self.element.size()).div_ceil(size_of::<f32>())
     }
 
-    /// Elements of a block.
-    fn block_len(&self) -> usize {
-        2 * self.shape.n_kv_heads * self.head_len()
+    /// First element of all values, which is the number of elements of all keys.
+    fn values_first(&self) -> usize {
+        self.shape.n_kv_heads * self.n_blocks * self.head_len()
     }
 
     /// Elements of a head's keys in a block, and of its values.
@@ -128,7 +134,7 @@ impl Layout {
     fn keys(&self, kv_head: usize, block: u32) -> usize {
         let block = block as usize;
         assert!(kv_head < self.shape.n_kv_heads && block < self.n_blocks);
-        block * self.block_len() + 2 * kv_head * self.head_len()
+        (kv_head * self.n_blocks + block) * self.head_len()
     }
 
     /// First element of a head's values.
@@ -137,7 +143,7 @@ impl Layout {
     /// When there is no such head or block.
     #[inline(always)]
     fn values(&self, kv_head: usize, block: u32) -> usize {
-        self.keys(kv_head, block) + self.head_len()
+        self.values_first() + self.keys(kv_head, block)
     }
 }
 
