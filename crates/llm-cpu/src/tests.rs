@@ -1,5 +1,3 @@
-mod interpreted;
-
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
