@@ -60,7 +60,7 @@ pub(crate) enum Next {
     Unknown,
 }
 
-/// Offloaded weights of a device's stages, opened: a stage makes a [`Stream`] of it.
+/// Offloaded weights of a device's stages, opened: a stage makes a stream of it.
 #[derive(Debug)]
 pub struct Feed {
     parcels: HashMap<Key, Parcel>,
