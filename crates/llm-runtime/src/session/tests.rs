@@ -198,24 +198,28 @@ fn as_few_passes_as_can_be_serve_all_sequences() {
     assert_eq!([0, 1, 2].map(|sequence| session.len(sequence)), [4, 8, 6]);
 }
 
+/// Fits a sequence alone, and not one of two positions.
+const LONG: [u32; 7] = [0, 1, 2, 3, 4, 5, 6];
+
+/// Ids that cannot follow on two positions, and words of the error.
+const WRONG_ITEMS: [(&[u32], &str); 3] = [
+    (&[], "empty"),
+    (&[3, 100], "token id 100"),
+    (&LONG, "9 tokens do not fit the context of 8"),
+];
+
 #[test]
 fn what_one_item_gets_wrong_is_said_before_any_is_fed() {
     let (mut session, seen) = session();
     session.advance(&[(1, &[5, 6])]).unwrap();
     seen.try_iter().for_each(drop);
-    let long: Vec<u32> = (0..7).collect();
-    let cases: [(&[u32], &str); 3] = [
-        (&[], "empty"),
-        (&[3, 100], "token id 100"),
-        (&long, "9 tokens do not fit the context of 8"),
-    ];
-    for (ids, expected) in cases {
+    for (ids, expected) in WRONG_ITEMS {
         let error = session.advance(&[(0, &[1]), (1, ids)]).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert_eq!((session.len(0), session.len(1)), (0, 2), "{error}");
     }
     // Alone in its sequence it would fit.
-    session.check_prompt(&long).unwrap();
+    session.check_prompt(&LONG).unwrap();
     assert_eq!(seen.try_iter().count(), 0);
 }
 
@@ -250,13 +254,7 @@ fn what_one_item_gets_wrong_is_nothing_to_the_others() {
     let (mut session, seen) = session();
     session.advance(&[(1, &[5, 6])]).unwrap();
     seen.try_iter().for_each(drop);
-    let long: Vec<u32> = (0..7).collect();
-    let cases: [(&[u32], &str); 3] = [
-        (&[], "empty"),
-        (&[3, 100], "token id 100"),
-        (&long, "9 tokens do not fit the context of 8"),
-    ];
-    for (i, (ids, expected)) in cases.into_iter().enumerate() {
+    for (i, (ids, expected)) in WRONG_ITEMS.into_iter().enumerate() {
         let found = outcomes(&mut session, &[(0, &[11]), (1, ids), (2, &[7, 12])]);
         assert_eq!((&found[0], &found[2]), (&Ok(11), &Ok(12)));
         assert!(
