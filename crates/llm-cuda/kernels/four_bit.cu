@@ -1,0 +1,332 @@
+// Products of 1 to 8 rows of activations with NF4 and FP4 weights, on tensor cores; compute capability 8.0 and later.
+//
+//   out[m, first + r] (+)= sum_b absmax[r, b] sum_(k in b) map[code[r, k]] x[m, k] + bias[r]
+//   absmax[i] = nested_map[q[i]] * nested_absmax[i / 256] + offset where scales are quantized themselves
+//
+// four_bit_{4,8}[_double][_32]   up to 4 or 8 rows; double-quantized scales; blocks of 32, else of 64 and more
+//
+// A byte of codes is looked up whole: its entry holds both values as f16 numbers and what these leave over, as f16 too, so that the
+// product is f32's. The table is there 16 times, so that lanes do not share banks. x is scaled by a power of two and split into two
+// f16 numbers alike: 4 rows of x and what they leave over are the 8 columns of one tensor product, 8 rows those of two.
+// A warp takes 16 rows of the weight and 256 columns at a time, which cp.async brings to a ring of its own, two ahead. A lane's 16
+// codes of a row are any 16 of a block of 64: the order of columns within a block is of no matter as long as x has the same. Sums
+// over a block are multiplied by its scale in f32.
+// The warps of a block share the columns of a tile, and blocks go on to further tiles with the ring full. Where x does not fit
+// into shared memory, `slices` groups of blocks take a part of the columns each, and `four_bit_sum` adds up what they leave.
+//
+// Bytes moved: those of the weight once, x once a block, out. Operations: a lookup of 8 bytes, 3 integer operations and half a tensor
+// product of 16 x 16 x 8 an element pair... see docs/kernels.md for registers.
+// Grid a multiple of `slices`, block 32 to 512; shared memory: `four_bit_shared` in choose.rs. Codes lie on a border of 16 bytes, scales on
+// one of 4; cols is a multiple of 64; a part has 16 rows or more.
+#include "product.cuh"
+
+#if __CUDA_ARCH__ >= 800
+
+constexpr int TABLE_BYTES = 32768, RING = 3, ROWS_BYTES = 2048;
+
+__device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ uint2 load_shared2(u32 at) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// 4 bytes, or fewer and zeros.
+__device__ __forceinline__ void cp_async4(u32 to, const void* from, int n_bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(n_bytes) : "memory");
+}
+
+// Entries of 8 bytes: both values of a byte as f16, and 2^11 times what that leaves over; each 16 times.
+__device__ __forceinline__ void make_table(const float* __restrict__ map, uint4* table) {
+  for (int e = threadIdx.x; e < 256; e += blockDim.x) {
+    const float a = map[e >> 4], b = map[e & 15];
+    const u32 whole = pack2(a, b, __half());
+    const float2 got = unpack2(whole, __half());
+    const u32 rest = pack2((a - got.x) * 2048.f, (b - got.y) * 2048.f, __half());
+#pragma unroll
+    for (int i = 0; i < 8; i++) table[e * 8 + ((i + e) & 7)] = make_uint4(whole, rest, whole, rest);
+  }
+}
+
+// Columns `first` to `first + len` of rows of x, each row scaled so that its largest magnitude is near 2^14, as two f16 numbers.
+// Row `part * part_rows + m * m_rows` of `to`, of `stride` numbers, has part 0 or 1 of row m; zeros from len to `padded`. Warps share
+// the rows, and a thread keeps 64 numbers: padded is at most 2048 times the warps of a row.
+__device__ __forceinline__ void split_x(const Rows& rows, int m_first, int n, int first, int len, int padded, __half* to, int stride,
+                                        int part_rows, int m_rows, float* unscale, float* largest_of) {
+  const int warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5, each = max(n_warps / (n == 1 ? 1 : n == 2 ? 2 : n <= 4 ? 4 : 8), 1);
+  for (int base = 0; base < n; base += n_warps / each) {
+    const int m = base + warp / each, i0 = (warp % each) * 32 + (threadIdx.x & 31), step = each * 32;
+    const bool is_row = m < n;
+    const float4* from = (const float4*)(rows.x + (u64)(m_first + min(m, n - 1)) * rows.cols + first);
+    float4 kept[16];
+    float largest = 0.f;
+#pragma unroll
+    for (int j = 0; j < 16; j++) {
+      const int i = i0 + j * step;
+      kept[j] = is_row && i * 4 < len ? from[i] : make_float4(0.f, 0.f, 0.f, 0.f);
+    }
+#pragma unroll
+    for (int j = 0; j < 16; j++)
+      largest = fmaxf(fmaxf(largest, fmaxf(fabsf(kept[j].x), fabsf(kept[j].y))), fmaxf(fabsf(kept[j].z), fabsf(kept[j].w)));
+    largest = warp_max(largest);
+    if ((threadIdx.x & 31) == 0) largest_of[warp] = largest;
+    __syncthreads();
+    for (int w = warp / each * each; w < warp / each * each + each; w++) largest = fmaxf(largest, largest_of[w]);
+    const int e = max((int)(__float_as_uint(largest) >> 23 & 255) - 127, -110);
+    const float up = __uint_as_float((u32)(127 + 14 - min(e, 127)) << 23);
+    if (is_row && i0 == 0) unscale[m] = __uint_as_float((u32)(127 - 14 + min(e, 127)) << 23);
+    __half* big = to + m * m_rows * stride;
+    __half* small = big + part_rows * stride;
+#pragma unroll
+    for (int j = 0; j < 16; j++) {
+      const int i = i0 + j * step;
+      if (!is_row || i * 4 >= padded) break;
+      u32 parts[4];
+      split2<__half, 2>(parts, 2, kept[j].x * up, kept[j].y * up, __half());
+      split2<__half, 2>(parts + 1, 2, kept[j].z * up, kept[j].w * up, __half());
+      *(uint2*)(big + i * 4) = make_uint2(parts[0], parts[1]);
+      *(uint2*)(small + i * 4) = make_uint2(parts[2], parts[3]);
+    }
+    __syncthreads();
+  }
+}
+
+// `M` is 4 or 8; `LOG` 6 for blocks of 64 and more, 5 for those of 32.
+template <int M, bool DOUBLE, int LOG>
+__device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, int slices, int slice_len, float* __restrict__ pieces) {
+  constexpr int SUBS = 256 >> LOG;  // scales of a row in a stage
+  constexpr int STAGE = ROWS_BYTES + 64 * SUBS * (DOUBLE ? 2 : 1);
+  constexpr int NT = M / 4;
+  DYN_SHARED(u8, memory);
+  __shared__ float unscale[8], largest_of[32];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5, g = lane >> 2, t = lane & 3;
+  const int slice = blockIdx.x % slices, first = slice * slice_len, len = min(slice_len, rows.cols - first);
+  const int padded = (len + 255) & ~255, n_stages = padded >> 8, stride = padded + 8, tile_step = gridDim.x / slices;
+  const int m_first = blockIdx.y * M, n = min(count(rows) - m_first, M), cols = rows.cols;
+  if (n <= 0) return;
+  // Shared memory: table, map of scales, sums of two tiles, rings, x.
+  uint4* table = (uint4*)memory;
+  float* nested_map = (float*)(memory + TABLE_BYTES);
+  float* sums = nested_map + (DOUBLE ? 256 : 0);
+  u8* ring = (u8*)(sums + 2 * n_warps * 32 * 2 * NT) + warp * (RING * STAGE);
+  __half* x = (__half*)((u8*)(sums + 2 * n_warps * 32 * 2 * NT) + n_warps * (RING * STAGE));
+
+  int n_tiles = 0;
+#pragma unroll
+  for (int p = 0; p < 4; p++)
+    if (p < parts.n) n_tiles += (parts.part[p].rows + 15) >> 4;
+
+  // What is brought next: a tile, and a stage of it.
+  int next_tile = blockIdx.x / slices, next_stage = warp, slot = 0;
+  const u8* next_rows = nullptr;
+  const u8* next_scales = nullptr;
+  const float* next_nested = nullptr;
+  u64 next_first = 0;
+  int next_log = 0;
+  u32 next_last = 0;  // block of a part
+  auto enter = [&](int tile) {
+    const int p = part_of(parts, 16, tile);
+    if (p < 0) return;
+    const int n_rows = FIELD(parts, p, rows);
+    next_first = (u64)min(tile * 16, n_rows - 16) * cols + first;
+    next_rows = FIELD(parts, p, elements) + (next_first >> 1) + (u64)(lane >> 3) * (cols >> 1) + (lane & 7) * 16;
+    next_scales = (const u8*)FIELD(parts, p, scales);
+    next_log = FIELD(parts, p, block_log2);
+    next_last = (u32)(((u64)n_rows * cols - 1) >> next_log);
+    if (DOUBLE) next_nested = FIELD(parts, p, nested_absmax);
+  };
+  auto bring = [&]() {
+    if (next_tile < n_tiles && next_stage < n_stages) {
+      const u32 to = shared_at(ring) + slot * STAGE;
+      const int k = next_stage * 256;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int r = i * 4 + (lane >> 3), n_bytes = k + (lane & 7) * 32 < len ? 16 : 0;
+        const u8* from = next_rows + (u64)(i * 4) * (cols >> 1) + (k >> 1);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                         to + r * 128 + (((lane & 7) ^ (r & 3) << 1) << 4)), "l"(n_bytes ? from : next_rows), "r"(n_bytes) : "memory");
+      }
+      const u64 e = next_first + (u64)(lane >> 1) * cols + k + (lane & 1) * 128;
+#pragma unroll
+      for (int i = 0; i < SUBS / 2; i++) {
+        const u32 block = min((u32)((e + ((u64)i << LOG)) >> next_log), next_last);
+        const u32 at = to + ROWS_BYTES + ((lane >> 1) * SUBS + (lane & 1) * (SUBS / 2) + i) * 4;
+        if (DOUBLE) {
+          cp_async4(at, next_scales + (block & ~3u), min(4u, next_last + 1 - (block & ~3u)));
+          cp_async4(at + 64 * SUBS, next_nested + (block >> 8), 4);
+        } else {
+          cp_async4(at, next_scales + 4 * (u64)block, 4);
+        }
+      }
+      slot = slot == RING - 1 ? 0 : slot + 1;
+      next_stage += n_warps;
+      if (next_stage >= n_stages) {
+        next_stage = warp;
+        next_tile += tile_step;
+        enter(next_tile);
+      }
+    }
+    cp_async_commit();
+  };
+  enter(next_tile);
+#pragma unroll
+  for (int i = 0; i < RING - 1; i++) bring();
+
+  make_table(FIELD(parts, 0, map), table);
+  float offset = 0.f;
+  int made_for = 0;
+  auto make_nested = [&](int p) {
+    const float* from = FIELD(parts, p, nested_map);
+    for (int i = threadIdx.x; i < 256; i += blockDim.x) nested_map[i] = from[i];
+    offset = *FIELD(parts, p, nested_offset);
+  };
+  if (DOUBLE) make_nested(0);
+  split_x(rows, m_first, n, first, len, padded, x, stride, M == 4 ? 1 : n, M == 4 ? 2 : 1, unscale, largest_of);
+
+  const u32 lookup = shared_at(table) + (lane & 15) * 8;
+  auto look = [&](u32 word, int byte) { return load_shared2(lookup + __byte_perm(word, 0, 0x4440 | byte) * 128); };
+  int read = 0, parity = 0;
+  for (int all = blockIdx.x / slices; all < n_tiles; all += tile_step) {
+    int tile = all;
+    const int p = part_of(parts, 16, tile), n_rows = FIELD(parts, p, rows), row = min(tile * 16, n_rows - 16);
+    if (p != made_for) {  // parts may have tables of their own
+      __syncthreads();
+      make_table(FIELD(parts, p, map), table);
+      if (DOUBLE) make_nested(p);
+      made_for = p;
+      __syncthreads();
+    }
+    float acc[NT == 1 ? 2 : 4] = {};
+    for (int s = warp; s < n_stages; s += n_warps) {
+      cp_async_wait<RING - 2>();
+      __syncwarp();
+      bring();
+      const u8* stage = ring + read * STAGE;
+      read = read == RING - 1 ? 0 : read + 1;
+      float* scales = (float*)(stage + ROWS_BYTES);
+      if (DOUBLE) {
+        const u64 e = (u64)(row + (lane >> 1)) * cols + first + s * 256 + (lane & 1) * 128;
+        const int log = FIELD(parts, p, block_log2);
+        const u32 last = (u32)(((u64)n_rows * cols - 1) >> log);
+#pragma unroll
+        for (int i = 0; i < SUBS / 2; i++) {
+          const u32 block = min((u32)((e + ((u64)i << LOG)) >> log), last);
+          const int at = (lane >> 1) * SUBS + (lane & 1) * (SUBS / 2) + i;
+          const u32 code = __float_as_uint(scales[at]) >> (8 * (block & 3)) & 255;
+          scales[at] = __fadd_rn(__fmul_rn(nested_map[code], scales[at + 16 * SUBS]), offset);
+        }
+        __syncwarp();
+      }
+      const __half* xs = x + s * 256;
+#pragma unroll
+      for (int b = 0; b < 4; b++) {
+        if (s * 256 + b * 64 >= len) break;
+        const u8* at = stage + g * 128;
+        const int turn = (g & 3) << 1;
+        uint2 low, high;
+        if (LOG == 6) {
+          const int in = ((2 * b + (t >> 1)) ^ turn) * 16 + (t & 1) * 8;
+          low = *(const uint2*)(at + in);
+          high = *(const uint2*)(at + 1024 + in);
+        } else {
+          const int one = ((2 * b) ^ turn) * 16 + t * 4, two = ((2 * b + 1) ^ turn) * 16 + t * 4;
+          low = make_uint2(*(const u32*)(at + one), *(const u32*)(at + two));
+          high = make_uint2(*(const u32*)(at + 1024 + one), *(const u32*)(at + 1024 + two));
+        }
+        // x of the lane's 16 columns, for each of NT columns of the product.
+        uint4 v[NT][2];
+#pragma unroll
+        for (int i = 0; i < NT; i++) {
+          v[i][0] = v[i][1] = make_uint4(0, 0, 0, 0);
+          const int r = M == 4 ? g : i * n + g;
+          if (M == 4 ? g < 2 * n : g < n) {
+            const __half* from = xs + r * stride + b * 64;
+            v[i][0] = *(const uint4*)(from + (LOG == 6 ? t * 16 : t * 8));
+            v[i][1] = *(const uint4*)(from + (LOG == 6 ? t * 16 + 8 : 32 + t * 8));
+          }
+        }
+        float whole[NT][4] = {}, rest[4] = {};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const u32 w = j < 2 ? low.x : low.y, z = j < 2 ? high.x : high.y;
+          const int byte = (j & 1) * 2;
+          const uint2 e0 = look(w, byte), e1 = look(z, byte), e2 = look(w, byte + 1), e3 = look(z, byte + 1);
+          const u32 a[4] = {e0.x, e1.x, e2.x, e3.x}, a_rest[4] = {e0.y, e1.y, e2.y, e3.y};
+#pragma unroll
+          for (int i = 0; i < NT; i++) {
+            const uint4 q = v[i][j >> 1];
+            mma(whole[i], a, j & 1 ? q.z : q.x, j & 1 ? q.w : q.y);
+          }
+          const uint4 q = v[0][j >> 1];
+          mma(rest, a_rest, j & 1 ? q.z : q.x, j & 1 ? q.w : q.y);
+          if (j == 3 || (LOG == 5 && j == 1)) {
+            const int sub = LOG == 6 ? b : 2 * b + (j >> 1);
+            const float f0 = scales[g * SUBS + sub], f1 = scales[(g + 8) * SUBS + sub];
+            if (NT == 1) {
+              acc[0] = fmaf(f0, fmaf(rest[0] + rest[1], 1.f / 2048.f, whole[0][0] + whole[0][1]), acc[0]);
+              acc[1] = fmaf(f1, fmaf(rest[2] + rest[3], 1.f / 2048.f, whole[0][2] + whole[0][3]), acc[1]);
+            } else {
+#pragma unroll
+              for (int i = 0; i < 4; i++)
+                acc[i] = fmaf(i < 2 ? f0 : f1, fmaf(rest[i], 1.f / 2048.f, whole[0][i] + whole[NT - 1][i]), acc[i]);
+            }
+            if (LOG == 5) {
+#pragma unroll
+              for (int i = 0; i < 4; i++) whole[0][i] = whole[NT - 1][i] = rest[i] = 0.f;
+            }
+          }
+        }
+      }
+    }
+    // Sums of the warps; those of the tile before last have been read when all are here.
+    float* mine = sums + parity * n_warps * 32 * 2 * NT;
+#pragma unroll
+    for (int i = 0; i < 2 * NT; i++) mine[(warp * 2 * NT + i) * 32 + lane] = acc[i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < 16 * n; i += blockDim.x) {
+      const int r = i & 15, m = i >> 4;
+      const int from = M == 4 ? (r >> 3) * 32 + (r & 7) * 4 + m : ((r >> 3) * 2 + (m & 1)) * 32 + (r & 7) * 4 + (m >> 1);
+      float sum = 0.f;
+      for (int w = 0; w < n_warps; w++) sum += mine[w * 64 * NT + from];
+      sum *= unscale[m];
+      if (row + r < tile * 16) continue;
+      if (slices > 1) pieces[((u64)slice * rows.n + m_first + m) * rows.width + FIELD(parts, p, first) + row + r] = sum;
+      else put(parts, p, rows, m_first + m, row + r, sum);
+    }
+    parity ^= 1;
+  }
+  cp_async_wait<0>();
+}
+
+#define FOUR_BIT(name, M, DOUBLE, LOG)                                                         \
+  extern "C" __global__ void __launch_bounds__(512, 1) name                                    \
+      (const Parts parts, const Rows rows, int slices, int slice_len, float* pieces) {         \
+    four_bit<M, DOUBLE, LOG>(parts, rows, slices, slice_len, pieces);                          \
+  }
+#else
+#define FOUR_BIT(name, M, DOUBLE, LOG)                                                         \
+  extern "C" __global__ void __launch_bounds__(512, 1) name                                    \
+      (const Parts parts, const Rows rows, int slices, int slice_len, float* pieces) {}
+#endif
+FOUR_BIT(four_bit_4, 4, false, 6)
+FOUR_BIT(four_bit_8, 8, false, 6)
+FOUR_BIT(four_bit_4_double, 4, true, 6)
+FOUR_BIT(four_bit_8_double, 8, true, 6)
+FOUR_BIT(four_bit_4_32, 4, false, 5)
+FOUR_BIT(four_bit_8_32, 8, false, 5)
+FOUR_BIT(four_bit_4_double_32, 4, true, 5)
+FOUR_BIT(four_bit_8_double_32, 8, true, 5)
+
+// Sums of slices, with the bias. Grid (ceil(rows of all parts / 256), n), block 256.
+KERNEL(four_bit_sum)(const Parts parts, const Rows rows, int slices, const float* __restrict__ pieces) {
+  int row = blockIdx.x * 256 + threadIdx.x;
+  const int m = blockIdx.y, p = part_of(parts, 1, row);
+  if (p < 0 || m >= count(rows)) return;
+  float sum = 0.f;
+  for (int s = 0; s < slices; s++) sum += pieces[((u64)s * rows.n + m) * rows.width + FIELD(parts, p, first) + row];
+  put(parts, p, rows, m, row, sum);
+}
