@@ -7,7 +7,8 @@
 //
 // A byte of codes is looked up whole: its entry holds both values as f16 numbers and what these leave over, as f16 too, so that the
 // product is f32's. The table is there 16 times, so that lanes do not share banks. x is scaled by a power of two and split into two
-// f16 numbers alike: 4 rows of x and what they leave over are the 8 columns of one tensor product, 8 rows those of two.
+// f16 numbers alike: 4 rows of x and what they leave over are the 8 columns of one tensor product, 8 rows those of two. 8 rows of
+// the weight and what they leave over are its 16 rows, so that an entry is where the product wants it.
 // A warp takes 16 rows of the weight and 256 columns at a time, which cp.async brings to a ring of its own, two ahead. A lane's 16
 // codes of a row are any 16 of a block of 64: the order of columns within a block is of no matter as long as x has the same. Sums
 // over a block are multiplied by its scale in f32.
@@ -27,7 +28,7 @@ constexpr int TABLE_BYTES = 32768, RING = 3, ROWS_BYTES = 2048;
 __device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 __device__ __forceinline__ uint2 load_shared2(u32 at) {
   uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+  asm("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
   return v;
 }
 __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
@@ -54,7 +55,7 @@ __device__ __forceinline__ void make_table(const float* __restrict__ map, uint4*
 
 // Columns `first` to `first + len` of rows of x, each row scaled so that its largest magnitude is near 2^14, as two f16 numbers.
 // Row `part * part_rows + m * m_rows` of `to`, of `stride` numbers, has part 0 or 1 of row m; zeros from len to `padded`. Warps share
-// the rows, and a thread keeps 64 numbers: padded is at most 2048 times the warps of a row.
+// the rows, and a thread keeps 56 numbers: padded is at most 1792 times the warps of a row.
 __device__ __forceinline__ void split_x(const Rows& rows, int m_first, int n, int first, int len, int padded, __half* to, int stride,
                                         int part_rows, int m_rows, float* unscale, float* largest_of) {
   const int warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5, each = max(n_warps / (n == 1 ? 1 : n == 2 ? 2 : n <= 4 ? 4 : 8), 1);
@@ -62,15 +63,15 @@ __device__ __forceinline__ void split_x(const Rows& rows, int m_first, int n, in
     const int m = base + warp / each, i0 = (warp % each) * 32 + (threadIdx.x & 31), step = each * 32;
     const bool is_row = m < n;
     const float4* from = (const float4*)(rows.x + (u64)(m_first + min(m, n - 1)) * rows.cols + first);
-    float4 kept[16];
+    float4 kept[14];
     float largest = 0.f;
 #pragma unroll
-    for (int j = 0; j < 16; j++) {
+    for (int j = 0; j < 14; j++) {
       const int i = i0 + j * step;
       kept[j] = is_row && i * 4 < len ? from[i] : make_float4(0.f, 0.f, 0.f, 0.f);
     }
 #pragma unroll
-    for (int j = 0; j < 16; j++)
+    for (int j = 0; j < 14; j++)
       largest = fmaxf(fmaxf(largest, fmaxf(fabsf(kept[j].x), fabsf(kept[j].y))), fmaxf(fabsf(kept[j].z), fabsf(kept[j].w)));
     largest = warp_max(largest);
     if ((threadIdx.x & 31) == 0) largest_of[warp] = largest;
@@ -82,7 +83,7 @@ __device__ __forceinline__ void split_x(const Rows& rows, int m_first, int n, in
     __half* big = to + m * m_rows * stride;
     __half* small = big + part_rows * stride;
 #pragma unroll
-    for (int j = 0; j < 16; j++) {
+    for (int j = 0; j < 14; j++) {
       const int i = i0 + j * step;
       if (!is_row || i * 4 >= padded) break;
       u32 parts[4];
@@ -154,12 +155,13 @@ __device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, i
 #pragma unroll
       for (int i = 0; i < SUBS / 2; i++) {
         const u32 block = min((u32)((e + ((u64)i << LOG)) >> next_log), next_last);
+        const bool is_there = k + (lane & 1) * 128 + (i << LOG) < len;
         const u32 at = to + ROWS_BYTES + ((lane >> 1) * SUBS + (lane & 1) * (SUBS / 2) + i) * 4;
         if (DOUBLE) {
           cp_async4(at, next_scales + (block & ~3u), min(4u, next_last + 1 - (block & ~3u)));
           cp_async4(at + 64 * SUBS, next_nested + (block >> 8), 4);
         } else {
-          cp_async4(at, next_scales + 4 * (u64)block, 4);
+          cp_async4(at, next_scales + 4 * (u64)block, is_there ? 4 : 0);
         }
       }
       slot = slot == RING - 1 ? 0 : slot + 1;
@@ -217,66 +219,66 @@ __device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, i
           const u32 block = min((u32)((e + ((u64)i << LOG)) >> log), last);
           const int at = (lane >> 1) * SUBS + (lane & 1) * (SUBS / 2) + i;
           const u32 code = __float_as_uint(scales[at]) >> (8 * (block & 3)) & 255;
-          scales[at] = __fadd_rn(__fmul_rn(nested_map[code], scales[at + 16 * SUBS]), offset);
+          const float scale = __fadd_rn(__fmul_rn(nested_map[code], scales[at + 16 * SUBS]), offset);
+          scales[at] = s * 256 + (lane & 1) * 128 + (i << LOG) < len ? scale : 0.f;
         }
         __syncwarp();
       }
       const __half* xs = x + s * 256;
 #pragma unroll
       for (int b = 0; b < 4; b++) {
-        if (s * 256 + b * 64 >= len) break;
         const u8* at = stage + g * 128;
         const int turn = (g & 3) << 1;
-        uint2 low, high;
+        uint2 words[2];  // 16 codes of rows g and g + 8
         if (LOG == 6) {
           const int in = ((2 * b + (t >> 1)) ^ turn) * 16 + (t & 1) * 8;
-          low = *(const uint2*)(at + in);
-          high = *(const uint2*)(at + 1024 + in);
+#pragma unroll
+          for (int h = 0; h < 2; h++) words[h] = *(const uint2*)(at + h * 1024 + in);
         } else {
           const int one = ((2 * b) ^ turn) * 16 + t * 4, two = ((2 * b + 1) ^ turn) * 16 + t * 4;
-          low = make_uint2(*(const u32*)(at + one), *(const u32*)(at + two));
-          high = make_uint2(*(const u32*)(at + 1024 + one), *(const u32*)(at + 1024 + two));
+#pragma unroll
+          for (int h = 0; h < 2; h++)
+            words[h] = make_uint2(*(const u32*)(at + h * 1024 + one), *(const u32*)(at + h * 1024 + two));
         }
-        // x of the lane's 16 columns, for each of NT columns of the product.
+        // x of the lane's 16 columns.
         uint4 v[NT][2];
 #pragma unroll
         for (int i = 0; i < NT; i++) {
           v[i][0] = v[i][1] = make_uint4(0, 0, 0, 0);
-          const int r = M == 4 ? g : i * n + g;
           if (M == 4 ? g < 2 * n : g < n) {
-            const __half* from = xs + r * stride + b * 64;
+            const __half* from = xs + (M == 4 ? g : i * n + g) * stride + b * 64;
             v[i][0] = *(const uint4*)(from + (LOG == 6 ? t * 16 : t * 8));
             v[i][1] = *(const uint4*)(from + (LOG == 6 ? t * 16 + 8 : 32 + t * 8));
           }
         }
-        float whole[NT][4] = {}, rest[4] = {};
+        float sum[2][4] = {};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          const u32 w = j < 2 ? low.x : low.y, z = j < 2 ? high.x : high.y;
-          const int byte = (j & 1) * 2;
-          const uint2 e0 = look(w, byte), e1 = look(z, byte), e2 = look(w, byte + 1), e3 = look(z, byte + 1);
-          const u32 a[4] = {e0.x, e1.x, e2.x, e3.x}, a_rest[4] = {e0.y, e1.y, e2.y, e3.y};
 #pragma unroll
-          for (int i = 0; i < NT; i++) {
-            const uint4 q = v[i][j >> 1];
-            mma(whole[i], a, j & 1 ? q.z : q.x, j & 1 ? q.w : q.y);
+          for (int h = 0; h < 2; h++) {
+            // Rows 0 to 7 of the product are the values of 8 rows, rows 8 to 15 what these leave over: as an entry has them.
+            const u32 word = j < 2 ? words[h].x : words[h].y;
+            const uint2 one = look(word, (j & 1) * 2), two = look(word, (j & 1) * 2 + 1);
+            const u32 a[4] = {one.x, one.y, two.x, two.y};
+#pragma unroll
+            for (int i = 0; i < NT; i++) {
+              const uint4 q = v[i][j >> 1];
+              mma(sum[h], a, j & 1 ? q.z : q.x, j & 1 ? q.w : q.y);
+            }
           }
-          const uint4 q = v[0][j >> 1];
-          mma(rest, a_rest, j & 1 ? q.z : q.x, j & 1 ? q.w : q.y);
           if (j == 3 || (LOG == 5 && j == 1)) {
             const int sub = LOG == 6 ? b : 2 * b + (j >> 1);
-            const float f0 = scales[g * SUBS + sub], f1 = scales[(g + 8) * SUBS + sub];
-            if (NT == 1) {
-              acc[0] = fmaf(f0, fmaf(rest[0] + rest[1], 1.f / 2048.f, whole[0][0] + whole[0][1]), acc[0]);
-              acc[1] = fmaf(f1, fmaf(rest[2] + rest[3], 1.f / 2048.f, whole[0][2] + whole[0][3]), acc[1]);
-            } else {
 #pragma unroll
-              for (int i = 0; i < 4; i++)
-                acc[i] = fmaf(i < 2 ? f0 : f1, fmaf(rest[i], 1.f / 2048.f, whole[0][i] + whole[NT - 1][i]), acc[i]);
-            }
-            if (LOG == 5) {
-#pragma unroll
-              for (int i = 0; i < 4; i++) whole[0][i] = whole[NT - 1][i] = rest[i] = 0.f;
+            for (int h = 0; h < 2; h++) {
+              const float scale = scales[(g + 8 * h) * SUBS + sub];
+              float(&c)[4] = sum[h];
+              if (NT == 1) {
+                acc[h] = fmaf(scale, fmaf(c[2] + c[3], 1.f / 2048.f, c[0] + c[1]), acc[h]);
+              } else {
+                acc[2 * h] = fmaf(scale, fmaf(c[2], 1.f / 2048.f, c[0]), acc[2 * h]);
+                acc[2 * h + (NT - 1)] = fmaf(scale, fmaf(c[3], 1.f / 2048.f, c[1]), acc[2 * h + (NT - 1)]);
+              }
+              if (LOG == 5) c[0] = c[1] = c[2] = c[3] = 0.f;
             }
           }
         }
