@@ -240,7 +240,7 @@ fn this_program_is_limited_as_a_whole() {
         tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(800));
     }
     tree.write("xtask/src/f.rs", "\n");
-    let says = "xtask:1: 4001 lines without tests, 4000 are allowed in all";
+    let says = "xtask:1: 4101 lines without tests, 4100 are allowed in all";
     assert_eq!(tree.problems(), [says]);
 }
 
