@@ -62,7 +62,7 @@ impl Cuda {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn new(number: usize) -> std::result::Result<Self, NoGpu> {
+    pub fn new(number: usize) -> Result<Self, NoGpu> {
         let card = Card::open(number)?;
         Ok(Cuda {
             info: DeviceInfo {
@@ -82,7 +82,7 @@ impl Cuda {
     ///
     /// # Errors
     /// Those of the driver.
-    pub fn memory(&self) -> Result<(Bytes, Bytes)> {
+    pub fn memory(&self) -> llm_backend::Result<(Bytes, Bytes)> {
         let memory = self.card.context.memory();
         let (free, total) = memory.map_err(|failure| self.card.failed(failure))?;
         Ok((Bytes::new(free), Bytes::new(total)))
