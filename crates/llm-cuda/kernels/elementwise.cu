@@ -14,7 +14,8 @@
 // add, activate_A: n elements, 4 a thread at 16 bytes and the last n % 4 by the first threads. Grid ceil(n / 1024) or less
 //   (the loop strides by the grid), block 256. Bytes 12 n and 8 n.
 // gate_A: width a multiple of 4; 4 columns a thread, grid (n_tokens, ceil(width / 1024)), block 256. gate_A_odd: any width,
-//   one column a thread, grid (n_tokens, ceil(width / 256)). Bytes 12 an element of out.
+//   one column a thread, grid (n_tokens, ceil(width / 256)). Of rows that a router chose, bounds has the begin and the end: there
+//   are as many as these lie apart, known on the device alone; else it is null. Bytes 12 an element of out.
 // argmax_parts: grid (n_parts, n_rows), block 256; a part's best to best [n_rows, n_parts] as 8 bytes, its count of what is
 //   not a number to n_nan [n_rows, n_parts]. argmax_of_parts: grid n_rows, block 32: out [n_rows, 2] the index, or
 //   0xffffffff where nothing is above minus infinity, and the row's count of what is not a number. Bytes 4 n_rows width.
@@ -61,10 +62,12 @@ struct Activated {
 
 KERNEL(add)(const float* y, float* x, u32 n) { each(Plus{y}, x, n); }
 
+__device__ __forceinline__ bool is_beyond(const u32* bounds) { return bounds && blockIdx.x >= bounds[1] - bounds[0]; }
+
 template <class A>
-__device__ __forceinline__ void gate(const float* gate_up, float* out, int width) {
+__device__ __forceinline__ void gate(const float* gate_up, const u32* bounds, float* out, int width) {
   int c = blockIdx.y * 1024 + 4 * threadIdx.x;
-  if (c >= width) return;
+  if (c >= width || is_beyond(bounds)) return;
   const float* row = gate_up + (u64)blockIdx.x * 2 * width + c;
   float4 g = *(const float4*)row, u = *(const float4*)(row + width);
   float4 y = make_float4(A::of(g.x) * u.x, A::of(g.y) * u.y, A::of(g.z) * u.z, A::of(g.w) * u.w);
@@ -72,17 +75,21 @@ __device__ __forceinline__ void gate(const float* gate_up, float* out, int width
 }
 
 template <class A>
-__device__ __forceinline__ void gate_odd(const float* gate_up, float* out, int width) {
+__device__ __forceinline__ void gate_odd(const float* gate_up, const u32* bounds, float* out, int width) {
   int c = blockIdx.y * 256 + threadIdx.x;
-  if (c >= width) return;
+  if (c >= width || is_beyond(bounds)) return;
   const float* row = gate_up + (u64)blockIdx.x * 2 * width + c;
   out[(u64)blockIdx.x * width + c] = A::of(row[0]) * row[width];
 }
 
-#define ACTIVATION(name, A)                                                                                     \
-  KERNEL(activate_##name)(float* x, u32 n) { each(Activated<A>(), x, n); }                                      \
-  KERNEL(gate_##name)(const float* gate_up, float* out, int width) { gate<A>(gate_up, out, width); }            \
-  KERNEL(gate_##name##_odd)(const float* gate_up, float* out, int width) { gate_odd<A>(gate_up, out, width); }
+#define ACTIVATION(name, A)                                                                                            \
+  KERNEL(activate_##name)(float* x, u32 n) { each(Activated<A>(), x, n); }                                             \
+  KERNEL(gate_##name)(const float* gate_up, const u32* bounds, float* out, int width) {                                \
+    gate<A>(gate_up, bounds, out, width);                                                                              \
+  }                                                                                                                    \
+  KERNEL(gate_##name##_odd)(const float* gate_up, const u32* bounds, float* out, int width) {                          \
+    gate_odd<A>(gate_up, bounds, out, width);                                                                          \
+  }
 
 ACTIVATION(relu, Relu)
 ACTIVATION(gelu, Gelu)

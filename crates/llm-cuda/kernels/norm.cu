@@ -113,8 +113,8 @@ __device__ __forceinline__ void norm_heads(float* x, int row_width, int first, i
 }
 
 #define NORM(name, Norm, T)                                                                                          \
-  KERNEL(__launch_bounds__(1024) norm_##name)(const float* x, int width, float eps, float gain_offset, const T* gain, const T* bias,         \
-                      float* out) {                                                                                  \
+  KERNEL_OF(1024, norm_##name)(const float* x, int width, float eps, float gain_offset, const T* gain, const T* bias, \
+                               float* out) {                                                                         \
     norm<Norm>(x, width, eps, gain_offset, Same<T>{gain, bias}, out);                                                \
   }                                                                                                                  \
   KERNEL(norm_heads_##name)(float* x, int row_width, int first, int n_heads, int head_dim, float eps,                \
@@ -122,8 +122,8 @@ __device__ __forceinline__ void norm_heads(float* x, int row_width, int first, i
     norm_heads<Norm>(x, row_width, first, n_heads, head_dim, eps, gain_offset, Same<T>{gain, bias});                 \
   }
 #define NORM_ANY(name, Norm)                                                                                         \
-  KERNEL(__launch_bounds__(1024) norm_##name##_any)(const float* x, int width, float eps, float gain_offset, const u8* gain,                 \
-                            const u8* bias, int gain_element, int bias_element, float* out) {                        \
+  KERNEL_OF(1024, norm_##name##_any)(const float* x, int width, float eps, float gain_offset, const u8* gain,         \
+                                     const u8* bias, int gain_element, int bias_element, float* out) {               \
     norm<Norm>(x, width, eps, gain_offset, Any{gain, bias, gain_element, bias_element}, out);                        \
   }                                                                                                                  \
   KERNEL(norm_heads_##name##_any)(float* x, int row_width, int first, int n_heads, int head_dim, float eps,          \

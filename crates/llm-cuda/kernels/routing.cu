@@ -6,15 +6,15 @@
 //
 //   routing_choose   chosen, weights [n_tokens, n_active], by falling probability. A row a warp: grid ceil(n_tokens / 8),
 //                    block 256. Bytes 4 n_tokens n_experts; the scores are read n_active + 2 times, from L1 after the first.
-//   routing_lists    from chosen and weights, an expert a block (grid n_experts, block 256, shared 8.5 KB):
+//   routing_lists    from chosen and weights, an expert a block (grid n_experts, block 256, shared 4 KB):
 //                      starts [n_experts + 1]         begin of each expert's assignments; they end where the next begins
 //                      rows, row_weights [n_chosen]   the row and the weight of each assignment, by expert, rows rising
 //                      slots [n_tokens, n_active]     a row's assignments, experts rising
 //                      tiles [capacity, 4]            (expert, first assignment, assignments, 0), at most tile_rows each
 //                      n_tiles [1]
 //                    Each block counts all assignments by itself: n_experts * n_chosen * 8 bytes from L2, no atomics on global
-//                    memory, the same order in every run. n_experts at most 2048. n_chosen is n_tokens * n_active;
-//                    capacity is min(n_experts, n_chosen) + n_chosen / tile_rows.
+//                    memory, the same order in every run. n_chosen is n_tokens * n_active; capacity is
+//                    min(n_experts, n_chosen) + n_chosen / tile_rows.
 //   routing_few      both at once for at most 8 rows: each block chooses anew, which costs less than a launch. n_active at most 64.
 //   routing_gather   out [i, c] = x[rows[starts[e] + i], c], for one expert e. Grid (n_tokens or less, ceil(width / 256)).
 //   routing_scatter  x[rows[starts[e] + i], c] += row_weights * y[i, c], likewise.
@@ -38,7 +38,7 @@
 // n_active experts the table has n_active tiles and no block finds nothing to do.
 #include "prelude.cuh"
 
-enum { MAX_EXPERTS = 2048, FEW = 8, FEW_ACTIVE = 64 };
+enum { COUNTED = 1024, FEW = 8, FEW_ACTIVE = 64 };
 
 struct Routing {
   int n_experts, n_active, normalised;
@@ -139,21 +139,27 @@ struct Lists {
 // By a block, for the expert of its number.
 __device__ __forceinline__ void list(const u32* chosen, const float* weights, u32 n_tokens, u32 n_active, u32 n_experts,
                                      Lists lists) {
-  __shared__ u32 counts[MAX_EXPERTS];
+  __shared__ u32 counts[COUNTED];
   __shared__ u32 partial[8];
   u32 expert = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  for (u32 i = threadIdx.x; i < n_experts; i += 256) counts[i] = 0;
-  __syncthreads();
-  for (u32 i = threadIdx.x; i < n_tokens * n_active; i += 256) atomicAdd(&counts[chosen[i]], 1u);
-  __syncthreads();
-  u32 before = 0, tiles_before = 0;
-  for (u32 i = threadIdx.x; i < expert; i += 256) {
-    before += counts[i];
-    tiles_before += (counts[i] + lists.tile_rows - 1) / lists.tile_rows;
+  u32 before = 0, tiles_before = 0, count = 0;
+  // Experts up to this one, so many at a time.
+  for (u32 first = 0; first <= expert; first += COUNTED) {
+    for (u32 i = threadIdx.x; i < COUNTED; i += 256) counts[i] = 0;
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < n_tokens * n_active; i += 256)
+      if (chosen[i] - first < COUNTED) atomicAdd(&counts[chosen[i] - first], 1u);
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < COUNTED && first + i < expert; i += 256) {
+      before += counts[i];
+      tiles_before += (counts[i] + lists.tile_rows - 1) / lists.tile_rows;
+    }
+    if (expert - first < COUNTED) count = counts[expert - first];
+    __syncthreads();
   }
   before = sum_of_block(before, partial);
   tiles_before = sum_of_block(tiles_before, partial);
-  u32 count = counts[expert], n_tiles = (count + lists.tile_rows - 1) / lists.tile_rows;
+  u32 n_tiles = (count + lists.tile_rows - 1) / lists.tile_rows;
   for (u32 i = threadIdx.x; i < n_tiles; i += 256) {
     u32 done = i * lists.tile_rows, left = count - done;
     lists.tiles[tiles_before + i] = make_uint4(expert, before + done, left < lists.tile_rows ? left : lists.tile_rows, 0);
