@@ -110,11 +110,7 @@ impl Backend for Cuda {
         CudaPlace::new(&self.card, n_bytes)
     }
 
-    fn placed(
-        &self,
-        place: &CudaPlace,
-        weight: &StoredWeight<Range<usize>>,
-    ) -> Result<CudaWeight> {
+    fn placed(&self, place: &CudaPlace, weight: &StoredWeight<Range<usize>>) -> Result<CudaWeight> {
         let pieces = weight.clone().map(|_, range| place.piece(range));
         CudaWeight::placed(&self.card, pieces)
     }

@@ -35,7 +35,16 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 2] = [file!("general"), file!("plain")];
+const FILES: [File; 8] = [
+    file!("elementwise"),
+    file!("embed"),
+    file!("general"),
+    file!("kv"),
+    file!("norm"),
+    file!("plain"),
+    file!("rotary"),
+    file!("routing"),
+];
 
 /// What a launch of a kernel is held against: a line of `ptx/kernels.txt`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,10 +180,14 @@ mod tests {
         let mut n = 0;
         for file in &FILES {
             let facts: Vec<_> = all().filter(|facts| facts.file == file.name).collect();
-            for ptx in [Some(file.sm75), Some(file.sm80), file.sm90].into_iter().flatten() {
+            for ptx in [Some(file.sm75), Some(file.sm80), file.sm90]
+                .into_iter()
+                .flatten()
+            {
                 let entries = ptx.split(".visible .entry ").skip(1);
-                let entries: BTreeSet<&str> =
-                    entries.filter_map(|entry| entry.split('(').next()).collect();
+                let entries: BTreeSet<&str> = entries
+                    .filter_map(|entry| entry.split('(').next())
+                    .collect();
                 let told: BTreeSet<&str> = facts.iter().map(|facts| facts.name).collect();
                 assert_eq!(entries, told, "{}", file.name);
             }
