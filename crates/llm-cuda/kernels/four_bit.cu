@@ -9,21 +9,21 @@
 // product is f32's. The table is there 16 times, so that lanes do not share banks. x is scaled by a power of two and split into two
 // f16 numbers alike: 4 rows of x and what they leave over are the 8 columns of one tensor product, 8 rows those of two. 8 rows of
 // the weight and what they leave over are its 16 rows, so that an entry is where the product wants it.
-// A warp takes 16 rows of the weight and 256 columns at a time, which cp.async brings to a ring of its own, two ahead. A lane's 16
+// A warp takes 16 rows of the weight and 256 columns at a time, which cp.async brings to a ring of its own, one ahead. A lane's 16
 // codes of a row are any 16 of a block of 64: the order of columns within a block is of no matter as long as x has the same. Sums
 // over a block are multiplied by its scale in f32.
-// The warps of a block share the columns of a tile, and blocks go on to further tiles with the ring full. Where x does not fit
+// The warps of a team share the columns of a tile, and blocks of `teams` go on to further tiles with the ring full. Where x does not fit
 // into shared memory, `slices` groups of blocks take a part of the columns each, and `four_bit_sum` adds up what they leave.
 //
 // Bytes moved: those of the weight once, x once a block, out. Operations: a lookup of 8 bytes, 3 integer operations and half a tensor
 // product of 16 x 16 x 8 an element pair... see docs/kernels.md for registers.
-// Grid a multiple of `slices`, block 32 to 512; shared memory: `four_bit_shared` in choose.rs. Codes lie on a border of 16 bytes, scales on
+// Grid a multiple of `slices`, block 32 to 512, to 256 for blocks of 32; shared memory: `four_bit_shared` in choose.rs. Codes lie on a border of 16 bytes, scales on
 // one of 4; cols is a multiple of 64; a part has 16 rows or more.
 #include "product.cuh"
 
 #if __CUDA_ARCH__ >= 800
 
-constexpr int TABLE_BYTES = 32768, RING = 3, ROWS_BYTES = 2048;
+constexpr int TABLE_BYTES = 32768, RING = 2, ROWS_BYTES = 2048;
 
 __device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 __device__ __forceinline__ uint2 load_shared2(u32 at) {
@@ -98,13 +98,15 @@ __device__ __forceinline__ void split_x(const Rows& rows, int m_first, int n, in
 
 // `M` is 4 or 8; `LOG` 6 for blocks of 64 and more, 5 for those of 32.
 template <int M, bool DOUBLE, int LOG>
-__device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, int slices, int slice_len, float* __restrict__ pieces) {
+__device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, int teams, int slices, int slice_len,
+                                         float* __restrict__ pieces) {
   constexpr int SUBS = 256 >> LOG;  // scales of a row in a stage
   constexpr int STAGE = ROWS_BYTES + 64 * SUBS * (DOUBLE ? 2 : 1);
   constexpr int NT = M / 4;
   DYN_SHARED(u8, memory);
   __shared__ float unscale[8], largest_of[32];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5, g = lane >> 2, t = lane & 3;
+  const int of_team = n_warps / teams, team = warp / of_team, member = warp % of_team;
   const int slice = blockIdx.x % slices, first = slice * slice_len, len = min(slice_len, rows.cols - first);
   const int padded = (len + 255) & ~255, n_stages = padded >> 8, stride = padded + 8, tile_step = gridDim.x / slices;
   const int m_first = blockIdx.y * M, n = min(count(rows) - m_first, M), cols = rows.cols;
@@ -116,65 +118,58 @@ __device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, i
   u8* ring = (u8*)(sums + 2 * n_warps * 32 * 2 * NT) + warp * (RING * STAGE);
   __half* x = (__half*)((u8*)(sums + 2 * n_warps * 32 * 2 * NT) + n_warps * (RING * STAGE));
 
-  int n_tiles = 0;
-#pragma unroll
-  for (int p = 0; p < 4; p++)
-    if (p < parts.n) n_tiles += (parts.part[p].rows + 15) >> 4;
-
+  auto last_block = [&](int p) { return (u32)(((u64)FIELD(parts, p, rows) * cols - 1) >> FIELD(parts, p, block_log2)); };
   // What is brought next: a tile, and a stage of it.
-  int next_tile = blockIdx.x / slices, next_stage = warp, slot = 0;
-  const u8* next_rows = nullptr;
-  const u8* next_scales = nullptr;
-  const float* next_nested = nullptr;
-  u64 next_first = 0;
-  int next_log = 0;
-  u32 next_last = 0;  // block of a part
-  auto enter = [&](int tile) {
-    const int p = part_of(parts, 16, tile);
-    if (p < 0) return;
-    const int n_rows = FIELD(parts, p, rows);
-    next_first = (u64)min(tile * 16, n_rows - 16) * cols + first;
-    next_rows = FIELD(parts, p, elements) + (next_first >> 1) + (u64)(lane >> 3) * (cols >> 1) + (lane & 7) * 16;
-    next_scales = (const u8*)FIELD(parts, p, scales);
-    next_log = FIELD(parts, p, block_log2);
-    next_last = (u32)(((u64)n_rows * cols - 1) >> next_log);
-    if (DOUBLE) next_nested = FIELD(parts, p, nested_absmax);
+  int next_tile = blockIdx.x / slices, next_stage = member, next_p = 0, next_row = 0, slot = 0;
+  // The next tile of which the warp has rows and columns.
+  auto enter = [&]() {
+    for (;; next_tile += tile_step) {
+      int tile = next_tile;
+      next_p = part_of(parts, 16 * teams, tile);
+      if (next_p < 0) return;
+      const int own = (tile * teams + team) * 16, n_rows = FIELD(parts, next_p, rows);
+      next_row = min(own, n_rows - 16);
+      if (own < n_rows && member < n_stages) return;
+    }
   };
   auto bring = [&]() {
-    if (next_tile < n_tiles && next_stage < n_stages) {
+    if (next_p >= 0) {
       const u32 to = shared_at(ring) + slot * STAGE;
-      const int k = next_stage * 256;
+      const int k = next_stage * 256, log = FIELD(parts, next_p, block_log2);
+      const u64 start = (u64)next_row * cols + first + k;
+      const u8* elements = FIELD(parts, next_p, elements) + (start >> 1);
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int r = i * 4 + (lane >> 3), n_bytes = k + (lane & 7) * 32 < len ? 16 : 0;
-        const u8* from = next_rows + (u64)(i * 4) * (cols >> 1) + (k >> 1);
+        const u8* from = elements + (n_bytes ? (u64)r * (cols >> 1) + (lane & 7) * 16 : 0);
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                         to + r * 128 + (((lane & 7) ^ (r & 3) << 1) << 4)), "l"(n_bytes ? from : next_rows), "r"(n_bytes) : "memory");
+                         to + r * 128 + (((lane & 7) ^ (r & 3) << 1) << 4)), "l"(from), "r"(n_bytes) : "memory");
       }
-      const u64 e = next_first + (u64)(lane >> 1) * cols + k + (lane & 1) * 128;
+      const u64 e = start + (u64)(lane >> 1) * cols + (lane & 1) * 128;
+      const u32 last = last_block(next_p);
 #pragma unroll
       for (int i = 0; i < SUBS / 2; i++) {
-        const u32 block = min((u32)((e + ((u64)i << LOG)) >> next_log), next_last);
-        const bool is_there = k + (lane & 1) * 128 + (i << LOG) < len;
+        const u32 block = min((u32)((e + ((u64)i << LOG)) >> log), last);
         const u32 at = to + ROWS_BYTES + ((lane >> 1) * SUBS + (lane & 1) * (SUBS / 2) + i) * 4;
+        const u8* scales = (const u8*)FIELD(parts, next_p, scales);
         if (DOUBLE) {
-          cp_async4(at, next_scales + (block & ~3u), min(4u, next_last + 1 - (block & ~3u)));
-          cp_async4(at + 64 * SUBS, next_nested + (block >> 8), 4);
+          cp_async4(at, scales + (block & ~3u), min(4u, last + 1 - (block & ~3u)));
+          cp_async4(at + 64 * SUBS, FIELD(parts, next_p, nested_absmax) + (block >> 8), 4);
         } else {
-          cp_async4(at, next_scales + 4 * (u64)block, is_there ? 4 : 0);
+          cp_async4(at, scales + 4 * (u64)block, k + (lane & 1) * 128 + (i << LOG) < len ? 4 : 0);
         }
       }
       slot = slot == RING - 1 ? 0 : slot + 1;
-      next_stage += n_warps;
+      next_stage += of_team;
       if (next_stage >= n_stages) {
-        next_stage = warp;
+        next_stage = member;
         next_tile += tile_step;
-        enter(next_tile);
+        enter();
       }
     }
     cp_async_commit();
   };
-  enter(next_tile);
+  enter();
 #pragma unroll
   for (int i = 0; i < RING - 1; i++) bring();
 
@@ -192,9 +187,11 @@ __device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, i
   const u32 lookup = shared_at(table) + (lane & 15) * 8;
   auto look = [&](u32 word, int byte) { return load_shared2(lookup + __byte_perm(word, 0, 0x4440 | byte) * 128); };
   int read = 0, parity = 0;
-  for (int all = blockIdx.x / slices; all < n_tiles; all += tile_step) {
-    int tile = all;
-    const int p = part_of(parts, 16, tile), n_rows = FIELD(parts, p, rows), row = min(tile * 16, n_rows - 16);
+  for (int all = blockIdx.x / slices;; all += tile_step) {
+    int tile = all;  // a block's rows are of one part
+    const int p = part_of(parts, 16 * teams, tile), n_rows = FIELD(parts, p, rows);
+    if (p < 0) break;
+    const int own = (tile * teams + team) * 16, row = min(own, n_rows - 16);
     if (p != made_for) {  // parts may have tables of their own
       __syncthreads();
       make_table(FIELD(parts, p, map), table);
@@ -203,7 +200,7 @@ __device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, i
       __syncthreads();
     }
     float acc[NT == 1 ? 2 : 4] = {};
-    for (int s = warp; s < n_stages; s += n_warps) {
+    for (int s = own < n_rows ? member : n_stages; s < n_stages; s += of_team) {
       cp_async_wait<RING - 2>();
       __syncwarp();
       bring();
@@ -213,7 +210,7 @@ __device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, i
       if (DOUBLE) {
         const u64 e = (u64)(row + (lane >> 1)) * cols + first + s * 256 + (lane & 1) * 128;
         const int log = FIELD(parts, p, block_log2);
-        const u32 last = (u32)(((u64)n_rows * cols - 1) >> log);
+        const u32 last = last_block(p);
 #pragma unroll
         for (int i = 0; i < SUBS / 2; i++) {
           const u32 block = min((u32)((e + ((u64)i << LOG)) >> log), last);
@@ -225,7 +222,7 @@ __device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, i
         __syncwarp();
       }
       const __half* xs = x + s * 256;
-#pragma unroll
+#pragma unroll(M == 8 ? 1 : 2)
       for (int b = 0; b < 4; b++) {
         const u8* at = stage + g * 128;
         const int turn = (g & 3) << 1;
@@ -289,13 +286,13 @@ __device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, i
 #pragma unroll
     for (int i = 0; i < 2 * NT; i++) mine[(warp * 2 * NT + i) * 32 + lane] = acc[i];
     __syncthreads();
-    for (int i = threadIdx.x; i < 16 * n; i += blockDim.x) {
+    for (int i = threadIdx.x % (32 * of_team); i < 16 * n; i += 32 * of_team) {
       const int r = i & 15, m = i >> 4;
       const int from = M == 4 ? (r >> 3) * 32 + (r & 7) * 4 + m : ((r >> 3) * 2 + (m & 1)) * 32 + (r & 7) * 4 + (m >> 1);
       float sum = 0.f;
-      for (int w = 0; w < n_warps; w++) sum += mine[w * 64 * NT + from];
+      for (int w = team * of_team; w < (team + 1) * of_team; w++) sum += mine[w * 64 * NT + from];
       sum *= unscale[m];
-      if (row + r < tile * 16) continue;
+      if (own >= n_rows || row + r < own) continue;
       if (slices > 1) pieces[((u64)slice * rows.n + m_first + m) * rows.width + FIELD(parts, p, first) + row + r] = sum;
       else put(parts, p, rows, m_first + m, row + r, sum);
     }
@@ -305,14 +302,14 @@ __device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, i
 }
 
 #define FOUR_BIT(name, M, DOUBLE, LOG)                                                         \
-  extern "C" __global__ void __launch_bounds__(512, 1) name                                    \
-      (const Parts parts, const Rows rows, int slices, int slice_len, float* pieces) {         \
-    four_bit<M, DOUBLE, LOG>(parts, rows, slices, slice_len, pieces);                          \
+  extern "C" __global__ void __launch_bounds__(LOG == 5 ? 256 : 512, 1) name                                    \
+      (const Parts parts, const Rows rows, int teams, int slices, int slice_len, float* pieces) { \
+    four_bit<M, DOUBLE, LOG>(parts, rows, teams, slices, slice_len, pieces);                   \
   }
 #else
 #define FOUR_BIT(name, M, DOUBLE, LOG)                                                         \
-  extern "C" __global__ void __launch_bounds__(512, 1) name                                    \
-      (const Parts parts, const Rows rows, int slices, int slice_len, float* pieces) {}
+  extern "C" __global__ void __launch_bounds__(LOG == 5 ? 256 : 512, 1) name                                    \
+      (const Parts parts, const Rows rows, int teams, int slices, int slice_len, float* pieces) {}
 #endif
 FOUR_BIT(four_bit_4, 4, false, 6)
 FOUR_BIT(four_bit_8, 8, false, 6)

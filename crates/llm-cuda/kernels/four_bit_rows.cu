@@ -14,7 +14,7 @@
 // Bytes moved: those of the weight once, x once a block. Operations: 1 / 2 lookup of 8 bytes, 1 FMA a row of x, and 3 / 2 others an element.
 // Grid a multiple of `slices`, by ceil(n / M); block 256; shared: M 4096 ceil(slice_len / 1024) bytes. Codes lie on a border of 16
 // bytes, scales on one of 4, x on one of 16; cols is a multiple of 32, slice_len one of 1024 where there are several; a part has R
-// rows or more.
+// rows or more, and fewer than 2^32 bytes of codes.
 #include "product.cuh"
 
 template <int R, int M, bool DOUBLE>
@@ -29,56 +29,30 @@ __device__ __forceinline__ void four_bit_rows(const Parts& parts, const Rows& ro
   const int n_chunks = (len + 1023) >> 10, tile_step = gridDim.x / slices, m_first = blockIdx.y * M;
   const int n = min(count(rows) - m_first, M);
   if (n <= 0) return;
-  // A block's rows are of one part.
-  int n_tiles = 0;
+  // The first tile from `all` on of which the warp has rows and columns: its part, and the first row to read; -1 for none.
+  auto find = [&](int all, int& row) {
+    for (;; all += tile_step) {
+      int tile = all;
+      const int p = part_of(parts, R * groups, tile);
+      if (p < 0 || share >= n_chunks) return -1;
+      const int own = (tile * groups + warp / split) * R, n_rows = FIELD(parts, p, rows);
+      row = min(own, n_rows - R);
+      if (own < n_rows) return p;
+    }
+  };
+  // A lane's codes of 1024 columns of R rows.
+  auto byte_of = [&](int row, int k) { return (u32)row * (cols >> 1) + ((first + k) >> 1); };
+  uint4 chunk[R];
+  auto fetch = [&](int p, int row, int c) {
+    const u32 at = byte_of(row, min(c * 1024 + lane * 32, len - 32));  // x is zero where there are no columns
 #pragma unroll
-  for (int p = 0; p < 4; p++)
-    if (p < parts.n) n_tiles += (parts.part[p].rows + R * groups - 1) / (R * groups);
-
-  // 1024 columns of R rows.
-  struct Chunk {
-    uint4 codes[R];
-    float scale[R];  // or a nested scale, beside the code of the scale
-    u32 code[DOUBLE ? R : 1];
+    for (int r = 0; r < R; r++) chunk[r] = load_stream(FIELD(parts, p, elements) + (at + (u32)r * (cols >> 1)));
   };
-  int next_tile = blockIdx.x / slices, next_chunk = share, next_p = 0, next_row = 0;
-  // The next tile of which the warp has rows and columns.
-  auto enter = [&]() {
-    for (; next_tile < n_tiles; next_tile += tile_step) {
-      int tile = next_tile;
-      next_p = part_of(parts, R * groups, tile);
-      const int own = (tile * groups + warp / split) * R, n_rows = FIELD(parts, next_p, rows);
-      next_row = min(own, n_rows - R);
-      if (own < n_rows && share < n_chunks) return;
-    }
-  };
-  auto fetch = [&](Chunk& to) {
-    if (next_tile >= n_tiles) return;
-    const int k = next_chunk * 1024 + lane * 32, log = FIELD(parts, next_p, block_log2);
-    const bool is_there = k < len;
-    const u64 start = (u64)next_row * cols + first + k;
-#pragma unroll
-    for (int r = 0; r < R; r++) {
-      const u64 e = start + (u64)r * cols;
-      to.codes[r] = is_there ? load_stream(FIELD(parts, next_p, elements) + (e >> 1)) : make_uint4(0, 0, 0, 0);
-      const u32 block = (u32)(e >> log);
-      if (DOUBLE) {
-        to.code[r] = is_there ? __ldg((const u8*)FIELD(parts, next_p, scales) + block) : 0;
-        to.scale[r] = is_there ? __ldg(FIELD(parts, next_p, nested_absmax) + (block >> 8)) : 0.f;
-      } else {
-        to.scale[r] = is_there ? __ldg(FIELD(parts, next_p, scales) + block) : 0.f;
-      }
-    }
-    next_chunk += split;
-    if (next_chunk >= n_chunks) {
-      next_chunk = share;
-      next_tile += tile_step;
-      enter();
-    }
-  };
-  Chunk chunk;
-  enter();
-  fetch(chunk);
+  {
+    int row;
+    const int p = find(blockIdx.x / slices, row);
+    if (p >= 0) fetch(p, row, share);
+  }
 
   float offset = 0.f;
   auto make_tables = [&](int p) {
@@ -114,9 +88,10 @@ __device__ __forceinline__ void four_bit_rows(const Parts& parts, const Rows& ro
 
   const u8* lookup = (const u8*)table + (lane & 15) * 8;
   int made_for = 0;
-  for (int all = blockIdx.x / slices; all < n_tiles; all += tile_step) {
-    int tile = all;
+  for (int all = blockIdx.x / slices;; all += tile_step) {
+    int tile = all;  // a block's rows are of one part
     const int p = part_of(parts, R * groups, tile), n_rows = FIELD(parts, p, rows);
+    if (p < 0) break;
     const int own = (tile * groups + warp / split) * R;  // the first row that no other warp has
     if (p != made_for) {
       __syncthreads();
@@ -131,25 +106,50 @@ __device__ __forceinline__ void four_bit_rows(const Parts& parts, const Rows& ro
       for (int m = 0; m < M; m++) sum[r][m] = 0.f;
     if (own < n_rows)
       for (int c = share; c < n_chunks; c += split) {
-        Chunk now = chunk;
-        fetch(chunk);
+        // Scales are wanted when the codes have been multiplied, and the next codes after that.
+        float scale[R];
+        u32 code[DOUBLE ? R : 1];
+        {
+          const u32 at = byte_of(min(own, n_rows - R), min(c * 1024 + lane * 32, len - 32));
+          const float* scales = FIELD(parts, p, scales);
+          const int log = FIELD(parts, p, block_log2) - 1;
+#pragma unroll
+          for (int r = 0; r < R; r++) {
+            const u32 block = (at + (u32)r * (cols >> 1)) >> log;
+            if (DOUBLE) code[DOUBLE ? r : 0] = __ldg((const u8*)scales + block);
+            scale[r] = __ldg(DOUBLE ? FIELD(parts, p, nested_absmax) + (block >> 8) : scales + block);
+          }
+        }
+        uint4 now[R];
+#pragma unroll
+        for (int r = 0; r < R; r++) now[r] = chunk[r];
+        if (c + split < n_chunks) {
+          fetch(p, min(own, n_rows - R), c + split);
+        } else {
+          int row;
+          const int next = find(all + tile_step, row);
+          if (next >= 0) fetch(next, row, share);
+        }
         float inner[R][M];
 #pragma unroll
         for (int r = 0; r < R; r++)
 #pragma unroll
           for (int m = 0; m < M; m++) inner[r][m] = 0.f;
+#pragma unroll 1
+        for (int half = 0; half < 2; half++) {
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < 2; j++) {
           float4 a[M], b[M];
 #pragma unroll
           for (int m = 0; m < M; m++) {
-            const float4* x = xs + m * x_len + c * 256;
-            a[m] = x[2 * j * 32 + (lane ^ (2 * j))];
-            b[m] = x[(2 * j + 1) * 32 + (lane ^ (2 * j + 1))];
+            const float4* x = xs + m * x_len + c * 256 + half * 128;
+            const int l = lane ^ (4 * half);
+            a[m] = x[2 * j * 32 + (l ^ (2 * j))];
+            b[m] = x[(2 * j + 1) * 32 + (l ^ (2 * j + 1))];
           }
 #pragma unroll
           for (int r = 0; r < R; r++) {
-            const u32 word = j == 0 ? now.codes[r].x : j == 1 ? now.codes[r].y : j == 2 ? now.codes[r].z : now.codes[r].w;
+            const u32 word = j == 0 ? now[r].x : now[r].y;
             float2 f[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) f[i] = *(const float2*)(lookup + __byte_perm(word, 0, 0x4440 | i) * 128);
@@ -167,11 +167,13 @@ __device__ __forceinline__ void four_bit_rows(const Parts& parts, const Rows& ro
           }
         }
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-          float scale = now.scale[r];
-          if (DOUBLE) scale = __fadd_rn(__fmul_rn(nested_map[now.code[r]], scale), offset);
+        for (int r = 0; r < R; r++) now[r].x = now[r].z, now[r].y = now[r].w;
+        }
 #pragma unroll
-          for (int m = 0; m < M; m++) sum[r][m] = fmaf(scale, inner[r][m], sum[r][m]);
+        for (int r = 0; r < R; r++) {
+          if (DOUBLE) scale[r] = __fadd_rn(__fmul_rn(nested_map[code[DOUBLE ? r : 0]], scale[r]), offset);
+#pragma unroll
+          for (int m = 0; m < M; m++) sum[r][m] = fmaf(scale[r], inner[r][m], sum[r][m]);
         }
       }
     if (split > 1) __syncthreads();  // what is there has been read
@@ -198,7 +200,7 @@ __device__ __forceinline__ void four_bit_rows(const Parts& parts, const Rows& ro
 }
 
 #define FOUR_BIT_ROWS(name, R, M, DOUBLE)                                                      \
-  extern "C" __global__ void __launch_bounds__(256, M == 1 ? 3 : 2) name                       \
+  extern "C" __global__ void __launch_bounds__(256, M == 1 ? 3 : 1) name                       \
       (const Parts parts, const Rows rows, int split, int slices, int slice_len, float* pieces) { \
     four_bit_rows<R, M, DOUBLE>(parts, rows, split, slices, slice_len, pieces);                \
   }

@@ -10,7 +10,7 @@
 // row of words a row of x, and where there are several rows `int8_outliers` makes one of them, in the first. Nothing needs
 // clearing, and the host need not know whether there are any.
 //
-// Integer sums are exact. Outliers are f32: each warp looks for them in the words of its columns after its stream of codes.
+// Integer sums are exact. Outliers are f32: a lane looks for them among the columns whose codes it has at hand.
 // Bytes moved: those of the weight, and cols a row of x from the caches. 16 elements a load and lane.
 // Elements, codes and x lie on borders of 16 bytes, and so do rows of weights and codes: cols is a multiple of 16.
 #include "product.cuh"
@@ -41,72 +41,46 @@ __device__ __forceinline__ u32 block_max(u32 v, u32 (&partial)[32]) {
   return v;
 }
 
-// A block a row; four columns a thread, six times, are kept in registers. Grid n, block 1024.
+// A block 4096 columns of a row, of which it looks for the largest magnitude in all. Grid (ceil(cols / 4096), n), block 1024.
 KERNEL_OF(1024, int8_quantize)
 (const float* __restrict__ x, const u32* bounds, int n, int cols, float threshold, i8* __restrict__ codes,
  float* __restrict__ absmax, u32* __restrict__ outliers) {
   __shared__ u32 partial[32];
-  const int row = blockIdx.x, n_vectors = cols / 4, n_words = (cols + 31) / 32;
+  const int row = blockIdx.y, n_vectors = cols / 4, n_words = (cols + 31) / 32, own = blockIdx.x * 1024 + threadIdx.x;
   if (bounds && row >= (int)(bounds[1] - bounds[0])) return;
   const float4* from = (const float4*)(x + (u64)row * cols);
-  u32* to = (u32*)(codes + (u64)row * cols);
-  outliers += (u64)row * n_words;
+  const float limit = threshold > 0.f ? threshold : 1e30f;
   u32 largest = 0;
-  float4 kept[6];
-#pragma unroll
-  for (int j = 0; j < 6; j++) {
-    const int i = j * 1024 + threadIdx.x;
-    kept[j] = i < n_vectors ? from[i] : make_float4(0.f, 0.f, 0.f, 0.f);
-  }
-  // Outliers become infinite: they have no code, and are no largest magnitude.
-  auto look = [&](float4& v, int i) {
-    float* f = &v.x;
-    u32 bits = 0;
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      f[e] = through_f16(f[e]);
-      const bool is_outlier = threshold > 0.f && fabsf(f[e]) >= threshold;
-      if (is_outlier) f[e] = __uint_as_float(0x7f800000u);
-      else largest = max(largest, __float_as_uint(fabsf(f[e])));
-      bits |= (u32)is_outlier << (4 * (i & 7) + e);
-    }
-#pragma unroll
-    for (int o = 4; o; o >>= 1) bits |= __shfl_xor_sync(0xffffffffu, bits, o);
-    if ((i & 7) == 0 && i < n_vectors) outliers[i >> 3] = bits;
+  auto look = [&](float a) {
+    a = fabsf(through_f16(a));
+    if (!(a >= limit)) largest = max(largest, __float_as_uint(a));
   };
-  auto encode = [&](const float4& v, int i, float factor) {
-    const float* f = &v.x;
-    u32 word = 0;
+  for (int first = threadIdx.x; first < n_vectors; first += 4096) {
+    float4 v[4];
 #pragma unroll
-    for (int e = 0; e < 4; e++) {
-      const i32 code = __float_as_uint(f[e]) == 0x7f800000u ? 0 : code_of(f[e], factor);
-      word |= ((u32)code & 255u) << (8 * e);
-    }
-    if (i < n_vectors) to[i] = word;
-  };
+    for (int u = 0; u < 4; u++)
+      v[u] = first + u * 1024 < n_vectors ? from[first + u * 1024] : make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
-  for (int j = 0; j < 6; j++) look(kept[j], j * 1024 + threadIdx.x);
-  for (int first = 6144; first < n_vectors; first += 1024) {
-    const int i = first + threadIdx.x;
-    float4 v = i < n_vectors ? from[i] : make_float4(0.f, 0.f, 0.f, 0.f);
-    look(v, i);
+    for (int u = 0; u < 4; u++) look(v[u].x), look(v[u].y), look(v[u].z), look(v[u].w);
   }
   largest = block_max(largest, partial);
-  if (threadIdx.x == 0) absmax[row] = __uint_as_float(largest);
+  if (own == 0) absmax[row] = __uint_as_float(largest);
   const float factor = code_factor(largest);
+  const float4 v = own < n_vectors ? from[own] : make_float4(0.f, 0.f, 0.f, 0.f);
+  const float f[4] = {v.x, v.y, v.z, v.w};
+  u32 word = 0, bits = 0;
 #pragma unroll
-  for (int j = 0; j < 6; j++) encode(kept[j], j * 1024 + threadIdx.x, factor);
-  for (int first = 6144; first < n_vectors; first += 1024) {
-    const int i = first + threadIdx.x;
-    float4 v = i < n_vectors ? from[i] : make_float4(0.f, 0.f, 0.f, 0.f);
-    float* f = &v.x;
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      f[e] = through_f16(f[e]);
-      if (threshold > 0.f && fabsf(f[e]) >= threshold) f[e] = __uint_as_float(0x7f800000u);
-    }
-    encode(v, i, factor);
+  for (int e = 0; e < 4; e++) {
+    const float a = through_f16(f[e]);
+    const bool is_outlier = fabsf(a) >= limit;
+    if (!is_outlier) word |= ((u32)code_of(a, factor) & 255u) << (8 * e);
+    bits |= (u32)is_outlier << (4 * (own & 7) + e);
   }
+#pragma unroll
+  for (int o = 4; o; o >>= 1) bits |= __shfl_xor_sync(0xffffffffu, bits, o);
+  if (own >= n_vectors) return;
+  ((u32*)(codes + (u64)row * cols))[own] = word;
+  if ((own & 7) == 0) outliers[(u64)row * n_words + (own >> 3)] = bits;
 }
 
 // A thread a word of 32 columns. Grid ceil(words / 256), block 256.
@@ -127,6 +101,15 @@ struct Codes {
   const float* absmax;
   const u32* outliers;
 };
+
+// Bits of the outliers among 16 columns from `k` on.
+__device__ __forceinline__ u32 outlier_bits(const Codes& q, int k) { return __ldg(q.outliers + (k >> 5)) >> (k & 16) & 0xffffu; }
+
+// One of 16 codes.
+__device__ __forceinline__ float code_at(const uint4& codes, int c) {
+  const u32 word = c < 8 ? (c < 4 ? codes.x : codes.y) : (c < 12 ? codes.z : codes.w);
+  return (float)(i8)(word >> (8 * (c & 3)));
+}
 
 // What the integer sum and the sum over outlier columns come to.
 __device__ __forceinline__ float result(i32 sum, float beside, float absmax, float scale) {
@@ -156,6 +139,7 @@ __device__ __forceinline__ void int8_rows(const Parts& parts, const Rows& rows, 
     const i8* w = (const i8*)FIELD(parts, p, elements) + (u64)row * cols;
     const i8* a = q.codes + (u64)m_first * cols;
     const int step = 512 * split;
+    const float* x = rows.x + (u64)m_first * cols;
     auto multiply = [&](const uint4 (&v)[R], int k) {
 #pragma unroll
       for (int m = 0; m < M; m++) {
@@ -169,6 +153,20 @@ __device__ __forceinline__ void int8_rows(const Parts& parts, const Rows& rows, 
         }
       }
     };
+    // Outliers among the columns of two loads.
+    auto add_outliers = [&](const uint4 (&v)[R], const uint4 (&other)[R], int k, int other_k, u32 left) {
+      for (; left; left &= ~(1u << last_bit(left))) {
+        const int c = last_bit(left) & 15;
+        const bool is_other = left >> 16;
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+          const float wide = x[(u32)(min(m, n - 1) * cols + (is_other ? other_k : k) + c)];
+#pragma unroll
+          for (int r = 0; r < R; r++)
+            beside[r][m] = fmaf(wide, is_other ? code_at(other[r], c) : code_at(v[r], c), beside[r][m]);
+        }
+      }
+    };
     int k = (share * 32 + lane) * 16;
     for (; k + (U - 1) * step < cols; k += U * step) {
       uint4 v[U][R];
@@ -178,6 +176,12 @@ __device__ __forceinline__ void int8_rows(const Parts& parts, const Rows& rows, 
         for (int r = 0; r < R; r++) v[u][r] = load_stream(w + (u64)r * cols + k + u * step);
 #pragma unroll
       for (int u = 0; u < U; u++) multiply(v[u], k + u * step);
+#pragma unroll
+      for (int u = 0; u < U; u += 2) {
+        const int other = u + 1 < U ? u + 1 : u, other_k = k + other * step;
+        const u32 bits = outlier_bits(q, k + u * step) | (other > u ? outlier_bits(q, other_k) << 16 : 0);
+        add_outliers(v[u], v[other], k + u * step, other_k, bits);
+      }
     }
     if (U > 1)
 #pragma unroll 1
@@ -186,16 +190,7 @@ __device__ __forceinline__ void int8_rows(const Parts& parts, const Rows& rows, 
 #pragma unroll
         for (int r = 0; r < R; r++) v[r] = load_stream(w + (u64)r * cols + k);
         multiply(v, k);
-      }
-    const float* x = rows.x + (u64)m_first * cols;
-    for (int i = share * 32 + lane; i < (cols + 31) / 32; i += 32 * split)
-      for (u32 left = q.outliers[i]; left; left &= ~(1u << last_bit(left))) {
-        const int c = i * 32 + last_bit(left);
-#pragma unroll
-        for (int r = 0; r < R; r++)
-#pragma unroll
-          for (int m = 0; m < M; m++)
-            beside[r][m] = fmaf(x[(u32)(min(m, n - 1) * cols + c)], (float)w[(u64)r * cols + c], beside[r][m]);
+        add_outliers(v, v, k, k, outlier_bits(q, k));
       }
   }
 #pragma unroll
@@ -220,7 +215,7 @@ __device__ __forceinline__ void int8_rows(const Parts& parts, const Rows& rows, 
 }
 
 #if __CUDA_ARCH__ >= 800
-#define BLOCKS(M) (M >= 4 ? 2 : M == 2 ? 4 : 6)
+#define BLOCKS(M) (M >= 4 ? 2 : 4)
 #else
 #define BLOCKS(M) (M >= 4 ? 2 : 4)
 #endif
@@ -248,10 +243,11 @@ extern "C" __global__ void __launch_bounds__(256, 2) int8_tiles_8
   const int p = part_of(parts, 16, tile);
   const int row = p < 0 ? 0 : min(tile * 16, FIELD(parts, p, rows) - 16);
   i32 sum[4] = {0, 0, 0, 0};
-  float beside[4] = {0.f, 0.f, 0.f, 0.f};
+  float of_lane[2][8] = {};  // outliers among a lane's columns, of both rows
   if (p >= 0) {
     const i8* w = (const i8*)FIELD(parts, p, elements) + (u64)(row + g) * cols;
     const i8* a = q.codes + (u64)(m_first + g) * cols;
+    const float* x = rows.x + (u64)m_first * cols;
     const uint4 none = make_uint4(0, 0, 0, 0);
     for (int k = share * 64 * U + t * 16; k - t * 16 < cols; k += split * 64 * U) {
       uint4 v[U], high[U];
@@ -268,26 +264,31 @@ extern "C" __global__ void __launch_bounds__(256, 2) int8_tiles_8
         const u32 first_b[2] = {b.x, b.y}, second_b[2] = {b.z, b.w};
         mma_m16n8k32_s8(sum, first, first_b);
         mma_m16n8k32_s8(sum, second, second_b);
-      }
-    }
-    const int m = min(2 * t, n - 1), next = min(2 * t + 1, n - 1);
-    const float* x = rows.x + (u64)m_first * cols;
-    for (int first = share * 32; first < (cols + 31) / 32; first += split * 32) {
-      const u32 mine = first + lane < (cols + 31) / 32 ? q.outliers[first + lane] : 0;
-      for (u32 lanes = __ballot_sync(0xffffffffu, mine != 0); lanes; lanes &= ~(1u << last_bit(lanes))) {
-        const int from = last_bit(lanes);
-        for (u32 left = __shfl_sync(0xffffffffu, mine, from); left; left &= ~(1u << last_bit(left))) {
-          const int c = (first + from) * 32 + last_bit(left);
-          const float low = (float)w[c], high = (float)w[8 * (u64)cols + c];
-          const float one = x[(u64)m * cols + c], other = x[(u64)next * cols + c];
-          beside[0] = fmaf(one, low, beside[0]);
-          beside[1] = fmaf(other, low, beside[1]);
-          beside[2] = fmaf(one, high, beside[2]);
-          beside[3] = fmaf(other, high, beside[3]);
+        for (u32 left = k + u * 64 < cols ? outlier_bits(q, k + u * 64) : 0; left; left &= ~(1u << last_bit(left))) {
+          const int c = last_bit(left);
+          const float low = code_at(v[u], c), up = code_at(high[u], c);
+#pragma unroll
+          for (int m = 0; m < 8; m++) {
+            if (m >= n) break;
+            const float wide = x[(u64)m * cols + k + u * 64 + c];
+            of_lane[0][m] = fmaf(wide, low, of_lane[0][m]);
+            of_lane[1][m] = fmaf(wide, up, of_lane[1][m]);
+          }
         }
       }
     }
   }
+  // Of the four lanes of a row, each takes the rows of x that its sums are of.
+  float beside[4];
+#pragma unroll
+  for (int h = 0; h < 2; h++)
+#pragma unroll
+    for (int m = 0; m < 8; m++) {
+      float all = of_lane[h][m];
+      all += __shfl_xor_sync(0xffffffffu, all, 1);
+      all += __shfl_xor_sync(0xffffffffu, all, 2);
+      if (m >> 1 == t) beside[2 * h + (m & 1)] = all;
+    }
 #pragma unroll
   for (int i = 0; i < 4; i++) partial[warp][lane][i] = sum[i], partial_beside[warp][lane][i] = beside[i];
   if (split > 1) __syncthreads();

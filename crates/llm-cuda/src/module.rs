@@ -35,13 +35,18 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 8] = [
+const FILES: [File; 13] = [
+    file!("dense"),
     file!("elementwise"),
     file!("embed"),
+    file!("four_bit"),
+    file!("four_bit_rows"),
     file!("general"),
+    file!("int8"),
     file!("kv"),
     file!("norm"),
     file!("plain"),
+    file!("quantize"),
     file!("rotary"),
     file!("routing"),
 ];

@@ -4,6 +4,7 @@ mod elementwise;
 mod embed;
 mod general;
 mod kv;
+mod linear;
 mod norm;
 mod plain;
 mod rotary;
@@ -20,7 +21,7 @@ use crate::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool};
 
 /// Bytes of scratch memory that suffice for every operation within `shape`, one after the other.
 pub(crate) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
-    general::scratch_bytes(shape)
+    general::scratch_bytes(shape).max(linear::scratch_bytes(shape))
 }
 
 impl Ops<Cuda> for CudaQueue {
@@ -74,7 +75,7 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        general::linear(self, parts, x, (output, out), (n_tokens, None))
+        linear::linear(self, parts, x, (output, out), (n_tokens, None))
     }
 
     fn rotate(

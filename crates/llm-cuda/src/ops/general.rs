@@ -25,13 +25,25 @@ pub(super) fn linear(
 ) -> Result<()> {
     let width: usize = parts.iter().map(|part| part.weight.rows()).sum();
     let out = out.first(n.0 * width);
-    let mut first = 0;
+    let cols = parts.first().map_or(0, |part| part.weight.cols());
+    let x = x.first(n.0 * cols);
+    multiply(queue, parts, x, (output, out, (width, 0)), n)
+}
+
+/// The same, the results in columns from `first` on of rows of `width`.
+pub(super) fn multiply(
+    queue: &CudaQueue,
+    parts: &[LinearPart<'_, Cuda>],
+    x: Span<'_>,
+    (output, out, (width, mut first)): (Output, Span<'_>, (usize, usize)),
+    n: NumRows<'_>,
+) -> Result<()> {
     for part in parts {
         let (weight, rows) = (part.weight, part.weight.rows());
         if let Some(bias) = part.bias {
             assert_eq!(bias.cols(), rows, "a bias for every output");
         }
-        let x = x.first(n.0 * weight.cols());
+        let x = x.holding(bytes_of(n.0 * weight.cols()));
         let (stored_weight, stored_bias) = (stored(weight), part.bias.map_or(NONE, stored));
         let launch = match int8(weight.scheme()) {
             None => {
