@@ -7,6 +7,7 @@ mod kv;
 mod linear;
 mod norm;
 mod plain;
+mod quantize;
 mod rotary;
 mod routing;
 

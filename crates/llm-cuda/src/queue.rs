@@ -51,6 +51,12 @@ impl CudaQueue {
         Ok(())
     }
 
+    /// Copies `src` to the start of `memory`, and waits for it.
+    pub(crate) fn write(&self, memory: &Memory, src: &[u8]) -> Result<()> {
+        let written = self.card.setup.write(src, memory.raw(), 0);
+        self.told(written)
+    }
+
     /// Copies `src` to the start of `memory`, from pages of the queue's own.
     fn upload_bytes(&mut self, src: &[u8], memory: &Memory) -> Result<()> {
         let uploaded = self.uploads.put(&self.stream, src, memory.raw());

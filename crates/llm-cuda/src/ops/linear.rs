@@ -319,7 +319,7 @@ fn code_areas(n: usize, cols: usize) -> [usize; 3] {
     [n * cols, bytes_of(n), bytes_of(n * cols.div_ceil(32))]
 }
 
-fn suffix(dtype: DType) -> &'static str {
+pub(super) fn suffix(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 => "f32",
         DType::F16 => "f16",
