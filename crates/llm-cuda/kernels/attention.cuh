@@ -1,0 +1,64 @@
+// Rows of sequences, and positions that they see: what the attention kernels share.
+#pragma once
+#include "prelude.cuh"
+
+constexpr int BLOCK_LEN = 32;   // positions of a block of the pool
+constexpr float LOG2E = 1.4426950408889634f;
+#define INF __int_as_float(0x7f800000)
+
+struct AttentionShape {
+  int n_sequences, n_rows;      // rows: of the pass's buffers
+  int n_heads, n_kv_heads, head_dim, row_width, table_len, window;
+  float scale, soft_cap;
+  int bias_row, bias_zero;
+};
+
+// Some of a sequence's query vectors of one kv head: row i / group, head i % group, from `vector` on.
+struct Chunk { int sequence, first, n_tokens, start, n_positions, vector; };
+
+// The `index`-th chunk of `size` vectors among all sequences' rows. Every warp finds it alone.
+__device__ __forceinline__ bool chunk_of(Chunk& c, const u32* __restrict__ rows, int n_sequences, int group, int size, int index) {
+  const int lane = threadIdx.x & 31;
+  for (int base = 0; base < n_sequences; base += 32) {
+    int n = base + lane < n_sequences ? ((int)rows[(base + lane) * 4 + 1] * group + size - 1) / size : 0, total = n;
+#pragma unroll
+    for (int o = 1; o < 32; o *= 2) { int below = __shfl_up_sync(0xffffffffu, total, o); if (lane >= o) total += below; }
+    u32 past = __ballot_sync(0xffffffffu, total > index);
+    if (past) {
+      int l = __popc((past & -past) - 1);   // the lowest
+      c.sequence = base + l;
+      c.vector = (index - __shfl_sync(0xffffffffu, total - n, l)) * size;
+      const u32* r = rows + c.sequence * 4;
+      c.first = r[0]; c.n_tokens = r[1]; c.start = r[2]; c.n_positions = r[3];
+      return true;
+    }
+    index -= __shfl_sync(0xffffffffu, total, 31);
+  }
+  return false;
+}
+
+// Positions [lo, hi) that a row of the chunk's sequence sees; none if it is not there.
+__device__ __forceinline__ void seen_by(int& lo, int& hi, const Chunk& c, int row, int window, bool live) {
+  int own = c.start + row;
+  hi = !live ? 0 : window < 0 ? c.n_positions : own + 1;
+  lo = live && window > 0 ? max(own + 1 - window, 0) : 0;
+}
+
+// For a key so many positions after the query.
+__device__ __forceinline__ float bias_of(const float* __restrict__ bias, const AttentionShape& s, int head, int distance) {
+  return bias[(u64)head * s.bias_row + min(max(s.bias_zero + distance, 0), s.bias_row - 1)];
+}
+
+// 2^x to 2 ulp; 0 for -inf.
+__device__ __forceinline__ float exp2_fast(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+
+__device__ __forceinline__ float warp_max(float v) {
+#pragma unroll
+  for (int o = 16; o; o >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, o));
+  return v;
+}
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+  for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
+  return v;
+}
