@@ -15,7 +15,6 @@
 //
 // pool [n_blocks][2][n_kv_heads][32][head_dim], 16-byte aligned. rows [n_sequences][first, n_tokens, start, n_positions].
 // window: causal with that many positions, 0 without a bound, -1 all positions. soft_cap 0: none. bias null: none.
-#include "prelude.cuh"
 #include "attention.cuh"
 
 constexpr int WARPS = 4;

@@ -1,10 +1,8 @@
 // Rows of sequences, and positions that they see: what the attention kernels share.
 #pragma once
-#include "prelude.cuh"
+#include "mma.cuh"
 
 constexpr int BLOCK_LEN = 32;   // positions of a block of the pool
-constexpr float LOG2E = 1.4426950408889634f;
-#define INF __int_as_float(0x7f800000)
 
 struct AttentionShape {
   int n_sequences, n_rows;      // rows: of the pass's buffers
@@ -47,18 +45,4 @@ __device__ __forceinline__ void seen_by(int& lo, int& hi, const Chunk& c, int ro
 // For a key so many positions after the query.
 __device__ __forceinline__ float bias_of(const float* __restrict__ bias, const AttentionShape& s, int head, int distance) {
   return bias[(u64)head * s.bias_row + min(max(s.bias_zero + distance, 0), s.bias_row - 1)];
-}
-
-// 2^x to 2 ulp; 0 for -inf.
-__device__ __forceinline__ float exp2_fast(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-
-__device__ __forceinline__ float warp_max(float v) {
-#pragma unroll
-  for (int o = 16; o; o >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, o));
-  return v;
-}
-__device__ __forceinline__ float warp_sum(float v) {
-#pragma unroll
-  for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
-  return v;
 }

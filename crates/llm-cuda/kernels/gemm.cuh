@@ -1,0 +1,27 @@
+// What products with many rows share: their shape, and how a result leaves a block.
+#pragma once
+#include "mma.cuh"
+
+struct GemmShape {
+  int n_tokens, rows, cols;     // x [n_tokens, cols], weight [rows, cols]
+  int out_width, out_col;       // elements of a row of out, and the first of this weight's
+  int add;                      // to what out has
+  int bias_dtype;               // 0 none, 1 f32, 2 f16, 3 bf16
+  int x_width;                  // elements of a row of the parts of x: cols, rounded up to 32
+};
+
+__device__ __forceinline__ float bias_at(const void* bias, int dtype, int row) {
+  if (dtype == 0) return 0.f;
+  if (dtype == 1) return static_cast<const float*>(bias)[row];
+  if (dtype == 2) return __half2float(static_cast<const __half*>(bias)[row]);
+  return __bfloat162float(static_cast<const __nv_bfloat16*>(bias)[row]);
+}
+
+// A sum leaves: to `pieces` where blocks share the columns, else with its bias to out.
+__device__ __forceinline__ void store(const GemmShape& s, float* __restrict__ out, float* __restrict__ pieces,
+    const void* __restrict__ bias, int token, int row, float v) {
+  if (gridDim.z > 1) { pieces[((u64)blockIdx.z * s.n_tokens + token) * s.rows + row] = v; return; }
+  float* to = out + (u64)token * s.out_width + s.out_col + row;
+  v += bias_at(bias, s.bias_dtype, row);
+  *to = s.add ? *to + v : v;
+}
