@@ -39,6 +39,7 @@ template <class T, int PARTS, class W> __device__ __forceinline__ void dense(con
         bring<W::TOKENS, W::THREADS>(stage + p * X, x + p * s.n_tokens * x_stride, x_stride, s.n_tokens - t0, x_stride, (begin + i) * STAGE_BYTES);
       bring<W::ROWS, W::THREADS>(stage + PARTS * X, w, w_stride, s.rows - r0, w_stride, (begin + i) * STAGE_BYTES);
     },
+    [](u8*) {},
     [&](u8* stage, int i) {
 #pragma unroll
       for (int half = 0; half < 2; half++) {

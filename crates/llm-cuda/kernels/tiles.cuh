@@ -34,11 +34,12 @@ __device__ __forceinline__ void tiles_of_rows(u32 (&b)[4], u8* stage, int line, 
   ldmatrix4(b, piece(stage, line + (lane & 7) + (lane >> 4) * 8, half * 2 + (lane >> 3 & 1)));
 }
 
-// Multiplies all stages of bytes [begin, end) of the lines: `fetch` has a stage brought, `multiply` takes one.
-template <class Fetch, class Multiply> __device__ __forceinline__ void stages(int n, int stage_size, u8* memory, Fetch fetch, Multiply multiply) {
+// Multiplies `n` stages: `fetch` has one brought, `multiply` takes one, and `settle` then finishes the one that was fetched last.
+template <class Fetch, class Settle, class Multiply>
+__device__ __forceinline__ void stages(int n, int stage_size, u8* memory, Fetch fetch, Settle settle, Multiply multiply) {
 #pragma unroll
   for (int i = 0; i < STAGES - 1; i++) {
-    if (i < n) fetch(memory + i * stage_size, i);
+    if (i < n) { fetch(memory + i * stage_size, i); settle(memory + i * stage_size); }
     cp_async_commit();
   }
   int taken = 0, filled = STAGES - 1;
@@ -48,6 +49,7 @@ template <class Fetch, class Multiply> __device__ __forceinline__ void stages(in
     if (i + STAGES - 1 < n) fetch(memory + filled * stage_size, i + STAGES - 1);
     cp_async_commit();
     multiply(memory + taken * stage_size, i);
+    if (i + STAGES - 1 < n) settle(memory + filled * stage_size);
     taken = taken + 1 == STAGES ? 0 : taken + 1;
     filled = filled + 1 == STAGES ? 0 : filled + 1;
   }
