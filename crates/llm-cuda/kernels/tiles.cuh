@@ -5,6 +5,8 @@
 #pragma once
 #include "gemm.cuh"
 
+#if __CUDA_ARCH__ >= 800
+
 constexpr int STAGE_BYTES = 64;   // of a line
 constexpr int STAGES = 3;
 
@@ -90,3 +92,5 @@ template <class W, class Acc, class Scale> __device__ __forceinline__ void store
           if (r + n * 8 + i < s.rows) line[n * 8 + i] = fmaf(f, acc[m][n][h * 2 + i], b[n][i] + (add ? line[n * 8 + i] : 0.f));
     }
 }
+
+#endif
