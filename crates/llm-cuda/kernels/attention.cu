@@ -158,7 +158,7 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
       float d = -INF, top = mine.at.top[j];
       if (at >= k.lo && at < k.hi) {
         d = mine.at.w[lane][j];
-        if (s.soft_cap > 0.f) d = s.soft_cap * tanhf(d / s.soft_cap);
+        if (s.soft_cap > 0.f) d = capped(d, s.soft_cap);
         if (bias) d += bias_of(bias, s, k.head, at - k.own);
       }
       float m = fmaxf(top, warp_max(d)), zero = m == -INF ? 0.f : m;

@@ -46,3 +46,16 @@ __device__ __forceinline__ void seen_by(int& lo, int& hi, const Chunk& c, int ro
 __device__ __forceinline__ float bias_of(const float* __restrict__ bias, const AttentionShape& s, int head, int distance) {
   return bias[(u64)head * s.bias_row + min(max(s.bias_zero + distance, 0), s.bias_row - 1)];
 }
+
+// cap tanh(x / cap), to a few ulp: by the odd series near zero, by exponentials elsewhere.
+__device__ __forceinline__ float capped(float x, float cap) {
+  const float y = x / cap, a = fabsf(y), b = y * y;
+  float near = fmaf(b, 3.5921281e-3f, -8.8632355e-3f);
+  near = fmaf(b, near, 2.1869489e-2f);
+  near = fmaf(b, near, -5.3968254e-2f);
+  near = fmaf(b, near, 1.3333334e-1f);
+  near = fmaf(b, near, -3.3333334e-1f);
+  near = fmaf(y * b, near, y);
+  const float far = copysignf(1.f - 2.f / (exp2_fast(2.f * LOG2E * a) + 1.f), y);
+  return cap * (a < 0.4f ? near : far);
+}
