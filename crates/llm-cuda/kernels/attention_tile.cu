@@ -8,8 +8,8 @@
 //   Grid (sum over sequences of ceil(n_tokens * n_heads / n_kv_heads / vectors), n_kv_heads), block 128, shared
 //   2 * 32 * (head_dim rounded up + 8) * 2 bytes, and for 128 and 256 n_parts * vectors * (head_dim rounded up + 8) * 2 more.
 //   head_dim a multiple of 8.
+// needs: 80
 #include "attention.cuh"
-#if __CUDA_ARCH__ >= 800
 
 // 16 x 16 elements of rows of queries as a tile's operand: rows g and g + 8, columns c, c + 1, c + 8, c + 9.
 struct Rows16 { const float *a, *b; float fa, fb; };
@@ -219,4 +219,3 @@ TILE(f16, __half, 256, 2)
 TILE(bf16, __nv_bfloat16, 64, 3)
 TILE(bf16, __nv_bfloat16, 128, 3)
 TILE(bf16, __nv_bfloat16, 256, 3)
-#endif

@@ -10,12 +10,16 @@
 // gemm_tile_{f32,f16,bf16}  the product by f32 FMA, for cards without tensor cores for it, f32 weights, and columns that are no
 //   multiple of 8. Weights at addresses of their element's size. Grid (ceil(rows / 64), ceil(n_tokens / 64), n_pieces), block 256.
 //   Bytes: x once for 64 rows, weights once for 64 tokens. Operations: 2 n_tokens rows cols.
-#include "gemm.cuh"
+// gemm_tile_int8         that of LLM.int8() (see gemm_int8.cu) for all cards. The same grid, one piece, block 256.
+//   cols a multiple of 4, codes of activations and weights 4-byte aligned.
+#include "int8_tile.cuh"
 
 template <class T, int PARTS>
-__device__ __forceinline__ void split(const float* __restrict__ x, T* __restrict__ parts, float* __restrict__ scale, int n_tokens,
-    int cols, int x_width, int order) {
+__device__ __forceinline__ void split(const float* __restrict__ x, T* __restrict__ parts, float* __restrict__ scale, const GemmShape& s,
+    int order) {
   __shared__ float most[8];
+  if (blockIdx.x >= count(s)) return;
+  const int cols = s.cols;
   const float* row = x + (u64)blockIdx.x * cols;
   float factor = 1.f;
   if (sizeof(T) == 2 && PARTS < 3) {
@@ -29,20 +33,20 @@ __device__ __forceinline__ void split(const float* __restrict__ x, T* __restrict
     factor = power_for(m);
     if (threadIdx.x == 0) scale[blockIdx.x] = 1.f / factor;
   }
-  for (int c = threadIdx.x * 2; c < x_width; c += 512) {
+  for (int c = threadIdx.x * 2; c < s.x_width; c += 512) {
     float a = c < cols ? row[c] * factor : 0.f, b = c + 1 < cols ? row[c + 1] * factor : 0.f;
     // Within 32 columns 8 t + 4 s + 2 h + i goes to 16 s + 8 h + 2 t + i.
     int to = order ? (c & ~31) | (c & 4) << 2 | (c & 2) << 2 | (c >> 3 & 3) << 1 : c;
-    u32* part = reinterpret_cast<u32*>(parts + (u64)blockIdx.x * x_width + to);
+    u32* part = reinterpret_cast<u32*>(parts + (u64)blockIdx.x * s.x_width + to);
     u32 p[PARTS];
     split2<T, PARTS>(p, 1, a, b, T());
 #pragma unroll
-    for (int i = 0; i < PARTS; i++) part[(u64)i * n_tokens * x_width / 2] = p[i];
+    for (int i = 0; i < PARTS; i++) part[(u64)i * s.n_tokens * s.x_width / 2] = p[i];
   }
 }
 #define SPLIT(name, T, PARTS)                                                                                                \
-  KERNEL(name)(const float* x, T* parts, float* scale, int n_tokens, int cols, int x_width, int order) {                     \
-    split<T, PARTS>(x, parts, scale, n_tokens, cols, x_width, order);                                                        \
+  KERNEL(name)(const float* x, T* parts, float* scale, int order, GemmShape shape) {                                         \
+    split<T, PARTS>(x, parts, scale, shape, order);                                                                          \
   }
 SPLIT(gemm_split_f16_1, __half, 1)
 SPLIT(gemm_split_f16_2, __half, 2)
@@ -51,7 +55,7 @@ SPLIT(gemm_split_bf16_3, __nv_bfloat16, 3)
 
 KERNEL(gemm_join)(const float* __restrict__ pieces, const void* __restrict__ bias, float* __restrict__ out, int n_pieces, GemmShape s) {
   const u64 n = (u64)s.n_tokens * s.rows, i = (u64)blockIdx.x * 256 + threadIdx.x;
-  if (i >= n) return;
+  if (i >= (u64)count(s) * s.rows) return;
   float v = 0.f;
   for (int p = 0; p < n_pieces; p++) v += pieces[p * n + i];
   store(s, out, nullptr, bias, i / s.rows, i % s.rows, v);
@@ -68,7 +72,9 @@ template <class T> __device__ __forceinline__ void tile(const float* __restrict_
   const int t0 = blockIdx.y * SIZE, r0 = blockIdx.x * SIZE, line = threadIdx.x / 4, c4 = threadIdx.x % 4 * 4;
   const int tx = threadIdx.x % 16 * 4, ty = threadIdx.x / 16 * 4;
   const int depth = (s.cols + gridDim.z - 1) / gridDim.z, begin = blockIdx.z * depth, end = min(begin + depth, s.cols);
-  const float* xl = x + (u64)min(t0 + line, s.n_tokens - 1) * s.cols;
+  const int n = count(s);
+  if (t0 >= n) return;
+  const float* xl = x + (u64)min(t0 + line, n - 1) * s.cols;
   const T* wl = weight + (u64)min(r0 + line, s.rows - 1) * s.cols;
   float xv[4], wv[4], acc[4][4] = {};
   auto fetch = [&](int c0) {
@@ -104,7 +110,7 @@ template <class T> __device__ __forceinline__ void tile(const float* __restrict_
   for (int i = 0; i < 4; i++)
 #pragma unroll
     for (int j = 0; j < 4; j++)
-      if (t0 + ty + i < s.n_tokens && r0 + tx + j < s.rows) store(s, out, pieces, bias, t0 + ty + i, r0 + tx + j, acc[i][j]);
+      if (t0 + ty + i < n && r0 + tx + j < s.rows) store(s, out, pieces, bias, t0 + ty + i, r0 + tx + j, acc[i][j]);
 }
 #define TILE(name, T)                                                                                                        \
   KERNEL_OF(256, name)(const float* x, const void* weight, const void* bias, float* out, float* pieces, GemmShape shape) {   \
@@ -113,3 +119,48 @@ template <class T> __device__ __forceinline__ void tile(const float* __restrict_
 TILE(gemm_tile_f32, float)
 TILE(gemm_tile_f16, __half)
 TILE(gemm_tile_bf16, __nv_bfloat16)
+
+KERNEL_OF(256, gemm_tile_int8)(Int8 p, const void* __restrict__ bias, float* __restrict__ out, GemmShape s) {
+  constexpr int SIZE = 64, DEPTH = 16;            // of 4 columns
+  __shared__ __align__(16) union {
+    struct { i32 x[DEPTH][SIZE + 4], w[DEPTH][SIZE + 4]; } codes;
+    float outliers[AT_ONCE * 2 * (SIZE + 1)];
+  } memory;
+  const int n_tokens = count(s), t0 = blockIdx.y * SIZE, r0 = blockIdx.x * SIZE, line = threadIdx.x / 4, c4 = threadIdx.x % 4 * 4;
+  const int tx = threadIdx.x % 16 * 4, ty = threadIdx.x / 16 * 4, n = s.cols / 4;
+  const i32* x = reinterpret_cast<const i32*>(p.codes) + (u64)min(t0 + line, n_tokens - 1) * n;
+  const i32* w = reinterpret_cast<const i32*>(p.weight) + (u64)min(r0 + line, s.rows - 1) * n;
+  if (t0 >= n_tokens) return;
+  i32 sum[4][4] = {};
+  for (int c0 = 0; c0 < n; c0 += DEPTH) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const bool there = c0 + c4 + i < n;
+      memory.codes.x[c4 + i][line] = there ? x[c0 + c4 + i] : 0;
+      memory.codes.w[c4 + i][line] = there ? w[c0 + c4 + i] : 0;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int c = 0; c < DEPTH; c++) {
+      const int4 a = *reinterpret_cast<const int4*>(&memory.codes.x[c][ty]), b = *reinterpret_cast<const int4*>(&memory.codes.w[c][tx]);
+      const i32 av[4] = {a.x, a.y, a.z, a.w}, bv[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) sum[i][j] = dp4a(av[i], bv[j], sum[i][j]);
+    }
+    __syncthreads();
+  }
+  float acc[4][4];
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      acc[i][j] = (float)sum[i][j] * (p.absmax[min(t0 + ty + i, n_tokens - 1)] * p.scb[min(r0 + tx + j, s.rows - 1)]) * PRODUCT_SCALE;
+  add_outliers<4, 4, SIZE, SIZE>(acc, p, s, memory.outliers, n_tokens, t0, r0, [&](int i) { return ty + i; }, [&](int j) { return tx + j; });
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      if (t0 + ty + i < n_tokens && r0 + tx + j < s.rows) store(s, out, nullptr, bias, t0 + ty + i, r0 + tx + j, acc[i][j]);
+}

@@ -3,17 +3,22 @@
 #include "mma.cuh"
 
 struct GemmShape {
+  const u32* bounds;            // tokens are as many as two numbers lie apart, at most n_tokens; or null
   int n_tokens, rows, cols;     // x [n_tokens, cols], weight [rows, cols]
   int out_width, out_col;       // elements of a row of out, and the first of this weight's
   int add;                      // to what out has
-  int bias_dtype;               // 0 none, 1 f32, 2 f16, 3 bf16
+  int bias_dtype;               // 0 f32, 1 f16, 2 bf16
   int x_width;                  // elements of a row of the parts of x: cols, rounded up to 32
 };
 
+__device__ __forceinline__ int count(const GemmShape& s) {
+  return s.bounds ? min((int)(s.bounds[1] - s.bounds[0]), s.n_tokens) : s.n_tokens;
+}
+
 __device__ __forceinline__ float bias_at(const void* bias, int dtype, int row) {
-  if (dtype == 0) return 0.f;
-  if (dtype == 1) return static_cast<const float*>(bias)[row];
-  if (dtype == 2) return __half2float(static_cast<const __half*>(bias)[row]);
+  if (!bias) return 0.f;
+  if (dtype == 0) return static_cast<const float*>(bias)[row];
+  if (dtype == 1) return __half2float(static_cast<const __half*>(bias)[row]);
   return __bfloat162float(static_cast<const __nv_bfloat16*>(bias)[row]);
 }
 

@@ -8,8 +8,8 @@
 //   Bytes: parts of x once for 128 rows, weights once for a block's tokens. Operations: 2 n_parts n_tokens rows cols.
 //   Grid (ceil(rows / 128), ceil(n_tokens / tokens), n_pieces), block 256, shared 3 * 64 * (n_parts * tokens + 128) bytes.
 //   cols a multiple of 8, weights 16-byte aligned. `scale` null: 1.
+// needs: 80
 #include "tiles.cuh"
-#if __CUDA_ARCH__ >= 800
 
 constexpr int FLUSH = 4;   // stages of 32 columns
 
@@ -18,7 +18,8 @@ template <class T, int PARTS, class W> __device__ __forceinline__ void dense(con
   DYN_SHARED(u8, memory);
   constexpr int X = W::TOKENS * STAGE_BYTES;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, t0 = blockIdx.y * W::TOKENS, r0 = blockIdx.x * W::ROWS;
-  const int t = warp % W::WM * W::MT * 16, r = warp / W::WM * W::NT * 8;
+  const int t = warp % W::WM * W::MT * 16, r = warp / W::WM * W::NT * 8, n_tokens = count(s);
+  if (t0 >= n_tokens) return;
   const u64 x_stride = (u64)s.x_width * 2, w_stride = (u64)s.cols * 2;
   const u8 *x = parts + t0 * x_stride, *w = weight + r0 * w_stride;
   float acc[W::MT][W::NT][4] = {}, sum[W::MT][W::NT][4] = {};
@@ -36,7 +37,7 @@ template <class T, int PARTS, class W> __device__ __forceinline__ void dense(con
     [&](u8* stage, int i) {
 #pragma unroll
       for (int p = 0; p < PARTS; p++)
-        bring<W::TOKENS, W::THREADS>(stage + p * X, x + p * s.n_tokens * x_stride, x_stride, s.n_tokens - t0, x_stride, (begin + i) * STAGE_BYTES);
+        bring<W::TOKENS, W::THREADS>(stage + p * X, x + p * s.n_tokens * x_stride, x_stride, n_tokens - t0, x_stride, (begin + i) * STAGE_BYTES);
       bring<W::ROWS, W::THREADS>(stage + PARTS * X, w, w_stride, s.rows - r0, w_stride, (begin + i) * STAGE_BYTES);
     },
     [](u8*) {},
@@ -59,7 +60,7 @@ template <class T, int PARTS, class W> __device__ __forceinline__ void dense(con
       if (i % FLUSH == FLUSH - 1) flush();
     });
   flush();
-  store_tiles<W>(s, out, pieces, bias, t0 + t, r0 + r, lane, acc, [&](int token) { return scale ? scale[token] : 1.f; });
+  store_tiles<W>(s, out, pieces, bias, n_tokens, t0 + t, r0 + r, lane, acc, [&](int token) { return scale ? scale[token] : 1.f; });
 }
 
 #define DENSE(type, T, PARTS, TOKENS, ...)                                                                                   \
@@ -74,4 +75,3 @@ DENSE_OF(f16, __half, 1)
 DENSE_OF(f16, __half, 2)
 DENSE_OF(bf16, __nv_bfloat16, 1)
 DENSE_OF(bf16, __nv_bfloat16, 3)
-#endif

@@ -10,8 +10,8 @@
 //   Bytes: parts of x once for 128 rows, codes and scales once for a block's tokens. Operations: 2 (2 n_parts - 1) n_tokens rows cols.
 //   Grid (ceil(rows / 128), ceil(n_tokens / tokens), n_pieces), block 256, shared 3 * (64 n_parts tokens + 128 * 20) bytes.
 //   cols a multiple of 32, codes 16-byte aligned, scales at multiples of their size.
+// needs: 80
 #include "tiles.cuh"
-#if __CUDA_ARCH__ >= 800
 
 struct FourBit {
   const u8* codes;               // two a byte, the first in the high half
@@ -30,7 +30,8 @@ template <int PARTS, class W> __device__ __forceinline__ void four_bit(const u8*
   __shared__ u32 values[16 * 32];
   __shared__ float nested_map[256];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, t0 = blockIdx.y * W::TOKENS, r0 = blockIdx.x * W::ROWS;
-  const int t = warp % W::WM * W::MT * 16, r = warp / W::WM * W::NT * 8;
+  const int t = warp % W::WM * W::MT * 16, r = warp / W::WM * W::NT * 8, n_tokens = count(s);
+  if (t0 >= n_tokens) return;
 
   float most = 0.f;
   for (int c = 0; c < 16; c++) { float a = fabsf(weight.map[c]); most = fmaxf(most, a < INF ? a : 0.f); }
@@ -59,7 +60,7 @@ template <int PARTS, class W> __device__ __forceinline__ void four_bit(const u8*
     [&](u8* stage, int i) {
 #pragma unroll
       for (int p = 0; p < PARTS; p++)
-        bring<W::TOKENS, W::THREADS>(stage + p * X, x + p * s.n_tokens * x_stride, x_stride, s.n_tokens - t0, x_stride, (begin + i) * STAGE_BYTES);
+        bring<W::TOKENS, W::THREADS>(stage + p * X, x + p * s.n_tokens * x_stride, x_stride, n_tokens - t0, x_stride, (begin + i) * STAGE_BYTES);
       const u64 at = first + (begin + i) * 32;
       if (threadIdx.x < W::ROWS) { cp_async16(stage + CODES + line * 16, weight.codes + at / 2); return; }
       const u64 b = at >> weight.block_log2;
@@ -108,7 +109,7 @@ template <int PARTS, class W> __device__ __forceinline__ void four_bit(const u8*
           for (int i = 0; i < 4; i++) { acc[m][n][i] = fmaf(sum[m][n][i], i % 2 ? f.y : f.x, acc[m][n][i]); sum[m][n][i] = 0.f; }
       }
     });
-  store_tiles<W>(s, out, pieces, bias, t0 + t, r0 + r, lane, acc, [&](int token) { return scale[token] / factor; });
+  store_tiles<W>(s, out, pieces, bias, n_tokens, t0 + t, r0 + r, lane, acc, [&](int token) { return scale[token] / factor; });
 }
 
 #define FOUR_BIT(PARTS, TOKENS, ...)                                                                                         \
@@ -120,4 +121,3 @@ template <int PARTS, class W> __device__ __forceinline__ void four_bit(const u8*
   FOUR_BIT(PARTS, 128, 4, 4, 2, 4) FOUR_BIT(PARTS, 64, 2, 4, 2, 4) FOUR_BIT(PARTS, 32, 2, 2, 1, 8) FOUR_BIT(PARTS, 16, 1, 2, 1, 8)
 FOUR_BIT_OF(1)
 FOUR_BIT_OF(2)
-#endif

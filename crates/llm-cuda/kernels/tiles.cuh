@@ -67,7 +67,7 @@ __device__ __forceinline__ void share(int& begin, int& end, int n) {
 
 // The tiles of a warp leave, its tokens times their scale: to `pieces` where blocks share the columns, else with their bias to out.
 template <class W, class Acc, class Scale> __device__ __forceinline__ void store_tiles(const GemmShape& s, float* __restrict__ out,
-    float* __restrict__ pieces, const void* __restrict__ bias, int t, int r, int lane, Acc& acc, Scale scale) {
+    float* __restrict__ pieces, const void* __restrict__ bias, int n_tokens, int t, int r, int lane, Acc& acc, Scale scale) {
   const bool whole = gridDim.z == 1, add = whole && s.add;
   float* to = whole ? out + s.out_col : pieces + (u64)blockIdx.z * s.n_tokens * s.rows;
   const int width = whole ? s.out_width : s.rows;
@@ -82,7 +82,7 @@ template <class W, class Acc, class Scale> __device__ __forceinline__ void store
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       const int token = t + m * 16 + h * 8 + lane / 4;
-      if (token >= s.n_tokens) continue;
+      if (token >= n_tokens) continue;
       const float f = scale(token);
       float* line = to + (u64)token * width + r;
 #pragma unroll
