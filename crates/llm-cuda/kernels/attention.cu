@@ -2,7 +2,7 @@
 //
 //   out[row, head] = sum_p w[p] v[p] / sum_p w[p],  w[p] = exp(s[p] - max s),  s[p] = cap(scale q.k[p]) + bias[head, p - row's position]
 //
-// attention_rows_{f32,f16,bf16}_{1,2,4,8}   head_dim a multiple of 8: 16-byte loads
+// attention_rows_{f32,f16,bf16}_{1,4,8}     head_dim a multiple of 8: 16-byte loads
 // attention_any_{f32,f16,bf16}_4            any head_dim to 256
 //   A block of 4 warps has 1..8 query vectors (rows x heads of one kv head: the name's number) and one piece of their
 //   positions, so that grouped heads read keys and values once. A warp takes whole blocks of the pool, a position a group of
@@ -11,7 +11,7 @@
 //   Grid (sum over sequences of ceil(n_tokens * n_heads / n_kv_heads / vectors), n_kv_heads, n_pieces), block 128.
 // attention_merge
 //   Joins the pieces of a row. Needed for n_pieces > 1 alone. Grid (rows of all sequences, n_heads), block 128.
-//   Scratch: f32 [rows of the pass, n_heads, n_pieces, head_dim] and, behind it, [.., n_pieces, 2] (maximum, sum).
+//   Scratch: f32 [rows, n_heads, n_pieces, head_dim] and, behind it, [.., n_pieces, 2] (maximum, sum).
 //
 // pool [n_blocks][2][n_kv_heads][32][head_dim], 16-byte aligned. rows [n_sequences][first, n_tokens, start, n_positions].
 // window: causal with that many positions, 0 without a bound, -1 all positions. soft_cap 0: none. bias null: none.
@@ -94,7 +94,7 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, kv_head = blockIdx.y, hd = s.head_dim;
   const int group = s.n_heads / s.n_kv_heads;
   Chunk c;
-  if (!chunk_of(c, rows, s.n_sequences, group, NQ, blockIdx.x)) return;
+  if (!chunk_of(c, rows, s, group, NQ, blockIdx.x)) return;
 
   const int lanes = hd > 128 ? 32 : hd > 64 ? 16 : 8;            // of a position: 8 elements each
   const int at_once = 32 / lanes, sub = lane / lanes, e = lane % lanes * 8;
@@ -121,18 +121,32 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
   const int n = (end + BLOCK_LEN - 1) / BLOCK_LEN - first / BLOCK_LEN, piece = (n + gridDim.z - 1) / gridDim.z;
   const int begin = first / BLOCK_LEN + blockIdx.z * piece, stop = min(begin + piece, first / BLOCK_LEN + n);
 
-  for (int b = begin + warp; b < stop; b += WARPS) {
+  // Keys and then values of a block, some positions at a time, which are loaded while those before are used.
+  Eight<T, WHOLE> ahead[STEPS];
+  const T* keys = nullptr;
+  auto load = [&](const T* base, int b, int p0) {
+#pragma unroll
+    for (int u = 0; u < STEPS; u++) {
+      const int p = p0 + u * at_once, at = b * BLOCK_LEN + p;
+      ahead[u].load(base + p * hd, active && at >= first && at < end, hd - e);
+    }
+  };
+  auto start = [&](int b) {
+    if (b >= stop) return;
     const u32 place = tables[c.sequence * s.table_len + b % s.table_len];
-    const T* keys = pool + ((u64)place * 2 * s.n_kv_heads + kv_head) * BLOCK_LEN * hd + e;
+    keys = pool + ((u64)place * 2 * s.n_kv_heads + kv_head) * BLOCK_LEN * hd + e;
+    load(keys, b, sub);
+  };
+  start(begin + warp);
+  for (int b = begin + warp; b < stop; b += WARPS) {
     const T* values = keys + (u64)s.n_kv_heads * BLOCK_LEN * hd;
-    auto load = [&](Eight<T, WHOLE>& k, const T* base, int p) {
-      int at = b * BLOCK_LEN + p;
-      k.load(base + p * hd, active && at >= first && at < end, hd - e);
-    };
+#pragma unroll 1
     for (int p0 = sub; p0 < BLOCK_LEN; p0 += STEPS * at_once) {
       Eight<T, WHOLE> k[STEPS];
 #pragma unroll
-      for (int u = 0; u < STEPS; u++) load(k[u], keys, p0 + u * at_once);
+      for (int u = 0; u < STEPS; u++) k[u] = ahead[u];
+      const bool last = p0 + STEPS * at_once >= BLOCK_LEN;
+      load(last ? values : keys, b, last ? sub : p0 + STEPS * at_once);
 #pragma unroll
       for (int u = 0; u < STEPS; u++) {
         float kf[8], d[NQ];
@@ -147,9 +161,6 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
         if (lane % lanes < NQ) mine.at.w[p0 + u * at_once][lane % NQ] = score;
       }
     }
-    Eight<T, WHOLE> v[STEPS];
-#pragma unroll
-    for (int u = 0; u < STEPS; u++) load(v[u], values, sub + u * at_once);
     __syncwarp();
     const int at = b * BLOCK_LEN + lane;           // a position a lane
 #pragma unroll 1
@@ -175,7 +186,13 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
 #pragma unroll
       for (int i = 0; i < 8; i++) acc[j][i] *= old;
     }
-    for (int p0 = sub;;) {
+#pragma unroll 1
+    for (int p0 = sub; p0 < BLOCK_LEN; p0 += STEPS * at_once) {
+      Eight<T, WHOLE> v[STEPS];
+#pragma unroll
+      for (int u = 0; u < STEPS; u++) v[u] = ahead[u];
+      if (p0 + STEPS * at_once < BLOCK_LEN) load(values, b, p0 + STEPS * at_once);
+      else start(b + WARPS);
 #pragma unroll
       for (int u = 0; u < STEPS; u++) {
         float vf[8];
@@ -187,10 +204,6 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
           for (int i = 0; i < 8; i++) acc[j][i] = fmaf(w, vf[i], acc[j][i]);
         }
       }
-      p0 += STEPS * at_once;
-      if (p0 >= BLOCK_LEN) break;
-#pragma unroll
-      for (int u = 0; u < STEPS; u++) load(v[u], values, p0 + u * at_once);
     }
     __syncwarp();
   }
@@ -218,7 +231,9 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
       f[w] = exp2_fast((warps[w].m[j] - (m == -INF ? 0.f : m)) * LOG2E);
       l += f[w] * warps[w].l[j];
     }
-    const u64 vector = (u64)(c.first + (c.vector + j) / group) * s.n_heads + queries[j].head, at = vector * gridDim.z + blockIdx.z;
+    const int row = (c.vector + j) / group;
+    const u64 vector = (u64)(c.first + row) * s.n_heads + queries[j].head;
+    const u64 at = ((u64)(c.before + row) * s.n_heads + queries[j].head) * gridDim.z + blockIdx.z;
     for (int d = threadIdx.x; d < hd; d += WARPS * 32) {
       float a = 0.f;
 #pragma unroll
@@ -233,13 +248,13 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
 }
 
 #define ROWS(name, T, NQ, WHOLE)                                                                                             \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32, NQ == 8 ? 2 : 3) name(const float* q, const void* pool, const u32* rows,          \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32, NQ == 8 || !WHOLE ? 2 : 3) name(const float* q, const void* pool, const u32* rows,          \
       const u32* tables, const float* bias, float* out, float* pieces, AttentionShape shape) {                               \
     attend<T, NQ, WHOLE>(q, static_cast<const T*>(pool), rows, tables, bias, out, pieces, shape);                            \
   }
 #define ROWS_OF(type, T)                                                                                                     \
-  ROWS(attention_rows_##type##_1, T, 1, true) ROWS(attention_rows_##type##_2, T, 2, true)                                    \
-  ROWS(attention_rows_##type##_4, T, 4, true) ROWS(attention_rows_##type##_8, T, 8, true)                                    \
+  ROWS(attention_rows_##type##_1, T, 1, true) ROWS(attention_rows_##type##_4, T, 4, true)                                    \
+  ROWS(attention_rows_##type##_8, T, 8, true)                                                                                \
   ROWS(attention_any_##type##_4, T, 4, false)
 ROWS_OF(f32, float)
 ROWS_OF(f16, __half)
@@ -248,8 +263,8 @@ ROWS_OF(bf16, __nv_bfloat16)
 KERNEL(attention_merge)(const float* __restrict__ pieces, const u32* __restrict__ rows, float* __restrict__ out, int n_pieces,
     AttentionShape s) {
   Chunk c;
-  if (!chunk_of(c, rows, s.n_sequences, 1, 1, blockIdx.x)) return;
-  const u64 vector = (u64)(c.first + c.vector) * s.n_heads + blockIdx.y;
+  if (!chunk_of(c, rows, s, 1, 1, blockIdx.x)) return;
+  const u64 vector = (u64)blockIdx.x * s.n_heads + blockIdx.y;
   const float* t = pieces + (u64)s.n_rows * s.n_heads * n_pieces * s.head_dim + vector * n_pieces * 2;
   float m = -INF, l = 0.f;
   for (int i = 0; i < n_pieces; i++) m = fmaxf(m, t[2 * i]);
@@ -258,6 +273,6 @@ KERNEL(attention_merge)(const float* __restrict__ pieces, const u32* __restrict_
   for (int d = threadIdx.x; d < s.head_dim; d += blockDim.x) {
     float a = 0.f;
     for (int i = 0; i < n_pieces; i++) a += exp2_fast((t[2 * i] - zero) * LOG2E) * pieces[(vector * n_pieces + i) * s.head_dim + d];
-    out[vector * s.head_dim + d] = a / l;
+    out[((u64)(c.first + c.vector) * s.n_heads + blockIdx.y) * s.head_dim + d] = a / l;
   }
 }

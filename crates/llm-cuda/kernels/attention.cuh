@@ -5,32 +5,42 @@
 constexpr int BLOCK_LEN = 32;   // positions of a block of the pool
 
 struct AttentionShape {
-  int n_sequences, n_rows;      // rows: of the pass's buffers
+  int n_sequences, n_rows;      // rows of the sequences that the launch takes
+  int least, most;              // rows of a sequence that the launch takes
   int n_heads, n_kv_heads, head_dim, row_width, table_len, window;
   float scale, soft_cap;
   int bias_row, bias_zero;
 };
 
 // Some of a sequence's query vectors of one kv head: row i / group, head i % group, from `vector` on.
-struct Chunk { int sequence, first, n_tokens, start, n_positions, vector; };
+struct Chunk { int sequence, first, n_tokens, start, n_positions, before, vector; };   // `before`: rows of earlier sequences
 
-// The `index`-th chunk of `size` vectors among all sequences' rows. Every warp finds it alone.
-__device__ __forceinline__ bool chunk_of(Chunk& c, const u32* __restrict__ rows, int n_sequences, int group, int size, int index) {
-  const int lane = threadIdx.x & 31;
-  for (int base = 0; base < n_sequences; base += 32) {
-    int n = base + lane < n_sequences ? ((int)rows[(base + lane) * 4 + 1] * group + size - 1) / size : 0, total = n;
+__device__ __forceinline__ int sum_up_to(int n, int lane) {
 #pragma unroll
-    for (int o = 1; o < 32; o *= 2) { int below = __shfl_up_sync(0xffffffffu, total, o); if (lane >= o) total += below; }
+  for (int o = 1; o < 32; o *= 2) { int below = __shfl_up_sync(0xffffffffu, n, o); n += lane >= o ? below : 0; }
+  return n;
+}
+
+// The `index`-th chunk of `size` vectors among the rows of all sequences that the launch takes. Every warp finds it alone.
+__device__ __forceinline__ bool chunk_of(Chunk& c, const u32* __restrict__ rows, const AttentionShape& s, int group, int size, int index) {
+  const int lane = threadIdx.x & 31;
+  int before = 0;
+  for (int base = 0; base < s.n_sequences; base += 32) {
+    int tokens = base + lane < s.n_sequences ? (int)rows[(base + lane) * 4 + 1] : 0;
+    if (tokens < s.least || tokens > s.most) tokens = 0;
+    const int n = (tokens * group + size - 1) / size, total = sum_up_to(n, lane), up_to = sum_up_to(tokens, lane);
     u32 past = __ballot_sync(0xffffffffu, total > index);
     if (past) {
       int l = __popc((past & -past) - 1);   // the lowest
       c.sequence = base + l;
       c.vector = (index - __shfl_sync(0xffffffffu, total - n, l)) * size;
+      c.before = before + __shfl_sync(0xffffffffu, up_to - tokens, l);
       const u32* r = rows + c.sequence * 4;
       c.first = r[0]; c.n_tokens = r[1]; c.start = r[2]; c.n_positions = r[3];
       return true;
     }
     index -= __shfl_sync(0xffffffffu, total, 31);
+    before += __shfl_sync(0xffffffffu, up_to, 31);
   }
   return false;
 }

@@ -42,7 +42,7 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
   const int kv_head = blockIdx.y, hd = s.head_dim, group = s.n_heads / s.n_kv_heads;
   const int g = lane / 4, t2 = lane % 4 * 2;
   Chunk c;
-  if (!chunk_of(c, rows, s.n_sequences, group, VECTORS, gridDim.x - 1 - blockIdx.x)) return;   // the longest first
+  if (!chunk_of(c, rows, s, group, VECTORS, gridDim.x - 1 - blockIdx.x)) return;   // the longest first
 
   // This lane's two vectors.
   int lo[2], hi[2];

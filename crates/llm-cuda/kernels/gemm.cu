@@ -7,6 +7,7 @@
 //   multiple of 32. `order` 1 is that of the 4-bit product (see there). parts [n_parts][n_tokens][x_width].
 //   Bytes: 4 + 2 n_parts an element. Grid n_tokens, block 256.
 // gemm_join              sums of pieces [n_pieces][n_tokens][rows], in their order. Grid ceil(n_tokens * rows / 256), block 256.
+// gemm_join_int8         the same for LLM.int8(), of integers. The same grid and block.
 // gemm_tile_{f32,f16,bf16}  the product by f32 FMA, for cards without tensor cores for it, f32 weights, and columns that are no
 //   multiple of 8. Weights at addresses of their element's size. Grid (ceil(rows / 64), ceil(n_tokens / 64), n_pieces), block 256.
 //   Bytes: x once for 64 rows, weights once for 64 tokens. Operations: 2 n_tokens rows cols.
@@ -18,7 +19,7 @@ template <class T, int PARTS>
 __device__ __forceinline__ void split(const float* __restrict__ x, T* __restrict__ parts, float* __restrict__ scale, const GemmShape& s,
     int order) {
   __shared__ float most[8];
-  if (blockIdx.x >= count(s)) return;
+  if ((int)blockIdx.x >= count(s)) return;
   const int cols = s.cols;
   const float* row = x + (u64)blockIdx.x * cols;
   float factor = 1.f;
@@ -48,17 +49,26 @@ __device__ __forceinline__ void split(const float* __restrict__ x, T* __restrict
   KERNEL(name)(const float* x, T* parts, float* scale, int order, GemmShape shape) {                                         \
     split<T, PARTS>(x, parts, scale, shape, order);                                                                          \
   }
-SPLIT(gemm_split_f16_1, __half, 1)
 SPLIT(gemm_split_f16_2, __half, 2)
-SPLIT(gemm_split_bf16_1, __nv_bfloat16, 1)
 SPLIT(gemm_split_bf16_3, __nv_bfloat16, 3)
 
 KERNEL(gemm_join)(const float* __restrict__ pieces, const void* __restrict__ bias, float* __restrict__ out, int n_pieces, GemmShape s) {
   const u64 n = (u64)s.n_tokens * s.rows, i = (u64)blockIdx.x * 256 + threadIdx.x;
-  if (i >= (u64)count(s) * s.rows) return;
+  if ((long long)i >= (long long)count(s) * s.rows) return;
   float v = 0.f;
   for (int p = 0; p < n_pieces; p++) v += pieces[p * n + i];
   store(s, out, nullptr, bias, i / s.rows, i % s.rows, v);
+}
+
+// The last of the pieces has outlier columns.
+KERNEL(gemm_join_int8)(const float* __restrict__ pieces, Int8 p, const void* __restrict__ bias, float* __restrict__ out, int n_pieces,
+    GemmShape s) {
+  const u64 n = (u64)s.n_tokens * s.rows, i = (u64)blockIdx.x * 256 + threadIdx.x;
+  if ((long long)i >= (long long)count(s) * s.rows) return;
+  const int token = i / s.rows, row = i % s.rows;
+  i32 sum = 0;
+  for (int x = 0; x < n_pieces; x++) sum += __float_as_int(pieces[x * n + i]);
+  store(s, out, nullptr, bias, token, row, int8_product(sum, p.absmax[token], p.scb[row]) + pieces[n_pieces * n + i]);
 }
 
 __device__ __forceinline__ float widen(float v) { return v; }
@@ -156,7 +166,7 @@ KERNEL_OF(256, gemm_tile_int8)(Int8 p, const void* __restrict__ bias, float* __r
   for (int i = 0; i < 4; i++)
 #pragma unroll
     for (int j = 0; j < 4; j++)
-      acc[i][j] = (float)sum[i][j] * (p.absmax[min(t0 + ty + i, n_tokens - 1)] * p.scb[min(r0 + tx + j, s.rows - 1)]) * PRODUCT_SCALE;
+      acc[i][j] = int8_product(sum[i][j], p.absmax[min(t0 + ty + i, n_tokens - 1)], p.scb[min(r0 + tx + j, s.rows - 1)]);
   add_outliers<4, 4, SIZE, SIZE>(acc, p, s, memory.outliers, n_tokens, t0, r0, [&](int i) { return ty + i; }, [&](int j) { return tx + j; });
 #pragma unroll
   for (int i = 0; i < 4; i++)

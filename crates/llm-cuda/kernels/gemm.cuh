@@ -3,16 +3,17 @@
 #include "mma.cuh"
 
 struct GemmShape {
-  const u32* bounds;            // tokens are as many as two numbers lie apart, at most n_tokens; or null
+  const u32* bounds;            // two numbers that lie as far apart as there are tokens, those skipped among them; or null
   int n_tokens, rows, cols;     // x [n_tokens, cols], weight [rows, cols]
   int out_width, out_col;       // elements of a row of out, and the first of this weight's
   int add;                      // to what out has
   int bias_dtype;               // 0 f32, 1 f16, 2 bf16
   int x_width;                  // elements of a row of the parts of x: cols, rounded up to 32
+  int skip;                     // tokens before the first
 };
 
 __device__ __forceinline__ int count(const GemmShape& s) {
-  return s.bounds ? min((int)(s.bounds[1] - s.bounds[0]), s.n_tokens) : s.n_tokens;
+  return s.bounds ? min((int)(s.bounds[1] - s.bounds[0]) - s.skip, s.n_tokens) : s.n_tokens;
 }
 
 __device__ __forceinline__ float bias_at(const void* bias, int dtype, int row) {

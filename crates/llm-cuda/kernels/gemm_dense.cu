@@ -2,7 +2,7 @@
 //
 //   out[t, out_col + r] (+)= scale[t] sum_c (sum of parts of x)[t, c] w[r, c] + bias[r]
 //
-// gemm_dense_{f16_1,f16_2,bf16_1,bf16_3}_{128,64,32,16}   the number of parts (gemm_split), and tokens of a block
+// gemm_dense_{f16_2,bf16_3}_{128,64,32}   the number of parts (gemm_split), and tokens of a block
 //   Weights are taken as they are, so that 2 parts of f16 and 3 of bf16 give what f32 would. Tensor cores round sums towards zero:
 //   after 128 columns they are added to those in registers, which round to nearest.
 //   Bytes: parts of x once for 128 rows, weights once for a block's tokens. Operations: 2 n_parts n_tokens rows cols.
@@ -42,36 +42,40 @@ template <class T, int PARTS, class W> __device__ __forceinline__ void dense(con
     },
     [](u8*) {},
     [&](u8* stage, int i) {
+      // Where there are registers, a part of x is loaded while the one before is multiplied.
+      constexpr int AHEAD = W::TOKENS == 128;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        u32 b[W::NT / 2][4];
+        u32 b[W::NT / 2][4], a[2][W::MT][4];
 #pragma unroll
         for (int n = 0; n < W::NT / 2; n++) tiles_of_rows(b[n], stage + PARTS * X, r + n * 16, half, lane);
 #pragma unroll
-        for (int p = 0; p < PARTS; p++)
+        for (int p = -AHEAD; p < PARTS; p++) {
 #pragma unroll
-          for (int m = 0; m < W::MT; m++) {
-            u32 a[4];
-            tile_of_x(a, stage + p * X, t + m * 16, half, lane);
+          for (int m = 0; m < W::MT; m++)
+            if (p + AHEAD < PARTS) tile_of_x(a[(p + AHEAD) & 1][m], stage + (p + AHEAD) * X, t + m * 16, half, lane);
+          if (p < 0) continue;
 #pragma unroll
-            for (int n = 0; n < W::NT; n++) mma_m16n8k16(sum[m][n], a, &b[n / 2][n % 2 * 2], T());
-          }
+          for (int m = 0; m < W::MT; m++)
+#pragma unroll
+            for (int n = 0; n < W::NT; n++) mma_m16n8k16(sum[m][n], a[p & 1][m], &b[n / 2][n % 2 * 2], T());
+        }
       }
       if (i % FLUSH == FLUSH - 1) flush();
     });
   flush();
-  store_tiles<W>(s, out, pieces, bias, n_tokens, t0 + t, r0 + r, lane, acc, [&](int token) { return scale ? scale[token] : 1.f; });
+  scale_tiles<W>(n_tokens, t0 + t, lane, acc, [&](int token) { return scale ? scale[token] : 1.f; });
+  store_tiles<W>(s, out, pieces, bias, n_tokens, t0 + t, r0 + r, lane, acc, blockIdx.z);
 }
 
 #define DENSE(type, T, PARTS, TOKENS, ...)                                                                                   \
-  KERNEL_OF(256, gemm_dense_##type##_##PARTS##_##TOKENS)(const u8* parts, const float* scale, const u8* weight,              \
+  extern "C" __global__ void __launch_bounds__(256, TOKENS < 64 || TOKENS == 64 && PARTS == 2 ? 2 : 1) gemm_dense_##type##_##PARTS##_##TOKENS(\
+      const u8* parts, const float* scale, const u8* weight,              \
       const void* bias, float* out, float* pieces, GemmShape shape) {                                                        \
     dense<T, PARTS, Warps<__VA_ARGS__>>(parts, scale, weight, bias, out, pieces, shape);                                     \
   }
 #define DENSE_OF(type, T, PARTS)                                                                                             \
   DENSE(type, T, PARTS, 128, 2, 8, 4, 2) DENSE(type, T, PARTS, 64, 2, 4, 2, 4)                                               \
-  DENSE(type, T, PARTS, 32, 2, 2, 1, 8) DENSE(type, T, PARTS, 16, 1, 2, 1, 8)
-DENSE_OF(f16, __half, 1)
+  DENSE(type, T, PARTS, 32, 2, 2, 1, 8)
 DENSE_OF(f16, __half, 2)
-DENSE_OF(bf16, __nv_bfloat16, 1)
 DENSE_OF(bf16, __nv_bfloat16, 3)

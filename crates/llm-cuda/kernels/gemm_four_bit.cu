@@ -3,7 +3,7 @@
 //   out[t, out_col + r] (+)= scale[t] sum_b absmax[r, b] sum_(c in b) (sum of parts of x)[t, c] map[code[r, c]] + bias[r]
 //   absmax[i] = nested_map[q[i]] * nested_absmax[i / 256] + offset where scales are quantized themselves
 //
-// gemm_four_bit_{1,2}_{128,64,32,16}   the number of f16 parts of x (gemm_split, order 1), and tokens of a block
+// gemm_four_bit_2_{128,32}   the number of f16 parts of x (gemm_split, order 1), and tokens of a block
 //   Values of codes are two f16 numbers as well, looked up in a table that every lane has in a bank of its own. With 2 parts the
 //   product is f32's: big x big + small x big + big x small. Scales multiply sums over a block, in f32.
 //   A lane takes 8 neighbouring codes of a row; the order of x's columns within 32 is made to fit.
@@ -109,15 +109,16 @@ template <int PARTS, class W> __device__ __forceinline__ void four_bit(const u8*
           for (int i = 0; i < 4; i++) { acc[m][n][i] = fmaf(sum[m][n][i], i % 2 ? f.y : f.x, acc[m][n][i]); sum[m][n][i] = 0.f; }
       }
     });
-  store_tiles<W>(s, out, pieces, bias, n_tokens, t0 + t, r0 + r, lane, acc, [&](int token) { return scale[token] / factor; });
+  scale_tiles<W>(n_tokens, t0 + t, lane, acc, [&](int token) { return scale[token] / factor; });
+  store_tiles<W>(s, out, pieces, bias, n_tokens, t0 + t, r0 + r, lane, acc, blockIdx.z);
 }
 
 #define FOUR_BIT(PARTS, TOKENS, ...)                                                                                         \
-  KERNEL_OF(256, gemm_four_bit_##PARTS##_##TOKENS)(const u8* parts, const float* scale, FourBit weight, const void* bias,    \
+  extern "C" __global__ void __launch_bounds__(256, TOKENS < 128 ? 2 : 1) gemm_four_bit_##PARTS##_##TOKENS(\
+      const u8* parts, const float* scale, FourBit weight, const void* bias,    \
       float* out, float* pieces, GemmShape shape) {                                                                          \
     four_bit<PARTS, Warps<__VA_ARGS__>>(parts, scale, weight, bias, out, pieces, shape);                                     \
   }
 #define FOUR_BIT_OF(PARTS)                                                                                                   \
-  FOUR_BIT(PARTS, 128, 4, 4, 2, 4) FOUR_BIT(PARTS, 64, 2, 4, 2, 4) FOUR_BIT(PARTS, 32, 2, 2, 1, 8) FOUR_BIT(PARTS, 16, 1, 2, 1, 8)
-FOUR_BIT_OF(1)
+  FOUR_BIT(PARTS, 128, 4, 4, 2, 4) FOUR_BIT(PARTS, 32, 2, 2, 1, 8)
 FOUR_BIT_OF(2)

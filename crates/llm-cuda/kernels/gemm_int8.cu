@@ -2,16 +2,17 @@
 //
 //   out[t, out_col + r] (+)= (sum_c a[t, c] w[r, c]) (absmax[t] scb[r]) 6.200124e-5 + sum_(outlier columns c) x[t, c] w[r, c] scb[r] / 127 + bias[r]
 //
-// gemm_int8_{128,64,32,16}  the number is tokens of a block
+// gemm_int8_{128,64,32}  the number is tokens of a block
 //   Activations' codes are zero in outlier columns, which are bits on the device; x has them as they are.
 //   Bytes: activations' codes once for 128 rows, weights once for a block's tokens. Operations: 2 n_tokens rows cols, exact in i32.
-//   Grid (ceil(rows / 128), ceil(n_tokens / tokens)), block 256, shared 3 * 64 * (tokens + 128) bytes.
-//   cols a multiple of 16, both codes 16-byte aligned.
+//   Grid (ceil(rows / 128), ceil(n_tokens / tokens), n_pieces), block 256, shared 3 * 64 * (tokens + 128) bytes.
+//   cols a multiple of 16, both codes 16-byte aligned. Pieces are integers, and one more of the outlier columns (gemm_join_int8).
 // needs: 80
 #include "int8_tile.cuh"
 #include "tiles.cuh"
 
-template <class W> __device__ __forceinline__ void int8(const Int8& p, const void* __restrict__ bias, float* __restrict__ out, const GemmShape& s) {
+template <class W> __device__ __forceinline__ void int8(const Int8& p, const void* __restrict__ bias, float* __restrict__ out, float* __restrict__ pieces,
+    const GemmShape& s) {
   DYN_SHARED(u8, memory);
   constexpr int X = W::TOKENS * STAGE_BYTES;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, t0 = blockIdx.y * W::TOKENS, r0 = blockIdx.x * W::ROWS;
@@ -19,10 +20,12 @@ template <class W> __device__ __forceinline__ void int8(const Int8& p, const voi
   if (t0 >= n_tokens) return;
   const u8 *x = p.codes + (u64)t0 * s.cols, *w = p.weight + (u64)r0 * s.cols;
   i32 sum[W::MT][W::NT][4] = {};
-  stages((s.cols + STAGE_BYTES - 1) / STAGE_BYTES, X + W::ROWS * STAGE_BYTES, memory,
+  int begin, end;
+  share(begin, end, (s.cols + STAGE_BYTES - 1) / STAGE_BYTES);
+  stages(end - begin, X + W::ROWS * STAGE_BYTES, memory,
     [&](u8* stage, int i) {
-      bring<W::TOKENS, W::THREADS>(stage, x, s.cols, n_tokens - t0, s.cols, i * STAGE_BYTES);
-      bring<W::ROWS, W::THREADS>(stage + X, w, s.cols, s.rows - r0, s.cols, i * STAGE_BYTES);
+      bring<W::TOKENS, W::THREADS>(stage, x, s.cols, n_tokens - t0, s.cols, (begin + i) * STAGE_BYTES);
+      bring<W::ROWS, W::THREADS>(stage + X, w, s.cols, s.rows - r0, s.cols, (begin + i) * STAGE_BYTES);
     },
     [](u8*) {},
     [&](u8* stage, int) {
@@ -43,28 +46,34 @@ template <class W> __device__ __forceinline__ void int8(const Int8& p, const voi
         }
       }
     });
-  float acc[W::MT * 2][W::NT * 2];
+  float acc[W::MT * 2][W::NT * 2], tiles[W::MT][W::NT][4];
+  auto token = [&](int i) { return t + i / 2 * 16 + i % 2 * 8 + lane / 4; };
+  auto row = [&](int j) { return r + j / 2 * 8 + lane % 4 * 2 + j % 2; };
+  const bool whole = gridDim.z == 1;
 #pragma unroll
   for (int i = 0; i < W::MT * 2; i++) {
-    const float a = p.absmax[min(t0 + t + i / 2 * 16 + i % 2 * 8 + lane / 4, n_tokens - 1)];
+    const float a = p.absmax[min(t0 + token(i), n_tokens - 1)];
 #pragma unroll
-    for (int j = 0; j < W::NT * 2; j++)
-      acc[i][j] = (float)sum[i / 2][j / 2][i % 2 * 2 + j % 2] * (a * p.scb[min(r0 + r + j / 2 * 8 + lane % 4 * 2 + j % 2, s.rows - 1)]) * PRODUCT_SCALE;
+    for (int j = 0; j < W::NT * 2; j++) {
+      const i32 v = sum[i / 2][j / 2][i % 2 * 2 + j % 2];
+      tiles[i / 2][j / 2][i % 2 * 2 + j % 2] = __int_as_float(v);
+      acc[i][j] = whole ? int8_product(v, a, p.scb[min(r0 + row(j), s.rows - 1)]) : 0.f;
+    }
   }
-  add_outliers<W::MT * 2, W::NT * 2, W::TOKENS, W::ROWS>(acc, p, s, reinterpret_cast<float*>(memory), n_tokens, t0, r0,
-      [&](int i) { return t + i / 2 * 16 + i % 2 * 8 + lane / 4; }, [&](int j) { return r + j / 2 * 8 + lane % 4 * 2 + j % 2; });
-  float tiles[W::MT][W::NT][4];
+  if (!whole) store_tiles<W>(s, out, pieces, bias, n_tokens, t0 + t, r0 + r, lane, tiles, blockIdx.z);
+  if (blockIdx.z > 0) return;
+  add_outliers<W::MT * 2, W::NT * 2, W::TOKENS, W::ROWS>(acc, p, s, reinterpret_cast<float*>(memory), n_tokens, t0, r0, token, row);
 #pragma unroll
   for (int i = 0; i < W::MT * 2; i++)
 #pragma unroll
     for (int j = 0; j < W::NT * 2; j++) tiles[i / 2][j / 2][i % 2 * 2 + j % 2] = acc[i][j];
-  store_tiles<W>(s, out, nullptr, bias, n_tokens, t0 + t, r0 + r, lane, tiles, [](int) { return 1.f; });
+  store_tiles<W>(s, out, pieces, bias, n_tokens, t0 + t, r0 + r, lane, tiles, gridDim.z);
 }
 #define INT8(TOKENS, ...)                                                                                                    \
-  KERNEL_OF(256, gemm_int8_##TOKENS)(Int8 p, const void* bias, float* out, GemmShape shape) {                                \
-    int8<Warps<__VA_ARGS__>>(p, bias, out, shape);                                                                           \
+  extern "C" __global__ void __launch_bounds__(256, TOKENS < 128 ? 2 : 1) gemm_int8_##TOKENS(                                        \
+      Int8 p, const void* bias, float* out, float* pieces, GemmShape shape) {                                                \
+    int8<Warps<__VA_ARGS__>>(p, bias, out, pieces, shape);                                                                   \
   }
 INT8(128, 4, 4, 2, 4)
 INT8(64, 2, 4, 2, 4)
 INT8(32, 2, 2, 1, 8)
-INT8(16, 1, 2, 1, 8)

@@ -14,6 +14,8 @@ struct Int8 {
 
 constexpr float PRODUCT_SCALE = 6.200124e-5f;
 constexpr float DEQUANTIZE = 1.f / 127.f;
+__device__ __forceinline__ float int8_product(i32 sum, float absmax, float scb) { return (float)sum * (absmax * scb) * PRODUCT_SCALE; }
+
 constexpr int AT_ONCE = 24;      // outlier columns in shared memory
 
 // Adds the outlier columns' products, in their order, of tokens and rows that lie as `token(i)`, `row(j)` in the block.

@@ -65,11 +65,11 @@ __device__ __forceinline__ void share(int& begin, int& end, int n) {
   end = min(begin + each, n);
 }
 
-// The tiles of a warp leave, its tokens times their scale: to `pieces` where blocks share the columns, else with their bias to out.
-template <class W, class Acc, class Scale> __device__ __forceinline__ void store_tiles(const GemmShape& s, float* __restrict__ out,
-    float* __restrict__ pieces, const void* __restrict__ bias, int n_tokens, int t, int r, int lane, Acc& acc, Scale scale) {
+// The tiles of a warp leave: to `piece` where blocks share the columns, else with their bias to out.
+template <class W, class Acc> __device__ __forceinline__ void store_tiles(const GemmShape& s, float* __restrict__ out,
+    float* __restrict__ pieces, const void* __restrict__ bias, int n_tokens, int t, int r, int lane, Acc& acc, int piece) {
   const bool whole = gridDim.z == 1, add = whole && s.add;
-  float* to = whole ? out + s.out_col : pieces + (u64)blockIdx.z * s.n_tokens * s.rows;
+  float* to = whole ? out + s.out_col : pieces + (u64)piece * s.n_tokens * s.rows;
   const int width = whole ? s.out_width : s.rows;
   r += lane % 4 * 2;
   float b[W::NT][2];
@@ -83,13 +83,26 @@ template <class W, class Acc, class Scale> __device__ __forceinline__ void store
     for (int h = 0; h < 2; h++) {
       const int token = t + m * 16 + h * 8 + lane / 4;
       if (token >= n_tokens) continue;
-      const float f = scale(token);
       float* line = to + (u64)token * width + r;
 #pragma unroll
       for (int n = 0; n < W::NT; n++)
 #pragma unroll
         for (int i = 0; i < 2; i++)
-          if (r + n * 8 + i < s.rows) line[n * 8 + i] = fmaf(f, acc[m][n][h * 2 + i], b[n][i] + (add ? line[n * 8 + i] : 0.f));
+          if (r + n * 8 + i < s.rows) line[n * 8 + i] = whole ? acc[m][n][h * 2 + i] + (b[n][i] + (add ? line[n * 8 + i] : 0.f)) : acc[m][n][h * 2 + i];
+    }
+}
+
+// Each token's sums times a factor.
+template <class W, class Acc, class Scale> __device__ __forceinline__ void scale_tiles(int n_tokens, int t, int lane, Acc& acc, Scale scale) {
+#pragma unroll
+  for (int m = 0; m < W::MT; m++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const float f = scale(min(t + m * 16 + h * 8 + lane / 4, n_tokens - 1));
+#pragma unroll
+      for (int n = 0; n < W::NT; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) acc[m][n][h * 2 + i] *= f;
     }
 }
 

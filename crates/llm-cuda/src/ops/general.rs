@@ -4,6 +4,7 @@ use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
+use super::gemm::{self, Products};
 use crate::memory::{Span, bytes_of};
 use crate::{Buffer, Cuda, CudaQueue, CudaWeight, workspace};
 
@@ -24,10 +25,15 @@ pub(super) fn linear(
     n: NumRows<'_>,
 ) -> Result<()> {
     let width: usize = parts.iter().map(|part| part.weight.rows()).sum();
+    let products = Products::new(queue, x, (output, out), width, n);
     let out = out.first(n.0 * width);
     let mut first = 0;
     for part in parts {
         let (weight, rows) = (part.weight, part.weight.rows());
+        if n.0 >= gemm::MANY && products.part(part, first)? {
+            first += rows;
+            continue;
+        }
         if let Some(bias) = part.bias {
             assert_eq!(bias.cols(), rows, "a bias for every output");
         }
