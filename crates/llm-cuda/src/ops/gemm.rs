@@ -6,21 +6,24 @@ use llm_tensor::{DType, WorkspaceShape};
 
 use super::general::{NumRows, element};
 use crate::memory::{Span, bytes_of};
-use crate::{Buffer, Cuda, CudaQueue, CudaWeight, workspace};
+use crate::{Cuda, CudaQueue, CudaWeight, workspace};
 
 /// Rows of activations from which on tiles are worth it.
 pub(super) const MANY: usize = 9;
 
-/// A product with many rows of activations that goes through weights one after the other.
-pub(super) struct Products<'a> {
-    queue: &'a CudaQueue,
-    x: &'a Buffer,
-    out: &'a Buffer,
-    output: Output,
+/// Rows of activations that weights are multiplied with, and the place of the results.
+#[derive(Clone, Copy)]
+pub(super) struct Many<'a> {
+    pub(super) queue: &'a CudaQueue,
+    /// `[n, cols]`.
+    pub(super) x: Span<'a>,
+    pub(super) output: Output,
+    /// `[n, width]`.
+    pub(super) out: Span<'a>,
     /// Elements of a row of the result.
-    width: usize,
+    pub(super) width: usize,
     /// Rows, and the two numbers on the GPU whose distance they are at most.
-    n: NumRows<'a>,
+    pub(super) n: NumRows<'a>,
 }
 
 /// A kernel for a weight.
@@ -32,6 +35,8 @@ enum Kernel {
     Dense(Split),
     /// The same, with values that are looked up.
     FourBit,
+    /// On tensor cores of integers, or by their four-element products.
+    Int8 { tiled: bool },
 }
 
 /// Form of activations that tensor cores multiply exactly.
@@ -54,39 +59,28 @@ struct Blocks {
     n_pieces: usize,
 }
 
-impl<'a> Products<'a> {
-    pub(super) fn new(
-        queue: &'a CudaQueue,
-        x: &'a Buffer,
-        (output, out): (Output, &'a Buffer),
-        width: usize,
-        n: NumRows<'a>,
-    ) -> Self {
-        Products {
-            queue,
-            x,
-            out,
-            output,
-            width,
-            n,
-        }
-    }
-
-    /// Multiplies by the weight of a part, its results from column `first` on; false where there is no kernel for it.
-    pub(super) fn part(&self, part: &LinearPart<'_, Cuda>, first: usize) -> Result<bool> {
+impl Many<'_> {
+    /// Multiplies by the weight of a part, its results from column `first` on; false where there is no kernel for it. Where
+    /// the weight is of 8-bit codes, those of the activations lie at the start of the scratch memory ([`code_areas`]).
+    pub(super) fn multiply(&self, part: &LinearPart<'_, Cuda>, first: usize) -> Result<bool> {
         let capability = self.queue.card.facts.compute_capability;
-        let Some(kernel) = kernel(part.weight, capability) else {
+        let Some(kernel) = kernel(part, capability) else {
             return Ok(false);
         };
         if let Some(bias) = part.bias {
             assert_eq!(bias.cols(), part.weight.rows(), "a bias for every output");
         }
-        for skip in (0..self.n.0).step_by(CHUNK) {
-            let rows = Chunk {
-                skip,
-                n: (self.n.0 - skip).min(CHUNK),
-            };
-            self.chunk(kernel, part, first, rows)?;
+        match kernel {
+            Kernel::Int8 { .. } => {
+                let all = Chunk { skip: 0, n: self.n.0 };
+                self.chunk(kernel, part, first, all)?;
+            }
+            Kernel::Tile(_) | Kernel::Dense(_) | Kernel::FourBit => {
+                for skip in (0..self.n.0).step_by(CHUNK) {
+                    let n = (self.n.0 - skip).min(CHUNK);
+                    self.chunk(kernel, part, first, Chunk { skip, n })?;
+                }
+            }
         }
         Ok(true)
     }
@@ -98,54 +92,74 @@ impl<'a> Products<'a> {
         first: usize,
         rows: Chunk,
     ) -> Result<()> {
-        let weight = part.weight;
-        let n_multiprocessors = self.queue.card.facts.n_multiprocessors as usize;
-        let blocks = kernel.blocks(rows.n, (weight.rows(), weight.cols()), n_multiprocessors);
+        let (weight, queue) = (part.weight, self.queue);
+        let n_multiprocessors = queue.card.facts.n_multiprocessors as usize;
+        let size = (weight.rows(), weight.cols());
+        let blocks = kernel.blocks(rows.n, size, n_multiprocessors);
         let shape = self.shape(part, first, rows);
-        let n_results = rows.n * weight.rows();
-        let n_pieces = if blocks.n_pieces > 1 { blocks.n_pieces * n_results } else { 0 };
-        let areas = areas(kernel, rows.n, weight.cols(), n_pieces);
-        let [parts, scales, pieces] = self.queue.workspace.areas(areas);
-        let pieces = (blocks.n_pieces > 1).then_some(pieces);
-        let x = self.x.first((rows.skip + rows.n) * weight.cols());
-        let x = x.part(bytes_of(rows.skip * weight.cols())..x.n_bytes());
-        let out = self.out.first((rows.skip + rows.n) * self.width);
-        let out = out.part(bytes_of(rows.skip * self.width)..out.n_bytes());
+        let x = self.x.part(bytes_of(rows.skip * size.1)..bytes_of((rows.skip + rows.n) * size.1));
+        let out = bytes_of(rows.skip * self.width)..bytes_of((rows.skip + rows.n) * self.width);
+        let out = self.out.part(out);
         let bias = part.bias.map(|bias| bias.part(Part::Weight));
-        let bias = bias.map(|span| span.aligned(part.bias.map_or(1, |bias| bias.dense().size() as u64)));
+        let areas = areas(kernel, rows.n, size.1, blocks.n_piece_results(rows.n * size.0, kernel));
+        let [parts, scales, outliers, pieces] = queue.workspace.areas(areas);
+        let pieces = (blocks.n_pieces > 1).then_some(pieces);
 
         if let Some(split) = kernel.split() {
-            let launch = self.queue.launch(split.kernel()).pointer(x).pointer(parts);
+            let launch = queue.launch(split.kernel()).pointer(x).pointer(parts);
             let launch = launch.pointer(scales);
             let launch = launch.int(usize::from(split == Split::F16OfCodes));
-            launch.structure(&shape).grid([rows.n, 1, 1]).threads(256).run()?;
+            let launch = launch.structure(&shape).grid([rows.n, 1, 1]);
+            launch.threads(256).run()?;
         }
-        let launch = self.queue.launch(&kernel.name(blocks.tokens));
+        let int8 = || -> [u64; 6] {
+            let [codes, absmax] = [parts, scales].map(Span::address);
+            let of = |part| weight.part(part).address();
+            let outliers = outliers.address();
+            [codes, absmax, x.address(), outliers, of(Part::Weight), of(Part::Scb)]
+        };
+        let launch = queue.launch(&kernel.name(blocks.tokens));
         let launch = match kernel {
             Kernel::Tile(_) => launch.pointer(x).pointer(weight.part(Part::Weight)),
-            Kernel::Dense(_) => {
-                let launch = launch.pointer(parts).pointer(scales);
+            Kernel::Dense(split) => {
+                let scales = (split != Split::Bf16).then_some(scales);
+                let launch = launch.pointer(parts).pointer_or_null(scales);
                 launch.pointer(weight.part(Part::Weight))
             }
             Kernel::FourBit => {
                 let launch = launch.pointer(parts).pointer(scales);
                 launch.structure(&four_bit(weight))
             }
+            Kernel::Int8 { .. } => launch.structure(&int8()),
         };
         let launch = launch.pointer_or_null(bias).pointer(out);
-        let launch = launch.pointer_or_null(pieces).structure(&shape);
+        let launch = match kernel {
+            Kernel::Int8 { tiled: false } => launch,
+            Kernel::Tile(_) | Kernel::Dense(_) | Kernel::FourBit | Kernel::Int8 { tiled: true } => {
+                launch.pointer_or_null(pieces)
+            }
+        };
         let grid = [
-            weight.rows().div_ceil(kernel.block_rows()),
+            size.0.div_ceil(kernel.block_rows()),
             rows.n.div_ceil(blocks.tokens),
             blocks.n_pieces,
         ];
-        let launch = launch.shared(kernel.shared(blocks.tokens));
+        let launch = launch.structure(&shape).shared(kernel.shared(blocks.tokens));
         launch.grid(grid).threads(256).run()?;
         let Some(pieces) = pieces else { return Ok(()) };
-        let join = self.queue.launch("gemm_join").pointer(pieces);
+        let join = match kernel {
+            Kernel::Int8 { .. } => {
+                let join = queue.launch("gemm_join_int8").pointer(pieces);
+                join.structure(&int8())
+            }
+            Kernel::Tile(_) | Kernel::Dense(_) | Kernel::FourBit => {
+                queue.launch("gemm_join").pointer(pieces)
+            }
+        };
         let join = join.pointer_or_null(bias).pointer(out);
         let join = join.int(blocks.n_pieces).structure(&shape);
-        join.grid([n_results.div_ceil(256), 1, 1]).threads(256).run()
+        let grid = [(rows.n * size.0).div_ceil(256), 1, 1];
+        join.grid(grid).threads(256).run()
     }
 
     /// `GemmShape` of `gemm.cuh`.
@@ -164,6 +178,17 @@ impl<'a> Products<'a> {
     }
 }
 
+impl Blocks {
+    /// Results of all pieces, of `n` in the end.
+    fn n_piece_results(self, n: usize, kernel: Kernel) -> usize {
+        let beside = usize::from(matches!(kernel, Kernel::Int8 { .. }));
+        match self.n_pieces {
+            1 => 0,
+            n_pieces => (n_pieces + beside) * n,
+        }
+    }
+}
+
 /// Rows that are multiplied at once: what their parts take is bounded.
 #[derive(Debug, Clone, Copy)]
 struct Chunk {
@@ -174,7 +199,7 @@ struct Chunk {
 impl Kernel {
     fn split(self) -> Option<Split> {
         match self {
-            Kernel::Tile(_) => None,
+            Kernel::Tile(_) | Kernel::Int8 { .. } => None,
             Kernel::Dense(split) => Some(split),
             Kernel::FourBit => Some(Split::F16OfCodes),
         }
@@ -186,37 +211,46 @@ impl Kernel {
             Kernel::Dense(Split::Bf16) => format!("gemm_dense_bf16_3_{tokens}"),
             Kernel::Dense(Split::F16 | Split::F16OfCodes) => format!("gemm_dense_f16_2_{tokens}"),
             Kernel::FourBit => format!("gemm_four_bit_2_{tokens}"),
+            Kernel::Int8 { tiled: true } => format!("gemm_int8_{tokens}"),
+            Kernel::Int8 { tiled: false } => "gemm_tile_int8".to_owned(),
         }
     }
 
     /// Rows of the weight that a block multiplies by.
     fn block_rows(self) -> usize {
         match self {
-            Kernel::Tile(_) => 64,
-            Kernel::Dense(_) | Kernel::FourBit => 128,
+            Kernel::Tile(_) | Kernel::Int8 { tiled: false } => 64,
+            Kernel::Dense(_) | Kernel::FourBit | Kernel::Int8 { tiled: true } => 128,
         }
     }
 
     /// Bytes of shared memory that a launch adds.
     fn shared(self, tokens: usize) -> usize {
-        let x = self.split().map_or(0, |split| split.n_parts() * tokens * STAGE_BYTES);
-        let weight = match self {
-            Kernel::Tile(_) => return 0,
-            Kernel::Dense(_) => self.block_rows() * STAGE_BYTES,
-            Kernel::FourBit => self.block_rows() * (16 + size_of::<f32>()),
-        };
-        STAGES * (x + weight)
+        let lines = |n_parts| n_parts * tokens * STAGE_BYTES;
+        let weight = self.block_rows() * STAGE_BYTES;
+        let codes = self.block_rows() * (16 + size_of::<f32>());
+        STAGES
+            * match self {
+                Kernel::Tile(_) | Kernel::Int8 { tiled: false } => 0,
+                Kernel::Dense(split) => lines(split.n_parts()) + weight,
+                Kernel::FourBit => lines(Split::F16OfCodes.n_parts()) + codes,
+                Kernel::Int8 { tiled: true } => lines(1) + weight,
+            }
     }
 
     /// For `n` tokens and a weight `[rows, cols]`.
     fn blocks(self, n: usize, (rows, cols): (usize, usize), n_multiprocessors: usize) -> Blocks {
-        let (tokens, step) = match self {
-            Kernel::Tile(_) => (64, 16),
-            Kernel::Dense(_) | Kernel::FourBit => {
-                let tokens = [16, 32, 64].into_iter().find(|&tokens| n <= tokens);
-                (tokens.unwrap_or(128), 32)
-            }
+        let (smaller, step): (&[usize], usize) = match self {
+            Kernel::Tile(_) => (&[64], 16),
+            Kernel::Dense(_) => (&[32, 64], 32),
+            Kernel::FourBit => (&[32], 32),
+            Kernel::Int8 { tiled: true } => (&[32, 64], STAGE_BYTES),
+            // It has no pieces.
+            Kernel::Int8 { tiled: false } => (&[64], usize::MAX),
         };
+        let largest = if self.block_rows() == 64 { 64 } else { 128 };
+        let tokens = smaller.iter().copied().find(|&tokens| n <= tokens);
+        let tokens = tokens.unwrap_or(largest);
         let n_blocks = rows.div_ceil(self.block_rows()) * n.div_ceil(tokens);
         let wanted = n_multiprocessors.min(MAX_MULTIPROCESSORS) * if tokens < 128 { 2 } else { 1 };
         let most = cols.div_ceil(step) / MIN_STEPS;
@@ -244,8 +278,16 @@ impl Split {
 }
 
 /// The fastest kernel that takes a weight as it lies, if any.
-fn kernel(weight: &CudaWeight, capability: (u32, u32)) -> Option<Kernel> {
+fn kernel(part: &LinearPart<'_, Cuda>, capability: (u32, u32)) -> Option<Kernel> {
+    let weight = part.weight;
     let at = |part| weight.part(part);
+    let bias_lies = part.bias.is_none_or(|bias| {
+        let size = bias.dense().size() as u64;
+        bias.part(Part::Weight).is_aligned(size)
+    });
+    if !bias_lies {
+        return None;
+    }
     let (cols, tensor_cores) = (weight.cols(), capability >= (8, 0));
     match weight.scheme() {
         Scheme::Dense(dtype) => {
@@ -277,7 +319,13 @@ fn kernel(weight: &CudaWeight, capability: (u32, u32)) -> Option<Kernel> {
                 && words.iter().all(|&part| at(part).is_aligned(4));
             fits.then_some(Kernel::FourBit)
         }
-        Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+        Scheme::Int8(_) => {
+            let (codes, scb) = (at(Part::Weight), at(Part::Scb));
+            let tiled = tensor_cores && cols.is_multiple_of(16) && codes.is_aligned(16);
+            let fits = tiled || cols.is_multiple_of(4) && codes.is_aligned(4);
+            (fits && scb.is_aligned(4)).then_some(Kernel::Int8 { tiled })
+        }
+        Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
     }
 }
 
@@ -325,14 +373,24 @@ fn padded(cols: usize) -> usize {
     cols.next_multiple_of(32)
 }
 
-/// Bytes of the parts of `n` rows, of their scales, and of pieces of results.
-fn areas(kernel: Kernel, n: usize, cols: usize, n_pieces: usize) -> [usize; 3] {
-    let n_parts = kernel.split().map_or(0, Split::n_parts);
-    [
-        n_parts * n * padded(cols) * 2,
-        bytes_of(n),
-        bytes_of(n_pieces),
-    ]
+/// Bytes of the parts or codes of `n` rows, of their scales, of outlier columns as bits, and of pieces of results.
+fn areas(kernel: Kernel, n: usize, cols: usize, n_pieces: usize) -> [usize; 4] {
+    let [parts, scales, outliers] = match kernel {
+        Kernel::Tile(_) => [0; 3],
+        Kernel::Dense(split) => split_areas(split, n, cols),
+        Kernel::FourBit => split_areas(Split::F16OfCodes, n, cols),
+        Kernel::Int8 { .. } => code_areas(n, cols),
+    };
+    [parts, scales, outliers, bytes_of(n_pieces)]
+}
+
+fn split_areas(split: Split, n: usize, cols: usize) -> [usize; 3] {
+    [split.n_parts() * n * padded(cols) * 2, bytes_of(n), 0]
+}
+
+/// Bytes of the codes of `n` rows, of their scales, and of outlier columns: for each row, and in the first for all.
+pub(super) fn code_areas(n: usize, cols: usize) -> [usize; 3] {
+    [n * cols, bytes_of(n), bytes_of(n * cols.div_ceil(32))]
 }
 
 /// Bytes that suffice for every product within `shape`, on any card.
@@ -341,15 +399,17 @@ pub(super) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
         return 0;
     }
     let n = shape.n_tokens.min(CHUNK);
-    // There are pieces while blocks are fewer than wanted; then their results are fewer than those blocks have.
+    // There are pieces while blocks are fewer than wanted; then their results are fewer than those blocks have, but for one
+    // of outlier columns.
     let most = 2 * MAX_MULTIPROCESSORS * 64 * 128;
-    let pieces = shape.cols.div_ceil(16 * MIN_STEPS) * n * shape.rows;
-    workspace::bytes(areas(
-        Kernel::Dense(Split::Bf16),
-        n,
-        shape.cols,
-        pieces.min(most),
-    ))
+    let pieces = |n: usize| {
+        let results = (shape.cols.div_ceil(16 * MIN_STEPS) + 1) * n * shape.rows;
+        results.min(most + (n * shape.rows).min(most))
+    };
+    let parts = areas(Kernel::Dense(Split::Bf16), n, shape.cols, pieces(n));
+    let all = shape.n_tokens;
+    let codes = areas(Kernel::Int8 { tiled: true }, all, shape.cols, pieces(all));
+    workspace::bytes(parts).max(workspace::bytes(codes))
 }
 
 /// Rows of activations at a time.
@@ -374,12 +434,13 @@ mod tests {
     #[test]
     fn blocks_are_as_high_as_there_are_tokens_and_keep_a_card_busy() {
         let cases = [
-            (DENSE, 9, (4096, 14336), 16, 8),
+            (DENSE, 9, (4096, 14336), 32, 8),
             (DENSE, 33, (4096, 14336), 64, 8),
             (DENSE, 512, (4096, 14336), 128, 1),
             (DENSE, 65, (1024, 4096), 128, 16),
             (DENSE, 20, (128, 64), 32, 1),
-            (Kernel::FourBit, 16, (14336, 4096), 16, 2),
+            (Kernel::FourBit, 16, (14336, 4096), 32, 2),
+            (Kernel::FourBit, 64, (4096, 14336), 128, 4),
             (Kernel::Tile(DType::F32), 9, (4096, 4096), 64, 4),
         ];
         for (kernel, n, size, tokens, n_pieces) in cases {
@@ -395,13 +456,18 @@ mod tests {
             Kernel::Dense(Split::F16),
             Kernel::FourBit,
             Kernel::Tile(DType::F32),
+            Kernel::Int8 { tiled: true },
+            Kernel::Int8 { tiled: false },
         ] {
             for n_tokens in [9, 16, 17, 64, 65, 200, 512, 5000] {
                 for rows in [1, 100, 1000, 5000, 150_000] {
                     for cols in [8, 100, 5000, 30_000] {
-                        let n = n_tokens.min(CHUNK);
-                        let n_pieces = kernel.blocks(n, (rows, cols), 500).n_pieces;
-                        let results = if n_pieces > 1 { n_pieces * n * rows } else { 0 };
+                        let n = match kernel {
+                            Kernel::Int8 { .. } => n_tokens,
+                            _ => n_tokens.min(CHUNK),
+                        };
+                        let blocks = kernel.blocks(n, (rows, cols), 500);
+                        let results = blocks.n_piece_results(n * rows, kernel);
                         let shape = WorkspaceShape {
                             n_tokens,
                             cols,

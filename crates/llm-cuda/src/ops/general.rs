@@ -4,7 +4,7 @@ use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
-use super::gemm::{self, Products};
+use super::gemm::{self, Many};
 use crate::memory::{Span, bytes_of};
 use crate::{Buffer, Cuda, CudaQueue, CudaWeight, workspace};
 
@@ -25,12 +25,20 @@ pub(super) fn linear(
     n: NumRows<'_>,
 ) -> Result<()> {
     let width: usize = parts.iter().map(|part| part.weight.rows()).sum();
-    let products = Products::new(queue, x, (output, out), width, n);
     let out = out.first(n.0 * width);
     let mut first = 0;
     for part in parts {
         let (weight, rows) = (part.weight, part.weight.rows());
-        if n.0 >= gemm::MANY && products.part(part, first)? {
+        let many = Many {
+            queue,
+            x: x.first(n.0 * weight.cols()),
+            output,
+            out,
+            width,
+            n,
+        };
+        let is_codes = matches!(weight.scheme(), Scheme::Int8(_));
+        if n.0 >= gemm::MANY && !is_codes && many.multiply(part, first)? {
             first += rows;
             continue;
         }
