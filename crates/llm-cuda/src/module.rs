@@ -44,15 +44,21 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 8] = [
+const FILES: [File; 14] = [
     file!("attention"),
     file!("attention_tile", needs sm80),
+    file!("elementwise"),
+    file!("embed"),
     file!("gemm"),
     file!("gemm_dense", needs sm80),
     file!("gemm_four_bit", needs sm80),
     file!("gemm_int8", needs sm80),
     file!("general"),
+    file!("kv"),
+    file!("norm"),
     file!("plain"),
+    file!("rotary"),
+    file!("routing"),
 ];
 
 /// What a launch of a kernel is held against: a line of `ptx/kernels.txt`.

@@ -1,9 +1,15 @@
 //! The operations, each with its family.
 
 mod attention;
+mod elementwise;
+mod embed;
 mod gemm;
 mod general;
+mod kv;
+mod norm;
 mod plain;
+mod rotary;
+mod routing;
 
 use llm_backend::{
     Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,
@@ -33,7 +39,7 @@ impl Ops<Cuda> for CudaQueue {
         scale: f32,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::embed(self, table, (ids, n), scale, (Output::Write, out))
+        embed::embed(self, table, (ids, n), scale, (Output::Write, out))
     }
 
     fn add_positions(
@@ -43,7 +49,7 @@ impl Ops<Cuda> for CudaQueue {
         n: usize,
         x: &mut Buffer,
     ) -> Result<()> {
-        plain::embed(self, table, (positions, n), 1.0, (Output::Add, x))
+        embed::embed(self, table, (positions, n), 1.0, (Output::Add, x))
     }
 
     fn gather_rows(
@@ -54,7 +60,7 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::gather(self, x, (rows, n), width, out)
+        embed::gather(self, x, (rows, n), width, out)
     }
 
     fn norm(
@@ -64,7 +70,7 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::norm(self, op, x, out, n_tokens)
+        norm::norm(self, op, x, out, n_tokens)
     }
 
     fn linear(
@@ -85,7 +91,7 @@ impl Ops<Cuda> for CudaQueue {
         x: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::rotate(self, op, angles, x, n_tokens)
+        rotary::rotate(self, op, angles, x, n_tokens)
     }
 
     fn norm_heads(
@@ -95,7 +101,7 @@ impl Ops<Cuda> for CudaQueue {
         x: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::norm_heads(self, op, heads, x, n_tokens)
+        norm::norm_heads(self, op, heads, x, n_tokens)
     }
 
     fn ungroup(
@@ -105,7 +111,7 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::ungroup(self, groups, grouped, out, n_tokens)
+        norm::ungroup(self, groups, grouped, out, n_tokens)
     }
 
     fn append(
@@ -115,11 +121,11 @@ impl Ops<Cuda> for CudaQueue {
         batch: &Batch<'_, Cuda>,
         pool: &mut KvPool,
     ) -> Result<()> {
-        plain::append(self, kv, columns, batch, pool)
+        kv::append(self, kv, columns, batch, pool)
     }
 
     fn copy_blocks(&mut self, pool: &mut KvPool, blocks: &[(u32, u32)]) -> Result<()> {
-        plain::copy_blocks(self, pool, blocks)
+        kv::copy_blocks(self, pool, blocks)
     }
 
     fn attention(
@@ -134,7 +140,7 @@ impl Ops<Cuda> for CudaQueue {
     }
 
     fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
-        plain::add(self, y, x, width * n_tokens)
+        elementwise::add(self, y, x, width * n_tokens)
     }
 
     fn activate(
@@ -144,7 +150,7 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::activate(self, activation, x, width * n_tokens)
+        elementwise::activate(self, activation, x, width * n_tokens)
     }
 
     fn gate(
@@ -155,7 +161,7 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::gate(self, activation, gate_up, out, (width, n_tokens))
+        elementwise::gate(self, activation, gate_up, out, (width, n_tokens, None))
     }
 
     fn route(
@@ -165,11 +171,11 @@ impl Ops<Cuda> for CudaQueue {
         routes: &mut Routes,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::route(self, op, scores, routes, n_tokens)
+        routing::route(self, op, scores, routes, n_tokens)
     }
 
     fn chosen(&mut self, routes: &Routes, n_rows: &mut [usize]) -> Result<()> {
-        plain::chosen(self, routes, n_rows)
+        routing::chosen(self, routes, n_rows)
     }
 
     fn expert(
@@ -180,7 +186,7 @@ impl Ops<Cuda> for CudaQueue {
         scratch: ExpertBuffers<'_, Cuda>,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::expert(self, expert, x, routes, (scratch, out))
+        routing::expert(self, expert, x, routes, (scratch, out))
     }
 
     fn gather_routed(
@@ -191,7 +197,7 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::gather_routed(self, (routes, expert), x, width, out)
+        routing::gather_routed(self, (routes, expert), x, width, out)
     }
 
     fn scatter_routed(
@@ -202,6 +208,6 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         x: &mut Buffer,
     ) -> Result<()> {
-        plain::scatter_routed(self, (routes, expert), y, width, x)
+        routing::scatter_routed(self, (routes, expert), y, width, x)
     }
 }
