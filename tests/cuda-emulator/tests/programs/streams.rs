@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use cuda_emulator::harness::Machine;
-use cudarc::driver::{CudaSlice, DevicePtr as _, result};
+use cudarc::driver::{CudaSlice, DevicePtr as _, result, sys};
 
 use crate::lab::{Arg, BASICS, Lab, at};
 
@@ -172,4 +172,32 @@ impl Pinned {
             result::memcpy_dtoh_async(to, address, stream.cu_stream()).expect("a copy");
         }
     }
+}
+
+/// A captured chain of two kernels, launched twice.
+fn captured(lab: &Lab) -> f32 {
+    let (x, y) = (lab.put(&[0f32]), lab.put(&[0f32]));
+    lab.stream.synchronize().expect("the copies");
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    lab.stream.begin_capture(mode).expect("a capture");
+    lab.launch("add_one", 1, 32, &[at(&x), Arg::Int(1)])
+        .expect("a launch");
+    let scale = [at(&x), at(&y), Arg::Int(1), Arg::Float(10.0)];
+    lab.launch("scale", 1, 32, &scale).expect("a launch");
+    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = lab
+        .stream
+        .end_capture(flags)
+        .expect("a graph")
+        .expect("work in it");
+    assert_eq!(lab.get(&y), [0.0], "a capture runs nothing");
+    graph.launch().expect("a launch");
+    graph.launch().expect("a launch");
+    lab.stream.synchronize().expect("both launches");
+    lab.get(&y)[0]
+}
+
+#[test]
+fn a_captured_graph_runs_when_it_is_launched_and_not_before() {
+    assert_outcomes(&outcomes(captured), &["20"]);
 }
