@@ -59,6 +59,20 @@ impl Shared {
         Ok(&self.bytes[at..at + n])
     }
 
+    /// Words of an access of `4 * N` bytes.
+    #[inline(always)]
+    pub(crate) fn words<const N: usize>(&mut self, at: u64, by: By) -> Result<[u32; N], Fault> {
+        let at = self.range(at, 4 * N, by)?;
+        if let Some(tracker) = &mut self.tracker {
+            tracker.read(at, 4 * N, by)?;
+        }
+        let mut out = [0; N];
+        for (word, bytes) in out.iter_mut().zip(self.bytes[at..at + 4 * N].as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        Ok(out)
+    }
+
     #[inline(always)]
     pub(crate) fn write(&mut self, at: u64, new: &[u8], by: By) -> Result<(), Fault> {
         let at = self.range(at, new.len(), by)?;

@@ -96,6 +96,22 @@ impl Tracker {
 
     #[inline(always)]
     pub(super) fn read(&mut self, at: usize, n: usize, by: By) -> Result<(), Fault> {
+        if n < 4 {
+            return self.read_bytes(at, n, by);
+        }
+        for at in (at..at + n).step_by(4) {
+            let word = &mut self.words[at / 4];
+            if word.is_split {
+                self.read_bytes(at, 4, by)?;
+            } else {
+                self.clocks.read(at, &mut word.last, by)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn read_bytes(&mut self, at: usize, n: usize, by: By) -> Result<(), Fault> {
         self.each(at, n, |clocks, byte, last| clocks.read(byte, last, by))
     }
 

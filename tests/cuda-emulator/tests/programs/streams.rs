@@ -201,3 +201,27 @@ fn captured(lab: &Lab) -> f32 {
 fn a_captured_graph_runs_when_it_is_launched_and_not_before() {
     assert_outcomes(&outcomes(captured), &["20"]);
 }
+
+/// A graph built by hand of two kernels, the second after the first or in no order.
+fn built(lab: &Lab, order: Order) -> f32 {
+    let (x, y) = (lab.put(&[0f32]), lab.put(&[0f32]));
+    lab.stream.synchronize().expect("the copies");
+    let scale = [at(&x), at(&y), Arg::Int(1), Arg::Float(10.0)];
+    let graph = lab.graph(
+        &[("add_one", &[at(&x), Arg::Int(1)]), ("scale", &scale)],
+        order == Order::Kept,
+    );
+    lab.launch_graph(graph);
+    lab.stream.synchronize().expect("the graph");
+    lab.get(&y)[0]
+}
+
+#[test]
+fn nodes_of_a_graph_run_in_the_order_of_its_edges() {
+    assert_outcomes(&outcomes(|lab| built(lab, Order::Kept)), &["10"]);
+}
+
+#[test]
+fn a_forgotten_edge_is_found() {
+    assert_outcomes(&outcomes(|lab| built(lab, Order::Forgotten)), &["0", "10"]);
+}

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::elements::{element_bytes, extend};
-use super::{Access, LANES, addresses, lanes};
+use super::{Access, Class, LANES, addresses, lanes};
 use crate::block::{Block, Warp};
 use crate::device::{Direction, Home};
 use crate::fault::{Fault, Kind};
@@ -19,22 +19,21 @@ pub(super) fn load_global(
     let bytes = element_bytes(i);
     let pointers = b.global(&at, m, (bytes * i.list.len()) as u64, Access::Read)?;
     for (k, reg) in i.list.iter().enumerate() {
-        macro_rules! of_bytes {
-            ($n:literal) => {
-                std::array::from_fn(|lane| {
-                    if m >> lane & 1 == 0 {
-                        return 0;
-                    }
-                    extend(read(pointers[lane].wrapping_add($n * k), $n), i.control)
-                })
-            };
+        if bytes == 4 && reg.class() == Class::Narrow {
+            let values = std::array::from_fn(|lane| match m >> lane & 1 {
+                0 => 0,
+                _ => read(pointers[lane].wrapping_add(4 * k), 4) as u32,
+            });
+            w.registers.set_narrow(*reg, m, &values);
+            continue;
         }
-        let values: [u64; LANES] = match bytes {
-            1 => of_bytes!(1),
-            2 => of_bytes!(2),
-            4 => of_bytes!(4),
-            _ => of_bytes!(8),
-        };
+        let values = std::array::from_fn(|lane| match m >> lane & 1 {
+            0 => 0,
+            _ => extend(
+                read(pointers[lane].wrapping_add(bytes * k), bytes),
+                i.control,
+            ),
+        });
         w.registers.set_cut(*reg, m, &values);
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::elements::{element_bytes, extend, load_lanes, store_lanes};
 use super::global::{load_global, read, store_global, write};
-use super::{Access, CONST_WINDOW, LANES, LOCAL_WINDOW, SHARED_WINDOW, addresses, lanes};
+use super::{Access, CONST_WINDOW, Class, LANES, LOCAL_WINDOW, SHARED_WINDOW, addresses, lanes};
 use crate::block::{Block, Warp};
 use crate::fault::{Fault, Kind};
 use crate::program::Instruction;
@@ -14,11 +14,41 @@ pub(super) fn load_shared(
     m: u32,
 ) -> Result<(), Fault> {
     let at = addresses(w, i.o[0], i.offset);
+    let is_narrow = i.list.iter().all(|reg| reg.class() == Class::Narrow);
+    match (element_bytes(i), i.list.len()) {
+        (4, 1) if is_narrow => return load_words::<1>(w, b, i, m, &at),
+        (4, 2) if is_narrow => return load_words::<2>(w, b, i, m, &at),
+        (4, 4) if is_narrow => return load_words::<4>(w, b, i, m, &at),
+        _ => {}
+    }
     load_lanes(w, i, m, |w, lane, out| {
         let by = b.by(w, lane);
         out.copy_from_slice(b.shared.read(at[lane], out.len(), by)?);
         Ok(())
     })
+}
+
+/// The loads that kernels are full of: of one, two or four words.
+#[inline(always)]
+fn load_words<const N: usize>(
+    w: &mut Warp,
+    b: &mut Block<'_>,
+    i: &Instruction,
+    m: u32,
+    at: &[u64; LANES],
+) -> Result<(), Fault> {
+    let mut out = [[0; LANES]; N];
+    for lane in lanes(m) {
+        let by = b.by(w, lane);
+        let words = b.shared.words::<N>(at[lane], by)?;
+        for (values, word) in out.iter_mut().zip(words) {
+            values[lane] = word;
+        }
+    }
+    for (reg, values) in i.list.iter().zip(&out) {
+        w.registers.set_narrow(*reg, m, values);
+    }
+    Ok(())
 }
 
 pub(super) fn store_shared(
