@@ -95,17 +95,13 @@ impl Driver {
     }
 
     pub(crate) fn report(&self) -> Report {
-        let devices = self
+        let mut devices: Vec<DeviceReport> = self
             .memory
-            .used()
-            .iter()
-            .zip(self.memory.peak())
-            .map(|(used, peak)| DeviceReport {
-                allocated: *used,
-                peak: *peak,
-            })
+            .in_use()
+            .map(|(allocated, peak)| DeviceReport { allocated, peak })
             .collect();
         Report {
+            pinned: devices.pop().unwrap_or_default(),
             devices,
             ..self.report.clone()
         }

@@ -43,7 +43,7 @@ impl Shared {
             let text = format!("{n} bytes at {at:#x} of {len:#x} bytes of shared memory");
             return Err(Fault::at_lane(Kind::Address, lane, text));
         }
-        if at % n as u64 != 0 {
+        if at & (n as u64 - 1) != 0 {
             let text = format!("{n} bytes at {at:#x} of shared memory: not aligned");
             return Err(Fault::at_lane(Kind::Misaligned, lane, text));
         }

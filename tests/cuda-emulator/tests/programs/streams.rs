@@ -5,6 +5,7 @@
 )]
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 
 use cuda_emulator::harness::Machine;
 use cudarc::driver::{CudaSlice, DevicePtr as _, result, sys};
@@ -23,7 +24,8 @@ fn outcomes(body: impl Fn(&Lab) -> f32) -> BTreeSet<String> {
     (0..10)
         .filter_map(|seed| {
             let run = Machine::new().seed(seed).outcome(|| {
-                println!("outcome {}", body(&Lab::new(BASICS)));
+                let outcome = body(&Lab::new(BASICS));
+                writeln!(std::io::stdout(), "outcome {outcome}").expect("output");
             })?;
             let text = run.text();
             assert!(run.output.status.success(), "{text}");

@@ -67,11 +67,11 @@ impl Block<'_> {
         access: Access,
     ) -> Result<[*mut u8; LANES], Fault> {
         let (mut least, mut most, mut low_bits) = (u64::MAX, 0, 0);
-        for lane in 0..LANES {
+        for (lane, address) in addresses.iter().enumerate() {
             if mask >> lane & 1 == 1 {
-                least = least.min(addresses[lane]);
-                most = most.max(addresses[lane]);
-                low_bits |= addresses[lane];
+                least = least.min(*address);
+                most = most.max(*address);
+                low_bits |= address;
             }
         }
         if low_bits & (n - 1) != 0 {

@@ -76,7 +76,7 @@ fn slice_of(
         let text = format!("{n} bytes at {at:#x} of {len:#x} bytes of {what}");
         return Err(Fault::at_lane(Kind::Address, lane, text));
     }
-    if at % n as u64 != 0 {
+    if at & (n as u64 - 1) != 0 {
         let text = format!("{n} bytes at {at:#x} of {what}: not aligned");
         return Err(Fault::at_lane(Kind::Misaligned, lane, text));
     }

@@ -57,7 +57,7 @@ fn arithmetic_wraps_as_rust_does() {
                 (i64::from(a as i32) * i64::from(b as i32)).wrapping_add(c as i64) as u64
             }),
             case("mad.hi.u32 d, a, b, c;", W32, |a, b, c| {
-                (a * b >> 32).wrapping_add(c)
+                ((a * b) >> 32).wrapping_add(c)
             }),
             case("min.s32 d, a, b;", W32, |a, b, _| {
                 (a as i32).min(b as i32) as u64

@@ -11,7 +11,8 @@ fn threads(n: usize) -> Vec<u64> {
 #[test]
 fn shuffles_name_the_lane_that_they_read() {
     let lane_of = |at: usize| at % 32;
-    let cases: [(&str, fn(usize) -> usize); 7] = [
+    type Source = fn(usize) -> usize;
+    let cases: [(&str, Source); 7] = [
         ("shfl.sync.bfly.b32 d, a, 5, 31, -1;", |lane| lane ^ 5),
         ("shfl.sync.down.b32 d, a, 3, 31, -1;", |lane| {
             if lane + 3 < 32 { lane + 3 } else { lane }
