@@ -2,6 +2,7 @@
 
 mod variant;
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,9 +17,9 @@ pub use variant::Variant;
 
 /// A file or folder of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name)
+    // What cargo says when it runs a test, or who runs one without cargo, on another machine.
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).join("fixtures").join(name)
 }
 
 /// Results of the reference library with a model: see `fixtures/generate.py`.

@@ -16,6 +16,7 @@ mod bench_memory;
 mod ci;
 mod fetch_model;
 mod fixture;
+mod kernels;
 mod make_model;
 mod tidy;
 
@@ -54,6 +55,12 @@ enum Command {
         #[arg(required = true)]
         cases: Vec<String>,
     },
+    /// Compiles the kernels for GPUs to the PTX that is embedded, in a virtual environment of its own
+    Kernels {
+        /// Compare with what is there instead, and fail where it differs
+        #[arg(long)]
+        check: bool,
+    },
     /// Measures what runs take beside what was planned for them
     BenchMemory(bench_memory::Options),
     /// Writes a random checkpoint with the shapes of a real configuration
@@ -83,6 +90,7 @@ fn main() -> Result<()> {
         }
         Command::FetchModel { model, out } => fetch_model::run(model, &out),
         Command::Fixture { cases } => fixture::run(&root(), &cases),
+        Command::Kernels { check } => kernels::run(&root(), check.into()),
         Command::BenchMemory(options) => bench_memory::run(&root(), &options),
         Command::MakeModel(options) => make_model::run(&options),
     }

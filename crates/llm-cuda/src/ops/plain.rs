@@ -1,0 +1,45 @@
+//! Operations without a family of their own yet.
+
+use llm_backend::{Attention, Batch, Mask, Result, Rows};
+
+use super::general::element;
+use crate::{Buffer, Cuda, CudaQueue, KvPool};
+
+/// Rows of the longest sequence.
+fn most_rows(rows: &[Rows]) -> usize {
+    rows.iter().map(|rows| rows.n_tokens).max().unwrap_or(0)
+}
+
+pub(super) fn attention(
+    queue: &CudaQueue,
+    op: &Attention<'_, Cuda>,
+    q: &Buffer,
+    batch: &Batch<'_, Cuda>,
+    (pool, out): (&KvPool, &mut Buffer),
+) -> Result<()> {
+    assert_eq!(
+        (pool.shape.n_kv_heads, pool.shape.head_dim),
+        (op.n_kv_heads, op.head_dim),
+        "heads of the pool"
+    );
+    let n = batch.rows.len();
+    let (window, full) = match op.mask {
+        Mask::Causal { window } => (window.unwrap_or(0), 0),
+        Mask::Full => (0, 1),
+    };
+    let launch = queue.launch("plain_attention").pointer(q.first(0));
+    let launch = launch.pointer(batch.rows_index.first(n * Rows::N_WORDS));
+    let launch = launch.pointer(batch.tables.first(n * batch.table_len));
+    let launch = launch.int(batch.table_len).pointer(pool.span());
+    let launch = launch.bits(element(pool.shape.dtype)).int(op.n_heads);
+    let launch = launch.int(op.n_kv_heads).int(op.head_dim).int(op.row_width);
+    let launch = launch.float(op.scale).float(op.soft_cap.unwrap_or(0.0));
+    let launch = launch.int(window.min(i32::MAX as usize)).int(full);
+    let bias = op.bias.map(|bias| bias.table.first(op.n_heads * bias.row));
+    let launch = launch.pointer_or_null(bias);
+    let launch = launch.int(op.bias.map_or(0, |bias| bias.row));
+    let launch = launch.int(op.bias.map_or(0, |bias| bias.zero));
+    let launch = launch.pointer(out.first(0));
+    let grid = [most_rows(batch.rows), n, op.n_heads];
+    launch.grid(grid).threads(256).run()
+}
