@@ -10,7 +10,8 @@ use crate::driver::{Context, Failure, Function, Module};
 #[derive(Debug)]
 struct File {
     name: &'static str,
-    sm75: &'static str,
+    /// None where the kernels need 8.0.
+    sm75: Option<&'static str>,
     sm80: &'static str,
     sm90: Option<&'static str>,
 }
@@ -19,7 +20,15 @@ macro_rules! file {
     ($name:literal) => {
         File {
             name: $name,
-            sm75: include_str!(concat!("../ptx/", $name, "_sm75.ptx")),
+            sm75: Some(include_str!(concat!("../ptx/", $name, "_sm75.ptx"))),
+            sm80: include_str!(concat!("../ptx/", $name, "_sm80.ptx")),
+            sm90: None,
+        }
+    };
+    ($name:literal, needs sm80) => {
+        File {
+            name: $name,
+            sm75: None,
             sm80: include_str!(concat!("../ptx/", $name, "_sm80.ptx")),
             sm90: None,
         }
@@ -27,7 +36,7 @@ macro_rules! file {
     ($name:literal, sm90) => {
         File {
             name: $name,
-            sm75: include_str!(concat!("../ptx/", $name, "_sm75.ptx")),
+            sm75: Some(include_str!(concat!("../ptx/", $name, "_sm75.ptx"))),
             sm80: include_str!(concat!("../ptx/", $name, "_sm80.ptx")),
             sm90: Some(include_str!(concat!("../ptx/", $name, "_sm90.ptx"))),
         }
@@ -35,9 +44,15 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 8] = [
+const FILES: [File; 14] = [
+    file!("attention"),
+    file!("attention_tile", needs sm80),
     file!("elementwise"),
     file!("embed"),
+    file!("gemm"),
+    file!("gemm_dense", needs sm80),
+    file!("gemm_four_bit", needs sm80),
+    file!("gemm_int8", needs sm80),
     file!("general"),
     file!("kv"),
     file!("norm"),
@@ -89,7 +104,7 @@ pub(crate) struct Kernels {
 }
 
 impl Kernels {
-    /// Has the driver compile every file for its card.
+    /// Has the driver compile every file for its card, but those that need a newer one.
     pub(crate) fn load(
         context: &Arc<Context>,
         compute_capability: (u32, u32),
@@ -97,7 +112,10 @@ impl Kernels {
         let mut by_name = HashMap::new();
         let mut modules = Vec::new();
         for file in &FILES {
-            let module = Module::new(context, file.name, file.ptx(compute_capability))?;
+            let Some(ptx) = file.ptx(compute_capability) else {
+                continue;
+            };
+            let module = Module::new(context, file.name, ptx)?;
             for facts in all().filter(|facts| facts.file == file.name) {
                 let name = CString::new(facts.name).expect("names have no zero");
                 let kernel = Kernel {
@@ -124,11 +142,11 @@ impl Kernels {
 }
 
 impl File {
-    /// The newest PTX that the card runs.
-    fn ptx(&self, compute_capability: (u32, u32)) -> &'static str {
+    /// The newest PTX that the card runs, if any.
+    fn ptx(&self, compute_capability: (u32, u32)) -> Option<&'static str> {
         match self.sm90 {
-            Some(ptx) if compute_capability >= (9, 0) => ptx,
-            Some(_) | None if compute_capability >= (8, 0) => self.sm80,
+            Some(ptx) if compute_capability >= (9, 0) => Some(ptx),
+            Some(_) | None if compute_capability >= (8, 0) => Some(self.sm80),
             Some(_) | None => self.sm75,
         }
     }
@@ -198,7 +216,7 @@ mod tests {
         let mut n = 0;
         for file in &FILES {
             let facts: Vec<_> = all().filter(|facts| facts.file == file.name).collect();
-            for ptx in [Some(file.sm75), Some(file.sm80), file.sm90]
+            for ptx in [file.sm75, Some(file.sm80), file.sm90]
                 .into_iter()
                 .flatten()
             {
@@ -218,21 +236,23 @@ mod tests {
     fn a_card_gets_the_newest_that_it_runs() {
         let file = File {
             name: "a",
-            sm75: "75",
+            sm75: Some("75"),
             sm80: "80",
             sm90: Some("90"),
         };
         let older = File { sm90: None, ..file };
+        let newer = File { sm75: None, ..file };
         let cases = [
-            ((7, 5), "75", "75"),
-            ((8, 0), "80", "80"),
-            ((8, 9), "80", "80"),
-            ((9, 0), "90", "80"),
-            ((12, 0), "90", "80"),
+            ((7, 5), Some("75"), Some("75"), None),
+            ((8, 0), Some("80"), Some("80"), Some("80")),
+            ((8, 9), Some("80"), Some("80"), Some("80")),
+            ((9, 0), Some("90"), Some("80"), Some("90")),
+            ((12, 0), Some("90"), Some("80"), Some("90")),
         ];
-        for (capability, newest, of_older) in cases {
+        for (capability, newest, of_older, of_newer) in cases {
             assert_eq!(file.ptx(capability), newest);
             assert_eq!(older.ptx(capability), of_older);
+            assert_eq!(newer.ptx(capability), of_newer);
         }
     }
 }
