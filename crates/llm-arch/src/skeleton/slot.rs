@@ -95,7 +95,37 @@ pub enum Role {
     HeadBias,
 }
 
+/// Roles of the weights that may have a bias, each with its bias's.
+const BIASES: [(Role, Role); 14] = [
+    (Role::EmbedNorm, Role::EmbedNormBias),
+    (Role::AttnNorm, Role::AttnNormBias),
+    (Role::Qkv, Role::QkvBias),
+    (Role::Q, Role::QBias),
+    (Role::K, Role::KBias),
+    (Role::V, Role::VBias),
+    (Role::Out, Role::OutBias),
+    (Role::MlpNorm, Role::MlpNormBias),
+    (Role::Gate, Role::GateBias),
+    (Role::Up, Role::UpBias),
+    (Role::GateUp, Role::GateUpBias),
+    (Role::Down, Role::DownBias),
+    (Role::FinalNorm, Role::FinalNormBias),
+    (Role::Head, Role::HeadBias),
+];
+
 impl Role {
+    /// Role of a weight's bias, if models have one.
+    pub(super) fn bias(self) -> Option<Role> {
+        let of_weight = BIASES.iter().find(|(weight, _)| *weight == self);
+        of_weight.map(|(_, bias)| *bias)
+    }
+
+    /// Role of a bias's weight.
+    pub(super) fn biased(self) -> Option<Role> {
+        let of_bias = BIASES.iter().find(|(_, bias)| *bias == self);
+        of_bias.map(|(weight, _)| *weight)
+    }
+
     /// Kind of the role's tensors, in most families.
     pub(super) const fn kind(self) -> TensorKind {
         match self {
