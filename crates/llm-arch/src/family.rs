@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use crate::config::{Config, Unread, clipped_text};
 use crate::error::UnknownKey;
 use crate::skeleton::{Naming, Skeleton};
-use crate::{ArchError, ModelSpec, Positions, RopeScaling};
+use crate::{ArchError, ModelSpec, RopeScaling};
 
 /// Contents of a family's file.
 struct Family {
@@ -218,9 +218,8 @@ pub fn from_gguf(
     let mut spec = read_spec(&keys, family)?;
     passed_over(keys.unknown(), UnknownKeys::Refuse)?;
     (gguf.adjust)(&mut spec);
-    if let Positions::Rotary(kinds) = &mut spec.decoder.positions
-        && has_tensor("rope_freqs.weight")
-    {
+    if has_tensor("rope_freqs.weight") {
+        let kinds = spec.decoder.positions.rotary_mut();
         kinds
             .iter_mut()
             .for_each(|rotary| rotary.scaling = RopeScaling::Stored);
@@ -242,12 +241,10 @@ pub(crate) fn config_of_gguf(
     })?;
     let mut spec = spec.clone();
     let mut is_yarn = false;
-    if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
-        for rotary in kinds {
-            if let RopeScaling::Yarn { .. } = rotary.scaling {
-                rotary.scaling = RopeScaling::None;
-                is_yarn = true;
-            }
+    for rotary in spec.decoder.positions.rotary_mut() {
+        if let RopeScaling::Yarn { .. } = rotary.scaling {
+            rotary.scaling = RopeScaling::None;
+            is_yarn = true;
         }
     }
     let mut config = (gguf.config)(&spec)?;

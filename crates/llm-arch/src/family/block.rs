@@ -190,14 +190,11 @@ pub(super) fn decoder_only(
     tied_by_default: bool,
 ) -> Result<ModelSpec> {
     // A dynamic scaling is made for more positions than the configuration's maximum, which is the original one.
-    let context = match &decoder.positions {
-        Positions::Rotary(kinds) => kinds
-            .iter()
-            .map(|rotary| rotary.reach(context))
-            .max()
-            .unwrap_or(context),
-        Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => context,
-    };
+    let kinds = decoder.positions.rotary().iter();
+    let context = kinds
+        .map(|rotary| rotary.reach(context))
+        .max()
+        .unwrap_or(context);
     let hidden = config.count(config.spelling(&["n_embd", "n_embed", "hidden_size"])?)?;
     Ok(ModelSpec {
         family,

@@ -81,9 +81,7 @@ pub(super) static GEMMA3: Family = Family {
         |spec| {
             let mut config = written_sandwich(spec, "Gemma3ForCausalLM")?;
             written::add_rope(&mut config, spec)?;
-            if let Positions::Rotary(kinds) = &spec.decoder.positions
-                && let Some(local) = kinds.get(1)
-            {
+            if let Some(local) = spec.decoder.positions.rotary().get(1) {
                 config.insert("rope_local_base_freq".to_owned(), local.base.into());
             }
             Ok(config)

@@ -159,10 +159,8 @@ pub(super) const GGUF_EXPERTS_NAMING: Naming = Naming {
 
 /// Rows of queries and keys are stored so that neighbours are turned together.
 pub(super) fn adjacent_pairs(spec: &mut ModelSpec) {
-    if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
-        for rotary in kinds {
-            rotary.pairing = Pairing::Adjacent;
-        }
+    for rotary in spec.decoder.positions.rotary_mut() {
+        rotary.pairing = Pairing::Adjacent;
     }
 }
 

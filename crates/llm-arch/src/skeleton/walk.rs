@@ -86,14 +86,9 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     }
 
     fn rope_factors(&mut self) -> Option<T> {
-        let kinds = match &self.spec.decoder.positions {
-            Positions::Rotary(kinds) => kinds.as_slice(),
-            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],
-        };
-        let mut stored = kinds
-            .iter()
-            .filter(|kind| kind.scaling == RopeScaling::Stored);
-        let dim = stored.next()?.dim;
+        let mut kinds = self.spec.decoder.positions.rotary().iter();
+        let stored = kinds.find(|kind| kind.scaling == RopeScaling::Stored);
+        let dim = stored?.dim;
         Some((self.make)(Role::RopeFactors, &[dim / 2]))
     }
 
