@@ -39,142 +39,78 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Role of a tensor in its unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are the field's own")]
-pub enum Role {
-    TokenTable,
-    PositionTable,
-    EmbedNorm,
-    EmbedNormBias,
-    /// From the embedding's width to the hidden one, and back.
-    ProjectIn,
-    ProjectOut,
-    /// Stretches of the rotary wavelengths, `[rotary dim / 2]`.
-    RopeFactors,
-    /// Bias of each head for each bucket of distances, `[buckets, heads]`.
-    RelativeBias,
-    AttnNorm,
-    AttnNormBias,
-    /// Queries, keys and values in one, rows `[q | k | v]`.
-    Qkv,
-    QkvBias,
-    Q,
-    QBias,
-    K,
-    KBias,
-    V,
-    VBias,
-    QNorm,
-    KNorm,
-    Out,
-    OutBias,
-    PostAttnNorm,
-    CrossNorm,
-    CrossQ,
-    CrossK,
-    CrossV,
-    CrossOut,
-    MlpNorm,
-    MlpNormBias,
-    /// Scores the experts, `[experts, hidden]`.
-    Router,
-    Gate,
-    GateBias,
-    Up,
-    UpBias,
-    /// Gate and up in one, rows `[gate | up]`.
-    GateUp,
-    GateUpBias,
-    Down,
-    DownBias,
-    PostMlpNorm,
-    FinalNorm,
-    FinalNormBias,
-    Head,
-    HeadBias,
+/// The roles: each with that of a bias, if models have one, and with the kind of its tensors in most families.
+macro_rules! roles {
+    ($($(#[$doc:meta])* $role:ident $(+ $bias:ident)? : $kind:ident;)+) => {
+        /// Role of a tensor in its unit.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[expect(missing_docs, reason = "the names are the field's own")]
+        pub enum Role {
+            $($(#[$doc])* $role, $($bias,)?)+
+        }
+
+        const ROLES: &[(Role, &[Role], TensorKind)] =
+            &[$((Role::$role, &[$(Role::$bias)?], TensorKind::$kind)),+];
+    };
 }
 
-/// Roles of the weights that may have a bias, each with its bias's.
-const BIASES: [(Role, Role); 14] = [
-    (Role::EmbedNorm, Role::EmbedNormBias),
-    (Role::AttnNorm, Role::AttnNormBias),
-    (Role::Qkv, Role::QkvBias),
-    (Role::Q, Role::QBias),
-    (Role::K, Role::KBias),
-    (Role::V, Role::VBias),
-    (Role::Out, Role::OutBias),
-    (Role::MlpNorm, Role::MlpNormBias),
-    (Role::Gate, Role::GateBias),
-    (Role::Up, Role::UpBias),
-    (Role::GateUp, Role::GateUpBias),
-    (Role::Down, Role::DownBias),
-    (Role::FinalNorm, Role::FinalNormBias),
-    (Role::Head, Role::HeadBias),
-];
+roles! {
+    TokenTable: Other;
+    PositionTable: Other;
+    EmbedNorm + EmbedNormBias: Other;
+    /// From the embedding's width to the hidden one, and back.
+    ProjectIn: Projection;
+    ProjectOut: Projection;
+    /// Stretches of the rotary wavelengths, `[rotary dim / 2]`.
+    RopeFactors: Other;
+    /// Bias of each head for each bucket of distances, `[buckets, heads]`.
+    RelativeBias: Other;
+    AttnNorm + AttnNormBias: Other;
+    /// Queries, keys and values in one, rows `[q | k | v]`.
+    Qkv + QkvBias: Projection;
+    Q + QBias: Projection;
+    K + KBias: Projection;
+    V + VBias: Projection;
+    QNorm: Other;
+    KNorm: Other;
+    Out + OutBias: Projection;
+    PostAttnNorm: Other;
+    CrossNorm: Other;
+    CrossQ: Projection;
+    CrossK: Projection;
+    CrossV: Projection;
+    CrossOut: Projection;
+    MlpNorm + MlpNormBias: Other;
+    /// Scores the experts, `[experts, hidden]`.
+    // A few rows, on whose smallest differences the choice of experts hangs.
+    Router: Other;
+    Gate + GateBias: Projection;
+    Up + UpBias: Projection;
+    /// Gate and up in one, rows `[gate | up]`.
+    GateUp + GateUpBias: Projection;
+    Down + DownBias: Projection;
+    PostMlpNorm: Other;
+    FinalNorm + FinalNormBias: Other;
+    Head + HeadBias: Head;
+}
 
 impl Role {
+    /// Kind of the role's tensors, in most families.
+    pub(super) fn kind(self) -> TensorKind {
+        let of_weight = ROLES.iter().find(|(role, ..)| *role == self);
+        of_weight.map_or(TensorKind::Other, |(.., kind)| *kind)
+    }
+
     /// Role of a weight's bias, if models have one.
     pub(super) fn bias(self) -> Option<Role> {
-        let of_weight = BIASES.iter().find(|(weight, _)| *weight == self);
-        of_weight.map(|(_, bias)| *bias)
+        let (_, bias, _) = ROLES.iter().find(|(role, ..)| *role == self)?;
+        bias.first().copied()
     }
 
     /// Role of a bias's weight.
     pub(super) fn biased(self) -> Option<Role> {
-        let of_bias = BIASES.iter().find(|(_, bias)| *bias == self);
-        of_bias.map(|(weight, _)| *weight)
-    }
-
-    /// Kind of the role's tensors, in most families.
-    pub(super) const fn kind(self) -> TensorKind {
-        match self {
-            Role::Qkv
-            | Role::Q
-            | Role::K
-            | Role::V
-            | Role::Out
-            | Role::CrossQ
-            | Role::CrossK
-            | Role::CrossV
-            | Role::CrossOut
-            | Role::Gate
-            | Role::Up
-            | Role::GateUp
-            | Role::Down
-            | Role::ProjectIn
-            | Role::ProjectOut => TensorKind::Projection,
-            Role::Head => TensorKind::Head,
-            Role::TokenTable
-            | Role::PositionTable
-            | Role::EmbedNorm
-            | Role::EmbedNormBias
-            | Role::RopeFactors
-            | Role::RelativeBias
-            | Role::AttnNorm
-            | Role::AttnNormBias
-            | Role::QkvBias
-            | Role::QBias
-            | Role::KBias
-            | Role::VBias
-            | Role::QNorm
-            | Role::KNorm
-            | Role::OutBias
-            | Role::PostAttnNorm
-            | Role::CrossNorm
-            | Role::MlpNorm
-            | Role::MlpNormBias
-            // A few rows, on whose smallest differences the choice of experts hangs.
-            | Role::Router
-            | Role::GateBias
-            | Role::UpBias
-            | Role::GateUpBias
-            | Role::DownBias
-            | Role::PostMlpNorm
-            | Role::FinalNorm
-            | Role::FinalNormBias
-            | Role::HeadBias => TensorKind::Other,
-        }
+        let of_bias = ROLES.iter().find(|(_, bias, _)| bias.contains(&self));
+        of_bias.map(|(role, ..)| *role)
     }
 }
 
