@@ -139,7 +139,7 @@ impl Skeleton {
     /// True if the head is the table of tokens in transformers, so that it cannot be quantized there: where it is tied,
     /// and in T5, the one family with an encoder, which is tied whatever is stored.
     pub fn shares_head_in_transformers(&self) -> bool {
-        self.spec.head.matrix == HeadMatrix::Tied || self.spec.encoder.is_some()
+        self.spec.is_tied() || self.spec.encoder.is_some()
     }
 
     /// Parameters; a tied table counts once.
@@ -153,9 +153,8 @@ impl Skeleton {
         if self.text_half.is_some() && text_half::is_of_other_part(name) {
             return true;
         }
-        let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
         let name = self.inner_name(name);
-        if is_tied && self.head_names().any(|head| self.inner_name(&head) == name) {
+        if self.spec.is_tied() && self.head_names().any(|head| self.inner_name(&head) == name) {
             return true;
         }
         let mut patterns = HARMLESS.iter().chain(self.naming.harmless);

@@ -28,6 +28,14 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// True if the table of tokens makes the logits too.
+    pub fn is_tied(&self) -> bool {
+        match self.head.matrix {
+            HeadMatrix::Tied => true,
+            HeadMatrix::Separate => false,
+        }
+    }
+
     /// A run of blocks; of an encoder, if the model has one.
     pub fn stack(&self, side: Side) -> Option<&StackSpec> {
         match side {

@@ -8,37 +8,70 @@ use llm_tensor::WorkspaceShape;
 
 use crate::Limits;
 
-/// Elements of a row in each buffer of a pass; every device that computes has all of them, for as many rows as
-/// [`Limits::n_tokens`]. A width of zero is a buffer that the model does not need.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ActivationWidths {
-    /// The residual stream.
-    pub x: usize,
-    /// A normalised copy of it.
-    pub normed: usize,
-    /// A result that is yet to be normalised or weighed.
-    pub delta: usize,
-    /// Token vectors that are yet to be projected to the residual stream's width.
-    pub embedded: usize,
-    /// `[q | k | v]`.
-    pub qkv: usize,
-    /// The same as a projection makes them whose rows lie in groups, before they are put in order.
-    pub grouped: usize,
-    /// Heads' results.
-    pub attended: usize,
-    /// `[gate | up]`, or just `up`.
-    pub up: usize,
-    /// The product of both.
-    pub gated: usize,
-    /// The router's, one an expert.
-    pub scores: usize,
-    /// An expert's rows.
-    pub gathered: usize,
-    /// An encoder's result for the prompt.
-    pub encoded: usize,
-    /// `[cos | sin]` of the rotary angles, for each kind of them.
-    pub angles: Vec<usize>,
+/// The buffers of a pass, by their names.
+macro_rules! activations {
+    ($($(#[$doc:meta])* $buffer:ident,)+) => {
+        /// Something for each buffer of a pass; every device that computes has all of them.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct ActivationsOf<T> {
+            $($(#[$doc])* pub $buffer: T,)+
+            /// `[cos | sin]` of the rotary angles, for each kind of them.
+            pub angles: Vec<T>,
+        }
+
+        impl<T> ActivationsOf<T> {
+            /// Each of them.
+            pub fn iter(&self) -> impl Iterator<Item = &T> {
+                [$(&self.$buffer),+].into_iter().chain(&self.angles)
+            }
+
+            /// The same of what `f` makes of each, or its first error.
+            ///
+            /// # Errors
+            /// Those of `f`.
+            pub fn try_map<U, E>(
+                &self,
+                mut f: impl FnMut(&T) -> Result<U, E>,
+            ) -> Result<ActivationsOf<U>, E> {
+                Ok(ActivationsOf {
+                    $($buffer: f(&self.$buffer)?,)+
+                    angles: self.angles.iter().map(f).collect::<Result<_, _>>()?,
+                })
+            }
+        }
+    };
 }
+
+activations! {
+    /// The residual stream.
+    x,
+    /// A normalised copy of it.
+    normed,
+    /// A result that is yet to be normalised or weighed.
+    delta,
+    /// Token vectors that are yet to be projected to the residual stream's width.
+    embedded,
+    /// `[q | k | v]`.
+    qkv,
+    /// The same as a projection makes them whose rows lie in groups, before they are put in order.
+    grouped,
+    /// Heads' results.
+    attended,
+    /// `[gate | up]`, or just `up`.
+    up,
+    /// The product of both.
+    gated,
+    /// The router's, one an expert.
+    scores,
+    /// An expert's rows.
+    gathered,
+    /// An encoder's result for the prompt.
+    encoded,
+}
+
+/// Elements of a row in each buffer of a pass, for as many rows as [`Limits::n_tokens`]. A width of zero is a buffer that
+/// the model does not need.
+pub type ActivationWidths = ActivationsOf<usize>;
 
 impl ActivationWidths {
     /// Those of a model.
@@ -73,26 +106,7 @@ impl ActivationWidths {
 
     /// Elements of a row, over all buffers.
     pub fn total(&self) -> usize {
-        let ActivationWidths {
-            x,
-            normed,
-            delta,
-            embedded,
-            qkv,
-            grouped,
-            attended,
-            up,
-            gated,
-            scores,
-            gathered,
-            encoded,
-            angles,
-        } = self;
-        let fixed = [
-            x, normed, delta, embedded, qkv, grouped, attended, up, gated, scores, gathered,
-            encoded,
-        ];
-        fixed.into_iter().chain(angles).sum()
+        self.iter().sum()
     }
 }
 

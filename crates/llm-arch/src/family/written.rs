@@ -3,7 +3,7 @@
 use llm_tensor::Activation;
 use serde_json::{Map, Value, json};
 
-use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, HeadMatrix, MlpSpec, ModelSpec};
+use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, MlpSpec, ModelSpec};
 use crate::{ArchError, RopeScaling, RotarySpec};
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -11,11 +11,10 @@ type Result<T> = std::result::Result<T, ArchError>;
 /// A configuration with what all families call the same.
 pub(super) fn config(spec: &ModelSpec, architecture: &str) -> Map<String, Value> {
     let mut config = Map::new();
-    let is_tied = spec.head.matrix == HeadMatrix::Tied;
     config.insert("architectures".to_owned(), json!([architecture]));
     config.insert("model_type".to_owned(), json!(spec.family));
     config.insert("vocab_size".to_owned(), json!(spec.vocab));
-    config.insert("tie_word_embeddings".to_owned(), json!(is_tied));
+    config.insert("tie_word_embeddings".to_owned(), json!(spec.is_tied()));
     config
 }
 

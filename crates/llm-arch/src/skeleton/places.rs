@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::naming::{Elsewhere, Naming, StackRows, name_of};
 use super::{Role, Skeleton, Slot, Unit};
-use crate::spec::{HeadMatrix, MlpSpec};
+use crate::spec::MlpSpec;
 
 /// A place in a checkpoint where a slot's tensor may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Skeleton {
         let own = own.into_iter().flatten().map(Place::Whole);
         let elsewhere = elsewhere(self.naming, slot.role);
         let elsewhere = elsewhere.flat_map(|place| self.place(place, slot));
-        let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
+        let is_tied = self.spec.is_tied();
         let head = (slot.role == Role::TokenTable && is_tied).then(|| self.head_names());
         let head = head.into_iter().flatten();
         let head = head.map(Place::Whole);

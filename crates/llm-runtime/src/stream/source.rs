@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use llm_arch::{HeadMatrix, Role, Unit};
+use llm_arch::{Role, Unit};
 use llm_checkpoint::{Checkpoint, DirectFile, Layout, TensorInfo};
 use llm_plan::{Encodings, RunOn, becomes_table, is_looked_up, staged_bytes};
 use llm_quant::{Part, Scheme, StoredWeight};
@@ -33,10 +33,7 @@ pub(crate) fn open(
 ) -> Result<Feed> {
     // They are read otherwise, and their descriptors are not needed twice.
     let offloaded = std::mem::take(&mut prepared.files);
-    let is_tied = match model.spec().head.matrix {
-        HeadMatrix::Tied => true,
-        HeadMatrix::Separate => false,
-    };
+    let is_tied = model.spec().is_tied();
     let mut files = Files::new(model, &offloaded);
     let mut tables = HashMap::new();
     let mut summed = BTreeSet::new();
