@@ -65,7 +65,7 @@ pub use probe::Probe;
 pub use progress::{Event, Progress};
 pub use sample::{Rules, Sampler, Sampling};
 pub use save::{BeyondPeers, Linears, Save};
-pub use session::Session;
+pub use session::{Mark, Session};
 pub use source::WeightSource;
 pub use stream::Feed;
 

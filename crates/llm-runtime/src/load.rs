@@ -96,6 +96,7 @@ pub fn load_on(
             false => Ok(()),
         }
     };
+    options.limits.check(model.spec())?;
     let whole;
     let map = match options.offload {
         Some(offload) => offload.map,

@@ -152,13 +152,16 @@ impl Pipeline {
         Ok(memory)
     }
 
-    /// Takes all devices back to `len` positions of `sequence`, or to the fewer that all of them still have.
-    pub(crate) fn rewind(&mut self, sequence: usize, len: usize) -> usize {
-        let parts = self.parts.iter_mut();
-        let kept = parts.map(|part| part.stages.rewind(sequence, len)).min();
-        match kept {
-            Some(kept) if kept < len => self.rewind(sequence, kept),
-            _ => len,
+    /// True if all devices still have what position `len` of `sequence` sees.
+    pub(crate) fn can_rewind(&self, sequence: usize, len: usize) -> bool {
+        let mut parts = self.parts.iter();
+        parts.all(|part| part.stages.can_rewind(sequence, len))
+    }
+
+    /// Takes all devices back to `len` positions of `sequence`, which [`Pipeline::can_rewind`] allows.
+    pub(crate) fn rewind(&mut self, sequence: usize, len: usize) {
+        for part in &mut self.parts {
+            part.stages.rewind(sequence, len);
         }
     }
 

@@ -374,8 +374,12 @@ impl<B: Backend> Stages for BackendStages<B> {
         weights.end(queue)
     }
 
-    fn rewind(&mut self, sequence: usize, len: usize) -> usize {
-        self.sequences.own.rewind(sequence, len)
+    fn can_rewind(&self, sequence: usize, len: usize) -> bool {
+        self.sequences.own.can_rewind(sequence, len)
+    }
+
+    fn rewind(&mut self, sequence: usize, len: usize) {
+        self.sequences.own.rewind(sequence, len);
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<()> {

@@ -28,6 +28,10 @@ struct Sequence {
     n_crossed: usize,
     /// The tokens, where they may have to be read anew.
     ids: Vec<u32>,
+    /// True once an encoder has read its prompt.
+    is_encoded: bool,
+    /// True where it keeps a mark of another.
+    is_mark: bool,
 }
 
 /// Keeps the memory of the tokens, which is enough for the whole context.
@@ -44,7 +48,10 @@ impl Clone for Sequence {
             expected,
             n_crossed,
             ids,
+            is_encoded,
+            is_mark: _,
         } = from;
+        self.is_encoded = *is_encoded;
         self.len = *len;
         self.expected = *expected;
         self.n_crossed = *n_crossed;
@@ -94,14 +101,35 @@ impl Sequences {
         self.all[sequence].expected = n_positions;
     }
 
+    pub(super) fn is_encoded(&self, sequence: usize) -> bool {
+        self.all[sequence].is_encoded
+    }
+
+    /// Takes note of whether an encoder has read a sequence's prompt.
+    pub(super) fn set_encoded(&mut self, sequence: usize, is_encoded: bool) {
+        self.all[sequence].is_encoded = is_encoded;
+    }
+
+    /// # Panics
+    /// When the sequence keeps a mark.
+    pub(super) fn assert_free(&self, sequence: usize) {
+        assert!(
+            !self.all[sequence].is_mark,
+            "sequence {sequence} keeps a mark"
+        );
+    }
+
+    /// Has a sequence keep a mark, or no longer.
+    pub(super) fn set_mark(&mut self, sequence: usize, is_mark: bool) {
+        self.all[sequence].is_mark = is_mark;
+    }
+
     /// Forgets what comes after the first `len` positions.
     pub(super) fn truncate(&mut self, sequence: usize, len: usize) {
         let sequence = &mut self.all[sequence];
         sequence.len = len;
         sequence.ids.truncate(len);
-        if len == 0 {
-            sequence.expected = 0;
-        }
+        sequence.expected = 0;
     }
 
     /// Makes the sequence `to` what `from` is.
