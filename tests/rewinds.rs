@@ -481,9 +481,9 @@ fn sequences_go_any_way_and_are_what_they_are() {
         for seed in 0..4 {
             walk(&name, Reference::new, seed);
         }
-        for seed in 4..7 {
+        for seed in 4..8 {
             walk(&name, cpu, seed);
         }
-        walk(&name, || Deferred::new(1), 7);
+        walk(&name, || Deferred::new(1), 8);
     }
 }

@@ -27,7 +27,7 @@ impl Session {
     /// written over by then.
     pub(super) fn diagnose(&mut self, sequence: usize, ids: &[u32]) -> RuntimeError {
         let error = self.look_again(sequence, ids);
-        self.truncate(sequence, self.len(sequence) - ids.len());
+        self.truncate(sequence, self.sequences.fed_from(sequence));
         error
     }
 

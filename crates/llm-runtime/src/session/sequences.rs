@@ -22,6 +22,8 @@ pub(super) struct Sequences {
 struct Sequence {
     /// Positions taken.
     len: usize,
+    /// Positions before what was fed last.
+    fed_from: usize,
     /// Positions that a prompt was said to take.
     expected: usize,
     /// Borders that the keys are made for being beyond.
@@ -45,6 +47,7 @@ impl Clone for Sequence {
     fn clone_from(&mut self, from: &Self) {
         let Sequence {
             len,
+            fed_from,
             expected,
             n_crossed,
             ids,
@@ -53,6 +56,7 @@ impl Clone for Sequence {
         } = from;
         self.is_encoded = *is_encoded;
         self.len = *len;
+        self.fed_from = *fed_from;
         self.expected = *expected;
         self.n_crossed = *n_crossed;
         self.ids.clone_from(ids);
@@ -146,6 +150,11 @@ impl Sequences {
         self.all[sequence].len = len;
     }
 
+    /// Positions that were there before what was fed last: none where all was read anew.
+    pub(super) fn fed_from(&self, sequence: usize) -> usize {
+        self.all[sequence].fed_from
+    }
+
     /// Positions that are to be read in all, once `n_new` follow.
     pub(super) fn horizon(&self, sequence: usize, n_new: usize) -> usize {
         let sequence = &self.all[sequence];
@@ -155,6 +164,7 @@ impl Sequences {
     /// Begins to append `ids`: what is to be fed, which is the whole sequence where its keys were made for another
     /// length. It then begins anew.
     pub(super) fn begin<'i>(&mut self, sequence: usize, ids: &'i [u32]) -> Cow<'i, [u32]> {
+        self.all[sequence].fed_from = self.len(sequence);
         if self.borders.is_empty() {
             return Cow::Borrowed(ids);
         }
@@ -171,7 +181,7 @@ impl Sequences {
         if is_as_made {
             return Cow::Borrowed(ids);
         }
-        sequence.len = 0;
+        (sequence.len, sequence.fed_from) = (0, 0);
         Cow::Owned(sequence.ids.clone())
     }
 
