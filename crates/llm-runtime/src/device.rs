@@ -6,7 +6,7 @@ use llm_plan::{Limits, RunOn, StagePlan};
 use llm_tensor::DType;
 
 use crate::Result;
-use crate::memory::Allocated;
+use crate::allocated::Allocated;
 use crate::pass::{Interrupts, Pass};
 use crate::port::Port;
 use crate::probe::Probe;

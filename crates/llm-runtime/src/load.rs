@@ -10,9 +10,9 @@ use llm_plan::{
 use llm_quant::{Encoder, QuantConfig, StoredWeight};
 use llm_tensor::{Bytes, DType};
 
+use crate::allocated::Allocated;
 use crate::device::{Device, StageOptions};
 use crate::encode::weight;
-use crate::memory::Allocated;
 use crate::pass::Interrupt;
 use crate::pipeline::{Part, Pipeline};
 use crate::probe::Origin;

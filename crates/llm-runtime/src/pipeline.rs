@@ -4,9 +4,9 @@ use llm_arch::{ModelSpec, Side, Unit};
 use llm_plan::{Home, Limits, RunOn, StagePlan, Term};
 
 use crate::Result;
+use crate::allocated::{Allocated, vec_bytes};
 use crate::device::{Elsewhere, Stages};
 use crate::link::Link;
-use crate::memory::{Allocated, vec_bytes};
 use crate::pass::{Interrupts, Pass};
 use crate::port::{Crossing, Port};
 use crate::probe::Probe;
@@ -145,11 +145,11 @@ impl Pipeline {
                     .attend_to(sequence, ids.len(), watch.0)?;
             }
         }
-        let memory = &mut self.host[..n_elements];
+        let rows = &mut self.host[..n_elements];
         self.parts[encoded]
             .stages
-            .download(Crossing::Encoded, memory)?;
-        Ok(memory)
+            .download(Crossing::Encoded, rows)?;
+        Ok(rows)
     }
 
     /// True if all devices still have what position `len` of `sequence` sees.

@@ -15,7 +15,7 @@ use llm_tensor::DType;
 use self::diagnose::is_finite;
 pub use self::rewind::Mark;
 use self::sequences::Sequences;
-use crate::memory::{Allocated, vec_bytes};
+use crate::allocated::{Allocated, vec_bytes};
 use crate::pass::{Interrupt, Interrupts, Pass};
 use crate::pipeline::Pipeline;
 use crate::probe::{Origin, Probe};
@@ -176,8 +176,8 @@ impl Session {
         if interrupts.is_raised() {
             return Err(RuntimeError::Interrupted);
         }
-        let memory = self.pipeline.encode(sequence, ids, (interrupts, None))?;
-        if is_finite(memory) {
+        let encoded = self.pipeline.encode(sequence, ids, (interrupts, None))?;
+        if is_finite(encoded) {
             self.sequences.set_encoded(sequence, true);
             return Ok(());
         }

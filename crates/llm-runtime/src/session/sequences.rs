@@ -6,7 +6,7 @@ use llm_arch::ModelSpec;
 use llm_plan::Limits;
 use llm_tensor::Bytes;
 
-use crate::memory::vec_bytes;
+use crate::allocated::vec_bytes;
 use crate::pass::Interrupt;
 
 /// All sequences of a session.
