@@ -6,7 +6,7 @@ use llm_plan::{ActivationWidths, ActivationsOf, Home, Limits, Term};
 use llm_tensor::Bytes;
 
 use crate::Result;
-use crate::memory::{Allocated, routing, vec_bytes};
+use crate::allocated::{Allocated, routing, vec_bytes};
 use crate::port::Crossing;
 
 /// The activations of a pass, as wide as [`ActivationWidths`] says.

@@ -10,9 +10,9 @@ use llm_plan::RunOn;
 
 use crate::Result;
 use crate::activations::Activations;
+use crate::allocated::routing;
 use crate::device::Elsewhere;
 use crate::link::OnDevice;
-use crate::memory::routing;
 use crate::projection::{apply, part, parts};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};

@@ -19,10 +19,10 @@ use self::encoder::Encoder;
 use self::head::Head;
 use self::order::Order;
 use crate::activations::Activations;
+use crate::allocated::Allocated;
 use crate::angles::Angles;
 use crate::block;
 use crate::device::{Device, Elsewhere, StageOptions, Stages};
-use crate::memory::Allocated;
 use crate::mlp::{self, Experts};
 use crate::pass::{Interrupts, Pass};
 use crate::port::{Crossing, Port};
@@ -374,8 +374,12 @@ impl<B: Backend> Stages for BackendStages<B> {
         weights.end(queue)
     }
 
-    fn rewind(&mut self, sequence: usize, len: usize) -> usize {
-        self.sequences.own.rewind(sequence, len)
+    fn can_rewind(&self, sequence: usize, len: usize) -> bool {
+        self.sequences.own.can_rewind(sequence, len)
+    }
+
+    fn rewind(&mut self, sequence: usize, len: usize) {
+        self.sequences.own.rewind(sequence, len);
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<()> {

@@ -23,11 +23,18 @@ impl Session {
     }
 
     /// Cause of logits that are not finite, after `ids` at the end of `sequence`: they are fed once more, and looked at
-    /// between units. What was before them gave finite logits.
+    /// between units. What was before them gave finite logits, and is what is left of the sequence, unless its windows are
+    /// written over by then.
     pub(super) fn diagnose(&mut self, sequence: usize, ids: &[u32]) -> RuntimeError {
+        let error = self.look_again(sequence, ids);
+        self.truncate(sequence, self.sequences.fed_from(sequence));
+        error
+    }
+
+    fn look_again(&mut self, sequence: usize, ids: &[u32]) -> RuntimeError {
         let probe = Probe::default();
-        let end = self.len(sequence);
-        let mut start = end - ids.len();
+        let horizon = self.sequences.horizon(sequence, 0);
+        let mut start = self.len(sequence) - ids.len();
         for ids in ids.chunks(self.limits.n_tokens) {
             let rows = Rows {
                 first: 0,
@@ -38,7 +45,7 @@ impl Session {
             let pass = Pass {
                 ids,
                 sequences: &[(sequence, rows)],
-                horizons: &[end],
+                horizons: &[horizon],
                 logits: false,
                 interrupt: Interrupts {
                     session: &self.interrupt,

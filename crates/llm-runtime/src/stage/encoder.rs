@@ -9,9 +9,9 @@ use llm_plan::{Home, Term};
 use llm_tensor::Bytes;
 
 use crate::activations::Activations;
+use crate::allocated::Allocated;
 use crate::block;
 use crate::device::StageOptions;
-use crate::memory::Allocated;
 use crate::pass::Interrupts;
 use crate::probe::Probe;
 use crate::projection::norm_op;
