@@ -175,24 +175,23 @@ impl Skeleton {
             })?;
             rest.split('.').next()?.parse().ok()
         };
-        let Naming {
-            names,
-            encoder_names,
-            ..
-        } = self.naming;
-        let sides = [(Side::Decoder, names), (Side::Encoder, encoder_names)];
-        sides.into_iter().find_map(|(side, names)| {
-            let mut patterns = names.iter().copied().flatten();
-            let layer = patterns.find_map(|(_, pattern)| layer(pattern))?;
-            Some((side, layer))
-        })
+        let sides = [
+            (Side::Decoder, self.naming.layer),
+            (Side::Encoder, self.naming.encoder_layer),
+        ];
+        (sides.into_iter()).find_map(|(side, pattern)| Some((side, layer(pattern)?)))
     }
 
     /// True if checkpoints of this kind call some tensor so, whatever this model needs of them.
     pub fn is_a_name(&self, name: &str) -> bool {
-        let patterns = self.naming.names.iter().chain(self.naming.encoder_names);
-        let mut patterns = patterns.copied().flatten();
-        patterns.any(|(_, pattern)| matches(pattern, name))
+        let Some((module, suffix)) = name.rsplit_once('.') else {
+            return false;
+        };
+        let named = self.naming.names.iter().chain(self.naming.encoder_names);
+        named.copied().flatten().any(|(role, pattern)| {
+            let has_suffix = suffix == "weight" || suffix == "bias" && role.bias().is_some();
+            has_suffix && matches(pattern, module)
+        })
     }
 }
 

@@ -49,6 +49,7 @@ impl ActivationWidths {
             attentions(spec).map(width).max().unwrap_or(0)
         };
         let n_experts = n_experts(spec);
+        let rotary = spec.decoder.positions.rotary().iter();
         ActivationWidths {
             x: spec.hidden,
             normed: spec.hidden,
@@ -66,12 +67,7 @@ impl ActivationWidths {
             } else {
                 0
             },
-            angles: match &spec.decoder.positions {
-                Positions::Rotary(kinds) => kinds.iter().map(|rotary| rotary.dim).collect(),
-                Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => {
-                    Vec::new()
-                }
-            },
+            angles: rotary.map(|rotary| rotary.dim).collect(),
         }
     }
 
@@ -191,10 +187,7 @@ impl HostBuffers {
         let (n_tokens, n_experts) = (limits.n_tokens as u64, n_experts(spec) as u64);
         // Of each expert how many rows it has.
         let routing = n_experts * size_of::<usize>() as u64;
-        let kinds = match &spec.decoder.positions {
-            Positions::Rotary(kinds) => kinds.as_slice(),
-            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],
-        };
+        let kinds = spec.decoder.positions.rotary();
         let widest = kinds.iter().map(|kind| kind.dim).max().unwrap_or(0) as u64;
         // Each kind's frequencies, and the factors that the checkpoint holds for them.
         let frequencies = |kind: &RotarySpec| {

@@ -3,9 +3,7 @@
 use llm_tensor::Activation;
 use serde_json::{Map, Value, json};
 
-use crate::spec::{
-    AttentionSpec, DenseMlp, ExpertsSpec, HeadMatrix, MlpSpec, ModelSpec, Positions,
-};
+use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, HeadMatrix, MlpSpec, ModelSpec};
 use crate::{ArchError, RopeScaling, RotarySpec};
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -84,12 +82,9 @@ pub(super) fn experts(spec: &ModelSpec) -> Option<ExpertsSpec> {
 
 /// The positions that all its layers share, or the first of several kinds.
 pub(super) fn rotary(spec: &ModelSpec) -> Result<&RotarySpec> {
-    match &spec.decoder.positions {
-        Positions::Rotary(kinds) if !kinds.is_empty() => Ok(&kinds[0]),
-        Positions::Rotary(_)
-        | Positions::Learned { .. }
-        | Positions::Alibi { .. }
-        | Positions::Buckets { .. } => none("its positions are not rotary"),
+    match spec.decoder.positions.rotary() {
+        [rotary, ..] => Ok(rotary),
+        [] => none("its positions are not rotary"),
     }
 }
 

@@ -63,12 +63,12 @@ impl Skeleton {
     pub fn head_names(&self) -> impl Iterator<Item = String> {
         let own = self.naming.names.iter().copied().flatten();
         let own = own.filter(|(role, _)| *role == Role::Head);
+        let own = own.map(|(_, module)| format!("{module}.weight"));
         let elsewhere = elsewhere(self.naming, Role::Head).filter_map(|place| match place {
-            Elsewhere::Name(name) => Some(*name),
+            Elsewhere::Name(name) => Some((*name).to_owned()),
             Elsewhere::Stack(..) | Elsewhere::TokenTable => None,
         });
-        let names = own.map(|(_, name)| *name).chain(elsewhere);
-        names.map(|name| self.outer_name(name))
+        own.chain(elsewhere).map(|name| self.outer_name(&name))
     }
 
     /// True if the table of tokens makes the logits where no head is stored, whatever the configuration says.

@@ -129,7 +129,7 @@ impl<'a> Files<'a> {
             let tensor = match part {
                 // Of a stack it is a part.
                 Part::Weight if in_place => bound.tensor,
-                _ => find(checkpoint, &name)?,
+                _ => checkpoint.require(&name)?,
             };
             let span = self.span(checkpoint, tensor, (slot.unit, in_place))?;
             Ok::<_, RuntimeError>(Source::File(span))
@@ -197,15 +197,6 @@ fn verify(file: &DirectFile, expected: u64) -> Result<()> {
         found if found == expected => Ok(()),
         found => Err(offload::damaged(file.path(), expected, found)),
     }
-}
-
-fn find<'c>(checkpoint: &'c Checkpoint, name: &str) -> Result<&'c TensorInfo> {
-    checkpoint.get(name).ok_or_else(|| {
-        RuntimeError::Checkpoint(llm_checkpoint::CheckpointError::NoSuchTensor {
-            path: checkpoint.path().to_owned(),
-            tensor: name.to_owned(),
-        })
-    })
 }
 
 /// Bytes that are verified at a time: what one thread loads of a tensor, for which the plan has room.
