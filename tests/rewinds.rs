@@ -359,6 +359,20 @@ fn what_is_left_of_a_flawed_item_is_what_it_was() {
     }
 }
 
+#[test]
+fn all_flawed_sequences_of_a_pass_are_taken_back() {
+    let model = open(&flawed("models/llama"));
+    let mut session = session(Reference::new(), &model, DType::F32, 3, N_TOKENS);
+    for sequence in 0..3 {
+        session.prefill(sequence, &PROMPT).unwrap();
+    }
+    let error = session.step(&[(0, FLAWED), (1, 7), (2, FLAWED)]);
+    assert!(matches!(error, Err(RuntimeError::NotFinite { .. })));
+    let lens = [0, 1, 2].map(|sequence| session.len(sequence));
+    assert_eq!(lens, [14, 15, 14]);
+    session.step(&[(0, 7), (2, 7)]).unwrap();
+}
+
 /// A model whose long sequences are told apart by other wavelengths than its short ones.
 fn long_rope(border: usize) -> Variant {
     let mut model = flawed("faults/phi3-longrope/model");

@@ -16,10 +16,18 @@ impl Session {
         if is_finite(&self.logits[..n_logits]) {
             return Ok(&self.logits[..n_logits]);
         }
-        let mut rows = items.iter().zip(self.logits.chunks_exact(self.spec.vocab));
-        let flawed = rows.find(|(_, logits)| !is_finite(logits));
-        let (&(sequence, ids), _) = flawed.expect("one of them is not finite");
-        Err(self.diagnose(sequence, ids))
+        let rows = items.iter().zip(self.logits.chunks_exact(self.spec.vocab));
+        let flawed = rows.filter(|(_, logits)| !is_finite(logits));
+        let flawed: Vec<_> = flawed.map(|(item, _)| *item).collect();
+        let errors = flawed
+            .into_iter()
+            .map(|(sequence, ids)| self.diagnose(sequence, ids));
+        // All of their sequences are taken back, and the first is told of.
+        let errors: Vec<_> = errors.collect();
+        Err(errors
+            .into_iter()
+            .next()
+            .expect("one of them is not finite"))
     }
 
     /// Cause of logits that are not finite, after `ids` at the end of `sequence`: they are fed once more, and looked at
