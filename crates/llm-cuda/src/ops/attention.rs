@@ -161,9 +161,17 @@ impl<'a> Call<'a> {
         let width = width.into_iter().find(|&w| self.op.head_dim <= w);
         let width = width.expect("larger heads go elsewhere");
         let n_vectors = if width == MAX_HEAD_DIM { 32 } else { 64 };
-        let n_parts = if self.pool.shape.dtype == DType::F16 { 2 } else { 3 };
+        let n_parts = if self.pool.shape.dtype == DType::F16 {
+            2
+        } else {
+            3
+        };
         let line = (width + 8) * 2;
-        let queries = if width == 64 { 0 } else { n_parts * n_vectors * line };
+        let queries = if width == 64 {
+            0
+        } else {
+            n_parts * n_vectors * line
+        };
         let name = format!("attention_tile_{}_{width}_{n_parts}", self.pool.suffix());
         self.launch(&name, sequences)
             .structure(&self.shape(sequences, (self.tiled_from, usize::MAX)))
@@ -186,13 +194,25 @@ impl<'a> Call<'a> {
         let Choice {
             n_vectors,
             n_pieces,
-        } = choice(self.card, (head_dim, n_kv_heads), vectors, context.unwrap_or(0));
+        } = choice(
+            self.card,
+            (head_dim, n_kv_heads),
+            vectors,
+            context.unwrap_or(0),
+        );
         let n_rows: usize = sequences.iter().map(|rows| rows.n_tokens).sum();
         let pieces = (n_pieces > 1).then(|| {
-            let [pieces] = self.queue.workspace.areas(area(n_rows * n_heads * n_pieces, head_dim));
+            let [pieces] = self
+                .queue
+                .workspace
+                .areas(area(n_rows * n_heads * n_pieces, head_dim));
             pieces
         });
-        let kind = if head_dim.is_multiple_of(8) { "rows" } else { "any" };
+        let kind = if head_dim.is_multiple_of(8) {
+            "rows"
+        } else {
+            "any"
+        };
         let name = format!("attention_{kind}_{}_{n_vectors}", self.pool.suffix());
         let of = (1, self.tiled_from - 1);
         self.launch(&name, sequences)

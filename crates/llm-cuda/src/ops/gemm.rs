@@ -72,7 +72,10 @@ impl Many<'_> {
         }
         match kernel {
             Kernel::Int8 { .. } => {
-                let all = Chunk { skip: 0, n: self.n.0 };
+                let all = Chunk {
+                    skip: 0,
+                    n: self.n.0,
+                };
                 self.chunk(kernel, part, first, all)?;
             }
             Kernel::Tile(_) | Kernel::Dense(_) | Kernel::FourBit => {
@@ -97,11 +100,18 @@ impl Many<'_> {
         let size = (weight.rows(), weight.cols());
         let blocks = kernel.blocks(rows.n, size, n_multiprocessors);
         let shape = self.shape(part, first, rows);
-        let x = self.x.part(bytes_of(rows.skip * size.1)..bytes_of((rows.skip + rows.n) * size.1));
+        let x = self
+            .x
+            .part(bytes_of(rows.skip * size.1)..bytes_of((rows.skip + rows.n) * size.1));
         let out = bytes_of(rows.skip * self.width)..bytes_of((rows.skip + rows.n) * self.width);
         let out = self.out.part(out);
         let bias = part.bias.map(|bias| bias.part(Part::Weight));
-        let areas = areas(kernel, rows.n, size.1, blocks.n_piece_results(rows.n * size.0, kernel));
+        let areas = areas(
+            kernel,
+            rows.n,
+            size.1,
+            blocks.n_piece_results(rows.n * size.0, kernel),
+        );
         let [parts, scales, outliers, pieces] = queue.workspace.areas(areas);
         let pieces = (blocks.n_pieces > 1).then_some(pieces);
 
@@ -116,7 +126,14 @@ impl Many<'_> {
             let [codes, absmax] = [parts, scales].map(Span::address);
             let of = |part| weight.part(part).address();
             let outliers = outliers.address();
-            [codes, absmax, x.address(), outliers, of(Part::Weight), of(Part::Scb)]
+            [
+                codes,
+                absmax,
+                x.address(),
+                outliers,
+                of(Part::Weight),
+                of(Part::Scb),
+            ]
         };
         let launch = queue.launch(&kernel.name(blocks.tokens));
         let launch = match kernel {
@@ -144,7 +161,9 @@ impl Many<'_> {
             rows.n.div_ceil(blocks.tokens),
             blocks.n_pieces,
         ];
-        let launch = launch.structure(&shape).shared(kernel.shared(blocks.tokens));
+        let launch = launch
+            .structure(&shape)
+            .shared(kernel.shared(blocks.tokens));
         launch.grid(grid).threads(256).run()?;
         let Some(pieces) = pieces else { return Ok(()) };
         let join = match kernel {
@@ -300,7 +319,9 @@ fn kernel(part: &LinearPart<'_, Cuda>, capability: (u32, u32)) -> Option<Kernel>
             let tiled = tensor_cores && cols.is_multiple_of(8) && elements.is_aligned(16);
             match split.filter(|_| tiled) {
                 Some(split) => Some(Kernel::Dense(split)),
-                None => elements.is_aligned(dtype.size() as u64).then_some(Kernel::Tile(dtype)),
+                None => elements
+                    .is_aligned(dtype.size() as u64)
+                    .then_some(Kernel::Tile(dtype)),
             }
         }
         Scheme::FourBit(format) => {
@@ -445,7 +466,11 @@ mod tests {
         ];
         for (kernel, n, size, tokens, n_pieces) in cases {
             let expected = Blocks { tokens, n_pieces };
-            assert_eq!(kernel.blocks(n, size, 132), expected, "{kernel:?} {n} {size:?}");
+            assert_eq!(
+                kernel.blocks(n, size, 132),
+                expected,
+                "{kernel:?} {n} {size:?}"
+            );
         }
     }
 
