@@ -6,6 +6,7 @@ mod embed;
 mod gemm;
 mod general;
 mod kv;
+mod linear;
 mod norm;
 mod plain;
 mod rotary;
@@ -26,6 +27,7 @@ pub(crate) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
         attention::scratch_bytes(shape),
         gemm::scratch_bytes(shape),
         general::scratch_bytes(shape),
+        linear::scratch_bytes(shape),
     ];
     families.into_iter().max().unwrap_or(0)
 }
@@ -81,7 +83,7 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        general::linear(self, parts, x, (output, out), (n_tokens, None))
+        linear::linear(self, parts, x, (output, out), (n_tokens, None))
     }
 
     fn rotate(
