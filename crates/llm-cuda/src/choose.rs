@@ -208,7 +208,11 @@ fn four_bit_tiles(
     kind: FourBitKind,
 ) -> Option<FourBitLaunch> {
     let most_at_once = if product.n <= 4 { [4, 4] } else { [8, 4] };
-    let warps = if kind.block_size == 32 { [8, 8, 4] } else { [16, 8, 4] };
+    let warps = if kind.block_size == 32 {
+        [8, 8, 4]
+    } else {
+        [16, 8, 4]
+    };
     for n_at_once in most_at_once {
         for n_warps in warps {
             for slices in 1..=most_slices(product.cols) {

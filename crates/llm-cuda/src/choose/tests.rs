@@ -146,7 +146,11 @@ fn choices_are_those_that_were_measured() {
     assert_eq!(split(&[4096], 14336), 4);
     assert_eq!(split(&[8192], 28672), 8);
 
-    let sharing = |cols, n| four_bit(H100, one(&[4096], cols, n), KINDS[0]).unwrap().sharing;
+    let sharing = |cols, n| {
+        four_bit(H100, one(&[4096], cols, n), KINDS[0])
+            .unwrap()
+            .sharing
+    };
     assert_eq!(sharing(4096, 1), Sharing::Rows(2));
     assert_eq!(sharing(14336, 1), Sharing::Rows(2));
     assert_eq!(sharing(4096, 2), Sharing::Teams(1));

@@ -16,21 +16,7 @@ pub(super) type Stored = [u64; 9];
 /// No weight.
 const NONE: Stored = [0; 9];
 
-pub(super) fn linear(
-    queue: &CudaQueue,
-    parts: &[LinearPart<'_, Cuda>],
-    x: &Buffer,
-    (output, out): (Output, &mut Buffer),
-    n: NumRows<'_>,
-) -> Result<()> {
-    let width: usize = parts.iter().map(|part| part.weight.rows()).sum();
-    let out = out.first(n.0 * width);
-    let cols = parts.first().map_or(0, |part| part.weight.cols());
-    let x = x.first(n.0 * cols);
-    multiply(queue, parts, x, (output, out, (width, 0)), n)
-}
-
-/// The same, the results in columns from `first` on of rows of `width`.
+/// Products whose results lie in columns from `first` on of rows of `width`.
 pub(super) fn multiply(
     queue: &CudaQueue,
     parts: &[LinearPart<'_, Cuda>],

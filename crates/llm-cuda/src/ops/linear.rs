@@ -5,6 +5,7 @@ use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{FourBit, Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
+use super::gemm::{Many, code_areas};
 use super::general::{self, NumRows, element};
 use crate::choose::{self, CardShape, FourBitKind, FourBitLaunch, Product, RowsLaunch, Sharing};
 use crate::memory::{Span, bytes_of};
@@ -125,6 +126,54 @@ struct Few<'a> {
 
 impl Few<'_> {
     fn multiply(&self, family: Option<Family>) -> Result<()> {
+        match self.n.0 > choose::MAX_ROWS {
+            true => self.by_tiles(family),
+            false => self.by_rows(family),
+        }
+    }
+
+    /// Many rows, but for weights that there are no tiles for.
+    fn by_tiles(&self, family: Option<Family>) -> Result<()> {
+        if let Some(Family::Int8(format)) = family {
+            self.quantize(format)?;
+        }
+        let many = Many {
+            queue: self.queue,
+            x: self.x,
+            output: self.output,
+            out: self.out,
+            width: self.columns.0,
+            n: self.n,
+        };
+        let (width, mut first) = self.columns;
+        for (part, &rows) in self.parts.iter().zip(self.product.rows) {
+            let are_codes_there = match part.weight.scheme() {
+                Scheme::Int8(_) => family.is_some(),
+                Scheme::Dense(_)
+                | Scheme::Int8PerUse(..)
+                | Scheme::FourBit(_)
+                | Scheme::Ggml(_)
+                | Scheme::Fp8(_) => true,
+            };
+            if !are_codes_there || !many.multiply(part, first)? {
+                let rows = [rows];
+                let alone = Few {
+                    parts: std::slice::from_ref(part),
+                    product: Product {
+                        rows: &rows,
+                        ..self.product
+                    },
+                    columns: (width, first),
+                    ..*self
+                };
+                alone.by_rows(family)?;
+            }
+            first += rows;
+        }
+        Ok(())
+    }
+
+    fn by_rows(&self, family: Option<Family>) -> Result<()> {
         let card = CardShape::of(&self.queue.card.facts);
         match family {
             Some(Family::Dense(dtype)) => {
@@ -141,7 +190,9 @@ impl Few<'_> {
             }
             Some(Family::PerUse(dtype, format)) => {
                 let codes = self.quantize(format)?;
-                let launch = self.queue.launch(&format!("int8_per_use_{}", suffix(dtype)));
+                let launch = self
+                    .queue
+                    .launch(&format!("int8_per_use_{}", suffix(dtype)));
                 let launch = launch.structure(&self.weights()).structure(&self.shape());
                 let grid = [self.product.rows.iter().sum(), self.n.0.div_ceil(8), 1];
                 launch.structure(&codes).grid(grid).threads(256).run()
@@ -182,8 +233,16 @@ impl Few<'_> {
         let (weights, shape) = (self.weights(), self.shape());
         let n_pieces = choice.n_pieces(self.product);
         let [pieces] = self.queue.workspace.areas([bytes_of(n_pieces)]);
-        let launch = self.queue.launch(&name).structure(&weights).structure(&shape);
-        let launch = launch.int(sharing).int(choice.slices).int(choice.slice_len).pointer(pieces);
+        let launch = self
+            .queue
+            .launch(&name)
+            .structure(&weights)
+            .structure(&shape);
+        let launch = launch
+            .int(sharing)
+            .int(choice.slices)
+            .int(choice.slice_len)
+            .pointer(pieces);
         let launch = launch.grid(choice.grid).threads(choice.threads);
         launch.shared(choice.shared).run()?;
         if choice.slices == 1 {
@@ -206,7 +265,10 @@ impl Few<'_> {
         let (n, bounds) = self.n;
         let cols = self.product.cols;
         let [codes, absmax, outliers] = self.queue.workspace.areas(code_areas(n, cols));
-        let launch = self.queue.launch("int8_quantize").pointer(self.x.aligned(16));
+        let launch = self
+            .queue
+            .launch("int8_quantize")
+            .pointer(self.x.aligned(16));
         let launch = launch.pointer_or_null(bounds).int(n).int(cols);
         let launch = launch.float(format.threshold).pointer(codes);
         let launch = launch.pointer(absmax).pointer(outliers);
@@ -216,7 +278,10 @@ impl Few<'_> {
             let launch = self.queue.launch("int8_outliers").pointer_or_null(bounds);
             let launch = launch.int(n).int(cols).pointer(codes).pointer(outliers);
             let n_words = cols.div_ceil(32);
-            launch.grid([n_words.div_ceil(256), 1, 1]).threads(256).run()?;
+            launch
+                .grid([n_words.div_ceil(256), 1, 1])
+                .threads(256)
+                .run()?;
         }
         Ok([codes.address(), absmax.address(), outliers.address()])
     }
@@ -312,11 +377,6 @@ fn part_words(part: &LinearPart<'_, Cuda>, first: usize) -> PartWords {
         bias_type: bias.map_or(0, |bias: &CudaWeight| element(bias.dense())),
         block_log2: block_size.ilog2(),
     }
-}
-
-/// Bytes of codes, scales and bits of outlier columns.
-fn code_areas(n: usize, cols: usize) -> [usize; 3] {
-    [n * cols, bytes_of(n), bytes_of(n * cols.div_ceil(32))]
 }
 
 pub(super) fn suffix(dtype: DType) -> &'static str {

@@ -28,14 +28,19 @@ impl CudaQueue {
             weight,
             parts: &parts,
         };
-        match scheme {
-            Scheme::FourBit(format) => encoded.four_bit(format)?,
-            Scheme::Int8(_) => encoded.int8()?,
+        // Scales that are encoded themselves stay until they have been read.
+        let scales = match scheme {
+            Scheme::FourBit(format) => Some(encoded.four_bit(format)?),
+            Scheme::Int8(_) => {
+                encoded.int8()?;
+                None
+            }
             Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
                 panic!("weights are not encoded in {scheme}")
             }
-        }
+        };
         self.finish()?;
+        drop(scales);
         let parts = parts.map(|_, memory| {
             let n = memory.n_bytes();
             Piece::of(&memory, 0..n)
@@ -84,10 +89,7 @@ impl CudaQueue {
                 let launch = launch.pointer(weight.part(Part::QuantMap).aligned(4));
                 let launch = launch.pointer(absmax).long(0).long(n);
                 let launch = launch.int(format.block_size.get()).pointer(out);
-                launch
-                    .grid(blocks(n.div_ceil(2)))
-                    .threads(THREADS)
-                    .run()?;
+                launch.grid(blocks(n.div_ceil(2))).threads(THREADS).run()?;
                 // Until the scales have been read they must stay.
                 self.finish()?;
             }
@@ -116,9 +118,9 @@ impl CudaQueue {
         let launch = self.launch("four_bit_double_decode");
         let launch = launch.pointer(weight.part(Part::Absmax)).long(n);
         let nested = [Part::NestedAbsmax, Part::NestedQuantMap, Part::NestedOffset];
-        let launch = nested
-            .into_iter()
-            .fold(launch, |launch, part| launch.pointer(weight.part(part).aligned(4)));
+        let launch = nested.into_iter().fold(launch, |launch, part| {
+            launch.pointer(weight.part(part).aligned(4))
+        });
         let launch = launch.pointer(scales.span(0..scales.n_bytes()));
         launch.grid(blocks(n)).threads(THREADS).run()?;
         Ok(Some(scales))
@@ -137,11 +139,15 @@ struct Encoding<'a> {
 }
 
 impl Encoding<'_> {
-    fn four_bit(&self, format: FourBit) -> Result<()> {
+    /// The scales as f32, which are a part of the weight unless they are encoded themselves.
+    fn four_bit(&self, format: FourBit) -> Result<Arc<Memory>> {
         let (queue, dtype) = (self.queue, self.weight.dense());
         let n = self.weight.rows() * self.weight.cols();
         let n_blocks = format.n_blocks(n as u64) as usize;
-        queue.write(self.part(Part::QuantMap), bytemuck::cast_slice(format.code.table()))?;
+        queue.write(
+            self.part(Part::QuantMap),
+            bytemuck::cast_slice(format.code.table()),
+        )?;
         let wide = match format.double_quant {
             true => queue.memory(bytes_of(n_blocks))?,
             false => Arc::clone(self.part(Part::Absmax)),
@@ -152,17 +158,22 @@ impl Encoding<'_> {
         let launch = launch.int(format.block_size.get());
         let launch = launch.int(usize::from(format.code == Code::Fp4));
         let packed = self.part(Part::Weight);
-        let launch = launch.pointer(packed.span(0..packed.n_bytes())).pointer(scales);
+        let launch = launch
+            .pointer(packed.span(0..packed.n_bytes()))
+            .pointer(scales);
         let warps = n.div_ceil(format.block_size.get().max(256));
         launch.grid(blocks(warps * 32)).threads(THREADS).run()?;
         if !format.double_quant {
-            return Ok(());
+            return Ok(wide);
         }
         let all = |part: Part| {
             let memory = self.part(part);
             memory.span(0..memory.n_bytes())
         };
-        queue.write(self.part(Part::NestedQuantMap), bytemuck::cast_slice(dynamic_map()))?;
+        queue.write(
+            self.part(Part::NestedQuantMap),
+            bytemuck::cast_slice(dynamic_map()),
+        )?;
         let launch = queue.launch("four_bit_double_offset");
         let launch = launch.pointer(scales).long(n_blocks);
         let launch = launch.pointer(all(Part::NestedOffset));
@@ -171,12 +182,12 @@ impl Encoding<'_> {
         let launch = launch.pointer(scales).long(n_blocks);
         let launch = launch.pointer(all(Part::NestedQuantMap));
         let launch = launch.pointer(all(Part::NestedOffset));
-        let launch = launch.pointer(all(Part::Absmax)).pointer(all(Part::NestedAbsmax));
+        let launch = launch
+            .pointer(all(Part::Absmax))
+            .pointer(all(Part::NestedAbsmax));
         let grid = [n_blocks.div_ceil(NESTED_BLOCK), 1, 1];
         launch.grid(grid).threads(THREADS).run()?;
-        // Until the scales have been read they must stay.
-        let done = queue.stream.synchronize();
-        queue.told(done)
+        Ok(wide)
     }
 
     fn int8(&self) -> Result<()> {
