@@ -214,7 +214,7 @@ impl<'a> Launch<'a> {
 const MAX_ARGUMENTS: usize = 32;
 
 /// Words of all arguments.
-const MAX_WORDS: usize = 256;
+const MAX_WORDS: usize = 512;
 
 #[cfg(test)]
 mod tests;

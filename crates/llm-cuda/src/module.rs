@@ -35,9 +35,10 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 8] = [
+const FILES: [File; 9] = [
     file!("elementwise"),
     file!("embed"),
+    file!("experts"),
     file!("general"),
     file!("kv"),
     file!("norm"),

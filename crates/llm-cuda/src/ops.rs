@@ -2,6 +2,7 @@
 
 mod elementwise;
 mod embed;
+mod experts;
 mod general;
 mod kv;
 mod norm;
@@ -180,6 +181,17 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
     ) -> Result<()> {
         routing::expert(self, expert, x, routes, (scratch, out))
+    }
+
+    fn experts(
+        &mut self,
+        experts: &[Expert<'_, Cuda>],
+        x: &Buffer,
+        routes: &Routes,
+        scratch: ExpertBuffers<'_, Cuda>,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        experts::experts(self, experts, x, routes, (scratch, out))
     }
 
     fn gather_routed(
