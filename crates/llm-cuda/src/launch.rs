@@ -1,15 +1,16 @@
 //! Launches: everything that a kernel is given is held against what is known of it before the driver is asked.
 
-use std::ffi::c_void;
+use std::cell::RefCell;
 use std::sync::PoisonError;
 
 use bytemuck::NoUninit;
 use llm_backend::Result;
 
 use crate::card::Card;
-use crate::driver::{Dimensions, Stream};
+use crate::driver::Dimensions;
 use crate::memory::Span;
 use crate::module::{Kernel, Parameter, SHARED_WITHOUT_ASKING};
+use crate::steps::{Step, Steps};
 
 /// A launch that is put together: blocks, threads, and arguments in the kernel's order.
 ///
@@ -20,32 +21,27 @@ use crate::module::{Kernel, Parameter, SHARED_WITHOUT_ASKING};
 #[must_use = "a launch does nothing before `run`"]
 pub(crate) struct Launch<'a> {
     card: &'a Card,
-    stream: &'a Stream,
+    steps: &'a RefCell<Steps>,
     kernel: &'a Kernel,
     grid: [usize; 3],
     block: [usize; 3],
     shared: usize,
     /// Arguments, each on a border of eight bytes.
-    words: [u64; MAX_WORDS],
-    n_words: usize,
-    /// The first word of each argument.
-    starts: [usize; MAX_ARGUMENTS],
+    words: Vec<u64>,
     n_arguments: usize,
 }
 
 impl<'a> Launch<'a> {
     /// One block of one thread, until it is told more.
-    pub(crate) fn new(card: &'a Card, stream: &'a Stream, name: &str) -> Self {
+    pub(crate) fn new(card: &'a Card, steps: &'a RefCell<Steps>, name: &str) -> Self {
         Launch {
             card,
-            stream,
+            steps,
             kernel: card.kernels.get(name),
             grid: [1; 3],
             block: [1; 3],
             shared: 0,
-            words: [0; MAX_WORDS],
-            n_words: 0,
-            starts: [0; MAX_ARGUMENTS],
+            words: Vec::with_capacity(USUAL_WORDS),
             n_arguments: 0,
         }
     }
@@ -145,19 +141,18 @@ impl<'a> Launch<'a> {
         );
         let bytes = bytemuck::bytes_of(value);
         let n_words = bytes.len().div_ceil(size_of::<u64>());
-        let words = &mut self.words[self.n_words..][..n_words];
-        bytemuck::cast_slice_mut(words)[..bytes.len()].copy_from_slice(bytes);
-        self.starts[self.n_arguments] = self.n_words;
-        self.n_words += n_words;
+        let first = self.words.len();
+        self.words.resize(first + n_words, 0);
+        bytemuck::cast_slice_mut(&mut self.words[first..])[..bytes.len()].copy_from_slice(bytes);
         self.n_arguments += 1;
         self
     }
 
-    /// Puts the launch into its stream.
+    /// Puts the launch into its queue.
     ///
     /// # Errors
-    /// Those of the driver.
-    pub(crate) fn run(mut self) -> Result<()> {
+    /// Those of the driver, of this launch or an earlier one.
+    pub(crate) fn run(self) -> Result<()> {
         let facts = &self.kernel.facts;
         assert_eq!(
             self.n_arguments,
@@ -174,18 +169,13 @@ impl<'a> Launch<'a> {
             shared: self.shared as u32,
         };
         self.allow_shared(dimensions.shared)?;
-        let words = &raw mut self.words;
-        let mut arguments = [std::ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
-        for (argument, &start) in arguments.iter_mut().zip(&self.starts[..self.n_arguments]) {
-            // SAFETY: an argument begins within the words.
-            *argument = unsafe { words.cast::<u64>().add(start) }.cast();
-        }
-        let (function, name) = (self.kernel.function, self.kernel.facts.name);
-        let arguments = &mut arguments[..self.n_arguments];
-        // SAFETY: number and types of the arguments are those of the kernel. Memory is given as spans, which its owner keeps:
-        // it is freed only after all work. That spans are long enough for the numbers beside them is what wrappers see to.
-        let started = unsafe { self.stream.launch(function, &dimensions, arguments, name) };
-        started.map_err(|failure| self.card.failed(failure))
+        let step = Step {
+            kernel: self.kernel,
+            dimensions,
+            words: &self.words,
+        };
+        let put = self.steps.borrow_mut().put(self.card, &step);
+        put.map_err(|failure| self.card.failed(failure))
     }
 
     /// Asks the driver once for shared memory beyond what every launch may have.
@@ -210,11 +200,8 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// Arguments that a kernel may take.
-const MAX_ARGUMENTS: usize = 32;
-
-/// Words of all arguments.
-const MAX_WORDS: usize = 512;
+/// Words of the arguments of most kernels.
+const USUAL_WORDS: usize = 32;
 
 #[cfg(test)]
 mod tests;

@@ -143,6 +143,16 @@ fn all() -> impl Iterator<Item = KernelFacts> {
 }
 
 impl KernelFacts {
+    /// The first word of each argument, where each begins on a border of eight bytes.
+    pub(crate) fn starts(&self) -> impl Iterator<Item = usize> {
+        let starts = self.parameters.iter().scan(0, |end, parameter| {
+            let start = *end;
+            *end += parameter.n_words();
+            Some(start)
+        });
+        starts
+    }
+
     /// `name file shared threads parameter…`.
     fn parse(line: &'static str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
@@ -157,6 +167,14 @@ impl KernelFacts {
 }
 
 impl Parameter {
+    /// Words of eight bytes that hold one.
+    fn n_words(self) -> usize {
+        match self {
+            Parameter::Word | Parameter::Int | Parameter::Float => 1,
+            Parameter::Structure(n_bytes) => n_bytes.div_ceil(size_of::<u64>()),
+        }
+    }
+
     fn parse(word: &str) -> Option<Self> {
         match word {
             "u64" => Some(Parameter::Word),

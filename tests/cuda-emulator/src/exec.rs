@@ -17,6 +17,8 @@ mod packed;
 mod round;
 mod shuffle;
 mod special;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use async_copy::Copies;
 pub(crate) use flow::exit;

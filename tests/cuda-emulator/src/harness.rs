@@ -269,7 +269,8 @@ fn emulator() -> PathBuf {
         .ancestors()
         .skip(1)
         .take(2)
-        .flat_map(|folder| [folder.join(NAME), folder.join("deps").join(NAME)])
+        // What lies beside the folder of dependencies may be of an earlier build.
+        .flat_map(|folder| [folder.join("deps").join(NAME), folder.join(NAME)])
         .find(|path| path.exists())
         .unwrap_or_else(|| panic!("no {NAME} beside {}", program.display()))
 }

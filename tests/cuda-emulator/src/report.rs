@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Report {
     /// One entry a device, by ordinal.
     pub devices: Vec<DeviceReport>,
+    /// Page-locked memory of the host, allocated or registered.
+    pub pinned: DeviceReport,
     /// Kernels by name.
     pub kernels: BTreeMap<String, KernelReport>,
     /// Calls in which the host waited for a device.
@@ -21,7 +23,7 @@ pub struct Report {
     pub faults: Vec<String>,
 }
 
-/// Memory of one device.
+/// Memory in use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceReport {
     /// Bytes allocated now.

@@ -20,7 +20,7 @@ const UNSAFE: [&str; 5] = [
     "crates/llm-cpu/src",
     "crates/llm-cuda/src/driver",
     "crates/llm-cuda/src/driver.rs",
-    "crates/llm-cuda/src/launch.rs",
+    "crates/llm-cuda/src/steps.rs",
     "crates/llm-checkpoint/src/map.rs",
 ];
 

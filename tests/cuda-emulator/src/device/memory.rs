@@ -74,6 +74,7 @@ pub(crate) struct Memory {
     /// Past allocations, by address: for messages.
     freed: BTreeMap<u64, u64>,
     next: u64,
+    /// By device; last the page-locked memory of the host.
     used: Vec<u64>,
     peak: Vec<u64>,
     capacity: u64,
@@ -87,8 +88,8 @@ impl Memory {
             regions: BTreeMap::new(),
             freed: BTreeMap::new(),
             next: FIRST_ADDRESS,
-            used: vec![0; n_devices],
-            peak: vec![0; n_devices],
+            used: vec![0; n_devices + 1],
+            peak: vec![0; n_devices + 1],
             capacity,
             snapshot: None,
         }
@@ -100,9 +101,13 @@ impl Memory {
         if self.used[device].checked_add(charged)? > self.capacity {
             return None;
         }
-        self.used[device] += charged;
-        self.peak[device] = self.peak[device].max(self.used[device]);
+        self.charge(device, charged);
         Some(self.place(device, len, charged))
+    }
+
+    fn charge(&mut self, at: usize, bytes: u64) {
+        self.used[at] += bytes;
+        self.peak[at] = self.peak[at].max(self.used[at]);
     }
 
     /// Memory for a variable of a module, which comes with the module and counts for nothing.
@@ -140,6 +145,9 @@ impl Memory {
     }
 
     fn insert(&mut self, mut region: Region) {
+        if region.home == Home::Host {
+            self.charge(self.used.len() - 1, region.len);
+        }
         region.bytes = match &mut region.storage {
             Some(storage) => storage.as_mut_ptr().cast(),
             None => region.base as *mut u8,
@@ -156,9 +164,15 @@ impl Memory {
         if (region.home == Home::Host) != is_host {
             return false;
         }
-        if let Home::Device(device) = region.home {
-            self.used[device] -= region.charged;
-            self.freed.insert(base, region.len);
+        match region.home {
+            Home::Device(device) => {
+                self.used[device] -= region.charged;
+                self.freed.insert(base, region.len);
+            }
+            Home::Host => {
+                let host = self.used.len() - 1;
+                self.used[host] -= region.len;
+            }
         }
         self.regions.remove(&base);
         self.snapshot = None;
@@ -169,12 +183,9 @@ impl Memory {
         self.capacity - self.used[device]
     }
 
-    pub(crate) fn used(&self) -> &[u64] {
-        &self.used
-    }
-
-    pub(crate) fn peak(&self) -> &[u64] {
-        &self.peak
+    /// Bytes in use now and at most, by device; last the page-locked memory of the host.
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.used.iter().copied().zip(self.peak.iter().copied())
     }
 
     /// Region that all of `n` bytes from `address` on lie in.

@@ -267,18 +267,26 @@ fn field(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
         }
         _ => {
             let exec: Exec = match (ty, op.take("shiftamt")) {
-                (Type::U32, false) => {
-                    exec!(unary[u32, u32] |a: u32| a.checked_ilog2().unwrap_or(u32::MAX))
-                }
-                (Type::U64, false) => {
-                    exec!(unary[u64, u32] |a: u64| a.checked_ilog2().unwrap_or(u32::MAX))
-                }
+                (Type::U32, false) => exec!(unary[u32, u32] |a: u32| top_bit(a.into())),
+                (Type::U64, false) => exec!(unary[u64, u32] top_bit),
+                // Of a negative number the highest zero is looked for.
+                (Type::S32, false) => exec!(unary[i32, u32] |a: i32| {
+                    top_bit(if a < 0 { !a } else { a } as u32 as u64)
+                }),
+                (Type::U32, true) => exec!(unary[u32, u32] |a: u32| {
+                    if a == 0 { u32::MAX } else { a.leading_zeros() }
+                }),
                 _ => return Err("an unknown form of bfind".into()),
             };
             let o = b.registers(&s.operands, &[Type::U32, ty])?;
             Ok(Instruction::of(exec, o))
         }
     }
+}
+
+/// Index of the highest bit that is set.
+fn top_bit(a: u64) -> u32 {
+    a.checked_ilog2().unwrap_or(u32::MAX)
 }
 
 /// `n` bits from bit `at` on; what lies past the top of a signed value is its sign.

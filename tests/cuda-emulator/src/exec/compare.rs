@@ -1,5 +1,7 @@
 //! Comparisons and selections.
 
+use std::cmp::Ordering;
+
 use half::{bf16, f16};
 
 use super::lanes::{Lane, Two};
@@ -137,18 +139,18 @@ fn comparing(comparison: &str, ty: Type) -> Result<Exec, String> {
         ($T:ty) => {
             match comparison {
                 "eq" => exec_of!($T, |a: $T, b: $T| a == b),
-                "ne" => exec_of!($T, |a: $T, b: $T| a < b || a > b),
+                "ne" => exec_of!($T, |a: $T, b: $T| by(a, b, false, Ordering::is_ne)),
                 "lt" => exec_of!($T, |a: $T, b: $T| a < b),
                 "le" => exec_of!($T, |a: $T, b: $T| a <= b),
                 "gt" => exec_of!($T, |a: $T, b: $T| a > b),
                 "ge" => exec_of!($T, |a: $T, b: $T| a >= b),
                 // Those with a u are true of NaN.
-                "equ" => exec_of!($T, |a: $T, b: $T| !(a < b || a > b)),
+                "equ" => exec_of!($T, |a: $T, b: $T| by(a, b, true, Ordering::is_eq)),
                 "neu" => exec_of!($T, |a: $T, b: $T| a != b),
-                "ltu" => exec_of!($T, |a: $T, b: $T| !(a >= b)),
-                "leu" => exec_of!($T, |a: $T, b: $T| !(a > b)),
-                "gtu" => exec_of!($T, |a: $T, b: $T| !(a <= b)),
-                "geu" => exec_of!($T, |a: $T, b: $T| !(a < b)),
+                "ltu" => exec_of!($T, |a: $T, b: $T| by(a, b, true, Ordering::is_lt)),
+                "leu" => exec_of!($T, |a: $T, b: $T| by(a, b, true, Ordering::is_le)),
+                "gtu" => exec_of!($T, |a: $T, b: $T| by(a, b, true, Ordering::is_gt)),
+                "geu" => exec_of!($T, |a: $T, b: $T| by(a, b, true, Ordering::is_ge)),
                 "num" => exec_of!($T, |a: $T, b: $T| !a.is_nan() && !b.is_nan()),
                 "nan" => exec_of!($T, |a: $T, b: $T| a.is_nan() || b.is_nan()),
                 _ => return Err(format!("comparison {comparison} of floats")),
@@ -168,6 +170,12 @@ fn comparing(comparison: &str, ty: Type) -> Result<Exec, String> {
         Type::F64 => partial!(f64),
         other => return Err(format!("comparison of type {other:?}")),
     })
+}
+
+/// What an order says, or what is said where there is none.
+#[inline(always)]
+fn by<T: PartialOrd>(a: T, b: T, of_nan: bool, holds: fn(Ordering) -> bool) -> bool {
+    a.partial_cmp(&b).map_or(of_nan, holds)
 }
 
 /// `setp.cmp.f16x2 p|q, a, b`: a predicate for each half.
@@ -214,7 +222,7 @@ fn two_predicates(b: &mut Builder, s: &Statement, ty: Type, comparison: &str) ->
     Ok(out)
 }
 
-fn holds(comparison: u32, order: Option<std::cmp::Ordering>) -> bool {
+fn holds(comparison: u32, order: Option<Ordering>) -> bool {
     order.is_some_and(|order| match ORDERED[comparison as usize] {
         "eq" => order.is_eq(),
         "ne" => order.is_ne(),

@@ -211,17 +211,24 @@ fn floats<const K: usize>(
     let (d, rest) = i.list.split_at(4);
     let (left, rest) = rest.split_at(2 * n_right);
     let (right, c) = rest.split_at(n_right);
-    let a = gather::<f32, K, 16>(w, left, per, &of);
-    let b = gather::<f32, K, 8>(w, right, per, &of);
+    let a = gather::<f64, K, 16>(w, left, per, |bits, at| f64::from(of(bits, at)));
+    let b = gather::<f64, K, 8>(w, right, per, |bits, at| f64::from(of(bits, at)));
+    let mut columns = [[0.0; 8]; K];
+    for (col, values) in b.iter().enumerate() {
+        for (k, value) in values.iter().enumerate() {
+            columns[k][col] = *value;
+        }
+    }
     let mut out: [[u32; LANES]; 4] = std::array::from_fn(|at| *w.registers.narrow(c[at]));
     for (row, left) in a.iter().enumerate() {
-        for (col, right) in b.iter().enumerate() {
-            // Products of 16-bit floats are exact, and their sum is rounded once.
-            let sum: f64 = left
-                .iter()
-                .zip(right)
-                .map(|(x, y)| f64::from(*x) * f64::from(*y))
-                .sum();
+        // Products of 16-bit floats are exact, and their sum is rounded once.
+        let mut sums = [0.0; 8];
+        for (x, right) in left.iter().zip(&columns) {
+            for (sum, y) in sums.iter_mut().zip(right) {
+                *sum += x * y;
+            }
+        }
+        for (col, sum) in sums.iter().enumerate() {
             let (reg, lane) = accumulator(row, col);
             let old = f64::from(f32::from_bits(out[reg][lane]));
             out[reg][lane] = ((old + sum) as f32).to_bits();
@@ -246,13 +253,24 @@ fn integers<const K: usize, const ROWS: usize>(
     let of = |bits: u32, at: usize| i32::from((bits >> (8 * at)) as i8);
     let a = gather::<i32, K, ROWS>(w, left, 4, of);
     let b = gather::<i32, K, 8>(w, right, 4, of);
+    let mut columns = [[0; 8]; K];
+    for (col, values) in b.iter().enumerate() {
+        for (k, value) in values.iter().enumerate() {
+            columns[k][col] = *value;
+        }
+    }
     let mut out = [[0; LANES]; 4];
     for (values, reg) in out.iter_mut().zip(c) {
         *values = *w.registers.narrow(*reg);
     }
     for (row, left) in a.iter().enumerate() {
-        for (col, right) in b.iter().enumerate() {
-            let sum: i32 = left.iter().zip(right).map(|(x, y)| x * y).sum();
+        let mut sums = [0; 8];
+        for (x, right) in left.iter().zip(&columns) {
+            for (sum, y) in sums.iter_mut().zip(right) {
+                *sum += x * y;
+            }
+        }
+        for (col, sum) in sums.into_iter().enumerate() {
             let (reg, lane) = accumulator(row, col);
             let old = out[reg][lane] as i32;
             let new = if i.control == 1 {
