@@ -75,10 +75,18 @@ pub(super) fn decode(
 
 fn high(ty: Type) -> Result<Exec, String> {
     Ok(match ty {
-        Type::U16 => exec!(binary[u16, u16, u16] |a, b| ((u32::from(a) * u32::from(b)) >> 16) as u16),
-        Type::S16 => exec!(binary[i16, i16, i16] |a, b| ((i32::from(a) * i32::from(b)) >> 16) as i16),
-        Type::U32 => exec!(binary[u32, u32, u32] |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
-        Type::S32 => exec!(binary[i32, i32, i32] |a, b| ((i64::from(a) * i64::from(b)) >> 32) as i32),
+        Type::U16 => {
+            exec!(binary[u16, u16, u16] |a, b| ((u32::from(a) * u32::from(b)) >> 16) as u16)
+        }
+        Type::S16 => {
+            exec!(binary[i16, i16, i16] |a, b| ((i32::from(a) * i32::from(b)) >> 16) as i16)
+        }
+        Type::U32 => {
+            exec!(binary[u32, u32, u32] |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32)
+        }
+        Type::S32 => {
+            exec!(binary[i32, i32, i32] |a, b| ((i64::from(a) * i64::from(b)) >> 32) as i32)
+        }
         Type::U64 => {
             exec!(binary[u64, u64, u64] |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64)
         }
