@@ -44,12 +44,13 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 18] = [
+const FILES: [File; 19] = [
     file!("attention"),
     file!("attention_tile", needs sm80),
     file!("dense"),
     file!("elementwise"),
     file!("embed"),
+    file!("experts"),
     file!("four_bit"),
     file!("four_bit_rows"),
     file!("gemm"),
