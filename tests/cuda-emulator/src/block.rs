@@ -43,7 +43,8 @@ pub(crate) struct Block<'a> {
     pub(crate) shared: Shared,
     /// Local memory of all threads, one after the other.
     pub(crate) local: Vec<u8>,
-    pub(crate) touched: Option<Arc<crate::device::Touched>>,
+    /// Sectors of the regions that the block has come to.
+    pub(crate) touched: Vec<Arc<crate::device::Touched>>,
 }
 
 impl<'a> Block<'a> {
@@ -63,7 +64,7 @@ impl<'a> Block<'a> {
             view,
             shared: Shared::new(shared, n_warps, launch.races),
             local: vec![0xff; launch.program.local_bytes * n_threads],
-            touched: None,
+            touched: Vec::new(),
         };
         let mut warps: Vec<Warp> = (0..n_warps)
             .map(|warp| Warp::new(&block, warp, rows.pop().unwrap_or_default()))

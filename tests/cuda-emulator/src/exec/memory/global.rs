@@ -138,10 +138,16 @@ impl Block<'_> {
         if let Some(traffic) = launch.traffic
             && matches!(region.home, Home::Device(_))
         {
-            let touched = match &self.touched {
-                Some(touched) if touched.is_of(region) => touched,
-                _ => &*self.touched.insert(traffic.touched(region)),
-            };
+            // A kernel has few buffers: the search is short.
+            let known = self
+                .touched
+                .iter()
+                .position(|touched| touched.is_of(region));
+            let at = known.unwrap_or_else(|| {
+                self.touched.push(traffic.touched(region));
+                self.touched.len() - 1
+            });
+            let touched = &self.touched[at];
             if access != Access::Write {
                 traffic.count(touched, addresses, mask, n, Direction::Read);
             }
