@@ -44,7 +44,7 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 18] = [
+const FILES: [File; 19] = [
     file!("attention"),
     file!("attention_tile", needs sm80),
     file!("dense"),
@@ -61,6 +61,7 @@ const FILES: [File; 18] = [
     file!("kv"),
     file!("norm"),
     file!("plain"),
+    file!("quantize"),
     file!("rotary"),
     file!("routing"),
 ];
