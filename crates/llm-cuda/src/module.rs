@@ -62,6 +62,7 @@ const FILES: [File; 19] = [
     file!("kv"),
     file!("norm"),
     file!("plain"),
+    file!("quantize"),
     file!("rotary"),
     file!("routing"),
 ];
