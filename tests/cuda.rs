@@ -310,7 +310,7 @@ fn memory(cuda: &Arc<Cuda>) {
             assert_eq!(planned, found, "{name} {dtype:?} {quant:?}");
             if let Some(report) = report() {
                 let all: Bytes = planned.into_iter().sum();
-                assert_eq!(Bytes::new(report.devices[0].allocated), all, "{name}");
+                assert_eq!(Bytes::new(report.devices[0].asked), all, "{name}");
             }
             drop(session);
             assert!(cuda.usage().values().all(|left| left.get() == 0));

@@ -7,9 +7,9 @@ use bytemuck::NoUninit;
 use llm_backend::Result;
 
 use crate::card::Card;
-use crate::driver::Dimensions;
+use crate::driver::{Dimensions, Failure};
 use crate::memory::Span;
-use crate::module::{Kernel, Parameter, SHARED_WITHOUT_ASKING};
+use crate::module::{self, Kernel, KernelFacts, Parameter, SHARED_WITHOUT_ASKING};
 use crate::steps::{Step, Steps};
 
 /// A launch that is put together: blocks, threads, and arguments in the kernel's order.
@@ -22,7 +22,7 @@ use crate::steps::{Step, Steps};
 pub(crate) struct Launch<'a> {
     card: &'a Card,
     steps: &'a RefCell<Steps>,
-    kernel: &'a Kernel,
+    facts: &'static KernelFacts,
     grid: [usize; 3],
     block: [usize; 3],
     shared: usize,
@@ -37,7 +37,7 @@ impl<'a> Launch<'a> {
         Launch {
             card,
             steps,
-            kernel: card.kernels.get(name),
+            facts: module::facts(name),
             grid: [1; 3],
             block: [1; 3],
             shared: 0,
@@ -67,10 +67,10 @@ impl<'a> Launch<'a> {
             .zip(most)
             .all(|(&n, most)| (1..=most).contains(&n));
         assert!(
-            fits && all <= self.kernel.facts.max_threads as usize,
+            fits && all <= self.facts.max_threads as usize,
             "{}: {block:?} threads, of which it may have {}",
             self.name(),
-            self.kernel.facts.max_threads
+            self.facts.max_threads
         );
         self.block = block;
         self
@@ -83,7 +83,7 @@ impl<'a> Launch<'a> {
 
     /// Shared memory beyond the kernel's own.
     pub(crate) fn shared(mut self, n_bytes: usize) -> Self {
-        let own = self.kernel.facts.static_shared as usize;
+        let own = self.facts.static_shared as usize;
         let most = self.card.facts.shared_per_block.get() as usize;
         let most = most.max(SHARED_WITHOUT_ASKING as usize);
         assert!(
@@ -132,7 +132,7 @@ impl<'a> Launch<'a> {
     }
 
     fn push<T: NoUninit>(mut self, ty: Parameter, value: &T) -> Self {
-        let expected = self.kernel.facts.parameters.get(self.n_arguments);
+        let expected = self.facts.parameters.get(self.n_arguments);
         assert!(
             expected == Some(&ty),
             "{}: argument {} is {ty:?}, and not {expected:?}",
@@ -153,50 +153,51 @@ impl<'a> Launch<'a> {
     /// # Errors
     /// Those of the driver, of this launch or an earlier one.
     pub(crate) fn run(self) -> Result<()> {
-        let facts = &self.kernel.facts;
         assert_eq!(
             self.n_arguments,
-            facts.parameters.len(),
+            self.facts.parameters.len(),
             "arguments of {}",
-            facts.name
+            self.name()
         );
         if self.grid.contains(&0) {
             return Ok(());
         }
+        self.put().map_err(|failure| self.card.failed(failure))
+    }
+
+    fn put(&self) -> std::result::Result<(), Failure> {
+        let kernel = self.card.kernels.get(self.facts)?;
         let dimensions = Dimensions {
             grid: self.grid.map(|n| n as u32),
             block: self.block.map(|n| n as u32),
             shared: self.shared as u32,
         };
-        self.allow_shared(dimensions.shared)?;
+        self.allow_shared(kernel, dimensions.shared)?;
         let step = Step {
-            kernel: self.kernel,
+            facts: self.facts,
+            function: kernel.function,
             dimensions,
             words: &self.words,
         };
-        let put = self.steps.borrow_mut().put(self.card, &step);
-        put.map_err(|failure| self.card.failed(failure))
+        self.steps.borrow_mut().put(self.card, &step)
     }
 
     /// Asks the driver once for shared memory beyond what every launch may have.
-    fn allow_shared(&self, n_bytes: u32) -> Result<()> {
-        let kernel = self.kernel;
-        let all = kernel.facts.static_shared + n_bytes;
+    fn allow_shared(&self, kernel: &Kernel, n_bytes: u32) -> std::result::Result<(), Failure> {
+        let all = self.facts.static_shared + n_bytes;
         // Kept while the driver is asked, so that no other thread's smaller number comes after.
-        let mut allowed = kernel
-            .shared_allowed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let allowed = kernel.shared_allowed.lock();
+        let mut allowed = allowed.unwrap_or_else(PoisonError::into_inner);
         if all > *allowed {
-            let asked = kernel.function.allow_shared(&self.card.context, n_bytes);
-            asked.map_err(|failure| self.card.failed(failure))?;
+            let function = kernel.function;
+            function.allow_shared(&self.card.context, n_bytes)?;
             *allowed = all;
         }
         Ok(())
     }
 
     fn name(&self) -> &'static str {
-        self.kernel.facts.name
+        self.facts.name
     }
 }
 

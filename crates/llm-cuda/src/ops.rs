@@ -1,8 +1,10 @@
 //! The operations, each with its family.
 
+mod attention;
 mod elementwise;
 mod embed;
 mod experts;
+mod gemm;
 mod general;
 mod kv;
 mod norm;
@@ -21,7 +23,12 @@ use crate::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool};
 
 /// Bytes of scratch memory that suffice for every operation within `shape`, one after the other.
 pub(crate) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
-    general::scratch_bytes(shape)
+    let families = [
+        attention::scratch_bytes(shape),
+        gemm::scratch_bytes(shape),
+        general::scratch_bytes(shape),
+    ];
+    families.into_iter().max().unwrap_or(0)
 }
 
 impl Ops<Cuda> for CudaQueue {
@@ -130,7 +137,7 @@ impl Ops<Cuda> for CudaQueue {
         pool: &KvPool,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::attention(self, op, q, batch, (pool, out))
+        attention::attention(self, op, q, batch, (pool, out))
     }
 
     fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use crate::card::Card;
 use crate::driver::{Chain, Context, Dimensions, Failure, Function, Graph, Stream};
-use crate::module::Kernel;
+use crate::module::KernelFacts;
 
 /// A kernel to start, with its arguments.
 pub(crate) struct Step<'a> {
-    pub(crate) kernel: &'a Kernel,
+    pub(crate) facts: &'static KernelFacts,
+    pub(crate) function: Function,
     pub(crate) dimensions: Dimensions,
     /// Arguments, each on a border of eight bytes.
     pub(crate) words: &'a [u64],
@@ -167,10 +168,10 @@ impl List {
     fn push(&mut self, step: &Step<'_>) {
         let first = self.words.len();
         self.words.extend_from_slice(step.words);
-        let starts = step.kernel.facts.starts().map(|start| first + start);
+        let starts = step.facts.starts().map(|start| first + start);
         self.steps.push(Recorded {
-            name: step.kernel.facts.name,
-            function: step.kernel.function,
+            name: step.facts.name,
+            function: step.function,
             dimensions: step.dimensions,
             starts: starts.collect(),
             words: (first, self.words.len()),
@@ -194,7 +195,7 @@ impl List {
     /// True if step `i` is this one.
     fn is(&self, i: usize, step: &Step<'_>) -> bool {
         self.steps.get(i).is_some_and(|own| {
-            own.function == step.kernel.function
+            own.function == step.function
                 && own.dimensions == step.dimensions
                 && self.words[own.words.0..own.words.1] == *step.words
         })

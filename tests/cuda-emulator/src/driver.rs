@@ -98,7 +98,12 @@ impl Driver {
         let mut devices: Vec<DeviceReport> = self
             .memory
             .in_use()
-            .map(|(allocated, peak)| DeviceReport { allocated, peak })
+            .iter()
+            .map(|memory| DeviceReport {
+                allocated: memory.now,
+                peak: memory.peak,
+                asked: memory.asked,
+            })
             .collect();
         Report {
             pinned: devices.pop().unwrap_or_default(),

@@ -90,8 +90,9 @@ impl Machine {
         self.with(settings::DRIVER, version)
     }
 
-    /// Seed of the order in which work of several streams runs, among the orders that streams and events allow. With 0,
-    /// which is the default, everything runs as late as it may.
+    /// Seed of the order in which work of several streams runs, among the orders that streams and events allow, and of the
+    /// order of a kernel's blocks and warps. With 0, which is the default, work runs as late as it may, blocks as they are
+    /// numbered.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         self.with(settings::SEED, seed)

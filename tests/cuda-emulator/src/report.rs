@@ -26,10 +26,12 @@ pub struct Report {
 /// Memory in use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceReport {
-    /// Bytes allocated now.
+    /// Bytes allocated now, each allocation rounded up as the driver does it.
     pub allocated: u64,
     /// Most bytes allocated at once.
     pub peak: u64,
+    /// Bytes that the allocations of now were asked for with.
+    pub asked: u64,
 }
 
 /// All launches of one kernel, added up.

@@ -56,6 +56,11 @@ impl Module {
         })
     }
 
+    /// The name of its file.
+    pub(crate) fn file(&self) -> &'static str {
+        self.file
+    }
+
     pub(crate) fn function(&self, name: &CStr) -> Result<Function, Failure> {
         self.context.bind()?;
         let mut raw = ptr::null_mut();

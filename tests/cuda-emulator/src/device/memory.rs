@@ -68,6 +68,14 @@ impl Region {
     }
 }
 
+/// Bytes of one memory.
+pub(crate) struct InUse {
+    pub(crate) now: u64,
+    pub(crate) peak: u64,
+    /// Bytes of the regions before they are rounded up.
+    pub(crate) asked: u64,
+}
+
 /// Regions of all devices and of the host.
 pub(crate) struct Memory {
     regions: BTreeMap<u64, Arc<Region>>,
@@ -183,9 +191,27 @@ impl Memory {
         self.capacity - self.used[device]
     }
 
-    /// Bytes in use now and at most, by device; last the page-locked memory of the host.
-    pub(crate) fn in_use(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.used.iter().copied().zip(self.peak.iter().copied())
+    /// What is in use, by device; last the page-locked memory of the host.
+    pub(crate) fn in_use(&self) -> Vec<InUse> {
+        let mut out: Vec<InUse> = self
+            .used
+            .iter()
+            .zip(&self.peak)
+            .map(|(now, peak)| InUse {
+                now: *now,
+                peak: *peak,
+                asked: 0,
+            })
+            .collect();
+        for region in self.regions.values() {
+            match region.home {
+                Home::Device(device) if region.charged > 0 => out[device].asked += region.len,
+                // Variables of modules.
+                Home::Device(_) => {}
+                Home::Host => out[self.used.len() - 1].asked += region.len,
+            }
+        }
+        out
     }
 
     /// Region that all of `n` bytes from `address` on lie in.

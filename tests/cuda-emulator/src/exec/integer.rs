@@ -5,7 +5,7 @@ use crate::program::{Builder, Instruction, Opcode};
 use crate::ptx::{Statement, Type};
 
 pub(super) fn decode(
-    b: &mut Builder,
+    b: &mut Builder<'_>,
     op: &mut Opcode<'_>,
     s: &Statement,
     ty: Option<Type>,
@@ -116,7 +116,7 @@ fn mad_high(ty: Type) -> Result<Exec, String> {
 }
 
 /// Products twice as wide as their factors.
-fn wide(b: &mut Builder, s: &Statement, ty: Type) -> Decoded {
+fn wide(b: &mut Builder<'_>, s: &Statement, ty: Type) -> Decoded {
     let (exec, to): (Exec, Type) = match ty {
         Type::U16 => (
             exec!(binary[u16, u16, u32] |a, b| u32::from(a) * u32::from(b)),
@@ -140,7 +140,7 @@ fn wide(b: &mut Builder, s: &Statement, ty: Type) -> Decoded {
     Ok(Instruction::of(exec, o))
 }
 
-fn mad_wide(b: &mut Builder, s: &Statement, ty: Type) -> Decoded {
+fn mad_wide(b: &mut Builder<'_>, s: &Statement, ty: Type) -> Decoded {
     let (exec, to): (Exec, Type) = match ty {
         Type::U16 => (
             exec!(ternary[u16, u16, u32, u32] |a, b, c| {

@@ -10,7 +10,7 @@ use crate::fault::{Fault, Kind};
 use crate::program::{Builder, Flow, Instruction, Opcode};
 use crate::ptx::{Statement, Type};
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     if !op.take("sync") || !op.take("aligned") {
         return Err("only the forms with .sync.aligned are known".into());
     }
@@ -33,7 +33,7 @@ fn whole_warp(mask: u32) -> Result<(), Fault> {
 }
 
 /// `ldmatrix.sync.aligned.m8n8.xN{.trans}.shared.b16 {d…}, [a]`: lane `8 q + r` names row `r` of matrix `q`.
-fn load(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn load(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     if !op.take("m8n8") || !(op.take("shared") || op.take("shared::cta")) {
         return Err("an unknown form of ldmatrix".into());
     }
@@ -88,7 +88,7 @@ fn load_matrices(w: &mut Warp, b: &mut Block<'_>, i: &Instruction, m: u32) -> Re
 }
 
 /// `mma.sync.aligned.shape.row.col.d.a.b.c {d…}, {a…}, {b…}, {c…}`.
-fn multiply(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn multiply(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let shape = op
         .take_of(&["m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m8n8k16"])
         .ok_or("no known shape")?;

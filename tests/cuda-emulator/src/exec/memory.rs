@@ -30,7 +30,7 @@ pub(crate) enum Access {
     Atomic,
 }
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     if op.name.starts_with("prefetch") {
         op.take_hints(&["L1", "L2", "L2::evict_last", "L2::evict_normal"]);
         op.take_space();
@@ -63,16 +63,19 @@ pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
         ));
     }
     let (reg, offset) = b.address(address)?;
-    if is_load && space == Space::Param && reg.is_constant() {
-        if let Operand::Address(base, _) = address
-            && let Operand::Name(name) = &**base
-            && let Some(at) = b.symbol(name)
-        {
+    let space = match (space, variable_of(address).and_then(|name| b.symbol(name))) {
+        // Parameters of a call lie in the thread's own memory, the kernel's do not.
+        (Space::Param, Some((Space::Local, _))) => Space::Local,
+        (Space::Param, Some((_, at))) if is_load => {
             b.note_load(list[0], at as usize + offset as usize);
+            space
         }
-    } else if matches!(space, Space::Global | Space::Generic) {
-        b.note_pointer(reg);
-    }
+        (Space::Global | Space::Generic, _) => {
+            b.note_pointer(reg);
+            space
+        }
+        _ => space,
+    };
     let exec: Exec = match (space, is_load) {
         (Space::Global, true) => load_global,
         (Space::Global, false) => store_global,
@@ -91,6 +94,17 @@ pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
     out.offset = offset;
     out.control = control(ty);
     Ok(out)
+}
+
+/// Name of the variable that an address is in, if it names one.
+fn variable_of(address: &Operand) -> Option<&str> {
+    match address {
+        Operand::Address(base, _) => match &**base {
+            Operand::Name(name) => Some(name),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Bytes of an element, and whether its sign is extended.

@@ -79,6 +79,7 @@ pub(super) fn run_threads(
         traffic: None,
         races: true,
         unwritten: true,
+        seed: 0,
     };
     Block::run(&launch, [0; 3], memory.view(0), &mut Vec::new())?;
     let region = memory.find(out, 8).expect("a region");

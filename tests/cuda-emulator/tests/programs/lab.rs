@@ -26,6 +26,8 @@ pub(crate) enum Arg {
     Pointer(u64),
     Int(i32),
     Float(f32),
+    /// An entry of the list that points nowhere.
+    None,
 }
 
 impl Lab {
@@ -93,7 +95,7 @@ impl Lab {
 }
 
 impl Lab {
-    fn function(&self, name: &str) -> Result<sys::CUfunction, DriverError> {
+    pub(crate) fn function(&self, name: &str) -> Result<sys::CUfunction, DriverError> {
         let name = CString::new(name).expect("a name without zeros");
         // SAFETY: the module is never unloaded.
         unsafe { result::module::get_function(self.module, name) }
@@ -152,6 +154,7 @@ fn pointers_to(args: &[Arg]) -> Vec<*mut c_void> {
             Arg::Pointer(value) => std::ptr::from_ref(value).cast_mut().cast(),
             Arg::Int(value) => std::ptr::from_ref(value).cast_mut().cast(),
             Arg::Float(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Arg::None => std::ptr::null_mut(),
         })
         .collect()
 }

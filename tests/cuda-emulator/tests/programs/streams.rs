@@ -227,3 +227,14 @@ fn nodes_of_a_graph_run_in_the_order_of_its_edges() {
 fn a_forgotten_edge_is_found() {
     assert_outcomes(&outcomes(|lab| built(lab, Order::Forgotten)), &["0", "10"]);
 }
+
+#[test]
+fn blocks_run_in_an_order_that_the_seed_chooses() {
+    let found = outcomes(|lab| {
+        let y = lab.room(1);
+        lab.launch("last_block", 5, 32, &[at(&y)])
+            .expect("a launch");
+        lab.get(&y)[0]
+    });
+    assert_ne!(found.len(), 1, "{found:?}");
+}

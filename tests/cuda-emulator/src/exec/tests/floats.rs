@@ -170,6 +170,36 @@ fn comparisons_with_nan() {
 }
 
 #[test]
+fn comparisons_as_numbers() {
+    check_floats(&[
+        case("set.gt.f32.f32 d, a, b;", W32, |a, b, _| {
+            bits(f32::from(u8::from(f(a) > f(b))))
+        }),
+        // Ones in the upper half where the second number is not the greater.
+        case(
+            "cvt.rn.f16x2.f32 %r0, a, b; cvt.rn.f16x2.f32 %r1, b, a; set.le.f16x2.f16x2 d, %r0, %r1;",
+            W32,
+            |a, b, _| {
+                let (a, b) = (f16::from_f32(f(a)), f16::from_f32(f(b)));
+                let one = |holds: bool| u64::from(holds) * 0x3c00;
+                one(a <= b) << 16 | one(b <= a)
+            },
+        ),
+    ]);
+    check(
+        &[case("set.ne.u32.f32 d, a, b;", W32, |a, b, _| {
+            let ordered = !f(a).is_nan() && !f(b).is_nan();
+            if ordered && f(a) != f(b) {
+                u64::from(u32::MAX)
+            } else {
+                0
+            }
+        })],
+        |_, seed| floats(seed),
+    );
+}
+
+#[test]
 fn conversions_hold_to_their_range() {
     check(
         &[
@@ -202,6 +232,13 @@ fn conversions_hold_to_their_range() {
                 bits(a as i64 as f32)
             }),
             case("cvt.s64.s32 d, a;", [32, 32, 32, 64], |a, _, _| {
+                a as i32 as u64
+            }),
+            // The register of the operand is wider than its type.
+            case("cvt.s64.s32 d, a;", [64, 32, 32, 64], |a, _, _| {
+                a as i32 as u64
+            }),
+            case("cvt.s32.s64 d, a;", [64, 32, 32, 64], |a, _, _| {
                 a as i32 as u64
             }),
             case("cvt.u64.u32 d, a;", [32, 32, 32, 64], |a, _, _| a),
