@@ -7,8 +7,10 @@ mod experts;
 mod gemm;
 mod general;
 mod kv;
+mod linear;
 mod norm;
 mod plain;
+mod quantize;
 mod rotary;
 mod routing;
 
@@ -27,6 +29,7 @@ pub(crate) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
         attention::scratch_bytes(shape),
         gemm::scratch_bytes(shape),
         general::scratch_bytes(shape),
+        linear::scratch_bytes(shape),
     ];
     families.into_iter().max().unwrap_or(0)
 }
@@ -82,7 +85,7 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        general::linear(self, parts, x, (output, out), (n_tokens, None))
+        linear::linear(self, parts, x, (output, out), (n_tokens, None))
     }
 
     fn rotate(
