@@ -207,6 +207,28 @@ pub trait Ops<B: Backend>: Queue<B> {
         n_tokens: usize,
     ) -> Result<()>;
 
+    /// Columns of the largest of each row of `x` `[columns.len(), width]`, the first among equals, and waits for them: tokens
+    /// for who does not need the logits. Numbers that are none are left aside; nothing where none is above minus infinity.
+    fn argmax(
+        &mut self,
+        x: &B::Buffer,
+        width: usize,
+        columns: &mut [Option<u32>],
+    ) -> Result<()> {
+        let mut values = vec![0.0; columns.len() * width];
+        self.download(x, &mut values)?;
+        for (column, row) in columns.iter_mut().zip(values.chunks_exact(width)) {
+            let mut largest = f32::NEG_INFINITY;
+            *column = None;
+            for (i, &value) in (0..).zip(row) {
+                if value > largest {
+                    (largest, *column) = (value, Some(i));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Chooses the experts of each row by the router's `scores` `[n_tokens, n_experts]`: of the softmax over all, the
     /// `n_active` largest, the first among equals. Where the softmax is not a number it goes to the first `n_active`, with
     /// weights that are not numbers.

@@ -72,7 +72,7 @@ pub fn check_norm<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &norm::heads());
 }
 
-/// Checks sums, activations, gates and rotary positions.
+/// Checks sums, activations, gates, rotary positions and the largest of rows.
 ///
 /// # Panics
 /// As [`check`].
@@ -80,6 +80,7 @@ pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &elementwise::sums());
     check_each(backend, &elementwise::activations());
     check_each(backend, &elementwise::rotations());
+    check_each(backend, &elementwise::largest());
 }
 
 /// Checks linear operations.

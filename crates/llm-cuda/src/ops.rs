@@ -27,6 +27,7 @@ use crate::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool};
 pub(crate) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
     let families = [
         attention::scratch_bytes(shape),
+        elementwise::scratch_bytes(),
         gemm::scratch_bytes(shape),
         general::scratch_bytes(shape),
         linear::scratch_bytes(shape),
@@ -166,6 +167,10 @@ impl Ops<Cuda> for CudaQueue {
         n_tokens: usize,
     ) -> Result<()> {
         elementwise::gate(self, activation, gate_up, out, (width, n_tokens, None))
+    }
+
+    fn argmax(&mut self, x: &Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {
+        elementwise::argmax(self, x, width, columns)
     }
 
     fn route(
