@@ -62,8 +62,8 @@ struct DoctorReport {
     measurement: Measurement,
     ram: Ram,
     disk: Disk,
-    /// Reason why there is no GPU to compute on.
-    no_gpu_reason: String,
+    /// Reason why there is no GPU to compute on; null where there is one.
+    no_gpu_reason: Option<String>,
     /// Figures that plans count with although nobody measured them.
     assumed: Assumed,
     /// Changes that would make more of this machine.
@@ -108,7 +108,7 @@ impl DoctorReport {
             measurement: Measurement::new(machine, bandwidth),
             ram,
             disk,
-            no_gpu_reason: system::no_gpu_reason(),
+            no_gpu_reason: system::gpus().err().map(|none| none.reason),
             suggestions,
         })
     }
@@ -125,7 +125,8 @@ impl DoctorReport {
         rows.extend(self.ram.rows());
         rows.push(("RAM bandwidth", threads));
         rows.extend(self.disk.rows());
-        rows.push(("GPUs", format!("none: {}", self.no_gpu_reason)));
+        let none = self.no_gpu_reason.iter();
+        rows.extend(none.map(|reason| ("GPUs", format!("none: {reason}"))));
         let (gpu, pcie) = (bandwidth(self.assumed.gpu), bandwidth(self.assumed.pcie));
         let assumed = format!("{gpu} of their memory, {pcie} to it, assumed");
         rows.push(("plans for GPUs", assumed));

@@ -1,21 +1,25 @@
 //! Loading of a model: from its files to a session.
 
+mod devices;
 mod request;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
 use llm_plan::Plan;
-use llm_runtime::{Device, Event, Interrupt, LoadOptions, OffloadOptions, Session, load_under};
+use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, Session, load_on};
 use llm_tensor::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use self::devices::Devices;
 use self::request::LoadRequest;
 use crate::cli::LoadArgs;
 use crate::open::OpenModel;
 use crate::output::usage;
+use crate::placement::gpus::MachineGpus;
 use crate::placement::request::limits;
 use crate::system::expect_offload_folder;
 use crate::{checksum, output, signals};
@@ -23,12 +27,17 @@ use crate::{checksum, output, signals};
 /// A loaded model.
 pub(crate) struct Loaded {
     pub(crate) session: Session,
-    /// Plan that it was loaded by.
-    pub(crate) plan: Plan,
-    /// Name of the device that computes.
+    pub(crate) placed: Placed,
+    /// Names of the devices that compute.
     pub(crate) device: String,
     /// Duration of loading.
     pub(crate) time: Duration,
+}
+
+/// Plan that a model was loaded by, and the GPUs that there were for it.
+pub(crate) struct Placed {
+    pub(crate) plan: Plan,
+    pub(crate) gpus: MachineGpus,
 }
 
 impl OpenModel {
@@ -49,14 +58,18 @@ impl OpenModel {
         }
         let begin = Instant::now();
         let quant = args.quant.config()?;
-        let device = Arc::new(args.cpu()?);
+        let cpu = Arc::new(args.cpu()?);
         let request = LoadRequest {
             model: &self.bound,
             args,
             quant: quant.as_ref(),
             limits: limits(self.bound.spec(), context, n_sequences, n_logits),
         };
-        let plan = request.plan(&device)?;
+        let (plan, gpus) = request.plan(&cpu)?;
+        if let Some(broken) = gpus.none_because.as_ref().filter(|none| none.is_broken) {
+            output::notes(&[format!("the CPU computes alone: {broken}")]);
+        }
+        let devices = Devices::open(cpu, &plan)?;
         let given = args.place.offload_folder.as_deref();
         let offload_folder = match plan.map.tiers().disk {
             true => Some(expect_offload_folder(given)?),
@@ -65,11 +78,12 @@ impl OpenModel {
         let options = LoadOptions {
             dtype: args.dtype,
             quant: quant.as_ref(),
-            encoder: &*device,
+            encoder: devices.encoder(),
             limits: request.limits,
-            offload: offload_folder.as_deref().map(|folder| OffloadOptions {
+            offload: Some(OffloadOptions {
                 map: &plan.map,
-                folder,
+                // Nothing is written where nothing rests on disk.
+                folder: offload_folder.as_deref().unwrap_or(Path::new("")),
             }),
         };
         if offload_folder.is_some() {
@@ -80,15 +94,21 @@ impl OpenModel {
         let raised = interrupt.clone();
         signals::watch(move |_| raised.raise())?;
         let mut show = |event| bar.show(event);
-        let session = load_under(&self.bound, &device, &options, &interrupt, &mut show)?;
+        let session = load_on(
+            &self.bound,
+            &devices.list(),
+            &options,
+            &interrupt,
+            &mut show,
+        )?;
         bar.bar.finish_and_clear();
         if let Some(streamed) = usage::streamed(&plan) {
             eprintln!("{streamed}");
         }
         Ok(Loaded {
             session,
-            plan,
-            device: device.info().name.clone(),
+            device: devices.names(),
+            placed: Placed { plan, gpus },
             time: begin.elapsed(),
         })
     }
