@@ -119,6 +119,7 @@ impl Backend for Reference {
             device: self.info.name.clone(),
             purpose: "a staging place",
             requested: Bytes::new(n_bytes as u64),
+            free: None,
         })?;
         Ok(ReferencePlace::new(pages))
     }

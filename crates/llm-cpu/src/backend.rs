@@ -98,6 +98,7 @@ impl Cpu {
             device: self.info.name.clone(),
             purpose,
             requested,
+            free: None,
         }
     }
 }

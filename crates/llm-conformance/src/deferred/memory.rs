@@ -45,6 +45,7 @@ impl<B: Backend> DeferredPlace<B> {
             device: inner.info().name.clone(),
             purpose: "a staging place",
             requested: Bytes::new(n_bytes as u64),
+            free: None,
         })?;
         Ok(DeferredPlace {
             n_bytes: host.len(),

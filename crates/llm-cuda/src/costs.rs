@@ -1,0 +1,31 @@
+//! Bytes that a GPU allocates beside weights, as functions of shapes: no driver is asked, so that plans can be made on any
+//! machine.
+
+use llm_backend::Routing;
+use llm_tensor::{Bytes, KvShape, WorkspaceShape};
+
+use crate::{kv_pool, ops, routes};
+
+/// Memory that the driver and the kernels' code take of a GPU before anything is allocated, about: for plans of GPUs that are
+/// not at hand. What is free on one that is says it better.
+pub const CONTEXT: Bytes = Bytes::new(600 << 20);
+
+/// Bytes of a pool of keys and values.
+pub fn kv_pool_bytes(shape: &KvShape) -> Bytes {
+    kv_pool::bytes(shape)
+}
+
+/// Positions of a block of such a pool.
+pub fn kv_block_len(_: &KvShape) -> usize {
+    kv_pool::BLOCK
+}
+
+/// Bytes of a router's choice in passes of `n_tokens`.
+pub fn routes_bytes(routing: &Routing, n_tokens: usize) -> Bytes {
+    routes::bytes(routing, n_tokens)
+}
+
+/// Bytes of a queue's scratch memory.
+pub fn workspace_bytes(shape: &WorkspaceShape) -> Bytes {
+    Bytes::new(ops::scratch_bytes(shape) as u64)
+}

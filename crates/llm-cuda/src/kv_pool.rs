@@ -1,0 +1,82 @@
+//! Keys and values of a layer, in blocks.
+
+use std::sync::Arc;
+
+use llm_backend::{Allocation, Result};
+use llm_tensor::{Bytes, DType, KvShape};
+
+use crate::card::Card;
+use crate::memory::{Memory, Span};
+
+/// Keys and values `[n_blocks][keys, values][n_kv_heads][BLOCK][head_dim]` in the pool's element type. What nothing was written
+/// to has whatever was left there.
+#[derive(Debug)]
+pub struct KvPool {
+    pub(crate) shape: KvShape,
+    pub(crate) memory: Memory,
+}
+
+/// Positions of a block.
+pub(crate) const BLOCK: usize = 32;
+
+impl KvPool {
+    pub(crate) fn new(card: &Arc<Card>, shape: &KvShape) -> Result<Self> {
+        assert!(
+            shape.dtype.is_weight(),
+            "keys and values of {}",
+            shape.dtype
+        );
+        let n_bytes = bytes(shape).get() as usize;
+        let memory = Memory::new(card, n_bytes, "keys and values")?;
+        Ok(KvPool {
+            shape: *shape,
+            memory,
+        })
+    }
+
+    /// All of it.
+    pub(crate) fn span(&self) -> Span<'_> {
+        self.memory.span(0..self.memory.n_bytes())
+    }
+
+    /// Bytes of a block.
+    pub(crate) fn block_bytes(&self) -> usize {
+        let KvShape {
+            n_kv_heads,
+            head_dim,
+            dtype,
+            ..
+        } = self.shape;
+        2 * n_kv_heads * BLOCK * head_dim * dtype.size()
+    }
+
+    /// Blocks.
+    pub(crate) fn n_blocks(&self) -> usize {
+        n_blocks(&self.shape)
+    }
+
+    /// The element type as part of a kernel's name.
+    pub(crate) fn suffix(&self) -> &'static str {
+        match self.shape.dtype {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            other => unreachable!("keys and values of {other}"),
+        }
+    }
+}
+
+impl Allocation for KvPool {
+    fn bytes(&self) -> Bytes {
+        Bytes::new(self.memory.n_bytes() as u64)
+    }
+}
+
+pub(crate) fn bytes(shape: &KvShape) -> Bytes {
+    let n_elements = n_blocks(shape) * 2 * shape.n_kv_heads * BLOCK * shape.head_dim;
+    Bytes::new((n_elements * shape.dtype.size()) as u64)
+}
+
+fn n_blocks(shape: &KvShape) -> usize {
+    shape.n_sequences * shape.table_len(BLOCK)
+}

@@ -1,0 +1,200 @@
+//! The operations, each with its family.
+
+mod general;
+mod plain;
+
+use llm_backend::{
+    Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,
+    Output, Result, Rotary, Routing,
+};
+use llm_tensor::{Activation, WorkspaceShape};
+
+use crate::routes::Routes;
+use crate::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool};
+
+/// Bytes of scratch memory that suffice for every operation within `shape`, one after the other.
+pub(crate) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
+    general::scratch_bytes(shape)
+}
+
+impl Ops<Cuda> for CudaQueue {
+    fn embed(
+        &mut self,
+        table: &CudaWeight,
+        ids: &Index,
+        n: usize,
+        scale: f32,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        plain::embed(self, table, (ids, n), scale, (Output::Write, out))
+    }
+
+    fn add_positions(
+        &mut self,
+        table: &CudaWeight,
+        positions: &Index,
+        n: usize,
+        x: &mut Buffer,
+    ) -> Result<()> {
+        plain::embed(self, table, (positions, n), 1.0, (Output::Add, x))
+    }
+
+    fn gather_rows(
+        &mut self,
+        x: &Buffer,
+        rows: &Index,
+        n: usize,
+        width: usize,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        plain::gather(self, x, (rows, n), width, out)
+    }
+
+    fn norm(
+        &mut self,
+        op: &NormOp<'_, Cuda>,
+        x: &Buffer,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        plain::norm(self, op, x, out, n_tokens)
+    }
+
+    fn linear(
+        &mut self,
+        parts: &[LinearPart<'_, Cuda>],
+        x: &Buffer,
+        output: Output,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        general::linear(self, parts, x, (output, out), (n_tokens, None))
+    }
+
+    fn rotate(
+        &mut self,
+        op: &Rotary,
+        angles: &Buffer,
+        x: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        plain::rotate(self, op, angles, x, n_tokens)
+    }
+
+    fn norm_heads(
+        &mut self,
+        op: &NormOp<'_, Cuda>,
+        heads: &Heads,
+        x: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        plain::norm_heads(self, op, heads, x, n_tokens)
+    }
+
+    fn ungroup(
+        &mut self,
+        groups: &HeadGroups,
+        grouped: &Buffer,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        plain::ungroup(self, groups, grouped, out, n_tokens)
+    }
+
+    fn append(
+        &mut self,
+        kv: &Buffer,
+        columns: &KvColumns,
+        batch: &Batch<'_, Cuda>,
+        pool: &mut KvPool,
+    ) -> Result<()> {
+        plain::append(self, kv, columns, batch, pool)
+    }
+
+    fn copy_blocks(&mut self, pool: &mut KvPool, blocks: &[(u32, u32)]) -> Result<()> {
+        plain::copy_blocks(self, pool, blocks)
+    }
+
+    fn attention(
+        &mut self,
+        op: &Attention<'_, Cuda>,
+        q: &Buffer,
+        batch: &Batch<'_, Cuda>,
+        pool: &KvPool,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        plain::attention(self, op, q, batch, (pool, out))
+    }
+
+    fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
+        plain::add(self, y, x, width * n_tokens)
+    }
+
+    fn activate(
+        &mut self,
+        activation: Activation,
+        x: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        plain::activate(self, activation, x, width * n_tokens)
+    }
+
+    fn gate(
+        &mut self,
+        activation: Activation,
+        gate_up: &Buffer,
+        out: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        plain::gate(self, activation, gate_up, out, (width, n_tokens))
+    }
+
+    fn route(
+        &mut self,
+        op: &Routing,
+        scores: &Buffer,
+        routes: &mut Routes,
+        n_tokens: usize,
+    ) -> Result<()> {
+        plain::route(self, op, scores, routes, n_tokens)
+    }
+
+    fn chosen(&mut self, routes: &Routes, n_rows: &mut [usize]) -> Result<()> {
+        plain::chosen(self, routes, n_rows)
+    }
+
+    fn expert(
+        &mut self,
+        expert: &Expert<'_, Cuda>,
+        x: &Buffer,
+        routes: &Routes,
+        scratch: ExpertBuffers<'_, Cuda>,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        plain::expert(self, expert, x, routes, (scratch, out))
+    }
+
+    fn gather_routed(
+        &mut self,
+        routes: &Routes,
+        expert: usize,
+        x: &Buffer,
+        width: usize,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        plain::gather_routed(self, (routes, expert), x, width, out)
+    }
+
+    fn scatter_routed(
+        &mut self,
+        routes: &Routes,
+        expert: usize,
+        y: &Buffer,
+        width: usize,
+        x: &mut Buffer,
+    ) -> Result<()> {
+        plain::scatter_routed(self, (routes, expert), y, width, x)
+    }
+}

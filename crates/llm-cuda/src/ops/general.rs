@@ -1,0 +1,135 @@
+//! Products with weights in any scheme, of any shape, at any address: slow, and what the fast kernels are held against.
+
+use llm_backend::{LinearPart, Output, Result};
+use llm_quant::{Int8, Part, Scheme};
+use llm_tensor::{DType, WorkspaceShape};
+
+use crate::memory::{Span, bytes_of};
+use crate::{Buffer, Cuda, CudaQueue, CudaWeight, workspace};
+
+/// Rows of a product: at most so many, and exactly as many as two numbers on the GPU lie apart, where these are given.
+pub(super) type NumRows<'a> = (usize, Option<Span<'a>>);
+
+/// `Stored` of `general.cuh`: six addresses and six numbers of 32 bits.
+pub(super) type Stored = [u64; 9];
+
+/// No weight.
+const NONE: Stored = [0; 9];
+
+pub(super) fn linear(
+    queue: &CudaQueue,
+    parts: &[LinearPart<'_, Cuda>],
+    x: &Buffer,
+    (output, out): (Output, &mut Buffer),
+    n: NumRows<'_>,
+) -> Result<()> {
+    let width: usize = parts.iter().map(|part| part.weight.rows()).sum();
+    let out = out.first(n.0 * width);
+    let mut first = 0;
+    for part in parts {
+        let (weight, rows) = (part.weight, part.weight.rows());
+        if let Some(bias) = part.bias {
+            assert_eq!(bias.cols(), rows, "a bias for every output");
+        }
+        let x = x.first(n.0 * weight.cols());
+        let (stored_weight, stored_bias) = (stored(weight), part.bias.map_or(NONE, stored));
+        let launch = match int8(weight.scheme()) {
+            None => {
+                let launch = queue.launch("general_linear");
+                let launch = launch.structure(&stored_weight).structure(&stored_bias);
+                launch.pointer(x)
+            }
+            Some(format) => {
+                let [codes, absmax, outliers] = quantize(queue, (x, weight.cols()), format, n)?;
+                let launch = queue.launch("general_int8_linear");
+                let launch = launch.structure(&stored_weight).structure(&stored_bias);
+                let launch = launch.pointer(x).pointer(codes).pointer(absmax);
+                launch.pointer(outliers)
+            }
+        };
+        let launch = launch.pointer_or_null(n.1).int(n.0);
+        let launch = launch.int(usize::from(output == Output::Add)).pointer(out);
+        let launch = launch.int(width).int(first);
+        launch.grid([rows.div_ceil(256), n.0, 1]).threads(256).run()?;
+        first += rows;
+    }
+    Ok(())
+}
+
+/// Codes, scales and outlier columns of rows of activations.
+fn quantize<'q>(
+    queue: &'q CudaQueue,
+    (x, cols): (Span<'_>, usize),
+    format: Int8,
+    n: NumRows<'_>,
+) -> Result<[Span<'q>; 3]> {
+    let areas = queue.workspace.areas(areas(n.0, cols));
+    let [codes, absmax, outliers] = areas;
+    let find = queue.launch("general_int8_outliers");
+    let find = find.pointer(x).pointer_or_null(n.1).int(n.0).int(cols);
+    let find = find.float(format.threshold).pointer(outliers);
+    find.grid([cols.div_ceil(256), 1, 1]).threads(256).run()?;
+    let encode = queue.launch("general_int8_quantize");
+    let encode = encode.pointer(x).pointer_or_null(n.1).int(n.0).int(cols);
+    let encode = encode.float(format.threshold).pointer(outliers);
+    let encode = encode.pointer(codes).pointer(absmax);
+    encode.grid([n.0, 1, 1]).threads(256).run()?;
+    Ok(areas)
+}
+
+pub(super) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
+    workspace::bytes(areas(shape.n_tokens, shape.cols))
+}
+
+/// Bytes of codes, scales and outlier columns.
+fn areas(n_tokens: usize, cols: usize) -> [usize; 3] {
+    [n_tokens * cols, bytes_of(n_tokens), cols]
+}
+
+fn int8(scheme: Scheme) -> Option<Int8> {
+    match scheme {
+        Scheme::Int8(format) | Scheme::Int8PerUse(_, format) => Some(format),
+        Scheme::Dense(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+    }
+}
+
+/// A weight as the kernels are told of it.
+pub(super) fn stored(weight: &CudaWeight) -> Stored {
+    let of = |part| weight.part(part).address();
+    let (mut addresses, mut block_size) = ([of(Part::Weight), 0, 0, 0, 0, 0], 1);
+    let (kind, dtype) = match weight.scheme() {
+        Scheme::Dense(dtype) => (element(dtype), 0),
+        Scheme::Int8PerUse(dtype, _) => (6, element(dtype)),
+        Scheme::Int8(_) => {
+            addresses[1] = of(Part::Scb);
+            (3, 0)
+        }
+        Scheme::FourBit(format) => {
+            block_size = format.block_size.get();
+            addresses[1] = of(Part::Absmax);
+            addresses[2] = of(Part::QuantMap);
+            if format.double_quant {
+                addresses[3] = of(Part::NestedAbsmax);
+                addresses[4] = of(Part::NestedQuantMap);
+                addresses[5] = of(Part::NestedOffset);
+            }
+            (4 + u32::from(format.double_quant), 0)
+        }
+        Scheme::Ggml(_) | Scheme::Fp8(_) => unreachable!("such weights are not loaded"),
+    };
+    let number = |n: usize| u32::try_from(n).expect("sizes of weights fit 31 bits");
+    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let [a, b, c, d, e, f] = addresses;
+    let shape = pair(number(weight.cols()), number(block_size));
+    [a, b, c, d, e, f, pair(kind, number(weight.rows())), shape, pair(dtype, 0)]
+}
+
+/// An element type's number.
+pub(super) fn element(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => 0,
+        DType::F16 => 1,
+        DType::BF16 => 2,
+        other => unreachable!("elements of {other}"),
+    }
+}

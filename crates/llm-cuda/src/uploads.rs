@@ -1,0 +1,73 @@
+//! Host pages through which small things go to the GPU: what is uploaded may be changed at once, and nothing waits.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::driver::{DeviceMemory, Event, Failure, HostMemory, Stream, Timing};
+
+/// A ring of pages; made at the first upload, since a queue that only brings has none.
+#[derive(Debug, Default)]
+pub(crate) struct Uploads {
+    pages: Option<HostMemory>,
+    /// The first byte that comes next.
+    next: usize,
+    /// Bytes whose copy is under way, the oldest first, and the event after it.
+    under_way: VecDeque<(Range<usize>, Event)>,
+    idle: Vec<Event>,
+}
+
+impl Uploads {
+    /// Copies `src` to the start of `dst`, behind the work of `stream`. It waits only where the ring is full.
+    pub(crate) fn put(
+        &mut self,
+        stream: &Stream,
+        src: &[u8],
+        dst: &DeviceMemory,
+    ) -> Result<(), Failure> {
+        for (i, chunk) in src.chunks(CHUNK).enumerate() {
+            let range = self.room(chunk.len())?;
+            let pages = match &mut self.pages {
+                Some(pages) => pages,
+                none => none.insert(HostMemory::new(stream.context(), RING, 1)?),
+            };
+            pages.bytes_mut()[range.clone()].copy_from_slice(chunk);
+            stream.bring((pages, range.start), (dst, i * CHUNK), chunk.len())?;
+            let event = match self.idle.pop() {
+                Some(event) => event,
+                None => Event::new(stream.context(), Timing::None)?,
+            };
+            stream.record(&event)?;
+            self.under_way.push_back((range, event));
+        }
+        Ok(())
+    }
+
+    /// All copies are done.
+    pub(crate) fn forget(&mut self) {
+        self.idle.extend(self.under_way.drain(..).map(|(_, event)| event));
+    }
+
+    /// Bytes that no copy reads.
+    fn room(&mut self, n: usize) -> Result<Range<usize>, Failure> {
+        if self.next + n > RING {
+            self.next = 0;
+        }
+        let range = self.next..self.next + n;
+        let overlaps = |other: &Range<usize>| other.start < range.end && range.start < other.end;
+        while let Some(last) = self.under_way.iter().rposition(|(other, _)| overlaps(other)) {
+            // Copies end in order.
+            for (_, event) in self.under_way.drain(..=last) {
+                event.synchronize()?;
+                self.idle.push(event);
+            }
+        }
+        self.next = range.end;
+        Ok(range)
+    }
+}
+
+/// Bytes of the ring.
+const RING: usize = 1 << 20;
+
+/// Bytes of a copy.
+const CHUNK: usize = RING / 4;

@@ -1,0 +1,117 @@
+//! Weights on the GPU, in the encoding in which they rest.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use llm_backend::{BackendError, Result};
+use llm_quant::{Part, Scheme, StoredWeight};
+use llm_tensor::DType;
+
+use crate::card::Card;
+use crate::memory::{Memory, Span};
+
+/// A weight, its parts in memory of their own or in a place.
+#[derive(Debug)]
+pub struct CudaWeight(pub(crate) StoredWeight<Piece>);
+
+/// Some bytes of an allocation that several share.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    memory: Arc<Memory>,
+    range: Range<usize>,
+}
+
+impl Piece {
+    /// # Panics
+    /// When the memory has not so many bytes.
+    pub(crate) fn of(memory: &Arc<Memory>, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= memory.n_bytes(),
+            "bytes {range:?} of a place of {}",
+            memory.n_bytes()
+        );
+        Piece {
+            memory: Arc::clone(memory),
+            range,
+        }
+    }
+}
+
+impl CudaWeight {
+    /// Copies a weight to the GPU, and waits for it.
+    pub(crate) fn load(card: &Arc<Card>, weight: StoredWeight) -> Result<Self> {
+        check(card, &weight)?;
+        let copied = weight.try_map(|_, bytes| {
+            let memory = Arc::new(Memory::holding(card, &bytes, "weights")?);
+            let n = memory.n_bytes();
+            Ok(Piece::of(&memory, 0..n))
+        });
+        copied.map(CudaWeight)
+    }
+
+    /// A weight whose parts are on the GPU, or will be when it is put to use.
+    pub(crate) fn placed(card: &Card, weight: StoredWeight<Piece>) -> Result<Self> {
+        check(card, &weight)?;
+        Ok(CudaWeight(weight))
+    }
+
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.0.scheme
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.0.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.0.cols
+    }
+
+    /// A part, as long as the scheme has it.
+    ///
+    /// # Panics
+    /// When the weight lacks it, or when it is shorter.
+    pub(crate) fn part(&self, part: Part) -> Span<'_> {
+        let infos = self.0.scheme.parts(self.rows() as u64, self.cols() as u64);
+        let info = infos.get(part);
+        let info = info.unwrap_or_else(|| panic!("{part:?} of {}", self.0.scheme));
+        let Piece { memory, range } = self.0.part(part);
+        memory.span(range.clone()).holding(info.bytes as usize)
+    }
+
+    /// The type of its elements where it is dense.
+    ///
+    /// # Panics
+    /// When it is not: vectors are.
+    pub(crate) fn dense(&self) -> DType {
+        match self.0.scheme {
+            Scheme::Dense(dtype) => dtype,
+            other @ (Scheme::Int8(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::FourBit(_)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)) => panic!("a vector in {other}"),
+        }
+    }
+}
+
+fn check<T>(card: &Card, weight: &StoredWeight<T>) -> Result<()> {
+    if is_supported(weight.scheme) {
+        return Ok(());
+    }
+    Err(BackendError::UnsupportedWeight {
+        device: card.name.clone(),
+        scheme: weight.scheme,
+        rows: weight.rows,
+        cols: weight.cols,
+    })
+}
+
+/// Schemes that there are kernels for.
+fn is_supported(scheme: Scheme) -> bool {
+    match scheme {
+        Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
+        Scheme::Int8(_) | Scheme::FourBit(_) => true,
+        Scheme::Ggml(_) | Scheme::Fp8(_) => false,
+    }
+}
