@@ -39,6 +39,10 @@ impl Cuda {
         })
     }
 
+    pub(crate) fn card(&self) -> &Arc<Card> {
+        &self.card
+    }
+
     /// Facts of the GPU, from when it was opened.
     pub fn facts(&self) -> &GpuFacts {
         &self.card.facts
@@ -110,11 +114,7 @@ impl Backend for Cuda {
         CudaPlace::new(&self.card, n_bytes)
     }
 
-    fn placed(
-        &self,
-        place: &CudaPlace,
-        weight: &StoredWeight<Range<usize>>,
-    ) -> Result<CudaWeight> {
+    fn placed(&self, place: &CudaPlace, weight: &StoredWeight<Range<usize>>) -> Result<CudaWeight> {
         let pieces = weight.clone().map(|_, range| place.piece(range));
         CudaWeight::placed(&self.card, pieces)
     }

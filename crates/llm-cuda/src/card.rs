@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llm_backend::BackendError;
 use llm_tensor::Bytes;
 
+use crate::NoGpu;
 use crate::driver::{Context, Failure, Stream};
 use crate::module::Kernels;
 use crate::probe::{self, GpuFacts};
-use crate::NoGpu;
 
 /// What everything on a GPU shares.
 #[derive(Debug)]
@@ -68,7 +68,10 @@ impl Card {
     /// Bytes that are allocated, by what for.
     pub(crate) fn usage(&self) -> BTreeMap<&'static str, Bytes> {
         let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        usage.iter().map(|(&purpose, &n)| (purpose, Bytes::new(n))).collect()
+        usage
+            .iter()
+            .map(|(&purpose, &n)| (purpose, Bytes::new(n)))
+            .collect()
     }
 
     pub(crate) fn count(&self, purpose: &'static str, n_bytes: usize) {

@@ -45,7 +45,10 @@ impl Events {
 
 impl CudaEvent {
     pub(crate) fn raw(&self) -> &driver::Event {
-        self.0.event.as_ref().expect("an event is there until it is dropped")
+        self.0
+            .event
+            .as_ref()
+            .expect("an event is there until it is dropped")
     }
 }
 

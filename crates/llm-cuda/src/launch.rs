@@ -66,7 +66,10 @@ impl<'a> Launch<'a> {
     pub(crate) fn block(mut self, block: [usize; 3]) -> Self {
         let most = [1024, 1024, 64];
         let all: usize = block.iter().product();
-        let fits = block.iter().zip(most).all(|(&n, most)| (1..=most).contains(&n));
+        let fits = block
+            .iter()
+            .zip(most)
+            .all(|(&n, most)| (1..=most).contains(&n));
         assert!(
             fits && all <= self.kernel.facts.max_threads as usize,
             "{}: {block:?} threads, of which it may have {}",
@@ -190,7 +193,10 @@ impl<'a> Launch<'a> {
         let kernel = self.kernel;
         let all = kernel.facts.static_shared + n_bytes;
         // Kept while the driver is asked, so that no other thread's smaller number comes after.
-        let mut allowed = kernel.shared_allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut allowed = kernel
+            .shared_allowed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if all > *allowed {
             let asked = kernel.function.allow_shared(&self.card.context, n_bytes);
             asked.map_err(|failure| self.card.failed(failure))?;

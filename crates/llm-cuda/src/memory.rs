@@ -40,14 +40,19 @@ impl Memory {
         (n, size): (usize, usize),
         purpose: &'static str,
     ) -> Result<Self> {
-        let n_bytes = n.checked_mul(size).ok_or_else(|| BackendError::OutOfMemory {
-            device: card.name.clone(),
-            purpose,
-            requested: Bytes::new(u64::MAX),
-            free: None,
-        })?;
+        let n_bytes = n
+            .checked_mul(size)
+            .ok_or_else(|| BackendError::OutOfMemory {
+                device: card.name.clone(),
+                purpose,
+                requested: Bytes::new(u64::MAX),
+                free: None,
+            })?;
         let memory = Self::new(card, n_bytes, purpose)?;
-        let zeroed = card.setup.zero(&memory.raw).and_then(|()| card.setup.synchronize());
+        let zeroed = card
+            .setup
+            .zero(&memory.raw)
+            .and_then(|()| card.setup.synchronize());
         zeroed.map_err(|failure| card.failed(failure))?;
         Ok(memory)
     }
@@ -125,7 +130,11 @@ impl Span<'_> {
     /// # Panics
     /// When it does not lie on a border of so many.
     pub(crate) fn aligned(self, n: u64) -> Self {
-        assert!(self.is_aligned(n), "memory at {:#x} for reads of {n} bytes", self.address);
+        assert!(
+            self.is_aligned(n),
+            "memory at {:#x} for reads of {n} bytes",
+            self.address
+        );
         self
     }
 
@@ -209,5 +218,6 @@ impl Allocation for Index {
 /// # Panics
 /// When they cannot be counted.
 pub(crate) fn bytes_of(n: usize) -> usize {
-    n.checked_mul(4).expect("elements of activations can be counted")
+    n.checked_mul(4)
+        .expect("elements of activations can be counted")
 }

@@ -171,10 +171,14 @@ mod tests {
         let mut n = 0;
         for file in &FILES {
             let facts: Vec<_> = all().filter(|facts| facts.file == file.name).collect();
-            for ptx in [Some(file.sm75), Some(file.sm80), file.sm90].into_iter().flatten() {
+            for ptx in [Some(file.sm75), Some(file.sm80), file.sm90]
+                .into_iter()
+                .flatten()
+            {
                 let entries = ptx.split(".visible .entry ").skip(1);
-                let entries: BTreeSet<&str> =
-                    entries.filter_map(|entry| entry.split('(').next()).collect();
+                let entries: BTreeSet<&str> = entries
+                    .filter_map(|entry| entry.split('(').next())
+                    .collect();
                 let told: BTreeSet<&str> = facts.iter().map(|facts| facts.name).collect();
                 assert_eq!(entries, told, "{}", file.name);
             }

@@ -143,6 +143,9 @@ impl Allocation for Routes {
 
 pub(crate) fn bytes(routing: &Routing, n_tokens: usize) -> Bytes {
     let layout = Layout::of(routing, n_tokens);
-    let n_elements: usize = List::ALL.into_iter().map(|list| layout.n_elements(list)).sum();
+    let n_elements: usize = List::ALL
+        .into_iter()
+        .map(|list| layout.n_elements(list))
+        .sum();
     Bytes::new(4 * n_elements as u64)
 }

@@ -44,7 +44,8 @@ impl Uploads {
 
     /// All copies are done.
     pub(crate) fn forget(&mut self) {
-        self.idle.extend(self.under_way.drain(..).map(|(_, event)| event));
+        self.idle
+            .extend(self.under_way.drain(..).map(|(_, event)| event));
     }
 
     /// Bytes that no copy reads.
@@ -54,7 +55,11 @@ impl Uploads {
         }
         let range = self.next..self.next + n;
         let overlaps = |other: &Range<usize>| other.start < range.end && range.start < other.end;
-        while let Some(last) = self.under_way.iter().rposition(|(other, _)| overlaps(other)) {
+        while let Some(last) = self
+            .under_way
+            .iter()
+            .rposition(|(other, _)| overlaps(other))
+        {
             // Copies end in order.
             for (_, event) in self.under_way.drain(..=last) {
                 event.synchronize()?;

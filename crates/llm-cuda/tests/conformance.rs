@@ -67,6 +67,10 @@ fn all_is_given_back() {
     let Some(cuda) = gpu() else { return };
     llm_conformance::check_memory(&cuda);
     llm_conformance::check_queues(&cuda);
-    let left: Vec<_> = cuda.usage().into_iter().filter(|(_, n)| n.get() > 0).collect();
+    let left: Vec<_> = cuda
+        .usage()
+        .into_iter()
+        .filter(|(_, n)| n.get() > 0)
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -89,9 +89,7 @@ impl Context {
             Attribute::ComputeMajor => Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
             Attribute::ComputeMinor => Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
             Attribute::Multiprocessors => Of::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
-            Attribute::SharedPerBlock => {
-                Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-            }
+            Attribute::SharedPerBlock => Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
             Attribute::L2Bytes => Of::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE,
         };
         let mut value: c_int = 0;

@@ -59,10 +59,11 @@ impl Event {
         self.context.bind()?;
         let mut milliseconds = 0.0;
         // SAFETY: both are there while these live; the driver writes a number.
-        let code =
-            unsafe { sys::cuEventElapsedTime(&raw mut milliseconds, start.raw, self.raw) };
+        let code = unsafe { sys::cuEventElapsedTime(&raw mut milliseconds, start.raw, self.raw) };
         answer(code, || "asking for the time between events".to_owned())?;
-        Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
+        Ok(Duration::from_secs_f64(
+            f64::from(milliseconds.max(0.0)) / 1e3,
+        ))
     }
 }
 

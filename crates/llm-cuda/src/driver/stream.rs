@@ -91,8 +91,7 @@ impl Stream {
         let to = within(dst, at, n);
         self.context.bind()?;
         // SAFETY: both have so many bytes, and stay until the copy was waited for.
-        let code =
-            unsafe { sys::cuMemcpyHtoDAsync_v2(to, src.as_ptr().cast(), n, self.raw) };
+        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, src.as_ptr().cast(), n, self.raw) };
         answer(code, || format!("copying {n} bytes to the device"))?;
         self.synchronize()
     }
@@ -111,8 +110,7 @@ impl Stream {
         let to = within(dst, at, n);
         self.context.bind()?;
         // SAFETY: both have so many bytes, and are given back only after all work.
-        let code =
-            unsafe { sys::cuMemcpyHtoDAsync_v2(to, src.as_ptr().cast(), n, self.raw) };
+        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, src.as_ptr().cast(), n, self.raw) };
         answer(code, || format!("copying {n} bytes to the device"))
     }
 
@@ -146,7 +144,10 @@ impl Stream {
             return Ok(());
         }
         let (from, to) = (within(src, from, n), within(dst, to, n));
-        assert!(from.abs_diff(to) >= n as u64, "copies of bytes to themselves");
+        assert!(
+            from.abs_diff(to) >= n as u64,
+            "copies of bytes to themselves"
+        );
         self.context.bind()?;
         // SAFETY: both have so many bytes, and are given back only after all work.
         let code = unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, n, self.raw) };

@@ -50,7 +50,10 @@ pub(super) fn linear(
         let launch = launch.pointer_or_null(n.1).int(n.0);
         let launch = launch.int(usize::from(output == Output::Add)).pointer(out);
         let launch = launch.int(width).int(first);
-        launch.grid([rows.div_ceil(256), n.0, 1]).threads(256).run()?;
+        launch
+            .grid([rows.div_ceil(256), n.0, 1])
+            .threads(256)
+            .run()?;
         first += rows;
     }
     Ok(())
@@ -121,7 +124,17 @@ pub(super) fn stored(weight: &CudaWeight) -> Stored {
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
     let [a, b, c, d, e, f] = addresses;
     let shape = pair(number(weight.cols()), number(block_size));
-    [a, b, c, d, e, f, pair(kind, number(weight.rows())), shape, pair(dtype, 0)]
+    [
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        pair(kind, number(weight.rows())),
+        shape,
+        pair(dtype, 0),
+    ]
 }
 
 /// An element type's number.

@@ -2,7 +2,7 @@
 
 use llm_backend::{
     Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, Mask, NormOp, Output,
-    Result, Rotary, Rows, Routing,
+    Result, Rotary, Routing, Rows,
 };
 use llm_tensor::{Activation, Norm, Pairing, Weighting};
 
@@ -49,7 +49,9 @@ pub(super) fn norm(
     n_tokens: usize,
 ) -> Result<()> {
     let width = op.gain.cols();
-    let launch = queue.launch("plain_norm").pointer(x.first(n_tokens * width));
+    let launch = queue
+        .launch("plain_norm")
+        .pointer(x.first(n_tokens * width));
     let launch = launch.pointer(out.first(n_tokens * width));
     normalise(launch, op, (width, 0), [n_tokens, 1, 1])
 }
@@ -140,7 +142,10 @@ pub(super) fn append(
     let launch = launch.int(batch.table_len).pointer(pool.span());
     let launch = launch.bits(element(pool.shape.dtype));
     let launch = launch.int(pool.shape.n_kv_heads).int(pool.shape.head_dim);
-    launch.grid([most_rows(batch.rows), n, 1]).threads(256).run()
+    launch
+        .grid([most_rows(batch.rows), n, 1])
+        .threads(256)
+        .run()
 }
 
 pub(super) fn copy_blocks(
@@ -259,11 +264,7 @@ pub(super) fn route(
     launch.pointer(routes.span(List::RowWeights)).run()
 }
 
-pub(super) fn chosen(
-    queue: &mut CudaQueue,
-    routes: &Routes,
-    n_rows: &mut [usize],
-) -> Result<()> {
+pub(super) fn chosen(queue: &mut CudaQueue, routes: &Routes, n_rows: &mut [usize]) -> Result<()> {
     let mut starts = vec![0u32; n_rows.len() + 1];
     let at = routes.starts().start;
     queue.read(&routes.memory, at, bytemuck::cast_slice_mut(&mut starts))?;
@@ -290,7 +291,13 @@ pub(super) fn expert(
     let rows = (routes.n_tokens, Some(routes.bounds(number)));
     gather_routed(queue, (routes, number), x, expert.hidden, gathered)?;
     general::linear(queue, expert.gate_up, gathered, (Output::Write, up), rows)?;
-    gate(queue, expert.activation, up, gated, (width, routes.n_tokens))?;
+    gate(
+        queue,
+        expert.activation,
+        up,
+        gated,
+        (width, routes.n_tokens),
+    )?;
     general::linear(queue, &[expert.down], gated, (Output::Write, delta), rows)?;
     scatter_routed(queue, (routes, number), delta, expert.hidden, out)
 }

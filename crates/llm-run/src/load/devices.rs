@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use llm_cpu::Cpu;
+use llm_cuda::Cuda;
 use llm_plan::{Plan, RunOn};
 use llm_quant::Encoder;
 use llm_runtime::Device;
@@ -11,7 +12,7 @@ use llm_runtime::Device;
 /// The CPU, and the GPU that a plan names, if it does.
 pub(super) struct Devices {
     cpu: Arc<Cpu>,
-    gpu: Option<(RunOn, Box<dyn Device>)>,
+    gpu: Option<(u32, Arc<Cuda>)>,
     /// Those that the plan has compute.
     used: Vec<RunOn>,
 }
@@ -22,11 +23,14 @@ impl Devices {
     /// # Errors
     /// When the driver fails.
     pub(super) fn open(cpu: Arc<Cpu>, plan: &Plan) -> Result<Self> {
-        Ok(Devices {
-            cpu,
-            gpu: None,
-            used: plan.map.devices(),
-        })
+        let used = plan.map.devices();
+        let number = |run_on: &RunOn| match run_on {
+            RunOn::Gpu(number) => Some(*number),
+            RunOn::Cpu => None,
+        };
+        let open = |number: u32| anyhow::Ok((number, Arc::new(Cuda::new(number as usize)?)));
+        let gpu = used.iter().find_map(number).map(open).transpose()?;
+        Ok(Devices { cpu, gpu, used })
     }
 
     /// Encoder of what is quantized while it is loaded.
@@ -37,7 +41,7 @@ impl Devices {
     /// Each with the name that a plan has for it.
     pub(super) fn list(&self) -> Vec<(RunOn, &dyn Device)> {
         let gpu = self.gpu.as_ref();
-        let gpu = gpu.map(|(run_on, device)| (*run_on, &**device));
+        let gpu = gpu.map(|(number, gpu)| (RunOn::Gpu(*number), gpu as &dyn Device));
         let cpu: (RunOn, &dyn Device) = (RunOn::Cpu, &self.cpu);
         gpu.into_iter().chain([cpu]).collect()
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use llm_cuda::GpuFacts;
 use llm_tensor::Bytes;
 
 /// A GPU that can be computed on.
@@ -38,7 +39,50 @@ impl fmt::Display for NoGpu {
 /// # Errors
 /// Reason why there is none.
 pub(crate) fn gpus() -> Result<Vec<Gpu>, NoGpu> {
-    Err(without_library(Path::new("/")))
+    let driver = llm_cuda::probe().map_err(because)?;
+    let (new, old): (Vec<_>, Vec<_>) = driver.gpus.into_iter().partition(GpuFacts::is_supported);
+    let gpus: Vec<_> = new.into_iter().map(Gpu::from).collect();
+    match (gpus.is_empty(), old.first()) {
+        (true, Some(old)) => Err(NoGpu {
+            reason: format!(
+                "{} has compute capability {}, and 7.5 is the least that is supported",
+                old.name,
+                capability(old.compute_capability)
+            ),
+            is_broken: true,
+        }),
+        (true, None) => Err(because(llm_cuda::NoGpu::NoDevice)),
+        (false, _) => Ok(gpus),
+    }
+}
+
+/// `9.0`.
+pub(crate) fn capability((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}
+
+impl From<GpuFacts> for Gpu {
+    fn from(facts: GpuFacts) -> Self {
+        Gpu {
+            number: facts.number as u32,
+            name: facts.name,
+            compute_capability: facts.compute_capability,
+            total: facts.total,
+            free: facts.free,
+        }
+    }
+}
+
+fn because(none: llm_cuda::NoGpu) -> NoGpu {
+    let is_broken = match &none {
+        llm_cuda::NoGpu::NoDriver => return without_library(Path::new("/")),
+        llm_cuda::NoGpu::NoDevice => false,
+        _ => true,
+    };
+    NoGpu {
+        reason: none.to_string(),
+        is_broken,
+    }
 }
 
 /// Reason where the driver's library is not found. `root` is where `proc` is found.
@@ -57,7 +101,7 @@ fn without_library(root: &Path) -> NoGpu {
             }
         }
         Err(_) => NoGpu {
-            reason: "no NVIDIA driver is installed".to_owned(),
+            reason: llm_cuda::NoGpu::NoDriver.to_string(),
             is_broken: false,
         },
     }
@@ -89,7 +133,8 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        check("no NVIDIA driver is installed", false);
+        let none = "no CUDA driver is installed (libcuda.so.1 cannot be loaded)";
+        check(none, false);
         let lacks = "is loaded, but its library libcuda.so.1 is not found (a container needs it from the host)";
         write("proc/driver/nvidia/version", "");
         check(&format!("an NVIDIA driver {lacks}"), true);
