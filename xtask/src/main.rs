@@ -16,6 +16,7 @@ mod bench_memory;
 mod ci;
 mod fetch_model;
 mod fixture;
+mod gpu_bundle;
 mod make_model;
 mod tidy;
 
@@ -54,6 +55,8 @@ enum Command {
         #[arg(required = true)]
         cases: Vec<String>,
     },
+    /// Makes a folder that checks and measures llm-run on a machine with a GPU and no Rust, network or checkout
+    GpuBundle(gpu_bundle::Options),
     /// Measures what runs take beside what was planned for them
     BenchMemory(bench_memory::Options),
     /// Writes a random checkpoint with the shapes of a real configuration
@@ -83,6 +86,7 @@ fn main() -> Result<()> {
         }
         Command::FetchModel { model, out } => fetch_model::run(model, &out),
         Command::Fixture { cases } => fixture::run(&root(), &cases),
+        Command::GpuBundle(options) => gpu_bundle::run(&root(), &options),
         Command::BenchMemory(options) => bench_memory::run(&root(), &options),
         Command::MakeModel(options) => make_model::run(&options),
     }
