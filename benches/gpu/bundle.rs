@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Smaller models and matrices, for an emulated GPU
     #[arg(long)]
     small: bool,
-    /// These parts alone: card, conformance, goldens, quantized, program, kernels, models, sanitizer
+    /// These parts alone: card, conformance, goldens, quantized, memory, program, kernels, models, sanitizer
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -87,17 +87,19 @@ impl Report<'_> {
         let mut conformance = self.program("conformance");
         self.add("conformance", conformance.arg("--nocapture"), 60)?;
         let test = |report: &Self, name: &str| {
-            let mut test = report.program("gpu");
-            test.args(["--exact", "--nocapture", name]);
+            let mut test = report.program("cuda");
+            test.args(["--exact", "--include-ignored", "--nocapture", name]);
             if report.options.small {
                 test.env("LLM_RUN_GOLDENS", "llama,gpt2,qwen3-moe");
             }
             test
         };
-        let mut goldens = test(self, "the_gpu_computes_what_the_goldens_say");
+        let mut goldens = test(self, "a_gpu_computes_every_golden_in_every_way");
         self.add("goldens", &mut goldens, 75)?;
-        let mut quantized = test(self, "the_gpu_computes_what_the_libraries_did");
+        let mut quantized = test(self, "a_gpu_computes_what_the_libraries_did_in_8_and_4_bits");
         self.add("quantized", &mut quantized, 45)?;
+        let mut memory = test(self, "memory_of_a_gpu_is_as_planned");
+        self.add("memory", &mut memory, 30)?;
         let mut doctor = self.program("llm-run");
         let caches = self.out.join("cache");
         doctor

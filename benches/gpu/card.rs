@@ -36,7 +36,6 @@ pub(crate) fn run(extent: Extent) -> Result<()> {
             "compute_capability": format!("{}.{}", facts.compute_capability.0, facts.compute_capability.1),
             "driver_cuda": format!("{}.{}", driver.version / 1000, driver.version % 1000 / 10),
             "n_multiprocessors": facts.n_multiprocessors,
-            "l2_bytes": facts.l2.get(),
             "total_bytes": total.get(),
             "free_bytes": free.get(),
             // What is read and what is written counted both.

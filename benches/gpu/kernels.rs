@@ -33,8 +33,8 @@ pub(crate) fn run(extent: Extent, copy: f64) -> Result<()> {
                 (8192, 28672),
             ],
             &[1, 2, 8, 16, 64, 512],
-            // The second-level cache may be 0 where the driver does not say.
-            (4 * gpu.facts().l2.get()).max(200 << 20),
+            // Second-level caches hold up to 126 MB.
+            400 << 20,
             Duration::from_millis(25),
         ),
     };

@@ -1,7 +1,6 @@
 //! Helpers for tests across the crates: fixtures, and how they are read.
 
 mod goldens;
-mod quantized;
 mod variant;
 
 use std::env;
@@ -16,7 +15,6 @@ use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
 
 pub use goldens::{GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, score};
-pub use quantized::check_quantized;
 pub use variant::Variant;
 
 /// A file or folder of `tests/fixtures`, or of the folder that the environment variable [`FIXTURES`] names: a program that

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{bench_memory, fetch_model, tidy};
+use crate::{bench_memory, fetch_model, kernels, tidy};
 
 /// Steps to run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
         run_command(doc)
     })?;
     step("tidy", || tidy::run(root))?;
+    step("kernels as they are compiled", || {
+        kernels::run(root, kernels::Mode::Check)
+    })?;
     step("model for the tests", || {
         fetch_model::run(fetch_model::Model::Smollm2, &root.join("models"))
     })?;

@@ -109,7 +109,7 @@ fn build(root: &Path, profile: &str) -> Result<Vec<(String, PathBuf)>> {
     let calls = [
         "build -p llm-run -p llm-benches -p xtask --bin llm-run --bin gpu-report --bin xtask",
         "test --no-run -p llm-cuda --test conformance",
-        "test --no-run -p llm-tests --test gpu",
+        "test --no-run -p llm-tests --test cuda",
     ];
     let mut built = Vec::new();
     for call in calls {
@@ -236,7 +236,7 @@ fn check(out: &Path, driver: &Path) -> Result<()> {
 }
 
 /// Programs of a bundle.
-const PROGRAMS: [&str; 5] = ["llm-run", "gpu-report", "xtask", "conformance", "gpu"];
+const PROGRAMS: [&str; 5] = ["llm-run", "gpu-report", "xtask", "conformance", "cuda"];
 /// Configurations of the models that are made on the spot.
 const CONFIGS: [&str; 3] = ["llama-1.1b", "llama-8b", "tiny"];
 /// Names of what lies in the folder of a bundle.
@@ -263,11 +263,12 @@ what is missing is skipped with a word. Models of random weights are made on the
 the largest be measured.
 
 results/results.json and results/table.txt have everything; results/logs what each part said. `./run.sh --only kernels,models`
-runs some parts alone: card, conformance, goldens, quantized, program, kernels, models, sanitizer.
+runs some parts alone: card, conformance, goldens, quantized, memory, program, kernels, models, sanitizer.
 
 conformance  every operation of the backend against a plain reference
 goldens      46 small models against the logits and continuations of transformers
 quantized    models that bitsandbytes quantized, as saved and quantized here
+memory       bytes that the driver gave, as planned
 program      llm-run doctor and llm-run generate --device cuda:0, as a user calls them
 kernels      products in bf16, int8, nf4 and nf4 with double quantization: time, and bytes as a share of the copy bandwidth
 models       1.1 and 8 billion parameters: tokens/s of decoding and prefill, memory planned beside memory allocated

@@ -17,6 +17,7 @@ mod ci;
 mod fetch_model;
 mod fixture;
 mod gpu_bundle;
+mod kernels;
 mod make_model;
 mod tidy;
 
@@ -57,6 +58,12 @@ enum Command {
     },
     /// Makes a folder that checks and measures llm-run on a machine with a GPU and no Rust, network or checkout
     GpuBundle(gpu_bundle::Options),
+    /// Compiles the kernels for GPUs to the PTX that is embedded, in a virtual environment of its own
+    Kernels {
+        /// Compare with what is there instead, and fail where it differs
+        #[arg(long)]
+        check: bool,
+    },
     /// Measures what runs take beside what was planned for them
     BenchMemory(bench_memory::Options),
     /// Writes a random checkpoint with the shapes of a real configuration
@@ -87,6 +94,7 @@ fn main() -> Result<()> {
         Command::FetchModel { model, out } => fetch_model::run(model, &out),
         Command::Fixture { cases } => fixture::run(&root(), &cases),
         Command::GpuBundle(options) => gpu_bundle::run(&root(), &options),
+        Command::Kernels { check } => kernels::run(&root(), check.into()),
         Command::BenchMemory(options) => bench_memory::run(&root(), &options),
         Command::MakeModel(options) => make_model::run(&options),
     }

@@ -48,6 +48,11 @@ __device__ __forceinline__ float through_f16(float a) {
   return a > 65504.f ? 65504.f : a < -65504.f ? -65504.f : a;
 }
 
+// The larger of two magnitudes, of which NaN is the largest.
+__device__ __forceinline__ float larger(float a, float b) {
+  return __uint_as_float(max(__float_as_uint(a), __float_as_uint(b)));
+}
+
 // The reciprocal is rounded before it is multiplied.
 __device__ __forceinline__ float code_factor(float absmax) {
   return absmax == 0.f ? 0.f : __fmul_rn(127.f, __fdiv_rn(1.f, absmax));
@@ -76,12 +81,12 @@ KERNEL(general_int8_quantize)(const float* x, const u32* bounds, int n, int cols
   float most = 0.f;
   for (int c = threadIdx.x; c < cols; c += 256) {
     float a = fabsf(through_f16(x[c]));
-    if (!(threshold > 0.f && a >= threshold)) most = fmaxf(most, a);
+    if (!(threshold > 0.f && a >= threshold)) most = larger(most, a);
   }
   largest[threadIdx.x] = most;
   __syncthreads();
   for (int half = 128; half; half >>= 1) {
-    if (threadIdx.x < half) largest[threadIdx.x] = fmaxf(largest[threadIdx.x], largest[threadIdx.x + half]);
+    if (threadIdx.x < half) largest[threadIdx.x] = larger(largest[threadIdx.x], largest[threadIdx.x + half]);
     __syncthreads();
   }
   float factor = code_factor(largest[0]);
@@ -102,7 +107,7 @@ KERNEL(general_int8_linear)(Stored w, Stored bias, const float* x, const i8* cod
     scale = 0.f;
     for (int c = 0; c < w.cols; c++) {
       float a = fabsf(__half2float(__float2half_rn(value_of(w, r, c))));
-      scale = fmaxf(scale, a);
+      scale = larger(scale, a);
     }
     factor = code_factor(scale);
   }

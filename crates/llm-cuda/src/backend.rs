@@ -1,6 +1,5 @@
 //! A GPU as a device.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,61 +7,9 @@ use llm_backend::{Backend, DeviceInfo, Result, Routing};
 use llm_quant::StoredWeight;
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
-use crate::card::Card;
-use crate::event::Events;
 use crate::{
-    Buffer, CudaEvent, CudaPlace, CudaQueue, CudaWeight, GpuFacts, Index, KvPool, NoGpu, Routes,
-    costs,
+    Buffer, Cuda, CudaEvent, CudaPlace, CudaQueue, CudaWeight, Index, KvPool, Routes, costs,
 };
-
-/// A GPU: its memory, and the queues that compute in it.
-#[derive(Debug)]
-pub struct Cuda {
-    info: DeviceInfo,
-    card: Arc<Card>,
-    events: Events,
-}
-
-impl Cuda {
-    /// Opens the driver's GPU of that number, and has the driver compile the kernels for it.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn new(number: usize) -> std::result::Result<Self, NoGpu> {
-        let card = Card::open(number)?;
-        Ok(Cuda {
-            info: DeviceInfo {
-                name: card.name.clone(),
-            },
-            card: Arc::new(card),
-            events: Events::default(),
-        })
-    }
-
-    pub(crate) fn card(&self) -> &Arc<Card> {
-        &self.card
-    }
-
-    /// Facts of the GPU, from when it was opened.
-    pub fn facts(&self) -> &GpuFacts {
-        &self.card.facts
-    }
-
-    /// Memory that no program has taken, and memory in all.
-    ///
-    /// # Errors
-    /// Those of the driver.
-    pub fn memory(&self) -> Result<(Bytes, Bytes)> {
-        let memory = self.card.context.memory();
-        let (free, total) = memory.map_err(|failure| self.card.failed(failure))?;
-        Ok((Bytes::new(free), Bytes::new(total)))
-    }
-
-    /// Bytes that are allocated, by what they are for.
-    pub fn usage(&self) -> BTreeMap<&'static str, Bytes> {
-        self.card.usage()
-    }
-}
 
 impl Backend for Cuda {
     type Buffer = Buffer;

@@ -9,18 +9,15 @@
 //! allocated when a model is loaded and by no operation. Everything that reaches the driver passes a check: lengths and alignment of memory, number and types
 //! of a kernel's arguments, limits of a launch.
 
-#![allow(
-    unsafe_code,
-    reason = "the driver is C, and kernels are told addresses; both are wrapped in two modules"
-)]
-
 mod backend;
 mod card;
 pub mod costs;
+#[allow(unsafe_code, reason = "the driver is C")]
 mod driver;
 mod error;
 mod event;
 mod kv_pool;
+#[allow(unsafe_code, reason = "kernels are told addresses")]
 mod launch;
 mod measure;
 mod memory;
@@ -34,7 +31,6 @@ mod uploads;
 mod weight;
 mod workspace;
 
-pub use backend::Cuda;
 pub use error::NoGpu;
 pub use event::CudaEvent;
 pub use kv_pool::KvPool;
@@ -45,3 +41,61 @@ pub use probe::{Driver, GpuFacts, probe};
 pub use queue::CudaQueue;
 pub use routes::Routes;
 pub use weight::CudaWeight;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use llm_backend::DeviceInfo;
+use llm_tensor::Bytes;
+
+use crate::card::Card;
+use crate::event::Events;
+
+/// A GPU: its memory, and the queues that compute in it.
+#[derive(Debug)]
+pub struct Cuda {
+    info: DeviceInfo,
+    card: Arc<Card>,
+    events: Events,
+}
+
+impl Cuda {
+    /// Opens the driver's GPU of that number, and has the driver compile the kernels for it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn new(number: usize) -> Result<Self, NoGpu> {
+        let card = Card::open(number)?;
+        Ok(Cuda {
+            info: DeviceInfo {
+                name: card.name.clone(),
+            },
+            card: Arc::new(card),
+            events: Events::default(),
+        })
+    }
+
+    pub(crate) fn card(&self) -> &Arc<Card> {
+        &self.card
+    }
+
+    /// Facts of the GPU, from when it was opened.
+    pub fn facts(&self) -> &GpuFacts {
+        &self.card.facts
+    }
+
+    /// Memory that no program has taken, and memory in all.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn memory(&self) -> llm_backend::Result<(Bytes, Bytes)> {
+        let memory = self.card.context.memory();
+        let (free, total) = memory.map_err(|failure| self.card.failed(failure))?;
+        Ok((Bytes::new(free), Bytes::new(total)))
+    }
+
+    /// Bytes that are allocated, by what they are for.
+    pub fn usage(&self) -> BTreeMap<&'static str, Bytes> {
+        self.card.usage()
+    }
+}

@@ -33,8 +33,6 @@ pub struct GpuFacts {
     pub n_multiprocessors: u32,
     /// Shared memory that a block may take.
     pub shared_per_block: Bytes,
-    /// Second-level cache.
-    pub l2: Bytes,
 }
 
 impl GpuFacts {
@@ -54,7 +52,6 @@ impl GpuFacts {
             free: Bytes::new(free),
             n_multiprocessors: of(Attribute::Multiprocessors)?,
             shared_per_block: Bytes::new(of(Attribute::SharedPerBlock)?.into()),
-            l2: Bytes::new(of(Attribute::L2Bytes)?.into()),
         })
     }
 }

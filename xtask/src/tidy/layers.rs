@@ -16,7 +16,7 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 16] = [
+const LAYERS: [(&str, May); 17] = [
     ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&["llm-json"])),
@@ -38,6 +38,10 @@ const LAYERS: [(&str, May); 16] = [
     ),
     (
         "llm-cpu",
+        May::Use(&["llm-backend", "llm-quant", "llm-tensor"]),
+    ),
+    (
+        "llm-cuda",
         May::Use(&["llm-backend", "llm-quant", "llm-tensor"]),
     ),
     (

@@ -11,12 +11,18 @@ use super::{Problem, read};
 /// Lines that a Rust file may have without its tests.
 const MAX_LINES: usize = 800;
 
-/// Lines that this program may have without its tests: 1200 for chores, 1600 for measuring what models take, the rest for
+/// Lines that this program may have without its tests: 1300 for chores, 1600 for measuring what models take, the rest for
 /// what files use of each other.
-const MAX_XTASK_LINES: usize = 4000;
+const MAX_XTASK_LINES: usize = 4100;
 
 /// Paths that may hold `unsafe`.
-const UNSAFE: [&str; 2] = ["crates/llm-cpu/src", "crates/llm-checkpoint/src/map.rs"];
+const UNSAFE: [&str; 5] = [
+    "crates/llm-cpu/src",
+    "crates/llm-cuda/src/driver",
+    "crates/llm-cuda/src/driver.rs",
+    "crates/llm-cuda/src/launch.rs",
+    "crates/llm-checkpoint/src/map.rs",
+];
 
 // Put together from parts, so that this file does not contain what it looks for.
 const UNFINISHED: [&str; 5] = [

@@ -110,7 +110,8 @@ fn each_violation_is_found_where_it_is() {
             "crates/llm-text/src/lib.rs",
             "\nfn f() { macro! { unsafe { g() } } }",
             &[
-                "crates/llm-text/src/lib.rs:2: `unsafe` outside crates/llm-cpu/src, crates/llm-checkpoint/src/map.rs",
+                "crates/llm-text/src/lib.rs:2: `unsafe` outside crates/llm-cpu/src, crates/llm-cuda/src/driver, \
+                 crates/llm-cuda/src/driver.rs, crates/llm-cuda/src/launch.rs, crates/llm-checkpoint/src/map.rs",
             ],
         ),
         case(
@@ -238,8 +239,8 @@ fn this_program_is_limited_as_a_whole() {
     for name in ["a", "b", "c", "d", "e"] {
         tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(800));
     }
-    tree.write("xtask/src/f.rs", "\n");
-    let says = "xtask:1: 4001 lines without tests, 4000 are allowed in all";
+    tree.write("xtask/src/f.rs", &"\n".repeat(101));
+    let says = "xtask:1: 4101 lines without tests, 4100 are allowed in all";
     assert_eq!(tree.problems(), [says]);
 }
 

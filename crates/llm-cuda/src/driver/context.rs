@@ -26,7 +26,6 @@ pub(crate) enum Attribute {
     ComputeMinor,
     Multiprocessors,
     SharedPerBlock,
-    L2Bytes,
 }
 
 impl Context {
@@ -90,7 +89,6 @@ impl Context {
             Attribute::ComputeMinor => Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
             Attribute::Multiprocessors => Of::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
             Attribute::SharedPerBlock => Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-            Attribute::L2Bytes => Of::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE,
         };
         let mut value: c_int = 0;
         // SAFETY: the device is one of the driver's; it writes a number.

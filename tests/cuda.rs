@@ -1,0 +1,307 @@
+//! Whole models on the first GPU: the reference libraries' logits and ids, and memory as it was planned.
+//!
+//! Without a GPU everything here is skipped, unless `LLM_RUN_REQUIRE_GPU` is set, as the project's CI does.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails where it meets the unexpected, and says what it skips"
+)]
+
+use std::env;
+use std::sync::Arc;
+use std::time::Instant;
+
+use llm_cuda::{Cuda, probe};
+use llm_plan::{
+    Budgets, Costs, Home, Offload, Request, RunOn, StoredTensor, Strategy, Term, Verdict,
+    WeightDType, plan,
+};
+use llm_quant::{Code, LoadIn, QuantConfig, Scalar};
+use llm_runtime::{
+    BoundModel, CostsOf, Device, Interrupt, Limits, LoadOptions, RuntimeError, Session, load_on,
+};
+use llm_tensor::{Bytes, DType};
+use llm_tests::{GOLDENS, argmax, check_golden, fixture, golden, relative_error, tensor};
+
+/// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
+const MODELS: [&str; 20] = [
+    "bloom",
+    "falcon-40b-style",
+    "falcon-7b-style",
+    "gemma-biases",
+    "gemma2",
+    "gemma3",
+    "gpt-neox",
+    "gpt2",
+    "gptj",
+    "llama",
+    "llama-rope-dynamic",
+    "llama3-rope-tied",
+    "mistral-sliding",
+    "mixtral",
+    "opt-350m-style",
+    "phi3-longrope-short",
+    "qwen2",
+    "qwen3-biases",
+    "qwen3-moe-mixed",
+    "t5-buckets",
+];
+
+fn gpu() -> Option<Arc<Cuda>> {
+    match probe() {
+        Ok(_) => Some(Arc::new(Cuda::new(0).unwrap())),
+        Err(none) if env::var_os("LLM_RUN_REQUIRE_GPU").is_some() => panic!("{none}"),
+        Err(none) => {
+            println!("skipped: {none}");
+            None
+        }
+    }
+}
+
+/// A model on the GPU alone, for passes of up to `n_tokens` rows of two sequences.
+fn on_gpu(
+    cuda: &Arc<Cuda>,
+    model: &BoundModel,
+    (dtype, quant): (WeightDType, Option<&QuantConfig>),
+    n_tokens: usize,
+) -> Session {
+    let options = LoadOptions {
+        dtype,
+        quant,
+        encoder: &Scalar,
+        limits: limits(model, n_tokens),
+        offload: None,
+    };
+    let devices = [(RunOn::Gpu(0), cuda as _)];
+    load_on(model, &devices, &options, &Interrupt::default(), &mut |_| ()).unwrap()
+}
+
+fn limits(model: &BoundModel, n_tokens: usize) -> Limits {
+    Limits {
+        n_sequences: 2,
+        context: model.spec().context,
+        n_tokens,
+        n_logits: 7,
+    }
+}
+
+const F32: (WeightDType, Option<&QuantConfig>) = (WeightDType::As(DType::F32), None);
+
+fn score(session: &mut Session, ids: &[u32]) -> Vec<f32> {
+    let mut all = Vec::new();
+    let collect = |_, logits: &[f32]| -> Result<(), Box<RuntimeError>> {
+        all.extend_from_slice(logits);
+        Ok(())
+    };
+    session.score(0, ids, collect).unwrap();
+    all
+}
+
+fn continue_greedily(session: &mut Session, ids: &[u32], n: usize) -> Vec<u32> {
+    let mut next = argmax(session.prefill(0, ids).unwrap());
+    let mut generated = vec![next];
+    while generated.len() < n {
+        next = argmax(session.step(&[(0, next)]).unwrap());
+        generated.push(next);
+    }
+    generated
+}
+
+#[test]
+fn a_gpu_computes_what_the_goldens_say() {
+    let Some(cuda) = gpu() else { return };
+    for name in MODELS {
+        let (folder, expected) = golden(name);
+        let model = BoundModel::open(&folder).unwrap();
+        let mut session = on_gpu(&cuda, &model, F32, 64);
+        let prompt = &expected.input_ids;
+        let logits = match &expected.decoder_input_ids {
+            None => score(&mut session, prompt),
+            Some(ids) => {
+                session.encode(0, prompt).unwrap();
+                score(&mut session, ids)
+            }
+        };
+        let error = relative_error(&logits, &expected.logits);
+        println!("{name}: {error:.1e}");
+        assert!(error <= 2e-4, "{name} is off by {error:.1e}");
+        session.truncate(0, 0);
+        let n_new = expected.generated.len();
+        let generated = continue_greedily(&mut session, prompt, n_new);
+        assert_eq!(generated, expected.generated, "{name}");
+    }
+}
+
+/// All of them, in every way that other devices are held to. A real GPU takes seconds. `LLM_RUN_GOLDENS` names some,
+/// separated by commas.
+#[test]
+#[ignore = "takes an emulated GPU long"]
+fn a_gpu_computes_every_golden_in_every_way() {
+    let Some(cuda) = gpu() else { return };
+    let named = env::var("LLM_RUN_GOLDENS").ok();
+    let is_named = |name: &&str| {
+        let named = named.as_deref();
+        named.is_none_or(|named| named.split(',').any(|of| of == *name))
+    };
+    for name in GOLDENS.iter().filter(|name| is_named(name)) {
+        let begin = Instant::now();
+        check_golden(name, &|| Box::new(Arc::clone(&cuda)) as Box<dyn Device>);
+        println!("{name}: {:.1} s", begin.elapsed().as_secs_f64());
+    }
+    assert!(cuda.usage().values().all(|left| left.get() == 0));
+}
+
+/// Prompts in pieces, and two sequences in a pass.
+#[test]
+fn a_gpu_computes_the_same_in_pieces_and_together() {
+    let Some(cuda) = gpu() else { return };
+    for name in ["llama", "gemma2", "bloom"] {
+        let (folder, expected) = golden(name);
+        let model = BoundModel::open(&folder).unwrap();
+        for n_tokens in [4, 1] {
+            let mut session = on_gpu(&cuda, &model, F32, n_tokens);
+            let logits = score(&mut session, &expected.input_ids);
+            let error = relative_error(&logits, &expected.logits);
+            assert!(error <= 2e-4, "{name} by {n_tokens} is off by {error:.1e}");
+        }
+        let mut session = on_gpu(&cuda, &model, F32, 64);
+        let other: Vec<u32> = expected.input_ids.iter().rev().take(5).copied().collect();
+        session.prefill(0, &expected.input_ids).unwrap();
+        session.prefill(1, &other).unwrap();
+        let lengths = [session.len(0), session.len(1)];
+        let (a, b) = (expected.generated[0], other[0]);
+        let together = session.step(&[(1, b), (0, a)]).unwrap().to_vec();
+        for (sequence, len) in lengths.into_iter().enumerate() {
+            assert_eq!(session.truncate(sequence, len), len);
+        }
+        let mut alone = session.step(&[(1, b)]).unwrap().to_vec();
+        alone.extend_from_slice(session.step(&[(0, a)]).unwrap());
+        let error = relative_error(&together, &alone);
+        assert!(error <= 2e-4, "{name}: two together are off by {error:.1e}");
+    }
+}
+
+/// As the libraries saved them, and quantized here from the same weights. 4-bit weights are exact, so that only sums differ;
+/// with 8-bit weights a rounding in the activations may flip a code.
+#[test]
+fn a_gpu_computes_what_the_libraries_did_in_8_and_4_bits() {
+    let Some(cuda) = gpu() else { return };
+    for (name, logits, tolerance) in [
+        ("llama-nf4-double", "dequantized_logits", 1e-3),
+        ("phi3-fp4", "dequantized_logits", 1e-3),
+        ("t5-nf4", "dequantized_logits", 1e-3),
+        ("llama-int8", "float32_logits", 1e-2),
+        ("gpt2-int8", "float32_logits", 1e-2),
+        ("bloom-int8-threshold-skip", "float32_logits", 1e-2),
+    ] {
+        let folder = fixture("quantized").join(name);
+        let expected = folder.join("expected.safetensors");
+        let expected = llm_checkpoint::Checkpoint::open(&expected).unwrap();
+        let ids = |name: &str| -> Vec<u32> {
+            let ids = tensor::<i64>(&expected, name, DType::I64);
+            ids.into_iter().map(|id| id as u32).collect()
+        };
+        let saved = BoundModel::open(&folder).unwrap();
+        let dense = BoundModel::open(&folder.join("dense")).unwrap();
+        for (how, model, quant) in [
+            ("as saved", &saved, None),
+            ("quantized here", &dense, saved.quantization().unwrap().into()),
+        ] {
+            let as_f32 = (WeightDType::As(DType::F32), quant);
+            let mut session = on_gpu(&cuda, model, as_f32, 64);
+            let mut input = ids("input_ids");
+            if expected.get("decoder_input_ids").is_some() {
+                session.encode(0, &input).unwrap();
+                input = ids("decoder_input_ids");
+            }
+            let found = score(&mut session, &input);
+            let error = relative_error(&found, &tensor(&expected, logits, DType::F32));
+            println!("{name} {how}: {error:.1e}");
+            assert!(error <= tolerance, "{name} {how} is off by {error:.1e}");
+        }
+    }
+}
+
+/// What the plan promised is what the driver was asked for, purpose by purpose.
+#[test]
+fn memory_of_a_gpu_is_as_planned() {
+    let Some(cuda) = gpu() else { return };
+    let int8 = QuantConfig::new(LoadIn::EightBit);
+    let double = QuantConfig {
+        bnb_4bit_quant_type: Code::Nf4,
+        bnb_4bit_use_double_quant: true,
+        ..QuantConfig::new(LoadIn::FourBit)
+    };
+    let bf16 = WeightDType::As(DType::BF16);
+    for name in ["llama", "qwen3-moe", "t5-flan-style", "bloom"] {
+        let model = BoundModel::open(&fixture("models").join(name)).unwrap();
+        for (dtype, quant) in [
+            (WeightDType::Auto, None),
+            (bf16, Some(&int8)),
+            (bf16, Some(&double)),
+        ] {
+            let planned = planned(&model, &cuda, (dtype, quant));
+            let session = on_gpu(&cuda, &model, (dtype, quant), N_TOKENS);
+            let usage = cuda.usage();
+            let used = |purposes: &[&str]| -> Bytes {
+                let bytes = purposes.iter().filter_map(|purpose| usage.get(purpose));
+                bytes.copied().sum()
+            };
+            let found = [
+                used(&["weights"]),
+                used(&["keys and values"]),
+                used(&["activations", "lists", "routes"]),
+                used(&["scratch memory"]),
+            ];
+            assert_eq!(planned, found, "{name} {dtype:?} {quant:?}");
+            drop(session);
+            assert!(cuda.usage().values().all(|left| left.get() == 0));
+        }
+    }
+}
+
+/// Weights, keys and values, activations, and scratch memory.
+fn planned(
+    model: &BoundModel,
+    cuda: &Cuda,
+    (dtype, quant): (WeightDType, Option<&QuantConfig>),
+) -> [Bytes; 4] {
+    let stored: Vec<StoredTensor> = model.tensors().map(|bound| bound.stored()).collect();
+    let costs = CostsOf(cuda);
+    let plenty = Bytes::new(1 << 40);
+    let request = Request {
+        skeleton: model.skeleton(),
+        stored: &stored,
+        encodings: model.encodings(dtype, quant).unwrap(),
+        kv_dtype: None,
+        limits: limits(model, N_TOKENS),
+        load_piece: Bytes::mib(1),
+        budgets: Budgets {
+            ram: plenty,
+            gpus: [(0, plenty)].into(),
+            ..Budgets::default()
+        },
+        strategy: Strategy::Auto,
+        offload: Offload::Stream,
+        costs: Costs {
+            cpu: &costs,
+            gpu: &costs,
+            program: Bytes::ZERO,
+        },
+    };
+    let plan = match plan(&request).unwrap() {
+        Verdict::Fits(plan) => plan,
+        refused => panic!("{refused}"),
+    };
+    let on_gpu = plan.estimate.memory(Home::Gpu(0)).unwrap();
+    let terms = |terms: &[Term]| terms.iter().map(|&term| on_gpu.terms.get(term)).sum();
+    [
+        terms(&[Term::Weights, Term::QuantizationStatistics]),
+        terms(&[Term::KvCache]),
+        terms(&[Term::Activations]),
+        terms(&[Term::Workspace]),
+    ]
+}
+
+const N_TOKENS: usize = 13;
