@@ -1,0 +1,8 @@
+//! Memory of devices: regions at addresses of their own, each byte known as written or not, and what kernels moved.
+
+mod memory;
+mod traffic;
+mod written;
+
+pub(crate) use memory::{Home, Memory, Region, View};
+pub(crate) use traffic::{Direction, Touched, Traffic};

@@ -1,0 +1,276 @@
+//! Regions by address. Device addresses are not host addresses: the host cannot read through one by mistake, and far gaps
+//! between regions make an over-read of any length miss its neighbours.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::written::Written;
+
+/// Where a region lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// Memory of a device, by its ordinal.
+    Device(usize),
+    /// Page-locked memory of the host, which every device can reach.
+    Host,
+}
+
+/// One allocation.
+pub(crate) struct Region {
+    pub(crate) base: u64,
+    pub(crate) len: u64,
+    pub(crate) home: Home,
+    pub(crate) written: Written,
+    bytes: *mut u8,
+    /// Owner of the bytes, but for memory that the host registered.
+    _storage: Option<Box<[Block16]>>,
+}
+
+/// Unit of allocation, so that vectors of 16 bytes are aligned in the host as well.
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+struct Block16([u8; 16]);
+
+#[expect(
+    unsafe_code,
+    reason = "the pointer is into memory that the region owns or that the host pinned"
+)]
+// SAFETY: kernels reach the bytes through relaxed atomics only, copies through the one lock of the driver.
+unsafe impl Send for Region {}
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Pointer to the byte at `address`, which lies inside.
+    #[inline(always)]
+    pub(crate) fn pointer(&self, address: u64) -> *mut u8 {
+        debug_assert!(address >= self.base && address < self.base + self.len);
+        self.bytes.wrapping_add((address - self.base) as usize)
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.base + self.len
+    }
+}
+
+/// Regions of all devices and of the host.
+pub(crate) struct Memory {
+    regions: BTreeMap<u64, Arc<Region>>,
+    /// Past allocations, by address: for messages.
+    freed: BTreeMap<u64, u64>,
+    next: u64,
+    used: Vec<u64>,
+    peak: Vec<u64>,
+    capacity: u64,
+    /// Regions in order, made when first asked for after a change.
+    snapshot: Option<Arc<[Arc<Region>]>>,
+}
+
+impl Memory {
+    pub(crate) fn new(n_devices: usize, capacity: u64) -> Self {
+        Self {
+            regions: BTreeMap::new(),
+            freed: BTreeMap::new(),
+            next: FIRST_ADDRESS,
+            used: vec![0; n_devices],
+            peak: vec![0; n_devices],
+            capacity,
+            snapshot: None,
+        }
+    }
+
+    /// A new region of a device, or nothing if its memory is full. Bytes are all ones: NaN in every type of float.
+    pub(crate) fn allocate(&mut self, device: usize, len: u64) -> Option<u64> {
+        let charged = charge(len);
+        if self.used[device].checked_add(charged)? > self.capacity {
+            return None;
+        }
+        self.used[device] += charged;
+        self.peak[device] = self.peak[device].max(self.used[device]);
+        let base = self.next;
+        self.next = (base + len + GAP).next_multiple_of(ALIGN);
+        self.insert(base, len, Home::Device(device), Written::nothing(len));
+        Some(base)
+    }
+
+    /// Page-locked memory of the host: its address is a pointer.
+    pub(crate) fn allocate_host(&mut self, len: u64) -> u64 {
+        let storage = storage(len);
+        let base = storage.as_ptr() as u64;
+        self.put(base, len, Home::Host, Written::everything(), Some(storage));
+        base
+    }
+
+    /// Memory of the host that becomes page-locked where it lies.
+    pub(crate) fn register_host(&mut self, base: u64, len: u64) {
+        self.put(base, len, Home::Host, Written::everything(), None);
+    }
+
+    fn insert(&mut self, base: u64, len: u64, home: Home, written: Written) {
+        let storage = storage(len);
+        self.put(base, len, home, written, Some(storage));
+    }
+
+    fn put(
+        &mut self,
+        base: u64,
+        len: u64,
+        home: Home,
+        written: Written,
+        mut storage: Option<Box<[Block16]>>,
+    ) {
+        let bytes = match &mut storage {
+            Some(storage) => storage.as_mut_ptr().cast(),
+            None => base as *mut u8,
+        };
+        let region = Region {
+            base,
+            len,
+            home,
+            written,
+            bytes,
+            _storage: storage,
+        };
+        self.regions.insert(base, Arc::new(region));
+        self.snapshot = None;
+    }
+
+    /// Ends the region that begins at `base` and lies in such a home; `false` if there is none.
+    pub(crate) fn free(&mut self, base: u64, is_host: bool) -> bool {
+        let Some(region) = self.regions.get(&base) else {
+            return false;
+        };
+        if (region.home == Home::Host) != is_host {
+            return false;
+        }
+        if let Home::Device(device) = region.home {
+            self.used[device] -= charge(region.len);
+            self.freed.insert(base, region.len);
+        }
+        self.regions.remove(&base);
+        self.snapshot = None;
+        true
+    }
+
+    pub(crate) fn free_bytes(&self, device: usize) -> u64 {
+        self.capacity - self.used[device]
+    }
+
+    pub(crate) fn used(&self) -> &[u64] {
+        &self.used
+    }
+
+    pub(crate) fn peak(&self) -> &[u64] {
+        &self.peak
+    }
+
+    /// Region that all of `n` bytes from `address` on lie in.
+    pub(crate) fn find(&self, address: u64, n: u64) -> Option<&Arc<Region>> {
+        let (_, region) = self.regions.range(..=address).next_back()?;
+        (address.checked_add(n)? <= region.end()).then_some(region)
+    }
+
+    /// What an address without a region is: past the end of one, freed, or nowhere.
+    pub(crate) fn describe(&self, address: u64) -> String {
+        describe(
+            address,
+            self.regions
+                .range(..=address)
+                .next_back()
+                .map(|(_, region)| (region.base, region.len)),
+            self.freed
+                .range(..=address)
+                .next_back()
+                .map(|(b, n)| (*b, *n)),
+        )
+    }
+
+    /// Regions as a kernel on `device` sees them.
+    pub(crate) fn view(&mut self, device: usize) -> View {
+        let regions = self
+            .snapshot
+            .get_or_insert_with(|| self.regions.values().cloned().collect());
+        View {
+            regions: regions.clone(),
+            device,
+            last: 0,
+        }
+    }
+}
+
+fn describe(address: u64, before: Option<(u64, u64)>, freed: Option<(u64, u64)>) -> String {
+    match (before, freed) {
+        (_, Some((base, len))) if address < base + len => format!(
+            "{address:#x} lies {} bytes into an allocation of {len} bytes that was freed",
+            address - base
+        ),
+        (Some((base, len)), _) if address < base + len + GAP => format!(
+            "{address:#x} lies {} bytes into an allocation of {len} bytes",
+            address - base
+        ),
+        _ => format!("{address:#x} lies in no allocation"),
+    }
+}
+
+/// Bytes that an allocation takes of its device's memory.
+fn charge(len: u64) -> u64 {
+    len.next_multiple_of(ALIGN)
+}
+
+fn storage(len: u64) -> Box<[Block16]> {
+    vec![Block16([0xff; 16]); len.div_ceil(16) as usize].into()
+}
+
+/// Regions at the time of a launch, with the one that was last looked up.
+#[derive(Clone)]
+pub(crate) struct View {
+    regions: Arc<[Arc<Region>]>,
+    device: usize,
+    last: usize,
+}
+
+impl View {
+    /// Region with all of the bytes from `address` to `end`, if the device may touch it.
+    #[inline(always)]
+    pub(crate) fn find(&mut self, address: u64, end: u64) -> Option<&Region> {
+        let holds = |region: &Region| address >= region.base && end <= region.end();
+        let is_hit = self.regions.get(self.last).is_some_and(|r| holds(r));
+        if !is_hit {
+            let after = self
+                .regions
+                .partition_point(|region| region.base <= address);
+            let at = after.checked_sub(1)?;
+            let region = &self.regions[at];
+            let is_reachable = match region.home {
+                Home::Device(device) => device == self.device,
+                Home::Host => true,
+            };
+            if !holds(region) || !is_reachable {
+                return None;
+            }
+            self.last = at;
+        }
+        Some(&self.regions[self.last])
+    }
+
+    /// What is wrong with an address that [`Self::find`] found nothing for.
+    pub(crate) fn describe(&self, address: u64) -> String {
+        let after = self
+            .regions
+            .partition_point(|region| region.base <= address);
+        let before = after.checked_sub(1).map(|at| &self.regions[at]);
+        match before {
+            Some(region) if address < region.end() && region.home != Home::Device(self.device) => {
+                format!("{address:#x} lies in memory of another device")
+            }
+            _ => describe(address, before.map(|r| (r.base, r.len)), None),
+        }
+    }
+}
+
+/// Neither an address of the host nor one of the windows of shared and local memory.
+const FIRST_ADDRESS: u64 = 0x1000_0000_0000;
+const GAP: u64 = 16 << 20;
+/// Alignment of every allocation, as the driver has it.
+const ALIGN: u64 = 512;

@@ -1,0 +1,1 @@
+//! Programs started on an emulated machine.

@@ -1,0 +1,63 @@
+//! The machine that is emulated, from environment variables that the harness sets.
+
+use std::path::PathBuf;
+
+/// What the emulated driver and its devices are.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) n_devices: usize,
+    /// Bytes of memory of each device.
+    pub(crate) memory: u64,
+    /// Compute capability, 80 for 8.0.
+    pub(crate) compute: u32,
+    /// As the driver tells its version: 12020 for 12.2.
+    pub(crate) driver: u32,
+    /// Chooses among the orders in which work of several streams may run; 0 runs as late as may be.
+    pub(crate) seed: u64,
+    pub(crate) races: bool,
+    pub(crate) unwritten: bool,
+    /// Whether bytes moved are counted.
+    pub(crate) counts: bool,
+    pub(crate) n_threads: usize,
+    /// File that the report is written to when the process ends.
+    pub(crate) report: Option<PathBuf>,
+}
+
+impl Settings {
+    pub(crate) fn from_environment() -> Self {
+        let report = std::env::var_os(REPORT).map(PathBuf::from);
+        Self {
+            n_devices: number(DEVICES, 1) as usize,
+            memory: number(MEMORY, 8 << 30),
+            compute: number(COMPUTE, 80) as u32,
+            driver: number(DRIVER, 12020) as u32,
+            seed: number(SEED, 0),
+            races: number(RACES, 1) != 0,
+            unwritten: number(UNWRITTEN, 1) != 0,
+            counts: number(COUNTS, u64::from(report.is_some())) != 0,
+            n_threads: (number(THREADS, 2) as usize).max(1),
+            report,
+        }
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
+}
+
+pub(crate) const DEVICES: &str = "CUDA_EMULATOR_DEVICES";
+pub(crate) const MEMORY: &str = "CUDA_EMULATOR_MEMORY";
+pub(crate) const COMPUTE: &str = "CUDA_EMULATOR_COMPUTE";
+pub(crate) const DRIVER: &str = "CUDA_EMULATOR_DRIVER";
+pub(crate) const SEED: &str = "CUDA_EMULATOR_SEED";
+pub(crate) const RACES: &str = "CUDA_EMULATOR_RACES";
+pub(crate) const UNWRITTEN: &str = "CUDA_EMULATOR_UNWRITTEN";
+pub(crate) const COUNTS: &str = "CUDA_EMULATOR_COUNTS";
+pub(crate) const THREADS: &str = "CUDA_EMULATOR_THREADS";
+pub(crate) const REPORT: &str = "CUDA_EMULATOR_REPORT";
+
+/// Multiprocessors of a device, small so that grids chosen by it stay small.
+pub(crate) const MULTIPROCESSORS: u32 = 8;
