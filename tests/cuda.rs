@@ -74,7 +74,14 @@ fn on_gpu(
         offload: None,
     };
     let devices = [(RunOn::Gpu(0), cuda as _)];
-    load_on(model, &devices, &options, &Interrupt::default(), &mut |_| ()).unwrap()
+    load_on(
+        model,
+        &devices,
+        &options,
+        &Interrupt::default(),
+        &mut |_| (),
+    )
+    .unwrap()
 }
 
 fn limits(model: &BoundModel, n_tokens: usize) -> Limits {
@@ -206,7 +213,11 @@ fn a_gpu_computes_what_the_libraries_did_in_8_and_4_bits() {
         let dense = BoundModel::open(&folder.join("dense")).unwrap();
         for (how, model, quant) in [
             ("as saved", &saved, None),
-            ("quantized here", &dense, saved.quantization().unwrap().into()),
+            (
+                "quantized here",
+                &dense,
+                saved.quantization().unwrap().into(),
+            ),
         ] {
             let as_f32 = (WeightDType::As(DType::F32), quant);
             let mut session = on_gpu(&cuda, model, as_f32, 64);

@@ -96,7 +96,10 @@ impl Report<'_> {
         };
         let mut goldens = test(self, "a_gpu_computes_every_golden_in_every_way");
         self.add("goldens", &mut goldens, 75)?;
-        let mut quantized = test(self, "a_gpu_computes_what_the_libraries_did_in_8_and_4_bits");
+        let mut quantized = test(
+            self,
+            "a_gpu_computes_what_the_libraries_did_in_8_and_4_bits",
+        );
         self.add("quantized", &mut quantized, 45)?;
         let mut memory = test(self, "memory_of_a_gpu_is_as_planned");
         self.add("memory", &mut memory, 30)?;

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use indicatif::ProgressBar;
-use llm_plan::Plan;
-use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, Session, load_on};
+use llm_backend::BackendError;
+use llm_plan::{Home, MemoryUse, Plan};
+use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
 use llm_tensor::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -69,7 +70,8 @@ impl OpenModel {
         if let Some(broken) = gpus.none_because.as_ref().filter(|none| none.is_broken) {
             output::notes(&[format!("the CPU computes alone: {broken}")]);
         }
-        let devices = Devices::open(cpu, &plan)?;
+        let out_of_memory = |error: Error| with_plan(error, &plan, &gpus);
+        let devices = Devices::open(cpu, &plan).map_err(out_of_memory)?;
         let given = args.place.offload_folder.as_deref();
         let offload_folder = match plan.map.tiers().disk {
             true => Some(expect_offload_folder(given)?),
@@ -100,7 +102,8 @@ impl OpenModel {
             &options,
             &interrupt,
             &mut show,
-        )?;
+        );
+        let session = session.map_err(|error| out_of_memory(error.into()))?;
         bar.bar.finish_and_clear();
         if let Some(streamed) = usage::streamed(&plan) {
             eprintln!("{streamed}");
@@ -112,6 +115,38 @@ impl OpenModel {
             time: begin.elapsed(),
         })
     }
+}
+
+/// An error of a GPU that is out of memory, with what was planned for it and what it had.
+fn with_plan(error: Error, plan: &Plan, gpus: &MachineGpus) -> Error {
+    let is_cause = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(
+            cause.downcast_ref::<RuntimeError>(),
+            Some(RuntimeError::Backend(BackendError::OutOfMemory { .. }))
+        )
+    };
+    let of_gpu = |memory: &&MemoryUse| matches!(memory.home, Home::Gpu(_));
+    let planned = plan.estimate.memories().iter().find(of_gpu);
+    let (true, Some(planned)) = (error.chain().any(is_cause), planned) else {
+        return error;
+    };
+    let terms = planned.terms.iter();
+    let terms: Vec<_> = terms
+        .map(|(term, bytes)| format!("{term} {bytes}"))
+        .collect();
+    let found = gpus
+        .found
+        .iter()
+        .find(|gpu| Home::Gpu(gpu.number) == planned.home);
+    let had = found.map(|gpu| format!("; its driver had {} of {} free", gpu.free, gpu.total));
+    error.context(format!(
+        "{} has less room than was planned with: {} ({}){}; where other programs take of it, give less with --max-memory, \
+         or --device cpu",
+        planned.home,
+        planned.peak_in_generation().max(planned.peak_at_load()),
+        terms.join(", "),
+        had.unwrap_or_default(),
+    ))
 }
 
 /// Lets the process have as many open files as it is allowed to: what is streamed may lie in thousands.

@@ -19,9 +19,11 @@ mod rlimit;
 pub(crate) use cgroup::Limit;
 #[cfg(test)]
 pub(crate) use cgroup::Version;
-pub(crate) use gpu::{Gpu, NoGpu, gpus};
+pub(crate) use gpu::{Gpu, NoGpu, capability, gpus};
 pub(crate) use machine::Machine;
-pub(crate) use measured::{Bandwidth, Kept, MeasuredDisk, Measurement, Volume, cache_folder, keep};
+pub(crate) use measured::{
+    Bandwidth, Kept, MeasuredDisk, MeasuredGpu, Measurement, Volume, cache_folder, keep,
+};
 pub(crate) use meminfo::{MemInfo, figure};
 pub(crate) use rates::{Origin, Rates, USUAL};
 pub(crate) use rlimit::ProcessLimit;

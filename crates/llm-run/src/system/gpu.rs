@@ -14,6 +14,8 @@ pub(crate) struct Gpu {
     pub(crate) name: String,
     /// Major and minor.
     pub(crate) compute_capability: (u32, u32),
+    /// Version of CUDA that its driver is for, as 12.4.
+    pub(crate) cuda_version: String,
     pub(crate) total: Bytes,
     /// Bytes that nobody has taken.
     pub(crate) free: Bytes,
@@ -41,7 +43,11 @@ impl fmt::Display for NoGpu {
 pub(crate) fn gpus() -> Result<Vec<Gpu>, NoGpu> {
     let driver = llm_cuda::probe().map_err(because)?;
     let (new, old): (Vec<_>, Vec<_>) = driver.gpus.into_iter().partition(GpuFacts::is_supported);
-    let gpus: Vec<_> = new.into_iter().map(Gpu::from).collect();
+    let version = capability((driver.version / 1000, driver.version % 1000 / 10));
+    let gpus: Vec<_> = new
+        .into_iter()
+        .map(|facts| Gpu::of(facts, &version))
+        .collect();
     match (gpus.is_empty(), old.first()) {
         (true, Some(old)) => Err(NoGpu {
             reason: format!(
@@ -56,14 +62,15 @@ pub(crate) fn gpus() -> Result<Vec<Gpu>, NoGpu> {
     }
 }
 
-/// `9.0`.
+/// Two numbers of a version: `9.0`.
 pub(crate) fn capability((major, minor): (u32, u32)) -> String {
     format!("{major}.{minor}")
 }
 
-impl From<GpuFacts> for Gpu {
-    fn from(facts: GpuFacts) -> Self {
+impl Gpu {
+    fn of(facts: GpuFacts, cuda_version: &str) -> Self {
         Gpu {
+            cuda_version: cuda_version.to_owned(),
             number: facts.number as u32,
             name: facts.name,
             compute_capability: facts.compute_capability,
