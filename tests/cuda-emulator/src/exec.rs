@@ -55,7 +55,7 @@ pub(crate) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
         "ldmatrix" | "mma" => matrix::decode(b, op, s),
         "cp" => async_copy::decode(b, op, s),
         "bra" | "brx" | "ret" | "exit" | "bar" | "barrier" | "membar" | "fence" | "trap"
-        | "brkpt" | "nanosleep" => flow::decode(b, op, s),
+        | "brkpt" | "nanosleep" | "griddepcontrol" => flow::decode(b, op, s),
         _ => Err("an unknown instruction".into()),
     }
 }

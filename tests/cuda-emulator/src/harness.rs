@@ -1,1 +1,302 @@
-//! Programs started on an emulated machine.
+//! Programs and tests started anew on an emulated machine. They find the driver as they would find NVIDIA's: the loader's
+//! path leads to a folder with a `libcuda.so.1`.
+//!
+//! ```no_run
+//! use cuda_emulator::harness::Machine;
+//!
+//! // In a test: the closure runs in a process of its own, on a machine with two small devices.
+//! let report = Machine::new().devices(2).memory(64 << 20).inside(|| {
+//!     // … calls of the driver, assertions …
+//! });
+//! // `None` in that process; here the account of what it did.
+//! if let Some(report) = report {
+//!     assert_eq!(report.devices[0].allocated, 0);
+//! }
+//! ```
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::report::Report;
+use crate::settings;
+
+/// What the loader finds under the driver's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Library {
+    /// The emulated driver.
+    Emulated,
+    /// A file that is no library.
+    Broken,
+    /// A library that has none of the driver's functions.
+    Foreign,
+}
+
+/// A machine to be emulated.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    library: Library,
+    environment: Vec<(&'static str, String)>,
+}
+
+/// How a program ended, and what it did.
+#[derive(Debug)]
+pub struct Run {
+    /// Exit status and what was printed.
+    pub output: Output,
+    /// Account of the driver; nothing where the program never initialized it.
+    pub report: Option<Report>,
+}
+
+impl Machine {
+    /// A machine with one device of compute capability 8.0 with 8 GiB, a driver of CUDA 12.2, and all checks.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            library: Library::Emulated,
+            environment: Vec::new(),
+        }
+    }
+
+    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.environment.retain(|(other, _)| *other != name);
+        self.environment.push((name, value.to_string()));
+        self
+    }
+
+    /// Number of devices.
+    #[must_use]
+    pub fn devices(self, n: usize) -> Self {
+        self.with(settings::DEVICES, n)
+    }
+
+    /// Bytes of memory of each device.
+    #[must_use]
+    pub fn memory(self, bytes: u64) -> Self {
+        self.with(settings::MEMORY, bytes)
+    }
+
+    /// Compute capability, 75 for 7.5.
+    #[must_use]
+    pub fn compute(self, capability: u32) -> Self {
+        self.with(settings::COMPUTE, capability)
+    }
+
+    /// Version of the driver, 12020 for 12.2.
+    #[must_use]
+    pub fn driver(self, version: u32) -> Self {
+        self.with(settings::DRIVER, version)
+    }
+
+    /// Seed of the order in which work of several streams runs, among the orders that streams and events allow. With 0,
+    /// which is the default, everything runs as late as it may.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        self.with(settings::SEED, seed)
+    }
+
+    /// Whether accesses to shared memory without a barrier between them are faults. They are by default.
+    #[must_use]
+    pub fn races(self, on: bool) -> Self {
+        self.with(settings::RACES, u8::from(on))
+    }
+
+    /// Whether reads of global memory that nothing wrote are faults. They are by default.
+    #[must_use]
+    pub fn unwritten(self, on: bool) -> Self {
+        self.with(settings::UNWRITTEN, u8::from(on))
+    }
+
+    /// Whether bytes between memory and kernels are counted. They are by default, which takes time.
+    #[must_use]
+    pub fn counts(self, on: bool) -> Self {
+        self.with(settings::COUNTS, u8::from(on))
+    }
+
+    /// Threads of the host that blocks run on.
+    #[must_use]
+    pub fn threads(self, n: usize) -> Self {
+        self.with(settings::THREADS, n)
+    }
+
+    /// What the loader finds in place of the driver.
+    #[must_use]
+    pub fn library(mut self, library: Library) -> Self {
+        self.library = library;
+        self
+    }
+
+    /// Runs a command on the machine.
+    ///
+    /// # Panics
+    ///
+    /// If the command cannot be started.
+    pub fn run(&self, command: &mut Command) -> Run {
+        let folder = tempfile::tempdir().expect("a folder for the driver");
+        self.install(folder.path());
+        let report = folder.path().join("report.json");
+        command
+            .env("LD_LIBRARY_PATH", loader_path(folder.path()))
+            .env(settings::REPORT, &report)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let output = command
+            .output()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let report = std::fs::read(report)
+            .ok()
+            .map(|text| serde_json::from_slice(&text).expect("a report"));
+        Run { output, report }
+    }
+
+    /// Runs `body`, which must be called from a test's own thread, in a new process on the machine. The process is the test
+    /// itself, started again: what stands before the call runs there too, what stands after should look at the report only.
+    ///
+    /// Returns what the process did, and nothing in that process.
+    ///
+    /// # Panics
+    ///
+    /// If the process fails, with all that it printed.
+    pub fn inside(&self, body: impl FnOnce()) -> Option<Report> {
+        self.outcome(body).map(|run| {
+            assert!(run.output.status.success(), "on {self:?}:\n{}", run.text());
+            run.report.unwrap_or_default()
+        })
+    }
+
+    /// As [`Self::inside`], for a body that may fail.
+    ///
+    /// # Panics
+    ///
+    /// If the process ran no test.
+    pub fn outcome(&self, body: impl FnOnce()) -> Option<Run> {
+        let call = CALLS.get();
+        CALLS.set(call + 1);
+        if let Ok(inside) = std::env::var(INSIDE) {
+            if inside == call.to_string() {
+                body();
+            }
+            return None;
+        }
+        let program = std::env::current_exe().expect("the test's own program");
+        // Tests run in threads of their names.
+        let thread = std::thread::current();
+        let test = thread.name().expect("the thread of a test");
+        let mut command = Command::new(program);
+        command
+            .args(["--exact", test, "--nocapture", "--include-ignored"])
+            .env(INSIDE, call.to_string());
+        let run = self.run(&mut command);
+        let text = run.text();
+        assert!(text.contains("running 1 test"), "no test {test}:\n{text}");
+        Some(run)
+    }
+
+    fn install(&self, folder: &Path) {
+        let library = folder.join("libcuda.so.1");
+        match self.library {
+            Library::Emulated => symlink(emulator(), &library).expect("a link to the emulator"),
+            Library::Broken => std::fs::write(&library, "no library").expect("a file"),
+            // Any library that is there for certain.
+            Library::Foreign => symlink(libm(), &library).expect("a link to another library"),
+        }
+        symlink("libcuda.so.1", folder.join("libcuda.so")).expect("a second name");
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Run {
+    /// All that was printed.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Output { stdout, stderr, .. } = &self.output;
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(stdout),
+            String::from_utf8_lossy(stderr)
+        )
+    }
+}
+
+/// Account of this process up to now, where it runs on an emulated machine and has initialized the driver.
+#[expect(
+    unsafe_code,
+    reason = "the driver was loaded by the program, and is asked for a function of ours"
+)]
+#[must_use]
+pub fn report() -> Option<Report> {
+    type Ask = extern "C" fn(*mut u8, usize) -> usize;
+    // SAFETY: the names end with zeros; the function, where it is found, is the emulator's, of that type.
+    let ask = unsafe {
+        let library = dlopen(c"libcuda.so.1".as_ptr(), RTLD_LAZY | RTLD_NOLOAD);
+        if library.is_null() {
+            return None;
+        }
+        let symbol = dlsym(library, c"cuda_emulator_report".as_ptr());
+        if symbol.is_null() {
+            return None;
+        }
+        std::mem::transmute::<*mut std::ffi::c_void, Ask>(symbol)
+    };
+    let mut text = vec![0; ask(std::ptr::null_mut(), 0)];
+    let len = ask(text.as_mut_ptr(), text.len());
+    text.truncate(len);
+    serde_json::from_slice(&text).ok()
+}
+
+#[expect(unsafe_code, reason = "the loader's own interface")]
+unsafe extern "C" {
+    fn dlopen(name: *const std::ffi::c_char, flags: i32) -> *mut std::ffi::c_void;
+    fn dlsym(
+        library: *mut std::ffi::c_void,
+        name: *const std::ffi::c_char,
+    ) -> *mut std::ffi::c_void;
+}
+
+const RTLD_LAZY: i32 = 1;
+const RTLD_NOLOAD: i32 = 4;
+
+/// Shared library of this crate, which cargo builds beside every program that uses the crate.
+fn emulator() -> PathBuf {
+    let program = std::env::current_exe().expect("the program's own path");
+    program
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .flat_map(|folder| [folder.join(NAME), folder.join("deps").join(NAME)])
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("no {NAME} beside {}", program.display()))
+}
+
+fn libm() -> PathBuf {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    maps.lines()
+        .filter_map(|line| line.split_whitespace().last())
+        .find(|path| path.contains("libgcc_s.so") || path.contains("libc.so"))
+        .map(PathBuf::from)
+        .expect("a library that this program has loaded")
+}
+
+fn loader_path(first: &Path) -> OsString {
+    let mut path = first.as_os_str().to_owned();
+    if let Some(rest) = std::env::var_os("LD_LIBRARY_PATH") {
+        path.push(":");
+        path.push(rest);
+    }
+    path
+}
+
+thread_local! {
+    /// Number of closures that this test has come to.
+    static CALLS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// In a process that was started for a closure: which one it is.
+const INSIDE: &str = "CUDA_EMULATOR_INSIDE";
+const NAME: &str = "libcuda_emulator.so";

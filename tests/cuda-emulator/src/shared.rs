@@ -311,7 +311,7 @@ fn unwritten(byte: usize, by: By) -> Fault {
     Fault::at_lane(
         Kind::Uninitialized,
         by.thread % 32,
-        format!("reads byte {byte:#x} of shared memory, which nothing wrote"),
+        format!("reads byte {byte:#x} of shared memory, which nothing wrote before"),
     )
 }
 

@@ -21,9 +21,11 @@ pub(crate) struct Region {
     pub(crate) len: u64,
     pub(crate) home: Home,
     pub(crate) written: Written,
+    /// Bytes of its device's memory that it counts for.
+    charged: u64,
     bytes: *mut u8,
     /// Owner of the bytes, but for memory that the host registered.
-    _storage: Option<Box<[Block16]>>,
+    storage: Option<Box<[Block16]>>,
 }
 
 /// Unit of allocation, so that vectors of 16 bytes are aligned in the host as well.
@@ -47,6 +49,18 @@ impl Region {
     pub(crate) fn pointer(&self, address: u64) -> *mut u8 {
         debug_assert!(address >= self.base && address < self.base + self.len);
         self.bytes.wrapping_add((address - self.base) as usize)
+    }
+
+    fn of_host(base: u64, len: u64, storage: Option<Box<[Block16]>>) -> Self {
+        Self {
+            base,
+            len,
+            home: Home::Host,
+            written: Written::everything(),
+            charged: 0,
+            bytes: std::ptr::null_mut(),
+            storage,
+        }
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -82,57 +96,55 @@ impl Memory {
 
     /// A new region of a device, or nothing if its memory is full. Bytes are all ones: NaN in every type of float.
     pub(crate) fn allocate(&mut self, device: usize, len: u64) -> Option<u64> {
-        let charged = charge(len);
+        let charged = len.next_multiple_of(ALIGN);
         if self.used[device].checked_add(charged)? > self.capacity {
             return None;
         }
         self.used[device] += charged;
         self.peak[device] = self.peak[device].max(self.used[device]);
+        Some(self.place(device, len, charged))
+    }
+
+    /// Memory for a variable of a module, which comes with the module and counts for nothing.
+    pub(crate) fn allocate_variable(&mut self, device: usize, len: u64) -> u64 {
+        self.place(device, len, 0)
+    }
+
+    fn place(&mut self, device: usize, len: u64, charged: u64) -> u64 {
         let base = self.next;
         self.next = (base + len + GAP).next_multiple_of(ALIGN);
-        self.insert(base, len, Home::Device(device), Written::nothing(len));
-        Some(base)
+        let region = Region {
+            base,
+            len,
+            home: Home::Device(device),
+            written: Written::nothing(len),
+            charged,
+            bytes: std::ptr::null_mut(),
+            storage: Some(storage(len)),
+        };
+        self.insert(region);
+        base
     }
 
     /// Page-locked memory of the host: its address is a pointer.
     pub(crate) fn allocate_host(&mut self, len: u64) -> u64 {
         let storage = storage(len);
         let base = storage.as_ptr() as u64;
-        self.put(base, len, Home::Host, Written::everything(), Some(storage));
+        self.insert(Region::of_host(base, len, Some(storage)));
         base
     }
 
     /// Memory of the host that becomes page-locked where it lies.
     pub(crate) fn register_host(&mut self, base: u64, len: u64) {
-        self.put(base, len, Home::Host, Written::everything(), None);
+        self.insert(Region::of_host(base, len, None));
     }
 
-    fn insert(&mut self, base: u64, len: u64, home: Home, written: Written) {
-        let storage = storage(len);
-        self.put(base, len, home, written, Some(storage));
-    }
-
-    fn put(
-        &mut self,
-        base: u64,
-        len: u64,
-        home: Home,
-        written: Written,
-        mut storage: Option<Box<[Block16]>>,
-    ) {
-        let bytes = match &mut storage {
+    fn insert(&mut self, mut region: Region) {
+        region.bytes = match &mut region.storage {
             Some(storage) => storage.as_mut_ptr().cast(),
-            None => base as *mut u8,
+            None => region.base as *mut u8,
         };
-        let region = Region {
-            base,
-            len,
-            home,
-            written,
-            bytes,
-            _storage: storage,
-        };
-        self.regions.insert(base, Arc::new(region));
+        self.regions.insert(region.base, Arc::new(region));
         self.snapshot = None;
     }
 
@@ -145,7 +157,7 @@ impl Memory {
             return false;
         }
         if let Home::Device(device) = region.home {
-            self.used[device] -= charge(region.len);
+            self.used[device] -= region.charged;
             self.freed.insert(base, region.len);
         }
         self.regions.remove(&base);
@@ -211,11 +223,6 @@ fn describe(address: u64, before: Option<(u64, u64)>, freed: Option<(u64, u64)>)
         ),
         _ => format!("{address:#x} lies in no allocation"),
     }
-}
-
-/// Bytes that an allocation takes of its device's memory.
-fn charge(len: u64) -> u64 {
-    len.next_multiple_of(ALIGN)
 }
 
 fn storage(len: u64) -> Box<[Block16]> {

@@ -74,10 +74,7 @@ impl Driver {
                     symbols.constants.insert(variable.name.clone(), at as u64);
                 }
                 Space::Global if variable.bytes > 0 => {
-                    let address = self
-                        .memory
-                        .allocate(device, variable.bytes as u64)
-                        .ok_or_else(|| LoadError::new(Code::OUT_OF_MEMORY, "a global variable"))?;
+                    let address = self.memory.allocate_variable(device, variable.bytes as u64);
                     self.write_bytes(address, &initial(variable));
                     symbols.globals.insert(variable.name.clone(), address);
                     globals.insert(variable.name.clone(), (address, variable.bytes as u64));

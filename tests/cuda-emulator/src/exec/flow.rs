@@ -36,6 +36,11 @@ pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
             op.take_hints(&["gl", "sys", "gpu", "sc", "acq_rel", "proxy", "async"]);
             Ok(nothing())
         }
+        // A kernel begins when the one before it in its stream has ended.
+        "griddepcontrol" => {
+            op.take_hints(&["wait", "launch_dependents"]);
+            Ok(nothing())
+        }
         _ => {
             op.take("u32");
             Ok(nothing())

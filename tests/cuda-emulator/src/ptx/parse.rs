@@ -70,18 +70,16 @@ impl<'a> Parser<'a> {
                 ".extern" => is_extern = true,
                 ".entry" => {
                     self.next();
-                    let kernel = self.function(Vec::new())?;
+                    let kernel = self.function()?;
                     module.kernels.extend(kernel);
                     return Ok(());
                 }
                 ".func" => {
                     self.next();
-                    let results = if self.peek() == "(" {
-                        self.params()?
-                    } else {
-                        Vec::new()
-                    };
-                    let function = self.function(results)?;
+                    if self.peek() == "(" {
+                        self.params()?;
+                    }
+                    let function = self.function()?;
                     module.functions.extend(function);
                     return Ok(());
                 }
@@ -98,7 +96,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A kernel or function from its name on; nothing for one that is only declared.
-    fn function(&mut self, results: Vec<Variable>) -> Result<Option<Function>, String> {
+    fn function(&mut self) -> Result<Option<Function>, String> {
         let name = self.next().to_owned();
         let params = if self.peek() == "(" {
             self.params()?
@@ -127,7 +125,6 @@ impl<'a> Parser<'a> {
         }
         Ok(Some(Function {
             name,
-            results,
             params,
             max_threads,
             body: self.body()?,

@@ -1,0 +1,175 @@
+//! Streams: what may run late does, and what an event or a wait orders is in order, whatever the seed.
+#![expect(
+    unsafe_code,
+    reason = "page-locked memory without cudarc's own events is what is tested"
+)]
+
+use std::collections::BTreeSet;
+
+use cuda_emulator::harness::Machine;
+use cudarc::driver::{CudaSlice, DevicePtr as _, result};
+
+use crate::lab::{Arg, BASICS, Lab, at};
+
+/// Whether something that should be ordered is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Kept,
+    Forgotten,
+}
+
+/// All outcomes of a body over ten seeds; empty in the processes that run it.
+fn outcomes(body: impl Fn(&Lab) -> f32) -> BTreeSet<String> {
+    (0..10)
+        .filter_map(|seed| {
+            let run = Machine::new().seed(seed).outcome(|| {
+                println!("outcome {}", body(&Lab::new(BASICS)));
+            })?;
+            let text = run.text();
+            assert!(run.output.status.success(), "{text}");
+            let outcome = text.split("outcome ").nth(1).expect("an outcome");
+            Some(outcome.lines().next().unwrap_or_default().to_owned())
+        })
+        .collect()
+}
+
+/// In the process that looks at outcomes: which ones there must be.
+fn assert_outcomes(found: &BTreeSet<String>, wanted: &[&str]) {
+    if !found.is_empty() {
+        let wanted: BTreeSet<String> = wanted.iter().map(|text| (*text).to_owned()).collect();
+        assert_eq!(*found, wanted);
+    }
+}
+
+/// A kernel on one stream and a kernel that needs its result on another.
+fn two_streams(lab: &Lab, order: Order) -> f32 {
+    let other = lab.context.new_stream().expect("a stream");
+    let (x, y) = (lab.put(&[0f32]), lab.put(&[0f32]));
+    lab.stream.synchronize().expect("the copies");
+    lab.launch("add_one", 1, 32, &[at(&x), Arg::Int(1)])
+        .expect("a launch");
+    if order == Order::Kept {
+        let event = lab.stream.record_event(None).expect("an event");
+        other.wait(&event).expect("a wait");
+    }
+    let scale = [at(&x), at(&y), Arg::Int(1), Arg::Float(10.0)];
+    lab.launch_on(&other, "scale", 1, 32, &scale)
+        .expect("a launch");
+    other.synchronize().expect("the second kernel");
+    lab.stream.synchronize().expect("the first kernel");
+    lab.get(&y)[0]
+}
+
+#[test]
+fn an_event_orders_two_streams() {
+    assert_outcomes(&outcomes(|lab| two_streams(lab, Order::Kept)), &["10"]);
+}
+
+#[test]
+fn a_forgotten_event_is_found() {
+    let found = outcomes(|lab| two_streams(lab, Order::Forgotten));
+    assert_outcomes(&found, &["0", "10"]);
+}
+
+/// A value that the host takes from page-locked memory after it waited for a stream, which may be another than the copy's.
+fn read_back(lab: &Lab, order: Order) -> f32 {
+    let other = lab.context.new_stream().expect("a stream");
+    let x = lab.put(&[1f32]);
+    lab.stream.synchronize().expect("the copy");
+    let pinned = Pinned::new(0.0);
+    lab.launch("add_one", 1, 32, &[at(&x), Arg::Int(1)])
+        .expect("a launch");
+    pinned.copy_from(&x, &lab.stream);
+    let waited = match order {
+        Order::Kept => &lab.stream,
+        Order::Forgotten => &other,
+    };
+    waited.synchronize().expect("a wait");
+    let value = pinned.get();
+    lab.stream.synchronize().expect("a wait");
+    value
+}
+
+#[test]
+fn a_wait_for_the_stream_of_a_copy_brings_its_value() {
+    assert_outcomes(&outcomes(|lab| read_back(lab, Order::Kept)), &["2"]);
+}
+
+#[test]
+fn a_wait_for_the_wrong_stream_is_found() {
+    let found = outcomes(|lab| read_back(lab, Order::Forgotten));
+    assert_outcomes(&found, &["0"]);
+}
+
+/// A staging place that is filled anew for a second upload, after or without a wait for the first.
+fn staging(lab: &Lab, order: Order) -> f32 {
+    let (x, y) = (lab.put(&[0f32]), lab.put(&[0f32]));
+    lab.stream.synchronize().expect("the copies");
+    let place = Pinned::new(3.0);
+    place.copy_to(&x, &lab.stream);
+    if order == Order::Kept {
+        lab.stream.synchronize().expect("the first upload");
+    }
+    place.set(4.0);
+    place.copy_to(&y, &lab.stream);
+    lab.stream.synchronize().expect("both uploads");
+    lab.get(&x)[0]
+}
+
+#[test]
+fn a_stale_staging_place_is_found() {
+    assert_outcomes(&outcomes(|lab| staging(lab, Order::Kept)), &["3"]);
+    assert_outcomes(&outcomes(|lab| staging(lab, Order::Forgotten)), &["4"]);
+}
+
+#[test]
+fn pageable_memory_is_read_before_the_call_returns() {
+    let found = outcomes(|lab| {
+        let mut values = vec![5f32];
+        let x = lab.put(&values);
+        values[0] = 6.0;
+        lab.get(&x)[0]
+    });
+    assert_outcomes(&found, &["5"]);
+}
+
+/// One page-locked value.
+struct Pinned(*mut f32);
+
+impl Pinned {
+    fn new(value: f32) -> Self {
+        // SAFETY: a plain allocation.
+        let pointer = unsafe { result::malloc_host(4, 0) }.expect("page-locked memory");
+        let out = Self(pointer.cast());
+        out.set(value);
+        out
+    }
+
+    fn set(&self, value: f32) {
+        // SAFETY: the memory lives as long as the process.
+        unsafe { self.0.write_volatile(value) };
+    }
+
+    fn get(&self) -> f32 {
+        // SAFETY: as in `set`.
+        unsafe { self.0.read_volatile() }
+    }
+
+    fn copy_to(&self, x: &CudaSlice<f32>, stream: &cudarc::driver::CudaStream) {
+        let address = x.device_ptr(x.stream()).0;
+        // SAFETY: one value on both sides; that it may change before the copy runs is what is tested.
+        unsafe {
+            let from = std::slice::from_raw_parts(self.0, 1);
+            result::memcpy_htod_async(address, from, stream.cu_stream()).expect("a copy");
+        }
+    }
+
+    fn copy_from(&self, x: &CudaSlice<f32>, stream: &cudarc::driver::CudaStream) {
+        let address = x.device_ptr(x.stream()).0;
+        // SAFETY: as in `copy_to`.
+        unsafe {
+            let to = std::slice::from_raw_parts_mut(self.0, 1);
+            result::memcpy_dtoh_async(to, address, stream.cu_stream()).expect("a copy");
+        }
+    }
+}
