@@ -21,7 +21,9 @@ pub use variant::Variant;
 /// was taken to another machine has them elsewhere.
 pub fn fixture(name: &str) -> PathBuf {
     let there = env::var_os(FIXTURES).map(PathBuf::from);
-    let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    // What cargo says when it runs a test: copies of the workspace that share a target folder share the test, too.
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    let here = || Path::new(&package).join("fixtures");
     there.unwrap_or_else(here).join(name)
 }
 
