@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{Output, run};
+use crate::support::{Output, program, run};
 
 /// Runs `llm-run doctor --quick` with a cache folder of its own.
 fn doctor(caches: &Path, args: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+    let output = program()
         .args(["doctor", "--quick"])
         .args(args)
         .env("HOME", caches)
