@@ -1,9 +1,9 @@
-//! Products with weights of the sizes that 7B to 70B models have, as shares of the copy bandwidth.
+//! Products with weights of the sizes that 7B to 70B models have, and attention, as shares of the copy bandwidth.
 //!
 //! Weights rotate through more memory than the second-level cache holds, so that each is read from the GPU's memory.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use llm_backend::{Backend, LinearPart, Ops, Output, Queue};
@@ -13,7 +13,8 @@ use llm_quant::{BlockSize, Code, FourBit, Int8, StoredWeight};
 use llm_tensor::{DType, WorkspaceShape};
 use serde_json::json;
 
-use crate::{Encoding, Extent};
+use crate::timing::seconds;
+use crate::{Encoding, Extent, attention};
 
 /// Prints a line of JSON for each encoding, shape and number of rows.
 ///
@@ -21,6 +22,7 @@ use crate::{Encoding, Extent};
 /// When there is no GPU, or it fails.
 pub(crate) fn run(extent: Extent, copy: f64) -> Result<()> {
     let gpu = Arc::new(Cuda::new(0)?);
+    attention::run(&gpu, extent, copy)?;
     let (shapes, n_rows, rotated, time): (&[(usize, usize)], &[usize], u64, Duration) = match extent
     {
         Extent::Small => (&[(256, 512)], &[1, 8, 33], 1, Duration::ZERO),
@@ -94,24 +96,12 @@ impl<B: Backend> Weights<B> {
         queue.upload(&values.collect::<Vec<_>>(), &mut x)?;
         let mut out = device.alloc(n_tokens * rows)?;
         let mut next = 0;
-        let mut round = |n: usize| -> Result<f64> {
-            let begin = Instant::now();
-            for _ in 0..n {
-                let weight = &self.copies[next % self.copies.len()];
-                next += 1;
-                let parts = [LinearPart { weight, bias: None }];
-                queue.linear(&parts, &x, Output::Write, &mut out, n_tokens)?;
-            }
-            queue.finish()?;
-            Ok(begin.elapsed().as_secs_f64() / n as f64)
-        };
-        // As many in a round as take some milliseconds, so that neither starting nor waiting counts.
-        let first = round(1)?.min(round(1)?);
-        let n = (time.as_secs_f64() / 5.0 / first.max(1e-6)).ceil();
-        let n = (n as usize).clamp(1, 2000);
-        let mut rounds = (0..5).map(|_| round(n)).collect::<Result<Vec<f64>>>()?;
-        rounds.sort_by(f64::total_cmp);
-        let seconds = rounds[rounds.len() / 2].max(1e-9);
+        let seconds = seconds::<B>(&mut queue, time, |queue| {
+            let weight = &self.copies[next % self.copies.len()];
+            next += 1;
+            let parts = [LinearPart { weight, bias: None }];
+            Ok(queue.linear(&parts, &x, Output::Write, &mut out, n_tokens)?)
+        })?;
         let activations = 4 * n_tokens as u64 * (rows + cols) as u64;
         let moved = (self.n_bytes + activations) as f64;
         println!(

@@ -7,12 +7,14 @@
     reason = "a program that people run"
 )]
 
+mod attention;
 mod bundle;
 mod card;
 mod kernels;
 mod model;
 mod part;
 mod table;
+mod timing;
 
 use std::path::PathBuf;
 
@@ -21,7 +23,7 @@ use clap::{Parser, ValueEnum};
 
 /// Checks and measures llm-run on this machine's GPU.
 #[derive(Parser)]
-#[command(name = "gpu-report")]
+#[command(name = "gpu-report", args_override_self = true)]
 enum Command {
     /// Runs all parts and writes what they found
     All(bundle::Options),
@@ -31,7 +33,7 @@ enum Command {
         #[arg(long)]
         small: bool,
     },
-    /// Measures products with quantized and dense weights
+    /// Measures attention, and products with quantized and dense weights
     Kernels {
         /// Less, for an emulated GPU
         #[arg(long)]

@@ -72,6 +72,28 @@ pub(crate) fn text(report: &Value) -> String {
             number("teraflops"),
         );
     }
+    if of("attention").next().is_some() {
+        let _ = writeln!(
+            text,
+            "\n{:12} {:>9} {:>8} {:>6} {:>10} {:>7} {:>14} {:>8}",
+            "attention", "sequences", "context", "tokens", "us", "GB/s", "share of copy", "TFLOP/s"
+        );
+    }
+    for attention in of("attention") {
+        let number = |name: &str| attention[name].as_f64().unwrap_or(0.0);
+        let _ = writeln!(
+            text,
+            "{:12} {:>9} {:>8} {:>6} {:>10.1} {:>7.0} {:>13.0}% {:>8.1}",
+            "",
+            number("n_sequences"),
+            number("context"),
+            number("n_tokens"),
+            number("microseconds"),
+            number("bytes_per_second") / 1e9,
+            100.0 * number("share_of_copy"),
+            number("teraflops"),
+        );
+    }
     if of("model").next().is_some() {
         let _ = writeln!(
             text,

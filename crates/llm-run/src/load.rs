@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use indicatif::ProgressBar;
 use llm_backend::BackendError;
-use llm_plan::{Home, MemoryUse, Plan};
+use llm_plan::{Home, MemoryUse, Plan, Strategy};
 use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
 use llm_tensor::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -67,9 +67,7 @@ impl OpenModel {
             limits: limits(self.bound.spec(), context, n_sequences, n_logits),
         };
         let (plan, gpus) = request.plan(&cpu)?;
-        if let Some(broken) = gpus.none_because.as_ref().filter(|none| none.is_broken) {
-            output::notes(&[format!("the CPU computes alone: {broken}")]);
-        }
+        output::notes(why_alone(&plan, &gpus, &args.place.device_map).as_slice());
         let out_of_memory = |error: Error| with_plan(error, &plan, &gpus);
         let devices = Devices::open(cpu, &plan).map_err(out_of_memory)?;
         let given = args.place.offload_folder.as_deref();
@@ -115,6 +113,26 @@ impl OpenModel {
             time: begin.elapsed(),
         })
     }
+}
+
+/// Reason why no GPU computes, where it is one that its user would not expect.
+fn why_alone(plan: &Plan, gpus: &MachineGpus, strategy: &Strategy) -> Option<String> {
+    let broken = gpus.none_because.as_ref().filter(|none| none.is_broken);
+    let broken = broken.map(ToString::to_string);
+    let has_no_room = || match (&gpus.used, strategy) {
+        // As the user says.
+        (_, Strategy::Map(_) | Strategy::Cpu) | (None, _) => None,
+        (
+            Some(gpu),
+            Strategy::Auto | Strategy::Balanced | Strategy::BalancedLow0 | Strategy::Sequential,
+        ) => {
+            let has_room = plan.map.tiers().gpu;
+            (!has_room)
+                .then(|| format!("GPU {} has no room for any part of the model", gpu.number))
+        }
+    };
+    let why = broken.or_else(has_no_room)?;
+    Some(format!("the CPU computes alone: {why}"))
 }
 
 /// An error of a GPU that is out of memory, with what was planned for it and what it had.
@@ -194,5 +212,74 @@ impl LoadProgress {
         self.bar.set_message(message);
         self.bar.set_length(at.total.get());
         self.bar.set_position(at.done.get());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llm_cpu::{Cpu, CpuOptions};
+    use llm_plan::{Verdict, WeightDType};
+
+    use super::*;
+    use crate::cli::{DeviceArg, KeyArgs, PlaceArgs};
+    use crate::placement::request::PlanSetting;
+    use crate::system::Gpu;
+    use crate::{demo, failure, open};
+
+    #[test]
+    fn a_gpu_that_is_full_is_told_of_with_the_plan() {
+        let model = open::bind(Path::new(demo::NAME), &KeyArgs::default()).unwrap();
+        let place = PlaceArgs {
+            device: DeviceArg::Auto,
+            max_memory: Some("0=2GB".parse().unwrap()),
+            device_map: Strategy::Auto,
+            offload_folder: None,
+        };
+        let cpu = Cpu::new(CpuOptions::default()).unwrap();
+        let encodings = model.encodings(WeightDType::Auto, None).unwrap();
+        let setting = PlanSetting::new(&cpu, &place, None).unwrap();
+        let stored: Vec<_> = model.tensors().map(|bound| bound.stored()).collect();
+        let limits = limits(model.spec(), 64, 1, 1);
+        let program = Bytes::mib(24);
+        let request = setting.request(model.skeleton(), &stored, encodings, limits, program);
+        let Verdict::Fits(plan) = llm_plan::plan(&request).unwrap() else {
+            panic!("2 GB hold the demo")
+        };
+        let card = Gpu {
+            number: 0,
+            name: "a card".to_owned(),
+            compute_capability: (8, 0),
+            cuda_version: "12.4".to_owned(),
+            total: Bytes::new(8_000_000_000),
+            free: Bytes::new(3_000_000_000),
+        };
+        let gpus = MachineGpus {
+            found: vec![card],
+            ..MachineGpus::default()
+        };
+        let said = |error: Error| {
+            let error = with_plan(error, &plan, &gpus);
+            let code = format!("{:?}", failure::exit_code(&error));
+            assert_eq!(code, format!("{:?}", std::process::ExitCode::FAILURE));
+            failure::message(&error).unwrap()
+        };
+        let full = RuntimeError::from(BackendError::OutOfMemory {
+            device: "cuda:0 (a card)".to_owned(),
+            purpose: "weights",
+            requested: Bytes::new(4_000_000),
+            free: Some(Bytes::new(1_000_000)),
+        });
+        let message = said(full.into());
+        for words in [
+            "GPU 0 has less room than was planned with: ",
+            "(weights 2.2 MB",
+            "KV cache ",
+            "GPU context ",
+            "; its driver had 3.0 GB (2.8 GiB) of 8.0 GB (7.5 GiB) free; ",
+            "--device cpu: cuda:0 (a card) is out of memory: 4.0 MB",
+        ] {
+            assert!(message.contains(words), "{words} in {message}");
+        }
+        assert_eq!(said(anyhow::anyhow!("another fault")), "another fault");
     }
 }

@@ -78,7 +78,7 @@ fn what_is_printed_is_kept() {
         found["no_gpu_reason"]
             .as_str()
             .unwrap()
-            .contains("NVIDIA driver")
+            .contains("driver")
     );
 }
 

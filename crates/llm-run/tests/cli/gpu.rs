@@ -190,6 +190,15 @@ fn what_a_gpu_has_no_room_for_the_cpu_computes() {
     );
 }
 
+/// The context that a plan counts takes more than there is.
+#[test]
+fn a_gpu_without_room_is_told_of() {
+    let run = run_on(&machine().memory(64 << 20), &GENERATE);
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    let note = "note: the CPU computes alone: GPU 0 has no room for any part of the model\n";
+    assert!(stderr(&run).starts_with(note), "{}", stderr(&run));
+}
+
 #[test]
 fn another_gpu_is_asked_for_by_its_number() {
     let machine = machine().devices(2);
