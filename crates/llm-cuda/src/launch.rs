@@ -215,3 +215,6 @@ const MAX_ARGUMENTS: usize = 32;
 
 /// Words of all arguments.
 const MAX_WORDS: usize = 256;
+
+#[cfg(test)]
+mod tests;

@@ -178,6 +178,11 @@ impl Buffer {
         Memory::zeroed(card, (n, size_of::<f32>()), "activations").map(Buffer)
     }
 
+    /// Elements.
+    pub(crate) fn n(&self) -> usize {
+        self.0.n_bytes() / size_of::<f32>()
+    }
+
     /// The first `n` elements.
     ///
     /// # Panics

@@ -35,7 +35,16 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 2] = [file!("general"), file!("plain")];
+const FILES: [File; 8] = [
+    file!("elementwise"),
+    file!("embed"),
+    file!("general"),
+    file!("kv"),
+    file!("norm"),
+    file!("plain"),
+    file!("rotary"),
+    file!("routing"),
+];
 
 /// What a launch of a kernel is held against: a line of `ptx/kernels.txt`.
 #[derive(Debug, Clone, PartialEq, Eq)]

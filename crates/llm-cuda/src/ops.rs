@@ -1,7 +1,13 @@
 //! The operations, each with its family.
 
+mod elementwise;
+mod embed;
 mod general;
+mod kv;
+mod norm;
 mod plain;
+mod rotary;
+mod routing;
 
 use llm_backend::{
     Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,
@@ -26,7 +32,7 @@ impl Ops<Cuda> for CudaQueue {
         scale: f32,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::embed(self, table, (ids, n), scale, (Output::Write, out))
+        embed::embed(self, table, (ids, n), scale, (Output::Write, out))
     }
 
     fn add_positions(
@@ -36,7 +42,7 @@ impl Ops<Cuda> for CudaQueue {
         n: usize,
         x: &mut Buffer,
     ) -> Result<()> {
-        plain::embed(self, table, (positions, n), 1.0, (Output::Add, x))
+        embed::embed(self, table, (positions, n), 1.0, (Output::Add, x))
     }
 
     fn gather_rows(
@@ -47,7 +53,7 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::gather(self, x, (rows, n), width, out)
+        embed::gather(self, x, (rows, n), width, out)
     }
 
     fn norm(
@@ -57,7 +63,7 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::norm(self, op, x, out, n_tokens)
+        norm::norm(self, op, x, out, n_tokens)
     }
 
     fn linear(
@@ -78,7 +84,7 @@ impl Ops<Cuda> for CudaQueue {
         x: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::rotate(self, op, angles, x, n_tokens)
+        rotary::rotate(self, op, angles, x, n_tokens)
     }
 
     fn norm_heads(
@@ -88,7 +94,7 @@ impl Ops<Cuda> for CudaQueue {
         x: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::norm_heads(self, op, heads, x, n_tokens)
+        norm::norm_heads(self, op, heads, x, n_tokens)
     }
 
     fn ungroup(
@@ -98,7 +104,7 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::ungroup(self, groups, grouped, out, n_tokens)
+        norm::ungroup(self, groups, grouped, out, n_tokens)
     }
 
     fn append(
@@ -108,11 +114,11 @@ impl Ops<Cuda> for CudaQueue {
         batch: &Batch<'_, Cuda>,
         pool: &mut KvPool,
     ) -> Result<()> {
-        plain::append(self, kv, columns, batch, pool)
+        kv::append(self, kv, columns, batch, pool)
     }
 
     fn copy_blocks(&mut self, pool: &mut KvPool, blocks: &[(u32, u32)]) -> Result<()> {
-        plain::copy_blocks(self, pool, blocks)
+        kv::copy_blocks(self, pool, blocks)
     }
 
     fn attention(
@@ -127,7 +133,7 @@ impl Ops<Cuda> for CudaQueue {
     }
 
     fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
-        plain::add(self, y, x, width * n_tokens)
+        elementwise::add(self, y, x, width * n_tokens)
     }
 
     fn activate(
@@ -137,7 +143,7 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::activate(self, activation, x, width * n_tokens)
+        elementwise::activate(self, activation, x, width * n_tokens)
     }
 
     fn gate(
@@ -148,7 +154,7 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::gate(self, activation, gate_up, out, (width, n_tokens))
+        elementwise::gate(self, activation, gate_up, out, (width, n_tokens, None))
     }
 
     fn route(
@@ -158,11 +164,11 @@ impl Ops<Cuda> for CudaQueue {
         routes: &mut Routes,
         n_tokens: usize,
     ) -> Result<()> {
-        plain::route(self, op, scores, routes, n_tokens)
+        routing::route(self, op, scores, routes, n_tokens)
     }
 
     fn chosen(&mut self, routes: &Routes, n_rows: &mut [usize]) -> Result<()> {
-        plain::chosen(self, routes, n_rows)
+        routing::chosen(self, routes, n_rows)
     }
 
     fn expert(
@@ -173,7 +179,7 @@ impl Ops<Cuda> for CudaQueue {
         scratch: ExpertBuffers<'_, Cuda>,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::expert(self, expert, x, routes, (scratch, out))
+        routing::expert(self, expert, x, routes, (scratch, out))
     }
 
     fn gather_routed(
@@ -184,7 +190,7 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::gather_routed(self, (routes, expert), x, width, out)
+        routing::gather_routed(self, (routes, expert), x, width, out)
     }
 
     fn scatter_routed(
@@ -195,6 +201,6 @@ impl Ops<Cuda> for CudaQueue {
         width: usize,
         x: &mut Buffer,
     ) -> Result<()> {
-        plain::scatter_routed(self, (routes, expert), y, width, x)
+        routing::scatter_routed(self, (routes, expert), y, width, x)
     }
 }

@@ -1,76 +1,66 @@
-//! The conformance suite on the first GPU; skipped where there is none.
+//! The conformance suite: on the first GPU, and on emulated ones that load each of the kernels' targets.
 
+use std::env;
 use std::sync::Arc;
 
+use cuda_emulator::harness::Machine;
 use llm_cuda::{Cuda, probe};
 
-/// The first GPU, or why the test is skipped.
-fn gpu() -> Option<Arc<Cuda>> {
-    if let Err(no_gpu) = probe() {
-        eprintln!("skipped: {no_gpu}");
-        return None;
-    }
+/// Compute capabilities, times ten, whose PTX differs.
+const TARGETS: [u32; 2] = [75, 80];
+
+fn first() -> Arc<Cuda> {
     let cuda = Cuda::new(0).unwrap_or_else(|failure| panic!("the first GPU: {failure}"));
-    Some(Arc::new(cuda))
+    Arc::new(cuda)
 }
 
-#[test]
-fn sizes_are_as_promised() {
-    let Some(cuda) = gpu() else { return };
-    llm_conformance::check_memory(&cuda);
+fn on_the_card(check: fn(&Arc<Cuda>)) {
+    match probe() {
+        Ok(_) => check(&first()),
+        Err(none) if env::var_os("LLM_RUN_REQUIRE_GPU").is_some() => panic!("{none}"),
+        Err(none) => eprintln!("skipped: {none}"),
+    }
 }
 
-#[test]
-fn tables() {
-    let Some(cuda) = gpu() else { return };
-    llm_conformance::check_tables(&cuda);
+fn emulated(check: fn(&Arc<Cuda>)) {
+    for target in TARGETS {
+        let report = Machine::new().compute(target).inside(|| check(&first()));
+        if let Some(report) = report {
+            assert_eq!(report.devices[0].allocated, 0, "bytes that are left");
+        }
+    }
 }
 
-#[test]
-fn norms() {
-    let Some(cuda) = gpu() else { return };
-    llm_conformance::check_norm(&cuda);
+macro_rules! suites {
+    ($($name:ident: $check:expr,)*) => {
+        /// On hardware; skipped where there is none, unless `LLM_RUN_REQUIRE_GPU` is set.
+        mod on_the_card {
+            $(#[test] fn $name() { super::on_the_card($check) })*
+        }
+
+        mod emulated {
+            $(#[test] fn $name() { super::emulated($check) })*
+        }
+    };
 }
 
-#[test]
-fn elementwise() {
-    let Some(cuda) = gpu() else { return };
-    llm_conformance::check_elementwise(&cuda);
+suites! {
+    memory: llm_conformance::check_memory,
+    tables: llm_conformance::check_tables,
+    norms: llm_conformance::check_norm,
+    elementwise: llm_conformance::check_elementwise,
+    linear: llm_conformance::check_linear,
+    attention: llm_conformance::check_attention,
+    routing: llm_conformance::check_routing,
+    queues: llm_conformance::check_queues,
 }
 
+/// Whatever legal order streams are run in.
 #[test]
-fn linear() {
-    let Some(cuda) = gpu() else { return };
-    llm_conformance::check_linear(&cuda);
-}
-
-#[test]
-fn attention() {
-    let Some(cuda) = gpu() else { return };
-    llm_conformance::check_attention(&cuda);
-}
-
-#[test]
-fn routing() {
-    let Some(cuda) = gpu() else { return };
-    llm_conformance::check_routing(&cuda);
-}
-
-#[test]
-fn queues() {
-    let Some(cuda) = gpu() else { return };
-    llm_conformance::check_queues(&cuda);
-}
-
-#[test]
-fn all_is_given_back() {
-    let Some(cuda) = gpu() else { return };
-    llm_conformance::check_memory(&cuda);
-    llm_conformance::check_queues(&cuda);
-    let left: Vec<_> = cuda
-        .usage()
-        .into_iter()
-        .filter(|(_, n)| n.get() > 0)
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+fn no_order_of_streams_changes_a_result() {
+    for seed in 0..4 {
+        Machine::new()
+            .seed(seed)
+            .inside(|| llm_conformance::check_queues(&first()));
+    }
 }

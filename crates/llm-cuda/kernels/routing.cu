@@ -1,0 +1,248 @@
+// Choice of experts, lists of their rows, and rows sent to them and back. Nothing here is read by the host.
+//
+// A router's probabilities are the softmax of a row of scores [n_tokens, n_experts]. A row goes to the n_active largest,
+// the first among equals; their weights are the probabilities, or these over their sum. A row whose softmax is not a number
+// (one score is not, or is infinite) goes to the first n_active, with weights that are not numbers.
+//
+//   routing_choose   chosen, weights [n_tokens, n_active], by falling probability. A row a warp: grid ceil(n_tokens / 8),
+//                    block 256. Bytes 4 n_tokens n_experts; the scores are read n_active + 2 times, from L1 after the first.
+//   routing_lists    from chosen and weights, an expert a block (grid n_experts, block 256, shared 4 KB):
+//                      starts [n_experts + 1]         begin of each expert's assignments; they end where the next begins
+//                      rows, row_weights [n_chosen]   the row and the weight of each assignment, by expert, rows rising
+//                      slots [n_tokens, n_active]     a row's assignments, experts rising
+//                      tiles [capacity, 4]            (expert, first assignment, assignments, 0), at most tile_rows each
+//                      n_tiles [1]
+//                    Each block counts all assignments by itself: n_experts * n_chosen * 8 bytes from L2, no atomics on global
+//                    memory, the same order in every run. n_chosen is n_tokens * n_active; capacity is
+//                    min(n_experts, n_chosen) + n_chosen / tile_rows.
+//   routing_few      both at once for at most 8 rows: each block chooses anew, which costs less than a launch. n_active at most 64.
+//   routing_gather   out [i, c] = x[rows[starts[e] + i], c], for one expert e. Grid (n_tokens or less, ceil(width / 256)).
+//   routing_scatter  x[rows[starts[e] + i], c] += row_weights * y[i, c], likewise.
+//   routing_combine  out[t, c] += sum of row_weights[s] * y[s, c] over the slots s of row t, experts rising: all scatters of a
+//                    layer in one launch, in the same order and so with the same bits. Grid (n_tokens, ceil(width / 256)).
+// Bytes of the last four: 4 read and 4 written an element (scatter, combine: and 4 read).
+//
+// Grouped products. A product kernel over the experts of a layer takes, in place of one weight, a table of weights
+// [n_experts] on the device (the parts' addresses, written when the layer is loaded), and tiles, rows and n_tiles above:
+//
+//   grid (rows of the weight / rows a block, tile capacity); block y:
+//     if (blockIdx.y >= *n_tiles) return;
+//     uint4 tile = tiles[blockIdx.y];             // x expert, y first assignment, z assignments (<= tile_rows)
+//     weight = weights[tile.x];
+//     row i of x is  x + rows[tile.y + i] * cols  for gate and up: the gather is part of the product,
+//                    x + (tile.y + i) * cols      for down, whose input lies in assignment order;
+//     row i of out is out + (tile.y + i) * out_width, always in assignment order.
+//
+// So a layer of experts is: route, gate and up, gate_A over n_chosen rows, down, routing_combine; five launches, for
+// decoding (tile_rows the matrix-vector kernel's rows, 8) and prefill (tile_rows the tile's height) alike. For one row with
+// n_active experts the table has n_active tiles and no block finds nothing to do.
+#include "prelude.cuh"
+
+enum { COUNTED = 1024, FEW = 8, FEW_ACTIVE = 64 };
+
+struct Routing {
+  int n_experts, n_active, normalised;
+};
+
+__device__ __forceinline__ float warp_sum_f32(float v) {
+#pragma unroll
+  for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
+  return v;
+}
+
+// By a whole warp, for one row.
+__device__ __forceinline__ void choose(Routing op, const float* scores, u32* chosen, float* weights) {
+  int lane = threadIdx.x & 31;
+  float max = __int_as_float(0xff800000);
+  for (int i = lane; i < op.n_experts; i += 32) max = fmaxf(max, scores[i]);
+#pragma unroll
+  for (int o = 16; o; o >>= 1) max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, o));
+  float total = 0.f;
+  for (int i = lane; i < op.n_experts; i += 32) total += expf(scores[i] - max);
+  total = warp_sum_f32(total);
+  if (total != total) {
+    for (int k = lane; k < op.n_active; k += 32) {
+      chosen[k] = k;
+      weights[k] = total;
+    }
+    __syncwarp();
+    return;
+  }
+  // What comes after the last one chosen, by falling score and rising number.
+  float last = __int_as_float(0x7f800000), of_chosen = 0.f;
+  int last_expert = -1;
+  for (int k = 0; k < op.n_active; k++) {
+    float best = 0.f;
+    int best_expert = op.n_experts;
+    for (int i = lane; i < op.n_experts; i += 32) {
+      float score = scores[i];
+      bool is_left = score < last || (score == last && i > last_expert);
+      if (is_left && (best_expert == op.n_experts || score > best)) {
+        best = score;
+        best_expert = i;
+      }
+    }
+#pragma unroll
+    for (int o = 16; o; o >>= 1) {
+      float score = __shfl_xor_sync(0xffffffffu, best, o);
+      int expert = __shfl_xor_sync(0xffffffffu, best_expert, o);
+      bool is_better = score > best || (score == best && expert < best_expert);
+      if (expert != op.n_experts && (best_expert == op.n_experts || is_better)) {
+        best = score;
+        best_expert = expert;
+      }
+    }
+    last = best;
+    last_expert = best_expert;
+    float weight = expf(best - max);
+    of_chosen += weight;
+    if (lane == 0) {
+      chosen[k] = best_expert;
+      weights[k] = weight;
+    }
+  }
+  __syncwarp();
+  float divisor = op.normalised ? of_chosen : total;
+  for (int k = lane; k < op.n_active; k += 32) weights[k] /= divisor;
+  __syncwarp();
+}
+
+KERNEL(routing_choose)(const float* scores, int n_tokens, int n_experts, int n_active, int normalised, u32* chosen,
+                       float* weights) {
+  int row = blockIdx.x * 8 + (threadIdx.x >> 5);
+  if (row >= n_tokens) return;
+  choose(Routing{n_experts, n_active, normalised}, scores + (u64)row * n_experts, chosen + (u64)row * n_active,
+         weights + (u64)row * n_active);
+}
+
+__device__ __forceinline__ u32 sum_of_block(u32 v, u32 (&partial)[8]) {
+#pragma unroll
+  for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
+  if ((threadIdx.x & 31) == 0) partial[threadIdx.x >> 5] = v;
+  __syncthreads();
+  v = 0;
+#pragma unroll
+  for (int warp = 0; warp < 8; warp++) v += partial[warp];
+  __syncthreads();
+  return v;
+}
+
+struct Lists {
+  u32 *starts, *rows;
+  float* row_weights;
+  u32* slots;
+  uint4* tiles;
+  u32* n_tiles;
+  u32 tile_rows;
+};
+
+// By a block, for the expert of its number.
+__device__ __forceinline__ void list(const u32* chosen, const float* weights, u32 n_tokens, u32 n_active, u32 n_experts,
+                                     Lists lists) {
+  __shared__ u32 counts[COUNTED];
+  __shared__ u32 partial[8];
+  u32 expert = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  u32 before = 0, tiles_before = 0, count = 0;
+  // Experts up to this one, so many at a time.
+  for (u32 first = 0; first <= expert; first += COUNTED) {
+    for (u32 i = threadIdx.x; i < COUNTED; i += 256) counts[i] = 0;
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < n_tokens * n_active; i += 256)
+      if (chosen[i] - first < COUNTED) atomicAdd(&counts[chosen[i] - first], 1u);
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < COUNTED && first + i < expert; i += 256) {
+      before += counts[i];
+      tiles_before += (counts[i] + lists.tile_rows - 1) / lists.tile_rows;
+    }
+    if (expert - first < COUNTED) count = counts[expert - first];
+    __syncthreads();
+  }
+  before = sum_of_block(before, partial);
+  tiles_before = sum_of_block(tiles_before, partial);
+  u32 n_tiles = (count + lists.tile_rows - 1) / lists.tile_rows;
+  for (u32 i = threadIdx.x; i < n_tiles; i += 256) {
+    u32 done = i * lists.tile_rows, left = count - done;
+    lists.tiles[tiles_before + i] = make_uint4(expert, before + done, left < lists.tile_rows ? left : lists.tile_rows, 0);
+  }
+  if (threadIdx.x == 0) {
+    lists.starts[expert] = before;
+    if (expert == n_experts - 1) {
+      lists.starts[n_experts] = before + count;
+      *lists.n_tiles = tiles_before + n_tiles;
+    }
+  }
+  // Rows in order, 256 at a time: a row goes to an expert once.
+  for (u32 first = 0; first < n_tokens && count != 0; first += 256) {
+    u32 row = first + threadIdx.x, at = n_active, rank = 0;
+    for (u32 k = 0; row < n_tokens && k < n_active; k++) {
+      u32 other = chosen[row * n_active + k];
+      if (other == expert) at = k;
+      rank += other < expert;
+    }
+    bool is_here = at != n_active;
+    u32 here = __ballot_sync(0xffffffffu, is_here);
+    if (lane == 0) partial[warp] = __popc(here);
+    __syncthreads();
+    u32 slot = before + __popc(here & ((1u << lane) - 1));
+    u32 n_here = 0;
+#pragma unroll
+    for (u32 w = 0; w < 8; w++) {
+      if (w < warp) slot += partial[w];
+      n_here += partial[w];
+    }
+    __syncthreads();
+    if (is_here) {
+      lists.rows[slot] = row;
+      lists.row_weights[slot] = weights[row * n_active + at];
+      lists.slots[row * n_active + rank] = slot;
+    }
+    before += n_here;
+  }
+}
+
+KERNEL(routing_lists)(const u32* chosen, const float* weights, u32 n_tokens, u32 n_active, u32 n_experts, u32* starts,
+                      u32* rows, float* row_weights, u32* slots, uint4* tiles, u32* n_tiles, u32 tile_rows) {
+  list(chosen, weights, n_tokens, n_active, n_experts, Lists{starts, rows, row_weights, slots, tiles, n_tiles, tile_rows});
+}
+
+KERNEL(routing_few)(const float* scores, u32 n_tokens, int n_experts, int n_active, int normalised, u32* starts, u32* rows,
+                    float* row_weights, u32* slots, uint4* tiles, u32* n_tiles, u32 tile_rows) {
+  __shared__ u32 chosen[FEW * FEW_ACTIVE];
+  __shared__ float weights[FEW * FEW_ACTIVE];
+  u32 row = threadIdx.x >> 5;
+  if (row < n_tokens)
+    choose(Routing{n_experts, n_active, normalised}, scores + (u64)row * n_experts, chosen + row * n_active,
+           weights + row * n_active);
+  __syncthreads();
+  list(chosen, weights, n_tokens, n_active, n_experts, Lists{starts, rows, row_weights, slots, tiles, n_tiles, tile_rows});
+}
+
+KERNEL(routing_gather)(const u32* starts, const u32* rows, u32 expert, const float* x, int width, float* out) {
+  int c = blockIdx.y * 256 + threadIdx.x;
+  if (c >= width) return;
+  u32 start = starts[expert], n = starts[expert + 1] - start;
+  for (u32 i = blockIdx.x; i < n; i += gridDim.x) out[(u64)i * width + c] = x[(u64)rows[start + i] * width + c];
+}
+
+KERNEL(routing_scatter)(const u32* starts, const u32* rows, const float* row_weights, u32 expert, const float* y, int width,
+                        float* x) {
+  int c = blockIdx.y * 256 + threadIdx.x;
+  if (c >= width) return;
+  u32 start = starts[expert], n = starts[expert + 1] - start;
+  for (u32 i = blockIdx.x; i < n; i += gridDim.x) {
+    float* to = x + (u64)rows[start + i] * width + c;
+    *to = fmaf(row_weights[start + i], y[(u64)i * width + c], *to);
+  }
+}
+
+KERNEL(routing_combine)(const u32* slots, const float* row_weights, int n_active, const float* y, int width, float* out) {
+  int c = blockIdx.y * 256 + threadIdx.x;
+  if (c >= width) return;
+  float* to = out + (u64)blockIdx.x * width + c;
+  float sum = *to;
+  for (int k = 0; k < n_active; k++) {
+    u32 slot = slots[(u64)blockIdx.x * n_active + k];
+    sum = fmaf(row_weights[slot], y[(u64)slot * width + c], sum);
+  }
+  *to = sum;
+}

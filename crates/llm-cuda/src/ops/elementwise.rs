@@ -1,0 +1,67 @@
+//! Sums, activations and gates: `kernels/elementwise.cu`.
+
+use llm_backend::Result;
+use llm_tensor::Activation;
+
+use crate::launch::Launch;
+use crate::memory::Span;
+use crate::{Buffer, CudaQueue};
+
+/// Adds the first `n` elements of `y` to those of `x`.
+pub(super) fn add(queue: &CudaQueue, y: &Buffer, x: &mut Buffer, n: usize) -> Result<()> {
+    let launch = queue.launch("add").pointer(y.first(n).aligned(16));
+    each(launch.pointer(x.first(n).aligned(16)), n)
+}
+
+/// Applies `activation` to the first `n` elements of `x`.
+pub(super) fn activate(
+    queue: &CudaQueue,
+    activation: Activation,
+    x: &mut Buffer,
+    n: usize,
+) -> Result<()> {
+    let launch = queue.launch(match activation {
+        Activation::Relu => "activate_relu",
+        Activation::Gelu => "activate_gelu",
+        Activation::GeluTanh => "activate_gelu_tanh",
+        Activation::Silu => "activate_silu",
+    });
+    each(launch.pointer(x.first(n).aligned(16)), n)
+}
+
+/// A kernel whose threads take four elements each, again and again.
+fn each(launch: Launch<'_>, n: usize) -> Result<()> {
+    let n_blocks = n.div_ceil(1024).min(MAX_BLOCKS);
+    launch.int(n).grid([n_blocks, 1, 1]).threads(256).run()
+}
+
+/// Blocks beyond which threads take several turns: more than any card runs at once.
+const MAX_BLOCKS: usize = 1 << 16;
+
+/// `activation(gate) · up` of rows `[gate | up]`: of the first `n`, or of as many of them as `bounds`, two numbers on the
+/// GPU, lie apart.
+pub(super) fn gate(
+    queue: &CudaQueue,
+    activation: Activation,
+    gate_up: &Buffer,
+    out: &mut Buffer,
+    (width, n, bounds): (usize, usize, Option<Span<'_>>),
+) -> Result<()> {
+    let is_whole = width.is_multiple_of(4);
+    let [whole, odd] = match activation {
+        Activation::Relu => ["gate_relu", "gate_relu_odd"],
+        Activation::Gelu => ["gate_gelu", "gate_gelu_odd"],
+        Activation::GeluTanh => ["gate_gelu_tanh", "gate_gelu_tanh_odd"],
+        Activation::Silu => ["gate_silu", "gate_silu_odd"],
+    };
+    let (name, columns) = if is_whole { (whole, 1024) } else { (odd, 256) };
+    let launch = queue
+        .launch(name)
+        .pointer(gate_up.first(2 * width * n).aligned(16));
+    let launch = launch.pointer_or_null(bounds.map(|bounds| bounds.holding(8)));
+    let launch = launch.pointer(out.first(width * n).aligned(16)).int(width);
+    launch
+        .grid([n, width.div_ceil(columns), 1])
+        .threads(256)
+        .run()
+}

@@ -1,0 +1,47 @@
+//! Rotary positions: `kernels/rotary.cu`.
+
+use llm_backend::{Result, Rotary};
+use llm_tensor::Pairing;
+
+use crate::{Buffer, CudaQueue};
+
+/// Turns the leading heads of rows of `x` `[n_tokens, row_width]`.
+pub(super) fn rotate(
+    queue: &CudaQueue,
+    op: &Rotary,
+    angles: &Buffer,
+    x: &mut Buffer,
+    n_tokens: usize,
+) -> Result<()> {
+    let Rotary {
+        n_heads,
+        head_dim,
+        rotary_dim,
+        row_width,
+        ..
+    } = *op;
+    assert!(
+        rotary_dim.is_multiple_of(2) && rotary_dim <= head_dim && n_heads * head_dim <= row_width,
+        "{op:?}"
+    );
+    let half = rotary_dim / 2;
+    let launch = queue
+        .launch(name(op))
+        .pointer(x.first(n_tokens * row_width));
+    let launch = launch
+        .int(row_width)
+        .pointer(angles.first(n_tokens * rotary_dim));
+    let launch = launch.int(n_heads).int(head_dim).int(half);
+    let grid = [n_tokens, (n_heads * half).div_ceil(256), 1];
+    launch.grid(grid).threads(256).run()
+}
+
+fn name(op: &Rotary) -> &'static str {
+    let is_even = op.head_dim.is_multiple_of(2) && op.row_width.is_multiple_of(2);
+    match op.pairing {
+        Pairing::Halves => "rotary_halves",
+        // Pairs are read at once where each begins on a border of eight bytes.
+        Pairing::Adjacent if is_even => "rotary_adjacent",
+        Pairing::Adjacent => "rotary_adjacent_odd",
+    }
+}

@@ -1,0 +1,184 @@
+//! Choice of experts, and rows sent to them and back: `kernels/routing.cu`.
+
+use llm_backend::{Expert, ExpertBuffers, Output, Result, Routing};
+use llm_tensor::Weighting;
+
+use super::elementwise;
+use super::general;
+use crate::launch::Launch;
+use crate::routes::{Layout, List, Routes};
+use crate::{Buffer, Cuda, CudaQueue};
+
+/// Chooses the experts of each row, and lists the rows of each.
+pub(super) fn route(
+    queue: &CudaQueue,
+    op: &Routing,
+    scores: &Buffer,
+    routes: &mut Routes,
+    n_tokens: usize,
+) -> Result<()> {
+    let layout = routes.layout();
+    assert!(
+        (op.n_experts, op.n_active) == (layout.n_experts, layout.n_active)
+            && op.n_active <= op.n_experts
+            && n_tokens <= layout.n_tokens,
+        "{op:?} of {n_tokens} rows in room for {layout:?}"
+    );
+    routes.n_tokens = n_tokens;
+    let is_normalised = match op.weighting {
+        Weighting::Probability => 0,
+        Weighting::Normalised => 1,
+    };
+    let scores = scores.first(n_tokens * op.n_experts);
+    let grid = [op.n_experts, 1, 1];
+    if n_tokens <= FEW && op.n_active <= FEW_ACTIVE {
+        let launch = queue.launch("routing_few").pointer(scores).int(n_tokens);
+        let launch = launch.int(op.n_experts).int(op.n_active).int(is_normalised);
+        return lists(launch, routes).grid(grid).threads(256).run();
+    }
+    let (chosen, weights) = (routes.span(List::Chosen), routes.span(List::Weights));
+    let launch = queue.launch("routing_choose").pointer(scores).int(n_tokens);
+    let launch = launch.int(op.n_experts).int(op.n_active).int(is_normalised);
+    let launch = launch.pointer(chosen).pointer(weights);
+    launch
+        .grid([n_tokens.div_ceil(8), 1, 1])
+        .threads(256)
+        .run()?;
+    let launch = queue
+        .launch("routing_lists")
+        .pointer(chosen)
+        .pointer(weights);
+    let launch = launch.int(n_tokens).int(op.n_active).int(op.n_experts);
+    lists(launch, routes).grid(grid).threads(256).run()
+}
+
+/// Rows that one launch chooses for and lists, and experts of each.
+const FEW: usize = 8;
+const FEW_ACTIVE: usize = 64;
+
+fn lists<'a>(launch: Launch<'a>, routes: &Routes) -> Launch<'a> {
+    let lists = [
+        List::Starts,
+        List::Rows,
+        List::RowWeights,
+        List::Slots,
+        List::Tiles,
+        List::TileCount,
+    ];
+    let launch = lists.into_iter().fold(launch, |launch, list| {
+        launch.pointer(
+            routes
+                .span(list)
+                .aligned(if list == List::Tiles { 16 } else { 4 }),
+        )
+    });
+    launch.int(Layout::TILE_ROWS)
+}
+
+/// Rows of each expert, read back.
+pub(super) fn chosen(queue: &mut CudaQueue, routes: &Routes, n_rows: &mut [usize]) -> Result<()> {
+    assert_eq!(n_rows.len(), routes.layout().n_experts, "experts");
+    let mut starts = vec![0u32; n_rows.len() + 1];
+    let at = routes.starts().start;
+    queue.read(&routes.memory, at, bytemuck::cast_slice_mut(&mut starts))?;
+    for (n, bounds) in n_rows.iter_mut().zip(starts.windows(2)) {
+        *n = (bounds[1] - bounds[0]) as usize;
+    }
+    Ok(())
+}
+
+/// Sends an expert its rows, and adds its results.
+pub(super) fn expert(
+    queue: &CudaQueue,
+    expert: &Expert<'_, Cuda>,
+    x: &Buffer,
+    routes: &Routes,
+    (scratch, out): (ExpertBuffers<'_, Cuda>, &mut Buffer),
+) -> Result<()> {
+    let ExpertBuffers {
+        gathered,
+        up,
+        gated,
+        delta,
+    } = scratch;
+    let (number, n) = (expert.expert, routes.n_tokens);
+    let bounds = Some(routes.bounds(number));
+    gather_routed(queue, (routes, number), x, expert.hidden, gathered)?;
+    general::linear(
+        queue,
+        expert.gate_up,
+        gathered,
+        (Output::Write, up),
+        (n, bounds),
+    )?;
+    elementwise::gate(
+        queue,
+        expert.activation,
+        up,
+        gated,
+        (expert.width, n, bounds),
+    )?;
+    general::linear(
+        queue,
+        &[expert.down],
+        gated,
+        (Output::Write, delta),
+        (n, bounds),
+    )?;
+    scatter_routed(queue, (routes, number), delta, expert.hidden, out)
+}
+
+/// An expert's rows of `x`, one after the other.
+pub(super) fn gather_routed(
+    queue: &CudaQueue,
+    (routes, expert): (&Routes, usize),
+    x: &Buffer,
+    width: usize,
+    out: &mut Buffer,
+) -> Result<()> {
+    let n = routes.n_tokens;
+    let launch = queue
+        .launch("routing_gather")
+        .pointer(routes.span(List::Starts));
+    let launch = launch
+        .pointer(routes.span(List::Rows))
+        .int(of(routes, expert));
+    let launch = launch.pointer(x.first(n * width)).int(width);
+    over_rows(launch.pointer(out.first(n * width)), n, width)
+}
+
+/// Adds an expert's results, times their weights, to its rows of `x`.
+pub(super) fn scatter_routed(
+    queue: &CudaQueue,
+    (routes, expert): (&Routes, usize),
+    y: &Buffer,
+    width: usize,
+    x: &mut Buffer,
+) -> Result<()> {
+    let n = routes.n_tokens;
+    let launch = queue
+        .launch("routing_scatter")
+        .pointer(routes.span(List::Starts));
+    let launch = launch.pointer(routes.span(List::Rows));
+    let launch = launch
+        .pointer(routes.span(List::RowWeights))
+        .int(of(routes, expert));
+    let launch = launch.pointer(y.first(n * width)).int(width);
+    over_rows(launch.pointer(x.first(n * width)), n, width)
+}
+
+/// An expert's number.
+fn of(routes: &Routes, expert: usize) -> usize {
+    let n_experts = routes.layout().n_experts;
+    assert!(expert < n_experts, "expert {expert} of {n_experts}");
+    expert
+}
+
+/// A kernel whose blocks take rows again and again, as many as an expert has.
+fn over_rows(launch: Launch<'_>, n: usize, width: usize) -> Result<()> {
+    let grid = [n.min(MAX_ROWS), width.div_ceil(256), 1];
+    launch.grid(grid).threads(256).run()
+}
+
+/// Rows beyond which a block takes several: an expert has few of a pass.
+const MAX_ROWS: usize = 64;
