@@ -121,10 +121,13 @@ impl RamLimits {
 /// The driver tells what is free only to who has a context there, and a plan counts the context of its run.
 pub(crate) fn gpu_memory(gpu: &Gpu, context: Bytes) -> Room {
     let own = context.min(gpu.total.saturating_sub(gpu.free));
-    let source = format!("{}, of whose {} {} are free", gpu.name, gpu.total, gpu.free);
+    let Gpu {
+        name, total, free, ..
+    } = gpu;
+    let source = format!("{name}: {free} of {total} are free");
     let source = match own {
         Bytes::ZERO => source,
-        own => format!("{source}, and {own} this program's own"),
+        own => format!("{source} and {own} this program's own"),
     };
     Room::new(gpu.free + own, source)
 }
