@@ -85,7 +85,8 @@ impl Report<'_> {
     /// Tests, and the program as a user meets it.
     fn checks(&mut self) -> Result<()> {
         let mut conformance = self.program("conformance");
-        self.add("conformance", conformance.arg("--nocapture"), 60)?;
+        conformance.args(["on_the_card", "--nocapture"]);
+        self.add("conformance", &mut conformance, 60)?;
         let test = |report: &Self, name: &str| {
             let mut test = report.program("cuda");
             test.args(["--exact", "--include-ignored", "--nocapture", name]);
@@ -186,7 +187,8 @@ impl Report<'_> {
             let mut check = Command::new(&sanitizer);
             check
                 .args(["--error-exitcode", "9", "--tool", tool])
-                .arg(&conformance);
+                .arg(&conformance)
+                .arg("on_the_card");
             self.add(&format!("sanitizer-{tool}"), &mut check, 90)?;
         }
         Ok(())

@@ -25,7 +25,7 @@ pub(crate) fn run(extent: Extent, copy: f64) -> Result<()> {
     attention::run(&gpu, extent, copy)?;
     let (shapes, n_rows, rotated, time): (&[(usize, usize)], &[usize], u64, Duration) = match extent
     {
-        Extent::Small => (&[(256, 512)], &[1, 8, 33], 1, Duration::ZERO),
+        Extent::Small => (&[(128, 256)], &[1, 8, 33], 1, Duration::ZERO),
         Extent::Full => (
             &[
                 (4096, 4096),
