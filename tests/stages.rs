@@ -231,6 +231,15 @@ fn run(session: &mut Session, prompt: &[u32]) -> Vec<f32> {
         Ok(())
     };
     session.score(1, &prompt[..7], &mut score).unwrap();
+    // Back from further than windows reach.
+    session.truncate(1, 0);
+    let mark = session.mark(0, 1).unwrap();
+    for &id in &prompt[..9] {
+        session.step(&[(0, id)]).unwrap();
+    }
+    session.return_to(&mark).unwrap();
+    all.extend_from_slice(session.step(&[(0, prompt[6])]).unwrap());
+    session.release(mark);
     all
 }
 

@@ -107,10 +107,10 @@ fn miri(root: &Path) -> Result<()> {
         .try_for_each(|arguments| run_command(miri(&Vec::from_iter(arguments.split_whitespace()))))
 }
 
-/// What threads share; all tests of the kernels would take hours.
+/// What threads share, products and attention among it; all tests of the kernels would take hours.
 const MIRI_TESTS: [&str; 2] = [
     "test --locked -p llm-tensor --lib -- host:: pages::",
-    "test --locked -p llm-cpu --lib -- pool:: share:: memory::",
+    "test --locked -p llm-cpu --lib -- pool:: share:: memory:: threads::",
 ];
 
 fn step(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {

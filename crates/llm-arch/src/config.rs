@@ -71,24 +71,32 @@ impl<'a> Config<'a> {
     }
 
     fn count_up_to(&self, key: &str, max: u64) -> Result<Option<usize>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => match value.as_u64().filter(|n| (1..=max).contains(n)) {
-                Some(n) => Ok(Some(n as usize)),
-                None => self.bad_value(key, &format!("a whole number from 1 to {max}")),
-            },
-        }
+        let count = |value: &Value| value.as_u64().filter(|n| (1..=max).contains(n));
+        let count = self.read(key, count, || format!("a whole number from 1 to {max}"))?;
+        Ok(count.map(|n| n as usize))
     }
 
     /// A whole number from 0.
     pub(crate) fn whole(&self, key: &str) -> Result<Option<usize>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => match value.as_u64().filter(|n| *n <= 1 << 24) {
-                Some(n) => Ok(Some(n as usize)),
-                None => self.bad_value(key, &format!("a whole number up to {}", 1 << 24)),
-            },
+        let max = 1 << 24;
+        let whole = |value: &Value| value.as_u64().filter(|n| *n <= max);
+        let whole = self.read(key, whole, || format!("a whole number up to {max}"))?;
+        Ok(whole.map(|n| n as usize))
+    }
+
+    /// The value of a key, as `convert` understands it; nothing where there is none.
+    fn read<T, S: AsRef<str>>(
+        &self,
+        key: &str,
+        convert: impl FnOnce(&'a Value) -> Option<T>,
+        expected: impl FnOnce() -> S,
+    ) -> Result<Option<T>> {
+        let value = self.get(key);
+        let converted = value.and_then(convert);
+        if value.is_some() && converted.is_none() {
+            return self.bad_value(key, expected().as_ref());
         }
+        Ok(converted)
     }
 
     /// Active experts per token, of `n_experts`.
@@ -119,22 +127,11 @@ impl<'a> Config<'a> {
     }
 
     pub(crate) fn opt_positive(&self, key: &str) -> Result<Option<f64>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => match value.as_f64().filter(|x| x.is_finite() && *x > 0.0) {
-                Some(x) => Ok(Some(x)),
-                None => self.bad_value(key, "a positive number"),
-            },
-        }
+        self.read(key, positive, || "a positive number")
     }
 
     pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(value) => value
-                .as_bool()
-                .map_or_else(|| self.bad_value(key, "true or false"), Ok),
-        }
+        Ok(self.opt_flag(key)?.unwrap_or(default))
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {
@@ -161,12 +158,7 @@ impl<'a> Config<'a> {
     }
 
     pub(crate) fn opt_flag(&self, key: &str) -> Result<Option<bool>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => value
-                .as_bool()
-                .map_or_else(|| self.bad_value(key, "true or false"), |f| Ok(Some(f))),
-        }
+        self.read(key, Value::as_bool, || "true or false")
     }
 
     /// A flag of which only one value is understood; absent means that value.
@@ -179,12 +171,7 @@ impl<'a> Config<'a> {
     }
 
     pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => value
-                .as_str()
-                .map_or_else(|| self.bad_value(key, "a string"), |s| Ok(Some(s))),
-        }
+        self.read(key, Value::as_str, || "a string")
     }
 
     pub(crate) fn activation(&self, key: &str, default: Activation) -> Result<Activation> {
@@ -257,47 +244,35 @@ impl<'a> Config<'a> {
         n_layers: usize,
         default: impl Fn(usize) -> bool,
     ) -> Result<Vec<bool>> {
-        let Some(value) = self.get("layer_types") else {
-            return Ok((0..n_layers).map(default).collect());
-        };
         let slides = |kind: &Value| match kind.as_str() {
             Some("sliding_attention") => Some(true),
             Some("full_attention") => Some(false),
             _ => None,
         };
-        let list = value.as_array().filter(|list| list.len() == n_layers);
-        let kinds = list.and_then(|list| list.iter().map(slides).collect());
-        let expected = format!("{n_layers} times full_attention or sliding_attention");
-        kinds.map_or_else(|| self.bad_value("layer_types", &expected), Ok)
+        let kinds = self.read("layer_types", list_of(Some(n_layers), slides), || {
+            format!("{n_layers} times full_attention or sliding_attention")
+        })?;
+        Ok(kinds.unwrap_or_else(|| (0..n_layers).map(default).collect()))
     }
 
     /// Layers named by their numbers.
     pub(crate) fn layers(&self, key: &str, n_layers: usize) -> Result<Vec<usize>> {
-        let Some(value) = self.get(key) else {
-            return Ok(Vec::new());
-        };
         let layer = |value: &Value| value.as_u64().map(|i| i as usize).filter(|&i| i < n_layers);
-        let layers = value
-            .as_array()
-            .and_then(|list| list.iter().map(layer).collect());
-        layers.map_or_else(
-            || self.bad_value(key, &format!("a list of numbers below {n_layers}")),
-            Ok,
-        )
+        let layers = self.read(key, list_of(None, layer), || {
+            format!("a list of numbers below {n_layers}")
+        })?;
+        Ok(layers.unwrap_or_default())
     }
 
     /// An object inside, its keys reported by their full path.
     pub(crate) fn object(&self, key: &str) -> Result<Option<Config<'a>>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Object(keys)) => Ok(Some(Config {
-                keys,
-                path: format!("{}{key}.", self.path),
-                read: RefCell::default(),
-                unknown: Rc::clone(&self.unknown),
-            })),
-            Some(_) => self.bad_value(key, "an object"),
-        }
+        let keys = self.read(key, Value::as_object, || "an object")?;
+        Ok(keys.map(|keys| Config {
+            keys,
+            path: format!("{}{key}.", self.path),
+            read: RefCell::default(),
+            unknown: Rc::clone(&self.unknown),
+        }))
     }
 
     /// Notes that nothing is to be said of `key`.
@@ -317,14 +292,10 @@ impl<'a> Config<'a> {
 
     /// Positive numbers, `n` of them.
     pub(crate) fn factors(&self, key: &str, n: usize) -> Result<Vec<f64>> {
-        let value = self.get(key).map_or_else(self.missing(key), Ok)?;
-        let factor = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
-        let list = value.as_array().filter(|list| list.len() == n);
-        let factors = list.and_then(|list| list.iter().map(factor).collect());
-        factors.map_or_else(
-            || self.bad_value(key, &format!("a list of {n} positive numbers")),
-            Ok,
-        )
+        let factors = self.read(key, list_of(Some(n), positive), || {
+            format!("a list of {n} positive numbers")
+        })?;
+        factors.map_or_else(self.missing(key), Ok)
     }
 
     /// Notes the keys that were neither read nor are known to change nothing in a forward pass.
@@ -357,6 +328,22 @@ impl<'a> Config<'a> {
     /// The keys that nothing is known of; of objects, those that were finished.
     pub(crate) fn unknown(&self) -> Vec<UnknownKey> {
         self.unknown.take()
+    }
+}
+
+fn positive(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|x| x.is_finite() && *x > 0.0)
+}
+
+/// The elements of a list, all of one kind; of a length that may be fixed.
+fn list_of<T>(
+    n: Option<usize>,
+    element: impl Fn(&Value) -> Option<T>,
+) -> impl Fn(&Value) -> Option<Vec<T>> {
+    move |value| {
+        let list = value.as_array()?;
+        let has_length = n.is_none_or(|n| n == list.len());
+        has_length.then(|| list.iter().map(&element).collect())?
     }
 }
 

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use crate::config::{Config, Unread, clipped_text};
 use crate::error::UnknownKey;
 use crate::skeleton::{Naming, Skeleton};
-use crate::{ArchError, ModelSpec, Positions, RopeScaling};
+use crate::{ArchError, ModelSpec, RopeScaling};
 
 /// Contents of a family's file.
 struct Family {
@@ -45,13 +45,22 @@ struct Gguf {
     /// `general.architecture`.
     architecture: &'static str,
     /// Metadata keys, without the architecture before them, and what `config.json` calls the same.
-    keys: &'static [(&'static str, &'static str)],
+    keys: &'static [GgufKeys],
     naming: fn(&ModelSpec) -> &'static Naming,
     /// Differences from the family's other checkpoints.
     adjust: fn(&mut ModelSpec),
     /// Keys of a `config.json` for such a model, tokens and element type apart.
     config: fn(&ModelSpec) -> Result<Map<String, Value>, ArchError>,
 }
+
+impl Gguf {
+    fn keys(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        self.keys.iter().copied().flatten()
+    }
+}
+
+/// Metadata keys of GGUF, each with what `config.json` calls the same.
+type GgufKeys = &'static [(&'static str, &'static str)];
 
 const FAMILIES: [&Family; 17] = [
     &bloom::FAMILY,
@@ -180,7 +189,7 @@ pub fn from_gguf(
     let experts = format!("{architecture}.{EXPERT_COUNT}");
     let n_experts = metadata.get(&experts).and_then(Value::as_u64);
     let has_experts = n_experts.is_some_and(|n| n > 0);
-    let knows_experts = |gguf: &Gguf| gguf.keys.iter().any(|(key, _)| *key == EXPERT_COUNT);
+    let knows_experts = |gguf: &Gguf| gguf.keys().any(|(key, _)| *key == EXPERT_COUNT);
     let mut of_architecture = known().filter(|(_, gguf)| gguf.architecture == architecture);
     let first = of_architecture.clone().next();
     let found = of_architecture.find(|(_, gguf)| knows_experts(gguf) == has_experts);
@@ -209,9 +218,8 @@ pub fn from_gguf(
     let mut spec = read_spec(&keys, family)?;
     passed_over(keys.unknown(), UnknownKeys::Refuse)?;
     (gguf.adjust)(&mut spec);
-    if let Positions::Rotary(kinds) = &mut spec.decoder.positions
-        && has_tensor("rope_freqs.weight")
-    {
+    if has_tensor("rope_freqs.weight") {
+        let kinds = spec.decoder.positions.rotary_mut();
         kinds
             .iter_mut()
             .for_each(|rotary| rotary.scaling = RopeScaling::Stored);
@@ -233,12 +241,10 @@ pub(crate) fn config_of_gguf(
     })?;
     let mut spec = spec.clone();
     let mut is_yarn = false;
-    if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
-        for rotary in kinds {
-            if let RopeScaling::Yarn { .. } = rotary.scaling {
-                rotary.scaling = RopeScaling::None;
-                is_yarn = true;
-            }
+    for rotary in spec.decoder.positions.rotary_mut() {
+        if let RopeScaling::Yarn { .. } = rotary.scaling {
+            rotary.scaling = RopeScaling::None;
+            is_yarn = true;
         }
     }
     let mut config = (gguf.config)(&spec)?;
@@ -285,7 +291,7 @@ fn gather_rope_scaling(config: &mut Map<String, Value>) {
             ),
             ("attn_factor", "attention_factor"),
         ];
-        rope.insert(renamed(key, &names).to_owned(), value.take());
+        rope.insert(renamed(key, names.iter()).to_owned(), value.take());
         false
     });
     // `none` is GGUF's word for what `config.json` says by having no such object.
@@ -298,15 +304,17 @@ fn gather_rope_scaling(config: &mut Map<String, Value>) {
 fn renamed_keys(metadata: &Map<String, Value>, gguf: &Gguf) -> Map<String, Value> {
     let own = metadata.iter().filter_map(|(key, value)| {
         let key = key.strip_prefix(gguf.architecture)?.strip_prefix('.')?;
-        Some((renamed(key, gguf.keys).to_owned(), value.clone()))
+        Some((renamed(key, gguf.keys()).to_owned(), value.clone()))
     });
     own.collect()
 }
 
 /// Second name of `key` in the pairs; itself where no pair has it.
-fn renamed<'a>(key: &'a str, names: &[(&str, &'static str)]) -> &'a str {
+fn renamed<'a, 'n>(
+    key: &'a str,
+    mut names: impl Iterator<Item = &'n (&'static str, &'static str)>,
+) -> &'a str {
     names
-        .iter()
         .find(|(from, _)| *from == key)
         .map_or(key, |(_, to)| to)
 }

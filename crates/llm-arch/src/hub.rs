@@ -162,18 +162,12 @@ fn attention(stack: &StackSpec, unit: Unit) -> &AttentionSpec {
 }
 
 fn pairing(positions: &Positions) -> Option<Pairing> {
-    match positions {
-        Positions::Rotary(kinds) => kinds.first().map(|rotary| rotary.pairing),
-        Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => None,
-    }
+    positions.rotary().first().map(|rotary| rotary.pairing)
 }
 
 /// Gives stored factors the name of the scaling that they were counted from.
 fn name_scaling(spec: &mut ModelSpec, factors: Option<&[f32]>) -> Result<(), ArchError> {
-    let Positions::Rotary(kinds) = &mut spec.decoder.positions else {
-        return Ok(());
-    };
-    for rotary in kinds {
+    for rotary in spec.decoder.positions.rotary_mut() {
         if rotary.scaling == RopeScaling::Stored {
             let found = factors.and_then(|factors| named(rotary, factors));
             rotary.scaling = found.ok_or(ArchError::NoConfig {

@@ -139,7 +139,7 @@ impl Skeleton {
     /// True if the head is the table of tokens in transformers, so that it cannot be quantized there: where it is tied,
     /// and in T5, the one family with an encoder, which is tied whatever is stored.
     pub fn shares_head_in_transformers(&self) -> bool {
-        self.spec.head.matrix == HeadMatrix::Tied || self.spec.encoder.is_some()
+        self.spec.is_tied() || self.spec.encoder.is_some()
     }
 
     /// Parameters; a tied table counts once.
@@ -153,9 +153,8 @@ impl Skeleton {
         if self.text_half.is_some() && text_half::is_of_other_part(name) {
             return true;
         }
-        let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
         let name = self.inner_name(name);
-        if is_tied && self.head_names().any(|head| self.inner_name(&head) == name) {
+        if self.spec.is_tied() && self.head_names().any(|head| self.inner_name(&head) == name) {
             return true;
         }
         let mut patterns = HARMLESS.iter().chain(self.naming.harmless);
@@ -175,24 +174,23 @@ impl Skeleton {
             })?;
             rest.split('.').next()?.parse().ok()
         };
-        let Naming {
-            names,
-            encoder_names,
-            ..
-        } = self.naming;
-        let sides = [(Side::Decoder, names), (Side::Encoder, encoder_names)];
-        sides.into_iter().find_map(|(side, names)| {
-            let mut patterns = names.iter().copied().flatten();
-            let layer = patterns.find_map(|(_, pattern)| layer(pattern))?;
-            Some((side, layer))
-        })
+        let sides = [
+            (Side::Decoder, self.naming.layer),
+            (Side::Encoder, self.naming.encoder_layer),
+        ];
+        (sides.into_iter()).find_map(|(side, pattern)| Some((side, layer(pattern)?)))
     }
 
     /// True if checkpoints of this kind call some tensor so, whatever this model needs of them.
     pub fn is_a_name(&self, name: &str) -> bool {
-        let patterns = self.naming.names.iter().chain(self.naming.encoder_names);
-        let mut patterns = patterns.copied().flatten();
-        patterns.any(|(_, pattern)| matches(pattern, name))
+        let Some((module, suffix)) = name.rsplit_once('.') else {
+            return false;
+        };
+        let named = self.naming.names.iter().chain(self.naming.encoder_names);
+        named.copied().flatten().any(|(role, pattern)| {
+            let has_suffix = suffix == "weight" || suffix == "bias" && role.bias().is_some();
+            has_suffix && matches(pattern, module)
+        })
     }
 }
 

@@ -28,6 +28,14 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// True if the table of tokens makes the logits too.
+    pub fn is_tied(&self) -> bool {
+        match self.head.matrix {
+            HeadMatrix::Tied => true,
+            HeadMatrix::Separate => false,
+        }
+    }
+
     /// A run of blocks; of an encoder, if the model has one.
     pub fn stack(&self, side: Side) -> Option<&StackSpec> {
         match side {
@@ -144,13 +152,27 @@ pub enum Positions {
 }
 
 impl Positions {
+    /// The kinds of rotary positions; none where others are encoded.
+    pub fn rotary(&self) -> &[RotarySpec] {
+        match self {
+            Positions::Rotary(kinds) => kinds,
+            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn rotary_mut(&mut self) -> &mut [RotarySpec] {
+        match self {
+            Positions::Rotary(kinds) => kinds,
+            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => {
+                &mut []
+            }
+        }
+    }
+
     /// Lengths beyond which a sequence's keys are made anew.
     pub fn borders(&self) -> impl Iterator<Item = usize> {
-        let kinds = match self {
-            Positions::Rotary(kinds) => kinds.as_slice(),
-            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],
-        };
-        kinds.iter().filter_map(RotarySpec::border)
+        self.rotary().iter().filter_map(RotarySpec::border)
     }
 }
 

@@ -384,7 +384,11 @@ impl Checkpoint {
         Ok(aligned.then_some(bytes))
     }
 
-    fn require(&self, name: &str) -> Result<&TensorInfo, CheckpointError> {
+    /// One of them.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoSuchTensor`].
+    pub fn require(&self, name: &str) -> Result<&TensorInfo, CheckpointError> {
         self.get(name).ok_or_else(|| CheckpointError::NoSuchTensor {
             path: self.path.clone(),
             tensor: name.to_owned(),

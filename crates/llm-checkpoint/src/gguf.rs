@@ -35,10 +35,10 @@ pub(crate) fn read_header(file: &SourceFile, file_idx: usize) -> Result<Contents
     let metadata = read_metadata(&mut cursor, n_entries)?;
     let alignment = alignment(&metadata).map_err(|flaw| file.header_error(flaw))?;
 
-    cursor.expect_records(n_tensors, RawTensor::MIN_BYTES)?;
+    cursor.expect_records(n_tensors, TensorRecord::MIN_BYTES)?;
     let mut raw = Vec::new();
     for _ in 0..n_tensors {
-        raw.push(RawTensor::read(&mut cursor)?);
+        raw.push(TensorRecord::read(&mut cursor)?);
     }
     // Without tensors the file may end before the data begins.
     let data = cursor.position().next_multiple_of(alignment)..file.len();
@@ -113,7 +113,7 @@ fn alignment(metadata: &Metadata) -> Result<u64, HeaderFlaw> {
 const MAGIC: &[u8; 4] = b"GGUF";
 
 /// A tensor info as written.
-struct RawTensor {
+struct TensorRecord {
     name: String,
     /// Outermost first: turned around.
     dims: Vec<u64>,
@@ -122,7 +122,7 @@ struct RawTensor {
     offset: u64,
 }
 
-impl RawTensor {
+impl TensorRecord {
     /// The length of an empty name, the number of dimensions, the type, the offset.
     const MIN_BYTES: u64 = 8 + 4 + 4 + 8;
 
@@ -146,7 +146,7 @@ impl RawTensor {
             dims.push(cursor.u64()?);
         }
         dims.reverse();
-        Ok(RawTensor {
+        Ok(TensorRecord {
             name,
             dims,
             type_code: cursor.u32()?,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use llm_tensor::{Bytes, DType, Shape};
 
-use self::header::RawTensor;
+use self::header::HeaderEntry;
 use crate::error::{CheckpointError, HeaderFlaw, TensorFlaw};
 use crate::metadata::{Metadata, Value};
 use crate::opaque::Opaque;
@@ -94,7 +94,7 @@ fn read_json(file: &SourceFile) -> Result<Vec<u8>, CheckpointError> {
 
 /// The shape, the encoding and the place in the file of a header's entry. `data` is where the tensor data lies.
 fn place(
-    raw: RawTensor<'_>,
+    raw: HeaderEntry<'_>,
     data: &Range<u64>,
 ) -> Result<(Shape, Encoding, Range<u64>), TensorFlaw> {
     let encoding = encoding(&raw.dtype)?;

@@ -356,6 +356,6 @@ impl Call<'_> {
 }
 
 /// Positions of a part when a single token's attention is divided among threads.
-pub(crate) const PART_POSITIONS: usize = 512;
+pub(crate) const PART_POSITIONS: usize = if cfg!(miri) { 64 } else { 512 };
 /// Multiplications below which a thread is not worth a fork.
-const MIN_WORK: usize = 1 << 16;
+const MIN_WORK: usize = if cfg!(miri) { 1 } else { 1 << 16 };

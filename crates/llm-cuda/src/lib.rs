@@ -17,7 +17,6 @@ mod driver;
 mod error;
 mod event;
 mod kv_pool;
-#[allow(unsafe_code, reason = "kernels are told addresses")]
 mod launch;
 mod measure;
 mod memory;
@@ -27,6 +26,8 @@ mod place;
 mod probe;
 mod queue;
 mod routes;
+#[allow(unsafe_code, reason = "kernels are told addresses")]
+mod steps;
 mod uploads;
 mod weight;
 mod workspace;

@@ -13,7 +13,7 @@ use crate::driver::{DeviceMemory, Failure};
 /// An allocation of exactly as many bytes as were asked for, on the account of its card.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    raw: DeviceMemory,
+    raw: Arc<DeviceMemory>,
     purpose: &'static str,
     card: Arc<Card>,
 }
@@ -28,7 +28,7 @@ impl Memory {
         let raw = raw.map_err(|failure| card.refused(failure, purpose, n_bytes))?;
         card.count(purpose, n_bytes);
         Ok(Memory {
-            raw,
+            raw: Arc::new(raw),
             purpose,
             card: Arc::clone(card),
         })
@@ -99,6 +99,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        self.card.retire(&self.raw);
         self.card.uncount(self.purpose, self.n_bytes());
     }
 }

@@ -1,7 +1,9 @@
 //! The operations, each with its family.
 
+mod attention;
 mod elementwise;
 mod embed;
+mod gemm;
 mod general;
 mod kv;
 mod norm;
@@ -20,7 +22,12 @@ use crate::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool};
 
 /// Bytes of scratch memory that suffice for every operation within `shape`, one after the other.
 pub(crate) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
-    general::scratch_bytes(shape)
+    let families = [
+        attention::scratch_bytes(shape),
+        gemm::scratch_bytes(shape),
+        general::scratch_bytes(shape),
+    ];
+    families.into_iter().max().unwrap_or(0)
 }
 
 impl Ops<Cuda> for CudaQueue {
@@ -129,7 +136,7 @@ impl Ops<Cuda> for CudaQueue {
         pool: &KvPool,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::attention(self, op, q, batch, (pool, out))
+        attention::attention(self, op, q, batch, (pool, out))
     }
 
     fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {

@@ -8,37 +8,70 @@ use llm_tensor::WorkspaceShape;
 
 use crate::Limits;
 
-/// Elements of a row in each buffer of a pass; every device that computes has all of them, for as many rows as
-/// [`Limits::n_tokens`]. A width of zero is a buffer that the model does not need.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ActivationWidths {
-    /// The residual stream.
-    pub x: usize,
-    /// A normalised copy of it.
-    pub normed: usize,
-    /// A result that is yet to be normalised or weighed.
-    pub delta: usize,
-    /// Token vectors that are yet to be projected to the residual stream's width.
-    pub embedded: usize,
-    /// `[q | k | v]`.
-    pub qkv: usize,
-    /// The same as a projection makes them whose rows lie in groups, before they are put in order.
-    pub grouped: usize,
-    /// Heads' results.
-    pub attended: usize,
-    /// `[gate | up]`, or just `up`.
-    pub up: usize,
-    /// The product of both.
-    pub gated: usize,
-    /// The router's, one an expert.
-    pub scores: usize,
-    /// An expert's rows.
-    pub gathered: usize,
-    /// An encoder's result for the prompt.
-    pub encoded: usize,
-    /// `[cos | sin]` of the rotary angles, for each kind of them.
-    pub angles: Vec<usize>,
+/// The buffers of a pass, by their names.
+macro_rules! activations {
+    ($($(#[$doc:meta])* $buffer:ident,)+) => {
+        /// Something for each buffer of a pass; every device that computes has all of them.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct ActivationsOf<T> {
+            $($(#[$doc])* pub $buffer: T,)+
+            /// `[cos | sin]` of the rotary angles, for each kind of them.
+            pub angles: Vec<T>,
+        }
+
+        impl<T> ActivationsOf<T> {
+            /// Each of them.
+            pub fn iter(&self) -> impl Iterator<Item = &T> {
+                [$(&self.$buffer),+].into_iter().chain(&self.angles)
+            }
+
+            /// The same of what `f` makes of each, or its first error.
+            ///
+            /// # Errors
+            /// Those of `f`.
+            pub fn try_map<U, E>(
+                &self,
+                mut f: impl FnMut(&T) -> Result<U, E>,
+            ) -> Result<ActivationsOf<U>, E> {
+                Ok(ActivationsOf {
+                    $($buffer: f(&self.$buffer)?,)+
+                    angles: self.angles.iter().map(f).collect::<Result<_, _>>()?,
+                })
+            }
+        }
+    };
 }
+
+activations! {
+    /// The residual stream.
+    x,
+    /// A normalised copy of it.
+    normed,
+    /// A result that is yet to be normalised or weighed.
+    delta,
+    /// Token vectors that are yet to be projected to the residual stream's width.
+    embedded,
+    /// `[q | k | v]`.
+    qkv,
+    /// The same as a projection makes them whose rows lie in groups, before they are put in order.
+    grouped,
+    /// Heads' results.
+    attended,
+    /// `[gate | up]`, or just `up`.
+    up,
+    /// The product of both.
+    gated,
+    /// The router's, one an expert.
+    scores,
+    /// An expert's rows.
+    gathered,
+    /// An encoder's result for the prompt.
+    encoded,
+}
+
+/// Elements of a row in each buffer of a pass, for as many rows as [`Limits::n_tokens`]. A width of zero is a buffer that
+/// the model does not need.
+pub type ActivationWidths = ActivationsOf<usize>;
 
 impl ActivationWidths {
     /// Those of a model.
@@ -49,6 +82,7 @@ impl ActivationWidths {
             attentions(spec).map(width).max().unwrap_or(0)
         };
         let n_experts = n_experts(spec);
+        let rotary = spec.decoder.positions.rotary().iter();
         ActivationWidths {
             x: spec.hidden,
             normed: spec.hidden,
@@ -66,37 +100,13 @@ impl ActivationWidths {
             } else {
                 0
             },
-            angles: match &spec.decoder.positions {
-                Positions::Rotary(kinds) => kinds.iter().map(|rotary| rotary.dim).collect(),
-                Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => {
-                    Vec::new()
-                }
-            },
+            angles: rotary.map(|rotary| rotary.dim).collect(),
         }
     }
 
     /// Elements of a row, over all buffers.
     pub fn total(&self) -> usize {
-        let ActivationWidths {
-            x,
-            normed,
-            delta,
-            embedded,
-            qkv,
-            grouped,
-            attended,
-            up,
-            gated,
-            scores,
-            gathered,
-            encoded,
-            angles,
-        } = self;
-        let fixed = [
-            x, normed, delta, embedded, qkv, grouped, attended, up, gated, scores, gathered,
-            encoded,
-        ];
-        fixed.into_iter().chain(angles).sum()
+        self.iter().sum()
     }
 }
 
@@ -191,10 +201,7 @@ impl HostBuffers {
         let (n_tokens, n_experts) = (limits.n_tokens as u64, n_experts(spec) as u64);
         // Of each expert how many rows it has.
         let routing = n_experts * size_of::<usize>() as u64;
-        let kinds = match &spec.decoder.positions {
-            Positions::Rotary(kinds) => kinds.as_slice(),
-            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],
-        };
+        let kinds = spec.decoder.positions.rotary();
         let widest = kinds.iter().map(|kind| kind.dim).max().unwrap_or(0) as u64;
         // Each kind's frequencies, and the factors that the checkpoint holds for them.
         let frequencies = |kind: &RotarySpec| {

@@ -38,7 +38,7 @@ mod units;
 mod verdict;
 mod weights;
 
-pub use activation::{ActivationWidths, HeadWidths, bias_elements, workspace_shape};
+pub use activation::{ActivationWidths, ActivationsOf, HeadWidths, bias_elements, workspace_shape};
 pub use advice::{Alternative, Change, Precision, Way, advice, alternatives};
 pub use budget::{Budgets, MaxMemory};
 pub use cost::{Bandwidths, StepCost};

@@ -23,9 +23,11 @@ impl Limits {
         })
     }
 
+    /// Check that sessions of a model can have them.
+    ///
     /// # Errors
     /// When a limit is zero, more than any machine serves, or beyond what the model was made for.
-    pub(crate) fn check(&self, spec: &ModelSpec) -> Result<()> {
+    pub fn check(&self, spec: &ModelSpec) -> Result<()> {
         if self.context > spec.context {
             return Err(PlanError::Context {
                 context: self.context,

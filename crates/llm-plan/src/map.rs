@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use llm_arch::{HeadMatrix, ModelSpec, Skeleton, Unit};
+use llm_arch::{ModelSpec, Skeleton, Unit};
 use serde_json::{Map, Value};
 
 use crate::hf_map::{HEADS, module_of};
@@ -54,7 +54,7 @@ impl DeviceMap {
     pub fn on_one(spec: &ModelSpec, run_on: RunOn) -> Self {
         let (units, home) = (Units::of(spec), run_on.memory());
         let placements = vec![Placement { home, run_on }; units.list().len()];
-        DeviceMap::new(&units, spec.head.matrix == HeadMatrix::Tied, &placements)
+        DeviceMap::new(&units, spec.is_tied(), &placements)
     }
 
     /// The place of a unit.

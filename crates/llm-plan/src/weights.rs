@@ -1,6 +1,6 @@
 //! Memory of each unit's weights.
 
-use llm_arch::{HeadMatrix, MlpSpec, Role, Skeleton, Slot, Stored, Unit};
+use llm_arch::{MlpSpec, Role, Skeleton, Slot, Stored, Unit};
 use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
@@ -209,10 +209,7 @@ impl Weights {
         load_piece: Bytes,
     ) -> Self {
         let (spec, units) = (&skeleton.spec, Units::of(&skeleton.spec));
-        let is_tied = match spec.head.matrix {
-            HeadMatrix::Tied => true,
-            HeadMatrix::Separate => false,
-        };
+        let is_tied = spec.is_tied();
         let loading = Loading {
             is_tied,
             load_piece: load_piece.get(),

@@ -39,6 +39,8 @@ impl Code {
     /// `codes[number of thresholds below x]`, so that a tie goes to the lower value. The value itself is `scaled`,
     /// an element times the reciprocal of its block's largest magnitude.
     pub const fn thresholds(self) -> ([f32; 15], [u8; 16]) {
+        const NF4_THRESHOLDS: [f32; 15] = midpoints(&NF4, &IN_ORDER);
+        const FP4_THRESHOLDS: [f32; 15] = midpoints(&FP4, &FP4_ORDER);
         match self {
             Code::Nf4 => (NF4_THRESHOLDS, IN_ORDER),
             Code::Fp4 => (FP4_THRESHOLDS, FP4_ORDER),
@@ -110,41 +112,17 @@ const FP4: Table = [
     -0.25,
 ];
 /// The midpoints of neighbours, in f32.
-const NF4_THRESHOLDS: [f32; 15] = [
-    -0.8480964,
-    -0.6106329,
-    -0.45999527,
-    -0.33967942,
-    -0.2346074,
-    -0.13791174,
-    -0.045525018,
-    0.03979015,
-    0.12025525,
-    0.20352125,
-    0.29201376,
-    0.38931254,
-    0.50166345,
-    0.6427869,
-    0.86147845,
-];
-/// As above; zero has two codes, the one above zero taking what rounds to it from there.
-const FP4_THRESHOLDS: [f32; 15] = [
-    -0.8333334,
-    -0.5833334,
-    -0.4166667,
-    -0.2916667,
-    -0.20833334,
-    -0.0859375,
-    -0.0026041667,
-    0.0,
-    0.0026041667,
-    0.0859375,
-    0.20833334,
-    0.2916667,
-    0.4166667,
-    0.5833334,
-    0.8333334,
-];
+const fn midpoints(table: &Table, codes: &[u8; 16]) -> [f32; 15] {
+    let mut midpoints = [0.0; 15];
+    let mut i = 0;
+    while i < midpoints.len() {
+        let (low, high) = (codes[i] as usize, codes[i + 1] as usize);
+        midpoints[i] = (table[low] + table[high]) * 0.5;
+        i += 1;
+    }
+    midpoints
+}
+
 const IN_ORDER: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-/// FP4's codes by value.
+/// FP4's codes by value; zero has two, the one above zero taking what rounds to it from there.
 const FP4_ORDER: [u8; 16] = [11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3];

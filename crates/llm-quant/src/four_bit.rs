@@ -6,7 +6,7 @@ use crate::double::DoubleAbsmax;
 use crate::floats::{f32_at, f32s, le_bytes};
 use crate::parts::{Part, Parts};
 use crate::stored::StoredWeight;
-use crate::{FourBit, QuantError, Result, Scheme, Table};
+use crate::{FourBit, Result, Scheme, Table};
 
 /// A matrix in NF4 or FP4, in host memory; bytes may have any alignment.
 ///
@@ -60,7 +60,7 @@ impl Weight4Bit {
     /// A matrix whose bytes are there. `table` is the one that a file brings, else that of the format's code.
     ///
     /// # Errors
-    /// [`QuantError::Length`] when there are not as many bytes of each kind as the matrix has elements and blocks.
+    /// [`QuantError::Length`](crate::QuantError::Length) when there are not as many bytes of each kind as the matrix has elements and blocks.
     ///
     /// # Panics
     /// When `absmax` is not of the kind that the format names.
@@ -71,37 +71,21 @@ impl Weight4Bit {
         packed: HostBytes,
         absmax: Absmax,
     ) -> Result<Self> {
-        let n = rows as u64 * cols as u64;
-        let check = |what, expected: u64, found: usize| {
-            if expected == found as u64 {
-                return Ok(());
-            }
-            Err(QuantError::Length {
-                what,
-                rows,
-                cols,
-                scheme: format.to_string(),
-                expected,
-                found: found as u64,
-            })
-        };
-        check("the codes", n.div_ceil(2), packed.len())?;
-        let n_blocks = format.n_blocks(n);
-        match (&absmax, format.double_quant) {
-            (Absmax::Plain(scales), false) => check("the scales", n_blocks * 4, scales.len())?,
-            (Absmax::Double(double), true) => {
-                check("the scales", n_blocks, double.codes().len())?;
-            }
-            _ => panic!("scales that are not as {format} has them"),
-        }
-        Ok(Weight4Bit {
+        let is_double = matches!(absmax, Absmax::Double(_));
+        assert_eq!(
+            is_double, format.double_quant,
+            "scales as {format} has them"
+        );
+        let weight = Weight4Bit {
             rows,
             cols,
             format,
             table,
             packed,
             absmax,
-        })
+        };
+        StoredWeight::from(weight.clone()).checked()?;
+        Ok(weight)
     }
 
     /// Output features.

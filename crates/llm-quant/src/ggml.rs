@@ -13,143 +13,85 @@ mod i_quants;
 mod k_quants;
 mod small;
 
-/// A quantized block type of GGML.
-///
-/// Exhaustive on purpose, as [`Scheme`](crate::Scheme) is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are GGML's own")]
-pub enum GgmlType {
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q8_0,
-    Q2K,
-    Q3K,
-    Q4K,
-    Q5K,
-    Q6K,
-    IQ2XXS,
-    IQ2XS,
-    IQ2S,
-    IQ3XXS,
-    IQ3S,
-    IQ1S,
-    IQ1M,
-    IQ4NL,
-    IQ4XS,
-    TQ1_0,
-    TQ2_0,
-    MXFP4,
-    NVFP4,
+/// The types: each with its name, and with its decoder, whose arguments say how large a block is.
+macro_rules! ggml_types {
+    ($($ty:ident $name:ident $decode:path;)+) => {
+        /// A quantized block type of GGML.
+        ///
+        /// Exhaustive on purpose, as [`Scheme`](crate::Scheme) is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[expect(missing_docs, reason = "the names are GGML's own")]
+        pub enum GgmlType {
+            $($ty,)+
+        }
+
+        impl GgmlType {
+            /// Every block type that can be decoded.
+            pub const ALL: [GgmlType; FORMATS.len()] = [$(GgmlType::$ty),+];
+        }
+
+        const FORMATS: &[Format] = &[$(Format {
+            name: stringify!($name),
+            sizes: sizes($decode),
+            decode: |stored, out| each_block(stored, out, $decode),
+        }),+];
+    };
+}
+
+ggml_types! {
+    Q4_0 Q4_0 q4_0;
+    Q4_1 Q4_1 q4_1;
+    Q5_0 Q5_0 q5_0;
+    Q5_1 Q5_1 q5_1;
+    Q8_0 Q8_0 q8_0;
+    Q2K Q2_K k_quants::q2_k;
+    Q3K Q3_K k_quants::q3_k;
+    Q4K Q4_K k_quants::q4_k;
+    Q5K Q5_K k_quants::q5_k;
+    Q6K Q6_K k_quants::q6_k;
+    IQ2XXS IQ2_XXS i_quants::iq2_xxs;
+    IQ2XS IQ2_XS i_quants::iq2_xs;
+    IQ2S IQ2_S i_quants::iq2_s;
+    IQ3XXS IQ3_XXS i_quants::iq3_xxs;
+    IQ3S IQ3_S i_quants::iq3_s;
+    IQ1S IQ1_S i_quants::iq1_s;
+    IQ1M IQ1_M i_quants::iq1_m;
+    IQ4NL IQ4_NL small::iq4_nl;
+    IQ4XS IQ4_XS small::iq4_xs;
+    TQ1_0 TQ1_0 small::tq1_0;
+    TQ2_0 TQ2_0 small::tq2_0;
+    MXFP4 MXFP4 small::mxfp4;
+    NVFP4 NVFP4 small::nvfp4;
+}
+
+/// What is known of a type.
+struct Format {
+    /// GGML's name.
+    name: &'static str,
+    /// Bytes of a block, and its elements.
+    sizes: (usize, usize),
+    decode: fn(&[u8], &mut [f32]),
 }
 
 impl GgmlType {
-    /// Every block type that can be decoded.
-    pub const ALL: [GgmlType; 23] = [
-        GgmlType::Q4_0,
-        GgmlType::Q4_1,
-        GgmlType::Q5_0,
-        GgmlType::Q5_1,
-        GgmlType::Q8_0,
-        GgmlType::Q2K,
-        GgmlType::Q3K,
-        GgmlType::Q4K,
-        GgmlType::Q5K,
-        GgmlType::Q6K,
-        GgmlType::IQ2XXS,
-        GgmlType::IQ2XS,
-        GgmlType::IQ2S,
-        GgmlType::IQ3XXS,
-        GgmlType::IQ3S,
-        GgmlType::IQ1S,
-        GgmlType::IQ1M,
-        GgmlType::IQ4NL,
-        GgmlType::IQ4XS,
-        GgmlType::TQ1_0,
-        GgmlType::TQ2_0,
-        GgmlType::MXFP4,
-        GgmlType::NVFP4,
-    ];
+    /// In the order of declaration.
+    const fn format(self) -> &'static Format {
+        &FORMATS[self as usize]
+    }
 
     /// GGML's name, as `Q4_K`.
     pub const fn name(self) -> &'static str {
-        match self {
-            GgmlType::Q4_0 => "Q4_0",
-            GgmlType::Q4_1 => "Q4_1",
-            GgmlType::Q5_0 => "Q5_0",
-            GgmlType::Q5_1 => "Q5_1",
-            GgmlType::Q8_0 => "Q8_0",
-            GgmlType::Q2K => "Q2_K",
-            GgmlType::Q3K => "Q3_K",
-            GgmlType::Q4K => "Q4_K",
-            GgmlType::Q5K => "Q5_K",
-            GgmlType::Q6K => "Q6_K",
-            GgmlType::IQ2XXS => "IQ2_XXS",
-            GgmlType::IQ2XS => "IQ2_XS",
-            GgmlType::IQ2S => "IQ2_S",
-            GgmlType::IQ3XXS => "IQ3_XXS",
-            GgmlType::IQ3S => "IQ3_S",
-            GgmlType::IQ1S => "IQ1_S",
-            GgmlType::IQ1M => "IQ1_M",
-            GgmlType::IQ4NL => "IQ4_NL",
-            GgmlType::IQ4XS => "IQ4_XS",
-            GgmlType::TQ1_0 => "TQ1_0",
-            GgmlType::TQ2_0 => "TQ2_0",
-            GgmlType::MXFP4 => "MXFP4",
-            GgmlType::NVFP4 => "NVFP4",
-        }
+        self.format().name
     }
 
     /// Elements of a block.
     pub const fn block_len(self) -> usize {
-        match self {
-            GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 => {
-                32
-            }
-            GgmlType::IQ4NL | GgmlType::MXFP4 => 32,
-            GgmlType::NVFP4 => 64,
-            GgmlType::Q2K | GgmlType::Q3K | GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K => 256,
-            GgmlType::IQ2XXS
-            | GgmlType::IQ2XS
-            | GgmlType::IQ2S
-            | GgmlType::IQ3XXS
-            | GgmlType::IQ3S
-            | GgmlType::IQ1S
-            | GgmlType::IQ1M
-            | GgmlType::IQ4XS
-            | GgmlType::TQ1_0
-            | GgmlType::TQ2_0 => 256,
-        }
+        self.format().sizes.1
     }
 
     /// Bytes of a block.
     pub const fn block_bytes(self) -> usize {
-        match self {
-            GgmlType::Q4_0 => 18,
-            GgmlType::Q4_1 => 20,
-            GgmlType::Q5_0 => 22,
-            GgmlType::Q5_1 => 24,
-            GgmlType::Q8_0 => 34,
-            GgmlType::Q2K => 84,
-            GgmlType::Q3K => 110,
-            GgmlType::Q4K => 144,
-            GgmlType::Q5K => 176,
-            GgmlType::Q6K => 210,
-            GgmlType::IQ2XXS => 66,
-            GgmlType::IQ2XS => 74,
-            GgmlType::IQ2S => 82,
-            GgmlType::IQ3XXS => 98,
-            GgmlType::IQ3S => 110,
-            GgmlType::IQ1S => 50,
-            GgmlType::IQ1M => 56,
-            GgmlType::IQ4NL => 18,
-            GgmlType::IQ4XS => 136,
-            GgmlType::TQ1_0 => 54,
-            GgmlType::TQ2_0 => 66,
-            GgmlType::MXFP4 => 17,
-            GgmlType::NVFP4 => 36,
-        }
+        self.format().sizes.0
     }
 
     /// Decodes whole blocks.
@@ -157,31 +99,7 @@ impl GgmlType {
     /// # Panics
     /// When `stored` is not the blocks of exactly `out.len()` elements.
     pub fn decode(self, stored: &[u8], out: &mut [f32]) {
-        match self {
-            GgmlType::Q4_0 => each_block(stored, out, q4_0),
-            GgmlType::Q4_1 => each_block(stored, out, q4_1),
-            GgmlType::Q5_0 => each_block(stored, out, q5_0),
-            GgmlType::Q5_1 => each_block(stored, out, q5_1),
-            GgmlType::Q8_0 => each_block(stored, out, q8_0),
-            GgmlType::Q2K => each_block(stored, out, k_quants::q2_k),
-            GgmlType::Q3K => each_block(stored, out, k_quants::q3_k),
-            GgmlType::Q4K => each_block(stored, out, k_quants::q4_k),
-            GgmlType::Q5K => each_block(stored, out, k_quants::q5_k),
-            GgmlType::Q6K => each_block(stored, out, k_quants::q6_k),
-            GgmlType::IQ2XXS => each_block(stored, out, i_quants::iq2_xxs),
-            GgmlType::IQ2XS => each_block(stored, out, i_quants::iq2_xs),
-            GgmlType::IQ2S => each_block(stored, out, i_quants::iq2_s),
-            GgmlType::IQ3XXS => each_block(stored, out, i_quants::iq3_xxs),
-            GgmlType::IQ3S => each_block(stored, out, i_quants::iq3_s),
-            GgmlType::IQ1S => each_block(stored, out, i_quants::iq1_s),
-            GgmlType::IQ1M => each_block(stored, out, i_quants::iq1_m),
-            GgmlType::IQ4NL => each_block(stored, out, small::iq4_nl),
-            GgmlType::IQ4XS => each_block(stored, out, small::iq4_xs),
-            GgmlType::TQ1_0 => each_block(stored, out, small::tq1_0),
-            GgmlType::TQ2_0 => each_block(stored, out, small::tq2_0),
-            GgmlType::MXFP4 => each_block(stored, out, small::mxfp4),
-            GgmlType::NVFP4 => each_block(stored, out, small::nvfp4),
-        }
+        (self.format().decode)(stored, out);
     }
 
     /// The names of all.
@@ -194,6 +112,12 @@ impl fmt::Display for GgmlType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
+}
+
+const fn sizes<const BYTES: usize, const LEN: usize>(
+    _: fn(&[u8; BYTES], &mut [f32; LEN]),
+) -> (usize, usize) {
+    (BYTES, LEN)
 }
 
 fn each_block<const BYTES: usize, const LEN: usize>(

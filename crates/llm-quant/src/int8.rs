@@ -10,7 +10,7 @@ use crate::encoder::{Encoder, Scalar};
 use crate::floats::{f32_at, largest_magnitude};
 use crate::parts::{Part, Parts};
 use crate::stored::StoredWeight;
-use crate::{Int8, QuantError, Result, Scheme};
+use crate::{Int8, Result, Scheme};
 
 /// A matrix in LLM.int8(), in host memory; bytes may have any alignment.
 ///
@@ -64,35 +64,22 @@ impl Int8Weight {
     /// A matrix whose bytes are there: `codes` i8 `[rows, cols]`, `absmax` f32 `[rows]` in little-endian.
     ///
     /// # Errors
-    /// [`QuantError::Length`] when there are not as many.
+    /// [`QuantError::Length`](crate::QuantError::Length) when there are not as many.
     pub fn new(
         (rows, cols): (usize, usize),
         format: Int8,
         codes: HostBytes,
         absmax: HostBytes,
     ) -> Result<Self> {
-        let check = |what, expected: u64, found: usize| {
-            if expected == found as u64 {
-                return Ok(());
-            }
-            Err(QuantError::Length {
-                what,
-                rows,
-                cols,
-                scheme: Scheme::Int8(format).to_string(),
-                expected,
-                found: found as u64,
-            })
-        };
-        check("the codes", rows as u64 * cols as u64, codes.len())?;
-        check("the scales", rows as u64 * 4, absmax.len())?;
-        Ok(Int8Weight {
+        let weight = Int8Weight {
             rows,
             cols,
             format,
             codes,
             absmax,
-        })
+        };
+        StoredWeight::from(weight.clone()).checked()?;
+        Ok(weight)
     }
 
     /// Output features.

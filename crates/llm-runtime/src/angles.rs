@@ -4,7 +4,7 @@ use llm_arch::{Positions, RotarySpec};
 use llm_tensor::Bytes;
 
 use crate::Result;
-use crate::memory::vec_bytes;
+use crate::allocated::vec_bytes;
 use crate::pass::Pass;
 use crate::source::WeightSource;
 

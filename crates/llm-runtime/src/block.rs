@@ -11,7 +11,7 @@ use crate::state::LayerState;
 use crate::sublayer::{Call, Input};
 use crate::{Result, mixer, mlp};
 
-/// Runs a block over the rows of `a.x`, as [`llm_arch::Residual`] draws it, but for experts, which follow: it ends with
+/// Runs a block over the rows of `a.rows.x`, as [`llm_arch::Residual`] draws it, but for experts, which follow: it ends with
 /// the choice of them.
 pub(crate) fn forward<B: Backend>(
     block: &BlockOf<B::Weight>,
@@ -23,7 +23,8 @@ pub(crate) fn forward<B: Backend>(
     if let Before::NormOfStart(norm) = &mlp.before {
         // Until the mixer has read its own.
         let (op, n_tokens) = (norm_op(norm), call.n_tokens);
-        call.queue.norm(&op, &a.x, &mut a.delta, n_tokens)?;
+        call.queue
+            .norm(&op, &a.rows.x, &mut a.rows.delta, n_tokens)?;
     }
 
     let input = enter(&mixer.before, Input::Residual, call, a)?;
@@ -53,7 +54,7 @@ fn enter<B: Backend>(
         Before::Residual => Ok(Input::Residual),
         Before::Same => Ok(last),
         Before::NormOfStart(_) => {
-            swap(&mut a.normed, &mut a.delta);
+            swap(&mut a.rows.normed, &mut a.rows.delta);
             Ok(Input::Normed)
         }
         Before::Norm(norm) => {
@@ -62,13 +63,13 @@ fn enter<B: Backend>(
         }
         Before::NormResidual(norm) => {
             norm_residual(norm, call, a)?;
-            swap(&mut a.x, &mut a.normed);
+            swap(&mut a.rows.x, &mut a.rows.normed);
             Ok(Input::Residual)
         }
     }
 }
 
-/// Destination of a result: written to `a.delta` or added to `a.x`.
+/// Destination of a result: written to `a.rows.delta` or added to `a.rows.x`.
 fn output<N>(after: &After<N>) -> Output {
     match after {
         After::NormThenAdd(_) => Output::Write,
@@ -86,23 +87,27 @@ fn leave<B: Backend>(
         After::Add => {}
         After::NormThenAdd(norm) => {
             let (op, n_tokens) = (norm_op(norm), call.n_tokens);
-            call.queue.norm(&op, &a.delta, &mut a.normed, n_tokens)?;
-            call.queue.add(&a.normed, &mut a.x, a.hidden, n_tokens)?;
+            call.queue
+                .norm(&op, &a.rows.delta, &mut a.rows.normed, n_tokens)?;
+            call.queue
+                .add(&a.rows.normed, &mut a.rows.x, a.hidden, n_tokens)?;
         }
         After::AddThenNorm(norm) => {
             norm_residual(norm, call, a)?;
-            swap(&mut a.x, &mut a.normed);
+            swap(&mut a.rows.x, &mut a.rows.normed);
         }
     }
     Ok(())
 }
 
-/// A normalised copy of the residual into `a.normed`.
+/// A normalised copy of the residual into `a.rows.normed`.
 fn norm_residual<B: Backend>(
     norm: &NormOf<B::Weight>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
     let (op, n_tokens) = (norm_op(norm), call.n_tokens);
-    Ok(call.queue.norm(&op, &a.x, &mut a.normed, n_tokens)?)
+    Ok(call
+        .queue
+        .norm(&op, &a.rows.x, &mut a.rows.normed, n_tokens)?)
 }

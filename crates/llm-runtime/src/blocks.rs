@@ -138,18 +138,20 @@ impl<B: Backend> Blocks<B> {
         }
     }
 
-    /// Forgets positions of a sequence from `len` on; returns how many are left: `len`, or none where what the position
-    /// before `len` sees is written over.
-    pub(crate) fn rewind(&mut self, sequence: usize, len: usize) -> usize {
-        let n_tokens = self.n_tokens;
-        let kept = self.groups.iter_mut().map(|Group { shape, blocks, .. }| {
+    /// True if nothing is written over that position `len` of a sequence sees.
+    pub(crate) fn can_rewind(&self, sequence: usize, len: usize) -> bool {
+        let is_held = |Group { shape, blocks, .. }: &Group<B>| {
             let reached = blocks.sequences[sequence].reached;
-            let is_held = reached <= shape.capacity || len + n_tokens >= reached;
-            let kept = if is_held { len } else { 0 };
-            blocks.truncate(sequence, kept, shape.block_len);
-            kept
-        });
-        kept.min().unwrap_or(len)
+            reached <= shape.capacity || len + self.n_tokens >= reached
+        };
+        len == 0 || self.groups.iter().all(is_held)
+    }
+
+    /// Forgets positions of a sequence from `len` on, which [`Blocks::can_rewind`] allows.
+    pub(crate) fn rewind(&mut self, sequence: usize, len: usize) {
+        for Group { shape, blocks, .. } in &mut self.groups {
+            blocks.truncate(sequence, len, shape.block_len);
+        }
     }
 
     /// Makes the sequence `to` what `from` is, by sharing its blocks.

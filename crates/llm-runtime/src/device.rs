@@ -6,7 +6,7 @@ use llm_plan::{Limits, RunOn, StagePlan};
 use llm_tensor::DType;
 
 use crate::Result;
-use crate::memory::Allocated;
+use crate::allocated::Allocated;
 use crate::pass::{Interrupts, Pass};
 use crate::port::Port;
 use crate::probe::Probe;
@@ -107,9 +107,11 @@ pub trait Stages: Port + Send {
     /// When the device fails.
     fn expert(&mut self, unit: Unit, n_rows: usize) -> Result<()>;
 
-    /// Forgets positions of a sequence from `len` on; returns how many are left: `len`, or fewer where what the position
-    /// before `len` needs is gone. Other devices may have fewer; then this is asked again.
-    fn rewind(&mut self, sequence: usize, len: usize) -> usize;
+    /// True if the device still has all that position `len` of a sequence sees.
+    fn can_rewind(&self, sequence: usize, len: usize) -> bool;
+
+    /// Forgets positions of a sequence from `len` on, which [`Stages::can_rewind`] allows.
+    fn rewind(&mut self, sequence: usize, len: usize);
 
     /// Makes sequence `to` what `from` is.
     ///

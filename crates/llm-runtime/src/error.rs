@@ -39,6 +39,32 @@ pub enum RuntimeError {
         /// and what computes with it.
         run_on: RunOn,
     },
+    /// A sequence of an encoder-decoder model that has no prompt.
+    #[error("sequence {sequence} has no prompt that the encoder has read")]
+    NotEncoded {
+        /// The sequence.
+        sequence: usize,
+    },
+    /// Positions that a sequence cannot go back to.
+    #[error(
+        "sequence {sequence} cannot go back from {n_taken} positions to {len}: windows that the next position sees are written over; only a mark keeps them"
+    )]
+    PositionsGone {
+        /// The sequence.
+        sequence: usize,
+        /// Positions asked for.
+        len: usize,
+        /// Positions that it has.
+        n_taken: usize,
+    },
+    /// A mark that is to be kept where another sequence is.
+    #[error("sequence {keeper} cannot keep a mark: it has {n_taken} positions of its own")]
+    KeeperTaken {
+        /// The sequence.
+        keeper: usize,
+        /// Positions that it has.
+        n_taken: usize,
+    },
     /// A configuration that cannot be read.
     #[error("cannot read {path}")]
     ReadConfig {
@@ -289,7 +315,10 @@ impl RuntimeError {
             | RuntimeError::EmptyPrompt
             | RuntimeError::NoTokenLeft
             | RuntimeError::IdOutOfRange { .. }
-            | RuntimeError::ContextFull { .. } => true,
+            | RuntimeError::ContextFull { .. }
+            | RuntimeError::NotEncoded { .. }
+            | RuntimeError::PositionsGone { .. }
+            | RuntimeError::KeeperTaken { .. } => true,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! there is one virtual call each, and only hidden states cross.
 
 mod activations;
+mod allocated;
 mod angles;
 mod beam;
 mod bind;
@@ -21,7 +22,7 @@ mod error;
 mod hub;
 mod link;
 mod load;
-mod memory;
+
 mod mixer;
 mod mlp;
 mod not_finite;
@@ -48,13 +49,13 @@ mod stream;
 mod sublayer;
 mod sum;
 
+pub use allocated::{Allocated, CostsOf};
 pub use beam::{BeamSearch, BeamStep, Beams, EarlyStopping};
 pub use bind::{BoundModel, BoundTensor, Misfit, read_config, read_config_with};
 pub use device::{Device, Elsewhere, StageOptions, Stages};
 pub use error::RuntimeError;
 pub use llm_plan::Limits;
 pub use load::{LoadOptions, OffloadOptions, load, load_on, load_under};
-pub use memory::{Allocated, CostsOf};
 pub use not_finite::NotFinite;
 pub use notice::{Notice, Unused};
 pub use offload::{OffloadAbout, OffloadDamage, OffloadEntry, OffloadFolder, OffloadSource};
@@ -65,7 +66,7 @@ pub use probe::Probe;
 pub use progress::{Event, Progress};
 pub use sample::{Rules, Sampler, Sampling};
 pub use save::{BeyondPeers, Linears, Save};
-pub use session::Session;
+pub use session::{Mark, Session};
 pub use source::WeightSource;
 pub use stream::Feed;
 

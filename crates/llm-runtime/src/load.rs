@@ -10,9 +10,9 @@ use llm_plan::{
 use llm_quant::{Encoder, QuantConfig, StoredWeight};
 use llm_tensor::{Bytes, DType};
 
+use crate::allocated::Allocated;
 use crate::device::{Device, StageOptions};
 use crate::encode::weight;
-use crate::memory::Allocated;
 use crate::pass::Interrupt;
 use crate::pipeline::{Part, Pipeline};
 use crate::probe::Origin;
@@ -96,6 +96,7 @@ pub fn load_on(
             false => Ok(()),
         }
     };
+    options.limits.check(model.spec())?;
     let whole;
     let map = match options.offload {
         Some(offload) => offload.map,

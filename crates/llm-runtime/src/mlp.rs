@@ -10,9 +10,9 @@ use llm_plan::RunOn;
 
 use crate::Result;
 use crate::activations::Activations;
+use crate::allocated::routing;
 use crate::device::Elsewhere;
 use crate::link::OnDevice;
-use crate::memory::routing;
 use crate::projection::{apply, part, parts};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
@@ -85,7 +85,7 @@ impl<B: Backend> Experts<B> {
         })
     }
 
-    /// Sends each expert the rows for which the layer's block chose it, and adds the results to `a.x`.
+    /// Sends each expert the rows for which the layer's block chose it, and adds the results to `a.rows.x`.
     pub(crate) fn forward(
         &self,
         queue: &mut B::Queue,
@@ -123,21 +123,21 @@ impl<B: Backend> Experts<B> {
                 }
                 &ExpertWeights::On(run_on) => {
                     let (routes, hidden) = (a.routes.as_ref().expect(ROUTED), a.hidden);
-                    queue.gather_routed(routes, i, &a.normed, hidden, &mut a.gathered)?;
+                    queue.gather_routed(routes, i, &a.rows.normed, hidden, &mut a.rows.gathered)?;
                     let mut port = OnDevice {
                         queue: &mut *queue,
                         activations: &mut *a,
                     };
                     elsewhere.expert((run_on, self.unit(i)), &mut port, n)?;
                     let routes = a.routes.as_ref().expect(ROUTED);
-                    queue.scatter_routed(routes, i, &a.delta, hidden, &mut a.x)?;
+                    queue.scatter_routed(routes, i, &a.rows.delta, hidden, &mut a.rows.x)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Sends an expert its rows, and adds its results to `a.x`.
+    /// Sends an expert its rows, and adds its results to `a.rows.x`.
     fn expert(
         &self,
         expert: usize,
@@ -155,17 +155,17 @@ impl<B: Backend> Experts<B> {
             hidden: a.hidden,
         };
         let scratch = ExpertBuffers {
-            gathered: &mut a.gathered,
-            up: &mut a.up,
-            gated: &mut a.gated,
-            delta: &mut a.delta,
+            gathered: &mut a.rows.gathered,
+            up: &mut a.rows.up,
+            gated: &mut a.rows.gated,
+            delta: &mut a.rows.delta,
         };
         let routes = a.routes.as_ref().expect(ROUTED);
-        Ok(queue.expert(&op, &a.normed, routes, scratch, &mut a.x)?)
+        Ok(queue.expert(&op, &a.rows.normed, routes, scratch, &mut a.rows.x)?)
     }
 }
 
-/// Takes the first `n` rows of `a.gathered` through an expert to `a.delta`.
+/// Takes the first `n` rows of `a.rows.gathered` through an expert to `a.rows.delta`.
 pub(crate) fn expert<B: Backend>(
     weights: &ExpertOf<B::Weight>,
     queue: &mut B::Queue,
@@ -173,11 +173,17 @@ pub(crate) fn expert<B: Backend>(
     n: usize,
     a: &mut Activations<B>,
 ) -> Result<()> {
-    let up = (Output::Write, &mut a.up);
-    apply::<B>(queue, weights.up.parts(), &a.gathered, up, n)?;
-    queue.gate(spec.activation, &a.up, &mut a.gated, spec.width, n)?;
-    let delta = (Output::Write, &mut a.delta);
-    apply::<B>(queue, from_ref(&weights.down), &a.gated, delta, n)
+    let up = (Output::Write, &mut a.rows.up);
+    apply::<B>(queue, weights.up.parts(), &a.rows.gathered, up, n)?;
+    queue.gate(
+        spec.activation,
+        &a.rows.up,
+        &mut a.rows.gated,
+        spec.width,
+        n,
+    )?;
+    let delta = (Output::Write, &mut a.rows.delta);
+    apply::<B>(queue, from_ref(&weights.down), &a.rows.gated, delta, n)
 }
 
 /// Computes a block's feed-forward. Of experts it says which compute next.
@@ -191,24 +197,30 @@ pub(crate) fn forward<B: Backend>(
     match mlp {
         MlpOf::Dense(DenseOf { spec, up, down }) => {
             let x = match input {
-                Input::Residual => &a.x,
-                Input::Normed => &a.normed,
+                Input::Residual => &a.rows.x,
+                Input::Normed => &a.rows.normed,
             };
-            let out = (Output::Write, &mut a.up);
+            let out = (Output::Write, &mut a.rows.up);
             apply::<B>(queue, up.parts(), x, out, n_tokens)?;
             let inner = match spec.gating {
                 Gating::None => {
-                    queue.activate(spec.activation, &mut a.up, spec.width, n_tokens)?;
-                    &a.up
+                    queue.activate(spec.activation, &mut a.rows.up, spec.width, n_tokens)?;
+                    &a.rows.up
                 }
                 Gating::Separate | Gating::Fused => {
-                    queue.gate(spec.activation, &a.up, &mut a.gated, spec.width, n_tokens)?;
-                    &a.gated
+                    queue.gate(
+                        spec.activation,
+                        &a.rows.up,
+                        &mut a.rows.gated,
+                        spec.width,
+                        n_tokens,
+                    )?;
+                    &a.rows.gated
                 }
             };
             let out = match output {
-                Output::Write => &mut a.delta,
-                Output::Add => &mut a.x,
+                Output::Write => &mut a.rows.delta,
+                Output::Add => &mut a.rows.x,
             };
             let (down, out) = (from_ref(down), (output, out));
             apply::<B>(queue, down, inner, out, n_tokens)
@@ -218,10 +230,10 @@ pub(crate) fn forward<B: Backend>(
                 input == Input::Normed && output == Output::Add,
                 "experts read a normed copy of the residual and add to it"
             );
-            let (router, out) = (from_ref(router), (Output::Write, &mut a.scores));
-            apply::<B>(queue, router, &a.normed, out, n_tokens)?;
+            let (router, out) = (from_ref(router), (Output::Write, &mut a.rows.scores));
+            apply::<B>(queue, router, &a.rows.normed, out, n_tokens)?;
             let routes = a.routes.as_mut().expect(ROUTED);
-            Ok(queue.route(&routing(spec), &a.scores, routes, n_tokens)?)
+            Ok(queue.route(&routing(spec), &a.rows.scores, routes, n_tokens)?)
         }
     }
 }

@@ -4,9 +4,9 @@ use llm_arch::{ModelSpec, Side, Unit};
 use llm_plan::{Home, Limits, RunOn, StagePlan, Term};
 
 use crate::Result;
+use crate::allocated::{Allocated, vec_bytes};
 use crate::device::{Elsewhere, Stages};
 use crate::link::Link;
-use crate::memory::{Allocated, vec_bytes};
 use crate::pass::{Interrupts, Pass};
 use crate::port::{Crossing, Port};
 use crate::probe::Probe;
@@ -145,20 +145,23 @@ impl Pipeline {
                     .attend_to(sequence, ids.len(), watch.0)?;
             }
         }
-        let memory = &mut self.host[..n_elements];
+        let rows = &mut self.host[..n_elements];
         self.parts[encoded]
             .stages
-            .download(Crossing::Encoded, memory)?;
-        Ok(memory)
+            .download(Crossing::Encoded, rows)?;
+        Ok(rows)
     }
 
-    /// Takes all devices back to `len` positions of `sequence`, or to the fewer that all of them still have.
-    pub(crate) fn rewind(&mut self, sequence: usize, len: usize) -> usize {
-        let parts = self.parts.iter_mut();
-        let kept = parts.map(|part| part.stages.rewind(sequence, len)).min();
-        match kept {
-            Some(kept) if kept < len => self.rewind(sequence, kept),
-            _ => len,
+    /// True if all devices still have what position `len` of `sequence` sees.
+    pub(crate) fn can_rewind(&self, sequence: usize, len: usize) -> bool {
+        let mut parts = self.parts.iter();
+        parts.all(|part| part.stages.can_rewind(sequence, len))
+    }
+
+    /// Takes all devices back to `len` positions of `sequence`, which [`Pipeline::can_rewind`] allows.
+    pub(crate) fn rewind(&mut self, sequence: usize, len: usize) {
+        for part in &mut self.parts {
+            part.stages.rewind(sequence, len);
         }
     }
 

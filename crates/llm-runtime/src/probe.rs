@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use llm_arch::{HeadMatrix, Role, Side, Unit};
+use llm_arch::{Role, Side, Unit};
 use llm_backend::{Backend, Queue};
 use llm_plan::{Encodings, RunOn, WeightDType};
 use llm_quant::{Part, Scheme};
@@ -83,7 +83,7 @@ impl Origin {
     /// True if a tensor has a part in what `unit` makes.
     fn is_of(&self, bound: &BoundTensor<'_>, unit: Unit) -> bool {
         let of = bound.slot.unit;
-        let is_tied = self.model.spec().head.matrix == HeadMatrix::Tied;
+        let is_tied = self.model.spec().is_tied();
         match unit {
             Unit::Layer(Side::Decoder, i) => {
                 of == unit || matches!(of, Unit::Expert { layer, .. } if layer == i)

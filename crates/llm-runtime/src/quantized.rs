@@ -47,15 +47,8 @@ pub(crate) fn recognise(
     };
     // Values are made of these: nothing does that with codes.
     if becomes_table(slot.role) {
-        let expected = "floating-point numbers, as in all such tables".to_owned();
-        let found = scheme.to_string();
-        return Err(misfit(
-            checkpoint,
-            &tensor.name,
-            "elements that are",
-            expected,
-            found,
-        ));
+        let expected = "elements that are floating-point numbers, as in all such tables";
+        return Err(misfit(checkpoint, &tensor.name, expected, scheme));
     }
     check_parts(checkpoint, &weight, scheme, [rows, cols], dtype)?;
     Ok(Some(scheme))
@@ -212,14 +205,9 @@ fn state_of(
     let state = QuantState::parse(&json).map_err(|flaw| flawed(checkpoint, &name, flaw))?;
     let expected = shape.map(|extent| extent as u64);
     if state.shape != expected {
-        let (expected, found) = (format!("{expected:?}"), format!("{:?}", state.shape));
-        return Err(misfit(
-            checkpoint,
-            &name,
-            "a matrix of shape",
-            expected,
-            found,
-        ));
+        let expected = format!("a matrix of shape {expected:?}");
+        let found = format!("{:?}", state.shape);
+        return Err(misfit(checkpoint, &name, expected, found));
     }
     Ok(state)
 }
@@ -242,14 +230,7 @@ fn check_parts(
             };
             check_dtype(checkpoint, tensor, info.dtype)?;
             if tensor.shape.n_elements() != 1 {
-                let found = tensor.shape.to_string();
-                return Err(misfit(
-                    checkpoint,
-                    &name,
-                    "one number",
-                    String::new(),
-                    found,
-                ));
+                return Err(misfit(checkpoint, &name, "one number", &tensor.shape));
             }
             let mut format = [0];
             checkpoint.read_into(&name, 0..1, DType::U8, &mut format)?;
@@ -261,51 +242,37 @@ fn check_parts(
         check_dtype(checkpoint, tensor, info.dtype)?;
         let is_state = matches!(info.part, Part::State(_));
         if !is_state && *tensor.shape != *info.dims {
-            let (expected, found) = (format!("{:?}", info.dims), tensor.shape.to_string());
-            return Err(misfit(checkpoint, &name, "shape", expected, found));
+            let expected = format!("shape {:?}", info.dims);
+            return Err(misfit(checkpoint, &name, expected, &tensor.shape));
         }
     }
     Ok(())
 }
 
 fn part<'c>(checkpoint: &'c Checkpoint, name: &str) -> Result<&'c TensorInfo> {
-    checkpoint.get(name).ok_or_else(|| {
-        misfit(
-            checkpoint,
-            name,
-            "a tensor of that name",
-            String::new(),
-            "none".to_owned(),
-        )
-    })
+    let missing = || misfit(checkpoint, name, "a tensor of that name", "none");
+    checkpoint.get(name).ok_or_else(missing)
 }
 
 fn check_dtype(checkpoint: &Checkpoint, tensor: &TensorInfo, expected: DType) -> Result<()> {
     if tensor.encoding == Encoding::Plain(expected) {
         return Ok(());
     }
-    let found = tensor.encoding.to_string();
-    Err(misfit(
-        checkpoint,
-        &tensor.name,
-        "elements of",
-        expected.to_string(),
-        found,
-    ))
+    let expected = format!("elements of {expected}");
+    Err(misfit(checkpoint, &tensor.name, expected, tensor.encoding))
 }
 
 fn misfit(
     checkpoint: &Checkpoint,
     tensor: &str,
-    what: &'static str,
-    expected: String,
-    found: String,
+    expected: impl Into<String>,
+    found: impl ToString,
 ) -> RuntimeError {
     RuntimeError::QuantizedPart {
         path: checkpoint.path().to_owned(),
         tensor: tensor.to_owned(),
-        expected: format!("{what} {expected}").trim_end().to_owned(),
-        found,
+        expected: expected.into(),
+        found: found.to_string(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod advance;
 mod diagnose;
+mod rewind;
 mod sequences;
 
 use std::borrow::Cow;
@@ -12,8 +13,9 @@ use llm_plan::{Home, Limits, Term};
 use llm_tensor::DType;
 
 use self::diagnose::is_finite;
+pub use self::rewind::Mark;
 use self::sequences::Sequences;
-use crate::memory::{Allocated, vec_bytes};
+use crate::allocated::{Allocated, vec_bytes};
 use crate::pass::{Interrupt, Interrupts, Pass};
 use crate::pipeline::Pipeline;
 use crate::probe::{Origin, Probe};
@@ -135,33 +137,17 @@ impl Session {
         self.sequences.expect(sequence, n_positions);
     }
 
-    /// Forgets positions of `sequence` from `len` on; returns how many are left: `len`, or fewer where a layer has
-    /// already let go of what the position before `len` saw.
-    ///
-    /// # Panics
-    /// When it has fewer.
-    pub fn truncate(&mut self, sequence: usize, len: usize) -> usize {
-        let n_taken = self.len(sequence);
-        assert!(
-            len <= n_taken,
-            "sequence {sequence} has but {n_taken} positions"
-        );
-        let kept = self.pipeline.rewind(sequence, len);
-        self.sequences.truncate(sequence, kept);
-        kept
-    }
-
     /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own. Keys and values are shared,
-    /// and copied block by block where either writes: a fork is also a mark, to be forked back where [`Session::truncate`]
-    /// finds windows gone.
+    /// and copied block by block where either writes.
     ///
     /// # Errors
     /// When the device fails.
     ///
     /// # Panics
-    /// When they are the same.
+    /// When they are the same, or `to` keeps a mark.
     pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
         assert_ne!(from, to, "a sequence is not forked to itself");
+        self.sequences.assert_free(to);
         self.pipeline.fork(from, to)?;
         self.sequences.fork(from, to);
         Ok(())
@@ -180,8 +166,9 @@ impl Session {
             "{} models have no encoder",
             self.spec.family
         );
-        self.truncate(sequence, 0);
         self.check_prompt(ids)?;
+        self.truncate(sequence, 0);
+        self.sequences.set_encoded(sequence, false);
         let interrupts = Interrupts {
             session: &self.interrupt,
             sequence: Some(self.sequences.interrupt(sequence)),
@@ -189,8 +176,9 @@ impl Session {
         if interrupts.is_raised() {
             return Err(RuntimeError::Interrupted);
         }
-        let memory = self.pipeline.encode(sequence, ids, (interrupts, None))?;
-        if is_finite(memory) {
+        let encoded = self.pipeline.encode(sequence, ids, (interrupts, None))?;
+        if is_finite(encoded) {
+            self.sequences.set_encoded(sequence, true);
             return Ok(());
         }
         let probe = Probe::default();
@@ -296,8 +284,12 @@ impl Session {
     }
 
     fn check(&self, sequence: usize, ids: &[u32]) -> Result<()> {
+        self.sequences.assert_free(sequence);
         if self.sequences.interrupt(sequence).is_raised() {
             return Err(RuntimeError::Interrupted);
+        }
+        if self.spec.encoder.is_some() && !self.sequences.is_encoded(sequence) {
+            return Err(RuntimeError::NotEncoded { sequence });
         }
         self.check_ids(ids, self.len(sequence), self.limits.context)
     }

@@ -19,10 +19,10 @@ use self::encoder::Encoder;
 use self::head::Head;
 use self::order::Order;
 use crate::activations::Activations;
+use crate::allocated::Allocated;
 use crate::angles::Angles;
 use crate::block;
 use crate::device::{Device, Elsewhere, StageOptions, Stages};
-use crate::memory::Allocated;
 use crate::mlp::{self, Experts};
 use crate::pass::{Interrupts, Pass};
 use crate::port::{Crossing, Port};
@@ -242,12 +242,12 @@ impl<B: Backend> Stages for BackendStages<B> {
         if let Some(embedding) = self.embedding.as_mut().filter(|_| embeds) {
             embedding.forward(queue, (backend, stream), spec, pass, &mut self.angles, a)?;
             if let Some(probe) = pass.probe {
-                probe.look::<B>(queue, &a.x, n_elements, Unit::Embedding)?;
+                probe.look::<B>(queue, &a.rows.x, n_elements, Unit::Embedding)?;
             }
         }
         if !layers.is_empty() {
             for kind in 0..self.angles.n_kinds() {
-                queue.upload(self.angles.table(kind, pass), &mut a.angles[kind])?;
+                queue.upload(self.angles.table(kind, pass), &mut a.rows.angles[kind])?;
             }
             self.sequences.begin(queue, pass.sequences)?;
             for layer in self.layers.values_mut() {
@@ -276,14 +276,14 @@ impl<B: Backend> Stages for BackendStages<B> {
             }
             if let Some(probe) = pass.probe {
                 let unit = Unit::Layer(Side::Decoder, i);
-                probe.look::<B>(queue, &a.x, n_elements, unit)?;
+                probe.look::<B>(queue, &a.rows.x, n_elements, unit)?;
             }
         }
         if let Some(norm) = self.final_norm.as_ref().filter(|_| ends && pass.logits) {
             let norm = norm.get(queue, (backend, stream))?;
-            queue.norm(&norm_op(&norm), &a.x, &mut a.normed, n_tokens)?;
+            queue.norm(&norm_op(&norm), &a.rows.x, &mut a.rows.normed, n_tokens)?;
             norm.end(queue)?;
-            std::mem::swap(&mut a.x, &mut a.normed);
+            std::mem::swap(&mut a.rows.x, &mut a.rows.normed);
         }
         Ok(())
     }
@@ -304,11 +304,11 @@ impl<B: Backend> Stages for BackendStages<B> {
         let (backend, queue, a) = (&*self.backend, &mut self.queue, &mut self.activations);
         if let Some(embedding) = self.embedding.as_mut().filter(|_| segment.embeds) {
             let scale = self.options.spec.embedding.scale;
-            let to = (&mut a.ids, &mut a.x);
+            let to = (&mut a.ids, &mut a.rows.x);
             embedding.tokens.embed(queue, backend, (ids, scale), to)?;
             if let (_, Some(probe)) = watch {
                 let n_elements = ids.len() * self.options.spec.hidden;
-                probe.look::<B>(queue, &a.x, n_elements, Unit::Embedding)?;
+                probe.look::<B>(queue, &a.rows.x, n_elements, Unit::Embedding)?;
             }
         }
         let units = segment.encoder;
@@ -374,8 +374,12 @@ impl<B: Backend> Stages for BackendStages<B> {
         weights.end(queue)
     }
 
-    fn rewind(&mut self, sequence: usize, len: usize) -> usize {
-        self.sequences.own.rewind(sequence, len)
+    fn can_rewind(&self, sequence: usize, len: usize) -> bool {
+        self.sequences.own.can_rewind(sequence, len)
+    }
+
+    fn rewind(&mut self, sequence: usize, len: usize) {
+        self.sequences.own.rewind(sequence, len);
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<()> {
@@ -389,7 +393,7 @@ impl<B: Backend> Stages for BackendStages<B> {
             .as_mut()
             .expect("logits are asked of the head's device");
         let weights = (&*self.backend, self.stream.as_ref());
-        let (queue, x) = (&mut self.queue, &self.activations.x);
+        let (queue, x) = (&mut self.queue, &self.activations.rows.x);
         head.forward(queue, weights, &self.options.spec, x, (rows, out))
     }
 

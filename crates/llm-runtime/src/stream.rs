@@ -108,9 +108,9 @@ enum Place<B: Backend> {
     Taken,
 }
 
-/// The memory of a place, and the ends of what is done with it.
+/// A place of the device, and the ends of what is done with it.
 struct Staged<B: Backend> {
-    memory: B::Place,
+    place: B::Place,
     /// Of bringing what lies in it.
     brought: Option<B::Event>,
     /// Of the last use.
@@ -146,7 +146,7 @@ impl<B: Backend> Stream<B> {
         let n_places = if place_len > 0 { STAGING_SLOTS } else { 0 };
         let place = |_| -> Result<_> {
             Ok(Place::Empty(Staged {
-                memory: backend.place(place_len)?,
+                place: backend.place(place_len)?,
                 brought: None,
                 used: None,
             }))
@@ -320,7 +320,7 @@ impl<B: Backend> State<B> {
         if let Some(used) = &staged.used {
             self.copies.wait(used)?;
         }
-        self.copies.bring(&mut staged.memory, len)?;
+        self.copies.bring(&mut staged.place, len)?;
         staged.brought = Some(self.copies.record()?);
         Ok(())
     }
@@ -398,7 +398,7 @@ impl<B: Backend> Lease<'_, B> {
             unreachable!("a leased place is in use")
         };
         let parcel = self.stream.parcels.get(*key).expect(KNOWN);
-        Ok(backend.placed(&staged.memory, parcel.weight(unit, role))?)
+        Ok(backend.placed(&staged.place, parcel.weight(unit, role))?)
     }
 
     /// Gives the place back: what was put into `queue` by now is its last use.

@@ -3,118 +3,65 @@ use std::str::FromStr;
 
 use crate::TensorError;
 
-/// The type of one element as it is stored, in a file or in memory; always little-endian.
-///
-/// Exhaustive on purpose: a new element type must be considered wherever one is matched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are the field's own")]
-pub enum DType {
-    F64,
-    F32,
-    F16,
-    BF16,
-    F8E4M3,
-    F8E5M2,
-    F8E4M3FNUZ,
-    F8E5M2FNUZ,
+/// The types, each with the size of an element, its short name and PyTorch's.
+macro_rules! dtypes {
+    ($($(#[$doc:meta])* $dtype:ident $size:literal $name:literal $torch_name:literal;)+) => {
+        /// The type of one element as it is stored, in a file or in memory; always little-endian.
+        ///
+        /// Exhaustive on purpose: a new element type must be considered wherever one is matched.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[expect(missing_docs, reason = "the names are the field's own")]
+        pub enum DType {
+            $($(#[$doc])* $dtype,)+
+        }
+
+        impl DType {
+            /// Every element type.
+            pub const ALL: [DType; FACTS.len()] = [$(DType::$dtype),+];
+        }
+
+        const FACTS: &[(usize, &str, &str)] = &[$(($size, $name, $torch_name)),+];
+    };
+}
+
+dtypes! {
+    F64 8 "f64" "float64";
+    F32 4 "f32" "float32";
+    F16 2 "f16" "float16";
+    BF16 2 "bf16" "bfloat16";
+    F8E4M3 1 "f8e4m3" "float8_e4m3fn";
+    F8E5M2 1 "f8e5m2" "float8_e5m2";
+    F8E4M3FNUZ 1 "f8e4m3fnuz" "float8_e4m3fnuz";
+    F8E5M2FNUZ 1 "f8e5m2fnuz" "float8_e5m2fnuz";
     /// A power of two, which only scales are.
-    F8E8M0,
+    F8E8M0 1 "f8e8m0" "float8_e8m0fnu";
     /// A complex number of two f32.
-    C64,
-    I64,
-    I32,
-    I16,
-    I8,
-    U64,
-    U32,
-    U16,
-    U8,
-    Bool,
+    C64 8 "c64" "complex64";
+    I64 8 "i64" "int64";
+    I32 4 "i32" "int32";
+    I16 2 "i16" "int16";
+    I8 1 "i8" "int8";
+    U64 8 "u64" "uint64";
+    U32 4 "u32" "uint32";
+    U16 2 "u16" "uint16";
+    U8 1 "u8" "uint8";
+    Bool 1 "bool" "bool";
 }
 
 impl DType {
-    /// Every element type.
-    pub const ALL: [DType; 19] = [
-        DType::F64,
-        DType::F32,
-        DType::F16,
-        DType::BF16,
-        DType::F8E4M3,
-        DType::F8E5M2,
-        DType::F8E4M3FNUZ,
-        DType::F8E5M2FNUZ,
-        DType::F8E8M0,
-        DType::C64,
-        DType::I64,
-        DType::I32,
-        DType::I16,
-        DType::I8,
-        DType::U64,
-        DType::U32,
-        DType::U16,
-        DType::U8,
-        DType::Bool,
-    ];
-
     /// Bytes of one element.
     pub const fn size(self) -> usize {
-        match self {
-            DType::F64 | DType::C64 | DType::I64 | DType::U64 => 8,
-            DType::F32 | DType::I32 | DType::U32 => 4,
-            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
-            DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3FNUZ | DType::F8E5M2FNUZ => 1,
-            DType::F8E8M0 | DType::I8 | DType::U8 | DType::Bool => 1,
-        }
+        FACTS[self as usize].0
     }
 
     /// The short name that we print and that flags take, as `bf16`.
     pub const fn name(self) -> &'static str {
-        match self {
-            DType::F64 => "f64",
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            DType::F8E4M3 => "f8e4m3",
-            DType::F8E5M2 => "f8e5m2",
-            DType::F8E4M3FNUZ => "f8e4m3fnuz",
-            DType::F8E5M2FNUZ => "f8e5m2fnuz",
-            DType::F8E8M0 => "f8e8m0",
-            DType::C64 => "c64",
-            DType::I64 => "i64",
-            DType::I32 => "i32",
-            DType::I16 => "i16",
-            DType::I8 => "i8",
-            DType::U64 => "u64",
-            DType::U32 => "u32",
-            DType::U16 => "u16",
-            DType::U8 => "u8",
-            DType::Bool => "bool",
-        }
+        FACTS[self as usize].1
     }
 
     /// The name in PyTorch and in `config.json` (`dtype`, formerly `torch_dtype`), as `bfloat16`.
     pub const fn torch_name(self) -> &'static str {
-        match self {
-            DType::F64 => "float64",
-            DType::F32 => "float32",
-            DType::F16 => "float16",
-            DType::BF16 => "bfloat16",
-            DType::F8E4M3 => "float8_e4m3fn",
-            DType::F8E5M2 => "float8_e5m2",
-            DType::F8E4M3FNUZ => "float8_e4m3fnuz",
-            DType::F8E5M2FNUZ => "float8_e5m2fnuz",
-            DType::F8E8M0 => "float8_e8m0fnu",
-            DType::C64 => "complex64",
-            DType::I64 => "int64",
-            DType::I32 => "int32",
-            DType::I16 => "int16",
-            DType::I8 => "int8",
-            DType::U64 => "uint64",
-            DType::U32 => "uint32",
-            DType::U16 => "uint16",
-            DType::U8 => "uint8",
-            DType::Bool => "bool",
-        }
+        FACTS[self as usize].2
     }
 
     /// True if dense weights can be kept in this type and computed with.

@@ -6,6 +6,7 @@ mod copy;
 mod error;
 mod event;
 mod function;
+mod graph;
 mod memory;
 mod module;
 mod stream;

@@ -25,6 +25,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) races: bool,
     /// Whether reads of bytes that nothing wrote are faults.
     pub(crate) unwritten: bool,
+    /// Chooses the order of warps; 0 takes them as they are numbered.
+    pub(crate) seed: u64,
 }
 
 impl Launch<'_> {
@@ -85,9 +87,12 @@ impl<'a> Block<'a> {
         let mut is_done = vec![false; warps.len()];
         // Warps that stand at a barrier, by barrier.
         let mut waits: Vec<Option<usize>> = vec![None; warps.len()];
+        let [x, y, z] = self.index.map(u64::from);
+        let first = self.launch.seed.wrapping_mul(x + 3 * y + 7 * z + 1) as usize % warps.len();
         loop {
             let mut moved = false;
-            for at in 0..warps.len() {
+            for step in 0..warps.len() {
+                let at = (first + step) % warps.len();
                 if is_done[at] || waits[at].is_some() {
                     continue;
                 }

@@ -1,6 +1,7 @@
 //! The driver's state behind its calls: contexts, modules, streams of queued work, events, and the report.
 
 mod codes;
+mod graph;
 mod launch;
 mod module;
 mod queue;
@@ -8,11 +9,12 @@ mod work;
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 pub(crate) use codes::Code;
+pub(crate) use graph::Graph;
 pub(crate) use module::{Function, LoadError, Module};
-pub(crate) use queue::{Event, Point, Stream};
+pub(crate) use queue::{Capture, Event, Point, Stream};
 pub(crate) use work::{From, KernelCall, Task, To, Work};
 
 use crate::device::Memory;
@@ -30,6 +32,9 @@ pub(crate) struct Driver {
     pub(crate) events: HashMap<usize, Event>,
     pub(crate) modules: HashMap<usize, Module>,
     pub(crate) functions: HashMap<usize, Function>,
+    pub(crate) graphs: HashMap<usize, Graph>,
+    /// Graphs made ready to launch.
+    pub(crate) executables: HashMap<usize, Arc<Graph>>,
     pub(crate) report: Report,
     /// State of the generator that chooses among legal orders.
     random: u64,
@@ -46,6 +51,8 @@ impl Driver {
             events: HashMap::new(),
             modules: HashMap::new(),
             functions: HashMap::new(),
+            graphs: HashMap::new(),
+            executables: HashMap::new(),
             report: Report::default(),
             random: settings.seed,
             next_handle: FIRST_HANDLE,
@@ -88,17 +95,18 @@ impl Driver {
     }
 
     pub(crate) fn report(&self) -> Report {
-        let devices = self
+        let mut devices: Vec<DeviceReport> = self
             .memory
-            .used()
+            .in_use()
             .iter()
-            .zip(self.memory.peak())
-            .map(|(used, peak)| DeviceReport {
-                allocated: *used,
-                peak: *peak,
+            .map(|memory| DeviceReport {
+                allocated: memory.now,
+                peak: memory.peak,
+                asked: memory.asked,
             })
             .collect();
         Report {
+            pinned: devices.pop().unwrap_or_default(),
             devices,
             ..self.report.clone()
         }

@@ -17,9 +17,11 @@ mod packed;
 mod round;
 mod shuffle;
 mod special;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use async_copy::Copies;
-pub(crate) use flow::exit;
+pub(crate) use flow::{RETURN, exit};
 pub(crate) use lanes::{Class, LANES, Reg, Registers, Row};
 
 use crate::block::{Block, Warp};
@@ -33,7 +35,7 @@ pub(crate) type Exec = fn(&mut Warp, &mut Block<'_>, &Instruction, u32) -> Resul
 type Decoded = Result<Instruction, String>;
 
 /// The instruction that a statement is, or what is not understood in it.
-pub(crate) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(crate) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     match op.name {
         "add" | "sub" | "mul" | "mad" | "fma" | "div" | "min" | "max" | "abs" | "neg" => {
             arithmetic(b, op, s)
@@ -43,7 +45,7 @@ pub(crate) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
         | "popc" | "clz" | "brev" | "bfe" | "bfi" | "bfind" | "dp4a" | "dp2a" => {
             bits::decode(b, op, s)
         }
-        "setp" | "selp" | "slct" | "testp" => compare::decode(b, op, s),
+        "setp" | "set" | "selp" | "slct" | "testp" => compare::decode(b, op, s),
         "copysign" | "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" => {
             special::decode(b, op, s)
         }
@@ -61,7 +63,7 @@ pub(crate) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
 }
 
 /// Arithmetic by the kind of its type.
-fn arithmetic(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn arithmetic(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     use crate::ptx::Type;
     let ty = op.take_type()?;
     match ty {

@@ -90,8 +90,9 @@ impl Machine {
         self.with(settings::DRIVER, version)
     }
 
-    /// Seed of the order in which work of several streams runs, among the orders that streams and events allow. With 0,
-    /// which is the default, everything runs as late as it may.
+    /// Seed of the order in which work of several streams runs, among the orders that streams and events allow, and of the
+    /// order of a kernel's blocks and warps. With 0, which is the default, work runs as late as it may, blocks as they are
+    /// numbered.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         self.with(settings::SEED, seed)
@@ -269,7 +270,8 @@ fn emulator() -> PathBuf {
         .ancestors()
         .skip(1)
         .take(2)
-        .flat_map(|folder| [folder.join(NAME), folder.join("deps").join(NAME)])
+        // What lies beside the folder of dependencies may be of an earlier build.
+        .flat_map(|folder| [folder.join("deps").join(NAME), folder.join(NAME)])
         .find(|path| path.exists())
         .unwrap_or_else(|| panic!("no {NAME} beside {}", program.display()))
 }

@@ -25,6 +25,7 @@ pub(crate) struct Module {
 #[derive(Debug)]
 pub(crate) struct Function {
     pub(crate) name: String,
+    pub(crate) results: Vec<Variable>,
     pub(crate) params: Vec<Variable>,
     /// Most threads in a block, from `.maxntid` or `.reqntid`.
     pub(crate) max_threads: Option<u32>,

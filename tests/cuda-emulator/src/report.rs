@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Report {
     /// One entry a device, by ordinal.
     pub devices: Vec<DeviceReport>,
+    /// Page-locked memory of the host, allocated or registered.
+    pub pinned: DeviceReport,
     /// Kernels by name.
     pub kernels: BTreeMap<String, KernelReport>,
     /// Calls in which the host waited for a device.
@@ -21,13 +23,15 @@ pub struct Report {
     pub faults: Vec<String>,
 }
 
-/// Memory of one device.
+/// Memory in use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceReport {
-    /// Bytes allocated now.
+    /// Bytes allocated now, each allocation rounded up as the driver does it.
     pub allocated: u64,
     /// Most bytes allocated at once.
     pub peak: u64,
+    /// Bytes that the allocations of now were asked for with.
+    pub asked: u64,
 }
 
 /// All launches of one kernel, added up.

@@ -16,7 +16,7 @@ enum May {
 }
 
 /// Lowest first. ARCHITECTURE.md explains it.
-const LAYERS: [(&str, May); 17] = [
+const LAYERS: [(&str, May); 18] = [
     ("llm-json", May::Use(&[])),
     ("llm-tensor", May::Use(&[])),
     ("llm-text", May::Use(&["llm-json"])),
@@ -56,6 +56,7 @@ const LAYERS: [(&str, May); 17] = [
             "llm-backend",
         ]),
     ),
+    ("cuda-emulator", May::Use(&[])),
     ("llm-run", May::UseAll),
     ("llm-tests", May::UseAll),
     ("llm-benches", May::UseAll),

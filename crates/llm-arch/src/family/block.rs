@@ -83,10 +83,9 @@ pub(super) fn attention(config: &Config<'_>, defaults: HeadDefaults) -> Result<A
     Ok(separate_heads(n_heads, n_kv_heads, head_dim))
 }
 
-/// `num_attention_heads` that share the hidden size among them, each with keys of its own.
-pub(super) fn heads(config: &Config<'_>) -> Result<AttentionSpec> {
-    let key = "num_attention_heads";
-    let (hidden, n_heads) = (config.count("hidden_size")?, config.count(key)?);
+/// Heads that share the hidden size among them, each with keys of its own; the keys of both numbers.
+pub(super) fn heads(config: &Config<'_>, hidden: &str, key: &str) -> Result<AttentionSpec> {
+    let (hidden, n_heads) = (config.count(hidden)?, config.count(key)?);
     let head_dim = head_dim(config, key, hidden, n_heads)?;
     Ok(separate_heads(n_heads, n_heads, head_dim))
 }
@@ -191,14 +190,11 @@ pub(super) fn decoder_only(
     tied_by_default: bool,
 ) -> Result<ModelSpec> {
     // A dynamic scaling is made for more positions than the configuration's maximum, which is the original one.
-    let context = match &decoder.positions {
-        Positions::Rotary(kinds) => kinds
-            .iter()
-            .map(|rotary| rotary.reach(context))
-            .max()
-            .unwrap_or(context),
-        Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => context,
-    };
+    let kinds = decoder.positions.rotary().iter();
+    let context = kinds
+        .map(|rotary| rotary.reach(context))
+        .max()
+        .unwrap_or(context);
     let hidden = config.count(config.spelling(&["n_embd", "n_embed", "hidden_size"])?)?;
     Ok(ModelSpec {
         family,

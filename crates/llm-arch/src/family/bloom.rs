@@ -3,10 +3,10 @@
 use llm_tensor::Activation;
 use serde_json::json;
 
-use super::{Family, Gguf, block, llama, written};
+use super::{Family, Gguf, block, falcon, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
-use crate::skeleton::{Matrices, Module, Naming, Role};
+use crate::skeleton::{Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -32,55 +32,17 @@ pub(super) static FAMILY: Family = Family {
         off: &[],
     },
     naming: |_| &Naming {
-        names: &[&[
-            (Role::TokenTable, "transformer.word_embeddings.weight"),
-            (
-                Role::EmbedNorm,
-                "transformer.word_embeddings_layernorm.weight",
-            ),
-            (
-                Role::EmbedNormBias,
-                "transformer.word_embeddings_layernorm.bias",
-            ),
-            (Role::AttnNorm, "transformer.h.{i}.input_layernorm.weight"),
-            (Role::AttnNormBias, "transformer.h.{i}.input_layernorm.bias"),
-            (
-                Role::Qkv,
-                "transformer.h.{i}.self_attention.query_key_value.weight",
-            ),
-            (
-                Role::QkvBias,
-                "transformer.h.{i}.self_attention.query_key_value.bias",
-            ),
-            (Role::Out, "transformer.h.{i}.self_attention.dense.weight"),
-            (Role::OutBias, "transformer.h.{i}.self_attention.dense.bias"),
-            (
-                Role::MlpNorm,
-                "transformer.h.{i}.post_attention_layernorm.weight",
-            ),
-            (
-                Role::MlpNormBias,
-                "transformer.h.{i}.post_attention_layernorm.bias",
-            ),
-            (Role::Up, "transformer.h.{i}.mlp.dense_h_to_4h.weight"),
-            (Role::UpBias, "transformer.h.{i}.mlp.dense_h_to_4h.bias"),
-            (Role::Down, "transformer.h.{i}.mlp.dense_4h_to_h.weight"),
-            (Role::DownBias, "transformer.h.{i}.mlp.dense_4h_to_h.bias"),
-            (Role::FinalNorm, "transformer.ln_f.weight"),
-            (Role::FinalNormBias, "transformer.ln_f.bias"),
-            (Role::Head, "lm_head.weight"),
-        ]],
-        encoder_names: &[],
+        names: &[
+            &[(Role::EmbedNorm, "transformer.word_embeddings_layernorm")],
+            falcon::NAMES,
+        ],
+        layer: "transformer.h.{i}.",
         base_prefix: "transformer.",
-        matrices: Matrices::OutIn,
-        module: Module::Linear,
-        wide: &[],
-        harmless: &[],
-        elsewhere: &[],
+        ..Naming::PLAIN
     },
     gguf: Some(Gguf {
         architecture: "bloom",
-        keys: &[
+        keys: &[&[
             ("embedding_length", "hidden_size"),
             ("block_count", "n_layer"),
             ("feed_forward_length", "n_inner"),
@@ -88,7 +50,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.head_count", "n_head"),
             ("attention.head_count_kv", "num_key_value_heads"),
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
-        ],
+        ]],
         naming: |_| &llama::GGUF_NAMING,
         adjust: block::store_stacked,
         config: |spec| {
@@ -112,26 +74,24 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let hidden = config.count(config.spelling(&["n_embed", "hidden_size"])?)?;
-    let heads_key = config.spelling(&["num_attention_heads", "n_head"])?;
-    let n_heads = config.count(heads_key)?;
+    let heads = block::heads(
+        config,
+        config.spelling(&["n_embed", "hidden_size"])?,
+        config.spelling(&["num_attention_heads", "n_head"])?,
+    )?;
     if config
         .opt_count("num_key_value_heads")?
-        .is_some_and(|n| n != n_heads)
+        .is_some_and(|n| n != heads.n_heads)
     {
-        return config.bad_value("num_key_value_heads", &n_heads.to_string());
+        return config.bad_value("num_key_value_heads", &heads.n_heads.to_string());
     }
     let attention = AttentionSpec {
         packing: Packing::PerGroup,
         qkv_bias: true,
         out_bias: true,
-        ..block::separate_heads(
-            n_heads,
-            n_heads,
-            block::head_dim(config, heads_key, hidden, n_heads)?,
-        )
+        ..heads
     };
-    let width = config.opt_count("n_inner")?.unwrap_or(4 * hidden);
+    let width = config.opt_count("n_inner")?.unwrap_or(4 * heads.q_width());
     let mlp = block::plain_mlp(width, Activation::GeluTanh, true);
     let n_layers = config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"])?)?;
     let layers = block::like_layers(n_layers, attention, mlp);

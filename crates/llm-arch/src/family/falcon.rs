@@ -8,7 +8,7 @@ use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Module, Names, Naming, Role};
+use crate::skeleton::{Module, Names, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -31,7 +31,7 @@ pub(super) static FAMILY: Family = Family {
     },
     gguf: Some(Gguf {
         architecture: "falcon",
-        keys: &[
+        keys: &[&[
             ("embedding_length", "hidden_size"),
             ("block_count", "num_hidden_layers"),
             ("feed_forward_length", "ffn_hidden_size"),
@@ -40,7 +40,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.head_count_kv", "num_kv_heads"),
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
             ("rope.freq_base", "rope_theta"),
-        ],
+        ]],
         naming: |spec| match spec.decoder.residual {
             Residual::ParallelTwoNorms => &GGUF_TWO_NORMS_NAMING,
             _ => &llama::GGUF_NAMING,
@@ -54,70 +54,39 @@ pub(super) static FAMILY: Family = Family {
 const GGUF_TWO_NORMS_NAMING: Naming = Naming {
     names: &[
         &[
-            (Role::AttnNorm, "blk.{i}.attn_norm_2.weight"),
-            (Role::AttnNormBias, "blk.{i}.attn_norm_2.bias"),
-            (Role::MlpNorm, "blk.{i}.attn_norm.weight"),
-            (Role::MlpNormBias, "blk.{i}.attn_norm.bias"),
+            (Role::AttnNorm, "attn_norm_2"),
+            (Role::MlpNorm, "attn_norm"),
         ],
         llama::GGUF_NAMES,
     ],
     ..llama::GGUF_NAMING
 };
 
-const NAMES: Names = &[
-    (Role::TokenTable, "transformer.word_embeddings.weight"),
-    (Role::AttnNorm, "transformer.h.{i}.input_layernorm.weight"),
-    (Role::AttnNormBias, "transformer.h.{i}.input_layernorm.bias"),
-    (
-        Role::Qkv,
-        "transformer.h.{i}.self_attention.query_key_value.weight",
-    ),
-    (
-        Role::QkvBias,
-        "transformer.h.{i}.self_attention.query_key_value.bias",
-    ),
-    (Role::Out, "transformer.h.{i}.self_attention.dense.weight"),
-    (Role::OutBias, "transformer.h.{i}.self_attention.dense.bias"),
-    (
-        Role::MlpNorm,
-        "transformer.h.{i}.post_attention_layernorm.weight",
-    ),
-    (
-        Role::MlpNormBias,
-        "transformer.h.{i}.post_attention_layernorm.bias",
-    ),
-    (Role::Up, "transformer.h.{i}.mlp.dense_h_to_4h.weight"),
-    (Role::UpBias, "transformer.h.{i}.mlp.dense_h_to_4h.bias"),
-    (Role::Down, "transformer.h.{i}.mlp.dense_4h_to_h.weight"),
-    (Role::DownBias, "transformer.h.{i}.mlp.dense_4h_to_h.bias"),
-    (Role::FinalNorm, "transformer.ln_f.weight"),
-    (Role::FinalNormBias, "transformer.ln_f.bias"),
-    (Role::Head, "lm_head.weight"),
+pub(super) const NAMES: Names = &[
+    (Role::TokenTable, "transformer.word_embeddings"),
+    (Role::AttnNorm, "input_layernorm"),
+    (Role::Qkv, "self_attention.query_key_value"),
+    (Role::Out, "self_attention.dense"),
+    (Role::MlpNorm, "post_attention_layernorm"),
+    (Role::Up, "mlp.dense_h_to_4h"),
+    (Role::Down, "mlp.dense_4h_to_h"),
+    (Role::FinalNorm, "transformer.ln_f"),
+    (Role::Head, "lm_head"),
 ];
 
 const NAMING: Naming = Naming {
     names: &[NAMES],
-    encoder_names: &[],
+    layer: "transformer.h.{i}.",
     base_prefix: "transformer.",
-    matrices: Matrices::OutIn,
     module: Module::Custom("FalconLinear"),
-    wide: &[],
-    harmless: &[
-        "self_attention.rotary_emb.inv_freq",
-        "self_attention.maybe_rotary.inv_freq",
-    ],
-    elsewhere: &[],
+    harmless: &["self_attention.maybe_rotary.inv_freq"],
+    ..Naming::PLAIN
 };
 
 /// Of the models whose attention and feed-forward have a norm each.
 const TWO_NORMS_NAMING: Naming = Naming {
     names: &[
-        &[
-            (Role::AttnNorm, "transformer.h.{i}.ln_attn.weight"),
-            (Role::AttnNormBias, "transformer.h.{i}.ln_attn.bias"),
-            (Role::MlpNorm, "transformer.h.{i}.ln_mlp.weight"),
-            (Role::MlpNormBias, "transformer.h.{i}.ln_mlp.bias"),
-        ],
+        &[(Role::AttnNorm, "ln_attn"), (Role::MlpNorm, "ln_mlp")],
         NAMES,
     ],
     ..NAMING

@@ -81,9 +81,7 @@ pub(super) static GEMMA3: Family = Family {
         |spec| {
             let mut config = written_sandwich(spec, "Gemma3ForCausalLM")?;
             written::add_rope(&mut config, spec)?;
-            if let Positions::Rotary(kinds) = &spec.decoder.positions
-                && let Some(local) = kinds.get(1)
-            {
+            if let Some(local) = spec.decoder.positions.rotary().get(1) {
                 config.insert("rope_local_base_freq".to_owned(), local.base.into());
             }
             Ok(config)
@@ -100,23 +98,12 @@ const UNREAD: Unread = Unread {
 const SANDWICH_NAMING: Naming = Naming {
     names: &[
         &[
-            (
-                Role::PostAttnNorm,
-                "model.layers.{i}.post_attention_layernorm.weight",
-            ),
-            (
-                Role::MlpNorm,
-                "model.layers.{i}.pre_feedforward_layernorm.weight",
-            ),
-            (
-                Role::PostMlpNorm,
-                "model.layers.{i}.post_feedforward_layernorm.weight",
-            ),
+            (Role::PostAttnNorm, "post_attention_layernorm"),
+            (Role::MlpNorm, "pre_feedforward_layernorm"),
+            (Role::PostMlpNorm, "post_feedforward_layernorm"),
         ],
         llama::NAMES,
     ],
-    wide: &[],
-    harmless: &["self_attn.rotary_emb.inv_freq"],
     ..llama::NAMING
 };
 
@@ -128,18 +115,13 @@ const fn gguf(
     Gguf {
         architecture,
         keys: &[
-            ("embedding_length", "hidden_size"),
-            ("block_count", "num_hidden_layers"),
-            ("feed_forward_length", "intermediate_size"),
-            ("context_length", "max_position_embeddings"),
-            ("attention.head_count", "num_attention_heads"),
-            ("attention.head_count_kv", "num_key_value_heads"),
-            ("attention.key_length", "head_dim"),
-            ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-            ("attention.sliding_window", "sliding_window"),
-            ("attn_logit_softcapping", "attn_logit_softcapping"),
-            ("final_logit_softcapping", "final_logit_softcapping"),
-            ("rope.freq_base", "rope_theta"),
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+            llama::WINDOW,
+            &[
+                ("attn_logit_softcapping", "attn_logit_softcapping"),
+                ("final_logit_softcapping", "final_logit_softcapping"),
+            ],
         ],
         naming: |_| &llama::GGUF_NAMING,
         adjust,

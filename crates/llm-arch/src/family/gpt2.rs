@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
-use crate::skeleton::{Matrices, Module, Naming, Role};
+use crate::skeleton::{Matrices, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -33,43 +33,34 @@ pub(super) static FAMILY: Family = Family {
     },
     naming: |_| &Naming {
         names: &[&[
-            (Role::TokenTable, "transformer.wte.weight"),
-            (Role::PositionTable, "transformer.wpe.weight"),
-            (Role::AttnNorm, "transformer.h.{i}.ln_1.weight"),
-            (Role::AttnNormBias, "transformer.h.{i}.ln_1.bias"),
-            (Role::Qkv, "transformer.h.{i}.attn.c_attn.weight"),
-            (Role::QkvBias, "transformer.h.{i}.attn.c_attn.bias"),
-            (Role::Out, "transformer.h.{i}.attn.c_proj.weight"),
-            (Role::OutBias, "transformer.h.{i}.attn.c_proj.bias"),
-            (Role::MlpNorm, "transformer.h.{i}.ln_2.weight"),
-            (Role::MlpNormBias, "transformer.h.{i}.ln_2.bias"),
-            (Role::Up, "transformer.h.{i}.mlp.c_fc.weight"),
-            (Role::UpBias, "transformer.h.{i}.mlp.c_fc.bias"),
-            (Role::Down, "transformer.h.{i}.mlp.c_proj.weight"),
-            (Role::DownBias, "transformer.h.{i}.mlp.c_proj.bias"),
-            (Role::FinalNorm, "transformer.ln_f.weight"),
-            (Role::FinalNormBias, "transformer.ln_f.bias"),
-            (Role::Head, "lm_head.weight"),
+            (Role::TokenTable, "transformer.wte"),
+            (Role::PositionTable, "transformer.wpe"),
+            (Role::AttnNorm, "ln_1"),
+            (Role::Qkv, "attn.c_attn"),
+            (Role::Out, "attn.c_proj"),
+            (Role::MlpNorm, "ln_2"),
+            (Role::Up, "mlp.c_fc"),
+            (Role::Down, "mlp.c_proj"),
+            (Role::FinalNorm, "transformer.ln_f"),
+            (Role::Head, "lm_head"),
         ]],
-        encoder_names: &[],
+        layer: "transformer.h.{i}.",
         base_prefix: "transformer.",
         matrices: Matrices::InOut,
-        module: Module::Linear,
         // The causal mask and its filler.
-        wide: &[],
         harmless: &["h.{i}.attn.bias", "h.{i}.attn.masked_bias"],
-        elsewhere: &[],
+        ..Naming::PLAIN
     },
     gguf: Some(Gguf {
         architecture: "gpt2",
-        keys: &[
+        keys: &[&[
             ("embedding_length", "n_embd"),
             ("block_count", "n_layer"),
             ("feed_forward_length", "n_inner"),
             ("context_length", "n_positions"),
             ("attention.head_count", "n_head"),
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
-        ],
+        ]],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| {
@@ -91,19 +82,20 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let hidden = config.count(config.spelling(&["hidden_size", "n_embd"])?)?;
-    let heads_key = config.spelling(&["num_attention_heads", "n_head"])?;
-    let n_heads = config.count(heads_key)?;
-    let head_dim = block::head_dim(config, heads_key, hidden, n_heads)?;
+    let heads = block::heads(
+        config,
+        config.spelling(&["hidden_size", "n_embd"])?,
+        config.spelling(&["num_attention_heads", "n_head"])?,
+    )?;
     let context = config.count(config.spelling(&["max_position_embeddings", "n_positions"])?)?;
     config.only("add_cross_attention", false)?;
     let attention = AttentionSpec {
         packing: Packing::Stacked,
         qkv_bias: true,
         out_bias: true,
-        ..block::separate_heads(n_heads, n_heads, head_dim)
+        ..heads
     };
-    let width = config.opt_count("n_inner")?.unwrap_or(4 * hidden);
+    let width = config.opt_count("n_inner")?.unwrap_or(4 * heads.q_width());
     let mlp = block::plain_mlp(
         width,
         config.activation("activation_function", Activation::GeluTanh)?,

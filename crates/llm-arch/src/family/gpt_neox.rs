@@ -7,7 +7,7 @@ use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Elsewhere, Matrices, Module, Naming, Role};
+use crate::skeleton::{Elsewhere, Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -23,55 +23,30 @@ pub(super) static FAMILY: Family = Family {
     unread: OF_NONE,
     naming: |_| &Naming {
         names: &[&[
-            (Role::TokenTable, "gpt_neox.embed_in.weight"),
-            (Role::AttnNorm, "gpt_neox.layers.{i}.input_layernorm.weight"),
-            (
-                Role::AttnNormBias,
-                "gpt_neox.layers.{i}.input_layernorm.bias",
-            ),
-            (
-                Role::Qkv,
-                "gpt_neox.layers.{i}.attention.query_key_value.weight",
-            ),
-            (
-                Role::QkvBias,
-                "gpt_neox.layers.{i}.attention.query_key_value.bias",
-            ),
-            (Role::Out, "gpt_neox.layers.{i}.attention.dense.weight"),
-            (Role::OutBias, "gpt_neox.layers.{i}.attention.dense.bias"),
-            (
-                Role::MlpNorm,
-                "gpt_neox.layers.{i}.post_attention_layernorm.weight",
-            ),
-            (
-                Role::MlpNormBias,
-                "gpt_neox.layers.{i}.post_attention_layernorm.bias",
-            ),
-            (Role::Up, "gpt_neox.layers.{i}.mlp.dense_h_to_4h.weight"),
-            (Role::UpBias, "gpt_neox.layers.{i}.mlp.dense_h_to_4h.bias"),
-            (Role::Down, "gpt_neox.layers.{i}.mlp.dense_4h_to_h.weight"),
-            (Role::DownBias, "gpt_neox.layers.{i}.mlp.dense_4h_to_h.bias"),
-            (Role::FinalNorm, "gpt_neox.final_layer_norm.weight"),
-            (Role::FinalNormBias, "gpt_neox.final_layer_norm.bias"),
-            (Role::Head, "embed_out.weight"),
+            (Role::TokenTable, "gpt_neox.embed_in"),
+            (Role::AttnNorm, "input_layernorm"),
+            (Role::Qkv, "attention.query_key_value"),
+            (Role::Out, "attention.dense"),
+            (Role::MlpNorm, "post_attention_layernorm"),
+            (Role::Up, "mlp.dense_h_to_4h"),
+            (Role::Down, "mlp.dense_4h_to_h"),
+            (Role::FinalNorm, "gpt_neox.final_layer_norm"),
+            (Role::Head, "embed_out"),
         ]],
-        encoder_names: &[],
+        layer: "gpt_neox.layers.{i}.",
         base_prefix: "gpt_neox.",
-        matrices: Matrices::OutIn,
-        module: Module::Linear,
         // The causal mask, its filler, and precomputed frequencies.
-        wide: &[],
         harmless: &[
             "layers.{i}.attention.bias",
             "layers.{i}.attention.masked_bias",
-            "layers.{i}.attention.rotary_emb.inv_freq",
         ],
         // What transformers calls it since version 5.
         elsewhere: &[(Role::Head, Elsewhere::Name("lm_head.weight"))],
+        ..Naming::PLAIN
     },
     gguf: Some(Gguf {
         architecture: "gptneox",
-        keys: &[
+        keys: &[&[
             ("embedding_length", "hidden_size"),
             ("block_count", "num_hidden_layers"),
             ("feed_forward_length", "intermediate_size"),
@@ -79,7 +54,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.head_count", "num_attention_heads"),
             ("attention.layer_norm_epsilon", "layer_norm_eps"),
             ("rope.freq_base", "rope_theta"),
-        ],
+        ]],
         naming: |_| &llama::GGUF_NAMING,
         adjust: block::store_stacked,
         config: |spec| {
@@ -113,7 +88,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         packing: Packing::PerGroup,
         qkv_bias: bias,
         out_bias: bias,
-        ..block::heads(config)?
+        ..block::heads(config, "hidden_size", "num_attention_heads")?
     };
     let defaults = RopeDefaults {
         fraction: Some(0.25),

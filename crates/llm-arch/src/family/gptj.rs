@@ -4,7 +4,7 @@ use llm_tensor::{Activation, Pairing};
 
 use super::{Family, block};
 use crate::config::{Config, Unread};
-use crate::skeleton::{Matrices, Module, Naming, Role};
+use crate::skeleton::{Naming, Role};
 use crate::spec::{HeadSpec, ModelSpec, NormSpec, Positions, Residual};
 use crate::{ArchError, RopeScaling, RotarySpec};
 
@@ -24,43 +24,36 @@ pub(super) static FAMILY: Family = Family {
     },
     naming: |_| &Naming {
         names: &[&[
-            (Role::TokenTable, "transformer.wte.weight"),
-            (Role::AttnNorm, "transformer.h.{i}.ln_1.weight"),
-            (Role::AttnNormBias, "transformer.h.{i}.ln_1.bias"),
-            (Role::Q, "transformer.h.{i}.attn.q_proj.weight"),
-            (Role::K, "transformer.h.{i}.attn.k_proj.weight"),
-            (Role::V, "transformer.h.{i}.attn.v_proj.weight"),
-            (Role::Out, "transformer.h.{i}.attn.out_proj.weight"),
-            (Role::Up, "transformer.h.{i}.mlp.fc_in.weight"),
-            (Role::UpBias, "transformer.h.{i}.mlp.fc_in.bias"),
-            (Role::Down, "transformer.h.{i}.mlp.fc_out.weight"),
-            (Role::DownBias, "transformer.h.{i}.mlp.fc_out.bias"),
-            (Role::FinalNorm, "transformer.ln_f.weight"),
-            (Role::FinalNormBias, "transformer.ln_f.bias"),
-            (Role::Head, "lm_head.weight"),
-            (Role::HeadBias, "lm_head.bias"),
+            (Role::TokenTable, "transformer.wte"),
+            (Role::AttnNorm, "ln_1"),
+            (Role::Q, "attn.q_proj"),
+            (Role::K, "attn.k_proj"),
+            (Role::V, "attn.v_proj"),
+            (Role::Out, "attn.out_proj"),
+            (Role::Up, "mlp.fc_in"),
+            (Role::Down, "mlp.fc_out"),
+            (Role::FinalNorm, "transformer.ln_f"),
+            (Role::Head, "lm_head"),
         ]],
-        encoder_names: &[],
+        layer: "transformer.h.{i}.",
         base_prefix: "transformer.",
-        matrices: Matrices::OutIn,
-        module: Module::Linear,
         // The causal mask, its filler, and precomputed angles.
-        wide: &[],
         harmless: &[
             "h.{i}.attn.bias",
             "h.{i}.attn.masked_bias",
             "h.{i}.attn.embed_positions",
         ],
-        elsewhere: &[],
+        ..Naming::PLAIN
     },
     gguf: None,
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let hidden = config.count(config.spelling(&["hidden_size", "n_embd"])?)?;
-    let heads_key = config.spelling(&["num_attention_heads", "n_head"])?;
-    let n_heads = config.count(heads_key)?;
-    let head_dim = block::head_dim(config, heads_key, hidden, n_heads)?;
+    let attention = block::heads(
+        config,
+        config.spelling(&["hidden_size", "n_embd"])?,
+        config.spelling(&["num_attention_heads", "n_head"])?,
+    )?;
     let context = config.count(config.spelling(&["max_position_embeddings", "n_positions"])?)?;
     config.only("rotary", true)?;
     config.only("scale_attn_weights", true)?;
@@ -68,6 +61,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         return config.bad_value("rotary_dim", "a number");
     }
     let dim = config.opt_count("rotary_dim")?.unwrap_or(64);
+    let head_dim = attention.head_dim;
     if dim > head_dim || !dim.is_multiple_of(2) {
         return config.bad_value(
             "rotary_dim",
@@ -81,8 +75,9 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         pairing: Pairing::Adjacent,
         scaling: RopeScaling::None,
     };
-    let attention = block::separate_heads(n_heads, n_heads, head_dim);
-    let width = config.opt_count("n_inner")?.unwrap_or(4 * hidden);
+    let width = config
+        .opt_count("n_inner")?
+        .unwrap_or(4 * attention.q_width());
     let mlp = block::plain_mlp(
         width,
         config.activation("activation_function", Activation::GeluTanh)?,

@@ -3,11 +3,11 @@
 use llm_tensor::{Activation, Pairing};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, Gguf, written};
+use super::{Family, Gguf, GgufKeys, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Elsewhere, Matrices, Module, Names, Naming, Role, StackRows};
+use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows};
 use crate::spec::{ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -32,7 +32,7 @@ pub(super) static FAMILY: Family = Family {
     naming: |_| &NAMING,
     gguf: Some(Gguf {
         architecture: "llama",
-        keys: GGUF_KEYS,
+        keys: &[GGUF_KEYS, HEAD_DIM, WINDOW],
         naming: |_| &GGUF_NAMING,
         adjust: adjacent_pairs,
         config: |spec| {
@@ -48,115 +48,87 @@ pub(super) static FAMILY: Family = Family {
 
 /// The names that most families since Llama use.
 pub(super) const NAMES: Names = &[
-    (Role::TokenTable, "model.embed_tokens.weight"),
-    (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
-    (Role::Q, "model.layers.{i}.self_attn.q_proj.weight"),
-    (Role::QBias, "model.layers.{i}.self_attn.q_proj.bias"),
-    (Role::K, "model.layers.{i}.self_attn.k_proj.weight"),
-    (Role::KBias, "model.layers.{i}.self_attn.k_proj.bias"),
-    (Role::V, "model.layers.{i}.self_attn.v_proj.weight"),
-    (Role::VBias, "model.layers.{i}.self_attn.v_proj.bias"),
-    (Role::QNorm, "model.layers.{i}.self_attn.q_norm.weight"),
-    (Role::KNorm, "model.layers.{i}.self_attn.k_norm.weight"),
-    (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
-    (Role::OutBias, "model.layers.{i}.self_attn.o_proj.bias"),
-    (
-        Role::MlpNorm,
-        "model.layers.{i}.post_attention_layernorm.weight",
-    ),
-    (Role::Gate, "model.layers.{i}.mlp.gate_proj.weight"),
-    (Role::GateBias, "model.layers.{i}.mlp.gate_proj.bias"),
-    (Role::Up, "model.layers.{i}.mlp.up_proj.weight"),
-    (Role::UpBias, "model.layers.{i}.mlp.up_proj.bias"),
-    (Role::Down, "model.layers.{i}.mlp.down_proj.weight"),
-    (Role::DownBias, "model.layers.{i}.mlp.down_proj.bias"),
-    (Role::FinalNorm, "model.norm.weight"),
-    (Role::Head, "lm_head.weight"),
+    (Role::TokenTable, "model.embed_tokens"),
+    (Role::AttnNorm, "input_layernorm"),
+    (Role::Q, "self_attn.q_proj"),
+    (Role::K, "self_attn.k_proj"),
+    (Role::V, "self_attn.v_proj"),
+    (Role::QNorm, "self_attn.q_norm"),
+    (Role::KNorm, "self_attn.k_norm"),
+    (Role::Out, "self_attn.o_proj"),
+    (Role::MlpNorm, "post_attention_layernorm"),
+    (Role::Gate, "mlp.gate_proj"),
+    (Role::Up, "mlp.up_proj"),
+    (Role::Down, "mlp.down_proj"),
+    (Role::FinalNorm, "model.norm"),
+    (Role::Head, "lm_head"),
 ];
 
 /// The names that most families since Llama use.
 pub(super) const NAMING: Naming = Naming {
     names: &[NAMES],
-    encoder_names: &[],
+    layer: "model.layers.{i}.",
     base_prefix: "model.",
-    matrices: Matrices::OutIn,
-    module: Module::Linear,
-    wide: &[],
-    harmless: &["self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"],
-    elsewhere: &[],
+    ..Naming::PLAIN
 };
 
 /// GGUF names of the keys of most families since Llama.
-pub(super) const GGUF_KEYS: &[(&str, &str)] = &[
+pub(super) const GGUF_KEYS: GgufKeys = &[
     ("embedding_length", "hidden_size"),
     ("block_count", "num_hidden_layers"),
     ("feed_forward_length", "intermediate_size"),
     ("context_length", "max_position_embeddings"),
     ("attention.head_count", "num_attention_heads"),
     ("attention.head_count_kv", "num_key_value_heads"),
-    ("attention.key_length", "head_dim"),
     ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-    ("attention.sliding_window", "sliding_window"),
     ("rope.freq_base", "rope_theta"),
 ];
 
+pub(super) const HEAD_DIM: GgufKeys = &[("attention.key_length", "head_dim")];
+pub(super) const WINDOW: GgufKeys = &[("attention.sliding_window", "sliding_window")];
+
 /// GGUF names of the tensors of most families.
 pub(super) const GGUF_NAMES: Names = &[
-    (Role::TokenTable, "token_embd.weight"),
-    (Role::PositionTable, "position_embd.weight"),
-    (Role::EmbedNorm, "token_embd_norm.weight"),
-    (Role::EmbedNormBias, "token_embd_norm.bias"),
-    (Role::RopeFactors, "rope_freqs.weight"),
-    (Role::AttnNorm, "blk.{i}.attn_norm.weight"),
-    (Role::AttnNormBias, "blk.{i}.attn_norm.bias"),
-    (Role::Qkv, "blk.{i}.attn_qkv.weight"),
-    (Role::QkvBias, "blk.{i}.attn_qkv.bias"),
-    (Role::Q, "blk.{i}.attn_q.weight"),
-    (Role::QBias, "blk.{i}.attn_q.bias"),
-    (Role::K, "blk.{i}.attn_k.weight"),
-    (Role::KBias, "blk.{i}.attn_k.bias"),
-    (Role::V, "blk.{i}.attn_v.weight"),
-    (Role::VBias, "blk.{i}.attn_v.bias"),
-    (Role::QNorm, "blk.{i}.attn_q_norm.weight"),
-    (Role::KNorm, "blk.{i}.attn_k_norm.weight"),
-    (Role::Out, "blk.{i}.attn_output.weight"),
-    (Role::OutBias, "blk.{i}.attn_output.bias"),
-    (Role::PostAttnNorm, "blk.{i}.post_attention_norm.weight"),
-    (Role::MlpNorm, "blk.{i}.ffn_norm.weight"),
-    (Role::MlpNormBias, "blk.{i}.ffn_norm.bias"),
-    (Role::Gate, "blk.{i}.ffn_gate.weight"),
-    (Role::Up, "blk.{i}.ffn_up.weight"),
-    (Role::UpBias, "blk.{i}.ffn_up.bias"),
-    (Role::GateUp, "blk.{i}.ffn_up.weight"),
-    (Role::Down, "blk.{i}.ffn_down.weight"),
-    (Role::DownBias, "blk.{i}.ffn_down.bias"),
-    (Role::PostMlpNorm, "blk.{i}.post_ffw_norm.weight"),
-    (Role::FinalNorm, "output_norm.weight"),
-    (Role::FinalNormBias, "output_norm.bias"),
-    (Role::Head, "output.weight"),
+    (Role::TokenTable, "token_embd"),
+    (Role::PositionTable, "position_embd"),
+    (Role::EmbedNorm, "token_embd_norm"),
+    (Role::RopeFactors, "rope_freqs"),
+    (Role::AttnNorm, "attn_norm"),
+    (Role::Qkv, "attn_qkv"),
+    (Role::Q, "attn_q"),
+    (Role::K, "attn_k"),
+    (Role::V, "attn_v"),
+    (Role::QNorm, "attn_q_norm"),
+    (Role::KNorm, "attn_k_norm"),
+    (Role::Out, "attn_output"),
+    (Role::PostAttnNorm, "post_attention_norm"),
+    (Role::MlpNorm, "ffn_norm"),
+    (Role::Gate, "ffn_gate"),
+    (Role::Up, "ffn_up"),
+    (Role::GateUp, "ffn_up"),
+    (Role::Down, "ffn_down"),
+    (Role::PostMlpNorm, "post_ffw_norm"),
+    (Role::FinalNorm, "output_norm"),
+    (Role::Head, "output"),
 ];
 
 /// GGUF naming of most families' tensors.
 pub(super) const GGUF_NAMING: Naming = Naming {
     names: &[GGUF_NAMES],
-    encoder_names: &[],
-    base_prefix: "",
-    matrices: Matrices::OutIn,
-    module: Module::Linear,
-    wide: &[],
+    layer: "blk.{i}.",
     // They are read as if they were keys.
     harmless: &["rope_factors_long.weight", "rope_factors_short.weight"],
-    elsewhere: &[],
+    ..Naming::PLAIN
 };
 
 /// The same where layers have experts: in one tensor each kind of matrix, in older files alone.
 pub(super) const GGUF_EXPERTS_NAMING: Naming = Naming {
     names: &[
         &[
-            (Role::Router, "blk.{i}.ffn_gate_inp.weight"),
-            (Role::Gate, "blk.{i}.ffn_gate.{e}.weight"),
-            (Role::Up, "blk.{i}.ffn_up.{e}.weight"),
-            (Role::Down, "blk.{i}.ffn_down.{e}.weight"),
+            (Role::Router, "ffn_gate_inp"),
+            (Role::Gate, "ffn_gate.{e}"),
+            (Role::Up, "ffn_up.{e}"),
+            (Role::Down, "ffn_down.{e}"),
         ],
         GGUF_NAMES,
     ],
@@ -187,10 +159,8 @@ pub(super) const GGUF_EXPERTS_NAMING: Naming = Naming {
 
 /// Rows of queries and keys are stored so that neighbours are turned together.
 pub(super) fn adjacent_pairs(spec: &mut ModelSpec) {
-    if let Positions::Rotary(kinds) = &mut spec.decoder.positions {
-        for rotary in kinds {
-            rotary.pairing = Pairing::Adjacent;
-        }
+    for rotary in spec.decoder.positions.rotary_mut() {
+        rotary.pairing = Pairing::Adjacent;
     }
 }
 

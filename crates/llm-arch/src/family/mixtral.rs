@@ -25,27 +25,13 @@ pub(super) static FAMILY: Family = Family {
     naming: |_| &Naming {
         names: &[
             &[
-                (
-                    Role::Router,
-                    "model.layers.{i}.block_sparse_moe.gate.weight",
-                ),
-                (
-                    Role::Gate,
-                    "model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight",
-                ),
-                (
-                    Role::Up,
-                    "model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight",
-                ),
-                (
-                    Role::Down,
-                    "model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight",
-                ),
+                (Role::Router, "block_sparse_moe.gate"),
+                (Role::Gate, "block_sparse_moe.experts.{e}.w1"),
+                (Role::Up, "block_sparse_moe.experts.{e}.w3"),
+                (Role::Down, "block_sparse_moe.experts.{e}.w2"),
             ],
             llama::NAMES,
         ],
-        wide: &[],
-        harmless: &["self_attn.rotary_emb.inv_freq"],
         // As transformers holds them since version 5, and saves them if asked to.
         elsewhere: &[
             (
@@ -66,7 +52,15 @@ pub(super) static FAMILY: Family = Family {
     },
     gguf: Some(Gguf {
         architecture: "llama",
-        keys: GGUF_KEYS,
+        keys: &[
+            &[
+                ("expert_count", "num_local_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+            llama::WINDOW,
+        ],
         naming: |_| &llama::GGUF_EXPERTS_NAMING,
         adjust: llama::adjacent_pairs,
         config: |spec| {
@@ -86,21 +80,6 @@ pub(super) static FAMILY: Family = Family {
         },
     }),
 };
-
-const GGUF_KEYS: &[(&str, &str)] = &[
-    ("expert_count", "num_local_experts"),
-    ("expert_used_count", "num_experts_per_tok"),
-    ("embedding_length", "hidden_size"),
-    ("block_count", "num_hidden_layers"),
-    ("feed_forward_length", "intermediate_size"),
-    ("context_length", "max_position_embeddings"),
-    ("attention.head_count", "num_attention_heads"),
-    ("attention.head_count_kv", "num_key_value_heads"),
-    ("attention.key_length", "head_dim"),
-    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-    ("attention.sliding_window", "sliding_window"),
-    ("rope.freq_base", "rope_theta"),
-];
 
 /// Experts' gates above their ups, `[experts, 2 · width, hidden]`.
 pub(super) const STACKED_GATE_UP: &str = "model.layers.{i}.mlp.experts.gate_up_proj";

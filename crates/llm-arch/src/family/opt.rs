@@ -5,7 +5,7 @@ use llm_tensor::Activation;
 use super::{Family, block};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
-use crate::skeleton::{Matrices, Module, Naming, Role};
+use crate::skeleton::{Naming, Role};
 use crate::spec::{AttentionSpec, FinalNorm, ModelSpec, NormSpec, Positions, Residual};
 
 pub(super) static FAMILY: Family = Family {
@@ -21,64 +21,24 @@ pub(super) static FAMILY: Family = Family {
     unread: OF_NONE,
     naming: |_| &Naming {
         names: &[&[
-            (Role::TokenTable, "model.decoder.embed_tokens.weight"),
-            (Role::PositionTable, "model.decoder.embed_positions.weight"),
-            (Role::ProjectIn, "model.decoder.project_in.weight"),
-            (Role::ProjectOut, "model.decoder.project_out.weight"),
-            (
-                Role::AttnNorm,
-                "model.decoder.layers.{i}.self_attn_layer_norm.weight",
-            ),
-            (
-                Role::AttnNormBias,
-                "model.decoder.layers.{i}.self_attn_layer_norm.bias",
-            ),
-            (Role::Q, "model.decoder.layers.{i}.self_attn.q_proj.weight"),
-            (
-                Role::QBias,
-                "model.decoder.layers.{i}.self_attn.q_proj.bias",
-            ),
-            (Role::K, "model.decoder.layers.{i}.self_attn.k_proj.weight"),
-            (
-                Role::KBias,
-                "model.decoder.layers.{i}.self_attn.k_proj.bias",
-            ),
-            (Role::V, "model.decoder.layers.{i}.self_attn.v_proj.weight"),
-            (
-                Role::VBias,
-                "model.decoder.layers.{i}.self_attn.v_proj.bias",
-            ),
-            (
-                Role::Out,
-                "model.decoder.layers.{i}.self_attn.out_proj.weight",
-            ),
-            (
-                Role::OutBias,
-                "model.decoder.layers.{i}.self_attn.out_proj.bias",
-            ),
-            (
-                Role::MlpNorm,
-                "model.decoder.layers.{i}.final_layer_norm.weight",
-            ),
-            (
-                Role::MlpNormBias,
-                "model.decoder.layers.{i}.final_layer_norm.bias",
-            ),
-            (Role::Up, "model.decoder.layers.{i}.fc1.weight"),
-            (Role::UpBias, "model.decoder.layers.{i}.fc1.bias"),
-            (Role::Down, "model.decoder.layers.{i}.fc2.weight"),
-            (Role::DownBias, "model.decoder.layers.{i}.fc2.bias"),
-            (Role::FinalNorm, "model.decoder.final_layer_norm.weight"),
-            (Role::FinalNormBias, "model.decoder.final_layer_norm.bias"),
-            (Role::Head, "lm_head.weight"),
+            (Role::TokenTable, "model.decoder.embed_tokens"),
+            (Role::PositionTable, "model.decoder.embed_positions"),
+            (Role::ProjectIn, "model.decoder.project_in"),
+            (Role::ProjectOut, "model.decoder.project_out"),
+            (Role::AttnNorm, "self_attn_layer_norm"),
+            (Role::Q, "self_attn.q_proj"),
+            (Role::K, "self_attn.k_proj"),
+            (Role::V, "self_attn.v_proj"),
+            (Role::Out, "self_attn.out_proj"),
+            (Role::MlpNorm, "final_layer_norm"),
+            (Role::Up, "fc1"),
+            (Role::Down, "fc2"),
+            (Role::FinalNorm, "model.decoder.final_layer_norm"),
+            (Role::Head, "lm_head"),
         ]],
-        encoder_names: &[],
+        layer: "model.decoder.layers.{i}.",
         base_prefix: "model.",
-        matrices: Matrices::OutIn,
-        module: Module::Linear,
-        wide: &[],
-        harmless: &[],
-        elsewhere: &[],
+        ..Naming::PLAIN
     },
     gguf: None,
 };
@@ -91,7 +51,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let attention = AttentionSpec {
         qkv_bias: bias,
         out_bias: bias,
-        ..block::heads(config)?
+        ..block::heads(config, "hidden_size", "num_attention_heads")?
     };
     let activation = config.activation("activation_function", Activation::Relu)?;
     let mlp = block::plain_mlp(config.count("ffn_dim")?, activation, bias);

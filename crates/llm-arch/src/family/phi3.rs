@@ -7,7 +7,7 @@ use super::block::{self, HeadDefaults};
 use super::{Family, Gguf, llama, written};
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Matrices, Module, Naming, Role};
+use crate::skeleton::{Naming, Role};
 use crate::spec::{
     AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NormSpec, Packing, Positions,
 };
@@ -26,30 +26,30 @@ pub(super) static FAMILY: Family = Family {
     unread: OF_NONE,
     naming: |_| &Naming {
         names: &[&[
-            (Role::TokenTable, "model.embed_tokens.weight"),
-            (Role::AttnNorm, "model.layers.{i}.input_layernorm.weight"),
-            (Role::Qkv, "model.layers.{i}.self_attn.qkv_proj.weight"),
-            (Role::Out, "model.layers.{i}.self_attn.o_proj.weight"),
-            (
-                Role::MlpNorm,
-                "model.layers.{i}.post_attention_layernorm.weight",
-            ),
-            (Role::GateUp, "model.layers.{i}.mlp.gate_up_proj.weight"),
-            (Role::Down, "model.layers.{i}.mlp.down_proj.weight"),
-            (Role::FinalNorm, "model.norm.weight"),
-            (Role::Head, "lm_head.weight"),
+            (Role::TokenTable, "model.embed_tokens"),
+            (Role::AttnNorm, "input_layernorm"),
+            (Role::Qkv, "self_attn.qkv_proj"),
+            (Role::Out, "self_attn.o_proj"),
+            (Role::MlpNorm, "post_attention_layernorm"),
+            (Role::GateUp, "mlp.gate_up_proj"),
+            (Role::Down, "mlp.down_proj"),
+            (Role::FinalNorm, "model.norm"),
+            (Role::Head, "lm_head"),
         ]],
-        encoder_names: &[],
+        layer: "model.layers.{i}.",
         base_prefix: "model.",
-        matrices: Matrices::OutIn,
-        module: Module::Linear,
-        wide: &[],
-        harmless: &["self_attn.rotary_emb.inv_freq"],
-        elsewhere: &[],
+        ..Naming::PLAIN
     },
     gguf: Some(Gguf {
         architecture: "phi3",
-        keys: GGUF_KEYS,
+        keys: &[
+            llama::GGUF_KEYS,
+            llama::WINDOW,
+            &[(
+                "rope.scaling.original_context_length",
+                "original_max_position_embeddings",
+            )],
+        ],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| {
@@ -74,22 +74,6 @@ pub(super) static FAMILY: Family = Family {
         },
     }),
 };
-
-const GGUF_KEYS: &[(&str, &str)] = &[
-    ("embedding_length", "hidden_size"),
-    ("block_count", "num_hidden_layers"),
-    ("feed_forward_length", "intermediate_size"),
-    ("context_length", "max_position_embeddings"),
-    ("attention.head_count", "num_attention_heads"),
-    ("attention.head_count_kv", "num_key_value_heads"),
-    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-    ("attention.sliding_window", "sliding_window"),
-    ("rope.freq_base", "rope_theta"),
-    (
-        "rope.scaling.original_context_length",
-        "original_max_position_embeddings",
-    ),
-];
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config.opt_count("max_position_embeddings")?.unwrap_or(4096);

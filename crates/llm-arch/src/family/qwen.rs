@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
 use super::mixtral::{STACKED_DOWN, STACKED_GATE_UP};
-use super::{Family, Gguf, llama, written};
+use super::{Family, Gguf, GgufKeys, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -26,7 +26,7 @@ pub(super) static QWEN2: Family = Family {
     naming: |_| &llama::NAMING,
     gguf: Some(Gguf {
         architecture: "qwen2",
-        keys: llama::GGUF_KEYS,
+        keys: GGUF_KEYS,
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| written(spec, "Qwen2ForCausalLM"),
@@ -50,7 +50,7 @@ pub(super) static QWEN3: Family = Family {
     naming: |_| &llama::NAMING,
     gguf: Some(Gguf {
         architecture: "qwen3",
-        keys: llama::GGUF_KEYS,
+        keys: GGUF_KEYS,
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| written(spec, "Qwen3ForCausalLM"),
@@ -79,21 +79,13 @@ pub(super) static QWEN3_MOE: Family = Family {
     naming: |_| &Naming {
         names: &[
             &[
-                (Role::Router, "model.layers.{i}.mlp.gate.weight"),
-                (
-                    Role::Gate,
-                    "model.layers.{i}.mlp.experts.{e}.gate_proj.weight",
-                ),
-                (Role::Up, "model.layers.{i}.mlp.experts.{e}.up_proj.weight"),
-                (
-                    Role::Down,
-                    "model.layers.{i}.mlp.experts.{e}.down_proj.weight",
-                ),
+                (Role::Router, "mlp.gate"),
+                (Role::Gate, "mlp.experts.{e}.gate_proj"),
+                (Role::Up, "mlp.experts.{e}.up_proj"),
+                (Role::Down, "mlp.experts.{e}.down_proj"),
             ],
             llama::NAMES,
         ],
-        wide: &[],
-        harmless: &[],
         elsewhere: &[
             (
                 Role::Gate,
@@ -109,7 +101,15 @@ pub(super) static QWEN3_MOE: Family = Family {
     },
     gguf: Some(Gguf {
         architecture: "qwen3moe",
-        keys: GGUF_MOE_KEYS,
+        keys: &[
+            &[
+                ("expert_count", "num_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+                ("expert_feed_forward_length", "moe_intermediate_size"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
         naming: |_| &llama::GGUF_EXPERTS_NAMING,
         adjust: |spec| {
             // llama.cpp does not ask.
@@ -138,20 +138,7 @@ pub(super) static QWEN3_MOE: Family = Family {
     }),
 };
 
-const GGUF_MOE_KEYS: &[(&str, &str)] = &[
-    ("expert_count", "num_experts"),
-    ("expert_used_count", "num_experts_per_tok"),
-    ("expert_feed_forward_length", "moe_intermediate_size"),
-    ("embedding_length", "hidden_size"),
-    ("block_count", "num_hidden_layers"),
-    ("feed_forward_length", "intermediate_size"),
-    ("context_length", "max_position_embeddings"),
-    ("attention.head_count", "num_attention_heads"),
-    ("attention.head_count_kv", "num_key_value_heads"),
-    ("attention.key_length", "head_dim"),
-    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-    ("rope.freq_base", "rope_theta"),
-];
+const GGUF_KEYS: &[GgufKeys] = &[llama::GGUF_KEYS, llama::HEAD_DIM, llama::WINDOW];
 
 const UNREAD: Unread = Unread {
     // For other programs, which read a million tokens with it; the context by its first name.

@@ -5,7 +5,7 @@ use llm_tensor::Activation;
 use super::{Family, block};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
-use crate::skeleton::{Elsewhere, Matrices, Module, Names, Naming, Role};
+use crate::skeleton::{Elsewhere, Names, Naming, Role};
 use crate::spec::{
     AttentionSpec, DenseMlp, EmbeddingSpec, EncoderSpec, Gating, HeadSpec, LayerSpec, MlpSpec,
     ModelSpec, NormSpec, Positions,
@@ -37,90 +37,50 @@ pub(super) static FAMILY: Family = Family {
 };
 
 const ENCODER_NAMES: Names = &[
-    (
-        Role::AttnNorm,
-        "encoder.block.{i}.layer.0.layer_norm.weight",
-    ),
-    (Role::Q, "encoder.block.{i}.layer.0.SelfAttention.q.weight"),
-    (Role::K, "encoder.block.{i}.layer.0.SelfAttention.k.weight"),
-    (Role::V, "encoder.block.{i}.layer.0.SelfAttention.v.weight"),
-    (
-        Role::Out,
-        "encoder.block.{i}.layer.0.SelfAttention.o.weight",
-    ),
+    (Role::AttnNorm, "layer.0.layer_norm"),
+    (Role::Q, "layer.0.SelfAttention.q"),
+    (Role::K, "layer.0.SelfAttention.k"),
+    (Role::V, "layer.0.SelfAttention.v"),
+    (Role::Out, "layer.0.SelfAttention.o"),
     (
         Role::RelativeBias,
-        "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+        "layer.0.SelfAttention.relative_attention_bias",
     ),
-    (Role::MlpNorm, "encoder.block.{i}.layer.1.layer_norm.weight"),
-    (
-        Role::Up,
-        "encoder.block.{i}.layer.1.DenseReluDense.wi.weight",
-    ),
-    (
-        Role::Down,
-        "encoder.block.{i}.layer.1.DenseReluDense.wo.weight",
-    ),
-    (Role::FinalNorm, "encoder.final_layer_norm.weight"),
+    (Role::MlpNorm, "layer.1.layer_norm"),
+    (Role::Up, "layer.1.DenseReluDense.wi"),
+    (Role::Down, "layer.1.DenseReluDense.wo"),
+    (Role::FinalNorm, "encoder.final_layer_norm"),
 ];
 
 const NAMES: Names = &[
-    (Role::TokenTable, "shared.weight"),
-    (
-        Role::AttnNorm,
-        "decoder.block.{i}.layer.0.layer_norm.weight",
-    ),
-    (Role::Q, "decoder.block.{i}.layer.0.SelfAttention.q.weight"),
-    (Role::K, "decoder.block.{i}.layer.0.SelfAttention.k.weight"),
-    (Role::V, "decoder.block.{i}.layer.0.SelfAttention.v.weight"),
-    (
-        Role::Out,
-        "decoder.block.{i}.layer.0.SelfAttention.o.weight",
-    ),
+    (Role::TokenTable, "shared"),
+    (Role::AttnNorm, "layer.0.layer_norm"),
+    (Role::Q, "layer.0.SelfAttention.q"),
+    (Role::K, "layer.0.SelfAttention.k"),
+    (Role::V, "layer.0.SelfAttention.v"),
+    (Role::Out, "layer.0.SelfAttention.o"),
     (
         Role::RelativeBias,
-        "decoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
+        "layer.0.SelfAttention.relative_attention_bias",
     ),
-    (
-        Role::CrossNorm,
-        "decoder.block.{i}.layer.1.layer_norm.weight",
-    ),
-    (
-        Role::CrossQ,
-        "decoder.block.{i}.layer.1.EncDecAttention.q.weight",
-    ),
-    (
-        Role::CrossK,
-        "decoder.block.{i}.layer.1.EncDecAttention.k.weight",
-    ),
-    (
-        Role::CrossV,
-        "decoder.block.{i}.layer.1.EncDecAttention.v.weight",
-    ),
-    (
-        Role::CrossOut,
-        "decoder.block.{i}.layer.1.EncDecAttention.o.weight",
-    ),
-    (Role::MlpNorm, "decoder.block.{i}.layer.2.layer_norm.weight"),
-    (
-        Role::Up,
-        "decoder.block.{i}.layer.2.DenseReluDense.wi.weight",
-    ),
-    (
-        Role::Down,
-        "decoder.block.{i}.layer.2.DenseReluDense.wo.weight",
-    ),
-    (Role::FinalNorm, "decoder.final_layer_norm.weight"),
-    (Role::Head, "lm_head.weight"),
+    (Role::CrossNorm, "layer.1.layer_norm"),
+    (Role::CrossQ, "layer.1.EncDecAttention.q"),
+    (Role::CrossK, "layer.1.EncDecAttention.k"),
+    (Role::CrossV, "layer.1.EncDecAttention.v"),
+    (Role::CrossOut, "layer.1.EncDecAttention.o"),
+    (Role::MlpNorm, "layer.2.layer_norm"),
+    (Role::Up, "layer.2.DenseReluDense.wi"),
+    (Role::Down, "layer.2.DenseReluDense.wo"),
+    (Role::FinalNorm, "decoder.final_layer_norm"),
+    (Role::Head, "lm_head"),
 ];
 
 /// Tensor names of the first version.
 const NAMING: Naming = Naming {
     names: &[NAMES],
     encoder_names: &[ENCODER_NAMES],
-    base_prefix: "",
-    matrices: Matrices::OutIn,
-    module: Module::Linear,
+    layer: "decoder.block.{i}.",
+    encoder_layer: "encoder.block.{i}.",
     // Copies of the shared table, and a table of the first version's that nothing reads.
     wide: &[Role::Down],
     harmless: &[
@@ -140,33 +100,22 @@ const NAMING: Naming = Naming {
         // The references tie whatever the configuration says, which tells them only whether to scale.
         (Role::Head, Elsewhere::TokenTable),
     ],
+    ..Naming::PLAIN
 };
 
 /// Tensor names of later versions.
 const GATED_NAMING: Naming = Naming {
     names: &[
         &[
-            (
-                Role::Gate,
-                "decoder.block.{i}.layer.2.DenseReluDense.wi_0.weight",
-            ),
-            (
-                Role::Up,
-                "decoder.block.{i}.layer.2.DenseReluDense.wi_1.weight",
-            ),
+            (Role::Gate, "layer.2.DenseReluDense.wi_0"),
+            (Role::Up, "layer.2.DenseReluDense.wi_1"),
         ],
         NAMES,
     ],
     encoder_names: &[
         &[
-            (
-                Role::Gate,
-                "encoder.block.{i}.layer.1.DenseReluDense.wi_0.weight",
-            ),
-            (
-                Role::Up,
-                "encoder.block.{i}.layer.1.DenseReluDense.wi_1.weight",
-            ),
+            (Role::Gate, "layer.1.DenseReluDense.wi_0"),
+            (Role::Up, "layer.1.DenseReluDense.wi_1"),
         ],
         ENCODER_NAMES,
     ],

@@ -1,3 +1,4 @@
+use crate::Positions;
 use serde_json::{Map, Value, json};
 
 mod keys;

@@ -3,9 +3,7 @@
 use llm_tensor::Activation;
 use serde_json::{Map, Value, json};
 
-use crate::spec::{
-    AttentionSpec, DenseMlp, ExpertsSpec, HeadMatrix, MlpSpec, ModelSpec, Positions,
-};
+use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, MlpSpec, ModelSpec};
 use crate::{ArchError, RopeScaling, RotarySpec};
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -13,11 +11,10 @@ type Result<T> = std::result::Result<T, ArchError>;
 /// A configuration with what all families call the same.
 pub(super) fn config(spec: &ModelSpec, architecture: &str) -> Map<String, Value> {
     let mut config = Map::new();
-    let is_tied = spec.head.matrix == HeadMatrix::Tied;
     config.insert("architectures".to_owned(), json!([architecture]));
     config.insert("model_type".to_owned(), json!(spec.family));
     config.insert("vocab_size".to_owned(), json!(spec.vocab));
-    config.insert("tie_word_embeddings".to_owned(), json!(is_tied));
+    config.insert("tie_word_embeddings".to_owned(), json!(spec.is_tied()));
     config
 }
 
@@ -84,12 +81,9 @@ pub(super) fn experts(spec: &ModelSpec) -> Option<ExpertsSpec> {
 
 /// The positions that all its layers share, or the first of several kinds.
 pub(super) fn rotary(spec: &ModelSpec) -> Result<&RotarySpec> {
-    match &spec.decoder.positions {
-        Positions::Rotary(kinds) if !kinds.is_empty() => Ok(&kinds[0]),
-        Positions::Rotary(_)
-        | Positions::Learned { .. }
-        | Positions::Alibi { .. }
-        | Positions::Buckets { .. } => none("its positions are not rotary"),
+    match spec.decoder.positions.rotary() {
+        [rotary, ..] => Ok(rotary),
+        [] => none("its positions are not rotary"),
     }
 }
 

@@ -217,21 +217,15 @@ pub enum After<T> {
 
 impl NormSpec {
     /// A norm of this kind, by the roles of its vectors.
-    pub(super) fn of(self, gain: Role, bias: Role) -> NormOf<Role> {
+    pub(super) fn of(self, gain: Role) -> NormOf<Role> {
         NormOf {
             spec: self,
             gain,
             bias: match self.norm {
-                Norm::Layer => Some(bias),
+                Norm::Layer => gain.bias(),
                 Norm::Rms => None,
             },
         }
-    }
-
-    /// One that has no bias in any model.
-    pub(super) fn gain(self, gain: Role) -> NormOf<Role> {
-        let (spec, bias) = (self, None);
-        NormOf { spec, gain, bias }
     }
 }
 
@@ -240,10 +234,10 @@ impl Residual {
     pub(super) fn sublayers(self, norm: &NormSpec) -> [(Before<Role>, After<Role>); 2] {
         use After::{Add, AddThenNorm, NormThenAdd};
         use Before::{Norm, NormOfStart, NormResidual, Same};
-        let attn = norm.of(Role::AttnNorm, Role::AttnNormBias);
-        let mlp = norm.of(Role::MlpNorm, Role::MlpNormBias);
-        let post_attn = norm.gain(Role::PostAttnNorm);
-        let post_mlp = norm.gain(Role::PostMlpNorm);
+        let attn = norm.of(Role::AttnNorm);
+        let mlp = norm.of(Role::MlpNorm);
+        let post_attn = norm.of(Role::PostAttnNorm);
+        let post_mlp = norm.of(Role::PostMlpNorm);
         match self {
             Residual::Sequential => [(Norm(attn), Add), (Norm(mlp), Add)],
             Residual::Sandwich => [

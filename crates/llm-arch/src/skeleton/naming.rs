@@ -3,17 +3,21 @@
 use super::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
 use crate::spec::Side;
 
-/// Tensor names in a kind of checkpoint.
+/// Names of modules in a kind of checkpoint, by the roles of their weights; biases lie beside these.
 pub(crate) type Names = &'static [(Role, &'static str)];
 
 /// The names and storage habits of one kind of checkpoint of a family.
 #[derive(Debug)]
 pub(crate) struct Naming {
-    /// Name patterns, `{i}` being the layer and `{e}` the expert: the first table that has a role counts, so that a
-    /// family says only what it calls otherwise than its relative.
+    /// Name patterns, `{e}` being the expert: the first table that has a role counts, so that a family says only what it
+    /// calls otherwise than its relative.
     pub(crate) names: &'static [Names],
-    /// Those of an encoder.
+    /// Prefix of all names of a layer, `{i}` being its number.
+    pub(crate) layer: &'static str,
+    /// Names of an encoder.
     pub(crate) encoder_names: &'static [Names],
+    /// Prefix of its layers' names.
+    pub(crate) encoder_layer: &'static str,
     /// Prefix that bare base models' checkpoints lack.
     pub(crate) base_prefix: &'static str,
     /// Storage of blocks' matrices.
@@ -66,7 +70,7 @@ pub(super) struct Pattern {
     stored: Stored,
     kind: TensorKind,
     module: Module,
-    name: &'static str,
+    name: String,
     base_prefix: &'static str,
 }
 
@@ -80,7 +84,7 @@ impl Pattern {
             stored: self.stored,
             kind: self.kind,
             module: self.module,
-            name: name_of(self.name, unit),
+            name: name_of(&self.name, unit),
             base_prefix: self.base_prefix,
         }
     }
@@ -92,20 +96,35 @@ impl Pattern {
 }
 
 impl Naming {
+    /// Matrices as they are used, in plain modules, and each in one place.
+    pub(crate) const PLAIN: Naming = Naming {
+        names: &[],
+        layer: "",
+        encoder_names: &[],
+        encoder_layer: "",
+        base_prefix: "",
+        matrices: Matrices::OutIn,
+        module: Module::Linear,
+        wide: &[],
+        harmless: &[],
+        elsewhere: &[],
+    };
+
     /// A unit's tensor as a checkpoint has it, and those of its kin.
     pub(super) fn pattern(&self, unit: Unit, role: Role, shape: &[usize]) -> Pattern {
-        let (names, is_expert) = match unit {
-            Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => {
-                (self.encoder_names, false)
-            }
-            Unit::Embedding
-            | Unit::Layer(Side::Decoder, _)
-            | Unit::FinalNorm(Side::Decoder)
-            | Unit::Head => (self.names, false),
-            Unit::Expert { .. } => (self.names, true),
+        let (names, prefix) = match unit {
+            Unit::Layer(Side::Encoder, _) => (self.encoder_names, self.encoder_layer),
+            Unit::FinalNorm(Side::Encoder) => (self.encoder_names, ""),
+            Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => (self.names, self.layer),
+            Unit::Embedding | Unit::FinalNorm(Side::Decoder) | Unit::Head => (self.names, ""),
+        };
+        let (weight, suffix) = match role.biased() {
+            Some(weight) => (weight, "bias"),
+            None => (role, "weight"),
         };
         // A family's experts have names of their own beside those of its dense layers.
-        let named = |(r, name): &&(Role, &str)| *r == role && name.contains("{e}") == is_expert;
+        let is_expert = matches!(unit, Unit::Expert { .. });
+        let named = |(r, name): &&(Role, &str)| *r == weight && name.contains("{e}") == is_expert;
         let mut names = names.iter().copied().flatten();
         let (_, name) = names
             .find(named)
@@ -120,7 +139,7 @@ impl Naming {
                 false => role.kind(),
             },
             module,
-            name,
+            name: format!("{prefix}{name}.{suffix}"),
             base_prefix: self.base_prefix,
         }
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::naming::{Elsewhere, Naming, StackRows, name_of};
 use super::{Role, Skeleton, Slot, Unit};
-use crate::spec::{HeadMatrix, MlpSpec};
+use crate::spec::MlpSpec;
 
 /// A place in a checkpoint where a slot's tensor may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Skeleton {
         let own = own.into_iter().flatten().map(Place::Whole);
         let elsewhere = elsewhere(self.naming, slot.role);
         let elsewhere = elsewhere.flat_map(|place| self.place(place, slot));
-        let is_tied = self.spec.head.matrix == HeadMatrix::Tied;
+        let is_tied = self.spec.is_tied();
         let head = (slot.role == Role::TokenTable && is_tied).then(|| self.head_names());
         let head = head.into_iter().flatten();
         let head = head.map(Place::Whole);
@@ -63,12 +63,12 @@ impl Skeleton {
     pub fn head_names(&self) -> impl Iterator<Item = String> {
         let own = self.naming.names.iter().copied().flatten();
         let own = own.filter(|(role, _)| *role == Role::Head);
+        let own = own.map(|(_, module)| format!("{module}.weight"));
         let elsewhere = elsewhere(self.naming, Role::Head).filter_map(|place| match place {
-            Elsewhere::Name(name) => Some(*name),
+            Elsewhere::Name(name) => Some((*name).to_owned()),
             Elsewhere::Stack(..) | Elsewhere::TokenTable => None,
         });
-        let names = own.map(|(_, name)| *name).chain(elsewhere);
-        names.map(|name| self.outer_name(name))
+        own.chain(elsewhere).map(|name| self.outer_name(&name))
     }
 
     /// True if the table of tokens makes the logits where no head is stored, whatever the configuration says.

@@ -39,112 +39,78 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Role of a tensor in its unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are the field's own")]
-pub enum Role {
-    TokenTable,
-    PositionTable,
-    EmbedNorm,
-    EmbedNormBias,
+/// The roles: each with that of a bias, if models have one, and with the kind of its tensors in most families.
+macro_rules! roles {
+    ($($(#[$doc:meta])* $role:ident $(+ $bias:ident)? : $kind:ident;)+) => {
+        /// Role of a tensor in its unit.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[expect(missing_docs, reason = "the names are the field's own")]
+        pub enum Role {
+            $($(#[$doc])* $role, $($bias,)?)+
+        }
+
+        const ROLES: &[(Role, &[Role], TensorKind)] =
+            &[$((Role::$role, &[$(Role::$bias)?], TensorKind::$kind)),+];
+    };
+}
+
+roles! {
+    TokenTable: Other;
+    PositionTable: Other;
+    EmbedNorm + EmbedNormBias: Other;
     /// From the embedding's width to the hidden one, and back.
-    ProjectIn,
-    ProjectOut,
+    ProjectIn: Projection;
+    ProjectOut: Projection;
     /// Stretches of the rotary wavelengths, `[rotary dim / 2]`.
-    RopeFactors,
+    RopeFactors: Other;
     /// Bias of each head for each bucket of distances, `[buckets, heads]`.
-    RelativeBias,
-    AttnNorm,
-    AttnNormBias,
+    RelativeBias: Other;
+    AttnNorm + AttnNormBias: Other;
     /// Queries, keys and values in one, rows `[q | k | v]`.
-    Qkv,
-    QkvBias,
-    Q,
-    QBias,
-    K,
-    KBias,
-    V,
-    VBias,
-    QNorm,
-    KNorm,
-    Out,
-    OutBias,
-    PostAttnNorm,
-    CrossNorm,
-    CrossQ,
-    CrossK,
-    CrossV,
-    CrossOut,
-    MlpNorm,
-    MlpNormBias,
+    Qkv + QkvBias: Projection;
+    Q + QBias: Projection;
+    K + KBias: Projection;
+    V + VBias: Projection;
+    QNorm: Other;
+    KNorm: Other;
+    Out + OutBias: Projection;
+    PostAttnNorm: Other;
+    CrossNorm: Other;
+    CrossQ: Projection;
+    CrossK: Projection;
+    CrossV: Projection;
+    CrossOut: Projection;
+    MlpNorm + MlpNormBias: Other;
     /// Scores the experts, `[experts, hidden]`.
-    Router,
-    Gate,
-    GateBias,
-    Up,
-    UpBias,
+    // A few rows, on whose smallest differences the choice of experts hangs.
+    Router: Other;
+    Gate + GateBias: Projection;
+    Up + UpBias: Projection;
     /// Gate and up in one, rows `[gate | up]`.
-    GateUp,
-    GateUpBias,
-    Down,
-    DownBias,
-    PostMlpNorm,
-    FinalNorm,
-    FinalNormBias,
-    Head,
-    HeadBias,
+    GateUp + GateUpBias: Projection;
+    Down + DownBias: Projection;
+    PostMlpNorm: Other;
+    FinalNorm + FinalNormBias: Other;
+    Head + HeadBias: Head;
 }
 
 impl Role {
     /// Kind of the role's tensors, in most families.
-    pub(super) const fn kind(self) -> TensorKind {
-        match self {
-            Role::Qkv
-            | Role::Q
-            | Role::K
-            | Role::V
-            | Role::Out
-            | Role::CrossQ
-            | Role::CrossK
-            | Role::CrossV
-            | Role::CrossOut
-            | Role::Gate
-            | Role::Up
-            | Role::GateUp
-            | Role::Down
-            | Role::ProjectIn
-            | Role::ProjectOut => TensorKind::Projection,
-            Role::Head => TensorKind::Head,
-            Role::TokenTable
-            | Role::PositionTable
-            | Role::EmbedNorm
-            | Role::EmbedNormBias
-            | Role::RopeFactors
-            | Role::RelativeBias
-            | Role::AttnNorm
-            | Role::AttnNormBias
-            | Role::QkvBias
-            | Role::QBias
-            | Role::KBias
-            | Role::VBias
-            | Role::QNorm
-            | Role::KNorm
-            | Role::OutBias
-            | Role::PostAttnNorm
-            | Role::CrossNorm
-            | Role::MlpNorm
-            | Role::MlpNormBias
-            // A few rows, on whose smallest differences the choice of experts hangs.
-            | Role::Router
-            | Role::GateBias
-            | Role::UpBias
-            | Role::GateUpBias
-            | Role::DownBias
-            | Role::PostMlpNorm
-            | Role::FinalNorm
-            | Role::FinalNormBias
-            | Role::HeadBias => TensorKind::Other,
-        }
+    pub(super) fn kind(self) -> TensorKind {
+        let of_weight = ROLES.iter().find(|(role, ..)| *role == self);
+        of_weight.map_or(TensorKind::Other, |(.., kind)| *kind)
+    }
+
+    /// Role of a weight's bias, if models have one.
+    pub(super) fn bias(self) -> Option<Role> {
+        let (_, bias, _) = ROLES.iter().find(|(role, ..)| *role == self)?;
+        bias.first().copied()
+    }
+
+    /// Role of a bias's weight.
+    pub(super) fn biased(self) -> Option<Role> {
+        let of_bias = ROLES.iter().find(|(_, bias, _)| bias.contains(&self));
+        of_bias.map(|(role, ..)| *role)
     }
 }
 

@@ -79,22 +79,16 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             },
             rope_factors: self.rope_factors(),
             input: InputOf {
-                norm: norm
-                    .map(|norm| self.norms(&norm.of(Role::EmbedNorm, Role::EmbedNormBias), hidden)),
+                norm: norm.map(|norm| self.norms(&norm.of(Role::EmbedNorm), hidden)),
                 project: (width != hidden).then(|| self.matrix(Role::ProjectIn, [hidden, width])),
             },
         }
     }
 
     fn rope_factors(&mut self) -> Option<T> {
-        let kinds = match &self.spec.decoder.positions {
-            Positions::Rotary(kinds) => kinds.as_slice(),
-            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],
-        };
-        let mut stored = kinds
-            .iter()
-            .filter(|kind| kind.scaling == RopeScaling::Stored);
-        let dim = stored.next()?.dim;
+        let mut kinds = self.spec.decoder.positions.rotary().iter();
+        let stored = kinds.find(|kind| kind.scaling == RopeScaling::Stored);
+        let dim = stored?.dim;
         Some((self.make)(Role::RopeFactors, &[dim / 2]))
     }
 
@@ -128,7 +122,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 MixerOf::Attention(walk.attention(attention))
             }),
             cross: has_cross.then(|| {
-                let norm = stack.norm.gain(Role::CrossNorm);
+                let norm = stack.norm.of(Role::CrossNorm);
                 let around = (Before::Norm(norm), After::Add);
                 self.sublayer(around, |walk| walk.cross(attention))
             }),
@@ -151,28 +145,25 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
 
     fn attention(&mut self, spec: &AttentionSpec) -> AttentionOf<T> {
         let (q, kv, hidden) = (spec.q_width(), spec.kv_width(), self.spec.hidden);
-        let mut part =
-            |weight, bias, width| self.linear((weight, [width, hidden]), (bias, spec.qkv_bias));
+        let mut part = |weight, width| self.linear(weight, [width, hidden], spec.qkv_bias);
         AttentionOf {
             spec: *spec,
             qkv: match spec.packing {
-                Packing::Separate => ProjectionOf::Three([
-                    part(Role::Q, Role::QBias, q),
-                    part(Role::K, Role::KBias, kv),
-                    part(Role::V, Role::VBias, kv),
-                ]),
+                Packing::Separate => {
+                    ProjectionOf::Three([part(Role::Q, q), part(Role::K, kv), part(Role::V, kv)])
+                }
                 Packing::Stacked | Packing::PerGroup => {
-                    ProjectionOf::One([part(Role::Qkv, Role::QkvBias, spec.qkv_width())])
+                    ProjectionOf::One([part(Role::Qkv, spec.qkv_width())])
                 }
             },
             q_norm: self.head_norm(spec, Role::QNorm),
             k_norm: self.head_norm(spec, Role::KNorm),
-            out: self.linear((Role::Out, [hidden, q]), (Role::OutBias, spec.out_bias)),
+            out: self.linear(Role::Out, [hidden, q], spec.out_bias),
         }
     }
 
     fn head_norm(&mut self, spec: &AttentionSpec, gain: Role) -> Option<NormOf<T>> {
-        let norm = spec.qk_norm?.gain(gain);
+        let norm = spec.qk_norm?.of(gain);
         Some(self.norms(&norm, spec.head_dim))
     }
 
@@ -201,17 +192,13 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
 
     fn dense(&mut self, spec: DenseMlp) -> DenseOf<T> {
         let (hidden, width) = (self.spec.hidden, spec.width);
-        let mut part =
-            |weight, bias, width| self.linear((weight, [width, hidden]), (bias, spec.bias));
+        let mut part = |weight, width| self.linear(weight, [width, hidden], spec.bias);
         let up = match spec.gating {
-            Gating::None => ProjectionOf::One([part(Role::Up, Role::UpBias, width)]),
-            Gating::Separate => ProjectionOf::Two([
-                part(Role::Gate, Role::GateBias, width),
-                part(Role::Up, Role::UpBias, width),
-            ]),
-            Gating::Fused => ProjectionOf::One([part(Role::GateUp, Role::GateUpBias, 2 * width)]),
+            Gating::None => ProjectionOf::One([part(Role::Up, width)]),
+            Gating::Separate => ProjectionOf::Two([part(Role::Gate, width), part(Role::Up, width)]),
+            Gating::Fused => ProjectionOf::One([part(Role::GateUp, 2 * width)]),
         };
-        let down = self.linear((Role::Down, [hidden, width]), (Role::DownBias, spec.bias));
+        let down = self.linear(Role::Down, [hidden, width], spec.bias);
         DenseOf { spec, up, down }
     }
 
@@ -238,7 +225,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         let stack = self.spec.stack(side)?;
         match stack.final_norm {
             FinalNorm::Present => {
-                let norm = stack.norm.of(Role::FinalNorm, Role::FinalNormBias);
+                let norm = stack.norm.of(Role::FinalNorm);
                 Some(self.norms(&norm, self.spec.hidden))
             }
             FinalNorm::Absent => None,
@@ -267,18 +254,14 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     }
 
     fn matrix(&mut self, role: Role, shape: [usize; 2]) -> LinearOf<T> {
-        let weight = (self.make)(role, &shape);
-        LinearOf { weight, bias: None }
+        self.linear(role, shape, false)
     }
 
-    fn linear(
-        &mut self,
-        (weight, shape): (Role, [usize; 2]),
-        (bias, has_bias): (Role, bool),
-    ) -> LinearOf<T> {
+    fn linear(&mut self, role: Role, shape: [usize; 2], has_bias: bool) -> LinearOf<T> {
+        let bias = role.bias().filter(|_| has_bias);
         LinearOf {
-            weight: (self.make)(weight, &shape),
-            bias: has_bias.then(|| (self.make)(bias, &shape[..1])),
+            weight: (self.make)(role, &shape),
+            bias: bias.map(|bias| (self.make)(bias, &shape[..1])),
         }
     }
 }

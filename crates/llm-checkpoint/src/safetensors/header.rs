@@ -9,13 +9,13 @@ use crate::pairs::Pairs;
 /// A header as written, nothing checked but that it is JSON of the right form.
 #[derive(Default)]
 pub(super) struct RawHeader<'h> {
-    pub(super) tensors: Vec<(String, RawTensor<'h>)>,
+    pub(super) tensors: Vec<(String, HeaderEntry<'h>)>,
     /// `__metadata__`; keys may repeat.
     pub(super) metadata: Vec<(String, String)>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct RawTensor<'h> {
+pub(super) struct HeaderEntry<'h> {
     #[serde(borrow)]
     pub(super) dtype: Cow<'h, str>,
     pub(super) shape: Vec<u64>,

@@ -1,6 +1,6 @@
 use std::arch::x86_64::*;
 
-use super::table::intrinsics;
+use super::table::{by_promise, by_token};
 use super::{Kernel, Simd};
 
 /// AVX2, FMA and F16C: eight lanes, sixteen registers.
@@ -42,26 +42,30 @@ impl Simd for Avx2 {
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 2;
 
-    intrinsics! {
-        add(a, b) = _mm256_add_ps;
-        sub(a, b) = _mm256_sub_ps;
-        mul(a, b) = _mm256_mul_ps;
-        div(a, b) = _mm256_div_ps;
-        max(a, b) = _mm256_max_ps;
-        min(a, b) = _mm256_min_ps;
-        fma(a, b, c) = _mm256_fmadd_ps;
+    by_token! {
+        fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        fn sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
+        fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        fn div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
+        fn max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
+        fn min(a: __m256, b: __m256) -> __m256 = _mm256_min_ps(a, b);
+        fn fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+        fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
+        fn round(x: __m256) -> __m256 =
+            _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+        fn through_f16(x: __m256) -> __m256 =
+            _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
+        fn prefetch(address: *const u8) = _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
 
-    #[inline(always)]
-    fn splat(self, x: f32) -> __m256 {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm256_set1_ps(x) }
-    }
-
-    #[inline(always)]
-    fn round(self, x: __m256) -> __m256 {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+    by_promise! {
+        fn load(src: *const f32) -> __m256 = _mm256_loadu_ps(src);
+        // A masked load touches the selected lanes only.
+        fn load_part(src: *const f32, n: usize) -> __m256 = _mm256_maskload_ps(src, mask(n));
+        fn load_f16(src: *const u8) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(src.cast()));
+        fn store(dst: *mut f32, x: __m256) = _mm256_storeu_ps(dst, x);
+        // A masked store touches the selected lanes only.
+        fn store_part(dst: *mut f32, x: __m256, n: usize) = _mm256_maskstore_ps(dst, mask(n), x);
     }
 
     #[inline(always)]
@@ -89,12 +93,6 @@ impl Simd for Avx2 {
             let negative = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_setzero_ps());
             _mm256_blendv_ps(b, a, negative)
         }
-    }
-
-    #[inline(always)]
-    fn through_f16(self, x: __m256) -> __m256 {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
     }
 
     #[inline(always)]
@@ -141,24 +139,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load(self, src: *const f32) -> __m256 {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm256_loadu_ps(src) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_part(self, src: *const f32, n: usize) -> __m256 {
-        // SAFETY: a masked load touches the selected lanes only; as the caller promises, and the token.
-        unsafe { _mm256_maskload_ps(src, mask(n)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_f16(self, src: *const u8) -> __m256 {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(src.cast())) }
-    }
-
-    #[inline(always)]
     unsafe fn load_bf16(self, src: *const u8) -> __m256 {
         // SAFETY: as the caller promises, and the token.
         unsafe {
@@ -178,18 +158,6 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(odd),
             )
         }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, dst: *mut f32, x: __m256) {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm256_storeu_ps(dst, x) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_part(self, dst: *mut f32, x: __m256, n: usize) {
-        // SAFETY: a masked store touches the selected lanes only; as the caller promises, and the token.
-        unsafe { _mm256_maskstore_ps(dst, mask(n), x) }
     }
 
     #[inline(always)]
@@ -235,11 +203,5 @@ impl Simd for Avx2 {
                 _mm256_storeu_ps(dst.add((i + 4) * dst_stride), high);
             }
         }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        // SAFETY: a prefetch never faults; the token.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }

@@ -1,6 +1,6 @@
 use std::arch::x86_64::*;
 
-use super::table::intrinsics;
+use super::table::{by_promise, by_token};
 use super::{Kernel, Simd};
 
 /// AVX-512 F, BW, DQ and VL: sixteen lanes, thirty-two registers, masks.
@@ -40,27 +40,38 @@ impl Simd for Avx512 {
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 4;
 
-    intrinsics! {
-        add(a, b) = _mm512_add_ps;
-        sub(a, b) = _mm512_sub_ps;
-        mul(a, b) = _mm512_mul_ps;
-        div(a, b) = _mm512_div_ps;
-        max(a, b) = _mm512_max_ps;
-        min(a, b) = _mm512_min_ps;
-        fma(a, b, c) = _mm512_fmadd_ps;
-        scale(x, n) = _mm512_scalef_ps;
+    by_token! {
+        fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+        fn sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
+        fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        fn div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        fn max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
+        fn min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
+        fn fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+        fn scale(x: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(x, n);
+        fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
+        fn round(x: __m512) -> __m512 =
+            _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+        fn through_f16(x: __m512) -> __m512 =
+            _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
+        fn reduce_add(x: __m512) -> f32 = _mm512_reduce_add_ps(x);
+        fn reduce_max(x: __m512) -> f32 = _mm512_reduce_max_ps(x);
+        // Magnitudes are in the order of their bits.
+        fn reduce_max_magnitude(x: __m512) -> f32 =
+            f32::from_bits(_mm512_reduce_max_epi32(_mm512_castps_si512(x)) as u32);
+        fn prefetch(address: *const u8) = _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
 
-    #[inline(always)]
-    fn splat(self, x: f32) -> __m512 {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm512_set1_ps(x) }
-    }
-
-    #[inline(always)]
-    fn round(self, x: __m512) -> __m512 {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+    by_promise! {
+        fn load(src: *const f32) -> __m512 = _mm512_loadu_ps(src);
+        // A masked load touches the selected lanes only.
+        fn load_part(src: *const f32, n: usize) -> __m512 = _mm512_maskz_loadu_ps(mask(n), src);
+        fn load_f16(src: *const u8) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(src.cast()));
+        fn store(dst: *mut f32, x: __m512) = _mm512_storeu_ps(dst, x);
+        // A masked store touches the selected lanes only.
+        fn store_part(dst: *mut f32, x: __m512, n: usize) = _mm512_mask_storeu_ps(dst, mask(n), x);
+        fn store_codes(dst: *mut i8, x: __m512) =
+            _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
     }
 
     #[inline(always)]
@@ -73,12 +84,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn through_f16(self, x: __m512) -> __m512 {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
-    }
-
-    #[inline(always)]
     fn max_magnitude(self, a: __m512, x: __m512) -> __m512 {
         // Magnitudes are in the order of their bits.
         // SAFETY: the token proves that the machine has the instruction set.
@@ -86,43 +91,6 @@ impl Simd for Avx512 {
             let x = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX));
             _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), x))
         }
-    }
-
-    #[inline(always)]
-    fn reduce_add(self, x: __m512) -> f32 {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm512_reduce_add_ps(x) }
-    }
-
-    #[inline(always)]
-    fn reduce_max(self, x: __m512) -> f32 {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm512_reduce_max_ps(x) }
-    }
-
-    #[inline(always)]
-    fn reduce_max_magnitude(self, x: __m512) -> f32 {
-        // Magnitudes are in the order of their bits.
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { f32::from_bits(_mm512_reduce_max_epi32(_mm512_castps_si512(x)) as u32) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(self, src: *const f32) -> __m512 {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm512_loadu_ps(src) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_part(self, src: *const f32, n: usize) -> __m512 {
-        // SAFETY: a masked load touches the selected lanes only; as the caller promises, and the token.
-        unsafe { _mm512_maskz_loadu_ps(mask(n), src) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_f16(self, src: *const u8) -> __m512 {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(src.cast())) }
     }
 
     #[inline(always)]
@@ -145,24 +113,6 @@ impl Simd for Avx512 {
                 _mm512_castsi512_ps(odd),
             )
         }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, dst: *mut f32, x: __m512) {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm512_storeu_ps(dst, x) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_part(self, dst: *mut f32, x: __m512, n: usize) {
-        // SAFETY: a masked store touches the selected lanes only; as the caller promises, and the token.
-        unsafe { _mm512_mask_storeu_ps(dst, mask(n), x) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_codes(self, dst: *mut i8, x: __m512) {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))) }
     }
 
     #[inline(always)]
@@ -209,11 +159,5 @@ impl Simd for Avx512 {
                 }
             }
         }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        // SAFETY: a prefetch never faults; the token.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }

@@ -4,6 +4,7 @@ use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
+use super::gemm::{self, Many};
 use crate::memory::{Span, bytes_of};
 use crate::{Buffer, Cuda, CudaQueue, CudaWeight, workspace};
 
@@ -28,6 +29,19 @@ pub(super) fn linear(
     let mut first = 0;
     for part in parts {
         let (weight, rows) = (part.weight, part.weight.rows());
+        let many = Many {
+            queue,
+            x: x.first(n.0 * weight.cols()),
+            output,
+            out,
+            width,
+            n,
+        };
+        let is_codes = matches!(weight.scheme(), Scheme::Int8(_));
+        if n.0 >= gemm::MANY && !is_codes && many.multiply(part, first)? {
+            first += rows;
+            continue;
+        }
         if let Some(bias) = part.bias {
             assert_eq!(bias.cols(), rows, "a bias for every output");
         }

@@ -5,8 +5,10 @@
 //! expression is a map from the positions where it may begin to those where it may end, and time is bounded. Of Python's
 //! expressions those are understood whose meaning is that; what looks around, back, or keeps what it took is refused.
 
-use std::iter::Peekable;
-use std::str::Chars;
+use regex_syntax::ast::parse::ParserBuilder;
+use regex_syntax::ast::{Ast, GroupKind};
+use regex_syntax::hir::translate::TranslatorBuilder;
+use regex_syntax::hir::{Class, Hir, HirKind, Look, Repetition};
 
 /// Flaw of an expression, if any.
 pub(crate) fn flaw(pattern: &str) -> Option<String> {
@@ -36,7 +38,7 @@ pub(crate) fn names(pattern: &str, module: &str) -> bool {
     };
     let mut begin = vec![false; name.len() + 1];
     begin[0] = true;
-    let ends = expression.ends(&name, &begin);
+    let ends = ends(&expression, &name, &begin);
     (0..=name.len()).any(|at| ends[at] && is_edge(&name, at))
 }
 
@@ -56,99 +58,66 @@ fn is_plain(pattern: &str) -> bool {
     pattern.chars().all(is_plain)
 }
 
-/// A regular expression.
-enum Node {
-    /// One character of a set.
-    One(Set),
-    All(Vec<Node>),
-    Any(Vec<Node>),
-    Repeat {
-        node: Box<Node>,
-        min: usize,
-        max: Option<usize>,
-    },
-    Place(Place),
-}
-
-#[derive(Clone, Copy)]
-enum Place {
-    Begin,
-    /// The end, or before a line's end there.
-    LineEnd,
-    End,
-    WordEdge,
-    NoWordEdge,
-}
-
-struct Set {
-    is_negated: bool,
-    items: Vec<Item>,
-}
-
-enum Item {
-    Range(char, char),
-    Class { kind: Kind, is_negated: bool },
-    NoLineEnd,
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Digit,
-    Space,
-    Word,
-}
-
-impl Node {
-    /// Positions where a match may end that begins at one of `begins`.
-    fn ends(&self, name: &[char], begins: &[bool]) -> Vec<bool> {
-        match self {
-            Node::One(set) => {
-                let mut ends = vec![false; begins.len()];
-                for (at, c) in name.iter().enumerate() {
-                    ends[at + 1] = begins[at] && set.has(*c);
-                }
-                ends
+/// Positions where a match of `node` may end that begins at one of `begins`.
+fn ends(node: &Hir, name: &[char], begins: &[bool]) -> Vec<bool> {
+    match node.kind() {
+        HirKind::Empty => begins.to_vec(),
+        HirKind::Literal(text) => {
+            let text = str::from_utf8(&text.0).expect("expressions are of characters");
+            let next = |begins: Vec<bool>, wanted| step(name, &begins, |c| c == wanted);
+            text.chars().fold(begins.to_vec(), next)
+        }
+        HirKind::Class(Class::Unicode(set)) => step(name, begins, |c| {
+            let ranges = set.ranges();
+            let at = ranges.partition_point(|range| range.end() < c);
+            ranges.get(at).is_some_and(|range| range.start() <= c)
+        }),
+        HirKind::Class(Class::Bytes(_)) => unreachable!("expressions are of characters"),
+        HirKind::Look(look) => {
+            let at = begins.iter().enumerate();
+            at.map(|(at, begins)| *begins && is_place(*look, name, at))
+                .collect()
+        }
+        HirKind::Repetition(repetition) => repeat(repetition, name, begins),
+        HirKind::Capture(group) => ends(&group.sub, name, begins),
+        HirKind::Concat(nodes) => {
+            let next = |begins: Vec<bool>, node| ends(node, name, &begins);
+            nodes.iter().fold(begins.to_vec(), next)
+        }
+        HirKind::Alternation(nodes) => {
+            let mut all = vec![false; begins.len()];
+            for node in nodes {
+                join(&mut all, &ends(node, name, begins));
             }
-            Node::All(nodes) => nodes
-                .iter()
-                .fold(begins.to_vec(), |ends, node| node.ends(name, &ends)),
-            Node::Any(nodes) => {
-                let mut all = vec![false; begins.len()];
-                for node in nodes {
-                    join(&mut all, &node.ends(name, begins));
-                }
-                all
-            }
-            Node::Repeat { node, min, max } => repeat(node, *min, *max, name, begins),
-            Node::Place(place) => {
-                let at = begins.iter().enumerate();
-                at.map(|(at, begins)| *begins && place.is_at(name, at))
-                    .collect()
-            }
+            all
         }
     }
 }
 
-fn repeat(
-    node: &Node,
-    min: usize,
-    max: Option<usize>,
-    name: &[char],
-    begins: &[bool],
-) -> Vec<bool> {
+/// Positions after one character.
+fn step(name: &[char], begins: &[bool], is_it: impl Fn(char) -> bool) -> Vec<bool> {
+    let mut ends = vec![false; begins.len()];
+    for (at, c) in name.iter().enumerate() {
+        ends[at + 1] = begins[at] && is_it(*c);
+    }
+    ends
+}
+
+fn repeat(repetition: &Repetition, name: &[char], begins: &[bool]) -> Vec<bool> {
+    let Repetition { min, max, sub, .. } = repetition;
     let mut now = begins.to_vec();
     // After as many turns as there are positions nothing changes any more: either each took a character, or the set of
     // positions has only grown.
-    for _ in 0..min.min(begins.len() + 1) {
-        now = node.ends(name, &now);
+    for _ in 0..(*min as usize).min(begins.len() + 1) {
+        now = ends(sub, name, &now);
     }
     let mut all = now.clone();
-    let more = max.map_or(begins.len(), |max| max.saturating_sub(min));
+    let more = max.map_or(begins.len(), |max| (max - min) as usize);
     for _ in 0..more.min(begins.len()) {
         if !now.contains(&true) {
             break;
         }
-        now = node.ends(name, &now);
+        now = ends(sub, name, &now);
         // What was there before leads to nothing new.
         for (now, all) in now.iter_mut().zip(&all) {
             *now &= !all;
@@ -164,57 +133,41 @@ fn join(all: &mut [bool], more: &[bool]) {
     }
 }
 
-impl Place {
-    fn is_at(self, name: &[char], at: usize) -> bool {
-        let is_word = |at: Option<usize>| {
-            at.and_then(|at| name.get(at))
-                .is_some_and(|&c| Kind::Word.has(c))
-        };
-        let is_word_edge = is_word(at.checked_sub(1)) != is_word(Some(at));
-        match self {
-            Place::Begin => at == 0,
-            Place::LineEnd => is_end(name, at),
-            Place::End => at == name.len(),
-            Place::WordEdge => is_word_edge,
-            Place::NoWordEdge => !is_word_edge,
-        }
+fn is_place(look: Look, name: &[char], at: usize) -> bool {
+    let is_word = |at: Option<usize>| {
+        at.and_then(|at| name.get(at))
+            .is_some_and(|&c| c.is_alphanumeric() || c == '_')
+    };
+    let is_word_edge = is_word(at.checked_sub(1)) != is_word(Some(at));
+    match look {
+        Look::Start | Look::StartLF => at == 0,
+        Look::End => at == name.len(),
+        Look::EndLF => is_end(name, at),
+        Look::WordUnicode => is_word_edge,
+        Look::WordUnicodeNegate => !is_word_edge,
+        other => unreachable!("{other:?} has no sign in Python"),
     }
 }
 
-impl Set {
-    fn has(&self, c: char) -> bool {
-        let has = |item: &Item| match item {
-            Item::Range(from, to) => (*from..=*to).contains(&c),
-            Item::Class { kind, is_negated } => kind.has(c) != *is_negated,
-            Item::NoLineEnd => c != '\n',
-        };
-        self.items.iter().any(has) != self.is_negated
-    }
-}
-
-impl Kind {
-    fn has(self, c: char) -> bool {
-        match self {
-            Kind::Digit => c.is_ascii_digit(),
-            Kind::Space => c.is_whitespace() || ('\x1c'..='\x1f').contains(&c),
-            Kind::Word => c.is_alphanumeric() || c == '_',
-        }
-    }
-}
-
-type Text<'p> = Peekable<Chars<'p>>;
 type Parsed<T> = Result<T, String>;
 
-fn parse(pattern: &str) -> Parsed<Node> {
+fn parse(pattern: &str) -> Parsed<Hir> {
     if pattern.len() > MAX_LEN {
         return Err(too_long());
     }
-    let mut text = pattern.chars().peekable();
-    let node = alternatives(&mut text, 0)?;
-    match text.next() {
-        None if loops(&node) <= MAX_LOOPS => Ok(node),
-        None => Err(format!("repetitions are in more than {MAX_LOOPS} others")),
-        Some(_) => Err("a parenthesis is closed that was not opened".to_owned()),
+    let text = in_rust(pattern)?;
+    let mut parser = ParserBuilder::new().nest_limit(MAX_DEPTH).build();
+    let ast = parser
+        .parse(&text)
+        .map_err(|flaw| flaw.kind().to_string())?;
+    check(&ast)?;
+    // So that `$` is told from `\Z`.
+    let mut translator = TranslatorBuilder::new().multi_line(true).build();
+    let translated = translator.translate(&text, &ast);
+    let expression = translated.map_err(|flaw| flaw.kind().to_string())?;
+    match loops(&expression) <= MAX_LOOPS {
+        true => Ok(expression),
+        false => Err(format!("repetitions are in more than {MAX_LOOPS} others")),
     }
 }
 
@@ -222,220 +175,96 @@ fn too_long() -> String {
     format!("it is longer than {MAX_LEN} bytes")
 }
 
-/// Repetitions within each other.
-fn loops(node: &Node) -> usize {
-    let most = |nodes: &[Node]| nodes.iter().map(loops).max().unwrap_or(0);
-    match node {
-        Node::One(_) | Node::Place(_) => 0,
-        Node::All(nodes) | Node::Any(nodes) => most(nodes),
-        Node::Repeat { node, max, .. } => loops(node) + usize::from(*max != Some(1)),
-    }
-}
-
-fn alternatives(text: &mut Text<'_>, depth: usize) -> Parsed<Node> {
-    if depth > MAX_DEPTH {
-        return Err(format!("parentheses are in more than {MAX_DEPTH} others"));
-    }
-    let mut branches = vec![sequence(text, depth)?];
-    while text.next_if_eq(&'|').is_some() {
-        branches.push(sequence(text, depth)?);
-    }
-    Ok(Node::Any(branches))
-}
-
-fn sequence(text: &mut Text<'_>, depth: usize) -> Parsed<Node> {
-    let mut nodes = Vec::new();
-    while let Some(&next) = text.peek() {
-        if next == '|' || next == ')' {
-            break;
-        }
-        text.next();
-        let node = match next {
-            '(' => group(text, depth)?,
-            '[' => Node::One(set(text)?),
-            '.' => Node::One(Set {
-                is_negated: false,
-                items: vec![Item::NoLineEnd],
-            }),
-            '^' => Node::Place(Place::Begin),
-            '$' => Node::Place(Place::LineEnd),
-            '\\' => escape(text)?,
-            '*' | '+' | '?' => return Err(format!("there is nothing that `{next}` repeats")),
-            '{' if times(text).is_some() => {
-                return Err("there is nothing that `{` repeats".to_owned());
+/// An expression of Python's as Rust writes it: what is a sign in but one of them is escaped.
+fn in_rust(pattern: &str) -> Parsed<String> {
+    let mut text = String::new();
+    let mut rest = pattern.chars();
+    // Characters of the set that is open.
+    let mut n_in_set = None;
+    while let Some(c) = rest.next() {
+        let is_first = n_in_set == Some(0);
+        n_in_set = n_in_set.map(|n| n + usize::from(c != '^' || n > 0));
+        match c {
+            '\\' => match rest.next() {
+                None => return Err("it ends with a backslash".to_owned()),
+                Some('Z') => text.push_str(r"\z"),
+                Some(c) if !c.is_ascii_alphanumeric() => {
+                    text += &regex_syntax::escape(&c.to_string())
+                }
+                Some(c) if "AbBdDsSwWntr".contains(c) => text.extend(['\\', c]),
+                Some(c) => return Err(format!("`\\{c}` is not understood")),
+            },
+            '{' if n_in_set.is_none() => match times(rest.as_str()) {
+                Some((times, after)) => {
+                    text += &times;
+                    rest = after.chars();
+                }
+                None => text.push_str(r"\{"),
+            },
+            '[' if n_in_set.is_none() => {
+                n_in_set = Some(0);
+                text.push(c);
             }
-            _ => one(next),
-        };
-        nodes.push(repeated(node, text)?);
-    }
-    Ok(Node::All(nodes))
-}
-
-fn one(c: char) -> Node {
-    Node::One(Set {
-        is_negated: false,
-        items: vec![Item::Range(c, c)],
-    })
-}
-
-fn group(text: &mut Text<'_>, depth: usize) -> Parsed<Node> {
-    if text.next_if_eq(&'?').is_some() && text.next_if_eq(&':').is_none() {
-        return Err("of groups that begin with `(?` only `(?:` is understood".to_owned());
-    }
-    let node = alternatives(text, depth + 1)?;
-    match text.next() {
-        Some(_) => Ok(node),
-        None => Err("a parenthesis is not closed".to_owned()),
-    }
-}
-
-/// A node with the repetition that follows it.
-fn repeated(node: Node, text: &mut Text<'_>) -> Parsed<Node> {
-    let Some((min, max)) = repetition(text) else {
-        return Ok(node);
-    };
-    if let Node::Place(_) = node {
-        return Err("a place is repeated".to_owned());
-    }
-    if max.is_some_and(|max| max < min) {
-        return Err("a repetition has a maximum below its minimum".to_owned());
-    }
-    // A repetition that takes as little as it can finds matches of the same lengths.
-    if text.next_if_eq(&'?').is_none() && text.peek() == Some(&'+') {
-        return Err("a repetition that gives nothing back (`+` behind it)".to_owned());
-    }
-    if repetition(text).is_some() {
-        return Err("a repetition is repeated".to_owned());
-    }
-    let node = Box::new(node);
-    Ok(Node::Repeat { node, min, max })
-}
-
-fn repetition(text: &mut Text<'_>) -> Option<(usize, Option<usize>)> {
-    let (min, max) = match text.peek()? {
-        '*' => (0, None),
-        '+' => (1, None),
-        '?' => (0, Some(1)),
-        '{' => {
-            let mut behind = text.clone();
-            behind.next();
-            let times = times(&behind)?;
-            while text.next() != Some('}') {}
-            return Some(times);
+            ']' if n_in_set.is_some() && !is_first => {
+                n_in_set = None;
+                text.push(c);
+            }
+            '[' | '&' | '~' => text.extend(['\\', c]),
+            _ => text.push(c),
         }
-        _ => return None,
-    };
-    text.next();
-    Some((min, max))
+    }
+    Ok(text)
 }
 
-/// Repetitions in braces, least and most; `None` where the brace is a character.
-fn times(behind: &Text<'_>) -> Option<(usize, Option<usize>)> {
-    let inside: String = behind.clone().take_while(|c| *c != '}').collect();
-    let is_closed = behind.clone().any(|c| c == '}');
-    let number = |digits: &str, default| match digits {
-        "" => Some(default),
-        _ if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            // More times than there are characters is as often as can be.
-            Some(Some(digits.parse().unwrap_or(usize::MAX)))
-        }
-        _ => None,
-    };
-    if !is_closed || inside.is_empty() {
+/// Repetitions in braces, and what follows them; `None` where the brace is a character.
+fn times(behind: &str) -> Option<(String, &str)> {
+    let (inside, after) = behind.split_once('}')?;
+    let (min, max) = inside.split_once(',').unwrap_or((inside, inside));
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if inside.is_empty() || !is_number(min) || !is_number(max) {
         return None;
     }
-    match inside.split_once(',') {
-        None => {
-            let n = number(&inside, None)??;
-            Some((n, Some(n)))
-        }
-        Some((min, max)) => Some((number(min, Some(0))??, number(max, None)?)),
+    let min = if min.is_empty() { "0" } else { min };
+    Some((format!("{{{min},{max}}}"), after))
+}
+
+/// Refuses what Python does, or means otherwise.
+fn check(node: &Ast) -> Parsed<()> {
+    match node {
+        Ast::Flags(_) => Err(GROUPS.to_owned()),
+        Ast::Group(group) => match &group.kind {
+            GroupKind::CaptureIndex(_) => check(&group.ast),
+            GroupKind::NonCapturing(flags) if flags.items.is_empty() => check(&group.ast),
+            GroupKind::CaptureName { .. } | GroupKind::NonCapturing(_) => Err(GROUPS.to_owned()),
+        },
+        Ast::Repetition(repetition) => match *repetition.ast {
+            Ast::Repetition(_) => Err("a repetition is repeated".to_owned()),
+            Ast::Assertion(_) => Err("a place is repeated".to_owned()),
+            ref node => check(node),
+        },
+        Ast::Alternation(nodes) => nodes.asts.iter().try_for_each(check),
+        Ast::Concat(nodes) => nodes.asts.iter().try_for_each(check),
+        Ast::Empty(_) | Ast::Literal(_) | Ast::Dot(_) | Ast::Assertion(_) => Ok(()),
+        Ast::ClassUnicode(_) | Ast::ClassPerl(_) | Ast::ClassBracketed(_) => Ok(()),
     }
 }
 
-fn escape(text: &mut Text<'_>) -> Parsed<Node> {
-    let c = text.next().ok_or("it ends with a backslash")?;
-    if let Some(item) = class(c) {
-        return Ok(Node::One(Set {
-            is_negated: false,
-            items: vec![item],
-        }));
-    }
-    let place = match c {
-        'A' => Place::Begin,
-        'Z' => Place::End,
-        'b' => Place::WordEdge,
-        'B' => Place::NoWordEdge,
-        _ => return Ok(one(literal(c)?)),
-    };
-    Ok(Node::Place(place))
-}
+const GROUPS: &str = "of groups that begin with `(?` only `(?:` is understood";
 
-fn class(c: char) -> Option<Item> {
-    let kind = match c {
-        'd' | 'D' => Kind::Digit,
-        's' | 'S' => Kind::Space,
-        'w' | 'W' => Kind::Word,
-        _ => return None,
-    };
-    Some(Item::Class {
-        kind,
-        is_negated: c.is_ascii_uppercase(),
-    })
-}
-
-/// The character that stands behind a backslash.
-fn literal(c: char) -> Parsed<char> {
-    match c {
-        'n' => Ok('\n'),
-        't' => Ok('\t'),
-        'r' => Ok('\r'),
-        _ if c.is_ascii_alphanumeric() => Err(format!("`\\{c}` is not understood")),
-        _ => Ok(c),
+/// Repetitions within each other.
+fn loops(node: &Hir) -> usize {
+    let most = |nodes: &[Hir]| nodes.iter().map(loops).max().unwrap_or(0);
+    match node.kind() {
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => 0,
+        HirKind::Concat(nodes) | HirKind::Alternation(nodes) => most(nodes),
+        HirKind::Capture(group) => loops(&group.sub),
+        HirKind::Repetition(node) => loops(&node.sub) + usize::from(node.max != Some(1)),
     }
-}
-
-fn set(text: &mut Text<'_>) -> Parsed<Set> {
-    let is_negated = text.next_if_eq(&'^').is_some();
-    let mut items = Vec::new();
-    loop {
-        let c = text.next().ok_or("a bracket is not closed")?;
-        if c == ']' && !items.is_empty() {
-            return Ok(Set { is_negated, items });
-        }
-        let first = item(c, text)?;
-        let mut behind = text.clone();
-        let is_range = behind.next() == Some('-') && behind.next().is_some_and(|c| c != ']');
-        if !is_range {
-            items.push(first);
-            continue;
-        }
-        text.next();
-        let last = text.next().ok_or("a bracket is not closed")?;
-        match (first, item(last, text)?) {
-            (Item::Range(from, _), Item::Range(to, _)) if from <= to => {
-                items.push(Item::Range(from, to));
-            }
-            _ => return Err("a range in brackets is none".to_owned()),
-        }
-    }
-}
-
-fn item(c: char, text: &mut Text<'_>) -> Parsed<Item> {
-    if c != '\\' {
-        return Ok(Item::Range(c, c));
-    }
-    let c = text.next().ok_or("a bracket is not closed")?;
-    if let Some(item) = class(c) {
-        return Ok(item);
-    }
-    let c = literal(c)?;
-    Ok(Item::Range(c, c))
 }
 
 /// Of an expression, in bytes.
 const MAX_LEN: usize = 512;
 /// Parentheses within each other.
-const MAX_DEPTH: usize = 20;
+const MAX_DEPTH: u32 = 40;
 /// Repetitions within each other: each takes as many turns as a name has characters, at most.
 const MAX_LOOPS: usize = 3;

@@ -17,6 +17,16 @@ fn the_map_is_sorted_and_reaches_from_minus_to_plus_one() {
     assert_eq!((map[0], map[127], map[255]), (-0.99296874, 0.0, 1.0));
 }
 
+/// A checksum over the bits of bitsandbytes' own map.
+#[test]
+fn the_map_is_the_reference_s_to_the_bit() {
+    let bits = dynamic_map().iter().map(|x| x.to_bits());
+    assert_eq!(
+        bits.fold(0u32, |sum, x| sum.rotate_left(5) ^ x),
+        0x1154_36df
+    );
+}
+
 #[test]
 fn every_value_has_its_own_code_and_a_tie_the_lower_one() {
     let map = dynamic_map();

@@ -29,7 +29,7 @@ pub(super) fn forward<B: Backend>(
         row_width,
     };
     let batch = call.sequences.own.batch(kv.group);
-    queue.append(&a.qkv, &columns, &batch, &mut kv.pool)?;
+    queue.append(&a.rows.qkv, &columns, &batch, &mut kv.pool)?;
     let mask = match call.side {
         Side::Encoder => Mask::Full,
         Side::Decoder => Mask::Causal {
@@ -37,16 +37,16 @@ pub(super) fn forward<B: Backend>(
         },
     };
     let op = attention_op(spec, row_width, mask, call.bias.map(BiasTable::op));
-    queue.attention(&op, &a.qkv, &batch, &kv.pool, &mut a.attended)?;
+    queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.attended)?;
     let out = match output {
-        Output::Write => &mut a.delta,
-        Output::Add => &mut a.x,
+        Output::Write => &mut a.rows.delta,
+        Output::Add => &mut a.rows.x,
     };
     let (linear, out) = (from_ref(&weights.out), (output, out));
-    apply::<B>(queue, linear, &a.attended, out, call.n_tokens)
+    apply::<B>(queue, linear, &a.rows.attended, out, call.n_tokens)
 }
 
-/// Queries, keys and values into `a.qkv`, normalised and turned.
+/// Queries, keys and values into `a.rows.qkv`, normalised and turned.
 fn project<B: Backend>(
     weights: &AttentionOf<B::Weight>,
     call: &mut Call<'_, B>,
@@ -64,13 +64,13 @@ fn project<B: Backend>(
     } = *spec;
     let row_width = spec.qkv_width();
     let x = match input {
-        Input::Residual => &a.x,
-        Input::Normed => &a.normed,
+        Input::Residual => &a.rows.x,
+        Input::Normed => &a.rows.normed,
     };
     let grouped = spec.grouped();
     let qkv = match grouped {
-        Some(_) => &mut a.grouped,
-        None => &mut a.qkv,
+        Some(_) => &mut a.rows.grouped,
+        None => &mut a.rows.qkv,
     };
     let qkv = (Output::Write, qkv);
     let parts = weights.qkv.parts();
@@ -81,7 +81,7 @@ fn project<B: Backend>(
             n_queries,
             head_dim,
         };
-        queue.ungroup(&groups, &a.grouped, &mut a.qkv, n_tokens)?;
+        queue.ungroup(&groups, &a.rows.grouped, &mut a.rows.qkv, n_tokens)?;
     }
     if let Some(q_norm) = &weights.q_norm {
         let q = Heads {
@@ -90,7 +90,7 @@ fn project<B: Backend>(
             head_dim,
             row_width,
         };
-        queue.norm_heads(&norm_op(q_norm), &q, &mut a.qkv, n_tokens)?;
+        queue.norm_heads(&norm_op(q_norm), &q, &mut a.rows.qkv, n_tokens)?;
     }
     if let Some(k_norm) = &weights.k_norm {
         let k = Heads {
@@ -99,7 +99,7 @@ fn project<B: Backend>(
             head_dim,
             row_width,
         };
-        queue.norm_heads(&norm_op(k_norm), &k, &mut a.qkv, n_tokens)?;
+        queue.norm_heads(&norm_op(k_norm), &k, &mut a.rows.qkv, n_tokens)?;
     }
     if let Positions::Rotary(kinds) = &call.stack.positions {
         let rotary = &kinds[rotary_idx];
@@ -110,7 +110,7 @@ fn project<B: Backend>(
             pairing: rotary.pairing,
             row_width,
         };
-        queue.rotate(&op, &a.angles[rotary_idx], &mut a.qkv, n_tokens)?;
+        queue.rotate(&op, &a.rows.angles[rotary_idx], &mut a.rows.qkv, n_tokens)?;
     }
     Ok(())
 }

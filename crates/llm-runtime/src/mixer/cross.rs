@@ -22,26 +22,26 @@ pub(crate) fn forward<B: Backend>(
 ) -> Result<()> {
     let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
     let x = match input {
-        Input::Residual => &a.x,
-        Input::Normed => &a.normed,
+        Input::Residual => &a.rows.x,
+        Input::Normed => &a.rows.normed,
     };
-    let (q, out) = (from_ref(&weights.q), (Output::Write, &mut a.qkv));
+    let (q, out) = (from_ref(&weights.q), (Output::Write, &mut a.rows.qkv));
     apply::<B>(queue, q, x, out, n_tokens)?;
     let encoded = call.sequences.encoded.as_ref();
     let encoded = encoded.expect("what an encoder made, for a block that attends to it");
     let batch = encoded.blocks.batch(kv.group);
     // Distances to the encoder's positions mean nothing.
     let op = attention_op(&weights.spec, weights.spec.q_width(), Mask::Full, None);
-    queue.attention(&op, &a.qkv, &batch, &kv.pool, &mut a.attended)?;
+    queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.attended)?;
     let out = match output {
-        Output::Write => &mut a.delta,
-        Output::Add => &mut a.x,
+        Output::Write => &mut a.rows.delta,
+        Output::Add => &mut a.rows.x,
     };
     let (linear, out) = (from_ref(&weights.out), (output, out));
-    apply::<B>(queue, linear, &a.attended, out, n_tokens)
+    apply::<B>(queue, linear, &a.rows.attended, out, n_tokens)
 }
 
-/// Takes an encoder's result in `a.encoded` `[n_positions, hidden]` to the sequence that was begun.
+/// Takes an encoder's result in `a.rows.encoded` `[n_positions, hidden]` to the sequence that was begun.
 pub(crate) fn encode<B: Backend>(
     weights: &CrossOf<B::Weight>,
     queue: &mut B::Queue,
@@ -49,12 +49,12 @@ pub(crate) fn encode<B: Backend>(
     a: &mut Activations<B>,
     kv: &mut KvState<B>,
 ) -> Result<()> {
-    let out = (Output::Write, &mut a.qkv);
-    apply::<B>(queue, weights.kv.parts(), &a.encoded, out, n_positions)?;
+    let out = (Output::Write, &mut a.rows.qkv);
+    apply::<B>(queue, weights.kv.parts(), &a.rows.encoded, out, n_positions)?;
     let columns = KvColumns {
         first: 0,
         row_width: 2 * weights.spec.kv_width(),
     };
     let batch = encoded.blocks.batch(kv.group);
-    Ok(queue.append(&a.qkv, &columns, &batch, &mut kv.pool)?)
+    Ok(queue.append(&a.rows.qkv, &columns, &batch, &mut kv.pool)?)
 }

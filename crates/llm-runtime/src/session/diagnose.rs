@@ -16,18 +16,33 @@ impl Session {
         if is_finite(&self.logits[..n_logits]) {
             return Ok(&self.logits[..n_logits]);
         }
-        let mut rows = items.iter().zip(self.logits.chunks_exact(self.spec.vocab));
-        let flawed = rows.find(|(_, logits)| !is_finite(logits));
-        let (&(sequence, ids), _) = flawed.expect("one of them is not finite");
-        Err(self.diagnose(sequence, ids))
+        let rows = items.iter().zip(self.logits.chunks_exact(self.spec.vocab));
+        let flawed = rows.filter(|(_, logits)| !is_finite(logits));
+        let flawed: Vec<_> = flawed.map(|(item, _)| *item).collect();
+        let errors = flawed
+            .into_iter()
+            .map(|(sequence, ids)| self.diagnose(sequence, ids));
+        // All of their sequences are taken back, and the first is told of.
+        let errors: Vec<_> = errors.collect();
+        Err(errors
+            .into_iter()
+            .next()
+            .expect("one of them is not finite"))
     }
 
     /// Cause of logits that are not finite, after `ids` at the end of `sequence`: they are fed once more, and looked at
-    /// between units. What was before them gave finite logits.
+    /// between units. What was before them gave finite logits, and is what is left of the sequence, unless its windows are
+    /// written over by then.
     pub(super) fn diagnose(&mut self, sequence: usize, ids: &[u32]) -> RuntimeError {
+        let error = self.look_again(sequence, ids);
+        self.truncate(sequence, self.sequences.fed_from(sequence));
+        error
+    }
+
+    fn look_again(&mut self, sequence: usize, ids: &[u32]) -> RuntimeError {
         let probe = Probe::default();
-        let end = self.len(sequence);
-        let mut start = end - ids.len();
+        let horizon = self.sequences.horizon(sequence, 0);
+        let mut start = self.len(sequence) - ids.len();
         for ids in ids.chunks(self.limits.n_tokens) {
             let rows = Rows {
                 first: 0,
@@ -38,7 +53,7 @@ impl Session {
             let pass = Pass {
                 ids,
                 sequences: &[(sequence, rows)],
-                horizons: &[end],
+                horizons: &[horizon],
                 logits: false,
                 interrupt: Interrupts {
                     session: &self.interrupt,

@@ -6,7 +6,7 @@ use llm_arch::ModelSpec;
 use llm_plan::Limits;
 use llm_tensor::Bytes;
 
-use crate::memory::vec_bytes;
+use crate::allocated::vec_bytes;
 use crate::pass::Interrupt;
 
 /// All sequences of a session.
@@ -22,12 +22,18 @@ pub(super) struct Sequences {
 struct Sequence {
     /// Positions taken.
     len: usize,
+    /// Positions before what was fed last.
+    fed_from: usize,
     /// Positions that a prompt was said to take.
     expected: usize,
     /// Borders that the keys are made for being beyond.
     n_crossed: usize,
     /// The tokens, where they may have to be read anew.
     ids: Vec<u32>,
+    /// True once an encoder has read its prompt.
+    is_encoded: bool,
+    /// True where it keeps a mark of another.
+    is_mark: bool,
 }
 
 /// Keeps the memory of the tokens, which is enough for the whole context.
@@ -41,11 +47,16 @@ impl Clone for Sequence {
     fn clone_from(&mut self, from: &Self) {
         let Sequence {
             len,
+            fed_from,
             expected,
             n_crossed,
             ids,
+            is_encoded,
+            is_mark: _,
         } = from;
+        self.is_encoded = *is_encoded;
         self.len = *len;
+        self.fed_from = *fed_from;
         self.expected = *expected;
         self.n_crossed = *n_crossed;
         self.ids.clone_from(ids);
@@ -94,14 +105,35 @@ impl Sequences {
         self.all[sequence].expected = n_positions;
     }
 
+    pub(super) fn is_encoded(&self, sequence: usize) -> bool {
+        self.all[sequence].is_encoded
+    }
+
+    /// Takes note of whether an encoder has read a sequence's prompt.
+    pub(super) fn set_encoded(&mut self, sequence: usize, is_encoded: bool) {
+        self.all[sequence].is_encoded = is_encoded;
+    }
+
+    /// # Panics
+    /// When the sequence keeps a mark.
+    pub(super) fn assert_free(&self, sequence: usize) {
+        assert!(
+            !self.all[sequence].is_mark,
+            "sequence {sequence} keeps a mark"
+        );
+    }
+
+    /// Has a sequence keep a mark, or no longer.
+    pub(super) fn set_mark(&mut self, sequence: usize, is_mark: bool) {
+        self.all[sequence].is_mark = is_mark;
+    }
+
     /// Forgets what comes after the first `len` positions.
     pub(super) fn truncate(&mut self, sequence: usize, len: usize) {
         let sequence = &mut self.all[sequence];
         sequence.len = len;
         sequence.ids.truncate(len);
-        if len == 0 {
-            sequence.expected = 0;
-        }
+        sequence.expected = 0;
     }
 
     /// Makes the sequence `to` what `from` is.
@@ -118,6 +150,11 @@ impl Sequences {
         self.all[sequence].len = len;
     }
 
+    /// Positions that were there before what was fed last: none where all was read anew.
+    pub(super) fn fed_from(&self, sequence: usize) -> usize {
+        self.all[sequence].fed_from
+    }
+
     /// Positions that are to be read in all, once `n_new` follow.
     pub(super) fn horizon(&self, sequence: usize, n_new: usize) -> usize {
         let sequence = &self.all[sequence];
@@ -127,6 +164,7 @@ impl Sequences {
     /// Begins to append `ids`: what is to be fed, which is the whole sequence where its keys were made for another
     /// length. It then begins anew.
     pub(super) fn begin<'i>(&mut self, sequence: usize, ids: &'i [u32]) -> Cow<'i, [u32]> {
+        self.all[sequence].fed_from = self.len(sequence);
         if self.borders.is_empty() {
             return Cow::Borrowed(ids);
         }
@@ -143,7 +181,7 @@ impl Sequences {
         if is_as_made {
             return Cow::Borrowed(ids);
         }
-        sequence.len = 0;
+        (sequence.len, sequence.fed_from) = (0, 0);
         Cow::Owned(sequence.ids.clone())
     }
 

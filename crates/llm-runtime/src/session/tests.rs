@@ -67,9 +67,11 @@ impl Stages for Recorder {
         Ok(())
     }
 
-    fn rewind(&mut self, _: usize, len: usize) -> usize {
-        len
+    fn can_rewind(&self, _: usize, _: usize) -> bool {
+        true
     }
+
+    fn rewind(&mut self, _: usize, _: usize) {}
 
     fn fork(&mut self, _: usize, _: usize) -> Result<()> {
         Ok(())

@@ -52,7 +52,7 @@ impl<B: Backend> Embedding<B> {
         })
     }
 
-    /// Hidden states of the pass's tokens into `a.x`.
+    /// Hidden states of the pass's tokens into `a.rows.x`.
     pub(super) fn forward(
         &mut self,
         queue: &mut B::Queue,
@@ -65,23 +65,26 @@ impl<B: Backend> Embedding<B> {
         let (n_tokens, scale) = (pass.ids.len(), spec.embedding.scale);
         let input = self.input.get(queue, (backend, stream))?;
         match &input.project {
-            None => self
-                .tokens
-                .embed(queue, backend, (pass.ids, scale), (&mut a.ids, &mut a.x))?,
+            None => self.tokens.embed(
+                queue,
+                backend,
+                (pass.ids, scale),
+                (&mut a.ids, &mut a.rows.x),
+            )?,
             Some(project) => {
-                let to = (&mut a.ids, &mut a.embedded);
+                let to = (&mut a.ids, &mut a.rows.embedded);
                 self.tokens.embed(queue, backend, (pass.ids, scale), to)?;
-                let (project, x) = (from_ref(project), (Output::Write, &mut a.x));
-                apply::<B>(queue, project, &a.embedded, x, n_tokens)?;
+                let (project, x) = (from_ref(project), (Output::Write, &mut a.rows.x));
+                apply::<B>(queue, project, &a.rows.embedded, x, n_tokens)?;
             }
         }
         if let Some(table) = &mut self.positions {
-            let to = (&mut a.positions, &mut a.x);
+            let to = (&mut a.positions, &mut a.rows.x);
             table.add_positions(queue, backend, angles.rows(pass), to)?;
         }
         if let Some(norm) = &input.norm {
-            queue.norm(&norm_op(norm), &a.x, &mut a.normed, n_tokens)?;
-            std::mem::swap(&mut a.x, &mut a.normed);
+            queue.norm(&norm_op(norm), &a.rows.x, &mut a.rows.normed, n_tokens)?;
+            std::mem::swap(&mut a.rows.x, &mut a.rows.normed);
         }
         input.end(queue)
     }

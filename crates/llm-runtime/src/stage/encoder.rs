@@ -9,9 +9,9 @@ use llm_plan::{Home, Term};
 use llm_tensor::Bytes;
 
 use crate::activations::Activations;
+use crate::allocated::Allocated;
 use crate::block;
 use crate::device::StageOptions;
-use crate::memory::Allocated;
 use crate::pass::Interrupts;
 use crate::probe::Probe;
 use crate::projection::norm_op;
@@ -83,7 +83,7 @@ impl<B: Backend> Encoder<B> {
         }))
     }
 
-    /// Takes the prompt's rows in `a.x` through some units; the norm after the last layer leaves them in `a.encoded`.
+    /// Takes the prompt's rows in `a.rows.x` through some units; the norm after the last layer leaves them in `a.rows.encoded`.
     pub(super) fn forward(
         &mut self,
         queue: &mut B::Queue,
@@ -114,12 +114,12 @@ impl<B: Backend> Encoder<B> {
             block.end(queue)?;
             if let Some(probe) = probe {
                 let unit = Unit::Layer(Side::Encoder, i);
-                probe.look::<B>(queue, &a.x, n_tokens * self.hidden, unit)?;
+                probe.look::<B>(queue, &a.rows.x, n_tokens * self.hidden, unit)?;
             }
         }
         if let Some(norm) = self.norm.as_ref().filter(|_| ends) {
             let norm = norm.get(queue, (backend, stream))?;
-            queue.norm(&norm_op(&norm), &a.x, &mut a.encoded, n_tokens)?;
+            queue.norm(&norm_op(&norm), &a.rows.x, &mut a.rows.encoded, n_tokens)?;
             norm.end(queue)?;
         }
         Ok(())

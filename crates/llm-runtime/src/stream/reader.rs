@@ -90,7 +90,7 @@ fn fill<B: Backend>(staged: &mut Staged<B>, parcel: &Parcel, stopped: &AtomicBoo
     if let Some(brought) = staged.brought.take() {
         brought.finish()?;
     }
-    staged.memory.fill(|pages| read(parcel, pages, stopped))
+    staged.place.fill(|pages| read(parcel, pages, stopped))
 }
 
 /// Fills the front of `place` with a parcel, and makes sure that it is what it should be.

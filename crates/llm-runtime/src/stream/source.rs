@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use llm_arch::{HeadMatrix, Role, Unit};
+use llm_arch::{Role, Unit};
 use llm_checkpoint::{Checkpoint, DirectFile, Layout, TensorInfo};
 use llm_plan::{Encodings, RunOn, becomes_table, is_looked_up, staged_bytes};
 use llm_quant::{Part, Scheme, StoredWeight};
@@ -33,10 +33,7 @@ pub(crate) fn open(
 ) -> Result<Feed> {
     // They are read otherwise, and their descriptors are not needed twice.
     let offloaded = std::mem::take(&mut prepared.files);
-    let is_tied = match model.spec().head.matrix {
-        HeadMatrix::Tied => true,
-        HeadMatrix::Separate => false,
-    };
+    let is_tied = model.spec().is_tied();
     let mut files = Files::new(model, &offloaded);
     let mut tables = HashMap::new();
     let mut summed = BTreeSet::new();
@@ -129,7 +126,7 @@ impl<'a> Files<'a> {
             let tensor = match part {
                 // Of a stack it is a part.
                 Part::Weight if in_place => bound.tensor,
-                _ => find(checkpoint, &name)?,
+                _ => checkpoint.require(&name)?,
             };
             let span = self.span(checkpoint, tensor, (slot.unit, in_place))?;
             Ok::<_, RuntimeError>(Source::File(span))
@@ -197,15 +194,6 @@ fn verify(file: &DirectFile, expected: u64) -> Result<()> {
         found if found == expected => Ok(()),
         found => Err(offload::damaged(file.path(), expected, found)),
     }
-}
-
-fn find<'c>(checkpoint: &'c Checkpoint, name: &str) -> Result<&'c TensorInfo> {
-    checkpoint.get(name).ok_or_else(|| {
-        RuntimeError::Checkpoint(llm_checkpoint::CheckpointError::NoSuchTensor {
-            path: checkpoint.path().to_owned(),
-            tensor: name.to_owned(),
-        })
-    })
 }
 
 /// Bytes that are verified at a time: what one thread loads of a tensor, for which the plan has room.

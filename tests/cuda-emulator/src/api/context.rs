@@ -122,7 +122,7 @@ extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: 
         put(
             value,
             match attribute {
-                1 | 2 | 3 => 1024,
+                1..=3 => 1024,
                 4 => 64,
                 5 => c_int::MAX,
                 6 | 7 => 65535,

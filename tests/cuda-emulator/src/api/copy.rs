@@ -44,7 +44,6 @@ fn submit(driver: &mut Driver, stream: usize, work: Work, returns: Returns) -> D
     driver.check(device)
 }
 
-#[expect(clippy::cast_ptr_alignment, reason = "bytes have none")]
 fn host_bytes(pointer: u64, n: usize) -> Vec<u8> {
     // SAFETY: as the driver API demands it, the caller's pointer is to `n` bytes that it can read.
     unsafe { std::slice::from_raw_parts(pointer as *const u8, n) }.to_vec()
@@ -194,7 +193,7 @@ fn fill(driver: &mut Driver, stream: usize, to: u64, pattern: &[u8], n: usize) -
     }
     let bytes = n.checked_mul(pattern.len()).ok_or(Code::INVALID_VALUE)?;
     check_device(driver, to, bytes)?;
-    if to % pattern.len() as u64 != 0 {
+    if !to.is_multiple_of(pattern.len() as u64) {
         return Err(Code::INVALID_VALUE);
     }
     let work = Work::Fill {

@@ -124,29 +124,60 @@ extern "C" fn cuLaunchKernel(
 ) -> c_int {
     in_context(|driver, device| {
         let stream = stream_of(driver, device, stream)?;
-        let program = function_of(driver, device, function)?.program.clone();
-        let mut buffer = vec![0; program.param_bytes];
-        if params.is_null() && !extra.is_null() {
-            packed(extra, &mut buffer)?;
-        } else {
-            for (at, param) in program.params.iter().enumerate() {
-                let to = &mut buffer[param.offset..param.offset + param.bytes];
-                argument(params, at, to)?;
-            }
-        }
-        let call = KernelCall {
-            function,
-            program,
+        let shape = Shape {
             grid: [grid_x, grid_y, grid_z],
             threads: [block_x, block_y, block_z],
-            dynamic_shared: dynamic_shared as usize,
-            params: buffer,
+            dynamic_shared,
         };
-        driver.check_launch(&call)?;
+        let arguments = Arguments { params, extra };
+        let call = kernel_call(driver, device, function, shape, arguments)?;
         driver
             .enqueue(stream, Vec::new(), Work::Kernel(Box::new(call)))
             .map(|_| ())
     })
+}
+
+/// Size of a launch.
+pub(super) struct Shape {
+    pub(super) grid: [c_uint; 3],
+    pub(super) threads: [c_uint; 3],
+    pub(super) dynamic_shared: c_uint,
+}
+
+/// Arguments of a launch, in one of two forms.
+pub(super) struct Arguments {
+    pub(super) params: *const *const c_void,
+    pub(super) extra: *const *const c_void,
+}
+
+/// A launch that fits its kernel, with its arguments copied.
+pub(super) fn kernel_call(
+    driver: &Driver,
+    device: usize,
+    function: usize,
+    shape: Shape,
+    arguments: Arguments,
+) -> Result<KernelCall, Code> {
+    let program = function_of(driver, device, function)?.program.clone();
+    let mut params = vec![0; program.param_bytes];
+    if arguments.params.is_null() && !arguments.extra.is_null() {
+        packed(arguments.extra, &mut params)?;
+    } else {
+        for (at, param) in program.params.iter().enumerate() {
+            let to = &mut params[param.offset..param.offset + param.bytes];
+            argument(arguments.params, at, to)?;
+        }
+    }
+    let call = KernelCall {
+        function,
+        program,
+        grid: shape.grid,
+        threads: shape.threads,
+        dynamic_shared: shape.dynamic_shared as usize,
+        params,
+    };
+    driver.check_launch(&call)?;
+    Ok(call)
 }
 
 /// Copies one argument by the caller's list of pointers.

@@ -21,10 +21,11 @@ extern "C" fn cuModuleLoadDataEx(
 ) -> c_int {
     in_context(|driver, device| {
         load(driver, device, module, image).map_err(|error| {
-            // SAFETY: as the driver API demands it, there are `n_options` options and values.
             let value_of = |wanted| {
-                (0..n_options as usize)
-                    .find_map(|at| unsafe { (*options.add(at) == wanted).then(|| *values.add(at)) })
+                (0..n_options as usize).find_map(|at| {
+                    // SAFETY: as the driver API demands it, there are `n_options` options and values.
+                    unsafe { (*options.add(at) == wanted).then(|| *values.add(at)) }
+                })
             };
             if let (Some(buffer), Some(len)) = (value_of(ERROR_LOG), value_of(ERROR_LOG_BYTES)) {
                 log(buffer.cast(), len as usize, &error.message);

@@ -68,12 +68,21 @@ impl Region {
     }
 }
 
+/// Bytes of one memory.
+pub(crate) struct InUse {
+    pub(crate) now: u64,
+    pub(crate) peak: u64,
+    /// Bytes of the regions before they are rounded up.
+    pub(crate) asked: u64,
+}
+
 /// Regions of all devices and of the host.
 pub(crate) struct Memory {
     regions: BTreeMap<u64, Arc<Region>>,
     /// Past allocations, by address: for messages.
     freed: BTreeMap<u64, u64>,
     next: u64,
+    /// By device; last the page-locked memory of the host.
     used: Vec<u64>,
     peak: Vec<u64>,
     capacity: u64,
@@ -87,8 +96,8 @@ impl Memory {
             regions: BTreeMap::new(),
             freed: BTreeMap::new(),
             next: FIRST_ADDRESS,
-            used: vec![0; n_devices],
-            peak: vec![0; n_devices],
+            used: vec![0; n_devices + 1],
+            peak: vec![0; n_devices + 1],
             capacity,
             snapshot: None,
         }
@@ -100,9 +109,13 @@ impl Memory {
         if self.used[device].checked_add(charged)? > self.capacity {
             return None;
         }
-        self.used[device] += charged;
-        self.peak[device] = self.peak[device].max(self.used[device]);
+        self.charge(device, charged);
         Some(self.place(device, len, charged))
+    }
+
+    fn charge(&mut self, at: usize, bytes: u64) {
+        self.used[at] += bytes;
+        self.peak[at] = self.peak[at].max(self.used[at]);
     }
 
     /// Memory for a variable of a module, which comes with the module and counts for nothing.
@@ -140,6 +153,9 @@ impl Memory {
     }
 
     fn insert(&mut self, mut region: Region) {
+        if region.home == Home::Host {
+            self.charge(self.used.len() - 1, region.len);
+        }
         region.bytes = match &mut region.storage {
             Some(storage) => storage.as_mut_ptr().cast(),
             None => region.base as *mut u8,
@@ -156,9 +172,15 @@ impl Memory {
         if (region.home == Home::Host) != is_host {
             return false;
         }
-        if let Home::Device(device) = region.home {
-            self.used[device] -= region.charged;
-            self.freed.insert(base, region.len);
+        match region.home {
+            Home::Device(device) => {
+                self.used[device] -= region.charged;
+                self.freed.insert(base, region.len);
+            }
+            Home::Host => {
+                let host = self.used.len() - 1;
+                self.used[host] -= region.len;
+            }
         }
         self.regions.remove(&base);
         self.snapshot = None;
@@ -169,12 +191,27 @@ impl Memory {
         self.capacity - self.used[device]
     }
 
-    pub(crate) fn used(&self) -> &[u64] {
-        &self.used
-    }
-
-    pub(crate) fn peak(&self) -> &[u64] {
-        &self.peak
+    /// What is in use, by device; last the page-locked memory of the host.
+    pub(crate) fn in_use(&self) -> Vec<InUse> {
+        let mut out: Vec<InUse> = self
+            .used
+            .iter()
+            .zip(&self.peak)
+            .map(|(now, peak)| InUse {
+                now: *now,
+                peak: *peak,
+                asked: 0,
+            })
+            .collect();
+        for region in self.regions.values() {
+            match region.home {
+                Home::Device(device) if region.charged > 0 => out[device].asked += region.len,
+                // Variables of modules.
+                Home::Device(_) => {}
+                Home::Host => out[self.used.len() - 1].asked += region.len,
+            }
+        }
+        out
     }
 
     /// Region that all of `n` bytes from `address` on lie in.

@@ -69,10 +69,10 @@ impl Traffic {
         let mut sorted = [0; 32];
         let mut len = 0;
         let mut is_sorted = true;
-        for lane in 0..32 {
+        for (lane, address) in addresses.iter().enumerate() {
             if mask >> lane & 1 == 1 {
-                is_sorted &= len == 0 || sorted[len - 1] <= addresses[lane];
-                sorted[len] = addresses[lane];
+                is_sorted &= len == 0 || sorted[len - 1] <= *address;
+                sorted[len] = *address;
                 len += 1;
             }
         }

@@ -60,11 +60,26 @@ impl Written {
             self.mark(at, n);
             return;
         }
-        for k in 0..n {
-            if from.first_unwritten(from_at + k, 1).is_none() {
-                self.mark(at + k, 1);
+        // Runs of written bytes, one after the other.
+        let mut next = 0;
+        while next < n {
+            let written = from.run(from_at + next, n - next, true);
+            self.mark(at + next, written);
+            next += written;
+            next += from.run(from_at + next, n - next, false);
+        }
+    }
+
+    /// Bytes from `at` on, at most `n`, that are all written or all not.
+    fn run(&self, at: u64, n: u64, is_written: bool) -> u64 {
+        for (word, mask) in words(at, n) {
+            let bits = self.bits[word].load(Relaxed);
+            let others = mask & if is_written { !bits } else { bits };
+            if others != 0 {
+                return word as u64 * 64 + u64::from(others.trailing_zeros()) - at;
             }
         }
+        n
     }
 }
 
@@ -81,4 +96,33 @@ fn words(at: u64, n: u64) -> impl Iterator<Item = (usize, u64)> {
             (word as usize, mask)
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_take_over_what_is_written() {
+        let from = Written::nothing(1000);
+        for (at, n) in [(3, 5), (60, 200), (500, 1), (990, 10)] {
+            from.mark(at, n);
+        }
+        let to = Written::nothing(1000);
+        to.copy_from(100, &from, 2, 800);
+        for byte in 0..1000u64 {
+            let source = byte.wrapping_sub(98);
+            let wanted = (100..900).contains(&byte) && from.first_unwritten(source, 1).is_none();
+            assert_eq!(to.first_unwritten(byte, 1).is_none(), wanted, "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn a_region_is_full_when_its_last_byte_is_written() {
+        let written = Written::nothing(130);
+        written.mark(0, 129);
+        assert_eq!(written.first_unwritten(0, 130), Some(129));
+        written.mark(100, 30);
+        assert!(written.is_full());
+    }
 }

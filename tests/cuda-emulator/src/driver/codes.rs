@@ -24,6 +24,9 @@ impl Code {
     pub(crate) const HOST_MEMORY_ALREADY_REGISTERED: Self = Self(712);
     pub(crate) const HOST_MEMORY_NOT_REGISTERED: Self = Self(713);
 
+    pub(crate) const STREAM_CAPTURE_UNSUPPORTED: Self = Self(900);
+    pub(crate) const STREAM_CAPTURE_INVALIDATED: Self = Self(901);
+
     /// Name and text, if there is such an error.
     pub(crate) fn words(self) -> Option<(&'static CStr, &'static CStr)> {
         WORDS
@@ -33,7 +36,7 @@ impl Code {
     }
 }
 
-const WORDS: [(i32, &CStr, &CStr); 21] = [
+const WORDS: [(i32, &CStr, &CStr); 23] = [
     (0, c"CUDA_SUCCESS", c"no error"),
     (1, c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),
     (2, c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"),
@@ -97,6 +100,16 @@ const WORDS: [(i32, &CStr, &CStr); 21] = [
         719,
         c"CUDA_ERROR_LAUNCH_FAILED",
         c"unspecified launch failure",
+    ),
+    (
+        900,
+        c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+        c"operation not permitted when stream is capturing",
+    ),
+    (
+        901,
+        c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+        c"operation failed due to a previous error during capture",
     ),
     (999, c"CUDA_ERROR_UNKNOWN", c"unknown error"),
 ];

@@ -24,6 +24,7 @@ impl Driver {
             traffic: self.settings.counts.then_some(&traffic),
             races: self.settings.races,
             unwritten: self.settings.unwritten,
+            seed: self.settings.seed,
         };
         let view = self.memory.view(device);
         let begun = Instant::now();
@@ -85,7 +86,11 @@ impl Driver {
 fn run_blocks(launch: &Launch<'_>, view: &View, n_threads: usize) -> Result<(), Located> {
     let [nx, ny, nz] = launch.grid.map(u64::from);
     let n_blocks = nx * ny * nz;
-    let index_of = |at: u64| {
+    let stride = stride_of(launch.seed, n_blocks);
+    let index_of = |step: u64| {
+        let at = (u128::from(step) * u128::from(stride) + u128::from(launch.seed % n_blocks))
+            % u128::from(n_blocks);
+        let at = at as u64;
         [
             (at % nx) as u32,
             (at / nx % ny) as u32,
@@ -131,6 +136,21 @@ fn run_blocks(launch: &Launch<'_>, view: &View, n_threads: usize) -> Result<(), 
         .into_inner()
         .unwrap_or_else(|lock| lock.into_inner());
     failure.map_or(Ok(()), |(_, fault)| Err(fault))
+}
+
+/// Steps between blocks that run one after the other: each block has its turn once. 1 for the seed 0.
+fn stride_of(seed: u64, n_blocks: u64) -> u64 {
+    let has_common = |mut a: u64, mut b: u64| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a != 1
+    };
+    let mut stride = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % n_blocks + 1;
+    while has_common(stride, n_blocks) {
+        stride += 1;
+    }
+    stride
 }
 
 /// Time of work that is not worth the start of a thread.

@@ -22,6 +22,16 @@ pub(crate) struct Stream {
     n_done: u64,
     /// Ends when its work is done.
     is_destroyed: bool,
+    /// While the stream is captured: what was put into it.
+    pub(crate) capture: Option<Capture>,
+}
+
+/// Work that is recorded instead of queued.
+#[derive(Default)]
+pub(crate) struct Capture {
+    pub(crate) work: Vec<Work>,
+    /// Whether something was asked for that no graph can hold.
+    pub(crate) is_invalid: bool,
 }
 
 impl Stream {
@@ -33,6 +43,7 @@ impl Stream {
             n_queued: 0,
             n_done: 0,
             is_destroyed: false,
+            capture: None,
         }
     }
 
@@ -70,12 +81,16 @@ impl Driver {
         mut after: Vec<Point>,
         work: Work,
     ) -> Result<Point, Code> {
-        let device = self
+        let state = self
             .streams
-            .get(&stream)
+            .get_mut(&stream)
             .filter(|stream| !stream.is_destroyed)
-            .ok_or(Code::INVALID_HANDLE)?
-            .device;
+            .ok_or(Code::INVALID_HANDLE)?;
+        let device = state.device;
+        if let Some(capture) = &mut state.capture {
+            capture.work.push(work);
+            return Ok(self.end_of(stream));
+        }
         // The default stream waits for all that block, and they for it.
         let default = default_stream(device);
         if stream == default {
@@ -185,11 +200,12 @@ impl Driver {
 
     /// Waits for a stream.
     pub(crate) fn synchronize(&mut self, stream: usize) -> Result<(), Code> {
-        let device = self
-            .streams
-            .get(&stream)
-            .ok_or(Code::INVALID_HANDLE)?
-            .device;
+        let state = self.streams.get_mut(&stream).ok_or(Code::INVALID_HANDLE)?;
+        if let Some(capture) = &mut state.capture {
+            capture.is_invalid = true;
+            return Err(Code::STREAM_CAPTURE_UNSUPPORTED);
+        }
+        let device = state.device;
         let end = self.end_of(stream);
         let mut points = vec![end];
         if stream == default_stream(device) {

@@ -1,15 +1,17 @@
 //! Work that is queued, and what doing it means.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Code, Driver, Point};
+use super::{Code, Driver, Graph, Point};
 use crate::device::Region;
 use crate::fault::{Kind, Located};
 
 /// A kernel with its arguments, as it was launched.
+#[derive(Clone)]
 pub(crate) struct KernelCall {
     pub(crate) function: usize,
-    pub(crate) program: std::sync::Arc<crate::program::Program>,
+    pub(crate) program: Arc<crate::program::Program>,
     pub(crate) grid: [u32; 3],
     pub(crate) threads: [u32; 3],
     pub(crate) dynamic_shared: usize,
@@ -17,6 +19,7 @@ pub(crate) struct KernelCall {
 }
 
 /// Source of a copy.
+#[derive(Clone)]
 pub(crate) enum From {
     /// Memory of a device, or page-locked memory of the host.
     Region(u64),
@@ -25,12 +28,14 @@ pub(crate) enum From {
 }
 
 /// Destination of a copy.
+#[derive(Clone)]
 pub(crate) enum To {
     Region(u64),
     /// Pageable memory of the host; the call that asked for the copy waits for it.
     Host(usize),
 }
 
+#[derive(Clone)]
 pub(crate) enum Work {
     Kernel(Box<KernelCall>),
     Copy {
@@ -48,6 +53,8 @@ pub(crate) enum Work {
         event: usize,
     },
     Free(u64),
+    /// Work of a graph, in an order that its dependencies allow.
+    Graph(Arc<Graph>),
     /// A function of the host, with its argument.
     Call(extern "C" fn(usize), usize),
     /// Nothing, after what it waits for.
@@ -80,6 +87,10 @@ impl Driver {
                 function(argument);
                 Ok(())
             }
+            Work::Graph(graph) => {
+                self.run_graph(device, &graph);
+                Ok(())
+            }
             Work::Wait => Ok(()),
         };
         if let Err(fault) = result {
@@ -88,7 +99,7 @@ impl Driver {
     }
 
     /// Region of a copy at the time that it runs.
-    fn region(&self, address: u64, n: u64) -> Result<std::sync::Arc<Region>, Located> {
+    fn region(&self, address: u64, n: u64) -> Result<Arc<Region>, Located> {
         self.memory
             .find(address, n)
             .cloned()

@@ -67,7 +67,7 @@ impl Copies {
     }
 }
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     if !op.take("async") {
         return Err("an unknown form of cp".into());
     }
@@ -108,7 +108,7 @@ pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
 }
 
 /// `cp.async.ca.shared.global [to], [from], n{, n_read};`
-fn copy(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn copy(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     if !(op.take("shared") || op.take("shared::cta")) || !op.take("global") {
         return Err("only copies from global to shared memory are known".into());
     }

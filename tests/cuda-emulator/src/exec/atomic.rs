@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::program::{Builder, Instruction, Opcode};
 use crate::ptx::{Space, Statement, Type};
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     op.take_hints(&HINTS);
     let space = op.take_space();
     let what = op

@@ -4,7 +4,7 @@ use super::{Decoded, Exec, exec, of_bits};
 use crate::program::{Builder, Instruction, Opcode};
 use crate::ptx::{Statement, Type};
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     match op.name {
         "lop3" => lop3(b, op, s),
         "prmt" => permute(b, op, s),
@@ -15,7 +15,7 @@ pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
     }
 }
 
-fn plain(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn plain(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let ty = op.take_type()?;
     if ty == Type::Pred {
         return predicates(b, op, s);
@@ -74,7 +74,7 @@ fn shift_right(ty: Type) -> Result<Exec, String> {
     })
 }
 
-fn predicates(b: &mut Builder, op: &Opcode<'_>, s: &Statement) -> Decoded {
+fn predicates(b: &mut Builder<'_>, op: &Opcode<'_>, s: &Statement) -> Decoded {
     let exec: Exec = match op.name {
         "and" => |w, _, i, m| {
             let bits = w.registers.predicate(i.o[1]) & w.registers.predicate(i.o[2]);
@@ -103,7 +103,7 @@ fn predicates(b: &mut Builder, op: &Opcode<'_>, s: &Statement) -> Decoded {
     Ok(Instruction::of(exec, o))
 }
 
-fn lop3(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn lop3(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     op.take("b32");
     let Some((crate::ptx::Operand::Number(table), rest)) = s.operands.split_last() else {
         return Err("lop3 without its table".into());
@@ -127,7 +127,7 @@ fn lop3(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     Ok(out)
 }
 
-fn permute(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn permute(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     op.take("b32");
     let exec: Exec = match op.take_of(&["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"]) {
         None => exec!(ternary[u32, u32, u32, u32] |a, b, selector| {
@@ -154,7 +154,7 @@ fn permute(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     Ok(Instruction::of(exec, o))
 }
 
-fn funnel(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn funnel(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     op.take("b32");
     let direction = op.take_of(&["l", "r"]);
     let wraps = match op.take_of(&["wrap", "clamp"]) {
@@ -185,7 +185,7 @@ fn right(low: u32, high: u32, n: u32) -> u32 {
     ((u64::from(high) << 32 | u64::from(low)) >> n) as u32
 }
 
-fn dot(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn dot(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let (x, y) = (op.take_type()?, op.take_type()?);
     let half = op.take_of(&["lo", "hi"]);
     let exec: Exec = match (op.name, half, x, y) {
@@ -214,7 +214,7 @@ fn dot4(a: u32, b: u32, c: i32, x: impl Fn(u8) -> i32, y: impl Fn(u8) -> i32) ->
 }
 
 /// Fields of bits: `bfe d, a, position, length`, `bfi d, field, a, position, length`, `bfind d, a`.
-fn field(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn field(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let ty = op.take_type()?;
     match op.name {
         "bfe" => {
@@ -267,18 +267,26 @@ fn field(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
         }
         _ => {
             let exec: Exec = match (ty, op.take("shiftamt")) {
-                (Type::U32, false) => {
-                    exec!(unary[u32, u32] |a: u32| a.checked_ilog2().unwrap_or(u32::MAX))
-                }
-                (Type::U64, false) => {
-                    exec!(unary[u64, u32] |a: u64| a.checked_ilog2().unwrap_or(u32::MAX))
-                }
+                (Type::U32, false) => exec!(unary[u32, u32] |a: u32| top_bit(a.into())),
+                (Type::U64, false) => exec!(unary[u64, u32] top_bit),
+                // Of a negative number the highest zero is looked for.
+                (Type::S32, false) => exec!(unary[i32, u32] |a: i32| {
+                    top_bit(if a < 0 { !a } else { a } as u32 as u64)
+                }),
+                (Type::U32, true) => exec!(unary[u32, u32] |a: u32| {
+                    if a == 0 { u32::MAX } else { a.leading_zeros() }
+                }),
                 _ => return Err("an unknown form of bfind".into()),
             };
             let o = b.registers(&s.operands, &[Type::U32, ty])?;
             Ok(Instruction::of(exec, o))
         }
     }
+}
+
+/// Index of the highest bit that is set.
+fn top_bit(a: u64) -> u32 {
+    a.checked_ilog2().unwrap_or(u32::MAX)
 }
 
 /// `n` bits from bit `at` on; what lies past the top of a signed value is its sign.

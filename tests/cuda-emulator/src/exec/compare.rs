@@ -1,5 +1,7 @@
 //! Comparisons and selections.
 
+use std::cmp::Ordering;
+
 use half::{bf16, f16};
 
 use super::lanes::{Lane, Two};
@@ -8,9 +10,10 @@ use crate::block::Warp;
 use crate::program::{Builder, Instruction, Opcode};
 use crate::ptx::{Operand, Statement, Type};
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     match op.name {
         "setp" => set_predicate(b, op, s),
+        "set" => set_value(b, op, s),
         "selp" => select(b, op, s),
         "slct" => {
             let (ty, by) = (op.take_type()?, op.take_type()?);
@@ -31,7 +34,7 @@ pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
 }
 
 /// `setp.cmp{.bool}.type p{|q}, a, b{, {!}c}`: `q` is what `p` is for the opposite comparison.
-fn set_predicate(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn set_predicate(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let ty = op.take_type()?;
     op.take("ftz");
     let comparison = op.take_of(&COMPARISONS).ok_or("no known comparison")?;
@@ -40,7 +43,11 @@ fn set_predicate(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded
         return Err("too few operands".into());
     };
     if matches!(ty, Type::F16x2 | Type::Bf16x2) {
-        return two_predicates(b, s, ty, comparison);
+        let Operand::Pair(p, q) = dest else {
+            return Err("two predicates are expected".into());
+        };
+        let results = [b.dest(p, Type::Pred)?, b.dest(q, Type::Pred)?];
+        return two_predicates(b, results, [left, right], ty, comparison);
     }
     let (dest, opposite) = match dest {
         Operand::Pair(p, q) => (&**p, Some(b.dest(q, Type::Pred)?)),
@@ -137,18 +144,18 @@ fn comparing(comparison: &str, ty: Type) -> Result<Exec, String> {
         ($T:ty) => {
             match comparison {
                 "eq" => exec_of!($T, |a: $T, b: $T| a == b),
-                "ne" => exec_of!($T, |a: $T, b: $T| a < b || a > b),
+                "ne" => exec_of!($T, |a: $T, b: $T| by(a, b, false, Ordering::is_ne)),
                 "lt" => exec_of!($T, |a: $T, b: $T| a < b),
                 "le" => exec_of!($T, |a: $T, b: $T| a <= b),
                 "gt" => exec_of!($T, |a: $T, b: $T| a > b),
                 "ge" => exec_of!($T, |a: $T, b: $T| a >= b),
                 // Those with a u are true of NaN.
-                "equ" => exec_of!($T, |a: $T, b: $T| !(a < b || a > b)),
+                "equ" => exec_of!($T, |a: $T, b: $T| by(a, b, true, Ordering::is_eq)),
                 "neu" => exec_of!($T, |a: $T, b: $T| a != b),
-                "ltu" => exec_of!($T, |a: $T, b: $T| !(a >= b)),
-                "leu" => exec_of!($T, |a: $T, b: $T| !(a > b)),
-                "gtu" => exec_of!($T, |a: $T, b: $T| !(a <= b)),
-                "geu" => exec_of!($T, |a: $T, b: $T| !(a < b)),
+                "ltu" => exec_of!($T, |a: $T, b: $T| by(a, b, true, Ordering::is_lt)),
+                "leu" => exec_of!($T, |a: $T, b: $T| by(a, b, true, Ordering::is_le)),
+                "gtu" => exec_of!($T, |a: $T, b: $T| by(a, b, true, Ordering::is_gt)),
+                "geu" => exec_of!($T, |a: $T, b: $T| by(a, b, true, Ordering::is_ge)),
                 "num" => exec_of!($T, |a: $T, b: $T| !a.is_nan() && !b.is_nan()),
                 "nan" => exec_of!($T, |a: $T, b: $T| a.is_nan() || b.is_nan()),
                 _ => return Err(format!("comparison {comparison} of floats")),
@@ -170,11 +177,20 @@ fn comparing(comparison: &str, ty: Type) -> Result<Exec, String> {
     })
 }
 
+/// What an order says, or what is said where there is none.
+#[inline(always)]
+fn by<T: PartialOrd>(a: T, b: T, of_nan: bool, holds: fn(Ordering) -> bool) -> bool {
+    a.partial_cmp(&b).map_or(of_nan, holds)
+}
+
 /// `setp.cmp.f16x2 p|q, a, b`: a predicate for each half.
-fn two_predicates(b: &mut Builder, s: &Statement, ty: Type, comparison: &str) -> Decoded {
-    let [Operand::Pair(p, q), left, right] = &s.operands[..] else {
-        return Err("two predicates are expected".into());
-    };
+fn two_predicates(
+    b: &mut Builder<'_>,
+    results: [Reg; 2],
+    operands: [&Operand; 2],
+    ty: Type,
+    comparison: &str,
+) -> Decoded {
     let Some(at) = ORDERED.iter().position(|known| *known == comparison) else {
         return Err(format!("comparison {comparison} of two halves"));
     };
@@ -204,17 +220,72 @@ fn two_predicates(b: &mut Builder, s: &Statement, ty: Type, comparison: &str) ->
     let mut out = Instruction::of(
         exec,
         [
-            b.dest(p, Type::Pred)?,
-            b.source(left, ty)?,
-            b.source(right, ty)?,
-            b.dest(q, Type::Pred)?,
+            results[0],
+            b.source(operands[0], ty)?,
+            b.source(operands[1], ty)?,
+            results[1],
         ],
     );
     out.control = at as u32;
     Ok(out)
 }
 
-fn holds(comparison: u32, order: Option<std::cmp::Ordering>) -> bool {
+/// `set.cmp.dtype.stype d, a, b`: all ones, or 1.0, where the comparison holds. It becomes two instructions, the first into
+/// predicates of its own.
+fn set_value(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+    let (to, ty) = (op.take_type()?, op.take_type()?);
+    op.take("ftz");
+    let comparison = op.take_of(&COMPARISONS).ok_or("no known comparison")?;
+    let [dest, left, right] = &s.operands[..] else {
+        return Err("set has three operands".into());
+    };
+    let one = match to {
+        Type::U32 | Type::S32 => u32::MAX,
+        Type::F32 => 1f32.to_bits(),
+        Type::F16 => 0x3c00,
+        Type::Bf16 => 0x3f80,
+        Type::F16x2 => 0x3c00_3c00,
+        Type::Bf16x2 => 0x3f80_3f80,
+        _ => return Err("set of this type".into()),
+    };
+    let predicates = [b.fresh_predicate(), b.fresh_predicate()];
+    let first = if matches!(ty, Type::F16x2 | Type::Bf16x2) {
+        two_predicates(b, predicates, [left, right], ty, comparison)?
+    } else {
+        let (left, right) = (b.source(left, ty)?, b.source(right, ty)?);
+        let o = [predicates[0], left, right, Reg::default()];
+        let mut out = Instruction::of(comparing(comparison, ty)?, o);
+        // Not used, but for the opposite.
+        out.list = [predicates[1]].into();
+        out
+    };
+    b.push(first, s.line);
+    let exec: Exec = if matches!(ty, Type::F16x2 | Type::Bf16x2) {
+        |w, _, i, m| {
+            let low = w.registers.predicate(i.o[1]);
+            let high = w.registers.predicate(i.o[2]);
+            let out = std::array::from_fn(|lane| {
+                let part = |bits: u32, mask: u32| if bits >> lane & 1 == 1 { mask } else { 0 };
+                i.control & (part(low, 0xffff) | part(high, 0xffff_0000))
+            });
+            w.registers.set_narrow(i.o[0], m, &out);
+            Ok(())
+        }
+    } else {
+        |w, _, i, m| {
+            let holds = w.registers.predicate(i.o[1]);
+            let out = std::array::from_fn(|lane| (holds >> lane & 1) * i.control);
+            w.registers.set_narrow(i.o[0], m, &out);
+            Ok(())
+        }
+    };
+    let dest = b.dest(dest, to)?;
+    let mut out = Instruction::of(exec, [dest, predicates[0], predicates[1], Reg::default()]);
+    out.control = one;
+    Ok(out)
+}
+
+fn holds(comparison: u32, order: Option<Ordering>) -> bool {
     order.is_some_and(|order| match ORDERED[comparison as usize] {
         "eq" => order.is_eq(),
         "ne" => order.is_ne(),
@@ -225,7 +296,7 @@ fn holds(comparison: u32, order: Option<std::cmp::Ordering>) -> bool {
     })
 }
 
-fn select(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn select(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let ty = op.take_type()?;
     let o = b.registers(&s.operands, &[ty, ty, ty, Type::Pred])?;
     let exec: Exec = if ty.is_wide() {
@@ -261,7 +332,7 @@ fn select(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
 }
 
 /// `testp.kind.type p, a`.
-fn test(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn test(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let ty = op.take_type()?;
     if ty != Type::F32 {
         return Err("testp of this type".into());

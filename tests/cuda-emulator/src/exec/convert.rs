@@ -8,7 +8,7 @@ use super::{Decoded, Exec, Registers, exec};
 use crate::program::{Builder, Instruction, Opcode};
 use crate::ptx::{Statement, Type};
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let (to, from) = (op.take_type()?, op.take_type()?);
     let form = Form {
         to,
@@ -29,8 +29,19 @@ pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
         }
         _ => {}
     }
-    let exec = common(&form).unwrap_or(general);
-    let mut out = Instruction::of(exec, b.registers(&s.operands, &[to, from])?);
+    let [dest, source] = &s.operands[..] else {
+        return Err("cvt has two operands".into());
+    };
+    // Registers may be wider than their types.
+    let wide = (b.at_least(dest, to), b.at_least(source, from));
+    let exec = match common(&form) {
+        Some(exec) if wide.0.is_wide() == to.is_wide() && wide.1.is_wide() == from.is_wide() => {
+            exec
+        }
+        _ => general,
+    };
+    let o = b.registers(&s.operands, &[wide.0, wide.1])?;
+    let mut out = Instruction::of(exec, o);
     out.control = form.encode()?;
     Ok(out)
 }
@@ -239,7 +250,7 @@ fn common(form: &Form) -> Option<Exec> {
 }
 
 /// `cvt.rn.f16x2.f32 d, a, b`: `a` to the upper half, `b` to the lower.
-fn pack(b: &mut Builder, s: &Statement, form: &Form) -> Decoded {
+fn pack(b: &mut Builder<'_>, s: &Statement, form: &Form) -> Decoded {
     let o = b.registers(&s.operands, &[form.to, Type::F32, Type::F32])?;
     let exec: Exec = match (form.to, form.rounding, form.relu) {
         (Type::F16x2, Some(Rounding::Nearest), false) => {

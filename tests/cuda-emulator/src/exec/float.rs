@@ -53,7 +53,7 @@ macro_rules! directed {
     };
 }
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement, ty: Type) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement, ty: Type) -> Decoded {
     if ty == Type::F64 {
         return double(b, op, s);
     }
@@ -91,7 +91,7 @@ pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement, ty: Ty
     Ok(Instruction::of(exec, o))
 }
 
-fn double(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn double(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     op.take("rn");
     let (exec, n): (Exec, usize) = match op.name {
         "add" => (exec!(binary[f64, f64, f64] |a, b| a + b), 3),

@@ -5,7 +5,7 @@ use crate::fault::{Fault, Kind};
 use crate::program::{Builder, Flow, Instruction, Opcode, Vote};
 use crate::ptx::{Operand, Statement, Type};
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     op.take_hints(&["uni", "aligned", "cta"]);
     match op.name {
         "bra" => {
@@ -24,6 +24,10 @@ pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
             let mut out = nothing();
             out.o[1] = b.source(index, Type::U32)?;
             Ok(out)
+        }
+        "ret" if b.is_in_function() => {
+            b.branch_to(RETURN);
+            Ok(nothing())
         }
         "ret" | "exit" => Ok(exit()),
         "bar" | "barrier" => barrier(b, op, s),
@@ -48,6 +52,9 @@ pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Dec
     }
 }
 
+/// Label at the end of a function's body, which no PTX has of itself.
+pub(crate) const RETURN: &str = "(return)";
+
 /// An instruction that does nothing.
 fn nothing() -> Instruction {
     Instruction::of(|_, _, _, _| Ok(()), [Reg::default(); 4])
@@ -61,7 +68,7 @@ pub(crate) fn exit() -> Instruction {
     }
 }
 
-fn barrier(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn barrier(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let mut out = nothing();
     if op.take("warp") {
         op.take("sync");

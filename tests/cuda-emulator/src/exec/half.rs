@@ -85,7 +85,7 @@ pub(super) fn relu<T: Half>(a: T) -> T {
     T::of(most(a.wide(), 0.0))
 }
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement, ty: Type) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement, ty: Type) -> Decoded {
     op.take("rn");
     let nan = op.take("NaN");
     let rectified = op.take("relu");

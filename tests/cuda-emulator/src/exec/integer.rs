@@ -5,7 +5,7 @@ use crate::program::{Builder, Instruction, Opcode};
 use crate::ptx::{Statement, Type};
 
 pub(super) fn decode(
-    b: &mut Builder,
+    b: &mut Builder<'_>,
     op: &mut Opcode<'_>,
     s: &Statement,
     ty: Option<Type>,
@@ -75,15 +75,23 @@ pub(super) fn decode(
 
 fn high(ty: Type) -> Result<Exec, String> {
     Ok(match ty {
-        Type::U16 => exec!(binary[u16, u16, u16] |a, b| (u32::from(a) * u32::from(b) >> 16) as u16),
-        Type::S16 => exec!(binary[i16, i16, i16] |a, b| (i32::from(a) * i32::from(b) >> 16) as i16),
-        Type::U32 => exec!(binary[u32, u32, u32] |a, b| (u64::from(a) * u64::from(b) >> 32) as u32),
-        Type::S32 => exec!(binary[i32, i32, i32] |a, b| (i64::from(a) * i64::from(b) >> 32) as i32),
+        Type::U16 => {
+            exec!(binary[u16, u16, u16] |a, b| ((u32::from(a) * u32::from(b)) >> 16) as u16)
+        }
+        Type::S16 => {
+            exec!(binary[i16, i16, i16] |a, b| ((i32::from(a) * i32::from(b)) >> 16) as i16)
+        }
+        Type::U32 => {
+            exec!(binary[u32, u32, u32] |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32)
+        }
+        Type::S32 => {
+            exec!(binary[i32, i32, i32] |a, b| ((i64::from(a) * i64::from(b)) >> 32) as i32)
+        }
         Type::U64 => {
-            exec!(binary[u64, u64, u64] |a, b| (u128::from(a) * u128::from(b) >> 64) as u64)
+            exec!(binary[u64, u64, u64] |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64)
         }
         Type::S64 => {
-            exec!(binary[i64, i64, i64] |a, b| (i128::from(a) * i128::from(b) >> 64) as i64)
+            exec!(binary[i64, i64, i64] |a, b| ((i128::from(a) * i128::from(b)) >> 64) as i64)
         }
         _ => return Err("mul.hi of this type".into()),
     })
@@ -92,23 +100,23 @@ fn high(ty: Type) -> Result<Exec, String> {
 fn mad_high(ty: Type) -> Result<Exec, String> {
     Ok(match ty {
         Type::U32 => exec!(ternary[u32, u32, u32, u32] |a, b, c| {
-            ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c)
+            (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c)
         }),
         Type::S32 => exec!(ternary[i32, i32, i32, i32] |a, b, c| {
-            ((i64::from(a) * i64::from(b) >> 32) as i32).wrapping_add(c)
+            (((i64::from(a) * i64::from(b)) >> 32) as i32).wrapping_add(c)
         }),
         Type::U64 => exec!(ternary[u64, u64, u64, u64] |a, b, c| {
-            ((u128::from(a) * u128::from(b) >> 64) as u64).wrapping_add(c)
+            (((u128::from(a) * u128::from(b)) >> 64) as u64).wrapping_add(c)
         }),
         Type::S64 => exec!(ternary[i64, i64, i64, i64] |a, b, c| {
-            ((i128::from(a) * i128::from(b) >> 64) as i64).wrapping_add(c)
+            (((i128::from(a) * i128::from(b)) >> 64) as i64).wrapping_add(c)
         }),
         _ => return Err("mad.hi of this type".into()),
     })
 }
 
 /// Products twice as wide as their factors.
-fn wide(b: &mut Builder, s: &Statement, ty: Type) -> Decoded {
+fn wide(b: &mut Builder<'_>, s: &Statement, ty: Type) -> Decoded {
     let (exec, to): (Exec, Type) = match ty {
         Type::U16 => (
             exec!(binary[u16, u16, u32] |a, b| u32::from(a) * u32::from(b)),
@@ -132,7 +140,7 @@ fn wide(b: &mut Builder, s: &Statement, ty: Type) -> Decoded {
     Ok(Instruction::of(exec, o))
 }
 
-fn mad_wide(b: &mut Builder, s: &Statement, ty: Type) -> Decoded {
+fn mad_wide(b: &mut Builder<'_>, s: &Statement, ty: Type) -> Decoded {
     let (exec, to): (Exec, Type) = match ty {
         Type::U16 => (
             exec!(ternary[u16, u16, u32, u32] |a, b, c| {

@@ -10,7 +10,7 @@ use crate::fault::{Fault, Kind};
 use crate::program::{Builder, Flow, Instruction, Opcode};
 use crate::ptx::{Statement, Type};
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     if !op.take("sync") || !op.take("aligned") {
         return Err("only the forms with .sync.aligned are known".into());
     }
@@ -33,7 +33,7 @@ fn whole_warp(mask: u32) -> Result<(), Fault> {
 }
 
 /// `ldmatrix.sync.aligned.m8n8.xN{.trans}.shared.b16 {d…}, [a]`: lane `8 q + r` names row `r` of matrix `q`.
-fn load(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn load(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     if !op.take("m8n8") || !(op.take("shared") || op.take("shared::cta")) {
         return Err("an unknown form of ldmatrix".into());
     }
@@ -88,7 +88,7 @@ fn load_matrices(w: &mut Warp, b: &mut Block<'_>, i: &Instruction, m: u32) -> Re
 }
 
 /// `mma.sync.aligned.shape.row.col.d.a.b.c {d…}, {a…}, {b…}, {c…}`.
-fn multiply(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn multiply(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let shape = op
         .take_of(&["m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m8n8k16"])
         .ok_or("no known shape")?;
@@ -211,17 +211,24 @@ fn floats<const K: usize>(
     let (d, rest) = i.list.split_at(4);
     let (left, rest) = rest.split_at(2 * n_right);
     let (right, c) = rest.split_at(n_right);
-    let a = gather::<f32, K, 16>(w, left, per, &of);
-    let b = gather::<f32, K, 8>(w, right, per, &of);
+    let a = gather::<f64, K, 16>(w, left, per, |bits, at| f64::from(of(bits, at)));
+    let b = gather::<f64, K, 8>(w, right, per, |bits, at| f64::from(of(bits, at)));
+    let mut columns = [[0.0; 8]; K];
+    for (col, values) in b.iter().enumerate() {
+        for (k, value) in values.iter().enumerate() {
+            columns[k][col] = *value;
+        }
+    }
     let mut out: [[u32; LANES]; 4] = std::array::from_fn(|at| *w.registers.narrow(c[at]));
     for (row, left) in a.iter().enumerate() {
-        for (col, right) in b.iter().enumerate() {
-            // Products of 16-bit floats are exact, and their sum is rounded once.
-            let sum: f64 = left
-                .iter()
-                .zip(right)
-                .map(|(x, y)| f64::from(*x) * f64::from(*y))
-                .sum();
+        // Products of 16-bit floats are exact, and their sum is rounded once.
+        let mut sums = [0.0; 8];
+        for (x, right) in left.iter().zip(&columns) {
+            for (sum, y) in sums.iter_mut().zip(right) {
+                *sum += x * y;
+            }
+        }
+        for (col, sum) in sums.iter().enumerate() {
             let (reg, lane) = accumulator(row, col);
             let old = f64::from(f32::from_bits(out[reg][lane]));
             out[reg][lane] = ((old + sum) as f32).to_bits();
@@ -246,13 +253,24 @@ fn integers<const K: usize, const ROWS: usize>(
     let of = |bits: u32, at: usize| i32::from((bits >> (8 * at)) as i8);
     let a = gather::<i32, K, ROWS>(w, left, 4, of);
     let b = gather::<i32, K, 8>(w, right, 4, of);
+    let mut columns = [[0; 8]; K];
+    for (col, values) in b.iter().enumerate() {
+        for (k, value) in values.iter().enumerate() {
+            columns[k][col] = *value;
+        }
+    }
     let mut out = [[0; LANES]; 4];
     for (values, reg) in out.iter_mut().zip(c) {
         *values = *w.registers.narrow(*reg);
     }
     for (row, left) in a.iter().enumerate() {
-        for (col, right) in b.iter().enumerate() {
-            let sum: i32 = left.iter().zip(right).map(|(x, y)| x * y).sum();
+        let mut sums = [0; 8];
+        for (x, right) in left.iter().zip(&columns) {
+            for (sum, y) in sums.iter_mut().zip(right) {
+                *sum += x * y;
+            }
+        }
+        for (col, sum) in sums.into_iter().enumerate() {
             let (reg, lane) = accumulator(row, col);
             let old = out[reg][lane] as i32;
             let new = if i.control == 1 {

@@ -5,7 +5,7 @@ use super::{Decoded, Exec, LANES, exec};
 use crate::program::{Builder, Instruction, Opcode};
 use crate::ptx::{Operand, Space, Statement, Type};
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     match op.name {
         "mov" => {
             let ty = op.take_type()?;
@@ -49,7 +49,7 @@ fn within(
     Ok(())
 }
 
-fn plain(b: &mut Builder, ty: Type, s: &Statement) -> Decoded {
+fn plain(b: &mut Builder<'_>, ty: Type, s: &Statement) -> Decoded {
     let o = b.registers(&s.operands, &[ty; 2])?;
     let exec: Exec = match ty {
         Type::Pred => |w, _, i, m| {
@@ -74,7 +74,7 @@ fn part_of(ty: Type, n: usize) -> Result<Type, String> {
 }
 
 /// `mov.b32 {a, b}, c`.
-fn unpack(b: &mut Builder, ty: Type, parts: &[Operand], from: &Operand) -> Decoded {
+fn unpack(b: &mut Builder<'_>, ty: Type, parts: &[Operand], from: &Operand) -> Decoded {
     let part = part_of(ty, parts.len())?;
     let exec: Exec = |w, _, i, m| {
         let value = w.registers.extended(i.o[1]);
@@ -96,7 +96,7 @@ fn unpack(b: &mut Builder, ty: Type, parts: &[Operand], from: &Operand) -> Decod
 }
 
 /// `mov.b32 c, {a, b}`.
-fn pack(b: &mut Builder, ty: Type, to: &Operand, parts: &[Operand]) -> Decoded {
+fn pack(b: &mut Builder<'_>, ty: Type, to: &Operand, parts: &[Operand]) -> Decoded {
     let part = part_of(ty, parts.len())?;
     let exec: Exec = |w, _, i, m| {
         let bits = i.control;
@@ -122,7 +122,7 @@ fn pack(b: &mut Builder, ty: Type, to: &Operand, parts: &[Operand]) -> Decoded {
 }
 
 /// `cvta{.to}.space d, a`: between an address in a space and a generic one.
-fn convert_address(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn convert_address(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let to = op.take("to");
     let space = op.take_space();
     if op.take_type()? != Type::U64 {

@@ -25,7 +25,7 @@ macro_rules! both {
     };
 }
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement, ty: Type) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement, ty: Type) -> Decoded {
     op.take("rn");
     let nan = op.take("NaN");
     let rectified = op.take("relu");

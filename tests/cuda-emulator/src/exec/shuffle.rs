@@ -7,7 +7,7 @@ use crate::fault::{Fault, Kind};
 use crate::program::{Builder, Flow, Instruction, Opcode};
 use crate::ptx::{Operand, Statement, Type};
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     if op.name == "activemask" {
         op.take("b32");
         let o = b.registers(&s.operands, &[Type::B32])?;
@@ -39,7 +39,7 @@ fn result_of(operand: &Operand) -> (&Operand, Option<&Operand>) {
 }
 
 /// `shfl.sync.mode.b32 d{|p}, a, b, c, members`.
-fn shuffle(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn shuffle(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     op.take("b32");
     let mode = op
         .take_of(&["up", "down", "bfly", "idx"])
@@ -118,7 +118,7 @@ fn exchange(
 }
 
 /// `vote.sync.mode d, {!}p, members`.
-fn vote(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn vote(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let mode = op
         .take_of(&["ballot", "all", "any", "uni"])
         .ok_or("no known mode")?;
@@ -165,7 +165,7 @@ fn decide(
 }
 
 /// `redux.sync.op.type d, a, members`.
-fn reduce(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn reduce(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let what = op
         .take_of(&["add", "min", "max", "and", "or", "xor"])
         .ok_or("no known operation")?;
@@ -207,7 +207,7 @@ fn reduce(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
 }
 
 /// `match.any.sync.type d, a, members` and `match.all.sync.type d|p, a, members`.
-fn matching(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+fn matching(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let mode = op.take_of(&["any", "all"]).ok_or("no known mode")?;
     let ty = op.take_type()?;
     let [dest, value, members] = &s.operands[..] else {

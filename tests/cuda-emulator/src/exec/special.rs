@@ -10,7 +10,7 @@ use super::{Decoded, Exec, exec};
 use crate::program::{Builder, Instruction, Opcode};
 use crate::ptx::{Statement, Type};
 
-pub(super) fn decode(b: &mut Builder, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
+pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let ty = op.take_type()?;
     let is_approximate = op.take("approx");
     let ftz = op.take("ftz");

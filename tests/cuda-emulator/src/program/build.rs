@@ -1,11 +1,14 @@
 //! The way from a parsed kernel to a program: registers by scope, variables by space, labels by index.
 
+mod call;
+mod operands;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Flow, Instruction, Opcode, Param, Program, Special};
 use crate::exec::{self, Class, Exec, Reg, Row};
-use crate::ptx::{Function, Item, Module, Operand, Space, Type, Variable};
+use crate::ptx::{Function, Item, Module, Space, Statement, Type, Variable};
 
 /// Addresses of what a module declares outside of its kernels.
 #[derive(Clone, Default)]
@@ -24,7 +27,7 @@ pub(crate) fn build(
     kernel: &Function,
     symbols: &Symbols,
 ) -> Result<Program, String> {
-    let mut builder = Builder::new();
+    let mut builder = Builder::new(&module.functions);
     for (name, address) in &symbols.globals {
         builder.define(name, Space::Global, *address);
     }
@@ -38,19 +41,8 @@ pub(crate) fn build(
         }
     }
     let params = builder.place_params(&kernel.params)?;
-    for item in &kernel.body {
-        if let Item::Variable(variable) = item {
-            match variable.space {
-                Space::Shared => builder.place_shared(variable),
-                Space::Local => builder.place_local(variable),
-                Space::Generic | Space::Global | Space::Const | Space::Param => {
-                    return Err(format!(
-                        "line {}: variable {}",
-                        variable.line, variable.name
-                    ));
-                }
-            }
-        }
+    for function in module.functions.iter().chain([kernel]) {
+        builder.place_variables(function)?;
     }
     builder.shared_bytes = builder.shared_bytes.next_multiple_of(16);
     for variable in &module.variables {
@@ -82,9 +74,33 @@ pub(crate) fn build(
     })
 }
 
+/// Registers that are declared in a pair of braces.
+#[derive(Default)]
+struct Scope {
+    /// Number of the scope, which labels in it go by.
+    id: usize,
+    registers: HashMap<String, Reg>,
+    /// Whether it is the body of a function that is called.
+    is_function: bool,
+}
+
+/// A label's name, in its scope.
+type Label = (usize, String);
+
+/// A branch whose target is not known yet.
+struct Branch {
+    /// Index of the instruction.
+    at: usize,
+    /// Scopes that the branch stands in, the innermost last.
+    scopes: Vec<usize>,
+    name: String,
+}
+
 /// State of building one program.
-pub(crate) struct Builder {
-    scopes: Vec<HashMap<String, Reg>>,
+pub(crate) struct Builder<'a> {
+    scopes: Vec<Scope>,
+    n_scopes: usize,
+    functions: &'a [Function],
     symbols: HashMap<String, (Space, u64)>,
     n_rows: usize,
     n_predicates: usize,
@@ -94,18 +110,20 @@ pub(crate) struct Builder {
     shared_bytes: usize,
     local_bytes: usize,
     code: Vec<Instruction>,
-    labels: HashMap<String, u32>,
-    tables: HashMap<String, Vec<String>>,
-    /// Branches whose target is not known yet.
-    branches: Vec<(usize, String)>,
+    labels: HashMap<Label, u32>,
+    /// Labels of tables, with those that they list.
+    tables: HashMap<Label, Vec<String>>,
+    branches: Vec<Branch>,
     loads: Vec<(Reg, usize)>,
     pointers: Vec<Reg>,
 }
 
-impl Builder {
-    fn new() -> Self {
+impl<'a> Builder<'a> {
+    fn new(functions: &'a [Function]) -> Self {
         Self {
-            scopes: vec![HashMap::new()],
+            scopes: vec![Scope::default()],
+            n_scopes: 1,
+            functions,
             symbols: HashMap::new(),
             n_rows: 0,
             // The first two predicates are false and true.
@@ -140,6 +158,27 @@ impl Builder {
         self.local_bytes = at + variable.bytes;
     }
 
+    /// Places the variables that a body declares.
+    fn place_variables(&mut self, function: &Function) -> Result<(), String> {
+        for item in &function.body {
+            let Item::Variable(variable) = item else {
+                continue;
+            };
+            match variable.space {
+                Space::Shared => self.place_shared(variable),
+                Space::Local => self.place_local(variable),
+                Space::Param => {}
+                Space::Generic | Space::Global | Space::Const => {
+                    return Err(format!(
+                        "line {}: variable {}",
+                        variable.line, variable.name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn place_params(&mut self, params: &[Variable]) -> Result<Vec<Param>, String> {
         let mut out: Vec<Param> = Vec::new();
         for variable in params {
@@ -160,16 +199,14 @@ impl Builder {
 
     fn item(&mut self, item: &Item) -> Result<(), String> {
         match item {
-            Item::Open => self.scopes.push(HashMap::new()),
+            Item::Open => self.open(false),
             Item::Close => {
                 self.scopes.pop();
             }
             Item::Registers(ty, names) => {
                 for (name, count) in names {
                     match count {
-                        None => {
-                            self.declare(name.clone(), *ty);
-                        }
+                        None => self.declare(name.clone(), *ty),
                         Some(count) => {
                             for index in 0..*count {
                                 self.declare(format!("{name}{index}"), *ty);
@@ -178,46 +215,74 @@ impl Builder {
                     }
                 }
             }
-            Item::Variable(_) => {}
-            Item::Label(name) => {
-                let at = self.code.len() as u32;
-                if self.labels.insert(name.clone(), at).is_some() {
-                    return Err(format!("label {name} is there twice"));
+            // Parameters of calls have their place in the thread's own memory; other variables were placed before.
+            Item::Variable(variable) => {
+                if variable.space == Space::Param {
+                    self.place_local(variable);
                 }
             }
+            Item::Label(name) => self.label(name.clone())?,
             Item::Targets(name, targets) => {
-                self.tables.insert(name.clone(), targets.clone());
+                let label = (self.scope_id(), name.clone());
+                self.tables.insert(label, targets.clone());
             }
             Item::Statement(statement) => {
-                let mut opcode = Opcode::parse(&statement.opcode);
-                let instruction = exec::decode(self, &mut opcode, statement)
-                    .and_then(|instruction| {
-                        opcode.finish()?;
-                        Ok(instruction)
-                    })
-                    .map_err(|what| {
-                        format!("line {}: `{}`: {what}", statement.line, statement.opcode)
-                    })?;
-                let guard = match &statement.guard {
-                    None => None,
-                    Some(guard) => Some((self.predicate_named(&guard.predicate)?, guard.negated)),
+                let opcode = Opcode::parse(&statement.opcode);
+                let done = if opcode.name == "call" {
+                    self.call(statement)
+                } else {
+                    self.statement(opcode, statement)
                 };
-                self.code.push(Instruction {
-                    guard,
-                    line: statement.line,
-                    ..instruction
-                });
+                done.map_err(|what| {
+                    format!("line {}: `{}`: {what}", statement.line, statement.opcode)
+                })?;
             }
         }
         Ok(())
     }
 
-    fn declare(&mut self, name: String, ty: Type) -> Reg {
+    fn statement(&mut self, mut opcode: Opcode<'_>, statement: &Statement) -> Result<(), String> {
+        let instruction = exec::decode(self, &mut opcode, statement)?;
+        opcode.finish()?;
+        let guard = match &statement.guard {
+            None => None,
+            Some(guard) => Some((self.predicate_named(&guard.predicate)?, guard.negated)),
+        };
+        self.code.push(Instruction {
+            guard,
+            line: statement.line,
+            ..instruction
+        });
+        Ok(())
+    }
+
+    fn open(&mut self, is_function: bool) {
+        self.scopes.push(Scope {
+            id: self.n_scopes,
+            is_function,
+            ..Scope::default()
+        });
+        self.n_scopes += 1;
+    }
+
+    fn scope_id(&self) -> usize {
+        self.scopes.last().map_or(0, |scope| scope.id)
+    }
+
+    fn label(&mut self, name: String) -> Result<(), String> {
+        let at = self.code.len() as u32;
+        let label = (self.scope_id(), name);
+        match self.labels.insert(label.clone(), at) {
+            Some(_) => Err(format!("label {} is there twice", label.1)),
+            None => Ok(()),
+        }
+    }
+
+    fn declare(&mut self, name: String, ty: Type) {
         let reg = self.fresh(class_of(ty));
         if let Some(scope) = self.scopes.last_mut() {
-            scope.insert(name, reg);
+            scope.registers.insert(name, reg);
         }
-        reg
     }
 
     fn fresh(&mut self, class: Class) -> Reg {
@@ -232,26 +297,31 @@ impl Builder {
 
     /// Targets of branches, now that all labels are known.
     fn resolve(&mut self) -> Result<(), String> {
-        let at_label = |labels: &HashMap<String, u32>, name: &String| {
-            labels
-                .get(name)
-                .copied()
+        let find = |scopes: &[usize], name: &String| {
+            scopes
+                .iter()
+                .rev()
+                .find_map(|scope| self.labels.get(&(*scope, name.clone())).copied())
                 .ok_or_else(|| format!("no label {name}"))
         };
-        for (at, name) in &self.branches {
-            self.code[*at].flow = match self.tables.get(name) {
+        for branch in &self.branches {
+            let table = branch
+                .scopes
+                .iter()
+                .rev()
+                .find_map(|scope| self.tables.get(&(*scope, branch.name.clone())));
+            self.code[branch.at].flow = match table {
                 Some(table) => Flow::Table(
                     table
                         .iter()
-                        .map(|target| at_label(&self.labels, target))
+                        .map(|target| find(&branch.scopes, target))
                         .collect::<Result<_, _>>()?,
                 ),
-                None => Flow::Branch(at_label(&self.labels, name)?),
+                None => Flow::Branch(find(&branch.scopes, &branch.name)?),
             };
         }
-        // A kernel whose last statement is a label or a call of a trap ends there.
-        let end = exec::exit();
-        self.code.push(end);
+        // A kernel whose last statement is a label ends there.
+        self.code.push(exec::exit());
         Ok(())
     }
 
@@ -272,203 +342,6 @@ impl Builder {
     /// A register that is taken for an address in global memory.
     pub(crate) fn note_pointer(&mut self, reg: Reg) {
         self.pointers.push(reg);
-    }
-
-    // What decoders ask for.
-
-    pub(crate) fn branch_to(&mut self, name: &str) {
-        self.branches.push((self.code.len(), name.to_owned()));
-    }
-
-    fn lookup(&self, name: &str) -> Option<Reg> {
-        self.scopes
-            .iter()
-            .rev()
-            .find_map(|scope| scope.get(name).copied())
-    }
-
-    pub(crate) fn predicate_named(&self, name: &str) -> Result<Reg, String> {
-        match self.lookup(name) {
-            Some(reg) if reg.class() == Class::Predicate => Ok(reg),
-            Some(_) => Err(format!("{name} is no predicate")),
-            None => Err(format!("no register {name}")),
-        }
-    }
-
-    /// A constant in a register of its own.
-    pub(crate) fn constant(&mut self, is_wide: bool, value: u64) -> Reg {
-        let value = if is_wide { value } else { value & 0xffff_ffff };
-        if let Some(reg) = self.constant_of.get(&(is_wide, value)) {
-            return *reg;
-        }
-        let at = self.constants.len();
-        let (low, high) = (value as u32, (value >> 32) as u32);
-        let reg = if is_wide {
-            // A 64-bit register holds its lanes one after the other.
-            let halves: [u32; 32] = std::array::from_fn(|k| if k % 2 == 0 { low } else { high });
-            self.constants.extend([Row(halves), Row(halves)]);
-            Reg::constant(Class::Wide, at)
-        } else {
-            self.constants.push(Row([low; 32]));
-            Reg::constant(Class::Narrow, at)
-        };
-        self.constant_of.insert((is_wide, value), reg);
-        reg
-    }
-
-    /// Register of an operand that is read as `ty`.
-    pub(crate) fn source(&mut self, operand: &Operand, ty: Type) -> Result<Reg, String> {
-        let class = class_of(ty);
-        match operand {
-            Operand::Number(value) if class == Class::Predicate => {
-                Ok(Reg::new(Class::Predicate, usize::from(*value != 0)))
-            }
-            Operand::Number(value) => Ok(self.constant(class == Class::Wide, *value)),
-            Operand::Name(name) => {
-                let reg = self.value_named(name, class)?;
-                if reg.class() == class {
-                    Ok(reg)
-                } else {
-                    Err(format!("{name} is not of the width of {ty:?}"))
-                }
-            }
-            Operand::Not(_)
-            | Operand::Vector(_)
-            | Operand::Address(..)
-            | Operand::Pair(..)
-            | Operand::List(_) => Err(format!("operand {operand:?} where a value is expected")),
-        }
-    }
-
-    fn value_named(&mut self, name: &str, class: Class) -> Result<Reg, String> {
-        if let Some(reg) = self.lookup(name) {
-            return Ok(reg);
-        }
-        if let Some(special) = Special::parse(name) {
-            let reg = self.fresh(class);
-            self.specials.push((reg, special));
-            // Seen in the whole kernel, whatever scope it was first read in.
-            self.scopes[0].insert(name.to_owned(), reg);
-            return Ok(reg);
-        }
-        if name == "WARP_SZ" {
-            return Ok(self.constant(class == Class::Wide, 32));
-        }
-        match self.symbols.get(name) {
-            Some((_, value)) => {
-                let value = *value;
-                Ok(self.constant(class == Class::Wide, value))
-            }
-            None => Err(format!("no register or variable {name}")),
-        }
-    }
-
-    /// Register of an operand that is written as `ty`; `_` is written and never read.
-    pub(crate) fn dest(&mut self, operand: &Operand, ty: Type) -> Result<Reg, String> {
-        match operand {
-            Operand::Name(name) if name == "_" => Ok(self.fresh(class_of(ty))),
-            Operand::Name(name) => match self.lookup(name) {
-                Some(reg) if reg.class() == class_of(ty) => Ok(reg),
-                Some(_) => Err(format!("{name} is not of the width of {ty:?}")),
-                None => Err(format!("no register {name}")),
-            },
-            Operand::Number(_)
-            | Operand::Not(_)
-            | Operand::Vector(_)
-            | Operand::Address(..)
-            | Operand::Pair(..)
-            | Operand::List(_) => Err(format!("operand {operand:?} where a result is expected")),
-        }
-    }
-
-    /// Registers of `operands`: the first is written, the others are read, each as its type.
-    pub(crate) fn registers(
-        &mut self,
-        operands: &[Operand],
-        types: &[Type],
-    ) -> Result<[Reg; 4], String> {
-        if operands.len() != types.len() {
-            return Err(format!(
-                "{} operands, {} known",
-                operands.len(),
-                types.len()
-            ));
-        }
-        let mut out = [Reg::default(); 4];
-        for (at, (operand, ty)) in operands.iter().zip(types).enumerate() {
-            out[at] = if at == 0 {
-                self.dest(operand, *ty)?
-            } else {
-                self.source(operand, *ty)?
-            };
-        }
-        Ok(out)
-    }
-
-    /// Register and offset of an address.
-    pub(crate) fn address(&mut self, operand: &Operand) -> Result<(Reg, i64), String> {
-        let Operand::Address(base, offset) = operand else {
-            return Err(format!("operand {operand:?} where an address is expected"));
-        };
-        let reg = match &**base {
-            Operand::Number(value) => self.constant(true, *value),
-            Operand::Name(name) => self.value_named(name, Class::Wide)?,
-            other => return Err(format!("address of {other:?}")),
-        };
-        Ok((reg, *offset))
-    }
-
-    /// Address of a variable in its state space.
-    pub(crate) fn symbol(&self, name: &str) -> Option<u64> {
-        self.symbols.get(name).map(|(_, address)| *address)
-    }
-
-    /// Registers of a vector operand, or the one of an operand that is none.
-    pub(crate) fn vector(
-        &mut self,
-        operand: &Operand,
-        ty: Type,
-        is_dest: bool,
-    ) -> Result<Box<[Reg]>, String> {
-        parts_of(operand)
-            .iter()
-            .map(|part| {
-                if is_dest {
-                    self.dest(part, ty)
-                } else {
-                    self.source(part, ty)
-                }
-            })
-            .collect()
-    }
-
-    /// Registers that are loaded or stored, which may be wider than the type in memory.
-    pub(crate) fn in_memory(
-        &mut self,
-        operand: &Operand,
-        ty: Type,
-        is_dest: bool,
-    ) -> Result<Box<[Reg]>, String> {
-        parts_of(operand)
-            .iter()
-            .map(|part| {
-                let is_wide = matches!(part, Operand::Name(name)
-                    if self.lookup(name).is_some_and(|reg| reg.class() == Class::Wide));
-                let ty = if is_wide { Type::B64 } else { ty };
-                if is_dest {
-                    self.dest(part, ty)
-                } else {
-                    self.source(part, ty)
-                }
-            })
-            .collect()
-    }
-}
-
-fn parts_of(operand: &Operand) -> &[Operand] {
-    match operand {
-        Operand::Vector(parts) => parts,
-        one => std::slice::from_ref(one),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The parser of modules, declarations and statements.
 
+mod operand;
+
 use super::token::{Token, tokens};
-use super::{Function, Guard, Item, Module, Operand, Space, Statement, Type, Variable};
+use super::{Function, Guard, Item, Module, Space, Statement, Type, Variable};
 
 /// Parts of a module, or what is not understood in it and at which line.
 pub(crate) fn parse(source: &str) -> Result<Module, String> {
@@ -70,16 +72,18 @@ impl<'a> Parser<'a> {
                 ".extern" => is_extern = true,
                 ".entry" => {
                     self.next();
-                    let kernel = self.function()?;
+                    let kernel = self.function(Vec::new())?;
                     module.kernels.extend(kernel);
                     return Ok(());
                 }
                 ".func" => {
                     self.next();
-                    if self.peek() == "(" {
-                        self.params()?;
-                    }
-                    let function = self.function()?;
+                    let results = if self.peek() == "(" {
+                        self.params()?
+                    } else {
+                        Vec::new()
+                    };
+                    let function = self.function(results)?;
                     module.functions.extend(function);
                     return Ok(());
                 }
@@ -96,7 +100,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A kernel or function from its name on; nothing for one that is only declared.
-    fn function(&mut self) -> Result<Option<Function>, String> {
+    fn function(&mut self, results: Vec<Variable>) -> Result<Option<Function>, String> {
         let name = self.next().to_owned();
         let params = if self.peek() == "(" {
             self.params()?
@@ -125,6 +129,7 @@ impl<'a> Parser<'a> {
         }
         Ok(Some(Function {
             name,
+            results,
             params,
             max_threads,
             body: self.body()?,
@@ -366,87 +371,6 @@ impl<'a> Parser<'a> {
             opcode,
             operands,
         })
-    }
-
-    fn operand(&mut self) -> Result<Operand, String> {
-        let one = match self.peek() {
-            "{" => Operand::Vector(self.between("{", "}")?),
-            "(" => Operand::List(self.between("(", ")")?),
-            "[" => self.address()?,
-            "!" => {
-                self.next();
-                Operand::Not(self.next().to_owned())
-            }
-            word if word == "-" || word.starts_with(|c: char| c.is_ascii_digit()) => {
-                Operand::Number(self.number()?)
-            }
-            _ => Operand::Name(self.next().to_owned()),
-        };
-        if self.peek() != "|" {
-            return Ok(one);
-        }
-        self.next();
-        Ok(Operand::Pair(Box::new(one), Box::new(self.operand()?)))
-    }
-
-    fn between(&mut self, open: &str, close: &str) -> Result<Vec<Operand>, String> {
-        self.expect(open)?;
-        let mut out = Vec::new();
-        loop {
-            match self.peek() {
-                "," => {
-                    self.next();
-                }
-                word if word == close => {
-                    self.next();
-                    return Ok(out);
-                }
-                "" => return Err(self.wrong("operands that do not end")),
-                _ => out.push(self.operand()?),
-            }
-        }
-    }
-
-    fn address(&mut self) -> Result<Operand, String> {
-        self.expect("[")?;
-        let base = self.operand()?;
-        let mut offset = 0i64;
-        while self.peek() != "]" {
-            match self.next() {
-                "+" => offset = offset.wrapping_add(self.number()? as i64),
-                "-" => offset = offset.wrapping_sub(self.number()? as i64),
-                other => return Err(self.wrong(other)),
-            }
-        }
-        self.next();
-        Ok(Operand::Address(Box::new(base), offset))
-    }
-
-    /// Bits of a number, in the widest form: integers as 64 bits, `0f` as the 32 of a float.
-    fn number(&mut self) -> Result<u64, String> {
-        let negative = self.peek() == "-";
-        if negative {
-            self.next();
-        }
-        let word = self.next();
-        let bare = word.trim_end_matches('U');
-        let value = match word.get(..2) {
-            Some("0f" | "0F") if word.len() == 10 => u64::from_str_radix(&word[2..], 16),
-            Some("0d" | "0D") => u64::from_str_radix(&word[2..], 16),
-            Some("0x" | "0X") => u64::from_str_radix(&bare[2..], 16),
-            _ => bare.parse(),
-        }
-        .map_err(|_| self.wrong(word))?;
-        Ok(if negative {
-            value.wrapping_neg()
-        } else {
-            value
-        })
-    }
-
-    fn count(&mut self) -> Result<u32, String> {
-        let number = self.number()?;
-        u32::try_from(number).map_err(|_| self.wrong(&number.to_string()))
     }
 
     fn peek(&self) -> &'a str {

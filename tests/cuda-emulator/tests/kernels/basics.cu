@@ -38,3 +38,17 @@ extern "C" __global__ void ways(const int* x, int* y, int n) {
   while (v > 1) { v = v % 2 ? 3 * v + 1 : v / 2; steps++; }
   y[i] = steps;
 }
+
+// A function that is called, and a call in it.
+__device__ __noinline__ float twice(float v, int n) { return n > 3 ? v * 2.f : v + 1.f; }
+__device__ __noinline__ float four_times(float v, int n) { float w = twice(v, n); return n % 2 ? w : twice(w, n); }
+
+extern "C" __global__ void calls(const float* x, float* y, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) y[i] = four_times(x[i], i);
+}
+
+// Leaves the number of the block that comes last.
+extern "C" __global__ void last_block(float* y) {
+  if (threadIdx.x == 0) y[0] = blockIdx.x;
+}

@@ -60,12 +60,14 @@ fn bytes_moved_are_counted() {
     let outside = Machine::new().inside(|| {
         let lab = Lab::new(BASICS);
         let (x, y) = (lab.put(&vec![1f32; 4096]), lab.room(4096));
+        let _odd = lab.room(1);
         let args = [at(&x), at(&y), Arg::Int(4096), Arg::Float(2.0)];
         lab.launch("scale", 16, 256, &args).expect("a launch");
         assert_eq!(lab.get(&y), vec![2f32; 4096]);
         let inside = report().expect("a report");
         assert_eq!(inside.kernels["scale"].read.moved, 4096 * 4);
-        assert_eq!(inside.devices[0].allocated, 2 * 4096 * 4);
+        assert_eq!(inside.devices[0].allocated, 2 * 4096 * 4 + 512);
+        assert_eq!(inside.devices[0].asked, 2 * 4096 * 4 + 4);
     });
     let Some(report) = outside else { return };
     let scale = &report.kernels["scale"];
@@ -76,5 +78,25 @@ fn bytes_moved_are_counted() {
     assert_eq!(report.bytes_to_device, 16384);
     assert_eq!(report.bytes_to_host, 16384);
     assert!(report.faults.is_empty());
-    assert_eq!(report.devices[0].peak, 2 * 4096 * 4);
+    assert_eq!(report.devices[0].peak, 2 * 4096 * 4 + 512);
+}
+
+#[test]
+fn functions_that_are_called_return() {
+    Machine::new().inside(|| {
+        let lab = Lab::new(BASICS);
+        assert!(BASICS.contains("call.uni"), "the calls are not inlined");
+        let values: Vec<f32> = (0..40).map(|k| k as f32).collect();
+        let (x, y) = (lab.put(&values), lab.room(40));
+        lab.launch("calls", 2, 32, &[at(&x), at(&y), Arg::Int(40)])
+            .expect("a launch");
+        let twice = |value: f32, n: usize| if n > 3 { value * 2.0 } else { value + 1.0 };
+        let wanted: Vec<f32> = (0..40)
+            .map(|k| {
+                let once = twice(values[k], k);
+                if k % 2 == 1 { once } else { twice(once, k) }
+            })
+            .collect();
+        assert_eq!(lab.get(&y), wanted);
+    });
 }

@@ -26,6 +26,8 @@ pub(crate) enum Arg {
     Pointer(u64),
     Int(i32),
     Float(f32),
+    /// An entry of the list that points nowhere.
+    None,
 }
 
 impl Lab {
@@ -76,17 +78,8 @@ impl Lab {
         threads: u32,
         args: &[Arg],
     ) -> Result<(), DriverError> {
-        let name = CString::new(name).expect("a name without zeros");
-        // SAFETY: the module is never unloaded.
-        let function = unsafe { result::module::get_function(self.module, name) }?;
-        let mut pointers: Vec<*mut c_void> = args
-            .iter()
-            .map(|arg| match arg {
-                Arg::Pointer(value) => std::ptr::from_ref(value).cast_mut().cast(),
-                Arg::Int(value) => std::ptr::from_ref(value).cast_mut().cast(),
-                Arg::Float(value) => std::ptr::from_ref(value).cast_mut().cast(),
-            })
-            .collect();
+        let function = self.function(name)?;
+        let mut pointers = pointers_to(args);
         // SAFETY: each pointer is to an argument that lives through the call.
         unsafe {
             result::launch_kernel(
@@ -99,6 +92,71 @@ impl Lab {
             )
         }
     }
+}
+
+impl Lab {
+    pub(crate) fn function(&self, name: &str) -> Result<sys::CUfunction, DriverError> {
+        let name = CString::new(name).expect("a name without zeros");
+        // SAFETY: the module is never unloaded.
+        unsafe { result::module::get_function(self.module, name) }
+    }
+
+    /// A graph of kernels, of one warp each, in a chain or beside each other, ready to launch.
+    pub(crate) fn graph(&self, kernels: &[(&str, &[Arg])], is_chain: bool) -> sys::CUgraphExec {
+        let mut graph = std::ptr::null_mut();
+        let mut executable = std::ptr::null_mut();
+        let mut last = Vec::new();
+        // SAFETY: all pointers are to values that live through their call.
+        unsafe {
+            sys::cuGraphCreate(&mut graph, 0).result().expect("a graph");
+            for (name, args) in kernels {
+                let mut params: sys::CUDA_KERNEL_NODE_PARAMS = std::mem::zeroed();
+                let mut pointers = pointers_to(args);
+                params.func = self.function(name).expect("a kernel of that name");
+                (params.gridDimX, params.gridDimY, params.gridDimZ) = (1, 1, 1);
+                (params.blockDimX, params.blockDimY, params.blockDimZ) = (32, 1, 1);
+                params.kernelParams = pointers.as_mut_ptr();
+                let mut node = std::ptr::null_mut();
+                sys::cuGraphAddKernelNode_v2(&mut node, graph, last.as_ptr(), last.len(), &params)
+                    .result()
+                    .expect("a node");
+                if is_chain {
+                    last = vec![node];
+                }
+            }
+            sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0)
+                .result()
+                .expect("an executable graph");
+            sys::cuGraphDestroy(graph)
+                .result()
+                .expect("the graph's end");
+        }
+        executable
+    }
+
+    /// Launches a graph on the lab's stream, and gives up its handle.
+    pub(crate) fn launch_graph(&self, graph: sys::CUgraphExec) {
+        // SAFETY: the graph was just made; what is queued of it keeps it.
+        unsafe {
+            sys::cuGraphLaunch(graph, self.stream.cu_stream())
+                .result()
+                .expect("a launch");
+            sys::cuGraphExecDestroy(graph)
+                .result()
+                .expect("the graph's end");
+        }
+    }
+}
+
+fn pointers_to(args: &[Arg]) -> Vec<*mut c_void> {
+    args.iter()
+        .map(|arg| match arg {
+            Arg::Pointer(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Arg::Int(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Arg::Float(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Arg::None => std::ptr::null_mut(),
+        })
+        .collect()
 }
 
 /// Address of a buffer.

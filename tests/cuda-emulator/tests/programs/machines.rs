@@ -99,3 +99,33 @@ fn libraries_that_are_no_driver() {
         assert!(std::panic::catch_unwind(CudaContext::device_count).is_err());
     });
 }
+
+#[test]
+fn a_device_cannot_touch_the_memory_of_another() {
+    let run = Machine::new().devices(2).outcome(|| {
+        let first = Lab::new(BASICS);
+        let second = CudaContext::new(1).expect("a second device");
+        let x = second
+            .default_stream()
+            .clone_htod(&[1f32; 64])
+            .expect("a buffer");
+        let y = first.room(64);
+        let args = [
+            lab::at(&x),
+            lab::at(&y),
+            lab::Arg::Int(64),
+            lab::Arg::Float(1.0),
+        ];
+        first.launch("scale", 1, 64, &args).expect("a launch");
+        let failed = Err(error(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS));
+        assert_eq!(first.stream.synchronize(), failed);
+        // The other device goes on.
+        let back = second.default_stream().clone_dtoh(&x).expect("a copy");
+        assert_eq!(back, [1f32; 64]);
+    });
+    if let Some(run) = run {
+        let text = run.text();
+        assert!(run.output.status.success(), "{text}");
+        assert!(text.contains("lies in memory of another device"), "{text}");
+    }
+}

@@ -5,9 +5,10 @@
 )]
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 
 use cuda_emulator::harness::Machine;
-use cudarc::driver::{CudaSlice, DevicePtr as _, result};
+use cudarc::driver::{CudaSlice, DevicePtr as _, result, sys};
 
 use crate::lab::{Arg, BASICS, Lab, at};
 
@@ -23,7 +24,8 @@ fn outcomes(body: impl Fn(&Lab) -> f32) -> BTreeSet<String> {
     (0..10)
         .filter_map(|seed| {
             let run = Machine::new().seed(seed).outcome(|| {
-                println!("outcome {}", body(&Lab::new(BASICS)));
+                let outcome = body(&Lab::new(BASICS));
+                writeln!(std::io::stdout(), "outcome {outcome}").expect("output");
             })?;
             let text = run.text();
             assert!(run.output.status.success(), "{text}");
@@ -172,4 +174,67 @@ impl Pinned {
             result::memcpy_dtoh_async(to, address, stream.cu_stream()).expect("a copy");
         }
     }
+}
+
+/// A captured chain of two kernels, launched twice.
+fn captured(lab: &Lab) -> f32 {
+    let (x, y) = (lab.put(&[0f32]), lab.put(&[0f32]));
+    lab.stream.synchronize().expect("the copies");
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    lab.stream.begin_capture(mode).expect("a capture");
+    lab.launch("add_one", 1, 32, &[at(&x), Arg::Int(1)])
+        .expect("a launch");
+    let scale = [at(&x), at(&y), Arg::Int(1), Arg::Float(10.0)];
+    lab.launch("scale", 1, 32, &scale).expect("a launch");
+    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = lab
+        .stream
+        .end_capture(flags)
+        .expect("a graph")
+        .expect("work in it");
+    assert_eq!(lab.get(&y), [0.0], "a capture runs nothing");
+    graph.launch().expect("a launch");
+    graph.launch().expect("a launch");
+    lab.stream.synchronize().expect("both launches");
+    lab.get(&y)[0]
+}
+
+#[test]
+fn a_captured_graph_runs_when_it_is_launched_and_not_before() {
+    assert_outcomes(&outcomes(captured), &["20"]);
+}
+
+/// A graph built by hand of two kernels, the second after the first or in no order.
+fn built(lab: &Lab, order: Order) -> f32 {
+    let (x, y) = (lab.put(&[0f32]), lab.put(&[0f32]));
+    lab.stream.synchronize().expect("the copies");
+    let scale = [at(&x), at(&y), Arg::Int(1), Arg::Float(10.0)];
+    let graph = lab.graph(
+        &[("add_one", &[at(&x), Arg::Int(1)]), ("scale", &scale)],
+        order == Order::Kept,
+    );
+    lab.launch_graph(graph);
+    lab.stream.synchronize().expect("the graph");
+    lab.get(&y)[0]
+}
+
+#[test]
+fn nodes_of_a_graph_run_in_the_order_of_its_edges() {
+    assert_outcomes(&outcomes(|lab| built(lab, Order::Kept)), &["10"]);
+}
+
+#[test]
+fn a_forgotten_edge_is_found() {
+    assert_outcomes(&outcomes(|lab| built(lab, Order::Forgotten)), &["0", "10"]);
+}
+
+#[test]
+fn blocks_run_in_an_order_that_the_seed_chooses() {
+    let found = outcomes(|lab| {
+        let y = lab.room(1);
+        lab.launch("last_block", 5, 32, &[at(&y)])
+            .expect("a launch");
+        lab.get(&y)[0]
+    });
+    assert_ne!(found.len(), 1, "{found:?}");
 }

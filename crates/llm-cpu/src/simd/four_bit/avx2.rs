@@ -6,7 +6,7 @@ use crate::simd::Avx2;
 
 /// The thresholds as a binary search meets them, and the codes in order of value.
 #[derive(Clone, Copy)]
-pub(crate) struct Search {
+pub(crate) struct Avx2Thresholds {
     /// Of each step but the first: the threshold by the outcome of the steps before.
     steps: [__m256; 3],
     first: __m256,
@@ -17,7 +17,7 @@ pub(crate) struct Search {
 impl FourBit for Avx2 {
     /// The lower and the upper eight values.
     type Table = [__m256; 2];
-    type Thresholds = Search;
+    type Thresholds = Avx2Thresholds;
     type Buckets = Infallible;
 
     #[inline(always)]
@@ -32,7 +32,7 @@ impl FourBit for Avx2 {
     }
 
     #[inline(always)]
-    fn thresholds(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Search {
+    fn thresholds(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Avx2Thresholds {
         let mut steps = [[0f32; 8]; 3];
         for (level, step) in steps.iter_mut().enumerate() {
             // After `level + 1` steps, `outcome` stands for this many thresholds of 16 below.
@@ -43,7 +43,7 @@ impl FourBit for Avx2 {
         }
         // SAFETY: eight and sixteen elements; the token.
         unsafe {
-            Search {
+            Avx2Thresholds {
                 steps: [
                     _mm256_loadu_ps(steps[0].as_ptr()),
                     _mm256_loadu_ps(steps[1].as_ptr()),
@@ -87,7 +87,7 @@ impl FourBit for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn store_nibbles(self, search: Search, even: __m256, odd: __m256, dst: *mut u8) {
+    unsafe fn store_nibbles(self, search: Avx2Thresholds, even: __m256, odd: __m256, dst: *mut u8) {
         // SAFETY: as the caller promises, and the token.
         unsafe {
             let ranks = _mm256_or_si256(
@@ -143,7 +143,7 @@ unsafe fn select(table: [__m256; 2], codes: __m256i, upper: __m256i) -> __m256 {
 
 /// Number of thresholds below each lane.
 #[inline(always)]
-unsafe fn rank(search: Search, x: __m256) -> __m256i {
+unsafe fn rank(search: Avx2Thresholds, x: __m256) -> __m256i {
     // SAFETY: the caller has a token.
     unsafe {
         let above = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(x, search.first));

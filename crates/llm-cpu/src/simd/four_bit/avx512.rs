@@ -5,7 +5,7 @@ use crate::simd::{Avx512, Simd};
 
 /// The thresholds as a binary search meets them, and the codes in order of value.
 #[derive(Clone, Copy)]
-pub(crate) struct Search {
+pub(crate) struct Avx512Thresholds {
     /// Of each step: the next threshold by the number of those known to be below.
     steps: [__m512; 4],
     /// In all quarters.
@@ -30,7 +30,7 @@ const MAGIC: f32 = 12_582_912.0 + 16.0;
 
 impl FourBit for Avx512 {
     type Table = __m512;
-    type Thresholds = Search;
+    type Thresholds = Avx512Thresholds;
     type Buckets = Buckets;
 
     #[inline(always)]
@@ -40,7 +40,7 @@ impl FourBit for Avx512 {
     }
 
     #[inline(always)]
-    fn thresholds(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Search {
+    fn thresholds(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Avx512Thresholds {
         let mut steps = [[0f32; 16]; 4];
         for (step, width) in steps.iter_mut().zip(WIDTHS) {
             for known in (0..16).step_by(2 * width) {
@@ -49,7 +49,7 @@ impl FourBit for Avx512 {
         }
         // SAFETY: sixteen elements each; the token.
         unsafe {
-            Search {
+            Avx512Thresholds {
                 steps: [
                     _mm512_loadu_ps(steps[0].as_ptr()),
                     _mm512_loadu_ps(steps[1].as_ptr()),
@@ -117,7 +117,13 @@ impl FourBit for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn store_nibbles(self, search: Search, even: __m512, odd: __m512, dst: *mut u8) {
+    unsafe fn store_nibbles(
+        self,
+        search: Avx512Thresholds,
+        even: __m512,
+        odd: __m512,
+        dst: *mut u8,
+    ) {
         // SAFETY: as the caller promises, and the token.
         unsafe { store_ranks(search.codes, rank(search, even), rank(search, odd), dst) }
     }
@@ -192,7 +198,7 @@ unsafe fn rank_in_bucket(buckets: Buckets, x: __m512) -> __m512i {
 
 /// Number of thresholds below each lane.
 #[inline(always)]
-unsafe fn rank(search: Search, x: __m512) -> __m512i {
+unsafe fn rank(search: Avx512Thresholds, x: __m512) -> __m512i {
     // SAFETY: the caller has a token.
     unsafe {
         let mut rank = _mm512_setzero_si512();

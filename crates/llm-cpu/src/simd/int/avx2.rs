@@ -2,6 +2,7 @@ use std::arch::x86_64::*;
 
 use super::{IntKernel, IntSimd};
 use crate::simd::Avx2;
+use crate::simd::table::{by_promise, by_token};
 
 impl Avx2 {
     /// Runs `kernel` compiled for this instruction set.
@@ -24,16 +25,18 @@ impl IntSimd for Avx2 {
     const OFFSET: i32 = 0;
     const TILE_TOKENS: usize = 1;
 
-    #[inline(always)]
-    fn zero(self) -> __m256i {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm256_setzero_si256() }
+    by_token! {
+        fn zero() -> __m256i = _mm256_setzero_si256();
+        fn multiply_add(w: __m256i, x: __m256i, sums: __m256i) -> __m256i =
+            _mm256_add_epi32(sums, _mm256_madd_epi16(w, x));
+        fn prefetch(address: *const u8) = _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
 
-    #[inline(always)]
-    fn multiply_add(self, w: __m256i, x: __m256i, sums: __m256i) -> __m256i {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(w, x)) }
+    by_promise! {
+        fn weights(src: *const u8) -> __m256i = _mm256_cvtepi8_epi16(_mm_loadu_si128(src.cast()));
+        fn activations(src: *const i8) -> __m256i = _mm256_cvtepi8_epi16(_mm_loadu_si128(src.cast()));
+        fn load(src: *const u8) -> __m256i = _mm256_loadu_si256(src.cast());
+        fn store(dst: *mut u8, codes: __m256i) = _mm256_storeu_si256(dst.cast(), codes);
     }
 
     #[inline(always)]
@@ -63,36 +66,6 @@ impl IntSimd for Avx2 {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), totals);
             out
         }
-    }
-
-    #[inline(always)]
-    unsafe fn weights(self, src: *const u8) -> __m256i {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(src.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn activations(self, src: *const i8) -> __m256i {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(src.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(self, src: *const u8) -> __m256i {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm256_loadu_si256(src.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, dst: *mut u8, codes: __m256i) {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm256_storeu_si256(dst.cast(), codes) }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        // SAFETY: a prefetch never faults; the token.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }
 

@@ -3,6 +3,7 @@ use std::arch::x86_64::*;
 use super::avx512::reduce_8;
 use super::{IntKernel, IntSimd};
 use crate::simd::Avx512;
+use crate::simd::table::{by_promise, by_token};
 
 /// AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -35,57 +36,20 @@ impl IntSimd for Vnni {
     const OFFSET: i32 = 128;
     const TILE_TOKENS: usize = 3;
 
-    #[inline(always)]
-    fn zero(self) -> __m512i {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm512_setzero_si512() }
+    by_token! {
+        fn zero() -> __m512i = _mm512_setzero_si512();
+        fn multiply_add(w: __m512i, x: __m512i, sums: __m512i) -> __m512i =
+            _mm512_dpbusd_epi32(sums, w, x);
+        fn reduce(sums: __m512i) -> i32 = _mm512_reduce_add_epi32(sums);
+        fn reduce_8(sums: [__m512i; 8]) -> [i32; 8] = reduce_8(sums);
+        fn prefetch(address: *const u8) = _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
 
-    #[inline(always)]
-    fn multiply_add(self, w: __m512i, x: __m512i, sums: __m512i) -> __m512i {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm512_dpbusd_epi32(sums, w, x) }
-    }
-
-    #[inline(always)]
-    fn reduce(self, sums: __m512i) -> i32 {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { _mm512_reduce_add_epi32(sums) }
-    }
-
-    #[inline(always)]
-    fn reduce_8(self, sums: [__m512i; 8]) -> [i32; 8] {
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { reduce_8(sums) }
-    }
-
-    #[inline(always)]
-    unsafe fn weights(self, src: *const u8) -> __m512i {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm512_xor_si512(_mm512_loadu_si512(src.cast()), _mm512_set1_epi8(-128)) }
-    }
-
-    #[inline(always)]
-    unsafe fn activations(self, src: *const i8) -> __m512i {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm512_loadu_si512(src.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(self, src: *const u8) -> __m512i {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm512_loadu_si512(src.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, dst: *mut u8, codes: __m512i) {
-        // SAFETY: as the caller promises, and the token.
-        unsafe { _mm512_storeu_si512(dst.cast(), codes) }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        // SAFETY: a prefetch never faults; the token.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    by_promise! {
+        fn weights(src: *const u8) -> __m512i =
+            _mm512_xor_si512(_mm512_loadu_si512(src.cast()), _mm512_set1_epi8(-128));
+        fn activations(src: *const i8) -> __m512i = _mm512_loadu_si512(src.cast());
+        fn load(src: *const u8) -> __m512i = _mm512_loadu_si512(src.cast());
+        fn store(dst: *mut u8, codes: __m512i) = _mm512_storeu_si512(dst.cast(), codes);
     }
 }

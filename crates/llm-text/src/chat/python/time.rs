@@ -72,10 +72,10 @@ fn field(time: &jiff::Zoned, letter: char, is_modified: bool) -> Option<(String,
     let year = i64::from(time.year());
     let iso = time.date().iso_week_date();
     match letter {
-        'a' => words(DAYS[from_sunday as usize][..3].to_owned()),
-        'A' => words(DAYS[from_sunday as usize].to_owned()),
-        'b' | 'h' => words(MONTHS[time.month() as usize - 1][..3].to_owned()),
-        'B' => words(MONTHS[time.month() as usize - 1].to_owned()),
+        'a' => words(time.strftime("%a").to_string()),
+        'A' => words(time.strftime("%A").to_string()),
+        'b' | 'h' => words(time.strftime("%b").to_string()),
+        'B' => words(time.strftime("%B").to_string()),
         'c' => part("%a %b %e %H:%M:%S %Y"),
         'C' => number(year.div_euclid(100), 2),
         'd' => number(time.day().into(), 2),
@@ -116,27 +116,4 @@ fn field(time: &jiff::Zoned, letter: char, is_modified: bool) -> Option<(String,
     }
 }
 
-const DAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
 const MAX_WIDTH: usize = 1000;
