@@ -167,12 +167,15 @@ fn goldens(cuda: &Arc<Cuda>) {
     }
 }
 
-/// All of them, in every way that other devices are held to. A real GPU takes seconds. `LLM_RUN_GOLDENS` names some,
-/// separated by commas.
+/// Seconds on a real GPU.
 #[test]
 #[ignore = "takes an emulated GPU long"]
-fn a_gpu_computes_every_golden_in_every_way() {
-    let Some(cuda) = gpu() else { return };
+fn every_golden_on_the_card() {
+    on_the_card(every_golden);
+}
+
+/// All of them, in every way that other devices are held to. `LLM_RUN_GOLDENS` names some, separated by commas.
+fn every_golden(cuda: &Arc<Cuda>) {
     let named = env::var("LLM_RUN_GOLDENS").ok();
     let is_named = |name: &&str| {
         let named = named.as_deref();
@@ -180,7 +183,7 @@ fn a_gpu_computes_every_golden_in_every_way() {
     };
     for name in GOLDENS.iter().filter(|name| is_named(name)) {
         let begin = Instant::now();
-        check_golden(name, &|| Box::new(Arc::clone(&cuda)) as Box<dyn Device>);
+        check_golden(name, &|| Box::new(Arc::clone(cuda)) as Box<dyn Device>);
         println!("{name}: {:.1} s", begin.elapsed().as_secs_f64());
     }
     assert!(cuda.usage().values().all(|left| left.get() == 0));

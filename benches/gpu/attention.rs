@@ -48,7 +48,9 @@ pub(crate) fn run<B: Backend>(device: &Arc<B>, extent: Extent, copy: f64) -> Res
             Duration::from_millis(25),
         ),
     };
-    cases.into_iter().try_for_each(|case| measure(device, case, time, copy))
+    cases
+        .into_iter()
+        .try_for_each(|case| measure(device, case, time, copy))
 }
 
 fn measure<B: Backend>(device: &Arc<B>, case: Case, time: Duration, copy: f64) -> Result<()> {
@@ -91,7 +93,9 @@ fn measure<B: Backend>(device: &Arc<B>, case: Case, time: Duration, copy: f64) -
     };
     let words = |rows: &[Rows]| rows.iter().flat_map(Rows::words).collect::<Vec<u32>>();
     let values = |n: usize| -> Vec<f32> {
-        (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect()
+        (0..n)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
+            .collect()
     };
     // Every position has keys and values.
     let mut kv = device.alloc(n_sequences * PIECE * kv_width)?;

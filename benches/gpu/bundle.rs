@@ -95,14 +95,11 @@ impl Report<'_> {
             }
             test
         };
-        let mut goldens = test(self, "a_gpu_computes_every_golden_in_every_way");
+        let mut goldens = test(self, "every_golden_on_the_card");
         self.add("goldens", &mut goldens, 75)?;
-        let mut quantized = test(
-            self,
-            "a_gpu_computes_what_the_libraries_did_in_8_and_4_bits",
-        );
+        let mut quantized = test(self, "on_the_card::quantized");
         self.add("quantized", &mut quantized, 45)?;
-        let mut memory = test(self, "memory_of_a_gpu_is_as_planned");
+        let mut memory = test(self, "on_the_card::memory");
         self.add("memory", &mut memory, 30)?;
         let mut doctor = self.program("llm-run");
         let caches = self.out.join("cache");

@@ -29,7 +29,9 @@ pub(crate) fn seconds<B: Backend>(
     let n = (n as usize).clamp(1, 2000);
     // Where no time is to be spent, none is to be learnt.
     let n_rounds = if time.is_zero() { 1 } else { N_ROUNDS };
-    let mut rounds = (0..n_rounds).map(|_| round(n)).collect::<Result<Vec<f64>>>()?;
+    let mut rounds = (0..n_rounds)
+        .map(|_| round(n))
+        .collect::<Result<Vec<f64>>>()?;
     rounds.sort_by(f64::total_cmp);
     Ok(rounds[rounds.len() / 2].max(1e-9))
 }

@@ -60,7 +60,10 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
         run_command(cargo("build --release --locked -p cuda-emulator"))?;
         let target = root.join("target");
         let driver = target.join("release/libcuda_emulator.so");
-        gpu_bundle::run(root, &gpu_bundle::Options::checked(target.join("gpu-bundle"), driver))
+        gpu_bundle::run(
+            root,
+            &gpu_bundle::Options::checked(target.join("gpu-bundle"), driver),
+        )
     })?;
     match extent {
         Extent::Ci => {}

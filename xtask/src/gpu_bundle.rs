@@ -217,7 +217,9 @@ fn check(out: &Path, driver: &Path) -> Result<()> {
     fs::copy(driver, folder.path().join("libcuda.so.1"))
         .with_context(|| format!("cannot copy {}", driver.display()))?;
     let mut run = Command::new(out.canonicalize()?.join("run.sh"));
-    run.args(["--small", "--seconds", "1500"]).env_clear().env("PATH", "/usr/bin:/bin");
+    run.args(["--small", "--seconds", "1500"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin");
     run.env("LD_LIBRARY_PATH", folder.path())
         .current_dir(folder.path());
     let status = run.status()?;

@@ -127,8 +127,7 @@ fn why_alone(plan: &Plan, gpus: &MachineGpus, strategy: &Strategy) -> Option<Str
             Strategy::Auto | Strategy::Balanced | Strategy::BalancedLow0 | Strategy::Sequential,
         ) => {
             let has_room = plan.map.tiers().gpu;
-            (!has_room)
-                .then(|| format!("GPU {} has no room for any part of the model", gpu.number))
+            (!has_room).then(|| format!("GPU {} has no room for any part of the model", gpu.number))
         }
     };
     let why = broken.or_else(has_no_room)?;

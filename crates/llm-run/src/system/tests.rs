@@ -118,7 +118,9 @@ fn a_gpus_own_context_is_room_for_it() {
     let used_by_others = room(16 * GIB, 2 * GIB);
     assert_eq!(used_by_others.free, Bytes::new(2 * GIB) + context);
     assert!(
-        used_by_others.source.ends_with("629.1 MB (600.0 MiB) this program's own"),
+        used_by_others
+            .source
+            .ends_with("629.1 MB (600.0 MiB) this program's own"),
         "{}",
         used_by_others.source
     );

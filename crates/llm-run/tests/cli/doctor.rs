@@ -74,12 +74,7 @@ fn what_is_printed_is_kept() {
     assert!(found["suggestions"].is_array(), "{found}");
     let folder = found["bandwidth"]["disk_folder"].as_str().unwrap();
     assert_eq!(Path::new(folder), caches.path().join("llm-run"));
-    assert!(
-        found["no_gpu_reason"]
-            .as_str()
-            .unwrap()
-            .contains("driver")
-    );
+    assert!(found["no_gpu_reason"].as_str().unwrap().contains("driver"));
 }
 
 #[test]
