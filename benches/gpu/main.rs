@@ -46,7 +46,7 @@ enum Command {
     Model {
         /// Its folder
         folder: PathBuf,
-        /// How weights are kept
+        /// Encoding of weights
         #[arg(long)]
         encoding: Encoding,
         /// Less, for an emulated GPU

@@ -22,7 +22,7 @@ pub struct GpuRates {
 /// Bytes a second between the host's memory and a GPU's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HostRates {
-    /// Where the host's pages stay in place, so that the GPU copies them by itself.
+    /// Pinned pages of the host: they stay in place, so that the GPU copies them by itself.
     pub pinned: f64,
     /// Any other pages: the driver copies them first.
     pub pageable: f64,

@@ -11,8 +11,8 @@ use llm_plan::{Home, MaxMemory, PlanError, Strategy};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Placement")]
 pub(crate) struct PlaceArgs {
-    /// What computes: auto, cpu, or a GPU by its number, as cuda:0. With auto it is a GPU where the driver shows one.
-    /// What a GPU has no room for computes on the CPU
+    /// Device that computes: auto, cpu, or a GPU by its number, as cuda:0. With auto it is the first GPU that the driver
+    /// shows, else the CPU. The CPU also computes with what a GPU has no room for
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: DeviceArg,
     /// What may be used of each memory, as 0=15GB,cpu=12.7GB,disk=100GB: GPUs by number, of RAM what the whole process

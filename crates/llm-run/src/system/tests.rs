@@ -93,7 +93,7 @@ fn a_folder_that_is_still_to_be_made_lies_where_it_will_be() {
     assert!(disk(Path::new("not/there")).free > Bytes::ZERO);
 }
 
-/// What is not free of a GPU that nobody else uses is this program's own context, which a plan counts.
+/// Memory of a GPU that nobody else uses and that is not free is this program's own context, which a plan counts.
 #[test]
 fn a_gpus_own_context_is_room_for_it() {
     let context = Bytes::mib(600);

@@ -31,7 +31,7 @@ fn stderr(run: &Run) -> String {
     String::from_utf8(run.output.stderr.clone()).unwrap()
 }
 
-/// What a command that succeeds on the machine prints as one JSON object.
+/// JSON object that a command prints which succeeds on the machine.
 fn json_on(machine: &Machine, args: &[&str]) -> Value {
     let run = run_on(machine, args);
     assert_eq!(
@@ -254,7 +254,7 @@ fn wishes_that_cannot_be_met_are_refused() {
     }
 }
 
-/// Where there is a driver that does not work, that is said; where there is none, only to who asks.
+/// A driver that does not work is told of; that there is none, only to who asks.
 #[test]
 fn without_a_gpu_the_cpu_computes_and_says_why() {
     struct Case {
@@ -360,7 +360,7 @@ fn doctor_tells_of_a_gpu_and_measures_it_for_plans() {
     assert!(plan.contains("are free"), "{plan}");
 }
 
-/// What a run cannot do is not planned for the GPU at hand, though it is for others.
+/// Plans for the GPU at hand have nothing that a run cannot do, though those for others do.
 #[test]
 fn a_plan_for_the_gpu_at_hand_is_what_a_run_does() {
     let large = fixture("configs/bigscience--bloomz-7b1-mt");
