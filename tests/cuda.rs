@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::sync::Arc;
+use std::time::Instant;
 
 use cuda_emulator::harness::{Machine, report};
 use llm_cuda::{Cuda, probe};
@@ -19,10 +20,10 @@ use llm_plan::{
 };
 use llm_quant::{Code, LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
-    BoundModel, CostsOf, Interrupt, Limits, LoadOptions, RuntimeError, Session, load_on,
+    BoundModel, CostsOf, Device, Interrupt, Limits, LoadOptions, RuntimeError, Session, load_on,
 };
 use llm_tensor::{Bytes, DType};
-use llm_tests::{argmax, fixture, golden, relative_error, tensor};
+use llm_tests::{GOLDENS, argmax, check_golden, fixture, golden, relative_error, tensor};
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
 const MODELS: [&str; 20] = [
@@ -205,6 +206,28 @@ fn experts_compute_together() {
             assert_eq!(n("routing_gather") + n("routing_scatter"), 0, "{name}");
         }
     });
+}
+
+/// Seconds on a real GPU.
+#[test]
+#[ignore = "takes an emulated GPU long"]
+fn every_golden_on_the_card() {
+    on_the_card(every_golden);
+}
+
+/// All of them, in every way that other devices are held to. `LLM_RUN_GOLDENS` names some, separated by commas.
+fn every_golden(cuda: &Arc<Cuda>) {
+    let named = env::var("LLM_RUN_GOLDENS").ok();
+    let is_named = |name: &&str| {
+        let named = named.as_deref();
+        named.is_none_or(|named| named.split(',').any(|of| of == *name))
+    };
+    for name in GOLDENS.iter().filter(|name| is_named(name)) {
+        let begin = Instant::now();
+        check_golden(name, &|| Box::new(Arc::clone(cuda)) as Box<dyn Device>);
+        println!("{name}: {:.1} s", begin.elapsed().as_secs_f64());
+    }
+    assert!(cuda.usage().values().all(|left| left.get() == 0));
 }
 
 /// Prompts in pieces, and two sequences in a pass.

@@ -19,6 +19,7 @@ mod error;
 mod event;
 mod kv_pool;
 mod launch;
+mod measure;
 mod memory;
 mod module;
 mod ops;
@@ -35,6 +36,7 @@ mod workspace;
 pub use error::NoGpu;
 pub use event::CudaEvent;
 pub use kv_pool::KvPool;
+pub use measure::{GpuRates, HostRates, MeasureExtent};
 pub use memory::{Buffer, Index};
 pub use place::CudaPlace;
 pub use probe::{Driver, GpuFacts, probe};
@@ -73,6 +75,10 @@ impl Cuda {
             card: Arc::new(card),
             events: Events::default(),
         })
+    }
+
+    pub(crate) fn card(&self) -> &Arc<Card> {
+        &self.card
     }
 
     /// Facts of the GPU, from when it was opened.
