@@ -222,7 +222,8 @@ impl<'a> Call<'a> {
             .threads(32 * WARPS)
             .run()?;
         let Some(pieces) = pieces else { return Ok(()) };
-        let merge = self.queue.launch("attention_merge").pointer(pieces);
+        let name = format!("attention_merge_{}", self.pool.suffix());
+        let merge = self.queue.launch(&name).pointer(pieces);
         let merge = merge.pointer(self.rows_index()).pointer(self.out.first(0));
         let merge = merge.int(n_pieces).structure(&self.shape(sequences, of));
         merge.grid([n_rows, n_heads, 1]).threads(128).run()
