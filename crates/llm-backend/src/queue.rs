@@ -232,6 +232,34 @@ pub trait Ops<B: Backend>: Queue<B> {
         out: &mut B::Buffer,
     ) -> Result<()>;
 
+    /// Sends all experts of a layer their rows, in order. A device may compute them together where `gated` and `delta` have
+    /// room for `n_active` rows of each token.
+    fn experts(
+        &mut self,
+        experts: &[Expert<'_, B>],
+        x: &B::Buffer,
+        routes: &B::Routes,
+        scratch: ExpertBuffers<'_, B>,
+        out: &mut B::Buffer,
+    ) -> Result<()> {
+        let ExpertBuffers {
+            gathered,
+            up,
+            gated,
+            delta,
+        } = scratch;
+        for expert in experts {
+            let scratch = ExpertBuffers {
+                gathered: &mut *gathered,
+                up: &mut *up,
+                gated: &mut *gated,
+                delta: &mut *delta,
+            };
+            self.expert(expert, x, routes, scratch, out)?;
+        }
+        Ok(())
+    }
+
     /// An expert's rows of `x` `[n_tokens, width]` into `out`, one after the other: for one that computes elsewhere.
     fn gather_routed(
         &mut self,

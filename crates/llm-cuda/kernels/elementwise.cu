@@ -19,23 +19,8 @@
 // argmax_parts: grid (n_parts, n_rows), block 256; a part's best to best [n_rows, n_parts] as 8 bytes, its count of what is
 //   not a number to n_nan [n_rows, n_parts]. argmax_of_parts: grid n_rows, block 32: out [n_rows, 2] the index, or
 //   0xffffffff where nothing is above minus infinity, and the row's count of what is not a number. Bytes 4 n_rows width.
+#include "activation.cuh"
 #include "reduce.cuh"
-
-struct Relu {
-  static __device__ __forceinline__ float of(float x) { return fmaxf(x, 0.f); }
-};
-struct Gelu {
-  static __device__ __forceinline__ float of(float x) { return x * normcdff(x); }
-};
-struct GeluTanh {
-  static __device__ __forceinline__ float of(float x) {
-    float inner = x * fmaf(0.044715f * x, x, 1.f);
-    return x / (1.f + expf(-1.5957691216057308f * inner));
-  }
-};
-struct Silu {
-  static __device__ __forceinline__ float of(float x) { return x / (1.f + expf(-x)); }
-};
 
 template <class Next>
 __device__ __forceinline__ void each(Next next, float* x, u32 n) {

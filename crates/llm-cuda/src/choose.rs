@@ -296,7 +296,7 @@ fn four_bit_rows(card: CardShape, product: Product<'_>) -> Option<FourBitLaunch>
             let n_blocks = card.n_multiprocessors * on_one;
             let mut split = 1;
             while split < WARPS
-                && product.tiles(height) * slices * split < n_blocks * WARPS
+                && product.tiles(height) * slices * split < card.n_multiprocessors * 12
                 && slice_len >= 2 * split * ROW_COLS
             {
                 split *= 2;
@@ -341,7 +341,7 @@ const LOAD_BYTES: usize = 16;
 /// Rows of a weight in a tensor product.
 pub(crate) const TILE_ROWS: usize = 16;
 /// Columns that a group of blocks may be left with.
-const SLICE: usize = 2048;
+const SLICE: usize = 1536;
 
 /// Bytes of the table of pairs of codes.
 const TABLE: usize = 32768;

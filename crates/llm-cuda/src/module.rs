@@ -44,7 +44,7 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 21] = [
+const FILES: [File; 22] = [
     file!("attention_bf16"),
     file!("attention_f16"),
     file!("attention_f32"),
@@ -53,6 +53,7 @@ const FILES: [File; 21] = [
     file!("dense"),
     file!("elementwise"),
     file!("embed"),
+    file!("experts"),
     file!("four_bit"),
     file!("four_bit_rows"),
     file!("gemm"),

@@ -3,12 +3,14 @@
 mod attention;
 mod elementwise;
 mod embed;
+mod experts;
 mod gemm;
 mod general;
 mod kv;
 mod linear;
 mod norm;
 mod plain;
+mod quantize;
 mod rotary;
 mod routing;
 
@@ -189,6 +191,17 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
     ) -> Result<()> {
         routing::expert(self, expert, x, routes, (scratch, out))
+    }
+
+    fn experts(
+        &mut self,
+        experts: &[Expert<'_, Cuda>],
+        x: &Buffer,
+        routes: &Routes,
+        scratch: ExpertBuffers<'_, Cuda>,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        experts::experts(self, experts, x, routes, (scratch, out))
     }
 
     fn gather_routed(

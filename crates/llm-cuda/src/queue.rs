@@ -52,6 +52,12 @@ impl CudaQueue {
         Ok(())
     }
 
+    /// Copies `src` to the start of `memory`, and waits for it.
+    pub(crate) fn write(&self, memory: &Memory, src: &[u8]) -> Result<()> {
+        let written = self.card.setup.write(src, memory.raw(), 0);
+        written.map_err(|failure| self.card.failed(failure))
+    }
+
     /// Copies `src` to the start of `memory`, from pages of the queue's own.
     fn upload_bytes(&mut self, src: &[u8], memory: &Memory) -> Result<()> {
         self.in_order(|stream, uploads| uploads.put(stream, src, memory.raw()))

@@ -379,7 +379,7 @@ fn part_words(part: &LinearPart<'_, Cuda>, first: usize) -> PartWords {
     }
 }
 
-fn suffix(dtype: DType) -> &'static str {
+pub(super) fn suffix(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 => "f32",
         DType::F16 => "f16",
