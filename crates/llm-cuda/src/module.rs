@@ -44,7 +44,7 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 22] = [
+const FILES: [File; 23] = [
     file!("attention_bf16"),
     file!("attention_f16"),
     file!("attention_f32"),
@@ -65,6 +65,7 @@ const FILES: [File; 22] = [
     file!("kv"),
     file!("norm"),
     file!("plain"),
+    file!("quantize"),
     file!("rotary"),
     file!("routing"),
 ];
