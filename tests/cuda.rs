@@ -1,6 +1,5 @@
-//! Whole models on the first GPU: the reference libraries' logits and ids, and memory as it was planned.
-//!
-//! Without a GPU everything here is skipped, unless `LLM_RUN_REQUIRE_GPU` is set, as the project's CI does.
+//! Whole models on the first GPU, and on emulated ones that load each of the kernels' targets: the reference libraries'
+//! logits and ids, and memory as it was planned.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,9 +7,12 @@
     reason = "a test fails where it meets the unexpected, and says what it skips"
 )]
 
+use std::collections::BTreeMap;
 use std::env;
 use std::sync::Arc;
+use std::time::Instant;
 
+use cuda_emulator::harness::{Machine, report};
 use llm_cuda::{Cuda, probe};
 use llm_plan::{
     Budgets, Costs, Home, Offload, Request, RunOn, StoredTensor, Strategy, Term, Verdict,
@@ -18,10 +20,10 @@ use llm_plan::{
 };
 use llm_quant::{Code, LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
-    BoundModel, CostsOf, Interrupt, Limits, LoadOptions, RuntimeError, Session, load_on,
+    BoundModel, CostsOf, Device, Interrupt, Limits, LoadOptions, RuntimeError, Session, load_on,
 };
 use llm_tensor::{Bytes, DType};
-use llm_tests::{argmax, fixture, golden, relative_error, tensor};
+use llm_tests::{GOLDENS, argmax, check_golden, fixture, golden, relative_error, tensor};
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
 const MODELS: [&str; 20] = [
@@ -47,15 +49,43 @@ const MODELS: [&str; 20] = [
     "t5-buckets",
 ];
 
-fn gpu() -> Option<Arc<Cuda>> {
+fn first() -> Arc<Cuda> {
+    Arc::new(Cuda::new(0).unwrap())
+}
+
+fn on_the_card(check: fn(&Arc<Cuda>)) {
     match probe() {
-        Ok(_) => Some(Arc::new(Cuda::new(0).unwrap())),
+        Ok(_) => check(&first()),
         Err(none) if env::var_os("LLM_RUN_REQUIRE_GPU").is_some() => panic!("{none}"),
-        Err(none) => {
-            println!("skipped: {none}");
-            None
-        }
+        Err(none) => println!("skipped: {none}"),
     }
+}
+
+fn emulated(check: fn(&Arc<Cuda>)) {
+    // Compute capabilities, times ten, whose PTX differs.
+    for target in [75, 80] {
+        Machine::new().compute(target).inside(|| check(&first()));
+    }
+}
+
+macro_rules! on_gpus {
+    ($($check:ident,)*) => {
+        /// On hardware; skipped where there is none, unless `LLM_RUN_REQUIRE_GPU` is set.
+        mod on_the_card {
+            $(#[test] fn $check() { super::on_the_card(super::$check) })*
+        }
+
+        mod emulated {
+            $(#[test] fn $check() { super::emulated(super::$check) })*
+        }
+    };
+}
+
+on_gpus! {
+    goldens,
+    pieces_and_sequences,
+    quantized,
+    memory,
 }
 
 /// A model on the GPU alone, for passes of up to `n_tokens` rows of two sequences.
@@ -114,13 +144,12 @@ fn continue_greedily(session: &mut Session, ids: &[u32], n: usize) -> Vec<u32> {
     generated
 }
 
-#[test]
-fn a_gpu_computes_what_the_goldens_say() {
-    let Some(cuda) = gpu() else { return };
+/// Logits of a prompt, and its greedy continuation.
+fn goldens(cuda: &Arc<Cuda>) {
     for name in MODELS {
         let (folder, expected) = golden(name);
         let model = BoundModel::open(&folder).unwrap();
-        let mut session = on_gpu(&cuda, &model, F32, 64);
+        let mut session = on_gpu(cuda, &model, F32, 64);
         let prompt = &expected.input_ids;
         let logits = match &expected.decoder_input_ids {
             None => score(&mut session, prompt),
@@ -139,20 +168,80 @@ fn a_gpu_computes_what_the_goldens_say() {
     }
 }
 
-/// Prompts in pieces, and two sequences in a pass.
+/// What a layer's experts take to compute a token is no more kernels where there are more experts.
 #[test]
-fn a_gpu_computes_the_same_in_pieces_and_together() {
-    let Some(cuda) = gpu() else { return };
+fn experts_compute_together() {
+    Machine::new().inside(|| {
+        let cuda = first();
+        for name in ["mixtral", "qwen3-moe"] {
+            let (folder, expected) = golden(name);
+            let model = BoundModel::open(&folder).unwrap();
+            let spec = model.spec();
+            let layers = &spec.decoder.layers;
+            let with_experts = layers.iter().filter(|layer| layer.mlp.experts().is_some());
+            let n_layers = with_experts.count() as u64;
+            let mut session = on_gpu(&cuda, &model, F32, 64);
+            session.prefill(0, &expected.input_ids).unwrap();
+            let launches = || {
+                let kernels = report().unwrap().kernels.into_iter();
+                kernels
+                    .map(|(name, of)| (name, of.launches))
+                    .collect::<BTreeMap<_, _>>()
+            };
+            let before = launches();
+            session.step(&[(0, expected.generated[0])]).unwrap();
+            let after = launches();
+            let n = |kernel: &str| {
+                let of = |launches: &BTreeMap<String, u64>| launches.get(kernel).copied();
+                of(&after).unwrap_or(0) - of(&before).unwrap_or(0)
+            };
+            for kernel in [
+                "routing_few",
+                "experts_up_f32",
+                "experts_down_f32",
+                "routing_combine",
+            ] {
+                assert_eq!(n(kernel), n_layers, "{name}: {kernel}");
+            }
+            assert_eq!(n("routing_gather") + n("routing_scatter"), 0, "{name}");
+        }
+    });
+}
+
+/// Seconds on a real GPU.
+#[test]
+#[ignore = "takes an emulated GPU long"]
+fn every_golden_on_the_card() {
+    on_the_card(every_golden);
+}
+
+/// All of them, in every way that other devices are held to. `LLM_RUN_GOLDENS` names some, separated by commas.
+fn every_golden(cuda: &Arc<Cuda>) {
+    let named = env::var("LLM_RUN_GOLDENS").ok();
+    let is_named = |name: &&str| {
+        let named = named.as_deref();
+        named.is_none_or(|named| named.split(',').any(|of| of == *name))
+    };
+    for name in GOLDENS.iter().filter(|name| is_named(name)) {
+        let begin = Instant::now();
+        check_golden(name, &|| Box::new(Arc::clone(cuda)) as Box<dyn Device>);
+        println!("{name}: {:.1} s", begin.elapsed().as_secs_f64());
+    }
+    assert!(cuda.usage().values().all(|left| left.get() == 0));
+}
+
+/// Prompts in pieces, and two sequences in a pass.
+fn pieces_and_sequences(cuda: &Arc<Cuda>) {
     for name in ["llama", "gemma2", "bloom"] {
         let (folder, expected) = golden(name);
         let model = BoundModel::open(&folder).unwrap();
         for n_tokens in [4, 1] {
-            let mut session = on_gpu(&cuda, &model, F32, n_tokens);
+            let mut session = on_gpu(cuda, &model, F32, n_tokens);
             let logits = score(&mut session, &expected.input_ids);
             let error = relative_error(&logits, &expected.logits);
             assert!(error <= 2e-4, "{name} by {n_tokens} is off by {error:.1e}");
         }
-        let mut session = on_gpu(&cuda, &model, F32, 64);
+        let mut session = on_gpu(cuda, &model, F32, 64);
         let other: Vec<u32> = expected.input_ids.iter().rev().take(5).copied().collect();
         session.prefill(0, &expected.input_ids).unwrap();
         session.prefill(1, &other).unwrap();
@@ -171,9 +260,7 @@ fn a_gpu_computes_the_same_in_pieces_and_together() {
 
 /// As the libraries saved them, and quantized here from the same weights. 4-bit weights are exact, so that only sums differ;
 /// with 8-bit weights a rounding in the activations may flip a code.
-#[test]
-fn a_gpu_computes_what_the_libraries_did_in_8_and_4_bits() {
-    let Some(cuda) = gpu() else { return };
+fn quantized(cuda: &Arc<Cuda>) {
     for (name, logits, tolerance) in [
         ("llama-nf4-double", "dequantized_logits", 1e-3),
         ("phi3-fp4", "dequantized_logits", 1e-3),
@@ -200,7 +287,7 @@ fn a_gpu_computes_what_the_libraries_did_in_8_and_4_bits() {
             ),
         ] {
             let as_f32 = (WeightDType::As(DType::F32), quant);
-            let mut session = on_gpu(&cuda, model, as_f32, 64);
+            let mut session = on_gpu(cuda, model, as_f32, 64);
             let mut input = ids("input_ids");
             if expected.get("decoder_input_ids").is_some() {
                 session.encode(0, &input).unwrap();
@@ -215,9 +302,7 @@ fn a_gpu_computes_what_the_libraries_did_in_8_and_4_bits() {
 }
 
 /// What the plan promised is what the driver was asked for, purpose by purpose.
-#[test]
-fn memory_of_a_gpu_is_as_planned() {
-    let Some(cuda) = gpu() else { return };
+fn memory(cuda: &Arc<Cuda>) {
     let int8 = QuantConfig::new(LoadIn::EightBit);
     let double = QuantConfig {
         bnb_4bit_quant_type: Code::Nf4,
@@ -232,8 +317,8 @@ fn memory_of_a_gpu_is_as_planned() {
             (bf16, Some(&int8)),
             (bf16, Some(&double)),
         ] {
-            let planned = planned(&model, &cuda, (dtype, quant));
-            let session = on_gpu(&cuda, &model, (dtype, quant), N_TOKENS);
+            let planned = planned(&model, cuda, (dtype, quant));
+            let session = on_gpu(cuda, &model, (dtype, quant), N_TOKENS);
             let usage = cuda.usage();
             let used = |purposes: &[&str]| -> Bytes {
                 let bytes = purposes.iter().filter_map(|purpose| usage.get(purpose));
@@ -246,6 +331,10 @@ fn memory_of_a_gpu_is_as_planned() {
                 used(&["scratch memory"]),
             ];
             assert_eq!(planned, found, "{name} {dtype:?} {quant:?}");
+            if let Some(report) = report() {
+                let all: Bytes = planned.into_iter().sum();
+                assert_eq!(Bytes::new(report.devices[0].asked), all, "{name}");
+            }
             drop(session);
             assert!(cuda.usage().values().all(|left| left.get() == 0));
         }

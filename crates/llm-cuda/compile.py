@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = Path(sysconfig.get_paths()["purelib"]) / "nvidia"
-TARGETS = [75, 80]  # and what a line `// targets: …` of a file adds
+TARGETS = [75, 80]  # and what a line `// targets: …` of a file adds, less what is older than a line `// needs: …` says
 CARDS = [75, 80, 86, 89, 90, 100, 120]
 THREADS = 256  # of a block, where a kernel has no launch bounds
 
@@ -63,9 +63,9 @@ def build():
             written[HERE / "ptx" / f"{file}_sm{target}.ptx"] = ptx[target]
         kernels += entries(file, ptx)
         with ThreadPoolExecutor() as pool:
-            loaded = {card: max(t for t in ptx if t <= card) for card in CARDS}
-            found = pool.map(lambda card: assemble(file, ptx[loaded[card]], card), CARDS)
-            for card, of_card in zip(CARDS, found):
+            loaded = {card: max(t for t in ptx if t <= card) for card in CARDS if card >= min(ptx)}
+            found = pool.map(lambda card: assemble(file, ptx[loaded[card]], card), loaded)
+            for card, of_card in zip(loaded, found):
                 for name, registers in of_card.items():
                     usage[name, card] = registers
     lines = ["# name file shared threads parameters: written with the PTX by `cargo xtask kernels`"]
@@ -76,8 +76,11 @@ def build():
 
 
 def targets(source):
-    added = re.search(r"^// targets: ([\d ]+)$", source.read_text(encoding="utf-8"), re.M)
-    return sorted(set(TARGETS) | set(map(int, added[1].split() if added else [])))
+    text = source.read_text(encoding="utf-8")
+    added = re.search(r"^// targets: ([\d ]+)$", text, re.M)
+    needs = re.search(r"^// needs: (\d+)$", text, re.M)
+    found = set(TARGETS) | set(map(int, added[1].split() if added else []))
+    return sorted(target for target in found if target >= int(needs[1] if needs else 0))
 
 
 def compile_file(source, target):
@@ -194,7 +197,7 @@ def table(kernels, usage):
         "Registers of a thread, and the share of a multiprocessor's threads that run at once, in percent, as ptxas assembles each",
         "kernel for a card from the PTX that the card loads. A block is as large as the kernel allows; shared memory is the",
         "kernel's own, without what a launch adds. Written by `cargo xtask kernels`; `cargo xtask kernels --check` fails where it",
-        "is out of date, a register spills or a name is unresolved.",
+        "is out of date, a register spills or a name is unresolved. Cards without a number have other kernels for the same.",
         "",
         "| kernel | threads | shared | " + " | ".join(f"sm_{card}" for card in CARDS) + " |",
         "|---|---|---|" + "---|" * len(CARDS),
@@ -202,8 +205,8 @@ def table(kernels, usage):
     for kernel in kernels:
         cells = [kernel["name"], str(kernel["threads"]), str(kernel["shared"])]
         for card in CARDS:
-            registers = usage[kernel["name"], card]
-            cells.append(f"{registers} · {occupancy(kernel, registers, card)}")
+            registers = usage.get((kernel["name"], card))
+            cells.append(f"{registers} · {occupancy(kernel, registers, card)}" if registers else "–")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -1,5 +1,6 @@
 //! Helpers for tests across the crates: fixtures, and how they are read.
 
+mod goldens;
 mod variant;
 
 use std::env;
@@ -13,14 +14,21 @@ use llm_quant::{QuantConfig, Scalar};
 use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
 
+pub use goldens::{GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, score};
 pub use variant::Variant;
 
-/// A file or folder of `tests/fixtures`.
+/// A file or folder of `tests/fixtures`, or of the folder that the environment variable [`FIXTURES`] names: a program that
+/// was taken to another machine has them elsewhere.
 pub fn fixture(name: &str) -> PathBuf {
-    // What cargo says when it runs a test, or who runs one without cargo, on another machine.
+    let there = env::var_os(FIXTURES).map(PathBuf::from);
+    // What cargo says when it runs a test: copies of the workspace that share a target folder share the test, too.
     let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
-    Path::new(&package).join("fixtures").join(name)
+    let here = || Path::new(&package).join("fixtures");
+    there.unwrap_or_else(here).join(name)
 }
+
+/// The environment variable that says where the fixtures are.
+pub const FIXTURES: &str = "LLM_RUN_FIXTURES";
 
 /// Results of the reference library with a model: see `fixtures/generate.py`.
 #[derive(Debug)]
@@ -90,6 +98,31 @@ pub fn session<B: Backend>(
 pub fn quantized_session<B: Backend>(
     backend: B,
     model: &BoundModel,
+    quantization: (DType, Option<&QuantConfig>),
+    n_sequences: usize,
+    n_tokens: usize,
+) -> Session {
+    session_on(
+        &*device(backend),
+        model,
+        quantization,
+        n_sequences,
+        n_tokens,
+    )
+}
+
+/// A backend as a session sees it.
+pub fn device<B: Backend>(backend: B) -> Box<dyn Device> {
+    Box::new(Arc::new(backend))
+}
+
+/// As [`quantized_session`], on a device that may serve others too.
+///
+/// # Panics
+/// When the model cannot be loaded.
+pub fn session_on(
+    device: &dyn Device,
+    model: &BoundModel,
     (dtype, quant): (DType, Option<&QuantConfig>),
     n_sequences: usize,
     n_tokens: usize,
@@ -107,8 +140,7 @@ pub fn quantized_session<B: Backend>(
         limits,
         offload: None,
     };
-    let device: Box<dyn Device> = Box::new(Arc::new(backend));
-    load(model, &*device, &options, &mut |_| ()).expect("a loadable model")
+    load(model, device, &options, &mut |_| ()).expect("a loadable model")
 }
 
 /// ‖found − expected‖ / ‖expected‖ (Frobenius).

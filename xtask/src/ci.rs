@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{bench_memory, fetch_model, kernels, tidy};
+use crate::{bench_memory, fetch_model, gpu_bundle, kernels, tidy};
 
 /// Steps to run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,15 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
     };
     step("memory as it was planned", || {
         bench_memory::run(root, &measured)
+    })?;
+    step("a bundle for GPUs, on the emulated driver", || {
+        run_command(cargo("build --release --locked -p cuda-emulator"))?;
+        let target = root.join("target");
+        let driver = target.join("release/libcuda_emulator.so");
+        gpu_bundle::run(
+            root,
+            &gpu_bundle::Options::checked(target.join("gpu-bundle"), driver),
+        )
     })?;
     match extent {
         Extent::Ci => {}
@@ -116,7 +125,7 @@ fn step(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// A call of cargo in the workspace, its arguments separated by blanks.
-fn cargo(root: &Path, arguments: &str) -> Command {
+pub(crate) fn cargo(root: &Path, arguments: &str) -> Command {
     // Cargo tells what it runs which cargo it is.
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo

@@ -16,6 +16,7 @@ mod bench_memory;
 mod ci;
 mod fetch_model;
 mod fixture;
+mod gpu_bundle;
 mod kernels;
 mod make_model;
 mod tidy;
@@ -55,6 +56,8 @@ enum Command {
         #[arg(required = true)]
         cases: Vec<String>,
     },
+    /// Makes a folder that checks and measures llm-run on a machine with a GPU and no Rust, network or checkout
+    GpuBundle(gpu_bundle::Options),
     /// Compiles the kernels for GPUs to the PTX that is embedded, in a virtual environment of its own
     Kernels {
         /// Compare with what is there instead, and fail where it differs
@@ -90,6 +93,7 @@ fn main() -> Result<()> {
         }
         Command::FetchModel { model, out } => fetch_model::run(model, &out),
         Command::Fixture { cases } => fixture::run(&root(), &cases),
+        Command::GpuBundle(options) => gpu_bundle::run(&root(), &options),
         Command::Kernels { check } => kernels::run(&root(), check.into()),
         Command::BenchMemory(options) => bench_memory::run(&root(), &options),
         Command::MakeModel(options) => make_model::run(&options),

@@ -1,13 +1,13 @@
 //! A GPU in use: its context, its kernels, and the account of what was allocated on it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llm_backend::BackendError;
 use llm_tensor::Bytes;
 
 use crate::NoGpu;
-use crate::driver::{Context, Failure, Stream};
+use crate::driver::{Context, DeviceMemory, Failure, Stream};
 use crate::module::Kernels;
 use crate::probe::{self, GpuFacts};
 
@@ -21,7 +21,15 @@ pub(crate) struct Card {
     /// For what is written when memory is made.
     pub(crate) setup: Stream,
     usage: Mutex<BTreeMap<&'static str, u64>>,
+    held: Mutex<Held>,
     pub(crate) context: Arc<Context>,
+}
+
+/// Queues that hold kernels back, and memory that was dropped meanwhile: the kernels may be told of it.
+#[derive(Debug, Default)]
+struct Held {
+    n_queues: usize,
+    dropped: Vec<Arc<DeviceMemory>>,
 }
 
 impl Card {
@@ -29,9 +37,10 @@ impl Card {
         let (context, facts) = probe::open(number)?;
         Ok(Card {
             name: format!("cuda:{number} ({})", facts.name),
-            kernels: Kernels::load(&context, facts.compute_capability)?,
+            kernels: Kernels::new(&context, facts.compute_capability),
             setup: Stream::new(&context)?,
             usage: Mutex::default(),
+            held: Mutex::default(),
             facts,
             context,
         })
@@ -84,5 +93,33 @@ impl Card {
         if let Some(n) = usage.get_mut(purpose) {
             *n -= n_bytes as u64;
         }
+    }
+
+    /// A queue begins to hold kernels back.
+    pub(crate) fn hold(&self) {
+        self.held().n_queues += 1;
+    }
+
+    /// A queue has put into its stream what it held back.
+    pub(crate) fn release(&self) {
+        let mut held = self.held();
+        held.n_queues -= 1;
+        if held.n_queues == 0 {
+            let dropped = std::mem::take(&mut held.dropped);
+            drop(held);
+            drop(dropped);
+        }
+    }
+
+    /// Keeps memory that its owner drops for as long as a kernel that is held back may use it.
+    pub(crate) fn retire(&self, memory: &Arc<DeviceMemory>) {
+        let mut held = self.held();
+        if held.n_queues > 0 {
+            held.dropped.push(Arc::clone(memory));
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

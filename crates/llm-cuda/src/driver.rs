@@ -4,6 +4,7 @@
 
 mod context;
 mod event;
+mod graph;
 mod library;
 mod memory;
 mod module;
@@ -11,6 +12,7 @@ mod stream;
 
 pub(crate) use context::{Attribute, Context};
 pub(crate) use event::{Event, Timing};
+pub(crate) use graph::{Chain, Graph};
 pub(crate) use library::{device_count, open};
 pub(crate) use memory::{DeviceMemory, HostMemory};
 pub(crate) use module::{Function, Module};

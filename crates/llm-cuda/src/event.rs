@@ -24,17 +24,11 @@ struct Recorded {
 }
 
 impl Events {
-    /// The point that `stream` has come to when its work so far is done.
-    pub(crate) fn record(&self, card: &Arc<Card>, stream: &Stream) -> Result<CudaEvent> {
-        let recorded = self.take(stream).and_then(|event| {
-            stream.record(&event)?;
-            Ok(event)
-        });
-        Ok(CudaEvent(Arc::new(Recorded {
-            event: Some(recorded.map_err(|failure| card.failed(failure))?),
-            events: self.clone(),
-            card: Arc::clone(card),
-        })))
+    /// An event that is reached when the work of `stream` so far is done.
+    pub(crate) fn record(&self, stream: &Stream) -> std::result::Result<driver::Event, Failure> {
+        let event = self.take(stream)?;
+        stream.record(&event)?;
+        Ok(event)
     }
 
     fn take(&self, stream: &Stream) -> std::result::Result<driver::Event, Failure> {
@@ -44,6 +38,15 @@ impl Events {
 }
 
 impl CudaEvent {
+    /// Of an event that was recorded, which is used again when nobody asks about it any more.
+    pub(crate) fn new(card: &Arc<Card>, events: Events, event: driver::Event) -> Self {
+        CudaEvent(Arc::new(Recorded {
+            event: Some(event),
+            events,
+            card: Arc::clone(card),
+        }))
+    }
+
     pub(crate) fn raw(&self) -> &driver::Event {
         self.0
             .event

@@ -1,15 +1,16 @@
 //! Launches: everything that a kernel is given is held against what is known of it before the driver is asked.
 
-use std::ffi::c_void;
+use std::cell::RefCell;
 use std::sync::PoisonError;
 
 use bytemuck::NoUninit;
 use llm_backend::Result;
 
 use crate::card::Card;
-use crate::driver::{Dimensions, Stream};
+use crate::driver::{Dimensions, Failure};
 use crate::memory::Span;
-use crate::module::{Kernel, Parameter, SHARED_WITHOUT_ASKING};
+use crate::module::{self, Kernel, KernelFacts, Parameter, SHARED_WITHOUT_ASKING};
+use crate::steps::{Step, Steps};
 
 /// A launch that is put together: blocks, threads, and arguments in the kernel's order.
 ///
@@ -20,32 +21,27 @@ use crate::module::{Kernel, Parameter, SHARED_WITHOUT_ASKING};
 #[must_use = "a launch does nothing before `run`"]
 pub(crate) struct Launch<'a> {
     card: &'a Card,
-    stream: &'a Stream,
-    kernel: &'a Kernel,
+    steps: &'a RefCell<Steps>,
+    facts: &'static KernelFacts,
     grid: [usize; 3],
     block: [usize; 3],
     shared: usize,
     /// Arguments, each on a border of eight bytes.
-    words: [u64; MAX_WORDS],
-    n_words: usize,
-    /// The first word of each argument.
-    starts: [usize; MAX_ARGUMENTS],
+    words: Vec<u64>,
     n_arguments: usize,
 }
 
 impl<'a> Launch<'a> {
     /// One block of one thread, until it is told more.
-    pub(crate) fn new(card: &'a Card, stream: &'a Stream, name: &str) -> Self {
+    pub(crate) fn new(card: &'a Card, steps: &'a RefCell<Steps>, name: &str) -> Self {
         Launch {
             card,
-            stream,
-            kernel: card.kernels.get(name),
+            steps,
+            facts: module::facts(name),
             grid: [1; 3],
             block: [1; 3],
             shared: 0,
-            words: [0; MAX_WORDS],
-            n_words: 0,
-            starts: [0; MAX_ARGUMENTS],
+            words: Vec::with_capacity(USUAL_WORDS),
             n_arguments: 0,
         }
     }
@@ -71,10 +67,10 @@ impl<'a> Launch<'a> {
             .zip(most)
             .all(|(&n, most)| (1..=most).contains(&n));
         assert!(
-            fits && all <= self.kernel.facts.max_threads as usize,
+            fits && all <= self.facts.max_threads as usize,
             "{}: {block:?} threads, of which it may have {}",
             self.name(),
-            self.kernel.facts.max_threads
+            self.facts.max_threads
         );
         self.block = block;
         self
@@ -87,7 +83,7 @@ impl<'a> Launch<'a> {
 
     /// Shared memory beyond the kernel's own.
     pub(crate) fn shared(mut self, n_bytes: usize) -> Self {
-        let own = self.kernel.facts.static_shared as usize;
+        let own = self.facts.static_shared as usize;
         let most = self.card.facts.shared_per_block.get() as usize;
         let most = most.max(SHARED_WITHOUT_ASKING as usize);
         assert!(
@@ -136,7 +132,7 @@ impl<'a> Launch<'a> {
     }
 
     fn push<T: NoUninit>(mut self, ty: Parameter, value: &T) -> Self {
-        let expected = self.kernel.facts.parameters.get(self.n_arguments);
+        let expected = self.facts.parameters.get(self.n_arguments);
         assert!(
             expected == Some(&ty),
             "{}: argument {} is {ty:?}, and not {expected:?}",
@@ -145,76 +141,68 @@ impl<'a> Launch<'a> {
         );
         let bytes = bytemuck::bytes_of(value);
         let n_words = bytes.len().div_ceil(size_of::<u64>());
-        let words = &mut self.words[self.n_words..][..n_words];
-        bytemuck::cast_slice_mut(words)[..bytes.len()].copy_from_slice(bytes);
-        self.starts[self.n_arguments] = self.n_words;
-        self.n_words += n_words;
+        let first = self.words.len();
+        self.words.resize(first + n_words, 0);
+        bytemuck::cast_slice_mut(&mut self.words[first..])[..bytes.len()].copy_from_slice(bytes);
         self.n_arguments += 1;
         self
     }
 
-    /// Puts the launch into its stream.
+    /// Puts the launch into its queue.
     ///
     /// # Errors
-    /// Those of the driver.
-    pub(crate) fn run(mut self) -> Result<()> {
-        let facts = &self.kernel.facts;
+    /// Those of the driver, of this launch or an earlier one.
+    pub(crate) fn run(self) -> Result<()> {
         assert_eq!(
             self.n_arguments,
-            facts.parameters.len(),
+            self.facts.parameters.len(),
             "arguments of {}",
-            facts.name
+            self.name()
         );
         if self.grid.contains(&0) {
             return Ok(());
         }
+        self.put().map_err(|failure| self.card.failed(failure))
+    }
+
+    fn put(&self) -> std::result::Result<(), Failure> {
+        let kernel = self.card.kernels.get(self.facts)?;
         let dimensions = Dimensions {
             grid: self.grid.map(|n| n as u32),
             block: self.block.map(|n| n as u32),
             shared: self.shared as u32,
         };
-        self.allow_shared(dimensions.shared)?;
-        let words = &raw mut self.words;
-        let mut arguments = [std::ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
-        for (argument, &start) in arguments.iter_mut().zip(&self.starts[..self.n_arguments]) {
-            // SAFETY: an argument begins within the words.
-            *argument = unsafe { words.cast::<u64>().add(start) }.cast();
-        }
-        let (function, name) = (self.kernel.function, self.kernel.facts.name);
-        let arguments = &mut arguments[..self.n_arguments];
-        // SAFETY: number and types of the arguments are those of the kernel. Memory is given as spans, which its owner keeps:
-        // it is freed only after all work. That spans are long enough for the numbers beside them is what wrappers see to.
-        let started = unsafe { self.stream.launch(function, &dimensions, arguments, name) };
-        started.map_err(|failure| self.card.failed(failure))
+        self.allow_shared(kernel, dimensions.shared)?;
+        let step = Step {
+            facts: self.facts,
+            function: kernel.function,
+            dimensions,
+            words: &self.words,
+        };
+        self.steps.borrow_mut().put(self.card, &step)
     }
 
     /// Asks the driver once for shared memory beyond what every launch may have.
-    fn allow_shared(&self, n_bytes: u32) -> Result<()> {
-        let kernel = self.kernel;
-        let all = kernel.facts.static_shared + n_bytes;
+    fn allow_shared(&self, kernel: &Kernel, n_bytes: u32) -> std::result::Result<(), Failure> {
+        let all = self.facts.static_shared + n_bytes;
         // Kept while the driver is asked, so that no other thread's smaller number comes after.
-        let mut allowed = kernel
-            .shared_allowed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let allowed = kernel.shared_allowed.lock();
+        let mut allowed = allowed.unwrap_or_else(PoisonError::into_inner);
         if all > *allowed {
-            let asked = kernel.function.allow_shared(&self.card.context, n_bytes);
-            asked.map_err(|failure| self.card.failed(failure))?;
+            let function = kernel.function;
+            function.allow_shared(&self.card.context, n_bytes)?;
             *allowed = all;
         }
         Ok(())
     }
 
     fn name(&self) -> &'static str {
-        self.kernel.facts.name
+        self.facts.name
     }
 }
 
-/// Arguments that a kernel may take.
-const MAX_ARGUMENTS: usize = 32;
-
-/// Words of all arguments.
-const MAX_WORDS: usize = 256;
+/// Words of the arguments of most kernels.
+const USUAL_WORDS: usize = 32;
 
 #[cfg(test)]
 mod tests;

@@ -11,14 +11,15 @@
 
 mod backend;
 mod card;
+mod choose;
 pub mod costs;
 #[allow(unsafe_code, reason = "the driver is C")]
 mod driver;
 mod error;
 mod event;
 mod kv_pool;
-#[allow(unsafe_code, reason = "kernels are told addresses")]
 mod launch;
+mod measure;
 mod memory;
 mod module;
 mod ops;
@@ -26,6 +27,8 @@ mod place;
 mod probe;
 mod queue;
 mod routes;
+#[allow(unsafe_code, reason = "kernels are told addresses")]
+mod steps;
 mod uploads;
 mod weight;
 mod workspace;
@@ -33,6 +36,7 @@ mod workspace;
 pub use error::NoGpu;
 pub use event::CudaEvent;
 pub use kv_pool::KvPool;
+pub use measure::{GpuRates, HostRates, MeasureExtent};
 pub use memory::{Buffer, Index};
 pub use place::CudaPlace;
 pub use probe::{Driver, GpuFacts, probe};
@@ -71,6 +75,10 @@ impl Cuda {
             card: Arc::new(card),
             events: Events::default(),
         })
+    }
+
+    pub(crate) fn card(&self) -> &Arc<Card> {
+        &self.card
     }
 
     /// Facts of the GPU, from when it was opened.

@@ -8,12 +8,12 @@ use llm_backend::{Allocation, BackendError, Result};
 use llm_tensor::Bytes;
 
 use crate::card::Card;
-use crate::driver::{DeviceMemory, Failure};
+use crate::driver::DeviceMemory;
 
 /// An allocation of exactly as many bytes as were asked for, on the account of its card.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    raw: DeviceMemory,
+    raw: Arc<DeviceMemory>,
     purpose: &'static str,
     card: Arc<Card>,
 }
@@ -28,7 +28,7 @@ impl Memory {
         let raw = raw.map_err(|failure| card.refused(failure, purpose, n_bytes))?;
         card.count(purpose, n_bytes);
         Ok(Memory {
-            raw,
+            raw: Arc::new(raw),
             purpose,
             card: Arc::clone(card),
         })
@@ -91,14 +91,19 @@ impl Memory {
         }
     }
 
-    /// The bytes, read back: for tests and what is asked rarely.
-    pub(crate) fn read(&self, at: usize, dst: &mut [u8]) -> std::result::Result<(), Failure> {
-        self.card.setup.read(&self.raw, at, dst)
+    /// Copies bytes from `at` on back, and waits for it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) fn fetch(&self, at: usize, dst: &mut [u8]) -> Result<()> {
+        let read = self.card.setup.read(&self.raw, at, dst);
+        read.map_err(|failure| self.card.failed(failure))
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        self.card.retire(&self.raw);
         self.card.uncount(self.purpose, self.n_bytes());
     }
 }

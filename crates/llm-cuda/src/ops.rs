@@ -1,11 +1,16 @@
 //! The operations, each with its family.
 
+mod attention;
 mod elementwise;
 mod embed;
+mod experts;
+mod gemm;
 mod general;
 mod kv;
+mod linear;
 mod norm;
 mod plain;
+mod quantize;
 mod rotary;
 mod routing;
 
@@ -20,7 +25,14 @@ use crate::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool};
 
 /// Bytes of scratch memory that suffice for every operation within `shape`, one after the other.
 pub(crate) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
-    general::scratch_bytes(shape)
+    let families = [
+        attention::scratch_bytes(shape),
+        elementwise::scratch_bytes(),
+        gemm::scratch_bytes(shape),
+        general::scratch_bytes(shape),
+        linear::scratch_bytes(shape),
+    ];
+    families.into_iter().max().unwrap_or(0)
 }
 
 impl Ops<Cuda> for CudaQueue {
@@ -74,7 +86,7 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        general::linear(self, parts, x, (output, out), (n_tokens, None))
+        linear::linear(self, parts, x, (output, out), (n_tokens, None))
     }
 
     fn rotate(
@@ -129,7 +141,7 @@ impl Ops<Cuda> for CudaQueue {
         pool: &KvPool,
         out: &mut Buffer,
     ) -> Result<()> {
-        plain::attention(self, op, q, batch, (pool, out))
+        attention::attention(self, op, q, batch, (pool, out))
     }
 
     fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
@@ -157,6 +169,10 @@ impl Ops<Cuda> for CudaQueue {
         elementwise::gate(self, activation, gate_up, out, (width, n_tokens, None))
     }
 
+    fn argmax(&mut self, x: &Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {
+        elementwise::argmax(self, x, width, columns)
+    }
+
     fn route(
         &mut self,
         op: &Routing,
@@ -180,6 +196,17 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
     ) -> Result<()> {
         routing::expert(self, expert, x, routes, (scratch, out))
+    }
+
+    fn experts(
+        &mut self,
+        experts: &[Expert<'_, Cuda>],
+        x: &Buffer,
+        routes: &Routes,
+        scratch: ExpertBuffers<'_, Cuda>,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        experts::experts(self, experts, x, routes, (scratch, out))
     }
 
     fn gather_routed(

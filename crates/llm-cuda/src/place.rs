@@ -7,7 +7,7 @@ use llm_backend::{Place, Result};
 use llm_tensor::PageBuf;
 
 use crate::card::Card;
-use crate::driver::{HostMemory, Stream};
+use crate::driver::{Failure, HostMemory, Stream};
 use crate::memory::Memory;
 use crate::weight::Piece;
 
@@ -16,7 +16,6 @@ use crate::weight::Piece;
 pub struct CudaPlace {
     pages: HostMemory,
     memory: Arc<Memory>,
-    card: Arc<Card>,
 }
 
 impl CudaPlace {
@@ -27,7 +26,6 @@ impl CudaPlace {
         Ok(CudaPlace {
             pages: pages.map_err(|failure| card.refused(failure, purpose, n_bytes))?,
             memory: Arc::new(Memory::new(card, n_bytes, "staging places")?),
-            card: Arc::clone(card),
         })
     }
 
@@ -37,9 +35,12 @@ impl CudaPlace {
     }
 
     /// Copies the first `n_bytes` of the pages to the GPU, behind the work of `stream`.
-    pub(crate) fn bring(&self, stream: &Stream, n_bytes: usize) -> Result<()> {
-        let brought = stream.bring((&self.pages, 0), (self.memory.raw(), 0), n_bytes);
-        brought.map_err(|failure| self.card.failed(failure))
+    pub(crate) fn bring(
+        &self,
+        stream: &Stream,
+        n_bytes: usize,
+    ) -> std::result::Result<(), Failure> {
+        stream.bring((&self.pages, 0), (self.memory.raw(), 0), n_bytes)
     }
 }
 

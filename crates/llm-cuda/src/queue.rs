@@ -1,5 +1,6 @@
 //! Work on the GPU, in order.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use llm_backend::{Queue, Result};
@@ -9,6 +10,7 @@ use crate::driver::{Failure, Stream};
 use crate::event::Events;
 use crate::launch::Launch;
 use crate::memory::Memory;
+use crate::steps::Steps;
 use crate::uploads::Uploads;
 use crate::workspace::Workspace;
 use crate::{Buffer, Cuda, CudaEvent, CudaPlace, Index};
@@ -17,7 +19,7 @@ use crate::{Buffer, Cuda, CudaEvent, CudaPlace, Index};
 #[derive(Debug)]
 pub struct CudaQueue {
     pub(crate) card: Arc<Card>,
-    pub(crate) stream: Stream,
+    steps: RefCell<Steps>,
     pub(crate) workspace: Workspace,
     uploads: Uploads,
     events: Events,
@@ -25,9 +27,9 @@ pub struct CudaQueue {
 
 impl CudaQueue {
     pub(crate) fn new(card: &Arc<Card>, events: &Events, scratch_bytes: usize) -> Result<Self> {
-        let stream = Stream::new(&card.context);
+        let steps = Steps::new(&card.context);
         Ok(CudaQueue {
-            stream: stream.map_err(|failure| card.failed(failure))?,
+            steps: RefCell::new(steps.map_err(|failure| card.failed(failure))?),
             workspace: Workspace::new(card, scratch_bytes)?,
             uploads: Uploads::default(),
             events: events.clone(),
@@ -40,41 +42,66 @@ impl CudaQueue {
     /// # Panics
     /// When there is no kernel of that name.
     pub(crate) fn launch(&self, kernel: &str) -> Launch<'_> {
-        Launch::new(&self.card, &self.stream, kernel)
+        Launch::new(&self.card, &self.steps, kernel)
     }
 
     /// Copies the bytes from `at` of `memory` to `dst`, and waits for all work so far.
     pub(crate) fn read(&mut self, memory: &Memory, at: usize, dst: &mut [u8]) -> Result<()> {
-        let read = self.stream.read(memory.raw(), at, dst);
-        self.told(read)?;
+        self.in_order(|stream, _| stream.read(memory.raw(), at, dst))?;
+        self.uploads.forget();
+        Ok(())
+    }
+
+    /// Copies `src` to the start of `memory`, and waits for it.
+    pub(crate) fn write(&self, memory: &Memory, src: &[u8]) -> Result<()> {
+        let written = self.card.setup.write(src, memory.raw(), 0);
+        written.map_err(|failure| self.card.failed(failure))
+    }
+
+    /// Copies the first bytes of the scratch memory to `dst`, and waits for all work so far.
+    pub(crate) fn read_scratch(&mut self, dst: &mut [u8]) -> Result<()> {
+        let stream = self.steps.get_mut().stream(&self.card);
+        let read = stream.and_then(|stream| stream.read(self.workspace.raw(), 0, dst));
+        read.map_err(|failure| self.card.failed(failure))?;
         self.uploads.forget();
         Ok(())
     }
 
     /// Copies `src` to the start of `memory`, from pages of the queue's own.
     fn upload_bytes(&mut self, src: &[u8], memory: &Memory) -> Result<()> {
-        let uploaded = self.uploads.put(&self.stream, src, memory.raw());
-        self.told(uploaded)
+        self.in_order(|stream, uploads| uploads.put(stream, src, memory.raw()))
     }
 
-    pub(crate) fn told<T>(&self, outcome: std::result::Result<T, Failure>) -> Result<T> {
-        outcome.map_err(|failure| self.card.failed(failure))
+    /// Does something with the stream once all kernels so far are in it.
+    fn in_order<T>(
+        &mut self,
+        act: impl FnOnce(&Stream, &mut Uploads) -> std::result::Result<T, Failure>,
+    ) -> Result<T> {
+        let stream = self.steps.get_mut().stream(&self.card);
+        let done = stream.and_then(|stream| act(stream, &mut self.uploads));
+        done.map_err(|failure| self.card.failed(failure))
+    }
+
+    /// Graphs that were launched in place of their kernels.
+    #[cfg(test)]
+    pub(crate) fn n_replays(&self) -> u64 {
+        self.steps.borrow().n_replays()
     }
 }
 
 impl Queue<Cuda> for CudaQueue {
     fn record(&mut self) -> Result<CudaEvent> {
-        self.events.record(&self.card, &self.stream)
+        let (card, events) = (Arc::clone(&self.card), self.events.clone());
+        let event = self.in_order(|stream, _| events.record(stream))?;
+        Ok(CudaEvent::new(&card, events, event))
     }
 
     fn wait(&mut self, event: &CudaEvent) -> Result<()> {
-        let waits = self.stream.wait(event.raw());
-        self.told(waits)
+        self.in_order(|stream, _| stream.wait(event.raw()))
     }
 
     fn finish(&mut self) -> Result<()> {
-        let done = self.stream.synchronize();
-        self.told(done)?;
+        self.in_order(|stream, _| stream.synchronize())?;
         self.uploads.forget();
         Ok(())
     }
@@ -92,6 +119,13 @@ impl Queue<Cuda> for CudaQueue {
     }
 
     fn bring(&mut self, place: &mut CudaPlace, n_bytes: usize) -> Result<()> {
-        place.bring(&self.stream, n_bytes)
+        self.in_order(|stream, _| place.bring(stream, n_bytes))
+    }
+}
+
+impl Drop for CudaQueue {
+    fn drop(&mut self) {
+        // What was put here is done, and nothing is held back for ever. Nobody could be told of a failure.
+        let _ = self.steps.get_mut().stream(&self.card);
     }
 }

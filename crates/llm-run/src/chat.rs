@@ -36,7 +36,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
     let context = args.load.context(model.bound.spec(), CONTEXT)?;
     let Loaded {
         mut session,
-        plan,
+        placed,
         device,
         time,
     } = model.load(&args.load, context, n_sequences, n_sequences)?;
@@ -59,7 +59,7 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
         }
     }
     if args.verbose {
-        eprint!("{}", usage::compare(&plan, &session));
+        eprint!("{}", usage::compare(&placed, &session));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -21,7 +21,7 @@ pub(crate) use self::look::{InspectArgs, PlanArgs, VerifyArgs};
 pub(crate) use self::machine::{
     CacheClearArgs, CacheCommand, CacheFolderArgs, CacheListArgs, CacheVerifyArgs, DoctorArgs,
 };
-pub(crate) use self::place::PlaceArgs;
+pub(crate) use self::place::{DeviceArg, PlaceArgs};
 pub(crate) use self::run::{ChatArgs, GenerateArgs, ScoreArgs};
 pub(crate) use self::sampling::SamplingArgs;
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use self::disk::Disk;
 use self::extent::{Extent, QUICK, THOROUGH};
+use self::gpus::Gpus;
 use self::ram::Ram;
 use crate::cli::DoctorArgs;
 use crate::failure::refuse;
@@ -18,6 +19,7 @@ use crate::system::{self, Bandwidth, Machine, Measurement, USUAL};
 
 mod disk;
 mod extent;
+mod gpus;
 mod ram;
 
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
@@ -62,8 +64,8 @@ struct DoctorReport {
     measurement: Measurement,
     ram: Ram,
     disk: Disk,
-    /// Reason why there is no GPU to compute on.
-    no_gpu_reason: String,
+    #[serde(flatten)]
+    gpus: Gpus,
     /// Figures that plans count with although nobody measured them.
     assumed: Assumed,
     /// Changes that would make more of this machine.
@@ -73,11 +75,11 @@ struct DoctorReport {
 /// Bytes a second that plans assume.
 #[derive(Serialize)]
 struct Assumed {
+    /// Null where it was measured, as the others.
     #[serde(rename = "gpu_bytes_per_second")]
-    gpu: f64,
+    gpu: Option<f64>,
     #[serde(rename = "pcie_bytes_per_second")]
-    pcie: f64,
-    /// Null where it was measured.
+    pcie: Option<f64>,
     #[serde(rename = "disk_bytes_per_second")]
     disk: Option<f64>,
 }
@@ -86,9 +88,12 @@ impl DoctorReport {
     fn new(folder: PathBuf, extent: Extent) -> Result<Self> {
         let ram = Ram::now();
         let disk = Disk::measure(folder, extent);
+        let (gpus, measured) = Gpus::measure(extent);
+        let has_gpu = !measured.is_empty();
         let bandwidth = Bandwidth {
             ram: ram.bandwidth(extent)?,
             disk: disk.bandwidth(),
+            gpus: measured,
         };
         let machine = Machine::this();
         let mut suggestions: Vec<String> = ram.suggestions().into_iter().collect();
@@ -101,14 +106,14 @@ impl DoctorReport {
         }
         Ok(DoctorReport {
             assumed: Assumed {
-                gpu: USUAL.gpu,
-                pcie: USUAL.pcie,
+                gpu: (!has_gpu).then_some(USUAL.gpu),
+                pcie: (!has_gpu).then_some(USUAL.pcie),
                 disk: disk.bandwidth().rate.is_none().then_some(USUAL.disk),
             },
             measurement: Measurement::new(machine, bandwidth),
             ram,
             disk,
-            no_gpu_reason: system::no_gpu_reason(),
+            gpus,
             suggestions,
         })
     }
@@ -125,10 +130,12 @@ impl DoctorReport {
         rows.extend(self.ram.rows());
         rows.push(("RAM bandwidth", threads));
         rows.extend(self.disk.rows());
-        rows.push(("GPUs", format!("none: {}", self.no_gpu_reason)));
-        let (gpu, pcie) = (bandwidth(self.assumed.gpu), bandwidth(self.assumed.pcie));
-        let assumed = format!("{gpu} of their memory, {pcie} to it, assumed");
-        rows.push(("plans for GPUs", assumed));
+        rows.extend(self.gpus.rows(&self.measurement.bandwidth.gpus));
+        if let (Some(gpu), Some(pcie)) = (self.assumed.gpu, self.assumed.pcie) {
+            let (gpu, pcie) = (bandwidth(gpu), bandwidth(pcie));
+            let assumed = format!("{gpu} of their memory, {pcie} to it, assumed");
+            rows.push(("plans for GPUs", assumed));
+        }
         let suggestions = self.suggestions.iter();
         rows.extend(suggestions.map(|text| ("suggestion", text.clone())));
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

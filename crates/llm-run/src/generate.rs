@@ -44,7 +44,7 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
     let before_load = ResidentSet::now();
     let Loaded {
         mut session,
-        plan,
+        placed,
         device,
         time: load,
     } = model.load(&args.load, context, n_sequences, n_sequences)?;
@@ -99,7 +99,7 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
         eprintln!("{}", output::context_is_full(session.spec(), context));
     }
     if args.verbose {
-        eprint!("{}", usage::compare(&plan, &session));
+        eprint!("{}", usage::compare(&placed, &session));
     }
     Ok(match completion.end {
         EndReason::Interrupted => ExitCode::from(signals::exit_code()),

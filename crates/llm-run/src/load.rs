@@ -1,21 +1,26 @@
 //! Loading of a model: from its files to a session.
 
+mod devices;
 mod request;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use indicatif::ProgressBar;
-use llm_plan::Plan;
-use llm_runtime::{Device, Event, Interrupt, LoadOptions, OffloadOptions, Session, load_under};
+use llm_backend::BackendError;
+use llm_plan::{Home, MemoryUse, Plan, Strategy};
+use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
 use llm_tensor::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use self::devices::Devices;
 use self::request::LoadRequest;
 use crate::cli::LoadArgs;
 use crate::open::OpenModel;
 use crate::output::usage;
+use crate::placement::gpus::MachineGpus;
 use crate::placement::request::limits;
 use crate::system::expect_offload_folder;
 use crate::{checksum, output, signals};
@@ -23,12 +28,17 @@ use crate::{checksum, output, signals};
 /// A loaded model.
 pub(crate) struct Loaded {
     pub(crate) session: Session,
-    /// Plan that it was loaded by.
-    pub(crate) plan: Plan,
-    /// Name of the device that computes.
+    pub(crate) placed: Placed,
+    /// Names of the devices that compute.
     pub(crate) device: String,
     /// Duration of loading.
     pub(crate) time: Duration,
+}
+
+/// Plan that a model was loaded by, and the GPUs that there were for it.
+pub(crate) struct Placed {
+    pub(crate) plan: Plan,
+    pub(crate) gpus: MachineGpus,
 }
 
 impl OpenModel {
@@ -49,14 +59,17 @@ impl OpenModel {
         }
         let begin = Instant::now();
         let quant = args.quant.config()?;
-        let device = Arc::new(args.cpu()?);
+        let cpu = Arc::new(args.cpu()?);
         let request = LoadRequest {
             model: &self.bound,
             args,
             quant: quant.as_ref(),
             limits: limits(self.bound.spec(), context, n_sequences, n_logits),
         };
-        let plan = request.plan(&device)?;
+        let (plan, gpus) = request.plan(&cpu)?;
+        output::notes(why_alone(&plan, &gpus, &args.place.device_map).as_slice());
+        let out_of_memory = |error: Error| with_plan(error, &plan, &gpus);
+        let devices = Devices::open(cpu, &plan).map_err(out_of_memory)?;
         let given = args.place.offload_folder.as_deref();
         let offload_folder = match plan.map.tiers().disk {
             true => Some(expect_offload_folder(given)?),
@@ -65,11 +78,12 @@ impl OpenModel {
         let options = LoadOptions {
             dtype: args.dtype,
             quant: quant.as_ref(),
-            encoder: &*device,
+            encoder: devices.encoder(),
             limits: request.limits,
-            offload: offload_folder.as_deref().map(|folder| OffloadOptions {
+            offload: Some(OffloadOptions {
                 map: &plan.map,
-                folder,
+                // Nothing is written where nothing rests on disk.
+                folder: offload_folder.as_deref().unwrap_or(Path::new("")),
             }),
         };
         if offload_folder.is_some() {
@@ -80,18 +94,76 @@ impl OpenModel {
         let raised = interrupt.clone();
         signals::watch(move |_| raised.raise())?;
         let mut show = |event| bar.show(event);
-        let session = load_under(&self.bound, &device, &options, &interrupt, &mut show)?;
+        let session = load_on(
+            &self.bound,
+            &devices.list(),
+            &options,
+            &interrupt,
+            &mut show,
+        );
+        let session = session.map_err(|error| out_of_memory(error.into()))?;
         bar.bar.finish_and_clear();
         if let Some(streamed) = usage::streamed(&plan) {
             eprintln!("{streamed}");
         }
         Ok(Loaded {
             session,
-            plan,
-            device: device.info().name.clone(),
+            device: devices.names(),
+            placed: Placed { plan, gpus },
             time: begin.elapsed(),
         })
     }
+}
+
+/// Reason why no GPU computes, where it is one that its user would not expect.
+fn why_alone(plan: &Plan, gpus: &MachineGpus, strategy: &Strategy) -> Option<String> {
+    let broken = gpus.none_because.as_ref().filter(|none| none.is_broken);
+    let broken = broken.map(ToString::to_string);
+    let has_no_room = || match (&gpus.used, strategy) {
+        // As the user says.
+        (_, Strategy::Map(_) | Strategy::Cpu) | (None, _) => None,
+        (
+            Some(gpu),
+            Strategy::Auto | Strategy::Balanced | Strategy::BalancedLow0 | Strategy::Sequential,
+        ) => {
+            let has_room = plan.map.tiers().gpu;
+            (!has_room).then(|| format!("GPU {} has no room for any part of the model", gpu.number))
+        }
+    };
+    let why = broken.or_else(has_no_room)?;
+    Some(format!("the CPU computes alone: {why}"))
+}
+
+/// An error of a GPU that is out of memory, with what was planned for it and what it had.
+fn with_plan(error: Error, plan: &Plan, gpus: &MachineGpus) -> Error {
+    let is_cause = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(
+            cause.downcast_ref::<RuntimeError>(),
+            Some(RuntimeError::Backend(BackendError::OutOfMemory { .. }))
+        )
+    };
+    let of_gpu = |memory: &&MemoryUse| matches!(memory.home, Home::Gpu(_));
+    let planned = plan.estimate.memories().iter().find(of_gpu);
+    let (true, Some(planned)) = (error.chain().any(is_cause), planned) else {
+        return error;
+    };
+    let terms = planned.terms.iter();
+    let terms: Vec<_> = terms
+        .map(|(term, bytes)| format!("{term} {bytes}"))
+        .collect();
+    let found = gpus
+        .found
+        .iter()
+        .find(|gpu| Home::Gpu(gpu.number) == planned.home);
+    let had = found.map(|gpu| format!("; its driver had {} of {} free", gpu.free, gpu.total));
+    error.context(format!(
+        "{} has less room than was planned with: {} ({}){}; where other programs take of it, give less with --max-memory, \
+         or --device cpu",
+        planned.home,
+        planned.peak_in_generation().max(planned.peak_at_load()),
+        terms.join(", "),
+        had.unwrap_or_default(),
+    ))
 }
 
 /// Lets the process have as many open files as it is allowed to: what is streamed may lie in thousands.
@@ -139,5 +211,74 @@ impl LoadProgress {
         self.bar.set_message(message);
         self.bar.set_length(at.total.get());
         self.bar.set_position(at.done.get());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llm_cpu::{Cpu, CpuOptions};
+    use llm_plan::{Verdict, WeightDType};
+
+    use super::*;
+    use crate::cli::{DeviceArg, KeyArgs, PlaceArgs};
+    use crate::placement::request::PlanSetting;
+    use crate::system::Gpu;
+    use crate::{demo, failure, open};
+
+    #[test]
+    fn a_gpu_that_is_full_is_told_of_with_the_plan() {
+        let model = open::bind(Path::new(demo::NAME), &KeyArgs::default()).unwrap();
+        let place = PlaceArgs {
+            device: DeviceArg::Auto,
+            max_memory: Some("0=2GB".parse().unwrap()),
+            device_map: Strategy::Auto,
+            offload_folder: None,
+        };
+        let cpu = Cpu::new(CpuOptions::default()).unwrap();
+        let encodings = model.encodings(WeightDType::Auto, None).unwrap();
+        let setting = PlanSetting::new(&cpu, &place, None).unwrap();
+        let stored: Vec<_> = model.tensors().map(|bound| bound.stored()).collect();
+        let limits = limits(model.spec(), 64, 1, 1);
+        let program = Bytes::mib(24);
+        let request = setting.request(model.skeleton(), &stored, encodings, limits, program);
+        let Verdict::Fits(plan) = llm_plan::plan(&request).unwrap() else {
+            panic!("2 GB hold the demo")
+        };
+        let card = Gpu {
+            number: 0,
+            name: "a card".to_owned(),
+            compute_capability: (8, 0),
+            cuda_version: "12.4".to_owned(),
+            total: Bytes::new(8_000_000_000),
+            free: Bytes::new(3_000_000_000),
+        };
+        let gpus = MachineGpus {
+            found: vec![card],
+            ..MachineGpus::default()
+        };
+        let said = |error: Error| {
+            let error = with_plan(error, &plan, &gpus);
+            let code = format!("{:?}", failure::exit_code(&error));
+            assert_eq!(code, format!("{:?}", std::process::ExitCode::FAILURE));
+            failure::message(&error).unwrap()
+        };
+        let full = RuntimeError::from(BackendError::OutOfMemory {
+            device: "cuda:0 (a card)".to_owned(),
+            purpose: "weights",
+            requested: Bytes::new(4_000_000),
+            free: Some(Bytes::new(1_000_000)),
+        });
+        let message = said(full.into());
+        for words in [
+            "GPU 0 has less room than was planned with: ",
+            "(weights 2.2 MB",
+            "KV cache ",
+            "GPU context ",
+            "; its driver had 3.0 GB (2.8 GiB) of 8.0 GB (7.5 GiB) free; ",
+            "--device cpu: cuda:0 (a card) is out of memory: 4.0 MB",
+        ] {
+            assert!(message.contains(words), "{words} in {message}");
+        }
+        assert_eq!(said(anyhow::anyhow!("another fault")), "another fault");
     }
 }

@@ -48,9 +48,9 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let context = load.context(spec, USUAL_CONTEXT)?;
     let limits = limits(spec, context, args.batch.get(), 1);
     let (skeleton, program) = (&model.skeleton, model.program);
-    let rates = Rates::of(&model.read_from);
+    let rates = Rates::of(&model.read_from, setting.memories.gpus.used.as_ref());
     let mut request = Request {
-        offload: Offload::Fastest(rates.bandwidths),
+        offload: offload(&setting.memories, &rates),
         ..setting.request(skeleton, &model.stored, encodings, limits, program)
     };
     let rates = rates_of_plan(&model, &setting.memories, &mut request, rates)?;
@@ -86,9 +86,18 @@ fn rates_of_plan(
     if disk.in_place > Bytes::ZERO {
         files.extend_from_slice(&model.read_from);
     }
-    let rates = Rates::of(&files);
-    request.offload = Offload::Fastest(rates.bandwidths);
+    let rates = Rates::of(&files, memories.gpus.used.as_ref());
+    request.offload = offload(memories, &rates);
     Ok(rates)
+}
+
+/// Device of what no GPU holds. On a GPU of this machine it is what a run here does; of another machine's the faster way
+/// is planned.
+fn offload(memories: &MemoryBudgets, rates: &Rates) -> Offload {
+    match memories.budgets.gpus.is_empty() || !memories.lacking.is_empty() {
+        true => Offload::Fastest(rates.bandwidths),
+        false => Offload::Compute,
+    }
 }
 
 /// Plans a checkpoint by its headers. `reason` says why it cannot be run.

@@ -35,7 +35,7 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
     let context = args.load.context(spec, needed)?;
     let Loaded {
         mut session,
-        plan,
+        placed,
         time,
         ..
     } = model.load(&args.load, context, 1, LOGITS_AT_ONCE)?;
@@ -80,7 +80,7 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
         ]);
     }
     if args.verbose {
-        eprint!("{}", usage::compare(&plan, &session));
+        eprint!("{}", usage::compare(&placed, &session));
     }
     Ok(ExitCode::SUCCESS)
 }

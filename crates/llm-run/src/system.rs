@@ -19,9 +19,11 @@ mod rlimit;
 pub(crate) use cgroup::Limit;
 #[cfg(test)]
 pub(crate) use cgroup::Version;
-pub(crate) use gpu::no_gpu_reason;
+pub(crate) use gpu::{Gpu, NoGpu, capability, gpus};
 pub(crate) use machine::Machine;
-pub(crate) use measured::{Bandwidth, Kept, MeasuredDisk, Measurement, Volume, cache_folder, keep};
+pub(crate) use measured::{
+    Bandwidth, Kept, MeasuredDisk, MeasuredGpu, Measurement, Volume, cache_folder, keep,
+};
 pub(crate) use meminfo::{MemInfo, figure};
 pub(crate) use rates::{Origin, Rates, USUAL};
 pub(crate) use rlimit::ProcessLimit;
@@ -114,9 +116,20 @@ impl RamLimits {
     }
 }
 
-/// GPUs to compute on, by number and name. There are none, and [`no_gpu_reason`] says why.
-pub(crate) fn gpus() -> Vec<(u32, String, Room)> {
-    Vec::new()
+/// Memory of a GPU: what its driver calls free, and what this process's own context takes of the rest.
+///
+/// The driver tells what is free only to who has a context there, and a plan counts the context of its run.
+pub(crate) fn gpu_memory(gpu: &Gpu, context: Bytes) -> Room {
+    let own = context.min(gpu.total.saturating_sub(gpu.free));
+    let Gpu {
+        name, total, free, ..
+    } = gpu;
+    let source = format!("{name}: {free} of {total} are free");
+    let source = match own {
+        Bytes::ZERO => source,
+        own => format!("{source} and {own} this program's own"),
+    };
+    Room::new(gpu.free + own, source)
 }
 
 /// Offload folder: as given, else in the user's cache folder, if there is one.

@@ -23,6 +23,8 @@ fn the_program_says_what_the_transcripts_say() {
     let program = trycmd::cargo::cargo_bin!("llm-run");
     trycmd::TestCases::new()
         .register_bin("llm-run", program)
+        // What a newcomer sees has no GPU in it.
+        .env("CUDA_VISIBLE_DEVICES", "")
         .env(
             "XDG_CACHE_HOME",
             place.path().join("cache").to_str().unwrap(),

@@ -80,6 +80,8 @@ impl Program {
 
 /// The object that a command prints.
 fn json(mut command: Command) -> Result<Value> {
+    // What is measured is RAM, whatever GPU there is.
+    command.env("CUDA_VISIBLE_DEVICES", "");
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

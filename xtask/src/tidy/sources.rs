@@ -11,16 +11,16 @@ use super::{Problem, read};
 /// Lines that a Rust file may have without its tests.
 const MAX_LINES: usize = 800;
 
-/// Lines that this program may have without its tests: 1300 for chores, 1600 for measuring what models take, the rest for
-/// what files use of each other.
-const MAX_XTASK_LINES: usize = 4100;
+/// Lines that this program may have without its tests: 1300 for chores, 1600 for measuring what models take, 300 for the
+/// bundle for GPUs, the rest for what files use of each other.
+const MAX_XTASK_LINES: usize = 4400;
 
 /// Paths that may hold `unsafe`.
 const UNSAFE: [&str; 6] = [
     "crates/llm-cpu/src",
     "crates/llm-cuda/src/driver",
     "crates/llm-cuda/src/driver.rs",
-    "crates/llm-cuda/src/launch.rs",
+    "crates/llm-cuda/src/steps.rs",
     "crates/llm-checkpoint/src/map.rs",
     "tests/cuda-emulator",
 ];

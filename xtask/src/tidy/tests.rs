@@ -111,7 +111,7 @@ fn each_violation_is_found_where_it_is() {
             "\nfn f() { macro! { unsafe { g() } } }",
             &[
                 "crates/llm-text/src/lib.rs:2: `unsafe` outside crates/llm-cpu/src, crates/llm-cuda/src/driver, \
-                 crates/llm-cuda/src/driver.rs, crates/llm-cuda/src/launch.rs, crates/llm-checkpoint/src/map.rs, \
+                 crates/llm-cuda/src/driver.rs, crates/llm-cuda/src/steps.rs, crates/llm-checkpoint/src/map.rs, \
                  tests/cuda-emulator",
             ],
         ),

@@ -74,7 +74,7 @@ fn check_symbol(name: &'static str) -> Result<(), NoGpu> {
 const OLDEST: u32 = 12000;
 
 /// Functions of the driver that this crate calls.
-const SYMBOLS: [&str; 35] = [
+const SYMBOLS: [&str; 41] = [
     "cuInit",
     "cuGetErrorName",
     "cuDeviceGetCount",
@@ -109,6 +109,12 @@ const SYMBOLS: [&str; 35] = [
     "cuModuleGetFunction",
     "cuFuncSetAttribute",
     "cuLaunchKernel",
+    "cuGraphCreate",
+    "cuGraphAddKernelNode_v2",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
     "cuDriverGetVersion",
 ];
 
@@ -123,6 +129,7 @@ mod tests {
             include_str!("../driver.rs"),
             include_str!("context.rs"),
             include_str!("event.rs"),
+            include_str!("graph.rs"),
             include_str!("library.rs"),
             include_str!("memory.rs"),
             include_str!("module.rs"),

@@ -22,7 +22,7 @@ unsafe impl Send for Module {}
 unsafe impl Sync for Module {}
 
 /// A kernel of a module that lives as long as the device.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Function {
     pub(super) raw: sys::CUfunction,
 }
@@ -54,6 +54,11 @@ impl Module {
             raw,
             file,
         })
+    }
+
+    /// The name of its file.
+    pub(crate) fn file(&self) -> &'static str {
+        self.file
     }
 
     pub(crate) fn function(&self, name: &CStr) -> Result<Function, Failure> {

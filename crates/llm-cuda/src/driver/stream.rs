@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use super::{Context, DeviceMemory, Event, Failure, Function, HostMemory, answer};
+use super::{Context, DeviceMemory, Event, Failure, Function, Graph, HostMemory, answer};
 
 /// Work of the device in order; independent of other streams, and of the device's default one.
 #[derive(Debug)]
@@ -194,6 +194,17 @@ impl Stream {
                  shared memory"
             )
         })
+    }
+
+    /// Starts all kernels of a graph.
+    ///
+    /// # Safety
+    /// As of [`Stream::launch`], for each of them.
+    pub(crate) unsafe fn launch_graph(&self, graph: &Graph) -> Result<(), Failure> {
+        self.context.bind()?;
+        // SAFETY: both are there while these live; the caller vouches for the arguments.
+        let code = unsafe { sys::cuGraphLaunch(graph.raw, self.raw) };
+        answer(code, || "starting a graph".to_owned())
     }
 }
 

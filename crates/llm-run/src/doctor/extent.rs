@@ -15,6 +15,12 @@ pub(super) struct Extent {
     pub(super) disk: Bytes,
     /// Time after which writing ends, and reading likewise.
     pub(super) disk_time: Duration,
+    /// Bytes that are copied inside a GPU at a time.
+    pub(super) gpu: Bytes,
+    /// Bytes that are copied to and from a GPU at a time.
+    pub(super) pcie: Bytes,
+    /// Copies of each kind.
+    pub(super) gpu_rounds: usize,
 }
 
 pub(super) const THOROUGH: Extent = Extent {
@@ -22,10 +28,16 @@ pub(super) const THOROUGH: Extent = Extent {
     ram_time: Duration::from_secs(2),
     disk: Bytes::mib(1024),
     disk_time: Duration::from_secs(4),
+    gpu: Bytes::mib(1024),
+    pcie: Bytes::mib(256),
+    gpu_rounds: 9,
 };
 pub(super) const QUICK: Extent = Extent {
     ram: Bytes::mib(128),
     ram_time: Duration::from_millis(100),
     disk: Bytes::mib(32),
     disk_time: Duration::from_secs(1),
+    gpu: Bytes::mib(256),
+    pcie: Bytes::mib(32),
+    gpu_rounds: 3,
 };

@@ -50,7 +50,7 @@ pub(super) fn batch(args: &GenerateArgs, path: &Path) -> Result<ExitCode> {
     };
     let Loaded {
         mut session,
-        plan,
+        placed,
         time: load,
         ..
     } = model.load(&args.load, context, n_sequences, n_sequences)?;
@@ -80,7 +80,7 @@ pub(super) fn batch(args: &GenerateArgs, path: &Path) -> Result<ExitCode> {
         ),
     ]);
     if args.verbose {
-        eprint!("{}", usage::compare(&plan, &session));
+        eprint!("{}", usage::compare(&placed, &session));
     }
     outcome?;
     Ok(match results.n_refused {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use llm_cpu::Cpu;
-use llm_plan::{Limits, MaxMemory, Offload, Placement, Plan, Request, RunOn, Verdict, advice};
+use llm_plan::{Limits, Offload, Plan, Request, Verdict, advice};
 use llm_quant::QuantConfig;
 use llm_runtime::BoundModel;
 
@@ -10,6 +10,7 @@ use crate::cli::LoadArgs;
 use crate::failure::refuse;
 use crate::output;
 use crate::placement::flags::with_flag;
+use crate::placement::gpus::MachineGpus;
 use crate::placement::program;
 use crate::placement::request::PlanSetting;
 use crate::resident::ResidentSet;
@@ -23,29 +24,30 @@ pub(super) struct LoadRequest<'a> {
 }
 
 impl LoadRequest<'_> {
-    /// The plan by which it is loaded: `cpu` computes with weights in RAM and on disk.
+    /// The plan by which it is loaded: a GPU computes with what it holds, `cpu` with weights in RAM and on disk. With it
+    /// the GPUs of this machine.
     ///
     /// # Errors
-    /// When it does not fit, or the user asks for more than this build does.
-    pub(super) fn plan(&self, cpu: &Cpu) -> Result<Plan> {
+    /// When it does not fit, or the user asks for more than this version does.
+    pub(super) fn plan(&self, cpu: &Cpu) -> Result<(Plan, MachineGpus)> {
         let place = &self.args.place;
         let encodings = self.model.encodings(self.args.dtype, self.quant)?;
         let mut setting = PlanSetting::new(cpu, place, Some((self.model, &encodings)))?;
-        if let Some(number) = setting.memories.lacking.first() {
+        if let Some(&number) = setting.memories.lacking.first() {
+            let absent = setting.memories.gpus.absent(number);
             let hint = "`llm-run plan` shows what a machine with it would do";
+            return refuse(format!("--max-memory: {absent}; {hint}"));
+        }
+        if setting.memories.budgets.gpus.len() > 1 {
+            let hint = "give a budget for one of them";
             return refuse(format!(
-                "--max-memory: this machine has no GPU {number}; {hint}"
+                "--max-memory: this version computes on one GPU at a time; {hint}"
             ));
         }
-        output::notes(setting.memories.bound().as_slice());
-        // A GPU is for those who ask for it, who will be told that it is not used.
-        let names_gpus = |max: &MaxMemory| !max.gpus.is_empty();
-        if !place.max_memory.as_ref().is_some_and(names_gpus) {
-            setting.memories.budgets.gpus.clear();
-        }
+        output::notes(&setting.memories.bound());
         let tensors = self.model.tensors();
         let stored: Vec<_> = tensors.map(|bound| bound.stored()).collect();
-        // A tokenizer with far more tokens than the model has is beyond what a plan can foresee.
+        // What the driver took of RAM is resident by now. A tokenizer with far more tokens than the model has is beyond what a plan can foresee.
         let program = program::with_model(self.model).max(ResidentSet::now().resident());
         let request = Request {
             offload: Offload::Compute,
@@ -57,21 +59,10 @@ impl LoadRequest<'_> {
                 program,
             )
         };
-        let plan = match llm_plan::plan(&request)? {
-            Verdict::Fits(plan) => *plan,
+        match llm_plan::plan(&request)? {
+            Verdict::Fits(plan) => Ok((*plan, setting.memories.gpus)),
             refused @ Verdict::DoesNotFit(_) => {
-                return refuse(format!("the model {refused}{}", remedies(&request)?));
-            }
-        };
-        let is_elsewhere = |(_, place): &(_, Placement)| place.run_on != RunOn::Cpu;
-        let elsewhere = plan.map.iter().find(is_elsewhere);
-        match elsewhere {
-            None => Ok(plan),
-            Some((unit, place)) => {
-                let (device, hint) = (place.run_on, "give --device-map cpu");
-                refuse(format!(
-                    "the plan has {device} compute the {unit}, but this build computes on the CPU; {hint}"
-                ))
+                refuse(format!("the model {refused}{}", remedies(&request)?))
             }
         }
     }

@@ -1,12 +1,14 @@
 //! Memory that was planned, beside memory that is used.
 
-use llm_plan::{Home, Plan, Term};
+use llm_plan::{Home, MemoryUse, Plan, Term, TermBytes};
 use llm_runtime::Session;
 use llm_tensor::Bytes;
 
 use super::table::{Column, table};
 use super::words::short;
+use crate::load::Placed;
 use crate::resident::ResidentSet;
+use crate::system::{self, Gpu};
 
 /// Bytes of weights that are read from disk for every token, in a sentence, if any are.
 pub(crate) fn streamed(plan: &Plan) -> Option<String> {
@@ -21,39 +23,69 @@ pub(crate) fn streamed(plan: &Plan) -> Option<String> {
     })
 }
 
-/// A table of terms, and what the kernel counts.
-pub(crate) fn compare(plan: &Plan, session: &Session) -> String {
+/// Tables of terms, one a memory, what the kernel and the driver count, and why no GPU computes, where none does.
+pub(crate) fn compare(placed: &Placed, session: &Session) -> String {
+    let used = session.memory().memories;
+    let memories = placed.plan.estimate.memories().iter();
+    let in_memory = memories.filter(|memory| memory.home != Home::Disk);
+    let tables = in_memory.map(|memory| {
+        let used = used.get(&memory.home).copied().unwrap_or_default();
+        of_memory(memory, &used) + &peak(memory, placed)
+    });
+    let mut text: String = tables.collect();
+    if let Some(none) = &placed.gpus.none_because {
+        text += &format!("no GPU computes: {none}\n");
+    }
+    text
+}
+
+/// Bytes of a memory by term: as planned and as allocated.
+fn of_memory(memory: &MemoryUse, used: &TermBytes) -> String {
+    let name = memory.home.to_string();
     let head = [
-        Column::Left("RAM"),
+        Column::Left(&name),
         Column::Right("planned"),
         Column::Right("allocated"),
     ];
-    let ram = plan.estimate.memory(Home::Ram);
-    let ram = ram.expect("the process is in RAM whatever it computes with");
-    let used = session.memory().terms;
     let rows = Term::ALL.into_iter().filter_map(|term| {
-        let (planned, allocated) = (ram.terms.get(term), used.get(term));
+        let (planned, allocated) = (memory.terms.get(term), used.get(term));
         let is_there = planned > Bytes::ZERO || allocated > Bytes::ZERO;
         let allocated = match term {
-            // The first is gone once the model is loaded, the second no session's: the line below has both.
-            Term::LoadTransient | Term::Program => String::new(),
+            // The first is gone once the model is loaded, the others no session's: the line below has them.
+            Term::LoadTransient | Term::Program | Term::GpuContext => String::new(),
             _ => allocated.to_string(),
         };
         is_there.then(|| vec![term.to_string(), planned.to_string(), allocated])
     });
+    table(&head, rows)
+}
+
+/// The most that a memory was planned to hold, and what the system counts there.
+fn peak(memory: &MemoryUse, placed: &Placed) -> String {
+    let planned = format!(
+        "planned peak {} at load, {} in generation",
+        memory.peak_at_load(),
+        memory.peak_in_generation()
+    );
+    if let Home::Gpu(number) = memory.home {
+        let before = placed.gpus.found.iter().find(|gpu| gpu.number == number);
+        let now = system::gpus().unwrap_or_default();
+        let now = now.iter().find(|gpu| gpu.number == number);
+        let free = |gpu: Option<&Gpu>| gpu.map_or(Bytes::ZERO, |gpu| gpu.free);
+        return format!(
+            "{planned}; used: {} less is free there than before, by its driver\n",
+            free(before).saturating_sub(free(now)),
+        );
+    }
     let ResidentSet {
         peak_resident_bytes,
         anonymous_bytes,
         file_bytes,
     } = ResidentSet::now();
-    table(&head, rows)
-        + &format!(
-            "planned peak {} at load, {} in generation; used: peak resident {}, \
-             now anonymous {}, of mapped files {}\n",
-            ram.peak_at_load(),
-            ram.peak_in_generation(),
-            Bytes::new(peak_resident_bytes),
-            Bytes::new(anonymous_bytes),
-            Bytes::new(file_bytes),
-        )
+    format!(
+        "{planned}; used: peak resident {}, now anonymous {}, of mapped files {}\n",
+        Bytes::new(peak_resident_bytes),
+        Bytes::new(anonymous_bytes),
+        Bytes::new(file_bytes),
+    )
 }

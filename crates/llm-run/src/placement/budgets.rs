@@ -8,6 +8,8 @@ use llm_plan::{Budgets, Home, Strategy};
 use llm_runtime::OffloadFolder;
 use llm_tensor::Bytes;
 
+use super::costs::GPU_CONTEXT;
+use super::gpus::MachineGpus;
 use crate::cli::PlaceArgs;
 use crate::failure::refuse;
 use crate::resident::ResidentSet;
@@ -21,7 +23,9 @@ pub(crate) struct MemoryBudgets {
     pub(crate) sources: BTreeMap<Home, String>,
     /// GPUs that have a budget and that this machine lacks.
     pub(crate) lacking: Vec<u32>,
-    /// RAM or disk of which more is given than this machine has free, with what that is.
+    /// GPUs that it has.
+    pub(crate) gpus: MachineGpus,
+    /// Memories of which more is given than this machine has free, with what that is.
     pub(crate) beyond: BTreeMap<Home, Beyond>,
     /// Folder for weights that are offloaded to disk.
     pub(crate) offload_folder: Option<PathBuf>,
@@ -53,21 +57,34 @@ impl Beyond {
 }
 
 impl MemoryBudgets {
-    /// Brings a budget for RAM down to what this machine has, and says so: more would be believed until the kernel kills
-    /// the process. A full disk is an error like others, after which a run can be taken up.
-    pub(crate) fn bound(&mut self) -> Option<String> {
-        let Beyond {
-            free,
-            usable,
-            source,
-        } = self.beyond.remove(&Home::Ram)?;
-        let given = self.budgets.ram;
-        self.budgets.ram = usable;
-        let bounded = format!("as given, bounded by what is free: {source}");
-        self.sources.insert(Home::Ram, bounded);
-        Some(format!(
-            "--max-memory cpu: {given} is more than the {free} of RAM that are free ({source}); {usable} are used at most"
-        ))
+    /// Brings budgets for RAM and GPUs down to what this machine has, and says so: more would be believed until the kernel
+    /// kills the process, or the driver refuses. A full disk is an error like others, after which a run can be taken up.
+    pub(crate) fn bound(&mut self) -> Vec<String> {
+        let mut notices = Vec::new();
+        let beyond = std::mem::take(&mut self.beyond);
+        for (home, beyond) in beyond {
+            let device = match home {
+                Home::Gpu(number) => number.to_string(),
+                Home::Ram => "cpu".to_owned(),
+                Home::Disk => {
+                    self.beyond.insert(home, beyond);
+                    continue;
+                }
+            };
+            let Beyond {
+                free,
+                usable,
+                source,
+            } = beyond;
+            let given = self.budgets.of(home);
+            self.budgets = self.budgets.with(home, usable);
+            let bounded = format!("as given, bounded by what is free: {source}");
+            self.sources.insert(home, bounded);
+            notices.push(format!(
+                "--max-memory {device}: {given} is more than the {free} of {home} that are free ({source}); {usable} are used at most"
+            ));
+        }
+        notices
     }
 
     /// Budgets that the user gives, else what is free. `offloaded` says what of the weights an offload folder holds
@@ -80,12 +97,16 @@ impl MemoryBudgets {
         offloaded: &dyn Fn(OffloadFolder) -> Result<Bytes>,
     ) -> Result<Self> {
         let (mut free, mut sources) = (Budgets::default(), BTreeMap::new());
-        for (number, name, room) in system::gpus() {
-            free.gpus.insert(number, room.bytes);
-            sources.insert(Home::Gpu(number), format!("{name}, {room}"));
-        }
+        let gpus = MachineGpus::of(args)?;
         let given = args.max_memory.clone().unwrap_or_default();
         let mut beyond = BTreeMap::new();
+        for gpu in &gpus.found {
+            let (home, room) = (Home::Gpu(gpu.number), system::gpu_memory(gpu, GPU_CONTEXT));
+            let of_it = given.gpus.get(&gpu.number).copied();
+            beyond.extend(Beyond::of(of_it, &room, Bytes::ZERO).map(|beyond| (home, beyond)));
+            free.gpus.insert(gpu.number, room.bytes);
+            sources.insert(home, room.to_string());
+        }
         let room = system::ram();
         let own = ResidentSet::now().anonymous();
         beyond.extend(Beyond::of(given.ram, &room, own).map(|beyond| (Home::Ram, beyond)));
@@ -108,15 +129,26 @@ impl MemoryBudgets {
             };
             sources.insert(Home::Disk, source);
         }
-        let gpus = given.gpus.keys().map(|&number| Home::Gpu(number));
+        let names_gpus = !given.gpus.is_empty();
+        let named = given.gpus.keys().map(|&number| Home::Gpu(number));
         let others = [(Home::Ram, given.ram), (Home::Disk, given.disk)];
         let others = others.iter().filter(|(_, budget)| budget.is_some());
-        for home in gpus.chain(others.map(|&(home, _)| home)) {
+        for home in named.chain(others.map(|&(home, _)| home)) {
             sources.insert(home, "as given".to_owned());
         }
         let mut budgets = given.over(&free);
-        if args.device_map == Strategy::Cpu {
-            budgets.gpus.clear();
+        match args.device_map {
+            Strategy::Cpu => budgets.gpus.clear(),
+            Strategy::Auto
+            | Strategy::Balanced
+            | Strategy::BalancedLow0
+            | Strategy::Sequential
+            | Strategy::Map(_) => {
+                let is_used = |number| gpus.used.as_ref().is_some_and(|gpu| gpu.number == number);
+                budgets
+                    .gpus
+                    .retain(|&number, _| names_gpus || is_used(number));
+            }
         }
         sources.retain(|home, _| match home {
             Home::Gpu(number) => budgets.gpus.contains_key(number),
@@ -124,6 +156,7 @@ impl MemoryBudgets {
         });
         Ok(MemoryBudgets {
             lacking: budgets.lacking(&free).collect(),
+            gpus,
             beyond,
             offload_folder,
             budgets,
@@ -182,17 +215,19 @@ mod tests {
             budgets: given.over(&Budgets::default()),
             sources: BTreeMap::new(),
             lacking: Vec::new(),
+            gpus: MachineGpus::default(),
             beyond: BTreeMap::from([(Home::Ram, found.clone())]),
             offload_folder: None,
         };
-        let notice = memories.bound().unwrap();
         assert_eq!(
-            notice,
-            "--max-memory cpu: 64.0 GB (59.6 GiB) is more than the 15.0 GB (14.0 GiB) of RAM that are free \
+            memories.bound(),
+            [
+                "--max-memory cpu: 64.0 GB (59.6 GiB) is more than the 15.0 GB (14.0 GiB) of RAM that are free \
              (cgroup v2 limit 16.0 GB (14.9 GiB) less usage); 14.5 GB (13.5 GiB) are used at most"
+            ]
         );
         assert_eq!(memories.budgets.ram, found.usable);
-        assert_eq!(memories.bound(), None, "it is within now");
+        assert_eq!(memories.bound(), [""; 0], "it is within now");
     }
 
     #[test]

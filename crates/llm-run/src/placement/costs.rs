@@ -1,29 +1,34 @@
-//! Memory that devices take for what only they know.
+//! Memory that GPUs take for what only they know.
 
 use llm_arch::ExpertsSpec;
-use llm_cpu::Cpu;
+use llm_backend::Routing;
+use llm_cuda::costs;
 use llm_plan::DeviceCosts;
-use llm_runtime::CostsOf;
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
-/// A GPU that nothing is known of: it keeps keys and values, and needs scratch memory, as the CPU does.
-pub(super) struct GpuCosts<'a>(pub(super) CostsOf<'a, Cpu>);
+/// Costs of a GPU, which are those of all: known without a driver.
+pub(super) struct CudaCosts;
 
-impl DeviceCosts for GpuCosts<'_> {
+impl DeviceCosts for CudaCosts {
     fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes {
-        self.0.kv_pool_bytes(shape)
+        costs::kv_pool_bytes(shape)
     }
 
     fn kv_block_len(&self, shape: &KvShape) -> usize {
-        self.0.kv_block_len(shape)
+        costs::kv_block_len(shape)
     }
 
     fn routes_bytes(&self, experts: &ExpertsSpec, n_tokens: usize) -> Bytes {
-        self.0.routes_bytes(experts, n_tokens)
+        let routing = Routing {
+            n_experts: experts.n_experts,
+            n_active: experts.n_active,
+            weighting: experts.weighting,
+        };
+        costs::routes_bytes(&routing, n_tokens)
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
-        self.0.workspace_bytes(shape)
+        costs::workspace_bytes(shape)
     }
 
     fn fixed_bytes(&self) -> Bytes {
@@ -32,5 +37,5 @@ impl DeviceCosts for GpuCosts<'_> {
 }
 
 /// Memory that a process takes of a GPU before it allocates anything: the driver's context and the code of kernels. Cards in
-/// use today take 250 to 500 MB, the newer the more.
-pub(crate) const GPU_CONTEXT: Bytes = Bytes::new(500_000_000);
+/// use today take 250 to 600 MB, the newer the more.
+pub(crate) const GPU_CONTEXT: Bytes = costs::CONTEXT;

@@ -8,13 +8,12 @@ use llm_runtime::{BoundModel, CostsOf, OffloadFolder};
 use llm_tensor::Bytes;
 
 use super::budgets::MemoryBudgets;
-use super::costs::GpuCosts;
+use super::costs::CudaCosts;
 use crate::cli::PlaceArgs;
 
 /// Memories and devices that a plan is made for, and how the user wants them used.
 pub(crate) struct PlanSetting<'a> {
     cpu: CostsOf<'a, Cpu>,
-    gpu: GpuCosts<'a>,
     load_piece: Bytes,
     strategy: &'a Strategy,
     pub(crate) memories: MemoryBudgets,
@@ -33,7 +32,6 @@ impl<'a> PlanSetting<'a> {
         };
         Ok(PlanSetting {
             cpu: CostsOf(cpu),
-            gpu: GpuCosts(CostsOf(cpu)),
             load_piece: Bytes::new(cpu.n_threads() as u64 * LOAD_PIECE),
             strategy: &args.device_map,
             memories: MemoryBudgets::new(args, &offloaded)?,
@@ -62,7 +60,7 @@ impl<'a> PlanSetting<'a> {
             offload: Offload::Stream,
             costs: Costs {
                 cpu: &self.cpu,
-                gpu: &self.gpu,
+                gpu: &CudaCosts,
                 program,
             },
         }

@@ -73,7 +73,8 @@ impl<'a> PlanReport<'a> {
         let tiers = verdict.plan().map(|plan| plan.map.tiers());
         let is_shared = tiers.is_some_and(|tiers| tiers.ram || tiers.disk)
             && !request.budgets.gpus.is_empty()
-            && request.strategy != Strategy::Cpu;
+            && request.strategy != Strategy::Cpu
+            && matches!(request.offload, Offload::Fastest(_));
         let way = |offload| {
             let request = Request {
                 offload,

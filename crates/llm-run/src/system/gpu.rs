@@ -1,26 +1,116 @@
-//! Reason why there is no GPU to compute on.
+//! GPUs of this machine, as its driver shows them, or the reason why there is none.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// Reason why [`gpus`](super::gpus) is empty, in a sentence without its full stop.
-pub(crate) fn no_gpu_reason() -> String {
-    reason(Path::new("/"))
+use llm_cuda::GpuFacts;
+use llm_tensor::Bytes;
+
+/// A GPU that can be computed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gpu {
+    pub(crate) number: u32,
+    pub(crate) name: String,
+    /// Major and minor.
+    pub(crate) compute_capability: (u32, u32),
+    /// Version of CUDA that its driver is for, as 12.4.
+    pub(crate) cuda_version: String,
+    pub(crate) total: Bytes,
+    /// Bytes that nobody has taken.
+    pub(crate) free: Bytes,
 }
 
-/// `root` is where `proc` and `usr` are found.
-fn reason(root: &Path) -> String {
-    if let Ok(text) = fs::read_to_string(root.join("proc/driver/nvidia/version")) {
-        let driver = match driver_version(&text) {
-            Some(version) => format!("the NVIDIA driver {version}"),
-            None => "an NVIDIA driver".to_owned(),
-        };
-        return format!("{driver} is loaded, but llm-run computes on processors alone");
+/// Reason why there is no GPU to compute on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NoGpu {
+    /// In a sentence without its full stop.
+    pub(crate) reason: String,
+    /// True where there seems to be one, which cannot be used as it is.
+    pub(crate) is_broken: bool,
+}
+
+impl fmt::Display for NoGpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
     }
-    let library = LIBRARIES.iter().find(|path| root.join(path).exists());
-    match library {
-        None => "no NVIDIA driver is loaded".to_owned(),
-        Some(path) => format!("no NVIDIA driver is loaded, though /{path} is installed"),
+}
+
+/// GPUs that can be computed on, by number; at least one.
+///
+/// # Errors
+/// Reason why there is none.
+pub(crate) fn gpus() -> Result<Vec<Gpu>, NoGpu> {
+    let driver = llm_cuda::probe().map_err(because)?;
+    let (new, old): (Vec<_>, Vec<_>) = driver.gpus.into_iter().partition(GpuFacts::is_supported);
+    let version = capability((driver.version / 1000, driver.version % 1000 / 10));
+    let gpus: Vec<_> = new
+        .into_iter()
+        .map(|facts| Gpu::of(facts, &version))
+        .collect();
+    match (gpus.is_empty(), old.first()) {
+        (true, Some(old)) => Err(NoGpu {
+            reason: format!(
+                "{} has compute capability {}, and 7.5 is the least that is supported",
+                old.name,
+                capability(old.compute_capability)
+            ),
+            is_broken: true,
+        }),
+        (true, None) => Err(because(llm_cuda::NoGpu::NoDevice)),
+        (false, _) => Ok(gpus),
+    }
+}
+
+/// Two numbers of a version: `9.0`.
+pub(crate) fn capability((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}
+
+impl Gpu {
+    fn of(facts: GpuFacts, cuda_version: &str) -> Self {
+        Gpu {
+            cuda_version: cuda_version.to_owned(),
+            number: facts.number as u32,
+            name: facts.name,
+            compute_capability: facts.compute_capability,
+            total: facts.total,
+            free: facts.free,
+        }
+    }
+}
+
+fn because(none: llm_cuda::NoGpu) -> NoGpu {
+    let is_broken = match &none {
+        llm_cuda::NoGpu::NoDriver => return without_library(Path::new("/")),
+        llm_cuda::NoGpu::NoDevice => false,
+        _ => true,
+    };
+    NoGpu {
+        reason: none.to_string(),
+        is_broken,
+    }
+}
+
+/// Reason where the driver's library is not found. `root` is where `proc` is found.
+fn without_library(root: &Path) -> NoGpu {
+    match fs::read_to_string(root.join("proc/driver/nvidia/version")) {
+        Ok(text) => {
+            let driver = match driver_version(&text) {
+                Some(version) => format!("the NVIDIA driver {version}"),
+                None => "an NVIDIA driver".to_owned(),
+            };
+            NoGpu {
+                reason: format!(
+                    "{driver} is loaded, but its library libcuda.so.1 is not found (a container needs it from the host)"
+                ),
+                is_broken: true,
+            }
+        }
+        Err(_) => NoGpu {
+            reason: llm_cuda::NoGpu::NoDriver.to_string(),
+            is_broken: false,
+        },
     }
 }
 
@@ -31,14 +121,6 @@ fn driver_version(text: &str) -> Option<&str> {
     text.lines().next()?.split_whitespace().find(is_version)
 }
 
-/// Paths of the driver's library in the distributions.
-const LIBRARIES: [&str; 4] = [
-    "usr/lib/x86_64-linux-gnu/libcuda.so.1",
-    "usr/lib/aarch64-linux-gnu/libcuda.so.1",
-    "usr/lib64/libcuda.so.1",
-    "usr/lib/libcuda.so.1",
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,21 +128,27 @@ mod tests {
     #[test]
     fn says_what_is_missing() {
         let root = tempfile::tempdir().unwrap();
-        let check = |expected: &str| assert_eq!(reason(root.path()), expected);
+        let check = |expected: &str, is_broken: bool| {
+            let found = without_library(root.path());
+            assert_eq!(
+                (found.reason.as_str(), found.is_broken),
+                (expected, is_broken)
+            );
+        };
         let write = |path: &str, text: &str| {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        check("no NVIDIA driver is loaded");
-        write("usr/lib64/libcuda.so.1", "");
-        check("no NVIDIA driver is loaded, though /usr/lib64/libcuda.so.1 is installed");
+        let none = "no CUDA driver is installed (libcuda.so.1 cannot be loaded)";
+        check(none, false);
+        let lacks = "is loaded, but its library libcuda.so.1 is not found (a container needs it from the host)";
         write("proc/driver/nvidia/version", "");
-        check("an NVIDIA driver is loaded, but llm-run computes on processors alone");
+        check(&format!("an NVIDIA driver {lacks}"), true);
         write(
             "proc/driver/nvidia/version",
             "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23 03:48:14 UTC 2025\nGCC version:  gcc 12.3.0\n",
         );
-        check("the NVIDIA driver 570.86.15 is loaded, but llm-run computes on processors alone");
+        check(&format!("the NVIDIA driver 570.86.15 {lacks}"), true);
     }
 }

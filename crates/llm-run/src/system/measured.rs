@@ -30,6 +30,28 @@ pub(crate) struct Bandwidth {
     /// From disk; nothing where it could not be measured.
     #[serde(flatten)]
     pub(crate) disk: MeasuredDisk,
+    /// Of GPUs that could be measured.
+    #[serde(default)]
+    pub(crate) gpus: Vec<MeasuredGpu>,
+}
+
+/// Bytes a second of a GPU's memory, and of the way there and back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MeasuredGpu {
+    pub(crate) number: u32,
+    pub(crate) name: String,
+    /// Inside its memory, what is read and what is written counted both.
+    #[serde(rename = "copy_bytes_per_second")]
+    pub(crate) copy: f64,
+    /// From pinned memory of the host, which the GPU reads by itself.
+    #[serde(rename = "to_gpu_pinned_bytes_per_second")]
+    pub(crate) to_gpu: f64,
+    #[serde(rename = "to_gpu_pageable_bytes_per_second")]
+    pub(crate) to_gpu_pageable: f64,
+    #[serde(rename = "from_gpu_pinned_bytes_per_second")]
+    pub(crate) from_gpu: f64,
+    #[serde(rename = "from_gpu_pageable_bytes_per_second")]
+    pub(crate) from_gpu_pageable: f64,
 }
 
 /// Bytes a second from a disk, one request after the other, and from which: others are faster, or slower.
@@ -104,7 +126,9 @@ impl Measurement {
         let is_rate = |rate: f64| rate.is_finite() && rate > 0.0;
         let is_sane = |kept: &Measurement| {
             let disk = kept.bandwidth.disk.rate;
-            is_rate(kept.bandwidth.ram) && disk.is_none_or(is_rate)
+            let gpus = kept.bandwidth.gpus.iter();
+            let mut of_gpus = gpus.flat_map(|gpu| [gpu.copy, gpu.to_gpu]);
+            is_rate(kept.bandwidth.ram) && disk.is_none_or(is_rate) && of_gpus.all(is_rate)
         };
         match kept.filter(is_sane) {
             None => Kept::Nothing,
@@ -185,6 +209,15 @@ mod tests {
                     file_system: 2,
                 }),
             },
+            gpus: vec![MeasuredGpu {
+                number: 0,
+                name: "a card".to_owned(),
+                copy: 3e12,
+                to_gpu: 5e10,
+                to_gpu_pageable: 1e10,
+                from_gpu: 5e10,
+                from_gpu_pageable: 1e10,
+            }],
         };
         Measurement::new(machine(), bandwidth)
     }
@@ -221,6 +254,7 @@ mod tests {
             changed("/measured_at", "yesterday".into()),
             changed("/bandwidth/ram_bytes_per_second", 0.into()),
             changed("/bandwidth/disk_bytes_per_second", (-1).into()),
+            changed("/bandwidth/gpus/0/copy_bytes_per_second", 0.into()),
         ];
         for case in nothing {
             keep(folder.path(), &case).unwrap();

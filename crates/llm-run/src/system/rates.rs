@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use llm_plan::Bandwidths;
 use serde::Serialize;
 
-use super::{Kept, Machine, Measurement, Volume, cache_folder};
+use super::{Gpu, Kept, Machine, Measurement, Volume, cache_folder};
 
-/// Bytes a second, each figure with how it is known. Those of GPUs and of the way to them are always assumed.
+/// Bytes a second, each figure with how it is known.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Rates {
     pub(crate) bandwidths: Bandwidths,
     pub(crate) ram: Origin,
     pub(crate) disk: Origin,
+    /// Of a GPU's memory and of the way there.
+    pub(crate) gpu: Origin,
 }
 
 /// Origin of a figure.
@@ -39,9 +41,6 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    /// A figure of which there never is a measurement.
-    pub(crate) const ASSUMED: Origin = Origin::Assumed { reason: None };
-
     pub(crate) fn is_measured(&self) -> bool {
         match self {
             Origin::Measured { .. } => true,
@@ -79,10 +78,10 @@ impl fmt::Display for Origin {
 
 impl Rates {
     /// Rates of this machine. `files` are those, or the folders of those, that would be read from disk: what was
-    /// measured of another disk does not count.
-    pub(crate) fn of(files: &[PathBuf]) -> Self {
+    /// measured of another disk does not count, nor what was of another GPU than `gpu`.
+    pub(crate) fn of(files: &[PathBuf], gpu: Option<&Gpu>) -> Self {
         let kept = cache_folder().map(|folder| Measurement::read(&folder, &Machine::this()));
-        Self::of_kept(kept.unwrap_or(Kept::Nothing), &|measured| {
+        Self::of_kept(kept.unwrap_or(Kept::Nothing), gpu, &|measured| {
             let is_same = |file: &PathBuf| {
                 let volume = Volume::of(file);
                 volume.is_some_and(|volume| volume.is_same(measured))
@@ -91,13 +90,14 @@ impl Rates {
         })
     }
 
-    fn of_kept(kept: Kept, is_volume: &dyn Fn(Volume) -> bool) -> Self {
+    fn of_kept(kept: Kept, gpu: Option<&Gpu>, is_volume: &dyn Fn(Volume) -> bool) -> Self {
         let assumed = |reason: Option<String>| Rates {
             bandwidths: USUAL,
             ram: Origin::Assumed {
                 reason: reason.clone(),
             },
             disk: Origin::Assumed { reason },
+            gpu: Origin::Assumed { reason: None },
         };
         let kept = match kept {
             Kept::Nothing => return assumed(None),
@@ -128,14 +128,22 @@ impl Rates {
                 (USUAL.disk, Origin::Assumed { reason })
             }
         };
+        let of_gpu = kept.bandwidth.gpus.iter().find(|measured| {
+            gpu.is_some_and(|gpu| (gpu.number, &gpu.name) == (measured.number, &measured.name))
+        });
         Rates {
             bandwidths: Bandwidths {
                 ram: kept.bandwidth.ram,
                 disk: rate,
-                ..USUAL
+                gpu: of_gpu.map_or(USUAL.gpu, |gpu| gpu.copy),
+                pcie: of_gpu.map_or(USUAL.pcie, |gpu| gpu.to_gpu),
             },
             ram: measured(None),
             disk: origin,
+            gpu: match of_gpu {
+                Some(_) => measured(None),
+                None => Origin::Assumed { reason: None },
+            },
         }
     }
 }
@@ -152,7 +160,9 @@ const OLD: i64 = 60;
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Bandwidth, MeasuredDisk};
+    use llm_tensor::Bytes;
+
+    use super::super::{Bandwidth, MeasuredDisk, MeasuredGpu};
     use super::*;
 
     fn kept(rate: Option<f64>, volume: Option<Volume>) -> Kept {
@@ -163,6 +173,15 @@ mod tests {
                 folder: Some(PathBuf::from("/fast")),
                 volume,
             },
+            gpus: vec![MeasuredGpu {
+                number: 1,
+                name: "a card".to_owned(),
+                copy: 3e12,
+                to_gpu: 5e10,
+                to_gpu_pageable: 1e10,
+                from_gpu: 5e10,
+                from_gpu_pageable: 1e10,
+            }],
         };
         Kept::Here(Measurement::new(Machine::this(), bandwidth))
     }
@@ -229,11 +248,33 @@ mod tests {
                 Kept::Here(kept) => kept.date(),
                 Kept::Elsewhere(_) | Kept::Nothing => String::new(),
             };
-            let rates = Rates::of_kept(case.kept, &|_| case.is_same_volume);
+            let rates = Rates::of_kept(case.kept, None, &|_| case.is_same_volume);
             assert_eq!([rates.bandwidths.ram, rates.bandwidths.disk], case.rates);
             let said = [rates.ram.to_string(), rates.disk.to_string()];
             assert_eq!(said, case.said.map(|said| said.replace("DATE", &date)));
         }
+    }
+
+    #[test]
+    fn a_gpus_figures_are_those_of_the_gpu_that_was_measured() {
+        let gpu = |number, name: &str| Gpu {
+            number,
+            name: name.to_owned(),
+            compute_capability: (8, 0),
+            cuda_version: "12.4".to_owned(),
+            total: Bytes::ZERO,
+            free: Bytes::ZERO,
+        };
+        let of = |gpu: Option<Gpu>| {
+            let rates = Rates::of_kept(kept(None, None), gpu.as_ref(), &|_| true);
+            let Bandwidths { gpu, pcie, .. } = rates.bandwidths;
+            (gpu, pcie, rates.gpu.is_measured())
+        };
+        let usual = (USUAL.gpu, USUAL.pcie, false);
+        assert_eq!(of(Some(gpu(1, "a card"))), (3e12, 5e10, true));
+        assert_eq!(of(Some(gpu(1, "another card"))), usual);
+        assert_eq!(of(Some(gpu(0, "a card"))), usual);
+        assert_eq!(of(None), usual, "of a machine that is not at hand");
     }
 
     #[test]

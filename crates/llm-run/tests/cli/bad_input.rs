@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{asset, fixture, run};
+use crate::support::{asset, fixture, program, run};
 
 struct Case<'a> {
     args: &'a [&'a str],
@@ -251,7 +251,7 @@ impl Folder {
 #[test]
 fn output_that_nobody_takes_is_an_error_that_names_it() {
     let full = std::fs::File::options().write(true).open("/dev/full");
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_llm-run"));
+    let mut command = program();
     let output = command
         .args(["generate", "demo", "Once", "--max-new-tokens", "2"])
         .stdout(full.unwrap())

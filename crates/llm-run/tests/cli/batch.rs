@@ -1,12 +1,12 @@
 //! Many prompts from a file, several at a time.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
 use crate::chat::talkative;
-use crate::support::{Output, fixture, json, run_with_stdin};
+use crate::support::{Output, fixture, json, program, run_with_stdin};
 
 /// Runs `generate` with `lines` as its prompts.
 fn generate(args: &[&str], lines: &str) -> Output {
@@ -358,7 +358,7 @@ fn what_is_wrong_with_a_line_is_its_own_error() {
 /// A running `generate --prompts -` that is fed line by line.
 #[test]
 fn lines_are_answered_as_they_come() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+    let mut child = program()
         .args(["generate", "--prompts", "-", "-n", "3"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{Output, run};
+use crate::support::{Output, program, run};
 
 /// Runs `llm-run doctor --quick` with a cache folder of its own.
 fn doctor(caches: &Path, args: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+    let output = program()
         .args(["doctor", "--quick"])
         .args(args)
         .env("HOME", caches)
@@ -74,12 +74,7 @@ fn what_is_printed_is_kept() {
     assert!(found["suggestions"].is_array(), "{found}");
     let folder = found["bandwidth"]["disk_folder"].as_str().unwrap();
     assert_eq!(Path::new(folder), caches.path().join("llm-run"));
-    assert!(
-        found["no_gpu_reason"]
-            .as_str()
-            .unwrap()
-            .contains("NVIDIA driver")
-    );
+    assert!(found["no_gpu_reason"].as_str().unwrap().contains("driver"));
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod elements;
 mod faults;
 mod forms;
 mod generation;
+mod gpu;
 mod inspect;
 mod memory;
 mod offload;

@@ -3,11 +3,10 @@
 //! `UPDATE_SNAPSHOTS=1 cargo test -p llm-run` writes the texts in `plans/` anew.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Output, fixture, run};
+use crate::support::{Output, fixture, program, run};
 
 mod advice;
 mod headers;
@@ -21,7 +20,7 @@ fn plan(args: &[&str]) -> Output {
 
 /// The same for a user with this home and this cache folder.
 fn plan_of_user(home: &str, cache: &str, args: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+    let output = program()
         .arg("plan")
         .args(args)
         .args(["--threads", "8", "--isa", "portable"])
@@ -357,7 +356,7 @@ fn the_readme_shows_a_plan_as_it_is() {
     let from = PathBuf::from(config("bigscience/bloomz-7b1-mt")).join("config.json");
     std::fs::copy(from, model.join("config.json")).unwrap();
     let args = ["--max-memory", "cpu=12.7GB,disk=20GB"];
-    let output = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+    let output = program()
         .args(["plan", model.to_str().unwrap()])
         .args(args)
         .env("XDG_CACHE_HOME", folder.path())

@@ -11,7 +11,7 @@ use llm_torch_file::{TorchFile, TorchLayout};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::support::{asset, fixture, json, run};
+use crate::support::{asset, fixture, json, program, run};
 
 /// Names in a folder, sorted.
 fn names(folder: &Path) -> Vec<String> {
@@ -380,10 +380,7 @@ fn a_3_gb_bin_is_sharded_under_400_mib() {
             "1GB",
             "--force",
         ];
-        let mut child = Command::new(env!("CARGO_BIN_EXE_llm-run"))
-            .args(args)
-            .spawn()
-            .unwrap();
+        let mut child = program().args(args).spawn().unwrap();
         let mut peak = 0;
         let status = loop {
             let status =
@@ -452,7 +449,7 @@ fn a_kill_at_any_moment_leaves_a_whole_checkpoint_or_none_that_opens() {
         ["--dtype", "bf16", "--max-shard-size", "400kB"],
     ];
     let start = |variant: usize| {
-        Command::new(env!("CARGO_BIN_EXE_llm-run"))
+        program()
             .args([
                 "shard",
                 demo.to_str().unwrap(),

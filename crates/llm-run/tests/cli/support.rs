@@ -16,8 +16,15 @@ pub(crate) fn run(args: &[&str]) -> Output {
     run_with_stdin(args, "")
 }
 
+/// The program, which no GPU of the machine is shown: what it computes is to be the same everywhere.
+pub(crate) fn program() -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_llm-run"));
+    program.env("CUDA_VISIBLE_DEVICES", "");
+    program
+}
+
 pub(crate) fn run_with_stdin(args: &[&str], stdin: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+    let mut child = program()
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

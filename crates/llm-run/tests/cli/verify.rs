@@ -7,7 +7,7 @@ use llm_checkpoint::{Checkpoint, NewTensor};
 use llm_torch_file::{TorchFile, TorchLayout};
 use serde_json::{Value, json};
 
-use crate::support::{asset, fixture, json, run};
+use crate::support::{asset, fixture, json, program, run};
 
 const MANIFEST: &str = "llm-run.manifest.json";
 
@@ -346,7 +346,7 @@ fn threads_that_a_variable_asks_for_are_bounded() {
     let folder = demo_copy();
     for name in ["RAYON_NUM_THREADS", "RAYON_RS_NUM_CPUS"] {
         for count in ["100000", "+100000", "18446744073709551615"] {
-            let output = std::process::Command::new(env!("CARGO_BIN_EXE_llm-run"))
+            let output = program()
                 .arg("verify")
                 .arg(folder.path())
                 .env_remove("RAYON_NUM_THREADS")

@@ -14,7 +14,6 @@ use crate::placement::budgets::Beyond;
 use crate::placement::flags::{flag, with_flag};
 use crate::plan::model::CheckpointFiles;
 use crate::plan::report::PlanReport;
-use crate::system::Origin;
 
 /// Object that `--json` prints. Sizes are bytes.
 pub(in crate::plan) fn text(report: &PlanReport<'_>) -> Result<String> {
@@ -94,7 +93,7 @@ fn tokens_per_second(report: &PlanReport<'_>, plan: &Plan) -> Value {
             "gpu": bandwidths.gpu, "pcie": bandwidths.pcie, "ram": bandwidths.ram, "disk": bandwidths.disk,
         },
         "sources": {
-            "gpu": Origin::ASSUMED, "pcie": Origin::ASSUMED, "ram": rates.ram, "disk": rates.disk,
+            "gpu": rates.gpu, "pcie": rates.gpu, "ram": rates.ram, "disk": rates.disk,
         },
         // All that these tokens per second depend on.
         "are_measured": figures.iter().all(|figure| figure.origin.is_measured()),

@@ -11,10 +11,13 @@ use crate::system::{Origin, Rates};
 pub(super) fn speed(report: &PlanReport<'_>, plan: &Plan) -> String {
     let [full, empty] = plan.step.tokens_per_second(&report.rates.bandwidths);
     let figures = figures(&report.rates, plan);
-    let is_assumed = |figure: &Figure<'_>| figure.can_be_measured && !figure.origin.is_measured();
-    let hint = match figures.iter().any(is_assumed) {
-        true => " `llm-run doctor` measures RAM and disk.",
-        false => "",
+    let has_gpu = report.memories.gpus.used.is_some();
+    let is_assumed =
+        |figure: &Figure<'_>| (has_gpu || figure.can_be_measured) && !figure.origin.is_measured();
+    let hint = match (figures.iter().any(is_assumed), has_gpu) {
+        (true, false) => " `llm-run doctor` measures RAM and disk.",
+        (true, true) => " `llm-run doctor` measures RAM, disk and GPUs.",
+        (false, _) => "",
     };
     let figures = figures.iter().map(|figure| {
         let (rate, name, origin) = (figure.rate / 1e9, figure.name, figure.origin);
@@ -33,6 +36,7 @@ pub(super) struct Figure<'r> {
     pub(super) name: &'static str,
     rate: f64,
     pub(super) origin: &'r Origin,
+    /// Whatever machine it is of.
     can_be_measured: bool,
 }
 
@@ -49,8 +53,8 @@ pub(super) fn figures<'r>(rates: &'r Rates, plan: &Plan) -> Vec<Figure<'r>> {
     let bandwidths = &rates.bandwidths;
     let figure = |name| {
         let (rate, origin) = match name {
-            GPU_MEMORY => (bandwidths.gpu, &Origin::ASSUMED),
-            PCIE => (bandwidths.pcie.min(bandwidths.ram), &Origin::ASSUMED),
+            GPU_MEMORY => (bandwidths.gpu, &rates.gpu),
+            PCIE => (bandwidths.pcie.min(bandwidths.ram), &rates.gpu),
             DISK => (bandwidths.disk, &rates.disk),
             _ => (bandwidths.ram, &rates.ram),
         };

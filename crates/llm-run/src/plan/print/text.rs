@@ -77,11 +77,14 @@ pub(super) fn budgets(memories: &MemoryBudgets) -> String {
             lacking.join(", no ")
         );
     }
+    if memories.budgets.gpus.len() > 1 {
+        text += "hypothetical: this version computes on one GPU at a time\n";
+    }
     for (home, beyond) in &memories.beyond {
         let (free, source) = (beyond.free, &beyond.source);
         let bounded = match home {
-            Home::Ram => "; a run here takes no more",
-            Home::Gpu(_) | Home::Disk => "",
+            Home::Gpu(_) | Home::Ram => "; a run here takes no more",
+            Home::Disk => "",
         };
         let _ = writeln!(
             text,
@@ -191,7 +194,8 @@ fn who_computes(report: &PlanReport<'_>, plan: &Plan) -> String {
             "What no GPU holds the CPU computes with: {computed} tokens/s; streamed to a GPU it would be {streamed}.\n"
         ),
         false => format!(
-            "What no GPU holds is streamed to one: {streamed} tokens/s; with the CPU computing it would be {computed}.\n"
+            "What no GPU holds is streamed to one: {streamed} tokens/s; with the CPU computing it would be {computed}. \
+             This version does not stream to GPUs yet: a run has the CPU compute.\n"
         ),
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{self, Command};
 
 use super::{Place, errors, of_output, text, write_model};
-use crate::support::{Output, fixture, json, run};
+use crate::support::{Output, fixture, json, program, run};
 
 const IDS: [&str; 5] = ["--token-ids", "5,17,3,99", "--json", "--dtype", "bf16"];
 
@@ -52,7 +52,7 @@ fn a_file_is_no_folder() {
 /// Runs the program as a user who may write nowhere, if the tests run as one who may write everywhere; `None` where that
 /// user cannot reach the program.
 fn as_a_reader(args: &[String]) -> Option<Output> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_llm-run"));
+    let mut command = program();
     command.args(args);
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
         command.uid(65534).gid(65534);

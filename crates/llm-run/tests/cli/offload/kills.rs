@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{NF4_DOUBLE, Place, Random, is_partial, is_weights, of_output, text, write_model};
-use crate::support::{json, signals};
+use crate::support::{json, program, signals};
 
 /// A model that takes a while to encode, and what it answers.
 struct Slow {
@@ -49,7 +49,7 @@ impl Slow {
     }
 
     fn start(&self, place: &Place) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_llm-run"));
+        let mut command = program();
         let command = command
             .args(place.args(&self.args(), "disk"))
             .stdin(Stdio::null());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{INT8, NF4_DOUBLE, Place, write_model};
-use crate::support::{json, signals};
+use crate::support::{json, program, signals};
 
 #[test]
 fn what_ram_has_no_room_for_is_streamed_within_the_budget() {
@@ -76,7 +76,7 @@ fn a_signal_ends_a_streamed_answer_at_once() {
     ];
     let long = [&args[..], &["--max-new-tokens", "2000"]].concat();
     for (signal, code) in signals() {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+        let mut child = program()
             .args(place.args(&long, "disk"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,11 +1,11 @@
 //! What a plan recommends, and how it knows how fast machines are.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::{config, plan, plan_json};
+use crate::support::program;
 
 #[test]
 fn a_recommendation_comes_first() {
@@ -91,7 +91,7 @@ fn a_recommendation_comes_first() {
 fn each_rate_says_how_it_is_known() {
     let caches = tempfile::tempdir().unwrap();
     let cache = caches.path().to_str().unwrap();
-    let doctor = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+    let doctor = program()
         .args(["doctor", "--quick", "--json"])
         .env("XDG_CACHE_HOME", cache)
         .output()
@@ -117,7 +117,7 @@ fn each_rate_says_how_it_is_known() {
         }
         std::fs::write(&kept, json.to_string()).unwrap();
         let run = |args: &[&str]| {
-            let output = Command::new(env!("CARGO_BIN_EXE_llm-run"))
+            let output = program()
                 .arg("plan")
                 .args(args)
                 .env("XDG_CACHE_HOME", cache)

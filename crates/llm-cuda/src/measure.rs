@@ -1,0 +1,143 @@
+//! Bandwidths of a GPU's memory and of the way to it, measured.
+
+use std::time::{Duration, Instant};
+
+use llm_backend::Result;
+use llm_tensor::PageBuf;
+
+use crate::Cuda;
+use crate::driver::{DeviceMemory, Event, Failure, HostMemory, Stream, Timing};
+
+/// Bytes a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GpuRates {
+    /// Of a copy inside the GPU's memory, what is read and what is written counted both.
+    pub copy: f64,
+    /// To the GPU.
+    pub to_gpu: HostRates,
+    /// From the GPU.
+    pub from_gpu: HostRates,
+}
+
+/// Bytes a second between the host's memory and a GPU's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HostRates {
+    /// Pinned pages of the host: they stay in place, so that the GPU copies them by itself.
+    pub pinned: f64,
+    /// Any other pages: the driver copies them first.
+    pub pageable: f64,
+}
+
+/// Amount that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeasureExtent {
+    /// Bytes that are copied inside the GPU at a time; twice as many are allocated there.
+    pub on_gpu: usize,
+    /// Bytes that are copied between host and GPU at a time; twice as many are allocated on the host.
+    pub on_host: usize,
+    /// Copies of each kind, of which the median counts.
+    pub n_rounds: usize,
+}
+
+impl Cuda {
+    /// Measures copies, one after the other.
+    ///
+    /// # Errors
+    /// When the GPU or the host has no room for them, or the driver fails.
+    ///
+    /// # Panics
+    /// When there is nothing to copy.
+    pub fn measure(&self, extent: MeasureExtent) -> Result<GpuRates> {
+        let MeasureExtent {
+            on_gpu,
+            on_host,
+            n_rounds,
+        } = extent;
+        assert!(
+            on_gpu.min(on_host).min(n_rounds) > 0,
+            "something to measure"
+        );
+        let rates = self.rates((on_gpu, on_host), n_rounds);
+        let purpose = "measuring bandwidths";
+        rates.map_err(|failure| self.card().refused(failure, purpose, 2 * on_gpu))
+    }
+
+    fn rates(
+        &self,
+        (on_gpu, on_host): (usize, usize),
+        n_rounds: usize,
+    ) -> std::result::Result<GpuRates, Failure> {
+        let context = &self.card().context;
+        let stream = Stream::new(context)?;
+        let copy = {
+            let memory = [
+                DeviceMemory::new(context, on_gpu)?,
+                DeviceMemory::new(context, on_gpu)?,
+            ];
+            let [from, to] = &memory;
+            stream.zero(from)?;
+            stream.copy((from, 0), (to, 0), on_gpu)?;
+            let seconds = median(n_rounds, || {
+                let start = Event::new(context, Timing::Kept)?;
+                let end = Event::new(context, Timing::Kept)?;
+                stream.record(&start)?;
+                stream.copy((from, 0), (to, 0), on_gpu)?;
+                stream.record(&end)?;
+                end.synchronize()?;
+                end.since(&start)
+            })?;
+            2.0 * on_gpu as f64 / seconds
+        };
+        let memory = DeviceMemory::new(context, on_host)?;
+        let mut pinned = HostMemory::new(context, on_host, PageBuf::PAGE)?;
+        // Touched, so that its pages are there.
+        let mut pageable = vec![1; on_host];
+        let rate = |seconds: f64| on_host as f64 / seconds;
+        let to_gpu = HostRates {
+            pinned: rate(median(n_rounds, || {
+                timed(|| {
+                    stream.bring((&pinned, 0), (&memory, 0), on_host)?;
+                    stream.synchronize()
+                })
+            })?),
+            pageable: rate(median(n_rounds, || {
+                timed(|| stream.write(&pageable, &memory, 0))
+            })?),
+        };
+        let from_gpu = HostRates {
+            pinned: rate(median(n_rounds, || {
+                timed(|| stream.read(&memory, 0, pinned.bytes_mut()))
+            })?),
+            pageable: rate(median(n_rounds, || {
+                timed(|| stream.read(&memory, 0, &mut pageable))
+            })?),
+        };
+        Ok(GpuRates {
+            copy,
+            to_gpu,
+            from_gpu,
+        })
+    }
+}
+
+fn timed(
+    work: impl FnOnce() -> std::result::Result<(), Failure>,
+) -> std::result::Result<Duration, Failure> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed())
+}
+
+/// The median seconds of some rounds, after one that does not count.
+fn median(
+    n_rounds: usize,
+    mut round: impl FnMut() -> std::result::Result<Duration, Failure>,
+) -> std::result::Result<f64, Failure> {
+    round()?;
+    let rounds = (0..n_rounds).map(|_| round());
+    let mut rounds = rounds.collect::<std::result::Result<Vec<_>, _>>()?;
+    rounds.sort();
+    // A clock that stands still measures nothing.
+    let shortest = Duration::from_nanos(1);
+    Ok(rounds[n_rounds / 2].max(shortest).as_secs_f64())
+}

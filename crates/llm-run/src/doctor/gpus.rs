@@ -1,0 +1,127 @@
+//! GPUs: what they are, and how fast their memory and the way to it are.
+
+use llm_cuda::{Cuda, MeasureExtent};
+use llm_tensor::Bytes;
+use serde::Serialize;
+
+use super::extent::Extent;
+use crate::output::words::bandwidth;
+use crate::system::{self, Gpu, MeasuredGpu, capability};
+
+/// All GPUs that can be computed on, or the reason why there is none.
+#[derive(Serialize)]
+pub(super) struct Gpus {
+    /// Version of CUDA that the driver is for, as 12.4; null where there is no GPU.
+    cuda_version: Option<String>,
+    gpus: Vec<GpuReport>,
+    /// Reason why there is no GPU to compute on; null where there is one.
+    no_gpu_reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct GpuReport {
+    number: u32,
+    name: String,
+    compute_capability: String,
+    total_bytes: u64,
+    free_bytes: u64,
+    /// Reason why nothing was measured; null where it was.
+    not_measured_reason: Option<String>,
+}
+
+impl Gpus {
+    /// Finds the GPUs, and measures each.
+    pub(super) fn measure(extent: Extent) -> (Self, Vec<MeasuredGpu>) {
+        let (found, none) = match system::gpus() {
+            Ok(found) => (found, None),
+            Err(none) => (Vec::new(), Some(none.reason)),
+        };
+        let mut measured = Vec::new();
+        let report = |gpu: &Gpu| {
+            let flaw = match measure(gpu, extent) {
+                Ok(rates) => {
+                    measured.push(rates);
+                    None
+                }
+                Err(flaw) => Some(flaw),
+            };
+            GpuReport {
+                number: gpu.number,
+                name: gpu.name.clone(),
+                compute_capability: capability(gpu.compute_capability),
+                total_bytes: gpu.total.get(),
+                free_bytes: gpu.free.get(),
+                not_measured_reason: flaw,
+            }
+        };
+        let gpus = Gpus {
+            gpus: found.iter().map(report).collect(),
+            cuda_version: found.first().map(|gpu| gpu.cuda_version.clone()),
+            no_gpu_reason: none,
+        };
+        (gpus, measured)
+    }
+
+    pub(super) fn rows(&self, measured: &[MeasuredGpu]) -> Vec<(&'static str, String)> {
+        let mut rows = Vec::new();
+        if let Some(version) = &self.cuda_version {
+            rows.push(("GPU driver", format!("for CUDA {version}")));
+        }
+        for gpu in &self.gpus {
+            let (free, total) = (Bytes::new(gpu.free_bytes), Bytes::new(gpu.total_bytes));
+            rows.push((
+                "GPU",
+                format!(
+                    "{}: {}, compute capability {}, {total}, free {free}",
+                    gpu.number, gpu.name, gpu.compute_capability
+                ),
+            ));
+            let flaw = gpu.not_measured_reason.iter();
+            rows.extend(flaw.map(|flaw| ("GPU bandwidth", format!("not measured: {flaw}"))));
+            let of_it = measured.iter().filter(|of| of.number == gpu.number);
+            rows.extend(of_it.flat_map(measured_rows));
+        }
+        let none = self.no_gpu_reason.iter();
+        rows.extend(none.map(|reason| ("GPUs", format!("none: {reason}"))));
+        rows
+    }
+}
+
+fn measured_rows(gpu: &MeasuredGpu) -> [(&'static str, String); 2] {
+    let [copy, to, from] = [gpu.copy, gpu.to_gpu, gpu.from_gpu].map(bandwidth);
+    let [to_pageable, from_pageable] = [gpu.to_gpu_pageable, gpu.from_gpu_pageable].map(bandwidth);
+    [
+        (
+            "GPU bandwidth",
+            format!("{copy} of its memory, read and written, measured"),
+        ),
+        (
+            "PCIe bandwidth",
+            format!(
+                "{to} to GPU {}, {from} from it (of pageable memory {to_pageable} and {from_pageable}), measured",
+                gpu.number
+            ),
+        ),
+    ]
+}
+
+fn measure(gpu: &Gpu, extent: Extent) -> Result<MeasuredGpu, String> {
+    let opened = Cuda::new(gpu.number as usize).map_err(|none| none.to_string())?;
+    // A quarter of what is free is left to others who allocate meanwhile.
+    let most = (gpu.free.get() / 4).max(1);
+    let rates = opened.measure(MeasureExtent {
+        on_gpu: extent.gpu.get().min(most) as usize,
+        on_host: extent.pcie.get().min(most) as usize,
+        n_rounds: extent.gpu_rounds,
+    });
+    let rates = rates.map_err(|flaw| flaw.to_string())?;
+    Ok(MeasuredGpu {
+        number: gpu.number,
+        name: gpu.name.clone(),
+        copy: rates.copy,
+        to_gpu: rates.to_gpu.pinned,
+        to_gpu_pageable: rates.to_gpu.pageable,
+        from_gpu: rates.from_gpu.pinned,
+        from_gpu_pageable: rates.from_gpu.pageable,
+    })
+}

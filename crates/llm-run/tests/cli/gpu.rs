@@ -1,0 +1,380 @@
+//! Computing on a GPU, an emulated one; and what is said where there is none, or a driver that does not work.
+
+use std::process::Command;
+
+use cuda_emulator::harness::{Library, Machine, Run};
+use serde_json::Value;
+
+use crate::support::{self, fixture};
+
+/// Room for the context that a plan counts, for the demo, and a little.
+const MEMORY: u64 = 1 << 30;
+
+fn machine() -> Machine {
+    // Counting takes time, and nobody asks.
+    Machine::new().memory(MEMORY).counts(false)
+}
+
+/// Runs the program with a cache folder of its own.
+fn run_on(machine: &Machine, args: &[&str]) -> Run {
+    let caches = tempfile::tempdir().unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_llm-run"));
+    program.args(args).env("XDG_CACHE_HOME", caches.path());
+    machine.run(&mut program)
+}
+
+fn stdout(run: &Run) -> String {
+    String::from_utf8(run.output.stdout.clone()).unwrap()
+}
+
+fn stderr(run: &Run) -> String {
+    String::from_utf8(run.output.stderr.clone()).unwrap()
+}
+
+/// JSON object that a command prints which succeeds on the machine.
+fn json_on(machine: &Machine, args: &[&str]) -> Value {
+    let run = run_on(machine, args);
+    assert_eq!(
+        run.output.status.code(),
+        Some(0),
+        "{args:?}: {}",
+        stderr(&run)
+    );
+    serde_json::from_str(&stdout(&run)).unwrap()
+}
+
+const GENERATE: [&str; 7] = [
+    "generate",
+    "demo",
+    "Once upon a time",
+    "--max-new-tokens",
+    "6",
+    "--dtype",
+    "f32",
+];
+
+fn generate(machine: &Machine, flags: &[&str]) -> Value {
+    json_on(machine, &[&GENERATE, flags, &["--json"]].concat())
+}
+
+/// Terms of a memory as `-v` prints them, planned and allocated.
+fn terms(stderr: &str, memory: &str) -> Vec<(String, String, String)> {
+    let lines = stderr.lines().skip_while(|line| !line.starts_with(memory));
+    let lines = lines
+        .skip(1)
+        .take_while(|line| !line.starts_with("planned"));
+    let cells = lines.map(|line| {
+        let cells = line
+            .split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty());
+        cells.map(str::to_owned).collect::<Vec<_>>()
+    });
+    let both = cells.filter_map(|cells| <[String; 3]>::try_from(cells).ok());
+    both.map(|[term, planned, allocated]| (term, planned, allocated))
+        .collect()
+}
+
+#[test]
+fn a_gpu_continues_as_the_cpu_does_and_takes_what_was_planned() {
+    let expected = support::json(&[&GENERATE[..], &["--json"]].concat());
+    for compute in [75, 80] {
+        let machine = machine().compute(compute);
+        // Where there is a GPU it need not be asked for.
+        for flags in [&["--device", "cuda:0"][..], &[]] {
+            let found = generate(&machine, flags);
+            assert_eq!(found["generated_ids"], expected["generated_ids"]);
+            let device = found["device"].as_str().unwrap();
+            assert!(device.starts_with("cuda:0"), "{device}");
+        }
+        let found = generate(&machine, &["--device", "cpu"]);
+        assert_eq!(found["device"], expected["device"]);
+    }
+    let run = run_on(&machine(), &[&GENERATE[..], &["-v"]].concat());
+    let said = stderr(&run);
+    let terms = terms(&said, "GPU 0");
+    assert!(terms.len() >= 4, "{said}");
+    for (term, planned, allocated) in &terms {
+        assert_eq!(planned, allocated, "{term}: {said}");
+    }
+    assert!(
+        said.contains("less is free there than before, by its driver"),
+        "{said}"
+    );
+    let report = run.report.unwrap();
+    assert_eq!(report.devices[0].allocated, 0, "all is given back");
+    assert_eq!(report.faults, [""; 0]);
+}
+
+#[test]
+fn a_gpu_scores_as_the_cpu_does() {
+    for (model, flags) in [
+        ("models/llama", &["--dtype", "f32"][..]),
+        ("quantized/llama-nf4-double", &["--dtype", "f32"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = fixture(model);
+        let logits = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let args = |out: &str| {
+            let args = [
+                "score",
+                &model,
+                "--token-ids",
+                "5,6,7,8,9,10",
+                "--logits",
+                out,
+            ];
+            [
+                args.map(str::to_owned).to_vec(),
+                flags.iter().map(|s| (*s).to_owned()).collect(),
+            ]
+            .concat()
+        };
+        let (on_gpu, on_cpu) = (logits("gpu"), logits("cpu"));
+        let given = args(&on_gpu);
+        let given: Vec<&str> = given.iter().map(String::as_str).collect();
+        let run = run_on(&machine(), &given);
+        assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+        assert!(run.report.unwrap().devices[0].peak > 0);
+        let given = args(&on_cpu);
+        let given: Vec<&str> = given.iter().map(String::as_str).collect();
+        assert_eq!(support::run(&given).code, 0);
+        let [found, expected] = [on_gpu, on_cpu].map(|path| values(&path));
+        let norm = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let difference: Vec<f32> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
+        let error = norm(&difference) / norm(&expected);
+        assert!(error <= 2e-3, "{model} is off by {error:.1e}");
+    }
+}
+
+fn values(path: &str) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let logits = file.tensor("logits").unwrap();
+    let values = logits.data().as_chunks().0.iter();
+    values.map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// Layers that the GPU has no room for compute on the CPU in the same run.
+#[test]
+fn what_a_gpu_has_no_room_for_the_cpu_computes() {
+    let expected = support::json(&[&GENERATE[..], &["--json"]].concat());
+    let machine = machine();
+    let plan = |flags: &[&str]| {
+        let args = [
+            "plan",
+            "demo",
+            "--dtype",
+            "f32",
+            "--context",
+            "11",
+            "--json",
+        ];
+        json_on(&machine, &[&args, flags].concat())
+    };
+    let whole = plan(&[]);
+    let all = whole["memories"]["0"]["needed"].as_u64();
+    let all = all.unwrap_or_else(|| panic!("{}", whole["memories"]));
+    let budget = format!("0={}", all - 500_000);
+    let shared = plan(&["--max-memory", &budget]);
+    let units = shared["units"].as_array().unwrap();
+    let computes = |device: &str| units.iter().any(|unit| unit["computes_on"] == device);
+    assert!(computes("0"), "{}", shared["units"]);
+    assert!(computes("cpu"), "{}", shared["units"]);
+    let found = generate(&machine, &["--max-memory", &budget]);
+    assert_eq!(found["generated_ids"], expected["generated_ids"]);
+    let device = found["device"].as_str().unwrap();
+    assert!(
+        device.starts_with("cuda:0") && device.contains(" and "),
+        "{device}"
+    );
+}
+
+/// The context that a plan counts takes more than there is.
+#[test]
+fn a_gpu_without_room_is_told_of() {
+    let run = run_on(&machine().memory(64 << 20), &GENERATE);
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    let note = "note: the CPU computes alone: GPU 0 has no room for any part of the model\n";
+    assert!(stderr(&run).starts_with(note), "{}", stderr(&run));
+}
+
+#[test]
+fn another_gpu_is_asked_for_by_its_number() {
+    let machine = machine().devices(2);
+    let args = [&GENERATE[..], &["--device", "cuda:1"]].concat();
+    let run = run_on(&machine, &args);
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    let peaks: Vec<u64> = run.report.unwrap().devices.iter().map(|d| d.peak).collect();
+    assert!(peaks[0] == 0 && peaks[1] > 0, "{peaks:?}");
+}
+
+#[test]
+fn wishes_that_cannot_be_met_are_refused() {
+    let cases: [(&Machine, &[&str], &[&str]); 6] = [
+        (
+            &machine(),
+            &["--device", "cuda:1"],
+            &["this machine has no GPU 1, only GPU 0"],
+        ),
+        (
+            &machine().devices(2),
+            &["--max-memory", "0=700MB,1=700MB"],
+            &["this version computes on one GPU at a time"],
+        ),
+        (
+            &machine(),
+            &["--device", "cpu", "--max-memory", "0=700MB"],
+            &["--device cpu does not use GPU 0", "leave out one"],
+        ),
+        (
+            &machine(),
+            &["--device", "cuda:0", "--device-map", "cpu"],
+            &["exclude each other"],
+        ),
+        (
+            &machine().devices(0),
+            &["--device", "cuda:0"],
+            &["this machine has no GPU 0", "finds no GPU"],
+        ),
+        (
+            &machine(),
+            &["--device", "gpu"],
+            &["expected auto, cpu, or a GPU as cuda:0"],
+        ),
+    ];
+    for (machine, flags, words) in cases {
+        let run = run_on(machine, &[&GENERATE[..], flags].concat());
+        let said = stderr(&run);
+        assert_eq!(run.output.status.code(), Some(2), "{flags:?}: {said}");
+        assert_eq!(stdout(&run), "", "{flags:?}");
+        for word in words {
+            assert!(said.contains(word), "{flags:?}: {word} in {said}");
+        }
+    }
+}
+
+/// A driver that does not work is told of; that there is none, only to who asks.
+#[test]
+fn without_a_gpu_the_cpu_computes_and_says_why() {
+    struct Case {
+        machine: Machine,
+        why: &'static str,
+        is_broken: bool,
+    }
+    let cases = [
+        Case {
+            machine: machine().devices(0),
+            why: "the CUDA driver finds no GPU",
+            is_broken: false,
+        },
+        Case {
+            machine: machine().library(Library::Foreign),
+            why: "the CUDA driver lacks",
+            is_broken: true,
+        },
+        Case {
+            machine: machine().driver(11080),
+            why: "the CUDA driver is for CUDA 11.8; the kernels need 12.0 or later",
+            is_broken: true,
+        },
+        Case {
+            machine: machine().compute(70),
+            why: "has compute capability 7.0, and 7.5 is the least",
+            is_broken: true,
+        },
+    ];
+    for Case {
+        machine,
+        why,
+        is_broken,
+    } in cases
+    {
+        let run = run_on(&machine, &GENERATE);
+        let said = stderr(&run);
+        assert_eq!(run.output.status.code(), Some(0), "{said}");
+        assert_eq!(said.contains(why), is_broken, "{why}: {said}");
+        let note = said
+            .lines()
+            .find(|line| line.starts_with("note: the CPU computes alone: "));
+        assert_eq!(note.is_some(), is_broken, "{said}");
+        let run = run_on(&machine, &[&GENERATE[..], &["-v"]].concat());
+        let said = stderr(&run);
+        let line = said
+            .lines()
+            .find(|line| line.starts_with("no GPU computes: "));
+        assert!(line.is_some_and(|line| line.contains(why)), "{why}: {said}");
+        let run = run_on(&machine, &[&GENERATE[..], &["--device", "cuda:0"]].concat());
+        assert_eq!(run.output.status.code(), Some(2));
+        assert!(stderr(&run).contains(why), "{}", stderr(&run));
+        // Who asks for the CPU has the driver left alone.
+        let run = run_on(
+            &machine,
+            &[&GENERATE[..], &["--device", "cpu", "-v"]].concat(),
+        );
+        assert!(!stderr(&run).contains("GPU"), "{}", stderr(&run));
+    }
+}
+
+#[test]
+fn doctor_tells_of_a_gpu_and_measures_it_for_plans() {
+    let machine = machine();
+    let caches = tempfile::tempdir().unwrap();
+    let on_machine = |args: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_llm-run"));
+        program.args(args).env("XDG_CACHE_HOME", caches.path());
+        let run = machine.run(&mut program);
+        assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+        stdout(&run)
+    };
+    let table = on_machine(&["doctor", "--quick"]);
+    for row in ["GPU driver ", "GPU  ", "GPU bandwidth ", "PCIe bandwidth "] {
+        let is_there = table.lines().any(|line| line.starts_with(row));
+        assert!(is_there, "{row} in: {table}");
+    }
+    assert!(table.contains("compute capability 8.0"), "{table}");
+    assert!(!table.contains("plans for GPUs"), "{table}");
+    let report: Value =
+        serde_json::from_str(&on_machine(&["doctor", "--quick", "--json"])).unwrap();
+    assert_eq!(report["no_gpu_reason"], Value::Null);
+    assert_eq!(report["cuda_version"], "12.2");
+    assert_eq!(report["gpus"][0]["total_bytes"], MEMORY);
+    assert_eq!(report["assumed"]["gpu_bytes_per_second"], Value::Null);
+    let measured = &report["bandwidth"]["gpus"][0];
+    for rate in [
+        "copy",
+        "to_gpu_pinned",
+        "to_gpu_pageable",
+        "from_gpu_pinned",
+        "from_gpu_pageable",
+    ] {
+        let rate = measured[format!("{rate}_bytes_per_second")].as_f64();
+        assert!(rate.is_some_and(|rate| rate > 0.0), "{report}");
+    }
+    let plan = on_machine(&["plan", "demo"]);
+    assert!(
+        plan.contains("of GPU memory (measured on this machine"),
+        "{plan}"
+    );
+    assert!(plan.contains("GPU 0 may hold"), "{plan}");
+    assert!(plan.contains("are free"), "{plan}");
+}
+
+/// Plans for the GPU at hand have nothing that a run cannot do, though those for others do.
+#[test]
+fn a_plan_for_the_gpu_at_hand_is_what_a_run_does() {
+    let large = fixture("configs/bigscience--bloomz-7b1-mt");
+    let args = ["plan", &large, "--offload-folder", "/offload", "--json"];
+    let run = run_on(
+        &machine(),
+        &[&args[..], &["--max-memory", "cpu=12.7GB,disk=100GB"]].concat(),
+    );
+    let plan: Value = serde_json::from_str(&stdout(&run)).unwrap();
+    let units = plan["units"].as_array().unwrap();
+    assert!(!units.is_empty(), "{plan}");
+    for unit in units {
+        let (home, run_on) = (&unit["home"], &unit["computes_on"]);
+        let is_resident = home == run_on;
+        assert!(is_resident || run_on == "cpu", "{unit}");
+    }
+}
