@@ -7,6 +7,7 @@
     reason = "a test fails where it meets the unexpected, and says what it skips"
 )]
 
+use std::collections::BTreeMap;
 use std::env;
 use std::sync::Arc;
 use std::time::Instant;
@@ -165,6 +166,46 @@ fn goldens(cuda: &Arc<Cuda>) {
         let generated = continue_greedily(&mut session, prompt, n_new);
         assert_eq!(generated, expected.generated, "{name}");
     }
+}
+
+/// What a layer's experts take to compute a token is no more kernels where there are more experts.
+#[test]
+fn experts_compute_together() {
+    Machine::new().inside(|| {
+        let cuda = first();
+        for name in ["mixtral", "qwen3-moe"] {
+            let (folder, expected) = golden(name);
+            let model = BoundModel::open(&folder).unwrap();
+            let spec = model.spec();
+            let layers = &spec.decoder.layers;
+            let with_experts = layers.iter().filter(|layer| layer.mlp.experts().is_some());
+            let n_layers = with_experts.count() as u64;
+            let mut session = on_gpu(&cuda, &model, F32, 64);
+            session.prefill(0, &expected.input_ids).unwrap();
+            let launches = || {
+                let kernels = report().unwrap().kernels.into_iter();
+                kernels
+                    .map(|(name, of)| (name, of.launches))
+                    .collect::<BTreeMap<_, _>>()
+            };
+            let before = launches();
+            session.step(&[(0, expected.generated[0])]).unwrap();
+            let after = launches();
+            let n = |kernel: &str| {
+                let of = |launches: &BTreeMap<String, u64>| launches.get(kernel).copied();
+                of(&after).unwrap_or(0) - of(&before).unwrap_or(0)
+            };
+            for kernel in [
+                "routing_few",
+                "experts_up_f32",
+                "experts_down_f32",
+                "routing_combine",
+            ] {
+                assert_eq!(n(kernel), n_layers, "{name}: {kernel}");
+            }
+            assert_eq!(n("routing_gather") + n("routing_scatter"), 0, "{name}");
+        }
+    });
 }
 
 /// Seconds on a real GPU.

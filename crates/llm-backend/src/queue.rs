@@ -207,6 +207,28 @@ pub trait Ops<B: Backend>: Queue<B> {
         n_tokens: usize,
     ) -> Result<()>;
 
+    /// Columns of the largest of each row of `x` `[columns.len(), width]`, the first among equals, and waits for them: tokens
+    /// for who does not need the logits. Numbers that are none are left aside; nothing where none is above minus infinity.
+    fn argmax(
+        &mut self,
+        x: &B::Buffer,
+        width: usize,
+        columns: &mut [Option<u32>],
+    ) -> Result<()> {
+        let mut values = vec![0.0; columns.len() * width];
+        self.download(x, &mut values)?;
+        for (column, row) in columns.iter_mut().zip(values.chunks_exact(width)) {
+            let mut largest = f32::NEG_INFINITY;
+            *column = None;
+            for (i, &value) in (0..).zip(row) {
+                if value > largest {
+                    (largest, *column) = (value, Some(i));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Chooses the experts of each row by the router's `scores` `[n_tokens, n_experts]`: of the softmax over all, the
     /// `n_active` largest, the first among equals. Where the softmax is not a number it goes to the first `n_active`, with
     /// weights that are not numbers.
@@ -231,6 +253,34 @@ pub trait Ops<B: Backend>: Queue<B> {
         scratch: ExpertBuffers<'_, B>,
         out: &mut B::Buffer,
     ) -> Result<()>;
+
+    /// Sends all experts of a layer their rows, in order. A device may compute them together where `gated` and `delta` have
+    /// room for `n_active` rows of each token.
+    fn experts(
+        &mut self,
+        experts: &[Expert<'_, B>],
+        x: &B::Buffer,
+        routes: &B::Routes,
+        scratch: ExpertBuffers<'_, B>,
+        out: &mut B::Buffer,
+    ) -> Result<()> {
+        let ExpertBuffers {
+            gathered,
+            up,
+            gated,
+            delta,
+        } = scratch;
+        for expert in experts {
+            let scratch = ExpertBuffers {
+                gathered: &mut *gathered,
+                up: &mut *up,
+                gated: &mut *gated,
+                delta: &mut *delta,
+            };
+            self.expert(expert, x, routes, scratch, out)?;
+        }
+        Ok(())
+    }
 
     /// An expert's rows of `x` `[n_tokens, width]` into `out`, one after the other: for one that computes elsewhere.
     fn gather_routed(

@@ -269,3 +269,77 @@ impl Case for SumCase {
         vec![0.0; expected.len()]
     }
 }
+
+/// Columns of rows' largest numbers; exact, as nothing is computed.
+#[derive(Debug)]
+pub(crate) struct LargestCase {
+    width: usize,
+    n_rows: usize,
+    content: Content,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    Random,
+    /// A few different numbers, zeros of either sign among them.
+    Equal,
+    /// Not a number, or minus infinity, here and there or everywhere.
+    NotNumbers,
+}
+
+pub(crate) fn largest() -> Vec<LargestCase> {
+    let mut cases = Vec::new();
+    for width in [1, 31, 1000, 5001, 9000] {
+        for n_rows in [1, 3, 20] {
+            for content in [Content::Random, Content::Equal, Content::NotNumbers] {
+                cases.push(LargestCase {
+                    width,
+                    n_rows,
+                    content,
+                });
+            }
+        }
+    }
+    cases
+}
+
+impl LargestCase {
+    fn x(&self) -> Vec<f32> {
+        let mut random = Random::new(31);
+        let n = self.n_rows * self.width;
+        match self.content {
+            Content::Random => random.values(n, 30.0),
+            Content::Equal => {
+                let few = [-1.0, -0.0, 0.0];
+                (0..n).map(|_| few[random.below(3)]).collect()
+            }
+            Content::NotNumbers => {
+                let mut x = random.values(n, 30.0);
+                for (i, row) in x.chunks_exact_mut(self.width).enumerate() {
+                    let none = [f32::NAN, f32::NEG_INFINITY, -f32::NAN][i % 3];
+                    let step = [7, 1, 2][i % 3];
+                    row.iter_mut().step_by(step).for_each(|x| *x = none);
+                }
+                x
+            }
+        }
+    }
+}
+
+impl Case for LargestCase {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let mut device = Device::new(backend);
+        let x = device.buffer(&self.x());
+        let mut columns = vec![Some(u32::MAX); self.n_rows];
+        device
+            .queue
+            .argmax(&x, self.width, &mut columns)
+            .expect(WORKS);
+        let as_number = |column: Option<u32>| column.map_or(-1.0, |column| column as f32);
+        columns.into_iter().map(as_number).collect()
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        vec![0.0; expected.len()]
+    }
+}

@@ -72,7 +72,7 @@ pub fn check_norm<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &norm::heads());
 }
 
-/// Checks sums, activations, gates and rotary positions.
+/// Checks sums, activations, gates, rotary positions and the largest of rows.
 ///
 /// # Panics
 /// As [`check`].
@@ -80,6 +80,7 @@ pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &elementwise::sums());
     check_each(backend, &elementwise::activations());
     check_each(backend, &elementwise::rotations());
+    check_each(backend, &elementwise::largest());
 }
 
 /// Checks linear operations.
@@ -110,6 +111,7 @@ pub fn check_attention<B: Backend>(backend: &Arc<B>) {
 pub fn check_routing<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &routing::routings());
     check_each(backend, &routing::experts());
+    check_each(backend, &routing::together());
 }
 
 /// Checks places, what is brought to them, and events between queues.
@@ -139,6 +141,7 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &attention::together());
     check_same_bits(one, other, &routing::routings());
     check_same_bits(one, other, &routing::experts());
+    check_same_bits(one, other, &routing::together());
     check_same_bits(one, other, &places::streams());
     check_same_bits(one, other, &places::queues());
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
-use llm_quant::StoredWeight;
+use llm_quant::{BlockSize, Code, FourBit, Scheme, StoredWeight};
 use llm_tensor::{Activation, DType, Weighting, WorkspaceShape};
 
 use crate::case::{Case, EPS, sum_error};
 use crate::data::{DTYPES, Device, Random, SMALL, WORKS, weight, widened};
+use crate::schemes::weight_in;
 
 /// Rows that go to experts: their numbers, the rows themselves, and sums of what comes back.
 #[derive(Debug)]
@@ -159,11 +160,21 @@ pub(crate) struct ExpertCase {
     hidden: usize,
     width: usize,
     activation: Activation,
-    dtype: DType,
+    scheme: Scheme,
     /// Gate and up in one matrix.
     is_fused: bool,
     /// Rows of x that are not numbers.
     nan_row: Option<usize>,
+    sent: Sent,
+}
+
+/// Calls by which rows are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// One for each expert.
+    Apart,
+    /// One, with buffers for so many rows of a token.
+    Together(usize),
 }
 
 pub(crate) fn experts() -> Vec<ExpertCase> {
@@ -182,11 +193,66 @@ pub(crate) fn experts() -> Vec<ExpertCase> {
                     hidden,
                     width,
                     activation: [Activation::Silu, Activation::GeluTanh, Activation::Relu][i % 3],
-                    dtype: DTYPES[i / 2 % 3],
+                    scheme: Scheme::Dense(DTYPES[i / 2 % 3]),
                     is_fused: i % 4 == 1,
                     nan_row: (i % 5 == 4).then_some(n_tokens / 2),
+                    sent: Sent::Apart,
                 });
             }
+        }
+    }
+    cases
+}
+
+/// All experts of a layer in one call.
+pub(crate) fn together() -> Vec<ExpertCase> {
+    let four_bit = |code, block_size, double_quant| {
+        Scheme::FourBit(FourBit {
+            code,
+            block_size: BlockSize::new(block_size).expect("a power of two from 32 to 4096"),
+            double_quant,
+        })
+    };
+    let schemes = [
+        Scheme::Dense(DType::F32),
+        Scheme::Dense(DType::F16),
+        Scheme::Dense(DType::BF16),
+        four_bit(Code::Nf4, 64, false),
+        four_bit(Code::Nf4, 64, true),
+        four_bit(Code::Fp4, 32, false),
+    ];
+    let shapes = [
+        (1, 4, 2, 16, 40),
+        (3, 130, 8, 64, 24),
+        (11, 8, 1, 128, 96),
+        (40, 5, 5, 264, 72),
+        (2, 3, 2, 65, 33),
+    ];
+    let mut cases = Vec::new();
+    for (i, scheme) in schemes.into_iter().enumerate() {
+        for (j, (n_tokens, n_experts, n_active, hidden, width)) in shapes.into_iter().enumerate() {
+            let activations = [
+                Activation::Silu,
+                Activation::GeluTanh,
+                Activation::Relu,
+                Activation::Gelu,
+            ];
+            cases.push(ExpertCase {
+                routing: Routing {
+                    n_experts,
+                    n_active,
+                    weighting: [Weighting::Probability, Weighting::Normalised][(i + j) % 2],
+                },
+                n_tokens,
+                hidden,
+                width,
+                activation: activations[(i + j) % 4],
+                scheme,
+                is_fused: i < 3 && (i + j) % 2 == 1,
+                nan_row: (j == 2).then_some(n_tokens / 2),
+                // Where there is no room for all, they go one after the other.
+                sent: Sent::Together(if (i + j) % 5 == 4 { 1 } else { n_active }),
+            });
         }
     }
     cases
@@ -212,7 +278,7 @@ impl ExpertCase {
         let before = random.values(self.n_tokens * self.hidden, 1.0);
         let mut expert = || {
             let (wide, narrow) = ((self.width, self.hidden), (self.hidden, self.width));
-            [wide, wide, narrow].map(|(rows, cols)| random.weight(self.dtype, rows, cols))
+            [wide, wide, narrow].map(|shape| weight_in(&mut random, self.scheme, shape))
         };
         ExpertInputs {
             scores,
@@ -246,33 +312,58 @@ impl Case for ExpertCase {
             .queue
             .route(&self.routing, &scores, &mut routes, self.n_tokens);
         routed.expect(WORKS);
-        let mut gathered = device.zeros(self.n_tokens * self.hidden);
-        let mut up = device.zeros(self.n_tokens * 2 * self.width);
-        let mut gated = device.zeros(self.n_tokens * self.width);
-        let mut delta = device.zeros(self.n_tokens * self.hidden);
-        for (expert, [gate, up_weight, down]) in weights.into_iter().enumerate() {
-            let gate_up: Vec<_> = match self.is_fused {
-                true => vec![device.load(stacked(self.dtype, &gate, &up_weight))],
-                false => vec![device.load(gate), device.load(up_weight)],
-            };
-            let part = |weight| LinearPart { weight, bias: None };
-            let gate_up: Vec<_> = gate_up.iter().map(part).collect();
-            let down = device.load(down);
-            let expert = Expert {
+        let n_rows = match self.sent {
+            Sent::Apart => self.n_tokens,
+            Sent::Together(n) => self.n_tokens * n,
+        };
+        let mut gathered = device.zeros(n_rows * self.hidden);
+        let mut up = device.zeros(n_rows * 2 * self.width);
+        let mut gated = device.zeros(n_rows * self.width);
+        let mut delta = device.zeros(n_rows * self.hidden);
+        let loaded: Vec<_> = weights
+            .into_iter()
+            .map(|[gate, up, down]| {
+                let gate_up = match self.is_fused {
+                    true => vec![device.load(stacked(self.scheme, &gate, &up))],
+                    false => vec![device.load(gate), device.load(up)],
+                };
+                (gate_up, device.load(down))
+            })
+            .collect();
+        let part = |weight| LinearPart { weight, bias: None };
+        let gate_up = loaded.iter().map(|(gate_up, _)| gate_up.iter().map(part));
+        let gate_up: Vec<Vec<_>> = gate_up.map(Iterator::collect).collect();
+        let experts = gate_up.iter().zip(&loaded).enumerate();
+        let experts: Vec<_> = experts
+            .map(|(expert, (gate_up, (_, down)))| Expert {
                 expert,
-                gate_up: &gate_up,
-                down: part(&down),
+                gate_up,
+                down: part(down),
                 activation: self.activation,
                 width: self.width,
                 hidden: self.hidden,
-            };
+            })
+            .collect();
+        // In one call, or in one each.
+        let n_of_call = match self.sent {
+            Sent::Apart => 1,
+            Sent::Together(_) => experts.len(),
+        };
+        for experts in experts.chunks(n_of_call) {
             let scratch = ExpertBuffers {
                 gathered: &mut gathered,
                 up: &mut up,
                 gated: &mut gated,
                 delta: &mut delta,
             };
-            let sent = device.queue.expert(&expert, &x, &routes, scratch, &mut out);
+            let sent = match (self.sent, experts) {
+                (Sent::Apart, [expert]) => {
+                    device.queue.expert(expert, &x, &routes, scratch, &mut out)
+                }
+                _ => device
+                    .queue
+                    .experts(experts, &x, &routes, scratch, &mut out),
+            };
             sent.expect(WORKS);
         }
         device.read(&out, self.n_tokens * self.hidden)
@@ -344,7 +435,8 @@ fn magnitude(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// One matrix of the rows of both.
-fn stacked(dtype: DType, a: &StoredWeight, b: &StoredWeight) -> StoredWeight {
+fn stacked(scheme: Scheme, a: &StoredWeight, b: &StoredWeight) -> StoredWeight {
     let values = [widened(a), widened(b)].concat();
+    let dtype = scheme.elements().expect("fused weights are dense");
     weight(dtype, a.rows + b.rows, a.cols, &values)
 }

@@ -16,26 +16,10 @@
 // gate_A: width a multiple of 4; 4 columns a thread, grid (n_tokens, ceil(width / 1024)), block 256. gate_A_odd: any width,
 //   one column a thread, grid (n_tokens, ceil(width / 256)). Of rows that a router chose, bounds has the begin and the end: there
 //   are as many as these lie apart, known on the device alone; else it is null. Bytes 12 an element of out.
-// argmax_parts: grid (n_parts, n_rows), block 256; a part's best to best [n_rows, n_parts] as 8 bytes, its count of what is
-//   not a number to n_nan [n_rows, n_parts]. argmax_of_parts: grid n_rows, block 32: out [n_rows, 2] the index, or
-//   0xffffffff where nothing is above minus infinity, and the row's count of what is not a number. Bytes 4 n_rows width.
+// argmax_parts: grid (n_parts, n_rows), block 256; a part's best to best [n_rows, n_parts] as 8 bytes. argmax_of_parts: grid
+//   n_rows, block 32; out [n_rows] the column, or 0xffffffff where nothing is above minus infinity. Bytes 4 n_rows width.
+#include "activation.cuh"
 #include "reduce.cuh"
-
-struct Relu {
-  static __device__ __forceinline__ float of(float x) { return fmaxf(x, 0.f); }
-};
-struct Gelu {
-  static __device__ __forceinline__ float of(float x) { return x * normcdff(x); }
-};
-struct GeluTanh {
-  static __device__ __forceinline__ float of(float x) {
-    float inner = x * fmaf(0.044715f * x, x, 1.f);
-    return x / (1.f + expf(-1.5957691216057308f * inner));
-  }
-};
-struct Silu {
-  static __device__ __forceinline__ float of(float x) { return x / (1.f + expf(-x)); }
-};
 
 template <class Next>
 __device__ __forceinline__ void each(Next next, float* x, u32 n) {
@@ -113,52 +97,28 @@ __device__ __forceinline__ u64 max_of_warp(u64 v) {
   return v;
 }
 
-__device__ __forceinline__ u32 count_of_warp(u32 v) {
-#pragma unroll
-  for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
-  return v;
-}
-
-KERNEL(argmax_parts)(const float* x, u32 width, u64* best, u32* n_nan) {
+KERNEL(argmax_parts)(const float* x, u32 width, u64* best) {
   __shared__ u64 of_warps[8];
-  __shared__ u32 counts[8];
   const float* row = x + (u64)blockIdx.y * width;
   u64 most = 0;
-  u32 count = 0;
   for (u32 i = blockIdx.x * 256 + threadIdx.x; i < width; i += gridDim.x * 256) {
-    float value = row[i];
-    u64 key = ranked(value, i);
+    u64 key = ranked(row[i], i);
     most = key > most ? key : most;
-    count += value != value;
   }
   most = max_of_warp(most);
-  count = count_of_warp(count);
-  if ((threadIdx.x & 31) == 0) {
-    of_warps[threadIdx.x >> 5] = most;
-    counts[threadIdx.x >> 5] = count;
-  }
+  if ((threadIdx.x & 31) == 0) of_warps[threadIdx.x >> 5] = most;
   __syncthreads();
   if (threadIdx.x >= 32) return;
   most = max_of_warp(threadIdx.x < 8 ? of_warps[threadIdx.x] : 0);
-  count = count_of_warp(threadIdx.x < 8 ? counts[threadIdx.x] : 0);
-  if (threadIdx.x == 0) {
-    best[(u64)blockIdx.y * gridDim.x + blockIdx.x] = most;
-    n_nan[(u64)blockIdx.y * gridDim.x + blockIdx.x] = count;
-  }
+  if (threadIdx.x == 0) best[(u64)blockIdx.y * gridDim.x + blockIdx.x] = most;
 }
 
-KERNEL(argmax_of_parts)(const u64* best, const u32* n_nan, u32 n_parts, u32* out) {
+KERNEL(argmax_of_parts)(const u64* best, u32 n_parts, u32* out) {
   u64 most = 0;
-  u32 count = 0;
   for (u32 i = threadIdx.x; i < n_parts; i += 32) {
     u64 key = best[(u64)blockIdx.x * n_parts + i];
     most = key > most ? key : most;
-    count += n_nan[(u64)blockIdx.x * n_parts + i];
   }
   most = max_of_warp(most);
-  count = count_of_warp(count);
-  if (threadIdx.x == 0) {
-    out[2 * blockIdx.x] = most ? ~(u32)most : 0xffffffffu;
-    out[2 * blockIdx.x + 1] = count;
-  }
+  if (threadIdx.x == 0) out[blockIdx.x] = most ? ~(u32)most : 0xffffffffu;
 }

@@ -53,22 +53,22 @@ SPLIT(gemm_split_f16_2, __half, 2)
 SPLIT(gemm_split_bf16_3, __nv_bfloat16, 3)
 
 KERNEL(gemm_join)(const float* __restrict__ pieces, const void* __restrict__ bias, float* __restrict__ out, int n_pieces, GemmShape s) {
-  const u64 n = (u64)s.n_tokens * s.rows, i = (u64)blockIdx.x * 256 + threadIdx.x;
-  if ((long long)i >= (long long)count(s) * s.rows) return;
+  const u32 n = s.n_tokens * s.rows, i = blockIdx.x * 256 + threadIdx.x;
+  if (i >= (u32)(max(count(s), 0) * s.rows)) return;
   float v = 0.f;
-  for (int p = 0; p < n_pieces; p++) v += pieces[p * n + i];
+  for (int p = 0; p < n_pieces; p++) v += pieces[(u64)p * n + i];
   store(s, out, nullptr, bias, i / s.rows, i % s.rows, v);
 }
 
 // The last of the pieces has outlier columns.
 KERNEL(gemm_join_int8)(const float* __restrict__ pieces, Int8 p, const void* __restrict__ bias, float* __restrict__ out, int n_pieces,
     GemmShape s) {
-  const u64 n = (u64)s.n_tokens * s.rows, i = (u64)blockIdx.x * 256 + threadIdx.x;
-  if ((long long)i >= (long long)count(s) * s.rows) return;
+  const u32 n = s.n_tokens * s.rows, i = blockIdx.x * 256 + threadIdx.x;
+  if (i >= (u32)(max(count(s), 0) * s.rows)) return;
   const int token = i / s.rows, row = i % s.rows;
   i32 sum = 0;
-  for (int x = 0; x < n_pieces; x++) sum += __float_as_int(pieces[x * n + i]);
-  store(s, out, nullptr, bias, token, row, int8_product(sum, p.absmax[token], p.scb[row]) + pieces[n_pieces * n + i]);
+  for (int x = 0; x < n_pieces; x++) sum += __float_as_int(pieces[(u64)x * n + i]);
+  store(s, out, nullptr, bias, token, row, int8_product(sum, p.absmax[token], p.scb[row]) + pieces[(u64)n_pieces * n + i]);
 }
 
 __device__ __forceinline__ float widen(float v) { return v; }

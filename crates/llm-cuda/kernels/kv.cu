@@ -10,12 +10,9 @@
 //   Block 256, an element a thread, no shared memory. Of rows that would come to the same place (more rows than the ring
 //   has positions) the last is kept, as if they were written in order. A block beyond the pool is left alone.
 //   Bytes: 4 read and 2 or 4 written an element.
-// kv_turn_append_P_T: the same for rows [queries | keys | values] of n_heads and n_kv_heads heads, and before it the rotary
-//   turn (rotary.cu) of queries and keys: one launch in place of two. Each row belongs to one sequence. head_dim and
-//   row_width even. Grid (rows, ceil((n_heads + 2 * n_kv_heads) * head_dim / 2 / 256), n_sequences), two elements a thread.
 // kv_copy_blocks: blocks pairs.from[i] to pairs.to[i]. Grid (ceil(n_words / 256 / 4) or less, n pairs), block 256; n_words
 //   16-byte words of a block. No block is both read and written in one launch: the wrapper sees to it. Bytes: 2 a byte.
-#include "turn.cuh"
+#include "prelude.cuh"
 
 enum { BLOCK_LEN = 32 };
 
@@ -78,45 +75,6 @@ __device__ __forceinline__ void append(const float* kv, int row_width, int first
 APPEND(kv_append_f32, float)
 APPEND(kv_append_f16, __half)
 APPEND(kv_append_bf16, __nv_bfloat16)
-
-template <class Turn, class T>
-__device__ __forceinline__ void turn_append(float* x, int row_width, int n_heads, const float* angles, int half,
-                                            const u32* rows_index, const u32* tables, u32 table_len, Pool<T> pool) {
-  int dim = pool.head_dim, pair = blockIdx.y * 256 + threadIdx.x, head = pair / (dim / 2), i = pair % (dim / 2);
-  int n_turned = n_heads + pool.n_kv_heads, is_turned = head < n_turned && i < half;
-  if (head >= n_turned + pool.n_kv_heads || (head < n_heads && !is_turned)) return;
-  int which = head >= n_turned, kv_head = head - n_heads - which * pool.n_kv_heads;
-  int a = is_turned ? Turn::first(i, half) : 2 * i, b = is_turned ? Turn::second(i, half) : 2 * i + 1;
-  Sequence sequence(rows_index, tables, table_len, blockIdx.z);
-  for (u32 row = blockIdx.x; row < sequence.n_rows; row += gridDim.x) {
-    u64 at = sequence.first + row;
-    float* elements = x + at * row_width + (u64)head * dim;
-    Pair p = Pair{elements[a], elements[b]};
-    if (is_turned) {
-      const float* cos = angles + at * 2 * half;
-      p = p.turned(cos[i], cos[half + i]);
-      elements[a] = p.a;
-      elements[b] = p.b;
-    }
-    if (head < n_heads || !sequence.stays(row)) continue;
-    pool.put(sequence, row, which, kv_head * dim + a, p.a);
-    pool.put(sequence, row, which, kv_head * dim + b, p.b);
-  }
-}
-
-#define TURN_APPEND(name, Turn, T)                                                                                  \
-  KERNEL(name)(float* x, int row_width, int n_heads, const float* angles, int half, const u32* rows_index,          \
-               const u32* tables, u32 table_len, T* pool, u32 n_blocks, int n_kv_heads, int head_dim) {             \
-    turn_append<Turn>(x, row_width, n_heads, angles, half, rows_index, tables, table_len,                           \
-                      Pool<T>{pool, n_blocks, n_kv_heads, head_dim});                                               \
-  }
-
-TURN_APPEND(kv_turn_append_halves_f32, Halves, float)
-TURN_APPEND(kv_turn_append_halves_f16, Halves, __half)
-TURN_APPEND(kv_turn_append_halves_bf16, Halves, __nv_bfloat16)
-TURN_APPEND(kv_turn_append_adjacent_f32, Adjacent, float)
-TURN_APPEND(kv_turn_append_adjacent_f16, Adjacent, __half)
-TURN_APPEND(kv_turn_append_adjacent_bf16, Adjacent, __nv_bfloat16)
 
 // As many pairs as go in one launch.
 struct Pairs {

@@ -10,7 +10,38 @@
 //
 // A pair a thread. Grid (n_tokens, ceil(n_heads * rotary_dim / 2 / 256)), block 256, no shared memory.
 // Bytes: 8 * n_tokens * n_heads * rotary_dim and the angles; 6 operations a pair, 4 roundings.
-#include "turn.cuh"
+#include "prelude.cuh"
+
+struct Pair {
+  float a, b;
+  __device__ __forceinline__ Pair turned(float cos, float sin) const {
+    return Pair{fmaf(a, cos, -b * sin), fmaf(b, cos, a * sin)};
+  }
+};
+
+struct Halves {
+  static __device__ __forceinline__ Pair load(const float* head, int i, int half) { return Pair{head[i], head[i + half]}; }
+  static __device__ __forceinline__ void store(float* head, int i, int half, Pair p) {
+    head[i] = p.a;
+    head[i + half] = p.b;
+  }
+};
+struct Adjacent {
+  static __device__ __forceinline__ Pair load(const float* head, int i, int) {
+    float2 p = ((const float2*)head)[i];
+    return Pair{p.x, p.y};
+  }
+  static __device__ __forceinline__ void store(float* head, int i, int, Pair p) {
+    ((float2*)head)[i] = make_float2(p.a, p.b);
+  }
+};
+struct AdjacentOdd {
+  static __device__ __forceinline__ Pair load(const float* head, int i, int) { return Pair{head[2 * i], head[2 * i + 1]}; }
+  static __device__ __forceinline__ void store(float* head, int i, int, Pair p) {
+    head[2 * i] = p.a;
+    head[2 * i + 1] = p.b;
+  }
+};
 
 template <class Pairing>
 __device__ __forceinline__ void rotate(float* x, int row_width, const float* angles, int n_heads, int head_dim, int half) {

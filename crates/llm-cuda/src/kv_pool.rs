@@ -8,8 +8,8 @@ use llm_tensor::{Bytes, DType, KvShape};
 use crate::card::Card;
 use crate::memory::{Memory, Span};
 
-/// Keys and values `[n_blocks][keys, values][n_kv_heads][BLOCK][head_dim]` in the pool's element type. What nothing was written
-/// to has whatever was left there.
+/// Keys and values `[n_blocks][keys, values][n_kv_heads][BLOCK][head_dim]` in the pool's element type. Zero until
+/// it is written, so that blocks are copied whole.
 #[derive(Debug)]
 pub struct KvPool {
     pub(crate) shape: KvShape,
@@ -27,7 +27,7 @@ impl KvPool {
             shape.dtype
         );
         let n_bytes = bytes(shape).get() as usize;
-        let memory = Memory::new(card, n_bytes, "keys and values")?;
+        let memory = Memory::zeroed(card, (n_bytes, 1), "keys and values")?;
         Ok(KvPool {
             shape: *shape,
             memory,

@@ -27,8 +27,7 @@ pub(crate) struct Launch<'a> {
     block: [usize; 3],
     shared: usize,
     /// Arguments, each on a border of eight bytes.
-    words: [u64; MAX_WORDS],
-    n_words: usize,
+    words: Vec<u64>,
     n_arguments: usize,
 }
 
@@ -42,8 +41,7 @@ impl<'a> Launch<'a> {
             grid: [1; 3],
             block: [1; 3],
             shared: 0,
-            words: [0; MAX_WORDS],
-            n_words: 0,
+            words: Vec::with_capacity(USUAL_WORDS),
             n_arguments: 0,
         }
     }
@@ -143,9 +141,9 @@ impl<'a> Launch<'a> {
         );
         let bytes = bytemuck::bytes_of(value);
         let n_words = bytes.len().div_ceil(size_of::<u64>());
-        let words = &mut self.words[self.n_words..][..n_words];
-        bytemuck::cast_slice_mut(words)[..bytes.len()].copy_from_slice(bytes);
-        self.n_words += n_words;
+        let first = self.words.len();
+        self.words.resize(first + n_words, 0);
+        bytemuck::cast_slice_mut(&mut self.words[first..])[..bytes.len()].copy_from_slice(bytes);
         self.n_arguments += 1;
         self
     }
@@ -179,7 +177,7 @@ impl<'a> Launch<'a> {
             facts: self.facts,
             function: kernel.function,
             dimensions,
-            words: &self.words[..self.n_words],
+            words: &self.words,
         };
         self.steps.borrow_mut().put(self.card, &step)
     }
@@ -203,8 +201,8 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// Words of all arguments.
-const MAX_WORDS: usize = 96;
+/// Words of the arguments of most kernels.
+const USUAL_WORDS: usize = 32;
 
 #[cfg(test)]
 mod tests;

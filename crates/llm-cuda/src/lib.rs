@@ -11,6 +11,7 @@
 
 mod backend;
 mod card;
+mod choose;
 pub mod costs;
 #[allow(unsafe_code, reason = "the driver is C")]
 mod driver;

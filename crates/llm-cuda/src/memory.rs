@@ -8,7 +8,7 @@ use llm_backend::{Allocation, BackendError, Result};
 use llm_tensor::Bytes;
 
 use crate::card::Card;
-use crate::driver::{DeviceMemory, Failure};
+use crate::driver::DeviceMemory;
 
 /// An allocation of exactly as many bytes as were asked for, on the account of its card.
 #[derive(Debug)]
@@ -91,9 +91,13 @@ impl Memory {
         }
     }
 
-    /// The bytes, read back: for tests and what is asked rarely.
-    pub(crate) fn read(&self, at: usize, dst: &mut [u8]) -> std::result::Result<(), Failure> {
-        self.card.setup.read(&self.raw, at, dst)
+    /// Copies bytes from `at` on back, and waits for it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) fn fetch(&self, at: usize, dst: &mut [u8]) -> Result<()> {
+        let read = self.card.setup.read(&self.raw, at, dst);
+        read.map_err(|failure| self.card.failed(failure))
     }
 }
 

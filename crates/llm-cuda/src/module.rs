@@ -44,19 +44,25 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 14] = [
+const FILES: [File; 19] = [
     file!("attention"),
     file!("attention_tile", needs sm80),
+    file!("dense"),
     file!("elementwise"),
     file!("embed"),
+    file!("experts"),
+    file!("four_bit"),
+    file!("four_bit_rows"),
     file!("gemm"),
     file!("gemm_dense", needs sm80),
     file!("gemm_four_bit", needs sm80),
     file!("gemm_int8", needs sm80),
     file!("general"),
+    file!("int8"),
     file!("kv"),
     file!("norm"),
     file!("plain"),
+    file!("quantize"),
     file!("rotary"),
     file!("routing"),
 ];

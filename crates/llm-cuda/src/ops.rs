@@ -3,11 +3,14 @@
 mod attention;
 mod elementwise;
 mod embed;
+mod experts;
 mod gemm;
 mod general;
 mod kv;
+mod linear;
 mod norm;
 mod plain;
+mod quantize;
 mod rotary;
 mod routing;
 
@@ -24,8 +27,10 @@ use crate::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool};
 pub(crate) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
     let families = [
         attention::scratch_bytes(shape),
+        elementwise::scratch_bytes(),
         gemm::scratch_bytes(shape),
         general::scratch_bytes(shape),
+        linear::scratch_bytes(shape),
     ];
     families.into_iter().max().unwrap_or(0)
 }
@@ -81,7 +86,7 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        general::linear(self, parts, x, (output, out), (n_tokens, None))
+        linear::linear(self, parts, x, (output, out), (n_tokens, None))
     }
 
     fn rotate(
@@ -164,6 +169,10 @@ impl Ops<Cuda> for CudaQueue {
         elementwise::gate(self, activation, gate_up, out, (width, n_tokens, None))
     }
 
+    fn argmax(&mut self, x: &Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {
+        elementwise::argmax(self, x, width, columns)
+    }
+
     fn route(
         &mut self,
         op: &Routing,
@@ -187,6 +196,17 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
     ) -> Result<()> {
         routing::expert(self, expert, x, routes, (scratch, out))
+    }
+
+    fn experts(
+        &mut self,
+        experts: &[Expert<'_, Cuda>],
+        x: &Buffer,
+        routes: &Routes,
+        scratch: ExpertBuffers<'_, Cuda>,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        experts::experts(self, experts, x, routes, (scratch, out))
     }
 
     fn gather_routed(

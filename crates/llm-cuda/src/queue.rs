@@ -52,6 +52,21 @@ impl CudaQueue {
         Ok(())
     }
 
+    /// Copies `src` to the start of `memory`, and waits for it.
+    pub(crate) fn write(&self, memory: &Memory, src: &[u8]) -> Result<()> {
+        let written = self.card.setup.write(src, memory.raw(), 0);
+        written.map_err(|failure| self.card.failed(failure))
+    }
+
+    /// Copies the first bytes of the scratch memory to `dst`, and waits for all work so far.
+    pub(crate) fn read_scratch(&mut self, dst: &mut [u8]) -> Result<()> {
+        let stream = self.steps.get_mut().stream(&self.card);
+        let read = stream.and_then(|stream| stream.read(self.workspace.raw(), 0, dst));
+        read.map_err(|failure| self.card.failed(failure))?;
+        self.uploads.forget();
+        Ok(())
+    }
+
     /// Copies `src` to the start of `memory`, from pages of the queue's own.
     fn upload_bytes(&mut self, src: &[u8], memory: &Memory) -> Result<()> {
         self.in_order(|stream, uploads| uploads.put(stream, src, memory.raw()))

@@ -67,7 +67,13 @@ impl Layout {
 
     /// Tiles of a pass at most.
     pub(crate) fn tile_capacity(&self) -> usize {
-        self.n_experts.min(self.n_assignments()) + self.n_assignments() / Self::TILE_ROWS
+        self.tiles(self.n_tokens)
+    }
+
+    /// Tiles of a pass of `n_tokens` at most.
+    pub(crate) fn tiles(&self, n_tokens: usize) -> usize {
+        let n = n_tokens * self.n_active;
+        self.n_experts.min(n) + n / Self::TILE_ROWS
     }
 
     fn n_elements(&self, list: List) -> usize {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use llm_backend::{BackendError, Result};
 use llm_quant::{Part, Scheme, StoredWeight};
-use llm_tensor::DType;
+use llm_tensor::{DType, HostBytes};
 
 use crate::card::Card;
 use crate::memory::{Memory, Span};
@@ -37,6 +37,14 @@ impl Piece {
     }
 }
 
+impl Piece {
+    fn fetch(&self) -> Result<HostBytes> {
+        let mut bytes = vec![0; self.range.len()];
+        self.memory.fetch(self.range.start, &mut bytes)?;
+        Ok(HostBytes::new(bytes))
+    }
+}
+
 impl CudaWeight {
     /// Copies a weight to the GPU, and waits for it.
     pub(crate) fn load(card: &Arc<Card>, weight: StoredWeight) -> Result<Self> {
@@ -53,6 +61,14 @@ impl CudaWeight {
     pub(crate) fn placed(card: &Card, weight: StoredWeight<Piece>) -> Result<Self> {
         check(card, &weight)?;
         Ok(CudaWeight(weight))
+    }
+
+    /// A copy in host memory, of what was there when all queues' work on it was done: the caller has waited for that.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn fetch(&self) -> Result<StoredWeight> {
+        self.0.clone().try_map(|_, piece| piece.fetch())
     }
 
     pub(crate) fn scheme(&self) -> Scheme {

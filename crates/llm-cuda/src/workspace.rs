@@ -5,6 +5,7 @@ use std::sync::Arc;
 use llm_backend::Result;
 
 use crate::card::Card;
+use crate::driver::DeviceMemory;
 use crate::memory::{Memory, Span};
 
 #[derive(Debug)]
@@ -13,6 +14,10 @@ pub(crate) struct Workspace(Memory);
 impl Workspace {
     pub(crate) fn new(card: &Arc<Card>, n_bytes: usize) -> Result<Self> {
         Memory::new(card, n_bytes, "scratch memory").map(Workspace)
+    }
+
+    pub(crate) fn raw(&self) -> &DeviceMemory {
+        self.0.raw()
     }
 
     /// Areas of so many bytes, each on a border of [`ALIGN`].

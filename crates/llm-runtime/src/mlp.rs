@@ -5,7 +5,7 @@ use std::slice::from_ref;
 use llm_arch::{
     DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, Unit,
 };
-use llm_backend::{Backend, Expert, ExpertBuffers, Ops, Output};
+use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Output};
 use llm_plan::RunOn;
 
 use crate::Result;
@@ -93,6 +93,9 @@ impl<B: Backend> Experts<B> {
         a: &mut Activations<B>,
         elsewhere: &mut dyn Elsewhere,
     ) -> Result<()> {
+        if let Some(all) = self.resident() {
+            return self.all(&all, queue, a);
+        }
         // All may have some, where nobody needs to know.
         a.n_rows.fill(usize::MAX);
         if self.is_asked() {
@@ -137,6 +140,37 @@ impl<B: Backend> Experts<B> {
         Ok(())
     }
 
+    /// All experts' weights, if each is here for good.
+    fn resident(&self) -> Option<Vec<&ExpertOf<B::Weight>>> {
+        let here = self.weights.iter().map(|weights| match weights {
+            ExpertWeights::Here(weights) => weights.resident(),
+            ExpertWeights::On(_) => None,
+        });
+        here.collect()
+    }
+
+    /// Sends all experts their rows, and adds their results to `a.rows.x`.
+    fn all(
+        &self,
+        weights: &[&ExpertOf<B::Weight>],
+        queue: &mut B::Queue,
+        a: &mut Activations<B>,
+    ) -> Result<()> {
+        let up: Vec<_> = weights.iter().map(|w| parts(w.up.parts())).collect();
+        let experts = weights.iter().zip(&up).enumerate();
+        let experts: Vec<_> = experts
+            .map(|(i, (weights, up))| self.op(i, weights, up, a.hidden))
+            .collect();
+        let routes = a.routes.as_ref().expect(ROUTED);
+        let scratch = ExpertBuffers {
+            gathered: &mut a.rows.gathered,
+            up: &mut a.rows.up,
+            gated: &mut a.rows.gated,
+            delta: &mut a.rows.delta,
+        };
+        Ok(queue.experts(&experts, &a.rows.normed, routes, scratch, &mut a.rows.x)?)
+    }
+
     /// Sends an expert its rows, and adds its results to `a.rows.x`.
     fn expert(
         &self,
@@ -145,23 +179,34 @@ impl<B: Backend> Experts<B> {
         queue: &mut B::Queue,
         a: &mut Activations<B>,
     ) -> Result<()> {
-        let up = weights.up.parts();
-        let op = Expert {
-            expert,
-            gate_up: &parts(up)[..up.len()],
-            down: part(&weights.down),
-            activation: self.spec.activation,
-            width: self.spec.width,
-            hidden: a.hidden,
-        };
+        let up = parts(weights.up.parts());
+        let op = self.op(expert, weights, &up, a.hidden);
+        let routes = a.routes.as_ref().expect(ROUTED);
         let scratch = ExpertBuffers {
             gathered: &mut a.rows.gathered,
             up: &mut a.rows.up,
             gated: &mut a.rows.gated,
             delta: &mut a.rows.delta,
         };
-        let routes = a.routes.as_ref().expect(ROUTED);
         Ok(queue.expert(&op, &a.rows.normed, routes, scratch, &mut a.rows.x)?)
+    }
+
+    /// An expert as a device is told of it; `up` are its parts.
+    fn op<'a>(
+        &self,
+        expert: usize,
+        weights: &'a ExpertOf<B::Weight>,
+        up: &'a [LinearPart<'a, B>],
+        hidden: usize,
+    ) -> Expert<'a, B> {
+        Expert {
+            expert,
+            gate_up: &up[..weights.up.parts().len()],
+            down: part(&weights.down),
+            activation: self.spec.activation,
+            width: self.spec.width,
+            hidden,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use warp::{Arrival, Pause};
 pub(crate) use warp::{MASKS_MAY_DIFFER, Warp};
 
-use crate::device::{Traffic, View};
+use crate::device::{Known, Stored, Touched, Traffic, View};
 use crate::exec::Row;
 use crate::fault::{Fault, Kind, Located};
 use crate::program::{Program, Vote};
@@ -21,6 +21,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) dynamic_shared: usize,
     pub(crate) params: &'a [u8],
     pub(crate) traffic: Option<&'a Traffic>,
+    /// Where stores are noted, for a kernel that has loads which may miss them.
+    pub(crate) stored: Option<&'a Stored>,
     /// Whether accesses to shared memory are held against each other.
     pub(crate) races: bool,
     /// Whether reads of bytes that nothing wrote are faults.
@@ -43,7 +45,9 @@ pub(crate) struct Block<'a> {
     pub(crate) shared: Shared,
     /// Local memory of all threads, one after the other.
     pub(crate) local: Vec<u8>,
-    pub(crate) touched: Option<Arc<crate::device::Touched>>,
+    pub(crate) known: Known,
+    /// Sectors of the regions that the block has come to.
+    pub(crate) touched: Vec<Arc<Touched>>,
 }
 
 impl<'a> Block<'a> {
@@ -63,7 +67,8 @@ impl<'a> Block<'a> {
             view,
             shared: Shared::new(shared, n_warps, launch.races),
             local: vec![0xff; launch.program.local_bytes * n_threads],
-            touched: None,
+            known: Known::default(),
+            touched: Vec::new(),
         };
         let mut warps: Vec<Warp> = (0..n_warps)
             .map(|warp| Warp::new(&block, warp, rows.pop().unwrap_or_default()))

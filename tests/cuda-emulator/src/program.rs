@@ -26,6 +26,8 @@ pub(crate) struct Program {
     /// Bytes of local memory of a thread.
     pub(crate) local_bytes: usize,
     pub(crate) max_threads: u32,
+    /// Whether it loads through the cache that does not see the kernel's own stores.
+    pub(crate) has_read_only_loads: bool,
     /// Bytes of the module's constant variables.
     pub(crate) constant_bank: Arc<[u8]>,
     /// Lines of the module's text, for messages.

@@ -5,7 +5,7 @@ use llm_tensor::Activation;
 
 use crate::launch::Launch;
 use crate::memory::Span;
-use crate::{Buffer, CudaQueue};
+use crate::{Buffer, CudaQueue, workspace};
 
 /// Adds the first `n` elements of `y` to those of `x`.
 pub(super) fn add(queue: &CudaQueue, y: &Buffer, x: &mut Buffer, n: usize) -> Result<()> {
@@ -64,4 +64,45 @@ pub(super) fn gate(
         .grid([n, width.div_ceil(columns), 1])
         .threads(256)
         .run()
+}
+
+/// Columns of the largest of each row of `x`, read back.
+pub(super) fn argmax(
+    queue: &mut CudaQueue,
+    x: &Buffer,
+    width: usize,
+    columns: &mut [Option<u32>],
+) -> Result<()> {
+    let x = x.first(columns.len() * width);
+    let n_parts = width.div_ceil(PART).clamp(1, MAX_PARTS);
+    for (i, columns) in columns.chunks_mut(MAX_ROWS).enumerate() {
+        let n = columns.len();
+        let from = 4 * i * MAX_ROWS * width;
+        let rows = x.part(from..from + 4 * n * width);
+        let [found, best] = queue.workspace.areas(AREAS);
+        let launch = queue.launch("argmax_parts").pointer(rows).int(width);
+        let launch = launch.pointer(best.aligned(8));
+        launch.grid([n_parts, n, 1]).threads(256).run()?;
+        let launch = queue.launch("argmax_of_parts").pointer(best.aligned(8));
+        let launch = launch.int(n_parts).pointer(found);
+        launch.grid([n, 1, 1]).threads(32).run()?;
+        let mut found = [0u32; MAX_ROWS];
+        queue.read_scratch(bytemuck::cast_slice_mut(&mut found[..n]))?;
+        for (column, found) in columns.iter_mut().zip(found) {
+            *column = (found != u32::MAX).then_some(found);
+        }
+    }
+    Ok(())
+}
+
+/// Columns of a row, about, that a block looks through; blocks of a row at most, and rows of a launch.
+const PART: usize = 4096;
+const MAX_PARTS: usize = 64;
+const MAX_ROWS: usize = 16;
+
+/// Columns found, and the best of each part.
+const AREAS: [usize; 2] = [4 * MAX_ROWS, 8 * MAX_ROWS * MAX_PARTS];
+
+pub(super) fn scratch_bytes() -> usize {
+    workspace::bytes(AREAS)
 }

@@ -5,11 +5,9 @@ use llm_quant::{Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
 use super::general::{NumRows, element};
+use crate::choose;
 use crate::memory::{Span, bytes_of};
 use crate::{Cuda, CudaQueue, CudaWeight, workspace};
-
-/// Rows of activations from which on tiles are worth it.
-pub(super) const MANY: usize = 9;
 
 /// Rows of activations that weights are multiplied with, and the place of the results.
 #[derive(Clone, Copy)]
@@ -416,7 +414,7 @@ pub(super) fn code_areas(n: usize, cols: usize) -> [usize; 3] {
 
 /// Bytes that suffice for every product within `shape`, on any card.
 pub(super) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
-    if shape.n_tokens < MANY {
+    if shape.n_tokens <= choose::MAX_ROWS {
         return 0;
     }
     let n = shape.n_tokens.min(CHUNK);

@@ -4,7 +4,6 @@ use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
-use super::gemm::{self, Many};
 use crate::memory::{Span, bytes_of};
 use crate::{Buffer, Cuda, CudaQueue, CudaWeight, workspace};
 
@@ -17,35 +16,20 @@ pub(super) type Stored = [u64; 9];
 /// No weight.
 const NONE: Stored = [0; 9];
 
-pub(super) fn linear(
+/// Products whose results lie in columns from `first` on of rows of `width`.
+pub(super) fn multiply(
     queue: &CudaQueue,
     parts: &[LinearPart<'_, Cuda>],
-    x: &Buffer,
-    (output, out): (Output, &mut Buffer),
+    x: Span<'_>,
+    (output, out, (width, mut first)): (Output, Span<'_>, (usize, usize)),
     n: NumRows<'_>,
 ) -> Result<()> {
-    let width: usize = parts.iter().map(|part| part.weight.rows()).sum();
-    let out = out.first(n.0 * width);
-    let mut first = 0;
     for part in parts {
         let (weight, rows) = (part.weight, part.weight.rows());
-        let many = Many {
-            queue,
-            x: x.first(n.0 * weight.cols()),
-            output,
-            out,
-            width,
-            n,
-        };
-        let is_codes = matches!(weight.scheme(), Scheme::Int8(_));
-        if n.0 >= gemm::MANY && !is_codes && many.multiply(part, first)? {
-            first += rows;
-            continue;
-        }
         if let Some(bias) = part.bias {
             assert_eq!(bias.cols(), rows, "a bias for every output");
         }
-        let x = x.first(n.0 * weight.cols());
+        let x = x.holding(bytes_of(n.0 * weight.cols()));
         let (stored_weight, stored_bias) = (stored(weight), part.bias.map_or(NONE, stored));
         let launch = match int8(weight.scheme()) {
             None => {

@@ -4,7 +4,7 @@ use llm_backend::{Expert, ExpertBuffers, Output, Result, Routing};
 use llm_tensor::Weighting;
 
 use super::elementwise;
-use super::general;
+use super::linear;
 use crate::launch::Launch;
 use crate::routes::{Layout, List, Routes};
 use crate::{Buffer, Cuda, CudaQueue};
@@ -104,7 +104,7 @@ pub(super) fn expert(
     let (number, n) = (expert.expert, routes.n_tokens);
     let bounds = Some(routes.bounds(number));
     gather_routed(queue, (routes, number), x, expert.hidden, gathered)?;
-    general::linear(
+    linear::linear(
         queue,
         expert.gate_up,
         gathered,
@@ -118,7 +118,7 @@ pub(super) fn expert(
         gated,
         (expert.width, n, bounds),
     )?;
-    general::linear(
+    linear::linear(
         queue,
         &[expert.down],
         gated,

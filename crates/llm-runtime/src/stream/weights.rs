@@ -59,6 +59,14 @@ impl<B: Backend, R: TryMap<Role>> Weights<B, R> {
         }
     }
 
+    /// The weights, if they are in memory for good.
+    pub(crate) fn resident(&self) -> Option<&R::Of<B::Weight>> {
+        match self {
+            Weights::Resident(weights) => Some(weights),
+            Weights::Offloaded(..) => None,
+        }
+    }
+
     pub(crate) fn is_streamed(&self) -> bool {
         matches!(self, Weights::Offloaded(..))
     }

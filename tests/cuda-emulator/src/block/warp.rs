@@ -414,6 +414,6 @@ fn value_of(special: Special, block: &Block<'_>, warp: usize, lane: usize) -> u6
 /// Instructions of a warp before another has its turn.
 const TURN: u32 = 4096;
 /// Instructions of a warp that no kernel of ours comes near to.
-const MOST_INSTRUCTIONS: u64 = 1 << 32;
+const MOST_INSTRUCTIONS: u64 = 1 << 28;
 /// Set in the control of an instruction whose lanes may name different members.
 pub(crate) const MASKS_MAY_DIFFER: u32 = 1 << 31;

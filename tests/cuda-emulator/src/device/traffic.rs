@@ -57,7 +57,8 @@ impl Traffic {
         n * SECTOR
     }
 
-    /// Counts one instruction's accesses to a region: `n` bytes at each address of the mask's lanes.
+    /// Counts one instruction's accesses to a region: `n` bytes at each address of the mask's lanes, which are multiples of
+    /// `n`, a power of two.
     pub(crate) fn count(
         &self,
         touched: &Touched,
@@ -66,42 +67,100 @@ impl Traffic {
         n: u64,
         direction: Direction,
     ) {
-        let mut sorted = [0; 32];
-        let mut len = 0;
-        let mut is_sorted = true;
+        let (mut least, mut most) = (u64::MAX, 0);
         for (lane, address) in addresses.iter().enumerate() {
             if mask >> lane & 1 == 1 {
-                is_sorted &= len == 0 || sorted[len - 1] <= *address;
-                sorted[len] = *address;
-                len += 1;
+                least = least.min(*address);
+                most = most.max(*address);
             }
         }
-        if !is_sorted {
-            sorted[..len].sort_unstable();
-        }
-        let (mut asked, mut sectors) = (0, 0);
-        let (mut end, mut next_sector) = (0, 0);
-        for &address in &sorted[..len] {
-            asked += (address + n).saturating_sub(end.max(address));
-            end = end.max(address + n);
-            let first = ((address - touched.base) / SECTOR).max(next_sector);
-            let last = (address - touched.base + n - 1) / SECTOR;
-            for sector in first..=last {
-                sectors += 1;
-                let word = &touched.bits[direction as usize][(sector / 64) as usize];
-                let bit = 1 << (sector % 64);
-                if word.load(Relaxed) & bit == 0 {
-                    word.fetch_or(bit, Relaxed);
-                }
-            }
-            next_sector = next_sector.max(last + 1);
-        }
+        let first = least / SECTOR * SECTOR;
+        let (asked, sectors) = if most + n - first <= 64 * SECTOR {
+            let (asked, sectors) = near(first, addresses, mask, n);
+            touched.mark((first - touched.base) / SECTOR, sectors, direction);
+            (asked, u64::from(sectors.count_ones()))
+        } else {
+            far(touched, addresses, mask, n, direction)
+        };
         self.asked[direction as usize].fetch_add(asked, Relaxed);
         self.sectors[direction as usize].fetch_add(sectors, Relaxed);
     }
 }
 
+/// Bytes asked for and a bit for each sector, of accesses within 64 sectors from `first` on.
+fn near(first: u64, addresses: &[u64; 32], mask: u32, n: u64) -> (u64, u64) {
+    let shift = n.trailing_zeros();
+    // A bit for each element that may be asked for; of single bytes there are 2048.
+    let mut elements = [0u64; 32];
+    let mut n_elements = 0;
+    let mut sectors = 0;
+    let wide = if n > SECTOR {
+        1 << (n / SECTOR - 1) | 1
+    } else {
+        1u64
+    };
+    for (lane, address) in addresses.iter().enumerate() {
+        if mask >> lane & 1 == 1 {
+            let offset = address - first;
+            let element = offset >> shift;
+            let (word, bit) = ((element / 64) as usize % 32, 1 << (element % 64));
+            n_elements += u64::from(elements[word] & bit == 0);
+            elements[word] |= bit;
+            sectors |= wide << (offset / SECTOR);
+        }
+    }
+    (n_elements * n, sectors)
+}
+
+/// Bytes asked for and sectors touched, of accesses anywhere in a region.
+fn far(
+    touched: &Touched,
+    addresses: &[u64; 32],
+    mask: u32,
+    n: u64,
+    direction: Direction,
+) -> (u64, u64) {
+    let mut sorted = [0; 32];
+    let mut len = 0;
+    for (lane, address) in addresses.iter().enumerate() {
+        if mask >> lane & 1 == 1 {
+            sorted[len] = *address;
+            len += 1;
+        }
+    }
+    sorted[..len].sort_unstable();
+    let (mut asked, mut sectors) = (0, 0);
+    let (mut end, mut next_sector) = (0, 0);
+    for &address in &sorted[..len] {
+        asked += (address + n).saturating_sub(end.max(address));
+        end = end.max(address + n);
+        let first = ((address - touched.base) / SECTOR).max(next_sector);
+        let last = (address - touched.base + n - 1) / SECTOR;
+        for sector in first..=last {
+            sectors += 1;
+            touched.mark(sector, 1, direction);
+        }
+        next_sector = next_sector.max(last + 1);
+    }
+    (asked, sectors)
+}
+
 impl Touched {
+    /// Marks sectors from `first` on, a bit each.
+    fn mark(&self, first: u64, sectors: u64, direction: Direction) {
+        let bits = &self.bits[direction as usize];
+        let (word, shift) = ((first / 64) as usize, first % 64);
+        let parts = [
+            sectors << shift,
+            sectors.checked_shr(64 - shift as u32).unwrap_or(0),
+        ];
+        for (at, part) in parts.into_iter().enumerate() {
+            if part != 0 && bits[word + at].load(Relaxed) & part != part {
+                bits[word + at].fetch_or(part, Relaxed);
+            }
+        }
+    }
+
     pub(crate) fn is_of(&self, region: &Region) -> bool {
         self.base == region.base
     }
@@ -109,3 +168,48 @@ impl Touched {
 
 /// Bytes that memory moves at least.
 const SECTOR: u64 = 32;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::device::Memory;
+
+    #[test]
+    fn bytes_and_sectors_are_those_of_the_lanes_together() {
+        let mut memory = Memory::new(1, 1 << 20);
+        let base = memory.allocate(0, 400_000).expect("room");
+        let region = memory.find(base, 1).expect("a region");
+        let patterns: [fn(u64) -> u64; 6] = [
+            |lane| lane,
+            |lane| 31 - lane,
+            |lane| lane / 8,
+            |lane| lane * 9 % 32 * 3,
+            |lane| lane * 700,
+            |lane| lane % 2 * 4000 + 7,
+        ];
+        for n in [1, 2, 4, 8, 16] {
+            for (mask, pattern) in [u32::MAX, 0x0f0f_0001]
+                .into_iter()
+                .zip(patterns.iter().cycle())
+            {
+                for pattern in patterns.iter().chain([pattern]) {
+                    let traffic = Traffic::default();
+                    let touched = traffic.touched(region);
+                    let addresses = std::array::from_fn(|lane| base + pattern(lane as u64) * n);
+                    traffic.count(&touched, &addresses, mask, n, Direction::Read);
+                    let bytes: BTreeSet<u64> = (0..32)
+                        .filter(|lane| mask >> lane & 1 == 1)
+                        .flat_map(|lane: usize| addresses[lane]..addresses[lane] + n)
+                        .collect();
+                    let sectors: BTreeSet<u64> = bytes.iter().map(|byte| byte / SECTOR).collect();
+                    let n_sectors = sectors.len() as u64;
+                    assert_eq!(traffic.asked[0].load(Relaxed), bytes.len() as u64);
+                    assert_eq!(traffic.sectors[0].load(Relaxed), n_sectors);
+                    assert_eq!(traffic.moved(Direction::Read), n_sectors * SECTOR);
+                }
+            }
+        }
+    }
+}

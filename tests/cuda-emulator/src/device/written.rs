@@ -54,6 +54,12 @@ impl Written {
         })
     }
 
+    /// First of `n` bytes from `at` on that was written.
+    pub(crate) fn first_written(&self, at: u64, n: u64) -> Option<u64> {
+        let untouched = self.run(at, n, false);
+        (untouched < n).then_some(at + untouched)
+    }
+
     /// Takes over what is known of `n` bytes of another region.
     pub(crate) fn copy_from(&self, at: u64, from: &Self, from_at: u64, n: u64) {
         if from.is_full() {

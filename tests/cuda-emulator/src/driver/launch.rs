@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Driver, KernelCall};
 use crate::block::{Block, Launch};
-use crate::device::{Direction, Traffic, View};
+use crate::device::{Direction, Stored, Traffic, View};
 use crate::exec::Row;
 use crate::fault::{Kind, Located};
 use crate::report::TrafficReport;
@@ -14,7 +14,8 @@ use crate::report::TrafficReport;
 impl Driver {
     pub(super) fn run_kernel(&mut self, device: usize, call: &KernelCall) -> Result<(), Located> {
         self.check_arguments(call)?;
-        let traffic = Traffic::default();
+        let (traffic, stored) = (Traffic::default(), Stored::default());
+        let checks_stores = call.program.has_read_only_loads && self.settings.races;
         let launch = Launch {
             program: &call.program,
             grid: call.grid,
@@ -22,6 +23,7 @@ impl Driver {
             dynamic_shared: call.dynamic_shared,
             params: &call.params,
             traffic: self.settings.counts.then_some(&traffic),
+            stored: checks_stores.then_some(&stored),
             races: self.settings.races,
             unwritten: self.settings.unwritten,
             seed: self.settings.seed,

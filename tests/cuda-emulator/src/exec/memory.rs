@@ -25,6 +25,8 @@ pub(super) const CONST_WINDOW: u64 = 0x0f00_0000_0000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
+    /// Through the cache that does not see what the kernel itself stores.
+    ReadOnly,
     Write,
     /// Reads and writes; what it reads must have been written.
     Atomic,
@@ -36,6 +38,7 @@ pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) ->
         op.take_space();
         return Ok(Instruction::of(|_, _, _, _| Ok(()), [Reg::default(); 4]));
     }
+    let is_read_only = op.take("nc");
     op.take_hints(&HINTS);
     let space = op.take_space();
     let hinted = op.take("L2::cache_hint");
@@ -92,7 +95,8 @@ pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) ->
     let mut out = Instruction::of(exec, [reg; 4]);
     out.list = list;
     out.offset = offset;
-    out.control = control(ty);
+    out.control = control(ty) | u32::from(is_read_only) << 16;
+    b.has_read_only_loads |= is_read_only;
     Ok(out)
 }
 
@@ -141,8 +145,7 @@ pub(super) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
 }
 
 /// Orders of memory and hints to caches: they change no value here, where every access is done in turn.
-pub(super) const HINTS: [&str; 33] = [
-    "nc",
+pub(super) const HINTS: [&str; 32] = [
     "ca",
     "cg",
     "cs",

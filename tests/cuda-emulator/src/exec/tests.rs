@@ -77,6 +77,7 @@ pub(super) fn run_threads(
         dynamic_shared: 0,
         params: &params,
         traffic: None,
+        stored: None,
         races: true,
         unwritten: true,
         seed: 0,

@@ -69,6 +69,7 @@ pub(crate) fn build(
         shared_bytes: builder.shared_bytes,
         local_bytes: builder.local_bytes.next_multiple_of(16),
         max_threads: kernel.max_threads.unwrap_or(1024).min(1024),
+        has_read_only_loads: builder.has_read_only_loads,
         constant_bank: symbols.bank.clone(),
         source: symbols.source.clone(),
     })
@@ -115,6 +116,7 @@ pub(crate) struct Builder<'a> {
     tables: HashMap<Label, Vec<String>>,
     branches: Vec<Branch>,
     loads: Vec<(Reg, usize)>,
+    pub(crate) has_read_only_loads: bool,
     pointers: Vec<Reg>,
 }
 
@@ -138,6 +140,7 @@ impl<'a> Builder<'a> {
             tables: HashMap::new(),
             branches: Vec::new(),
             loads: Vec::new(),
+            has_read_only_loads: false,
             pointers: Vec::new(),
         }
     }

@@ -92,3 +92,11 @@ extern "C" __global__ void copy_not_waited(const float4* x, float4* y) {
   y[t] = s[t];
   y[t + 32] = s[t + 32];
 }
+
+// Loads through the read-only cache what the kernel itself has stored, as __restrict__ allows the compiler to.
+extern "C" __global__ void stale_read(float* y, int n) {
+  int t = threadIdx.x;
+  y[t] = t;
+  __syncthreads();
+  y[t + n] = __ldg(y + (t + 1) % 32);
+}

@@ -20,9 +20,9 @@ fn packed_arguments_must_have_the_length_of_the_parameters() {
         buffer.extend(32i32.to_le_bytes());
         let launch = |mut n: usize| {
             let mut extra: [*mut c_void; 5] = [
-                1 as *mut c_void,
+                std::ptr::without_provenance_mut(1),
                 buffer.as_ptr().cast_mut().cast(),
-                2 as *mut c_void,
+                std::ptr::without_provenance_mut(2),
                 (&raw mut n).cast(),
                 std::ptr::null_mut(),
             ];

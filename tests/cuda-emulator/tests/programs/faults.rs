@@ -217,6 +217,21 @@ fn asynchronous_copy_that_is_not_waited_for() {
 }
 
 #[test]
+fn read_only_load_of_what_the_kernel_stores() {
+    check(&Case {
+        kernel: "stale_read",
+        n_out: 64,
+        number: Some(32),
+        words: &[
+            "through the read-only cache",
+            "the kernel has written it",
+            "ld.global.nc",
+        ],
+        ..CASE
+    });
+}
+
+#[test]
 fn global_memory_that_nothing_wrote() {
     let run = Machine::new().outcome(|| {
         let lab = Lab::new(BASICS);

@@ -105,7 +105,7 @@ pub(super) fn store_elements<const N: usize>(
 
 #[inline(always)]
 pub(super) fn extend(value: u64, control: u32) -> u64 {
-    match control {
+    match control & 0xffff {
         0x101 => value as i8 as u64,
         0x102 => value as i16 as u64,
         0x104 => value as i32 as u64,

@@ -17,7 +17,11 @@ pub(super) fn load_global(
 ) -> Result<(), Fault> {
     let at = addresses(w, i.o[0], i.offset);
     let bytes = element_bytes(i);
-    let pointers = b.global(&at, m, (bytes * i.list.len()) as u64, Access::Read)?;
+    let access = match i.control >> 16 {
+        0 => Access::Read,
+        _ => Access::ReadOnly,
+    };
+    let pointers = b.global(&at, m, (bytes * i.list.len()) as u64, access)?;
     for (k, reg) in i.list.iter().enumerate() {
         if bytes == 4 && reg.class() == Class::Narrow {
             let values = std::array::from_fn(|lane| match m >> lane & 1 {
@@ -130,22 +134,44 @@ impl Block<'_> {
                     );
                     return Err(Fault::at_lane(Kind::Uninitialized, lane, text));
                 }
-                if access != Access::Read {
+                if access.writes() {
                     region.written.mark(at, n);
+                }
+            }
+        }
+        if let Some(stored) = launch.stored {
+            for lane in lanes(mask) {
+                let at = addresses[lane] - region.base;
+                if access.writes() {
+                    self.known.store(stored, region, at, n);
+                } else if access == Access::ReadOnly
+                    && let Some(byte) = self.known.first(stored, region, at, n)
+                {
+                    let len = region.len;
+                    let text = format!(
+                        "reads byte {byte} of an allocation of {len} bytes through the read-only cache, and the kernel has written it"
+                    );
+                    return Err(Fault::at_lane(Kind::Race, lane, text));
                 }
             }
         }
         if let Some(traffic) = launch.traffic
             && matches!(region.home, Home::Device(_))
         {
-            let touched = match &self.touched {
-                Some(touched) if touched.is_of(region) => touched,
-                _ => &*self.touched.insert(traffic.touched(region)),
-            };
+            // A kernel has few buffers: the search is short.
+            let known = self
+                .touched
+                .iter()
+                .position(|touched| touched.is_of(region));
+            let at = known.unwrap_or_else(|| {
+                self.touched.push(traffic.touched(region));
+                self.touched.len() - 1
+            });
+            let touched = &self.touched[at];
             if access != Access::Write {
                 traffic.count(touched, addresses, mask, n, Direction::Read);
             }
-            if access != Access::Read {
+            if access.writes() {
                 traffic.count(touched, addresses, mask, n, Direction::Write);
             }
         }
@@ -153,9 +179,18 @@ impl Block<'_> {
     }
 }
 
+impl Access {
+    fn writes(self) -> bool {
+        match self {
+            Self::Read | Self::ReadOnly => false,
+            Self::Write | Self::Atomic => true,
+        }
+    }
+}
+
 fn verb(access: Access) -> &'static str {
     match access {
-        Access::Read => "reads",
+        Access::Read | Access::ReadOnly => "reads",
         Access::Write => "writes",
         Access::Atomic => "changes",
     }

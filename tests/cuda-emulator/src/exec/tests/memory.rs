@@ -126,3 +126,44 @@ fn faults_name_thread_and_line() {
         assert!(fault.text.contains(words), "{fault}");
     }
 }
+
+/// Warp 0 writes, and warps 0 and 1 of three pass a barrier of their own; then a warp reads.
+fn named_barrier(reader: u32) -> Result<Vec<u64>, crate::fault::Located> {
+    let a = threads(96);
+    let body = format!(
+        "mov.u32 %r0, room; shr.u32 %r1, %t, 5; mov.b64 d, 0; and.b32 %r2, %t, 31; shl.b32 %r2, %r2, 3; \
+         add.u32 %r0, %r0, %r2; setp.ne.u32 %p0, %r1, 0; @%p0 bra on; st.shared.b64 [%r0], a; on: \
+         setp.eq.u32 %p1, %r1, 2; @%p1 bra past; bar.sync 1, 64; past: setp.ne.u32 %p2, %r1, {reader}; @%p2 bra end; \
+         ld.shared.b64 d, [%r0]; end:"
+    );
+    run_threads(&body, [64; 4], 96, [&a, &a, &a])
+}
+
+#[test]
+fn a_barrier_of_some_warps_orders_those() {
+    let found = named_barrier(1).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(found[32..64], threads(96)[..32]);
+    let fault = named_barrier(2).expect_err("the third warp has passed no barrier");
+    assert_eq!(fault.kind, Kind::Race, "{fault}");
+}
+
+#[test]
+fn who_arrives_does_not_wait() {
+    let a = threads(64);
+    // Warp 0 writes and arrives, warp 1 waits for it.
+    let body = "mov.u32 %r0, room; shr.u32 %r1, %t, 5; mov.b64 d, 0; and.b32 %r2, %t, 31; shl.b32 %r2, %r2, 3; \
+                add.u32 %r0, %r0, %r2; setp.ne.u32 %p0, %r1, 0; @%p0 bra other; st.shared.b64 [%r0], a; bar.arrive 2, 64; \
+                bra end; other: bar.sync 2, 64; ld.shared.b64 d, [%r0]; end:";
+    let found = run(body, [64; 4], [&a, &a, &a]);
+    assert_eq!(found[32..], a[..32]);
+}
+
+#[test]
+fn threads_that_have_ended_are_not_waited_for() {
+    let a = threads(96);
+    let body =
+        "mov.b64 d, a; setp.lt.u32 %p0, %t, 40; @%p0 bra stay; bra end; stay: bar.sync 0; end:";
+    // The other warps' threads end before the barrier, some of them beside threads that wait.
+    let fault = run_threads(body, [64; 4], 96, [&a, &a, &a]);
+    assert!(fault.is_ok(), "{:?}", fault.err().map(|fault| fault.text));
+}

@@ -1,0 +1,331 @@
+// Products of 1 to 8 rows of activations with NF4 and FP4 weights, on tensor cores; compute capability 8.0 and later.
+//
+//   out[m, first + r] (+)= sum_b absmax[r, b] sum_(k in b) map[code[r, k]] x[m, k] + bias[r]
+//   absmax[i] = nested_map[q[i]] * nested_absmax[i / 256] + offset where scales are quantized themselves
+//
+// four_bit_{4,8}[_double][_32]   up to 4 or 8 rows; double-quantized scales; blocks of 32, else of 64 and more
+//
+// A byte of codes is looked up whole: its entry holds both values as f16 numbers and what these leave over, as f16 too, so that the
+// product is f32's. The table is there 16 times, so that lanes do not share banks. x is scaled by a power of two and split into two
+// f16 numbers alike: 4 rows of x and what they leave over are the 8 columns of one tensor product, 8 rows those of two. 8 rows of
+// the weight and what they leave over are its 16 rows, so that an entry is where the product wants it.
+// A warp takes 16 rows of the weight and 256 columns at a time, which cp.async brings to a ring of its own, one ahead. A lane's 16
+// codes of a row are any 16 of a block of 64: the order of columns within a block is of no matter as long as x has the same. Sums
+// over a block are multiplied by its scale in f32.
+// The warps of a team share the columns of a tile, and blocks of `teams` go on to further tiles with the ring full. Where x does not fit
+// into shared memory, `slices` groups of blocks take a part of the columns each, and `four_bit_sum` adds up what they leave.
+//
+// Bytes moved: those of the weight once, x once a block, out. Operations: a lookup of 8 bytes, 3 integer operations and half a tensor
+// product of 16 x 16 x 8 an element pair... see docs/kernels.md for registers.
+// Grid a multiple of `slices`, block 32 to 512, to 256 for blocks of 32; shared memory: `four_bit_shared` in choose.rs. Codes lie on a border of 16 bytes, scales on
+// one of 4; cols is a multiple of 64; a part has 16 rows or more.
+#include "product.cuh"
+
+#if __CUDA_ARCH__ >= 800
+
+constexpr int TABLE_BYTES = 32768, RING = 2, ROWS_BYTES = 2048;
+
+__device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ uint2 load_shared2(u32 at) {
+  uint2 v;
+  asm("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// 4 bytes, or fewer and zeros.
+__device__ __forceinline__ void cp_async4(u32 to, const void* from, int n_bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(n_bytes) : "memory");
+}
+
+// Entries of 8 bytes: both values of a byte as f16, and 2^11 times what that leaves over; each 16 times.
+__device__ __forceinline__ void make_table(const float* __restrict__ map, uint4* table) {
+  for (int e = threadIdx.x; e < 256; e += blockDim.x) {
+    const float a = map[e >> 4], b = map[e & 15];
+    const u32 whole = pack2(a, b, __half());
+    const float2 got = unpack2(whole, __half());
+    const u32 rest = pack2((a - got.x) * 2048.f, (b - got.y) * 2048.f, __half());
+#pragma unroll
+    for (int i = 0; i < 8; i++) table[e * 8 + ((i + e) & 7)] = make_uint4(whole, rest, whole, rest);
+  }
+}
+
+// Columns `first` to `first + len` of rows of x, each row scaled so that its largest magnitude is near 2^14, as two f16 numbers.
+// Row `part * part_rows + m * m_rows` of `to`, of `stride` numbers, has part 0 or 1 of row m; zeros from len to `padded`. Warps share
+// the rows, and a thread keeps 56 numbers: padded is at most 1792 times the warps of a row.
+__device__ __forceinline__ void split_x(const Rows& rows, int m_first, int n, int first, int len, int padded, __half* to, int stride,
+                                        int part_rows, int m_rows, float* unscale, float* largest_of) {
+  const int warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5, each = max(n_warps / (n == 1 ? 1 : n == 2 ? 2 : n <= 4 ? 4 : 8), 1);
+  for (int base = 0; base < n; base += n_warps / each) {
+    const int m = base + warp / each, i0 = (warp % each) * 32 + (threadIdx.x & 31), step = each * 32;
+    const bool is_row = m < n;
+    const float4* from = (const float4*)(rows.x + (u64)(m_first + min(m, n - 1)) * rows.cols + first);
+    float4 kept[14];
+    float largest = 0.f;
+#pragma unroll
+    for (int j = 0; j < 14; j++) {
+      const int i = i0 + j * step;
+      kept[j] = is_row && i * 4 < len ? from[i] : make_float4(0.f, 0.f, 0.f, 0.f);
+    }
+#pragma unroll
+    for (int j = 0; j < 14; j++)
+      largest = fmaxf(fmaxf(largest, fmaxf(fabsf(kept[j].x), fabsf(kept[j].y))), fmaxf(fabsf(kept[j].z), fabsf(kept[j].w)));
+    largest = warp_max(largest);
+    if ((threadIdx.x & 31) == 0) largest_of[warp] = largest;
+    __syncthreads();
+    for (int w = warp / each * each; w < warp / each * each + each; w++) largest = fmaxf(largest, largest_of[w]);
+    const int e = max((int)(__float_as_uint(largest) >> 23 & 255) - 127, -110);
+    const float up = __uint_as_float((u32)(127 + 14 - min(e, 127)) << 23);
+    if (is_row && i0 == 0) unscale[m] = __uint_as_float((u32)(127 - 14 + min(e, 127)) << 23);
+    __half* big = to + m * m_rows * stride;
+    __half* small = big + part_rows * stride;
+#pragma unroll
+    for (int j = 0; j < 14; j++) {
+      const int i = i0 + j * step;
+      if (!is_row || i * 4 >= padded) break;
+      u32 parts[4];
+      split2<__half, 2>(parts, 2, kept[j].x * up, kept[j].y * up, __half());
+      split2<__half, 2>(parts + 1, 2, kept[j].z * up, kept[j].w * up, __half());
+      *(uint2*)(big + i * 4) = make_uint2(parts[0], parts[1]);
+      *(uint2*)(small + i * 4) = make_uint2(parts[2], parts[3]);
+    }
+    __syncthreads();
+  }
+}
+
+// `M` is 4 or 8; `LOG` 6 for blocks of 64 and more, 5 for those of 32.
+template <int M, bool DOUBLE, int LOG>
+__device__ __forceinline__ void four_bit(const Parts& parts, const Rows& rows, int teams, int slices, int slice_len,
+                                         float* __restrict__ pieces) {
+  constexpr int SUBS = 256 >> LOG;  // scales of a row in a stage
+  constexpr int STAGE = ROWS_BYTES + 64 * SUBS * (DOUBLE ? 2 : 1);
+  constexpr int NT = M / 4;
+  DYN_SHARED(u8, memory);
+  __shared__ float unscale[8], largest_of[32];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5, g = lane >> 2, t = lane & 3;
+  const int of_team = n_warps / teams, team = warp / of_team, member = warp % of_team;
+  const int slice = blockIdx.x % slices, first = slice * slice_len, len = min(slice_len, rows.cols - first);
+  const int padded = (len + 255) & ~255, n_stages = padded >> 8, stride = padded + 8, tile_step = gridDim.x / slices;
+  const int m_first = blockIdx.y * M, n = min(count(rows) - m_first, M), cols = rows.cols;
+  if (n <= 0) return;
+  // Shared memory: table, map of scales, sums of two tiles, rings, x.
+  uint4* table = (uint4*)memory;
+  float* nested_map = (float*)(memory + TABLE_BYTES);
+  float* sums = nested_map + (DOUBLE ? 256 : 0);
+  u8* ring = (u8*)(sums + 2 * n_warps * 32 * 2 * NT) + warp * (RING * STAGE);
+  __half* x = (__half*)((u8*)(sums + 2 * n_warps * 32 * 2 * NT) + n_warps * (RING * STAGE));
+
+  auto last_block = [&](int p) { return (u32)(((u64)FIELD(parts, p, rows) * cols - 1) >> FIELD(parts, p, block_log2)); };
+  // What is brought next: a tile, and a stage of it.
+  int next_tile = blockIdx.x / slices, next_stage = member, next_p = 0, next_row = 0, slot = 0;
+  // The next tile of which the warp has rows and columns.
+  auto enter = [&]() {
+    for (;; next_tile += tile_step) {
+      int tile = next_tile;
+      next_p = part_of(parts, 16 * teams, tile);
+      if (next_p < 0) return;
+      const int own = (tile * teams + team) * 16, n_rows = FIELD(parts, next_p, rows);
+      next_row = min(own, n_rows - 16);
+      if (own < n_rows && member < n_stages) return;
+    }
+  };
+  auto bring = [&]() {
+    if (next_p >= 0) {
+      const u32 to = shared_at(ring) + slot * STAGE;
+      const int k = next_stage * 256, log = FIELD(parts, next_p, block_log2);
+      const u64 start = (u64)next_row * cols + first + k;
+      const u8* elements = FIELD(parts, next_p, elements) + (start >> 1);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int r = i * 4 + (lane >> 3), n_bytes = k + (lane & 7) * 32 < len ? 16 : 0;
+        const u8* from = elements + (n_bytes ? (u64)r * (cols >> 1) + (lane & 7) * 16 : 0);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                         to + r * 128 + (((lane & 7) ^ (r & 3) << 1) << 4)), "l"(from), "r"(n_bytes) : "memory");
+      }
+      const u64 e = start + (u64)(lane >> 1) * cols + (lane & 1) * 128;
+      const u32 last = last_block(next_p);
+#pragma unroll
+      for (int i = 0; i < SUBS / 2; i++) {
+        const u32 block = min((u32)((e + ((u64)i << LOG)) >> log), last);
+        const u32 at = to + ROWS_BYTES + ((lane >> 1) * SUBS + (lane & 1) * (SUBS / 2) + i) * 4;
+        const u8* scales = (const u8*)FIELD(parts, next_p, scales);
+        if (DOUBLE) {
+          cp_async4(at, scales + (block & ~3u), min(4u, last + 1 - (block & ~3u)));
+          cp_async4(at + 64 * SUBS, FIELD(parts, next_p, nested_absmax) + (block >> 8), 4);
+        } else {
+          cp_async4(at, scales + 4 * (u64)block, k + (lane & 1) * 128 + (i << LOG) < len ? 4 : 0);
+        }
+      }
+      slot = slot == RING - 1 ? 0 : slot + 1;
+      next_stage += of_team;
+      if (next_stage >= n_stages) {
+        next_stage = member;
+        next_tile += tile_step;
+        enter();
+      }
+    }
+    cp_async_commit();
+  };
+  enter();
+#pragma unroll
+  for (int i = 0; i < RING - 1; i++) bring();
+
+  make_table(FIELD(parts, 0, map), table);
+  float offset = 0.f;
+  int made_for = 0;
+  auto make_nested = [&](int p) {
+    const float* from = FIELD(parts, p, nested_map);
+    for (int i = threadIdx.x; i < 256; i += blockDim.x) nested_map[i] = from[i];
+    offset = *FIELD(parts, p, nested_offset);
+  };
+  if (DOUBLE) make_nested(0);
+  split_x(rows, m_first, n, first, len, padded, x, stride, M == 4 ? 1 : n, M == 4 ? 2 : 1, unscale, largest_of);
+
+  const u32 lookup = shared_at(table) + (lane & 15) * 8;
+  auto look = [&](u32 word, int byte) { return load_shared2(lookup + __byte_perm(word, 0, 0x4440 | byte) * 128); };
+  int read = 0, parity = 0;
+  for (int all = blockIdx.x / slices;; all += tile_step) {
+    int tile = all;  // a block's rows are of one part
+    const int p = part_of(parts, 16 * teams, tile), n_rows = FIELD(parts, p, rows);
+    if (p < 0) break;
+    const int own = (tile * teams + team) * 16, row = min(own, n_rows - 16);
+    if (p != made_for) {  // parts may have tables of their own
+      __syncthreads();
+      make_table(FIELD(parts, p, map), table);
+      if (DOUBLE) make_nested(p);
+      made_for = p;
+      __syncthreads();
+    }
+    float acc[NT == 1 ? 2 : 4] = {};
+    for (int s = own < n_rows ? member : n_stages; s < n_stages; s += of_team) {
+      cp_async_wait<RING - 2>();
+      __syncwarp();
+      bring();
+      const u8* stage = ring + read * STAGE;
+      read = read == RING - 1 ? 0 : read + 1;
+      float* scales = (float*)(stage + ROWS_BYTES);
+      if (DOUBLE) {
+        const u64 e = (u64)(row + (lane >> 1)) * cols + first + s * 256 + (lane & 1) * 128;
+        const int log = FIELD(parts, p, block_log2);
+        const u32 last = last_block(p);
+#pragma unroll
+        for (int i = 0; i < SUBS / 2; i++) {
+          const u32 block = min((u32)((e + ((u64)i << LOG)) >> log), last);
+          const int at = (lane >> 1) * SUBS + (lane & 1) * (SUBS / 2) + i;
+          const u32 code = __float_as_uint(scales[at]) >> (8 * (block & 3)) & 255;
+          const float scale = __fadd_rn(__fmul_rn(nested_map[code], scales[at + 16 * SUBS]), offset);
+          scales[at] = s * 256 + (lane & 1) * 128 + (i << LOG) < len ? scale : 0.f;
+        }
+        __syncwarp();
+      }
+      const __half* xs = x + s * 256;
+#pragma unroll(M == 8 ? 1 : 2)
+      for (int b = 0; b < 4; b++) {
+        const u8* at = stage + g * 128;
+        const int turn = (g & 3) << 1;
+        uint2 words[2];  // 16 codes of rows g and g + 8
+        if (LOG == 6) {
+          const int in = ((2 * b + (t >> 1)) ^ turn) * 16 + (t & 1) * 8;
+#pragma unroll
+          for (int h = 0; h < 2; h++) words[h] = *(const uint2*)(at + h * 1024 + in);
+        } else {
+          const int one = ((2 * b) ^ turn) * 16 + t * 4, two = ((2 * b + 1) ^ turn) * 16 + t * 4;
+#pragma unroll
+          for (int h = 0; h < 2; h++)
+            words[h] = make_uint2(*(const u32*)(at + h * 1024 + one), *(const u32*)(at + h * 1024 + two));
+        }
+        // x of the lane's 16 columns.
+        uint4 v[NT][2];
+#pragma unroll
+        for (int i = 0; i < NT; i++) {
+          v[i][0] = v[i][1] = make_uint4(0, 0, 0, 0);
+          if (M == 4 ? g < 2 * n : g < n) {
+            const __half* from = xs + (M == 4 ? g : i * n + g) * stride + b * 64;
+            v[i][0] = *(const uint4*)(from + (LOG == 6 ? t * 16 : t * 8));
+            v[i][1] = *(const uint4*)(from + (LOG == 6 ? t * 16 + 8 : 32 + t * 8));
+          }
+        }
+        float sum[2][4] = {};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+#pragma unroll
+          for (int h = 0; h < 2; h++) {
+            // Rows 0 to 7 of the product are the values of 8 rows, rows 8 to 15 what these leave over: as an entry has them.
+            const u32 word = j < 2 ? words[h].x : words[h].y;
+            const uint2 one = look(word, (j & 1) * 2), two = look(word, (j & 1) * 2 + 1);
+            const u32 a[4] = {one.x, one.y, two.x, two.y};
+#pragma unroll
+            for (int i = 0; i < NT; i++) {
+              const uint4 q = v[i][j >> 1];
+              mma(sum[h], a, j & 1 ? q.z : q.x, j & 1 ? q.w : q.y);
+            }
+          }
+          if (j == 3 || (LOG == 5 && j == 1)) {
+            const int sub = LOG == 6 ? b : 2 * b + (j >> 1);
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+              const float scale = scales[(g + 8 * h) * SUBS + sub];
+              float(&c)[4] = sum[h];
+              if (NT == 1) {
+                acc[h] = fmaf(scale, fmaf(c[2] + c[3], 1.f / 2048.f, c[0] + c[1]), acc[h]);
+              } else {
+                acc[2 * h] = fmaf(scale, fmaf(c[2], 1.f / 2048.f, c[0]), acc[2 * h]);
+                acc[2 * h + (NT - 1)] = fmaf(scale, fmaf(c[3], 1.f / 2048.f, c[1]), acc[2 * h + (NT - 1)]);
+              }
+              if (LOG == 5) c[0] = c[1] = c[2] = c[3] = 0.f;
+            }
+          }
+        }
+      }
+    }
+    // Sums of the warps; those of the tile before last have been read when all are here.
+    float* mine = sums + parity * n_warps * 32 * 2 * NT;
+#pragma unroll
+    for (int i = 0; i < 2 * NT; i++) mine[(warp * 2 * NT + i) * 32 + lane] = acc[i];
+    __syncthreads();
+    for (int i = threadIdx.x % (32 * of_team); i < 16 * n; i += 32 * of_team) {
+      const int r = i & 15, m = i >> 4;
+      const int from = M == 4 ? (r >> 3) * 32 + (r & 7) * 4 + m : ((r >> 3) * 2 + (m & 1)) * 32 + (r & 7) * 4 + (m >> 1);
+      float sum = 0.f;
+      for (int w = team * of_team; w < (team + 1) * of_team; w++) sum += mine[w * 64 * NT + from];
+      sum *= unscale[m];
+      if (own >= n_rows || row + r < own) continue;
+      if (slices > 1) pieces[((u64)slice * rows.n + m_first + m) * rows.width + FIELD(parts, p, first) + row + r] = sum;
+      else put(parts, p, rows, m_first + m, row + r, sum);
+    }
+    parity ^= 1;
+  }
+  cp_async_wait<0>();
+}
+
+#define FOUR_BIT(name, M, DOUBLE, LOG)                                                         \
+  extern "C" __global__ void __launch_bounds__(LOG == 5 ? 256 : 512, 1) name                                    \
+      (const Parts parts, const Rows rows, int teams, int slices, int slice_len, float* pieces) { \
+    four_bit<M, DOUBLE, LOG>(parts, rows, teams, slices, slice_len, pieces);                   \
+  }
+#else
+#define FOUR_BIT(name, M, DOUBLE, LOG)                                                         \
+  extern "C" __global__ void __launch_bounds__(LOG == 5 ? 256 : 512, 1) name                                    \
+      (const Parts parts, const Rows rows, int teams, int slices, int slice_len, float* pieces) {}
+#endif
+FOUR_BIT(four_bit_4, 4, false, 6)
+FOUR_BIT(four_bit_8, 8, false, 6)
+FOUR_BIT(four_bit_4_double, 4, true, 6)
+FOUR_BIT(four_bit_8_double, 8, true, 6)
+FOUR_BIT(four_bit_4_32, 4, false, 5)
+FOUR_BIT(four_bit_8_32, 8, false, 5)
+FOUR_BIT(four_bit_4_double_32, 4, true, 5)
+FOUR_BIT(four_bit_8_double_32, 8, true, 5)
+
+// Sums of slices, with the bias. Grid (ceil(rows of all parts / 256), n), block 256.
+KERNEL(four_bit_sum)(const Parts parts, const Rows rows, int slices, const float* __restrict__ pieces) {
+  int row = blockIdx.x * 256 + threadIdx.x;
+  const int m = blockIdx.y, p = part_of(parts, 1, row);
+  if (p < 0 || m >= count(rows)) return;
+  float sum = 0.f;
+  for (int s = 0; s < slices; s++) sum += pieces[((u64)s * rows.n + m) * rows.width + FIELD(parts, p, first) + row];
+  put(parts, p, rows, m, row, sum);
+}

@@ -1,0 +1,301 @@
+//! The experts of a layer at once: `kernels/experts.cu`.
+
+use llm_backend::{Expert, ExpertBuffers, Result};
+use llm_quant::{Part, Scheme};
+use llm_tensor::{Activation, DType};
+
+use super::routing;
+use crate::routes::{List, Routes};
+use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
+
+/// Sends all experts their rows: together where one kernel can, else one after the other.
+pub(super) fn experts(
+    queue: &CudaQueue,
+    experts: &[Expert<'_, Cuda>],
+    x: &Buffer,
+    routes: &Routes,
+    (scratch, out): (ExpertBuffers<'_, Cuda>, &mut Buffer),
+) -> Result<()> {
+    let ExpertBuffers {
+        gathered,
+        up,
+        gated,
+        delta,
+    } = scratch;
+    if let Some(group) = Group::of(experts, routes) {
+        if group.fits(gated, delta) {
+            return group.send(queue, experts, x, routes, (gated, delta, out));
+        }
+    }
+    for expert in experts {
+        let scratch = ExpertBuffers {
+            gathered: &mut *gathered,
+            up: &mut *up,
+            gated: &mut *gated,
+            delta: &mut *delta,
+        };
+        routing::expert(queue, expert, x, routes, (scratch, &mut *out))?;
+    }
+    Ok(())
+}
+
+/// Experts that are all alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Group {
+    up: Kind,
+    down: Kind,
+    /// Matrices of gate and up.
+    n_parts: usize,
+    activation: Activation,
+    width: usize,
+    hidden: usize,
+    /// Rows that go to experts.
+    n_assignments: usize,
+    n_tiles: usize,
+}
+
+impl Group {
+    /// Nothing where they differ, or are not all; and where rows are so many that a tile of eight is too low for them.
+    fn of(experts: &[Expert<'_, Cuda>], routes: &Routes) -> Option<Self> {
+        let layout = routes.layout();
+        let n_assignments = routes.n_tokens * layout.n_active;
+        let is_all = experts.len() == layout.n_experts;
+        if !is_all || n_assignments == 0 || n_assignments > MOST * layout.n_experts {
+            return None;
+        }
+        let of = |expert: &Expert<'_, Cuda>| {
+            let (hidden, width) = (expert.hidden, expert.width);
+            let rows = match expert.gate_up.len() {
+                1 => 2 * width,
+                2 => width,
+                _ => return None,
+            };
+            let is_plain = expert.gate_up.iter().all(|part| {
+                part.bias.is_none() && (part.weight.rows(), part.weight.cols()) == (rows, hidden)
+            });
+            let down = expert.down;
+            let is_plain = is_plain
+                && down.bias.is_none()
+                && (down.weight.rows(), down.weight.cols()) == (hidden, width);
+            let up = Kind::of(expert.gate_up[0].weight)?;
+            let is_same = expert
+                .gate_up
+                .iter()
+                .all(|part| Kind::of(part.weight) == Some(up));
+            (is_plain && is_same).then_some(Group {
+                up,
+                down: Kind::of(down.weight)?,
+                n_parts: expert.gate_up.len(),
+                activation: expert.activation,
+                width,
+                hidden,
+                n_assignments,
+                n_tiles: layout.tiles(routes.n_tokens),
+            })
+        };
+        let first = of(experts.first()?)?;
+        let mut numbered = experts.iter().enumerate();
+        let are_alike = numbered.all(|(i, expert)| expert.expert == i && of(expert) == Some(first));
+        are_alike.then_some(first)
+    }
+
+    fn fits(&self, gated: &Buffer, delta: &Buffer) -> bool {
+        gated.n() >= self.n_assignments * self.width
+            && delta.n() >= self.n_assignments * self.hidden
+    }
+
+    fn send(
+        &self,
+        queue: &CudaQueue,
+        experts: &[Expert<'_, Cuda>],
+        x: &Buffer,
+        routes: &Routes,
+        (gated, delta, out): (&mut Buffer, &mut Buffer, &mut Buffer),
+    ) -> Result<()> {
+        let (width, hidden) = (self.width, self.hidden);
+        let x = x.first(routes.n_tokens * hidden).aligned(16);
+        let gated = gated.first(self.n_assignments * width).aligned(16);
+        let delta = delta.first(self.n_assignments * hidden).aligned(16);
+        let tiles = routes.span(List::Tiles).aligned(16);
+        let n_tiles = routes.span(List::TileCount);
+        let rows = routes.span(List::Rows);
+
+        let [up, down] = [self.up, self.down].map(Kind::names);
+        let up_row = if self.n_parts == 1 { width } else { 0 };
+        let shape = [width, hidden, up_row, self.up.block_log2()];
+        let weights = |expert: &Expert<'_, Cuda>| {
+            let parts = expert.gate_up;
+            [parts[0].weight, parts[parts.len() - 1].weight].map(|weight| self.up.words(weight))
+        };
+        for (words, told) in told(experts, 2 * self.up.n_words(), weights) {
+            let launch = queue.launch(up[0]).structure(&words);
+            let launch = launch.structure(&shape_of(told, shape));
+            let launch = launch.pointer(tiles).pointer(n_tiles).pointer(rows);
+            let launch = launch
+                .pointer(x)
+                .int(number(self.activation))
+                .pointer(gated);
+            let grid = [width.div_ceil(16), self.n_tiles, 1];
+            launch.grid(grid).threads(256).run()?;
+        }
+        let shape = [hidden, width, 0, self.down.block_log2()];
+        let weights = |expert: &Expert<'_, Cuda>| [self.down.words(expert.down.weight)];
+        for (words, told) in told(experts, self.down.n_words(), weights) {
+            let launch = queue.launch(down[1]).structure(&words);
+            let launch = launch.structure(&shape_of(told, shape));
+            let launch = launch.pointer(tiles).pointer(n_tiles);
+            let launch = launch.pointer(gated).pointer(delta);
+            let grid = [hidden.div_ceil(32), self.n_tiles, 1];
+            launch.grid(grid).threads(256).run()?;
+        }
+        let launch = queue
+            .launch("routing_combine")
+            .pointer(routes.span(List::Slots));
+        let launch = launch.pointer(routes.span(List::RowWeights));
+        let launch = launch
+            .int(routes.layout().n_active)
+            .pointer(delta)
+            .int(hidden);
+        let launch = launch.pointer(out.first(routes.n_tokens * hidden));
+        let grid = [routes.n_tokens, hidden.div_ceil(256), 1];
+        launch.grid(grid).threads(256).run()
+    }
+}
+
+/// Rows that an expert may have, on average: with more, it is worth a product of its own.
+const MOST: usize = 16;
+
+/// Words of weights that a launch takes; arrays of arrays, which are plain bytes to `bytemuck`.
+type Words = [[u64; 32]; 14];
+
+/// Experts, so many as a launch can be told of, with the words of their weights.
+fn told<'a, const N: usize>(
+    experts: &'a [Expert<'a, Cuda>],
+    n_words: usize,
+    weights: impl Fn(&Expert<'_, Cuda>) -> [([u64; 6], usize); N] + 'a,
+) -> impl Iterator<Item = (Words, &'a [Expert<'a, Cuda>])> + 'a {
+    experts
+        .chunks(size_of::<Words>() / size_of::<u64>() / n_words)
+        .map(move |experts| {
+            let mut words: Words = [[0; 32]; 14];
+            let mut at = 0;
+            for (of, n) in experts.iter().flat_map(&weights) {
+                words.as_flattened_mut()[at..at + n].copy_from_slice(&of[..n]);
+                at += n;
+            }
+            (words, experts)
+        })
+}
+
+/// `Shape` of the kernels.
+fn shape_of(told: &[Expert<'_, Cuda>], shape: [usize; 4]) -> [u32; 6] {
+    let [rows, cols, up_row, block_log2] = shape;
+    [told[0].expert, told.len(), rows, cols, up_row, block_log2]
+        .map(|n| i32::try_from(n).expect("sizes of experts fit 31 bits") as u32)
+}
+
+/// A function's number.
+fn number(activation: Activation) -> usize {
+    match activation {
+        Activation::Relu => 0,
+        Activation::Gelu => 1,
+        Activation::GeluTanh => 2,
+        Activation::Silu => 3,
+    }
+}
+
+/// An encoding that the kernels read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    F32,
+    F16,
+    Bf16,
+    FourBit { block_log2: usize },
+    FourBitDouble { block_log2: usize },
+}
+
+impl Kind {
+    /// Nothing for what lies or ends where a kernel cannot read.
+    fn of(weight: &CudaWeight) -> Option<Self> {
+        let at = |part, border| weight.part(part).is_aligned(border);
+        let (kind, len) = match weight.scheme() {
+            Scheme::Dense(DType::F32) => (Kind::F32, 4),
+            Scheme::Dense(DType::F16) => (Kind::F16, 8),
+            Scheme::Dense(DType::BF16) => (Kind::Bf16, 8),
+            Scheme::FourBit(format) => {
+                let block_log2 = format.block_size.get().ilog2() as usize;
+                let kind = match format.double_quant {
+                    false => Kind::FourBit { block_log2 },
+                    true => Kind::FourBitDouble { block_log2 },
+                };
+                (kind, 8)
+            }
+            Scheme::Dense(_)
+            | Scheme::Int8(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_) => return None,
+        };
+        let is_aligned = match kind {
+            Kind::F32 | Kind::F16 | Kind::Bf16 => at(Part::Weight, 16),
+            Kind::FourBit { .. } => kind.parts().iter().all(|&part| at(part, 4)),
+            Kind::FourBitDouble { .. } => {
+                let parts = kind.parts().iter();
+                parts
+                    .filter(|part| **part != Part::Absmax)
+                    .all(|&part| at(part, 4))
+            }
+        };
+        (is_aligned && weight.cols().is_multiple_of(len)).then_some(kind)
+    }
+
+    /// What a kernel is told of, in its order.
+    fn parts(self) -> &'static [Part] {
+        let all = &[
+            Part::Weight,
+            Part::Absmax,
+            Part::QuantMap,
+            Part::NestedAbsmax,
+            Part::NestedQuantMap,
+            Part::NestedOffset,
+        ];
+        match self {
+            Kind::F32 | Kind::F16 | Kind::Bf16 => &all[..1],
+            Kind::FourBit { .. } => &all[..3],
+            Kind::FourBitDouble { .. } => all,
+        }
+    }
+
+    fn n_words(self) -> usize {
+        self.parts().len()
+    }
+
+    /// Addresses of the parts, and their number.
+    fn words(self, weight: &CudaWeight) -> ([u64; 6], usize) {
+        let mut words = [0; 6];
+        for (word, &part) in words.iter_mut().zip(self.parts()) {
+            *word = weight.part(part).address();
+        }
+        (words, self.n_words())
+    }
+
+    fn block_log2(self) -> usize {
+        match self {
+            Kind::F32 | Kind::F16 | Kind::Bf16 => 0,
+            Kind::FourBit { block_log2 } | Kind::FourBitDouble { block_log2 } => block_log2,
+        }
+    }
+
+    /// The kernels for gate and up, and for down.
+    fn names(self) -> [&'static str; 2] {
+        match self {
+            Kind::F32 => ["experts_up_f32", "experts_down_f32"],
+            Kind::F16 => ["experts_up_f16", "experts_down_f16"],
+            Kind::Bf16 => ["experts_up_bf16", "experts_down_bf16"],
+            Kind::FourBit { .. } => ["experts_up_four_bit", "experts_down_four_bit"],
+            Kind::FourBitDouble { .. } => {
+                ["experts_up_four_bit_double", "experts_down_four_bit_double"]
+            }
+        }
+    }
+}
