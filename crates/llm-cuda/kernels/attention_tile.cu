@@ -94,7 +94,8 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
       const u32 place = tables[c.sequence * s.table_len + b % s.table_len];
       const T* from = pool + (((u64)place * 2 + which) * s.n_kv_heads + kv_head) * BLOCK_LEN * hd;
 #pragma unroll 2
-      for (int i = threadIdx.x; i < BLOCK_LEN * (HD / 8); i += THREADS) {
+      for (int k = 0; k < BLOCK_LEN * (HD / 8) / THREADS; k++) {
+        const int i = threadIdx.x + k * THREADS;
         const int p = i / (HD / 8), e = i % (HD / 8) * 8, at = b * BLOCK_LEN + p;
         if (e < hd) cp_async16_of(to + p * LINE + e, from + p * hd + e, at >= first && at < end ? 16 : 0);
       }

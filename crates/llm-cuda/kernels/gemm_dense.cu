@@ -46,19 +46,19 @@ template <class T, int PARTS, class W> __device__ __forceinline__ void dense(con
       constexpr int AHEAD = W::TOKENS == 128;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        u32 b[W::NT / 2][4], a[2][W::MT][4];
+        u32 b[W::NT / 2][4], a[AHEAD + 1][W::MT][4];
 #pragma unroll
         for (int n = 0; n < W::NT / 2; n++) tiles_of_rows(b[n], stage + PARTS * X, r + n * 16, half, lane);
 #pragma unroll
         for (int p = -AHEAD; p < PARTS; p++) {
 #pragma unroll
           for (int m = 0; m < W::MT; m++)
-            if (p + AHEAD < PARTS) tile_of_x(a[(p + AHEAD) & 1][m], stage + (p + AHEAD) * X, t + m * 16, half, lane);
+            if (p + AHEAD < PARTS) tile_of_x(a[(p + AHEAD) & AHEAD][m], stage + (p + AHEAD) * X, t + m * 16, half, lane);
           if (p < 0) continue;
 #pragma unroll
           for (int m = 0; m < W::MT; m++)
 #pragma unroll
-            for (int n = 0; n < W::NT; n++) mma_m16n8k16(sum[m][n], a[p & 1][m], &b[n / 2][n % 2 * 2], T());
+            for (int n = 0; n < W::NT; n++) mma_m16n8k16(sum[m][n], a[p & AHEAD][m], &b[n / 2][n % 2 * 2], T());
         }
       }
       if (i % FLUSH == FLUSH - 1) flush();
@@ -69,7 +69,7 @@ template <class T, int PARTS, class W> __device__ __forceinline__ void dense(con
 }
 
 #define DENSE(type, T, PARTS, TOKENS, ...)                                                                                   \
-  extern "C" __global__ void __launch_bounds__(256, TOKENS < 64 || TOKENS == 64 && PARTS == 2 ? 2 : 1) gemm_dense_##type##_##PARTS##_##TOKENS(\
+  extern "C" __global__ void __launch_bounds__(256, TOKENS < 128 ? 2 : 1) gemm_dense_##type##_##PARTS##_##TOKENS(\
       const u8* parts, const float* scale, const u8* weight,              \
       const void* bias, float* out, float* pieces, GemmShape shape) {                                                        \
     dense<T, PARTS, Warps<__VA_ARGS__>>(parts, scale, weight, bias, out, pieces, shape);                                     \

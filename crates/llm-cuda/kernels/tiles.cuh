@@ -21,7 +21,9 @@ __device__ __forceinline__ u8* piece(u8* stage, int line, int i) { return stage 
 template <int N, int THREADS> __device__ __forceinline__ void bring(u8* stage, const u8* __restrict__ lines, u64 stride, int n_lines,
     int n_bytes, int at) {
 #pragma unroll
-  for (int x = threadIdx.x; x < N * 4; x += THREADS) {
+  for (int k = 0; k < (N * 4 + THREADS - 1) / THREADS; k++) {
+    const int x = threadIdx.x + k * THREADS;
+    if (N * 4 % THREADS != 0 && x >= N * 4) break;
     int line = x / 4, i = x % 4, left = n_bytes - at - i * 16;
     cp_async16_of(piece(stage, line, i), lines + min(line, n_lines - 1) * stride + (left > 0 ? at + i * 16 : 0), min(max(left, 0), 16));
   }
@@ -45,6 +47,7 @@ __device__ __forceinline__ void stages(int n, int stage_size, u8* memory, Fetch 
     cp_async_commit();
   }
   int taken = 0, filled = STAGES - 1;
+#pragma unroll 1
   for (int i = 0; i < n; i++) {
     cp_async_wait<STAGES - 2>();
     __syncthreads();

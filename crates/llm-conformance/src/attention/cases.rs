@@ -128,7 +128,7 @@ pub(crate) fn forks() -> Vec<Fork> {
 
 fn causal() -> Vec<AttentionCase> {
     let mut cases = Vec::new();
-    for head_dim in [12, 16, 24, 32, 64, 80, 96, 128, 256] {
+    for head_dim in [12, 16, 24, 32, 64, 80, 96, 128, 256, 320] {
         for (n_heads, n_kv_heads) in [(1, 1), (3, 3), (4, 2), (9, 3), (8, 2)] {
             for (dtype, calls) in
                 DTYPES

@@ -5,7 +5,7 @@ use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
 use crate::memory::{Span, bytes_of};
-use crate::{Buffer, Cuda, CudaQueue, CudaWeight, workspace};
+use crate::{Cuda, CudaQueue, CudaWeight, workspace};
 
 /// Rows of a product: at most so many, and exactly as many as two numbers on the GPU lie apart, where these are given.
 pub(super) type NumRows<'a> = (usize, Option<Span<'a>>);
