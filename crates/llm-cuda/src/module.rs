@@ -44,7 +44,7 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 19] = [
+const FILES: [File; 20] = [
     file!("attention"),
     file!("attention_tile", needs sm80),
     file!("dense"),
