@@ -180,13 +180,28 @@ impl Report<'_> {
             return self.put(part);
         };
         let conformance = self.bundle.join("bin/conformance");
-        for tool in ["memcheck", "racecheck"] {
+        // Attention has the most cases by far.
+        for (name, tool, tests) in [
+            (
+                "memcheck",
+                "memcheck",
+                ["on_the_card", "--skip", "attention"],
+            ),
+            (
+                "racecheck",
+                "racecheck",
+                ["on_the_card", "--skip", "attention"],
+            ),
+            (
+                "attention",
+                "memcheck",
+                ["on_the_card::attention", "--test-threads", "1"],
+            ),
+        ] {
             let mut check = Command::new(&sanitizer);
-            check
-                .args(["--error-exitcode", "9", "--tool", tool])
-                .arg(&conformance)
-                .arg("on_the_card");
-            self.add(&format!("sanitizer-{tool}"), &mut check, 90)?;
+            check.args(["--error-exitcode", "9", "--tool", tool]);
+            check.arg(&conformance).args(tests);
+            self.add(&format!("sanitizer-{name}"), &mut check, 60)?;
         }
         Ok(())
     }

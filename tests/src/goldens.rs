@@ -175,7 +175,7 @@ fn with_distances_twice(model: BoundModel) -> BoundModel {
     };
     *scale *= 2.0;
     BoundModel::bind(
-        Checkpoint::open(model.checkpoint().path()).unwrap(),
+        Checkpoint::open(model.checkpoint().path()).expect(WORKS),
         skeleton,
     )
     .expect(WORKS)

@@ -22,7 +22,7 @@ fn a_recommendation_comes_first() {
             args: &["--max-memory", "0=8GB,cpu=12.7GB,disk=100GB"],
             code: 0,
             flags: json!("--load-in-4bit"),
-            line: "Recommended: use --load-in-4bit: wholly on the GPU, 55.0 tokens/s (as it is: on GPU + RAM, 2.6); \
+            line: "Recommended: use --load-in-4bit: wholly on the GPU, 55.0 tokens/s (as it is: on GPU + RAM, 2.5); \
                 the most exact precision that makes 10 or more there.",
         },
         // Ten tokens a second are there without, but not on the GPU alone.
@@ -31,7 +31,7 @@ fn a_recommendation_comes_first() {
             args: &["--max-memory", "0=15GB,cpu=12.7GB,disk=100GB"],
             code: 0,
             flags: json!("--load-in-8bit"),
-            line: "Recommended: use --load-in-8bit: wholly on the GPU, 37.0 tokens/s (as it is: on GPU + RAM, 11.8); \
+            line: "Recommended: use --load-in-8bit: wholly on the GPU, 37.0 tokens/s (as it is: on GPU + RAM, 9.7); \
                 the most exact precision that makes 10 or more there.",
         },
         Case {

@@ -219,7 +219,7 @@ fn parts_go_where_there_is_room() {
     let kv_cache: u64 = 2 * 2 * 16 * 2 * 512;
     // A GPU that holds the table and a layer beside its context; RAM for two more and places for the rest, and not
     // for the norm as well.
-    let gpu = 500_000_000 + TABLE + LAYER + kv_cache;
+    let gpu = (600 << 20) + TABLE + LAYER + kv_cache;
     let ram = program + 3 * kv_cache + 2 * LAYER + 2 * TABLE;
     let svg = folder.path().join("x.svg");
     let budgets = format!("0={gpu}B,cpu={ram}B,disk=0");
