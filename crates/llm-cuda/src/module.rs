@@ -47,6 +47,7 @@ macro_rules! file {
 const FILES: [File; 19] = [
     file!("attention"),
     file!("attention_tile", needs sm80),
+    file!("attention_wide"),
     file!("dense"),
     file!("elementwise"),
     file!("embed"),
@@ -61,7 +62,6 @@ const FILES: [File; 19] = [
     file!("int8"),
     file!("kv"),
     file!("norm"),
-    file!("plain"),
     file!("rotary"),
     file!("routing"),
 ];
