@@ -121,10 +121,6 @@ impl Span<'_> {
         self.address
     }
 
-    pub(crate) fn n_bytes(self) -> usize {
-        self.n_bytes
-    }
-
     /// True if the first byte lies on a border of `n` bytes.
     pub(crate) fn is_aligned(self, n: u64) -> bool {
         self.address.is_multiple_of(n)

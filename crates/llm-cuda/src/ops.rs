@@ -1,6 +1,7 @@
 //! The operations, each with its family.
 
 mod attention;
+mod attention_wide;
 mod elementwise;
 mod embed;
 mod experts;
@@ -9,7 +10,6 @@ mod general;
 mod kv;
 mod linear;
 mod norm;
-mod plain;
 mod quantize;
 mod rotary;
 mod routing;

@@ -33,17 +33,21 @@ fn weight(scheme: Scheme, (rows, cols): (usize, usize), seed: u64) -> StoredWeig
     let mut state = seed;
     let mut next = || {
         // Numerical Recipes' generator of 64 bits.
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        state = state
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
         (state >> 33) as u32
     };
     let parts = scheme.parts(rows as u64, cols as u64).map(|_, info| {
         let n = info.bytes as usize / info.dtype.size();
         let bytes: Vec<u8> = match info.dtype {
             // Magnitudes below 2: neither infinite nor not a number.
-            DType::F32 => (0..n).flat_map(|_| (next() & 0xbfff_ffff).to_le_bytes()).collect(),
-            DType::F16 | DType::BF16 => {
-                (0..n).flat_map(|_| (next() as u16 & 0xbfff).to_le_bytes()).collect()
-            }
+            DType::F32 => (0..n)
+                .flat_map(|_| (next() & 0xbfff_ffff).to_le_bytes())
+                .collect(),
+            DType::F16 | DType::BF16 => (0..n)
+                .flat_map(|_| (next() as u16 & 0xbfff).to_le_bytes())
+                .collect(),
             _ => (0..n).map(|_| next() as u8).collect(),
         };
         HostBytes::new(bytes)
@@ -110,8 +114,12 @@ fn tables<B: Backend>(backend: &Arc<B>) -> Vec<f32> {
                 let (_place, table) = placed(backend, &mut queue, &table, first);
                 let n = ids.len() * cols;
                 let mut out = backend.alloc(n).unwrap();
-                queue.embed(&table, &index, ids.len(), 1.5, &mut out).unwrap();
-                queue.add_positions(&table, &index, ids.len(), &mut out).unwrap();
+                queue
+                    .embed(&table, &index, ids.len(), 1.5, &mut out)
+                    .unwrap();
+                queue
+                    .add_positions(&table, &index, ids.len(), &mut out)
+                    .unwrap();
                 let at = results.len();
                 results.resize(at + n, 0.0);
                 queue.download(&out, &mut results[at..]).unwrap();
@@ -183,7 +191,10 @@ fn vectors_may_be_of_any_type_and_lie_anywhere() {
         assert_eq!(found.len(), expected.len());
         for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
             // Sums of 8250 at most, and results below 2^3.
-            assert!((found - expected).abs() <= 1e-4, "{i}: {found}, expected {expected}");
+            assert!(
+                (found - expected).abs() <= 1e-4,
+                "{i}: {found}, expected {expected}"
+            );
         }
     });
 }
@@ -230,7 +241,10 @@ fn a_ring_keeps_the_last_rows() {
             pool
         });
         let [all, last] = &mut pools;
-        assert_eq!(attended(cuda, all, start + n), attended(cuda, last, start + n));
+        assert_eq!(
+            attended(cuda, all, start + n),
+            attended(cuda, last, start + n)
+        );
     });
 }
 
@@ -288,7 +302,10 @@ fn attended(cuda: &Arc<Cuda>, pool: &mut <Cuda as Backend>::KvPool, n: usize) ->
 fn wrong_calls_are_refused() {
     Machine::new().inside(|| {
         let cuda = Arc::new(Cuda::new(0).unwrap());
-        let load = |cols| cuda.load(weight(Scheme::Dense(DType::F32), (3, cols), 5)).unwrap();
+        let load = |cols| {
+            cuda.load(weight(Scheme::Dense(DType::F32), (3, cols), 5))
+                .unwrap()
+        };
         let (table, gain, long) = (load(8), load(4), load(16));
         let (small, mut out) = (cuda.alloc(15).unwrap(), cuda.alloc(15).unwrap());
         let ids = cuda.alloc_index(2).unwrap();
@@ -353,13 +370,19 @@ fn wrong_calls_are_refused() {
             queue.add_positions(&gain, &ids, 3, &mut out).expect(works);
         });
         refused("rows beyond the input", &mut |queue| {
-            queue.norm(&norm(&table, None), &small, &mut out, 2).expect(works);
+            queue
+                .norm(&norm(&table, None), &small, &mut out, 2)
+                .expect(works);
         });
         refused("a bias of another length", &mut |queue| {
-            queue.norm(&norm(&gain, Some(&long)), &small, &mut out, 1).expect(works);
+            queue
+                .norm(&norm(&gain, Some(&long)), &small, &mut out, 1)
+                .expect(works);
         });
         refused("heads beyond a row", &mut |queue| {
-            queue.norm_heads(&norm(&gain, None), &heads, &mut out, 1).expect(works);
+            queue
+                .norm_heads(&norm(&gain, None), &heads, &mut out, 1)
+                .expect(works);
         });
         refused("an odd rotation", &mut |queue| {
             let odd = Rotary {
@@ -372,16 +395,22 @@ fn wrong_calls_are_refused() {
             queue.rotate(&rotary, &small, &mut out, 2).expect(works);
         });
         refused("a gate beyond its input", &mut |queue| {
-            queue.gate(Activation::Silu, &small, &mut out, 4, 2).expect(works);
+            queue
+                .gate(Activation::Silu, &small, &mut out, 4, 2)
+                .expect(works);
         });
         refused("sums beyond the buffer", &mut |queue| {
             queue.add(&small, &mut out, 8, 2).expect(works);
         });
         refused("keys beyond a row", &mut |queue| {
-            queue.append(&small, &columns(1, 8), &batch, &mut pool).expect(works);
+            queue
+                .append(&small, &columns(1, 8), &batch, &mut pool)
+                .expect(works);
         });
         refused("a row beyond the buffer", &mut |queue| {
-            queue.append(&small, &columns(0, 8), &batch, &mut pool).expect(works);
+            queue
+                .append(&small, &columns(0, 8), &batch, &mut pool)
+                .expect(works);
         });
         refused("a block beyond the pool", &mut |queue| {
             queue.copy_blocks(&mut pool, &[(0, 1)]).expect(works);
@@ -402,10 +431,14 @@ fn wrong_calls_are_refused() {
             assert!(outcome.is_err(), "{what} went through");
         };
         refused("an expert that there is not", &mut |queue| {
-            queue.gather_routed(&routes, 4, &small, 2, &mut out).expect(works);
+            queue
+                .gather_routed(&routes, 4, &small, 2, &mut out)
+                .expect(works);
         });
         refused("routed rows beyond the buffer", &mut |queue| {
-            queue.scatter_routed(&routes, 0, &small, 16, &mut out).expect(works);
+            queue
+                .scatter_routed(&routes, 0, &small, 16, &mut out)
+                .expect(works);
         });
         queue.finish().expect(works);
     });

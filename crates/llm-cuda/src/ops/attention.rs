@@ -6,7 +6,7 @@ use llm_tensor::{DType, WorkspaceShape};
 use crate::kv_pool::{BLOCK, KvPool};
 use crate::launch::Launch;
 use crate::memory::{Span, bytes_of};
-use crate::ops::plain;
+use crate::ops::attention_wide;
 use crate::{Buffer, Cuda, CudaQueue, workspace};
 
 pub(super) fn attention(
@@ -17,7 +17,7 @@ pub(super) fn attention(
     (pool, out): (&KvPool, &mut Buffer),
 ) -> Result<()> {
     if op.head_dim > MAX_HEAD_DIM {
-        return plain::attention(queue, op, q, batch, (pool, out));
+        return attention_wide::attention(queue, op, q, batch, (pool, out));
     }
     let call = Call::new(queue, op, q, batch, (pool, out));
     let (long, short): (Vec<&Rows>, Vec<&Rows>) = batch

@@ -1,4 +1,4 @@
-//! Operations without a family of their own yet.
+//! Attention of heads that the tiled kernels do not take: `kernels/attention_wide.cu`.
 
 use llm_backend::{Attention, Batch, Mask, Result, Rows};
 
@@ -23,11 +23,14 @@ pub(super) fn attention(
         "heads of the pool"
     );
     let n = batch.rows.len();
+    let ends = batch.rows.iter().map(|rows| rows.first + rows.n_tokens);
+    let n_rows = ends.max().unwrap_or(0);
     let (window, full) = match op.mask {
         Mask::Causal { window } => (window.unwrap_or(0), 0),
         Mask::Full => (0, 1),
     };
-    let launch = queue.launch("plain_attention").pointer(q.first(0));
+    let launch = queue.launch("attention_wide");
+    let launch = launch.pointer(q.first(n_rows * op.row_width));
     let launch = launch.pointer(batch.rows_index.first(n * Rows::N_WORDS));
     let launch = launch.pointer(batch.tables.first(n * batch.table_len));
     let launch = launch.int(batch.table_len).pointer(pool.span());
@@ -39,7 +42,7 @@ pub(super) fn attention(
     let launch = launch.pointer_or_null(bias);
     let launch = launch.int(op.bias.map_or(0, |bias| bias.row));
     let launch = launch.int(op.bias.map_or(0, |bias| bias.zero));
-    let launch = launch.pointer(out.first(0));
+    let launch = launch.pointer(out.first(n_rows * op.n_heads * op.head_dim));
     let grid = [most_rows(batch.rows), n, op.n_heads];
     launch.grid(grid).threads(256).run()
 }
