@@ -10,9 +10,9 @@
 // told by address, so many experts as fit into the arguments of a launch, from `first_expert` on: of each the words of
 // a weight, gate's and up's or down's, in the order of its parts. Where gate and up are one matrix, up begins at row `up_row`.
 //
-// A tile of up to 8 assignments and 16 rows of out a block (up: 16 of gate and 16 of up), a warp for 2 of each or for 4; a
+// A block has a tile of up to 8 assignments and 16 rows of out (down: 32), a warp 2 rows of gate and 2 of up (down: 4 rows); a
 // lane has 8 columns (f32: 4) of each row at a time, so that a warp reads 128 bytes of codes or 512 of elements. Sums in f32, over
-// the lanes at the end. Weights are read once for 4 assignments, which for decoding is once.
+// the lanes at the end. Weights come from memory once a tile, and from L1 again for each two assignments after the first.
 // Grid (ceil(rows of out / 16) or, down, / 32, tiles that there may be), block 256. Shared 4 KB. cols is a multiple of 8 (f32:
 // 4), elements on a border of 16 bytes (4-bit: 4), scales and values on one of 4.
 // Bytes: the weights of the experts that were chosen, x and out; 2 operations an element and row.

@@ -22,20 +22,14 @@
 //                    layer in one launch, in the same order and so with the same bits. Grid (n_tokens, ceil(width / 256)).
 // Bytes of the last four: 4 read and 4 written an element (scatter, combine: and 4 read).
 //
-// Grouped products. A product kernel over the experts of a layer takes, in place of one weight, a table of weights
-// [n_experts] on the device (the parts' addresses, written when the layer is loaded), and tiles, rows and n_tiles above:
+// A kernel that computes with all experts of a layer at once (experts.cu) has a block for each tile that there may be:
 //
-//   grid (rows of the weight / rows a block, tile capacity); block y:
-//     if (blockIdx.y >= *n_tiles) return;
-//     uint4 tile = tiles[blockIdx.y];             // x expert, y first assignment, z assignments (<= tile_rows)
-//     weight = weights[tile.x];
-//     row i of x is  x + rows[tile.y + i] * cols  for gate and up: the gather is part of the product,
-//                    x + (tile.y + i) * cols      for down, whose input lies in assignment order;
-//     row i of out is out + (tile.y + i) * out_width, always in assignment order.
+//   if (blockIdx.y >= *n_tiles) return;
+//   uint4 tile = tiles[blockIdx.y];      x the expert, y its first assignment, z assignments, tile_rows at most
+//   row i of x is x + rows[tile.y + i] * cols for gate and up: the gather is part of the product; x + (tile.y + i) * cols for down,
+//   whose input lies in the order of assignments, as do all results.
 //
-// So a layer of experts is: route, gate and up, gate_A over n_chosen rows, down, routing_combine; five launches, for
-// decoding (tile_rows the matrix-vector kernel's rows, 8) and prefill (tile_rows the tile's height) alike. For one row with
-// n_active experts the table has n_active tiles and no block finds nothing to do.
+// One row with n_active experts has n_active tiles, so that no block finds nothing to do.
 #include "prelude.cuh"
 
 enum { COUNTED = 1024, FEW = 8, FEW_ACTIVE = 64 };

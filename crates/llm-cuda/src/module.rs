@@ -44,9 +44,12 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 20] = [
-    file!("attention"),
-    file!("attention_tile", needs sm80),
+const FILES: [File; 23] = [
+    file!("attention_bf16"),
+    file!("attention_f16"),
+    file!("attention_f32"),
+    file!("attention_tile_bf16", needs sm80),
+    file!("attention_tile_f16", needs sm80),
     file!("dense"),
     file!("elementwise"),
     file!("embed"),

@@ -78,7 +78,7 @@ impl Shared {
         let at = self.range(at, new.len(), by)?;
         let old = &mut self.bytes[at..at + new.len()];
         if let Some(tracker) = &mut self.tracker {
-            tracker.write(at, new.len(), by, old == new)?;
+            tracker.write(at, new.len(), by, || old == new)?;
         }
         old.copy_from_slice(new);
         Ok(())

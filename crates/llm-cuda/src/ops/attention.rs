@@ -222,7 +222,8 @@ impl<'a> Call<'a> {
             .threads(32 * WARPS)
             .run()?;
         let Some(pieces) = pieces else { return Ok(()) };
-        let merge = self.queue.launch("attention_merge").pointer(pieces);
+        let name = format!("attention_merge_{}", self.pool.suffix());
+        let merge = self.queue.launch(&name).pointer(pieces);
         let merge = merge.pointer(self.rows_index()).pointer(self.out.first(0));
         let merge = merge.int(n_pieces).structure(&self.shape(sequences, of));
         merge.grid([n_rows, n_heads, 1]).threads(128).run()
@@ -312,7 +313,7 @@ const WARPS: usize = 4;
 const TILED_VECTORS: usize = 33;
 
 /// Blocks that a multiprocessor is kept busy with.
-const BLOCKS_A_MULTIPROCESSOR: usize = 2;
+const BLOCKS_A_MULTIPROCESSOR: usize = 3;
 
 /// Multiprocessors that pieces are made for: the scratch memory is the same on all cards.
 const MAX_MULTIPROCESSORS: usize = 160;
@@ -350,23 +351,40 @@ mod tests {
 
     #[test]
     fn pieces_keep_a_card_busy_and_are_no_shorter_than_blocks_of_the_pool() {
-        // A card, size and number of key heads, query vectors of each sequence, positions; vectors of a block and pieces.
-        let cases: [(Card, (usize, usize), &[usize], usize, (usize, usize)); 8] = [
-            (H100, (128, 8), &[4], 32_768, (4, 33)),
-            (H100, (128, 8), &[4], 1024, (4, 8)),
-            (H100, (128, 8), &[4], 100, (4, 1)),
-            (H100, (128, 8), &[4; 64], 32_768, (4, 1)),
-            (H100, (64, 32), &[1], 4096, (1, 8)),
-            (H100, (64, 1), &[71], 1 << 20, (8, 29)),
-            (H100, (20, 1), &[2], 1 << 20, (4, 64)),
-            (T4, (128, 8), &[4], 32_768, (4, 10)),
-        ];
-        for (card, heads, vectors, context, (n_vectors, n_pieces)) in cases {
+        /// Of key heads of so many elements, and of sequences with so many query vectors each.
+        struct Case {
+            card: Card,
+            heads: (usize, usize),
+            vectors: &'static [usize],
+            context: usize,
+            /// Vectors of a block, and pieces.
+            expected: (usize, usize),
+        }
+        let case = |card, heads, vectors, context, expected| Case {
+            card,
+            heads,
+            vectors,
+            context,
+            expected,
+        };
+        for Case {
+            card,
+            heads,
+            vectors,
+            context,
+            expected,
+        } in [
+            case(H100, (128, 8), &[4], 32_768, (4, 49)),
+            case(H100, (128, 8), &[4], 1024, (4, 8)),
+            case(H100, (128, 8), &[4], 100, (4, 1)),
+            case(H100, (128, 8), &[4; 64], 32_768, (4, 1)),
+            case(H100, (64, 32), &[1], 4096, (1, 12)),
+            case(H100, (64, 1), &[71], 1 << 20, (8, 44)),
+            case(H100, (20, 1), &[2], 1 << 20, (4, 64)),
+            case(T4, (128, 8), &[4], 32_768, (4, 15)),
+        ] {
             let found = choice(card, heads, vectors.iter().copied(), context);
-            let expected = Choice {
-                n_vectors,
-                n_pieces,
-            };
+            let found = (found.n_vectors, found.n_pieces);
             assert_eq!(found, expected, "{heads:?} {vectors:?} {context}");
         }
     }

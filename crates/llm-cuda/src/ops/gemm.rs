@@ -309,14 +309,11 @@ fn kernel(part: &LinearPart<'_, Cuda>, capability: (u32, u32)) -> Option<Kernel>
     match weight.scheme() {
         Scheme::Dense(dtype) => {
             let elements = at(Part::Weight);
-            let split = match dtype {
-                DType::F16 => Some(Split::F16),
-                DType::BF16 => Some(Split::Bf16),
-                _ => None,
-            };
+            let splits = [(DType::F16, Split::F16), (DType::BF16, Split::Bf16)];
+            let split = splits.into_iter().find(|(of, _)| *of == dtype);
             let tiled = tensor_cores && cols.is_multiple_of(8) && elements.is_aligned(16);
             match split.filter(|_| tiled) {
-                Some(split) => Some(Kernel::Dense(split)),
+                Some((_, split)) => Some(Kernel::Dense(split)),
                 None => elements
                     .is_aligned(dtype.size() as u64)
                     .then_some(Kernel::Tile(dtype)),
@@ -487,7 +484,9 @@ mod tests {
                     for cols in [8, 100, 5000, 30_000] {
                         let n = match kernel {
                             Kernel::Int8 { .. } => n_tokens,
-                            _ => n_tokens.min(CHUNK),
+                            Kernel::Tile(_) | Kernel::Dense(_) | Kernel::FourBit => {
+                                n_tokens.min(CHUNK)
+                            }
                         };
                         let blocks = kernel.blocks(n, (rows, cols), 500);
                         let results = blocks.n_piece_results(n * rows, kernel);

@@ -115,25 +115,50 @@ impl Tracker {
         self.each(at, n, |clocks, byte, last| clocks.read(byte, last, by))
     }
 
+    /// `is_same` tells whether the bytes hold already what is written.
     #[inline(always)]
     pub(super) fn write(
         &mut self,
         at: usize,
         n: usize,
         by: By,
-        is_same: bool,
+        is_same: impl Fn() -> bool,
     ) -> Result<(), Fault> {
-        let now = self.clocks.record(Who::Thread, by);
-        self.each(at, n, |clocks, byte, last| {
-            clocks.check_write(byte, last, by, is_same, "writes")?;
-            *last = Last {
-                write: now,
-                read: NOBODY,
-            };
-            Ok(())
-        })?;
-        self.unite(at, n);
+        let now = Last {
+            write: self.clocks.record(Who::Thread, by),
+            read: NOBODY,
+        };
+        if n < 4 {
+            return self.write_bytes(at, n, by, is_same(), now);
+        }
+        for at in (at..at + n).step_by(4) {
+            let word = &mut self.words[at / 4];
+            if word.is_split {
+                self.write_bytes(at, 4, by, is_same(), now)?;
+                self.unite(at, 4);
+            } else {
+                self.clocks
+                    .check_write(at, &word.last, by, &is_same, "writes")?;
+                word.last = now;
+            }
+        }
         Ok(())
+    }
+
+    #[inline(never)]
+    fn write_bytes(
+        &mut self,
+        at: usize,
+        n: usize,
+        by: By,
+        is_same: bool,
+        now: Last,
+    ) -> Result<(), Fault> {
+        self.each(at, n, |clocks, byte, last| {
+            clocks.check_write(byte, last, by, || is_same, "writes")?;
+            *last = now;
+            Ok(())
+        })
     }
 
     pub(super) fn atomic(&mut self, at: usize, n: usize, by: By) -> Result<(), Fault> {
@@ -143,7 +168,7 @@ impl Tracker {
                 return Err(unwritten(byte, by));
             }
             if last.write.who != Who::Atomic {
-                clocks.check_write(byte, last, by, false, "changes")?;
+                clocks.check_write(byte, last, by, || false, "changes")?;
             } else if !clocks.is_before(&last.read, by) {
                 return Err(race(byte, by, &last.read, "changes", "read"));
             }
@@ -160,7 +185,7 @@ impl Tracker {
     pub(super) fn begin_copy(&mut self, at: usize, n: usize, by: By) -> Result<(), Fault> {
         let now = self.clocks.record(Who::Copy, by);
         self.each(at, n, |clocks, byte, last| {
-            clocks.check_write(byte, last, by, false, "copies to")?;
+            clocks.check_write(byte, last, by, || false, "copies to")?;
             *last = Last {
                 write: now,
                 read: NOBODY,
@@ -323,7 +348,7 @@ impl Clocks {
         byte: usize,
         last: &Last,
         by: By,
-        is_same: bool,
+        is_same: impl Fn() -> bool,
         verb: &str,
     ) -> Result<(), Fault> {
         let write = &last.write;
@@ -333,7 +358,7 @@ impl Clocks {
         if !self.is_before(write, by) {
             // Lanes of one instruction may all write the same value.
             let together = write.pc == by.pc && usize::from(write.thread) / 32 == by.thread / 32;
-            if !(is_same && together) {
+            if !(together && is_same()) {
                 return Err(race(byte, by, write, verb, "wrote"));
             }
         }

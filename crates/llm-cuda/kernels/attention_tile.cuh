@@ -1,4 +1,4 @@
-// Attention of many query rows on tensor cores, compute capability 8.0 and later. The formula is in attention.cu.
+// Attention of many query rows on tensor cores, compute capability 8.0 and later. The formula is in attention_rows.cuh.
 //
 // attention_tile_{f16,bf16}_{64,128,256}_{2,3}   head_dim rounded up, and 16-bit parts of queries and weights: 2 of f16, 3 of bf16
 //   A warp has 16 query vectors (rows x heads of one kv head), a block 64; for 256 two warps have the same, a block 32. Keys and
@@ -8,7 +8,7 @@
 //   Grid (sum over sequences of ceil(n_tokens * n_heads / n_kv_heads / vectors), n_kv_heads), block 128, shared
 //   2 * 32 * (head_dim rounded up + 8) * 2 bytes, and for 128 and 256 n_parts * vectors * (head_dim rounded up + 8) * 2 more.
 //   head_dim a multiple of 8.
-// needs: 80
+#pragma once
 #include "attention.cuh"
 
 // 16 x 16 elements of rows of queries as a tile's operand: rows g and g + 8, columns c, c + 1, c + 8, c + 9.
@@ -214,9 +214,3 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
       const u32* rows, const u32* tables, const float* bias, float* out, AttentionShape shape) {                             \
     attend<T, HD, PARTS>(q, static_cast<const T*>(pool), rows, tables, bias, out, shape);                                    \
   }
-TILE(f16, __half, 64, 2)
-TILE(f16, __half, 128, 2)
-TILE(f16, __half, 256, 2)
-TILE(bf16, __nv_bfloat16, 64, 3)
-TILE(bf16, __nv_bfloat16, 128, 3)
-TILE(bf16, __nv_bfloat16, 256, 3)

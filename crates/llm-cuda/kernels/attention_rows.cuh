@@ -9,12 +9,13 @@
 //   lanes with 8 elements each; every group of lanes has its own maximum and sum until the end.
 //   Bytes: keys and values seen, once a block. Operations: 4 head_dim a position and query.
 //   Grid (sum over sequences of ceil(n_tokens * n_heads / n_kv_heads / vectors), n_kv_heads, n_pieces), block 128.
-// attention_merge
+// attention_merge_{f32,f16,bf16}, which are one
 //   Joins the pieces of a row. Needed for n_pieces > 1 alone. Grid (rows of all sequences, n_heads), block 128.
 //   Scratch: f32 [rows, n_heads, n_pieces, head_dim] and, behind it, [.., n_pieces, 2] (maximum, sum).
 //
 // pool [n_blocks][2][n_kv_heads][32][head_dim], 16-byte aligned. rows [n_sequences][first, n_tokens, start, n_positions].
 // window: causal with that many positions, 0 without a bound, -1 all positions. soft_cap 0: none. bias null: none.
+#pragma once
 #include "attention.cuh"
 
 constexpr int WARPS = 4;
@@ -247,21 +248,8 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
   }
 }
 
-#define ROWS(name, T, NQ, WHOLE)                                                                                             \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32, NQ == 8 || !WHOLE ? 2 : 3) name(const float* q, const void* pool, const u32* rows,          \
-      const u32* tables, const float* bias, float* out, float* pieces, AttentionShape shape) {                               \
-    attend<T, NQ, WHOLE>(q, static_cast<const T*>(pool), rows, tables, bias, out, pieces, shape);                            \
-  }
-#define ROWS_OF(type, T)                                                                                                     \
-  ROWS(attention_rows_##type##_1, T, 1, true) ROWS(attention_rows_##type##_4, T, 4, true)                                    \
-  ROWS(attention_rows_##type##_8, T, 8, true)                                                                                \
-  ROWS(attention_any_##type##_4, T, 4, false)
-ROWS_OF(f32, float)
-ROWS_OF(f16, __half)
-ROWS_OF(bf16, __nv_bfloat16)
-
-KERNEL(attention_merge)(const float* __restrict__ pieces, const u32* __restrict__ rows, float* __restrict__ out, int n_pieces,
-    AttentionShape s) {
+__device__ __forceinline__ void merge(const float* __restrict__ pieces, const u32* __restrict__ rows, float* __restrict__ out, int n_pieces,
+    const AttentionShape& s) {
   Chunk c;
   if (!chunk_of(c, rows, s, 1, 1, blockIdx.x)) return;
   const u64 vector = (u64)blockIdx.x * s.n_heads + blockIdx.y;
@@ -276,3 +264,16 @@ KERNEL(attention_merge)(const float* __restrict__ pieces, const u32* __restrict_
     out[((u64)(c.first + c.vector) * s.n_heads + blockIdx.y) * s.head_dim + d] = a / l;
   }
 }
+
+#define ROWS(name, T, NQ, WHOLE)                                                                                             \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32, NQ == 8 || !WHOLE ? 2 : 3) name(const float* q, const void* pool, const u32* rows,          \
+      const u32* tables, const float* bias, float* out, float* pieces, AttentionShape shape) {                               \
+    attend<T, NQ, WHOLE>(q, static_cast<const T*>(pool), rows, tables, bias, out, pieces, shape);                            \
+  }
+#define ROWS_OF(type, T)                                                                                                     \
+  ROWS(attention_rows_##type##_1, T, 1, true) ROWS(attention_rows_##type##_4, T, 4, true)                                    \
+  ROWS(attention_rows_##type##_8, T, 8, true)                                                                                \
+  ROWS(attention_any_##type##_4, T, 4, false)                                                                                \
+  KERNEL(attention_merge_##type)(const float* pieces, const u32* rows, float* out, int n_pieces, AttentionShape shape) {     \
+    merge(pieces, rows, out, n_pieces, shape);                                                                               \
+  }
