@@ -91,6 +91,9 @@ impl Part {
             .lines()
             .find_map(|line| line.split_once("skipped: "));
         part.outcome = match (ended, skipped) {
+            (Ok(()), None) if printed.contains("running 0 tests") => {
+                Outcome::Failed("it ran no test".to_owned())
+            }
             (Ok(()), None) => Outcome::Passed,
             // A model that does not fit ends with such an error, a test without a GPU with such a line.
             (Ok(()) | Err(_), Some((_, why))) => Outcome::Skipped(why.to_owned()),
@@ -178,6 +181,11 @@ mod tests {
         assert_eq!(failed.outcome, Outcome::Failed(why.to_owned()));
         assert_eq!(failed.said, ["{\"a\": 1}", "why"]);
         assert_eq!(failed.results.len(), 1, "what was measured before is kept");
+        let nothing = run("echo; echo running 0 tests", limit);
+        assert_eq!(
+            nothing.outcome,
+            Outcome::Failed("it ran no test".to_owned())
+        );
         let skipped = run("echo 'Error: skipped: no room'; exit 1", limit);
         assert_eq!(skipped.outcome, Outcome::Skipped("no room".to_owned()));
     }

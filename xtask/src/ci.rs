@@ -1,12 +1,12 @@
 //! Steps of continuous integration, here and there.
 
-use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::cargo::cargo;
 use crate::{bench_memory, fetch_model, gpu_bundle, kernels, tidy};
 
 /// Steps to run.
@@ -122,17 +122,6 @@ fn step(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
     run().with_context(|| format!("step `{name}` failed"))?;
     eprintln!("== {name}: {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// A call of cargo in the workspace, its arguments separated by blanks.
-pub(crate) fn cargo(root: &Path, arguments: &str) -> Command {
-    // Cargo tells what it runs which cargo it is.
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(arguments.split_whitespace())
-        .current_dir(root)
-        .stdin(Stdio::null());
-    cargo
 }
 
 fn run_command(mut command: Command) -> Result<()> {

@@ -10,6 +10,8 @@ use clap::Args;
 use llm_tensor::Bytes;
 use serde_json::Value;
 
+use crate::cargo::cargo;
+
 /// Bundle to write.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -113,11 +115,11 @@ fn build(root: &Path, profile: &str) -> Result<Vec<(String, PathBuf)>> {
     ];
     let mut built = Vec::new();
     for call in calls {
-        let mut cargo = super::ci::cargo(root, call);
-        cargo.args(["--locked", "--profile", profile]);
-        cargo.arg("--message-format=json-render-diagnostics");
-        eprintln!("{cargo:?}");
-        let output = cargo.stderr(Stdio::inherit()).output()?;
+        let mut command = cargo(root, call);
+        command.args(["--locked", "--profile", profile]);
+        command.arg("--message-format=json-render-diagnostics");
+        eprintln!("{command:?}");
+        let output = command.stderr(Stdio::inherit()).output()?;
         ensure!(output.status.success(), "cargo {call}: {}", output.status);
         built.extend(executables(&String::from_utf8_lossy(&output.stdout)));
     }

@@ -13,6 +13,7 @@ use clap::Parser;
 use sha2::{Digest, Sha256};
 
 mod bench_memory;
+mod cargo;
 mod ci;
 mod fetch_model;
 mod fixture;

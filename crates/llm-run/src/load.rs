@@ -21,6 +21,7 @@ use crate::cli::LoadArgs;
 use crate::open::OpenModel;
 use crate::output::usage;
 use crate::placement::gpus::MachineGpus;
+use crate::placement::placed::Placed;
 use crate::placement::request::limits;
 use crate::system::expect_offload_folder;
 use crate::{checksum, output, signals};
@@ -33,12 +34,6 @@ pub(crate) struct Loaded {
     pub(crate) device: String,
     /// Duration of loading.
     pub(crate) time: Duration,
-}
-
-/// Plan that a model was loaded by, and the GPUs that there were for it.
-pub(crate) struct Placed {
-    pub(crate) plan: Plan,
-    pub(crate) gpus: MachineGpus,
 }
 
 impl OpenModel {

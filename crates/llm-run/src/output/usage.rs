@@ -6,7 +6,7 @@ use llm_tensor::Bytes;
 
 use super::table::{Column, table};
 use super::words::short;
-use crate::load::Placed;
+use crate::placement::placed::Placed;
 use crate::resident::ResidentSet;
 use crate::system::{self, Gpu};
 
