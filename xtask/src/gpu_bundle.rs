@@ -193,8 +193,16 @@ fn pack(out: &Path) -> Result<()> {
     let mut tar = Command::new("tar");
     // Programs share the kernels' text and much code, which only a large window sees.
     tar.env("XZ_OPT", "-9");
-    tar.args(["-cJf", "files.tar.xz", "-C", "files", "."])
-        .current_dir(out);
+    tar.args([
+        "-cJf",
+        "files.tar.xz",
+        "-C",
+        "files",
+        "bin",
+        "configs",
+        "fixtures",
+    ])
+    .current_dir(out);
     let status = tar.status().context("tar does not start")?;
     ensure!(status.success(), "{tar:?}: {status}");
     fs::remove_dir_all(out.join("files"))?;
