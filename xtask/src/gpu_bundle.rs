@@ -191,8 +191,18 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 /// Packs the files into an archive, in whose place they then are.
 fn pack(out: &Path) -> Result<()> {
     let mut tar = Command::new("tar");
-    tar.args(["-czf", "files.tar.gz", "-C", "files", "."])
-        .current_dir(out);
+    // Programs share the kernels' text and much code, which only a large window sees.
+    tar.env("XZ_OPT", "-9");
+    tar.args([
+        "-cJf",
+        "files.tar.xz",
+        "-C",
+        "files",
+        "bin",
+        "configs",
+        "fixtures",
+    ])
+    .current_dir(out);
     let status = tar.status().context("tar does not start")?;
     ensure!(status.success(), "{tar:?}: {status}");
     fs::remove_dir_all(out.join("files"))?;
@@ -244,7 +254,7 @@ const PROGRAMS: [&str; 5] = ["llm-run", "gpu-report", "xtask", "conformance", "c
 /// Configurations of the models that are made on the spot.
 const CONFIGS: [&str; 3] = ["llama-1.1b", "llama-8b", "tiny"];
 /// Names of what lies in the folder of a bundle.
-const OWN: [&str; 5] = ["README.txt", "run.sh", "files", "files.tar.gz", "results"];
+const OWN: [&str; 5] = ["README.txt", "run.sh", "files", "files.tar.xz", "results"];
 const MOST: Bytes = Bytes::new(40_000_000);
 
 const RUN: &str = r#"#!/bin/sh
@@ -252,7 +262,13 @@ const RUN: &str = r#"#!/bin/sh
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$here/files"
-[ -x "$here/files/bin/gpu-report" ] || tar -xzf "$here/files.tar.gz" -C "$here/files"
+if [ ! -x "$here/files/bin/gpu-report" ]; then
+    if command -v xz > /dev/null; then
+        tar -xJf "$here/files.tar.xz" -C "$here/files"
+    else
+        python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$here/files.tar.xz" "$here/files"
+    fi
+fi
 exec "$here/files/bin/gpu-report" all --bundle "$here/files" --out "$here/results" --seconds "${TIME:-345}" "$@"
 "#;
 
@@ -262,7 +278,7 @@ const README: &str = "llm-run on a GPU: checks and measurements
     ./run.sh                                     or, for 150 seconds at most, TIME=150 ./run.sh
 
 needs x86-64 Linux with glibc GLIBC or later, an NVIDIA driver for CUDA 12.0 or later, a GPU of compute capability 7.5 or
-later, tar and gzip. No Rust, no Python, no network. It takes less than 6 minutes, each part has a limit of its own, and
+later, tar, and xz or python3. No Rust, no network. It takes less than 6 minutes, each part has a limit of its own, and
 what is missing is skipped with a word. Models of random weights are made on the spot: 20 GB of disk beside this folder let
 the largest be measured.
 
