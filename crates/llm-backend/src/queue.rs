@@ -209,12 +209,7 @@ pub trait Ops<B: Backend>: Queue<B> {
 
     /// Columns of the largest of each row of `x` `[columns.len(), width]`, the first among equals, and waits for them: tokens
     /// for who does not need the logits. Numbers that are none are left aside; nothing where none is above minus infinity.
-    fn argmax(
-        &mut self,
-        x: &B::Buffer,
-        width: usize,
-        columns: &mut [Option<u32>],
-    ) -> Result<()> {
+    fn argmax(&mut self, x: &B::Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {
         let mut values = vec![0.0; columns.len() * width];
         self.download(x, &mut values)?;
         for (column, row) in columns.iter_mut().zip(values.chunks_exact(width)) {

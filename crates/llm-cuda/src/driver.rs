@@ -15,8 +15,8 @@ pub(crate) use event::{Event, Timing};
 pub(crate) use graph::{Chain, Graph};
 pub(crate) use library::{device_count, open};
 pub(crate) use memory::{DeviceMemory, HostMemory};
-pub(crate) use module::{Function, Module};
-pub(crate) use stream::{Dimensions, Stream};
+pub(crate) use module::{Dimensions, Function, Module};
+pub(crate) use stream::Stream;
 
 use std::ffi::CStr;
 use std::ptr;

@@ -208,12 +208,11 @@ fn table() -> &'static Table {
 impl KernelFacts {
     /// The first word of each argument, where each begins on a border of eight bytes.
     pub(crate) fn starts(&self) -> impl Iterator<Item = usize> {
-        let starts = self.parameters.iter().scan(0, |end, parameter| {
+        self.parameters.iter().scan(0, |end, parameter| {
             let start = *end;
             *end += parameter.n_words();
             Some(start)
-        });
-        starts
+        })
     }
 
     /// `name file shared threads parameter…`.

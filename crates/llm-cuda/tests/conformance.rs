@@ -1,5 +1,7 @@
 //! The conformance suite: on the first GPU, and on emulated ones that load each of the kernels' targets.
 
+#![allow(clippy::print_stderr, reason = "a test says what it skips")]
+
 use std::env;
 use std::sync::Arc;
 

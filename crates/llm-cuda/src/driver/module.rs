@@ -8,6 +8,14 @@ use cudarc::driver::sys;
 
 use super::{Context, Failure, answer};
 
+/// Blocks of a launch, threads of a block, and bytes of shared memory beyond what the kernel has of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dimensions {
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: [u32; 3],
+    pub(crate) shared: u32,
+}
+
 /// Compiled kernels of a file.
 #[derive(Debug)]
 pub(crate) struct Module {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use super::{Context, DeviceMemory, Event, Failure, Function, Graph, HostMemory, answer};
+use super::{
+    Context, DeviceMemory, Dimensions, Event, Failure, Function, Graph, HostMemory, answer,
+};
 
 /// Work of the device in order; independent of other streams, and of the device's default one.
 #[derive(Debug)]
@@ -19,14 +21,6 @@ pub(crate) struct Stream {
 unsafe impl Send for Stream {}
 // SAFETY: as above.
 unsafe impl Sync for Stream {}
-
-/// Blocks of a launch, threads of a block, and bytes of shared memory beyond what the kernel has of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Dimensions {
-    pub(crate) grid: [u32; 3],
-    pub(crate) block: [u32; 3],
-    pub(crate) shared: u32,
-}
 
 impl Stream {
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, Failure> {

@@ -57,17 +57,23 @@ const CASES: [Case; 12] = [
     },
     Case {
         name: "memory that is too short",
-        launch: |_, x| drop(x.first(9)),
+        launch: |_, x| {
+            x.first(9);
+        },
         says: "bytes 0..36 of 32 for activations",
     },
     Case {
         name: "elements that cannot be counted",
-        launch: |_, x| drop(x.first(usize::MAX / 2)),
+        launch: |_, x| {
+            x.first(usize::MAX / 2);
+        },
         says: "elements of activations can be counted",
     },
     Case {
         name: "memory off its border",
-        launch: |_, x| drop(x.first(8).part(4..32).aligned(16)),
+        launch: |_, x| {
+            x.first(8).part(4..32).aligned(16);
+        },
         says: "for reads of 16 bytes",
     },
     Case {

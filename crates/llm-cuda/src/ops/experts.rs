@@ -22,10 +22,10 @@ pub(super) fn experts(
         gated,
         delta,
     } = scratch;
-    if let Some(group) = Group::of(experts, routes) {
-        if group.fits(gated, delta) {
-            return group.send(queue, experts, x, routes, (gated, delta, out));
-        }
+    if let Some(group) = Group::of(experts, routes)
+        && group.fits(gated, delta)
+    {
+        return group.send(queue, experts, x, routes, (gated, delta, out));
     }
     for expert in experts {
         let scratch = ExpertBuffers {

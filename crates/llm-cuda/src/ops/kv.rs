@@ -94,8 +94,9 @@ mod tests {
 
     #[test]
     fn copies_that_meet_go_one_after_the_other() {
+        type Pairs<'a> = &'a [(u32, u32)];
         let many: Vec<(u32, u32)> = (0..70).map(|i| (i, 100 + i)).collect();
-        let cases: [(&[(u32, u32)], &[usize]); 7] = [
+        let cases: [(Pairs<'_>, &[usize]); 7] = [
             (&[], &[]),
             (&[(3, 3)], &[]),
             (&[(0, 1), (0, 2), (3, 4)], &[3]),

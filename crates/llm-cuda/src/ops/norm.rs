@@ -109,8 +109,8 @@ impl<'a> Vectors<'a> {
         let is_usual = |(dtype, span): (DType, Span<'_>)| {
             dtype == gain.0 && span.is_aligned(dtype.size() as u64)
         };
-        let both = [Some(gain), bias].into_iter().flatten();
-        let same = both.map(is_usual).all(|is| is).then_some(gain.0);
+        let mut both = [Some(gain), bias].into_iter().flatten();
+        let same = both.all(is_usual).then_some(gain.0);
         Vectors { gain, bias, same }
     }
 
