@@ -280,20 +280,22 @@ fn tiles_shared(
 
 fn four_bit_rows(card: CardShape, product: Product<'_>) -> Option<FourBitLaunch> {
     let most_at_once = if product.n == 1 { [1, 1] } else { [4, 1] };
-    for n_at_once in most_at_once {
-        for slices in 1..=most_slices(product.cols) {
+    // One block alone does not keep a multiprocessor's loads under way, and more slices make smaller blocks.
+    let choices = most_at_once.map(|n_at_once| [(n_at_once, 2), (n_at_once, 1)]);
+    for (n_at_once, least) in choices.into_iter().flatten() {
+        let most_slices = match product.n {
+            0..=MAX_ROWS => most_slices(product.cols),
+            _ => 1,
+        };
+        for slices in 1..=most_slices {
             let slice_len = slice_len(product.cols, slices, ROW_COLS);
             let shared = n_at_once * slice_len.div_ceil(ROW_COLS) * ROW_COLS * size_of::<f32>();
-            let fits = shared + ROWS_OWN <= card.shared_per_block;
-            if !fits || slice_len * (slices - 1) >= product.cols {
+            let on_one = card.shared_per_block / (shared + ROWS_OWN);
+            if on_one < least || slice_len * (slices - 1) >= product.cols {
                 continue;
             }
-            if slices > 1 && product.n > MAX_ROWS {
-                return None;
-            }
             let height = if n_at_once == 1 { 4 } else { 2 };
-            let on_one = (card.shared_per_block / (shared + ROWS_OWN)).clamp(1, 3);
-            let n_blocks = card.n_multiprocessors * on_one;
+            let n_blocks = card.n_multiprocessors * on_one.min(3);
             let mut split = 1;
             while split < WARPS
                 && product.tiles(height) * slices * split < card.n_multiprocessors * 12

@@ -154,4 +154,7 @@ fn choices_are_those_that_were_measured() {
     assert_eq!(sharing(4096, 1), Sharing::Rows(2));
     assert_eq!(sharing(14336, 1), Sharing::Rows(2));
     assert_eq!(sharing(4096, 2), Sharing::Teams(1));
+
+    let long = four_bit(H100, one(&[8192], 28672, 1), KINDS[0]).unwrap();
+    assert_eq!((long.slices, long.grid), (2, [264, 1, 1]));
 }
