@@ -96,26 +96,12 @@ fn int8(scheme: Scheme) -> Option<Int8> {
 
 /// A weight as the kernels are told of it.
 pub(super) fn stored(weight: &CudaWeight) -> Stored {
-    let of = |part| weight.part(part).address();
-    let (mut addresses, mut block_size) = ([of(Part::Weight), 0, 0, 0, 0, 0], 1);
+    let (addresses, block_size) = addresses(weight);
     let (kind, dtype) = match weight.scheme() {
         Scheme::Dense(dtype) => (element(dtype), 0),
         Scheme::Int8PerUse(dtype, _) => (6, element(dtype)),
-        Scheme::Int8(_) => {
-            addresses[1] = of(Part::Scb);
-            (3, 0)
-        }
-        Scheme::FourBit(format) => {
-            block_size = format.block_size.get();
-            addresses[1] = of(Part::Absmax);
-            addresses[2] = of(Part::QuantMap);
-            if format.double_quant {
-                addresses[3] = of(Part::NestedAbsmax);
-                addresses[4] = of(Part::NestedQuantMap);
-                addresses[5] = of(Part::NestedOffset);
-            }
-            (4 + u32::from(format.double_quant), 0)
-        }
+        Scheme::Int8(_) => (3, 0),
+        Scheme::FourBit(format) => (4 + u32::from(format.double_quant), 0),
         Scheme::Ggml(_) | Scheme::Fp8(_) => unreachable!("such weights are not loaded"),
     };
     let number = |n: usize| u32::try_from(n).expect("sizes of weights fit 31 bits");
@@ -133,6 +119,28 @@ pub(super) fn stored(weight: &CudaWeight) -> Stored {
         shape,
         pair(dtype, 0),
     ]
+}
+
+/// Addresses of a weight's elements, scales, map, and nested scales, their map and offset, and elements of a block. What the
+/// scheme does not have is null.
+pub(super) fn addresses(weight: &CudaWeight) -> ([u64; 6], usize) {
+    let of = |part| weight.part(part).address();
+    let elements = of(Part::Weight);
+    match weight.scheme() {
+        Scheme::Dense(_) | Scheme::Int8PerUse(..) => ([elements, 0, 0, 0, 0, 0], 1),
+        Scheme::Int8(_) => ([elements, of(Part::Scb), 0, 0, 0, 0], 1),
+        Scheme::FourBit(format) => {
+            let nested = [Part::NestedAbsmax, Part::NestedQuantMap, Part::NestedOffset];
+            let [absmax, map, offset] = match format.double_quant {
+                true => nested.map(of),
+                false => [0; 3],
+            };
+            let (scales, code) = (of(Part::Absmax), of(Part::QuantMap));
+            let block_size = format.block_size.get();
+            ([elements, scales, code, absmax, map, offset], block_size)
+        }
+        Scheme::Ggml(_) | Scheme::Fp8(_) => unreachable!("such weights are not loaded"),
+    }
 }
 
 /// An element type's number.

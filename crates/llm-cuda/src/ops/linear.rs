@@ -351,25 +351,9 @@ fn part_words(part: &LinearPart<'_, Cuda>, first: usize) -> PartWords {
     if let Some(bias) = bias {
         assert_eq!(bias.cols(), weight.rows(), "a bias for every output");
     }
-    let of = |part| weight.part(part).address();
-    let mut addresses = [of(Part::Weight), 0, 0, 0, 0, 0, 0];
-    let mut block_size: usize = 1;
-    match weight.scheme() {
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) => {}
-        Scheme::Int8(_) => addresses[1] = of(Part::Scb),
-        Scheme::FourBit(format) => {
-            block_size = format.block_size.get();
-            addresses[1] = of(Part::Absmax);
-            addresses[2] = of(Part::QuantMap);
-            if format.double_quant {
-                addresses[3] = of(Part::NestedAbsmax);
-                addresses[4] = of(Part::NestedQuantMap);
-                addresses[5] = of(Part::NestedOffset);
-            }
-        }
-        Scheme::Ggml(_) | Scheme::Fp8(_) => unreachable!("such weights are not loaded"),
-    }
-    addresses[6] = bias.map_or(0, |bias| bias.part(Part::Weight).address());
+    let ([a, b, c, d, e, f], block_size) = general::addresses(weight);
+    let of_bias = bias.map_or(0, |bias| bias.part(Part::Weight).address());
+    let addresses = [a, b, c, d, e, f, of_bias];
     PartWords {
         addresses,
         rows: number(weight.rows()),

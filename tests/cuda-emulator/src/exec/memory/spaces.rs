@@ -90,6 +90,12 @@ impl Block<'_> {
         let range = slice_of(at, n, len, thread % 32, "local memory")?;
         Ok(&mut self.local[thread * len..][range])
     }
+
+    /// Bytes of constant memory.
+    fn constant(&self, lane: usize, at: u64, n: usize) -> Result<&[u8], Fault> {
+        let bank = &self.launch.program.constant_bank;
+        Ok(&bank[slice_of(at, n, bank.len(), lane, "constant memory")?])
+    }
 }
 
 pub(super) fn load_local(
@@ -127,10 +133,8 @@ pub(super) fn load_const(
     m: u32,
 ) -> Result<(), Fault> {
     let at = addresses(w, i.o[0], i.offset);
-    let bank = &b.launch.program.constant_bank;
     load_lanes(w, i, m, |_, lane, out| {
-        let range = slice_of(at[lane], out.len(), bank.len(), lane, "constant memory")?;
-        out.copy_from_slice(&bank[range]);
+        out.copy_from_slice(b.constant(lane, at[lane], out.len())?);
         Ok(())
     })
 }
@@ -187,15 +191,7 @@ pub(super) fn load_generic(
                 out.copy_from_slice(b.local_of(w.index * 32 + lane, a - LOCAL_WINDOW, n)?);
             }
             CONST_WINDOW => {
-                let bank = &b.launch.program.constant_bank;
-                let range = slice_of(
-                    a - CONST_WINDOW,
-                    out.len(),
-                    bank.len(),
-                    lane,
-                    "constant memory",
-                )?;
-                out.copy_from_slice(&bank[range]);
+                out.copy_from_slice(b.constant(lane, a - CONST_WINDOW, out.len())?);
             }
             _ => {
                 let pointers = b.global(&at, 1 << lane, out.len() as u64, Access::Read)?;
