@@ -74,7 +74,7 @@ fn check_symbol(name: &'static str) -> Result<(), NoGpu> {
 const OLDEST: u32 = 12000;
 
 /// Functions of the driver that this crate calls.
-const SYMBOLS: [&str; 41] = [
+const SYMBOLS: [&str; 43] = [
     "cuInit",
     "cuGetErrorName",
     "cuDeviceGetCount",
@@ -91,6 +91,8 @@ const SYMBOLS: [&str; 41] = [
     "cuMemFree_v2",
     "cuMemHostAlloc",
     "cuMemFreeHost",
+    "cuMemHostRegister_v2",
+    "cuMemHostUnregister",
     "cuMemsetD8Async",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
