@@ -45,7 +45,7 @@ impl CudaQueue {
             let n = memory.n_bytes();
             Piece::of(&memory, 0..n)
         });
-        Ok(CudaWeight(StoredWeight {
+        Ok(CudaWeight::new(StoredWeight {
             scheme,
             rows,
             cols,
@@ -100,7 +100,7 @@ impl CudaQueue {
         }
         self.finish()?;
         let n_bytes = elements.n_bytes();
-        Ok(CudaWeight(StoredWeight {
+        Ok(CudaWeight::new(StoredWeight {
             scheme: Scheme::Dense(dtype),
             rows,
             cols,
