@@ -37,7 +37,7 @@ impl Card {
         let (context, facts) = probe::open(number)?;
         Ok(Card {
             name: format!("cuda:{number} ({})", facts.name),
-            kernels: Kernels::new(&context, facts.compute_capability),
+            kernels: Kernels::new(&context, &facts),
             setup: Stream::new(&context)?,
             usage: Mutex::default(),
             held: Mutex::default(),

@@ -7,6 +7,7 @@ use llm_tensor::{DType, WorkspaceShape};
 use super::general::{NumRows, element};
 use crate::choose;
 use crate::memory::{Span, bytes_of};
+use crate::module::{self, kernel};
 use crate::{Cuda, CudaQueue, CudaWeight, workspace};
 
 /// Rows of activations that weights are multiplied with, and the place of the results.
@@ -133,7 +134,7 @@ impl Many<'_> {
                 of(Part::Scb),
             ]
         };
-        let launch = queue.launch(&kernel.name(blocks.tokens));
+        let launch = queue.launch(kernel.function(blocks.tokens));
         let launch = match kernel {
             Kernel::Tile(_) => launch.pointer(x).pointer(weight.part(Part::Weight)),
             Kernel::Dense(split) => {
@@ -166,11 +167,11 @@ impl Many<'_> {
         let Some(pieces) = pieces else { return Ok(()) };
         let join = match kernel {
             Kernel::Int8 { .. } => {
-                let join = queue.launch("gemm_join_int8").pointer(pieces);
+                let join = queue.launch(kernel!("gemm_join_int8")).pointer(pieces);
                 join.structure(&int8())
             }
             Kernel::Tile(_) | Kernel::Dense(_) | Kernel::FourBit => {
-                queue.launch("gemm_join").pointer(pieces)
+                queue.launch(kernel!("gemm_join")).pointer(pieces)
             }
         };
         let join = join.pointer_or_null(bias).pointer(out);
@@ -222,14 +223,16 @@ impl Kernel {
         }
     }
 
-    fn name(self, tokens: usize) -> String {
+    fn function(self, tokens: usize) -> module::Kernel {
+        // Of those for 32, 64 and 128 tokens.
+        let of = (tokens / 32).ilog2() as usize;
         match self {
-            Kernel::Tile(dtype) => format!("gemm_tile_{}", suffix(dtype)),
-            Kernel::Dense(Split::Bf16) => format!("gemm_dense_bf16_3_{tokens}"),
-            Kernel::Dense(Split::F16 | Split::F16OfCodes) => format!("gemm_dense_f16_2_{tokens}"),
-            Kernel::FourBit => format!("gemm_four_bit_2_{tokens}"),
-            Kernel::Int8 { tiled: true } => format!("gemm_int8_{tokens}"),
-            Kernel::Int8 { tiled: false } => "gemm_tile_int8".to_owned(),
+            Kernel::Tile(dtype) => TILE[element(dtype) as usize],
+            Kernel::Dense(Split::Bf16) => DENSE_BF16[of],
+            Kernel::Dense(Split::F16 | Split::F16OfCodes) => DENSE_F16[of],
+            Kernel::FourBit => FOUR_BIT[usize::from(tokens > 32)],
+            Kernel::Int8 { tiled: true } => INT8[of],
+            Kernel::Int8 { tiled: false } => kernel!("gemm_tile_int8"),
         }
     }
 
@@ -279,10 +282,10 @@ impl Kernel {
 }
 
 impl Split {
-    fn kernel(self) -> &'static str {
+    fn kernel(self) -> module::Kernel {
         match self {
-            Split::F16 | Split::F16OfCodes => "gemm_split_f16_2",
-            Split::Bf16 => "gemm_split_bf16_3",
+            Split::F16 | Split::F16OfCodes => kernel!("gemm_split_f16_2"),
+            Split::Bf16 => kernel!("gemm_split_bf16_3"),
         }
     }
 
@@ -375,15 +378,6 @@ fn pair(low: usize, high: usize) -> u64 {
     number(low) | number(high) << 32
 }
 
-fn suffix(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F32 => "f32",
-        DType::F16 => "f16",
-        DType::BF16 => "bf16",
-        other => unreachable!("weights of {other}"),
-    }
-}
-
 /// Columns with the zeros behind them.
 fn padded(cols: usize) -> usize {
     cols.next_multiple_of(32)
@@ -427,6 +421,22 @@ pub(super) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
     let codes = areas(Kernel::Int8 { tiled: true }, all, shape.cols, pieces(all));
     workspace::bytes(parts).max(workspace::bytes(codes))
 }
+
+/// By element type.
+const TILE: [module::Kernel; 3] = kernel!["gemm_tile_f32", "gemm_tile_f16", "gemm_tile_bf16"];
+// By tokens of a block.
+const DENSE_F16: [module::Kernel; 3] = kernel![
+    "gemm_dense_f16_2_32",
+    "gemm_dense_f16_2_64",
+    "gemm_dense_f16_2_128"
+];
+const DENSE_BF16: [module::Kernel; 3] = kernel![
+    "gemm_dense_bf16_3_32",
+    "gemm_dense_bf16_3_64",
+    "gemm_dense_bf16_3_128"
+];
+const FOUR_BIT: [module::Kernel; 2] = kernel!["gemm_four_bit_2_32", "gemm_four_bit_2_128"];
+const INT8: [module::Kernel; 3] = kernel!["gemm_int8_32", "gemm_int8_64", "gemm_int8_128"];
 
 /// Rows of activations at a time.
 const CHUNK: usize = 512;
