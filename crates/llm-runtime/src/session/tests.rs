@@ -9,7 +9,7 @@ use llm_plan::{DeviceMap, RunOn};
 use super::*;
 use crate::device::{Elsewhere, Stages};
 use crate::pipeline::Part;
-use crate::port::{Crossing, Port};
+use crate::port::{Crossing, Lane, Port};
 use crate::read_config;
 
 /// A pass: each sequence's rows, first row, count and start, and whether logits follow.
@@ -84,6 +84,10 @@ impl Stages for Recorder {
         Ok(())
     }
 
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     fn count(&self, _: &mut Allocated) {}
 }
 
@@ -94,6 +98,14 @@ impl Port for Recorder {
 
     fn upload(&mut self, _: Crossing, _: &[f32]) -> Result<()> {
         Ok(())
+    }
+
+    fn lane(&mut self, _: Crossing) -> Lane<'_> {
+        panic!("there is no other device")
+    }
+
+    fn take(&mut self, _: Crossing, _: usize, _: Lane<'_>) -> Result<bool> {
+        Ok(false)
     }
 }
 
