@@ -68,6 +68,12 @@ impl Pipeline {
         }
     }
 
+    /// Adds a device that has no stage.
+    #[cfg(test)]
+    pub(crate) fn add(&mut self, part: Part) {
+        self.parts.push(part);
+    }
+
     /// Computes a pass, up to the rows that logits are made of.
     pub(crate) fn forward(&mut self, pass: &Pass<'_>) -> Result<()> {
         let takes_part = |step: &Step| step.embeds || step.decodes || (step.ends && pass.logits);
