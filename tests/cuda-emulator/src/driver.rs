@@ -5,6 +5,7 @@ mod graph;
 mod launch;
 mod module;
 mod queue;
+mod timeline;
 mod work;
 
 use std::collections::{HashMap, HashSet};
@@ -15,6 +16,7 @@ pub(crate) use codes::Code;
 pub(crate) use graph::Graph;
 pub(crate) use module::{Function, LoadError, Module};
 pub(crate) use queue::{Capture, Event, Point, Stream};
+pub(crate) use timeline::Timeline;
 pub(crate) use work::{From, KernelCall, Task, To, Work};
 
 use crate::device::Memory;
@@ -38,6 +40,7 @@ pub(crate) struct Driver {
     /// Graphs made ready to launch.
     pub(crate) executables: HashMap<usize, Arc<Graph>>,
     pub(crate) report: Report,
+    pub(crate) timeline: Option<Timeline>,
     /// State of the generator that chooses among legal orders.
     random: u64,
     next_handle: usize,
@@ -61,6 +64,7 @@ impl Driver {
             graphs: HashMap::new(),
             executables: HashMap::new(),
             report: Report::default(),
+            timeline: settings.pace.map(|pace| Timeline::new(pace, n_devices)),
             random: settings.seed,
             next_handle: FIRST_HANDLE,
             settings,
@@ -115,6 +119,10 @@ impl Driver {
         Report {
             pinned: devices.pop().unwrap_or_default(),
             devices,
+            timelines: self
+                .timeline
+                .as_ref()
+                .map_or_else(Vec::new, Timeline::report),
             ..self.report.clone()
         }
     }

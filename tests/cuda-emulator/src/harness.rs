@@ -20,6 +20,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::pace::Pace;
 use crate::report::Report;
 use crate::settings;
 
@@ -138,6 +139,17 @@ impl Machine {
     #[must_use]
     pub fn threads(self, n: usize) -> Self {
         self.with(settings::THREADS, n)
+    }
+
+    /// Costs of work, with which a timeline is kept.
+    ///
+    /// # Panics
+    ///
+    /// Where nothing is ever copied.
+    #[must_use]
+    pub fn pace(self, pace: Pace) -> Self {
+        assert!(pace.to_device > 0 && pace.to_host > 0, "{pace:?}");
+        self.with(settings::PACE, pace.to_text())
     }
 
     /// What the loader finds in place of the driver.

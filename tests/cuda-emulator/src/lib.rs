@@ -14,6 +14,7 @@ mod driver;
 mod exec;
 mod fault;
 pub mod harness;
+pub mod pace;
 mod program;
 mod ptx;
 pub mod report;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::pace::Pace;
+
 /// What the emulated driver and its devices are.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -21,6 +23,8 @@ pub(crate) struct Settings {
     /// Whether bytes moved are counted.
     pub(crate) counts: bool,
     pub(crate) n_threads: usize,
+    /// Costs of work, where a timeline is kept.
+    pub(crate) pace: Option<Pace>,
     /// File that the report is written to when the process ends.
     pub(crate) report: Option<PathBuf>,
 }
@@ -39,6 +43,9 @@ impl Settings {
             unwritten: number(UNWRITTEN, 1) != 0,
             counts: number(COUNTS, u64::from(report.is_some())) != 0,
             n_threads: (number(THREADS, 2) as usize).max(1),
+            pace: std::env::var(PACE)
+                .ok()
+                .and_then(|text| Pace::from_text(&text)),
             report,
         }
     }
@@ -85,6 +92,7 @@ pub(crate) const RACES: &str = "CUDA_EMULATOR_RACES";
 pub(crate) const UNWRITTEN: &str = "CUDA_EMULATOR_UNWRITTEN";
 pub(crate) const COUNTS: &str = "CUDA_EMULATOR_COUNTS";
 pub(crate) const THREADS: &str = "CUDA_EMULATOR_THREADS";
+pub(crate) const PACE: &str = "CUDA_EMULATOR_PACE";
 pub(crate) const REPORT: &str = "CUDA_EMULATOR_REPORT";
 
 /// Multiprocessors of a device, small so that grids chosen by it stay small.

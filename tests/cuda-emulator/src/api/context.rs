@@ -30,8 +30,14 @@ unsafe extern "C" {
 }
 
 extern "C" fn write_report() {
-    if let Some(driver) = &*lock()
-        && let Some(path) = &driver.settings.report
+    let mut driver = lock();
+    let Some(driver) = driver.as_mut() else {
+        return;
+    };
+    if let Some(timeline) = &mut driver.timeline {
+        timeline.finish();
+    }
+    if let Some(path) = &driver.settings.report
         && let Ok(text) = serde_json::to_vec(&driver.report())
     {
         // There is nobody to tell of a failure; the test finds no file.
