@@ -8,7 +8,7 @@ mod queue;
 mod timeline;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -30,6 +30,8 @@ pub(crate) struct Driver {
     pub(crate) memory: Memory,
     /// Error that a device's context is stuck with after a fault.
     faults: Vec<Option<Code>>,
+    /// Devices that may reach another's memory, which comes second.
+    pub(crate) peers: HashSet<(usize, usize)>,
     pub(crate) streams: HashMap<usize, Stream>,
     pub(crate) events: HashMap<usize, Event>,
     pub(crate) modules: HashMap<usize, Module>,
@@ -48,8 +50,13 @@ impl Driver {
     pub(crate) fn new(settings: Settings) -> Self {
         let n_devices = settings.n_devices;
         let mut driver = Self {
-            memory: Memory::new(n_devices, settings.memory),
+            memory: Memory::new(
+                (0..n_devices)
+                    .map(|device| settings.memory(device))
+                    .collect(),
+            ),
             faults: vec![None; n_devices],
+            peers: HashSet::new(),
             streams: HashMap::new(),
             events: HashMap::new(),
             modules: HashMap::new(),

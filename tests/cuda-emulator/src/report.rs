@@ -22,6 +22,10 @@ pub struct Report {
     pub bytes_to_device: u64,
     /// Bytes copied from devices to the host.
     pub bytes_to_host: u64,
+    /// Bytes copied from the memory of one device to that of another.
+    pub bytes_between_devices: u64,
+    /// Those of them that went through the host, since neither device was let reach the other's memory.
+    pub bytes_staged: u64,
     /// Faults of kernels and modules that could not be loaded, in order.
     pub faults: Vec<String>,
 }

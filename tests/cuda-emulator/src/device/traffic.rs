@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn bytes_and_sectors_are_those_of_the_lanes_together() {
-        let mut memory = Memory::new(1, 1 << 20);
+        let mut memory = Memory::new(vec![1 << 20]);
         let base = memory.allocate(0, 400_000).expect("room");
         let region = memory.find(base, 1).expect("a region");
         let patterns: [fn(u64) -> u64; 6] = [

@@ -56,6 +56,7 @@ impl Stream {
 
 #[derive(Default)]
 pub(crate) struct Event {
+    pub(crate) device: usize,
     /// Where it was recorded last.
     pub(crate) point: Option<Point>,
     pub(crate) time: Option<Instant>,
