@@ -249,7 +249,7 @@ mod tests {
     /// A scale that is read again and again says nothing of how weights are read.
     #[test]
     fn small_allocations_are_told_apart() {
-        let mut memory = Memory::new(1, 1 << 20);
+        let mut memory = Memory::new(vec![1 << 20]);
         let traffic = Traffic::default();
         let [weights, scale] = [4096, 4].map(|len| memory.allocate(0, len).expect("room"));
         for step in 0..32 {
