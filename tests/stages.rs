@@ -6,7 +6,6 @@
     reason = "a test fails where it meets the unexpected"
 )]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -717,7 +716,7 @@ fn what_cannot_be_loaded_is_refused() {
         limits: case.limits(),
         load_piece: Bytes::mib(1),
         budgets: Budgets {
-            gpus: BTreeMap::from([(0, Bytes::new(1 << 40))]),
+            gpus: [(0, Bytes::new(1 << 40))].into(),
             ram: Bytes::new(1 << 40),
             disk: None,
         },

@@ -9,7 +9,7 @@ use llm_tensor::Bytes;
 use crate::NoGpu;
 use crate::driver::{Context, DeviceMemory, Failure, Stream};
 use crate::module::Kernels;
-use crate::probe::{self, GpuFacts};
+use crate::probe::{self, GpuFacts, device_name};
 
 /// What everything on a GPU shares.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Card {
     pub(crate) fn open(number: usize) -> Result<Self, NoGpu> {
         let (context, facts) = probe::open(number)?;
         Ok(Card {
-            name: format!("cuda:{number} ({})", facts.name),
+            name: device_name(number, &facts.name),
             kernels: Kernels::new(&context, &facts),
             setup: Stream::new(&context)?,
             usage: Mutex::default(),
