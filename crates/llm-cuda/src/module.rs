@@ -48,7 +48,7 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 23] = [
+const FILES: [File; 24] = [
     file!("attention_bf16"),
     file!("attention_f16"),
     file!("attention_f32"),
@@ -67,6 +67,7 @@ const FILES: [File; 23] = [
     file!("gemm_int8", needs sm80),
     file!("general"),
     file!("int8"),
+    file!("int8_quantize"),
     file!("kv"),
     file!("norm"),
     file!("quantize"),
