@@ -51,6 +51,16 @@ impl Queue<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn copy_from(
+        &mut self,
+        _: &mut CpuQueue,
+        src: &Buffer,
+        dst: &mut Buffer,
+        n_elements: usize,
+    ) -> Result<()> {
+        self.download(src, &mut dst.as_mut_slice()[..n_elements])
+    }
+
     fn bring(&mut self, pages: &CpuPages, range: Range<usize>, place: &mut CpuPages) -> Result<()> {
         let from = pages.slice(range);
         place.fill(|to| to[..from.len()].copy_from_slice(&from));

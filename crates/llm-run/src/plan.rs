@@ -48,7 +48,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let context = load.context(spec, USUAL_CONTEXT)?;
     let limits = limits(spec, context, args.batch.get(), 1);
     let (skeleton, program) = (&model.skeleton, model.program);
-    let rates = Rates::of(&model.read_from, setting.memories.gpus.used.as_ref());
+    let rates = Rates::of(&model.read_from, setting.memories.gpus.first());
     let mut request = Request {
         offload: offload(&setting.memories, &rates),
         ..setting.request(skeleton, &model.stored, encodings, limits, program)
@@ -86,7 +86,7 @@ fn rates_of_plan(
     if disk.in_place > Bytes::ZERO {
         files.extend_from_slice(&model.read_from);
     }
-    let rates = Rates::of(&files, memories.gpus.used.as_ref());
+    let rates = Rates::of(&files, memories.gpus.first());
     request.offload = offload(memories, &rates);
     Ok(rates)
 }

@@ -5,9 +5,10 @@ mod graph;
 mod launch;
 mod module;
 mod queue;
+mod timeline;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,6 +16,7 @@ pub(crate) use codes::Code;
 pub(crate) use graph::Graph;
 pub(crate) use module::{Function, LoadError, Module};
 pub(crate) use queue::{Capture, Event, Point, Stream};
+pub(crate) use timeline::Timeline;
 pub(crate) use work::{From, KernelCall, Task, To, Work};
 
 use crate::device::Memory;
@@ -28,6 +30,8 @@ pub(crate) struct Driver {
     pub(crate) memory: Memory,
     /// Error that a device's context is stuck with after a fault.
     faults: Vec<Option<Code>>,
+    /// Devices that may reach another's memory, which comes second.
+    pub(crate) peers: HashSet<(usize, usize)>,
     pub(crate) streams: HashMap<usize, Stream>,
     pub(crate) events: HashMap<usize, Event>,
     pub(crate) modules: HashMap<usize, Module>,
@@ -36,6 +40,7 @@ pub(crate) struct Driver {
     /// Graphs made ready to launch.
     pub(crate) executables: HashMap<usize, Arc<Graph>>,
     pub(crate) report: Report,
+    pub(crate) timeline: Option<Timeline>,
     /// State of the generator that chooses among legal orders.
     random: u64,
     next_handle: usize,
@@ -45,8 +50,13 @@ impl Driver {
     pub(crate) fn new(settings: Settings) -> Self {
         let n_devices = settings.n_devices;
         let mut driver = Self {
-            memory: Memory::new(n_devices, settings.memory),
+            memory: Memory::new(
+                (0..n_devices)
+                    .map(|device| settings.memory(device))
+                    .collect(),
+            ),
             faults: vec![None; n_devices],
+            peers: HashSet::new(),
             streams: HashMap::new(),
             events: HashMap::new(),
             modules: HashMap::new(),
@@ -54,6 +64,7 @@ impl Driver {
             graphs: HashMap::new(),
             executables: HashMap::new(),
             report: Report::default(),
+            timeline: settings.pace.map(|pace| Timeline::new(pace, n_devices)),
             random: settings.seed,
             next_handle: FIRST_HANDLE,
             settings,
@@ -108,6 +119,10 @@ impl Driver {
         Report {
             pinned: devices.pop().unwrap_or_default(),
             devices,
+            timelines: self
+                .timeline
+                .as_ref()
+                .map_or_else(Vec::new, Timeline::report),
             ..self.report.clone()
         }
     }

@@ -11,7 +11,7 @@ use crate::driver::{Code, Driver, Work};
 extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> c_int {
     in_context(|driver, device| {
         put(free, driver.memory.free_bytes(device) as usize)?;
-        put(total, driver.settings.memory as usize)
+        put(total, driver.settings.memory(device) as usize)
     })
 }
 
