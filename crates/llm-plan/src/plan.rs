@@ -9,8 +9,8 @@ use crate::placement::Rest;
 use crate::strategy::{Placed, place};
 use crate::weights::Weights;
 use crate::{
-    Bandwidths, Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload,
-    Placement, Plan, Refusal, Result, Shortfall, StepCost, StoredTensor, Strategy, Verdict,
+    Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload, Placement, Plan,
+    Refusal, Result, Shortfall, StepCost, StoredTensor, Strategy, Verdict,
 };
 
 /// Everything that a plan depends on.
@@ -116,28 +116,45 @@ impl Request<'_> {
 }
 
 pub(crate) fn plan_with(request: &Request<'_>, weights: &Weights) -> Result<Verdict> {
-    let bandwidths = match request.offload {
-        Offload::Stream => return one_way(request, weights, Rest::Streamed),
-        Offload::Compute => return one_way(request, weights, Rest::OnCpu),
-        Offload::Fastest(bandwidths) => bandwidths,
-    };
-    let streamed = one_way(request, weights, Rest::Streamed);
-    if request.budgets.gpus.is_empty() {
-        return streamed;
-    }
-    // A map of the user's may be an error for one of them alone.
-    match (streamed, one_way(request, weights, Rest::OnCpu)) {
-        (Ok(streamed), Ok(on_cpu)) => Ok(faster(streamed, on_cpu, &bandwidths)),
-        (streamed, Err(_)) => streamed,
-        (Err(_), on_cpu) => on_cpu,
+    let ways = request.ways(weights);
+    let (first, others) = ways.split_first().expect("there is always one");
+    let first = one_way(request, weights, *first);
+    let others = others.iter().map(|&rest| one_way(request, weights, rest));
+    others.fold(first, |best, other| match (best, other) {
+        (Ok(best), Ok(other)) => Ok(faster(best, other, &request.offload)),
+        // A map of the user's may be an error for one of them alone.
+        (best, Err(_)) => best,
+        (Err(_), other) => other,
+    })
+}
+
+impl Request<'_> {
+    /// Ways to compute with what no GPU holds that the request leaves open.
+    fn ways(&self, weights: &Weights) -> &'static [Rest] {
+        let has_experts = weights.experts.iter().any(Option::is_some);
+        match &self.offload {
+            // What is kept in 32 bits for the CPU computes there.
+            _ if self.encodings.keeps_cpu_in_f32() => &[Rest::OnCpu],
+            Offload::Stream => &[Rest::Streamed],
+            Offload::Compute => &[Rest::OnCpu],
+            Offload::Fastest { .. } if self.budgets.gpus.is_empty() => &[Rest::Streamed],
+            Offload::Fastest { .. } if has_experts && self.strategy == Strategy::Auto => {
+                &[Rest::Streamed, Rest::OnCpu, Rest::LayersOnCpu]
+            }
+            Offload::Fastest { .. } => &[Rest::Streamed, Rest::OnCpu],
+        }
     }
 }
 
-/// The verdict that fits, and of two plans the one whose step takes less time, the first where both take the same.
-fn faster(first: Verdict, second: Verdict, bandwidths: &Bandwidths) -> Verdict {
+/// The verdict that fits, and of two plans the one with which the workload takes less time, the first where both take the
+/// same.
+fn faster(first: Verdict, second: Verdict, offload: &Offload) -> Verdict {
     let seconds = |verdict: &Verdict| {
-        let plan = verdict.plan();
-        plan.map(|plan| plan.step.seconds_at_full_context(bandwidths))
+        let plan = verdict.plan()?;
+        match offload {
+            Offload::Fastest { speeds, workload } => Some(plan.step.seconds_of(*workload, speeds)),
+            Offload::Stream | Offload::Compute => Some(0.0),
+        }
     };
     let is_second = match (seconds(&first), seconds(&second)) {
         (Some(first), Some(second)) => second < first,
@@ -160,7 +177,7 @@ fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdi
                 map.stages()?;
                 return Ok(Verdict::Fits(Box::new(Plan {
                     map,
-                    step: StepCost::of(weights, &estimate, request.limits.n_sequences),
+                    step: StepCost::of(weights, &needs, &estimate, &request.limits),
                     kv_dtype: request.kv_dtype(),
                     estimate,
                 })));
@@ -195,16 +212,17 @@ fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdi
 
 /// True if it fits, without the plan.
 pub(crate) fn fits(request: &Request<'_>, weights: &Weights) -> Result<bool> {
-    let fits = |rest| fits_one_way(request, weights, rest);
-    match request.offload {
-        Offload::Stream => fits(Rest::Streamed),
-        Offload::Compute => fits(Rest::OnCpu),
-        Offload::Fastest(_) => match fits(Rest::Streamed) {
-            Ok(true) => Ok(true),
-            Ok(false) => Ok(fits(Rest::OnCpu).unwrap_or(false)),
-            Err(_) => fits(Rest::OnCpu),
-        },
+    let ways = request.ways(weights).iter();
+    let mut ways = ways.map(|&rest| fits_one_way(request, weights, rest));
+    let mut fits = ways.next().expect("there is always one");
+    for other in ways {
+        fits = match (fits, other) {
+            (Ok(true), _) => return Ok(true),
+            (Ok(false), other) => Ok(other.unwrap_or(false)),
+            (Err(_), other) => other,
+        };
     }
+    fits
 }
 
 fn fits_one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<bool> {

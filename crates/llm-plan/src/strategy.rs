@@ -10,7 +10,7 @@ use crate::needs::Needs;
 use crate::placement::Rest;
 use crate::spread::spread;
 use crate::weights::Weights;
-use crate::{Bandwidths, Budgets, HfMap, Placement, PlanError, Result};
+use crate::{Budgets, HfMap, Placement, PlanError, Result, Speeds, Workload};
 
 /// Way to place units.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,16 +49,21 @@ impl FromStr for Strategy {
 }
 
 /// Device of weights that no GPU holds, where there is a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Offload {
     /// A GPU, to which they are streamed.
     #[default]
     Stream,
     /// The CPU.
     Compute,
-    /// The one of both with which a step in a full context takes less time at these bandwidths; a GPU where both take
-    /// the same, since long prompts are faster there.
-    Fastest(Bandwidths),
+    /// The one of both with which a workload takes less time at these speeds, a GPU where both take the same; and where
+    /// the CPU computes, single experts or whole layers.
+    Fastest {
+        /// Speeds of the machine.
+        speeds: Speeds,
+        /// Prompt and tokens.
+        workload: Workload,
+    },
 }
 
 /// Units placed: by unit.
@@ -93,7 +98,7 @@ pub(crate) fn place(
             return Ok(Placed::As(placements));
         }
         // An expert computes where its layer does: on one of several GPUs it is filled in with it.
-        Strategy::Auto if several => (PlacementOrder::Layers, None),
+        Strategy::Auto if several || rest == Rest::LayersOnCpu => (PlacementOrder::Layers, None),
         Strategy::Auto | Strategy::Cpu => (PlacementOrder::ExpertsLast, None),
         Strategy::Sequential => (PlacementOrder::Layers, None),
         Strategy::Balanced => (PlacementOrder::Layers, Some(Spared::None)),
@@ -110,7 +115,7 @@ pub(crate) fn place(
     };
     let filled = match (strategy, rest) {
         (Strategy::Cpu, _) => filling.cpu(),
-        (_, Rest::OnCpu) => filling.shared_with_cpu(),
+        (_, Rest::OnCpu | Rest::LayersOnCpu) => filling.shared_with_cpu(),
         (_, Rest::Streamed) => match filling.streamed() {
             Some(filled) => filled,
             None => match (filling.cpu(), filling.least_streamed()) {
@@ -126,11 +131,12 @@ pub(crate) fn place(
     };
     let all_on_gpus = filled.as_ref().is_ok_and(|cut| cut.n_gpu() == items.len());
     let has_experts = weights.experts.iter().any(Option::is_some);
-    if (strategy, rest) == (&Strategy::Auto, Rest::Streamed)
+    if strategy == &Strategy::Auto
+        && rest != Rest::LayersOnCpu
         && several
         && has_experts
         && !all_on_gpus
-        && let Some(spread) = spread(weights, needs, budgets)
+        && let Some(spread) = spread(weights, needs, budgets, rest)
     {
         return Ok(Placed::As(spread));
     }

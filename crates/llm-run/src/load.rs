@@ -242,10 +242,12 @@ mod tests {
         let card = Gpu {
             number: 0,
             name: "a card".to_owned(),
+            uuid: "e0".to_owned(),
             compute_capability: (8, 0),
             cuda_version: "12.4".to_owned(),
             total: Bytes::new(8_000_000_000),
             free: Bytes::new(3_000_000_000),
+            measured: None,
         };
         let gpus = MachineGpus {
             found: vec![card],

@@ -8,6 +8,10 @@ pub(crate) struct Settings {
     pub(crate) n_devices: usize,
     /// Bytes of memory of each device.
     pub(crate) memory: u64,
+    /// Bytes of each process's context on a device.
+    pub(crate) context: u64,
+    /// Folder in which processes tell each other what they take of devices.
+    pub(crate) shared: Option<PathBuf>,
     /// Compute capability, 80 for 8.0.
     pub(crate) compute: u32,
     /// As the driver tells its version: 12020 for 12.2.
@@ -29,6 +33,8 @@ impl Settings {
         Self {
             n_devices: number(DEVICES, 1) as usize,
             memory: number(MEMORY, 8 << 30),
+            context: number(CONTEXT, 0),
+            shared: std::env::var_os(SHARED).map(PathBuf::from),
             compute: number(COMPUTE, 80) as u32,
             driver: number(DRIVER, 12020) as u32,
             seed: number(SEED, 0),
@@ -50,6 +56,8 @@ fn number(name: &str, default: u64) -> u64 {
 
 pub(crate) const DEVICES: &str = "CUDA_EMULATOR_DEVICES";
 pub(crate) const MEMORY: &str = "CUDA_EMULATOR_MEMORY";
+pub(crate) const CONTEXT: &str = "CUDA_EMULATOR_CONTEXT";
+pub(crate) const SHARED: &str = "CUDA_EMULATOR_SHARED";
 pub(crate) const COMPUTE: &str = "CUDA_EMULATOR_COMPUTE";
 pub(crate) const DRIVER: &str = "CUDA_EMULATOR_DRIVER";
 pub(crate) const SEED: &str = "CUDA_EMULATOR_SEED";

@@ -178,7 +178,12 @@ extern "C" fn cuDeviceCanAccessPeer(can: *mut c_int, a: c_int, b: c_int) -> c_in
 
 #[unsafe(no_mangle)]
 extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, device: c_int) -> c_int {
-    call(|driver| put(context, context_of(known(driver, device)?)))
+    call(|driver| {
+        let device = known(driver, device)?;
+        driver.neighbours.retain(device);
+        driver.tell_neighbours(device);
+        put(context, context_of(device))
+    })
 }
 
 #[unsafe(no_mangle)]
