@@ -388,6 +388,33 @@ fn doctor_tells_of_a_gpu_and_measures_it_for_plans() {
     assert!(plan.contains("are free"), "{plan}");
 }
 
+/// Kernels of a step, which expected tokens a second count, are about as many as are started for one more token.
+#[test]
+fn planned_launches_are_those_of_a_step() {
+    for model in ["demo", "models/qwen3-moe", "models/gpt2"] {
+        let model = match model {
+            "demo" => model.to_owned(),
+            name => fixture(name),
+        };
+        let launches = |n_new: &str| {
+            let args = ["generate", &model, "--token-ids", "5,6,7", "--ignore-eos"];
+            let args = [&args[..], &["--max-new-tokens", n_new, "--dtype", "f32"]].concat();
+            let run = run_on(&machine(), &args);
+            assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+            let kernels = run.report.unwrap().kernels.into_values();
+            kernels.map(|kernel| kernel.launches).sum::<u64>()
+        };
+        let counted = (launches("8") - launches("4")) as f64 / 4.0;
+        let plan = json_on(&machine(), &["plan", &model, "--dtype", "f32", "--json"]);
+        let planned = plan["tokens_per_second"]["launches"].as_f64().unwrap();
+        let share = planned / counted;
+        assert!(
+            (0.75..1.34).contains(&share),
+            "{model}: {planned} of {counted}"
+        );
+    }
+}
+
 /// Plans for the GPU at hand have nothing that a run cannot do, though those for others do.
 #[test]
 fn a_plan_for_the_gpu_at_hand_is_what_a_run_does() {
