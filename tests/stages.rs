@@ -6,7 +6,6 @@
     reason = "a test fails where it meets the unexpected"
 )]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,9 +38,11 @@ enum Kind {
     Deferred(u64),
     /// The same with waits of one kind forgotten.
     Faulty(u64, Fault),
+    /// Deferred, beside the others of this kind: their work is done in any order that copies between them allow.
+    Together(u64),
 }
 
-use Kind::{Cpu as C, Deferred as D, Reference as R};
+use Kind::{Cpu as C, Deferred as D, Reference as R, Together as T};
 
 impl Kind {
     fn device(self) -> Box<dyn Device> {
@@ -49,14 +50,32 @@ impl Kind {
             R => Box::new(Arc::new(Reference::new())),
             C => Box::new(Arc::new(Cpu::new(Default::default()).unwrap())),
             D(seed) => Box::new(Arc::new(Deferred::new(seed))),
+            T(seed) => Box::new(Arc::new(Deferred::new(seed))),
             Kind::Faulty(seed, fault) => Box::new(Arc::new(Deferred::with_fault(seed, fault))),
         }
+    }
+
+    /// Devices of some kinds, on one machine.
+    fn devices(kinds: &[(RunOn, Kind)]) -> Vec<(RunOn, Box<dyn Device>)> {
+        let mut first: Option<Deferred> = None;
+        let kinds = kinds.iter();
+        let device = |&(on, kind): &(RunOn, Kind)| match (kind, &first) {
+            (T(_), Some(first)) => (on, Box::new(Arc::new(first.beside())) as Box<dyn Device>),
+            (T(seed), None) => {
+                let device = Deferred::new(seed);
+                let beside = device.beside();
+                first = Some(device);
+                (on, Box::new(Arc::new(beside)) as _)
+            }
+            (R | C | D(_) | Kind::Faulty(..), _) => (on, kind.device()),
+        };
+        kinds.map(device).collect()
     }
 
     /// Whose bits it computes.
     fn arithmetic(self) -> usize {
         match self {
-            R | D(_) | Kind::Faulty(..) => 0,
+            R | D(_) | T(_) | Kind::Faulty(..) => 0,
             C => 1,
         }
     }
@@ -149,10 +168,7 @@ impl Case<'_> {
     }
 
     fn load(&self, map: &DeviceMap, kinds: &[(RunOn, Kind)]) -> Result<Session, RuntimeError> {
-        let devices: Vec<_> = kinds
-            .iter()
-            .map(|(on, kind)| (*on, kind.device()))
-            .collect();
+        let devices = Kind::devices(kinds);
         let devices: Vec<_> = devices.iter().map(|(on, d)| (*on, &**d)).collect();
         let options = LoadOptions {
             dtype: DTYPE,
@@ -438,6 +454,7 @@ fn no_order_that_queues_allow_computes_anything_else() {
                 let home = |unit| devices[at(&chain, unit) % 3].clone();
                 let kinds = [D(seed), D(seed + 20), D(seed + 40)];
                 case.check("in turn", &home, kinds, whole);
+                case.check("in turn", &home, [T(seed); 3], whole);
                 let home = |_| json!(0);
                 case.check("on one", &home, kinds, whole);
             }
@@ -503,7 +520,13 @@ fn experts_compute_on_another_device_than_their_layer() {
                             _ => last.clone(),
                         };
                         let how = format!("experts {how}, other layers on {last}");
-                        for kinds in [[C, C, C], [R, R, R], [R, R, C], [D(6), D(7), R]] {
+                        for kinds in [
+                            [C, C, C],
+                            [R, R, R],
+                            [R, R, C],
+                            [D(6), D(7), R],
+                            [T(8), T(8), T(8)],
+                        ] {
                             case.check(&how, &home, kinds, whole);
                         }
                     }
@@ -693,7 +716,7 @@ fn what_cannot_be_loaded_is_refused() {
         limits: case.limits(),
         load_piece: Bytes::mib(1),
         budgets: Budgets {
-            gpus: BTreeMap::from([(0, Bytes::new(1 << 40))]),
+            gpus: [(0, Bytes::new(1 << 40))].into(),
             ram: Bytes::new(1 << 40),
             disk: None,
         },

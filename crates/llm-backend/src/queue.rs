@@ -63,6 +63,16 @@ pub trait Queue<B: Backend>: Send {
     /// Copies the start of `src` to `dst`, and waits for it.
     fn download(&mut self, src: &B::Buffer, dst: &mut [f32]) -> Result<()>;
 
+    /// Copies the first `n_elements` of `src`, which `from` works with, to the start of `dst`: after all that both queues were
+    /// given before, and before what they are given from now on. `from` may be a queue of another device of this backend.
+    fn copy_from(
+        &mut self,
+        from: &mut B::Queue,
+        src: &B::Buffer,
+        dst: &mut B::Buffer,
+        n_elements: usize,
+    ) -> Result<()>;
+
     /// Brings the first `n_bytes` of the host pages of `place` to the device.
     fn bring(&mut self, place: &mut B::Place, n_bytes: usize) -> Result<()>;
 }

@@ -85,6 +85,17 @@ impl<B: Backend> Deferred<B> {
     }
 }
 
+impl Deferred {
+    /// Another device of the same machine: their queues' work is done in any order that copies between them allow.
+    pub fn beside(&self) -> Self {
+        Deferred {
+            info: self.info.clone(),
+            inner: Arc::new(Reference::new()),
+            schedule: Arc::clone(&self.schedule),
+        }
+    }
+}
+
 impl<B: Backend> fmt::Debug for Deferred<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Deferred({})", self.info.name)

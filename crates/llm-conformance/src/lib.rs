@@ -7,6 +7,7 @@
 
 mod attention;
 mod case;
+mod copies;
 mod data;
 mod deferred;
 mod elementwise;
@@ -23,11 +24,11 @@ mod tables;
 
 use std::sync::Arc;
 
-use llm_backend::Backend;
+use llm_backend::{Backend, Reference};
 
 pub use deferred::{Deferred, Fault};
 
-use case::{check_each, check_same_bits};
+use case::{Case, check_each, check_same_bits};
 
 /// Checks every operation.
 ///
@@ -121,6 +122,27 @@ pub fn check_routing<B: Backend>(backend: &Arc<B>) {
 pub fn check_queues<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &places::streams());
     check_each(backend, &places::queues());
+    check_each(backend, &copies::copies());
+}
+
+/// Checks that rows go from one device of a backend to another in the order of both devices' work.
+///
+/// # Panics
+/// When they do not. The message names the case.
+pub fn check_devices<B: Backend>(one: &Arc<B>, other: &Arc<B>) {
+    let reference = Arc::new(Reference::new());
+    for case in copies::copies() {
+        let expected = case.run(&reference);
+        let names = [&one.info().name, &other.info().name];
+        assert!(
+            case.run_between([one, other]) == expected,
+            "{names:?}: {case:?}"
+        );
+        assert!(
+            case.run_between([other, one]) == expected,
+            "{names:?}: {case:?}"
+        );
+    }
 }
 
 /// Checks that two backends give the same bits in every case: one in two runs, or one with different numbers of
@@ -144,14 +166,12 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &routing::together());
     check_same_bits(one, other, &places::streams());
     check_same_bits(one, other, &places::queues());
+    check_same_bits(one, other, &copies::copies());
 }
 
 #[cfg(test)]
 mod tests {
-    use llm_backend::Reference;
-
     use super::*;
-    use crate::case::Case;
 
     const N_SEEDS: u64 = 20;
 
@@ -167,6 +187,9 @@ mod tests {
             let deferred = Arc::new(Deferred::new(seed));
             check_same_bits(&reference, &deferred, &places::streams());
             check_same_bits(&reference, &deferred, &places::queues());
+            check_same_bits(&reference, &deferred, &copies::copies());
+            check_devices(&deferred, &Arc::new(deferred.beside()));
+            check_devices(&deferred, &Arc::new(Deferred::new(seed)));
         }
     }
 

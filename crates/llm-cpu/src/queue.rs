@@ -51,6 +51,16 @@ impl Queue<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn copy_from(
+        &mut self,
+        _: &mut CpuQueue,
+        src: &Buffer,
+        dst: &mut Buffer,
+        n_elements: usize,
+    ) -> Result<()> {
+        self.download(src, &mut dst.as_mut_slice()[..n_elements])
+    }
+
     fn bring(&mut self, _: &mut CpuPlace, _: usize) -> Result<()> {
         Ok(())
     }

@@ -1,15 +1,15 @@
 //! A GPU in use: its context, its kernels, and the account of what was allocated on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use llm_backend::BackendError;
+use llm_backend::{BackendError, Result as Done};
 use llm_tensor::Bytes;
 
 use crate::NoGpu;
 use crate::driver::{Context, DeviceMemory, Failure, Stream};
 use crate::module::Kernels;
-use crate::probe::{self, GpuFacts};
+use crate::probe::{self, GpuFacts, device_name};
 
 /// What everything on a GPU shares.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Card {
     /// For what is written when memory is made.
     pub(crate) setup: Stream,
     usage: Mutex<BTreeMap<&'static str, u64>>,
+    /// GPUs that copies to go as straight as they can.
+    reached: Mutex<BTreeSet<usize>>,
     held: Mutex<Held>,
     pub(crate) context: Arc<Context>,
 }
@@ -36,10 +38,11 @@ impl Card {
     pub(crate) fn open(number: usize) -> Result<Self, NoGpu> {
         let (context, facts) = probe::open(number)?;
         Ok(Card {
-            name: format!("cuda:{number} ({})", facts.name),
-            kernels: Kernels::new(&context, facts.compute_capability),
+            name: device_name(number, &facts.name),
+            kernels: Kernels::new(&context, &facts),
             setup: Stream::new(&context)?,
             usage: Mutex::default(),
+            reached: Mutex::default(),
             held: Mutex::default(),
             facts,
             context,
@@ -93,6 +96,19 @@ impl Card {
         if let Some(n) = usage.get_mut(purpose) {
             *n -= n_bytes as u64;
         }
+    }
+
+    /// Has copies to another GPU go straight there, where the hardware allows it; asked once.
+    pub(crate) fn reach(&self, other: &Card) -> Done<()> {
+        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = other.facts.number;
+        if number == self.facts.number || reached.contains(&number) {
+            return Ok(());
+        }
+        let asked = self.context.reach(&other.context);
+        asked.map_err(|failure| self.failed(failure))?;
+        reached.insert(number);
+        Ok(())
     }
 
     /// A queue begins to hold kernels back.

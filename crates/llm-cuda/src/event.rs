@@ -31,7 +31,8 @@ impl Events {
         Ok(event)
     }
 
-    fn take(&self, stream: &Stream) -> std::result::Result<driver::Event, Failure> {
+    /// An event of the stream's device, to be recorded.
+    pub(crate) fn take(&self, stream: &Stream) -> std::result::Result<driver::Event, Failure> {
         let used = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         used.map_or_else(|| driver::Event::new(stream.context(), Timing::None), Ok)
     }

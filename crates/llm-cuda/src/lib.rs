@@ -39,7 +39,7 @@ pub use kv_pool::KvPool;
 pub use measure::{GpuRates, GpuTimes, HostRates, MeasureExtent};
 pub use memory::{Buffer, Index};
 pub use place::CudaPlace;
-pub use probe::{Driver, GpuFacts, probe};
+pub use probe::{Driver, GpuFacts, device_name, probe};
 pub use queue::CudaQueue;
 pub use routes::Routes;
 pub use weight::CudaWeight;

@@ -59,6 +59,11 @@ impl GpuFacts {
     }
 }
 
+/// The name that a GPU has as a device, by its number and its maker's name: `cuda:0 (NVIDIA L4)`.
+pub fn device_name(number: usize, name: &str) -> String {
+    format!("cuda:{number} ({name})")
+}
+
 /// Looks for a driver and its GPUs, whatever the machine has.
 ///
 /// # Errors

@@ -9,7 +9,8 @@ use crate::card::Card;
 use crate::driver::{Failure, Stream};
 use crate::event::Events;
 use crate::launch::Launch;
-use crate::memory::Memory;
+use crate::memory::{Memory, bytes_of};
+use crate::module::Kernel;
 use crate::steps::Steps;
 use crate::uploads::Uploads;
 use crate::workspace::Workspace;
@@ -38,10 +39,7 @@ impl CudaQueue {
     }
 
     /// A launch of a kernel, to be put together.
-    ///
-    /// # Panics
-    /// When there is no kernel of that name.
-    pub(crate) fn launch(&self, kernel: &str) -> Launch<'_> {
+    pub(crate) fn launch(&self, kernel: Kernel) -> Launch<'_> {
         Launch::new(&self.card, &self.steps, kernel)
     }
 
@@ -116,6 +114,30 @@ impl Queue<Cuda> for CudaQueue {
 
     fn download(&mut self, src: &Buffer, dst: &mut [f32]) -> Result<()> {
         self.read(&src.0, 0, bytemuck::cast_slice_mut(dst))
+    }
+
+    fn copy_from(
+        &mut self,
+        from: &mut CudaQueue,
+        src: &Buffer,
+        dst: &mut Buffer,
+        n_elements: usize,
+    ) -> Result<()> {
+        let n_bytes = bytes_of(n_elements);
+        from.card.reach(&self.card)?;
+        // What is overwritten is not in use any more.
+        let free = self.record()?;
+        from.wait(&free)?;
+        let (card, events) = (Arc::clone(&from.card), from.events.clone());
+        let to = self.steps.get_mut().stream(&self.card);
+        let to = to.map_err(|failure| self.card.failed(failure))?;
+        from.in_order(|stream, _| {
+            let done = events.take(stream)?;
+            let pushed = stream.push(src.0.raw(), (dst.0.raw(), to), n_bytes, &done);
+            // It may be recorded anew, whoever waits for this.
+            drop(CudaEvent::new(&card, events, done));
+            pushed
+        })
     }
 
     fn bring(&mut self, place: &mut CudaPlace, n_bytes: usize) -> Result<()> {

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use indexmap::IndexMap;
 use llm_tensor::Bytes;
 
 use crate::{Home, PlanError, Result};
@@ -8,8 +9,8 @@ use crate::{Home, PlanError, Result};
 /// Bytes of each memory that a plan may use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Budgets {
-    /// GPUs' memories, by number. One that is not named is not used.
-    pub gpus: BTreeMap<u32, Bytes>,
+    /// GPUs' memories, by number, in the order in which they are filled. One that is not named is not used.
+    pub gpus: IndexMap<u32, Bytes>,
     /// The machine's memory.
     pub ram: Bytes,
     /// Bytes of the offload folder; `None` where nothing may be offloaded to disk.
@@ -64,7 +65,7 @@ impl MaxMemory {
             gpus: if self.gpus.is_empty() {
                 free.gpus.clone()
             } else {
-                self.gpus
+                self.gpus.into_iter().collect()
             },
             ram: self.ram.unwrap_or(free.ram),
             disk: self.disk.or(free.disk),

@@ -174,8 +174,6 @@ pub fn place_parts(parts: &[Part], budgets: &Budgets, costs: PartsCosts) -> Part
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::{ProptestConfig, prop};
     use proptest::{prop_assert, prop_assert_eq, proptest};
 
@@ -233,9 +231,7 @@ mod tests {
     fn budgets(gpus: &[u64], ram: u64, disk: Option<u64>) -> Budgets {
         let gpus = (0..).zip(gpus);
         Budgets {
-            gpus: gpus
-                .map(|(i, &n)| (i, Bytes::new(n)))
-                .collect::<BTreeMap<_, _>>(),
+            gpus: gpus.map(|(i, &n)| (i, Bytes::new(n))).collect(),
             ram: Bytes::new(ram),
             disk: disk.map(Bytes::new),
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use indicatif::ProgressBar;
 use llm_backend::BackendError;
-use llm_plan::{Home, MemoryUse, Plan, Strategy};
+use llm_plan::{Home, Plan, Strategy};
 use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
 use llm_tensor::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -23,7 +23,7 @@ use crate::output::usage;
 use crate::placement::gpus::MachineGpus;
 use crate::placement::placed::Placed;
 use crate::placement::request::limits;
-use crate::system::expect_offload_folder;
+use crate::system::{Gpu, expect_offload_folder};
 use crate::{checksum, output, signals};
 
 /// A loaded model.
@@ -114,15 +114,16 @@ impl OpenModel {
 fn why_alone(plan: &Plan, gpus: &MachineGpus, strategy: &Strategy) -> Option<String> {
     let broken = gpus.none_because.as_ref().filter(|none| none.is_broken);
     let broken = broken.map(ToString::to_string);
-    let has_no_room = || match (&gpus.used, strategy) {
+    let has_no_room = || match strategy {
         // As the user says.
-        (_, Strategy::Map(_) | Strategy::Cpu) | (None, _) => None,
-        (
-            Some(gpu),
-            Strategy::Auto | Strategy::Balanced | Strategy::BalancedLow0 | Strategy::Sequential,
-        ) => {
-            let has_room = plan.map.tiers().gpu;
-            (!has_room).then(|| format!("GPU {} has no room for any part of the model", gpu.number))
+        Strategy::Map(_) | Strategy::Cpu => None,
+        Strategy::Auto | Strategy::Balanced | Strategy::BalancedLow0 | Strategy::Sequential => {
+            let who = match gpus.used.as_slice() {
+                [] => return None,
+                [one] => format!("GPU {one} has no room"),
+                [_, ..] => "no GPU has room".to_owned(),
+            };
+            (!plan.map.tiers().gpu).then(|| format!("{who} for any part of the model"))
         }
     };
     let why = broken.or_else(has_no_room)?;
@@ -131,33 +132,29 @@ fn why_alone(plan: &Plan, gpus: &MachineGpus, strategy: &Strategy) -> Option<Str
 
 /// An error of a GPU that is out of memory, with what was planned for it and what it had.
 fn with_plan(error: Error, plan: &Plan, gpus: &MachineGpus) -> Error {
-    let is_cause = |cause: &(dyn std::error::Error + 'static)| {
-        matches!(
-            cause.downcast_ref::<RuntimeError>(),
-            Some(RuntimeError::Backend(BackendError::OutOfMemory { .. }))
-        )
+    let full = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(RuntimeError::Backend(BackendError::OutOfMemory { device, .. })) => Some(device),
+        _ => None,
+    });
+    let is_full = |gpu: &&Gpu| full == Some(&gpu.device());
+    let Some(gpu) = gpus.found.iter().find(is_full) else {
+        return error;
     };
-    let of_gpu = |memory: &&MemoryUse| matches!(memory.home, Home::Gpu(_));
-    let planned = plan.estimate.memories().iter().find(of_gpu);
-    let (true, Some(planned)) = (error.chain().any(is_cause), planned) else {
+    let Some(planned) = plan.estimate.memory(Home::Gpu(gpu.number)) else {
         return error;
     };
     let terms = planned.terms.iter();
     let terms: Vec<_> = terms
         .map(|(term, bytes)| format!("{term} {bytes}"))
         .collect();
-    let found = gpus
-        .found
-        .iter()
-        .find(|gpu| Home::Gpu(gpu.number) == planned.home);
-    let had = found.map(|gpu| format!("; its driver had {} of {} free", gpu.free, gpu.total));
     error.context(format!(
-        "{} has less room than was planned with: {} ({}){}; where other programs take of it, give less with --max-memory, \
-         or --device cpu",
+        "{} has less room than was planned with: {} ({}); its driver had {} of {} free; where other programs take of it, give \
+         less with --max-memory, or --device cpu",
         planned.home,
         planned.peak_in_generation().max(planned.peak_at_load()),
         terms.join(", "),
-        had.unwrap_or_default(),
+        gpu.free,
+        gpu.total,
     ))
 }
 
@@ -212,12 +209,11 @@ impl LoadProgress {
 #[cfg(test)]
 mod tests {
     use llm_cpu::{Cpu, CpuOptions};
-    use llm_plan::{Verdict, WeightDType};
+    use llm_plan::{Term, Verdict, WeightDType};
 
     use super::*;
     use crate::cli::{DeviceArg, KeyArgs, PlaceArgs};
     use crate::placement::request::PlanSetting;
-    use crate::system::Gpu;
     use crate::{demo, failure, open};
 
     #[test]
@@ -225,8 +221,8 @@ mod tests {
         let model = open::bind(Path::new(demo::NAME), &KeyArgs::default()).unwrap();
         let place = PlaceArgs {
             device: DeviceArg::Auto,
-            max_memory: Some("0=2GB".parse().unwrap()),
-            device_map: Strategy::Auto,
+            max_memory: Some("0=2GB,1=2GB".parse().unwrap()),
+            device_map: Strategy::Balanced,
             offload_folder: None,
         };
         let cpu = Cpu::new(CpuOptions::default()).unwrap();
@@ -239,18 +235,18 @@ mod tests {
         let Verdict::Fits(plan) = llm_plan::plan(&request).unwrap() else {
             panic!("2 GB hold the demo")
         };
-        let card = Gpu {
-            number: 0,
+        let card = |number: u32| Gpu {
+            number,
             name: "a card".to_owned(),
             uuid: "e0".to_owned(),
             compute_capability: (8, 0),
             cuda_version: "12.4".to_owned(),
             total: Bytes::new(8_000_000_000),
-            free: Bytes::new(3_000_000_000),
+            free: Bytes::new(3_000_000_000 + 100_000_000 * u64::from(number)),
             measured: None,
         };
         let gpus = MachineGpus {
-            found: vec![card],
+            found: vec![card(0), card(1)],
             ..MachineGpus::default()
         };
         let said = |error: Error| {
@@ -259,23 +255,39 @@ mod tests {
             assert_eq!(code, format!("{:?}", std::process::ExitCode::FAILURE));
             failure::message(&error).unwrap()
         };
-        let full = RuntimeError::from(BackendError::OutOfMemory {
-            device: "cuda:0 (a card)".to_owned(),
-            purpose: "weights",
-            requested: Bytes::new(4_000_000),
-            free: Some(Bytes::new(1_000_000)),
-        });
-        let message = said(full.into());
-        for words in [
-            "GPU 0 has less room than was planned with: ",
-            "(weights 2.2 MB",
-            "KV cache ",
-            "GPU context ",
-            "; its driver had 3.0 GB (2.8 GiB) of 8.0 GB (7.5 GiB) free; ",
-            "--device cpu: cuda:0 (a card) is out of memory: 4.0 MB",
+        let full = |device: &str| {
+            said(
+                RuntimeError::from(BackendError::OutOfMemory {
+                    device: device.to_owned(),
+                    purpose: "weights",
+                    requested: Bytes::new(4_000_000),
+                    free: Some(Bytes::new(1_000_000)),
+                })
+                .into(),
+            )
+        };
+        for (device, gpu, had) in [
+            ("cuda:0 (a card)", "GPU 0", "3.0 GB (2.8 GiB)"),
+            ("cuda:1 (a card)", "GPU 1", "3.1 GB (2.9 GiB)"),
         ] {
-            assert!(message.contains(words), "{words} in {message}");
+            let message = full(device);
+            let planned = plan
+                .estimate
+                .memory(gpu.replace("GPU ", "").parse().unwrap());
+            let weights = planned.unwrap().terms.get(Term::Weights);
+            for words in [
+                format!("{gpu} has less room than was planned with: "),
+                format!("(weights {weights}"),
+                "KV cache ".to_owned(),
+                "GPU context ".to_owned(),
+                format!("; its driver had {had} of 8.0 GB (7.5 GiB) free; "),
+                format!("--device cpu: {device} is out of memory: 4.0 MB"),
+            ] {
+                assert!(message.contains(&words), "{words} in {message}");
+            }
         }
+        // What no plan of GPUs is about.
+        assert!(full("cpu").starts_with("cpu is out of memory"));
         assert_eq!(said(anyhow::anyhow!("another fault")), "another fault");
     }
 }

@@ -125,6 +125,12 @@ pub trait Stages: Port + Send {
     /// When the device fails.
     fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()>;
 
+    /// Waits for all that the device was given.
+    ///
+    /// # Errors
+    /// When some of it failed.
+    fn finish(&mut self) -> Result<()>;
+
     /// Counts everything but the weights, which whoever hands them over counts.
     fn count(&self, allocated: &mut Allocated);
 }

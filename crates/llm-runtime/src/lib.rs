@@ -61,7 +61,7 @@ pub use notice::{Notice, Unused};
 pub use offload::{OffloadAbout, OffloadDamage, OffloadEntry, OffloadFolder, OffloadSource};
 pub use pass::{Interrupt, Interrupts, Pass};
 pub use peers::{Unread, WhyUnread};
-pub use port::{Crossing, Port};
+pub use port::{Crossing, Lane, Port};
 pub use probe::Probe;
 pub use progress::{Event, Progress};
 pub use sample::{Rules, Sampler, Sampling};

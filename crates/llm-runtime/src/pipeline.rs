@@ -6,7 +6,7 @@ use llm_plan::{Home, Limits, RunOn, StagePlan, Term};
 use crate::Result;
 use crate::allocated::{Allocated, vec_bytes};
 use crate::device::{Elsewhere, Stages};
-use crate::link::Link;
+use crate::link;
 use crate::pass::{Interrupts, Pass};
 use crate::port::{Crossing, Port};
 use crate::probe::Probe;
@@ -68,6 +68,12 @@ impl Pipeline {
         }
     }
 
+    /// Adds a device that has no stage.
+    #[cfg(test)]
+    pub(crate) fn add(&mut self, part: Part) {
+        self.parts.push(part);
+    }
+
     /// Computes a pass, up to the rows that logits are made of.
     pub(crate) fn forward(&mut self, pass: &Pass<'_>) -> Result<()> {
         let takes_part = |step: &Step| step.embeds || step.decodes || (step.ends && pass.logits);
@@ -78,19 +84,13 @@ impl Pipeline {
             }
             if let Some(from) = last.replace(step.part) {
                 let n_elements = pass.ids.len() * self.hidden;
-                let host = &mut self.host;
-                carry(
-                    &mut self.parts,
-                    (from, step.part),
-                    Crossing::Hidden,
-                    n_elements,
-                    host,
-                )?;
+                let way = (from, step.part);
+                let rows = (Crossing::Hidden, n_elements);
+                carry(&mut self.parts, way, rows, &mut self.host)?;
             }
             let (before, rest) = self.parts.split_at_mut(step.part);
             let (part, after) = rest.split_first_mut().expect("the stage's part");
             let mut others = Others {
-                run_on: part.run_on,
                 parts: [before, after],
                 hidden: self.hidden,
                 host: &mut self.host,
@@ -114,14 +114,9 @@ impl Pipeline {
                 continue;
             }
             if let Some(from) = last.replace(step.part) {
-                let host = &mut self.host;
-                carry(
-                    &mut self.parts,
-                    (from, step.part),
-                    Crossing::Hidden,
-                    n_elements,
-                    host,
-                )?;
+                let way = (from, step.part);
+                let rows = (Crossing::Hidden, n_elements);
+                carry(&mut self.parts, way, rows, &mut self.host)?;
             }
             self.parts[step.part].stages.encode(i, ids, watch)?;
         }
@@ -132,14 +127,8 @@ impl Pipeline {
                 .iter()
                 .any(|step| step.part == to && step.decodes)
             {
-                let host = &mut self.host;
-                carry(
-                    &mut self.parts,
-                    (encoded, to),
-                    Crossing::Encoded,
-                    n_elements,
-                    host,
-                )?;
+                let rows = (Crossing::Encoded, n_elements);
+                carry(&mut self.parts, (encoded, to), rows, &mut self.host)?;
                 self.parts[to]
                     .stages
                     .attend_to(sequence, ids.len(), watch.0)?;
@@ -174,7 +163,13 @@ impl Pipeline {
     /// Logits of some rows of the last pass into `out` `[rows, vocab]`.
     pub(crate) fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
         let head = self.steps.last().expect("a model has a stage").part;
-        self.parts[head].stages.logits(rows, out)
+        self.parts[head].stages.logits(rows, out)?;
+        // The others are done, too, as the head's device has waited for their rows; whether they failed only they know.
+        let mut others = self.parts.iter_mut().enumerate();
+        others.try_for_each(|(i, part)| match i == head {
+            true => Ok(()),
+            false => part.stages.finish(),
+        })
     }
 
     /// Counts everything but weights.
@@ -190,26 +185,18 @@ impl Pipeline {
 fn carry(
     parts: &mut [Part],
     (from, to): (usize, usize),
-    rows: Crossing,
-    n_elements: usize,
+    rows: (Crossing, usize),
     host: &mut [f32],
 ) -> Result<()> {
     let Ok([from, to]) = parts.get_disjoint_mut([from, to]) else {
         // A device keeps what it has made.
         return Ok(());
     };
-    let link = Link::between(from.run_on, to.run_on);
-    link.carry(
-        rows,
-        &mut *from.stages,
-        &mut *to.stages,
-        &mut host[..n_elements],
-    )
+    link::carry(rows, &mut *from.stages, &mut *to.stages, host)
 }
 
 /// All parts but the one that computes.
 struct Others<'a> {
-    run_on: RunOn,
     parts: [&'a mut [Part]; 2],
     hidden: usize,
     host: &'a mut [f32],
@@ -231,10 +218,10 @@ impl Elsewhere for Others<'_> {
         let mut parts = self.parts.iter_mut().flat_map(|parts| parts.iter_mut());
         let part = parts.find(|part| part.run_on == run_on);
         let stages = &mut *part.expect("a part for the device of each expert").stages;
-        let link = Link::between(self.run_on, run_on);
-        let host = &mut self.host[..n_rows * self.hidden];
-        link.carry(Crossing::ExpertInput, port, stages, host)?;
+        let n_elements = n_rows * self.hidden;
+        let host = &mut *self.host;
+        link::carry((Crossing::ExpertInput, n_elements), port, stages, host)?;
         stages.expert(unit, n_rows)?;
-        link.carry(Crossing::ExpertOutput, stages, port, host)
+        link::carry((Crossing::ExpertOutput, n_elements), stages, port, host)
     }
 }

@@ -1,6 +1,11 @@
 //! Rows of activations that leave a device, or come to it.
 
+use std::any::Any;
+
+use llm_backend::{Backend, Queue};
+
 use crate::Result;
+use crate::activations::Activations;
 
 /// Rows of activations that cross between devices, each as wide as the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,4 +33,71 @@ pub trait Port {
     /// # Errors
     /// When the device fails.
     fn upload(&mut self, rows: Crossing, from: &[f32]) -> Result<()>;
+
+    /// Some rows as another device of the same backend takes them.
+    fn lane(&mut self, rows: Crossing) -> Lane<'_>;
+
+    /// Copies the first elements of a lane to those of some rows, in the order of both devices' work, without a wait of the
+    /// host; false where the lane is another backend's.
+    ///
+    /// # Errors
+    /// When a device fails.
+    fn take(&mut self, rows: Crossing, n_elements: usize, from: Lane<'_>) -> Result<bool>;
+}
+
+/// Rows of a device, and its queue: who has the same backend knows their types.
+pub struct Lane<'a> {
+    queue: &'a mut dyn Any,
+    rows: &'a dyn Any,
+}
+
+impl<'a> Lane<'a> {
+    /// The lane of a backend's device.
+    pub(crate) fn of<B: Backend>(queue: &'a mut B::Queue, rows: &'a B::Buffer) -> Self {
+        Lane { queue, rows }
+    }
+
+    /// Copies its first elements to `to`, with which `queue` works; false where it is another backend's.
+    pub(crate) fn copy_to<B: Backend>(
+        self,
+        queue: &mut B::Queue,
+        to: &mut B::Buffer,
+        n_elements: usize,
+    ) -> Result<bool> {
+        let own = (
+            self.queue.downcast_mut::<B::Queue>(),
+            self.rows.downcast_ref::<B::Buffer>(),
+        );
+        let (Some(from), Some(rows)) = own else {
+            return Ok(false);
+        };
+        queue.copy_from(from, rows, to, n_elements)?;
+        Ok(true)
+    }
+}
+
+/// The activations of a backend's device.
+pub(crate) struct OnDevice<'a, B: Backend> {
+    pub(crate) queue: &'a mut B::Queue,
+    pub(crate) activations: &'a mut Activations<B>,
+}
+
+impl<B: Backend> Port for OnDevice<'_, B> {
+    fn download(&mut self, rows: Crossing, out: &mut [f32]) -> Result<()> {
+        Ok(self.queue.download(self.activations.crossing(rows), out)?)
+    }
+
+    fn upload(&mut self, rows: Crossing, from: &[f32]) -> Result<()> {
+        let to = self.activations.crossing_mut(rows);
+        Ok(self.queue.upload(from, to)?)
+    }
+
+    fn lane(&mut self, rows: Crossing) -> Lane<'_> {
+        Lane::of::<B>(self.queue, self.activations.crossing(rows))
+    }
+
+    fn take(&mut self, rows: Crossing, n_elements: usize, from: Lane<'_>) -> Result<bool> {
+        let to = self.activations.crossing_mut(rows);
+        from.copy_to::<B>(self.queue, to, n_elements)
+    }
 }

@@ -25,7 +25,7 @@ use crate::block;
 use crate::device::{Device, Elsewhere, StageOptions, Stages};
 use crate::mlp::{self, Experts};
 use crate::pass::{Interrupts, Pass};
-use crate::port::{Crossing, Port};
+use crate::port::{Crossing, Lane, OnDevice, Port};
 use crate::probe::Probe;
 use crate::projection::norm_op;
 use crate::relative::BiasTable;
@@ -219,6 +219,15 @@ impl<B: Backend> BackendStages<B> {
     }
 }
 
+impl<B: Backend> BackendStages<B> {
+    fn port(&mut self) -> OnDevice<'_, B> {
+        OnDevice {
+            queue: &mut self.queue,
+            activations: &mut self.activations,
+        }
+    }
+}
+
 impl<B: Backend> Stages for BackendStages<B> {
     fn forward(
         &mut self,
@@ -397,6 +406,10 @@ impl<B: Backend> Stages for BackendStages<B> {
         head.forward(queue, weights, &self.options.spec, x, (rows, out))
     }
 
+    fn finish(&mut self) -> Result<()> {
+        Ok(self.queue.finish()?)
+    }
+
     fn count(&self, allocated: &mut Allocated) {
         let home = self.options.run_on.memory();
         for (&i, layer) in &self.layers {
@@ -429,11 +442,18 @@ impl<B: Backend> Stages for BackendStages<B> {
 
 impl<B: Backend> Port for BackendStages<B> {
     fn download(&mut self, rows: Crossing, out: &mut [f32]) -> Result<()> {
-        Ok(self.queue.download(self.activations.crossing(rows), out)?)
+        self.port().download(rows, out)
     }
 
     fn upload(&mut self, rows: Crossing, from: &[f32]) -> Result<()> {
-        let to = self.activations.crossing_mut(rows);
-        Ok(self.queue.upload(from, to)?)
+        self.port().upload(rows, from)
+    }
+
+    fn lane(&mut self, rows: Crossing) -> Lane<'_> {
+        Lane::of::<B>(&mut self.queue, self.activations.crossing(rows))
+    }
+
+    fn take(&mut self, rows: Crossing, n_elements: usize, from: Lane<'_>) -> Result<bool> {
+        self.port().take(rows, n_elements, from)
     }
 }

@@ -6,9 +6,10 @@ mod launch;
 mod module;
 mod neighbours;
 mod queue;
+mod timeline;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -17,6 +18,7 @@ pub(crate) use graph::Graph;
 pub(crate) use module::{Function, LoadError, Module};
 pub(crate) use neighbours::Neighbours;
 pub(crate) use queue::{Capture, Event, Point, Stream};
+pub(crate) use timeline::Timeline;
 pub(crate) use work::{From, KernelCall, Task, To, Work};
 
 use crate::device::Memory;
@@ -30,6 +32,8 @@ pub(crate) struct Driver {
     pub(crate) memory: Memory,
     /// Error that a device's context is stuck with after a fault.
     faults: Vec<Option<Code>>,
+    /// Devices that may reach another's memory, which comes second.
+    pub(crate) peers: HashSet<(usize, usize)>,
     pub(crate) streams: HashMap<usize, Stream>,
     pub(crate) events: HashMap<usize, Event>,
     pub(crate) modules: HashMap<usize, Module>,
@@ -39,6 +43,7 @@ pub(crate) struct Driver {
     pub(crate) executables: HashMap<usize, Arc<Graph>>,
     pub(crate) report: Report,
     pub(crate) neighbours: Neighbours,
+    pub(crate) timeline: Option<Timeline>,
     /// State of the generator that chooses among legal orders.
     random: u64,
     next_handle: usize,
@@ -48,8 +53,13 @@ impl Driver {
     pub(crate) fn new(settings: Settings) -> Self {
         let n_devices = settings.n_devices;
         let mut driver = Self {
-            memory: Memory::new(n_devices, settings.memory),
+            memory: Memory::new(
+                (0..n_devices)
+                    .map(|device| settings.memory(device))
+                    .collect(),
+            ),
             faults: vec![None; n_devices],
+            peers: HashSet::new(),
             streams: HashMap::new(),
             events: HashMap::new(),
             modules: HashMap::new(),
@@ -58,6 +68,7 @@ impl Driver {
             executables: HashMap::new(),
             report: Report::default(),
             neighbours: Neighbours::new(settings.shared.clone(), settings.context),
+            timeline: settings.pace.map(|pace| Timeline::new(pace, n_devices)),
             random: settings.seed,
             next_handle: FIRST_HANDLE,
             settings,
@@ -78,7 +89,7 @@ impl Driver {
 
     /// Tells other processes what this one has on a device.
     pub(crate) fn tell_neighbours(&self, device: usize) {
-        let allocated = self.settings.memory - self.memory.free_bytes(device);
+        let allocated = self.settings.memory(device) - self.memory.free_bytes(device);
         self.neighbours.tell(device, allocated);
     }
 
@@ -118,6 +129,10 @@ impl Driver {
         Report {
             pinned: devices.pop().unwrap_or_default(),
             devices,
+            timelines: self
+                .timeline
+                .as_ref()
+                .map_or_else(Vec::new, Timeline::report),
             ..self.report.clone()
         }
     }

@@ -20,6 +20,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::pace::Pace;
 use crate::report::Report;
 use crate::settings;
 
@@ -91,6 +92,24 @@ impl Machine {
         self.with(settings::COMPUTE, capability)
     }
 
+    /// Compute capability of each device; the last also of those that follow.
+    #[must_use]
+    pub fn computes(self, capabilities: &[u32]) -> Self {
+        self.with(settings::COMPUTE, listed(capabilities))
+    }
+
+    /// Bytes of memory of each device; the last also of those that follow.
+    #[must_use]
+    pub fn memories(self, bytes: &[u64]) -> Self {
+        self.with(settings::MEMORY, listed(bytes))
+    }
+
+    /// Whether devices can reach each other's memory, so that copies between them go straight. They can by default.
+    #[must_use]
+    pub fn peers(self, on: bool) -> Self {
+        self.with(settings::PEERS, u8::from(on))
+    }
+
     /// Version of the driver, 12020 for 12.2.
     #[must_use]
     pub fn driver(self, version: u32) -> Self {
@@ -127,6 +146,17 @@ impl Machine {
     #[must_use]
     pub fn threads(self, n: usize) -> Self {
         self.with(settings::THREADS, n)
+    }
+
+    /// Costs of work, with which a timeline is kept.
+    ///
+    /// # Panics
+    ///
+    /// Where nothing is ever copied.
+    #[must_use]
+    pub fn pace(self, pace: Pace) -> Self {
+        assert!(pace.to_device > 0 && pace.to_host > 0, "{pace:?}");
+        self.with(settings::PACE, pace.to_text())
     }
 
     /// What the loader finds in place of the driver.
@@ -236,6 +266,11 @@ impl Run {
             String::from_utf8_lossy(stderr)
         )
     }
+}
+
+fn listed(numbers: &[impl ToString]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    numbers.join(",")
 }
 
 /// Account of this process up to now, where it runs on an emulated machine and has initialized the driver.

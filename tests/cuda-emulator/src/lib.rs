@@ -7,6 +7,7 @@
 //!
 //! Programs find it by the loader's path alone, in place of NVIDIA's library: [`harness::Machine`] starts them so.
 
+pub mod allocations;
 mod api;
 mod block;
 mod device;
@@ -14,6 +15,7 @@ mod driver;
 mod exec;
 mod fault;
 pub mod harness;
+pub mod pace;
 mod program;
 mod ptx;
 pub mod report;

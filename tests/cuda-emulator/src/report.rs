@@ -13,12 +13,19 @@ pub struct Report {
     pub pinned: DeviceReport,
     /// Kernels by name.
     pub kernels: BTreeMap<String, KernelReport>,
+    /// Virtual time, one entry a device, where work has costs ([`Machine::pace`](crate::harness::Machine::pace)).
+    #[serde(default)]
+    pub timelines: Vec<TimelineReport>,
     /// Calls in which the host waited for a device.
     pub host_synchronizations: u64,
     /// Bytes copied from the host to devices.
     pub bytes_to_device: u64,
     /// Bytes copied from devices to the host.
     pub bytes_to_host: u64,
+    /// Bytes copied from the memory of one device to that of another.
+    pub bytes_between_devices: u64,
+    /// Those of them that went through the host, since neither device was let reach the other's memory.
+    pub bytes_staged: u64,
     /// Faults of kernels and modules that could not be loaded, in order.
     pub faults: Vec<String>,
 }
@@ -32,6 +39,54 @@ pub struct DeviceReport {
     pub peak: u64,
     /// Bytes that the allocations of now were asked for with.
     pub asked: u64,
+}
+
+/// Virtual time of a device's engines, in nanoseconds: of the work that the host has waited for, and at the end of the
+/// process of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineReport {
+    /// Time in which kernels ran.
+    pub compute: u64,
+    /// Time in which bytes came from the host.
+    pub to_device: u64,
+    /// Time in which bytes went to the host.
+    pub to_host: u64,
+    /// Begin of the first work.
+    pub begin: u64,
+    /// End of the last.
+    pub end: u64,
+}
+
+impl TimelineReport {
+    /// Time from the first work to the last.
+    #[must_use]
+    pub fn makespan(&self) -> u64 {
+        self.end - self.begin
+    }
+
+    /// Share of the copies that lies behind kernels, or of the kernels behind copies where they are less: 0 where one waits
+    /// for the other, 1 where the less is hidden. Below 0 where nothing runs at times; 1 where there is nothing to hide.
+    #[must_use]
+    pub fn overlap(&self) -> f64 {
+        let copies = self.to_device + self.to_host;
+        let less = self.compute.min(copies);
+        if less == 0 {
+            return 1.0;
+        }
+        ((self.compute + copies) as f64 - self.makespan() as f64) / less as f64
+    }
+
+    /// Account of what came after an earlier report of the same process.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            compute: self.compute - earlier.compute,
+            to_device: self.to_device - earlier.to_device,
+            to_host: self.to_host - earlier.to_host,
+            begin: self.begin.max(earlier.end),
+            end: self.end,
+        }
+    }
 }
 
 /// All launches of one kernel, added up.
@@ -60,15 +115,48 @@ pub struct TrafficReport {
     pub sectors: u64,
     /// Bytes of the sectors that a launch touched at all: what memory moves behind a cache that forgets nothing.
     pub moved: u64,
+    /// Of `asked`, what lies in allocations that have a tenth or more of what their launch moved.
+    #[serde(default)]
+    pub asked_of_large: u64,
+    /// Of `sectors`, those of such allocations.
+    #[serde(default)]
+    pub sectors_of_large: u64,
 }
 
 impl TrafficReport {
     /// Share of the bytes of all touched sectors that were asked for; 1 where nothing was touched.
     #[must_use]
     pub fn sector_efficiency(&self) -> f64 {
-        if self.sectors == 0 {
-            return 1.0;
-        }
-        self.asked as f64 / (self.sectors * 32) as f64
+        efficiency(self.asked, self.sectors)
+    }
+
+    /// The same of the allocations that most of the bytes lie in: a scale that is read for every row, from a cache, is not
+    /// among them.
+    #[must_use]
+    pub fn large_sector_efficiency(&self) -> f64 {
+        efficiency(self.asked_of_large, self.sectors_of_large)
+    }
+
+    /// Sum of two accounts.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self {
+            asked,
+            sectors,
+            moved,
+            asked_of_large,
+            sectors_of_large,
+        } = other;
+        self.asked += asked;
+        self.sectors += sectors;
+        self.moved += moved;
+        self.asked_of_large += asked_of_large;
+        self.sectors_of_large += sectors_of_large;
+    }
+}
+
+fn efficiency(asked: u64, sectors: u64) -> f64 {
+    match sectors {
+        0 => 1.0,
+        sectors => asked as f64 / (sectors * 32) as f64,
     }
 }

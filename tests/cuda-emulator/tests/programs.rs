@@ -12,3 +12,5 @@ mod lab;
 mod machines;
 #[path = "programs/streams.rs"]
 mod streams;
+#[path = "programs/timelines.rs"]
+mod timelines;

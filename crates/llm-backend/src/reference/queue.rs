@@ -67,6 +67,17 @@ impl Queue<Reference> for ReferenceQueue {
         Ok(())
     }
 
+    fn copy_from(
+        &mut self,
+        _: &mut ReferenceQueue,
+        src: &Vec<f32>,
+        dst: &mut Vec<f32>,
+        n_elements: usize,
+    ) -> Result<()> {
+        dst[..n_elements].copy_from_slice(&src[..n_elements]);
+        Ok(())
+    }
+
     fn bring(&mut self, place: &mut ReferencePlace, n_bytes: usize) -> Result<()> {
         assert!(
             n_bytes <= place.len(),

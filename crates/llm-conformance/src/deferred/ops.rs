@@ -72,6 +72,27 @@ impl<B: Backend> Queue<Deferred<B>> for DeferredQueue<B> {
         lock(&self.schedule).ask(self.number, |queue| queue.download(&lock(&src), dst))
     }
 
+    /// Through a copy of the rows, taken when they are there: at the latest when the other device is waited for.
+    fn copy_from(
+        &mut self,
+        from: &mut DeferredQueue<B>,
+        src: &Shared<B::Buffer>,
+        dst: &mut Shared<B::Buffer>,
+        n_elements: usize,
+    ) -> Result<()> {
+        let mut rows = vec![0.0; n_elements];
+        if !Arc::ptr_eq(&self.schedule, &from.schedule) {
+            from.download(src, &mut rows)?;
+            return self.upload(&rows, dst);
+        }
+        let rows = Arc::new(Mutex::new(rows));
+        let (src, taken) = (src.handle(), Arc::clone(&rows));
+        from.put(move |queue| queue.download(&lock(&src), &mut lock(&taken)))?;
+        self.wait(&from.record()?)?;
+        let dst = dst.handle();
+        self.put(move |queue| queue.upload(&lock(&rows), &mut lock(&dst)))
+    }
+
     fn bring(&mut self, place: &mut DeferredPlace<B>, n_bytes: usize) -> Result<()> {
         let (host, device) = (Arc::clone(&place.host), Arc::clone(&place.device));
         self.put(move |queue| {

@@ -11,7 +11,7 @@ use super::{Failure, answer};
 #[derive(Debug)]
 pub(crate) struct Context {
     device: sys::CUdevice,
-    raw: sys::CUcontext,
+    pub(super) raw: sys::CUcontext,
 }
 
 // SAFETY: the driver's contexts are made to be shared by threads; each call makes it current to its thread.
@@ -50,6 +50,24 @@ impl Context {
         // SAFETY: the context is kept while this lives.
         let code = unsafe { sys::cuCtxSetCurrent(self.raw) };
         answer(code, || "taking the device up in a thread".to_owned())
+    }
+
+    /// Has copies to another device go straight to its memory, where both allow it; else the driver takes them through the
+    /// host's, and only they are slower.
+    pub(crate) fn reach(&self, other: &Context) -> Result<(), Failure> {
+        let mut can: c_int = 0;
+        // SAFETY: both devices are the driver's; it writes a number.
+        let code = unsafe { sys::cuDeviceCanAccessPeer(&raw mut can, self.device, other.device) };
+        answer(code, || {
+            "asking whether a device reaches another".to_owned()
+        })?;
+        if can != 0 {
+            self.bind()?;
+            // Other programs may have used up the connections, and another part of this one may have asked before.
+            // SAFETY: both contexts are kept while these live.
+            let _ = unsafe { sys::cuCtxEnablePeerAccess(other.raw, 0) };
+        }
+        Ok(())
     }
 
     /// Waits until the device has done all work of this process.

@@ -74,7 +74,7 @@ fn check_symbol(name: &'static str) -> Result<(), NoGpu> {
 const OLDEST: u32 = 12000;
 
 /// Functions of the driver that this crate calls.
-const SYMBOLS: [&str; 42] = [
+const SYMBOLS: [&str; 45] = [
     "cuInit",
     "cuGetErrorName",
     "cuDeviceGetCount",
@@ -96,6 +96,9 @@ const SYMBOLS: [&str; 42] = [
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyPeerAsync",
+    "cuDeviceCanAccessPeer",
+    "cuCtxEnablePeerAccess",
     "cuStreamCreate",
     "cuStreamDestroy_v2",
     "cuStreamSynchronize",

@@ -148,6 +148,36 @@ impl Stream {
         answer(code, || format!("copying {n} bytes on the device"))
     }
 
+    /// Copies the first `n` bytes of `src`, memory of this stream's device, to the start of `dst`, memory of that of `other`, which
+    /// goes on when they are there; `done` is an event of this device. Both are memory of their own.
+    pub(crate) fn push(
+        &self,
+        src: &DeviceMemory,
+        (dst, other): (&DeviceMemory, &Stream),
+        n: usize,
+        done: &Event,
+    ) -> Result<(), Failure> {
+        if n == 0 {
+            return Ok(());
+        }
+        let (from, to) = (within(src, 0, n), within(dst, 0, n));
+        assert!(
+            from.abs_diff(to) >= n as u64,
+            "copies of bytes to themselves"
+        );
+        self.context.bind()?;
+        let (own, others) = (self.context.raw, other.context.raw);
+        // SAFETY: both have so many bytes. The source is given back only after all work of this device; the destination after
+        // all of its own, with which the end of this copy is below, or has been waited for.
+        let code = unsafe { sys::cuMemcpyPeerAsync(to, others, from, own, n, self.raw) };
+        answer(code, || format!("copying {n} bytes to another device"))?;
+        let awaited = self.record(done).and_then(|()| other.wait(done));
+        if awaited.is_err() {
+            self.synchronize()?;
+        }
+        awaited
+    }
+
     /// Starts a kernel; `arguments` point at its arguments.
     ///
     /// # Safety

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use llm_cpu::Cpu;
 use llm_cuda::Cuda;
 use llm_plan::{Plan, RunOn};
 use llm_quant::Encoder;
 use llm_runtime::Device;
 
-/// The CPU, and the GPU that a plan names, if it does.
+/// The CPU, and the GPUs that a plan names.
 pub(super) struct Devices {
     cpu: Arc<Cpu>,
-    gpu: Option<(u32, Arc<Cuda>)>,
+    gpus: Vec<(u32, Arc<Cuda>)>,
     /// Those that the plan has compute.
     used: Vec<RunOn>,
 }
@@ -24,13 +24,17 @@ impl Devices {
     /// When the driver fails.
     pub(super) fn open(cpu: Arc<Cpu>, plan: &Plan) -> Result<Self> {
         let used = plan.map.devices();
-        let number = |run_on: &RunOn| match run_on {
+        let numbers = used.iter().filter_map(|run_on| match run_on {
             RunOn::Gpu(number) => Some(*number),
             RunOn::Cpu => None,
+        });
+        let open = |number: u32| {
+            let opened = Cuda::new(number as usize);
+            let opened = opened.with_context(|| format!("cannot open GPU {number}"))?;
+            Ok((number, Arc::new(opened)))
         };
-        let open = |number: u32| anyhow::Ok((number, Arc::new(Cuda::new(number as usize)?)));
-        let gpu = used.iter().find_map(number).map(open).transpose()?;
-        Ok(Devices { cpu, gpu, used })
+        let gpus = numbers.map(open).collect::<Result<_>>()?;
+        Ok(Devices { cpu, gpus, used })
     }
 
     /// Encoder of what is quantized while it is loaded.
@@ -40,10 +44,10 @@ impl Devices {
 
     /// Each with the name that a plan has for it.
     pub(super) fn list(&self) -> Vec<(RunOn, &dyn Device)> {
-        let gpu = self.gpu.as_ref();
-        let gpu = gpu.map(|(number, gpu)| (RunOn::Gpu(*number), gpu as &dyn Device));
+        let gpus = self.gpus.iter();
+        let gpus = gpus.map(|(number, gpu)| (RunOn::Gpu(*number), gpu as &dyn Device));
         let cpu: (RunOn, &dyn Device) = (RunOn::Cpu, &self.cpu);
-        gpu.into_iter().chain([cpu]).collect()
+        gpus.chain([cpu]).collect()
     }
 
     /// Names of those that compute, as their makers call them.
@@ -52,7 +56,14 @@ impl Devices {
         let used = devices
             .iter()
             .filter(|(run_on, _)| self.used.contains(run_on));
-        let names = used.map(|(_, device)| device.info().name.clone());
-        names.collect::<Vec<_>>().join(" and ")
+        let names: Vec<_> = used
+            .map(|(_, device)| device.info().name.as_str())
+            .collect();
+        match names.as_slice() {
+            [others @ .., last] if !others.is_empty() => {
+                format!("{} and {last}", others.join(", "))
+            }
+            one => one.concat(),
+        }
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct LoadRequest<'a> {
 }
 
 impl LoadRequest<'_> {
-    /// The plan by which it is loaded: a GPU computes with what it holds, `cpu` with weights in RAM and on disk. With it
+    /// The plan by which it is loaded: GPUs compute with what they hold, `cpu` with weights in RAM and on disk. With it
     /// the GPUs of this machine.
     ///
     /// # Errors
@@ -37,12 +37,6 @@ impl LoadRequest<'_> {
             let absent = setting.memories.gpus.absent(number);
             let hint = "`llm-run plan` shows what a machine with it would do";
             return refuse(format!("--max-memory: {absent}; {hint}"));
-        }
-        if setting.memories.budgets.gpus.len() > 1 {
-            let hint = "give a budget for one of them";
-            return refuse(format!(
-                "--max-memory: this version computes on one GPU at a time; {hint}"
-            ));
         }
         output::notes(&setting.memories.bound());
         let tensors = self.model.tensors();

@@ -128,27 +128,30 @@ impl MemoryBudgets {
             };
             sources.insert(Home::Disk, source);
         }
-        let names_gpus = !given.gpus.is_empty();
         let named = given.gpus.keys().map(|&number| Home::Gpu(number));
         let others = [(Home::Ram, given.ram), (Home::Disk, given.disk)];
         let others = others.iter().filter(|(_, budget)| budget.is_some());
         for home in named.chain(others.map(|&(home, _)| home)) {
             sources.insert(home, "as given".to_owned());
         }
-        let mut budgets = given.over(&free);
-        match args.device_map {
-            Strategy::Cpu => budgets.gpus.clear(),
+        // Filled in the order in which they are asked for.
+        let of_gpu = |&number: &u32| {
+            let budget = given.gpus.get(&number).or(free.gpus.get(&number));
+            Some((number, *budget?))
+        };
+        let used = match args.device_map {
+            Strategy::Cpu => [].iter(),
             Strategy::Auto
             | Strategy::Balanced
             | Strategy::BalancedLow0
             | Strategy::Sequential
-            | Strategy::Map(_) => {
-                let is_used = |number| gpus.used.as_ref().is_some_and(|gpu| gpu.number == number);
-                budgets
-                    .gpus
-                    .retain(|&number, _| names_gpus || is_used(number));
-            }
-        }
+            | Strategy::Map(_) => gpus.used.iter(),
+        };
+        let budgets = Budgets {
+            gpus: used.filter_map(of_gpu).collect(),
+            ram: given.ram.unwrap_or(free.ram),
+            disk: given.disk.or(free.disk),
+        };
         sources.retain(|home, _| match home {
             Home::Gpu(number) => budgets.gpus.contains_key(number),
             Home::Ram | Home::Disk => true,

@@ -7,13 +7,13 @@ use crate::cli::{DeviceArg, PlaceArgs};
 use crate::failure::refuse;
 use crate::system::{self, Gpu, NoGpu};
 
-/// GPUs of this machine, and the one of them that may be used.
+/// GPUs of this machine, and those that may be used.
 #[derive(Debug, Default)]
 pub(crate) struct MachineGpus {
     /// All that the driver shows.
     pub(crate) found: Vec<Gpu>,
-    /// The one that computes unless budgets name another.
-    pub(crate) used: Option<Gpu>,
+    /// Numbers of those that compute, in the order in which they are filled. One that has a budget need not be there.
+    pub(crate) used: Vec<u32>,
     /// Reason why there is none; nothing where nobody looked.
     pub(crate) none_because: Option<NoGpu>,
 }
@@ -26,56 +26,64 @@ impl MachineGpus {
     pub(crate) fn of(args: &PlaceArgs) -> Result<Self> {
         let none = MaxMemory::default();
         let given = &args.max_memory.as_ref().unwrap_or(&none).gpus;
-        let other = match args.device {
+        let device = &args.device;
+        let other = match device {
             DeviceArg::Auto => None,
             DeviceArg::Cpu => given.keys().next(),
-            DeviceArg::Gpu(number) => given.keys().find(|&&of| of != number),
+            DeviceArg::Gpus(numbers) => given.keys().find(|of| !numbers.contains(of)),
         };
         if let Some(other) = other {
             return refuse(format!(
-                "--device {} does not use GPU {other}, for which --max-memory has a budget; leave out one of them",
-                args.device
+                "--device {device} does not use GPU {other}, for which --max-memory has a budget; leave out one of them"
             ));
         }
-        let wants_cpu = args.device == DeviceArg::Cpu || args.device_map == Strategy::Cpu;
-        match args.device {
-            DeviceArg::Gpu(_) if wants_cpu => refuse(format!(
-                "--device {} and --device-map cpu exclude each other; leave out one of them",
-                args.device
+        let wants_cpu = *device == DeviceArg::Cpu || args.device_map == Strategy::Cpu;
+        match device {
+            DeviceArg::Gpus(_) if wants_cpu => refuse(format!(
+                "--device {device} and --device-map cpu exclude each other; leave out one of them"
             )),
             DeviceArg::Auto | DeviceArg::Cpu if wants_cpu => Ok(MachineGpus::default()),
-            DeviceArg::Auto | DeviceArg::Cpu | DeviceArg::Gpu(_) => {
-                let is_given = |number| given.contains_key(&number);
-                Self::choose(args.device, is_given, system::gpus())
+            DeviceArg::Auto | DeviceArg::Cpu | DeviceArg::Gpus(_) => {
+                let given: Vec<u32> = given.keys().copied().collect();
+                Self::choose(device, &given, system::gpus())
             }
         }
     }
 
-    fn choose(
-        device: DeviceArg,
-        is_given: impl Fn(u32) -> bool,
-        found: Result<Vec<Gpu>, NoGpu>,
-    ) -> Result<Self> {
+    /// `given` have budgets.
+    fn choose(device: &DeviceArg, given: &[u32], found: Result<Vec<Gpu>, NoGpu>) -> Result<Self> {
         let (found, none_because) = match found {
             Ok(found) => (found, None),
             Err(reason) => (Vec::new(), Some(reason)),
         };
         let used = match device {
-            DeviceArg::Auto => found.first(),
-            DeviceArg::Cpu => None,
-            DeviceArg::Gpu(number) => {
-                let used = found.iter().find(|gpu| gpu.number == number);
-                if used.is_none() && !is_given(number) {
-                    return refuse(absent(number, &found, none_because.as_ref()));
+            DeviceArg::Auto if given.is_empty() => found.iter().map(|gpu| gpu.number).collect(),
+            DeviceArg::Auto => given.to_vec(),
+            DeviceArg::Cpu => Vec::new(),
+            DeviceArg::Gpus(numbers) => {
+                let is_there = |&number| found.iter().any(|gpu| gpu.number == number);
+                let mut without_budget = numbers.iter().filter(|number| !given.contains(number));
+                if let Some(&lacking) = without_budget.find(|number| !is_there(*number)) {
+                    return refuse(absent(lacking, &found, none_because.as_ref()));
                 }
-                used
+                numbers.clone()
             }
         };
         Ok(MachineGpus {
-            used: used.cloned(),
+            used,
             none_because,
             found,
         })
+    }
+
+    /// The first of this machine's that computes.
+    pub(crate) fn first(&self) -> Option<&Gpu> {
+        self.used.iter().find_map(|&number| self.numbered(number))
+    }
+
+    /// The GPU of a number, if this machine has it.
+    pub(crate) fn numbered(&self, number: u32) -> Option<&Gpu> {
+        self.found.iter().find(|gpu| gpu.number == number)
     }
 
     /// Sentence about a GPU that this machine lacks.
@@ -90,7 +98,13 @@ fn absent(number: u32, found: &[Gpu], none_because: Option<&NoGpu>) -> String {
         ([], None) => String::new(),
         ([], Some(because)) => format!(": {because}"),
         ([only], _) => format!(", only GPU {}", only.number),
-        ([first, .., last], _) => format!(", only GPU {} to {}", first.number, last.number),
+        ([first, .., last], _) if last.number - first.number == found.len() as u32 - 1 => {
+            format!(", only GPU {} to {}", first.number, last.number)
+        }
+        (several, _) => {
+            let numbers: Vec<_> = several.iter().map(|gpu| gpu.number.to_string()).collect();
+            format!(", only GPU {}", numbers.join(", "))
+        }
     };
     format!("this machine has no GPU {number}{there}")
 }
@@ -122,57 +136,87 @@ mod tests {
     }
 
     #[test]
-    fn the_first_is_used_unless_another_is_asked_for() {
+    fn all_are_used_unless_some_are_asked_for() {
         struct Case {
-            device: DeviceArg,
-            found: Result<Vec<Gpu>, NoGpu>,
-            used: Result<Option<u32>, &'static str>,
+            device: &'static str,
+            given: &'static [u32],
+            found: Result<Vec<u32>, NoGpu>,
+            used: Result<&'static [u32], &'static str>,
         }
-        let auto = DeviceArg::Auto;
+        let case = |device, found: &[u32], used| Case {
+            device,
+            given: &[],
+            found: Ok(found.to_vec()),
+            used,
+        };
         let cases = [
+            case("auto", &[0, 1, 2], Ok(&[0, 1, 2])),
+            case("cpu", &[0, 1], Ok(&[])),
+            case("cuda:1", &[0, 1], Ok(&[1])),
+            case("cuda:2,cuda:0", &[0, 1, 2], Ok(&[2, 0])),
+            case(
+                "cuda:2",
+                &[0, 1],
+                Err("this machine has no GPU 2, only GPU 0 to 1"),
+            ),
+            case(
+                "cuda:0,cuda:1",
+                &[0],
+                Err("this machine has no GPU 1, only GPU 0"),
+            ),
+            // One in between is too old.
+            case(
+                "cuda:1",
+                &[0, 2],
+                Err("this machine has no GPU 1, only GPU 0, 2"),
+            ),
             Case {
-                device: auto,
-                found: Ok(vec![gpu(0), gpu(1)]),
-                used: Ok(Some(0)),
-            },
-            Case {
-                device: auto,
+                device: "auto",
+                given: &[],
                 found: Err(broken()),
-                used: Ok(None),
+                used: Ok(&[]),
             },
             Case {
-                device: DeviceArg::Gpu(1),
-                found: Ok(vec![gpu(0), gpu(1)]),
-                used: Ok(Some(1)),
-            },
-            Case {
-                device: DeviceArg::Gpu(2),
-                found: Ok(vec![gpu(0), gpu(1)]),
-                used: Err("this machine has no GPU 2, only GPU 0 to 1"),
-            },
-            Case {
-                device: DeviceArg::Gpu(1),
-                found: Ok(vec![gpu(0)]),
-                used: Err("this machine has no GPU 1, only GPU 0"),
-            },
-            Case {
-                device: DeviceArg::Gpu(0),
+                device: "cuda:0",
+                given: &[],
                 found: Err(broken()),
                 used: Err("this machine has no GPU 0: the driver fails"),
             },
-            // A plan for another machine.
             Case {
-                device: DeviceArg::Gpu(7),
+                device: "auto",
+                given: &[1],
+                found: Ok(vec![0, 1]),
+                used: Ok(&[1]),
+            },
+            Case {
+                device: "cuda:1,cuda:0",
+                given: &[0],
+                found: Ok(vec![0, 1]),
+                used: Ok(&[1, 0]),
+            },
+            // Plans for another machine.
+            Case {
+                device: "cuda:7",
+                given: &[7],
                 found: Err(broken()),
-                used: Ok(None),
+                used: Ok(&[7]),
+            },
+            Case {
+                device: "auto",
+                given: &[6, 7],
+                found: Ok(vec![0]),
+                used: Ok(&[6, 7]),
             },
         ];
         for (i, case) in cases.into_iter().enumerate() {
-            let is_given = |number| number == 7;
-            let found = MachineGpus::choose(case.device, is_given, case.found);
-            let found = found.map(|gpus| gpus.used.map(|gpu| gpu.number));
-            let found = found.map_err(|error| error.to_string());
-            assert_eq!(found, case.used.map_err(str::to_owned), "case {i}");
+            let found = case.found.map(|found| found.into_iter().map(gpu).collect());
+            let device = case.device.parse().unwrap();
+            let found = MachineGpus::choose(&device, case.given, found);
+            let found = found
+                .map(|gpus| gpus.used)
+                .map_err(|error| error.to_string());
+            let used = case.used.map(<[u32]>::to_vec).map_err(str::to_owned);
+            assert_eq!(found, used, "case {i}");
         }
     }
 }

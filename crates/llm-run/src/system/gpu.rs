@@ -80,6 +80,11 @@ pub(crate) fn capability((major, minor): (u32, u32)) -> String {
 }
 
 impl Gpu {
+    /// The device as what computes on it calls it.
+    pub(crate) fn device(&self) -> String {
+        llm_cuda::device_name(self.number as usize, &self.name)
+    }
+
     fn of(facts: GpuFacts, cuda_version: &str) -> Self {
         Gpu {
             cuda_version: cuda_version.to_owned(),

@@ -209,9 +209,164 @@ fn another_gpu_is_asked_for_by_its_number() {
     assert!(peaks[0] == 0 && peaks[1] > 0, "{peaks:?}");
 }
 
+/// Two GPUs that load unlike kernels.
+fn two_gpus() -> Machine {
+    machine().devices(2).computes(&[80, 75])
+}
+
+/// A budget for each GPU that holds a part of the demo alone, short by so many bytes.
+fn short(by: u64, numbers: &[u32]) -> String {
+    let args = [
+        "plan",
+        "demo",
+        "--dtype",
+        "f32",
+        "--context",
+        "11",
+        "--json",
+    ];
+    let whole = json_on(&machine(), &args);
+    let all = whole["memories"]["0"]["needed"].as_u64();
+    let all = all.unwrap_or_else(|| panic!("{}", whole["memories"]));
+    let budgets = numbers
+        .iter()
+        .map(|number| format!("{number}={}", all - by));
+    budgets.collect::<Vec<_>>().join(",")
+}
+
+/// Each unit's home in the plan for a machine.
+fn homes(machine: &Machine, flags: &[&str]) -> Vec<String> {
+    let args = [
+        "plan",
+        "demo",
+        "--dtype",
+        "f32",
+        "--context",
+        "11",
+        "--json",
+    ];
+    let plan = json_on(machine, &[&args, flags].concat());
+    let units = plan["units"].as_array().unwrap();
+    let homes = units.iter().map(|unit| unit["home"].as_str().unwrap());
+    homes.map(str::to_owned).collect()
+}
+
+#[test]
+fn two_gpus_compute_together_and_take_what_was_planned() {
+    let expected = support::json(&[&GENERATE[..], &["--json"]].concat());
+    let budgets = short(500_000, &[0, 1]);
+    let flags = ["--max-memory", &budgets];
+    let found = generate(&two_gpus(), &flags);
+    assert_eq!(found["generated_ids"], expected["generated_ids"]);
+    let device = found["device"].as_str().unwrap();
+    let names = ["cuda:0 (", " and cuda:1 ("].map(|name| device.contains(name));
+    assert_eq!(names, [true; 2], "{device}");
+    let run = run_on(&two_gpus(), &[&GENERATE[..], &["-v"], &flags].concat());
+    let said = stderr(&run);
+    for gpu in ["GPU 0", "GPU 1"] {
+        let terms = terms(&said, gpu);
+        assert!(terms.len() >= 4, "{gpu}: {said}");
+        for (term, planned, allocated) in &terms {
+            assert_eq!(planned, allocated, "{gpu}, {term}: {said}");
+        }
+    }
+    let report = run.report.unwrap();
+    assert!(report.bytes_between_devices > 0 && report.bytes_staged == 0);
+    assert!(report.devices.iter().all(|device| device.peak > 0));
+    assert!(report.devices.iter().all(|device| device.allocated == 0));
+    assert_eq!(report.faults, [""; 0]);
+}
+
+#[test]
+fn two_gpus_and_the_cpu_compute_together() {
+    let expected = support::json(&[&GENERATE[..], &["--json"]].concat());
+    let budgets = short(1_700_000, &[0, 1]);
+    let flags = ["--max-memory", &budgets];
+    let homes = homes(&two_gpus(), &flags);
+    for home in ["0", "1", "cpu"] {
+        assert!(homes.iter().any(|of| of == home), "{home} in {homes:?}");
+    }
+    let found = generate(&two_gpus(), &flags);
+    assert_eq!(found["generated_ids"], expected["generated_ids"]);
+}
+
+/// What fits one GPU needs no hand-over: only maps that balance spread it.
+#[test]
+fn one_gpu_computes_alone_what_it_holds() {
+    let machine = two_gpus();
+    let is_on = |homes: &[String], gpu: &str| homes.iter().any(|home| home == gpu);
+    let auto = homes(&machine, &[]);
+    assert!(is_on(&auto, "0") && !is_on(&auto, "1"), "{auto:?}");
+    let balanced = homes(&machine, &["--device-map", "balanced"]);
+    assert!(
+        is_on(&balanced, "0") && is_on(&balanced, "1"),
+        "{balanced:?}"
+    );
+    let run = run_on(
+        &machine,
+        &[&GENERATE[..], &["--device-map", "balanced"]].concat(),
+    );
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    let report = run.report.unwrap();
+    assert!(report.devices.iter().all(|device| device.peak > 0));
+}
+
+#[test]
+fn gpus_are_filled_in_the_order_in_which_they_are_named() {
+    let machine = two_gpus();
+    let [budgets, other] = [[0, 1], [1, 0]].map(|numbers| short(500_000, &numbers));
+    for (device, budgets, order) in [
+        ("cuda:0,cuda:1", &budgets, ["0", "1"]),
+        ("cuda:1,cuda:0", &budgets, ["1", "0"]),
+        // Budgets are no order.
+        ("auto", &other, ["0", "1"]),
+    ] {
+        let homes = homes(&machine, &["--device", device, "--max-memory", budgets]);
+        let ends = [&homes[0], &homes[homes.len() - 1]];
+        assert_eq!(ends, order, "{device}: {homes:?}");
+    }
+    // What has no budget has what is free.
+    let budget = short(500_000, &[0]);
+    let homes = homes(
+        &machine,
+        &["--device", "cuda:0,cuda:1", "--max-memory", &budget],
+    );
+    assert_eq!([&homes[0], &homes[homes.len() - 1]], ["0", "1"]);
+}
+
+#[test]
+fn a_plan_and_doctor_tell_of_two_gpus() {
+    let machine = two_gpus().memories(&[MEMORY, 2 * MEMORY]);
+    let run = run_on(&machine, &["plan", "demo"]);
+    let plan = stdout(&run);
+    assert!(!plan.contains("hypothetical"), "{plan}");
+    for gpu in ["GPU 0 may hold", "GPU 1 may hold"] {
+        assert!(plan.contains(gpu), "{gpu} in {plan}");
+    }
+    let report = json_on(&machine, &["doctor", "--quick", "--json"]);
+    let gpus = report["gpus"].as_array().unwrap();
+    let of = |field: &str| {
+        gpus.iter()
+            .map(|gpu| gpu[field].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of("number"), [0, 1]);
+    assert_eq!(of("compute_capability"), ["8.0", "7.5"]);
+    assert_eq!(of("total_bytes"), [MEMORY, 2 * MEMORY]);
+    assert_eq!(report["bandwidth"]["gpus"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn no_gpu_has_room() {
+    let run = run_on(&two_gpus().memory(64 << 20), &GENERATE);
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    let note = "note: the CPU computes alone: no GPU has room for any part of the model\n";
+    assert!(stderr(&run).starts_with(note), "{}", stderr(&run));
+}
+
 #[test]
 fn wishes_that_cannot_be_met_are_refused() {
-    let cases: [(&Machine, &[&str], &[&str]); 6] = [
+    let cases: [(&Machine, &[&str], &[&str]); 8] = [
         (
             &machine(),
             &["--device", "cuda:1"],
@@ -219,8 +374,18 @@ fn wishes_that_cannot_be_met_are_refused() {
         ),
         (
             &machine().devices(2),
-            &["--max-memory", "0=700MB,1=700MB"],
-            &["this version computes on one GPU at a time"],
+            &["--device", "cuda:0,cuda:2"],
+            &["this machine has no GPU 2, only GPU 0 to 1"],
+        ),
+        (
+            &machine().devices(2),
+            &["--device", "cuda:1,cuda:1"],
+            &["cuda:1 is named twice"],
+        ),
+        (
+            &machine().devices(3),
+            &["--device", "cuda:0,cuda:1", "--max-memory", "2=700MB"],
+            &["--device cuda:0,cuda:1 does not use GPU 2", "leave out one"],
         ),
         (
             &machine(),

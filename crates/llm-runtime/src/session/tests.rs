@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
+use llm_backend::BackendError;
 use llm_plan::{DeviceMap, RunOn};
 
 use super::*;
 use crate::device::{Elsewhere, Stages};
 use crate::pipeline::Part;
-use crate::port::{Crossing, Port};
+use crate::port::{Crossing, Lane, Port};
 use crate::read_config;
 
 /// A pass: each sequence's rows, first row, count and start, and whether logits follow.
@@ -22,6 +23,8 @@ struct Recorder {
     vocab: usize,
     /// Raised in the middle of the next pass.
     raised: Raised,
+    /// What its work came to, for who asks.
+    failed: Option<BackendError>,
 }
 
 type Raised = Arc<Mutex<Option<Interrupt>>>;
@@ -84,6 +87,12 @@ impl Stages for Recorder {
         Ok(())
     }
 
+    fn finish(&mut self) -> Result<()> {
+        self.failed
+            .clone()
+            .map_or(Ok(()), |error| Err(error.into()))
+    }
+
     fn count(&self, _: &mut Allocated) {}
 }
 
@@ -94,6 +103,14 @@ impl Port for Recorder {
 
     fn upload(&mut self, _: Crossing, _: &[f32]) -> Result<()> {
         Ok(())
+    }
+
+    fn lane(&mut self, _: Crossing) -> Lane<'_> {
+        panic!("there is no other device")
+    }
+
+    fn take(&mut self, _: Crossing, _: usize, _: Lane<'_>) -> Result<bool> {
+        Ok(false)
     }
 }
 
@@ -123,6 +140,7 @@ fn interrupted_session(config: &str) -> (Session, Receiver<Recorded>, Raised) {
         ids: Vec::new(),
         vocab,
         raised: Raised::default(),
+        failed: None,
     };
     let raised = Arc::clone(&recorder.raised);
     let run_on = RunOn::Cpu;
@@ -135,6 +153,35 @@ fn interrupted_session(config: &str) -> (Session, Receiver<Recorded>, Raised) {
     let loaded = (pipeline, Allocated::default());
     let session = Session::new(skeleton.spec, loaded, limits, DType::F32, None);
     (session, seen, raised)
+}
+
+/// A device whose rows have come to the next may have failed all the same: what follows is made of garbage.
+#[test]
+fn a_device_that_failed_is_told_of_with_the_logits() {
+    let (mut session, seen) = session();
+    session.step(&[(0, 1)]).unwrap();
+    let failed = BackendError::Driver {
+        device: "cuda:0".to_owned(),
+        operation: "waiting for a stream".to_owned(),
+        code: 700,
+        name: "CUDA_ERROR_ILLEGAL_ADDRESS".to_owned(),
+    };
+    let (passes, _) = channel();
+    session.pipeline.add(Part {
+        run_on: RunOn::Gpu(0),
+        stages: Box::new(Recorder {
+            passes,
+            ids: Vec::new(),
+            vocab: 100,
+            raised: Raised::default(),
+            failed: Some(failed.clone()),
+        }),
+    });
+    match session.step(&[(0, 2)]) {
+        Err(RuntimeError::Backend(error)) => assert_eq!(error, failed),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(seen.try_iter().count(), 2);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::settings::{MULTIPROCESSORS, Settings};
 extern "C" fn cuInit(_flags: c_uint) -> c_int {
     let mut driver = lock();
     if driver.is_none() {
-        let settings = Settings::from_environment();
+        let mut settings = Settings::from_environment();
         if settings.n_devices == 0 {
             return Code::NO_DEVICE.0;
         }
@@ -19,10 +19,8 @@ extern "C" fn cuInit(_flags: c_uint) -> c_int {
             // SAFETY: the function takes and returns nothing, and is there until the process ends.
             unsafe { atexit(write_report) };
         }
-        *driver = Some(Driver::new(Settings {
-            n_devices: settings.n_devices.min(MOST_DEVICES),
-            ..settings
-        }));
+        settings.n_devices = settings.n_devices.min(MOST_DEVICES);
+        *driver = Some(Driver::new(settings));
     }
     0
 }
@@ -32,8 +30,14 @@ unsafe extern "C" {
 }
 
 extern "C" fn write_report() {
-    if let Some(driver) = &*lock()
-        && let Some(path) = &driver.settings.report
+    let mut driver = lock();
+    let Some(driver) = driver.as_mut() else {
+        return;
+    };
+    if let Some(timeline) = &mut driver.timeline {
+        timeline.finish();
+    }
+    if let Some(path) = &driver.settings.report
         && let Ok(text) = serde_json::to_vec(&driver.report())
     {
         // There is nobody to tell of a failure; the test finds no file.
@@ -84,8 +88,7 @@ fn known(driver: &Driver, device: c_int) -> Result<usize, Code> {
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, device: c_int) -> c_int {
     call(|driver| {
-        known(driver, device)?;
-        let compute = driver.settings.compute;
+        let compute = driver.settings.compute(known(driver, device)?);
         let text = format!("Emulated device (sm_{compute})\0");
         let n = text.len().min(len.max(0) as usize);
         for (at, byte) in text.bytes().take(n).enumerate() {
@@ -109,8 +112,8 @@ extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) -> c_int {
     call(|driver| {
-        known(driver, device)?;
-        put(bytes, driver.settings.memory as usize)
+        let bytes_there = driver.settings.memory(known(driver, device)?);
+        put(bytes, bytes_there as usize)
     })
 }
 
@@ -118,7 +121,7 @@ extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) -> c_int {
 extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: c_int) -> c_int {
     call(|driver| {
         let device = known(driver, device)?;
-        let compute = driver.settings.compute as c_int;
+        let compute = driver.settings.compute(device) as c_int;
         put(
             value,
             match attribute {
@@ -147,8 +150,8 @@ extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: 
                 15 | 19 | 31 | 41 | 83 | 95 | 99 | 115 => 1,
                 75 => compute / 10,
                 76 => compute % 10,
-                81 => (most_dynamic_shared(driver.settings.compute) + (1 << 10)) as c_int,
-                97 => most_dynamic_shared(driver.settings.compute) as c_int,
+                81 => (most_dynamic_shared(driver.settings.compute(device)) + (1 << 10)) as c_int,
+                97 => most_dynamic_shared(driver.settings.compute(device)) as c_int,
                 ..150 => 0,
                 _ => return Err(Code::INVALID_VALUE),
             },
@@ -170,9 +173,25 @@ pub(super) fn most_dynamic_shared(compute: u32) -> usize {
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceCanAccessPeer(can: *mut c_int, a: c_int, b: c_int) -> c_int {
     call(|driver| {
-        known(driver, a)?;
-        known(driver, b)?;
-        put(can, 0)
+        let is_other = known(driver, a)? != known(driver, b)?;
+        put(can, c_int::from(is_other && driver.settings.peers))
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuCtxEnablePeerAccess(peer: usize, flags: c_uint) -> c_int {
+    in_context(|driver, device| {
+        let peer = device_of(peer).ok_or(Code::INVALID_CONTEXT)?;
+        if flags != 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        if peer == device || !driver.settings.peers {
+            return Err(Code::PEER_ACCESS_UNSUPPORTED);
+        }
+        match driver.peers.insert((device, peer)) {
+            true => Ok(()),
+            false => Err(Code::PEER_ACCESS_ALREADY_ENABLED),
+        }
     })
 }
 

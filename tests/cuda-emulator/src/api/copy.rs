@@ -3,7 +3,7 @@
 
 use std::ffi::{c_int, c_uchar, c_uint, c_ushort};
 
-use super::{Done, in_context, stream_of};
+use super::{Done, device_of, in_context, stream_of};
 use crate::device::Home;
 use crate::driver::{Code, Driver, From, To, Work, default_stream};
 
@@ -177,13 +177,32 @@ extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, n: usize, stream: usize) 
 #[unsafe(no_mangle)]
 extern "C" fn cuMemcpyPeerAsync(
     to: u64,
-    _to_context: usize,
+    to_context: usize,
     from: u64,
-    _from_context: usize,
+    from_context: usize,
     n: usize,
     stream: usize,
 ) -> c_int {
-    cuMemcpyDtoDAsync_v2(to, from, n, stream)
+    in_context(|driver, device| {
+        let stream = stream_of(driver, device, stream)?;
+        let to_device = device_of(to_context).ok_or(Code::INVALID_CONTEXT)?;
+        let from_device = device_of(from_context).ok_or(Code::INVALID_CONTEXT)?;
+        for (address, device) in [(to, to_device), (from, from_device)] {
+            let region = driver.memory.find(address, n as u64);
+            if n > 0 && region.is_none_or(|region| region.home != Home::Device(device)) {
+                return Err(Code::INVALID_VALUE);
+            }
+        }
+        within_device(driver, stream, to, from, n)?;
+        if to_device != from_device {
+            // Access that either side has to the other's memory will do.
+            let way = [(from_device, to_device), (to_device, from_device)];
+            let is_straight = way.iter().any(|pair| driver.peers.contains(pair));
+            driver.report.bytes_between_devices += n as u64;
+            driver.report.bytes_staged += if is_straight { 0 } else { n as u64 };
+        }
+        Ok(())
+    })
 }
 
 /// `n` elements of a pattern.

@@ -8,11 +8,12 @@ use crate::driver::{Code, Event, Work};
 
 #[unsafe(no_mangle)]
 extern "C" fn cuEventCreate(event: *mut usize, flags: c_uint) -> c_int {
-    in_context(|driver, _| {
+    in_context(|driver, device| {
         let handle = driver.handle();
         driver.events.insert(
             handle,
             Event {
+                device,
                 has_time: flags & DISABLE_TIMING == 0,
                 ..Event::default()
             },
@@ -36,7 +37,12 @@ extern "C" fn cuEventDestroy_v2(event: usize) -> c_int {
 extern "C" fn cuEventRecord(event: usize, stream: usize) -> c_int {
     in_context(|driver, device| {
         let stream = stream_of(driver, device, stream)?;
-        if !driver.events.contains_key(&event) {
+        // A stream records events of its own device; any may wait for them.
+        if driver
+            .events
+            .get(&event)
+            .is_none_or(|event| event.device != device)
+        {
             return Err(Code::INVALID_HANDLE);
         }
         let point = driver.enqueue(stream, Vec::new(), Work::Record { event })?;

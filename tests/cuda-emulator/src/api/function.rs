@@ -18,8 +18,8 @@ fn function_of(driver: &Driver, device: usize, handle: usize) -> Result<&Functio
 
 #[unsafe(no_mangle)]
 extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int) -> c_int {
-    in_context(|driver, _| {
-        let most = most_dynamic_shared(driver.settings.compute);
+    in_context(|driver, device| {
+        let most = most_dynamic_shared(driver.settings.compute(device));
         let function = driver
             .functions
             .get_mut(&function)
@@ -42,7 +42,7 @@ extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int
 #[unsafe(no_mangle)]
 extern "C" fn cuFuncGetAttribute(value: *mut c_int, attribute: c_int, function: usize) -> c_int {
     in_context(|driver, device| {
-        let compute = driver.settings.compute as c_int;
+        let compute = driver.settings.compute(device) as c_int;
         let function = function_of(driver, device, function)?;
         let program = &function.program;
         put(
@@ -100,7 +100,7 @@ extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     dynamic_shared: usize,
 ) -> c_int {
     in_context(|driver, device| {
-        let most = most_dynamic_shared(driver.settings.compute);
+        let most = most_dynamic_shared(driver.settings.compute(device));
         let function = function_of(driver, device, function)?;
         let shared = (function.program.shared_bytes + dynamic_shared).max(1);
         let by_threads = 2048 / n_threads.max(1);

@@ -13,7 +13,7 @@ extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> c_int {
         let own = driver.memory.free_bytes(device);
         let free_bytes = own.saturating_sub(driver.neighbours.taken(device));
         put(free, free_bytes as usize)?;
-        put(total, driver.settings.memory as usize)
+        put(total, driver.settings.memory(device) as usize)
     })
 }
 

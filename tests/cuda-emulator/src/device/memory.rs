@@ -85,20 +85,22 @@ pub(crate) struct Memory {
     /// By device; last the page-locked memory of the host.
     used: Vec<u64>,
     peak: Vec<u64>,
-    capacity: u64,
+    /// By device.
+    capacities: Vec<u64>,
     /// Regions in order, made when first asked for after a change.
     snapshot: Option<Arc<[Arc<Region>]>>,
 }
 
 impl Memory {
-    pub(crate) fn new(n_devices: usize, capacity: u64) -> Self {
+    pub(crate) fn new(capacities: Vec<u64>) -> Self {
+        let n_devices = capacities.len();
         Self {
             regions: BTreeMap::new(),
             freed: BTreeMap::new(),
             next: FIRST_ADDRESS,
             used: vec![0; n_devices + 1],
             peak: vec![0; n_devices + 1],
-            capacity,
+            capacities,
             snapshot: None,
         }
     }
@@ -106,7 +108,7 @@ impl Memory {
     /// A new region of a device, or nothing if its memory is full. Bytes are all ones: NaN in every type of float.
     pub(crate) fn allocate(&mut self, device: usize, len: u64) -> Option<u64> {
         let charged = len.next_multiple_of(ALIGN);
-        if self.used[device].checked_add(charged)? > self.capacity {
+        if self.used[device].checked_add(charged)? > self.capacities[device] {
             return None;
         }
         self.charge(device, charged);
@@ -188,7 +190,7 @@ impl Memory {
     }
 
     pub(crate) fn free_bytes(&self, device: usize) -> u64 {
-        self.capacity - self.used[device]
+        self.capacities[device] - self.used[device]
     }
 
     /// What is in use, by device; last the page-locked memory of the host.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use super::Region;
+use crate::report::TrafficReport;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -15,19 +16,20 @@ pub(crate) enum Direction {
 /// Counters of one launch. Blocks count side by side.
 #[derive(Default)]
 pub(crate) struct Traffic {
-    /// Bytes that instructions asked for; a byte that several lanes ask for counts once.
-    pub(crate) asked: [AtomicU64; 2],
-    /// Sectors that instructions touched.
-    pub(crate) sectors: [AtomicU64; 2],
     pub(crate) instructions: AtomicU64,
     pub(crate) lane_instructions: AtomicU64,
     touched: Mutex<HashMap<u64, Arc<Touched>>>,
 }
 
-/// Sectors of one region, a bit each, for reads and for writes.
+/// Accesses to one region, reads and writes.
 pub(crate) struct Touched {
     base: u64,
+    /// Sectors, a bit each.
     bits: [Box<[AtomicU64]>; 2],
+    /// Bytes that instructions asked for; a byte that several lanes ask for counts once.
+    asked: [AtomicU64; 2],
+    /// Sectors that instructions touched.
+    sectors: [AtomicU64; 2],
 }
 
 impl Traffic {
@@ -41,20 +43,30 @@ impl Traffic {
                 Arc::new(Touched {
                     base: region.base,
                     bits: [bits(), bits()],
+                    asked: Default::default(),
+                    sectors: Default::default(),
                 })
             })
             .clone()
     }
 
-    /// Bytes of all sectors touched at least once: what a cache without limits would move.
-    pub(crate) fn moved(&self, direction: Direction) -> u64 {
+    /// Account of one direction.
+    pub(crate) fn report(&self, direction: Direction) -> TrafficReport {
         let all = self.touched.lock().unwrap_or_else(|lock| lock.into_inner());
-        let n: u64 = all
-            .values()
-            .flat_map(|touched| touched.bits[direction as usize].iter())
-            .map(|word| u64::from(word.load(Relaxed).count_ones()))
-            .sum();
-        n * SECTOR
+        let mut report = TrafficReport::default();
+        let of: Vec<_> = all.values().map(|touched| touched.of(direction)).collect();
+        for (asked, sectors, moved) in &of {
+            report.asked += asked;
+            report.sectors += sectors;
+            report.moved += moved;
+        }
+        for (asked, sectors, moved) in of {
+            if moved * 10 >= report.moved {
+                report.asked_of_large += asked;
+                report.sectors_of_large += sectors;
+            }
+        }
+        report
     }
 
     /// Counts one instruction's accesses to a region: `n` bytes at each address of the mask's lanes, which are multiples of
@@ -82,8 +94,8 @@ impl Traffic {
         } else {
             far(touched, addresses, mask, n, direction)
         };
-        self.asked[direction as usize].fetch_add(asked, Relaxed);
-        self.sectors[direction as usize].fetch_add(sectors, Relaxed);
+        touched.asked[direction as usize].fetch_add(asked, Relaxed);
+        touched.sectors[direction as usize].fetch_add(sectors, Relaxed);
     }
 }
 
@@ -146,6 +158,21 @@ fn far(
 }
 
 impl Touched {
+    /// Bytes asked for, sectors touched, and bytes of sectors touched at least once: what a cache without limits would
+    /// move.
+    fn of(&self, direction: Direction) -> (u64, u64, u64) {
+        let at = direction as usize;
+        let words = self.bits[at].iter();
+        let n_moved: u64 = words
+            .map(|word| u64::from(word.load(Relaxed).count_ones()))
+            .sum();
+        (
+            self.asked[at].load(Relaxed),
+            self.sectors[at].load(Relaxed),
+            n_moved * SECTOR,
+        )
+    }
+
     /// Marks sectors from `first` on, a bit each.
     fn mark(&self, first: u64, sectors: u64, direction: Direction) {
         let bits = &self.bits[direction as usize];
@@ -178,7 +205,7 @@ mod tests {
 
     #[test]
     fn bytes_and_sectors_are_those_of_the_lanes_together() {
-        let mut memory = Memory::new(1, 1 << 20);
+        let mut memory = Memory::new(vec![1 << 20]);
         let base = memory.allocate(0, 400_000).expect("room");
         let region = memory.find(base, 1).expect("a region");
         let patterns: [fn(u64) -> u64; 6] = [
@@ -205,11 +232,45 @@ mod tests {
                         .collect();
                     let sectors: BTreeSet<u64> = bytes.iter().map(|byte| byte / SECTOR).collect();
                     let n_sectors = sectors.len() as u64;
-                    assert_eq!(traffic.asked[0].load(Relaxed), bytes.len() as u64);
-                    assert_eq!(traffic.sectors[0].load(Relaxed), n_sectors);
-                    assert_eq!(traffic.moved(Direction::Read), n_sectors * SECTOR);
+                    let expected = TrafficReport {
+                        asked: bytes.len() as u64,
+                        sectors: n_sectors,
+                        moved: n_sectors * SECTOR,
+                        asked_of_large: bytes.len() as u64,
+                        sectors_of_large: n_sectors,
+                    };
+                    assert_eq!(traffic.report(Direction::Read), expected);
+                    assert_eq!(traffic.report(Direction::Write), TrafficReport::default());
                 }
             }
         }
+    }
+
+    /// A scale that is read again and again says nothing of how weights are read.
+    #[test]
+    fn small_allocations_are_told_apart() {
+        let mut memory = Memory::new(vec![1 << 20]);
+        let traffic = Traffic::default();
+        let [weights, scale] = [4096, 4].map(|len| memory.allocate(0, len).expect("room"));
+        for step in 0..32 {
+            for (base, lanes, n) in [(weights + 128 * step, 32, 4), (scale, 1, 4)] {
+                let region = memory.find(base, 1).expect("a region");
+                let addresses = std::array::from_fn(|lane| base + (lane as u64 % lanes) * n);
+                traffic.count(
+                    &traffic.touched(region),
+                    &addresses,
+                    u32::MAX,
+                    n,
+                    Direction::Read,
+                );
+            }
+        }
+        let report = traffic.report(Direction::Read);
+        assert_eq!((report.asked, report.moved), (4096 + 32 * 4, 4096 + 32));
+        assert_eq!(report.large_sector_efficiency(), 1.0);
+        assert_eq!(
+            report.sector_efficiency(),
+            (4096.0 + 128.0) / (4096.0 + 1024.0)
+        );
     }
 }

@@ -9,7 +9,6 @@ use crate::block::{Block, Launch};
 use crate::device::{Direction, Stored, Traffic, View};
 use crate::exec::Row;
 use crate::fault::{Kind, Located};
-use crate::report::TrafficReport;
 
 impl Driver {
     pub(super) fn run_kernel(&mut self, device: usize, call: &KernelCall) -> Result<(), Located> {
@@ -42,14 +41,7 @@ impl Driver {
             (Direction::Read, &mut kernel.read),
             (Direction::Write, &mut kernel.written),
         ] {
-            let now = TrafficReport {
-                asked: traffic.asked[direction as usize].load(Relaxed),
-                sectors: traffic.sectors[direction as usize].load(Relaxed),
-                moved: traffic.moved(direction),
-            };
-            out.asked += now.asked;
-            out.sectors += now.sectors;
-            out.moved += now.moved;
+            out.add(&traffic.report(direction));
         }
         result
     }

@@ -43,7 +43,7 @@ impl Driver {
     /// Loads PTX for a device; returns the module's handle.
     pub(crate) fn load(&mut self, device: usize, text: &str) -> Result<usize, LoadError> {
         let parsed = ptx::parse(text).map_err(|what| LoadError::new(Code::INVALID_PTX, what))?;
-        let compute = self.settings.compute;
+        let compute = self.settings.compute(device);
         if parsed.target > compute {
             let message = format!("sm_{} on a device of sm_{compute}", parsed.target);
             return Err(LoadError::new(Code::NO_BINARY, message));

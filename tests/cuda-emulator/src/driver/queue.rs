@@ -56,6 +56,7 @@ impl Stream {
 
 #[derive(Default)]
 pub(crate) struct Event {
+    pub(crate) device: usize,
     /// Where it was recorded last.
     pub(crate) point: Option<Point>,
     pub(crate) time: Option<Instant>,
@@ -105,6 +106,9 @@ impl Driver {
         } else if self.streams[&stream].is_blocking {
             after.push(self.end_of(default));
         }
+        if let Some(timeline) = &mut self.timeline {
+            timeline.ask(&self.memory, (stream, device), &after, &work);
+        }
         after.retain(|point| !self.is_done(*point));
         let stream_of = self.streams.get_mut(&stream).ok_or(Code::INVALID_HANDLE)?;
         stream_of.queue.push_back(Task { after, work });
@@ -143,8 +147,11 @@ impl Driver {
         }
     }
 
-    /// Runs work until all points are done: what they need, and what else the seed lets go before.
+    /// Has the host wait until all points are done: runs what they need, and what else the seed lets go before.
     pub(crate) fn run_until(&mut self, points: &[Point]) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.wait(points);
+        }
         while let Some(goal) = points.iter().find(|point| !self.is_done(**point)) {
             let mut stream = self.needed(*goal);
             if self.settings.seed != 0 {

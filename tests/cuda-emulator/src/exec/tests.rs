@@ -51,7 +51,7 @@ pub(super) fn run_threads(
         load("c", wc),
     );
     let program = program(&text).unwrap_or_else(|what| panic!("{what}:\n{body}"));
-    let mut memory = Memory::new(1, 1 << 20);
+    let mut memory = Memory::new(vec![1 << 20]);
     let mut params = Vec::new();
     let mut out = 0;
     for at in 0..4 {

@@ -39,6 +39,21 @@ fn a_context_takes_of_its_device_where_contexts_are_told_of() {
 }
 
 #[test]
+fn devices_may_be_unlike() {
+    Machine::new()
+        .devices(3)
+        .memories(&[1 << 20, 2 << 20])
+        .computes(&[75, 80])
+        .inside(|| {
+            for (ordinal, compute, memory) in [(0, (7, 5), 1), (1, (8, 0), 2), (2, (8, 0), 2)] {
+                let context = CudaContext::new(ordinal).expect("a device");
+                assert_eq!(context.compute_capability(), Ok(compute));
+                assert_eq!(context.mem_get_info(), Ok((memory << 20, memory << 20)));
+            }
+        });
+}
+
+#[test]
 fn memory_that_is_full_is_an_error_until_some_is_freed() {
     Machine::new().memory(1 << 20).inside(|| {
         let lab = Lab::new(BASICS);

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 
 use cuda_emulator::harness::Machine;
-use cudarc::driver::{CudaSlice, DevicePtr as _, result, sys};
+use cudarc::driver::{CudaContext, CudaSlice, DevicePtr as _, result, sys};
 
 use crate::lab::{Arg, BASICS, Lab, at};
 
@@ -23,7 +23,7 @@ enum Order {
 fn outcomes(body: impl Fn(&Lab) -> f32) -> BTreeSet<String> {
     (0..10)
         .filter_map(|seed| {
-            let run = Machine::new().seed(seed).outcome(|| {
+            let run = Machine::new().devices(2).seed(seed).outcome(|| {
                 let outcome = body(&Lab::new(BASICS));
                 writeln!(std::io::stdout(), "outcome {outcome}").expect("output");
             })?;
@@ -71,6 +71,85 @@ fn an_event_orders_two_streams() {
 fn a_forgotten_event_is_found() {
     let found = outcomes(|lab| two_streams(lab, Order::Forgotten));
     assert_outcomes(&found, &["0", "10"]);
+}
+
+/// A kernel on one device, and a copy of its result to another that the other's stream does.
+fn two_devices(lab: &Lab, order: Order) -> f32 {
+    let context = CudaContext::new(1).expect("a second device");
+    let other = context.new_stream().expect("a stream");
+    let (x, y) = (
+        lab.put(&[1f32]),
+        other.clone_htod(&[0f32]).expect("a buffer"),
+    );
+    lab.stream.synchronize().expect("the copy");
+    other.synchronize().expect("the copy");
+    lab.context.bind_to_thread().expect("the first device");
+    lab.launch("add_one", 1, 32, &[at(&x), Arg::Int(1)])
+        .expect("a launch");
+    let (from, to) = (x.device_ptr(x.stream()).0, y.device_ptr(y.stream()).0);
+    lab.context.bind_to_thread().expect("the first device");
+    let event = lab.stream.record_event(None).expect("an event");
+    context.bind_to_thread().expect("the second device");
+    // SAFETY: one value on both sides; that it may not be there yet is what is tested.
+    unsafe {
+        if order == Order::Kept {
+            result::stream::wait_event(
+                other.cu_stream(),
+                event.cu_event(),
+                sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT,
+            )
+            .expect("a wait");
+        }
+        sys::cuMemcpyPeerAsync(
+            to,
+            context.cu_ctx(),
+            from,
+            lab.context.cu_ctx(),
+            4,
+            other.cu_stream(),
+        )
+        .result()
+        .expect("a copy");
+    }
+    other.synchronize().expect("the copy");
+    let value = other.clone_dtoh(&y).expect("a copy")[0];
+    lab.context.bind_to_thread().expect("the first device");
+    lab.stream.synchronize().expect("the kernel");
+    value
+}
+
+#[test]
+fn an_event_orders_two_devices() {
+    assert_outcomes(&outcomes(|lab| two_devices(lab, Order::Kept)), &["2"]);
+}
+
+#[test]
+fn a_forgotten_event_between_devices_is_found() {
+    let found = outcomes(|lab| two_devices(lab, Order::Forgotten));
+    assert_outcomes(&found, &["1", "2"]);
+}
+
+#[test]
+fn a_copy_between_devices_goes_through_the_host_unless_one_may_reach_the_other() {
+    for (peers, enabled) in [(true, true), (true, false), (false, false)] {
+        let report = Machine::new().devices(2).peers(peers).inside(|| {
+            let lab = Lab::new(BASICS);
+            let other = CudaContext::new(1).expect("a second device");
+            lab.context.bind_to_thread().expect("the first device");
+            if enabled {
+                // SAFETY: both contexts are there.
+                let twice =
+                    [(); 2].map(|()| unsafe { sys::cuCtxEnablePeerAccess(other.cu_ctx(), 0) });
+                let again = sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
+                assert_eq!(twice, [sys::CUresult::CUDA_SUCCESS, again]);
+            }
+            two_devices(&lab, Order::Kept);
+        });
+        if let Some(report) = report {
+            assert_eq!(report.bytes_between_devices, 4);
+            assert_eq!(report.bytes_staged, if enabled { 0 } else { 4 });
+        }
+    }
 }
 
 /// A value that the host takes from page-locked memory after it waited for a stream, which may be another than the copy's.

@@ -9,7 +9,7 @@ use crate::system::{Origin, Rates};
 pub(super) fn speed(report: &PlanReport<'_>, plan: &Plan) -> String {
     let [full, empty] = plan.step.tokens_per_second(&report.rates.speeds);
     let figures = figures(&report.rates, plan);
-    let has_gpu = report.memories.gpus.used.is_some();
+    let has_gpu = report.memories.gpus.first().is_some();
     let is_assumed =
         |figure: &Figure<'_>| (has_gpu || figure.can_be_measured) && !figure.origin.is_measured();
     let hint = match (figures.iter().any(is_assumed), has_gpu) {

@@ -96,9 +96,6 @@ pub(super) fn budgets(memories: &MemoryBudgets) -> String {
             lacking.join(", no ")
         );
     }
-    if memories.budgets.gpus.len() > 1 {
-        text += "hypothetical: this version computes on one GPU at a time\n";
-    }
     for (home, beyond) in &memories.beyond {
         let (free, source) = (beyond.free, &beyond.source);
         let bounded = match home {
