@@ -204,7 +204,7 @@ fn placements(units: &Units, homes: &[Home], rest: Rest) -> Result<Vec<Placement
         let unit = units.list()[idx];
         let elsewhere = match (rest, current) {
             (Rest::Streamed, Some(number)) => RunOn::Gpu(number),
-            (Rest::OnCpu | Rest::LayersOnCpu, _) | (Rest::Streamed, None) => RunOn::Cpu,
+            (Rest::OnCpu, _) | (Rest::Streamed, None) => RunOn::Cpu,
         };
         let run_on = match (gpu(home), unit) {
             (Some(number), Unit::Expert { layer, .. }) => {

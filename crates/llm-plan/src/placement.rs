@@ -92,8 +92,6 @@ impl Placement {
 pub(crate) enum Rest {
     /// A GPU does, to which it is streamed.
     Streamed,
-    /// The CPU does: single experts, as far as every token's weights leave GPUs room for others of the same layer.
+    /// The CPU does.
     OnCpu,
-    /// The CPU does: whole layers with their experts, so that rows are handed over less often.
-    LayersOnCpu,
 }

@@ -1,12 +1,13 @@
 //! Plans for requests, or the reasons for none.
 
-use llm_arch::{Role, Skeleton, Slot, Unit};
+use llm_arch::{Role, Side, Skeleton, Slot, Unit};
 use llm_tensor::{Bytes, DType};
 
+use crate::items::PlacementOrder;
 use crate::ledger::Ledger;
 use crate::needs::Needs;
 use crate::placement::Rest;
-use crate::strategy::{Placed, place};
+use crate::strategy::{Placed, Way, place};
 use crate::weights::Weights;
 use crate::{
     Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload, Placement, Plan,
@@ -119,7 +120,7 @@ pub(crate) fn plan_with(request: &Request<'_>, weights: &Weights) -> Result<Verd
     let ways = request.ways(weights);
     let (first, others) = ways.split_first().expect("there is always one");
     let first = one_way(request, weights, *first);
-    let others = others.iter().map(|&rest| one_way(request, weights, rest));
+    let others = others.iter().map(|&way| one_way(request, weights, way));
     others.fold(first, |best, other| match (best, other) {
         (Ok(best), Ok(other)) => Ok(faster(best, other, &request.offload)),
         // A map of the user's may be an error for one of them alone.
@@ -129,20 +130,41 @@ pub(crate) fn plan_with(request: &Request<'_>, weights: &Weights) -> Result<Verd
 }
 
 impl Request<'_> {
-    /// Ways to compute with what no GPU holds that the request leaves open.
-    fn ways(&self, weights: &Weights) -> &'static [Rest] {
-        let has_experts = weights.experts.iter().any(Option::is_some);
-        match &self.offload {
+    /// Ways to place units that the request leaves open.
+    fn ways(&self, weights: &Weights) -> Vec<Way> {
+        let way = |rest, order| Way { rest, order };
+        let usual = |rest| way(rest, PlacementOrder::ExpertsLast);
+        let (streamed, on_cpu) = (usual(Rest::Streamed), usual(Rest::OnCpu));
+        let mut ways = match &self.offload {
             // What is kept in 32 bits for the CPU computes there.
-            _ if self.encodings.keeps_cpu_in_f32() => &[Rest::OnCpu],
-            Offload::Stream => &[Rest::Streamed],
-            Offload::Compute => &[Rest::OnCpu],
-            Offload::Fastest { .. } if self.budgets.gpus.is_empty() => &[Rest::Streamed],
-            Offload::Fastest { .. } if has_experts && self.strategy == Strategy::Auto => {
-                &[Rest::Streamed, Rest::OnCpu, Rest::LayersOnCpu]
-            }
-            Offload::Fastest { .. } => &[Rest::Streamed, Rest::OnCpu],
+            _ if self.encodings.keeps_cpu_in_f32() => vec![on_cpu],
+            Offload::Stream => return vec![streamed],
+            Offload::Compute => return vec![on_cpu],
+            Offload::Fastest { .. } if self.budgets.gpus.is_empty() => return vec![streamed],
+            Offload::Fastest { .. } => vec![streamed, on_cpu],
+        };
+        let is_fastest = matches!(self.offload, Offload::Fastest { .. });
+        if !is_fastest || self.strategy != Strategy::Auto {
+            return ways;
         }
+        let is_read_less = |unit: &Unit| match unit {
+            Unit::Layer(Side::Encoder, _) => true,
+            Unit::Embedding => !weights.is_tied,
+            Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => false,
+            Unit::FinalNorm(_) | Unit::Head => false,
+        };
+        let has_experts = weights.experts.iter().any(Option::is_some);
+        // An expert is on its layer's GPU, or on none.
+        let may_be_apart = self.budgets.gpus.len() == 1 || !has_experts;
+        if may_be_apart && weights.units.list().iter().any(is_read_less) {
+            let most_read_first = |of: &Way| way(of.rest, PlacementOrder::MostReadFirst);
+            ways.extend_from_slice(&ways.iter().map(most_read_first).collect::<Vec<_>>());
+        }
+        if has_experts {
+            // Whole layers beside the GPU hand rows over less often.
+            ways.push(way(Rest::OnCpu, PlacementOrder::Layers));
+        }
+        ways
     }
 }
 
@@ -164,8 +186,8 @@ fn faster(first: Verdict, second: Verdict, offload: &Offload) -> Verdict {
     if is_second { second } else { first }
 }
 
-fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdict> {
-    let (needs, placed) = placed(request, weights, rest)?;
+fn one_way(request: &Request<'_>, weights: &Weights, way: Way) -> Result<Verdict> {
+    let (needs, placed) = placed(request, weights, way)?;
     let estimate = |placements: &[Placement]| MemoryEstimate::of(weights, &needs, placements);
     let lacking = |estimate: &MemoryEstimate| Shortfall::all(estimate.memories(), &request.budgets);
     let refusal = match placed {
@@ -212,8 +234,8 @@ fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdi
 
 /// True if it fits, without the plan.
 pub(crate) fn fits(request: &Request<'_>, weights: &Weights) -> Result<bool> {
-    let ways = request.ways(weights).iter();
-    let mut ways = ways.map(|&rest| fits_one_way(request, weights, rest));
+    let ways = request.ways(weights).into_iter();
+    let mut ways = ways.map(|way| fits_one_way(request, weights, way));
     let mut fits = ways.next().expect("there is always one");
     for other in ways {
         fits = match (fits, other) {
@@ -225,8 +247,8 @@ pub(crate) fn fits(request: &Request<'_>, weights: &Weights) -> Result<bool> {
     fits
 }
 
-fn fits_one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<bool> {
-    let (needs, placed) = placed(request, weights, rest)?;
+fn fits_one_way(request: &Request<'_>, weights: &Weights, way: Way) -> Result<bool> {
+    let (needs, placed) = placed(request, weights, way)?;
     Ok(match placed {
         Placed::As(placements) => {
             let memories = Ledger::of(weights, &needs, &placements).memories();
@@ -236,7 +258,7 @@ fn fits_one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<
     })
 }
 
-fn placed(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<(Needs, Placed)> {
+fn placed(request: &Request<'_>, weights: &Weights, way: Way) -> Result<(Needs, Placed)> {
     let Request {
         skeleton,
         limits,
@@ -248,6 +270,6 @@ fn placed(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<(Needs
     limits.check(&skeleton.spec)?;
     let gpus = budgets.gpus.keys().copied();
     let needs = Needs::of(&skeleton.spec, limits, request.kv_dtype(), costs, gpus)?;
-    let placed = place(strategy, rest, skeleton, weights, &needs, budgets)?;
+    let placed = place(strategy, way, skeleton, weights, &needs, budgets)?;
     Ok((needs, placed))
 }

@@ -88,15 +88,14 @@ impl Speeds {
         }
     }
 
-    /// Seconds in which rows go from one device's memory to another's, through that of the host.
+    /// Seconds in which rows go from one device's memory to another's.
     pub(crate) fn hand_over(&self, from: RunOn, to: RunOn, n_bytes: f64) -> f64 {
-        let way = |run_on| match run_on {
-            RunOn::Gpu(number) => {
-                let gpu = self.of_gpu(number);
-                gpu.hand_over + n_bytes / self.to_gpu(number)
-            }
-            RunOn::Cpu => 0.0,
-        };
-        way(from) + way(to)
+        let way = |number| self.of_gpu(number).hand_over + n_bytes / self.to_gpu(number);
+        match (from, to) {
+            (RunOn::Cpu, RunOn::Cpu) => 0.0,
+            (RunOn::Gpu(number), RunOn::Cpu) | (RunOn::Cpu, RunOn::Gpu(number)) => way(number),
+            // At once, where they reach each other's memory.
+            (RunOn::Gpu(from), RunOn::Gpu(to)) => way(from).max(way(to)),
+        }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn spread(
         resident.push((number, [&others, held].concat()));
         let computes = match rest {
             Rest::Streamed => run_on,
-            Rest::OnCpu | Rest::LayersOnCpu => RunOn::Cpu,
+            Rest::OnCpu => RunOn::Cpu,
         };
         left_over.extend(left.iter().map(|&idx| (idx, computes)));
         start = end;
@@ -61,7 +61,7 @@ pub(crate) fn spread(
     let ends = gpus.map(|(i, &(number, _))| (number, i + 1)).collect();
     let tail = match rest {
         Rest::Streamed => RunOn::Gpu(resident.last()?.0),
-        Rest::OnCpu | Rest::LayersOnCpu => RunOn::Cpu,
+        Rest::OnCpu => RunOn::Cpu,
     };
     let cut = filling.rest(ends, tail).ok()?;
     let mut placements = cut.placements(&items);
@@ -106,7 +106,7 @@ fn n_held(
     let (n, run_on) = (items.len(), RunOn::Gpu(number));
     let streamed_from = |end| match rest {
         Rest::Streamed => end,
-        Rest::OnCpu | Rest::LayersOnCpu => n,
+        Rest::OnCpu => n,
     };
     let fits = |end| items.on_gpu(run_on, 0..end, streamed_from(end)..n) <= limit;
     items.runs(run_on).most(1, fits).map(|end| end - 1)

@@ -66,6 +66,15 @@ pub enum Offload {
     },
 }
 
+/// Way to place what the request leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// What no GPU holds.
+    pub(crate) rest: Rest,
+    /// Order of filling, for [`Strategy::Auto`].
+    pub(crate) order: PlacementOrder,
+}
+
 /// Units placed: by unit.
 pub(crate) enum Placed {
     /// So that every budget is kept, unless the user said how.
@@ -85,21 +94,25 @@ pub(crate) enum Placed {
 /// When a map of the user's does not fit the model or the devices.
 pub(crate) fn place(
     strategy: &Strategy,
-    rest: Rest,
+    way: Way,
     skeleton: &Skeleton,
     weights: &Weights,
     needs: &Needs,
     budgets: &Budgets,
 ) -> Result<Placed> {
     let several = budgets.gpus.len() > 1;
+    let rest = way.rest;
     let (order, spared) = match strategy {
         Strategy::Map(map) => {
             let placements = map.placements(skeleton, weights, budgets, rest)?;
             return Ok(Placed::As(placements));
         }
         // An expert computes where its layer does: on one of several GPUs it is filled in with it.
-        Strategy::Auto if several || rest == Rest::LayersOnCpu => (PlacementOrder::Layers, None),
-        Strategy::Auto | Strategy::Cpu => (PlacementOrder::ExpertsLast, None),
+        Strategy::Auto if several && way.order == PlacementOrder::ExpertsLast => {
+            (PlacementOrder::Layers, None)
+        }
+        Strategy::Auto => (way.order, None),
+        Strategy::Cpu => (PlacementOrder::ExpertsLast, None),
         Strategy::Sequential => (PlacementOrder::Layers, None),
         Strategy::Balanced => (PlacementOrder::Layers, Some(Spared::None)),
         Strategy::BalancedLow0 => (PlacementOrder::Layers, Some(Spared::First)),
@@ -115,7 +128,7 @@ pub(crate) fn place(
     };
     let filled = match (strategy, rest) {
         (Strategy::Cpu, _) => filling.cpu(),
-        (_, Rest::OnCpu | Rest::LayersOnCpu) => filling.shared_with_cpu(),
+        (_, Rest::OnCpu) => filling.shared_with_cpu(),
         (_, Rest::Streamed) => match filling.streamed() {
             Some(filled) => filled,
             None => match (filling.cpu(), filling.least_streamed()) {
@@ -132,7 +145,7 @@ pub(crate) fn place(
     let all_on_gpus = filled.as_ref().is_ok_and(|cut| cut.n_gpu() == items.len());
     let has_experts = weights.experts.iter().any(Option::is_some);
     if strategy == &Strategy::Auto
-        && rest != Rest::LayersOnCpu
+        && way.order == PlacementOrder::ExpertsLast
         && several
         && has_experts
         && !all_on_gpus

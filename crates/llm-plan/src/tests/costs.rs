@@ -1,6 +1,6 @@
 //! Costs of a step beside its weights: rows that are handed over, kernels that are started, products of many rows.
 
-use llm_arch::Unit;
+use llm_arch::{Side, Unit};
 use llm_quant::{LoadIn, QuantConfig};
 
 use super::*;
@@ -161,7 +161,7 @@ fn each_gpu_has_its_own_speed() {
             ..machine.gpu
         },
     )]);
-    let handed_over = 128.0 / 1e9 * 2.0;
+    let handed_over = 128.0 / 1e9;
     let expected = bytes(0) / 1000.0 + bytes(1) / 50.0 + handed_over;
     let found = plan.step.seconds(&machine);
     assert!(
@@ -255,4 +255,38 @@ fn what_stays_in_32_bits_computes_on_the_cpu() {
             }
         }
     }
+}
+
+/// A table of which a token reads a row, and an encoder that reads the prompt once, leave the GPU to what every token reads.
+#[test]
+fn what_every_token_reads_comes_first() {
+    let on_gpu = |skeleton: &Skeleton, workload| {
+        let stored = all_as(skeleton, DType::BF16);
+        let mut request = request(skeleton, &stored);
+        request.costs = small_costs();
+        let all = fits(&request).estimate.memories()[0].needed().get();
+        request.budgets = budgets(&[all * 3 / 4], all, None);
+        let mut machine = speeds(1e6, 2e4, 5e4, 3e3);
+        machine.cpu_products = 1e4;
+        machine.gpu.products = 1e8;
+        request.offload = Offload::Fastest {
+            speeds: machine,
+            workload,
+        };
+        let plan = fits(&request);
+        let on_gpu = move |unit| plan.map.get(unit).is_some_and(|place| place.run_on == GPU);
+        on_gpu
+    };
+    let [decoding, reading] =
+        [(0, 16), (16, 1)].map(|(n_prompt, n_new)| Workload { n_prompt, n_new });
+    let is_on_gpu = on_gpu(&llama_of(256, 4, false), decoding);
+    assert!(!is_on_gpu(Unit::Embedding));
+    let t5 = t5_of(256, 4);
+    let layer = |side| move |i| Unit::Layer(side, i);
+    let is_on_gpu = on_gpu(&t5, decoding);
+    assert!((0..4).map(layer(Side::Decoder)).all(&is_on_gpu));
+    assert!(!(0..4).map(layer(Side::Encoder)).all(&is_on_gpu));
+    // A long prompt for a single token is read by the GPU.
+    let is_on_gpu = on_gpu(&t5, reading);
+    assert!((0..4).map(layer(Side::Encoder)).all(&is_on_gpu));
 }

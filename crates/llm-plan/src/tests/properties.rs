@@ -252,12 +252,13 @@ proptest! {
                 seconds(&request)
             });
             let best = ways.into_iter().flatten().min_by(f64::total_cmp);
-            // Of a mixture whole layers may rest outside the GPU, which is faster, or fits where nothing else does.
-            let is_layers = match (found, best) {
-                (Some(found), best) => case.model == 2 && best.is_none_or(|best| found < best),
-                (None, _) => false,
+            // Another order of filling may be faster, or fit where these do not.
+            let is_as_fast = match (found, best) {
+                (Some(found), Some(best)) => found <= best,
+                (_, None) => true,
+                (None, Some(_)) => false,
             };
-            prop_assert!(is_layers || found == best, "{:?} {:?}", found, best);
+            prop_assert!(is_as_fast, "{:?} {:?}", found, best);
             Ok(())
         })?;
     }
