@@ -68,8 +68,8 @@ def build():
             for card, of_card in zip(loaded, found):
                 for name, registers in of_card.items():
                     usage[name, card] = registers
-    lines = ["# name file shared threads parameters: written with the PTX by `cargo xtask kernels`"]
-    lines += [f"{k['name']} {k['file']} {k['shared']} {k['threads']} {' '.join(k['parameters'])}" for k in kernels]
+    lines = ["# name file shared threads parameters, `+` where a launch gives more shared memory: written by `cargo xtask kernels`"]
+    lines += [f"{k['name']} {k['file']} {shared(k)} {k['threads']} {' '.join(k['parameters'])}" for k in kernels]
     written[HERE / "ptx" / "kernels.txt"] = "\n".join(lines) + "\n"
     written[HERE.parents[1] / "docs" / "kernels.md"] = table(kernels, usage)
     return written
@@ -137,6 +137,7 @@ def entries(file, ptx):
     facts = {}
     for target, text in ptx.items():
         module = sum(map(shared_bytes, re.findall(r"^\.shared.*;$", text, re.M)))
+        given = re.findall(r"^\.extern \.shared .* ([\w$]+)\[\];$", text, re.M)
         for body in re.split(r"^\.visible \.entry ", text, flags=re.M)[1:]:
             name = re.match(r"\w+", body)[0]
             head = body[: body.index("{")]
@@ -144,11 +145,13 @@ def entries(file, ptx):
             bounds = re.search(r"\.maxntid (\d+), (\d+), (\d+)", head)
             threads = int(bounds[1]) * int(bounds[2]) * int(bounds[3]) if bounds else THREADS
             shared = module + sum(map(shared_bytes, re.findall(r"^\s*\.shared.*;$", body, re.M)))
-            kernel = dict(name=name, file=file, shared=shared, threads=threads, parameters=parameters)
+            takes_more = any(name in body for name in given)
+            kernel = dict(name=name, file=file, shared=shared, takes_more=takes_more, threads=threads, parameters=parameters)
             before = facts.setdefault(name, kernel)
             if (before["parameters"], before["threads"]) != (parameters, threads):
                 sys.exit(f"{name}: other parameters for compute capability {target / 10}")
             before["shared"] = max(before["shared"], shared)
+            before["takes_more"] |= takes_more
     return [facts[name] for name in sorted(facts)]
 
 
@@ -156,6 +159,10 @@ def parameter(ty, count):
     if count:
         return f"b{SIZES[ty] * int(count)}"
     return {"s32": "u32", "b32": "u32", "b64": "u64", "s64": "u64"}.get(ty, ty)
+
+
+def shared(kernel):
+    return f"{kernel['shared']}+" if kernel["takes_more"] else str(kernel["shared"])
 
 
 def shared_bytes(declaration):
@@ -196,14 +203,14 @@ def table(kernels, usage):
         "",
         "Registers of a thread, and the share of a multiprocessor's threads that run at once, in percent, as ptxas assembles each",
         "kernel for a card from the PTX that the card loads. A block is as large as the kernel allows; shared memory is the",
-        "kernel's own, without what a launch adds. Written by `cargo xtask kernels`; `cargo xtask kernels --check` fails where it",
+        "kernel's own, with a + where a launch adds to it. Written by `cargo xtask kernels`; `cargo xtask kernels --check` fails where it",
         "is out of date, a register spills or a name is unresolved. Cards without a number have other kernels for the same.",
         "",
         "| kernel | threads | shared | " + " | ".join(f"sm_{card}" for card in CARDS) + " |",
         "|---|---|---|" + "---|" * len(CARDS),
     ]
     for kernel in kernels:
-        cells = [kernel["name"], str(kernel["threads"]), str(kernel["shared"])]
+        cells = [kernel["name"], str(kernel["threads"]), shared(kernel)]
         for card in CARDS:
             registers = usage.get((kernel["name"], card))
             cells.append(f"{registers} · {occupancy(kernel, registers, card)}" if registers else "–")

@@ -51,13 +51,11 @@ template <class T, int R, int U, int M>
 __device__ __forceinline__ void dense(const Parts& parts, const Rows& rows, int split) {
   constexpr int N = Wide<T>::N;
   __shared__ float partial[8][R * M];
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, share = warp % split;
-  const int m_first = blockIdx.y * M, n = min(count(rows) - m_first, M), cols = rows.cols;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, share = warp % split, cols = rows.cols;
+  const int m_first = blockIdx.y * M, n = min(count(rows) - m_first, M);
   if (n <= 0) return;
-  int tile = blockIdx.x * (8 / split) + warp / split;
-  const int p = part_of(parts, R, tile);
-  // The last tile begins where its rows are all there; those of the tile before are not written again.
-  const int row = p < 0 ? 0 : min(tile * R, FIELD(parts, p, rows) - R);
+  int first, row;
+  const int p = tile_of_warp<R>(parts, split, first, row);
   float sum[R][M];
 #pragma unroll
   for (int r = 0; r < R; r++)
@@ -118,7 +116,7 @@ __device__ __forceinline__ void dense(const Parts& parts, const Rows& rows, int 
     const int r = row + i / M, m = i % M;
     float all = 0.f;
     for (int s = 0; s < split; s++) all += partial[warp + s][i];
-    if (r >= tile * R && m < n) put(parts, p, rows, m_first + m, r, all);
+    if (r >= first && m < n) put(parts, p, rows, m_first + m, r, all);
   }
 }
 

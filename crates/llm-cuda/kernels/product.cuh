@@ -51,6 +51,16 @@ __device__ __forceinline__ int part_of(const Parts& parts, int height, int& tile
 #define FIELD(parts, p, field)                                       \
   (p == 0 ? parts.part[0].field : p == 1 ? parts.part[1].field : p == 2 ? parts.part[2].field : parts.part[3].field)
 
+// The part of a tile of R rows that warps of a block of 8 take, `split` of them together, and the first row that they read: the last
+// tile of a part begins where its rows are all there, and those before `first`, which the tile before has, are not written again.
+template <int R> __device__ __forceinline__ int tile_of_warp(const Parts& parts, int split, int& first, int& row) {
+  int tile = blockIdx.x * (8 / split) + (threadIdx.x >> 5) / split;
+  const int p = part_of(parts, R, tile);
+  first = tile * R;
+  row = p < 0 ? 0 : min(first, FIELD(parts, p, rows) - R);
+  return p;
+}
+
 __device__ __forceinline__ float bias_of(const void* bias, int type, int row) {
   if (!bias) return 0.f;
   if (type == 0) return ((const float*)bias)[row];

@@ -39,7 +39,7 @@ impl Card {
         let (context, facts) = probe::open(number)?;
         Ok(Card {
             name: device_name(number, &facts.name),
-            kernels: Kernels::new(&context, facts.compute_capability),
+            kernels: Kernels::new(&context, &facts),
             setup: Stream::new(&context)?,
             usage: Mutex::default(),
             reached: Mutex::default(),

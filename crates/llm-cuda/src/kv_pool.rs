@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llm_backend::{Allocation, Result};
-use llm_tensor::{Bytes, DType, KvShape};
+use llm_tensor::{Bytes, KvShape};
 
 use crate::card::Card;
 use crate::memory::{Memory, Span};
@@ -53,16 +53,6 @@ impl KvPool {
     /// Blocks.
     pub(crate) fn n_blocks(&self) -> usize {
         n_blocks(&self.shape)
-    }
-
-    /// The element type as part of a kernel's name.
-    pub(crate) fn suffix(&self) -> &'static str {
-        match self.shape.dtype {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            other => unreachable!("keys and values of {other}"),
-        }
     }
 }
 

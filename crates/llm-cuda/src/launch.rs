@@ -1,7 +1,6 @@
 //! Launches: everything that a kernel is given is held against what is known of it before the driver is asked.
 
 use std::cell::RefCell;
-use std::sync::PoisonError;
 
 use bytemuck::NoUninit;
 use llm_backend::Result;
@@ -9,7 +8,7 @@ use llm_backend::Result;
 use crate::card::Card;
 use crate::driver::{Dimensions, Failure};
 use crate::memory::Span;
-use crate::module::{self, Kernel, KernelFacts, Parameter, SHARED_WITHOUT_ASKING};
+use crate::module::{Kernel, KernelFacts, Parameter};
 use crate::steps::{Step, Steps};
 
 /// A launch that is put together: blocks, threads, and arguments in the kernel's order.
@@ -22,26 +21,28 @@ use crate::steps::{Step, Steps};
 pub(crate) struct Launch<'a> {
     card: &'a Card,
     steps: &'a RefCell<Steps>,
+    kernel: Kernel,
     facts: &'static KernelFacts,
-    grid: [usize; 3],
-    block: [usize; 3],
-    shared: usize,
-    /// Arguments, each on a border of eight bytes.
+    dimensions: Dimensions,
+    /// Arguments, each on a border of eight bytes: in memory of the queue's, which it gets back.
     words: Vec<u64>,
     n_arguments: usize,
 }
 
 impl<'a> Launch<'a> {
     /// One block of one thread, until it is told more.
-    pub(crate) fn new(card: &'a Card, steps: &'a RefCell<Steps>, name: &str) -> Self {
+    pub(crate) fn new(card: &'a Card, steps: &'a RefCell<Steps>, kernel: Kernel) -> Self {
         Launch {
             card,
             steps,
-            facts: module::facts(name),
-            grid: [1; 3],
-            block: [1; 3],
-            shared: 0,
-            words: Vec::with_capacity(USUAL_WORDS),
+            kernel,
+            facts: kernel.facts(),
+            dimensions: Dimensions {
+                grid: [1; 3],
+                block: [1; 3],
+                shared: 0,
+            },
+            words: steps.borrow_mut().take_words(),
             n_arguments: 0,
         }
     }
@@ -54,25 +55,24 @@ impl<'a> Launch<'a> {
             "{}: {grid:?} blocks",
             self.name()
         );
-        self.grid = grid;
+        self.dimensions.grid = grid.map(|n| n as u32);
         self
     }
 
     /// Threads of a block.
     pub(crate) fn block(mut self, block: [usize; 3]) -> Self {
         let most = [1024, 1024, 64];
-        let all: usize = block.iter().product();
         let fits = block
             .iter()
             .zip(most)
             .all(|(&n, most)| (1..=most).contains(&n));
         assert!(
-            fits && all <= self.facts.max_threads as usize,
+            fits && block.iter().product::<usize>() <= self.facts.max_threads as usize,
             "{}: {block:?} threads, of which it may have {}",
             self.name(),
             self.facts.max_threads
         );
-        self.block = block;
+        self.dimensions.block = block.map(|n| n as u32);
         self
     }
 
@@ -83,15 +83,14 @@ impl<'a> Launch<'a> {
 
     /// Shared memory beyond the kernel's own.
     pub(crate) fn shared(mut self, n_bytes: usize) -> Self {
-        let own = self.facts.static_shared as usize;
-        let most = self.card.facts.shared_per_block.get() as usize;
-        let most = most.max(SHARED_WITHOUT_ASKING as usize);
+        let most = self.card.kernels.shared_for(self.facts);
         assert!(
-            own.checked_add(n_bytes).is_some_and(|all| all <= most),
-            "{}: {n_bytes} bytes of shared memory beside {own}, of {most}",
-            self.name()
+            n_bytes <= most as usize,
+            "{}: {n_bytes} bytes of shared memory beside {}, of which it may have {most}",
+            self.name(),
+            self.facts.static_shared
         );
-        self.shared = n_bytes;
+        self.dimensions.shared = n_bytes as u32;
         self
     }
 
@@ -128,11 +127,11 @@ impl<'a> Launch<'a> {
 
     /// A structure, passed by value.
     pub(crate) fn structure<T: NoUninit>(self, value: &T) -> Self {
-        self.push(Parameter::Structure(size_of::<T>()), value)
+        self.push(Parameter::Structure(size_of::<T>() as u32), value)
     }
 
     fn push<T: NoUninit>(mut self, ty: Parameter, value: &T) -> Self {
-        let expected = self.facts.parameters.get(self.n_arguments);
+        let expected = self.facts.parameters().get(self.n_arguments);
         assert!(
             expected == Some(&ty),
             "{}: argument {} is {ty:?}, and not {expected:?}",
@@ -155,54 +154,33 @@ impl<'a> Launch<'a> {
     pub(crate) fn run(self) -> Result<()> {
         assert_eq!(
             self.n_arguments,
-            self.facts.parameters.len(),
+            self.facts.parameters().len(),
             "arguments of {}",
             self.name()
         );
-        if self.grid.contains(&0) {
-            return Ok(());
-        }
-        self.put().map_err(|failure| self.card.failed(failure))
+        let put = if self.dimensions.grid.contains(&0) {
+            Ok(())
+        } else {
+            self.put()
+        };
+        self.steps.borrow_mut().give_words(self.words);
+        put.map_err(|failure| self.card.failed(failure))
     }
 
     fn put(&self) -> std::result::Result<(), Failure> {
-        let kernel = self.card.kernels.get(self.facts)?;
-        let dimensions = Dimensions {
-            grid: self.grid.map(|n| n as u32),
-            block: self.block.map(|n| n as u32),
-            shared: self.shared as u32,
-        };
-        self.allow_shared(kernel, dimensions.shared)?;
         let step = Step {
-            facts: self.facts,
-            function: kernel.function,
-            dimensions,
+            kernel: self.kernel,
+            function: self.card.kernels.get(self.kernel)?,
+            dimensions: self.dimensions,
             words: &self.words,
         };
         self.steps.borrow_mut().put(self.card, &step)
-    }
-
-    /// Asks the driver once for shared memory beyond what every launch may have.
-    fn allow_shared(&self, kernel: &Kernel, n_bytes: u32) -> std::result::Result<(), Failure> {
-        let all = self.facts.static_shared + n_bytes;
-        // Kept while the driver is asked, so that no other thread's smaller number comes after.
-        let allowed = kernel.shared_allowed.lock();
-        let mut allowed = allowed.unwrap_or_else(PoisonError::into_inner);
-        if all > *allowed {
-            let function = kernel.function;
-            function.allow_shared(&self.card.context, n_bytes)?;
-            *allowed = all;
-        }
-        Ok(())
     }
 
     fn name(&self) -> &'static str {
         self.facts.name
     }
 }
-
-/// Words of the arguments of most kernels.
-const USUAL_WORDS: usize = 32;
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,14 @@
 //! The embedded kernels: what is known of each, and their loading for a card.
 
-use std::collections::HashMap;
+mod facts;
+
+pub(crate) use facts::{Kernel, KernelFacts, MAX_PARAMETERS, Parameter, kernel};
+
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::driver::{Context, Failure, Function, Module};
+use crate::probe::GpuFacts;
 
 /// A file of kernels as PTX, by the compute capability that it needs.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 23] = [
+const FILES: [File; 24] = [
     file!("attention_bf16"),
     file!("attention_f16"),
     file!("attention_f32"),
@@ -63,6 +67,7 @@ const FILES: [File; 23] = [
     file!("gemm_int8", needs sm80),
     file!("general"),
     file!("int8"),
+    file!("int8_quantize"),
     file!("kv"),
     file!("norm"),
     file!("quantize"),
@@ -70,75 +75,52 @@ const FILES: [File; 23] = [
     file!("routing"),
 ];
 
-/// What a launch of a kernel is held against: a line of `ptx/kernels.txt`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KernelFacts {
-    /// Number among all.
-    line: usize,
-    pub(crate) name: &'static str,
-    /// The file that it is in.
-    pub(crate) file: &'static str,
-    /// Shared memory that it has of itself.
-    pub(crate) static_shared: u32,
-    /// Threads that a block may have.
-    pub(crate) max_threads: u32,
-    pub(crate) parameters: Vec<Parameter>,
-}
-
-/// The type of a kernel's parameter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Parameter {
-    /// An address, or 64 bits.
-    Word,
-    /// 32 bits of an integer.
-    Int,
-    Float,
-    /// A structure of so many bytes.
-    Structure(usize),
-}
-
-/// A kernel that was loaded.
-#[derive(Debug)]
-pub(crate) struct Kernel {
-    pub(crate) function: Function,
-    /// Bytes that a launch may give it, its own among them.
-    pub(crate) shared_allowed: Mutex<u32>,
-}
-
 /// All kernels of a card. The driver compiles a file at the first launch of one of its kernels: a model needs a few files, and
 /// what was compiled once for a card the driver keeps on disk.
 #[derive(Debug)]
 pub(crate) struct Kernels {
     context: Arc<Context>,
     compute_capability: (u32, u32),
-    /// By the number of the kernel's line.
-    loaded: Vec<OnceLock<Kernel>>,
+    /// Shared memory that a block may have.
+    most_shared: u32,
+    /// By the number of the kernel.
+    functions: Vec<OnceLock<Function>>,
     /// What the functions are of.
     modules: Mutex<Vec<Module>>,
 }
 
 impl Kernels {
-    pub(crate) fn new(context: &Arc<Context>, compute_capability: (u32, u32)) -> Self {
+    pub(crate) fn new(context: &Arc<Context>, card: &GpuFacts) -> Self {
+        let most_shared = u32::try_from(card.shared_per_block.get()).unwrap_or(u32::MAX);
         Kernels {
             context: Arc::clone(context),
-            compute_capability,
-            loaded: table().lines.iter().map(|_| OnceLock::new()).collect(),
+            compute_capability: card.compute_capability,
+            most_shared: most_shared.max(SHARED_WITHOUT_ASKING),
+            functions: Kernel::all().map(|_| OnceLock::new()).collect(),
             modules: Mutex::default(),
         }
     }
 
-    /// A kernel, loaded with its file where that is not yet.
+    /// A kernel's function, loaded with its file where that is not yet.
     ///
     /// # Panics
     /// When the file is for newer cards.
-    pub(crate) fn get(&self, facts: &'static KernelFacts) -> Result<&Kernel, Failure> {
-        let loaded = &self.loaded[facts.line];
-        if loaded.get().is_none() {
-            self.load(facts.file)?;
+    pub(crate) fn get(&self, kernel: Kernel) -> Result<Function, Failure> {
+        let function = &self.functions[kernel.number()];
+        if let Some(function) = function.get() {
+            return Ok(*function);
         }
-        Ok(loaded
-            .get()
-            .expect("a file was loaded with all of its kernels"))
+        self.load(kernel.facts().file)?;
+        let function = function.get();
+        Ok(*function.expect("a file was loaded with all of its kernels"))
+    }
+
+    /// Bytes of shared memory that a launch may give a kernel.
+    pub(crate) fn shared_for(&self, facts: &KernelFacts) -> u32 {
+        match facts.takes_shared {
+            true => self.most_shared.saturating_sub(facts.static_shared),
+            false => 0,
+        }
     }
 
     fn load(&self, name: &'static str) -> Result<(), Failure> {
@@ -150,28 +132,20 @@ impl Kernels {
         let ptx = file.and_then(|file| file.ptx(self.compute_capability));
         let ptx = ptx.unwrap_or_else(|| panic!("{name} is not for {:?}", self.compute_capability));
         let module = Module::new(&self.context, name, ptx)?;
-        for facts in table().lines.iter().filter(|facts| facts.file == name) {
+        for kernel in Kernel::all().filter(|kernel| kernel.facts().file == name) {
+            let facts = kernel.facts();
             let function =
                 module.function(&CString::new(facts.name).expect("names have no zero"))?;
+            // Once for all launches: a launch that asked would need a lock.
+            if facts.takes_shared {
+                function.allow_shared(&self.context, self.shared_for(facts))?;
+            }
             // Only this function sets it, and once.
-            let _ = self.loaded[facts.line].set(Kernel {
-                function,
-                shared_allowed: Mutex::new(SHARED_WITHOUT_ASKING),
-            });
+            let _ = self.functions[kernel.number()].set(function);
         }
         modules.push(module);
         Ok(())
     }
-}
-
-/// What is known of a kernel.
-///
-/// # Panics
-/// When there is no kernel of that name.
-pub(crate) fn facts(name: &str) -> &'static KernelFacts {
-    let line = table().by_name.get(name);
-    let line = line.unwrap_or_else(|| panic!("no kernel is called {name}"));
-    &table().lines[*line]
 }
 
 impl File {
@@ -185,71 +159,8 @@ impl File {
     }
 }
 
-/// `ptx/kernels.txt`, which is written with the PTX.
-struct Table {
-    lines: Vec<KernelFacts>,
-    by_name: HashMap<&'static str, usize>,
-}
-
-fn table() -> &'static Table {
-    static TABLE: OnceLock<Table> = OnceLock::new();
-    TABLE.get_or_init(|| {
-        let lines = include_str!("../ptx/kernels.txt").lines();
-        let lines = lines.filter(|line| !line.starts_with('#')).enumerate();
-        let parsed = lines.map(|(i, line)| {
-            KernelFacts::parse(i, line).unwrap_or_else(|| panic!("kernels.txt: {line}"))
-        });
-        let lines: Vec<KernelFacts> = parsed.collect();
-        let by_name = lines.iter().map(|facts| (facts.name, facts.line)).collect();
-        Table { lines, by_name }
-    })
-}
-
-impl KernelFacts {
-    /// The first word of each argument, where each begins on a border of eight bytes.
-    pub(crate) fn starts(&self) -> impl Iterator<Item = usize> {
-        self.parameters.iter().scan(0, |end, parameter| {
-            let start = *end;
-            *end += parameter.n_words();
-            Some(start)
-        })
-    }
-
-    /// `name file shared threads parameter…`.
-    fn parse(number: usize, line: &'static str) -> Option<Self> {
-        let mut words = line.split_ascii_whitespace();
-        Some(KernelFacts {
-            line: number,
-            name: words.next()?,
-            file: words.next()?,
-            static_shared: words.next()?.parse().ok()?,
-            max_threads: words.next()?.parse().ok()?,
-            parameters: words.map(Parameter::parse).collect::<Option<_>>()?,
-        })
-    }
-}
-
-impl Parameter {
-    /// Words of eight bytes that hold one.
-    fn n_words(self) -> usize {
-        match self {
-            Parameter::Word | Parameter::Int | Parameter::Float => 1,
-            Parameter::Structure(n_bytes) => n_bytes.div_ceil(size_of::<u64>()),
-        }
-    }
-
-    fn parse(word: &str) -> Option<Self> {
-        match word {
-            "u64" => Some(Parameter::Word),
-            "u32" => Some(Parameter::Int),
-            "f32" => Some(Parameter::Float),
-            word => Some(Parameter::Structure(word.strip_prefix('b')?.parse().ok()?)),
-        }
-    }
-}
-
 /// Bytes of shared memory, the kernel's own among them, that a launch has without asking.
-pub(crate) const SHARED_WITHOUT_ASKING: u32 = 48 * 1024;
+const SHARED_WITHOUT_ASKING: u32 = 48 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -265,8 +176,8 @@ mod tests {
     fn every_kernel_is_in_every_ptx_of_its_file_and_no_other_is() {
         let mut n = 0;
         for file in &FILES {
-            let lines = table().lines.iter();
-            let facts: Vec<_> = lines.filter(|facts| facts.file == file.name).collect();
+            let facts = Kernel::all().map(Kernel::facts);
+            let facts: Vec<_> = facts.filter(|facts| facts.file == file.name).collect();
             for ptx in [file.sm75, Some(file.sm80), file.sm90]
                 .into_iter()
                 .flatten()
@@ -282,7 +193,7 @@ mod tests {
         }
         assert_eq!(
             n,
-            table().lines.len(),
+            Kernel::all().count(),
             "kernels of files that are not embedded"
         );
     }
@@ -320,12 +231,10 @@ mod tests {
                 let capability = cuda.facts().compute_capability;
                 let files = FILES.iter().filter(|file| file.ptx(capability).is_some());
                 let names: Vec<_> = files.map(|file| file.name).collect();
-                for facts in table()
-                    .lines
-                    .iter()
-                    .filter(|facts| names.contains(&facts.file))
-                {
-                    cuda.card.kernels.get(facts).unwrap();
+                for kernel in Kernel::all() {
+                    if names.contains(&kernel.facts().file) {
+                        cuda.card.kernels.get(kernel).unwrap();
+                    }
                 }
             });
         }

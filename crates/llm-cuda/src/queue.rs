@@ -10,6 +10,7 @@ use crate::driver::{Failure, Stream};
 use crate::event::Events;
 use crate::launch::Launch;
 use crate::memory::{Memory, bytes_of};
+use crate::module::Kernel;
 use crate::steps::Steps;
 use crate::uploads::Uploads;
 use crate::workspace::Workspace;
@@ -38,10 +39,7 @@ impl CudaQueue {
     }
 
     /// A launch of a kernel, to be put together.
-    ///
-    /// # Panics
-    /// When there is no kernel of that name.
-    pub(crate) fn launch(&self, kernel: &str) -> Launch<'_> {
+    pub(crate) fn launch(&self, kernel: Kernel) -> Launch<'_> {
         Launch::new(&self.card, &self.steps, kernel)
     }
 

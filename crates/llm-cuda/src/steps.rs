@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use crate::card::Card;
 use crate::driver::{Chain, Context, Dimensions, Failure, Function, Graph, Stream};
-use crate::module::KernelFacts;
+use crate::module::{Kernel, MAX_PARAMETERS};
 
 /// A kernel to start, with its arguments.
 pub(crate) struct Step<'a> {
-    pub(crate) facts: &'static KernelFacts,
+    pub(crate) kernel: Kernel,
     pub(crate) function: Function,
     pub(crate) dimensions: Dimensions,
     /// Arguments, each on a border of eight bytes.
@@ -32,6 +32,8 @@ pub(crate) struct Steps {
     graphs: Vec<(List, Graph)>,
     /// The graph whose first steps are held back, and how many.
     held: Option<(usize, usize)>,
+    /// Memory for the arguments of the launch that is put together next.
+    words: Vec<u64>,
     /// Graphs that were launched.
     n_replays: u64,
 }
@@ -44,14 +46,12 @@ struct List {
 }
 
 /// A step of a list.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Recorded {
-    name: &'static str,
+    kernel: Kernel,
     function: Function,
     dimensions: Dimensions,
-    /// The first word of each argument, among those of the list.
-    starts: Vec<usize>,
-    /// The first word, and the end.
+    /// The first word among those of the list, and the end.
     words: (usize, usize),
 }
 
@@ -63,14 +63,27 @@ impl Steps {
             earlier: Vec::new(),
             graphs: Vec::new(),
             held: None,
+            words: Vec::new(),
             n_replays: 0,
         })
+    }
+
+    /// Memory for the arguments of a launch, empty. A second launch that is put together meanwhile gets some of its own.
+    pub(crate) fn take_words(&mut self) -> Vec<u64> {
+        let mut words = std::mem::take(&mut self.words);
+        words.clear();
+        words
+    }
+
+    /// The memory again, for the next launch.
+    pub(crate) fn give_words(&mut self, words: Vec<u64>) {
+        self.words = words;
     }
 
     /// Starts a kernel, or holds it back.
     pub(crate) fn put(&mut self, card: &Card, step: &Step<'_>) -> Result<(), Failure> {
         let next = match self.held {
-            Some((graph, n)) => self.other(graph, n, step).map(|graph| (graph, n + 1)),
+            Some((graph, n)) => self.going_on(graph, n, step).map(|graph| (graph, n + 1)),
             None if self.started.steps.is_empty() => {
                 let begins = self.graphs.iter().position(|(list, _)| list.is(0, step));
                 begins.map(|graph| (graph, 1))
@@ -109,13 +122,14 @@ impl Steps {
         Ok(&self.stream)
     }
 
-    /// The graph that goes on like this after its first `n` steps, which are those of `graph`.
-    fn other(&self, graph: usize, n: usize, step: &Step<'_>) -> Option<usize> {
+    /// The graph that goes on like this after its first `n` steps, which are those of `graph`: that one, if it does.
+    fn going_on(&self, graph: usize, n: usize, step: &Step<'_>) -> Option<usize> {
         let held = &self.graphs[graph].0;
-        let mut graphs = self.graphs.iter().enumerate();
-        let found = graphs
-            .find(|(i, (list, _))| list.is(n, step) && (*i == graph || list.begins_like(held, n)));
-        found.map(|(i, _)| i)
+        if held.is(n, step) {
+            return Some(graph);
+        }
+        let goes_on = |(list, _): &(List, Graph)| list.is(n, step) && list.begins_like(held, n);
+        self.graphs.iter().position(goes_on)
     }
 
     /// Starts what is held back, one by one.
@@ -142,7 +156,8 @@ impl Steps {
                 let mut list = self.earlier.remove(before);
                 let graph = list.graph(self.stream.context())?;
                 if self.graphs.len() == MOST {
-                    self.graphs.remove(0);
+                    self.started = self.graphs.remove(0).0;
+                    self.started.clear();
                 }
                 self.graphs.push((list, graph));
             }
@@ -168,12 +183,10 @@ impl List {
     fn push(&mut self, step: &Step<'_>) {
         let first = self.words.len();
         self.words.extend_from_slice(step.words);
-        let starts = step.facts.starts().map(|start| first + start);
         self.steps.push(Recorded {
-            name: step.facts.name,
+            kernel: step.kernel,
             function: step.function,
             dimensions: step.dimensions,
-            starts: starts.collect(),
             words: (first, self.words.len()),
         });
     }
@@ -211,8 +224,8 @@ impl List {
 
     /// Starts step `i`.
     fn start(&mut self, stream: &Stream, i: usize) -> Result<(), Failure> {
-        let step = &self.steps[i];
-        let mut arguments = Arguments::of(&mut self.words, &step.starts);
+        let step = self.steps[i];
+        let mut arguments = Arguments::of(&mut self.words, &step);
         // SAFETY: number and types of the arguments are those of the kernel, as `Launch` has seen to. Memory is given as spans,
         // which its owner keeps: it is freed only after all work, and not while steps are held back. That spans are long enough for the numbers beside
         // them is what wrappers see to.
@@ -221,7 +234,7 @@ impl List {
                 step.function,
                 &step.dimensions,
                 arguments.pointers(),
-                step.name,
+                step.kernel.facts().name,
             )
         }
     }
@@ -229,7 +242,7 @@ impl List {
     fn graph(&mut self, context: &Arc<Context>) -> Result<Graph, Failure> {
         let mut chain = Chain::new(context)?;
         for step in &self.steps {
-            let mut arguments = Arguments::of(&mut self.words, &step.starts);
+            let mut arguments = Arguments::of(&mut self.words, step);
             // SAFETY: as in `start`; the graph is launched only in place of the same steps.
             unsafe { chain.add(step.function, &step.dimensions, arguments.pointers())? };
         }
@@ -239,15 +252,16 @@ impl List {
 
 /// Addresses of a step's arguments.
 struct Arguments {
-    pointers: [*mut c_void; MAX_ARGUMENTS],
+    pointers: [*mut c_void; MAX_PARAMETERS],
     n: usize,
 }
 
 impl Arguments {
-    fn of(words: &mut [u64], starts: &[usize]) -> Self {
-        let mut pointers = [std::ptr::null_mut(); MAX_ARGUMENTS];
+    fn of(words: &mut [u64], step: &Recorded) -> Self {
+        let (words, starts) = (&mut words[step.words.0..], step.kernel.facts().starts());
+        let mut pointers = [std::ptr::null_mut(); MAX_PARAMETERS];
         for (pointer, &start) in pointers.iter_mut().zip(starts) {
-            *pointer = words[start..].as_mut_ptr().cast();
+            *pointer = words[start.into()..].as_mut_ptr().cast();
         }
         Arguments {
             pointers,
@@ -259,9 +273,6 @@ impl Arguments {
         &mut self.pointers[..self.n]
     }
 }
-
-/// Arguments that a kernel may take.
-const MAX_ARGUMENTS: usize = 48;
 
 /// Steps from which on a graph is worth its making.
 const SHORTEST: usize = 8;

@@ -10,9 +10,9 @@ use llm_tensor::{DType, HostBytes};
 use crate::card::Card;
 use crate::memory::{Memory, Span};
 
-/// A weight, its parts in memory of their own or in a place.
+/// A weight, its parts in memory of their own or in a place; each is as long as the scheme has it.
 #[derive(Debug)]
-pub struct CudaWeight(pub(crate) StoredWeight<Piece>);
+pub struct CudaWeight(StoredWeight<Piece>);
 
 /// Some bytes of an allocation that several share.
 #[derive(Debug, Clone)]
@@ -46,6 +46,25 @@ impl Piece {
 }
 
 impl CudaWeight {
+    /// A weight with these parts. Their lengths are looked at here, once for all products.
+    ///
+    /// # Panics
+    /// When a part is missing, or shorter than the scheme has it.
+    pub(crate) fn new(weight: StoredWeight<Piece>) -> Self {
+        let StoredWeight {
+            scheme, rows, cols, ..
+        } = weight;
+        for (part, info) in scheme.parts(rows as u64, cols as u64) {
+            let n_bytes = weight.part(part).range.len();
+            assert!(
+                n_bytes as u64 >= info.bytes,
+                "{n_bytes} bytes for {part:?} of [{rows}, {cols}] in {scheme}, which has {}",
+                info.bytes
+            );
+        }
+        CudaWeight(weight)
+    }
+
     /// Copies a weight to the GPU, and waits for it.
     pub(crate) fn load(card: &Arc<Card>, weight: StoredWeight) -> Result<Self> {
         check(card, &weight)?;
@@ -54,13 +73,13 @@ impl CudaWeight {
             let n = memory.n_bytes();
             Ok(Piece::of(&memory, 0..n))
         });
-        copied.map(CudaWeight)
+        copied.map(CudaWeight::new)
     }
 
     /// A weight whose parts are on the GPU, or will be when it is put to use.
     pub(crate) fn placed(card: &Card, weight: StoredWeight<Piece>) -> Result<Self> {
         check(card, &weight)?;
-        Ok(CudaWeight(weight))
+        Ok(CudaWeight::new(weight))
     }
 
     /// A copy in host memory, of what was there when all queues' work on it was done: the caller has waited for that.
@@ -86,13 +105,10 @@ impl CudaWeight {
     /// A part, as long as the scheme has it.
     ///
     /// # Panics
-    /// When the weight lacks it, or when it is shorter.
+    /// When the weight has no such part.
     pub(crate) fn part(&self, part: Part) -> Span<'_> {
-        let infos = self.0.scheme.parts(self.rows() as u64, self.cols() as u64);
-        let info = infos.get(part);
-        let info = info.unwrap_or_else(|| panic!("{part:?} of {}", self.0.scheme));
         let Piece { memory, range } = self.0.part(part);
-        memory.span(range.clone()).holding(info.bytes as usize)
+        memory.span(range.clone())
     }
 
     /// The type of its elements where it is dense.

@@ -363,6 +363,12 @@ fn wrong_calls_are_refused() {
             assert!(outcome.is_err(), "{what} went through");
         };
         let works = "the driver works";
+        refused("a weight of fewer bytes than it has", &mut |_| {
+            let place = cuda.place(3 * 8 * 4).expect(works);
+            let whole = weight(Scheme::Dense(DType::F32), (3, 8), 5);
+            let short = whole.map(|_, bytes| 1..bytes.len());
+            cuda.placed(&place, &short).expect(works);
+        });
         refused("rows beyond the output", &mut |queue| {
             queue.embed(&table, &ids, 2, 1.0, &mut out).expect(works);
         });

@@ -7,6 +7,7 @@
 //!
 //! Programs find it by the loader's path alone, in place of NVIDIA's library: [`harness::Machine`] starts them so.
 
+pub mod allocations;
 mod api;
 mod block;
 mod device;

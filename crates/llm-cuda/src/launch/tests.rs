@@ -7,11 +7,15 @@ use cuda_emulator::harness::{Machine, report};
 use llm_backend::{Backend, Queue};
 
 use super::Launch;
+use crate::module::{Kernel, kernel};
 use crate::{Buffer, Cuda, CudaQueue};
 
 /// A sum of `n` elements.
 fn add<'a>(queue: &'a CudaQueue, x: &Buffer, n: usize) -> Launch<'a> {
-    let launch = queue.launch("add").pointer(x.first(n)).pointer(x.first(n));
+    let launch = queue
+        .launch(kernel!("add"))
+        .pointer(x.first(n))
+        .pointer(x.first(n));
     launch.int(n)
 }
 
@@ -21,15 +25,22 @@ struct Case {
     says: &'static str,
 }
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 14] = [
     Case {
+        // Where it is looked up at run time; a constant does not compile.
         name: "no such kernel",
-        launch: |queue, _| drop(queue.launch("add_f8")),
-        says: "no kernel is called add_f8",
+        launch: |queue, _| drop(queue.launch(Kernel::named("add_f8"))),
+        says: "no kernel has this name",
     },
     Case {
         name: "too few arguments",
-        launch: |queue, x| queue.launch("add").pointer(x.first(4)).run().unwrap(),
+        launch: |queue, x| {
+            queue
+                .launch(kernel!("add"))
+                .pointer(x.first(4))
+                .run()
+                .unwrap()
+        },
         says: "arguments of add",
     },
     Case {
@@ -39,18 +50,18 @@ const CASES: [Case; 12] = [
     },
     Case {
         name: "a number for an address",
-        launch: |queue, _| drop(queue.launch("add").int(4)),
+        launch: |queue, _| drop(queue.launch(kernel!("add")).int(4)),
         says: "add: argument 0 is Int, and not Some(Word)",
     },
     Case {
         name: "a structure for an address",
-        launch: |queue, _| drop(queue.launch("add").structure(&[0u64; 3])),
+        launch: |queue, _| drop(queue.launch(kernel!("add")).structure(&[0u64; 3])),
         says: "argument 0 is Structure(24)",
     },
     Case {
         name: "a number beyond 31 bits",
         launch: |queue, x| {
-            let launch = queue.launch("routing_gather").pointer(x.first(4));
+            let launch = queue.launch(kernel!("routing_gather")).pointer(x.first(4));
             drop(launch.pointer(x.first(4)).int(1 << 31));
         },
         says: "routing_gather: 2147483648 is not below 2^31",
@@ -78,18 +89,28 @@ const CASES: [Case; 12] = [
     },
     Case {
         name: "too many blocks",
-        launch: |queue, _| drop(queue.launch("add").grid([1, 1 << 16, 1])),
+        launch: |queue, _| drop(queue.launch(kernel!("add")).grid([1, 1 << 16, 1])),
         says: "add: [1, 65536, 1] blocks",
     },
     Case {
         name: "too many threads",
-        launch: |queue, _| drop(queue.launch("add").threads(257)),
+        launch: |queue, _| drop(queue.launch(kernel!("add")).threads(257)),
         says: "add: [257, 1, 1] threads, of which it may have 256",
     },
     Case {
         name: "too much shared memory",
-        launch: |queue, _| drop(queue.launch("add").shared(1 << 20)),
+        launch: |queue, _| drop(queue.launch(kernel!("add")).shared(1 << 20)),
         says: "add: 1048576 bytes of shared memory beside 0",
+    },
+    Case {
+        name: "shared memory for a kernel that has none but its own",
+        launch: |queue, _| drop(queue.launch(kernel!("add")).shared(16)),
+        says: "add: 16 bytes of shared memory beside 0, of which it may have 0",
+    },
+    Case {
+        name: "more shared memory than a block may have",
+        launch: |queue, _| drop(queue.launch(kernel!("four_bit_rows_1")).shared(150 << 10)),
+        says: "four_bit_rows_1: 153600 bytes of shared memory beside 32896",
     },
 ];
 

@@ -1,12 +1,16 @@
 //! Attention over the block tables: which kernel for which rows and card, and its launch.
 
+use std::ops::RangeInclusive;
+
 use llm_backend::{Attention, Batch, Mask, Result, Rows};
 use llm_tensor::{DType, WorkspaceShape};
 
 use crate::kv_pool::{BLOCK, KvPool};
 use crate::launch::Launch;
 use crate::memory::{Span, bytes_of};
+use crate::module::{Kernel, kernel};
 use crate::ops::attention_wide;
+use crate::ops::general::element;
 use crate::{Buffer, Cuda, CudaQueue, workspace};
 
 pub(super) fn attention(
@@ -20,15 +24,12 @@ pub(super) fn attention(
         return attention_wide::attention(queue, op, q, batch, (pool, out));
     }
     let call = Call::new(queue, op, q, batch, (pool, out));
-    let (long, short): (Vec<&Rows>, Vec<&Rows>) = batch
-        .rows
-        .iter()
-        .filter(|rows| rows.n_tokens > 0)
-        .partition(|rows| rows.n_tokens >= call.tiled_from);
-    if !long.is_empty() {
+    let long = call.sequences(call.tiled_from..=usize::MAX);
+    if !long.are_none() {
         call.tiles(&long)?;
     }
-    if !short.is_empty() {
+    let short = call.sequences(1..=call.tiled_from - 1);
+    if !short.are_none() {
         call.rows(&short)?;
     }
     Ok(())
@@ -114,6 +115,28 @@ struct Call<'a> {
     tiled_from: usize,
 }
 
+/// Sequences of a pass that have so many rows.
+struct Sequences<'a> {
+    all: &'a [Rows],
+    n_tokens: RangeInclusive<usize>,
+}
+
+impl<'a> Sequences<'a> {
+    fn iter(&self) -> impl Iterator<Item = &'a Rows> + Clone {
+        let n_tokens = self.n_tokens.clone();
+        let all = self.all.iter();
+        all.filter(move |rows| n_tokens.contains(&rows.n_tokens))
+    }
+
+    fn are_none(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    fn n_rows(&self) -> usize {
+        self.iter().map(|rows| rows.n_tokens).sum()
+    }
+}
+
 /// `AttentionShape` of `attention.cuh`.
 type Shape = [u32; 14];
 
@@ -155,16 +178,22 @@ impl<'a> Call<'a> {
         }
     }
 
+    fn sequences(&self, n_tokens: RangeInclusive<usize>) -> Sequences<'a> {
+        Sequences {
+            all: self.batch.rows,
+            n_tokens,
+        }
+    }
+
     /// Sequences with many rows.
-    fn tiles(&self, sequences: &[&Rows]) -> Result<()> {
-        let width = [64, 128, MAX_HEAD_DIM];
-        let width = width.into_iter().find(|&w| self.op.head_dim <= w);
-        let width = width.expect("larger heads go elsewhere");
+    fn tiles(&self, sequences: &Sequences<'a>) -> Result<()> {
+        let widths = [64, 128, MAX_HEAD_DIM].into_iter().enumerate();
+        let mut fitting = widths.filter(|&(_, width)| self.op.head_dim <= width);
+        let (i, width) = fitting.next().expect("larger heads go elsewhere");
         let n_vectors = if width == MAX_HEAD_DIM { 32 } else { 64 };
-        let n_parts = if self.pool.shape.dtype == DType::F16 {
-            2
-        } else {
-            3
+        let (kernels, n_parts) = match self.pool.shape.dtype == DType::F16 {
+            true => (TILES_F16, 2),
+            false => (TILES_BF16, 3),
         };
         let line = (width + 8) * 2;
         let queries = if width == 64 {
@@ -172,9 +201,8 @@ impl<'a> Call<'a> {
         } else {
             n_parts * n_vectors * line
         };
-        let name = format!("attention_tile_{}_{width}_{n_parts}", self.pool.suffix());
-        self.launch(&name, sequences)
-            .structure(&self.shape(sequences, (self.tiled_from, usize::MAX)))
+        self.launch(kernels[i], sequences)
+            .structure(&self.shape(sequences))
             .grid([self.n_chunks(sequences, n_vectors), self.op.n_kv_heads, 1])
             .threads(128)
             .shared(2 * BLOCK * line + queries)
@@ -182,7 +210,7 @@ impl<'a> Call<'a> {
     }
 
     /// Sequences with few rows, or without tensor cores for them.
-    fn rows(&self, sequences: &[&Rows]) -> Result<()> {
+    fn rows(&self, sequences: &Sequences<'a>) -> Result<()> {
         let Attention {
             n_heads,
             n_kv_heads,
@@ -200,7 +228,7 @@ impl<'a> Call<'a> {
             vectors,
             context.unwrap_or(0),
         );
-        let n_rows: usize = sequences.iter().map(|rows| rows.n_tokens).sum();
+        let n_rows = sequences.n_rows();
         let pieces = (n_pieces > 1).then(|| {
             let [pieces] = self
                 .queue
@@ -208,36 +236,35 @@ impl<'a> Call<'a> {
                 .areas(area(n_rows * n_heads * n_pieces, head_dim));
             pieces
         });
-        let kind = if head_dim.is_multiple_of(8) {
-            "rows"
-        } else {
-            "any"
+        let dtype = element(self.pool.shape.dtype) as usize;
+        let kernel = match n_vectors {
+            _ if !head_dim.is_multiple_of(8) => ANY[dtype],
+            1 => ROWS[dtype][0],
+            4 => ROWS[dtype][1],
+            _ => ROWS[dtype][2],
         };
-        let name = format!("attention_{kind}_{}_{n_vectors}", self.pool.suffix());
-        let of = (1, self.tiled_from - 1);
-        self.launch(&name, sequences)
+        self.launch(kernel, sequences)
             .pointer_or_null(pieces)
-            .structure(&self.shape(sequences, of))
+            .structure(&self.shape(sequences))
             .grid([self.n_chunks(sequences, n_vectors), n_kv_heads, n_pieces])
             .threads(32 * WARPS)
             .run()?;
         let Some(pieces) = pieces else { return Ok(()) };
-        let name = format!("attention_merge_{}", self.pool.suffix());
-        let merge = self.queue.launch(&name).pointer(pieces);
+        let merge = self.queue.launch(MERGE[dtype]).pointer(pieces);
         let merge = merge.pointer(self.rows_index()).pointer(self.out.first(0));
-        let merge = merge.int(n_pieces).structure(&self.shape(sequences, of));
+        let merge = merge.int(n_pieces).structure(&self.shape(sequences));
         merge.grid([n_rows, n_heads, 1]).threads(128).run()
     }
 
     /// A launch with the arguments that come first.
-    fn launch(&self, name: &str, sequences: &[&Rows]) -> Launch<'a> {
+    fn launch(&self, kernel: Kernel, sequences: &Sequences<'a>) -> Launch<'a> {
         let ends = sequences.iter().map(|rows| rows.first + rows.n_tokens);
         let n_rows = ends.max().unwrap_or(0);
         let width = self.op.n_heads * self.op.head_dim;
         assert!(width <= self.op.row_width, "queries within their rows");
         let q = self.q.first((n_rows - 1) * self.op.row_width + width);
         let tables = self.batch.rows.len() * self.batch.table_len;
-        let launch = self.queue.launch(name).pointer(q);
+        let launch = self.queue.launch(kernel).pointer(q);
         let launch = launch.pointer(self.pool.span().aligned(16));
         let launch = launch.pointer(self.rows_index());
         let launch = launch.pointer(self.batch.tables.first(tables));
@@ -247,10 +274,8 @@ impl<'a> Call<'a> {
         launch.pointer(self.out.first(n_rows * width))
     }
 
-    /// For sequences with `least` to `most` rows.
-    fn shape(&self, sequences: &[&Rows], (least, most): (usize, usize)) -> Shape {
+    fn shape(&self, sequences: &Sequences<'a>) -> Shape {
         let op = self.op;
-        let n_rows: usize = sequences.iter().map(|rows| rows.n_tokens).sum();
         let window = match op.mask {
             Mask::Causal { window: None } => 0,
             Mask::Causal { window: Some(n) } => number(n.clamp(1, i32::MAX as usize)),
@@ -259,9 +284,9 @@ impl<'a> Call<'a> {
         let [bias_row, bias_zero] = op.bias.map_or([1, 0], |bias| [bias.row, bias.zero]);
         [
             number(self.batch.rows.len()),
-            number(n_rows),
-            number(least),
-            number(most.min(i32::MAX as usize)),
+            number(sequences.n_rows()),
+            number(*sequences.n_tokens.start()),
+            number((*sequences.n_tokens.end()).min(i32::MAX as usize)),
             number(op.n_heads),
             number(op.n_kv_heads),
             number(op.head_dim),
@@ -292,7 +317,7 @@ impl<'a> Call<'a> {
     }
 
     /// Blocks a key head, of so many query vectors each.
-    fn n_chunks(&self, sequences: &[&Rows], n_vectors: usize) -> usize {
+    fn n_chunks(&self, sequences: &Sequences<'a>, n_vectors: usize) -> usize {
         let vectors = sequences.iter().map(|rows| rows.n_tokens * self.group);
         vectors.map(|n| n.div_ceil(n_vectors)).sum()
     }
@@ -308,6 +333,47 @@ const MAX_HEAD_DIM: usize = 256;
 
 /// Warps of a block that is not tiled.
 const WARPS: usize = 4;
+
+/// By width of heads.
+const TILES_F16: [Kernel; 3] = kernel![
+    "attention_tile_f16_64_2",
+    "attention_tile_f16_128_2",
+    "attention_tile_f16_256_2"
+];
+const TILES_BF16: [Kernel; 3] = kernel![
+    "attention_tile_bf16_64_3",
+    "attention_tile_bf16_128_3",
+    "attention_tile_bf16_256_3"
+];
+/// By element type, for 1, 4 and 8 query vectors.
+const ROWS: [[Kernel; 3]; 3] = [
+    kernel![
+        "attention_rows_f32_1",
+        "attention_rows_f32_4",
+        "attention_rows_f32_8"
+    ],
+    kernel![
+        "attention_rows_f16_1",
+        "attention_rows_f16_4",
+        "attention_rows_f16_8"
+    ],
+    kernel![
+        "attention_rows_bf16_1",
+        "attention_rows_bf16_4",
+        "attention_rows_bf16_8"
+    ],
+];
+/// By element type.
+const ANY: [Kernel; 3] = kernel![
+    "attention_any_f32_4",
+    "attention_any_f16_4",
+    "attention_any_bf16_4"
+];
+const MERGE: [Kernel; 3] = kernel![
+    "attention_merge_f32",
+    "attention_merge_f16",
+    "attention_merge_bf16"
+];
 
 /// Query vectors of a key head from which on tiles of 16 are worth it.
 const TILED_VECTORS: usize = 33;

@@ -3,6 +3,7 @@
 use llm_backend::{Attention, Batch, Mask, Result, Rows};
 
 use super::general::element;
+use crate::module::kernel;
 use crate::{Buffer, Cuda, CudaQueue, KvPool};
 
 /// Rows of the longest sequence.
@@ -29,7 +30,7 @@ pub(super) fn attention(
         Mask::Causal { window } => (window.unwrap_or(0), 0),
         Mask::Full => (0, 1),
     };
-    let launch = queue.launch("attention_wide");
+    let launch = queue.launch(kernel!("attention_wide"));
     let launch = launch.pointer(q.first(n_rows * op.row_width));
     let launch = launch.pointer(batch.rows_index.first(n * Rows::N_WORDS));
     let launch = launch.pointer(batch.tables.first(n * batch.table_len));

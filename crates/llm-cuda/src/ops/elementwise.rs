@@ -5,11 +5,12 @@ use llm_tensor::Activation;
 
 use crate::launch::Launch;
 use crate::memory::Span;
+use crate::module::kernel;
 use crate::{Buffer, CudaQueue, workspace};
 
 /// Adds the first `n` elements of `y` to those of `x`.
 pub(super) fn add(queue: &CudaQueue, y: &Buffer, x: &mut Buffer, n: usize) -> Result<()> {
-    let launch = queue.launch("add").pointer(y.first(n).aligned(16));
+    let launch = queue.launch(kernel!("add")).pointer(y.first(n).aligned(16));
     each(launch.pointer(x.first(n).aligned(16)), n)
 }
 
@@ -21,10 +22,10 @@ pub(super) fn activate(
     n: usize,
 ) -> Result<()> {
     let launch = queue.launch(match activation {
-        Activation::Relu => "activate_relu",
-        Activation::Gelu => "activate_gelu",
-        Activation::GeluTanh => "activate_gelu_tanh",
-        Activation::Silu => "activate_silu",
+        Activation::Relu => kernel!("activate_relu"),
+        Activation::Gelu => kernel!("activate_gelu"),
+        Activation::GeluTanh => kernel!("activate_gelu_tanh"),
+        Activation::Silu => kernel!("activate_silu"),
     });
     each(launch.pointer(x.first(n).aligned(16)), n)
 }
@@ -49,14 +50,14 @@ pub(super) fn gate(
 ) -> Result<()> {
     let is_whole = width.is_multiple_of(4);
     let [whole, odd] = match activation {
-        Activation::Relu => ["gate_relu", "gate_relu_odd"],
-        Activation::Gelu => ["gate_gelu", "gate_gelu_odd"],
-        Activation::GeluTanh => ["gate_gelu_tanh", "gate_gelu_tanh_odd"],
-        Activation::Silu => ["gate_silu", "gate_silu_odd"],
+        Activation::Relu => kernel!["gate_relu", "gate_relu_odd"],
+        Activation::Gelu => kernel!["gate_gelu", "gate_gelu_odd"],
+        Activation::GeluTanh => kernel!["gate_gelu_tanh", "gate_gelu_tanh_odd"],
+        Activation::Silu => kernel!["gate_silu", "gate_silu_odd"],
     };
-    let (name, columns) = if is_whole { (whole, 1024) } else { (odd, 256) };
+    let (kernel, columns) = if is_whole { (whole, 1024) } else { (odd, 256) };
     let launch = queue
-        .launch(name)
+        .launch(kernel)
         .pointer(gate_up.first(2 * width * n).aligned(16));
     let launch = launch.pointer_or_null(bounds.map(|bounds| bounds.holding(8)));
     let launch = launch.pointer(out.first(width * n).aligned(16)).int(width);
@@ -80,10 +81,15 @@ pub(super) fn argmax(
         let from = 4 * i * MAX_ROWS * width;
         let rows = x.part(from..from + 4 * n * width);
         let [found, best] = queue.workspace.areas(AREAS);
-        let launch = queue.launch("argmax_parts").pointer(rows).int(width);
+        let launch = queue
+            .launch(kernel!("argmax_parts"))
+            .pointer(rows)
+            .int(width);
         let launch = launch.pointer(best.aligned(8));
         launch.grid([n_parts, n, 1]).threads(256).run()?;
-        let launch = queue.launch("argmax_of_parts").pointer(best.aligned(8));
+        let launch = queue
+            .launch(kernel!("argmax_of_parts"))
+            .pointer(best.aligned(8));
         let launch = launch.int(n_parts).pointer(found);
         launch.grid([n, 1, 1]).threads(32).run()?;
         let mut found = [0u32; MAX_ROWS];

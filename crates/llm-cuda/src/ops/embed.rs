@@ -4,6 +4,7 @@ use llm_backend::{Output, Result};
 use llm_quant::{Part, Scheme};
 
 use super::general::element;
+use crate::module::{Kernel, kernel};
 use crate::{Buffer, CudaQueue, CudaWeight, Index};
 
 /// Rows `ids` of a table, times `scale`, in place of `out` `[n, width]` or added to it.
@@ -19,23 +20,23 @@ pub(super) fn embed(
     let (launch, columns) = match table.scheme() {
         Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => {
             let launch = queue.launch(match output {
-                Output::Write => "embed_dense",
-                Output::Add => "positions_dense",
+                Output::Write => kernel!("embed_dense"),
+                Output::Add => kernel!("positions_dense"),
             });
             let launch = launch.pointer(part(Part::Weight));
             (launch.bits(element(dtype)), ONE)
         }
         Scheme::Int8(_) => {
             let launch = queue.launch(match output {
-                Output::Write => "embed_int8",
-                Output::Add => "positions_int8",
+                Output::Write => kernel!("embed_int8"),
+                Output::Add => kernel!("positions_int8"),
             });
             let launch = launch.pointer(part(Part::Weight));
             (launch.pointer(part(Part::Scb)), ONE)
         }
         Scheme::FourBit(format) => {
-            let (name, columns) = four_bit(output, format.double_quant, width);
-            let launch = queue.launch(name).pointer(part(Part::Weight));
+            let (kernel, columns) = four_bit(output, format.double_quant, width);
+            let launch = queue.launch(kernel).pointer(part(Part::Weight));
             let launch = launch
                 .pointer(part(Part::Absmax))
                 .pointer(part(Part::QuantMap));
@@ -63,19 +64,19 @@ pub(super) fn embed(
 }
 
 /// The kernel for rows of 4-bit codes, and the columns that a block of it takes.
-fn four_bit(output: Output, double_quant: bool, width: usize) -> (&'static str, usize) {
+fn four_bit(output: Output, double_quant: bool, width: usize) -> (Kernel, usize) {
     let is_even = width.is_multiple_of(2);
-    let name = match (output, double_quant, is_even) {
-        (Output::Write, false, true) => "embed_four_bit",
-        (Output::Write, false, false) => "embed_four_bit_odd",
-        (Output::Write, true, true) => "embed_four_bit_double",
-        (Output::Write, true, false) => "embed_four_bit_double_odd",
-        (Output::Add, false, true) => "positions_four_bit",
-        (Output::Add, false, false) => "positions_four_bit_odd",
-        (Output::Add, true, true) => "positions_four_bit_double",
-        (Output::Add, true, false) => "positions_four_bit_double_odd",
+    let kernel = match (output, double_quant, is_even) {
+        (Output::Write, false, true) => kernel!("embed_four_bit"),
+        (Output::Write, false, false) => kernel!("embed_four_bit_odd"),
+        (Output::Write, true, true) => kernel!("embed_four_bit_double"),
+        (Output::Write, true, false) => kernel!("embed_four_bit_double_odd"),
+        (Output::Add, false, true) => kernel!("positions_four_bit"),
+        (Output::Add, false, false) => kernel!("positions_four_bit_odd"),
+        (Output::Add, true, true) => kernel!("positions_four_bit_double"),
+        (Output::Add, true, false) => kernel!("positions_four_bit_double_odd"),
     };
-    (name, if is_even { 2 * ONE } else { ONE })
+    (kernel, if is_even { 2 * ONE } else { ONE })
 }
 
 /// Rows `rows` of `x` `[_, width]`, one after the other.
@@ -87,7 +88,9 @@ pub(super) fn gather(
     out: &mut Buffer,
 ) -> Result<()> {
     let n_rows = (x.n() / width).min(i32::MAX as usize);
-    let launch = queue.launch("gather_rows").pointer(x.first(n_rows * width));
+    let launch = queue
+        .launch(kernel!("gather_rows"))
+        .pointer(x.first(n_rows * width));
     let launch = launch.int(n_rows).pointer(rows.first(n)).int(width);
     let launch = launch.pointer(out.first(n * width));
     launch.grid([n, width.div_ceil(ONE), 1]).threads(256).run()

@@ -5,6 +5,7 @@ use llm_quant::{Part, Scheme};
 use llm_tensor::{Activation, DType};
 
 use super::routing;
+use crate::module::{Kernel, kernel};
 use crate::routes::{List, Routes};
 use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
 
@@ -120,7 +121,7 @@ impl Group {
         let n_tiles = routes.span(List::TileCount);
         let rows = routes.span(List::Rows);
 
-        let [up, down] = [self.up, self.down].map(Kind::names);
+        let [up, down] = [self.up, self.down].map(Kind::kernels);
         let up_row = if self.n_parts == 1 { width } else { 0 };
         let shape = [width, hidden, up_row, self.up.block_log2()];
         let weights = |expert: &Expert<'_, Cuda>| {
@@ -149,7 +150,7 @@ impl Group {
             launch.grid(grid).threads(256).run()?;
         }
         let launch = queue
-            .launch("routing_combine")
+            .launch(kernel!("routing_combine"))
             .pointer(routes.span(List::Slots));
         let launch = launch.pointer(routes.span(List::RowWeights));
         let launch = launch
@@ -287,14 +288,14 @@ impl Kind {
     }
 
     /// The kernels for gate and up, and for down.
-    fn names(self) -> [&'static str; 2] {
+    fn kernels(self) -> [Kernel; 2] {
         match self {
-            Kind::F32 => ["experts_up_f32", "experts_down_f32"],
-            Kind::F16 => ["experts_up_f16", "experts_down_f16"],
-            Kind::Bf16 => ["experts_up_bf16", "experts_down_bf16"],
-            Kind::FourBit { .. } => ["experts_up_four_bit", "experts_down_four_bit"],
+            Kind::F32 => kernel!["experts_up_f32", "experts_down_f32"],
+            Kind::F16 => kernel!["experts_up_f16", "experts_down_f16"],
+            Kind::Bf16 => kernel!["experts_up_bf16", "experts_down_bf16"],
+            Kind::FourBit { .. } => kernel!["experts_up_four_bit", "experts_down_four_bit"],
             Kind::FourBitDouble { .. } => {
-                ["experts_up_four_bit_double", "experts_down_four_bit_double"]
+                kernel!["experts_up_four_bit_double", "experts_down_four_bit_double"]
             }
         }
     }

@@ -5,6 +5,7 @@ use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
 use crate::memory::{Span, bytes_of};
+use crate::module::kernel;
 use crate::{Cuda, CudaQueue, CudaWeight, workspace};
 
 /// Rows of a product: at most so many, and exactly as many as two numbers on the GPU lie apart, where these are given.
@@ -33,13 +34,13 @@ pub(super) fn multiply(
         let (stored_weight, stored_bias) = (stored(weight), part.bias.map_or(NONE, stored));
         let launch = match int8(weight.scheme()) {
             None => {
-                let launch = queue.launch("general_linear");
+                let launch = queue.launch(kernel!("general_linear"));
                 let launch = launch.structure(&stored_weight).structure(&stored_bias);
                 launch.pointer(x)
             }
             Some(format) => {
                 let [codes, absmax, outliers] = quantize(queue, (x, weight.cols()), format, n)?;
-                let launch = queue.launch("general_int8_linear");
+                let launch = queue.launch(kernel!("general_int8_linear"));
                 let launch = launch.structure(&stored_weight).structure(&stored_bias);
                 let launch = launch.pointer(x).pointer(codes).pointer(absmax);
                 launch.pointer(outliers)
@@ -66,11 +67,11 @@ fn quantize<'q>(
 ) -> Result<[Span<'q>; 3]> {
     let areas = queue.workspace.areas(areas(n.0, cols));
     let [codes, absmax, outliers] = areas;
-    let find = queue.launch("general_int8_outliers");
+    let find = queue.launch(kernel!("general_int8_outliers"));
     let find = find.pointer(x).pointer_or_null(n.1).int(n.0).int(cols);
     let find = find.float(format.threshold).pointer(outliers);
     find.grid([cols.div_ceil(256), 1, 1]).threads(256).run()?;
-    let encode = queue.launch("general_int8_quantize");
+    let encode = queue.launch(kernel!("general_int8_quantize"));
     let encode = encode.pointer(x).pointer_or_null(n.1).int(n.0).int(cols);
     let encode = encode.float(format.threshold).pointer(outliers);
     let encode = encode.pointer(codes).pointer(absmax);

@@ -4,6 +4,7 @@ use llm_backend::{Batch, KvColumns, Result, Rows};
 
 use super::general::element;
 use crate::kv_pool::KvPool;
+use crate::module::kernel;
 use crate::{Buffer, Cuda, CudaQueue};
 
 /// Takes keys and values of all sequences' rows to their positions.
@@ -23,8 +24,8 @@ pub(super) fn append(
     );
     let ends = batch.rows.iter().map(|rows| rows.first + rows.n_tokens);
     let n_rows = ends.max().unwrap_or(0);
-    let names = ["kv_append_f32", "kv_append_f16", "kv_append_bf16"];
-    let launch = queue.launch(names[element(pool.shape.dtype) as usize]);
+    let kernels = kernel!["kv_append_f32", "kv_append_f16", "kv_append_bf16"];
+    let launch = queue.launch(kernels[element(pool.shape.dtype) as usize]);
     let launch = launch.pointer(kv.first(n_rows * columns.row_width));
     let launch = launch.int(columns.row_width).int(columns.first);
     let launch = launch.pointer(batch.rows_index.first(n * Rows::N_WORDS));
@@ -56,7 +57,7 @@ pub(super) fn copy_blocks(
             (pairs[i], pairs[PAIRS + i]) = (from, to);
         }
         let launch = queue
-            .launch("kv_copy_blocks")
+            .launch(kernel!("kv_copy_blocks"))
             .pointer(pool.span().aligned(16));
         let launch = launch.int(n_words).structure(&pairs);
         let grid = [n_words.div_ceil(4 * 256), apart.len(), 1];

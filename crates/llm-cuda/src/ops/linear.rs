@@ -9,6 +9,7 @@ use super::gemm::{Many, code_areas};
 use super::general::{self, NumRows, element};
 use crate::choose::{self, CardShape, FourBitKind, FourBitLaunch, Product, RowsLaunch, Sharing};
 use crate::memory::{Span, bytes_of};
+use crate::module::{Kernel, kernel};
 use crate::{Buffer, Cuda, CudaQueue, CudaWeight, workspace};
 
 /// Products with few rows: see [`choose::MAX_ROWS`].
@@ -29,17 +30,18 @@ pub(super) fn linear(
         let alike = |other: &&LinearPart<'_, Cuda>| {
             other.weight.cols() == cols && family.is_some() && Family::of(other) == family
         };
-        let n_alike = left.iter().take_while(alike).take(MAX_PARTS).count().max(1);
+        let others = left[1..].iter().take(MAX_PARTS - 1);
+        let n_alike = 1 + others.take_while(alike).count();
         let (together, others) = left.split_at(n_alike);
-        let rows: Vec<usize> = together.iter().map(|part| part.weight.rows()).collect();
+        let mut rows = [0; MAX_PARTS];
+        for (rows, part) in rows.iter_mut().zip(together) {
+            *rows = part.weight.rows();
+        }
+        let rows = &rows[..together.len()];
         let few = Few {
             queue,
             parts: together,
-            product: Product {
-                rows: &rows,
-                cols,
-                n: n.0,
-            },
+            product: Product { rows, cols, n: n.0 },
             x: x.first(n.0 * cols),
             n,
             output,
@@ -178,21 +180,21 @@ impl Few<'_> {
         match family {
             Some(Family::Dense(dtype)) => {
                 let launch = choose::dense(card, self.product, dtype.size());
-                let name = format!("dense_{}_{}", suffix(dtype), launch.n_at_once);
-                self.rows(&name, launch, None)
+                let kernel = DENSE[element(dtype) as usize][of(launch.n_at_once)];
+                self.rows(kernel, launch, None)
             }
             Some(Family::Int8(format)) => {
                 let codes = self.quantize(format)?;
                 let launch = choose::int8(card, self.product);
-                let kind = if launch.by_tiles { "tiles" } else { "rows" };
-                let name = format!("int8_{kind}_{}", launch.n_at_once);
-                self.rows(&name, launch, Some(codes))
+                let kernel = match launch.by_tiles {
+                    true => kernel!("int8_tiles_8"),
+                    false => INT8_ROWS[of(launch.n_at_once)],
+                };
+                self.rows(kernel, launch, Some(codes))
             }
             Some(Family::PerUse(dtype, format)) => {
                 let codes = self.quantize(format)?;
-                let launch = self
-                    .queue
-                    .launch(&format!("int8_per_use_{}", suffix(dtype)));
+                let launch = self.queue.launch(PER_USE[element(dtype) as usize]);
                 let launch = launch.structure(&self.weights()).structure(&self.shape());
                 let grid = [self.product.rows.iter().sum(), self.n.0.div_ceil(8), 1];
                 launch.structure(&codes).grid(grid).threads(256).run()
@@ -211,8 +213,8 @@ impl Few<'_> {
         }
     }
 
-    fn rows(&self, name: &str, choice: RowsLaunch, codes: Option<[u64; 3]>) -> Result<()> {
-        let launch = self.queue.launch(name);
+    fn rows(&self, kernel: Kernel, choice: RowsLaunch, codes: Option<[u64; 3]>) -> Result<()> {
+        let launch = self.queue.launch(kernel);
         let launch = launch.structure(&self.weights()).structure(&self.shape());
         let launch = match codes {
             Some(codes) => launch.structure(&codes),
@@ -223,19 +225,24 @@ impl Few<'_> {
     }
 
     fn four_bit(&self, kind: FourBitKind, choice: FourBitLaunch) -> Result<()> {
-        let FourBitLaunch { n_at_once, .. } = choice;
-        let double = if kind.is_double { "_double" } else { "" };
-        let small = if kind.block_size == 32 { "_32" } else { "" };
-        let (name, sharing) = match choice.sharing {
-            Sharing::Rows(split) => (format!("four_bit_rows_{n_at_once}{double}"), split),
-            Sharing::Teams(teams) => (format!("four_bit_{n_at_once}{double}{small}"), teams),
+        let double = usize::from(kind.is_double);
+        let small = usize::from(kind.block_size == 32);
+        let (kernel, sharing) = match choice.sharing {
+            Sharing::Rows(split) => {
+                let many = usize::from(choice.n_at_once > 1);
+                (FOUR_BIT_ROWS[many][double], split)
+            }
+            Sharing::Teams(teams) => {
+                let eight = usize::from(choice.n_at_once > 4);
+                (FOUR_BIT_TILES[eight][small][double], teams)
+            }
         };
         let (weights, shape) = (self.weights(), self.shape());
         let n_pieces = choice.n_pieces(self.product);
         let [pieces] = self.queue.workspace.areas([bytes_of(n_pieces)]);
         let launch = self
             .queue
-            .launch(&name)
+            .launch(kernel)
             .structure(&weights)
             .structure(&shape);
         let launch = launch
@@ -248,7 +255,10 @@ impl Few<'_> {
         if choice.slices == 1 {
             return Ok(());
         }
-        let launch = self.queue.launch("four_bit_sum").structure(&weights);
+        let launch = self
+            .queue
+            .launch(kernel!("four_bit_sum"))
+            .structure(&weights);
         let launch = launch.structure(&shape).int(choice.slices).pointer(pieces);
         let n_rows: usize = self.product.rows.iter().sum();
         let grid = [n_rows.div_ceil(256), self.n.0, 1];
@@ -267,7 +277,7 @@ impl Few<'_> {
         let [codes, absmax, outliers] = self.queue.workspace.areas(code_areas(n, cols));
         let launch = self
             .queue
-            .launch("int8_quantize")
+            .launch(kernel!("int8_quantize"))
             .pointer(self.x.aligned(16));
         let launch = launch.pointer_or_null(bounds).int(n).int(cols);
         let launch = launch.float(format.threshold).pointer(codes);
@@ -275,7 +285,10 @@ impl Few<'_> {
         let grid = [cols.div_ceil(4096), n, 1];
         launch.grid(grid).threads(1024).run()?;
         if n > 1 {
-            let launch = self.queue.launch("int8_outliers").pointer_or_null(bounds);
+            let launch = self
+                .queue
+                .launch(kernel!("int8_outliers"))
+                .pointer_or_null(bounds);
             let launch = launch.int(n).int(cols).pointer(codes).pointer(outliers);
             let n_words = cols.div_ceil(32);
             launch
@@ -363,19 +376,47 @@ fn part_words(part: &LinearPart<'_, Cuda>, first: usize) -> PartWords {
     }
 }
 
-pub(super) fn suffix(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F32 => "f32",
-        DType::F16 => "f16",
-        DType::BF16 => "bf16",
-        other => unreachable!("elements of {other}"),
-    }
+/// Place of the kernel for so many rows of activations, of those for 1, 2, 4 and 8.
+fn of(n_at_once: usize) -> usize {
+    n_at_once.ilog2() as usize
 }
 
 fn number(n: usize) -> u32 {
     assert!(i32::try_from(n).is_ok(), "{n} is not below 2^31");
     n as u32
 }
+
+/// By element type, and by rows of activations.
+const DENSE: [[Kernel; 4]; 3] = [
+    kernel!["dense_f32_1", "dense_f32_2", "dense_f32_4", "dense_f32_8"],
+    kernel!["dense_f16_1", "dense_f16_2", "dense_f16_4", "dense_f16_8"],
+    kernel![
+        "dense_bf16_1",
+        "dense_bf16_2",
+        "dense_bf16_4",
+        "dense_bf16_8"
+    ],
+];
+/// By rows of activations.
+const INT8_ROWS: [Kernel; 4] = kernel!["int8_rows_1", "int8_rows_2", "int8_rows_4", "int8_rows_8"];
+/// By element type.
+const PER_USE: [Kernel; 3] = kernel!["int8_per_use_f32", "int8_per_use_f16", "int8_per_use_bf16"];
+/// For 1 and for 4 rows of activations, scales plain and quantized themselves.
+const FOUR_BIT_ROWS: [[Kernel; 2]; 2] = [
+    kernel!["four_bit_rows_1", "four_bit_rows_1_double"],
+    kernel!["four_bit_rows_4", "four_bit_rows_4_double"],
+];
+/// For 4 and for 8 rows, blocks of 64 and more and of 32, scales plain and quantized themselves.
+const FOUR_BIT_TILES: [[[Kernel; 2]; 2]; 2] = [
+    [
+        kernel!["four_bit_4", "four_bit_4_double"],
+        kernel!["four_bit_4_32", "four_bit_4_double_32"],
+    ],
+    [
+        kernel!["four_bit_8", "four_bit_8_double"],
+        kernel!["four_bit_8_32", "four_bit_8_double_32"],
+    ],
+];
 
 /// Weights of a launch.
 const MAX_PARTS: usize = 4;

@@ -7,6 +7,7 @@ use llm_tensor::{DType, Norm};
 use super::general::element;
 use crate::launch::Launch;
 use crate::memory::Span;
+use crate::module::{Kernel, kernel};
 use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
 
 /// Rows of `x` `[n_tokens, width]` into `out`.
@@ -18,7 +19,7 @@ pub(super) fn norm(
     n_tokens: usize,
 ) -> Result<()> {
     let (width, vectors) = (op.gain.cols(), Vectors::of(op));
-    let launch = queue.launch(vectors.name(op.norm, Shared::Block));
+    let launch = queue.launch(vectors.kernel(op.norm, Shared::Block));
     let launch = launch
         .pointer(x.first(n_tokens * width))
         .int(width)
@@ -48,7 +49,7 @@ pub(super) fn norm_heads(
         op.gain.cols()
     );
     let vectors = Vectors::of(op);
-    let launch = queue.launch(vectors.name(op.norm, Shared::Warp));
+    let launch = queue.launch(vectors.kernel(op.norm, Shared::Warp));
     let launch = launch.pointer(x.first(n_tokens * row_width)).int(row_width);
     let launch = launch.int(first).int(n_heads).int(head_dim).float(op.eps);
     let launch = vectors.tell(launch.float(op.gain_offset));
@@ -66,7 +67,7 @@ pub(super) fn ungroup(
 ) -> Result<()> {
     let width = groups.n_groups * (groups.n_queries + 2) * groups.head_dim;
     let launch = queue
-        .launch("ungroup")
+        .launch(kernel!("ungroup"))
         .pointer(grouped.first(n_tokens * width));
     let launch = launch.int(groups.n_groups).int(groups.n_queries);
     let launch = launch
@@ -114,34 +115,34 @@ impl<'a> Vectors<'a> {
         Vectors { gain, bias, same }
     }
 
-    fn name(&self, norm: Norm, shared: Shared) -> &'static str {
-        let names = match (norm, shared) {
-            (Norm::Rms, Shared::Block) => [
+    fn kernel(&self, norm: Norm, shared: Shared) -> Kernel {
+        let kernels = match (norm, shared) {
+            (Norm::Rms, Shared::Block) => kernel![
                 "norm_rms_f32",
                 "norm_rms_f16",
                 "norm_rms_bf16",
                 "norm_rms_any",
             ],
-            (Norm::Layer, Shared::Block) => [
+            (Norm::Layer, Shared::Block) => kernel![
                 "norm_layer_f32",
                 "norm_layer_f16",
                 "norm_layer_bf16",
                 "norm_layer_any",
             ],
-            (Norm::Rms, Shared::Warp) => [
+            (Norm::Rms, Shared::Warp) => kernel![
                 "norm_heads_rms_f32",
                 "norm_heads_rms_f16",
                 "norm_heads_rms_bf16",
                 "norm_heads_rms_any",
             ],
-            (Norm::Layer, Shared::Warp) => [
+            (Norm::Layer, Shared::Warp) => kernel![
                 "norm_heads_layer_f32",
                 "norm_heads_layer_f16",
                 "norm_heads_layer_bf16",
                 "norm_heads_layer_any",
             ],
         };
-        names[self.same.map_or(3, |dtype| element(dtype) as usize)]
+        kernels[self.same.map_or(3, |dtype| element(dtype) as usize)]
     }
 
     fn tell(self, launch: Launch<'_>) -> Launch<'_> {

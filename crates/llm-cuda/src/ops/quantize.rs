@@ -6,8 +6,9 @@ use llm_backend::{Queue, Result};
 use llm_quant::{Code, FourBit, NESTED_BLOCK, Part, Parts, Scheme, StoredWeight, dynamic_map};
 use llm_tensor::DType;
 
-use super::linear::suffix;
+use super::general::element;
 use crate::memory::{Memory, bytes_of};
+use crate::module::{Kernel, kernel};
 use crate::weight::Piece;
 use crate::{CudaQueue, CudaWeight};
 
@@ -45,7 +46,7 @@ impl CudaQueue {
             let n = memory.n_bytes();
             Piece::of(&memory, 0..n)
         });
-        Ok(CudaWeight(StoredWeight {
+        Ok(CudaWeight::new(StoredWeight {
             scheme,
             rows,
             cols,
@@ -65,10 +66,10 @@ impl CudaQueue {
         let n = rows * cols;
         let elements = self.memory(n * dtype.size())?;
         let out = elements.span(0..elements.n_bytes());
-        let name = suffix(dtype);
+        let of = element(dtype) as usize;
         match weight.scheme() {
             Scheme::Int8(_) => {
-                let launch = self.launch(&format!("int8_decode_{name}"));
+                let launch = self.launch(INT8_DECODE[of]);
                 let launch = launch.pointer(weight.part(Part::Weight));
                 let launch = launch.pointer(weight.part(Part::Scb).aligned(4));
                 launch
@@ -84,7 +85,7 @@ impl CudaQueue {
                     Some(scales) => scales.span(0..scales.n_bytes()),
                     None => weight.part(Part::Absmax).aligned(4),
                 };
-                let launch = self.launch(&format!("four_bit_decode_{name}"));
+                let launch = self.launch(FOUR_BIT_DECODE[of]);
                 let launch = launch.pointer(weight.part(Part::Weight));
                 let launch = launch.pointer(weight.part(Part::QuantMap).aligned(4));
                 let launch = launch.pointer(absmax).long(0).long(n);
@@ -100,7 +101,7 @@ impl CudaQueue {
         }
         self.finish()?;
         let n_bytes = elements.n_bytes();
-        Ok(CudaWeight(StoredWeight {
+        Ok(CudaWeight::new(StoredWeight {
             scheme: Scheme::Dense(dtype),
             rows,
             cols,
@@ -115,7 +116,7 @@ impl CudaQueue {
         }
         let n = format.n_blocks((weight.rows() * weight.cols()) as u64) as usize;
         let scales = self.memory(bytes_of(n))?;
-        let launch = self.launch("four_bit_double_decode");
+        let launch = self.launch(kernel!("four_bit_double_decode"));
         let launch = launch.pointer(weight.part(Part::Absmax)).long(n);
         let nested = [Part::NestedAbsmax, Part::NestedQuantMap, Part::NestedOffset];
         let launch = nested.into_iter().fold(launch, |launch, part| {
@@ -153,7 +154,7 @@ impl Encoding<'_> {
             false => Arc::clone(self.part(Part::Absmax)),
         };
         let scales = wide.span(0..bytes_of(n_blocks));
-        let launch = queue.launch(&format!("four_bit_encode_{}", suffix(dtype)));
+        let launch = queue.launch(FOUR_BIT_ENCODE[element(dtype) as usize]);
         let launch = launch.pointer(self.elements(dtype)).long(n);
         let launch = launch.int(format.block_size.get());
         let launch = launch.int(usize::from(format.code == Code::Fp4));
@@ -174,11 +175,11 @@ impl Encoding<'_> {
             self.part(Part::NestedQuantMap),
             bytemuck::cast_slice(dynamic_map()),
         )?;
-        let launch = queue.launch("four_bit_double_offset");
+        let launch = queue.launch(kernel!("four_bit_double_offset"));
         let launch = launch.pointer(scales).long(n_blocks);
         let launch = launch.pointer(all(Part::NestedOffset));
         launch.threads(THREADS).run()?;
-        let launch = queue.launch("four_bit_double_encode");
+        let launch = queue.launch(kernel!("four_bit_double_encode"));
         let launch = launch.pointer(scales).long(n_blocks);
         let launch = launch.pointer(all(Part::NestedQuantMap));
         let launch = launch.pointer(all(Part::NestedOffset));
@@ -197,7 +198,7 @@ impl Encoding<'_> {
             let memory = self.part(part);
             memory.span(0..memory.n_bytes())
         });
-        let launch = self.queue.launch(&format!("int8_encode_{}", suffix(dtype)));
+        let launch = self.queue.launch(INT8_ENCODE[element(dtype) as usize]);
         let launch = launch.pointer(self.elements(dtype)).int(cols);
         let launch = launch.pointer(codes).pointer(absmax);
         launch.grid([rows, 1, 1]).threads(THREADS).run()
@@ -219,6 +220,20 @@ fn blocks(n_threads: usize) -> [usize; 3] {
 }
 
 const THREADS: usize = 256;
+
+// Kernels by element type.
+const INT8_DECODE: [Kernel; 3] = kernel!["int8_decode_f32", "int8_decode_f16", "int8_decode_bf16"];
+const INT8_ENCODE: [Kernel; 3] = kernel!["int8_encode_f32", "int8_encode_f16", "int8_encode_bf16"];
+const FOUR_BIT_DECODE: [Kernel; 3] = kernel![
+    "four_bit_decode_f32",
+    "four_bit_decode_f16",
+    "four_bit_decode_bf16"
+];
+const FOUR_BIT_ENCODE: [Kernel; 3] = kernel![
+    "four_bit_encode_f32",
+    "four_bit_encode_f16",
+    "four_bit_encode_bf16"
+];
 
 #[cfg(test)]
 mod tests;

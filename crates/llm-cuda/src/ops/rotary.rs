@@ -3,6 +3,7 @@
 use llm_backend::{Result, Rotary};
 use llm_tensor::Pairing;
 
+use crate::module::{Kernel, kernel};
 use crate::{Buffer, CudaQueue};
 
 /// Turns the leading heads of rows of `x` `[n_tokens, row_width]`.
@@ -26,7 +27,7 @@ pub(super) fn rotate(
     );
     let half = rotary_dim / 2;
     let launch = queue
-        .launch(name(op))
+        .launch(kernel_for(op))
         .pointer(x.first(n_tokens * row_width));
     let launch = launch
         .int(row_width)
@@ -36,12 +37,12 @@ pub(super) fn rotate(
     launch.grid(grid).threads(256).run()
 }
 
-fn name(op: &Rotary) -> &'static str {
+fn kernel_for(op: &Rotary) -> Kernel {
     let is_even = op.head_dim.is_multiple_of(2) && op.row_width.is_multiple_of(2);
     match op.pairing {
-        Pairing::Halves => "rotary_halves",
+        Pairing::Halves => kernel!("rotary_halves"),
         // Pairs are read at once where each begins on a border of eight bytes.
-        Pairing::Adjacent if is_even => "rotary_adjacent",
-        Pairing::Adjacent => "rotary_adjacent_odd",
+        Pairing::Adjacent if is_even => kernel!("rotary_adjacent"),
+        Pairing::Adjacent => kernel!("rotary_adjacent_odd"),
     }
 }

@@ -6,6 +6,7 @@ use llm_tensor::Weighting;
 use super::elementwise;
 use super::linear;
 use crate::launch::Launch;
+use crate::module::kernel;
 use crate::routes::{Layout, List, Routes};
 use crate::{Buffer, Cuda, CudaQueue};
 
@@ -32,12 +33,18 @@ pub(super) fn route(
     let scores = scores.first(n_tokens * op.n_experts);
     let grid = [op.n_experts, 1, 1];
     if n_tokens <= FEW && op.n_active <= FEW_ACTIVE {
-        let launch = queue.launch("routing_few").pointer(scores).int(n_tokens);
+        let launch = queue
+            .launch(kernel!("routing_few"))
+            .pointer(scores)
+            .int(n_tokens);
         let launch = launch.int(op.n_experts).int(op.n_active).int(is_normalised);
         return lists(launch, routes).grid(grid).threads(256).run();
     }
     let (chosen, weights) = (routes.span(List::Chosen), routes.span(List::Weights));
-    let launch = queue.launch("routing_choose").pointer(scores).int(n_tokens);
+    let launch = queue
+        .launch(kernel!("routing_choose"))
+        .pointer(scores)
+        .int(n_tokens);
     let launch = launch.int(op.n_experts).int(op.n_active).int(is_normalised);
     let launch = launch.pointer(chosen).pointer(weights);
     launch
@@ -45,7 +52,7 @@ pub(super) fn route(
         .threads(256)
         .run()?;
     let launch = queue
-        .launch("routing_lists")
+        .launch(kernel!("routing_lists"))
         .pointer(chosen)
         .pointer(weights);
     let launch = launch.int(n_tokens).int(op.n_active).int(op.n_experts);
@@ -78,14 +85,20 @@ fn lists<'a>(launch: Launch<'a>, routes: &Routes) -> Launch<'a> {
 /// Rows of each expert, read back.
 pub(super) fn chosen(queue: &mut CudaQueue, routes: &Routes, n_rows: &mut [usize]) -> Result<()> {
     assert_eq!(n_rows.len(), routes.layout().n_experts, "experts");
-    let mut starts = vec![0u32; n_rows.len() + 1];
-    let at = routes.starts().start;
-    queue.read(&routes.memory, at, bytemuck::cast_slice_mut(&mut starts))?;
-    for (n, bounds) in n_rows.iter_mut().zip(starts.windows(2)) {
-        *n = (bounds[1] - bounds[0]) as usize;
+    let mut starts = [0u32; READ_AT_ONCE + 1];
+    for (i, n_rows) in n_rows.chunks_mut(READ_AT_ONCE).enumerate() {
+        let starts = &mut starts[..=n_rows.len()];
+        let at = routes.starts().start + 4 * i * READ_AT_ONCE;
+        queue.read(&routes.memory, at, bytemuck::cast_slice_mut(starts))?;
+        for (n, bounds) in n_rows.iter_mut().zip(starts.windows(2)) {
+            *n = (bounds[1] - bounds[0]) as usize;
+        }
     }
     Ok(())
 }
+
+/// Experts whose rows are read back by one copy: more than most models have.
+const READ_AT_ONCE: usize = 256;
 
 /// Sends an expert its rows, and adds its results.
 pub(super) fn expert(
@@ -138,7 +151,7 @@ pub(super) fn gather_routed(
 ) -> Result<()> {
     let n = routes.n_tokens;
     let launch = queue
-        .launch("routing_gather")
+        .launch(kernel!("routing_gather"))
         .pointer(routes.span(List::Starts));
     let launch = launch
         .pointer(routes.span(List::Rows))
@@ -157,7 +170,7 @@ pub(super) fn scatter_routed(
 ) -> Result<()> {
     let n = routes.n_tokens;
     let launch = queue
-        .launch("routing_scatter")
+        .launch(kernel!("routing_scatter"))
         .pointer(routes.span(List::Starts));
     let launch = launch.pointer(routes.span(List::Rows));
     let launch = launch

@@ -1,0 +1,99 @@
+//! Scratch memory of products by tiles.
+
+use llm_tensor::WorkspaceShape;
+
+use super::tiles::{MAX_MULTIPROCESSORS, MIN_STEPS, Split, Tiles};
+use crate::memory::bytes_of;
+use crate::{choose, workspace};
+
+/// Bytes of the parts or codes of `n` rows, of their scales, of outlier columns as bits, and of pieces of results.
+pub(super) fn areas(tiles: Tiles, n: usize, cols: usize, n_pieces: usize) -> [usize; 4] {
+    let [parts, scales, outliers] = match tiles {
+        Tiles::Plain(_) => [0; 3],
+        Tiles::Dense(split) => split_areas(split, n, cols),
+        Tiles::FourBit => split_areas(Split::F16OfCodes, n, cols),
+        Tiles::Int8 { .. } => code_areas(n, cols),
+    };
+    [parts, scales, outliers, bytes_of(n_pieces)]
+}
+
+fn split_areas(split: Split, n: usize, cols: usize) -> [usize; 3] {
+    [split.n_parts() * n * padded(cols) * 2, bytes_of(n), 0]
+}
+
+/// Bytes of the codes of `n` rows, of their scales, and of outlier columns: for each row, and in the first for all.
+pub(in crate::ops) fn code_areas(n: usize, cols: usize) -> [usize; 3] {
+    [n * cols, bytes_of(n), bytes_of(n * cols.div_ceil(32))]
+}
+
+/// Bytes that suffice for every product within `shape`, on any card.
+pub(in crate::ops) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
+    if shape.n_tokens <= choose::MAX_ROWS {
+        return 0;
+    }
+    let n = shape.n_tokens.min(CHUNK);
+    // There are pieces while blocks are fewer than wanted; then their results are fewer than those blocks have, but for one
+    // of outlier columns.
+    let most = 2 * MAX_MULTIPROCESSORS * 64 * 128;
+    let pieces = |n: usize| {
+        let results = (shape.cols.div_ceil(16 * MIN_STEPS) + 1) * n * shape.rows;
+        results.min(most + (n * shape.rows).min(most))
+    };
+    let parts = areas(Tiles::Dense(Split::Bf16), n, shape.cols, pieces(n));
+    let all = shape.n_tokens;
+    let codes = areas(Tiles::Int8 { tiled: true }, all, shape.cols, pieces(all));
+    workspace::bytes(parts).max(workspace::bytes(codes))
+}
+
+/// Columns with the zeros behind them.
+pub(super) fn padded(cols: usize) -> usize {
+    cols.next_multiple_of(32)
+}
+
+/// Rows of activations at a time: what their parts take is bounded.
+pub(super) const CHUNK: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use llm_tensor::DType;
+
+    use super::*;
+
+    #[test]
+    fn scratch_memory_suffices_for_every_kernel() {
+        for tiles in [
+            Tiles::Dense(Split::Bf16),
+            Tiles::Dense(Split::F16),
+            Tiles::FourBit,
+            Tiles::Plain(DType::F32),
+            Tiles::Int8 { tiled: true },
+            Tiles::Int8 { tiled: false },
+        ] {
+            for n_tokens in [9, 16, 17, 64, 65, 200, 512, 5000] {
+                for rows in [1, 100, 1000, 5000, 150_000] {
+                    for cols in [8, 100, 5000, 30_000] {
+                        let n = match tiles {
+                            Tiles::Int8 { .. } => n_tokens,
+                            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit => {
+                                n_tokens.min(CHUNK)
+                            }
+                        };
+                        let blocks = tiles.blocks(n, (rows, cols), 500);
+                        let results = blocks.n_piece_results(n * rows, tiles);
+                        let shape = WorkspaceShape {
+                            n_tokens,
+                            cols,
+                            rows,
+                            context: 1,
+                            n_heads: 1,
+                            n_kv_heads: 1,
+                            head_dim: 1,
+                        };
+                        let needed = workspace::bytes(areas(tiles, n, cols, results));
+                        assert!(needed <= scratch_bytes(&shape), "{tiles:?} {shape:?}");
+                    }
+                }
+            }
+        }
+    }
+}
