@@ -66,7 +66,8 @@ impl Devices {
     fn list(&self) -> Vec<(RunOn, &dyn Device)> {
         let gpus = self.gpus.iter().zip(0..);
         let gpus = gpus.map(|(gpu, number)| (RunOn::Gpu(number), gpu as &dyn Device));
-        gpus.chain([(RunOn::Cpu, &self.cpu as &dyn Device)]).collect()
+        gpus.chain([(RunOn::Cpu, &self.cpu as &dyn Device)])
+            .collect()
     }
 }
 
@@ -284,11 +285,20 @@ fn unlike_gpus_and_the_cpu_compute_together() {
             let chain = case.chain();
             let one = case.run(&devices, "on one", &on_first);
             for (what, found) in [
-                ("two", case.run(&devices, "over two", &in_turn(&chain, &two))),
-                ("three", case.run(&devices, "over three", &in_runs(&chain, &three))),
+                (
+                    "two",
+                    case.run(&devices, "over two", &in_turn(&chain, &two)),
+                ),
+                (
+                    "three",
+                    case.run(&devices, "over three", &in_runs(&chain, &three)),
+                ),
             ] {
                 let error = relative_error(&found, &one);
-                assert!(error <= TOLERANCE, "{name} over {what} is off by {error:.1e}");
+                assert!(
+                    error <= TOLERANCE,
+                    "{name} over {what} is off by {error:.1e}"
+                );
             }
         }
     });

@@ -323,11 +323,17 @@ fn gpus_are_filled_in_the_order_in_which_they_are_named() {
     ] {
         let homes = homes(&machine, &["--device", device, "--max-memory", budgets]);
         assert_eq!(homes[0], order[0], "{device}: {homes:?}");
-        assert!(homes.iter().any(|home| home == order[1]), "{device}: {homes:?}");
+        assert!(
+            homes.iter().any(|home| home == order[1]),
+            "{device}: {homes:?}"
+        );
     }
     // What has no budget has what is free.
     let budget = short(500_000, &[0]);
-    let homes = homes(&machine, &["--device", "cuda:0,cuda:1", "--max-memory", &budget]);
+    let homes = homes(
+        &machine,
+        &["--device", "cuda:0,cuda:1", "--max-memory", &budget],
+    );
     assert!(homes.iter().any(|home| home == "1"), "{homes:?}");
 }
 
