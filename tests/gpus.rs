@@ -350,7 +350,8 @@ fn the_host_waits_no_more_for_two_gpus_than_for_one() {
         let devices = Devices::open(2);
         let case = Case::open("llama", None);
         let chain = case.chain();
-        let in_turn = in_turn(&chain, &[json!(0), json!(1)]);
+        let two = [json!(0), json!(1)];
+        let in_turn = in_turn(&chain, &two);
         let mut n_waits = [&on_first as &dyn Fn(Unit) -> Value, &in_turn].map(|home| {
             let plan = case.plan(&devices, home);
             let options = LoadOptions {
