@@ -97,6 +97,12 @@ impl Machine {
         self.with(settings::MEMORY, listed(bytes))
     }
 
+    /// Bytes of the host's memory that can be page-locked; any number by default.
+    #[must_use]
+    pub fn lockable(self, bytes: u64) -> Self {
+        self.with(settings::LOCKABLE, bytes)
+    }
+
     /// Whether devices can reach each other's memory, so that copies between them go straight. They can by default.
     #[must_use]
     pub fn peers(self, on: bool) -> Self {

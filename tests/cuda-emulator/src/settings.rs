@@ -10,6 +10,8 @@ pub(crate) struct Settings {
     pub(crate) n_devices: usize,
     /// Bytes of memory of each device; the last also of those that follow.
     memory: Vec<u64>,
+    /// Bytes of the host's memory that can be page-locked.
+    pub(crate) lockable: u64,
     /// Compute capability of each, 80 for 8.0; the last also of those that follow.
     compute: Vec<u32>,
     /// Whether devices can reach each other's memory.
@@ -35,6 +37,7 @@ impl Settings {
         Self {
             n_devices: number(DEVICES, 1) as usize,
             memory: numbers(MEMORY, 8 << 30),
+            lockable: number(LOCKABLE, u64::MAX),
             compute: numbers(COMPUTE, 80).iter().map(|&n| n as u32).collect(),
             peers: number(PEERS, 1) != 0,
             driver: number(DRIVER, 12020) as u32,
@@ -84,6 +87,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 pub(crate) const DEVICES: &str = "CUDA_EMULATOR_DEVICES";
 pub(crate) const MEMORY: &str = "CUDA_EMULATOR_MEMORY";
+pub(crate) const LOCKABLE: &str = "CUDA_EMULATOR_LOCKABLE";
 pub(crate) const COMPUTE: &str = "CUDA_EMULATOR_COMPUTE";
 pub(crate) const DRIVER: &str = "CUDA_EMULATOR_DRIVER";
 pub(crate) const PEERS: &str = "CUDA_EMULATOR_PEERS";
