@@ -156,7 +156,7 @@ impl Case<'_> {
                 disk: Some(Bytes::new(1 << 40)),
             },
             strategy: Strategy::Map(Value::Object(entries).to_string().parse().unwrap()),
-            offload: self.offload,
+            offload: self.offload.clone(),
             costs: Costs {
                 cpu,
                 gpu: &PerGpu([gpu_0, gpu_1]),

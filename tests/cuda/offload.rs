@@ -106,11 +106,7 @@ fn run(session: &mut Session) -> Vec<u32> {
     bits
 }
 
-fn with_case(
-    name: &str,
-    kept: (WeightDType, Option<&QuantConfig>),
-    check: impl FnOnce(&Case<'_>),
-) {
+fn with_case(name: &str, kept: (WeightDType, Option<&QuantConfig>), check: impl FnOnce(&Case<'_>)) {
     let model = BoundModel::open(&fixture("models").join(name)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     check(&Case {
@@ -148,8 +144,8 @@ fn every_kind_of_unit_computes_the_same_wherever_it_rests() {
     {
         Machine::new().seed(i as u64).counts(false).inside(|| {
             with_case(name, F32, |case| {
-                for first in 0..3 {
-                    case.check(&first(), &in_turn(first), &format!("{name} {first}"));
+                for turn in 0..3 {
+                    case.check(&first(), &in_turn(turn), &format!("{name} {turn}"));
                 }
             });
         });
@@ -172,8 +168,8 @@ fn every_scheme_computes_the_same_wherever_it_rests() {
     {
         Machine::new().seed(7 + i as u64).counts(false).inside(|| {
             with_case("llama", (bf16, quant), |case| {
-                for first in 1..3 {
-                    case.check(&first(), &in_turn(first), &format!("{quant:?} {first}"));
+                for turn in 1..3 {
+                    case.check(&first(), &in_turn(turn), &format!("{quant:?} {turn}"));
                 }
             });
         });
@@ -184,13 +180,17 @@ fn every_scheme_computes_the_same_wherever_it_rests() {
 #[test]
 fn no_order_of_copies_and_kernels_computes_anything_else() {
     for seed in 0..20 {
-        Machine::new().seed(seed).counts(false).races(false).inside(|| {
-            with_case("llama", F32, |case| {
-                let homes = |at: usize| ["cpu", "disk", "cpu"][at % 3];
-                let homes = |at| if at + 1 == 6 { "gpu" } else { homes(at) };
-                case.check(&first(), &homes, &format!("seed {seed}"));
+        Machine::new()
+            .seed(seed)
+            .counts(false)
+            .races(false)
+            .inside(|| {
+                with_case("llama", F32, |case| {
+                    let homes = |at: usize| ["cpu", "disk", "cpu"][at % 3];
+                    let homes = |at| if at + 1 == 6 { "gpu" } else { homes(at) };
+                    case.check(&first(), &homes, &format!("seed {seed}"));
+                });
             });
-        });
     }
 }
 
@@ -204,7 +204,10 @@ fn memory_that_is_streamed_to_is_as_planned() {
     };
     for (name, kept) in [
         ("llama", F32),
-        ("qwen3-moe-mixed", (WeightDType::As(DType::BF16), Some(&double))),
+        (
+            "qwen3-moe-mixed",
+            (WeightDType::As(DType::BF16), Some(&double)),
+        ),
         ("opt-350m-style", (WeightDType::As(DType::BF16), None)),
     ] {
         Machine::new().counts(false).inside(|| {
@@ -234,7 +237,12 @@ fn memory_that_is_streamed_to_is_as_planned() {
                             && memory.home != Home::Disk
                         {
                             let planned = memory.terms.get(term);
-                            assert_eq!(planned, terms.get(term), "{name}: {term} in {}", memory.home);
+                            assert_eq!(
+                                planned,
+                                terms.get(term),
+                                "{name}: {term} in {}",
+                                memory.home
+                            );
                         }
                     }
                 }
@@ -255,7 +263,9 @@ fn a_token_brings_what_rests_outside_once() {
     Machine::new().counts(false).inside(|| {
         with_case("llama", F32, |case| {
             let cuda = first();
-            let n_units = DeviceMap::on_one(case.model.spec(), RunOn::Gpu(0)).iter().count();
+            let n_units = DeviceMap::on_one(case.model.spec(), RunOn::Gpu(0))
+                .iter()
+                .count();
             let of_a_token = |map: &DeviceMap| {
                 let mut session = case.load(&cuda, map);
                 session.prefill(0, &PROMPT).unwrap();
@@ -277,7 +287,10 @@ fn a_token_brings_what_rests_outside_once() {
                 // Parts begin on borders, and what is read from files begins and ends with a page: nine tensors a layer.
                 let padding = 3 * 9 * if home == "cpu" { 256 } else { 8192 };
                 assert!(weights <= brought, "{home}: {brought} of {weights}");
-                assert!(brought <= weights + padding, "{home}: {brought} of {weights}");
+                assert!(
+                    brought <= weights + padding,
+                    "{home}: {brought} of {weights}"
+                );
             }
         });
     });
@@ -333,10 +346,19 @@ fn copies_hide_behind_kernels() {
                 session.step(&[(0, 7)]).unwrap();
                 let report = report().unwrap();
                 let launches = report.kernels.values().map(|kernel| kernel.launches).sum();
-                (report.bytes_to_device, launches, report.timelines.first().cloned())
+                (
+                    report.bytes_to_device,
+                    launches,
+                    report.timelines.first().cloned(),
+                )
             };
             let steps: Vec<(u64, u64, _)> = (0..6).map(|_| step()).collect();
-            let [(bytes, launches, before), .., (all_bytes, all_launches, after)] = &*steps else {
+            let [
+                (bytes, launches, before),
+                ..,
+                (all_bytes, all_launches, after),
+            ] = &*steps
+            else {
                 panic!("six steps")
             };
             match (before, after) {

@@ -23,6 +23,8 @@ pub struct UnitUse {
     pub kv_cache: Bytes,
     /// Bytes of its weights that a pass reads: all but tables that are only looked up in.
     pub per_pass: Bytes,
+    /// Multiplications of these with one row.
+    pub products: u64,
     /// Bytes of its weights that the checkpoint holds in their final form.
     pub in_place: Bytes,
 }
@@ -82,6 +84,7 @@ impl MemoryEstimate {
                     quantization_statistics: Bytes::new(footprint.statistics),
                     kv_cache: Bytes::new(tally.totals.kv),
                     per_pass: Bytes::new(footprint.per_pass),
+                    products: footprint.products,
                     in_place: Bytes::new(footprint.in_place()),
                 }
             })

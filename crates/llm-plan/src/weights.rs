@@ -18,6 +18,8 @@ pub(crate) struct Footprint {
     /// Part that a pass reads, and that is streamed where it is not resident: all but tables that are only looked up
     /// in.
     pub(crate) per_pass: u64,
+    /// Multiplications of that part with one row.
+    pub(crate) products: u64,
     /// Its size in a staging buffer.
     pub(crate) staged: u64,
     /// Its size in RAM where it computes on a GPU, each part on a border of its own, but for whole pages.
@@ -64,6 +66,7 @@ impl Footprint {
         self.statistics += bytes.statistics.get();
         if !is_looked_up(slot.role, loading.is_tied) {
             self.per_pass += total;
+            self.products += slot.n_elements();
             self.staged += staged_bytes(slot, scheme).get();
             self.resting += resting_bytes(slot, scheme);
         }
@@ -90,6 +93,7 @@ impl Footprint {
         self.elements += other.elements;
         self.statistics += other.statistics;
         self.per_pass += other.per_pass;
+        self.products += other.products;
         self.staged += other.staged;
         self.resting += other.resting;
         for (row, other) in self.looked_up.iter_mut().zip(other.looked_up) {
@@ -210,6 +214,8 @@ pub(crate) struct Weights {
     pub(crate) is_tied: bool,
     /// By decoder layer: experts, and how many of them a token goes to.
     pub(crate) experts: Vec<Option<(usize, usize)>>,
+    /// Elements of a row of the residual stream.
+    pub(crate) hidden: usize,
 }
 
 impl Weights {
@@ -230,18 +236,16 @@ impl Weights {
             let scheme = |slot: &Slot, stored| encodings.scheme(slot, stored, run_on);
             Footprints::of(skeleton, stored, &units, scheme, loading)
         };
-        let differs = encodings
-            .quant
-            .is_some_and(|quant| quant.llm_int8_enable_fp32_cpu_offload);
         let experts = spec.decoder.layers.iter().map(|layer| match layer.mlp {
             MlpSpec::Dense(_) => None,
             MlpSpec::Experts(experts) => Some((experts.n_experts, experts.n_active)),
         });
         Weights {
             on_gpu: sum(RunOn::Gpu(0)),
-            on_cpu: differs.then(|| sum(RunOn::Cpu)),
+            on_cpu: encodings.keeps_cpu_in_f32().then(|| sum(RunOn::Cpu)),
             is_tied,
             experts: experts.collect(),
+            hidden: spec.hidden,
             units,
         }
     }

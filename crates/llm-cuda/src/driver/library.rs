@@ -74,12 +74,13 @@ fn check_symbol(name: &'static str) -> Result<(), NoGpu> {
 const OLDEST: u32 = 12000;
 
 /// Functions of the driver that this crate calls.
-const SYMBOLS: [&str; 46] = [
+const SYMBOLS: [&str; 47] = [
     "cuInit",
     "cuGetErrorName",
     "cuDeviceGetCount",
     "cuDeviceGet",
     "cuDeviceGetName",
+    "cuDeviceGetUuid_v2",
     "cuDeviceGetAttribute",
     "cuDeviceTotalMem_v2",
     "cuDevicePrimaryCtxRetain",

@@ -108,7 +108,7 @@ fn rows_of_tables_come_beside_what_a_place_holds() {
             Role::TokenTable => is_tied,
             role => role != Role::PositionTable,
         };
-        let mut units = std::collections::BTreeMap::new();
+        let mut units = BTreeMap::new();
         for slot in slots.filter(is_staged) {
             let bytes = staged_bytes(slot, Scheme::Dense(DType::F32)).get();
             *units.entry(slot.unit).or_insert(0) += bytes;
