@@ -390,8 +390,7 @@ fn copies_hide_behind_kernels() {
 /// Where the system locks no pages, weights are copied from ordinary ones, and who asks is told.
 #[test]
 fn weights_in_pages_that_are_not_locked_compute_the_same() {
-    // Enough for what a pass uploads.
-    Machine::new().counts(false).lockable(1 << 20).inside(|| {
+    Machine::new().counts(false).registers(false).inside(|| {
         with_case("llama", F32, |case| {
             let cuda = first();
             case.check(&cuda, &in_turn(0), "pageable");

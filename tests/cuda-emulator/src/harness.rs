@@ -104,10 +104,10 @@ impl Machine {
         self.with(settings::MEMORY, listed(bytes))
     }
 
-    /// Bytes of the host's memory that can be page-locked; any number by default.
+    /// Whether the driver locks memory that the host has. It does by default.
     #[must_use]
-    pub fn lockable(self, bytes: u64) -> Self {
-        self.with(settings::LOCKABLE, bytes)
+    pub fn registers(self, on: bool) -> Self {
+        self.with(settings::REGISTERS, u8::from(on))
     }
 
     /// Whether devices can reach each other's memory, so that copies between them go straight. They can by default.

@@ -88,18 +88,9 @@ extern "C" fn cuMemHostAlloc(pointer: *mut u64, bytes: usize, _flags: c_uint) ->
         if bytes == 0 {
             return Err(Code::INVALID_VALUE);
         }
-        check_lockable(driver, bytes as u64)?;
         let address = driver.memory.allocate_host(bytes as u64);
         put(pointer, address)
     })
-}
-
-/// Whether the host can lock so many bytes more.
-fn check_lockable(driver: &Driver, bytes: u64) -> Result<(), Code> {
-    match driver.memory.locked().checked_add(bytes) {
-        Some(all) if all <= driver.settings.lockable => Ok(()),
-        _ => Err(Code::OUT_OF_MEMORY),
-    }
 }
 
 #[unsafe(no_mangle)]
@@ -127,7 +118,9 @@ extern "C" fn cuMemHostRegister_v2(pointer: u64, bytes: usize, _flags: c_uint) -
         if driver.memory.find(pointer, 1).is_some() {
             return Err(Code::HOST_MEMORY_ALREADY_REGISTERED);
         }
-        check_lockable(driver, bytes as u64)?;
+        if !driver.settings.registers {
+            return Err(Code::NOT_SUPPORTED);
+        }
         driver.memory.register_host(pointer, bytes as u64);
         Ok(())
     })

@@ -193,11 +193,6 @@ impl Memory {
         self.capacities[device] - self.used[device]
     }
 
-    /// Page-locked bytes of the host.
-    pub(crate) fn locked(&self) -> u64 {
-        self.used.last().copied().unwrap_or_default()
-    }
-
     /// What is in use, by device; last the page-locked memory of the host.
     pub(crate) fn in_use(&self) -> Vec<InUse> {
         let mut out: Vec<InUse> = self
