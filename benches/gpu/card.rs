@@ -15,18 +15,21 @@ pub(crate) fn run(extent: Extent) -> Result<()> {
     let gpu = Cuda::new(0)?;
     let facts = gpu.facts();
     let (free, total) = gpu.memory()?;
-    let rates = gpu.measure(match extent {
+    let extent = match extent {
         Extent::Small => MeasureExtent {
             on_gpu: 1 << 16,
             on_host: 1 << 16,
             n_rounds: 1,
+            n_launches: 16,
         },
         Extent::Full => MeasureExtent {
             on_gpu: 1 << 30,
             on_host: 256 << 20,
             n_rounds: 9,
+            n_launches: 256,
         },
-    })?;
+    };
+    let (rates, times) = (gpu.measure(extent)?, gpu.measure_launches(extent)?);
     println!(
         "{}",
         json!({
@@ -44,6 +47,9 @@ pub(crate) fn run(extent: Extent) -> Result<()> {
             "to_gpu_pageable_bytes_per_second": rates.to_gpu.pageable,
             "from_gpu_pinned_bytes_per_second": rates.from_gpu.pinned,
             "from_gpu_pageable_bytes_per_second": rates.from_gpu.pageable,
+            "launch_seconds": times.launch,
+            "launch_in_graph_seconds": times.launch_in_graph,
+            "hand_over_seconds": times.hand_over,
         })
     );
     Ok(())

@@ -29,3 +29,11 @@ pub fn routes_bytes(routing: &Routing, n_tokens: usize) -> Bytes {
 pub fn workspace_bytes(shape: &WorkspaceShape) -> Bytes {
     Bytes::new(ops::scratch_bytes(shape) as u64)
 }
+
+/// Kernels that a layer starts in a step, about: norms, projections, rotation, keys and values, attention, and the product of
+/// gate and up.
+pub const LAUNCHES_OF_LAYER: u64 = 11;
+
+/// Kernels that are started for an expert that some row goes to, about: a router's and two products, which experts that lie
+/// on the GPU share.
+pub const LAUNCHES_OF_EXPERT: u64 = 1;

@@ -36,9 +36,9 @@ mod workspace;
 pub use error::NoGpu;
 pub use event::CudaEvent;
 pub use kv_pool::KvPool;
-pub use measure::{GpuRates, HostRates, MeasureExtent};
+pub use measure::{GpuRates, GpuTimes, HostRates, MeasureExtent};
 pub use memory::{Buffer, Index};
-pub use place::CudaPlace;
+pub use place::{CudaPages, CudaPlace};
 pub use probe::{Driver, GpuFacts, device_name, probe};
 pub use queue::CudaQueue;
 pub use routes::Routes;
@@ -94,6 +94,15 @@ impl Cuda {
         let memory = self.card.context.memory();
         let (free, total) = memory.map_err(|failure| self.card.failed(failure))?;
         Ok((Bytes::new(free), Bytes::new(total)))
+    }
+
+    /// Loads every kernel that the GPU runs, where a model has those loaded that it needs.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn load_all_kernels(&self) -> llm_backend::Result<()> {
+        let loaded = self.card.kernels.load_all();
+        loaded.map_err(|failure| self.card.failed(failure))
     }
 
     /// Bytes that are allocated, by what they are for.

@@ -1,12 +1,12 @@
-//! Bandwidths of a GPU's memory and of the way to it, measured.
+//! Bandwidths of a GPU's memory and of the way to it, and what starting kernels and waiting for them takes, measured.
 
 use std::time::{Duration, Instant};
 
-use llm_backend::Result;
+use llm_backend::{Backend, Ops, Queue, Result};
 use llm_tensor::PageBuf;
 
-use crate::Cuda;
 use crate::driver::{DeviceMemory, Event, Failure, HostMemory, Stream, Timing};
+use crate::{Cuda, CudaQueue};
 
 /// Bytes a second.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,6 +17,18 @@ pub struct GpuRates {
     pub to_gpu: HostRates,
     /// From the GPU.
     pub from_gpu: HostRates,
+}
+
+/// Seconds of what a pass does beside moving bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GpuTimes {
+    /// A kernel that is started by itself, among others.
+    pub launch: f64,
+    /// One of a graph.
+    pub launch_in_graph: f64,
+    /// Rows of no length handed over, to the GPU or from it: half of the way to it, through a kernel, and back, for which the
+    /// host waits.
+    pub hand_over: f64,
 }
 
 /// Bytes a second between the host's memory and a GPU's.
@@ -37,6 +49,8 @@ pub struct MeasureExtent {
     pub on_host: usize,
     /// Copies of each kind, of which the median counts.
     pub n_rounds: usize,
+    /// Kernels that are started at a time.
+    pub n_launches: usize,
 }
 
 impl Cuda {
@@ -52,6 +66,7 @@ impl Cuda {
             on_gpu,
             on_host,
             n_rounds,
+            n_launches: _,
         } = extent;
         assert!(
             on_gpu.min(on_host).min(n_rounds) > 0,
@@ -60,6 +75,57 @@ impl Cuda {
         let rates = self.rates((on_gpu, on_host), n_rounds);
         let purpose = "measuring bandwidths";
         rates.map_err(|failure| self.card().refused(failure, purpose, 2 * on_gpu))
+    }
+
+    /// Measures launches of a kernel that does next to nothing.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    ///
+    /// # Panics
+    /// When nothing is to be started.
+    pub fn measure_launches(&self, extent: MeasureExtent) -> Result<GpuTimes> {
+        let MeasureExtent {
+            n_rounds,
+            n_launches,
+            ..
+        } = extent;
+        assert!(n_rounds.min(n_launches) > 0, "something to measure");
+        let mut queue = CudaQueue::new(self.card(), &self.events, 0)?;
+        let most = n_rounds + 2;
+        let (from, mut to) = (self.alloc(most)?, self.alloc(most)?);
+        let mut launches = |width: usize, n: usize| {
+            let start = Instant::now();
+            for _ in 0..n {
+                queue.add(&from, &mut to, width, 1)?;
+            }
+            queue.finish()?;
+            Ok(start.elapsed())
+        };
+        // Other arguments each time, so that the queue knows none again.
+        let mut width = 0;
+        let alone = median(n_rounds, || {
+            width += 1;
+            launches(width, n_launches)
+        })?;
+        // What comes for the third time is a graph.
+        for _ in 0..2 {
+            launches(most, n_launches)?;
+        }
+        let in_graph = median(n_rounds, || launches(most, n_launches))?;
+        let mut element = [0.0];
+        let hand_over = median(n_rounds, || {
+            let start = Instant::now();
+            queue.upload(&element, &mut to)?;
+            queue.add(&from, &mut to, 1, 1)?;
+            queue.download(&to, &mut element)?;
+            Ok(start.elapsed())
+        })?;
+        Ok(GpuTimes {
+            launch: alone / n_launches as f64,
+            launch_in_graph: in_graph / n_launches as f64,
+            hand_over: hand_over / 2.0,
+        })
     }
 
     fn rates(
@@ -129,13 +195,13 @@ fn timed(
 }
 
 /// The median seconds of some rounds, after one that does not count.
-fn median(
+fn median<E>(
     n_rounds: usize,
-    mut round: impl FnMut() -> std::result::Result<Duration, Failure>,
-) -> std::result::Result<f64, Failure> {
+    mut round: impl FnMut() -> std::result::Result<Duration, E>,
+) -> std::result::Result<f64, E> {
     round()?;
     let rounds = (0..n_rounds).map(|_| round());
-    let mut rounds = rounds.collect::<std::result::Result<Vec<_>, _>>()?;
+    let mut rounds = rounds.collect::<std::result::Result<Vec<_>, E>>()?;
     rounds.sort();
     // A clock that stands still measures nothing.
     let shortest = Duration::from_nanos(1);

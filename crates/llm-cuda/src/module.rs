@@ -123,6 +123,14 @@ impl Kernels {
         }
     }
 
+    /// Loads all that the card runs: what a model needs of it takes no more memory.
+    pub(crate) fn load_all(&self) -> Result<(), Failure> {
+        let mut of_card = FILES
+            .iter()
+            .filter(|file| file.ptx(self.compute_capability).is_some());
+        of_card.try_for_each(|file| self.load(file.name))
+    }
+
     fn load(&self, name: &'static str) -> Result<(), Failure> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         if modules.iter().any(|module| module.file() == name) {

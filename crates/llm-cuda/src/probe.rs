@@ -23,6 +23,8 @@ pub struct GpuFacts {
     pub number: usize,
     /// The maker's name for it.
     pub name: String,
+    /// Number that no other GPU has, as 32 hexadecimal digits.
+    pub uuid: String,
     /// Major and minor number of what it can do.
     pub compute_capability: (u32, u32),
     /// Memory in all.
@@ -47,6 +49,7 @@ impl GpuFacts {
         Ok(GpuFacts {
             number,
             name: context.name()?,
+            uuid: context.uuid()?,
             compute_capability: (of(Attribute::ComputeMajor)?, of(Attribute::ComputeMinor)?),
             total: Bytes::new(total),
             free: Bytes::new(free),

@@ -88,7 +88,7 @@ impl Encodings<'_> {
         if !is_quantized {
             return Scheme::Dense(dense);
         }
-        if quant.llm_int8_enable_fp32_cpu_offload && run_on == RunOn::Cpu {
+        if self.keeps_cpu_in_f32() && run_on == RunOn::Cpu {
             return Scheme::Dense(DType::F32);
         }
         match quant.scheme() {
@@ -98,6 +98,13 @@ impl Encodings<'_> {
             }
             scheme => scheme,
         }
+    }
+
+    /// True where what would be quantized stays in 32 bits on the CPU, and so computes there:
+    /// `llm_int8_enable_fp32_cpu_offload`.
+    pub fn keeps_cpu_in_f32(&self) -> bool {
+        self.quant
+            .is_some_and(|quant| quant.llm_int8_enable_fp32_cpu_offload)
     }
 
     /// The element type of what is not quantized; what is, is rounded to it first.

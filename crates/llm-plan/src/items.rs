@@ -17,6 +17,9 @@ pub(crate) enum PlacementOrder {
     Layers,
     /// As they compute, but experts one by one after all that every token needs.
     ExpertsLast,
+    /// By how much of them a token reads: experts after what every token needs, then an encoder, a table that is looked up in
+    /// last.
+    MostReadFirst,
 }
 
 /// Share of a unit that a token reads: the more, the faster the memory that it belongs into.
@@ -72,7 +75,7 @@ impl Portions {
         let mut portions = Portions::new();
         for idx in units.in_order_of_computing().filter(|idx| !is_last(idx)) {
             match (is_expert(idx), order) {
-                (true, PlacementOrder::ExpertsLast) => {}
+                (true, PlacementOrder::ExpertsLast | PlacementOrder::MostReadFirst) => {}
                 (true, PlacementOrder::Layers) => portions.extend(&[idx]),
                 (false, _) => portions.push(&[idx]),
             }
@@ -85,10 +88,37 @@ impl Portions {
         }
         match order {
             PlacementOrder::Layers => {}
-            PlacementOrder::ExpertsLast => {
+            PlacementOrder::ExpertsLast | PlacementOrder::MostReadFirst => {
                 let experts = units.in_order_of_computing().filter(|&idx| is_expert(idx));
                 experts.for_each(|idx| portions.push(&[idx]));
             }
+        }
+        match order {
+            PlacementOrder::Layers | PlacementOrder::ExpertsLast => portions,
+            PlacementOrder::MostReadFirst => portions.most_read_first(weights),
+        }
+    }
+
+    /// The same by [`ReadBy`]; of what is read alike as it was.
+    fn most_read_first(&self, weights: &Weights) -> Self {
+        let read_by = |portion: &usize| {
+            let unit = weights.units.list()[self.units(*portion..portion + 1)[0]];
+            read_by(unit, weights.is_tied)
+        };
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_by_key(read_by);
+        self.reordered(order)
+    }
+
+    /// The same portions in another order.
+    fn reordered(&self, order: impl IntoIterator<Item = usize>) -> Self {
+        let mut portions = Portions {
+            units: Vec::with_capacity(self.units.len()),
+            starts: Vec::with_capacity(self.starts.len()),
+        };
+        portions.starts.push(0);
+        for portion in order {
+            portions.push(self.units(portion..portion + 1));
         }
         portions
     }
@@ -120,15 +150,7 @@ impl Portions {
             }
         }
         rest.sort_by_key(|&(rank, _)| rank);
-        let mut portions = Portions {
-            units: Vec::with_capacity(self.units.len()),
-            starts: Vec::with_capacity(self.starts.len()),
-        };
-        portions.starts.push(0);
-        for portion in (0..first).chain(rest.into_iter().flat_map(|(_, portions)| portions)) {
-            portions.push(self.units(portion..portion + 1));
-        }
-        portions
+        self.reordered((0..first).chain(rest.into_iter().flat_map(|(_, portions)| portions)))
     }
 
     /// Adds a portion.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use llm_arch::{ExpertsSpec, LayerSpec, MixerSpec, ModelSpec};
+use llm_arch::{ExpertsSpec, LayerSpec, MixerSpec, ModelSpec, Unit};
 use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 
 use crate::activation::{F32, HostBuffers};
@@ -27,6 +27,32 @@ pub trait DeviceCosts {
 
     /// Bytes in use before anything is asked of it: a GPU's context and its libraries' own memory.
     fn fixed_bytes(&self) -> Bytes;
+
+    /// Kernels that it starts in a pass; none where it computes by itself.
+    fn launches(&self) -> Launches {
+        Launches::default()
+    }
+}
+
+/// Kernels that are started for a unit in a pass, by its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Launches {
+    /// A layer without its experts.
+    pub layer: u64,
+    /// An expert that some row goes to.
+    pub expert: u64,
+    /// A table, a norm, or the head.
+    pub other: u64,
+}
+
+impl Launches {
+    pub(crate) fn of(self, unit: Unit) -> u64 {
+        match unit {
+            Unit::Layer(..) => self.layer,
+            Unit::Expert { .. } => self.expert,
+            Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => self.other,
+        }
+    }
 }
 
 /// Costs of GPUs, which may be unlike each other. Where they are alike, those of one are those of all.
@@ -82,6 +108,7 @@ pub(crate) struct DeviceNeeds {
     pub(crate) encoder_bias: u64,
     /// By decoder layer, of all sequences.
     pub(crate) kv: Vec<u64>,
+    pub(crate) launches: Launches,
 }
 
 impl Needs {
@@ -189,6 +216,7 @@ impl DeviceNeeds {
             encoder_kv: encoder_kv.max().unwrap_or(0),
             encoder_bias: (encoder_bias + encoded) * F32,
             kv: stack.layers.iter().map(kv).collect(),
+            launches: costs.launches(),
         };
         let rest = [
             needs.fixed,

@@ -1,16 +1,17 @@
 //! Plans for requests, or the reasons for none.
 
-use llm_arch::{Role, Skeleton, Slot, Unit};
+use llm_arch::{Role, Side, Skeleton, Slot, Unit};
 use llm_tensor::{Bytes, DType};
 
+use crate::items::PlacementOrder;
 use crate::ledger::Ledger;
 use crate::needs::Needs;
 use crate::placement::Rest;
-use crate::strategy::{Placed, place};
+use crate::strategy::{Placed, Way, place};
 use crate::weights::Weights;
 use crate::{
-    Bandwidths, Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload,
-    Placement, Plan, Refusal, Result, Shortfall, StepCost, StoredTensor, Strategy, Verdict,
+    Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload, Placement, Plan,
+    Refusal, Result, Shortfall, StepCost, StoredTensor, Strategy, Verdict,
 };
 
 /// Everything that a plan depends on.
@@ -116,28 +117,66 @@ impl Request<'_> {
 }
 
 pub(crate) fn plan_with(request: &Request<'_>, weights: &Weights) -> Result<Verdict> {
-    let bandwidths = match request.offload {
-        Offload::Stream => return one_way(request, weights, Rest::Streamed),
-        Offload::Compute => return one_way(request, weights, Rest::OnCpu),
-        Offload::Fastest(bandwidths) => bandwidths,
-    };
-    let streamed = one_way(request, weights, Rest::Streamed);
-    if request.budgets.gpus.is_empty() {
-        return streamed;
-    }
-    // A map of the user's may be an error for one of them alone.
-    match (streamed, one_way(request, weights, Rest::OnCpu)) {
-        (Ok(streamed), Ok(on_cpu)) => Ok(faster(streamed, on_cpu, &bandwidths)),
-        (streamed, Err(_)) => streamed,
-        (Err(_), on_cpu) => on_cpu,
+    let ways = request.ways(weights);
+    let (first, others) = ways.split_first().expect("there is always one");
+    let first = one_way(request, weights, *first);
+    let others = others.iter().map(|&way| one_way(request, weights, way));
+    others.fold(first, |best, other| match (best, other) {
+        (Ok(best), Ok(other)) => Ok(faster(best, other, &request.offload)),
+        // A map of the user's may be an error for one of them alone.
+        (best, Err(_)) => best,
+        (Err(_), other) => other,
+    })
+}
+
+impl Request<'_> {
+    /// Ways to place units that the request leaves open.
+    fn ways(&self, weights: &Weights) -> Vec<Way> {
+        let way = |rest, order| Way { rest, order };
+        let usual = |rest| way(rest, PlacementOrder::ExpertsLast);
+        let (streamed, on_cpu) = (usual(Rest::Streamed), usual(Rest::OnCpu));
+        let mut ways = match &self.offload {
+            // What is kept in 32 bits for the CPU computes there.
+            _ if self.encodings.keeps_cpu_in_f32() => vec![on_cpu],
+            Offload::Stream => return vec![streamed],
+            Offload::Compute => return vec![on_cpu],
+            Offload::Fastest { .. } if self.budgets.gpus.is_empty() => return vec![streamed],
+            Offload::Fastest { .. } => vec![streamed, on_cpu],
+        };
+        let is_fastest = matches!(self.offload, Offload::Fastest { .. });
+        if !is_fastest || self.strategy != Strategy::Auto {
+            return ways;
+        }
+        let is_read_less = |unit: &Unit| match unit {
+            Unit::Layer(Side::Encoder, _) => true,
+            Unit::Embedding => !weights.is_tied,
+            Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => false,
+            Unit::FinalNorm(_) | Unit::Head => false,
+        };
+        let has_experts = weights.experts.iter().any(Option::is_some);
+        // An expert is on its layer's GPU, or on none.
+        let may_be_apart = self.budgets.gpus.len() == 1 || !has_experts;
+        if may_be_apart && weights.units.list().iter().any(is_read_less) {
+            let most_read_first = |of: &Way| way(of.rest, PlacementOrder::MostReadFirst);
+            ways.extend_from_slice(&ways.iter().map(most_read_first).collect::<Vec<_>>());
+        }
+        if has_experts {
+            // Whole layers beside the GPU hand rows over less often.
+            ways.push(way(Rest::OnCpu, PlacementOrder::Layers));
+        }
+        ways
     }
 }
 
-/// The verdict that fits, and of two plans the one whose step takes less time, the first where both take the same.
-fn faster(first: Verdict, second: Verdict, bandwidths: &Bandwidths) -> Verdict {
+/// The verdict that fits, and of two plans the one with which the workload takes less time, the first where both take the
+/// same.
+fn faster(first: Verdict, second: Verdict, offload: &Offload) -> Verdict {
     let seconds = |verdict: &Verdict| {
-        let plan = verdict.plan();
-        plan.map(|plan| plan.step.seconds_at_full_context(bandwidths))
+        let plan = verdict.plan()?;
+        match offload {
+            Offload::Fastest { speeds, workload } => Some(plan.step.seconds_of(*workload, speeds)),
+            Offload::Stream | Offload::Compute => Some(0.0),
+        }
     };
     let is_second = match (seconds(&first), seconds(&second)) {
         (Some(first), Some(second)) => second < first,
@@ -147,8 +186,8 @@ fn faster(first: Verdict, second: Verdict, bandwidths: &Bandwidths) -> Verdict {
     if is_second { second } else { first }
 }
 
-fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdict> {
-    let (needs, placed) = placed(request, weights, rest)?;
+fn one_way(request: &Request<'_>, weights: &Weights, way: Way) -> Result<Verdict> {
+    let (needs, placed) = placed(request, weights, way)?;
     let estimate = |placements: &[Placement]| MemoryEstimate::of(weights, &needs, placements);
     let lacking = |estimate: &MemoryEstimate| Shortfall::all(estimate.memories(), &request.budgets);
     let refusal = match placed {
@@ -160,7 +199,7 @@ fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdi
                 map.stages()?;
                 return Ok(Verdict::Fits(Box::new(Plan {
                     map,
-                    step: StepCost::of(weights, &estimate, request.limits.n_sequences),
+                    step: StepCost::of(weights, &needs, &estimate, &request.limits),
                     kv_dtype: request.kv_dtype(),
                     estimate,
                 })));
@@ -195,20 +234,21 @@ fn one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<Verdi
 
 /// True if it fits, without the plan.
 pub(crate) fn fits(request: &Request<'_>, weights: &Weights) -> Result<bool> {
-    let fits = |rest| fits_one_way(request, weights, rest);
-    match request.offload {
-        Offload::Stream => fits(Rest::Streamed),
-        Offload::Compute => fits(Rest::OnCpu),
-        Offload::Fastest(_) => match fits(Rest::Streamed) {
-            Ok(true) => Ok(true),
-            Ok(false) => Ok(fits(Rest::OnCpu).unwrap_or(false)),
-            Err(_) => fits(Rest::OnCpu),
-        },
+    let ways = request.ways(weights).into_iter();
+    let mut ways = ways.map(|way| fits_one_way(request, weights, way));
+    let mut fits = ways.next().expect("there is always one");
+    for other in ways {
+        fits = match (fits, other) {
+            (Ok(true), _) => return Ok(true),
+            (Ok(false), other) => Ok(other.unwrap_or(false)),
+            (Err(_), other) => other,
+        };
     }
+    fits
 }
 
-fn fits_one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<bool> {
-    let (needs, placed) = placed(request, weights, rest)?;
+fn fits_one_way(request: &Request<'_>, weights: &Weights, way: Way) -> Result<bool> {
+    let (needs, placed) = placed(request, weights, way)?;
     Ok(match placed {
         Placed::As(placements) => {
             let memories = Ledger::of(weights, &needs, &placements).memories();
@@ -218,7 +258,7 @@ fn fits_one_way(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<
     })
 }
 
-fn placed(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<(Needs, Placed)> {
+fn placed(request: &Request<'_>, weights: &Weights, way: Way) -> Result<(Needs, Placed)> {
     let Request {
         skeleton,
         limits,
@@ -230,6 +270,6 @@ fn placed(request: &Request<'_>, weights: &Weights, rest: Rest) -> Result<(Needs
     limits.check(&skeleton.spec)?;
     let gpus = budgets.gpus.keys().copied();
     let needs = Needs::of(&skeleton.spec, limits, request.kv_dtype(), costs, gpus)?;
-    let placed = place(strategy, rest, skeleton, weights, &needs, budgets)?;
+    let placed = place(strategy, way, skeleton, weights, &needs, budgets)?;
     Ok((needs, placed))
 }

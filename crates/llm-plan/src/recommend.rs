@@ -4,7 +4,7 @@ use llm_quant::{Code, LoadIn, QuantConfig};
 
 use crate::advice::{Way, is_quantized};
 use crate::plan::plan_with;
-use crate::{Bandwidths, Encodings, Precision, Request, Result, Strategy, Tiers};
+use crate::{Encodings, Precision, Request, Result, Speeds, Strategy, Tiers};
 
 /// A way to keep weights that is worth taking.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,9 +51,9 @@ pub const COMFORTABLE: f64 = 10.0;
 ///
 /// # Errors
 /// As [`plan`](crate::plan()).
-pub fn recommend(request: &Request<'_>, bandwidths: &Bandwidths) -> Result<Option<Recommendation>> {
+pub fn recommend(request: &Request<'_>, speeds: &Speeds) -> Result<Option<Recommendation>> {
     let candidates = candidates(request)?;
-    let rate = |way: &Way| 1.0 / way.step.seconds(bandwidths);
+    let rate = |way: &Way| 1.0 / way.step.seconds(speeds);
     let fastest = candidates.iter().map(|(_, way)| rate(way));
     let fastest = fastest.fold(0.0, f64::max);
     let is_comfortable = |way: &Way| is_whole(way.tiers, request) && rate(way) >= COMFORTABLE;

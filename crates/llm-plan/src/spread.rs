@@ -4,17 +4,20 @@ use llm_arch::Unit;
 
 use crate::fill::{BesideGpus, Filling, Limit};
 use crate::items::{Items, PlacementOrder, Portions};
+use crate::ledger::Ledger;
 use crate::needs::Needs;
+use crate::placement::Rest;
 use crate::weights::Weights;
-use crate::{Budgets, Placement, RunOn};
+use crate::{Budgets, Home, Placement, RunOn};
 
 /// Each GPU gets a run of whole layers, about as large a part of the model as its budget is of all GPUs', and holds as
-/// many of their experts as it can beside all that every token needs; the other experts are streamed to it. `None`
-/// where some GPU does not hold even what every token needs of its layers, or RAM and disk do not hold the other experts.
+/// many of their experts as it can beside all that every token needs; the other experts are streamed to it, or the CPU computes
+/// with them. `None` where some GPU does not hold even what every token needs of its layers, or RAM and disk do not hold the other experts.
 pub(crate) fn spread(
     weights: &Weights,
     needs: &Needs,
     budgets: &Budgets,
+    rest: Rest,
 ) -> Option<Vec<Placement>> {
     let limits: Vec<Limit> = budgets.gpus.iter().map(|(&n, b)| (n, b.get())).collect();
     let layers = Items::new(
@@ -22,7 +25,7 @@ pub(crate) fn spread(
         needs,
         Portions::of(weights, PlacementOrder::Layers),
     );
-    let (mut resident, mut streamed) = (Vec::new(), Vec::new());
+    let (mut resident, mut left_over) = (Vec::new(), Vec::new());
     let mut start = 0;
     for (&(number, limit), end) in limits.iter().zip(ends(&layers, &limits)) {
         let run_on = RunOn::Gpu(number);
@@ -32,17 +35,21 @@ pub(crate) fn spread(
         let is_expert = |idx: &usize| matches!(weights.units.list()[*idx], Unit::Expert { .. });
         let units = layers.units(start..end).iter().copied();
         let (experts, others): (Vec<_>, Vec<_>) = units.partition(is_expert);
-        let n_held = n_held(weights, needs, (&others, &experts), (number, limit))?;
-        let (held, rest) = experts.split_at(n_held);
+        let n_held = n_held(weights, needs, (&others, &experts), (number, limit), rest)?;
+        let (held, left) = experts.split_at(n_held);
         resident.push((number, [&others, held].concat()));
-        streamed.extend(rest.iter().map(|&idx| (idx, run_on)));
+        let computes = match rest {
+            Rest::Streamed => run_on,
+            Rest::OnCpu => RunOn::Cpu,
+        };
+        left_over.extend(left.iter().map(|&idx| (idx, computes)));
         start = end;
     }
     let mut portions = Portions::new();
     for (_, units) in &resident {
         portions.push(units);
     }
-    for &(idx, _) in &streamed {
+    for &(idx, _) in &left_over {
         portions.push(&[idx]);
     }
     let items = Items::new(weights, needs, portions);
@@ -53,13 +60,18 @@ pub(crate) fn spread(
     };
     let gpus = resident.iter().enumerate();
     let ends = gpus.map(|(i, &(number, _))| (number, i + 1)).collect();
-    let tail = RunOn::Gpu(resident.last()?.0);
+    let tail = match rest {
+        Rest::Streamed => RunOn::Gpu(resident.last()?.0),
+        Rest::OnCpu => RunOn::Cpu,
+    };
     let cut = filling.rest(ends, tail).ok()?;
     let mut placements = cut.placements(&items);
-    for &(idx, run_on) in &streamed {
+    for &(idx, run_on) in &left_over {
         placements[idx].run_on = run_on;
     }
-    Some(placements)
+    // What comes from disk takes buffers for each of them.
+    let ram = Ledger::of(weights, needs, &placements).memory(Home::Ram);
+    (ram.needed() <= budgets.ram).then_some(placements)
 }
 
 /// End of each GPU's run of layers. The size of a part of the model is what it takes on the first GPU.
@@ -82,18 +94,23 @@ fn ends(layers: &Items<'_>, limits: &[Limit]) -> Vec<usize> {
     limits.iter().map(end).collect()
 }
 
-/// Number of experts that a GPU holds beside other units, the rest being streamed to it.
+/// Number of experts that a GPU holds beside other units.
 fn n_held(
     weights: &Weights,
     needs: &Needs,
     (others, experts): (&[usize], &[usize]),
     (number, limit): Limit,
+    rest: Rest,
 ) -> Option<usize> {
     let mut portions = Portions::new();
     portions.push(others);
     experts.iter().for_each(|&idx| portions.push(&[idx]));
     let items = Items::new(weights, needs, portions);
     let (n, run_on) = (items.len(), RunOn::Gpu(number));
-    let fits = |end| items.on_gpu(run_on, 0..end, end..n) <= limit;
+    let streamed_from = |end| match rest {
+        Rest::Streamed => end,
+        Rest::OnCpu => n,
+    };
+    let fits = |end| items.on_gpu(run_on, 0..end, streamed_from(end)..n) <= limit;
     items.runs(run_on).most(1, fits).map(|end| end - 1)
 }

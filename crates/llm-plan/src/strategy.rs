@@ -10,7 +10,7 @@ use crate::needs::Needs;
 use crate::placement::Rest;
 use crate::spread::spread;
 use crate::weights::Weights;
-use crate::{Bandwidths, Budgets, HfMap, Placement, PlanError, Result};
+use crate::{Budgets, HfMap, Placement, PlanError, Result, Speeds, Workload};
 
 /// Way to place units.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,16 +49,30 @@ impl FromStr for Strategy {
 }
 
 /// Device of weights that no GPU holds, where there is a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Offload {
     /// A GPU, to which they are streamed.
     #[default]
     Stream,
     /// The CPU.
     Compute,
-    /// The one of both with which a step in a full context takes less time at these bandwidths; a GPU where both take
-    /// the same, since long prompts are faster there.
-    Fastest(Bandwidths),
+    /// The one of both with which a workload takes less time at these speeds, a GPU where both take the same; and where
+    /// the CPU computes, single experts or whole layers.
+    Fastest {
+        /// Speeds of the machine.
+        speeds: Speeds,
+        /// Prompt and tokens.
+        workload: Workload,
+    },
+}
+
+/// Way to place what the request leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// What no GPU holds.
+    pub(crate) rest: Rest,
+    /// Order of filling, for [`Strategy::Auto`].
+    pub(crate) order: PlacementOrder,
 }
 
 /// Units placed: by unit.
@@ -80,21 +94,25 @@ pub(crate) enum Placed {
 /// When a map of the user's does not fit the model or the devices.
 pub(crate) fn place(
     strategy: &Strategy,
-    rest: Rest,
+    way: Way,
     skeleton: &Skeleton,
     weights: &Weights,
     needs: &Needs,
     budgets: &Budgets,
 ) -> Result<Placed> {
     let several = budgets.gpus.len() > 1;
+    let rest = way.rest;
     let (order, spared) = match strategy {
         Strategy::Map(map) => {
             let placements = map.placements(skeleton, weights, budgets, rest)?;
             return Ok(Placed::As(placements));
         }
         // An expert computes where its layer does: on one of several GPUs it is filled in with it.
-        Strategy::Auto if several => (PlacementOrder::Layers, None),
-        Strategy::Auto | Strategy::Cpu => (PlacementOrder::ExpertsLast, None),
+        Strategy::Auto if several && way.order == PlacementOrder::ExpertsLast => {
+            (PlacementOrder::Layers, None)
+        }
+        Strategy::Auto => (way.order, None),
+        Strategy::Cpu => (PlacementOrder::ExpertsLast, None),
         Strategy::Sequential => (PlacementOrder::Layers, None),
         Strategy::Balanced => (PlacementOrder::Layers, Some(Spared::None)),
         Strategy::BalancedLow0 => (PlacementOrder::Layers, Some(Spared::First)),
@@ -112,7 +130,8 @@ pub(crate) fn place(
         (Strategy::Cpu, _) => filling.cpu(),
         (_, Rest::OnCpu) => filling.shared_with_cpu(),
         (_, Rest::Streamed) => match filling.streamed() {
-            Some(filled) => filled,
+            // What rests in RAM for a GPU takes a little more there than for the CPU.
+            Some(filled) => filled.or_else(|cut| filling.cpu().map_err(|_| cut)),
             None => match (filling.cpu(), filling.least_streamed()) {
                 (Err(cut), Some(least)) => {
                     return Ok(Placed::Nowhere {
@@ -126,11 +145,12 @@ pub(crate) fn place(
     };
     let all_on_gpus = filled.as_ref().is_ok_and(|cut| cut.n_gpu() == items.len());
     let has_experts = weights.experts.iter().any(Option::is_some);
-    if (strategy, rest) == (&Strategy::Auto, Rest::Streamed)
+    if strategy == &Strategy::Auto
+        && way.order == PlacementOrder::ExpertsLast
         && several
         && has_experts
         && !all_on_gpus
-        && let Some(spread) = spread(weights, needs, budgets)
+        && let Some(spread) = spread(weights, needs, budgets, rest)
     {
         return Ok(Placed::As(spread));
     }

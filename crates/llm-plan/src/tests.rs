@@ -3,6 +3,7 @@
 mod bad_input;
 mod brute_force;
 mod configurations;
+mod costs;
 mod evenly;
 mod footprints;
 mod maps;
@@ -13,6 +14,7 @@ mod stages;
 mod streamed;
 mod unlike_gpus;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use llm_arch::{ExpertsSpec, Skeleton, from_config};
@@ -197,6 +199,32 @@ fn fits(request: &Request<'_>) -> Plan {
         Verdict::Fits(plan) => *plan,
         refused => panic!("{refused}"),
     }
+}
+
+/// A machine that computes in no time, and hands rows over as soon as their bytes are there.
+const fn speeds(gpu: f64, pcie: f64, ram: f64, disk: f64) -> Speeds {
+    Speeds {
+        gpu: GpuSpeed {
+            memory: gpu,
+            pcie,
+            products: f64::INFINITY,
+            launch: 0.0,
+            hand_over: 0.0,
+        },
+        gpus: BTreeMap::new(),
+        ram,
+        cpu_products: f64::INFINITY,
+        disk,
+    }
+}
+
+/// The faster way to make tokens.
+fn fastest(speeds: Speeds) -> Offload {
+    let workload = Workload {
+        n_prompt: 0,
+        n_new: 1,
+    };
+    Offload::Fastest { speeds, workload }
 }
 
 const GB: u64 = 1_000_000_000;

@@ -4,7 +4,7 @@ use llm_arch::{MlpSpec, Role, Skeleton, Slot, Stored, Unit};
 use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
-use crate::staging::{looked_up_row_bytes, staged_bytes};
+use crate::staging::{looked_up_row_bytes, resting_bytes, staged_bytes, whole_pages};
 use crate::units::Units;
 use crate::{Encodings, RunOn, StoredTensor};
 
@@ -18,10 +18,14 @@ pub(crate) struct Footprint {
     /// Part that a pass reads, and that is streamed where it is not resident: all but tables that are only looked up
     /// in.
     pub(crate) per_pass: u64,
+    /// Multiplications of that part with one row.
+    pub(crate) products: u64,
     /// Its size in a staging buffer.
     pub(crate) staged: u64,
-    /// A row of each table that is looked up in.
-    pub(crate) looked_up_row: u64,
+    /// Its size in RAM where it computes on a GPU, each part on a border of its own, but for whole pages.
+    resting: u64,
+    /// A row of the table of tokens, and of that of positions, where they are looked up in.
+    pub(crate) looked_up: [u64; 2],
     /// Part that the checkpoint does not hold in its final form: on disk it is written anew.
     pub(crate) unfinished: u64,
     /// The largest piece that is loaded of a tensor whose stored form is not the final one: beside that in RAM.
@@ -34,6 +38,11 @@ pub(crate) struct Footprint {
 impl Footprint {
     pub(crate) fn total(&self) -> u64 {
         self.elements + self.statistics
+    }
+
+    /// Bytes between its weights in RAM where it computes on a GPU.
+    pub(crate) fn padding(&self) -> u64 {
+        whole_pages(self.resting) - self.per_pass
     }
 
     /// Part that is final in the checkpoint.
@@ -57,9 +66,12 @@ impl Footprint {
         self.statistics += bytes.statistics.get();
         if !is_looked_up(slot.role, loading.is_tied) {
             self.per_pass += total;
+            self.products += slot.n_elements();
             self.staged += staged_bytes(slot, scheme).get();
+            self.resting += resting_bytes(slot, scheme);
         }
-        self.looked_up_row += looked_up_row_bytes(slot, scheme).get();
+        let row = looked_up_row_bytes(slot, scheme).get();
+        self.looked_up[usize::from(slot.role == Role::PositionTable)] += row;
         let source = if is_final(slot, stored, scheme) {
             0
         } else {
@@ -81,8 +93,12 @@ impl Footprint {
         self.elements += other.elements;
         self.statistics += other.statistics;
         self.per_pass += other.per_pass;
+        self.products += other.products;
         self.staged += other.staged;
-        self.looked_up_row += other.looked_up_row;
+        self.resting += other.resting;
+        for (row, other) in self.looked_up.iter_mut().zip(other.looked_up) {
+            *row += other;
+        }
         self.unfinished += other.unfinished;
         self.source = self.source.max(other.source);
         self.on_its_way = self.on_its_way.max(other.on_its_way);
@@ -198,6 +214,8 @@ pub(crate) struct Weights {
     pub(crate) is_tied: bool,
     /// By decoder layer: experts, and how many of them a token goes to.
     pub(crate) experts: Vec<Option<(usize, usize)>>,
+    /// Elements of a row of the residual stream.
+    pub(crate) hidden: usize,
 }
 
 impl Weights {
@@ -218,18 +236,16 @@ impl Weights {
             let scheme = |slot: &Slot, stored| encodings.scheme(slot, stored, run_on);
             Footprints::of(skeleton, stored, &units, scheme, loading)
         };
-        let differs = encodings
-            .quant
-            .is_some_and(|quant| quant.llm_int8_enable_fp32_cpu_offload);
         let experts = spec.decoder.layers.iter().map(|layer| match layer.mlp {
             MlpSpec::Dense(_) => None,
             MlpSpec::Experts(experts) => Some((experts.n_experts, experts.n_active)),
         });
         Weights {
             on_gpu: sum(RunOn::Gpu(0)),
-            on_cpu: differs.then(|| sum(RunOn::Cpu)),
+            on_cpu: encodings.keeps_cpu_in_f32().then(|| sum(RunOn::Cpu)),
             is_tied,
             experts: experts.collect(),
+            hidden: spec.hidden,
             units,
         }
     }

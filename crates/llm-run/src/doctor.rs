@@ -17,12 +17,17 @@ use crate::output;
 use crate::output::words::{bandwidth, printable};
 use crate::system::{self, Bandwidth, Machine, Measurement, USUAL};
 
+mod context;
 mod disk;
 mod extent;
 mod gpus;
+mod products;
 mod ram;
 
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
+    if let Some(number) = args.hold_gpu {
+        return context::hold(number);
+    }
     let cache_folder = system::cache_folder();
     let folder = match &args.offload_folder {
         Some(folder) if !folder.is_dir() => {
@@ -92,6 +97,7 @@ impl DoctorReport {
         let has_gpu = !measured.is_empty();
         let bandwidth = Bandwidth {
             ram: ram.bandwidth(extent)?,
+            cpu_products: products::of_cpu(extent)?,
             disk: disk.bandwidth(),
             gpus: measured,
         };
@@ -106,8 +112,8 @@ impl DoctorReport {
         }
         Ok(DoctorReport {
             assumed: Assumed {
-                gpu: (!has_gpu).then_some(USUAL.gpu),
-                pcie: (!has_gpu).then_some(USUAL.pcie),
+                gpu: (!has_gpu).then_some(USUAL.gpu.memory),
+                pcie: (!has_gpu).then_some(USUAL.gpu.pcie),
                 disk: disk.bandwidth().rate.is_none().then_some(USUAL.disk),
             },
             measurement: Measurement::new(machine, bandwidth),
@@ -129,6 +135,9 @@ impl DoctorReport {
         ];
         rows.extend(self.ram.rows());
         rows.push(("RAM bandwidth", threads));
+        let products = 2.0 * self.measurement.bandwidth.cpu_products / 1e9;
+        let products = format!("{products:.0} GFLOP/s in bf16, measured, all threads together");
+        rows.push(("CPU products", products));
         rows.extend(self.disk.rows());
         rows.extend(self.gpus.rows(&self.measurement.bandwidth.gpus));
         if let (Some(gpu), Some(pcie)) = (self.assumed.gpu, self.assumed.pcie) {

@@ -238,10 +238,12 @@ mod tests {
         let card = |number: u32| Gpu {
             number,
             name: "a card".to_owned(),
+            uuid: "e0".to_owned(),
             compute_capability: (8, 0),
             cuda_version: "12.4".to_owned(),
             total: Bytes::new(8_000_000_000),
             free: Bytes::new(3_000_000_000 + 100_000_000 * u64::from(number)),
+            measured: None,
         };
         let gpus = MachineGpus {
             found: vec![card(0), card(1)],

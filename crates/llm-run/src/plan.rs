@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Error, Result};
 use llm_checkpoint::Checkpoint;
-use llm_plan::{Home, Offload, PartsVerdict, Request, Verdict};
+use llm_plan::{Home, Offload, PartsVerdict, Request, Verdict, Workload};
 use llm_tensor::Bytes;
 
 use self::headers::{HeaderReport, USUAL_CONTEXT};
@@ -48,7 +48,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let context = load.context(spec, USUAL_CONTEXT)?;
     let limits = limits(spec, context, args.batch.get(), 1);
     let (skeleton, program) = (&model.skeleton, model.program);
-    let rates = Rates::of(&model.read_from, setting.memories.gpus.first());
+    let rates = Rates::of(&model.read_from, &setting.memories.gpus.found);
     let mut request = Request {
         offload: offload(&setting.memories, &rates),
         ..setting.request(skeleton, &model.stored, encodings, limits, program)
@@ -86,7 +86,7 @@ fn rates_of_plan(
     if disk.in_place > Bytes::ZERO {
         files.extend_from_slice(&model.read_from);
     }
-    let rates = Rates::of(&files, memories.gpus.first());
+    let rates = Rates::of(&files, &memories.gpus.found);
     request.offload = offload(memories, &rates);
     Ok(rates)
 }
@@ -95,7 +95,10 @@ fn rates_of_plan(
 /// is planned.
 fn offload(memories: &MemoryBudgets, rates: &Rates) -> Offload {
     match memories.budgets.gpus.is_empty() || !memories.lacking.is_empty() {
-        true => Offload::Fastest(rates.bandwidths),
+        true => Offload::Fastest {
+            speeds: rates.speeds.clone(),
+            workload: Workload::default(),
+        },
         false => Offload::Compute,
     }
 }

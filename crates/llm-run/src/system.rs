@@ -119,8 +119,8 @@ impl RamLimits {
 /// Memory of a GPU: what its driver calls free, and what this process's own context takes of the rest.
 ///
 /// The driver tells what is free only to who has a context there, and a plan counts the context of its run.
-pub(crate) fn gpu_memory(gpu: &Gpu, context: Bytes) -> Room {
-    let own = context.min(gpu.total.saturating_sub(gpu.free));
+pub(crate) fn gpu_memory(gpu: &Gpu) -> Room {
+    let own = gpu.context().min(gpu.total.saturating_sub(gpu.free));
     let Gpu {
         name, total, free, ..
     } = gpu;

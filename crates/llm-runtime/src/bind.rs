@@ -301,11 +301,19 @@ fn parse_config(config: &[u8], path: &Path, unknown_keys: UnknownKeys) -> Result
         key: format!("activation_scheme: {scheme}"),
         instead: "activations stay as they are, which is more exact",
     });
+    let offload = quantization
+        .as_ref()
+        .is_some_and(|quant| quant.llm_int8_enable_fp32_cpu_offload);
+    let offload = offload.then(|| Notice::NotApplied {
+        path: path.to_owned(),
+        key: "llm_int8_enable_fp32_cpu_offload: true".to_owned(),
+        instead: "what the checkpoint holds quantized stays so on the CPU too, where it takes less",
+    });
     Ok(Config {
         skeleton,
         quantization,
         float8,
-        notices: notice.into_iter().collect(),
+        notices: notice.into_iter().chain(offload).collect(),
     })
 }
 

@@ -4,6 +4,7 @@ mod codes;
 mod graph;
 mod launch;
 mod module;
+mod neighbours;
 mod queue;
 mod timeline;
 mod work;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub(crate) use codes::Code;
 pub(crate) use graph::Graph;
 pub(crate) use module::{Function, LoadError, Module};
+pub(crate) use neighbours::Neighbours;
 pub(crate) use queue::{Capture, Event, Point, Stream};
 pub(crate) use timeline::Timeline;
 pub(crate) use work::{From, KernelCall, Task, To, Work};
@@ -40,6 +42,7 @@ pub(crate) struct Driver {
     /// Graphs made ready to launch.
     pub(crate) executables: HashMap<usize, Arc<Graph>>,
     pub(crate) report: Report,
+    pub(crate) neighbours: Neighbours,
     pub(crate) timeline: Option<Timeline>,
     /// State of the generator that chooses among legal orders.
     random: u64,
@@ -64,6 +67,7 @@ impl Driver {
             graphs: HashMap::new(),
             executables: HashMap::new(),
             report: Report::default(),
+            neighbours: Neighbours::new(settings.shared.clone(), settings.context),
             timeline: settings.pace.map(|pace| Timeline::new(pace, n_devices)),
             random: settings.seed,
             next_handle: FIRST_HANDLE,
@@ -81,6 +85,12 @@ impl Driver {
     pub(crate) fn handle(&mut self) -> usize {
         self.next_handle += 16;
         self.next_handle
+    }
+
+    /// Tells other processes what this one has on a device.
+    pub(crate) fn tell_neighbours(&self, device: usize) {
+        let allocated = self.settings.memory(device) - self.memory.free_bytes(device);
+        self.neighbours.tell(device, allocated);
     }
 
     /// Error that the device's context is stuck with.

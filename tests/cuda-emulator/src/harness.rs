@@ -79,6 +79,13 @@ impl Machine {
         self.with(settings::MEMORY, bytes)
     }
 
+    /// Bytes that each process's context takes of a device. Processes of one run, as a program and those that it starts, then
+    /// see what the others have taken; by default contexts take nothing, and each process sees its own memory.
+    #[must_use]
+    pub fn context(self, bytes: u64) -> Self {
+        self.with(settings::CONTEXT, bytes)
+    }
+
     /// Compute capability, 75 for 7.5.
     #[must_use]
     pub fn compute(self, capability: u32) -> Self {
@@ -168,6 +175,12 @@ impl Machine {
         let folder = tempfile::tempdir().expect("a folder for the driver");
         self.install(folder.path());
         let report = folder.path().join("report.json");
+        let is_context = |(name, _): &(&str, _)| *name == settings::CONTEXT;
+        if self.environment.iter().any(is_context) {
+            let shared = folder.path().join("shared");
+            std::fs::create_dir(&shared).expect("a folder for what processes share");
+            command.env(settings::SHARED, shared);
+        }
         command
             .env("LD_LIBRARY_PATH", loader_path(folder.path()))
             .env(settings::REPORT, &report)

@@ -14,6 +14,10 @@ pub(crate) struct Settings {
     compute: Vec<u32>,
     /// Whether devices can reach each other's memory.
     pub(crate) peers: bool,
+    /// Bytes of each process's context on a device.
+    pub(crate) context: u64,
+    /// Folder in which processes tell each other what they take of devices.
+    pub(crate) shared: Option<PathBuf>,
     /// As the driver tells its version: 12020 for 12.2.
     pub(crate) driver: u32,
     /// Chooses among the orders in which work of several streams may run; 0 runs as late as may be.
@@ -37,6 +41,8 @@ impl Settings {
             memory: numbers(MEMORY, 8 << 30),
             compute: numbers(COMPUTE, 80).iter().map(|&n| n as u32).collect(),
             peers: number(PEERS, 1) != 0,
+            context: number(CONTEXT, 0),
+            shared: std::env::var_os(SHARED).map(PathBuf::from),
             driver: number(DRIVER, 12020) as u32,
             seed: number(SEED, 0),
             races: number(RACES, 1) != 0,
@@ -84,6 +90,8 @@ fn number(name: &str, default: u64) -> u64 {
 
 pub(crate) const DEVICES: &str = "CUDA_EMULATOR_DEVICES";
 pub(crate) const MEMORY: &str = "CUDA_EMULATOR_MEMORY";
+pub(crate) const CONTEXT: &str = "CUDA_EMULATOR_CONTEXT";
+pub(crate) const SHARED: &str = "CUDA_EMULATOR_SHARED";
 pub(crate) const COMPUTE: &str = "CUDA_EMULATOR_COMPUTE";
 pub(crate) const DRIVER: &str = "CUDA_EMULATOR_DRIVER";
 pub(crate) const PEERS: &str = "CUDA_EMULATOR_PEERS";

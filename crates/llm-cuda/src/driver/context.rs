@@ -100,6 +100,16 @@ impl Context {
         Ok(name.to_string_lossy().into_owned())
     }
 
+    /// The device's own number, as 32 hexadecimal digits.
+    pub(crate) fn uuid(&self) -> Result<String, Failure> {
+        let mut uuid = sys::CUuuid { bytes: [0; 16] };
+        // SAFETY: the driver writes sixteen bytes.
+        let code = unsafe { sys::cuDeviceGetUuid_v2(&raw mut uuid, self.device) };
+        answer(code, || "asking for the device's own number".to_owned())?;
+        let digits = uuid.bytes.map(|byte| format!("{:02x}", byte as u8));
+        Ok(digits.concat())
+    }
+
     pub(crate) fn attribute(&self, attribute: Attribute) -> Result<u32, Failure> {
         use sys::CUdevice_attribute as Of;
         let of = match attribute {

@@ -74,12 +74,13 @@ fn check_symbol(name: &'static str) -> Result<(), NoGpu> {
 const OLDEST: u32 = 12000;
 
 /// Functions of the driver that this crate calls.
-const SYMBOLS: [&str; 44] = [
+const SYMBOLS: [&str; 47] = [
     "cuInit",
     "cuGetErrorName",
     "cuDeviceGetCount",
     "cuDeviceGet",
     "cuDeviceGetName",
+    "cuDeviceGetUuid_v2",
     "cuDeviceGetAttribute",
     "cuDeviceTotalMem_v2",
     "cuDevicePrimaryCtxRetain",
@@ -91,6 +92,8 @@ const SYMBOLS: [&str; 44] = [
     "cuMemFree_v2",
     "cuMemHostAlloc",
     "cuMemFreeHost",
+    "cuMemHostRegister_v2",
+    "cuMemHostUnregister",
     "cuMemsetD8Async",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",

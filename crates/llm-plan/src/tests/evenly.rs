@@ -94,12 +94,7 @@ fn what_a_token_reads_most_of_goes_to_ram_first() {
 /// happen to use more, if only by what is less than the largest unit.
 #[test]
 fn a_token_takes_less_time_than_with_the_first_layers_in_ram() {
-    let bandwidths = Bandwidths {
-        gpu: 1e6,
-        pcie: 2e4,
-        ram: 5e4,
-        disk: 3e3,
-    };
+    let machine = speeds(1e6, 2e4, 5e4, 3e3);
     for skeleton in [
         llama_of(256, 9, false),
         mixtral_of(256, 3, 4),
@@ -118,13 +113,13 @@ fn a_token_takes_less_time_than_with_the_first_layers_in_ram() {
             let [evenly, in_order] = [Strategy::Cpu, Strategy::Sequential].map(|strategy| {
                 request.strategy = strategy;
                 let verdict = plan(&request).unwrap();
-                verdict.plan().map(|plan| plan.step.seconds(&bandwidths))
+                verdict.plan().map(|plan| plan.step.seconds(&machine))
             });
             let (Some(evenly), Some(in_order)) = (evenly, in_order) else {
                 assert_eq!(evenly, in_order, "{part}");
                 continue;
             };
-            assert!(evenly - in_order <= largest as f64 / bandwidths.disk);
+            assert!(evenly - in_order <= largest as f64 / machine.disk);
             sum += evenly;
             sum_in_order += in_order;
         }

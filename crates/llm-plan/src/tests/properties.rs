@@ -59,13 +59,15 @@ fn shares() -> impl Generator<Value = Shares> {
 }
 
 /// Machines of all kinds: PCIe may be slower than RAM and faster.
-fn bandwidths() -> impl Generator<Value = Bandwidths> {
+fn any_speeds() -> impl Generator<Value = Speeds> {
     let rate = || 1..200u32;
-    (rate(), rate(), rate()).prop_map(|(pcie, ram, disk)| Bandwidths {
-        gpu: 1e6,
-        pcie: f64::from(pcie) * 1e3,
-        ram: f64::from(ram) * 1e3,
-        disk: f64::from(disk) * 1e2,
+    (rate(), rate(), rate()).prop_map(|(pcie, ram, disk)| {
+        speeds(
+            1e6,
+            f64::from(pcie) * 1e3,
+            f64::from(ram) * 1e3,
+            f64::from(disk) * 1e2,
+        )
     })
 }
 
@@ -84,7 +86,7 @@ fn cases() -> impl Generator<Value = Case> {
     let offload = prop_oneof![
         Just(Offload::Stream),
         Just(Offload::Compute),
-        bandwidths().prop_map(Offload::Fastest),
+        any_speeds().prop_map(fastest),
     ];
     let strategy = prop_oneof![
         Just(Strategy::Auto),
@@ -130,9 +132,17 @@ fn with_case<T>(case: &Case, test: impl FnOnce(Request<'_>, u64) -> T) -> T {
     request.encodings.quant = case.is_quantized.then_some(&quant);
     request.costs = small_costs();
     let all = fits(&request).estimate.memories()[0].needed().get();
-    request.offload = case.offload;
+    request.offload = case.offload.clone();
     request.strategy = case.strategy.clone();
     test(request, all)
+}
+
+/// Seconds of a step in which rows are on their way.
+fn handed_over(plan: &Plan, speeds: &Speeds) -> f64 {
+    let hand_overs = plan.step.hand_overs.iter();
+    hand_overs
+        .map(|of| of.seconds(plan.step.n_sequences as f64, speeds))
+        .sum()
 }
 
 proptest! {
@@ -211,10 +221,12 @@ proptest! {
             let more = verdict.plan();
             prop_assert!(more.is_some(), "{}", verdict);
             // Where the faster way is taken it may be another one, and what a unit is then moved for is the others' sake.
-            if let Offload::Fastest(bandwidths) = request.offload {
-                let seconds = |plan: &Plan| plan.step.seconds_at_full_context(&bandwidths);
+            if let Offload::Fastest { speeds, .. } = &request.offload {
+                let seconds = |plan: &Plan| plan.step.seconds_at_full_context(speeds);
                 let (before, after) = (seconds(&less), more.map_or(0.0, seconds));
-                prop_assert!(after <= before * (1.0 + 1e-9), "{} {}", before, after);
+                // More devices hand over more.
+                let handed_over = more.map_or(0.0, |plan| handed_over(plan, speeds));
+                prop_assert!(after <= before * (1.0 + 1e-9) + handed_over, "{} {}", before, after);
                 return Ok(());
             }
             for (unit, place) in more.into_iter().flat_map(|plan| plan.map.iter()) {
@@ -226,21 +238,27 @@ proptest! {
     }
 
     #[test]
-    fn the_faster_way_is_taken(case in cases(), bandwidths in bandwidths()) {
+    fn the_faster_way_is_taken(case in cases(), speeds in any_speeds()) {
         with_case(&case, |mut request, all| {
             request.budgets = case.shares.budgets(all);
             let seconds = |request: &Request<'_>| {
                 let verdict = plan(request).unwrap();
-                verdict.plan().map(|plan| plan.step.seconds_at_full_context(&bandwidths))
+                verdict.plan().map(|plan| plan.step.seconds_at_full_context(&speeds))
             };
-            request.offload = Offload::Fastest(bandwidths);
+            request.offload = fastest(speeds.clone());
             let found = seconds(&request);
             let ways = [Offload::Stream, Offload::Compute].map(|offload| {
                 let request = Request { offload, ..request.clone() };
                 seconds(&request)
             });
             let best = ways.into_iter().flatten().min_by(f64::total_cmp);
-            prop_assert_eq!(found, best);
+            // Another order of filling may be faster, or fit where these do not.
+            let is_as_fast = match (found, best) {
+                (Some(found), Some(best)) => found <= best,
+                (_, None) => true,
+                (None, Some(_)) => false,
+            };
+            prop_assert!(is_as_fast, "{:?} {:?}", found, best);
             Ok(())
         })?;
     }

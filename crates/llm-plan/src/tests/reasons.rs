@@ -176,12 +176,7 @@ fn steps_cost_what_they_move() {
     let skeleton = mixtral(2, 8);
     let stored = all_as(&skeleton, DType::BF16);
     let mut request = request(&skeleton, &stored);
-    let bandwidths = Bandwidths {
-        gpu: 1000.0,
-        pcie: 20.0,
-        ram: 50.0,
-        disk: 10.0,
-    };
+    let machine = speeds(1000.0, 20.0, 50.0, 10.0);
     let expert = 2.0 * 3.0 * 48.0 * 32.0;
     let all: f64 = fits(&request)
         .estimate
@@ -193,9 +188,9 @@ fn steps_cost_what_they_move() {
         request.limits.n_sequences = n_sequences;
         let plan = fits(&request);
         let weights = all - 16.0 * expert * (1.0 - share);
-        assert_eq!(plan.step.seconds(&bandwidths), weights / 50.0);
+        assert_eq!(plan.step.seconds(&machine), weights / 50.0);
         let kv = plan.estimate.total(Term::KvCache).get() as f64;
-        let [full, empty] = plan.step.tokens_per_second(&bandwidths);
+        let [full, empty] = plan.step.tokens_per_second(&machine);
         assert_eq!(empty, n_sequences as f64 / (weights / 50.0));
         assert_eq!(full, n_sequences as f64 / ((weights + kv) / 50.0));
     }
@@ -211,23 +206,24 @@ fn steps_cost_what_they_move() {
             moved.map(|(_, bytes)| bytes.get() as f64).sum::<f64>()
         };
         (
-            plan.step.seconds(&bandwidths),
+            plan.step.seconds(&machine),
             from(Home::Ram),
             from(Home::Disk),
         )
     };
     request.offload = Offload::Compute;
     let (seconds, _, disk) = on_disk(&request);
-    assert_eq!(seconds, disk / 10.0);
+    // The token's row goes from the table to the layers.
+    assert_eq!(seconds, disk / 10.0 + 4.0 * 32.0 / 20.0);
     request.offload = Offload::Stream;
     let (seconds, ram, disk) = on_disk(&request);
     assert_eq!(seconds, (ram + disk) / 20.0);
-    let slow_disk = Bandwidths {
+    let slow_disk = Speeds {
         disk: 5.0,
-        ..bandwidths
+        ..machine.clone()
     };
     assert_eq!(fits(&request).step.seconds(&slow_disk), disk / 5.0);
-    let path = |home, run_on| bandwidths.of(Placement { home, run_on });
+    let path = |home, run_on| machine.of(Placement { home, run_on });
     let gpu = RunOn::Gpu(0);
     assert_eq!(path(Home::Gpu(0), gpu), 1000.0);
     assert_eq!(path(Home::Ram, gpu), 20.0);

@@ -5,12 +5,7 @@ use llm_quant::{Code, Int8, LoadIn, QuantConfig, Scheme};
 use super::*;
 
 /// A small data centre GPU, two channels of memory, a solid-state drive.
-const BANDWIDTHS: Bandwidths = Bandwidths {
-    gpu: 300e9,
-    pcie: 12e9,
-    ram: 20e9,
-    disk: 1e9,
-};
+const SPEEDS: Speeds = speeds(300e9, 12e9, 20e9, 1e9);
 
 struct Case {
     model: &'static str,
@@ -21,9 +16,9 @@ struct Case {
 }
 
 fn said(request: &Request<'_>) -> String {
-    let found = recommend(request, &BANDWIDTHS).unwrap();
+    let found = recommend(request, &SPEEDS).unwrap();
     found.map_or("none".to_owned(), |r| {
-        let rate = 1.0 / r.way.step.seconds(&BANDWIDTHS);
+        let rate = 1.0 / r.way.step.seconds(&SPEEDS);
         format!(
             "{:?} on {}, {rate:.1}: {:?}",
             r.choice, r.way.tiers, r.reason
@@ -131,7 +126,7 @@ fn the_most_exact_precision_that_is_fast_enough() {
             n_logits: 1,
         };
         request.budgets = budgets;
-        request.offload = Offload::Fastest(BANDWIDTHS);
+        request.offload = fastest(SPEEDS);
         request.encodings.quant = quant.as_ref();
         let found = said(&request);
         assert_eq!(found, expected, "{model} {:?}", request.budgets);
@@ -151,7 +146,7 @@ fn a_quantized_checkpoint_stays_as_it_is() {
     }
     let mut request = request(&skeleton, &stored);
     assert_eq!(
-        recommend(&request, &BANDWIDTHS)
+        recommend(&request, &SPEEDS)
             .unwrap()
             .map(|r| (r.choice, r.reason)),
         Some((Choice::AsAsked, Reason::OnlyOne))

@@ -67,4 +67,7 @@ pub(crate) struct DoctorArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+    /// Take of a GPU what every process takes, until the input ends: for the process that measures it
+    #[arg(long, value_name = "N", hide = true)]
+    pub(crate) hold_gpu: Option<u32>,
 }

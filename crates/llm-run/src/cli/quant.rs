@@ -42,6 +42,10 @@ pub(crate) struct QuantArgs {
     /// From which magnitude on an activation is multiplied in full precision; 0 for never [default: 6]
     #[arg(long, value_name = "X", requires = "load_in_8bit", conflicts_with = "load_in_4bit", allow_negative_numbers = true, value_parser = threshold)]
     pub(crate) threshold: Option<f32>,
+    /// Keep unquantized, in 32 bits, what the CPU computes with, as bitsandbytes' flag of this name does: all that no GPU
+    /// holds. Without it those weights are quantized like the others, and take a quarter or an eighth of that
+    #[arg(long)]
+    pub(crate) llm_int8_enable_fp32_cpu_offload: bool,
     /// Modules not to quantize, instead of the head: names, beginnings of names up to a dot, or ends of names
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) skip_modules: Option<Vec<String>>,
@@ -66,14 +70,23 @@ impl QuantArgs {
                 bnb_4bit_quant_type: Code::Nf4,
                 ..QuantConfig::new(LoadIn::FourBit)
             },
-            (None, false, false) if self.skip_modules.is_some() => {
-                let hint = "--load-in-8bit, --load-in-4bit or --quant-config";
-                return refuse(format!(
-                    "--skip-modules: nothing is quantized without {hint}"
-                ));
+            (None, false, false) => {
+                let alone = [
+                    ("--skip-modules", self.skip_modules.is_some()),
+                    (
+                        "--llm-int8-enable-fp32-cpu-offload",
+                        self.llm_int8_enable_fp32_cpu_offload,
+                    ),
+                ];
+                return match alone.into_iter().find(|(_, is_given)| *is_given) {
+                    Some((flag, _)) => refuse(format!(
+                        "{flag}: nothing is quantized without --load-in-8bit, --load-in-4bit or --quant-config"
+                    )),
+                    None => Ok(None),
+                };
             }
-            (None, false, false) => return Ok(None),
         };
+        config.llm_int8_enable_fp32_cpu_offload |= self.llm_int8_enable_fp32_cpu_offload;
         if let Some(quant_type) = self.quant_type {
             config.bnb_4bit_quant_type = match quant_type {
                 QuantType::Nf4 => Code::Nf4,

@@ -19,8 +19,10 @@ pub(super) struct Extent {
     pub(super) gpu: Bytes,
     /// Bytes that are copied to and from a GPU at a time.
     pub(super) pcie: Bytes,
-    /// Copies of each kind.
+    /// Copies of each kind, and rounds of launches and of products.
     pub(super) gpu_rounds: usize,
+    /// Kernels that are started in a round.
+    pub(super) launches: usize,
 }
 
 pub(super) const THOROUGH: Extent = Extent {
@@ -31,6 +33,7 @@ pub(super) const THOROUGH: Extent = Extent {
     gpu: Bytes::mib(1024),
     pcie: Bytes::mib(256),
     gpu_rounds: 9,
+    launches: 512,
 };
 pub(super) const QUICK: Extent = Extent {
     ram: Bytes::mib(128),
@@ -40,4 +43,5 @@ pub(super) const QUICK: Extent = Extent {
     gpu: Bytes::mib(256),
     pcie: Bytes::mib(32),
     gpu_rounds: 3,
+    launches: 64,
 };

@@ -4,6 +4,7 @@ use llm_cuda::{Cuda, MeasureExtent};
 use llm_tensor::Bytes;
 use serde::Serialize;
 
+use super::context;
 use super::extent::Extent;
 use crate::output::words::bandwidth;
 use crate::system::{self, Gpu, MeasuredGpu, capability};
@@ -87,7 +88,7 @@ impl Gpus {
     }
 }
 
-fn measured_rows(gpu: &MeasuredGpu) -> [(&'static str, String); 2] {
+fn measured_rows(gpu: &MeasuredGpu) -> [(&'static str, String); 4] {
     let [copy, to, from] = [gpu.copy, gpu.to_gpu, gpu.from_gpu].map(bandwidth);
     let [to_pageable, from_pageable] = [gpu.to_gpu_pageable, gpu.from_gpu_pageable].map(bandwidth);
     [
@@ -102,26 +103,61 @@ fn measured_rows(gpu: &MeasuredGpu) -> [(&'static str, String); 2] {
                 gpu.number
             ),
         ),
+        (
+            "GPU launches",
+            format!(
+                "{} each in a graph, {} by itself; {} for handing rows over; measured",
+                microseconds(gpu.launch_in_graph),
+                microseconds(gpu.launch),
+                microseconds(gpu.hand_over)
+            ),
+        ),
+        (
+            "GPU context",
+            match gpu.context_bytes {
+                Some(bytes) => format!("{} a process, measured", Bytes::new(bytes)),
+                None => format!(
+                    "{} a process, assumed: the driver does not tell",
+                    llm_cuda::costs::CONTEXT
+                ),
+            },
+        ),
     ]
+}
+
+/// `2.4 µs`.
+fn microseconds(seconds: f64) -> String {
+    format!("{:.1} µs", seconds * 1e6)
 }
 
 fn measure(gpu: &Gpu, extent: Extent) -> Result<MeasuredGpu, String> {
     let opened = Cuda::new(gpu.number as usize).map_err(|none| none.to_string())?;
     // A quarter of what is free is left to others who allocate meanwhile.
     let most = (gpu.free.get() / 4).max(1);
-    let rates = opened.measure(MeasureExtent {
+    let extent = MeasureExtent {
         on_gpu: extent.gpu.get().min(most) as usize,
         on_host: extent.pcie.get().min(most) as usize,
         n_rounds: extent.gpu_rounds,
-    });
-    let rates = rates.map_err(|flaw| flaw.to_string())?;
+        n_launches: extent.launches,
+    };
+    let rates = opened.measure(extent).map_err(|flaw| flaw.to_string())?;
+    let times = opened.measure_launches(extent);
+    let times = times.map_err(|flaw| flaw.to_string())?;
+    // What cannot be measured is assumed.
+    let context = context::measure(&opened, gpu.number).unwrap_or(None);
     Ok(MeasuredGpu {
         number: gpu.number,
         name: gpu.name.clone(),
+        uuid: gpu.uuid.clone(),
+        cuda_version: gpu.cuda_version.clone(),
         copy: rates.copy,
         to_gpu: rates.to_gpu.pinned,
         to_gpu_pageable: rates.to_gpu.pageable,
         from_gpu: rates.from_gpu.pinned,
         from_gpu_pageable: rates.from_gpu.pageable,
+        launch: times.launch,
+        launch_in_graph: times.launch_in_graph,
+        hand_over: times.hand_over,
+        context_bytes: context.map(Bytes::get),
     })
 }

@@ -8,7 +8,6 @@ use llm_plan::{Budgets, Home, Strategy};
 use llm_runtime::OffloadFolder;
 use llm_tensor::Bytes;
 
-use super::costs::GPU_CONTEXT;
 use super::gpus::MachineGpus;
 use crate::cli::PlaceArgs;
 use crate::failure::refuse;
@@ -101,7 +100,7 @@ impl MemoryBudgets {
         let given = args.max_memory.clone().unwrap_or_default();
         let mut beyond = BTreeMap::new();
         for gpu in &gpus.found {
-            let (home, room) = (Home::Gpu(gpu.number), system::gpu_memory(gpu, GPU_CONTEXT));
+            let (home, room) = (Home::Gpu(gpu.number), system::gpu_memory(gpu));
             let of_it = given.gpus.get(&gpu.number).copied();
             beyond.extend(Beyond::of(of_it, &room, Bytes::ZERO).map(|beyond| (home, beyond)));
             free.gpus.insert(gpu.number, room.bytes);

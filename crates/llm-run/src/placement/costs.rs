@@ -1,15 +1,50 @@
 //! Memory that GPUs take for what only they know.
 
+use std::collections::BTreeMap;
+
 use llm_arch::ExpertsSpec;
 use llm_backend::Routing;
 use llm_cuda::costs;
-use llm_plan::DeviceCosts;
+use llm_plan::{DeviceCosts, GpuCosts, Launches};
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
-/// Costs of a GPU, which are those of all: known without a driver.
-pub(super) struct CudaCosts;
+use crate::system::Gpu;
 
-impl DeviceCosts for CudaCosts {
+/// Costs of GPUs, which are known without a driver, but for what it takes for itself.
+#[derive(Debug)]
+pub(crate) struct CudaCosts {
+    /// Of those of this machine, by number.
+    known: BTreeMap<u32, OneGpu>,
+    other: OneGpu,
+}
+
+impl CudaCosts {
+    /// Costs of some GPUs, and of any other.
+    pub(super) fn of(gpus: &[Gpu]) -> Self {
+        let of = |gpu: &Gpu| OneGpu {
+            context: gpu.context(),
+        };
+        CudaCosts {
+            known: gpus.iter().map(|gpu| (gpu.number, of(gpu))).collect(),
+            other: OneGpu {
+                context: GPU_CONTEXT,
+            },
+        }
+    }
+}
+
+impl GpuCosts for CudaCosts {
+    fn of(&self, number: u32) -> &dyn DeviceCosts {
+        self.known.get(&number).unwrap_or(&self.other)
+    }
+}
+
+#[derive(Debug)]
+struct OneGpu {
+    context: Bytes,
+}
+
+impl DeviceCosts for OneGpu {
     fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes {
         costs::kv_pool_bytes(shape)
     }
@@ -32,10 +67,18 @@ impl DeviceCosts for CudaCosts {
     }
 
     fn fixed_bytes(&self) -> Bytes {
-        GPU_CONTEXT
+        self.context
+    }
+
+    fn launches(&self) -> Launches {
+        Launches {
+            layer: costs::LAUNCHES_OF_LAYER,
+            expert: costs::LAUNCHES_OF_EXPERT,
+            other: 1,
+        }
     }
 }
 
-/// Memory that a process takes of a GPU before it allocates anything: the driver's context and the code of kernels. Cards in
-/// use today take 250 to 600 MB, the newer the more.
+/// Memory that a process takes of a GPU before it allocates anything, where `llm-run doctor` has not measured it: the driver's
+/// context and the code of kernels. Cards in use today take 250 to 600 MB, the newer the more.
 pub(crate) const GPU_CONTEXT: Bytes = costs::CONTEXT;

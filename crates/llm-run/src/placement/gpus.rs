@@ -119,10 +119,12 @@ mod tests {
         Gpu {
             number,
             name: "a card".to_owned(),
+            uuid: "e0".to_owned(),
             compute_capability: (8, 0),
             cuda_version: "12.4".to_owned(),
             total: Bytes::mib(1024),
             free: Bytes::mib(1000),
+            measured: None,
         }
     }
 

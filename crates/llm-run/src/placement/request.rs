@@ -17,6 +17,7 @@ pub(crate) struct PlanSetting<'a> {
     load_piece: Bytes,
     strategy: &'a Strategy,
     pub(crate) memories: MemoryBudgets,
+    gpus: CudaCosts,
 }
 
 impl<'a> PlanSetting<'a> {
@@ -30,11 +31,13 @@ impl<'a> PlanSetting<'a> {
             Some((model, encodings)) => Ok(folder.bytes_of(model, encodings, RunOn::Cpu)?),
             None => Ok(Bytes::ZERO),
         };
+        let memories = MemoryBudgets::new(args, &offloaded)?;
         Ok(PlanSetting {
             cpu: CostsOf(cpu),
+            gpus: CudaCosts::of(&memories.gpus.found),
             load_piece: Bytes::new(cpu.n_threads() as u64 * LOAD_PIECE),
             strategy: &args.device_map,
-            memories: MemoryBudgets::new(args, &offloaded)?,
+            memories,
         })
     }
 
@@ -60,7 +63,7 @@ impl<'a> PlanSetting<'a> {
             offload: Offload::Stream,
             costs: Costs {
                 cpu: &self.cpu,
-                gpu: &CudaCosts,
+                gpu: &self.gpus,
                 program,
             },
         }

@@ -74,20 +74,20 @@ impl<'a> PlanReport<'a> {
         let is_shared = tiers.is_some_and(|tiers| tiers.ram || tiers.disk)
             && !request.budgets.gpus.is_empty()
             && request.strategy != Strategy::Cpu
-            && matches!(request.offload, Offload::Fastest(_));
+            && matches!(request.offload, Offload::Fastest { .. });
         let way = |offload| {
             let request = Request {
                 offload,
                 ..request.clone()
             };
             let verdict = llm_plan::plan(&request).ok()?;
-            let [_, empty] = verdict.plan()?.step.tokens_per_second(&rates.bandwidths);
+            let [_, empty] = verdict.plan()?.step.tokens_per_second(&rates.speeds);
             Some(empty)
         };
         let ways = is_shared.then(|| [Offload::Stream, Offload::Compute].map(way));
         Ok(PlanReport {
             estimate: planned.expect("RAM of any size holds every model"),
-            recommendation: recommend(request, &rates.bandwidths)?,
+            recommendation: recommend(request, &rates.speeds)?,
             alternatives: alternatives(request)?,
             advice: advice(request)?,
             ways,

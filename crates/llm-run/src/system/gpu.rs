@@ -7,11 +7,15 @@ use std::path::Path;
 use llm_cuda::GpuFacts;
 use llm_tensor::Bytes;
 
+use super::{MeasuredGpu, Measurement};
+
 /// A GPU that can be computed on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Gpu {
     pub(crate) number: u32,
     pub(crate) name: String,
+    /// Number that no other GPU has.
+    pub(crate) uuid: String,
     /// Major and minor.
     pub(crate) compute_capability: (u32, u32),
     /// Version of CUDA that its driver is for, as 12.4.
@@ -19,6 +23,8 @@ pub(crate) struct Gpu {
     pub(crate) total: Bytes,
     /// Bytes that nobody has taken.
     pub(crate) free: Bytes,
+    /// What `llm-run doctor` has measured of it, with this driver.
+    pub(crate) measured: Option<MeasuredGpu>,
 }
 
 /// Reason why there is no GPU to compute on.
@@ -44,10 +50,16 @@ pub(crate) fn gpus() -> Result<Vec<Gpu>, NoGpu> {
     let driver = llm_cuda::probe().map_err(because)?;
     let (new, old): (Vec<_>, Vec<_>) = driver.gpus.into_iter().partition(GpuFacts::is_supported);
     let version = capability((driver.version / 1000, driver.version % 1000 / 10));
-    let gpus: Vec<_> = new
-        .into_iter()
-        .map(|facts| Gpu::of(facts, &version))
-        .collect();
+    let kept = Measurement::kept();
+    let gpu = |facts| {
+        let gpu = Gpu::of(facts, &version);
+        let measured = kept.gpus().iter().find(|measured| measured.is_of(&gpu));
+        Gpu {
+            measured: measured.cloned(),
+            ..gpu
+        }
+    };
+    let gpus: Vec<_> = new.into_iter().map(gpu).collect();
     match (gpus.is_empty(), old.first()) {
         (true, Some(old)) => Err(NoGpu {
             reason: format!(
@@ -78,10 +90,24 @@ impl Gpu {
             cuda_version: cuda_version.to_owned(),
             number: facts.number as u32,
             name: facts.name,
+            uuid: facts.uuid,
             compute_capability: facts.compute_capability,
             total: facts.total,
             free: facts.free,
+            measured: None,
         }
+    }
+
+    /// True where what a process takes of it was measured.
+    pub(crate) fn has_measured_context(&self) -> bool {
+        let measured = self.measured.as_ref();
+        measured.is_some_and(|gpu| gpu.context_bytes.is_some())
+    }
+
+    /// Bytes that a process takes of it before it allocates anything: as measured, else more than cards in use today do.
+    pub(crate) fn context(&self) -> Bytes {
+        let measured = self.measured.as_ref().and_then(|gpu| gpu.context_bytes);
+        measured.map_or(llm_cuda::costs::CONTEXT, Bytes::new)
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Machine;
+use super::{Gpu, Machine};
 
 /// Bandwidths, and for which machine they hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub(crate) struct Bandwidth {
     /// From RAM, all threads together.
     #[serde(rename = "ram_bytes_per_second")]
     pub(crate) ram: f64,
+    /// Multiplications a second in products of many rows, all threads together.
+    #[serde(rename = "cpu_products_per_second")]
+    pub(crate) cpu_products: f64,
     /// From disk; nothing where it could not be measured.
     #[serde(flatten)]
     pub(crate) disk: MeasuredDisk,
@@ -35,11 +38,17 @@ pub(crate) struct Bandwidth {
     pub(crate) gpus: Vec<MeasuredGpu>,
 }
 
-/// Bytes a second of a GPU's memory, and of the way there and back.
+/// A GPU and its driver: bytes a second of its memory and of the way there and back, and what it takes beside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct MeasuredGpu {
     pub(crate) number: u32,
     pub(crate) name: String,
+    /// Number that no other GPU has.
+    #[serde(default)]
+    pub(crate) uuid: String,
+    /// Version of CUDA that its driver is for.
+    #[serde(default)]
+    pub(crate) cuda_version: String,
     /// Inside its memory, what is read and what is written counted both.
     #[serde(rename = "copy_bytes_per_second")]
     pub(crate) copy: f64,
@@ -52,6 +61,42 @@ pub(crate) struct MeasuredGpu {
     pub(crate) from_gpu: f64,
     #[serde(rename = "from_gpu_pageable_bytes_per_second")]
     pub(crate) from_gpu_pageable: f64,
+    /// Seconds of a kernel that is started by itself.
+    #[serde(rename = "launch_seconds")]
+    pub(crate) launch: f64,
+    /// Seconds of a kernel of a graph.
+    #[serde(rename = "launch_in_graph_seconds")]
+    pub(crate) launch_in_graph: f64,
+    /// Seconds of handing a row over to the host, or of taking it from there.
+    #[serde(rename = "hand_over_seconds")]
+    pub(crate) hand_over: f64,
+    /// Bytes that a process takes of it with all kernels loaded; nothing where the driver does not tell.
+    pub(crate) context_bytes: Option<u64>,
+}
+
+impl MeasuredGpu {
+    /// True if it is this GPU, with this driver.
+    pub(crate) fn is_of(&self, gpu: &Gpu) -> bool {
+        let driver = (&self.name, &self.uuid, &self.cuda_version);
+        driver == (&gpu.name, &gpu.uuid, &gpu.cuda_version)
+    }
+
+    fn is_sane(&self) -> bool {
+        let rates = [
+            self.copy,
+            self.to_gpu,
+            self.from_gpu,
+            self.launch,
+            self.launch_in_graph,
+            self.hand_over,
+        ];
+        rates.into_iter().all(is_positive)
+    }
+}
+
+/// True of a rate or a time.
+fn is_positive(x: f64) -> bool {
+    x.is_finite() && x > 0.0
 }
 
 /// Bytes a second from a disk, one request after the other, and from which: others are faster, or slower.
@@ -106,6 +151,16 @@ pub(crate) enum Kept {
     Nothing,
 }
 
+impl Kept {
+    /// GPUs that were measured here.
+    pub(crate) fn gpus(&self) -> &[MeasuredGpu] {
+        match self {
+            Kept::Here(measurement) => &measurement.bandwidth.gpus,
+            Kept::Elsewhere(_) | Kept::Nothing => &[],
+        }
+    }
+}
+
 impl Measurement {
     /// Measurement of this moment.
     pub(crate) fn new(machine: Machine, bandwidth: Bandwidth) -> Self {
@@ -119,16 +174,27 @@ impl Measurement {
         }
     }
 
+    /// Measurement that is kept of this machine.
+    pub(crate) fn kept() -> Kept {
+        let kept = cache_folder().map(|folder| Measurement::read(&folder, &Machine::this()));
+        kept.unwrap_or(Kept::Nothing)
+    }
+
     /// Measurement that is kept in `folder`.
     pub(crate) fn read(folder: &Path, machine: &Machine) -> Kept {
         let text = fs::read_to_string(folder.join(FILE)).ok();
         let kept: Option<Measurement> = text.and_then(|text| serde_json::from_str(&text).ok());
-        let is_rate = |rate: f64| rate.is_finite() && rate > 0.0;
         let is_sane = |kept: &Measurement| {
-            let disk = kept.bandwidth.disk.rate;
-            let gpus = kept.bandwidth.gpus.iter();
-            let mut of_gpus = gpus.flat_map(|gpu| [gpu.copy, gpu.to_gpu]);
-            is_rate(kept.bandwidth.ram) && disk.is_none_or(is_rate) && of_gpus.all(is_rate)
+            let Bandwidth {
+                ram,
+                cpu_products,
+                disk,
+                gpus,
+            } = &kept.bandwidth;
+            is_positive(*ram)
+                && is_positive(*cpu_products)
+                && disk.rate.is_none_or(is_positive)
+                && gpus.iter().all(MeasuredGpu::is_sane)
         };
         match kept.filter(is_sane) {
             None => Kept::Nothing,
@@ -201,6 +267,7 @@ mod tests {
     fn measurement() -> Measurement {
         let bandwidth = Bandwidth {
             ram: 12.5e9,
+            cpu_products: 2e11,
             disk: MeasuredDisk {
                 rate: Some(1.5e9),
                 folder: Some(PathBuf::from("/offload")),
@@ -217,6 +284,12 @@ mod tests {
                 to_gpu_pageable: 1e10,
                 from_gpu: 5e10,
                 from_gpu_pageable: 1e10,
+                uuid: "e0".to_owned(),
+                cuda_version: "12.4".to_owned(),
+                launch: 4e-6,
+                launch_in_graph: 2e-6,
+                hand_over: 2e-5,
+                context_bytes: Some(400_000_000),
             }],
         };
         Measurement::new(machine(), bandwidth)
@@ -255,6 +328,8 @@ mod tests {
             changed("/bandwidth/ram_bytes_per_second", 0.into()),
             changed("/bandwidth/disk_bytes_per_second", (-1).into()),
             changed("/bandwidth/gpus/0/copy_bytes_per_second", 0.into()),
+            changed("/bandwidth/gpus/0/hand_over_seconds", (-1).into()),
+            changed("/bandwidth/cpu_products_per_second", 0.into()),
         ];
         for case in nothing {
             keep(folder.path(), &case).unwrap();

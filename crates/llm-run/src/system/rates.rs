@@ -1,21 +1,22 @@
-//! Bandwidths of memories, each with its origin.
+//! Speeds of memories and devices, each with its origin.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use llm_plan::Bandwidths;
+use llm_plan::{GpuSpeed, Speeds};
 use serde::Serialize;
 
-use super::{Gpu, Kept, Machine, Measurement, Volume, cache_folder};
+use super::{Gpu, Kept, MeasuredGpu, Measurement, Volume};
 
-/// Bytes a second, each figure with how it is known.
+/// Speeds, each with how it is known.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Rates {
-    pub(crate) bandwidths: Bandwidths,
+    pub(crate) speeds: Speeds,
     pub(crate) ram: Origin,
     pub(crate) disk: Origin,
-    /// Of a GPU's memory and of the way there.
-    pub(crate) gpu: Origin,
+    /// By number: of a GPU's memory, of the way to it, of its launches and of handing rows over.
+    gpus: BTreeMap<u32, Origin>,
 }
 
 /// Origin of a figure.
@@ -77,11 +78,10 @@ impl fmt::Display for Origin {
 }
 
 impl Rates {
-    /// Rates of this machine. `files` are those, or the folders of those, that would be read from disk: what was
-    /// measured of another disk does not count, nor what was of another GPU than `gpu`.
-    pub(crate) fn of(files: &[PathBuf], gpu: Option<&Gpu>) -> Self {
-        let kept = cache_folder().map(|folder| Measurement::read(&folder, &Machine::this()));
-        Self::of_kept(kept.unwrap_or(Kept::Nothing), gpu, &|measured| {
+    /// Rates of this machine, whose GPUs are `gpus`. `files` are those, or the folders of those, that would be read from
+    /// disk: what was measured of another disk does not count.
+    pub(crate) fn of(files: &[PathBuf], gpus: &[Gpu]) -> Self {
+        Self::of_kept(Measurement::kept(), gpus, &|measured| {
             let is_same = |file: &PathBuf| {
                 let volume = Volume::of(file);
                 volume.is_some_and(|volume| volume.is_same(measured))
@@ -90,14 +90,19 @@ impl Rates {
         })
     }
 
-    fn of_kept(kept: Kept, gpu: Option<&Gpu>, is_volume: &dyn Fn(Volume) -> bool) -> Self {
+    /// Origin of a GPU's speeds.
+    pub(crate) fn gpu(&self, number: u32) -> &Origin {
+        self.gpus.get(&number).unwrap_or(&ASSUMED)
+    }
+
+    fn of_kept(kept: Kept, gpus: &[Gpu], is_volume: &dyn Fn(Volume) -> bool) -> Self {
         let assumed = |reason: Option<String>| Rates {
-            bandwidths: USUAL,
+            speeds: USUAL,
             ram: Origin::Assumed {
                 reason: reason.clone(),
             },
             disk: Origin::Assumed { reason },
-            gpu: Origin::Assumed { reason: None },
+            gpus: BTreeMap::new(),
         };
         let kept = match kept {
             Kept::Nothing => return assumed(None),
@@ -128,33 +133,55 @@ impl Rates {
                 (USUAL.disk, Origin::Assumed { reason })
             }
         };
-        let of_gpu = kept.bandwidth.gpus.iter().find(|measured| {
-            gpu.is_some_and(|gpu| (gpu.number, &gpu.name) == (measured.number, &measured.name))
+        let of_gpus = gpus.iter().filter_map(|gpu| {
+            let mut all = kept.bandwidth.gpus.iter();
+            let measured = all.find(|measured| measured.is_of(gpu))?;
+            Some((gpu.number, speed(measured)))
         });
+        let of_gpus: BTreeMap<u32, GpuSpeed> = of_gpus.collect();
         Rates {
-            bandwidths: Bandwidths {
-                ram: kept.bandwidth.ram,
-                disk: rate,
-                gpu: of_gpu.map_or(USUAL.gpu, |gpu| gpu.copy),
-                pcie: of_gpu.map_or(USUAL.pcie, |gpu| gpu.to_gpu),
-            },
             ram: measured(None),
             disk: origin,
-            gpu: match of_gpu {
-                Some(_) => measured(None),
-                None => Origin::Assumed { reason: None },
+            gpus: of_gpus.keys().map(|&n| (n, measured(None))).collect(),
+            speeds: Speeds {
+                ram: kept.bandwidth.ram,
+                cpu_products: kept.bandwidth.cpu_products,
+                disk: rate,
+                gpus: of_gpus,
+                ..USUAL
             },
         }
     }
 }
 
-/// A small data centre GPU behind 16 lanes of PCIe 3, two channels of DDR4, and a solid-state drive.
-pub(crate) const USUAL: Bandwidths = Bandwidths {
-    gpu: 300e9,
-    pcie: 12e9,
+fn speed(measured: &MeasuredGpu) -> GpuSpeed {
+    GpuSpeed {
+        memory: measured.copy,
+        pcie: measured.to_gpu.min(measured.from_gpu),
+        products: measured.copy * PRODUCTS_PER_BYTE,
+        launch: measured.launch_in_graph,
+        hand_over: measured.hand_over,
+    }
+}
+
+/// A small data centre GPU behind 16 lanes of PCIe 3, two channels of DDR4 and eight processors, and a solid-state drive.
+pub(crate) const USUAL: Speeds = Speeds {
+    gpu: GpuSpeed {
+        memory: 300e9,
+        pcie: 12e9,
+        products: 300e9 * PRODUCTS_PER_BYTE,
+        launch: 2e-6,
+        hand_over: 30e-6,
+    },
+    gpus: BTreeMap::new(),
     ram: 20e9,
+    cpu_products: 2e11,
     disk: 1e9,
 };
+/// Multiplications of many rows while a byte of memory is copied: of large products an H100 makes 49e12 a second, and copies
+/// 3e12 bytes.
+const PRODUCTS_PER_BYTE: f64 = 16.0;
+const ASSUMED: Origin = Origin::Assumed { reason: None };
 /// Days after which a measurement is said to be old.
 const OLD: i64 = 60;
 
@@ -164,10 +191,12 @@ mod tests {
 
     use super::super::{Bandwidth, MeasuredDisk, MeasuredGpu};
     use super::*;
+    use crate::system::Machine;
 
     fn kept(rate: Option<f64>, volume: Option<Volume>) -> Kept {
         let bandwidth = Bandwidth {
             ram: 33e9,
+            cpu_products: 4e11,
             disk: MeasuredDisk {
                 rate,
                 folder: Some(PathBuf::from("/fast")),
@@ -179,8 +208,14 @@ mod tests {
                 copy: 3e12,
                 to_gpu: 5e10,
                 to_gpu_pageable: 1e10,
-                from_gpu: 5e10,
+                from_gpu: 4e10,
                 from_gpu_pageable: 1e10,
+                uuid: "e0".to_owned(),
+                cuda_version: "12.4".to_owned(),
+                launch: 4e-6,
+                launch_in_graph: 1e-6,
+                hand_over: 2e-5,
+                context_bytes: None,
             }],
         };
         Kept::Here(Measurement::new(Machine::this(), bandwidth))
@@ -248,8 +283,8 @@ mod tests {
                 Kept::Here(kept) => kept.date(),
                 Kept::Elsewhere(_) | Kept::Nothing => String::new(),
             };
-            let rates = Rates::of_kept(case.kept, None, &|_| case.is_same_volume);
-            assert_eq!([rates.bandwidths.ram, rates.bandwidths.disk], case.rates);
+            let rates = Rates::of_kept(case.kept, &[], &|_| case.is_same_volume);
+            assert_eq!([rates.speeds.ram, rates.speeds.disk], case.rates);
             let said = [rates.ram.to_string(), rates.disk.to_string()];
             assert_eq!(said, case.said.map(|said| said.replace("DATE", &date)));
         }
@@ -257,24 +292,50 @@ mod tests {
 
     #[test]
     fn a_gpus_figures_are_those_of_the_gpu_that_was_measured() {
-        let gpu = |number, name: &str| Gpu {
+        let gpu = |number, name: &str, uuid: &str, version: &str| Gpu {
             number,
             name: name.to_owned(),
+            uuid: uuid.to_owned(),
             compute_capability: (8, 0),
-            cuda_version: "12.4".to_owned(),
+            cuda_version: version.to_owned(),
             total: Bytes::ZERO,
             free: Bytes::ZERO,
+            measured: None,
         };
-        let of = |gpu: Option<Gpu>| {
-            let rates = Rates::of_kept(kept(None, None), gpu.as_ref(), &|_| true);
-            let Bandwidths { gpu, pcie, .. } = rates.bandwidths;
-            (gpu, pcie, rates.gpu.is_measured())
+        let of = |gpu: Gpu| {
+            let number = gpu.number;
+            let rates = Rates::of_kept(kept(None, None), &[gpu], &|_| true);
+            (
+                *rates.speeds.of_gpu(number),
+                rates.gpu(number).is_measured(),
+            )
         };
-        let usual = (USUAL.gpu, USUAL.pcie, false);
-        assert_eq!(of(Some(gpu(1, "a card"))), (3e12, 5e10, true));
-        assert_eq!(of(Some(gpu(1, "another card"))), usual);
-        assert_eq!(of(Some(gpu(0, "a card"))), usual);
-        assert_eq!(of(None), usual, "of a machine that is not at hand");
+        let measured = GpuSpeed {
+            memory: 3e12,
+            // The narrower of both ways.
+            pcie: 4e10,
+            products: 48e12,
+            launch: 1e-6,
+            hand_over: 2e-5,
+        };
+        assert_eq!(of(gpu(1, "a card", "e0", "12.4")), (measured, true));
+        // The driver may number it otherwise after a restart.
+        assert_eq!(of(gpu(0, "a card", "e0", "12.4")), (measured, true));
+        for other in [
+            gpu(1, "another card", "e0", "12.4"),
+            gpu(1, "a card", "e1", "12.4"),
+            gpu(1, "a card", "e0", "13.0"),
+        ] {
+            assert_eq!(of(other), (USUAL.gpu, false));
+        }
+        let rates = Rates::of_kept(kept(None, None), &[], &|_| true);
+        let unknown = (*rates.speeds.of_gpu(7), rates.gpu(7).is_measured());
+        assert_eq!(
+            unknown,
+            (USUAL.gpu, false),
+            "of a machine that is not at hand"
+        );
+        assert_eq!(rates.speeds.cpu_products, 4e11);
     }
 
     #[test]

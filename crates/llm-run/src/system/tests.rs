@@ -96,17 +96,18 @@ fn a_folder_that_is_still_to_be_made_lies_where_it_will_be() {
 /// Memory of a GPU that nobody else uses and that is not free is this program's own context, which a plan counts.
 #[test]
 fn a_gpus_own_context_is_room_for_it() {
-    let context = Bytes::mib(600);
     let room = |total: u64, free: u64| {
         let gpu = Gpu {
             number: 0,
             name: "a card".to_owned(),
+            uuid: "e0".to_owned(),
             compute_capability: (9, 0),
             cuda_version: "12.4".to_owned(),
             total: Bytes::new(total),
             free: Bytes::new(free),
+            measured: None,
         };
-        gpu_memory(&gpu, context)
+        gpu_memory(&gpu)
     };
     let untouched = room(16 * GIB, 16 * GIB);
     assert_eq!(untouched.free, Bytes::new(16 * GIB));
@@ -116,7 +117,7 @@ fn a_gpus_own_context_is_room_for_it() {
     let with_context = room(16 * GIB, 16 * GIB - (400 << 20));
     assert_eq!(with_context.free, Bytes::new(16 * GIB));
     let used_by_others = room(16 * GIB, 2 * GIB);
-    assert_eq!(used_by_others.free, Bytes::new(2 * GIB) + context);
+    assert_eq!(used_by_others.free, Bytes::new(2 * GIB) + Bytes::mib(600));
     assert!(
         used_by_others
             .source

@@ -486,7 +486,8 @@ fn without_a_gpu_the_cpu_computes_and_says_why() {
 
 #[test]
 fn doctor_tells_of_a_gpu_and_measures_it_for_plans() {
-    let machine = machine();
+    const CONTEXT: u64 = 123 << 20;
+    let machine = machine().context(CONTEXT);
     let caches = tempfile::tempdir().unwrap();
     let on_machine = |args: &[&str]| {
         let mut program = Command::new(env!("CARGO_BIN_EXE_llm-run"));
@@ -496,7 +497,15 @@ fn doctor_tells_of_a_gpu_and_measures_it_for_plans() {
         stdout(&run)
     };
     let table = on_machine(&["doctor", "--quick"]);
-    for row in ["GPU driver ", "GPU  ", "GPU bandwidth ", "PCIe bandwidth "] {
+    let rows = [
+        "GPU driver ",
+        "GPU  ",
+        "GPU bandwidth ",
+        "PCIe bandwidth ",
+        "GPU launches ",
+        "GPU context ",
+    ];
+    for row in rows {
         let is_there = table.lines().any(|line| line.starts_with(row));
         assert!(is_there, "{row} in: {table}");
     }
@@ -519,6 +528,25 @@ fn doctor_tells_of_a_gpu_and_measures_it_for_plans() {
         let rate = measured[format!("{rate}_bytes_per_second")].as_f64();
         assert!(rate.is_some_and(|rate| rate > 0.0), "{report}");
     }
+    for time in ["launch", "launch_in_graph", "hand_over"] {
+        let seconds = measured[format!("{time}_seconds")].as_f64();
+        assert!(seconds.is_some_and(|seconds| seconds > 0.0), "{report}");
+    }
+    // What a second process takes, as the first one sees it.
+    assert_eq!(measured["context_bytes"], CONTEXT);
+    let known: Value = serde_json::from_str(&on_machine(&["plan", "demo", "--json"])).unwrap();
+    assert_eq!(known["memories"]["0"]["gpu_context"], CONTEXT);
+    assert_eq!(known["gpu_contexts"]["0"]["is_measured"], true);
+    let speeds = &known["tokens_per_second"]["gpus"]["0"];
+    assert_eq!(
+        speeds["launch_seconds"],
+        measured["launch_in_graph_seconds"]
+    );
+    assert_eq!(speeds["hand_over_seconds"], measured["hand_over_seconds"]);
+    assert_eq!(speeds["memory"], measured["copy_bytes_per_second"]);
+    let plan = on_machine(&["plan", "demo", "-v"]);
+    let context = "of GPU 0 the driver and the kernels take 129.0 MB (123.0 MiB), as `llm-run doctor` has measured";
+    assert!(plan.contains(context), "{plan}");
     let plan = on_machine(&["plan", "demo"]);
     assert!(
         plan.contains("of GPU memory (measured on this machine"),
@@ -526,6 +554,33 @@ fn doctor_tells_of_a_gpu_and_measures_it_for_plans() {
     );
     assert!(plan.contains("GPU 0 may hold"), "{plan}");
     assert!(plan.contains("are free"), "{plan}");
+}
+
+/// Kernels of a step, which expected tokens a second count, are about as many as are started for one more token.
+#[test]
+fn planned_launches_are_those_of_a_step() {
+    for model in ["demo", "models/qwen3-moe", "models/gpt2"] {
+        let model = match model {
+            "demo" => model.to_owned(),
+            name => fixture(name),
+        };
+        let launches = |n_new: &str| {
+            let args = ["generate", &model, "--token-ids", "5,6,7", "--ignore-eos"];
+            let args = [&args[..], &["--max-new-tokens", n_new, "--dtype", "f32"]].concat();
+            let run = run_on(&machine(), &args);
+            assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+            let kernels = run.report.unwrap().kernels.into_values();
+            kernels.map(|kernel| kernel.launches).sum::<u64>()
+        };
+        let counted = (launches("8") - launches("4")) as f64 / 4.0;
+        let plan = json_on(&machine(), &["plan", &model, "--dtype", "f32", "--json"]);
+        let planned = plan["tokens_per_second"]["launches"].as_f64().unwrap();
+        let share = planned / counted;
+        assert!(
+            (0.75..1.34).contains(&share),
+            "{model}: {planned} of {counted}"
+        );
+    }
 }
 
 /// Plans for the GPU at hand have nothing that a run cannot do, though those for others do.

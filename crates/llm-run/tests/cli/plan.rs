@@ -577,6 +577,13 @@ fn bad_input_is_said_in_a_sentence() {
             &["99999999 sequences", "give a number from 1"],
         ),
         (&["--skip-modules", "x"], &["--load-in-8bit"]),
+        (
+            &["--llm-int8-enable-fp32-cpu-offload"],
+            &[
+                "--llm-int8-enable-fp32-cpu-offload: nothing is quantized",
+                "--load-in-8bit",
+            ],
+        ),
     ];
     for (args, words) in cases {
         let output = plan(&[&[model.as_str()], *args].concat());

@@ -1,5 +1,6 @@
 //! `llm-run quantize`, and loading in 8 and 4 bits.
 
+mod cpu_offload;
 mod flaws;
 mod of_gguf;
 mod readers;

@@ -197,7 +197,12 @@ extern "C" fn cuCtxEnablePeerAccess(peer: usize, flags: c_uint) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, device: c_int) -> c_int {
-    call(|driver| put(context, context_of(known(driver, device)?)))
+    call(|driver| {
+        let device = known(driver, device)?;
+        driver.neighbours.retain(device);
+        driver.tell_neighbours(device);
+        put(context, context_of(device))
+    })
 }
 
 #[unsafe(no_mangle)]

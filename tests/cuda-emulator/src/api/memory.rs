@@ -10,7 +10,9 @@ use crate::driver::{Code, Driver, Work};
 #[unsafe(no_mangle)]
 extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> c_int {
     in_context(|driver, device| {
-        put(free, driver.memory.free_bytes(device) as usize)?;
+        let own = driver.memory.free_bytes(device);
+        let free_bytes = own.saturating_sub(driver.neighbours.taken(device));
+        put(free, free_bytes as usize)?;
         put(total, driver.settings.memory(device) as usize)
     })
 }
@@ -33,14 +35,13 @@ fn allocate(driver: &mut Driver, device: usize, bytes: usize) -> Result<u64, Cod
     if bytes == 0 {
         return Err(Code::INVALID_VALUE);
     }
-    if let Some(address) = driver.memory.allocate(device, bytes as u64) {
-        return Ok(address);
+    let mut allocated = driver.memory.allocate(device, bytes as u64);
+    if allocated.is_none() {
+        driver.synchronize_device(device)?;
+        allocated = driver.memory.allocate(device, bytes as u64);
     }
-    driver.synchronize_device(device)?;
-    driver
-        .memory
-        .allocate(device, bytes as u64)
-        .ok_or(Code::OUT_OF_MEMORY)
+    driver.tell_neighbours(device);
+    allocated.ok_or(Code::OUT_OF_MEMORY)
 }
 
 #[unsafe(no_mangle)]
@@ -53,6 +54,7 @@ extern "C" fn cuMemFree_v2(address: u64) -> c_int {
         driver.report.host_synchronizations += 1;
         driver.synchronize_device(device)?;
         if driver.memory.free(address, false) {
+            driver.tell_neighbours(device);
             Ok(())
         } else {
             Err(Code::INVALID_VALUE)

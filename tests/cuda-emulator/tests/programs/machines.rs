@@ -29,6 +29,16 @@ fn devices_and_their_memory_are_as_asked_for() {
 }
 
 #[test]
+fn a_context_takes_of_its_device_where_contexts_are_told_of() {
+    let machine = Machine::new().devices(2).memory(1 << 20).context(1 << 16);
+    machine.inside(|| {
+        let context = CudaContext::new(0).expect("a device");
+        let less = (1 << 20) - (1 << 16);
+        assert_eq!(context.mem_get_info(), Ok((less, 1 << 20)));
+    });
+}
+
+#[test]
 fn devices_may_be_unlike() {
     Machine::new()
         .devices(3)

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use llm_plan::{
-    Alternative, Choice, Home, MemoryEstimate, MemoryUse, Plan, Shortfall, Term, UnitUse, Verdict,
+    Alternative, Choice, GpuSpeed, HandOver, Home, MemoryEstimate, MemoryUse, Plan, Shortfall,
+    Term, UnitUse, Verdict,
 };
 use serde_json::{Map, Value, json};
 
@@ -14,6 +15,7 @@ use crate::placement::budgets::Beyond;
 use crate::placement::flags::{flag, with_flag};
 use crate::plan::model::CheckpointFiles;
 use crate::plan::report::PlanReport;
+use crate::system::Gpu;
 
 /// Object that `--json` prints. Sizes are bytes.
 pub(in crate::plan) fn text(report: &PlanReport<'_>) -> Result<String> {
@@ -42,6 +44,7 @@ pub(in crate::plan) fn text(report: &PlanReport<'_>) -> Result<String> {
             CheckpointFiles::Expected { dtype, .. } => Some(dtype.name()),
         },
         "budgets": budgets(report),
+        "gpu_contexts": contexts(report),
         // By term, over all memories; where it does not fit, as RAM of any size would hold the model.
         "totals": totals(&report.estimate),
         "memories": estimate.map_or_else(Map::new, memories),
@@ -60,7 +63,7 @@ fn recommendation(report: &PlanReport<'_>) -> Option<Value> {
     Some(match &report.recommendation {
         None => json!({"text": text}),
         Some(found) => {
-            let [full, empty] = found.way.step.tokens_per_second(&report.rates.bandwidths);
+            let [full, empty] = found.way.step.tokens_per_second(&report.rates.speeds);
             json!({
                 "text": text,
                 "flags": recommended::flags(found.choice),
@@ -83,18 +86,45 @@ fn beyond(report: &PlanReport<'_>) -> Map<String, Value> {
 
 fn tokens_per_second(report: &PlanReport<'_>, plan: &Plan) -> Value {
     let rates = &report.rates;
-    let bandwidths = &rates.bandwidths;
-    let [full, empty] = plan.step.tokens_per_second(bandwidths);
+    let speeds = &rates.speeds;
+    let [full, empty] = plan.step.tokens_per_second(speeds);
     let figures = figures(rates, plan);
+    let gpus = report.request.budgets.gpus.keys().copied();
+    // Of the first GPU; `gpus` has each.
+    let first = gpus.clone().next().unwrap_or(0);
+    let GpuSpeed { memory, pcie, .. } = speeds.of_gpu(first);
+    let of_gpu = rates.gpu(first);
+    let gpu = |number: u32| {
+        let GpuSpeed {
+            memory,
+            pcie,
+            products,
+            launch,
+            hand_over,
+        } = speeds.of_gpu(number);
+        let speeds = json!({
+            "memory": memory, "pcie": pcie, "products": products, "launch_seconds": launch,
+            "hand_over_seconds": hand_over, "source": rates.gpu(number),
+        });
+        (number.to_string(), speeds)
+    };
+    let hand_over = |of: &HandOver| {
+        json!({
+            "from": device(of.from.memory()), "to": device(of.to.memory()), "row_bytes": of.row.get(), "times": of.times,
+        })
+    };
     json!({
         "empty_context": empty,
         "full_context": full,
         "bandwidths": {
-            "gpu": bandwidths.gpu, "pcie": bandwidths.pcie, "ram": bandwidths.ram, "disk": bandwidths.disk,
+            "gpu": memory, "pcie": pcie, "ram": speeds.ram, "disk": speeds.disk,
         },
         "sources": {
-            "gpu": rates.gpu, "pcie": rates.gpu, "ram": rates.ram, "disk": rates.disk,
+            "gpu": of_gpu, "pcie": of_gpu, "ram": rates.ram, "disk": rates.disk,
         },
+        "gpus": gpus.map(gpu).collect::<Map<_, _>>(),
+        "launches": plan.step.launches.iter().map(|(_, n)| n).sum::<f64>(),
+        "hand_overs": plan.step.hand_overs.iter().map(hand_over).collect::<Vec<_>>(),
         // All that these tokens per second depend on.
         "are_measured": figures.iter().all(|figure| figure.origin.is_measured()),
     })
@@ -134,6 +164,17 @@ fn budgets(report: &PlanReport<'_>) -> Map<String, Value> {
         )
     };
     homes.map(entry).collect()
+}
+
+/// Bytes that a process takes of each GPU for itself, and whether `llm-run doctor` has measured them.
+fn contexts(report: &PlanReport<'_>) -> Map<String, Value> {
+    let gpus = report.memories.gpus.found.iter();
+    let context = |gpu: &Gpu| {
+        let (bytes, is_measured) = (gpu.context().get(), gpu.has_measured_context());
+        let context = json!({"bytes": bytes, "is_measured": is_measured});
+        (gpu.number.to_string(), context)
+    };
+    gpus.map(context).collect()
 }
 
 fn totals(estimate: &MemoryEstimate) -> Map<String, Value> {
@@ -199,7 +240,7 @@ fn load_peak(report: &PlanReport<'_>) -> Value {
 fn alternatives(report: &PlanReport<'_>) -> Vec<Value> {
     let alternative = |a: &Alternative| {
         let way = a.way.as_ref();
-        let tokens = way.map(|way| way.step.tokens_per_second(&report.rates.bandwidths));
+        let tokens = way.map(|way| way.step.tokens_per_second(&report.rates.speeds));
         json!({
             "precision": a.precision.to_string(), "flags": flag(a.precision),
             "weights": a.weights.get(),

@@ -16,7 +16,7 @@ pub(super) fn sentence(report: &PlanReport<'_>) -> Option<String> {
         };
         return Some(format!("{} ({of_all})", with_flag(change)));
     };
-    let [_, tokens] = (recommendation.way.step).tokens_per_second(&report.rates.bandwidths);
+    let [_, tokens] = (recommendation.way.step).tokens_per_second(&report.rates.speeds);
     Some(format!(
         "{}: {}, {} tokens/s{}{}",
         action(recommendation.choice),
@@ -67,7 +67,7 @@ fn as_asked(report: &PlanReport<'_>, choice: Choice) -> String {
             " (as it is it does not fit)".to_owned()
         }
         (Choice::Unquantized | Choice::Precision(_), Some(plan)) => {
-            let [_, tokens] = plan.step.tokens_per_second(&report.rates.bandwidths);
+            let [_, tokens] = plan.step.tokens_per_second(&report.rates.speeds);
             let place = place(report, plan.map.tiers());
             format!(" (as it is: {place}, {})", rate(tokens))
         }

@@ -14,6 +14,7 @@ use crate::placement::budgets::MemoryBudgets;
 use crate::placement::flags::with_flag;
 use crate::plan::model::CheckpointFiles;
 use crate::plan::report::{Detail, PlanReport};
+use crate::system::Gpu;
 
 pub(in crate::plan) fn text(report: &PlanReport<'_>, detail: Detail) -> String {
     let mut text = String::new();
@@ -21,6 +22,9 @@ pub(in crate::plan) fn text(report: &PlanReport<'_>, detail: Detail) -> String {
         let _ = writeln!(text, "Recommended: {recommended}.");
     }
     text += &format!("{}.\n\n{}", report.sentence(), assumptions(report));
+    if detail == Detail::Full {
+        text += &contexts(report);
+    }
     if let Verdict::Fits(plan) = &report.verdict {
         text += &units(report, plan, detail);
         text += &on_disk(report, plan);
@@ -59,6 +63,21 @@ fn assumptions(report: &PlanReport<'_>) -> String {
         );
     }
     text + &budgets(memories)
+}
+
+/// Bytes that a process takes of each GPU for itself, and how they are known.
+fn contexts(report: &PlanReport<'_>) -> String {
+    let gpus = report.memories.gpus.found.iter();
+    let used = gpus.filter(|gpu| report.request.budgets.gpus.contains_key(&gpu.number));
+    let line = |gpu: &Gpu| {
+        let known = match gpu.has_measured_context() {
+            true => "as `llm-run doctor` has measured",
+            false => "assumed",
+        };
+        let (number, context) = (gpu.number, gpu.context());
+        format!("of GPU {number} the driver and the kernels take {context}, {known}\n")
+    };
+    used.map(line).collect()
 }
 
 /// Budget of each memory, and what this machine lacks of it.
@@ -209,7 +228,7 @@ fn precisions(report: &PlanReport<'_>) -> String {
         let (tokens, tiers) = match &alternative.way {
             None => (String::new(), "no".to_owned()),
             Some(way) => {
-                let [_, empty] = way.step.tokens_per_second(&report.rates.bandwidths);
+                let [_, empty] = way.step.tokens_per_second(&report.rates.speeds);
                 (rate(empty), way.tiers.to_string())
             }
         };

@@ -180,6 +180,7 @@ mod tests {
             kv_cache: Bytes::new(2),
             per_pass: Bytes::ZERO,
             in_place: Bytes::ZERO,
+            products: 0,
         }
     }
 
