@@ -39,7 +39,7 @@ impl Code {
     }
 }
 
-const WORDS: [(i32, &CStr, &CStr); 26] = [
+const WORDS: [(i32, &CStr, &CStr); 27] = [
     (0, c"CUDA_SUCCESS", c"no error"),
     (1, c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),
     (2, c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"),
