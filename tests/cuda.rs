@@ -7,6 +7,9 @@
     reason = "a test fails where it meets the unexpected, and says what it skips"
 )]
 
+#[path = "cuda/offload.rs"]
+mod offload;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::sync::Arc;

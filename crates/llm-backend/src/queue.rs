@@ -75,12 +75,13 @@ pub trait Queue<B: Backend>: Send {
         n_elements: usize,
     ) -> Result<()>;
 
-    /// Brings bytes `range` of `pages` to the start of `place`.
+    /// Brings bytes `range` of `pages` to byte `at` of `place`.
     fn bring(
         &mut self,
         pages: &B::HostPages,
         range: Range<usize>,
         place: &mut B::Place,
+        at: usize,
     ) -> Result<()>;
 }
 

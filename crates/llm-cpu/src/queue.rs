@@ -61,9 +61,15 @@ impl Queue<Cpu> for CpuQueue {
         self.download(src, &mut dst.as_mut_slice()[..n_elements])
     }
 
-    fn bring(&mut self, pages: &CpuPages, range: Range<usize>, place: &mut CpuPages) -> Result<()> {
+    fn bring(
+        &mut self,
+        pages: &CpuPages,
+        range: Range<usize>,
+        place: &mut CpuPages,
+        at: usize,
+    ) -> Result<()> {
         let from = pages.slice(range);
-        place.fill(|to| to[..from.len()].copy_from_slice(&from));
+        place.fill(|to| to[at..at + from.len()].copy_from_slice(&from));
         Ok(())
     }
 }

@@ -143,8 +143,9 @@ impl Queue<Cuda> for CudaQueue {
         pages: &CudaPages,
         range: Range<usize>,
         place: &mut CudaPlace,
+        at: usize,
     ) -> Result<()> {
-        self.in_order(|stream, _| place.bring(stream, pages, range))
+        self.in_order(|stream, _| place.bring(stream, (pages, range), at))
     }
 }
 
