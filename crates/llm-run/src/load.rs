@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::devices::Devices;
 use self::request::LoadRequest;
-use crate::cli::LoadArgs;
+use crate::cli::{DeviceArg, LoadArgs};
 use crate::open::OpenModel;
 use crate::output::usage;
 use crate::placement::gpus::MachineGpus;
@@ -63,6 +63,10 @@ impl OpenModel {
         };
         let (plan, gpus) = request.plan(&cpu)?;
         output::notes(why_alone(&plan, &gpus, &args.place.device_map).as_slice());
+        if args.place.device == DeviceArg::Auto {
+            let broken = gpus.left_out.iter().filter(|gpu| gpu.is_broken);
+            output::notes(&broken.map(ToString::to_string).collect::<Vec<_>>());
+        }
         let out_of_memory = |error: Error| with_plan(error, &plan, &gpus);
         let devices = Devices::open(cpu, &plan).map_err(out_of_memory)?;
         let given = args.place.offload_folder.as_deref();
@@ -214,7 +218,7 @@ mod tests {
     use llm_plan::{Term, Verdict, WeightDType};
 
     use super::*;
-    use crate::cli::{DeviceArg, KeyArgs, PlaceArgs};
+    use crate::cli::{KeyArgs, PlaceArgs};
     use crate::placement::request::PlanSetting;
     use crate::{demo, failure, open};
 

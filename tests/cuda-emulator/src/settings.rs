@@ -16,6 +16,8 @@ pub(crate) struct Settings {
     compute: Vec<u32>,
     /// Whether devices can reach each other's memory.
     pub(crate) peers: bool,
+    /// Devices that other programs have to themselves.
+    pub(crate) busy: Vec<u64>,
     /// Bytes of each process's context on a device.
     pub(crate) context: u64,
     /// Folder in which processes tell each other what they take of devices.
@@ -44,6 +46,7 @@ impl Settings {
             registers: number(REGISTERS, 1) != 0,
             compute: numbers(COMPUTE, 80).iter().map(|&n| n as u32).collect(),
             peers: number(PEERS, 1) != 0,
+            busy: numbers(BUSY, u64::MAX),
             context: number(CONTEXT, 0),
             shared: std::env::var_os(SHARED).map(PathBuf::from),
             driver: number(DRIVER, 12020) as u32,
@@ -98,6 +101,7 @@ pub(crate) const CONTEXT: &str = "CUDA_EMULATOR_CONTEXT";
 pub(crate) const SHARED: &str = "CUDA_EMULATOR_SHARED";
 pub(crate) const COMPUTE: &str = "CUDA_EMULATOR_COMPUTE";
 pub(crate) const DRIVER: &str = "CUDA_EMULATOR_DRIVER";
+pub(crate) const BUSY: &str = "CUDA_EMULATOR_BUSY";
 pub(crate) const PEERS: &str = "CUDA_EMULATOR_PEERS";
 pub(crate) const SEED: &str = "CUDA_EMULATOR_SEED";
 pub(crate) const RACES: &str = "CUDA_EMULATOR_RACES";

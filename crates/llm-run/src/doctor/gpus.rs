@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::context;
 use super::extent::Extent;
 use crate::output::words::bandwidth;
-use crate::system::{self, Gpu, MeasuredGpu, capability};
+use crate::system::{self, Gpu, LeftOut, MeasuredGpu, ShownGpus, capability};
 
 /// All GPUs that can be computed on, or the reason why there is none.
 #[derive(Serialize)]
@@ -15,6 +15,8 @@ pub(super) struct Gpus {
     /// Version of CUDA that the driver is for, as 12.4; null where there is no GPU.
     cuda_version: Option<String>,
     gpus: Vec<GpuReport>,
+    /// Those that cannot be computed on.
+    gpus_left_out: Vec<LeftOut>,
     /// Reason why there is no GPU to compute on; null where there is one.
     no_gpu_reason: Option<String>,
 }
@@ -33,10 +35,11 @@ struct GpuReport {
 impl Gpus {
     /// Finds the GPUs, and measures each.
     pub(super) fn measure(extent: Extent) -> (Self, Vec<MeasuredGpu>) {
-        let (found, none) = match system::gpus() {
-            Ok(found) => (found, None),
-            Err(none) => (Vec::new(), Some(none.reason)),
+        let (shown, none) = match system::gpus() {
+            Ok(shown) => (shown, None),
+            Err(none) => (ShownGpus::default(), Some(none.reason)),
         };
+        let found = &shown.gpus;
         let mut measured = Vec::new();
         let report = |gpu: &Gpu| {
             let flaw = match measure(gpu, extent) {
@@ -58,6 +61,7 @@ impl Gpus {
         let gpus = Gpus {
             gpus: found.iter().map(report).collect(),
             cuda_version: found.first().map(|gpu| gpu.cuda_version.clone()),
+            gpus_left_out: shown.left_out,
             no_gpu_reason: none,
         };
         (gpus, measured)
@@ -82,6 +86,10 @@ impl Gpus {
             let of_it = measured.iter().filter(|of| of.number == gpu.number);
             rows.extend(of_it.flat_map(measured_rows));
         }
+        let left_out = self.gpus_left_out.iter();
+        rows.extend(
+            left_out.map(|gpu| ("GPU", format!("{}: left out: {}", gpu.number, gpu.reason))),
+        );
         let none = self.no_gpu_reason.iter();
         rows.extend(none.map(|reason| ("GPUs", format!("none: {reason}"))));
         rows

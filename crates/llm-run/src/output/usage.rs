@@ -59,6 +59,9 @@ pub(crate) fn compare(placed: &Placed, session: &Session) -> String {
         of_memory(memory, &used) + &peak(memory, placed)
     });
     let mut text: String = tables.collect();
+    for left_out in &placed.gpus.left_out {
+        text += &format!("{left_out}\n");
+    }
     if let Some(none) = &placed.gpus.none_because {
         text += &format!("no GPU computes: {none}\n");
     }
@@ -96,7 +99,7 @@ fn peak(memory: &MemoryUse, placed: &Placed) -> String {
     if let Home::Gpu(number) = memory.home {
         let before = placed.gpus.found.iter().find(|gpu| gpu.number == number);
         let now = system::gpus().unwrap_or_default();
-        let now = now.iter().find(|gpu| gpu.number == number);
+        let now = now.gpus.iter().find(|gpu| gpu.number == number);
         let free = |gpu: Option<&Gpu>| gpu.map_or(Bytes::ZERO, |gpu| gpu.free);
         return format!(
             "{planned}; used: {} less is free there than before, by its driver\n",

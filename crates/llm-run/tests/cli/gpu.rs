@@ -359,6 +359,35 @@ fn a_plan_and_doctor_tell_of_two_gpus() {
     assert_eq!(report["bandwidth"]["gpus"].as_array().unwrap().len(), 2);
 }
 
+/// Another program may have a GPU to itself.
+#[test]
+fn a_gpu_that_cannot_be_opened_is_left_out() {
+    let machine = two_gpus().busy(&[0]);
+    let run = run_on(&machine, &GENERATE);
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    let note = "note: GPU 0 is left out: the CUDA driver fails at opening device 0: CUDA_ERROR_DEVICE_UNAVAILABLE (code 46)\n";
+    assert!(stderr(&run).contains(note), "{}", stderr(&run));
+    let peaks: Vec<u64> = run.report.unwrap().devices.iter().map(|d| d.peak).collect();
+    assert!(peaks[0] == 0 && peaks[1] > 0, "{peaks:?}");
+    let run = run_on(&machine, &[&GENERATE[..], &["--device", "cuda:1"]].concat());
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    assert!(!stderr(&run).contains("left out"), "{}", stderr(&run));
+    let run = run_on(&machine, &[&GENERATE[..], &["--device", "cuda:0"]].concat());
+    assert_eq!(run.output.status.code(), Some(2));
+    assert!(
+        stderr(&run).contains("GPU 0 is left out: "),
+        "{}",
+        stderr(&run)
+    );
+    let report = json_on(&machine, &["doctor", "--quick", "--json"]);
+    assert_eq!(report["gpus"][0]["number"], 1);
+    assert_eq!(report["gpus_left_out"][0]["number"], 0);
+    // One that is too old is nothing to be told of.
+    let run = run_on(&two_gpus().computes(&[70, 80]), &GENERATE);
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    assert!(!stderr(&run).contains("note: "), "{}", stderr(&run));
+}
+
 #[test]
 fn no_gpu_has_room() {
     let run = run_on(&two_gpus().memory(64 << 20), &GENERATE);
