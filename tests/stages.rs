@@ -673,10 +673,6 @@ fn quantized_weights_compute_the_same_on_a_gpu_wherever_they_rest() {
     let quants = [
         QuantConfig::new(LoadIn::EightBit),
         QuantConfig {
-            llm_int8_enable_fp32_cpu_offload: true,
-            ..QuantConfig::new(LoadIn::EightBit)
-        },
-        QuantConfig {
             llm_int8_skip_modules: Some(Vec::new()),
             ..QuantConfig::new(LoadIn::EightBit)
         },
