@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use indicatif::ProgressBar;
 use llm_backend::BackendError;
-use llm_plan::{Home, Plan, Strategy};
+use llm_plan::{Home, Plan, RunOn, Strategy};
 use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
 use llm_tensor::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -102,9 +102,10 @@ impl OpenModel {
         );
         let session = session.map_err(|error| out_of_memory(error.into()))?;
         bar.bar.finish_and_clear();
-        if let Some(streamed) = usage::streamed(&plan) {
+        for streamed in usage::streamed(&plan) {
             eprintln!("{streamed}");
         }
+        output::notes(usage::pageable(&session).as_slice());
         Ok(Loaded {
             session,
             device: devices.names(),
@@ -118,6 +119,7 @@ impl OpenModel {
 fn why_alone(plan: &Plan, gpus: &MachineGpus, strategy: &Strategy) -> Option<String> {
     let broken = gpus.none_because.as_ref().filter(|none| none.is_broken);
     let broken = broken.map(ToString::to_string);
+    let is_alone = plan.map.devices() == [RunOn::Cpu];
     let has_no_room = || match strategy {
         // As the user says.
         Strategy::Map(_) | Strategy::Cpu => None,
@@ -127,7 +129,7 @@ fn why_alone(plan: &Plan, gpus: &MachineGpus, strategy: &Strategy) -> Option<Str
                 [one] => format!("GPU {one} has no room"),
                 [_, ..] => "no GPU has room".to_owned(),
             };
-            (!plan.map.tiers().gpu).then(|| format!("{who} for any part of the model"))
+            is_alone.then(|| format!("{who} for any part of the model"))
         }
     };
     let why = broken.or_else(has_no_room)?;

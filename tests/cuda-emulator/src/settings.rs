@@ -10,6 +10,8 @@ pub(crate) struct Settings {
     pub(crate) n_devices: usize,
     /// Bytes of memory of each device; the last also of those that follow.
     memory: Vec<u64>,
+    /// Whether memory that the host has can be page-locked.
+    pub(crate) registers: bool,
     /// Compute capability of each, 80 for 8.0; the last also of those that follow.
     compute: Vec<u32>,
     /// Whether devices can reach each other's memory.
@@ -41,6 +43,7 @@ impl Settings {
         Self {
             n_devices: number(DEVICES, 1) as usize,
             memory: numbers(MEMORY, 8 << 30),
+            registers: number(REGISTERS, 1) != 0,
             compute: numbers(COMPUTE, 80).iter().map(|&n| n as u32).collect(),
             peers: number(PEERS, 1) != 0,
             busy: numbers(BUSY, u64::MAX),
@@ -93,6 +96,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 pub(crate) const DEVICES: &str = "CUDA_EMULATOR_DEVICES";
 pub(crate) const MEMORY: &str = "CUDA_EMULATOR_MEMORY";
+pub(crate) const REGISTERS: &str = "CUDA_EMULATOR_REGISTERS";
 pub(crate) const CONTEXT: &str = "CUDA_EMULATOR_CONTEXT";
 pub(crate) const SHARED: &str = "CUDA_EMULATOR_SHARED";
 pub(crate) const COMPUTE: &str = "CUDA_EMULATOR_COMPUTE";

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use llm_cpu::Cpu;
-use llm_plan::{Limits, Offload, Plan, Request, Verdict, advice};
+use llm_plan::{Limits, Plan, Request, Verdict, advice};
 use llm_quant::QuantConfig;
 use llm_runtime::BoundModel;
 
@@ -11,6 +11,7 @@ use crate::failure::refuse;
 use crate::output;
 use crate::placement::flags::with_flag;
 use crate::placement::gpus::MachineGpus;
+use crate::placement::offload::{choose_faster, read_from};
 use crate::placement::program;
 use crate::placement::request::PlanSetting;
 use crate::resident::ResidentSet;
@@ -24,8 +25,8 @@ pub(super) struct LoadRequest<'a> {
 }
 
 impl LoadRequest<'_> {
-    /// The plan by which it is loaded: GPUs compute with what they hold, `cpu` with weights in RAM and on disk. With it
-    /// the GPUs of this machine.
+    /// The plan by which it is loaded: GPUs compute with what they hold, and with weights in RAM and on disk they or `cpu`. With
+    /// it the GPUs of this machine.
     ///
     /// # Errors
     /// When it does not fit, or the user asks for more than this version does.
@@ -43,16 +44,9 @@ impl LoadRequest<'_> {
         let stored: Vec<_> = tensors.map(|bound| bound.stored()).collect();
         // What the driver took of RAM is resident by now. A tokenizer with far more tokens than the model has is beyond what a plan can foresee.
         let program = program::with_model(self.model).max(ResidentSet::now().resident());
-        let request = Request {
-            offload: Offload::Compute,
-            ..setting.request(
-                self.model.skeleton(),
-                &stored,
-                encodings,
-                self.limits,
-                program,
-            )
-        };
+        let skeleton = self.model.skeleton();
+        let mut request = setting.request(skeleton, &stored, encodings, self.limits, program);
+        choose_faster(&mut request, &setting.memories, &read_from(self.model))?;
         match llm_plan::plan(&request)? {
             Verdict::Fits(plan) => Ok((*plan, setting.memories.gpus)),
             refused @ Verdict::DoesNotFit(_) => {

@@ -26,7 +26,7 @@ impl Code {
     pub(crate) const PEER_ACCESS_ALREADY_ENABLED: Self = Self(704);
     pub(crate) const HOST_MEMORY_ALREADY_REGISTERED: Self = Self(712);
     pub(crate) const HOST_MEMORY_NOT_REGISTERED: Self = Self(713);
-
+    pub(crate) const NOT_SUPPORTED: Self = Self(801);
     pub(crate) const STREAM_CAPTURE_UNSUPPORTED: Self = Self(900);
     pub(crate) const STREAM_CAPTURE_INVALIDATED: Self = Self(901);
 
@@ -39,7 +39,7 @@ impl Code {
     }
 }
 
-const WORDS: [(i32, &CStr, &CStr); 26] = [
+const WORDS: [(i32, &CStr, &CStr); 27] = [
     (0, c"CUDA_SUCCESS", c"no error"),
     (1, c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),
     (2, c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"),
@@ -119,6 +119,7 @@ const WORDS: [(i32, &CStr, &CStr); 26] = [
         c"CUDA_ERROR_LAUNCH_FAILED",
         c"unspecified launch failure",
     ),
+    (801, c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
     (
         900,
         c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
