@@ -162,20 +162,24 @@ impl Pipeline {
 
     /// Logits of some rows of the last pass into `out` `[rows, vocab]`.
     pub(crate) fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
+        self.of_head(|head| head.logits(rows, out))
+    }
+
+    /// The most probable tokens after some rows of the last pass; see [`Stages::ids`].
+    pub(crate) fn ids(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()> {
+        self.of_head(|head| head.ids(rows, ids))
+    }
+
+    /// Asks the head's device for what a pass came to, which waits for it.
+    fn of_head(&mut self, ask: impl FnOnce(&mut dyn Stages) -> Result<()>) -> Result<()> {
         let head = self.steps.last().expect("a model has a stage").part;
-        self.parts[head].stages.logits(rows, out)?;
+        ask(&mut *self.parts[head].stages)?;
         // The others are done, too, as the head's device has waited for their rows; whether they failed only they know.
         let mut others = self.parts.iter_mut().enumerate();
         others.try_for_each(|(i, part)| match i == head {
             true => Ok(()),
             false => part.stages.finish(),
         })
-    }
-
-    /// The most probable tokens after some rows of the last pass; see [`Stages::ids`].
-    pub(crate) fn ids(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()> {
-        let head = self.steps.last().expect("a model has a stage").part;
-        self.parts[head].stages.ids(rows, ids)
     }
 
     /// Counts everything but weights.
