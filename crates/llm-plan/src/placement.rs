@@ -89,7 +89,7 @@ impl Placement {
 
 /// One way to compute with what no GPU holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rest {
+pub enum Rest {
     /// A GPU does, to which it is streamed.
     Streamed,
     /// The CPU does.

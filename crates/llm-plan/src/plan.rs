@@ -141,7 +141,11 @@ impl Request<'_> {
             Offload::Stream => return vec![streamed],
             Offload::Compute => return vec![on_cpu],
             Offload::Fastest { .. } if self.budgets.gpus.is_empty() => return vec![streamed],
-            Offload::Fastest { .. } => vec![streamed, on_cpu],
+            Offload::Fastest { only, .. } => match only {
+                None => vec![streamed, on_cpu],
+                Some(Rest::Streamed) => vec![streamed],
+                Some(Rest::OnCpu) => vec![on_cpu],
+            },
         };
         let is_fastest = matches!(self.offload, Offload::Fastest { .. });
         if !is_fastest || self.strategy != Strategy::Auto {
@@ -160,7 +164,7 @@ impl Request<'_> {
             let most_read_first = |of: &Way| way(of.rest, PlacementOrder::MostReadFirst);
             ways.extend_from_slice(&ways.iter().map(most_read_first).collect::<Vec<_>>());
         }
-        if has_experts {
+        if has_experts && ways.contains(&on_cpu) {
             // Whole layers beside the GPU hand rows over less often.
             ways.push(way(Rest::OnCpu, PlacementOrder::Layers));
         }
@@ -174,7 +178,9 @@ fn faster(first: Verdict, second: Verdict, offload: &Offload) -> Verdict {
     let seconds = |verdict: &Verdict| {
         let plan = verdict.plan()?;
         match offload {
-            Offload::Fastest { speeds, workload } => Some(plan.step.seconds_of(*workload, speeds)),
+            Offload::Fastest {
+                speeds, workload, ..
+            } => Some(plan.step.seconds_of(*workload, speeds)),
             Offload::Stream | Offload::Compute => Some(0.0),
         }
     };

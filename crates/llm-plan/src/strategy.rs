@@ -56,13 +56,16 @@ pub enum Offload {
     Stream,
     /// The CPU.
     Compute,
-    /// The one of both with which a workload takes less time at these speeds, a GPU where both take the same; and where
-    /// the CPU computes, single experts or whole layers.
+    /// The one of both with which a workload takes less time at these speeds, a GPU where both take the same. GPUs are
+    /// filled in the order that is faster, too: as units compute, or first with what every token reads; with single
+    /// experts, or with whole layers.
     Fastest {
         /// Speeds of the machine.
         speeds: Speeds,
         /// Prompt and tokens.
         workload: Workload,
+        /// The one way to compute with what no GPU holds; `None` where both may be taken.
+        only: Option<Rest>,
     },
 }
 

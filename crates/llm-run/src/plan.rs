@@ -1,11 +1,10 @@
 //! `llm-run plan`: where a model goes and what it takes, or why it does not fit and what would do.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Error, Result};
 use llm_checkpoint::Checkpoint;
-use llm_plan::{Home, Offload, PartsVerdict, Request, Verdict, Workload};
+use llm_plan::{Offload, PartsVerdict, Verdict, Workload};
 use llm_tensor::Bytes;
 
 use self::headers::{HeaderReport, USUAL_CONTEXT};
@@ -16,7 +15,7 @@ use crate::failure::refuse;
 use crate::open::unknown_checkpoint;
 use crate::output;
 use crate::placement::budgets::MemoryBudgets;
-use crate::placement::request::{PlanSetting, limits};
+use crate::placement::request::{PlanSetting, fastest, limits, with_rates};
 use crate::system::Rates;
 
 mod headers;
@@ -48,12 +47,10 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let context = load.context(spec, USUAL_CONTEXT)?;
     let limits = limits(spec, context, args.batch.get(), 1);
     let (skeleton, program) = (&model.skeleton, model.program);
-    let rates = Rates::of(&model.read_from, &setting.memories.gpus.found);
-    let mut request = Request {
-        offload: offload(&setting.memories, &rates),
-        ..setting.request(skeleton, &model.stored, encodings, limits, program)
-    };
-    let rates = rates_of_plan(&model, &setting.memories, &mut request, rates)?;
+    let mut request = setting.request(skeleton, &model.stored, encodings, limits, program);
+    let memories = &setting.memories;
+    let offload = |rates: &Rates| offload(memories, rates);
+    let rates = with_rates(&mut request, memories, &model.read_from, &offload)?;
     let report = PlanReport::new(&model, &setting.memories, &request, rates)?;
     if let Some(path) = &args.svg {
         print::svg::write(path, &print::svg::draw(&report))?;
@@ -68,38 +65,18 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     })
 }
 
-/// The rates that hold where the plan has weights rest: on the disk of the offload folder as far as they are written.
-fn rates_of_plan(
-    model: &PlannedModel,
-    memories: &MemoryBudgets,
-    request: &mut Request<'_>,
-    rates: Rates,
-) -> Result<Rates> {
-    let verdict = llm_plan::plan(request)?;
-    let on_disk = verdict
-        .plan()
-        .and_then(|plan| plan.estimate.memory(Home::Disk));
-    let Some(disk) = on_disk.filter(|disk| disk.needed() > Bytes::ZERO) else {
-        return Ok(rates);
-    };
-    let mut files: Vec<PathBuf> = memories.offload_folder.iter().cloned().collect();
-    if disk.in_place > Bytes::ZERO {
-        files.extend_from_slice(&model.read_from);
-    }
-    let rates = Rates::of(&files, &memories.gpus.found);
-    request.offload = offload(memories, &rates);
-    Ok(rates)
-}
-
-/// Device of what no GPU holds. On a GPU of this machine it is what a run here does; of another machine's the faster way
-/// is planned.
+/// Device of what no GPU holds: on GPUs of this machine as a run here has it, of another machine's in any way.
 fn offload(memories: &MemoryBudgets, rates: &Rates) -> Offload {
-    match memories.budgets.gpus.is_empty() || !memories.lacking.is_empty() {
-        true => Offload::Fastest {
-            speeds: rates.speeds.clone(),
-            workload: Workload::default(),
+    let of_run = fastest(rates, Workload::default());
+    match of_run {
+        Offload::Fastest {
+            speeds, workload, ..
+        } if !memories.lacking.is_empty() => Offload::Fastest {
+            speeds,
+            workload,
+            only: None,
         },
-        false => Offload::Compute,
+        of_run => of_run,
     }
 }
 

@@ -190,6 +190,7 @@ fn the_workload_says_which_device_computes() {
         request.offload = Offload::Fastest {
             speeds: machine.clone(),
             workload: Workload { n_prompt, n_new },
+            only: None,
         };
         fits(&request).map.devices()
     };
@@ -272,6 +273,7 @@ fn what_every_token_reads_comes_first() {
         request.offload = Offload::Fastest {
             speeds: machine,
             workload,
+            only: None,
         };
         let plan = fits(&request);
         let on_gpu = move |unit| plan.map.get(unit).is_some_and(|place| place.run_on == GPU);

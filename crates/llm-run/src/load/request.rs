@@ -1,19 +1,23 @@
 //! The plan that a model is loaded by.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use llm_cpu::Cpu;
-use llm_plan::{Limits, Offload, Plan, Request, Verdict, advice};
+use llm_plan::{Limits, Plan, Request, Verdict, Workload, advice};
 use llm_quant::QuantConfig;
 use llm_runtime::BoundModel;
 
 use crate::cli::LoadArgs;
+use crate::demo;
 use crate::failure::refuse;
 use crate::output;
 use crate::placement::flags::with_flag;
 use crate::placement::gpus::MachineGpus;
 use crate::placement::program;
-use crate::placement::request::PlanSetting;
+use crate::placement::request::{PlanSetting, fastest, with_rates};
 use crate::resident::ResidentSet;
+use crate::system::Rates;
 
 /// A model that is to be loaded.
 pub(super) struct LoadRequest<'a> {
@@ -21,6 +25,8 @@ pub(super) struct LoadRequest<'a> {
     pub(super) args: &'a LoadArgs,
     pub(super) quant: Option<&'a QuantConfig>,
     pub(super) limits: Limits,
+    /// Tokens that it is to be fast for.
+    pub(super) workload: Workload,
 }
 
 impl LoadRequest<'_> {
@@ -43,22 +49,31 @@ impl LoadRequest<'_> {
         let stored: Vec<_> = tensors.map(|bound| bound.stored()).collect();
         // What the driver took of RAM is resident by now. A tokenizer with far more tokens than the model has is beyond what a plan can foresee.
         let program = program::with_model(self.model).max(ResidentSet::now().resident());
-        let request = Request {
-            offload: Offload::Compute,
-            ..setting.request(
-                self.model.skeleton(),
-                &stored,
-                encodings,
-                self.limits,
-                program,
-            )
-        };
+        let mut request = setting.request(
+            self.model.skeleton(),
+            &stored,
+            encodings,
+            self.limits,
+            program,
+        );
+        let offload = |rates: &Rates| fastest(rates, self.workload);
+        let read_from = read_from(self.model);
+        with_rates(&mut request, &setting.memories, &read_from, &offload)?;
         match llm_plan::plan(&request)? {
             Verdict::Fits(plan) => Ok((*plan, setting.memories.gpus)),
             refused @ Verdict::DoesNotFit(_) => {
                 refuse(format!("the model {refused}{}", remedies(&request)?))
             }
         }
+    }
+}
+
+/// Files that weights are read from in place.
+fn read_from(model: &BoundModel) -> Vec<PathBuf> {
+    let checkpoint = model.checkpoint();
+    match checkpoint.path() == Path::new(demo::ORIGIN) {
+        true => Vec::new(),
+        false => checkpoint.files().map(Path::to_owned).collect(),
     }
 }
 

@@ -1,15 +1,20 @@
 //! Request for a plan, from the command line and the machine.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use llm_arch::{ModelSpec, Skeleton};
 use llm_cpu::Cpu;
-use llm_plan::{Costs, Encodings, Limits, Offload, Request, RunOn, StoredTensor, Strategy};
+use llm_plan::{
+    Costs, Encodings, Home, Limits, Offload, Request, Rest, RunOn, StoredTensor, Strategy, Workload,
+};
 use llm_runtime::{BoundModel, CostsOf, OffloadFolder};
 use llm_tensor::Bytes;
 
 use super::budgets::MemoryBudgets;
 use super::costs::CudaCosts;
 use crate::cli::PlaceArgs;
+use crate::system::Rates;
 
 /// Memories and devices that a plan is made for, and how the user wants them used.
 pub(crate) struct PlanSetting<'a> {
@@ -67,6 +72,42 @@ impl<'a> PlanSetting<'a> {
                 program,
             },
         }
+    }
+}
+
+/// Completes a request with what `offload` makes of the rates that hold where the plan has weights rest: on the disk of
+/// the offload folder as far as they are written, on that of the checkpoint's files, which are `read_from`, as far as they
+/// are read in place.
+pub(crate) fn with_rates(
+    request: &mut Request<'_>,
+    memories: &MemoryBudgets,
+    read_from: &[PathBuf],
+    offload: &dyn Fn(&Rates) -> Offload,
+) -> Result<Rates> {
+    let rates = Rates::of(read_from, &memories.gpus.found);
+    request.offload = offload(&rates);
+    let verdict = llm_plan::plan(request)?;
+    let on_disk = verdict
+        .plan()
+        .and_then(|plan| plan.estimate.memory(Home::Disk));
+    let Some(disk) = on_disk.filter(|disk| disk.needed() > Bytes::ZERO) else {
+        return Ok(rates);
+    };
+    let mut files: Vec<PathBuf> = memories.offload_folder.iter().cloned().collect();
+    if disk.in_place > Bytes::ZERO {
+        files.extend_from_slice(read_from);
+    }
+    let rates = Rates::of(&files, &memories.gpus.found);
+    request.offload = offload(&rates);
+    Ok(rates)
+}
+
+/// Device of what no GPU holds in a run: the CPU, with GPUs filled in the order that makes the workload faster.
+pub(crate) fn fastest(rates: &Rates, workload: Workload) -> Offload {
+    Offload::Fastest {
+        speeds: rates.speeds.clone(),
+        workload,
+        only: Some(Rest::OnCpu),
     }
 }
 

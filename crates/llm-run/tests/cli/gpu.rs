@@ -1,5 +1,7 @@
 //! Computing on a GPU, an emulated one; and what is said where there is none, or a driver that does not work.
 
+mod seeds;
+
 use std::process::Command;
 
 use cuda_emulator::harness::{Library, Machine, Run};
