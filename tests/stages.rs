@@ -17,7 +17,7 @@ use llm_plan::{
     Budgets, Costs, DeviceCosts, DeviceMap, GpuCosts, Home, Offload, Plan, Request, RunOn,
     StoredTensor, Strategy, Term, Verdict, WeightDType, plan,
 };
-use llm_quant::{LoadIn, QuantConfig, Scalar};
+use llm_quant::{Code, LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
     BoundModel, CostsOf, Device, Interrupt, Limits, LoadOptions, NotFinite, OffloadOptions,
     RuntimeError, Session, load_on,
@@ -107,6 +107,8 @@ struct Case<'a> {
     model: &'a BoundModel,
     quant: Option<&'a QuantConfig>,
     folder: &'a Path,
+    /// What computes with what is in RAM and on disk.
+    offload: Offload,
 }
 
 impl Case<'_> {
@@ -154,7 +156,7 @@ impl Case<'_> {
                 disk: Some(Bytes::new(1 << 40)),
             },
             strategy: Strategy::Map(Value::Object(entries).to_string().parse().unwrap()),
-            offload: Offload::Compute,
+            offload: self.offload.clone(),
             costs: Costs {
                 cpu,
                 gpu: &PerGpu([gpu_0, gpu_1]),
@@ -313,6 +315,7 @@ fn with_model(name: &str, quant: Option<&QuantConfig>, check: impl FnOnce(&Case<
         model: &model,
         quant,
         folder: folder.path(),
+        offload: Offload::Compute,
     };
     let prompt = expected.input_ids;
     let logits = [R, C].map(|kind| case.whole(kind, &prompt));
@@ -572,6 +575,7 @@ fn a_stage_streams_after_another_device() {
         model: &model,
         quant: Some(&int8),
         folder: folder.path(),
+        offload: Offload::Compute,
     };
     let units = chain(&model);
     let kinds = kinds([C, C, C]);
@@ -612,17 +616,115 @@ fn streamed_weights_are_waited_for_in_any_order_that_queues_allow() {
     }
 }
 
+/// Homes of units that a device computes with: in memory of its own, in RAM and on disk, in a mixture by number, an expert's
+/// beside its layer's; the embedding and the head in any.
+fn mixed(chain: &[Unit], unit: Unit, mixture: usize) -> Value {
+    let homes = [json!(0), json!("cpu"), json!("disk")];
+    let at = at(chain, unit);
+    let expert = match unit {
+        Unit::Expert { expert, .. } => 1 + expert,
+        Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head => 0,
+    };
+    let home = match mixture {
+        0..3 => mixture,
+        3 => (at + expert) % 3,
+        4 => (2 * at + expert + 1) % 3,
+        // Nothing on disk, nothing in RAM.
+        5 => (at + expert) % 2,
+        _ => (at + expert) % 2 * 2,
+    };
+    homes[home].clone()
+}
+
+/// What is computed with is the same, wherever it rests: in a GPU's memory, in RAM or on disk.
+fn check_mixtures(case: &Case<'_>, gpu: Kind, mixtures: std::ops::Range<usize>, whole: &Whole) {
+    let chain = chain(case.model);
+    for mixture in mixtures {
+        // Something is on the GPU, or no device would be one.
+        let home = |unit| match at(&chain, unit) {
+            at if at + 2 == chain.len() && mixture > 0 => json!(0),
+            _ => mixed(&chain, unit, mixture),
+        };
+        case.check(&format!("mixture {mixture}"), &home, [gpu, R, C], whole);
+    }
+}
+
+/// The device that brings what it computes with.
+fn streamed<'a>(case: &Case<'a>) -> Case<'a> {
+    Case {
+        offload: Offload::Stream,
+        ..*case
+    }
+}
+
+#[test]
+fn every_model_computes_the_same_on_a_gpu_wherever_its_weights_rest() {
+    for name in all_models() {
+        with_model(&name, None, |case, whole| {
+            check_mixtures(&streamed(case), R, 0..7, whole);
+            check_mixtures(&streamed(case), C, 3..4, whole);
+        });
+    }
+}
+
+#[test]
+fn quantized_weights_compute_the_same_on_a_gpu_wherever_they_rest() {
+    let four_bit = QuantConfig::new(LoadIn::FourBit);
+    let quants = [
+        QuantConfig::new(LoadIn::EightBit),
+        QuantConfig {
+            llm_int8_enable_fp32_cpu_offload: true,
+            ..QuantConfig::new(LoadIn::EightBit)
+        },
+        QuantConfig {
+            llm_int8_skip_modules: Some(Vec::new()),
+            ..QuantConfig::new(LoadIn::EightBit)
+        },
+        QuantConfig {
+            bnb_4bit_use_double_quant: true,
+            bnb_4bit_quant_type: Code::Nf4,
+            ..four_bit.clone()
+        },
+        four_bit,
+    ];
+    for name in FAMILIES {
+        for quant in &quants {
+            with_model(name, Some(quant), |case, whole| {
+                check_mixtures(&streamed(case), R, 1..7, whole);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_gpu_that_puts_work_off_waits_for_what_is_brought() {
+    for name in [
+        "gpt2",
+        "llama",
+        "llama3-rope-tied",
+        "opt-350m-style",
+        "qwen3-moe-mixed",
+        "t5-flan-style",
+    ] {
+        with_model(name, None, |case, whole| {
+            for seed in 0..20 {
+                check_mixtures(&streamed(case), D(seed), 1..7, whole);
+            }
+        });
+    }
+}
+
 #[test]
 fn a_forgotten_wait_for_streamed_weights_shows() {
     with_model("llama", None, |case, whole| {
-        let chain = chain(case.model);
-        // More units than staging places.
-        let home = |unit| match at(&chain, unit) {
-            0 => json!(0),
-            _ => json!("disk"),
-        };
-        let shows = |seed, fault| {
-            let kinds = kinds([R, R, Kind::Faulty(seed, fault)]);
+        let (case, chain) = (streamed(case), chain(case.model));
+        let shows = |seed, fault, home: &dyn Fn(usize) -> Value| {
+            // More units than staging places, and one that makes the device a GPU.
+            let home = |unit| match at(&chain, unit) {
+                0 => json!(0),
+                at => home(at),
+            };
+            let kinds = kinds([Kind::Faulty(seed, fault), R, R]);
             let plan = case.plan(&home, &kinds);
             let mut session = case.load(&plan.map, &kinds).unwrap();
             // Garbage may be no numbers at all.
@@ -630,9 +732,23 @@ fn a_forgotten_wait_for_streamed_weights_shows() {
             let n_vocab = case.model.spec().vocab;
             found.map_or(true, |logits| logits != whole.logits[0][..n_vocab])
         };
+        let homes: [(&str, &dyn Fn(usize) -> Value); 3] = [
+            ("disk", &|_| json!("disk")),
+            ("RAM", &|_| json!("cpu")),
+            ("both", &|at| [json!("disk"), json!("cpu")][at % 2].clone()),
+        ];
         for fault in Fault::ALL {
-            let n_shown = (0..20).filter(|&seed| shows(seed, fault)).count();
-            assert!(n_shown > 0, "{fault:?} shows with none of 20 seeds");
+            for (rest, home) in homes {
+                // Pages in which weights rest are filled once.
+                if (fault, rest) == (Fault::FillBeforeBring, "RAM") {
+                    continue;
+                }
+                let n_shown = (0..20).filter(|&seed| shows(seed, fault, home)).count();
+                assert!(
+                    n_shown > 0,
+                    "{fault:?} from {rest} shows with none of 20 seeds"
+                );
+            }
         }
     });
 }
@@ -663,6 +779,7 @@ fn a_number_that_is_none_is_traced_through_stages() {
             model: &model,
             quant: None,
             folder: folder.path(),
+            offload: Offload::Compute,
         };
         let (chain, kinds) = (chain(&model), kinds([C, R, C]));
         let devices = [json!(0), json!(1), json!("cpu")];
@@ -690,6 +807,7 @@ fn what_cannot_be_loaded_is_refused() {
         model: &model,
         quant: None,
         folder: folder.path(),
+        offload: Offload::Compute,
     };
     let chain = chain(&model);
     let home = |unit| {
@@ -703,36 +821,4 @@ fn what_cannot_be_loaded_is_refused() {
     let refused = case.load(&map, &[(RunOn::Gpu(0), C), (RunOn::Cpu, C)]);
     let refused = refused.err().unwrap().to_string();
     assert!(refused.contains("compute on GPU 1"), "{refused}");
-
-    // A GPU that weights would be brought to from RAM.
-    let stored: Vec<StoredTensor> = model.tensors().map(|t| t.stored()).collect();
-    let cpu = Cpu::new(Default::default()).unwrap();
-    let costs = CostsOf(&cpu);
-    let request = Request {
-        skeleton: model.skeleton(),
-        stored: &stored,
-        encodings: model.encodings(DTYPE, None).unwrap(),
-        kv_dtype: None,
-        limits: case.limits(),
-        load_piece: Bytes::mib(1),
-        budgets: Budgets {
-            gpus: [(0, Bytes::new(1 << 40))].into(),
-            ram: Bytes::new(1 << 40),
-            disk: None,
-        },
-        strategy: r#"{"model": "cpu", "lm_head": 0}"#.parse().unwrap(),
-        offload: Offload::Stream,
-        costs: Costs {
-            cpu: &costs,
-            gpu: &costs,
-            program: Bytes::ZERO,
-        },
-    };
-    let map = plan(&request).unwrap().plan().unwrap().map.clone();
-    let refused = case.load(&map, &[(RunOn::Gpu(0), C)]);
-    let refused = refused.err().unwrap().to_string();
-    assert_eq!(
-        refused,
-        "the embedding would be brought from RAM to GPU 0 whenever it computes; only the CPU streams weights, and only from disk"
-    );
 }

@@ -40,7 +40,7 @@ pub use ops::{
     Attention, Batch, DeviceInfo, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
     Mask, NormOp, Output, RelativeBias, Rotary, Routing, Rows,
 };
-pub use queue::{Event, Ops, Place, Queue};
+pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;
 
 use std::fmt::Debug;
@@ -74,8 +74,10 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     type KvPool: Allocation + Send;
     /// Rows of a pass by the expert that a router chose for them.
     type Routes: Allocation + Send;
-    /// Staging buffer of streamed weights, filled again and again.
-    type Place: Place;
+    /// Host memory that the device copies by itself.
+    type HostPages: HostPages;
+    /// Staging place: memory of the device that streamed weights are brought to, again and again.
+    type Place: Allocation + Send;
     /// A point in a queue.
     type Event: Event;
     /// Work in order.
@@ -111,7 +113,10 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// Bytes that [`Backend::routes`] allocates.
     fn routes_bytes(&self, routing: &Routing, n_tokens: usize) -> Bytes;
 
-    /// A staging buffer of `n_bytes`, with the host pages that readers fill.
+    /// Zeroed host memory of `n_bytes`, rounded up to whole pages.
+    fn host_pages(&self, n_bytes: usize) -> Result<Self::HostPages>;
+
+    /// A staging place of `n_bytes`, rounded up to whole pages.
     fn place(&self, n_bytes: usize) -> Result<Self::Place>;
 
     /// A weight whose parts lie in a place: a few handles, no copy. It may be put to use before its bytes are brought, and
@@ -122,6 +127,19 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     fn placed(
         &self,
         place: &Self::Place,
+        weight: &StoredWeight<Range<usize>>,
+    ) -> Result<Self::Weight>;
+
+    /// The same of a weight that lies in host pages, on a device that computes in host memory: there nothing is brought.
+    ///
+    /// # Errors
+    /// [`BackendError::UnsupportedWeight`].
+    ///
+    /// # Panics
+    /// On a device that has memory of its own.
+    fn in_pages(
+        &self,
+        pages: &Self::HostPages,
         weight: &StoredWeight<Range<usize>>,
     ) -> Result<Self::Weight>;
 

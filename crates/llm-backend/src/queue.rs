@@ -1,26 +1,28 @@
 //! Work on a device, in order.
 
+use std::ops::Range;
+
 use llm_tensor::Activation;
 
 use crate::{
-    Attention, Backend, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
-    NormOp, Output, Result, Rotary, Routing,
+    Allocation, Attention, Backend, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns,
+    LinearPart, NormOp, Output, Result, Rotary, Routing,
 };
 
-/// Staging buffer of a device for streamed weights, and the host pages in which they arrive.
-pub trait Place: Send {
-    /// Size, in bytes: whole pages.
-    fn len(&self) -> usize;
+/// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
+pub trait HostPages: Allocation + Send + Sync {
+    /// Shows the bytes.
+    fn read<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R;
 
-    /// True if it has no bytes.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The host pages, for `write` to fill; they begin on the border of a page. The caller has seen to it
-    /// ([`Event::finish`]) that the last [`Queue::bring`] of this place is done. A device that computes in these pages and
-    /// puts work off waits here for their last use.
+    /// Has `write` fill the bytes, whole pages; they begin on the border of one. The caller has seen to it
+    /// ([`Event::finish`]) that the last [`Queue::bring`] from them is done, or the last use of weights that lie in them
+    /// ([`Backend::in_pages`]), and has dropped those.
     fn fill<R>(&mut self, write: impl FnOnce(&mut [u8]) -> R) -> R;
+
+    /// True if they can be moved, so that copies take the processor's help and are slower.
+    fn is_pageable(&self) -> bool {
+        false
+    }
 }
 
 /// A point in a queue, reached when all work before it is done. It may be asked about from any thread.
@@ -73,8 +75,13 @@ pub trait Queue<B: Backend>: Send {
         n_elements: usize,
     ) -> Result<()>;
 
-    /// Brings the first `n_bytes` of the host pages of `place` to the device.
-    fn bring(&mut self, place: &mut B::Place, n_bytes: usize) -> Result<()>;
+    /// Brings bytes `range` of `pages` to the start of `place`.
+    fn bring(
+        &mut self,
+        pages: &B::HostPages,
+        range: Range<usize>,
+        place: &mut B::Place,
+    ) -> Result<()>;
 }
 
 /// The operations that models are made of.

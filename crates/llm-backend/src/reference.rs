@@ -15,7 +15,7 @@ use llm_quant::StoredWeight;
 use llm_tensor::{Bytes, KvShape, PageBuf, WorkspaceShape};
 
 use self::pool::{BLOCK, ReferencePool};
-use self::queue::{ReferencePlace, ReferenceQueue};
+use self::queue::{ReferencePages, ReferenceQueue};
 use self::routes::ReferenceRoutes;
 use self::weight::{Decoded, ReferenceWeight};
 use crate::{Allocation, Backend, BackendError, DeviceInfo, Result, Routing};
@@ -73,7 +73,8 @@ impl Backend for Reference {
     type Weight = ReferenceWeight;
     type KvPool = ReferencePool;
     type Routes = ReferenceRoutes;
-    type Place = ReferencePlace;
+    type HostPages = ReferencePages;
+    type Place = ReferencePages;
     type Event = ();
     type Queue = ReferenceQueue;
 
@@ -114,24 +115,36 @@ impl Backend for Reference {
         ReferenceRoutes::planned_bytes(routing, n_tokens)
     }
 
-    fn place(&self, n_bytes: usize) -> Result<ReferencePlace> {
+    fn host_pages(&self, n_bytes: usize) -> Result<ReferencePages> {
         let pages = PageBuf::zeroed(n_bytes).map_err(|_| BackendError::OutOfMemory {
             device: self.info.name.clone(),
-            purpose: "a staging place",
+            purpose: "host pages",
             requested: Bytes::new(n_bytes as u64),
             free: None,
         })?;
-        Ok(ReferencePlace::new(pages))
+        Ok(ReferencePages::new(pages))
+    }
+
+    fn place(&self, n_bytes: usize) -> Result<ReferencePages> {
+        self.host_pages(n_bytes)
     }
 
     fn placed(
         &self,
-        place: &ReferencePlace,
+        place: &ReferencePages,
+        weight: &StoredWeight<Range<usize>>,
+    ) -> Result<ReferenceWeight> {
+        self.in_pages(place, weight)
+    }
+
+    fn in_pages(
+        &self,
+        pages: &ReferencePages,
         weight: &StoredWeight<Range<usize>>,
     ) -> Result<ReferenceWeight> {
         self.check(weight)?;
         Ok(ReferenceWeight::Placed {
-            pages: Arc::clone(&place.pages),
+            pages: Arc::clone(&pages.pages),
             weight: weight.clone(),
         })
     }

@@ -12,7 +12,7 @@ use llm_backend::{Backend, DeviceInfo, Reference, Result, Routing};
 use llm_quant::StoredWeight;
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
-use self::memory::{DeferredPlace, Shared};
+use self::memory::Shared;
 use self::ops::DeferredQueue;
 use self::schedule::{DeferredEvent, Schedule, lock};
 
@@ -20,8 +20,8 @@ use self::schedule::{DeferredEvent, Schedule, lock};
 /// as is waited for, or other queues' work before or in between, in an order that a seed chooses among those that the
 /// queues and their events allow.
 ///
-/// Its places have memory of their own: [`bring`](llm_backend::Queue::bring) copies the host pages when it runs, and
-/// placed weights are read when the operation runs. Whoever forgets to wait for something gets other results with some of
+/// [`bring`](llm_backend::Queue::bring) copies host pages when it runs, and weights in places and pages are read when the
+/// operation runs. Whoever forgets to wait for something gets other results with some of
 /// the seeds. Queues without scratch memory are those that bring; they and [`Event::finish`](llm_backend::Event::finish)
 /// are what a [`Fault`] is about.
 ///
@@ -108,7 +108,8 @@ impl<B: Backend> Backend for Deferred<B> {
     type Weight = Arc<B::Weight>;
     type KvPool = Shared<B::KvPool>;
     type Routes = Shared<B::Routes>;
-    type Place = DeferredPlace<B>;
+    type HostPages = Shared<B::HostPages>;
+    type Place = Shared<B::Place>;
     type Event = DeferredEvent<B>;
     type Queue = DeferredQueue<B>;
 
@@ -148,8 +149,12 @@ impl<B: Backend> Backend for Deferred<B> {
         self.inner.routes_bytes(routing, n_tokens)
     }
 
+    fn host_pages(&self, n_bytes: usize) -> Result<Self::HostPages> {
+        self.inner.host_pages(n_bytes).map(Shared::new)
+    }
+
     fn place(&self, n_bytes: usize) -> Result<Self::Place> {
-        DeferredPlace::new(&*self.inner, n_bytes)
+        self.inner.place(n_bytes).map(Shared::new)
     }
 
     fn placed(
@@ -157,7 +162,16 @@ impl<B: Backend> Backend for Deferred<B> {
         place: &Self::Place,
         weight: &StoredWeight<Range<usize>>,
     ) -> Result<Self::Weight> {
-        let placed = self.inner.placed(&lock(&place.device), weight);
+        let placed = self.inner.placed(&lock(&place.handle()), weight);
+        placed.map(Arc::new)
+    }
+
+    fn in_pages(
+        &self,
+        pages: &Self::HostPages,
+        weight: &StoredWeight<Range<usize>>,
+    ) -> Result<Self::Weight> {
+        let placed = self.inner.in_pages(&lock(&pages.handle()), weight);
         placed.map(Arc::new)
     }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use llm_backend::{Allocation, Backend, BackendError, Place, Routing};
+use llm_backend::{Allocation, Backend, BackendError, Routing};
 use llm_quant::{Int8, Scheme, StoredWeight};
-use llm_tensor::{DType, HostBytes, KvShape, Weighting};
+use llm_tensor::{Bytes, DType, HostBytes, KvShape, PageBuf, Weighting};
 
 use crate::data::{DTYPES, WORKS};
 
@@ -32,7 +32,10 @@ pub(crate) fn check_sizes<B: Backend>(backend: &Arc<B>) {
         let planned = backend.routes_bytes(&routing, capacity);
         assert_eq!(planned, routes.bytes(), "{device}: routes of {capacity}");
         let place = backend.place(capacity).expect(WORKS);
-        assert!(place.len() >= capacity, "{device}: a place of {capacity}");
+        let pages = backend.host_pages(capacity).expect(WORKS);
+        let whole = Bytes::new(capacity.next_multiple_of(PageBuf::PAGE) as u64);
+        assert_eq!(place.bytes(), whole, "{device}: a place of {capacity}");
+        assert_eq!(pages.bytes(), whole, "{device}: pages of {capacity}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 
-use llm_backend::{Backend, Event, LinearPart, Ops, Output, Place, Queue};
+use llm_backend::{Allocation, Backend, Event, HostPages, LinearPart, Ops, Output, Queue};
 use llm_quant::{Scheme, StoredWeight};
 use llm_tensor::{PageBuf, WorkspaceShape};
 
@@ -21,7 +21,7 @@ pub(crate) struct StreamCase {
     cols: usize,
     n_tokens: usize,
     n_places: usize,
-    /// The first byte that is used of a place.
+    /// The first byte that is used of the pages; the place begins in the middle before it.
     first: usize,
 }
 
@@ -55,16 +55,16 @@ impl StreamCase {
         (x, weights.collect())
     }
 
-    /// Writes the weight's parts to the place's pages, one after the other, and says where they are and where they end.
-    fn fill<B: Backend>(
+    /// Writes the weight's parts to pages, one after the other, and says where in the place they will be and where they end.
+    fn fill<P: HostPages>(
         &self,
-        place: &mut B::Place,
+        pages: &mut P,
         weight: StoredWeight,
     ) -> (StoredWeight<Range<usize>>, usize) {
         let mut end = self.first;
-        let n_bytes = place.len();
-        let placed = place.fill(|pages| {
-            assert_eq!(pages.len(), n_bytes, "all pages of a place");
+        let n_bytes = pages.bytes().get() as usize;
+        let placed = pages.fill(|pages| {
+            assert_eq!(pages.len(), n_bytes, "all pages");
             assert!(
                 n_bytes.is_multiple_of(PageBuf::PAGE)
                     && pages.as_ptr().addr().is_multiple_of(PageBuf::PAGE),
@@ -74,15 +74,16 @@ impl StreamCase {
                 let range = end..end + bytes.len();
                 pages[range.clone()].copy_from_slice(&bytes);
                 end = range.end;
-                range
+                range.start - self.first / 2..range.end - self.first / 2
             })
         });
         (placed, end)
     }
 }
 
-/// A place, and the ends of its last bringing and its last use.
+/// Pages and a place, and the ends of its last bringing and its last use.
 struct Staged<B: Backend> {
+    pages: B::HostPages,
     place: B::Place,
     ends: Option<(B::Event, B::Event)>,
 }
@@ -101,6 +102,7 @@ impl Case for StreamCase {
         let largest = weights.iter().map(|w| w.stored_bytes().total().get());
         let n_bytes = self.first + largest.max().expect("there is a weight") as usize;
         let staged = |_| Staged::<B> {
+            pages: backend.host_pages(n_bytes).expect(WORKS),
             place: backend.place(n_bytes).expect(WORKS),
             ends: None,
         };
@@ -109,13 +111,15 @@ impl Case for StreamCase {
         let n = self.n_tokens * self.rows;
         let mut outs = Vec::new();
         for (turn, weight) in weights.into_iter().enumerate() {
-            let Staged { place, ends } = &mut places[turn % self.n_places];
+            let Staged { pages, place, ends } = &mut places[turn % self.n_places];
             if let Some((brought, used)) = ends {
                 brought.finish().expect(WORKS);
                 copies.wait(used).expect(WORKS);
             }
-            let (placed, end) = self.fill::<B>(place, weight);
-            copies.bring(place, end).expect(WORKS);
+            let (placed, end) = self.fill(pages, weight);
+            pages.read(|bytes| assert_eq!(bytes.len() as u64, pages.bytes().get()));
+            let begin = self.first / 2;
+            copies.bring(pages, begin..end, place).expect(WORKS);
             let brought = copies.record().expect(WORKS);
             device.queue.wait(&brought).expect(WORKS);
             let weight = backend.placed(place, &placed).expect(WORKS);

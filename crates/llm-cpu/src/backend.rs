@@ -9,7 +9,7 @@ use llm_tensor::{Bytes, KvShape, PageBuf, WorkspaceShape};
 
 use crate::memory::Workspace;
 use crate::weight::{Operand, Weight};
-use crate::{Buffer, Cpu, CpuPlace, CpuQueue, KvPool, Routes, kv_pool, routes, workspace};
+use crate::{Buffer, Cpu, CpuPages, CpuQueue, KvPool, Routes, kv_pool, routes, workspace};
 
 impl Backend for Cpu {
     type Buffer = Buffer;
@@ -17,7 +17,8 @@ impl Backend for Cpu {
     type Weight = Weight;
     type KvPool = KvPool;
     type Routes = Routes;
-    type Place = CpuPlace;
+    type HostPages = CpuPages;
+    type Place = CpuPages;
     type Event = ();
     type Queue = CpuQueue;
 
@@ -66,15 +67,23 @@ impl Backend for Cpu {
         routes::bytes(routing, n_tokens)
     }
 
-    fn place(&self, n_bytes: usize) -> Result<CpuPlace> {
+    fn host_pages(&self, n_bytes: usize) -> Result<CpuPages> {
         let pages = PageBuf::zeroed(n_bytes);
         let pages =
-            pages.map_err(|_| self.out_of_memory("a staging place", Bytes::new(n_bytes as u64)))?;
-        Ok(CpuPlace::new(pages))
+            pages.map_err(|_| self.out_of_memory("host pages", Bytes::new(n_bytes as u64)))?;
+        Ok(CpuPages::new(pages))
     }
 
-    fn placed(&self, place: &CpuPlace, weight: &StoredWeight<Range<usize>>) -> Result<Weight> {
-        self.load(weight.clone().map(|_, range| place.bytes(range)))
+    fn place(&self, n_bytes: usize) -> Result<CpuPages> {
+        self.host_pages(n_bytes)
+    }
+
+    fn placed(&self, place: &CpuPages, weight: &StoredWeight<Range<usize>>) -> Result<Weight> {
+        self.in_pages(place, weight)
+    }
+
+    fn in_pages(&self, pages: &CpuPages, weight: &StoredWeight<Range<usize>>) -> Result<Weight> {
+        self.load(weight.clone().map(|_, range| pages.slice(range)))
     }
 
     fn queue(self: &Arc<Self>, shape: Option<&WorkspaceShape>) -> Result<CpuQueue> {

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::{
-    Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,
-    Output, Queue, Result, Rotary, Routing,
+    Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, HostPages, KvColumns, LinearPart,
+    NormOp, Ops, Output, Queue, Result, Rotary, Routing,
 };
 use llm_tensor::Activation;
 
@@ -14,7 +14,7 @@ use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
-use crate::{Buffer, Cpu, CpuPlace, KvPool, Routes, attention, kv_pool, linear};
+use crate::{Buffer, Cpu, CpuPages, KvPool, Routes, attention, kv_pool, linear};
 
 /// Work that is done as it is put into the queue: there is never anything to wait for.
 #[derive(Debug)]
@@ -61,7 +61,9 @@ impl Queue<Cpu> for CpuQueue {
         self.download(src, &mut dst.as_mut_slice()[..n_elements])
     }
 
-    fn bring(&mut self, _: &mut CpuPlace, _: usize) -> Result<()> {
+    fn bring(&mut self, pages: &CpuPages, range: Range<usize>, place: &mut CpuPages) -> Result<()> {
+        let from = pages.slice(range);
+        place.fill(|to| to[..from.len()].copy_from_slice(&from));
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use llm_backend::{
-    Allocation, Backend, BackendError, LinearPart, NormOp, Ops, Output, Place, Queue,
+    Allocation, Backend, BackendError, HostPages, LinearPart, NormOp, Ops, Output, Queue,
 };
 use llm_conformance::{check, check_reproducible};
 use llm_quant::{Parts, Scheme, StoredWeight};
@@ -211,24 +211,24 @@ fn sizes_are_what_is_allocated() {
 }
 
 #[test]
-fn a_place_is_filled_when_no_weight_lies_there() {
+fn pages_are_filled_when_no_weight_lies_there() {
     let cpu = cpu(Isa::Portable, 1);
-    let mut place = cpu.place(1).unwrap();
-    assert_eq!(place.len(), 4096);
-    place.fill(|pages| pages[..4].fill(1));
+    let mut own = cpu.host_pages(1).unwrap();
+    assert_eq!(Allocation::bytes(&own).get(), 4096);
+    own.fill(|pages| pages[..4].fill(1));
     let weight = StoredWeight {
         scheme: Scheme::Dense(DType::BF16),
         rows: 1,
         cols: 2,
         parts: Parts::weight(0..4),
     };
-    let placed = cpu.placed(&place, &weight).unwrap();
+    let placed = cpu.in_pages(&own, &weight).unwrap();
     assert_eq!(placed.dense().bytes_of(0..1), [1; 4]);
     drop(placed);
-    place.fill(|pages| pages[..4].fill(2));
-    let placed = cpu.placed(&place, &weight).unwrap();
+    own.fill(|pages| pages[..4].fill(2));
+    let placed = cpu.in_pages(&own, &weight).unwrap();
     assert_eq!(placed.dense().bytes_of(0..1), [2; 4]);
-    let refused = catch_unwind(AssertUnwindSafe(|| place.fill(|pages| pages.fill(3))));
+    let refused = catch_unwind(AssertUnwindSafe(|| own.fill(|pages| pages.fill(3))));
     assert!(refused.is_err());
     assert_eq!(placed.dense().bytes_of(0..1), [2; 4]);
 }

@@ -202,10 +202,10 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
     const float f = 1.f / (total[h] * WHOLE);
     float* to = out + ((u64)(c.first + i / group) * s.n_heads + kv_head * group + i % group) * hd;
 #pragma unroll
-    for (int n = 0; n < COLS / 8; n++)
-#pragma unroll
-      for (int x = 0; x < 2; x++)
-        if (column + n * 8 + t2 + x < hd) to[column + n * 8 + t2 + x] = acc[n][h * 2 + x] * f;
+    for (int n = 0; n < COLS / 8; n++) {
+      const int at = column + n * 8 + t2;
+      if (at < hd) *(float2*)(to + at) = make_float2(acc[n][h * 2] * f, acc[n][h * 2 + 1] * f);
+    }
   }
 }
 

@@ -35,7 +35,10 @@ __device__ __forceinline__ void split(const float* __restrict__ x, T* __restrict
     if (threadIdx.x == 0) scale[blockIdx.x] = 1.f / factor;
   }
   for (int c = threadIdx.x * 2; c < s.x_width; c += 512) {
-    float a = c < cols ? row[c] * factor : 0.f, b = c + 1 < cols ? row[c + 1] * factor : 0.f;
+    float2 v = make_float2(0.f, 0.f);
+    if (cols % 2 == 0 && c < cols) v = *(const float2*)(row + c);
+    else if (c < cols) v = make_float2(row[c], c + 1 < cols ? row[c + 1] : 0.f);
+    float a = v.x * factor, b = v.y * factor;
     // Within 32 columns 8 t + 4 s + 2 h + i goes to 16 s + 8 h + 2 t + i.
     int to = order ? (c & ~31) | (c & 4) << 2 | (c & 2) << 2 | (c >> 3 & 3) << 1 : c;
     u32* part = reinterpret_cast<u32*>(parts + (u64)blockIdx.x * s.x_width + to);

@@ -74,6 +74,8 @@ template <class W, class Acc> __device__ __forceinline__ void store_tiles(const 
   const bool whole = gridDim.z == 1, add = whole && s.add;
   float* to = whole ? out + s.out_col : pieces + (u64)piece * s.n_tokens * s.rows;
   const int width = whole ? s.out_width : s.rows;
+  // Two columns at once, where all lie on a border of eight bytes.
+  const bool pairs = width % 2 == 0 && (u64)to % 8 == 0;
   r += lane % 4 * 2;
   float b[W::NT][2];
 #pragma unroll
@@ -88,10 +90,17 @@ template <class W, class Acc> __device__ __forceinline__ void store_tiles(const 
       if (token >= n_tokens) continue;
       float* line = to + (u64)token * width + r;
 #pragma unroll
-      for (int n = 0; n < W::NT; n++)
+      for (int n = 0; n < W::NT; n++) {
+        float *at = line + n * 8, *v = &acc[m][n][h * 2];
+        if (pairs && r + n * 8 + 1 < s.rows) {
+          const float2 old = add ? *(const float2*)at : make_float2(0.f, 0.f);
+          *(float2*)at = whole ? make_float2(v[0] + (b[n][0] + old.x), v[1] + (b[n][1] + old.y)) : make_float2(v[0], v[1]);
+          continue;
+        }
 #pragma unroll
         for (int i = 0; i < 2; i++)
-          if (r + n * 8 + i < s.rows) line[n * 8 + i] = whole ? acc[m][n][h * 2 + i] + (b[n][i] + (add ? line[n * 8 + i] : 0.f)) : acc[m][n][h * 2 + i];
+          if (r + n * 8 + i < s.rows) at[i] = whole ? v[i] + (b[n][i] + (add ? at[i] : 0.f)) : v[i];
+      }
     }
 }
 

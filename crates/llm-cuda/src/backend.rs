@@ -8,7 +8,8 @@ use llm_quant::StoredWeight;
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
 use crate::{
-    Buffer, Cuda, CudaEvent, CudaPlace, CudaQueue, CudaWeight, Index, KvPool, Routes, costs,
+    Buffer, Cuda, CudaEvent, CudaPages, CudaPlace, CudaQueue, CudaWeight, Index, KvPool, Routes,
+    costs,
 };
 
 impl Backend for Cuda {
@@ -17,6 +18,7 @@ impl Backend for Cuda {
     type Weight = CudaWeight;
     type KvPool = KvPool;
     type Routes = Routes;
+    type HostPages = CudaPages;
     type Place = CudaPlace;
     type Event = CudaEvent;
     type Queue = CudaQueue;
@@ -57,6 +59,10 @@ impl Backend for Cuda {
         costs::routes_bytes(routing, n_tokens)
     }
 
+    fn host_pages(&self, n_bytes: usize) -> Result<CudaPages> {
+        CudaPages::new(&self.card, n_bytes)
+    }
+
     fn place(&self, n_bytes: usize) -> Result<CudaPlace> {
         CudaPlace::new(&self.card, n_bytes)
     }
@@ -64,6 +70,10 @@ impl Backend for Cuda {
     fn placed(&self, place: &CudaPlace, weight: &StoredWeight<Range<usize>>) -> Result<CudaWeight> {
         let pieces = weight.clone().map(|_, range| place.piece(range));
         CudaWeight::placed(&self.card, pieces)
+    }
+
+    fn in_pages(&self, _: &CudaPages, _: &StoredWeight<Range<usize>>) -> Result<CudaWeight> {
+        panic!("{} computes in memory of its own", self.card.name)
     }
 
     fn queue(self: &Arc<Self>, shape: Option<&WorkspaceShape>) -> Result<CudaQueue> {

@@ -14,7 +14,7 @@ pub(crate) use context::{Attribute, Context};
 pub(crate) use event::{Event, Timing};
 pub(crate) use graph::{Chain, Graph};
 pub(crate) use library::{device_count, open};
-pub(crate) use memory::{DeviceMemory, HostMemory};
+pub(crate) use memory::{DeviceMemory, HostMemory, Lasting, Pages};
 pub(crate) use module::{Dimensions, Function, Module};
 pub(crate) use stream::Stream;
 

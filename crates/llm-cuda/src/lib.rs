@@ -38,7 +38,7 @@ pub use event::CudaEvent;
 pub use kv_pool::KvPool;
 pub use measure::{GpuRates, GpuTimes, HostRates, MeasureExtent};
 pub use memory::{Buffer, Index};
-pub use place::CudaPlace;
+pub use place::{CudaPages, CudaPlace};
 pub use probe::{Driver, GpuFacts, device_name, probe};
 pub use queue::CudaQueue;
 pub use routes::Routes;

@@ -1,55 +1,82 @@
-//! Staging places: memory of the GPU that streamed weights are brought to, and the host pages in which they arrive.
+//! Staging places, and the host memory from which weights are brought there.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_backend::{Place, Result};
-use llm_tensor::PageBuf;
+use llm_backend::{Allocation, BackendError, HostPages, Result};
+use llm_tensor::{Bytes, PageBuf};
 
 use crate::card::Card;
-use crate::driver::{Failure, HostMemory, Stream};
+use crate::driver::{Failure, Lasting, Pages, Stream};
 use crate::memory::Memory;
 use crate::weight::Piece;
 
-/// Host pages that the GPU copies by itself, and as much of its memory.
+/// Host pages that the GPU copies by itself, where the driver locks them.
 #[derive(Debug)]
-pub struct CudaPlace {
-    pages: HostMemory,
-    memory: Arc<Memory>,
+pub struct CudaPages(Pages);
+
+/// Memory of the GPU that streamed weights are brought to.
+#[derive(Debug)]
+pub struct CudaPlace(Arc<Memory>);
+
+impl CudaPages {
+    pub(crate) fn new(card: &Arc<Card>, n_bytes: usize) -> Result<Self> {
+        let pages = Pages::new(&card.context, n_bytes);
+        let pages = pages.map_err(|_| BackendError::OutOfMemory {
+            device: card.name.clone(),
+            purpose: "host pages",
+            requested: Bytes::new(n_bytes as u64),
+            free: None,
+        });
+        pages.map(CudaPages)
+    }
+}
+
+impl Allocation for CudaPages {
+    fn bytes(&self) -> Bytes {
+        Bytes::new(self.0.bytes().len() as u64)
+    }
+}
+
+impl HostPages for CudaPages {
+    fn read<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        look(self.0.bytes())
+    }
+
+    fn fill<R>(&mut self, write: impl FnOnce(&mut [u8]) -> R) -> R {
+        write(self.0.bytes_mut())
+    }
+
+    fn is_pageable(&self) -> bool {
+        !self.0.is_locked()
+    }
 }
 
 impl CudaPlace {
     pub(crate) fn new(card: &Arc<Card>, n_bytes: usize) -> Result<Self> {
         let n_bytes = n_bytes.max(1).next_multiple_of(PageBuf::PAGE);
-        let pages = HostMemory::new(&card.context, n_bytes, PageBuf::PAGE);
-        let purpose = "the host pages of a staging place";
-        Ok(CudaPlace {
-            pages: pages.map_err(|failure| card.refused(failure, purpose, n_bytes))?,
-            memory: Arc::new(Memory::new(card, n_bytes, "staging places")?),
-        })
+        let memory = Memory::new(card, n_bytes, "staging places")?;
+        Ok(CudaPlace(Arc::new(memory)))
     }
 
     /// Some of its memory.
     pub(crate) fn piece(&self, range: Range<usize>) -> Piece {
-        Piece::of(&self.memory, range)
+        Piece::of(&self.0, range)
     }
 
-    /// Copies the first `n_bytes` of the pages to the GPU, behind the work of `stream`.
+    /// Copies bytes `range` of `pages` to its start, behind the work of `stream`.
     pub(crate) fn bring(
         &self,
         stream: &Stream,
-        n_bytes: usize,
+        pages: &CudaPages,
+        range: Range<usize>,
     ) -> std::result::Result<(), Failure> {
-        stream.bring((&self.pages, 0), (self.memory.raw(), 0), n_bytes)
+        stream.bring((&pages.0, range.start), (self.0.raw(), 0), range.len())
     }
 }
 
-impl Place for CudaPlace {
-    fn len(&self) -> usize {
-        self.memory.n_bytes()
-    }
-
-    fn fill<R>(&mut self, write: impl FnOnce(&mut [u8]) -> R) -> R {
-        write(self.pages.bytes_mut())
+impl Allocation for CudaPlace {
+    fn bytes(&self) -> Bytes {
+        Bytes::new(self.0.n_bytes() as u64)
     }
 }

@@ -1,6 +1,7 @@
 //! Work on the GPU, in order.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::{Queue, Result};
@@ -14,7 +15,7 @@ use crate::module::Kernel;
 use crate::steps::Steps;
 use crate::uploads::Uploads;
 use crate::workspace::Workspace;
-use crate::{Buffer, Cuda, CudaEvent, CudaPlace, Index};
+use crate::{Buffer, Cuda, CudaEvent, CudaPages, CudaPlace, Index};
 
 /// A stream, and scratch memory for what is put there.
 #[derive(Debug)]
@@ -140,8 +141,13 @@ impl Queue<Cuda> for CudaQueue {
         })
     }
 
-    fn bring(&mut self, place: &mut CudaPlace, n_bytes: usize) -> Result<()> {
-        self.in_order(|stream, _| place.bring(stream, n_bytes))
+    fn bring(
+        &mut self,
+        pages: &CudaPages,
+        range: Range<usize>,
+        place: &mut CudaPlace,
+    ) -> Result<()> {
+        self.in_order(|stream, _| place.bring(stream, pages, range))
     }
 }
 

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use cuda_emulator::harness::Machine;
 use llm_backend::{
-    Backend, Batch, Heads, KvColumns, NormOp, Ops, Place, Queue, Reference, Rotary, Routing, Rows,
+    Backend, Batch, Heads, HostPages, KvColumns, NormOp, Ops, Queue, Reference, Rotary, Routing,
+    Rows,
 };
 use llm_cuda::Cuda;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme, StoredWeight};
@@ -68,9 +69,10 @@ fn placed<B: Backend>(
     first: usize,
 ) -> (B::Place, B::Weight) {
     let n_bytes = first + weight.stored_bytes().total().get() as usize;
+    let mut pages = backend.host_pages(n_bytes).unwrap();
     let mut place = backend.place(n_bytes).unwrap();
     let mut end = first;
-    let ranges = place.fill(|pages| {
+    let ranges = pages.fill(|pages| {
         weight.clone().map(|_, bytes| {
             let range = end..end + bytes.len();
             pages[range.clone()].copy_from_slice(&bytes);
@@ -78,7 +80,7 @@ fn placed<B: Backend>(
             range
         })
     });
-    queue.bring(&mut place, end).unwrap();
+    queue.bring(&pages, 0..end, &mut place).unwrap();
     let weight = backend.placed(&place, &ranges).unwrap();
     (place, weight)
 }

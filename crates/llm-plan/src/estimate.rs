@@ -3,7 +3,7 @@
 use llm_arch::Unit;
 use llm_tensor::Bytes;
 
-use crate::ledger::{Ledger, Tally};
+use crate::ledger::{Ledger, Tally, rests_in_ram};
 use crate::needs::Needs;
 use crate::weights::Weights;
 use crate::{Home, MemoryUse, Placement, Term};
@@ -15,7 +15,7 @@ pub struct UnitUse {
     pub unit: Unit,
     /// Its home and device.
     pub placement: Placement,
-    /// The elements of its weights.
+    /// The elements of its weights, with what lies between them where it rests in RAM and computes on a GPU.
     pub weights: Bytes,
     /// Their scales and tables.
     pub quantization_statistics: Bytes,
@@ -73,10 +73,14 @@ impl MemoryEstimate {
                 let footprint = weights.on(placement.run_on).of_unit(idx);
                 let tally = Tally::of(unit, footprint, needs.on(placement.run_on));
                 ledger.add(placement, &tally);
+                let padding = match rests_in_ram(placement) {
+                    true => footprint.padding(),
+                    false => 0,
+                };
                 UnitUse {
                     unit,
                     placement,
-                    weights: Bytes::new(footprint.elements),
+                    weights: Bytes::new(footprint.elements + padding),
                     quantization_statistics: Bytes::new(footprint.statistics),
                     kv_cache: Bytes::new(tally.totals.kv),
                     per_pass: Bytes::new(footprint.per_pass),

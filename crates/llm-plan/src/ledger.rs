@@ -11,7 +11,7 @@ pub(crate) use self::runs::{Runs, largest};
 pub(crate) use self::tally::Tally;
 use self::tally::{Maxima, Totals};
 use crate::needs::Needs;
-use crate::staging::STAGING_SLOTS;
+use crate::staging::{STAGING_SLOTS, whole_pages};
 use crate::weights::Weights;
 use crate::{Home, MemoryUse, Placement, RunOn, Term, TermBytes};
 
@@ -74,6 +74,7 @@ impl<'a> Ledger<'a> {
         match home {
             Home::Gpu(number) => self.add_device(RunOn::Gpu(number), &mut terms),
             Home::Ram => {
+                terms.add(Term::Weights, self.totals(rests_in_ram).padding);
                 self.add_device(RunOn::Cpu, &mut terms);
                 terms.add(Term::Activations, self.host());
                 terms.add(Term::LoadTransient, self.load_transient());
@@ -122,21 +123,29 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Places for weights that come to a memory and rest elsewhere. What is on disk comes through RAM wherever it goes.
+    /// Memory for weights that come to a device and rest elsewhere. What is on disk comes through RAM wherever it goes, and so do
+    /// rows that are looked up.
     fn staging(&self, memory: Home) -> u64 {
-        let comes = |placement: Placement| {
-            let through_ram = placement.home == Home::Disk && memory == Home::Ram;
-            !placement.is_resident() && (through_ram || placement.run_on.memory() == memory)
+        let of_device = |&run_on: &RunOn| {
+            let comes = |at: Placement| at.run_on == run_on && !at.is_resident();
+            let from_disk = |at: Placement| comes(at) && at.home == Home::Disk;
+            let largest = match (run_on.memory() == memory, memory) {
+                (true, _) => self.maxima(comes).staged,
+                (false, Home::Ram) => self.maxima(from_disk).staged,
+                (false, Home::Gpu(_) | Home::Disk) => return 0,
+            };
+            let tables = self.totals(comes).looked_up;
+            let rows = tables.map(|row| whole_pages(self.needs.n_tokens * row));
+            STAGING_SLOTS * whole_pages(largest) + rows.iter().sum::<u64>()
         };
-        let largest = self.maxima(comes).staged;
-        let rows = self.totals(comes).looked_up_row;
-        STAGING_SLOTS * largest + self.needs.n_tokens * rows
+        self.devices().iter().map(of_device).sum()
     }
 
     /// RAM of a tensor on its way, at most.
     fn load_transient(&self) -> u64 {
-        let in_ram = self.maxima(|placement| placement.home == Home::Ram);
-        let elsewhere = self.maxima(|placement| placement.home != Home::Ram);
+        let stays = |at: Placement| at.home == Home::Ram && !rests_in_ram(at);
+        let in_ram = self.maxima(stays);
+        let elsewhere = self.maxima(|at| !stays(at));
         in_ram.source.max(elsewhere.on_its_way)
     }
 
@@ -172,4 +181,9 @@ impl<'a> Ledger<'a> {
         let tallies = self.used().filter(|(placement, _)| of(*placement));
         tallies.fold(Maxima::default(), |max, (_, tally)| max.max(tally.maxima))
     }
+}
+
+/// True of what rests in RAM and computes on a GPU.
+pub(crate) fn rests_in_ram(at: Placement) -> bool {
+    at.home == Home::Ram && !at.is_resident()
 }

@@ -4,10 +4,11 @@ use llm_arch::Unit;
 
 use crate::fill::{BesideGpus, Filling, Limit};
 use crate::items::{Items, PlacementOrder, Portions};
+use crate::ledger::Ledger;
 use crate::needs::Needs;
 use crate::placement::Rest;
 use crate::weights::Weights;
-use crate::{Budgets, Placement, RunOn};
+use crate::{Budgets, Home, Placement, RunOn};
 
 /// Each GPU gets a run of whole layers, about as large a part of the model as its budget is of all GPUs', and holds as
 /// many of their experts as it can beside all that every token needs; the other experts are streamed to it, or the CPU computes
@@ -68,7 +69,9 @@ pub(crate) fn spread(
     for &(idx, run_on) in &left_over {
         placements[idx].run_on = run_on;
     }
-    Some(placements)
+    // What comes from disk takes buffers for each of them.
+    let ram = Ledger::of(weights, needs, &placements).memory(Home::Ram);
+    (ram.needed() <= budgets.ram).then_some(placements)
 }
 
 /// End of each GPU's run of layers. The size of a part of the model is what it takes on the first GPU.

@@ -2,7 +2,7 @@
 
 use llm_arch::{Role, Slot};
 use llm_quant::Scheme;
-use llm_tensor::{Bytes, DType};
+use llm_tensor::{Bytes, DType, PageBuf};
 
 /// Staging buffers of a streamed unit, on its device and, where it comes from disk, in RAM: one is filled while another
 /// computes.
@@ -11,6 +11,23 @@ pub const STAGING_SLOTS: u64 = 2;
 /// Padding of each part of a tensor: a read begins and ends on borders of pages of 4096 bytes, and so brings up to a
 /// page before and one after it.
 pub const SLOT_PADDING: u64 = 2 * 4096;
+
+/// Border on which each part of a tensor begins that rests in RAM and computes on a GPU: as in an allocation of its own there.
+pub const PART_BORDER: u64 = 256;
+
+/// Bytes of a tensor of `scheme` that rests in RAM and computes on a GPU. A unit takes whole pages for the sum over what a
+/// pass reads of it.
+pub(crate) fn resting_bytes(slot: &Slot, scheme: Scheme) -> u64 {
+    let (rows, cols) = slot.matrix();
+    let parts = scheme.parts(rows as u64, cols as u64).into_iter();
+    let bytes = parts.map(|(_, info)| info.bytes.next_multiple_of(PART_BORDER));
+    bytes.sum()
+}
+
+/// The same in whole pages.
+pub(crate) fn whole_pages(n_bytes: u64) -> u64 {
+    n_bytes.next_multiple_of(PageBuf::PAGE as u64)
+}
 
 /// Bytes of a tensor of `scheme` in a staging buffer: its own, and the padding of each of its parts. A unit takes the
 /// sum over what a pass reads of it.

@@ -133,7 +133,8 @@ pub(crate) fn place(
         (Strategy::Cpu, _) => filling.cpu(),
         (_, Rest::OnCpu) => filling.shared_with_cpu(),
         (_, Rest::Streamed) => match filling.streamed() {
-            Some(filled) => filled,
+            // What rests in RAM for a GPU takes a little more there than for the CPU.
+            Some(filled) => filled.or_else(|cut| filling.cpu().map_err(|_| cut)),
             None => match (filling.cpu(), filling.least_streamed()) {
                 (Err(cut), Some(least)) => {
                     return Ok(Placed::Nowhere {

@@ -4,7 +4,7 @@ use llm_arch::{MlpSpec, Role, Skeleton, Slot, Stored, Unit};
 use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
-use crate::staging::{looked_up_row_bytes, staged_bytes};
+use crate::staging::{looked_up_row_bytes, resting_bytes, staged_bytes, whole_pages};
 use crate::units::Units;
 use crate::{Encodings, RunOn, StoredTensor};
 
@@ -22,8 +22,10 @@ pub(crate) struct Footprint {
     pub(crate) products: u64,
     /// Its size in a staging buffer.
     pub(crate) staged: u64,
-    /// A row of each table that is looked up in.
-    pub(crate) looked_up_row: u64,
+    /// Its size in RAM where it computes on a GPU, each part on a border of its own, but for whole pages.
+    resting: u64,
+    /// A row of the table of tokens, and of that of positions, where they are looked up in.
+    pub(crate) looked_up: [u64; 2],
     /// Part that the checkpoint does not hold in its final form: on disk it is written anew.
     pub(crate) unfinished: u64,
     /// The largest piece that is loaded of a tensor whose stored form is not the final one: beside that in RAM.
@@ -36,6 +38,11 @@ pub(crate) struct Footprint {
 impl Footprint {
     pub(crate) fn total(&self) -> u64 {
         self.elements + self.statistics
+    }
+
+    /// Bytes between its weights in RAM where it computes on a GPU.
+    pub(crate) fn padding(&self) -> u64 {
+        whole_pages(self.resting) - self.per_pass
     }
 
     /// Part that is final in the checkpoint.
@@ -61,8 +68,10 @@ impl Footprint {
             self.per_pass += total;
             self.products += slot.n_elements();
             self.staged += staged_bytes(slot, scheme).get();
+            self.resting += resting_bytes(slot, scheme);
         }
-        self.looked_up_row += looked_up_row_bytes(slot, scheme).get();
+        let row = looked_up_row_bytes(slot, scheme).get();
+        self.looked_up[usize::from(slot.role == Role::PositionTable)] += row;
         let source = if is_final(slot, stored, scheme) {
             0
         } else {
@@ -86,7 +95,10 @@ impl Footprint {
         self.per_pass += other.per_pass;
         self.products += other.products;
         self.staged += other.staged;
-        self.looked_up_row += other.looked_up_row;
+        self.resting += other.resting;
+        for (row, other) in self.looked_up.iter_mut().zip(other.looked_up) {
+            *row += other;
+        }
         self.unfinished += other.unfinished;
         self.source = self.source.max(other.source);
         self.on_its_way = self.on_its_way.max(other.on_its_way);

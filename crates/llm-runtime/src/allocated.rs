@@ -16,6 +16,8 @@ pub struct Allocated {
     pub memories: BTreeMap<Home, TermBytes>,
     /// Allocations of each unit: weights, what they are decoded with, keys and values.
     pub units: BTreeMap<Unit, TermBytes>,
+    /// Part of the weights in RAM that a GPU computes with and does not copy by itself, as the system locks no more pages.
+    pub pageable: Bytes,
 }
 
 impl Allocated {

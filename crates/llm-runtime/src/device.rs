@@ -19,7 +19,7 @@ pub trait Device: Send + Sync {
     fn info(&self) -> &DeviceInfo;
 
     /// Loads all units that compute on the device and allocates all that it will need. `feed` has those of them that
-    /// rest on disk.
+    /// rest elsewhere.
     ///
     /// # Errors
     /// When a weight cannot be read or the device has no room.

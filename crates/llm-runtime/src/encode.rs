@@ -1,12 +1,13 @@
 //! Weights as a device computes with them, encoded from a checkpoint's rows in pieces and in parallel: of the dense
 //! matrix no more exists than a piece for each thread.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use llm_plan::{Encodings, RunOn};
 use llm_quant::{
-    Absmax, DoubleAbsmax, Encoder, FourBit, Int8, Int8Weight, NESTED_BLOCK, Scheme, StoredWeight,
-    Weight4Bit, double, dynamic_map,
+    Absmax, DoubleAbsmax, Encoder, FourBit, Int8, Int8Weight, NESTED_BLOCK, Part, Scheme,
+    StoredWeight, Weight4Bit, double, dynamic_map,
 };
 use llm_tensor::{AlignedBuf, DType, HostBytes};
 use rayon::prelude::*;
@@ -50,6 +51,38 @@ pub(crate) fn weight(
             tensor: rows.name().to_owned(),
             scheme,
         }),
+    }
+}
+
+/// The same, its parts written to ranges of `out`: of a dense weight no other copy exists.
+///
+/// # Errors
+/// As [`weight`].
+///
+/// # Panics
+/// When `to` is no place for it.
+pub(crate) fn weight_into(
+    model: &BoundModel,
+    bound: &BoundTensor<'_>,
+    (encodings, run_on): (&Encodings<'_>, RunOn),
+    encoder: &dyn Encoder,
+    (to, out): (&StoredWeight<Range<usize>>, &mut [u8]),
+) -> Result<()> {
+    if bound.stored().quantized().is_some() {
+        return quantized::read(model.checkpoint(), bound, to, out);
+    }
+    match to.scheme {
+        Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => {
+            let elements = &mut out[to.part(Part::Weight).clone()];
+            Rows::new(model.checkpoint(), bound).load_into(dtype, elements)
+        }
+        Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
+            let weight = weight(model, bound, encodings, run_on, encoder)?;
+            for (part, bytes) in weight.parts.iter() {
+                out[to.part(part).clone()].copy_from_slice(bytes);
+            }
+            Ok(())
+        }
     }
 }
 

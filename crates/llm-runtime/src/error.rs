@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use llm_arch::{ArchError, Unit};
 use llm_backend::BackendError;
 use llm_checkpoint::CheckpointError;
-use llm_plan::{Home, PlanError, RunOn};
+use llm_plan::{PlanError, RunOn};
 use llm_quant::{QuantError, Scheme};
 use llm_tensor::{Bytes, DType};
 
@@ -25,18 +25,6 @@ pub enum RuntimeError {
     )]
     NoDevice {
         /// The device.
-        run_on: RunOn,
-    },
-    /// Offloaded weights that their device does not reach.
-    #[error(
-        "the {unit} would be brought from {home} to {run_on} whenever it computes; only the CPU streams weights, and only from disk"
-    )]
-    Apart {
-        /// The unit.
-        unit: Unit,
-        /// Home of the unit,
-        home: Home,
-        /// and what computes with it.
         run_on: RunOn,
     },
     /// A sequence of an encoder-decoder model that has no prompt.
@@ -311,7 +299,6 @@ impl RuntimeError {
             | RuntimeError::SourceChanged { .. }
             | RuntimeError::Plan(_)
             | RuntimeError::NoDevice { .. }
-            | RuntimeError::Apart { .. }
             | RuntimeError::EmptyPrompt
             | RuntimeError::NoTokenLeft
             | RuntimeError::IdOutOfRange { .. }

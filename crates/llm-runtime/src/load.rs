@@ -1,18 +1,20 @@
 //! Brings a bound model's weights to a device.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use llm_arch::{Role, Unit};
 use llm_plan::{
     DeviceMap, Encodings, Home, Limits, Placement, RunOn, Term, WeightDType, becomes_table,
 };
-use llm_quant::{Encoder, QuantConfig, StoredWeight};
+use llm_quant::{Encoder, QuantConfig, StoredBytes, StoredWeight};
 use llm_tensor::{Bytes, DType};
 
 use crate::allocated::Allocated;
 use crate::device::{Device, StageOptions};
-use crate::encode::weight;
+use crate::encode::{weight, weight_into};
+use crate::offload::Prepared;
 use crate::pass::Interrupt;
 use crate::pipeline::{Part, Pipeline};
 use crate::probe::Origin;
@@ -78,7 +80,7 @@ pub fn load_under(
 /// As [`load_under`], on the devices that the map of [`LoadOptions::offload`] names; without one, all on the first.
 ///
 /// # Errors
-/// As [`load_under`]; [`RuntimeError::NoDevice`] and [`RuntimeError::Apart`].
+/// As [`load_under`], and [`RuntimeError::NoDevice`].
 ///
 /// # Panics
 /// When there is no device, or the map is of another model.
@@ -106,7 +108,6 @@ pub fn load_on(
             &whole
         }
     };
-    check_homes(map)?;
     let encodings = model.encodings(options.dtype, options.quant)?;
     let tensors: HashMap<_, _> = model
         .tensors()
@@ -114,12 +115,16 @@ pub fn load_on(
         .collect();
     let table = &tensors[&(Unit::Embedding, Role::TokenTable)];
     let kv_dtype = encodings.kv_dtype(table.stored());
-    let is_streamed = |unit: Unit| placement(map, unit).home == Home::Disk;
-    let resident = model
+    let is_on_disk = |unit: Unit| placement(map, unit).home == Home::Disk;
+    let in_memory = model
         .tensors()
-        .filter(|bound| !is_streamed(bound.slot.unit) && !becomes_table(bound.slot.role));
-    let total = resident.map(|bound| bound.tensor.stored_bytes()).sum();
-    let mut feed = feed(model, &encodings, &is_streamed, options, events)?;
+        .filter(|bound| !is_on_disk(bound.slot.unit) && !becomes_table(bound.slot.role));
+    let total = in_memory.map(|bound| bound.tensor.stored_bytes()).sum();
+    let mut feeds = HashMap::new();
+    for run_on in map.devices() {
+        let feed = feed(model, &encodings, (run_on, map), options, events)?;
+        feeds.extend(feed.map(|feed| (run_on, feed)));
+    }
     let mut source = Source {
         model,
         map,
@@ -144,9 +149,7 @@ pub fn load_on(
             limits: options.limits,
             kv_dtype,
         };
-        // What is read from disk is read for the CPU.
-        let feed = feed.take_if(|_| run_on == RunOn::Cpu);
-        let stages = device.stages(&options, &mut source, feed)?;
+        let stages = device.stages(&options, &mut source, feeds.remove(&run_on))?;
         Ok(Part { run_on, stages })
     };
     let parts = map.devices().into_iter().map(part);
@@ -165,47 +168,42 @@ pub fn load_on(
     .under(interrupt))
 }
 
-/// Refuses offloaded weights that their device does not reach: only the CPU brings some, from disk.
-fn check_homes(map: &DeviceMap) -> Result<()> {
-    let is_brought =
-        |at: &Placement| at.is_resident() || (at.home, at.run_on) == (Home::Disk, RunOn::Cpu);
-    match map.iter().find(|(_, at)| !is_brought(at)) {
-        None => Ok(()),
-        Some((unit, Placement { home, run_on })) => Err(RuntimeError::Apart { unit, home, run_on }),
-    }
-}
-
 fn placement(map: &DeviceMap, unit: Unit) -> Placement {
     map.get(unit)
         .unwrap_or_else(|| panic!("the device map has a place for the {unit}"))
 }
 
-/// Stream of the units on disk, if there are any, written where that has to be.
+/// Stream of what a device computes with and does not hold, if there is such: what is on disk is written where that has to be.
 fn feed(
     model: &BoundModel,
     encodings: &Encodings<'_>,
-    is_streamed: &dyn Fn(Unit) -> bool,
+    (run_on, map): (RunOn, &DeviceMap),
     options: &LoadOptions<'_>,
     events: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<Option<Feed>> {
-    let mut units: Vec<Unit> = model.tensors().map(|bound| bound.slot.unit).collect();
-    units.sort_unstable();
-    units.dedup();
-    units.retain(|&unit| is_streamed(unit));
-    let (Some(offload), false) = (options.offload, units.is_empty()) else {
+    let offloaded = map
+        .iter()
+        .filter(|(_, at)| at.run_on == run_on && !at.is_resident());
+    let offloaded: Vec<_> = offloaded.collect();
+    let (Some(offload), false) = (options.offload, offloaded.is_empty()) else {
         return Ok(None);
     };
-    let offloaded = offload::prepare(
-        model,
-        encodings,
-        options.encoder,
-        RunOn::Cpu,
-        offload.folder,
-        &units,
-        events,
-    )?;
-    let n_tokens = options.limits.n_tokens;
-    stream::open(model, encodings, is_streamed, offloaded, n_tokens).map(Some)
+    let on_disk = offloaded.iter().filter(|(_, at)| at.home == Home::Disk);
+    let on_disk: Vec<Unit> = on_disk.map(|&(unit, _)| unit).collect();
+    let prepared = match on_disk.is_empty() {
+        true => Prepared::default(),
+        false => offload::prepare(
+            model,
+            encodings,
+            options.encoder,
+            run_on,
+            offload.folder,
+            &on_disk,
+            events,
+        )?,
+    };
+    let at = (run_on, |unit| placement(map, unit));
+    stream::open(model, encodings, at, prepared, options.limits.n_tokens).map(Some)
 }
 
 struct Source<'a> {
@@ -226,19 +224,38 @@ impl Source<'_> {
         let (bound, run_on) = (self.tensors[&(unit, role)], at.run_on);
         weight(self.model, &bound, &self.encodings, run_on, self.encoder)
     }
+
+    /// Counts a weight that was handed over.
+    fn count(&mut self, unit: Unit, role: Role, bytes: StoredBytes) -> Result<()> {
+        self.at.done += self.tensors[&(unit, role)].tensor.stored_bytes();
+        (self.events)(Event::Loading(self.at))?;
+        let (home, allocated) = (placement(self.map, unit).home, &mut self.allocated);
+        allocated.add_to(unit, home, Term::Weights, bytes.elements);
+        let statistics = Term::QuantizationStatistics;
+        allocated.add_to(unit, home, statistics, bytes.statistics);
+        Ok(())
+    }
 }
 
 impl WeightSource for Source<'_> {
     fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight> {
-        let at = placement(self.map, unit);
-        let weight = self.read(unit, role, at)?;
-        self.at.done += self.tensors[&(unit, role)].tensor.stored_bytes();
-        (self.events)(Event::Loading(self.at))?;
-        let (bytes, allocated) = (weight.stored_bytes(), &mut self.allocated);
-        allocated.add_to(unit, at.home, Term::Weights, bytes.elements);
-        let statistics = Term::QuantizationStatistics;
-        allocated.add_to(unit, at.home, statistics, bytes.statistics);
+        let weight = self.read(unit, role, placement(self.map, unit))?;
+        self.count(unit, role, weight.stored_bytes())?;
         Ok(weight)
+    }
+
+    fn weight_into(
+        &mut self,
+        unit: Unit,
+        role: Role,
+        to: &StoredWeight<Range<usize>>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let how = (&self.encodings, placement(self.map, unit).run_on);
+        let bound = &self.tensors[&(unit, role)];
+        weight_into(self.model, bound, how, self.encoder, (to, out))?;
+        let bytes = to.scheme.stored_bytes(to.rows as u64, to.cols as u64);
+        self.count(unit, role, bytes)
     }
 
     fn values(&mut self, unit: Unit, role: Role) -> Result<Vec<f32>> {

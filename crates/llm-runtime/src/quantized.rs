@@ -135,6 +135,47 @@ pub(crate) fn stored(checkpoint: &Checkpoint, bound: &BoundTensor<'_>) -> Result
         .map_err(|flaw| flawed(checkpoint, name, flaw))
 }
 
+/// The same, its parts written to ranges of `out`.
+///
+/// # Errors
+/// As [`stored`].
+///
+/// # Panics
+/// When `to` is no place for it.
+pub(crate) fn read(
+    checkpoint: &Checkpoint,
+    bound: &BoundTensor<'_>,
+    to: &StoredWeight<Range<usize>>,
+    out: &mut [u8],
+) -> Result<()> {
+    let (scheme, name) = (bound.scheme, &bound.tensor.name);
+    let shape = bound.slot.matrix();
+    for (part, range) in to.parts.iter() {
+        let out = &mut out[range.clone()];
+        match place_of(checkpoint, name, shape, scheme, part)? {
+            PartPlace::Tensor(name) => {
+                let there = part_bytes(checkpoint, &name)?;
+                if there != out.len() as u64 {
+                    let expected = format!("{} bytes", out.len());
+                    return Err(misfit(checkpoint, &name, expected, there));
+                }
+                checkpoint.read_stored(&name, 0..there, out)?;
+            }
+            PartPlace::Known(bytes) => out.copy_from_slice(&bytes),
+        }
+    }
+    Ok(())
+}
+
+/// Size of the elements of a part.
+fn part_bytes(checkpoint: &Checkpoint, name: &str) -> Result<u64> {
+    let tensor = part(checkpoint, name)?;
+    let Encoding::Plain(dtype) = tensor.encoding else {
+        unreachable!("a part of a quantized matrix has plain elements")
+    };
+    Ok(tensor.shape.n_elements() * dtype.size() as u64)
+}
+
 /// Elements `range` of a bound tensor, in the order in which they are stored, as `dtype` into `out`: decoded in f32 where
 /// they are codes, and rounded once.
 ///

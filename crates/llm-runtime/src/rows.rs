@@ -78,20 +78,26 @@ impl<'a> Rows<'a> {
             return Ok(view);
         }
         let mut bytes = AlignedBuf::zeroed(self.rows * row_bytes);
+        self.load_into(dtype, &mut bytes)?;
+        Ok(HostBytes::new(bytes))
+    }
+
+    /// A copy of all of them in `out`.
+    pub(crate) fn load_into(&self, dtype: DType, out: &mut [u8]) -> Result<()> {
         match self.bound.slot.stored {
             // The checkpoint's reader shares out the work itself.
             Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
-                self.read(0..self.rows, dtype, &mut bytes)?;
+                self.read(0..self.rows, dtype, out)
             }
             Stored::Transposed => {
-                let pieces = bytes.par_chunks_mut(BAND * row_bytes).enumerate();
+                let row_bytes = self.cols * dtype.size();
+                let pieces = out.par_chunks_mut(BAND * row_bytes).enumerate();
                 pieces.try_for_each(|(i, out)| {
                     let first = i * BAND;
                     self.read(first..first + out.len() / row_bytes, dtype, out)
-                })?;
+                })
             }
         }
-        Ok(HostBytes::new(bytes))
     }
 
     /// The transpose, `[cols, rows]`, of rows that are not stored so: both are in memory for a while.

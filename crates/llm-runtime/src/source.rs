@@ -1,5 +1,7 @@
 //! Weights on their way to a device.
 
+use std::ops::Range;
+
 use llm_arch::{Role, Unit};
 use llm_quant::StoredWeight;
 
@@ -12,6 +14,21 @@ pub trait WeightSource {
     /// # Errors
     /// When it cannot be read.
     fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight>;
+
+    /// The same, its parts written to ranges of `out`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    ///
+    /// # Panics
+    /// When `to` is no place for it.
+    fn weight_into(
+        &mut self,
+        unit: Unit,
+        role: Role,
+        to: &StoredWeight<Range<usize>>,
+        out: &mut [u8],
+    ) -> Result<()>;
 
     /// The elements of a slot that is no weight itself: a table that a device computes with is made of them.
     ///

@@ -129,7 +129,7 @@ impl<B: Backend> BackendStages<B> {
             kv_dtype,
         } = options;
         let (b, stack) = (&*backend, &spec.decoder);
-        let stream = feed.map(|feed| Stream::new(&backend, feed));
+        let stream = feed.map(|feed| Stream::new(&backend, feed, source));
         let mut stream = stream.transpose()?;
         let mut queue = backend.queue(Some(&workspace_shape(spec, limits)))?;
         let sequences = SequenceBlocks::new(b, spec, limits, *kv_dtype)?;
@@ -431,12 +431,12 @@ impl<B: Backend> Stages for BackendStages<B> {
         if let Some(encoder) = &self.encoder {
             encoder.count(home, allocated);
         }
-        let staging = [
-            self.stream.as_ref().map(Stream::bytes),
-            self.embedding.as_ref().map(Embedding::staging_bytes),
-        ];
-        let staging = staging.into_iter().flatten().sum();
-        allocated.add(Home::Ram, Term::Staging, staging);
+        if let Some(stream) = &self.stream {
+            stream.count(home, allocated);
+        }
+        if let Some(embedding) = &self.embedding {
+            embedding.count(home, allocated);
+        }
     }
 }
 

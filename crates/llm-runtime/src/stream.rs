@@ -1,36 +1,47 @@
-//! Offloaded weights: read whenever they are needed, while the ones before are computed with.
+//! Offloaded weights: brought whenever they are needed, while the ones before are computed with.
 //!
-//! A [`Stream`] has as many staging places as the plan reserved. What a pass will need is known beforehand and told
-//! ([`Stream::expect`]); places that nobody uses are filled with it in that order, across the end of a pass too. So the
-//! disk never waits, and there is nothing to guess: what is resident stays so, and the rest is read in turn.
+//! What a pass will need is known beforehand and told ([`Stream::expect`]); memory that nobody uses is filled with it in that
+//! order, across the end of a pass too. So neither disk nor bus waits, and there is nothing to guess: what is resident stays
+//! so, and the rest is brought in turn. There is as much memory for it as the plan reserved:
 //!
-//! The pages of a place are filled when what they held has been brought to the device; they are brought there by a queue of
-//! their own, after the last use of what lies there; and what is computed with them waits until they are brought.
+//! ```text
+//! disk ── reader ──► buffers ─┬─ where the device computes in host memory: computed with there
+//!                             └─ copies ──► places ──► computed with
+//! RAM  ───────────────────────── copies ──► places ──► computed with
+//! ```
+//!
+//! A buffer is filled when the last that read it is done: a copy, or the computation. A place is brought to after its last use,
+//! by a queue of its own; and what is computed with it waits until it is brought.
 
 mod parcel;
 mod reader;
+mod resting;
 mod rows;
+mod slots;
 mod source;
 mod weights;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 
 use llm_arch::{Role, Unit};
 use llm_backend::{Backend, Queue};
-use llm_plan::STAGING_SLOTS;
+use llm_plan::{Home, RunOn, STAGING_SLOTS, Term};
 use llm_tensor::Bytes;
 
 use self::parcel::Parcel;
-use self::reader::{Done, Job, Parcels};
+use self::reader::Reader;
+use self::resting::{Layout, Resting, RestingUnit};
 pub(crate) use self::rows::RowReader;
+use self::rows::TableSource;
+use self::slots::{Slots, Staged};
 pub(crate) use self::source::open;
 pub(crate) use self::weights::Weights;
+use crate::Result;
+use crate::allocated::Allocated;
 use crate::offload::Prepared;
-use crate::{Result, RuntimeError};
+use crate::source::WeightSource;
 
 /// Key of a parcel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,127 +74,128 @@ pub(crate) enum Next {
 /// Offloaded weights of a device's stages, opened: a stage makes a stream of it.
 #[derive(Debug)]
 pub struct Feed {
+    run_on: RunOn,
+    /// On disk.
     parcels: HashMap<Key, Parcel>,
+    /// In RAM.
+    resting: Vec<Layout>,
     /// Tables that are looked up in, and stay where they are.
-    tables: HashMap<Role, RowReader>,
-    /// Length of a staging place.
+    tables: HashMap<Role, TableSource>,
+    /// Length of a staging place, and of a buffer of what is on disk.
     place_len: usize,
+    buffer_len: usize,
+    /// Rows that a pass looks up at most.
+    n_tokens: usize,
     /// Keeps the offload folder from being cleared.
     prepared: Prepared,
 }
 
-/// The weights on disk that a stage computes with, and the places of its device to which they are brought.
+/// The offloaded weights that a stage computes with, and the memory to which they are brought.
 pub(crate) struct Stream<B: Backend> {
-    parcels: Arc<Parcels>,
-    tables: HashMap<Role, RowReader>,
+    /// On disk, with the thread that reads them.
+    reader: Reader<B>,
+    /// In RAM.
+    resting: HashMap<Key, Resting<B>>,
+    units: Vec<RestingUnit>,
+    tables: HashMap<Role, RowReader<B>>,
     state: RefCell<State<B>>,
-    place_len: usize,
-    /// `None` once it is to end.
-    jobs: Option<Sender<Job<B>>>,
-    done: Receiver<Done<B>>,
-    reader: Option<JoinHandle<()>>,
     /// Keeps the offload folder from being cleared.
     _prepared: Prepared,
 }
 
 struct State<B: Backend> {
-    places: Vec<Place<B>>,
+    /// Host pages that the reader fills.
+    buffers: Slots<B, B::HostPages>,
+    /// None where the device computes in host memory.
+    places: Option<Slots<B, B::Place>>,
     expected: VecDeque<Next>,
     /// Queue that brings host pages to the device.
     copies: B::Queue,
 }
 
-/// A staging place.
-enum Place<B: Backend> {
-    Empty(Staged<B>),
-    /// The reader has it.
-    Filling(Key),
-    Filled(Key, Staged<B>),
-    /// It is computed with.
-    Used(Key, Staged<B>),
-    /// Nobody said when what was put into the queue with it ends.
-    Left(Key, Staged<B>),
-    Failed(Key, Box<RuntimeError>, Staged<B>),
-    /// While it is made into another.
-    Taken,
-}
-
-/// A place of the device, and the ends of what is done with it.
-struct Staged<B: Backend> {
-    place: B::Place,
-    /// Of bringing what lies in it.
-    brought: Option<B::Event>,
-    /// Of the last use.
-    used: Option<B::Event>,
-}
-
-/// A filled place, until [`Lease::end`]: then another parcel may take it.
+/// A filled place or buffer, until [`Lease::end`]: then another parcel may take it.
 pub(crate) struct Lease<'s, B: Backend> {
     stream: &'s Stream<B>,
-    place: usize,
+    at: usize,
 }
 
 impl<B: Backend> Stream<B> {
-    /// Takes staging places of the device, and starts the thread that fills them.
+    /// Takes staging memory, loads what rests in RAM, and starts the thread that reads the rest.
     ///
     /// # Errors
-    /// When the device has no room, or the system no thread.
-    pub(crate) fn new(backend: &Arc<B>, feed: Feed) -> Result<Self> {
+    /// When there is no room, a weight cannot be read, or the system has no thread.
+    pub(crate) fn new(backend: &Arc<B>, feed: Feed, source: &mut dyn WeightSource) -> Result<Self> {
         let Feed {
+            run_on,
             parcels,
-            tables,
+            resting: layouts,
+            tables: sources,
             place_len,
+            buffer_len,
+            n_tokens,
             prepared,
         } = feed;
         for (key, parcel) in &parcels {
             assert!(
-                parcel.len <= place_len,
-                "{key:?} takes {} bytes of a staging place of {place_len}",
+                parcel.len <= buffer_len && buffer_len <= place_len,
+                "{key:?} takes {} bytes of a buffer of {buffer_len} and a place of {place_len}",
                 parcel.len
             );
         }
-        let parcels = Arc::new(Parcels::new(parcels));
-        let n_places = if place_len > 0 { STAGING_SLOTS } else { 0 };
-        let place = |_| -> Result<_> {
-            Ok(Place::Empty(Staged {
-                place: backend.place(place_len)?,
-                brought: None,
-                used: None,
-            }))
+        let in_host_memory = run_on.memory() == Home::Ram;
+        let n = |len: usize| if len > 0 { STAGING_SLOTS as usize } else { 0 };
+        let state = State {
+            buffers: Slots::new(n(buffer_len), || Ok(backend.host_pages(buffer_len)?))?,
+            places: match in_host_memory {
+                true => None,
+                false => Some(Slots::new(n(place_len), || Ok(backend.place(place_len)?))?),
+            },
+            expected: VecDeque::new(),
+            copies: backend.queue(None)?,
         };
-        let (jobs, to_do) = channel();
-        let (finished, done) = channel();
-        let reader = reader::spawn::<B>(Arc::clone(&parcels), to_do, finished)?;
+        let (mut resting, mut units) = (HashMap::new(), Vec::new());
+        for layout in layouts {
+            let (unit, parcels) = layout.load(&**backend, source)?;
+            units.push(unit);
+            resting.extend(parcels);
+        }
+        let mut tables = HashMap::new();
+        for (role, table) in sources {
+            let tied = resting.get(&Key::TiedTable);
+            let table = table.open(role, tied, source)?;
+            let sizes = (n_tokens, in_host_memory);
+            tables.insert(role, RowReader::new(&**backend, table, sizes)?);
+        }
         Ok(Stream {
-            parcels,
+            reader: Reader::new(parcels)?,
+            resting,
+            units,
             tables,
-            state: RefCell::new(State {
-                places: (0..n_places).map(place).collect::<Result<_>>()?,
-                expected: VecDeque::new(),
-                copies: backend.queue(None)?,
-            }),
-            place_len,
-            jobs: Some(jobs),
-            done,
-            reader: Some(reader),
+            state: RefCell::new(state),
             _prepared: prepared,
         })
     }
 
     /// True if it is offloaded, rather than resident or nothing at all.
     pub(crate) fn has(&self, key: Key) -> bool {
-        self.parcels.get(key).is_some()
+        self.resting.contains_key(&key) || self.reader.parcel(key).is_some()
     }
 
     /// The table of a role, if it is looked up in where it rests.
-    pub(crate) fn take_table(&mut self, role: Role) -> Option<RowReader> {
+    pub(crate) fn take_table(&mut self, role: Role) -> Option<RowReader<B>> {
         self.tables.remove(&role)
     }
 
-    /// Size of the staging places.
-    pub(crate) fn bytes(&self) -> Bytes {
-        let n_places = self.state.borrow().places.len();
-        Bytes::new((n_places * self.place_len) as u64)
+    /// Counts staging memory, `memory` being the device's, and what lies between weights in RAM.
+    pub(crate) fn count(&self, memory: Home, allocated: &mut Allocated) {
+        let state = self.state.borrow();
+        allocated.add(Home::Ram, Term::Staging, state.buffers.bytes());
+        let places = state.places.as_ref().map_or(Bytes::ZERO, Slots::bytes);
+        allocated.add(memory, Term::Staging, places);
+        for unit in &self.units {
+            allocated.add_to(unit.unit, Home::Ram, Term::Weights, unit.padding);
+            allocated.pageable += unit.pageable;
+        }
     }
 
     /// Says what will be asked for, in which order, until the next call; resident weights are left out.
@@ -208,7 +220,7 @@ impl<B: Backend> Stream<B> {
         self.fill(state);
     }
 
-    /// Waits until a parcel is there, and has `queue` wait until it is on the device.
+    /// Waits until a parcel is read, and has `queue` wait until it is on the device.
     ///
     /// # Errors
     /// When it cannot be read, or is not what it was.
@@ -219,171 +231,157 @@ impl<B: Backend> Stream<B> {
             state.expected.drain(..=at);
         }
         loop {
-            while let Ok(done) = self.done.try_recv() {
-                self.take_back(state, done);
-            }
-            let Some(place) = state.place_of(key) else {
-                match state.spare(Some(key)) {
-                    Some(place) => self.begin(state, place, key),
-                    None => self.wait(state),
-                }
-                continue;
+            self.reader.take_back(&mut state.buffers);
+            let leased = match &mut state.places {
+                None => state.buffers.lease(key, queue)?,
+                Some(places) => places.lease(key, queue)?,
             };
-            match std::mem::replace(&mut state.places[place], Place::Taken) {
-                Place::Filled(_, staged) => {
-                    let is_there = match &staged.brought {
-                        Some(brought) => queue.wait(brought),
-                        None => Ok(()),
-                    };
-                    state.places[place] = Place::Used(key, staged);
-                    self.fill(state);
-                    if let Err(error) = is_there {
-                        state.abandon(place);
-                        return Err(error.into());
-                    }
-                    return Ok(Lease {
-                        stream: self,
-                        place,
-                    });
-                }
-                Place::Failed(_, error, staged) => {
-                    state.places[place] = Place::Empty(staged);
-                    return Err(*error);
-                }
-                Place::Used(..) => unreachable!("{key:?} is asked for while it is used"),
-                filling => {
-                    state.places[place] = filling;
-                    self.wait(state);
-                }
+            if let Some(at) = leased {
+                self.fill(state);
+                return Ok(Lease { stream: self, at });
             }
+            self.hasten(state, key)?;
         }
     }
 
-    /// Has spare places filled with what comes next.
+    /// Does what has to be done next for a parcel to be there, or waits for it.
+    fn hasten(&self, state: &mut State<B>, key: Key) -> Result<()> {
+        if self.is_in_ram(state, key) {
+            let near = state.near();
+            let places = state.places.as_ref().expect(PLACES);
+            let at = places.spare(true, &near);
+            self.bring_on(state, at.expect("not all places are computed with"), key);
+            return Ok(());
+        }
+        state.buffers.give_up(key)?;
+        let soon = state.on_disk(&self.reader);
+        match (state.buffers.find(key), state.buffers.spare(true, &soon)) {
+            (None, Some(at)) => self.reader.begin(&mut state.buffers, at, key),
+            (None, None) | (Some(_), _) => self.reader.wait(&mut state.buffers),
+        }
+        Ok(())
+    }
+
+    /// True of what can be brought to a place.
+    fn is_in_ram(&self, state: &State<B>, key: Key) -> bool {
+        let is_read = || state.places.is_some() && state.buffers.is_filled(key);
+        self.resting.contains_key(&key) || is_read()
+    }
+
+    /// Has spare memory filled with what comes next.
     fn fill(&self, state: &mut State<B>) {
-        for i in 0..state.places.len().min(state.expected.len()) {
-            let Next::Key(key) = state.expected[i] else {
-                break;
-            };
-            if state.place_of(key).is_some() {
+        self.reader.take_back(&mut state.buffers);
+        let near = state.near();
+        for &key in &near {
+            let places = state.places.as_ref().expect(PLACES);
+            if places.find(key).is_some() || !self.is_in_ram(state, key) {
                 continue;
             }
-            let Some(place) = state.spare(None) else {
+            let Some(at) = places.spare(false, &near) else {
                 break;
             };
-            self.begin(state, place, key);
+            self.bring_on(state, at, key);
+        }
+        let soon = state.on_disk(&self.reader);
+        for &key in &soon {
+            if state.buffers.find(key).is_some() {
+                continue;
+            }
+            let Some(at) = state.buffers.spare(false, &soon) else {
+                break;
+            };
+            self.reader.begin(&mut state.buffers, at, key);
         }
     }
 
-    fn begin(&self, state: &mut State<B>, place: usize, key: Key) {
-        let staged = match std::mem::replace(&mut state.places[place], Place::Filling(key)) {
-            Place::Empty(staged) | Place::Filled(_, staged) | Place::Failed(_, _, staged) => staged,
-            Place::Filling(_) | Place::Used(..) | Place::Left(..) | Place::Taken => {
-                unreachable!("a spare place is not in use")
+    /// Brings what is in RAM to a place, when nothing uses what lies there.
+    fn bring_on(&self, state: &mut State<B>, at: usize, key: Key) {
+        let State {
+            buffers,
+            places,
+            copies,
+            ..
+        } = state;
+        let places = places.as_mut().expect(PLACES);
+        let mut staged = places.take(at);
+        let outcome = match (self.resting.get(&key), self.reader.parcel(key)) {
+            (Some(Resting { pages, range, .. }), _) => {
+                bring::<B>(copies, (pages, range.clone()), &mut staged)
             }
+            (None, Some(parcel)) => {
+                let from = buffers.find(key).expect("the parcel lies in a buffer");
+                let mut buffer = buffers.take(from);
+                let outcome = bring::<B>(copies, (&buffer.memory, 0..parcel.len), &mut staged);
+                buffer.used = staged.brought.clone();
+                buffers.put_empty(from, buffer);
+                outcome
+            }
+            (None, None) => unreachable!("{KNOWN}"),
         };
-        let jobs = self.jobs.as_ref().expect("a stream that is in use");
-        let sent = jobs.send(Job { place, key, staged });
-        assert!(sent.is_ok(), "{READER_LIVES}");
-    }
-
-    fn wait(&self, state: &mut State<B>) {
-        let is_filling = |place: &Place<B>| matches!(place, Place::Filling(_));
-        assert!(
-            state.places.iter().any(is_filling),
-            "all places are computed with: nothing is on its way that could be waited for"
-        );
-        let done = self.done.recv().expect(READER_LIVES);
-        self.take_back(state, done);
-    }
-
-    /// Takes a place back from the reader, and has what was read brought to the device.
-    fn take_back(&self, state: &mut State<B>, done: Done<B>) {
-        let Done {
-            place,
-            key,
-            mut staged,
-            outcome,
-        } = done;
-        let parcel = self.parcels.get(key).expect(KNOWN);
-        let outcome = outcome.and_then(|()| state.bring(&mut staged, parcel.len));
-        state.places[place] = match outcome {
-            Ok(()) => Place::Filled(key, staged),
-            Err(error) => Place::Failed(key, Box::new(error), staged),
-        };
+        places.put(at, key, staged, outcome);
     }
 }
 
+/// Copies bytes of host pages to a place.
+fn bring<B: Backend>(
+    copies: &mut B::Queue,
+    (pages, range): (&B::HostPages, std::ops::Range<usize>),
+    to: &mut Staged<B, B::Place>,
+) -> Result<()> {
+    if let Some(used) = &to.used {
+        copies.wait(used)?;
+    }
+    copies.bring(pages, range, &mut to.memory)?;
+    to.brought = Some(copies.record()?);
+    Ok(())
+}
+
 impl<B: Backend> State<B> {
-    /// Brings the first `len` bytes of a place to the device when nothing uses what lies there.
-    fn bring(&mut self, staged: &mut Staged<B>, len: usize) -> Result<()> {
-        if let Some(used) = &staged.used {
-            self.copies.wait(used)?;
-        }
-        self.copies.bring(&mut staged.place, len)?;
-        staged.brought = Some(self.copies.record()?);
-        Ok(())
+    /// What is computed with next, as far as it is known.
+    fn next(&self) -> impl Iterator<Item = Key> + '_ {
+        self.expected.iter().map_while(|next| match next {
+            Next::Key(key) => Some(*key),
+            Next::Unknown => None,
+        })
     }
 
-    /// Finds out when the use of places ends of which nobody said so: with all that is in the queue.
+    /// What belongs into the places now.
+    fn near(&self) -> Vec<Key> {
+        let n = self.places.as_ref().map_or(0, Slots::len);
+        self.next().take(n).collect()
+    }
+
+    /// What belongs into the buffers now: what is read next, but for what lies in a place and stays there until it is used.
+    fn on_disk(&self, reader: &Reader<B>) -> Vec<Key> {
+        let (n, near) = (self.buffers.len(), self.near());
+        let mut on_disk = Vec::with_capacity(n);
+        let places = self.places.as_ref();
+        let in_place = |key| places.is_some_and(|places| places.find(key).is_some());
+        for key in self.next() {
+            if on_disk.len() == n {
+                break;
+            }
+            let stays = near.contains(&key) && in_place(key);
+            if reader.parcel(key).is_some() && !stays && !on_disk.contains(&key) {
+                on_disk.push(key);
+            }
+        }
+        on_disk
+    }
+
     fn settle(&mut self, queue: &mut B::Queue) -> Result<()> {
-        for place in &mut self.places {
-            if !matches!(place, Place::Left(..)) {
-                continue;
-            }
-            let end = queue.record()?;
-            if let Place::Left(key, mut staged) = std::mem::replace(place, Place::Taken) {
-                staged.used = Some(end);
-                *place = Place::Filled(key, staged);
-            }
-        }
-        Ok(())
-    }
-
-    /// Leaves a place that is used.
-    fn abandon(&mut self, place: usize) {
-        let place = &mut self.places[place];
-        if let Place::Used(key, staged) = std::mem::replace(place, Place::Taken) {
-            *place = Place::Left(key, staged);
+        match &mut self.places {
+            Some(places) => places.settle(queue),
+            None => self.buffers.settle(queue),
         }
     }
 
-    fn place_of(&self, key: Key) -> Option<usize> {
-        let has = |place: &Place<B>| match place {
-            Place::Filling(k)
-            | Place::Filled(k, _)
-            | Place::Used(k, _)
-            | Place::Left(k, _)
-            | Place::Failed(k, _, _) => *k == key,
-            Place::Empty(_) | Place::Taken => false,
-        };
-        self.places.iter().position(has)
-    }
-
-    /// A place that nobody uses, and that does not hold what is needed soon; `now` is needed before all else.
-    fn spare(&self, now: Option<Key>) -> Option<usize> {
-        let n_places = self.places.len() - usize::from(now.is_some());
-        let soon = |key: Key| {
-            self.expected
-                .iter()
-                .take(n_places)
-                .any(|&n| n == Next::Key(key))
-        };
-        let rank = |place: &Place<B>| match place {
-            Place::Empty(_) => Some(0),
-            Place::Filled(key, _) | Place::Failed(key, _, _) if !soon(*key) => Some(1),
-            // Only for what is needed at once.
-            Place::Filled(..) | Place::Failed(..) if now.is_some() => Some(2),
-            Place::Filling(_)
-            | Place::Filled(..)
-            | Place::Used(..)
-            | Place::Left(..)
-            | Place::Failed(..)
-            | Place::Taken => None,
-        };
-        let ranked = self.places.iter().enumerate();
-        let ranked = ranked.filter_map(|(i, place)| Some((rank(place)?, i)));
-        ranked.min().map(|(_, i)| i)
+    /// Leaves memory that is used.
+    fn abandon(&mut self, at: usize) {
+        match &mut self.places {
+            Some(places) => places.abandon(at),
+            None => self.buffers.abandon(at),
+        }
     }
 }
 
@@ -393,23 +391,30 @@ impl<B: Backend> Lease<'_, B> {
     /// # Errors
     /// When the device does not compute with it.
     pub(crate) fn weight(&self, backend: &B, unit: Unit, role: Role) -> Result<B::Weight> {
-        let state = self.stream.state.borrow();
-        let Place::Used(key, staged) = &state.places[self.place] else {
-            unreachable!("a leased place is in use")
+        let stream = self.stream;
+        let state = stream.state.borrow();
+        let in_parcel = |key| stream.reader.parcel(key).expect(KNOWN).weight(unit, role);
+        let Some(places) = &state.places else {
+            let (key, pages) = state.buffers.used(self.at);
+            return Ok(backend.in_pages(pages, in_parcel(key))?);
         };
-        let parcel = self.stream.parcels.get(*key).expect(KNOWN);
-        Ok(backend.placed(&staged.place, parcel.weight(unit, role))?)
+        let (key, place) = places.used(self.at);
+        let weight = match stream.resting.get(&key) {
+            Some(resting) => resting.weight(role),
+            None => in_parcel(key),
+        };
+        Ok(backend.placed(place, weight)?)
     }
 
-    /// Gives the place back: what was put into `queue` by now is its last use.
+    /// Gives the memory back: what was put into `queue` by now is its last use.
     ///
     /// # Errors
     /// When the device fails.
     pub(crate) fn end(self, queue: &mut B::Queue) -> Result<()> {
-        let (stream, place) = (self.stream, self.place);
+        let (stream, at) = (self.stream, self.at);
         std::mem::forget(self);
         let state = &mut *stream.state.borrow_mut();
-        state.abandon(place);
+        state.abandon(at);
         state.settle(queue)?;
         stream.fill(state);
         Ok(())
@@ -419,23 +424,12 @@ impl<B: Backend> Lease<'_, B> {
 /// Whoever fails says no end.
 impl<B: Backend> Drop for Lease<'_, B> {
     fn drop(&mut self) {
-        self.stream.state.borrow_mut().abandon(self.place);
-    }
-}
-
-impl<B: Backend> Drop for Stream<B> {
-    fn drop(&mut self) {
-        self.parcels.stop();
-        self.jobs = None;
-        if let Some(reader) = self.reader.take() {
-            // A panic of the reader has been seen by whoever waited for it.
-            let _ = reader.join();
-        }
+        self.stream.state.borrow_mut().abandon(self.at);
     }
 }
 
 const KNOWN: &str = "what is brought is known";
-const READER_LIVES: &str = "the reader lives as long as its stream";
+const PLACES: &str = "places, where something is brought on";
 
 #[cfg(test)]
 mod tests;

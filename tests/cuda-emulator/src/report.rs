@@ -57,6 +57,19 @@ pub struct TimelineReport {
     pub end: u64,
 }
 
+impl Report {
+    /// Kernels that ran since an earlier report of the same process.
+    #[must_use]
+    pub fn kernels_since(&self, earlier: &Self) -> BTreeMap<String, KernelReport> {
+        let none = KernelReport::default();
+        let ran = self.kernels.iter().map(|(name, kernel)| {
+            let earlier = earlier.kernels.get(name).unwrap_or(&none);
+            (name.clone(), kernel.since(earlier))
+        });
+        ran.filter(|(_, kernel)| kernel.launches > 0).collect()
+    }
+}
+
 impl TimelineReport {
     /// Time from the first work to the last.
     #[must_use]
@@ -106,6 +119,21 @@ pub struct KernelReport {
     pub written: TrafficReport,
 }
 
+impl KernelReport {
+    /// Account of what came after an earlier report of the same process.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            launches: self.launches - earlier.launches,
+            instructions: self.instructions - earlier.instructions,
+            lane_instructions: self.lane_instructions - earlier.lane_instructions,
+            seconds: self.seconds - earlier.seconds,
+            read: self.read.since(&earlier.read),
+            written: self.written.since(&earlier.written),
+        }
+    }
+}
+
 /// Bytes between memory and a kernel, in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrafficReport {
@@ -115,7 +143,7 @@ pub struct TrafficReport {
     pub sectors: u64,
     /// Bytes of the sectors that a launch touched at all: what memory moves behind a cache that forgets nothing.
     pub moved: u64,
-    /// Of `asked`, what lies in allocations that have a tenth or more of what their launch moved.
+    /// Of `asked`, what lies in allocations that have a tenth or more of what their launch moved, both ways.
     #[serde(default)]
     pub asked_of_large: u64,
     /// Of `sectors`, those of such allocations.
@@ -135,6 +163,16 @@ impl TrafficReport {
     #[must_use]
     pub fn large_sector_efficiency(&self) -> f64 {
         efficiency(self.asked_of_large, self.sectors_of_large)
+    }
+
+    fn since(&self, earlier: &Self) -> Self {
+        Self {
+            asked: self.asked - earlier.asked,
+            sectors: self.sectors - earlier.sectors,
+            moved: self.moved - earlier.moved,
+            asked_of_large: self.asked_of_large - earlier.asked_of_large,
+            sectors_of_large: self.sectors_of_large - earlier.sectors_of_large,
+        }
     }
 
     /// Sum of two accounts.

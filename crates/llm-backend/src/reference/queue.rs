@@ -1,41 +1,47 @@
 //! A queue that has nothing to wait for.
 
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use llm_tensor::PageBuf;
+use llm_tensor::{Bytes, PageBuf};
 
 use super::Reference;
-use crate::{Place, Queue, Result};
+use crate::{Allocation, HostPages, Queue, Result};
 
 /// Work that is done when it is put there.
 #[derive(Debug)]
 pub struct ReferenceQueue;
 
-/// Host pages, which placed weights read in place.
+/// Pages in host memory, which weights that lie in them read in place.
 #[derive(Debug)]
-pub struct ReferencePlace {
+pub struct ReferencePages {
     pub(super) pages: Arc<RwLock<PageBuf>>,
     n_bytes: usize,
 }
 
-impl ReferencePlace {
+impl ReferencePages {
     pub(super) fn new(pages: PageBuf) -> Self {
-        ReferencePlace {
+        ReferencePages {
             n_bytes: pages.len(),
             pages: Arc::new(RwLock::new(pages)),
         }
     }
 }
 
-impl Place for ReferencePlace {
-    fn len(&self) -> usize {
-        self.n_bytes
+impl Allocation for ReferencePages {
+    fn bytes(&self) -> Bytes {
+        Bytes::new(self.n_bytes as u64)
+    }
+}
+
+// Whatever a writer that panicked has left is bytes.
+impl HostPages for ReferencePages {
+    fn read<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        look(&self.pages.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn fill<R>(&mut self, write: impl FnOnce(&mut [u8]) -> R) -> R {
-        // Whatever a writer left is bytes.
-        let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
-        write(&mut pages)
+        write(&mut self.pages.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -78,12 +84,16 @@ impl Queue<Reference> for ReferenceQueue {
         Ok(())
     }
 
-    fn bring(&mut self, place: &mut ReferencePlace, n_bytes: usize) -> Result<()> {
-        assert!(
-            n_bytes <= place.len(),
-            "{n_bytes} bytes of a place of {}",
-            place.len()
-        );
+    fn bring(
+        &mut self,
+        pages: &ReferencePages,
+        range: Range<usize>,
+        place: &mut ReferencePages,
+    ) -> Result<()> {
+        pages.read(|from| {
+            let from = &from[range];
+            place.fill(|to| to[..from.len()].copy_from_slice(from));
+        });
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex};
 
-use llm_backend::{Allocation, Backend, BackendError, Place, Result};
-use llm_tensor::{Bytes, PageBuf};
+use llm_backend::{Allocation, HostPages};
+use llm_tensor::Bytes;
 
 use super::schedule::lock;
 
@@ -31,36 +31,16 @@ impl<T> Allocation for Shared<T> {
     }
 }
 
-/// Host pages, and a place of the backend that computes, which they are copied to when they are brought.
-pub struct DeferredPlace<B: Backend> {
-    pub(super) host: Arc<Mutex<PageBuf>>,
-    pub(super) device: Arc<Mutex<B::Place>>,
-    n_bytes: usize,
-}
-
-impl<B: Backend> DeferredPlace<B> {
-    pub(super) fn new(inner: &B, n_bytes: usize) -> Result<Self> {
-        let device = inner.place(n_bytes)?;
-        let host = PageBuf::zeroed(n_bytes).map_err(|_| BackendError::OutOfMemory {
-            device: inner.info().name.clone(),
-            purpose: "a staging place",
-            requested: Bytes::new(n_bytes as u64),
-            free: None,
-        })?;
-        Ok(DeferredPlace {
-            n_bytes: host.len(),
-            host: Arc::new(Mutex::new(host)),
-            device: Arc::new(Mutex::new(device)),
-        })
-    }
-}
-
-impl<B: Backend> Place for DeferredPlace<B> {
-    fn len(&self) -> usize {
-        self.n_bytes
+impl<T: HostPages> HostPages for Shared<T> {
+    fn read<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        lock(&self.memory).read(look)
     }
 
     fn fill<R>(&mut self, write: impl FnOnce(&mut [u8]) -> R) -> R {
-        write(&mut lock(&self.host))
+        lock(&self.memory).fill(write)
+    }
+
+    fn is_pageable(&self) -> bool {
+        lock(&self.memory).is_pageable()
     }
 }

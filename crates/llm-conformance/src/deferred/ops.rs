@@ -1,15 +1,16 @@
 //! Operations, recorded with handles of what they read and write.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use llm_backend::{
     Attention, Backend, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
-    NormOp, Ops, Output, Place, Queue, RelativeBias, Result, Rotary, Routing, Rows,
+    NormOp, Ops, Output, Queue, RelativeBias, Result, Rotary, Routing, Rows,
 };
 use llm_tensor::{Activation, Norm};
 
 use super::Deferred;
-use super::memory::{DeferredPlace, Shared};
+use super::memory::Shared;
 use super::schedule::{DeferredEvent, Schedule, lock};
 
 /// Work that waits until somebody does.
@@ -93,13 +94,14 @@ impl<B: Backend> Queue<Deferred<B>> for DeferredQueue<B> {
         self.put(move |queue| queue.upload(&lock(&rows), &mut lock(&dst)))
     }
 
-    fn bring(&mut self, place: &mut DeferredPlace<B>, n_bytes: usize) -> Result<()> {
-        let (host, device) = (Arc::clone(&place.host), Arc::clone(&place.device));
-        self.put(move |queue| {
-            let mut device = lock(&device);
-            device.fill(|pages| pages[..n_bytes].copy_from_slice(&lock(&host)[..n_bytes]));
-            queue.bring(&mut device, n_bytes)
-        })
+    fn bring(
+        &mut self,
+        pages: &Shared<B::HostPages>,
+        range: Range<usize>,
+        place: &mut Shared<B::Place>,
+    ) -> Result<()> {
+        let (pages, place) = (pages.handle(), place.handle());
+        self.put(move |queue| queue.bring(&lock(&pages), range, &mut lock(&place)))
     }
 }
 

@@ -74,7 +74,7 @@ fn check_symbol(name: &'static str) -> Result<(), NoGpu> {
 const OLDEST: u32 = 12000;
 
 /// Functions of the driver that this crate calls.
-const SYMBOLS: [&str; 45] = [
+const SYMBOLS: [&str; 47] = [
     "cuInit",
     "cuGetErrorName",
     "cuDeviceGetCount",
@@ -92,6 +92,8 @@ const SYMBOLS: [&str; 45] = [
     "cuMemFree_v2",
     "cuMemHostAlloc",
     "cuMemFreeHost",
+    "cuMemHostRegister_v2",
+    "cuMemHostUnregister",
     "cuMemsetD8Async",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",

@@ -1,10 +1,12 @@
 //! Memory of the device, and of the host where the device reads it.
 
+use std::io;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
 
 use cudarc::driver::sys;
+use llm_tensor::PageBuf;
 
 use super::{Context, Failure, answer};
 
@@ -55,6 +57,11 @@ impl Drop for DeviceMemory {
     }
 }
 
+/// Host memory that is given back only after all work of the device.
+pub(crate) trait Lasting {
+    fn bytes(&self) -> &[u8];
+}
+
 /// Host memory that stays where it is, so that the device copies it by itself. It is zeroed.
 #[derive(Debug)]
 pub(crate) struct HostMemory {
@@ -100,15 +107,17 @@ impl HostMemory {
         })
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `skipped` is below `align`, so that `n_bytes` follow; they were zeroed.
-        unsafe { slice::from_raw_parts(self.raw.add(self.skipped).as_ptr(), self.n_bytes) }
-    }
-
     /// The bytes, to be written once no copy of them is under way.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`, and this is the only reference.
+        // SAFETY: as of `bytes`, and this is the only reference.
         unsafe { slice::from_raw_parts_mut(self.raw.add(self.skipped).as_ptr(), self.n_bytes) }
+    }
+}
+
+impl Lasting for HostMemory {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `skipped` is below `align`, so that `n_bytes` follow; they were zeroed.
+        unsafe { slice::from_raw_parts(self.raw.add(self.skipped).as_ptr(), self.n_bytes) }
     }
 }
 
@@ -118,5 +127,58 @@ impl Drop for HostMemory {
         let _ = self.context.synchronize();
         // SAFETY: the memory is this one's, and no work that reads it is left.
         let _ = unsafe { sys::cuMemFreeHost(self.raw.as_ptr().cast()) };
+    }
+}
+
+/// Whole pages of the host, zeroed. The driver locks them where it can: then the device copies them by itself.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    context: Arc<Context>,
+    pages: PageBuf,
+    is_locked: bool,
+}
+
+impl Pages {
+    /// Pages that hold `n_bytes`.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) fn new(context: &Arc<Context>, n_bytes: usize) -> io::Result<Self> {
+        let mut pages = PageBuf::zeroed(n_bytes)?;
+        let (first, n) = (pages.as_mut_ptr(), pages.len());
+        // SAFETY: so many bytes are there, and stay where they are until they are unlocked, when this is dropped.
+        let lock = || unsafe { sys::cuMemHostRegister_v2(first.cast(), n, 0) };
+        let is_locked = context.bind().is_ok() && lock() == sys::CUresult::CUDA_SUCCESS;
+        Ok(Pages {
+            context: Arc::clone(context),
+            pages,
+            is_locked,
+        })
+    }
+
+    pub(crate) fn is_locked(&self) -> bool {
+        self.is_locked
+    }
+
+    /// The bytes, to be written once no copy of them is under way.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.pages
+    }
+}
+
+impl Lasting for Pages {
+    fn bytes(&self) -> &[u8] {
+        &self.pages
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // Copies that are still queued may read them.
+        let _ = self.context.synchronize();
+        if self.is_locked {
+            // SAFETY: these pages were locked by this, and no work that reads them is left.
+            let _ = unsafe { sys::cuMemHostUnregister(self.pages.as_mut_ptr().cast()) };
+        }
     }
 }

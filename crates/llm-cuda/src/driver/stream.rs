@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use super::{
-    Context, DeviceMemory, Dimensions, Event, Failure, Function, Graph, HostMemory, answer,
-};
+use super::{Context, DeviceMemory, Dimensions, Event, Failure, Function, Graph, Lasting, answer};
 
 /// Work of the device in order; independent of other streams, and of the device's default one.
 #[derive(Debug)]
@@ -93,7 +91,7 @@ impl Stream {
     /// Copies `n` bytes from byte `from` of `src` to byte `at` of `dst`. The source is not written to before this is done.
     pub(crate) fn bring(
         &self,
-        (src, from): (&HostMemory, usize),
+        (src, from): (&impl Lasting, usize),
         (dst, at): (&DeviceMemory, usize),
         n: usize,
     ) -> Result<(), Failure> {

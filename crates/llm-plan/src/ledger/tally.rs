@@ -19,7 +19,8 @@ pub(crate) struct Totals {
     pub(crate) elements: u64,
     pub(crate) statistics: u64,
     pub(crate) unfinished: u64,
-    pub(crate) looked_up_row: u64,
+    pub(crate) padding: u64,
+    pub(crate) looked_up: [u64; 2],
     pub(crate) kv: u64,
 }
 
@@ -48,7 +49,8 @@ impl Tally {
                 elements: footprint.elements,
                 statistics: footprint.statistics,
                 unfinished: footprint.unfinished,
-                looked_up_row: footprint.looked_up_row,
+                padding: footprint.padding(),
+                looked_up: footprint.looked_up,
                 kv,
             },
             maxima: Maxima {
@@ -92,7 +94,8 @@ impl Totals {
             elements: join(self.elements, other.elements),
             statistics: join(self.statistics, other.statistics),
             unfinished: join(self.unfinished, other.unfinished),
-            looked_up_row: join(self.looked_up_row, other.looked_up_row),
+            padding: join(self.padding, other.padding),
+            looked_up: [0, 1].map(|i| join(self.looked_up[i], other.looked_up[i])),
             kv: join(self.kv, other.kv),
         }
     }

@@ -16,6 +16,11 @@ fn staged(request: &Request<'_>, of: Unit) -> u64 {
     bytes.sum()
 }
 
+/// Memory is taken in whole pages.
+fn pages(n_bytes: u64) -> u64 {
+    n_bytes.next_multiple_of(4096)
+}
+
 fn all_on_disk<'a>(skeleton: &'a Skeleton, stored: &'a [StoredTensor]) -> Request<'a> {
     let mut request = request(skeleton, stored);
     request.strategy = r#"{"": "disk"}"#.parse().unwrap();
@@ -66,7 +71,7 @@ fn a_place_holds_each_part_of_each_tensor_of_the_largest_unit_with_its_padding()
         // The table is only looked up in, and the pass has sixteen rows.
         let rows = 16 * 2 * 32;
         let staging = ram.terms.get(Term::Staging).get();
-        assert_eq!(staging, 2 * layer + rows, "{quant:?}");
+        assert_eq!(staging, 2 * pages(layer) + pages(rows), "{quant:?}");
         assert_eq!(ram.terms.get(Term::Weights), Bytes::ZERO);
     }
 }
@@ -76,24 +81,24 @@ fn rows_of_tables_come_beside_what_a_place_holds() {
     struct Case {
         skeleton: Skeleton,
         /// Elements of a row of each table.
-        row: u64,
+        rows: &'static [u64],
     }
     let cases = [
         Case {
             skeleton: llama(1, false),
-            row: 32,
+            rows: &[32],
         },
         // For the head its table is staged whole.
         Case {
             skeleton: llama(1, true),
-            row: 32,
+            rows: &[32],
         },
         Case {
             skeleton: opt(1),
-            row: 16 + 32,
+            rows: &[16, 32],
         },
     ];
-    for Case { skeleton, row } in cases {
+    for Case { skeleton, rows } in cases {
         let stored = all_as(&skeleton, DType::F32);
         let request = all_on_disk(&skeleton, &stored);
         let plan = fits(&request);
@@ -110,7 +115,8 @@ fn rows_of_tables_come_beside_what_a_place_holds() {
         }
         let largest = units.values().max().unwrap();
         let staging = plan.estimate.total(Term::Staging).get();
-        assert_eq!(staging, 2 * largest + 16 * 4 * row);
+        let rows: u64 = rows.iter().map(|row| pages(16 * 4 * row)).sum();
+        assert_eq!(staging, 2 * pages(*largest) + rows);
     }
 }
 
@@ -135,7 +141,68 @@ fn what_is_streamed_to_a_gpu_takes_places_there() {
     assert_eq!(staging(&request, Home::Gpu(0)), from_disk);
     request.strategy = map("cpu");
     assert_eq!(staging(&request, Home::Gpu(0)), from_disk);
-    assert_eq!(staging(&request, Home::Ram), Bytes::ZERO);
+    // The rows that a pass looks up are gathered there.
+    assert_eq!(staging(&request, Home::Ram), Bytes::new(pages(16 * 2 * 32)));
+}
+
+/// What rests in RAM for a GPU begins on borders of its own, in pages of its unit's own.
+#[test]
+fn weights_in_ram_for_a_gpu_are_padded() {
+    let skeleton = llama(2, false);
+    let stored = all_as(&skeleton, DType::BF16);
+    let mut request = request(&skeleton, &stored);
+    request.budgets = budgets(&[GB], GB, None);
+    let map = json!({
+        "model.embed_tokens": 0, "model.layers.0": "cpu", "model.layers.1": 0, "model.norm": 0, "lm_head": 0,
+    });
+    request.strategy = map.to_string().parse().unwrap();
+    let plan = fits(&request);
+    let layer = Unit::Layer(Side::Decoder, 0);
+    // The norms' 32 elements take a border each; all else fills its own.
+    let elements = 2 * (32 + 16) * 32 + 3 * 96 * 32;
+    let planned = plan.estimate.units().iter().find(|of| of.unit == layer);
+    let weights = Bytes::new(pages(2 * elements + 2 * 256));
+    assert_eq!(planned.map(|unit| unit.weights), Some(weights));
+    let ram = plan.estimate.memory(Home::Ram).unwrap().terms;
+    assert_eq!(ram.get(Term::Weights), weights);
+    assert_eq!(ram.get(Term::Staging), Bytes::ZERO);
+    let gpu = plan.estimate.memory(Home::Gpu(0)).unwrap().terms;
+    let place = pages(staged(&request, layer));
+    assert_eq!(gpu.get(Term::Staging), Bytes::new(2 * place));
+    // It is copied there when it is loaded.
+    let int8 = QuantConfig::new(LoadIn::EightBit);
+    request.encodings.quant = Some(&int8);
+    request.load_piece = Bytes::new(1000);
+    let ram = fits(&request).estimate.memory(Home::Ram).unwrap().terms;
+    let gate = 1000 + 96 * 32 + 96 * 4;
+    assert_eq!(ram.get(Term::LoadTransient), Bytes::new(gate));
+}
+
+/// Each device has buffers of its own for what it computes with and is on disk.
+#[test]
+fn each_device_has_buffers_of_its_own() {
+    let skeleton = llama(4, false);
+    let stored = all_as(&skeleton, DType::BF16);
+    let mut request = all_on_disk(&skeleton, &stored);
+    request.budgets = budgets(&[GB, GB], GB, Some(GB));
+    let map = json!({
+        "model.embed_tokens": 0, "model.layers.0": "disk", "model.layers.1": 1, "model.layers.2": "disk",
+        "model.layers.3": 1, "model.norm": 1, "lm_head": 1,
+    });
+    request.strategy = map.to_string().parse().unwrap();
+    let plan = fits(&request);
+    let staging = |home| {
+        plan.estimate
+            .memory(home)
+            .unwrap()
+            .terms
+            .get(Term::Staging)
+            .get()
+    };
+    let two = 2 * pages(staged(&request, Unit::Layer(Side::Decoder, 0)));
+    assert_eq!(staging(Home::Gpu(0)), two);
+    assert_eq!(staging(Home::Gpu(1)), two);
+    assert_eq!(staging(Home::Ram), 2 * two);
 }
 
 #[test]

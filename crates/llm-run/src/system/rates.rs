@@ -191,6 +191,7 @@ mod tests {
 
     use super::super::{Bandwidth, Machine, MeasuredDisk, MeasuredGpu};
     use super::*;
+    use crate::system::Machine;
 
     fn kept(rate: Option<f64>, volume: Option<Volume>) -> Kept {
         let bandwidth = Bandwidth {

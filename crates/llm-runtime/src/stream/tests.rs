@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,12 +9,12 @@ use llm_backend::{Backend, Ops, Queue, Reference};
 use llm_checkpoint::{Checkpoint, DirectFile, NewTensor, SafetensorsWriter};
 use llm_conformance::{Deferred, Fault};
 use llm_plan::SLOT_PADDING;
-use llm_quant::{Parts, Scheme, StoredWeight};
+use llm_quant::{Part, Parts, Scheme, StoredWeight};
 use llm_tensor::{DType, Shape, WorkspaceShape};
 
 use super::parcel::{Item, Parcel, Source, Span};
 use super::*;
-use crate::sum;
+use crate::{RuntimeError, sum};
 
 /// A file of bytes, each unit's one after the other.
 struct Files {
@@ -36,6 +37,39 @@ fn byte(unit: usize, at: usize) -> u8 {
     ((unit * 31 + at) % 113) as u8
 }
 
+/// What rests in RAM.
+struct Bytewise;
+
+impl WeightSource for Bytewise {
+    fn weight(&mut self, unit: Unit, role: Role) -> Result<StoredWeight> {
+        unreachable!("{role:?} of {unit} is written where it rests")
+    }
+
+    fn weight_into(
+        &mut self,
+        of: Unit,
+        role: Role,
+        to: &StoredWeight<Range<usize>>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        assert_eq!(role, ROLE);
+        let i = (0..LENGTHS.len()).find(|&i| unit(i) == of).unwrap();
+        let out = &mut out[to.part(Part::Weight).clone()];
+        out.iter_mut()
+            .zip(0..)
+            .for_each(|(out, at)| *out = byte(i, at));
+        Ok(())
+    }
+
+    fn values(&mut self, unit: Unit, role: Role) -> Result<Vec<f32>> {
+        unreachable!("{role:?} of {unit} is a table of a stage's own")
+    }
+
+    fn rope_factors(&mut self) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
+}
+
 /// A device that computes with what is brought.
 struct Computing<B: Backend = Reference> {
     backend: Arc<B>,
@@ -55,7 +89,7 @@ impl<B: Backend> Computing<B> {
     }
 
     fn stream(&self, feed: Feed) -> Stream<B> {
-        Stream::new(&self.backend, feed).unwrap()
+        Stream::new(&self.backend, feed, &mut Bytewise).unwrap()
     }
 
     fn bring<'s>(&mut self, stream: &'s Stream<B>, i: usize) -> Result<Lease<'s, B>> {
@@ -148,6 +182,24 @@ impl Files {
         file.write_all_at(&[byte], at).unwrap();
     }
 
+    /// All units, for a device with memory of its own: those of `in_ram` rest there.
+    fn mixed(&self, in_ram: &[usize]) -> Feed {
+        let mut feed = self.feed(None);
+        feed.run_on = RunOn::Gpu(0);
+        for &i in in_ram {
+            feed.parcels.remove(&key(i)).unwrap();
+            let mut layout = Layout::new(unit(i));
+            layout.add(
+                key(i),
+                ROLE,
+                Scheme::Dense(DType::BF16),
+                (1, self.lengths[i] / 2),
+            );
+            feed.resting.push(layout);
+        }
+        feed
+    }
+
     /// All units, as parts of a checkpoint or as a file with a sum.
     fn feed(&self, sum: Option<u64>) -> Feed {
         let checkpoint = Checkpoint::open(&self.path()).unwrap();
@@ -162,10 +214,15 @@ impl Files {
 }
 
 fn feed_of(parcels: HashMap<Key, Parcel>) -> Feed {
+    let largest = parcels.values().map(|parcel| parcel.len).max().unwrap();
     Feed {
-        place_len: parcels.values().map(|parcel| parcel.len).max().unwrap(),
+        run_on: RunOn::Cpu,
+        place_len: largest,
+        buffer_len: largest,
         parcels,
+        resting: Vec::new(),
         tables: HashMap::new(),
+        n_tokens: 1,
         prepared: Prepared::default(),
     }
 }
@@ -238,7 +295,7 @@ fn experts_that_a_router_names_come_before_the_next_layer() {
         let state = stream.state.borrow();
         let expected = [3, 1, 5].map(|i| Next::Key(key(i)));
         assert_eq!(state.expected, expected);
-        assert!(state.place_of(key(3)).is_some() && state.place_of(key(1)).is_some());
+        assert!(state.buffers.find(key(3)).is_some() && state.buffers.find(key(1)).is_some());
     }
     for i in [3, 1, 5] {
         device.check(&files, &stream, i);
@@ -252,7 +309,7 @@ fn a_place_that_is_free_is_filled_at_once() {
     let mut device = Computing::new();
     let stream = device.stream(files.feed(None));
     stream.expect(next(&[0, 1, 2, 3, 0, 1]));
-    let is_coming = |i| stream.state.borrow().place_of(key(i)).is_some();
+    let is_coming = |i| stream.state.borrow().buffers.find(key(i)).is_some();
     assert!(is_coming(0) && is_coming(1) && !is_coming(2));
     let first = device.bring(&stream, 0).unwrap();
     assert!(!is_coming(2));
@@ -357,10 +414,25 @@ fn parts_lie_in_a_place_as_in_the_file() {
     }
 }
 
+/// Units on disk, all in RAM, and some in each; the device has memory of its own, or computes in host memory.
+const PLACEMENTS: [Option<&[usize]>; 5] = [
+    None,
+    Some(&[]),
+    Some(&[0, 1, 2, 3, 4]),
+    Some(&[0, 2, 3]),
+    Some(&[1]),
+];
+
+impl Files {
+    fn placed(&self, in_ram: Option<&[usize]>) -> Feed {
+        in_ram.map_or_else(|| self.feed(None), |in_ram| self.mixed(in_ram))
+    }
+}
+
 /// True if units that take turns in the places are right, on a device that puts off what it is asked for.
-fn found_on(deferred: Deferred, files: &Files, order: &[usize]) -> bool {
+fn found_on(deferred: Deferred, files: &Files, feed: Feed, order: &[usize]) -> bool {
     let mut device = Computing::on(Arc::new(deferred));
-    let stream = device.stream(files.feed(None));
+    let stream = device.stream(feed);
     stream.expect(next(order));
     let mut found = Vec::new();
     for &i in order {
@@ -378,8 +450,12 @@ fn found_on(deferred: Deferred, files: &Files, order: &[usize]) -> bool {
 fn a_device_that_puts_work_off_computes_with_what_was_brought_for_it() {
     let files = Files::new(&[6000; 5]);
     let order: Vec<usize> = (0..20).map(|i| i * 3 % 5).collect();
-    for seed in 0..40 {
-        assert!(found_on(Deferred::new(seed), &files, &order), "{seed}");
+    for in_ram in PLACEMENTS {
+        for seed in 0..20 {
+            let feed = files.placed(in_ram);
+            let is_right = found_on(Deferred::new(seed), &files, feed, &order);
+            assert!(is_right, "{in_ram:?} {seed}");
+        }
     }
 }
 
@@ -387,10 +463,21 @@ fn a_device_that_puts_work_off_computes_with_what_was_brought_for_it() {
 fn a_wait_that_is_forgotten_is_found() {
     let files = Files::new(&[6000; 5]);
     let order: Vec<usize> = (0..20).map(|i| i * 3 % 5).collect();
+    let shows = |in_ram: Option<&[usize]>, fault| {
+        (0..60).any(|seed| {
+            let faulty = Deferred::with_fault(seed, fault);
+            !found_on(faulty, &files, files.placed(in_ram), &order)
+        })
+    };
     for fault in Fault::ALL {
-        let mut seeds = 0..60;
-        let is_wrong = |seed| !found_on(Deferred::with_fault(seed, fault), &files, &order);
-        assert!(seeds.any(is_wrong), "{fault:?}");
+        for in_ram in PLACEMENTS {
+            // In host memory nothing is brought; a buffer has another unit only where there are more of them than buffers.
+            let applies = match fault {
+                Fault::ComputeBeforeBring | Fault::BringBeforeLastUse => in_ram.is_some(),
+                Fault::FillBeforeBring => in_ram.is_none_or(|in_ram| in_ram.len() < 3),
+            };
+            assert!(shows(in_ram, fault) || !applies, "{fault:?} {in_ram:?}");
+        }
     }
 }
 
@@ -398,17 +485,90 @@ fn a_wait_that_is_forgotten_is_found() {
 #[test]
 fn a_place_that_nobody_gave_back_is_used_until_then() {
     let files = Files::new(&[6000; 5]);
-    for seed in 0..20 {
-        let mut device = Computing::on(Arc::new(Deferred::new(seed)));
-        let stream = device.stream(files.feed(None));
-        let mut found = Vec::new();
-        for i in [0, 1, 2, 3, 4, 0, 2] {
-            let lease = device.bring(&stream, i).unwrap();
-            found.push((i, device.looked_up(&lease, i, 6000)));
-            drop(lease);
-        }
-        for (i, buffer) in found {
-            assert!(device.is_right(&buffer, i, 6000), "seed {seed}, unit {i}");
+    for in_ram in PLACEMENTS {
+        for seed in 0..10 {
+            let mut device = Computing::on(Arc::new(Deferred::new(seed)));
+            let stream = device.stream(files.placed(in_ram));
+            let mut found = Vec::new();
+            for i in [0, 1, 2, 3, 4, 0, 2] {
+                let lease = device.bring(&stream, i).unwrap();
+                found.push((i, device.looked_up(&lease, i, 6000)));
+                drop(lease);
+            }
+            for (i, buffer) in found {
+                let is_right = device.is_right(&buffer, i, 6000);
+                assert!(is_right, "{in_ram:?}, seed {seed}, unit {i}");
+            }
         }
     }
+}
+
+#[test]
+fn units_from_ram_and_disk_come_in_any_order() {
+    let files = Files::new(&LENGTHS);
+    for in_ram in [&[0, 3][..], &[0, 1, 2, 3, 4, 5], &[5, 1, 2], &[]] {
+        let mut device = Computing::new();
+        let stream = device.stream(files.mixed(in_ram));
+        for i in [0, 1, 2, 3, 4, 5, 5, 3, 1, 0] {
+            device.check(&files, &stream, i);
+        }
+        stream.expect(next(&[2, 0, 5, 1]));
+        // As a head of its own beside a table; nobody expected the latter.
+        let first = device.bring(&stream, 2).unwrap();
+        device.check(&files, &stream, 4);
+        device.elements(first, 2, files.lengths[2]);
+        for i in [0, 5, 1] {
+            device.check(&files, &stream, i);
+        }
+        let bytes = stream.state.borrow().places.as_ref().unwrap().bytes().get();
+        let largest = 9 * (1 << 20) + SLOT_PADDING;
+        assert!(bytes <= 2 * largest, "{bytes}");
+    }
+}
+
+/// What is on disk is read as soon as a buffer is free, however much from RAM is computed with before it.
+#[test]
+fn the_disk_does_not_wait_for_what_comes_from_ram() {
+    let files = Files::new(&[10_000; 6]);
+    let mut device = Computing::new();
+    let stream = device.stream(files.mixed(&[0, 1, 2, 3]));
+    let (in_buffer, in_place) = (
+        |i| stream.state.borrow().buffers.find(key(i)).is_some(),
+        |i| {
+            let state = stream.state.borrow();
+            state.places.as_ref().unwrap().find(key(i)).is_some()
+        },
+    );
+    let order = [0, 1, 2, 4, 3, 5];
+    stream.expect(next(&order).chain(next(&order)));
+    assert!(in_buffer(4) && in_buffer(5));
+    assert!(in_place(0) && in_place(1));
+    for i in [0, 1] {
+        device.check(&files, &stream, i);
+        assert!(in_buffer(4) || in_place(4));
+        assert!(in_buffer(5));
+    }
+    assert!(in_place(2));
+    for i in [2, 4, 3, 5] {
+        device.check(&files, &stream, i);
+    }
+    // Both are in places no more, or soon will be.
+    assert!(in_place(0) && in_buffer(4));
+}
+
+/// Where places hold all that is on disk nothing is read again.
+#[test]
+fn what_stays_in_a_place_is_not_read_again() {
+    let files = Files::new(&[10_000; 2]);
+    let mut device = Computing::new();
+    let stream = device.stream(files.mixed(&[0]));
+    for _ in 0..3 {
+        stream.expect(next(&[0, 1, 0, 1]));
+        device.check(&files, &stream, 0);
+        stream.expect(next(&[1, 0, 1]));
+        device.check(&files, &stream, 1);
+    }
+    fs::remove_file(files.path()).unwrap();
+    let buffers = || stream.state.borrow().buffers.find(key(1));
+    assert_eq!(buffers(), None);
 }

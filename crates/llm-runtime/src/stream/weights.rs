@@ -13,7 +13,7 @@ use crate::source::WeightSource;
 pub(crate) enum Weights<B: Backend, R: TryMap<Role>> {
     /// In memory for good.
     Resident(R::Of<B::Weight>),
-    /// On disk: brought to a staging buffer whenever they are needed.
+    /// On disk or in RAM: brought whenever they are needed.
     Offloaded(Key, R),
 }
 

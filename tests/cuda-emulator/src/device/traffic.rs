@@ -50,23 +50,27 @@ impl Traffic {
             .clone()
     }
 
-    /// Account of one direction.
-    pub(crate) fn report(&self, direction: Direction) -> TrafficReport {
+    /// Account of what was read, and of what was written.
+    pub(crate) fn reports(&self) -> [TrafficReport; 2] {
         let all = self.touched.lock().unwrap_or_else(|lock| lock.into_inner());
-        let mut report = TrafficReport::default();
-        let of: Vec<_> = all.values().map(|touched| touched.of(direction)).collect();
-        for (asked, sectors, moved) in &of {
-            report.asked += asked;
-            report.sectors += sectors;
-            report.moved += moved;
-        }
-        for (asked, sectors, moved) in of {
-            if moved * 10 >= report.moved {
-                report.asked_of_large += asked;
-                report.sectors_of_large += sectors;
+        let of = |touched: &Arc<Touched>| {
+            [Direction::Read, Direction::Write].map(|direction| touched.of(direction))
+        };
+        let regions: Vec<[TrafficReport; 2]> = all.values().map(of).collect();
+        let moved = |[read, written]: &[TrafficReport; 2]| read.moved + written.moved;
+        let total: u64 = regions.iter().map(moved).sum();
+        let mut reports = <[TrafficReport; 2]>::default();
+        for region in &regions {
+            let is_large = moved(region) * 10 >= total;
+            for (report, of_region) in reports.iter_mut().zip(region) {
+                report.add(of_region);
+                if is_large {
+                    report.asked_of_large += of_region.asked;
+                    report.sectors_of_large += of_region.sectors;
+                }
             }
         }
-        report
+        reports
     }
 
     /// Counts one instruction's accesses to a region: `n` bytes at each address of the mask's lanes, which are multiples of
@@ -158,19 +162,18 @@ fn far(
 }
 
 impl Touched {
-    /// Bytes asked for, sectors touched, and bytes of sectors touched at least once: what a cache without limits would
-    /// move.
-    fn of(&self, direction: Direction) -> (u64, u64, u64) {
+    fn of(&self, direction: Direction) -> TrafficReport {
         let at = direction as usize;
         let words = self.bits[at].iter();
         let n_moved: u64 = words
             .map(|word| u64::from(word.load(Relaxed).count_ones()))
             .sum();
-        (
-            self.asked[at].load(Relaxed),
-            self.sectors[at].load(Relaxed),
-            n_moved * SECTOR,
-        )
+        TrafficReport {
+            asked: self.asked[at].load(Relaxed),
+            sectors: self.sectors[at].load(Relaxed),
+            moved: n_moved * SECTOR,
+            ..TrafficReport::default()
+        }
     }
 
     /// Marks sectors from `first` on, a bit each.
@@ -239,8 +242,7 @@ mod tests {
                         asked_of_large: bytes.len() as u64,
                         sectors_of_large: n_sectors,
                     };
-                    assert_eq!(traffic.report(Direction::Read), expected);
-                    assert_eq!(traffic.report(Direction::Write), TrafficReport::default());
+                    assert_eq!(traffic.reports(), [expected, TrafficReport::default()]);
                 }
             }
         }
@@ -265,7 +267,7 @@ mod tests {
                 );
             }
         }
-        let report = traffic.report(Direction::Read);
+        let [report, _] = traffic.reports();
         assert_eq!((report.asked, report.moved), (4096 + 32 * 4, 4096 + 32));
         assert_eq!(report.large_sector_efficiency(), 1.0);
         assert_eq!(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Driver, KernelCall};
 use crate::block::{Block, Launch};
-use crate::device::{Direction, Stored, Traffic, View};
+use crate::device::{Stored, Traffic, View};
 use crate::exec::Row;
 use crate::fault::{Kind, Located};
 
@@ -37,12 +37,9 @@ impl Driver {
         kernel.seconds += seconds;
         kernel.instructions += traffic.instructions.load(Relaxed);
         kernel.lane_instructions += traffic.lane_instructions.load(Relaxed);
-        for (direction, out) in [
-            (Direction::Read, &mut kernel.read),
-            (Direction::Write, &mut kernel.written),
-        ] {
-            out.add(&traffic.report(direction));
-        }
+        let [read, written] = traffic.reports();
+        kernel.read.add(&read);
+        kernel.written.add(&written);
         result
     }
 

@@ -181,6 +181,7 @@ mod tests {
             products: 0,
             per_pass: Bytes::ZERO,
             in_place: Bytes::ZERO,
+            products: 0,
         }
     }
 

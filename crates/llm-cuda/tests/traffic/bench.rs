@@ -1,0 +1,262 @@
+//! A GPU whose operations are counted, one by one.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails where it meets the unexpected"
+)]
+
+use std::sync::Arc;
+
+use cuda_emulator::harness::{self, Machine};
+use cuda_emulator::report::KernelReport;
+use llm_backend::{Backend, Queue, Result};
+use llm_cuda::{Cuda, CudaQueue, CudaWeight};
+use llm_quant::{Scheme, StoredWeight};
+use llm_tensor::{HostBytes, WorkspaceShape};
+
+type Buffer = <Cuda as Backend>::Buffer;
+type Index = <Cuda as Backend>::Index;
+
+/// Compute capabilities, times ten, whose PTX differs.
+const TARGETS: [u32; 2] = [80, 75];
+
+/// What may be moved beyond what must be.
+const BOUND: f64 = 1.1;
+
+/// Share of touched sectors that must be asked for, in allocations that have a tenth of what a launch moves.
+const EFFICIENCY: f64 = 0.9;
+
+/// Bytes of sectors at the ends of a launch's lists.
+const ENDS: u64 = 256;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Read,
+    Written,
+}
+
+/// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
+const LESS: [(&str, Direction, f64, &str); 9] = [
+    (
+        "attention_rows_f32",
+        Direction::Read,
+        0.45,
+        "a lane reads 8 elements by two loads of 16 bytes",
+    ),
+    (
+        "four_bit_4",
+        Direction::Read,
+        0.6,
+        "scales are read in halves of sectors; codes fill theirs",
+    ),
+    (
+        "four_bit_8",
+        Direction::Read,
+        0.6,
+        "scales are read in halves of sectors; codes fill theirs",
+    ),
+    (
+        "gemm_four_bit",
+        Direction::Read,
+        0.45,
+        "a step takes 16 bytes of codes of each row",
+    ),
+    (
+        "gemm_tile",
+        Direction::Read,
+        0.25,
+        "elements are read one by one, of sectors that the first cache keeps",
+    ),
+    (
+        "gemm_tile",
+        Direction::Written,
+        0.25,
+        "a thread writes four columns one by one",
+    ),
+    (
+        "four_bit_rows_4",
+        Direction::Written,
+        0.25,
+        "a warp writes the results of two rows of the weight",
+    ),
+    (
+        "routing_",
+        Direction::Read,
+        0.3,
+        "an expert's block looks through all choices, from the second cache",
+    ),
+    (
+        "routing_",
+        Direction::Written,
+        0.15,
+        "an expert's block writes a few words of each list",
+    ),
+];
+
+/// Share of sectors that a kernel must fill, where it is less than usual.
+fn least(name: &str, direction: Direction) -> Option<f64> {
+    let mut less = LESS.iter();
+    let found = less.find(|(start, of, ..)| name.starts_with(start) && *of == direction);
+    found.map(|(_, _, least, _)| *least)
+}
+
+pub(crate) struct Bench {
+    pub(crate) cuda: Arc<Cuda>,
+    pub(crate) queue: CudaQueue,
+    pub(crate) target: u32,
+    flaws: Vec<String>,
+}
+
+/// An operation, and what it must move.
+pub(crate) struct Needs<'a> {
+    pub(crate) what: &'a str,
+    pub(crate) n_bytes: usize,
+    /// How much more it may move.
+    pub(crate) bound: f64,
+    /// Share of sectors that what it reads must fill.
+    pub(crate) filled: f64,
+}
+
+impl<'a> Needs<'a> {
+    /// That many bytes, and a tenth more at most.
+    pub(crate) fn bytes(what: &'a str, n_bytes: usize) -> Self {
+        Needs {
+            what,
+            n_bytes,
+            bound: BOUND,
+            filled: EFFICIENCY,
+        }
+    }
+
+    /// A looser bound, which `docs/gpu.md` gives the reason of.
+    pub(crate) fn at_most(self, bound: f64) -> Self {
+        Needs { bound, ..self }
+    }
+
+    /// A looser share, likewise.
+    pub(crate) fn filling(self, filled: f64) -> Self {
+        Needs { filled, ..self }
+    }
+}
+
+/// Runs `body` on GPUs of each target. Kernels that begin like each of `kernels` must have been launched on one of them.
+pub(crate) fn on_each_target(kernels: &[&str], body: impl Fn(&mut Bench)) {
+    let reports = TARGETS.map(|target| {
+        Machine::new().compute(target).inside(|| {
+            let mut bench = Bench::new(target);
+            body(&mut bench);
+            assert!(bench.flaws.is_empty(), "\n{}", bench.flaws.join("\n"));
+        })
+    });
+    let [Some(one), Some(other)] = reports else {
+        return;
+    };
+    for start in kernels {
+        let mut launched = one.kernels.keys().chain(other.kernels.keys());
+        assert!(
+            launched.any(|name| name.starts_with(start)),
+            "{start} was not launched"
+        );
+    }
+}
+
+impl Bench {
+    fn new(target: u32) -> Self {
+        let cuda = Arc::new(Cuda::new(0).unwrap());
+        let largest = WorkspaceShape {
+            n_tokens: 64,
+            cols: 4096,
+            rows: 4096,
+            context: 4096,
+            n_heads: 32,
+            n_kv_heads: 8,
+            head_dim: 128,
+        };
+        Bench {
+            queue: cuda.queue(Some(&largest)).unwrap(),
+            cuda,
+            target,
+            flaws: Vec::new(),
+        }
+    }
+
+    /// Holds what an operation moves, with all that it launches, to what it needs.
+    pub(crate) fn check(
+        &mut self,
+        needs: &Needs<'_>,
+        act: impl FnOnce(&mut CudaQueue) -> Result<()>,
+    ) {
+        self.queue.finish().unwrap();
+        let before = harness::report().unwrap();
+        act(&mut self.queue).unwrap();
+        self.queue.finish().unwrap();
+        let ran = harness::report().unwrap().kernels_since(&before);
+        assert!(!ran.is_empty(), "{} launches nothing", needs.what);
+        let moved = |kernel: &KernelReport| kernel.read.moved + kernel.written.moved;
+        let all: u64 = ran.values().map(moved).sum();
+        let n_launches: u64 = ran.values().map(|kernel| kernel.launches).sum();
+        let Needs {
+            what,
+            n_bytes,
+            bound,
+            filled,
+        } = *needs;
+        let ratio = all.saturating_sub(ENDS * n_launches) as f64 / n_bytes as f64;
+        if ratio > bound {
+            let of = |(name, kernel): (&String, &KernelReport)| {
+                format!("{name} {} and {}", kernel.read.moved, kernel.written.moved)
+            };
+            let kernels: Vec<_> = ran.iter().map(of).collect();
+            self.flaws.push(format!(
+                "{what}: {ratio:.3} of {n_bytes} bytes, which may be {bound}: {}",
+                kernels.join(", ")
+            ));
+        }
+        // What is a tenth of an operation and less is not what it takes time for.
+        for (name, kernel) in ran.iter().filter(|(_, kernel)| moved(kernel) * 10 > all) {
+            for (direction, traffic, usual) in [
+                (Direction::Read, &kernel.read, filled),
+                (Direction::Written, &kernel.written, EFFICIENCY),
+            ] {
+                let share = traffic.large_sector_efficiency();
+                let least = least(name, direction).map_or(usual, |least| least.min(usual));
+                if share < least {
+                    self.flaws.push(format!(
+                        "{what}: {name}, {direction:?}: {share:.3} of sectors, which must be {least}"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// A buffer with finite numbers.
+    pub(crate) fn buffer(&mut self, n: usize) -> Buffer {
+        let mut buffer = self.cuda.alloc(n).unwrap();
+        let values: Vec<f32> = (0..n).map(|i| (i % 97) as f32 / 64.0 - 0.7).collect();
+        self.queue.upload(&values, &mut buffer).unwrap();
+        buffer
+    }
+
+    pub(crate) fn index(&mut self, values: &[u32]) -> Index {
+        let mut index = self.cuda.alloc_index(values.len()).unwrap();
+        self.queue.upload_index(values, &mut index).unwrap();
+        index
+    }
+
+    /// A weight of zeros, and its bytes.
+    pub(crate) fn weight(
+        &self,
+        scheme: Scheme,
+        (rows, cols): (usize, usize),
+    ) -> (CudaWeight, usize) {
+        let parts = scheme.parts(rows as u64, cols as u64);
+        let parts = parts.map(|_, info| HostBytes::new(vec![0; info.bytes as usize]));
+        let stored = StoredWeight {
+            scheme,
+            rows,
+            cols,
+            parts,
+        };
+        let n_bytes = stored.stored_bytes().total().get() as usize;
+        (self.cuda.load(stored).unwrap(), n_bytes)
+    }
+}

@@ -1,0 +1,126 @@
+//! Routers and experts.
+
+use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
+use llm_quant::{BlockSize, Code, FourBit, Scheme};
+use llm_tensor::{Activation, DType, Weighting};
+
+use crate::bench::{Needs, on_each_target};
+
+pub(crate) const KERNELS: &[&str] = &["experts_up", "experts_down", "routing_"];
+
+const HIDDEN: usize = 256;
+const WIDTH: usize = 512;
+
+#[test]
+fn only_chosen_experts_are_read() {
+    let four_bit = |double_quant| {
+        Scheme::FourBit(FourBit {
+            code: Code::Nf4,
+            block_size: BlockSize::DEFAULT,
+            double_quant,
+        })
+    };
+    let routing = Routing {
+        n_experts: 8,
+        n_active: 2,
+        weighting: Weighting::Normalised,
+    };
+    let schemes = [
+        Scheme::Dense(DType::F32),
+        Scheme::Dense(DType::F16),
+        Scheme::Dense(DType::BF16),
+        four_bit(false),
+        four_bit(true),
+    ];
+    on_each_target(KERNELS, |bench| {
+        for scheme in schemes {
+            let up: Vec<_> = (0..16)
+                .map(|_| bench.weight(scheme, (WIDTH, HIDDEN)))
+                .collect();
+            let down: Vec<_> = (0..8)
+                .map(|_| bench.weight(scheme, (HIDDEN, WIDTH)))
+                .collect();
+            let of_expert = 2 * up[0].1 + down[0].1;
+            let parts: Vec<_> = up
+                .iter()
+                .map(|(weight, _)| LinearPart { weight, bias: None })
+                .collect();
+            let experts: Vec<_> = (0..8)
+                .map(|expert| Expert {
+                    expert,
+                    gate_up: &parts[2 * expert..2 * expert + 2],
+                    down: LinearPart {
+                        weight: &down[expert].0,
+                        bias: None,
+                    },
+                    activation: Activation::Silu,
+                    width: WIDTH,
+                    hidden: HIDDEN,
+                })
+                .collect();
+            for n in [1, 2] {
+                let mut routes = bench.cuda.routes(&routing, n).expect("routes");
+                // Each row to the same two.
+                let row = [0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0];
+                let mut scores = bench.cuda.alloc(8 * n).expect("scores");
+                llm_backend::Queue::upload(&mut bench.queue, &row.repeat(n), &mut scores)
+                    .expect("scores");
+                bench
+                    .queue
+                    .route(&routing, &scores, &mut routes, n)
+                    .expect("a choice");
+                let x = bench.buffer(n * HIDDEN);
+                let mut out = bench.buffer(n * HIDDEN);
+                let [mut gathered, mut up, mut gated, mut delta] =
+                    [HIDDEN, 2 * WIDTH, WIDTH, HIDDEN].map(|width| bench.buffer(2 * n * width));
+                let what = format!("{n} rows to experts in {scheme}");
+                // Weights, x, what is between the projections of two experts, and the sums.
+                let n_bytes =
+                    2 * of_expert + 4 * n * (HIDDEN + 2 * 2 * (WIDTH + HIDDEN) + 2 * HIDDEN);
+                bench.check(&Needs::bytes(&what, n_bytes), |queue| {
+                    let scratch = ExpertBuffers {
+                        gathered: &mut gathered,
+                        up: &mut up,
+                        gated: &mut gated,
+                        delta: &mut delta,
+                    };
+                    queue.experts(&experts, &x, &routes, scratch, &mut out)
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn rows_go_to_experts_and_back_once() {
+    on_each_target(&["routing_"], |bench| {
+        for (n_experts, n) in [(64, 8), (128, 64)] {
+            let routing = Routing {
+                n_experts,
+                n_active: 4,
+                weighting: Weighting::Probability,
+            };
+            let mut routes = bench.cuda.routes(&routing, n).expect("routes");
+            let scores = bench.buffer(n * n_experts);
+            let what = format!("{n} rows of {n_experts} scores");
+            // Scores, and lists: chosen experts and weights, rows, weights, slots and tiles.
+            let n_bytes = 4 * n * n_experts + 4 * n * 4 * 8;
+            bench.check(&Needs::bytes(&what, n_bytes), |queue| {
+                queue.route(&routing, &scores, &mut routes, n)
+            });
+            let mut n_rows = vec![0; n_experts];
+            bench.queue.chosen(&routes, &mut n_rows).expect("a choice");
+            let expert = (0..n_experts).max_by_key(|&i| n_rows[i]).unwrap_or(0);
+            let x = bench.buffer(n * HIDDEN);
+            let mut gathered = bench.buffer(n * HIDDEN);
+            let rows = 4 * n_rows[expert] * HIDDEN;
+            bench.check(&Needs::bytes("an expert's rows", 2 * rows), |queue| {
+                queue.gather_routed(&routes, expert, &x, HIDDEN, &mut gathered)
+            });
+            let mut out = bench.buffer(n * HIDDEN);
+            bench.check(&Needs::bytes("an expert's results", 3 * rows), |queue| {
+                queue.scatter_routed(&routes, expert, &gathered, HIDDEN, &mut out)
+            });
+        }
+    });
+}

@@ -1,0 +1,175 @@
+//! Products: every scheme, one, two and eight rows of activations, and tiles of 64.
+
+use llm_backend::{LinearPart, Ops, Output};
+use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
+use llm_tensor::DType;
+
+use crate::bench::{Bench, Needs, on_each_target};
+
+pub(crate) const KERNELS: &[&str] = &[
+    "dense_",
+    "int8_quantize",
+    "int8_outliers",
+    "int8_rows",
+    "int8_tiles",
+    "int8_per_use",
+    "four_bit_rows",
+    "four_bit_4",
+    "four_bit_8",
+    "four_bit_sum",
+    "gemm_",
+];
+
+fn four_bit(code: Code, block_size: u64, double_quant: bool) -> Scheme {
+    Scheme::FourBit(FourBit {
+        code,
+        block_size: BlockSize::new(block_size).expect("a block size"),
+        double_quant,
+    })
+}
+
+fn schemes() -> Vec<(&'static str, Scheme)> {
+    let int8 = Int8 { threshold: 6.0 };
+    vec![
+        ("f32", Scheme::Dense(DType::F32)),
+        ("f16", Scheme::Dense(DType::F16)),
+        ("bf16", Scheme::Dense(DType::BF16)),
+        ("int8", Scheme::Int8(int8)),
+        (
+            "bf16 quantized at each use",
+            Scheme::Int8PerUse(DType::BF16, int8),
+        ),
+        ("nf4 of 64", four_bit(Code::Nf4, 64, false)),
+        ("nf4 of 64, double", four_bit(Code::Nf4, 64, true)),
+        ("fp4 of 32", four_bit(Code::Fp4, 32, false)),
+        ("nf4 of 32, double", four_bit(Code::Nf4, 32, true)),
+    ]
+}
+
+/// Those of which there are tiles; blocks of 32 are read as blocks of 64 are.
+fn in_tiles() -> Vec<(&'static str, Scheme)> {
+    let mut schemes = schemes();
+    schemes.retain(|(_, scheme)| match scheme {
+        Scheme::FourBit(format) => format.block_size.get() == 64,
+        Scheme::Dense(_) | Scheme::Int8(_) => true,
+        Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => false,
+    });
+    schemes
+}
+
+/// Weights whose results lie side by side, times `n` rows.
+fn product(
+    bench: &mut Bench,
+    (name, scheme): (&str, Scheme),
+    (rows, cols): (&[usize], usize),
+    n: usize,
+) {
+    let weights: Vec<_> = rows
+        .iter()
+        .map(|&rows| bench.weight(scheme, (rows, cols)))
+        .collect();
+    let width: usize = rows.iter().sum();
+    let x = bench.buffer(n * cols);
+    let mut out = bench.buffer(n * width);
+    let part = |(weight, _)| LinearPart { weight, bias: None };
+    let parts: Vec<_> = weights
+        .iter()
+        .map(|(weight, n_bytes)| part((weight, n_bytes)))
+        .collect();
+    let of_weights: usize = weights.iter().map(|(_, n_bytes)| n_bytes).sum();
+    let n_bytes =
+        of_weights + 4 * n * (cols + width) + between(bench.target, scheme, (width, cols), n);
+    let what = format!("{name}, {rows:?} × {cols}, {n} rows");
+    bench.check(&Needs::bytes(&what, n_bytes), |queue| {
+        queue.linear(&parts, &x, Output::Write, &mut out, n)
+    });
+}
+
+/// Bytes that products of many rows move beside: activations as tensor cores take them, and pieces of results where few blocks
+/// would be busy else. One kernel writes them, and another reads them.
+fn between(target: u32, scheme: Scheme, (rows, cols): (usize, usize), n: usize) -> usize {
+    if n <= 8 || target < 80 {
+        return 0;
+    }
+    let (n_halves, n_beside) = match scheme {
+        Scheme::Dense(DType::BF16) => (3, 0),
+        Scheme::Dense(DType::F16) | Scheme::FourBit(_) => (2, 0),
+        // Outlier columns are summed up by themselves.
+        Scheme::Int8(_) => (0, 1),
+        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => return 0,
+    };
+    // Blocks have 128 rows of the weight, and the emulated GPU is busy with 16.
+    let n_pieces = match 16 / rows.div_ceil(128) {
+        0 | 1 => 0,
+        n => n + n_beside,
+    };
+    2 * (2 * n_halves * n * cols + 4 * n_pieces * n * rows)
+}
+
+const FEW: &[&str] = &[
+    "dense_f32_1",
+    "dense_f32_2",
+    "dense_f32_8",
+    "dense_f16_1",
+    "dense_f16_2",
+    "dense_f16_8",
+    "dense_bf16_1",
+    "dense_bf16_2",
+    "dense_bf16_8",
+    "int8_quantize",
+    "int8_outliers",
+    "int8_rows_1",
+    "int8_rows_2",
+    "int8_rows_8",
+    "int8_tiles",
+    "int8_per_use",
+    "four_bit_rows_1",
+    "four_bit_rows_4",
+    "four_bit_4",
+    "four_bit_8",
+    "four_bit_sum",
+];
+
+#[test]
+fn few_rows_read_each_weight_once() {
+    on_each_target(FEW, |bench| {
+        for scheme in schemes() {
+            for n in [1, 2, 8] {
+                product(bench, scheme, (&[256, 64, 64], 4096), n);
+            }
+            // Cards without tensor cores for them have less shared memory as well.
+            if matches!(scheme.1, Scheme::FourBit(_)) {
+                product(bench, scheme, (&[384], 2048), 2);
+            }
+        }
+    });
+}
+
+const MANY: &[&str] = &[
+    "gemm_split_f16",
+    "gemm_split_bf16",
+    "gemm_dense_f16",
+    "gemm_dense_bf16",
+    "gemm_four_bit",
+    "gemm_int8",
+    "gemm_tile",
+];
+
+#[test]
+fn many_rows_read_each_weight_once() {
+    on_each_target(MANY, |bench| {
+        for scheme in in_tiles() {
+            product(bench, scheme, (&[2048], 128), 64);
+        }
+    });
+}
+
+/// With few rows of a weight, blocks share its columns, and what they leave is added up.
+#[test]
+fn pieces_of_products_are_added_up_once() {
+    on_each_target(&["gemm_join", "gemm_join_int8"], |bench| {
+        for scheme in in_tiles() {
+            product(bench, scheme, (&[1024], 1024), 16);
+        }
+    });
+}

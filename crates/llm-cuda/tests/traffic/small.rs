@@ -1,0 +1,235 @@
+//! Operations beside products and attention.
+
+use llm_backend::{Backend, Batch, HeadGroups, Heads, KvColumns, NormOp, Ops, Rotary, Rows};
+use llm_cuda::CudaWeight;
+use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
+use llm_tensor::{Activation, DType, KvShape, Norm, Pairing};
+
+use crate::bench::{Bench, Needs, on_each_target};
+
+pub(crate) const KERNELS: &[&str] = &[
+    "embed_",
+    "positions_",
+    "gather_rows",
+    "norm_rms",
+    "norm_layer",
+    "norm_heads",
+    "ungroup",
+    "rotary_",
+    "add",
+    "activate_",
+    "gate_",
+    "argmax_",
+    "kv_append",
+    "kv_copy_blocks",
+];
+
+/// Elements of a row, and rows of a pass.
+const WIDTH: usize = 512;
+const N: usize = 8;
+
+#[test]
+fn rows_of_tables_are_read_once() {
+    let four_bit = |double_quant| {
+        Scheme::FourBit(FourBit {
+            code: Code::Nf4,
+            block_size: BlockSize::DEFAULT,
+            double_quant,
+        })
+    };
+    let schemes = [
+        Scheme::Dense(DType::F32),
+        Scheme::Dense(DType::F16),
+        Scheme::Dense(DType::BF16),
+        Scheme::Int8(Int8 { threshold: 6.0 }),
+        four_bit(false),
+        four_bit(true),
+    ];
+    on_each_target(&["embed_", "positions_", "gather_rows"], |bench| {
+        let ids: Vec<u32> = (0..N as u32).map(|i| i * 7 % 50).collect();
+        let ids = bench.index(&ids);
+        let mut x = bench.buffer(N * WIDTH);
+        for scheme in schemes {
+            let (table, n_bytes) = bench.weight(scheme, (50, WIDTH));
+            let rows = n_bytes * N / 50;
+            let what = format!("embedding in {scheme}");
+            bench.check(&Needs::bytes(&what, rows + 4 * N * (1 + WIDTH)), |queue| {
+                queue.embed(&table, &ids, N, 1.5, &mut x)
+            });
+            let what = format!("positions in {scheme}");
+            bench.check(
+                &Needs::bytes(&what, rows + 4 * N * (1 + 2 * WIDTH)),
+                |queue| queue.add_positions(&table, &ids, N, &mut x),
+            );
+        }
+        let all = bench.buffer(50 * WIDTH);
+        bench.check(
+            &Needs::bytes("rows gathered", 4 * N * (1 + 2 * WIDTH)),
+            |queue| queue.gather_rows(&all, &ids, N, WIDTH, &mut x),
+        );
+    });
+}
+
+fn norm_op<'a>(
+    norm: Norm,
+    gain: &'a CudaWeight,
+    bias: &'a CudaWeight,
+) -> NormOp<'a, llm_cuda::Cuda> {
+    NormOp {
+        norm,
+        eps: 1e-5,
+        gain_offset: 0.0,
+        gain,
+        bias: (norm == Norm::Layer).then_some(bias),
+    }
+}
+
+#[test]
+fn norms_read_and_write_each_row_once() {
+    on_each_target(
+        &["norm_rms", "norm_layer", "norm_heads", "ungroup"],
+        |bench| {
+            let x = bench.buffer(N * 4 * WIDTH);
+            let mut out = bench.buffer(N * 4 * WIDTH);
+            for dtype in [DType::F32, DType::F16, DType::BF16] {
+                for norm in [Norm::Rms, Norm::Layer] {
+                    let n_vectors = if norm == Norm::Layer { 2 } else { 1 };
+                    for width in [WIDTH, 4 * WIDTH] {
+                        let [gain, bias] =
+                            [(); 2].map(|()| bench.weight(Scheme::Dense(dtype), (1, width)).0);
+                        let what = format!("{norm:?} of {width} in {dtype}");
+                        let n_bytes = 8 * N * width + n_vectors * width * dtype.size();
+                        bench.check(&Needs::bytes(&what, n_bytes), |queue| {
+                            queue.norm(&norm_op(norm, &gain, &bias), &x, &mut out, N)
+                        });
+                    }
+                    let [gain, bias] =
+                        [(); 2].map(|()| bench.weight(Scheme::Dense(dtype), (1, 64)).0);
+                    let heads = Heads {
+                        first: 8,
+                        n_heads: 4,
+                        head_dim: 64,
+                        row_width: 2 * WIDTH,
+                    };
+                    let what = format!("{norm:?} of heads in {dtype}");
+                    let n_bytes = 8 * N * 4 * 64 + n_vectors * 64 * dtype.size();
+                    bench.check(&Needs::bytes(&what, n_bytes), |queue| {
+                        queue.norm_heads(&norm_op(norm, &gain, &bias), &heads, &mut out, N)
+                    });
+                }
+            }
+            let groups = HeadGroups {
+                n_groups: 2,
+                n_queries: 2,
+                head_dim: 64,
+            };
+            bench.check(
+                &Needs::bytes("heads brought into order", 8 * N * 8 * 64),
+                |queue| queue.ungroup(&groups, &x, &mut out, N),
+            );
+        },
+    );
+}
+
+#[test]
+fn rows_are_turned_in_place() {
+    on_each_target(&["rotary_"], |bench| {
+        let mut x = bench.buffer(N * 2 * WIDTH);
+        for pairing in [Pairing::Halves, Pairing::Adjacent] {
+            for rotary_dim in [64, 32] {
+                let op = Rotary {
+                    n_heads: 12,
+                    head_dim: 64,
+                    rotary_dim,
+                    pairing,
+                    row_width: 2 * WIDTH,
+                };
+                let angles = bench.buffer(N * rotary_dim);
+                let what = format!("{op:?}");
+                let n_bytes = 8 * N * 12 * rotary_dim + 4 * N * rotary_dim;
+                bench.check(&Needs::bytes(&what, n_bytes), |queue| {
+                    queue.rotate(&op, &angles, &mut x, N)
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn elements_are_read_and_written_once() {
+    on_each_target(&["add", "activate_", "gate_", "argmax_"], |bench| {
+        let (wide, mut x) = (bench.buffer(2 * N * WIDTH), bench.buffer(N * WIDTH));
+        bench.check(&Needs::bytes("a sum", 12 * N * WIDTH), |queue| {
+            queue.add(&wide, &mut x, WIDTH, N)
+        });
+        for activation in [
+            Activation::Relu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Silu,
+        ] {
+            let what = format!("{activation:?}");
+            bench.check(&Needs::bytes(&what, 8 * N * WIDTH), |queue| {
+                queue.activate(activation, &mut x, WIDTH, N)
+            });
+            let what = format!("{activation:?} of a gate");
+            bench.check(&Needs::bytes(&what, 12 * N * WIDTH), |queue| {
+                queue.gate(activation, &wide, &mut x, WIDTH, N)
+            });
+        }
+        let vocab = N * WIDTH;
+        for n in [1, 2] {
+            let what = format!("the largest of {n} rows");
+            bench.check(&Needs::bytes(&what, 4 * n * vocab), |queue| {
+                queue.argmax(&wide, vocab, &mut [None; 2][..n])
+            });
+        }
+    });
+}
+
+#[test]
+fn keys_and_values_are_written_once() {
+    on_each_target(&["kv_append", "kv_copy_blocks"], |bench: &mut Bench| {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let shape = KvShape {
+                n_kv_heads: 4,
+                head_dim: 64,
+                capacity: 64,
+                n_sequences: 4,
+                dtype,
+            };
+            let mut pool = bench.cuda.kv_pool(&shape).expect("a pool");
+            let width = 2 * 4 * 64;
+            // Two sequences, one of a single row.
+            let rows = [(0, 1, 40), (1, N - 1, 10)].map(|(first, n_tokens, start)| Rows {
+                first,
+                n_tokens,
+                start,
+                n_positions: start + n_tokens,
+            });
+            let kv = bench.buffer(N * (WIDTH + width));
+            let rows_index = bench.index(&rows.map(|rows| rows.words()).concat());
+            let tables = bench.index(&[5, 1, 3, 0]);
+            let batch = Batch {
+                rows: &rows,
+                rows_index: &rows_index,
+                tables: &tables,
+                table_len: 2,
+            };
+            let columns = KvColumns {
+                first: WIDTH,
+                row_width: WIDTH + width,
+            };
+            let what = format!("keys and values in {dtype}");
+            bench.check(
+                &Needs::bytes(&what, N * width * (4 + dtype.size())),
+                |queue| queue.append(&kv, &columns, &batch, &mut pool),
+            );
+            let block = 32 * width * dtype.size();
+            let what = format!("blocks copied in {dtype}");
+            bench.check(&Needs::bytes(&what, 2 * 2 * block), |queue| {
+                queue.copy_blocks(&mut pool, &[(5, 6), (1, 7)])
+            });
+        }
+    });
+}

@@ -1,0 +1,384 @@
+//! Models cut over several emulated GPUs, alike and unlike, and the CPU: the logits of one GPU, and memory as it was planned.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails where it meets the unexpected"
+)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cuda_emulator::harness::{Machine, report};
+use llm_arch::{HeadMatrix, Side, Slot, Unit};
+use llm_cpu::Cpu;
+use llm_cuda::Cuda;
+use llm_plan::{
+    Budgets, Costs, DeviceMap, Home, Offload, Plan, Request, RunOn, StoredTensor, Strategy, Term,
+    Verdict, WeightDType, plan,
+};
+use llm_quant::{LoadIn, QuantConfig, Scalar};
+use llm_runtime::{
+    BoundModel, CostsOf, Device, Interrupt, Limits, LoadOptions, OffloadOptions, Session, load_on,
+};
+use llm_tensor::{Bytes, DType};
+use llm_tests::{golden, relative_error};
+use serde_json::{Map, Value, json};
+
+/// Each kind of positions, residuals and heads, experts, and an encoder.
+const FAMILIES: [&str; 7] = [
+    "bloom",
+    "falcon-7b-style",
+    "gemma3",
+    "gpt2",
+    "llama",
+    "qwen3-moe-mixed",
+    "t5-buckets",
+];
+
+/// Logits in f32 may be off by this of the norm: sums are rounded in another order.
+const TOLERANCE: f64 = 2e-4;
+
+const DTYPE: WeightDType = WeightDType::As(DType::F32);
+
+/// A golden model, and its prompt.
+struct Case {
+    name: &'static str,
+    model: BoundModel,
+    prompt: Vec<u32>,
+    quant: Option<QuantConfig>,
+}
+
+/// GPUs in the order of their numbers, and the CPU.
+struct Devices {
+    gpus: Vec<Arc<Cuda>>,
+    cpu: Arc<Cpu>,
+}
+
+impl Devices {
+    fn open(n_gpus: usize) -> Self {
+        let gpus = (0..n_gpus).map(|number| Arc::new(Cuda::new(number).unwrap()));
+        Devices {
+            gpus: gpus.collect(),
+            cpu: Arc::new(Cpu::new(Default::default()).unwrap()),
+        }
+    }
+
+    fn list(&self) -> Vec<(RunOn, &dyn Device)> {
+        let gpus = self.gpus.iter().zip(0..);
+        let gpus = gpus.map(|(gpu, number)| (RunOn::Gpu(number), gpu as &dyn Device));
+        gpus.chain([(RunOn::Cpu, &self.cpu as &dyn Device)])
+            .collect()
+    }
+}
+
+impl Case {
+    fn open(name: &'static str, quant: Option<QuantConfig>) -> Self {
+        let (path, expected) = golden(name);
+        Case {
+            name,
+            model: BoundModel::open(&path).unwrap(),
+            prompt: expected.input_ids,
+            quant,
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            n_sequences: 2,
+            context: self.model.spec().context.min(48),
+            // An encoder reads its prompt at once.
+            n_tokens: match self.model.spec().encoder {
+                Some(_) => 32,
+                None => 5,
+            },
+            n_logits: 2,
+        }
+    }
+
+    /// Units in the order in which they compute, without experts, which are with their layer.
+    fn chain(&self) -> Vec<Unit> {
+        let map = DeviceMap::on_one(self.model.spec(), RunOn::Cpu);
+        let units = map.iter().map(|(unit, _)| unit);
+        units
+            .filter(|unit| !matches!(unit, Unit::Expert { .. }))
+            .collect()
+    }
+
+    /// The plan that has each unit on its device, and a tied head with its table.
+    fn plan(&self, devices: &Devices, home: &dyn Fn(Unit) -> Value) -> Plan {
+        let entry = |slot: &Slot| {
+            let (module, _) = slot.name.rsplit_once('.').unwrap();
+            let unit = match (slot.unit, self.model.spec().head.matrix) {
+                (Unit::Head, HeadMatrix::Tied) => Unit::Embedding,
+                (unit, _) => unit,
+            };
+            (module.to_owned(), home(unit))
+        };
+        let slots = self.model.skeleton().slots.iter();
+        let entries: Map<String, Value> = slots.map(entry).collect();
+        let stored: Vec<StoredTensor> = self.model.tensors().map(|t| t.stored()).collect();
+        let plenty = Bytes::new(1 << 40);
+        let request = Request {
+            skeleton: self.model.skeleton(),
+            stored: &stored,
+            encodings: self.model.encodings(DTYPE, self.quant.as_ref()).unwrap(),
+            kv_dtype: None,
+            limits: self.limits(),
+            load_piece: Bytes::mib(1),
+            budgets: Budgets {
+                gpus: (0..3).map(|number| (number, plenty)).collect(),
+                ram: plenty,
+                disk: None,
+            },
+            strategy: Strategy::Map(Value::Object(entries).to_string().parse().unwrap()),
+            offload: Offload::Compute,
+            costs: Costs {
+                cpu: &CostsOf(&*devices.cpu),
+                gpu: &CostsOf(&*devices.gpus[0]),
+                program: Bytes::ZERO,
+            },
+        };
+        match plan(&request).unwrap() {
+            Verdict::Fits(plan) => *plan,
+            refused => panic!("{}: {refused}", self.name),
+        }
+    }
+
+    /// Logits of a model that is cut, once all its memory is as planned.
+    fn run(&self, devices: &Devices, what: &str, home: &dyn Fn(Unit) -> Value) -> Vec<f32> {
+        let plan = self.plan(devices, home);
+        let what = format!("{}, {what}", self.name);
+        let options = LoadOptions {
+            dtype: DTYPE,
+            quant: self.quant.as_ref(),
+            encoder: &Scalar,
+            limits: self.limits(),
+            offload: Some(OffloadOptions {
+                map: &plan.map,
+                folder: Path::new(""),
+            }),
+        };
+        let session = load_on(
+            &self.model,
+            &devices.list(),
+            &options,
+            &Interrupt::default(),
+            &mut |_| (),
+        );
+        let mut session = session.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let used = plan.map.devices();
+        for (number, gpu) in (0..).zip(&devices.gpus) {
+            let is_used = used.contains(&RunOn::Gpu(number));
+            let planned = plan.estimate.memory(Home::Gpu(number));
+            let planned = planned.map_or(Bytes::ZERO, |memory| {
+                let terms = Term::ALL.iter().filter(|&&term| term != Term::GpuContext);
+                terms.map(|&term| memory.terms.get(term)).sum()
+            });
+            let allocated: Bytes = gpu.usage().into_values().sum();
+            assert_eq!(allocated, planned, "{what}: GPU {number}");
+            assert_eq!(is_used, allocated > Bytes::ZERO, "{what}: GPU {number}");
+            let asked = report().unwrap().devices[number as usize].asked;
+            assert_eq!(Bytes::new(asked), planned, "{what}: GPU {number}");
+        }
+        let logits = continued(&mut session, &self.prompt);
+        drop(session);
+        for gpu in &devices.gpus {
+            assert!(gpu.usage().values().all(|left| left.get() == 0), "{what}");
+        }
+        logits
+    }
+}
+
+/// A prompt in pieces, a step, a copy of the sequence, and a step of both.
+fn continued(session: &mut Session, prompt: &[u32]) -> Vec<f32> {
+    let mut all = session.prefill(0, prompt).unwrap().to_vec();
+    let mut step = |session: &mut Session, tokens: &[(usize, u32)]| {
+        all.extend_from_slice(session.step(tokens).unwrap());
+    };
+    step(session, &[(0, prompt[1])]);
+    session.fork(0, 1).unwrap();
+    step(session, &[(1, prompt[2]), (0, prompt[3])]);
+    all
+}
+
+/// The layer that an expert is of.
+fn with_layer(unit: Unit) -> Unit {
+    match unit {
+        Unit::Expert { layer, .. } => Unit::Layer(Side::Decoder, layer),
+        unit => unit,
+    }
+}
+
+/// Units in runs, as long as each other, on devices one after the other.
+fn in_runs<'a>(chain: &'a [Unit], devices: &'a [Value]) -> impl Fn(Unit) -> Value + 'a {
+    move |unit| {
+        let unit = with_layer(unit);
+        let at = chain.iter().position(|&of| of == unit).unwrap();
+        devices[at * devices.len() / chain.len()].clone()
+    }
+}
+
+/// Units on devices in turn.
+fn in_turn<'a>(chain: &'a [Unit], devices: &'a [Value]) -> impl Fn(Unit) -> Value + 'a {
+    move |unit| {
+        let unit = with_layer(unit);
+        let at = chain.iter().position(|&of| of == unit).unwrap();
+        devices[at % devices.len()].clone()
+    }
+}
+
+fn on_first(_: Unit) -> Value {
+    json!(0)
+}
+
+#[test]
+fn alike_gpus_compute_what_one_does() {
+    let report = Machine::new().devices(3).counts(false).inside(|| {
+        let devices = Devices::open(3);
+        let [two, three] = [vec![json!(0), json!(1)], vec![json!(2), json!(0), json!(1)]];
+        for name in FAMILIES {
+            let case = Case::open(name, None);
+            let chain = case.chain();
+            let one = case.run(&devices, "on one", &on_first);
+            let found = case.run(&devices, "over two", &in_runs(&chain, &two));
+            assert!(found == one, "{name} over two");
+            let found = case.run(&devices, "over three, in turn", &in_turn(&chain, &three));
+            assert!(found == one, "{name} over three");
+        }
+    });
+    if let Some(report) = report {
+        assert!(report.bytes_between_devices > 0 && report.bytes_staged == 0);
+    }
+}
+
+#[test]
+fn quantized_weights_on_two_gpus_compute_what_they_do_on_one() {
+    let double = QuantConfig {
+        bnb_4bit_use_double_quant: true,
+        ..QuantConfig::new(LoadIn::FourBit)
+    };
+    let quants = [QuantConfig::new(LoadIn::EightBit), double];
+    Machine::new().devices(2).counts(false).inside(|| {
+        let devices = Devices::open(2);
+        let two = [json!(0), json!(1)];
+        for name in ["llama", "qwen3-moe-mixed"] {
+            for quant in &quants {
+                let case = Case::open(name, Some(quant.clone()));
+                let chain = case.chain();
+                let one = case.run(&devices, "on one", &on_first);
+                let found = case.run(&devices, "in turn", &in_turn(&chain, &two));
+                assert!(found == one, "{name}, {quant:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn unlike_gpus_and_the_cpu_compute_together() {
+    let machine = Machine::new().devices(2).computes(&[80, 75]);
+    machine.counts(false).inside(|| {
+        let devices = Devices::open(2);
+        let two = [json!(0), json!(1)];
+        let three = [json!(1), json!("cpu"), json!(0)];
+        for name in FAMILIES {
+            let case = Case::open(name, None);
+            let chain = case.chain();
+            let one = case.run(&devices, "on one", &on_first);
+            for (what, found) in [
+                (
+                    "two",
+                    case.run(&devices, "over two", &in_turn(&chain, &two)),
+                ),
+                (
+                    "three",
+                    case.run(&devices, "over three", &in_runs(&chain, &three)),
+                ),
+            ] {
+                let error = relative_error(&found, &one);
+                assert!(
+                    error <= TOLERANCE,
+                    "{name} over {what} is off by {error:.1e}"
+                );
+            }
+        }
+    });
+}
+
+/// Their rows go there, and the results come back.
+#[test]
+fn experts_compute_on_another_gpu_than_their_layer() {
+    let report = Machine::new().devices(2).counts(false).inside(|| {
+        let devices = Devices::open(2);
+        for name in ["mixtral", "qwen3-moe-mixed"] {
+            let case = Case::open(name, None);
+            // Experts of a layer that is not alone compute one by one.
+            let home = |unit| match unit {
+                Unit::Expert { expert, .. } if expert % 2 == 1 => json!(1),
+                _ => json!(0),
+            };
+            let one = case.run(&devices, "on one", &on_first);
+            let found = case.run(&devices, "odd experts elsewhere", &home);
+            let error = relative_error(&found, &one);
+            assert!(error <= TOLERANCE, "{name} is off by {error:.1e}");
+        }
+    });
+    if let Some(report) = report {
+        assert!(report.bytes_between_devices > 0 && report.bytes_staged == 0);
+    }
+}
+
+/// In any order that streams and events allow, and whether GPUs reach each other's memory or not.
+#[test]
+fn no_order_of_streams_of_two_gpus_computes_anything_else() {
+    for seed in 0..20 {
+        let machine = Machine::new().devices(2).peers(seed % 2 == 0);
+        machine.seed(seed).counts(false).inside(|| {
+            let devices = Devices::open(2);
+            let case = Case::open("llama", None);
+            let chain = case.chain();
+            let one = case.run(&devices, "on one", &on_first);
+            let found = case.run(&devices, "in turn", &in_turn(&chain, &[json!(0), json!(1)]));
+            assert!(found == one, "seed {seed}");
+        });
+    }
+}
+
+/// A step takes one wait for the logits and one to see that no GPU failed, however often rows cross.
+#[test]
+fn the_host_waits_no_more_for_two_gpus_than_for_one() {
+    Machine::new().devices(2).counts(false).inside(|| {
+        let devices = Devices::open(2);
+        let case = Case::open("llama", None);
+        let chain = case.chain();
+        let two = [json!(0), json!(1)];
+        let in_turn = in_turn(&chain, &two);
+        let mut n_waits = [&on_first as &dyn Fn(Unit) -> Value, &in_turn].map(|home| {
+            let plan = case.plan(&devices, home);
+            let options = LoadOptions {
+                dtype: DTYPE,
+                quant: None,
+                encoder: &Scalar,
+                limits: case.limits(),
+                offload: Some(OffloadOptions {
+                    map: &plan.map,
+                    folder: Path::new(""),
+                }),
+            };
+            let session = load_on(
+                &case.model,
+                &devices.list(),
+                &options,
+                &Interrupt::default(),
+                &mut |_| (),
+            );
+            let mut session = session.unwrap();
+            session.prefill(0, &case.prompt).unwrap();
+            let before = report().unwrap().host_synchronizations;
+            session.step(&[(0, case.prompt[1])]).unwrap();
+            report().unwrap().host_synchronizations - before
+        });
+        // The wait for what the other GPU has done by then.
+        n_waits[0] += 1;
+        assert_eq!(n_waits[1], n_waits[0]);
+    });
+}
