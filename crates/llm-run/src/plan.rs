@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Error, Result};
 use llm_checkpoint::Checkpoint;
-use llm_plan::{Offload, PartsVerdict, Verdict, Workload};
+use llm_plan::{PartsVerdict, Verdict, Workload};
 use llm_tensor::Bytes;
 
 use self::headers::{HeaderReport, USUAL_CONTEXT};
@@ -15,8 +15,7 @@ use crate::failure::refuse;
 use crate::open::unknown_checkpoint;
 use crate::output;
 use crate::placement::budgets::MemoryBudgets;
-use crate::placement::request::{PlanSetting, fastest, limits, with_rates};
-use crate::system::Rates;
+use crate::placement::request::{PlanSetting, limits, with_rates};
 
 mod headers;
 mod kv_bound;
@@ -48,9 +47,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let limits = limits(spec, context, args.batch.get(), 1);
     let (skeleton, program) = (&model.skeleton, model.program);
     let mut request = setting.request(skeleton, &model.stored, encodings, limits, program);
-    let memories = &setting.memories;
-    let offload = |rates: &Rates| offload(memories, rates);
-    let rates = with_rates(&mut request, memories, &model.read_from, &offload)?;
+    let workload = Workload::default();
+    let rates = with_rates(&mut request, &setting.memories, &model.read_from, workload)?;
     let report = PlanReport::new(&model, &setting.memories, &request, rates)?;
     if let Some(path) = &args.svg {
         print::svg::write(path, &print::svg::draw(&report))?;
@@ -63,21 +61,6 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
         Verdict::Fits(_) => ExitCode::SUCCESS,
         Verdict::DoesNotFit(_) => ExitCode::from(2),
     })
-}
-
-/// Device of what no GPU holds: on GPUs of this machine as a run here has it, of another machine's in any way.
-fn offload(memories: &MemoryBudgets, rates: &Rates) -> Offload {
-    let of_run = fastest(rates, Workload::default());
-    match of_run {
-        Offload::Fastest {
-            speeds, workload, ..
-        } if !memories.lacking.is_empty() => Offload::Fastest {
-            speeds,
-            workload,
-            only: None,
-        },
-        of_run => of_run,
-    }
 }
 
 /// Plans a checkpoint by its headers. `reason` says why it cannot be run.

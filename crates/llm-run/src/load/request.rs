@@ -15,9 +15,8 @@ use crate::output;
 use crate::placement::flags::with_flag;
 use crate::placement::gpus::MachineGpus;
 use crate::placement::program;
-use crate::placement::request::{PlanSetting, fastest, with_rates};
+use crate::placement::request::{PlanSetting, with_rates};
 use crate::resident::ResidentSet;
-use crate::system::Rates;
 
 /// A model that is to be loaded.
 pub(super) struct LoadRequest<'a> {
@@ -30,8 +29,8 @@ pub(super) struct LoadRequest<'a> {
 }
 
 impl LoadRequest<'_> {
-    /// The plan by which it is loaded: GPUs compute with what they hold, `cpu` with weights in RAM and on disk. With it
-    /// the GPUs of this machine.
+    /// The plan by which it is loaded: GPUs compute with what they hold, and with weights in RAM and on disk they or `cpu`,
+    /// as is faster. With it the GPUs of this machine.
     ///
     /// # Errors
     /// When it does not fit, or the user asks for more than this version does.
@@ -56,9 +55,8 @@ impl LoadRequest<'_> {
             self.limits,
             program,
         );
-        let offload = |rates: &Rates| fastest(rates, self.workload);
         let read_from = read_from(self.model);
-        with_rates(&mut request, &setting.memories, &read_from, &offload)?;
+        with_rates(&mut request, &setting.memories, &read_from, self.workload)?;
         match llm_plan::plan(&request)? {
             Verdict::Fits(plan) => Ok((*plan, setting.memories.gpus)),
             refused @ Verdict::DoesNotFit(_) => {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use llm_arch::{ModelSpec, Skeleton};
 use llm_cpu::Cpu;
 use llm_plan::{
-    Costs, Encodings, Home, Limits, Offload, Request, Rest, RunOn, StoredTensor, Strategy, Workload,
+    Costs, Encodings, Home, Limits, Offload, Request, RunOn, StoredTensor, Strategy, Workload,
 };
 use llm_runtime::{BoundModel, CostsOf, OffloadFolder};
 use llm_tensor::Bytes;
@@ -75,17 +75,22 @@ impl<'a> PlanSetting<'a> {
     }
 }
 
-/// Completes a request with what `offload` makes of the rates that hold where the plan has weights rest: on the disk of
-/// the offload folder as far as they are written, on that of the checkpoint's files, which are `read_from`, as far as they
-/// are read in place.
+/// Has the request choose what is faster for a workload, by the rates that hold where the plan has weights rest: on the
+/// disk of the offload folder as far as they are written, on that of the checkpoint's files, which are `read_from`, as
+/// far as they are read in place.
 pub(crate) fn with_rates(
     request: &mut Request<'_>,
     memories: &MemoryBudgets,
     read_from: &[PathBuf],
-    offload: &dyn Fn(&Rates) -> Offload,
+    workload: Workload,
 ) -> Result<Rates> {
+    let fastest = |rates: &Rates| Offload::Fastest {
+        speeds: rates.speeds.clone(),
+        workload,
+        only: None,
+    };
     let rates = Rates::of(read_from, &memories.gpus.found);
-    request.offload = offload(&rates);
+    request.offload = fastest(&rates);
     let verdict = llm_plan::plan(request)?;
     let on_disk = verdict
         .plan()
@@ -98,17 +103,8 @@ pub(crate) fn with_rates(
         files.extend_from_slice(read_from);
     }
     let rates = Rates::of(&files, &memories.gpus.found);
-    request.offload = offload(&rates);
+    request.offload = fastest(&rates);
     Ok(rates)
-}
-
-/// Device of what no GPU holds in a run: the CPU, with GPUs filled in the order that makes the workload faster.
-pub(crate) fn fastest(rates: &Rates, workload: Workload) -> Offload {
-    Offload::Fastest {
-        speeds: rates.speeds.clone(),
-        workload,
-        only: Some(Rest::OnCpu),
-    }
 }
 
 /// The passes of `n_sequences` sequences of `context` positions.

@@ -189,7 +189,7 @@ const OLD: i64 = 60;
 mod tests {
     use llm_tensor::Bytes;
 
-    use super::super::{Bandwidth, Machine, MeasuredDisk, MeasuredGpu};
+    use super::super::{Bandwidth, MeasuredDisk, MeasuredGpu};
     use super::*;
     use crate::system::Machine;
 

@@ -210,8 +210,7 @@ fn who_computes(report: &PlanReport<'_>, plan: &Plan) -> String {
             "What no GPU holds the CPU computes with: {computed} tokens/s; streamed to a GPU it would be {streamed}.\n"
         ),
         false => format!(
-            "What no GPU holds is streamed to one: {streamed} tokens/s; with the CPU computing it would be {computed}. \
-             This version does not stream to GPUs yet: a run has the CPU compute.\n"
+            "What no GPU holds is streamed to one: {streamed} tokens/s; with the CPU computing it would be {computed}.\n"
         ),
     }
 }

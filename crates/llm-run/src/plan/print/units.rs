@@ -178,7 +178,6 @@ mod tests {
             weights: Bytes::new(10),
             quantization_statistics: Bytes::new(1),
             kv_cache: Bytes::new(2),
-            products: 0,
             per_pass: Bytes::ZERO,
             in_place: Bytes::ZERO,
             products: 0,
