@@ -86,7 +86,7 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
                 "decode_seconds": timings.decode.as_secs_f64(),
                 "decode_tokens_per_second": output::rate(n_decoded, timings.decode),
             },
-            "memory": ResidentReport::up_to_now(before_load, after_load, &session),
+            "memory": ResidentReport::up_to_now(before_load, after_load, &placed, &session),
         });
         output::print(&output::json(&report)?)?;
     } else {

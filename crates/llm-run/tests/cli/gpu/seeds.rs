@@ -1,5 +1,5 @@
-//! Models of 7 to 11 billion parameters on a GPU of 15 GB, in small: each width a twenty-fifth, and with it each weight a
-//! six-hundredth, budgets as large a part of what the model takes as they are of the real one's. All layers are there.
+//! Models of 7 to 11 billion parameters on a GPU of 15 GB, in small: each width a thirtieth, and with it each weight a
+//! nine-hundredth, budgets as large a part of what the model takes as they are of the real one's. All layers are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -23,20 +23,20 @@ fn seeds() -> [Seed; 4] {
     [
         Seed {
             real: "tiiuae--falcon-7b-instruct",
-            small: json!({"hidden_size": 176, "num_attention_heads": 11, "num_kv_heads": 11, "ffn_hidden_size": 704,
-                "vocab_size": 2601}),
+            small: json!({"hidden_size": 144, "num_attention_heads": 9, "num_kv_heads": 9, "ffn_hidden_size": 576,
+                "vocab_size": 2167}),
         },
         Seed {
             real: "bigscience--bloomz-7b1-mt",
-            small: json!({"hidden_size": 160, "n_head": 10, "vocab_size": 10035}),
+            small: json!({"hidden_size": 128, "n_head": 8, "vocab_size": 8362}),
         },
         Seed {
             real: "google--flan-t5-xxl",
-            small: json!({"d_model": 160, "d_ff": 400, "d_kv": 16, "num_heads": 10, "vocab_size": 1285}),
+            small: json!({"d_model": 128, "d_ff": 320, "d_kv": 16, "num_heads": 8, "vocab_size": 1070}),
         },
         Seed {
             real: "EleutherAI--gpt-j-6B",
-            small: json!({"n_embd": 160, "n_head": 10, "rotary_dim": 16, "vocab_size": 2016}),
+            small: json!({"n_embd": 128, "n_head": 8, "rotary_dim": 16, "vocab_size": 1680}),
         },
     ]
 }

@@ -27,7 +27,6 @@ fn on_a_gpu_of_15_gb() {
     for model in MODELS {
         for (precision, flags) in PRECISIONS {
             let args = [
-                "plan",
                 &config(model),
                 "--max-memory",
                 "0=15GB,cpu=12.7GB,disk=100GB",
