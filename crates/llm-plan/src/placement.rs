@@ -92,6 +92,9 @@ impl Placement {
 pub enum Rest {
     /// A GPU does, to which it is streamed.
     Streamed,
+    /// A GPU does with what reads the prompt alone, an encoder, which is streamed to it once; the CPU with what every token
+    /// reads.
+    PromptStreamed,
     /// The CPU does.
     OnCpu,
 }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use llm_arch::Skeleton;
 
-use crate::fill::{BesideGpus, Filling, Spared};
+use crate::fill::{BesideGpus, Filling, Spared, Streamed};
 use crate::items::{Items, PlacementOrder, Portions};
 use crate::needs::Needs;
 use crate::placement::Rest;
@@ -132,7 +132,12 @@ pub(crate) fn place(
     let filled = match (strategy, rest) {
         (Strategy::Cpu, _) => filling.cpu(),
         (_, Rest::OnCpu) => filling.shared_with_cpu(),
-        (_, Rest::Streamed) => match filling.streamed() {
+        // What cannot be streamed for lack of room, the CPU computes.
+        (_, Rest::PromptStreamed) => match filling.streamed(Streamed::Prompt) {
+            Some(filled) => filled,
+            None => filling.shared_with_cpu(),
+        },
+        (_, Rest::Streamed) => match filling.streamed(Streamed::All) {
             // What rests in RAM for a GPU takes a little more there than for the CPU.
             Some(filled) => filled.or_else(|cut| filling.cpu().map_err(|_| cut)),
             None => match (filling.cpu(), filling.least_streamed()) {

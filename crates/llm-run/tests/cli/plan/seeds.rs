@@ -23,8 +23,12 @@ const BUDGETS: [(&str, u64); 2] = [("0", 15_000_000_000), ("cpu", 12_700_000_000
 #[test]
 fn on_a_gpu_of_15_gb() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/plans/seeds-on-a-gpu.txt");
-    let mut text = String::new();
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let (mut text, mut rows) = (String::new(), Vec::new());
     for model in MODELS {
+        let name = model.split('/').next_back().unwrap();
+        let mut row = format!("| {name} |");
         for (precision, flags) in PRECISIONS {
             let args = [
                 &config(model),
@@ -39,11 +43,16 @@ fn on_a_gpu_of_15_gb() {
             for line in lines(&plan) {
                 let _ = writeln!(text, "  {line}");
             }
+            let _ = write!(row, " {}, {:.1} |", tiers(&plan), rate(&plan));
         }
+        rows.push(row);
     }
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
         std::fs::write(&path, &text).unwrap();
         return;
+    }
+    for row in rows {
+        assert!(readme.contains(&row), "README.md does not have {row}");
     }
     let expected = std::fs::read_to_string(&path).unwrap();
     assert!(text == expected, "it is now\n{text}\nand was\n{expected}");
@@ -75,9 +84,19 @@ fn lines(plan: &Value) -> Vec<String> {
             false => format!("{first} to {last}: {place}"),
         });
     }
-    let rate = plan["tokens_per_second"]["full_context"].as_f64().unwrap();
-    lines.push(format!("{rate:.1} tokens/s in a full context"));
+    lines.push(format!("{:.1} tokens/s in a full context", rate(plan)));
     lines
+}
+
+fn rate(plan: &Value) -> f64 {
+    plan["tokens_per_second"]["full_context"].as_f64().unwrap()
+}
+
+/// `GPU + RAM`: memories of weights, as the verdict has them.
+fn tiers(plan: &Value) -> String {
+    let verdict = plan["verdict"].as_str().unwrap();
+    let tiers = verdict.strip_prefix("fits, with weights on ").unwrap();
+    tiers.split(':').next().unwrap().to_owned()
 }
 
 /// No unit is in a slower memory than it has room in. What a GPU does not hold it has no room for, and the disk holds what
