@@ -304,20 +304,22 @@ fn unlike_gpus_and_the_cpu_compute_together() {
     });
 }
 
-/// Their rows go there, and the results come back.
+/// Rows of layers on either GPU go to the CPU's experts, and their results come back.
 #[test]
-fn experts_compute_on_another_gpu_than_their_layer() {
+fn experts_of_layers_on_two_gpus_compute_on_the_cpu() {
     let report = Machine::new().devices(2).counts(false).inside(|| {
         let devices = Devices::open(2);
+        let two = [json!(0), json!(1)];
         for name in ["mixtral", "qwen3-moe-mixed"] {
             let case = Case::open(name, None);
-            // Experts of a layer that is not alone compute one by one.
+            let chain = case.chain();
+            let in_turn = in_turn(&chain, &two);
             let home = |unit| match unit {
-                Unit::Expert { expert, .. } if expert % 2 == 1 => json!(1),
-                _ => json!(0),
+                Unit::Expert { expert, .. } if expert % 2 == 1 => json!("cpu"),
+                unit => in_turn(unit),
             };
             let one = case.run(&devices, "on one", &on_first);
-            let found = case.run(&devices, "odd experts elsewhere", &home);
+            let found = case.run(&devices, "odd experts on the CPU", &home);
             let error = relative_error(&found, &one);
             assert!(error <= TOLERANCE, "{name} is off by {error:.1e}");
         }

@@ -21,7 +21,7 @@ pub(crate) struct StreamCase {
     cols: usize,
     n_tokens: usize,
     n_places: usize,
-    /// The first byte that is used of the pages; the place begins in the middle before it.
+    /// The first byte that is used of the pages; bytes from the middle before it on come to this one of the place.
     first: usize,
 }
 
@@ -74,7 +74,7 @@ impl StreamCase {
                 let range = end..end + bytes.len();
                 pages[range.clone()].copy_from_slice(&bytes);
                 end = range.end;
-                range.start - self.first / 2..range.end - self.first / 2
+                range.start + self.first / 2..range.end + self.first / 2
             })
         });
         (placed, end)
@@ -100,7 +100,7 @@ impl Case for StreamCase {
         let mut device = Device::with_workspace(backend, &shape);
         let mut copies = backend.queue(None).expect(WORKS);
         let largest = weights.iter().map(|w| w.stored_bytes().total().get());
-        let n_bytes = self.first + largest.max().expect("there is a weight") as usize;
+        let n_bytes = 2 * self.first + largest.max().expect("there is a weight") as usize;
         let staged = |_| Staged::<B> {
             pages: backend.host_pages(n_bytes).expect(WORKS),
             place: backend.place(n_bytes).expect(WORKS),
@@ -119,7 +119,9 @@ impl Case for StreamCase {
             let (placed, end) = self.fill(pages, weight);
             pages.read(|bytes| assert_eq!(bytes.len() as u64, pages.bytes().get()));
             let begin = self.first / 2;
-            copies.bring(pages, begin..end, place).expect(WORKS);
+            copies
+                .bring(pages, begin..end, place, self.first)
+                .expect(WORKS);
             let brought = copies.record().expect(WORKS);
             device.queue.wait(&brought).expect(WORKS);
             let weight = backend.placed(place, &placed).expect(WORKS);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use llm_backend::{
     Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, HostPages, KvColumns, LinearPart,
-    NormOp, Ops, Output, Queue, Result, Rotary, Routing,
+    NormOp, Ops, Output, Queue, Result, Rotary, Routing, first_of_largest,
 };
 use llm_tensor::Activation;
 
@@ -61,9 +61,15 @@ impl Queue<Cpu> for CpuQueue {
         self.download(src, &mut dst.as_mut_slice()[..n_elements])
     }
 
-    fn bring(&mut self, pages: &CpuPages, range: Range<usize>, place: &mut CpuPages) -> Result<()> {
+    fn bring(
+        &mut self,
+        pages: &CpuPages,
+        range: Range<usize>,
+        place: &mut CpuPages,
+        at: usize,
+    ) -> Result<()> {
         let from = pages.slice(range);
-        place.fill(|to| to[..from.len()].copy_from_slice(&from));
+        place.fill(|to| to[at..at + from.len()].copy_from_slice(&from));
         Ok(())
     }
 }
@@ -267,6 +273,14 @@ impl Ops<Cpu> for CpuQueue {
                 x,
             });
         });
+        Ok(())
+    }
+
+    fn argmax(&mut self, x: &Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {
+        let rows = x.as_slice()[..columns.len() * width].chunks_exact(width);
+        for (column, row) in columns.iter_mut().zip(rows) {
+            *column = first_of_largest(row);
+        }
         Ok(())
     }
 

@@ -64,14 +64,14 @@ impl CudaPlace {
         Piece::of(&self.0, range)
     }
 
-    /// Copies bytes `range` of `pages` to its start, behind the work of `stream`.
+    /// Copies bytes of host pages to byte `at` of it, behind the work of `stream`.
     pub(crate) fn bring(
         &self,
         stream: &Stream,
-        pages: &CudaPages,
-        range: Range<usize>,
+        (pages, range): (&CudaPages, Range<usize>),
+        at: usize,
     ) -> std::result::Result<(), Failure> {
-        stream.bring((&pages.0, range.start), (self.0.raw(), 0), range.len())
+        stream.bring((&pages.0, range.start), (self.0.raw(), at), range.len())
     }
 }
 

@@ -14,6 +14,9 @@ pub struct Driver {
     pub version: u32,
     /// Its GPUs, in its order; one at least.
     pub gpus: Vec<GpuFacts>,
+    /// Numbers of those that cannot be opened, as other programs have them to themselves or left them no memory, each with
+    /// the reason.
+    pub unusable: Vec<(usize, NoGpu)>,
 }
 
 /// Facts of a GPU.
@@ -70,10 +73,22 @@ pub fn device_name(number: usize, name: &str) -> String {
 /// The reason why there is none to compute on; it is no failure of the program.
 pub fn probe() -> Result<Driver, NoGpu> {
     let version = driver::open()?;
-    let gpus = 0..driver::device_count()?;
-    let gpus = gpus.map(|number| GpuFacts::of(number, &Context::retain(number)?));
-    let gpus = gpus.collect::<Result<Vec<_>, NoGpu>>()?;
-    Ok(Driver { version, gpus })
+    let (mut gpus, mut unusable) = (Vec::new(), Vec::new());
+    for number in 0..driver::device_count()? {
+        let context = Context::retain(number).map_err(NoGpu::from);
+        match context.and_then(|context| GpuFacts::of(number, &context)) {
+            Ok(facts) => gpus.push(facts),
+            Err(reason) => unusable.push((number, reason)),
+        }
+    }
+    match unusable.first() {
+        Some((_, reason)) if gpus.is_empty() => Err(reason.clone()),
+        _ => Ok(Driver {
+            version,
+            gpus,
+            unusable,
+        }),
+    }
 }
 
 /// The context of a GPU that the kernels run on.

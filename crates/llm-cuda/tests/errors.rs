@@ -52,6 +52,29 @@ fn gpus_are_told_apart() {
     });
 }
 
+/// One that another program has to itself is nothing to the others.
+#[test]
+fn a_gpu_that_cannot_be_opened_is_told_of() {
+    Machine::new().devices(3).busy(&[1]).inside(|| {
+        let driver = probe().unwrap();
+        let gpus: Vec<_> = driver.gpus.iter().map(|gpu| gpu.number).collect();
+        assert_eq!(gpus, [0, 2]);
+        let [(1, reason)] = driver.unusable.as_slice() else {
+            panic!("{:?}", driver.unusable);
+        };
+        let told = reason.to_string();
+        let expected =
+            "the CUDA driver fails at opening device 1: CUDA_ERROR_DEVICE_UNAVAILABLE (code 46)";
+        assert_eq!(told, expected);
+        assert_eq!(Cuda::new(1).unwrap_err(), *reason);
+        assert!(Cuda::new(2).is_ok());
+    });
+    Machine::new().busy(&[0]).inside(|| {
+        let told = probe().unwrap_err().to_string();
+        assert!(told.contains("CUDA_ERROR_DEVICE_UNAVAILABLE"), "{told}");
+    });
+}
+
 /// The message has what was asked for, for what, and what was free.
 #[test]
 fn memory_that_runs_out_is_told_with_what_was_free() {

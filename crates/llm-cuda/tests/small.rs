@@ -80,7 +80,7 @@ fn placed<B: Backend>(
             range
         })
     });
-    queue.bring(&pages, 0..end, &mut place).unwrap();
+    queue.bring(&pages, 0..end, &mut place, 0).unwrap();
     let weight = backend.placed(&place, &ranges).unwrap();
     (place, weight)
 }

@@ -129,10 +129,10 @@ impl<'a> Ledger<'a> {
         let of_device = |&run_on: &RunOn| {
             let comes = |at: Placement| at.run_on == run_on && !at.is_resident();
             let from_disk = |at: Placement| comes(at) && at.home == Home::Disk;
-            let largest = match (run_on.memory() == memory, memory) {
-                (true, _) => self.maxima(comes).staged,
-                (false, Home::Ram) => self.maxima(from_disk).staged,
-                (false, Home::Gpu(_) | Home::Disk) => return 0,
+            let largest = match memory {
+                Home::Ram => self.maxima(from_disk).staged,
+                Home::Gpu(_) if run_on.memory() == memory => self.maxima(comes).resting,
+                Home::Gpu(_) | Home::Disk => return 0,
             };
             let tables = self.totals(comes).looked_up;
             let rows = tables.map(|row| whole_pages(self.needs.n_tokens * row));

@@ -58,7 +58,9 @@ pub use plan::{Request, plan};
 pub use recommend::{COMFORTABLE, Choice, Reason, Recommendation, recommend};
 pub use speeds::{GpuSpeed, Speeds};
 pub use stages::StagePlan;
-pub use staging::{PART_BORDER, SLOT_PADDING, STAGING_SLOTS, looked_up_row_bytes, staged_bytes};
+pub use staging::{
+    PART_BORDER, SLOT_PADDING, STAGING_SLOTS, looked_up_row_bytes, resting_bytes, staged_bytes,
+};
 pub use strategy::{Offload, Strategy};
 pub use term::{MemoryUse, Term, TermBytes};
 pub use verdict::{Plan, Refusal, Shortfall, Verdict};

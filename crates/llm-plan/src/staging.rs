@@ -4,24 +4,23 @@ use llm_arch::{Role, Slot};
 use llm_quant::Scheme;
 use llm_tensor::{Bytes, DType, PageBuf};
 
-/// Staging buffers of a streamed unit, on its device and, where it comes from disk, in RAM: one is filled while another
-/// computes.
+/// Staging places of a device, and buffers in RAM for what comes from disk: one is filled while another is computed with.
 pub const STAGING_SLOTS: u64 = 2;
 
 /// Padding of each part of a tensor: a read begins and ends on borders of pages of 4096 bytes, and so brings up to a
 /// page before and one after it.
 pub const SLOT_PADDING: u64 = 2 * 4096;
 
-/// Border on which each part of a tensor begins that rests in RAM and computes on a GPU: as in an allocation of its own there.
+/// Border on which each part of a tensor begins that is brought to a GPU: as in an allocation of its own there.
 pub const PART_BORDER: u64 = 256;
 
-/// Bytes of a tensor of `scheme` that rests in RAM and computes on a GPU. A unit takes whole pages for the sum over what a
-/// pass reads of it.
-pub(crate) fn resting_bytes(slot: &Slot, scheme: Scheme) -> u64 {
+/// Bytes of a tensor of `scheme` in a staging place of a GPU, and in RAM where it rests there for a GPU. A unit takes whole
+/// pages for the sum over what a pass reads of it.
+pub fn resting_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
     let (rows, cols) = slot.matrix();
     let parts = scheme.parts(rows as u64, cols as u64).into_iter();
     let bytes = parts.map(|(_, info)| info.bytes.next_multiple_of(PART_BORDER));
-    bytes.sum()
+    Bytes::new(bytes.sum())
 }
 
 /// The same in whole pages.
@@ -29,8 +28,8 @@ pub(crate) fn whole_pages(n_bytes: u64) -> u64 {
     n_bytes.next_multiple_of(PageBuf::PAGE as u64)
 }
 
-/// Bytes of a tensor of `scheme` in a staging buffer: its own, and the padding of each of its parts. A unit takes the
-/// sum over what a pass reads of it.
+/// Bytes of a tensor of `scheme` in a buffer for what comes from disk: its own, and the padding of each of its parts. A unit
+/// takes the sum over what a pass reads of it.
 pub fn staged_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
     let (rows, cols) = slot.matrix();
     let parts = scheme.parts(rows as u64, cols as u64).into_iter();

@@ -20,10 +20,10 @@ pub(crate) struct Footprint {
     pub(crate) per_pass: u64,
     /// Multiplications of that part with one row.
     pub(crate) products: u64,
-    /// Its size in a staging buffer.
+    /// Its size in a buffer for what comes from disk.
     pub(crate) staged: u64,
-    /// Its size in RAM where it computes on a GPU, each part on a border of its own, but for whole pages.
-    resting: u64,
+    /// The same in a staging place of a GPU, and in RAM for a GPU, but for whole pages.
+    pub(crate) resting: u64,
     /// A row of the table of tokens, and of that of positions, where they are looked up in.
     pub(crate) looked_up: [u64; 2],
     /// Part that the checkpoint does not hold in its final form: on disk it is written anew.
@@ -68,7 +68,7 @@ impl Footprint {
             self.per_pass += total;
             self.products += slot.n_elements();
             self.staged += staged_bytes(slot, scheme).get();
-            self.resting += resting_bytes(slot, scheme);
+            self.resting += resting_bytes(slot, scheme).get();
         }
         let row = looked_up_row_bytes(slot, scheme).get();
         self.looked_up[usize::from(slot.role == Role::PositionTable)] += row;

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use indicatif::ProgressBar;
 use llm_backend::BackendError;
-use llm_plan::{Home, Plan, Strategy, Workload};
+use llm_plan::{Home, Plan, RunOn, Strategy, Workload};
 use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
 use llm_tensor::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::devices::Devices;
 use self::request::LoadRequest;
-use crate::cli::LoadArgs;
+use crate::cli::{DeviceArg, LoadArgs};
 use crate::open::OpenModel;
 use crate::output::usage;
 use crate::placement::gpus::MachineGpus;
@@ -65,6 +65,10 @@ impl OpenModel {
         };
         let (plan, gpus) = request.plan(&cpu)?;
         output::notes(why_alone(&plan, &gpus, &args.place.device_map).as_slice());
+        if args.place.device == DeviceArg::Auto {
+            let broken = gpus.left_out.iter().filter(|gpu| gpu.is_broken);
+            output::notes(&broken.map(ToString::to_string).collect::<Vec<_>>());
+        }
         let out_of_memory = |error: Error| with_plan(error, &plan, &gpus);
         let devices = Devices::open(cpu, &plan).map_err(out_of_memory)?;
         let given = args.place.offload_folder.as_deref();
@@ -100,9 +104,10 @@ impl OpenModel {
         );
         let session = session.map_err(|error| out_of_memory(error.into()))?;
         bar.bar.finish_and_clear();
-        if let Some(streamed) = usage::streamed(&plan) {
+        for streamed in usage::streamed(&plan) {
             eprintln!("{streamed}");
         }
+        output::notes(usage::pageable(&session).as_slice());
         Ok(Loaded {
             session,
             device: devices.names(),
@@ -116,6 +121,7 @@ impl OpenModel {
 fn why_alone(plan: &Plan, gpus: &MachineGpus, strategy: &Strategy) -> Option<String> {
     let broken = gpus.none_because.as_ref().filter(|none| none.is_broken);
     let broken = broken.map(ToString::to_string);
+    let is_alone = plan.map.devices() == [RunOn::Cpu];
     let has_no_room = || match strategy {
         // As the user says.
         Strategy::Map(_) | Strategy::Cpu => None,
@@ -125,7 +131,7 @@ fn why_alone(plan: &Plan, gpus: &MachineGpus, strategy: &Strategy) -> Option<Str
                 [one] => format!("GPU {one} has no room"),
                 [_, ..] => "no GPU has room".to_owned(),
             };
-            (!plan.map.tiers().gpu).then(|| format!("{who} for any part of the model"))
+            is_alone.then(|| format!("{who} for any part of the model"))
         }
     };
     let why = broken.or_else(has_no_room)?;
@@ -214,7 +220,7 @@ mod tests {
     use llm_plan::{Term, Verdict, WeightDType};
 
     use super::*;
-    use crate::cli::{DeviceArg, KeyArgs, PlaceArgs};
+    use crate::cli::{KeyArgs, PlaceArgs};
     use crate::placement::request::PlanSetting;
     use crate::{demo, failure, open};
 

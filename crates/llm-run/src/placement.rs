@@ -4,6 +4,7 @@ pub(crate) mod budgets;
 pub(crate) mod costs;
 pub(crate) mod flags;
 pub(crate) mod gpus;
+pub(crate) mod offload;
 pub(crate) mod placed;
 pub(crate) mod program;
 pub(crate) mod request;

@@ -15,7 +15,8 @@ use crate::failure::refuse;
 use crate::open::unknown_checkpoint;
 use crate::output;
 use crate::placement::budgets::MemoryBudgets;
-use crate::placement::request::{PlanSetting, limits, with_rates};
+use crate::placement::offload::choose_faster;
+use crate::placement::request::{PlanSetting, limits};
 
 mod headers;
 mod kv_bound;
@@ -47,8 +48,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let limits = limits(spec, context, args.batch.get(), 1);
     let (skeleton, program) = (&model.skeleton, model.program);
     let mut request = setting.request(skeleton, &model.stored, encodings, limits, program);
-    let workload = Workload::default();
-    let rates = with_rates(&mut request, &setting.memories, &model.read_from, workload)?;
+    let (memories, workload) = (&setting.memories, Workload::default());
+    let rates = choose_faster(&mut request, memories, &model.read_from, workload)?;
     let report = PlanReport::new(&model, &setting.memories, &request, rates)?;
     if let Some(path) = &args.svg {
         print::svg::write(path, &print::svg::draw(&report))?;

@@ -92,7 +92,7 @@ impl GpuUse {
                 planned_peak_at_load: memory.peak_at_load().get(),
                 planned_peak: memory.peak_in_generation().get(),
                 used_before: used(&placed.gpus.found, number),
-                used: used(&now, number),
+                used: used(&now.gpus, number),
             };
             (number, of_it)
         });

@@ -19,7 +19,7 @@ mod rlimit;
 pub(crate) use cgroup::Limit;
 #[cfg(test)]
 pub(crate) use cgroup::Version;
-pub(crate) use gpu::{Gpu, NoGpu, capability, gpus};
+pub(crate) use gpu::{Gpu, LeftOut, NoGpu, ShownGpus, capability, gpus};
 pub(crate) use machine::Machine;
 pub(crate) use measured::{
     Bandwidth, Kept, MeasuredDisk, MeasuredGpu, Measurement, Volume, cache_folder, keep,

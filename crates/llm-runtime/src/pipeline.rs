@@ -172,6 +172,12 @@ impl Pipeline {
         })
     }
 
+    /// The most probable tokens after some rows of the last pass; see [`Stages::ids`].
+    pub(crate) fn ids(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()> {
+        let head = self.steps.last().expect("a model has a stage").part;
+        self.parts[head].stages.ids(rows, ids)
+    }
+
     /// Counts everything but weights.
     pub(crate) fn count(&self, allocated: &mut Allocated) {
         for part in &self.parts {

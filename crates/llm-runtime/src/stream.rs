@@ -23,6 +23,7 @@ mod weights;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use llm_arch::{Role, Unit};
@@ -137,9 +138,10 @@ impl<B: Backend> Stream<B> {
         } = feed;
         for (key, parcel) in &parcels {
             assert!(
-                parcel.len <= buffer_len && buffer_len <= place_len,
-                "{key:?} takes {} bytes of a buffer of {buffer_len} and a place of {place_len}",
-                parcel.len
+                parcel.len <= buffer_len && parcel.placed_len <= place_len,
+                "{key:?} takes {} bytes of a buffer of {buffer_len}, and {} of a place of {place_len}",
+                parcel.len,
+                parcel.placed_len
             );
         }
         let in_host_memory = run_on.memory() == Home::Ram;
@@ -274,8 +276,12 @@ impl<B: Backend> Stream<B> {
         let near = state.near();
         for &key in &near {
             let places = state.places.as_ref().expect(PLACES);
-            if places.find(key).is_some() || !self.is_in_ram(state, key) {
+            if places.find(key).is_some() {
                 continue;
+            }
+            // What is still read has the next place.
+            if !self.is_in_ram(state, key) {
+                break;
             }
             let Some(at) = places.spare(false, &near) else {
                 break;
@@ -306,14 +312,16 @@ impl<B: Backend> Stream<B> {
         let mut staged = places.take(at);
         let outcome = match (self.resting.get(&key), self.reader.parcel(key)) {
             (Some(Resting { pages, range, .. }), _) => {
-                bring::<B>(copies, (pages, range.clone()), &mut staged)
+                let copy = [(range.clone(), 0)];
+                bring::<B>(copies, (pages, &copy), &mut staged)
             }
             (None, Some(parcel)) => {
-                let from = buffers.find(key).expect("the parcel lies in a buffer");
-                let mut buffer = buffers.take(from);
-                let outcome = bring::<B>(copies, (&buffer.memory, 0..parcel.len), &mut staged);
+                let buffer = buffers.find(key).expect("the parcel lies in a buffer");
+                let (at, mut buffer) = (buffer, buffers.take(buffer));
+                let from = (&buffer.memory, parcel.copies.as_slice());
+                let outcome = bring::<B>(copies, from, &mut staged);
                 buffer.used = staged.brought.clone();
-                buffers.put_empty(from, buffer);
+                buffers.put_empty(at, buffer);
                 outcome
             }
             (None, None) => unreachable!("{KNOWN}"),
@@ -322,16 +330,18 @@ impl<B: Backend> Stream<B> {
     }
 }
 
-/// Copies bytes of host pages to a place.
+/// Copies bytes of host pages to a place, each to where they belong.
 fn bring<B: Backend>(
     copies: &mut B::Queue,
-    (pages, range): (&B::HostPages, std::ops::Range<usize>),
+    (pages, bytes): (&B::HostPages, &[(Range<usize>, usize)]),
     to: &mut Staged<B, B::Place>,
 ) -> Result<()> {
     if let Some(used) = &to.used {
         copies.wait(used)?;
     }
-    copies.bring(pages, range, &mut to.memory)?;
+    for (range, at) in bytes {
+        copies.bring(pages, range.clone(), &mut to.memory, *at)?;
+    }
     to.brought = Some(copies.record()?);
     Ok(())
 }
@@ -393,15 +403,15 @@ impl<B: Backend> Lease<'_, B> {
     pub(crate) fn weight(&self, backend: &B, unit: Unit, role: Role) -> Result<B::Weight> {
         let stream = self.stream;
         let state = stream.state.borrow();
-        let in_parcel = |key| stream.reader.parcel(key).expect(KNOWN).weight(unit, role);
+        let parcel = |key| stream.reader.parcel(key).expect(KNOWN);
         let Some(places) = &state.places else {
             let (key, pages) = state.buffers.used(self.at);
-            return Ok(backend.in_pages(pages, in_parcel(key))?);
+            return Ok(backend.in_pages(pages, parcel(key).weight(unit, role))?);
         };
         let (key, place) = places.used(self.at);
         let weight = match stream.resting.get(&key) {
             Some(resting) => resting.weight(role),
-            None => in_parcel(key),
+            None => parcel(key).placed(unit, role),
         };
         Ok(backend.placed(place, weight)?)
     }

@@ -104,6 +104,18 @@ impl Machine {
         self.with(settings::MEMORY, listed(bytes))
     }
 
+    /// Whether the driver locks memory that the host has. It does by default.
+    #[must_use]
+    pub fn registers(self, on: bool) -> Self {
+        self.with(settings::REGISTERS, u8::from(on))
+    }
+
+    /// Devices that other programs have to themselves, so that they cannot be opened.
+    #[must_use]
+    pub fn busy(self, devices: &[usize]) -> Self {
+        self.with(settings::BUSY, listed(devices))
+    }
+
     /// Whether devices can reach each other's memory, so that copies between them go straight. They can by default.
     #[must_use]
     pub fn peers(self, on: bool) -> Self {

@@ -10,10 +10,14 @@ pub(crate) struct Settings {
     pub(crate) n_devices: usize,
     /// Bytes of memory of each device; the last also of those that follow.
     memory: Vec<u64>,
+    /// Whether memory that the host has can be page-locked.
+    pub(crate) registers: bool,
     /// Compute capability of each, 80 for 8.0; the last also of those that follow.
     compute: Vec<u32>,
     /// Whether devices can reach each other's memory.
     pub(crate) peers: bool,
+    /// Devices that other programs have to themselves.
+    pub(crate) busy: Vec<u64>,
     /// Bytes of each process's context on a device.
     pub(crate) context: u64,
     /// Folder in which processes tell each other what they take of devices.
@@ -39,8 +43,10 @@ impl Settings {
         Self {
             n_devices: number(DEVICES, 1) as usize,
             memory: numbers(MEMORY, 8 << 30),
+            registers: number(REGISTERS, 1) != 0,
             compute: numbers(COMPUTE, 80).iter().map(|&n| n as u32).collect(),
             peers: number(PEERS, 1) != 0,
+            busy: numbers(BUSY, u64::MAX),
             context: number(CONTEXT, 0),
             shared: std::env::var_os(SHARED).map(PathBuf::from),
             driver: number(DRIVER, 12020) as u32,
@@ -90,10 +96,12 @@ fn number(name: &str, default: u64) -> u64 {
 
 pub(crate) const DEVICES: &str = "CUDA_EMULATOR_DEVICES";
 pub(crate) const MEMORY: &str = "CUDA_EMULATOR_MEMORY";
+pub(crate) const REGISTERS: &str = "CUDA_EMULATOR_REGISTERS";
 pub(crate) const CONTEXT: &str = "CUDA_EMULATOR_CONTEXT";
 pub(crate) const SHARED: &str = "CUDA_EMULATOR_SHARED";
 pub(crate) const COMPUTE: &str = "CUDA_EMULATOR_COMPUTE";
 pub(crate) const DRIVER: &str = "CUDA_EMULATOR_DRIVER";
+pub(crate) const BUSY: &str = "CUDA_EMULATOR_BUSY";
 pub(crate) const PEERS: &str = "CUDA_EMULATOR_PEERS";
 pub(crate) const SEED: &str = "CUDA_EMULATOR_SEED";
 pub(crate) const RACES: &str = "CUDA_EMULATOR_RACES";

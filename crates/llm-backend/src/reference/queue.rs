@@ -89,10 +89,11 @@ impl Queue<Reference> for ReferenceQueue {
         pages: &ReferencePages,
         range: Range<usize>,
         place: &mut ReferencePages,
+        at: usize,
     ) -> Result<()> {
         pages.read(|from| {
             let from = &from[range];
-            place.fill(|to| to[..from.len()].copy_from_slice(from));
+            place.fill(|to| to[at..at + from.len()].copy_from_slice(from));
         });
         Ok(())
     }

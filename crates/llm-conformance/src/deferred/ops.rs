@@ -99,9 +99,10 @@ impl<B: Backend> Queue<Deferred<B>> for DeferredQueue<B> {
         pages: &Shared<B::HostPages>,
         range: Range<usize>,
         place: &mut Shared<B::Place>,
+        at: usize,
     ) -> Result<()> {
         let (pages, place) = (pages.handle(), place.handle());
-        self.put(move |queue| queue.bring(&lock(&pages), range, &mut lock(&place)))
+        self.put(move |queue| queue.bring(&lock(&pages), range, &mut lock(&place), at))
     }
 }
 

@@ -152,6 +152,7 @@ mod tests {
             },
             maxima: Maxima {
                 staged: size,
+                resting: size / 3,
                 source: 10 - size,
                 on_its_way: size / 2,
             },

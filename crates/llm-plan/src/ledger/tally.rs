@@ -28,6 +28,7 @@ pub(crate) struct Totals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Maxima {
     pub(crate) staged: u64,
+    pub(crate) resting: u64,
     pub(crate) source: u64,
     pub(crate) on_its_way: u64,
 }
@@ -55,6 +56,7 @@ impl Tally {
             },
             maxima: Maxima {
                 staged: footprint.staged,
+                resting: footprint.resting,
                 source: footprint.source,
                 on_its_way: footprint.on_its_way,
             },
@@ -105,6 +107,7 @@ impl Maxima {
     pub(crate) fn max(self, other: Self) -> Self {
         Maxima {
             staged: self.staged.max(other.staged),
+            resting: self.resting.max(other.resting),
             source: self.source.max(other.source),
             on_its_way: self.on_its_way.max(other.on_its_way),
         }

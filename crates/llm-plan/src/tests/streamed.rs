@@ -138,12 +138,17 @@ fn what_is_streamed_to_a_gpu_takes_places_there() {
     };
     let from_disk = staging(&request, Home::Ram);
     assert!(from_disk > Bytes::ZERO);
-    assert_eq!(staging(&request, Home::Gpu(0)), from_disk);
+    // Rows of the table, and places for a layer whose norms take a border each.
+    let layer = Bytes::new(2 * pages(LAYER) + pages(16 * 2 * 32));
+    assert_eq!(staging(&request, Home::Gpu(0)), layer);
     request.strategy = map("cpu");
-    assert_eq!(staging(&request, Home::Gpu(0)), from_disk);
+    assert_eq!(staging(&request, Home::Gpu(0)), layer);
     // The rows that a pass looks up are gathered there.
     assert_eq!(staging(&request, Home::Ram), Bytes::new(pages(16 * 2 * 32)));
 }
+
+/// A layer in bf16 in a staging place: the norms' 32 elements take a border each, all else fills its own.
+const LAYER: u64 = 2 * (2 * (32 + 16) * 32 + 3 * 96 * 32) + 2 * 256;
 
 /// What rests in RAM for a GPU begins on borders of its own, in pages of its unit's own.
 #[test]
@@ -158,17 +163,14 @@ fn weights_in_ram_for_a_gpu_are_padded() {
     request.strategy = map.to_string().parse().unwrap();
     let plan = fits(&request);
     let layer = Unit::Layer(Side::Decoder, 0);
-    // The norms' 32 elements take a border each; all else fills its own.
-    let elements = 2 * (32 + 16) * 32 + 3 * 96 * 32;
     let planned = plan.estimate.units().iter().find(|of| of.unit == layer);
-    let weights = Bytes::new(pages(2 * elements + 2 * 256));
+    let weights = Bytes::new(pages(LAYER));
     assert_eq!(planned.map(|unit| unit.weights), Some(weights));
     let ram = plan.estimate.memory(Home::Ram).unwrap().terms;
     assert_eq!(ram.get(Term::Weights), weights);
     assert_eq!(ram.get(Term::Staging), Bytes::ZERO);
     let gpu = plan.estimate.memory(Home::Gpu(0)).unwrap().terms;
-    let place = pages(staged(&request, layer));
-    assert_eq!(gpu.get(Term::Staging), Bytes::new(2 * place));
+    assert_eq!(gpu.get(Term::Staging), Bytes::new(2 * pages(LAYER)));
     // It is copied there when it is loaded.
     let int8 = QuantConfig::new(LoadIn::EightBit);
     request.encodings.quant = Some(&int8);
@@ -199,10 +201,10 @@ fn each_device_has_buffers_of_its_own() {
             .get(Term::Staging)
             .get()
     };
-    let two = 2 * pages(staged(&request, Unit::Layer(Side::Decoder, 0)));
-    assert_eq!(staging(Home::Gpu(0)), two);
-    assert_eq!(staging(Home::Gpu(1)), two);
-    assert_eq!(staging(Home::Ram), 2 * two);
+    assert_eq!(staging(Home::Gpu(0)), 2 * pages(LAYER));
+    assert_eq!(staging(Home::Gpu(1)), 2 * pages(LAYER));
+    let buffers = 2 * pages(staged(&request, Unit::Layer(Side::Decoder, 0)));
+    assert_eq!(staging(Home::Ram), 2 * buffers);
 }
 
 #[test]

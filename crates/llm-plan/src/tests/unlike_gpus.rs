@@ -102,6 +102,35 @@ fn unlike_gpus_are_filled_to_the_byte() {
     }
 }
 
+/// Not by their numbers.
+#[test]
+fn gpus_are_filled_in_the_order_of_their_budgets() {
+    let skeleton = llama(6, false);
+    let stored = all_as(&skeleton, DType::BF16);
+    let mut request = request(&skeleton, &stored);
+    request.costs = small_costs();
+    let all = fits(&request).estimate.memories()[0].needed();
+    let half = Bytes::new(all.get() * 2 / 3);
+    let first = |strategy, order: [u32; 3]| {
+        let mut request = request.clone();
+        request.strategy = strategy;
+        request.budgets.gpus = order.map(|number| (number, half)).into();
+        let plan = fits(&request);
+        let unit = plan.map.iter().next().unwrap();
+        (unit.1.home, plan.map.devices())
+    };
+    for order in [[0, 1, 2], [2, 0, 1]] {
+        for strategy in [Strategy::Auto, Strategy::Sequential, Strategy::Balanced] {
+            let (home, devices) = first(strategy, order);
+            assert_eq!(home, Home::Gpu(order[0]));
+            assert!(devices.contains(&RunOn::Gpu(order[1])));
+        }
+    }
+    // All of it fits one.
+    request.budgets.gpus = [(3, all), (1, all)].into();
+    assert_eq!(fits(&request).map.devices(), [RunOn::Gpu(3)]);
+}
+
 /// A mixture of experts is spread by what each GPU has left beside its own needs.
 #[test]
 fn experts_are_spread_over_unlike_gpus() {

@@ -1,7 +1,5 @@
 //! The plan that a model is loaded by.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::Result;
 use llm_cpu::Cpu;
 use llm_plan::{Limits, Plan, Request, Verdict, Workload, advice};
@@ -9,13 +7,13 @@ use llm_quant::QuantConfig;
 use llm_runtime::BoundModel;
 
 use crate::cli::LoadArgs;
-use crate::demo;
 use crate::failure::refuse;
 use crate::output;
 use crate::placement::flags::with_flag;
 use crate::placement::gpus::MachineGpus;
+use crate::placement::offload::{choose_faster, read_from};
 use crate::placement::program;
-use crate::placement::request::{PlanSetting, with_rates};
+use crate::placement::request::PlanSetting;
 use crate::resident::ResidentSet;
 
 /// A model that is to be loaded.
@@ -48,30 +46,16 @@ impl LoadRequest<'_> {
         let stored: Vec<_> = tensors.map(|bound| bound.stored()).collect();
         // What the driver took of RAM is resident by now. A tokenizer with far more tokens than the model has is beyond what a plan can foresee.
         let program = program::with_model(self.model).max(ResidentSet::now().resident());
-        let mut request = setting.request(
-            self.model.skeleton(),
-            &stored,
-            encodings,
-            self.limits,
-            program,
-        );
+        let skeleton = self.model.skeleton();
+        let mut request = setting.request(skeleton, &stored, encodings, self.limits, program);
         let read_from = read_from(self.model);
-        with_rates(&mut request, &setting.memories, &read_from, self.workload)?;
+        choose_faster(&mut request, &setting.memories, &read_from, self.workload)?;
         match llm_plan::plan(&request)? {
             Verdict::Fits(plan) => Ok((*plan, setting.memories.gpus)),
             refused @ Verdict::DoesNotFit(_) => {
                 refuse(format!("the model {refused}{}", remedies(&request)?))
             }
         }
-    }
-}
-
-/// Files that weights are read from in place.
-fn read_from(model: &BoundModel) -> Vec<PathBuf> {
-    let checkpoint = model.checkpoint();
-    match checkpoint.path() == Path::new(demo::ORIGIN) {
-        true => Vec::new(),
-        false => checkpoint.files().map(Path::to_owned).collect(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Memory that was planned, beside memory that is used.
 
-use llm_plan::{Home, MemoryUse, Plan, Term, TermBytes};
+use llm_plan::{Home, MemoryUse, Placement, Plan, Term, TermBytes};
 use llm_runtime::Session;
 use llm_tensor::Bytes;
 
@@ -10,15 +10,41 @@ use crate::placement::placed::Placed;
 use crate::resident::ResidentSet;
 use crate::system::{self, Gpu};
 
-/// Bytes of weights that are read from disk for every token, in a sentence, if any are.
-pub(crate) fn streamed(plan: &Plan) -> Option<String> {
-    let paths = plan.step.weights.iter();
-    let on_disk = paths.filter(|(path, _)| path.home == Home::Disk);
-    let bytes: Bytes = on_disk.map(|&(_, bytes)| bytes).sum();
-    (bytes > Bytes::ZERO).then(|| {
+/// Bytes of weights that are read from disk, and that are brought from RAM to GPUs, for every token: a sentence each, if any
+/// are.
+pub(crate) fn streamed(plan: &Plan) -> Vec<String> {
+    let bytes_of = |of: &dyn Fn(Placement) -> bool| -> Bytes {
+        let paths = plan.step.weights.iter();
+        let paths = paths.filter(|(path, _)| of(*path));
+        paths.map(|&(_, bytes)| bytes).sum()
+    };
+    let sentences = [
+        (
+            bytes_of(&|path| path.home == Home::Disk),
+            "rest on disk and are read for every token",
+        ),
+        (
+            bytes_of(&|path| path.home == Home::Ram && !path.is_resident()),
+            "rest in RAM and are brought to a GPU for every token",
+        ),
+    ];
+    let sentences = sentences.into_iter().filter(|(n, _)| *n > Bytes::ZERO);
+    let sentences = sentences.map(|(bytes, what)| {
         format!(
-            "{} of weights rest on disk and are read for every token; `llm-run plan` says why",
+            "{} of weights {what}; `llm-run plan` says why",
             short(bytes)
+        )
+    });
+    sentences.collect()
+}
+
+/// Bytes of weights that a GPU does not copy by itself, in a sentence, if there are any.
+pub(crate) fn pageable(session: &Session) -> Option<String> {
+    let pageable = session.memory().pageable;
+    (pageable > Bytes::ZERO).then(|| {
+        format!(
+            "the driver does not lock {} of weights in RAM: bringing them to the GPU takes the processor's help, and is slower",
+            short(pageable)
         )
     })
 }
@@ -33,6 +59,9 @@ pub(crate) fn compare(placed: &Placed, session: &Session) -> String {
         of_memory(memory, &used) + &peak(memory, placed)
     });
     let mut text: String = tables.collect();
+    for left_out in &placed.gpus.left_out {
+        text += &format!("{left_out}\n");
+    }
     if let Some(none) = &placed.gpus.none_because {
         text += &format!("no GPU computes: {none}\n");
     }
@@ -70,7 +99,7 @@ fn peak(memory: &MemoryUse, placed: &Placed) -> String {
     if let Home::Gpu(number) = memory.home {
         let before = placed.gpus.found.iter().find(|gpu| gpu.number == number);
         let now = system::gpus().unwrap_or_default();
-        let now = now.iter().find(|gpu| gpu.number == number);
+        let now = now.gpus.iter().find(|gpu| gpu.number == number);
         let free = |gpu: Option<&Gpu>| gpu.map_or(Bytes::ZERO, |gpu| gpu.free);
         return format!(
             "{planned}; used: {} less is free there than before, by its driver\n",

@@ -5,13 +5,15 @@ use llm_plan::{MaxMemory, Strategy};
 
 use crate::cli::{DeviceArg, PlaceArgs};
 use crate::failure::refuse;
-use crate::system::{self, Gpu, NoGpu};
+use crate::system::{self, Gpu, LeftOut, NoGpu, ShownGpus};
 
 /// GPUs of this machine, and those that may be used.
 #[derive(Debug, Default)]
 pub(crate) struct MachineGpus {
-    /// All that the driver shows.
+    /// All that can be computed on.
     pub(crate) found: Vec<Gpu>,
+    /// Those that cannot, though the driver shows them.
+    pub(crate) left_out: Vec<LeftOut>,
     /// Numbers of those that compute, in the order in which they are filled. One that has a budget need not be there.
     pub(crate) used: Vec<u32>,
     /// Reason why there is none; nothing where nobody looked.
@@ -51,29 +53,33 @@ impl MachineGpus {
     }
 
     /// `given` have budgets.
-    fn choose(device: &DeviceArg, given: &[u32], found: Result<Vec<Gpu>, NoGpu>) -> Result<Self> {
-        let (found, none_because) = match found {
-            Ok(found) => (found, None),
-            Err(reason) => (Vec::new(), Some(reason)),
+    fn choose(device: &DeviceArg, given: &[u32], shown: Result<ShownGpus, NoGpu>) -> Result<Self> {
+        let (shown, none_because) = match shown {
+            Ok(shown) => (shown, None),
+            Err(reason) => (ShownGpus::default(), Some(reason)),
         };
-        let used = match device {
-            DeviceArg::Auto if given.is_empty() => found.iter().map(|gpu| gpu.number).collect(),
+        let mut gpus = MachineGpus {
+            found: shown.gpus,
+            left_out: shown.left_out,
+            used: Vec::new(),
+            none_because,
+        };
+        gpus.used = match device {
+            DeviceArg::Auto if given.is_empty() => {
+                gpus.found.iter().map(|gpu| gpu.number).collect()
+            }
             DeviceArg::Auto => given.to_vec(),
             DeviceArg::Cpu => Vec::new(),
             DeviceArg::Gpus(numbers) => {
-                let is_there = |&number| found.iter().any(|gpu| gpu.number == number);
                 let mut without_budget = numbers.iter().filter(|number| !given.contains(number));
-                if let Some(&lacking) = without_budget.find(|number| !is_there(*number)) {
-                    return refuse(absent(lacking, &found, none_because.as_ref()));
+                let lacking = without_budget.find(|&&number| gpus.numbered(number).is_none());
+                if let Some(&lacking) = lacking {
+                    return refuse(gpus.absent(lacking));
                 }
                 numbers.clone()
             }
         };
-        Ok(MachineGpus {
-            used,
-            none_because,
-            found,
-        })
+        Ok(gpus)
     }
 
     /// The first of this machine's that computes.
@@ -86,27 +92,27 @@ impl MachineGpus {
         self.found.iter().find(|gpu| gpu.number == number)
     }
 
-    /// Sentence about a GPU that this machine lacks.
+    /// Sentence about a GPU that this machine lacks: `this machine has no GPU 1, only GPU 0`, or why it has none at all.
     pub(crate) fn absent(&self, number: u32) -> String {
-        absent(number, &self.found, self.none_because.as_ref())
+        if let Some(left_out) = self.left_out.iter().find(|gpu| gpu.number == number) {
+            return left_out.to_string();
+        }
+        let there = match (self.found.as_slice(), &self.none_because) {
+            ([], None) => String::new(),
+            ([], Some(because)) => format!(": {because}"),
+            ([only], _) => format!(", only GPU {}", only.number),
+            (several @ [first, .., last], _)
+                if last.number - first.number == several.len() as u32 - 1 =>
+            {
+                format!(", only GPU {} to {}", first.number, last.number)
+            }
+            (several, _) => {
+                let numbers: Vec<_> = several.iter().map(|gpu| gpu.number.to_string()).collect();
+                format!(", only GPU {}", numbers.join(", "))
+            }
+        };
+        format!("this machine has no GPU {number}{there}")
     }
-}
-
-/// `this machine has no GPU 1, only GPU 0`, or why it has none at all.
-fn absent(number: u32, found: &[Gpu], none_because: Option<&NoGpu>) -> String {
-    let there = match (found, none_because) {
-        ([], None) => String::new(),
-        ([], Some(because)) => format!(": {because}"),
-        ([only], _) => format!(", only GPU {}", only.number),
-        ([first, .., last], _) if last.number - first.number == found.len() as u32 - 1 => {
-            format!(", only GPU {} to {}", first.number, last.number)
-        }
-        (several, _) => {
-            let numbers: Vec<_> = several.iter().map(|gpu| gpu.number.to_string()).collect();
-            format!(", only GPU {}", numbers.join(", "))
-        }
-    };
-    format!("this machine has no GPU {number}{there}")
 }
 
 #[cfg(test)]
@@ -160,6 +166,11 @@ mod tests {
                 Err("this machine has no GPU 2, only GPU 0 to 1"),
             ),
             case(
+                "cuda:0,cuda:9",
+                &[0],
+                Err("GPU 9 is left out: another program has it"),
+            ),
+            case(
                 "cuda:0,cuda:1",
                 &[0],
                 Err("this machine has no GPU 1, only GPU 0"),
@@ -209,7 +220,14 @@ mod tests {
             },
         ];
         for (i, case) in cases.into_iter().enumerate() {
-            let found = case.found.map(|found| found.into_iter().map(gpu).collect());
+            let found = case.found.map(|found| ShownGpus {
+                left_out: vec![LeftOut {
+                    number: 9,
+                    reason: "another program has it".to_owned(),
+                    is_broken: true,
+                }],
+                gpus: found.into_iter().map(gpu).collect(),
+            });
             let device = case.device.parse().unwrap();
             let found = MachineGpus::choose(&device, case.given, found);
             let found = found

@@ -1,20 +1,15 @@
 //! Request for a plan, from the command line and the machine.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use llm_arch::{ModelSpec, Skeleton};
 use llm_cpu::Cpu;
-use llm_plan::{
-    Costs, Encodings, Home, Limits, Offload, Request, RunOn, StoredTensor, Strategy, Workload,
-};
+use llm_plan::{Costs, Encodings, Limits, Offload, Request, RunOn, StoredTensor, Strategy};
 use llm_runtime::{BoundModel, CostsOf, OffloadFolder};
 use llm_tensor::Bytes;
 
 use super::budgets::MemoryBudgets;
 use super::costs::CudaCosts;
 use crate::cli::PlaceArgs;
-use crate::system::Rates;
 
 /// Memories and devices that a plan is made for, and how the user wants them used.
 pub(crate) struct PlanSetting<'a> {
@@ -73,38 +68,6 @@ impl<'a> PlanSetting<'a> {
             },
         }
     }
-}
-
-/// Has the request choose what is faster for a workload, by the rates that hold where the plan has weights rest: on the
-/// disk of the offload folder as far as they are written, on that of the checkpoint's files, which are `read_from`, as
-/// far as they are read in place.
-pub(crate) fn with_rates(
-    request: &mut Request<'_>,
-    memories: &MemoryBudgets,
-    read_from: &[PathBuf],
-    workload: Workload,
-) -> Result<Rates> {
-    let fastest = |rates: &Rates| Offload::Fastest {
-        speeds: rates.speeds.clone(),
-        workload,
-        only: None,
-    };
-    let rates = Rates::of(read_from, &memories.gpus.found);
-    request.offload = fastest(&rates);
-    let verdict = llm_plan::plan(request)?;
-    let on_disk = verdict
-        .plan()
-        .and_then(|plan| plan.estimate.memory(Home::Disk));
-    let Some(disk) = on_disk.filter(|disk| disk.needed() > Bytes::ZERO) else {
-        return Ok(rates);
-    };
-    let mut files: Vec<PathBuf> = memories.offload_folder.iter().cloned().collect();
-    if disk.in_place > Bytes::ZERO {
-        files.extend_from_slice(read_from);
-    }
-    let rates = Rates::of(&files, &memories.gpus.found);
-    request.offload = fastest(&rates);
-    Ok(rates)
 }
 
 /// The passes of `n_sequences` sequences of `context` positions.

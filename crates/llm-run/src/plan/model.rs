@@ -12,6 +12,7 @@ use llm_tensor::{Bytes, DType, Shape};
 
 use crate::cli::KeyArgs;
 use crate::output::words::printable;
+use crate::placement::offload::read_from;
 use crate::placement::program;
 use crate::{demo, open, output};
 
@@ -73,17 +74,14 @@ impl PlannedModel {
                 source,
             }),
         };
-        let (files, read_from) = match path == Path::new(demo::NAME) {
-            true => (vec![Bytes::new(demo::weights().len() as u64)], Vec::new()),
-            false => (
-                checkpoint.files().map(size).collect::<Result<_, _>>()?,
-                checkpoint.files().map(Path::to_owned).collect(),
-            ),
+        let files = match path == Path::new(demo::NAME) {
+            true => vec![Bytes::new(demo::weights().len() as u64)],
+            false => checkpoint.files().map(size).collect::<Result<_, _>>()?,
         };
         let stored: Vec<_> = model.tensors().map(|bound| bound.stored()).collect();
         Ok(PlannedModel {
             name: name(path),
-            read_from,
+            read_from: read_from(&model),
             skeleton: model.skeleton().clone(),
             scheme: scheme(&stored),
             stored,

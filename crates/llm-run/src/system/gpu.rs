@@ -6,6 +6,7 @@ use std::path::Path;
 
 use llm_cuda::GpuFacts;
 use llm_tensor::Bytes;
+use serde::Serialize;
 
 use super::{MeasuredGpu, Measurement};
 
@@ -42,14 +43,67 @@ impl fmt::Display for NoGpu {
     }
 }
 
-/// GPUs that can be computed on, by number; at least one.
+/// GPUs that the driver shows.
+#[derive(Debug, Default)]
+pub(crate) struct ShownGpus {
+    /// Those that can be computed on, by number; at least one.
+    pub(crate) gpus: Vec<Gpu>,
+    /// The others.
+    pub(crate) left_out: Vec<LeftOut>,
+}
+
+/// A GPU that cannot be computed on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct LeftOut {
+    pub(crate) number: u32,
+    /// In a sentence without its full stop.
+    pub(crate) reason: String,
+    /// True where it could be at another time.
+    #[serde(skip)]
+    pub(crate) is_broken: bool,
+}
+
+/// `GPU 1 is left out: …`.
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GPU {} is left out: {}", self.number, self.reason)
+    }
+}
+
+/// GPUs that the driver shows, one of which can be computed on at least.
 ///
 /// # Errors
 /// Reason why there is none.
-pub(crate) fn gpus() -> Result<Vec<Gpu>, NoGpu> {
+pub(crate) fn gpus() -> Result<ShownGpus, NoGpu> {
     let driver = llm_cuda::probe().map_err(because)?;
     let (new, old): (Vec<_>, Vec<_>) = driver.gpus.into_iter().partition(GpuFacts::is_supported);
     let version = capability((driver.version / 1000, driver.version % 1000 / 10));
+    let old = old.into_iter().map(|old| LeftOut {
+        number: old.number as u32,
+        reason: format!(
+            "{} has compute capability {}, and 7.5 is the least that is supported",
+            old.name,
+            capability(old.compute_capability)
+        ),
+        is_broken: false,
+    });
+    let unusable = driver.unusable.into_iter();
+    let unusable = unusable.map(|(number, reason)| LeftOut {
+        number: number as u32,
+        reason: reason.to_string(),
+        is_broken: true,
+    });
+    let mut left_out: Vec<_> = old.chain(unusable).collect();
+    left_out.sort_by_key(|gpu| gpu.number);
+    if new.is_empty() {
+        return Err(match left_out.into_iter().next() {
+            Some(LeftOut { reason, .. }) => NoGpu {
+                reason,
+                is_broken: true,
+            },
+            None => because(llm_cuda::NoGpu::NoDevice),
+        });
+    }
     let kept = Measurement::kept();
     let gpu = |facts| {
         let gpu = Gpu::of(facts, &version);
@@ -59,19 +113,10 @@ pub(crate) fn gpus() -> Result<Vec<Gpu>, NoGpu> {
             ..gpu
         }
     };
-    let gpus: Vec<_> = new.into_iter().map(gpu).collect();
-    match (gpus.is_empty(), old.first()) {
-        (true, Some(old)) => Err(NoGpu {
-            reason: format!(
-                "{} has compute capability {}, and 7.5 is the least that is supported",
-                old.name,
-                capability(old.compute_capability)
-            ),
-            is_broken: true,
-        }),
-        (true, None) => Err(because(llm_cuda::NoGpu::NoDevice)),
-        (false, _) => Ok(gpus),
-    }
+    Ok(ShownGpus {
+        gpus: new.into_iter().map(gpu).collect(),
+        left_out,
+    })
 }
 
 /// Two numbers of a version: `9.0`.

@@ -324,6 +324,54 @@ fn a_plan_and_doctor_tell_of_two_gpus() {
     assert_eq!(of("compute_capability"), ["8.0", "7.5"]);
     assert_eq!(of("total_bytes"), [MEMORY, 2 * MEMORY]);
     assert_eq!(report["bandwidth"]["gpus"].as_array().unwrap().len(), 2);
+    for (machine, is_straight, words) in [
+        (&machine, true, " from GPU 0 to GPU 1, straight, measured"),
+        (
+            &machine.clone().peers(false),
+            false,
+            " from GPU 0 to GPU 1, through the host, measured",
+        ),
+    ] {
+        let report = json_on(machine, &["doctor", "--quick", "--json"]);
+        let [link] = report["gpu_links"].as_array().unwrap().as_slice() else {
+            panic!("{}", report["gpu_links"]);
+        };
+        assert_eq!((&link["from"], &link["to"]), (&0.into(), &1.into()));
+        assert_eq!(link["is_straight"], is_straight);
+        assert!(link["bytes_per_second"].as_f64().unwrap() > 0.0);
+        let table = stdout(&run_on(machine, &["doctor", "--quick"]));
+        let row = table.lines().find(|line| line.starts_with("GPU to GPU"));
+        assert!(row.is_some_and(|row| row.ends_with(words)), "{table}");
+    }
+}
+
+/// Another program may have a GPU to itself.
+#[test]
+fn a_gpu_that_cannot_be_opened_is_left_out() {
+    let machine = two_gpus().busy(&[0]);
+    let run = run_on(&machine, &GENERATE);
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    let note = "note: GPU 0 is left out: the CUDA driver fails at opening device 0: CUDA_ERROR_DEVICE_UNAVAILABLE (code 46)\n";
+    assert!(stderr(&run).contains(note), "{}", stderr(&run));
+    let peaks: Vec<u64> = run.report.unwrap().devices.iter().map(|d| d.peak).collect();
+    assert!(peaks[0] == 0 && peaks[1] > 0, "{peaks:?}");
+    let run = run_on(&machine, &[&GENERATE[..], &["--device", "cuda:1"]].concat());
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    assert!(!stderr(&run).contains("left out"), "{}", stderr(&run));
+    let run = run_on(&machine, &[&GENERATE[..], &["--device", "cuda:0"]].concat());
+    assert_eq!(run.output.status.code(), Some(2));
+    assert!(
+        stderr(&run).contains("GPU 0 is left out: "),
+        "{}",
+        stderr(&run)
+    );
+    let report = json_on(&machine, &["doctor", "--quick", "--json"]);
+    assert_eq!(report["gpus"][0]["number"], 1);
+    assert_eq!(report["gpus_left_out"][0]["number"], 0);
+    // One that is too old is nothing to be told of.
+    let run = run_on(&two_gpus().computes(&[70, 80]), &GENERATE);
+    assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+    assert!(!stderr(&run).contains("note: "), "{}", stderr(&run));
 }
 
 #[test]

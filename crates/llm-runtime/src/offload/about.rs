@@ -97,9 +97,7 @@ impl OffloadAbout {
             WeightDType::As(dtype) => Some(dtype),
         };
         // All devices compute with the same, unless one is to keep it otherwise.
-        let is_by_device = encodings
-            .quant
-            .is_some_and(|quant| quant.llm_int8_enable_fp32_cpu_offload);
+        let is_by_device = encodings.keeps_cpu_in_f32();
         let encodings = json!({
             "dtype": dtype.map(|dtype| dtype.name()),
             "quantization": encodings.quant.map(|quant| quant.to_json()),

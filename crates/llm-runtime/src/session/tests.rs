@@ -87,6 +87,13 @@ impl Stages for Recorder {
         Ok(())
     }
 
+    fn ids(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()> {
+        for (&row, id) in rows.iter().zip(ids) {
+            *id = Some(self.ids[row]);
+        }
+        Ok(())
+    }
+
     fn finish(&mut self) -> Result<()> {
         self.failed
             .clone()

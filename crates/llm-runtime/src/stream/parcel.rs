@@ -1,4 +1,4 @@
-//! Spans of files that are read at once, and the offsets of weights in a staging place.
+//! Spans of files that are read at once, and the offsets of weights in a buffer and in a staging place.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,18 +6,25 @@ use std::sync::atomic::AtomicBool;
 
 use llm_arch::{Role, Unit};
 use llm_checkpoint::DirectFile;
+use llm_plan::PART_BORDER;
 use llm_quant::StoredWeight;
 
-/// A unit's weights, as they are brought to a staging place.
+/// A unit's weights, as they are read into a buffer, and as they are brought to a staging place.
 #[derive(Debug)]
 pub(crate) struct Parcel {
     pub(super) runs: Vec<Run>,
-    /// In the staging place.
+    /// In the buffer.
     weights: Vec<(Unit, Role, StoredWeight<Range<usize>>)>,
     /// Bytes behind the runs that no file has as such.
     pub(super) known: Vec<u8>,
-    /// Length in a staging place.
+    /// Length in a buffer.
     pub(super) len: usize,
+    /// In a staging place.
+    placed: Vec<(Unit, Role, StoredWeight<Range<usize>>)>,
+    /// Bytes of the buffer, and where they come to in a place.
+    pub(super) copies: Vec<(Range<usize>, usize)>,
+    /// Length in a place.
+    pub(super) placed_len: usize,
 }
 
 /// Pages of a file, one after the other.
@@ -26,7 +33,7 @@ pub(super) struct Run {
     pub(super) file: Arc<DirectFile>,
     /// Begin in the file,
     pub(super) start: u64,
-    /// and in the staging place.
+    /// and in the buffer.
     at: usize,
     pub(super) len: usize,
     /// Of a file that was written with one; then it is read whole.
@@ -64,6 +71,8 @@ pub(super) struct Item {
 }
 
 impl Parcel {
+    /// Read in as few runs as may be, and placed with each part on a border of its own, as in an allocation of its own.
+    ///
     /// `offloaded` is the file that was written for the unit, with its checksum unless that has been seen: it is read
     /// whole.
     pub(super) fn new(items: Vec<Item>, offloaded: Option<(Arc<DirectFile>, u64)>) -> Self {
@@ -128,9 +137,27 @@ impl Parcel {
             });
             (item.unit, item.role, weight)
         });
-        let weights = weights.collect();
+        let weights: Vec<_> = weights.collect();
         let known = known.concat();
+        let (mut copies, mut placed_len) = (Vec::<(Range<usize>, usize)>::new(), 0);
+        let placed = weights.iter().map(|(unit, role, weight)| {
+            let placed = weight.clone().map(|_, from| {
+                let to = placed_len..placed_len + from.len();
+                placed_len = to.end.next_multiple_of(PART_BORDER as usize);
+                match copies.last_mut() {
+                    Some((last, at)) if last.end == from.start && *at + last.len() == to.start => {
+                        last.end = from.end;
+                    }
+                    _ => copies.push((from, to.start)),
+                }
+                to
+            });
+            (*unit, *role, placed)
+        });
         Parcel {
+            placed: placed.collect(),
+            copies,
+            placed_len,
             weights,
             runs,
             len: len + known.len(),
@@ -138,16 +165,29 @@ impl Parcel {
         }
     }
 
-    /// Offsets of a slot's weight in a staging place that was filled.
+    /// Offsets of a slot's weight in a buffer that was filled.
     ///
     /// # Panics
-    /// When the parcel does not bring it.
+    /// When the parcel does not have it.
     pub(super) fn weight(&self, unit: Unit, role: Role) -> &StoredWeight<Range<usize>> {
-        let mut weights = self.weights.iter();
-        let found = weights.find(|(of, is, _)| (*of, *is) == (unit, role));
-        let (_, _, weight) = found.unwrap_or_else(|| panic!("{unit} is brought without {role:?}"));
-        weight
+        find(&self.weights, unit, role)
     }
+
+    /// The same in a staging place.
+    ///
+    /// # Panics
+    /// As [`Parcel::weight`].
+    pub(super) fn placed(&self, unit: Unit, role: Role) -> &StoredWeight<Range<usize>> {
+        find(&self.placed, unit, role)
+    }
+}
+
+fn find<T>(weights: &[(Unit, Role, T)], unit: Unit, role: Role) -> &T {
+    let found = weights
+        .iter()
+        .find(|(of, is, _)| (*of, *is) == (unit, role));
+    let (_, _, weight) = found.unwrap_or_else(|| panic!("{unit} is brought without {role:?}"));
+    weight
 }
 
 impl Run {

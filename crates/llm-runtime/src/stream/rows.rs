@@ -180,7 +180,7 @@ impl<B: Backend> RowReader<B> {
         let order = &self.order[..rows.len()];
         match &mut self.place {
             Some(place) => {
-                queue.bring(&self.pages, 0..n_bytes, place)?;
+                queue.bring(&self.pages, 0..n_bytes, place, 0)?;
                 self.used = Some(queue.record()?);
                 compute(queue, &backend.placed(place, &found)?, order)
             }

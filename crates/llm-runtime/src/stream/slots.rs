@@ -10,6 +10,8 @@ use crate::{Result, RuntimeError};
 pub(super) struct Slots<B: Backend, M> {
     slots: Vec<Slot<B, M>>,
     bytes: Bytes,
+    /// Uses so far.
+    n_uses: u64,
 }
 
 /// One of them.
@@ -34,6 +36,8 @@ pub(super) struct Staged<B: Backend, M> {
     pub(super) brought: Option<B::Event>,
     /// Of the last that reads it: a computation, or the copy that brings it on.
     pub(super) used: Option<B::Event>,
+    /// The number of that use.
+    use_idx: u64,
 }
 
 impl<B: Backend, M> Slot<B, M> {
@@ -42,6 +46,7 @@ impl<B: Backend, M> Slot<B, M> {
             memory,
             brought: None,
             used: None,
+            use_idx: 0,
         })
     }
 }
@@ -56,6 +61,7 @@ impl<B: Backend, M> Slots<B, M> {
         Ok(Slots {
             bytes: memories.iter().map(M::bytes).sum(),
             slots: memories.into_iter().map(Slot::empty).collect(),
+            n_uses: 0,
         })
     }
 
@@ -93,19 +99,17 @@ impl<B: Backend, M> Slots<B, M> {
         slots.any(|slot| matches!(slot, Slot::Filling(_)))
     }
 
-    /// One that nobody uses, and that does not hold what is needed `soon`, unless it is needed `at_once` for what is not.
+    /// One that nobody uses, and that does not hold what is needed `soon`, unless it is needed `at_once` for what is not: of
+    /// several the one whose last use was first, since that ends first.
     pub(super) fn spare(&self, at_once: bool, soon: &[Key]) -> Option<usize> {
         let kept = &soon[..soon.len().min(self.len() - usize::from(at_once))];
         let rank = |slot: &Slot<B, M>| match slot {
-            Slot::Empty(_) => Some(0),
-            Slot::Filled(key, _) | Slot::Failed(key, _, _) if !kept.contains(key) => Some(1),
-            Slot::Filled(..) | Slot::Failed(..) if at_once => Some(2),
-            Slot::Filling(_)
-            | Slot::Filled(..)
-            | Slot::Used(..)
-            | Slot::Left(..)
-            | Slot::Failed(..)
-            | Slot::Taken => None,
+            Slot::Empty(staged) => Some((0, staged.use_idx)),
+            Slot::Filled(key, staged) | Slot::Failed(key, _, staged) => match kept.contains(key) {
+                false => Some((0, staged.use_idx)),
+                true => at_once.then_some((1, staged.use_idx)),
+            },
+            Slot::Filling(_) | Slot::Used(..) | Slot::Left(..) | Slot::Taken => None,
         };
         let ranked = self.slots.iter().enumerate();
         let ranked = ranked.filter_map(|(i, slot)| Some((rank(slot)?, i)));
@@ -130,7 +134,9 @@ impl<B: Backend, M> Slots<B, M> {
     }
 
     /// Puts memory back whose contents are not needed.
-    pub(super) fn put_empty(&mut self, at: usize, staged: Staged<B, M>) {
+    pub(super) fn put_empty(&mut self, at: usize, mut staged: Staged<B, M>) {
+        self.n_uses += 1;
+        staged.use_idx = self.n_uses;
         self.slots[at] = Slot::Empty(staged);
     }
 
@@ -214,8 +220,10 @@ impl<B: Backend, M> Slots<B, M> {
 
     /// Leaves one that is used.
     pub(super) fn abandon(&mut self, at: usize) {
+        self.n_uses += 1;
         let slot = &mut self.slots[at];
-        if let Slot::Used(key, staged) = std::mem::replace(slot, Slot::Taken) {
+        if let Slot::Used(key, mut staged) = std::mem::replace(slot, Slot::Taken) {
+            staged.use_idx = self.n_uses;
             *slot = Slot::Left(key, staged);
         }
     }

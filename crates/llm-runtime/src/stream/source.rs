@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use llm_arch::{Role, Slot, Unit};
 use llm_checkpoint::{Checkpoint, DirectFile, Layout as Order, TensorInfo};
-use llm_plan::{Encodings, Home, Placement, RunOn, becomes_table, is_looked_up, staged_bytes};
+use llm_plan::{
+    Encodings, Home, Placement, RunOn, becomes_table, is_looked_up, resting_bytes, staged_bytes,
+};
 use llm_quant::{Part, Scheme, StoredWeight};
 use llm_tensor::{Bytes, PageBuf};
 
@@ -40,7 +42,8 @@ pub(crate) fn open(
     let mut summed = BTreeSet::new();
     let mut items: BTreeMap<Key, Vec<Item>> = BTreeMap::new();
     let mut layouts: BTreeMap<Unit, Layout> = BTreeMap::new();
-    let mut staged: BTreeMap<Unit, (u64, Home)> = BTreeMap::new();
+    // Bytes of each unit in a place, and in a buffer.
+    let mut staged: BTreeMap<Unit, [u64; 2]> = BTreeMap::new();
     let is_brought = |at: Placement| at.run_on == run_on && !at.is_resident();
     // Those of one parcel one after the other.
     let mut tensors: Vec<_> = model.tensors().collect();
@@ -70,8 +73,11 @@ pub(crate) fn open(
         if is_looked_up(slot.role, is_tied) {
             continue;
         }
-        let (of_unit, _) = staged.entry(slot.unit).or_insert((0, placement.home));
-        *of_unit += staged_bytes(slot, scheme).get();
+        let [in_place, in_buffer] = staged.entry(slot.unit).or_default();
+        *in_place += resting_bytes(slot, scheme).get();
+        if placement.home == Home::Disk {
+            *in_buffer += staged_bytes(slot, scheme).get();
+        }
         let (unit, role, key) = (slot.unit, slot.role, key_of(slot));
         match weight {
             Some(weight) => items
@@ -89,17 +95,20 @@ pub(crate) fn open(
         let to_sum = files.of_unit(unit).filter(|_| !summed.contains(&unit));
         (key, Parcel::new(items, to_sum))
     });
-    let largest = |of: &dyn Fn(Home) -> bool| {
-        let staged = staged.values().filter(|(_, home)| of(*home));
-        staged.map(|&(bytes, _)| bytes as usize).max().unwrap_or(0)
+    let largest = |i: usize| {
+        staged
+            .values()
+            .map(|bytes| bytes[i] as usize)
+            .max()
+            .unwrap_or(0)
     };
     Ok(Feed {
         run_on,
         parcels: parcels.collect(),
         resting: layouts.into_values().collect(),
         tables,
-        place_len: largest(&|_| true),
-        buffer_len: largest(&|home| home == Home::Disk),
+        place_len: largest(0),
+        buffer_len: largest(1),
         n_tokens,
         prepared,
     })

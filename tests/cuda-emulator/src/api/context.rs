@@ -199,6 +199,9 @@ extern "C" fn cuCtxEnablePeerAccess(peer: usize, flags: c_uint) -> c_int {
 extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, device: c_int) -> c_int {
     call(|driver| {
         let device = known(driver, device)?;
+        if driver.settings.busy.contains(&(device as u64)) {
+            return Err(Code::DEVICE_UNAVAILABLE);
+        }
         driver.neighbours.retain(device);
         driver.tell_neighbours(device);
         put(context, context_of(device))

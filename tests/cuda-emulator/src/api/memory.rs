@@ -118,6 +118,9 @@ extern "C" fn cuMemHostRegister_v2(pointer: u64, bytes: usize, _flags: c_uint) -
         if driver.memory.find(pointer, 1).is_some() {
             return Err(Code::HOST_MEMORY_ALREADY_REGISTERED);
         }
+        if !driver.settings.registers {
+            return Err(Code::NOT_SUPPORTED);
+        }
         driver.memory.register_host(pointer, bytes as u64);
         Ok(())
     })

@@ -10,6 +10,7 @@ impl Code {
     pub(crate) const INVALID_VALUE: Self = Self(1);
     pub(crate) const OUT_OF_MEMORY: Self = Self(2);
     pub(crate) const NOT_INITIALIZED: Self = Self(3);
+    pub(crate) const DEVICE_UNAVAILABLE: Self = Self(46);
     pub(crate) const NO_DEVICE: Self = Self(100);
     pub(crate) const INVALID_DEVICE: Self = Self(101);
     pub(crate) const INVALID_IMAGE: Self = Self(200);
@@ -25,7 +26,7 @@ impl Code {
     pub(crate) const PEER_ACCESS_ALREADY_ENABLED: Self = Self(704);
     pub(crate) const HOST_MEMORY_ALREADY_REGISTERED: Self = Self(712);
     pub(crate) const HOST_MEMORY_NOT_REGISTERED: Self = Self(713);
-
+    pub(crate) const NOT_SUPPORTED: Self = Self(801);
     pub(crate) const STREAM_CAPTURE_UNSUPPORTED: Self = Self(900);
     pub(crate) const STREAM_CAPTURE_INVALIDATED: Self = Self(901);
 
@@ -38,11 +39,16 @@ impl Code {
     }
 }
 
-const WORDS: [(i32, &CStr, &CStr); 25] = [
+const WORDS: [(i32, &CStr, &CStr); 27] = [
     (0, c"CUDA_SUCCESS", c"no error"),
     (1, c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),
     (2, c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"),
     (3, c"CUDA_ERROR_NOT_INITIALIZED", c"initialization error"),
+    (
+        46,
+        c"CUDA_ERROR_DEVICE_UNAVAILABLE",
+        c"CUDA-capable device(s) is/are busy or unavailable",
+    ),
     (
         100,
         c"CUDA_ERROR_NO_DEVICE",
@@ -113,6 +119,7 @@ const WORDS: [(i32, &CStr, &CStr); 25] = [
         c"CUDA_ERROR_LAUNCH_FAILED",
         c"unspecified launch failure",
     ),
+    (801, c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
     (
         900,
         c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
