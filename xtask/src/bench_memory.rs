@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
+use self::gpus::{GpuRow, Gpus};
 use self::models::{Folder, Model};
 use self::program::Program;
 use self::row::{Base, Row};
@@ -14,6 +16,7 @@ use self::tiers::row::TierRow;
 
 mod cgroup;
 mod chart;
+mod gpus;
 mod models;
 mod program;
 mod published;
@@ -31,6 +34,12 @@ pub(crate) struct Options {
     /// Measure in under two minutes: fewer and smaller models
     #[arg(long)]
     quick: bool,
+    /// Measure memory of GPUs instead, as cuda:0 or cuda:0,cuda:1: planned, allocated, and by the driver's count
+    #[arg(long, value_name = "DEVICES")]
+    device: Option<String>,
+    /// A library in place of NVIDIA's driver, such as the emulated one
+    #[arg(long, value_name = "FILE", requires = "device")]
+    driver: Option<PathBuf>,
     /// The folder for bench-memory.json and bench-memory.svg [default: target/bench-memory]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -50,7 +59,20 @@ impl Options {
         Options {
             models: Vec::new(),
             quick: true,
+            device: None,
+            driver: None,
             out: None,
+        }
+    }
+
+    /// Options of continuous integration for a GPU that `driver` emulates: the smallest model.
+    pub(crate) fn emulated(driver: PathBuf, out: PathBuf) -> Self {
+        Options {
+            models: vec!["demo".to_owned()],
+            device: Some("cuda:0".to_owned()),
+            driver: Some(driver),
+            out: Some(out),
+            ..Self::quick()
         }
     }
 }
@@ -70,6 +92,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
             .with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let models = models::chosen(root, &options.models, tiers::names(), options.quick)?;
+
+    if let Some(device) = &options.device {
+        return on_gpus(device, options, &models, &program, (root, &target), &out);
+    }
 
     let demo = Folder::of(&models::demo(&[]), root, &target)?;
     let base = Base::of(&program.row(&demo, &PRECISIONS[0], Base::default())?);
@@ -112,6 +138,42 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let problems: Vec<String> = problems.collect();
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(())
+}
+
+/// The same of GPUs.
+fn on_gpus(
+    device: &str,
+    options: &Options,
+    models: &[Model],
+    program: &Program,
+    folders: (&Path, &Path),
+    out: &Path,
+) -> Result<()> {
+    // The loader finds a driver by its name.
+    let driver = options.driver.as_deref().map(linked).transpose()?;
+    let gpus = Gpus {
+        device,
+        driver: driver.as_ref().map(TempDir::path),
+    };
+    let rows = gpus::rows(&gpus, models, program, folders)?;
+    let rows_json: Vec<Value> = rows.iter().map(GpuRow::json).collect();
+    let path = out.join("bench-memory-gpus.json");
+    let report = json!({"device": device, "rows": rows_json});
+    fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    println!("wrote {}", path.display());
+    let problems: Vec<String> = rows.iter().flat_map(GpuRow::problems).collect();
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
+}
+
+/// A folder in which a library has the name of NVIDIA's driver.
+fn linked(library: &Path) -> Result<TempDir> {
+    let folder = tempfile::tempdir()?;
+    let library =
+        fs::canonicalize(library).with_context(|| format!("cannot find {}", library.display()))?;
+    std::os::unix::fs::symlink(library, folder.path().join("libcuda.so.1"))?;
+    Ok(folder)
 }
 
 fn rows_of(

@@ -56,15 +56,20 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
     step("memory as it was planned", || {
         bench_memory::run(root, &measured)
     })?;
-    step("a bundle for GPUs, on the emulated driver", || {
-        run_command(cargo("build --release --locked -p cuda-emulator"))?;
-        let target = root.join("target");
-        let driver = target.join("release/libcuda_emulator.so");
-        gpu_bundle::run(
-            root,
-            &gpu_bundle::Options::checked(target.join("gpu-bundle"), driver),
-        )
-    })?;
+    step(
+        "memory of a GPU and a bundle for GPUs, on the emulated driver",
+        || {
+            run_command(cargo("build --release --locked -p cuda-emulator"))?;
+            let target = root.join("target");
+            let driver = target.join("release/libcuda_emulator.so");
+            let out = target.join("bench-memory");
+            bench_memory::run(root, &bench_memory::Options::emulated(driver.clone(), out))?;
+            gpu_bundle::run(
+                root,
+                &gpu_bundle::Options::checked(target.join("gpu-bundle"), driver),
+            )
+        },
+    )?;
     match extent {
         Extent::Ci => {}
         Extent::Full => {

@@ -18,8 +18,56 @@ pub(crate) struct Cut {
     gpu_ends: GpuEnds,
     /// Units in RAM; those that are nowhere else either are on disk.
     in_ram: Vec<usize>,
-    /// Device of all that no GPU holds.
-    tail: RunOn,
+    /// Devices of what no GPU holds.
+    tails: Tails,
+}
+
+/// Devices of what no GPU holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tails {
+    /// What reads the prompt alone.
+    prompt: RunOn,
+    /// All else.
+    other: RunOn,
+}
+
+impl Tails {
+    /// One for all.
+    pub(crate) fn one(run_on: RunOn) -> Self {
+        Tails {
+            prompt: run_on,
+            other: run_on,
+        }
+    }
+}
+
+/// GPU to which something is streamed, and what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Streamer {
+    number: u32,
+    what: Streamed,
+}
+
+/// Part of what no GPU holds that is streamed to one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Streamed {
+    /// All of it.
+    All,
+    /// What reads the prompt alone; the CPU computes with the rest.
+    Prompt,
+}
+
+impl Streamer {
+    fn tails(self) -> Tails {
+        let run_on = RunOn::Gpu(self.number);
+        match self.what {
+            Streamed::All => Tails::one(run_on),
+            Streamed::Prompt => Tails {
+                prompt: run_on,
+                other: RunOn::Cpu,
+            },
+        }
+    }
 }
 
 impl Cut {
@@ -30,23 +78,29 @@ impl Cut {
 
     /// By unit.
     pub(crate) fn placements(&self, items: &Items<'_>) -> Vec<Placement> {
-        let rest = Placement {
+        let tail = |idx| match items.reads_prompt(idx) {
+            true => self.tails.prompt,
+            false => self.tails.other,
+        };
+        let rest = |idx| Placement {
             home: Home::Disk,
-            run_on: self.tail,
+            run_on: tail(idx),
         };
-        let mut placements = vec![rest; items.units(0..items.len()).len()];
-        let mut put = |units: &[usize], home, run_on| {
-            for &idx in units {
-                placements[idx] = Placement { home, run_on };
-            }
-        };
+        let n_units = items.units(0..items.len()).len();
+        let mut placements: Vec<_> = (0..n_units).map(rest).collect();
+        for &idx in &self.in_ram {
+            placements[idx].home = Home::Ram;
+        }
         let mut start = 0;
         for &(number, end) in &self.gpu_ends {
-            let units = items.units(start..end);
-            put(units, Home::Gpu(number), RunOn::Gpu(number));
+            for &idx in items.units(start..end) {
+                placements[idx] = Placement {
+                    home: Home::Gpu(number),
+                    run_on: RunOn::Gpu(number),
+                };
+            }
             start = end;
         }
-        put(&self.in_ram, Home::Ram, self.tail);
         placements
     }
 }
@@ -70,18 +124,19 @@ pub(crate) enum BesideGpus {
 impl Filling<'_> {
     /// All on GPUs that these hold, the first one first; where something is left over, one of them has places for it to
     /// be streamed to. `None` where not even those fit on any.
-    pub(crate) fn streamed(&self) -> Option<Result<Cut, Cut>> {
+    pub(crate) fn streamed(&self, what: Streamed) -> Option<Result<Cut, Cut>> {
         let limits = self.limits();
-        let mut best: Option<(u32, GpuEnds)> = None;
+        let mut best: Option<(Streamer, GpuEnds)> = None;
         // Among equals the last, which follows the others in computing too.
-        for &(streamer, _) in limits.iter().rev() {
+        for &(number, _) in limits.iter().rev() {
+            let streamer = Streamer { number, what };
             let held = |ends: &GpuEnds| ends.last().map_or(0, |&(_, end)| end + 1);
             let from = best.as_ref().map_or(0, |(_, ends)| held(ends));
             if let Some(ends) = self.most_on_gpus(&limits, from, Some(streamer)) {
                 best = Some((streamer, ends));
             }
         }
-        best.map(|(streamer, ends)| self.rest(ends, RunOn::Gpu(streamer)))
+        best.map(|(streamer, ends)| self.rest(ends, streamer.tails()))
     }
 
     /// As much on the largest GPU as makes it need least, the rest streamed to it from RAM: the filling that shows what
@@ -96,7 +151,7 @@ impl Filling<'_> {
             Cut {
                 gpu_ends: vec![(number, n_gpu)],
                 in_ram: self.items.units(n_gpu..n).to_vec(),
-                tail: run_on,
+                tails: Tails::one(run_on),
             }
         })
     }
@@ -105,21 +160,23 @@ impl Filling<'_> {
     pub(crate) fn shared_with_cpu(&self) -> Result<Cut, Cut> {
         let limits = self.limits();
         let ends = self.most_on_gpus(&limits, 0, None);
-        self.rest(ends.unwrap_or_default(), RunOn::Cpu)
+        self.rest(ends.unwrap_or_default(), Tails::one(RunOn::Cpu))
     }
 
     /// The CPU computes with everything.
     pub(crate) fn cpu(&self) -> Result<Cut, Cut> {
-        self.rest(Vec::new(), RunOn::Cpu)
+        self.rest(Vec::new(), Tails::one(RunOn::Cpu))
     }
 
     /// The same items on GPUs as `cut` has there, with GPUs as equally full as they can be; the first one, if it is to
     /// be spared, as empty as it can be.
     pub(crate) fn balanced(&self, cut: &Cut, spared: Spared) -> Cut {
-        let streamer = match cut.tail {
-            RunOn::Gpu(number) => Some(number),
-            RunOn::Cpu => None,
+        let streamer = match (cut.tails.prompt, cut.tails.other) {
+            (RunOn::Gpu(number), RunOn::Cpu) => Some((number, Streamed::Prompt)),
+            (_, RunOn::Gpu(number)) => Some((number, Streamed::All)),
+            (RunOn::Cpu, RunOn::Cpu) => None,
         };
+        let streamer = streamer.map(|(number, what)| Streamer { number, what });
         let mut limits = self.limits();
         if spared == Spared::First && limits.len() > 1 {
             self.lower(&mut limits, 0..1, cut.n_gpu(), streamer);
@@ -131,7 +188,7 @@ impl Filling<'_> {
         }
         let ends = self.gpu_ends(&limits, cut.n_gpu(), streamer);
         // Where more GPUs compute than before, RAM may lack room for what crosses between them.
-        let balanced = ends.and_then(|ends| self.rest(ends, cut.tail).ok());
+        let balanced = ends.and_then(|ends| self.rest(ends, cut.tails).ok());
         balanced.unwrap_or_else(|| cut.clone())
     }
 
@@ -141,7 +198,7 @@ impl Filling<'_> {
         limits: &mut [Limit],
         which: Range<usize>,
         n_gpu: usize,
-        streamer: Option<u32>,
+        streamer: Option<Streamer>,
     ) {
         let lowered = |ceiling: u64| {
             let mut limits = limits.to_vec();
@@ -174,7 +231,7 @@ impl Filling<'_> {
         &self,
         limits: &[Limit],
         from: usize,
-        streamer: Option<u32>,
+        streamer: Option<Streamer>,
     ) -> Option<GpuEnds> {
         let ends = |n_gpu| self.gpu_ends(limits, n_gpu, streamer);
         match *limits {
@@ -190,16 +247,23 @@ impl Filling<'_> {
 
     /// Ends of GPUs among the first `n_gpu` items, each filled before the next, the rest being streamed to one of them;
     /// `None` where they do not fit.
-    fn gpu_ends(&self, limits: &[Limit], n_gpu: usize, streamer: Option<u32>) -> Option<GpuEnds> {
+    fn gpu_ends(
+        &self,
+        limits: &[Limit],
+        n_gpu: usize,
+        streamer: Option<Streamer>,
+    ) -> Option<GpuEnds> {
         let n = self.items.len();
         let mut start = 0;
         let mut ends = Vec::with_capacity(limits.len());
         for (i, &(number, limit)) in limits.iter().enumerate() {
             let run_on = RunOn::Gpu(number);
-            let tail = if streamer == Some(number) {
-                n_gpu..n
-            } else {
-                n..n
+            let tail = match streamer.filter(|streamer| streamer.number == number) {
+                Some(streamer) => match streamer.what {
+                    Streamed::All => n_gpu..n,
+                    Streamed::Prompt => self.items.prompt(n_gpu..n),
+                },
+                None => n..n,
             };
             let fits = |end: usize| self.items.on_gpu(run_on, start..end, tail.clone()) <= limit;
             let end = if fits(n_gpu) {
@@ -217,7 +281,7 @@ impl Filling<'_> {
 
     /// Fills RAM with what GPUs do not hold, and the disk with the rest. Where that does not fit: the filling that
     /// shows what is lacking.
-    pub(crate) fn rest(&self, gpu_ends: GpuEnds, tail: RunOn) -> Result<Cut, Cut> {
+    pub(crate) fn rest(&self, gpu_ends: GpuEnds, tails: Tails) -> Result<Cut, Cut> {
         let n_gpu = gpu_ends.last().map_or(0, |&(_, end)| end);
         let mut on_gpus = Ledger::new(self.items.needs());
         let mut start = 0;
@@ -238,27 +302,34 @@ impl Filling<'_> {
         let n = items.len();
         let needed = |memory: Home, ram_end: usize| {
             let mut ledger = on_gpus.clone();
-            for (home, items_there) in [(Home::Ram, n_gpu..ram_end), (Home::Disk, ram_end..n)] {
-                let run_on = tail;
-                ledger.add(Placement { home, run_on }, &items.tally(tail, items_there));
+            for (home, there) in [(Home::Ram, n_gpu..ram_end), (Home::Disk, ram_end..n)] {
+                let prompt = items.prompt(there.clone());
+                let pieces = [
+                    (tails.other, there.start..prompt.start),
+                    (tails.prompt, prompt.clone()),
+                    (tails.other, prompt.end..there.end),
+                ];
+                for (run_on, piece) in pieces {
+                    ledger.add(Placement { home, run_on }, &items.tally(run_on, piece));
+                }
             }
             ledger.memory(memory).needed()
         };
         let holds = |ram_end: usize| needed(Home::Ram, ram_end) <= self.budgets.ram;
         let (ram_end, fits) = match self.budgets.disk {
             None => (n, holds(n)),
-            Some(disk) => match items.runs(tail).most(n_gpu, holds) {
+            Some(disk) => match items.runs(tails.other).most(n_gpu, holds) {
                 Some(end) => (end, needed(Home::Disk, end) <= disk),
                 None => {
                     let least = |end| needed(Home::Ram, end).get();
-                    (items.runs(tail).least(n_gpu, least), false)
+                    (items.runs(tails.other).least(n_gpu, least), false)
                 }
             },
         };
         let cut = Cut {
             gpu_ends,
             in_ram: items.units(n_gpu..ram_end).to_vec(),
-            tail,
+            tails,
         };
         if fits { Ok(cut) } else { Err(cut) }
     }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use llm_arch::{Side, Skeleton, Slot, Unit};
 use serde_json::{Map, Value};
 
+use crate::items::reads_prompt;
 use crate::placement::Rest;
 use crate::units::Units;
 use crate::weights::Weights;
@@ -202,9 +203,14 @@ fn placements(units: &Units, homes: &[Home], rest: Rest) -> Result<Vec<Placement
     for idx in in_order() {
         let home = homes[idx];
         let unit = units.list()[idx];
-        let elsewhere = match (rest, current) {
-            (Rest::Streamed, Some(number)) => RunOn::Gpu(number),
-            (Rest::OnCpu, _) | (Rest::Streamed, None) => RunOn::Cpu,
+        let is_streamed = match rest {
+            Rest::Streamed => true,
+            Rest::PromptStreamed => reads_prompt(units.list()[idx]),
+            Rest::OnCpu => false,
+        };
+        let elsewhere = match (is_streamed, current) {
+            (true, Some(number)) => RunOn::Gpu(number),
+            (false, _) | (true, None) => RunOn::Cpu,
         };
         let run_on = match (gpu(home), unit) {
             (Some(number), Unit::Expert { layer, .. }) => {

@@ -48,6 +48,8 @@ pub(crate) struct Items<'a> {
     weights: &'a Weights,
     needs: &'a Needs,
     portions: Portions,
+    /// Those that read the prompt alone: an encoder, which is in one piece in every order.
+    prompt: Range<usize>,
     /// By kind of device.
     runs: Vec<OnceCell<Runs>>,
 }
@@ -177,7 +179,18 @@ impl Portions {
 
 impl<'a> Items<'a> {
     pub(crate) fn new(weights: &'a Weights, needs: &'a Needs, portions: Portions) -> Self {
+        let is_prompt = |portion: &usize| {
+            let units = portions.units(*portion..portion + 1);
+            units
+                .iter()
+                .all(|&idx| reads_prompt(weights.units.list()[idx]))
+        };
+        let first = (0..portions.len())
+            .find(is_prompt)
+            .unwrap_or(portions.len());
+        let n_prompt = (first..portions.len()).take_while(is_prompt).count();
         Items {
+            prompt: first..first + n_prompt,
             weights,
             needs,
             portions,
@@ -192,6 +205,17 @@ impl<'a> Items<'a> {
     /// The units of some items.
     pub(crate) fn units(&self, items: Range<usize>) -> &[usize] {
         self.portions.units(items)
+    }
+
+    /// Those of some items that read the prompt alone.
+    pub(crate) fn prompt(&self, items: Range<usize>) -> Range<usize> {
+        let start = self.prompt.start.clamp(items.start, items.end);
+        start..self.prompt.end.clamp(start, items.end)
+    }
+
+    /// True if a unit reads the prompt alone.
+    pub(crate) fn reads_prompt(&self, idx: usize) -> bool {
+        reads_prompt(self.weights.units.list()[idx])
     }
 
     /// Memory of passes beside weights.
@@ -240,6 +264,11 @@ impl<'a> Items<'a> {
             Runs::of(self.len(), is_same, item)
         })
     }
+}
+
+/// True of an encoder's units.
+pub(crate) fn reads_prompt(unit: Unit) -> bool {
+    read_by(unit, false) == ReadBy::Prompt
 }
 
 fn read_by(unit: Unit, is_tied: bool) -> ReadBy {

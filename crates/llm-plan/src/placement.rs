@@ -89,9 +89,12 @@ impl Placement {
 
 /// One way to compute with what no GPU holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rest {
+pub enum Rest {
     /// A GPU does, to which it is streamed.
     Streamed,
+    /// A GPU does with what reads the prompt alone, an encoder, which is streamed to it once; the CPU with what every token
+    /// reads.
+    PromptStreamed,
     /// The CPU does.
     OnCpu,
 }

@@ -141,7 +141,15 @@ impl Request<'_> {
             Offload::Stream => return vec![streamed],
             Offload::Compute => return vec![on_cpu],
             Offload::Fastest { .. } if self.budgets.gpus.is_empty() => return vec![streamed],
-            Offload::Fastest { .. } => vec![streamed, on_cpu],
+            Offload::Fastest { only, .. } => match only {
+                None if weights.has_encoder() => {
+                    vec![streamed, usual(Rest::PromptStreamed), on_cpu]
+                }
+                None => vec![streamed, on_cpu],
+                Some(Rest::PromptStreamed) => vec![usual(Rest::PromptStreamed)],
+                Some(Rest::Streamed) => vec![streamed],
+                Some(Rest::OnCpu) => vec![on_cpu],
+            },
         };
         let is_fastest = matches!(self.offload, Offload::Fastest { .. });
         if !is_fastest || self.strategy != Strategy::Auto {
@@ -160,7 +168,7 @@ impl Request<'_> {
             let most_read_first = |of: &Way| way(of.rest, PlacementOrder::MostReadFirst);
             ways.extend_from_slice(&ways.iter().map(most_read_first).collect::<Vec<_>>());
         }
-        if has_experts {
+        if has_experts && ways.contains(&on_cpu) {
             // Whole layers beside the GPU hand rows over less often.
             ways.push(way(Rest::OnCpu, PlacementOrder::Layers));
         }
@@ -174,7 +182,9 @@ fn faster(first: Verdict, second: Verdict, offload: &Offload) -> Verdict {
     let seconds = |verdict: &Verdict| {
         let plan = verdict.plan()?;
         match offload {
-            Offload::Fastest { speeds, workload } => Some(plan.step.seconds_of(*workload, speeds)),
+            Offload::Fastest {
+                speeds, workload, ..
+            } => Some(plan.step.seconds_of(*workload, speeds)),
             Offload::Stream | Offload::Compute => Some(0.0),
         }
     };

@@ -2,7 +2,7 @@
 
 use llm_arch::Unit;
 
-use crate::fill::{BesideGpus, Filling, Limit};
+use crate::fill::{BesideGpus, Filling, Limit, Tails};
 use crate::items::{Items, PlacementOrder, Portions};
 use crate::ledger::Ledger;
 use crate::needs::Needs;
@@ -40,7 +40,7 @@ pub(crate) fn spread(
         resident.push((number, [&others, held].concat()));
         let computes = match rest {
             Rest::Streamed => run_on,
-            Rest::OnCpu => RunOn::Cpu,
+            Rest::PromptStreamed | Rest::OnCpu => RunOn::Cpu,
         };
         left_over.extend(left.iter().map(|&idx| (idx, computes)));
         start = end;
@@ -62,9 +62,9 @@ pub(crate) fn spread(
     let ends = gpus.map(|(i, &(number, _))| (number, i + 1)).collect();
     let tail = match rest {
         Rest::Streamed => RunOn::Gpu(resident.last()?.0),
-        Rest::OnCpu => RunOn::Cpu,
+        Rest::PromptStreamed | Rest::OnCpu => RunOn::Cpu,
     };
-    let cut = filling.rest(ends, tail).ok()?;
+    let cut = filling.rest(ends, Tails::one(tail)).ok()?;
     let mut placements = cut.placements(&items);
     for &(idx, run_on) in &left_over {
         placements[idx].run_on = run_on;
@@ -109,7 +109,7 @@ fn n_held(
     let (n, run_on) = (items.len(), RunOn::Gpu(number));
     let streamed_from = |end| match rest {
         Rest::Streamed => end,
-        Rest::OnCpu => n,
+        Rest::PromptStreamed | Rest::OnCpu => n,
     };
     let fits = |end| items.on_gpu(run_on, 0..end, streamed_from(end)..n) <= limit;
     items.runs(run_on).most(1, fits).map(|end| end - 1)

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use llm_arch::Skeleton;
 
-use crate::fill::{BesideGpus, Filling, Spared};
+use crate::fill::{BesideGpus, Filling, Spared, Streamed};
 use crate::items::{Items, PlacementOrder, Portions};
 use crate::needs::Needs;
 use crate::placement::Rest;
@@ -56,13 +56,16 @@ pub enum Offload {
     Stream,
     /// The CPU.
     Compute,
-    /// The one of both with which a workload takes less time at these speeds, a GPU where both take the same; and where
-    /// the CPU computes, single experts or whole layers.
+    /// The one of both with which a workload takes less time at these speeds, a GPU where both take the same. GPUs are
+    /// filled in the order that is faster, too: as units compute, or first with what every token reads; with single
+    /// experts, or with whole layers.
     Fastest {
         /// Speeds of the machine.
         speeds: Speeds,
         /// Prompt and tokens.
         workload: Workload,
+        /// The one way to compute with what no GPU holds; `None` where both may be taken.
+        only: Option<Rest>,
     },
 }
 
@@ -129,7 +132,12 @@ pub(crate) fn place(
     let filled = match (strategy, rest) {
         (Strategy::Cpu, _) => filling.cpu(),
         (_, Rest::OnCpu) => filling.shared_with_cpu(),
-        (_, Rest::Streamed) => match filling.streamed() {
+        // What cannot be streamed for lack of room, the CPU computes.
+        (_, Rest::PromptStreamed) => match filling.streamed(Streamed::Prompt) {
+            Some(filled) => filled,
+            None => filling.shared_with_cpu(),
+        },
+        (_, Rest::Streamed) => match filling.streamed(Streamed::All) {
             // What rests in RAM for a GPU takes a little more there than for the CPU.
             Some(filled) => filled.or_else(|cut| filling.cpu().map_err(|_| cut)),
             None => match (filling.cpu(), filling.least_streamed()) {

@@ -224,7 +224,11 @@ fn fastest(speeds: Speeds) -> Offload {
         n_prompt: 0,
         n_new: 1,
     };
-    Offload::Fastest { speeds, workload }
+    Offload::Fastest {
+        speeds,
+        workload,
+        only: None,
+    }
 }
 
 const GB: u64 = 1_000_000_000;

@@ -1,6 +1,6 @@
 //! Memory of each unit's weights.
 
-use llm_arch::{MlpSpec, Role, Skeleton, Slot, Stored, Unit};
+use llm_arch::{MlpSpec, Role, Side, Skeleton, Slot, Stored, Unit};
 use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
@@ -248,6 +248,12 @@ impl Weights {
             hidden: spec.hidden,
             units,
         }
+    }
+
+    /// True if some units read the prompt alone.
+    pub(crate) fn has_encoder(&self) -> bool {
+        let mut units = self.units.list().iter();
+        units.any(|unit| matches!(unit, Unit::Layer(Side::Encoder, _)))
     }
 
     /// Memory of the units' weights as a device computes with them.

@@ -4,6 +4,7 @@ use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use llm_plan::Workload;
 use llm_runtime::Session;
 use llm_text::{Conversation, Message, Role, Tokenizer};
 use rustyline::DefaultEditor;
@@ -39,7 +40,13 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<ExitCode> {
         placed,
         device,
         time,
-    } = model.load(&args.load, context, n_sequences, n_sequences)?;
+    } = model.load(
+        &args.load,
+        context,
+        n_sequences,
+        n_sequences,
+        Workload::default(),
+    )?;
     signals::exit_when_terminated()?;
     eprintln!(
         "{} on {device}, loaded in {:.2} s; {context} tokens of context. /reset forgets, /exit or Ctrl-D ends.",

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use llm_plan::Workload;
 use llm_text::Tokenizer;
 use serde_json::json;
 
@@ -40,6 +41,10 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
     let needed = prompt_ids.len().saturating_add(n_new);
     let context = args.load.context(model.bound.spec(), needed)?;
     let n_sequences = settings.n_sequences();
+    let workload = Workload {
+        n_prompt: prompt_ids.len(),
+        n_new,
+    };
 
     let before_load = ResidentSet::now();
     let Loaded {
@@ -47,7 +52,7 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
         placed,
         device,
         time: load,
-    } = model.load(&args.load, context, n_sequences, n_sequences)?;
+    } = model.load(&args.load, context, n_sequences, n_sequences, workload)?;
     let after_load = ResidentSet::now();
     let generation = Generation::new(session.spec(), tokenizer, settings.clone(), &prompt_ids)?;
     let mut print = |piece: &str| {
@@ -81,7 +86,7 @@ fn one(args: &GenerateArgs) -> Result<ExitCode> {
                 "decode_seconds": timings.decode.as_secs_f64(),
                 "decode_tokens_per_second": output::rate(n_decoded, timings.decode),
             },
-            "memory": ResidentReport::up_to_now(before_load, after_load, &session),
+            "memory": ResidentReport::up_to_now(before_load, after_load, &placed, &session),
         });
         output::print(&output::json(&report)?)?;
     } else {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use indicatif::ProgressBar;
 use llm_backend::BackendError;
-use llm_plan::{Home, Plan, RunOn, Strategy};
+use llm_plan::{Home, Plan, RunOn, Strategy, Workload};
 use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
 use llm_tensor::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -37,8 +37,8 @@ pub(crate) struct Loaded {
 }
 
 impl OpenModel {
-    /// Plans and loads the weights for `n_sequences` of `context` positions and `n_logits` rows of logits at a time,
-    /// showing progress where someone can see it. A signal raises the session's interrupt, which ends loading, too.
+    /// Plans and loads the weights for `n_sequences` of `context` positions and `n_logits` rows of logits at a time, so that
+    /// `workload` is fast, showing progress where someone can see it. A signal raises the session's interrupt, which ends loading, too.
     ///
     /// # Errors
     /// When the plan does not fit, or a weight cannot be read.
@@ -48,6 +48,7 @@ impl OpenModel {
         context: usize,
         n_sequences: usize,
         n_logits: usize,
+        workload: Workload,
     ) -> Result<Loaded> {
         if args.verify {
             checksum::check(self.bound.checkpoint())?;
@@ -60,6 +61,7 @@ impl OpenModel {
             args,
             quant: quant.as_ref(),
             limits: limits(self.bound.spec(), context, n_sequences, n_logits),
+            workload,
         };
         let (plan, gpus) = request.plan(&cpu)?;
         output::notes(why_alone(&plan, &gpus, &args.place.device_map).as_slice());

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Error, Result};
 use llm_checkpoint::Checkpoint;
-use llm_plan::{PartsVerdict, Verdict};
+use llm_plan::{PartsVerdict, Verdict, Workload};
 use llm_tensor::Bytes;
 
 use self::headers::{HeaderReport, USUAL_CONTEXT};
@@ -48,7 +48,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let limits = limits(spec, context, args.batch.get(), 1);
     let (skeleton, program) = (&model.skeleton, model.program);
     let mut request = setting.request(skeleton, &model.stored, encodings, limits, program);
-    let rates = choose_faster(&mut request, &setting.memories, &model.read_from)?;
+    let (memories, workload) = (&setting.memories, Workload::default());
+    let rates = choose_faster(&mut request, memories, &model.read_from, workload)?;
     let report = PlanReport::new(&model, &setting.memories, &request, rates)?;
     if let Some(path) = &args.svg {
         print::svg::write(path, &print::svg::draw(&report))?;

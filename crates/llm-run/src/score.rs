@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use llm_arch::ModelSpec;
 use llm_checkpoint::{NewTensor, SafetensorsWriter};
+use llm_plan::Workload;
 use llm_runtime::{RuntimeError, Session};
 use llm_tensor::{DType, Shape};
 use llm_text::SpecialTokens;
@@ -33,12 +34,16 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<ExitCode> {
     }
     let needed = ids.len().max(encoder_ids.as_ref().map_or(0, Vec::len));
     let context = args.load.context(spec, needed)?;
+    let workload = Workload {
+        n_prompt: needed,
+        n_new: 0,
+    };
     let Loaded {
         mut session,
         placed,
         time,
         ..
-    } = model.load(&args.load, context, 1, LOGITS_AT_ONCE)?;
+    } = model.load(&args.load, context, 1, LOGITS_AT_ONCE, workload)?;
 
     let begin = std::time::Instant::now();
     let mut sink = match &args.logits {

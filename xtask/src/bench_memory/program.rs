@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Precision;
 use super::cgroup::Cgroup;
+use super::gpus::Gpus;
 use super::models::Folder;
 use super::row::{Base, Row};
 
@@ -44,11 +45,36 @@ impl Program {
         Row::new((folder, precision.name), &plan, &run, base)
     }
 
+    /// Output of `llm-run generate --json` on GPUs, over a model's whole context.
+    pub(super) fn on_gpus(
+        &self,
+        folder: &Folder,
+        precision: &Precision,
+        gpus: &Gpus<'_>,
+    ) -> Result<Value> {
+        let mut command = Command::new(&self.0);
+        if let Some(driver) = gpus.driver {
+            command.env("LD_LIBRARY_PATH", driver);
+        }
+        let context = match gpus.driver {
+            // Emulated kernels take their time.
+            Some(_) => EMULATED_CONTEXT,
+            None => folder.context,
+        };
+        command.arg("generate").arg(&folder.path);
+        command
+            .args(precision.flags)
+            .args(["--device", gpus.device]);
+        over_context(&mut command, context, N_NEW.min(context / 2), &["--greedy"]);
+        json(command)
+    }
+
     /// Output of `llm-run plan --json` for a model.
     pub(super) fn plan(&self, model: &Path, flags: &[&str]) -> Result<Value> {
         let mut command = Command::new(&self.0);
         command.arg("plan").arg(model).args(flags);
         command.args(THREADS).arg("--json");
+        command.env("CUDA_VISIBLE_DEVICES", "");
         json(command)
     }
 
@@ -61,27 +87,32 @@ impl Program {
         (n_new, choice): (usize, &[&str]),
         group: Option<&Cgroup>,
     ) -> Result<Value> {
-        // A few neighbouring rows of the table, so that what is touched of it does not count.
-        let ids: Vec<String> = (0..folder.context - n_new)
-            .map(|i| (3 + i % 64).to_string())
-            .collect();
         let mut command = match group {
             Some(group) => group.command(&self.0),
             None => Command::new(&self.0),
         };
+        // What is measured is RAM, whatever GPU there is.
+        command.env("CUDA_VISIBLE_DEVICES", "");
         command.arg("generate").arg(&folder.path).args(flags);
-        command.args(["--token-ids", &ids.join(",")]);
-        command.args(["--context", &folder.context.to_string()]);
-        command.args(["--max-new-tokens", &n_new.to_string(), "--ignore-eos"]);
-        command.args(choice).args(THREADS).arg("--json");
+        over_context(&mut command, folder.context, n_new, choice);
         json(command)
     }
 }
 
+/// Flags of a run over a whole context, of which the last `n_new` tokens are generated, chosen as `choice` has it.
+fn over_context(command: &mut Command, context: usize, n_new: usize, choice: &[&str]) {
+    // A few neighbouring rows of the table, so that what is touched of it does not count.
+    let ids: Vec<String> = (0..context - n_new)
+        .map(|i| (3 + i % 64).to_string())
+        .collect();
+    command.args(["--token-ids", &ids.join(",")]);
+    command.args(["--context", &context.to_string()]);
+    command.args(["--max-new-tokens", &n_new.to_string(), "--ignore-eos"]);
+    command.args(choice).args(THREADS).arg("--json");
+}
+
 /// The object that a command prints.
 fn json(mut command: Command) -> Result<Value> {
-    // What is measured is RAM, whatever GPU there is.
-    command.env("CUDA_VISIBLE_DEVICES", "");
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -100,3 +131,5 @@ pub(super) const IN_RAM: [&str; 4] = ["--device-map", "cpu", "--max-memory", "cp
 const THREADS: [&str; 2] = ["--threads", "2"];
 /// Tokens that are generated.
 const N_NEW: usize = 8;
+/// Positions on an emulated GPU.
+const EMULATED_CONTEXT: usize = 8;

@@ -67,7 +67,9 @@ impl Pass {
             if unit.kv_cache > Bytes::ZERO {
                 *kv_cache.entry(run_on).or_default() += unit.kv_cache;
             }
-            *products.entry(run_on).or_default() += share * unit.products as f64;
+            if is_of_every_row(unit.unit, weights) {
+                *products.entry(run_on).or_default() += share * unit.products as f64;
+            }
             if run_on != RunOn::Cpu {
                 *launches.entry(run_on).or_default() +=
                     used * needs.on(run_on).launches.of(unit.unit) as f64;
@@ -197,6 +199,16 @@ impl Work {
         let computed = self.products / speeds.products(run_on);
         let busy = read.max(computed) + launches;
         busy.max(to_gpu).max(self.from_disk / speeds.disk)
+    }
+}
+
+/// True of what a prompt's rows all go through: logits are made of the last one, and a decoder with an encoder begins with
+/// one.
+fn is_of_every_row(unit: Unit, weights: &Weights) -> bool {
+    match unit {
+        Unit::Layer(Side::Encoder, _) => true,
+        Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => !weights.has_encoder(),
+        Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => false,
     }
 }
 

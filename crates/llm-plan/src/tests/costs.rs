@@ -190,6 +190,7 @@ fn the_workload_says_which_device_computes() {
         request.offload = Offload::Fastest {
             speeds: machine.clone(),
             workload: Workload { n_prompt, n_new },
+            only: None,
         };
         fits(&request).map.devices()
     };
@@ -272,6 +273,7 @@ fn what_every_token_reads_comes_first() {
         request.offload = Offload::Fastest {
             speeds: machine,
             workload,
+            only: None,
         };
         let plan = fits(&request);
         let on_gpu = move |unit| plan.map.get(unit).is_some_and(|place| place.run_on == GPU);
@@ -289,4 +291,53 @@ fn what_every_token_reads_comes_first() {
     // A long prompt for a single token is read by the GPU.
     let is_on_gpu = on_gpu(&t5, reading);
     assert!((0..4).map(layer(Side::Encoder)).all(&is_on_gpu));
+}
+
+/// An encoder that no GPU holds is brought to it once a prompt, where decoder layers would be for every token.
+#[test]
+fn an_encoder_is_streamed_beside_a_decoder_on_the_cpu() {
+    let skeleton = t5_of(256, 6);
+    let stored = all_as(&skeleton, DType::BF16);
+    let mut request = request(&skeleton, &stored);
+    request.costs = small_costs();
+    let all = fits(&request).estimate.memories()[0].needed().get();
+    request.budgets = budgets(&[all / 2], all, Some(all));
+    let mut machine = speeds(1e6, 2e4, 5e4, 3e3);
+    machine.cpu_products = 1e4;
+    machine.gpu.products = 1e8;
+    let workload = Workload {
+        n_prompt: 16,
+        n_new: 16,
+    };
+    for only in [None, Some(Rest::PromptStreamed)] {
+        request.offload = Offload::Fastest {
+            speeds: machine.clone(),
+            workload,
+            only,
+        };
+        let plan = fits(&request);
+        let mut beside = (false, false);
+        for (unit, place) in plan.map.iter().filter(|(_, place)| place.home == Home::Ram) {
+            match unit {
+                Unit::Layer(Side::Encoder, _) => beside.0 = true,
+                Unit::Layer(Side::Decoder, _) => beside.1 = true,
+                _ => continue,
+            }
+            let is_encoder = matches!(unit, Unit::Layer(Side::Encoder, _));
+            let expected = if is_encoder { GPU } else { RunOn::Cpu };
+            assert_eq!(place.run_on, expected, "{unit}");
+        }
+        assert_eq!(beside, (true, true));
+    }
+    // What is in RAM and on disk in turn computes alike.
+    request.budgets = budgets(&[all / 3], all * 6 / 10, Some(all));
+    for (unit, place) in fits(&request).map.iter() {
+        if matches!(place.home, Home::Ram | Home::Disk) {
+            let is_encoder = matches!(
+                unit,
+                Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder)
+            );
+            assert_eq!(place.run_on == GPU, is_encoder, "{unit}");
+        }
+    }
 }

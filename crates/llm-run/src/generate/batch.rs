@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
+use llm_plan::Workload;
 use llm_runtime::{Interrupt, RuntimeError, Session};
 use llm_text::Tokenizer;
 use serde_json::json;
@@ -53,7 +54,13 @@ pub(super) fn batch(args: &GenerateArgs, path: &Path) -> Result<ExitCode> {
         placed,
         time: load,
         ..
-    } = model.load(&args.load, context, n_sequences, n_sequences)?;
+    } = model.load(
+        &args.load,
+        context,
+        n_sequences,
+        n_sequences,
+        Workload::default(),
+    )?;
 
     let begin = Instant::now();
     let mut queue = Queue {

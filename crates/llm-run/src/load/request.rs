@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use llm_cpu::Cpu;
-use llm_plan::{Limits, Plan, Request, Verdict, advice};
+use llm_plan::{Limits, Plan, Request, Verdict, Workload, advice};
 use llm_quant::QuantConfig;
 use llm_runtime::BoundModel;
 
@@ -22,11 +22,13 @@ pub(super) struct LoadRequest<'a> {
     pub(super) args: &'a LoadArgs,
     pub(super) quant: Option<&'a QuantConfig>,
     pub(super) limits: Limits,
+    /// Tokens that it is to be fast for.
+    pub(super) workload: Workload,
 }
 
 impl LoadRequest<'_> {
-    /// The plan by which it is loaded: GPUs compute with what they hold, and with weights in RAM and on disk they or `cpu`. With
-    /// it the GPUs of this machine.
+    /// The plan by which it is loaded: GPUs compute with what they hold, and with weights in RAM and on disk they or `cpu`,
+    /// as is faster. With it the GPUs of this machine.
     ///
     /// # Errors
     /// When it does not fit, or the user asks for more than this version does.
@@ -46,7 +48,8 @@ impl LoadRequest<'_> {
         let program = program::with_model(self.model).max(ResidentSet::now().resident());
         let skeleton = self.model.skeleton();
         let mut request = setting.request(skeleton, &stored, encodings, self.limits, program);
-        choose_faster(&mut request, &setting.memories, &read_from(self.model))?;
+        let read_from = read_from(self.model);
+        choose_faster(&mut request, &setting.memories, &read_from, self.workload)?;
         match llm_plan::plan(&request)? {
             Verdict::Fits(plan) => Ok((*plan, setting.memories.gpus)),
             refused @ Verdict::DoesNotFit(_) => {

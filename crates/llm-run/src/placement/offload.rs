@@ -1,4 +1,4 @@
-//! Device of what no GPU holds: the faster one, at the rates of where weights would rest.
+//! Device of what no GPU holds: the faster one for a workload, at the rates of where weights would rest.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::budgets::MemoryBudgets;
 use crate::demo;
 use crate::system::Rates;
 
-/// Has a request plan the faster device for what no GPU holds; the rates by which it does. `read_from` are the files, or the
+/// Has a request plan the faster device for what no GPU holds, so that `workload` takes least time; the rates by which it does. `read_from` are the files, or the
 /// folders of those, that weights are read from in place.
 ///
 /// # Errors
@@ -20,9 +20,10 @@ pub(crate) fn choose_faster(
     request: &mut Request<'_>,
     memories: &MemoryBudgets,
     read_from: &[PathBuf],
+    workload: Workload,
 ) -> Result<Rates> {
     let rates = Rates::of(read_from, &memories.gpus.found);
-    request.offload = faster(&rates);
+    request.offload = faster(&rates, workload);
     let verdict = llm_plan::plan(request)?;
     let plan = verdict.plan();
     let on_disk = plan.and_then(|plan| plan.estimate.memory(Home::Disk));
@@ -35,14 +36,15 @@ pub(crate) fn choose_faster(
         files.extend_from_slice(read_from);
     }
     let rates = Rates::of(&files, &memories.gpus.found);
-    request.offload = faster(&rates);
+    request.offload = faster(&rates, workload);
     Ok(rates)
 }
 
-fn faster(rates: &Rates) -> Offload {
+fn faster(rates: &Rates, workload: Workload) -> Offload {
     Offload::Fastest {
         speeds: rates.speeds.clone(),
-        workload: Workload::default(),
+        workload,
+        only: None,
     }
 }
 

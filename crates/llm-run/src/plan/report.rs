@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use llm_plan::{
-    Alternative, Budgets, Change, MemoryEstimate, Offload, Recommendation, Request, Strategy,
+    Alternative, Budgets, Change, MemoryEstimate, Offload, Recommendation, Request, Rest, Strategy,
     Verdict, advice, alternatives, recommend,
 };
 use llm_tensor::Bytes;
@@ -74,17 +74,27 @@ impl<'a> PlanReport<'a> {
         let is_shared = tiers.is_some_and(|tiers| tiers.ram || tiers.disk)
             && !request.budgets.gpus.is_empty()
             && request.strategy != Strategy::Cpu
-            && matches!(request.offload, Offload::Fastest { .. });
-        let way = |offload| {
+            && matches!(request.offload, Offload::Fastest { only: None, .. });
+        let way = |rest| {
+            let Offload::Fastest {
+                speeds, workload, ..
+            } = request.offload.clone()
+            else {
+                return None;
+            };
             let request = Request {
-                offload,
+                offload: Offload::Fastest {
+                    speeds,
+                    workload,
+                    only: Some(rest),
+                },
                 ..request.clone()
             };
             let verdict = llm_plan::plan(&request).ok()?;
             let [_, empty] = verdict.plan()?.step.tokens_per_second(&rates.speeds);
             Some(empty)
         };
-        let ways = is_shared.then(|| [Offload::Stream, Offload::Compute].map(way));
+        let ways = is_shared.then(|| [Rest::Streamed, Rest::OnCpu].map(way));
         Ok(PlanReport {
             estimate: planned.expect("RAM of any size holds every model"),
             recommendation: recommend(request, &rates.speeds)?,

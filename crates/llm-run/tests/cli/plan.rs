@@ -10,6 +10,7 @@ use crate::support::{Output, fixture, program, run};
 
 mod advice;
 mod headers;
+mod seeds;
 
 /// Runs `plan` for a machine that is always the same: what is not given with `--max-memory` is not asked for, and
 /// nobody has measured anything.

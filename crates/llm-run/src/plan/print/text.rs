@@ -202,16 +202,22 @@ fn who_computes(report: &PlanReport<'_>, plan: &Plan) -> String {
         return String::new();
     };
     let is_elsewhere = |place: Placement| !matches!(place.home, Home::Gpu(_));
-    let mut elsewhere = plan.map.iter().filter(|&(_, place)| is_elsewhere(place));
-    let on_cpu = elsewhere.any(|(_, place)| place.run_on == RunOn::Cpu);
-    let (streamed, computed) = (rate(streamed), rate(computed));
-    match on_cpu {
-        true => format!(
-            "What no GPU holds the CPU computes with: {computed} tokens/s; streamed to a GPU it would be {streamed}.\n"
+    let elsewhere = plan.map.iter().filter(|&(_, place)| is_elsewhere(place));
+    let elsewhere: Vec<RunOn> = elsewhere.map(|(_, place)| place.run_on).collect();
+    let on_cpu = elsewhere.contains(&RunOn::Cpu);
+    let on_gpu = elsewhere.iter().any(|&run_on| run_on != RunOn::Cpu);
+    let [_, own] = plan.step.tokens_per_second(&report.rates.speeds);
+    let [own, streamed, computed] = [own, streamed, computed].map(rate);
+    match (on_cpu, on_gpu) {
+        (true, true) => format!(
+            "What no GPU holds and reads the prompt alone is streamed to one; with the rest the CPU computes: {own} tokens/s. \
+             All streamed it would be {streamed}, all computed by the CPU {computed}, with slower prompts.\n"
         ),
-        false => format!(
-            "What no GPU holds is streamed to one: {streamed} tokens/s; with the CPU computing it would be {computed}. \
-             This version does not stream to GPUs yet: a run has the CPU compute.\n"
+        (true, false) => format!(
+            "What no GPU holds the CPU computes with: {own} tokens/s; streamed to a GPU it would be {streamed}.\n"
+        ),
+        (false, _) => format!(
+            "What no GPU holds is streamed to one: {own} tokens/s; with the CPU computing it would be {computed}.\n"
         ),
     }
 }

@@ -22,7 +22,7 @@ fn a_recommendation_comes_first() {
             args: &["--max-memory", "0=8GB,cpu=12.7GB,disk=100GB"],
             code: 0,
             flags: json!("--load-in-4bit"),
-            line: "Recommended: use --load-in-4bit: wholly on the GPU, 55.0 tokens/s (as it is: on GPU + RAM, 2.5); \
+            line: "Recommended: use --load-in-4bit: wholly on the GPU, 53.0 tokens/s (as it is: on GPU + RAM, 2.5); \
                 the most exact precision that makes 10 or more there.",
         },
         // Ten tokens a second are there without, but not on the GPU alone.
@@ -31,7 +31,7 @@ fn a_recommendation_comes_first() {
             args: &["--max-memory", "0=15GB,cpu=12.7GB,disk=100GB"],
             code: 0,
             flags: json!("--load-in-8bit"),
-            line: "Recommended: use --load-in-8bit: wholly on the GPU, 37.0 tokens/s (as it is: on GPU + RAM, 9.7); \
+            line: "Recommended: use --load-in-8bit: wholly on the GPU, 36.1 tokens/s (as it is: on GPU + RAM, 9.6); \
                 the most exact precision that makes 10 or more there.",
         },
         Case {
@@ -39,7 +39,7 @@ fn a_recommendation_comes_first() {
             args: &["--max-memory", "0=15GB,cpu=12.7GB", "--load-in-4bit"],
             code: 0,
             flags: json!(""),
-            line: "Recommended: do not quantize: wholly on the GPU, 21.7 tokens/s (as it is: wholly on the GPU, 69.5); \
+            line: "Recommended: do not quantize: wholly on the GPU, 21.3 tokens/s (as it is: wholly on the GPU, 66.1); \
                 the most exact precision that makes 10 or more there.",
         },
         Case {

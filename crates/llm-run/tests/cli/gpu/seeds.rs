@@ -1,0 +1,150 @@
+//! Models of 7 to 11 billion parameters on a GPU of 15 GB, in small: each width a thirtieth, and with it each weight a
+//! nine-hundredth, budgets as large a part of what the model takes as they are of the real one's. All layers are there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use llm_arch::Slot;
+use llm_checkpoint::{NewTensor, SafetensorsWriter};
+use llm_tensor::{DType, Shape};
+use serde_json::{Value, json};
+
+use super::{json_on, machine};
+use crate::support::{self, fixture};
+
+struct Seed {
+    /// Folder of the real one's configuration.
+    real: &'static str,
+    /// Keys that make it small.
+    small: Value,
+}
+
+fn seeds() -> [Seed; 4] {
+    [
+        Seed {
+            real: "tiiuae--falcon-7b-instruct",
+            small: json!({"hidden_size": 144, "num_attention_heads": 9, "num_kv_heads": 9, "ffn_hidden_size": 576,
+                "vocab_size": 2167}),
+        },
+        Seed {
+            real: "bigscience--bloomz-7b1-mt",
+            small: json!({"hidden_size": 128, "n_head": 8, "vocab_size": 8362}),
+        },
+        Seed {
+            real: "google--flan-t5-xxl",
+            small: json!({"d_model": 128, "d_ff": 320, "d_kv": 16, "num_heads": 8, "vocab_size": 1070}),
+        },
+        Seed {
+            real: "EleutherAI--gpt-j-6B",
+            small: json!({"n_embd": 128, "n_head": 8, "rotary_dim": 16, "vocab_size": 1680}),
+        },
+    ]
+}
+
+const PRECISIONS: [&[&str]; 3] = [&[], &["--load-in-8bit"], &["--load-in-4bit"]];
+/// Bytes of a process's own on a GPU, which plans count.
+const CONTEXT: f64 = 600.0 * 1_048_576.0;
+
+#[test]
+fn seeds_in_small_make_the_tokens_of_one_device() {
+    let mut n_shared = 0;
+    for Seed { real, small } in seeds() {
+        let real = fixture(&format!("configs/{real}"));
+        let folder = tempfile::tempdir().unwrap();
+        write_model(folder.path(), &Path::new(&real).join("config.json"), &small);
+        let small = folder.path().to_str().unwrap();
+        for flags in PRECISIONS {
+            let name = format!("{real} {flags:?}");
+            let plan = |model: &str, gpu: &str, context: &str| {
+                let budgets = format!("0={gpu},cpu=1TB");
+                let args = ["plan", model, "--json", "--max-memory", &budgets];
+                support::json(&[&args[..], &["--context", context], flags].concat())
+            };
+            let needed = |plan: &Value| plan["memories"]["0"]["needed"].as_f64().unwrap() - CONTEXT;
+            let share = (15e9 - CONTEXT) / needed(&plan(&real, "1TB", "2048"));
+            let budget = CONTEXT + share * needed(&plan(small, "1TB", "8"));
+            let budget = format!("{}", budget as u64);
+            let (in_small, in_large) = (plan(small, &budget, "8"), plan(&real, "15GB", "2048"));
+            assert_eq!(tiers(&in_small), tiers(&in_large), "{name}");
+
+            let generate = |budget: &[&str]| {
+                let args = [
+                    "generate",
+                    small,
+                    "--token-ids",
+                    "5,6",
+                    "--max-new-tokens",
+                    "2",
+                ];
+                let more = ["--context", "8", "--ignore-eos", "--greedy", "--json"];
+                json_on(&machine(), &[&args[..], &more, flags, budget].concat())
+            };
+            let budget = format!("0={budget}");
+            let found = generate(&["--max-memory", &budget]);
+            let is_shared = share < 1.0;
+            if is_shared {
+                n_shared += 1;
+                let expected = generate(&[]);
+                assert_eq!(found["generated_ids"], expected["generated_ids"], "{name}");
+            }
+            assert_eq!(
+                found["generated_ids"].as_array().unwrap().len(),
+                2,
+                "{name}"
+            );
+        }
+    }
+    assert!(n_shared >= 3, "{n_shared} of them need more than the GPU");
+}
+
+/// Memories where some unit rests.
+fn tiers(plan: &Value) -> BTreeSet<String> {
+    let units = plan["units"].as_array().unwrap().iter();
+    units
+        .map(|unit| unit["home"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Writes a model of a real one's configuration with some other keys, and of random weights in bf16.
+fn write_model(folder: &Path, config: &Path, small: &Value) {
+    let config = std::fs::read(config).unwrap();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    for (key, value) in small.as_object().unwrap() {
+        assert!(config.get(key).is_some(), "{key}");
+        config[key] = value.clone();
+    }
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let skeleton = llm_arch::from_config(config.as_object().unwrap()).unwrap();
+    let tensor = |slot: &Slot| {
+        let dims: Vec<u64> = slot.stored_shape().iter().map(|&d| d as u64).collect();
+        NewTensor {
+            name: slot.name.clone(),
+            dtype: DType::BF16,
+            shape: Shape::new(&dims).unwrap(),
+        }
+    };
+    let tensors: Vec<_> = skeleton.slots.iter().map(tensor).collect();
+    let path = folder.join("model.safetensors");
+    let mut writer = SafetensorsWriter::create(&path, &tensors, &BTreeMap::new()).unwrap();
+    let mut random = 1_u64;
+    for slot in &skeleton.slots {
+        let (rows, cols) = slot.matrix();
+        // Results of products are as large as what goes in; norms are near one, biases near zero.
+        let (middle, spread) = match (rows, slot.name.ends_with("bias")) {
+            (1, true) => (0.0, 0.1),
+            (1, false) => (1.0, 0.2),
+            _ => (0.0, 3.0 / (cols as f32).sqrt()),
+        };
+        let mut value = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let unit = (random >> 40) as f32 / (1 << 24) as f32 - 0.5;
+            let bits = (middle + spread * unit).to_bits();
+            ((bits >> 16) as u16).to_le_bytes()
+        };
+        let bytes: Vec<u8> = (0..slot.n_elements()).flat_map(|_| value()).collect();
+        writer.write(&bytes).unwrap();
+    }
+    writer.finish().unwrap();
+}
