@@ -26,7 +26,9 @@ use llm_runtime::{
     BoundModel, CostsOf, Device, Interrupt, Limits, LoadOptions, RuntimeError, Session, load_on,
 };
 use llm_tensor::{Bytes, DType};
-use llm_tests::{GOLDENS, argmax, check_golden, fixture, golden, relative_error, tensor};
+use llm_tests::{
+    GOLDENS, argmax, check_golden, continue_by_ids, fixture, golden, relative_error, tensor,
+};
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
 const MODELS: [&str; 20] = [
@@ -164,10 +166,12 @@ fn goldens(cuda: &Arc<Cuda>) {
         let error = relative_error(&logits, &expected.logits);
         println!("{name}: {error:.1e}");
         assert!(error <= 2e-4, "{name} is off by {error:.1e}");
-        session.truncate(0, 0);
         let n_new = expected.generated.len();
-        let generated = continue_greedily(&mut session, prompt, n_new);
-        assert_eq!(generated, expected.generated, "{name}");
+        for continued in [continue_greedily, continue_by_ids] {
+            session.truncate(0, 0);
+            let generated = continued(&mut session, prompt, n_new);
+            assert_eq!(generated, expected.generated, "{name}");
+        }
     }
 }
 

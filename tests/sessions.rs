@@ -207,7 +207,22 @@ fn cause(model: &Variant, kept: (DType, Option<&QuantConfig>), n_tokens: usize) 
     let cpu = Cpu::new(Default::default()).unwrap();
     let mut session = quantized_session(cpu, &model, kept, 2, n_tokens);
     // Nothing is wrong with a token whose vector is finite.
-    match session.prefill(1, &[3, 1, 4, 1, 5, 9, 2]) {
+    let ids = [3, 1, 4, 1, 5, 9, 2];
+    if session.spec().encoder.is_none() {
+        let told = session.prefill(1, &ids).unwrap_err().to_string();
+        session.truncate(1, 0);
+        // Who asks for ids alone is told the same.
+        assert_eq!(session.greedy(1, &ids).unwrap_err().to_string(), told);
+        session.truncate(1, 0);
+        let outcomes = session.greedy_each(&[(1, &ids)]).unwrap();
+        let errors: Vec<_> = outcomes
+            .into_iter()
+            .map(|id| id.unwrap_err().to_string())
+            .collect();
+        assert_eq!(errors, [told]);
+        session.truncate(1, 0);
+    }
+    match session.prefill(1, &ids) {
         Err(RuntimeError::NotFinite { cause }) => *cause,
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("finite"),

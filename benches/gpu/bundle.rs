@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Smaller models and matrices, for an emulated GPU
     #[arg(long)]
     small: bool,
-    /// These parts alone: card, conformance, goldens, quantized, memory, program, kernels, models, sanitizer
+    /// These parts alone: card, conformance, operations, goldens, quantized, memory, program, kernels, models, sanitizer
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -87,6 +87,10 @@ impl Report<'_> {
         let mut conformance = self.program("conformance");
         conformance.args(["on_the_card", "--nocapture"]);
         self.add("conformance", &mut conformance, 60)?;
+        for (name, tests) in OPERATIONS {
+            let mut operations = operations(&self.bundle, None, tests);
+            self.add(&format!("operations-{name}"), &mut operations, 20)?;
+        }
         let test = |report: &Self, name: &str| {
             let mut test = report.program("cuda");
             test.args(["--exact", "--include-ignored", "--nocapture", name]);
@@ -170,7 +174,7 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// The conformance suite under NVIDIA's checker of memory, where it is installed.
+    /// Small operations that launch every kernel, under NVIDIA's checkers, where they are installed.
     fn sanitizer(&mut self) -> Result<()> {
         if !self.is_asked("sanitizer") {
             return Ok(());
@@ -179,29 +183,11 @@ impl Report<'_> {
             let part = Part::skipped("sanitizer", "compute-sanitizer is not installed");
             return self.put(part);
         };
-        let conformance = self.bundle.join("bin/conformance");
-        // Attention has the most cases by far.
-        for (name, tool, tests) in [
-            (
-                "memcheck",
-                "memcheck",
-                ["on_the_card", "--skip", "attention"],
-            ),
-            (
-                "racecheck",
-                "racecheck",
-                ["on_the_card", "--skip", "attention"],
-            ),
-            (
-                "attention",
-                "memcheck",
-                ["on_the_card::attention", "--test-threads", "1"],
-            ),
-        ] {
-            let mut check = Command::new(&sanitizer);
-            check.args(["--error-exitcode", "9", "--tool", tool]);
-            check.arg(&conformance).args(tests);
-            self.add(&format!("sanitizer-{name}"), &mut check, 60)?;
+        for tool in ["memcheck", "racecheck", "initcheck"] {
+            for (name, tests) in OPERATIONS {
+                let mut check = operations(&self.bundle, Some((&sanitizer, tool)), tests);
+                self.add(&format!("sanitizer-{tool}-{name}"), &mut check, 20)?;
+            }
         }
         Ok(())
     }
@@ -283,6 +269,24 @@ impl Report<'_> {
     }
 }
 
+/// Tests of small operations, by themselves or under a tool of compute-sanitizer.
+fn operations(bundle: &Path, checked: Option<(&Path, &str)>, tests: &[&str]) -> Command {
+    let program = bundle.join("bin/traffic");
+    let mut command = match checked {
+        None => Command::new(program),
+        Some((sanitizer, tool)) => {
+            let mut command = Command::new(sanitizer);
+            command.args(["--error-exitcode", "9", "--tool", tool]);
+            command.arg(program);
+            command
+        }
+    };
+    command.args(tests);
+    command.args(["--test-threads", "1", "--nocapture"]);
+    command.env("LLM_RUN_ON_CARD", "1");
+    command
+}
+
 fn sanitizer() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain([PathBuf::from("/usr/local/cuda/bin")]);
@@ -303,6 +307,15 @@ fn available_ram() -> Option<f64> {
     let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(kilobytes * 1024.0)
 }
+
+/// Small operations that together launch every kernel, by a name and the tests that have them.
+const OPERATIONS: [(&str, &[&str]); 5] = [
+    ("small", &["small::", "experts::"]),
+    ("few-rows", &["products::few"]),
+    ("many-rows", &["products::many"]),
+    ("attention", &["attention::"]),
+    ("seldom", &["seldom::"]),
+];
 
 /// Beginnings of what compute-sanitizer says of a fault.
 const FAULTS: [&str; 3] = ["========= Invalid", "========= Error", "Race reported"];

@@ -84,6 +84,29 @@ fn continue_greedily(session: &mut Session, ids: &[u32], n: usize) -> Vec<u32> {
     generated
 }
 
+/// The same, chosen where the logits are.
+///
+/// # Panics
+/// When the device fails.
+pub fn continue_by_ids(session: &mut Session, ids: &[u32], n: usize) -> Vec<u32> {
+    let start_token = session.spec().encoder.as_ref().map(|e| e.start_token);
+    let mut next = match start_token {
+        Some(start_token) => {
+            session.encode(0, ids).expect(WORKS);
+            session.greedy(0, &[start_token])
+        }
+        None => session.greedy(0, ids),
+    };
+    let mut generated = Vec::new();
+    loop {
+        generated.push(next.expect(WORKS));
+        if generated.len() == n {
+            return generated;
+        }
+        next = session.greedy(0, &generated[generated.len() - 1..]);
+    }
+}
+
 /// Holds every golden model on devices that `device` makes to what the reference library computed.
 ///
 /// # Panics
@@ -130,11 +153,11 @@ pub fn check_golden(name: &str, device: &dyn Fn() -> Box<dyn Device>) {
             .flat_map(|&id| score(&mut session, 0, &[id]))
             .collect();
         is_off(&one_by_one, &expected.logits, "the decoder token by token");
-        assert_eq!(
-            continue_greedily(&mut session, prompt, n_new),
-            expected.generated,
-            "{name}"
-        );
+        for continued in [continue_greedily, continue_by_ids] {
+            session.truncate(0, 0);
+            let found = continued(&mut session, prompt, n_new);
+            assert_eq!(found, expected.generated, "{name}");
+        }
     } else {
         // At once, in pieces of 4, and token by token. Rotary frequencies that depend on how many positions there
         // are make a prompt in pieces another computation, in the reference library too.
@@ -151,9 +174,11 @@ pub fn check_golden(name: &str, device: &dyn Fn() -> Box<dyn Device>) {
                 &expected.logits,
                 &format!("in passes of {n_tokens} tokens it"),
             );
-            session.truncate(0, 0);
-            let found = continue_greedily(&mut session, prompt, n_new);
-            assert_eq!(found, expected.generated, "{name} in passes of {n_tokens}");
+            for continued in [continue_greedily, continue_by_ids] {
+                session.truncate(0, 0);
+                let found = continued(&mut session, prompt, n_new);
+                assert_eq!(found, expected.generated, "{name} in passes of {n_tokens}");
+            }
         }
     }
     two_sequences(&mut open(64), &expected, is_off);
@@ -198,6 +223,13 @@ fn two_sequences(session: &mut Session, expected: &Golden, is_off: impl Fn(&[f32
     ]
     .concat();
     is_off(&together, &alone, "a batch of two, against two runs,");
+    for (sequence, len) in lengths.into_iter().enumerate() {
+        assert_eq!(session.truncate(sequence, len), len);
+    }
+    let ids = session.greedy_each(&[(1, &[b]), (0, &[a])]).expect(WORKS);
+    let ids: Vec<u32> = ids.into_iter().map(|id| id.expect(WORKS)).collect();
+    let logits = together.chunks_exact(together.len() / 2);
+    assert_eq!(ids, logits.map(argmax).collect::<Vec<_>>());
 }
 
 const WORKS: &str = "a golden model loads and computes";

@@ -14,7 +14,7 @@ use llm_quant::{QuantConfig, Scalar};
 use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
 
-pub use goldens::{GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, score};
+pub use goldens::{GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, continue_by_ids, score};
 pub use variant::Variant;
 
 /// A file or folder of `tests/fixtures`, or of the folder that the environment variable [`FIXTURES`] names: a program that

@@ -111,7 +111,7 @@ fn build(root: &Path, profile: &str) -> Result<Vec<(String, PathBuf)>> {
     // Of the whole workspace: its packages are built once for all calls, and were for what CI does before.
     let calls = [
         "build --workspace --bins",
-        "test --workspace --no-run --test conformance --test cuda",
+        "test --workspace --no-run --test conformance --test traffic --test cuda",
     ];
     let mut built = Vec::new();
     for call in calls {
@@ -250,7 +250,14 @@ fn check(out: &Path, driver: &Path) -> Result<()> {
 }
 
 /// Programs of a bundle.
-const PROGRAMS: [&str; 5] = ["llm-run", "gpu-report", "xtask", "conformance", "cuda"];
+const PROGRAMS: [&str; 6] = [
+    "llm-run",
+    "gpu-report",
+    "xtask",
+    "conformance",
+    "traffic",
+    "cuda",
+];
 /// Configurations of the models that are made on the spot.
 const CONFIGS: [&str; 3] = ["llama-1.1b", "llama-8b", "tiny"];
 /// Names of what lies in the folder of a bundle.
@@ -283,16 +290,17 @@ what is missing is skipped with a word. Models of random weights are made on the
 the largest be measured.
 
 results/results.json and results/table.txt have everything; results/logs what each part said. `./run.sh --only kernels,models`
-runs some parts alone: card, conformance, goldens, quantized, memory, program, kernels, models, sanitizer.
+runs some parts alone: card, conformance, operations, goldens, quantized, memory, program, kernels, models, sanitizer.
 
 conformance  every operation of the backend against a plain reference
+operations   small ones that launch every kernel
 goldens      46 small models against the logits and continuations of transformers
 quantized    models that bitsandbytes quantized, as saved and quantized here
 memory       bytes that the driver gave, as planned
 program      llm-run doctor and llm-run generate --device cuda:0, as a user calls them
 kernels      products in bf16, int8, nf4 and nf4 with double quantization: time, and bytes as a share of the copy bandwidth
 models       1.1 and 8 billion parameters: tokens/s of decoding and prefill, memory planned beside memory allocated
-sanitizer    the conformance suite under compute-sanitizer, where it is installed
+sanitizer    the operations under compute-sanitizer's memcheck, racecheck and initcheck, where it is installed
 ";
 
 #[cfg(test)]

@@ -381,6 +381,11 @@ impl HeadSpec {
             soft_cap: None,
         }
     }
+
+    /// True where logits are not the matrix's products as they are, a bias aside.
+    pub fn changes_logits(&self) -> bool {
+        self.scale != 1.0 || self.soft_cap.is_some()
+    }
 }
 
 /// Matrix that makes the logits.

@@ -31,11 +31,13 @@
 //! ```
 
 mod error;
+mod largest;
 mod ops;
 mod queue;
 mod reference;
 
 pub use error::BackendError;
+pub use largest::first_of_largest;
 pub use ops::{
     Attention, Batch, DeviceInfo, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
     Mask, NormOp, Output, RelativeBias, Rotary, Routing, Rows,

@@ -6,7 +6,7 @@ use llm_tensor::Activation;
 
 use crate::{
     Allocation, Attention, Backend, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns,
-    LinearPart, NormOp, Output, Result, Rotary, Routing,
+    LinearPart, NormOp, Output, Result, Rotary, Routing, first_of_largest,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -44,7 +44,7 @@ impl Event for () {
 /// Work on a device, done in the order in which it was put there; different queues' work in any order that their waits
 /// allow.
 ///
-/// Only [`Queue::finish`], [`Queue::download`] and [`Ops::chosen`] wait for the device. Memory that enqueued work reads or
+/// Only [`Queue::finish`], [`Queue::download`], [`Ops::argmax`] and [`Ops::chosen`] wait for the device. Memory that enqueued work reads or
 /// writes must not be given to another queue, or filled, before an event after that work says so.
 pub trait Queue<B: Backend>: Send {
     /// The point that is reached when all that was put here so far is done.
@@ -225,19 +225,13 @@ pub trait Ops<B: Backend>: Queue<B> {
         n_tokens: usize,
     ) -> Result<()>;
 
-    /// Columns of the largest of each row of `x` `[columns.len(), width]`, the first among equals, and waits for them: tokens
-    /// for who does not need the logits. Numbers that are none are left aside; nothing where none is above minus infinity.
+    /// Columns of the largest of each row of `x` `[columns.len(), width]`, as [`first_of_largest`] has them, and waits for them:
+    /// tokens for who does not need the logits.
     fn argmax(&mut self, x: &B::Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {
         let mut values = vec![0.0; columns.len() * width];
         self.download(x, &mut values)?;
         for (column, row) in columns.iter_mut().zip(values.chunks_exact(width)) {
-            let mut largest = f32::NEG_INFINITY;
-            *column = None;
-            for (i, &value) in (0..).zip(row) {
-                if value > largest {
-                    (largest, *column) = (value, Some(i));
-                }
-            }
+            *column = first_of_largest(row);
         }
         Ok(())
     }

@@ -283,15 +283,15 @@ enum Content {
     Random,
     /// A few different numbers, zeros of either sign among them.
     Equal,
-    /// Not a number, or minus infinity, here and there or everywhere.
-    NotNumbers,
+    /// Not finite, here and there, once, or everywhere.
+    NotFinite,
 }
 
 pub(crate) fn largest() -> Vec<LargestCase> {
     let mut cases = Vec::new();
     for width in [1, 31, 1000, 5001, 9000] {
         for n_rows in [1, 3, 20] {
-            for content in [Content::Random, Content::Equal, Content::NotNumbers] {
+            for content in [Content::Random, Content::Equal, Content::NotFinite] {
                 cases.push(LargestCase {
                     width,
                     n_rows,
@@ -313,12 +313,15 @@ impl LargestCase {
                 let few = [-1.0, -0.0, 0.0];
                 (0..n).map(|_| few[random.below(3)]).collect()
             }
-            Content::NotNumbers => {
+            Content::NotFinite => {
                 let mut x = random.values(n, 30.0);
                 for (i, row) in x.chunks_exact_mut(self.width).enumerate() {
-                    let none = [f32::NAN, f32::NEG_INFINITY, -f32::NAN][i % 3];
-                    let step = [7, 1, 2][i % 3];
-                    row.iter_mut().step_by(step).for_each(|x| *x = none);
+                    let flaws = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY, -f32::NAN];
+                    let step = [7, 1, 2, self.width, 0][i % 5];
+                    if step > 0 {
+                        let last = row.iter_mut().rev().step_by(step);
+                        last.for_each(|x| *x = flaws[i % 4]);
+                    }
                 }
                 x
             }

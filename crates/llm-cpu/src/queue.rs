@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use llm_backend::{
     Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, HostPages, KvColumns, LinearPart,
-    NormOp, Ops, Output, Queue, Result, Rotary, Routing,
+    NormOp, Ops, Output, Queue, Result, Rotary, Routing, first_of_largest,
 };
 use llm_tensor::Activation;
 
@@ -273,6 +273,14 @@ impl Ops<Cpu> for CpuQueue {
                 x,
             });
         });
+        Ok(())
+    }
+
+    fn argmax(&mut self, x: &Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {
+        let rows = x.as_slice()[..columns.len() * width].chunks_exact(width);
+        for (column, row) in columns.iter_mut().zip(rows) {
+            *column = first_of_largest(row);
+        }
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //   add          x += y
 //   activate_A   x = A(x)
 //   gate_A       out[t, c] = A(gate_up[t, c]) * gate_up[t, width + c]
-//   argmax       of rows [n_rows, width]: the first of the largest, numbers that are none left aside
+//   argmax       of rows [n_rows, width]: the first of the largest, or none where a number is not finite
 //
 //   relu       max(0, x)                          gelu  x * Phi(x)
 //   gelu_tanh  x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3))), which is 0.5 x (1 + tanh(..)) without its cancellation
@@ -17,7 +17,7 @@
 //   one column a thread, grid (n_tokens, ceil(width / 256)). Of rows that a router chose, bounds has the begin and the end: there
 //   are as many as these lie apart, known on the device alone; else it is null. Bytes 12 an element of out.
 // argmax_parts: grid (n_parts, n_rows), block 256; a part's best to best [n_rows, n_parts] as 8 bytes. argmax_of_parts: grid
-//   n_rows, block 32; out [n_rows] the column, or 0xffffffff where nothing is above minus infinity. Bytes 4 n_rows width.
+//   n_rows, block 32; out [n_rows] the column, or 0xffffffff for none. Bytes 4 n_rows width.
 #include "activation.cuh"
 #include "reduce.cuh"
 
@@ -80,9 +80,11 @@ ACTIVATION(gelu, Gelu)
 ACTIVATION(gelu_tanh, GeluTanh)
 ACTIVATION(silu, Silu)
 
-// A number and its column as one: larger numbers above smaller ones, lower columns above higher ones. 0: none.
+// A number and its column as one: larger numbers above smaller ones, lower columns above higher ones, and what is not finite
+// above all.
+constexpr u64 FLAW = ~(u64)0;
 __device__ __forceinline__ u64 ranked(float x, u32 column) {
-  if (!(x > -__int_as_float(0x7f800000))) return 0;
+  if (!(fabsf(x) < __int_as_float(0x7f800000))) return FLAW;
   u32 bits = __float_as_uint(x + 0.f);  // plus zero: both zeros are equal
   bits = bits >> 31 ? ~bits : bits | 0x80000000u;
   return (u64)bits << 32 | (u32)~column;
@@ -120,5 +122,5 @@ KERNEL(argmax_of_parts)(const u64* best, u32 n_parts, u32* out) {
     most = key > most ? key : most;
   }
   most = max_of_warp(most);
-  if (threadIdx.x == 0) out[blockIdx.x] = most ? ~(u32)most : 0xffffffffu;
+  if (threadIdx.x == 0) out[blockIdx.x] = most == FLAW ? 0xffffffffu : ~(u32)most;
 }

@@ -1,6 +1,6 @@
 //! A GPU in use: its context, its kernels, and the account of what was allocated on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llm_backend::{BackendError, Result as Done};
@@ -21,8 +21,8 @@ pub(crate) struct Card {
     /// For what is written when memory is made.
     pub(crate) setup: Stream,
     usage: Mutex<BTreeMap<&'static str, u64>>,
-    /// GPUs that copies to go as straight as they can.
-    reached: Mutex<BTreeSet<usize>>,
+    /// GPUs that were asked whether copies to them go straight, by number.
+    reached: Mutex<BTreeMap<usize, bool>>,
     held: Mutex<Held>,
     pub(crate) context: Arc<Context>,
 }
@@ -98,17 +98,20 @@ impl Card {
         }
     }
 
-    /// Has copies to another GPU go straight there, where the hardware allows it; asked once.
-    pub(crate) fn reach(&self, other: &Card) -> Done<()> {
+    /// Has copies to another GPU go straight there, where the hardware allows it: true then. It is asked once.
+    pub(crate) fn reach(&self, other: &Card) -> Done<bool> {
         let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
         let number = other.facts.number;
-        if number == self.facts.number || reached.contains(&number) {
-            return Ok(());
+        if number == self.facts.number {
+            return Ok(true);
+        }
+        if let Some(&is_straight) = reached.get(&number) {
+            return Ok(is_straight);
         }
         let asked = self.context.reach(&other.context);
-        asked.map_err(|failure| self.failed(failure))?;
-        reached.insert(number);
-        Ok(())
+        let is_straight = asked.map_err(|failure| self.failed(failure))?;
+        reached.insert(number, is_straight);
+        Ok(is_straight)
     }
 
     /// A queue begins to hold kernels back.

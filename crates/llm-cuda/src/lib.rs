@@ -36,7 +36,7 @@ mod workspace;
 pub use error::NoGpu;
 pub use event::CudaEvent;
 pub use kv_pool::KvPool;
-pub use measure::{GpuRates, GpuTimes, HostRates, MeasureExtent};
+pub use measure::{GpuLink, GpuRates, GpuTimes, HostRates, MeasureExtent};
 pub use memory::{Buffer, Index};
 pub use place::{CudaPages, CudaPlace};
 pub use probe::{Driver, GpuFacts, device_name, probe};

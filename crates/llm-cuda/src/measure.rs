@@ -40,6 +40,15 @@ pub struct HostRates {
     pub pageable: f64,
 }
 
+/// The way from one GPU to another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GpuLink {
+    /// Bytes a second.
+    pub rate: f64,
+    /// True where copies go straight to the other's memory, false where through the host's.
+    pub is_straight: bool,
+}
+
 /// Amount that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeasureExtent {
@@ -75,6 +84,43 @@ impl Cuda {
         let rates = self.rates((on_gpu, on_host), n_rounds);
         let purpose = "measuring bandwidths";
         rates.map_err(|failure| self.card().refused(failure, purpose, 2 * on_gpu))
+    }
+
+    /// Measures copies of `n_bytes` to another GPU's memory, one after the other.
+    ///
+    /// # Errors
+    /// When a GPU has no room for them, or the driver fails.
+    ///
+    /// # Panics
+    /// When there is nothing to copy.
+    pub fn measure_link(&self, other: &Cuda, n_bytes: usize, n_rounds: usize) -> Result<GpuLink> {
+        assert!(n_bytes.min(n_rounds) > 0, "something to measure");
+        let is_straight = self.card().reach(other.card())?;
+        let measure = || {
+            let contexts = [self, other].map(|gpu| &gpu.card().context);
+            let [own, others] = [Stream::new(contexts[0])?, Stream::new(contexts[1])?];
+            let from = DeviceMemory::new(contexts[0], n_bytes)?;
+            let to = DeviceMemory::new(contexts[1], n_bytes)?;
+            own.zero(&from)?;
+            let done = Event::new(contexts[0], Timing::None)?;
+            own.push(&from, (&to, &others), n_bytes, &done)?;
+            median(n_rounds, || {
+                let start = Event::new(contexts[0], Timing::Kept)?;
+                let end = Event::new(contexts[0], Timing::Kept)?;
+                own.record(&start)?;
+                own.push(&from, (&to, &others), n_bytes, &done)?;
+                own.record(&end)?;
+                end.synchronize()?;
+                end.since(&start)
+            })
+        };
+        let purpose = "measuring copies between GPUs";
+        let seconds =
+            measure().map_err(|failure| self.card().refused(failure, purpose, n_bytes))?;
+        Ok(GpuLink {
+            rate: n_bytes as f64 / seconds,
+            is_straight,
+        })
     }
 
     /// Measures launches of a kernel that does next to nothing.

@@ -46,9 +46,7 @@ impl CudaQueue {
 
     /// Copies the bytes from `at` of `memory` to `dst`, and waits for all work so far.
     pub(crate) fn read(&mut self, memory: &Memory, at: usize, dst: &mut [u8]) -> Result<()> {
-        self.in_order(|stream, _| stream.read(memory.raw(), at, dst))?;
-        self.uploads.forget();
-        Ok(())
+        self.in_order(|stream, uploads| uploads.fetch(stream, (memory.raw(), at), dst))
     }
 
     /// Copies `src` to the start of `memory`, and waits for it.
@@ -60,10 +58,9 @@ impl CudaQueue {
     /// Copies the first bytes of the scratch memory to `dst`, and waits for all work so far.
     pub(crate) fn read_scratch(&mut self, dst: &mut [u8]) -> Result<()> {
         let stream = self.steps.get_mut().stream(&self.card);
-        let read = stream.and_then(|stream| stream.read(self.workspace.raw(), 0, dst));
-        read.map_err(|failure| self.card.failed(failure))?;
-        self.uploads.forget();
-        Ok(())
+        let uploads = &mut self.uploads;
+        let read = stream.and_then(|stream| uploads.fetch(stream, (self.workspace.raw(), 0), dst));
+        read.map_err(|failure| self.card.failed(failure))
     }
 
     /// Copies `src` to the start of `memory`, from pages of the queue's own.

@@ -1,11 +1,12 @@
-//! Host pages through which small things go to the GPU: what is uploaded may be changed at once, and nothing waits.
+//! Host pages through which small things go to the GPU and come back: what is uploaded may be changed at once, and nothing
+//! waits; what is fetched is waited for once.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::driver::{DeviceMemory, Event, Failure, HostMemory, Stream, Timing};
 
-/// A ring of pages; made at the first upload, since a queue that only brings has none.
+/// A ring of pages; made at the first use, since a queue that only brings has none.
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
     pages: Option<HostMemory>,
@@ -26,10 +27,7 @@ impl Uploads {
     ) -> Result<(), Failure> {
         for (i, chunk) in src.chunks(CHUNK).enumerate() {
             let range = self.room(chunk.len())?;
-            let pages = match &mut self.pages {
-                Some(pages) => pages,
-                none => none.insert(HostMemory::new(stream.context(), RING, 1)?),
-            };
+            let pages = made(&mut self.pages, stream)?;
             pages.bytes_mut()[range.clone()].copy_from_slice(chunk);
             stream.bring((pages, range.start), (dst, i * CHUNK), chunk.len())?;
             let event = match self.idle.pop() {
@@ -39,6 +37,27 @@ impl Uploads {
             stream.record(&event)?;
             self.under_way.push_back((range, event));
         }
+        Ok(())
+    }
+
+    /// Copies the bytes from `at` of `src` to `dst`, and waits for all work of `stream` so far. The driver would wait twice for
+    /// memory that it does not copy to by itself.
+    pub(crate) fn fetch(
+        &mut self,
+        stream: &Stream,
+        (src, at): (&DeviceMemory, usize),
+        dst: &mut [u8],
+    ) -> Result<(), Failure> {
+        for (i, chunk) in dst.chunks_mut(RING).enumerate() {
+            // Uploads from these pages come before this in their stream.
+            let pages = &mut made(&mut self.pages, stream)?.bytes_mut()[..chunk.len()];
+            stream.read(src, at + i * RING, pages)?;
+            chunk.copy_from_slice(pages);
+        }
+        if dst.is_empty() {
+            stream.synchronize()?;
+        }
+        self.forget();
         Ok(())
     }
 
@@ -69,6 +88,16 @@ impl Uploads {
         self.next = range.end;
         Ok(range)
     }
+}
+
+fn made<'a>(
+    pages: &'a mut Option<HostMemory>,
+    stream: &Stream,
+) -> Result<&'a mut HostMemory, Failure> {
+    Ok(match pages {
+        Some(pages) => pages,
+        none => none.insert(HostMemory::new(stream.context(), RING, 1)?),
+    })
 }
 
 /// Bytes of the ring.

@@ -57,6 +57,24 @@ suites! {
     queues: llm_conformance::check_queues,
 }
 
+/// Rows between the first two GPUs; skipped where there are not two.
+#[test]
+fn devices_on_the_card() {
+    match probe() {
+        Ok(driver) if driver.gpus.len() > 1 => {
+            let numbers = [driver.gpus[0].number, driver.gpus[1].number];
+            let [one, other] = numbers.map(|number| {
+                let opened = Cuda::new(number);
+                Arc::new(opened.unwrap_or_else(|none| panic!("GPU {number}: {none}")))
+            });
+            llm_conformance::check_devices(&one, &other);
+        }
+        Ok(_) => eprintln!("skipped: there is one GPU"),
+        Err(none) if env::var_os("LLM_RUN_REQUIRE_GPU").is_some() => panic!("{none}"),
+        Err(none) => eprintln!("skipped: {none}"),
+    }
+}
+
 /// Whatever legal order streams are run in.
 #[test]
 fn no_order_of_streams_changes_a_result() {

@@ -35,19 +35,19 @@ pub(crate) fn complete(
     }
     let context = session.limits().context;
     let begin = Instant::now();
-    let mut logits = generation.prefill(session, ids);
+    let mut next = generation.first(session, ids);
     let prefill = begin.elapsed();
     let begin = Instant::now();
     let end = loop {
-        let id = match logits {
-            Ok(logits) => generation.choose(logits)?,
+        let id = match next {
+            Ok(id) => id,
             Err(RuntimeError::Interrupted) => break EndReason::Interrupted,
             Err(error) => return Err(error.into()),
         };
         if let Some(end) = generation.push(id, context - session.len(0), print)? {
             break end;
         }
-        logits = session.step(&[(0, id)]);
+        next = generation.next(session, id);
     };
     let decode = begin.elapsed();
     let completion = generation.finish(end, print)?;

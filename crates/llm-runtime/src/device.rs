@@ -125,6 +125,14 @@ pub trait Stages: Port + Send {
     /// When the device fails.
     fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()>;
 
+    /// The most probable tokens after some rows of the last pass, the first among equals, and nothing where a logit is not
+    /// finite; the head's device only, of heads that do not change their logits
+    /// ([`HeadSpec::changes_logits`](llm_arch::HeadSpec::changes_logits)).
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn ids(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()>;
+
     /// Waits for all that the device was given.
     ///
     /// # Errors

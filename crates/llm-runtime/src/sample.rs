@@ -110,6 +110,11 @@ impl Sampler {
         self
     }
 
+    /// True where it takes the most probable token, whatever came before: who has that token needs no logits.
+    pub fn is_greedy(&self) -> bool {
+        self.is_neutral && self.sampling.temperature == 0.0
+    }
+
     /// Chooses the token to follow, from finite `logits` `[vocab]`.
     ///
     /// # Errors

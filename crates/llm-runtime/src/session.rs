@@ -8,7 +8,7 @@ mod sequences;
 use std::borrow::Cow;
 
 use llm_arch::{ModelSpec, Side, Unit};
-use llm_backend::Rows;
+use llm_backend::{Rows, first_of_largest};
 use llm_plan::{Home, Limits, Term};
 use llm_tensor::DType;
 
@@ -365,6 +365,22 @@ impl Session {
         let vocab = self.spec.vocab;
         let out = &mut self.logits[first * vocab..(first + rows.len()) * vocab];
         self.pipeline.logits(rows, out)
+    }
+
+    /// The most probable tokens after some rows of the last pass. Logits that the host changes may be equal when they were
+    /// not before, so that it has to choose.
+    fn ids_of(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()> {
+        if !self.spec.head.changes_logits() {
+            return self.pipeline.ids(rows, ids);
+        }
+        self.logits_of(rows, 0)?;
+        for (id, logits) in ids
+            .iter_mut()
+            .zip(self.logits.chunks_exact(self.spec.vocab))
+        {
+            *id = first_of_largest(logits);
+        }
+        Ok(())
     }
 }
 

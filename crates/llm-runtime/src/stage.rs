@@ -406,6 +406,16 @@ impl<B: Backend> Stages for BackendStages<B> {
         head.forward(queue, weights, &self.options.spec, x, (rows, out))
     }
 
+    fn ids(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()> {
+        let head = self
+            .head
+            .as_mut()
+            .expect("ids are asked of the head's device");
+        let weights = (&*self.backend, self.stream.as_ref());
+        let (queue, x) = (&mut self.queue, &self.activations.rows.x);
+        head.choose(queue, weights, &self.options.spec, x, (rows, ids))
+    }
+
     fn finish(&mut self) -> Result<()> {
         Ok(self.queue.finish()?)
     }

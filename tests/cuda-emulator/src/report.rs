@@ -16,6 +16,12 @@ pub struct Report {
     /// Virtual time, one entry a device, where work has costs ([`Machine::pace`](crate::harness::Machine::pace)).
     #[serde(default)]
     pub timelines: Vec<TimelineReport>,
+    /// Calls that launched a kernel, wherever it was to run.
+    #[serde(default)]
+    pub kernel_launches: u64,
+    /// Calls that launched a graph.
+    #[serde(default)]
+    pub graph_launches: u64,
     /// Calls in which the host waited for a device.
     pub host_synchronizations: u64,
     /// Bytes copied from the host to devices.

@@ -52,22 +52,24 @@ impl Context {
         answer(code, || "taking the device up in a thread".to_owned())
     }
 
-    /// Has copies to another device go straight to its memory, where both allow it; else the driver takes them through the
-    /// host's, and only they are slower.
-    pub(crate) fn reach(&self, other: &Context) -> Result<(), Failure> {
+    /// Has copies to another device go straight to its memory, where both allow it: true then. Else the driver takes them
+    /// through the host's, and only they are slower.
+    pub(crate) fn reach(&self, other: &Context) -> Result<bool, Failure> {
+        use sys::CUresult::{CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED, CUDA_SUCCESS};
         let mut can: c_int = 0;
         // SAFETY: both devices are the driver's; it writes a number.
         let code = unsafe { sys::cuDeviceCanAccessPeer(&raw mut can, self.device, other.device) };
         answer(code, || {
             "asking whether a device reaches another".to_owned()
         })?;
-        if can != 0 {
-            self.bind()?;
-            // Other programs may have used up the connections, and another part of this one may have asked before.
-            // SAFETY: both contexts are kept while these live.
-            let _ = unsafe { sys::cuCtxEnablePeerAccess(other.raw, 0) };
+        if can == 0 {
+            return Ok(false);
         }
-        Ok(())
+        self.bind()?;
+        // Another part of this program may have asked before, and many GPUs may have used up their connections.
+        // SAFETY: both contexts are kept while these live.
+        let code = unsafe { sys::cuCtxEnablePeerAccess(other.raw, 0) };
+        Ok([CUDA_SUCCESS, CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED].contains(&code))
     }
 
     /// Waits until the device has done all work of this process.

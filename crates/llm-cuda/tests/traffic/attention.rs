@@ -8,22 +8,22 @@ use crate::bench::{Bench, Needs, on_each_target};
 pub(crate) const KERNELS: &[&str] = &["attention_rows", "attention_merge", "attention_tile"];
 
 /// Sequences that attend, alike.
-struct Case {
-    dtype: DType,
-    n_heads: usize,
-    n_kv_heads: usize,
-    head_dim: usize,
-    window: Option<usize>,
+pub(crate) struct Case {
+    pub(crate) dtype: DType,
+    pub(crate) n_heads: usize,
+    pub(crate) n_kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) window: Option<usize>,
     /// Rows of each sequence, and positions that it has in the end.
-    n_tokens: usize,
-    n_positions: usize,
-    n_sequences: usize,
+    pub(crate) n_tokens: usize,
+    pub(crate) n_positions: usize,
+    pub(crate) n_sequences: usize,
     /// What it may move beyond what it must, and how much of its sectors it must fill.
-    bound: f64,
-    filled: f64,
+    pub(crate) bound: f64,
+    pub(crate) filled: f64,
 }
 
-const CASE: Case = Case {
+pub(crate) const CASE: Case = Case {
     dtype: DType::F16,
     n_heads: 8,
     n_kv_heads: 2,
@@ -37,6 +37,16 @@ const CASE: Case = Case {
 };
 
 impl Case {
+    /// The same without a bound.
+    pub(crate) fn run(self, bench: &mut Bench) {
+        let case = Case {
+            bound: f64::INFINITY,
+            filled: 0.0,
+            ..self
+        };
+        case.check(bench);
+    }
+
     fn check(&self, bench: &mut Bench) {
         let Case {
             dtype,
@@ -124,21 +134,27 @@ impl Case {
 fn keys_and_values_are_read_once_for_all_heads_that_share_them() {
     on_each_target(&["attention_rows", "attention_merge"], |bench| {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            Case { dtype, ..CASE }.check(bench);
-        }
-        // Eight heads that share one leave sums of each of its pieces, an eighth of what a piece of 128 positions has.
-        for (n_heads, n_kv_heads, head_dim, bound) in
-            [(2, 2, 64, 1.1), (8, 1, 128, 1.15), (6, 2, 80, 1.1)]
-        {
-            Case {
-                n_heads,
-                n_kv_heads,
-                head_dim,
-                bound,
-                ..CASE
+            // Eight heads that share one leave sums of each of its pieces, an eighth of what a piece of 128 positions has.
+            for (n_heads, n_kv_heads, head_dim, bound) in
+                [(8, 2, 64, 1.1), (2, 2, 64, 1.1), (8, 1, 128, 1.15)]
+            {
+                Case {
+                    dtype,
+                    n_heads,
+                    n_kv_heads,
+                    head_dim,
+                    bound,
+                    ..CASE
+                }
+                .check(bench);
             }
-            .check(bench);
         }
+        Case {
+            n_heads: 6,
+            head_dim: 80,
+            ..CASE
+        }
+        .check(bench);
         for window in [100, 600, 3000] {
             Case {
                 window: Some(window),
@@ -156,7 +172,7 @@ fn keys_and_values_are_read_once_for_all_heads_that_share_them() {
 fn prompts_read_keys_and_values_once() {
     on_each_target(&["attention_tile"], |bench| {
         for dtype in [DType::F16, DType::BF16, DType::F32] {
-            for head_dim in [64, 128] {
+            for head_dim in [64, 128, 256] {
                 Case {
                     dtype,
                     head_dim,

@@ -32,68 +32,83 @@ fn only_chosen_experts_are_read() {
         four_bit(false),
         four_bit(true),
     ];
-    on_each_target(KERNELS, |bench| {
-        for scheme in schemes {
-            let up: Vec<_> = (0..16)
-                .map(|_| bench.weight(scheme, (WIDTH, HIDDEN)))
-                .collect();
-            let down: Vec<_> = (0..8)
-                .map(|_| bench.weight(scheme, (HIDDEN, WIDTH)))
-                .collect();
-            let of_expert = 2 * up[0].1 + down[0].1;
-            let parts: Vec<_> = up
-                .iter()
-                .map(|(weight, _)| LinearPart { weight, bias: None })
-                .collect();
-            let experts: Vec<_> = (0..8)
-                .map(|expert| Expert {
-                    expert,
-                    gate_up: &parts[2 * expert..2 * expert + 2],
-                    down: LinearPart {
-                        weight: &down[expert].0,
-                        bias: None,
-                    },
-                    activation: Activation::Silu,
-                    width: WIDTH,
-                    hidden: HIDDEN,
-                })
-                .collect();
-            for n in [1, 2] {
-                let mut routes = bench.cuda.routes(&routing, n).expect("routes");
-                // Each row to the same two.
-                let row = [0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0];
-                let mut scores = bench.cuda.alloc(8 * n).expect("scores");
-                llm_backend::Queue::upload(&mut bench.queue, &row.repeat(n), &mut scores)
-                    .expect("scores");
-                bench
-                    .queue
-                    .route(&routing, &scores, &mut routes, n)
-                    .expect("a choice");
-                let x = bench.buffer(n * HIDDEN);
-                let mut out = bench.buffer(n * HIDDEN);
-                let [mut gathered, mut up, mut gated, mut delta] =
-                    [HIDDEN, 2 * WIDTH, WIDTH, HIDDEN].map(|width| bench.buffer(2 * n * width));
-                let what = format!("{n} rows to experts in {scheme}");
-                // Weights, x, what is between the projections of two experts, and the sums.
-                let n_bytes =
-                    2 * of_expert + 4 * n * (HIDDEN + 2 * 2 * (WIDTH + HIDDEN) + 2 * HIDDEN);
-                bench.check(&Needs::bytes(&what, n_bytes), |queue| {
-                    let scratch = ExpertBuffers {
-                        gathered: &mut gathered,
-                        up: &mut up,
-                        gated: &mut gated,
-                        delta: &mut delta,
-                    };
-                    queue.experts(&experts, &x, &routes, scratch, &mut out)
-                });
+    on_each_target(
+        &[
+            "experts_up",
+            "experts_down",
+            "routing_few",
+            "routing_combine",
+        ],
+        |bench| {
+            for scheme in schemes {
+                let up: Vec<_> = (0..16)
+                    .map(|_| bench.weight(scheme, (WIDTH, HIDDEN)))
+                    .collect();
+                let down: Vec<_> = (0..8)
+                    .map(|_| bench.weight(scheme, (HIDDEN, WIDTH)))
+                    .collect();
+                let of_expert = 2 * up[0].1 + down[0].1;
+                let parts: Vec<_> = up
+                    .iter()
+                    .map(|(weight, _)| LinearPart { weight, bias: None })
+                    .collect();
+                let experts: Vec<_> = (0..8)
+                    .map(|expert| Expert {
+                        expert,
+                        gate_up: &parts[2 * expert..2 * expert + 2],
+                        down: LinearPart {
+                            weight: &down[expert].0,
+                            bias: None,
+                        },
+                        activation: Activation::Silu,
+                        width: WIDTH,
+                        hidden: HIDDEN,
+                    })
+                    .collect();
+                for n in [1, 2] {
+                    let mut routes = bench.cuda.routes(&routing, n).expect("routes");
+                    // Each row to the same two.
+                    let row = [0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0];
+                    let mut scores = bench.cuda.alloc(8 * n).expect("scores");
+                    llm_backend::Queue::upload(&mut bench.queue, &row.repeat(n), &mut scores)
+                        .expect("scores");
+                    bench
+                        .queue
+                        .route(&routing, &scores, &mut routes, n)
+                        .expect("a choice");
+                    let x = bench.buffer(n * HIDDEN);
+                    let mut out = bench.buffer(n * HIDDEN);
+                    let [mut gathered, mut up, mut gated, mut delta] =
+                        [HIDDEN, 2 * WIDTH, WIDTH, HIDDEN].map(|width| bench.buffer(2 * n * width));
+                    let what = format!("{n} rows to experts in {scheme}");
+                    // Weights, x, what is between the projections of two experts, and the sums.
+                    let n_bytes =
+                        2 * of_expert + 4 * n * (HIDDEN + 2 * 2 * (WIDTH + HIDDEN) + 2 * HIDDEN);
+                    bench.check(&Needs::bytes(&what, n_bytes), |queue| {
+                        let scratch = ExpertBuffers {
+                            gathered: &mut gathered,
+                            up: &mut up,
+                            gated: &mut gated,
+                            delta: &mut delta,
+                        };
+                        queue.experts(&experts, &x, &routes, scratch, &mut out)
+                    });
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 #[test]
 fn rows_go_to_experts_and_back_once() {
-    on_each_target(&["routing_"], |bench| {
+    let patterns = [
+        "routing_few",
+        "routing_choose",
+        "routing_lists",
+        "routing_gather",
+        "routing_scatter",
+    ];
+    on_each_target(&patterns, |bench| {
         for (n_experts, n) in [(64, 8), (128, 64)] {
             let routing = Routing {
                 n_experts,

@@ -106,35 +106,23 @@ fn between(target: u32, scheme: Scheme, (rows, cols): (usize, usize), n: usize) 
     2 * (2 * n_halves * n * cols + 4 * n_pieces * n * rows)
 }
 
-const FEW: &[&str] = &[
-    "dense_f32_1",
-    "dense_f32_2",
-    "dense_f32_8",
-    "dense_f16_1",
-    "dense_f16_2",
-    "dense_f16_8",
-    "dense_bf16_1",
-    "dense_bf16_2",
-    "dense_bf16_8",
-    "int8_quantize",
-    "int8_outliers",
-    "int8_rows_1",
-    "int8_rows_2",
-    "int8_rows_8",
-    "int8_tiles",
-    "int8_per_use",
-    "four_bit_rows_1",
-    "four_bit_rows_4",
-    "four_bit_4",
-    "four_bit_8",
-    "four_bit_sum",
-];
-
 #[test]
 fn few_rows_read_each_weight_once() {
-    on_each_target(FEW, |bench| {
+    let patterns = [
+        "dense_",
+        "int8_quantize",
+        "int8_outliers",
+        "int8_rows",
+        "int8_tiles",
+        "int8_per_use",
+        "four_bit_rows",
+        "four_bit_4",
+        "four_bit_8",
+        "four_bit_sum",
+    ];
+    on_each_target(&patterns, |bench| {
         for scheme in schemes() {
-            for n in [1, 2, 8] {
+            for n in [1, 2, 4, 8] {
                 product(bench, scheme, (&[256, 64, 64], 4096), n);
             }
             // Cards without tensor cores for them have less shared memory as well.
@@ -142,33 +130,22 @@ fn few_rows_read_each_weight_once() {
                 product(bench, scheme, (&[384], 2048), 2);
             }
         }
-    });
-}
-
-const MANY: &[&str] = &[
-    "gemm_split_f16",
-    "gemm_split_bf16",
-    "gemm_dense_f16",
-    "gemm_dense_bf16",
-    "gemm_four_bit",
-    "gemm_int8",
-    "gemm_tile",
-];
-
-#[test]
-fn many_rows_read_each_weight_once() {
-    on_each_target(MANY, |bench| {
-        for scheme in in_tiles() {
-            product(bench, scheme, (&[2048], 128), 64);
+        let int8 = Int8 { threshold: 6.0 };
+        for dtype in [DType::F32, DType::F16] {
+            let scheme = Scheme::Int8PerUse(dtype, int8);
+            product(bench, ("quantized at each use", scheme), (&[64], 4096), 1);
         }
     });
 }
 
-/// With few rows of a weight, blocks share its columns, and what they leave is added up.
+/// In tiles of 128, 64 and 32 rows of activations. Of the last, blocks share columns of the weight, and what they leave is added
+/// up.
 #[test]
-fn pieces_of_products_are_added_up_once() {
-    on_each_target(&["gemm_join", "gemm_join_int8"], |bench| {
+fn many_rows_read_each_weight_once() {
+    on_each_target(&["gemm_"], |bench| {
         for scheme in in_tiles() {
+            product(bench, scheme, (&[2048], 128), 64);
+            product(bench, scheme, (&[2048], 64), 72);
             product(bench, scheme, (&[1024], 1024), 16);
         }
     });

@@ -15,6 +15,8 @@ pub(super) struct Gpus {
     /// Version of CUDA that the driver is for, as 12.4; null where there is no GPU.
     cuda_version: Option<String>,
     gpus: Vec<GpuReport>,
+    /// Ways from each GPU to the next, as a model that is cut takes them.
+    gpu_links: Vec<LinkReport>,
     /// Those that cannot be computed on.
     gpus_left_out: Vec<LeftOut>,
     /// Reason why there is no GPU to compute on; null where there is one.
@@ -30,6 +32,15 @@ struct GpuReport {
     free_bytes: u64,
     /// Reason why nothing was measured; null where it was.
     not_measured_reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LinkReport {
+    from: u32,
+    to: u32,
+    bytes_per_second: f64,
+    /// False where copies go through the host's memory.
+    is_straight: bool,
 }
 
 impl Gpus {
@@ -61,6 +72,10 @@ impl Gpus {
         let gpus = Gpus {
             gpus: found.iter().map(report).collect(),
             cuda_version: found.first().map(|gpu| gpu.cuda_version.clone()),
+            gpu_links: found
+                .windows(2)
+                .filter_map(|gpus| link([&gpus[0], &gpus[1]], extent))
+                .collect(),
             gpus_left_out: shown.left_out,
             no_gpu_reason: none,
         };
@@ -86,6 +101,8 @@ impl Gpus {
             let of_it = measured.iter().filter(|of| of.number == gpu.number);
             rows.extend(of_it.flat_map(measured_rows));
         }
+        let links = self.gpu_links.iter();
+        rows.extend(links.map(|link| ("GPU to GPU", link.text())));
         let left_out = self.gpus_left_out.iter();
         rows.extend(
             left_out.map(|gpu| ("GPU", format!("{}: left out: {}", gpu.number, gpu.reason))),
@@ -94,6 +111,37 @@ impl Gpus {
         rows.extend(none.map(|reason| ("GPUs", format!("none: {reason}"))));
         rows
     }
+}
+
+impl LinkReport {
+    /// `24.1 GB/s from GPU 0 to GPU 1, straight, measured`.
+    fn text(&self) -> String {
+        let way = if self.is_straight {
+            "straight"
+        } else {
+            "through the host"
+        };
+        format!(
+            "{} from GPU {} to GPU {}, {way}, measured",
+            bandwidth(self.bytes_per_second),
+            self.from,
+            self.to
+        )
+    }
+}
+
+/// The way from one GPU to another; nothing where it cannot be measured, which nobody counts with.
+fn link([from, to]: [&Gpu; 2], extent: Extent) -> Option<LinkReport> {
+    let [a, b] = [from, to].map(|gpu| Cuda::new(gpu.number as usize).ok());
+    let most = (from.free.min(to.free).get() / 4).max(1);
+    let n_bytes = extent.pcie.get().min(most) as usize;
+    let measured = a?.measure_link(&b?, n_bytes, extent.gpu_rounds).ok()?;
+    Some(LinkReport {
+        from: from.number,
+        to: to.number,
+        bytes_per_second: measured.rate,
+        is_straight: measured.is_straight,
+    })
 }
 
 fn measured_rows(gpu: &MeasuredGpu) -> [(&'static str, String); 4] {

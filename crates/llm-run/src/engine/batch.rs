@@ -1,5 +1,7 @@
 //! Scheduling: sequences that share each pass over the weights.
 
+use std::vec::IntoIter;
+
 use anyhow::Result;
 use llm_runtime::Session;
 
@@ -26,6 +28,31 @@ struct Active<'a, T> {
     pending: Vec<u32>,
     /// Positions that the sequence has left.
     room: usize,
+}
+
+/// Result of a pass for a sequence.
+enum After<'l> {
+    /// `[vocab]`.
+    Logits(&'l [f32]),
+    /// The most probable token.
+    Id(u32),
+}
+
+/// Results of a pass, in the order of its items.
+enum Outcomes<'l> {
+    Logits(IntoIter<llm_runtime::Result<&'l [f32]>>),
+    Ids(IntoIter<llm_runtime::Result<u32>>),
+}
+
+impl<'l> Iterator for Outcomes<'l> {
+    type Item = llm_runtime::Result<After<'l>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Outcomes::Logits(logits) => Some(logits.next()?.map(After::Logits)),
+            Outcomes::Ids(ids) => Some(ids.next()?.map(After::Id)),
+        }
+    }
 }
 
 /// A request whose generation is over, and its outcome.
@@ -110,13 +137,23 @@ impl<'a, T> Batch<'a, T> {
         });
         let items: Vec<_> = pieces.collect();
         let n_fed: Vec<_> = items.iter().map(|(_, ids)| ids.len()).collect();
-        let logits = self.session.advance_each(&items)?;
-        let mut fed = n_fed.into_iter().zip(logits);
+        let mut outcomes = if self
+            .active
+            .iter()
+            .all(|active| active.generation.is_greedy())
+        {
+            let ids = self.session.greedy_each(&items)?;
+            Outcomes::Ids(ids.into_iter())
+        } else {
+            let logits = self.session.advance_each(&items)?;
+            Outcomes::Logits(logits.into_iter())
+        };
+        let mut fed = n_fed.into_iter().zip(&mut outcomes);
         let mut ended = Vec::new();
         for mut active in std::mem::take(&mut self.active) {
             let end = match fed.next() {
                 // Whatever fails from here on is the sequence's own.
-                Some((n_tokens, Ok(logits))) => active.fed(n_tokens, logits),
+                Some((n_tokens, Ok(after))) => active.fed(n_tokens, after),
                 Some((_, Err(error))) => Err(error.into()),
                 None => Ok(None),
             };
@@ -143,14 +180,17 @@ impl<'a, T> Batch<'a, T> {
 }
 
 impl<T> Active<'_, T> {
-    /// Takes note of `n_tokens` that were fed, and of the `logits` `[vocab]` after them; the reason to end, if there is one.
-    fn fed(&mut self, n_tokens: usize, logits: &[f32]) -> Result<Option<EndReason>> {
+    /// Takes note of `n_tokens` that were fed, and of what came after them; the reason to end, if there is one.
+    fn fed(&mut self, n_tokens: usize, after: After<'_>) -> Result<Option<EndReason>> {
         self.pending.drain(..n_tokens);
         self.room -= n_tokens;
         if !self.pending.is_empty() {
             return Ok(None);
         }
-        let id = self.generation.choose(logits)?;
+        let id = match after {
+            After::Logits(logits) => self.generation.choose(logits)?,
+            After::Id(id) => id,
+        };
         self.pending.push(id);
         self.generation.push(id, self.room, &mut |_| Ok(()))
     }

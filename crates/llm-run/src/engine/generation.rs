@@ -95,6 +95,34 @@ impl<'a> Generation<'a> {
         })
     }
 
+    /// Appends `ids`, the end of the prompt, to the first sequence, or has the encoder read all of it; chooses the next token.
+    pub(super) fn first(&mut self, session: &mut Session, ids: &[u32]) -> llm_runtime::Result<u32> {
+        if !self.is_greedy() {
+            let logits = self.prefill(session, ids)?;
+            return self.sampler.sample(logits);
+        }
+        match self.settings.start_token {
+            Some(start_token) => {
+                session.encode(0, ids)?;
+                session.greedy(0, &[start_token])
+            }
+            None => session.greedy(0, ids),
+        }
+    }
+
+    /// Appends a token to the first sequence, and chooses the next.
+    pub(super) fn next(&mut self, session: &mut Session, id: u32) -> llm_runtime::Result<u32> {
+        match self.is_greedy() {
+            true => session.greedy(0, &[id]),
+            false => self.sampler.sample(session.step(&[(0, id)])?),
+        }
+    }
+
+    /// True where tokens are chosen without a look at logits.
+    pub(super) fn is_greedy(&self) -> bool {
+        self.sampler.is_greedy()
+    }
+
     /// Appends `ids`, the end of the prompt, to the first sequence, or has the encoder read all of it; the logits of the
     /// next token.
     pub(super) fn prefill<'s>(

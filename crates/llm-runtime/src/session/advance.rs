@@ -16,6 +16,14 @@ struct Item<'i> {
     outcome: Option<Result<usize>>,
 }
 
+/// Results that are asked for after each item.
+enum Wanted<'i> {
+    /// Logits, which the session keeps.
+    Logits,
+    /// The most probable tokens, by the row that the logits would have.
+    Ids(&'i mut [Option<u32>]),
+}
+
 impl Session {
     /// Appends one token to each of some sequences, each named once; returns their logits, `[tokens, vocab]`.
     ///
@@ -27,25 +35,8 @@ impl Session {
     pub fn step(&mut self, tokens: &[(usize, u32)]) -> Result<&[f32]> {
         // One sequence is the common case, and the hot path allocates nothing.
         if let [(sequence, id)] = *tokens {
-            self.check(sequence, &[id])?;
-            let ids = [id];
-            let outcome = match self.begin(sequence, &ids) {
-                Cow::Borrowed(_) => {
-                    let rows = self.rows(sequence, 0, 1);
-                    let ran = self.run(&ids, &[(sequence, rows)], true);
-                    ran.and_then(|()| self.logits_of(&[0], 0))
-                }
-                // Its keys are of no use any more.
-                all => {
-                    let mut item = [Item::of(sequence, all)];
-                    let ran = self.passes(&mut item);
-                    let [item] = item;
-                    ran.and_then(|()| item.row().map(|_| ()))
-                }
-            };
-            self.sequences.end(sequence);
-            outcome?;
-            return self.checked(&[(sequence, &ids)]);
+            self.step_one(sequence, id, &mut Wanted::Logits)?;
+            return self.checked(&[(sequence, &[id])]);
         }
         let tokens = tokens.iter();
         let items: Vec<_> = tokens
@@ -70,7 +61,7 @@ impl Session {
         for &(sequence, ids) in items {
             self.check(sequence, ids)?;
         }
-        for row in self.feed(items)? {
+        for row in self.feed(items, &mut Wanted::Logits)? {
             row?;
         }
         self.checked(items)
@@ -86,7 +77,7 @@ impl Session {
     /// As [`Session::advance`].
     pub fn advance_each(&mut self, items: &[(usize, &[u32])]) -> Result<Vec<Result<&[f32]>>> {
         let vocab = self.spec.vocab;
-        let fed = self.feed(items)?;
+        let fed = self.feed(items, &mut Wanted::Logits)?;
         let looked_at = |(row, &(sequence, ids)): (Result<usize>, &(usize, &[u32]))| {
             let row = row?;
             match is_finite(&self.logits[row * vocab..(row + 1) * vocab]) {
@@ -99,8 +90,82 @@ impl Session {
         Ok(rows.into_iter().map(|row| row.map(logits)).collect())
     }
 
-    /// Computes the logits after each item: the row of each, in the order in which they are through.
-    fn feed(&mut self, items: &[(usize, &[u32])]) -> Result<Vec<Result<usize>>> {
+    /// Appends ids to a sequence, as [`Session::prefill`] and [`Session::step`] do; returns the most probable token to follow,
+    /// the first among equals. Logits stay on the device, if the head makes them there as they are.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`], and when a logit is not a finite number.
+    pub fn greedy(&mut self, sequence: usize, ids: &[u32]) -> Result<u32> {
+        let mut found = [None];
+        let wanted = &mut Wanted::Ids(&mut found);
+        match *ids {
+            [id] => self.step_one(sequence, id, wanted)?,
+            _ => {
+                self.check(sequence, ids)?;
+                for row in self.feed(&[(sequence, ids)], wanted)? {
+                    row?;
+                }
+            }
+        }
+        match found {
+            [Some(id)] => Ok(id),
+            [None] => Err(self.diagnose(sequence, ids)),
+        }
+    }
+
+    /// Appends ids to each of some sequences; returns the most probable token to follow on each, with an outcome of its own, as
+    /// [`Session::advance_each`] does.
+    ///
+    /// # Errors
+    /// As [`Session::advance_each`].
+    ///
+    /// # Panics
+    /// As [`Session::advance`].
+    pub fn greedy_each(&mut self, items: &[(usize, &[u32])]) -> Result<Vec<Result<u32>>> {
+        let mut found = vec![None; items.len()];
+        let fed = self.feed(items, &mut Wanted::Ids(&mut found))?;
+        let id_of = |(row, &(sequence, ids)): (Result<usize>, &(usize, &[u32]))| {
+            found[row?].ok_or_else(|| self.diagnose(sequence, ids))
+        };
+        Ok(fed.into_iter().zip(items).map(id_of).collect())
+    }
+
+    /// Appends a token.
+    fn step_one(&mut self, sequence: usize, id: u32, wanted: &mut Wanted<'_>) -> Result<()> {
+        self.check(sequence, &[id])?;
+        let ids = [id];
+        let outcome = match self.begin(sequence, &ids) {
+            Cow::Borrowed(_) => {
+                let rows = self.rows(sequence, 0, 1);
+                let ran = self.run(&ids, &[(sequence, rows)], true);
+                ran.and_then(|()| self.results_of(&[0], 0, wanted))
+            }
+            // Its keys are of no use any more.
+            all => {
+                let mut item = [Item::of(sequence, all)];
+                let ran = self.passes(&mut item, wanted);
+                let [item] = item;
+                ran.and_then(|()| item.row().map(|_| ()))
+            }
+        };
+        self.sequences.end(sequence);
+        outcome
+    }
+
+    /// Results after some rows of the last pass, kept from the `first` row on.
+    fn results_of(&mut self, rows: &[usize], first: usize, wanted: &mut Wanted<'_>) -> Result<()> {
+        match wanted {
+            Wanted::Logits => self.logits_of(rows, first),
+            Wanted::Ids(ids) => self.ids_of(rows, &mut ids[first..first + rows.len()]),
+        }
+    }
+
+    /// Computes what is wanted after each item: the row of each, in the order in which they are through.
+    fn feed(
+        &mut self,
+        items: &[(usize, &[u32])],
+        wanted: &mut Wanted<'_>,
+    ) -> Result<Vec<Result<usize>>> {
         let n_logits = self.limits.n_logits;
         assert!(
             items.len() <= n_logits,
@@ -119,7 +184,7 @@ impl Session {
             },
         };
         let mut fed: Vec<_> = items.iter().map(item).collect();
-        let ran = self.passes(&mut fed);
+        let ran = self.passes(&mut fed, wanted);
         for item in &fed {
             self.sequences.end(item.sequence);
         }
@@ -127,7 +192,7 @@ impl Session {
         Ok(fed.into_iter().map(Item::row).collect())
     }
 
-    fn passes(&mut self, items: &mut [Item<'_>]) -> Result<()> {
+    fn passes(&mut self, items: &mut [Item<'_>], wanted: &mut Wanted<'_>) -> Result<()> {
         let mut n_rows = 0;
         loop {
             for item in &mut *items {
@@ -167,7 +232,7 @@ impl Session {
                 ran => ran?,
             }
             if !last_rows.is_empty() {
-                self.logits_of(&last_rows, n_rows)?;
+                self.results_of(&last_rows, n_rows, wanted)?;
             }
             for (i, n) in taken {
                 let item = &mut items[i];

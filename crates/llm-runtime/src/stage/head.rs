@@ -97,6 +97,41 @@ impl<B: Backend> Head<B> {
         x: &B::Buffer,
         (rows, out): (&[usize], &mut [f32]),
     ) -> Result<()> {
+        self.compute(queue, weights, spec, x, rows)?;
+        queue.download(&self.logits, out)?;
+        if spec.head.scale != 1.0 {
+            out.iter_mut().for_each(|logit| *logit *= spec.head.scale);
+        }
+        if let Some(cap) = spec.head.soft_cap {
+            out.iter_mut()
+                .for_each(|logit| *logit = cap * (*logit / cap).tanh());
+        }
+        Ok(())
+    }
+
+    /// The most probable tokens after some rows of `x`, as [`Stages::ids`](crate::device::Stages::ids) has them.
+    pub(super) fn choose(
+        &mut self,
+        queue: &mut B::Queue,
+        weights: (&B, Option<&Stream<B>>),
+        spec: &ModelSpec,
+        x: &B::Buffer,
+        (rows, ids): (&[usize], &mut [Option<u32>]),
+    ) -> Result<()> {
+        assert!(!spec.head.changes_logits(), "the host changes the logits");
+        self.compute(queue, weights, spec, x, rows)?;
+        Ok(queue.argmax(&self.logits, spec.vocab, ids)?)
+    }
+
+    /// Products of some rows of `x` with the matrix, and its bias.
+    fn compute(
+        &mut self,
+        queue: &mut B::Queue,
+        weights: (&B, Option<&Stream<B>>),
+        spec: &ModelSpec,
+        x: &B::Buffer,
+        rows: &[usize],
+    ) -> Result<()> {
         let n = rows.len();
         self.words.clear();
         self.words.extend(rows.iter().map(|&row| row as u32));
@@ -136,16 +171,7 @@ impl<B: Backend> Head<B> {
         if let Some(table) = apart {
             table.end(queue)?;
         }
-        own.end(queue)?;
-        queue.download(logits, out)?;
-        if spec.head.scale != 1.0 {
-            out.iter_mut().for_each(|logit| *logit *= spec.head.scale);
-        }
-        if let Some(cap) = spec.head.soft_cap {
-            out.iter_mut()
-                .for_each(|logit| *logit = cap * (*logit / cap).tanh());
-        }
-        Ok(())
+        own.end(queue)
     }
 
     /// Buffers.

@@ -131,6 +131,7 @@ extern "C" fn cuLaunchKernel(
         };
         let arguments = Arguments { params, extra };
         let call = kernel_call(driver, device, function, shape, arguments)?;
+        driver.report.kernel_launches += 1;
         driver
             .enqueue(stream, Vec::new(), Work::Kernel(Box::new(call)))
             .map(|_| ())

@@ -109,6 +109,7 @@ extern "C" fn cuGraphLaunch(executable: usize, stream: usize) -> c_int {
         if graph.device != device {
             return Err(Code::INVALID_CONTEXT);
         }
+        driver.report.graph_launches += 1;
         driver
             .enqueue(stream, Vec::new(), Work::Graph(graph))
             .map(|_| ())
