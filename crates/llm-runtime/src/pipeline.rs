@@ -164,18 +164,23 @@ impl Pipeline {
     pub(crate) fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
         let head = self.steps.last().expect("a model has a stage").part;
         self.parts[head].stages.logits(rows, out)?;
-        // The others are done, too, as the head's device has waited for their rows; whether they failed only they know.
-        let mut others = self.parts.iter_mut().enumerate();
-        others.try_for_each(|(i, part)| match i == head {
-            true => Ok(()),
-            false => part.stages.finish(),
-        })
+        self.finish_beside(head)
     }
 
     /// The most probable tokens after some rows of the last pass; see [`Stages::ids`].
     pub(crate) fn ids(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()> {
         let head = self.steps.last().expect("a model has a stage").part;
-        self.parts[head].stages.ids(rows, ids)
+        self.parts[head].stages.ids(rows, ids)?;
+        self.finish_beside(head)
+    }
+
+    /// The devices beside the head's are done when it is, as it has waited for their rows; whether they failed only they know.
+    fn finish_beside(&mut self, head: usize) -> Result<()> {
+        let mut others = self.parts.iter_mut().enumerate();
+        others.try_for_each(|(i, part)| match i == head {
+            true => Ok(()),
+            false => part.stages.finish(),
+        })
     }
 
     /// Counts everything but weights.

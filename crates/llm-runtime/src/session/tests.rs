@@ -188,7 +188,12 @@ fn a_device_that_failed_is_told_of_with_the_logits() {
         Err(RuntimeError::Backend(error)) => assert_eq!(error, failed),
         other => panic!("{other:?}"),
     }
-    assert_eq!(seen.try_iter().count(), 2);
+    // With ids alone as well.
+    match session.greedy(0, &[3]) {
+        Err(RuntimeError::Backend(error)) => assert_eq!(error, failed),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(seen.try_iter().count(), 3);
 }
 
 #[test]
@@ -367,6 +372,19 @@ fn an_interrupted_sequence_is_nothing_to_the_others() {
     session.interrupt().raise();
     let error = session.advance_each(&[(0, &[1]), (2, &[2])]).unwrap_err();
     assert!(matches!(error, RuntimeError::Interrupted));
+}
+
+#[test]
+fn ids_are_those_of_their_items() {
+    let (mut session, seen) = session();
+    let items: [(usize, &[u32]); 3] = [(0, &[11]), (1, &[]), (2, &[7, 12])];
+    let ids = session.greedy_each(&items).unwrap();
+    let ids: Vec<Option<u32>> = ids.into_iter().map(Result::ok).collect();
+    assert_eq!(ids, [Some(11), None, Some(12)]);
+    // In two passes, of which the last has what follows.
+    assert_eq!(session.greedy(1, &[1, 2, 3, 4, 5, 6]).unwrap(), 6);
+    assert_eq!(session.greedy(1, &[9]).unwrap(), 9);
+    assert_eq!(seen.try_iter().count(), 4);
 }
 
 #[test]
