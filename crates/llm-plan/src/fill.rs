@@ -25,9 +25,9 @@ pub(crate) struct Cut {
 /// Devices of what no GPU holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tails {
-    /// What reads the prompt alone.
+    /// Device of what reads the prompt alone.
     prompt: RunOn,
-    /// All else.
+    /// Device of all else.
     other: RunOn,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Streamer {
 pub(crate) enum Streamed {
     /// All of it.
     All,
-    /// What reads the prompt alone; the CPU computes with the rest.
+    /// Units that read the prompt alone; the CPU computes with the rest.
     Prompt,
 }
 

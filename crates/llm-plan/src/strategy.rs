@@ -72,7 +72,7 @@ pub enum Offload {
 /// Way to place what the request leaves open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Way {
-    /// What no GPU holds.
+    /// Device of units that no GPU holds.
     pub(crate) rest: Rest,
     /// Order of filling, for [`Strategy::Auto`].
     pub(crate) order: PlacementOrder,

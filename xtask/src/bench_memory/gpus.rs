@@ -96,7 +96,7 @@ impl GpuRow {
         self.used.saturating_sub(self.used_before)
     }
 
-    /// What is not as planned: a term, or more than the whole plan by the driver's count.
+    /// Figures that are not as planned: a term, or more than the whole plan by the driver's count.
     pub(super) fn problems(&self) -> Vec<String> {
         let name = format!("{} {}, GPU {}", self.model, self.precision, self.gpu);
         let both = self.planned.iter().zip(&self.allocated);

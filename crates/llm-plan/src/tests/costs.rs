@@ -276,8 +276,7 @@ fn what_every_token_reads_comes_first() {
             only: None,
         };
         let plan = fits(&request);
-        let on_gpu = move |unit| plan.map.get(unit).is_some_and(|place| place.run_on == GPU);
-        on_gpu
+        move |unit| plan.map.get(unit).is_some_and(|place| place.run_on == GPU)
     };
     let [decoding, reading] =
         [(0, 16), (16, 1)].map(|(n_prompt, n_new)| Workload { n_prompt, n_new });

@@ -24,7 +24,7 @@ pub(crate) struct Gpu {
     pub(crate) total: Bytes,
     /// Bytes that nobody has taken.
     pub(crate) free: Bytes,
-    /// What `llm-run doctor` has measured of it, with this driver.
+    /// Measurement by `llm-run doctor`, with this driver.
     pub(crate) measured: Option<MeasuredGpu>,
 }
 

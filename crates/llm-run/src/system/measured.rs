@@ -144,7 +144,7 @@ impl Volume {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Kept {
     /// One that this version made on this machine.
-    Here(Measurement),
+    Here(Box<Measurement>),
     /// One that was made elsewhere, with other processors, or by another version, on this day.
     Elsewhere(String),
     /// None that can be read.
@@ -199,7 +199,7 @@ impl Measurement {
         match kept.filter(is_sane) {
             None => Kept::Nothing,
             Some(kept) if kept.version == env!("CARGO_PKG_VERSION") && kept.machine == *machine => {
-                Kept::Here(kept)
+                Kept::Here(Box::new(kept))
             }
             Some(kept) => Kept::Elsewhere(kept.date()),
         }
@@ -305,7 +305,10 @@ mod tests {
             let path = keep(&inner, &serde_json::to_string(&measured).unwrap()).unwrap();
             assert_eq!(path, inner.join("doctor.json"));
         }
-        assert_eq!(Measurement::read(&inner, &machine()), Kept::Here(measured));
+        assert_eq!(
+            Measurement::read(&inner, &machine()),
+            Kept::Here(Box::new(measured))
+        );
         let n_files = fs::read_dir(&inner).unwrap().count();
         assert_eq!(n_files, 1, "temporary files were left");
     }

@@ -218,7 +218,7 @@ mod tests {
                 context_bytes: None,
             }],
         };
-        Kept::Here(Measurement::new(Machine::this(), bandwidth))
+        Kept::Here(Box::new(Measurement::new(Machine::this(), bandwidth)))
     }
 
     #[test]

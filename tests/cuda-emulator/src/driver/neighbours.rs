@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// What this process and others take, told in a folder that they share. Of a machine without one each process sees its own
+/// Bytes that this process and others take, told in a folder that they share. Of a machine without one each process sees its own
 /// memory alone, and contexts take nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Neighbours {
