@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cuda_emulator::harness::{Machine, report};
-use llm_cuda::{Cuda, probe};
+use llm_cuda::{Compute, Cuda, probe};
 use llm_plan::{
     Budgets, Costs, Home, Offload, Request, RunOn, StoredTensor, Strategy, Term, Verdict,
     WeightDType, plan,
@@ -304,6 +304,63 @@ fn quantized(cuda: &Arc<Cuda>) {
             let error = relative_error(&found, &tensor(&expected, logits, DType::F32));
             println!("{name} {how}: {error:.1e}");
             assert!(error <= tolerance, "{name} {how} is off by {error:.1e}");
+        }
+    }
+}
+
+#[test]
+fn half_on_the_card() {
+    on_the_card(half);
+}
+
+#[test]
+fn half_emulated() {
+    Machine::new().inside(|| half(&first()));
+}
+
+/// In 16 bits, whatever the weights are in, against the same weights multiplied as f32 would; and 4-bit weights against what the
+/// libraries saved. Not T5, whose scores have no scale: softmax makes much of every rounding of theirs.
+fn half(cuda: &Arc<Cuda>) {
+    let half = Arc::new(Cuda::computing_in(0, Compute::Half).unwrap());
+    let nf4 = QuantConfig {
+        bnb_4bit_quant_type: Code::Nf4,
+        ..QuantConfig::new(LoadIn::FourBit)
+    };
+    for name in [
+        "bloom",
+        "falcon-7b-style",
+        "gemma2",
+        "gpt2",
+        "llama",
+        "opt-350m-style",
+        "qwen3-moe-mixed",
+    ] {
+        let (folder, expected) = golden(name);
+        let model = BoundModel::open(&folder).unwrap();
+        for (dtype, quant) in [
+            (DType::F16, None),
+            (DType::BF16, None),
+            (DType::F16, Some(&nf4)),
+        ] {
+            let how = (WeightDType::As(dtype), quant);
+            let [exact, rounded] = [cuda, &half].map(|device| {
+                let mut session = on_gpu(device, &model, how, 64);
+                let mut logits = score(&mut session, &expected.input_ids);
+                // Few rows go through other kernels.
+                for &id in expected.generated.iter().take(2) {
+                    logits.extend_from_slice(session.step(&[(0, id)]).unwrap());
+                }
+                logits
+            });
+            let error = relative_error(&rounded, &exact);
+            let is_4bit = quant.is_some();
+            println!("{name} in {dtype}, 4 bits {is_4bit}: {error:.1e}");
+            assert!(
+                error <= 2e-3,
+                "{name} in {dtype}, 4 bits {is_4bit}, is off by {error:.1e}"
+            );
+            // Another result is by another kernel.
+            assert_ne!(rounded, exact, "{name} in {dtype}");
         }
     }
 }

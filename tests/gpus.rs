@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cuda_emulator::harness::{Machine, report};
+use cuda_emulator::pace::Pace;
+use cuda_emulator::report::TimelineReport;
 use llm_arch::{HeadMatrix, Side, Slot, Unit};
 use llm_cpu::Cpu;
 use llm_cuda::Cuda;
@@ -144,10 +146,7 @@ impl Case {
         }
     }
 
-    /// Logits of a model that is cut, once all its memory is as planned.
-    fn run(&self, devices: &Devices, what: &str, home: &dyn Fn(Unit) -> Value) -> Vec<f32> {
-        let plan = self.plan(devices, home);
-        let what = format!("{}, {what}", self.name);
+    fn load(&self, devices: &Devices, plan: &Plan) -> Session {
         let options = LoadOptions {
             dtype: DTYPE,
             quant: self.quant.as_ref(),
@@ -158,14 +157,17 @@ impl Case {
                 folder: Path::new(""),
             }),
         };
-        let session = load_on(
-            &self.model,
-            &devices.list(),
-            &options,
-            &Interrupt::default(),
-            &mut |_| (),
-        );
-        let mut session = session.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let interrupt = Interrupt::default();
+        let devices = devices.list();
+        let session = load_on(&self.model, &devices, &options, &interrupt, &mut |_| ());
+        session.unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// Logits of a model that is cut, once all its memory is as planned.
+    fn run(&self, devices: &Devices, what: &str, home: &dyn Fn(Unit) -> Value) -> Vec<f32> {
+        let plan = self.plan(devices, home);
+        let what = format!("{}, {what}", self.name);
+        let mut session = self.load(devices, &plan);
         let used = plan.map.devices();
         for (number, gpu) in (0..).zip(&devices.gpus) {
             let is_used = used.contains(&RunOn::Gpu(number));
@@ -356,24 +358,7 @@ fn the_host_waits_no_more_for_two_gpus_than_for_one() {
         let in_turn = in_turn(&chain, &two);
         let mut n_waits = [&on_first as &dyn Fn(Unit) -> Value, &in_turn].map(|home| {
             let plan = case.plan(&devices, home);
-            let options = LoadOptions {
-                dtype: DTYPE,
-                quant: None,
-                encoder: &Scalar,
-                limits: case.limits(),
-                offload: Some(OffloadOptions {
-                    map: &plan.map,
-                    folder: Path::new(""),
-                }),
-            };
-            let session = load_on(
-                &case.model,
-                &devices.list(),
-                &options,
-                &Interrupt::default(),
-                &mut |_| (),
-            );
-            let mut session = session.unwrap();
+            let mut session = case.load(&devices, &plan);
             session.prefill(0, &case.prompt).unwrap();
             let before = report().unwrap().host_synchronizations;
             session.step(&[(0, case.prompt[1])]).unwrap();
@@ -382,5 +367,41 @@ fn the_host_waits_no_more_for_two_gpus_than_for_one() {
         // The wait for what the other GPU has done by then.
         n_waits[0] += 1;
         assert_eq!(n_waits[1], n_waits[0]);
+    });
+}
+
+/// While the second GPU computes a piece of a long prompt, the first has the next.
+#[test]
+fn pieces_of_a_prompt_are_computed_by_two_gpus_at_a_time() {
+    let pace = Pace {
+        launch: 1000,
+        to_device: 1_000_000_000_000,
+        to_host: 1_000_000_000_000,
+    };
+    let machine = Machine::new().devices(2).pace(pace);
+    machine.counts(false).inside(|| {
+        let devices = Devices::open(2);
+        let case = Case::open("llama", None);
+        let n_layers = case.model.spec().decoder.layers.len();
+        let home = |unit| match unit {
+            Unit::Layer(_, layer) if layer < n_layers / 2 => json!(0),
+            Unit::Embedding => json!(0),
+            _ => json!(1),
+        };
+        let plan = case.plan(&devices, &home);
+        let mut session = case.load(&devices, &plan);
+        let prompt: Vec<u32> = case.prompt.iter().cycle().take(40).copied().collect();
+        let before = report().unwrap().timelines;
+        session.prefill(0, &prompt).unwrap();
+        let after = report().unwrap().timelines;
+        let compute = |gpu: usize| after[gpu].compute - before[gpu].compute;
+        let end = |timelines: &[TimelineReport]| timelines.iter().map(|of| of.end).max().unwrap();
+        let took = end(&after) - end(&before);
+        let [first, second] = [0, 1].map(compute);
+        assert!(first > 0 && second > 0);
+        // Of eight pieces, all but one of the GPU that has less to do are behind those of the other.
+        let hidden = (first + second) as f64 - took as f64;
+        let share = hidden / first.min(second) as f64;
+        assert!(share > 0.8, "{first} and {second} ns took {took}");
     });
 }

@@ -101,6 +101,8 @@ impl Report<'_> {
         };
         let mut goldens = test(self, "every_golden_on_the_card");
         self.add("goldens", &mut goldens, 75)?;
+        let mut half = test(self, "half_on_the_card");
+        self.add("goldens-half", &mut half, 20)?;
         let mut quantized = test(self, "on_the_card::quantized");
         self.add("quantized", &mut quantized, 45)?;
         let mut memory = test(self, "on_the_card::memory");

@@ -22,6 +22,8 @@ pub(crate) struct FourBitCase {
     magnitude: f32,
     /// An element of x that is not a number.
     nan_at: Option<usize>,
+    /// Relative error that each product may have.
+    pub(crate) product_error: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +62,10 @@ const SHAPES: [(usize, usize); 17] = [
 
 const BLOCK_SIZES: [u64; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 
-const N_TOKENS: [usize; 7] = [1, 2, 3, 4, 11, 12, 33];
+const N_TOKENS: [usize; 8] = [1, 2, 3, 4, 7, 11, 12, 33];
+
+/// Scales may multiply values, as the reference has it, or sums of values with x.
+const PRODUCT_ERROR: f64 = 2.0 * EPS;
 
 pub(crate) fn cases() -> Vec<FourBitCase> {
     let mut cases = Vec::new();
@@ -85,6 +90,7 @@ pub(crate) fn cases() -> Vec<FourBitCase> {
                     output: [Output::Write, Output::Add][i / 2 % 2],
                     magnitude: [1.0, 1e4][i / 4 % 2],
                     nan_at: (i % 16 == 5).then_some(cols / 2),
+                    product_error: PRODUCT_ERROR,
                 });
             }
         }
@@ -113,6 +119,7 @@ pub(crate) fn cases() -> Vec<FourBitCase> {
                 output: Output::Add,
                 magnitude: 1.0,
                 nan_at: None,
+                product_error: PRODUCT_ERROR,
             });
         }
     }
@@ -157,8 +164,7 @@ impl Case for FourBitCase {
     }
 
     fn bounds(&self, _: &[f32]) -> Vec<f64> {
-        // Scales may multiply values, as the reference has it, or sums of values with x.
-        self.linear().bounds(2.0 * EPS)
+        self.linear().bounds(self.product_error)
     }
 }
 

@@ -94,6 +94,23 @@ pub fn check_linear<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &int8::cases());
 }
 
+/// Checks linear operations of a backend that rounds what it multiplies: each product of floating-point numbers may err by
+/// `product_error`, relatively.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_rounded_linear<B: Backend>(backend: &Arc<B>, product_error: f64) {
+    let (mut dense, mut four_bit) = (linear::cases(), four_bit::cases());
+    for case in &mut dense {
+        case.product_error += product_error;
+    }
+    for case in &mut four_bit {
+        case.product_error += product_error;
+    }
+    check_each(backend, &dense);
+    check_each(backend, &four_bit);
+}
+
 /// Checks attention, and the blocks of keys and values that it reads.
 ///
 /// # Panics

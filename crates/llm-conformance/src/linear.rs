@@ -16,6 +16,8 @@ pub(crate) struct LinearCase {
     magnitude: f32,
     /// An element of x that is not a number.
     nan_at: Option<usize>,
+    /// Relative error that each product may have.
+    pub(crate) product_error: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +66,7 @@ pub(crate) fn cases() -> Vec<LinearCase> {
                     output: [Output::Write, Output::Add][i / 2 % 2],
                     magnitude: 1.0,
                     nan_at: None,
+                    product_error: 0.0,
                 });
             }
         }
@@ -87,6 +90,7 @@ pub(crate) fn cases() -> Vec<LinearCase> {
                     output: [Output::Add, Output::Write][i],
                     magnitude,
                     nan_at: None,
+                    product_error: 0.0,
                 });
             }
         }
@@ -101,6 +105,7 @@ pub(crate) fn cases() -> Vec<LinearCase> {
             output: Output::Write,
             magnitude: 1.0,
             nan_at: Some(7),
+            product_error: 0.0,
         });
     }
     cases
@@ -137,7 +142,7 @@ impl Case for LinearCase {
     }
 
     fn bounds(&self, _: &[f32]) -> Vec<f64> {
-        self.linear().bounds(0.0)
+        self.linear().bounds(self.product_error)
     }
 }
 

@@ -13,6 +13,11 @@ __device__ __forceinline__ uint2 load_shared2(u32 at) {
   asm("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
   return v;
 }
+__device__ __forceinline__ u32 load_shared(u32 at) {
+  u32 v;
+  asm("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
+  return v;
+}
 __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -23,11 +28,16 @@ __device__ __forceinline__ void cp_async4(u32 to, const void* from, int n_bytes)
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(n_bytes) : "memory");
 }
 
-// Entries of 8 bytes: both values of a byte as f16, and 2^11 times what that leaves over; each 16 times.
-__device__ __forceinline__ void make_table(const float* __restrict__ map, uint4* table) {
+// Entries: both values of a byte as f16, and for 2 parts 2^11 times what that leaves over; each 16 times, or 32.
+template <int PARTS> __device__ __forceinline__ void make_table(const float* __restrict__ map, uint4* table) {
   for (int e = threadIdx.x; e < 256; e += blockDim.x) {
     const float a = map[e >> 4], b = map[e & 15];
     const u32 whole = pack2(a, b, __half());
+    if (PARTS == 1) {
+#pragma unroll
+      for (int i = 0; i < 8; i++) table[e * 8 + ((i + e) & 7)] = make_uint4(whole, whole, whole, whole);
+      continue;
+    }
     const float2 got = unpack2(whole, __half());
     const u32 rest = pack2((a - got.x) * 2048.f, (b - got.y) * 2048.f, __half());
 #pragma unroll
@@ -35,10 +45,10 @@ __device__ __forceinline__ void make_table(const float* __restrict__ map, uint4*
   }
 }
 
-// Columns `first` to `first + len` of rows of x, each row scaled so that its largest magnitude is near 2^14, as two f16 numbers.
+// Columns `first` to `first + len` of rows of x, each row scaled so that its largest magnitude is near 2^14, as one f16 number or two.
 // Row `part * part_rows + m * m_rows` of `to`, of `stride` numbers, has part 0 or 1 of row m; zeros from len to `padded`. Warps share
 // the rows, and a thread keeps 56 numbers: padded is at most 1792 times the warps of a row.
-__device__ __forceinline__ void split_x(const Rows& rows, int m_first, int n, int first, int len, int padded, __half* to, int stride,
+template <int PARTS> __device__ __forceinline__ void split_x(const Rows& rows, int m_first, int n, int first, int len, int padded, __half* to, int stride,
                                         int part_rows, int m_rows, float* unscale, float* largest_of) {
   const int warp = threadIdx.x >> 5, n_warps = blockDim.x >> 5, each = max(n_warps / (n == 1 ? 1 : n == 2 ? 2 : n <= 4 ? 4 : 8), 1);
   for (int base = 0; base < n; base += n_warps / each) {
@@ -72,7 +82,7 @@ __device__ __forceinline__ void split_x(const Rows& rows, int m_first, int n, in
       split2<__half, 2>(parts, 2, kept[j].x * up, kept[j].y * up, __half());
       split2<__half, 2>(parts + 1, 2, kept[j].z * up, kept[j].w * up, __half());
       *(uint2*)(big + i * 4) = make_uint2(parts[0], parts[1]);
-      *(uint2*)(small + i * 4) = make_uint2(parts[2], parts[3]);
+      if (PARTS == 2) *(uint2*)(small + i * 4) = make_uint2(parts[2], parts[3]);
     }
     __syncthreads();
   }

@@ -2,7 +2,8 @@
 //
 //   out[t, out_col + r] (+)= sum_c x[t, c] w[r, c] + bias[r]
 //
-// gemm_split_{f16,bf16}  x to `n_parts` 16-bit numbers whose sum it is: to 22 bits of f16 in 2, to 24 of bf16 in 3. Rows of f16
+// gemm_split_{f16,bf16}_N  x to `n_parts` 16-bit numbers whose sum it is: to 22 bits of f16 in 2, to 24 of bf16 in 3; or
+//   rounded to it, to 11 bits of f16 in 1 and 16 of bf16 in 2, which is half as much work or two thirds of it. Rows of f16
 //   are first brought to magnitudes up to 2^10 by a power of 2; `scale` takes them back. Columns are padded with zeros to a
 //   multiple of 32. `order` 1 is that of the 4-bit product (see there). parts [n_parts][n_tokens][x_width].
 //   Bytes: 4 + 2 n_parts an element. Grid n_tokens, block 256.
@@ -15,7 +16,7 @@
 //   cols a multiple of 4, codes of activations and weights 4-byte aligned.
 #include "int8_tile.cuh"
 
-template <class T, int PARTS>
+template <class T, int PARTS, bool SCALED>
 __device__ __forceinline__ void split(const float* __restrict__ x, T* __restrict__ parts, float* __restrict__ scale, const GemmShape& s,
     int order) {
   __shared__ float most[8];
@@ -23,7 +24,7 @@ __device__ __forceinline__ void split(const float* __restrict__ x, T* __restrict
   const int cols = s.cols;
   const float* row = x + (u64)blockIdx.x * cols;
   float factor = 1.f;
-  if (sizeof(T) == 2 && PARTS < 3) {
+  if (SCALED) {
     float m = 0.f;
     for (int c = threadIdx.x; c < cols; c += 256) { float a = fabsf(row[c]); m = fmaxf(m, a < INF ? a : 0.f); }
     m = warp_max(m);
@@ -48,12 +49,14 @@ __device__ __forceinline__ void split(const float* __restrict__ x, T* __restrict
     for (int i = 0; i < PARTS; i++) part[(u64)i * s.n_tokens * s.x_width / 2] = p[i];
   }
 }
-#define SPLIT(name, T, PARTS)                                                                                                \
+#define SPLIT(name, T, PARTS, SCALED)                                                                                                \
   KERNEL(name)(const float* x, T* parts, float* scale, int order, GemmShape shape) {                                         \
-    split<T, PARTS>(x, parts, scale, shape, order);                                                                          \
+    split<T, PARTS, SCALED>(x, parts, scale, shape, order);                                                                          \
   }
-SPLIT(gemm_split_f16_2, __half, 2)
-SPLIT(gemm_split_bf16_3, __nv_bfloat16, 3)
+SPLIT(gemm_split_f16_1, __half, 1, true)
+SPLIT(gemm_split_f16_2, __half, 2, true)
+SPLIT(gemm_split_bf16_2, __nv_bfloat16, 2, false)
+SPLIT(gemm_split_bf16_3, __nv_bfloat16, 3, false)
 
 KERNEL(gemm_join)(const float* __restrict__ pieces, const void* __restrict__ bias, float* __restrict__ out, int n_pieces, GemmShape s) {
   const u32 n = s.n_tokens * s.rows, i = blockIdx.x * 256 + threadIdx.x;

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use llm_backend::{BackendError, Result as Done};
 use llm_tensor::Bytes;
 
-use crate::NoGpu;
 use crate::driver::{Context, DeviceMemory, Failure, Stream};
 use crate::module::Kernels;
 use crate::probe::{self, GpuFacts, device_name};
+use crate::{Compute, NoGpu};
 
 /// What everything on a GPU shares.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub(crate) struct Card {
     /// As people know it.
     pub(crate) name: String,
     pub(crate) facts: GpuFacts,
+    pub(crate) compute: Compute,
     pub(crate) kernels: Kernels,
     /// For what is written when memory is made.
     pub(crate) setup: Stream,
@@ -35,7 +36,7 @@ struct Held {
 }
 
 impl Card {
-    pub(crate) fn open(number: usize) -> Result<Self, NoGpu> {
+    pub(crate) fn open(number: usize, compute: Compute) -> Result<Self, NoGpu> {
         let (context, facts) = probe::open(number)?;
         Ok(Card {
             name: device_name(number, &facts.name),
@@ -45,6 +46,7 @@ impl Card {
             reached: Mutex::default(),
             held: Mutex::default(),
             facts,
+            compute,
             context,
         })
     }

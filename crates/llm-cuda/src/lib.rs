@@ -12,6 +12,7 @@
 mod backend;
 mod card;
 mod choose;
+mod compute;
 pub mod costs;
 #[allow(unsafe_code, reason = "the driver is C")]
 mod driver;
@@ -33,6 +34,7 @@ mod uploads;
 mod weight;
 mod workspace;
 
+pub use compute::Compute;
 pub use error::NoGpu;
 pub use event::CudaEvent;
 pub use kv_pool::KvPool;
@@ -62,12 +64,20 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// Opens the driver's GPU of that number, and has the driver compile the kernels for it.
+    /// Opens the driver's GPU of that number, for products as exact as f32.
     ///
     /// # Errors
     /// Why there is none.
     pub fn new(number: usize) -> Result<Self, NoGpu> {
-        let card = Card::open(number)?;
+        Self::computing_in(number, Compute::default())
+    }
+
+    /// Opens the driver's GPU of that number, for products of that exactness.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn computing_in(number: usize, compute: Compute) -> Result<Self, NoGpu> {
+        let card = Card::open(number, compute)?;
         Ok(Cuda {
             info: DeviceInfo {
                 name: card.name.clone(),

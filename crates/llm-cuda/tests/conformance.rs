@@ -6,7 +6,7 @@ use std::env;
 use std::sync::Arc;
 
 use cuda_emulator::harness::Machine;
-use llm_cuda::{Cuda, probe};
+use llm_cuda::{Compute, Cuda, probe};
 
 /// Compute capabilities, times ten, whose PTX differs.
 const TARGETS: [u32; 2] = [75, 80];
@@ -55,6 +55,52 @@ suites! {
     attention: llm_conformance::check_attention,
     routing: llm_conformance::check_routing,
     queues: llm_conformance::check_queues,
+}
+
+/// Activations and values of codes that are rounded to 11 bits each.
+fn check_half(half: &Arc<Cuda>) {
+    llm_conformance::check_rounded_linear(half, 2.0 * 2f64.powi(-11));
+}
+
+fn half() -> Arc<Cuda> {
+    Arc::new(Cuda::computing_in(0, Compute::Half).unwrap_or_else(|failure| panic!("{failure}")))
+}
+
+mod half {
+    use super::{Machine, check_half, half};
+
+    #[test]
+    fn on_the_card() {
+        super::on_the_card(|_| check_half(&half()));
+    }
+
+    /// Tensor cores are those of 8.0. Every kernel that computes in 16 bits does.
+    #[test]
+    fn emulated() {
+        let Some(report) = Machine::new().inside(|| check_half(&half())) else {
+            return;
+        };
+        let dense = ["f16_1", "bf16_2"]
+            .into_iter()
+            .flat_map(|of| [32, 64, 128].map(|n_tokens| format!("gemm_dense_{of}_{n_tokens}")));
+        let codes = ["", "_double", "_32", "_double_32"].map(|of| format!("four_bit_half_8{of}"));
+        let tiles = [32, 128].map(|n_tokens| format!("gemm_four_bit_1_{n_tokens}"));
+        for name in dense.chain(codes).chain(tiles) {
+            assert!(report.kernels.contains_key(&name), "{name} was not started");
+        }
+    }
+
+    /// Before 8.0 all is computed in f32.
+    #[test]
+    fn emulated_before_tensor_cores() {
+        let report = Machine::new()
+            .compute(75)
+            .inside(|| llm_conformance::check_rounded_linear(&half(), 0.0));
+        if let Some(report) = report {
+            let is_half = |name: &&String| name.contains("_half_") || name.contains("_f16_1_");
+            assert_eq!(report.kernels.keys().find(is_half), None);
+        }
+    }
 }
 
 /// Rows between the first two GPUs; skipped where there are not two.

@@ -23,7 +23,10 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
             report.text()
         })
     };
-    let quant = args.quant.config()?;
+    let mut quant = args.quant.config()?;
+    if let Some(quant) = &mut quant {
+        args.compute.record(quant);
+    }
     if quant.is_none() && args.dtype.is_none() {
         let checkpoint = open::checkpoint(&args.model)?;
         let mut report = CheckpointReport::new(&checkpoint)?;

@@ -70,7 +70,7 @@ impl OpenModel {
             output::notes(&broken.map(ToString::to_string).collect::<Vec<_>>());
         }
         let out_of_memory = |error: Error| with_plan(error, &plan, &gpus);
-        let devices = Devices::open(cpu, &plan).map_err(out_of_memory)?;
+        let devices = Devices::open(cpu, &plan, args.compute_dtype).map_err(out_of_memory)?;
         let given = args.place.offload_folder.as_deref();
         let offload_folder = match plan.map.tiers().disk {
             true => Some(expect_offload_folder(given)?),

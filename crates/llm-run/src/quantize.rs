@@ -27,9 +27,10 @@ use crate::signals::Stop;
 use crate::{checksum, output};
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
-    let quant = args.quant.config()?.ok_or_else(|| {
+    let mut quant = args.quant.config()?.ok_or_else(|| {
         UserError("say how: --load-in-8bit, --load-in-4bit or --quant-config FILE".to_owned())
     })?;
+    args.compute.record(&mut quant);
     let linears = match args.all_linear {
         true => Linears::All,
         false => Linears::Peers,

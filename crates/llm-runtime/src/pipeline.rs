@@ -162,20 +162,19 @@ impl Pipeline {
 
     /// Logits of some rows of the last pass into `out` `[rows, vocab]`.
     pub(crate) fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
-        let head = self.steps.last().expect("a model has a stage").part;
-        self.parts[head].stages.logits(rows, out)?;
-        self.finish_beside(head)
+        self.of_head(|head| head.logits(rows, out))
     }
 
     /// The most probable tokens after some rows of the last pass; see [`Stages::ids`].
     pub(crate) fn ids(&mut self, rows: &[usize], ids: &mut [Option<u32>]) -> Result<()> {
-        let head = self.steps.last().expect("a model has a stage").part;
-        self.parts[head].stages.ids(rows, ids)?;
-        self.finish_beside(head)
+        self.of_head(|head| head.ids(rows, ids))
     }
 
-    /// The devices beside the head's are done when it is, as it has waited for their rows; whether they failed only they know.
-    fn finish_beside(&mut self, head: usize) -> Result<()> {
+    /// Asks the head's device for what a pass came to, which waits for it.
+    fn of_head(&mut self, ask: impl FnOnce(&mut dyn Stages) -> Result<()>) -> Result<()> {
+        let head = self.steps.last().expect("a model has a stage").part;
+        ask(&mut *self.parts[head].stages)?;
+        // The others are done, too, as the head's device has waited for their rows; whether they failed only they know.
         let mut others = self.parts.iter_mut().enumerate();
         others.try_for_each(|(i, part)| match i == head {
             true => Ok(()),

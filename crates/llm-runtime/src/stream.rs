@@ -157,9 +157,7 @@ impl<B: Backend> Stream<B> {
         };
         let (mut resting, mut units) = (HashMap::new(), Vec::new());
         for layout in layouts {
-            let (unit, parcels) = layout.load(&**backend, source)?;
-            units.push(unit);
-            resting.extend(parcels);
+            units.push(layout.load(&**backend, source, &mut resting)?);
         }
         let mut tables = HashMap::new();
         for (role, table) in sources {

@@ -1,4 +1,6 @@
+use super::four_bit::{ROWS_OWN, TILES_OWN};
 use super::*;
+use crate::Compute;
 
 const H100: CardShape = CardShape {
     compute_capability: (9, 0),
@@ -43,6 +45,8 @@ const KINDS: [FourBitKind; 4] = [
     kind(false, 32),
     kind(true, 32),
 ];
+
+const COMPUTE: [Compute; 2] = [Compute::F32, Compute::Half];
 
 const fn kind(is_double: bool, block_size: usize) -> FourBitKind {
     FourBitKind {
@@ -91,8 +95,11 @@ fn warps_cover_all_rows_once() {
 #[test]
 fn slices_cover_all_columns_and_fit_the_card() {
     for (card, product) in products() {
-        for kind in KINDS {
-            let launch = four_bit(card, product, kind);
+        for (kind, compute) in KINDS
+            .into_iter()
+            .flat_map(|kind| COMPUTE.map(|of| (kind, of)))
+        {
+            let launch = four_bit(card, product, kind, compute);
             let launch = launch.unwrap_or_else(|| panic!("{card:?} {product:?} {kind:?}"));
             let (slices, len) = (launch.slices, launch.slice_len);
             assert!(slices * len >= product.cols, "{product:?} {launch:?}");
@@ -130,7 +137,9 @@ fn columns_that_are_not_whole_loads_have_no_fast_kernel() {
         cols,
         n: 1,
     };
-    let choice = |card, cols| four_bit(card, product(cols), KINDS[0]).map(|launch| launch.sharing);
+    let choice = |card, cols| {
+        four_bit(card, product(cols), KINDS[0], Compute::F32).map(|launch| launch.sharing)
+    };
     assert_eq!(choice(H100, 100), None);
     assert!(matches!(choice(H100, 96), Some(Sharing::Rows(_))));
     assert!(matches!(choice(CARDS[0], 4096), Some(Sharing::Rows(_))));
@@ -147,7 +156,7 @@ fn choices_are_those_that_were_measured() {
     assert_eq!(split(&[8192], 28672), 8);
 
     let sharing = |cols, n| {
-        four_bit(H100, one(&[4096], cols, n), KINDS[0])
+        four_bit(H100, one(&[4096], cols, n), KINDS[0], Compute::F32)
             .unwrap()
             .sharing
     };
@@ -155,6 +164,24 @@ fn choices_are_those_that_were_measured() {
     assert_eq!(sharing(14336, 1), Sharing::Rows(2));
     assert_eq!(sharing(4096, 2), Sharing::Teams(1));
 
-    let long = four_bit(H100, one(&[8192], 28672, 1), KINDS[0]).unwrap();
+    let long = four_bit(H100, one(&[8192], 28672, 1), KINDS[0], Compute::F32).unwrap();
     assert_eq!((long.slices, long.grid), (2, [264, 1, 1]));
+}
+
+/// In 16 bits one row is for tensor cores too, and more rows are the same kernel's; where there are none it is as in f32.
+#[test]
+fn half_takes_tensor_cores_where_there_are_some() {
+    for (card, product) in products() {
+        for kind in KINDS {
+            let exact = four_bit(card, product, kind, Compute::F32).unwrap();
+            let half = four_bit(card, product, kind, Compute::Half).unwrap();
+            match card.has_tiles() && product.cols.is_multiple_of(64) {
+                true => {
+                    assert_eq!((half.compute, half.n_at_once), (Compute::Half, 8));
+                    assert!(matches!(half.sharing, Sharing::Teams(_)));
+                }
+                false => assert_eq!(half, exact),
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{Part, Scheme};
 
 use self::scratch::{CHUNK, areas, padded};
-use self::tiles::{Split, Tiles};
+use self::tiles::{Form, Tiles};
 use super::general::{NumRows, element};
 use crate::memory::{Span, bytes_of};
 use crate::module::kernel;
@@ -34,8 +34,8 @@ impl Many<'_> {
     /// Multiplies by the weight of a part, its results from column `first` on; false where there is no kernel for it. Where
     /// the weight is of 8-bit codes, those of the activations lie at the start of the scratch memory ([`code_areas`]).
     pub(super) fn multiply(&self, part: &LinearPart<'_, Cuda>, first: usize) -> Result<bool> {
-        let capability = self.queue.card.facts.compute_capability;
-        let Some(tiles) = Tiles::of(part, capability) else {
+        let card = &self.queue.card;
+        let Some(tiles) = Tiles::of(part, card.facts.compute_capability, card.compute) else {
             return Ok(false);
         };
         if let Some(bias) = part.bias {
@@ -49,7 +49,7 @@ impl Many<'_> {
                 };
                 self.chunk(tiles, part, first, all)?;
             }
-            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit => {
+            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) => {
                 for skip in (0..self.n.0).step_by(CHUNK) {
                     let n = (self.n.0 - skip).min(CHUNK);
                     self.chunk(tiles, part, first, Chunk { skip, n })?;
@@ -89,7 +89,7 @@ impl Many<'_> {
         if let Some(split) = tiles.split() {
             let launch = queue.launch(split.kernel()).pointer(x).pointer(parts);
             let launch = launch.pointer(scales);
-            let launch = launch.int(usize::from(split == Split::F16OfCodes));
+            let launch = launch.int(usize::from(split.form == Form::F16OfCodes));
             let launch = launch.structure(&shape).grid([rows.n, 1, 1]);
             launch.threads(256).run()?;
         }
@@ -110,11 +110,11 @@ impl Many<'_> {
         let launch = match tiles {
             Tiles::Plain(_) => launch.pointer(x).pointer(weight.part(Part::Weight)),
             Tiles::Dense(split) => {
-                let scales = (split != Split::Bf16).then_some(scales);
+                let scales = (split.form != Form::Bf16).then_some(scales);
                 let launch = launch.pointer(parts).pointer_or_null(scales);
                 launch.pointer(weight.part(Part::Weight))
             }
-            Tiles::FourBit => {
+            Tiles::FourBit(_) => {
                 let launch = launch.pointer(parts).pointer(scales);
                 launch.structure(&four_bit(weight))
             }
@@ -123,7 +123,7 @@ impl Many<'_> {
         let launch = launch.pointer_or_null(bias).pointer(out);
         let launch = match tiles {
             Tiles::Int8 { tiled: false } => launch,
-            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit | Tiles::Int8 { tiled: true } => {
+            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) | Tiles::Int8 { tiled: true } => {
                 launch.pointer_or_null(pieces)
             }
         };
@@ -140,7 +140,7 @@ impl Many<'_> {
                 let join = queue.launch(kernel!("gemm_join_int8")).pointer(pieces);
                 join.structure(&int8())
             }
-            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit => {
+            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) => {
                 queue.launch(kernel!("gemm_join")).pointer(pieces)
             }
         };
@@ -173,7 +173,7 @@ struct Chunk {
     n: usize,
 }
 
-/// `FourBit` of `gemm_four_bit.cu`.
+/// `FourBit` of `gemm_four_bit.cuh`.
 fn four_bit(weight: &CudaWeight) -> [u64; 7] {
     let Scheme::FourBit(format) = weight.scheme() else {
         unreachable!("a weight of 4-bit codes");

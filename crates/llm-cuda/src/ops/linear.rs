@@ -10,7 +10,7 @@ use super::general::{self, NumRows, element};
 use crate::choose::{self, CardShape, FourBitKind, FourBitLaunch, Product, RowsLaunch, Sharing};
 use crate::memory::{Span, bytes_of};
 use crate::module::{Kernel, kernel};
-use crate::{Buffer, Cuda, CudaQueue, CudaWeight, workspace};
+use crate::{Buffer, Compute, Cuda, CudaQueue, CudaWeight, workspace};
 
 /// Products with few rows: see [`choose::MAX_ROWS`].
 pub(super) fn linear(
@@ -204,7 +204,8 @@ impl Few<'_> {
                     is_double: format.double_quant,
                     block_size: format.block_size.get(),
                 };
-                match choose::four_bit(card, self.product, kind) {
+                let compute = self.queue.card.compute;
+                match choose::four_bit(card, self.product, kind, compute) {
                     Some(launch) => self.four_bit(kind, launch),
                     None => self.general(),
                 }
@@ -233,8 +234,11 @@ impl Few<'_> {
                 (FOUR_BIT_ROWS[many][double], split)
             }
             Sharing::Teams(teams) => {
-                let eight = usize::from(choice.n_at_once > 4);
-                (FOUR_BIT_TILES[eight][small][double], teams)
+                let of = match choice.compute {
+                    Compute::F32 => FOUR_BIT_TILES[usize::from(choice.n_at_once > 4)],
+                    Compute::Half => FOUR_BIT_HALF,
+                };
+                (of[small][double], teams)
             }
         };
         let (weights, shape) = (self.weights(), self.shape());
@@ -270,7 +274,7 @@ impl Few<'_> {
         general::multiply(self.queue, self.parts, self.x, out, self.n)
     }
 
-    /// Codes of the activations, their scales, and bits of outlier columns: `Codes` of `int8.cu`.
+    /// Codes of the activations, their scales, and bits of outlier columns: `Codes` of `int8.cuh`.
     fn quantize(&self, format: Int8) -> Result<[u64; 3]> {
         let (n, bounds) = self.n;
         let cols = self.product.cols;
@@ -416,6 +420,12 @@ const FOUR_BIT_TILES: [[[Kernel; 2]; 2]; 2] = [
         kernel!["four_bit_8", "four_bit_8_double"],
         kernel!["four_bit_8_32", "four_bit_8_double_32"],
     ],
+];
+
+/// The same for 8 rows that are rounded to 16 bits.
+const FOUR_BIT_HALF: [[Kernel; 2]; 2] = [
+    kernel!["four_bit_half_8", "four_bit_half_8_double"],
+    kernel!["four_bit_half_8_32", "four_bit_half_8_double_32"],
 ];
 
 /// Weights of a launch.

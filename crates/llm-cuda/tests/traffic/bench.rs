@@ -11,7 +11,7 @@ use std::sync::Arc;
 use cuda_emulator::harness::{self, Machine};
 use cuda_emulator::report::KernelReport;
 use llm_backend::{Backend, Queue, Result};
-use llm_cuda::{Cuda, CudaQueue, CudaWeight, probe};
+use llm_cuda::{Compute, Cuda, CudaQueue, CudaWeight, probe};
 use llm_quant::{Scheme, StoredWeight};
 use llm_tensor::{HostBytes, WorkspaceShape};
 
@@ -39,7 +39,7 @@ enum Direction {
 }
 
 /// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
-const LESS: [(&str, Direction, f64, &str); 9] = [
+const LESS: [(&str, Direction, f64, &str); 10] = [
     (
         "attention_rows_f32",
         Direction::Read,
@@ -54,6 +54,12 @@ const LESS: [(&str, Direction, f64, &str); 9] = [
     ),
     (
         "four_bit_8",
+        Direction::Read,
+        0.6,
+        "scales are read in halves of sectors; codes fill theirs",
+    ),
+    (
+        "four_bit_half",
         Direction::Read,
         0.6,
         "scales are read in halves of sectors; codes fill theirs",
@@ -107,6 +113,7 @@ pub(crate) struct Bench {
     pub(crate) cuda: Arc<Cuda>,
     pub(crate) queue: CudaQueue,
     pub(crate) target: u32,
+    pub(crate) compute: Compute,
     flaws: Vec<String>,
 }
 
@@ -200,8 +207,26 @@ pub(crate) const ON_CARD: &str = "LLM_RUN_ON_CARD";
 
 impl Bench {
     fn new() -> Self {
-        let cuda = Arc::new(Cuda::new(0).unwrap());
+        let compute = Compute::default();
+        let (cuda, queue) = Self::open(compute);
         let (major, minor) = cuda.facts().compute_capability;
+        Bench {
+            queue,
+            cuda,
+            target: 10 * major + minor,
+            compute,
+            flaws: Vec::new(),
+        }
+    }
+
+    /// Has products be of that exactness from now on.
+    pub(crate) fn compute_in(&mut self, compute: Compute) {
+        (self.cuda, self.queue) = Self::open(compute);
+        self.compute = compute;
+    }
+
+    fn open(compute: Compute) -> (Arc<Cuda>, CudaQueue) {
+        let cuda = Arc::new(Cuda::computing_in(0, compute).unwrap());
         let largest = WorkspaceShape {
             n_tokens: 64,
             cols: 4096,
@@ -211,12 +236,8 @@ impl Bench {
             n_kv_heads: 8,
             head_dim: 128,
         };
-        Bench {
-            queue: cuda.queue(Some(&largest)).unwrap(),
-            cuda,
-            target: 10 * major + minor,
-            flaws: Vec::new(),
-        }
+        let queue = cuda.queue(Some(&largest)).unwrap();
+        (cuda, queue)
     }
 
     /// Holds what an operation moves, with all that it launches, to what it needs.

@@ -1,6 +1,7 @@
 //! Products: every scheme, one, two and eight rows of activations, and tiles of 64.
 
 use llm_backend::{LinearPart, Ops, Output};
+use llm_cuda::Compute;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
 use llm_tensor::DType;
 
@@ -16,6 +17,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "four_bit_rows",
     "four_bit_4",
     "four_bit_8",
+    "four_bit_half",
     "four_bit_sum",
     "gemm_",
 ];
@@ -77,8 +79,8 @@ fn product(
         .map(|(weight, n_bytes)| part((weight, n_bytes)))
         .collect();
     let of_weights: usize = weights.iter().map(|(_, n_bytes)| n_bytes).sum();
-    let n_bytes =
-        of_weights + 4 * n * (cols + width) + between(bench.target, scheme, (width, cols), n);
+    let of = (bench.target, bench.compute);
+    let n_bytes = of_weights + 4 * n * (cols + width) + between(of, scheme, (width, cols), n);
     let what = format!("{name}, {rows:?} × {cols}, {n} rows");
     bench.check(&Needs::bytes(&what, n_bytes), |queue| {
         queue.linear(&parts, &x, Output::Write, &mut out, n)
@@ -87,12 +89,19 @@ fn product(
 
 /// Bytes that products of many rows move beside: activations as tensor cores take them, and pieces of results where few blocks
 /// would be busy else. One kernel writes them, and another reads them.
-fn between(target: u32, scheme: Scheme, (rows, cols): (usize, usize), n: usize) -> usize {
+fn between(
+    (target, compute): (u32, Compute),
+    scheme: Scheme,
+    (rows, cols): (usize, usize),
+    n: usize,
+) -> usize {
     if n <= 8 || target < 80 {
         return 0;
     }
     let (n_halves, n_beside) = match scheme {
+        Scheme::Dense(DType::BF16) if compute == Compute::Half => (2, 0),
         Scheme::Dense(DType::BF16) => (3, 0),
+        Scheme::Dense(DType::F16) | Scheme::FourBit(_) if compute == Compute::Half => (1, 0),
         Scheme::Dense(DType::F16) | Scheme::FourBit(_) => (2, 0),
         // Outlier columns are summed up by themselves.
         Scheme::Int8(_) => (0, 1),
@@ -118,6 +127,7 @@ fn few_rows_read_each_weight_once() {
         "four_bit_rows",
         "four_bit_4",
         "four_bit_8",
+        "four_bit_half",
         "four_bit_sum",
     ];
     on_each_target(&patterns, |bench| {
@@ -135,6 +145,14 @@ fn few_rows_read_each_weight_once() {
             let scheme = Scheme::Int8PerUse(dtype, int8);
             product(bench, ("quantized at each use", scheme), (&[64], 4096), 1);
         }
+        bench.compute_in(Compute::Half);
+        let mut in_half = schemes();
+        in_half.retain(|(_, scheme)| matches!(scheme, Scheme::FourBit(_)));
+        for scheme in in_half {
+            for n in [1, 8] {
+                product(bench, scheme, (&[256, 64, 64], 4096), n);
+            }
+        }
     });
 }
 
@@ -143,10 +161,21 @@ fn few_rows_read_each_weight_once() {
 #[test]
 fn many_rows_read_each_weight_once() {
     on_each_target(&["gemm_"], |bench| {
-        for scheme in in_tiles() {
+        let tiles = |bench: &mut Bench, scheme| {
             product(bench, scheme, (&[2048], 128), 64);
             product(bench, scheme, (&[2048], 64), 72);
             product(bench, scheme, (&[1024], 1024), 16);
-        }
+        };
+        in_tiles()
+            .into_iter()
+            .for_each(|scheme| tiles(bench, scheme));
+        bench.compute_in(Compute::Half);
+        let mut in_half = in_tiles();
+        in_half.retain(|(_, scheme)| match scheme {
+            Scheme::Dense(dtype) => *dtype != DType::F32,
+            Scheme::FourBit(_) => true,
+            Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => false,
+        });
+        in_half.into_iter().for_each(|scheme| tiles(bench, scheme));
     });
 }

@@ -7,7 +7,7 @@ use llm_plan::WeightDType;
 use llm_tensor::{Bytes, DType};
 
 use super::load::KeyArgs;
-use super::quant::QuantArgs;
+use super::quant::{QuantArgs, RecordedComputeArgs};
 use super::values::{float_dtype, shard_size, weight_dtype};
 
 #[derive(Debug, Args)]
@@ -60,6 +60,8 @@ pub(crate) struct QuantizeArgs {
     pub(crate) all_linear: bool,
     #[command(flatten)]
     pub(crate) quant: QuantArgs,
+    #[command(flatten)]
+    pub(crate) compute: RecordedComputeArgs,
     #[command(flatten)]
     pub(crate) keys: KeyArgs,
 }

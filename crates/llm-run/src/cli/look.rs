@@ -7,7 +7,7 @@ use clap::Args;
 use llm_plan::WeightDType;
 
 use super::load::{KeyArgs, LoadArgs};
-use super::quant::QuantArgs;
+use super::quant::{QuantArgs, RecordedComputeArgs};
 use super::values::{above_zero, weight_dtype};
 
 #[derive(Debug, Args)]
@@ -44,6 +44,8 @@ pub(crate) struct InspectArgs {
     pub(crate) dtype: Option<WeightDType>,
     #[command(flatten)]
     pub(crate) quant: QuantArgs,
+    #[command(flatten)]
+    pub(crate) compute: RecordedComputeArgs,
     #[command(flatten)]
     pub(crate) keys: KeyArgs,
 }

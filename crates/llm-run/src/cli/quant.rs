@@ -33,9 +33,6 @@ pub(crate) struct QuantArgs {
     /// Quantize the scales of 4-bit blocks too, which saves 0.05 bytes a parameter
     #[arg(long, requires = "load_in_4bit", conflicts_with = "load_in_8bit")]
     pub(crate) double_quant: bool,
-    /// The type in which 4-bit weights are to be multiplied; the CPU multiplies in f32, which is never less exact
-    #[arg(long, value_name = "DTYPE", requires = "load_in_4bit", conflicts_with = "load_in_8bit", value_parser = float_dtype)]
-    pub(crate) compute_dtype: Option<DType>,
     /// Elements that share a scale: a power of two from 32 to 4096 [default: 64]
     #[arg(long, value_name = "N", requires = "load_in_4bit", conflicts_with = "load_in_8bit", value_parser = block_size)]
     pub(crate) blocksize: Option<BlockSize>,
@@ -52,6 +49,23 @@ pub(crate) struct QuantArgs {
     /// A JSON file with these settings, as transformers writes them, or a config.json that has them
     #[arg(long, value_name = "FILE")]
     pub(crate) quant_config: Option<PathBuf>,
+}
+
+/// What a configuration of 4-bit weights says about their products.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Quantization")]
+pub(crate) struct RecordedComputeArgs {
+    /// The type in which 4-bit weights are to be multiplied, for config.json
+    #[arg(long, value_name = "DTYPE", requires = "load_in_4bit", conflicts_with = "load_in_8bit", value_parser = float_dtype)]
+    pub(crate) compute_dtype: Option<DType>,
+}
+
+impl RecordedComputeArgs {
+    pub(crate) fn record(&self, config: &mut QuantConfig) {
+        if let Some(dtype) = self.compute_dtype {
+            config.bnb_4bit_compute_dtype = dtype;
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -94,9 +108,6 @@ impl QuantArgs {
             };
         }
         config.bnb_4bit_use_double_quant |= self.double_quant;
-        if let Some(dtype) = self.compute_dtype {
-            config.bnb_4bit_compute_dtype = dtype;
-        }
         if let Some(block_size) = self.blocksize {
             config.block_size = block_size;
         }

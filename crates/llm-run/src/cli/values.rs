@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use llm_cuda::Compute;
 use llm_plan::WeightDType;
 use llm_tensor::{Bytes, DType};
 
@@ -11,6 +12,17 @@ pub(super) fn weight_dtype(text: &str) -> Result<WeightDType, String> {
     }
     match text.parse::<DType>() {
         Ok(dtype) if dtype.is_weight() => Ok(WeightDType::As(dtype)),
+        _ => Err("expected auto, f32, f16 or bf16".to_owned()),
+    }
+}
+
+pub(super) fn compute_dtype(text: &str) -> Result<Compute, String> {
+    if text.eq_ignore_ascii_case("auto") {
+        return Ok(Compute::default());
+    }
+    match text.parse::<DType>() {
+        Ok(DType::F32) => Ok(Compute::F32),
+        Ok(DType::F16 | DType::BF16) => Ok(Compute::Half),
         _ => Err("expected auto, f32, f16 or bf16".to_owned()),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use llm_cpu::Cpu;
-use llm_cuda::Cuda;
+use llm_cuda::{Compute, Cuda};
 use llm_plan::{Plan, RunOn};
 use llm_quant::Encoder;
 use llm_runtime::Device;
@@ -18,18 +18,18 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    /// Opens the devices of a plan.
+    /// Opens the devices of a plan, GPUs for products in `compute`.
     ///
     /// # Errors
     /// When the driver fails.
-    pub(super) fn open(cpu: Arc<Cpu>, plan: &Plan) -> Result<Self> {
+    pub(super) fn open(cpu: Arc<Cpu>, plan: &Plan, compute: Compute) -> Result<Self> {
         let used = plan.map.devices();
         let numbers = used.iter().filter_map(|run_on| match run_on {
             RunOn::Gpu(number) => Some(*number),
             RunOn::Cpu => None,
         });
         let open = |number: u32| {
-            let opened = Cuda::new(number as usize);
+            let opened = Cuda::computing_in(number as usize, compute);
             let opened = opened.with_context(|| format!("cannot open GPU {number}"))?;
             Ok((number, Arc::new(opened)))
         };

@@ -108,6 +108,30 @@ fn a_gpu_continues_as_the_cpu_does_and_takes_what_was_planned() {
     assert_eq!(report.faults, [""; 0]);
 }
 
+/// Other kernels compute in 16 bits. What asks for f32, or for nothing, has none of them.
+#[test]
+fn a_gpu_computes_in_16_bits_where_it_is_asked_to() {
+    let prompt = "Once upon a time there was a little girl who lived in a house by the sea";
+    let is_half = |name: &str| name.contains("_half_") || name.contains("_f16_1_");
+    for (flags, is_asked) in [
+        (&["--compute-dtype", "f16", "--dtype", "f16"][..], true),
+        (&["--compute-dtype", "bf16", "--load-in-4bit"], true),
+        (&["--compute-dtype", "f32", "--dtype", "f16"], false),
+        (&["--load-in-4bit"], false),
+    ] {
+        let args = ["generate", "demo", prompt, "--max-new-tokens", "3"];
+        let run = run_on(&machine(), &[&args, flags].concat());
+        assert_eq!(run.output.status.code(), Some(0), "{}", stderr(&run));
+        let kernels = run.report.as_ref().unwrap().kernels.keys();
+        let names: Vec<&String> = kernels.filter(|name| is_half(name)).collect();
+        assert_eq!(!names.is_empty(), is_asked, "{flags:?}: {names:?}");
+    }
+    let args = ["generate", "demo", prompt, "--compute-dtype", "f8"];
+    let run = run_on(&machine(), &args);
+    assert_eq!(run.output.status.code(), Some(2));
+    assert!(stderr(&run).contains("expected auto, f32, f16 or bf16"));
+}
+
 #[test]
 fn a_gpu_scores_as_the_cpu_does() {
     for (model, flags) in [

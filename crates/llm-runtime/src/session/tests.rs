@@ -184,14 +184,13 @@ fn a_device_that_failed_is_told_of_with_the_logits() {
             failed: Some(failed.clone()),
         }),
     });
-    match session.step(&[(0, 2)]) {
-        Err(RuntimeError::Backend(error)) => assert_eq!(error, failed),
-        other => panic!("{other:?}"),
-    }
-    // With ids alone as well.
-    match session.greedy(0, &[3]) {
-        Err(RuntimeError::Backend(error)) => assert_eq!(error, failed),
-        other => panic!("{other:?}"),
+    let stepped = session.step(&[(0, 2)]).map(<[f32]>::to_vec);
+    let chosen = session.greedy(0, &[2]).map(|id| vec![id as f32]);
+    for outcome in [stepped, chosen] {
+        match outcome {
+            Err(RuntimeError::Backend(error)) => assert_eq!(error, failed),
+            other => panic!("{other:?}"),
+        }
     }
     assert_eq!(seen.try_iter().count(), 3);
 }

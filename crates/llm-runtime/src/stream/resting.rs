@@ -1,5 +1,6 @@
 //! Weights that rest in RAM and compute on a device with memory of its own: laid out once, copied from there at each use.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -83,7 +84,7 @@ impl Layout {
         parcel.weights.push((role, weight));
     }
 
-    /// Takes pages for the unit, and has its weights written there.
+    /// Takes pages for the unit, has its weights written there, and adds its parcels to others.
     ///
     /// # Errors
     /// When there is no room, or a weight cannot be read.
@@ -91,7 +92,8 @@ impl Layout {
         self,
         backend: &B,
         source: &mut dyn WeightSource,
-    ) -> Result<(RestingUnit, Vec<(Key, Resting<B>)>)> {
+        resting: &mut HashMap<Key, Resting<B>>,
+    ) -> Result<RestingUnit> {
         let mut pages = backend.host_pages(self.len)?;
         let mut n_bytes = Bytes::ZERO;
         pages.fill(|bytes| -> Result<()> {
@@ -114,20 +116,15 @@ impl Layout {
             },
         };
         let pages = Arc::new(pages);
-        let parcels = self.parcels.into_iter().map(|parcel| {
-            let ParcelLayout {
-                key,
-                range,
-                weights,
-            } = parcel;
-            let resting = Resting {
+        for parcel in self.parcels {
+            let of_parcel = Resting {
                 pages: Arc::clone(&pages),
-                range,
-                weights,
+                range: parcel.range,
+                weights: parcel.weights,
             };
-            (key, resting)
-        });
-        Ok((unit, parcels.collect()))
+            resting.insert(parcel.key, of_parcel);
+        }
+        Ok(unit)
     }
 }
 

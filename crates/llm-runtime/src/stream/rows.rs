@@ -20,7 +20,7 @@ use crate::{Result, RuntimeError};
 #[derive(Debug)]
 pub(super) enum TableSource {
     /// Files.
-    OnDisk(StoredWeight<Source>),
+    OnDisk(Box<StoredWeight<Source>>),
     /// RAM, where it is the head's matrix too if the model has one table for both.
     InRam,
 }

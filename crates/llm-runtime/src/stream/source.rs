@@ -67,7 +67,7 @@ pub(crate) fn open(
             {
                 verify(&file, sum)?;
             }
-            let table = weight.clone().map(TableSource::OnDisk);
+            let table = weight.clone().map(Box::new).map(TableSource::OnDisk);
             tables.insert(slot.role, table.unwrap_or(TableSource::InRam));
         }
         if is_looked_up(slot.role, is_tied) {

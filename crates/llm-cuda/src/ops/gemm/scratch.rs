@@ -2,23 +2,21 @@
 
 use llm_tensor::WorkspaceShape;
 
-use super::tiles::{MAX_MULTIPROCESSORS, MIN_STEPS, Split, Tiles};
+use super::tiles::{Form, MAX_MULTIPROCESSORS, MIN_STEPS, Split, Tiles};
 use crate::memory::bytes_of;
-use crate::{choose, workspace};
+use crate::{Compute, choose, workspace};
 
 /// Bytes of the parts or codes of `n` rows, of their scales, of outlier columns as bits, and of pieces of results.
 pub(super) fn areas(tiles: Tiles, n: usize, cols: usize, n_pieces: usize) -> [usize; 4] {
     let [parts, scales, outliers] = match tiles {
         Tiles::Plain(_) => [0; 3],
-        Tiles::Dense(split) => split_areas(split, n, cols),
-        Tiles::FourBit => split_areas(Split::F16OfCodes, n, cols),
+        Tiles::Dense(_) | Tiles::FourBit(_) => {
+            let n_parts = tiles.split().map_or(0, Split::n_parts);
+            [n_parts * n * padded(cols) * 2, bytes_of(n), 0]
+        }
         Tiles::Int8 { .. } => code_areas(n, cols),
     };
     [parts, scales, outliers, bytes_of(n_pieces)]
-}
-
-fn split_areas(split: Split, n: usize, cols: usize) -> [usize; 3] {
-    [split.n_parts() * n * padded(cols) * 2, bytes_of(n), 0]
 }
 
 /// Bytes of the codes of `n` rows, of their scales, and of outlier columns: for each row, and in the first for all.
@@ -39,11 +37,17 @@ pub(in crate::ops) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
         let results = (shape.cols.div_ceil(16 * MIN_STEPS) + 1) * n * shape.rows;
         results.min(most + (n * shape.rows).min(most))
     };
-    let parts = areas(Tiles::Dense(Split::Bf16), n, shape.cols, pieces(n));
+    let parts = areas(MOST_PARTS, n, shape.cols, pieces(n));
     let all = shape.n_tokens;
     let codes = areas(Tiles::Int8 { tiled: true }, all, shape.cols, pieces(all));
     workspace::bytes(parts).max(workspace::bytes(codes))
 }
+
+/// Products whose activations have the most parts.
+const MOST_PARTS: Tiles = Tiles::Dense(Split {
+    form: Form::Bf16,
+    compute: Compute::F32,
+});
 
 /// Columns with the zeros behind them.
 pub(super) fn padded(cols: usize) -> usize {
@@ -61,20 +65,22 @@ mod tests {
 
     #[test]
     fn scratch_memory_suffices_for_every_kernel() {
-        for tiles in [
-            Tiles::Dense(Split::Bf16),
-            Tiles::Dense(Split::F16),
-            Tiles::FourBit,
+        let split = [Compute::F32, Compute::Half].map(|compute| {
+            let dense = [Form::F16, Form::Bf16].map(|form| Tiles::Dense(Split { form, compute }));
+            [dense[0], dense[1], Tiles::FourBit(compute)]
+        });
+        let others = [
             Tiles::Plain(DType::F32),
             Tiles::Int8 { tiled: true },
             Tiles::Int8 { tiled: false },
-        ] {
+        ];
+        for tiles in split.into_iter().flatten().chain(others) {
             for n_tokens in [9, 16, 17, 64, 65, 200, 512, 5000] {
                 for rows in [1, 100, 1000, 5000, 150_000] {
                     for cols in [8, 100, 5000, 30_000] {
                         let n = match tiles {
                             Tiles::Int8 { .. } => n_tokens,
-                            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit => {
+                            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) => {
                                 n_tokens.min(CHUNK)
                             }
                         };

@@ -4,9 +4,9 @@ use llm_backend::LinearPart;
 use llm_quant::{Part, Scheme};
 use llm_tensor::DType;
 
-use crate::Cuda;
 use crate::module::{Kernel, kernel};
 use crate::ops::general::element;
+use crate::{Compute, Cuda};
 
 /// Kernels for a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,17 +16,23 @@ pub(super) enum Tiles {
     /// On tensor cores, activations split into 16-bit parts.
     Dense(Split),
     /// The same, with values that are looked up.
-    FourBit,
+    FourBit(Compute),
     /// On tensor cores of integers, or by their four-element products.
     Int8 { tiled: bool },
 }
 
-/// Form of activations that tensor cores multiply exactly.
+/// Form of activations that tensor cores multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Split {
-    /// Two parts of 11 bits, rows scaled.
+pub(super) struct Split {
+    pub(super) form: Form,
+    pub(super) compute: Compute,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Parts of 11 bits, rows scaled.
     F16,
-    /// Three parts of 8 bits.
+    /// Parts of 8 bits.
     Bf16,
     /// Like `F16`, columns in the order of 4-bit codes.
     F16OfCodes,
@@ -43,7 +49,11 @@ pub(super) struct Blocks {
 
 impl Tiles {
     /// The fastest that take a weight as it lies, if any.
-    pub(super) fn of(part: &LinearPart<'_, Cuda>, capability: (u32, u32)) -> Option<Self> {
+    pub(super) fn of(
+        part: &LinearPart<'_, Cuda>,
+        capability: (u32, u32),
+        compute: Compute,
+    ) -> Option<Self> {
         let weight = part.weight;
         let at = |part| weight.part(part);
         let bias_lies = part.bias.is_none_or(|bias| {
@@ -57,11 +67,11 @@ impl Tiles {
         match weight.scheme() {
             Scheme::Dense(dtype) => {
                 let elements = at(Part::Weight);
-                let splits = [(DType::F16, Split::F16), (DType::BF16, Split::Bf16)];
-                let split = splits.into_iter().find(|(of, _)| *of == dtype);
+                let forms = [(DType::F16, Form::F16), (DType::BF16, Form::Bf16)];
+                let form = forms.into_iter().find(|(of, _)| *of == dtype);
                 let tiled = tensor_cores && cols.is_multiple_of(8) && elements.is_aligned(16);
-                match split.filter(|_| tiled) {
-                    Some((_, split)) => Some(Tiles::Dense(split)),
+                match form.filter(|_| tiled) {
+                    Some((_, form)) => Some(Tiles::Dense(Split { form, compute })),
                     None => elements
                         .is_aligned(dtype.size() as u64)
                         .then_some(Tiles::Plain(dtype)),
@@ -81,7 +91,7 @@ impl Tiles {
                     && cols.is_multiple_of(32)
                     && at(Part::Weight).is_aligned(16)
                     && words.iter().all(|&part| at(part).is_aligned(4));
-                fits.then_some(Tiles::FourBit)
+                fits.then_some(Tiles::FourBit(compute))
             }
             Scheme::Int8(_) => {
                 let (codes, scb) = (at(Part::Weight), at(Part::Scb));
@@ -98,7 +108,10 @@ impl Tiles {
         match self {
             Tiles::Plain(_) | Tiles::Int8 { .. } => None,
             Tiles::Dense(split) => Some(split),
-            Tiles::FourBit => Some(Split::F16OfCodes),
+            Tiles::FourBit(compute) => Some(Split {
+                form: Form::F16OfCodes,
+                compute,
+            }),
         }
     }
 
@@ -108,9 +121,19 @@ impl Tiles {
         let of = (tokens / 32).ilog2() as usize;
         match self {
             Tiles::Plain(dtype) => TILE[element(dtype) as usize],
-            Tiles::Dense(Split::Bf16) => DENSE_BF16[of],
-            Tiles::Dense(Split::F16 | Split::F16OfCodes) => DENSE_F16[of],
-            Tiles::FourBit => FOUR_BIT[usize::from(tokens > 32)],
+            Tiles::Dense(split) => match (split.form, split.compute) {
+                (Form::F16 | Form::F16OfCodes, Compute::F32) => DENSE_F16[of],
+                (Form::F16 | Form::F16OfCodes, Compute::Half) => DENSE_F16_HALF[of],
+                (Form::Bf16, Compute::F32) => DENSE_BF16[of],
+                (Form::Bf16, Compute::Half) => DENSE_BF16_HALF[of],
+            },
+            Tiles::FourBit(compute) => {
+                let of = usize::from(tokens > 32);
+                match compute {
+                    Compute::F32 => FOUR_BIT[of],
+                    Compute::Half => FOUR_BIT_HALF[of],
+                }
+            }
             Tiles::Int8 { tiled: true } => INT8[of],
             Tiles::Int8 { tiled: false } => kernel!("gemm_tile_int8"),
         }
@@ -120,7 +143,7 @@ impl Tiles {
     pub(super) fn block_rows(self) -> usize {
         match self {
             Tiles::Plain(_) | Tiles::Int8 { tiled: false } => 64,
-            Tiles::Dense(_) | Tiles::FourBit | Tiles::Int8 { tiled: true } => 128,
+            Tiles::Dense(_) | Tiles::FourBit(_) | Tiles::Int8 { tiled: true } => 128,
         }
     }
 
@@ -133,7 +156,8 @@ impl Tiles {
             * match self {
                 Tiles::Plain(_) | Tiles::Int8 { tiled: false } => 0,
                 Tiles::Dense(split) => lines(split.n_parts()) + weight,
-                Tiles::FourBit => lines(Split::F16OfCodes.n_parts()) + codes,
+                Tiles::FourBit(Compute::F32) => lines(2) + codes,
+                Tiles::FourBit(Compute::Half) => lines(1) + codes,
                 Tiles::Int8 { tiled: true } => lines(1) + weight,
             }
     }
@@ -148,7 +172,7 @@ impl Tiles {
         let (smaller, step): (&[usize], usize) = match self {
             Tiles::Plain(_) => (&[64], 16),
             Tiles::Dense(_) => (&[32, 64], 32),
-            Tiles::FourBit => (&[32], 32),
+            Tiles::FourBit(_) => (&[32], 32),
             Tiles::Int8 { tiled: true } => (&[32, 64], STAGE_BYTES),
             // It has no pieces.
             Tiles::Int8 { tiled: false } => (&[64], usize::MAX),
@@ -179,16 +203,21 @@ impl Blocks {
 
 impl Split {
     pub(super) fn kernel(self) -> Kernel {
-        match self {
-            Split::F16 | Split::F16OfCodes => kernel!("gemm_split_f16_2"),
-            Split::Bf16 => kernel!("gemm_split_bf16_3"),
+        match (self.form, self.compute) {
+            (Form::F16 | Form::F16OfCodes, Compute::F32) => kernel!("gemm_split_f16_2"),
+            (Form::F16 | Form::F16OfCodes, Compute::Half) => kernel!("gemm_split_f16_1"),
+            (Form::Bf16, Compute::F32) => kernel!("gemm_split_bf16_3"),
+            (Form::Bf16, Compute::Half) => kernel!("gemm_split_bf16_2"),
         }
     }
 
     pub(super) fn n_parts(self) -> usize {
-        match self {
-            Split::F16 | Split::F16OfCodes => 2,
-            Split::Bf16 => 3,
+        match (self.form, self.compute) {
+            (Form::F16 | Form::F16OfCodes, Compute::F32) => 2,
+            (Form::F16 | Form::F16OfCodes, Compute::Half) => 1,
+            (Form::Bf16, Compute::F32) => 3,
+            // Of 8 bits one is not enough: golden models err by up to 1e-2 then.
+            (Form::Bf16, Compute::Half) => 2,
         }
     }
 }
@@ -206,6 +235,17 @@ const DENSE_BF16: [Kernel; 3] = kernel![
     "gemm_dense_bf16_3_64",
     "gemm_dense_bf16_3_128"
 ];
+const DENSE_F16_HALF: [Kernel; 3] = kernel![
+    "gemm_dense_f16_1_32",
+    "gemm_dense_f16_1_64",
+    "gemm_dense_f16_1_128"
+];
+const DENSE_BF16_HALF: [Kernel; 3] = kernel![
+    "gemm_dense_bf16_2_32",
+    "gemm_dense_bf16_2_64",
+    "gemm_dense_bf16_2_128"
+];
+const FOUR_BIT_HALF: [Kernel; 2] = kernel!["gemm_four_bit_1_32", "gemm_four_bit_1_128"];
 const FOUR_BIT: [Kernel; 2] = kernel!["gemm_four_bit_2_32", "gemm_four_bit_2_128"];
 const INT8: [Kernel; 3] = kernel!["gemm_int8_32", "gemm_int8_64", "gemm_int8_128"];
 
@@ -223,7 +263,11 @@ pub(super) const MAX_MULTIPROCESSORS: usize = 160;
 mod tests {
     use super::*;
 
-    const DENSE: Tiles = Tiles::Dense(Split::Bf16);
+    const DENSE: Tiles = Tiles::Dense(Split {
+        form: Form::Bf16,
+        compute: Compute::F32,
+    });
+    const FOUR_BIT: Tiles = Tiles::FourBit(Compute::F32);
 
     #[test]
     fn blocks_are_as_high_as_there_are_tokens_and_keep_a_card_busy() {
@@ -233,8 +277,8 @@ mod tests {
             (DENSE, 512, (4096, 14336), 128, 1),
             (DENSE, 65, (1024, 4096), 128, 16),
             (DENSE, 20, (128, 64), 32, 1),
-            (Tiles::FourBit, 16, (14336, 4096), 32, 2),
-            (Tiles::FourBit, 64, (4096, 14336), 128, 4),
+            (FOUR_BIT, 16, (14336, 4096), 32, 2),
+            (FOUR_BIT, 64, (4096, 14336), 128, 4),
             (Tiles::Plain(DType::F32), 9, (4096, 4096), 64, 4),
         ];
         for (tiles, n, size, tokens, n_pieces) in cases {
