@@ -1,4 +1,4 @@
-//! Tests that every backend passes, against [`Reference`](llm_backend::Reference).
+//! Tests that every backend passes, against [`Reference`].
 //!
 //! A case is one call, or a few in a row, with deterministic inputs. [`check`] runs each on the
 //! backend and on the reference and compares with bounds that follow from f32 arithmetic on the case's own data;
