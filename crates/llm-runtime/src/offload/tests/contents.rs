@@ -281,21 +281,33 @@ fn another_source_encoding_or_device_is_another_entry() {
         ..QuantConfig::new(LoadIn::EightBit)
     });
     let mut seen = vec![first.clone()];
-    for mut kept in [
-        Kept::new(&model, DType::F16, None),
-        Kept::new(&model, DType::BF16, four_bit(Code::Nf4, false)),
-        Kept::new(&model, DType::BF16, four_bit(Code::Nf4, true)),
-        Kept::new(&model, DType::BF16, offload_on_cpu),
+    for (mut kept, is_by_device) in [
+        (Kept::new(&model, DType::F16, None), false),
+        (
+            Kept::new(&model, DType::BF16, four_bit(Code::Nf4, false)),
+            false,
+        ),
+        (
+            Kept::new(&model, DType::BF16, four_bit(Code::Nf4, true)),
+            false,
+        ),
+        (Kept::new(&model, DType::BF16, offload_on_cpu), true),
     ] {
-        for run_on in [RunOn::Cpu, RunOn::Gpu(0)] {
-            kept.run_on = run_on;
-            let (key, written) = key_of(&kept);
-            assert!(written > Bytes::ZERO && !seen.contains(&key));
-            seen.push(key);
-        }
+        kept.run_on = RunOn::Cpu;
+        let (of_cpu, written) = key_of(&kept);
+        assert!(written > Bytes::ZERO && !seen.contains(&of_cpu));
+        seen.push(of_cpu.clone());
+        // Others compute with the same bytes.
+        kept.run_on = RunOn::Gpu(0);
+        let (of_gpu, written) = key_of(&kept);
+        assert_eq!(
+            (of_gpu != of_cpu, written > Bytes::ZERO),
+            (is_by_device, is_by_device)
+        );
+        seen.push(of_gpu.clone());
         // Which GPU does not matter.
         kept.run_on = RunOn::Gpu(1);
-        assert_eq!(key_of(&kept).1, Bytes::ZERO);
+        assert_eq!(key_of(&kept), (of_gpu, Bytes::ZERO));
     }
 
     assert_eq!(key_of(&bf16()), (first.clone(), Bytes::ZERO));
