@@ -8,9 +8,9 @@ use clap::Args;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use self::gpus::{GpuRow, Gpus};
+use self::gpus::GpuRow;
 use self::models::{Folder, Model};
-use self::program::Program;
+use self::program::{Gpus, Program};
 use self::row::{Base, Row};
 use self::tiers::row::TierRow;
 

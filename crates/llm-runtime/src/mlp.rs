@@ -12,7 +12,7 @@ use crate::Result;
 use crate::activations::Activations;
 use crate::allocated::routing;
 use crate::device::Elsewhere;
-use crate::port::OnDevice;
+use crate::link::OnDevice;
 use crate::projection::{apply, part, parts};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};

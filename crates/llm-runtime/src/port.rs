@@ -5,7 +5,6 @@ use std::any::Any;
 use llm_backend::{Backend, Queue};
 
 use crate::Result;
-use crate::activations::Activations;
 
 /// Rows of activations that cross between devices, each as wide as the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,31 +72,5 @@ impl<'a> Lane<'a> {
         };
         queue.copy_from(from, rows, to, n_elements)?;
         Ok(true)
-    }
-}
-
-/// The activations of a backend's device.
-pub(crate) struct OnDevice<'a, B: Backend> {
-    pub(crate) queue: &'a mut B::Queue,
-    pub(crate) activations: &'a mut Activations<B>,
-}
-
-impl<B: Backend> Port for OnDevice<'_, B> {
-    fn download(&mut self, rows: Crossing, out: &mut [f32]) -> Result<()> {
-        Ok(self.queue.download(self.activations.crossing(rows), out)?)
-    }
-
-    fn upload(&mut self, rows: Crossing, from: &[f32]) -> Result<()> {
-        let to = self.activations.crossing_mut(rows);
-        Ok(self.queue.upload(from, to)?)
-    }
-
-    fn lane(&mut self, rows: Crossing) -> Lane<'_> {
-        Lane::of::<B>(self.queue, self.activations.crossing(rows))
-    }
-
-    fn take(&mut self, rows: Crossing, n_elements: usize, from: Lane<'_>) -> Result<bool> {
-        let to = self.activations.crossing_mut(rows);
-        from.copy_to::<B>(self.queue, to, n_elements)
     }
 }

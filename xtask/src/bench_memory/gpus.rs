@@ -7,16 +7,9 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::models::{self, Folder};
-use super::program::Program;
+use super::program::{Gpus, Program};
 use super::row::{mb, number};
 use super::{PRECISIONS, Precision};
-
-/// Devices as `--device` names them, `cuda:0,cuda:1`, and the driver that is to be found.
-pub(super) struct Gpus<'a> {
-    pub(super) device: &'a str,
-    /// Folder of a library in place of NVIDIA's.
-    pub(super) driver: Option<&'a Path>,
-}
 
 /// Terms that are compared, in bytes.
 const TERMS: [&str; 6] = [

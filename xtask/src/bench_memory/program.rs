@@ -9,9 +9,15 @@ use serde_json::Value;
 
 use super::Precision;
 use super::cgroup::Cgroup;
-use super::gpus::Gpus;
 use super::models::Folder;
 use super::row::{Base, Row};
+
+/// Devices as `--device` names them, `cuda:0,cuda:1`, and the driver that is to be found.
+pub(super) struct Gpus<'a> {
+    pub(super) device: &'a str,
+    /// Folder of a library in place of NVIDIA's.
+    pub(super) driver: Option<&'a Path>,
+}
 
 /// `llm-run`, built.
 pub(super) struct Program(PathBuf);

@@ -107,7 +107,7 @@ pub(crate) fn gpus() -> Result<ShownGpus, NoGpu> {
     let kept = Measurement::kept();
     let gpu = |facts| {
         let gpu = Gpu::of(facts, &version);
-        let measured = kept.gpus().iter().find(|measured| measured.is_of(&gpu));
+        let measured = kept.gpus().iter().find(|measured| gpu.is_in(measured));
         Gpu {
             measured: measured.cloned(),
             ..gpu
@@ -128,6 +128,12 @@ impl Gpu {
     /// The device as what computes on it calls it.
     pub(crate) fn device(&self) -> String {
         llm_cuda::device_name(self.number as usize, &self.name)
+    }
+
+    /// True if a measurement is of this GPU, with this driver.
+    pub(crate) fn is_in(&self, measured: &MeasuredGpu) -> bool {
+        let driver = (&self.name, &self.uuid, &self.cuda_version);
+        driver == (&measured.name, &measured.uuid, &measured.cuda_version)
     }
 
     fn of(facts: GpuFacts, cuda_version: &str) -> Self {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Gpu, Machine};
+use super::Machine;
 
 /// Bandwidths, and for which machine they hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,12 +75,6 @@ pub(crate) struct MeasuredGpu {
 }
 
 impl MeasuredGpu {
-    /// True if it is this GPU, with this driver.
-    pub(crate) fn is_of(&self, gpu: &Gpu) -> bool {
-        let driver = (&self.name, &self.uuid, &self.cuda_version);
-        driver == (&gpu.name, &gpu.uuid, &gpu.cuda_version)
-    }
-
     fn is_sane(&self) -> bool {
         let rates = [
             self.copy,

@@ -135,7 +135,7 @@ impl Rates {
         };
         let of_gpus = gpus.iter().filter_map(|gpu| {
             let mut all = kept.bandwidth.gpus.iter();
-            let measured = all.find(|measured| measured.is_of(gpu))?;
+            let measured = all.find(|measured| gpu.is_in(measured))?;
             Some((gpu.number, speed(measured)))
         });
         let of_gpus: BTreeMap<u32, GpuSpeed> = of_gpus.collect();
