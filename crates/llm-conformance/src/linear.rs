@@ -194,6 +194,9 @@ impl Linear {
     /// that of sums of rounded products.
     pub(crate) fn bounds(&self, product_error: f64) -> Vec<f64> {
         let relative = product_error + sum_error(self.cols);
+        // A result may be added to, and rounded, after every piece of the columns.
+        let n_pieces = self.cols.div_ceil(FEWEST_COLUMNS) as f64;
+        let added = EPS * (1.0 + n_pieces / 2.0);
         let parts: Vec<_> = self
             .weights
             .iter()
@@ -206,10 +209,13 @@ impl Linear {
                     let products = weight.iter().zip(x).map(|(w, x)| f64::from(w * x).abs());
                     let bias = bias.as_ref().map_or(0.0, |bias| f64::from(bias[row]).abs());
                     let before = f64::from(self.before[bounds.len()]).abs();
-                    bounds.push(relative * products.sum::<f64>() + EPS * (bias + before));
+                    bounds.push(relative * products.sum::<f64>() + added * (bias + before));
                 }
             }
         }
         bounds
     }
 }
+
+/// Columns of a piece that a kernel sums before it adds to the result, at least.
+const FEWEST_COLUMNS: usize = 128;

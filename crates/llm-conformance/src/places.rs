@@ -55,6 +55,11 @@ impl StreamCase {
         (x, weights.collect())
     }
 
+    /// The first byte that is brought.
+    fn begin(&self) -> usize {
+        self.first / 2
+    }
+
     /// Writes the weight's parts to pages, one after the other, and says where in the place they will be and where they end.
     fn fill<P: HostPages>(
         &self,
@@ -74,7 +79,7 @@ impl StreamCase {
                 let range = end..end + bytes.len();
                 pages[range.clone()].copy_from_slice(&bytes);
                 end = range.end;
-                range.start + self.first / 2..range.end + self.first / 2
+                range.start - self.begin() + self.first..range.end - self.begin() + self.first
             })
         });
         (placed, end)
@@ -118,9 +123,8 @@ impl Case for StreamCase {
             }
             let (placed, end) = self.fill(pages, weight);
             pages.read(|bytes| assert_eq!(bytes.len() as u64, pages.bytes().get()));
-            let begin = self.first / 2;
             copies
-                .bring(pages, begin..end, place, self.first)
+                .bring(pages, self.begin()..end, place, self.first)
                 .expect(WORKS);
             let brought = copies.record().expect(WORKS);
             device.queue.wait(&brought).expect(WORKS);
