@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Smaller models and matrices, for an emulated GPU
     #[arg(long)]
     small: bool,
-    /// These parts alone: card, conformance, operations, goldens, quantized, memory, program, kernels, models, sanitizer
+    /// These parts alone: card, conformance, devices, operations, goldens, quantized, memory, program, kernels, models, sanitizer
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -85,8 +85,11 @@ impl Report<'_> {
     /// Tests, and the program as a user meets it.
     fn checks(&mut self) -> Result<()> {
         let mut conformance = self.program("conformance");
-        conformance.args(["on_the_card", "--nocapture"]);
+        conformance.args(["on_the_card", "--skip", DEVICES, "--nocapture"]);
         self.add("conformance", &mut conformance, 60)?;
+        let mut devices = self.program("conformance");
+        devices.args(["--exact", DEVICES, "--nocapture"]);
+        self.add("devices", &mut devices, 20)?;
         for (name, tests) in OPERATIONS {
             let mut operations = operations(&self.bundle, None, tests);
             self.add(&format!("operations-{name}"), &mut operations, 20)?;
@@ -318,6 +321,9 @@ const OPERATIONS: [(&str, &[&str]); 5] = [
     ("attention", &["attention::"]),
     ("seldom", &["seldom::"]),
 ];
+
+/// Test of the conformance suite that takes two GPUs.
+const DEVICES: &str = "devices_on_the_card";
 
 /// Beginnings of what compute-sanitizer says of a fault.
 const FAULTS: [&str; 3] = ["========= Invalid", "========= Error", "Race reported"];
