@@ -100,6 +100,8 @@ fn miri(root: &Path) -> Result<()> {
             .args(arguments)
             .current_dir(root)
             .env_remove("RUSTC")
+            // Else exp and its like differ at random, from call to call, and bits are compared.
+            .env("MIRIFLAGS", "-Zmiri-deterministic-floats")
             .stdin(Stdio::null());
         miri
     };
