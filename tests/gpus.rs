@@ -11,20 +11,20 @@ use std::sync::Arc;
 use cuda_emulator::harness::{Machine, report};
 use cuda_emulator::pace::Pace;
 use cuda_emulator::report::TimelineReport;
-use llm_arch::{HeadMatrix, Side, Slot, Unit};
+use llm_arch::{Side, Unit};
 use llm_cpu::Cpu;
 use llm_cuda::Cuda;
 use llm_plan::{
-    Budgets, Costs, DeviceMap, Home, Offload, Plan, Request, RunOn, StoredTensor, Strategy, Term,
-    Verdict, WeightDType, plan,
+    Budgets, Costs, DeviceMap, Home, Offload, Plan, Request, RunOn, StoredTensor, Term, Verdict,
+    WeightDType, plan,
 };
 use llm_quant::{LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
     BoundModel, CostsOf, Device, Interrupt, Limits, LoadOptions, OffloadOptions, Session, load_on,
 };
 use llm_tensor::{Bytes, DType};
-use llm_tests::{golden, relative_error};
-use serde_json::{Map, Value, json};
+use llm_tests::{golden, placing, relative_error, short_passes};
+use serde_json::{Value, json};
 
 /// Each kind of positions, residuals and heads, experts, and an encoder.
 const FAMILIES: [&str; 7] = [
@@ -85,16 +85,7 @@ impl Case {
     }
 
     fn limits(&self) -> Limits {
-        Limits {
-            n_sequences: 2,
-            context: self.model.spec().context.min(48),
-            // An encoder reads its prompt at once.
-            n_tokens: match self.model.spec().encoder {
-                Some(_) => 32,
-                None => 5,
-            },
-            n_logits: 2,
-        }
+        short_passes(&self.model, 2)
     }
 
     /// Units in the order in which they compute, without experts, which are with their layer.
@@ -108,16 +99,6 @@ impl Case {
 
     /// The plan that has each unit on its device, and a tied head with its table.
     fn plan(&self, devices: &Devices, home: &dyn Fn(Unit) -> Value) -> Plan {
-        let entry = |slot: &Slot| {
-            let (module, _) = slot.name.rsplit_once('.').unwrap();
-            let unit = match (slot.unit, self.model.spec().head.matrix) {
-                (Unit::Head, HeadMatrix::Tied) => Unit::Embedding,
-                (unit, _) => unit,
-            };
-            (module.to_owned(), home(unit))
-        };
-        let slots = self.model.skeleton().slots.iter();
-        let entries: Map<String, Value> = slots.map(entry).collect();
         let stored: Vec<StoredTensor> = self.model.tensors().map(|t| t.stored()).collect();
         let plenty = Bytes::new(1 << 40);
         let request = Request {
@@ -132,7 +113,7 @@ impl Case {
                 ram: plenty,
                 disk: None,
             },
-            strategy: Strategy::Map(Value::Object(entries).to_string().parse().unwrap()),
+            strategy: placing(&self.model, home),
             offload: Offload::Compute,
             costs: Costs {
                 cpu: &CostsOf(&*devices.cpu),

@@ -12,13 +12,13 @@ mod homes;
 use std::path::Path;
 use std::sync::Arc;
 
-use llm_arch::{HeadMatrix, Unit};
+use llm_arch::Unit;
 use llm_backend::Reference;
 use llm_conformance::{Deferred, Fault};
 use llm_cpu::Cpu;
 use llm_plan::{
     Budgets, Costs, DeviceCosts, DeviceMap, GpuCosts, Home, Offload, Plan, Request, RunOn,
-    StoredTensor, Strategy, Term, Verdict, WeightDType, plan,
+    StoredTensor, Term, Verdict, WeightDType, plan,
 };
 use llm_quant::{LoadIn, QuantConfig, Scalar};
 use llm_runtime::{
@@ -26,8 +26,8 @@ use llm_runtime::{
     RuntimeError, Session, load_on,
 };
 use llm_tensor::{Bytes, DType};
-use llm_tests::{Variant, fixture, golden, relative_error};
-use serde_json::{Map, Value, json};
+use llm_tests::{Variant, fixture, golden, placing, relative_error, short_passes};
+use serde_json::{Value, json};
 
 /// What f32 rounding, accumulated over a few layers, may move the logits by.
 const TOLERANCE: f64 = 2e-4;
@@ -116,16 +116,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn limits(&self) -> Limits {
-        Limits {
-            n_sequences: 2,
-            context: self.model.spec().context.min(48),
-            // An encoder reads its prompt at once.
-            n_tokens: match self.model.spec().encoder {
-                Some(_) => 32,
-                None => 5,
-            },
-            n_logits: 3,
-        }
+        short_passes(self.model, 3)
     }
 
     /// The plan of a map that has each unit where `home` says, and a tied head with its table.
@@ -135,17 +126,6 @@ impl Case<'_> {
         let costs = kinds.map(|(_, kind)| costs[kind.arithmetic()]);
         let [gpu_0, gpu_1, cpu] = costs;
         let stored: Vec<StoredTensor> = self.model.tensors().map(|t| t.stored()).collect();
-        let entry = |slot: &llm_arch::Slot| {
-            let (module, _) = slot.name.rsplit_once('.').unwrap();
-            // A tied head that has something of its own.
-            let unit = match (slot.unit, self.model.spec().head.matrix) {
-                (Unit::Head, HeadMatrix::Tied) => Unit::Embedding,
-                (unit, _) => unit,
-            };
-            (module.to_owned(), home(unit))
-        };
-        let slots = self.model.skeleton().slots.iter();
-        let entries: Map<String, Value> = slots.map(entry).collect();
         let request = Request {
             skeleton: self.model.skeleton(),
             stored: &stored,
@@ -158,7 +138,7 @@ impl Case<'_> {
                 ram: Bytes::new(1 << 40),
                 disk: Some(Bytes::new(1 << 40)),
             },
-            strategy: Strategy::Map(Value::Object(entries).to_string().parse().unwrap()),
+            strategy: placing(self.model, home),
             offload: self.offload.clone(),
             costs: Costs {
                 cpu,

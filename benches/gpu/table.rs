@@ -61,15 +61,12 @@ pub(crate) fn text(report: &Value) -> String {
         let number = |name: &str| product[name].as_f64().unwrap_or(0.0);
         let _ = writeln!(
             text,
-            "{:12} {:>6} {:>6} {:>6} {:>10.1} {:>7.0} {:>13.0}% {:>8.1}",
+            "{:12} {:>6} {:>6} {:>6} {}",
             product["encoding"].as_str().unwrap_or(""),
             number("rows"),
             number("cols"),
             number("n_tokens"),
-            number("microseconds"),
-            number("bytes_per_second") / 1e9,
-            100.0 * number("share_of_copy"),
-            number("teraflops"),
+            speed(product),
         );
     }
     if of("attention").next().is_some() {
@@ -83,15 +80,12 @@ pub(crate) fn text(report: &Value) -> String {
         let number = |name: &str| attention[name].as_f64().unwrap_or(0.0);
         let _ = writeln!(
             text,
-            "{:12} {:>9} {:>8} {:>6} {:>10.1} {:>7.0} {:>13.0}% {:>8.1}",
+            "{:12} {:>9} {:>8} {:>6} {}",
             "",
             number("n_sequences"),
             number("context"),
             number("n_tokens"),
-            number("microseconds"),
-            number("bytes_per_second") / 1e9,
-            100.0 * number("share_of_copy"),
-            number("teraflops"),
+            speed(attention),
         );
     }
     if of("model").next().is_some() {
@@ -124,6 +118,18 @@ pub(crate) fn text(report: &Value) -> String {
         );
     }
     text
+}
+
+/// Time of an operation, and what it makes of memory and processors.
+fn speed(of: &Value) -> String {
+    let number = |name: &str| of[name].as_f64().unwrap_or(0.0);
+    format!(
+        "{:>10.1} {:>7.0} {:>13.0}% {:>8.1}",
+        number("microseconds"),
+        number("bytes_per_second") / 1e9,
+        100.0 * number("share_of_copy"),
+        number("teraflops"),
+    )
 }
 
 /// `12.7`, in powers of 1000.

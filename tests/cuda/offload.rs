@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use cuda_emulator::pace::Pace;
-use llm_arch::{HeadMatrix, Unit};
 use llm_plan::{DeviceMap, MemoryEstimate, Placement, Plan};
 use llm_runtime::OffloadOptions;
-use serde_json::{Map, Value};
+use llm_tests::placing;
+use serde_json::Value;
 
 use super::*;
 
@@ -28,20 +28,10 @@ impl Case<'_> {
         let (costs, plenty) = (CostsOf(cuda), Bytes::new(1 << 40));
         let chain = DeviceMap::on_one(model.spec(), RunOn::Gpu(0));
         let at = |unit| chain.iter().position(|(of, _)| of == unit).unwrap();
-        let entry = |slot: &llm_arch::Slot| {
-            let (module, _) = slot.name.rsplit_once('.').unwrap();
-            // A tied head lies with its table.
-            let unit = match (slot.unit, model.spec().head.matrix) {
-                (Unit::Head, HeadMatrix::Tied) => Unit::Embedding,
-                (unit, _) => unit,
-            };
-            let home = match homes(at(unit)) {
-                "gpu" => Value::from(0),
-                other => Value::from(other),
-            };
-            (module.to_owned(), home)
+        let home = |unit| match homes(at(unit)) {
+            "gpu" => Value::from(0),
+            other => Value::from(other),
         };
-        let entries: Map<String, Value> = model.skeleton().slots.iter().map(entry).collect();
         let request = Request {
             skeleton: model.skeleton(),
             stored: &stored,
@@ -54,7 +44,7 @@ impl Case<'_> {
                 gpus: [(0, plenty)].into(),
                 disk: Some(plenty),
             },
-            strategy: Strategy::Map(Value::Object(entries).to_string().parse().unwrap()),
+            strategy: placing(model, home),
             offload: Offload::Stream,
             costs: Costs {
                 cpu: &costs,

@@ -1,6 +1,7 @@
 //! Helpers for tests across the crates: fixtures, and how they are read.
 
 mod goldens;
+mod placing;
 mod variant;
 
 use std::env;
@@ -15,6 +16,7 @@ use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
 
 pub use goldens::{GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, continue_by_ids, score};
+pub use placing::{placing, short_passes};
 pub use variant::Variant;
 
 /// A file or folder of `tests/fixtures`, or of the folder that the environment variable [`FIXTURES`] names: a program that

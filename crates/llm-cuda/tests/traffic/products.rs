@@ -19,8 +19,11 @@ pub(crate) const KERNELS: &[&str] = &[
     "four_bit_8",
     "four_bit_half",
     "four_bit_sum",
-    "gemm_",
+    TILES,
 ];
+
+/// Kernels of products of many rows.
+const TILES: &str = "gemm_";
 
 fn four_bit(code: Code, block_size: u64, double_quant: bool) -> Scheme {
     Scheme::FourBit(FourBit {
@@ -117,19 +120,8 @@ fn between(
 
 #[test]
 fn few_rows_read_each_weight_once() {
-    let patterns = [
-        "dense_",
-        "int8_quantize",
-        "int8_outliers",
-        "int8_rows",
-        "int8_tiles",
-        "int8_per_use",
-        "four_bit_rows",
-        "four_bit_4",
-        "four_bit_8",
-        "four_bit_half",
-        "four_bit_sum",
-    ];
+    let patterns = KERNELS.iter().filter(|&&kernels| kernels != TILES);
+    let patterns: Vec<_> = patterns.copied().collect();
     on_each_target(&patterns, |bench| {
         for scheme in schemes() {
             for n in [1, 2, 4, 8] {
@@ -160,7 +152,7 @@ fn few_rows_read_each_weight_once() {
 /// up.
 #[test]
 fn many_rows_read_each_weight_once() {
-    on_each_target(&["gemm_"], |bench| {
+    on_each_target(&[TILES], |bench| {
         let tiles = |bench: &mut Bench, scheme| {
             product(bench, scheme, (&[2048], 128), 64);
             product(bench, scheme, (&[2048], 64), 72);
