@@ -29,6 +29,7 @@ mod math;
 mod matvec;
 mod memory;
 mod norm;
+mod packed;
 mod pages;
 mod pool;
 mod probe;
