@@ -57,9 +57,7 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
                 token += match self.few.n_tokens - token {
                     1 => self.tokens::<STEP_BLOCKS, 4, 1, 1>(&rows, token),
                     2 | 3 => self.tokens::<STEP_BLOCKS, 4, 2, 3>(&rows, token),
-                    4..=7 if S::MANY_REGISTERS => {
-                        self.tokens::<STEP_BLOCKS, 4, 4, 3>(&rows, token)
-                    }
+                    4..=7 if S::MANY_REGISTERS => self.tokens::<STEP_BLOCKS, 4, 4, 3>(&rows, token),
                     4..=7 => self.tokens::<STEP_BLOCKS, 2, 4, 6>(&rows, token),
                     _ if S::MANY_REGISTERS => self.tokens::<STEP_BLOCKS, 3, 8, 4>(&rows, token),
                     _ => self.tokens::<STEP_BLOCKS, 1, 8, 12>(&rows, token),

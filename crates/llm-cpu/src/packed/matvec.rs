@@ -78,15 +78,15 @@ impl<D: RowDecoder> MatVec<'_, D> {
         rows: &Range<usize>,
         token: usize,
     ) -> usize {
-        let PackedView {
-            cols, elements, ..
-        } = self.weight;
+        let PackedView { cols, elements, .. } = self.weight;
         let x = &self.few.x[token * self.few.padded_cols..][..T * self.few.padded_cols];
         let mut sums = [[[simd.splat(0.0); 2]; T]; GROUP_ROWS];
         // Linearly through the group, so that the memory sees one stream.
         let row_bytes = self.weight.row_bytes();
         let piece_bytes = row_bytes * PIECE / cols.max(1);
-        let mut ahead = elements.as_ptr().wrapping_add(rows.start * row_bytes + PREFETCH_BYTES);
+        let mut ahead = elements
+            .as_ptr()
+            .wrapping_add(rows.start * row_bytes + PREFETCH_BYTES);
         for first in (0..cols).step_by(PIECE) {
             let columns = first..(first + PIECE).min(cols);
             for (row, sums) in rows.clone().zip(&mut sums) {

@@ -26,7 +26,13 @@ impl PackedView<'_> {
 
     /// Writes a row's values to `out`, which is as long.
     #[inline(always)]
-    pub(crate) fn decode_row<S: FourBit>(self, simd: S, row: usize, columns: Range<usize>, out: &mut [f32]) {
+    pub(crate) fn decode_row<S: FourBit>(
+        self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+        out: &mut [f32],
+    ) {
         self.visit(RowVisitor {
             simd,
             row,

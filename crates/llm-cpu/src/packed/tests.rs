@@ -7,7 +7,7 @@ use super::*;
 use crate::Isa;
 use crate::isa::Level;
 use crate::simd::Kernel;
-use crate::tests::at_end_of_file;
+use crate::tests::written_at_end_of_file;
 
 fn formats() -> Vec<Scheme> {
     let mut formats: Vec<_> = GgmlType::ALL.into_iter().map(Scheme::Ggml).collect();
@@ -50,7 +50,7 @@ fn weight(scheme: Scheme, rows: usize, cols: usize, seed: u64) -> StoredWeight {
         cols,
         parts: parts.map(|_, info| {
             let bytes: Vec<u8> = (0..info.bytes).map(|_| byte()).collect();
-            at_end_of_file(&bytes)
+            written_at_end_of_file(&bytes)
         }),
     }
 }
@@ -86,7 +86,11 @@ fn values_are_those_that_the_format_means() {
                 let packed = Packed::of(&weight).unwrap();
                 for level in Isa::ALL.into_iter().filter_map(Level::new) {
                     for (row, expected) in expected.chunks_exact(cols).enumerate() {
-                        for columns in [0..cols, 0..cols.min(128), 128.min(cols - 1) / 128 * 128..cols] {
+                        for columns in [
+                            0..cols,
+                            0..cols.min(128),
+                            128.min(cols - 1) / 128 * 128..cols,
+                        ] {
                             let mut found = vec![0.0; columns.len()];
                             level.run(DecodeRow {
                                 weight: packed.view(),
@@ -132,8 +136,8 @@ fn what_is_not_computed_with_is_refused() {
             rows: 1,
             cols: 1,
             parts: Parts::from_iter([
-                (Part::Weight, at_end_of_file(&[0])),
-                (Part::Scales, at_end_of_file(&[0; 4])),
+                (Part::Weight, written_at_end_of_file(&[0])),
+                (Part::Scales, written_at_end_of_file(&[0; 4])),
             ]),
         };
         assert!(Packed::of(&weight).is_none(), "{format:?}");

@@ -152,9 +152,8 @@ impl Block for Q4K {
 /// The scales and minimums of a block of Q4_K or Q5_K.
 #[inline(always)]
 pub(super) fn scales_and_mins<S: FourBit>(simd: S, block: &[u8]) -> [[f32; 8]; 2] {
-    let word = |at: usize| {
-        u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
-    };
+    let word =
+        |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
     // Four of each at a time.
     let (a, b, c) = (word(4), word(8), word(12));
     let upper = |word: u32| (word >> 6 & 0x0303_0303) << 4;
