@@ -21,7 +21,7 @@ mod table;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
-pub(crate) use codes::Codes;
+pub(crate) use codes::{Codes, E4M3_FACTOR};
 pub(crate) use element::{Element, ElementType, Order};
 pub(crate) use four_bit::{FourBit, words_read};
 pub(crate) use portable::Portable;

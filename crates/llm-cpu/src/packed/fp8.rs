@@ -6,7 +6,7 @@ use llm_quant::Fp8;
 use llm_tensor::{DType, le_bytes_to_f32};
 
 use super::{PackedView, RowDecoder, Sink, Visitor};
-use crate::simd::{FourBit, MAX_LANES};
+use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES};
 
 /// True if the numbers and their scales are computed with.
 pub(super) fn is_known(format: Fp8) -> bool {
@@ -33,6 +33,9 @@ pub(super) fn visit(weight: PackedView<'_>, format: Fp8, visitor: impl Visitor) 
 
 /// A type of 8-bit numbers.
 trait Number: Copy + Send + Sync {
+    /// What numbers are larger by than [`load`](Self::load) gives them: a power of two.
+    const FACTOR: f32 = 1.0;
+
     /// # Safety
     /// `src` can be read for `LANES` bytes.
     unsafe fn load<S: FourBit>(self, simd: S, src: *const u8) -> S::F32;
@@ -42,6 +45,8 @@ trait Number: Copy + Send + Sync {
 struct E4M3;
 
 impl Number for E4M3 {
+    const FACTOR: f32 = E4M3_FACTOR;
+
     #[inline(always)]
     unsafe fn load<S: FourBit>(self, simd: S, src: *const u8) -> S::F32 {
         // SAFETY: as the caller promises.
@@ -104,11 +109,9 @@ impl<'a, N: Number> Numbers<'a, N> {
         }
     }
 
-    /// The scale of a column's block.
+    /// A scale, counted row by row.
     #[inline(always)]
-    fn scale_at(&self, row: usize, column: usize) -> f32 {
-        let [height, width] = self.block;
-        let i = row / height * self.cols.div_ceil(width) + column / width;
+    fn scale(&self, i: usize) -> f32 {
         let at = |n: usize| &self.scales[i * n..][..n];
         match self.scale {
             DType::F32 => {
@@ -139,6 +142,63 @@ impl<'a, N: Number> Numbers<'a, N> {
     }
 }
 
+impl<N: Number> Numbers<'_, N> {
+    /// Columns that share a scale, here times the factor.
+    #[inline(always)]
+    fn decode_run<S: FourBit>(
+        self,
+        simd: S,
+        row: usize,
+        scale: S::F32,
+        columns: Range<usize>,
+        sink: &mut impl Sink<S>,
+    ) {
+        let codes = &self.codes[row * self.cols..][columns.clone()];
+        let mut first = columns.start;
+        for codes in codes.chunks_exact(2 * S::LANES) {
+            // SAFETY: twice as many bytes as lanes.
+            let [low, high] = unsafe {
+                [
+                    self.number.load(simd, codes.as_ptr()),
+                    self.number.load(simd, codes.as_ptr().add(S::LANES)),
+                ]
+            };
+            sink.take(first, 0, simd.mul(low, scale));
+            sink.take(first, S::LANES, simd.mul(high, scale));
+            first += 2 * S::LANES;
+        }
+        for at in [0, S::LANES] {
+            if first + at < columns.end {
+                let values = self.load(simd, row, first + at, columns.end);
+                sink.take(first, at, simd.mul(values, scale));
+            }
+        }
+    }
+
+    /// Of blocks that end within steps: a scale is looked up for each column.
+    #[inline(always)]
+    fn decode_lanes<S: FourBit>(
+        self,
+        simd: S,
+        row: usize,
+        row_scales: usize,
+        columns: Range<usize>,
+        sink: &mut impl Sink<S>,
+    ) {
+        let [_, width] = self.block;
+        for first in columns.clone().step_by(S::LANES) {
+            let mut scales = [0.0; MAX_LANES];
+            let n = S::LANES.min(columns.end - first);
+            for (i, scale) in scales.iter_mut().take(n).enumerate() {
+                *scale = self.scale(row_scales + (first + i) / width);
+            }
+            let values = self.load(simd, row, first, columns.end);
+            let values = simd.mul(values, simd.splat(N::FACTOR));
+            sink.take(first, 0, simd.mul(values, simd.get(&scales, 0)));
+        }
+    }
+}
+
 impl<N: Number> RowDecoder for Numbers<'_, N> {
     const STEP: usize = 2 * MAX_LANES;
 
@@ -150,38 +210,23 @@ impl<N: Number> RowDecoder for Numbers<'_, N> {
         columns: Range<usize>,
         sink: &mut impl Sink<S>,
     ) {
-        let [_, width] = self.block;
-        let is_aligned = width.is_multiple_of(Self::STEP) || width == self.cols;
+        let [height, width] = self.block;
+        let row_scales = row / height * self.cols.div_ceil(width);
+        if !width.is_multiple_of(Self::STEP) && width != self.cols {
+            return self.decode_lanes(simd, row, row_scales, columns, sink);
+        }
         let mut first = columns.start;
+        let mut block = first / width;
         while first < columns.end {
-            if !is_aligned {
-                for at in [0, S::LANES] {
-                    let column = first + at;
-                    if column < columns.end {
-                        let mut scales = [0.0; MAX_LANES];
-                        let rest = S::LANES.min(columns.end - column);
-                        for (i, scale) in scales.iter_mut().take(rest).enumerate() {
-                            *scale = self.scale_at(row, column + i);
-                        }
-                        let values = self.load(simd, row, column, columns.end);
-                        sink.take(first, at, simd.mul(values, simd.get(&scales, 0)));
-                    }
-                }
-                first += 2 * S::LANES;
-                continue;
+            let end = columns.end.min((block + 1) * width);
+            let scale = self.scale(row_scales + block);
+            let factored = scale * N::FACTOR;
+            if factored.is_infinite() && scale.is_finite() {
+                self.decode_lanes(simd, row, row_scales, first..end, sink);
+            } else {
+                self.decode_run(simd, row, simd.splat(factored), first..end, sink);
             }
-            let end = columns.end.min((first / width + 1) * width);
-            let scale = simd.splat(self.scale_at(row, first));
-            while first < end {
-                let values = self.load(simd, row, first, end);
-                sink.take(first, 0, simd.mul(values, scale));
-                if first + S::LANES < end {
-                    let values = self.load(simd, row, first + S::LANES, end);
-                    sink.take(first, S::LANES, simd.mul(values, scale));
-                }
-                first += 2 * S::LANES;
-            }
-            first = end;
+            (first, block) = (end, block + 1);
         }
     }
 }

@@ -56,6 +56,16 @@ impl<B: Block> RowDecoder for Blocks<'_, B> {
     ) {
         let n_bytes = self.block.n_bytes();
         let row = &self.bytes[row * self.row_bytes..][..self.row_bytes];
+        if B::PART == B::LEN {
+            let blocks = &row[columns.start / B::LEN * n_bytes..columns.end / B::LEN * n_bytes];
+            let mut first = columns.start;
+            for block in blocks.chunks_exact(n_bytes) {
+                let opened = self.block.open(simd, block);
+                self.block.part(simd, block, &opened, 0, first, sink);
+                first += B::LEN;
+            }
+            return;
+        }
         let mut column = columns.start;
         while column < columns.end {
             let block = &row[column / B::LEN * n_bytes..][..n_bytes];

@@ -23,7 +23,7 @@ pub(crate) trait Codes: Simd {
     /// # Safety
     /// `src` can be read for `LANES` bytes.
     unsafe fn load_i8(self, src: *const u8) -> Self::F32;
-    /// `LANES` numbers of E4M3, of which those with all bits of the magnitude set are NaN.
+    /// `LANES` numbers of E4M3, [`E4M3_FACTOR`] times smaller; those with all bits of the magnitude set are NaN.
     ///
     /// # Safety
     /// `src` can be read for `LANES` bytes.
@@ -76,3 +76,6 @@ pub(crate) trait Codes: Simd {
         self.first(self.splat_f16(u16::from_le_bytes([block[at], block[at + 1]])))
     }
 }
+
+/// The same bits as an f16 are smaller by the exponents' biases.
+pub(crate) const E4M3_FACTOR: f32 = 256.0;

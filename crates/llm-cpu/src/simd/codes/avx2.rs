@@ -39,8 +39,7 @@ impl Codes for Avx2 {
             let largest = _mm_set1_epi16(0x3f80);
             let is_nan = _mm_cmpeq_epi16(_mm_and_si128(bits, largest), largest);
             let bits = _mm_or_si128(bits, _mm_and_si128(is_nan, _mm_set1_epi16(0x7e00)));
-            // As an f16 with the same bits it is smaller by the exponents' biases.
-            _mm256_mul_ps(_mm256_cvtph_ps(bits), _mm256_set1_ps(256.0))
+            _mm256_cvtph_ps(bits)
         }
     }
 

@@ -41,8 +41,7 @@ impl Codes for Avx512 {
             let largest = _mm256_set1_epi16(0x3f80);
             let is_nan = _mm256_cmpeq_epi16(_mm256_and_si256(bits, largest), largest);
             let bits = _mm256_or_si256(bits, _mm256_and_si256(is_nan, _mm256_set1_epi16(0x7e00)));
-            // As an f16 with the same bits it is smaller by the exponents' biases.
-            _mm512_mul_ps(_mm512_cvtph_ps(bits), _mm512_set1_ps(256.0))
+            _mm512_cvtph_ps(bits)
         }
     }
 }

@@ -27,9 +27,8 @@ impl Codes for Portable {
             if code & 0x7f == 0x7f {
                 return f32::NAN;
             }
-            // As an f16 with the same bits it is smaller by the exponents' biases, 2⁸.
             let bits = u16::from(code & 0x80) << 8 | u16::from(code & 0x7f) << 7;
-            f16::from_bits(bits).to_f32() * 256.0
+            f16::from_bits(bits).to_f32()
         })
     }
 
