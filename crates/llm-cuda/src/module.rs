@@ -66,7 +66,7 @@ const FILES: [File; 28] = [
     file!("gemm"),
     file!("gemm_dense", needs sm80),
     file!("gemm_dense_half", needs sm80),
-    file!("gemm_four_bit", needs sm80),
+    file!("gemm_four_bit"),
     file!("gemm_four_bit_half", needs sm80),
     file!("gemm_int8", needs sm80),
     file!("general"),
