@@ -64,6 +64,7 @@ const FILES: [File; 28] = [
     file!("four_bit_half", needs sm80),
     file!("four_bit_rows"),
     file!("gemm"),
+    file!("gemm_blas"),
     file!("gemm_dense", needs sm80),
     file!("gemm_dense_half", needs sm80),
     file!("gemm_four_bit"),
