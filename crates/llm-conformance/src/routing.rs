@@ -281,6 +281,7 @@ pub(crate) fn packed_experts() -> Vec<ExpertCase> {
         scheme,
         is_fused: false,
         nan_row: None,
+        outlier_every: 0,
         sent: Sent::Together(2),
     };
     packed().into_iter().enumerate().map(of_scheme).collect()

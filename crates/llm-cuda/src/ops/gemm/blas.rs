@@ -27,7 +27,7 @@ enum Factors {
 
 /// A product that is put together.
 struct ByBlas<'a> {
-    many: Many<'a>,
+    many: &'a Many<'a>,
     part: &'a LinearPart<'a, Cuda>,
     /// The first column of the results.
     first: usize,
@@ -64,11 +64,13 @@ impl<'a> Many<'a> {
         if !blas_pays(product) {
             return Ok(false);
         }
+        // The scratch memory is written anew.
+        self.split.set(None);
         let lines = |of: Span<'a>, width: usize| {
             of.part(bytes_of(rows.skip * width)..bytes_of((rows.skip + rows.n) * width))
         };
         let by_blas = ByBlas {
-            many: *self,
+            many: self,
             part,
             first,
             rows,
