@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llm_backend::{Backend, Output};
-use llm_quant::{GgmlType, Scheme, StoredWeight};
+use llm_quant::{Fp8, GgmlType, Part as StoredPart, Parts, Scheme, StoredWeight};
 use llm_tensor::DType;
 
 use crate::case::{Case, EPS};
@@ -130,7 +130,7 @@ pub(crate) fn ggml(
         scheme,
         rows,
         cols,
-        parts: llm_quant::Parts::weight(at_odd_address(&blocks)),
+        parts: Parts::weight(at_odd_address(&blocks)),
     }
 }
 
@@ -146,6 +146,36 @@ fn block(random: &mut Random, ty: GgmlType) -> Vec<u8> {
         if values.iter().all(|x| x.is_finite()) && (0.02..50.0).contains(&largest) {
             return block;
         }
+    }
+}
+
+/// A weight of random numbers, none of which is NaN or infinite, with scales from 1/8 to 1.
+pub(crate) fn fp8(random: &mut Random, (rows, cols): (usize, usize), format: Fp8) -> StoredWeight {
+    let codes: Vec<u8> = (0..rows * cols)
+        .map(|_| random.below(256) as u8 & 0xbf)
+        .collect();
+    let [n_rows, n_cols] = format.grid(rows as u64, cols as u64);
+    let scales = (0..n_rows * n_cols).flat_map(|_| {
+        let exponent = 124 + random.below(4) as u32;
+        let mantissa = random.below(128) as u32;
+        match format.scale {
+            DType::F32 => f32::from_bits(exponent << 23 | mantissa << 16)
+                .to_le_bytes()
+                .to_vec(),
+            DType::BF16 => ((exponent << 7 | mantissa) as u16).to_le_bytes().to_vec(),
+            DType::F8E8M0 => vec![exponent as u8],
+            other => panic!("no case has scales in {other}"),
+        }
+    });
+    let scales: Vec<u8> = scales.collect();
+    StoredWeight {
+        scheme: Scheme::Fp8(format),
+        rows,
+        cols,
+        parts: Parts::from_iter([
+            (StoredPart::Weight, at_odd_address(&codes)),
+            (StoredPart::Scales, at_odd_address(&scales)),
+        ]),
     }
 }
 
