@@ -36,7 +36,11 @@ fn matrices_stay_in_blocks_where_nothing_else_is_asked_for() {
     let plain = encodings(WeightDType::Auto, None);
     let dense = Scheme::Dense(DType::BF16);
     let stored = StoredTensor::in_order(Q4);
-    for skeleton in [llama_of(256, 2, false), llama_of(256, 2, true), t5_of(64, 2)] {
+    for skeleton in [
+        llama_of(256, 2, false),
+        llama_of(256, 2, true),
+        t5_of(64, 2),
+    ] {
         for slot in &skeleton.slots {
             let of = |encodings: Encodings<'_>, run_on| encodings.scheme(slot, stored, run_on);
             let is_kept = matches!(slot.shape.as_slice(), [_, _]) && !becomes_table(slot.role);
