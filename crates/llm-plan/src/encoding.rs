@@ -144,7 +144,7 @@ impl Encodings<'_> {
     }
 
     /// True if devices of different kinds may keep a model that is `stored` so in different encodings.
-    pub(crate) fn differ_by_device(&self, stored: &[StoredTensor]) -> bool {
+    pub fn differ_by_device(&self, stored: &[StoredTensor]) -> bool {
         self.keeps_cpu_in_f32() || stored.iter().any(|stored| stored.is_packed())
     }
 
