@@ -6,6 +6,7 @@
 )]
 
 use std::collections::HashSet;
+use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -14,10 +15,11 @@ use llm_cpu::{Cpu, CpuOptions, Isa};
 use llm_plan::{DeviceMap, RunOn, Term, WeightDType};
 use llm_quant::{GgmlType, LoadIn, QuantConfig, Scalar, Scheme};
 use llm_runtime::{
-    BoundModel, Device, Interrupt, Limits, LoadOptions, OffloadOptions, Session, load, load_on,
+    BoundModel, BoundTensor, Device, Interrupt, Limits, LoadOptions, OffloadOptions, Session, load,
+    load_on,
 };
 use llm_tensor::{Bytes, DType};
-use llm_tests::{Packed, Written, device, relative_error, score};
+use llm_tests::{Packed, Written, device, fixture, in_q8_0, relative_error, score};
 
 #[test]
 fn every_type_is_in_one_of_the_models() {
@@ -97,6 +99,66 @@ fn blocks_compute_as_the_numbers_that_they_stand_for() {
                 assert_eq!(found_ids, ids, "{packed:?} on {isa}");
             }
         }
+    }
+}
+
+/// Fused projections, tables of positions, tied heads and stacked experts among them.
+#[test]
+fn every_familys_gguf_computes_in_blocks_as_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blocks, decoded] = ["blocks.gguf", "decoded.gguf"].map(|name| folder.path().join(name));
+    let files = fs::read_dir(fixture("gguf-models")).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "gguf"))
+        .collect();
+    assert_eq!(files.len(), 16);
+    for file in files {
+        let n_packed = in_q8_0(&file, &blocks, Written::Blocks);
+        in_q8_0(&file, &decoded, Written::DecodedButTable);
+        let model = BoundModel::open(&blocks).unwrap();
+        let encodings = model.encodings(WeightDType::Auto, None).unwrap();
+        let is_kept = |bound: &BoundTensor<'_>| {
+            let kept = encodings.scheme(bound.slot, bound.stored(), RunOn::Cpu);
+            matches!(kept, Scheme::Ggml(_))
+        };
+        let names: HashSet<_> = model
+            .tensors()
+            .filter(is_kept)
+            .map(|bound| bound.tensor.name.clone())
+            .collect();
+        assert_eq!(names.len(), n_packed, "{}", file.display());
+        let run = |path: &Path| {
+            let reference = device(Reference::new());
+            let mut session = loaded(path, &*reference, WeightDType::Auto);
+            score(&mut session, 0, &[1, 5, 9, 20, 33, 2, 7])
+        };
+        let expected = run(&decoded);
+        assert!(run(&blocks) == expected, "{}", file.display());
+        let cpu = device(Cpu::new(CpuOptions::default()).unwrap());
+        let mut session = loaded(&blocks, &*cpu, WeightDType::Auto);
+        let found = score(&mut session, 0, &[1, 5, 9, 20, 33, 2, 7]);
+        let error = relative_error(&found, &expected);
+        assert!(error <= TOLERANCE, "{}: {error:.1e}", file.display());
+    }
+}
+
+#[test]
+fn a_split_file_computes_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("whole.gguf");
+    let split = tempfile::tempdir().unwrap();
+    for packed in Packed::ALL {
+        packed.write(&path, Written::Blocks);
+        let first = packed.write_split(split.path());
+        let run = |path: &Path| {
+            let cpu = device(Cpu::new(CpuOptions::default()).unwrap());
+            let mut session = loaded(path, &*cpu, WeightDType::Auto);
+            score(&mut session, 0, &prompt())
+        };
+        assert!(run(&first) == run(&path), "{packed:?}");
+        let model = BoundModel::open(&first).unwrap();
+        assert_eq!(model.checkpoint().files().len(), 3);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Helpers for tests across the crates: fixtures, and how they are read.
 
+mod gguf;
 mod goldens;
 mod packed;
 mod placing;
@@ -16,8 +17,9 @@ use llm_quant::{QuantConfig, Scalar};
 use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
 
+pub use gguf::{Written, in_q8_0};
 pub use goldens::{GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, continue_by_ids, score};
-pub use packed::{Packed, Written};
+pub use packed::Packed;
 pub use placing::{placing, short_passes};
 pub use variant::Variant;
 

@@ -1,8 +1,10 @@
 //! Models in GGUF's blocks, of random bits that mean numbers of ordinary sizes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use llm_quant::GgmlType;
+
+use crate::gguf::{F32, Gguf, TABLE, Tensor, Written, entry, le_bytes, string};
 
 /// Shape of a model with the metadata and the names of a `llama`, in files as GGUF has them.
 #[derive(Debug, Clone, Copy)]
@@ -14,31 +16,6 @@ pub struct Packed {
     /// Index in [`GgmlType::ALL`] of the first matrix's type; the others follow in turn.
     pub first_type: usize,
 }
-
-/// Form in which matrices are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
-    /// Blocks.
-    Blocks,
-    /// The f32 that they stand for; the table of tokens in blocks.
-    DecodedButTable,
-}
-
-/// A tensor on its way to a file.
-struct Tensor {
-    name: String,
-    /// Outermost first.
-    shape: Vec<usize>,
-    type_code: u32,
-    bytes: Vec<u8>,
-}
-
-const HIDDEN: usize = 256;
-const N_HEADS: usize = 4;
-const N_KV_HEADS: usize = 2;
-const N_LAYERS: usize = 2;
-const WIDTH: usize = 512;
-const VOCAB: usize = 300;
 
 impl Packed {
     /// Models that have every type of block among them.
@@ -65,8 +42,22 @@ impl Packed {
     /// # Panics
     /// When it cannot be written.
     pub fn write(self, path: &Path, written: Written) {
-        let tensors = self.tensors(written);
-        std::fs::write(path, file(&self.metadata(), &tensors)).expect("a written file");
+        self.gguf(written).write(path);
+    }
+
+    /// Writes the same into a folder, in blocks, as several files; the path of the first.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_split(self, folder: &Path) -> PathBuf {
+        self.gguf(Written::Blocks).write_split(folder)
+    }
+
+    fn gguf(self, written: Written) -> Gguf {
+        Gguf {
+            metadata: self.metadata(),
+            tensors: self.tensors(written),
+        }
     }
 
     fn tensors(self, written: Written) -> Vec<Tensor> {
@@ -77,14 +68,7 @@ impl Packed {
             let ty = types.next().expect("there is always a next");
             let n_elements: usize = shape.iter().product();
             let blocks = blocks(&mut random, ty, n_elements / ty.block_len());
-            let is_kept = written == Written::Blocks || name == TABLE;
-            let (type_code, bytes) = if is_kept {
-                (code(ty), blocks)
-            } else {
-                let mut values = vec![0.0; n_elements];
-                ty.decode(&blocks, &mut values);
-                (F32, le_bytes(&values))
-            };
+            let (type_code, bytes) = written.tensor(&name, ty, blocks);
             tensors.push(Tensor {
                 name,
                 shape: shape.to_vec(),
@@ -154,42 +138,9 @@ impl Packed {
             entries.push(("llama.expert_count", int(n)));
             entries.push(("llama.expert_used_count", int(2)));
         }
-        let entry = |(key, value): (&str, Vec<u8>)| [string(key), value].concat();
-        entries.into_iter().map(entry).collect()
+        let entries = entries.into_iter();
+        entries.map(|(key, value)| entry(key, &value)).collect()
     }
-}
-
-/// A GGUF of version 3.
-fn file(metadata: &[Vec<u8>], tensors: &[Tensor]) -> Vec<u8> {
-    let mut file = b"GGUF".to_vec();
-    file.extend(3u32.to_le_bytes());
-    file.extend((tensors.len() as u64).to_le_bytes());
-    file.extend((metadata.len() as u64).to_le_bytes());
-    file.extend(metadata.concat());
-    let mut offset = 0;
-    for tensor in tensors {
-        file.extend(string(&tensor.name));
-        file.extend((tensor.shape.len() as u32).to_le_bytes());
-        for &extent in tensor.shape.iter().rev() {
-            file.extend((extent as u64).to_le_bytes());
-        }
-        file.extend(tensor.type_code.to_le_bytes());
-        file.extend((offset as u64).to_le_bytes());
-        offset += tensor.bytes.len().next_multiple_of(ALIGNMENT);
-    }
-    for tensor in tensors {
-        file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
-        file.extend(&tensor.bytes);
-    }
-    file
-}
-
-fn string(text: &str) -> Vec<u8> {
-    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
-}
-
-fn le_bytes(values: &[f32]) -> Vec<u8> {
-    bytemuck::cast_slice(values).to_vec()
 }
 
 /// Blocks of any bits whose largest elements are of the size that weights of such a model have.
@@ -225,37 +176,11 @@ impl Random {
     }
 }
 
-/// Number of a type in GGUF.
-fn code(ty: GgmlType) -> u32 {
-    match ty {
-        GgmlType::Q4_0 => 2,
-        GgmlType::Q4_1 => 3,
-        GgmlType::Q5_0 => 6,
-        GgmlType::Q5_1 => 7,
-        GgmlType::Q8_0 => 8,
-        GgmlType::Q2K => 10,
-        GgmlType::Q3K => 11,
-        GgmlType::Q4K => 12,
-        GgmlType::Q5K => 13,
-        GgmlType::Q6K => 14,
-        GgmlType::IQ2XXS => 16,
-        GgmlType::IQ2XS => 17,
-        GgmlType::IQ3XXS => 18,
-        GgmlType::IQ1S => 19,
-        GgmlType::IQ4NL => 20,
-        GgmlType::IQ3S => 21,
-        GgmlType::IQ2S => 22,
-        GgmlType::IQ4XS => 23,
-        GgmlType::IQ1M => 29,
-        GgmlType::TQ1_0 => 34,
-        GgmlType::TQ2_0 => 35,
-        GgmlType::MXFP4 => 39,
-        GgmlType::NVFP4 => 40,
-    }
-}
-
-const TABLE: &str = "token_embd.weight";
-const F32: u32 = 0;
-const ALIGNMENT: usize = 32;
+const HIDDEN: usize = 256;
+const N_HEADS: usize = 4;
+const N_KV_HEADS: usize = 2;
+const N_LAYERS: usize = 2;
+const WIDTH: usize = 512;
+const VOCAB: usize = 300;
 /// Different blocks of a matrix.
 const N_KINDS: usize = 64;

@@ -320,6 +320,18 @@ fn malformed() -> Vec<Case> {
 }
 
 #[test]
+fn types_that_are_not_decoded_are_refused_by_name() {
+    let folder = Folder::new();
+    for (code, name) in crate::REFUSED_GGUF_TYPES {
+        let file = Writer::new(3, 1, 0).tensor("a", &[256], code, 0).data(1024);
+        let path = folder.write("m.gguf", file.0);
+        let found = message(Checkpoint::open(&path));
+        let expected = format!("type {name} (number {code}) is not supported");
+        assert!(found.contains(&expected), "{found}");
+    }
+}
+
+#[test]
 fn malformed_headers_are_refused_with_what_is_wrong() {
     let folder = Folder::new();
     for Case { what, file, says } in malformed() {
