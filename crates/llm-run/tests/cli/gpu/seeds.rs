@@ -106,7 +106,7 @@ fn tiers(plan: &Value) -> BTreeSet<String> {
 }
 
 /// Writes a model of a real one's configuration with some other keys, and of random weights in bf16.
-fn write_model(folder: &Path, config: &Path, small: &Value) {
+pub(super) fn write_model(folder: &Path, config: &Path, small: &Value) {
     let config = std::fs::read(config).unwrap();
     let mut config: Value = serde_json::from_slice(&config).unwrap();
     for (key, value) in small.as_object().unwrap() {
