@@ -10,6 +10,8 @@
                                  [--gpu-memory GB --ram GB]          the same on a GPU: whole on the card, and with a part of it
                                                                      beside RAM and disk, as accelerate offloads
     python3 benches/peers.py gpu --table FILE                        the table of what --json has kept
+    python3 benches/peers.py cpu [--model NAME] [--tokens N] [--rounds N] [--threads N]
+                                                     the processor beside llama.cpp and transformers, as ratios
 
 Builds llm-run, and on its first run a virtual environment of its own in target/peers-environment (some GB, a few
 minutes). Without --model, `speed` makes random Llamas of 1.1 billion parameters (2.2 GB in bfloat16) and of the shapes of
@@ -28,6 +30,7 @@ import tempfile
 
 import peers_gpu
 from limits import Limits
+from peers_cpu import cpu
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target"
@@ -290,7 +293,7 @@ def check(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "check", "offload", "gpu"])
+    parser.add_argument("what", choices=["speed", "check", "offload", "cpu", "gpu"])
     parser.add_argument("--model")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--limit", type=float, default=1.7)
@@ -302,13 +305,18 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a tiny model")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--table", metavar="FILE")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     TARGET.mkdir(exist_ok=True)
     if args.what == "gpu":
         peers_gpu.gpu(args, ROOT, lambda: (prepare(), (LLM_RUN, PYTHON))[1])
         return
     prepare()
-    {"speed": speed, "check": check, "offload": offload}[args.what](args)
+    if args.what == "cpu":
+        cpu(args, ROOT, PYTHON, LLM_RUN)
+    else:
+        {"speed": speed, "check": check, "offload": offload}[args.what](args)
 
 
 if __name__ == "__main__":

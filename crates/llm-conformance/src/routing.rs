@@ -1,5 +1,9 @@
 //! Choice of experts, and rows sent through them.
 
+mod int8;
+
+pub(crate) use int8::cases as int8;
+
 use std::sync::Arc;
 
 use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
@@ -8,7 +12,7 @@ use llm_tensor::{Activation, DType, Weighting, WorkspaceShape};
 
 use crate::case::{Case, EPS, sum_error};
 use crate::data::{DTYPES, Device, Random, SMALL, WORKS, weight, widened};
-use crate::schemes::weight_in;
+use crate::schemes::{packed, weight_in};
 
 /// Rows that go to experts: their numbers, the rows themselves, and sums of what comes back.
 #[derive(Debug)]
@@ -165,6 +169,8 @@ pub(crate) struct ExpertCase {
     is_fused: bool,
     /// Rows of x that are not numbers.
     nan_row: Option<usize>,
+    /// Every so many-th element of x is large; 0 for none.
+    outlier_every: usize,
     sent: Sent,
 }
 
@@ -196,6 +202,7 @@ pub(crate) fn experts() -> Vec<ExpertCase> {
                     scheme: Scheme::Dense(DTYPES[i / 2 % 3]),
                     is_fused: i % 4 == 1,
                     nan_row: (i % 5 == 4).then_some(n_tokens / 2),
+                    outlier_every: 0,
                     sent: Sent::Apart,
                 });
             }
@@ -250,12 +257,34 @@ pub(crate) fn together() -> Vec<ExpertCase> {
                 scheme,
                 is_fused: i < 3 && (i + j) % 2 == 1,
                 nan_row: (j == 2).then_some(n_tokens / 2),
+                outlier_every: 0,
                 // Where there is no room for all, they go one after the other.
                 sent: Sent::Together(if (i + j) % 5 == 4 { 1 } else { n_active }),
             });
         }
     }
     cases
+}
+
+/// Experts in the formats of published files.
+pub(crate) fn packed_experts() -> Vec<ExpertCase> {
+    let of_scheme = |(i, scheme)| ExpertCase {
+        routing: Routing {
+            n_experts: 5,
+            n_active: 2,
+            weighting: Weighting::Normalised,
+        },
+        n_tokens: [1, 3, 40][i % 3],
+        hidden: 256,
+        width: 512,
+        activation: Activation::Silu,
+        scheme,
+        is_fused: false,
+        nan_row: None,
+        outlier_every: 0,
+        sent: Sent::Together(2),
+    };
+    packed().into_iter().enumerate().map(of_scheme).collect()
 }
 
 struct ExpertInputs {
@@ -272,6 +301,11 @@ impl ExpertCase {
         let mut random = Random::new(22);
         let scores = random.values(self.n_tokens * self.routing.n_experts, 3.0);
         let mut x = random.values(self.n_tokens * self.hidden, 1.0);
+        if self.outlier_every > 0 {
+            for (i, x) in x.iter_mut().step_by(self.outlier_every).enumerate() {
+                *x = 6.0 + 5.0 * i as f32;
+            }
+        }
         if let Some(row) = self.nan_row {
             x[row * self.hidden..][..self.hidden].fill(f32::NAN);
         }
@@ -370,6 +404,9 @@ impl Case for ExpertCase {
     }
 
     fn bounds(&self, _: &[f32]) -> Vec<f64> {
+        if let Scheme::Int8(format) = self.scheme {
+            return self.int8_bounds(format.threshold);
+        }
         let ExpertInputs {
             scores,
             x,

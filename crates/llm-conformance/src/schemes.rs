@@ -1,9 +1,10 @@
-use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme, StoredWeight};
+use llm_quant::{BlockSize, Code, FourBit, Fp8, GgmlType, Int8, Scheme, StoredWeight};
+use llm_tensor::DType;
 
 use crate::data::{DTYPES, Random};
-use crate::{four_bit, int8};
+use crate::{four_bit, int8, packed};
 
-/// Every kind of weight.
+/// Every kind of weight that each backend computes with.
 pub(crate) fn schemes() -> Vec<Scheme> {
     let int8 = Int8 { threshold: 6.0 };
     let four_bit = |code, block_size, double_quant| {
@@ -24,6 +25,33 @@ pub(crate) fn schemes() -> Vec<Scheme> {
     schemes
 }
 
+/// The formats of published files, which a backend may refuse.
+pub(crate) fn packed() -> Vec<Scheme> {
+    let mut schemes: Vec<_> = GgmlType::ALL.map(Scheme::Ggml).into();
+    for (dtype, scale, block) in [
+        (DType::F8E4M3, DType::F32, [128, 128]),
+        (DType::F8E5M2, DType::BF16, [1, u64::MAX]),
+        (DType::F8E4M3, DType::F8E8M0, [3, 20]),
+    ] {
+        schemes.push(Scheme::Fp8(Fp8 {
+            dtype,
+            scale,
+            block,
+        }));
+    }
+    schemes
+}
+
+/// Elements that rows of a weight are multiples of.
+pub(crate) fn block_len(scheme: Scheme) -> usize {
+    match scheme {
+        Scheme::Ggml(ty) => ty.block_len(),
+        Scheme::Dense(_) | Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => 1,
+        // Short of a register, and of a block.
+        Scheme::Fp8(_) => 37,
+    }
+}
+
 /// A weight `[rows, cols]`.
 pub(crate) fn weight_in(
     random: &mut Random,
@@ -38,6 +66,7 @@ pub(crate) fn weight_in(
         },
         Scheme::Int8(format) => int8::weight(random, (rows, cols), format),
         Scheme::FourBit(format) => four_bit::encoded(random, (rows, cols), format),
-        Scheme::Ggml(_) | Scheme::Fp8(_) => panic!("no case has a weight in {scheme}"),
+        Scheme::Ggml(ty) => packed::ggml(random, (rows, cols), ty),
+        Scheme::Fp8(format) => packed::fp8(random, (rows, cols), format),
     }
 }

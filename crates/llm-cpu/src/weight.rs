@@ -4,6 +4,7 @@ use llm_quant::{Int8, Int8Weight, Scheme, StoredWeight, Weight4Bit};
 use crate::dense::{Dense, DenseView};
 use crate::four_bit::FourBitView;
 use crate::matvec::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
+use crate::packed::{Packed, PackedView};
 use crate::simd::Order;
 use crate::simd::{FourBit, Kernel, Simd};
 
@@ -19,6 +20,7 @@ pub(crate) enum Operand {
     Int8(Int8Weight),
     /// Encoded at each use.
     Int8PerUse(Dense, Int8),
+    Packed(Packed),
 }
 
 impl Operand {
@@ -35,7 +37,7 @@ impl Operand {
                 let dense = Dense::of(weight, dtype)?;
                 Some(Operand::Int8PerUse(dense, format))
             }
-            Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+            Scheme::Ggml(_) | Scheme::Fp8(_) => Packed::of(weight).map(Operand::Packed),
         }
     }
 }
@@ -47,6 +49,7 @@ impl Weight {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.rows,
             Operand::FourBit(weight) => weight.rows(),
             Operand::Int8(weight) => weight.rows(),
+            Operand::Packed(weight) => weight.rows,
         }
     }
 
@@ -56,6 +59,7 @@ impl Weight {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.cols,
             Operand::FourBit(weight) => weight.cols(),
             Operand::Int8(weight) => weight.cols(),
+            Operand::Packed(weight) => weight.cols,
         }
     }
 
@@ -64,6 +68,7 @@ impl Weight {
         match &self.0 {
             Operand::Dense(weight) => Some(Floats::Dense(weight.view())),
             Operand::FourBit(weight) => Some(Floats::FourBit(FourBitView::new(weight))),
+            Operand::Packed(weight) => Some(Floats::Packed(weight.view())),
             Operand::Int8(_) | Operand::Int8PerUse(..) => None,
         }
     }
@@ -80,6 +85,7 @@ impl Weight {
             }
             Operand::FourBit(weight) => Row::FourBit(FourBitView::new(weight), row),
             Operand::Int8(weight) => Row::Int8(weight, row),
+            Operand::Packed(weight) => Row::Packed(weight.view(), row),
         }
     }
 
@@ -100,6 +106,7 @@ impl Weight {
 pub(crate) enum Floats<'a> {
     Dense(DenseView<'a>),
     FourBit(FourBitView<'a>),
+    Packed(PackedView<'a>),
 }
 
 impl Floats<'_> {
@@ -108,6 +115,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.rows,
             Floats::FourBit(weight) => weight.rows,
+            Floats::Packed(weight) => weight.rows,
         }
     }
 
@@ -116,6 +124,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.cols,
             Floats::FourBit(weight) => weight.cols,
+            Floats::Packed(weight) => weight.cols,
         }
     }
 
@@ -123,7 +132,7 @@ impl Floats<'_> {
     pub(crate) fn gemm_tokens(&self) -> usize {
         match self {
             Floats::FourBit(weight) if weight.is_aligned() => GEMM_TOKENS_4BIT,
-            Floats::Dense(_) | Floats::FourBit(_) => GEMM_TOKENS,
+            Floats::Dense(_) | Floats::FourBit(_) | Floats::Packed(_) => GEMM_TOKENS,
         }
     }
 
@@ -132,6 +141,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.element.order(),
             Floats::FourBit(weight) => weight.order(),
+            Floats::Packed(_) => Order::Straight,
         }
     }
 }
@@ -142,6 +152,7 @@ pub(crate) enum Row<'a> {
     Dense(DenseView<'a>),
     FourBit(FourBitView<'a>, usize),
     Int8(&'a Int8Weight, usize),
+    Packed(PackedView<'a>, usize),
 }
 
 /// Widens a row of a table, times `scale`, into `out`, or adds it.
@@ -164,6 +175,9 @@ impl Kernel for CopyRow<'_> {
             }
             Row::FourBit(table, row) => self.pieces(simd, |first, piece| {
                 table.decode(simd, row * table.cols + first, piece);
+            }),
+            Row::Packed(table, row) => self.pieces(simd, |first, piece| {
+                table.decode_row(simd, row, first..first + piece.len(), piece);
             }),
             Row::Int8(table, row) => self.pieces(simd, |first, piece| {
                 let element = |i| table.element(row * table.cols() + first + i);

@@ -14,6 +14,18 @@ use crate::probe::GpuFacts;
 /// tiles are faster.
 pub(crate) const MAX_ROWS: usize = 8;
 
+/// The fewest rows that any product takes tiles for.
+pub(crate) const LEAST_BY_TILES: usize = 2;
+
+/// True if a product with `n` rows of activations is one of tiles. Before 8.0 4-bit weights are read once by tiles alone, where
+/// there are several rows.
+pub(crate) fn by_tiles(card: CardShape, n: usize, is_four_bit: bool) -> bool {
+    match is_four_bit && !card.has_tiles() {
+        true => n >= LEAST_BY_TILES,
+        false => n > MAX_ROWS,
+    }
+}
+
 /// What a choice depends on of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CardShape {

@@ -109,6 +109,32 @@ fn a_gpu_continues_as_the_cpu_does_and_takes_what_was_planned() {
     assert_eq!(report.faults, [""; 0]);
 }
 
+/// 16 bits of a configuration are not followed, which is said, unless the user says what to compute in.
+#[test]
+fn a_gpu_is_more_exact_than_a_configuration_asks_for() {
+    let model = fixture("quantized/llama-nf4-double");
+    let args = [
+        "generate",
+        &model,
+        "--token-ids",
+        "1,2,3",
+        "--max-new-tokens",
+        "2",
+    ];
+    for (flags, is_said) in [
+        (&[][..], true),
+        (&["--compute-dtype", "f32"], false),
+        (&["--compute-dtype", "bf16"], false),
+        (&["--device", "cpu"], false),
+    ] {
+        let run = run_on(&machine(), &[&args, flags].concat());
+        let said = stderr(&run);
+        assert_eq!(run.output.status.code(), Some(0), "{said}");
+        let n = said.matches("bnb_4bit_compute_dtype").count();
+        assert_eq!(n, usize::from(is_said), "{flags:?}: {said}");
+    }
+}
+
 /// Other kernels compute in 16 bits. What asks for f32, or for nothing, has none of them.
 #[test]
 fn a_gpu_computes_in_16_bits_where_it_is_asked_to() {
