@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use llm_backend::{Backend, Output};
-use llm_quant::{GgmlType, Scheme, StoredWeight};
-use llm_tensor::DType;
+use llm_quant::{Fp8, GgmlType, Part as Stored, Parts, Scheme, StoredWeight};
+use llm_tensor::{DType, f32_to_le_bytes};
 
 use crate::case::{Case, EPS};
 use crate::data::{Random, at_odd_address};
 use crate::linear::Linear;
-use crate::schemes::{block_len, packed, weight_in};
+use crate::schemes::{block_len, weight_in};
 
 #[derive(Debug)]
 pub(crate) struct PackedCase {
@@ -36,9 +36,9 @@ const N_TOKENS: [usize; 9] = [1, 2, 3, 4, 7, 11, 12, 33, 65];
 /// Scales may multiply values, as the reference has it, or sums of values with x.
 const PRODUCT_ERROR: f64 = 2.0 * EPS;
 
-pub(crate) fn cases() -> Vec<PackedCase> {
+pub(crate) fn cases(schemes: &[Scheme]) -> Vec<PackedCase> {
     let mut cases = Vec::new();
-    for scheme in packed() {
+    for &scheme in schemes {
         for (rows, n_blocks) in SHAPES {
             for turn in 0..2 {
                 let i = cases.len();
@@ -62,7 +62,7 @@ pub(crate) fn cases() -> Vec<PackedCase> {
     for n_tokens in N_TOKENS {
         let part = |rows, scheme, bias| Part { rows, scheme, bias };
         let mut parts = vec![part(7, Scheme::Dense(DType::BF16), None)];
-        for (i, scheme) in packed().into_iter().enumerate() {
+        for (i, &scheme) in schemes.iter().enumerate() {
             parts.push(part(i + 1, scheme, (i % 4 == 1).then_some(DType::F16)));
         }
         cases.push(PackedCase {
@@ -130,7 +130,39 @@ pub(crate) fn ggml(
         scheme,
         rows,
         cols,
-        parts: llm_quant::Parts::weight(at_odd_address(&blocks)),
+        parts: Parts::weight(at_odd_address(&blocks)),
+    }
+}
+
+/// A weight of finite numbers of any bits, with scales of any sign within 2.
+pub(crate) fn fp8(random: &mut Random, (rows, cols): (usize, usize), format: Fp8) -> StoredWeight {
+    // The first code that is no finite number.
+    let infinite = match format.dtype {
+        DType::F8E5M2 => 0x7C,
+        _ => 0x7F,
+    };
+    let codes: Vec<u8> = (0..rows * cols)
+        .map(|_| (random.below(infinite) | random.below(2) << 7) as u8)
+        .collect();
+    let [n_rows, n_cols] = format.grid(rows as u64, cols as u64);
+    let n = (n_rows * n_cols) as usize;
+    let scales = match format.scale {
+        DType::U8 | DType::F8E8M0 => (0..n).map(|_| random.below(20) as u8 + 110).collect(),
+        dtype => {
+            let mut bytes = vec![0; n * dtype.size()];
+            let written = f32_to_le_bytes(&random.values(n, 2.0), dtype, &mut bytes);
+            written.expect("scales are f32, f16, bf16 or exponents");
+            bytes
+        }
+    };
+    StoredWeight {
+        scheme: Scheme::Fp8(format),
+        rows,
+        cols,
+        parts: Parts::from_iter([
+            (Stored::Weight, at_odd_address(&codes)),
+            (Stored::Scales, at_odd_address(&scales)),
+        ]),
     }
 }
 

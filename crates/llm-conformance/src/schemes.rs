@@ -33,11 +33,8 @@ pub(crate) fn packed() -> Vec<Scheme> {
 pub(crate) fn block_len(scheme: Scheme) -> usize {
     match scheme {
         Scheme::Ggml(ty) => ty.block_len(),
-        Scheme::Dense(_)
-        | Scheme::Int8(_)
-        | Scheme::Int8PerUse(..)
-        | Scheme::FourBit(_)
-        | Scheme::Fp8(_) => 1,
+        Scheme::Fp8(_) => 20,
+        Scheme::Dense(_) | Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => 1,
     }
 }
 
@@ -56,6 +53,6 @@ pub(crate) fn weight_in(
         Scheme::Int8(format) => int8::weight(random, (rows, cols), format),
         Scheme::FourBit(format) => four_bit::encoded(random, (rows, cols), format),
         Scheme::Ggml(ty) => packed::ggml(random, (rows, cols), ty),
-        Scheme::Fp8(_) => panic!("no case has a weight in {scheme}"),
+        Scheme::Fp8(format) => packed::fp8(random, (rows, cols), format),
     }
 }

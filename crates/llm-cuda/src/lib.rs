@@ -44,7 +44,7 @@ pub use place::{CudaPages, CudaPlace};
 pub use probe::{Driver, GpuFacts, device_name, probe};
 pub use queue::CudaQueue;
 pub use routes::Routes;
-pub use weight::CudaWeight;
+pub use weight::{CudaWeight, computes_with};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

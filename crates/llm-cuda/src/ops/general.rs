@@ -4,6 +4,7 @@ use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
+use super::packed::Packed;
 use crate::memory::{Span, bytes_of};
 use crate::module::kernel;
 use crate::{Cuda, CudaQueue, CudaWeight, workspace};
@@ -103,7 +104,7 @@ pub(super) fn stored(weight: &CudaWeight) -> Stored {
         Scheme::Int8PerUse(dtype, _) => (6, element(dtype)),
         Scheme::Int8(_) => (3, 0),
         Scheme::FourBit(format) => (4 + u32::from(format.double_quant), 0),
-        Scheme::Ggml(_) | Scheme::Fp8(_) => unreachable!("such weights are not loaded"),
+        Scheme::Ggml(_) | Scheme::Fp8(_) => unreachable!("such weights have kernels of their own"),
     };
     let number = |n: usize| u32::try_from(n).expect("sizes of weights fit 31 bits");
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
@@ -140,7 +141,7 @@ pub(super) fn addresses(weight: &CudaWeight) -> ([u64; 6], usize) {
             let block_size = format.block_size.get();
             ([elements, scales, code, absmax, map, offset], block_size)
         }
-        Scheme::Ggml(_) | Scheme::Fp8(_) => unreachable!("such weights are not loaded"),
+        Scheme::Ggml(_) | Scheme::Fp8(_) => (Packed::of(weight).addresses(), 1),
     }
 }
 
