@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use llm_backend::{Backend, Output};
-use llm_quant::{Fp8, GgmlType, Part as Stored, Parts, Scheme, StoredWeight};
-use llm_tensor::{DType, f32_to_le_bytes};
+use llm_quant::{Fp8, GgmlType, Part as StoredPart, Parts, Scheme, StoredWeight};
+use llm_tensor::DType;
 
 use crate::case::{Case, EPS};
 use crate::data::{Random, at_odd_address};
@@ -134,38 +134,6 @@ pub(crate) fn ggml(
     }
 }
 
-/// A weight of finite numbers of any bits, with scales of any sign within 2.
-pub(crate) fn fp8(random: &mut Random, (rows, cols): (usize, usize), format: Fp8) -> StoredWeight {
-    // The first code that is no finite number.
-    let infinite = match format.dtype {
-        DType::F8E5M2 => 0x7C,
-        _ => 0x7F,
-    };
-    let codes: Vec<u8> = (0..rows * cols)
-        .map(|_| (random.below(infinite) | random.below(2) << 7) as u8)
-        .collect();
-    let [n_rows, n_cols] = format.grid(rows as u64, cols as u64);
-    let n = (n_rows * n_cols) as usize;
-    let scales = match format.scale {
-        DType::U8 | DType::F8E8M0 => (0..n).map(|_| random.below(20) as u8 + 110).collect(),
-        dtype => {
-            let mut bytes = vec![0; n * dtype.size()];
-            let written = f32_to_le_bytes(&random.values(n, 2.0), dtype, &mut bytes);
-            written.expect("scales are f32, f16, bf16 or exponents");
-            bytes
-        }
-    };
-    StoredWeight {
-        scheme: Scheme::Fp8(format),
-        rows,
-        cols,
-        parts: Parts::from_iter([
-            (Stored::Weight, at_odd_address(&codes)),
-            (Stored::Scales, at_odd_address(&scales)),
-        ]),
-    }
-}
-
 /// A block of any bits, whose elements are of a size that shows among others'.
 fn block(random: &mut Random, ty: GgmlType) -> Vec<u8> {
     let mut values = vec![0.0; ty.block_len()];
@@ -178,6 +146,36 @@ fn block(random: &mut Random, ty: GgmlType) -> Vec<u8> {
         if values.iter().all(|x| x.is_finite()) && (0.02..50.0).contains(&largest) {
             return block;
         }
+    }
+}
+
+/// A weight of random numbers, none of which is NaN or infinite, with scales from 1/8 to 1.
+pub(crate) fn fp8(random: &mut Random, (rows, cols): (usize, usize), format: Fp8) -> StoredWeight {
+    let codes: Vec<u8> = (0..rows * cols)
+        .map(|_| random.below(256) as u8 & 0xbf)
+        .collect();
+    let [n_rows, n_cols] = format.grid(rows as u64, cols as u64);
+    let scales = (0..n_rows * n_cols).flat_map(|_| {
+        let exponent = 124 + random.below(4) as u32;
+        let mantissa = random.below(128) as u32;
+        match format.scale {
+            DType::F32 => f32::from_bits(exponent << 23 | mantissa << 16)
+                .to_le_bytes()
+                .to_vec(),
+            DType::BF16 => ((exponent << 7 | mantissa) as u16).to_le_bytes().to_vec(),
+            DType::F8E8M0 => vec![exponent as u8],
+            other => panic!("no case has scales in {other}"),
+        }
+    });
+    let scales: Vec<u8> = scales.collect();
+    StoredWeight {
+        scheme: Scheme::Fp8(format),
+        rows,
+        cols,
+        parts: Parts::from_iter([
+            (StoredPart::Weight, at_odd_address(&codes)),
+            (StoredPart::Scales, at_odd_address(&scales)),
+        ]),
     }
 }
 

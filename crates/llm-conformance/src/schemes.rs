@@ -1,4 +1,5 @@
-use llm_quant::{BlockSize, Code, FourBit, GgmlType, Int8, Scheme, StoredWeight};
+use llm_quant::{BlockSize, Code, FourBit, Fp8, GgmlType, Int8, Scheme, StoredWeight};
+use llm_tensor::DType;
 
 use crate::data::{DTYPES, Random};
 use crate::{four_bit, int8, packed};
@@ -26,15 +27,28 @@ pub(crate) fn schemes() -> Vec<Scheme> {
 
 /// The formats of published files, which a backend may refuse.
 pub(crate) fn packed() -> Vec<Scheme> {
-    GgmlType::ALL.map(Scheme::Ggml).into()
+    let mut schemes: Vec<_> = GgmlType::ALL.map(Scheme::Ggml).into();
+    for (dtype, scale, block) in [
+        (DType::F8E4M3, DType::F32, [128, 128]),
+        (DType::F8E5M2, DType::BF16, [1, u64::MAX]),
+        (DType::F8E4M3, DType::F8E8M0, [3, 20]),
+    ] {
+        schemes.push(Scheme::Fp8(Fp8 {
+            dtype,
+            scale,
+            block,
+        }));
+    }
+    schemes
 }
 
 /// Elements that rows of a weight are multiples of.
 pub(crate) fn block_len(scheme: Scheme) -> usize {
     match scheme {
         Scheme::Ggml(ty) => ty.block_len(),
-        Scheme::Fp8(_) => 20,
         Scheme::Dense(_) | Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => 1,
+        // Short of a register, and of a block.
+        Scheme::Fp8(_) => 37,
     }
 }
 

@@ -104,7 +104,7 @@ impl Gemm<'_> {
                 ElementType::Bf16 => pack::<S, bf16>(simd, weight, rows, first, depth, panel),
             },
             Floats::FourBit(weight) => weight.pack(simd, rows, first, depth, panel),
-            Floats::Ggml(weight) => weight.pack::<S>(rows, first, depth, panel),
+            Floats::Packed(weight) => weight.pack(simd, rows, first..first + depth, panel),
         }
     }
 

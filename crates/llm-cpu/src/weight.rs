@@ -3,8 +3,8 @@ use llm_quant::{Int8, Int8Weight, Scheme, StoredWeight, Weight4Bit};
 
 use crate::dense::{Dense, DenseView};
 use crate::four_bit::FourBitView;
-use crate::ggml::{Ggml, GgmlView};
 use crate::matvec::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
+use crate::packed::{Packed, PackedView};
 use crate::simd::Order;
 use crate::simd::{FourBit, Kernel, Simd};
 
@@ -17,10 +17,10 @@ pub struct Weight(pub(crate) Operand);
 pub(crate) enum Operand {
     Dense(Dense),
     FourBit(Weight4Bit),
-    Ggml(Ggml),
     Int8(Int8Weight),
     /// Encoded at each use.
     Int8PerUse(Dense, Int8),
+    Packed(Packed),
 }
 
 impl Operand {
@@ -37,8 +37,7 @@ impl Operand {
                 let dense = Dense::of(weight, dtype)?;
                 Some(Operand::Int8PerUse(dense, format))
             }
-            Scheme::Ggml(ty) => Ggml::of(weight, ty).map(Operand::Ggml),
-            Scheme::Fp8(_) => None,
+            Scheme::Ggml(_) | Scheme::Fp8(_) => Packed::of(weight).map(Operand::Packed),
         }
     }
 }
@@ -49,8 +48,8 @@ impl Weight {
         match &self.0 {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.rows,
             Operand::FourBit(weight) => weight.rows(),
-            Operand::Ggml(weight) => weight.rows,
             Operand::Int8(weight) => weight.rows(),
+            Operand::Packed(weight) => weight.rows,
         }
     }
 
@@ -59,8 +58,8 @@ impl Weight {
         match &self.0 {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.cols,
             Operand::FourBit(weight) => weight.cols(),
-            Operand::Ggml(weight) => weight.cols,
             Operand::Int8(weight) => weight.cols(),
+            Operand::Packed(weight) => weight.cols,
         }
     }
 
@@ -69,7 +68,7 @@ impl Weight {
         match &self.0 {
             Operand::Dense(weight) => Some(Floats::Dense(weight.view())),
             Operand::FourBit(weight) => Some(Floats::FourBit(FourBitView::new(weight))),
-            Operand::Ggml(weight) => Some(Floats::Ggml(weight.view())),
+            Operand::Packed(weight) => Some(Floats::Packed(weight.view())),
             Operand::Int8(_) | Operand::Int8PerUse(..) => None,
         }
     }
@@ -85,8 +84,8 @@ impl Weight {
                 Row::Dense(weight.view().row(row))
             }
             Operand::FourBit(weight) => Row::FourBit(FourBitView::new(weight), row),
-            Operand::Ggml(weight) => Row::Ggml(weight.view(), row),
             Operand::Int8(weight) => Row::Int8(weight, row),
+            Operand::Packed(weight) => Row::Packed(weight.view(), row),
         }
     }
 
@@ -107,7 +106,7 @@ impl Weight {
 pub(crate) enum Floats<'a> {
     Dense(DenseView<'a>),
     FourBit(FourBitView<'a>),
-    Ggml(GgmlView<'a>),
+    Packed(PackedView<'a>),
 }
 
 impl Floats<'_> {
@@ -116,7 +115,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.rows,
             Floats::FourBit(weight) => weight.rows,
-            Floats::Ggml(weight) => weight.rows,
+            Floats::Packed(weight) => weight.rows,
         }
     }
 
@@ -125,7 +124,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.cols,
             Floats::FourBit(weight) => weight.cols,
-            Floats::Ggml(weight) => weight.cols,
+            Floats::Packed(weight) => weight.cols,
         }
     }
 
@@ -133,7 +132,7 @@ impl Floats<'_> {
     pub(crate) fn gemm_tokens(&self) -> usize {
         match self {
             Floats::FourBit(weight) if weight.is_aligned() => GEMM_TOKENS_4BIT,
-            Floats::Dense(_) | Floats::FourBit(_) | Floats::Ggml(_) => GEMM_TOKENS,
+            Floats::Dense(_) | Floats::FourBit(_) | Floats::Packed(_) => GEMM_TOKENS,
         }
     }
 
@@ -142,7 +141,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.element.order(),
             Floats::FourBit(weight) => weight.order(),
-            Floats::Ggml(_) => Order::Straight,
+            Floats::Packed(_) => Order::Straight,
         }
     }
 }
@@ -152,8 +151,8 @@ impl Floats<'_> {
 pub(crate) enum Row<'a> {
     Dense(DenseView<'a>),
     FourBit(FourBitView<'a>, usize),
-    Ggml(GgmlView<'a>, usize),
     Int8(&'a Int8Weight, usize),
+    Packed(PackedView<'a>, usize),
 }
 
 /// Widens a row of a table, times `scale`, into `out`, or adds it.
@@ -177,8 +176,8 @@ impl Kernel for CopyRow<'_> {
             Row::FourBit(table, row) => self.pieces(simd, |first, piece| {
                 table.decode(simd, row * table.cols + first, piece);
             }),
-            Row::Ggml(table, row) => self.pieces(simd, |first, piece| {
-                table.decode(row, first, piece);
+            Row::Packed(table, row) => self.pieces(simd, |first, piece| {
+                table.decode_row(simd, row, first..first + piece.len(), piece);
             }),
             Row::Int8(table, row) => self.pieces(simd, |first, piece| {
                 let element = |i| table.element(row * table.cols() + first + i);

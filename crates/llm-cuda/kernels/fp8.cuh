@@ -23,15 +23,25 @@ __device__ __forceinline__ float fp8_scale(const u8* scales, int type, int i) {
   return exponent == 255 ? nanf("") : __uint_as_float(exponent == 0 ? 0x00400000u : exponent << 23);
 }
 
-// Blocks have a multiple of 4 columns.
+// Read in words, rows and blocks have a multiple of 4 columns; read in bytes they may have any number, and what is behind the last
+// column is 0.
 template <class T> struct Fp8 {
   enum { ALIGN = 4 };
   Packed w;
   int cols;
   __device__ __forceinline__ Fp8(const Packed& w, int cols) : w(w), cols(cols) {}
   template <int A> __device__ __forceinline__ float4 four(int row, int c) const {
-    const u32 word = word_at<A>(w.elements + (u64)row * cols + c);
-    const float scale = fp8_scale(w.scales, w.scale_type, row / w.height * w.n_scales + c / w.width);
+    const u8* at = w.elements + (u64)row * cols + c;
+    const int line = row / w.height * w.n_scales;
+    if (A == 1) {
+      float v[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        v[i] = c + i < cols ? __fmul_rn(T::of(at[i]), fp8_scale(w.scales, w.scale_type, line + (c + i) / w.width)) : 0.f;
+      return make_float4(v[0], v[1], v[2], v[3]);
+    }
+    const u32 word = word_at<A>(at);
+    const float scale = fp8_scale(w.scales, w.scale_type, line + c / w.width);
     return make_float4(__fmul_rn(T::of(word & 255), scale), __fmul_rn(T::of(word >> 8 & 255), scale),
                        __fmul_rn(T::of(word >> 16 & 255), scale), __fmul_rn(T::of(word >> 24), scale));
   }

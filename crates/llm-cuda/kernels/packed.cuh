@@ -1,7 +1,7 @@
 // Products and rows of weights in the formats of published files, which rest as they were stored: the kernels of one format.
 //
 //   packed_rows_{1,8}_F   out[m, first + r] (+)= sum_k w[r, k] x[m, k] + bias[r]    for 1 or up to 8 rows of x
-//   packed_any_F          the same for weights at any address, of any number of rows
+//   packed_any_F          the same for weights at any address, of any number of rows, and of columns where these are no blocks
 //   packed_tile_F         the same for many rows of x, by tiles of 64 x 64: gemm_tile.cuh
 //   packed_embed_F        out[i, c] = w[ids[i], c] * scale, or added to what out has; at any address
 //
@@ -9,7 +9,7 @@
 // neighbouring columns, so that x is read in whole lines, and codes and scales of neighbours come out of the first cache.
 // Bytes moved: those of the weight once for 8 rows of x, or for 64. Operations: one FMA an element and row of x, and 6 to 12 to decode it.
 // rows, any: grid (ceil(tiles / (8 / split)), ceil(n / M)), block 256, a tile being 4 rows of the weight (any: 1). Elements lie on a
-// border of what the format allows (any: of a byte), x on one of 16; cols is a multiple of the format's block, and of 4.
+// border of what the format allows (any: of a byte), x on one of 16; cols is a multiple of the format's block, and (but for any) of 4.
 // embed: grid (n, ceil(width / 1024)), block 256.
 #pragma once
 #include "gemm_tile.cuh"
@@ -63,7 +63,10 @@ __device__ __forceinline__ void packed_rows(const Parts& parts, const Rows& rows
 #pragma unroll
       for (int m = 0; m < M; m++) {
         if (m >= n) break;
-        const float4 a = __ldg((const float4*)(x + (u32)(m * cols + k)));
+        const float* from = x + (u32)(m * cols + k);
+        const float4 a = ANY ? make_float4(from[0], k + 1 < cols ? from[1] : 0.f, k + 2 < cols ? from[2] : 0.f,
+                                           k + 3 < cols ? from[3] : 0.f)
+                             : __ldg((const float4*)from);
 #pragma unroll
         for (int r = 0; r < R; r++)
           sum[r][m] = fmaf(v[r].w, a.w, fmaf(v[r].z, a.z, fmaf(v[r].y, a.y, fmaf(v[r].x, a.x, sum[r][m]))));
@@ -103,10 +106,11 @@ __device__ __forceinline__ void packed_embed(const Packed& w, const u32* ids, u3
   const u32 id = ids[blockIdx.x];
   const float nan = nanf("");
   const float4 v = id < n_rows ? S(w, width).template four<1>(id, c) : make_float4(nan, nan, nan, nan);
-  float4* to = (float4*)(out + (u64)blockIdx.x * width + c);
-  const float4 x = adds ? *to : make_float4(0.f, 0.f, 0.f, 0.f);
-  *to = adds ? make_float4(__fadd_rn(x.x, v.x), __fadd_rn(x.y, v.y), __fadd_rn(x.z, v.z), __fadd_rn(x.w, v.w))
-             : make_float4(__fmul_rn(v.x, scale), __fmul_rn(v.y, scale), __fmul_rn(v.z, scale), __fmul_rn(v.w, scale));
+  const float of[4] = {v.x, v.y, v.z, v.w};
+  float* to = out + (u64)blockIdx.x * width + c;
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    if (c + i < width) to[i] = adds ? __fadd_rn(to[i], of[i]) : __fmul_rn(of[i], scale);
 }
 
 #define PACKED(F, S)                                                                                                         \

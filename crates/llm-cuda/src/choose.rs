@@ -2,8 +2,10 @@
 //!
 //! Nothing here asks a driver. What was measured, on which card, is in `docs/gpu.md`.
 
+mod blas;
 mod four_bit;
 
+pub(crate) use blas::{BLAS_WORKSPACE, ManyKind, ManyRows, blas_may_pay, blas_pays};
 pub(crate) use four_bit::{FourBitKind, FourBitLaunch, Sharing, four_bit, piece_bytes};
 
 use crate::probe::GpuFacts;

@@ -120,7 +120,11 @@ impl OpenModel {
         Ok(Loaded {
             session,
             device: devices.names(),
-            placed: Placed { plan, gpus },
+            placed: Placed {
+                plan,
+                gpus,
+                opened: devices.gpus(),
+            },
             time: begin.elapsed(),
         })
     }

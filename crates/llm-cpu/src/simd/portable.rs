@@ -1,6 +1,6 @@
 use half::f16;
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// Plain loops, compiled; multiplies and adds in two roundings, as not every processor can in one.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,10 @@ impl Simd for Portable {
     const LANES: usize = N;
     const TILE_ROWS: usize = 2;
     const TILE_VECTORS: usize = 2;
+
+    fn enter<K: Kernel>(self, kernel: K) {
+        kernel.run(self);
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; N] {

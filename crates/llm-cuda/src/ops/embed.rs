@@ -59,7 +59,7 @@ pub(super) fn embed(
                 .int(width)
                 .float(scale);
             let launch = launch.int(usize::from(output == Output::Add));
-            let launch = launch.pointer(out.first(n * width).aligned(16));
+            let launch = launch.pointer(out.first(n * width));
             let grid = [n, width.div_ceil(4 * ONE), 1];
             return launch.grid(grid).threads(256).run();
         }

@@ -1,5 +1,6 @@
 //! Products with many rows of activations, in tiles: their launches.
 
+mod blas;
 mod scratch;
 mod tiles;
 
@@ -57,7 +58,12 @@ impl Many<'_> {
             Tiles::Plain(_) | Tiles::Packed(_) | Tiles::Dense(_) | Tiles::FourBit(_) => {
                 for skip in (0..self.n.0).step_by(CHUNK) {
                     let n = (self.n.0 - skip).min(CHUNK);
-                    self.chunk(tiles, part, first, Chunk { skip, n })?;
+                    let rows = Chunk { skip, n };
+                    let is_done = self.by_blas(tiles, part, first, rows)?;
+                    if !is_done {
+                        self.chunk(tiles, part, first, rows)?;
+                    }
+                    self.queue.card.products.count(n, is_done);
                 }
             }
         }

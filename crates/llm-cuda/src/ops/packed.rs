@@ -10,16 +10,15 @@ use crate::module::{Kernel, kernel};
 
 /// True of a matrix in a format of published files that there are kernels for.
 pub(crate) fn is_supported(scheme: Scheme, cols: usize) -> bool {
-    let fits = match scheme {
+    let are_blocks_whole = match scheme {
         Scheme::Ggml(ty) => cols.is_multiple_of(ty.block_len()),
-        // Elements that are read together share a scale.
-        Scheme::Fp8(Fp8 { block, .. }) => {
-            let is_narrow = !block[1].is_multiple_of(4) && block[1] < cols as u64;
-            cols.is_multiple_of(4) && !is_narrow
-        }
-        Scheme::Dense(_) | Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => false,
+        Scheme::Fp8(_)
+        | Scheme::Dense(_)
+        | Scheme::Int8(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::FourBit(_) => true,
     };
-    fits && kernels(scheme).is_some()
+    are_blocks_whole && kernels(scheme).is_some()
 }
 
 /// The kernels of one format.
@@ -41,9 +40,22 @@ impl PackedKernels {
         kernels(weight.scheme())
     }
 
-    /// True if the weight lies so that more than single bytes of it may be read.
+    /// True if the weight lies, and has columns, so that more than single bytes of it may be read.
     pub(super) fn takes(self, weight: &CudaWeight) -> bool {
-        weight.part(Part::Weight).is_aligned(self.align)
+        let cols = weight.cols();
+        let are_words = match weight.scheme() {
+            // Elements that are read together share a scale.
+            Scheme::Fp8(Fp8 { block, .. }) => {
+                let are_blocks = block[1].is_multiple_of(4) || block[1] >= cols as u64;
+                cols.is_multiple_of(4) && are_blocks
+            }
+            Scheme::Ggml(_)
+            | Scheme::Dense(_)
+            | Scheme::Int8(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::FourBit(_) => true,
+        };
+        are_words && weight.part(Part::Weight).is_aligned(self.align)
     }
 }
 
