@@ -97,7 +97,8 @@ impl OffloadAbout {
             WeightDType::As(dtype) => Some(dtype),
         };
         // All devices compute with the same, unless one is to keep it otherwise.
-        let is_by_device = encodings.keeps_cpu_in_f32();
+        let stored: Vec<_> = model.tensors().map(|bound| bound.stored()).collect();
+        let is_by_device = encodings.differ_by_device(&stored);
         let encodings = json!({
             "dtype": dtype.map(|dtype| dtype.name()),
             "quantization": encodings.quant.map(|quant| quant.to_json()),
