@@ -38,6 +38,8 @@ pub(crate) fn weight_in(
         },
         Scheme::Int8(format) => int8::weight(random, (rows, cols), format),
         Scheme::FourBit(format) => four_bit::encoded(random, (rows, cols), format),
-        Scheme::Ggml(_) | Scheme::Fp8(_) => panic!("no case has a weight in {scheme}"),
+        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
+            panic!("no case has a weight in {scheme}")
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::arrange::Arrange;
 use crate::gemm::{self, Gemm, gemm_len};
 use crate::matvec::{FewRows, MatVec, matvec_len, padded_cols};
 use crate::memory::Workspace;
+use crate::pieces::PieceMatVec;
 use crate::share::Scratch;
 use crate::simd::Order;
 use crate::weight::{Floats, Weight};
@@ -101,6 +102,7 @@ impl<'a> Call<'a> {
                 match part.weight {
                     Floats::Dense(weight) => level.run(MatVec { weight, few }),
                     Floats::FourBit(weight) => level.run(four_bit::FourBitMatVec { weight, few }),
+                    Floats::Scaled(weight) => level.run(PieceMatVec { weight, few }),
                 }
             });
         }

@@ -4,6 +4,8 @@ use llm_quant::{Int8, Int8Weight, Scheme, StoredWeight, Weight4Bit};
 use crate::dense::{Dense, DenseView};
 use crate::four_bit::FourBitView;
 use crate::matvec::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
+use crate::pieces::Pieces;
+use crate::scaled::{Scaled, ScaledView};
 use crate::simd::Order;
 use crate::simd::{FourBit, Kernel, Simd};
 
@@ -16,6 +18,7 @@ pub struct Weight(pub(crate) Operand);
 pub(crate) enum Operand {
     Dense(Dense),
     FourBit(Weight4Bit),
+    Scaled(Scaled),
     Int8(Int8Weight),
     /// Encoded at each use.
     Int8PerUse(Dense, Int8),
@@ -35,7 +38,8 @@ impl Operand {
                 let dense = Dense::of(weight, dtype)?;
                 Some(Operand::Int8PerUse(dense, format))
             }
-            Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+            Scheme::Fp8(_) | Scheme::Grouped(_) => Scaled::of(weight).map(Operand::Scaled),
+            Scheme::Ggml(_) => None,
         }
     }
 }
@@ -46,6 +50,7 @@ impl Weight {
         match &self.0 {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.rows,
             Operand::FourBit(weight) => weight.rows(),
+            Operand::Scaled(weight) => weight.rows(),
             Operand::Int8(weight) => weight.rows(),
         }
     }
@@ -55,6 +60,7 @@ impl Weight {
         match &self.0 {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.cols,
             Operand::FourBit(weight) => weight.cols(),
+            Operand::Scaled(weight) => weight.cols(),
             Operand::Int8(weight) => weight.cols(),
         }
     }
@@ -64,6 +70,7 @@ impl Weight {
         match &self.0 {
             Operand::Dense(weight) => Some(Floats::Dense(weight.view())),
             Operand::FourBit(weight) => Some(Floats::FourBit(FourBitView::new(weight))),
+            Operand::Scaled(weight) => Some(Floats::Scaled(weight.view())),
             Operand::Int8(_) | Operand::Int8PerUse(..) => None,
         }
     }
@@ -79,6 +86,7 @@ impl Weight {
                 Row::Dense(weight.view().row(row))
             }
             Operand::FourBit(weight) => Row::FourBit(FourBitView::new(weight), row),
+            Operand::Scaled(weight) => Row::Scaled(weight.view(), row),
             Operand::Int8(weight) => Row::Int8(weight, row),
         }
     }
@@ -100,6 +108,7 @@ impl Weight {
 pub(crate) enum Floats<'a> {
     Dense(DenseView<'a>),
     FourBit(FourBitView<'a>),
+    Scaled(ScaledView<'a>),
 }
 
 impl Floats<'_> {
@@ -108,6 +117,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.rows,
             Floats::FourBit(weight) => weight.rows,
+            Floats::Scaled(weight) => weight.rows,
         }
     }
 
@@ -116,6 +126,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.cols,
             Floats::FourBit(weight) => weight.cols,
+            Floats::Scaled(weight) => weight.cols,
         }
     }
 
@@ -123,7 +134,7 @@ impl Floats<'_> {
     pub(crate) fn gemm_tokens(&self) -> usize {
         match self {
             Floats::FourBit(weight) if weight.is_aligned() => GEMM_TOKENS_4BIT,
-            Floats::Dense(_) | Floats::FourBit(_) => GEMM_TOKENS,
+            Floats::Dense(_) | Floats::FourBit(_) | Floats::Scaled(_) => GEMM_TOKENS,
         }
     }
 
@@ -132,6 +143,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.element.order(),
             Floats::FourBit(weight) => weight.order(),
+            Floats::Scaled(_) => Order::Straight,
         }
     }
 }
@@ -141,6 +153,7 @@ impl Floats<'_> {
 pub(crate) enum Row<'a> {
     Dense(DenseView<'a>),
     FourBit(FourBitView<'a>, usize),
+    Scaled(ScaledView<'a>, usize),
     Int8(&'a Int8Weight, usize),
 }
 
@@ -164,6 +177,9 @@ impl Kernel for CopyRow<'_> {
             }
             Row::FourBit(table, row) => self.pieces(simd, |first, piece| {
                 table.decode(simd, row * table.cols + first, piece);
+            }),
+            Row::Scaled(table, row) => self.pieces(simd, |first, piece| {
+                table.decode(row, first, piece);
             }),
             Row::Int8(table, row) => self.pieces(simd, |first, piece| {
                 let element = |i| table.element(row * table.cols() + first + i);
