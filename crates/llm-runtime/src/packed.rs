@@ -156,15 +156,13 @@ impl<'a> Matrix<'a> {
                     Ok(())
                 })
             }
-            PartSource::Packed(ints) => {
-                self.bands(range, self.n_groups(), out, |rows, out| {
-                    ints.read(self.checkpoint, rows, out)?;
-                    if self.format.code == GroupCode::Int8 {
-                        out.iter_mut().for_each(|zero| *zero ^= SIGN);
-                    }
-                    Ok(())
-                })
-            }
+            PartSource::Packed(ints) => self.bands(range, self.n_groups(), out, |rows, out| {
+                ints.read(self.checkpoint, rows, out)?;
+                if self.format.code == GroupCode::Int8 {
+                    out.iter_mut().for_each(|zero| *zero ^= SIGN);
+                }
+                Ok(())
+            }),
             PartSource::Signed(tensor) => {
                 self.checkpoint.read_tensor(tensor, range, DType::I8, out)?;
                 out.iter_mut().for_each(|zero| *zero = zero.wrapping_add(8));
@@ -258,7 +256,10 @@ impl<'a> Matrix<'a> {
         self.checkpoint
             .read_tensor(tensor, 0..self.cols, DType::I32, &mut bytes)?;
         let words = bytes.chunks_exact(4).map(|word| word.first_chunk());
-        let groups: Vec<i32> = words.flatten().map(|word| i32::from_le_bytes(*word)).collect();
+        let groups: Vec<i32> = words
+            .flatten()
+            .map(|word| i32::from_le_bytes(*word))
+            .collect();
         // As compressed-tensors says that nothing is reordered.
         if groups.contains(&-1) {
             return Ok((0..n as u32).collect());
@@ -267,13 +268,22 @@ impl<'a> Matrix<'a> {
         let mut next: Vec<u64> = (0..self.n_groups()).map(|group| group * size).collect();
         let mut positions = Vec::with_capacity(n);
         for group in groups {
-            let next = usize::try_from(group).ok().and_then(|group| next.get_mut(group));
-            let end = (group as u64).saturating_add(1).saturating_mul(size).min(self.cols);
+            let next = usize::try_from(group)
+                .ok()
+                .and_then(|group| next.get_mut(group));
+            let end = (group as u64)
+                .saturating_add(1)
+                .saturating_mul(size)
+                .min(self.cols);
             let Some(next) = next.filter(|next| **next < end) else {
                 return Err(RuntimeError::QuantizedPart {
                     path: self.checkpoint.path().to_owned(),
                     tensor: tensor.name.clone(),
-                    expected: format!("{} groups of {size} columns of `{}`", self.n_groups(), self.name),
+                    expected: format!(
+                        "{} groups of {size} columns of `{}`",
+                        self.n_groups(),
+                        self.name
+                    ),
                     found: format!("another column of group {group}"),
                 });
             };

@@ -5,6 +5,8 @@ use llm_checkpoint::{Layout, TensorInfo};
 use llm_plan::{Order, StoredTensor, is_final};
 use llm_quant::Scheme;
 
+use crate::packed::Packing;
+
 /// A slot with the checkpoint's tensor for it.
 #[derive(Debug, Clone, Copy)]
 pub struct BoundTensor<'a> {
@@ -14,6 +16,8 @@ pub struct BoundTensor<'a> {
     pub tensor: &'a TensorInfo,
     /// The encoding in which the checkpoint has it.
     pub scheme: Scheme,
+    /// Sources of its parts, of codes in groups.
+    pub(crate) packing: Option<&'a Packing>,
 }
 
 impl BoundTensor<'_> {
@@ -27,9 +31,10 @@ impl BoundTensor<'_> {
     pub fn stored(&self) -> StoredTensor {
         StoredTensor {
             scheme: self.scheme,
-            order: match self.tensor.layout {
-                Layout::RowMajor => Order::Rows,
-                Layout::Strided(_) => Order::Strided,
+            order: match (&self.tensor.layout, self.packing) {
+                (Layout::RowMajor, None) => Order::Rows,
+                (Layout::RowMajor, Some(packing)) if packing.is_final() => Order::Rows,
+                (Layout::RowMajor | Layout::Strided(_), _) => Order::Strided,
             },
         }
     }

@@ -22,8 +22,8 @@ pub(super) struct PackedInts {
     pub(super) outer: Axis,
     /// Order of the neighbours in a word.
     pub(super) lanes: Lanes,
-    /// Number that is added to each, modulo what its bits can say.
-    pub(super) plus: u8,
+    /// Number that is added to each word, whatever it carries from one integer to the next.
+    pub(super) plus: u32,
 }
 
 /// An axis of a matrix `[rows, cols]`.
@@ -112,6 +112,7 @@ impl PackedInts {
 
     /// Writes the integers of a word to their places, those of `rows`.
     fn put(&self, word: u32, [word_row, word_col]: [u64; 2], rows: &Range<u64>, out: &mut [u8]) {
+        let word = word.wrapping_add(self.plus);
         let per_word = self.per_word();
         let mask = (1u32 << self.bits) - 1;
         for i in 0..per_word {
@@ -129,7 +130,7 @@ impl PackedInts {
             };
             let value = word >> (lane * u64::from(self.bits)) & mask;
             let at = (row - rows.start) * self.cols + col;
-            out[at as usize] = (value + u32::from(self.plus) & mask) as u8;
+            out[at as usize] = value as u8;
         }
     }
 }
