@@ -9,6 +9,8 @@
     reason = "nothing here is called so often that the size of its errors matters"
 )]
 
+#[path = "offload/packed.rs"]
+mod packed;
 #[path = "offload/tables.rs"]
 mod tables;
 

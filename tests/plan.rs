@@ -18,7 +18,7 @@ use llm_plan::{
 use llm_quant::{Code, LoadIn, QuantConfig, Scalar};
 use llm_runtime::{Allocated, BoundModel, CostsOf, Limits, LoadOptions, Session, load};
 use llm_tensor::{Bytes, DType};
-use llm_tests::fixture;
+use llm_tests::{Packed, Written, fixture};
 
 #[test]
 fn golden_models_take_what_was_planned_in_every_encoding() {
@@ -52,6 +52,32 @@ fn gguf_models_take_what_was_planned() {
     for path in &models {
         check(path, "auto", WeightDType::Auto, None);
         check(path, "nf4", WeightDType::Auto, Some(&nf4));
+    }
+}
+
+#[test]
+fn models_in_blocks_take_what_their_files_do() {
+    let nf4 = QuantConfig::new(LoadIn::FourBit);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("packed.gguf");
+    for packed in Packed::ALL {
+        packed.write(&path, Written::Blocks);
+        check(&path, "auto", WeightDType::Auto, None);
+        check(&path, "f32", WeightDType::As(DType::F32), None);
+        check(&path, "nf4", WeightDType::Auto, Some(&nf4));
+
+        let model = BoundModel::open(&path).unwrap();
+        let cpu = Cpu::new(CpuOptions::default()).unwrap();
+        let limits = Limits {
+            n_sequences: 1,
+            context: 8,
+            n_tokens: 4,
+            n_logits: 1,
+        };
+        let planned = planned(&model, &cpu, (WeightDType::Auto, None), limits);
+        let stored = model.tensors().map(|bound| bound.tensor.stored_bytes());
+        let weights = planned.total(Term::Weights) + planned.total(Term::QuantizationStatistics);
+        assert_eq!(weights, stored.sum(), "{packed:?}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Helpers for tests across the crates: fixtures, and how they are read.
 
 mod goldens;
+mod packed;
 mod placing;
 mod variant;
 
@@ -16,6 +17,7 @@ use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
 
 pub use goldens::{GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, continue_by_ids, score};
+pub use packed::{Packed, Written};
 pub use placing::{placing, short_passes};
 pub use variant::Variant;
 

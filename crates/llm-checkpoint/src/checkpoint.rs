@@ -343,10 +343,26 @@ impl Checkpoint {
         range: Range<u64>,
         out: &mut [u8],
     ) -> Result<(), CheckpointError> {
-        let tensor = self.require(name)?;
+        self.read_stored_tensor(self.require(name)?, range, out)
+    }
+
+    /// The same of `tensor`, one of this checkpoint's or a part of one ([`TensorInfo::of_stack`]).
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    ///
+    /// # Panics
+    /// As [`Checkpoint::read_stored`].
+    pub fn read_stored_tensor(
+        &self,
+        tensor: &TensorInfo,
+        range: Range<u64>,
+        out: &mut [u8],
+    ) -> Result<(), CheckpointError> {
+        let name = &tensor.name;
         if let (Layout::Strided(_), Encoding::Plain(dtype)) = (&tensor.layout, tensor.encoding) {
             let size = dtype.size() as u64;
-            return self.read_into(name, range.start / size..range.end / size, dtype, out);
+            return self.read_tensor(tensor, range.start / size..range.end / size, dtype, out);
         }
         assert!(
             range.start <= range.end && range.end <= tensor.bytes.end - tensor.bytes.start,
@@ -373,14 +389,28 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::Io`].
     pub fn view_tensor(&self, tensor: &TensorInfo) -> Result<Option<HostBytes>, CheckpointError> {
-        let (Encoding::Plain(dtype), Layout::RowMajor) = (tensor.encoding, &tensor.layout) else {
-            return Ok(None);
+        match tensor.encoding {
+            Encoding::Plain(_) => self.view_stored(tensor),
+            Encoding::Block(_) | Encoding::Opaque(_) => Ok(None),
+        }
+    }
+
+    /// The same of `tensor` as it is stored: blocks, too, which suit any address.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn view_stored(&self, tensor: &TensorInfo) -> Result<Option<HostBytes>, CheckpointError> {
+        let align = match (tensor.encoding, &tensor.layout) {
+            (Encoding::Plain(dtype), Layout::RowMajor) => dtype.size(),
+            // Their numbers are read byte by byte.
+            (Encoding::Block(_), Layout::RowMajor) => 1,
+            (Encoding::Opaque(_), _) | (_, Layout::Strided(_)) => return Ok(None),
         };
         let map = self.files[tensor.file_idx].mapped()?;
         // The whole file is mapped, so its offsets fit `usize`.
         let range = tensor.bytes.start as usize..tensor.bytes.end as usize;
         let bytes = HostBytes::of_shared(map, range);
-        let aligned = (bytes.as_ptr() as usize).is_multiple_of(dtype.size());
+        let aligned = (bytes.as_ptr() as usize).is_multiple_of(align);
         Ok(aligned.then_some(bytes))
     }
 

@@ -223,13 +223,14 @@ fn encoding(type_code: u32) -> Result<Encoding, TensorFlaw> {
 }
 
 fn unsupported_name(type_code: u32) -> &'static str {
-    match type_code {
-        9 => "Q8_1",
-        15 => "Q8_K",
-        41 => "Q1_0",
-        _ => "unknown",
-    }
+    let mut known = REFUSED_TYPES.into_iter();
+    let known = known.find(|(code, _)| *code == type_code);
+    known.map_or("unknown", |(_, name)| name)
 }
+
+/// Numbers and names of GGML's types that are known and not decoded. To Q8_1 and Q8_K it quantizes activations; no file
+/// has weights in them, and its Python reference decodes none of the three.
+pub const REFUSED_TYPES: [(u32, &str); 3] = [(9, "Q8_1"), (15, "Q8_K"), (41, "Q1_0")];
 
 #[cfg(test)]
 mod tests;

@@ -83,6 +83,7 @@ pub use error::{CheckpointError, HeaderFlaw, IndexFlaw, TensorFlaw};
 pub use file_state::FileState;
 pub use finite::NotFinite;
 pub use format::Format;
+pub use gguf::REFUSED_TYPES as REFUSED_GGUF_TYPES;
 pub use manifest::{Difference, MANIFEST, Manifest};
 pub use metadata::{Array, Metadata, Value};
 pub use notice::Notice;

@@ -17,6 +17,7 @@ mod int8;
 mod linear;
 mod memory;
 mod norm;
+mod packed;
 mod places;
 mod routing;
 mod schemes;
@@ -94,6 +95,18 @@ pub fn check_linear<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &int8::cases());
 }
 
+/// Checks weights in the formats of published files, of a backend that has kernels for them: products, tables, experts, and
+/// weights that are brought to places.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_packed<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &packed::cases());
+    check_each(backend, &tables::packed_cases());
+    check_each(backend, &routing::packed_experts());
+    check_each(backend, &places::packed_streams());
+}
+
 /// Checks linear operations of a backend that rounds what it multiplies: each product of floating-point numbers may err by
 /// `product_error`, relatively.
 ///
@@ -162,6 +175,16 @@ pub fn check_devices<B: Backend>(one: &Arc<B>, other: &Arc<B>) {
     }
 }
 
+/// Checks that two backends that pass [`check_packed`] give the same bits in its cases, as [`check_reproducible`] does in
+/// others.
+///
+/// # Panics
+/// When they do not. The message names the case.
+pub fn check_packed_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) {
+    check_same_bits(one, other, &packed::cases());
+    check_same_bits(one, other, &routing::packed_experts());
+}
+
 /// Checks that two backends give the same bits in every case: one in two runs, or one with different numbers of
 /// threads.
 ///
@@ -195,6 +218,7 @@ mod tests {
     #[test]
     fn putting_work_off_conforms() {
         check(&Arc::new(Deferred::new(0)));
+        check_packed(&Arc::new(Deferred::new(0)));
     }
 
     #[test]

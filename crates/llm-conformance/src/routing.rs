@@ -8,7 +8,7 @@ use llm_tensor::{Activation, DType, Weighting, WorkspaceShape};
 
 use crate::case::{Case, EPS, sum_error};
 use crate::data::{DTYPES, Device, Random, SMALL, WORKS, weight, widened};
-use crate::schemes::weight_in;
+use crate::schemes::{packed, weight_in};
 
 /// Rows that go to experts: their numbers, the rows themselves, and sums of what comes back.
 #[derive(Debug)]
@@ -256,6 +256,26 @@ pub(crate) fn together() -> Vec<ExpertCase> {
         }
     }
     cases
+}
+
+/// Experts in the formats of published files.
+pub(crate) fn packed_experts() -> Vec<ExpertCase> {
+    let of_scheme = |(i, scheme)| ExpertCase {
+        routing: Routing {
+            n_experts: 5,
+            n_active: 2,
+            weighting: Weighting::Normalised,
+        },
+        n_tokens: [1, 3, 40][i % 3],
+        hidden: 256,
+        width: 512,
+        activation: Activation::Silu,
+        scheme,
+        is_fused: false,
+        nan_row: None,
+        sent: Sent::Together(2),
+    };
+    packed().into_iter().enumerate().map(of_scheme).collect()
 }
 
 struct ExpertInputs {

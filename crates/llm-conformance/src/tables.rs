@@ -4,7 +4,7 @@ use llm_tensor::DType;
 
 use crate::case::Case;
 use crate::data::{DTYPES, Device, Random, WORKS, weight};
-use crate::schemes::{schemes, weight_in};
+use crate::schemes::{block_len, packed, schemes, weight_in};
 use llm_backend::{Backend, Ops};
 use llm_quant::{Scheme, StoredWeight};
 
@@ -59,6 +59,23 @@ pub(crate) fn cases() -> Vec<TableCase> {
             scale: 1.0,
             content: Content::Patterns,
         });
+    }
+    cases
+}
+
+/// Tables in the formats of published files.
+pub(crate) fn packed_cases() -> Vec<TableCase> {
+    let mut cases = Vec::new();
+    for scheme in packed() {
+        for (n_blocks, scale) in [(1, 1.0), (3, 39.19)] {
+            cases.push(TableCase {
+                scheme,
+                width: n_blocks * block_len(scheme),
+                ids: vec![0, 1023, 5, 5, 700],
+                scale,
+                content: Content::Random,
+            });
+        }
     }
     cases
 }

@@ -106,6 +106,7 @@ impl Gemm<'_> {
             },
             Floats::FourBit(weight) => weight.pack(simd, rows, first, depth, panel),
             Floats::Scaled(weight) => pieces::pack::<S>(&weight, rows, first, depth, panel),
+            Floats::Ggml(weight) => weight.pack::<S>(rows, first, depth, panel),
         }
     }
 

@@ -21,6 +21,7 @@ mod encode;
 mod error;
 mod four_bit;
 mod gemm;
+mod ggml;
 mod int8;
 mod isa;
 mod kv_pool;

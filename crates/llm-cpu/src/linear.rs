@@ -12,7 +12,7 @@ use crate::pieces::PieceMatVec;
 use crate::share::Scratch;
 use crate::simd::Order;
 use crate::weight::{Floats, Weight};
-use crate::{Cpu, four_bit, int8};
+use crate::{Cpu, four_bit, ggml, int8};
 use call::Call;
 
 /// `x` `[n_tokens, cols]` times the parts' weights, side by side in `out` `[n_tokens, width]`.
@@ -103,6 +103,7 @@ impl<'a> Call<'a> {
                     Floats::Dense(weight) => level.run(MatVec { weight, few }),
                     Floats::FourBit(weight) => level.run(four_bit::FourBitMatVec { weight, few }),
                     Floats::Scaled(weight) => level.run(PieceMatVec { weight, few }),
+                    Floats::Ggml(weight) => level.run(ggml::GgmlMatVec { weight, few }),
                 }
             });
         }

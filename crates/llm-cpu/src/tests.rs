@@ -7,7 +7,7 @@ use std::sync::Arc;
 use llm_backend::{
     Allocation, Backend, BackendError, HostPages, LinearPart, NormOp, Ops, Output, Queue,
 };
-use llm_conformance::{check, check_reproducible};
+use llm_conformance::{check, check_packed, check_packed_reproducible, check_reproducible};
 use llm_quant::{Parts, Scheme, StoredWeight};
 use llm_tensor::{DType, HostBytes, KvShape, Norm, WorkspaceShape};
 
@@ -29,8 +29,10 @@ fn check_isa(isa: Isa) {
     }
     let two = cpu(isa, 2);
     check(&two);
+    check_packed(&two);
     for n_threads in 1..=3 {
         check_reproducible(&two, &cpu(isa, n_threads));
+        check_packed_reproducible(&two, &cpu(isa, n_threads));
     }
 }
 

@@ -3,6 +3,7 @@ use llm_quant::{Int8, Int8Weight, Scheme, StoredWeight, Weight4Bit};
 
 use crate::dense::{Dense, DenseView};
 use crate::four_bit::FourBitView;
+use crate::ggml::{Ggml, GgmlView};
 use crate::matvec::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
 use crate::pieces::Pieces;
 use crate::scaled::{Scaled, ScaledView};
@@ -19,6 +20,7 @@ pub(crate) enum Operand {
     Dense(Dense),
     FourBit(Weight4Bit),
     Scaled(Scaled),
+    Ggml(Ggml),
     Int8(Int8Weight),
     /// Encoded at each use.
     Int8PerUse(Dense, Int8),
@@ -39,7 +41,7 @@ impl Operand {
                 Some(Operand::Int8PerUse(dense, format))
             }
             Scheme::Fp8(_) | Scheme::Grouped(_) => Scaled::of(weight).map(Operand::Scaled),
-            Scheme::Ggml(_) => None,
+            Scheme::Ggml(ty) => Ggml::of(weight, ty).map(Operand::Ggml),
         }
     }
 }
@@ -51,6 +53,7 @@ impl Weight {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.rows,
             Operand::FourBit(weight) => weight.rows(),
             Operand::Scaled(weight) => weight.rows(),
+            Operand::Ggml(weight) => weight.rows,
             Operand::Int8(weight) => weight.rows(),
         }
     }
@@ -61,6 +64,7 @@ impl Weight {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.cols,
             Operand::FourBit(weight) => weight.cols(),
             Operand::Scaled(weight) => weight.cols(),
+            Operand::Ggml(weight) => weight.cols,
             Operand::Int8(weight) => weight.cols(),
         }
     }
@@ -71,6 +75,7 @@ impl Weight {
             Operand::Dense(weight) => Some(Floats::Dense(weight.view())),
             Operand::FourBit(weight) => Some(Floats::FourBit(FourBitView::new(weight))),
             Operand::Scaled(weight) => Some(Floats::Scaled(weight.view())),
+            Operand::Ggml(weight) => Some(Floats::Ggml(weight.view())),
             Operand::Int8(_) | Operand::Int8PerUse(..) => None,
         }
     }
@@ -87,6 +92,7 @@ impl Weight {
             }
             Operand::FourBit(weight) => Row::FourBit(FourBitView::new(weight), row),
             Operand::Scaled(weight) => Row::Scaled(weight.view(), row),
+            Operand::Ggml(weight) => Row::Ggml(weight.view(), row),
             Operand::Int8(weight) => Row::Int8(weight, row),
         }
     }
@@ -109,6 +115,7 @@ pub(crate) enum Floats<'a> {
     Dense(DenseView<'a>),
     FourBit(FourBitView<'a>),
     Scaled(ScaledView<'a>),
+    Ggml(GgmlView<'a>),
 }
 
 impl Floats<'_> {
@@ -118,6 +125,7 @@ impl Floats<'_> {
             Floats::Dense(weight) => weight.rows,
             Floats::FourBit(weight) => weight.rows,
             Floats::Scaled(weight) => weight.rows,
+            Floats::Ggml(weight) => weight.rows,
         }
     }
 
@@ -127,6 +135,7 @@ impl Floats<'_> {
             Floats::Dense(weight) => weight.cols,
             Floats::FourBit(weight) => weight.cols,
             Floats::Scaled(weight) => weight.cols,
+            Floats::Ggml(weight) => weight.cols,
         }
     }
 
@@ -134,7 +143,7 @@ impl Floats<'_> {
     pub(crate) fn gemm_tokens(&self) -> usize {
         match self {
             Floats::FourBit(weight) if weight.is_aligned() => GEMM_TOKENS_4BIT,
-            Floats::Dense(_) | Floats::FourBit(_) | Floats::Scaled(_) => GEMM_TOKENS,
+            Floats::Dense(_) | Floats::FourBit(_) | Floats::Scaled(_) | Floats::Ggml(_) => GEMM_TOKENS,
         }
     }
 
@@ -143,7 +152,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.element.order(),
             Floats::FourBit(weight) => weight.order(),
-            Floats::Scaled(_) => Order::Straight,
+            Floats::Scaled(_) | Floats::Ggml(_) => Order::Straight,
         }
     }
 }
@@ -154,6 +163,7 @@ pub(crate) enum Row<'a> {
     Dense(DenseView<'a>),
     FourBit(FourBitView<'a>, usize),
     Scaled(ScaledView<'a>, usize),
+    Ggml(GgmlView<'a>, usize),
     Int8(&'a Int8Weight, usize),
 }
 
@@ -179,6 +189,9 @@ impl Kernel for CopyRow<'_> {
                 table.decode(simd, row * table.cols + first, piece);
             }),
             Row::Scaled(table, row) => self.pieces(simd, |first, piece| {
+                table.decode(row, first, piece);
+            }),
+            Row::Ggml(table, row) => self.pieces(simd, |first, piece| {
                 table.decode(row, first, piece);
             }),
             Row::Int8(table, row) => self.pieces(simd, |first, piece| {

@@ -86,7 +86,8 @@ impl Precision {
             ..request.clone()
         };
         let weights = request.weights();
-        Ok((weights.total(), plan_with(&request, &weights)?))
+        let total = weights.total(request.first_device());
+        Ok((total, plan_with(&request, &weights)?))
     }
 }
 
@@ -270,7 +271,7 @@ struct Search<'a> {
 impl Search<'_> {
     /// The most exact precision that takes less and fits.
     fn precision(&self) -> Result<Option<Change>> {
-        let total = self.weights.total();
+        let total = self.weights.total(self.request.first_device());
         for precision in askable(self.request) {
             let (weights, verdict) = precision.plan(self.request)?;
             if weights < total && verdict.plan().is_some() {

@@ -1,4 +1,4 @@
-use llm_arch::{Slot, TensorKind};
+use llm_arch::{Role, Slot, Stored, TensorKind};
 use llm_quant::{QuantConfig, Scheme};
 use llm_tensor::DType;
 
@@ -7,7 +7,8 @@ use crate::RunOn;
 /// Element type of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightDType {
-    /// The one that the configuration names, else each tensor's own; GGUF's quantized blocks decode to bf16.
+    /// The one that the configuration names, else each tensor's own. Matrices in GGUF's blocks stay in them on the CPU;
+    /// what else is in blocks decodes to bf16.
     Auto,
     /// This one.
     As(DType),
@@ -40,22 +41,36 @@ impl StoredTensor {
         }
     }
 
-    /// The scheme of a matrix quantized by bitsandbytes, which every device computes with as it is stored.
+    /// The scheme of a matrix in the layout of bitsandbytes, which is computed with as it is stored whatever is asked for.
     pub const fn quantized(self) -> Option<Scheme> {
         match self.scheme {
             Scheme::Int8(_) | Scheme::FourBit(_) => Some(self.scheme),
+            // What these become is a matter of what is asked for.
             Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => None,
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => None,
         }
     }
 
-    /// The scheme of a matrix in a format of published files, which the CPU computes with as it is stored.
-    pub const fn packed(self) -> Option<Scheme> {
+    /// True if a matrix that is to be kept in `scheme` is stored in it, in codes: its parts are taken as they are.
+    pub fn stays_in(self, scheme: Scheme) -> bool {
         match self.scheme {
-            Scheme::Fp8(_) | Scheme::Grouped(_) => Some(self.scheme),
-            Scheme::Ggml(_) => None,
-            Scheme::Int8(_) | Scheme::FourBit(_) => None,
-            Scheme::Dense(_) | Scheme::Int8PerUse(..) => None,
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) => false,
+            Scheme::Int8(_)
+            | Scheme::FourBit(_)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => self.scheme == scheme,
+        }
+    }
+
+    /// True if the format is one of published files that a processor computes with and a GPU does not.
+    const fn is_packed(self) -> bool {
+        match self.scheme {
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => true,
+            Scheme::Dense(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::Int8(_)
+            | Scheme::FourBit(_) => false,
         }
     }
 }
@@ -74,8 +89,10 @@ pub struct Encodings<'a> {
 impl Encodings<'_> {
     /// Scheme of `slot`, given how the checkpoint holds it and which device computes with it.
     ///
-    /// A matrix quantized already stays as it is, where the device can compute with that. Of the rest the projections are quantized, unless they are wide; the
-    /// head is not; and where the user lists modules not to quantize, that list decides instead, for the head too.
+    /// A matrix quantized already stays as it is. Of the rest the projections are quantized, unless they are wide; the
+    /// head is not; and where the user lists modules not to quantize, that list decides instead, for the head too. What is
+    /// not quantized then stays in the format of a published file, if it is in such, no element type is asked for, and the
+    /// CPU computes with it.
     pub fn scheme(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> Scheme {
         if let Some(scheme) = self.as_stored(stored, run_on) {
             return scheme;
@@ -85,8 +102,12 @@ impl Encodings<'_> {
             (TensorKind::WideProjection, DType::F16) => DType::F32,
             _ => dtype,
         };
+        let unquantized = match self.stays_packed(slot, stored, run_on) {
+            true => stored.scheme,
+            false => Scheme::Dense(dense),
+        };
         let Some(quant) = self.quant else {
-            return Scheme::Dense(dense);
+            return unquantized;
         };
         let module = slot.name.strip_suffix(".weight").unwrap_or(&slot.name);
         let is_quantized = match slot.kind {
@@ -95,7 +116,7 @@ impl Encodings<'_> {
             TensorKind::WideProjection | TensorKind::Other => false,
         };
         if !is_quantized {
-            return Scheme::Dense(dense);
+            return unquantized;
         }
         if self.keeps_cpu_in_f32() && run_on == RunOn::Cpu {
             return Scheme::Dense(DType::F32);
@@ -109,23 +130,35 @@ impl Encodings<'_> {
         }
     }
 
-    /// Scheme of a matrix that a device computes with as the checkpoint has it. A GPU decodes the formats of published files,
-    /// and so does everybody where another element type, or a quantization, is asked for.
-    pub fn as_stored(&self, stored: StoredTensor, run_on: RunOn) -> Option<Scheme> {
-        let is_as_asked = self.dtype == WeightDType::Auto && self.quant.is_none();
-        let packed = match run_on {
-            RunOn::Cpu if is_as_asked => stored.packed(),
-            RunOn::Cpu | RunOn::Gpu(_) => None,
+    /// True of a matrix in a format of published files that is computed with as it is: whole, in order, and without an
+    /// element type asked for.
+    fn stays_packed(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> bool {
+        let is_in_order = match stored.scheme {
+            // Codes are brought into order while they are read.
+            Scheme::Grouped(_) => true,
+            Scheme::Dense(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::Int8(_)
+            | Scheme::FourBit(_)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_) => stored.order == Order::Rows,
         };
-        stored.quantized().or(packed)
+        let is_whole = slot.stored == Stored::AsIs && is_in_order;
+        let is_matrix = matches!(slot.shape.as_slice(), [_, _]) && !becomes_table(slot.role);
+        let is_asked_for = match self.dtype {
+            WeightDType::Auto => false,
+            WeightDType::As(_) => true,
+        };
+        let is_on_cpu = match run_on {
+            RunOn::Cpu => true,
+            RunOn::Gpu(_) => false,
+        };
+        stored.is_packed() && is_whole && is_matrix && !is_asked_for && is_on_cpu
     }
 
-    /// True where a device computes with a tensor otherwise than another: the CPU's weights take other memory than a GPU's.
+    /// True if devices of different kinds may keep a model that is `stored` so in different encodings.
     pub fn differ_by_device(&self, stored: &[StoredTensor]) -> bool {
-        let differs = |&tensor: &StoredTensor| {
-            self.as_stored(tensor, RunOn::Cpu) != self.as_stored(tensor, RunOn::Gpu(0))
-        };
-        self.keeps_cpu_in_f32() || stored.iter().any(differs)
+        self.keeps_cpu_in_f32() || stored.iter().any(|stored| stored.is_packed())
     }
 
     /// True where what would be quantized stays in 32 bits on the CPU, and so computes there:
@@ -153,4 +186,9 @@ impl Encodings<'_> {
     pub fn kv_dtype(&self, table: StoredTensor) -> DType {
         self.dense_dtype(table)
     }
+}
+
+/// Roles that are not kept: the runtime makes a table of its own of them, which counts as activations.
+pub fn becomes_table(role: Role) -> bool {
+    matches!(role, Role::RelativeBias | Role::RopeFactors)
 }

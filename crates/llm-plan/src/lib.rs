@@ -43,7 +43,7 @@ pub use activation::{ActivationWidths, ActivationsOf, HeadWidths, bias_elements,
 pub use advice::{Alternative, Change, Precision, Way, advice, alternatives};
 pub use budget::{Budgets, MaxMemory};
 pub use cost::{HandOver, StepCost, Workload};
-pub use encoding::{Encodings, Order, StoredTensor, WeightDType};
+pub use encoding::{Encodings, Order, StoredTensor, WeightDType, becomes_table};
 pub use error::PlanError;
 pub use estimate::{MemoryEstimate, UnitUse};
 pub use hf_map::HfMap;
@@ -64,7 +64,7 @@ pub use staging::{
 pub use strategy::{Offload, Strategy};
 pub use term::{MemoryUse, Term, TermBytes};
 pub use verdict::{Plan, Refusal, Shortfall, Verdict};
-pub use weights::{becomes_table, is_final, is_looked_up};
+pub use weights::{is_final, is_looked_up};
 
 /// Result of everything that can fail here.
 pub type Result<T> = std::result::Result<T, PlanError>;

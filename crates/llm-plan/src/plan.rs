@@ -11,7 +11,7 @@ use crate::strategy::{Placed, Way, place};
 use crate::weights::Weights;
 use crate::{
     Budgets, Costs, DeviceMap, Encodings, Home, Limits, MemoryEstimate, Offload, Placement, Plan,
-    Refusal, Result, Shortfall, StepCost, StoredTensor, Strategy, Verdict,
+    Refusal, Result, RunOn, Shortfall, StepCost, StoredTensor, Strategy, Verdict,
 };
 
 /// Everything that a plan depends on.
@@ -103,6 +103,14 @@ impl Request<'_> {
             "how each slot is stored"
         );
         Weights::of(skeleton, &self.encodings, stored, self.load_piece)
+    }
+
+    /// Device that as much as fits computes on.
+    pub(crate) fn first_device(&self) -> RunOn {
+        match self.budgets.gpus.keys().next() {
+            Some(&gpu) if self.strategy != Strategy::Cpu => RunOn::Gpu(gpu),
+            Some(_) | None => RunOn::Cpu,
+        }
     }
 
     /// The element type of keys and values.

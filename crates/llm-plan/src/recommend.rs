@@ -92,7 +92,7 @@ fn candidates(request: &Request<'_>) -> Result<Vec<(Choice, Way)>> {
     }
     let asked = Asked::of(&request.encodings);
     let mut found = Vec::new();
-    let mut least = weights.total();
+    let mut least = weights.total(request.first_device());
     match asked {
         Asked::Dense => found.extend(as_asked.clone()),
         Asked::PerUse | Asked::Codes(_) => {
@@ -104,7 +104,7 @@ fn candidates(request: &Request<'_>) -> Result<Vec<(Choice, Way)>> {
                 ..request.clone()
             };
             let weights = request.weights();
-            least = weights.total();
+            least = weights.total(request.first_device());
             let way = Way::of(&plan_with(&request, &weights)?);
             found.extend(way.map(|way| (Choice::Unquantized, way)));
         }

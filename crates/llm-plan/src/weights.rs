@@ -6,7 +6,7 @@ use llm_tensor::Bytes;
 
 use crate::staging::{looked_up_row_bytes, resting_bytes, staged_bytes, whole_pages};
 use crate::units::Units;
-use crate::{Encodings, RunOn, StoredTensor};
+use crate::{Encodings, RunOn, StoredTensor, becomes_table};
 
 /// Memory of a unit's weights, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -268,22 +268,11 @@ impl Weights {
         }
     }
 
-    /// Memory of all of them, on the kind of device where they take the least.
-    pub(crate) fn total(&self) -> Bytes {
-        let all = |footprints: &Footprints| {
-            let units = 0..self.units.list().len();
-            Bytes::new(units.map(|idx| footprints.of_unit(idx).total()).sum())
-        };
-        let on_gpu = all(&self.on_gpu);
-        self.on_cpu
-            .as_ref()
-            .map_or(on_gpu, |on_cpu| all(on_cpu).min(on_gpu))
+    /// Memory of all of them, as a device computes with them.
+    pub(crate) fn total(&self, run_on: RunOn) -> Bytes {
+        let units = 0..self.units.list().len();
+        Bytes::new(units.map(|idx| self.on(run_on).of_unit(idx).total()).sum())
     }
-}
-
-/// Roles that are not kept: the runtime makes a table of its own of them, which counts as activations.
-pub fn becomes_table(role: Role) -> bool {
-    matches!(role, Role::RelativeBias | Role::RopeFactors)
 }
 
 /// Tables of which a pass reads a few rows.
@@ -298,7 +287,7 @@ pub fn is_looked_up(role: Role, is_tied: bool) -> bool {
 pub fn is_final(slot: &Slot, stored: StoredTensor, scheme: Scheme) -> bool {
     stored == StoredTensor::in_order(scheme)
         // Codes lie `[out, in]` whatever the dense matrix does.
-        && (stored.quantized().is_some() || slot.stored == Stored::AsIs)
+        && (stored.stays_in(scheme) || slot.stored == Stored::AsIs)
 }
 
 /// Bytes of a tensor in the checkpoint.

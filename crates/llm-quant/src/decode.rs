@@ -108,10 +108,11 @@ impl Scheme {
                 }
             }
             Scheme::Ggml(ty) => {
-                let mut blocks = vec![0.0; elements.len() / ty.block_bytes() * ty.block_len()];
-                ty.decode(elements, &mut blocks);
-                let skip = (range.start % ty.block_len() as u64) as usize;
-                out.copy_from_slice(&blocks[skip..][..out.len()]);
+                ty.decode_from(
+                    (range.start % ty.block_len() as u64) as usize,
+                    elements,
+                    out,
+                );
             }
             Scheme::Fp8(format) => {
                 le_bytes_to_f32(format.dtype, elements, out).map_err(no_numbers)?;

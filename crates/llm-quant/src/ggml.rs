@@ -102,11 +102,41 @@ impl GgmlType {
         (self.format().decode)(stored, out);
     }
 
+    /// Decodes as many elements as `out` takes, from element `first` of the first block on; what is left of the last block
+    /// is not looked at.
+    ///
+    /// # Panics
+    /// When `stored` has not so many blocks.
+    pub fn decode_from(self, first: usize, stored: &[u8], out: &mut [f32]) {
+        let (len, n_bytes) = (self.block_len(), self.block_bytes());
+        let part = |at: usize, skip: usize, out: &mut [f32]| {
+            let mut block = [0f32; MAX_BLOCK_LEN];
+            let block = &mut block[..len];
+            self.decode(&stored[at * n_bytes..][..n_bytes], block);
+            out.copy_from_slice(&block[skip..][..out.len()]);
+        };
+        let (mut at, mut skip, mut out) = (first / len, first % len, out);
+        if skip > 0 {
+            let (front, rest) = out.split_at_mut((len - skip).min(out.len()));
+            part(at, skip, front);
+            (at, skip, out) = (at + 1, 0, rest);
+        }
+        let (whole, rest) = out.split_at_mut(out.len() / len * len);
+        let n_blocks = whole.len() / len;
+        self.decode(&stored[at * n_bytes..][..n_blocks * n_bytes], whole);
+        if !rest.is_empty() {
+            part(at + n_blocks, skip, rest);
+        }
+    }
+
     /// The names of all.
     pub fn known() -> String {
         Self::ALL.map(GgmlType::name).join(", ")
     }
 }
+
+/// Elements of the longest block.
+const MAX_BLOCK_LEN: usize = 256;
 
 impl fmt::Display for GgmlType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

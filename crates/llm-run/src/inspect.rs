@@ -10,12 +10,17 @@ use crate::cli::InspectArgs;
 use crate::open::OpenModel;
 use crate::{open, output, peers};
 
+mod formats;
 mod loaded;
 mod metadata;
 mod quantized;
 mod report;
 
 pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
+    let Some(path) = &args.model else {
+        formats::print(args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    };
     let print = |report: &CheckpointReport<'_>| {
         output::print(&if args.json {
             output::json(report)?
@@ -28,14 +33,14 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
         args.compute.record(quant);
     }
     if quant.is_none() && args.dtype.is_none() {
-        let checkpoint = open::checkpoint(&args.model)?;
+        let checkpoint = open::checkpoint(path)?;
         let mut report = CheckpointReport::new(&checkpoint)?;
         if report.statistics_bytes.is_some() {
-            report.transformers = peers::transformers(&args.model);
+            report.transformers = peers::transformers(path);
         }
         print(&report)?;
     } else {
-        let model = OpenModel::open(&args.model, &args.keys)?.bound;
+        let model = OpenModel::open(path, &args.keys)?.bound;
         let dtype = args.dtype.unwrap_or(WeightDType::Auto);
         print(&loaded::report(&model, dtype, quant.as_ref())?)?;
     }

@@ -27,7 +27,8 @@ pub(crate) fn weight(
     run_on: RunOn,
     encoder: &dyn Encoder,
 ) -> Result<StoredWeight> {
-    if encodings.as_stored(bound.stored(), run_on).is_some() {
+    let scheme = encodings.scheme(bound.slot, bound.stored(), run_on);
+    if bound.stored().stays_in(scheme) {
         return quantized::stored(model.checkpoint(), bound);
     }
     let rows = Rows::new(model.checkpoint(), bound);
@@ -37,7 +38,6 @@ pub(crate) fn weight(
     };
     // What is quantized is first rounded to the type that it would otherwise be kept in.
     let source = encodings.dense_dtype(bound.stored());
-    let scheme = encodings.scheme(bound.slot, bound.stored(), run_on);
     match scheme {
         Scheme::Dense(dtype) => dense(dtype),
         Scheme::Int8(format) => int8(&rows, source, format, encoder),
@@ -68,7 +68,7 @@ pub(crate) fn weight_into(
     encoder: &dyn Encoder,
     (to, out): (&StoredWeight<Range<usize>>, &mut [u8]),
 ) -> Result<()> {
-    if encodings.as_stored(bound.stored(), run_on).is_some() {
+    if bound.stored().stays_in(to.scheme) {
         return quantized::read(model.checkpoint(), bound, to, out);
     }
     match to.scheme {

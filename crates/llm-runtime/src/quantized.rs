@@ -126,7 +126,9 @@ pub(crate) fn stored(checkpoint: &Checkpoint, bound: &BoundTensor<'_>) -> Result
     let parts =
         parts.try_map(
             |part, _| match place_of(checkpoint, name, (rows, cols), scheme, part)? {
-                PartPlace::Tensor(name) => bytes_of(checkpoint, &name),
+                PartPlace::Tensor(name) => {
+                    bytes_of(checkpoint, tensor_of(checkpoint, bound, part, &name)?)
+                }
                 PartPlace::Known(bytes) => Ok(HostBytes::new(bytes)),
             },
         )?;
@@ -164,12 +166,13 @@ pub(crate) fn read(
         }
         match place_of(checkpoint, name, shape, scheme, part)? {
             PartPlace::Tensor(name) => {
-                let there = part_bytes(checkpoint, &name)?;
+                let tensor = tensor_of(checkpoint, bound, part, &name)?;
+                let there = tensor.contiguous_bytes();
                 if there != out.len() as u64 {
                     let expected = format!("{} bytes", out.len());
                     return Err(misfit(checkpoint, &name, expected, there));
                 }
-                checkpoint.read_stored(&name, 0..there, out)?;
+                checkpoint.read_stored_tensor(tensor, 0..there, out)?;
             }
             PartPlace::Known(bytes) => out.copy_from_slice(&bytes),
         }
@@ -177,13 +180,18 @@ pub(crate) fn read(
     Ok(())
 }
 
-/// Size of the elements of a part.
-fn part_bytes(checkpoint: &Checkpoint, name: &str) -> Result<u64> {
-    let tensor = part(checkpoint, name)?;
-    let Encoding::Plain(dtype) = tensor.encoding else {
-        unreachable!("a part of a quantized matrix has plain elements")
-    };
-    Ok(tensor.shape.n_elements() * dtype.size() as u64)
+/// The tensor `name` that a part of a bound tensor is.
+fn tensor_of<'a>(
+    checkpoint: &'a Checkpoint,
+    bound: &BoundTensor<'a>,
+    part_of: Part,
+    name: &str,
+) -> Result<&'a TensorInfo> {
+    // Of a stack it is a part of what has that name.
+    match part_of == Part::Weight {
+        true => Ok(bound.tensor),
+        false => part(checkpoint, name),
+    }
 }
 
 /// Elements `range` of a bound tensor, in the order in which they are stored, as `dtype` into `out`: decoded in f32 where
@@ -346,17 +354,13 @@ fn flawed(checkpoint: &Checkpoint, tensor: &str, flaw: QuantError) -> RuntimeErr
 }
 
 /// A tensor's bytes as they are stored.
-fn bytes_of(checkpoint: &Checkpoint, name: &str) -> Result<HostBytes> {
-    if let Some(view) = checkpoint.view(name)? {
+fn bytes_of(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<HostBytes> {
+    if let Some(view) = checkpoint.view_stored(tensor)? {
         return Ok(view);
     }
-    let tensor = part(checkpoint, name)?;
-    let Encoding::Plain(dtype) = tensor.encoding else {
-        unreachable!("a part of a quantized matrix has plain elements")
-    };
-    let n_elements = tensor.shape.n_elements();
-    let mut bytes = AlignedBuf::zeroed(n_elements as usize * dtype.size());
-    checkpoint.read_into(name, 0..n_elements, dtype, &mut bytes)?;
+    let n_bytes = tensor.contiguous_bytes();
+    let mut bytes = AlignedBuf::zeroed(n_bytes as usize);
+    checkpoint.read_stored_tensor(tensor, 0..n_bytes, &mut bytes)?;
     Ok(HostBytes::new(bytes))
 }
 

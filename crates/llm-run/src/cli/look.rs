@@ -34,8 +34,11 @@ pub(crate) struct PlanArgs {
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// A folder, a checkpoint's file, or `demo`
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
+    #[arg(value_name = "MODEL", required_unless_present = "formats")]
+    pub(crate) model: Option<PathBuf>,
+    /// List every format of weights, and what becomes of it: computed with as stored, decoded, or refused
+    #[arg(long, conflicts_with_all = ["model", "dtype"])]
+    pub(crate) formats: bool,
     /// Print one JSON object instead of tables
     #[arg(long)]
     pub(crate) json: bool,

@@ -42,15 +42,16 @@ pub(super) fn report<'m>(
         total.bytes += stored.total().get();
         let is_quantized = scheme.is_quantized();
         let kept_as = match scheme {
-            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype,
-            Scheme::Int8(_) => DType::I8,
-            Scheme::FourBit(_) | Scheme::Ggml(_) => DType::U8,
-            Scheme::Fp8(format) => format.dtype,
-            Scheme::Grouped(format) => format.code_dtype(),
+            Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => Encoding::Plain(dtype),
+            Scheme::Int8(_) => Encoding::Plain(DType::I8),
+            Scheme::FourBit(_) => Encoding::Plain(DType::U8),
+            Scheme::Ggml(ty) => Encoding::Block(ty),
+            Scheme::Fp8(format) => Encoding::Plain(format.dtype),
+            Scheme::Grouped(format) => Encoding::Plain(format.code_dtype()),
         };
         tensors.push(Tensor {
             name: &slot.name,
-            dtype: dtype_name(Encoding::Plain(kept_as)),
+            dtype: dtype_name(kept_as),
             scheme: is_quantized.then(|| scheme.to_string()),
             shape: slot.shape.iter().map(|&n| n as u64).collect(),
             bytes: stored.elements.get(),

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use llm_checkpoint::{Checkpoint, CheckpointError, FileState, Manifest};
 use llm_plan::{Encodings, RunOn, WeightDType};
+use llm_quant::Scheme;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::json;
 
@@ -115,8 +116,8 @@ impl OffloadAbout {
             add(read_as.as_bytes());
             add(bound.tensor.name.as_bytes());
             // What else than the names decides.
-            if let Some(packed) = bound.stored().packed() {
-                add(format!("{packed:?}").as_bytes());
+            if let Scheme::Grouped(format) = bound.scheme {
+                add(format!("{format:?}").as_bytes());
             }
         }
         let hex = hasher.finalize().to_hex();

@@ -1,0 +1,188 @@
+//! Models in GGUF's blocks against the numbers that the blocks stand for.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails where it meets the unexpected"
+)]
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use llm_backend::Reference;
+use llm_cpu::{Cpu, CpuOptions, Isa};
+use llm_plan::{DeviceMap, RunOn, Term, WeightDType};
+use llm_quant::{GgmlType, LoadIn, QuantConfig, Scalar, Scheme};
+use llm_runtime::{
+    BoundModel, Device, Interrupt, Limits, LoadOptions, OffloadOptions, Session, load, load_on,
+};
+use llm_tensor::{Bytes, DType};
+use llm_tests::{Packed, Written, device, relative_error, score};
+
+#[test]
+fn every_type_is_in_one_of_the_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("packed.gguf");
+    let mut seen = HashSet::new();
+    for packed in Packed::ALL {
+        packed.write(&path, Written::Blocks);
+        for bound in BoundModel::open(&path).unwrap().tensors() {
+            if let Scheme::Ggml(ty) = bound.scheme {
+                seen.insert(ty);
+            }
+        }
+    }
+    assert_eq!(seen.len(), GgmlType::ALL.len());
+}
+
+fn limits(model: &BoundModel) -> Limits {
+    Limits {
+        n_sequences: 1,
+        context: model.spec().context,
+        n_tokens: 32,
+        n_logits: 7,
+    }
+}
+
+fn loaded(path: &Path, device: &dyn Device, dtype: WeightDType) -> Session {
+    let model = BoundModel::open(path).unwrap();
+    let options = LoadOptions {
+        dtype,
+        quant: None,
+        encoder: &Scalar,
+        limits: limits(&model),
+        offload: None,
+    };
+    load(&model, device, &options, &mut |_| ()).unwrap()
+}
+
+fn prompt() -> Vec<u32> {
+    (0..40).map(|i| i * 7 % 300).collect()
+}
+
+fn continued(session: &mut Session) -> Vec<u32> {
+    session.truncate(0, 0);
+    llm_tests::continue_by_ids(session, &prompt(), 12)
+}
+
+#[test]
+fn blocks_compute_as_the_numbers_that_they_stand_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let [blocks, decoded] = ["blocks.gguf", "decoded.gguf"].map(|name| folder.path().join(name));
+    for packed in Packed::ALL {
+        packed.write(&blocks, Written::Blocks);
+        packed.write(&decoded, Written::DecodedButTable);
+        let run = |path: &Path, device: &dyn Device| {
+            let mut session = loaded(path, device, WeightDType::Auto);
+            let logits = score(&mut session, 0, &prompt());
+            (logits, continued(&mut session))
+        };
+        let reference = device(Reference::new());
+        let (expected, ids) = run(&decoded, &*reference);
+        assert!(expected.iter().all(|logit| logit.is_finite()));
+        assert!(run(&blocks, &*reference).0 == expected, "{packed:?}");
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            for threads in [1, 3] {
+                let options = CpuOptions {
+                    threads: NonZeroUsize::new(threads),
+                    isa: Some(isa),
+                };
+                let cpu = device(Cpu::new(options).unwrap());
+                let (found, found_ids) = run(&blocks, &*cpu);
+                let error = relative_error(&found, &expected);
+                assert!(
+                    error <= TOLERANCE,
+                    "{packed:?} on {isa}: off by {error:.1e}"
+                );
+                assert_eq!(found_ids, ids, "{packed:?} on {isa}");
+            }
+        }
+    }
+}
+
+/// The table too, within what keys and values in bf16 lose.
+#[test]
+fn a_table_in_blocks_is_looked_up_as_its_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("packed.gguf");
+    for packed in Packed::ALL {
+        packed.write(&path, Written::Blocks);
+        let run = |dtype| {
+            let cpu = device(Cpu::new(CpuOptions::default()).unwrap());
+            let mut session = loaded(&path, &*cpu, dtype);
+            score(&mut session, 0, &prompt())
+        };
+        let expected = run(WeightDType::As(DType::F32));
+        let error = relative_error(&run(WeightDType::Auto), &expected);
+        assert!(error <= BF16, "{packed:?}: off by {error:.1e}");
+    }
+}
+
+/// Until GPUs have kernels for blocks.
+#[test]
+fn a_gpu_computes_with_blocks_as_bf16() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("packed.gguf");
+    Packed::ALL[2].write(&path, Written::Blocks);
+    let model = BoundModel::open(&path).unwrap();
+    let encodings = model.encodings(WeightDType::Auto, None).unwrap();
+    let gpu = RunOn::Gpu(0);
+    let mut n_bytes = Bytes::ZERO;
+    for bound in model.tensors() {
+        let (slot, stored) = (bound.slot, bound.stored());
+        let expected = match bound.scheme {
+            Scheme::Ggml(_) => Scheme::Dense(DType::BF16),
+            other => other,
+        };
+        assert_eq!(encodings.scheme(slot, stored, gpu), expected);
+        assert_eq!(encodings.scheme(slot, stored, RunOn::Cpu), bound.scheme);
+        let (rows, cols) = slot.matrix();
+        n_bytes += expected.stored_bytes(rows as u64, cols as u64).total();
+    }
+    let map = DeviceMap::on_one(model.spec(), gpu);
+    let options = LoadOptions {
+        dtype: WeightDType::Auto,
+        quant: None,
+        encoder: &Scalar,
+        limits: limits(&model),
+        offload: Some(OffloadOptions {
+            map: &map,
+            folder: Path::new(""),
+        }),
+    };
+    let reference = device(Reference::new());
+    let devices = [(gpu, &*reference)];
+    let interrupt = Interrupt::default();
+    let mut session = load_on(&model, &devices, &options, &interrupt, &mut |_| ()).unwrap();
+    assert_eq!(session.memory().terms.get(Term::Weights), n_bytes);
+    let found = score(&mut session, 0, &prompt());
+    let mut on_cpu = loaded(&path, &*reference, WeightDType::Auto);
+    let exact = score(&mut on_cpu, 0, &prompt());
+    let error = relative_error(&found, &exact);
+    assert!(error > 0.0 && error <= BF16, "off by {error:.1e}");
+}
+
+/// What is quantized is made of the decoded numbers; what is not stays as it is.
+#[test]
+fn a_quantization_takes_the_place_of_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("packed.gguf");
+    Packed::ALL[0].write(&path, Written::Blocks);
+    let model = BoundModel::open(&path).unwrap();
+    let nf4 = QuantConfig::new(LoadIn::FourBit);
+    let encodings = model.encodings(WeightDType::Auto, Some(&nf4)).unwrap();
+    for bound in model.tensors() {
+        let scheme = encodings.scheme(bound.slot, bound.stored(), RunOn::Cpu);
+        let expected = match bound.slot.name.as_str() {
+            "token_embd.weight" | "output.weight" => bound.scheme,
+            name if name.contains("norm") => Scheme::Dense(DType::F32),
+            _ => nf4.scheme(),
+        };
+        assert_eq!(scheme, expected, "{}", bound.slot.name);
+    }
+}
+
+/// Error of logits by f32 sums over a few layers.
+const TOLERANCE: f64 = 2e-4;
+/// The same by keys and values, or weights, of 8 bits of precision.
+const BF16: f64 = 3e-2;
