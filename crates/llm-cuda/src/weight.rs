@@ -122,7 +122,8 @@ impl CudaWeight {
             | Scheme::Int8PerUse(..)
             | Scheme::FourBit(_)
             | Scheme::Ggml(_)
-            | Scheme::Fp8(_)) => panic!("a vector in {other}"),
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_)) => panic!("a vector in {other}"),
         }
     }
 }
@@ -144,6 +145,6 @@ fn is_supported(scheme: Scheme) -> bool {
     match scheme {
         Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
         Scheme::Int8(_) | Scheme::FourBit(_) => true,
-        Scheme::Ggml(_) | Scheme::Fp8(_) => false,
+        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => false,
     }
 }

@@ -40,12 +40,21 @@ impl StoredTensor {
         }
     }
 
-    /// The scheme of a quantized matrix, which is computed with as it is stored.
+    /// The scheme of a matrix quantized by bitsandbytes, which every device computes with as it is stored.
     pub const fn quantized(self) -> Option<Scheme> {
         match self.scheme {
             Scheme::Int8(_) | Scheme::FourBit(_) => Some(self.scheme),
-            // These are decoded when they are loaded.
-            Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => None,
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) => None,
+        }
+    }
+
+    /// The scheme of a matrix in a format of published files, which the CPU computes with as it is stored.
+    pub const fn packed(self) -> Option<Scheme> {
+        match self.scheme {
+            Scheme::Fp8(_) | Scheme::Grouped(_) => Some(self.scheme),
+            Scheme::Ggml(_) => None,
+            Scheme::Int8(_) | Scheme::FourBit(_) => None,
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => None,
         }
     }
@@ -65,10 +74,10 @@ pub struct Encodings<'a> {
 impl Encodings<'_> {
     /// Scheme of `slot`, given how the checkpoint holds it and which device computes with it.
     ///
-    /// A matrix quantized already stays as it is. Of the rest the projections are quantized, unless they are wide; the
+    /// A matrix quantized already stays as it is, where the device can compute with that. Of the rest the projections are quantized, unless they are wide; the
     /// head is not; and where the user lists modules not to quantize, that list decides instead, for the head too.
     pub fn scheme(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> Scheme {
-        if let Some(scheme) = stored.quantized() {
+        if let Some(scheme) = self.as_stored(stored, run_on) {
             return scheme;
         }
         let dtype = self.dense_dtype(stored);
@@ -98,6 +107,25 @@ impl Encodings<'_> {
             }
             scheme => scheme,
         }
+    }
+
+    /// Scheme of a matrix that a device computes with as the checkpoint has it. A GPU decodes the formats of published files,
+    /// and so does everybody where another element type, or a quantization, is asked for.
+    pub fn as_stored(&self, stored: StoredTensor, run_on: RunOn) -> Option<Scheme> {
+        let is_as_asked = self.dtype == WeightDType::Auto && self.quant.is_none();
+        let packed = match run_on {
+            RunOn::Cpu if is_as_asked => stored.packed(),
+            RunOn::Cpu | RunOn::Gpu(_) => None,
+        };
+        stored.quantized().or(packed)
+    }
+
+    /// True where a device computes with a tensor otherwise than another: the CPU's weights take other memory than a GPU's.
+    pub fn differ_by_device(&self, stored: &[StoredTensor]) -> bool {
+        let differs = |&tensor: &StoredTensor| {
+            self.as_stored(tensor, RunOn::Cpu) != self.as_stored(tensor, RunOn::Gpu(0))
+        };
+        self.keeps_cpu_in_f32() || stored.iter().any(differs)
     }
 
     /// True where what would be quantized stays in 32 bits on the CPU, and so computes there:

@@ -83,7 +83,11 @@ impl Footprint {
         let encoded = match scheme {
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => total.min(loading.load_piece),
             // Whole before it goes anywhere.
-            Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => total,
+            Scheme::Int8(_)
+            | Scheme::FourBit(_)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => total,
         };
         self.on_its_way = self.on_its_way.max(source + encoded);
     }
@@ -242,7 +246,7 @@ impl Weights {
         });
         Weights {
             on_gpu: sum(RunOn::Gpu(0)),
-            on_cpu: encodings.keeps_cpu_in_f32().then(|| sum(RunOn::Cpu)),
+            on_cpu: encodings.differ_by_device(stored).then(|| sum(RunOn::Cpu)),
             is_tied,
             experts: experts.collect(),
             hidden: spec.hidden,
@@ -264,10 +268,16 @@ impl Weights {
         }
     }
 
-    /// Memory of all of them, as a GPU computes with them.
+    /// Memory of all of them, on the kind of device where they take the least.
     pub(crate) fn total(&self) -> Bytes {
-        let units = 0..self.units.list().len();
-        Bytes::new(units.map(|idx| self.on_gpu.of_unit(idx).total()).sum())
+        let all = |footprints: &Footprints| {
+            let units = 0..self.units.list().len();
+            Bytes::new(units.map(|idx| footprints.of_unit(idx).total()).sum())
+        };
+        let on_gpu = all(&self.on_gpu);
+        self.on_cpu
+            .as_ref()
+            .map_or(on_gpu, |on_cpu| all(on_cpu).min(on_gpu))
     }
 }
 

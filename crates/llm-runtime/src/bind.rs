@@ -152,7 +152,11 @@ impl BoundModel {
             match scheme {
                 Some(Scheme::Int8(_) | Scheme::FourBit(_)) => {}
                 Some(
-                    Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_),
+                    Scheme::Dense(_)
+                    | Scheme::Int8PerUse(..)
+                    | Scheme::Ggml(_)
+                    | Scheme::Fp8(_)
+                    | Scheme::Grouped(_),
                 )
                 | None => misfit.compare(slot, tensor),
             }

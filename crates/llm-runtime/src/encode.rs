@@ -27,7 +27,7 @@ pub(crate) fn weight(
     run_on: RunOn,
     encoder: &dyn Encoder,
 ) -> Result<StoredWeight> {
-    if bound.stored().quantized().is_some() {
+    if encodings.as_stored(bound.stored(), run_on).is_some() {
         return quantized::stored(model.checkpoint(), bound);
     }
     let rows = Rows::new(model.checkpoint(), bound);
@@ -46,7 +46,7 @@ pub(crate) fn weight(
             ..dense(dtype)?
         }),
         Scheme::FourBit(format) => four_bit(&rows, source, format, encoder),
-        Scheme::Ggml(_) | Scheme::Fp8(_) => Err(RuntimeError::NotEncodable {
+        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => Err(RuntimeError::NotEncodable {
             path: rows.path().to_owned(),
             tensor: rows.name().to_owned(),
             scheme,
@@ -68,7 +68,7 @@ pub(crate) fn weight_into(
     encoder: &dyn Encoder,
     (to, out): (&StoredWeight<Range<usize>>, &mut [u8]),
 ) -> Result<()> {
-    if bound.stored().quantized().is_some() {
+    if encodings.as_stored(bound.stored(), run_on).is_some() {
         return quantized::read(model.checkpoint(), bound, to, out);
     }
     match to.scheme {
@@ -76,7 +76,11 @@ pub(crate) fn weight_into(
             let elements = &mut out[to.part(Part::Weight).clone()];
             Rows::new(model.checkpoint(), bound).load_into(dtype, elements)
         }
-        Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
+        Scheme::Int8(_)
+        | Scheme::FourBit(_)
+        | Scheme::Ggml(_)
+        | Scheme::Fp8(_)
+        | Scheme::Grouped(_) => {
             let weight = weight(model, bound, encodings, run_on, encoder)?;
             for (part, bytes) in weight.parts.iter() {
                 out[to.part(part).clone()].copy_from_slice(bytes);

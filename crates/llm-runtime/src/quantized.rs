@@ -57,7 +57,9 @@ pub(crate) fn recognise(
 /// The names of the tensors beside `weight` that belong to it.
 pub(crate) fn companions(checkpoint: &Checkpoint, scheme: Scheme, weight: &str) -> Vec<String> {
     match scheme {
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) => Vec::new(),
+        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Grouped(_) => {
+            Vec::new()
+        }
         Scheme::Fp8(_) => scaled::companions(checkpoint, weight),
         Scheme::Int8(_) => [Part::Scb, Part::WeightFormat]
             .map(|part| part.name(weight))
@@ -192,7 +194,7 @@ pub(crate) fn read_elements(
         Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) => {
             return Ok(checkpoint.read_tensor(bound.tensor, range, dtype, out)?);
         }
-        Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Fp8(_) => {}
+        Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {}
     }
     let pieces = out.par_chunks_mut(PIECE * dtype.size()).enumerate();
     pieces.try_for_each(|(idx, out)| {

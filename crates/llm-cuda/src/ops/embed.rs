@@ -49,7 +49,9 @@ pub(super) fn embed(
             };
             (launch.bits(format.block_size.get().ilog2()), columns)
         }
-        Scheme::Ggml(_) | Scheme::Fp8(_) => unreachable!("such weights are not loaded"),
+        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
+            unreachable!("such weights are not loaded")
+        }
     };
     let launch = launch
         .pointer(ids.first(n))

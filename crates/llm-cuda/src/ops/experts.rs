@@ -235,7 +235,8 @@ impl Kind {
             | Scheme::Int8(_)
             | Scheme::Int8PerUse(..)
             | Scheme::Ggml(_)
-            | Scheme::Fp8(_) => return None,
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => return None,
         };
         let is_aligned = match kind {
             Kind::F32 | Kind::F16 | Kind::Bf16 => at(Part::Weight, 16),

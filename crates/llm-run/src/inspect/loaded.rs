@@ -46,6 +46,7 @@ pub(super) fn report<'m>(
             Scheme::Int8(_) => DType::I8,
             Scheme::FourBit(_) | Scheme::Ggml(_) => DType::U8,
             Scheme::Fp8(format) => format.dtype,
+            Scheme::Grouped(format) => format.code_dtype(),
         };
         tensors.push(Tensor {
             name: &slot.name,

@@ -99,7 +99,7 @@ impl Tiles {
                 let fits = tiled || cols.is_multiple_of(4) && codes.is_aligned(4);
                 (fits && scb.is_aligned(4)).then_some(Tiles::Int8 { tiled })
             }
-            Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+            Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => None,
         }
     }
 
