@@ -6,6 +6,8 @@
                                                                      every family, and computes the same
     python3 benches/peers.py offload [--model FOLDER] [--limit GB] [--disk GB/S]
                                                                      a model that does not fit, both in a memory cgroup
+    python3 benches/peers.py cpu [--model NAME] [--tokens N] [--rounds N] [--threads N]
+                                                     the processor beside llama.cpp and transformers, as ratios
 
 Builds llm-run, and on its first run a virtual environment of its own in target/peers-environment (some GB, a few
 minutes). Without --model, `speed` makes random Llamas of 1.1 billion parameters (2.2 GB in bfloat16) and of the shapes of
@@ -22,6 +24,7 @@ import sys
 import tempfile
 
 from limits import Limits
+from peers_cpu import cpu
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target"
@@ -284,15 +287,20 @@ def check(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "check", "offload"])
+    parser.add_argument("what", choices=["speed", "check", "offload", "cpu"])
     parser.add_argument("--model")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--limit", type=float, default=1.7)
     parser.add_argument("--disk", type=float)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     TARGET.mkdir(exist_ok=True)
     prepare()
-    {"speed": speed, "check": check, "offload": offload}[args.what](args)
+    if args.what == "cpu":
+        cpu(args, ROOT, PYTHON, LLM_RUN)
+    else:
+        {"speed": speed, "check": check, "offload": offload}[args.what](args)
 
 
 if __name__ == "__main__":

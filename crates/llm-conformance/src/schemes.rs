@@ -1,4 +1,10 @@
-use llm_quant::{BlockSize, Code, FourBit, GgmlType, Int8, Scheme, StoredWeight};
+use std::num::NonZeroU64;
+
+use llm_quant::{
+    BlockSize, Code, FourBit, Fp8, GgmlType, GlobalScale, GroupCode, Grouped, Int8, Scheme,
+    StoredWeight,
+};
+use llm_tensor::DType;
 
 use crate::data::{DTYPES, Random};
 use crate::{four_bit, int8, packed};
@@ -26,19 +32,59 @@ pub(crate) fn schemes() -> Vec<Scheme> {
 
 /// The formats of published files, which a backend may refuse.
 pub(crate) fn packed() -> Vec<Scheme> {
-    GgmlType::ALL.map(Scheme::Ggml).into()
+    let mut schemes: Vec<_> = GgmlType::ALL.map(Scheme::Ggml).into();
+    for (dtype, scale, block) in [
+        (DType::F8E4M3, DType::F32, [128, 128]),
+        (DType::F8E5M2, DType::BF16, [1, u64::MAX]),
+        (DType::F8E4M3, DType::F8E8M0, [3, 20]),
+    ] {
+        schemes.push(Scheme::Fp8(Fp8 {
+            dtype,
+            scale,
+            block,
+        }));
+    }
+    for (code, scale, group, zeros, global, order) in [
+        (GroupCode::Int4, DType::F16, 128, true, None, false),
+        (GroupCode::Int4, DType::BF16, 20, false, None, true),
+        (GroupCode::E2M1, DType::F8E8M0, 32, false, None, false),
+        (
+            GroupCode::E2M1,
+            DType::F8E4M3,
+            16,
+            false,
+            Some(GlobalScale::Divisor),
+            false,
+        ),
+        (
+            GroupCode::Int8,
+            DType::F32,
+            0,
+            false,
+            Some(GlobalScale::Factor),
+            false,
+        ),
+        (GroupCode::Int8, DType::BF16, 32, true, None, false),
+    ] {
+        schemes.push(Scheme::Grouped(Grouped {
+            code,
+            scale,
+            group: NonZeroU64::new(group),
+            zeros,
+            global,
+            order,
+        }));
+    }
+    schemes
 }
 
 /// Elements that rows of a weight are multiples of.
 pub(crate) fn block_len(scheme: Scheme) -> usize {
     match scheme {
         Scheme::Ggml(ty) => ty.block_len(),
-        Scheme::Dense(_)
-        | Scheme::Int8(_)
-        | Scheme::Int8PerUse(..)
-        | Scheme::FourBit(_)
-        | Scheme::Fp8(_)
-        | Scheme::Grouped(_) => 1,
+        Scheme::Dense(_) | Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => 1,
+        // Short of a register, and of a block.
+        Scheme::Fp8(_) | Scheme::Grouped(_) => 37,
     }
 }
 
@@ -57,6 +103,7 @@ pub(crate) fn weight_in(
         Scheme::Int8(format) => int8::weight(random, (rows, cols), format),
         Scheme::FourBit(format) => four_bit::encoded(random, (rows, cols), format),
         Scheme::Ggml(ty) => packed::ggml(random, (rows, cols), ty),
-        Scheme::Fp8(_) | Scheme::Grouped(_) => panic!("no case has a weight in {scheme}"),
+        Scheme::Fp8(format) => packed::fp8(random, (rows, cols), format),
+        Scheme::Grouped(format) => packed::grouped(random, (rows, cols), format),
     }
 }

@@ -12,7 +12,6 @@ use llm_backend::Output;
 use crate::dense::DenseView;
 use crate::isa::Geometry;
 use crate::matvec::GEMM_TOKENS;
-use crate::pieces;
 use crate::share::Columns;
 use crate::simd::{Element, ElementType, FourBit, Kernel, MAX_LANES, Simd};
 use crate::tile::{Product, Run};
@@ -105,8 +104,7 @@ impl Gemm<'_> {
                 ElementType::Bf16 => pack::<S, bf16>(simd, weight, rows, first, depth, panel),
             },
             Floats::FourBit(weight) => weight.pack(simd, rows, first, depth, panel),
-            Floats::Scaled(weight) => pieces::pack::<S>(&weight, rows, first, depth, panel),
-            Floats::Ggml(weight) => weight.pack::<S>(rows, first, depth, panel),
+            Floats::Packed(weight) => weight.pack(simd, rows, first..first + depth, panel),
         }
     }
 

@@ -83,7 +83,7 @@ impl Level {
     /// Runs a kernel compiled for this instruction set.
     pub(crate) fn run<K: Kernel>(self, kernel: K) {
         match self {
-            Level::Portable(simd) => kernel.run(simd),
+            Level::Portable(simd) => simd.enter(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(simd) => simd.enter(kernel),
             #[cfg(target_arch = "x86_64")]

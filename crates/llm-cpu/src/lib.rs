@@ -21,7 +21,6 @@ mod encode;
 mod error;
 mod four_bit;
 mod gemm;
-mod ggml;
 mod int8;
 mod isa;
 mod kv_pool;
@@ -30,13 +29,12 @@ mod math;
 mod matvec;
 mod memory;
 mod norm;
+mod packed;
 mod pages;
-mod pieces;
 mod pool;
 mod probe;
 mod queue;
 mod routes;
-mod scaled;
 mod share;
 mod simd;
 mod tile;
@@ -138,7 +136,8 @@ impl Cpu {
             isa,
             level,
             int_level: IntLevel::of(level),
-            pool: Pool::new(n_threads)?,
+            // More threads than processors would only wait for each other; their shares are done by those that there are.
+            pool: Pool::with_shares(n_threads, n_threads.min(n_processors))?,
         })
     }
 
@@ -147,9 +146,9 @@ impl Cpu {
         self.isa
     }
 
-    /// Threads that share an operation, the caller included.
+    /// Threads that an operation is split for, the caller included; no more run than there are processors.
     pub fn n_threads(&self) -> usize {
-        self.pool.n_threads()
+        self.pool.n_shares()
     }
 }
 

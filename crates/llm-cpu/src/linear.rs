@@ -8,11 +8,11 @@ use crate::arrange::Arrange;
 use crate::gemm::{self, Gemm, gemm_len};
 use crate::matvec::{FewRows, MatVec, matvec_len, padded_cols};
 use crate::memory::Workspace;
-use crate::pieces::PieceMatVec;
+use crate::packed::PackedMatVec;
 use crate::share::Scratch;
 use crate::simd::Order;
 use crate::weight::{Floats, Weight};
-use crate::{Cpu, four_bit, ggml, int8};
+use crate::{Cpu, four_bit, int8};
 use call::Call;
 
 /// `x` `[n_tokens, cols]` times the parts' weights, side by side in `out` `[n_tokens, width]`.
@@ -102,8 +102,7 @@ impl<'a> Call<'a> {
                 match part.weight {
                     Floats::Dense(weight) => level.run(MatVec { weight, few }),
                     Floats::FourBit(weight) => level.run(four_bit::FourBitMatVec { weight, few }),
-                    Floats::Scaled(weight) => level.run(PieceMatVec { weight, few }),
-                    Floats::Ggml(weight) => level.run(ggml::GgmlMatVec { weight, few }),
+                    Floats::Packed(weight) => level.run(PackedMatVec { weight, few }),
                 }
             });
         }

@@ -22,10 +22,14 @@ use crate::share::Divide;
 
 /// Threads that run a region together with the caller.
 ///
-/// The split of work is fixed by the number of threads alone, never by timing. Callers take turns, region by region, and
-/// each region has all threads. A region that is begun within another has only the thread that begins it.
+/// The split of work is fixed by the number of shares alone, never by timing; only who does a share is not: each thread begins
+/// with its own, and then does what nobody has begun. So a thread that the system keeps from running, because there are
+/// more threads than processors or other programs run beside, delays a region by no more than what it has begun.
+/// Callers take turns, region by region, and each region has all threads. A region that is begun within another has
+/// only the thread that begins it.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
+    n_shares: usize,
     workers: Vec<JoinHandle<()>>,
     turns: Turns,
 }
@@ -40,8 +44,10 @@ type Task<'a> = dyn Fn(usize) + Sync + 'a;
 struct Shared {
     /// Counts regions; workers wait for it to change.
     epoch: OwnLine<AtomicUsize>,
-    /// Workers still in the region.
-    n_running: OwnLine<AtomicUsize>,
+    /// Shares of the region that are not done.
+    n_left: OwnLine<AtomicUsize>,
+    /// Of each share: the last region in which it was begun.
+    begun: Vec<OwnLine<AtomicUsize>>,
     quit: AtomicBool,
     task: UnsafeCell<Option<*const Task<'static>>>,
     parked: Vec<OwnLine<AtomicBool>>,
@@ -52,18 +58,27 @@ struct Shared {
 #[repr(align(128))]
 struct OwnLine<T>(T);
 
-// SAFETY: the task is written by the caller before it changes the epoch and read by workers after they saw that; it
-// points to something `Sync` that outlives the region. All else is `Send` and `Sync` by itself.
+// SAFETY: the task is written by the caller before it changes the epoch, and read by workers that saw that and have begun a
+// share of the region, which then cannot end; it points to something `Sync` that outlives the region. All else is `Send`
+// and `Sync` by itself.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 impl Pool {
-    /// `n_threads` counts the caller, so one fewer is started.
+    /// As many threads as shares.
+    #[cfg(test)]
     pub(crate) fn new(n_threads: usize) -> Result<Self, CpuError> {
+        Self::with_shares(n_threads, n_threads)
+    }
+
+    /// `n_threads` counts the caller, so one fewer is started.
+    pub(crate) fn with_shares(n_shares: usize, n_threads: usize) -> Result<Self, CpuError> {
+        let own_line = || OwnLine(AtomicUsize::new(0));
         let shared = Arc::new(Shared {
-            epoch: OwnLine(AtomicUsize::new(0)),
-            n_running: OwnLine(AtomicUsize::new(0)),
+            epoch: own_line(),
+            n_left: own_line(),
+            begun: (0..n_shares).map(|_| own_line()).collect(),
             quit: AtomicBool::new(false),
             task: UnsafeCell::new(None),
             parked: (1..n_threads)
@@ -74,6 +89,7 @@ impl Pool {
         // Built first, so that an early return joins the threads that were started.
         let mut pool = Pool {
             shared,
+            n_shares,
             workers: Vec::with_capacity(n_threads - 1),
             turns: Turns::default(),
         };
@@ -92,35 +108,32 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The threads of a region, the caller included.
-    pub(crate) fn n_threads(&self) -> usize {
-        self.workers.len() + 1
+    /// The shares of a region.
+    pub(crate) fn n_shares(&self) -> usize {
+        self.n_shares
     }
 
-    /// Calls `task` once for every thread index, each on its thread, and returns when all have.
+    /// Calls `task` once for every share and returns when all are done.
     ///
     /// # Panics
     /// When a call does, after all have ended.
     pub(crate) fn run(&self, task: &Task<'_>) {
         if self.workers.is_empty() || IN_REGION.get() {
-            (0..self.n_threads()).for_each(task);
+            (0..self.n_shares).for_each(task);
             return;
         }
         let turn = self.turns.take();
         IN_REGION.set(true);
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes. `Join` waits until no worker uses the task, even if the caller's own
-        // share panics, so it is not used after it ended.
+        // SAFETY: only the lifetime changes. `Join` waits until all shares are done, even if one of the caller's panics, so
+        // the task is not used after it ended.
         let task_ptr =
             unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
-        // SAFETY: the turn keeps other callers out, and workers read the task only after the epoch has changed.
+        // SAFETY: the turn keeps other callers out, and workers read the task only in a region that is not done.
         unsafe { *shared.task.get() = Some(task_ptr) };
-        shared
-            .n_running
-            .0
-            .store(self.workers.len(), Ordering::Relaxed);
+        shared.n_left.0.store(self.n_shares, Ordering::Relaxed);
         // Sequentially consistent, as is the parking: either the worker sees the new epoch or we see it parked.
-        shared.epoch.0.fetch_add(1, Ordering::SeqCst);
+        let epoch = shared.epoch.0.fetch_add(1, Ordering::SeqCst) + 1;
         for (worker, parked) in self.workers.iter().zip(&shared.parked) {
             if parked.0.load(Ordering::SeqCst) {
                 worker.thread().unpark();
@@ -130,7 +143,7 @@ impl Pool {
             shared,
             _turn: turn,
         };
-        task(0);
+        shared.take_shares(epoch, 0);
         let panic = join.leave();
         drop(join);
         if let Some(panic) = panic {
@@ -138,9 +151,9 @@ impl Pool {
         }
     }
 
-    /// Splits `0..n_units` into one contiguous range a thread and calls `task` with the range and its piece of `memory`.
+    /// Splits `0..n_units` into one contiguous range a share and calls `task` with the range and its piece of `memory`.
     ///
-    /// Threads that would get fewer than `min_units` are left out, and for a single one nothing is forked.
+    /// Shares that would get fewer than `min_units` are left out, and for a single one nothing is forked.
     pub(crate) fn split<M: Divide>(
         &self,
         n_units: usize,
@@ -148,39 +161,39 @@ impl Pool {
         memory: M,
         task: impl Fn(Range<usize>, M::Piece) + Sync,
     ) {
-        let n_parts = (n_units / min_units.max(1)).clamp(1, self.n_threads());
-        let part = |thread: usize| {
+        let n_parts = (n_units / min_units.max(1)).clamp(1, self.n_shares);
+        let part = |share: usize| {
             let at = |i: usize| n_units * i / n_parts;
-            let units = at(thread)..at(thread + 1);
-            // SAFETY: each thread index is run once, its units are its alone, and the memory was given to this split.
-            let piece = unsafe { memory.piece(thread, units.clone()) };
+            let units = at(share)..at(share + 1);
+            // SAFETY: each share is done once, its units are its alone, and the memory was given to this split.
+            let piece = unsafe { memory.piece(share, units.clone()) };
             task(units, piece);
         };
         if n_parts == 1 {
             return part(0);
         }
-        self.run(&|thread| {
-            if thread < n_parts {
-                part(thread);
+        self.run(&|share| {
+            if share < n_parts {
+                part(share);
             }
         });
     }
 }
 
-/// Waits, when dropped, until the workers have left the region, and ends the turn.
+/// Waits, when dropped, until all shares of the region are done, and ends the turn.
 struct Join<'a> {
     shared: &'a Shared,
-    /// Ends when the region has been left.
+    /// Ends when they are done.
     _turn: Turn<'a>,
 }
 
 impl Join<'_> {
-    /// Waits, and returns what a worker panicked with.
+    /// Waits, and returns what a share panicked with.
     fn leave(&self) -> Option<Box<dyn Any + Send>> {
         let shared = self.shared;
         let mut n_spins = 0u32;
-        while shared.n_running.0.load(Ordering::Acquire) != 0 {
-            // Where there are more threads than processors, the missing one may be waiting for ours.
+        while shared.n_left.0.load(Ordering::Acquire) != 0 {
+            // Where others want the processors, the missing thread may be waiting for ours.
             n_spins += 1;
             if n_spins.is_multiple_of(SPINS_PER_YIELD) {
                 thread::yield_now();
@@ -210,15 +223,34 @@ impl Shared {
             if self.quit.load(Ordering::Acquire) {
                 return;
             }
-            // SAFETY: the caller wrote the task before it changed the epoch, and waits for us before it changes it.
+            self.take_shares(epoch, thread);
+        }
+    }
+
+    /// Does the shares of a region that nobody has begun, from `first` on.
+    fn take_shares(&self, epoch: usize, first: usize) {
+        let n_shares = self.begun.len();
+        for share in (first..n_shares).chain(0..first.min(n_shares)) {
+            let begun = &self.begun[share].0;
+            // Looked at before it is asked for, as that would take the cache line from who wrote it. Who was late for a region
+            // finds all of its shares begun, also when the next has begun meanwhile.
+            if begun.load(Ordering::Relaxed) != epoch - 1
+                || begun
+                    .compare_exchange(epoch - 1, epoch, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                continue;
+            }
+            // SAFETY: the caller wrote the task before it changed the epoch, which we have seen; it waits for this share before
+            // it writes another.
             let task = unsafe { (*self.task.get()).map(|task| &*task) };
             let result = catch_unwind(AssertUnwindSafe(|| {
-                task.into_iter().for_each(|t| t(thread))
+                task.into_iter().for_each(|task| task(share))
             }));
             if let Err(panic) = result {
                 *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
             }
-            self.n_running.0.fetch_sub(1, Ordering::Release);
+            self.n_left.0.fetch_sub(1, Ordering::Release);
         }
     }
 
@@ -266,7 +298,8 @@ impl Drop for Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pool({} threads)", self.n_threads())
+        let n_threads = self.workers.len() + 1;
+        write!(f, "Pool({} shares, {n_threads} threads)", self.n_shares)
     }
 }
 
@@ -280,6 +313,7 @@ const SPINS_PER_YIELD: u32 = 512;
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::sync::Barrier;
 
     use super::*;
 
@@ -362,14 +396,54 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..ROUNDS {
                         let threads = Mutex::new(HashSet::new());
+                        let all_have_begun = Barrier::new(3);
                         pool.run(&|_| {
                             threads.lock().unwrap().insert(thread::current().id());
+                            all_have_begun.wait();
                         });
                         assert_eq!(threads.into_inner().unwrap().len(), 3);
                     }
                 });
             }
         });
+    }
+
+    /// As a thread is that the system has kept from running for some regions.
+    #[test]
+    fn who_comes_late_for_a_region_does_nothing() {
+        let pool = Pool::new(2).unwrap();
+        let count = AtomicUsize::new(0);
+        for n_regions in 1..=ROUNDS {
+            pool.run(&|_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+            for epoch in 1..=n_regions {
+                pool.shared.take_shares(epoch, 1);
+            }
+            assert_eq!(count.load(Ordering::Relaxed), 2 * n_regions);
+        }
+    }
+
+    #[test]
+    fn more_shares_than_threads_are_all_done() {
+        let pool = Pool::with_shares(8, 2).unwrap();
+        for n_units in [1, 7, 8, 100] {
+            let counts: Vec<AtomicUsize> = (0..n_units).map(|_| AtomicUsize::new(0)).collect();
+            for _ in 0..ROUNDS {
+                pool.split(n_units, 1, (), |range, ()| {
+                    for i in range {
+                        counts[i].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == ROUNDS));
+        }
+        let alone = Pool::with_shares(3, 1).unwrap();
+        let count = AtomicUsize::new(0);
+        alone.run(&|_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 3);
     }
 
     /// A worker's panic beside its caller's is not left for the next region.

@@ -9,6 +9,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod codes;
 mod element;
 mod four_bit;
 pub(crate) mod int;
@@ -20,6 +21,7 @@ mod table;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+pub(crate) use codes::{Codes, E4M3_FACTOR};
 pub(crate) use element::{Element, ElementType, Order};
 pub(crate) use four_bit::{FourBit, words_read};
 pub(crate) use portable::Portable;
@@ -38,10 +40,15 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     type F32: Copy;
     /// f32 in a register.
     const LANES: usize;
+    /// True where registers are arrays, and code is compiled for them as well as it can be.
+    const IS_PORTABLE: bool = false;
     /// Rows of the register tile of a matrix product.
     const TILE_ROWS: usize;
     /// Registers beside each other in a row of that tile: 1, 2 or 4.
     const TILE_VECTORS: usize;
+
+    /// Runs `kernel` compiled for this instruction set, in a function of its own.
+    fn enter<K: Kernel>(self, kernel: K);
 
     fn splat(self, x: f32) -> Self::F32;
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;

@@ -1,5 +1,6 @@
 mod threads;
 
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -82,19 +83,25 @@ fn weights_stay_where_they_are() {
     ));
 }
 
-/// A file's last bytes, mapped with a page behind them whose touch is fatal.
+/// A file's last bytes, zeros, mapped with a page behind them whose touch is fatal.
 pub(crate) fn at_end_of_file(n_bytes: usize) -> HostBytes {
+    written_at_end_of_file(&vec![0; n_bytes])
+}
+
+/// The same with these bytes.
+pub(crate) fn written_at_end_of_file(bytes: &[u8]) -> HostBytes {
     const PAGE: usize = 4096;
-    let n_pages = n_bytes.div_ceil(PAGE);
-    let file = tempfile::tempfile().unwrap();
-    file.set_len((n_pages * PAGE) as u64).unwrap();
+    let n_pages = bytes.len().div_ceil(PAGE);
+    let mut file = tempfile::tempfile().unwrap();
+    let start = n_pages * PAGE - bytes.len();
+    file.write_all(&vec![0; start]).unwrap();
+    file.write_all(bytes).unwrap();
     // SAFETY: nobody else has the file; what lies beyond its end is not touched here.
     let map = unsafe {
         memmap2::MmapOptions::new()
             .len((n_pages + 1) * PAGE)
             .map(&file)
     };
-    let start = n_pages * PAGE - n_bytes;
     HostBytes::new(map.unwrap()).slice(start..n_pages * PAGE)
 }
 

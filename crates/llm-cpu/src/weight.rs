@@ -3,10 +3,8 @@ use llm_quant::{Int8, Int8Weight, Scheme, StoredWeight, Weight4Bit};
 
 use crate::dense::{Dense, DenseView};
 use crate::four_bit::FourBitView;
-use crate::ggml::{Ggml, GgmlView};
 use crate::matvec::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
-use crate::pieces::Pieces;
-use crate::scaled::{Scaled, ScaledView};
+use crate::packed::{Packed, PackedView};
 use crate::simd::Order;
 use crate::simd::{FourBit, Kernel, Simd};
 
@@ -19,11 +17,10 @@ pub struct Weight(pub(crate) Operand);
 pub(crate) enum Operand {
     Dense(Dense),
     FourBit(Weight4Bit),
-    Scaled(Scaled),
-    Ggml(Ggml),
     Int8(Int8Weight),
     /// Encoded at each use.
     Int8PerUse(Dense, Int8),
+    Packed(Packed),
 }
 
 impl Operand {
@@ -40,8 +37,9 @@ impl Operand {
                 let dense = Dense::of(weight, dtype)?;
                 Some(Operand::Int8PerUse(dense, format))
             }
-            Scheme::Fp8(_) | Scheme::Grouped(_) => Scaled::of(weight).map(Operand::Scaled),
-            Scheme::Ggml(ty) => Ggml::of(weight, ty).map(Operand::Ggml),
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
+                Packed::of(weight).map(Operand::Packed)
+            }
         }
     }
 }
@@ -52,9 +50,8 @@ impl Weight {
         match &self.0 {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.rows,
             Operand::FourBit(weight) => weight.rows(),
-            Operand::Scaled(weight) => weight.rows(),
-            Operand::Ggml(weight) => weight.rows,
             Operand::Int8(weight) => weight.rows(),
+            Operand::Packed(weight) => weight.rows(),
         }
     }
 
@@ -63,9 +60,8 @@ impl Weight {
         match &self.0 {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.cols,
             Operand::FourBit(weight) => weight.cols(),
-            Operand::Scaled(weight) => weight.cols(),
-            Operand::Ggml(weight) => weight.cols,
             Operand::Int8(weight) => weight.cols(),
+            Operand::Packed(weight) => weight.cols(),
         }
     }
 
@@ -74,8 +70,7 @@ impl Weight {
         match &self.0 {
             Operand::Dense(weight) => Some(Floats::Dense(weight.view())),
             Operand::FourBit(weight) => Some(Floats::FourBit(FourBitView::new(weight))),
-            Operand::Scaled(weight) => Some(Floats::Scaled(weight.view())),
-            Operand::Ggml(weight) => Some(Floats::Ggml(weight.view())),
+            Operand::Packed(weight) => Some(Floats::Packed(weight.view())),
             Operand::Int8(_) | Operand::Int8PerUse(..) => None,
         }
     }
@@ -91,9 +86,8 @@ impl Weight {
                 Row::Dense(weight.view().row(row))
             }
             Operand::FourBit(weight) => Row::FourBit(FourBitView::new(weight), row),
-            Operand::Scaled(weight) => Row::Scaled(weight.view(), row),
-            Operand::Ggml(weight) => Row::Ggml(weight.view(), row),
             Operand::Int8(weight) => Row::Int8(weight, row),
+            Operand::Packed(weight) => Row::Packed(weight.view(), row),
         }
     }
 
@@ -114,8 +108,7 @@ impl Weight {
 pub(crate) enum Floats<'a> {
     Dense(DenseView<'a>),
     FourBit(FourBitView<'a>),
-    Scaled(ScaledView<'a>),
-    Ggml(GgmlView<'a>),
+    Packed(PackedView<'a>),
 }
 
 impl Floats<'_> {
@@ -124,8 +117,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.rows,
             Floats::FourBit(weight) => weight.rows,
-            Floats::Scaled(weight) => weight.rows,
-            Floats::Ggml(weight) => weight.rows,
+            Floats::Packed(weight) => weight.rows,
         }
     }
 
@@ -134,8 +126,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.cols,
             Floats::FourBit(weight) => weight.cols,
-            Floats::Scaled(weight) => weight.cols,
-            Floats::Ggml(weight) => weight.cols,
+            Floats::Packed(weight) => weight.cols,
         }
     }
 
@@ -143,7 +134,7 @@ impl Floats<'_> {
     pub(crate) fn gemm_tokens(&self) -> usize {
         match self {
             Floats::FourBit(weight) if weight.is_aligned() => GEMM_TOKENS_4BIT,
-            Floats::Dense(_) | Floats::FourBit(_) | Floats::Scaled(_) | Floats::Ggml(_) => GEMM_TOKENS,
+            Floats::Dense(_) | Floats::FourBit(_) | Floats::Packed(_) => GEMM_TOKENS,
         }
     }
 
@@ -152,7 +143,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.element.order(),
             Floats::FourBit(weight) => weight.order(),
-            Floats::Scaled(_) | Floats::Ggml(_) => Order::Straight,
+            Floats::Packed(_) => Order::Straight,
         }
     }
 }
@@ -162,9 +153,8 @@ impl Floats<'_> {
 pub(crate) enum Row<'a> {
     Dense(DenseView<'a>),
     FourBit(FourBitView<'a>, usize),
-    Scaled(ScaledView<'a>, usize),
-    Ggml(GgmlView<'a>, usize),
     Int8(&'a Int8Weight, usize),
+    Packed(PackedView<'a>, usize),
 }
 
 /// Widens a row of a table, times `scale`, into `out`, or adds it.
@@ -188,11 +178,8 @@ impl Kernel for CopyRow<'_> {
             Row::FourBit(table, row) => self.pieces(simd, |first, piece| {
                 table.decode(simd, row * table.cols + first, piece);
             }),
-            Row::Scaled(table, row) => self.pieces(simd, |first, piece| {
-                table.decode(row, first, piece);
-            }),
-            Row::Ggml(table, row) => self.pieces(simd, |first, piece| {
-                table.decode(row, first, piece);
+            Row::Packed(table, row) => self.pieces(simd, |first, piece| {
+                table.decode_row(simd, row, first..first + piece.len(), piece);
             }),
             Row::Int8(table, row) => self.pieces(simd, |first, piece| {
                 let element = |i| table.element(row * table.cols() + first + i);

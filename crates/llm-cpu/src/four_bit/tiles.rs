@@ -57,19 +57,14 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
                 token += match self.few.n_tokens - token {
                     1 => self.tokens::<STEP_BLOCKS, 4, 1, 1>(&rows, token),
                     2 | 3 => self.tokens::<STEP_BLOCKS, 4, 2, 3>(&rows, token),
-                    4..=7 if Self::MANY_REGISTERS => {
-                        self.tokens::<STEP_BLOCKS, 4, 4, 3>(&rows, token)
-                    }
+                    4..=7 if S::MANY_REGISTERS => self.tokens::<STEP_BLOCKS, 4, 4, 3>(&rows, token),
                     4..=7 => self.tokens::<STEP_BLOCKS, 2, 4, 6>(&rows, token),
-                    _ if Self::MANY_REGISTERS => self.tokens::<STEP_BLOCKS, 3, 8, 4>(&rows, token),
+                    _ if S::MANY_REGISTERS => self.tokens::<STEP_BLOCKS, 3, 8, 4>(&rows, token),
                     _ => self.tokens::<STEP_BLOCKS, 1, 8, 12>(&rows, token),
                 };
             }
         }
     }
-
-    /// True if a tile has room for 24 sums rather than for 8.
-    const MANY_REGISTERS: bool = S::TILE_ROWS * S::TILE_VECTORS >= 24;
 
     /// A group's rows times `T` tokens; returns `T`. Rows that are left when `N` tiles of `R` rows have been taken as often
     /// as possible are taken singly.

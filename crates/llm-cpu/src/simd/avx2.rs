@@ -15,16 +15,6 @@ impl Avx2 {
             && is_x86_feature_detected!("f16c"))
         .then_some(Avx2(()))
     }
-
-    /// Runs `kernel` compiled for this instruction set.
-    pub(crate) fn enter<K: Kernel>(self, kernel: K) {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn compiled<K: Kernel>(simd: Avx2, kernel: K) {
-            kernel.run(simd);
-        }
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { compiled(self, kernel) }
-    }
 }
 
 /// 16 words, the first 8 all ones: the 8 from `8 - n` on select `n` lanes.
@@ -41,6 +31,15 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 2;
+
+    fn enter<K: Kernel>(self, kernel: K) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn compiled<K: Kernel>(simd: Avx2, kernel: K) {
+            kernel.run(simd);
+        }
+        // SAFETY: the token proves that the machine has the instruction set.
+        unsafe { compiled(self, kernel) }
+    }
 
     by_token! {
         fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);

@@ -16,16 +16,6 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vl"))
         .then_some(Avx512(()))
     }
-
-    /// Runs `kernel` compiled for this instruction set.
-    pub(crate) fn enter<K: Kernel>(self, kernel: K) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn compiled<K: Kernel>(simd: Avx512, kernel: K) {
-            kernel.run(simd);
-        }
-        // SAFETY: the token proves that the machine has the instruction set.
-        unsafe { compiled(self, kernel) }
-    }
 }
 
 /// Selects the first `n` lanes.
@@ -39,6 +29,15 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 4;
+
+    fn enter<K: Kernel>(self, kernel: K) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        fn compiled<K: Kernel>(simd: Avx512, kernel: K) {
+            kernel.run(simd);
+        }
+        // SAFETY: the token proves that the machine has the instruction set.
+        unsafe { compiled(self, kernel) }
+    }
 
     by_token! {
         fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);

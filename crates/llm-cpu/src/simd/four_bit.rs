@@ -6,10 +6,10 @@ mod avx2;
 mod avx512;
 mod portable;
 
-use super::{MAX_LANES, Simd};
+use super::{Codes, MAX_LANES};
 
 /// Sixteen values looked up by code, and codes found by value.
-pub(crate) trait FourBit: Simd {
+pub(crate) trait FourBit: Codes {
     /// The values of the sixteen codes.
     type Table: Copy;
     /// Bounds between the values, and their codes in order of value.
@@ -17,10 +17,20 @@ pub(crate) trait FourBit: Simd {
     /// The same for thresholds that lie far enough apart, found in fewer steps.
     type Buckets: Copy;
 
+    /// True if a tile has room for 24 sums rather than for 8.
+    const MANY_REGISTERS: bool = Self::TILE_ROWS * Self::TILE_VECTORS >= 24;
+
     fn table(self, values: &[f32; 16]) -> Self::Table;
     fn thresholds(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Self::Thresholds;
     /// Nothing where they lie too close, or where the instruction set has no better way.
     fn buckets(self, thresholds: &[f32; 15], codes: &[u8; 16]) -> Option<Self::Buckets>;
+
+    /// The values that are `scale` times those of the table, rounded, less `min`, rounded again.
+    fn affine_table(self, table: Self::Table, scale: f32, min: f32) -> Self::Table;
+    /// The values that are `scale` times those of the table.
+    fn scaled_table(self, table: Self::Table, scale: f32) -> Self::Table;
+    /// The values of the codes in the lowest four bits of each word.
+    fn choose(self, table: Self::Table, codes: Self::Words) -> Self::F32;
 
     /// The values of `LANES` codes, two a byte, in their order.
     ///

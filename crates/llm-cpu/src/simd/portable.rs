@@ -1,6 +1,6 @@
 use half::f16;
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// Plain loops, compiled; multiplies and adds in two roundings, as not every processor can in one.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +17,13 @@ fn each(a: [f32; N], b: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; N] {
 impl Simd for Portable {
     type F32 = [f32; N];
     const LANES: usize = N;
+    const IS_PORTABLE: bool = true;
     const TILE_ROWS: usize = 2;
     const TILE_VECTORS: usize = 2;
+
+    fn enter<K: Kernel>(self, kernel: K) {
+        kernel.run(self);
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; N] {

@@ -2,7 +2,7 @@ use std::arch::x86_64::*;
 use std::convert::Infallible;
 
 use super::FourBit;
-use crate::simd::Avx2;
+use crate::simd::{Avx2, Simd};
 
 /// The thresholds as a binary search meets them, and the codes in order of value.
 #[derive(Clone, Copy)]
@@ -58,6 +58,25 @@ impl FourBit for Avx2 {
     #[inline(always)]
     fn buckets(self, _: &[f32; 15], _: &[u8; 16]) -> Option<Infallible> {
         None
+    }
+
+    #[inline(always)]
+    fn affine_table(self, table: [__m256; 2], scale: f32, min: f32) -> [__m256; 2] {
+        let min = self.splat(min);
+        let scaled = self.scaled_table(table, scale);
+        scaled.map(|values| self.sub(values, min))
+    }
+
+    #[inline(always)]
+    fn scaled_table(self, table: [__m256; 2], scale: f32) -> [__m256; 2] {
+        let scale = self.splat(scale);
+        table.map(|values| self.mul(values, scale))
+    }
+
+    #[inline(always)]
+    fn choose(self, table: [__m256; 2], codes: __m256i) -> __m256 {
+        // SAFETY: the token.
+        unsafe { select(table, codes, _mm256_slli_epi32::<28>(codes)) }
     }
 
     #[inline(always)]

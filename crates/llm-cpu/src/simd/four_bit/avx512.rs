@@ -90,6 +90,23 @@ impl FourBit for Avx512 {
     }
 
     #[inline(always)]
+    fn affine_table(self, table: __m512, scale: f32, min: f32) -> __m512 {
+        self.sub(self.mul(table, self.splat(scale)), self.splat(min))
+    }
+
+    #[inline(always)]
+    fn scaled_table(self, table: __m512, scale: f32) -> __m512 {
+        self.mul(table, self.splat(scale))
+    }
+
+    #[inline(always)]
+    fn choose(self, table: __m512, codes: __m512i) -> __m512 {
+        // The permutation reads the lowest four bits only.
+        // SAFETY: the token.
+        unsafe { _mm512_permutexvar_ps(codes, table) }
+    }
+
+    #[inline(always)]
     unsafe fn look_up(self, table: __m512, src: *const u8) -> __m512 {
         // SAFETY: as the caller promises, and the token.
         unsafe {

@@ -26,6 +26,21 @@ impl FourBit for Portable {
     }
 
     #[inline(always)]
+    fn affine_table(self, table: [f32; 16], scale: f32, min: f32) -> [f32; 16] {
+        table.map(|value| value * scale - min)
+    }
+
+    #[inline(always)]
+    fn scaled_table(self, table: [f32; 16], scale: f32) -> [f32; 16] {
+        table.map(|value| value * scale)
+    }
+
+    #[inline(always)]
+    fn choose(self, table: [f32; 16], codes: [u32; N]) -> [f32; N] {
+        codes.map(|code| table[(code & 15) as usize])
+    }
+
+    #[inline(always)]
     unsafe fn look_up(self, table: [f32; 16], src: *const u8) -> [f32; N] {
         // SAFETY: as the caller promises.
         let bytes = unsafe { src.cast::<[u8; N / 2]>().read_unaligned() };
