@@ -62,7 +62,7 @@ const SHAPES: [(usize, usize); 17] = [
 
 const BLOCK_SIZES: [u64; 8] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 
-const N_TOKENS: [usize; 8] = [1, 2, 3, 4, 7, 11, 12, 33];
+const N_TOKENS: [usize; 9] = [1, 2, 3, 4, 7, 11, 12, 20, 33];
 
 /// Scales may multiply values, as the reference has it, or sums of values with x.
 const PRODUCT_ERROR: f64 = 2.0 * EPS;

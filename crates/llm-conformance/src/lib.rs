@@ -143,6 +143,7 @@ pub fn check_routing<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &routing::routings());
     check_each(backend, &routing::experts());
     check_each(backend, &routing::together());
+    check_each(backend, &routing::int8());
 }
 
 /// Checks places, what is brought to them, and events between queues.
@@ -204,6 +205,7 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &routing::routings());
     check_same_bits(one, other, &routing::experts());
     check_same_bits(one, other, &routing::together());
+    check_same_bits(one, other, &routing::int8());
     check_same_bits(one, other, &places::streams());
     check_same_bits(one, other, &places::queues());
     check_same_bits(one, other, &copies::copies());

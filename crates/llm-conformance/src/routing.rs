@@ -1,5 +1,9 @@
 //! Choice of experts, and rows sent through them.
 
+mod int8;
+
+pub(crate) use int8::cases as int8;
+
 use std::sync::Arc;
 
 use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
@@ -165,6 +169,8 @@ pub(crate) struct ExpertCase {
     is_fused: bool,
     /// Rows of x that are not numbers.
     nan_row: Option<usize>,
+    /// Every so many-th element of x is large; 0 for none.
+    outlier_every: usize,
     sent: Sent,
 }
 
@@ -196,6 +202,7 @@ pub(crate) fn experts() -> Vec<ExpertCase> {
                     scheme: Scheme::Dense(DTYPES[i / 2 % 3]),
                     is_fused: i % 4 == 1,
                     nan_row: (i % 5 == 4).then_some(n_tokens / 2),
+                    outlier_every: 0,
                     sent: Sent::Apart,
                 });
             }
@@ -250,6 +257,7 @@ pub(crate) fn together() -> Vec<ExpertCase> {
                 scheme,
                 is_fused: i < 3 && (i + j) % 2 == 1,
                 nan_row: (j == 2).then_some(n_tokens / 2),
+                outlier_every: 0,
                 // Where there is no room for all, they go one after the other.
                 sent: Sent::Together(if (i + j) % 5 == 4 { 1 } else { n_active }),
             });
@@ -273,6 +281,7 @@ pub(crate) fn packed_experts() -> Vec<ExpertCase> {
         scheme,
         is_fused: false,
         nan_row: None,
+        outlier_every: 0,
         sent: Sent::Together(2),
     };
     packed().into_iter().enumerate().map(of_scheme).collect()
@@ -292,6 +301,11 @@ impl ExpertCase {
         let mut random = Random::new(22);
         let scores = random.values(self.n_tokens * self.routing.n_experts, 3.0);
         let mut x = random.values(self.n_tokens * self.hidden, 1.0);
+        if self.outlier_every > 0 {
+            for (i, x) in x.iter_mut().step_by(self.outlier_every).enumerate() {
+                *x = 6.0 + 5.0 * i as f32;
+            }
+        }
         if let Some(row) = self.nan_row {
             x[row * self.hidden..][..self.hidden].fill(f32::NAN);
         }
@@ -390,6 +404,9 @@ impl Case for ExpertCase {
     }
 
     fn bounds(&self, _: &[f32]) -> Vec<f64> {
+        if let Scheme::Int8(format) = self.scheme {
+            return self.int8_bounds(format.threshold);
+        }
         let ExpertInputs {
             scores,
             x,

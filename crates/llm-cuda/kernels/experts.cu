@@ -16,21 +16,8 @@
 // Grid (ceil(rows of out / 16) or, down, / 32, tiles that there may be), block 256. Shared 4 KB. cols is a multiple of 8 (f32:
 // 4), elements on a border of 16 bytes (4-bit: 4), scales and values on one of 4.
 // Bytes: the weights of the experts that were chosen, x and out; 2 operations an element and row.
-#include "activation.cuh"
-#include "reduce.cuh"
+#include "experts.cuh"
 #include "stored.cuh"
-
-enum { N_WORDS = 448 };
-
-struct Words {
-  u64 at[N_WORDS];
-};
-
-struct Shape {
-  u32 first_expert, n_experts;  // that the words tell of
-  int rows, cols;               // of out; of x
-  int up_row, block_log2;
-};
 
 // Elements of a dense weight: of a row 8 at a time, or 4 of 32 bits.
 template <class T>
@@ -125,19 +112,6 @@ __device__ __forceinline__ void products(const S* const (&of)[4], const int (&ro
     for (int i = 0; i < N; i++) sums[j][i] = sum_of_warp(sums[j][i]);
 }
 
-__device__ __forceinline__ float activated(int activation, float x) {
-  return activation == 0 ? Relu::of(x) : activation == 1 ? Gelu::of(x) : activation == 2 ? GeluTanh::of(x) : Silu::of(x);
-}
-
-// Rows of x and of out of a tile: x by assignment or by the row that is assigned.
-struct Gathered {
-  const u32* rows;
-  __device__ __forceinline__ u64 of(u32 assignment) const { return rows[assignment]; }
-};
-struct Assigned {
-  __device__ __forceinline__ u64 of(u32 assignment) const { return assignment; }
-};
-
 template <int N, class S, class From>
 __device__ __forceinline__ void some(const S* const (&of)[4], const int (&row)[4], From from, const float* x, Shape shape,
                                      uint4 tile, u32 first, int activation, float* out, int r) {
@@ -149,16 +123,7 @@ __device__ __forceinline__ void some(const S* const (&of)[4], const int (&row)[4
   }
   float sums[4][N];
   products<N>(of, row, rows_of_x, shape.cols, sums);
-  // Every lane has all sums, and writes one of out.
-  int lane = threadIdx.x & 31, each = activation < 0 ? 4 : 2, i = lane / each, j = lane % each;
-  float value = 0.f, factor = 1.f;
-#pragma unroll
-  for (int k = 0; k < 4 * N; k++) {
-    if (k % 4 == j && k / 4 == i) value = sums[k % 4][k / 4];
-    if (activation >= 0 && k % 4 == j + 2 && k / 4 == i) factor = sums[k % 4][k / 4];
-  }
-  if (activation >= 0) value = activated(activation, value) * factor;
-  if (i < N && first + i < tile.z && r + j < shape.rows) out[(u64)(tile.y + first + i) * shape.rows + r + j] = value;
+  leave<N>(sums, shape, tile, first, activation, out, r);
 }
 
 template <class S, class From>
@@ -166,13 +131,6 @@ __device__ __forceinline__ void tile_of(const S* const (&of)[4], const int (&row
                                         uint4 tile, int activation, float* out, int r) {
   if (tile.z == 1) return some<1>(of, row, from, x, shape, tile, 0, activation, out, r);
   for (u32 first = 0; first < tile.z; first += 2) some<2>(of, row, from, x, shape, tile, first, activation, out, r);
-}
-
-__device__ __forceinline__ bool find(const uint4* tiles, const u32* n_tiles, Shape shape, uint4& tile) {
-  if (blockIdx.y >= *n_tiles) return false;
-  tile = tiles[blockIdx.y];
-  tile.x -= shape.first_expert;
-  return tile.x < shape.n_experts;
 }
 
 template <class S>
@@ -206,9 +164,6 @@ __device__ __forceinline__ void down(const Words& words, Shape shape, const uint
       {&down, &down, &down, &down}, {r, min(r + 1, last), min(r + 2, last), min(r + 3, last)}, Assigned(), gated, shape,
       tile, -1, delta, r);
 }
-
-// A multiprocessor has three blocks at once, which hides what memory takes.
-#define BUSY_KERNEL(name) extern "C" __global__ void __launch_bounds__(256, 3) name
 
 #define EXPERTS(name, S)                                                                                                \
   BUSY_KERNEL(experts_up_##name)(Words words, Shape shape, const uint4* tiles, const u32* n_tiles, const u32* rows,          \

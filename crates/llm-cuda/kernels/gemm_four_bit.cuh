@@ -119,4 +119,4 @@ template <int PARTS, class W> __device__ __forceinline__ void four_bit(const u8*
     four_bit<PARTS, Warps<__VA_ARGS__>>(parts, scale, weight, bias, out, pieces, shape);                                     \
   }
 #define FOUR_BIT_OF(PARTS)                                                                                                   \
-  FOUR_BIT(PARTS, 128, 4, 4, 2, 4) FOUR_BIT(PARTS, 32, 2, 2, 1, 8)
+  FOUR_BIT(PARTS, 128, 4, 4, 2, 4) FOUR_BIT(PARTS, 32, 2, 2, 1, 8) FOUR_BIT(PARTS, 16, 1, 2, 1, 8)

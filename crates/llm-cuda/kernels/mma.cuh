@@ -22,6 +22,20 @@ __device__ __forceinline__ float warp_sum(float v) {
   return v;
 }
 
+// Four 8 x 8 matrices of 16-bit elements; lane l names 16 bytes: row l % 8 of matrix l / 8.
+__device__ __forceinline__ void ldmatrix4(u32 (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"((u32)__cvta_generic_to_shared(row))
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix4_transposed(u32 (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"((u32)__cvta_generic_to_shared(row))
+               : "memory");
+}
+
 #if __CUDA_ARCH__ >= 800
 
 // d += a b, and d = a b, for tiles 16 x 16 and 16 x 8, in f32.
@@ -39,20 +53,6 @@ __device__ __forceinline__ float warp_sum(float v) {
 MMA_M16N8K16(__half, "f16")
 MMA_M16N8K16(__nv_bfloat16, "bf16")
 
-// Four 8 x 8 matrices of 16-bit elements; lane l names 16 bytes: row l % 8 of matrix l / 8.
-__device__ __forceinline__ void ldmatrix4(u32 (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"((u32)__cvta_generic_to_shared(row))
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix4_transposed(u32 (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"((u32)__cvta_generic_to_shared(row))
-               : "memory");
-}
-
 // Like cp_async16, with zeros after the first `n_bytes`.
 __device__ __forceinline__ void cp_async16_of(void* dst, const void* src, int n_bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(dst)), "l"(src), "r"(n_bytes)
@@ -61,6 +61,26 @@ __device__ __forceinline__ void cp_async16_of(void* dst, const void* src, int n_
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits for all groups but the newest N.
 template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+#else
+
+// Before 8.0 there are products of f16 with 8 columns alone: two make one of 16.
+__device__ __forceinline__ void mma_m16n8k8(float (&d)[4], u32 a0, u32 a1, u32 b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(b));
+}
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], const u32* b, __half) {
+  mma_m16n8k8(d, a[0], a[1], b[0]);
+  mma_m16n8k8(d, a[2], a[3], b[1]);
+}
+
+// And copies are done when they are asked for: 16 bytes, or none and zeros.
+__device__ __forceinline__ void cp_async16_of(void* dst, const void* src, int n_bytes) {
+  *(uint4*)dst = n_bytes ? *(const uint4*)src : make_uint4(0, 0, 0, 0);
+}
+__device__ __forceinline__ void cp_async_commit() {}
+template <int N> __device__ __forceinline__ void cp_async_wait() {}
 
 #endif
 

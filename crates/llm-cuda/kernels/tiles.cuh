@@ -1,11 +1,10 @@
-// Tiles of x and of a weight in shared memory, brought while others are multiplied; compute capability 8.0 and later.
+// Tiles of x and of a weight in shared memory, brought while others are multiplied: from compute capability 8.0 on by copies that
+// nothing waits for.
 //
 // A block has WM x WN warps, each with MT x NT tiles of 16 tokens and 8 rows. A stage holds 64 bytes of each line, whose 16-byte
 // pieces lie in an order by line so that neither copies nor ldmatrix meet twice in a bank.
 #pragma once
 #include "gemm.cuh"
-
-#if __CUDA_ARCH__ >= 800
 
 constexpr int STAGE_BYTES = 64;   // of a line
 constexpr int STAGES = 3;
@@ -117,5 +116,3 @@ template <class W, class Acc, class Scale> __device__ __forceinline__ void scale
         for (int i = 0; i < 2; i++) acc[m][n][h * 2 + i] *= f;
     }
 }
-
-#endif

@@ -8,8 +8,8 @@ use llm_quant::StoredWeight;
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
 use crate::{
-    Buffer, Cuda, CudaEvent, CudaPages, CudaPlace, CudaQueue, CudaWeight, Index, KvPool, Routes,
-    costs,
+    Buffer, Cuda, CudaEvent, CudaPages, CudaPlace, CudaQueue, CudaWeight, Index, KvPool, Products,
+    Routes, costs, ops,
 };
 
 impl Backend for Cuda {
@@ -77,11 +77,11 @@ impl Backend for Cuda {
     }
 
     fn queue(self: &Arc<Self>, shape: Option<&WorkspaceShape>) -> Result<CudaQueue> {
-        let n_bytes = shape.map_or(0, |shape| costs::workspace_bytes(shape).get() as usize);
-        CudaQueue::new(&self.card, &self.events, n_bytes)
+        let shape = shape.map(|shape| (shape, ops::scratch_bytes(shape)));
+        CudaQueue::new(&self.card, &self.events, shape)
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
-        costs::workspace_bytes(shape)
+        costs::workspace_bytes(shape, Products::installed())
     }
 }

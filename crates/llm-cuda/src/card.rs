@@ -9,6 +9,7 @@ use llm_tensor::Bytes;
 use crate::driver::{Context, DeviceMemory, Failure, Stream};
 use crate::module::Kernels;
 use crate::probe::{self, GpuFacts, device_name};
+use crate::products::ProductCount;
 use crate::{Compute, NoGpu};
 
 /// What everything on a GPU shares.
@@ -19,6 +20,7 @@ pub(crate) struct Card {
     pub(crate) facts: GpuFacts,
     pub(crate) compute: Compute,
     pub(crate) kernels: Kernels,
+    pub(crate) products: ProductCount,
     /// For what is written when memory is made.
     pub(crate) setup: Stream,
     usage: Mutex<BTreeMap<&'static str, u64>>,
@@ -45,6 +47,7 @@ impl Card {
             usage: Mutex::default(),
             reached: Mutex::default(),
             held: Mutex::default(),
+            products: ProductCount::default(),
             facts,
             compute,
             context,

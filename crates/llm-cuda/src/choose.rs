@@ -2,8 +2,10 @@
 //!
 //! Nothing here asks a driver. What was measured, on which card, is in `docs/gpu.md`.
 
+mod blas;
 mod four_bit;
 
+pub(crate) use blas::{BLAS_WORKSPACE, ManyKind, ManyRows, blas_may_pay, blas_pays};
 pub(crate) use four_bit::{FourBitKind, FourBitLaunch, Sharing, four_bit, piece_bytes};
 
 use crate::probe::GpuFacts;
@@ -11,6 +13,18 @@ use crate::probe::GpuFacts;
 /// Rows of activations that these kernels are meant for: they read the weights once for as many. With more rows the products of
 /// tiles are faster.
 pub(crate) const MAX_ROWS: usize = 8;
+
+/// The fewest rows that any product takes tiles for.
+pub(crate) const LEAST_BY_TILES: usize = 2;
+
+/// True if a product with `n` rows of activations is one of tiles. Before 8.0 4-bit weights are read once by tiles alone, where
+/// there are several rows.
+pub(crate) fn by_tiles(card: CardShape, n: usize, is_four_bit: bool) -> bool {
+    match is_four_bit && !card.has_tiles() {
+        true => n >= LEAST_BY_TILES,
+        false => n > MAX_ROWS,
+    }
+}
 
 /// What a choice depends on of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //!
 //! A driver's call works in the context that the calling thread has; every wrapper makes its own current first.
 
+mod blas;
 mod context;
 mod event;
 mod graph;
@@ -10,6 +11,7 @@ mod memory;
 mod module;
 mod stream;
 
+pub(crate) use blas::{Blas, BlasLibrary, Gemm};
 pub(crate) use context::{Attribute, Context};
 pub(crate) use event::{Event, Timing};
 pub(crate) use graph::{Chain, Graph};

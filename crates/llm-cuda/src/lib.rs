@@ -10,6 +10,7 @@
 //! of a kernel's arguments, limits of a launch.
 
 mod backend;
+mod blas;
 mod card;
 mod choose;
 mod compute;
@@ -20,12 +21,14 @@ mod error;
 mod event;
 mod kv_pool;
 mod launch;
+mod loaded;
 mod measure;
 mod memory;
 mod module;
 mod ops;
 mod place;
 mod probe;
+mod products;
 mod queue;
 mod routes;
 #[allow(unsafe_code, reason = "kernels are told addresses")]
@@ -38,10 +41,12 @@ pub use compute::Compute;
 pub use error::NoGpu;
 pub use event::CudaEvent;
 pub use kv_pool::KvPool;
+pub use loaded::LoadedCublas;
 pub use measure::{GpuLink, GpuRates, GpuTimes, HostRates, MeasureExtent};
 pub use memory::{Buffer, Index};
 pub use place::{CudaPages, CudaPlace};
 pub use probe::{Driver, GpuFacts, device_name, probe};
+pub use products::Products;
 pub use queue::CudaQueue;
 pub use routes::Routes;
 pub use weight::CudaWeight;
@@ -113,6 +118,20 @@ impl Cuda {
     pub fn load_all_kernels(&self) -> llm_backend::Result<()> {
         let loaded = self.card.kernels.load_all();
         loaded.map_err(|failure| self.card.failed(failure))
+    }
+
+    /// Starts cuBLAS where it is installed and works, and loads what products need of it.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn load_cublas(&self) -> llm_backend::Result<Option<LoadedCublas>> {
+        LoadedCublas::of(&self.card)
+    }
+
+    /// Account of products with many rows, for people: `224 by cuBLAS 12.4.5, 32 by own kernels`; nothing where there were
+    /// none.
+    pub fn products(&self) -> Option<String> {
+        self.card.products.text()
     }
 
     /// Bytes that are allocated, by what they are for.

@@ -45,6 +45,8 @@ pub struct HostRates {
 pub struct GpuLink {
     /// Bytes a second.
     pub rate: f64,
+    /// Seconds of a row of next to no bytes, with what has either GPU wait for the other.
+    pub hand_over: f64,
     /// True where copies go straight to the other's memory, false where through the host's.
     pub is_straight: bool,
 }
@@ -96,6 +98,7 @@ impl Cuda {
     pub fn measure_link(&self, other: &Cuda, n_bytes: usize, n_rounds: usize) -> Result<GpuLink> {
         assert!(n_bytes.min(n_rounds) > 0, "something to measure");
         let is_straight = self.card().reach(other.card())?;
+        other.card().reach(self.card())?;
         let measure = || {
             let contexts = [self, other].map(|gpu| &gpu.card().context);
             let [own, others] = [Stream::new(contexts[0])?, Stream::new(contexts[1])?];
@@ -104,7 +107,7 @@ impl Cuda {
             own.zero(&from)?;
             let done = Event::new(contexts[0], Timing::None)?;
             own.push(&from, (&to, &others), n_bytes, &done)?;
-            median(n_rounds, || {
+            let seconds = median(n_rounds, || {
                 let start = Event::new(contexts[0], Timing::Kept)?;
                 let end = Event::new(contexts[0], Timing::Kept)?;
                 own.record(&start)?;
@@ -112,13 +115,27 @@ impl Cuda {
                 own.record(&end)?;
                 end.synchronize()?;
                 end.since(&start)
-            })
+            })?;
+            // There and back, again and again.
+            let back = Event::new(contexts[1], Timing::None)?;
+            let n_small = n_bytes.min(ROW);
+            let crossings = median(n_rounds, || {
+                timed(|| {
+                    for _ in 0..N_CROSSINGS / 2 {
+                        own.push(&from, (&to, &others), n_small, &done)?;
+                        others.push(&to, (&from, &own), n_small, &back)?;
+                    }
+                    own.synchronize()
+                })
+            })?;
+            Ok((seconds, crossings / N_CROSSINGS as f64))
         };
         let purpose = "measuring copies between GPUs";
-        let seconds =
+        let (seconds, hand_over) =
             measure().map_err(|failure| self.card().refused(failure, purpose, n_bytes))?;
         Ok(GpuLink {
             rate: n_bytes as f64 / seconds,
+            hand_over,
             is_straight,
         })
     }
@@ -137,7 +154,7 @@ impl Cuda {
             ..
         } = extent;
         assert!(n_rounds.min(n_launches) > 0, "something to measure");
-        let mut queue = CudaQueue::new(self.card(), &self.events, 0)?;
+        let mut queue = CudaQueue::new(self.card(), &self.events, None)?;
         let most = n_rounds + 2;
         let (from, mut to) = (self.alloc(most)?, self.alloc(most)?);
         let mut launches = |width: usize, n: usize| {
@@ -231,6 +248,10 @@ impl Cuda {
         })
     }
 }
+
+/// Bytes of a row that says nothing of its length, and how often it crosses.
+const ROW: usize = 16;
+const N_CROSSINGS: usize = 32;
 
 fn timed(
     work: impl FnOnce() -> std::result::Result<(), Failure>,

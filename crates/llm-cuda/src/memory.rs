@@ -69,6 +69,11 @@ impl Memory {
         &self.raw
     }
 
+    /// The memory itself, for what outlives this.
+    pub(crate) fn share(&self) -> Arc<DeviceMemory> {
+        Arc::clone(&self.raw)
+    }
+
     pub(crate) fn n_bytes(&self) -> usize {
         self.raw.n_bytes()
     }

@@ -48,7 +48,7 @@ macro_rules! file {
 }
 
 /// All files; `ptx/kernels.txt` lists what is in them.
-const FILES: [File; 27] = [
+const FILES: [File; 29] = [
     file!("attention_bf16"),
     file!("attention_f16"),
     file!("attention_f32"),
@@ -59,13 +59,15 @@ const FILES: [File; 27] = [
     file!("elementwise"),
     file!("embed"),
     file!("experts"),
+    file!("experts_int8"),
     file!("four_bit"),
     file!("four_bit_half", needs sm80),
     file!("four_bit_rows"),
     file!("gemm"),
+    file!("gemm_blas"),
     file!("gemm_dense", needs sm80),
     file!("gemm_dense_half", needs sm80),
-    file!("gemm_four_bit", needs sm80),
+    file!("gemm_four_bit"),
     file!("gemm_four_bit_half", needs sm80),
     file!("gemm_int8", needs sm80),
     file!("general"),

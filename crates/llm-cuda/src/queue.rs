@@ -5,9 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::{Queue, Result};
+use llm_tensor::WorkspaceShape;
 
+use crate::blas::QueueBlas;
 use crate::card::Card;
-use crate::driver::{Failure, Stream};
+use crate::driver::{Failure, Gemm, Stream};
 use crate::event::Events;
 use crate::launch::Launch;
 use crate::memory::{Memory, bytes_of};
@@ -15,12 +17,14 @@ use crate::module::Kernel;
 use crate::steps::Steps;
 use crate::uploads::Uploads;
 use crate::workspace::Workspace;
-use crate::{Buffer, Cuda, CudaEvent, CudaPages, CudaPlace, Index};
+use crate::{Buffer, Cuda, CudaEvent, CudaPages, CudaPlace, Index, choose};
 
 /// A stream, and scratch memory for what is put there.
 #[derive(Debug)]
 pub struct CudaQueue {
     pub(crate) card: Arc<Card>,
+    // Before its stream is gone.
+    blas: Option<QueueBlas>,
     steps: RefCell<Steps>,
     pub(crate) workspace: Workspace,
     uploads: Uploads,
@@ -28,11 +32,23 @@ pub struct CudaQueue {
 }
 
 impl CudaQueue {
-    pub(crate) fn new(card: &Arc<Card>, events: &Events, scratch_bytes: usize) -> Result<Self> {
-        let steps = Steps::new(&card.context);
+    /// For passes within a shape, whose scratch memory has so many bytes.
+    pub(crate) fn new(
+        card: &Arc<Card>,
+        events: &Events,
+        shape: Option<(&WorkspaceShape, usize)>,
+    ) -> Result<Self> {
+        let steps = Steps::new(&card.context).map_err(|failure| card.failed(failure))?;
+        let blas = match shape {
+            Some((shape, _)) if choose::blas_may_pay(shape) => {
+                QueueBlas::new(card, steps.own_stream())?
+            }
+            Some(_) | None => None,
+        };
         Ok(CudaQueue {
-            steps: RefCell::new(steps.map_err(|failure| card.failed(failure))?),
-            workspace: Workspace::new(card, scratch_bytes)?,
+            blas,
+            steps: RefCell::new(steps),
+            workspace: Workspace::new(card, shape.map_or(0, |(_, n_bytes)| n_bytes))?,
             uploads: Uploads::default(),
             events: events.clone(),
             card: Arc::clone(card),
@@ -42,6 +58,27 @@ impl CudaQueue {
     /// A launch of a kernel, to be put together.
     pub(crate) fn launch(&self, kernel: Kernel) -> Launch<'_> {
         Launch::new(&self.card, &self.steps, kernel)
+    }
+
+    /// True if products may be made by cuBLAS.
+    pub(crate) fn has_blas(&self) -> bool {
+        self.blas.as_ref().is_some_and(QueueBlas::works)
+    }
+
+    /// Puts a product by cuBLAS into the stream; false where it refuses the first of several, and all from then on.
+    pub(crate) fn multiply(&self, gemm: &Gemm, is_first: bool) -> Result<bool> {
+        let Some(blas) = &self.blas else {
+            return Ok(false);
+        };
+        let put = blas.multiply(&self.card, &mut self.steps.borrow_mut(), gemm);
+        match put {
+            Ok(()) => Ok(true),
+            Err(failure) if is_first => {
+                blas.give_up(&self.card, &failure);
+                Ok(false)
+            }
+            Err(failure) => Err(self.card.failed(failure)),
+        }
     }
 
     /// Copies the bytes from `at` of `memory` to `dst`, and waits for all work so far.

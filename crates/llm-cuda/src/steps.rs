@@ -9,7 +9,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use crate::card::Card;
-use crate::driver::{Chain, Context, Dimensions, Failure, Function, Graph, Stream};
+use crate::driver::{Blas, Chain, Context, Dimensions, Failure, Function, Gemm, Graph, Stream};
 use crate::module::{Kernel, MAX_PARAMETERS};
 
 /// A kernel to start, with its arguments.
@@ -34,6 +34,8 @@ pub(crate) struct Steps {
     held: Option<(usize, usize)>,
     /// Memory for the arguments of the launch that is put together next.
     words: Vec<u64>,
+    /// Something that is no kernel of ours was started since the last wait: no graph is made of such steps.
+    has_others: bool,
     /// Graphs that were launched.
     n_replays: u64,
 }
@@ -64,6 +66,7 @@ impl Steps {
             graphs: Vec::new(),
             held: None,
             words: Vec::new(),
+            has_others: false,
             n_replays: 0,
         })
     }
@@ -84,7 +87,7 @@ impl Steps {
     pub(crate) fn put(&mut self, card: &Card, step: &Step<'_>) -> Result<(), Failure> {
         let next = match self.held {
             Some((graph, n)) => self.going_on(graph, n, step).map(|graph| (graph, n + 1)),
-            None if self.started.steps.is_empty() => {
+            None if self.started.steps.is_empty() && !self.has_others => {
                 let begins = self.graphs.iter().position(|(list, _)| list.is(0, step));
                 begins.map(|graph| (graph, 1))
             }
@@ -100,7 +103,31 @@ impl Steps {
         self.send(card)?;
         self.started.push(step);
         let last = self.started.steps.len() - 1;
-        self.started.start(&self.stream, last)
+        let started = self.started.start(&self.stream, last);
+        if self.has_others {
+            self.started.clear();
+        }
+        started
+    }
+
+    /// Starts a product by cuBLAS behind all steps so far.
+    pub(crate) fn multiply(
+        &mut self,
+        card: &Card,
+        blas: &Blas,
+        gemm: &Gemm,
+    ) -> Result<(), Failure> {
+        self.send(card)?;
+        self.started.clear();
+        self.has_others = true;
+        // SAFETY: memory is given as spans, whose ends wrappers have held against the sizes, and which its owner keeps until
+        // all work is done.
+        unsafe { blas.multiply(gemm) }
+    }
+
+    /// The stream, for what is made once, before any step.
+    pub(crate) fn own_stream(&self) -> &Stream {
+        &self.stream
     }
 
     /// The stream, once all steps so far are in it: for what is no step, and what waits.
@@ -146,7 +173,8 @@ impl Steps {
 
     /// Keeps the list that ends here, and makes a graph of what came twice.
     fn remember(&mut self) -> Result<(), Failure> {
-        if self.started.steps.len() < SHORTEST {
+        let has_others = std::mem::take(&mut self.has_others);
+        if self.started.steps.len() < SHORTEST || has_others {
             self.started.clear();
             return Ok(());
         }

@@ -20,6 +20,11 @@ impl Workspace {
         self.0.raw()
     }
 
+    /// Bytes of all areas.
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.0.n_bytes()
+    }
+
     /// Areas of so many bytes, each on a border of [`ALIGN`].
     ///
     /// # Panics

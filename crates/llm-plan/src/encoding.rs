@@ -67,10 +67,9 @@ impl StoredTensor {
     const fn is_packed(self) -> bool {
         match self.scheme {
             Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => true,
-            Scheme::Dense(_)
-            | Scheme::Int8PerUse(..)
-            | Scheme::Int8(_)
-            | Scheme::FourBit(_) => false,
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Int8(_) | Scheme::FourBit(_) => {
+                false
+            }
         }
     }
 }
@@ -94,7 +93,7 @@ impl Encodings<'_> {
     /// not quantized then stays in the format of a published file, if it is in such, no element type is asked for, and the
     /// CPU computes with it.
     pub fn scheme(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> Scheme {
-        if let Some(scheme) = self.as_stored(stored, run_on) {
+        if let Some(scheme) = stored.quantized() {
             return scheme;
         }
         let dtype = self.dense_dtype(stored);

@@ -56,7 +56,7 @@ pub use parts::{Part, PartsCosts, PartsPlan, PartsVerdict, place_parts};
 pub use placement::{Home, Placement, Rest, RunOn};
 pub use plan::{Request, plan};
 pub use recommend::{COMFORTABLE, Choice, Reason, Recommendation, recommend};
-pub use speeds::{GpuSpeed, Speeds};
+pub use speeds::{GpuSpeed, LinkSpeed, Speeds};
 pub use stages::StagePlan;
 pub use staging::{
     PART_BORDER, SLOT_PADDING, STAGING_SLOTS, looked_up_row_bytes, resting_bytes, staged_bytes,

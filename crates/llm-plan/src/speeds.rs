@@ -12,7 +12,8 @@ use crate::{Home, Placement, RunOn};
 /// use llm_plan::{GpuSpeed, Home, Placement, RunOn, Speeds};
 ///
 /// let gpu = GpuSpeed { memory: 300e9, pcie: 12e9, products: 8e12, launch: 3e-6, hand_over: 30e-6 };
-/// let speeds = Speeds { gpu, gpus: BTreeMap::new(), ram: 20e9, cpu_products: 2e11, disk: 1e9 };
+/// let (gpus, links) = (BTreeMap::new(), BTreeMap::new());
+/// let speeds = Speeds { gpu, gpus, links, ram: 20e9, cpu_products: 2e11, disk: 1e9 };
 /// let streamed = Placement { home: Home::Ram, run_on: RunOn::Gpu(0) };
 /// assert_eq!(speeds.of(streamed), 12e9);
 /// ```
@@ -22,6 +23,8 @@ pub struct Speeds {
     pub gpu: GpuSpeed,
     /// GPUs whose own speeds are known, by number.
     pub gpus: BTreeMap<u32, GpuSpeed>,
+    /// Ways from one GPU to another whose speed is known.
+    pub links: BTreeMap<(u32, u32), LinkSpeed>,
     /// RAM, all processors together, in bytes a second.
     pub ram: f64,
     /// Products of many rows on the CPU, in multiplications a second.
@@ -43,6 +46,15 @@ pub struct GpuSpeed {
     pub launch: f64,
     /// Handing rows over to the host or taking them from it, the wait for them included, in seconds beside what their bytes
     /// take.
+    pub hand_over: f64,
+}
+
+/// Speed of the way from one GPU's memory to another's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinkSpeed {
+    /// Bytes a second.
+    pub rate: f64,
+    /// Handing rows over, for which the host does not wait, in seconds beside what their bytes take.
     pub hand_over: f64,
 }
 
@@ -94,8 +106,11 @@ impl Speeds {
         match (from, to) {
             (RunOn::Cpu, RunOn::Cpu) => 0.0,
             (RunOn::Gpu(number), RunOn::Cpu) | (RunOn::Cpu, RunOn::Gpu(number)) => way(number),
-            // At once, where they reach each other's memory.
-            (RunOn::Gpu(from), RunOn::Gpu(to)) => way(from).max(way(to)),
+            (RunOn::Gpu(from), RunOn::Gpu(to)) => match self.links.get(&(from, to)) {
+                Some(link) => link.hand_over + n_bytes / link.rate,
+                // At once, where they reach each other's memory.
+                None => way(from).max(way(to)),
+            },
         }
     }
 }

@@ -212,6 +212,7 @@ const fn speeds(gpu: f64, pcie: f64, ram: f64, disk: f64) -> Speeds {
             hand_over: 0.0,
         },
         gpus: BTreeMap::new(),
+        links: BTreeMap::new(),
         ram,
         cpu_products: f64::INFINITY,
         disk,

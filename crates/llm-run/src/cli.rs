@@ -24,6 +24,7 @@ pub(crate) use self::machine::{
 pub(crate) use self::place::{DeviceArg, PlaceArgs};
 pub(crate) use self::run::{ChatArgs, GenerateArgs, ScoreArgs};
 pub(crate) use self::sampling::SamplingArgs;
+pub(crate) use self::values::ComputeDType;
 
 /// Load and run language models.
 #[derive(Debug, Parser)]

@@ -93,13 +93,14 @@ impl DoctorReport {
     fn new(folder: PathBuf, extent: Extent) -> Result<Self> {
         let ram = Ram::now();
         let disk = Disk::measure(folder, extent);
-        let (gpus, measured) = Gpus::measure(extent);
+        let (gpus, measured, links) = Gpus::measure(extent);
         let has_gpu = !measured.is_empty();
         let bandwidth = Bandwidth {
             ram: ram.bandwidth(extent)?,
             cpu_products: products::of_cpu(extent)?,
             disk: disk.bandwidth(),
             gpus: measured,
+            gpu_links: links,
         };
         let machine = Machine::this();
         let mut suggestions: Vec<String> = ram.suggestions().into_iter().collect();
@@ -139,7 +140,10 @@ impl DoctorReport {
         let products = format!("{products:.0} GFLOP/s in bf16, measured, all threads together");
         rows.push(("CPU products", products));
         rows.extend(self.disk.rows());
-        rows.extend(self.gpus.rows(&self.measurement.bandwidth.gpus));
+        let Bandwidth {
+            gpus, gpu_links, ..
+        } = &self.measurement.bandwidth;
+        rows.extend(self.gpus.rows(gpus, gpu_links));
         if let (Some(gpu), Some(pcie)) = (self.assumed.gpu, self.assumed.pcie) {
             let (gpu, pcie) = (bandwidth(gpu), bandwidth(pcie));
             let assumed = format!("{gpu} of their memory, {pcie} to it, assumed");

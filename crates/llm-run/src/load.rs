@@ -11,13 +11,14 @@ use anyhow::{Error, Result};
 use indicatif::ProgressBar;
 use llm_backend::BackendError;
 use llm_plan::{Home, Plan, RunOn, Strategy, Workload};
+use llm_quant::{LoadIn, QuantConfig};
 use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
-use llm_tensor::Bytes;
+use llm_tensor::{Bytes, DType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::devices::Devices;
 use self::request::LoadRequest;
-use crate::cli::{DeviceArg, LoadArgs};
+use crate::cli::{ComputeDType, DeviceArg, LoadArgs};
 use crate::open::OpenModel;
 use crate::output::usage;
 use crate::placement::gpus::MachineGpus;
@@ -70,7 +71,15 @@ impl OpenModel {
             output::notes(&broken.map(ToString::to_string).collect::<Vec<_>>());
         }
         let out_of_memory = |error: Error| with_plan(error, &plan, &gpus);
-        let devices = Devices::open(cpu, &plan, args.compute_dtype).map_err(out_of_memory)?;
+        let devices = Devices::open(cpu, &plan, args.compute_dtype.compute());
+        let devices = devices.map_err(out_of_memory)?;
+        if args.compute_dtype == ComputeDType::Auto {
+            let exact = self
+                .bound
+                .quantization()
+                .and_then(|quant| more_exact(&plan, quant));
+            output::notes(exact.as_slice());
+        }
         let given = args.place.offload_folder.as_deref();
         let offload_folder = match plan.map.tiers().disk {
             true => Some(expect_offload_folder(given)?),
@@ -111,10 +120,31 @@ impl OpenModel {
         Ok(Loaded {
             session,
             device: devices.names(),
-            placed: Placed { plan, gpus },
+            placed: Placed {
+                plan,
+                gpus,
+                opened: devices.gpus(),
+            },
             time: begin.elapsed(),
         })
     }
+}
+
+/// Notice that GPUs multiply more exactly than a checkpoint's configuration asks for.
+fn more_exact(plan: &Plan, quant: &QuantConfig) -> Option<String> {
+    let is_on_gpu = plan
+        .map
+        .devices()
+        .iter()
+        .any(|run_on| *run_on != RunOn::Cpu);
+    let dtype = quant.bnb_4bit_compute_dtype;
+    let is_narrow = quant.load_in == LoadIn::FourBit && dtype != DType::F32;
+    (is_on_gpu && is_narrow).then(|| {
+        format!(
+            "products are f32's, more exact than the {} of bnb_4bit_compute_dtype; --compute-dtype {dtype} rounds them, for less work",
+            dtype.torch_name()
+        )
+    })
 }
 
 /// Reason why no GPU computes, where it is one that its user would not expect.

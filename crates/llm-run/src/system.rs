@@ -22,7 +22,8 @@ pub(crate) use cgroup::Version;
 pub(crate) use gpu::{Gpu, LeftOut, NoGpu, ShownGpus, capability, gpus};
 pub(crate) use machine::Machine;
 pub(crate) use measured::{
-    Bandwidth, Kept, MeasuredDisk, MeasuredGpu, Measurement, Volume, cache_folder, keep,
+    Bandwidth, Kept, MeasuredDisk, MeasuredGpu, MeasuredLink, Measurement, Volume, cache_folder,
+    keep,
 };
 pub(crate) use meminfo::{MemInfo, figure};
 pub(crate) use rates::{Origin, Rates, USUAL};

@@ -1,6 +1,7 @@
 //! The functions of the driver API, a room for each of its subjects. They hold the driver's lock, check handles and the
 //! current context, and leave the rest to the driver.
 
+mod blas;
 mod context;
 mod copy;
 mod error;

@@ -1,6 +1,7 @@
 //! The driver's state behind its calls: contexts, modules, streams of queued work, events, and the report.
 
 mod codes;
+mod gemm;
 mod graph;
 mod launch;
 mod module;
@@ -14,6 +15,7 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub(crate) use codes::Code;
+pub(crate) use gemm::{BlasHandle, Element, GemmCall, Matrix};
 pub(crate) use graph::Graph;
 pub(crate) use module::{Function, LoadError, Module};
 pub(crate) use neighbours::Neighbours;
@@ -41,6 +43,8 @@ pub(crate) struct Driver {
     pub(crate) graphs: HashMap<usize, Graph>,
     /// Graphs made ready to launch.
     pub(crate) executables: HashMap<usize, Arc<Graph>>,
+    /// cuBLAS, by handle.
+    pub(crate) blas: HashMap<usize, BlasHandle>,
     pub(crate) report: Report,
     pub(crate) neighbours: Neighbours,
     pub(crate) timeline: Option<Timeline>,
@@ -66,6 +70,7 @@ impl Driver {
             functions: HashMap::new(),
             graphs: HashMap::new(),
             executables: HashMap::new(),
+            blas: HashMap::new(),
             report: Report::default(),
             neighbours: Neighbours::new(settings.shared.clone(), settings.context),
             timeline: settings.pace.map(|pace| Timeline::new(pace, n_devices)),

@@ -35,10 +35,24 @@ pub enum Library {
     Foreign,
 }
 
+/// What the loader finds under the names of cuBLAS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlasLibrary {
+    /// Files that are no libraries, whatever else the machine has.
+    Missing,
+    /// The emulated one, for CUDA 12.
+    Emulated,
+    /// The same, which cannot be started.
+    Broken,
+    /// A library that has none of its functions.
+    Foreign,
+}
+
 /// A machine to be emulated.
 #[derive(Clone, Debug)]
 pub struct Machine {
     library: Library,
+    blas: BlasLibrary,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -57,6 +71,7 @@ impl Machine {
     pub fn new() -> Self {
         Self {
             library: Library::Emulated,
+            blas: BlasLibrary::Missing,
             environment: Vec::new(),
         }
     }
@@ -178,6 +193,13 @@ impl Machine {
         self
     }
 
+    /// What the loader finds in place of cuBLAS, by default nothing that works.
+    #[must_use]
+    pub fn blas(mut self, library: BlasLibrary) -> Self {
+        self.blas = library;
+        self.with(settings::BLAS, u8::from(library != BlasLibrary::Broken))
+    }
+
     /// Runs a command on the machine.
     ///
     /// # Panics
@@ -258,6 +280,18 @@ impl Machine {
             Library::Foreign => symlink(libm(), &library).expect("a link to another library"),
         }
         symlink("libcuda.so.1", folder.join("libcuda.so")).expect("a second name");
+        let other = |name: &str| std::fs::write(folder.join(name), "no library").expect("a file");
+        ["libcublas.so.13", "libcublas.so.11"]
+            .into_iter()
+            .for_each(other);
+        let blas = folder.join("libcublas.so.12");
+        match self.blas {
+            BlasLibrary::Missing => other("libcublas.so.12"),
+            BlasLibrary::Emulated | BlasLibrary::Broken => {
+                symlink(emulator(), blas).expect("a link to the emulator");
+            }
+            BlasLibrary::Foreign => symlink(libm(), blas).expect("a link to another library"),
+        }
     }
 }
 

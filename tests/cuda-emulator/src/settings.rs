@@ -22,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) context: u64,
     /// Folder in which processes tell each other what they take of devices.
     pub(crate) shared: Option<PathBuf>,
+    /// Whether cuBLAS starts.
+    pub(crate) blas_starts: bool,
     /// As the driver tells its version: 12020 for 12.2.
     pub(crate) driver: u32,
     /// Chooses among the orders in which work of several streams may run; 0 runs as late as may be.
@@ -49,6 +51,7 @@ impl Settings {
             busy: numbers(BUSY, u64::MAX),
             context: number(CONTEXT, 0),
             shared: std::env::var_os(SHARED).map(PathBuf::from),
+            blas_starts: number(BLAS, 1) != 0,
             driver: number(DRIVER, 12020) as u32,
             seed: number(SEED, 0),
             races: number(RACES, 1) != 0,
@@ -101,6 +104,7 @@ pub(crate) const CONTEXT: &str = "CUDA_EMULATOR_CONTEXT";
 pub(crate) const SHARED: &str = "CUDA_EMULATOR_SHARED";
 pub(crate) const COMPUTE: &str = "CUDA_EMULATOR_COMPUTE";
 pub(crate) const DRIVER: &str = "CUDA_EMULATOR_DRIVER";
+pub(crate) const BLAS: &str = "CUDA_EMULATOR_BLAS";
 pub(crate) const BUSY: &str = "CUDA_EMULATOR_BUSY";
 pub(crate) const PEERS: &str = "CUDA_EMULATOR_PEERS";
 pub(crate) const SEED: &str = "CUDA_EMULATOR_SEED";

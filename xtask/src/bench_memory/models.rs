@@ -68,11 +68,8 @@ pub(super) fn chosen<'a>(
             context: CONTEXT,
         });
     }
-    let mut configs: Vec<_> = fs::read_dir(root.join(CONFIGS))?.collect::<Result<_, _>>()?;
-    configs.sort_by_key(fs::DirEntry::file_name);
     let room = if is_quick { QUICK_ROOM } else { room(root)? };
-    for config in configs {
-        let name = config.file_name().to_string_lossy().into_owned();
+    for name in configured(root)? {
         let precisions: &[&str] = match name.as_str() {
             "gpt2" if is_quick => &["f32", "bf16", "int8", "nf4 double"],
             "microsoft--Phi-3-mini-4k-instruct" if is_quick => &["bf16", "int8", "nf4", "fp4"],
@@ -101,6 +98,19 @@ pub(super) fn chosen<'a>(
     }
     models.retain(|model| names.is_empty() || names.contains(&model.name));
     Ok(models)
+}
+
+/// The folders of configurations, by name; beside them lie files about them.
+fn configured(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root.join(CONFIGS))? {
+        let entry = entry?;
+        if entry.path().join("config.json").is_file() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// A model where the program finds it.
@@ -212,3 +222,24 @@ const CONFIGS: &str = "tests/fixtures/configs";
 pub(super) const CONTEXT: usize = 576;
 /// Limit of a model's bytes where time is short.
 const QUICK_ROOM: Bytes = Bytes::mib(900);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_model_that_is_made_has_a_configuration() {
+        let root = crate::root();
+        let models = chosen(&root, &[], [].into_iter(), false).unwrap();
+        let made: Vec<&Model> = models
+            .iter()
+            .filter(|model| matches!(model.source, Source::Made(_)))
+            .collect();
+        assert!(made.len() >= 5, "{}", made.len());
+        for model in made {
+            let config = root.join(CONFIGS).join(&model.name).join("config.json");
+            let (_, all) = layers(&config, Bytes::ZERO).unwrap();
+            assert!(all > 1, "{}", model.name);
+        }
+    }
+}

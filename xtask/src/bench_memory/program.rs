@@ -117,17 +117,15 @@ fn over_context(command: &mut Command, context: usize, n_new: usize, choice: &[&
     command.args(choice).args(THREADS).arg("--json");
 }
 
-/// The object that a command prints.
+/// The object that a command prints. Its notes are shown where it fails; of each run they would be the same.
 fn json(mut command: Command) -> Result<Value> {
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output();
+    let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot start {:?}", command.get_program()))?;
     ensure!(
         output.status.success(),
-        "{command:?} ended with {}",
-        output.status
+        "{command:?} ended with {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
     );
     Ok(serde_json::from_slice(&output.stdout)?)
 }

@@ -122,21 +122,14 @@ fn four_bit_tiles(
                 let on_one = (16 / n_warps).min(card.shared_per_block / (shared + TILES_OWN));
                 let n_blocks = card.n_multiprocessors * on_one.max(1);
                 let teams = teams(product, n_warps, slice_len, n_blocks / slices);
-                let n_tiles = product.tiles(TILE_ROWS * teams);
-                return Some(FourBitLaunch {
-                    compute,
+                let shape = BlockShape {
                     n_at_once,
                     sharing: Sharing::Teams(teams),
-                    slices,
-                    slice_len,
-                    grid: [
-                        grid(n_tiles, slices, n_blocks),
-                        product.n.div_ceil(n_at_once),
-                        1,
-                    ],
-                    threads: n_warps * 32,
+                    height: TILE_ROWS * teams,
+                    n_warps,
                     shared,
-                });
+                };
+                return Some(shape.launch(product, compute, (slices, slice_len), n_blocks));
             }
         }
     }
@@ -199,24 +192,51 @@ fn four_bit_rows(card: CardShape, product: Product<'_>) -> Option<FourBitLaunch>
             {
                 split *= 2;
             }
-            let n_tiles = product.tiles(height * (WARPS / split));
-            return Some(FourBitLaunch {
-                compute: Compute::F32,
+            let shape = BlockShape {
                 n_at_once,
                 sharing: Sharing::Rows(split),
-                slices,
-                slice_len,
-                grid: [
-                    grid(n_tiles, slices, n_blocks),
-                    product.n.div_ceil(n_at_once),
-                    1,
-                ],
-                threads: WARPS * 32,
+                height: height * (WARPS / split),
+                n_warps: WARPS,
                 shared,
-            });
+            };
+            return Some(shape.launch(product, Compute::F32, (slices, slice_len), n_blocks));
         }
     }
     None
+}
+
+/// Shape of a kernel's blocks.
+struct BlockShape {
+    n_at_once: usize,
+    sharing: Sharing,
+    /// Rows of the weight that a block multiplies at a time.
+    height: usize,
+    n_warps: usize,
+    shared: usize,
+}
+
+impl BlockShape {
+    /// Launch of such blocks, as many as take turns on the card: `n_blocks`, or as many as there are slices.
+    fn launch(
+        self,
+        product: Product<'_>,
+        compute: Compute,
+        (slices, slice_len): (usize, usize),
+        n_blocks: usize,
+    ) -> FourBitLaunch {
+        let n_tiles = product.tiles(self.height).max(1);
+        let of_slice = (n_blocks / slices).clamp(1, n_tiles);
+        FourBitLaunch {
+            compute,
+            n_at_once: self.n_at_once,
+            sharing: self.sharing,
+            slices,
+            slice_len,
+            grid: [of_slice * slices, product.n.div_ceil(self.n_at_once), 1],
+            threads: self.n_warps * 32,
+            shared: self.shared,
+        }
+    }
 }
 
 /// Columns of each of `slices` parts, whole steps where there are several.
@@ -225,12 +245,6 @@ fn slice_len(cols: usize, slices: usize, step: usize) -> usize {
         1 => cols,
         slices => cols.div_ceil(slices).next_multiple_of(step),
     }
-}
-
-/// Blocks: as many for each slice, and at most `n_blocks` unless there are more slices.
-fn grid(n_tiles: usize, slices: usize, n_blocks: usize) -> usize {
-    let each = (n_blocks / slices).clamp(1, n_tiles.max(1));
-    each * slices
 }
 
 /// Columns that a group of blocks may be left with.

@@ -7,19 +7,15 @@ use cudarc::driver::sys;
 use super::answer;
 use crate::NoGpu;
 
-/// Loads the driver and starts it; its version, as 12040 for 12.4.
-///
-/// cudarc panics at the first call of a function that the library lacks; so every one that this crate calls is looked up
-/// here, before any is called.
+/// Version of the driver, which is loaded for it, as 12040 for 12.4.
 ///
 /// # Errors
-/// When there is no driver, or none that will do.
-pub(crate) fn open() -> Result<u32, NoGpu> {
+/// When there is no driver, or none that tells.
+pub(super) fn version() -> Result<u32, NoGpu> {
     // SAFETY: loading the driver runs its initialisers, as any program that uses it does.
     if !unsafe { sys::is_culib_present() } {
         return Err(NoGpu::NoDriver);
     }
-    // What tells the version comes first: an old driver is old, rather than without some function.
     check_symbol("cuDriverGetVersion")?;
     let mut version: c_int = 0;
     // SAFETY: the function is there, and writes a number.
@@ -32,7 +28,19 @@ pub(crate) fn open() -> Result<u32, NoGpu> {
             name: "an error before it was started".to_owned(),
         });
     }
-    let version = u32::try_from(version).unwrap_or(0);
+    Ok(u32::try_from(version).unwrap_or(0))
+}
+
+/// Loads the driver and starts it; its version, as 12040 for 12.4.
+///
+/// cudarc panics at the first call of a function that the library lacks; so every one that this crate calls is looked up
+/// here, before any is called.
+///
+/// # Errors
+/// When there is no driver, or none that will do.
+pub(crate) fn open() -> Result<u32, NoGpu> {
+    // What tells the version comes first: an old driver is old, rather than without some function.
+    let version = version()?;
     if version < OLDEST {
         return Err(NoGpu::OldDriver {
             found: version,
@@ -133,6 +141,7 @@ mod tests {
     fn every_function_that_is_called_is_looked_up() {
         let sources = [
             include_str!("../driver.rs"),
+            include_str!("blas.rs"),
             include_str!("context.rs"),
             include_str!("event.rs"),
             include_str!("graph.rs"),

@@ -34,6 +34,10 @@ impl Stream {
         })
     }
 
+    pub(super) fn raw(&self) -> sys::CUstream {
+        self.raw
+    }
+
     pub(crate) fn context(&self) -> &Arc<Context> {
         &self.context
     }

@@ -1,10 +1,13 @@
-//! The experts of a layer at once: `kernels/experts.cu`.
+//! The experts of a layer at once: `kernels/experts.cu`, and `kernels/experts_int8.cu` for weights in LLM.int8().
 
+use bytemuck::{Pod, Zeroable};
 use llm_backend::{Expert, ExpertBuffers, Result};
 use llm_quant::{Part, Scheme};
 use llm_tensor::{Activation, DType};
 
-use super::routing;
+use super::{gemm, routing};
+use crate::launch::Launch;
+use crate::memory::{Span, bytes_of};
 use crate::module::{Kernel, kernel};
 use crate::routes::{List, Routes};
 use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
@@ -24,9 +27,10 @@ pub(super) fn experts(
         delta,
     } = scratch;
     if let Some(group) = Group::of(experts, routes)
-        && group.fits(gated, delta)
+        && group.fits([gathered, up, gated, delta])
     {
-        return group.send(queue, experts, x, routes, (gated, delta, out));
+        let codes = [gathered, up].map(|buffer| buffer.first(buffer.n()));
+        return group.send(queue, experts, (x, codes), routes, (gated, delta, out));
     }
     for expert in experts {
         let scratch = ExpertBuffers {
@@ -52,6 +56,8 @@ struct Group {
     hidden: usize,
     /// Rows that go to experts.
     n_assignments: usize,
+    /// Rows before they go to any.
+    n_tokens: usize,
     n_tiles: usize,
 }
 
@@ -91,6 +97,7 @@ impl Group {
                 width,
                 hidden,
                 n_assignments,
+                n_tokens: routes.n_tokens,
                 n_tiles: layout.tiles(routes.n_tokens),
             })
         };
@@ -100,16 +107,25 @@ impl Group {
         are_alike.then_some(first)
     }
 
-    fn fits(&self, gated: &Buffer, delta: &Buffer) -> bool {
-        gated.n() >= self.n_assignments * self.width
+    /// Results of all assignments have room, and where weights are in LLM.int8() codes of what goes in.
+    fn fits(&self, [gathered, up, gated, delta]: [&Buffer; 4]) -> bool {
+        let of_x = self.up.threshold().map_or(0, |_| {
+            code_bytes(self.n_tokens, self.n_assignments, self.hidden)
+        });
+        let of_gated = self.down.threshold().map_or(0, |_| {
+            code_bytes(self.n_assignments, self.n_assignments, self.width)
+        });
+        bytes_of(gathered.n()) >= of_x
+            && bytes_of(up.n()) >= of_gated
+            && gated.n() >= self.n_assignments * self.width
             && delta.n() >= self.n_assignments * self.hidden
     }
 
-    fn send(
+    fn send<'a>(
         &self,
-        queue: &CudaQueue,
+        queue: &'a CudaQueue,
         experts: &[Expert<'_, Cuda>],
-        x: &Buffer,
+        (x, codes): (&Buffer, [Span<'_>; 2]),
         routes: &Routes,
         (gated, delta, out): (&mut Buffer, &mut Buffer, &mut Buffer),
     ) -> Result<()> {
@@ -120,6 +136,7 @@ impl Group {
         let tiles = routes.span(List::Tiles).aligned(16);
         let n_tiles = routes.span(List::TileCount);
         let rows = routes.span(List::Rows);
+        let [codes_of_x, codes_of_gated] = codes;
 
         let [up, down] = [self.up, self.down].map(Kind::kernels);
         let up_row = if self.n_parts == 1 { width } else { 0 };
@@ -128,24 +145,38 @@ impl Group {
             let parts = expert.gate_up;
             [parts[0].weight, parts[parts.len() - 1].weight].map(|weight| self.up.words(weight))
         };
+        let quantized = self.up.threshold().map(|threshold| {
+            let rows = (x, self.n_tokens, hidden, Some(rows));
+            self.quantize(queue, rows, threshold, routes, codes_of_x)
+        });
+        let quantized = quantized.transpose()?;
         for (words, told) in told(experts, 2 * self.up.n_words(), weights) {
             let launch = queue.launch(up[0]).structure(&words);
             let launch = launch.structure(&shape_of(told, shape));
-            let launch = launch.pointer(tiles).pointer(n_tiles).pointer(rows);
-            let launch = launch
-                .pointer(x)
-                .int(number(self.activation))
-                .pointer(gated);
+            let lists = |launch: Launch<'a>| launch.pointer(tiles).pointer(n_tiles).pointer(rows);
+            let launch = match &quantized {
+                Some(quantized) => lists(launch.structure(quantized)),
+                None => lists(launch).pointer(x),
+            };
+            let launch = launch.int(number(self.activation)).pointer(gated);
             let grid = [width.div_ceil(16), self.n_tiles, 1];
             launch.grid(grid).threads(256).run()?;
         }
         let shape = [hidden, width, 0, self.down.block_log2()];
         let weights = |expert: &Expert<'_, Cuda>| [self.down.words(expert.down.weight)];
+        let quantized = self.down.threshold().map(|threshold| {
+            let rows = (gated, self.n_assignments, width, None);
+            self.quantize(queue, rows, threshold, routes, codes_of_gated)
+        });
+        let quantized = quantized.transpose()?;
         for (words, told) in told(experts, self.down.n_words(), weights) {
             let launch = queue.launch(down[1]).structure(&words);
             let launch = launch.structure(&shape_of(told, shape));
-            let launch = launch.pointer(tiles).pointer(n_tiles);
-            let launch = launch.pointer(gated).pointer(delta);
+            let launch = match &quantized {
+                Some(quantized) => launch.structure(quantized).pointer(tiles).pointer(n_tiles),
+                None => launch.pointer(tiles).pointer(n_tiles).pointer(gated),
+            };
+            let launch = launch.pointer(delta);
             let grid = [hidden.div_ceil(32), self.n_tiles, 1];
             launch.grid(grid).threads(256).run()?;
         }
@@ -162,6 +193,96 @@ impl Group {
         launch.grid(grid).threads(256).run()
     }
 }
+
+impl Group {
+    /// Codes of rows, and outlier columns of each expert's: `Quantized` of `experts_int8.cu`. Rows that are assigned by a list
+    /// may go to several experts.
+    fn quantize(
+        &self,
+        queue: &CudaQueue,
+        (x, n, cols, assigned): (Span<'_>, usize, usize, Option<Span<'_>>),
+        threshold: f32,
+        routes: &Routes,
+        room: Span<'_>,
+    ) -> Result<Quantized> {
+        let mut end = 0;
+        let [codes, absmax, outliers, of_experts] =
+            code_areas(n, self.n_assignments, cols).map(|n_bytes| {
+                let start = end;
+                end += n_bytes.next_multiple_of(CODE_BORDER);
+                room.part(start..start + n_bytes)
+            });
+        let launch = queue.launch(kernel!("int8_quantize")).pointer(x);
+        let launch = launch
+            .pointer_or_null(None)
+            .int(n)
+            .int(cols)
+            .float(threshold);
+        let launch = launch.pointer(codes.aligned(16)).pointer(absmax);
+        let launch = launch.pointer(outliers).grid([cols.div_ceil(4096), n, 1]);
+        launch.threads(1024).run()?;
+        let starts = routes.span(List::Starts);
+        let n_words = cols.div_ceil(32);
+        // One row alone has the outlier columns of every expert that it goes to.
+        let (outliers, stride) = match (self.n_tokens, assigned) {
+            (1, Some(_)) => (outliers, 0),
+            (1, None) => (outliers, n_words),
+            (_, assigned) => {
+                let launch = queue.launch(kernel!("experts_outliers")).pointer(starts);
+                let launch = launch.pointer_or_null(assigned).pointer(outliers);
+                let launch = launch.int(n_words).pointer(of_experts);
+                let grid = [routes.layout().n_experts, n_words.div_ceil(256), 1];
+                launch.grid(grid).threads(256).run()?;
+                (of_experts, n_words)
+            }
+        };
+        Ok(Quantized {
+            x: x.address(),
+            codes: codes.address(),
+            absmax: absmax.address(),
+            outliers: outliers.address(),
+            starts: starts.address(),
+            stride: u32::try_from(stride).expect("columns of a weight fit 31 bits"),
+            reserved: 0,
+        })
+    }
+}
+
+/// `Quantized` of `experts_int8.cu`.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Quantized {
+    x: u64,
+    codes: u64,
+    absmax: u64,
+    outliers: u64,
+    starts: u64,
+    stride: u32,
+    reserved: u32,
+}
+
+/// Bytes of codes of `n` rows, of their scales, of their outlier columns as bits, and of those of experts, each at its first
+/// assignment.
+fn code_areas(n: usize, n_assignments: usize, cols: usize) -> [usize; 4] {
+    let [codes, absmax, outliers] = gemm::code_areas(n, cols);
+    [
+        codes,
+        absmax,
+        outliers,
+        bytes_of(n_assignments * cols.div_ceil(32)),
+    ]
+}
+
+/// Bytes of all of them.
+fn code_bytes(n: usize, n_assignments: usize, cols: usize) -> usize {
+    let areas = code_areas(n, n_assignments, cols).into_iter();
+    areas
+        .map(|n_bytes| n_bytes.next_multiple_of(CODE_BORDER))
+        .sum()
+}
+
+/// Border that codes, which are read 16 at once, begin at.
+const CODE_BORDER: usize = 16;
 
 /// Rows that an expert may have, on average: with more, it is worth a product of its own.
 const MOST: usize = 16;
@@ -211,8 +332,16 @@ enum Kind {
     F32,
     F16,
     Bf16,
-    FourBit { block_log2: usize },
-    FourBitDouble { block_log2: usize },
+    /// LLM.int8(), with the bits of its threshold.
+    Int8 {
+        threshold: u32,
+    },
+    FourBit {
+        block_log2: usize,
+    },
+    FourBitDouble {
+        block_log2: usize,
+    },
 }
 
 impl Kind {
@@ -231,15 +360,21 @@ impl Kind {
                 };
                 (kind, 8)
             }
+            Scheme::Int8(format) => {
+                let threshold = format.threshold.to_bits();
+                (Kind::Int8 { threshold }, 16)
+            }
             Scheme::Dense(_)
-            | Scheme::Int8(_)
             | Scheme::Int8PerUse(..)
             | Scheme::Ggml(_)
             | Scheme::Fp8(_)
-            | Scheme::Grouped(_) => return None,
+            | Scheme::Grouped(_) => {
+                return None;
+            }
         };
         let is_aligned = match kind {
             Kind::F32 | Kind::F16 | Kind::Bf16 => at(Part::Weight, 16),
+            Kind::Int8 { .. } => at(Part::Weight, 16) && at(Part::Scb, 4),
             Kind::FourBit { .. } => kind.parts().iter().all(|&part| at(part, 4)),
             Kind::FourBitDouble { .. } => {
                 let parts = kind.parts().iter();
@@ -253,7 +388,7 @@ impl Kind {
 
     /// What a kernel is told of, in its order.
     fn parts(self) -> &'static [Part] {
-        let all = &[
+        let all: &[Part] = &[
             Part::Weight,
             Part::Absmax,
             Part::QuantMap,
@@ -263,6 +398,7 @@ impl Kind {
         ];
         match self {
             Kind::F32 | Kind::F16 | Kind::Bf16 => &all[..1],
+            Kind::Int8 { .. } => &[Part::Weight, Part::Scb],
             Kind::FourBit { .. } => &all[..3],
             Kind::FourBitDouble { .. } => all,
         }
@@ -283,8 +419,20 @@ impl Kind {
 
     fn block_log2(self) -> usize {
         match self {
-            Kind::F32 | Kind::F16 | Kind::Bf16 => 0,
+            Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::Int8 { .. } => 0,
             Kind::FourBit { block_log2 } | Kind::FourBitDouble { block_log2 } => block_log2,
+        }
+    }
+
+    /// Magnitude from which activations are outliers, of weights that are multiplied with codes of them.
+    fn threshold(self) -> Option<f32> {
+        match self {
+            Kind::Int8 { threshold } => Some(f32::from_bits(threshold)),
+            Kind::F32
+            | Kind::F16
+            | Kind::Bf16
+            | Kind::FourBit { .. }
+            | Kind::FourBitDouble { .. } => None,
         }
     }
 
@@ -294,6 +442,7 @@ impl Kind {
             Kind::F32 => kernel!["experts_up_f32", "experts_down_f32"],
             Kind::F16 => kernel!["experts_up_f16", "experts_down_f16"],
             Kind::Bf16 => kernel!["experts_up_bf16", "experts_down_bf16"],
+            Kind::Int8 { .. } => kernel!["experts_up_int8", "experts_down_int8"],
             Kind::FourBit { .. } => kernel!["experts_up_four_bit", "experts_down_four_bit"],
             Kind::FourBitDouble { .. } => {
                 kernel!["experts_up_four_bit_double", "experts_down_four_bit_double"]

@@ -1,22 +1,24 @@
 //! Products with many rows of activations, in tiles: their launches.
 
+mod blas;
 mod scratch;
 mod tiles;
 
 pub(super) use scratch::{code_areas, scratch_bytes};
 
+use std::cell::Cell;
+
 use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{Part, Scheme};
 
 use self::scratch::{CHUNK, areas, padded};
-use self::tiles::{Form, Tiles};
+use self::tiles::{Form, Split, Tiles};
 use super::general::{NumRows, element};
 use crate::memory::{Span, bytes_of};
 use crate::module::kernel;
 use crate::{Cuda, CudaQueue, CudaWeight};
 
 /// Rows of activations that weights are multiplied with, and the place of the results.
-#[derive(Clone, Copy)]
 pub(super) struct Many<'a> {
     pub(super) queue: &'a CudaQueue,
     /// `[n, cols]`.
@@ -28,6 +30,8 @@ pub(super) struct Many<'a> {
     pub(super) width: usize,
     /// Rows, and the two numbers on the GPU whose distance they are at most.
     pub(super) n: NumRows<'a>,
+    /// Form that the rows lie split in, at the start of the scratch memory: weights that follow each other share it.
+    pub(super) split: Cell<Option<Split>>,
 }
 
 impl Many<'_> {
@@ -36,6 +40,7 @@ impl Many<'_> {
     pub(super) fn multiply(&self, part: &LinearPart<'_, Cuda>, first: usize) -> Result<bool> {
         let card = &self.queue.card;
         let Some(tiles) = Tiles::of(part, card.facts.compute_capability, card.compute) else {
+            self.split.set(None);
             return Ok(false);
         };
         if let Some(bias) = part.bias {
@@ -52,7 +57,12 @@ impl Many<'_> {
             Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) => {
                 for skip in (0..self.n.0).step_by(CHUNK) {
                     let n = (self.n.0 - skip).min(CHUNK);
-                    self.chunk(tiles, part, first, Chunk { skip, n })?;
+                    let rows = Chunk { skip, n };
+                    let is_done = self.by_blas(tiles, part, first, rows)?;
+                    if !is_done {
+                        self.chunk(tiles, part, first, rows)?;
+                    }
+                    self.queue.card.products.count(n, is_done);
                 }
             }
         }
@@ -86,12 +96,16 @@ impl Many<'_> {
         let [parts, scales, outliers, pieces] = queue.workspace.areas(areas);
         let pieces = (blocks.n_pieces > 1).then_some(pieces);
 
-        if let Some(split) = tiles.split() {
+        let before = self.split.take();
+        if let Some(split) = tiles.split().filter(|&split| before != Some(split)) {
             let launch = queue.launch(split.kernel()).pointer(x).pointer(parts);
             let launch = launch.pointer(scales);
             let launch = launch.int(usize::from(split.form == Form::F16OfCodes));
             let launch = launch.structure(&shape).grid([rows.n, 1, 1]);
             launch.threads(256).run()?;
+        }
+        if rows.n == self.n.0 {
+            self.split.set(tiles.split());
         }
         let int8 = || -> [u64; 6] {
             let [codes, absmax] = [parts, scales].map(Span::address);

@@ -1,5 +1,7 @@
 //! Products of few rows of activations with weights in every scheme; what no fast kernel takes is left to [`general`].
 
+use std::cell::Cell;
+
 use bytemuck::{Pod, Zeroable};
 use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{FourBit, Int8, Part, Scheme};
@@ -128,7 +130,9 @@ struct Few<'a> {
 
 impl Few<'_> {
     fn multiply(&self, family: Option<Family>) -> Result<()> {
-        match self.n.0 > choose::MAX_ROWS {
+        let card = CardShape::of(&self.queue.card.facts);
+        let is_four_bit = matches!(family, Some(Family::FourBit(_)));
+        match choose::by_tiles(card, self.n.0, is_four_bit) {
             true => self.by_tiles(family),
             false => self.by_rows(family),
         }
@@ -146,6 +150,7 @@ impl Few<'_> {
             out: self.out,
             width: self.columns.0,
             n: self.n,
+            split: Cell::default(),
         };
         let (width, mut first) = self.columns;
         for (part, &rows) in self.parts.iter().zip(self.product.rows) {

@@ -39,7 +39,7 @@ enum Direction {
 }
 
 /// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
-const LESS: [(&str, Direction, f64, &str); 10] = [
+const LESS: [(&str, Direction, f64, &str); 11] = [
     (
         "attention_rows_f32",
         Direction::Read,
@@ -63,6 +63,12 @@ const LESS: [(&str, Direction, f64, &str); 10] = [
         Direction::Read,
         0.6,
         "scales are read in halves of sectors; codes fill theirs",
+    ),
+    (
+        "gemm_four_bit_2_16",
+        Direction::Read,
+        0.3,
+        "a step takes 16 bytes of codes of each row, and 4 of scales",
     ),
     (
         "gemm_four_bit",

@@ -1,12 +1,12 @@
 //! Routers and experts.
 
 use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
-use llm_quant::{BlockSize, Code, FourBit, Scheme};
+use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
 use llm_tensor::{Activation, DType, Weighting};
 
 use crate::bench::{Needs, on_each_target};
 
-pub(crate) const KERNELS: &[&str] = &["experts_up", "experts_down", "routing_"];
+pub(crate) const KERNELS: &[&str] = &["experts_up", "experts_down", "experts_outliers", "routing_"];
 
 const HIDDEN: usize = 256;
 const WIDTH: usize = 512;
@@ -29,6 +29,7 @@ fn only_chosen_experts_are_read() {
         Scheme::Dense(DType::F32),
         Scheme::Dense(DType::F16),
         Scheme::Dense(DType::BF16),
+        Scheme::Int8(Int8 { threshold: 6.0 }),
         four_bit(false),
         four_bit(true),
     ];
@@ -36,6 +37,7 @@ fn only_chosen_experts_are_read() {
         &[
             "experts_up",
             "experts_down",
+            "experts_outliers",
             "routing_few",
             "routing_combine",
         ],
@@ -82,8 +84,11 @@ fn only_chosen_experts_are_read() {
                         [HIDDEN, 2 * WIDTH, WIDTH, HIDDEN].map(|width| bench.buffer(2 * n * width));
                     let what = format!("{n} rows to experts in {scheme}");
                     // Weights, x, what is between the projections of two experts, and the sums.
-                    let n_bytes =
+                    let mut n_bytes =
                         2 * of_expert + 4 * n * (HIDDEN + 2 * 2 * (WIDTH + HIDDEN) + 2 * HIDDEN);
+                    if matches!(scheme, Scheme::Int8(_)) {
+                        n_bytes += codes(n, HIDDEN) + codes(2 * n, WIDTH);
+                    }
                     bench.check(&Needs::bytes(&what, n_bytes), |queue| {
                         let scratch = ExpertBuffers {
                             gathered: &mut gathered,
@@ -97,6 +102,11 @@ fn only_chosen_experts_are_read() {
             }
         },
     );
+}
+
+/// Bytes of codes of rows and of bits of their outlier columns, written and read.
+fn codes(n: usize, cols: usize) -> usize {
+    2 * n * (cols + cols / 8)
 }
 
 #[test]

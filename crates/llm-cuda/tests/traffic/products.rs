@@ -83,25 +83,33 @@ fn product(
         .collect();
     let of_weights: usize = weights.iter().map(|(_, n_bytes)| n_bytes).sum();
     let of = (bench.target, bench.compute);
-    let n_bytes = of_weights + 4 * n * (cols + width) + between(of, scheme, (width, cols), n);
+    let n_bytes = of_weights + 4 * n * (cols + width) + between(of, scheme, (rows, cols), n);
     let what = format!("{name}, {rows:?} × {cols}, {n} rows");
     bench.check(&Needs::bytes(&what, n_bytes), |queue| {
         queue.linear(&parts, &x, Output::Write, &mut out, n)
     });
 }
 
-/// Bytes that products of many rows move beside: activations as tensor cores take them, and pieces of results where few blocks
-/// would be busy else. One kernel writes them, and another reads them.
+/// Bytes that products of many rows move beside: activations as tensor cores take them, written once and read for each weight, and
+/// pieces of results where few blocks would be busy else, written and read. Before 8.0 there are tiles of
+/// f16 halves for 4-bit weights alone, which several rows take.
 fn between(
     (target, compute): (u32, Compute),
     scheme: Scheme,
-    (rows, cols): (usize, usize),
+    (rows, cols): (&[usize], usize),
     n: usize,
 ) -> usize {
-    if n <= 8 || target < 80 {
+    let are_early = target < 80 && matches!(scheme, Scheme::FourBit(_));
+    let is_in_tiles = if target < 80 {
+        are_early && n > 1
+    } else {
+        n > 8
+    };
+    if !is_in_tiles {
         return 0;
     }
     let (n_halves, n_beside) = match scheme {
+        Scheme::FourBit(_) if are_early => (2, 0),
         Scheme::Dense(DType::BF16) if compute == Compute::Half => (2, 0),
         Scheme::Dense(DType::BF16) => (3, 0),
         Scheme::Dense(DType::F16) | Scheme::FourBit(_) if compute == Compute::Half => (1, 0),
@@ -114,12 +122,13 @@ fn between(
         | Scheme::Fp8(_)
         | Scheme::Grouped(_) => return 0,
     };
-    // Blocks have 128 rows of the weight, and the emulated GPU is busy with 16.
-    let n_pieces = match 16 / rows.div_ceil(128) {
+    // Blocks have 128 rows of a weight, and the emulated GPU is busy with 16; a piece has 256 columns at least.
+    let n_pieces = |rows: usize| match (16 / rows.div_ceil(128)).min(cols / 256) {
         0 | 1 => 0,
         n => n + n_beside,
     };
-    2 * (2 * n_halves * n * cols + 4 * n_pieces * n * rows)
+    let of_pieces: usize = rows.iter().map(|&rows| n_pieces(rows) * rows).sum();
+    2 * n_halves * n * cols * (1 + rows.len()) + 2 * 4 * n * of_pieces
 }
 
 #[test]
@@ -131,9 +140,9 @@ fn few_rows_read_each_weight_once() {
             for n in [1, 2, 4, 8] {
                 product(bench, scheme, (&[256, 64, 64], 4096), n);
             }
-            // Cards without tensor cores for them have less shared memory as well.
+            // Columns that tensor cores of 8.0 take no tile of.
             if matches!(scheme.1, Scheme::FourBit(_)) {
-                product(bench, scheme, (&[384], 2048), 2);
+                product(bench, scheme, (&[384], 4128), 2);
             }
         }
         let int8 = Int8 { threshold: 6.0 };
@@ -161,10 +170,18 @@ fn many_rows_read_each_weight_once() {
             product(bench, scheme, (&[2048], 128), 64);
             product(bench, scheme, (&[2048], 64), 72);
             product(bench, scheme, (&[1024], 1024), 16);
+            if matches!(scheme.1, Scheme::FourBit(_)) {
+                product(bench, scheme, (&[2048], 128), 24);
+            }
         };
         in_tiles()
             .into_iter()
             .for_each(|scheme| tiles(bench, scheme));
+        // Weights that follow each other share what activations are split into.
+        if bench.target >= 80 {
+            let f16 = ("f16", Scheme::Dense(DType::F16));
+            product(bench, f16, (&[64, 64], 224), 64);
+        }
         bench.compute_in(Compute::Half);
         let mut in_half = in_tiles();
         in_half.retain(|(_, scheme)| match scheme {

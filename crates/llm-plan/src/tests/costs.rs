@@ -4,6 +4,7 @@ use llm_arch::{Side, Unit};
 use llm_quant::{LoadIn, QuantConfig};
 
 use super::*;
+use crate::LinkSpeed;
 
 /// A device that starts its operations itself, and a GPU whose kernels the host starts.
 struct Launching;
@@ -138,6 +139,30 @@ fn a_step_waits_for_kernels_and_for_rows() {
     machine.gpu.hand_over = 100.0;
     let more = step.seconds(&machine) - without;
     assert!((more - 0.5 * n - 100.0).abs() < 1e-9, "{more}");
+}
+
+#[test]
+fn rows_between_gpus_take_their_own_way_where_it_is_known() {
+    let skeleton = llama(2, false);
+    let stored = all_as(&skeleton, DType::BF16);
+    let request = request(&skeleton, &stored);
+    let map = json!({"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": 1, "model.norm": 1, "lm_head": 0});
+    let step = placed(&request, map).step;
+    // Where nothing is read, a step takes what handing over does: through the host by the slower way.
+    let mut machine = speeds(f64::INFINITY, 1e3, f64::INFINITY, f64::INFINITY);
+    machine.gpu.hand_over = 1.0;
+    let row = 4.0 * skeleton.spec.hidden as f64;
+    let to_host = 1.0;
+    let seconds = step.seconds(&machine);
+    assert!(
+        (seconds - to_host - 2.0 * (1.0 + row / 1e3)).abs() < 1e-9,
+        "{seconds}"
+    );
+    let link = |rate, hand_over| LinkSpeed { rate, hand_over };
+    machine.links = BTreeMap::from([((0, 1), link(1e6, 0.25)), ((1, 0), link(1e4, 0.5))]);
+    let seconds = step.seconds(&machine);
+    let expected = to_host + 0.25 + row / 1e6 + 0.5 + row / 1e4;
+    assert!((seconds - expected).abs() < 1e-9, "{seconds}");
 }
 
 #[test]

@@ -6,12 +6,11 @@ use anyhow::Result;
 use clap::Args;
 use llm_arch::{ModelSpec, UnknownKeys};
 use llm_cpu::{Cpu, CpuOptions, Isa};
-use llm_cuda::Compute;
 use llm_plan::WeightDType;
 
 use super::place::PlaceArgs;
 use super::quant::QuantArgs;
-use super::values::{above_zero, compute_dtype, weight_dtype};
+use super::values::{ComputeDType, above_zero, compute_dtype, weight_dtype};
 use crate::failure::refuse;
 
 /// Loading of a model.
@@ -23,7 +22,7 @@ pub(crate) struct LoadArgs {
     /// The type that GPUs multiply activations in where weights are in f16, bf16 or 4 bits: f32, or 16 bits by f16 or bf16, which is
     /// faster and a thousandth off. auto is f32; CPUs multiply in f32 whatever is said
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = compute_dtype)]
-    pub(crate) compute_dtype: Compute,
+    pub(crate) compute_dtype: ComputeDType,
     /// Threads that compute [default: one for each processor that may be used]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = above_zero)]
     pub(crate) threads: Option<NonZeroUsize>,

@@ -16,13 +16,31 @@ pub(super) fn weight_dtype(text: &str) -> Result<WeightDType, String> {
     }
 }
 
-pub(super) fn compute_dtype(text: &str) -> Result<Compute, String> {
+/// Type that GPUs multiply in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ComputeDType {
+    /// f32, whatever a checkpoint's configuration has.
+    Auto,
+    /// As it is asked for.
+    As(Compute),
+}
+
+impl ComputeDType {
+    pub(crate) fn compute(self) -> Compute {
+        match self {
+            ComputeDType::Auto => Compute::F32,
+            ComputeDType::As(compute) => compute,
+        }
+    }
+}
+
+pub(super) fn compute_dtype(text: &str) -> Result<ComputeDType, String> {
     if text.eq_ignore_ascii_case("auto") {
-        return Ok(Compute::default());
+        return Ok(ComputeDType::Auto);
     }
     match text.parse::<DType>() {
-        Ok(DType::F32) => Ok(Compute::F32),
-        Ok(DType::F16 | DType::BF16) => Ok(Compute::Half),
+        Ok(DType::F32) => Ok(ComputeDType::As(Compute::F32)),
+        Ok(DType::F16 | DType::BF16) => Ok(ComputeDType::As(Compute::Half)),
         _ => Err("expected auto, f32, f16 or bf16".to_owned()),
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::context;
 use super::extent::Extent;
 use crate::output::words::bandwidth;
-use crate::system::{self, Gpu, LeftOut, MeasuredGpu, ShownGpus, capability};
+use crate::system::{self, Gpu, LeftOut, MeasuredGpu, MeasuredLink, ShownGpus, capability};
 
 /// All GPUs that can be computed on, or the reason why there is none.
 #[derive(Serialize)]
@@ -15,8 +15,6 @@ pub(super) struct Gpus {
     /// Version of CUDA that the driver is for, as 12.4; null where there is no GPU.
     cuda_version: Option<String>,
     gpus: Vec<GpuReport>,
-    /// Ways from each GPU to the next, as a model that is cut takes them.
-    gpu_links: Vec<LinkReport>,
     /// Those that cannot be computed on.
     gpus_left_out: Vec<LeftOut>,
     /// Reason why there is no GPU to compute on; null where there is one.
@@ -34,18 +32,9 @@ struct GpuReport {
     not_measured_reason: Option<String>,
 }
 
-#[derive(Serialize)]
-struct LinkReport {
-    from: u32,
-    to: u32,
-    bytes_per_second: f64,
-    /// False where copies go through the host's memory.
-    is_straight: bool,
-}
-
 impl Gpus {
     /// Finds the GPUs, and measures each.
-    pub(super) fn measure(extent: Extent) -> (Self, Vec<MeasuredGpu>) {
+    pub(super) fn measure(extent: Extent) -> (Self, Vec<MeasuredGpu>, Vec<MeasuredLink>) {
         let (shown, none) = match system::gpus() {
             Ok(shown) => (shown, None),
             Err(none) => (ShownGpus::default(), Some(none.reason)),
@@ -72,20 +61,30 @@ impl Gpus {
         let gpus = Gpus {
             gpus: found.iter().map(report).collect(),
             cuda_version: found.first().map(|gpu| gpu.cuda_version.clone()),
-            gpu_links: found
-                .windows(2)
-                .filter_map(|gpus| link([&gpus[0], &gpus[1]], extent))
-                .collect(),
             gpus_left_out: shown.left_out,
             no_gpu_reason: none,
         };
-        (gpus, measured)
+        let ways = found
+            .iter()
+            .flat_map(|from| found.iter().map(move |to| [from, to]));
+        let ways = ways.filter(|[from, to]| from.number != to.number);
+        let links = ways.filter_map(|gpus| link(gpus, extent)).collect();
+        (gpus, measured, links)
     }
 
-    pub(super) fn rows(&self, measured: &[MeasuredGpu]) -> Vec<(&'static str, String)> {
+    pub(super) fn rows(
+        &self,
+        measured: &[MeasuredGpu],
+        links: &[MeasuredLink],
+    ) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
         if let Some(version) = &self.cuda_version {
             rows.push(("GPU driver", format!("for CUDA {version}")));
+            let products = match llm_cuda::Products::flaw() {
+                None => "by cuBLAS where it is the faster one".to_owned(),
+                Some(flaw) => format!("by own kernels: {flaw}"),
+            };
+            rows.push(("products of prompts", products));
         }
         for gpu in &self.gpus {
             let (free, total) = (Bytes::new(gpu.free_bytes), Bytes::new(gpu.total_bytes));
@@ -101,8 +100,7 @@ impl Gpus {
             let of_it = measured.iter().filter(|of| of.number == gpu.number);
             rows.extend(of_it.flat_map(measured_rows));
         }
-        let links = self.gpu_links.iter();
-        rows.extend(links.map(|link| ("GPU to GPU", link.text())));
+        rows.extend(links.iter().map(|link| ("GPU to GPU", text(link))));
         let left_out = self.gpus_left_out.iter();
         rows.extend(
             left_out.map(|gpu| ("GPU", format!("{}: left out: {}", gpu.number, gpu.reason))),
@@ -113,33 +111,33 @@ impl Gpus {
     }
 }
 
-impl LinkReport {
-    /// `24.1 GB/s from GPU 0 to GPU 1, straight, measured`.
-    fn text(&self) -> String {
-        let way = if self.is_straight {
-            "straight"
-        } else {
-            "through the host"
-        };
-        format!(
-            "{} from GPU {} to GPU {}, {way}, measured",
-            bandwidth(self.bytes_per_second),
-            self.from,
-            self.to
-        )
-    }
+/// `24.1 GB/s from GPU 0 to GPU 1, straight, 9.8 µs for handing rows over, measured`.
+fn text(link: &MeasuredLink) -> String {
+    let way = match link.is_straight {
+        true => "straight",
+        false => "through the host",
+    };
+    format!(
+        "{} from GPU {} to GPU {}, {way}, {} for handing rows over, measured",
+        bandwidth(link.rate),
+        link.from,
+        link.to,
+        microseconds(link.hand_over)
+    )
 }
 
 /// The way from one GPU to another; nothing where it cannot be measured, which nobody counts with.
-fn link([from, to]: [&Gpu; 2], extent: Extent) -> Option<LinkReport> {
+fn link([from, to]: [&Gpu; 2], extent: Extent) -> Option<MeasuredLink> {
     let [a, b] = [from, to].map(|gpu| Cuda::new(gpu.number as usize).ok());
     let most = (from.free.min(to.free).get() / 4).max(1);
     let n_bytes = extent.pcie.get().min(most) as usize;
     let measured = a?.measure_link(&b?, n_bytes, extent.gpu_rounds).ok()?;
-    Some(LinkReport {
+    Some(MeasuredLink {
         from: from.number,
         to: to.number,
-        bytes_per_second: measured.rate,
+        uuids: [from, to].map(|gpu| gpu.uuid.clone()),
+        rate: measured.rate,
+        hand_over: measured.hand_over,
         is_straight: measured.is_straight,
     })
 }
@@ -200,7 +198,7 @@ fn measure(gpu: &Gpu, extent: Extent) -> Result<MeasuredGpu, String> {
     let times = opened.measure_launches(extent);
     let times = times.map_err(|flaw| flaw.to_string())?;
     // What cannot be measured is assumed.
-    let context = context::measure(&opened, gpu.number).unwrap_or(None);
+    let taken = context::measure(&opened, gpu.number).ok();
     Ok(MeasuredGpu {
         number: gpu.number,
         name: gpu.name.clone(),
@@ -214,6 +212,7 @@ fn measure(gpu: &Gpu, extent: Extent) -> Result<MeasuredGpu, String> {
         launch: times.launch,
         launch_in_graph: times.launch_in_graph,
         hand_over: times.hand_over,
-        context_bytes: context.map(Bytes::get),
+        context_bytes: taken.as_ref().and_then(|of| of.context).map(Bytes::get),
+        cublas_bytes: taken.and_then(|of| of.cublas).map(Bytes::get),
     })
 }

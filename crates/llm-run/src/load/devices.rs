@@ -50,6 +50,11 @@ impl Devices {
         gpus.chain([cpu]).collect()
     }
 
+    /// GPUs among those that compute.
+    pub(super) fn gpus(&self) -> Vec<Arc<Cuda>> {
+        self.gpus.iter().map(|(_, gpu)| Arc::clone(gpu)).collect()
+    }
+
     /// Names of those that compute, as their makers call them.
     pub(super) fn names(&self) -> String {
         let devices = self.list();

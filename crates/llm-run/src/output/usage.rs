@@ -1,5 +1,6 @@
 //! Memory that was planned, beside memory that is used.
 
+use llm_backend::Backend;
 use llm_plan::{Home, MemoryUse, Placement, Plan, Term, TermBytes};
 use llm_runtime::Session;
 use llm_tensor::Bytes;
@@ -59,6 +60,11 @@ pub(crate) fn compare(placed: &Placed, session: &Session) -> String {
         of_memory(memory, &used) + &peak(memory, placed)
     });
     let mut text: String = tables.collect();
+    for gpu in &placed.opened {
+        if let Some(products) = gpu.products() {
+            text += &format!("products of many rows on {}: {products}\n", gpu.info().name);
+        }
+    }
     for left_out in &placed.gpus.left_out {
         text += &format!("{left_out}\n");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use llm_arch::ExpertsSpec;
 use llm_backend::Routing;
-use llm_cuda::costs;
+use llm_cuda::{Products, costs};
 use llm_plan::{DeviceCosts, GpuCosts, Launches};
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
@@ -16,19 +16,35 @@ pub(crate) struct CudaCosts {
     /// Of those of this machine, by number.
     known: BTreeMap<u32, OneGpu>,
     other: OneGpu,
+    products: Products,
 }
 
 impl CudaCosts {
     /// Costs of some GPUs, and of any other.
     pub(super) fn of(gpus: &[Gpu]) -> Self {
+        let products = match gpus {
+            [] => Products::Own,
+            _ => Products::installed(),
+        };
         let of = |gpu: &Gpu| OneGpu {
-            context: gpu.context(),
+            context: gpu.context() + gpu.cublas(),
+            products,
         };
         CudaCosts {
             known: gpus.iter().map(|gpu| (gpu.number, of(gpu))).collect(),
             other: OneGpu {
                 context: GPU_CONTEXT,
+                products: Products::Own,
             },
+            products,
+        }
+    }
+
+    /// RAM that libraries for these GPUs take of the process.
+    pub(super) fn ram(&self) -> Bytes {
+        match self.products {
+            Products::CuBlas => costs::CUBLAS_RAM,
+            Products::Own => Bytes::ZERO,
         }
     }
 }
@@ -42,6 +58,7 @@ impl GpuCosts for CudaCosts {
 #[derive(Debug)]
 struct OneGpu {
     context: Bytes,
+    products: Products,
 }
 
 impl DeviceCosts for OneGpu {
@@ -63,7 +80,7 @@ impl DeviceCosts for OneGpu {
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
-        costs::workspace_bytes(shape)
+        costs::workspace_bytes(shape, self.products)
     }
 
     fn fixed_bytes(&self) -> Bytes {

@@ -1,5 +1,8 @@
 //! A model's placement in a run.
 
+use std::sync::Arc;
+
+use llm_cuda::Cuda;
 use llm_plan::Plan;
 
 use super::gpus::MachineGpus;
@@ -8,4 +11,6 @@ use super::gpus::MachineGpus;
 pub(crate) struct Placed {
     pub(crate) plan: Plan,
     pub(crate) gpus: MachineGpus,
+    /// Those that compute.
+    pub(crate) opened: Vec<Arc<Cuda>>,
 }

@@ -51,6 +51,10 @@ impl<'a> PlanSetting<'a> {
         limits: Limits,
         program: Bytes,
     ) -> Request<'r> {
+        let libraries = match self.memories.budgets.gpus.is_empty() {
+            true => Bytes::ZERO,
+            false => self.gpus.ram(),
+        };
         Request {
             skeleton,
             stored,
@@ -64,7 +68,7 @@ impl<'a> PlanSetting<'a> {
             costs: Costs {
                 cpu: &self.cpu,
                 gpu: &self.gpus,
-                program,
+                program: program + libraries,
             },
         }
     }

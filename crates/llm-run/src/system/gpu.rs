@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use llm_cuda::GpuFacts;
+use llm_cuda::{GpuFacts, Products};
 use llm_tensor::Bytes;
 use serde::Serialize;
 
@@ -159,6 +159,15 @@ impl Gpu {
     pub(crate) fn context(&self) -> Bytes {
         let measured = self.measured.as_ref().and_then(|gpu| gpu.context_bytes);
         measured.map_or(llm_cuda::costs::CONTEXT, Bytes::new)
+    }
+
+    /// Bytes that cuBLAS takes of it for itself, where it is installed: as measured, else about what it does today.
+    pub(crate) fn cublas(&self) -> Bytes {
+        let measured = self.measured.as_ref().and_then(|gpu| gpu.cublas_bytes);
+        match Products::installed() {
+            Products::CuBlas => measured.map_or(llm_cuda::costs::CUBLAS_CONTEXT, Bytes::new),
+            Products::Own => Bytes::ZERO,
+        }
     }
 }
 

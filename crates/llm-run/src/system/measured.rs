@@ -36,6 +36,24 @@ pub(crate) struct Bandwidth {
     /// Of GPUs that could be measured.
     #[serde(default)]
     pub(crate) gpus: Vec<MeasuredGpu>,
+    /// Of ways from one GPU to another.
+    #[serde(default)]
+    pub(crate) gpu_links: Vec<MeasuredLink>,
+}
+
+/// The way from one GPU to another: bytes a second, and what handing rows over takes beside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MeasuredLink {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    /// Numbers that no other GPUs have.
+    pub(crate) uuids: [String; 2],
+    #[serde(rename = "bytes_per_second")]
+    pub(crate) rate: f64,
+    #[serde(rename = "hand_over_seconds")]
+    pub(crate) hand_over: f64,
+    /// False where copies go through the host's memory.
+    pub(crate) is_straight: bool,
 }
 
 /// A GPU and its driver: bytes a second of its memory and of the way there and back, and what it takes beside.
@@ -72,6 +90,9 @@ pub(crate) struct MeasuredGpu {
     pub(crate) hand_over: f64,
     /// Bytes that a process takes of it with all kernels loaded; nothing where the driver does not tell.
     pub(crate) context_bytes: Option<u64>,
+    /// Bytes that cuBLAS takes of it beside; nothing where it was not there, or the driver does not tell.
+    #[serde(default)]
+    pub(crate) cublas_bytes: Option<u64>,
 }
 
 impl MeasuredGpu {
@@ -184,11 +205,15 @@ impl Measurement {
                 cpu_products,
                 disk,
                 gpus,
+                gpu_links,
             } = &kept.bandwidth;
             is_positive(*ram)
                 && is_positive(*cpu_products)
                 && disk.rate.is_none_or(is_positive)
                 && gpus.iter().all(MeasuredGpu::is_sane)
+                && gpu_links
+                    .iter()
+                    .all(|link| is_positive(link.rate) && is_positive(link.hand_over))
         };
         match kept.filter(is_sane) {
             None => Kept::Nothing,
@@ -284,6 +309,15 @@ mod tests {
                 launch_in_graph: 2e-6,
                 hand_over: 2e-5,
                 context_bytes: Some(400_000_000),
+                cublas_bytes: None,
+            }],
+            gpu_links: vec![MeasuredLink {
+                from: 0,
+                to: 1,
+                uuids: ["e0", "e1"].map(str::to_owned),
+                rate: 2e11,
+                hand_over: 1e-5,
+                is_straight: true,
             }],
         };
         Measurement::new(machine(), bandwidth)
@@ -326,6 +360,7 @@ mod tests {
             changed("/bandwidth/disk_bytes_per_second", (-1).into()),
             changed("/bandwidth/gpus/0/copy_bytes_per_second", 0.into()),
             changed("/bandwidth/gpus/0/hand_over_seconds", (-1).into()),
+            changed("/bandwidth/gpu_links/0/bytes_per_second", 0.into()),
             changed("/bandwidth/cpu_products_per_second", 0.into()),
         ];
         for case in nothing {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use llm_plan::{GpuSpeed, Speeds};
+use llm_plan::{GpuSpeed, LinkSpeed, Speeds};
 use serde::Serialize;
 
 use super::{Gpu, Kept, MeasuredGpu, Measurement, Volume};
@@ -139,6 +139,19 @@ impl Rates {
             Some((gpu.number, speed(measured)))
         });
         let of_gpus: BTreeMap<u32, GpuSpeed> = of_gpus.collect();
+        let number = |uuid: &String| {
+            let gpu = gpus.iter().find(|gpu| gpu.uuid == *uuid)?;
+            of_gpus.contains_key(&gpu.number).then_some(gpu.number)
+        };
+        let links = kept.bandwidth.gpu_links.iter().filter_map(|link| {
+            let [from, to] = [number(&link.uuids[0])?, number(&link.uuids[1])?];
+            let speed = LinkSpeed {
+                rate: link.rate,
+                hand_over: link.hand_over,
+            };
+            Some(((from, to), speed))
+        });
+        let links = links.collect();
         Rates {
             ram: measured(None),
             disk: origin,
@@ -148,6 +161,7 @@ impl Rates {
                 cpu_products: kept.bandwidth.cpu_products,
                 disk: rate,
                 gpus: of_gpus,
+                links,
                 ..USUAL
             },
         }
@@ -174,6 +188,7 @@ pub(crate) const USUAL: Speeds = Speeds {
         hand_over: 30e-6,
     },
     gpus: BTreeMap::new(),
+    links: BTreeMap::new(),
     ram: 20e9,
     cpu_products: 2e11,
     disk: 1e9,
@@ -189,9 +204,21 @@ const OLD: i64 = 60;
 mod tests {
     use llm_tensor::Bytes;
 
-    use super::super::{Bandwidth, MeasuredDisk, MeasuredGpu};
+    use super::super::{Bandwidth, MeasuredDisk, MeasuredGpu, MeasuredLink};
     use super::*;
     use crate::system::Machine;
+
+    /// Between GPUs of these numbers of their own.
+    fn link((from, to): (&str, &str)) -> MeasuredLink {
+        MeasuredLink {
+            from: 7,
+            to: 8,
+            uuids: [from, to].map(str::to_owned),
+            rate: 2e11,
+            hand_over: 1e-5,
+            is_straight: true,
+        }
+    }
 
     fn kept(rate: Option<f64>, volume: Option<Volume>) -> Kept {
         let bandwidth = Bandwidth {
@@ -216,7 +243,9 @@ mod tests {
                 launch_in_graph: 1e-6,
                 hand_over: 2e-5,
                 context_bytes: None,
+                cublas_bytes: None,
             }],
+            gpu_links: [("e0", "e0"), ("e0", "gone")].map(link).to_vec(),
         };
         Kept::Here(Box::new(Measurement::new(Machine::this(), bandwidth)))
     }
@@ -336,6 +365,16 @@ mod tests {
             "of a machine that is not at hand"
         );
         assert_eq!(rates.speeds.cpu_products, 4e11);
+        assert!(rates.speeds.links.is_empty());
+        // Of two links that were measured one is to a GPU that is gone.
+        let rates = Rates::of_kept(kept(None, None), &[gpu(3, "a card", "e0", "12.4")], &|_| {
+            true
+        });
+        let link = LinkSpeed {
+            rate: 2e11,
+            hand_over: 1e-5,
+        };
+        assert_eq!(rates.speeds.links, BTreeMap::from([((3, 3), link)]));
     }
 
     #[test]

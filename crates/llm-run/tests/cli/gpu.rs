@@ -108,6 +108,32 @@ fn a_gpu_continues_as_the_cpu_does_and_takes_what_was_planned() {
     assert_eq!(report.faults, [""; 0]);
 }
 
+/// 16 bits of a configuration are not followed, which is said, unless the user says what to compute in.
+#[test]
+fn a_gpu_is_more_exact_than_a_configuration_asks_for() {
+    let model = fixture("quantized/llama-nf4-double");
+    let args = [
+        "generate",
+        &model,
+        "--token-ids",
+        "1,2,3",
+        "--max-new-tokens",
+        "2",
+    ];
+    for (flags, is_said) in [
+        (&[][..], true),
+        (&["--compute-dtype", "f32"], false),
+        (&["--compute-dtype", "bf16"], false),
+        (&["--device", "cpu"], false),
+    ] {
+        let run = run_on(&machine(), &[&args, flags].concat());
+        let said = stderr(&run);
+        assert_eq!(run.output.status.code(), Some(0), "{said}");
+        let n = said.matches("bnb_4bit_compute_dtype").count();
+        assert_eq!(n, usize::from(is_said), "{flags:?}: {said}");
+    }
+}
+
 /// Other kernels compute in 16 bits. What asks for f32, or for nothing, has none of them.
 #[test]
 fn a_gpu_computes_in_16_bits_where_it_is_asked_to() {
@@ -349,23 +375,27 @@ fn a_plan_and_doctor_tell_of_two_gpus() {
     assert_eq!(of("total_bytes"), [MEMORY, 2 * MEMORY]);
     assert_eq!(report["bandwidth"]["gpus"].as_array().unwrap().len(), 2);
     for (machine, is_straight, words) in [
-        (&machine, true, " from GPU 0 to GPU 1, straight, measured"),
+        (&machine, true, " from GPU 0 to GPU 1, straight, "),
         (
             &machine.clone().peers(false),
             false,
-            " from GPU 0 to GPU 1, through the host, measured",
+            " from GPU 0 to GPU 1, through the host, ",
         ),
     ] {
         let report = json_on(machine, &["doctor", "--quick", "--json"]);
-        let [link] = report["gpu_links"].as_array().unwrap().as_slice() else {
-            panic!("{}", report["gpu_links"]);
+        let links = &report["bandwidth"]["gpu_links"];
+        let [link, back] = links.as_array().unwrap().as_slice() else {
+            panic!("{links}");
         };
         assert_eq!((&link["from"], &link["to"]), (&0.into(), &1.into()));
+        assert_eq!((&back["from"], &back["to"]), (&1.into(), &0.into()));
+        assert!(link["hand_over_seconds"].as_f64().unwrap() > 0.0);
         assert_eq!(link["is_straight"], is_straight);
         assert!(link["bytes_per_second"].as_f64().unwrap() > 0.0);
         let table = stdout(&run_on(machine, &["doctor", "--quick"]));
         let row = table.lines().find(|line| line.starts_with("GPU to GPU"));
-        assert!(row.is_some_and(|row| row.ends_with(words)), "{table}");
+        let says = |row: &str| row.contains(words) && row.ends_with(", measured");
+        assert!(row.is_some_and(says), "{table}");
     }
 }
 

@@ -109,7 +109,9 @@ impl Timeline {
         costs: &mut Vec<(Engine, u64)>,
     ) {
         let (engine, cost) = match work {
-            Work::Kernel(_) | Work::Fill { .. } => (Engine::Compute, self.pace.launch),
+            Work::Kernel(_) | Work::Gemm(_) | Work::Fill { .. } => {
+                (Engine::Compute, self.pace.launch)
+            }
             Work::Copy { to, from, n } => self.copy(memory, device, (from, to), *n),
             // In one of the orders that it allows.
             Work::Graph(graph) => {

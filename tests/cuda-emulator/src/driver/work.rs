@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Code, Driver, Graph, Point};
+use super::{Code, Driver, GemmCall, Graph, Point};
 use crate::device::Region;
 use crate::fault::{Kind, Located};
 
@@ -55,6 +55,8 @@ pub(crate) enum Work {
     Free(u64),
     /// Work of a graph, in an order that its dependencies allow.
     Graph(Arc<Graph>),
+    /// A product by cuBLAS.
+    Gemm(Box<GemmCall>),
     /// A function of the host, with its argument.
     Call(extern "C" fn(usize), usize),
     /// Nothing, after what it waits for.
@@ -73,6 +75,7 @@ impl Driver {
             Work::Kernel(call) => self.run_kernel(device, &call),
             Work::Copy { to, from, n } => self.copy(&to, &from, n),
             Work::Fill { to, pattern, n } => self.fill(to, &pattern, n),
+            Work::Gemm(call) => self.gemm(device, &call),
             Work::Record { event } => {
                 if let Some(event) = self.events.get_mut(&event) {
                     event.time = Some(Instant::now());
@@ -99,7 +102,7 @@ impl Driver {
     }
 
     /// Region of a copy at the time that it runs.
-    fn region(&self, address: u64, n: u64) -> Result<Arc<Region>, Located> {
+    pub(super) fn region(&self, address: u64, n: u64) -> Result<Arc<Region>, Located> {
         self.memory
             .find(address, n)
             .cloned()
@@ -146,7 +149,7 @@ impl Driver {
     }
 
     #[expect(unsafe_code, reason = "memory of devices is reached by pointers")]
-    fn fill(&mut self, to: u64, pattern: &[u8], n: u64) -> Result<(), Located> {
+    pub(super) fn fill(&mut self, to: u64, pattern: &[u8], n: u64) -> Result<(), Located> {
         let region = self.region(to, n)?;
         region.written.mark(to - region.base, n);
         // SAFETY: the region holds all of the bytes; no kernel runs meanwhile.

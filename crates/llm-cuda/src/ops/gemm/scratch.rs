@@ -26,7 +26,7 @@ pub(in crate::ops) fn code_areas(n: usize, cols: usize) -> [usize; 3] {
 
 /// Bytes that suffice for every product within `shape`, on any card.
 pub(in crate::ops) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
-    if shape.n_tokens <= choose::MAX_ROWS {
+    if shape.n_tokens < choose::LEAST_BY_TILES {
         return 0;
     }
     let n = shape.n_tokens.min(CHUNK);
@@ -75,7 +75,7 @@ mod tests {
             Tiles::Int8 { tiled: false },
         ];
         for tiles in split.into_iter().flatten().chain(others) {
-            for n_tokens in [9, 16, 17, 64, 65, 200, 512, 5000] {
+            for n_tokens in [2, 8, 9, 16, 17, 64, 65, 200, 512, 5000] {
                 for rows in [1, 100, 1000, 5000, 150_000] {
                     for cols in [8, 100, 5000, 30_000] {
                         let n = match tiles {

@@ -23,13 +23,13 @@ pub(super) enum Tiles {
 
 /// Form of activations that tensor cores multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Split {
+pub(in crate::ops) struct Split {
     pub(super) form: Form,
     pub(super) compute: Compute,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(in crate::ops) enum Form {
     /// Parts of 11 bits, rows scaled.
     F16,
     /// Parts of 8 bits.
@@ -87,10 +87,10 @@ impl Tiles {
                         Part::NestedOffset,
                     ],
                 };
-                let fits = tensor_cores
-                    && cols.is_multiple_of(32)
+                let fits = cols.is_multiple_of(32)
                     && at(Part::Weight).is_aligned(16)
                     && words.iter().all(|&part| at(part).is_aligned(4));
+                let compute = if tensor_cores { compute } else { Compute::F32 };
                 fits.then_some(Tiles::FourBit(compute))
             }
             Scheme::Int8(_) => {
@@ -118,7 +118,7 @@ impl Tiles {
     /// The kernel for blocks of so many tokens.
     pub(super) fn kernel(self, tokens: usize) -> Kernel {
         // Of those for 32, 64 and 128 tokens.
-        let of = (tokens / 32).ilog2() as usize;
+        let of = (tokens / 32).max(1).ilog2() as usize;
         match self {
             Tiles::Plain(dtype) => TILE[element(dtype) as usize],
             Tiles::Dense(split) => match (split.form, split.compute) {
@@ -128,7 +128,11 @@ impl Tiles {
                 (Form::Bf16, Compute::Half) => DENSE_BF16_HALF[of],
             },
             Tiles::FourBit(compute) => {
-                let of = usize::from(tokens > 32);
+                let of = match tokens {
+                    0..=16 => 0,
+                    17..=32 => 1,
+                    33.. => 2,
+                };
                 match compute {
                     Compute::F32 => FOUR_BIT[of],
                     Compute::Half => FOUR_BIT_HALF[of],
@@ -172,7 +176,7 @@ impl Tiles {
         let (smaller, step): (&[usize], usize) = match self {
             Tiles::Plain(_) => (&[64], 16),
             Tiles::Dense(_) => (&[32, 64], 32),
-            Tiles::FourBit(_) => (&[32], 32),
+            Tiles::FourBit(_) => (&[16, 32], 32),
             Tiles::Int8 { tiled: true } => (&[32, 64], STAGE_BYTES),
             // It has no pieces.
             Tiles::Int8 { tiled: false } => (&[64], usize::MAX),
@@ -245,8 +249,17 @@ const DENSE_BF16_HALF: [Kernel; 3] = kernel![
     "gemm_dense_bf16_2_64",
     "gemm_dense_bf16_2_128"
 ];
-const FOUR_BIT_HALF: [Kernel; 2] = kernel!["gemm_four_bit_1_32", "gemm_four_bit_1_128"];
-const FOUR_BIT: [Kernel; 2] = kernel!["gemm_four_bit_2_32", "gemm_four_bit_2_128"];
+// By 16, 32 and 128 tokens.
+const FOUR_BIT_HALF: [Kernel; 3] = kernel![
+    "gemm_four_bit_1_16",
+    "gemm_four_bit_1_32",
+    "gemm_four_bit_1_128"
+];
+const FOUR_BIT: [Kernel; 3] = kernel![
+    "gemm_four_bit_2_16",
+    "gemm_four_bit_2_32",
+    "gemm_four_bit_2_128"
+];
 const INT8: [Kernel; 3] = kernel!["gemm_int8_32", "gemm_int8_64", "gemm_int8_128"];
 
 /// Bytes of a line that a block brings at a time, and how often it is ahead.
@@ -277,7 +290,8 @@ mod tests {
             (DENSE, 512, (4096, 14336), 128, 1),
             (DENSE, 65, (1024, 4096), 128, 16),
             (DENSE, 20, (128, 64), 32, 1),
-            (FOUR_BIT, 16, (14336, 4096), 32, 2),
+            (FOUR_BIT, 16, (14336, 4096), 16, 2),
+            (FOUR_BIT, 17, (14336, 4096), 32, 2),
             (FOUR_BIT, 64, (4096, 14336), 128, 4),
             (Tiles::Plain(DType::F32), 9, (4096, 4096), 64, 4),
         ];

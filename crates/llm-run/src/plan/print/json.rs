@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use llm_plan::{
-    Alternative, Choice, GpuSpeed, HandOver, Home, MemoryEstimate, MemoryUse, Plan, Shortfall,
-    Term, UnitUse, Verdict,
+    Alternative, Choice, GpuSpeed, HandOver, Home, LinkSpeed, MemoryEstimate, MemoryUse, Plan,
+    Shortfall, Term, UnitUse, Verdict,
 };
 use serde_json::{Map, Value, json};
 
@@ -108,6 +108,7 @@ fn tokens_per_second(report: &PlanReport<'_>, plan: &Plan) -> Value {
         });
         (number.to_string(), speeds)
     };
+    let link = |(&(from, to), of): (&(u32, u32), &LinkSpeed)| json!({"from": from, "to": to, "bytes_per_second": of.rate, "hand_over_seconds": of.hand_over});
     let hand_over = |of: &HandOver| {
         json!({
             "from": device(of.from.memory()), "to": device(of.to.memory()), "row_bytes": of.row.get(), "times": of.times,
@@ -123,6 +124,7 @@ fn tokens_per_second(report: &PlanReport<'_>, plan: &Plan) -> Value {
             "gpu": of_gpu, "pcie": of_gpu, "ram": rates.ram, "disk": rates.disk,
         },
         "gpus": gpus.map(gpu).collect::<Map<_, _>>(),
+        "gpu_links": speeds.links.iter().map(link).collect::<Vec<_>>(),
         "launches": plan.step.launches.iter().map(|(_, n)| n).sum::<f64>(),
         "hand_overs": plan.step.hand_overs.iter().map(hand_over).collect::<Vec<_>>(),
         // All that these tokens per second depend on.
@@ -171,7 +173,8 @@ fn contexts(report: &PlanReport<'_>) -> Map<String, Value> {
     let gpus = report.memories.gpus.found.iter();
     let context = |gpu: &Gpu| {
         let (bytes, is_measured) = (gpu.context().get(), gpu.has_measured_context());
-        let context = json!({"bytes": bytes, "is_measured": is_measured});
+        let context =
+            json!({"bytes": bytes, "is_measured": is_measured, "cublas_bytes": gpu.cublas().get()});
         (gpu.number.to_string(), context)
     };
     gpus.map(context).collect()

@@ -74,8 +74,12 @@ fn contexts(report: &PlanReport<'_>) -> String {
             true => "as `llm-run doctor` has measured",
             false => "assumed",
         };
-        let (number, context) = (gpu.number, gpu.context());
-        format!("of GPU {number} the driver and the kernels take {context}, {known}\n")
+        let (number, context, cublas) = (gpu.number, gpu.context(), gpu.cublas());
+        let beside = match cublas {
+            Bytes::ZERO => String::new(),
+            cublas => format!("; cuBLAS takes {cublas} beside"),
+        };
+        format!("of GPU {number} the driver and the kernels take {context}, {known}{beside}\n")
     };
     used.map(line).collect()
 }
