@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use llm_checkpoint::{Encoding, Format};
 use llm_plan::{RunOn, WeightDType};
-use llm_quant::{QuantConfig, Scheme, StoredBytes};
-use llm_runtime::BoundModel;
+use llm_quant::{QuantConfig, Scalar, Scheme, StoredBytes};
+use llm_runtime::{BoundModel, Linears, Save};
 use llm_tensor::DType;
 
 use super::report::{CheckpointReport, Tensor, Total, file_name};
 use crate::output::words::dtype_name;
+use crate::peers::LeftDense;
 
 /// Every tensor that the model needs, as it will be kept.
 pub(super) fn report<'m>(
@@ -72,6 +73,9 @@ pub(super) fn report<'m>(
         bytes: sum.total().get(),
         statistics_bytes: is_quantized.then_some(sum.statistics.get()),
         transformers: None,
+        left_dense: Save::new(model, encodings, &Scalar, Linears::Peers)
+            .beyond_peers()
+            .map(LeftDense::new),
         tensors,
         by_dtype: totals.into_values().collect(),
         by_file: Vec::new(),
