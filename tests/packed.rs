@@ -123,7 +123,7 @@ fn a_table_in_blocks_is_looked_up_as_its_numbers() {
 fn a_gpu_computes_with_blocks_as_bf16() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("packed.gguf");
-    Packed::ALL[2].write(&path, Written::Blocks);
+    Packed::ALL[0].write(&path, Written::Blocks);
     let model = BoundModel::open(&path).unwrap();
     let encodings = model.encodings(WeightDType::Auto, None).unwrap();
     let gpu = RunOn::Gpu(0);
@@ -162,7 +162,7 @@ fn a_gpu_computes_with_blocks_as_bf16() {
     assert!(error > 0.0 && error <= BF16, "off by {error:.1e}");
 }
 
-/// What is quantized is made of the decoded numbers; what is not stays as it is.
+/// What is quantized is made of the decoded numbers; what is not is decoded, as it is in what `quantize` writes.
 #[test]
 fn a_quantization_takes_the_place_of_blocks() {
     let folder = tempfile::tempdir().unwrap();
@@ -174,7 +174,7 @@ fn a_quantization_takes_the_place_of_blocks() {
     for bound in model.tensors() {
         let scheme = encodings.scheme(bound.slot, bound.stored(), RunOn::Cpu);
         let expected = match bound.slot.name.as_str() {
-            "token_embd.weight" | "output.weight" => bound.scheme,
+            "token_embd.weight" | "output.weight" => Scheme::Dense(DType::BF16),
             name if name.contains("norm") => Scheme::Dense(DType::F32),
             _ => nf4.scheme(),
         };
@@ -182,7 +182,7 @@ fn a_quantization_takes_the_place_of_blocks() {
     }
 }
 
-/// Error of logits by f32 sums over a few layers.
-const TOLERANCE: f64 = 2e-4;
+/// Error of logits by f32 sums over a few layers, and by the keys and values that these let round otherwise, to bf16.
+const TOLERANCE: f64 = 3e-3;
 /// The same by keys and values, or weights, of 8 bits of precision.
 const BF16: f64 = 3e-2;

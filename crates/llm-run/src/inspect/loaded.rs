@@ -42,6 +42,8 @@ pub(super) fn report<'m>(
         total.n_parameters += slot.n_elements();
         total.bytes += stored.total().get();
         let is_quantized = scheme.is_quantized();
+        // Blocks have theirs in them.
+        let is_in_blocks = matches!(scheme, Scheme::Ggml(_));
         let kept_as = match scheme {
             Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => Encoding::Plain(dtype),
             Scheme::Int8(_) => Encoding::Plain(DType::I8),
@@ -56,11 +58,11 @@ pub(super) fn report<'m>(
             scheme: is_quantized.then(|| scheme.to_string()),
             shape: slot.shape.iter().map(|&n| n as u64).collect(),
             bytes: stored.elements.get(),
-            statistics_bytes: is_quantized.then_some(stored.statistics.get()),
+            statistics_bytes: (is_quantized && !is_in_blocks).then_some(stored.statistics.get()),
             file: files[bound.tensor.file_idx].clone(),
         });
     }
-    let is_quantized = tensors.iter().any(|t| t.scheme.is_some());
+    let has_statistics = tensors.iter().any(|t| t.statistics_bytes.is_some());
     Ok(CheckpointReport {
         path: checkpoint.path().display().to_string(),
         format: match checkpoint.format() {
@@ -71,7 +73,7 @@ pub(super) fn report<'m>(
         n_tensors: tensors.len(),
         n_parameters: model.skeleton().n_parameters(),
         bytes: sum.total().get(),
-        statistics_bytes: is_quantized.then_some(sum.statistics.get()),
+        statistics_bytes: has_statistics.then_some(sum.statistics.get()),
         transformers: None,
         left_dense: Save::new(model, encodings, &Scalar, Linears::Peers)
             .beyond_peers()

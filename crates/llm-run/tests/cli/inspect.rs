@@ -143,3 +143,45 @@ fn what_transformers_would_leave_dense_is_told() {
         }
     }
 }
+
+#[test]
+fn the_readme_has_the_table_of_formats() {
+    let found = run(&["inspect", "--formats"]);
+    assert_eq!(found.code, 0, "{}", found.stderr);
+    let readme = fixture("../../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    assert!(
+        readme.contains(&format!("```text\n{}```\n", found.stdout)),
+        "README.md does not have\n{}",
+        found.stdout
+    );
+}
+
+#[test]
+fn every_format_is_said_to_be_kept_decoded_or_refused() {
+    let found = json(&["inspect", "--formats", "--json"]);
+    let becomes = |format: &str| {
+        let mut rows = found.as_array().unwrap().iter();
+        let is_of = |row: &&Value| row["formats"].as_array().unwrap().contains(&json!(format));
+        let row = rows.find(is_of).unwrap_or_else(|| panic!("no {format}"));
+        [&row["on_cpu"], &row["on_gpu"]].map(|text| text.as_str().unwrap().to_owned())
+    };
+    for (format, expected) in [
+        ("bf16", ["as stored"; 2]),
+        ("f64", ["decoded to f32"; 2]),
+        ("u8", ["refused"; 2]),
+        ("nf4 double", ["as stored"; 2]),
+        ("Q4_K", ["as stored", "decoded to bf16"]),
+        ("IQ1_M", ["as stored", "decoded to bf16"]),
+        ("NVFP4", ["as stored", "decoded to bf16"]),
+        ("Q8_1", ["refused"; 2]),
+        ("Q8_K", ["refused"; 2]),
+    ] {
+        assert_eq!(becomes(format), expected, "{format}");
+    }
+    for args in [["inspect", "--json"], ["inspect", "--dtype"]] {
+        assert_eq!(run(&args).code, 2, "{args:?}");
+    }
+    let both = run(&["inspect", "demo", "--formats"]);
+    assert_eq!(both.code, 2, "{}", both.stdout);
+}
