@@ -102,7 +102,7 @@ impl<'a> Call<'a> {
                 match part.weight {
                     Floats::Dense(weight) => level.run(MatVec { weight, few }),
                     Floats::FourBit(weight) => level.run(four_bit::FourBitMatVec { weight, few }),
-                    Floats::Packed(weight) => PackedMatVec { level, weight, few }.run(),
+                    Floats::Packed(weight) => level.run(PackedMatVec { weight, few }),
                 }
             });
         }

@@ -40,6 +40,8 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     type F32: Copy;
     /// f32 in a register.
     const LANES: usize;
+    /// True where registers are arrays, and code is compiled for them as well as it can be.
+    const IS_PORTABLE: bool = false;
     /// Rows of the register tile of a matrix product.
     const TILE_ROWS: usize;
     /// Registers beside each other in a row of that tile: 1, 2 or 4.

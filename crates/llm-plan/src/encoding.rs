@@ -46,7 +46,7 @@ impl StoredTensor {
         match self.scheme {
             Scheme::Int8(_) | Scheme::FourBit(_) => Some(self.scheme),
             // What these become is a matter of what is asked for.
-            Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => None,
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => None,
         }
     }
@@ -55,21 +55,21 @@ impl StoredTensor {
     pub fn stays_in(self, scheme: Scheme) -> bool {
         match self.scheme {
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => false,
-            Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
-                self.scheme == scheme
-            }
+            Scheme::Int8(_)
+            | Scheme::FourBit(_)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => self.scheme == scheme,
         }
     }
 
     /// True if the format is one of published files that a processor computes with.
     pub(crate) const fn is_packed(self) -> bool {
         match self.scheme {
-            Scheme::Ggml(_) => true,
-            Scheme::Dense(_)
-            | Scheme::Int8PerUse(..)
-            | Scheme::Int8(_)
-            | Scheme::FourBit(_)
-            | Scheme::Fp8(_) => false,
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => true,
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Int8(_) | Scheme::FourBit(_) => {
+                false
+            }
         }
     }
 
@@ -81,7 +81,8 @@ impl StoredTensor {
             | Scheme::Int8PerUse(..)
             | Scheme::Int8(_)
             | Scheme::FourBit(_)
-            | Scheme::Fp8(_) => false,
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => false,
         }
     }
 }
@@ -129,10 +130,10 @@ pub struct Encodings<'a> {
 impl Encodings<'_> {
     /// Scheme of `slot`, given how the checkpoint holds it and which device computes with it.
     ///
-    /// A matrix quantized already stays as it is; in GGUF's blocks it does where neither an element type nor a
-    /// quantization is asked for and the device that computes with it has kernels for them. Of the rest the projections
-    /// are quantized, unless they are wide; the head is not; and where the user lists modules not to quantize, that list
-    /// decides instead, for the head too.
+    /// A matrix quantized already stays as it is; in a format of published files it does where neither an element type
+    /// nor a quantization is asked for and the device that computes with it has kernels for it. Of the rest the
+    /// projections are quantized, unless they are wide; the head is not; and where the user lists modules not to quantize,
+    /// that list decides instead, for the head too.
     pub fn scheme(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> Scheme {
         if let Some(scheme) = stored.quantized() {
             return scheme;
@@ -172,7 +173,17 @@ impl Encodings<'_> {
     /// True of a matrix in a format of published files that is computed with as it is: whole, in order, and where nothing
     /// else is asked for.
     fn stays_packed(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> bool {
-        let is_whole = slot.stored == Stored::AsIs && stored.order == Order::Rows;
+        let is_in_order = match stored.scheme {
+            // Codes are brought into order while they are read.
+            Scheme::Grouped(_) => true,
+            Scheme::Dense(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::Int8(_)
+            | Scheme::FourBit(_)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_) => stored.order == Order::Rows,
+        };
+        let is_whole = slot.stored == Stored::AsIs && is_in_order;
         let is_matrix = matches!(slot.shape.as_slice(), [_, _]) && !becomes_table(slot.role);
         let is_other_asked_for = match self.dtype {
             WeightDType::Auto => self.quant.is_some(),

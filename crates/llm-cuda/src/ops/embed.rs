@@ -63,6 +63,9 @@ pub(super) fn embed(
             let grid = [n, width.div_ceil(4 * ONE), 1];
             return launch.grid(grid).threads(256).run();
         }
+        Scheme::Grouped(_) => {
+            unreachable!("such weights are not loaded")
+        }
     };
     let launch = launch
         .pointer(ids.first(n))

@@ -16,7 +16,8 @@ pub(crate) fn is_supported(scheme: Scheme, cols: usize) -> bool {
         | Scheme::Dense(_)
         | Scheme::Int8(_)
         | Scheme::Int8PerUse(..)
-        | Scheme::FourBit(_) => true,
+        | Scheme::FourBit(_)
+        | Scheme::Grouped(_) => true,
     };
     are_blocks_whole && kernels(scheme).is_some()
 }
@@ -53,7 +54,8 @@ impl PackedKernels {
             | Scheme::Dense(_)
             | Scheme::Int8(_)
             | Scheme::Int8PerUse(..)
-            | Scheme::FourBit(_) => true,
+            | Scheme::FourBit(_)
+            | Scheme::Grouped(_) => true,
         };
         are_words && weight.part(Part::Weight).is_aligned(self.align)
     }
@@ -75,7 +77,11 @@ fn kernels(scheme: Scheme) -> Option<PackedKernels> {
     match scheme {
         Scheme::Ggml(ty) => ggml(ty),
         Scheme::Fp8(format) => fp8(format),
-        Scheme::Dense(_) | Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => None,
+        Scheme::Dense(_)
+        | Scheme::Int8(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::FourBit(_)
+        | Scheme::Grouped(_) => None,
     }
 }
 
@@ -266,7 +272,8 @@ impl Packed {
             | Scheme::Dense(_)
             | Scheme::Int8(_)
             | Scheme::Int8PerUse(..)
-            | Scheme::FourBit(_) => (0, [1, 1, 0, 0]),
+            | Scheme::FourBit(_)
+            | Scheme::Grouped(_) => (0, [1, 1, 0, 0]),
         };
         Packed {
             elements: at(Part::Weight),

@@ -106,7 +106,7 @@ impl Tiles {
                 let kernels = PackedKernels::of(weight).filter(|kernels| kernels.takes(weight));
                 kernels.map(|kernels| Tiles::Packed(kernels.tile))
             }
-            Scheme::Int8PerUse(..) => None,
+            Scheme::Int8PerUse(..) | Scheme::Grouped(_) => None,
         }
     }
 
