@@ -7,7 +7,7 @@ use llm_quant::{E2M1, GlobalScale, GroupCode, Grouped, GroupedRows, Part};
 use llm_tensor::{DType, le_bytes_to_f32};
 
 use super::{PIECE, PackedView, RowDecoder, Sink, Visitor};
-use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES};
+use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES, Order};
 
 /// True if the scales are computed with.
 pub(super) fn is_known(format: Grouped) -> bool {
@@ -20,9 +20,7 @@ pub(super) fn is_known(format: Grouped) -> bool {
 /// Calls `visitor` with the decoder of a format.
 #[inline(always)]
 pub(super) fn visit<S: FourBit>(weight: PackedView<'_>, format: Grouped, visitor: impl Visitor) {
-    let group = format.group.map(NonZeroU64::get);
-    let is_even = group.is_none_or(|group| group.is_multiple_of(MAX_LANES as u64));
-    if S::IS_PORTABLE || !is_even || format.order {
+    if !is_regular(format) || S::IS_PORTABLE && format.code == GroupCode::Int8 {
         let rows = GroupedRows::of(weight.stored).expect("the scheme was looked at");
         return visitor.visit(Plain(rows));
     }
@@ -30,6 +28,20 @@ pub(super) fn visit<S: FourBit>(weight: PackedView<'_>, format: Grouped, visitor
     match format.code {
         GroupCode::Int4 | GroupCode::E2M1 => visitor.visit(Nibbles(groups)),
         GroupCode::Int8 => visitor.visit(Bytes(groups)),
+    }
+}
+
+/// True if groups are whole registers, in the order of the columns.
+fn is_regular(format: Grouped) -> bool {
+    let group = format.group.map(NonZeroU64::get);
+    !format.order && group.is_none_or(|group| group.is_multiple_of(MAX_LANES as u64))
+}
+
+/// Order in which values come of columns.
+pub(super) fn order(format: Grouped) -> Order {
+    match format.code {
+        GroupCode::Int4 | GroupCode::E2M1 if is_regular(format) => Nibbles::ORDER,
+        GroupCode::Int4 | GroupCode::E2M1 | GroupCode::Int8 => Order::Straight,
     }
 }
 
@@ -73,7 +85,7 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// The scales of some groups of a row, at most [`GROUPS`].
+    /// The scales of some groups of a row, at most [`GROUPS`]; anything behind the last.
     #[inline(always)]
     fn scales<S: FourBit>(&self, simd: S, row: usize, groups: Range<usize>) -> [f32; GROUPS] {
         let n = groups.len();
@@ -110,15 +122,21 @@ impl<'a> Groups<'a> {
                     *scale = f32::from_le_bytes([0, 0, low, high]);
                 }
             }
+            DType::F32 => {
+                for (scale, &bytes) in scales.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *scale = f32::from_le_bytes(bytes);
+                }
+            }
             other => le_bytes_to_f32(other, bytes, &mut scales[..n]).expect("scales are numbers"),
         }
-        let global = simd.splat(self.global);
-        for at in (0..GROUPS).step_by(S::LANES) {
+        let Some(global) = self.format.global else {
+            return scales;
+        };
+        for at in (0..n).step_by(S::LANES) {
             let values = simd.get(&scales, at);
-            let values = match self.format.global {
-                None => values,
-                Some(GlobalScale::Factor) => simd.mul(values, global),
-                Some(GlobalScale::Divisor) => simd.div(values, global),
+            let values = match global {
+                GlobalScale::Factor => simd.mul(values, simd.splat(self.global)),
+                GlobalScale::Divisor => simd.div(values, simd.splat(self.global)),
             };
             simd.put(&mut scales, at, values);
         }
@@ -137,90 +155,13 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// What differs between codes of 4 and of 8 bits.
-trait Code: Copy + Send + Sync {
-    type Opened<S: FourBit>: Copy;
-
-    fn groups(&self) -> &Groups<'_>;
-    /// What serves a group's codes.
-    fn open<S: FourBit>(self, simd: S, scale: f32, zero: f32) -> Self::Opened<S>;
-    /// The values of `LANES` codes of a row from an even column on.
-    ///
-    /// # Safety
-    /// `src` can be read for as many codes.
-    unsafe fn values<S: FourBit>(simd: S, opened: Self::Opened<S>, src: *const u8) -> S::F32;
-    /// Bytes of `n` codes.
-    fn n_bytes(n: usize) -> usize;
-}
-
+/// Codes of 4 bits: of a step, two registers, those of even columns come before those of odd ones.
 #[derive(Clone, Copy)]
 struct Nibbles<'a>(Groups<'a>);
 
-impl Code for Nibbles<'_> {
-    /// The codes' values.
-    type Opened<S: FourBit> = S::Table;
-
-    #[inline(always)]
-    fn groups(&self) -> &Groups<'_> {
-        &self.0
-    }
-
-    #[inline(always)]
-    fn open<S: FourBit>(self, simd: S, scale: f32, zero: f32) -> S::Table {
-        let table = match self.0.format.code {
-            GroupCode::E2M1 => simd.table(&E2M1),
-            GroupCode::Int4 | GroupCode::Int8 => {
-                // Small whole numbers: exact.
-                simd.affine_table(simd.table(&LINEAR), 1.0, zero)
-            }
-        };
-        simd.scaled_table(table, scale)
-    }
-
-    #[inline(always)]
-    unsafe fn values<S: FourBit>(simd: S, table: S::Table, src: *const u8) -> S::F32 {
-        // SAFETY: as the caller promises.
-        simd.choose(table, unsafe { simd.load_nibbles(src) })
-    }
-
-    #[inline(always)]
-    fn n_bytes(n: usize) -> usize {
-        n.div_ceil(2)
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Bytes<'a>(Groups<'a>);
-
-impl Code for Bytes<'_> {
-    /// Scale and zero.
-    type Opened<S: FourBit> = [S::F32; 2];
-
-    #[inline(always)]
-    fn groups(&self) -> &Groups<'_> {
-        &self.0
-    }
-
-    #[inline(always)]
-    fn open<S: FourBit>(self, simd: S, scale: f32, zero: f32) -> [S::F32; 2] {
-        [simd.splat(scale), simd.splat(zero)]
-    }
-
-    #[inline(always)]
-    unsafe fn values<S: FourBit>(simd: S, [scale, zero]: [S::F32; 2], src: *const u8) -> S::F32 {
-        // SAFETY: as the caller promises.
-        let codes = unsafe { simd.load_i8(src) };
-        simd.mul(simd.sub(codes, zero), scale)
-    }
-
-    #[inline(always)]
-    fn n_bytes(n: usize) -> usize {
-        n
-    }
-}
-
 impl RowDecoder for Nibbles<'_> {
     const STEP: usize = STEP;
+    const ORDER: Order = Order::EvenOdd;
 
     #[inline(always)]
     fn decode<S: FourBit>(
@@ -230,85 +171,148 @@ impl RowDecoder for Nibbles<'_> {
         columns: Range<usize>,
         sink: &mut impl Sink<S>,
     ) {
-        decode(self, simd, row, columns, sink);
-    }
-}
-
-impl RowDecoder for Bytes<'_> {
-    const STEP: usize = STEP;
-
-    #[inline(always)]
-    fn decode<S: FourBit>(
-        self,
-        simd: S,
-        row: usize,
-        columns: Range<usize>,
-        sink: &mut impl Sink<S>,
-    ) {
-        decode(self, simd, row, columns, sink);
-    }
-}
-
-/// Columns of groups of whole registers.
-#[inline(always)]
-fn decode<S: FourBit, C: Code>(
-    code: C,
-    simd: S,
-    row: usize,
-    columns: Range<usize>,
-    sink: &mut impl Sink<S>,
-) {
-    let groups = code.groups();
-    let codes = &groups.codes[row * groups.row_bytes..][..groups.row_bytes];
-    assert!(columns.end <= groups.cols);
-    let mut first = columns.start;
-    let mut group = first / groups.len;
-    while first < columns.end {
-        let n_groups = GROUPS.min((columns.end - 1) / groups.len + 1 - group);
-        let scales = groups.scales(simd, row, group..group + n_groups);
-        for &scale in &scales[..n_groups] {
-            let opened = code.open(simd, scale, groups.zero(row, group));
-            group += 1;
-            let end = columns.end.min(group * groups.len);
-            while first + 2 * S::LANES <= end {
-                for at in [0, S::LANES] {
-                    let values = code_values::<S, C>(simd, opened, codes, first + at);
-                    sink.take(first, at, values);
+        let Groups { len, cols, .. } = self.0;
+        let values = simd.table(match self.0.format.code {
+            GroupCode::E2M1 => &E2M1,
+            GroupCode::Int4 | GroupCode::Int8 => &LINEAR,
+        });
+        let step = 2 * S::LANES;
+        let is_whole = len.is_multiple_of(step) || len == cols;
+        let mut first = columns.start;
+        let mut group = first / len;
+        while first < columns.end {
+            let groups = group..self.0.n_groups.min(group + GROUPS);
+            let scales = self.0.scales(simd, row, groups);
+            let end = columns.end.min((group + GROUPS) * len);
+            for &scale in &scales {
+                if first >= end {
+                    break;
                 }
-                first += 2 * S::LANES;
+                if !is_whole {
+                    break;
+                }
+                // Zeros are small whole numbers, as codes are: their difference is exact.
+                let zero = self.0.zero(row, group);
+                let table = simd.scaled_table(simd.affine_table(values, 1.0, zero), scale);
+                group += 1;
+                let end = end.min(group * len);
+                while first < end {
+                    let [even, odd] = self.nibbles(simd, row, first, end);
+                    let both = [even, odd].map(|codes| simd.choose(table, codes));
+                    take_pair(simd, first, end, both, sink);
+                    first += step;
+                }
+                first = end;
             }
-            if first + S::LANES <= end {
-                let values = code_values::<S, C>(simd, opened, codes, first);
-                take_one(first, values, sink);
-                first += S::LANES;
+            // A step is the end of one group and the beginning of another.
+            while first < end {
+                let half = |i: usize| ((first + i * S::LANES) / len).min(self.0.n_groups - 1);
+                let halves = [half(0), half(1)];
+                let zeros = simd.spread(halves.map(|group| self.0.zero(row, group)));
+                let scale = simd.spread(halves.map(|i| scales[i - group]));
+                let codes = self.nibbles(simd, row, first, end);
+                let both =
+                    codes.map(|codes| simd.mul(simd.sub(simd.choose(values, codes), zeros), scale));
+                take_pair(simd, first, end, both, sink);
+                first += step;
             }
-            if first < end {
-                let (mut padded, mut lanes) = ([0; MAX_LANES], [0.0; MAX_LANES]);
-                let n_bytes = C::n_bytes(end - first);
-                padded[..n_bytes].copy_from_slice(&codes[C::n_bytes(first)..][..n_bytes]);
-                // SAFETY: as many codes as lanes.
-                let values = unsafe { C::values(simd, opened, padded.as_ptr()) };
-                // What codes beyond the last would stand for is not zero.
-                simd.put(&mut lanes, 0, values);
-                lanes[end - first..].fill(0.0);
-                take_one(first, simd.get(&lanes, 0), sink);
+            if !is_whole {
+                group += GROUPS;
                 first = end;
             }
         }
     }
 }
 
-/// The values of `LANES` codes of a row from a column on.
+impl Nibbles<'_> {
+    /// The codes of even columns and of odd ones of a step from `first` on; anything from column `end` on.
+    #[inline(always)]
+    fn nibbles<S: FourBit>(self, simd: S, row: usize, first: usize, end: usize) -> [S::Words; 2] {
+        let codes = &self.0.codes[row * self.0.row_bytes..][first / 2..end.div_ceil(2)];
+        let words = if codes.len() >= S::LANES {
+            simd.bytes(codes, 0)
+        } else {
+            let mut padded = [0; MAX_LANES];
+            padded[..codes.len()].copy_from_slice(codes);
+            simd.bytes(&padded, 0)
+        };
+        [words, simd.shift_right(words, 4)]
+    }
+}
+
+/// Gives `sink` a step's values, with zeros from column `end` on, where codes stand for something else.
 #[inline(always)]
-fn code_values<S: FourBit, C: Code>(
+fn take_pair<S: FourBit>(
     simd: S,
-    opened: C::Opened<S>,
-    codes: &[u8],
     first: usize,
-) -> S::F32 {
-    let src = &codes[C::n_bytes(first)..][..C::n_bytes(S::LANES)];
-    // SAFETY: as many codes as lanes.
-    unsafe { C::values(simd, opened, src.as_ptr()) }
+    end: usize,
+    mut both: [S::F32; 2],
+    sink: &mut impl Sink<S>,
+) {
+    let n = end - first;
+    if n < 2 * S::LANES {
+        for (i, values) in both.iter_mut().enumerate() {
+            let mut lanes = [0.0; MAX_LANES];
+            simd.put(&mut lanes, 0, *values);
+            lanes[(n + 1 - i) / 2..].fill(0.0);
+            *values = simd.get(&lanes, 0);
+        }
+    }
+    let [even, odd] = both;
+    sink.take(first, 0, even);
+    sink.take(first, S::LANES, odd);
+}
+
+/// Codes of 8 bits.
+#[derive(Clone, Copy)]
+struct Bytes<'a>(Groups<'a>);
+
+impl RowDecoder for Bytes<'_> {
+    const STEP: usize = STEP;
+    const ORDER: Order = Order::Straight;
+
+    #[inline(always)]
+    fn decode<S: FourBit>(
+        self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+        sink: &mut impl Sink<S>,
+    ) {
+        let Groups { len, cols, .. } = self.0;
+        let codes = &self.0.codes[row * cols..][..cols];
+        let mut first = columns.start;
+        let mut group = first / len;
+        while first < columns.end {
+            let groups = group..self.0.n_groups.min(group + GROUPS);
+            let scales = self.0.scales(simd, row, groups);
+            for scale in scales {
+                if first >= columns.end {
+                    break;
+                }
+                let (scale, zero) = (simd.splat(scale), simd.splat(self.0.zero(row, group)));
+                let value = |codes: S::F32| simd.mul(simd.sub(codes, zero), scale);
+                group += 1;
+                let end = columns.end.min(group * len);
+                while first + 2 * S::LANES <= end {
+                    for at in [0, S::LANES] {
+                        let codes = simd.signed(codes, first + at);
+                        sink.take(first, at, simd.mul(simd.sub(codes, zero), scale));
+                    }
+                    first += 2 * S::LANES;
+                }
+                while first < end {
+                    let n = S::LANES.min(end - first);
+                    let (mut padded, mut lanes) = ([0; MAX_LANES], [0.0; MAX_LANES]);
+                    padded[..n].copy_from_slice(&codes[first..first + n]);
+                    simd.put(&mut lanes, 0, value(simd.signed(&padded, 0)));
+                    lanes[n..].fill(0.0);
+                    take_one(first, simd.get(&lanes, 0), sink);
+                    first += n;
+                }
+            }
+        }
+    }
 }
 
 /// Gives `sink` a register that has no neighbour in its group; its place in a pair is known when code is compiled.
@@ -327,6 +331,7 @@ struct Plain<'a>(GroupedRows<'a>);
 
 impl RowDecoder for Plain<'_> {
     const STEP: usize = STEP;
+    const ORDER: Order = Order::Straight;
 
     #[inline(always)]
     fn decode<S: FourBit>(
