@@ -26,15 +26,17 @@ pub(super) fn visit<S: FourBit>(weight: PackedView<'_>, format: Grouped, visitor
     }
     let groups = Groups::new(weight, format);
     match format.code {
+        GroupCode::E2M1 if Mxfp4::is(format) => visitor.visit(Mxfp4(groups)),
         GroupCode::Int4 | GroupCode::E2M1 => visitor.visit(Nibbles(groups)),
         GroupCode::Int8 => visitor.visit(Bytes(groups)),
     }
 }
 
-/// True if groups are whole registers, in the order of the columns.
+/// True if groups are one register or whole steps, in the order of the columns.
 fn is_regular(format: Grouped) -> bool {
     let group = format.group.map(NonZeroU64::get);
-    !format.order && group.is_none_or(|group| group.is_multiple_of(MAX_LANES as u64))
+    let is_even = |n: u64| n == MAX_LANES as u64 || n.is_multiple_of(STEP as u64);
+    !format.order && group.is_none_or(is_even)
 }
 
 /// Order in which values come of columns.
@@ -85,58 +87,46 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// The scales of some groups of a row, at most [`GROUPS`]; anything behind the last.
+    /// The scale of a group.
     #[inline(always)]
-    fn scales<S: FourBit>(&self, simd: S, row: usize, groups: Range<usize>) -> [f32; GROUPS] {
-        let n = groups.len();
+    fn scale<S: FourBit>(&self, simd: S, row: usize, group: usize) -> f32 {
         let size = self.format.scale.size();
-        let bytes = &self.scales[(row * self.n_groups + groups.start) * size..][..n * size];
-        let mut scales = [0.0; GROUPS];
-        match self.format.scale {
-            DType::F8E4M3 => {
-                let mut codes = [0; GROUPS];
-                codes[..n].copy_from_slice(bytes);
-                let factor = simd.splat(E4M3_FACTOR);
-                for at in (0..GROUPS).step_by(S::LANES) {
-                    // SAFETY: groups are whole registers of codes.
-                    let values = unsafe { simd.load_e4m3(codes[at..].as_ptr()) };
-                    simd.put(&mut scales, at, simd.mul(values, factor));
-                }
-            }
-            DType::F8E8M0 => {
-                for (scale, &exponent) in scales.iter_mut().zip(bytes) {
-                    *scale = f32::from_bits(match exponent {
-                        0 => 0x0040_0000,
-                        255 => 0x7fc0_0000,
-                        _ => u32::from(exponent) << 23,
-                    });
-                }
-            }
-            DType::F16 => {
-                for (scale, bits) in scales.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *scale = simd.f16_at(bits, 0);
-                }
-            }
-            DType::BF16 => {
-                for (scale, &[low, high]) in scales.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *scale = f32::from_le_bytes([0, 0, low, high]);
-                }
-            }
-            DType::F32 => {
-                for (scale, &bytes) in scales.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *scale = f32::from_le_bytes(bytes);
-                }
-            }
-            other => le_bytes_to_f32(other, bytes, &mut scales[..n]).expect("scales are numbers"),
-        }
-        let Some(global) = self.format.global else {
-            return scales;
+        let bytes = &self.scales[(row * self.n_groups + group) * size..][..size];
+        let scale = match (self.format.scale, bytes) {
+            (DType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            (DType::BF16, &[low, high]) => f32::from_le_bytes([0, 0, low, high]),
+            (DType::F16, bits) => simd.f16_at(bits, 0),
+            (DType::F8E8M0, &[exponent]) => power(exponent),
+            (other, bytes) => of_any(other, bytes),
         };
-        for at in (0..n).step_by(S::LANES) {
-            let values = simd.get(&scales, at);
-            let values = match global {
-                GlobalScale::Factor => simd.mul(values, simd.splat(self.global)),
-                GlobalScale::Divisor => simd.div(values, simd.splat(self.global)),
+        match self.format.global {
+            None => scale,
+            Some(GlobalScale::Factor) => scale * self.global,
+            Some(GlobalScale::Divisor) => scale / self.global,
+        }
+    }
+
+    /// The scales of the groups from one on, as many as there are up to [`GROUPS`]; anything behind the last.
+    #[inline(always)]
+    fn scales<S: FourBit>(&self, simd: S, row: usize, group: usize) -> [f32; GROUPS] {
+        let n = GROUPS.min(self.n_groups - group);
+        let mut scales = [0.0; GROUPS];
+        if self.format.scale != DType::F8E4M3 || n < GROUPS {
+            for (i, scale) in scales.iter_mut().enumerate().take(n) {
+                *scale = self.scale(simd, row, group + i);
+            }
+            return scales;
+        }
+        let codes = &self.scales[row * self.n_groups + group..][..GROUPS];
+        let (factor, global) = (simd.splat(E4M3_FACTOR), simd.splat(self.global));
+        for at in (0..GROUPS).step_by(S::LANES) {
+            // SAFETY: groups are whole registers of codes.
+            let values = unsafe { simd.load_e4m3(codes[at..].as_ptr()) };
+            let values = simd.mul(values, factor);
+            let values = match self.format.global {
+                None => values,
+                Some(GlobalScale::Factor) => simd.mul(values, global),
+                Some(GlobalScale::Divisor) => simd.div(values, global),
             };
             simd.put(&mut scales, at, values);
         }
@@ -172,52 +162,32 @@ impl RowDecoder for Nibbles<'_> {
         sink: &mut impl Sink<S>,
     ) {
         let Groups { len, cols, .. } = self.0;
-        let values = simd.table(match self.0.format.code {
-            GroupCode::E2M1 => &E2M1,
-            GroupCode::Int4 | GroupCode::Int8 => &LINEAR,
-        });
+        let values = self.values(simd);
+        let codes = &self.0.codes[row * self.0.row_bytes..][..self.0.row_bytes];
         let step = 2 * S::LANES;
-        let is_whole = len.is_multiple_of(step) || len == cols;
         let mut first = columns.start;
+        if !len.is_multiple_of(step) && len != cols {
+            return self.decode_short(simd, row, columns, sink);
+        }
         let mut group = first / len;
         while first < columns.end {
-            let groups = group..self.0.n_groups.min(group + GROUPS);
-            let scales = self.0.scales(simd, row, groups);
-            let end = columns.end.min((group + GROUPS) * len);
-            for &scale in &scales {
-                if first >= end {
-                    break;
-                }
-                if !is_whole {
-                    break;
-                }
-                // Zeros are small whole numbers, as codes are: their difference is exact.
-                let zero = self.0.zero(row, group);
-                let table = simd.scaled_table(simd.affine_table(values, 1.0, zero), scale);
-                group += 1;
-                let end = end.min(group * len);
-                while first < end {
-                    let [even, odd] = self.nibbles(simd, row, first, end);
-                    let both = [even, odd].map(|codes| simd.choose(table, codes));
-                    take_pair(simd, first, end, both, sink);
-                    first += step;
-                }
-                first = end;
-            }
-            // A step is the end of one group and the beginning of another.
-            while first < end {
-                let half = |i: usize| ((first + i * S::LANES) / len).min(self.0.n_groups - 1);
-                let halves = [half(0), half(1)];
-                let zeros = simd.spread(halves.map(|group| self.0.zero(row, group)));
-                let scale = simd.spread(halves.map(|i| scales[i - group]));
-                let codes = self.nibbles(simd, row, first, end);
-                let both =
-                    codes.map(|codes| simd.mul(simd.sub(simd.choose(values, codes), zeros), scale));
-                take_pair(simd, first, end, both, sink);
+            // Zeros are small whole numbers, as codes are: their difference is exact.
+            let zero = self.0.zero(row, group);
+            let table = simd.affine_table(values, 1.0, zero);
+            let table = simd.scaled_table(table, self.0.scale(simd, row, group));
+            group += 1;
+            let end = columns.end.min(group * len);
+            while first + step <= end {
+                let codes = simd.bytes(codes, first / 2);
+                sink.take(first, 0, simd.choose(table, codes));
+                let odd = simd.choose(table, simd.shift_right(codes, 4));
+                sink.take(first, S::LANES, odd);
                 first += step;
             }
-            if !is_whole {
-                group += GROUPS;
+            if first < end {
+                let [even, odd] = last_nibbles(simd, codes, first, end);
+                let both = [simd.choose(table, even), simd.choose(table, odd)];
+                take_last(simd, first, end, both, sink);
                 first = end;
             }
         }
@@ -225,38 +195,129 @@ impl RowDecoder for Nibbles<'_> {
 }
 
 impl Nibbles<'_> {
-    /// The codes of even columns and of odd ones of a step from `first` on; anything from column `end` on.
+    /// Of groups of half a step.
     #[inline(always)]
-    fn nibbles<S: FourBit>(self, simd: S, row: usize, first: usize, end: usize) -> [S::Words; 2] {
-        let codes = &self.0.codes[row * self.0.row_bytes..][first / 2..end.div_ceil(2)];
-        let words = if codes.len() >= S::LANES {
-            simd.bytes(codes, 0)
-        } else {
-            let mut padded = [0; MAX_LANES];
-            padded[..codes.len()].copy_from_slice(codes);
-            simd.bytes(&padded, 0)
-        };
-        [words, simd.shift_right(words, 4)]
+    fn decode_short<S: FourBit>(
+        self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+        sink: &mut impl Sink<S>,
+    ) {
+        let n_groups = self.0.n_groups;
+        let values = self.values(simd);
+        let codes = &self.0.codes[row * self.0.row_bytes..][..self.0.row_bytes];
+        let step = 2 * S::LANES;
+        for piece in columns.clone().step_by(PIECE) {
+            let end = columns.end.min(piece + PIECE);
+            let begin = piece / MAX_LANES;
+            let scales = self.0.scales(simd, row, begin);
+            for first in (piece..end).step_by(step) {
+                let low = first / MAX_LANES;
+                let high = ((first + S::LANES) / MAX_LANES).min(n_groups - 1);
+                let scale = simd.spread([scales[low - begin], scales[high - begin]]);
+                let zeros = match self.0.format.code {
+                    GroupCode::E2M1 => simd.splat(0.0),
+                    GroupCode::Int4 | GroupCode::Int8 => {
+                        simd.spread([self.0.zero(row, low), self.0.zero(row, high)])
+                    }
+                };
+                let value =
+                    |codes: S::Words| simd.mul(simd.sub(simd.choose(values, codes), zeros), scale);
+                if first + step <= end {
+                    let codes = simd.bytes(codes, first / 2);
+                    sink.take(first, 0, value(codes));
+                    sink.take(first, S::LANES, value(simd.shift_right(codes, 4)));
+                } else {
+                    let [even, odd] = last_nibbles(simd, codes, first, end);
+                    take_last(simd, first, end, [value(even), value(odd)], sink);
+                }
+            }
+        }
+    }
+
+    /// What codes stand for, without zero and scale.
+    #[inline(always)]
+    fn values<S: FourBit>(self, simd: S) -> S::Table {
+        simd.table(match self.0.format.code {
+            GroupCode::E2M1 => &E2M1,
+            GroupCode::Int4 | GroupCode::Int8 => &LINEAR,
+        })
     }
 }
 
-/// Gives `sink` a step's values, with zeros from column `end` on, where codes stand for something else.
+/// The format of that name, in whole groups: what [`Nibbles`] would do, with nothing left to decide.
+#[derive(Clone, Copy)]
+struct Mxfp4<'a>(Groups<'a>);
+
+impl Mxfp4<'_> {
+    const GROUP: usize = 32;
+
+    fn is(format: Grouped) -> bool {
+        let group = format.group.map(NonZeroU64::get);
+        format.scale == DType::F8E8M0
+            && group == Some(Self::GROUP as u64)
+            && format.global.is_none()
+    }
+}
+
+impl RowDecoder for Mxfp4<'_> {
+    const STEP: usize = STEP;
+    const ORDER: Order = Order::EvenOdd;
+
+    #[inline(always)]
+    fn decode<S: FourBit>(
+        self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+        sink: &mut impl Sink<S>,
+    ) {
+        let values = simd.table(&E2M1);
+        let whole = columns.start..columns.end / Self::GROUP * Self::GROUP;
+        let codes = &self.0.codes[row * self.0.row_bytes..][whole.start / 2..whole.end / 2];
+        let scales = &self.0.scales[row * self.0.n_groups..][whole.start / Self::GROUP..];
+        let mut first = whole.start;
+        for (codes, &exponent) in codes.chunks_exact(Self::GROUP / 2).zip(scales) {
+            let table = simd.scaled_table(values, power(exponent));
+            for step in (0..Self::GROUP).step_by(2 * S::LANES) {
+                let codes = simd.bytes(codes, step / 2);
+                sink.take(first + step, 0, simd.choose(table, codes));
+                let odd = simd.choose(table, simd.shift_right(codes, 4));
+                sink.take(first + step, S::LANES, odd);
+            }
+            first += Self::GROUP;
+        }
+        if first < columns.end {
+            Nibbles(self.0).decode(simd, row, first..columns.end, sink);
+        }
+    }
+}
+
+/// The codes of even columns and of odd ones of a row's last columns; anything from column `end` on.
 #[inline(always)]
-fn take_pair<S: FourBit>(
+fn last_nibbles<S: FourBit>(simd: S, codes: &[u8], first: usize, end: usize) -> [S::Words; 2] {
+    let codes = &codes[first / 2..end.div_ceil(2)];
+    let mut padded = [0; MAX_LANES];
+    padded[..codes.len()].copy_from_slice(codes);
+    let codes = simd.bytes(&padded, 0);
+    [codes, simd.shift_right(codes, 4)]
+}
+
+/// Gives `sink` the values of a row's last columns, with zeros from column `end` on, where codes stand for something else.
+#[inline(always)]
+fn take_last<S: FourBit>(
     simd: S,
     first: usize,
     end: usize,
     mut both: [S::F32; 2],
     sink: &mut impl Sink<S>,
 ) {
-    let n = end - first;
-    if n < 2 * S::LANES {
-        for (i, values) in both.iter_mut().enumerate() {
-            let mut lanes = [0.0; MAX_LANES];
-            simd.put(&mut lanes, 0, *values);
-            lanes[(n + 1 - i) / 2..].fill(0.0);
-            *values = simd.get(&lanes, 0);
-        }
+    for (i, values) in both.iter_mut().enumerate() {
+        let mut lanes = [0.0; MAX_LANES];
+        simd.put(&mut lanes, 0, *values);
+        lanes[(end - first + 1 - i) / 2..].fill(0.0);
+        *values = simd.get(&lanes, 0);
     }
     let [even, odd] = both;
     sink.take(first, 0, even);
@@ -284,32 +345,26 @@ impl RowDecoder for Bytes<'_> {
         let mut first = columns.start;
         let mut group = first / len;
         while first < columns.end {
-            let groups = group..self.0.n_groups.min(group + GROUPS);
-            let scales = self.0.scales(simd, row, groups);
-            for scale in scales {
-                if first >= columns.end {
-                    break;
+            let scale = simd.splat(self.0.scale(simd, row, group));
+            let zero = simd.splat(self.0.zero(row, group));
+            group += 1;
+            let end = columns.end.min(group * len);
+            while first + 2 * S::LANES <= end {
+                for at in [0, S::LANES] {
+                    let codes = simd.signed(codes, first + at);
+                    sink.take(first, at, simd.mul(simd.sub(codes, zero), scale));
                 }
-                let (scale, zero) = (simd.splat(scale), simd.splat(self.0.zero(row, group)));
-                let value = |codes: S::F32| simd.mul(simd.sub(codes, zero), scale);
-                group += 1;
-                let end = columns.end.min(group * len);
-                while first + 2 * S::LANES <= end {
-                    for at in [0, S::LANES] {
-                        let codes = simd.signed(codes, first + at);
-                        sink.take(first, at, simd.mul(simd.sub(codes, zero), scale));
-                    }
-                    first += 2 * S::LANES;
-                }
-                while first < end {
-                    let n = S::LANES.min(end - first);
-                    let (mut padded, mut lanes) = ([0; MAX_LANES], [0.0; MAX_LANES]);
-                    padded[..n].copy_from_slice(&codes[first..first + n]);
-                    simd.put(&mut lanes, 0, value(simd.signed(&padded, 0)));
-                    lanes[n..].fill(0.0);
-                    take_one(first, simd.get(&lanes, 0), sink);
-                    first += n;
-                }
+                first += 2 * S::LANES;
+            }
+            while first < end {
+                let n = S::LANES.min(end - first);
+                let (mut padded, mut lanes) = ([0; MAX_LANES], [0.0; MAX_LANES]);
+                padded[..n].copy_from_slice(&codes[first..first + n]);
+                let values = simd.mul(simd.sub(simd.signed(&padded, 0), zero), scale);
+                simd.put(&mut lanes, 0, values);
+                lanes[n..].fill(0.0);
+                take_one(first, simd.get(&lanes, 0), sink);
+                first += n;
             }
         }
     }
@@ -354,6 +409,23 @@ impl RowDecoder for Plain<'_> {
             }
         }
     }
+}
+
+/// The power of two of an exponent of E8M0.
+#[inline(always)]
+fn power(exponent: u8) -> f32 {
+    f32::from_bits(match exponent {
+        0 => 0x0040_0000,
+        255 => 0x7fc0_0000,
+        _ => u32::from(exponent) << 23,
+    })
+}
+
+/// One number of any type.
+fn of_any(dtype: DType, bytes: &[u8]) -> f32 {
+    let mut value = [0.0];
+    le_bytes_to_f32(dtype, bytes, &mut value).expect("scales are numbers");
+    value[0]
 }
 
 /// Columns that are decoded together.
