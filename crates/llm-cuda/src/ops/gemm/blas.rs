@@ -64,6 +64,8 @@ impl<'a> Many<'a> {
         if !blas_pays(product) {
             return Ok(false);
         }
+        // The scratch memory is written anew.
+        self.split.set(None);
         let lines = |of: Span<'a>, width: usize| {
             of.part(bytes_of(rows.skip * width)..bytes_of((rows.skip + rows.n) * width))
         };
