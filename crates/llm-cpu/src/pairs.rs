@@ -35,12 +35,16 @@ impl PairLevel {
             #[cfg(target_arch = "x86_64")]
             (Compute::Bf16, Level::Portable(_) | Level::Avx2(_)) => None,
             #[cfg(not(target_arch = "x86_64"))]
-            (Compute::Bf16, Level::Portable(_)) => None,
+            (Compute::Bf16, _) => None,
             (Compute::F32, _) => None,
         }
     }
 
     /// Runs a product compiled for it.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(unused_variables, reason = "there is no such level")
+    )]
     pub(crate) fn run(self, gemm: Gemm<'_>) {
         match self {
             #[cfg(target_arch = "x86_64")]

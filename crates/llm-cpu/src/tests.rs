@@ -49,6 +49,11 @@ fn avx2_conforms() {
 }
 
 #[test]
+fn neon_conforms() {
+    check_isa(Isa::Neon);
+}
+
+#[test]
 fn avx512_conforms() {
     check_isa(Isa::Avx512);
 }
