@@ -99,7 +99,7 @@ impl Factors {
                 form: Form::F16,
                 compute,
             })),
-            Tiles::Plain(_) => None,
+            Tiles::Plain(_) | Tiles::Packed(_) => None,
             Tiles::Dense(split) => Some(Factors::Split(split)),
             Tiles::FourBit(Compute::F32) if capability >= (8, 0) => Some(Factors::Decoded),
             Tiles::FourBit(_) | Tiles::Int8 { .. } => None,
