@@ -154,6 +154,7 @@ fn check(path: &Path, name: &str, dtype: WeightDType, quant: Option<&QuantConfig
     let cpu = Cpu::new(CpuOptions {
         threads: NonZeroUsize::new(2),
         isa: None,
+        ..CpuOptions::default()
     })
     .unwrap();
     let limits = Limits {

@@ -69,6 +69,7 @@ fn codes_compute_as_the_numbers_that_they_stand_for() {
                 let options = CpuOptions {
                     threads: NonZeroUsize::new(threads),
                     isa: Some(isa),
+                    ..CpuOptions::default()
                 };
                 let cpu = device(Cpu::new(options).unwrap());
                 let (found, found_ids) = as_stored(&*cpu);

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use llm_quant::{Fp8, GgmlType, Grouped, Part, Scheme, StoredWeight};
 
-use crate::simd::{FourBit, Simd};
+use crate::simd::{FourBit, Order, Simd};
 
 pub(crate) use matvec::PackedMatVec;
 
@@ -99,6 +99,14 @@ impl PackedView<'_> {
         }
     }
 
+    /// Order in which values come, and so that of x in a product with few rows.
+    pub(crate) fn order(&self) -> Order {
+        match self.format {
+            Format::Ggml(_) | Format::Fp8(_) => Order::Straight,
+            Format::Grouped(format) => grouped::order(format),
+        }
+    }
+
     /// Bytes of the codes of a row.
     fn row_bytes(&self) -> usize {
         self.elements.len() / self.rows.max(1)
@@ -116,8 +124,11 @@ pub(crate) trait RowDecoder: Copy + Send + Sync {
     /// Columns that are decoded together, at most [`PIECE`]: ranges of columns begin at multiples of it, and end so or with the
     /// row.
     const STEP: usize;
+    /// Order of the columns of two registers: straight, or those of even index before those of odd index.
+    const ORDER: Order;
 
-    /// Gives `sink` all registers of some columns of a row, in any order, with zeros beyond the last column.
+    /// Gives `sink` all registers of some columns of a row, with zeros beyond the last column. Registers of even columns and of
+    /// odd ones come as if they were those of the first and of the last half of their columns.
     ///
     /// # Panics
     /// When the matrix has not these columns.

@@ -143,7 +143,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.element.order(),
             Floats::FourBit(weight) => weight.order(),
-            Floats::Packed(_) => Order::Straight,
+            Floats::Packed(weight) => weight.order(),
         }
     }
 }

@@ -6,7 +6,7 @@ use llm_quant::{Fp8, Part};
 use llm_tensor::{DType, le_bytes_to_f32};
 
 use super::{PackedView, RowDecoder, Sink, Visitor};
-use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES};
+use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES, Order};
 
 /// True if the numbers and their scales are computed with.
 pub(super) fn is_known(format: Fp8) -> bool {
@@ -204,6 +204,7 @@ impl<N: Number> Numbers<'_, N> {
 
 impl<N: Number> RowDecoder for Numbers<'_, N> {
     const STEP: usize = 2 * MAX_LANES;
+    const ORDER: Order = Order::Straight;
 
     #[inline(always)]
     fn decode<S: FourBit>(

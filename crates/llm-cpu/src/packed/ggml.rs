@@ -10,7 +10,7 @@ use std::ops::Range;
 use llm_quant::GgmlType;
 
 use super::{PackedView, RowDecoder, Sink, Visitor};
-use crate::simd::FourBit;
+use crate::simd::{FourBit, Order};
 
 /// A block type. What its fields are and mean is told where `llm-quant` decodes it; values are the same to the bit.
 trait Block: Copy + Send + Sync {
@@ -45,6 +45,7 @@ struct Blocks<'a, B> {
 
 impl<B: Block> RowDecoder for Blocks<'_, B> {
     const STEP: usize = B::PART;
+    const ORDER: Order = Order::Straight;
 
     #[inline(always)]
     fn decode<S: FourBit>(

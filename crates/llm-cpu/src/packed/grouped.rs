@@ -7,7 +7,7 @@ use llm_quant::{E2M1, GlobalScale, GroupCode, Grouped, GroupedRows, Part};
 use llm_tensor::{DType, le_bytes_to_f32};
 
 use super::{PIECE, PackedView, RowDecoder, Sink, Visitor};
-use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES};
+use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES, Order};
 
 /// True if the scales are computed with.
 pub(super) fn is_known(format: Grouped) -> bool {
@@ -20,16 +20,30 @@ pub(super) fn is_known(format: Grouped) -> bool {
 /// Calls `visitor` with the decoder of a format.
 #[inline(always)]
 pub(super) fn visit<S: FourBit>(weight: PackedView<'_>, format: Grouped, visitor: impl Visitor) {
-    let group = format.group.map(NonZeroU64::get);
-    let is_even = group.is_none_or(|group| group.is_multiple_of(MAX_LANES as u64));
-    if S::IS_PORTABLE || !is_even || format.order {
+    if !is_regular(format) || S::IS_PORTABLE && format.code == GroupCode::Int8 {
         let rows = GroupedRows::of(weight.stored).expect("the scheme was looked at");
         return visitor.visit(Plain(rows));
     }
     let groups = Groups::new(weight, format);
     match format.code {
+        GroupCode::E2M1 if Mxfp4::is(format) => visitor.visit(Mxfp4(groups)),
         GroupCode::Int4 | GroupCode::E2M1 => visitor.visit(Nibbles(groups)),
         GroupCode::Int8 => visitor.visit(Bytes(groups)),
+    }
+}
+
+/// True if groups are one register or whole steps, in the order of the columns.
+fn is_regular(format: Grouped) -> bool {
+    let group = format.group.map(NonZeroU64::get);
+    let is_even = |n: u64| n == MAX_LANES as u64 || n.is_multiple_of(STEP as u64);
+    !format.order && group.is_none_or(is_even)
+}
+
+/// Order in which values come of columns.
+pub(super) fn order(format: Grouped) -> Order {
+    match format.code {
+        GroupCode::Int4 | GroupCode::E2M1 if is_regular(format) => Nibbles::ORDER,
+        GroupCode::Int4 | GroupCode::E2M1 | GroupCode::Int8 => Order::Straight,
     }
 }
 
@@ -73,48 +87,42 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// The scales of some groups of a row, at most [`GROUPS`].
+    /// The scale of a group.
     #[inline(always)]
-    fn scales<S: FourBit>(&self, simd: S, row: usize, groups: Range<usize>) -> [f32; GROUPS] {
-        let n = groups.len();
+    fn scale<S: FourBit>(&self, simd: S, row: usize, group: usize) -> f32 {
         let size = self.format.scale.size();
-        let bytes = &self.scales[(row * self.n_groups + groups.start) * size..][..n * size];
-        let mut scales = [0.0; GROUPS];
-        match self.format.scale {
-            DType::F8E4M3 => {
-                let mut codes = [0; GROUPS];
-                codes[..n].copy_from_slice(bytes);
-                let factor = simd.splat(E4M3_FACTOR);
-                for at in (0..GROUPS).step_by(S::LANES) {
-                    // SAFETY: groups are whole registers of codes.
-                    let values = unsafe { simd.load_e4m3(codes[at..].as_ptr()) };
-                    simd.put(&mut scales, at, simd.mul(values, factor));
-                }
-            }
-            DType::F8E8M0 => {
-                for (scale, &exponent) in scales.iter_mut().zip(bytes) {
-                    *scale = f32::from_bits(match exponent {
-                        0 => 0x0040_0000,
-                        255 => 0x7fc0_0000,
-                        _ => u32::from(exponent) << 23,
-                    });
-                }
-            }
-            DType::F16 => {
-                for (scale, bits) in scales.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *scale = simd.f16_at(bits, 0);
-                }
-            }
-            DType::BF16 => {
-                for (scale, &[low, high]) in scales.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *scale = f32::from_le_bytes([0, 0, low, high]);
-                }
-            }
-            other => le_bytes_to_f32(other, bytes, &mut scales[..n]).expect("scales are numbers"),
+        let bytes = &self.scales[(row * self.n_groups + group) * size..][..size];
+        let scale = match (self.format.scale, bytes) {
+            (DType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            (DType::BF16, &[low, high]) => f32::from_le_bytes([0, 0, low, high]),
+            (DType::F16, bits) => simd.f16_at(bits, 0),
+            (DType::F8E8M0, &[exponent]) => power(exponent),
+            (other, bytes) => of_any(other, bytes),
+        };
+        match self.format.global {
+            None => scale,
+            Some(GlobalScale::Factor) => scale * self.global,
+            Some(GlobalScale::Divisor) => scale / self.global,
         }
-        let global = simd.splat(self.global);
+    }
+
+    /// The scales of the groups from one on, as many as there are up to [`GROUPS`]; anything behind the last.
+    #[inline(always)]
+    fn scales<S: FourBit>(&self, simd: S, row: usize, group: usize) -> [f32; GROUPS] {
+        let n = GROUPS.min(self.n_groups - group);
+        let mut scales = [0.0; GROUPS];
+        if self.format.scale != DType::F8E4M3 || n < GROUPS {
+            for (i, scale) in scales.iter_mut().enumerate().take(n) {
+                *scale = self.scale(simd, row, group + i);
+            }
+            return scales;
+        }
+        let codes = &self.scales[row * self.n_groups + group..][..GROUPS];
+        let (factor, global) = (simd.splat(E4M3_FACTOR), simd.splat(self.global));
         for at in (0..GROUPS).step_by(S::LANES) {
-            let values = simd.get(&scales, at);
+            // SAFETY: groups are whole registers of codes.
+            let values = unsafe { simd.load_e4m3(codes[at..].as_ptr()) };
+            let values = simd.mul(values, factor);
             let values = match self.format.global {
                 None => values,
                 Some(GlobalScale::Factor) => simd.mul(values, global),
@@ -137,90 +145,13 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// What differs between codes of 4 and of 8 bits.
-trait Code: Copy + Send + Sync {
-    type Opened<S: FourBit>: Copy;
-
-    fn groups(&self) -> &Groups<'_>;
-    /// What serves a group's codes.
-    fn open<S: FourBit>(self, simd: S, scale: f32, zero: f32) -> Self::Opened<S>;
-    /// The values of `LANES` codes of a row from an even column on.
-    ///
-    /// # Safety
-    /// `src` can be read for as many codes.
-    unsafe fn values<S: FourBit>(simd: S, opened: Self::Opened<S>, src: *const u8) -> S::F32;
-    /// Bytes of `n` codes.
-    fn n_bytes(n: usize) -> usize;
-}
-
+/// Codes of 4 bits: of a step, two registers, those of even columns come before those of odd ones.
 #[derive(Clone, Copy)]
 struct Nibbles<'a>(Groups<'a>);
 
-impl Code for Nibbles<'_> {
-    /// The codes' values.
-    type Opened<S: FourBit> = S::Table;
-
-    #[inline(always)]
-    fn groups(&self) -> &Groups<'_> {
-        &self.0
-    }
-
-    #[inline(always)]
-    fn open<S: FourBit>(self, simd: S, scale: f32, zero: f32) -> S::Table {
-        let table = match self.0.format.code {
-            GroupCode::E2M1 => simd.table(&E2M1),
-            GroupCode::Int4 | GroupCode::Int8 => {
-                // Small whole numbers: exact.
-                simd.affine_table(simd.table(&LINEAR), 1.0, zero)
-            }
-        };
-        simd.scaled_table(table, scale)
-    }
-
-    #[inline(always)]
-    unsafe fn values<S: FourBit>(simd: S, table: S::Table, src: *const u8) -> S::F32 {
-        // SAFETY: as the caller promises.
-        simd.choose(table, unsafe { simd.load_nibbles(src) })
-    }
-
-    #[inline(always)]
-    fn n_bytes(n: usize) -> usize {
-        n.div_ceil(2)
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Bytes<'a>(Groups<'a>);
-
-impl Code for Bytes<'_> {
-    /// Scale and zero.
-    type Opened<S: FourBit> = [S::F32; 2];
-
-    #[inline(always)]
-    fn groups(&self) -> &Groups<'_> {
-        &self.0
-    }
-
-    #[inline(always)]
-    fn open<S: FourBit>(self, simd: S, scale: f32, zero: f32) -> [S::F32; 2] {
-        [simd.splat(scale), simd.splat(zero)]
-    }
-
-    #[inline(always)]
-    unsafe fn values<S: FourBit>(simd: S, [scale, zero]: [S::F32; 2], src: *const u8) -> S::F32 {
-        // SAFETY: as the caller promises.
-        let codes = unsafe { simd.load_i8(src) };
-        simd.mul(simd.sub(codes, zero), scale)
-    }
-
-    #[inline(always)]
-    fn n_bytes(n: usize) -> usize {
-        n
-    }
-}
-
 impl RowDecoder for Nibbles<'_> {
     const STEP: usize = STEP;
+    const ORDER: Order = Order::EvenOdd;
 
     #[inline(always)]
     fn decode<S: FourBit>(
@@ -230,85 +161,213 @@ impl RowDecoder for Nibbles<'_> {
         columns: Range<usize>,
         sink: &mut impl Sink<S>,
     ) {
-        decode(self, simd, row, columns, sink);
-    }
-}
-
-impl RowDecoder for Bytes<'_> {
-    const STEP: usize = STEP;
-
-    #[inline(always)]
-    fn decode<S: FourBit>(
-        self,
-        simd: S,
-        row: usize,
-        columns: Range<usize>,
-        sink: &mut impl Sink<S>,
-    ) {
-        decode(self, simd, row, columns, sink);
-    }
-}
-
-/// Columns of groups of whole registers.
-#[inline(always)]
-fn decode<S: FourBit, C: Code>(
-    code: C,
-    simd: S,
-    row: usize,
-    columns: Range<usize>,
-    sink: &mut impl Sink<S>,
-) {
-    let groups = code.groups();
-    let codes = &groups.codes[row * groups.row_bytes..][..groups.row_bytes];
-    assert!(columns.end <= groups.cols);
-    let mut first = columns.start;
-    let mut group = first / groups.len;
-    while first < columns.end {
-        let n_groups = GROUPS.min((columns.end - 1) / groups.len + 1 - group);
-        let scales = groups.scales(simd, row, group..group + n_groups);
-        for &scale in &scales[..n_groups] {
-            let opened = code.open(simd, scale, groups.zero(row, group));
+        let Groups { len, cols, .. } = self.0;
+        let values = self.values(simd);
+        let codes = &self.0.codes[row * self.0.row_bytes..][..self.0.row_bytes];
+        let step = 2 * S::LANES;
+        let mut first = columns.start;
+        if !len.is_multiple_of(step) && len != cols {
+            return self.decode_short(simd, row, columns, sink);
+        }
+        let mut group = first / len;
+        while first < columns.end {
+            // Zeros are small whole numbers, as codes are: their difference is exact.
+            let zero = self.0.zero(row, group);
+            let table = simd.affine_table(values, 1.0, zero);
+            let table = simd.scaled_table(table, self.0.scale(simd, row, group));
             group += 1;
-            let end = columns.end.min(group * groups.len);
-            while first + 2 * S::LANES <= end {
-                for at in [0, S::LANES] {
-                    let values = code_values::<S, C>(simd, opened, codes, first + at);
-                    sink.take(first, at, values);
-                }
-                first += 2 * S::LANES;
-            }
-            if first + S::LANES <= end {
-                let values = code_values::<S, C>(simd, opened, codes, first);
-                take_one(first, values, sink);
-                first += S::LANES;
+            let end = columns.end.min(group * len);
+            while first + step <= end {
+                let codes = simd.bytes(codes, first / 2);
+                sink.take(first, 0, simd.choose(table, codes));
+                let odd = simd.choose(table, simd.shift_right(codes, 4));
+                sink.take(first, S::LANES, odd);
+                first += step;
             }
             if first < end {
-                let (mut padded, mut lanes) = ([0; MAX_LANES], [0.0; MAX_LANES]);
-                let n_bytes = C::n_bytes(end - first);
-                padded[..n_bytes].copy_from_slice(&codes[C::n_bytes(first)..][..n_bytes]);
-                // SAFETY: as many codes as lanes.
-                let values = unsafe { C::values(simd, opened, padded.as_ptr()) };
-                // What codes beyond the last would stand for is not zero.
-                simd.put(&mut lanes, 0, values);
-                lanes[end - first..].fill(0.0);
-                take_one(first, simd.get(&lanes, 0), sink);
+                let [even, odd] = last_nibbles(simd, codes, first, end);
+                let both = [simd.choose(table, even), simd.choose(table, odd)];
+                take_last(simd, first, end, both, sink);
                 first = end;
             }
         }
     }
 }
 
-/// The values of `LANES` codes of a row from a column on.
+impl Nibbles<'_> {
+    /// Of groups of half a step.
+    #[inline(always)]
+    fn decode_short<S: FourBit>(
+        self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+        sink: &mut impl Sink<S>,
+    ) {
+        let n_groups = self.0.n_groups;
+        let values = self.values(simd);
+        let codes = &self.0.codes[row * self.0.row_bytes..][..self.0.row_bytes];
+        let step = 2 * S::LANES;
+        for piece in columns.clone().step_by(PIECE) {
+            let end = columns.end.min(piece + PIECE);
+            let begin = piece / MAX_LANES;
+            let scales = self.0.scales(simd, row, begin);
+            for first in (piece..end).step_by(step) {
+                let low = first / MAX_LANES;
+                let high = ((first + S::LANES) / MAX_LANES).min(n_groups - 1);
+                let scale = simd.spread([scales[low - begin], scales[high - begin]]);
+                let zeros = match self.0.format.code {
+                    GroupCode::E2M1 => simd.splat(0.0),
+                    GroupCode::Int4 | GroupCode::Int8 => {
+                        simd.spread([self.0.zero(row, low), self.0.zero(row, high)])
+                    }
+                };
+                let value =
+                    |codes: S::Words| simd.mul(simd.sub(simd.choose(values, codes), zeros), scale);
+                if first + step <= end {
+                    let codes = simd.bytes(codes, first / 2);
+                    sink.take(first, 0, value(codes));
+                    sink.take(first, S::LANES, value(simd.shift_right(codes, 4)));
+                } else {
+                    let [even, odd] = last_nibbles(simd, codes, first, end);
+                    take_last(simd, first, end, [value(even), value(odd)], sink);
+                }
+            }
+        }
+    }
+
+    /// What codes stand for, without zero and scale.
+    #[inline(always)]
+    fn values<S: FourBit>(self, simd: S) -> S::Table {
+        simd.table(match self.0.format.code {
+            GroupCode::E2M1 => &E2M1,
+            GroupCode::Int4 | GroupCode::Int8 => &LINEAR,
+        })
+    }
+}
+
+/// The format of that name, in whole groups: what [`Nibbles`] would do, with nothing left to decide.
+#[derive(Clone, Copy)]
+struct Mxfp4<'a>(Groups<'a>);
+
+impl Mxfp4<'_> {
+    const GROUP: usize = 32;
+
+    fn is(format: Grouped) -> bool {
+        let group = format.group.map(NonZeroU64::get);
+        format.scale == DType::F8E8M0
+            && group == Some(Self::GROUP as u64)
+            && format.global.is_none()
+    }
+}
+
+impl RowDecoder for Mxfp4<'_> {
+    const STEP: usize = STEP;
+    const ORDER: Order = Order::EvenOdd;
+
+    #[inline(always)]
+    fn decode<S: FourBit>(
+        self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+        sink: &mut impl Sink<S>,
+    ) {
+        let values = simd.table(&E2M1);
+        let whole = columns.start..columns.end / Self::GROUP * Self::GROUP;
+        let codes = &self.0.codes[row * self.0.row_bytes..][whole.start / 2..whole.end / 2];
+        let scales = &self.0.scales[row * self.0.n_groups..][whole.start / Self::GROUP..];
+        let mut first = whole.start;
+        for (codes, &exponent) in codes.chunks_exact(Self::GROUP / 2).zip(scales) {
+            let table = simd.scaled_table(values, power(exponent));
+            for step in (0..Self::GROUP).step_by(2 * S::LANES) {
+                let codes = simd.bytes(codes, step / 2);
+                sink.take(first + step, 0, simd.choose(table, codes));
+                let odd = simd.choose(table, simd.shift_right(codes, 4));
+                sink.take(first + step, S::LANES, odd);
+            }
+            first += Self::GROUP;
+        }
+        if first < columns.end {
+            Nibbles(self.0).decode(simd, row, first..columns.end, sink);
+        }
+    }
+}
+
+/// The codes of even columns and of odd ones of a row's last columns; anything from column `end` on.
 #[inline(always)]
-fn code_values<S: FourBit, C: Code>(
+fn last_nibbles<S: FourBit>(simd: S, codes: &[u8], first: usize, end: usize) -> [S::Words; 2] {
+    let codes = &codes[first / 2..end.div_ceil(2)];
+    let mut padded = [0; MAX_LANES];
+    padded[..codes.len()].copy_from_slice(codes);
+    let codes = simd.bytes(&padded, 0);
+    [codes, simd.shift_right(codes, 4)]
+}
+
+/// Gives `sink` the values of a row's last columns, with zeros from column `end` on, where codes stand for something else.
+#[inline(always)]
+fn take_last<S: FourBit>(
     simd: S,
-    opened: C::Opened<S>,
-    codes: &[u8],
     first: usize,
-) -> S::F32 {
-    let src = &codes[C::n_bytes(first)..][..C::n_bytes(S::LANES)];
-    // SAFETY: as many codes as lanes.
-    unsafe { C::values(simd, opened, src.as_ptr()) }
+    end: usize,
+    mut both: [S::F32; 2],
+    sink: &mut impl Sink<S>,
+) {
+    for (i, values) in both.iter_mut().enumerate() {
+        let mut lanes = [0.0; MAX_LANES];
+        simd.put(&mut lanes, 0, *values);
+        lanes[(end - first + 1 - i) / 2..].fill(0.0);
+        *values = simd.get(&lanes, 0);
+    }
+    let [even, odd] = both;
+    sink.take(first, 0, even);
+    sink.take(first, S::LANES, odd);
+}
+
+/// Codes of 8 bits.
+#[derive(Clone, Copy)]
+struct Bytes<'a>(Groups<'a>);
+
+impl RowDecoder for Bytes<'_> {
+    const STEP: usize = STEP;
+    const ORDER: Order = Order::Straight;
+
+    #[inline(always)]
+    fn decode<S: FourBit>(
+        self,
+        simd: S,
+        row: usize,
+        columns: Range<usize>,
+        sink: &mut impl Sink<S>,
+    ) {
+        let Groups { len, cols, .. } = self.0;
+        let codes = &self.0.codes[row * cols..][..cols];
+        let mut first = columns.start;
+        let mut group = first / len;
+        while first < columns.end {
+            let scale = simd.splat(self.0.scale(simd, row, group));
+            let zero = simd.splat(self.0.zero(row, group));
+            group += 1;
+            let end = columns.end.min(group * len);
+            while first + 2 * S::LANES <= end {
+                for at in [0, S::LANES] {
+                    let codes = simd.signed(codes, first + at);
+                    sink.take(first, at, simd.mul(simd.sub(codes, zero), scale));
+                }
+                first += 2 * S::LANES;
+            }
+            while first < end {
+                let n = S::LANES.min(end - first);
+                let (mut padded, mut lanes) = ([0; MAX_LANES], [0.0; MAX_LANES]);
+                padded[..n].copy_from_slice(&codes[first..first + n]);
+                let values = simd.mul(simd.sub(simd.signed(&padded, 0), zero), scale);
+                simd.put(&mut lanes, 0, values);
+                lanes[n..].fill(0.0);
+                take_one(first, simd.get(&lanes, 0), sink);
+                first += n;
+            }
+        }
+    }
 }
 
 /// Gives `sink` a register that has no neighbour in its group; its place in a pair is known when code is compiled.
@@ -327,6 +386,7 @@ struct Plain<'a>(GroupedRows<'a>);
 
 impl RowDecoder for Plain<'_> {
     const STEP: usize = STEP;
+    const ORDER: Order = Order::Straight;
 
     #[inline(always)]
     fn decode<S: FourBit>(
@@ -349,6 +409,23 @@ impl RowDecoder for Plain<'_> {
             }
         }
     }
+}
+
+/// The power of two of an exponent of E8M0.
+#[inline(always)]
+fn power(exponent: u8) -> f32 {
+    f32::from_bits(match exponent {
+        0 => 0x0040_0000,
+        255 => 0x7fc0_0000,
+        _ => u32::from(exponent) << 23,
+    })
+}
+
+/// One number of any type.
+fn of_any(dtype: DType, bytes: &[u8]) -> f32 {
+    let mut value = [0.0];
+    le_bytes_to_f32(dtype, bytes, &mut value).expect("scales are numbers");
+    value[0]
 }
 
 /// Columns that are decoded together.

@@ -6,7 +6,7 @@ use super::{PIECE, PackedView, RowDecoder, Sink, Visitor};
 use crate::matvec::FewRows;
 use crate::simd::{FourBit, Kernel, Simd};
 
-/// Some rows of a weight times all rows of x, which are in straight order.
+/// Some rows of a weight times all rows of x, which are in the weight's order.
 ///
 /// Values are multiplied with x and summed in two registers in turn: the same operations whatever rows and tokens are computed
 /// beside it.

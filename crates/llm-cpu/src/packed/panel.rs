@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{PIECE, PackedView, RowDecoder, Sink, Visitor};
-use crate::simd::{FourBit, Kernel, MAX_LANES, Simd};
+use crate::simd::{FourBit, Kernel, MAX_LANES, Order, Simd};
 
 impl PackedView<'_> {
     /// Writes columns `columns` of `rows` into `panel`, transposed: as many rows of a register tile's columns, anything beyond
@@ -100,6 +100,9 @@ impl<D: RowDecoder, T> Kernel for DecodeWith<'_, T, D> {
                 out: &mut out[r * S::LANES..],
             };
             self.decoder.decode(simd, row, columns.clone(), &mut sink);
+            if D::ORDER == Order::EvenOdd {
+                sink.straighten(columns.len());
+            }
         }
     }
 }
@@ -111,6 +114,27 @@ struct Values<'a, S> {
     begin: usize,
     stride: usize,
     out: &'a mut [f32],
+}
+
+impl<S: FourBit> Values<'_, S> {
+    /// Brings pairs of registers of even and of odd columns into the columns' order.
+    #[inline(always)]
+    fn straighten(&mut self, n: usize) {
+        for first in (0..n).step_by(2 * S::LANES) {
+            let both = [first, first + S::LANES].map(|at| at * self.stride);
+            let is_there = both[1] < self.out.len();
+            let even = self.simd.get(self.out, both[0]);
+            let odd = match is_there {
+                true => self.simd.get(self.out, both[1]),
+                false => self.simd.splat(0.0),
+            };
+            let (low, high) = self.simd.interleave(even, odd);
+            self.simd.put(self.out, both[0], low);
+            if is_there {
+                self.simd.put(self.out, both[1], high);
+            }
+        }
+    }
 }
 
 impl<S: Simd> Sink<S> for Values<'_, S> {

@@ -4,6 +4,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 use super::Simd;
@@ -18,11 +20,6 @@ pub(crate) trait Codes: Simd {
     /// # Safety
     /// `src` can be read for `LANES` bytes.
     unsafe fn load_bytes(self, src: *const u8) -> Self::Words;
-    /// `LANES` codes of four bits, two a byte, the low half first.
-    ///
-    /// # Safety
-    /// `src` can be read for `LANES / 2` bytes.
-    unsafe fn load_nibbles(self, src: *const u8) -> Self::Words;
     /// `LANES` signed bytes.
     ///
     /// # Safety

@@ -30,16 +30,6 @@ impl Codes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_nibbles(self, src: *const u8) -> __m256i {
-        // SAFETY: as the caller promises, and the token.
-        unsafe {
-            let codes = _mm256_set1_epi32(src.cast::<i32>().read_unaligned());
-            let shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
-            _mm256_and_si256(_mm256_srlv_epi32(codes, shifts), _mm256_set1_epi32(15))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn load_e4m3(self, src: *const u8) -> __m256 {
         // SAFETY: as the caller promises, and the token.
         unsafe {

@@ -32,18 +32,6 @@ impl Codes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_nibbles(self, src: *const u8) -> __m512i {
-        // SAFETY: as the caller promises, and the token.
-        unsafe {
-            let [low, high] = src.cast::<[i32; 2]>().read_unaligned();
-            let codes = _mm512_mask_set1_epi32(_mm512_set1_epi32(low), 0xff00, high);
-            let shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
-            let codes = _mm512_srlv_epi32(codes, _mm512_broadcast_i32x8(shifts));
-            _mm512_and_si512(codes, _mm512_set1_epi32(15))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn load_e4m3(self, src: *const u8) -> __m512 {
         // SAFETY: as the caller promises, and the token.
         unsafe {

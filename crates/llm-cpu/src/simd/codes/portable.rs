@@ -15,13 +15,6 @@ impl Codes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load_nibbles(self, src: *const u8) -> [u32; N] {
-        // SAFETY: as the caller promises.
-        let bytes = unsafe { src.cast::<[u8; N / 2]>().read() };
-        std::array::from_fn(|i| u32::from(bytes[i / 2] >> (i % 2 * 4) & 15))
-    }
-
-    #[inline(always)]
     unsafe fn load_i8(self, src: *const u8) -> [f32; N] {
         // SAFETY: as the caller promises.
         unsafe { src.cast::<[i8; N]>().read() }.map(f32::from)
