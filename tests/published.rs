@@ -179,5 +179,27 @@ fn what_does_not_fit_is_named() {
     }
 }
 
+/// Scales of keys and values are for caches that are quantized.
+#[test]
+fn scales_of_keys_and_values_are_told_and_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = fixture("packed/modelopt-nvfp4");
+    fs::copy(model.join("config.json"), folder.path().join("config.json")).unwrap();
+    let mut bytes = fs::read(model.join("model.safetensors")).unwrap();
+    let len = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    let header = String::from_utf8(bytes[8..8 + len].to_vec()).unwrap();
+    let header = header.replace("k_proj.input_scale\"", "k_proj.k_scale\"") + "    ";
+    assert_eq!(header.len(), len);
+    bytes[8..8 + len].copy_from_slice(header.as_bytes());
+    fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    let model = BoundModel::open(folder.path()).unwrap();
+    let told: Vec<_> = model.notices().iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("k_proj.k_scale` is not applied"),
+        "{told:?}"
+    );
+}
+
 /// Error of logits by f32 sums over a layer.
 const TOLERANCE: f64 = 2e-4;

@@ -171,9 +171,11 @@ fn every_format_is_said_to_be_kept_decoded_or_refused() {
         ("f64", ["decoded to f32"; 2]),
         ("u8", ["refused"; 2]),
         ("nf4 double", ["as stored"; 2]),
-        ("Q4_K", ["as stored", "decoded to bf16"]),
+        ("Q4_K", ["as stored"; 2]),
         ("IQ1_M", ["as stored", "decoded to bf16"]),
-        ("NVFP4", ["as stored", "decoded to bf16"]),
+        ("TQ1_0", ["as stored"; 2]),
+        ("4 bits, GEMM", ["as stored", "decoded to bf16"]),
+        ("HQQ", ["refused"; 2]),
         ("Q8_1", ["refused"; 2]),
         ("Q8_K", ["refused"; 2]),
     ] {
