@@ -30,7 +30,9 @@ pub(super) struct PackedKernels {
     pub(super) any: Kernel,
     pub(super) tile: Kernel,
     pub(super) embed: Kernel,
-    /// Border that elements lie on, but for `any` and `embed`.
+    /// Values as two bf16 parts.
+    pub(super) parts: Kernel,
+    /// Border that elements lie on, but for `any` and `embed`: words are the most that is read at once.
     align: u64,
 }
 
@@ -60,12 +62,13 @@ impl PackedKernels {
 }
 
 macro_rules! packed {
-    ($rows_1:literal, $rows_8:literal, $any:literal, $tile:literal, $embed:literal, $align:literal) => {
+    ($rows_1:literal, $rows_8:literal, $any:literal, $tile:literal, $embed:literal, $parts:literal, $align:literal) => {
         PackedKernels {
             rows: kernel![$rows_1, $rows_8],
             any: kernel!($any),
             tile: kernel!($tile),
             embed: kernel!($embed),
+            parts: kernel!($parts),
             align: $align,
         }
     };
@@ -87,6 +90,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_q4_0",
             "packed_tile_q4_0",
             "packed_embed_q4_0",
+            "packed_parts_q4_0",
             2
         ),
         GgmlType::Q4_1 => packed!(
@@ -95,6 +99,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_q4_1",
             "packed_tile_q4_1",
             "packed_embed_q4_1",
+            "packed_parts_q4_1",
             4
         ),
         GgmlType::Q5_0 => packed!(
@@ -103,6 +108,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_q5_0",
             "packed_tile_q5_0",
             "packed_embed_q5_0",
+            "packed_parts_q5_0",
             2
         ),
         GgmlType::Q5_1 => packed!(
@@ -111,6 +117,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_q5_1",
             "packed_tile_q5_1",
             "packed_embed_q5_1",
+            "packed_parts_q5_1",
             4
         ),
         GgmlType::Q8_0 => packed!(
@@ -119,6 +126,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_q8_0",
             "packed_tile_q8_0",
             "packed_embed_q8_0",
+            "packed_parts_q8_0",
             2
         ),
         GgmlType::Q2K => packed!(
@@ -127,6 +135,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_q2_k",
             "packed_tile_q2_k",
             "packed_embed_q2_k",
+            "packed_parts_q2_k",
             4
         ),
         GgmlType::Q3K => packed!(
@@ -135,6 +144,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_q3_k",
             "packed_tile_q3_k",
             "packed_embed_q3_k",
+            "packed_parts_q3_k",
             2
         ),
         GgmlType::Q4K => packed!(
@@ -143,7 +153,8 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_q4_k",
             "packed_tile_q4_k",
             "packed_embed_q4_k",
-            16
+            "packed_parts_q4_k",
+            4
         ),
         GgmlType::Q5K => packed!(
             "packed_rows_1_q5_k",
@@ -151,7 +162,8 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_q5_k",
             "packed_tile_q5_k",
             "packed_embed_q5_k",
-            16
+            "packed_parts_q5_k",
+            4
         ),
         GgmlType::Q6K => packed!(
             "packed_rows_1_q6_k",
@@ -159,6 +171,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_q6_k",
             "packed_tile_q6_k",
             "packed_embed_q6_k",
+            "packed_parts_q6_k",
             2
         ),
         GgmlType::IQ4NL => packed!(
@@ -167,6 +180,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_iq4_nl",
             "packed_tile_iq4_nl",
             "packed_embed_iq4_nl",
+            "packed_parts_iq4_nl",
             2
         ),
         GgmlType::IQ4XS => packed!(
@@ -175,7 +189,8 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_iq4_xs",
             "packed_tile_iq4_xs",
             "packed_embed_iq4_xs",
-            8
+            "packed_parts_iq4_xs",
+            4
         ),
         GgmlType::TQ1_0 => packed!(
             "packed_rows_1_tq1_0",
@@ -183,6 +198,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_tq1_0",
             "packed_tile_tq1_0",
             "packed_embed_tq1_0",
+            "packed_parts_tq1_0",
             2
         ),
         GgmlType::TQ2_0 => packed!(
@@ -191,6 +207,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_tq2_0",
             "packed_tile_tq2_0",
             "packed_embed_tq2_0",
+            "packed_parts_tq2_0",
             2
         ),
         GgmlType::MXFP4 => packed!(
@@ -199,6 +216,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_mxfp4",
             "packed_tile_mxfp4",
             "packed_embed_mxfp4",
+            "packed_parts_mxfp4",
             1
         ),
         GgmlType::NVFP4 => packed!(
@@ -207,6 +225,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
             "packed_any_nvfp4",
             "packed_tile_nvfp4",
             "packed_embed_nvfp4",
+            "packed_parts_nvfp4",
             4
         ),
         // Codes that name points of a grid.
@@ -232,6 +251,7 @@ fn fp8(format: Fp8) -> Option<PackedKernels> {
             "packed_any_e4m3",
             "packed_tile_e4m3",
             "packed_embed_e4m3",
+            "packed_parts_e4m3",
             4
         ),
         DType::F8E5M2 => packed!(
@@ -240,6 +260,7 @@ fn fp8(format: Fp8) -> Option<PackedKernels> {
             "packed_any_e5m2",
             "packed_tile_e5m2",
             "packed_embed_e5m2",
+            "packed_parts_e5m2",
             4
         ),
         _ => return None,
