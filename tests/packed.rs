@@ -14,7 +14,7 @@ use llm_backend::Reference;
 use llm_cpu::{Cpu, CpuOptions, Isa};
 use llm_cuda::Cuda;
 use llm_plan::{DeviceMap, RunOn, Term, WeightDType, gpus_compute_with};
-use llm_quant::{GgmlType, LoadIn, QuantConfig, Scalar, Scheme};
+use llm_quant::{Fp8, GgmlType, GroupCode, Grouped, LoadIn, QuantConfig, Scalar, Scheme};
 use llm_runtime::{
     BoundModel, Device, Interrupt, Limits, LoadOptions, OffloadOptions, Session, load, load_on,
 };
@@ -88,6 +88,7 @@ fn blocks_compute_as_the_numbers_that_they_stand_for() {
                 let options = CpuOptions {
                     threads: NonZeroUsize::new(threads),
                     isa: Some(isa),
+                    ..CpuOptions::default()
                 };
                 let cpu = device(Cpu::new(options).unwrap());
                 let (found, found_ids) = run(&blocks, &*cpu);
@@ -121,10 +122,45 @@ fn a_table_in_blocks_is_looked_up_as_its_numbers() {
 }
 
 #[test]
-fn gpus_have_kernels_for_what_is_kept_in_blocks_there() {
-    for ty in GgmlType::ALL {
-        let has_kernels = llm_cuda::computes_with(Scheme::Ggml(ty), ty.block_len());
-        assert_eq!(gpus_compute_with(ty), has_kernels, "{ty}");
+fn gpus_have_kernels_for_what_is_kept_as_it_is_there() {
+    let mut schemes: Vec<_> = GgmlType::ALL.map(Scheme::Ggml).into();
+    let types = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::U8,
+        DType::F8E8M0,
+        DType::F8E4M3,
+    ];
+    for scale in types.into_iter().chain([DType::F64, DType::F8E5M2]) {
+        for dtype in [DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ] {
+            let block = [128, 128];
+            schemes.push(Scheme::Fp8(Fp8 {
+                dtype,
+                scale,
+                block,
+            }));
+        }
+        for code in [GroupCode::Int4, GroupCode::E2M1, GroupCode::Int8] {
+            for order in [false, true] {
+                schemes.push(Scheme::Grouped(Grouped {
+                    code,
+                    scale,
+                    group: None,
+                    zeros: false,
+                    global: None,
+                    order,
+                }));
+            }
+        }
+    }
+    for scheme in schemes {
+        let has_kernels = llm_cuda::computes_with(scheme, 256);
+        assert_eq!(
+            gpus_compute_with(scheme),
+            has_kernels,
+            "{scheme}: {scheme:?}"
+        );
     }
 }
 
@@ -164,7 +200,7 @@ fn a_gpu_keeps_blocks_that_it_has_kernels_for() {
         for bound in model.tensors() {
             let (slot, stored) = (bound.slot, bound.stored());
             let expected = match bound.scheme {
-                Scheme::Ggml(ty) if !gpus_compute_with(ty) => Scheme::Dense(DType::BF16),
+                scheme if !gpus_compute_with(scheme) => Scheme::Dense(DType::BF16),
                 other => other,
             };
             assert_eq!(encodings.scheme(slot, stored, RunOn::Gpu(0)), expected);
@@ -212,7 +248,7 @@ fn an_emulated_gpu_computes_with_blocks() {
     });
 }
 
-/// What is quantized is made of the decoded numbers; what is not stays as it is.
+/// What is quantized is made of the decoded numbers; what is not is decoded, as it is in what `quantize` writes.
 #[test]
 fn a_quantization_takes_the_place_of_blocks() {
     let folder = tempfile::tempdir().unwrap();
@@ -224,7 +260,7 @@ fn a_quantization_takes_the_place_of_blocks() {
     for bound in model.tensors() {
         let scheme = encodings.scheme(bound.slot, bound.stored(), RunOn::Cpu);
         let expected = match bound.slot.name.as_str() {
-            "token_embd.weight" | "output.weight" => bound.scheme,
+            "token_embd.weight" | "output.weight" => Scheme::Dense(DType::BF16),
             name if name.contains("norm") => Scheme::Dense(DType::F32),
             _ => nf4.scheme(),
         };
@@ -232,7 +268,7 @@ fn a_quantization_takes_the_place_of_blocks() {
     }
 }
 
-/// Error of logits by f32 sums over a few layers.
-const TOLERANCE: f64 = 2e-4;
+/// Error of logits by f32 sums over a few layers, and by the keys and values that these let round otherwise, to bf16.
+const TOLERANCE: f64 = 3e-3;
 /// The same by keys and values, or weights, of 8 bits of precision.
 const BF16: f64 = 3e-2;

@@ -31,8 +31,14 @@ __device__ __forceinline__ Packed packed_of(const Parts& parts, int p) {
                 (int)(of_scales >> 32)};
 }
 
+// What sources of elements are told.
+struct OfPacked {
+  typedef Packed Weight;
+  static __device__ __forceinline__ Packed of(const Parts& parts, int p) { return packed_of(parts, p); }
+};
+
 // Rows of blocks.
-template <class T> struct Blocks {
+template <class T> struct Blocks : OfPacked {
   enum { ALIGN = T::ALIGN };
   const u8* elements;
   int n_blocks;  // of a row
@@ -56,7 +62,7 @@ __device__ __forceinline__ void packed_rows(const Parts& parts, const Rows& rows
 #pragma unroll
     for (int m = 0; m < M; m++) sum[r][m] = 0.f;
   if (p >= 0) {
-    const S w(packed_of(parts, p), cols);
+    const S w(S::of(parts, p), cols);
     const float* x = rows.x + (u64)m_first * cols;
     for (int k = (share * 32 + lane) * 4; k < cols; k += 128 * split) {
       float4 v[R];
@@ -102,7 +108,7 @@ __device__ __forceinline__ void packed_rows(const Parts& parts, const Rows& rows
 }
 
 template <class S>
-__device__ __forceinline__ void packed_embed(const Packed& w, const u32* ids, u32 n_rows, int width, float scale, int adds, float* out) {
+__device__ __forceinline__ void packed_embed(const typename S::Weight& w, const u32* ids, u32 n_rows, int width, float scale, int adds, float* out) {
   const int c = (blockIdx.y * 256 + threadIdx.x) * 4;
   if (c >= width) return;
   const u32 id = ids[blockIdx.x];
@@ -116,7 +122,7 @@ __device__ __forceinline__ void packed_embed(const Packed& w, const u32* ids, u3
 }
 
 template <class S>
-__device__ __forceinline__ void packed_parts(const Packed& weight, int cols, int first_row, int n, __nv_bfloat16* parts) {
+__device__ __forceinline__ void packed_parts(const typename S::Weight& weight, int cols, int first_row, int n, __nv_bfloat16* parts) {
   const int i = (blockIdx.x * 256 + threadIdx.x) * 4;
   if (i >= n) return;
   const float4 v = S(weight, cols).template four<S::ALIGN>(first_row + i / cols, i % cols);
@@ -138,7 +144,7 @@ __device__ __forceinline__ void packed_parts(const Packed& weight, int cols, int
     packed_rows<S, 1, 1, 8, true>(parts, rows, split);                                                                             \
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(256, 2) packed_tile_##F                                                       \
-  (const float* x, Packed weight, const void* bias, float* out, float* pieces, GemmShape shape) {                            \
+  (const float* x, S::Weight weight, const void* bias, float* out, float* pieces, GemmShape shape) {                            \
     const S w(weight, shape.cols);                                                                                           \
     tile(                                                                                                                    \
         x,                                                                                                                   \
@@ -149,10 +155,10 @@ __device__ __forceinline__ void packed_parts(const Packed& weight, int cols, int
         bias, out, pieces, shape);                                                                                           \
   }                                                                                                                          \
   KERNEL_OF(256, packed_parts_##F)                                                                                           \
-  (Packed weight, int cols, int first_row, int n, __nv_bfloat16* parts) {                                                    \
+  (S::Weight weight, int cols, int first_row, int n, __nv_bfloat16* parts) {                                                    \
     packed_parts<S>(weight, cols, first_row, n, parts);                                                                      \
   }                                                                                                                          \
   KERNEL_OF(256, packed_embed_##F)                                                                                           \
-  (Packed weight, const u32* ids, u32 n_rows, int width, float scale, int adds, float* out) {                                \
+  (S::Weight weight, const u32* ids, u32 n_rows, int width, float scale, int adds, float* out) {                                \
     packed_embed<S>(weight, ids, n_rows, width, scale, adds, out);                                                           \
   }

@@ -123,7 +123,8 @@ impl CudaWeight {
             | Scheme::Int8PerUse(..)
             | Scheme::FourBit(_)
             | Scheme::Ggml(_)
-            | Scheme::Fp8(_)) => panic!("a vector in {other}"),
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_)) => panic!("a vector in {other}"),
         }
     }
 }
@@ -145,6 +146,6 @@ pub fn computes_with(scheme: Scheme, cols: usize) -> bool {
     match scheme {
         Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
         Scheme::Int8(_) | Scheme::FourBit(_) => true,
-        Scheme::Ggml(_) | Scheme::Fp8(_) => packed::is_supported(scheme, cols),
+        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => packed::is_supported(scheme, cols),
     }
 }

@@ -329,7 +329,13 @@ fn weight(scheme: Scheme, (rows, cols): (usize, usize), random: &mut Random) -> 
         match info.dtype {
             // Small numbers, whether codes or the scales among them.
             DType::U8 | DType::F8E4M3 if matches!(scheme, Scheme::Ggml(_) | Scheme::Fp8(_)) => {
-                HostBytes::new(random.bytes(n).iter().map(|byte| byte & 0x3f).collect::<Vec<_>>())
+                HostBytes::new(
+                    random
+                        .bytes(n)
+                        .iter()
+                        .map(|byte| byte & 0x3f)
+                        .collect::<Vec<_>>(),
+                )
             }
             DType::U8 | DType::I8 => HostBytes::new(random.bytes(n)),
             // Scales of scales that are near to each other.

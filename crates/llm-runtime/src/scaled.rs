@@ -154,7 +154,7 @@ impl Float8 {
         let activations = json.get("activation_scheme").and_then(Value::as_str);
         Ok(Some(Float8 {
             block_size,
-            activations: activations.map(str::to_owned),
+            activations: activations.map(|scheme| format!("activation_scheme: {scheme}")),
         }))
     }
 }
@@ -197,7 +197,10 @@ mod tests {
             "activation_scheme": "dynamic"}"#;
         let config = read(deepseek).unwrap().unwrap();
         assert_eq!(config.block_size, Some([128, 128]));
-        assert_eq!(config.activations.as_deref(), Some("dynamic"));
+        assert_eq!(
+            config.activations.as_deref(),
+            Some("activation_scheme: dynamic")
+        );
         let other = r#"{"quant_method": "bitsandbytes", "load_in_8bit": true}"#;
         assert_eq!(read(other), Ok(None));
         for (text, key) in [

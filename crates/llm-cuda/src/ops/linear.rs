@@ -120,7 +120,7 @@ impl Family {
                 let lie = lies(Part::Weight, 16) && plain && nested;
                 (rows >= 4 && lie).then_some(Family::FourBit(format))
             }
-            Scheme::Ggml(_) | Scheme::Fp8(_) => {
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
                 unreachable!("weights without kernels are not loaded")
             }
         }
@@ -174,7 +174,8 @@ impl Few<'_> {
                 | Scheme::Int8PerUse(..)
                 | Scheme::FourBit(_)
                 | Scheme::Ggml(_)
-                | Scheme::Fp8(_) => true,
+                | Scheme::Fp8(_)
+                | Scheme::Grouped(_) => true,
             };
             if !are_codes_there || !many.multiply(part, first)? {
                 let rows = [rows];

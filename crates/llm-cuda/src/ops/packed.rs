@@ -1,11 +1,13 @@
 //! Kernels for weights in the formats of published files: `kernels/packed.cuh`.
 
-use bytemuck::{Pod, Zeroable};
-use llm_quant::{Fp8, GgmlType, Part, Scheme};
+use std::num::NonZeroU64;
+
+use llm_quant::{Fp8, GgmlType, GlobalScale, GroupCode, Grouped, Part, Scheme};
 use llm_tensor::DType;
 
 use super::general::element;
 use crate::CudaWeight;
+use crate::launch::Launch;
 use crate::module::{Kernel, kernel};
 
 /// True of a matrix in a format of published files that there are kernels for.
@@ -16,7 +18,8 @@ pub(crate) fn is_supported(scheme: Scheme, cols: usize) -> bool {
         | Scheme::Dense(_)
         | Scheme::Int8(_)
         | Scheme::Int8PerUse(..)
-        | Scheme::FourBit(_) => true,
+        | Scheme::FourBit(_)
+        | Scheme::Grouped(_) => true,
     };
     are_blocks_whole && kernels(scheme).is_some()
 }
@@ -51,6 +54,12 @@ impl PackedKernels {
                 let are_blocks = block[1].is_multiple_of(4) || block[1] >= cols as u64;
                 cols.is_multiple_of(4) && are_blocks
             }
+            Scheme::Grouped(Grouped { group, .. }) => {
+                let are_groups = group.is_none_or(|group| {
+                    group.get().is_multiple_of(4) || group.get() >= cols as u64
+                });
+                cols.is_multiple_of(4) && are_groups
+            }
             Scheme::Ggml(_)
             | Scheme::Dense(_)
             | Scheme::Int8(_)
@@ -78,7 +87,52 @@ fn kernels(scheme: Scheme) -> Option<PackedKernels> {
     match scheme {
         Scheme::Ggml(ty) => ggml(ty),
         Scheme::Fp8(format) => fp8(format),
+        Scheme::Grouped(format) => grouped(format),
         Scheme::Dense(_) | Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => None,
+    }
+}
+
+/// Codes that lie in the order of columns.
+fn grouped(format: Grouped) -> Option<PackedKernels> {
+    let kernels = match format.code {
+        GroupCode::Int4 => packed!(
+            "packed_rows_1_int4",
+            "packed_rows_8_int4",
+            "packed_any_int4",
+            "packed_tile_int4",
+            "packed_embed_int4",
+            "packed_parts_int4",
+            2
+        ),
+        GroupCode::E2M1 => packed!(
+            "packed_rows_1_e2m1",
+            "packed_rows_8_e2m1",
+            "packed_any_e2m1",
+            "packed_tile_e2m1",
+            "packed_embed_e2m1",
+            "packed_parts_e2m1",
+            2
+        ),
+        GroupCode::Int8 => packed!(
+            "packed_rows_1_int8",
+            "packed_rows_8_int8",
+            "packed_any_int8",
+            "packed_tile_int8",
+            "packed_embed_int8",
+            "packed_parts_int8",
+            4
+        ),
+    };
+    (!format.order && scale_type(format.scale).is_some()).then_some(kernels)
+}
+
+/// Number of a type of scales.
+fn scale_type(dtype: DType) -> Option<u32> {
+    match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => Some(element(dtype)),
+        DType::U8 | DType::F8E8M0 => Some(3),
+        DType::F8E4M3 => Some(4),
+        _ => None,
     }
 }
 
@@ -240,10 +294,7 @@ fn ggml(ty: GgmlType) -> Option<PackedKernels> {
 }
 
 fn fp8(format: Fp8) -> Option<PackedKernels> {
-    let has_scales = matches!(
-        format.scale,
-        DType::F32 | DType::F16 | DType::BF16 | DType::U8 | DType::F8E8M0
-    );
+    let has_scales = scale_type(format.scale).is_some_and(|number| number < 4);
     let kernels = match format.dtype {
         DType::F8E4M3 => packed!(
             "packed_rows_1_e4m3",
@@ -268,55 +319,56 @@ fn fp8(format: Fp8) -> Option<PackedKernels> {
     has_scales.then_some(kernels)
 }
 
-/// `Packed` of `packed.cuh`.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct Packed {
-    elements: u64,
-    scales: u64,
-    /// Rows and columns that share a scale, scales of a line of such blocks, and their type.
-    numbers: [u32; 4],
-}
-
-impl Packed {
-    pub(super) fn of(weight: &CudaWeight) -> Self {
-        let at = |part| weight.part(part).address();
-        let (scales, numbers) = match weight.scheme() {
-            Scheme::Fp8(format) => (at(Part::Scales), numbers(format, weight)),
-            Scheme::Ggml(_)
-            | Scheme::Dense(_)
-            | Scheme::Int8(_)
-            | Scheme::Int8PerUse(..)
-            | Scheme::FourBit(_) => (0, [1, 1, 0, 0]),
-        };
-        Packed {
-            elements: at(Part::Weight),
-            scales,
-            numbers,
-        }
-    }
-
-    /// The same as parts of products are told of it: `packed_of` of `packed.cuh`.
-    pub(super) fn addresses(self) -> [u64; 6] {
-        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        let [height, width, n_scales, scale_type] = self.numbers;
-        let (block, of_scales) = (pair(height, width), pair(n_scales, scale_type));
-        [self.elements, self.scales, block, of_scales, 0, 0]
+/// The argument that tells a kernel of a weight: `Packed` of `packed.cuh`, or `GroupedWeight` of `grouped.cuh`.
+pub(super) fn told<'a>(launch: Launch<'a>, weight: &CudaWeight) -> Launch<'a> {
+    let [a, b, c, d, e, f] = words(weight);
+    match weight.scheme() {
+        Scheme::Grouped(_) => launch.structure(&[a, b, c, d, e, f]),
+        Scheme::Ggml(_)
+        | Scheme::Fp8(_)
+        | Scheme::Dense(_)
+        | Scheme::Int8(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::FourBit(_) => launch.structure(&[a, b, c, d]),
     }
 }
 
-fn numbers(format: Fp8, weight: &CudaWeight) -> [u32; 4] {
+/// The same as parts of products are told: addresses, and pairs of numbers.
+pub(super) fn words(weight: &CudaWeight) -> [u64; 6] {
+    let at = |part| weight.part(part).address();
     let (rows, cols) = (weight.rows() as u64, weight.cols() as u64);
-    // A block that is larger than the matrix is one for all of it.
-    let [height, width] = [
-        format.block[0].min(rows.max(1)),
-        format.block[1].min(cols.max(1)),
-    ];
-    let [_, n_scales] = format.grid(rows, cols);
-    let number = |n: u64| u32::try_from(n).expect("sizes of weights fit 31 bits");
-    let scale_type = match format.scale {
-        DType::U8 | DType::F8E8M0 => 3,
-        dtype => element(dtype),
+    let number = |n: u64| {
+        assert!(i32::try_from(n).is_ok(), "{n} is not below 2^31");
+        n
     };
-    [number(height), number(width), number(n_scales), scale_type]
+    let pair = |low: u64, high: u64| number(low) | number(high) << 32;
+    let of_scales = |dtype| u64::from(scale_type(dtype).expect("a format that has kernels"));
+    let elements = at(Part::Weight);
+    match weight.scheme() {
+        Scheme::Fp8(format) => {
+            // A block that is larger than the matrix is one for all of it.
+            let [height, width] = format.block;
+            let block = pair(height.min(rows.max(1)), width.min(cols.max(1)));
+            let [_, n_scales] = format.grid(rows, cols);
+            let of_scales = pair(n_scales, of_scales(format.scale));
+            [elements, at(Part::Scales), block, of_scales, 0, 0]
+        }
+        Scheme::Grouped(format) => {
+            let group = format.group.map_or(u64::MAX, NonZeroU64::get);
+            let groups = pair(group.min(cols.max(1)), format.n_groups(cols));
+            let zeros = if format.zeros { at(Part::Zeros) } else { 0 };
+            let (global, divides) = match format.global {
+                None => (0, 0),
+                Some(GlobalScale::Factor) => (at(Part::GlobalScale), 0),
+                Some(GlobalScale::Divisor) => (at(Part::GlobalScale), 1),
+            };
+            let of_scales = pair(of_scales(format.scale), divides);
+            [elements, at(Part::Scales), zeros, global, groups, of_scales]
+        }
+        Scheme::Ggml(_)
+        | Scheme::Dense(_)
+        | Scheme::Int8(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::FourBit(_) => [elements, 0, pair(1, 1), 0, 0, 0],
+    }
 }
