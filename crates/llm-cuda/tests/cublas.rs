@@ -116,8 +116,8 @@ fn weights_in_formats_of_published_files_are_decoded_in_tiles() {
         let case = Case {
             scheme,
             n: 512,
-            size: (2048, 2048),
-            scratch_rows: 512,
+            size: (4000, 2048),
+            scratch_rows: 2048,
             n_calls: 6,
             // Both factors have 16 bits.
             bound: 2e-5,
