@@ -79,6 +79,7 @@ fn the_cpu_computes_what_the_goldens_say() {
             let options = CpuOptions {
                 isa: Some(isa),
                 threads: NonZeroUsize::new(threads),
+                ..CpuOptions::default()
             };
             match Cpu::new(options) {
                 Ok(_) => check_goldens(&|| device(Cpu::new(options).unwrap())),

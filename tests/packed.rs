@@ -10,10 +10,12 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use cuda_emulator::harness::Machine;
 use llm_backend::Reference;
 use llm_cpu::{Cpu, CpuOptions, Isa};
-use llm_plan::{DeviceMap, RunOn, Term, WeightDType};
-use llm_quant::{GgmlType, LoadIn, QuantConfig, Scalar, Scheme};
+use llm_cuda::Cuda;
+use llm_plan::{DeviceMap, RunOn, Term, WeightDType, gpus_compute_with};
+use llm_quant::{Fp8, GgmlType, GroupCode, Grouped, LoadIn, QuantConfig, Scalar, Scheme};
 use llm_runtime::{
     BoundModel, BoundTensor, Device, Interrupt, Limits, LoadOptions, OffloadOptions, Session, load,
     load_on,
@@ -88,6 +90,7 @@ fn blocks_compute_as_the_numbers_that_they_stand_for() {
                 let options = CpuOptions {
                     threads: NonZeroUsize::new(threads),
                     isa: Some(isa),
+                    ..CpuOptions::default()
                 };
                 let cpu = device(Cpu::new(options).unwrap());
                 let (found, found_ids) = run(&blocks, &*cpu);
@@ -180,48 +183,131 @@ fn a_table_in_blocks_is_looked_up_as_its_numbers() {
     }
 }
 
-/// Until GPUs have kernels for blocks.
 #[test]
-fn a_gpu_computes_with_blocks_as_bf16() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("packed.gguf");
-    Packed::ALL[0].write(&path, Written::Blocks);
-    let model = BoundModel::open(&path).unwrap();
-    let encodings = model.encodings(WeightDType::Auto, None).unwrap();
-    let gpu = RunOn::Gpu(0);
-    let mut n_bytes = Bytes::ZERO;
-    for bound in model.tensors() {
-        let (slot, stored) = (bound.slot, bound.stored());
-        let expected = match bound.scheme {
-            Scheme::Ggml(_) => Scheme::Dense(DType::BF16),
-            other => other,
-        };
-        assert_eq!(encodings.scheme(slot, stored, gpu), expected);
-        assert_eq!(encodings.scheme(slot, stored, RunOn::Cpu), bound.scheme);
-        let (rows, cols) = slot.matrix();
-        n_bytes += expected.stored_bytes(rows as u64, cols as u64).total();
+fn gpus_have_kernels_for_what_is_kept_as_it_is_there() {
+    let mut schemes: Vec<_> = GgmlType::ALL.map(Scheme::Ggml).into();
+    let types = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::U8,
+        DType::F8E8M0,
+        DType::F8E4M3,
+    ];
+    for scale in types.into_iter().chain([DType::F64, DType::F8E5M2]) {
+        for dtype in [DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ] {
+            let block = [128, 128];
+            schemes.push(Scheme::Fp8(Fp8 {
+                dtype,
+                scale,
+                block,
+            }));
+        }
+        for code in [GroupCode::Int4, GroupCode::E2M1, GroupCode::Int8] {
+            for order in [false, true] {
+                schemes.push(Scheme::Grouped(Grouped {
+                    code,
+                    scale,
+                    group: None,
+                    zeros: false,
+                    global: None,
+                    order,
+                }));
+            }
+        }
     }
-    let map = DeviceMap::on_one(model.spec(), gpu);
+    for scheme in schemes {
+        let has_kernels = llm_cuda::computes_with(scheme, 256);
+        assert_eq!(
+            gpus_compute_with(scheme),
+            has_kernels,
+            "{scheme}: {scheme:?}"
+        );
+    }
+}
+
+/// A model on a device that counts as a GPU.
+fn on_gpu(model: &BoundModel, device: &dyn Device) -> Session {
     let options = LoadOptions {
         dtype: WeightDType::Auto,
         quant: None,
         encoder: &Scalar,
-        limits: limits(&model),
+        limits: limits(model),
         offload: Some(OffloadOptions {
-            map: &map,
+            map: &DeviceMap::on_one(model.spec(), RunOn::Gpu(0)),
             folder: Path::new(""),
         }),
     };
-    let reference = device(Reference::new());
-    let devices = [(gpu, &*reference)];
-    let interrupt = Interrupt::default();
-    let mut session = load_on(&model, &devices, &options, &interrupt, &mut |_| ()).unwrap();
-    assert_eq!(session.memory().terms.get(Term::Weights), n_bytes);
-    let found = score(&mut session, 0, &prompt());
-    let mut on_cpu = loaded(&path, &*reference, WeightDType::Auto);
-    let exact = score(&mut on_cpu, 0, &prompt());
-    let error = relative_error(&found, &exact);
-    assert!(error > 0.0 && error <= BF16, "off by {error:.1e}");
+    let devices = [(RunOn::Gpu(0), device)];
+    load_on(
+        model,
+        &devices,
+        &options,
+        &Interrupt::default(),
+        &mut |_| (),
+    )
+    .unwrap()
+}
+
+/// Those without kernels are bf16 there.
+#[test]
+fn a_gpu_keeps_blocks_that_it_has_kernels_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("packed.gguf");
+    for packed in Packed::ALL {
+        packed.write(&path, Written::Blocks);
+        let model = BoundModel::open(&path).unwrap();
+        let encodings = model.encodings(WeightDType::Auto, None).unwrap();
+        let mut n_bytes = Bytes::ZERO;
+        for bound in model.tensors() {
+            let (slot, stored) = (bound.slot, bound.stored());
+            let expected = match bound.scheme {
+                scheme if !gpus_compute_with(scheme) => Scheme::Dense(DType::BF16),
+                other => other,
+            };
+            assert_eq!(encodings.scheme(slot, stored, RunOn::Gpu(0)), expected);
+            assert_eq!(encodings.scheme(slot, stored, RunOn::Cpu), bound.scheme);
+            let (rows, cols) = slot.matrix();
+            n_bytes += expected.stored_bytes(rows as u64, cols as u64).total();
+        }
+        let reference = device(Reference::new());
+        let mut session = on_gpu(&model, &*reference);
+        assert_eq!(session.memory().terms.get(Term::Weights), n_bytes);
+        let found = score(&mut session, 0, &prompt());
+        let mut on_cpu = loaded(&path, &*reference, WeightDType::Auto);
+        let exact = score(&mut on_cpu, 0, &prompt());
+        let error = relative_error(&found, &exact);
+        assert!(error <= BF16, "{packed:?}: off by {error:.1e}");
+    }
+}
+
+/// The kernels' results, of prompts in tiles and of single tokens.
+#[test]
+fn an_emulated_gpu_computes_with_blocks() {
+    Machine::new().counts(false).inside(|| {
+        let cuda = device(Cuda::new(0).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("packed.gguf");
+        for packed in Packed::ALL {
+            packed.write(&path, Written::Blocks);
+            let model = BoundModel::open(&path).unwrap();
+            let run = |on: &dyn Device| {
+                let mut session = on_gpu(&model, on);
+                let logits = score(&mut session, 0, &prompt()[..20]);
+                session.truncate(0, 0);
+                (
+                    logits,
+                    llm_tests::continue_by_ids(&mut session, &prompt()[..3], 4),
+                )
+            };
+            let reference = device(Reference::new());
+            let (expected, ids) = run(&*reference);
+            let (found, found_ids) = run(&*cuda);
+            let error = relative_error(&found, &expected);
+            assert!(error <= TOLERANCE, "{packed:?}: off by {error:.1e}");
+            assert_eq!(found_ids, ids, "{packed:?}");
+        }
+    });
 }
 
 /// What is quantized is made of the decoded numbers; what is not is decoded, as it is in what `quantize` writes.

@@ -328,7 +328,11 @@ fn check_matrix(
                 Ok(())
             );
         }
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
+        Scheme::Dense(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::Ggml(_)
+        | Scheme::Fp8(_)
+        | Scheme::Grouped(_) => {
             panic!("nothing is saved in {scheme}")
         }
     }

@@ -118,6 +118,7 @@ fn the_cpu_computes_what_the_libraries_did() {
             let options = CpuOptions {
                 isa: Some(isa),
                 threads: NonZeroUsize::new(threads),
+                ..CpuOptions::default()
             };
             match Cpu::new(options) {
                 Ok(_) => check_all(|| Cpu::new(options).unwrap()),

@@ -55,7 +55,7 @@ fn measure(cpu: &Arc<Cpu>, scheme: Scheme, rows: usize, cols: usize) {
         Scheme::Dense(dtype) => weights(dtype, &shapes).0,
         Scheme::FourBit(format) => four_bit_weights(format, &shapes).0,
         Scheme::Int8(format) => int8_weights(format, &shapes).0,
-        Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => return,
+        Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => return,
     };
     let weights: Vec<_> = weights
         .into_iter()

@@ -52,7 +52,7 @@ fn measure(cpu: &Arc<Cpu>, what: &str, scheme: Scheme, shapes: &[(usize, usize)]
         Scheme::Dense(dtype) => weights(dtype, shapes),
         Scheme::FourBit(format) => four_bit_weights(format, shapes),
         Scheme::Int8(format) => int8_weights(format, shapes),
-        Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => return,
+        Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => return,
     };
     let weights: Vec<_> = weights
         .into_iter()

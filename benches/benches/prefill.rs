@@ -40,7 +40,11 @@ fn gemm(cpu: &Arc<Cpu>, scheme: Scheme, rows: usize, cols: usize, n_tokens: usiz
     let weight = match scheme {
         Scheme::Dense(dtype) => weights(dtype, &[(rows, cols)]).0.remove(0),
         Scheme::FourBit(format) => four_bit_weights(format, &[(rows, cols)]).0.remove(0),
-        Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => return,
+        Scheme::Int8(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::Ggml(_)
+        | Scheme::Fp8(_)
+        | Scheme::Grouped(_) => return,
     };
     let weights = [cpu.load(weight).expect(WORKS)];
     let what = format!("{scheme} {n_tokens} tokens, {rows} x {cols}");

@@ -47,6 +47,7 @@ pub fn cpu(n_threads: Option<usize>) -> Arc<Cpu> {
     let cpu = Cpu::new(CpuOptions {
         threads: n_threads.and_then(NonZeroUsize::new),
         isa: None,
+        ..CpuOptions::default()
     });
     Arc::new(cpu.expect("threads of the best instruction set start"))
 }

@@ -97,7 +97,11 @@ fn encoded(scheme: Scheme, rows: usize, cols: usize, elements: &[f32]) -> Stored
             let weight = Weight4Bit::new((rows, cols), format, *code.table(), codes, absmax);
             weight.unwrap().into()
         }
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
+        Scheme::Dense(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::Ggml(_)
+        | Scheme::Fp8(_)
+        | Scheme::Grouped(_) => {
             panic!("no table is quantized to {scheme}")
         }
     }

@@ -77,6 +77,7 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
                 run_command(cargo("test --workspace --locked --release -- --ignored"))
             })?;
             step("memory that threads share, under Miri", || miri(root))?;
+            step("kernels for AArch64, under an emulator", || arm(root))?;
             step("what is written, in transformers", || {
                 let mut check = Command::new(fetch_model::PYTHON);
                 check.args(["benches/peers.py", "check"]).current_dir(root);
@@ -116,6 +117,38 @@ fn miri(root: &Path) -> Result<()> {
         .into_iter()
         .try_for_each(|arguments| run_command(miri(&Vec::from_iter(arguments.split_whitespace()))))
 }
+
+/// Tests the kernels for AArch64 on an emulated processor, whose emulator and linker need not be there.
+fn arm(root: &Path) -> Result<()> {
+    let is_there = |program: &&str| {
+        let found = Command::new(program).arg("--version").output();
+        found.is_ok_and(|found| found.status.success())
+    };
+    let emulator = ["qemu-aarch64-static", "qemu-aarch64"]
+        .into_iter()
+        .find(is_there);
+    let (Some(emulator), true) = (emulator, is_there(&ARM_LINKER)) else {
+        eprintln!(
+            "skipped: no emulator; apt-get install qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross brings it"
+        );
+        return Ok(());
+    };
+    let mut target = Command::new("rustup");
+    target.args(["target", "add", "aarch64-unknown-linux-gnu"]);
+    run_command(target)?;
+    let mut test = cargo(
+        root,
+        "test --locked --release -p llm-cpu --lib --target aarch64-unknown-linux-gnu",
+    );
+    test.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", ARM_LINKER)
+        .env(
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER",
+            format!("{emulator} -L /usr/aarch64-linux-gnu"),
+        );
+    run_command(test)
+}
+
+const ARM_LINKER: &str = "aarch64-linux-gnu-gcc";
 
 /// What threads share, products and attention among it; all tests of the kernels would take hours.
 const MIRI_TESTS: [&str; 2] = [

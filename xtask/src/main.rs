@@ -38,8 +38,8 @@ enum Command {
     },
     /// Runs what continuous integration runs
     Ci {
-        /// And what takes long: bench-memory with all models, ignored tests, and the check that transformers loads what
-        /// is written, which installs it into target/ on its first run
+        /// And what takes long: bench-memory with all models, ignored tests, the kernels for AArch64 under an emulator, and
+        /// the check that transformers loads what is written, which installs it into target/ on its first run
         #[arg(long)]
         full: bool,
     },

@@ -245,7 +245,8 @@ impl<'a> ProductBounds<'a> {
                 | Scheme::Int8(_)
                 | Scheme::Int8PerUse(..)
                 | Scheme::Ggml(_)
-                | Scheme::Fp8(_) => 0.0,
+                | Scheme::Fp8(_)
+                | Scheme::Grouped(_) => 0.0,
             },
             int8: int8.map(quantized),
         }

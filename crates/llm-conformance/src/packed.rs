@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use llm_backend::{Backend, Output};
-use llm_quant::{Fp8, GgmlType, Part as StoredPart, Parts, Scheme, StoredWeight};
-use llm_tensor::DType;
+use llm_quant::{
+    Fp8, GgmlType, GroupCode, Grouped, Part as StoredPart, PartInfo, Parts, Scheme, StoredWeight,
+};
+use llm_tensor::{DType, f32_to_le_bytes};
 
 use crate::case::{Case, EPS};
 use crate::data::{Random, at_odd_address};
 use crate::linear::Linear;
-use crate::schemes::{block_len, packed, weight_in};
+use crate::schemes::{block_len, weight_in};
 
 #[derive(Debug)]
 pub(crate) struct PackedCase {
@@ -36,9 +38,9 @@ const N_TOKENS: [usize; 9] = [1, 2, 3, 4, 7, 11, 12, 33, 65];
 /// Scales may multiply values, as the reference has it, or sums of values with x.
 const PRODUCT_ERROR: f64 = 2.0 * EPS;
 
-pub(crate) fn cases() -> Vec<PackedCase> {
+pub(crate) fn cases(schemes: &[Scheme]) -> Vec<PackedCase> {
     let mut cases = Vec::new();
-    for scheme in packed() {
+    for &scheme in schemes {
         for (rows, n_blocks) in SHAPES {
             for turn in 0..2 {
                 let i = cases.len();
@@ -62,7 +64,7 @@ pub(crate) fn cases() -> Vec<PackedCase> {
     for n_tokens in N_TOKENS {
         let part = |rows, scheme, bias| Part { rows, scheme, bias };
         let mut parts = vec![part(7, Scheme::Dense(DType::BF16), None)];
-        for (i, scheme) in packed().into_iter().enumerate() {
+        for (i, &scheme) in schemes.iter().enumerate() {
             parts.push(part(i + 1, scheme, (i % 4 == 1).then_some(DType::F16)));
         }
         cases.push(PackedCase {
@@ -151,32 +153,85 @@ fn block(random: &mut Random, ty: GgmlType) -> Vec<u8> {
 
 /// A weight of random numbers, none of which is NaN or infinite, with scales from 1/8 to 1.
 pub(crate) fn fp8(random: &mut Random, (rows, cols): (usize, usize), format: Fp8) -> StoredWeight {
-    let codes: Vec<u8> = (0..rows * cols)
-        .map(|_| random.below(256) as u8 & 0xbf)
-        .collect();
-    let [n_rows, n_cols] = format.grid(rows as u64, cols as u64);
-    let scales = (0..n_rows * n_cols).flat_map(|_| {
-        let exponent = 124 + random.below(4) as u32;
-        let mantissa = random.below(128) as u32;
-        match format.scale {
-            DType::F32 => f32::from_bits(exponent << 23 | mantissa << 16)
-                .to_le_bytes()
-                .to_vec(),
-            DType::BF16 => ((exponent << 7 | mantissa) as u16).to_le_bytes().to_vec(),
-            DType::F8E8M0 => vec![exponent as u8],
-            other => panic!("no case has scales in {other}"),
-        }
-    });
-    let scales: Vec<u8> = scales.collect();
+    let scheme = Scheme::Fp8(format);
+    parts_of(
+        random,
+        scheme,
+        (rows, cols),
+        |random, part, info| match part {
+            // Without the exponents' highest bit.
+            StoredPart::Weight => (0..info.bytes)
+                .map(|_| random.below(256) as u8 & 0xbf)
+                .collect(),
+            _ => scales(random, info),
+        },
+    )
+}
+
+/// A weight of random codes, zeros and order, with scales from 1/8 to 1.
+pub(crate) fn grouped(
+    random: &mut Random,
+    (rows, cols): (usize, usize),
+    format: Grouped,
+) -> StoredWeight {
+    let scheme = Scheme::Grouped(format);
+    parts_of(
+        random,
+        scheme,
+        (rows, cols),
+        |random, part, info| match part {
+            StoredPart::Scales | StoredPart::GlobalScale => scales(random, info),
+            StoredPart::Order => {
+                let mut order: Vec<u32> = (0..cols as u32).collect();
+                random.shuffle(&mut order);
+                order.into_iter().flat_map(u32::to_le_bytes).collect()
+            }
+            StoredPart::Zeros if format.code == GroupCode::Int4 => {
+                (0..info.bytes).map(|_| random.below(16) as u8).collect()
+            }
+            _ => (0..info.bytes).map(|_| random.below(256) as u8).collect(),
+        },
+    )
+}
+
+/// A weight whose parts are at odd addresses.
+fn parts_of(
+    random: &mut Random,
+    scheme: Scheme,
+    (rows, cols): (usize, usize),
+    mut bytes: impl FnMut(&mut Random, StoredPart, PartInfo) -> Vec<u8>,
+) -> StoredWeight {
     StoredWeight {
-        scheme: Scheme::Fp8(format),
+        scheme,
         rows,
         cols,
-        parts: Parts::from_iter([
-            (StoredPart::Weight, at_odd_address(&codes)),
-            (StoredPart::Scales, at_odd_address(&scales)),
-        ]),
+        parts: scheme
+            .parts(rows as u64, cols as u64)
+            .map(|part, info| at_odd_address(&bytes(random, part, info))),
     }
+}
+
+/// Numbers from 1/8 to 1.
+fn scales(random: &mut Random, info: PartInfo) -> Vec<u8> {
+    let n = info.bytes as usize / info.dtype.size();
+    let values = random
+        .values(n, 1.0)
+        .into_iter()
+        .map(|x| x.abs().max(0.125));
+    let bytes = values.flat_map(|x| match info.dtype {
+        DType::F32 => x.to_le_bytes().to_vec(),
+        DType::BF16 => x.to_le_bytes()[2..].to_vec(),
+        DType::F16 => {
+            let mut bytes = vec![0; 2];
+            f32_to_le_bytes(&[x], DType::F16, &mut bytes).expect("f16 has numbers");
+            bytes
+        }
+        DType::F8E8M0 => vec![(x.to_bits() >> 23) as u8],
+        // Exponents from -3 on, and three bits behind them.
+        DType::F8E4M3 => vec![((x.to_bits() >> 20) - (120 << 3)) as u8],
+        other => panic!("no case has scales in {other}"),
+    });
+    bytes.collect()
 }
 
 /// Different blocks of a weight.

@@ -1,4 +1,9 @@
-use llm_quant::{BlockSize, Code, FourBit, Fp8, GgmlType, Int8, Scheme, StoredWeight};
+use std::num::NonZeroU64;
+
+use llm_quant::{
+    BlockSize, Code, FourBit, Fp8, GgmlType, GlobalScale, GroupCode, Grouped, Int8, Scheme,
+    StoredWeight,
+};
 use llm_tensor::DType;
 
 use crate::data::{DTYPES, Random};
@@ -39,6 +44,37 @@ pub(crate) fn packed() -> Vec<Scheme> {
             block,
         }));
     }
+    for (code, scale, group, zeros, global, order) in [
+        (GroupCode::Int4, DType::F16, 128, true, None, false),
+        (GroupCode::Int4, DType::BF16, 20, false, None, true),
+        (GroupCode::E2M1, DType::F8E8M0, 32, false, None, false),
+        (
+            GroupCode::E2M1,
+            DType::F8E4M3,
+            16,
+            false,
+            Some(GlobalScale::Divisor),
+            false,
+        ),
+        (
+            GroupCode::Int8,
+            DType::F32,
+            0,
+            false,
+            Some(GlobalScale::Factor),
+            false,
+        ),
+        (GroupCode::Int8, DType::BF16, 32, true, None, false),
+    ] {
+        schemes.push(Scheme::Grouped(Grouped {
+            code,
+            scale,
+            group: NonZeroU64::new(group),
+            zeros,
+            global,
+            order,
+        }));
+    }
     schemes
 }
 
@@ -48,7 +84,7 @@ pub(crate) fn block_len(scheme: Scheme) -> usize {
         Scheme::Ggml(ty) => ty.block_len(),
         Scheme::Dense(_) | Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => 1,
         // Short of a register, and of a block.
-        Scheme::Fp8(_) => 37,
+        Scheme::Fp8(_) | Scheme::Grouped(_) => 37,
     }
 }
 
@@ -68,5 +104,6 @@ pub(crate) fn weight_in(
         Scheme::FourBit(format) => four_bit::encoded(random, (rows, cols), format),
         Scheme::Ggml(ty) => packed::ggml(random, (rows, cols), ty),
         Scheme::Fp8(format) => packed::fp8(random, (rows, cols), format),
+        Scheme::Grouped(format) => packed::grouped(random, (rows, cols), format),
     }
 }

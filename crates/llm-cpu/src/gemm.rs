@@ -3,7 +3,6 @@
 //! A panel of some weight rows is widened and transposed once and stays in the first-level cache while all tokens
 //! pass, whose activations of these columns lie together in the second-level cache.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -14,7 +13,7 @@ use crate::isa::Geometry;
 use crate::matvec::GEMM_TOKENS;
 use crate::share::Columns;
 use crate::simd::{Element, ElementType, FourBit, Kernel, MAX_LANES, Simd};
-use crate::tile::{Product, Run};
+use crate::tile::{Elements, Factors, Product, Run};
 use crate::weight::Floats;
 
 /// Some rows of a weight times all rows of x.
@@ -58,7 +57,47 @@ pub(crate) fn gemm_len(n_tokens: usize, geometry: Geometry, n_threads: usize) ->
 
 impl Kernel for Gemm<'_> {
     #[inline(always)]
-    fn run<S: FourBit>(mut self, simd: S) {
+    fn run<S: FourBit>(self, simd: S) {
+        self.run_with(simd, OneByOne);
+    }
+}
+
+/// What is done to a slab of x and to a panel before they are multiplied, and how they are then.
+pub(crate) trait Preparation<S: Simd>: Copy {
+    type Factors: Factors<S>;
+    /// Columns of a lane.
+    const COLUMNS: usize;
+
+    fn factors(self) -> Self::Factors;
+    /// Prepares some columns of a row of x, a multiple of [`COLUMNS`](Self::COLUMNS), where they lie.
+    fn prepare_row(self, simd: S, x: &mut [f32]);
+    /// Prepares rows of a panel of registers, as many.
+    fn prepare_panel(self, simd: S, panel: &mut [f32], width: usize);
+}
+
+/// f32 as they are.
+#[derive(Clone, Copy)]
+struct OneByOne;
+
+impl<S: Simd> Preparation<S> for OneByOne {
+    type Factors = Elements<f32>;
+    const COLUMNS: usize = 1;
+
+    #[inline(always)]
+    fn factors(self) -> Elements<f32> {
+        Elements::NEW
+    }
+
+    #[inline(always)]
+    fn prepare_row(self, _: S, _: &mut [f32]) {}
+
+    #[inline(always)]
+    fn prepare_panel(self, _: S, _: &mut [f32], _: usize) {}
+}
+
+impl Gemm<'_> {
+    #[inline(always)]
+    pub(crate) fn run_with<S: FourBit, P: Preparation<S>>(mut self, simd: S, preparation: P) {
         let width = S::LANES * S::TILE_VECTORS;
         let (n_rows, cols) = (self.weight.rows(), self.weight.cols());
         assert!(self.rows.end <= n_rows);
@@ -69,16 +108,28 @@ impl Kernel for Gemm<'_> {
         for first in (0..cols).step_by(panel_depth(width)) {
             let depth = panel_depth(width).min(cols - first);
             self.gather(first, depth, width);
+            let is_prepared = P::COLUMNS > 1 && depth.is_multiple_of(P::COLUMNS);
+            if is_prepared {
+                let slab = &mut self.scratch[PANEL_ELEMENTS + width..][..self.n_tokens * depth];
+                for x in slab.chunks_exact_mut(depth) {
+                    preparation.prepare_row(simd, x);
+                }
+            }
             for row in self.rows.clone().step_by(width) {
                 let rows = row..(row + width).min(self.rows.end);
                 self.pack(simd, rows.clone(), first, depth);
-                self.multiply::<S>(simd, rows, first, depth);
+                if is_prepared {
+                    let panel = &mut self.scratch[..depth * width];
+                    preparation.prepare_panel(simd, panel, width);
+                    let n_lanes = depth / P::COLUMNS;
+                    self.multiply(simd, preparation.factors(), rows, (first, depth), n_lanes);
+                } else {
+                    self.multiply(simd, Elements::<f32>::NEW, rows, (first, depth), depth);
+                }
             }
         }
     }
-}
 
-impl Gemm<'_> {
     /// Copies columns `first..first + depth` of x together: rows of a power of two would share a few of a cache's
     /// sets.
     #[inline(always)]
@@ -109,7 +160,14 @@ impl Gemm<'_> {
     }
 
     #[inline(always)]
-    fn multiply<S: Simd>(&mut self, simd: S, rows: Range<usize>, first: usize, depth: usize) {
+    fn multiply<S: Simd, F: Factors<S>>(
+        &mut self,
+        simd: S,
+        factors: F,
+        rows: Range<usize>,
+        (first, depth): (usize, usize),
+        n_lanes: usize,
+    ) {
         let width = S::LANES * S::TILE_VECTORS;
         let (panel, rest) = self.scratch.split_at_mut(PANEL_ELEMENTS);
         let (bias_row, slab) = rest.split_at_mut(width);
@@ -121,10 +179,10 @@ impl Gemm<'_> {
         });
         let panel = [Run {
             start: panel.as_ptr().cast(),
-            n_rows: depth,
+            n_rows: n_lanes,
         }];
         let columns = self.out_column + rows.start..self.out_column + rows.end;
-        let product = Product::<f32> {
+        let product = Product {
             a: slab.as_ptr(),
             a_stride: depth,
             b: &panel,
@@ -135,7 +193,7 @@ impl Gemm<'_> {
             output: if first == 0 { self.output } else { Output::Add },
             rows: self.n_tokens,
             columns: rows.len(),
-            element: PhantomData,
+            factors,
         };
         // SAFETY: `run` asserts that scratch and out are long enough; panel and bias row have all columns of a tile; those
         // of `out` are ours.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Kernel, Portable, Simd};
@@ -17,11 +19,13 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL (Skylake-SP, Zen 4, and later).
     Avx512,
+    /// AArch64 with NEON, as all have it.
+    Neon,
 }
 
 impl Isa {
     /// Every instruction set, the plainest first.
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon];
 
     /// The name that we print and that flags take.
     pub const fn name(self) -> &'static str {
@@ -29,6 +33,7 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
         }
     }
 
@@ -64,6 +69,8 @@ pub(crate) enum Level {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 impl Level {
@@ -77,6 +84,10 @@ impl Level {
             Isa::Avx512 => Avx512::new().map(Level::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => None,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Neon::new().map(Level::Neon),
+            #[cfg(not(target_arch = "aarch64"))]
+            Isa::Neon => None,
         }
     }
 
@@ -88,6 +99,8 @@ impl Level {
             Level::Avx2(simd) => simd.enter(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(simd) => simd.enter(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(simd) => simd.enter(kernel),
         }
     }
 
@@ -99,6 +112,8 @@ impl Level {
             Level::Avx2(_) => Geometry::of::<Avx2>(),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => Geometry::of::<Avx512>(),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(_) => Geometry::of::<Neon>(),
         }
     }
 }

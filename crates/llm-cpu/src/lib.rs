@@ -31,6 +31,7 @@ mod memory;
 mod norm;
 mod packed;
 mod pages;
+mod pairs;
 mod pool;
 mod probe;
 mod queue;
@@ -46,6 +47,7 @@ pub use isa::Isa;
 pub use kv_pool::KvPool;
 pub use memory::Buffer;
 pub use pages::CpuPages;
+pub use pairs::Compute;
 pub use queue::CpuQueue;
 pub use routes::Routes;
 pub use weight::Weight;
@@ -57,6 +59,7 @@ use std::thread;
 use llm_backend::DeviceInfo;
 
 use crate::isa::Level;
+use crate::pairs::PairLevel;
 use crate::pool::Pool;
 use crate::simd::int::IntLevel;
 
@@ -67,6 +70,8 @@ pub struct CpuOptions {
     pub threads: Option<NonZeroUsize>,
     /// The instruction set. By default the best that the machine has.
     pub isa: Option<Isa>,
+    /// The type that activations and weights of many tokens are multiplied in. By default exact.
+    pub compute: Compute,
 }
 
 /// The processor and its memory.
@@ -102,6 +107,7 @@ pub struct Cpu {
     isa: Isa,
     level: Level,
     int_level: IntLevel,
+    pair_level: Option<PairLevel>,
     pool: Pool,
 }
 
@@ -136,6 +142,7 @@ impl Cpu {
             isa,
             level,
             int_level: IntLevel::of(level),
+            pair_level: PairLevel::of(level, options.compute),
             // More threads than processors would only wait for each other; their shares are done by those that there are.
             pool: Pool::with_shares(n_threads, n_threads.min(n_processors))?,
         })

@@ -102,7 +102,7 @@ impl<'a> Call<'a> {
                 match part.weight {
                     Floats::Dense(weight) => level.run(MatVec { weight, few }),
                     Floats::FourBit(weight) => level.run(four_bit::FourBitMatVec { weight, few }),
-                    Floats::Packed(weight) => PackedMatVec { level, weight, few }.run(),
+                    Floats::Packed(weight) => level.run(PackedMatVec { weight, few }),
                 }
             });
         }
@@ -120,7 +120,7 @@ impl<'a> Call<'a> {
             weight.floats().filter(is_many)
         };
         self.split(choose, unit, row_work, out, scratch, |part, scratch| {
-            level.run(Gemm {
+            let gemm = Gemm {
                 weight: part.weight,
                 bias: part.bias,
                 rows: part.rows,
@@ -130,7 +130,11 @@ impl<'a> Call<'a> {
                 out_column: part.column,
                 output: self.output,
                 scratch,
-            });
+            };
+            match self.cpu.pair_level {
+                Some(pairs) => pairs.run(gemm),
+                None => level.run(gemm),
+            }
         });
     }
 }

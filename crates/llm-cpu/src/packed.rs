@@ -1,101 +1,109 @@
 //! Products with weights in blocks of codes and scales, whose values are made in registers on their way from memory.
 //!
 //! A format is a [`RowDecoder`]: it gives registers of values, exactly those that the format means, to a [`Sink`]. Products,
-//! panels and rows of tables are sinks, written once for all formats.
+//! panels and rows of tables are sinks, written once for all formats. Without an instruction set of its own, a processor has
+//! values made as `llm-quant` does.
 
 mod fp8;
 mod ggml;
+mod grouped;
 mod matvec;
 mod panel;
 
 use std::ops::Range;
 
-use llm_quant::{Fp8, GgmlType, Part, Scheme, StoredWeight};
-use llm_tensor::HostBytes;
+use llm_quant::{Fp8, GgmlType, Grouped, Part, Scheme, StoredWeight};
 
-use crate::simd::{FourBit, Simd};
+use crate::simd::{FourBit, Order, Simd};
 
 pub(crate) use matvec::PackedMatVec;
 
-/// A matrix `[rows, cols]` in blocks.
+/// A matrix in a packed format that is computed with.
 #[derive(Debug, Clone)]
 pub(crate) struct Packed {
     format: Format,
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    elements: HostBytes,
-    /// Empty where blocks have their scales in them.
-    scales: HostBytes,
+    stored: StoredWeight,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Format {
     Ggml(GgmlType),
     Fp8(Fp8),
+    Grouped(Grouped),
 }
 
 impl Packed {
-    /// `None` where the scheme is another, or rows are not whole blocks.
+    /// `None` where the scheme is another, rows are not whole blocks, or scales are of a type that is not computed with.
     ///
     /// # Panics
     /// When a part has not as many bytes as the scheme gives it.
     pub(crate) fn of(weight: &StoredWeight) -> Option<Self> {
-        let (rows, cols) = (weight.rows, weight.cols);
-        let (format, scales) = match weight.scheme {
-            Scheme::Ggml(ty) if cols.is_multiple_of(ty.block_len()) => {
-                (Format::Ggml(ty), HostBytes::new([]))
+        let format = match weight.scheme {
+            Scheme::Ggml(ty) => {
+                let whole = weight.cols.is_multiple_of(ty.block_len());
+                whole.then_some(Format::Ggml(ty))?
             }
-            Scheme::Fp8(format) => (
-                fp8::is_known(format).then_some(Format::Fp8(format))?,
-                weight.part(Part::Scales).clone(),
-            ),
-            Scheme::Ggml(_)
-            | Scheme::Dense(_)
-            | Scheme::Int8(_)
-            | Scheme::Int8PerUse(..)
-            | Scheme::FourBit(_) => return None,
+            Scheme::Fp8(format) => fp8::is_known(format).then_some(Format::Fp8(format))?,
+            Scheme::Grouped(format) => {
+                grouped::is_known(format).then_some(Format::Grouped(format))?
+            }
+            Scheme::Dense(_) | Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => {
+                return None;
+            }
         };
-        for (part, info) in weight.scheme.parts(rows as u64, cols as u64) {
-            let found = weight.part(part).len() as u64;
-            assert_eq!(found, info.bytes, "{part:?} of [{rows}, {cols}]");
+        match weight.clone().checked() {
+            Ok(stored) => Some(Packed { format, stored }),
+            Err(error) => panic!("{error}"),
         }
-        Some(Packed {
-            format,
-            rows,
-            cols,
-            elements: weight.part(Part::Weight).clone(),
-            scales,
-        })
+    }
+
+    /// Output features.
+    pub(crate) fn rows(&self) -> usize {
+        self.stored.rows
+    }
+
+    /// Input features.
+    pub(crate) fn cols(&self) -> usize {
+        self.stored.cols
     }
 
     pub(crate) fn view(&self) -> PackedView<'_> {
         PackedView {
             format: self.format,
-            rows: self.rows,
-            cols: self.cols,
-            elements: &self.elements,
-            scales: &self.scales,
+            rows: self.stored.rows,
+            cols: self.stored.cols,
+            elements: self.stored.part(Part::Weight),
+            stored: &self.stored,
         }
     }
 }
 
-/// A [`Packed`] whose bytes have been looked up: as many as its shape asks for.
+/// A [`Packed`] whose codes have been looked up: as many as its shape asks for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PackedView<'a> {
     format: Format,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     elements: &'a [u8],
-    scales: &'a [u8],
+    stored: &'a StoredWeight,
 }
 
 impl PackedView<'_> {
     /// Calls `visitor` with the decoder of the format.
     #[inline(always)]
-    pub(crate) fn visit(self, visitor: impl Visitor) {
+    pub(crate) fn visit<S: FourBit>(self, visitor: impl Visitor) {
         match self.format {
-            Format::Ggml(ty) => ggml::visit(self, ty, visitor),
-            Format::Fp8(format) => fp8::visit(self, format, visitor),
+            Format::Ggml(ty) => ggml::visit::<S>(self, ty, visitor),
+            Format::Fp8(format) => fp8::visit::<S>(self, format, visitor),
+            Format::Grouped(format) => grouped::visit::<S>(self, format, visitor),
+        }
+    }
+
+    /// Order in which values come, and so that of x in a product with few rows.
+    pub(crate) fn order(&self) -> Order {
+        match self.format {
+            Format::Ggml(_) | Format::Fp8(_) => Order::Straight,
+            Format::Grouped(format) => grouped::order(format),
         }
     }
 
@@ -107,7 +115,7 @@ impl PackedView<'_> {
 
 /// Something done with a matrix whatever its format.
 pub(crate) trait Visitor {
-    /// Implementations are `#[inline(always)]`, or enter a kernel.
+    /// Implementations enter a kernel, so that each decoder is compiled in a function of its own.
     fn visit<D: RowDecoder>(self, decoder: D);
 }
 
@@ -116,8 +124,11 @@ pub(crate) trait RowDecoder: Copy + Send + Sync {
     /// Columns that are decoded together, at most [`PIECE`]: ranges of columns begin at multiples of it, and end so or with the
     /// row.
     const STEP: usize;
+    /// Order of the columns of two registers: straight, or those of even index before those of odd index.
+    const ORDER: Order;
 
-    /// Gives `sink` all registers of some columns of a row, in any order, with zeros beyond the last column.
+    /// Gives `sink` all registers of some columns of a row, with zeros beyond the last column. Registers of even columns and of
+    /// odd ones come as if they were those of the first and of the last half of their columns.
     ///
     /// # Panics
     /// When the matrix has not these columns.

@@ -13,8 +13,10 @@ mod codes;
 mod element;
 mod four_bit;
 pub(crate) mod int;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod table;
 
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +26,8 @@ pub(crate) use avx512::Avx512;
 pub(crate) use codes::{Codes, E4M3_FACTOR};
 pub(crate) use element::{Element, ElementType, Order};
 pub(crate) use four_bit::{FourBit, words_read};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 
 use std::fmt::Debug;
@@ -40,6 +44,8 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     type F32: Copy;
     /// f32 in a register.
     const LANES: usize;
+    /// True where registers are arrays, and code is compiled for them as well as it can be.
+    const IS_PORTABLE: bool = false;
     /// Rows of the register tile of a matrix product.
     const TILE_ROWS: usize;
     /// Registers beside each other in a row of that tile: 1, 2 or 4.

@@ -18,6 +18,7 @@ pub(crate) fn cpu(isa: Isa, n_threads: usize) -> Arc<Cpu> {
     let cpu = Cpu::new(CpuOptions {
         threads: NonZeroUsize::new(n_threads),
         isa: Some(isa),
+        ..CpuOptions::default()
     });
     Arc::new(cpu.unwrap())
 }
@@ -48,6 +49,11 @@ fn avx2_conforms() {
 }
 
 #[test]
+fn neon_conforms() {
+    check_isa(Isa::Neon);
+}
+
+#[test]
 fn avx512_conforms() {
     check_isa(Isa::Avx512);
 }
@@ -58,6 +64,7 @@ fn an_instruction_set_that_is_not_there_is_refused() {
         let made = Cpu::new(CpuOptions {
             threads: NonZeroUsize::new(1),
             isa: Some(isa),
+            ..CpuOptions::default()
         });
         match made {
             Ok(cpu) => assert!(isa.is_available() && cpu.isa() == isa),

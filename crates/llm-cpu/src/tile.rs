@@ -6,12 +6,49 @@ use llm_backend::Output;
 
 use crate::simd::{Element, Simd};
 
+/// Multiplication of what lies in `a` and `b`: of elements, or of pairs of them in a word.
+pub(crate) trait Factors<S: Simd>: Copy {
+    /// Bytes that a lane takes in `b`.
+    const SIZE: usize;
+
+    /// A register of `b`.
+    ///
+    /// # Safety
+    /// `src` can be read for `LANES · SIZE` bytes; no alignment is needed.
+    unsafe fn load(self, simd: S, src: *const u8) -> S::F32;
+    /// `sum` and the products of each lane.
+    fn multiply_add(self, simd: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32;
+}
+
+/// Elements `E`, one by one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Elements<E>(PhantomData<E>);
+
+impl<E> Elements<E> {
+    pub(crate) const NEW: Self = Elements(PhantomData);
+}
+
+impl<S: Simd, E: Element> Factors<S> for Elements<E> {
+    const SIZE: usize = E::SIZE;
+
+    #[inline(always)]
+    unsafe fn load(self, simd: S, src: *const u8) -> S::F32 {
+        // SAFETY: as the caller promises.
+        unsafe { E::load(simd, src) }
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, simd: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32 {
+        simd.fma(a, b, sum)
+    }
+}
+
 /// `c [rows, columns]` (= or +=) `a [rows, depth] · b [depth, columns] + bias [columns]`.
 ///
 /// Along a row, `a` and `c` are contiguous; `b` too, and it has `columns` rounded up to the registers of a tile
 /// (1, 2 or 4) to read; so has `bias`.
 #[derive(Debug)]
-pub(crate) struct Product<'a, E> {
+pub(crate) struct Product<'a, F> {
     pub(crate) a: *const f32,
     pub(crate) a_stride: usize,
     /// The depth's rows, run by run.
@@ -25,7 +62,7 @@ pub(crate) struct Product<'a, E> {
     pub(crate) rows: usize,
     /// At most `LANES · TILE_VECTORS`.
     pub(crate) columns: usize,
-    pub(crate) element: PhantomData<E>,
+    pub(crate) factors: F,
 }
 
 /// Rows of `b` that follow each other.
@@ -35,14 +72,17 @@ pub(crate) struct Run {
     pub(crate) n_rows: usize,
 }
 
-impl<E: Element> Product<'_, E> {
+impl<F: Copy> Product<'_, F> {
     /// Every element of `c` is summed in order of the depth, whatever the tiles around it.
     ///
     /// # Safety
     /// The pointers are good for what the struct's description says is read and written, and nobody else touches the
     /// elements of `c` meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn compute<S: Simd>(&self, simd: S) {
+    pub(crate) unsafe fn compute<S: Simd>(&self, simd: S)
+    where
+        F: Factors<S>,
+    {
         // SAFETY: as the caller promises.
         unsafe {
             match self.columns.div_ceil(S::LANES) {
@@ -57,7 +97,10 @@ impl<E: Element> Product<'_, E> {
     /// # Safety
     /// As for [`compute`](Self::compute).
     #[inline(always)]
-    unsafe fn columns_of<S: Simd, const V: usize>(&self, simd: S) {
+    unsafe fn columns_of<S: Simd, const V: usize>(&self, simd: S)
+    where
+        F: Factors<S>,
+    {
         let mut row = 0;
         // SAFETY: as the caller promises; each tile lies within the rows.
         unsafe {
@@ -88,7 +131,10 @@ impl<E: Element> Product<'_, E> {
     /// # Safety
     /// As for [`compute`](Self::compute), and the rows exist.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, simd: S, row: usize) {
+    unsafe fn tile<S: Simd, const R: usize, const V: usize>(&self, simd: S, row: usize)
+    where
+        F: Factors<S>,
+    {
         let mut sums = [[simd.splat(0.0); V]; R];
         // SAFETY: as the caller promises.
         unsafe {
@@ -107,12 +153,12 @@ impl<E: Element> Product<'_, E> {
                     let mut b = [simd.splat(0.0); V];
                     for (v, b) in b.iter_mut().enumerate() {
                         let at = k * self.b_stride + v * S::LANES;
-                        *b = E::load(simd, run.start.add(at * E::SIZE));
+                        *b = self.factors.load(simd, run.start.add(at * F::SIZE));
                     }
                     for (r, sums) in sums.iter_mut().enumerate() {
                         let a = simd.splat(*a.add(r * self.a_stride + k));
                         for (sum, b) in sums.iter_mut().zip(b) {
-                            *sum = simd.fma(a, b, *sum);
+                            *sum = self.factors.multiply_add(simd, a, b, *sum);
                         }
                     }
                 }

@@ -37,7 +37,9 @@ impl Operand {
                 let dense = Dense::of(weight, dtype)?;
                 Some(Operand::Int8PerUse(dense, format))
             }
-            Scheme::Ggml(_) | Scheme::Fp8(_) => Packed::of(weight).map(Operand::Packed),
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
+                Packed::of(weight).map(Operand::Packed)
+            }
         }
     }
 }
@@ -49,7 +51,7 @@ impl Weight {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.rows,
             Operand::FourBit(weight) => weight.rows(),
             Operand::Int8(weight) => weight.rows(),
-            Operand::Packed(weight) => weight.rows,
+            Operand::Packed(weight) => weight.rows(),
         }
     }
 
@@ -59,7 +61,7 @@ impl Weight {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.cols,
             Operand::FourBit(weight) => weight.cols(),
             Operand::Int8(weight) => weight.cols(),
-            Operand::Packed(weight) => weight.cols,
+            Operand::Packed(weight) => weight.cols(),
         }
     }
 
@@ -141,7 +143,7 @@ impl Floats<'_> {
         match self {
             Floats::Dense(weight) => weight.element.order(),
             Floats::FourBit(weight) => weight.order(),
-            Floats::Packed(_) => Order::Straight,
+            Floats::Packed(weight) => weight.order(),
         }
     }
 }

@@ -1,5 +1,5 @@
 use llm_arch::{Role, Slot, Stored, TensorKind};
-use llm_quant::{QuantConfig, Scheme};
+use llm_quant::{GgmlType, QuantConfig, Scheme};
 use llm_tensor::DType;
 
 use crate::RunOn;
@@ -7,7 +7,7 @@ use crate::RunOn;
 /// Element type of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightDType {
-    /// The one that the configuration names, else each tensor's own. Matrices in GGUF's blocks stay in them on the CPU;
+    /// The one that the configuration names, else each tensor's own. Matrices in GGUF's blocks stay in them where they are computed with so;
     /// what else is in blocks decodes to bf16.
     Auto,
     /// This one.
@@ -46,7 +46,7 @@ impl StoredTensor {
         match self.scheme {
             Scheme::Int8(_) | Scheme::FourBit(_) => Some(self.scheme),
             // What these become is a matter of what is asked for.
-            Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => None,
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => None,
         }
     }
@@ -55,23 +55,79 @@ impl StoredTensor {
     pub fn stays_in(self, scheme: Scheme) -> bool {
         match self.scheme {
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => false,
-            Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
-                self.scheme == scheme
+            Scheme::Int8(_)
+            | Scheme::FourBit(_)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => self.scheme == scheme,
+        }
+    }
+
+    /// True if the format is one of published files that a processor computes with.
+    pub(crate) const fn is_packed(self) -> bool {
+        match self.scheme {
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => true,
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Int8(_) | Scheme::FourBit(_) => {
+                false
             }
         }
     }
 
-    /// True if the format is one of published files that a processor computes with and a GPU does not.
-    pub(crate) const fn is_packed(self) -> bool {
-        match self.scheme {
-            Scheme::Ggml(_) => true,
-            Scheme::Dense(_)
-            | Scheme::Int8PerUse(..)
-            | Scheme::Int8(_)
-            | Scheme::FourBit(_)
-            | Scheme::Fp8(_) => false,
+    /// The same for GPUs.
+    const fn is_packed_on_gpu(self) -> bool {
+        self.is_packed() && gpus_compute_with(self.scheme)
+    }
+}
+
+/// True of a scheme that GPUs have kernels for; weights in others they compute with decoded.
+pub const fn gpus_compute_with(scheme: Scheme) -> bool {
+    match scheme {
+        Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
+        Scheme::Int8(_) | Scheme::FourBit(_) => true,
+        // Codes that name points of a grid are not looked up there.
+        Scheme::Ggml(
+            GgmlType::IQ2XXS
+            | GgmlType::IQ2XS
+            | GgmlType::IQ2S
+            | GgmlType::IQ3XXS
+            | GgmlType::IQ3S
+            | GgmlType::IQ1S
+            | GgmlType::IQ1M,
+        ) => false,
+        Scheme::Ggml(
+            GgmlType::Q4_0
+            | GgmlType::Q4_1
+            | GgmlType::Q5_0
+            | GgmlType::Q5_1
+            | GgmlType::Q8_0
+            | GgmlType::Q2K
+            | GgmlType::Q3K
+            | GgmlType::Q4K
+            | GgmlType::Q5K
+            | GgmlType::Q6K
+            | GgmlType::IQ4NL
+            | GgmlType::IQ4XS
+            | GgmlType::TQ1_0
+            | GgmlType::TQ2_0
+            | GgmlType::MXFP4
+            | GgmlType::NVFP4,
+        ) => true,
+        Scheme::Fp8(format) => {
+            let is_known = matches!(format.dtype, DType::F8E4M3 | DType::F8E5M2);
+            is_known && (format.scale.is_weight() || is_exponent(format.scale))
+        }
+        // A row is multiplied in the order of its columns.
+        Scheme::Grouped(format) => {
+            let has_scales = format.scale.is_weight()
+                || is_exponent(format.scale)
+                || matches!(format.scale, DType::F8E4M3);
+            !format.order && has_scales
         }
     }
+}
+
+const fn is_exponent(dtype: DType) -> bool {
+    matches!(dtype, DType::U8 | DType::F8E8M0)
 }
 
 /// Encodings of a model's tensors once they are loaded: what a plan counts, a loader writes and `inspect` lists.
@@ -88,9 +144,10 @@ pub struct Encodings<'a> {
 impl Encodings<'_> {
     /// Scheme of `slot`, given how the checkpoint holds it and which device computes with it.
     ///
-    /// A matrix quantized already stays as it is; in GGUF's blocks it does where the CPU computes with it and neither an
-    /// element type nor a quantization is asked for. Of the rest the projections are quantized, unless they are wide; the
-    /// head is not; and where the user lists modules not to quantize, that list decides instead, for the head too.
+    /// A matrix quantized already stays as it is; in a format of published files it does where neither an element type
+    /// nor a quantization is asked for and the device that computes with it has kernels for it. Of the rest the
+    /// projections are quantized, unless they are wide; the head is not; and where the user lists modules not to quantize,
+    /// that list decides instead, for the head too.
     pub fn scheme(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> Scheme {
         if let Some(scheme) = stored.quantized() {
             return scheme;
@@ -130,22 +187,33 @@ impl Encodings<'_> {
     /// True of a matrix in a format of published files that is computed with as it is: whole, in order, and where nothing
     /// else is asked for.
     fn stays_packed(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> bool {
-        let is_whole = slot.stored == Stored::AsIs && stored.order == Order::Rows;
+        let is_in_order = match stored.scheme {
+            // Codes are brought into order while they are read.
+            Scheme::Grouped(_) => true,
+            Scheme::Dense(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::Int8(_)
+            | Scheme::FourBit(_)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_) => stored.order == Order::Rows,
+        };
+        let is_whole = slot.stored == Stored::AsIs && is_in_order;
         let is_matrix = matches!(slot.shape.as_slice(), [_, _]) && !becomes_table(slot.role);
         let is_other_asked_for = match self.dtype {
             WeightDType::Auto => self.quant.is_some(),
             WeightDType::As(_) => true,
         };
-        let is_on_cpu = match run_on {
+        let is_computed_with = match run_on {
             RunOn::Cpu => true,
-            RunOn::Gpu(_) => false,
+            RunOn::Gpu(_) => stored.is_packed_on_gpu(),
         };
-        stored.is_packed() && is_whole && is_matrix && !is_other_asked_for && is_on_cpu
+        stored.is_packed() && is_whole && is_matrix && !is_other_asked_for && is_computed_with
     }
 
     /// True if devices of different kinds may keep a model that is `stored` so in different encodings.
     pub fn differ_by_device(&self, stored: &[StoredTensor]) -> bool {
-        self.keeps_cpu_in_f32() || stored.iter().any(|stored| stored.is_packed())
+        let differs = |stored: &StoredTensor| stored.is_packed() && !stored.is_packed_on_gpu();
+        self.keeps_cpu_in_f32() || stored.iter().any(differs)
     }
 
     /// True where what would be quantized stays in 32 bits on the CPU, and so computes there:

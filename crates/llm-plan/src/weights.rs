@@ -83,7 +83,11 @@ impl Footprint {
         let encoded = match scheme {
             Scheme::Dense(_) | Scheme::Int8PerUse(..) => total.min(loading.load_piece),
             // Whole before it goes anywhere.
-            Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => total,
+            Scheme::Int8(_)
+            | Scheme::FourBit(_)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => total,
         };
         self.on_its_way = self.on_its_way.max(source + encoded);
     }

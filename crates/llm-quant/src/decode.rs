@@ -6,6 +6,7 @@ use llm_tensor::le_bytes_to_f32;
 
 use crate::double::{self, NESTED_BLOCK};
 use crate::floats::f32_at;
+use crate::grouped::GroupedRows;
 use crate::int8::factors::DEQUANTIZE;
 use crate::parts::{Part, Parts};
 use crate::scheme::Scheme;
@@ -37,6 +38,9 @@ impl Scheme {
             (Scheme::Fp8(_), Part::Weight) => cover(1),
             (Scheme::Fp8(format), _) => {
                 times(format.scales_of(cols, range), format.scale.size() as u64)
+            }
+            (Scheme::Grouped(format), part) => {
+                format.window(cols, &cover(cols.max(1)), part, info.bytes)
             }
         })
     }
@@ -113,6 +117,16 @@ impl Scheme {
             Scheme::Fp8(format) => {
                 le_bytes_to_f32(format.dtype, elements, out).map_err(no_numbers)?;
                 format.scale(cols, range, part(Part::Scales), out);
+            }
+            Scheme::Grouped(format) => {
+                let cols = cols as usize;
+                let rows = GroupedRows::new(format, cols, parts);
+                let (mut at, mut row, mut first) = (0, 0, range.start as usize % cols.max(1));
+                while at < out.len() {
+                    let n = (cols - first).min(out.len() - at);
+                    rows.decode(row, first, &mut out[at..at + n]);
+                    (at, row, first) = (at + n, row + 1, 0);
+                }
             }
         }
         Ok(())

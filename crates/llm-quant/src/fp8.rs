@@ -4,6 +4,10 @@ use std::ops::Range;
 
 use llm_tensor::{DType, le_bytes_to_f32};
 
+use crate::floats::number_at;
+use crate::parts::Part;
+use crate::stored::StoredWeight;
+
 /// The parameters of scaled 8-bit floating-point numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fp8 {
@@ -31,7 +35,7 @@ impl Fp8 {
 
     /// Multiplies elements `range`, widened in `out`, with their `scales`: those of [`Fp8::scales_of`].
     pub(crate) fn scale(self, cols: u64, range: &Range<u64>, scales: &[u8], out: &mut [f32]) {
-        let ([height, width], size) = (self.block, self.scale.size());
+        let [height, width] = self.block;
         let n_scales = cols.div_ceil(width);
         let first = self.scales_of(cols, range).start;
         let dtype = match self.scale {
@@ -47,15 +51,58 @@ impl Fp8 {
                 .min(col + range.end - at)
                 - col;
             let idx = (row / height * n_scales + col / width - first) as usize;
-            let mut scale = [0.0];
-            le_bytes_to_f32(dtype, &scales[idx * size..][..size], &mut scale)
-                .expect("scales are numbers");
+            let scale = number_at(dtype, scales, idx);
             let from = (at - range.start) as usize;
             for x in &mut out[from..from + n as usize] {
-                *x *= scale[0];
+                *x *= scale;
             }
             at += n;
         }
+    }
+}
+
+/// Rows of a matrix in [`Fp8`] whose bytes have been looked up.
+#[derive(Debug, Clone, Copy)]
+pub struct Fp8Rows<'a> {
+    format: Fp8,
+    cols: usize,
+    numbers: &'a [u8],
+    scales: &'a [u8],
+}
+
+impl<'a> Fp8Rows<'a> {
+    /// The rows of a weight in `format`.
+    ///
+    /// # Panics
+    /// When it lacks a part.
+    pub fn new(weight: &'a StoredWeight, format: Fp8) -> Self {
+        Fp8Rows {
+            format,
+            cols: weight.cols,
+            numbers: weight.part(Part::Weight),
+            scales: weight.part(Part::Scales),
+        }
+    }
+
+    /// Decodes columns of a row from `first` on into `out`.
+    ///
+    /// # Panics
+    /// When there are no such columns, or elements are not widened to f32.
+    pub fn decode(&self, row: usize, first: usize, out: &mut [f32]) {
+        assert!(
+            first + out.len() <= self.cols,
+            "{} columns from {first} on of {}",
+            out.len(),
+            self.cols
+        );
+        let at = row * self.cols + first;
+        let numbers = &self.numbers[at..at + out.len()];
+        le_bytes_to_f32(self.format.dtype, numbers, out).expect("8-bit floating-point numbers");
+        let (cols, range) = (self.cols as u64, at as u64..(at + out.len()) as u64);
+        let scales = self.format.scales_of(cols, &range);
+        let size = self.format.scale.size();
+        let scales = &self.scales[scales.start as usize * size..scales.end as usize * size];
+        self.format.scale(cols, &range, scales, out);
     }
 }
 
@@ -63,7 +110,7 @@ impl Fp8 {
 mod tests {
     use llm_tensor::HostBytes;
 
-    use crate::{Part, Parts, Scheme, StoredWeight};
+    use crate::{Parts, Scheme};
 
     use super::*;
 
@@ -111,6 +158,12 @@ mod tests {
                     (1.0 + (i % 8) as f32 / 8.0) * scale_of(place)
                 });
                 assert_eq!(out, expected.collect::<Vec<_>>(), "{block:?} {scale}");
+            }
+            let whole = weight.values().unwrap();
+            for (row, first, n) in [(0, 0, 10), (6, 3, 7), (3, 9, 1), (2, 4, 0)] {
+                let mut out = vec![0f32; n];
+                Fp8Rows::new(&weight, format).decode(row, first, &mut out);
+                assert_eq!(out, whole[row * cols + first..][..n]);
             }
         }
     }

@@ -56,6 +56,9 @@ pub fn tensors(scheme: Scheme, rows: u64, cols: u64, storage: DType) -> Result<V
                 }
                 tensor(part, storage, &[n_bytes / size, 1])
             }
+            (Part::Weight, Scheme::Grouped(format)) => {
+                tensor(part, info.dtype, &[rows, format.row_bytes(cols)])
+            }
             (Part::Weight, _) => tensor(part, info.dtype, &[rows, cols]),
             (part, _) if part.is_in_files() => {
                 tensor(part, info.dtype, &[info.bytes / info.dtype.size() as u64])
@@ -64,7 +67,11 @@ pub fn tensors(scheme: Scheme, rows: u64, cols: u64, storage: DType) -> Result<V
         });
     }
     match scheme {
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => {}
+        Scheme::Dense(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::Ggml(_)
+        | Scheme::Fp8(_)
+        | Scheme::Grouped(_) => {}
         Scheme::Int8(_) => tensors.push(tensor(Part::WeightFormat, DType::U8, &[])),
         Scheme::FourBit(format) => {
             let state = Part::State(format.code);

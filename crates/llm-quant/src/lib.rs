@@ -1,5 +1,5 @@
 //! Weight encodings: LLM.int8(), NF4, FP4 and double quantization, exactly as bitsandbytes has them; GGUF's blocks, as
-//! GGML has them; and 8-bit floating-point numbers with scales.
+//! GGML has them; 8-bit floating-point numbers with scales; and codes with a scale a group, as GPTQ, AWQ, MXFP4 and others.
 //!
 //! A [`Scheme`] says how a weight matrix is kept, in which parts and how many bytes; a [`StoredWeight`] is a matrix
 //! kept that way, [`Weight4Bit`] and [`Int8Weight`] what its parts mean. Everything here is scalar and exact, the
@@ -20,6 +20,7 @@ mod floats;
 mod four_bit;
 mod fp8;
 mod ggml;
+mod grouped;
 mod int8;
 pub mod layout;
 mod parts;
@@ -32,8 +33,9 @@ pub use double::{DoubleAbsmax, NESTED_BLOCK, dynamic_map};
 pub use encoder::{Encoder, Scalar};
 pub use error::QuantError;
 pub use four_bit::{Absmax, Weight4Bit};
-pub use fp8::Fp8;
+pub use fp8::{Fp8, Fp8Rows};
 pub use ggml::GgmlType;
+pub use grouped::{E2M1, GlobalScale, GroupCode, Grouped, GroupedRows};
 pub use int8::factors::{DEQUANTIZE, PRODUCT_SCALE, code_factor};
 pub use int8::{Activations8, Int8Weight};
 pub use parts::{Part, PartInfo, Parts, StoredBytes};

@@ -25,8 +25,14 @@ pub enum Part {
     State(Code),
     /// The scales of 8-bit rows.
     Scb,
-    /// The scales of blocks of 8-bit floating-point numbers. Files may also have them as `weight_scale`.
+    /// The scales of blocks of 8-bit floating-point numbers, or of groups of codes. Files have them under several names.
     Scales,
+    /// The zeros of groups of codes, a byte each.
+    Zeros,
+    /// The one number that belongs to all scales of a matrix, in f32.
+    GlobalScale,
+    /// The position of the code of each column among its row's, as u32.
+    Order,
     /// The order that 8-bit elements lie in, see [`check_weight_format`](crate::layout::check_weight_format): of files
     /// alone.
     WeightFormat,
@@ -102,6 +108,24 @@ impl Scheme {
                 add(Part::Weight, format.dtype, n);
                 add(Part::Scales, format.scale, n_rows * n_cols);
             }
+            Scheme::Grouped(format) => {
+                let n_groups = rows * format.n_groups(cols);
+                add(
+                    Part::Weight,
+                    format.code_dtype(),
+                    rows * format.row_bytes(cols),
+                );
+                add(Part::Scales, format.scale, n_groups);
+                if format.zeros {
+                    add(Part::Zeros, DType::U8, n_groups);
+                }
+                if format.global.is_some() {
+                    add(Part::GlobalScale, DType::F32, 1);
+                }
+                if format.order {
+                    add(Part::Order, DType::U32, cols);
+                }
+            }
         }
         parts
     }
@@ -131,6 +155,9 @@ impl StoredBytes {
                 | Part::State(_)
                 | Part::Scb
                 | Part::Scales
+                | Part::Zeros
+                | Part::GlobalScale
+                | Part::Order
                 | Part::WeightFormat => sum.statistics += Bytes::new(bytes),
             }
         }
@@ -165,6 +192,9 @@ impl Part {
             Part::State(Code::Fp4) => "weight.quant_state.bitsandbytes__fp4",
             Part::Scb => "SCB",
             Part::Scales => "weight_scale_inv",
+            Part::Zeros => "weight_zero_point",
+            Part::GlobalScale => "weight_global_scale",
+            Part::Order => "weight_order",
             Part::WeightFormat => "weight_format",
         }
     }

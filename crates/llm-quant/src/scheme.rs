@@ -5,6 +5,7 @@ use llm_tensor::DType;
 use crate::code::Code;
 use crate::fp8::Fp8;
 use crate::ggml::GgmlType;
+use crate::grouped::Grouped;
 
 /// Encoding of a weight matrix `[rows, cols]`, and thereby its size in bytes.
 ///
@@ -23,6 +24,8 @@ pub enum Scheme {
     Ggml(GgmlType),
     /// 8-bit floating-point numbers with scales.
     Fp8(Fp8),
+    /// Codes of 4 or 8 bits with a scale for each group of a row's elements.
+    Grouped(Grouped),
 }
 
 /// The parameters of LLM.int8().
@@ -79,7 +82,11 @@ impl Scheme {
     pub const fn elements(self) -> Option<DType> {
         match self {
             Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => Some(dtype),
-            Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => None,
+            Scheme::Int8(_)
+            | Scheme::FourBit(_)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => None,
         }
     }
 
@@ -106,6 +113,7 @@ impl fmt::Display for Scheme {
             Scheme::FourBit(format) => f.pad(&format.to_string()),
             Scheme::Ggml(ty) => ty.fmt(f),
             Scheme::Fp8(_) => f.pad("fp8"),
+            Scheme::Grouped(format) => format.fmt(f),
         }
     }
 }

@@ -116,6 +116,9 @@ fn what(part: Part) -> &'static str {
         Part::NestedAbsmax => "the scales of scales",
         Part::NestedQuantMap => "the values of scales' codes",
         Part::NestedOffset => "the offset of scales",
+        Part::Zeros => "the zeros",
+        Part::GlobalScale => "the scale of all",
+        Part::Order => "the order of columns",
         Part::State(_) => "the state",
         Part::WeightFormat => "the order of elements",
     }

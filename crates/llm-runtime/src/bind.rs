@@ -18,8 +18,9 @@ use serde_json::{Map, Value};
 
 pub use self::misfit::Misfit;
 pub use self::tensor::BoundTensor;
+use crate::packed::{self, Packing};
+use crate::published::{self, Published};
 use crate::quantized::{companions, recognise};
-use crate::scaled::Float8;
 use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
@@ -42,9 +43,18 @@ pub struct BoundModel {
     checkpoint: Arc<Checkpoint>,
     skeleton: Arc<Skeleton>,
     /// For each slot, where the checkpoint has it and in which scheme.
-    tensors: Arc<[(Source, Scheme)]>,
+    tensors: Arc<[Stored]>,
     quantization: Option<QuantConfig>,
     notices: Vec<Notice>,
+}
+
+/// Tensor of a slot, as a checkpoint has it.
+#[derive(Debug)]
+struct Stored {
+    source: Source,
+    scheme: Scheme,
+    /// Sources of the parts of codes in groups.
+    packing: Option<Box<Packing>>,
 }
 
 /// Tensor of a checkpoint for a slot.
@@ -118,7 +128,7 @@ impl BoundModel {
         let config = Config {
             skeleton,
             quantization: None,
-            float8: None,
+            published: None,
             notices: Vec::new(),
         };
         Self::join(checkpoint, config)
@@ -128,10 +138,11 @@ impl BoundModel {
         let Config {
             mut skeleton,
             quantization,
-            float8,
+            published,
             mut notices,
         } = config;
-        let block_size = float8.and_then(|float8| float8.block_size);
+        let block_size = published.as_ref().and_then(Published::block_size);
+        let may_be_packed = packed::are_there(&checkpoint);
         skeleton.settle_names(|name| checkpoint.get(name).is_some());
         let default = QuantConfig::new(LoadIn::EightBit);
         let int8 = Int8 {
@@ -141,6 +152,12 @@ impl BoundModel {
         let mut misfit = Misfit::new(&checkpoint, &skeleton);
         let mut tensors = Vec::with_capacity(skeleton.slots.len());
         for slot in &skeleton.slots {
+            if may_be_packed
+                && let Some(found) = packed::find(&checkpoint, &skeleton, slot, published.as_ref())?
+            {
+                tensors.push(found.into());
+                continue;
+            }
             let Some((source, tensor)) = find(&checkpoint, &skeleton, slot, &mut misfit) else {
                 continue;
             };
@@ -152,20 +169,40 @@ impl BoundModel {
             match scheme {
                 Some(Scheme::Int8(_) | Scheme::FourBit(_)) => {}
                 Some(
-                    Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_),
+                    Scheme::Dense(_)
+                    | Scheme::Int8PerUse(..)
+                    | Scheme::Ggml(_)
+                    | Scheme::Fp8(_)
+                    | Scheme::Grouped(_),
                 )
                 | None => misfit.compare(slot, tensor),
             }
             // What is not understood is no weight, as the misfit says.
             let scheme = scheme.unwrap_or(Scheme::Dense(DType::U8));
-            tensors.push((source, scheme));
+            tensors.push(Stored {
+                source,
+                scheme,
+                packing: None,
+            });
         }
-        let companions = tensors.iter().flat_map(|(source, scheme)| match source {
-            Source::Whole(name) => companions(&checkpoint, *scheme, name),
-            Source::Part(_) => Vec::new(),
-        });
-        let names = tensors.iter().map(|(source, _)| source.name().to_owned());
-        let used: HashSet<String> = names.chain(companions).collect();
+        let companions =
+            tensors
+                .iter()
+                .flat_map(|stored| match (&stored.packing, &stored.source) {
+                    (Some(packing), _) => packing.names.clone(),
+                    (None, Source::Whole(name)) => companions(&checkpoint, stored.scheme, name),
+                    (None, Source::Part(_)) => Vec::new(),
+                });
+        let names = tensors.iter().map(|stored| stored.source.name().to_owned());
+        let kv_scales = published.map_or_else(Vec::new, |_| published::kv_scales(&checkpoint));
+        if !kv_scales.is_empty() {
+            notices.push(Notice::NotApplied {
+                path: checkpoint.path().to_owned(),
+                key: format!("scales of keys and values, as {}", kv_scales[0]),
+                instead: "keys and values stay as they are, which is more exact",
+            });
+        }
+        let used: HashSet<String> = names.chain(companions).chain(kv_scales).collect();
         unused::sort(&checkpoint, &skeleton, &used, &mut misfit, &mut notices);
         if misfit.is_empty() {
             let of_configuration = skeleton.notices.iter().cloned();
@@ -200,16 +237,17 @@ impl BoundModel {
     /// Each slot with the checkpoint's tensor for it.
     pub fn tensors(&self) -> impl Iterator<Item = BoundTensor<'_>> {
         let slots = self.skeleton.slots.iter().zip(self.tensors.iter());
-        slots.map(|(slot, (source, scheme))| BoundTensor {
+        slots.map(|(slot, stored)| BoundTensor {
             slot,
-            tensor: match source {
+            tensor: match &stored.source {
                 Source::Whole(name) => {
                     let tensor = self.checkpoint.get(name);
                     tensor.expect("a bound name is in the checkpoint")
                 }
                 Source::Part(part) => part,
             },
-            scheme: *scheme,
+            scheme: stored.scheme,
+            packing: stored.packing.as_deref(),
         })
     }
 
@@ -279,7 +317,7 @@ pub fn read_config_with(
 struct Config {
     skeleton: Skeleton,
     quantization: Option<QuantConfig>,
-    float8: Option<Float8>,
+    published: Option<Published>,
     notices: Vec<Notice>,
 }
 
@@ -289,16 +327,16 @@ fn parse_config(config: &[u8], path: &Path, unknown_keys: UnknownKeys) -> Result
             path: path.to_owned(),
             reason: e.to_string(),
         })?;
-    let (quantization, float8) = quantization(&mut config, path)?;
+    let (quantization, published) = quantization(&mut config, path)?;
     let skeleton =
         from_config_with(&config, unknown_keys).map_err(|flaw| RuntimeError::Config {
             path: path.to_owned(),
             flaw: Box::new(flaw),
         })?;
-    let activations = float8.as_ref().and_then(|f| f.activations.as_ref());
-    let notice = activations.map(|scheme| Notice::NotApplied {
+    let activations = published.as_ref().and_then(Published::activations);
+    let notice = activations.map(|key| Notice::NotApplied {
         path: path.to_owned(),
-        key: format!("activation_scheme: {scheme}"),
+        key: key.to_owned(),
         instead: "activations stay as they are, which is more exact",
     });
     let offload = quantization
@@ -312,7 +350,7 @@ fn parse_config(config: &[u8], path: &Path, unknown_keys: UnknownKeys) -> Result
     Ok(Config {
         skeleton,
         quantization,
-        float8,
+        published,
         notices: notice.into_iter().chain(offload).collect(),
     })
 }
@@ -321,19 +359,19 @@ fn parse_config(config: &[u8], path: &Path, unknown_keys: UnknownKeys) -> Result
 fn quantization(
     config: &mut Map<String, Value>,
     path: &Path,
-) -> Result<(Option<QuantConfig>, Option<Float8>)> {
+) -> Result<(Option<QuantConfig>, Option<Published>)> {
     let flawed = |flaw| RuntimeError::QuantConfig {
         path: path.to_owned(),
         flaw: Box::new(flaw),
     };
     match config.shift_remove("quantization_config") {
         None | Some(Value::Null) => Ok((None, None)),
-        Some(Value::Object(quantization)) => match Float8::from_json(&quantization) {
+        Some(Value::Object(quantization)) => match Published::from_json(&quantization) {
             Ok(None) => {
                 let config = QuantConfig::from_json(&quantization).map_err(flawed)?;
                 Ok((config, None))
             }
-            Ok(float8) => Ok((None, float8)),
+            Ok(published) => Ok((None, published)),
             Err(flaw) => Err(flawed(flaw)),
         },
         Some(other) => Err(flawed(QuantError::BadValue {
@@ -341,6 +379,19 @@ fn quantization(
             found: other.to_string(),
             expected: "an object".to_owned(),
         })),
+    }
+}
+
+impl From<packed::Found> for Stored {
+    fn from(found: packed::Found) -> Self {
+        Stored {
+            source: match found.is_whole {
+                true => Source::Whole(found.codes.name),
+                false => Source::Part(Box::new(found.codes)),
+            },
+            scheme: Scheme::Grouped(found.format),
+            packing: Some(Box::new(found.packing)),
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn weight(
             ..dense(dtype)?
         }),
         Scheme::FourBit(format) => four_bit(&rows, source, format, encoder),
-        Scheme::Ggml(_) | Scheme::Fp8(_) => Err(RuntimeError::NotEncodable {
+        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => Err(RuntimeError::NotEncodable {
             path: rows.path().to_owned(),
             tensor: rows.name().to_owned(),
             scheme,
@@ -76,7 +76,11 @@ pub(crate) fn weight_into(
             let elements = &mut out[to.part(Part::Weight).clone()];
             Rows::new(model.checkpoint(), bound).load_into(dtype, elements)
         }
-        Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
+        Scheme::Int8(_)
+        | Scheme::FourBit(_)
+        | Scheme::Ggml(_)
+        | Scheme::Fp8(_)
+        | Scheme::Grouped(_) => {
             let weight = weight(model, bound, encodings, run_on, encoder)?;
             for (part, bytes) in weight.parts.iter() {
                 out[to.part(part).clone()].copy_from_slice(bytes);

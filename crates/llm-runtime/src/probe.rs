@@ -120,8 +120,12 @@ impl Origin {
     /// All elements, or what they are decoded with.
     fn in_all(&self, bound: &BoundTensor<'_>, kept: DType) -> Result<Option<NotFinite>> {
         let part = match bound.scheme {
-            Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
-                let n = bound.tensor.shape.n_elements();
+            Scheme::Dense(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => {
+                let n = bound.slot.n_elements();
                 return self.in_range(bound, 0..n, kept);
             }
             Scheme::FourBit(format) if format.double_quant => Part::NestedAbsmax,

@@ -10,6 +10,7 @@ use llm_quant::{Code, Int8, Part, QuantError, Scheme, StoredWeight};
 use llm_tensor::{AlignedBuf, DType, HostBytes, f32_to_le_bytes};
 use rayon::prelude::*;
 
+use crate::packed::Matrix;
 use crate::{BoundTensor, Result, RuntimeError, scaled};
 
 /// Scheme of `tensor`, which is for `slot`; `None` where it is not understood. 8-bit matrices are to be multiplied as
@@ -57,7 +58,9 @@ pub(crate) fn recognise(
 /// The names of the tensors beside `weight` that belong to it.
 pub(crate) fn companions(checkpoint: &Checkpoint, scheme: Scheme, weight: &str) -> Vec<String> {
     match scheme {
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) => Vec::new(),
+        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Grouped(_) => {
+            Vec::new()
+        }
         Scheme::Fp8(_) => scaled::companions(checkpoint, weight),
         Scheme::Int8(_) => [Part::Scb, Part::WeightFormat]
             .map(|part| part.name(weight))
@@ -114,6 +117,9 @@ pub(crate) fn place_of(
 /// # Errors
 /// When a part cannot be read, [`RuntimeError::Quantized`].
 pub(crate) fn stored(checkpoint: &Checkpoint, bound: &BoundTensor<'_>) -> Result<StoredWeight> {
+    if let Some(matrix) = Matrix::of(checkpoint, bound) {
+        return matrix.stored();
+    }
     let (scheme, name) = (bound.scheme, &bound.tensor.name);
     let (rows, cols) = bound.slot.matrix();
     let parts = scheme.parts(rows as u64, cols as u64);
@@ -154,6 +160,10 @@ pub(crate) fn read(
     let shape = bound.slot.matrix();
     for (part, range) in to.parts.iter() {
         let out = &mut out[range.clone()];
+        if let Some(matrix) = Matrix::of(checkpoint, bound) {
+            matrix.read(part, 0..out.len() as u64, out)?;
+            continue;
+        }
         match place_of(checkpoint, name, shape, scheme, part)? {
             PartPlace::Tensor(name) => {
                 let tensor = tensor_of(checkpoint, bound, part, &name)?;
@@ -200,12 +210,17 @@ pub(crate) fn read_elements(
         Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) => {
             return Ok(checkpoint.read_tensor(bound.tensor, range, dtype, out)?);
         }
-        Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Fp8(_) => {}
+        Scheme::Int8(_) | Scheme::FourBit(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {}
     }
-    let pieces = out.par_chunks_mut(PIECE * dtype.size()).enumerate();
+    let piece_len = match bound.packing {
+        // Rows that share words are unpacked together.
+        Some(_) => PIECE.max(64 * bound.slot.matrix().1),
+        None => PIECE,
+    };
+    let pieces = out.par_chunks_mut(piece_len * dtype.size()).enumerate();
     pieces.try_for_each(|(idx, out)| {
         let mut wide = vec![0f32; out.len() / dtype.size()];
-        let start = range.start + (idx * PIECE) as u64;
+        let start = range.start + (idx * piece_len) as u64;
         let piece = start..start + wide.len() as u64;
         decode(checkpoint, bound, &piece, &mut wide)?;
         f32_to_le_bytes(&wide, dtype, out).expect("weights are kept in floating point");
@@ -224,6 +239,11 @@ fn decode(
     let (rows, cols) = bound.slot.matrix();
     let windows = scheme.window(rows as u64, cols as u64, range);
     let parts = windows.try_map(|part, window| -> Result<_> {
+        if let Some(matrix) = Matrix::of(checkpoint, bound) {
+            let mut bytes = vec![0; (window.end - window.start) as usize];
+            matrix.read(part, window, &mut bytes)?;
+            return Ok(bytes);
+        }
         match place_of(checkpoint, name, (rows, cols), scheme, part)? {
             PartPlace::Tensor(name) => {
                 let mut bytes = vec![0; (window.end - window.start) as usize];

@@ -151,10 +151,14 @@ impl Float8 {
         if fmt.is_some_and(|fmt| !["e4m3", "e5m2"].map(Value::from).contains(fmt)) {
             return Err(bad("fmt", "e4m3 or e5m2"));
         }
+        let of_experts = json.get("expert_dtype").filter(|dtype| !dtype.is_null());
+        if of_experts.is_some_and(|dtype| dtype != "fp8") {
+            return Err(bad("expert_dtype", "fp8"));
+        }
         let activations = json.get("activation_scheme").and_then(Value::as_str);
         Ok(Some(Float8 {
             block_size,
-            activations: activations.map(str::to_owned),
+            activations: activations.map(|scheme| format!("activation_scheme: {scheme}")),
         }))
     }
 }
@@ -162,7 +166,8 @@ impl Float8 {
 const METHODS: [&str; 2] = ["fp8", "fbgemm_fp8"];
 
 /// Keys of modules, whose quantization their tensors tell, and of activations.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
+    "expert_dtype",
     "quant_method",
     "weight_block_size",
     "fmt",
@@ -197,7 +202,10 @@ mod tests {
             "activation_scheme": "dynamic"}"#;
         let config = read(deepseek).unwrap().unwrap();
         assert_eq!(config.block_size, Some([128, 128]));
-        assert_eq!(config.activations.as_deref(), Some("dynamic"));
+        assert_eq!(
+            config.activations.as_deref(),
+            Some("activation_scheme: dynamic")
+        );
         let other = r#"{"quant_method": "bitsandbytes", "load_in_8bit": true}"#;
         assert_eq!(read(other), Ok(None));
         for (text, key) in [
@@ -211,6 +219,10 @@ mod tests {
                 "`weight_block_size`",
             ),
             (r#"{"quant_method": "fp8", "fmt": "e3m4"}"#, "`fmt`"),
+            (
+                r#"{"quant_method": "fp8", "expert_dtype": "fp4"}"#,
+                "`expert_dtype`",
+            ),
         ] {
             let text = read(text).unwrap_err().to_string();
             assert!(text.contains(key), "{text}");

@@ -4,7 +4,6 @@
 //! cache go through the register tile, and the softmax is taken along the way (Milakov and Gimelshein 2018; Dao et
 //! al. 2022), so scores never leave the processor's caches.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -15,7 +14,7 @@ use super::scores::{add_bias, bound, hide, soften};
 use crate::kv_pool::KvView;
 use crate::share::Shared;
 use crate::simd::{Element, ElementType, Kernel, Simd};
-use crate::tile::{Product, Run};
+use crate::tile::{Elements, Product, Run};
 
 /// Some queries of one key head against some positions.
 pub(super) struct Attend<'a> {
@@ -112,7 +111,7 @@ impl Attend<'_> {
                     start: self.cache.keys(self.kv_head, first + offset),
                     n_rows: head_dim,
                 }];
-                let product = Product::<E> {
+                let product = Product {
                     a: queries.as_ptr(),
                     a_stride: head_dim,
                     b: &keys,
@@ -123,7 +122,7 @@ impl Attend<'_> {
                     output: Output::Write,
                     rows: n,
                     columns: panel,
-                    element: PhantomData,
+                    factors: Elements::<E>::NEW,
                 };
                 // SAFETY: whole panels of keys lie within the cache; so does the panel within a row of scores, as
                 // `KEYS` is a multiple of any panel.
@@ -172,7 +171,7 @@ impl Attend<'_> {
                 position += n_rows;
             }
             for d in (0..head_dim).step_by(panel) {
-                let product = Product::<E> {
+                let product = Product {
                     a: scores[seen.start - first..].as_ptr(),
                     a_stride: KEYS,
                     b: &runs[..n_runs],
@@ -183,7 +182,7 @@ impl Attend<'_> {
                     output: Output::Add,
                     rows: n,
                     columns: panel.min(head_dim - d),
-                    element: PhantomData,
+                    factors: Elements::<E>::NEW,
                 };
                 // SAFETY: runs of values lie within the pool, after whose last value a panel of elements follows; sums and
                 // scores are scratch of this thread, long enough by their splits.

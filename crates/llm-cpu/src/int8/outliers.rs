@@ -1,14 +1,12 @@
 //! Outlier columns of many rows of activations, in floats.
 
-use std::marker::PhantomData;
-
 use llm_backend::Output;
 
 use super::activations::Activations;
 use super::rows::{CodeRows, Target};
 use crate::gemm::panel_depth;
 use crate::simd::{Kernel, Simd};
-use crate::tile::{Product, Run};
+use crate::tile::{Elements, Product, Run};
 
 /// Adds the products of the outlier columns of some rows of a weight to the output.
 pub(super) struct OutlierProduct<'a> {
@@ -48,7 +46,7 @@ impl Kernel for OutlierProduct<'_> {
                     start: panel.as_ptr().cast(),
                     n_rows: depth,
                 }];
-                let product = Product::<f32> {
+                let product = Product {
                     a: slab.as_ptr(),
                     a_stride: depth,
                     b: &panel,
@@ -59,7 +57,7 @@ impl Kernel for OutlierProduct<'_> {
                     output: Output::Add,
                     rows: n_tokens,
                     columns: n_rows,
-                    element: PhantomData,
+                    factors: Elements::<f32>::NEW,
                 };
                 // SAFETY: slab and panel have been filled to these sizes; the output has a row for each token, as asserted,
                 // and its columns are ours.

@@ -35,6 +35,7 @@ fn cpus(n_threads: usize) -> Vec<Arc<Cpu>> {
             let mut cpu = Cpu::new(CpuOptions {
                 threads: NonZeroUsize::new(n_threads),
                 isa: Some(isa),
+                ..CpuOptions::default()
             })
             .unwrap();
             cpu.int_level = int_level;

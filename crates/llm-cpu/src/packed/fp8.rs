@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use llm_quant::Fp8;
+use llm_quant::{Fp8, Part};
 use llm_tensor::{DType, le_bytes_to_f32};
 
 use super::{PackedView, RowDecoder, Sink, Visitor};
-use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES};
+use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES, Order};
 
 /// True if the numbers and their scales are computed with.
 pub(super) fn is_known(format: Fp8) -> bool {
@@ -23,7 +23,10 @@ pub(super) fn is_known(format: Fp8) -> bool {
 
 /// Calls `visitor` with the decoder of a format.
 #[inline(always)]
-pub(super) fn visit(weight: PackedView<'_>, format: Fp8, visitor: impl Visitor) {
+pub(super) fn visit<S: FourBit>(weight: PackedView<'_>, format: Fp8, visitor: impl Visitor) {
+    if S::IS_PORTABLE {
+        return visitor.visit(Numbers::new(weight, format, Other(format.dtype)));
+    }
     match format.dtype {
         DType::F8E4M3 => visitor.visit(Numbers::new(weight, format, E4M3)),
         DType::F8E5M2 => visitor.visit(Numbers::new(weight, format, E5M2)),
@@ -100,7 +103,7 @@ impl<'a, N: Number> Numbers<'a, N> {
             number,
             codes: weight.elements,
             cols: weight.cols,
-            scales: weight.scales,
+            scales: weight.stored.part(Part::Scales),
             scale: format.scale,
             block: [
                 height.min(weight.rows as u64) as usize,
@@ -201,6 +204,7 @@ impl<N: Number> Numbers<'_, N> {
 
 impl<N: Number> RowDecoder for Numbers<'_, N> {
     const STEP: usize = 2 * MAX_LANES;
+    const ORDER: Order = Order::Straight;
 
     #[inline(always)]
     fn decode<S: FourBit>(

@@ -10,7 +10,7 @@ use std::ops::Range;
 use llm_quant::GgmlType;
 
 use super::{PackedView, RowDecoder, Sink, Visitor};
-use crate::simd::FourBit;
+use crate::simd::{FourBit, Order};
 
 /// A block type. What its fields are and mean is told where `llm-quant` decodes it; values are the same to the bit.
 trait Block: Copy + Send + Sync {
@@ -45,6 +45,7 @@ struct Blocks<'a, B> {
 
 impl<B: Block> RowDecoder for Blocks<'_, B> {
     const STEP: usize = B::PART;
+    const ORDER: Order = Order::Straight;
 
     #[inline(always)]
     fn decode<S: FourBit>(
@@ -82,8 +83,16 @@ impl<B: Block> RowDecoder for Blocks<'_, B> {
 
 /// Calls `visitor` with the decoder of a type.
 #[inline(always)]
-pub(super) fn visit(weight: PackedView<'_>, ty: GgmlType, visitor: impl Visitor) {
+pub(super) fn visit<S: FourBit>(weight: PackedView<'_>, ty: GgmlType, visitor: impl Visitor) {
     let visit = Visit { weight, visitor };
+    if S::IS_PORTABLE {
+        return match ty.block_len() {
+            32 => visit.block(plain::Plain::<32>(ty)),
+            64 => visit.block(plain::Plain::<64>(ty)),
+            256 => visit.block(plain::Plain::<256>(ty)),
+            other => unreachable!("blocks of {other} elements"),
+        };
+    }
     match ty {
         GgmlType::Q4_0 => visit.block(nibbles::Q4_0),
         GgmlType::Q4_1 => visit.block(nibbles::Q4_1),

@@ -3,92 +3,91 @@
 use std::ops::Range;
 
 use super::{PIECE, PackedView, RowDecoder, Sink, Visitor};
-use crate::isa::Level;
 use crate::matvec::FewRows;
 use crate::simd::{FourBit, Kernel, Simd};
 
-/// Some rows of a weight times all rows of x, which are in straight order.
+/// Some rows of a weight times all rows of x, which are in the weight's order.
 ///
 /// Values are multiplied with x and summed in two registers in turn: the same operations whatever rows and tokens are computed
 /// beside it.
 pub(crate) struct PackedMatVec<'a> {
-    pub(crate) level: Level,
     pub(crate) weight: PackedView<'a>,
     pub(crate) few: FewRows<'a>,
 }
 
-impl PackedMatVec<'_> {
-    pub(crate) fn run(self) {
-        self.weight.visit(self);
-    }
-}
-
-impl Visitor for PackedMatVec<'_> {
-    #[inline(always)]
-    fn visit<D: RowDecoder>(self, decoder: D) {
-        self.level.run(MatVec {
-            decoder,
-            weight: self.weight,
-            few: self.few,
-        });
-    }
-}
-
-struct MatVec<'a, D> {
-    decoder: D,
-    weight: PackedView<'a>,
-    few: FewRows<'a>,
-}
-
-impl<D: RowDecoder> Kernel for MatVec<'_, D> {
+impl Kernel for PackedMatVec<'_> {
     #[inline(always)]
     fn run<S: FourBit>(self, simd: S) {
         let FewRows {
             padded_cols,
             n_tokens,
-            ref rows,
             ..
         } = self.few;
-        assert!(rows.end <= self.weight.rows);
+        assert!(self.few.rows.end <= self.weight.rows);
         assert!(padded_cols.is_multiple_of(2 * S::LANES) && padded_cols >= self.weight.cols);
         assert!(self.few.x.len() >= n_tokens * padded_cols);
+        let (weight, few) = (self.weight, &self.few);
+        weight.visit::<S>(Multiply { simd, weight, few });
+    }
+}
+
+struct Multiply<'a, S> {
+    simd: S,
+    weight: PackedView<'a>,
+    few: &'a FewRows<'a>,
+}
+
+impl<S: FourBit> Visitor for Multiply<'_, S> {
+    fn visit<D: RowDecoder>(self, decoder: D) {
+        let product = self;
+        product.simd.enter(MultiplyWith { decoder, product });
+    }
+}
+
+struct MultiplyWith<'a, S, D> {
+    decoder: D,
+    product: Multiply<'a, S>,
+}
+
+impl<T, D: RowDecoder> Kernel for MultiplyWith<'_, T, D> {
+    /// Groups of rows, each of which stays in the cache while all tokens pass.
+    #[inline(always)]
+    fn run<S: FourBit>(self, simd: S) {
+        let FewRows {
+            ref rows, n_tokens, ..
+        } = *self.product.few;
         for row in rows.clone().step_by(GROUP_ROWS) {
             let rows = row..(row + GROUP_ROWS).min(rows.end);
-            let mut token = 0;
-            while token < n_tokens {
-                token += match n_tokens - token {
-                    1 => self.group::<S, 1>(simd, &rows, token),
-                    2 | 3 => self.group::<S, 2>(simd, &rows, token),
-                    4..=7 => self.group::<S, 4>(simd, &rows, token),
-                    _ if S::MANY_REGISTERS => self.group::<S, 8>(simd, &rows, token),
-                    _ => self.group::<S, 4>(simd, &rows, token),
-                };
+            for token in (0..n_tokens).step_by(TOKENS) {
+                if token + 1 == n_tokens {
+                    self.group::<S, 1>(simd, &rows, token);
+                } else {
+                    self.group::<S, TOKENS>(simd, &rows, token);
+                }
             }
         }
     }
 }
 
-impl<D: RowDecoder> MatVec<'_, D> {
-    /// A group's rows times `T` tokens; returns `T`. Rows take pieces of their columns in turn, so that x, which may be larger
-    /// than the first-level cache, is fetched once a group.
+impl<T, D: RowDecoder> MultiplyWith<'_, T, D> {
+    /// A group's rows times `N` tokens, or as many as are left: what would be computed of others is computed of the last again.
+    /// Rows take pieces of their columns in turn, so that x, which may be larger than the first-level cache, is fetched once a
+    /// group.
     #[inline(always)]
-    fn group<S: FourBit, const T: usize>(
-        &self,
-        simd: S,
-        rows: &Range<usize>,
-        token: usize,
-    ) -> usize {
-        let PackedView { cols, elements, .. } = self.weight;
-        let x = &self.few.x[token * self.few.padded_cols..][..T * self.few.padded_cols];
-        let mut sums = [[[simd.splat(0.0); 2]; T]; GROUP_ROWS];
+    fn group<S: FourBit, const N: usize>(&self, simd: S, rows: &Range<usize>, token: usize) {
+        let Multiply { weight, few, .. } = self.product;
+        let n_tokens = N.min(few.n_tokens - token);
+        let x = std::array::from_fn::<_, N, _>(|t| {
+            few.x[(token + t.min(n_tokens - 1)) * few.padded_cols..][..few.padded_cols].as_ptr()
+        });
+        let mut sums = [[[simd.splat(0.0); 2]; N]; GROUP_ROWS];
         // Linearly through the group, so that the memory sees one stream.
-        let row_bytes = self.weight.row_bytes();
-        let piece_bytes = row_bytes * PIECE / cols.max(1);
-        let mut ahead = elements
-            .as_ptr()
-            .wrapping_add(rows.start * row_bytes + PREFETCH_BYTES);
-        for first in (0..cols).step_by(PIECE) {
-            let columns = first..(first + PIECE).min(cols);
+        let row_bytes = weight.row_bytes();
+        let piece_bytes = row_bytes * PIECE / weight.cols.max(1);
+        let ahead = rows.start * row_bytes + PREFETCH_BYTES;
+        let mut ahead = weight.elements.as_ptr().wrapping_add(ahead);
+        for first in (0..weight.cols).step_by(PIECE) {
+            let columns = first..(first + PIECE).min(weight.cols);
             for (row, sums) in rows.clone().zip(&mut sums) {
                 for line in (0..piece_bytes).step_by(CACHE_LINE) {
                     simd.prefetch(ahead.wrapping_add(line));
@@ -97,8 +96,8 @@ impl<D: RowDecoder> MatVec<'_, D> {
                 // In registers while the piece lasts.
                 let mut products = Products {
                     simd,
-                    x: x.as_ptr(),
-                    x_stride: self.few.padded_cols,
+                    x,
+                    padded_cols: few.padded_cols,
                     sums: *sums,
                 };
                 self.decoder
@@ -107,37 +106,38 @@ impl<D: RowDecoder> MatVec<'_, D> {
             }
         }
         for (row, sums) in rows.clone().zip(sums) {
-            for (t, [even, odd]) in sums.into_iter().enumerate() {
+            for (t, [even, odd]) in sums.into_iter().enumerate().take(n_tokens) {
                 let sum = simd.reduce_add(simd.add(even, odd));
-                self.few.finish(row, token + t, sum);
+                few.finish(row, token + t, sum);
             }
         }
-        T
     }
 }
 
-/// Sums of products with `T` rows of x.
-struct Products<S: Simd, const T: usize> {
+/// Sums of products with `N` rows of x.
+struct Products<S: Simd, const N: usize> {
     simd: S,
-    /// `T` rows `x_stride` apart, whole registers long.
-    x: *const f32,
-    x_stride: usize,
-    sums: [[S::F32; 2]; T],
+    /// Rows of `padded_cols`, whole registers.
+    x: [*const f32; N],
+    padded_cols: usize,
+    sums: [[S::F32; 2]; N],
 }
 
-impl<S: Simd, const T: usize> Sink<S> for Products<S, T> {
+impl<S: Simd, const N: usize> Sink<S> for Products<S, N> {
     #[inline(always)]
     fn take(&mut self, first: usize, at: usize, values: S::F32) {
-        debug_assert!(first + at + S::LANES <= self.x_stride);
-        for (t, sums) in self.sums.iter_mut().enumerate() {
+        debug_assert!(first + at + S::LANES <= self.padded_cols);
+        for (sums, x) in self.sums.iter_mut().zip(self.x) {
             // SAFETY: decoders give columns of the weight, which rows of x are as long as, in whole registers.
-            let x = unsafe { self.simd.load(self.x.add(t * self.x_stride + first + at)) };
+            let x = unsafe { self.simd.load(x.add(first + at)) };
             let sum = &mut sums[at / S::LANES % 2];
             *sum = self.simd.fma(values, x, *sum);
         }
     }
 }
 
+/// Tokens that a row's values are multiplied with before they are made again.
+const TOKENS: usize = 4;
 /// Rows of a group.
 const GROUP_ROWS: usize = 4;
 /// Distance ahead of the loads at which codes are prefetched.

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::{PIECE, PackedView, RowDecoder, Sink, Visitor};
-use crate::simd::{FourBit, Kernel, MAX_LANES, Simd};
+use crate::simd::{FourBit, Kernel, MAX_LANES, Order, Simd};
 
 impl PackedView<'_> {
-    /// Writes columns `first..first + depth` of `rows` into `panel`, transposed: `depth` rows of a register tile's columns,
-    /// anything beyond `rows`.
+    /// Writes columns `columns` of `rows` into `panel`, transposed: as many rows of a register tile's columns, anything beyond
+    /// `rows`.
     #[inline(always)]
     pub(crate) fn pack<S: FourBit>(
         self,
@@ -16,15 +16,32 @@ impl PackedView<'_> {
         columns: Range<usize>,
         panel: &mut [f32],
     ) {
-        self.visit(PackVisitor {
-            simd,
-            rows,
-            columns,
-            panel,
-        });
+        let width = S::LANES * S::TILE_VECTORS;
+        let panel = &mut panel[..columns.len().next_multiple_of(S::LANES) * width];
+        let mut blocks = [0f32; MAX_LANES * PIECE];
+        for group in 0..rows.len().div_ceil(S::LANES) {
+            let row = rows.start + group * S::LANES;
+            for first in columns.clone().step_by(PIECE) {
+                let piece = first..(first + PIECE).min(columns.end);
+                self.visit::<S>(Decode {
+                    simd,
+                    rows: row..(row + S::LANES).min(rows.end),
+                    columns: piece.clone(),
+                    stride: S::LANES,
+                    out: &mut blocks,
+                });
+                for at in (0..piece.len()).step_by(S::LANES) {
+                    let block = &blocks[at * S::LANES..][..S::LANES * S::LANES];
+                    let to = (first - columns.start + at) * width + group * S::LANES;
+                    let panel = &mut panel[to..][..(S::LANES - 1) * width + S::LANES];
+                    // SAFETY: both are as long as sliced above.
+                    unsafe { simd.transpose(block.as_ptr(), panel.as_mut_ptr(), width) };
+                }
+            }
+        }
     }
 
-    /// Writes a row's values to `out`, which is as long.
+    /// Writes columns of a row to `out`, which is as long.
     #[inline(always)]
     pub(crate) fn decode_row<S: FourBit>(
         self,
@@ -33,141 +50,97 @@ impl PackedView<'_> {
         columns: Range<usize>,
         out: &mut [f32],
     ) {
-        self.visit(RowVisitor {
+        self.visit::<S>(Decode {
             simd,
-            row,
+            rows: row..row + 1,
             columns,
+            stride: 1,
             out,
         });
     }
 }
 
-struct PackVisitor<'a, S> {
+/// Writes columns of some rows, at most as many as lanes: a register of each row, and then those of the next columns, `stride`
+/// times as far on as the columns are.
+struct Decode<'a, S> {
     simd: S,
     rows: Range<usize>,
     columns: Range<usize>,
-    panel: &'a mut [f32],
+    stride: usize,
+    out: &'a mut [f32],
 }
 
-impl<S: FourBit> Visitor for PackVisitor<'_, S> {
+impl<S: FourBit> Visitor for Decode<'_, S> {
     fn visit<D: RowDecoder>(self, decoder: D) {
-        self.simd.enter(Pack {
-            decoder,
-            rows: self.rows,
-            columns: self.columns,
-            panel: self.panel,
-        });
+        let decode = self;
+        decode.simd.enter(DecodeWith { decoder, decode });
     }
 }
 
-struct Pack<'a, D> {
+struct DecodeWith<'a, S, D> {
     decoder: D,
-    rows: Range<usize>,
-    columns: Range<usize>,
-    panel: &'a mut [f32],
+    decode: Decode<'a, S>,
 }
 
-impl<D: RowDecoder> Kernel for Pack<'_, D> {
+impl<D: RowDecoder, T> Kernel for DecodeWith<'_, T, D> {
     #[inline(always)]
     fn run<S: FourBit>(self, simd: S) {
-        let width = S::LANES * S::TILE_VECTORS;
-        let depth = self.columns.len();
-        let panel = &mut self.panel[..depth.next_multiple_of(S::LANES) * width];
-        let mut blocks = [0f32; MAX_LANES * PIECE];
-        for group in 0..self.rows.len().div_ceil(S::LANES) {
-            let row = self.rows.start + group * S::LANES;
-            let rows = row..(row + S::LANES).min(self.rows.end);
-            for first in self.columns.clone().step_by(PIECE) {
-                let columns = first..(first + PIECE).min(self.columns.end);
-                for (r, row) in rows.clone().enumerate() {
-                    let mut sink = Blocks {
-                        simd,
-                        begin: first,
-                        row: r,
-                        blocks: &mut blocks,
-                    };
-                    self.decoder.decode(simd, row, columns.clone(), &mut sink);
-                }
-                for at in (0..columns.len()).step_by(S::LANES) {
-                    let block = &blocks[at * S::LANES..][..S::LANES * S::LANES];
-                    let to = (first - self.columns.start + at) * width + group * S::LANES;
-                    let panel = &mut panel[to..][..(S::LANES - 1) * width + S::LANES];
-                    // SAFETY: both are as long as sliced above.
-                    unsafe { simd.transpose(block.as_ptr(), panel.as_mut_ptr(), width) };
-                }
+        let Decode {
+            rows,
+            columns,
+            stride,
+            out,
+            ..
+        } = self.decode;
+        for (r, row) in rows.enumerate() {
+            let mut sink = Values {
+                simd,
+                begin: columns.start,
+                stride,
+                out: &mut out[r * S::LANES..],
+            };
+            self.decoder.decode(simd, row, columns.clone(), &mut sink);
+            if D::ORDER == Order::EvenOdd {
+                sink.straighten(columns.len());
             }
         }
     }
 }
 
-/// Blocks `[LANES, LANES]`, one behind the other, of rows and columns: registers of a row.
-struct Blocks<'a, S> {
-    simd: S,
-    /// The first column of all.
-    begin: usize,
-    row: usize,
-    blocks: &'a mut [f32; MAX_LANES * PIECE],
-}
-
-impl<S: Simd> Sink<S> for Blocks<'_, S> {
-    #[inline(always)]
-    fn take(&mut self, first: usize, at: usize, values: S::F32) {
-        let block = first - self.begin + at;
-        self.simd.put(
-            &mut self.blocks[..(block + self.row + 1) * S::LANES],
-            (block + self.row) * S::LANES,
-            values,
-        );
-    }
-}
-
-struct RowVisitor<'a, S> {
-    simd: S,
-    row: usize,
-    columns: Range<usize>,
-    out: &'a mut [f32],
-}
-
-impl<S: FourBit> Visitor for RowVisitor<'_, S> {
-    fn visit<D: RowDecoder>(self, decoder: D) {
-        self.simd.enter(Row {
-            decoder,
-            row: self.row,
-            columns: self.columns,
-            out: self.out,
-        });
-    }
-}
-
-struct Row<'a, D> {
-    decoder: D,
-    row: usize,
-    columns: Range<usize>,
-    out: &'a mut [f32],
-}
-
-impl<D: RowDecoder> Kernel for Row<'_, D> {
-    #[inline(always)]
-    fn run<S: FourBit>(self, simd: S) {
-        let mut sink = Values {
-            simd,
-            begin: self.columns.start,
-            out: self.out,
-        };
-        self.decoder.decode(simd, self.row, self.columns, &mut sink);
-    }
-}
-
-/// Values one after the other.
+/// Registers of a row.
 struct Values<'a, S> {
     simd: S,
+    /// The first column.
     begin: usize,
+    stride: usize,
     out: &'a mut [f32],
+}
+
+impl<S: FourBit> Values<'_, S> {
+    /// Brings pairs of registers of even and of odd columns into the columns' order.
+    #[inline(always)]
+    fn straighten(&mut self, n: usize) {
+        for first in (0..n).step_by(2 * S::LANES) {
+            let both = [first, first + S::LANES].map(|at| at * self.stride);
+            let is_there = both[1] < self.out.len();
+            let even = self.simd.get(self.out, both[0]);
+            let odd = match is_there {
+                true => self.simd.get(self.out, both[1]),
+                false => self.simd.splat(0.0),
+            };
+            let (low, high) = self.simd.interleave(even, odd);
+            self.simd.put(self.out, both[0], low);
+            if is_there {
+                self.simd.put(self.out, both[1], high);
+            }
+        }
+    }
 }
 
 impl<S: Simd> Sink<S> for Values<'_, S> {
     #[inline(always)]
     fn take(&mut self, first: usize, at: usize, values: S::F32) {
-        self.simd.put(self.out, first - self.begin + at, values);
+        let to = (first - self.begin + at) * self.stride;
+        self.simd.put(self.out, to, values);
     }
 }

@@ -1,6 +1,10 @@
 //! Every format decoded as `llm-quant` does, to the bit.
 
-use llm_quant::{Fp8, GgmlType, Part, Parts, Scheme, StoredWeight};
+use std::num::NonZeroU64;
+
+use llm_quant::{
+    Fp8, GgmlType, GlobalScale, GroupCode, Grouped, Part, Parts, Scheme, StoredWeight,
+};
 use llm_tensor::DType;
 
 use super::*;
@@ -31,6 +35,32 @@ fn formats() -> Vec<Scheme> {
             }));
         }
     }
+    for code in [GroupCode::Int4, GroupCode::E2M1, GroupCode::Int8] {
+        for (i, (scale, group)) in [
+            (DType::F16, Some(128)),
+            (DType::BF16, Some(32)),
+            (DType::F32, None),
+            (DType::F8E4M3, Some(16)),
+            (DType::F8E8M0, Some(32)),
+            (DType::F8E5M2, Some(48)),
+            (DType::F16, Some(12)),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let global = [None, Some(GlobalScale::Factor), Some(GlobalScale::Divisor)];
+            for zeros in [false, true] {
+                formats.push(Scheme::Grouped(Grouped {
+                    code,
+                    scale,
+                    group: group.and_then(NonZeroU64::new),
+                    zeros: zeros && code != GroupCode::E2M1,
+                    global: global[(i + usize::from(zeros)) % 3],
+                    order: i % 4 == 1 && zeros,
+                }));
+            }
+        }
+    }
     formats
 }
 
@@ -48,8 +78,12 @@ fn weight(scheme: Scheme, rows: usize, cols: usize, seed: u64) -> StoredWeight {
         scheme,
         rows,
         cols,
-        parts: parts.map(|_, info| {
-            let bytes: Vec<u8> = (0..info.bytes).map(|_| byte()).collect();
+        parts: parts.map(|part, info| {
+            let bytes: Vec<u8> = match part {
+                // From the last one to the first.
+                Part::Order => (0..cols as u32).rev().flat_map(u32::to_le_bytes).collect(),
+                _ => (0..info.bytes).map(|_| byte()).collect(),
+            };
             written_at_end_of_file(&bytes)
         }),
     }

@@ -4,6 +4,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 use super::{Codes, MAX_LANES};
@@ -86,6 +88,9 @@ pub(crate) trait FourBit: Codes {
 
     /// The elements of `a` and `b`, one after the other, as those of even and those of odd index.
     fn deinterleave(self, a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
+
+    /// The elements of `even` and `odd` in turns: what [`deinterleave`](Self::deinterleave) takes apart.
+    fn interleave(self, even: Self::F32, odd: Self::F32) -> (Self::F32, Self::F32);
 
     /// `N` values, a power of two, each in as many lanes beside each other.
     #[inline(always)]

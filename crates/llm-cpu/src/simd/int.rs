@@ -7,16 +7,22 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+#[cfg(target_arch = "aarch64")]
+use neon::NeonDot;
 #[cfg(target_arch = "x86_64")]
 use vnni::Vnni;
 
 use std::fmt::Debug;
 
 use crate::isa::Level;
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
 use crate::simd::Portable;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
@@ -104,6 +110,11 @@ pub(crate) enum IntLevel {
     /// AVX-512 with its instruction for 8-bit products.
     #[cfg(target_arch = "x86_64")]
     Vnni(Vnni),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+    /// NEON with its instruction for 8-bit products.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(NeonDot),
 }
 
 impl IntLevel {
@@ -115,6 +126,8 @@ impl IntLevel {
             Level::Avx2(simd) => IntLevel::Avx2(simd),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(simd) => Vnni::new(simd).map_or(IntLevel::Avx512(simd), IntLevel::Vnni),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(simd) => NeonDot::new(simd).map_or(IntLevel::Neon(simd), IntLevel::NeonDot),
         }
     }
 
@@ -128,6 +141,10 @@ impl IntLevel {
             IntLevel::Avx512(simd) => simd.enter_int(kernel),
             #[cfg(target_arch = "x86_64")]
             IntLevel::Vnni(simd) => simd.enter(kernel),
+            #[cfg(target_arch = "aarch64")]
+            IntLevel::Neon(simd) => simd.enter_int(kernel),
+            #[cfg(target_arch = "aarch64")]
+            IntLevel::NeonDot(simd) => simd.enter(kernel),
         }
     }
 }
@@ -139,6 +156,8 @@ pub(crate) fn int_levels(isa: crate::Isa) -> Vec<IntLevel> {
     match (level, IntLevel::of(level)) {
         #[cfg(target_arch = "x86_64")]
         (Level::Avx512(simd), vnni @ IntLevel::Vnni(_)) => vec![IntLevel::Avx512(simd), vnni],
+        #[cfg(target_arch = "aarch64")]
+        (Level::Neon(simd), dot @ IntLevel::NeonDot(_)) => vec![IntLevel::Neon(simd), dot],
         (_, best) => vec![best],
     }
 }

@@ -17,6 +17,7 @@ fn each(a: [f32; N], b: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; N] {
 impl Simd for Portable {
     type F32 = [f32; N];
     const LANES: usize = N;
+    const IS_PORTABLE: bool = true;
     const TILE_ROWS: usize = 2;
     const TILE_VECTORS: usize = 2;
 

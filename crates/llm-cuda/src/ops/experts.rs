@@ -364,7 +364,11 @@ impl Kind {
                 let threshold = format.threshold.to_bits();
                 (Kind::Int8 { threshold }, 16)
             }
-            Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
+            Scheme::Dense(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => {
                 return None;
             }
         };

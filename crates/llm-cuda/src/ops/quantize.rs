@@ -36,7 +36,11 @@ impl CudaQueue {
                 encoded.int8()?;
                 None
             }
-            Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => {
+            Scheme::Dense(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => {
                 panic!("weights are not encoded in {scheme}")
             }
         };
@@ -97,7 +101,8 @@ impl CudaQueue {
             scheme @ (Scheme::Dense(_)
             | Scheme::Int8PerUse(..)
             | Scheme::Ggml(_)
-            | Scheme::Fp8(_)) => panic!("a weight in {scheme} is not decoded"),
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_)) => panic!("a weight in {scheme} is not decoded"),
         }
         self.finish()?;
         let n_bytes = elements.n_bytes();

@@ -57,7 +57,7 @@ fn in_tiles() -> Vec<(&'static str, Scheme)> {
     schemes.retain(|(_, scheme)| match scheme {
         Scheme::FourBit(format) => format.block_size.get() == 64,
         Scheme::Dense(_) | Scheme::Int8(_) => true,
-        Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => false,
+        Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => false,
     });
     schemes
 }
@@ -116,7 +116,11 @@ fn between(
         Scheme::Dense(DType::F16) | Scheme::FourBit(_) => (2, 0),
         // Outlier columns are summed up by themselves.
         Scheme::Int8(_) => (0, 1),
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => return 0,
+        Scheme::Dense(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::Ggml(_)
+        | Scheme::Fp8(_)
+        | Scheme::Grouped(_) => return 0,
     };
     // Blocks have 128 rows of a weight, and the emulated GPU is busy with 16; a piece has 256 columns at least.
     let n_pieces = |rows: usize| match (16 / rows.div_ceil(128)).min(cols / 256) {
@@ -183,7 +187,11 @@ fn many_rows_read_each_weight_once() {
         in_half.retain(|(_, scheme)| match scheme {
             Scheme::Dense(dtype) => *dtype != DType::F32,
             Scheme::FourBit(_) => true,
-            Scheme::Int8(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => false,
+            Scheme::Int8(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::Ggml(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => false,
         });
         in_half.into_iter().for_each(|scheme| tiles(bench, scheme));
     });

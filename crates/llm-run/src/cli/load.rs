@@ -20,8 +20,9 @@ pub(crate) struct LoadArgs {
     /// With auto the CPU computes with GGUF's blocks as they are stored; any other decodes them
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = weight_dtype)]
     pub(crate) dtype: WeightDType,
-    /// The type that GPUs multiply activations in where weights are in f16, bf16 or 4 bits: f32, or 16 bits by f16 or bf16, which is
-    /// faster and a thousandth off. auto is f32; CPUs multiply in f32 whatever is said
+    /// The type that activations are multiplied in where weights are in f16, bf16 or 4 bits: f32, or 16 bits by f16 or bf16, which is
+    /// faster and, on GPUs, a thousandth off. auto is f32. With bf16 a CPU that multiplies it faster rounds prompts of any weights
+    /// but LLM.int8()'s to 8 bits, half a hundredth off; all else it multiplies in f32
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = compute_dtype)]
     pub(crate) compute_dtype: ComputeDType,
     /// Threads that compute [default: one for each processor that may be used]
@@ -50,6 +51,7 @@ impl LoadArgs {
         Ok(Cpu::new(CpuOptions {
             threads: self.threads,
             isa: self.isa,
+            compute: self.compute_dtype.on_cpu(),
         })?)
     }
 

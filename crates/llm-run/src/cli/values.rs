@@ -16,20 +16,28 @@ pub(super) fn weight_dtype(text: &str) -> Result<WeightDType, String> {
     }
 }
 
-/// Type that GPUs multiply in.
+/// Type that devices multiply in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ComputeDType {
     /// f32, whatever a checkpoint's configuration has.
     Auto,
     /// As it is asked for.
-    As(Compute),
+    As(DType),
 }
 
 impl ComputeDType {
     pub(crate) fn compute(self) -> Compute {
         match self {
-            ComputeDType::Auto => Compute::F32,
-            ComputeDType::As(compute) => compute,
+            ComputeDType::Auto | ComputeDType::As(DType::F32) => Compute::F32,
+            ComputeDType::As(_) => Compute::Half,
+        }
+    }
+
+    /// What it is to a CPU, which gains nothing from f16.
+    pub(crate) fn on_cpu(self) -> llm_cpu::Compute {
+        match self {
+            ComputeDType::As(DType::BF16) => llm_cpu::Compute::Bf16,
+            ComputeDType::Auto | ComputeDType::As(_) => llm_cpu::Compute::F32,
         }
     }
 }
@@ -39,8 +47,7 @@ pub(super) fn compute_dtype(text: &str) -> Result<ComputeDType, String> {
         return Ok(ComputeDType::Auto);
     }
     match text.parse::<DType>() {
-        Ok(DType::F32) => Ok(ComputeDType::As(Compute::F32)),
-        Ok(DType::F16 | DType::BF16) => Ok(ComputeDType::As(Compute::Half)),
+        Ok(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => Ok(ComputeDType::As(dtype)),
         _ => Err("expected auto, f32, f16 or bf16".to_owned()),
     }
 }

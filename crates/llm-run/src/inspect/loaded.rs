@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use llm_checkpoint::{Encoding, Format};
 use llm_plan::{RunOn, WeightDType};
-use llm_quant::{QuantConfig, Scheme, StoredBytes};
-use llm_runtime::BoundModel;
+use llm_quant::{QuantConfig, Scalar, Scheme, StoredBytes};
+use llm_runtime::{BoundModel, Linears, Save};
 use llm_tensor::DType;
 
 use super::report::{CheckpointReport, Tensor, Total, file_name};
 use crate::output::words::dtype_name;
+use crate::peers::LeftDense;
 
 /// Every tensor that the model needs, as it will be kept.
 pub(super) fn report<'m>(
@@ -49,6 +50,7 @@ pub(super) fn report<'m>(
             Scheme::FourBit(_) => Encoding::Plain(DType::U8),
             Scheme::Ggml(ty) => Encoding::Block(ty),
             Scheme::Fp8(format) => Encoding::Plain(format.dtype),
+            Scheme::Grouped(format) => Encoding::Plain(format.code_dtype()),
         };
         tensors.push(Tensor {
             name: &slot.name,
@@ -73,6 +75,9 @@ pub(super) fn report<'m>(
         bytes: sum.total().get(),
         statistics_bytes: has_statistics.then_some(sum.statistics.get()),
         transformers: None,
+        left_dense: Save::new(model, encodings, &Scalar, Linears::Peers)
+            .beyond_peers()
+            .map(LeftDense::new),
         tensors,
         by_dtype: totals.into_values().collect(),
         by_file: Vec::new(),

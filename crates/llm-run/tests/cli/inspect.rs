@@ -107,6 +107,44 @@ fn pytorch_names_of_the_same_bytes_are_told() {
 }
 
 #[test]
+fn matrices_of_published_formats_are_told_with_all_their_parts() {
+    let model = fixture("packed/gptq");
+    let found = json(&["inspect", &model, "--json"]);
+    let matrix = &found["tensors"].as_array().unwrap()[1];
+    assert_eq!(matrix["name"], "model.layers.0.mlp.down_proj.qweight");
+    assert_eq!(matrix["scheme"], "int4/32");
+    assert_eq!(matrix["shape"], serde_json::json!([64, 96]));
+    assert_eq!(matrix["bytes"], 64 * 96 / 2);
+    // Scales in f16, zeros of 4 bits, and the groups of the columns.
+    let statistics = 3 * 64 * 2 + 3 * 64 / 2 + 96 * 4;
+    assert_eq!(matrix["statistics_bytes"], statistics);
+    let loaded = json(&["inspect", &model, "--dtype", "bf16", "--json"]);
+    let names = loaded["by_dtype"].as_array().unwrap();
+    assert_eq!(names.len(), 1, "all are decoded: {names:?}");
+}
+
+#[test]
+fn what_transformers_would_leave_dense_is_told() {
+    for (model, says) in [
+        ("models/mixtral", true),
+        ("models/qwen3-moe", true),
+        ("models/llama", false),
+    ] {
+        for flag in ["--load-in-4bit", "--load-in-8bit"] {
+            let output = run(&["inspect", &fixture(model), flag]);
+            assert_eq!(output.code, 0, "{}", output.stderr);
+            let line = "would stay dense: transformers has a layer's experts in one parameter";
+            assert_eq!(
+                output.stdout.contains(line),
+                says,
+                "{model}: {}",
+                output.stdout
+            );
+        }
+    }
+}
+
+#[test]
 fn the_readme_has_the_table_of_formats() {
     let found = run(&["inspect", "--formats"]);
     assert_eq!(found.code, 0, "{}", found.stderr);
@@ -133,9 +171,12 @@ fn every_format_is_said_to_be_kept_decoded_or_refused() {
         ("f64", ["decoded to f32"; 2]),
         ("u8", ["refused"; 2]),
         ("nf4 double", ["as stored"; 2]),
-        ("Q4_K", ["as stored", "decoded to bf16"]),
+        ("Q4_K", ["as stored"; 2]),
         ("IQ1_M", ["as stored", "decoded to bf16"]),
-        ("NVFP4", ["as stored", "decoded to bf16"]),
+        ("TQ1_0", ["as stored"; 2]),
+        ("4 bits, GEMM", ["as stored"; 2]),
+        ("HQQ", ["refused"; 2]),
+        ("NVFP4", ["as stored"; 2]),
         ("Q8_1", ["refused"; 2]),
         ("Q8_K", ["refused"; 2]),
     ] {

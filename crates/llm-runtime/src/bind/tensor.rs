@@ -5,6 +5,8 @@ use llm_checkpoint::{Layout, TensorInfo};
 use llm_plan::{Order, StoredTensor, is_final};
 use llm_quant::Scheme;
 
+use crate::packed::Packing;
+
 /// A slot with the checkpoint's tensor for it.
 #[derive(Debug, Clone, Copy)]
 pub struct BoundTensor<'a> {
@@ -14,6 +16,8 @@ pub struct BoundTensor<'a> {
     pub tensor: &'a TensorInfo,
     /// The encoding in which the checkpoint has it.
     pub scheme: Scheme,
+    /// Sources of its parts, of codes in groups.
+    pub(crate) packing: Option<&'a Packing>,
 }
 
 impl BoundTensor<'_> {
@@ -23,13 +27,19 @@ impl BoundTensor<'_> {
         is_final(self.slot, self.stored(), scheme)
     }
 
+    /// The names of all tensors of a matrix of codes in groups; none of what is kept otherwise.
+    pub fn companions(&self) -> &[String] {
+        self.packing.map_or(&[], |packing| &packing.names)
+    }
+
     /// The form in which the checkpoint holds it.
     pub fn stored(&self) -> StoredTensor {
         StoredTensor {
             scheme: self.scheme,
-            order: match self.tensor.layout {
-                Layout::RowMajor => Order::Rows,
-                Layout::Strided(_) => Order::Strided,
+            order: match (&self.tensor.layout, self.packing) {
+                (Layout::RowMajor, None) => Order::Rows,
+                (Layout::RowMajor, Some(packing)) if packing.is_final() => Order::Rows,
+                (Layout::RowMajor | Layout::Strided(_), _) => Order::Strided,
             },
         }
     }

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use llm_checkpoint::{Checkpoint, CheckpointError, FileState, Manifest};
 use llm_plan::{Encodings, RunOn, WeightDType};
+use llm_quant::Scheme;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::json;
 
@@ -96,7 +97,7 @@ impl OffloadAbout {
             WeightDType::Auto => encodings.config_dtype,
             WeightDType::As(dtype) => Some(dtype),
         };
-        // All devices compute with the same, unless one is to keep it otherwise.
+        // All devices compute with the same, unless one is to keep it otherwise, or cannot compute with it as it is.
         let stored: Vec<_> = model.tensors().map(|bound| bound.stored()).collect();
         let is_by_device = encodings.differ_by_device(&stored);
         let encodings = json!({
@@ -114,6 +115,10 @@ impl OffloadAbout {
             let read_as = format!("{} {:?} {:?}", slot.name, slot.shape, slot.stored);
             add(read_as.as_bytes());
             add(bound.tensor.name.as_bytes());
+            // What else than the names decides.
+            if let Scheme::Grouped(format) = bound.scheme {
+                add(format!("{format:?}").as_bytes());
+            }
         }
         let hex = hasher.finalize().to_hex();
         Ok(hex[..KEY_DIGITS].to_owned())

@@ -205,9 +205,11 @@ impl Unfinished<'_> {
             return true;
         }
         let int8 = match self.scheme {
+            // Names and shapes say all that the entry's key does not.
+            Scheme::Fp8(_) | Scheme::Grouped(_) => return true,
             Scheme::Int8(int8) => int8,
             Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::FourBit(_) => NEVER,
-            Scheme::Ggml(_) | Scheme::Fp8(_) => NEVER,
+            Scheme::Ggml(_) => NEVER,
         };
         let slot = self.bound.slot;
         let found = checkpoint

@@ -61,7 +61,11 @@ pub(crate) fn each<E>(
         put(&part.name(name), bytes)?;
     }
     match weight.scheme {
-        Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) => Ok(()),
+        Scheme::Dense(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::Ggml(_)
+        | Scheme::Fp8(_)
+        | Scheme::Grouped(_) => Ok(()),
         // Row by row.
         Scheme::Int8(_) => put(&Part::WeightFormat.name(name), &[0]),
         Scheme::FourBit(format) => {

@@ -156,7 +156,12 @@ impl<'a> Files<'a> {
         };
         let (rows, cols) = slot.matrix();
         let parts = scheme.parts(rows as u64, cols as u64);
+        let packing = bound.packing.filter(|_| in_place);
         let parts = parts.try_map(|part, _| {
+            if let Some(tensor) = packing.and_then(|packing| packing.tensor(part)) {
+                let span = self.span(checkpoint, tensor, (slot.unit, in_place))?;
+                return Ok(Source::File(span));
+            }
             let name = match place_of(checkpoint, name, (rows, cols), scheme, part)? {
                 PartPlace::Tensor(name) => name,
                 PartPlace::Known(bytes) => return Ok(Source::Known(bytes)),

@@ -145,6 +145,20 @@ impl FourBit for Avx2 {
             )
         }
     }
+
+    #[inline(always)]
+    fn interleave(self, even: __m256, odd: __m256) -> (__m256, __m256) {
+        // SAFETY: the token.
+        unsafe {
+            // Within 128-bit halves; then the halves change places.
+            let low = _mm256_unpacklo_ps(even, odd);
+            let high = _mm256_unpackhi_ps(even, odd);
+            (
+                _mm256_permute2f128_ps::<0x20>(low, high),
+                _mm256_permute2f128_ps::<0x31>(low, high),
+            )
+        }
+    }
 }
 
 /// The values of the codes in the lowest four bits of each lane, whose highest bit is the sign of `upper`.

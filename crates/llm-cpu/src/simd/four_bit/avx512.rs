@@ -168,6 +168,19 @@ impl FourBit for Avx512 {
     }
 
     #[inline(always)]
+    fn interleave(self, even: __m512, odd: __m512) -> (__m512, __m512) {
+        // SAFETY: the token.
+        unsafe {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_or_si512(low, _mm512_set1_epi32(8));
+            (
+                _mm512_permutex2var_ps(even, low, odd),
+                _mm512_permutex2var_ps(even, high, odd),
+            )
+        }
+    }
+
+    #[inline(always)]
     fn spread<const N: usize>(self, values: [f32; N]) -> __m512 {
         let mut lanes = self.splat(values[0]);
         for (i, &value) in values.iter().enumerate().skip(1) {

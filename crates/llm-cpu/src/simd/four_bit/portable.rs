@@ -81,4 +81,16 @@ impl FourBit for Portable {
             std::array::from_fn(|i| at(2 * i + 1)),
         )
     }
+
+    #[inline(always)]
+    fn interleave(self, even: [f32; N], odd: [f32; N]) -> ([f32; N], [f32; N]) {
+        let at = |i: usize| {
+            if i.is_multiple_of(2) {
+                even[i / 2]
+            } else {
+                odd[i / 2]
+            }
+        };
+        (std::array::from_fn(at), std::array::from_fn(|i| at(N + i)))
+    }
 }

@@ -24,6 +24,7 @@ fn contents_in(file: &Checkpoint, bound: &crate::BoundTensor<'_>, dtype: DType) 
             slot,
             tensor,
             scheme,
+            packing: None,
         };
         return contents(&quantized::stored(file, &written).unwrap());
     }
