@@ -74,7 +74,7 @@ impl StoredTensor {
     }
 
     /// The same for GPUs.
-    const fn is_packed_on_gpu(self) -> bool {
+    pub(crate) const fn is_packed_on_gpu(self) -> bool {
         self.is_packed() && gpus_compute_with(self.scheme)
     }
 }

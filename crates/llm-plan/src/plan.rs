@@ -115,8 +115,11 @@ impl Request<'_> {
 
     /// True if something is stored in a format that its first device computes with as it is.
     pub(crate) fn may_stay_packed(&self) -> bool {
-        let is_on_cpu = self.first_device() == RunOn::Cpu;
-        is_on_cpu && self.stored.iter().any(|stored| stored.is_packed())
+        let stays = |stored: &StoredTensor| match self.first_device() {
+            RunOn::Cpu => stored.is_packed(),
+            RunOn::Gpu(_) => stored.is_packed_on_gpu(),
+        };
+        self.stored.iter().any(stays)
     }
 
     /// The element type of keys and values.

@@ -9,13 +9,16 @@ use crate::*;
 
 const SPEEDS: Speeds = speeds(300e9, 12e9, 20e9, 1e9);
 
+/// One that GPUs have no kernels for.
+const GRID: Scheme = Scheme::Ggml(GgmlType::IQ2S);
+/// One that they have some for.
 const Q4: Scheme = Scheme::Ggml(GgmlType::Q4_0);
 
 /// Every matrix in blocks, all else in f32.
-fn in_blocks(skeleton: &Skeleton) -> Vec<StoredTensor> {
+fn in_blocks(skeleton: &Skeleton, blocks: Scheme) -> Vec<StoredTensor> {
     let stored = skeleton.slots.iter().map(|slot| {
         StoredTensor::in_order(match slot.shape.as_slice() {
-            [_, _] => Q4,
+            [_, _] => blocks,
             _ => Scheme::Dense(DType::F32),
         })
     });
@@ -35,7 +38,7 @@ fn matrices_stay_in_blocks_where_nothing_else_is_asked_for() {
     let nf4 = QuantConfig::new(LoadIn::FourBit);
     let plain = encodings(WeightDType::Auto, None);
     let dense = Scheme::Dense(DType::BF16);
-    let stored = StoredTensor::in_order(Q4);
+    let stored = StoredTensor::in_order(GRID);
     for skeleton in [
         llama_of(256, 2, false),
         llama_of(256, 2, true),
@@ -44,10 +47,12 @@ fn matrices_stay_in_blocks_where_nothing_else_is_asked_for() {
         for slot in &skeleton.slots {
             let of = |encodings: Encodings<'_>, run_on| encodings.scheme(slot, stored, run_on);
             let is_kept = matches!(slot.shape.as_slice(), [_, _]) && !becomes_table(slot.role);
-            let expected = if is_kept { Q4 } else { dense };
+            let expected = if is_kept { GRID } else { dense };
             let name = &slot.name;
             assert_eq!(of(plain, RunOn::Cpu), expected, "{name}");
             assert_eq!(of(plain, RunOn::Gpu(0)), dense, "{name}");
+            let on_gpu = plain.scheme(slot, StoredTensor::in_order(Q4), RunOn::Gpu(0));
+            assert_eq!(on_gpu, if is_kept { Q4 } else { dense }, "{name}");
             let f16 = of(encodings(WeightDType::As(DType::F16), None), RunOn::Cpu);
             assert!(f16.elements().is_some(), "{name}: {f16}");
             let quantized = of(encodings(WeightDType::Auto, Some(&nf4)), RunOn::Cpu);
@@ -69,7 +74,7 @@ fn matrices_stay_in_blocks_where_nothing_else_is_asked_for() {
 #[test]
 fn each_device_counts_what_it_computes_with() {
     let skeleton = llama_of(256, 4, false);
-    let stored = in_blocks(&skeleton);
+    let stored = in_blocks(&skeleton, GRID);
     let mut request = request(&skeleton, &stored);
     let bytes = |scheme: Scheme| -> u64 {
         let slots = skeleton.slots.iter().zip(&stored);
@@ -97,7 +102,7 @@ fn each_device_counts_what_it_computes_with() {
     let on_gpu = Bytes::new(bytes(Scheme::Dense(DType::BF16)));
     assert_eq!(weights(&request), [on_gpu, Bytes::ZERO]);
     request.budgets = budgets(&[], ample, None);
-    assert_eq!(weights(&request), [Bytes::ZERO, Bytes::new(bytes(Q4))]);
+    assert_eq!(weights(&request), [Bytes::ZERO, Bytes::new(bytes(GRID))]);
     // What is streamed to a GPU rests as that computes with it; what the CPU computes with as it does.
     let map = r#"{"model.embed_tokens": "cpu", "model.layers": 0, "model.norm": 0, "lm_head": 0}"#;
     request.budgets = budgets(&[ample], ample, None);
@@ -112,7 +117,7 @@ fn each_device_counts_what_it_computes_with() {
         bytes.sum()
     };
     for (offload, scheme) in [
-        (Offload::Compute, Q4),
+        (Offload::Compute, GRID),
         (Offload::Stream, Scheme::Dense(DType::BF16)),
     ] {
         request.offload = offload;
@@ -128,7 +133,7 @@ fn each_device_counts_what_it_computes_with() {
 #[test]
 fn blocks_are_what_is_advised_where_they_take_the_least() {
     let skeleton = llama_of(256, 4, false);
-    let stored = in_blocks(&skeleton);
+    let stored = in_blocks(&skeleton, GRID);
     let mut request = request(&skeleton, &stored);
     let all = alternatives(&request).unwrap();
     assert_eq!(all[0].precision, Precision::AsStored);
@@ -139,14 +144,18 @@ fn blocks_are_what_is_advised_where_they_take_the_least() {
 
     // Where more is asked for than there is room for, they are the most exact way that fits.
     request.encodings.dtype = WeightDType::As(DType::F32);
-    let in_blocks = all[0].weights.get();
-    request.budgets = budgets(&[], in_blocks + in_blocks, None);
+    let least = all[0].weights.get();
+    request.budgets = budgets(&[], 2 * least, None);
     let changes = advice(&request).unwrap();
     assert_eq!(changes[0], Change::Precision(Precision::AsStored));
     assert_eq!(changes[0].to_string(), "keep weights as they are stored");
 
-    // A GPU has no use for them.
-    request.budgets = budgets(&[1 << 40], 1 << 40, None);
-    let all = alternatives(&request).unwrap();
-    assert_eq!(all[0].precision, Precision::F32);
+    // A GPU has no use for these, but for others.
+    let others = in_blocks(&skeleton, Q4);
+    for (stored, first) in [(&stored, Precision::F32), (&others, Precision::AsStored)] {
+        request.stored = stored;
+        request.budgets = budgets(&[1 << 40], 1 << 40, None);
+        let all = alternatives(&request).unwrap();
+        assert_eq!(all[0].precision, first);
+    }
 }
