@@ -6,13 +6,18 @@
                                                                      every family, and computes the same
     python3 benches/peers.py offload [--model FOLDER] [--limit GB] [--disk GB/S]
                                                                      a model that does not fit, both in a memory cgroup
+    python3 benches/peers.py gpu [--model FOLDER] [--tokens N] [--prompt N] [--device cuda:0] [--quick] [--json FILE]
+                                 [--gpu-memory GB --ram GB]          the same on a GPU: whole on the card, and with a part of it
+                                                                     beside RAM and disk, as accelerate offloads
+    python3 benches/peers.py gpu --table FILE                        the table of what --json has kept
     python3 benches/peers.py cpu [--model NAME] [--tokens N] [--rounds N] [--threads N]
                                                      the processor beside llama.cpp and transformers, as ratios
 
 Builds llm-run, and on its first run a virtual environment of its own in target/peers-environment (some GB, a few
 minutes). Without --model, `speed` makes random Llamas of 1.1 billion parameters (2.2 GB in bfloat16) and of the shapes of
 SmolLM2-135M in target/peers; `check` takes all models and GGUFs of tests/fixtures, `offload` the larger random one. `offload` wants to
-be allowed to make cgroups (root, as a rule); --disk makes the disk as slow as that. Each measurement is a process of its own,
+be allowed to make cgroups (root, as a rule); --disk makes the disk as slow as that. `gpu` makes random Llamas of 1.1 and 8 billion
+parameters on the card. Each measurement is a process of its own,
 ours and theirs in turns; memory is the process's peak of resident memory, mapped files included. Not part of the tests.
 """
 import argparse
@@ -23,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 
+import peers_gpu
 from limits import Limits
 from peers_cpu import cpu
 
@@ -287,15 +293,25 @@ def check(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "check", "offload", "cpu"])
+    parser.add_argument("what", choices=["speed", "check", "offload", "cpu", "gpu"])
     parser.add_argument("--model")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--limit", type=float, default=1.7)
     parser.add_argument("--disk", type=float)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--gpu-memory", type=float, metavar="GB")
+    parser.add_argument("--ram", type=float, metavar="GB")
+    parser.add_argument("--quick", action="store_true", help="a tiny model")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--table", metavar="FILE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     TARGET.mkdir(exist_ok=True)
+    if args.what == "gpu":
+        peers_gpu.gpu(args, ROOT, lambda: (prepare(), (LLM_RUN, PYTHON))[1])
+        return
     prepare()
     if args.what == "cpu":
         cpu(args, ROOT, PYTHON, LLM_RUN)

@@ -312,6 +312,45 @@ fn experts_of_layers_on_two_gpus_compute_on_the_cpu() {
     }
 }
 
+/// Rows of a layer go straight to experts on the other GPU, and their results come back.
+#[test]
+fn experts_compute_on_another_gpu_than_their_layer() {
+    for (seed, peers) in [(0, true), (5, false)] {
+        let machine = Machine::new().devices(2).seed(seed).peers(peers);
+        let report = machine.counts(false).inside(|| {
+            let devices = Devices::open(2);
+            for name in ["mixtral", "qwen3-moe-mixed"] {
+                let case = Case::open(name, None);
+                let one = case.run(&devices, "on one", &on_first);
+                let chain = case.chain();
+                let two = [json!(0), json!(1)];
+                let in_turn = in_turn(&chain, &two);
+                let odd = |unit| match unit {
+                    Unit::Expert { expert, .. } if expert % 2 == 1 => json!(1),
+                    _ => json!(0),
+                };
+                let swapped = |unit| match (unit, in_turn(unit) == json!(0)) {
+                    (Unit::Expert { .. }, true) => json!(1),
+                    (Unit::Expert { .. }, false) => json!(0),
+                    _ => in_turn(unit),
+                };
+                for (what, home) in [
+                    ("odd experts on the second", &odd as &dyn Fn(Unit) -> Value),
+                    ("all experts on the other", &swapped),
+                ] {
+                    let found = case.run(&devices, what, home);
+                    let error = relative_error(&found, &one);
+                    assert!(error <= TOLERANCE, "{name}, {what}, is off by {error:.1e}");
+                }
+            }
+        });
+        if let Some(report) = report {
+            assert!(report.bytes_between_devices > 0);
+            assert_eq!(report.bytes_staged > 0, !peers);
+        }
+    }
+}
+
 /// In any order that streams and events allow, and whether GPUs reach each other's memory or not.
 #[test]
 fn no_order_of_streams_of_two_gpus_computes_anything_else() {

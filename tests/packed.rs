@@ -9,9 +9,11 @@ use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use cuda_emulator::harness::Machine;
 use llm_backend::Reference;
 use llm_cpu::{Cpu, CpuOptions, Isa};
-use llm_plan::{DeviceMap, RunOn, Term, WeightDType};
+use llm_cuda::Cuda;
+use llm_plan::{DeviceMap, RunOn, Term, WeightDType, gpus_compute_with};
 use llm_quant::{GgmlType, LoadIn, QuantConfig, Scalar, Scheme};
 use llm_runtime::{
     BoundModel, Device, Interrupt, Limits, LoadOptions, OffloadOptions, Session, load, load_on,
@@ -119,51 +121,99 @@ fn a_table_in_blocks_is_looked_up_as_its_numbers() {
     }
 }
 
-/// Until GPUs have kernels for blocks.
 #[test]
-fn a_gpu_computes_with_blocks_as_bf16() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("packed.gguf");
-    Packed::ALL[2].write(&path, Written::Blocks);
-    let model = BoundModel::open(&path).unwrap();
-    let encodings = model.encodings(WeightDType::Auto, None).unwrap();
-    let gpu = RunOn::Gpu(0);
-    let mut n_bytes = Bytes::ZERO;
-    for bound in model.tensors() {
-        let (slot, stored) = (bound.slot, bound.stored());
-        let expected = match bound.scheme {
-            Scheme::Ggml(_) => Scheme::Dense(DType::BF16),
-            other => other,
-        };
-        assert_eq!(encodings.scheme(slot, stored, gpu), expected);
-        assert_eq!(encodings.scheme(slot, stored, RunOn::Cpu), bound.scheme);
-        let (rows, cols) = slot.matrix();
-        n_bytes += expected.stored_bytes(rows as u64, cols as u64).total();
+fn gpus_have_kernels_for_what_is_kept_in_blocks_there() {
+    for ty in GgmlType::ALL {
+        let has_kernels = llm_cuda::computes_with(Scheme::Ggml(ty), ty.block_len());
+        assert_eq!(gpus_compute_with(ty), has_kernels, "{ty}");
     }
-    let map = DeviceMap::on_one(model.spec(), gpu);
+}
+
+/// A model on a device that counts as a GPU.
+fn on_gpu(model: &BoundModel, device: &dyn Device) -> Session {
     let options = LoadOptions {
         dtype: WeightDType::Auto,
         quant: None,
         encoder: &Scalar,
-        limits: limits(&model),
+        limits: limits(model),
         offload: Some(OffloadOptions {
-            map: &map,
+            map: &DeviceMap::on_one(model.spec(), RunOn::Gpu(0)),
             folder: Path::new(""),
         }),
     };
-    let reference = device(Reference::new());
-    let devices = [(gpu, &*reference)];
-    let interrupt = Interrupt::default();
-    let mut session = load_on(&model, &devices, &options, &interrupt, &mut |_| ()).unwrap();
-    assert_eq!(session.memory().terms.get(Term::Weights), n_bytes);
-    let found = score(&mut session, 0, &prompt());
-    let mut on_cpu = loaded(&path, &*reference, WeightDType::Auto);
-    let exact = score(&mut on_cpu, 0, &prompt());
-    let error = relative_error(&found, &exact);
-    assert!(error > 0.0 && error <= BF16, "off by {error:.1e}");
+    let devices = [(RunOn::Gpu(0), device)];
+    load_on(
+        model,
+        &devices,
+        &options,
+        &Interrupt::default(),
+        &mut |_| (),
+    )
+    .unwrap()
 }
 
-/// What is quantized is made of the decoded numbers; what is not stays as it is.
+/// Those without kernels are bf16 there.
+#[test]
+fn a_gpu_keeps_blocks_that_it_has_kernels_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("packed.gguf");
+    for packed in Packed::ALL {
+        packed.write(&path, Written::Blocks);
+        let model = BoundModel::open(&path).unwrap();
+        let encodings = model.encodings(WeightDType::Auto, None).unwrap();
+        let mut n_bytes = Bytes::ZERO;
+        for bound in model.tensors() {
+            let (slot, stored) = (bound.slot, bound.stored());
+            let expected = match bound.scheme {
+                Scheme::Ggml(ty) if !gpus_compute_with(ty) => Scheme::Dense(DType::BF16),
+                other => other,
+            };
+            assert_eq!(encodings.scheme(slot, stored, RunOn::Gpu(0)), expected);
+            assert_eq!(encodings.scheme(slot, stored, RunOn::Cpu), bound.scheme);
+            let (rows, cols) = slot.matrix();
+            n_bytes += expected.stored_bytes(rows as u64, cols as u64).total();
+        }
+        let reference = device(Reference::new());
+        let mut session = on_gpu(&model, &*reference);
+        assert_eq!(session.memory().terms.get(Term::Weights), n_bytes);
+        let found = score(&mut session, 0, &prompt());
+        let mut on_cpu = loaded(&path, &*reference, WeightDType::Auto);
+        let exact = score(&mut on_cpu, 0, &prompt());
+        let error = relative_error(&found, &exact);
+        assert!(error <= BF16, "{packed:?}: off by {error:.1e}");
+    }
+}
+
+/// The kernels' results, of prompts in tiles and of single tokens.
+#[test]
+fn an_emulated_gpu_computes_with_blocks() {
+    Machine::new().counts(false).inside(|| {
+        let cuda = device(Cuda::new(0).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("packed.gguf");
+        for packed in Packed::ALL {
+            packed.write(&path, Written::Blocks);
+            let model = BoundModel::open(&path).unwrap();
+            let run = |on: &dyn Device| {
+                let mut session = on_gpu(&model, on);
+                let logits = score(&mut session, 0, &prompt()[..20]);
+                session.truncate(0, 0);
+                (
+                    logits,
+                    llm_tests::continue_by_ids(&mut session, &prompt()[..3], 4),
+                )
+            };
+            let reference = device(Reference::new());
+            let (expected, ids) = run(&*reference);
+            let (found, found_ids) = run(&*cuda);
+            let error = relative_error(&found, &expected);
+            assert!(error <= TOLERANCE, "{packed:?}: off by {error:.1e}");
+            assert_eq!(found_ids, ids, "{packed:?}");
+        }
+    });
+}
+
+/// What is quantized is made of the decoded numbers; what is not is decoded, as it is in what `quantize` writes.
 #[test]
 fn a_quantization_takes_the_place_of_blocks() {
     let folder = tempfile::tempdir().unwrap();
@@ -175,7 +225,7 @@ fn a_quantization_takes_the_place_of_blocks() {
     for bound in model.tensors() {
         let scheme = encodings.scheme(bound.slot, bound.stored(), RunOn::Cpu);
         let expected = match bound.slot.name.as_str() {
-            "token_embd.weight" | "output.weight" => bound.scheme,
+            "token_embd.weight" | "output.weight" => Scheme::Dense(DType::BF16),
             name if name.contains("norm") => Scheme::Dense(DType::F32),
             _ => nf4.scheme(),
         };
@@ -183,7 +233,7 @@ fn a_quantization_takes_the_place_of_blocks() {
     }
 }
 
-/// Error of logits by f32 sums over a few layers.
-const TOLERANCE: f64 = 2e-4;
+/// Error of logits by f32 sums over a few layers, and by the keys and values that these let round otherwise, to bf16.
+const TOLERANCE: f64 = 3e-3;
 /// The same by keys and values, or weights, of 8 bits of precision.
 const BF16: f64 = 3e-2;

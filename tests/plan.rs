@@ -18,7 +18,7 @@ use llm_plan::{
 use llm_quant::{Code, LoadIn, QuantConfig, Scalar};
 use llm_runtime::{Allocated, BoundModel, CostsOf, Limits, LoadOptions, Session, load};
 use llm_tensor::{Bytes, DType};
-use llm_tests::{Packed, Written, fixture};
+use llm_tests::{Packed, Written, fixture, published};
 
 #[test]
 fn golden_models_take_what_was_planned_in_every_encoding() {
@@ -78,6 +78,16 @@ fn models_in_blocks_take_what_their_files_do() {
         let stored = model.tensors().map(|bound| bound.tensor.stored_bytes());
         let weights = planned.total(Term::Weights) + planned.total(Term::QuantizationStatistics);
         assert_eq!(weights, stored.sum(), "{packed:?}");
+    }
+}
+
+#[test]
+fn published_formats_take_what_was_planned() {
+    let nf4 = QuantConfig::new(LoadIn::FourBit);
+    for path in published() {
+        check(&path, "auto", WeightDType::Auto, None);
+        check(&path, "f32", WeightDType::As(DType::F32), None);
+        check(&path, "nf4", WeightDType::Auto, Some(&nf4));
     }
 }
 

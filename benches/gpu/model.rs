@@ -80,6 +80,8 @@ pub(crate) fn run(folder: &Path, encoding: Encoding, extent: Extent) -> Result<(
             "load_seconds": load_seconds,
             "decode_tokens_per_second": decode,
             "prefill_tokens_per_second": prefill,
+            // What multiplied prompts.
+            "products": gpu.products(),
             // Of weights alone.
             "decode_bytes_per_second": decode * n_weight_bytes as f64,
             "planned_bytes": planned.get(),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = Path(sysconfig.get_paths()["purelib"]) / "nvidia"
-TARGETS = [75, 80]  # and what a line `// targets: …` of a file adds, less what is older than a line `// needs: …` says
+TARGETS = [75, 80]  # and what a line `// targets: …` of a file adds, less what is older than a line `// needs: …` says, or what `// only: …` has
 CARDS = [75, 80, 86, 89, 90, 100, 120]
 THREADS = 256  # of a block, where a kernel has no launch bounds
 
@@ -79,6 +79,9 @@ def targets(source):
     text = source.read_text(encoding="utf-8")
     added = re.search(r"^// targets: ([\d ]+)$", text, re.M)
     needs = re.search(r"^// needs: (\d+)$", text, re.M)
+    only = re.search(r"^// only: (\d+)$", text, re.M)
+    if only:
+        return [int(only[1])]
     found = set(TARGETS) | set(map(int, added[1].split() if added else []))
     return sorted(target for target in found if target >= int(needs[1] if needs else 0))
 

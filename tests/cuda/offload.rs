@@ -310,7 +310,7 @@ fn deep(n_layers: usize) -> tempfile::TempDir {
     model.write()
 }
 
-/// While a layer computes the next one comes: of equal costs nine tenths are hidden, from RAM and from both RAM and disk.
+/// While a layer computes the next one comes: of equal costs nine tenths are hidden, from RAM, from disk, and from both.
 #[test]
 fn copies_hide_behind_kernels() {
     const N_LAYERS: usize = 12;
@@ -375,7 +375,7 @@ fn copies_hide_behind_kernels() {
         to_device: rate.unwrap_or(1).max(1),
         to_host: 1 << 40,
     };
-    for home in ["cpu", "both"] {
+    for home in ["cpu", "both", "disk"] {
         run(Machine::new().pace(pace), home);
     }
 }

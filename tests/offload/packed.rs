@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use llm_plan::Order;
 use llm_plan::{Home, Term, WeightDType};
+use llm_quant::Scheme;
 use llm_runtime::BoundModel;
 use llm_tensor::Bytes;
-use llm_tests::{Packed, Written};
+use llm_tests::{Packed, Written, published};
 
 use super::{Case, RESTS, Rest, held_as_planned, limits, run};
 
@@ -39,6 +41,44 @@ fn blocks_compute_the_same_wherever_they_rest_and_are_written_nowhere() {
             }
             assert_eq!(fs::read_dir(offload.path()).unwrap().count(), 0);
             held_as_planned(&session, &plan, &format!("{packed:?} {rest:?}"));
+        }
+    }
+}
+
+/// Codes that lie as they are computed with are streamed from the file; those in another order are written anew.
+#[test]
+fn codes_compute_the_same_wherever_they_rest() {
+    for path in published() {
+        let model = BoundModel::open(&path).unwrap();
+        let is_reordered = model.tensors().any(|bound| {
+            matches!(bound.scheme, Scheme::Grouped(_)) && bound.stored().order == Order::Strided
+        });
+        let prompt: Vec<u32> = (0..17).map(|i| i * 5 % 64).collect();
+        let mut expected = None;
+        for rest in RESTS {
+            let offload = tempfile::tempdir().unwrap();
+            let case = Case {
+                model: &model,
+                kept: (WeightDType::Auto, None),
+                limits: limits(&model, 5),
+                folder: offload.path(),
+            };
+            for _ in 0..2 {
+                let (mut session, plan) = case.load(rest).unwrap();
+                let found = run(&mut session, &prompt).unwrap();
+                assert_eq!(
+                    found,
+                    *expected.get_or_insert_with(|| found.clone()),
+                    "{path:?} {rest:?}"
+                );
+                held_as_planned(&session, &plan, &format!("{path:?} {rest:?}"));
+            }
+            let is_written = fs::read_dir(offload.path()).unwrap().count() > 0;
+            match rest {
+                Rest::Ram => assert!(!is_written, "{path:?}"),
+                Rest::Half(_) => assert!(is_reordered || !is_written, "{path:?}"),
+                Rest::Disk => assert_eq!(is_written, is_reordered, "{path:?}"),
+            }
         }
     }
 }

@@ -31,6 +31,19 @@ pub fn fixture(name: &str) -> PathBuf {
     there.unwrap_or_else(here).join(name)
 }
 
+/// Folders of tiny models in the formats of published checkpoints.
+///
+/// # Panics
+/// When there are none.
+pub fn published() -> Vec<PathBuf> {
+    let all = std::fs::read_dir(fixture("packed")).expect("the folder of packed models");
+    let all = all.map(|entry| entry.expect("a readable folder").path());
+    let mut models: Vec<_> = all.filter(|path| path.is_dir()).collect();
+    models.push(fixture("faults/fp8-block-scales/model"));
+    models.sort_unstable();
+    models
+}
+
 /// The environment variable that says where the fixtures are.
 pub const FIXTURES: &str = "LLM_RUN_FIXTURES";
 

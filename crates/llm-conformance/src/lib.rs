@@ -26,6 +26,7 @@ mod tables;
 use std::sync::Arc;
 
 use llm_backend::{Backend, Reference};
+use llm_quant::Scheme;
 
 pub use deferred::{Deferred, Fault};
 
@@ -101,10 +102,40 @@ pub fn check_linear<B: Backend>(backend: &Arc<B>) {
 /// # Panics
 /// As [`check`].
 pub fn check_packed<B: Backend>(backend: &Arc<B>) {
-    check_each(backend, &packed::cases());
-    check_each(backend, &tables::packed_cases());
-    check_each(backend, &routing::packed_experts());
-    check_each(backend, &places::packed_streams());
+    let schemes = packed_schemes();
+    check_packed_linear(backend, &schemes);
+    check_packed_tables(backend, &schemes);
+    check_packed_experts(backend, &schemes);
+}
+
+/// The formats of published files, which a backend may refuse.
+pub fn packed_schemes() -> Vec<Scheme> {
+    schemes::packed()
+}
+
+/// Checks products with weights in some of them, and those that are brought to places.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_packed_linear<B: Backend>(backend: &Arc<B>, schemes: &[Scheme]) {
+    check_each(backend, &packed::cases(schemes));
+    check_each(backend, &places::packed_streams(schemes));
+}
+
+/// Checks tables in them.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_packed_tables<B: Backend>(backend: &Arc<B>, schemes: &[Scheme]) {
+    check_each(backend, &tables::packed_cases(schemes));
+}
+
+/// Checks experts in them.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_packed_experts<B: Backend>(backend: &Arc<B>, schemes: &[Scheme]) {
+    check_each(backend, &routing::packed_experts(schemes));
 }
 
 /// Checks linear operations of a backend that rounds what it multiplies: each product of floating-point numbers may err by
@@ -182,8 +213,9 @@ pub fn check_devices<B: Backend>(one: &Arc<B>, other: &Arc<B>) {
 /// # Panics
 /// When they do not. The message names the case.
 pub fn check_packed_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) {
-    check_same_bits(one, other, &packed::cases());
-    check_same_bits(one, other, &routing::packed_experts());
+    let schemes = packed_schemes();
+    check_same_bits(one, other, &packed::cases(&schemes));
+    check_same_bits(one, other, &routing::packed_experts(&schemes));
 }
 
 /// Checks that two backends give the same bits in every case: one in two runs, or one with different numbers of

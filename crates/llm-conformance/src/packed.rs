@@ -11,7 +11,7 @@ use llm_tensor::{DType, f32_to_le_bytes};
 use crate::case::{Case, EPS};
 use crate::data::{Random, at_odd_address};
 use crate::linear::Linear;
-use crate::schemes::{block_len, packed, weight_in};
+use crate::schemes::{block_len, weight_in};
 
 #[derive(Debug)]
 pub(crate) struct PackedCase {
@@ -38,9 +38,9 @@ const N_TOKENS: [usize; 9] = [1, 2, 3, 4, 7, 11, 12, 33, 65];
 /// Scales may multiply values, as the reference has it, or sums of values with x.
 const PRODUCT_ERROR: f64 = 2.0 * EPS;
 
-pub(crate) fn cases() -> Vec<PackedCase> {
+pub(crate) fn cases(schemes: &[Scheme]) -> Vec<PackedCase> {
     let mut cases = Vec::new();
-    for scheme in packed() {
+    for &scheme in schemes {
         for (rows, n_blocks) in SHAPES {
             for turn in 0..2 {
                 let i = cases.len();
@@ -64,7 +64,7 @@ pub(crate) fn cases() -> Vec<PackedCase> {
     for n_tokens in N_TOKENS {
         let part = |rows, scheme, bias| Part { rows, scheme, bias };
         let mut parts = vec![part(7, Scheme::Dense(DType::BF16), None)];
-        for (i, scheme) in packed().into_iter().enumerate() {
+        for (i, &scheme) in schemes.iter().enumerate() {
             parts.push(part(i + 1, scheme, (i % 4 == 1).then_some(DType::F16)));
         }
         cases.push(PackedCase {

@@ -11,7 +11,7 @@ use llm_tensor::{PageBuf, WorkspaceShape};
 use crate::case::Case;
 use crate::data::{Device, Random, SMALL, WORKS};
 use crate::int8::product_bounds;
-use crate::schemes::{packed, schemes, weight_in};
+use crate::schemes::{schemes, weight_in};
 
 /// Weights that take turns in a few places: one is computed with while the next is brought.
 #[derive(Debug)]
@@ -46,9 +46,9 @@ pub(crate) fn streams() -> Vec<StreamCase> {
 }
 
 /// Weights in the formats of published files.
-pub(crate) fn packed_streams() -> Vec<StreamCase> {
+pub(crate) fn packed_streams(schemes: &[Scheme]) -> Vec<StreamCase> {
     vec![StreamCase {
-        schemes: packed(),
+        schemes: schemes.to_vec(),
         rows: 9,
         cols: 512,
         n_tokens: 3,

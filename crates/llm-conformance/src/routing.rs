@@ -12,7 +12,7 @@ use llm_tensor::{Activation, DType, Weighting, WorkspaceShape};
 
 use crate::case::{Case, EPS, sum_error};
 use crate::data::{DTYPES, Device, Random, SMALL, WORKS, weight, widened};
-use crate::schemes::{packed, weight_in};
+use crate::schemes::weight_in;
 
 /// Rows that go to experts: their numbers, the rows themselves, and sums of what comes back.
 #[derive(Debug)]
@@ -267,8 +267,8 @@ pub(crate) fn together() -> Vec<ExpertCase> {
 }
 
 /// Experts in the formats of published files.
-pub(crate) fn packed_experts() -> Vec<ExpertCase> {
-    let of_scheme = |(i, scheme)| ExpertCase {
+pub(crate) fn packed_experts(schemes: &[Scheme]) -> Vec<ExpertCase> {
+    let of_scheme = |(i, &scheme): (usize, &Scheme)| ExpertCase {
         routing: Routing {
             n_experts: 5,
             n_active: 2,
@@ -284,7 +284,7 @@ pub(crate) fn packed_experts() -> Vec<ExpertCase> {
         outlier_every: 0,
         sent: Sent::Together(2),
     };
-    packed().into_iter().enumerate().map(of_scheme).collect()
+    schemes.iter().enumerate().map(of_scheme).collect()
 }
 
 struct ExpertInputs {

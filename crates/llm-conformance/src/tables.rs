@@ -4,7 +4,7 @@ use llm_tensor::DType;
 
 use crate::case::Case;
 use crate::data::{DTYPES, Device, Random, WORKS, weight};
-use crate::schemes::{block_len, packed, schemes, weight_in};
+use crate::schemes::{block_len, schemes, weight_in};
 use llm_backend::{Backend, Ops};
 use llm_quant::{Scheme, StoredWeight};
 
@@ -64,9 +64,9 @@ pub(crate) fn cases() -> Vec<TableCase> {
 }
 
 /// Tables in the formats of published files.
-pub(crate) fn packed_cases() -> Vec<TableCase> {
+pub(crate) fn packed_cases(schemes: &[Scheme]) -> Vec<TableCase> {
     let mut cases = Vec::new();
-    for scheme in packed() {
+    for &scheme in schemes {
         for (n_blocks, scale) in [(1, 1.0), (3, 39.19)] {
             cases.push(TableCase {
                 scheme,

@@ -14,6 +14,7 @@
 //   Bytes: x once for 64 rows, weights once for 64 tokens. Operations: 2 n_tokens rows cols.
 // gemm_tile_int8         that of LLM.int8() (see gemm_int8.cu) for all cards. The same grid, one piece, block 256.
 //   cols a multiple of 4, codes of activations and weights 4-byte aligned.
+#include "gemm_tile.cuh"
 #include "int8_tile.cuh"
 
 template <class T, int PARTS, bool SCALED>
@@ -81,56 +82,15 @@ __device__ __forceinline__ float widen(float v) { return v; }
 __device__ __forceinline__ float widen(__half v) { return __half2float(v); }
 __device__ __forceinline__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
 
-template <class T> __device__ __forceinline__ void tile(const float* __restrict__ x, const T* __restrict__ weight,
-    const void* __restrict__ bias, float* __restrict__ out, float* __restrict__ pieces, const GemmShape& s) {
-  constexpr int SIZE = 64, DEPTH = 16;
-  __shared__ __align__(16) float xs[2][DEPTH][SIZE + 4], ws[2][DEPTH][SIZE + 4];
-  const int t0 = blockIdx.y * SIZE, r0 = blockIdx.x * SIZE, line = threadIdx.x / 4, c4 = threadIdx.x % 4 * 4;
-  const int tx = threadIdx.x % 16 * 4, ty = threadIdx.x / 16 * 4;
-  const int depth = (s.cols + gridDim.z - 1) / gridDim.z, begin = blockIdx.z * depth, end = min(begin + depth, s.cols);
-  const int n = count(s);
-  if (t0 >= n) return;
-  const float* xl = x + (u64)min(t0 + line, n - 1) * s.cols;
-  const T* wl = weight + (u64)min(r0 + line, s.rows - 1) * s.cols;
-  float xv[4], wv[4], acc[4][4] = {};
-  auto fetch = [&](int c0) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      bool there = c0 + c4 + i < end;
-      xv[i] = there ? xl[c0 + c4 + i] : 0.f;
-      wv[i] = there ? widen(wl[c0 + c4 + i]) : 0.f;
-    }
-  };
-  auto keep = [&](int b) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) { xs[b][c4 + i][line] = xv[i]; ws[b][c4 + i][line] = wv[i]; }
-  };
-  fetch(begin);
-  keep(0);
-  __syncthreads();
-  for (int c0 = begin, b = 0; c0 < end; c0 += DEPTH, b ^= 1) {
-    if (c0 + DEPTH < end) fetch(c0 + DEPTH);
-#pragma unroll
-    for (int c = 0; c < DEPTH; c++) {
-      float4 a = *reinterpret_cast<const float4*>(&xs[b][c][ty]), w = *reinterpret_cast<const float4*>(&ws[b][c][tx]);
-      const float av[4] = {a.x, a.y, a.z, a.w}, bv[4] = {w.x, w.y, w.z, w.w};
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) acc[i][j] = fmaf(av[i], bv[j], acc[i][j]);
-    }
-    if (c0 + DEPTH < end) keep(b ^ 1);
-    __syncthreads();
-  }
-#pragma unroll
-  for (int i = 0; i < 4; i++)
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-      if (t0 + ty + i < n && r0 + tx + j < s.rows) store(s, out, pieces, bias, t0 + ty + i, r0 + tx + j, acc[i][j]);
-}
 #define TILE(name, T)                                                                                                        \
   KERNEL_OF(256, name)(const float* x, const void* weight, const void* bias, float* out, float* pieces, GemmShape shape) {   \
-    tile(x, static_cast<const T*>(weight), bias, out, pieces, shape);                                                        \
+    tile(                                                                                                                    \
+        x,                                                                                                                   \
+        [&](int row, int c, int end, float(&wv)[4]) {                                                                        \
+          const T* of = static_cast<const T*>(weight) + (u64)row * shape.cols;                                               \
+          _Pragma("unroll") for (int i = 0; i < 4; i++) wv[i] = c + i < end ? widen(of[c + i]) : 0.f;                        \
+        },                                                                                                                   \
+        bias, out, pieces, shape);                                                                                           \
   }
 TILE(gemm_tile_f32, float)
 TILE(gemm_tile_f16, __half)

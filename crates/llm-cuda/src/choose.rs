@@ -111,6 +111,19 @@ pub(crate) fn int8(card: CardShape, product: Product<'_>) -> RowsLaunch {
     rows_launch(product, n_at_once, false, shape)
 }
 
+/// The kernel for weights in formats of published files: of those for 1 and 8 rows of activations, or the one that multiplies rows
+/// of the weight one by one.
+pub(crate) fn packed(card: CardShape, product: Product<'_>, is_any: bool) -> RowsLaunch {
+    let n_at_once = if product.n == 1 && !is_any {
+        1
+    } else {
+        MAX_ROWS
+    };
+    let height = if is_any { 1 } else { 4 };
+    let wanted = card.n_multiprocessors * if n_at_once == 1 { 24 } else { 12 };
+    rows_launch(product, n_at_once, false, (height, 128, wanted))
+}
+
 /// Kernels are there for 1, 2, 4 and 8 rows.
 fn at_once(n: usize) -> usize {
     n.clamp(1, MAX_ROWS).next_power_of_two()

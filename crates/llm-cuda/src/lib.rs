@@ -49,7 +49,7 @@ pub use probe::{Driver, GpuFacts, device_name, probe};
 pub use products::Products;
 pub use queue::CudaQueue;
 pub use routes::Routes;
-pub use weight::CudaWeight;
+pub use weight::{CudaWeight, computes_with};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

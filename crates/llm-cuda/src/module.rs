@@ -37,6 +37,15 @@ macro_rules! file {
             sm90: None,
         }
     };
+    ($name:literal, as sm75) => {{
+        const PTX: &str = include_str!(concat!("../ptx/", $name, "_sm75.ptx"));
+        File {
+            name: $name,
+            sm75: Some(PTX),
+            sm80: PTX,
+            sm90: None,
+        }
+    }};
     ($name:literal, sm90) => {
         File {
             name: $name,
@@ -75,6 +84,24 @@ const FILES: &[File] = &[
     file!("int8_quantize"),
     file!("kv"),
     file!("norm"),
+    file!("packed_e4m3", as sm75),
+    file!("packed_e5m2", as sm75),
+    file!("packed_iq4_nl", as sm75),
+    file!("packed_iq4_xs", as sm75),
+    file!("packed_mxfp4", as sm75),
+    file!("packed_nvfp4", as sm75),
+    file!("packed_q2_k", as sm75),
+    file!("packed_q3_k", as sm75),
+    file!("packed_q4_0", as sm75),
+    file!("packed_q4_1", as sm75),
+    file!("packed_q4_k", as sm75),
+    file!("packed_q5_0", as sm75),
+    file!("packed_q5_1", as sm75),
+    file!("packed_q5_k", as sm75),
+    file!("packed_q6_k", as sm75),
+    file!("packed_q8_0", as sm75),
+    file!("packed_tq1_0", as sm75),
+    file!("packed_tq2_0", as sm75),
     file!("quantize"),
     file!("rotary"),
     file!("routing"),

@@ -9,6 +9,7 @@ use llm_tensor::{DType, HostBytes};
 
 use crate::card::Card;
 use crate::memory::{Memory, Span};
+use crate::ops::packed;
 
 /// A weight, its parts in memory of their own or in a place; each is as long as the scheme has it.
 #[derive(Debug)]
@@ -129,7 +130,7 @@ impl CudaWeight {
 }
 
 fn check<T>(card: &Card, weight: &StoredWeight<T>) -> Result<()> {
-    if is_supported(weight.scheme) {
+    if computes_with(weight.scheme, weight.cols) {
         return Ok(());
     }
     Err(BackendError::UnsupportedWeight {
@@ -140,11 +141,12 @@ fn check<T>(card: &Card, weight: &StoredWeight<T>) -> Result<()> {
     })
 }
 
-/// Schemes that there are kernels for.
-fn is_supported(scheme: Scheme) -> bool {
+/// True of matrices with rows of `cols` that there are kernels for.
+pub fn computes_with(scheme: Scheme, cols: usize) -> bool {
     match scheme {
         Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
         Scheme::Int8(_) | Scheme::FourBit(_) => true,
-        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => false,
+        Scheme::Ggml(_) | Scheme::Fp8(_) => packed::is_supported(scheme, cols),
+        Scheme::Grouped(_) => false,
     }
 }

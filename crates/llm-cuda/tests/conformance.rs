@@ -57,6 +57,53 @@ suites! {
     queues: llm_conformance::check_queues,
 }
 
+/// Formats of published files, as there are kernels for. Their PTX is one for all cards.
+mod packed {
+    use std::sync::Arc;
+
+    use llm_cuda::{Cuda, computes_with};
+    use llm_quant::Scheme;
+
+    /// Columns that are whole blocks of every format.
+    const COLS: usize = 512;
+
+    fn schemes() -> Vec<Scheme> {
+        let mut schemes = llm_conformance::packed_schemes();
+        schemes.retain(|&scheme| computes_with(scheme, COLS));
+        assert!(schemes.len() >= 19, "{schemes:?}");
+        schemes
+    }
+
+    fn linear(cuda: &Arc<Cuda>) {
+        llm_conformance::check_packed_linear(cuda, &schemes());
+    }
+
+    fn tables(cuda: &Arc<Cuda>) {
+        llm_conformance::check_packed_tables(cuda, &schemes());
+    }
+
+    fn experts(cuda: &Arc<Cuda>) {
+        llm_conformance::check_packed_experts(cuda, &schemes()[..2]);
+    }
+
+    macro_rules! checks {
+        ($($name:ident,)*) => {
+            mod on_the_card {
+                $(#[test] fn $name() { super::super::on_the_card(super::$name) })*
+            }
+
+            mod emulated {
+                $(#[test] fn $name() {
+                    let machine = super::super::Machine::new();
+                    machine.inside(|| super::$name(&super::super::first()));
+                })*
+            }
+        };
+    }
+
+    checks! { linear, tables, experts, }
+}
+
 /// Activations and values of codes that are rounded to 11 bits each.
 fn check_half(half: &Arc<Cuda>) {
     llm_conformance::check_rounded_linear(half, 2.0 * 2f64.powi(-11));

@@ -11,6 +11,8 @@ mod attention;
 mod bench;
 #[path = "traffic/experts.rs"]
 mod experts;
+#[path = "traffic/packed.rs"]
+mod packed;
 #[path = "traffic/products.rs"]
 mod products;
 #[path = "traffic/seldom.rs"]
@@ -23,6 +25,7 @@ fn every_kernel_is_counted_or_seldom() {
     let counted = [
         attention::KERNELS,
         experts::KERNELS,
+        packed::KERNELS,
         products::KERNELS,
         small::KERNELS,
     ]

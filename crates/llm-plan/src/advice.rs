@@ -17,6 +17,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are the field's own")]
 pub enum Precision {
+    /// In the blocks of the file, where the CPU computes with them.
+    AsStored,
     F32,
     Bf16,
     Int8,
@@ -27,7 +29,8 @@ pub enum Precision {
 
 impl Precision {
     /// All of them.
-    pub const ALL: [Precision; 6] = [
+    pub const ALL: [Precision; 7] = [
+        Precision::AsStored,
         Precision::F32,
         Precision::Bf16,
         Precision::Int8,
@@ -49,7 +52,7 @@ impl Precision {
             }
         };
         match self {
-            Precision::F32 | Precision::Bf16 => None,
+            Precision::AsStored | Precision::F32 | Precision::Bf16 => None,
             Precision::Int8 => Some(quant(LoadIn::EightBit, Code::Fp4, false)),
             Precision::Nf4 => Some(quant(LoadIn::FourBit, Code::Nf4, false)),
             Precision::Nf4Double => Some(quant(LoadIn::FourBit, Code::Nf4, true)),
@@ -60,16 +63,17 @@ impl Precision {
     /// The element type of what is not quantized.
     fn dtype(self, asked: WeightDType) -> WeightDType {
         match self {
+            Precision::AsStored => WeightDType::Auto,
             Precision::F32 => WeightDType::As(DType::F32),
             Precision::Bf16 => WeightDType::As(DType::BF16),
             Precision::Int8 | Precision::Nf4 | Precision::Nf4Double | Precision::Fp4 => asked,
         }
     }
 
-    /// True if matrices are kept as codes.
+    /// True if matrices are quantized to be kept so.
     pub(crate) fn is_quantized(self) -> bool {
         match self {
-            Precision::F32 | Precision::Bf16 => false,
+            Precision::AsStored | Precision::F32 | Precision::Bf16 => false,
             Precision::Int8 | Precision::Nf4 | Precision::Nf4Double | Precision::Fp4 => true,
         }
     }
@@ -94,6 +98,7 @@ impl Precision {
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Precision::AsStored => "as stored",
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
             Precision::Int8 => "int8",
@@ -153,9 +158,13 @@ pub fn alternatives(request: &Request<'_>) -> Result<Vec<Alternative>> {
 /// The precisions that can be asked for.
 fn askable(request: &Request<'_>) -> impl Iterator<Item = Precision> {
     let is_quantized = is_quantized(request.stored);
+    let may_stay = request.may_stay_packed();
     Precision::ALL
         .into_iter()
-        .filter(move |precision| !(is_quantized && precision.is_quantized()))
+        .filter(move |&precision| match precision == Precision::AsStored {
+            true => may_stay,
+            false => !(is_quantized && precision.is_quantized()),
+        })
 }
 
 /// True if a checkpoint holds something quantized.
@@ -201,6 +210,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Change::Precision(precision) => match precision {
+                Precision::AsStored => f.write_str("keep weights as they are stored"),
                 Precision::F32 | Precision::Bf16 => write!(f, "keep weights in {precision}"),
                 Precision::Int8 | Precision::Nf4 | Precision::Nf4Double | Precision::Fp4 => {
                     write!(f, "quantize to {precision}")

@@ -1,5 +1,5 @@
 use llm_arch::{Role, Slot, Stored, TensorKind};
-use llm_quant::{QuantConfig, Scheme};
+use llm_quant::{GgmlType, QuantConfig, Scheme};
 use llm_tensor::DType;
 
 use crate::RunOn;
@@ -7,7 +7,7 @@ use crate::RunOn;
 /// Element type of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightDType {
-    /// The one that the configuration names, else each tensor's own. Matrices in GGUF's blocks stay in them on the CPU;
+    /// The one that the configuration names, else each tensor's own. Matrices in GGUF's blocks stay in them where they are computed with so;
     /// what else is in blocks decodes to bf16.
     Auto,
     /// This one.
@@ -63,14 +63,56 @@ impl StoredTensor {
         }
     }
 
-    /// True if the format is one of published files that a processor computes with and a GPU does not.
-    const fn is_packed(self) -> bool {
+    /// True if the format is one of published files that a processor computes with.
+    pub(crate) const fn is_packed(self) -> bool {
         match self.scheme {
             Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => true,
             Scheme::Dense(_) | Scheme::Int8PerUse(..) | Scheme::Int8(_) | Scheme::FourBit(_) => {
                 false
             }
         }
+    }
+
+    /// The same for GPUs.
+    const fn is_packed_on_gpu(self) -> bool {
+        match self.scheme {
+            Scheme::Ggml(ty) => gpus_compute_with(ty),
+            Scheme::Dense(_)
+            | Scheme::Int8PerUse(..)
+            | Scheme::Int8(_)
+            | Scheme::FourBit(_)
+            | Scheme::Fp8(_)
+            | Scheme::Grouped(_) => false,
+        }
+    }
+}
+
+/// True of GGUF's blocks that GPUs have kernels for; others they compute with decoded.
+pub const fn gpus_compute_with(ty: GgmlType) -> bool {
+    match ty {
+        GgmlType::Q4_0
+        | GgmlType::Q4_1
+        | GgmlType::Q5_0
+        | GgmlType::Q5_1
+        | GgmlType::Q8_0
+        | GgmlType::Q2K
+        | GgmlType::Q3K
+        | GgmlType::Q4K
+        | GgmlType::Q5K
+        | GgmlType::Q6K
+        | GgmlType::IQ4NL
+        | GgmlType::IQ4XS
+        | GgmlType::TQ1_0
+        | GgmlType::TQ2_0
+        | GgmlType::MXFP4
+        | GgmlType::NVFP4 => true,
+        GgmlType::IQ2XXS
+        | GgmlType::IQ2XS
+        | GgmlType::IQ2S
+        | GgmlType::IQ3XXS
+        | GgmlType::IQ3S
+        | GgmlType::IQ1S
+        | GgmlType::IQ1M => false,
     }
 }
 
@@ -88,25 +130,24 @@ pub struct Encodings<'a> {
 impl Encodings<'_> {
     /// Scheme of `slot`, given how the checkpoint holds it and which device computes with it.
     ///
-    /// A matrix quantized already stays as it is. Of the rest the projections are quantized, unless they are wide; the
-    /// head is not; and where the user lists modules not to quantize, that list decides instead, for the head too. What is
-    /// not quantized then stays in the format of a published file, if it is in such, no element type is asked for, and the
-    /// CPU computes with it.
+    /// A matrix quantized already stays as it is; in a format of published files it does where neither an element type
+    /// nor a quantization is asked for and the device that computes with it has kernels for it. Of the rest the
+    /// projections are quantized, unless they are wide; the head is not; and where the user lists modules not to quantize,
+    /// that list decides instead, for the head too.
     pub fn scheme(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> Scheme {
         if let Some(scheme) = stored.quantized() {
             return scheme;
+        }
+        if self.stays_packed(slot, stored, run_on) {
+            return stored.scheme;
         }
         let dtype = self.dense_dtype(stored);
         let dense = match (slot.kind, dtype) {
             (TensorKind::WideProjection, DType::F16) => DType::F32,
             _ => dtype,
         };
-        let unquantized = match self.stays_packed(slot, stored, run_on) {
-            true => stored.scheme,
-            false => Scheme::Dense(dense),
-        };
         let Some(quant) = self.quant else {
-            return unquantized;
+            return Scheme::Dense(dense);
         };
         let module = slot.name.strip_suffix(".weight").unwrap_or(&slot.name);
         let is_quantized = match slot.kind {
@@ -115,7 +156,7 @@ impl Encodings<'_> {
             TensorKind::WideProjection | TensorKind::Other => false,
         };
         if !is_quantized {
-            return unquantized;
+            return Scheme::Dense(dense);
         }
         if self.keeps_cpu_in_f32() && run_on == RunOn::Cpu {
             return Scheme::Dense(DType::F32);
@@ -129,8 +170,8 @@ impl Encodings<'_> {
         }
     }
 
-    /// True of a matrix in a format of published files that is computed with as it is: whole, in order, and without an
-    /// element type asked for.
+    /// True of a matrix in a format of published files that is computed with as it is: whole, in order, and where nothing
+    /// else is asked for.
     fn stays_packed(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> bool {
         let is_in_order = match stored.scheme {
             // Codes are brought into order while they are read.
@@ -144,20 +185,21 @@ impl Encodings<'_> {
         };
         let is_whole = slot.stored == Stored::AsIs && is_in_order;
         let is_matrix = matches!(slot.shape.as_slice(), [_, _]) && !becomes_table(slot.role);
-        let is_asked_for = match self.dtype {
-            WeightDType::Auto => false,
+        let is_other_asked_for = match self.dtype {
+            WeightDType::Auto => self.quant.is_some(),
             WeightDType::As(_) => true,
         };
-        let is_on_cpu = match run_on {
+        let is_computed_with = match run_on {
             RunOn::Cpu => true,
-            RunOn::Gpu(_) => false,
+            RunOn::Gpu(_) => stored.is_packed_on_gpu(),
         };
-        stored.is_packed() && is_whole && is_matrix && !is_asked_for && is_on_cpu
+        stored.is_packed() && is_whole && is_matrix && !is_other_asked_for && is_computed_with
     }
 
     /// True if devices of different kinds may keep a model that is `stored` so in different encodings.
     pub fn differ_by_device(&self, stored: &[StoredTensor]) -> bool {
-        self.keeps_cpu_in_f32() || stored.iter().any(|stored| stored.is_packed())
+        let differs = |stored: &StoredTensor| stored.is_packed() && !stored.is_packed_on_gpu();
+        self.keeps_cpu_in_f32() || stored.iter().any(differs)
     }
 
     /// True where what would be quantized stays in 32 bits on the CPU, and so computes there:

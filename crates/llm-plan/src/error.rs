@@ -138,16 +138,6 @@ pub enum PlanError {
         /// The embedding.
         table: String,
     },
-    /// An expert on another GPU than its layer.
-    #[error(
-        "the device map puts {unit} on GPU {number}, but its layer elsewhere; put it with its layer, on `cpu` or on `disk`"
-    )]
-    ExpertApart {
-        /// The expert.
-        unit: String,
-        /// The expert's GPU.
-        number: u32,
-    },
 }
 
 /// A plan's own needs as messages print them, which never round down.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::str::FromStr;
 
-use llm_arch::{Side, Skeleton, Slot, Unit};
+use llm_arch::{Skeleton, Slot, Unit};
 use serde_json::{Map, Value};
 
 use crate::items::reads_prompt;
@@ -51,7 +51,7 @@ impl HfMap {
         self.check_devices(budgets)?;
         self.check_overlaps()?;
         let homes = self.homes(skeleton, weights)?;
-        placements(&weights.units, &homes, rest)
+        Ok(placements(&weights.units, &homes, rest))
     }
 
     fn check_devices(&self, budgets: &Budgets) -> Result<()> {
@@ -188,7 +188,7 @@ impl HfMap {
 
 /// Placements of units, given their homes: what no GPU holds is streamed to the one that computes what comes before it,
 /// or else after it.
-fn placements(units: &Units, homes: &[Home], rest: Rest) -> Result<Vec<Placement>> {
+fn placements(units: &Units, homes: &[Home], rest: Rest) -> Vec<Placement> {
     let gpu = |home: Home| match home {
         Home::Gpu(number) => Some(number),
         Home::Ram | Home::Disk => None,
@@ -213,17 +213,8 @@ fn placements(units: &Units, homes: &[Home], rest: Rest) -> Result<Vec<Placement
             (false, _) | (true, None) => RunOn::Cpu,
         };
         let run_on = match (gpu(home), unit) {
-            (Some(number), Unit::Expert { layer, .. }) => {
-                let layer = units.idx(Unit::Layer(Side::Decoder, layer));
-                let run_on = RunOn::Gpu(number);
-                if placements[layer].run_on != run_on {
-                    return Err(PlanError::ExpertApart {
-                        unit: unit.to_string(),
-                        number,
-                    });
-                }
-                run_on
-            }
+            // Its layer's rows come to it; what follows is with its layer.
+            (Some(number), Unit::Expert { .. }) => RunOn::Gpu(number),
             (Some(number), _) => {
                 current = Some(number);
                 RunOn::Gpu(number)
@@ -232,7 +223,7 @@ fn placements(units: &Units, homes: &[Home], rest: Rest) -> Result<Vec<Placement
         };
         placements[idx].run_on = run_on;
     }
-    Ok(placements)
+    placements
 }
 
 /// A name and every module around it, the last being the whole model.

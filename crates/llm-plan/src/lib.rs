@@ -43,7 +43,7 @@ pub use activation::{ActivationWidths, ActivationsOf, HeadWidths, bias_elements,
 pub use advice::{Alternative, Change, Precision, Way, advice, alternatives};
 pub use budget::{Budgets, MaxMemory};
 pub use cost::{HandOver, StepCost, Workload};
-pub use encoding::{Encodings, Order, StoredTensor, WeightDType, becomes_table};
+pub use encoding::{Encodings, Order, StoredTensor, WeightDType, becomes_table, gpus_compute_with};
 pub use error::PlanError;
 pub use estimate::{MemoryEstimate, UnitUse};
 pub use hf_map::HfMap;

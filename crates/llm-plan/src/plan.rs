@@ -113,6 +113,12 @@ impl Request<'_> {
         }
     }
 
+    /// True if something is stored in a format that its first device computes with as it is.
+    pub(crate) fn may_stay_packed(&self) -> bool {
+        let is_on_cpu = self.first_device() == RunOn::Cpu;
+        is_on_cpu && self.stored.iter().any(|stored| stored.is_packed())
+    }
+
     /// The element type of keys and values.
     pub fn kv_dtype(&self) -> DType {
         let is_table =

@@ -119,6 +119,7 @@ fn candidates(request: &Request<'_>) -> Result<Vec<(Choice, Way)>> {
         }
         let is_worth_it = match precision {
             Precision::F32 | Precision::Fp4 => false,
+            Precision::AsStored => request.may_stay_packed(),
             Precision::Bf16 | Precision::Int8 | Precision::Nf4 | Precision::Nf4Double => true,
         };
         if !is_worth_it {

@@ -7,6 +7,7 @@ mod costs;
 mod evenly;
 mod footprints;
 mod maps;
+mod packed;
 mod properties;
 mod reasons;
 mod recommended;

@@ -74,7 +74,7 @@ pub enum QuantError {
     },
     /// A configuration of another library.
     #[error(
-        "weights quantized by `{found}` are not understood; understood are those of bitsandbytes (LLM.int8(), nf4, fp4), and fp8"
+        "weights quantized by `{found}` are not understood; understood are those of bitsandbytes (LLM.int8(), nf4, fp4), gptq, awq, compressed-tensors, modelopt, mxfp4 and fp8"
     )]
     UnknownMethod {
         /// The configuration's `quant_method`.

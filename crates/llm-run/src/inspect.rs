@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use llm_plan::WeightDType;
+use llm_runtime::BoundModel;
 
 use self::report::CheckpointReport;
 use crate::cli::InspectArgs;
@@ -34,7 +35,9 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
     }
     if quant.is_none() && args.dtype.is_none() {
         let checkpoint = open::checkpoint(path)?;
-        let mut report = CheckpointReport::new(&checkpoint)?;
+        // What does not bind is listed as it is.
+        let model = BoundModel::open(path).ok();
+        let mut report = CheckpointReport::new(&checkpoint, model.as_ref())?;
         if report.statistics_bytes.is_some() {
             report.transformers = peers::transformers(path);
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use llm_arch::Module;
-use llm_runtime::{BoundModel, Unread, WhyUnread};
+use llm_runtime::{BeyondPeers, BoundModel, Unread, WhyUnread};
 use serde::Serialize;
 
 /// Verdict on loading a quantized checkpoint in transformers (5.24).
@@ -32,6 +32,29 @@ impl Transformers {
             None => "loads in transformers: yes".to_owned(),
             Some(why) => format!("loads in transformers: no, {why}"),
         }
+    }
+}
+
+/// Matrices that a quantization asks for and transformers (5.24) leaves as they are, without a word.
+#[derive(Debug, Serialize)]
+pub(crate) struct LeftDense {
+    n_tensors: usize,
+    of: usize,
+    why: String,
+}
+
+impl LeftDense {
+    pub(crate) fn new(beyond: BeyondPeers) -> Self {
+        LeftDense {
+            n_tensors: beyond.n_tensors,
+            of: beyond.of,
+            why: in_transformers(beyond.module),
+        }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let LeftDense { n_tensors, of, why } = self;
+        format!("in transformers {n_tensors} of these {of} matrices would stay dense: {why}")
     }
 }
 

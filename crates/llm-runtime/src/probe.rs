@@ -125,7 +125,7 @@ impl Origin {
             | Scheme::Ggml(_)
             | Scheme::Fp8(_)
             | Scheme::Grouped(_) => {
-                let n = bound.tensor.shape.n_elements();
+                let n = bound.slot.n_elements();
                 return self.in_range(bound, 0..n, kept);
             }
             Scheme::FourBit(format) if format.double_quant => Part::NestedAbsmax,

@@ -207,7 +207,8 @@ impl<'a> Save<'a> {
         dtype: DType,
         put: &mut impl FnMut(&str, u64, &[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let n_elements = bound.tensor.shape.n_elements();
+        // Codes are fewer, or lie otherwise.
+        let n_elements = bound.slot.n_elements();
         let mut piece = vec![0; PIECE_ELEMENTS.min(n_elements) as usize * dtype.size()];
         let mut start = 0;
         while start < n_elements {

@@ -1,5 +1,7 @@
 //! Programs over cudarc on the emulated driver: right kernels, planted faults, streams and machines.
 
+#[path = "programs/blas.rs"]
+mod blas;
 #[path = "programs/calls.rs"]
 mod calls;
 #[path = "programs/faults.rs"]

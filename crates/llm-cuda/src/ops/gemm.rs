@@ -14,6 +14,7 @@ use llm_quant::{Part, Scheme};
 use self::scratch::{CHUNK, areas, padded};
 use self::tiles::{Form, Split, Tiles};
 use super::general::{NumRows, element};
+use super::packed::Packed;
 use crate::memory::{Span, bytes_of};
 use crate::module::kernel;
 use crate::{Cuda, CudaQueue, CudaWeight};
@@ -54,7 +55,7 @@ impl Many<'_> {
                 };
                 self.chunk(tiles, part, first, all)?;
             }
-            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) => {
+            Tiles::Plain(_) | Tiles::Packed(_) | Tiles::Dense(_) | Tiles::FourBit(_) => {
                 for skip in (0..self.n.0).step_by(CHUNK) {
                     let n = (self.n.0 - skip).min(CHUNK);
                     let rows = Chunk { skip, n };
@@ -123,6 +124,7 @@ impl Many<'_> {
         let launch = queue.launch(tiles.kernel(blocks.tokens));
         let launch = match tiles {
             Tiles::Plain(_) => launch.pointer(x).pointer(weight.part(Part::Weight)),
+            Tiles::Packed(_) => launch.pointer(x).structure(&Packed::of(weight)),
             Tiles::Dense(split) => {
                 let scales = (split.form != Form::Bf16).then_some(scales);
                 let launch = launch.pointer(parts).pointer_or_null(scales);
@@ -137,9 +139,11 @@ impl Many<'_> {
         let launch = launch.pointer_or_null(bias).pointer(out);
         let launch = match tiles {
             Tiles::Int8 { tiled: false } => launch,
-            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) | Tiles::Int8 { tiled: true } => {
-                launch.pointer_or_null(pieces)
-            }
+            Tiles::Plain(_)
+            | Tiles::Packed(_)
+            | Tiles::Dense(_)
+            | Tiles::FourBit(_)
+            | Tiles::Int8 { tiled: true } => launch.pointer_or_null(pieces),
         };
         let grid = [
             size.0.div_ceil(tiles.block_rows()),
@@ -154,7 +158,7 @@ impl Many<'_> {
                 let join = queue.launch(kernel!("gemm_join_int8")).pointer(pieces);
                 join.structure(&int8())
             }
-            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) => {
+            Tiles::Plain(_) | Tiles::Packed(_) | Tiles::Dense(_) | Tiles::FourBit(_) => {
                 queue.launch(kernel!("gemm_join")).pointer(pieces)
             }
         };

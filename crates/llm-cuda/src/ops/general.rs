@@ -4,6 +4,7 @@ use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
+use super::packed::Packed;
 use crate::memory::{Span, bytes_of};
 use crate::module::kernel;
 use crate::{Cuda, CudaQueue, CudaWeight, workspace};
@@ -107,9 +108,8 @@ pub(super) fn stored(weight: &CudaWeight) -> Stored {
         Scheme::Int8PerUse(dtype, _) => (6, element(dtype)),
         Scheme::Int8(_) => (3, 0),
         Scheme::FourBit(format) => (4 + u32::from(format.double_quant), 0),
-        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
-            unreachable!("such weights are not loaded")
-        }
+        Scheme::Ggml(_) | Scheme::Fp8(_) => unreachable!("such weights have kernels of their own"),
+        Scheme::Grouped(_) => unreachable!("such weights are not loaded"),
     };
     let number = |n: usize| u32::try_from(n).expect("sizes of weights fit 31 bits");
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
@@ -146,9 +146,8 @@ pub(super) fn addresses(weight: &CudaWeight) -> ([u64; 6], usize) {
             let block_size = format.block_size.get();
             ([elements, scales, code, absmax, map, offset], block_size)
         }
-        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
-            unreachable!("such weights are not loaded")
-        }
+        Scheme::Ggml(_) | Scheme::Fp8(_) => (Packed::of(weight).addresses(), 1),
+        Scheme::Grouped(_) => unreachable!("such weights are not loaded"),
     }
 }
 

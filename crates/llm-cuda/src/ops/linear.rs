@@ -9,6 +9,7 @@ use llm_tensor::{DType, WorkspaceShape};
 
 use super::gemm::{Many, code_areas};
 use super::general::{self, NumRows, element};
+use super::packed::PackedKernels;
 use crate::choose::{self, CardShape, FourBitKind, FourBitLaunch, Product, RowsLaunch, Sharing};
 use crate::memory::{Span, bytes_of};
 use crate::module::{Kernel, kernel};
@@ -71,6 +72,8 @@ enum Family {
     Int8(Int8),
     PerUse(DType, Int8),
     FourBit(FourBit),
+    /// A format of published files; true where it, or its bias, lies as the slowest kernel alone takes it, or it has few rows.
+    Packed(Scheme, bool),
 }
 
 impl Family {
@@ -83,6 +86,10 @@ impl Family {
             let border = bias.dense().size() as u64;
             bias.part(Part::Weight).is_aligned(border)
         });
+        if let Some(kernels) = PackedKernels::of(weight) {
+            let is_any = !bias_lies || rows < 4 || !kernels.takes(weight);
+            return Some(Family::Packed(weight.scheme(), is_any));
+        }
         if !bias_lies {
             return None;
         }
@@ -108,7 +115,9 @@ impl Family {
                 let lie = lies(Part::Weight, 16) && plain && nested;
                 (rows >= 4 && lie).then_some(Family::FourBit(format))
             }
-            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => None,
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
+                unreachable!("weights without kernels are not loaded")
+            }
         }
     }
 }
@@ -215,6 +224,16 @@ impl Few<'_> {
                     Some(launch) => self.four_bit(kind, launch),
                     None => self.general(),
                 }
+            }
+            Some(Family::Packed(_, is_any)) => {
+                let kernels = PackedKernels::of(self.parts[0].weight);
+                let kernels = kernels.expect("a packed weight has kernels");
+                let launch = choose::packed(card, self.product, is_any);
+                let kernel = match is_any {
+                    true => kernels.any,
+                    false => kernels.rows[usize::from(launch.n_at_once > 1)],
+                };
+                self.rows(kernel, launch, None)
             }
             None => self.general(),
         }

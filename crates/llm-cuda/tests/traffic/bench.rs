@@ -39,7 +39,7 @@ enum Direction {
 }
 
 /// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
-const LESS: [(&str, Direction, f64, &str); 11] = [
+const LESS: [(&str, Direction, f64, &str); 16] = [
     (
         "attention_rows_f32",
         Direction::Read,
@@ -93,6 +93,36 @@ const LESS: [(&str, Direction, f64, &str); 11] = [
         Direction::Written,
         0.25,
         "a warp writes the results of two rows of the weight",
+    ),
+    (
+        "packed_rows_1",
+        Direction::Read,
+        0.15,
+        "a lane reads a field of a block, from sectors that the first cache keeps",
+    ),
+    (
+        "packed_rows_8",
+        Direction::Read,
+        0.7,
+        "a lane reads a field of a block, from sectors that the first cache keeps",
+    ),
+    (
+        "packed_tile",
+        Direction::Read,
+        0.1,
+        "a lane reads a field of a block, from sectors that the first cache keeps",
+    ),
+    (
+        "packed_tile",
+        Direction::Written,
+        0.25,
+        "a thread writes four columns one by one",
+    ),
+    (
+        "packed_embed",
+        Direction::Read,
+        0.08,
+        "single bytes are read, of sectors that the first cache keeps",
     ),
     (
         "routing_",

@@ -14,6 +14,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "attention_wide",
     // Weights at odd addresses or of odd widths.
     "general_",
+    "packed_any",
     // Products by cuBLAS, which nobody counts, are of weights too large for a test: `tests/cublas.rs` has a few.
     "blas_",
     // Weights are encoded once, and decoded to be saved.
@@ -46,6 +47,7 @@ fn odd_shapes_are_computed() {
             "attention_any",
             "attention_wide",
             "general_",
+            "packed_any",
             "embed_*_odd",
             "positions_*_odd",
             "rotary_*_odd",
@@ -72,14 +74,18 @@ fn odd_shapes_are_computed() {
 }
 
 fn products(bench: &mut Bench) {
-    for scheme in [Scheme::Dense(DType::F32), INT8] {
-        let (weight, _) = bench.weight(scheme, (5, 7));
+    let packed = crate::packed::schemes()
+        .into_iter()
+        .map(|scheme| (scheme, (3, 512)));
+    let odd = [Scheme::Dense(DType::F32), INT8].map(|scheme| (scheme, (5, 7)));
+    for (scheme, (rows, cols)) in odd.into_iter().chain(packed) {
+        let (weight, _) = bench.weight(scheme, (rows, cols));
         let part = LinearPart {
             weight: &weight,
             bias: None,
         };
-        let x = bench.buffer(3 * 7);
-        let mut out = bench.buffer(3 * 5);
+        let x = bench.buffer(3 * cols);
+        let mut out = bench.buffer(3 * rows);
         let multiplied = bench.queue.linear(&[part], &x, Output::Write, &mut out, 3);
         multiplied.expect(WORKS);
     }

@@ -46,7 +46,8 @@ pub(crate) struct QuantizeArgs {
     /// The folder to write
     #[arg(value_name = "OUT")]
     pub(crate) output: PathBuf,
-    /// Element type of what is not quantized: auto (the configuration's, else the tensors'), f32, f16 or bf16
+    /// Element type of what is not quantized: auto (the configuration's, else the tensors', bf16 for GGUF's blocks), f32, f16
+    /// or bf16
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = weight_dtype)]
     pub(crate) dtype: WeightDType,
     /// What a file's tensors may take together, as 4GB or 4GiB; a single tensor may take more

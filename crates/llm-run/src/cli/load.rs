@@ -16,7 +16,8 @@ use crate::failure::refuse;
 /// Loading of a model.
 #[derive(Debug, Args)]
 pub(crate) struct LoadArgs {
-    /// Element type of KV cache, and of weights that are not quantized: auto (the configuration's, else the tensors'), f32, f16 or bf16
+    /// Element type of KV cache, and of weights that are not quantized: auto (the configuration's, else the tensors'), f32, f16 or bf16.
+    /// With auto the CPU computes with GGUF's blocks as they are stored; any other decodes them
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = weight_dtype)]
     pub(crate) dtype: WeightDType,
     /// The type that activations are multiplied in where weights are in f16, bf16 or 4 bits: f32, or 16 bits by f16 or bf16, which is

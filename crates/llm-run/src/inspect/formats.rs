@@ -1,10 +1,12 @@
 //! Formats of weights that files have, and what becomes of each: one table of all.
 
+use std::num::NonZeroU64;
+
 use anyhow::Result;
 use llm_arch::{Slot, TensorKind};
 use llm_checkpoint::REFUSED_GGUF_TYPES;
 use llm_plan::{Encodings, RunOn, StoredTensor, WeightDType};
-use llm_quant::{BlockSize, Code, FourBit, Fp8, GgmlType, Int8, Scheme};
+use llm_quant::{BlockSize, Code, FourBit, Fp8, GgmlType, GroupCode, Grouped, Int8, Scheme};
 use llm_tensor::DType;
 use serde::Serialize;
 
@@ -122,6 +124,7 @@ fn groups() -> Vec<Group> {
             .collect(),
     };
     let mut groups = vec![elements(), bitsandbytes(), fp8()];
+    groups.extend(grouped());
     groups.extend(Family::ALL.map(gguf));
     groups.push(Group {
         files: "GGUF",
@@ -181,6 +184,59 @@ fn fp8() -> Group {
         files: "safetensors",
         formats: formats.map(format).into(),
     }
+}
+
+/// Codes with a scale for each group of a row's elements, each with the names of those who write them.
+fn grouped() -> Vec<Group> {
+    let format = |code, scale, group| Grouped {
+        code,
+        scale,
+        group: NonZeroU64::new(group),
+        zeros: false,
+        global: None,
+        order: false,
+    };
+    let int4 = format(GroupCode::Int4, DType::F16, 128);
+    let int8 = format(GroupCode::Int8, DType::F16, 128);
+    let mxfp4 = format(GroupCode::E2M1, DType::F8E8M0, 32);
+    let nvfp4 = format(GroupCode::E2M1, DType::F8E4M3, 16);
+    let kinds: [(&'static str, &[(&str, Grouped)]); 5] = [
+        ("GPTQ", &[("4 bits", int4), ("8 bits", int8)]),
+        ("AWQ", &[("4 bits, GEMM", int4)]),
+        (
+            "compressed-tensors",
+            &[
+                ("int4", int4),
+                ("int8", int8),
+                ("NVFP4", nvfp4),
+                ("MXFP4", mxfp4),
+            ],
+        ),
+        ("modelopt", &[("NVFP4", nvfp4)]),
+        ("gpt-oss", &[("MXFP4", mxfp4)]),
+    ];
+    let group = |(files, formats): (&'static str, &[(&str, Grouped)])| Group {
+        files,
+        formats: formats
+            .iter()
+            .map(|&(name, format)| (name.to_owned(), Some(Scheme::Grouped(format))))
+            .collect(),
+    };
+    let refused = [
+        "GPTQ of 2 or 3 bits",
+        "AWQ GEMV",
+        "AQLM",
+        "HQQ",
+        "QuIP",
+        "torchao",
+        "Quark",
+    ];
+    let mut groups: Vec<_> = kinds.map(group).into();
+    groups.push(Group {
+        files: "safetensors",
+        formats: refused.map(|name| (name.to_owned(), None)).into(),
+    });
+    groups
 }
 
 /// Block types of GGUF that came together.

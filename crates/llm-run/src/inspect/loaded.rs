@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use llm_checkpoint::{Encoding, Format};
 use llm_plan::{RunOn, WeightDType};
-use llm_quant::{QuantConfig, Scheme, StoredBytes};
-use llm_runtime::BoundModel;
+use llm_quant::{QuantConfig, Scalar, Scheme, StoredBytes};
+use llm_runtime::{BoundModel, Linears, Save};
 use llm_tensor::DType;
 
 use super::report::{CheckpointReport, Tensor, Total, file_name};
 use crate::output::words::dtype_name;
+use crate::peers::LeftDense;
 
 /// Every tensor that the model needs, as it will be kept.
 pub(super) fn report<'m>(
@@ -41,6 +42,8 @@ pub(super) fn report<'m>(
         total.n_parameters += slot.n_elements();
         total.bytes += stored.total().get();
         let is_quantized = scheme.is_quantized();
+        // Blocks have theirs in them.
+        let is_in_blocks = matches!(scheme, Scheme::Ggml(_));
         let kept_as = match scheme {
             Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => Encoding::Plain(dtype),
             Scheme::Int8(_) => Encoding::Plain(DType::I8),
@@ -55,11 +58,11 @@ pub(super) fn report<'m>(
             scheme: is_quantized.then(|| scheme.to_string()),
             shape: slot.shape.iter().map(|&n| n as u64).collect(),
             bytes: stored.elements.get(),
-            statistics_bytes: is_quantized.then_some(stored.statistics.get()),
+            statistics_bytes: (is_quantized && !is_in_blocks).then_some(stored.statistics.get()),
             file: files[bound.tensor.file_idx].clone(),
         });
     }
-    let is_quantized = tensors.iter().any(|t| t.scheme.is_some());
+    let has_statistics = tensors.iter().any(|t| t.statistics_bytes.is_some());
     Ok(CheckpointReport {
         path: checkpoint.path().display().to_string(),
         format: match checkpoint.format() {
@@ -70,8 +73,11 @@ pub(super) fn report<'m>(
         n_tensors: tensors.len(),
         n_parameters: model.skeleton().n_parameters(),
         bytes: sum.total().get(),
-        statistics_bytes: is_quantized.then_some(sum.statistics.get()),
+        statistics_bytes: has_statistics.then_some(sum.statistics.get()),
         transformers: None,
+        left_dense: Save::new(model, encodings, &Scalar, Linears::Peers)
+            .beyond_peers()
+            .map(LeftDense::new),
         tensors,
         by_dtype: totals.into_values().collect(),
         by_file: Vec::new(),

@@ -1,11 +1,13 @@
-//! Quantized matrices among a checkpoint's tensors, told by their names and states, without the model's architecture.
+//! Quantized matrices among a checkpoint's tensors: bitsandbytes' are told by their names and states, without the model's
+//! architecture, those in other formats by the model that they are bound to.
 
 use std::collections::HashMap;
 
 use anyhow::Result;
-use llm_checkpoint::{Checkpoint, Encoding};
+use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
 use llm_quant::layout::{MAX_JSON, QuantState};
 use llm_quant::{Code, Part, Scheme};
+use llm_runtime::{BoundModel, BoundTensor};
 use llm_tensor::DType;
 
 /// A quantized matrix in a checkpoint.
@@ -26,6 +28,29 @@ pub(super) struct Matrices {
 }
 
 impl Matrices {
+    /// A matrix of codes in groups that has tensors of its own.
+    fn add(&mut self, checkpoint: &Checkpoint, bound: &BoundTensor<'_>) {
+        let whole = checkpoint.get(&bound.tensor.name);
+        if whole.is_none_or(|whole| whole.bytes != bound.tensor.bytes) {
+            return;
+        }
+        let idx = self.all.len();
+        let mut statistics_bytes = 0;
+        for name in bound.companions() {
+            if *name != bound.tensor.name {
+                let part = checkpoint.get(name).map(TensorInfo::stored_bytes);
+                statistics_bytes += part.unwrap_or_default().get();
+            }
+            self.by_name.insert(name.clone(), idx);
+        }
+        self.all.push(Matrix {
+            weight: bound.tensor.name.clone(),
+            scheme: bound.scheme.to_string(),
+            shape: bound.slot.shape.iter().map(|&n| n as u64).collect(),
+            statistics_bytes,
+        });
+    }
+
     /// The matrix that a tensor belongs to.
     pub(super) fn of(&self, tensor: &str) -> Option<&Matrix> {
         Some(&self.all[*self.by_name.get(tensor)?])
@@ -36,7 +61,7 @@ impl Matrices {
 ///
 /// # Errors
 /// When a state cannot be read from the file.
-pub(super) fn matrices(checkpoint: &Checkpoint) -> Result<Matrices> {
+pub(super) fn matrices(checkpoint: &Checkpoint, model: Option<&BoundModel>) -> Result<Matrices> {
     let mut matrices = Matrices {
         all: Vec::new(),
         by_name: HashMap::new(),
@@ -66,6 +91,10 @@ pub(super) fn matrices(checkpoint: &Checkpoint) -> Result<Matrices> {
             statistics_bytes,
         });
     }
+    let bound = model.into_iter().flat_map(BoundModel::tensors);
+    for bound in bound.filter(|bound| matches!(bound.scheme, Scheme::Grouped(_))) {
+        matrices.add(checkpoint, &bound);
+    }
     Ok(matrices)
 }
 
@@ -89,7 +118,7 @@ fn recognised(checkpoint: &Checkpoint, weight: &str) -> Result<Option<(String, V
         }));
     }
     let tensor = checkpoint.get(weight);
-    let is_int8 = |t: &&llm_checkpoint::TensorInfo| t.encoding == Encoding::Plain(DType::I8);
+    let is_int8 = |t: &&TensorInfo| t.encoding == Encoding::Plain(DType::I8);
     let tensor = tensor.filter(is_int8);
     let has_scales = checkpoint.get(&Part::Scb.name(weight)).is_some();
     Ok(tensor

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use llm_checkpoint::{Checkpoint, TensorInfo};
+use llm_runtime::BoundModel;
 use llm_tensor::Bytes;
 use serde::Serialize;
 use serde_json::Value;
@@ -13,7 +14,7 @@ use super::metadata;
 use super::quantized::matrices;
 use crate::output::table::{Column, table};
 use crate::output::words::{dtype_name, grouped, printable};
-use crate::peers::Transformers;
+use crate::peers::{LeftDense, Transformers};
 
 /// Object that `--json` prints.
 #[derive(Serialize)]
@@ -31,6 +32,9 @@ pub(super) struct CheckpointReport<'c> {
     /// Of a quantized checkpoint that has its configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) transformers: Option<Transformers>,
+    /// Of a quantization that is asked for, what transformers would not quantize.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) left_dense: Option<LeftDense>,
     pub(super) tensors: Vec<Tensor<'c>>,
     pub(super) by_dtype: Vec<Total>,
     pub(super) by_file: Vec<Total>,
@@ -68,7 +72,8 @@ pub(super) struct Total {
 }
 
 impl<'c> CheckpointReport<'c> {
-    pub(super) fn new(checkpoint: &'c Checkpoint) -> Result<Self> {
+    /// `model` is what the checkpoint is, where that is known.
+    pub(super) fn new(checkpoint: &'c Checkpoint, model: Option<&BoundModel>) -> Result<Self> {
         let files: Vec<String> = checkpoint.files().map(file_name).collect();
         // By place: a place is a file and a range of it. Empty tensors share nothing.
         let mut places: BTreeMap<_, Vec<&TensorInfo>> = BTreeMap::new();
@@ -79,7 +84,7 @@ impl<'c> CheckpointReport<'c> {
         }
         let distinct: Vec<&TensorInfo> = places.values().map(|tensors| tensors[0]).collect();
         let shared = places.values().filter(|tensors| tensors.len() > 1);
-        let matrices = matrices(checkpoint)?;
+        let matrices = matrices(checkpoint, model)?;
         let mut tensors = Vec::new();
         let mut n_parameters: u64 = distinct.iter().map(|t| t.shape.n_elements()).sum();
         for t in checkpoint.tensors() {
@@ -114,6 +119,7 @@ impl<'c> CheckpointReport<'c> {
                 .get(),
             statistics_bytes: statistics.reduce(|a, b| a + b),
             transformers: None,
+            left_dense: None,
             tensors,
             by_dtype: totals(&distinct, |t| dtype_name(t.encoding)),
             by_file: totals(&distinct, |t| files[t.file_idx].clone()),
@@ -139,6 +145,9 @@ impl<'c> CheckpointReport<'c> {
         );
         if let Some(transformers) = &self.transformers {
             text += &format!("{}\n", printable(&transformers.text()));
+        }
+        if let Some(left) = &self.left_dense {
+            text += &format!("{}\n", left.text());
         }
         text += &self.tensor_table();
         for (name, totals) in [("dtype", &self.by_dtype), ("file", &self.by_file)] {

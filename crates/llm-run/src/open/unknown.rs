@@ -18,8 +18,10 @@ pub(crate) fn unknown_checkpoint(path: &Path, error: &Error) -> Option<Checkpoin
     match error {
         RuntimeError::Config { .. } | RuntimeError::QuantConfig { .. } => found(),
         RuntimeError::ReadConfig { source, .. } if source.kind() == ErrorKind::NotFound => found(),
-        // What is missing may be there in another form.
-        RuntimeError::Misfit(_) => found().filter(is_quantized_otherwise),
+        // What is missing may be there in another form, and what is there be of a variant that is not known.
+        RuntimeError::Misfit(_) | RuntimeError::QuantizedPart { .. } => {
+            found().filter(is_quantized_otherwise)
+        }
         _ => None,
     }
 }

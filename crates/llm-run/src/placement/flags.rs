@@ -5,6 +5,7 @@ use llm_plan::{Change, Precision};
 /// Flag of a precision.
 pub(crate) fn flag(precision: Precision) -> &'static str {
     match precision {
+        Precision::AsStored => "--dtype auto",
         Precision::F32 => "--dtype f32",
         Precision::Bf16 => "--dtype bf16",
         Precision::Int8 => "--load-in-8bit",

@@ -15,6 +15,7 @@ use crate::output::words::dtype_name;
 use crate::placement::budgets::MemoryBudgets;
 use crate::placement::costs::GPU_CONTEXT;
 use crate::placement::program;
+use crate::system::Gpu;
 
 /// Positions that are planned for unless told, or as many as the model has.
 pub(super) const USUAL_CONTEXT: usize = 4096;
@@ -34,6 +35,8 @@ pub(super) struct HeaderReport {
     pub(super) parts: Vec<Part>,
     pub(super) verdict: PartsVerdict,
     pub(super) program: Bytes,
+    /// Bytes that a process takes of a GPU for itself; of several the most.
+    pub(super) gpu_context: Bytes,
     /// Flags that were given and do not apply.
     pub(super) unused: Vec<&'static str>,
 }
@@ -74,8 +77,9 @@ impl HeaderReport {
             add_kv_cache(&mut parts, shape, shape.of_layer(context, n_sequences));
         }
         let program = program::of_headers(checkpoint.tensors().len());
+        let gpu_context = gpu_context(&memories);
         let costs = PartsCosts {
-            gpu: GPU_CONTEXT,
+            gpu: gpu_context,
             ram: program,
         };
         Ok(HeaderReport {
@@ -91,6 +95,7 @@ impl HeaderReport {
             memories,
             parts,
             program,
+            gpu_context,
             unused: unused(args)?,
         })
     }
@@ -138,6 +143,14 @@ fn add_kv_cache(parts: &mut Vec<Part>, shape: &KvBound, of_layer: Bytes) {
         weights: Bytes::ZERO,
         kv_cache: Bytes::new(all),
     });
+}
+
+/// Bytes of a GPU that the driver and the kernels take: as `llm-run doctor` has measured it of those that this machine has.
+fn gpu_context(memories: &MemoryBudgets) -> Bytes {
+    let numbers = memories.budgets.gpus.keys();
+    let context = |&number: &u32| memories.gpus.numbered(number).map(Gpu::context);
+    let contexts = numbers.map(|number| context(number).unwrap_or(GPU_CONTEXT));
+    contexts.max().unwrap_or(GPU_CONTEXT)
 }
 
 /// Flags that were given and cannot be counted with.

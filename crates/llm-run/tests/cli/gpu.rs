@@ -1,5 +1,6 @@
 //! Computing on a GPU, an emulated one; and what is said where there is none, or a driver that does not work.
 
+mod beside;
 mod seeds;
 
 use std::process::Command;

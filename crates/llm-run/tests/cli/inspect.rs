@@ -105,3 +105,83 @@ fn pytorch_names_of_the_same_bytes_are_told() {
     );
     assert!(!shared.is_empty(), "{found}");
 }
+
+#[test]
+fn matrices_of_published_formats_are_told_with_all_their_parts() {
+    let model = fixture("packed/gptq");
+    let found = json(&["inspect", &model, "--json"]);
+    let matrix = &found["tensors"].as_array().unwrap()[1];
+    assert_eq!(matrix["name"], "model.layers.0.mlp.down_proj.qweight");
+    assert_eq!(matrix["scheme"], "int4/32");
+    assert_eq!(matrix["shape"], serde_json::json!([64, 96]));
+    assert_eq!(matrix["bytes"], 64 * 96 / 2);
+    // Scales in f16, zeros of 4 bits, and the groups of the columns.
+    let statistics = 3 * 64 * 2 + 3 * 64 / 2 + 96 * 4;
+    assert_eq!(matrix["statistics_bytes"], statistics);
+    let loaded = json(&["inspect", &model, "--dtype", "bf16", "--json"]);
+    let names = loaded["by_dtype"].as_array().unwrap();
+    assert_eq!(names.len(), 1, "all are decoded: {names:?}");
+}
+
+#[test]
+fn what_transformers_would_leave_dense_is_told() {
+    for (model, says) in [
+        ("models/mixtral", true),
+        ("models/qwen3-moe", true),
+        ("models/llama", false),
+    ] {
+        for flag in ["--load-in-4bit", "--load-in-8bit"] {
+            let output = run(&["inspect", &fixture(model), flag]);
+            assert_eq!(output.code, 0, "{}", output.stderr);
+            let line = "would stay dense: transformers has a layer's experts in one parameter";
+            assert_eq!(
+                output.stdout.contains(line),
+                says,
+                "{model}: {}",
+                output.stdout
+            );
+        }
+    }
+}
+
+#[test]
+fn the_readme_has_the_table_of_formats() {
+    let found = run(&["inspect", "--formats"]);
+    assert_eq!(found.code, 0, "{}", found.stderr);
+    let readme = fixture("../../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    assert!(
+        readme.contains(&format!("```text\n{}```\n", found.stdout)),
+        "README.md does not have\n{}",
+        found.stdout
+    );
+}
+
+#[test]
+fn every_format_is_said_to_be_kept_decoded_or_refused() {
+    let found = json(&["inspect", "--formats", "--json"]);
+    let becomes = |format: &str| {
+        let mut rows = found.as_array().unwrap().iter();
+        let is_of = |row: &&Value| row["formats"].as_array().unwrap().contains(&json!(format));
+        let row = rows.find(is_of).unwrap_or_else(|| panic!("no {format}"));
+        [&row["on_cpu"], &row["on_gpu"]].map(|text| text.as_str().unwrap().to_owned())
+    };
+    for (format, expected) in [
+        ("bf16", ["as stored"; 2]),
+        ("f64", ["decoded to f32"; 2]),
+        ("u8", ["refused"; 2]),
+        ("nf4 double", ["as stored"; 2]),
+        ("Q4_K", ["as stored", "decoded to bf16"]),
+        ("IQ1_M", ["as stored", "decoded to bf16"]),
+        ("NVFP4", ["as stored", "decoded to bf16"]),
+        ("Q8_1", ["refused"; 2]),
+        ("Q8_K", ["refused"; 2]),
+    ] {
+        assert_eq!(becomes(format), expected, "{format}");
+    }
+    for args in [["inspect", "--json"], ["inspect", "--dtype"]] {
+        assert_eq!(run(&args).code, 2, "{args:?}");
+    }
+    let both = run(&["inspect", "demo", "--formats"]);
+    assert_eq!(both.code, 2, "{}", both.stdout);
+}

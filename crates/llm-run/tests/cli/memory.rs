@@ -71,6 +71,90 @@ fn weights_that_lie_right_in_the_file_are_not_copied() {
     assert!(resident > weights, "the weights were all used");
 }
 
+/// Writes a llama in Q8_0, every block of it zero; what the file takes.
+fn write_gguf(path: &Path) -> u64 {
+    const Q8_0: u32 = 8;
+    let (hidden, width, vocab, n_layers) = (1024, 4096, 4096, 9);
+    let string = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let entry =
+        |key: &str, ty: u32, value: &[u8]| [&string(key)[..], &ty.to_le_bytes(), value].concat();
+    let int = |key: &str, value: u32| entry(&format!("llama.{key}"), 4, &value.to_le_bytes());
+    let float = |key: &str, value: f32| entry(&format!("llama.{key}"), 6, &value.to_le_bytes());
+    let metadata = [
+        entry("general.architecture", 8, &string("llama")),
+        int("context_length", 2048),
+        int("embedding_length", hidden),
+        int("block_count", n_layers),
+        int("feed_forward_length", width),
+        int("attention.head_count", 8),
+        int("attention.head_count_kv", 8),
+        float("attention.layer_norm_rms_epsilon", 1e-5),
+    ];
+    let mut tensors = vec![
+        ("token_embd.weight".to_owned(), [vocab, hidden]),
+        ("output_norm.weight".to_owned(), [1, hidden]),
+    ];
+    for layer in 0..n_layers {
+        let of_layer = |(name, shape)| (format!("blk.{layer}.{name}.weight"), shape);
+        let attention = ["attn_q", "attn_k", "attn_v", "attn_output"];
+        tensors.extend(attention.map(|name| of_layer((name, [hidden, hidden]))));
+        tensors.extend(["ffn_gate", "ffn_up"].map(|name| of_layer((name, [width, hidden]))));
+        tensors.push(of_layer(("ffn_down", [hidden, width])));
+        tensors.extend(["attn_norm", "ffn_norm"].map(|name| of_layer((name, [1, hidden]))));
+    }
+    let mut file = [&b"GGUF"[..], &3u32.to_le_bytes()].concat();
+    file.extend((tensors.len() as u64).to_le_bytes());
+    file.extend((metadata.len() as u64).to_le_bytes());
+    file.extend(metadata.concat());
+    let mut offset = 0u64;
+    for (name, [rows, cols]) in &tensors {
+        file.extend(string(name));
+        // Vectors are of f32.
+        let (dims, ty, bytes): (&[u32], _, _) = match rows {
+            1 => (&[*cols], 0, u64::from(*cols) * 4),
+            _ => (&[*cols, *rows], Q8_0, u64::from(cols / 32 * rows) * 34),
+        };
+        file.extend((dims.len() as u32).to_le_bytes());
+        dims.iter()
+            .for_each(|&dim| file.extend(u64::from(dim).to_le_bytes()));
+        file.extend(ty.to_le_bytes());
+        file.extend(offset.to_le_bytes());
+        offset += bytes.next_multiple_of(32);
+    }
+    let begin = (file.len() as u64).next_multiple_of(32);
+    fs::write(path, file).unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_len(begin + offset).unwrap();
+    begin + offset
+}
+
+/// What a GGUF's run has resident is its file, the keys and values, and what any run has.
+#[test]
+fn blocks_are_computed_with_where_they_lie_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let file = write_gguf(&path);
+    let ids = "1,".repeat(99) + "1";
+    let path = path.to_str().unwrap();
+    let found = json(&[
+        "generate",
+        path,
+        "--token-ids",
+        &ids,
+        "--max-new-tokens",
+        "28",
+        "--json",
+    ]);
+    let kv = 128 * 9 * 2 * 1024 * 2;
+    let anonymous = found["memory"]["anonymous_bytes"].as_u64().unwrap();
+    assert!(anonymous <= kv + (48 << 20), "{anonymous} are anonymous");
+    let resident = found["memory"]["peak_resident_bytes"].as_u64().unwrap();
+    assert!(
+        file > 120_000_000 && (file..file + kv + 60_000_000).contains(&resident),
+        "{resident} bytes are resident, of a file of {file}"
+    );
+}
+
 /// A memory cgroup of a version that this machine has, and that is gone with it.
 struct Cgroup(PathBuf);
 

@@ -87,7 +87,7 @@ impl Misfit {
     fn kinds(&self) -> [(&'static str, &Vec<String>); 6] {
         [
             (
-                "of a quantization that is not supported (GPTQ, AWQ, FP8 and others)",
+                "of a quantization that the configuration does not tell of, or that is not supported (GPTQ, AWQ, FP8 and others)",
                 &self.quantized,
             ),
             (

@@ -27,6 +27,11 @@ impl BoundTensor<'_> {
         is_final(self.slot, self.stored(), scheme)
     }
 
+    /// The names of all tensors of a matrix of codes in groups; none of what is kept otherwise.
+    pub fn companions(&self) -> &[String] {
+        self.packing.map_or(&[], |packing| &packing.names)
+    }
+
     /// The form in which the checkpoint holds it.
     pub fn stored(&self) -> StoredTensor {
         StoredTensor {

@@ -15,19 +15,22 @@ extern "C" fn cublasCreate_v2(handle: *mut usize) -> c_int {
     if !driver.settings.blas_starts {
         return NOT_INITIALIZED;
     }
+    let Some(pool) = driver.memory.allocate(device, POOL) else {
+        return ALLOC_FAILED;
+    };
+    driver.tell_neighbours(device);
     let number = driver.handle();
-    driver.blas.insert(number, BlasHandle::new(device));
+    driver.blas.insert(number, BlasHandle::new(device, pool));
     put(handle, number).map_or(INVALID_VALUE, |()| 0)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn cublasDestroy_v2(handle: usize) -> c_int {
     with(|driver| {
-        driver
-            .blas
-            .remove(&handle)
-            .map(|_| ())
-            .ok_or(NOT_INITIALIZED)
+        let blas = driver.blas.remove(&handle).ok_or(NOT_INITIALIZED)?;
+        driver.memory.free(blas.pool, false);
+        driver.tell_neighbours(blas.device);
+        Ok(())
     })
 }
 
@@ -42,8 +45,9 @@ extern "C" fn cublasSetStream_v2(handle: usize, stream: usize) -> c_int {
     with(|driver| {
         let device = driver.blas.get(&handle).ok_or(NOT_INITIALIZED)?.device;
         let stream = stream_of(driver, device, stream).map_err(|_| INVALID_VALUE)?;
-        let blas = BlasHandle::new(device).on(stream);
-        driver.blas.insert(handle, blas);
+        let blas = driver.blas.get_mut(&handle).ok_or(NOT_INITIALIZED)?;
+        blas.stream = Some(stream);
+        blas.workspace = None;
         Ok(())
     })
 }
@@ -158,7 +162,11 @@ fn with(f: impl FnOnce(&mut crate::driver::Driver) -> Result<(), c_int>) -> c_in
 /// A type's own name for the pointers of handles.
 const _: () = assert!(size_of::<*mut c_void>() == size_of::<usize>());
 
+/// Bytes of a device that a handle takes, whether memory is given to it or not.
+const POOL: u64 = 8 << 20;
+
 const NOT_INITIALIZED: c_int = 1;
+const ALLOC_FAILED: c_int = 3;
 const INVALID_VALUE: c_int = 7;
 const EXECUTION_FAILED: c_int = 13;
 const INTERNAL_ERROR: c_int = 14;

@@ -11,24 +11,20 @@ use crate::fault::{Kind, Located};
 /// cuBLAS on a device.
 pub(crate) struct BlasHandle {
     pub(crate) device: usize,
+    /// Memory of its own.
+    pub(crate) pool: u64,
     pub(crate) stream: Option<usize>,
     /// Address and bytes of the memory that it was given since it was given a stream.
     pub(crate) workspace: Option<(u64, u64)>,
 }
 
 impl BlasHandle {
-    pub(crate) fn new(device: usize) -> Self {
+    pub(crate) fn new(device: usize, pool: u64) -> Self {
         Self {
             device,
+            pool,
             stream: None,
             workspace: None,
-        }
-    }
-
-    pub(crate) fn on(self, stream: usize) -> Self {
-        Self {
-            stream: Some(stream),
-            ..self
         }
     }
 }

@@ -12,10 +12,10 @@ use crate::driver::Gemm;
 use crate::memory::{Span, bytes_of};
 use crate::module::kernel;
 use crate::ops::general::element;
-use crate::{Compute, Cuda, CudaWeight, workspace};
+use crate::{Compute, Cuda, workspace};
 
 /// Form in which cuBLAS gets the factors.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Factors {
     /// f32 as they lie.
     Plain,
@@ -51,7 +51,11 @@ impl<'a> Many<'a> {
         if self.n.1.is_some() || !self.queue.has_blas() {
             return Ok(false);
         }
-        let Some(factors) = Factors::of(tiles, part.weight, self.queue) else {
+        let card = &self.queue.card;
+        let of_card = (card.facts.compute_capability, card.compute);
+        let weight = part.weight;
+        let lies = weight.cols().is_multiple_of(8) && weight.part(Part::Weight).is_aligned(16);
+        let Some(factors) = Factors::of(tiles, lies, of_card) else {
             return Ok(false);
         };
         let (width, cols) = (self.width, part.weight.cols());
@@ -64,8 +68,6 @@ impl<'a> Many<'a> {
         if !blas_pays(product) {
             return Ok(false);
         }
-        // The scratch memory is written anew.
-        self.split.set(None);
         let lines = |of: Span<'a>, width: usize| {
             of.part(bytes_of(rows.skip * width)..bytes_of((rows.skip + rows.n) * width))
         };
@@ -87,25 +89,20 @@ impl<'a> Many<'a> {
 }
 
 impl Factors {
-    /// `None` where only tiles multiply: 8-bit codes by integers, and what is rounded to f16 value by value.
-    fn of(tiles: Tiles, weight: &CudaWeight, queue: &crate::CudaQueue) -> Option<Self> {
-        let compute = queue.card.compute;
+    /// `None` where only tiles multiply: 8-bit codes by integers, what is rounded to f16 value by value, and bf16 on cards before
+    /// 8.0. Weights of f16 must `lie` so that they are read in whole vectors.
+    fn of(tiles: Tiles, lies: bool, (capability, compute): ((u32, u32), Compute)) -> Option<Self> {
         match tiles {
             Tiles::Plain(DType::F32) => Some(Factors::Plain),
             // Cards before 8.0: their tensor cores take f16.
-            Tiles::Plain(DType::F16) => {
-                let lies =
-                    weight.cols().is_multiple_of(8) && weight.part(Part::Weight).is_aligned(16);
-                let split = Split {
-                    form: Form::F16,
-                    compute,
-                };
-                lies.then_some(Factors::Split(split))
-            }
-            Tiles::Plain(_) => None,
+            Tiles::Plain(DType::F16) if lies => Some(Factors::Split(Split {
+                form: Form::F16,
+                compute,
+            })),
+            Tiles::Plain(_) | Tiles::Packed(_) => None,
             Tiles::Dense(split) => Some(Factors::Split(split)),
-            Tiles::FourBit(Compute::F32) => Some(Factors::Decoded),
-            Tiles::FourBit(Compute::Half) | Tiles::Int8 { .. } => None,
+            Tiles::FourBit(Compute::F32) if capability >= (8, 0) => Some(Factors::Decoded),
+            Tiles::FourBit(_) | Tiles::Int8 { .. } => None,
         }
     }
 
@@ -258,12 +255,19 @@ impl ByBlas<'_> {
         [split.n_parts() * n * cols * 2, bytes_of(n)]
     }
 
+    /// Splits the activations, unless they lie there so.
     fn split(&self, split: Split, parts: Span<'_>, scales: Span<'_>) -> Result<()> {
         let (rows, _) = self.size();
-        let launch = self.many.queue.launch(split.kernel()).pointer(self.x);
-        let launch = launch.pointer(parts).pointer(scales).int(0);
-        let launch = launch.structure(&self.shape(0..rows, false));
-        launch.grid([self.rows.n, 1, 1]).threads(256).run()
+        if self.many.split.take() != Some(split) {
+            let launch = self.many.queue.launch(split.kernel()).pointer(self.x);
+            let launch = launch.pointer(parts).pointer(scales).int(0);
+            let launch = launch.structure(&self.shape(0..rows, false));
+            launch.grid([self.rows.n, 1, 1]).threads(256).run()?;
+        }
+        if self.rows.n == self.many.n.0 {
+            self.many.split.set(Some(split));
+        }
+        Ok(())
     }
 
     /// A product with the whole weight, into the result.
@@ -336,3 +340,36 @@ impl ByBlas<'_> {
 const TILE_STEP: usize = 128;
 /// Elements of a weight that keep a card busy.
 const TILE_ELEMENTS: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_get_what_their_tensor_cores_take() {
+        let (old, new) = ((7, 5), (8, 0));
+        let f16 = Factors::Split(Split {
+            form: Form::F16,
+            compute: Compute::F32,
+        });
+        let cases = [
+            (Tiles::Plain(DType::F32), true, old, Some(Factors::Plain)),
+            (Tiles::Plain(DType::F16), true, old, Some(f16)),
+            (Tiles::Plain(DType::F16), false, old, None),
+            (Tiles::Plain(DType::BF16), true, old, None),
+            (Tiles::FourBit(Compute::F32), true, old, None),
+            (
+                Tiles::FourBit(Compute::F32),
+                true,
+                new,
+                Some(Factors::Decoded),
+            ),
+            (Tiles::FourBit(Compute::Half), true, new, None),
+            (Tiles::Int8 { tiled: true }, true, new, None),
+        ];
+        for (tiles, lies, capability, factors) in cases {
+            let found = Factors::of(tiles, lies, (capability, Compute::F32));
+            assert_eq!(found, factors, "{tiles:?} {capability:?}");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::{Compute, choose, workspace};
 /// Bytes of the parts or codes of `n` rows, of their scales, of outlier columns as bits, and of pieces of results.
 pub(super) fn areas(tiles: Tiles, n: usize, cols: usize, n_pieces: usize) -> [usize; 4] {
     let [parts, scales, outliers] = match tiles {
-        Tiles::Plain(_) => [0; 3],
+        Tiles::Plain(_) | Tiles::Packed(_) => [0; 3],
         Tiles::Dense(_) | Tiles::FourBit(_) => {
             let n_parts = tiles.split().map_or(0, Split::n_parts);
             [n_parts * n * padded(cols) * 2, bytes_of(n), 0]
@@ -80,9 +80,10 @@ mod tests {
                     for cols in [8, 100, 5000, 30_000] {
                         let n = match tiles {
                             Tiles::Int8 { .. } => n_tokens,
-                            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) => {
-                                n_tokens.min(CHUNK)
-                            }
+                            Tiles::Plain(_)
+                            | Tiles::Packed(_)
+                            | Tiles::Dense(_)
+                            | Tiles::FourBit(_) => n_tokens.min(CHUNK),
                         };
                         let blocks = tiles.blocks(n, (rows, cols), 500);
                         let results = blocks.n_piece_results(n * rows, tiles);

@@ -6,6 +6,7 @@ use llm_tensor::DType;
 
 use crate::module::{Kernel, kernel};
 use crate::ops::general::element;
+use crate::ops::packed::PackedKernels;
 use crate::{Compute, Cuda};
 
 /// Kernels for a weight.
@@ -17,6 +18,8 @@ pub(super) enum Tiles {
     Dense(Split),
     /// The same, with values that are looked up.
     FourBit(Compute),
+    /// By f32 FMA, elements decoded from a format of published files.
+    Packed(Kernel),
     /// On tensor cores of integers, or by their four-element products.
     Int8 { tiled: bool },
 }
@@ -99,14 +102,18 @@ impl Tiles {
                 let fits = tiled || cols.is_multiple_of(4) && codes.is_aligned(4);
                 (fits && scb.is_aligned(4)).then_some(Tiles::Int8 { tiled })
             }
-            Scheme::Int8PerUse(..) | Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => None,
+            Scheme::Ggml(_) | Scheme::Fp8(_) => {
+                let kernels = PackedKernels::of(weight).filter(|kernels| kernels.takes(weight));
+                kernels.map(|kernels| Tiles::Packed(kernels.tile))
+            }
+            Scheme::Int8PerUse(..) | Scheme::Grouped(_) => None,
         }
     }
 
     /// The form that activations are brought to before.
     pub(super) fn split(self) -> Option<Split> {
         match self {
-            Tiles::Plain(_) | Tiles::Int8 { .. } => None,
+            Tiles::Plain(_) | Tiles::Packed(_) | Tiles::Int8 { .. } => None,
             Tiles::Dense(split) => Some(split),
             Tiles::FourBit(compute) => Some(Split {
                 form: Form::F16OfCodes,
@@ -121,6 +128,7 @@ impl Tiles {
         let of = (tokens / 32).max(1).ilog2() as usize;
         match self {
             Tiles::Plain(dtype) => TILE[element(dtype) as usize],
+            Tiles::Packed(kernel) => kernel,
             Tiles::Dense(split) => match (split.form, split.compute) {
                 (Form::F16 | Form::F16OfCodes, Compute::F32) => DENSE_F16[of],
                 (Form::F16 | Form::F16OfCodes, Compute::Half) => DENSE_F16_HALF[of],
@@ -146,7 +154,7 @@ impl Tiles {
     /// Rows of the weight that a block multiplies by.
     pub(super) fn block_rows(self) -> usize {
         match self {
-            Tiles::Plain(_) | Tiles::Int8 { tiled: false } => 64,
+            Tiles::Plain(_) | Tiles::Packed(_) | Tiles::Int8 { tiled: false } => 64,
             Tiles::Dense(_) | Tiles::FourBit(_) | Tiles::Int8 { tiled: true } => 128,
         }
     }
@@ -158,7 +166,7 @@ impl Tiles {
         let codes = self.block_rows() * (16 + size_of::<f32>());
         STAGES
             * match self {
-                Tiles::Plain(_) | Tiles::Int8 { tiled: false } => 0,
+                Tiles::Plain(_) | Tiles::Packed(_) | Tiles::Int8 { tiled: false } => 0,
                 Tiles::Dense(split) => lines(split.n_parts()) + weight,
                 Tiles::FourBit(Compute::F32) => lines(2) + codes,
                 Tiles::FourBit(Compute::Half) => lines(1) + codes,
@@ -174,7 +182,7 @@ impl Tiles {
         n_multiprocessors: usize,
     ) -> Blocks {
         let (smaller, step): (&[usize], usize) = match self {
-            Tiles::Plain(_) => (&[64], 16),
+            Tiles::Plain(_) | Tiles::Packed(_) => (&[64], 16),
             Tiles::Dense(_) => (&[32, 64], 32),
             Tiles::FourBit(_) => (&[16, 32], 32),
             Tiles::Int8 { tiled: true } => (&[32, 64], STAGE_BYTES),

@@ -9,7 +9,6 @@ use super::json::device;
 use super::{svg, text};
 use crate::output::table::{Column, table};
 use crate::output::words::{grouped, printable, short};
-use crate::placement::costs::GPU_CONTEXT;
 use crate::plan::headers::HeaderReport;
 use crate::plan::report::Detail;
 
@@ -129,7 +128,7 @@ impl HeaderReport {
             let weights = sum(home, |part| part.weights);
             let mut kv_cache = sum(home, |part| part.kv_cache);
             let (own, context) = match home {
-                Home::Gpu(_) => (Term::GpuContext, GPU_CONTEXT),
+                Home::Gpu(_) => (Term::GpuContext, self.gpu_context),
                 Home::Ram | Home::Disk => {
                     kv_cache += sum(Home::Disk, |part| part.kv_cache);
                     (Term::Program, self.program)

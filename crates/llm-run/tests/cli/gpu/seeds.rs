@@ -1,5 +1,6 @@
-//! Models of 7 to 11 billion parameters on a GPU of 15 GB, in small: each width a thirtieth, and with it each weight a
-//! nine-hundredth, budgets as large a part of what the model takes as they are of the real one's. All layers are there.
+//! Models of 7 to 11 billion parameters on a GPU of 15 GB, in small: each width a sixteenth, and with it each weight a
+//! 256th, budgets as large a part of what the model takes as they are of the real one's. All layers are there. An emulated GPU
+//! makes some 50 million multiplications a second: a twentieth of the weights would take it hours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -23,20 +24,20 @@ fn seeds() -> [Seed; 4] {
     [
         Seed {
             real: "tiiuae--falcon-7b-instruct",
-            small: json!({"hidden_size": 144, "num_attention_heads": 9, "num_kv_heads": 9, "ffn_hidden_size": 576,
-                "vocab_size": 2167}),
+            small: json!({"hidden_size": 288, "num_attention_heads": 18, "num_kv_heads": 18, "ffn_hidden_size": 1152,
+                "vocab_size": 4064}),
         },
         Seed {
             real: "bigscience--bloomz-7b1-mt",
-            small: json!({"hidden_size": 128, "n_head": 8, "vocab_size": 8362}),
+            small: json!({"hidden_size": 256, "n_head": 16, "vocab_size": 15_680}),
         },
         Seed {
             real: "google--flan-t5-xxl",
-            small: json!({"d_model": 128, "d_ff": 320, "d_kv": 16, "num_heads": 8, "vocab_size": 1070}),
+            small: json!({"d_model": 256, "d_ff": 640, "d_kv": 16, "num_heads": 16, "vocab_size": 2008}),
         },
         Seed {
             real: "EleutherAI--gpt-j-6B",
-            small: json!({"n_embd": 128, "n_head": 8, "rotary_dim": 16, "vocab_size": 1680}),
+            small: json!({"n_embd": 256, "n_head": 16, "rotary_dim": 16, "vocab_size": 3150}),
         },
     ]
 }
@@ -77,7 +78,9 @@ fn seeds_in_small_make_the_tokens_of_one_device() {
                     "2",
                 ];
                 let more = ["--context", "8", "--ignore-eos", "--greedy", "--json"];
-                json_on(&machine(), &[&args[..], &more, flags, budget].concat())
+                // Kernels' own faults are looked for elsewhere, which takes a third of the time.
+                let machine = machine().races(false).unwritten(false);
+                json_on(&machine, &[&args[..], &more, flags, budget].concat())
             };
             let budget = format!("0={budget}");
             let found = generate(&["--max-memory", &budget]);
@@ -106,7 +109,7 @@ fn tiers(plan: &Value) -> BTreeSet<String> {
 }
 
 /// Writes a model of a real one's configuration with some other keys, and of random weights in bf16.
-fn write_model(folder: &Path, config: &Path, small: &Value) {
+pub(super) fn write_model(folder: &Path, config: &Path, small: &Value) {
     let config = std::fs::read(config).unwrap();
     let mut config: Value = serde_json::from_slice(&config).unwrap();
     for (key, value) in small.as_object().unwrap() {

@@ -128,7 +128,17 @@ fn what_cannot_be_run_is_planned_by_its_headers() {
             "gptq",
             packed(),
             Some(config("llama", quantized("gptq"))),
-            "`gptq`",
+            "q_proj.qweight",
+            Some(4 * of_layer),
+        ),
+        case(
+            "three-bits",
+            packed(),
+            Some(config(
+                "llama",
+                json!({"quantization_config": {"quant_method": "gptq", "bits": 3}}),
+            )),
+            "`bits` is 3",
             Some(4 * of_layer),
         ),
         case(

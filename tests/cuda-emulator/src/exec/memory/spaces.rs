@@ -156,8 +156,11 @@ pub(super) fn load_param(
                 .iter()
                 .rev()
                 .fold(0u64, |value, byte| value << 8 | u64::from(*byte));
-            w.registers
-                .set_cut(*reg, m, &[extend(value, i.control); LANES]);
+            let value = extend(value, i.control);
+            match reg.class() {
+                Class::Narrow => w.registers.set_narrow(*reg, m, &[value as u32; LANES]),
+                Class::Wide | Class::Predicate => w.registers.set_cut(*reg, m, &[value; LANES]),
+            }
         }
         return Ok(());
     }
