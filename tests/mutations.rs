@@ -8,9 +8,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use llm_backend::Reference;
 use llm_checkpoint::{Checkpoint, Encoding};
+use llm_plan::WeightDType;
+use llm_quant::Scalar;
+use llm_runtime::{BoundModel, Limits, LoadOptions, load};
 use llm_tensor::{DType, HostBytes};
-use llm_tests::fixture;
+use llm_tests::{device, fixture, published};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -113,4 +117,52 @@ fn damaged_gguf_never_panics() {
 #[test]
 fn damaged_pytorch_files_never_panic() {
     damage_all(&seeds("pickle", ".bin"), 2000);
+}
+
+/// What still binds can be loaded, or is refused by name; half of the damage is done to the header.
+#[test]
+fn damaged_quantized_models_never_panic() {
+    let reference = device(Reference::new());
+    let limits = Limits {
+        n_sequences: 1,
+        context: 4,
+        n_tokens: 2,
+        n_logits: 1,
+    };
+    let mut n_loaded = 0;
+    for folder in published() {
+        let config = fs::read(folder.join("config.json")).unwrap();
+        let good = fs::read(folder.join("model.safetensors")).unwrap();
+        let header_len = 8 + u64::from_le_bytes(*good.first_chunk().unwrap()) as usize;
+        let mut rng = ChaCha8Rng::seed_from_u64(8);
+        for case in 0..200 {
+            let mut bytes = good.clone();
+            if case % 2 == 0 {
+                let mut header = bytes[8..header_len].to_vec();
+                damage(&mut header, &mut rng);
+                let len = (header.len() as u64).to_le_bytes();
+                bytes = [&len[..], &header, &good[header_len..]].concat();
+            } else {
+                damage(&mut bytes, &mut rng);
+            }
+            let origin = Path::new("damaged");
+            let Ok(checkpoint) = Checkpoint::from_bytes(origin, HostBytes::new(bytes)) else {
+                continue;
+            };
+            let Ok(model) = BoundModel::with_config(checkpoint, &config, origin) else {
+                continue;
+            };
+            for dtype in [WeightDType::Auto, WeightDType::As(DType::F32)] {
+                let options = LoadOptions {
+                    dtype,
+                    quant: None,
+                    encoder: &Scalar,
+                    limits,
+                    offload: None,
+                };
+                n_loaded += usize::from(load(&model, &*reference, &options, &mut |_| ()).is_ok());
+            }
+        }
+    }
+    assert!(n_loaded > 100, "{n_loaded} were loaded");
 }

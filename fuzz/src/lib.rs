@@ -5,8 +5,13 @@
 //! ```
 
 use std::path::Path;
+use std::sync::Arc;
 
+use llm_backend::Reference;
 use llm_checkpoint::{Checkpoint, Encoding};
+use llm_plan::WeightDType;
+use llm_quant::Scalar;
+use llm_runtime::{BoundModel, Limits, LoadOptions};
 use llm_tensor::{DType, HostBytes};
 
 /// Opens `bytes` as whatever they begin like and reads from every tensor.
@@ -50,4 +55,43 @@ pub fn with_front(front: &[u8], bytes: &[u8]) -> Vec<u8> {
     file.resize(bytes.len().max(front.len()), 0);
     file[..front.len()].copy_from_slice(front);
     file
+}
+
+/// Configurations of the fixtures, whose files are a corpus:
+///
+/// ```sh
+/// mkdir -p fuzz/corpus/packed
+/// for f in tests/fixtures/packed/*/model.safetensors; do cp $f fuzz/corpus/packed/$(basename $(dirname $f)); done
+/// ```
+pub const CONFIGS: [&[u8]; 9] = [
+    include_bytes!("../../tests/fixtures/packed/awq/config.json"),
+    include_bytes!("../../tests/fixtures/packed/compressed-int4/config.json"),
+    include_bytes!("../../tests/fixtures/packed/compressed-int8/config.json"),
+    include_bytes!("../../tests/fixtures/packed/compressed-nvfp4/config.json"),
+    include_bytes!("../../tests/fixtures/packed/gptq/config.json"),
+    include_bytes!("../../tests/fixtures/packed/gptq-8bit/config.json"),
+    include_bytes!("../../tests/fixtures/packed/gptq-order-v2/config.json"),
+    include_bytes!("../../tests/fixtures/packed/modelopt-nvfp4/config.json"),
+    include_bytes!("../../tests/fixtures/packed/mxfp4-experts/config.json"),
+];
+
+/// Loads a model, its weights as they are stored and as f32; what cannot be loaded is refused.
+pub fn load(model: &BoundModel) {
+    let limits = Limits {
+        n_sequences: 1,
+        context: 4,
+        n_tokens: 2,
+        n_logits: 1,
+    };
+    for dtype in [WeightDType::Auto, WeightDType::As(DType::F32)] {
+        let options = LoadOptions {
+            dtype,
+            quant: None,
+            encoder: &Scalar,
+            limits,
+            offload: None,
+        };
+        let reference = Arc::new(Reference::new());
+        let _ = llm_runtime::load(model, &reference, &options, &mut |_| ());
+    }
 }

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 pub use self::misfit::Misfit;
 pub use self::tensor::BoundTensor;
 use crate::packed::{self, Packing};
-use crate::published::Published;
+use crate::published::{self, Published};
 use crate::quantized::{companions, recognise};
 use crate::{Notice, Result, RuntimeError};
 
@@ -194,7 +194,15 @@ impl BoundModel {
                     (None, Source::Part(_)) => Vec::new(),
                 });
         let names = tensors.iter().map(|stored| stored.source.name().to_owned());
-        let used: HashSet<String> = names.chain(companions).collect();
+        let kv_scales = published.map_or_else(Vec::new, |_| published::kv_scales(&checkpoint));
+        if !kv_scales.is_empty() {
+            notices.push(Notice::NotApplied {
+                path: checkpoint.path().to_owned(),
+                key: format!("scales of keys and values, as {}", kv_scales[0]),
+                instead: "keys and values stay as they are, which is more exact",
+            });
+        }
+        let used: HashSet<String> = names.chain(companions).chain(kv_scales).collect();
         unused::sort(&checkpoint, &skeleton, &used, &mut misfit, &mut notices);
         if misfit.is_empty() {
             let of_configuration = skeleton.notices.iter().cloned();

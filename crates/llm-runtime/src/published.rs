@@ -3,28 +3,32 @@
 
 use std::num::NonZeroU64;
 
-use llm_quant::QuantError;
+use llm_checkpoint::Checkpoint;
+use llm_quant::{QuantError, Scheme};
 use serde_json::{Map, Value};
 
 use crate::scaled::Float8;
 
 mod compressed;
+mod form;
 
 pub(crate) use self::compressed::Compressed;
+pub use self::form::PublishedForm;
 
 /// A format of published checkpoints.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Published {
     /// 8-bit floating-point numbers with scales.
     Float8(Float8),
     /// The experts of gpt-oss.
     Mxfp4,
-    /// NVFP4 and fp8 of NVIDIA's modelopt.
-    ModelOpt,
+    /// NVFP4 and fp8 of NVIDIA's modelopt; what all matrices are in, if that is one of them.
+    ModelOpt(Option<Scheme>),
     /// compressed-tensors.
     Compressed(Compressed),
     Gptq(Gptq),
-    Awq,
+    /// Its columns of a group.
+    Awq(Option<NonZeroU64>),
 }
 
 /// Facts about GPTQ's matrices that their tensors do not tell.
@@ -59,10 +63,7 @@ impl Published {
             Some("modelopt") => modelopt(keys)?,
             Some("compressed-tensors") => Published::Compressed(Compressed::from_json(json)?),
             Some("gptq") => Published::Gptq(gptq(keys)?),
-            Some("awq") => {
-                awq(keys)?;
-                Published::Awq
-            }
+            Some("awq") => Published::Awq(awq(keys)?),
             _ => return Ok(Float8::from_json(json)?.map(Published::Float8)),
         }))
     }
@@ -72,7 +73,9 @@ impl Published {
         match self {
             Published::Float8(float8) => float8.block_size,
             Published::Compressed(compressed) => compressed.block_size,
-            Published::Mxfp4 | Published::ModelOpt | Published::Gptq(_) | Published::Awq => None,
+            Published::Mxfp4 | Published::ModelOpt(_) | Published::Gptq(_) | Published::Awq(_) => {
+                None
+            }
         }
     }
 
@@ -81,9 +84,21 @@ impl Published {
         match self {
             Published::Float8(float8) => float8.activations.as_deref(),
             Published::Compressed(compressed) => compressed.activations.as_deref(),
-            Published::Mxfp4 | Published::ModelOpt | Published::Gptq(_) | Published::Awq => None,
+            Published::Mxfp4 | Published::ModelOpt(_) | Published::Gptq(_) | Published::Awq(_) => {
+                None
+            }
         }
     }
+}
+
+/// The names of scales of keys and values, which are not quantized.
+pub(crate) fn kv_scales(checkpoint: &Checkpoint) -> Vec<String> {
+    let is_scale = |name: &str| {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        matches!(last, "k_scale" | "v_scale" | "q_scale")
+    };
+    let names = checkpoint.tensors().map(|tensor| &tensor.name);
+    names.filter(|name| is_scale(name)).cloned().collect()
 }
 
 /// NVFP4 and fp8 are told by their tensors.
@@ -100,8 +115,12 @@ fn modelopt(keys: Keys<'_>) -> Parsed<Published> {
         "kv_cache_quant_algo",
     ])?;
     let algorithms = ["NVFP4", "FP8", "MIXED_PRECISION"];
-    keys.one_of("quant_algo", &algorithms)?;
-    Ok(Published::ModelOpt)
+    let scheme = match keys.one_of("quant_algo", &algorithms)? {
+        Some("NVFP4") => Some(Scheme::Grouped(form::NVFP4)),
+        Some("FP8") => Some(Scheme::Fp8(form::FP8)),
+        Some(_) | None => None,
+    };
+    Ok(Published::ModelOpt(scheme))
 }
 
 fn gptq(keys: Keys<'_>) -> Parsed<Gptq> {
@@ -132,17 +151,16 @@ fn gptq(keys: Keys<'_>) -> Parsed<Gptq> {
     })
 }
 
-fn awq(keys: Keys<'_>) -> Parsed<()> {
+fn awq(keys: Keys<'_>) -> Parsed<Option<NonZeroU64>> {
     keys.known(&AWQ_KEYS)?;
     keys.number("bits", "4", |bits| bits == 4)?;
-    keys.group_size()?;
     if keys.flag("zero_point")? == Some(false) {
         return Err(keys.bad("zero_point", "true"));
     }
     for key in ["version", "format", "checkpoint_format"] {
         keys.one_of(key, &["gemm", "GEMM"])?;
     }
-    Ok(())
+    keys.group_size()
 }
 
 /// The keys of a `quantization_config`.
@@ -151,9 +169,11 @@ struct Keys<'a>(&'a Map<String, Value>);
 
 impl<'a> Keys<'a> {
     fn known(self, known: &[&str]) -> Parsed<()> {
-        match self.0.keys().find(|key| !known.contains(&key.as_str())) {
+        // What is null says nothing.
+        let mut said = self.0.iter().filter(|(_, value)| !value.is_null());
+        match said.find(|(key, _)| !known.contains(&key.as_str())) {
             None => Ok(()),
-            Some(key) => Err(QuantError::UnknownKey {
+            Some((key, _)) => Err(QuantError::UnknownKey {
                 key: key.clone(),
                 known: known.join(", "),
             }),
@@ -216,8 +236,9 @@ impl<'a> Keys<'a> {
 }
 
 /// Keys of how codes were found, which they do not depend on any more, and of what is quantized, which tensors tell.
-const GPTQ_KEYS: [&str; 40] = [
+const GPTQ_KEYS: [&str; 41] = [
     "quant_method",
+    "method",
     "bits",
     "group_size",
     "desc_act",
@@ -259,8 +280,11 @@ const GPTQ_KEYS: [&str; 40] = [
     "failsafe",
 ];
 
-const AWQ_KEYS: [&str; 24] = [
+const AWQ_KEYS: [&str; 27] = [
     "quant_method",
+    "method",
+    "lm_head",
+    "pack_dtype",
     "bits",
     "group_size",
     "zero_point",

@@ -151,6 +151,10 @@ impl Float8 {
         if fmt.is_some_and(|fmt| !["e4m3", "e5m2"].map(Value::from).contains(fmt)) {
             return Err(bad("fmt", "e4m3 or e5m2"));
         }
+        let of_experts = json.get("expert_dtype").filter(|dtype| !dtype.is_null());
+        if of_experts.is_some_and(|dtype| dtype != "fp8") {
+            return Err(bad("expert_dtype", "fp8"));
+        }
         let activations = json.get("activation_scheme").and_then(Value::as_str);
         Ok(Some(Float8 {
             block_size,
@@ -162,7 +166,8 @@ impl Float8 {
 const METHODS: [&str; 2] = ["fp8", "fbgemm_fp8"];
 
 /// Keys of modules, whose quantization their tensors tell, and of activations.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
+    "expert_dtype",
     "quant_method",
     "weight_block_size",
     "fmt",
@@ -214,6 +219,10 @@ mod tests {
                 "`weight_block_size`",
             ),
             (r#"{"quant_method": "fp8", "fmt": "e3m4"}"#, "`fmt`"),
+            (
+                r#"{"quant_method": "fp8", "expert_dtype": "fp4"}"#,
+                "`expert_dtype`",
+            ),
         ] {
             let text = read(text).unwrap_err().to_string();
             assert!(text.contains(key), "{text}");

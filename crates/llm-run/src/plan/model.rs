@@ -7,7 +7,7 @@ use llm_arch::{Skeleton, Slot};
 use llm_checkpoint::{CheckpointError, MAX_CONFIG, NewTensor, ShardPlan, read_small};
 use llm_plan::{Encodings, RunOn, StoredTensor, WeightDType};
 use llm_quant::{QuantConfig, Scheme};
-use llm_runtime::{BoundModel, RuntimeError, read_config_with};
+use llm_runtime::{BoundModel, PublishedForm, RuntimeError, read_config_with};
 use llm_tensor::{Bytes, DType, Shape};
 
 use crate::cli::KeyArgs;
@@ -59,7 +59,8 @@ impl PlannedModel {
                 let read = read_config_with(&text, &config, keys.unknown_keys());
                 let (skeleton, quantization) = read.map_err(open::with_key_hint)?;
                 output::notes(&skeleton.notices);
-                Self::without_weights(path, skeleton, quantization.as_ref())
+                let form = PublishedForm::of_config(&text);
+                Self::without_weights(path, skeleton, (quantization.as_ref(), form))
             }
             model => Self::of_model(path, model?),
         }
@@ -95,7 +96,7 @@ impl PlannedModel {
     fn without_weights(
         path: &Path,
         skeleton: Skeleton,
-        quantization: Option<&QuantConfig>,
+        (quantization, form): (Option<&QuantConfig>, Option<PublishedForm>),
     ) -> Result<Self> {
         let dtype = skeleton.spec.dtype.unwrap_or(USUAL_DTYPE);
         let encodings = Encodings {
@@ -105,6 +106,9 @@ impl PlannedModel {
         };
         let plain = StoredTensor::in_order(Scheme::Dense(dtype));
         let stored = |slot: &Slot| {
+            if let Some(tensor) = form.and_then(|form| form.of_slot(slot)) {
+                return tensor;
+            }
             let kept = encodings.scheme(slot, plain, RunOn::Gpu(0));
             let kept = StoredTensor::in_order(kept);
             kept.quantized().map_or(plain, StoredTensor::in_order)
@@ -217,7 +221,9 @@ mod tests {
 
     fn planned(config: &str) -> PlannedModel {
         let (skeleton, quantization) = read_config(config.as_bytes(), Path::new(CONFIG)).unwrap();
-        PlannedModel::without_weights(Path::new("x"), skeleton, quantization.as_ref()).unwrap()
+        let form = PublishedForm::of_config(config.as_bytes());
+        let quantization = (quantization.as_ref(), form);
+        PlannedModel::without_weights(Path::new("x"), skeleton, quantization).unwrap()
     }
 
     #[test]
@@ -240,6 +246,14 @@ mod tests {
         let n_quantized = quantized.stored.iter();
         let n_quantized = n_quantized.filter(|s| s.quantized().is_some());
         assert_eq!(n_quantized.count(), 2 * 7, "the projections of two layers");
+        let gptq =
+            r#""quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32}"#;
+        let gptq = planned(&format!("{{{model}, {gptq}}}"));
+        let of = |stored: &StoredTensor| stored.scheme.to_string() == "int4/32";
+        assert_eq!(
+            gptq.stored.iter().filter(|stored| of(stored)).count(),
+            2 * 7
+        );
         let quant = QuantConfig::new(llm_quant::LoadIn::EightBit);
         let twice = quantized.encodings(WeightDType::Auto, Some(&quant));
         assert!(twice.unwrap_err().to_string().contains("quantized already"));

@@ -110,7 +110,7 @@ impl<'a> Module<'a> {
         }
         match (self.get("qweight"), published) {
             (Some(codes), Some(Published::Gptq(gptq))) => self.gptq(codes, *gptq).map(Some),
-            (Some(codes), Some(Published::Awq)) => self.awq(codes).map(Some),
+            (Some(codes), Some(Published::Awq(_))) => self.awq(codes).map(Some),
             (Some(_) | None, _) => Ok(None),
         }
     }

@@ -2,11 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::{Keys, Parsed};
+use super::{Keys, Parsed, form};
+use llm_quant::Scheme;
 
 /// Facts about matrices of compressed-tensors that their tensors do not tell.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Compressed {
+    /// What all matrices are in, if there is one such.
+    pub(crate) scheme: Option<Scheme>,
     /// Rows and columns that share a scale of 8-bit floating-point numbers.
     pub(crate) block_size: Option<[u64; 2]>,
     /// Quantization of activations, which is not applied.
@@ -37,6 +40,7 @@ impl Compressed {
             return Err(keys.bad("transform_config", "none"));
         }
         let mut found = Compressed {
+            scheme: None,
             block_size: None,
             activations: None,
         };
@@ -50,7 +54,9 @@ impl Compressed {
             keys.known(&GROUP_KEYS)?;
             keys.one_of("format", &FORMATS)?;
             if let Some(weights) = keys.get("weights").and_then(Value::as_object) {
-                found.block_size = weights_of(Keys(weights))?.or(found.block_size);
+                let weights = Keys(weights);
+                found.block_size = weights_of(weights)?.or(found.block_size);
+                found.scheme = form::of_weights(weights).filter(|_| groups.len() == 1);
             }
             if let Some(activations) = keys.get("input_activations") {
                 let kind = activations.get("type").and_then(Value::as_str);

@@ -16,7 +16,7 @@ fn configurations_say_how_tensors_are_read() {
     };
     for (text, expected) in [
         (
-            r#"{"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": true, "sym": true}"#,
+            r#"{"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": true, "sym": true, "adapter": null}"#,
             gptq(4, 128, true, 0x1111_1111),
         ),
         (
@@ -29,11 +29,11 @@ fn configurations_say_how_tensors_are_read() {
         ),
         (
             r#"{"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": true, "version": "GEMM"}"#,
-            Published::Awq,
+            Published::Awq(NonZeroU64::new(128)),
         ),
         (
             r#"{"quant_method": "modelopt", "quant_algo": "NVFP4"}"#,
-            Published::ModelOpt,
+            Published::ModelOpt(Some(Scheme::Grouped(form::NVFP4))),
         ),
         (
             r#"{"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}"#,
@@ -44,6 +44,10 @@ fn configurations_say_how_tensors_are_read() {
                 "targets": ["Linear"], "weights": {"num_bits": 8, "type": "float", "strategy": "block",
                 "block_structure": [128, 128]}, "input_activations": {"num_bits": 8, "type": "float"}}}}"#,
             Published::Compressed(Compressed {
+                scheme: Some(Scheme::Fp8(llm_quant::Fp8 {
+                    block: [128, 128],
+                    ..form::FP8
+                })),
                 block_size: Some([128, 128]),
                 activations: Some("input_activations: float 8".to_owned()),
             }),
