@@ -50,18 +50,23 @@ impl PackedView<'_> {
         columns: Range<usize>,
         out: &mut [f32],
     ) {
-        self.visit::<S>(Decode {
-            simd,
-            rows: row..row + 1,
-            columns,
-            stride: 1,
-            out,
-        });
+        // With room for whole steps.
+        let mut values = [0f32; PIECE];
+        for (first, out) in columns.clone().step_by(PIECE).zip(out.chunks_mut(PIECE)) {
+            self.visit::<S>(Decode {
+                simd,
+                rows: row..row + 1,
+                columns: first..first + out.len(),
+                stride: 1,
+                out: &mut values,
+            });
+            out.copy_from_slice(&values[..out.len()]);
+        }
     }
 }
 
 /// Writes columns of some rows, at most as many as lanes: a register of each row, and then those of the next columns, `stride`
-/// times as far on as the columns are.
+/// times as far on as the columns are. There is room for whole steps.
 struct Decode<'a, S> {
     simd: S,
     rows: Range<usize>,
@@ -121,18 +126,11 @@ impl<S: FourBit> Values<'_, S> {
     #[inline(always)]
     fn straighten(&mut self, n: usize) {
         for first in (0..n).step_by(2 * S::LANES) {
-            let both = [first, first + S::LANES].map(|at| at * self.stride);
-            let is_there = both[1] < self.out.len();
-            let even = self.simd.get(self.out, both[0]);
-            let odd = match is_there {
-                true => self.simd.get(self.out, both[1]),
-                false => self.simd.splat(0.0),
-            };
-            let (low, high) = self.simd.interleave(even, odd);
-            self.simd.put(self.out, both[0], low);
-            if is_there {
-                self.simd.put(self.out, both[1], high);
-            }
+            let [even, odd] = [first, first + S::LANES].map(|at| at * self.stride);
+            let both = (self.simd.get(self.out, even), self.simd.get(self.out, odd));
+            let (low, high) = self.simd.interleave(both.0, both.1);
+            self.simd.put(self.out, even, low);
+            self.simd.put(self.out, odd, high);
         }
     }
 }
