@@ -14,7 +14,7 @@ use llm_backend::Reference;
 use llm_cpu::{Cpu, CpuOptions, Isa};
 use llm_cuda::Cuda;
 use llm_plan::{DeviceMap, RunOn, Term, WeightDType, gpus_compute_with};
-use llm_quant::{GgmlType, LoadIn, QuantConfig, Scalar, Scheme};
+use llm_quant::{Fp8, GgmlType, GroupCode, Grouped, LoadIn, QuantConfig, Scalar, Scheme};
 use llm_runtime::{
     BoundModel, Device, Interrupt, Limits, LoadOptions, OffloadOptions, Session, load, load_on,
 };
@@ -122,10 +122,45 @@ fn a_table_in_blocks_is_looked_up_as_its_numbers() {
 }
 
 #[test]
-fn gpus_have_kernels_for_what_is_kept_in_blocks_there() {
-    for ty in GgmlType::ALL {
-        let has_kernels = llm_cuda::computes_with(Scheme::Ggml(ty), ty.block_len());
-        assert_eq!(gpus_compute_with(ty), has_kernels, "{ty}");
+fn gpus_have_kernels_for_what_is_kept_as_it_is_there() {
+    let mut schemes: Vec<_> = GgmlType::ALL.map(Scheme::Ggml).into();
+    let types = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::U8,
+        DType::F8E8M0,
+        DType::F8E4M3,
+    ];
+    for scale in types.into_iter().chain([DType::F64, DType::F8E5M2]) {
+        for dtype in [DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ] {
+            let block = [128, 128];
+            schemes.push(Scheme::Fp8(Fp8 {
+                dtype,
+                scale,
+                block,
+            }));
+        }
+        for code in [GroupCode::Int4, GroupCode::E2M1, GroupCode::Int8] {
+            for order in [false, true] {
+                schemes.push(Scheme::Grouped(Grouped {
+                    code,
+                    scale,
+                    group: None,
+                    zeros: false,
+                    global: None,
+                    order,
+                }));
+            }
+        }
+    }
+    for scheme in schemes {
+        let has_kernels = llm_cuda::computes_with(scheme, 256);
+        assert_eq!(
+            gpus_compute_with(scheme),
+            has_kernels,
+            "{scheme}: {scheme:?}"
+        );
     }
 }
 
@@ -165,7 +200,7 @@ fn a_gpu_keeps_blocks_that_it_has_kernels_for() {
         for bound in model.tensors() {
             let (slot, stored) = (bound.slot, bound.stored());
             let expected = match bound.scheme {
-                Scheme::Ggml(ty) if !gpus_compute_with(ty) => Scheme::Dense(DType::BF16),
+                scheme if !gpus_compute_with(scheme) => Scheme::Dense(DType::BF16),
                 other => other,
             };
             assert_eq!(encodings.scheme(slot, stored, RunOn::Gpu(0)), expected);

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use llm_backend::Reference;
 use llm_cpu::{Cpu, CpuOptions, Isa};
-use llm_plan::{RunOn, WeightDType};
+use llm_plan::{RunOn, WeightDType, gpus_compute_with};
 use llm_quant::{LoadIn, QuantConfig, Scalar, Scheme};
 use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
@@ -84,9 +84,9 @@ fn codes_compute_as_the_numbers_that_they_stand_for() {
     }
 }
 
-/// Until GPUs have kernels for codes in groups; and what is to be quantized otherwise is, of the decoded numbers.
+/// Where GPUs have no kernels for them; and what is to be quantized otherwise is, of the decoded numbers.
 #[test]
-fn codes_are_decoded_for_gpus_and_for_other_encodings() {
+fn codes_are_decoded_where_no_kernel_takes_them_and_for_other_encodings() {
     let nf4 = QuantConfig::new(LoadIn::FourBit);
     for folder in published() {
         let model = BoundModel::open(&folder).unwrap();
@@ -102,7 +102,11 @@ fn codes_are_decoded_for_gpus_and_for_other_encodings() {
             n_packed += 1;
             let dense = Scheme::Dense(model.spec().dtype.unwrap());
             assert_eq!(encodings.scheme(slot, stored, RunOn::Cpu), bound.scheme);
-            assert_eq!(encodings.scheme(slot, stored, RunOn::Gpu(0)), dense);
+            let on_gpu = match gpus_compute_with(bound.scheme) {
+                true => bound.scheme,
+                false => dense,
+            };
+            assert_eq!(encodings.scheme(slot, stored, RunOn::Gpu(0)), on_gpu);
             assert_eq!(quantized.scheme(slot, stored, RunOn::Cpu), nf4.scheme());
             let asked = as_f16.scheme(slot, stored, RunOn::Cpu);
             assert_eq!(asked, Scheme::Dense(DType::F16));

@@ -25,7 +25,7 @@ __device__ __forceinline__ float fp8_scale(const u8* scales, int type, int i) {
 
 // Read in words, rows and blocks have a multiple of 4 columns; read in bytes they may have any number, and what is behind the last
 // column is 0.
-template <class T> struct Fp8 {
+template <class T> struct Fp8 : OfPacked {
   enum { ALIGN = 4 };
   Packed w;
   int cols;

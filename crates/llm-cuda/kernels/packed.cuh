@@ -3,6 +3,7 @@
 //   packed_rows_{1,8}_F   out[m, first + r] (+)= sum_k w[r, k] x[m, k] + bias[r]    for 1 or up to 8 rows of x
 //   packed_any_F          the same for weights at any address, of any number of rows, and of columns where these are no blocks
 //   packed_tile_F         the same for many rows of x, by tiles of 64 x 64: gemm_tile.cuh
+//   packed_parts_F        w from a row on, as sums of two bf16 numbers, for products by cuBLAS
 //   packed_embed_F        out[i, c] = w[ids[i], c] * scale, or added to what out has; at any address
 //
 // Elements are decoded as they are multiplied, to the bit of what llm-quant decodes, and products and sums are f32. A lane takes 4
@@ -10,6 +11,7 @@
 // Bytes moved: those of the weight once for 8 rows of x, or for 64. Operations: one FMA an element and row of x, and 6 to 12 to decode it.
 // rows, any: grid (ceil(tiles / (8 / split)), ceil(n / M)), block 256, a tile being 4 rows of the weight (any: 1). Elements lie on a
 // border of what the format allows (any: of a byte), x on one of 16; cols is a multiple of the format's block, and (but for any) of 4.
+// parts: n elements, parts [2][n]; grid ceil(n / 1024), block 256. Bytes: the weight's, and 4 an element written.
 // embed: grid (n, ceil(width / 1024)), block 256.
 #pragma once
 #include "gemm_tile.cuh"
@@ -29,8 +31,14 @@ __device__ __forceinline__ Packed packed_of(const Parts& parts, int p) {
                 (int)(of_scales >> 32)};
 }
 
+// What sources of elements are told.
+struct OfPacked {
+  typedef Packed Weight;
+  static __device__ __forceinline__ Packed of(const Parts& parts, int p) { return packed_of(parts, p); }
+};
+
 // Rows of blocks.
-template <class T> struct Blocks {
+template <class T> struct Blocks : OfPacked {
   enum { ALIGN = T::ALIGN };
   const u8* elements;
   int n_blocks;  // of a row
@@ -54,7 +62,7 @@ __device__ __forceinline__ void packed_rows(const Parts& parts, const Rows& rows
 #pragma unroll
     for (int m = 0; m < M; m++) sum[r][m] = 0.f;
   if (p >= 0) {
-    const S w(packed_of(parts, p), cols);
+    const S w(S::of(parts, p), cols);
     const float* x = rows.x + (u64)m_first * cols;
     for (int k = (share * 32 + lane) * 4; k < cols; k += 128 * split) {
       float4 v[R];
@@ -100,7 +108,7 @@ __device__ __forceinline__ void packed_rows(const Parts& parts, const Rows& rows
 }
 
 template <class S>
-__device__ __forceinline__ void packed_embed(const Packed& w, const u32* ids, u32 n_rows, int width, float scale, int adds, float* out) {
+__device__ __forceinline__ void packed_embed(const typename S::Weight& w, const u32* ids, u32 n_rows, int width, float scale, int adds, float* out) {
   const int c = (blockIdx.y * 256 + threadIdx.x) * 4;
   if (c >= width) return;
   const u32 id = ids[blockIdx.x];
@@ -111,6 +119,18 @@ __device__ __forceinline__ void packed_embed(const Packed& w, const u32* ids, u3
 #pragma unroll
   for (int i = 0; i < 4; i++)
     if (c + i < width) to[i] = adds ? __fadd_rn(to[i], of[i]) : __fmul_rn(of[i], scale);
+}
+
+template <class S>
+__device__ __forceinline__ void packed_parts(const typename S::Weight& weight, int cols, int first_row, int n, __nv_bfloat16* parts) {
+  const int i = (blockIdx.x * 256 + threadIdx.x) * 4;
+  if (i >= n) return;
+  const float4 v = S(weight, cols).template four<S::ALIGN>(first_row + i / cols, i % cols);
+  u32 p[4];
+  split2<__nv_bfloat16, 2>(p, 2, v.x, v.y, __nv_bfloat16());
+  split2<__nv_bfloat16, 2>(p + 1, 2, v.z, v.w, __nv_bfloat16());
+  *(uint2*)(parts + i) = make_uint2(p[0], p[1]);
+  *(uint2*)(parts + n + i) = make_uint2(p[2], p[3]);
 }
 
 #define PACKED(F, S)                                                                                                         \
@@ -124,7 +144,7 @@ __device__ __forceinline__ void packed_embed(const Packed& w, const u32* ids, u3
     packed_rows<S, 1, 1, 8, true>(parts, rows, split);                                                                             \
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(256, 2) packed_tile_##F                                                       \
-  (const float* x, Packed weight, const void* bias, float* out, float* pieces, GemmShape shape) {                            \
+  (const float* x, S::Weight weight, const void* bias, float* out, float* pieces, GemmShape shape) {                            \
     const S w(weight, shape.cols);                                                                                           \
     tile(                                                                                                                    \
         x,                                                                                                                   \
@@ -134,7 +154,11 @@ __device__ __forceinline__ void packed_embed(const Packed& w, const u32* ids, u3
         },                                                                                                                   \
         bias, out, pieces, shape);                                                                                           \
   }                                                                                                                          \
+  KERNEL_OF(256, packed_parts_##F)                                                                                           \
+  (S::Weight weight, int cols, int first_row, int n, __nv_bfloat16* parts) {                                                    \
+    packed_parts<S>(weight, cols, first_row, n, parts);                                                                      \
+  }                                                                                                                          \
   KERNEL_OF(256, packed_embed_##F)                                                                                           \
-  (Packed weight, const u32* ids, u32 n_rows, int width, float scale, int adds, float* out) {                                \
+  (S::Weight weight, const u32* ids, u32 n_rows, int width, float scale, int adds, float* out) {                                \
     packed_embed<S>(weight, ids, n_rows, width, scale, adds, out);                                                           \
   }

@@ -146,7 +146,6 @@ pub fn computes_with(scheme: Scheme, cols: usize) -> bool {
     match scheme {
         Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
         Scheme::Int8(_) | Scheme::FourBit(_) => true,
-        Scheme::Ggml(_) | Scheme::Fp8(_) => packed::is_supported(scheme, cols),
-        Scheme::Grouped(_) => false,
+        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => packed::is_supported(scheme, cols),
     }
 }

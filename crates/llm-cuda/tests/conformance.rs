@@ -70,7 +70,7 @@ mod packed {
     fn schemes() -> Vec<Scheme> {
         let mut schemes = llm_conformance::packed_schemes();
         schemes.retain(|&scheme| computes_with(scheme, COLS));
-        assert!(schemes.len() >= 19, "{schemes:?}");
+        assert!(schemes.len() >= 24, "{schemes:?}");
         schemes
     }
 

@@ -12,7 +12,7 @@ use cuda_emulator::report::Report;
 use half::{bf16, f16};
 use llm_backend::{Backend, LinearPart, Ops, Output, Queue};
 use llm_cuda::{Compute, Cuda, CudaQueue, Products, costs};
-use llm_quant::{BlockSize, Code, FourBit, Part, Scheme, StoredWeight};
+use llm_quant::{BlockSize, Code, FourBit, Fp8, GgmlType, Part, Scheme, StoredWeight};
 use llm_tensor::{DType, HostBytes, WorkspaceShape};
 
 /// A product that cuBLAS makes.
@@ -103,6 +103,28 @@ fn four_bit_weights_are_decoded_in_tiles() {
         bound: 2e-5,
     };
     emulated(80, case);
+}
+
+#[test]
+fn weights_in_formats_of_published_files_are_decoded_in_tiles() {
+    let fp8 = Fp8 {
+        dtype: DType::F8E4M3,
+        scale: DType::F32,
+        block: [128, 128],
+    };
+    for scheme in [Scheme::Ggml(GgmlType::Q4K), Scheme::Fp8(fp8)] {
+        let case = Case {
+            scheme,
+            n: 512,
+            size: (4000, 2048),
+            scratch_rows: 2048,
+            n_calls: 6,
+            // Both factors have 16 bits.
+            bound: 2e-5,
+            ..PLAIN
+        };
+        emulated(80, case);
+    }
 }
 
 /// Memory that was planned for it is there where it does not start.
@@ -305,6 +327,16 @@ fn weight(scheme: Scheme, (rows, cols): (usize, usize), random: &mut Random) -> 
     let parts = scheme.parts(rows as u64, cols as u64).map(|part, info| {
         let n = info.bytes as usize / info.dtype.size();
         match info.dtype {
+            // Small numbers, whether codes or the scales among them.
+            DType::U8 | DType::F8E4M3 if matches!(scheme, Scheme::Ggml(_) | Scheme::Fp8(_)) => {
+                HostBytes::new(
+                    random
+                        .bytes(n)
+                        .iter()
+                        .map(|byte| byte & 0x3f)
+                        .collect::<Vec<_>>(),
+                )
+            }
             DType::U8 | DType::I8 => HostBytes::new(random.bytes(n)),
             // Scales of scales that are near to each other.
             dtype => match part {

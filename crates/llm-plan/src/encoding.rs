@@ -75,45 +75,59 @@ impl StoredTensor {
 
     /// The same for GPUs.
     const fn is_packed_on_gpu(self) -> bool {
-        match self.scheme {
-            Scheme::Ggml(ty) => gpus_compute_with(ty),
-            Scheme::Dense(_)
-            | Scheme::Int8PerUse(..)
-            | Scheme::Int8(_)
-            | Scheme::FourBit(_)
-            | Scheme::Fp8(_)
-            | Scheme::Grouped(_) => false,
+        self.is_packed() && gpus_compute_with(self.scheme)
+    }
+}
+
+/// True of a scheme that GPUs have kernels for; weights in others they compute with decoded.
+pub const fn gpus_compute_with(scheme: Scheme) -> bool {
+    match scheme {
+        Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
+        Scheme::Int8(_) | Scheme::FourBit(_) => true,
+        // Codes that name points of a grid are not looked up there.
+        Scheme::Ggml(
+            GgmlType::IQ2XXS
+            | GgmlType::IQ2XS
+            | GgmlType::IQ2S
+            | GgmlType::IQ3XXS
+            | GgmlType::IQ3S
+            | GgmlType::IQ1S
+            | GgmlType::IQ1M,
+        ) => false,
+        Scheme::Ggml(
+            GgmlType::Q4_0
+            | GgmlType::Q4_1
+            | GgmlType::Q5_0
+            | GgmlType::Q5_1
+            | GgmlType::Q8_0
+            | GgmlType::Q2K
+            | GgmlType::Q3K
+            | GgmlType::Q4K
+            | GgmlType::Q5K
+            | GgmlType::Q6K
+            | GgmlType::IQ4NL
+            | GgmlType::IQ4XS
+            | GgmlType::TQ1_0
+            | GgmlType::TQ2_0
+            | GgmlType::MXFP4
+            | GgmlType::NVFP4,
+        ) => true,
+        Scheme::Fp8(format) => {
+            let is_known = matches!(format.dtype, DType::F8E4M3 | DType::F8E5M2);
+            is_known && (format.scale.is_weight() || is_exponent(format.scale))
+        }
+        // A row is multiplied in the order of its columns.
+        Scheme::Grouped(format) => {
+            let has_scales = format.scale.is_weight()
+                || is_exponent(format.scale)
+                || matches!(format.scale, DType::F8E4M3);
+            !format.order && has_scales
         }
     }
 }
 
-/// True of GGUF's blocks that GPUs have kernels for; others they compute with decoded.
-pub const fn gpus_compute_with(ty: GgmlType) -> bool {
-    match ty {
-        GgmlType::Q4_0
-        | GgmlType::Q4_1
-        | GgmlType::Q5_0
-        | GgmlType::Q5_1
-        | GgmlType::Q8_0
-        | GgmlType::Q2K
-        | GgmlType::Q3K
-        | GgmlType::Q4K
-        | GgmlType::Q5K
-        | GgmlType::Q6K
-        | GgmlType::IQ4NL
-        | GgmlType::IQ4XS
-        | GgmlType::TQ1_0
-        | GgmlType::TQ2_0
-        | GgmlType::MXFP4
-        | GgmlType::NVFP4 => true,
-        GgmlType::IQ2XXS
-        | GgmlType::IQ2XS
-        | GgmlType::IQ2S
-        | GgmlType::IQ3XXS
-        | GgmlType::IQ3S
-        | GgmlType::IQ1S
-        | GgmlType::IQ1M => false,
-    }
+const fn is_exponent(dtype: DType) -> bool {
+    matches!(dtype, DType::U8 | DType::F8E8M0)
 }
 
 /// Encodings of a model's tensors once they are loaded: what a plan counts, a loader writes and `inspect` lists.

@@ -241,7 +241,7 @@ fn this_program_is_limited_as_a_whole() {
         tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(800));
     }
     tree.write("xtask/src/f.rs", &"\n".repeat(601));
-    let says = "xtask:1: 4601 lines without tests, 4600 are allowed in all";
+    let says = "xtask:1: 4801 lines without tests, 4800 are allowed in all";
     assert_eq!(tree.problems(), [says]);
 }
 

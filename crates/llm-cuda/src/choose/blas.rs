@@ -27,6 +27,8 @@ pub(crate) enum ManyKind {
     },
     /// Two parts of the activations with two of a weight that is decoded, three of the four.
     Decoded,
+    /// The same of a weight in a format of published files, which own kernels multiply without tensor cores.
+    Unpacked,
 }
 
 /// True where cuBLAS takes less time.
@@ -55,8 +57,13 @@ pub(crate) fn blas_pays(product: ManyRows) -> bool {
             longer(2.0 * elements, OWN_16 / n as f64),
             n as f64 * (CALL + longer(2.0 * elements, BLAS_16)) + results(n as f64 - 1.0),
         ),
-        ManyKind::Decoded => (
-            longer(0.5 * elements, OWN_FOUR_BIT),
+        ManyKind::Decoded | ManyKind::Unpacked => (
+            match kind {
+                ManyKind::Unpacked => longer(elements, OWN_F32),
+                ManyKind::Plain | ManyKind::Split { .. } | ManyKind::Decoded => {
+                    longer(0.5 * elements, OWN_FOUR_BIT)
+                }
+            },
             4.0 * CALL
                 + 4.5 * elements / BANDWIDTH
                 + 3.0 * longer(2.0 * elements, BLAS_16)

@@ -4,7 +4,7 @@ use llm_backend::{Output, Result};
 use llm_quant::{Part, Scheme};
 
 use super::general::element;
-use super::packed::{Packed, PackedKernels};
+use super::packed::{self, PackedKernels};
 use crate::module::{Kernel, kernel};
 use crate::{Buffer, CudaQueue, CudaWeight, Index};
 
@@ -50,9 +50,9 @@ pub(super) fn embed(
             };
             (launch.bits(format.block_size.get().ilog2()), columns)
         }
-        Scheme::Ggml(_) | Scheme::Fp8(_) => {
+        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
             let kernels = PackedKernels::of(table).expect("such weights alone are loaded");
-            let launch = queue.launch(kernels.embed).structure(&Packed::of(table));
+            let launch = packed::told(queue.launch(kernels.embed), table);
             let launch = launch
                 .pointer(ids.first(n))
                 .int(rows)
@@ -62,9 +62,6 @@ pub(super) fn embed(
             let launch = launch.pointer(out.first(n * width));
             let grid = [n, width.div_ceil(4 * ONE), 1];
             return launch.grid(grid).threads(256).run();
-        }
-        Scheme::Grouped(_) => {
-            unreachable!("such weights are not loaded")
         }
     };
     let launch = launch

@@ -14,7 +14,7 @@ use llm_quant::{Part, Scheme};
 use self::scratch::{CHUNK, areas, padded};
 use self::tiles::{Form, Split, Tiles};
 use super::general::{NumRows, element};
-use super::packed::Packed;
+use super::packed;
 use crate::memory::{Span, bytes_of};
 use crate::module::kernel;
 use crate::{Cuda, CudaQueue, CudaWeight};
@@ -124,7 +124,7 @@ impl Many<'_> {
         let launch = queue.launch(tiles.kernel(blocks.tokens));
         let launch = match tiles {
             Tiles::Plain(_) => launch.pointer(x).pointer(weight.part(Part::Weight)),
-            Tiles::Packed(_) => launch.pointer(x).structure(&Packed::of(weight)),
+            Tiles::Packed(_) => packed::told(launch.pointer(x), weight),
             Tiles::Dense(split) => {
                 let scales = (split.form != Form::Bf16).then_some(scales);
                 let launch = launch.pointer(parts).pointer_or_null(scales);

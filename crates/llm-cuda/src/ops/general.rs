@@ -4,7 +4,7 @@ use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
-use super::packed::Packed;
+use super::packed;
 use crate::memory::{Span, bytes_of};
 use crate::module::kernel;
 use crate::{Cuda, CudaQueue, CudaWeight, workspace};
@@ -146,8 +146,7 @@ pub(super) fn addresses(weight: &CudaWeight) -> ([u64; 6], usize) {
             let block_size = format.block_size.get();
             ([elements, scales, code, absmax, map, offset], block_size)
         }
-        Scheme::Ggml(_) | Scheme::Fp8(_) => (Packed::of(weight).addresses(), 1),
-        Scheme::Grouped(_) => unreachable!("such weights are not loaded"),
+        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => (packed::words(weight), 1),
     }
 }
 

@@ -72,8 +72,12 @@ enum Family {
     Int8(Int8),
     PerUse(DType, Int8),
     FourBit(FourBit),
-    /// A format of published files; true where it, or its bias, lies as the slowest kernel alone takes it, or it has few rows.
-    Packed(Scheme, bool),
+    /// A format of published files.
+    Packed {
+        scheme: Scheme,
+        /// It, or its bias, lies as the slowest kernel alone takes it, or it has few rows.
+        is_any: bool,
+    },
 }
 
 impl Family {
@@ -88,7 +92,8 @@ impl Family {
         });
         if let Some(kernels) = PackedKernels::of(weight) {
             let is_any = !bias_lies || rows < 4 || !kernels.takes(weight);
-            return Some(Family::Packed(weight.scheme(), is_any));
+            let scheme = weight.scheme();
+            return Some(Family::Packed { scheme, is_any });
         }
         if !bias_lies {
             return None;
@@ -225,7 +230,7 @@ impl Few<'_> {
                     None => self.general(),
                 }
             }
-            Some(Family::Packed(_, is_any)) => {
+            Some(Family::Packed { is_any, .. }) => {
                 let kernels = PackedKernels::of(self.parts[0].weight);
                 let kernels = kernels.expect("a packed weight has kernels");
                 let launch = choose::packed(card, self.product, is_any);

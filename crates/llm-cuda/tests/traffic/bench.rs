@@ -39,7 +39,7 @@ enum Direction {
 }
 
 /// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
-const LESS: [(&str, Direction, f64, &str); 16] = [
+const LESS: [(&str, Direction, f64, &str); 17] = [
     (
         "attention_rows_f32",
         Direction::Read,
@@ -114,6 +114,12 @@ const LESS: [(&str, Direction, f64, &str); 16] = [
     ),
     (
         "packed_tile",
+        Direction::Written,
+        0.25,
+        "a thread writes four columns one by one",
+    ),
+    (
+        "packed_embed",
         Direction::Written,
         0.25,
         "a thread writes four columns one by one",

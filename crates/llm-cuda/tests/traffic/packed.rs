@@ -1,8 +1,10 @@
 //! Weights in the formats of published files: products and tables, of every format that there are kernels for.
 
+use std::num::NonZeroU64;
+
 use llm_backend::{LinearPart, Ops, Output};
 use llm_cuda::computes_with;
-use llm_quant::{Fp8, GgmlType, Scheme};
+use llm_quant::{Fp8, GgmlType, GroupCode, Grouped, Scheme};
 use llm_tensor::DType;
 
 use crate::bench::{Bench, Needs, on_each_target};
@@ -21,9 +23,19 @@ pub(crate) fn schemes() -> Vec<Scheme> {
             block: [128, 128],
         })
     });
+    let grouped = [GroupCode::Int4, GroupCode::E2M1, GroupCode::Int8].map(|code| {
+        Scheme::Grouped(Grouped {
+            code,
+            scale: DType::F16,
+            group: NonZeroU64::new(128),
+            zeros: false,
+            global: None,
+            order: false,
+        })
+    });
     let ggml = GgmlType::ALL.map(Scheme::Ggml).into_iter();
     let ggml = ggml.filter(|&scheme| computes_with(scheme, COLS));
-    ggml.chain(fp8).collect()
+    ggml.chain(fp8).chain(grouped).collect()
 }
 
 /// Rows of activations times a weight.

@@ -17,6 +17,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "packed_any",
     // Products by cuBLAS, which nobody counts, are of weights too large for a test: `tests/cublas.rs` has a few.
     "blas_",
+    "packed_parts",
     // Weights are encoded once, and decoded to be saved.
     "four_bit_encode",
     "four_bit_double_",

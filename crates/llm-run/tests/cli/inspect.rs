@@ -175,8 +175,9 @@ fn every_format_is_said_to_be_kept_decoded_or_refused() {
         ("Q4_K", ["as stored"; 2]),
         ("IQ1_M", ["as stored", "decoded to bf16"]),
         ("TQ1_0", ["as stored"; 2]),
-        ("4 bits, GEMM", ["as stored", "decoded to bf16"]),
+        ("4 bits, GEMM", ["as stored"; 2]),
         ("HQQ", ["refused"; 2]),
+        ("NVFP4", ["as stored"; 2]),
         ("Q8_1", ["refused"; 2]),
         ("Q8_K", ["refused"; 2]),
     ] {

@@ -57,7 +57,7 @@ extern "C" fn cublasSetWorkspace_v2(handle: usize, memory: u64, n_bytes: usize) 
     with(|driver| {
         let is_there = driver.memory.find(memory, n_bytes as u64).is_some();
         let blas = driver.blas.get_mut(&handle).ok_or(NOT_INITIALIZED)?;
-        if !is_there || memory % 256 != 0 {
+        if !is_there || !memory.is_multiple_of(256) {
             return Err(INVALID_VALUE);
         }
         blas.workspace = Some((memory, n_bytes as u64));

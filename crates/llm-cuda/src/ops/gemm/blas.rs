@@ -12,6 +12,7 @@ use crate::driver::Gemm;
 use crate::memory::{Span, bytes_of};
 use crate::module::kernel;
 use crate::ops::general::element;
+use crate::ops::packed::{self, PackedKernels};
 use crate::{Compute, Cuda, workspace};
 
 /// Form in which cuBLAS gets the factors.
@@ -21,8 +22,10 @@ enum Factors {
     Plain,
     /// Activations split into 16-bit parts, the weight as it lies.
     Split(Split),
-    /// Both in two bf16 parts.
+    /// Both in two bf16 parts, the weight from 4-bit codes.
     Decoded,
+    /// The same, from a format of published files.
+    Unpacked,
 }
 
 /// A product that is put together.
@@ -83,7 +86,7 @@ impl<'a> Many<'a> {
             Factors::Plain => by_blas.plain(),
             Factors::Split(split) if split.form == Form::Bf16 => by_blas.parts(split),
             Factors::Split(split) => by_blas.scaled_parts(split),
-            Factors::Decoded => by_blas.decoded(),
+            Factors::Decoded | Factors::Unpacked => by_blas.decoded(),
         }
     }
 }
@@ -99,10 +102,11 @@ impl Factors {
                 form: Form::F16,
                 compute,
             })),
-            Tiles::Plain(_) | Tiles::Packed(_) => None,
+            Tiles::Plain(_) => None,
             Tiles::Dense(split) => Some(Factors::Split(split)),
             Tiles::FourBit(Compute::F32) if capability >= (8, 0) => Some(Factors::Decoded),
-            Tiles::FourBit(_) | Tiles::Int8 { .. } => None,
+            Tiles::Packed(_) if capability >= (8, 0) => Some(Factors::Unpacked),
+            Tiles::FourBit(_) | Tiles::Packed(_) | Tiles::Int8 { .. } => None,
         }
     }
 
@@ -114,6 +118,7 @@ impl Factors {
                 at_once: split.form != Form::Bf16,
             },
             Factors::Decoded => ManyKind::Decoded,
+            Factors::Unpacked => ManyKind::Unpacked,
         }
     }
 }
@@ -207,11 +212,7 @@ impl ByBlas<'_> {
         for r in (0..rows).step_by(tile) {
             let n_rows = (rows - r).min(tile);
             let n_values = n_rows * cols;
-            let launch = queue.launch(kernel!("blas_weight"));
-            let launch = launch.structure(&four_bit(self.part.weight)).long(r * cols);
-            let launch = launch.int(n_values).pointer(values);
-            let launch = launch.grid([n_values.div_ceil(2048), 1, 1]);
-            launch.threads(256).run()?;
+            self.decode(r, n_values, values)?;
             let weight = |part: usize| (values.address() + (part * n_values * 2) as u64, cols);
             for (i, (x_part, weight_part)) in [(0, 0), (1, 0), (0, 1)].into_iter().enumerate() {
                 let adds = i > 0 || self.many.output == Output::Add;
@@ -229,6 +230,25 @@ impl ByBlas<'_> {
         }
         self.bias(rows)?;
         Ok(true)
+    }
+
+    /// Values of the weight from a row on, as two bf16 parts one after the other.
+    fn decode(&self, row: usize, n_values: usize, values: Span<'_>) -> Result<()> {
+        let (queue, weight) = (self.many.queue, self.part.weight);
+        let (launch, of_block) = match PackedKernels::of(weight) {
+            Some(kernels) => {
+                let launch = packed::told(queue.launch(kernels.parts), weight);
+                (launch.int(weight.cols()).int(row), 1024)
+            }
+            None => {
+                let launch = queue.launch(kernel!("blas_weight"));
+                let launch = launch.structure(&four_bit(weight));
+                (launch.long(row * weight.cols()), 2048)
+            }
+        };
+        let launch = launch.int(n_values).pointer(values);
+        let launch = launch.grid([n_values.div_ceil(of_block), 1, 1]);
+        launch.threads(256).run()
     }
 
     /// Rows and columns of the weight.

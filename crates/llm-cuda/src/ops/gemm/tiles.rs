@@ -102,11 +102,11 @@ impl Tiles {
                 let fits = tiled || cols.is_multiple_of(4) && codes.is_aligned(4);
                 (fits && scb.is_aligned(4)).then_some(Tiles::Int8 { tiled })
             }
-            Scheme::Ggml(_) | Scheme::Fp8(_) => {
+            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
                 let kernels = PackedKernels::of(weight).filter(|kernels| kernels.takes(weight));
                 kernels.map(|kernels| Tiles::Packed(kernels.tile))
             }
-            Scheme::Int8PerUse(..) | Scheme::Grouped(_) => None,
+            Scheme::Int8PerUse(..) => None,
         }
     }
 

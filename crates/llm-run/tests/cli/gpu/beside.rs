@@ -118,7 +118,7 @@ fn what_doctor_measures_of_a_process_is_planned_with() {
     let weights = support::asset("model.safetensors");
     std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
     let plan = on_machine(&["plan", folder.path().to_str().unwrap(), "--json"]);
-    let needed = plan["memories"]["0"]["needed"].as_u64().unwrap();
+    let needed = plan["needed"]["0"].as_u64().unwrap();
     assert!(
         needed > CONTEXT && needed < CONTEXT + (32 << 20),
         "{needed}"

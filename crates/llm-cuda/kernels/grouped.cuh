@@ -1,0 +1,64 @@
+// Codes of 4 and 8 bits with a scale for each group of a row's elements, as `llm-quant/src/grouped.rs` has them, in the order of columns.
+#pragma once
+#include "fp8.cuh"
+
+// A group of `group` elements has a scale, and a zero where there are any. The scale of all is multiplied with, or divided by.
+struct GroupedWeight {
+  const u8 *codes, *scales, *zeros;
+  const u8* global;
+  int group, n_groups, scale_type, divides;
+};
+
+enum GroupCode { INT4, E2M1, INT8 };
+enum { SCALE_E4M3 = 4 };  // beside those of fp8.cuh
+
+template <int CODE> struct Groups {
+  enum { ALIGN = CODE == INT8 ? 4 : 2 };
+  typedef GroupedWeight Weight;
+  static __device__ __forceinline__ GroupedWeight of(const Parts& parts, int p) {
+    const u64 groups = (u64)FIELD(parts, p, nested_map), of_scales = (u64)FIELD(parts, p, nested_offset);  // numbers, not addresses
+    return GroupedWeight{FIELD(parts, p, elements), (const u8*)FIELD(parts, p, scales), (const u8*)FIELD(parts, p, map),
+                         (const u8*)FIELD(parts, p, nested_absmax), (int)groups, (int)(groups >> 32), (int)of_scales,
+                         (int)(of_scales >> 32)};
+  }
+  GroupedWeight w;
+  int cols;
+  __device__ __forceinline__ Groups(const GroupedWeight& w, int cols) : w(w), cols(cols) {}
+
+  __device__ __forceinline__ float scale_of(int group) const {
+    const float scale = w.scale_type == SCALE_E4M3 ? ::E4M3::of(w.scales[group]) : fp8_scale(w.scales, w.scale_type, group);
+    if (!w.global) return scale;
+    const float global = element_at(w.global, ELEMENT_F32, 0);
+    return w.divides ? __fdiv_rn(scale, global) : __fmul_rn(scale, global);
+  }
+  __device__ __forceinline__ int zero_of(int group) const {
+    if (!w.zeros) return CODE == INT4 ? 8 : 0;
+    return CODE == INT8 ? (int)(i8)w.zeros[group] : (int)w.zeros[group];
+  }
+  // A code, in the low bits.
+  __device__ __forceinline__ float value(u32 code, int zero, float scale) const {
+    if (CODE == E2M1)  // an f16 that is 2^-14 of it
+      return __fmul_rn(__half2float(__ushort_as_half((unsigned short)((code & 8) << 12 | (code & 7) << 9))) * 16384.f, scale);
+    return __fmul_rn((float)((CODE == INT8 ? (int)(i8)code : (int)(code & 15)) - zero), scale);
+  }
+  // Read in bytes, rows and groups may have any number of columns, and what is behind the last is 0.
+  template <int A> __device__ __forceinline__ float4 four(int row, int c) const {
+    const u8* line = w.codes + (u64)row * (CODE == INT8 ? cols : (cols + 1) / 2);
+    const int groups = row * w.n_groups;
+    if (A == 1) {
+      float v[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int at = c + i, group = groups + at / w.group;
+        const u32 code = at < cols ? (CODE == INT8 ? line[at] : line[at / 2] >> (at & 1) * 4) : 0;
+        v[i] = at < cols ? value(code, zero_of(group), scale_of(group)) : 0.f;
+      }
+      return make_float4(v[0], v[1], v[2], v[3]);
+    }
+    const u32 codes = CODE == INT8 ? word_at<A>(line + c) : short_at<A>(line + c / 2);
+    const int group = groups + c / w.group, zero = zero_of(group), bits = CODE == INT8 ? 8 : 4;
+    const float scale = scale_of(group);
+    return make_float4(value(codes, zero, scale), value(codes >> bits, zero, scale), value(codes >> 2 * bits, zero, scale),
+                       value(codes >> 3 * bits, zero, scale));
+  }
+};
