@@ -176,6 +176,7 @@ fn every_format_is_said_to_be_kept_decoded_or_refused() {
         ("IQ1_M", ["as stored", "decoded to bf16"]),
         ("TQ1_0", ["as stored"; 2]),
         ("4 bits, GEMM", ["as stored"; 2]),
+        ("act-order", ["as stored", "decoded to bf16"]),
         ("HQQ", ["refused"; 2]),
         ("NVFP4", ["as stored"; 2]),
         ("Q8_1", ["refused"; 2]),
