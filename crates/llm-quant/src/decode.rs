@@ -6,9 +6,10 @@ use llm_tensor::le_bytes_to_f32;
 
 use crate::double::{self, NESTED_BLOCK};
 use crate::floats::f32_at;
-use crate::grouped::GroupedRows;
+use crate::grouped::Grouped;
 use crate::int8::factors::DEQUANTIZE;
 use crate::parts::{Part, Parts};
+use crate::rows::GroupedRows;
 use crate::scheme::Scheme;
 use crate::stored::StoredWeight;
 use crate::{QuantError, Result};
@@ -40,7 +41,7 @@ impl Scheme {
                 times(format.scales_of(cols, range), format.scale.size() as u64)
             }
             (Scheme::Grouped(format), part) => {
-                format.window(cols, &cover(cols.max(1)), part, info.bytes)
+                grouped_window(format, cols, &cover(cols.max(1)), part, info.bytes)
             }
         })
     }
@@ -159,4 +160,21 @@ impl StoredWeight {
         self.decode(0, &mut values)?;
         Ok(values)
     }
+}
+
+/// Bytes of `part` that rows `rows` are decoded from.
+fn grouped_window(
+    format: Grouped,
+    cols: u64,
+    rows: &Range<u64>,
+    part: Part,
+    all: u64,
+) -> Range<u64> {
+    let of_row = match part {
+        Part::Weight => format.row_bytes(cols),
+        Part::Scales => format.n_groups(cols) * format.scale.size() as u64,
+        Part::Zeros => format.n_groups(cols),
+        _ => return 0..all,
+    };
+    rows.start * of_row..rows.end * of_row
 }

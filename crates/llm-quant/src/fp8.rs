@@ -2,11 +2,9 @@
 
 use std::ops::Range;
 
-use llm_tensor::{DType, le_bytes_to_f32};
+use llm_tensor::DType;
 
 use crate::floats::number_at;
-use crate::parts::Part;
-use crate::stored::StoredWeight;
 
 /// The parameters of scaled 8-bit floating-point numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,56 +59,11 @@ impl Fp8 {
     }
 }
 
-/// Rows of a matrix in [`Fp8`] whose bytes have been looked up.
-#[derive(Debug, Clone, Copy)]
-pub struct Fp8Rows<'a> {
-    format: Fp8,
-    cols: usize,
-    numbers: &'a [u8],
-    scales: &'a [u8],
-}
-
-impl<'a> Fp8Rows<'a> {
-    /// The rows of a weight in `format`.
-    ///
-    /// # Panics
-    /// When it lacks a part.
-    pub fn new(weight: &'a StoredWeight, format: Fp8) -> Self {
-        Fp8Rows {
-            format,
-            cols: weight.cols,
-            numbers: weight.part(Part::Weight),
-            scales: weight.part(Part::Scales),
-        }
-    }
-
-    /// Decodes columns of a row from `first` on into `out`.
-    ///
-    /// # Panics
-    /// When there are no such columns, or elements are not widened to f32.
-    pub fn decode(&self, row: usize, first: usize, out: &mut [f32]) {
-        assert!(
-            first + out.len() <= self.cols,
-            "{} columns from {first} on of {}",
-            out.len(),
-            self.cols
-        );
-        let at = row * self.cols + first;
-        let numbers = &self.numbers[at..at + out.len()];
-        le_bytes_to_f32(self.format.dtype, numbers, out).expect("8-bit floating-point numbers");
-        let (cols, range) = (self.cols as u64, at as u64..(at + out.len()) as u64);
-        let scales = self.format.scales_of(cols, &range);
-        let size = self.format.scale.size();
-        let scales = &self.scales[scales.start as usize * size..scales.end as usize * size];
-        self.format.scale(cols, &range, scales, out);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use llm_tensor::HostBytes;
 
-    use crate::{Parts, Scheme};
+    use crate::{Fp8Rows, Part, Parts, Scheme, StoredWeight};
 
     use super::*;
 

@@ -24,6 +24,7 @@ mod grouped;
 mod int8;
 pub mod layout;
 mod parts;
+mod rows;
 mod scheme;
 mod stored;
 
@@ -33,12 +34,13 @@ pub use double::{DoubleAbsmax, NESTED_BLOCK, dynamic_map};
 pub use encoder::{Encoder, Scalar};
 pub use error::QuantError;
 pub use four_bit::{Absmax, Weight4Bit};
-pub use fp8::{Fp8, Fp8Rows};
+pub use fp8::Fp8;
 pub use ggml::GgmlType;
-pub use grouped::{E2M1, GlobalScale, GroupCode, Grouped, GroupedRows};
+pub use grouped::{E2M1, GlobalScale, GroupCode, Grouped};
 pub use int8::factors::{DEQUANTIZE, PRODUCT_SCALE, code_factor};
 pub use int8::{Activations8, Int8Weight};
 pub use parts::{Part, PartInfo, Parts, StoredBytes};
+pub use rows::{Fp8Rows, GroupedRows};
 pub use scheme::{BlockSize, FourBit, Int8, Scheme};
 pub use stored::StoredWeight;
 

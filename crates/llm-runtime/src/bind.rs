@@ -18,7 +18,8 @@ use serde_json::{Map, Value};
 
 pub use self::misfit::Misfit;
 pub use self::tensor::BoundTensor;
-use crate::packed::{self, Packing};
+use crate::packed;
+use crate::packed::packing::Packing;
 use crate::published::{self, Published};
 use crate::quantized::{companions, recognise};
 use crate::{Notice, Result, RuntimeError};

@@ -66,7 +66,7 @@ pub use peers::{Unread, WhyUnread};
 pub use port::{Crossing, Lane, Port};
 pub use probe::Probe;
 pub use progress::{Event, Progress};
-pub use published::PublishedForm;
+pub use published::form::PublishedForm;
 pub use sample::{Rules, Sampler, Sampling};
 pub use save::{BeyondPeers, Linears, Save};
 pub use session::{Mark, Session};

@@ -15,65 +15,18 @@
 mod find;
 mod ints;
 mod module;
+pub(crate) mod packing;
 
 use std::ops::Range;
 
-use llm_checkpoint::{Checkpoint, Encoding, Layout, TensorInfo};
-use llm_quant::{GroupCode, Grouped, Part, Parts, Scheme, StoredWeight};
+use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
+use llm_quant::{GroupCode, Grouped, Part, Scheme, StoredWeight};
 use llm_tensor::{AlignedBuf, DType, HostBytes};
 use rayon::prelude::*;
 
 pub(crate) use self::find::{Found, are_there, find};
-use self::ints::PackedInts;
+use self::packing::{Packing, PartSource};
 use crate::{BoundTensor, Result, RuntimeError};
-
-/// Sources of the parts of a matrix.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Packing {
-    parts: Parts<PartSource>,
-    /// The names of all tensors that belong to it, those included that are of no use.
-    pub(crate) names: Vec<String>,
-}
-
-/// Source of a part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum PartSource {
-    /// A tensor, or rows of one, whose bytes are those of the part.
-    AsIs(TensorInfo),
-    /// Integers in words.
-    Packed(PackedInts),
-    /// Signed zeros of 4-bit codes that count from 8.
-    Signed(TensorInfo),
-    /// Scales `[groups, rows]`.
-    Transposed(TensorInfo),
-    /// The group of each column.
-    Groups(TensorInfo),
-}
-
-impl Packing {
-    /// True if all parts lie in the file as they are computed with.
-    pub(crate) fn is_final(&self) -> bool {
-        let mut sources = self.parts.iter().map(|(_, source)| source);
-        sources.all(|source| match source {
-            PartSource::AsIs(tensor) => tensor.layout == Layout::RowMajor,
-            PartSource::Packed(_)
-            | PartSource::Signed(_)
-            | PartSource::Transposed(_)
-            | PartSource::Groups(_) => false,
-        })
-    }
-
-    /// The tensor, or the rows of one, whose bytes are a part's.
-    pub(crate) fn tensor(&self, part: Part) -> Option<&TensorInfo> {
-        match self.parts.get(part)? {
-            PartSource::AsIs(tensor) => Some(tensor),
-            PartSource::Packed(_)
-            | PartSource::Signed(_)
-            | PartSource::Transposed(_)
-            | PartSource::Groups(_) => None,
-        }
-    }
-}
 
 /// A matrix of codes in groups in a checkpoint.
 #[derive(Clone, Copy)]

@@ -4,16 +4,19 @@
 use std::num::NonZeroU64;
 
 use llm_checkpoint::Checkpoint;
-use llm_quant::{QuantError, Scheme};
+use llm_quant::Scheme;
 use serde_json::{Map, Value};
 
 use crate::scaled::Float8;
 
 mod compressed;
-mod form;
+pub(crate) mod form;
+mod keys;
+mod schemes;
 
 pub(crate) use self::compressed::Compressed;
-pub use self::form::PublishedForm;
+use self::keys::{Keys, Parsed};
+use self::schemes::{FP8, NVFP4};
 
 /// A format of published checkpoints.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,8 +47,6 @@ pub(crate) struct Gptq {
     /// neighbour.
     pub(crate) zeros_plus: u32,
 }
-
-type Parsed<T> = Result<T, QuantError>;
 
 impl Published {
     /// Reads a `quantization_config`; `None` for another library's.
@@ -116,8 +117,8 @@ fn modelopt(keys: Keys<'_>) -> Parsed<Published> {
     ])?;
     let algorithms = ["NVFP4", "FP8", "MIXED_PRECISION"];
     let scheme = match keys.one_of("quant_algo", &algorithms)? {
-        Some("NVFP4") => Some(Scheme::Grouped(form::NVFP4)),
-        Some("FP8") => Some(Scheme::Fp8(form::FP8)),
+        Some("NVFP4") => Some(Scheme::Grouped(NVFP4)),
+        Some("FP8") => Some(Scheme::Fp8(FP8)),
         Some(_) | None => None,
     };
     Ok(Published::ModelOpt(scheme))
@@ -161,78 +162,6 @@ fn awq(keys: Keys<'_>) -> Parsed<Option<NonZeroU64>> {
         keys.one_of(key, &["gemm", "GEMM"])?;
     }
     keys.group_size()
-}
-
-/// The keys of a `quantization_config`.
-#[derive(Clone, Copy)]
-struct Keys<'a>(&'a Map<String, Value>);
-
-impl<'a> Keys<'a> {
-    fn known(self, known: &[&str]) -> Parsed<()> {
-        // What is null says nothing.
-        let mut said = self.0.iter().filter(|(_, value)| !value.is_null());
-        match said.find(|(key, _)| !known.contains(&key.as_str())) {
-            None => Ok(()),
-            Some((key, _)) => Err(QuantError::UnknownKey {
-                key: key.clone(),
-                known: known.join(", "),
-            }),
-        }
-    }
-
-    fn bad(self, key: &str, expected: &str) -> QuantError {
-        let found = self
-            .0
-            .get(key)
-            .map_or_else(|| "missing".to_owned(), Value::to_string);
-        QuantError::BadValue {
-            key: key.to_owned(),
-            found: found.chars().take(80).collect(),
-            expected: expected.to_owned(),
-        }
-    }
-
-    fn get(self, key: &str) -> Option<&'a Value> {
-        self.0.get(key).filter(|value| !value.is_null())
-    }
-
-    fn one_of(self, key: &str, words: &[&'static str]) -> Parsed<Option<&'static str>> {
-        let Some(value) = self.get(key) else {
-            return Ok(None);
-        };
-        let found = words.iter().find(|word| value == **word);
-        let found = found.ok_or_else(|| self.bad(key, &words.join(" or ")))?;
-        Ok(Some(found))
-    }
-
-    fn flag(self, key: &str) -> Parsed<Option<bool>> {
-        let Some(value) = self.get(key) else {
-            return Ok(None);
-        };
-        let flag = value.as_bool();
-        flag.map(Some).ok_or_else(|| self.bad(key, "true or false"))
-    }
-
-    fn number(self, key: &str, expected: &str, is_right: fn(u64) -> bool) -> Parsed<u64> {
-        let number = self.get(key).and_then(Value::as_u64);
-        let number = number.filter(|number| is_right(*number));
-        number.ok_or_else(|| self.bad(key, expected))
-    }
-
-    /// `None` for −1, all columns.
-    fn group_size(self) -> Parsed<Option<NonZeroU64>> {
-        match self
-            .get("group_size")
-            .map(|size| (size.as_i64(), size.as_u64()))
-        {
-            None | Some((Some(-1), _)) => Ok(None),
-            Some((_, size)) => {
-                let size = size.and_then(NonZeroU64::new);
-                size.map(Some)
-                    .ok_or_else(|| self.bad("group_size", "-1 or a positive number"))
-            }
-        }
-    }
 }
 
 /// Keys of how codes were found, which they do not depend on any more, and of what is quantized, which tensors tell.

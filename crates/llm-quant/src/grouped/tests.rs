@@ -1,7 +1,7 @@
 use llm_tensor::{HostBytes, f32_to_le_bytes};
 
 use super::*;
-use crate::{Scheme, StoredWeight};
+use crate::{Part, Scheme, StoredWeight};
 
 /// Parameters, and the value that a code, a zero, a scale of 2 and a global scale of 4 stand for.
 struct Case {

@@ -198,10 +198,17 @@ fn grouped() -> Vec<Group> {
     };
     let int4 = format(GroupCode::Int4, DType::F16, 128);
     let int8 = format(GroupCode::Int8, DType::F16, 128);
+    let reordered = Grouped {
+        order: true,
+        ..int4
+    };
     let mxfp4 = format(GroupCode::E2M1, DType::F8E8M0, 32);
     let nvfp4 = format(GroupCode::E2M1, DType::F8E4M3, 16);
     let kinds: [(&'static str, &[(&str, Grouped)]); 5] = [
-        ("GPTQ", &[("4 bits", int4), ("8 bits", int8)]),
+        (
+            "GPTQ",
+            &[("4 bits", int4), ("8 bits", int8), ("act-order", reordered)],
+        ),
         ("AWQ", &[("4 bits, GEMM", int4)]),
         (
             "compressed-tensors",

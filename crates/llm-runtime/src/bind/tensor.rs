@@ -5,7 +5,7 @@ use llm_checkpoint::{Layout, TensorInfo};
 use llm_plan::{Order, StoredTensor, is_final};
 use llm_quant::Scheme;
 
-use crate::packed::Packing;
+use crate::packed::packing::Packing;
 
 /// A slot with the checkpoint's tensor for it.
 #[derive(Debug, Clone, Copy)]

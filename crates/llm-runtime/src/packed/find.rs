@@ -10,7 +10,7 @@ use llm_tensor::DType;
 
 use super::ints::{Axis, Lanes, PackedInts};
 use super::module::{Module, reshaped};
-use super::{Packing, PartSource};
+use super::packing::{Packing, PartSource};
 use crate::Result;
 use crate::published::{Gptq, Published};
 

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{Keys, Parsed, form};
+use super::keys::{Keys, Parsed};
+use super::schemes;
 use llm_quant::Scheme;
 
 /// Facts about matrices of compressed-tensors that their tensors do not tell.
@@ -56,7 +57,7 @@ impl Compressed {
             if let Some(weights) = keys.get("weights").and_then(Value::as_object) {
                 let weights = Keys(weights);
                 found.block_size = weights_of(weights)?.or(found.block_size);
-                found.scheme = form::of_weights(weights).filter(|_| groups.len() == 1);
+                found.scheme = schemes::of_weights(weights).filter(|_| groups.len() == 1);
             }
             if let Some(activations) = keys.get("input_activations") {
                 let kind = activations.get("type").and_then(Value::as_str);

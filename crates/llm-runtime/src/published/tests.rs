@@ -33,7 +33,7 @@ fn configurations_say_how_tensors_are_read() {
         ),
         (
             r#"{"quant_method": "modelopt", "quant_algo": "NVFP4"}"#,
-            Published::ModelOpt(Some(Scheme::Grouped(form::NVFP4))),
+            Published::ModelOpt(Some(Scheme::Grouped(NVFP4))),
         ),
         (
             r#"{"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}"#,
@@ -46,7 +46,7 @@ fn configurations_say_how_tensors_are_read() {
             Published::Compressed(Compressed {
                 scheme: Some(Scheme::Fp8(llm_quant::Fp8 {
                     block: [128, 128],
-                    ..form::FP8
+                    ..FP8
                 })),
                 block_size: Some([128, 128]),
                 activations: Some("input_activations: float 8".to_owned()),
