@@ -19,6 +19,7 @@ pub mod costs;
 mod driver;
 mod error;
 mod event;
+mod formats;
 mod kv_pool;
 mod launch;
 mod loaded;

@@ -10,7 +10,7 @@ mod general;
 mod kv;
 mod linear;
 mod norm;
-pub(crate) mod packed;
+mod packed;
 mod quantize;
 mod rotary;
 mod routing;

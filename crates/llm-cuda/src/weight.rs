@@ -8,8 +8,8 @@ use llm_quant::{Part, Scheme, StoredWeight};
 use llm_tensor::{DType, HostBytes};
 
 use crate::card::Card;
+use crate::formats;
 use crate::memory::{Memory, Span};
-use crate::ops::packed;
 
 /// A weight, its parts in memory of their own or in a place; each is as long as the scheme has it.
 #[derive(Debug)]
@@ -146,6 +146,8 @@ pub fn computes_with(scheme: Scheme, cols: usize) -> bool {
     match scheme {
         Scheme::Dense(dtype) | Scheme::Int8PerUse(dtype, _) => dtype.is_weight(),
         Scheme::Int8(_) | Scheme::FourBit(_) => true,
-        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => packed::is_supported(scheme, cols),
+        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
+            formats::is_supported(scheme, cols)
+        }
     }
 }

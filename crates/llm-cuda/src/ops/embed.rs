@@ -4,7 +4,7 @@ use llm_backend::{Output, Result};
 use llm_quant::{Part, Scheme};
 
 use super::general::element;
-use super::packed::{self, PackedKernels};
+use super::packed;
 use crate::module::{Kernel, kernel};
 use crate::{Buffer, CudaQueue, CudaWeight, Index};
 
@@ -51,7 +51,7 @@ pub(super) fn embed(
             (launch.bits(format.block_size.get().ilog2()), columns)
         }
         Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
-            let kernels = PackedKernels::of(table).expect("such weights alone are loaded");
+            let kernels = packed::kernels(table).expect("such weights alone are loaded");
             let launch = packed::told(queue.launch(kernels.embed), table);
             let launch = launch
                 .pointer(ids.first(n))

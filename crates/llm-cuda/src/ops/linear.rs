@@ -9,7 +9,7 @@ use llm_tensor::{DType, WorkspaceShape};
 
 use super::gemm::{Many, code_areas};
 use super::general::{self, NumRows, element};
-use super::packed::PackedKernels;
+use super::packed;
 use crate::choose::{self, CardShape, FourBitKind, FourBitLaunch, Product, RowsLaunch, Sharing};
 use crate::memory::{Span, bytes_of};
 use crate::module::{Kernel, kernel};
@@ -90,8 +90,8 @@ impl Family {
             let border = bias.dense().size() as u64;
             bias.part(Part::Weight).is_aligned(border)
         });
-        if let Some(kernels) = PackedKernels::of(weight) {
-            let is_any = !bias_lies || rows < 4 || !kernels.takes(weight);
+        if let Some(kernels) = packed::kernels(weight) {
+            let is_any = !bias_lies || rows < 4 || !packed::takes(kernels, weight);
             let scheme = weight.scheme();
             return Some(Family::Packed { scheme, is_any });
         }
@@ -231,7 +231,7 @@ impl Few<'_> {
                 }
             }
             Some(Family::Packed { is_any, .. }) => {
-                let kernels = PackedKernels::of(self.parts[0].weight);
+                let kernels = packed::kernels(self.parts[0].weight);
                 let kernels = kernels.expect("a packed weight has kernels");
                 let launch = choose::packed(card, self.product, is_any);
                 let kernel = match is_any {

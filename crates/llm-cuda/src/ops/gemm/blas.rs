@@ -12,7 +12,7 @@ use crate::driver::Gemm;
 use crate::memory::{Span, bytes_of};
 use crate::module::kernel;
 use crate::ops::general::element;
-use crate::ops::packed::{self, PackedKernels};
+use crate::ops::packed;
 use crate::{Compute, Cuda, workspace};
 
 /// Form in which cuBLAS gets the factors.
@@ -235,7 +235,7 @@ impl ByBlas<'_> {
     /// Values of the weight from a row on, as two bf16 parts one after the other.
     fn decode(&self, row: usize, n_values: usize, values: Span<'_>) -> Result<()> {
         let (queue, weight) = (self.many.queue, self.part.weight);
-        let (launch, of_block) = match PackedKernels::of(weight) {
+        let (launch, of_block) = match packed::kernels(weight) {
             Some(kernels) => {
                 let launch = packed::told(queue.launch(kernels.parts), weight);
                 (launch.int(weight.cols()).int(row), 1024)

@@ -6,7 +6,7 @@ use llm_tensor::DType;
 
 use crate::module::{Kernel, kernel};
 use crate::ops::general::element;
-use crate::ops::packed::PackedKernels;
+use crate::ops::packed;
 use crate::{Compute, Cuda};
 
 /// Kernels for a weight.
@@ -103,7 +103,8 @@ impl Tiles {
                 (fits && scb.is_aligned(4)).then_some(Tiles::Int8 { tiled })
             }
             Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
-                let kernels = PackedKernels::of(weight).filter(|kernels| kernels.takes(weight));
+                let kernels =
+                    packed::kernels(weight).filter(|&kernels| packed::takes(kernels, weight));
                 kernels.map(|kernels| Tiles::Packed(kernels.tile))
             }
             Scheme::Int8PerUse(..) => None,
