@@ -237,10 +237,10 @@ fn files_do_not_lead_in_a_circle() {
 #[test]
 fn this_program_is_limited_as_a_whole() {
     let tree = Tree::new();
-    for name in ["a", "b", "c", "d", "e"] {
+    for name in ["a", "b", "c", "d", "e", "f"] {
         tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(800));
     }
-    tree.write("xtask/src/f.rs", &"\n".repeat(601));
+    tree.write("xtask/src/g.rs", "\n");
     let says = "xtask:1: 4801 lines without tests, 4800 are allowed in all";
     assert_eq!(tree.problems(), [says]);
 }
