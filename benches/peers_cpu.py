@@ -106,7 +106,9 @@ import ctypes, json, sys, time
 model_path, n_threads, n_tokens, n_prompt = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 import llama_cpp as lib
 begin = time.perf_counter()
-lib.llama_log_set(lib.llama_log_callback(lambda *_: None), None)
+# Kept, as the library calls it to its end.
+quiet = lib.llama_log_callback(lambda *_: None)
+lib.llama_log_set(quiet, None)
 lib.llama_backend_init()
 model = lib.llama_load_model_from_file(model_path.encode(), lib.llama_model_default_params())
 params = lib.llama_context_default_params()
@@ -195,7 +197,8 @@ def output(command):
     """The last line of what a command prints, as JSON."""
     found = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if found.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command[:3]))} failed:\n{found.stderr[-3000:]}")
+        shown = " ".join(str(part) for part in command if "\n" not in str(part))
+        sys.exit(f"{shown} ended with {found.returncode}:\n{found.stderr[-3000:]}")
     return json.loads(found.stdout.strip().splitlines()[-1])
 
 
