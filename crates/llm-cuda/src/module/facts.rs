@@ -34,10 +34,10 @@ impl Kernel {
 
 /// A kernel, or an array of kernels, looked up by name when this crate is compiled.
 macro_rules! kernel {
-    ($name:literal) => {
+    ($name:expr) => {
         const { $crate::module::Kernel::named($name) }
     };
-    ($($name:literal),+ $(,)?) => {
+    ($($name:expr),+ $(,)?) => {
         const { [$($crate::module::Kernel::named($name)),+] }
     };
 }
