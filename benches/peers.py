@@ -31,6 +31,7 @@ import tempfile
 import peers_gpu
 from limits import Limits
 from peers_cpu import cpu
+from processes import forget, output
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target"
@@ -150,14 +151,6 @@ def run(command, **kwargs):
     return subprocess.run([str(part) for part in command], check=True, **kwargs)
 
 
-def output(command):
-    """The last line of what a command prints, as JSON."""
-    found = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if found.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command[:3]))} failed:\n{found.stderr[-3000:]}")
-    return json.loads(found.stdout.strip().splitlines()[-1])
-
-
 def prepare():
     run(["cargo", "build", "--release", "--quiet", "-p", "llm-run"], cwd=ROOT)
     if not PYTHON.exists():
@@ -210,14 +203,6 @@ def speed(args):
                   f"| {at_load['peak'] / their['peak']:.2f} | {our['decode']:.1f} | {our['decode'] / their['decode']:.1f} |")
             print(f"| {name}: transformers | {their['load']:.2f} | | {their['peak'] / 1e9:.2f} | | {their['decode']:.1f} | |",
                   flush=True)
-
-
-def forget(model):
-    """Has the kernel drop what it has of the files, so that both sides begin at the disk."""
-    run(["sync"])
-    for path in sorted(model.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def offload(args):

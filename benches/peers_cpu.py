@@ -10,8 +10,9 @@ import pathlib
 import platform
 import statistics
 import subprocess
-import sys
 import time
+
+from processes import forget, output
 
 PACKAGES = ["cmake", "ninja", "llama-cpp-python==0.3.*", "gguf", "numpy"]
 SHAPES = {
@@ -193,15 +194,6 @@ class Sides:
         return output([self.python, "-c", script, model, self.n_threads, n_tokens, n_prompt])
 
 
-def output(command):
-    """The last line of what a command prints, as JSON."""
-    found = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if found.returncode != 0:
-        shown = " ".join(str(part) for part in command if "\n" not in str(part))
-        sys.exit(f"{shown} ended with {found.returncode}:\n{found.stderr[-3000:]}")
-    return json.loads(found.stdout.strip().splitlines()[-1])
-
-
 def make(python, root, folder, shape):
     """The model's folder with its GGUFs."""
     tokenizer = root / "models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -226,14 +218,6 @@ def medians(rounds, runs, key):
         for name in list(runs)[:: 1 if i % 2 == 0 else -1]:
             found[name].append(runs[name]()[key])
     return {name: statistics.median(values) for name, values in found.items()}
-
-
-def forget(path):
-    """Has the kernel drop what it has of a file or a folder's files."""
-    subprocess.run(["sync"], check=True)
-    for file in [path] if path.is_file() else path.glob("*.safetensors"):
-        with open(file, "rb") as opened:
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def row(what, ours, others, least, digits=1):
