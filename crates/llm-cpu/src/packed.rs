@@ -9,6 +9,7 @@ mod ggml;
 mod grouped;
 mod matvec;
 mod panel;
+mod scale;
 
 use std::ops::Range;
 
@@ -150,6 +151,10 @@ pub(crate) trait Sink<S: Simd> {
 
 /// Columns that are decoded of one row before another: a multiple of every step.
 pub(crate) const PIECE: usize = 256;
+/// Codes themselves, as a table of what they stand for.
+const LINEAR: [f32; 16] = [
+    0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
+];
 
 #[cfg(test)]
 mod tests;

@@ -50,7 +50,35 @@ pub enum GlobalScale {
     Divisor,
 }
 
+impl GroupCode {
+    /// Whole numbers of 4 or of 8 bits.
+    pub const fn of_bits(bits: u64) -> Self {
+        match bits {
+            4 => GroupCode::Int4,
+            _ => GroupCode::Int8,
+        }
+    }
+}
+
 impl Grouped {
+    /// NVFP4, whose one scale is multiplied with those of its groups.
+    pub const NVFP4: Grouped = Grouped {
+        code: GroupCode::E2M1,
+        scale: DType::F8E4M3,
+        group: NonZeroU64::new(16),
+        zeros: false,
+        global: Some(GlobalScale::Factor),
+        order: false,
+    };
+
+    /// MXFP4, of the Open Compute Project's Microscaling formats.
+    pub const MXFP4: Grouped = Grouped {
+        scale: DType::F8E8M0,
+        group: NonZeroU64::new(32),
+        global: None,
+        ..Self::NVFP4
+    };
+
     /// Groups of a row of `cols`.
     pub fn n_groups(self, cols: u64) -> u64 {
         self.group

@@ -4,7 +4,7 @@
 use std::num::NonZeroU64;
 
 use llm_checkpoint::Checkpoint;
-use llm_quant::Scheme;
+use llm_quant::{Grouped, Scheme};
 use serde_json::{Map, Value};
 
 use crate::scaled::Float8;
@@ -16,7 +16,7 @@ mod schemes;
 
 pub(crate) use self::compressed::Compressed;
 use self::keys::{Keys, Parsed};
-use self::schemes::{FP8, NVFP4};
+use self::schemes::FP8;
 
 /// A format of published checkpoints.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,7 +117,7 @@ fn modelopt(keys: Keys<'_>) -> Parsed<Published> {
     ])?;
     let algorithms = ["NVFP4", "FP8", "MIXED_PRECISION"];
     let scheme = match keys.one_of("quant_algo", &algorithms)? {
-        Some("NVFP4") => Some(Scheme::Grouped(NVFP4)),
+        Some("NVFP4") => Some(Scheme::Grouped(Grouped::NVFP4)),
         Some("FP8") => Some(Scheme::Fp8(FP8)),
         Some(_) | None => None,
     };

@@ -5,6 +5,7 @@ use std::ops::Range;
 use llm_quant::{Fp8, Part};
 use llm_tensor::{DType, le_bytes_to_f32};
 
+use super::scale::number_at;
 use super::{PackedView, RowDecoder, Sink, Visitor};
 use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES, Order};
 
@@ -104,7 +105,10 @@ impl<'a, N: Number> Numbers<'a, N> {
             codes: weight.elements,
             cols: weight.cols,
             scales: weight.stored.part(Part::Scales),
-            scale: format.scale,
+            scale: match format.scale {
+                DType::U8 => DType::F8E8M0,
+                other => other,
+            },
             block: [
                 height.min(weight.rows as u64) as usize,
                 width.min(weight.cols as u64) as usize,
@@ -114,20 +118,8 @@ impl<'a, N: Number> Numbers<'a, N> {
 
     /// A scale, counted row by row.
     #[inline(always)]
-    fn scale(&self, i: usize) -> f32 {
-        let at = |n: usize| &self.scales[i * n..][..n];
-        match self.scale {
-            DType::F32 => {
-                let bytes = at(4);
-                f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-            }
-            DType::BF16 => {
-                let bytes = at(2);
-                f32::from_le_bytes([0, 0, bytes[0], bytes[1]])
-            }
-            DType::U8 => of_any(DType::F8E8M0, at(1)),
-            other => of_any(other, at(other.size())),
-        }
+    fn scale<S: FourBit>(&self, simd: S, i: usize) -> f32 {
+        number_at(simd, self.scale, self.scales, i)
     }
 
     /// `LANES` numbers of a row from a column on, with zeros from column `end` on.
@@ -193,7 +185,7 @@ impl<N: Number> Numbers<'_, N> {
             let mut scales = [0.0; MAX_LANES];
             let n = S::LANES.min(columns.end - first);
             for (i, scale) in scales.iter_mut().take(n).enumerate() {
-                *scale = self.scale(row_scales + (first + i) / width);
+                *scale = self.scale(simd, row_scales + (first + i) / width);
             }
             let values = self.load(simd, row, first, columns.end);
             let values = simd.mul(values, simd.splat(N::FACTOR));
@@ -223,7 +215,7 @@ impl<N: Number> RowDecoder for Numbers<'_, N> {
         let mut block = first / width;
         while first < columns.end {
             let end = columns.end.min((block + 1) * width);
-            let scale = self.scale(row_scales + block);
+            let scale = self.scale(simd, row_scales + block);
             let factored = scale * N::FACTOR;
             if factored.is_infinite() && scale.is_finite() {
                 self.decode_lanes(simd, row, row_scales, first..end, sink);
@@ -233,11 +225,4 @@ impl<N: Number> RowDecoder for Numbers<'_, N> {
             (first, block) = (end, block + 1);
         }
     }
-}
-
-/// One number of any type.
-fn of_any(dtype: DType, bytes: &[u8]) -> f32 {
-    let mut value = [0.0];
-    le_bytes_to_f32(dtype, bytes, &mut value).expect("scales are numbers");
-    value[0]
 }

@@ -4,9 +4,10 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 
 use llm_quant::{E2M1, GlobalScale, GroupCode, Grouped, GroupedRows, Part};
-use llm_tensor::{DType, le_bytes_to_f32};
+use llm_tensor::DType;
 
-use super::{PIECE, PackedView, RowDecoder, Sink, Visitor};
+use super::scale::{number_at, power};
+use super::{LINEAR, PIECE, PackedView, RowDecoder, Sink, Visitor};
 use crate::simd::{E4M3_FACTOR, FourBit, MAX_LANES, Order};
 
 /// True if the scales are computed with.
@@ -26,7 +27,7 @@ pub(super) fn visit<S: FourBit>(weight: PackedView<'_>, format: Grouped, visitor
     }
     let groups = Groups::new(weight, format);
     match format.code {
-        GroupCode::E2M1 if Mxfp4::is(format) => visitor.visit(Mxfp4(groups)),
+        GroupCode::E2M1 if format == Grouped::MXFP4 => visitor.visit(Mxfp4(groups)),
         GroupCode::Int4 | GroupCode::E2M1 => visitor.visit(Nibbles(groups)),
         GroupCode::Int8 => visitor.visit(Bytes(groups)),
     }
@@ -90,15 +91,8 @@ impl<'a> Groups<'a> {
     /// The scale of a group.
     #[inline(always)]
     fn scale<S: FourBit>(&self, simd: S, row: usize, group: usize) -> f32 {
-        let size = self.format.scale.size();
-        let bytes = &self.scales[(row * self.n_groups + group) * size..][..size];
-        let scale = match (self.format.scale, bytes) {
-            (DType::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
-            (DType::BF16, &[low, high]) => f32::from_le_bytes([0, 0, low, high]),
-            (DType::F16, bits) => simd.f16_at(bits, 0),
-            (DType::F8E8M0, &[exponent]) => power(exponent),
-            (other, bytes) => of_any(other, bytes),
-        };
+        let i = row * self.n_groups + group;
+        let scale = number_at(simd, self.format.scale, self.scales, i);
         match self.format.global {
             None => scale,
             Some(GlobalScale::Factor) => scale * self.global,
@@ -252,13 +246,6 @@ struct Mxfp4<'a>(Groups<'a>);
 
 impl Mxfp4<'_> {
     const GROUP: usize = 32;
-
-    fn is(format: Grouped) -> bool {
-        let group = format.group.map(NonZeroU64::get);
-        format.scale == DType::F8E8M0
-            && group == Some(Self::GROUP as u64)
-            && format.global.is_none()
-    }
 }
 
 impl RowDecoder for Mxfp4<'_> {
@@ -411,28 +398,7 @@ impl RowDecoder for Plain<'_> {
     }
 }
 
-/// The power of two of an exponent of E8M0.
-#[inline(always)]
-fn power(exponent: u8) -> f32 {
-    f32::from_bits(match exponent {
-        0 => 0x0040_0000,
-        255 => 0x7fc0_0000,
-        _ => u32::from(exponent) << 23,
-    })
-}
-
-/// One number of any type.
-fn of_any(dtype: DType, bytes: &[u8]) -> f32 {
-    let mut value = [0.0];
-    le_bytes_to_f32(dtype, bytes, &mut value).expect("scales are numbers");
-    value[0]
-}
-
 /// Columns that are decoded together.
 const STEP: usize = 2 * MAX_LANES;
 /// Groups whose scales are looked up together: those of a piece of the shortest groups.
 const GROUPS: usize = PIECE / MAX_LANES;
-/// Codes themselves.
-const LINEAR: [f32; 16] = [
-    0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
-];

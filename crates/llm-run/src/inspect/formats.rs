@@ -188,22 +188,20 @@ fn fp8() -> Group {
 
 /// Codes with a scale for each group of a row's elements, each with the names of those who write them.
 fn grouped() -> Vec<Group> {
-    let format = |code, scale, group| Grouped {
+    let format = |code| Grouped {
         code,
-        scale,
-        group: NonZeroU64::new(group),
+        scale: DType::F16,
+        group: NonZeroU64::new(128),
         zeros: false,
         global: None,
         order: false,
     };
-    let int4 = format(GroupCode::Int4, DType::F16, 128);
-    let int8 = format(GroupCode::Int8, DType::F16, 128);
+    let [int4, int8] = [GroupCode::Int4, GroupCode::Int8].map(format);
     let reordered = Grouped {
         order: true,
         ..int4
     };
-    let mxfp4 = format(GroupCode::E2M1, DType::F8E8M0, 32);
-    let nvfp4 = format(GroupCode::E2M1, DType::F8E4M3, 16);
+    let (mxfp4, nvfp4) = (Grouped::MXFP4, Grouped::NVFP4);
     let kinds: [(&'static str, &[(&str, Grouped)]); 5] = [
         (
             "GPTQ",

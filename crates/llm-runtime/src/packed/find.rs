@@ -134,7 +134,7 @@ impl<'a> Module<'a> {
             true => ints(4),
             false => ints(8),
         };
-        let code = code_of(ints.bits);
+        let code = GroupCode::of_bits(ints.bits.into());
         let (scales, scale, group) = self.scales(&FLOATS)?;
         let n_groups = group.map_or(1, |group| cols / group.get());
         let zeros = match self.get("weight_zero_point") {
@@ -217,12 +217,8 @@ impl<'a> Module<'a> {
         let all = self.need(global)?;
         self.check(all, &[DType::F32], &[&[], &[1]])?;
         let format = Grouped {
-            code: GroupCode::E2M1,
-            scale: DType::F8E4M3,
-            group: NonZeroU64::new(16),
-            zeros: false,
             global: Some(how),
-            order: false,
+            ..Grouped::NVFP4
         };
         let as_is = |tensor: &TensorInfo| Some(PartSource::AsIs(tensor.clone()));
         let parts = [as_is(codes), as_is(scales), None, as_is(all), None];
@@ -239,7 +235,7 @@ impl<'a> Module<'a> {
         self.check(scales, &dtypes, &[&[rows, cols.div_ceil(32)]])?;
         let as_is = |tensor: &TensorInfo| Some(PartSource::AsIs(tensor.clone()));
         let parts = [as_is(codes), as_is(scales), None, None, None];
-        self.found("weight_packed", MXFP4, parts)
+        self.found("weight_packed", Grouped::MXFP4, parts)
     }
 
     /// MXFP4 as gpt-oss has it: the experts of a layer in one, `[experts, rows, groups, 16]`.
@@ -265,7 +261,7 @@ impl<'a> Module<'a> {
         };
         let as_is = |tensor: &TensorInfo| Some(PartSource::AsIs(tensor.clone()));
         let parts = [as_is(&codes), as_is(&scales), None, None, None];
-        let found = self.found("_blocks", MXFP4, parts)?;
+        let found = self.found("_blocks", Grouped::MXFP4, parts)?;
         Ok(Some(Found {
             codes,
             is_whole: false,
@@ -333,7 +329,7 @@ impl<'a> Module<'a> {
         order: Option<PartSource>,
     ) -> Result<Found> {
         let format = Grouped {
-            code: code_of(codes.bits),
+            code: GroupCode::of_bits(codes.bits.into()),
             scale,
             group,
             zeros: true,
@@ -446,22 +442,6 @@ impl<'a> Module<'a> {
         })
     }
 }
-
-fn code_of(bits: u32) -> GroupCode {
-    match bits {
-        4 => GroupCode::Int4,
-        _ => GroupCode::Int8,
-    }
-}
-
-const MXFP4: Grouped = Grouped {
-    code: GroupCode::E2M1,
-    scale: DType::F8E8M0,
-    group: NonZeroU64::new(32),
-    zeros: false,
-    global: None,
-    order: false,
-};
 
 /// Types of scales.
 const FLOATS: [DType; 3] = [DType::F16, DType::BF16, DType::F32];

@@ -6,7 +6,7 @@ use llm_quant::{Fp8, GroupCode, Grouped, Scheme};
 use serde_json::{Map, Value};
 
 use super::Published;
-use super::schemes::{FP8, INT4, MXFP4};
+use super::schemes::{FP8, INT4};
 
 /// Form that a configuration gives matrices, in a format of published checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,17 +34,14 @@ impl PublishedForm {
                 block: float8.block_size.unwrap_or(FP8.block),
                 ..FP8
             })),
-            Published::Mxfp4 => StoredTensor::in_order(Scheme::Grouped(MXFP4)),
+            Published::Mxfp4 => StoredTensor::in_order(Scheme::Grouped(Grouped::MXFP4)),
             Published::ModelOpt(scheme) => StoredTensor::in_order((*scheme)?),
             Published::Compressed(compressed) => match compressed.scheme? {
                 Scheme::Grouped(format) if format.zeros => words(format),
                 scheme => StoredTensor::in_order(scheme),
             },
             Published::Gptq(gptq) => words(Grouped {
-                code: match gptq.bits {
-                    4 => GroupCode::Int4,
-                    _ => GroupCode::Int8,
-                },
+                code: GroupCode::of_bits(gptq.bits.into()),
                 zeros: true,
                 group: gptq.group_size,
                 order: gptq.desc_act && gptq.group_size.is_some(),

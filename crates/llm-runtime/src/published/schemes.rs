@@ -22,38 +22,19 @@ pub(super) fn of_weights(weights: Keys<'_>) -> Option<Scheme> {
             block: side(0).zip(side(1)).map_or(FP8.block, <[u64; 2]>::from),
             ..FP8
         }),
-        (true, _) if group == MXFP4.group => Scheme::Grouped(MXFP4),
+        (true, _) if group == Grouped::MXFP4.group => Scheme::Grouped(Grouped::MXFP4),
         (true, _) => Scheme::Grouped(Grouped {
             global: Some(GlobalScale::Divisor),
-            ..NVFP4
+            ..Grouped::NVFP4
         }),
         (false, bits) => Scheme::Grouped(Grouped {
-            code: match bits {
-                4 => GroupCode::Int4,
-                _ => GroupCode::Int8,
-            },
+            code: GroupCode::of_bits(bits),
             group,
             zeros: !is_symmetric,
             ..INT4
         }),
     })
 }
-
-pub(super) const NVFP4: Grouped = Grouped {
-    code: GroupCode::E2M1,
-    scale: DType::F8E4M3,
-    group: NonZeroU64::new(16),
-    zeros: false,
-    global: Some(GlobalScale::Factor),
-    order: false,
-};
-
-pub(super) const MXFP4: Grouped = Grouped {
-    scale: DType::F8E8M0,
-    group: NonZeroU64::new(32),
-    global: None,
-    ..NVFP4
-};
 
 /// With scales of 16 bits, as most have them.
 pub(super) const INT4: Grouped = Grouped {

@@ -33,7 +33,7 @@ fn configurations_say_how_tensors_are_read() {
         ),
         (
             r#"{"quant_method": "modelopt", "quant_algo": "NVFP4"}"#,
-            Published::ModelOpt(Some(Scheme::Grouped(NVFP4))),
+            Published::ModelOpt(Some(Scheme::Grouped(Grouped::NVFP4))),
         ),
         (
             r#"{"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}"#,

@@ -1,6 +1,7 @@
 //! Codes of four bits, looked up in a table that has the scale in it: low nibbles first, then high ones.
 
 use super::{Block, Sink};
+use crate::packed::LINEAR;
 use crate::simd::FourBit;
 
 /// Gives `sink` the values of bytes from `at` on: those of `N` low nibbles from the first table, those of the high ones, `N`
@@ -208,10 +209,6 @@ impl Block for Iq4Xs {
     }
 }
 
-/// Codes themselves.
-const LINEAR: [f32; 16] = [
-    0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
-];
 /// Codes less 8.
 const CENTRED: [f32; 16] = [
     -8., -7., -6., -5., -4., -3., -2., -1., 0., 1., 2., 3., 4., 5., 6., 7.,

@@ -38,26 +38,38 @@ impl NeonDot {
     }
 }
 
+/// What does not depend on how bytes are multiplied: 16 codes a register, four sums.
+macro_rules! of_registers {
+    () => {
+        type Codes = int8x16_t;
+        type Sums = int32x4_t;
+        const STEP: usize = 16;
+        const CODE_BYTES: usize = 1;
+        const OFFSET: i32 = 0;
+        const TILE_TOKENS: usize = 3;
+
+        by_token! {
+            fn zero() -> int32x4_t = vdupq_n_s32(0);
+            fn reduce(sums: int32x4_t) -> i32 = vaddvq_s32(sums);
+        }
+
+        by_promise! {
+            fn weights(src: *const u8) -> int8x16_t = vld1q_s8(src.cast());
+            fn activations(src: *const i8) -> int8x16_t = vld1q_s8(src);
+            fn load(src: *const u8) -> int8x16_t = vld1q_s8(src.cast());
+            fn store(dst: *mut u8, codes: int8x16_t) = vst1q_s8(dst.cast(), codes);
+        }
+
+        #[inline(always)]
+        fn reduce_8(self, sums: [int32x4_t; 8]) -> [i32; 8] {
+            sums.map(|sums| self.reduce(sums))
+        }
+    };
+}
+
 /// Products of bytes have 16 bits, and pairs of them are added to 32.
 impl IntSimd for Neon {
-    type Codes = int8x16_t;
-    type Sums = int32x4_t;
-    const STEP: usize = 16;
-    const CODE_BYTES: usize = 1;
-    const OFFSET: i32 = 0;
-    const TILE_TOKENS: usize = 3;
-
-    by_token! {
-        fn zero() -> int32x4_t = vdupq_n_s32(0);
-        fn reduce(sums: int32x4_t) -> i32 = vaddvq_s32(sums);
-    }
-
-    by_promise! {
-        fn weights(src: *const u8) -> int8x16_t = vld1q_s8(src.cast());
-        fn activations(src: *const i8) -> int8x16_t = vld1q_s8(src);
-        fn load(src: *const u8) -> int8x16_t = vld1q_s8(src.cast());
-        fn store(dst: *mut u8, codes: int8x16_t) = vst1q_s8(dst.cast(), codes);
-    }
+    of_registers!();
 
     #[inline(always)]
     fn multiply_add(self, w: int8x16_t, x: int8x16_t, sums: int32x4_t) -> int32x4_t {
@@ -69,11 +81,6 @@ impl IntSimd for Neon {
     }
 
     #[inline(always)]
-    fn reduce_8(self, sums: [int32x4_t; 8]) -> [i32; 8] {
-        sums.map(|sums| self.reduce(sums))
-    }
-
-    #[inline(always)]
     fn prefetch(self, address: *const u8) {
         Simd::prefetch(self, address);
     }
@@ -81,24 +88,7 @@ impl IntSimd for Neon {
 
 /// Four products of bytes at a time are added to each lane.
 impl IntSimd for NeonDot {
-    type Codes = int8x16_t;
-    type Sums = int32x4_t;
-    const STEP: usize = 16;
-    const CODE_BYTES: usize = 1;
-    const OFFSET: i32 = 0;
-    const TILE_TOKENS: usize = 3;
-
-    by_token! {
-        fn zero() -> int32x4_t = vdupq_n_s32(0);
-        fn reduce(sums: int32x4_t) -> i32 = vaddvq_s32(sums);
-    }
-
-    by_promise! {
-        fn weights(src: *const u8) -> int8x16_t = vld1q_s8(src.cast());
-        fn activations(src: *const i8) -> int8x16_t = vld1q_s8(src);
-        fn load(src: *const u8) -> int8x16_t = vld1q_s8(src.cast());
-        fn store(dst: *mut u8, codes: int8x16_t) = vst1q_s8(dst.cast(), codes);
-    }
+    of_registers!();
 
     #[inline(always)]
     fn multiply_add(self, w: int8x16_t, x: int8x16_t, mut sums: int32x4_t) -> int32x4_t {
@@ -115,11 +105,6 @@ impl IntSimd for NeonDot {
             );
         }
         sums
-    }
-
-    #[inline(always)]
-    fn reduce_8(self, sums: [int32x4_t; 8]) -> [i32; 8] {
-        sums.map(|sums| self.reduce(sums))
     }
 
     #[inline(always)]
