@@ -159,7 +159,7 @@ impl Request<'_> {
             Offload::Compute => return vec![on_cpu],
             Offload::Fastest { .. } if self.budgets.gpus.is_empty() => return vec![streamed],
             Offload::Fastest { only, .. } => match only {
-                None if weights.has_encoder() => {
+                None if weights.has_encoder => {
                     vec![streamed, usual(Rest::PromptStreamed), on_cpu]
                 }
                 None => vec![streamed, on_cpu],

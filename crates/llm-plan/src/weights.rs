@@ -1,6 +1,6 @@
 //! Memory of each unit's weights.
 
-use llm_arch::{MlpSpec, Role, Side, Skeleton, Slot, Stored, Unit};
+use llm_arch::{MlpSpec, Role, Skeleton, Slot, Stored, Unit};
 use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
@@ -220,6 +220,8 @@ pub(crate) struct Weights {
     pub(crate) experts: Vec<Option<(usize, usize)>>,
     /// Elements of a row of the residual stream.
     pub(crate) hidden: usize,
+    /// True if some units read the prompt alone. Every unit's cost depends on it, so that it is not looked for among all.
+    pub(crate) has_encoder: bool,
 }
 
 impl Weights {
@@ -250,14 +252,9 @@ impl Weights {
             is_tied,
             experts: experts.collect(),
             hidden: spec.hidden,
+            has_encoder: spec.encoder.is_some(),
             units,
         }
-    }
-
-    /// True if some units read the prompt alone.
-    pub(crate) fn has_encoder(&self) -> bool {
-        let mut units = self.units.list().iter();
-        units.any(|unit| matches!(unit, Unit::Layer(Side::Encoder, _)))
     }
 
     /// Memory of the units' weights as a device computes with them.

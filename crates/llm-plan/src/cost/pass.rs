@@ -207,7 +207,7 @@ impl Work {
 fn is_of_every_row(unit: Unit, weights: &Weights) -> bool {
     match unit {
         Unit::Layer(Side::Encoder, _) => true,
-        Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => !weights.has_encoder(),
+        Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => !weights.has_encoder,
         Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => false,
     }
 }
