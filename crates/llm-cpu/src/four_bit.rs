@@ -12,7 +12,7 @@ use crate::simd::Order;
 
 pub(crate) use decode::Decode;
 pub(crate) use matvec::FourBitMatVec;
-pub(crate) use scales::{DoubleScales, PlainScales, Scales, WINDOW};
+pub(crate) use scales::{DoubleScales, PlainScales, Scales};
 
 /// A [`Weight4Bit`] whose bytes have been looked up: as many as it says.
 #[derive(Debug, Clone, Copy)]

@@ -10,26 +10,11 @@ pub(crate) trait Scales: Copy {
     /// When there is no such block.
     fn at(self, block: usize) -> f32;
 
-    /// Some scales that follow each other, as they are looked up one after the other.
-    type Window: Copy;
-    /// A window of none.
-    const EMPTY: Self::Window;
-
-    /// `n` scales from `block` on, at most [`WINDOW`].
-    ///
-    /// # Panics
-    /// When there are not so many.
-    fn window<S: FourBit>(self, simd: S, block: usize, n: usize) -> Self::Window;
-
-    /// `N` scales of a window from its `at`th on, each in as many lanes beside each other.
+    /// The scales of `N` blocks from `block` on, each in as many lanes beside each other.
     ///
     /// # Safety
-    /// The window was made of as many.
-    unsafe fn spread<S: FourBit, const N: usize>(
-        simd: S,
-        window: &Self::Window,
-        at: usize,
-    ) -> S::F32;
+    /// There are so many.
+    unsafe fn spread<S: FourBit, const N: usize>(self, simd: S, block: usize) -> S::F32;
 
     /// Asks for the scales of `block` and some that follow; there need not be such a block.
     fn prefetch<S: FourBit>(self, simd: S, block: usize);
@@ -51,23 +36,17 @@ impl Scales for PlainScales<'_> {
         f32_at(self.0, block)
     }
 
-    /// They are read where they lie.
-    type Window = *const f32;
-    const EMPTY: *const f32 = std::ptr::null();
-
     #[inline(always)]
-    fn window<S: FourBit>(self, _: S, block: usize, n: usize) -> *const f32 {
-        self.0[4 * block..][..4 * n].as_ptr().cast()
-    }
-
-    #[inline(always)]
-    unsafe fn spread<S: FourBit, const N: usize>(
-        simd: S,
-        window: &*const f32,
-        at: usize,
-    ) -> S::F32 {
+    unsafe fn spread<S: FourBit, const N: usize>(self, simd: S, block: usize) -> S::F32 {
+        debug_assert!((block + N) * 4 <= self.0.len());
         // SAFETY: as the caller promises.
-        simd.spread(unsafe { window.add(at).cast::<[f32; N]>().read_unaligned() })
+        simd.spread(unsafe {
+            self.0
+                .as_ptr()
+                .cast::<[f32; N]>()
+                .byte_add(4 * block)
+                .read_unaligned()
+        })
     }
 
     #[inline(always)]
@@ -105,46 +84,21 @@ impl Scales for DoubleScales<'_> {
         value * f32_at(self.absmax, block / NESTED_BLOCK) + self.offset
     }
 
-    /// Computed together, so that arithmetic of theirs takes nothing from that of the elements.
-    type Window = [f32; WINDOW];
-    const EMPTY: [f32; WINDOW] = [0.0; WINDOW];
-
     #[inline(always)]
-    fn window<S: FourBit>(self, simd: S, block: usize, n: usize) -> [f32; WINDOW] {
-        let mut scales = [0f32; WINDOW];
-        let groups = [block, block + n - 1].map(|block| block / NESTED_BLOCK);
-        let codes = self.codes[block..].first_chunk::<WINDOW>();
-        let (Some(codes), true) = (codes, groups[0] == groups[1]) else {
-            for (i, scale) in scales.iter_mut().enumerate().take(n) {
-                *scale = self.at(block + i);
+    unsafe fn spread<S: FourBit, const N: usize>(self, simd: S, block: usize) -> S::F32 {
+        debug_assert!(block + N <= self.codes.len());
+        let mut scales = [0f32; N];
+        for (i, scale) in scales.iter_mut().enumerate() {
+            // SAFETY: as the caller promises, and there is a scale for every group of codes.
+            unsafe {
+                let value = self.map[usize::from(*self.codes.get_unchecked(block + i))];
+                let group = (block + i) / NESTED_BLOCK;
+                let absmax = self.absmax.as_ptr().cast::<f32>().byte_add(4 * group);
+                // Two roundings, as the encoding means it.
+                *scale = value * absmax.read_unaligned() + self.offset;
             }
-            return scales;
-        };
-        // In words of two, lest they be gathered: that takes longer than to load them one by one.
-        let bits = |code: u8| u64::from(self.map[usize::from(code)].to_bits());
-        for (scales, codes) in scales.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
-            let [first, second] = *codes;
-            let pair = (bits(first) | bits(second) << 32).to_ne_bytes();
-            *scales = bytemuck::cast::<[u8; 8], [f32; 2]>(pair);
         }
-        let absmax = simd.splat(f32_at(self.absmax, groups[0]));
-        let offset = simd.splat(self.offset);
-        for at in (0..WINDOW).step_by(S::LANES) {
-            // Two roundings, as the encoding means it.
-            let scaled = simd.add(simd.mul(simd.get(&scales, at), absmax), offset);
-            simd.put(&mut scales, at, scaled);
-        }
-        scales
-    }
-
-    #[inline(always)]
-    unsafe fn spread<S: FourBit, const N: usize>(
-        simd: S,
-        window: &[f32; WINDOW],
-        at: usize,
-    ) -> S::F32 {
-        // SAFETY: as the caller promises, and a window has so many.
-        simd.spread(unsafe { window.as_ptr().add(at).cast::<[f32; N]>().read() })
+        simd.spread(scales)
     }
 
     #[inline(always)]
@@ -152,9 +106,6 @@ impl Scales for DoubleScales<'_> {
         simd.prefetch(self.codes.as_ptr().wrapping_add(block));
     }
 }
-
-/// The most scales of a window.
-pub(crate) const WINDOW: usize = 16;
 
 /// Element `i` of f32 at any alignment.
 #[inline(always)]

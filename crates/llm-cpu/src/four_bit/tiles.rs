@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::{FourBitView, Scales, WINDOW};
+use super::{FourBitView, Scales};
 use crate::matvec::FewRows;
 use crate::simd::{FourBit, MAX_LANES, words_read};
 
@@ -109,34 +109,24 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
         let mut ahead = row * weight.cols + (N * R * weight.cols).max(PREFETCH_ELEMENTS);
         // The last step, whole or not, is apart: what is read may reach beyond a step's own bytes.
         let last = (weight.cols - 1) / step * step;
-        let window_len = WINDOW << weight.block_bits;
-        for begin in (0..last).step_by(window_len) {
-            let end = last.min(begin + window_len);
-            let n_scales = (end - begin).div_ceil(weight.block_size());
-            let mut windows = [[C::EMPTY; R]; N];
-            for (i, window) in windows.as_flattened_mut().iter_mut().enumerate() {
-                let block = ((row + i) * weight.cols + begin) >> weight.block_bits;
-                *window = scales.window(simd, block, n_scales);
-            }
-            for at in (begin..end).step_by(step) {
-                for (n, (sums, windows)) in sums.iter_mut().zip(&windows).enumerate() {
-                    scales.prefetch(simd, ahead >> weight.block_bits);
-                    let mut codes = [weight.packed.as_ptr(); R];
-                    let mut step_scales = [simd.splat(0.0); R];
-                    for r in 0..R {
-                        simd.prefetch(weight.packed.as_ptr().wrapping_add(ahead / 2));
-                        ahead += step;
-                        let element = (row + n * R + r) * weight.cols + at;
-                        let scale = (at - begin) >> weight.block_bits;
-                        // SAFETY: the step lies within a row that lies within the weight, and within the window.
-                        unsafe {
-                            codes[r] = codes[r].add(element / 2);
-                            step_scales[r] = C::spread::<S, STEP_BLOCKS>(simd, &windows[r], scale);
-                        }
+        for at in (0..last).step_by(step) {
+            for (n, sums) in sums.iter_mut().enumerate() {
+                scales.prefetch(simd, ahead >> weight.block_bits);
+                let mut codes = [weight.packed.as_ptr(); R];
+                let mut step_scales = [simd.splat(0.0); R];
+                for r in 0..R {
+                    simd.prefetch(weight.packed.as_ptr().wrapping_add(ahead / 2));
+                    ahead += step;
+                    let element = (row + n * R + r) * weight.cols + at;
+                    // SAFETY: the step lies within a row that lies within the weight.
+                    unsafe {
+                        codes[r] = codes[r].add(element / 2);
+                        step_scales[r] =
+                            scales.spread::<S, STEP_BLOCKS>(simd, element >> weight.block_bits);
                     }
-                    // SAFETY: another step follows in each row; rows of x are whole steps long.
-                    unsafe { self.step(codes, step_scales, x.as_ptr().add(at), sums) };
                 }
+                // SAFETY: another step follows in each row; rows of x are whole steps long.
+                unsafe { self.step(codes, step_scales, x.as_ptr().add(at), sums) };
             }
         }
         for (r, sums) in sums.as_flattened_mut().iter_mut().enumerate() {
