@@ -256,7 +256,7 @@ fn a_token_brings_what_rests_outside_once() {
             let n_units = DeviceMap::on_one(case.model.spec(), RunOn::Gpu(0))
                 .iter()
                 .count();
-            let of_a_token = |map: &DeviceMap| {
+            let of_three_tokens = |map: &DeviceMap| {
                 let mut session = case.load(&cuda, map);
                 session.prefill(0, &PROMPT).unwrap();
                 let mut bytes = || {
@@ -264,26 +264,27 @@ fn a_token_brings_what_rests_outside_once() {
                     report().unwrap().bytes_to_device
                 };
                 let all: Vec<u64> = (0..6).map(|_| bytes()).collect();
-                (all[5] - all[2]) / 3
+                all[5] - all[2]
             };
-            let own = of_a_token(&DeviceMap::on_one(case.model.spec(), RunOn::Gpu(0)));
+            let own = of_three_tokens(&DeviceMap::on_one(case.model.spec(), RunOn::Gpu(0)));
             for home in ["cpu", "disk"] {
                 let plan = case.plan(&cuda, &layers_in(home, n_units));
                 let outside = |at: Placement| !at.is_resident();
                 let units = plan.estimate.units().iter();
                 let units = units.filter(|unit| outside(unit.placement));
-                let weights: u64 = units.map(|unit| unit.per_pass.get()).sum();
-                let brought = of_a_token(&plan.map) - own;
-                // From RAM with what lies between parts: nine tensors a layer. What is still read leaves a layer where it is.
-                let (least, padding) = match home {
-                    "cpu" => (weights, 3 * 9 * 256),
-                    _ => (weights / 2, 0),
+                let layers: Vec<u64> = units.map(|unit| unit.per_pass.get()).collect();
+                assert_eq!(layers, [layers[0]; 3]);
+                let (layer, weights) = (layers[0], 3 * 3 * layers[0]);
+                let brought = of_three_tokens(&plan.map) - own;
+                let range = match home {
+                    // With what lies between parts: nine tensors a layer.
+                    "cpu" => weights..=weights + 3 * 3 * 9 * 256,
+                    // How fast the file is read decides what lies in the two places when the count begins and ends: up to
+                    // two layers more. While one is still read, another stays where it is and is used again: with two
+                    // places for three layers in turn, of nine uses no order brings fewer than four.
+                    _ => 4 * layer..=weights + 2 * layer,
                 };
-                assert!(least <= brought, "{home}: {brought} of {weights}");
-                assert!(
-                    brought <= weights + padding,
-                    "{home}: {brought} of {weights}"
-                );
+                assert!(range.contains(&brought), "{home}: {brought} of {range:?}");
             }
         });
     });
@@ -313,7 +314,7 @@ fn deep(n_layers: usize) -> tempfile::TempDir {
 /// While a layer computes the next one comes: of equal costs nine tenths are hidden, from RAM, from disk, and from both.
 #[test]
 fn copies_hide_behind_kernels() {
-    const N_LAYERS: usize = 12;
+    const N_LAYERS: usize = 24;
     const LAUNCH: u64 = 1000;
     let run = |machine: Machine, home: &'static str| {
         machine.counts(false).races(false).inside(|| {
@@ -345,22 +346,16 @@ fn copies_hide_behind_kernels() {
                     report.timelines.first().cloned(),
                 )
             };
-            let steps: Vec<(u64, u64, _)> = (0..6).map(|_| step()).collect();
-            let [
-                (bytes, launches, before),
-                ..,
-                (all_bytes, all_launches, after),
-            ] = &*steps
-            else {
-                panic!("six steps")
-            };
-            match (before, after) {
-                (Some(before), Some(after)) => {
-                    let overlap = after.since(before).overlap();
-                    println!("overlap {overlap:.3}");
-                    assert!(overlap >= 0.9, "{home}: {overlap}");
-                }
-                _ => println!("cost {} {}", all_bytes - bytes, all_launches - launches),
+            let steps: Vec<(u64, u64, _)> = (0..10).map(|_| step()).collect();
+            let timelines: Option<Vec<_>> = steps.iter().map(|step| step.2.as_ref()).collect();
+            if let Some(timelines) = timelines {
+                let overlaps = timelines.windows(2);
+                let overlaps = overlaps.map(|pair| pair[1].since(pair[0]).overlap());
+                let mut overlaps: Vec<f64> = overlaps.collect();
+                overlaps.sort_by(f64::total_cmp);
+                // Files are read in the time of the machine that tests, which may stop a thread: the median step counts.
+                let median = overlaps[overlaps.len() / 2];
+                assert!(median >= 0.9, "{home}: {overlaps:?}");
             }
         })
     };
