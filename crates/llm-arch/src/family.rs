@@ -2,17 +2,30 @@
 
 mod block;
 mod bloom;
+mod cohere;
+mod ernie4_5;
+mod exaone4;
 mod falcon;
 mod gemma;
+mod glm;
 mod gpt2;
+mod gpt_bigcode;
 mod gpt_neox;
 mod gptj;
+mod granite;
 mod llama;
 mod mistral;
 mod mixtral;
+mod mpt;
+mod olmo;
 mod opt;
+mod phi;
 mod phi3;
 mod qwen;
+mod seed_oss;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 mod t5;
 mod text_half;
 mod written;
@@ -62,23 +75,40 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 17] = [
+const FAMILIES: [&Family; 34] = [
     &bloom::FAMILY,
+    &cohere::COHERE,
+    &cohere::COHERE2,
+    &ernie4_5::FAMILY,
+    &exaone4::FAMILY,
     &falcon::FAMILY,
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &glm::GLM,
+    &glm::GLM4,
     &gpt2::FAMILY,
+    &gpt_bigcode::FAMILY,
     &gpt_neox::FAMILY,
     &gptj::FAMILY,
+    &granite::FAMILY,
     &llama::FAMILY,
     &mistral::FAMILY,
     &mixtral::FAMILY,
+    &mpt::FAMILY,
+    &olmo::OLMO2,
+    &olmo::OLMO3,
+    &olmo::OLMOE,
     &opt::FAMILY,
+    &phi::FAMILY,
     &phi3::FAMILY,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &seed_oss::FAMILY,
+    &smollm3::FAMILY,
+    &stablelm::FAMILY,
+    &starcoder2::FAMILY,
     &t5::FAMILY,
 ];
 
