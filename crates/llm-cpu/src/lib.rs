@@ -38,6 +38,7 @@ mod queue;
 mod routes;
 mod share;
 mod simd;
+mod streams;
 mod tile;
 mod weight;
 mod workspace;
