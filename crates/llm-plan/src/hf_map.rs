@@ -187,7 +187,7 @@ impl HfMap {
 }
 
 /// Placements of units, given their homes: what no GPU holds is streamed to the one that computes what comes before it,
-/// or else after it.
+/// or else after it. A tied head computes where its table does.
 fn placements(weights: &Weights, homes: &[Home], rest: Rest) -> Vec<Placement> {
     let units = &weights.units;
     let gpu = |home: Home| match home {
@@ -229,6 +229,10 @@ fn placements(weights: &Weights, homes: &[Home], rest: Rest) -> Vec<Placement> {
         };
         placements[idx].run_on = run_on;
     }
+    if weights.is_tied {
+        let [table, head] = [Unit::Embedding, Unit::Head].map(|unit| units.idx(unit));
+        placements[head].run_on = placements[table].run_on;
+    }
     placements
 }
 
@@ -236,7 +240,7 @@ fn placements(weights: &Weights, homes: &[Home], rest: Rest) -> Vec<Placement> {
 /// tied head is counted with its table.
 fn of_cpu(weights: &Weights, homes: &[Home], division: Division) -> HashSet<usize> {
     let units = &weights.units;
-    let (table, head) = (units.idx(Unit::Embedding), units.idx(Unit::Head));
+    let head = units.idx(Unit::Head);
     let first = match division.in_ram {
         DividedPart::OnCpu => Home::Ram,
         DividedPart::Streamed => Home::Disk,
@@ -248,11 +252,7 @@ fn of_cpu(weights: &Weights, homes: &[Home], division: Division) -> HashSet<usiz
     let mut rest: Vec<usize> = units.in_order_of_computing().filter(is_counted).collect();
     rest.reverse();
     rest.sort_by_key(|&idx| homes[idx] != first);
-    let mut of_cpu: HashSet<usize> = rest.into_iter().take(division.n_on_cpu).collect();
-    if weights.is_tied && of_cpu.contains(&table) {
-        of_cpu.insert(head);
-    }
-    of_cpu
+    rest.into_iter().take(division.n_on_cpu).collect()
 }
 
 /// A name and every module around it, the last being the whole model.
