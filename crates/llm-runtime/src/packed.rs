@@ -25,6 +25,7 @@ use llm_tensor::{AlignedBuf, DType, HostBytes};
 use rayon::prelude::*;
 
 pub(crate) use self::find::{Found, are_there, find};
+pub(crate) use self::module::reshaped;
 use self::packing::{Packing, PartSource};
 use crate::{BoundTensor, Result, RuntimeError};
 
