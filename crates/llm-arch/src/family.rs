@@ -59,6 +59,8 @@ struct Gguf {
     architecture: &'static str,
     /// Metadata keys, without the architecture before them, and what `config.json` calls the same.
     keys: &'static [GgufKeys],
+    /// Tensors of the first layer, and the flag of `config.json` that each tells, the metadata saying nothing of it.
+    flags: GgufKeys,
     naming: fn(&ModelSpec) -> &'static Naming,
     /// Differences from the family's other checkpoints.
     adjust: fn(&mut ModelSpec),
@@ -243,6 +245,10 @@ pub fn from_gguf(
     );
     // Where the converter says nothing each query head has keys of its own.
     config.entry("num_key_value_heads").or_insert(Value::Null);
+    for (tensor, flag) in gguf.flags {
+        let is_there = has_tensor(&format!("blk.0.{tensor}"));
+        config.insert((*flag).to_owned(), Value::from(is_there));
+    }
     gather_rope_scaling(&mut config);
     let keys = Config::new(&config, "");
     let mut spec = read_spec(&keys, family)?;

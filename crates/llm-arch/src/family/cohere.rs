@@ -1,9 +1,10 @@
 //! Cohere's Command R (cohere) and Command R7B and A (cohere2): one norm without a bias for attention and feed-forward.
 
 use llm_tensor::{Activation, Pairing};
+use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -21,7 +22,14 @@ pub(super) static COHERE: Family = Family {
     ],
     unread: UNREAD,
     naming: |_| &llama::NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "command-r",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM, llama::LAYER_NORM_EPS],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| written(spec, "CohereForCausalLM"),
+    }),
 };
 
 pub(super) static COHERE2: Family = Family {
@@ -36,7 +44,32 @@ pub(super) static COHERE2: Family = Family {
     ],
     unread: UNREAD,
     naming: |_| &llama::NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "cohere2",
+        keys: &[
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+            llama::LAYER_NORM_EPS,
+            llama::WINDOW,
+        ],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written(spec, "Cohere2ForCausalLM")?;
+            let attentions = || spec.decoder.attentions();
+            let types = attentions().map(|attention| match attention.window {
+                Some(_) => "sliding_attention",
+                None => "full_attention",
+            });
+            let more = json!({
+                "layer_types": types.collect::<Vec<_>>(),
+                "sliding_window": attentions().find_map(|attention| attention.window),
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
 
 /// Options of the trainers' own code, of which the models were made with one value each.
@@ -51,6 +84,18 @@ const UNREAD: Unread = Unread {
         ("use_parallel_embedding", Off::False),
     ],
 };
+
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let mut config = written::like_llama(spec, architecture)?;
+    written::rename(&mut config, "rms_norm_eps", "layer_norm_eps");
+    let more = json!({
+        "attention_bias": written::attention(spec)?.qkv_bias,
+        "logit_scale": written::shortest(spec.head.scale),
+    });
+    written::extend(&mut config, more);
+    written::add_rope(&mut config, spec)?;
+    Ok(config)
+}
 
 fn cohere(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     // Each head of queries and keys would have a gain of its own.

@@ -3,7 +3,7 @@
 use llm_tensor::{Activation, Pairing};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -21,7 +21,20 @@ pub(super) static FAMILY: Family = Family {
     ],
     unread: OF_NONE,
     naming: |_| &llama::NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "ernie4_5",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM],
+        flags: &[("attn_q.bias", "use_bias")],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written::like_llama(spec, "Ernie4_5ForCausalLM")?;
+            let bias = written::attention(spec)?.qkv_bias;
+            config.insert("use_bias".to_owned(), bias.into());
+            written::add_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

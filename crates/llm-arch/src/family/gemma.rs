@@ -123,6 +123,7 @@ const fn gguf(
                 ("final_logit_softcapping", "final_logit_softcapping"),
             ],
         ],
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust,
         config,

@@ -3,7 +3,7 @@
 use llm_tensor::{Activation, Pairing};
 
 use super::block::{self, HeadDefaults};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -31,7 +31,20 @@ pub(super) static GLM4: Family = Family {
     core: CORE,
     unread: OF_NONE,
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "glm4",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written::like_llama(spec, "Glm4ForCausalLM")?;
+            let bias = written::attention(spec)?.qkv_bias;
+            config.insert("attention_bias".to_owned(), bias.into());
+            written::add_partial_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
 
 const CORE: &[(&str, u64)] = &[

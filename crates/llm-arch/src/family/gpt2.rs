@@ -42,6 +42,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.head_count", "n_head"),
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
         ]],
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| {

@@ -1,9 +1,10 @@
 //! Granite 3, dense: Llama with a multiplier at the embedding, at the scores, at each result and at the logits.
 
 use llm_tensor::Activation;
+use serde_json::json;
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -21,7 +22,38 @@ pub(super) static FAMILY: Family = Family {
     ],
     unread: OF_NONE,
     naming: |_| &llama::NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "granite",
+        keys: &[
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+            &[
+                ("attention.scale", "attention_multiplier"),
+                ("embedding_scale", "embedding_multiplier"),
+                ("residual_scale", "residual_multiplier"),
+                ("logit_scale", "logits_scaling"),
+            ],
+        ],
+        flags: llama::BIASES,
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: llama::adjacent_pairs,
+        config: |spec| {
+            let attention = written::attention(spec)?;
+            let mut config = written::like_llama(spec, "GraniteForCausalLM")?;
+            // The multiplier of results is part of the others and of `rms_norm_eps`.
+            let more = json!({
+                "attention_bias": attention.qkv_bias,
+                "mlp_bias": written::mlp(spec)?.bias,
+                "attention_multiplier": written::shortest(attention.scale),
+                "embedding_multiplier": written::shortest(spec.embedding.scale),
+                "residual_multiplier": 1.0,
+                "logits_scaling": 1.0 / f64::from(spec.head.scale),
+            });
+            written::extend(&mut config, more);
+            written::add_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

@@ -1,9 +1,10 @@
 //! OLMo 2 and 3 (results are normalised, not inputs) and OLMoE: queries and keys are normalised over all heads.
 
 use llm_tensor::{Activation, Weighting};
+use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama, qwen};
+use super::{Family, Gguf, llama, qwen, written};
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{self, RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role};
@@ -24,7 +25,14 @@ pub(super) static OLMO2: Family = Family {
     ],
     unread: OF_NONE,
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "olmo2",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| written(spec, "Olmo2ForCausalLM"),
+    }),
 };
 
 pub(super) static OLMO3: Family = Family {
@@ -54,7 +62,33 @@ pub(super) static OLMOE: Family = Family {
     ],
     unread: OF_NONE,
     naming: |_| &qwen::EXPERTS_NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "olmoe",
+        keys: &[
+            &[
+                ("expert_count", "num_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written(spec, "OlmoeForCausalLM")?;
+            let Some(experts) = written::experts(spec) else {
+                return written::none("its layers have no experts");
+            };
+            let more = json!({
+                "num_experts": experts.n_experts,
+                "num_experts_per_tok": experts.n_active,
+                "norm_topk_prob": experts.weighting == Weighting::Normalised,
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
 
 const NAMING: Naming = Naming {
@@ -67,6 +101,14 @@ const NAMING: Naming = Naming {
     ],
     ..llama::NAMING
 };
+
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let mut config = written::like_llama(spec, architecture)?;
+    let bias = written::attention(spec)?.qkv_bias;
+    config.insert("attention_bias".to_owned(), bias.into());
+    written::add_rope(&mut config, spec)?;
+    Ok(config)
+}
 
 fn olmo2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = context(config, 2048)?;

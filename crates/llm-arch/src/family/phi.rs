@@ -2,8 +2,8 @@
 
 use llm_tensor::Activation;
 
-use super::Family;
 use super::block::{self, HeadDefaults};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -40,7 +40,21 @@ pub(super) static FAMILY: Family = Family {
         base_prefix: "model.",
         ..Naming::PLAIN
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "phi2",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM, llama::LAYER_NORM_EPS],
+        flags: &[],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written::like_llama(spec, "PhiForCausalLM")?;
+            written::rename(&mut config, "rms_norm_eps", "layer_norm_eps");
+            let has_norms = written::attention(spec)?.qk_norm.is_some();
+            config.insert("qk_layernorm".to_owned(), has_norms.into());
+            written::add_partial_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

@@ -27,6 +27,7 @@ pub(super) static QWEN2: Family = Family {
     gguf: Some(Gguf {
         architecture: "qwen2",
         keys: GGUF_KEYS,
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| written(spec, "Qwen2ForCausalLM"),
@@ -51,6 +52,7 @@ pub(super) static QWEN3: Family = Family {
     gguf: Some(Gguf {
         architecture: "qwen3",
         keys: GGUF_KEYS,
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| written(spec, "Qwen3ForCausalLM"),
@@ -88,6 +90,7 @@ pub(super) static QWEN3_MOE: Family = Family {
             llama::GGUF_KEYS,
             llama::HEAD_DIM,
         ],
+        flags: &[],
         naming: |_| &llama::GGUF_EXPERTS_NAMING,
         adjust: |spec| {
             // llama.cpp does not ask.

@@ -1,12 +1,14 @@
 //! Seed-OSS: Llama with biases at its queries, keys and values.
 
 use llm_tensor::Activation;
+use serde_json::json;
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
+use crate::skeleton::{Naming, Role};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -21,7 +23,33 @@ pub(super) static FAMILY: Family = Family {
     ],
     unread: OF_NONE,
     naming: |_| &llama::NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "seed_oss",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM],
+        flags: &[
+            ("attn_q.bias", "attention_bias"),
+            ("attn_output.bias", "attention_out_bias"),
+            ("ffn_down.bias", "mlp_bias"),
+        ],
+        naming: |_| &Naming {
+            // As the norm that follows attention is called elsewhere.
+            names: &[&[(Role::MlpNorm, "post_attention_norm")], llama::GGUF_NAMES],
+            ..llama::GGUF_NAMING
+        },
+        adjust: |_| (),
+        config: |spec| {
+            let attention = written::attention(spec)?;
+            let mut config = written::like_llama(spec, "SeedOssForCausalLM")?;
+            let more = json!({
+                "attention_bias": attention.qkv_bias,
+                "attention_out_bias": attention.out_bias,
+                "mlp_bias": written::mlp(spec)?.bias,
+            });
+            written::extend(&mut config, more);
+            written::add_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

@@ -1,9 +1,10 @@
 //! SmolLM3: Llama with layers that know of no positions (NoPE, Yang et al. 2025).
 
 use llm_tensor::Activation;
+use serde_json::json;
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -24,7 +25,27 @@ pub(super) static FAMILY: Family = Family {
         off: &[],
     },
     naming: |_| &llama::NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "smollm3",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM],
+        flags: llama::BIASES,
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: llama::adjacent_pairs,
+        config: |spec| {
+            let attention = written::attention(spec)?;
+            let turns = spec.decoder.attentions();
+            let turns = turns.map(|attention| u8::from(attention.rotary_idx.is_some()));
+            let mut config = written::like_llama(spec, "SmolLM3ForCausalLM")?;
+            let more = json!({
+                "attention_bias": attention.qkv_bias,
+                "mlp_bias": written::mlp(spec)?.bias,
+                "no_rope_layers": turns.collect::<Vec<_>>(),
+            });
+            written::extend(&mut config, more);
+            written::add_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

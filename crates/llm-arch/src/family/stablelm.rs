@@ -1,9 +1,10 @@
 //! StableLM: Llama with LayerNorm and a quarter of each head turned.
 
 use llm_tensor::Activation;
+use serde_json::json;
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -21,7 +22,24 @@ pub(super) static FAMILY: Family = Family {
     ],
     unread: OF_NONE,
     naming: |_| &llama::NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "stablelm",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM, llama::LAYER_NORM_EPS],
+        flags: &[("attn_q.bias", "use_qkv_bias")],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written::like_llama(spec, "StableLmForCausalLM")?;
+            written::rename(&mut config, "rms_norm_eps", "layer_norm_eps");
+            let more = json!({
+                "use_qkv_bias": written::attention(spec)?.qkv_bias,
+                "use_parallel_residual": spec.decoder.residual == Residual::ParallelOneNorm,
+            });
+            written::extend(&mut config, more);
+            written::add_partial_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

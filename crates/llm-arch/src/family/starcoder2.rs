@@ -1,9 +1,10 @@
 //! StarCoder 2: Llama's attention with LayerNorm, biases and a feed-forward without a gate.
 
 use llm_tensor::Activation;
+use serde_json::json;
 
 use super::block::{self, HeadDefaults};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -40,7 +41,30 @@ pub(super) static FAMILY: Family = Family {
         ],
         ..llama::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "starcoder2",
+        keys: &[
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+            llama::WINDOW,
+            &[("attention.layer_norm_epsilon", "norm_epsilon")],
+        ],
+        flags: &[("attn_q.bias", "use_bias")],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let attention = written::attention(spec)?;
+            let mut config = written::like_llama(spec, "Starcoder2ForCausalLM")?;
+            written::rename(&mut config, "rms_norm_eps", "norm_epsilon");
+            let more = json!({
+                "use_bias": attention.qkv_bias,
+                "sliding_window": attention.window,
+            });
+            written::extend(&mut config, more);
+            written::add_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

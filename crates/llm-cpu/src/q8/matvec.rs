@@ -135,8 +135,7 @@ fn piece<S: DotSimd, F: Format, const T: usize>(
         for (t, x) in x.iter().enumerate() {
             let scales_x = eight(x.scales, first);
             for half in 0..n_halves(F::SCALES) {
-                scales[r][t][half] =
-                    std::array::from_fn(|i| factors.scales[half][i] * scales_x[i]);
+                scales[r][t][half] = std::array::from_fn(|i| factors.scales[half][i] * scales_x[i]);
             }
             if F::HAS_MINS {
                 let sum = &mut sums[r][t];

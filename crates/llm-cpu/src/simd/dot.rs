@@ -18,10 +18,10 @@ use crate::isa::Level;
 #[cfg(target_arch = "aarch64")]
 use crate::simd::Neon;
 use crate::simd::Portable;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::{Avx2, int::Vnni};
 #[cfg(target_arch = "aarch64")]
 use crate::simd::int::NeonDot;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, int::Vnni};
 
 /// A computation on blocks of codes, written once for all instruction sets.
 pub(crate) trait DotKernel {

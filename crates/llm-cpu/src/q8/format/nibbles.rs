@@ -132,9 +132,7 @@ impl Format for Iq4Xs {
 }
 
 /// The numbers of E2M1, doubled so that they are whole, and 12 more.
-const E2M1: [u8; 16] = [
-    12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0,
-];
+const E2M1: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 /// The values of IQ4_NL.
 const NON_LINEAR: [u8; 16] = [
     -127i8 as u8,

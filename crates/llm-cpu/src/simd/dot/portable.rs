@@ -100,12 +100,7 @@ impl DotSimd for Portable {
     }
 
     #[inline(always)]
-    fn subtract(
-        self,
-        a: &[f32; GROUPS],
-        b: &[f32; GROUPS],
-        from: [f32; LANES],
-    ) -> [f32; LANES] {
+    fn subtract(self, a: &[f32; GROUPS], b: &[f32; GROUPS], from: [f32; LANES]) -> [f32; LANES] {
         std::array::from_fn(|i| from[i] - a[i] * b[i])
     }
 
