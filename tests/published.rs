@@ -18,6 +18,7 @@ use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
 use llm_tests::{continue_by_ids, device, fixture, published, relative_error, score, tensor};
 use safetensors::tensor::TensorView;
+use serde_json::json;
 
 /// The model with f32 for all that is not quantized, keys and values too.
 fn in_f32(folder: &Path) -> BoundModel {
@@ -172,7 +173,7 @@ impl OtherScales {
 #[test]
 fn stacked_experts_have_scales_of_several_shapes() {
     let null = serde_json::Value::Null;
-    let large = serde_json::json!([128, 128]);
+    let large = json!([128, 128]);
     let logits = |scales, block_size: &serde_json::Value| {
         let block_size = block_size.clone();
         OtherScales { scales, block_size }.logits().unwrap()
@@ -214,7 +215,7 @@ fn scales_that_fit_no_expert_are_named() {
         (|_, _| (vec![4, 2, 5], vec![1.0; 40]), [128, 128]),
     ];
     for (scales, block_size) in cases {
-        let block_size = serde_json::json!(block_size);
+        let block_size = json!(block_size);
         let other = OtherScales { scales, block_size };
         let error = other.logits().unwrap_err();
         let (tensor, found) = ("mlp.experts.gate_up_proj_scale_inv", "found [");
@@ -318,6 +319,90 @@ fn what_does_not_fit_is_named() {
         let outcome = BoundModel::open(folder.path());
         let error = outcome.unwrap_err().to_string();
         assert!(error.contains(named), "{name}: {error}");
+    }
+}
+
+/// A model under a configuration with another value of a key, loaded.
+fn configured(name: &str, key: &str, value: serde_json::Value) -> Result<(), String> {
+    let folder = fixture("packed").join(name);
+    let config = fs::read(folder.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    config["quantization_config"][key] = value;
+    let file = folder.join("model.safetensors");
+    let checkpoint = Checkpoint::open(&file).unwrap();
+    let model = BoundModel::with_config(checkpoint, config.to_string().as_bytes(), &file);
+    let model = model.map_err(|error| error.to_string())?;
+    let options = LoadOptions {
+        dtype: WeightDType::Auto,
+        quant: None,
+        encoder: &Scalar,
+        limits: Limits {
+            n_sequences: 1,
+            context: 8,
+            n_tokens: 8,
+            n_logits: 1,
+        },
+        offload: None,
+    };
+    let loaded = load(&model, &*device(Reference::new()), &options, &mut |_| ());
+    loaded.map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// What the libraries take from the one or the other, or refuse, is not guessed.
+#[test]
+fn configurations_that_contradict_tensors_are_named() {
+    let groups = "q_proj.scales`";
+    let cases = [
+        (
+            "gptq",
+            "group_size",
+            json!(64),
+            groups,
+            "1 groups of scales: `group_size` in config.json has 64 of 64",
+        ),
+        ("gptq", "group_size", json!(-1), groups, "found 2"),
+        (
+            "gptq",
+            "group_size",
+            json!(16),
+            groups,
+            "4 groups of scales",
+        ),
+        ("awq", "group_size", json!(64), groups, "found 2"),
+        (
+            "gptq-order-v2",
+            "desc_act",
+            json!(false),
+            "q_proj.g_idx`",
+            "`desc_act`: true, found group",
+        ),
+        (
+            "gptq-order-v2",
+            "desc_act",
+            json!(null),
+            "q_proj.g_idx`",
+            "column",
+        ),
+    ];
+    for (name, key, value, tensor, words) in cases {
+        let what = format!("{name} {key} {value}");
+        let error = configured(name, key, value).unwrap_err();
+        let path = "model.safetensors: tensor `model.layers.0.self_attn.";
+        assert!(
+            [path, tensor, words]
+                .iter()
+                .all(|part| error.contains(part)),
+            "{what}: {error}"
+        );
+    }
+    // Groups that are in order are so whatever the configuration says, and rules may be for some modules.
+    for (name, key, value) in [
+        ("gptq", "desc_act", json!(true)),
+        ("gptq", "group_size", json!(null)),
+        ("gptq", "dynamic", json!({"+:.*q_proj": {"group_size": 64}})),
+        ("awq", "group_size", json!(null)),
+    ] {
+        configured(name, key, value).unwrap();
     }
 }
 

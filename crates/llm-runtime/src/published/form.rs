@@ -47,13 +47,13 @@ impl PublishedForm {
             Published::Gptq(gptq) => words(Grouped {
                 code: GroupCode::of_bits(gptq.bits.into()),
                 zeros: true,
-                group: gptq.group_size,
-                order: gptq.desc_act && gptq.group_size.is_some(),
+                group: gptq.group_size.columns(),
+                order: gptq.desc_act && gptq.group_size.columns().is_some(),
                 ..INT4
             }),
             Published::Awq(group) => words(Grouped {
                 zeros: true,
-                group: *group,
+                group: group.columns(),
                 ..INT4
             }),
         };
