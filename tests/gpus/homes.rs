@@ -1,4 +1,4 @@
-//! Weights in RAM and on disk beside one GPU and two, computed by GPUs, by the CPU, or some by either: the bits of weights
+//! Weights in RAM and on disk beside one GPU and two, computed by GPUs, by the CPU, or some by either: the logits of weights
 //! that are resident where they compute, and memory as it was planned.
 
 use llm_plan::{
@@ -117,8 +117,8 @@ impl Kept<'_> {
         }
     }
 
-    /// The bits of what it computes, once all its memory is as planned.
-    fn run(&self, devices: &Devices, plan: &Plan, what: &str) -> Vec<u32> {
+    /// The logits that it computes, once all its memory is as planned.
+    fn run(&self, devices: &Devices, plan: &Plan, what: &str) -> Vec<f32> {
         let what = format!("{}, {what}", self.what);
         let options = LoadOptions {
             dtype: self.dtype,
@@ -155,17 +155,15 @@ impl Kept<'_> {
         }
         let vocab = self.model.spec().vocab as u32;
         let ids = [3, 1, 4, 1, 5, 9, 2].map(|id| id % vocab);
-        let mut bits: Vec<u32> = Vec::new();
-        let mut keep = |logits: &[f32]| bits.extend(logits.iter().map(|x| x.to_bits()));
-        keep(session.prefill(0, &ids[..4]).unwrap());
+        let mut all = session.prefill(0, &ids[..4]).unwrap().to_vec();
         for &id in &ids[4..] {
-            keep(session.step(&[(0, id)]).unwrap());
+            all.extend_from_slice(session.step(&[(0, id)]).unwrap());
         }
         drop(session);
         for gpu in &devices.gpus {
             assert!(gpu.usage().values().all(|left| left.get() == 0), "{what}");
         }
-        bits
+        all
     }
 
     /// Compares weights at home where `home` says with the same on the same devices, all resident.
@@ -189,7 +187,18 @@ impl Kept<'_> {
         let whole = self.plan(devices, Offload::Compute, &resident);
         let expected = self.run(devices, &whole, "resident");
         let found = self.run(devices, &plan, &format!("{beside:?}"));
-        assert!(found == expected, "{}: {beside:?}", self.what);
+        // Experts that are all resident compute together, by kernels that round 4-bit weights' sums in another order.
+        let layers = &self.model.spec().decoder.layers;
+        let tolerance = match layers.iter().any(|layer| layer.mlp.experts().is_some()) {
+            true => TOLERANCE,
+            false => 0.0,
+        };
+        let error = relative_error(&found, &expected);
+        let what = &self.what;
+        assert!(
+            error <= tolerance,
+            "{what}: {beside:?} is off by {error:.1e}"
+        );
     }
 }
 
