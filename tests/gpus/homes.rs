@@ -289,17 +289,47 @@ fn published_formats_compute_the_same_on_two_gpus_wherever_they_rest() {
         });
 }
 
-/// In any order that streams and events allow.
+/// Matrices in GGUF's blocks, every type in turn, also of stacked experts.
+#[test]
+fn blocks_compute_the_same_on_two_gpus_wherever_they_rest() {
+    for (seed, packed) in Packed::ALL.into_iter().enumerate() {
+        let machine = Machine::new().devices(2).seed(seed as u64).counts(false);
+        machine.races(false).inside(|| {
+            let devices = Devices::open(2);
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("packed.gguf");
+            packed.write(&path, Written::Blocks);
+            with_model(&path, (WeightDType::Auto, None), |kept| {
+                let turn = homes(kept.model, 2, seed);
+                kept.check(&devices, Beside::Streamed, &turn);
+            });
+        });
+    }
+}
+
+/// In any order that streams and events allow, in one scheme and way after the other.
 #[test]
 fn no_order_of_streams_beside_two_gpus_computes_anything_else() {
+    let (int8, double) = (QuantConfig::new(LoadIn::EightBit), nf4(true));
+    let bf16 = WeightDType::As(DType::BF16);
+    let published = |name| fixture("packed").join(name);
+    let llama = golden("llama").0;
+    let all = [
+        (llama.clone(), (DTYPE, None)),
+        (llama.clone(), (bf16, Some(&int8))),
+        (llama, (bf16, Some(&double))),
+        (published("gptq"), (WeightDType::Auto, None)),
+        (published("mxfp4-experts"), (WeightDType::Auto, None)),
+    ];
     for seed in 0..20 {
+        let n = seed as usize;
         let machine = Machine::new().devices(2).peers(seed % 2 == 0);
         machine.seed(seed).counts(false).races(false).inside(|| {
             let devices = Devices::open(2);
-            with_model(&golden("llama").0, (DTYPE, None), |kept| {
-                let turn = seed as usize % 4;
-                let beside = Beside::ALL[seed as usize / 4 % 3];
-                kept.check(&devices, beside, &homes(kept.model, 2, turn));
+            let (path, kept) = &all[n % 5];
+            with_model(path, *kept, |kept| {
+                let beside = Beside::ALL[n % 3];
+                kept.check(&devices, beside, &homes(kept.model, 1 + n / 5 % 2, n % 4));
             });
         });
     }
