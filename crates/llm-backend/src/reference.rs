@@ -99,7 +99,10 @@ impl Backend for Reference {
 
     fn load(&self, weight: StoredWeight) -> Result<ReferenceWeight> {
         self.check(&weight)?;
-        Ok(ReferenceWeight::Loaded(Decoded::new(&weight, self.activations)))
+        Ok(ReferenceWeight::Loaded(Decoded::new(
+            &weight,
+            self.activations,
+        )))
     }
 
     fn kv_pool(&self, shape: &KvShape) -> Result<ReferencePool> {

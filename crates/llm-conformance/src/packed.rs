@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use llm_backend::{Backend, Output};
 use llm_quant::{
-    ACTIVATION_BLOCK, Activations, Fp8, GgmlType, GroupCode, Grouped, Part as StoredPart, PartInfo, Parts, Scheme, StoredWeight,
+    ACTIVATION_BLOCK, Activations, Fp8, GgmlType, GroupCode, Grouped, Part as StoredPart, PartInfo,
+    Parts, Scheme, StoredWeight,
 };
 use llm_tensor::{DType, f32_to_le_bytes};
 

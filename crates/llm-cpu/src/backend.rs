@@ -89,8 +89,7 @@ impl Backend for Cpu {
     fn queue(self: &Arc<Self>, shape: Option<&WorkspaceShape>) -> Result<CpuQueue> {
         let (geometry, n_threads) = (self.level.geometry(), self.n_threads());
         let activations = self.activations;
-        let n_elements =
-            |shape| workspace::n_elements(shape, geometry, n_threads, activations);
+        let n_elements = |shape| workspace::n_elements(shape, geometry, n_threads, activations);
         let workspace = Workspace::new(shape.map_or(0, n_elements));
         Ok(CpuQueue {
             cpu: Arc::clone(self),

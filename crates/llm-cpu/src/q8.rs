@@ -124,8 +124,7 @@ impl Target<'_> {
         if let Some(bias) = self.bias {
             sum += bias.element(row);
         }
-        self.out
-            .put(token, self.column + row, &[sum], self.output);
+        self.out.put(token, self.column + row, &[sum], self.output);
     }
 }
 

@@ -5,9 +5,9 @@ use llm_tensor::{Bytes, WorkspaceShape};
 
 use crate::attention::{PART_POSITIONS, attention_len, partial_attention_len};
 use crate::gemm::gemm_len;
-use crate::{int8, q8};
 use crate::isa::Geometry;
 use crate::matvec::{GEMM_TOKENS_4BIT, matvec_len};
+use crate::{int8, q8};
 
 /// Bytes of a queue's scratch memory.
 pub(crate) fn bytes(

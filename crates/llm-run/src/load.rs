@@ -70,7 +70,13 @@ impl OpenModel {
         let (plan, gpus) = request.plan(&cpu)?;
         let encodings = self.bound.encodings(args.dtype, quant.as_ref())?;
         let rounding = Rounding::of(args.activations, &self.bound, &encodings, &plan)?;
-        output::notes(rounding.iter().filter_map(Rounding::notice).collect::<Vec<_>>().as_slice());
+        output::notes(
+            rounding
+                .iter()
+                .filter_map(Rounding::notice)
+                .collect::<Vec<_>>()
+                .as_slice(),
+        );
         output::notes(why_alone(&plan, &gpus, &args.place.device_map).as_slice());
         if args.place.device == DeviceArg::Auto {
             let broken = gpus.left_out.iter().filter(|gpu| gpu.is_broken);

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use llm_quant::{
-    ACTIVATION_BLOCK, Activations, Activations8, BlockCodes, Int8Weight, PRODUCT_SCALE, Scheme, StoredWeight,
+    ACTIVATION_BLOCK, Activations, Activations8, BlockCodes, Int8Weight, PRODUCT_SCALE, Scheme,
+    StoredWeight,
 };
 use llm_tensor::{DType, HostBytes, PageBuf};
 

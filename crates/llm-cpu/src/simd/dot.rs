@@ -18,10 +18,10 @@ use crate::isa::Level;
 #[cfg(target_arch = "aarch64")]
 use crate::simd::Neon;
 use crate::simd::Portable;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::{Avx2, int::Vnni};
 #[cfg(target_arch = "aarch64")]
 use crate::simd::int::NeonDot;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, int::Vnni};
 
 /// A computation on blocks of codes, written once for all instruction sets.
 pub(crate) trait DotKernel {
@@ -33,7 +33,7 @@ pub(crate) trait DotKernel {
 pub(crate) trait DotSimd: Copy + Debug + Send + Sync + 'static {
     /// A block's codes, a byte each.
     type Codes: Copy;
-    /// Lanes of i32; a lane has products of codes that are beside each other, those of a block's first 16 codes in the
+    /// [`GROUPS`] lanes of i32; a lane has products of codes that are beside each other, those of a block's first 16 codes in the
     /// first half of the lanes.
     type Sums: Copy;
     /// As many f32.
@@ -80,9 +80,22 @@ pub(crate) trait DotSimd: Copy + Debug + Send + Sync + 'static {
     /// `to` and the sums times the scales of a block's halves.
     fn add_halves(self, sums: Self::Sums, scales: [f32; 2], to: Self::F32) -> Self::F32;
     /// `from` less products, in any lanes.
-    fn subtract(self, a: &[f32; GROUPS], b: &[f32; GROUPS], from: Self::F32) -> Self::F32;
+    fn subtract_product(self, a: Self::F32, b: Self::F32, from: Self::F32) -> Self::F32;
+    fn splat(self, x: f32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn get(self, numbers: &[f32; GROUPS]) -> Self::F32;
+    fn put(self, numbers: &mut Eight, x: Self::F32);
     /// Numbers of f16.
-    fn widen(self, bits: &[u16; GROUPS]) -> [f32; GROUPS];
+    fn from_f16(self, bits: [u16; GROUPS]) -> Self::F32;
+    /// One in all lanes.
+    fn splat_f16(self, bits: u16) -> Self::F32;
+    /// Bytes as numbers from 0 to 255.
+    fn from_bytes(self, bytes: [u8; GROUPS]) -> Self::F32;
+    /// Bytes as numbers from −128 to 127: those of even index, and those of odd index.
+    fn from_pairs(self, bytes: [u8; 2 * GROUPS]) -> [Self::F32; 2];
+    /// Exponents as half of the powers of two that E8M0 has for them; 255 is one as all others are.
+    fn half_powers(self, exponents: [u8; GROUPS]) -> Self::F32;
     /// The sum of the lanes.
     fn reduce(self, sums: Self::F32) -> f32;
     /// Asks for a cache line that will soon be read; the address need not be valid.
@@ -139,6 +152,11 @@ impl DotLevel {
         }
     }
 }
+
+/// Numbers of a register in memory.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(32))]
+pub(crate) struct Eight(pub(crate) [f32; GROUPS]);
 
 /// Blocks whose scales are looked up together.
 pub(crate) const GROUPS: usize = 8;

@@ -48,7 +48,11 @@ impl Rounding {
                 }
                 TensorKind::Other => continue,
             };
-            if plan.map.get(unit).is_none_or(|place| place.run_on != RunOn::Cpu) {
+            if plan
+                .map
+                .get(unit)
+                .is_none_or(|place| place.run_on != RunOn::Cpu)
+            {
                 continue;
             }
             let scheme = encodings.scheme(slot, bound.stored(), RunOn::Cpu);
@@ -63,7 +67,10 @@ impl Rounding {
 
     /// Notice of the matrices that take activations as they are, if there are any.
     pub(super) fn notice(&self) -> Option<String> {
-        let counts = self.exact.iter().map(|(scheme, n)| format!("{n} in {scheme}"));
+        let counts = self
+            .exact
+            .iter()
+            .map(|(scheme, n)| format!("{n} in {scheme}"));
         let counts: Vec<_> = counts.collect();
         (!counts.is_empty()).then(|| {
             format!(
