@@ -8,6 +8,7 @@
 mod avx2;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub(crate) mod panel;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -48,6 +49,9 @@ pub(crate) trait DotSimd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// `src` can be read for 32 bytes; no alignment is needed.
     unsafe fn load(self, src: *const u8) -> Self::Codes;
+    /// # Safety
+    /// `dst` can be written for 32 bytes; no alignment is needed.
+    unsafe fn store(self, dst: *mut u8, codes: Self::Codes);
     /// The low halves of 16 bytes, then their high halves.
     ///
     /// # Safety
@@ -162,14 +166,3 @@ pub(crate) struct Eight(pub(crate) [f32; GROUPS]);
 pub(crate) const GROUPS: usize = 8;
 /// The most rows of activations at a time.
 pub(crate) const MAX_TOKENS: usize = 4;
-
-/// All that go with an instruction set that this machine has, the plainest first.
-#[cfg(test)]
-pub(crate) fn dot_levels(isa: crate::Isa) -> Vec<DotLevel> {
-    let level = Level::new(isa).expect("the machine has the instruction set");
-    match (level, DotLevel::of(level)) {
-        #[cfg(target_arch = "aarch64")]
-        (Level::Neon(simd), dot @ DotLevel::NeonDot(_)) => vec![DotLevel::Neon(simd), dot],
-        (_, best) => vec![best],
-    }
-}

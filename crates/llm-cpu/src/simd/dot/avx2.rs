@@ -13,6 +13,7 @@ macro_rules! of_avx2 {
 
         by_promise! {
             fn load(src: *const u8) -> __m256i = _mm256_loadu_si256(src.cast());
+            fn store(dst: *mut u8, codes: __m256i) = _mm256_storeu_si256(dst.cast(), codes);
             fn load_nibbles(src: *const u8) -> __m256i = nibbles(_mm_loadu_si128(src.cast()));
         }
 

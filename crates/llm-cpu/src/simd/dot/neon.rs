@@ -16,6 +16,10 @@ macro_rules! of_registers {
 
         by_promise! {
             fn load(src: *const u8) -> [uint8x16_t; 2] = [vld1q_u8(src), vld1q_u8(src.add(16))];
+            fn store(dst: *mut u8, codes: [uint8x16_t; 2]) = {
+                vst1q_u8(dst, codes[0]);
+                vst1q_u8(dst.add(16), codes[1]);
+            };
             fn load_nibbles(src: *const u8) -> [uint8x16_t; 2] = {
                 let bytes = vld1q_u8(src);
                 [vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes)]

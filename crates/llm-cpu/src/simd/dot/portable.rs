@@ -23,6 +23,12 @@ impl DotSimd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn store(self, dst: *mut u8, codes: [u8; 32]) {
+        // SAFETY: as the caller promises.
+        unsafe { dst.cast::<[u8; 32]>().write_unaligned(codes) }
+    }
+
+    #[inline(always)]
     unsafe fn load_nibbles(self, src: *const u8) -> [u8; 32] {
         // SAFETY: as the caller promises.
         let bytes = unsafe { src.cast::<[u8; 16]>().read_unaligned() };
