@@ -1,4 +1,4 @@
-//! Weights in RAM and on disk beside one GPU and two, computed by GPUs, by the CPU, or some by either: the bits of weights
+//! Weights in RAM and on disk beside one GPU and two, computed by GPUs, by the CPU, or some by either: the logits of weights
 //! that are resident where they compute, and memory as it was planned.
 
 use llm_plan::{
@@ -117,8 +117,8 @@ impl Kept<'_> {
         }
     }
 
-    /// The bits of what it computes, once all its memory is as planned.
-    fn run(&self, devices: &Devices, plan: &Plan, what: &str) -> Vec<u32> {
+    /// The logits that it computes, once all its memory is as planned.
+    fn run(&self, devices: &Devices, plan: &Plan, what: &str) -> Vec<f32> {
         let what = format!("{}, {what}", self.what);
         let options = LoadOptions {
             dtype: self.dtype,
@@ -155,17 +155,15 @@ impl Kept<'_> {
         }
         let vocab = self.model.spec().vocab as u32;
         let ids = [3, 1, 4, 1, 5, 9, 2].map(|id| id % vocab);
-        let mut bits: Vec<u32> = Vec::new();
-        let mut keep = |logits: &[f32]| bits.extend(logits.iter().map(|x| x.to_bits()));
-        keep(session.prefill(0, &ids[..4]).unwrap());
+        let mut all = session.prefill(0, &ids[..4]).unwrap().to_vec();
         for &id in &ids[4..] {
-            keep(session.step(&[(0, id)]).unwrap());
+            all.extend_from_slice(session.step(&[(0, id)]).unwrap());
         }
         drop(session);
         for gpu in &devices.gpus {
             assert!(gpu.usage().values().all(|left| left.get() == 0), "{what}");
         }
-        bits
+        all
     }
 
     /// Compares weights at home where `home` says with the same on the same devices, all resident.
@@ -189,7 +187,18 @@ impl Kept<'_> {
         let whole = self.plan(devices, Offload::Compute, &resident);
         let expected = self.run(devices, &whole, "resident");
         let found = self.run(devices, &plan, &format!("{beside:?}"));
-        assert!(found == expected, "{}: {beside:?}", self.what);
+        // Experts that are all resident compute together, by kernels that round 4-bit weights' sums in another order.
+        let layers = &self.model.spec().decoder.layers;
+        let tolerance = match layers.iter().any(|layer| layer.mlp.experts().is_some()) {
+            true => TOLERANCE,
+            false => 0.0,
+        };
+        let error = relative_error(&found, &expected);
+        let what = &self.what;
+        assert!(
+            error <= tolerance,
+            "{what}: {beside:?} is off by {error:.1e}"
+        );
     }
 }
 
@@ -280,17 +289,47 @@ fn published_formats_compute_the_same_on_two_gpus_wherever_they_rest() {
         });
 }
 
-/// In any order that streams and events allow.
+/// Matrices in GGUF's blocks, every type in turn, also of stacked experts.
+#[test]
+fn blocks_compute_the_same_on_two_gpus_wherever_they_rest() {
+    for (seed, packed) in Packed::ALL.into_iter().enumerate() {
+        let machine = Machine::new().devices(2).seed(seed as u64).counts(false);
+        machine.races(false).inside(|| {
+            let devices = Devices::open(2);
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("packed.gguf");
+            packed.write(&path, Written::Blocks);
+            with_model(&path, (WeightDType::Auto, None), |kept| {
+                let turn = homes(kept.model, 2, seed);
+                kept.check(&devices, Beside::Streamed, &turn);
+            });
+        });
+    }
+}
+
+/// In any order that streams and events allow, in one scheme and way after the other.
 #[test]
 fn no_order_of_streams_beside_two_gpus_computes_anything_else() {
+    let (int8, double) = (QuantConfig::new(LoadIn::EightBit), nf4(true));
+    let bf16 = WeightDType::As(DType::BF16);
+    let published = |name| fixture("packed").join(name);
+    let llama = golden("llama").0;
+    let all = [
+        (llama.clone(), (DTYPE, None)),
+        (llama.clone(), (bf16, Some(&int8))),
+        (llama, (bf16, Some(&double))),
+        (published("gptq"), (WeightDType::Auto, None)),
+        (published("mxfp4-experts"), (WeightDType::Auto, None)),
+    ];
     for seed in 0..20 {
+        let n = seed as usize;
         let machine = Machine::new().devices(2).peers(seed % 2 == 0);
         machine.seed(seed).counts(false).races(false).inside(|| {
             let devices = Devices::open(2);
-            with_model(&golden("llama").0, (DTYPE, None), |kept| {
-                let turn = seed as usize % 4;
-                let beside = Beside::ALL[seed as usize / 4 % 3];
-                kept.check(&devices, beside, &homes(kept.model, 2, turn));
+            let (path, kept) = &all[n % 5];
+            with_model(path, *kept, |kept| {
+                let beside = Beside::ALL[n % 3];
+                kept.check(&devices, beside, &homes(kept.model, 1 + n / 5 % 2, n % 4));
             });
         });
     }

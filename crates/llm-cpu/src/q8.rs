@@ -5,6 +5,7 @@
 
 mod activations;
 mod format;
+mod gemm;
 mod matvec;
 mod scratch;
 #[cfg(test)]
@@ -19,44 +20,64 @@ use llm_quant::GgmlType;
 
 use crate::dense::DenseView;
 use crate::linear::call::Call;
+use crate::matvec::GEMM_TOKENS;
 use crate::memory::Workspace;
 use crate::packed::PackedView;
 use crate::share::{Columns, Scratch};
+use crate::simd::dot::panel::{PANEL_ROWS, PanelLevel};
 use crate::weight::{Operand, Weight};
 
 use activations::Activations;
-use matvec::MatVec;
+use gemm::Gemm;
+use matvec::{MatVec, ROWS};
 use scratch::Layout;
 
 /// Multiplies the parts of `call` whose weights take rounded activations, into their columns of `out`.
 pub(crate) fn linear(call: &Call<'_>, out: &mut [f32], workspace: &mut Workspace) {
-    let layout = Layout::new(call.n_tokens, call.cols);
+    let layout = Layout::new(call.n_tokens, call.cols, call.cpu.n_threads());
     let memory = layout.split(workspace.take(layout.len()));
-    let activations = Activations::round(call.cpu, call.x, call.cols, memory);
+    let panels = PanelLevel::of(call.cpu.dot_level).filter(|_| call.n_tokens >= GEMM_TOKENS);
+    let bias = panels.map_or(0, PanelLevel::bias);
+    let activations = Activations::round(call.cpu, call.x, call.cols, bias, memory.rounded);
+    let unit = panels.map_or(ROWS, |_| PANEL_ROWS);
     let choose = |weight| Blocks::of(weight);
     let row_work = call.cols * call.n_tokens;
-    let none = Scratch::new(&mut [], 0);
-    call.split(choose, UNIT, row_work, out, none, |part, _| {
+    let scratch = Scratch::new(memory.threads, layout.thread_len());
+    call.split(choose, unit, row_work, out, scratch, |part, scratch| {
         let Blocks { ty, weight } = part.weight;
-        format::visit(
-            ty,
-            MatVec {
-                level: call.cpu.dot_level,
-                rows: BlockRows {
-                    bytes: weight.elements(),
-                    row_bytes: weight.row_bytes(),
-                    cols: weight.cols,
-                    range: &part.rows,
+        let rows = BlockRows {
+            bytes: weight.elements(),
+            row_bytes: weight.row_bytes(),
+            cols: weight.cols,
+            range: &part.rows,
+        };
+        let target = Target {
+            out: &part.out,
+            column: part.column,
+            output: call.output,
+            bias: part.bias,
+        };
+        match panels {
+            Some(level) => format::visit(
+                ty,
+                Gemm {
+                    level,
+                    rows,
+                    activations,
+                    target,
+                    scratch,
                 },
-                activations,
-                target: Target {
-                    out: &part.out,
-                    column: part.column,
-                    output: call.output,
-                    bias: part.bias,
+            ),
+            None => format::visit(
+                ty,
+                MatVec {
+                    level: call.cpu.dot_level,
+                    rows,
+                    activations,
+                    target,
                 },
-            },
-        );
+            ),
+        }
     });
 }
 
@@ -115,6 +136,26 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
+    /// Adds a piece of the products of a token and rows of the part, of which there are no more than in a panel; the first
+    /// piece goes where the output says.
+    ///
+    /// # Panics
+    /// When it leaves the output.
+    #[inline(always)]
+    fn put_rows(&self, token: usize, row: usize, sums: &[f32], is_first: bool) {
+        let column = self.column + row;
+        let Some(bias) = self.bias.filter(|_| is_first) else {
+            let output = if is_first { self.output } else { Output::Add };
+            return self.out.put(token, column, sums, output);
+        };
+        let mut values = [0.0; PANEL_ROWS];
+        for (i, (value, sum)) in values.iter_mut().zip(sums).enumerate() {
+            *value = sum + bias.element(row + i);
+        }
+        let values = &values[..sums.len()];
+        self.out.put(token, column, values, self.output);
+    }
+
     /// Writes or adds the product of a token and a row of the part.
     ///
     /// # Panics
@@ -127,6 +168,3 @@ impl Target<'_> {
         self.out.put(token, self.column + row, &[sum], self.output);
     }
 }
-
-/// Rows that a thread gets a multiple of.
-const UNIT: usize = 4;

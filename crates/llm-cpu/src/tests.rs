@@ -231,10 +231,13 @@ fn sizes_are_what_is_allocated() {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         for n_threads in [1, 3] {
             let cpu = cpu(isa, n_threads);
+            let rounding = rounding_cpu(isa, n_threads);
             for n_tokens in [1, 11, 12, 31, 32, 500] {
                 let shape = shape(n_tokens, 3001, 100);
-                let queue = cpu.queue(Some(&shape)).unwrap();
-                assert_eq!(cpu.workspace_bytes(&shape), queue.workspace.bytes());
+                for cpu in [&cpu, &rounding] {
+                    let queue = cpu.queue(Some(&shape)).unwrap();
+                    assert_eq!(cpu.workspace_bytes(&shape), queue.workspace.bytes());
+                }
             }
             for capacity in [1, 15, 16, 1000] {
                 let shape = KvShape {

@@ -28,7 +28,7 @@ pub(crate) fn n_elements(
 ) -> usize {
     let rounded = match activations {
         Activations::F32 => 0,
-        Activations::Q8 => q8::workspace_len(shape.n_tokens, shape.cols),
+        Activations::Q8 => q8::workspace_len(shape.n_tokens, shape.cols, n_threads),
     };
     matvec_len(
         shape.n_tokens.min(GEMM_TOKENS_4BIT - 1),

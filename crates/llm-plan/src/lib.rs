@@ -13,7 +13,6 @@ mod activation;
 mod advice;
 mod budget;
 mod cost;
-mod divide;
 mod encoding;
 mod error;
 mod estimate;

@@ -1,9 +1,11 @@
 //! Plans for requests, or the reasons for none.
 
+mod divide;
+
 use llm_arch::{Role, Side, Skeleton, Slot, Unit};
 use llm_tensor::{Bytes, DType};
 
-use crate::divide::divide;
+use self::divide::divide;
 use crate::items::PlacementOrder;
 use crate::ledger::Ledger;
 use crate::needs::Needs;
@@ -210,7 +212,7 @@ fn is_faster(first: &Verdict, second: &Verdict, offload: &Offload) -> bool {
 }
 
 /// Seconds of the workload, if the model fits.
-pub(crate) fn seconds(verdict: &Verdict, offload: &Offload) -> Option<f64> {
+fn seconds(verdict: &Verdict, offload: &Offload) -> Option<f64> {
     let plan = verdict.plan()?;
     match offload {
         Offload::Fastest {
@@ -220,7 +222,7 @@ pub(crate) fn seconds(verdict: &Verdict, offload: &Offload) -> Option<f64> {
     }
 }
 
-pub(crate) fn one_way(request: &Request<'_>, weights: &Weights, way: Way) -> Result<Verdict> {
+fn one_way(request: &Request<'_>, weights: &Weights, way: Way) -> Result<Verdict> {
     let (needs, placed) = placed(request, weights, way)?;
     let estimate = |placements: &[Placement]| MemoryEstimate::of(weights, &needs, placements);
     let lacking = |estimate: &MemoryEstimate| Shortfall::all(estimate.memories(), &request.budgets);

@@ -13,7 +13,7 @@ pub(super) struct Activations<'a> {
     pub(super) n_tokens: usize,
     /// Blocks of a row, those beyond the last column, which are zeros, among them.
     pub(super) n_blocks: usize,
-    /// `[n_tokens, n_blocks · ACTIVATION_BLOCK]`.
+    /// `[n_tokens, n_blocks · ACTIVATION_BLOCK]`, moved by the bias.
     pub(super) codes: &'a [i8],
     /// `[n_tokens, n_blocks]`.
     pub(super) scales: &'a [f32],
@@ -24,8 +24,8 @@ pub(super) struct Activations<'a> {
 }
 
 impl<'a> Activations<'a> {
-    /// Rounds rows of `cols` activations into memory for as many.
-    pub(super) fn round(cpu: &Cpu, x: &[f32], cols: usize, into: Rounded<'a>) -> Self {
+    /// Rounds rows of `cols` activations into memory for as many. Codes are moved from −128..128 by a bias, 0 or 128.
+    pub(super) fn round(cpu: &Cpu, x: &[f32], cols: usize, bias: u8, into: Rounded<'a>) -> Self {
         let Rounded {
             n_tokens,
             n_blocks,
@@ -53,6 +53,7 @@ impl<'a> Activations<'a> {
                 x: &x[tokens.start * cols..tokens.end * cols],
                 cols,
                 n_blocks,
+                bias,
                 codes: bytemuck::cast_slice_mut(codes),
                 scales,
                 half_sums,
@@ -81,6 +82,7 @@ struct Round<'a> {
     x: &'a [f32],
     cols: usize,
     n_blocks: usize,
+    bias: u8,
     codes: &'a mut [i8],
     scales: &'a mut [f32],
     half_sums: &'a mut [f32],
@@ -97,7 +99,7 @@ impl Kernel for Round<'_> {
             let half_sums = &mut self.half_sums[row * 2 * n..][..2 * n];
             let sums = &mut self.sums[row * n..][..n];
             let (whole, rest) = codes.split_at_mut(self.cols / ACTIVATION_BLOCK * ACTIVATION_BLOCK);
-            rest.fill(0);
+            rest.fill(self.bias as i8);
             let n_whole = whole.len() / ACTIVATION_BLOCK;
             let blocks = x.chunks_exact(ACTIVATION_BLOCK);
             for (i, (x, codes)) in blocks
@@ -113,6 +115,9 @@ impl Kernel for Round<'_> {
                 half_sums[i] = scales[i] * first;
                 half_sums[n + i] = scales[i] * second;
                 sums[i] = scales[i] * (first + second);
+                for code in codes {
+                    *code ^= self.bias as i8;
+                }
             }
             for rest in [
                 &mut scales[n_whole..],

@@ -22,7 +22,7 @@ pub(super) trait Format: Copy + Send + Sync {
     const HAS_MINS: bool;
 
     /// The scales of `n` groups, of whole blocks, at most [`GROUPS`].
-    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors;
+    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors<S>;
     /// The codes of a group, counted from the first of `blocks`.
     fn codes<S: DotSimd>(simd: S, blocks: &[u8], group: usize) -> S::Codes;
 }
@@ -46,23 +46,28 @@ pub(super) enum Scales {
 }
 
 /// Scales and minimums of up to [`GROUPS`] groups: of the groups' first halves, and of their second ones.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Factors {
-    pub(super) scales: [[f32; GROUPS]; 2],
-    pub(super) mins: [[f32; GROUPS]; 2],
+#[derive(Clone, Copy)]
+pub(super) struct Factors<S: DotSimd> {
+    pub(super) scales: [S::F32; 2],
+    pub(super) mins: [S::F32; 2],
 }
 
-impl Factors {
-    const NONE: Self = Factors {
-        scales: [[0.0; GROUPS]; 2],
-        mins: [[0.0; GROUPS]; 2],
-    };
-
+impl<S: DotSimd> Factors<S> {
+    /// Of whole groups.
     #[inline(always)]
-    fn whole(scales: [f32; GROUPS], mins: [f32; GROUPS]) -> Self {
+    fn whole(scales: S::F32, mins: S::F32) -> Self {
         Factors {
-            scales: [scales, [0.0; GROUPS]],
-            mins: [mins, [0.0; GROUPS]],
+            scales: [scales; 2],
+            mins: [mins; 2],
+        }
+    }
+
+    /// Scales alone.
+    #[inline(always)]
+    fn scales(simd: S, scales: [S::F32; 2]) -> Self {
+        Factors {
+            scales,
+            mins: [simd.zero(); 2],
         }
     }
 }
@@ -112,20 +117,26 @@ fn f16_of_blocks<S: DotSimd>(
     n_bytes: usize,
     at: usize,
     n: usize,
-) -> [f32; GROUPS] {
+) -> S::F32 {
     let mut bits = [0; GROUPS];
-    for (bits, block) in bits.iter_mut().zip(blocks.chunks_exact(n_bytes)).take(n) {
-        *bits = u16::from_le_bytes([block[at], block[at + 1]]);
+    for (i, bits) in bits.iter_mut().enumerate() {
+        // Of the last block again, rather than of none.
+        let at = i.min(n - 1) * n_bytes + at;
+        *bits = u16::from_le_bytes([blocks[at], blocks[at + 1]]);
     }
-    simd.widen(&bits)
+    simd.from_f16(bits)
 }
 
-/// The f16 at a byte.
+/// The f16 at a byte, in all lanes.
 #[inline(always)]
-fn f16_at<S: DotSimd>(simd: S, block: &[u8], at: usize) -> f32 {
-    let mut bits = [0; GROUPS];
-    bits[0] = u16::from_le_bytes([block[at], block[at + 1]]);
-    simd.widen(&bits)[0]
+fn f16_at<S: DotSimd>(simd: S, block: &[u8], at: usize) -> S::F32 {
+    simd.splat_f16(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// A block, whose bytes are then there without a look at its length.
+#[inline(always)]
+fn block_of<const N: usize>(block: &[u8]) -> &[u8; N] {
+    block.first_chunk().expect("a whole block")
 }
 
 /// 32 bytes from `at` on.

@@ -5,7 +5,7 @@ use llm_quant::ACTIVATION_BLOCK;
 use super::activations::Activations;
 use super::format::{Codes, Format, Scales, Visitor};
 use super::{BlockRows, Target};
-use crate::simd::dot::{DotKernel, DotLevel, DotSimd, GROUPS, MAX_TOKENS};
+use crate::simd::dot::{DotKernel, DotLevel, DotSimd, Eight, GROUPS, MAX_TOKENS};
 
 /// Some rows of a weight times all rows of activations.
 ///
@@ -68,27 +68,29 @@ fn tile<S: DotSimd, F: Format, const T: usize>(
     } = *product;
     let n_rows = ROWS.min(rows.range.end - row);
     let n_tokens = T.min(activations.n_tokens - token);
-    let weights = std::array::from_fn::<_, ROWS, _>(|r| rows.row(row + r.min(n_rows - 1)));
-    let x = std::array::from_fn(|t| Row::of(activations, token + t.min(n_tokens - 1)));
-    let mut sums = [[simd.zero(); T]; ROWS];
+    let mut tile = Tile {
+        simd,
+        weights: std::array::from_fn(|r| rows.row(row + r.min(n_rows - 1))),
+        x: std::array::from_fn(|t| Row::of(activations, token + t.min(n_tokens - 1))),
+        scales: [[[Eight([0.0; GROUPS]); 2]; T]; ROWS],
+        sums: [[simd.zero(); T]; ROWS],
+    };
     // Linearly through the rows, so that the memory sees one stream.
-    let mut ahead = weights[0].as_ptr().wrapping_add(PREFETCH_BYTES);
-    let piece_bytes = F::BYTES * (GROUPS / F::LEN);
+    let mut ahead = tile.weights[0].as_ptr().wrapping_add(PREFETCH_BYTES);
+    let piece_bytes = ROWS * F::BYTES * (GROUPS / F::LEN);
     let n_groups = rows.cols / ACTIVATION_BLOCK;
     for first in (0..n_groups - n_groups % GROUPS).step_by(GROUPS) {
-        for line in (0..ROWS * piece_bytes).step_by(CACHE_LINE) {
+        for line in (0..piece_bytes).step_by(CACHE_LINE) {
             simd.prefetch(ahead.wrapping_add(line));
         }
-        ahead = ahead.wrapping_add(ROWS * piece_bytes);
-        let pieces = weights.map(|row| &row[first / F::LEN * F::BYTES..][..piece_bytes]);
-        piece::<S, F, T>(simd, &pieces, &x, first, GROUPS, &mut sums);
+        ahead = ahead.wrapping_add(piece_bytes);
+        tile.multiply::<F>(first, GROUPS);
     }
     let n_left = n_groups % GROUPS;
     if F::LEN == 1 && n_left > 0 {
-        let first = n_groups - n_left;
-        let pieces = weights.map(|row| &row[first * F::BYTES..][..n_left * F::BYTES]);
-        piece::<S, F, T>(simd, &pieces, &x, first, n_left, &mut sums);
+        tile.multiply::<F>(n_groups - n_left, n_left);
     }
+    let sums = tile.sums;
     for (r, sums) in sums.into_iter().enumerate().take(n_rows) {
         for (t, sum) in sums.into_iter().enumerate().take(n_tokens) {
             target.put(token + t, row + r, simd.reduce(sum));
@@ -119,81 +121,161 @@ impl<'a> Row<'a> {
     }
 }
 
-/// `n` groups from `first` on, [`GROUPS`] at most.
-#[inline(always)]
-fn piece<S: DotSimd, F: Format, const T: usize>(
+/// Rows that are multiplied with each other. Everything of it is in registers, but for `scales`, which are read one by one.
+struct Tile<'a, S: DotSimd, const T: usize> {
     simd: S,
-    weights: &[&[u8]; ROWS],
-    x: &[Row<'_>; T],
-    first: usize,
-    n: usize,
-    sums: &mut [[S::F32; T]; ROWS],
-) {
-    let mut scales = [[[[0f32; GROUPS]; 2]; T]; ROWS];
-    for (r, weights) in weights.iter().enumerate() {
+    weights: [&'a [u8]; ROWS],
+    x: [Row<'a>; T],
+    /// Of the piece at hand, of weights times those of activations.
+    scales: [[[Eight; 2]; T]; ROWS],
+    sums: [[S::F32; T]; ROWS],
+}
+
+/// A piece of a row of activations.
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    codes: &'a [i8; GROUPS * ACTIVATION_BLOCK],
+    scales: &'a [f32; GROUPS],
+    half_sums: [&'a [f32; GROUPS]; 2],
+    sums: &'a [f32; GROUPS],
+}
+
+impl<'a> Row<'a> {
+    /// [`GROUPS`] groups from one on.
+    #[inline(always)]
+    fn piece(&self, first: usize) -> Piece<'a> {
+        const WHOLE: &str = "rows of whole pieces";
+        let [low, high] = self.half_sums;
+        Piece {
+            codes: self.codes[first * ACTIVATION_BLOCK..]
+                .first_chunk()
+                .expect(WHOLE),
+            scales: self.scales[first..].first_chunk().expect(WHOLE),
+            half_sums: [
+                low[first..].first_chunk().expect(WHOLE),
+                high[first..].first_chunk().expect(WHOLE),
+            ],
+            sums: self.sums[first..].first_chunk().expect(WHOLE),
+        }
+    }
+}
+
+/// No closures and no loops over rows of weights here: what is called or left a loop would keep sums in memory.
+impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
+    /// Adds the products of `n` groups from one on, a piece or what is left of one.
+    #[inline(always)]
+    fn multiply<F: Format>(&mut self, first: usize, n: usize) {
+        let mut x = [self.x[0].piece(first); T];
+        for t in 1..T {
+            x[t] = self.x[t].piece(first);
+        }
+        let n_bytes = F::BYTES * (n / F::LEN);
+        let at = first / F::LEN * F::BYTES;
+        let weights = [
+            &self.weights[0][at..][..n_bytes],
+            &self.weights[1][at..][..n_bytes],
+            &self.weights[2][at..][..n_bytes],
+            &self.weights[3][at..][..n_bytes],
+        ];
+        self.scale::<F>(0, weights[0], &x, n);
+        self.scale::<F>(1, weights[1], &x, n);
+        self.scale::<F>(2, weights[2], &x, n);
+        self.scale::<F>(3, weights[3], &x, n);
+        if n == GROUPS {
+            self.multiply_group::<F>(weights, &x, 0);
+            self.multiply_group::<F>(weights, &x, 1);
+            self.multiply_group::<F>(weights, &x, 2);
+            self.multiply_group::<F>(weights, &x, 3);
+            self.multiply_group::<F>(weights, &x, 4);
+            self.multiply_group::<F>(weights, &x, 5);
+            self.multiply_group::<F>(weights, &x, 6);
+            self.multiply_group::<F>(weights, &x, 7);
+        } else {
+            for group in 0..n {
+                self.multiply_group::<F>(weights, &x, group);
+            }
+        }
+    }
+
+    /// Brings a row's scales into place, and subtracts its minimums.
+    #[inline(always)]
+    fn scale<F: Format>(&mut self, r: usize, weights: &[u8], x: &[Piece<'_>; T], n: usize) {
+        let simd = self.simd;
         let factors = F::factors(simd, weights, n);
         for (t, x) in x.iter().enumerate() {
-            let scales_x = eight(x.scales, first);
-            for half in 0..n_halves(F::SCALES) {
-                scales[r][t][half] = std::array::from_fn(|i| factors.scales[half][i] * scales_x[i]);
+            let scales = simd.get(x.scales);
+            let [low, high] = &mut self.scales[r][t];
+            simd.put(low, simd.mul(factors.scales[0], scales));
+            if F::SCALES == Scales::Halves {
+                simd.put(high, simd.mul(factors.scales[1], scales));
             }
             if F::HAS_MINS {
-                let sum = &mut sums[r][t];
+                let sum = &mut self.sums[r][t];
+                let [low, high] = factors.mins;
                 match F::SCALES {
                     Scales::Whole => {
-                        *sum = simd.subtract(&factors.mins[0], eight(x.sums, first), *sum);
+                        *sum = simd.subtract_product(low, simd.get(x.sums), *sum);
                     }
                     Scales::Halves => {
-                        for (mins, sums) in factors.mins.iter().zip(x.half_sums) {
-                            *sum = simd.subtract(mins, eight(sums, first), *sum);
-                        }
+                        let [of_low, of_high] = x.half_sums;
+                        *sum = simd.subtract_product(low, simd.get(of_low), *sum);
+                        *sum = simd.subtract_product(high, simd.get(of_high), *sum);
                     }
                 }
             }
         }
     }
-    for group in 0..n {
-        let codes: [S::Codes; T] = std::array::from_fn(|t| {
-            let codes = &x[t].codes[(first + group) * ACTIVATION_BLOCK..][..ACTIVATION_BLOCK];
+
+    /// Adds the products of a group, counted from the piece's first.
+    #[inline(always)]
+    fn multiply_group<F: Format>(
+        &mut self,
+        weights: [&[u8]; ROWS],
+        x: &[Piece<'_>; T],
+        group: usize,
+    ) {
+        let simd = self.simd;
+        let mut codes = [simd.where_set(0, 0); T];
+        let mut begin = [simd.none(); T];
+        for t in 0..T {
+            let block = &x[t].codes[group * ACTIVATION_BLOCK..][..ACTIVATION_BLOCK];
             // SAFETY: as many bytes.
-            unsafe { simd.load(codes.as_ptr().cast()) }
-        });
-        let begin = codes.map(|codes| match F::CODES {
-            Codes::Above(0) => simd.none(),
-            Codes::Above(offset) => simd.less(codes, offset),
-            Codes::Signed => simd.begin_signed(codes),
-        });
-        for r in 0..ROWS {
-            let weights = F::codes(simd, weights[r], group);
-            for t in 0..T {
-                let products = match F::CODES {
-                    Codes::Above(_) => simd.multiply(weights, codes[t], begin[t]),
-                    Codes::Signed => simd.multiply_signed(weights, codes[t], begin[t]),
-                };
-                let [low, high] = &scales[r][t];
-                sums[r][t] = match F::SCALES {
-                    Scales::Whole => simd.add_scaled(products, low[group], sums[r][t]),
-                    Scales::Halves => {
-                        simd.add_halves(products, [low[group], high[group]], sums[r][t])
-                    }
-                };
-            }
+            codes[t] = unsafe { simd.load(block.as_ptr().cast()) };
+            begin[t] = match F::CODES {
+                Codes::Above(0) => simd.none(),
+                Codes::Above(offset) => simd.less(codes[t], offset),
+                Codes::Signed => simd.begin_signed(codes[t]),
+            };
         }
+        self.multiply_row::<F>(0, weights[0], &codes, &begin, group);
+        self.multiply_row::<F>(1, weights[1], &codes, &begin, group);
+        self.multiply_row::<F>(2, weights[2], &codes, &begin, group);
+        self.multiply_row::<F>(3, weights[3], &codes, &begin, group);
     }
-}
 
-/// Numbers of groups from one on.
-#[inline(always)]
-fn eight(numbers: &[f32], first: usize) -> &[f32; GROUPS] {
-    numbers[first..]
-        .first_chunk()
-        .expect("rows of whole pieces")
-}
-
-const fn n_halves(scales: Scales) -> usize {
-    match scales {
-        Scales::Whole => 1,
-        Scales::Halves => 2,
+    #[inline(always)]
+    fn multiply_row<F: Format>(
+        &mut self,
+        r: usize,
+        weights: &[u8],
+        codes: &[S::Codes; T],
+        begin: &[S::Sums; T],
+        group: usize,
+    ) {
+        let simd = self.simd;
+        let weights = F::codes(simd, weights, group);
+        for t in 0..T {
+            let products = match F::CODES {
+                Codes::Above(_) => simd.multiply(weights, codes[t], begin[t]),
+                Codes::Signed => simd.multiply_signed(weights, codes[t], begin[t]),
+            };
+            let [Eight(low), Eight(high)] = &self.scales[r][t];
+            let sum = &mut self.sums[r][t];
+            *sum = match F::SCALES {
+                Scales::Whole => simd.add_scaled(products, low[group], *sum),
+                Scales::Halves => simd.add_halves(products, [low[group], high[group]], *sum),
+            };
+        }
     }
 }
 

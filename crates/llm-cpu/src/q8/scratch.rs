@@ -2,6 +2,8 @@
 
 use llm_quant::ACTIVATION_BLOCK;
 
+use super::gemm::SCRATCH_LEN;
+use crate::matvec::GEMM_TOKENS;
 use crate::simd::dot::GROUPS;
 
 /// Parameters of the memory of a call.
@@ -10,6 +12,14 @@ pub(super) struct Layout {
     n_tokens: usize,
     /// Blocks of a row: whole pieces of [`GROUPS`].
     n_blocks: usize,
+    n_threads: usize,
+}
+
+/// The memory of a call.
+pub(super) struct Q8Scratch<'a> {
+    pub(super) rounded: Rounded<'a>,
+    /// [`Layout::thread_len`] of it is a thread's.
+    pub(super) threads: &'a mut [f32],
 }
 
 /// Destination of rounded activations.
@@ -27,33 +37,52 @@ pub(super) struct Rounded<'a> {
 }
 
 impl Layout {
-    pub(super) fn new(n_tokens: usize, cols: usize) -> Self {
+    pub(super) fn new(n_tokens: usize, cols: usize, n_threads: usize) -> Self {
         Layout {
             n_tokens,
             n_blocks: cols.div_ceil(ACTIVATION_BLOCK).next_multiple_of(GROUPS),
+            n_threads,
         }
     }
 
     /// Words of all.
     pub(super) fn len(&self) -> usize {
-        self.codes_len() + 4 * self.scales_len()
+        self.codes_len()
+            + 2 * whole_lines(self.scales_len())
+            + whole_lines(2 * self.scales_len())
+            + self.n_threads * self.thread_len()
     }
 
     /// Divides memory of this length.
-    pub(super) fn split<'a>(&self, memory: &'a mut [f32]) -> Rounded<'a> {
-        let (codes, rest) = memory.split_at_mut(self.codes_len());
-        let (scales, rest) = rest.split_at_mut(self.scales_len());
-        let (half_sums, rest) = rest.split_at_mut(2 * self.scales_len());
-        Rounded {
-            n_tokens: self.n_tokens,
-            n_blocks: self.n_blocks,
-            codes,
-            scales,
-            half_sums,
-            sums: &mut rest[..self.scales_len()],
+    pub(super) fn split<'a>(&self, mut memory: &'a mut [f32]) -> Q8Scratch<'a> {
+        let mut take = |n: usize| {
+            let (piece, rest) = std::mem::take(&mut memory).split_at_mut(whole_lines(n));
+            memory = rest;
+            &mut piece[..n]
+        };
+        Q8Scratch {
+            rounded: Rounded {
+                n_tokens: self.n_tokens,
+                n_blocks: self.n_blocks,
+                codes: take(self.codes_len()),
+                scales: take(self.scales_len()),
+                half_sums: take(2 * self.scales_len()),
+                sums: take(self.scales_len()),
+            },
+            threads: take(self.n_threads * self.thread_len()),
         }
     }
 
+    /// Words of a thread, for panels.
+    pub(super) fn thread_len(&self) -> usize {
+        if self.n_tokens < GEMM_TOKENS {
+            0
+        } else {
+            SCRATCH_LEN
+        }
+    }
+
+    /// Whole lines.
     fn codes_len(&self) -> usize {
         self.scales_len() * ACTIVATION_BLOCK / size_of::<f32>()
     }
@@ -64,6 +93,11 @@ impl Layout {
 }
 
 /// Words that a call of these sizes takes.
-pub(crate) fn workspace_len(n_tokens: usize, cols: usize) -> usize {
-    Layout::new(n_tokens, cols).len()
+pub(crate) fn workspace_len(n_tokens: usize, cols: usize, n_threads: usize) -> usize {
+    Layout::new(n_tokens, cols, n_threads).len()
+}
+
+/// Words rounded up to whole cache lines.
+const fn whole_lines(n_words: usize) -> usize {
+    n_words.next_multiple_of(16)
 }

@@ -8,6 +8,7 @@
 mod avx2;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub(crate) mod panel;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -33,7 +34,7 @@ pub(crate) trait DotKernel {
 pub(crate) trait DotSimd: Copy + Debug + Send + Sync + 'static {
     /// A block's codes, a byte each.
     type Codes: Copy;
-    /// Lanes of i32; a lane has products of codes that are beside each other, those of a block's first 16 codes in the
+    /// [`GROUPS`] lanes of i32; a lane has products of codes that are beside each other, those of a block's first 16 codes in the
     /// first half of the lanes.
     type Sums: Copy;
     /// As many f32.
@@ -48,6 +49,9 @@ pub(crate) trait DotSimd: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// `src` can be read for 32 bytes; no alignment is needed.
     unsafe fn load(self, src: *const u8) -> Self::Codes;
+    /// # Safety
+    /// `dst` can be written for 32 bytes; no alignment is needed.
+    unsafe fn store(self, dst: *mut u8, codes: Self::Codes);
     /// The low halves of 16 bytes, then their high halves.
     ///
     /// # Safety
@@ -80,9 +84,22 @@ pub(crate) trait DotSimd: Copy + Debug + Send + Sync + 'static {
     /// `to` and the sums times the scales of a block's halves.
     fn add_halves(self, sums: Self::Sums, scales: [f32; 2], to: Self::F32) -> Self::F32;
     /// `from` less products, in any lanes.
-    fn subtract(self, a: &[f32; GROUPS], b: &[f32; GROUPS], from: Self::F32) -> Self::F32;
+    fn subtract_product(self, a: Self::F32, b: Self::F32, from: Self::F32) -> Self::F32;
+    fn splat(self, x: f32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn get(self, numbers: &[f32; GROUPS]) -> Self::F32;
+    fn put(self, numbers: &mut Eight, x: Self::F32);
     /// Numbers of f16.
-    fn widen(self, bits: &[u16; GROUPS]) -> [f32; GROUPS];
+    fn from_f16(self, bits: [u16; GROUPS]) -> Self::F32;
+    /// One in all lanes.
+    fn splat_f16(self, bits: u16) -> Self::F32;
+    /// Bytes as numbers from 0 to 255.
+    fn from_bytes(self, bytes: [u8; GROUPS]) -> Self::F32;
+    /// Bytes as numbers from −128 to 127: those of even index, and those of odd index.
+    fn from_pairs(self, bytes: [u8; 2 * GROUPS]) -> [Self::F32; 2];
+    /// Exponents as half of the powers of two that E8M0 has for them; 255 is one as all others are.
+    fn half_powers(self, exponents: [u8; GROUPS]) -> Self::F32;
     /// The sum of the lanes.
     fn reduce(self, sums: Self::F32) -> f32;
     /// Asks for a cache line that will soon be read; the address need not be valid.
@@ -140,18 +157,12 @@ impl DotLevel {
     }
 }
 
+/// Numbers of a register in memory.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(32))]
+pub(crate) struct Eight(pub(crate) [f32; GROUPS]);
+
 /// Blocks whose scales are looked up together.
 pub(crate) const GROUPS: usize = 8;
 /// The most rows of activations at a time.
 pub(crate) const MAX_TOKENS: usize = 4;
-
-/// All that go with an instruction set that this machine has, the plainest first.
-#[cfg(test)]
-pub(crate) fn dot_levels(isa: crate::Isa) -> Vec<DotLevel> {
-    let level = Level::new(isa).expect("the machine has the instruction set");
-    match (level, DotLevel::of(level)) {
-        #[cfg(target_arch = "aarch64")]
-        (Level::Neon(simd), dot @ DotLevel::NeonDot(_)) => vec![DotLevel::Neon(simd), dot],
-        (_, best) => vec![best],
-    }
-}

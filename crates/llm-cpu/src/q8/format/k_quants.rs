@@ -1,6 +1,6 @@
 //! The "k-quants": 256 elements, their scales in units of the block's own.
 
-use super::{Codes, Factors, Format, Scales, f16_at, load};
+use super::{Codes, Factors, Format, Scales, block_of, f16_at, load};
 use crate::simd::dot::{DotSimd, GROUPS};
 
 #[derive(Clone, Copy)]
@@ -14,12 +14,14 @@ impl Format for Q2K {
     const HAS_MINS: bool = true;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors {
+    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors<S> {
+        let block = block_of::<{ Self::BYTES }>(block);
         let (scale, min) = (f16_at(simd, block, 80), f16_at(simd, block, 82));
-        let bytes = &block[..16];
+        let bytes = u128::from_le_bytes(sixteen(block, 0));
+        let nibbles = |bytes: u128| simd.from_pairs((bytes & u128::MAX / 17).to_le_bytes());
         Factors {
-            scales: halves(|i| scale * f32::from(bytes[i] & 15)),
-            mins: halves(|i| min * f32::from(bytes[i] >> 4)),
+            scales: nibbles(bytes).map(|codes| simd.mul(scale, codes)),
+            mins: nibbles(bytes >> 4).map(|codes| simd.mul(min, codes)),
         }
     }
 
@@ -41,16 +43,22 @@ impl Format for Q3K {
     const HAS_MINS: bool = false;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors {
-        let (packed, scale) = (&block[96..108], f16_at(simd, block, 108));
-        Factors {
-            scales: halves(|i| {
-                let low = packed[i % 8] >> (i / 8 * 4) & 0xF;
-                let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
-                scale * f32::from((low | high << 4) as i8 - 32)
-            }),
-            ..Factors::NONE
+    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors<S> {
+        let block = block_of::<{ Self::BYTES }>(block);
+        let word = |i: usize| {
+            let at = 96 + 4 * i;
+            u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+        };
+        // Four low halves, and the two bits above each of four, at a time.
+        let mut codes = [0; 16];
+        for (i, codes) in codes.as_chunks_mut().0.iter_mut().enumerate() {
+            let low = word(i % 2) >> (4 * (i / 2)) & 0x0f0f_0f0f;
+            *codes = (low | (word(2) >> (2 * i) & 0x0303_0303) << 4).to_le_bytes();
         }
+        let (scale, middle) = (f16_at(simd, block, 108), simd.splat(32.0));
+        let scales = simd.from_pairs(codes);
+        let scales = scales.map(|codes| simd.mul(scale, simd.sub(codes, middle)));
+        Factors::scales(simd, scales)
     }
 
     #[inline(always)]
@@ -72,7 +80,7 @@ impl Format for Q4K {
     const HAS_MINS: bool = true;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors {
+    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors<S> {
         scales_and_mins(simd, block)
     }
 
@@ -94,7 +102,7 @@ impl Format for Q5K {
     const HAS_MINS: bool = true;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors {
+    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors<S> {
         scales_and_mins(simd, block)
     }
 
@@ -117,13 +125,11 @@ impl Format for Q6K {
     const HAS_MINS: bool = false;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors {
+    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors<S> {
+        let block = block_of::<{ Self::BYTES }>(block);
         let scale = f16_at(simd, block, 208);
-        let bytes = &block[192..208];
-        Factors {
-            scales: halves(|i| scale * f32::from(bytes[i] as i8)),
-            ..Factors::NONE
-        }
+        let codes = simd.from_pairs(sixteen(block, 192));
+        Factors::scales(simd, codes.map(|codes| simd.mul(scale, codes)))
     }
 
     #[inline(always)]
@@ -154,15 +160,16 @@ fn bit_of<S: DotSimd>(simd: S, bytes: S::Codes, from: usize, to: usize) -> S::Co
     }
 }
 
-/// Numbers of 16 halves of groups, as those of the first halves and those of the second ones.
+/// 16 bytes from `at` on.
 #[inline(always)]
-fn halves(number: impl Fn(usize) -> f32) -> [[f32; GROUPS]; 2] {
-    [0, 1].map(|half| std::array::from_fn(|group| number(2 * group + half)))
+fn sixteen(block: &[u8], at: usize) -> [u8; 16] {
+    *block[at..].first_chunk().expect("a whole block")
 }
 
 /// The scales and minimums of a block of Q4_K or Q5_K.
 #[inline(always)]
-fn scales_and_mins<S: DotSimd>(simd: S, block: &[u8]) -> Factors {
+fn scales_and_mins<S: DotSimd>(simd: S, block: &[u8]) -> Factors<S> {
+    let block = block_of::<16>(block);
     let word =
         |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
     // Four of each at a time.
@@ -175,7 +182,7 @@ fn scales_and_mins<S: DotSimd>(simd: S, block: &[u8]) -> Factors {
     let (scale, min) = (f16_at(simd, block, 0), f16_at(simd, block, 2));
     let [scales, mins] = codes.map(|(low, high)| (low | u64::from(high) << 32).to_le_bytes());
     Factors::whole(
-        scales.map(|code| scale * f32::from(code)),
-        mins.map(|code| min * f32::from(code)),
+        simd.mul(scale, simd.from_bytes(scales)),
+        simd.mul(min, simd.from_bytes(mins)),
     )
 }

@@ -1,6 +1,6 @@
 //! Codes of four bits in blocks of 32, low halves of bytes first, and such blocks in blocks of 256.
 
-use super::{Codes, Factors, Format, Scales, f16_at, f16_of_blocks, load_nibbles};
+use super::{Codes, Factors, Format, Scales, block_of, f16_at, f16_of_blocks, load_nibbles};
 use crate::simd::dot::{DotSimd, GROUPS};
 
 #[derive(Clone, Copy)]
@@ -14,9 +14,9 @@ impl Format for Q4_0 {
     const HAS_MINS: bool = false;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors {
+    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors<S> {
         let scales = f16_of_blocks(simd, blocks, Self::BYTES, 0, n);
-        Factors::whole(scales, [0.0; GROUPS])
+        Factors::scales(simd, [scales; 2])
     }
 
     #[inline(always)]
@@ -36,9 +36,9 @@ impl Format for Q4_1 {
     const HAS_MINS: bool = true;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors {
+    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors<S> {
         let [scales, mins] = [0, 2].map(|at| f16_of_blocks(simd, blocks, Self::BYTES, at, n));
-        Factors::whole(scales, mins.map(|min| -min))
+        Factors::whole(scales, simd.sub(simd.zero(), mins))
     }
 
     #[inline(always)]
@@ -58,9 +58,9 @@ impl Format for Iq4Nl {
     const HAS_MINS: bool = false;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors {
+    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors<S> {
         let scales = f16_of_blocks(simd, blocks, Self::BYTES, 0, n);
-        Factors::whole(scales, [0.0; GROUPS])
+        Factors::scales(simd, [scales; 2])
     }
 
     #[inline(always)]
@@ -81,19 +81,16 @@ impl Format for Mxfp4 {
     const HAS_MINS: bool = false;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(_: S, blocks: &[u8], n: usize) -> Factors {
-        let mut scales = [0.0; GROUPS];
-        let blocks = blocks.chunks_exact(Self::BYTES);
-        for (scale, block) in scales.iter_mut().zip(blocks).take(n) {
-            // Half of 2^(exponent - 127), since the table is doubled.
-            let exponent = u32::from(block[0]);
-            *scale = f32::from_bits(if exponent < 2 {
-                0x0020_0000 << exponent
-            } else {
-                (exponent - 1) << 23
-            });
+    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors<S> {
+        let mut exponents = 0;
+        for i in 0..GROUPS {
+            // Of the last block again, rather than of none.
+            let exponent = blocks[i.min(n - 1) * Self::BYTES];
+            exponents |= u64::from(exponent) << (8 * i);
         }
-        Factors::whole(scales, [0.0; GROUPS])
+        // Half, since the table is doubled.
+        let scales = simd.half_powers(exponents.to_le_bytes());
+        Factors::scales(simd, [scales; 2])
     }
 
     #[inline(always)]
@@ -114,15 +111,20 @@ impl Format for Iq4Xs {
     const HAS_MINS: bool = false;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors {
-        let scale = f16_at(simd, block, 0);
-        let high = u16::from_le_bytes([block[2], block[3]]);
-        let scales = std::array::from_fn(|i| {
-            let low = block[4 + i / 2] >> (i % 2 * 4) & 0xF;
-            let code = low | ((high >> (2 * i) & 3) as u8) << 4;
-            scale * f32::from(code as i8 - 32)
-        });
-        Factors::whole(scales, [0.0; GROUPS])
+    fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors<S> {
+        let block = block_of::<{ Self::BYTES }>(block);
+        // A byte for each nibble, and for each two bits.
+        let mut low = u64::from(u32::from_le_bytes([block[4], block[5], block[6], block[7]]));
+        low = (low | low << 16) & 0x0000_ffff_0000_ffff;
+        low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
+        low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        let mut high = u64::from(u16::from_le_bytes([block[2], block[3]]));
+        high = (high | high << 24) & 0x0000_00ff_0000_00ff;
+        high = (high | high << 12) & 0x000f_000f_000f_000f;
+        high = (high | high << 6) & 0x0303_0303_0303_0303;
+        let codes = simd.from_bytes((low | high << 4).to_le_bytes());
+        let scales = simd.mul(f16_at(simd, block, 0), simd.sub(codes, simd.splat(32.0)));
+        Factors::scales(simd, [scales; 2])
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! Blocks of 32 elements with codes of more than four bits.
 
 use super::{Codes, Factors, Format, Scales, f16_of_blocks, load, load_nibbles};
-use crate::simd::dot::{DotSimd, GROUPS};
+use crate::simd::dot::DotSimd;
 
 #[derive(Clone, Copy)]
 pub(super) struct Q8_0;
@@ -14,9 +14,9 @@ impl Format for Q8_0 {
     const HAS_MINS: bool = false;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors {
+    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors<S> {
         let scales = f16_of_blocks(simd, blocks, Self::BYTES, 0, n);
-        Factors::whole(scales, [0.0; GROUPS])
+        Factors::scales(simd, [scales; 2])
     }
 
     #[inline(always)]
@@ -36,9 +36,9 @@ impl Format for Q5_0 {
     const HAS_MINS: bool = false;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors {
+    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors<S> {
         let scales = f16_of_blocks(simd, blocks, Self::BYTES, 0, n);
-        Factors::whole(scales, [0.0; GROUPS])
+        Factors::scales(simd, [scales; 2])
     }
 
     #[inline(always)]
@@ -58,9 +58,9 @@ impl Format for Q5_1 {
     const HAS_MINS: bool = true;
 
     #[inline(always)]
-    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors {
+    fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors<S> {
         let [scales, mins] = [0, 2].map(|at| f16_of_blocks(simd, blocks, Self::BYTES, at, n));
-        Factors::whole(scales, mins.map(|min| -min))
+        Factors::whole(scales, simd.sub(simd.zero(), mins))
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 use std::arch::x86_64::*;
 
-use super::{DotKernel, DotSimd, GROUPS};
+use super::{DotKernel, DotSimd, Eight, GROUPS};
 use crate::simd::Avx2;
 use crate::simd::table::{by_promise, by_token};
 
@@ -13,6 +13,7 @@ macro_rules! of_avx2 {
 
         by_promise! {
             fn load(src: *const u8) -> __m256i = _mm256_loadu_si256(src.cast());
+            fn store(dst: *mut u8, codes: __m256i) = _mm256_storeu_si256(dst.cast(), codes);
             fn load_nibbles(src: *const u8) -> __m256i = nibbles(_mm_loadu_si128(src.cast()));
         }
 
@@ -35,13 +36,34 @@ macro_rules! of_avx2 {
                 let scales = _mm256_blend_ps::<0xf0>(low, high);
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scales, to)
             };
-            fn subtract(a: &[f32; GROUPS], b: &[f32; GROUPS], from: __m256) -> __m256 =
-                _mm256_fnmadd_ps(_mm256_loadu_ps(a.as_ptr()), _mm256_loadu_ps(b.as_ptr()), from);
-            fn widen(bits: &[u16; GROUPS]) -> [f32; GROUPS] = {
-                let mut widened = [0.0; GROUPS];
-                let values = _mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().cast()));
-                _mm256_storeu_ps(widened.as_mut_ptr(), values);
-                widened
+            fn subtract_product(a: __m256, b: __m256, from: __m256) -> __m256 =
+                _mm256_fnmadd_ps(a, b, from);
+            fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
+            fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+            fn sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
+            fn get(numbers: &[f32; GROUPS]) -> __m256 = _mm256_loadu_ps(numbers.as_ptr());
+            // Read back one by one from the cache: the compiler would shuffle registers, of which codes ask enough.
+            fn put(numbers: &mut Eight, x: __m256) = std::ptr::from_mut(numbers).cast::<__m256>().write_volatile(x);
+            fn from_f16(bits: [u16; GROUPS]) -> __m256 = {
+                let [a, b, c, d, e, f, g, h] = bits;
+                _mm256_cvtph_ps(_mm_set_epi64x(four(e, f, g, h), four(a, b, c, d)))
+            };
+            fn splat_f16(bits: u16) -> __m256 = _mm256_cvtph_ps(_mm_set1_epi16(bits as i16));
+            fn from_bytes(bytes: [u8; GROUPS]) -> __m256 =
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(bytes))));
+            fn from_pairs(bytes: [u8; 2 * GROUPS]) -> [__m256; 2] = {
+                let apart = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+                let even = _mm_shuffle_epi8(_mm_loadu_si128(bytes.as_ptr().cast()), apart);
+                [even, _mm_unpackhi_epi64(even, even)]
+                    .map(|bytes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)))
+            };
+            fn half_powers(exponents: [u8; GROUPS]) -> __m256 = {
+                let exponents = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(exponents)));
+                let one = _mm256_set1_epi32(1);
+                let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(exponents, one));
+                let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), exponents);
+                let is_normal = _mm256_cmpgt_epi32(exponents, one);
+                _mm256_castsi256_ps(_mm256_blendv_epi8(subnormal, normal, is_normal))
             };
             fn reduce(sums: __m256) -> f32 = {
                 let high = _mm256_extractf128_ps::<1>(sums);
@@ -56,6 +78,12 @@ macro_rules! of_avx2 {
 
 pub(super) use of_avx2;
 
+/// Four words of 16 bits as one of 64, put together where integers are computed with.
+#[inline(always)]
+pub(super) fn four(a: u16, b: u16, c: u16, d: u16) -> i64 {
+    (u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48) as i64
+}
+
 /// The low halves of bytes, then the high ones.
 ///
 /// # Safety
@@ -64,8 +92,10 @@ pub(super) use of_avx2;
 pub(super) unsafe fn nibbles(bytes: __m128i) -> __m256i {
     // SAFETY: as the caller promises.
     unsafe {
-        let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
-        _mm256_and_si256(both, _mm256_set1_epi8(15))
+        // One shift of both, rather than a shift and a shuffle.
+        let both = _mm256_broadcastsi128_si256(bytes);
+        let shifted = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
+        _mm256_and_si256(shifted, _mm256_set1_epi8(15))
     }
 }
 

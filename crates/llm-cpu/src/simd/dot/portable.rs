@@ -1,6 +1,6 @@
 use half::f16;
 
-use super::{DotKernel, DotSimd, GROUPS};
+use super::{DotKernel, DotSimd, Eight, GROUPS};
 use crate::simd::Portable;
 
 /// Lanes: four codes each.
@@ -20,6 +20,12 @@ impl DotSimd for Portable {
     unsafe fn load(self, src: *const u8) -> [u8; 32] {
         // SAFETY: as the caller promises.
         unsafe { src.cast::<[u8; 32]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, dst: *mut u8, codes: [u8; 32]) {
+        // SAFETY: as the caller promises.
+        unsafe { dst.cast::<[u8; 32]>().write_unaligned(codes) }
     }
 
     #[inline(always)]
@@ -100,13 +106,70 @@ impl DotSimd for Portable {
     }
 
     #[inline(always)]
-    fn subtract(self, a: &[f32; GROUPS], b: &[f32; GROUPS], from: [f32; LANES]) -> [f32; LANES] {
+    fn subtract_product(
+        self,
+        a: [f32; LANES],
+        b: [f32; LANES],
+        from: [f32; LANES],
+    ) -> [f32; LANES] {
         std::array::from_fn(|i| from[i] - a[i] * b[i])
     }
 
     #[inline(always)]
-    fn widen(self, bits: &[u16; GROUPS]) -> [f32; GROUPS] {
+    fn splat(self, x: f32) -> [f32; LANES] {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn mul(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
+    fn get(self, numbers: &[f32; GROUPS]) -> [f32; LANES] {
+        *numbers
+    }
+
+    #[inline(always)]
+    fn put(self, numbers: &mut Eight, x: [f32; LANES]) {
+        numbers.0 = x;
+    }
+
+    #[inline(always)]
+    fn from_f16(self, bits: [u16; GROUPS]) -> [f32; LANES] {
         bits.map(|bits| f16::from_bits(bits).to_f32())
+    }
+
+    #[inline(always)]
+    fn splat_f16(self, bits: u16) -> [f32; LANES] {
+        [f16::from_bits(bits).to_f32(); LANES]
+    }
+
+    #[inline(always)]
+    fn from_bytes(self, bytes: [u8; GROUPS]) -> [f32; LANES] {
+        bytes.map(f32::from)
+    }
+
+    #[inline(always)]
+    fn from_pairs(self, bytes: [u8; 2 * GROUPS]) -> [[f32; LANES]; 2] {
+        [0, 1].map(|odd| std::array::from_fn(|i| f32::from(bytes[2 * i + odd] as i8)))
+    }
+
+    #[inline(always)]
+    fn half_powers(self, exponents: [u8; GROUPS]) -> [f32; LANES] {
+        exponents.map(|exponent| {
+            let exponent = u32::from(exponent);
+            f32::from_bits(if exponent < 2 {
+                0x0020_0000 << exponent
+            } else {
+                (exponent - 1) << 23
+            })
+        })
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 use std::arch::x86_64::*;
 
-use super::avx2::{nibbles, of_avx2};
-use super::{DotKernel, DotSimd, GROUPS};
+use super::avx2::{four, nibbles, of_avx2};
+use super::{DotKernel, DotSimd, Eight, GROUPS};
 use crate::simd::int::Vnni;
 use crate::simd::table::{by_promise, by_token};
 

@@ -5,9 +5,9 @@
 
 use llm_arch::Unit;
 
+use super::{one_way, seconds};
 use crate::items::{PlacementOrder, Portions};
 use crate::placement::{DividedPart, Division, Rest};
-use crate::plan::{one_way, seconds};
 use crate::strategy::Way;
 use crate::weights::Weights;
 use crate::{Home, Offload, Placement, Plan, Request, Strategy, Verdict};
