@@ -1,6 +1,7 @@
 //! A skeleton joined with a checkpoint.
 
 mod config;
+mod find;
 mod gguf;
 mod misfit;
 mod tensor;
@@ -11,14 +12,15 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use llm_arch::{ModelSpec, Place, Skeleton, Slot, UnknownKeys};
-use llm_checkpoint::{Checkpoint, Format, MAX_CONFIG, TensorInfo, read_small};
+use llm_arch::{ModelSpec, Skeleton, UnknownKeys};
+use llm_checkpoint::{Checkpoint, Format, MAX_CONFIG, read_small};
 use llm_plan::{Encodings, WeightDType};
 use llm_quant::{Int8, LoadIn, QuantConfig, Scheme};
 use llm_tensor::DType;
 
 use self::config::Config;
 pub use self::config::{read_config, read_config_with};
+use self::find::{Source, find};
 pub(crate) use self::gguf::metadata as gguf_metadata;
 pub use self::misfit::Misfit;
 pub use self::tensor::BoundTensor;
@@ -60,15 +62,6 @@ struct Stored {
     scheme: Scheme,
     /// Sources of the parts of codes in groups.
     packing: Option<Box<Packing>>,
-}
-
-/// Tensor of a checkpoint for a slot.
-#[derive(Debug)]
-enum Source {
-    /// The tensor of this name.
-    Whole(String),
-    /// Some rows of a stack.
-    Part(Box<TensorInfo>),
 }
 
 impl BoundModel {
@@ -163,14 +156,15 @@ impl BoundModel {
                 tensors.push(found.into());
                 continue;
             }
-            let Some((source, tensor)) = find(&checkpoint, &skeleton, slot, &mut misfit) else {
+            let Some(mut source) = find(&checkpoint, &skeleton, slot, &mut misfit) else {
                 continue;
             };
-            let tensor = match &source {
-                Source::Whole(_) => tensor,
-                Source::Part(part) => part,
+            let scaled = source.scaled(&checkpoint, slot, block_size)?;
+            let tensor = source.tensor(&checkpoint);
+            let scheme = match scaled {
+                Some(format) => Some(Scheme::Fp8(format)),
+                None => recognise(&checkpoint, tensor, slot, int8, block_size)?,
             };
-            let scheme = recognise(&checkpoint, tensor, slot, int8, block_size)?;
             match scheme {
                 Some(Scheme::Int8(_) | Scheme::FourBit(_)) => {}
                 Some(
@@ -196,7 +190,7 @@ impl BoundModel {
                 .flat_map(|stored| match (&stored.packing, &stored.source) {
                     (Some(packing), _) => packing.names.clone(),
                     (None, Source::Whole(name)) => companions(&checkpoint, stored.scheme, name),
-                    (None, Source::Part(_)) => Vec::new(),
+                    (None, Source::Part(part)) => part.companions(&checkpoint),
                 });
         let names = tensors.iter().map(|stored| stored.source.name().to_owned());
         let kv_scales = published.map_or_else(Vec::new, |_| published::kv_scales(&checkpoint));
@@ -244,15 +238,10 @@ impl BoundModel {
         let slots = self.skeleton.slots.iter().zip(self.tensors.iter());
         slots.map(|(slot, stored)| BoundTensor {
             slot,
-            tensor: match &stored.source {
-                Source::Whole(name) => {
-                    let tensor = self.checkpoint.get(name);
-                    tensor.expect("a bound name is in the checkpoint")
-                }
-                Source::Part(part) => part,
-            },
+            tensor: stored.source.tensor(&self.checkpoint),
             scheme: stored.scheme,
             packing: stored.packing.as_deref(),
+            scales: stored.source.scales(),
         })
     }
 
@@ -301,58 +290,12 @@ impl From<packed::Found> for Stored {
         Stored {
             source: match found.is_whole {
                 true => Source::Whole(found.codes.name),
-                false => Source::Part(Box::new(found.codes)),
+                false => Source::part(found.codes),
             },
             scheme: Scheme::Grouped(found.format),
             packing: Some(Box::new(found.packing)),
         }
     }
-}
-
-impl Source {
-    fn name(&self) -> &str {
-        match self {
-            Source::Whole(name) => name,
-            Source::Part(part) => &part.name,
-        }
-    }
-}
-
-/// Source of what `slot` needs, and the tensor that it is or lies in; without it `misfit` knows why.
-fn find<'c>(
-    checkpoint: &'c Checkpoint,
-    skeleton: &Skeleton,
-    slot: &Slot,
-    misfit: &mut Misfit,
-) -> Option<(Source, &'c TensorInfo)> {
-    // Nearly all are there.
-    if let Some(tensor) = checkpoint.get(&slot.name) {
-        return Some((Source::Whole(tensor.name.clone()), tensor));
-    }
-    for place in skeleton.places(slot) {
-        let Some(tensor) = checkpoint.get(place.name()) else {
-            continue;
-        };
-        let stack = match place {
-            Place::Whole(name) => return Some((Source::Whole(name), tensor)),
-            Place::Stack(stack) => stack,
-        };
-        let expected = stack.shape.map(|extent| extent as u64);
-        let rows = stack.rows.start as u64..stack.rows.end as u64;
-        let part = match *tensor.shape == expected {
-            true => tensor.of_stack(stack.expert as u64, rows),
-            false => None,
-        };
-        match part {
-            Some(part) => return Some((Source::Part(Box::new(part)), tensor)),
-            None => {
-                misfit.misshapen(&tensor.name, &tensor.shape, &stack.shape);
-                return None;
-            }
-        }
-    }
-    misfit.missing(slot);
-    None
 }
 
 #[cfg(test)]

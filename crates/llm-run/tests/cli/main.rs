@@ -25,6 +25,7 @@ mod plan;
 mod quantize;
 mod shard;
 mod signals;
+mod size;
 mod smollm2;
 mod support;
 mod verify;
