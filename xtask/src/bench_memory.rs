@@ -66,11 +66,11 @@ impl Options {
         }
     }
 
-    /// Options of continuous integration for a GPU that `driver` emulates: the smallest model.
+    /// Options of continuous integration for two GPUs that `driver` emulates: the smallest model.
     pub(crate) fn emulated(driver: PathBuf, out: PathBuf) -> Self {
         Options {
             models: vec!["demo".to_owned()],
-            device: Some("cuda:0".to_owned()),
+            device: Some("cuda:0,cuda:1".to_owned()),
             driver: Some(driver),
             out: Some(out),
             ..Self::quick()
