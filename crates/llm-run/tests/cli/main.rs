@@ -6,6 +6,7 @@
     reason = "a test fails where it meets the unexpected, and says what it skips"
 )]
 
+mod activations;
 mod bad_input;
 mod batch;
 mod bind;
