@@ -297,6 +297,18 @@ fn what_does_not_fit_is_named() {
         ),
         ("awq", r#""shape":[2,64]"#, r#""shape":[64,2]"#, "scales"),
         (
+            "fp8-experts",
+            "down_proj_scale_inv",
+            "down_proj_scale_in_",
+            "experts.down_proj_scale_inv` of a quantized matrix: expected a tensor of that name",
+        ),
+        (
+            "fp8-experts",
+            "q_proj.weight_scale_inv",
+            "q_proj.weight_scale_in_",
+            "q_proj.weight_scale_inv",
+        ),
+        (
             "mxfp4-experts",
             "gate_up_proj_scales",
             "gate_up_proj_scale_",

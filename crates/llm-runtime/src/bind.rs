@@ -28,6 +28,7 @@ use crate::packed;
 use crate::packed::packing::Packing;
 use crate::published::{self, Published};
 use crate::quantized::{companions, recognise};
+use crate::scaled;
 use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
@@ -165,6 +166,9 @@ impl BoundModel {
                 Some(format) => Some(Scheme::Fp8(format)),
                 None => recognise(&checkpoint, tensor, slot, int8, block_size)?,
             };
+            if published.is_some() {
+                scaled::check_scaled(&checkpoint, tensor, scheme)?;
+            }
             match scheme {
                 Some(Scheme::Int8(_) | Scheme::FourBit(_)) => {}
                 Some(

@@ -4,7 +4,7 @@
 use llm_arch::{Role, Slot, StackPlace, Stored};
 use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
 use llm_plan::becomes_table;
-use llm_quant::{Fp8, QuantError};
+use llm_quant::{Fp8, QuantError, Scheme};
 use llm_tensor::DType;
 use serde_json::{Map, Value};
 
@@ -85,6 +85,31 @@ pub(crate) fn recognise_stacked(
         Some(scales) => Ok(Some((format, scales))),
         None => Err(scaled.misfit("elements one after the other", "gaps between them")),
     }
+}
+
+/// Refuses a matrix of bare 8-bit floating-point numbers where the configuration tells of a quantization: without its
+/// scales it would be other numbers.
+///
+/// # Errors
+/// [`RuntimeError::QuantizedPart`], which names the scales.
+pub(crate) fn check_scaled(
+    checkpoint: &Checkpoint,
+    tensor: &TensorInfo,
+    scheme: Option<Scheme>,
+) -> Result<()> {
+    let is_bare = matches!(scheme, Some(Scheme::Dense(dtype)) if dtype.is_float8());
+    if !is_bare || tensor.shape.len() != 2 {
+        return Ok(());
+    }
+    let [name, other] = SUFFIXES.map(|suffix| format!("{}{suffix}", tensor.name));
+    Err(RuntimeError::QuantizedPart {
+        path: checkpoint.path().to_owned(),
+        tensor: name,
+        expected: format!(
+            "a tensor of that name, or `{other}`, as config.json tells of a quantization"
+        ),
+        found: "none".to_owned(),
+    })
 }
 
 /// A matrix `[rows, cols]` of 8-bit floating-point numbers that has scales.
