@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use llm_backend::{Backend, Output};
 use llm_quant::{
-    Fp8, GgmlType, GroupCode, Grouped, Part as StoredPart, PartInfo, Parts, Scheme, StoredWeight,
+    ACTIVATION_BLOCK, Activations, Fp8, GgmlType, GroupCode, Grouped, Part as StoredPart, PartInfo,
+    Parts, Scheme, StoredWeight,
 };
 use llm_tensor::{DType, f32_to_le_bytes};
 
@@ -21,6 +22,7 @@ pub(crate) struct PackedCase {
     output: Output,
     /// An element of x that is not a number.
     nan_at: Option<usize>,
+    activations: Activations,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +58,7 @@ pub(crate) fn cases(schemes: &[Scheme]) -> Vec<PackedCase> {
                     n_tokens: N_TOKENS[(i / 2 + 4 * turn) % N_TOKENS.len()],
                     output: [Output::Write, Output::Add][i / 2 % 2],
                     nan_at: (i % 16 == 5).then_some(cols / 2),
+                    activations: Activations::F32,
                 });
             }
         }
@@ -73,15 +76,36 @@ pub(crate) fn cases(schemes: &[Scheme]) -> Vec<PackedCase> {
             n_tokens,
             output: Output::Add,
             nan_at: None,
+            activations: Activations::F32,
         });
     }
     cases
+}
+
+/// The same where activations are rounded for those that can be multiplied so.
+pub(crate) fn rounded_cases(schemes: &[Scheme]) -> Vec<PackedCase> {
+    let rounded = |case| PackedCase {
+        activations: Activations::Q8,
+        ..case
+    };
+    cases(schemes).into_iter().map(rounded).collect()
 }
 
 impl PackedCase {
     fn linear(&self) -> Linear {
         let mut random = Random::new(26);
         let mut x = random.values(self.n_tokens * self.cols, 1.0);
+        if self.activations == Activations::Q8 {
+            // Blocks of zeros, of magnitudes that are zeros, and of one that hides all others.
+            for (i, x) in x.chunks_mut(ACTIVATION_BLOCK).enumerate() {
+                match i % 5 {
+                    1 => x.fill(0.0),
+                    2 => x.iter_mut().for_each(|x| *x *= 1e-31),
+                    3 => x[i % x.len()] = 1e3,
+                    _ => {}
+                }
+            }
+        }
         if let Some(at) = self.nan_at {
             x[at] = f32::NAN;
         }
@@ -109,7 +133,7 @@ impl Case for PackedCase {
     }
 
     fn bounds(&self, _: &[f32]) -> Vec<f64> {
-        self.linear().bounds(PRODUCT_ERROR)
+        self.linear().bounds_with(self.activations, PRODUCT_ERROR)
     }
 }
 
