@@ -153,9 +153,13 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
         let n_scaled = weight.cols - last;
         if weight.packed.len() - last_of(N * R - 1) / 2 >= words_read(S::LANES) {
             for (n, sums) in sums.iter_mut().enumerate() {
-                let elements: [usize; R] = std::array::from_fn(|r| last_of(n * R + r));
-                let codes = elements.map(|element| weight.packed[element / 2..].as_ptr());
-                let scales = elements.map(|at| self.last_scales::<STEP_BLOCKS>(at, n_scaled));
+                let mut codes = [weight.packed.as_ptr(); R];
+                let mut scales = [simd.splat(0.0); R];
+                for r in 0..R {
+                    let element = last_of(n * R + r);
+                    codes[r] = weight.packed[element / 2..].as_ptr();
+                    scales[r] = self.last_scales::<STEP_BLOCKS>(element, n_scaled);
+                }
                 // SAFETY: enough bytes even behind the last of the rows; rows of x are whole steps long.
                 unsafe { self.step(codes, scales, x.as_ptr().add(last), sums) };
             }
