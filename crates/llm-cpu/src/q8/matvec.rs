@@ -176,8 +176,8 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
     #[inline(always)]
     fn multiply<F: Format>(&mut self, first: usize, n: usize) {
         let mut x = [self.x[0].piece(first); T];
-        for t in 1..T {
-            x[t] = self.x[t].piece(first);
+        for (piece, x) in x.iter_mut().zip(&self.x).skip(1) {
+            *piece = x.piece(first);
         }
         let n_bytes = F::BYTES * (n / F::LEN);
         let at = first / F::LEN * F::BYTES;
