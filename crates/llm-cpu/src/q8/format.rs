@@ -124,7 +124,7 @@ fn f16_of_blocks<S: DotSimd>(
         let at = i.min(n - 1) * n_bytes + at;
         *bits = u16::from_le_bytes([blocks[at], blocks[at + 1]]);
     }
-    simd.from_f16(bits)
+    simd.of_f16(bits)
 }
 
 /// The f16 at a byte, in all lanes.

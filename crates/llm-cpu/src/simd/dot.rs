@@ -91,13 +91,13 @@ pub(crate) trait DotSimd: Copy + Debug + Send + Sync + 'static {
     fn get(self, numbers: &[f32; GROUPS]) -> Self::F32;
     fn put(self, numbers: &mut Eight, x: Self::F32);
     /// Numbers of f16.
-    fn from_f16(self, bits: [u16; GROUPS]) -> Self::F32;
+    fn of_f16(self, bits: [u16; GROUPS]) -> Self::F32;
     /// One in all lanes.
     fn splat_f16(self, bits: u16) -> Self::F32;
     /// Bytes as numbers from 0 to 255.
-    fn from_bytes(self, bytes: [u8; GROUPS]) -> Self::F32;
+    fn of_bytes(self, bytes: [u8; GROUPS]) -> Self::F32;
     /// Bytes as numbers from −128 to 127: those of even index, and those of odd index.
-    fn from_pairs(self, bytes: [u8; 2 * GROUPS]) -> [Self::F32; 2];
+    fn of_pairs(self, bytes: [u8; 2 * GROUPS]) -> [Self::F32; 2];
     /// Exponents as half of the powers of two that E8M0 has for them; 255 is one as all others are.
     fn half_powers(self, exponents: [u8; GROUPS]) -> Self::F32;
     /// The sum of the lanes.

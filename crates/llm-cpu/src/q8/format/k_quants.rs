@@ -18,7 +18,7 @@ impl Format for Q2K {
         let block = block_of::<{ Self::BYTES }>(block);
         let (scale, min) = (f16_at(simd, block, 80), f16_at(simd, block, 82));
         let bytes = u128::from_le_bytes(sixteen(block, 0));
-        let nibbles = |bytes: u128| simd.from_pairs((bytes & u128::MAX / 17).to_le_bytes());
+        let nibbles = |bytes: u128| simd.of_pairs((bytes & (u128::MAX / 17)).to_le_bytes());
         Factors {
             scales: nibbles(bytes).map(|codes| simd.mul(scale, codes)),
             mins: nibbles(bytes >> 4).map(|codes| simd.mul(min, codes)),
@@ -56,7 +56,7 @@ impl Format for Q3K {
             *codes = (low | (word(2) >> (2 * i) & 0x0303_0303) << 4).to_le_bytes();
         }
         let (scale, middle) = (f16_at(simd, block, 108), simd.splat(32.0));
-        let scales = simd.from_pairs(codes);
+        let scales = simd.of_pairs(codes);
         let scales = scales.map(|codes| simd.mul(scale, simd.sub(codes, middle)));
         Factors::scales(simd, scales)
     }
@@ -128,7 +128,7 @@ impl Format for Q6K {
     fn factors<S: DotSimd>(simd: S, block: &[u8], _: usize) -> Factors<S> {
         let block = block_of::<{ Self::BYTES }>(block);
         let scale = f16_at(simd, block, 208);
-        let codes = simd.from_pairs(sixteen(block, 192));
+        let codes = simd.of_pairs(sixteen(block, 192));
         Factors::scales(simd, codes.map(|codes| simd.mul(scale, codes)))
     }
 
@@ -182,7 +182,7 @@ fn scales_and_mins<S: DotSimd>(simd: S, block: &[u8]) -> Factors<S> {
     let (scale, min) = (f16_at(simd, block, 0), f16_at(simd, block, 2));
     let [scales, mins] = codes.map(|(low, high)| (low | u64::from(high) << 32).to_le_bytes());
     Factors::whole(
-        simd.mul(scale, simd.from_bytes(scales)),
-        simd.mul(min, simd.from_bytes(mins)),
+        simd.mul(scale, simd.of_bytes(scales)),
+        simd.mul(min, simd.of_bytes(mins)),
     )
 }

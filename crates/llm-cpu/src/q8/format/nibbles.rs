@@ -122,7 +122,7 @@ impl Format for Iq4Xs {
         high = (high | high << 24) & 0x0000_00ff_0000_00ff;
         high = (high | high << 12) & 0x000f_000f_000f_000f;
         high = (high | high << 6) & 0x0303_0303_0303_0303;
-        let codes = simd.from_bytes((low | high << 4).to_le_bytes());
+        let codes = simd.of_bytes((low | high << 4).to_le_bytes());
         let scales = simd.mul(f16_at(simd, block, 0), simd.sub(codes, simd.splat(32.0)));
         Factors::scales(simd, [scales; 2])
     }

@@ -44,14 +44,14 @@ macro_rules! of_avx2 {
             fn get(numbers: &[f32; GROUPS]) -> __m256 = _mm256_loadu_ps(numbers.as_ptr());
             // Read back one by one from the cache: the compiler would shuffle registers, of which codes ask enough.
             fn put(numbers: &mut Eight, x: __m256) = std::ptr::from_mut(numbers).cast::<__m256>().write_volatile(x);
-            fn from_f16(bits: [u16; GROUPS]) -> __m256 = {
+            fn of_f16(bits: [u16; GROUPS]) -> __m256 = {
                 let [a, b, c, d, e, f, g, h] = bits;
                 _mm256_cvtph_ps(_mm_set_epi64x(four(e, f, g, h), four(a, b, c, d)))
             };
             fn splat_f16(bits: u16) -> __m256 = _mm256_cvtph_ps(_mm_set1_epi16(bits as i16));
-            fn from_bytes(bytes: [u8; GROUPS]) -> __m256 =
+            fn of_bytes(bytes: [u8; GROUPS]) -> __m256 =
                 _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(bytes))));
-            fn from_pairs(bytes: [u8; 2 * GROUPS]) -> [__m256; 2] = {
+            fn of_pairs(bytes: [u8; 2 * GROUPS]) -> [__m256; 2] = {
                 let apart = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
                 let even = _mm_shuffle_epi8(_mm_loadu_si128(bytes.as_ptr().cast()), apart);
                 [even, _mm_unpackhi_epi64(even, even)]

@@ -70,16 +70,16 @@ macro_rules! of_registers {
                 vst1q_f32(numbers.0.as_mut_ptr(), x[0]);
                 vst1q_f32(numbers.0.as_mut_ptr().add(4), x[1]);
             };
-            fn from_f16(bits: [u16; GROUPS]) -> [float32x4_t; 2] = [0, 4].map(|at| {
+            fn of_f16(bits: [u16; GROUPS]) -> [float32x4_t; 2] = [0, 4].map(|at| {
                 vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(bits.as_ptr().add(at))))
             });
             fn splat_f16(bits: u16) -> [float32x4_t; 2] =
                 [vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(bits))); 2];
-            fn from_bytes(bytes: [u8; GROUPS]) -> [float32x4_t; 2] = {
+            fn of_bytes(bytes: [u8; GROUPS]) -> [float32x4_t; 2] = {
                 let wide = vmovl_u8(vcreate_u8(u64::from_le_bytes(bytes)));
                 [vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide))), vcvtq_f32_u32(vmovl_high_u16(wide))]
             };
-            fn from_pairs(bytes: [u8; 2 * GROUPS]) -> [[float32x4_t; 2]; 2] = {
+            fn of_pairs(bytes: [u8; 2 * GROUPS]) -> [[float32x4_t; 2]; 2] = {
                 let bytes = vreinterpretq_s8_u8(vld1q_u8(bytes.as_ptr()));
                 [vuzp1q_s8(bytes, bytes), vuzp2q_s8(bytes, bytes)].map(|bytes| {
                     let wide = vmovl_s8(vget_low_s8(bytes));

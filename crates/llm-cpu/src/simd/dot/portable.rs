@@ -141,7 +141,7 @@ impl DotSimd for Portable {
     }
 
     #[inline(always)]
-    fn from_f16(self, bits: [u16; GROUPS]) -> [f32; LANES] {
+    fn of_f16(self, bits: [u16; GROUPS]) -> [f32; LANES] {
         bits.map(|bits| f16::from_bits(bits).to_f32())
     }
 
@@ -151,12 +151,12 @@ impl DotSimd for Portable {
     }
 
     #[inline(always)]
-    fn from_bytes(self, bytes: [u8; GROUPS]) -> [f32; LANES] {
+    fn of_bytes(self, bytes: [u8; GROUPS]) -> [f32; LANES] {
         bytes.map(f32::from)
     }
 
     #[inline(always)]
-    fn from_pairs(self, bytes: [u8; 2 * GROUPS]) -> [[f32; LANES]; 2] {
+    fn of_pairs(self, bytes: [u8; 2 * GROUPS]) -> [[f32; LANES]; 2] {
         [0, 1].map(|odd| std::array::from_fn(|i| f32::from(bytes[2 * i + odd] as i8)))
     }
 
