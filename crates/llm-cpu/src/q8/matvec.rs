@@ -68,35 +68,27 @@ fn tile<S: DotSimd, F: Format, const T: usize>(
     } = *product;
     let n_rows = ROWS.min(rows.range.end - row);
     let n_tokens = T.min(activations.n_tokens - token);
-    let mut weights = [rows.row(row); ROWS];
-    for (r, weights) in weights.iter_mut().enumerate().skip(1) {
-        *weights = rows.row(row + r.min(n_rows - 1));
-    }
-    let mut x = [Row::of(activations, token); T];
-    for (t, x) in x.iter_mut().enumerate().skip(1) {
-        *x = Row::of(activations, token + t.min(n_tokens - 1));
-    }
     let mut tile = Tile {
         simd,
-        weights,
-        x,
-        ahead: weights[0].as_ptr().wrapping_add(PREFETCH_BYTES),
+        weights: std::array::from_fn(|r| rows.row(row + r.min(n_rows - 1))),
+        x: std::array::from_fn(|t| Row::of(activations, token + t.min(n_tokens - 1))),
         scales: [[[Eight([0.0; GROUPS]); 2]; T]; ROWS],
         sums: [[simd.zero(); T]; ROWS],
     };
+    // Linearly through the rows, so that the memory sees one stream.
+    let mut ahead = tile.weights[0].as_ptr().wrapping_add(PREFETCH_BYTES);
+    let piece_bytes = ROWS * F::BYTES * (GROUPS / F::LEN);
     let n_groups = rows.cols / ACTIVATION_BLOCK;
-    let mut first = 0;
-    while first + GROUPS <= n_groups {
+    for first in (0..n_groups - n_groups % GROUPS).step_by(GROUPS) {
+        for line in (0..piece_bytes).step_by(CACHE_LINE) {
+            simd.prefetch(ahead.wrapping_add(line));
+        }
+        ahead = ahead.wrapping_add(piece_bytes);
         tile.multiply::<F>(first, GROUPS);
-        first += GROUPS;
     }
-    // Of numbers that the compiler knows, too.
-    while F::LEN == 1 && first + 2 <= n_groups {
-        tile.multiply::<F>(first, 2);
-        first += 2;
-    }
-    if F::LEN == 1 && first < n_groups {
-        tile.multiply::<F>(first, 1);
+    let n_left = n_groups % GROUPS;
+    if F::LEN == 1 && n_left > 0 {
+        tile.multiply::<F>(n_groups - n_left, n_left);
     }
     let sums = tile.sums;
     for (r, sums) in sums.into_iter().enumerate().take(n_rows) {
@@ -134,8 +126,6 @@ struct Tile<'a, S: DotSimd, const T: usize> {
     simd: S,
     weights: [&'a [u8]; ROWS],
     x: [Row<'a>; T],
-    /// Address of what is prefetched: linearly through the rows, so that the memory sees one stream.
-    ahead: *const u8,
     /// Of the piece at hand, of weights times those of activations.
     scales: [[[Eight; 2]; T]; ROWS],
     sums: [[S::F32; T]; ROWS],
@@ -172,7 +162,7 @@ impl<'a> Row<'a> {
 
 /// No closures and no loops over rows of weights here: what is called or left a loop would keep sums in memory.
 impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
-    /// Adds the products of `n` groups from one on: a piece, or one or two of what is left.
+    /// Adds the products of `n` groups from one on, a piece or what is left of one.
     #[inline(always)]
     fn multiply<F: Format>(&mut self, first: usize, n: usize) {
         let mut x = [self.x[0].piece(first); T];
@@ -187,25 +177,23 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
             &self.weights[2][at..][..n_bytes],
             &self.weights[3][at..][..n_bytes],
         ];
-        for line in (0..ROWS * n_bytes).step_by(CACHE_LINE) {
-            self.simd.prefetch(self.ahead.wrapping_add(line));
-        }
-        self.ahead = self.ahead.wrapping_add(ROWS * n_bytes);
         self.scale::<F>(0, weights[0], &x, n);
         self.scale::<F>(1, weights[1], &x, n);
         self.scale::<F>(2, weights[2], &x, n);
         self.scale::<F>(3, weights[3], &x, n);
-        self.multiply_group::<F>(weights, &x, 0);
-        if n > 1 {
-            self.multiply_group::<F>(weights, &x, 1);
-        }
         if n == GROUPS {
+            self.multiply_group::<F>(weights, &x, 0);
+            self.multiply_group::<F>(weights, &x, 1);
             self.multiply_group::<F>(weights, &x, 2);
             self.multiply_group::<F>(weights, &x, 3);
             self.multiply_group::<F>(weights, &x, 4);
             self.multiply_group::<F>(weights, &x, 5);
             self.multiply_group::<F>(weights, &x, 6);
             self.multiply_group::<F>(weights, &x, 7);
+        } else {
+            for group in 0..n {
+                self.multiply_group::<F>(weights, &x, group);
+            }
         }
     }
 
