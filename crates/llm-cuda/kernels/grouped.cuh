@@ -13,7 +13,10 @@ enum GroupCode { INT4, E2M1, INT8 };
 enum { SCALE_E4M3 = 4 };  // beside those of fp8.cuh
 
 template <int CODE> struct Groups {
-  enum { ALIGN = CODE == INT8 ? 4 : 2 };
+  enum {
+    ALIGN = CODE == INT8 ? 4 : 2, STEP = CODE == INT8 ? 128 : 256, CHUNK = 128, SUB = CODE == E2M1 ? 16 : 32, RUN = 32, LESS = 0,
+    SHIFTED = CODE != E2M1, ADDS = CODE != E2M1,
+  };
   typedef GroupedWeight Weight;
   static __device__ __forceinline__ GroupedWeight of(const Parts& parts, int p) {
     const u64 groups = (u64)FIELD(parts, p, nested_map), of_scales = (u64)FIELD(parts, p, nested_offset);  // numbers, not addresses
@@ -23,7 +26,9 @@ template <int CODE> struct Groups {
   }
   GroupedWeight w;
   int cols;
-  __device__ __forceinline__ Groups(const GroupedWeight& w, int cols) : w(w), cols(cols) {}
+  float groups_a_run;
+  __device__ __forceinline__ Groups(const GroupedWeight& w, int cols)
+      : w(w), cols(cols), groups_a_run(__fdividef((float)SUB, (float)w.group)) {}
 
   __device__ __forceinline__ float scale_of(int group) const {
     const float scale = w.scale_type == SCALE_E4M3 ? ::E4M3::of(w.scales[group]) : fp8_scale(w.scales, w.scale_type, group);
@@ -60,5 +65,35 @@ template <int CODE> struct Groups {
     const float scale = scale_of(group);
     return make_float4(value(codes, zero, scale), value(codes >> bits, zero, scale), value(codes >> 2 * bits, zero, scale),
                        value(codes >> 3 * bits, zero, scale));
+  }
+
+  // For tensor cores: groups have a multiple of SUB columns.
+  __device__ __forceinline__ const u8* lines() const { return w.codes; }
+  __device__ __forceinline__ int line_bytes() const { return CODE == INT8 ? cols : cols / 2; }
+  __device__ __forceinline__ float unit(int) const { return CODE == E2M1 ? 1.f : 16777216.f; }
+  __device__ __forceinline__ float2 scale(const u8*, int row, int c, int) const {
+    // A half is as far from a border as it can be.
+    const int group = row * w.n_groups + (int)(((float)(c / SUB) + 0.5f) * groups_a_run);
+    const float scale = scale_of(group);
+    return make_float2(scale, CODE == E2M1 ? 0.f : -(float)(zero_of(group) + (CODE == INT8 ? 128 : 0)) * scale);
+  }
+  __device__ __forceinline__ void halves(const u8* chunk, int c, u32 (&p)[2]) const {
+    if (CODE == INT8) {
+      const u32 codes = *(const u32*)(chunk + c) ^ 0x80808080u;
+      p[0] = codes & 0x00ff00ffu;
+      p[1] = codes >> 8 & 0x00ff00ffu;
+      return;
+    }
+    const u32 four = *(const unsigned short*)(chunk + c / 2);
+    if (CODE == INT4) {
+      const u32 apart = four | four << 8;
+      p[0] = apart & 0x000f000fu;
+      p[1] = apart >> 4 & 0x000f000fu;
+      return;
+    }
+    const u32 at = four & 0x7777u, of = (four & 0x8888u) >> 1 | 0x3210u;
+    const u32 bytes = __byte_perm(__byte_perm(0x3e3c3800u, 0x46444240u, at), __byte_perm(0xbebcb880u, 0xc6c4c2c0u, at), of);
+    p[0] = bytes << 8 & 0xff00ff00u;
+    p[1] = bytes & 0xff00ff00u;
   }
 };

@@ -1,21 +1,23 @@
 // Products and rows of weights in the formats of published files, which rest as they were stored: the kernels of one format.
 //
-//   packed_rows_{1,8}_F   out[m, first + r] (+)= sum_k w[r, k] x[m, k] + bias[r]    for 1 or up to 8 rows of x
-//   packed_any_F          the same for weights at any address, of any number of rows, and of columns where these are no blocks
-//   packed_tile_F         the same for many rows of x, by tiles of 64 x 64: gemm_tile.cuh
+//   packed_rows_{1,8}_F   out[m, first + r] (+)= sum_k w[r, k] x[m, k] + bias[r]    for 1 or up to 8 rows of x: packed_mma.cuh
+//   packed_tile_F         the same for many rows of x, 32 a block
+//   packed_any_F          the same for weights at any address, and of any number of columns
 //   packed_parts_F        w from a row on, as sums of two bf16 numbers, for products by cuBLAS
 //   packed_embed_F        out[i, c] = w[ids[i], c] * scale, or added to what out has; at any address
 //
-// Elements are decoded as they are multiplied, to the bit of what llm-quant decodes, and products and sums are f32. A lane takes 4
-// neighbouring columns, so that x is read in whole lines, and codes and scales of neighbours come out of the first cache.
-// Bytes moved: those of the weight once for 8 rows of x, or for 64. Operations: one FMA an element and row of x, and 6 to 12 to decode it.
-// rows, any: grid (ceil(tiles / (8 / split)), ceil(n / M)), block 256, a tile being 4 rows of the weight (any: 1). Elements lie on a
-// border of what the format allows (any: of a byte), x on one of 16; cols is a multiple of the format's block, and (but for any) of 4.
+// Sums are f32; what embed, parts and any decode is to the bit what llm-quant decodes.
+// Bytes moved: those of the weight once for 8 rows of x, or for 32, and x. Operations: 3 to 5 instructions an element to bring, decode
+// and multiply it, for 1 row as for 8.
+// rows: grid (ceil(tiles / (warps / split)), ceil(n / M)), a block of as many threads as the kernel allows; a tile is 16 rows of the
+// weight. Elements lie on a border of what the format allows, x on one of 16; cols is a multiple of RUN.
+// any: grid (ceil(rows / (8 / split)), ceil(n / 8)), block 256.
+// tile: grid (ceil(rows / (16 warps)), ceil(n / 32), pieces), as many threads as the kernel allows.
 // parts: n elements, parts [2][n]; grid ceil(n / 1024), block 256. Bytes: the weight's, and 4 an element written.
 // embed: grid (n, ceil(width / 1024)), block 256.
 #pragma once
-#include "gemm_tile.cuh"
-#include "product.cuh"
+#include "gemm.cuh"
+#include "packed_mma.cuh"
 #include "stored.cuh"
 
 // A weight for tiles and tables; of a block of scales, where there are any: its rows, its columns, and scales of a line of blocks.
@@ -37,74 +39,178 @@ struct OfPacked {
   static __device__ __forceinline__ Packed of(const Parts& parts, int p) { return packed_of(parts, p); }
 };
 
+constexpr int TILE_TOKENS = 32;
+
 // Rows of blocks.
 template <class T> struct Blocks : OfPacked {
-  enum { ALIGN = T::ALIGN };
+  enum {
+    ALIGN = T::ALIGN, SUB = T::SUB, RUN = T::RUN, LESS = T::LESS, SHIFTED = T::SHIFTED, ADDS = T::ADDS,
+    STEP = T::BYTES * 256 / T::LEN > 220 ? 128 : 256, CHUNK = STEP / T::LEN * T::BYTES,
+    WORD = T::ALIGN == 1 ? 0 : T::ALIGN,  // in shared memory
+  };
   const u8* elements;
   int n_blocks;  // of a row
   __device__ __forceinline__ Blocks(const Packed& w, int cols) : elements(w.elements), n_blocks(cols / T::LEN) {}
   template <int A> __device__ __forceinline__ float4 four(int row, int c) const {
     return T::template four<A>(elements + ((u64)row * n_blocks + c / T::LEN) * T::BYTES, c % T::LEN);
   }
+  __device__ __forceinline__ const u8* lines() const { return elements; }
+  __device__ __forceinline__ int line_bytes() const { return n_blocks * T::BYTES; }
+  __device__ __forceinline__ float2 scale(const u8* chunk, int, int, int i) const {
+    return T::template scale<WORD>(chunk + i * SUB / T::LEN * T::BYTES, i % (T::LEN / SUB));
+  }
+  __device__ __forceinline__ float unit(int i) const { return T::unit(i); }
+  __device__ __forceinline__ void halves(const u8* chunk, int c, u32 (&p)[2]) const {
+    T::template halves<WORD>(chunk + c / T::LEN * T::BYTES, c % T::LEN, p);
+  }
 };
 
-template <class S, int A, int R, int M, bool ANY>
-__device__ __forceinline__ void packed_rows(const Parts& parts, const Rows& rows, int split) {
-  __shared__ float partial[8][R * M];
+// The tile of 16 rows that a warp takes with those that share its columns: the weight that it is of, and its first row.
+template <int WARPS> __device__ __forceinline__ int tile_of_team(const Parts& parts, int split, int& row0) {
+  int tile = blockIdx.x * (WARPS / split) + (threadIdx.x >> 5) / split;
+  const int p = part_of(parts, 16, tile);
+  row0 = tile * 16;
+  return p;
+}
+
+// Sums of warps that share columns leave: of M rows of x, in order of rows of the weight.
+template <int M>
+__device__ __forceinline__ void leave_team(const Parts& parts, const Rows& rows, int p, int row0, int split, int m_first, int n,
+                                           float* mine, int stride) {
+  const int lane = threadIdx.x & 31;
+  if (split > 1) __syncthreads();
+  else __syncwarp();
+  if (p < 0 || (threadIdx.x >> 5) % split) return;
+  const int left = FIELD(parts, p, rows) - row0;
+  for (int i = lane; i < 16 * M; i += 32) {
+    // Neighbours in a row of out are written by neighbours.
+    const int r = i % 16, m = i / 16;
+    float all = 0.f;
+    for (int s = 0; s < split; s++) all += mine[s * stride + i];
+    if (r >= left || m >= n) continue;
+    const u8* bias = (const u8*)FIELD(parts, p, bias);
+    if (bias) all += element_at(bias, FIELD(parts, p, bias_type), row0 + r);
+    float* to = rows.out + (u64)(m_first + m) * rows.width + FIELD(parts, p, first) + row0 + r;
+    *to = rows.adds ? *to + all : all;
+  }
+}
+
+template <class S> __device__ __forceinline__ void packed_one(const Parts& parts, const Rows& rows, int split) {
+  typedef Staged<S, true> M;
+  constexpr int WARPS = Team<S, true>::WARPS;
+  __shared__ M staged[WARPS];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  if (count(rows) <= 0) return;
+  int row0;
+  const int p = tile_of_team<WARPS>(parts, split, row0);
+  float acc[2] = {};
+  if (p >= 0) {
+    const S w(S::of(parts, p), rows.cols);
+    multiply_one(w, rows.x, rows.cols, row0, FIELD(parts, p, rows), warp % split, split, staged[warp], acc);
+  }
+  float* mine = (float*)staged[warp].lines;
+  if (lane % 4 == 0) mine[lane / 4] = acc[0], mine[lane / 4 + 8] = acc[1];
+  leave_team<1>(parts, rows, p, row0, split, 0, 1, mine, sizeof(M) / 4);
+}
+
+template <class S> __device__ __forceinline__ void packed_eight(const Parts& parts, const Rows& rows, const SplitX& x, int split) {
+  typedef Staged<S, false> M;
+  constexpr int WARPS = Team<S, false>::WARPS;
+  __shared__ M staged[WARPS];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, m_first = blockIdx.y * 8, n = min(count(rows) - m_first, 8);
+  if (n <= 0) return;
+  int row0;
+  const int p = tile_of_team<WARPS>(parts, split, row0), at[1] = {m_first + min(lane / 4, n - 1)};
+  float acc[1][4] = {};
+  if (p >= 0) {
+    const S w(S::of(parts, p), rows.cols);
+    multiply_many<S, 1>(w, x, at, m_first, n, rows.cols, row0, FIELD(parts, p, rows), warp % split,
+                        (rows.cols + S::STEP - 1) / S::STEP, split, staged[warp], acc);
+  }
+  float* mine = (float*)staged[warp].lines;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const int m = lane % 4 * 2 + (i & 1);
+    mine[m * 16 + lane / 4 + (i >> 1) * 8] = acc[0][i] * x.scale[m_first + m];
+  }
+  leave_team<8>(parts, rows, p, row0, split, m_first, n, mine, sizeof(M) / 4);
+}
+
+template <class S>
+__device__ __forceinline__ void packed_tile(const SplitX& x, const typename S::Weight& weight, const void* bias, float* out,
+                                            float* pieces, const GemmShape& s) {
+  constexpr int WARPS = Team<S, false>::WARPS, NT = TILE_TOKENS / 8;
+  __shared__ Staged<S, false> staged[WARPS];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, t0 = blockIdx.y * TILE_TOKENS, n_tokens = count(s);
+  const int row0 = (blockIdx.x * WARPS + warp) * 16, n = min(n_tokens - t0, TILE_TOKENS);
+  if (n <= 0 || row0 >= s.rows) return;
+  const S w(weight, s.cols);
+  const int n_steps = (s.cols + S::STEP - 1) / S::STEP, each = (n_steps + gridDim.z - 1) / gridDim.z;
+  const int begin = min((int)blockIdx.z * each, n_steps), end = min(begin + each, n_steps);
+  int at[NT];
+#pragma unroll
+  for (int t = 0; t < NT; t++) at[t] = t0 + min(t * 8 + lane / 4, n - 1);
+  float acc[NT][4] = {};
+  multiply_many<S, NT>(w, x, at, t0, n, s.cols, row0, s.rows, begin, end, 1, staged[warp], acc);
+  // A lane has two tokens of rows that lie 8 apart: through shared memory, 16 rows of a token are written together.
+  float* mine = (float*)staged[warp].lines;
+#pragma unroll
+  for (int t = 0; t < NT; t++) {
+    if (t * 8 >= n) break;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int m = lane % 4 * 2 + (i & 1);
+      mine[m * 17 + lane / 4 + (i >> 1) * 8] = acc[t][i] * x.scale[t0 + t * 8 + m];
+    }
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      const int m = k * 2 + lane / 16, r = lane % 16;
+      if (t * 8 + m < n && row0 + r < s.rows) store(s, out, pieces, bias, t0 + t * 8 + m, row0 + r, mine[m * 17 + r]);
+    }
+    __syncwarp();
+  }
+}
+
+// Any rows and columns, at any address: a warp, or several, a row of the weight.
+template <class S> __device__ __forceinline__ void packed_any(const Parts& parts, const Rows& rows, int split) {
+  __shared__ float partial[8][8];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, share = warp % split, cols = rows.cols;
-  const int m_first = blockIdx.y * M, n = min(count(rows) - m_first, M);
+  const int m_first = blockIdx.y * 8, n = min(count(rows) - m_first, 8);
   if (n <= 0) return;
   int first, row;
-  const int p = tile_of_warp<R>(parts, split, first, row);
-  float sum[R][M];
-#pragma unroll
-  for (int r = 0; r < R; r++)
-#pragma unroll
-    for (int m = 0; m < M; m++) sum[r][m] = 0.f;
+  const int p = tile_of_warp<1>(parts, split, first, row);
+  float sum[8] = {};
   if (p >= 0) {
     const S w(S::of(parts, p), cols);
     const float* x = rows.x + (u64)m_first * cols;
     for (int k = (share * 32 + lane) * 4; k < cols; k += 128 * split) {
-      float4 v[R];
+      const float4 v = w.template four<1>(row, k);
 #pragma unroll
-      for (int r = 0; r < R; r++) v[r] = w.template four<A>(row + r, k);
-#pragma unroll
-      for (int m = 0; m < M; m++) {
+      for (int m = 0; m < 8; m++) {
         if (m >= n) break;
-        const float* from = x + (u32)(m * cols + k);
-        const float4 a = ANY ? make_float4(from[0], k + 1 < cols ? from[1] : 0.f, k + 2 < cols ? from[2] : 0.f,
-                                           k + 3 < cols ? from[3] : 0.f)
-                             : __ldg((const float4*)from);
-#pragma unroll
-        for (int r = 0; r < R; r++)
-          sum[r][m] = fmaf(v[r].w, a.w, fmaf(v[r].z, a.z, fmaf(v[r].y, a.y, fmaf(v[r].x, a.x, sum[r][m]))));
+        const float* a = x + (u32)(m * cols + k);
+        sum[m] = fmaf(v.x, a[0], sum[m]);
+        if (k + 1 < cols) sum[m] = fmaf(v.y, a[1], sum[m]);
+        if (k + 2 < cols) sum[m] = fmaf(v.z, a[2], sum[m]);
+        if (k + 3 < cols) sum[m] = fmaf(v.w, a[3], sum[m]);
       }
     }
   }
 #pragma unroll
-  for (int r = 0; r < R; r++)
-#pragma unroll
-    for (int m = 0; m < M; m++) {
-      const float all = warp_sum(sum[r][m]);
-      if (lane == 0) partial[warp][r * M + m] = all;
-    }
+  for (int m = 0; m < 8; m++) {
+    const float all = warp_sum(sum[m]);
+    if (lane == 0) partial[warp][m] = all;
+  }
   if (split > 1) __syncthreads();
   else __syncwarp();
-  if (p < 0 || share) return;
-  for (int i = lane; i < R * M; i += 32) {
-    const int r = row + i / M, m = i % M;
-    float all = 0.f;
-    for (int s = 0; s < split; s++) all += partial[warp + s][i];
-    if (r < first || m >= n) continue;
-    if (!ANY) {
-      put(parts, p, rows, m_first + m, r, all);
-      continue;
-    }
-    const u8* bias = (const u8*)FIELD(parts, p, bias);
-    if (bias) all += element_at(bias, FIELD(parts, p, bias_type), r);
-    float* to = rows.out + (u64)(m_first + m) * rows.width + FIELD(parts, p, first) + r;
-    *to = rows.adds ? *to + all : all;
-  }
+  if (p < 0 || share || lane >= n) return;
+  float all = 0.f;
+  for (int s = 0; s < split; s++) all += partial[warp + s][lane];
+  const u8* bias = (const u8*)FIELD(parts, p, bias);
+  if (bias) all += element_at(bias, FIELD(parts, p, bias_type), row);
+  float* to = rows.out + (u64)(m_first + lane) * rows.width + FIELD(parts, p, first) + row;
+  *to = rows.adds ? *to + all : all;
 }
 
 template <class S>
@@ -133,26 +239,18 @@ __device__ __forceinline__ void packed_parts(const typename S::Weight& weight, i
   *(uint2*)(parts + n + i) = make_uint2(p[2], p[3]);
 }
 
+#define TEAM(S, ONE) __launch_bounds__(32 * Team<S, ONE>::WARPS, 16 / Team<S, ONE>::WARPS)
 #define PACKED(F, S)                                                                                                         \
-  extern "C" __global__ void __launch_bounds__(256, 3) packed_rows_1_##F(const Parts parts, const Rows rows, int split) {    \
-    packed_rows<S, S::ALIGN, 4, 1, false>(parts, rows, split);                                                                      \
+  extern "C" __global__ void TEAM(S, true) packed_rows_1_##F(const Parts parts, const Rows rows, int split) {                \
+    packed_one<S>(parts, rows, split);                                                                                       \
   }                                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(256, 2) packed_rows_8_##F(const Parts parts, const Rows rows, int split) {    \
-    packed_rows<S, S::ALIGN, 4, 8, false>(parts, rows, split);                                                                      \
+  extern "C" __global__ void TEAM(S, false) packed_rows_8_##F(const Parts parts, const Rows rows, SplitX x, int split) {     \
+    packed_eight<S>(parts, rows, x, split);                                                                                  \
   }                                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(256, 2) packed_any_##F(const Parts parts, const Rows rows, int split) {       \
-    packed_rows<S, 1, 1, 8, true>(parts, rows, split);                                                                             \
-  }                                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(256, 2) packed_tile_##F                                                       \
-  (const float* x, S::Weight weight, const void* bias, float* out, float* pieces, GemmShape shape) {                            \
-    const S w(weight, shape.cols);                                                                                           \
-    tile(                                                                                                                    \
-        x,                                                                                                                   \
-        [&](int row, int c, int end, float(&wv)[4]) {                                                                        \
-          const float4 v = c < end ? w.template four<S::ALIGN>(row, c) : make_float4(0.f, 0.f, 0.f, 0.f);                    \
-          wv[0] = v.x, wv[1] = v.y, wv[2] = v.z, wv[3] = v.w;                                                                \
-        },                                                                                                                   \
-        bias, out, pieces, shape);                                                                                           \
+  KERNEL_OF(256, packed_any_##F)(const Parts parts, const Rows rows, int split) { packed_any<S>(parts, rows, split); }       \
+  extern "C" __global__ void __launch_bounds__(32 * Team<S, false>::WARPS, 1) packed_tile_##F                                \
+  (SplitX x, S::Weight weight, const void* bias, float* out, float* pieces, GemmShape shape) {                               \
+    packed_tile<S>(x, weight, bias, out, pieces, shape);                                                                     \
   }                                                                                                                          \
   KERNEL_OF(256, packed_parts_##F)                                                                                           \
   (S::Weight weight, int cols, int first_row, int n, __nv_bfloat16* parts) {                                                    \

@@ -39,7 +39,7 @@ enum Direction {
 }
 
 /// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
-const LESS: [(&str, Direction, f64, &str); 17] = [
+const LESS: [(&str, Direction, f64, &str); 11] = [
     (
         "attention_rows_f32",
         Direction::Read,
@@ -93,42 +93,6 @@ const LESS: [(&str, Direction, f64, &str); 17] = [
         Direction::Written,
         0.25,
         "a warp writes the results of two rows of the weight",
-    ),
-    (
-        "packed_rows_1",
-        Direction::Read,
-        0.15,
-        "a lane reads a field of a block, from sectors that the first cache keeps",
-    ),
-    (
-        "packed_rows_8",
-        Direction::Read,
-        0.7,
-        "a lane reads a field of a block, from sectors that the first cache keeps",
-    ),
-    (
-        "packed_tile",
-        Direction::Read,
-        0.1,
-        "a lane reads a field of a block, from sectors that the first cache keeps",
-    ),
-    (
-        "packed_tile",
-        Direction::Written,
-        0.25,
-        "a thread writes four columns one by one",
-    ),
-    (
-        "packed_embed",
-        Direction::Written,
-        0.25,
-        "a thread writes four columns one by one",
-    ),
-    (
-        "packed_embed",
-        Direction::Read,
-        0.08,
-        "single bytes are read, of sectors that the first cache keeps",
     ),
     (
         "routing_",
@@ -297,6 +261,7 @@ impl Bench {
         };
         let ran = harness::report().unwrap().kernels_since(&before);
         assert!(!ran.is_empty(), "{} launches nothing", needs.what);
+        if std::env::var_os("PRINT").is_some() { for (name, k) in &ran { eprintln!("P {} {name} lane {} r {:.3} w {:.3} moved {} {}", needs.what, k.lane_instructions, k.read.large_sector_efficiency(), k.written.large_sector_efficiency(), k.read.moved, k.written.moved); } }
         let moved = |kernel: &KernelReport| kernel.read.moved + kernel.written.moved;
         let all: u64 = ran.values().map(moved).sum();
         let n_launches: u64 = ran.values().map(|kernel| kernel.launches).sum();
