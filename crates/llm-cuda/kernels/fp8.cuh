@@ -57,13 +57,14 @@ template <class T> struct Fp8 : OfPacked {
   // For tensor cores: blocks have a multiple of SUB columns.
   __device__ __forceinline__ const u8* lines() const { return w.elements; }
   __device__ __forceinline__ int line_bytes() const { return cols; }
+  __device__ __forceinline__ int bytes(int n) const { return n; }
   __device__ __forceinline__ float unit(int) const { return T::unit(); }
   __device__ __forceinline__ float2 scale(const u8*, int row, int c, int) const {
     const int block = row / w.height * w.n_scales + (int)(((float)(c / SUB) + 0.5f) * blocks_a_run);
     return make_float2(fp8_scale(w.scales, w.scale_type, block), 0.f);
   }
-  __device__ __forceinline__ void halves(const u8* chunk, int c, u32 (&p)[2]) const {
-    const u32 word = *(const u32*)(chunk + c);
+  __device__ __forceinline__ void halves(const u8* chunk, int c, int j, u32 (&p)[2]) const {
+    const u32 word = *(const u32*)(chunk + j + c);
     p[0] = T::halves(word << 8 & 0xff00ff00u);
     p[1] = T::halves(word & 0xff00ff00u);
   }

@@ -1,12 +1,12 @@
 // GGML's blocks: elements in the order and to the bit of `llm-quant/src/ggml.rs`, where their fields are.
 //
-// An element is scale * (code - LESS), or scale * code + added where the format is SHIFTED. T::codes<A>(block, c) has the codes of
-// elements c to c + 3 of a block of T::LEN elements in T::BYTES bytes, as bytes, c a multiple of 4; T::scale<A>(block, i) what those
-// of run i of T::SUB elements are multiplied with, and what is added. Fields are read A bytes at once; T::ALIGN is the most that
+// An element is scale * (code - LESS), or scale * code + added where the format is SHIFTED. T::codes<A>(block, c, j) has the
+// codes of elements c + j to c + j + 3 of a block of T::LEN elements in T::BYTES bytes, as bytes, c a multiple of 16 and j of 4 below
+// 16; T::scale<A>(block, i) what those of run i of T::SUB elements are multiplied with, and what is added. Fields are read A bytes at once; T::ALIGN is the most that
 // every block's allow where the first lies on a border of 16.
 //
-// T::halves<A>(block, c, pairs) has the same four for tensor cores: f16 numbers of elements c and c + 2, and of c + 1 and c + 3,
-// which times T::unit(i) are code (and of E2M1 code - LESS, so that NONE is to be taken off). A small integer is an f16 as it is,
+// T::halves<A>(block, c, j, pairs) has the same four for tensor cores: f16 numbers of the first and the third, and of the
+// second and the fourth, which times T::unit(i) are code (and of E2M1 code - LESS, so that NONE is to be taken off). A small integer is an f16 as it is,
 // 2^-24 times as large.
 #pragma once
 #include "prelude.cuh"
@@ -51,44 +51,44 @@ __device__ __forceinline__ u32 nibbles(u32 word, bool high) { return word >> (hi
 template <class T> struct Coded {
   enum { SHIFTED = 0, ADDS = 1, WHOLE = 0 };
   static __device__ __forceinline__ float unit(int) { return 16777216.f; }
-  template <int A> static __device__ __forceinline__ void halves(const u8* b, int c, u32 (&p)[2]) {
-    const u32 codes = T::template codes<A>(b, c);
+  template <int A> static __device__ __forceinline__ void halves(const u8* b, int c, int j, u32 (&p)[2]) {
+    const u32 codes = T::template codes<A>(b, c, j);
     p[0] = codes & 0x00ff00ffu;
     p[1] = codes >> 8 & 0x00ff00ffu;
   }
   template <int A> static __device__ __forceinline__ float4 four(const u8* b, int c) {
     const float2 scale = T::template scale<A>(b, c / T::SUB);
-    const u32 codes = T::template codes<A>(b, c);
+    const u32 codes = T::template codes<A>(b, c & ~15, c & 15);
     return T::SHIFTED ? shifted(scale.x, codes, scale.y) : scaled(scale.x, codes, (float)T::LESS);
   }
 };
-#define CODES template <int A> static __device__ __forceinline__ u32 codes(const u8* b, int c)
+#define CODES template <int A> static __device__ __forceinline__ u32 codes(const u8* b, int c, int j)
 #define SCALE template <int A> static __device__ __forceinline__ float2 scale(const u8* b, int i)
 
 struct Q4_0 : Coded<Q4_0> {
   enum { LEN = 32, BYTES = 18, ALIGN = 2, SUB = 32, RUN = 32, LESS = 8 };
   SCALE { return make_float2(half_at<A>(b), 0.f); }
-  CODES { return nibbles(word_at<A>(b + 2 + (c & 15)), c & 16); }
+  CODES { return nibbles(word_at<A>(b + j + 2), c & 16); }
 };
 struct Q4_1 : Coded<Q4_1> {
   enum { LEN = 32, BYTES = 20, ALIGN = 4, SUB = 32, RUN = 32, LESS = 0, SHIFTED = 1 };
   SCALE { return make_float2(half_at<A>(b), half_at<A>(b + 2)); }
-  CODES { return nibbles(word_at<A>(b + 4 + (c & 15)), c & 16); }
+  CODES { return nibbles(word_at<A>(b + j + 4), c & 16); }
 };
 struct Q5_0 : Coded<Q5_0> {
   enum { LEN = 32, BYTES = 22, ALIGN = 2, SUB = 32, RUN = 32, LESS = 16 };
   SCALE { return make_float2(half_at<A>(b), 0.f); }
-  CODES { return nibbles(word_at<A>(b + 6 + (c & 15)), c & 16) | spread(word_at<A>(b + 2) >> c) << 4; }
+  CODES { return nibbles(word_at<A>(b + j + 6), c & 16) | spread(word_at<A>(b + 2) >> (c + j)) << 4; }
 };
 struct Q5_1 : Coded<Q5_1> {
   enum { LEN = 32, BYTES = 24, ALIGN = 4, SUB = 32, RUN = 32, LESS = 0, SHIFTED = 1 };
   SCALE { return make_float2(half_at<A>(b), half_at<A>(b + 2)); }
-  CODES { return nibbles(word_at<A>(b + 8 + (c & 15)), c & 16) | spread(word_at<A>(b + 4) >> c) << 4; }
+  CODES { return nibbles(word_at<A>(b + j + 8), c & 16) | spread(word_at<A>(b + 4) >> (c + j)) << 4; }
 };
 struct Q8_0 : Coded<Q8_0> {
   enum { LEN = 32, BYTES = 34, ALIGN = 2, SUB = 32, RUN = 32, LESS = 128 };
   SCALE { return make_float2(half_at<A>(b), 0.f); }
-  CODES { return word_at<A>(b + 2 + c) ^ 0x80808080u; }
+  CODES { return word_at<A>(b + j + 2 + c) ^ 0x80808080u; }
 };
 
 // Where 2-bit codes of 4 elements lie among 64 bytes: those of 128 elements in each 32 bytes, of 32 elements in each pair of bits.
@@ -101,7 +101,7 @@ struct Q2_K : Coded<Q2_K> {
     const u32 both = b[i];
     return make_float2(__fmul_rn(half_at<A>(b + 80), (float)(both & 15)), -__fmul_rn(half_at<A>(b + 82), (float)(both >> 4)));
   }
-  CODES { return pairs_at<A>(b + 16, c); }
+  CODES { return pairs_at<A>(b + j + 16, c); }
 };
 struct Q3_K : Coded<Q3_K> {
   enum { LEN = 256, BYTES = 110, ALIGN = 2, SUB = 16, RUN = 64, LESS = 4, WHOLE = 1 };
@@ -109,26 +109,24 @@ struct Q3_K : Coded<Q3_K> {
     const u32 low = b[96 + (i & 7)] >> (i >> 3) * 4 & 15, high = b[104 + (i & 3)] >> (i >> 2) * 2 & 3;
     return make_float2(__fmul_rn(half_at<A>(b + 108), (float)((int)(low | high << 4) - 32)), 0.f);
   }
-  CODES { return pairs_at<A>(b + 32, c) | (word_at<A>(b + (c & 31)) >> (c >> 5) & 0x01010101u) << 2; }
+  CODES { return pairs_at<A>(b + j + 32, c) | (word_at<A>(b + j + (c & 31)) >> (c >> 5) & 0x01010101u) << 2; }
 };
 // Scale and minimum of sub-block i of 8, each in 6 bits, of a block that begins with what they are multiplied with.
 template <int A> __device__ __forceinline__ float2 scale_and_min(const u8* b, int i) {
-  const u8* packed = b + 4;
-  u32 scale = packed[i] & 63, min = packed[i + 4] & 63;
-  if (i >= 4) {
-    const u32 both = packed[i + 4];
-    scale = (both & 15) | packed[i - 4] >> 6 << 4, min = both >> 4 | packed[i] >> 6 << 4;
-  }
-  return make_float2(__fmul_rn(half_at<A>(b), (float)scale), -__fmul_rn(half_at<A>(b + 2), (float)min));
+  const u32 w0 = word_at<A>(b + 4), w1 = word_at<A>(b + 8), w2 = word_at<A>(b + 12);
+  const u32 scales = i < 4 ? w0 & 0x3f3f3f3fu : (w2 & 0x0f0f0f0fu) | (w0 >> 2 & 0x30303030u);
+  const u32 mins = i < 4 ? w1 & 0x3f3f3f3fu : (w2 >> 4 & 0x0f0f0f0fu) | (w1 >> 2 & 0x30303030u);
+  const u32 at = 8 * (i & 3);
+  return make_float2(__fmul_rn(half_at<A>(b), byte_of(scales >> at, 0, 0.f)), -__fmul_rn(half_at<A>(b + 2), byte_of(mins >> at, 0, 0.f)));
 }
 struct Q4_K : Coded<Q4_K> {
   enum { LEN = 256, BYTES = 144, ALIGN = 16, SUB = 32, RUN = 64, LESS = 0, SHIFTED = 1, WHOLE = 1 };
   SCALE { return scale_and_min<A>(b, i); }
-  CODES { return nibbles(word_at<A>(b + 16 + (c >> 6) * 32 + (c & 31)), c & 32); }
+  CODES { return nibbles(word_at<A>(b + j + 16 + (c >> 6) * 32 + (c & 31)), c & 32); }
   // Codes of high halves of bytes stay there.
   static __device__ __forceinline__ float unit(int i) { return i & 1 ? 1048576.f : 16777216.f; }
-  template <int A> static __device__ __forceinline__ void halves(const u8* b, int c, u32 (&p)[2]) {
-    const u32 word = word_at<A>(b + 16 + (c >> 6) * 32 + (c & 31)), mask = c & 32 ? 0x00f000f0u : 0x000f000fu;
+  template <int A> static __device__ __forceinline__ void halves(const u8* b, int c, int j, u32 (&p)[2]) {
+    const u32 word = word_at<A>(b + j + 16 + (c >> 6) * 32 + (c & 31)), mask = c & 32 ? 0x00f000f0u : 0x000f000fu;
     p[0] = word & mask;
     p[1] = word >> 8 & mask;
   }
@@ -137,16 +135,16 @@ struct Q5_K : Coded<Q5_K> {
   enum { LEN = 256, BYTES = 176, ALIGN = 16, SUB = 32, RUN = 64, LESS = 0, SHIFTED = 1, WHOLE = 1 };
   SCALE { return scale_and_min<A>(b, i); }
   CODES {
-    const u32 fifth = word_at<A>(b + 16 + (c & 31)) >> (c >> 5) & 0x01010101u;
-    return nibbles(word_at<A>(b + 48 + (c >> 6) * 32 + (c & 31)), c & 32) | fifth << 4;
+    const u32 fifth = word_at<A>(b + j + 16 + (c & 31)) >> (c >> 5) & 0x01010101u;
+    return nibbles(word_at<A>(b + j + 48 + (c >> 6) * 32 + (c & 31)), c & 32) | fifth << 4;
   }
 };
 struct Q6_K : Coded<Q6_K> {
   enum { LEN = 256, BYTES = 210, ALIGN = 2, SUB = 16, RUN = 64, LESS = 32, WHOLE = 1 };
   SCALE { return make_float2(__fmul_rn(half_at<A>(b + 208), (float)(i8)b[192 + i]), 0.f); }
   CODES {
-    const u32 low = nibbles(word_at<A>(b + (c >> 7) * 64 + (c & 63)), c & 64);
-    return low | (word_at<A>(b + 128 + (c >> 7) * 32 + (c & 31)) >> (c >> 4 & 6) & 0x03030303u) << 4;
+    const u32 low = nibbles(word_at<A>(b + j + (c >> 7) * 64 + (c & 63)), c & 64);
+    return low | (word_at<A>(b + j + 128 + (c >> 7) * 32 + (c & 31)) >> (c >> 4 & 6) & 0x03030303u) << 4;
   }
 };
 
@@ -175,7 +173,7 @@ __device__ __forceinline__ void e2m1_halves(u32 word, bool high, u32 (&p)[2]) {
 struct IQ4_NL : Coded<IQ4_NL> {
   enum { LEN = 32, BYTES = 18, ALIGN = 2, SUB = 32, RUN = 32, LESS = 128 };
   SCALE { return make_float2(half_at<A>(b), 0.f); }
-  CODES { return non_linear(word_at<A>(b + 2 + (c & 15)), c & 16); }
+  CODES { return non_linear(word_at<A>(b + j + 2), c & 16); }
 };
 struct IQ4_XS : Coded<IQ4_XS> {
   enum { LEN = 256, BYTES = 136, ALIGN = 8, SUB = 32, RUN = 32, LESS = 128, WHOLE = 1 };
@@ -183,20 +181,20 @@ struct IQ4_XS : Coded<IQ4_XS> {
     const u32 low = b[4 + (i >> 1)] >> (i & 1) * 4 & 15, high = short_at<A>(b + 2) >> 2 * i & 3;
     return make_float2(__fmul_rn(half_at<A>(b), (float)((int)(low | high << 4) - 32)), 0.f);
   }
-  CODES { return non_linear(word_at<A>(b + 8 + (c >> 5) * 16 + (c & 15)), c & 16); }
+  CODES { return non_linear(word_at<A>(b + j + 8 + (c >> 5) * 16), c & 16); }
 };
 // Codes are numbers of E2M1: twice as large, and 12 more, but for tensor cores, to which they are what they are.
 template <class T> struct OfE2M1 : Coded<T> {
   enum { LESS = 12, ADDS = 0 };
   static __device__ __forceinline__ float unit(int) { return 2.f; }
-  template <int A> static __device__ __forceinline__ u32 codes(const u8* b, int c) {
+  template <int A> static __device__ __forceinline__ u32 codes(const u8* b, int c, int j) {
     bool high;
-    const u32 word = T::template word<A>(b, c, high);
+    const u32 word = T::template word<A>(b, c, j, high);
     return e2m1_codes(word, high);
   }
-  template <int A> static __device__ __forceinline__ void halves(const u8* b, int c, u32 (&p)[2]) {
+  template <int A> static __device__ __forceinline__ void halves(const u8* b, int c, int j, u32 (&p)[2]) {
     bool high;
-    const u32 word = T::template word<A>(b, c, high);
+    const u32 word = T::template word<A>(b, c, j, high);
     e2m1_halves(word, high, p);
   }
 };
@@ -206,9 +204,9 @@ struct MXFP4 : OfE2M1<MXFP4> {
     const u32 exponent = b[0];
     return make_float2(__uint_as_float(exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23), 0.f);
   }
-  template <int A> static __device__ __forceinline__ u32 word(const u8* b, int c, bool& high) {
+  template <int A> static __device__ __forceinline__ u32 word(const u8* b, int c, int j, bool& high) {
     high = c & 16;
-    return word_at<A>(b + 1 + (c & 15));
+    return word_at<A>(b + j + 1);
   }
 };
 struct NVFP4 : OfE2M1<NVFP4> {
@@ -218,17 +216,17 @@ struct NVFP4 : OfE2M1<NVFP4> {
     const float normal = __uint_as_float((exponent + 120) << 23 | mantissa << 20), small = (float)mantissa * (1.f / 512.f);
     return make_float2((code == 0x7f ? 0.f : exponent ? normal : small) * 0.5f, 0.f);
   }
-  template <int A> static __device__ __forceinline__ u32 word(const u8* b, int c, bool& high) {
-    high = c & 8;
-    return word_at<A>(b + 4 + (c >> 4) * 8 + (c & 7));
+  template <int A> static __device__ __forceinline__ u32 word(const u8* b, int c, int j, bool& high) {
+    high = j & 8;
+    return word_at<A>(b + (j & 4) + 4 + (c >> 4) * 8);
   }
 };
 struct TQ1_0 : Coded<TQ1_0> {
   enum { LEN = 256, BYTES = 54, ALIGN = 2, SUB = 32, RUN = 32, LESS = 1, WHOLE = 1 };
   SCALE { return make_float2(half_at<A>(b + 52), 0.f); }
   CODES {
-    const int digit = c < 160 ? c >> 5 : c < 240 ? (c - 160) >> 4 : (c - 240) >> 2;
-    const u32 word = word_at<A>(b + (c < 160 ? c & 31 : c < 240 ? 32 + (c & 15) : 48));
+    const int digit = c < 160 ? c >> 5 : c < 240 ? (c - 160) >> 4 : j >> 2;
+    const u32 word = word_at<A>(b + (c < 160 ? (c & 31) + j : c < 240 ? 32 + j : 48));
     const u32 power = digit == 0 ? 1 : digit == 1 ? 3 : digit == 2 ? 9 : digit == 3 ? 27 : 81;
     u32 codes = 0;
 #pragma unroll
@@ -239,5 +237,5 @@ struct TQ1_0 : Coded<TQ1_0> {
 struct TQ2_0 : Coded<TQ2_0> {
   enum { LEN = 256, BYTES = 66, ALIGN = 2, SUB = 32, RUN = 64, LESS = 1, WHOLE = 1 };
   SCALE { return make_float2(half_at<A>(b + 64), 0.f); }
-  CODES { return pairs_at<A>(b, c); }
+  CODES { return pairs_at<A>(b + j, c); }
 };

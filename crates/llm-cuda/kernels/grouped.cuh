@@ -17,7 +17,17 @@ template <int CODE> struct Groups {
     ALIGN = CODE == INT8 ? 4 : 2, STEP = CODE == INT8 ? 128 : 256, CHUNK = 128, SUB = CODE == E2M1 ? 16 : 32, RUN = 32, LESS = 0,
     SHIFTED = CODE != E2M1, ADDS = CODE != E2M1,
   };
+  enum { WORDS = 6 };
   typedef GroupedWeight Weight;
+  static __device__ __forceinline__ GroupedWeight told(const u64* words) {
+    return GroupedWeight{(const u8*)words[0], (const u8*)words[1], (const u8*)words[2], (const u8*)words[3], (int)words[4],
+                         (int)(words[4] >> 32), (int)words[5], (int)(words[5] >> 32)};
+  }
+  static __device__ __forceinline__ GroupedWeight with(GroupedWeight w, const u8* codes) {
+    w.codes = codes;
+    return w;
+  }
+  static __device__ __forceinline__ const u8* elements_of(const GroupedWeight& w) { return w.codes; }
   static __device__ __forceinline__ GroupedWeight of(const Parts& parts, int p) {
     const u64 groups = (u64)FIELD(parts, p, nested_map), of_scales = (u64)FIELD(parts, p, nested_offset);  // numbers, not addresses
     return GroupedWeight{FIELD(parts, p, elements), (const u8*)FIELD(parts, p, scales), (const u8*)FIELD(parts, p, map),
@@ -51,12 +61,13 @@ template <int CODE> struct Groups {
     const u8* line = w.codes + (u64)row * (CODE == INT8 ? cols : (cols + 1) / 2);
     const int groups = row * w.n_groups;
     if (A == 1) {
-      float v[4];
-#pragma unroll
+      float v[4] = {};
+#pragma unroll 1
       for (int i = 0; i < 4; i++) {
         const int at = c + i, group = groups + at / w.group;
         const u32 code = at < cols ? (CODE == INT8 ? line[at] : line[at / 2] >> (at & 1) * 4) : 0;
-        v[i] = at < cols ? value(code, zero_of(group), scale_of(group)) : 0.f;
+        const float of = at < cols ? value(code, zero_of(group), scale_of(group)) : 0.f;
+        v[0] = v[1], v[1] = v[2], v[2] = v[3], v[3] = of;
       }
       return make_float4(v[0], v[1], v[2], v[3]);
     }
@@ -69,7 +80,9 @@ template <int CODE> struct Groups {
 
   // For tensor cores: groups have a multiple of SUB columns.
   __device__ __forceinline__ const u8* lines() const { return w.codes; }
-  __device__ __forceinline__ int line_bytes() const { return CODE == INT8 ? cols : cols / 2; }
+  __device__ __forceinline__ int line_bytes() const { return bytes(cols); }
+  // Of so many columns.
+  __device__ __forceinline__ int bytes(int n) const { return CODE == INT8 ? n : (n + 1) / 2; }
   __device__ __forceinline__ float unit(int) const { return CODE == E2M1 ? 1.f : 16777216.f; }
   __device__ __forceinline__ float2 scale(const u8*, int row, int c, int) const {
     // A half is as far from a border as it can be.
@@ -77,14 +90,14 @@ template <int CODE> struct Groups {
     const float scale = scale_of(group);
     return make_float2(scale, CODE == E2M1 ? 0.f : -(float)(zero_of(group) + (CODE == INT8 ? 128 : 0)) * scale);
   }
-  __device__ __forceinline__ void halves(const u8* chunk, int c, u32 (&p)[2]) const {
+  __device__ __forceinline__ void halves(const u8* chunk, int c, int j, u32 (&p)[2]) const {
     if (CODE == INT8) {
-      const u32 codes = *(const u32*)(chunk + c) ^ 0x80808080u;
+      const u32 codes = *(const u32*)(chunk + j + c) ^ 0x80808080u;
       p[0] = codes & 0x00ff00ffu;
       p[1] = codes >> 8 & 0x00ff00ffu;
       return;
     }
-    const u32 four = *(const unsigned short*)(chunk + c / 2);
+    const u32 four = *(const unsigned short*)(chunk + j / 2 + c / 2);
     if (CODE == INT4) {
       const u32 apart = four | four << 8;
       p[0] = apart & 0x000f000fu;

@@ -10,7 +10,7 @@
 //   ALIGN, STEP, CHUNK        border of each step of a row; its columns, no more than 256, and its bytes
 //   RUN                       columns that the loop over those of a step is unrolled for: each row has a multiple of them
 //   lines(), line_bytes()     the first row, and bytes from row to row
-//   scale(chunk, row, c, i), unit(i), halves(chunk, c, p)   of run i of the step, which begins with column c of the row
+//   scale(chunk, row, c, i), unit(i), halves(chunk, c, j, p)   of run i of the step, which begins with column c of the row
 #pragma once
 #include "product.cuh"
 
@@ -22,16 +22,23 @@ struct SplitX {
   int n, n_padded, n_parts, reserved;
 };
 
-// Memory of a warp.
-template <class S, bool ONE> struct Staged {
+constexpr int MOST_TILES = 4;
+
+// Memory of a warp: for one row of x, for several, and for those of an expert.
+enum Use { FOR_ONE, FOR_MANY, FOR_EXPERT };
+template <class S, Use USE> struct Staged {
+  static constexpr bool ONE = USE == FOR_ONE;
   enum { PIECES = (32 - S::ALIGN + S::CHUNK + 31) / 32 * 2, LINE = (PIECES + 1) * 16, SUBS = S::STEP / S::SUB };
   __align__(16) u8 lines[16 * LINE];
   float scales[S::SHIFTED ? 2 : 1][16][SUBS + 1];
   __align__(8) unsigned short x[ONE ? 2 * S::STEP : 4];
   float sums[ONE ? SUBS : 1];
+  float acc[ONE ? 16 * MOST_TILES : USE == FOR_EXPERT ? 256 : 1];
 };
-template <class S, bool ONE> struct Team {
-  enum { WARPS = sizeof(Staged<S, ONE>) * 8 <= 48 * 1024 ? 8 : 4 };
+template <class S, Use USE> struct Team {
+  enum { WARPS = USE != FOR_EXPERT && sizeof(Staged<S, USE>) * 8 <= 48 * 1024 ? 8 : 4 };
+  // Of a multiprocessor: so many have the registers that they ask for.
+  enum { BUSY = (USE == FOR_EXPERT ? 12 : 16) / WARPS };
 };
 
 // The 16 rows from `row0` on, of which `left` are there.
@@ -110,14 +117,16 @@ template <class S> __device__ __forceinline__ float added(float sum, float produ
   return fmaf(scale, products, sum);
 }
 
-// One row of x: its first and second f16 numbers are two columns of a tensor product. acc has rows g and g + 8.
+// One row of x: its first and second f16 numbers are two columns of a tensor product. Of `n_tiles` tiles of 16 rows from row0 on
+// staged.acc has the sums.
 template <class S>
-__device__ __forceinline__ void multiply_one(const S& w, const float* x, int cols, int row0, int rows, int begin, int by,
-                                             Staged<S, true>& staged, float (&acc)[2]) {
-  typedef Staged<S, true> M;
+__device__ __forceinline__ void multiply_one(const S& w, const float* x, int cols, int row0, int rows, int n_tiles, int begin, int by,
+                                             Staged<S, FOR_ONE>& staged) {
+  typedef Staged<S, FOR_ONE> M;
   enum { FOURS = S::STEP / 128 };
-  const int lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3, n_steps = (cols + S::STEP - 1) / S::STEP;
-  const Lines<S> lines(w, row0, rows);
+  const int lane = threadIdx.x & 31, g = lane >> 2, j = (lane & 3) * 4, n_steps = (cols + S::STEP - 1) / S::STEP;
+  n_tiles = min(n_tiles, (rows - row0 + 15) / 16);
+  for (int i = lane; i < 16 * MOST_TILES; i += 32) staged.acc[i] = 0.f;
   uint4 raw[M::PIECES / 2] = {};
   float4 v[FOURS];
   auto fetch_x = [&](int step) {
@@ -127,44 +136,49 @@ __device__ __forceinline__ void multiply_one(const S& w, const float* x, int col
       v[i] = c < cols ? __ldg((const float4*)(x + c)) : make_float4(0.f, 0.f, 0.f, 0.f);
     }
   };
+  Lines<S> lines(w, row0, rows);
   if (begin < n_steps) {
     lines.template fetch<M>(raw, begin);
     fetch_x(begin);
   }
+  float factor = 1.f;
 #pragma unroll 1
-  for (int step = begin; step < n_steps; step += by) {
+  for (int step = begin, tile = 0; step < n_steps;) {
     lines.keep(staged, raw, step);
-    float most = 0.f;
-    auto more = [&](float a) { a = fabsf(a); most = fmaxf(most, a < INF ? a : 0.f); };
+    if (tile == 0) {
+      float most = 0.f;
 #pragma unroll
-    for (int i = 0; i < FOURS; i++) more(v[i].x), more(v[i].y), more(v[i].z), more(v[i].w);
-    const float factor = power_for(warp_max(most));
+      for (int i = 0; i < FOURS; i++)
+        most = fmaxf(fmaxf(fmaxf(most, fabsf(v[i].x)), fmaxf(fabsf(v[i].y), fabsf(v[i].z))), fabsf(v[i].w));
+      factor = power_for(warp_max(most));
 #pragma unroll
-    for (int i = 0; i < FOURS; i++) {
-      const float a[4] = {v[i].x * factor, v[i].y * factor, v[i].z * factor, v[i].w * factor};
-      u32 p[4];
-      split2<__half, 2>(p, 2, a[0], a[2], __half());
-      split2<__half, 2>(p + 1, 2, a[1], a[3], __half());
-      const int c = i * 128 + lane * 4;
-      *(uint2*)(staged.x + c) = make_uint2(p[0], p[1]);
-      *(uint2*)(staged.x + S::STEP + c) = make_uint2(p[2], p[3]);
-      if (S::ADDS) {
-        float sum = (a[0] + a[1]) + (a[2] + a[3]);
+      for (int i = 0; i < FOURS; i++) {
+        const float a[4] = {v[i].x * factor, v[i].y * factor, v[i].z * factor, v[i].w * factor};
+        const u32 p = pack2(a[0], a[2], __half()), q = pack2(a[1], a[3], __half());
+        const float2 p2 = unpack2(p, __half()), q2 = unpack2(q, __half());
+        const int c = i * 128 + lane * 4;
+        *(uint2*)(staged.x + c) = make_uint2(p, q);
+        *(uint2*)(staged.x + S::STEP + c) = make_uint2(pack2(a[0] - p2.x, a[2] - p2.y, __half()), pack2(a[1] - q2.x, a[3] - q2.y, __half()));
+        if (S::ADDS) {
+          float sum = (a[0] + a[1]) + (a[2] + a[3]);
 #pragma unroll
-        for (int o = 1; o < S::SUB / 4; o *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
-        if (lane % (S::SUB / 4) == 0) staged.sums[c / S::SUB] = sum;
+          for (int o = 1; o < S::SUB / 4; o *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
+          if (lane % (S::SUB / 4) == 0) staged.sums[c / S::SUB] = sum;
+        }
       }
-    }
-    __syncwarp();
-    const int n_cols = min((int)S::STEP, cols - step * S::STEP);
-    lines.scales(w, staged, row0, step, n_cols / S::SUB, 1.f / factor);
-    if (step + by < n_steps) {
-      lines.template fetch<M>(raw, step + by);
       fetch_x(step + by);
     }
     __syncwarp();
-    const u8 *one = lines.chunk(staged, g, step), *other = lines.chunk(staged, g + 8, step);
-    const unsigned short* of_x = staged.x + (g & 1) * S::STEP + j * 4;
+    const int n_cols = min((int)S::STEP, cols - step * S::STEP), here = tile, now = step;
+    lines.scales(w, staged, row0 + 16 * here, now, n_cols / S::SUB, 1.f / factor);
+    const u8 *one = lines.chunk(staged, g, now), *other = lines.chunk(staged, g + 8, now);
+    tile = tile + 1 == n_tiles ? 0 : tile + 1;
+    step = tile == 0 ? step + by : step;
+    if (n_tiles > 1) lines = Lines<S>(w, row0 + 16 * tile, rows);
+    if (step < n_steps) lines.template fetch<M>(raw, step);
+    __syncwarp();
+    const unsigned short* of_x = staged.x + (g & 1) * S::STEP + j;
+    float acc[2] = {};
 #pragma unroll 1
     for (int run = 0; run * S::RUN < n_cols; run++)
 #pragma unroll
@@ -175,8 +189,8 @@ __device__ __forceinline__ void multiply_one(const S& w, const float* x, int col
         for (int k = 0; k < S::SUB; k += 16) {
           const int c = run * S::RUN + u * S::SUB + k;
           u32 p[2], q[2];
-          w.halves(one, c + j * 4, p);
-          w.halves(other, c + j * 4, q);
+          w.halves(one, c, j, p);
+          w.halves(other, c, j, q);
           const uint2 b = *(const uint2*)(of_x + c);
           const u32 a[4] = {p[0], q[0], p[1], q[1]}, bs[2] = {b.x, b.y};
           mma_m16n8k16(d, a, bs, __half());
@@ -188,22 +202,27 @@ __device__ __forceinline__ void multiply_one(const S& w, const float* x, int col
           acc[h] = added<S>(acc[h], d[2 * h] + d[2 * h + 1], sums, staged.scales[0][g + 8 * h][sub], shift);
         }
       }
+    if (j == 0) staged.acc[16 * here + g] += acc[0], staged.acc[16 * here + g + 8] += acc[1];
     __syncwarp();
   }
 }
 
 // Up to 8 NT rows of x, of which row `at[t]` is the one of lane / 4 in tile t. acc has rows g and g + 8, for rows 2 j and 2 j + 1 of
 // each tile, whose sums lie from row `first` on.
-template <class S, int NT>
+// FOR_EXPERT: they are those of rows `at` of lanes 8 j and 8 j + 4.
+template <class S, int NT, Use USE>
 __device__ __forceinline__ void multiply_many(const S& w, const SplitX& x, const int (&at)[NT], int first, int n, int cols, int row0,
-                                              int rows, int begin, int end, int by, Staged<S, false>& staged, float (&acc)[NT][4]) {
-  typedef Staged<S, false> M;
-  const int lane = threadIdx.x & 31, g = lane >> 2, j = lane & 3;
+                                              int rows, int begin, int end, int by, Staged<S, USE>& staged, float (&acc)[NT][4]) {
+  typedef Staged<S, USE> M;
+  constexpr bool GATHERED = USE == FOR_EXPERT;
+  const int lane = threadIdx.x & 31, g = lane >> 2, j = (lane & 3) * 4;
   const Lines<S> lines(w, row0, rows);
   const u8* of_x[NT];
 #pragma unroll
-  for (int t = 0; t < NT; t++) of_x[t] = x.parts + ((u64)at[t] * cols + j * 4) * 2;
+  for (int t = 0; t < NT; t++) of_x[t] = x.parts + ((u64)at[t] * cols + j) * 2;
   const u64 part = (u64)x.n * cols * 2;
+  int of_sums[2] = {};
+  if (GATHERED) of_sums[0] = __shfl_sync(0xffffffffu, at[0], 2 * j), of_sums[1] = __shfl_sync(0xffffffffu, at[0], 2 * j + 4);
   uint4 raw[M::PIECES / 2] = {};
   if (begin < end) lines.template fetch<M>(raw, begin);
 #pragma unroll 1
@@ -225,8 +244,8 @@ __device__ __forceinline__ void multiply_many(const S& w, const SplitX& x, const
         for (int k = 0; k < S::SUB; k += 16) {
           const int c = run * S::RUN + u * S::SUB + k;
           u32 p[2], q[2];
-          w.halves(one, c + j * 4, p);
-          w.halves(other, c + j * 4, q);
+          w.halves(one, c, j, p);
+          w.halves(other, c, j, q);
           const u32 a[4] = {p[0], q[0], p[1], q[1]};
 #pragma unroll
           for (int t = 0; t < NT; t++) {
@@ -248,7 +267,9 @@ __device__ __forceinline__ void multiply_many(const S& w, const SplitX& x, const
         for (int t = 0; t < NT; t++) {
           if (t > 0 && t * 8 >= n) break;
           float2 sums = make_float2(0.f, 0.f);
-          if (S::ADDS) sums = __ldg((const float2*)(x.sums + (u64)(step * M::SUBS + sub) * x.n_padded + first + t * 8 + j * 2));
+          const float* from = x.sums + (u64)(step * M::SUBS + sub) * x.n_padded;
+          if (S::ADDS && GATHERED) sums = make_float2(from[of_sums[0]], from[of_sums[1]]);
+          else if (S::ADDS) sums = __ldg((const float2*)(from + first + t * 8 + j / 2));
 #pragma unroll
           for (int i = 0; i < 4; i++) acc[t][i] = added<S>(acc[t][i], d[t][i], i & 1 ? sums.y : sums.x, scales[i >> 1], shifts[i >> 1]);
         }

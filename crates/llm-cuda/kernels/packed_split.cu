@@ -2,35 +2,35 @@
 //
 //   packed_split   parts [2][n][cols], sums [cols / run][n_padded], scale [n_padded]; n rows from row `skip` on
 //
-// Of rows that are not there sums are 0. Grid n_padded, n rounded up to 8; block 256. cols is a multiple of 32, x on a border of 16.
+// Of rows that are not there sums are 0. Grid n_padded, n rounded up to 8; block 1024. cols is a multiple of 32, x on a border of 16.
 // Bytes: 4 an element read, and 4 written, with 4 for a run.
 // only: 75
 #include "mma.cuh"
 
-KERNEL_OF(256, packed_split)(const float* x, const u32* bounds, int n, int skip, int cols, int run, u8* parts, float* sums, float* scale) {
-  __shared__ float most[8];
+KERNEL_OF(1024, packed_split)(const float* x, const u32* bounds, int n, int skip, int cols, int run, u8* parts, float* sums, float* scale) {
+  __shared__ float most[32];
   const int row = blockIdx.x, n_padded = gridDim.x, there = bounds ? min((int)(bounds[1] - bounds[0]) - skip, n) : n;
   if (row >= there) {
-    for (int i = threadIdx.x; i < cols / run; i += 256) sums[(u64)i * n_padded + row] = 0.f;
+    for (int i = threadIdx.x; i < cols / run; i += 1024) sums[(u64)i * n_padded + row] = 0.f;
     if (threadIdx.x == 0) scale[row] = 0.f;
     return;
   }
   x += (u64)row * cols;
   float m = 0.f;
-  for (int c = threadIdx.x; c < cols; c += 256) {
-    const float a = fabsf(x[c]);
-    m = fmaxf(m, a < INF ? a : 0.f);
+  for (int c = threadIdx.x * 4; c < cols; c += 4096) {
+    const float4 v = *(const float4*)(x + c);
+    m = fmaxf(fmaxf(m, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
   }
   m = warp_max(m);
   if ((threadIdx.x & 31) == 0) most[threadIdx.x >> 5] = m;
   __syncthreads();
 #pragma unroll
-  for (int w = 0; w < 8; w++) m = fmaxf(m, most[w]);
+  for (int w = 0; w < 32; w++) m = fmaxf(m, most[w]);
   const float factor = power_for(m);
   if (threadIdx.x == 0) scale[row] = 1.f / factor;
   u8* to = parts + (u64)row * cols * 2;
   // Lanes of a run are all there, or none is.
-  for (int first = 0; first < cols; first += 1024) {
+  for (int first = 0; first < cols; first += 4096) {
     const int c = first + threadIdx.x * 4;
     const float4 v = c < cols ? *(const float4*)(x + c) : make_float4(0.f, 0.f, 0.f, 0.f);
     const float a[4] = {v.x * factor, v.y * factor, v.z * factor, v.w * factor};

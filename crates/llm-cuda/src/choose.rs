@@ -113,11 +113,44 @@ pub(crate) fn int8(card: CardShape, product: Product<'_>) -> RowsLaunch {
     rows_launch(product, n_at_once, false, shape)
 }
 
-/// The kernel for weights in formats of published files, whose blocks have so many warps.
-pub(crate) fn packed(card: CardShape, product: Product<'_>, n_warps: usize) -> RowsLaunch {
+/// The kernel for weights in formats of published files, whose blocks have so many warps; and the tiles that a warp takes one after
+/// the other, for which it brings one row of activations to the form of tensor cores once.
+pub(crate) fn packed(
+    card: CardShape,
+    product: Product<'_>,
+    n_warps: usize,
+) -> (RowsLaunch, usize) {
     let n_at_once = if product.n == 1 { 1 } else { MAX_ROWS };
     let wanted = card.n_multiprocessors * 16;
-    of_warps(product, n_at_once, n_warps, (TILE_ROWS, 256, wanted))
+    let launch = |n_tiles| {
+        let shape = (TILE_ROWS * n_tiles, 256, wanted);
+        of_warps(product, n_at_once, n_warps, shape)
+    };
+    let mut n_tiles = 1;
+    while n_at_once == 1 && n_tiles < MOST_TILES {
+        let many = launch(2 * n_tiles);
+        if 2 * many.grid[0] * n_warps < wanted {
+            break;
+        }
+        n_tiles *= 2;
+    }
+    (launch(n_tiles), n_tiles)
+}
+
+/// Warps that share columns of experts' weights `[rows, cols]`, where there are so many tiles of assignments.
+pub(crate) fn packed_experts(
+    card: CardShape,
+    (rows, cols): (usize, usize),
+    n_tiles: usize,
+    n_warps: usize,
+) -> usize {
+    let all = [rows * n_tiles];
+    let product = Product {
+        rows: &all,
+        cols,
+        n: MAX_ROWS,
+    };
+    packed(card, product, n_warps).0.split
 }
 
 /// The one that multiplies rows of them one by one.
@@ -172,6 +205,8 @@ fn of_warps(
     }
 }
 
+/// Tiles that a warp may take one after the other: `MOST_TILES` of `packed_mma.cuh`.
+const MOST_TILES: usize = 4;
 /// Warps of a block.
 const WARPS: usize = 8;
 /// Bytes that a lane reads at once.

@@ -28,6 +28,8 @@ pub(crate) struct PackedKernels {
     pub(crate) any: Kernel,
     pub(crate) tile: Kernel,
     pub(crate) embed: Kernel,
+    /// For the experts of a layer at once: gate and up, and down.
+    pub(crate) experts: Kernel,
     /// Values as two bf16 parts.
     pub(crate) parts: Kernel,
     /// Border that elements lie on, but for `any` and `embed`.
@@ -46,6 +48,7 @@ macro_rules! packed {
             any: kernel!(concat!("packed_any_", $format)),
             tile: kernel!(concat!("packed_tile_", $format)),
             embed: kernel!(concat!("packed_embed_", $format)),
+            experts: kernel!(concat!("packed_experts_", $format)),
             parts: kernel!(concat!("packed_parts_", $format)),
             align: $align,
             run: $run,

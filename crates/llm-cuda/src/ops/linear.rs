@@ -242,17 +242,19 @@ impl Few<'_> {
                     return self.rows(kernels.any, launch, None);
                 }
                 let kernel = kernels.rows[usize::from(self.product.n > 1)];
-                let launch = choose::packed(card, self.product, kernel.n_warps());
+                let (launch, n_tiles) = choose::packed(card, self.product, kernel.n_warps());
                 if self.product.n == 1 {
-                    return self.rows(kernel, launch, None);
+                    let queued = self.queue.launch(kernel).structure(&self.weights());
+                    let queued = queued.structure(&self.shape()).int(launch.split);
+                    let queued = queued.int(n_tiles).grid(launch.grid);
+                    return queued.threads(launch.threads).run();
                 }
                 let (n, cols) = (self.n, self.product.cols);
                 let areas = packed::split_areas(n.0, cols, kernels.run);
                 let areas = self.queue.workspace.areas(areas);
                 let x = packed::split(self.queue, self.x, n, 0, (cols, kernels.run), areas)?;
-                let of_product = (&self.weights(), &self.shape());
-                let queued = self.queue.launch(kernel).structure(of_product.0);
-                let queued = queued.structure(of_product.1).structure(&x);
+                let queued = self.queue.launch(kernel).structure(&self.weights());
+                let queued = queued.structure(&self.shape()).structure(&x);
                 let queued = queued.int(launch.split).grid(launch.grid);
                 queued.threads(launch.threads).run()
             }

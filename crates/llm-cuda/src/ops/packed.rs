@@ -72,7 +72,7 @@ pub(super) fn split(
     let launch = launch.pointer_or_null(bounds.map(|bounds| bounds.holding(8)));
     let launch = launch.int(n).int(skip).int(cols).int(run);
     let launch = launch.pointer(parts).pointer(sums).pointer(scale);
-    launch.grid([n_padded, 1, 1]).threads(256).run()?;
+    launch.grid([n_padded, 1, 1]).threads(1024).run()?;
     let n_parts = match queue.card.compute {
         Compute::F32 => 2,
         Compute::Half => 1,
@@ -97,6 +97,19 @@ pub(super) fn told<'a>(launch: Launch<'a>, weight: &CudaWeight) -> Launch<'a> {
         | Scheme::Int8(_)
         | Scheme::Int8PerUse(..)
         | Scheme::FourBit(_) => launch.structure(&[a, b, c, d]),
+    }
+}
+
+/// Words that tell a kernel of an expert's weight: the first of [`words`].
+pub(super) fn n_words(scheme: Scheme) -> usize {
+    match scheme {
+        Scheme::Grouped(_) => 6,
+        Scheme::Fp8(_) => 4,
+        Scheme::Ggml(_)
+        | Scheme::Dense(_)
+        | Scheme::Int8(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::FourBit(_) => 1,
     }
 }
 

@@ -39,7 +39,7 @@ enum Direction {
 }
 
 /// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
-const LESS: [(&str, Direction, f64, &str); 11] = [
+const LESS: [(&str, Direction, f64, &str); 12] = [
     (
         "attention_rows_f32",
         Direction::Read,
@@ -93,6 +93,12 @@ const LESS: [(&str, Direction, f64, &str); 11] = [
         Direction::Written,
         0.25,
         "a warp writes the results of two rows of the weight",
+    ),
+    (
+        "packed_split",
+        Direction::Written,
+        0.6,
+        "sums of columns lie beside those of seven other rows, which other blocks write",
     ),
     (
         "routing_",
