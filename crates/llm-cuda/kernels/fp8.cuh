@@ -8,8 +8,14 @@
 struct E4M3 {
   static __device__ __forceinline__ float unit() { return 256.f; }
   static __device__ __forceinline__ u32 halves(u32 upper) {
-    const u32 h = (upper & 0x80008000u) | (upper >> 1 & 0x3f803f80u);
-    return h | ((h & 0x3f80u) == 0x3f80u ? 0x7e00u : 0) | ((h & 0x3f800000u) == 0x3f800000u ? 0x7e000000u : 0);
+    return (upper & 0x80008000u) | (upper >> 1 & 0x3f803f80u);
+  }
+  // What was NaN is.
+  static __device__ __forceinline__ void mark(u32 word, u32 (&p)[2]) {
+    if ((((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u) == 0) return;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      if ((word >> 8 * i & 127) == 127) p[i & 1] |= 0x7e00u << 8 * (i & 2);
   }
   static __device__ __forceinline__ float of(u32 code) {
     const float value = __half2float(__ushort_as_half((unsigned short)((code & 128) << 8 | (code & 127) << 7))) * 256.f;
@@ -19,6 +25,7 @@ struct E4M3 {
 struct E5M2 {
   static __device__ __forceinline__ float unit() { return 1.f; }
   static __device__ __forceinline__ u32 halves(u32 upper) { return upper; }
+  static __device__ __forceinline__ void mark(u32, u32 (&)[2]) {}
   static __device__ __forceinline__ float of(u32 code) { return __half2float(__ushort_as_half((unsigned short)(code << 8))); }
 };
 
@@ -33,7 +40,7 @@ __device__ __forceinline__ float fp8_scale(const u8* scales, int type, int i) {
 // Read in words, rows and blocks have a multiple of 4 columns; read in bytes they may have any number, and what is behind the last
 // column is 0.
 template <class T> struct Fp8 : OfPacked {
-  enum { ALIGN = 4, STEP = 128, CHUNK = 128, SUB = 32, RUN = 32, LESS = 0, SHIFTED = 0, ADDS = 0 };
+  enum { ALIGN = 4, STEP = 128, CHUNK = 128, SUB = 32, RUN = 32, LESS = 0, SHIFTED = 0, ADDS = 0, BUMP = 32 };
   Packed w;
   int cols;
   float blocks_a_run;
@@ -63,9 +70,12 @@ template <class T> struct Fp8 : OfPacked {
     const int block = row / w.height * w.n_scales + (int)(((float)(c / SUB) + 0.5f) * blocks_a_run);
     return make_float2(fp8_scale(w.scales, w.scale_type, block), 0.f);
   }
-  __device__ __forceinline__ void halves(const u8* chunk, int c, int j, u32 (&p)[2]) const {
+  typedef const u8* Raw;
+  __device__ __forceinline__ Raw raw(const u8* chunk, int, int) const { return chunk; }
+  __device__ __forceinline__ void halves(Raw chunk, int c, int j, u32 (&p)[2]) const {
     const u32 word = *(const u32*)(chunk + j + c);
     p[0] = T::halves(word << 8 & 0xff00ff00u);
     p[1] = T::halves(word & 0xff00ff00u);
+    T::mark(word, p);
   }
 };

@@ -15,7 +15,7 @@ enum { SCALE_E4M3 = 4 };  // beside those of fp8.cuh
 template <int CODE> struct Groups {
   enum {
     ALIGN = CODE == INT8 ? 4 : 2, STEP = CODE == INT8 ? 128 : 256, CHUNK = 128, SUB = CODE == E2M1 ? 16 : 32, RUN = 32, LESS = 0,
-    SHIFTED = CODE != E2M1, ADDS = CODE != E2M1,
+    SHIFTED = CODE != E2M1, ADDS = CODE != E2M1, BUMP = CODE == INT8 ? 32 : 16,
   };
   enum { WORDS = 6 };
   typedef GroupedWeight Weight;
@@ -90,7 +90,9 @@ template <int CODE> struct Groups {
     const float scale = scale_of(group);
     return make_float2(scale, CODE == E2M1 ? 0.f : -(float)(zero_of(group) + (CODE == INT8 ? 128 : 0)) * scale);
   }
-  __device__ __forceinline__ void halves(const u8* chunk, int c, int j, u32 (&p)[2]) const {
+  typedef const u8* Raw;
+  __device__ __forceinline__ Raw raw(const u8* chunk, int, int) const { return chunk; }
+  __device__ __forceinline__ void halves(Raw chunk, int c, int j, u32 (&p)[2]) const {
     if (CODE == INT8) {
       const u32 codes = *(const u32*)(chunk + j + c) ^ 0x80808080u;
       p[0] = codes & 0x00ff00ffu;

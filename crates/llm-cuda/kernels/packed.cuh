@@ -9,8 +9,8 @@
 //   packed_embed_F        out[i, c] = w[ids[i], c] * scale, or added to what out has; at any address
 //
 // Sums are f32; what embed, parts and any decode is to the bit what llm-quant decodes.
-// Bytes moved: those of the weight once for 8 rows of x, or for 32, and x. Operations: 3 to 5 instructions an element to bring, decode
-// and multiply it, for 1 row as for 8.
+// Bytes moved: those of the weight once for 8 rows of x, or for 32, and x. Operations: 3 to 8 instructions of the inner loop an element,
+// for 1 row as for 8, and 3 to bring it and its share of x and scales.
 // rows: grid (ceil(tiles / (warps / split)), ceil(n / M)), a block of as many threads as the kernel allows; a tile is 16 rows of the
 // weight. Elements lie on a border of what the format allows, x on one of 16; cols is a multiple of RUN.
 // any: grid (ceil(rows / (8 / split)), ceil(n / 8)), block 256.
@@ -60,6 +60,7 @@ template <class T> struct Blocks : OfPacked {
     ALIGN = T::ALIGN, SUB = T::SUB, RUN = T::RUN, LESS = T::LESS, SHIFTED = T::SHIFTED, ADDS = T::ADDS,
     STEP = T::BYTES * 256 / T::LEN > 220 ? 128 : 256, CHUNK = STEP / T::LEN * T::BYTES,
     WORD = T::ALIGN == 1 ? 0 : T::ALIGN,  // in shared memory
+    BUMP = T::LEN == T::RUN ? T::BYTES : T::BUMP,
     WORDS = 1,
   };
   static __device__ __forceinline__ Packed told(const u64* words) { return Packed{(const u8*)words[0]}; }
@@ -74,12 +75,14 @@ template <class T> struct Blocks : OfPacked {
   // Of so many columns.
   __device__ __forceinline__ int bytes(int n) const { return n / T::LEN * T::BYTES; }
   __device__ __forceinline__ float2 scale(const u8* chunk, int, int, int i) const {
-    return T::template scale<WORD>(chunk + i * SUB / T::LEN * T::BYTES, i % (T::LEN / SUB));
+    return T::template scale<WORD>(chunk + (u32)i * SUB / T::LEN * T::BYTES, (int)((u32)i % (T::LEN / SUB)));
   }
   __device__ __forceinline__ float unit(int i) const { return T::unit(i); }
-  __device__ __forceinline__ void halves(const u8* chunk, int c, int j, u32 (&p)[2]) const {
-    T::template halves<WORD>(chunk + c / T::LEN * T::BYTES, c % T::LEN, j, p);
+  typedef typename T::Raw Raw;
+  __device__ __forceinline__ Raw raw(const u8* chunk, int c, int j) const {
+    return T::template raw<WORD>(chunk + (u32)c / T::LEN * T::BYTES, (int)((u32)c % T::LEN), j);
   }
+  __device__ __forceinline__ void halves(const Raw& raw, int at, int j, u32 (&p)[2]) const { T::template of<WORD>(raw, at, j, p); }
 };
 
 // The tile of rows that a warp takes with those that share its columns: the weight that it is of, and its first row.
@@ -269,22 +272,27 @@ template <class S> __device__ __forceinline__ void packed_any(const Parts& parts
   *to = rows.adds ? *to + all : all;
 }
 
-// Bytes in shared memory, brought by a block 16 at once but for those at the ends, as far from a border of 16 as they were.
+// Bytes in shared memory, brought by a block, so many at once as their address and number allow.
 constexpr int MOST_BYTES = 1024 / 32 * 34;
-__device__ __forceinline__ const u8* brought(u8 (&memory)[MOST_BYTES + 32], const u8* from, int n) {
-  const int skew = (int)((u64)from & 15), i = threadIdx.x * 16;
-  const u8* base = from - skew;
-  if (i >= skew && i + 16 <= skew + n) *(uint4*)(memory + i) = *(const uint4*)(base + i);
-  else
+typedef u8 Bytes[MOST_BYTES + 16];
+template <class T> __device__ __forceinline__ void copy(u8* to, const u8* from, int n) {
 #pragma unroll 1
-    for (int k = max(i, skew); k < min(i + 16, skew + n); k++) memory[k] = base[k];
+  for (int i = threadIdx.x * sizeof(T); i < n; i += 256 * sizeof(T)) *(T*)(to + i) = *(const T*)(from + i);
+}
+__device__ __forceinline__ const u8* brought(Bytes& memory, const u8* from, int n) {
+  const int border = (int)((u64)from | n);
+  u8* to = memory + ((u64)from & 15);
+  if (border % 16 == 0) copy<uint4>(to, from, n);
+  else if (border % 4 == 0) copy<u32>(to, from, n);
+  else if (border % 2 == 0) copy<unsigned short>(to, from, n);
+  else copy<u8>(to, from, n);
   __syncthreads();
-  return memory + skew;
+  return to;
 }
 
 template <class S>
 __device__ __forceinline__ void packed_embed(const typename S::Weight& w, const u32* ids, u32 n_rows, int width, float scale, int adds, float* out) {
-  __shared__ __align__(16) u8 memory[MOST_BYTES + 32];
+  __shared__ __align__(16) Bytes memory;
   const int first = blockIdx.y * 1024, c = first + threadIdx.x * 4;
   const u32 id = ids[blockIdx.x];
   const S table(w, width);
@@ -313,7 +321,7 @@ __device__ __forceinline__ void packed_embed(const typename S::Weight& w, const 
 
 template <class S>
 __device__ __forceinline__ void packed_parts(const typename S::Weight& weight, int cols, int first_row, int n, __nv_bfloat16* parts) {
-  __shared__ __align__(16) u8 memory[MOST_BYTES + 32];
+  __shared__ __align__(16) Bytes memory;
   const int first = blockIdx.x * 1024, i = first + threadIdx.x * 4;
   const S whole(weight, cols);
   const u64 at = (u64)first_row * whole.line_bytes() + whole.bytes(first);

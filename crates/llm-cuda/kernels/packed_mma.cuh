@@ -8,9 +8,11 @@
 //
 // A source S of elements is given by what ggml.cuh says of formats, and
 //   ALIGN, STEP, CHUNK        border of each step of a row; its columns, no more than 256, and its bytes
-//   RUN                       columns that the loop over those of a step is unrolled for: each row has a multiple of them
+//   RUN, BUMP                 columns that the loop over those of a step is unrolled for, which each row has a multiple of; and bytes
+//                             from the halves of a run to those of the next, where these lie alike
 //   lines(), line_bytes()     the first row, and bytes from row to row
-//   scale(chunk, row, c, i), unit(i), halves(chunk, c, j, p)   of run i of the step, which begins with column c of the row
+//   scale(chunk, row, c, i), unit(i), raw(chunk, c, j), halves(raw, at, j, p)   of run i of the step, which begins with column c of the
+//                             row; what is brought of RUN columns of a step, from c on; the halves of 16 of them, from `at` on
 #pragma once
 #include "product.cuh"
 
@@ -28,7 +30,7 @@ constexpr int MOST_TILES = 4;
 enum Use { FOR_ONE, FOR_MANY, FOR_EXPERT };
 template <class S, Use USE> struct Staged {
   static constexpr bool ONE = USE == FOR_ONE;
-  enum { PIECES = (32 - S::ALIGN + S::CHUNK + 31) / 32 * 2, LINE = (PIECES + 1) * 16, SUBS = S::STEP / S::SUB };
+  enum { PIECES = (32 - S::ALIGN + S::CHUNK + 31) / 32 * 2, LINE = (PIECES + 1) * 16, SUBS = S::STEP / S::SUB, SHIFTS = 16 * (SUBS + 1) };
   __align__(16) u8 lines[16 * LINE];
   float scales[S::SHIFTED ? 2 : 1][16][SUBS + 1];
   __align__(8) unsigned short x[ONE ? 2 * S::STEP : 4];
@@ -36,9 +38,11 @@ template <class S, Use USE> struct Staged {
   float acc[ONE ? 16 * MOST_TILES : USE == FOR_EXPERT ? 256 : 1];
 };
 template <class S, Use USE> struct Team {
-  enum { WARPS = USE != FOR_EXPERT && sizeof(Staged<S, USE>) * 8 <= 48 * 1024 ? 8 : 4 };
-  // Of a multiprocessor: so many have the registers that they ask for.
-  enum { BUSY = (USE == FOR_EXPERT ? 12 : 16) / WARPS };
+  // Those that bring most at once take more registers.
+  static constexpr bool IS_LARGE = USE == FOR_EXPERT || USE == FOR_MANY && S::CHUNK > 200;
+  enum { WARPS = !IS_LARGE && sizeof(Staged<S, USE>) * 8 <= 48 * 1024 ? 8 : 4 };
+  // Blocks that a multiprocessor has at once.
+  enum { BUSY = (IS_LARGE ? 12 : 16) / WARPS };
 };
 
 // The 16 rows from `row0` on, of which `left` are there.
@@ -178,30 +182,33 @@ __device__ __forceinline__ void multiply_one(const S& w, const float* x, int col
     if (step < n_steps) lines.template fetch<M>(raw, step);
     __syncwarp();
     const unsigned short* of_x = staged.x + (g & 1) * S::STEP + j;
+    const float *scales = staged.scales[0][g], *sums = staged.sums;
     float acc[2] = {};
 #pragma unroll 1
-    for (int run = 0; run * S::RUN < n_cols; run++)
+    for (u32 first = 0; first < (u32)n_cols; first += S::RUN) {
+      const typename S::Raw raw_one = w.raw(one, S::BUMP ? 0 : (int)first, j), raw_other = w.raw(other, S::BUMP ? 0 : (int)first, j);
 #pragma unroll
       for (int u = 0; u < S::RUN / S::SUB; u++) {
-        const int sub = run * (S::RUN / S::SUB) + u;
         float d[4] = {};
 #pragma unroll
         for (int k = 0; k < S::SUB; k += 16) {
-          const int c = run * S::RUN + u * S::SUB + k;
+          const int at = u * S::SUB + k;
           u32 p[2], q[2];
-          w.halves(one, c, j, p);
-          w.halves(other, c, j, q);
-          const uint2 b = *(const uint2*)(of_x + c);
+          w.halves(raw_one, at, j, p);
+          w.halves(raw_other, at, j, q);
+          const uint2 b = *(const uint2*)(of_x + at);
           const u32 a[4] = {p[0], q[0], p[1], q[1]}, bs[2] = {b.x, b.y};
           mma_m16n8k16(d, a, bs, __half());
         }
-        const float sums = S::ADDS ? staged.sums[sub] : 0.f;
+        const float sum = S::ADDS ? sums[u] : 0.f;
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-          const float shift = S::SHIFTED ? staged.scales[S::SHIFTED][g + 8 * h][sub] : 0.f;
-          acc[h] = added<S>(acc[h], d[2 * h] + d[2 * h + 1], sums, staged.scales[0][g + 8 * h][sub], shift);
+          const float shift = S::SHIFTED ? scales[M::SHIFTS + 8 * h * (M::SUBS + 1) + u] : 0.f;
+          acc[h] = added<S>(acc[h], d[2 * h] + d[2 * h + 1], sum, scales[8 * h * (M::SUBS + 1) + u], shift);
         }
       }
+      one += S::BUMP, other += S::BUMP, of_x += S::RUN, scales += S::RUN / S::SUB, sums += S::RUN / S::SUB;
+    }
     if (j == 0) staged.acc[16 * here + g] += acc[0], staged.acc[16 * here + g + 8] += acc[1];
     __syncwarp();
   }
@@ -234,23 +241,23 @@ __device__ __forceinline__ void multiply_many(const S& w, const SplitX& x, const
     if (step + by < end) lines.template fetch<M>(raw, step + by);
     __syncwarp();
     const u8 *one = lines.chunk(staged, g, step), *other = lines.chunk(staged, g + 8, step);
+    const float *scales = staged.scales[0][g], *sums = x.sums + (u64)step * M::SUBS * x.n_padded;
 #pragma unroll 1
-    for (int run = 0; run * S::RUN < n_cols; run++)
+    for (u32 first_c = 0; first_c < (u32)n_cols; first_c += S::RUN) {
+      const typename S::Raw raw_one = w.raw(one, S::BUMP ? 0 : (int)first_c, j), raw_other = w.raw(other, S::BUMP ? 0 : (int)first_c, j);
 #pragma unroll
       for (int u = 0; u < S::RUN / S::SUB; u++) {
-        const int sub = run * (S::RUN / S::SUB) + u;
         float d[NT][4] = {};
 #pragma unroll
         for (int k = 0; k < S::SUB; k += 16) {
-          const int c = run * S::RUN + u * S::SUB + k;
           u32 p[2], q[2];
-          w.halves(one, c, j, p);
-          w.halves(other, c, j, q);
+          w.halves(raw_one, u * S::SUB + k, j, p);
+          w.halves(raw_other, u * S::SUB + k, j, q);
           const u32 a[4] = {p[0], q[0], p[1], q[1]};
 #pragma unroll
           for (int t = 0; t < NT; t++) {
             if (t > 0 && t * 8 >= n) break;
-            const u8* from = of_x[t] + (step * S::STEP + c) * 2;
+            const u8* from = of_x[t] + (step * S::STEP + (int)first_c) * 2 + (u * S::SUB + k) * 2;
             const uint2 b = __ldg((const uint2*)from);
             const u32 bs[2] = {b.x, b.y};
             mma_m16n8k16(d[t], a, bs, __half());
@@ -261,19 +268,22 @@ __device__ __forceinline__ void multiply_many(const S& w, const SplitX& x, const
             }
           }
         }
-        const float scales[2] = {staged.scales[0][g][sub], staged.scales[0][g + 8][sub]};
-        const float shifts[2] = {S::SHIFTED ? staged.scales[S::SHIFTED][g][sub] : 0.f, S::SHIFTED ? staged.scales[S::SHIFTED][g + 8][sub] : 0.f};
 #pragma unroll
         for (int t = 0; t < NT; t++) {
           if (t > 0 && t * 8 >= n) break;
-          float2 sums = make_float2(0.f, 0.f);
-          const float* from = x.sums + (u64)(step * M::SUBS + sub) * x.n_padded;
-          if (S::ADDS && GATHERED) sums = make_float2(from[of_sums[0]], from[of_sums[1]]);
-          else if (S::ADDS) sums = __ldg((const float2*)(from + first + t * 8 + j / 2));
+          float2 sum = make_float2(0.f, 0.f);
+          if (S::ADDS && GATHERED) sum = make_float2(sums[of_sums[0]], sums[of_sums[1]]);
+          else if (S::ADDS) sum = __ldg((const float2*)(sums + first + t * 8 + j / 2));
 #pragma unroll
-          for (int i = 0; i < 4; i++) acc[t][i] = added<S>(acc[t][i], d[t][i], i & 1 ? sums.y : sums.x, scales[i >> 1], shifts[i >> 1]);
+          for (int i = 0; i < 4; i++) {
+            const int at = 8 * (i >> 1) * (M::SUBS + 1) + u;
+            acc[t][i] = added<S>(acc[t][i], d[t][i], i & 1 ? sum.y : sum.x, scales[at], S::SHIFTED ? scales[M::SHIFTS + at] : 0.f);
+          }
         }
+        sums += x.n_padded;
       }
+      one += S::BUMP, other += S::BUMP, scales += S::RUN / S::SUB;
+    }
     __syncwarp();
   }
 }

@@ -83,7 +83,7 @@ mod packed {
     }
 
     fn experts(cuda: &Arc<Cuda>) {
-        llm_conformance::check_packed_experts(cuda, &schemes()[..2]);
+        llm_conformance::check_packed_experts(cuda, &schemes());
     }
 
     macro_rules! checks {

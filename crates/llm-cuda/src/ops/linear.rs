@@ -79,7 +79,7 @@ enum Family {
     /// A format of published files.
     Packed {
         scheme: Scheme,
-        /// It, or its bias, lies as the slowest kernel alone takes it.
+        /// It, or its bias, lies as the slowest kernel alone takes it, or it has fewer rows than are worth a tile.
         is_any: bool,
     },
 }
@@ -95,7 +95,7 @@ impl Family {
             bias.part(Part::Weight).is_aligned(border)
         });
         if let Some(kernels) = packed::kernels(weight) {
-            let is_any = !bias_lies || !packed::takes(kernels, weight);
+            let is_any = !bias_lies || rows < 4 || !packed::takes(kernels, weight);
             let scheme = weight.scheme();
             return Some(Family::Packed { scheme, is_any });
         }

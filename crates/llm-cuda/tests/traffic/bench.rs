@@ -39,7 +39,7 @@ enum Direction {
 }
 
 /// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
-const LESS: [(&str, Direction, f64, &str); 12] = [
+const LESS: [(&str, Direction, f64, &str); 13] = [
     (
         "attention_rows_f32",
         Direction::Read,
@@ -99,6 +99,12 @@ const LESS: [(&str, Direction, f64, &str); 12] = [
         Direction::Written,
         0.6,
         "sums of columns lie beside those of seven other rows, which other blocks write",
+    ),
+    (
+        "packed_embed",
+        Direction::Read,
+        0.75,
+        "a row begins and ends within sectors",
     ),
     (
         "routing_",
