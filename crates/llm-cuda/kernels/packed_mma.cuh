@@ -39,10 +39,10 @@ template <class S, Use USE> struct Staged {
 };
 template <class S, Use USE> struct Team {
   // Those that bring most at once take more registers.
-  static constexpr bool IS_LARGE = USE == FOR_EXPERT || USE == FOR_MANY && S::CHUNK > 200;
+  static constexpr bool IS_LARGE = USE == FOR_EXPERT || USE == FOR_MANY && (S::CHUNK > 150 || S::SUB == 16);
   enum { WARPS = !IS_LARGE && sizeof(Staged<S, USE>) * 8 <= 48 * 1024 ? 8 : 4 };
   // Blocks that a multiprocessor has at once.
-  enum { BUSY = (IS_LARGE ? 12 : 16) / WARPS };
+  enum { BUSY = (USE == FOR_EXPERT && S::CHUNK > 200 ? 8 : IS_LARGE ? 12 : 16) / WARPS };
 };
 
 // The 16 rows from `row0` on, of which `left` are there.

@@ -115,11 +115,7 @@ pub(crate) fn int8(card: CardShape, product: Product<'_>) -> RowsLaunch {
 
 /// The kernel for weights in formats of published files, whose blocks have so many warps; and the tiles that a warp takes one after
 /// the other, for which it brings one row of activations to the form of tensor cores once.
-pub(crate) fn packed(
-    card: CardShape,
-    product: Product<'_>,
-    n_warps: usize,
-) -> (RowsLaunch, usize) {
+pub(crate) fn packed(card: CardShape, product: Product<'_>, n_warps: usize) -> (RowsLaunch, usize) {
     let n_at_once = if product.n == 1 { 1 } else { MAX_ROWS };
     let wanted = card.n_multiprocessors * 16;
     let launch = |n_tiles| {

@@ -115,7 +115,9 @@ impl Group {
             (Some(_), _) => code_bytes(n, self.n_assignments, cols),
             (None, Some(format)) => {
                 let areas = packed::split_areas(n, cols, format.run).into_iter();
-                areas.map(|n_bytes| n_bytes.next_multiple_of(CODE_BORDER)).sum()
+                areas
+                    .map(|n_bytes| n_bytes.next_multiple_of(CODE_BORDER))
+                    .sum()
             }
             (None, None) => 0,
         };

@@ -21,8 +21,7 @@ pub(super) fn kernels(weight: &CudaWeight) -> Option<PackedKernels> {
 pub(super) fn takes(kernels: PackedKernels, weight: &CudaWeight) -> bool {
     let cols = weight.cols();
     // Elements that are multiplied together share a scale.
-    let is_of_runs =
-        |len: u64| len.is_multiple_of(kernels.run as u64) || len >= cols as u64;
+    let is_of_runs = |len: u64| len.is_multiple_of(kernels.run as u64) || len >= cols as u64;
     let are_runs = match weight.scheme() {
         Scheme::Fp8(Fp8 { block, .. }) => cols.is_multiple_of(COLS) && is_of_runs(block[1]),
         Scheme::Grouped(Grouped { group, .. }) => {
@@ -70,19 +69,19 @@ pub(super) fn split(
     let n_padded = n.next_multiple_of(N_TILE);
     let launch = queue.launch(kernel!("packed_split")).pointer(x.aligned(16));
     let launch = launch.pointer_or_null(bounds.map(|bounds| bounds.holding(8)));
-    let launch = launch.int(n).int(skip).int(cols).int(run);
-    let launch = launch.pointer(parts).pointer(sums).pointer(scale);
-    launch.grid([n_padded, 1, 1]).threads(1024).run()?;
     let n_parts = match queue.card.compute {
         Compute::F32 => 2,
         Compute::Half => 1,
     };
+    let launch = launch.int(n).int(skip).int(cols).int(run).int(n_parts);
+    let launch = launch.pointer(parts).pointer(sums).pointer(scale);
+    launch.grid([n_padded, 1, 1]).threads(1024).run()?;
     Ok([
         parts.address(),
         sums.address(),
         scale.address(),
         n as u64 | (n_padded as u64) << 32,
-        n_parts,
+        n_parts as u64,
     ])
 }
 

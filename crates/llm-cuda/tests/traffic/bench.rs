@@ -273,7 +273,6 @@ impl Bench {
         };
         let ran = harness::report().unwrap().kernels_since(&before);
         assert!(!ran.is_empty(), "{} launches nothing", needs.what);
-        if std::env::var_os("PRINT").is_some() { for (name, k) in &ran { eprintln!("P {} {name} lane {} r {:.3} w {:.3} moved {} {}", needs.what, k.lane_instructions, k.read.large_sector_efficiency(), k.written.large_sector_efficiency(), k.read.moved, k.written.moved); } }
         let moved = |kernel: &KernelReport| kernel.read.moved + kernel.written.moved;
         let all: u64 = ran.values().map(moved).sum();
         let n_launches: u64 = ran.values().map(|kernel| kernel.launches).sum();

@@ -6,7 +6,13 @@ use llm_tensor::{Activation, DType, Weighting};
 
 use crate::bench::{Needs, on_each_target};
 
-pub(crate) const KERNELS: &[&str] = &["experts_up", "experts_down", "experts_outliers", "packed_experts", "routing_"];
+pub(crate) const KERNELS: &[&str] = &[
+    "experts_up",
+    "experts_down",
+    "experts_outliers",
+    "packed_experts",
+    "routing_",
+];
 
 const HIDDEN: usize = 256;
 const WIDTH: usize = 512;
@@ -33,7 +39,10 @@ fn only_chosen_experts_are_read() {
         four_bit(false),
         four_bit(true),
     ];
-    let schemes: Vec<_> = schemes.into_iter().chain(crate::packed::schemes()).collect();
+    let schemes: Vec<_> = schemes
+        .into_iter()
+        .chain(crate::packed::schemes())
+        .collect();
     on_each_target(
         &[
             "experts_up",
@@ -91,7 +100,10 @@ fn only_chosen_experts_are_read() {
                     if matches!(scheme, Scheme::Int8(_)) {
                         n_bytes += codes(n, HIDDEN) + codes(2 * n, WIDTH);
                     }
-                    if matches!(scheme, Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_)) {
+                    if matches!(
+                        scheme,
+                        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_)
+                    ) {
                         n_bytes += halves(n, HIDDEN) + halves(2 * n, WIDTH);
                     }
                     bench.check(&Needs::bytes(&what, n_bytes), |queue| {

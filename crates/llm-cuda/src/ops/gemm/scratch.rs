@@ -3,8 +3,8 @@
 use llm_tensor::WorkspaceShape;
 
 use super::tiles::{Form, MAX_MULTIPROCESSORS, MIN_STEPS, PackedTiles, Split, Tiles};
-use crate::ops::packed;
 use crate::memory::bytes_of;
+use crate::ops::packed;
 use crate::{Compute, choose, workspace};
 
 /// Bytes of the parts or codes of `n` rows, of their scales, of outlier columns as bits, of sums of runs of columns, and of pieces
@@ -81,6 +81,7 @@ mod tests {
             Tiles::Plain(DType::F32),
             Tiles::Int8 { tiled: true },
             Tiles::Int8 { tiled: false },
+            Tiles::Packed(PackedTiles::EXAMPLE),
         ];
         for tiles in split.into_iter().flatten().chain(others) {
             for n_tokens in [2, 8, 9, 16, 17, 64, 65, 200, 512, 5000] {

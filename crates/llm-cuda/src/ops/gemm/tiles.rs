@@ -33,6 +33,14 @@ pub(super) struct PackedTiles {
     pub(super) run: usize,
 }
 
+#[cfg(test)]
+impl PackedTiles {
+    pub(super) const EXAMPLE: Self = PackedTiles {
+        kernel: kernel!("packed_tile_q6_k"),
+        run: 16,
+    };
+}
+
 /// Form of activations that tensor cores multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ops) struct Split {
