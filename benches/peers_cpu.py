@@ -252,9 +252,16 @@ def compare(name, model, sides, rounds):
     line("decode NF4 double, beside Q4_0", 1.25, "decode", ours(model, nf4), llama_cpp=llama_cpp("Q4_0"))
     for kind in ["Q8_0", "Q4_0", "Q4_K_M", "MXFP4"]:
         line(f"decode {kind} as stored", 1.15, "decode", ours(gguf[kind]), llama_cpp=llama_cpp(kind))
-    line("prefill of 512, bf16", 1.5, "prefill", ours(gguf["BF16"], n_prompt=512), llama_cpp=llama_cpp("BF16", 512),
-         transformers=transformers(512))
+    q8 = ["--activations", "q8"]
+    for kind in ["Q8_0", "Q4_0", "Q4_K_M", "MXFP4"]:
+        line(f"decode {kind} as stored, --activations q8", 1.15, "decode", ours(gguf[kind], q8), llama_cpp=llama_cpp(kind))
+    # The others multiply a bf16 model in bf16, as llm-run does with the flag; without it, activations stay f32.
+    for what, flags in [("in f32", []), ("`--compute-dtype bf16`", ["--compute-dtype", "bf16"])]:
+        line(f"prefill of 512, bf16, {what}", 1.5, "prefill", ours(gguf["BF16"], flags, 512),
+             llama_cpp=llama_cpp("BF16", 512), transformers=transformers(512))
     line("prefill of 512, Q4_K_M", 1.2, "prefill", ours(gguf["Q4_K_M"], n_prompt=512),
+         llama_cpp=llama_cpp("Q4_K_M", 512))
+    line("prefill of 512, Q4_K_M, --activations q8", 1.2, "prefill", ours(gguf["Q4_K_M"], q8, 512),
          llama_cpp=llama_cpp("Q4_K_M", 512))
 
 

@@ -5,6 +5,9 @@
     reason = "a test fails where it meets the unexpected"
 )]
 
+#[path = "gpus/homes.rs"]
+mod homes;
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -10,12 +10,15 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use llm_backend::Reference;
+use llm_checkpoint::Checkpoint;
 use llm_cpu::{Cpu, CpuOptions, Isa};
 use llm_plan::{RunOn, WeightDType, gpus_compute_with};
 use llm_quant::{LoadIn, QuantConfig, Scalar, Scheme};
 use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
-use llm_tests::{continue_by_ids, device, fixture, published, relative_error, score};
+use llm_tests::{continue_by_ids, device, fixture, published, relative_error, score, tensor};
+use safetensors::tensor::TensorView;
+use serde_json::json;
 
 /// The model with f32 for all that is not quantized, keys and values too.
 fn in_f32(folder: &Path) -> BoundModel {
@@ -55,7 +58,7 @@ fn run(session: &mut Session) -> (Vec<f32>, Vec<u32>) {
 #[test]
 fn codes_compute_as_the_numbers_that_they_stand_for() {
     let folders = published();
-    assert!(folders.len() >= 14, "{folders:?}");
+    assert!(folders.len() >= 18, "{folders:?}");
     for folder in &folders {
         let model = in_f32(folder);
         let reference = device(Reference::new());
@@ -81,6 +84,142 @@ fn codes_compute_as_the_numbers_that_they_stand_for() {
                 assert_eq!(found_ids, ids, "{folder:?} on {isa}");
             }
         }
+    }
+}
+
+/// Logits of the library's own numbers, by the library.
+#[test]
+fn logits_are_those_of_the_reference() {
+    let mut n_checked = 0;
+    for folder in published() {
+        let Ok(expected) = Checkpoint::open(&folder.join("expected.safetensors")) else {
+            continue;
+        };
+        if expected.get("logits").is_none() {
+            continue;
+        }
+        n_checked += 1;
+        let expected: Vec<f32> = tensor(&expected, "logits", DType::F32);
+        let model = in_f32(&folder);
+        let prompt: Vec<u32> = (0..12).map(|i| i * 7 % 64).collect();
+        for backend in [
+            device(Reference::new()),
+            device(Cpu::new(CpuOptions::default()).unwrap()),
+        ] {
+            let mut session = loaded(&model, &*backend, WeightDType::Auto);
+            let found = score(&mut session, 0, &prompt);
+            let error = relative_error(&found, &expected);
+            assert!(error <= TOLERANCE, "{folder:?}: off by {error:.1e}");
+        }
+    }
+    assert_eq!(n_checked, 4);
+}
+
+/// A model of stacked experts whose scales, and what the configuration says of them, are others.
+struct OtherScales {
+    /// What is made of the scales of each tensor, one an expert.
+    scales: fn(&str, &[f32]) -> (Vec<u64>, Vec<f32>),
+    block_size: serde_json::Value,
+}
+
+impl OtherScales {
+    fn write(&self, folder: &Path) {
+        let model = fixture("packed/fp8-experts-whole");
+        let config = fs::read(model.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        config["dtype"] = "float32".into();
+        config["quantization_config"]["weight_block_size"] = self.block_size.clone();
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        let file = fs::read(model.join("model.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let mut tensors = Vec::new();
+        for (name, view) in file.tensors() {
+            let mut shape = view.shape().to_vec();
+            let mut bytes = view.data().to_vec();
+            let weight = name.strip_suffix("_scale_inv");
+            if let Some(weight) = weight.filter(|weight| weight.ends_with(".weight")) {
+                // As many for a matrix as the configuration says.
+                let side = |i: usize| self.block_size[i].as_u64().unwrap_or(64) as usize;
+                let of = file.tensor(weight).unwrap().shape().to_vec();
+                shape = vec![of[0].div_ceil(side(0)), of[1].div_ceil(side(1))];
+                bytes = bytes.repeat(shape.iter().product());
+            } else if name.ends_with("_scale_inv") {
+                let found = bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned);
+                let (dims, scales) = (self.scales)(&name, &found.collect::<Vec<f32>>());
+                shape = dims.iter().map(|&extent| extent as usize).collect();
+                bytes = scales.iter().flat_map(|x| x.to_le_bytes()).collect();
+            }
+            tensors.push((name, view.dtype(), shape, bytes));
+        }
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+            (name, view)
+        });
+        let path = folder.join("model.safetensors");
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+    }
+
+    fn logits(&self) -> Result<Vec<f32>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        self.write(folder.path());
+        let model = BoundModel::open(folder.path()).map_err(|error| error.to_string())?;
+        let reference = device(Reference::new());
+        let mut session = loaded(&model, &*reference, WeightDType::Auto);
+        Ok(run(&mut session).0)
+    }
+}
+
+/// One scale for all, one an expert, one for gate and up of each: in every shape that they are written in.
+#[test]
+fn stacked_experts_have_scales_of_several_shapes() {
+    let null = serde_json::Value::Null;
+    let large = json!([128, 128]);
+    let logits = |scales, block_size: &serde_json::Value| {
+        let block_size = block_size.clone();
+        OtherScales { scales, block_size }.logits().unwrap()
+    };
+    let expected = logits(|_, x| (vec![4, 1, 1], x.to_vec()), &null);
+    let twice = |name: &str, x: &[f32]| match name.contains("gate_up") {
+        true => (vec![4, 2, 1], x.iter().flat_map(|&x| [x, x]).collect()),
+        false => (vec![4, 1, 1], x.to_vec()),
+    };
+    assert!(logits(|_, x| (vec![4], x.to_vec()), &null) == expected);
+    assert!(logits(|_, x| (vec![4, 1], x.to_vec()), &null) == expected);
+    assert!(logits(twice, &null) == expected);
+    // Both halves are smaller than a block of this size.
+    assert!(logits(twice, &large) == expected);
+    assert!(logits(|_, x| (vec![4, 1, 1], x.to_vec()), &large) == expected);
+    let of_all = logits(|_, x| (vec![4], vec![x[1]; 4]), &null);
+    assert!(of_all != expected);
+    assert!(logits(|_, x| (vec![], vec![x[1]]), &null) == of_all);
+    assert!(logits(|_, x| (vec![1], vec![x[1]]), &null) == of_all);
+    // Of gate and up each has its own.
+    let other_up = |name: &str, x: &[f32]| match name.contains("gate_up") {
+        true => (
+            vec![4, 2, 1],
+            x.iter().flat_map(|&x| [x, 2.0 * x]).collect(),
+        ),
+        false => (vec![4, 1, 1], x.iter().map(|x| x / 2.0).collect()),
+    };
+    let error = relative_error(&logits(other_up, &null), &expected);
+    assert!(error <= TOLERANCE, "off by {error:.1e}");
+}
+
+/// A block of the stack that has rows of gate and of up is one matrix's for no reference.
+#[test]
+fn scales_that_fit_no_expert_are_named() {
+    let cases: [(fn(&str, &[f32]) -> (Vec<u64>, Vec<f32>), [u64; 2]); 4] = [
+        (|_, x| (vec![3, 1, 1], x[..3].to_vec()), [128, 128]),
+        (|_, _| (vec![4, 3, 1], vec![1.0; 12]), [24, 128]),
+        (|_, _| (vec![4, 4, 1], vec![1.0; 16]), [20, 128]),
+        (|_, _| (vec![4, 2, 5], vec![1.0; 40]), [128, 128]),
+    ];
+    for (scales, block_size) in cases {
+        let block_size = json!(block_size);
+        let other = OtherScales { scales, block_size };
+        let error = other.logits().unwrap_err();
+        let (tensor, found) = ("mlp.experts.gate_up_proj_scale_inv", "found [");
+        assert!(error.contains(tensor) && error.contains(found), "{error}");
     }
 }
 
@@ -158,6 +297,18 @@ fn what_does_not_fit_is_named() {
         ),
         ("awq", r#""shape":[2,64]"#, r#""shape":[64,2]"#, "scales"),
         (
+            "fp8-experts",
+            "down_proj_scale_inv",
+            "down_proj_scale_in_",
+            "experts.down_proj_scale_inv` of a quantized matrix: expected a tensor of that name",
+        ),
+        (
+            "fp8-experts",
+            "q_proj.weight_scale_inv",
+            "q_proj.weight_scale_in_",
+            "q_proj.weight_scale_inv",
+        ),
+        (
             "mxfp4-experts",
             "gate_up_proj_scales",
             "gate_up_proj_scale_",
@@ -180,6 +331,90 @@ fn what_does_not_fit_is_named() {
         let outcome = BoundModel::open(folder.path());
         let error = outcome.unwrap_err().to_string();
         assert!(error.contains(named), "{name}: {error}");
+    }
+}
+
+/// A model under a configuration with another value of a key, loaded.
+fn configured(name: &str, key: &str, value: serde_json::Value) -> Result<(), String> {
+    let folder = fixture("packed").join(name);
+    let config = fs::read(folder.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    config["quantization_config"][key] = value;
+    let file = folder.join("model.safetensors");
+    let checkpoint = Checkpoint::open(&file).unwrap();
+    let model = BoundModel::with_config(checkpoint, config.to_string().as_bytes(), &file);
+    let model = model.map_err(|error| error.to_string())?;
+    let options = LoadOptions {
+        dtype: WeightDType::Auto,
+        quant: None,
+        encoder: &Scalar,
+        limits: Limits {
+            n_sequences: 1,
+            context: 8,
+            n_tokens: 8,
+            n_logits: 1,
+        },
+        offload: None,
+    };
+    let loaded = load(&model, &*device(Reference::new()), &options, &mut |_| ());
+    loaded.map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// What the libraries take from the one or the other, or refuse, is not guessed.
+#[test]
+fn configurations_that_contradict_tensors_are_named() {
+    let groups = "q_proj.scales`";
+    let cases = [
+        (
+            "gptq",
+            "group_size",
+            json!(64),
+            groups,
+            "1 groups of scales: `group_size` in config.json has 64 of 64",
+        ),
+        ("gptq", "group_size", json!(-1), groups, "found 2"),
+        (
+            "gptq",
+            "group_size",
+            json!(16),
+            groups,
+            "4 groups of scales",
+        ),
+        ("awq", "group_size", json!(64), groups, "found 2"),
+        (
+            "gptq-order-v2",
+            "desc_act",
+            json!(false),
+            "q_proj.g_idx`",
+            "`desc_act`: true, found group",
+        ),
+        (
+            "gptq-order-v2",
+            "desc_act",
+            json!(null),
+            "q_proj.g_idx`",
+            "column",
+        ),
+    ];
+    for (name, key, value, tensor, words) in cases {
+        let what = format!("{name} {key} {value}");
+        let error = configured(name, key, value).unwrap_err();
+        let path = "model.safetensors: tensor `model.layers.0.self_attn.";
+        assert!(
+            [path, tensor, words]
+                .iter()
+                .all(|part| error.contains(part)),
+            "{what}: {error}"
+        );
+    }
+    // Groups that are in order are so whatever the configuration says, and rules may be for some modules.
+    for (name, key, value) in [
+        ("gptq", "desc_act", json!(true)),
+        ("gptq", "group_size", json!(null)),
+        ("gptq", "dynamic", json!({"+:.*q_proj": {"group_size": 64}})),
+        ("awq", "group_size", json!(null)),
+    ] {
+        configured(name, key, value).unwrap();
     }
 }
 

@@ -63,11 +63,16 @@ pub fn with_front(front: &[u8], bytes: &[u8]) -> Vec<u8> {
 /// mkdir -p fuzz/corpus/packed
 /// for f in tests/fixtures/packed/*/model.safetensors; do cp $f fuzz/corpus/packed/$(basename $(dirname $f)); done
 /// ```
-pub const CONFIGS: [&[u8]; 9] = [
+pub const CONFIGS: [&[u8]; 14] = [
     include_bytes!("../../tests/fixtures/packed/awq/config.json"),
+    include_bytes!("../../tests/fixtures/packed/compressed-fp8/config.json"),
     include_bytes!("../../tests/fixtures/packed/compressed-int4/config.json"),
     include_bytes!("../../tests/fixtures/packed/compressed-int8/config.json"),
+    include_bytes!("../../tests/fixtures/packed/compressed-mxfp4/config.json"),
     include_bytes!("../../tests/fixtures/packed/compressed-nvfp4/config.json"),
+    include_bytes!("../../tests/fixtures/packed/fp8-experts/config.json"),
+    include_bytes!("../../tests/fixtures/packed/fp8-experts-powers/config.json"),
+    include_bytes!("../../tests/fixtures/packed/fp8-experts-whole/config.json"),
     include_bytes!("../../tests/fixtures/packed/gptq/config.json"),
     include_bytes!("../../tests/fixtures/packed/gptq-8bit/config.json"),
     include_bytes!("../../tests/fixtures/packed/gptq-order-v2/config.json"),

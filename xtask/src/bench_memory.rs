@@ -16,6 +16,7 @@ use self::tiers::row::TierRow;
 
 mod cgroup;
 mod chart;
+mod gguf;
 mod gpus;
 mod models;
 mod program;
@@ -26,8 +27,8 @@ mod tiers;
 /// Models to measure, and the folder for results.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only these: demo, smollm2 (where it was fetched), folders of tests/fixtures/configs, bloom-700m-bin or
-    /// bloomz-7b1-bin, a single file of 14.1 GB under a budget of 12.7 GB, which needs 15 GB of disk [default: all
+    /// Only these: demo, smollm2 (where it was fetched), gguf (blocks of random bits, 120 MB), gptq, mxfp4-experts,
+    /// compressed-mxfp4, folders of tests/fixtures/configs, bloom-700m-bin or bloomz-7b1-bin, a single file of 14.1 GB under a budget of 12.7 GB, which needs 15 GB of disk [default: all
     /// but the last]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     models: Vec<String>,
@@ -65,11 +66,11 @@ impl Options {
         }
     }
 
-    /// Options of continuous integration for a GPU that `driver` emulates: the smallest model.
+    /// Options of continuous integration for two GPUs that `driver` emulates: the smallest model.
     pub(crate) fn emulated(driver: PathBuf, out: PathBuf) -> Self {
         Options {
             models: vec!["demo".to_owned()],
-            device: Some("cuda:0".to_owned()),
+            device: Some("cuda:0,cuda:1".to_owned()),
             driver: Some(driver),
             out: Some(out),
             ..Self::quick()
@@ -82,7 +83,8 @@ impl Options {
 ///
 /// # Errors
 /// When something cannot be run or written, a byte of weights, keys and values or buffers is not as planned, a peak
-/// is off by more than [`row::TOLERANCE`] or above its budget, or tokens are others than from RAM alone.
+/// is off by more than [`row::TOLERANCE`] or above its budget, a GGUF takes more than [`row::BESIDE_GGUF`] beside its file and
+/// its keys and values, or tokens are others than from RAM alone.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let program = Program::build(root)?;
     let target = root.join("target");
@@ -205,7 +207,7 @@ struct Precision {
     flags: &'static [&'static str],
 }
 
-const PRECISIONS: [Precision; 6] = [
+const PRECISIONS: [Precision; 7] = [
     Precision {
         name: "f32",
         flags: &["--dtype", "f32"],
@@ -229,5 +231,9 @@ const PRECISIONS: [Precision; 6] = [
     Precision {
         name: "fp4",
         flags: &["--dtype", "bf16", "--load-in-4bit", "--quant-type", "fp4"],
+    },
+    Precision {
+        name: models::AS_STORED,
+        flags: &["--dtype", "auto"],
     },
 ];

@@ -57,7 +57,7 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<()> {
         bench_memory::run(root, &measured)
     })?;
     step(
-        "memory of a GPU and a bundle for GPUs, on the emulated driver",
+        "memory of two GPUs and a bundle for GPUs, on the emulated driver",
         || {
             run_command(cargo("build --release --locked -p cuda-emulator"))?;
             let target = root.join("target");

@@ -255,6 +255,18 @@ impl<'a> Config<'a> {
         Ok(kinds.unwrap_or_else(|| (0..n_layers).map(default).collect()))
     }
 
+    /// A 0 or a 1, or a flag, for each of at least `n` layers; nothing where there is no such list.
+    pub(crate) fn bits(&self, key: &str, n: usize) -> Result<Option<Vec<bool>>> {
+        let bit = |value: &Value| match value.as_u64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => value.as_bool(),
+        };
+        let all = |value: &Value| list_of(None, bit)(value).filter(|bits| bits.len() >= n);
+        let bits = self.read(key, all, || format!("a list of {n} times 0 or 1"))?;
+        Ok(bits.map(|bits| bits[..n].to_vec()))
+    }
+
     /// Layers named by their numbers.
     pub(crate) fn layers(&self, key: &str, n_layers: usize) -> Result<Vec<usize>> {
         let layer = |value: &Value| value.as_u64().map(|i| i as usize).filter(|&i| i < n_layers);
@@ -301,7 +313,8 @@ impl<'a> Config<'a> {
     /// Notes the keys that were neither read nor are known to change nothing in a forward pass.
     pub(crate) fn finish(&self, unread: &Unread) {
         let read = self.read.borrow();
-        let of_any = match self.path.is_empty() || self.path == TEXT_CONFIG {
+        // Of these the libraries write what all configurations have.
+        let of_any = match ["", TEXT_CONFIG, "attn_config."].contains(&self.path.as_str()) {
             true => &known::OF_ANY_FAMILY,
             false => &OF_NONE,
         };

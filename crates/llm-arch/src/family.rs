@@ -2,17 +2,30 @@
 
 mod block;
 mod bloom;
+mod cohere;
+mod ernie4_5;
+mod exaone4;
 mod falcon;
 mod gemma;
+mod glm;
 mod gpt2;
+mod gpt_bigcode;
 mod gpt_neox;
 mod gptj;
+mod granite;
 mod llama;
 mod mistral;
 mod mixtral;
+mod mpt;
+mod olmo;
 mod opt;
+mod phi;
 mod phi3;
 mod qwen;
+mod seed_oss;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 mod t5;
 mod text_half;
 mod written;
@@ -46,6 +59,8 @@ struct Gguf {
     architecture: &'static str,
     /// Metadata keys, without the architecture before them, and what `config.json` calls the same.
     keys: &'static [GgufKeys],
+    /// Tensors of the first layer, and the flag of `config.json` that each tells, the metadata saying nothing of it.
+    flags: GgufKeys,
     naming: fn(&ModelSpec) -> &'static Naming,
     /// Differences from the family's other checkpoints.
     adjust: fn(&mut ModelSpec),
@@ -62,23 +77,40 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 17] = [
+const FAMILIES: [&Family; 34] = [
     &bloom::FAMILY,
+    &cohere::COHERE,
+    &cohere::COHERE2,
+    &ernie4_5::FAMILY,
+    &exaone4::FAMILY,
     &falcon::FAMILY,
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &glm::GLM,
+    &glm::GLM4,
     &gpt2::FAMILY,
+    &gpt_bigcode::FAMILY,
     &gpt_neox::FAMILY,
     &gptj::FAMILY,
+    &granite::FAMILY,
     &llama::FAMILY,
     &mistral::FAMILY,
     &mixtral::FAMILY,
+    &mpt::FAMILY,
+    &olmo::OLMO2,
+    &olmo::OLMO3,
+    &olmo::OLMOE,
     &opt::FAMILY,
+    &phi::FAMILY,
     &phi3::FAMILY,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &seed_oss::FAMILY,
+    &smollm3::FAMILY,
+    &stablelm::FAMILY,
+    &starcoder2::FAMILY,
     &t5::FAMILY,
 ];
 
@@ -213,6 +245,10 @@ pub fn from_gguf(
     );
     // Where the converter says nothing each query head has keys of its own.
     config.entry("num_key_value_heads").or_insert(Value::Null);
+    for (tensor, flag) in gguf.flags {
+        let is_there = has_tensor(&format!("blk.0.{tensor}"));
+        config.insert((*flag).to_owned(), Value::from(is_there));
+    }
     gather_rope_scaling(&mut config);
     let keys = Config::new(&config, "");
     let mut spec = read_spec(&keys, family)?;

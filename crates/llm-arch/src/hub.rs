@@ -113,7 +113,7 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
             let offset = |stack| {
                 attention(stack, slot.unit)
                     .qk_norm
-                    .map(|norm| norm.gain_offset)
+                    .map(|qk| qk.norm.gain_offset)
             };
             let (own, wanted) = (offset(own), offset(wanted));
             gain(own.unwrap_or_default(), wanted.unwrap_or_default())
@@ -127,6 +127,8 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::RopeFactors
         | Role::RelativeBias
         | Role::AttnNormBias
+        | Role::QNormBias
+        | Role::KNormBias
         | Role::V
         | Role::VBias
         | Role::Out

@@ -24,8 +24,8 @@ pub use skeleton::{
 };
 pub use spec::{
     AttentionSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
-    HeadMatrix, HeadSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions,
-    Residual, Side, StackSpec,
+    HeadMatrix, HeadSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, NormSpec, Packing,
+    Positions, QkNorm, Residual, Side, StackSpec,
 };
 
 pub use llm_tensor::Weighting;

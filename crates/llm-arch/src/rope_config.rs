@@ -56,6 +56,32 @@ pub(crate) fn rotary(config: &Config<'_>, defaults: RopeDefaults) -> Result<Rota
     }
 }
 
+/// The rotary positions of layers that see all, and of those that slide, where `rope_parameters` has an object for each
+/// kind; `rope_theta` beside it is for the first.
+pub(crate) fn by_type(
+    config: &Config<'_>,
+    [full, sliding]: [RopeDefaults; 2],
+) -> Result<Option<[RotarySpec; 2]>> {
+    let is_by_type =
+        |rope: &Config<'_>| rope.mentions("full_attention") || rope.mentions("sliding_attention");
+    let Some(by_type) = config.object("rope_parameters")?.filter(is_by_type) else {
+        return Ok(None);
+    };
+    let objects = [
+        by_type.object("full_attention")?,
+        by_type.object("sliding_attention")?,
+    ];
+    let outer_base = config.opt_positive("rope_theta")?;
+    let specs = [
+        of_object(config, objects[0].as_ref(), full, outer_base)?,
+        of_object(config, objects[1].as_ref(), sliding, None)?,
+    ];
+    for object in objects.iter().flatten().chain([&by_type]) {
+        object.finish(&OF_ROPE);
+    }
+    Ok(Some(specs))
+}
+
 /// The rotary positions of an object like `rope_parameters`, if there is one; `outer_base` is what stands beside it.
 pub(crate) fn of_object(
     config: &Config<'_>,

@@ -179,8 +179,10 @@ impl Positions {
 /// A normalisation with its learned vectors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormSpec {
-    /// Statistic; a LayerNorm has a bias beside its gain.
+    /// Statistic.
     pub norm: Norm,
+    /// True if a bias is added, as most LayerNorms do.
+    pub bias: bool,
     /// Added under the root.
     pub eps: f32,
     /// Added to the stored gain.
@@ -213,6 +215,8 @@ pub enum MixerSpec {
 ///                └──────────┘         └────────┘
 /// Normed      x ─ norm ─┬─ mixer ─ + ─ norm ─┬─ mlp ─ + ─►
 ///                       └──────────┘         └────────┘
+/// Results     x ─┬─ mixer ─ norm ─ + ─┬─ mlp ─ norm ─ + ─►
+///                └─────────────────┘  └──────────────┘
 /// Parallel    x ─┬─ norm ─ mixer ─ + ─ + ─►
 ///                ├─ norm ─ mlp ────┘   │
 ///                └─────────────────────┘
@@ -225,6 +229,8 @@ pub enum Residual {
     Sandwich,
     /// `x = norm(x + mixer(x)); x = norm(x + mlp(x))`.
     PostNorm,
+    /// `x += norm(mixer(x)); x += norm(mlp(x))`: only results are normalised.
+    Results,
     /// `x = norm(x); x += mixer(x)`, and so with the feed-forward: the normed `x` is the residual.
     Normed,
     /// `x += mixer(n) + mlp(n)` of one `n = norm(x)`.
@@ -248,16 +254,16 @@ pub struct AttentionSpec {
     pub qkv_bias: bool,
     /// True if the output projection has one.
     pub out_bias: bool,
-    /// Normalises each head of queries and keys before its position enters.
-    pub qk_norm: Option<NormSpec>,
+    /// Normalises queries and keys before their positions enter.
+    pub qk_norm: Option<QkNorm>,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
     /// Bounds the scores.
     pub soft_cap: Option<f32>,
     /// Positions that a query sees, its own included; none bounds them.
     pub window: Option<usize>,
-    /// Index among the stack's rotary positions.
-    pub rotary_idx: usize,
+    /// Index among the stack's rotary positions; none leaves queries and keys as they are (NoPE).
+    pub rotary_idx: Option<usize>,
 }
 
 impl AttentionSpec {
@@ -282,6 +288,24 @@ impl AttentionSpec {
     pub fn qkv_width(&self) -> usize {
         self.q_width() + 2 * self.kv_width()
     }
+}
+
+/// Normalisation of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QkNorm {
+    /// The norm.
+    pub norm: NormSpec,
+    /// What it takes the statistic of.
+    pub over: NormOver,
+}
+
+/// Elements whose statistic a norm of queries or keys takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOver {
+    /// Each head's, with one gain for all heads.
+    Head,
+    /// Those of all heads.
+    AllHeads,
 }
 
 /// Storage of the query, key and value projections.

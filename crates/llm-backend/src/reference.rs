@@ -11,7 +11,7 @@ mod weight;
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_quant::StoredWeight;
+use llm_quant::{Activations, StoredWeight};
 use llm_tensor::{Bytes, KvShape, PageBuf, WorkspaceShape};
 
 use self::pool::{BLOCK, ReferencePool};
@@ -24,15 +24,22 @@ use crate::{Allocation, Backend, BackendError, DeviceInfo, Result, Routing};
 #[derive(Debug)]
 pub struct Reference {
     info: DeviceInfo,
+    activations: Activations,
 }
 
 impl Reference {
-    /// The reference has nothing to set.
+    /// The reference of exact products.
     pub fn new() -> Self {
+        Self::with_activations(Activations::F32)
+    }
+
+    /// The reference of products with packed weights that take activations so.
+    pub fn with_activations(activations: Activations) -> Self {
         Reference {
             info: DeviceInfo {
                 name: "reference".to_owned(),
             },
+            activations,
         }
     }
 
@@ -92,7 +99,10 @@ impl Backend for Reference {
 
     fn load(&self, weight: StoredWeight) -> Result<ReferenceWeight> {
         self.check(&weight)?;
-        Ok(ReferenceWeight::Loaded(Decoded::new(&weight)))
+        Ok(ReferenceWeight::Loaded(Decoded::new(
+            &weight,
+            self.activations,
+        )))
     }
 
     fn kv_pool(&self, shape: &KvShape) -> Result<ReferencePool> {
@@ -146,6 +156,7 @@ impl Backend for Reference {
         Ok(ReferenceWeight::Placed {
             pages: Arc::clone(&pages.pages),
             weight: weight.clone(),
+            activations: self.activations,
         })
     }
 

@@ -13,10 +13,18 @@ pub(crate) trait Case: Debug {
 }
 
 pub(crate) fn check_each<B: Backend>(backend: &Arc<B>, cases: &[impl Case]) {
+    check_against(&Arc::new(Reference::new()), backend, cases);
+}
+
+/// Checks cases of a backend against a reference that computes as it does.
+pub(crate) fn check_against<B: Backend>(
+    reference: &Arc<Reference>,
+    backend: &Arc<B>,
+    cases: &[impl Case],
+) {
     let device = &backend.info().name;
-    let reference = Arc::new(Reference::new());
     for case in cases {
-        let expected = case.run(&reference);
+        let expected = case.run(reference);
         let found = case.run(backend);
         let bounds = case.bounds(&expected);
         assert_eq!(

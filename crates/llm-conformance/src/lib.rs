@@ -26,11 +26,11 @@ mod tables;
 use std::sync::Arc;
 
 use llm_backend::{Backend, Reference};
-use llm_quant::Scheme;
+use llm_quant::{Activations, Scheme};
 
 pub use deferred::{Deferred, Fault};
 
-use case::{Case, check_each, check_same_bits};
+use case::{Case, check_against, check_each, check_same_bits};
 
 /// Checks every operation.
 ///
@@ -106,6 +106,26 @@ pub fn check_packed<B: Backend>(backend: &Arc<B>) {
     check_packed_linear(backend, &schemes);
     check_packed_tables(backend, &schemes);
     check_packed_experts(backend, &schemes);
+}
+
+/// Checks products with such weights of a backend that rounds activations to 8 bits for those that can be multiplied so.
+///
+/// Sums of codes are exact, so that what is left to differ is the order in which blocks are added, in f32.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_rounded_packed<B: Backend>(backend: &Arc<B>) {
+    let reference = Arc::new(Reference::with_activations(Activations::Q8));
+    let cases = packed::rounded_cases(&packed_schemes());
+    check_against(&reference, backend, &cases);
+}
+
+/// Checks that two backends that pass [`check_rounded_packed`] give the same bits in its cases.
+///
+/// # Panics
+/// When they do not. The message names the case.
+pub fn check_rounded_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) {
+    check_same_bits(one, other, &packed::rounded_cases(&packed_schemes()));
 }
 
 /// The formats of published files, which a backend may refuse.

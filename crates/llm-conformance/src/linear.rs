@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use llm_backend::{Backend, LinearPart, Ops, Output};
-use llm_quant::StoredWeight;
+use llm_quant::{ACTIVATION_BLOCK, Activations, BlockCodes, StoredWeight};
 use llm_tensor::{DType, WorkspaceShape};
 
 use crate::case::{Case, EPS, sum_error};
@@ -193,6 +193,11 @@ impl Linear {
     /// Distance that each result may have from the exact one, if every product has a relative error of `product_error` besides
     /// that of sums of rounded products.
     pub(crate) fn bounds(&self, product_error: f64) -> Vec<f64> {
+        self.bounds_with(Activations::F32, product_error)
+    }
+
+    /// The same where these activations are multiplied.
+    pub(crate) fn bounds_with(&self, activations: Activations, product_error: f64) -> Vec<f64> {
         let relative = product_error + sum_error(self.cols);
         // A result may be added to, and rounded, after every piece of the columns.
         let n_pieces = self.cols.div_ceil(FEWEST_COLUMNS) as f64;
@@ -200,21 +205,47 @@ impl Linear {
         let parts: Vec<_> = self
             .weights
             .iter()
-            .map(|(weight, bias)| (widened(weight), bias.as_ref().map(widened)))
+            .map(|(weight, bias)| {
+                let is_rounded = activations.are_rounded_for(weight.scheme);
+                (widened(weight), bias.as_ref().map(widened), is_rounded)
+            })
             .collect();
         let mut bounds = Vec::with_capacity(self.before.len());
         for x in self.x.chunks_exact(self.cols) {
-            for (weight, bias) in &parts {
+            for (weight, bias, is_rounded) in &parts {
                 for (row, weight) in weight.chunks_exact(self.cols).enumerate() {
-                    let products = weight.iter().zip(x).map(|(w, x)| f64::from(w * x).abs());
+                    let products: f64 = match is_rounded {
+                        false => {
+                            let products = weight.iter().zip(x);
+                            products.map(|(w, x)| f64::from(w * x).abs()).sum()
+                        }
+                        true => rounded_products(weight, x),
+                    };
                     let bias = bias.as_ref().map_or(0.0, |bias| f64::from(bias[row]).abs());
                     let before = f64::from(self.before[bounds.len()]).abs();
-                    bounds.push(relative * products.sum::<f64>() + added * (bias + before));
+                    bounds.push(relative * products + added * (bias + before));
                 }
             }
         }
         bounds
     }
+}
+
+/// Magnitudes of the products of codes, and of minimums, with rounded activations.
+///
+/// Codes times scales, and minimums, may be larger than what they leave of each other: with codes of all sizes in a block, no more
+/// than four times as large as its largest element.
+fn rounded_products(weight: &[f32], x: &[f32]) -> f64 {
+    let blocks = weight
+        .chunks(ACTIVATION_BLOCK)
+        .zip(x.chunks(ACTIVATION_BLOCK));
+    let products = blocks.map(|(weight, x)| {
+        let largest = weight.iter().fold(0f32, |max, w| max.max(w.abs()));
+        let block = BlockCodes::of(x);
+        let sum: f64 = (0..x.len()).map(|i| block.value(i).abs()).sum();
+        4.0 * f64::from(largest) * sum
+    });
+    products.sum()
 }
 
 /// Columns of a piece that a kernel sums before it adds to the result, at least.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use llm_backend::{Backend, Output};
 use llm_quant::{
-    Fp8, GgmlType, GroupCode, Grouped, Part as StoredPart, PartInfo, Parts, Scheme, StoredWeight,
+    ACTIVATION_BLOCK, Activations, Fp8, GgmlType, GroupCode, Grouped, Part as StoredPart, PartInfo,
+    Parts, Scheme, StoredWeight,
 };
 use llm_tensor::{DType, f32_to_le_bytes};
 
@@ -23,6 +24,7 @@ pub(crate) struct PackedCase {
     nan_at: Option<usize>,
     /// Relative error of a product.
     pub(crate) product_error: f64,
+    activations: Activations,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +61,7 @@ pub(crate) fn cases(schemes: &[Scheme]) -> Vec<PackedCase> {
                     output: [Output::Write, Output::Add][i / 2 % 2],
                     nan_at: (i % 16 == 5).then_some(cols / 2),
                     product_error: PRODUCT_ERROR,
+                    activations: Activations::F32,
                 });
             }
         }
@@ -77,15 +80,36 @@ pub(crate) fn cases(schemes: &[Scheme]) -> Vec<PackedCase> {
             output: Output::Add,
             nan_at: None,
             product_error: PRODUCT_ERROR,
+            activations: Activations::F32,
         });
     }
     cases
+}
+
+/// The same where activations are rounded for those that can be multiplied so.
+pub(crate) fn rounded_cases(schemes: &[Scheme]) -> Vec<PackedCase> {
+    let rounded = |case| PackedCase {
+        activations: Activations::Q8,
+        ..case
+    };
+    cases(schemes).into_iter().map(rounded).collect()
 }
 
 impl PackedCase {
     fn linear(&self) -> Linear {
         let mut random = Random::new(26);
         let mut x = random.values(self.n_tokens * self.cols, 1.0);
+        if self.activations == Activations::Q8 {
+            // Blocks of zeros, of magnitudes that are zeros, and of one that hides all others.
+            for (i, x) in x.chunks_mut(ACTIVATION_BLOCK).enumerate() {
+                match i % 5 {
+                    1 => x.fill(0.0),
+                    2 => x.iter_mut().for_each(|x| *x *= 1e-31),
+                    3 => x[i % x.len()] = 1e3,
+                    _ => {}
+                }
+            }
+        }
         if let Some(at) = self.nan_at {
             x[at] = f32::NAN;
         }
@@ -113,7 +137,8 @@ impl Case for PackedCase {
     }
 
     fn bounds(&self, _: &[f32]) -> Vec<f64> {
-        self.linear().bounds(self.product_error)
+        let error = self.product_error;
+        self.linear().bounds_with(self.activations, error)
     }
 }
 

@@ -357,5 +357,5 @@ impl Call<'_> {
 
 /// Positions of a part when a single token's attention is divided among threads.
 pub(crate) const PART_POSITIONS: usize = if cfg!(miri) { 64 } else { 512 };
-/// Multiplications below which a thread is not worth a fork.
-const MIN_WORK: usize = if cfg!(miri) { 1 } else { 1 << 16 };
+/// Multiplications below which a thread is not worth a fork: few, as keys and values come from memory.
+const MIN_WORK: usize = if cfg!(miri) { 1 } else { 1 << 13 };

@@ -35,7 +35,7 @@ impl Backend for Cpu {
     }
 
     fn load(&self, weight: StoredWeight) -> Result<Weight> {
-        let operand = Operand::of(&weight);
+        let operand = Operand::of(&weight, self.activations);
         operand
             .map(Weight)
             .ok_or_else(|| BackendError::UnsupportedWeight {
@@ -88,7 +88,8 @@ impl Backend for Cpu {
 
     fn queue(self: &Arc<Self>, shape: Option<&WorkspaceShape>) -> Result<CpuQueue> {
         let (geometry, n_threads) = (self.level.geometry(), self.n_threads());
-        let n_elements = |shape| workspace::n_elements(shape, geometry, n_threads);
+        let activations = self.activations;
+        let n_elements = |shape| workspace::n_elements(shape, geometry, n_threads, activations);
         let workspace = Workspace::new(shape.map_or(0, n_elements));
         Ok(CpuQueue {
             cpu: Arc::clone(self),
@@ -97,7 +98,8 @@ impl Backend for Cpu {
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
-        workspace::bytes(shape, self.level.geometry(), self.n_threads())
+        let (geometry, n_threads) = (self.level.geometry(), self.n_threads());
+        workspace::bytes(shape, geometry, n_threads, self.activations)
     }
 }
 

@@ -70,6 +70,19 @@ impl<'a> DenseView<'a> {
         }
     }
 
+    /// A matrix of half as many columns whose elements are pairs of bf16 in a word: to be moved, not computed with. `None`
+    /// where there are no pairs.
+    pub(crate) fn pairs_as_words(self) -> Option<DenseView<'a>> {
+        match self.element {
+            ElementType::Bf16 if self.cols.is_multiple_of(2) => Some(DenseView {
+                element: ElementType::F32,
+                cols: self.cols / 2,
+                ..self
+            }),
+            ElementType::F32 | ElementType::F16 | ElementType::Bf16 => None,
+        }
+    }
+
     /// The elements of some rows.
     ///
     /// # Panics

@@ -69,9 +69,11 @@ pub(crate) trait Preparation<S: Simd>: Copy {
     const COLUMNS: usize;
 
     fn factors(self) -> Self::Factors;
-    /// Prepares some columns of a row of x, a multiple of [`COLUMNS`](Self::COLUMNS), where they lie.
-    fn prepare_row(self, simd: S, x: &mut [f32]);
-    /// Prepares rows of a panel of registers, as many.
+    /// The weight with whole lanes for elements, if they lie in its bytes as they are multiplied.
+    fn lanes<'a>(self, weight: Floats<'a>) -> Option<DenseView<'a>>;
+    /// Writes some columns of a row of x, a multiple of [`COLUMNS`](Self::COLUMNS), to as many `lanes` as they take.
+    fn prepare_row(self, simd: S, x: &[f32], lanes: &mut [f32]);
+    /// Prepares rows of a panel of registers, as many, where they lie.
     fn prepare_panel(self, simd: S, panel: &mut [f32], width: usize);
 }
 
@@ -89,7 +91,14 @@ impl<S: Simd> Preparation<S> for OneByOne {
     }
 
     #[inline(always)]
-    fn prepare_row(self, _: S, _: &mut [f32]) {}
+    fn lanes<'a>(self, _: Floats<'a>) -> Option<DenseView<'a>> {
+        None
+    }
+
+    #[inline(always)]
+    fn prepare_row(self, _: S, x: &[f32], lanes: &mut [f32]) {
+        lanes.copy_from_slice(x);
+    }
 
     #[inline(always)]
     fn prepare_panel(self, _: S, _: &mut [f32], _: usize) {}
@@ -104,40 +113,56 @@ impl Gemm<'_> {
         assert!(self.x.len() >= self.n_tokens * cols);
         assert!(self.out.n_rows() >= self.n_tokens);
         assert!(self.scratch.len() >= scratch_len(self.n_tokens, width));
+        // A panel of lanes has room for more columns than one of elements.
+        let lanes = preparation.lanes(self.weight);
+        let deepest = lanes.map_or(1, |_| P::COLUMNS) * panel_depth(width);
         // The columns outermost: a slab of x then stays in the second-level cache while the rows pass.
-        for first in (0..cols).step_by(panel_depth(width)) {
-            let depth = panel_depth(width).min(cols - first);
-            self.gather(first, depth, width);
-            let is_prepared = P::COLUMNS > 1 && depth.is_multiple_of(P::COLUMNS);
+        for first in (0..cols).step_by(deepest) {
+            let depth = deepest.min(cols - first);
+            let is_prepared = depth.is_multiple_of(P::COLUMNS);
             if is_prepared {
-                let slab = &mut self.scratch[PANEL_ELEMENTS + width..][..self.n_tokens * depth];
-                for x in slab.chunks_exact_mut(depth) {
-                    preparation.prepare_row(simd, x);
-                }
+                self.gather(simd, preparation, first, depth / P::COLUMNS);
+            } else {
+                self.gather(simd, OneByOne, first, depth);
             }
             for row in self.rows.clone().step_by(width) {
                 let rows = row..(row + width).min(self.rows.end);
-                self.pack(simd, rows.clone(), first, depth);
-                if is_prepared {
-                    let panel = &mut self.scratch[..depth * width];
-                    preparation.prepare_panel(simd, panel, width);
-                    let n_lanes = depth / P::COLUMNS;
-                    self.multiply(simd, preparation.factors(), rows, (first, depth), n_lanes);
+                if let Some(lanes) = lanes {
+                    let (first, depth) = (first / P::COLUMNS, depth / P::COLUMNS);
+                    let panel = &mut self.scratch[..PANEL_ELEMENTS];
+                    pack::<S, f32>(simd, lanes, rows.clone(), first, depth, panel);
                 } else {
-                    self.multiply(simd, Elements::<f32>::NEW, rows, (first, depth), depth);
+                    self.pack(simd, rows.clone(), first, depth);
+                    if is_prepared {
+                        let panel = &mut self.scratch[..depth * width];
+                        preparation.prepare_panel(simd, panel, width);
+                    }
+                }
+                if is_prepared {
+                    let n_lanes = depth / P::COLUMNS;
+                    self.multiply(simd, preparation.factors(), rows, first, n_lanes);
+                } else {
+                    self.multiply(simd, Elements::<f32>::NEW, rows, first, depth);
                 }
             }
         }
     }
 
-    /// Copies columns `first..first + depth` of x together: rows of a power of two would share a few of a cache's
-    /// sets.
+    /// Prepares so many lanes of each row of x, from column `first` on, beside each other: rows of a power of two would share
+    /// a few of a cache's sets.
     #[inline(always)]
-    fn gather(&mut self, first: usize, depth: usize, width: usize) {
-        let slab = &mut self.scratch[PANEL_ELEMENTS + width..][..self.n_tokens * depth];
+    fn gather<S: Simd, P: Preparation<S>>(
+        &mut self,
+        simd: S,
+        preparation: P,
+        first: usize,
+        n_lanes: usize,
+    ) {
+        let width = S::LANES * S::TILE_VECTORS;
+        let slab = &mut self.scratch[PANEL_ELEMENTS + width..][..self.n_tokens * n_lanes];
         let rows = self.x.chunks_exact(self.weight.cols());
-        for (slab, x) in slab.chunks_exact_mut(depth).zip(rows) {
-            slab.copy_from_slice(&x[first..first + depth]);
+        for (lanes, x) in slab.chunks_exact_mut(n_lanes).zip(rows) {
+            preparation.prepare_row(simd, &x[first..first + n_lanes * P::COLUMNS], lanes);
         }
     }
 
@@ -165,7 +190,7 @@ impl Gemm<'_> {
         simd: S,
         factors: F,
         rows: Range<usize>,
-        (first, depth): (usize, usize),
+        first: usize,
         n_lanes: usize,
     ) {
         let width = S::LANES * S::TILE_VECTORS;
@@ -184,7 +209,7 @@ impl Gemm<'_> {
         let columns = self.out_column + rows.start..self.out_column + rows.end;
         let product = Product {
             a: slab.as_ptr(),
-            a_stride: depth,
+            a_stride: n_lanes,
             b: &panel,
             b_stride: width,
             c: self.out.as_mut_ptr(columns),

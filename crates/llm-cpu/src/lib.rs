@@ -34,10 +34,12 @@ mod pages;
 mod pairs;
 mod pool;
 mod probe;
+mod q8;
 mod queue;
 mod routes;
 mod share;
 mod simd;
+mod streams;
 mod tile;
 mod weight;
 mod workspace;
@@ -57,10 +59,12 @@ use std::str::FromStr;
 use std::thread;
 
 use llm_backend::DeviceInfo;
+use llm_quant::Activations;
 
 use crate::isa::Level;
 use crate::pairs::PairLevel;
 use crate::pool::Pool;
+use crate::simd::dot::DotLevel;
 use crate::simd::int::IntLevel;
 
 /// Resources that a [`Cpu`] may use; the default is all there is.
@@ -72,6 +76,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// The type that activations and weights of many tokens are multiplied in. By default exact.
     pub compute: Compute,
+    /// The type that activations are multiplied with packed weights in. By default exact.
+    pub activations: Activations,
 }
 
 /// The processor and its memory.
@@ -108,6 +114,8 @@ pub struct Cpu {
     level: Level,
     int_level: IntLevel,
     pair_level: Option<PairLevel>,
+    dot_level: DotLevel,
+    activations: Activations,
     pool: Pool,
 }
 
@@ -143,6 +151,8 @@ impl Cpu {
             level,
             int_level: IntLevel::of(level),
             pair_level: PairLevel::of(level, options.compute),
+            dot_level: DotLevel::of(level),
+            activations: options.activations,
             // More threads than processors would only wait for each other; their shares are done by those that there are.
             pool: Pool::with_shares(n_threads, n_threads.min(n_processors))?,
         })

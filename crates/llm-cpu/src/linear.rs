@@ -12,7 +12,7 @@ use crate::packed::PackedMatVec;
 use crate::share::Scratch;
 use crate::simd::Order;
 use crate::weight::{Floats, Weight};
-use crate::{Cpu, four_bit, int8};
+use crate::{Cpu, four_bit, int8, q8};
 use call::Call;
 
 /// `x` `[n_tokens, cols]` times the parts' weights, side by side in `out` `[n_tokens, width]`.
@@ -55,8 +55,11 @@ pub(crate) fn linear(
     if floats().any(|weight| n_tokens >= weight.gemm_tokens()) {
         call.gemm(out, workspace);
     }
-    if floats().count() < parts.len() {
+    if parts.iter().any(|part| part.weight.is_int8()) {
         int8::linear(&call, out, workspace);
+    }
+    if parts.iter().any(|part| part.weight.takes_rounded()) {
+        q8::linear(&call, out, workspace);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::dense::DenseView;
 use crate::isa::Geometry;
 use crate::share::Columns;
 use crate::simd::{Element, ElementType, FourBit, Kernel, Simd};
+use crate::streams::{STREAM_PREFETCH_BYTES, STREAMS, Together, streams};
 
 /// Some rows of a weight times all rows of x.
 ///
@@ -64,27 +65,25 @@ impl MatVec<'_> {
         assert!(self.few.padded_cols.is_multiple_of(2 * S::LANES));
         assert!(self.few.padded_cols >= self.weight.cols);
         assert!(self.few.x.len() >= self.few.n_tokens * self.few.padded_cols);
-        let mut row = self.few.rows.start;
-        while row + 4 <= self.few.rows.end {
-            self.tokens::<S, E, 4>(simd, row);
-            row += 4;
+        let (groups, rest) = streams(self.few.rows.clone(), STREAMS);
+        for rows in groups {
+            self.tokens::<S, E, STREAMS>(simd, rows);
         }
-        while row < self.few.rows.end {
-            self.tokens::<S, E, 1>(simd, row);
-            row += 1;
+        for row in rest {
+            self.tokens::<S, E, 1>(simd, Together::beside(row));
         }
     }
 
     /// `R` rows, which stay in the cache while all tokens pass.
     #[inline(always)]
-    fn tokens<S: Simd, E: Element, const R: usize>(&self, simd: S, row: usize) {
+    fn tokens<S: Simd, E: Element, const R: usize>(&self, simd: S, rows: Together) {
         let mut token = 0;
         while token < self.few.n_tokens {
             token += match self.few.n_tokens - token {
-                1 => self.block::<S, E, R, 1>(simd, row, token),
-                2 => self.block::<S, E, R, 2>(simd, row, token),
-                3 => self.block::<S, E, R, 3>(simd, row, token),
-                _ => self.block::<S, E, R, 4>(simd, row, token),
+                1 => self.block::<S, E, R, 1>(simd, rows, token),
+                2 => self.block::<S, E, R, 2>(simd, rows, token),
+                3 => self.block::<S, E, R, 3>(simd, rows, token),
+                _ => self.block::<S, E, R, 4>(simd, rows, token),
             };
         }
     }
@@ -94,7 +93,7 @@ impl MatVec<'_> {
     fn block<S: Simd, E: Element, const R: usize, const T: usize>(
         &self,
         simd: S,
-        row: usize,
+        rows: Together,
         token: usize,
     ) -> usize {
         let cols = self.weight.cols;
@@ -104,31 +103,36 @@ impl MatVec<'_> {
         // SAFETY: the rows lie within the weight (asserted in `all`) and are read up to their last element; x is as
         // long as sliced above; the caller of the kernel owns these columns of `out`, which `finish` checks.
         unsafe {
-            let weight = self.weight.as_ptr().add(row * cols * E::SIZE);
+            let weight = self.weight.as_ptr();
+            let mut lines = [weight; R];
+            for (r, line) in lines.iter_mut().enumerate() {
+                *line = weight.add(rows.row(r) * cols * E::SIZE);
+            }
             for at in (0..cols - cols % step).step_by(step) {
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    // Linearly through the block of rows, so that the memory sees one stream.
-                    let line = weight.wrapping_add((at * R + r * step) * E::SIZE + PREFETCH_BYTES);
-                    simd.prefetch(line);
+                for (&line, sums) in lines.iter().zip(&mut sums) {
+                    let line = line.add(at * E::SIZE);
+                    let ahead = line.wrapping_add(STREAM_PREFETCH_BYTES);
+                    simd.prefetch(ahead);
                     if step * E::SIZE > CACHE_LINE {
-                        simd.prefetch(line.wrapping_add(CACHE_LINE));
+                        simd.prefetch(ahead.wrapping_add(CACHE_LINE));
                     }
-                    let pair = E::load_pair(simd, weight.add((r * cols + at) * E::SIZE));
+                    let pair = E::load_pair(simd, line);
                     accumulate(simd, pair, x.as_ptr().add(at), self.few.padded_cols, sums);
                 }
             }
             let rest = cols % step;
             if rest > 0 {
                 let at = cols - rest;
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let pair = E::load_pair_part(simd, weight.add((r * cols + at) * E::SIZE), rest);
+                for (&line, sums) in lines.iter().zip(&mut sums) {
+                    let pair = E::load_pair_part(simd, line.add(at * E::SIZE), rest);
                     accumulate(simd, pair, x.as_ptr().add(at), self.few.padded_cols, sums);
                 }
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (t, sum) in sums.into_iter().enumerate() {
-                self.few.finish(row + r, token + t, simd.reduce_add(sum));
+                let sum = simd.reduce_add(sum);
+                self.few.finish(rows.row(r), token + t, sum);
             }
         }
         T
@@ -171,8 +175,5 @@ pub(crate) fn padded_cols(cols: usize, geometry: Geometry) -> usize {
 pub(crate) const GEMM_TOKENS: usize = 12;
 /// The same for 4-bit weights of whole blocks, whose panels take longer to make.
 pub(crate) const GEMM_TOKENS_4BIT: usize = 32;
-/// Distance ahead of the loads at which weights are prefetched: enough to cover the memory's latency, and well within
-/// what the first-level cache keeps.
-const PREFETCH_BYTES: usize = 4096;
 /// Bytes of one prefetch.
 const CACHE_LINE: usize = 64;

@@ -89,7 +89,7 @@ pub(crate) struct PackedView<'a> {
     stored: &'a StoredWeight,
 }
 
-impl PackedView<'_> {
+impl<'a> PackedView<'a> {
     /// Calls `visitor` with the decoder of the format.
     #[inline(always)]
     pub(crate) fn visit<S: FourBit>(self, visitor: impl Visitor) {
@@ -108,8 +108,13 @@ impl PackedView<'_> {
         }
     }
 
+    /// Codes of all rows.
+    pub(crate) fn elements(&self) -> &'a [u8] {
+        self.elements
+    }
+
     /// Bytes of the codes of a row.
-    fn row_bytes(&self) -> usize {
+    pub(crate) fn row_bytes(&self) -> usize {
         self.elements.len() / self.rows.max(1)
     }
 }

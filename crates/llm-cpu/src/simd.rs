@@ -10,6 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod codes;
+pub(crate) mod dot;
 mod element;
 mod four_bit;
 pub(crate) mod int;

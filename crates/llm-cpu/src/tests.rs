@@ -8,8 +8,11 @@ use std::sync::Arc;
 use llm_backend::{
     Allocation, Backend, BackendError, HostPages, LinearPart, NormOp, Ops, Output, Queue,
 };
-use llm_conformance::{check, check_packed, check_packed_reproducible, check_reproducible};
-use llm_quant::{Parts, Scheme, StoredWeight};
+use llm_conformance::{
+    check, check_packed, check_packed_reproducible, check_reproducible, check_rounded_packed,
+    check_rounded_reproducible,
+};
+use llm_quant::{Activations, Parts, Scheme, StoredWeight};
 use llm_tensor::{DType, HostBytes, KvShape, Norm, WorkspaceShape};
 
 use crate::{Cpu, CpuError, CpuOptions, Isa};
@@ -18,6 +21,17 @@ pub(crate) fn cpu(isa: Isa, n_threads: usize) -> Arc<Cpu> {
     let cpu = Cpu::new(CpuOptions {
         threads: NonZeroUsize::new(n_threads),
         isa: Some(isa),
+        ..CpuOptions::default()
+    });
+    Arc::new(cpu.unwrap())
+}
+
+/// The same with activations rounded to 8 bits.
+pub(crate) fn rounding_cpu(isa: Isa, n_threads: usize) -> Arc<Cpu> {
+    let cpu = Cpu::new(CpuOptions {
+        threads: NonZeroUsize::new(n_threads),
+        isa: Some(isa),
+        activations: Activations::Q8,
         ..CpuOptions::default()
     });
     Arc::new(cpu.unwrap())
@@ -56,6 +70,17 @@ fn neon_conforms() {
 #[test]
 fn avx512_conforms() {
     check_isa(Isa::Avx512);
+}
+
+#[test]
+fn rounded_activations_conform() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let two = rounding_cpu(isa, 2);
+        check_rounded_packed(&two);
+        for n_threads in [1, 3] {
+            check_rounded_reproducible(&two, &rounding_cpu(isa, n_threads));
+        }
+    }
 }
 
 #[test]
@@ -206,10 +231,13 @@ fn sizes_are_what_is_allocated() {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         for n_threads in [1, 3] {
             let cpu = cpu(isa, n_threads);
+            let rounding = rounding_cpu(isa, n_threads);
             for n_tokens in [1, 11, 12, 31, 32, 500] {
                 let shape = shape(n_tokens, 3001, 100);
-                let queue = cpu.queue(Some(&shape)).unwrap();
-                assert_eq!(cpu.workspace_bytes(&shape), queue.workspace.bytes());
+                for cpu in [&cpu, &rounding] {
+                    let queue = cpu.queue(Some(&shape)).unwrap();
+                    assert_eq!(cpu.workspace_bytes(&shape), queue.workspace.bytes());
+                }
             }
             for capacity in [1, 15, 16, 1000] {
                 let shape = KvShape {

@@ -164,10 +164,44 @@ impl<F: Copy> Product<'_, F> {
                 }
                 a = a.add(run.n_rows);
             }
+            if self.columns == V * S::LANES && self.bias.is_none() {
+                let c = self.c.add(row * self.c_stride);
+                return self.finish_whole::<S, R, V>(simd, c, sums);
+            }
             for (r, sums) in sums.into_iter().enumerate() {
                 let c = self.c.add((row + r) * self.c_stride);
                 for (v, sum) in sums.into_iter().enumerate() {
                     self.finish(simd, c, v * S::LANES, sum);
+                }
+            }
+        }
+    }
+
+    /// Writes rows of whole registers, the first of which starts at `c`.
+    ///
+    /// # Safety
+    /// As for [`compute`](Self::compute).
+    #[inline(always)]
+    unsafe fn finish_whole<S: Simd, const R: usize, const V: usize>(
+        &self,
+        simd: S,
+        c: *mut f32,
+        sums: [[S::F32; V]; R],
+    ) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if let Output::Add = self.output {
+                for (r, sums) in sums.iter().enumerate() {
+                    for (v, &sum) in sums.iter().enumerate() {
+                        let c = c.add(r * self.c_stride + v * S::LANES);
+                        simd.store(c, simd.add(simd.load(c), sum));
+                    }
+                }
+            } else {
+                for (r, sums) in sums.iter().enumerate() {
+                    for (v, &sum) in sums.iter().enumerate() {
+                        simd.store(c.add(r * self.c_stride + v * S::LANES), sum);
+                    }
                 }
             }
         }

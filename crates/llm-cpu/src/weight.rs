@@ -1,5 +1,5 @@
 use llm_backend::Output;
-use llm_quant::{Int8, Int8Weight, Scheme, StoredWeight, Weight4Bit};
+use llm_quant::{Activations, GgmlType, Int8, Int8Weight, Scheme, StoredWeight, Weight4Bit};
 
 use crate::dense::{Dense, DenseView};
 use crate::four_bit::FourBitView;
@@ -21,6 +21,8 @@ pub(crate) enum Operand {
     /// Encoded at each use.
     Int8PerUse(Dense, Int8),
     Packed(Packed),
+    /// Of a type that activations are rounded for.
+    Q8(GgmlType, Packed),
 }
 
 impl Operand {
@@ -28,8 +30,11 @@ impl Operand {
     ///
     /// # Panics
     /// When a part has not as many bytes as the scheme gives it.
-    pub(crate) fn of(weight: &StoredWeight) -> Option<Self> {
+    pub(crate) fn of(weight: &StoredWeight, activations: Activations) -> Option<Self> {
         match weight.scheme {
+            Scheme::Ggml(ty) if activations.are_rounded_for(weight.scheme) => {
+                Packed::of(weight).map(|packed| Operand::Q8(ty, packed))
+            }
             Scheme::Dense(dtype) => Dense::of(weight, dtype).map(Operand::Dense),
             Scheme::FourBit(_) => Weight4Bit::of(weight).map(Operand::FourBit),
             Scheme::Int8(_) => Int8Weight::of(weight).map(Operand::Int8),
@@ -51,7 +56,7 @@ impl Weight {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.rows,
             Operand::FourBit(weight) => weight.rows(),
             Operand::Int8(weight) => weight.rows(),
-            Operand::Packed(weight) => weight.rows(),
+            Operand::Packed(weight) | Operand::Q8(_, weight) => weight.rows(),
         }
     }
 
@@ -61,7 +66,7 @@ impl Weight {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.cols,
             Operand::FourBit(weight) => weight.cols(),
             Operand::Int8(weight) => weight.cols(),
-            Operand::Packed(weight) => weight.cols(),
+            Operand::Packed(weight) | Operand::Q8(_, weight) => weight.cols(),
         }
     }
 
@@ -71,8 +76,18 @@ impl Weight {
             Operand::Dense(weight) => Some(Floats::Dense(weight.view())),
             Operand::FourBit(weight) => Some(Floats::FourBit(FourBitView::new(weight))),
             Operand::Packed(weight) => Some(Floats::Packed(weight.view())),
-            Operand::Int8(_) | Operand::Int8PerUse(..) => None,
+            Operand::Int8(_) | Operand::Int8PerUse(..) | Operand::Q8(..) => None,
         }
+    }
+
+    /// True if it is multiplied in LLM.int8().
+    pub(crate) fn is_int8(&self) -> bool {
+        matches!(self.0, Operand::Int8(_) | Operand::Int8PerUse(..))
+    }
+
+    /// True if activations are rounded for it.
+    pub(crate) fn takes_rounded(&self) -> bool {
+        matches!(self.0, Operand::Q8(..))
     }
 
     /// A row of a table.
@@ -87,7 +102,7 @@ impl Weight {
             }
             Operand::FourBit(weight) => Row::FourBit(FourBitView::new(weight), row),
             Operand::Int8(weight) => Row::Int8(weight, row),
-            Operand::Packed(weight) => Row::Packed(weight.view(), row),
+            Operand::Packed(weight) | Operand::Q8(_, weight) => Row::Packed(weight.view(), row),
         }
     }
 

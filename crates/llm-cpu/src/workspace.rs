@@ -1,20 +1,35 @@
 //! Size of the scratch memory that serves every operation.
 
+use llm_quant::Activations;
 use llm_tensor::{Bytes, WorkspaceShape};
 
 use crate::attention::{PART_POSITIONS, attention_len, partial_attention_len};
 use crate::gemm::gemm_len;
-use crate::int8;
 use crate::isa::Geometry;
 use crate::matvec::{GEMM_TOKENS_4BIT, matvec_len};
+use crate::{int8, q8};
 
 /// Bytes of a queue's scratch memory.
-pub(crate) fn bytes(shape: &WorkspaceShape, geometry: Geometry, n_threads: usize) -> Bytes {
-    Bytes::new((n_elements(shape, geometry, n_threads) * size_of::<f32>()) as u64)
+pub(crate) fn bytes(
+    shape: &WorkspaceShape,
+    geometry: Geometry,
+    n_threads: usize,
+    activations: Activations,
+) -> Bytes {
+    Bytes::new((n_elements(shape, geometry, n_threads, activations) * size_of::<f32>()) as u64)
 }
 
 /// f32 of a queue's scratch memory.
-pub(crate) fn n_elements(shape: &WorkspaceShape, geometry: Geometry, n_threads: usize) -> usize {
+pub(crate) fn n_elements(
+    shape: &WorkspaceShape,
+    geometry: Geometry,
+    n_threads: usize,
+    activations: Activations,
+) -> usize {
+    let rounded = match activations {
+        Activations::F32 => 0,
+        Activations::Q8 => q8::workspace_len(shape.n_tokens, shape.cols, n_threads),
+    };
     matvec_len(
         shape.n_tokens.min(GEMM_TOKENS_4BIT - 1),
         shape.cols,
@@ -27,6 +42,7 @@ pub(crate) fn n_elements(shape: &WorkspaceShape, geometry: Geometry, n_threads: 
         geometry,
         n_threads,
     ))
+    .max(rounded)
     .max(attention_len(shape.head_dim, n_threads))
     .max(partial_attention_len(
         shape.head_dim,

@@ -1,12 +1,14 @@
 //! The embedded kernels: what is known of each, and their loading for a card.
 
 mod facts;
+mod ptx;
 
 pub(crate) use facts::{Kernel, KernelFacts, MAX_PARAMETERS, Parameter, kernel};
 
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use self::ptx::Ptx;
 use crate::driver::{Context, Failure, Function, Module};
 use crate::probe::GpuFacts;
 
@@ -15,17 +17,31 @@ use crate::probe::GpuFacts;
 struct File {
     name: &'static str,
     /// None where the kernels need 8.0.
-    sm75: Option<&'static str>,
-    sm80: &'static str,
-    sm90: Option<&'static str>,
+    sm75: Option<Ptx>,
+    sm80: Ptx,
+    sm90: Option<Ptx>,
+}
+
+/// What the build script made of a file of `ptx/`.
+macro_rules! embedded {
+    ($name:literal, $capability:literal) => {
+        Ptx(include_bytes!(concat!(
+            env!("OUT_DIR"),
+            "/",
+            $name,
+            "_sm",
+            $capability,
+            ".ptx"
+        )))
+    };
 }
 
 macro_rules! file {
     ($name:literal) => {
         File {
             name: $name,
-            sm75: Some(include_str!(concat!("../ptx/", $name, "_sm75.ptx"))),
-            sm80: include_str!(concat!("../ptx/", $name, "_sm80.ptx")),
+            sm75: Some(embedded!($name, "75")),
+            sm80: embedded!($name, "80"),
             sm90: None,
         }
     };
@@ -33,12 +49,12 @@ macro_rules! file {
         File {
             name: $name,
             sm75: None,
-            sm80: include_str!(concat!("../ptx/", $name, "_sm80.ptx")),
+            sm80: embedded!($name, "80"),
             sm90: None,
         }
     };
     ($name:literal, as sm75) => {{
-        const PTX: &str = include_str!(concat!("../ptx/", $name, "_sm75.ptx"));
+        const PTX: Ptx = embedded!($name, "75");
         File {
             name: $name,
             sm75: Some(PTX),
@@ -49,9 +65,9 @@ macro_rules! file {
     ($name:literal, sm90) => {
         File {
             name: $name,
-            sm75: Some(include_str!(concat!("../ptx/", $name, "_sm75.ptx"))),
-            sm80: include_str!(concat!("../ptx/", $name, "_sm80.ptx")),
-            sm90: Some(include_str!(concat!("../ptx/", $name, "_sm90.ptx"))),
+            sm75: Some(embedded!($name, "75")),
+            sm80: embedded!($name, "80"),
+            sm90: Some(embedded!($name, "90")),
         }
     };
 }
@@ -175,7 +191,7 @@ impl Kernels {
         let file = FILES.iter().find(|file| file.name == name);
         let ptx = file.and_then(|file| file.ptx(self.compute_capability));
         let ptx = ptx.unwrap_or_else(|| panic!("{name} is not for {:?}", self.compute_capability));
-        let module = Module::new(&self.context, name, ptx)?;
+        let module = Module::new(&self.context, name, &ptx.text())?;
         for kernel in Kernel::all().filter(|kernel| kernel.facts().file == name) {
             let facts = kernel.facts();
             let function =
@@ -194,7 +210,7 @@ impl Kernels {
 
 impl File {
     /// The newest PTX that the card runs, if any.
-    fn ptx(&self, compute_capability: (u32, u32)) -> Option<&'static str> {
+    fn ptx(&self, compute_capability: (u32, u32)) -> Option<Ptx> {
         match self.sm90 {
             Some(ptx) if compute_capability >= (9, 0) => Some(ptx),
             Some(_) | None if compute_capability >= (8, 0) => Some(self.sm80),
@@ -226,7 +242,8 @@ mod tests {
                 .into_iter()
                 .flatten()
             {
-                let entries = ptx.split(".visible .entry ").skip(1);
+                let text = ptx.text().into_string().unwrap();
+                let entries = text.split(".visible .entry ").skip(1);
                 let entries: BTreeSet<&str> = entries
                     .filter_map(|entry| entry.split('(').next())
                     .collect();
@@ -246,9 +263,9 @@ mod tests {
     fn a_card_gets_the_newest_that_it_runs() {
         let file = File {
             name: "a",
-            sm75: Some("75"),
-            sm80: "80",
-            sm90: Some("90"),
+            sm75: Some(Ptx(b"75")),
+            sm80: Ptx(b"80"),
+            sm90: Some(Ptx(b"90")),
         };
         let older = File { sm90: None, ..file };
         let newer = File { sm75: None, ..file };
@@ -260,9 +277,10 @@ mod tests {
             ((12, 0), Some("90"), Some("80"), Some("90")),
         ];
         for (capability, newest, of_older, of_newer) in cases {
-            assert_eq!(file.ptx(capability), newest);
-            assert_eq!(older.ptx(capability), of_older);
-            assert_eq!(newer.ptx(capability), of_newer);
+            let ptx = |text: Option<&'static str>| text.map(|text| Ptx(text.as_bytes()));
+            assert_eq!(file.ptx(capability), ptx(newest));
+            assert_eq!(older.ptx(capability), ptx(of_older));
+            assert_eq!(newer.ptx(capability), ptx(of_newer));
         }
     }
 

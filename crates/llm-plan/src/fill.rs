@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::items::Items;
 use crate::ledger::{Ledger, largest};
+use crate::placement::Division;
 use crate::{Budgets, Home, Placement, RunOn};
 
 /// A GPU by its number, and what it may hold.
@@ -29,6 +30,8 @@ pub(crate) struct Tails {
     prompt: RunOn,
     /// Device of all else.
     other: RunOn,
+    /// What the CPU computes with of it.
+    divided: Option<Division>,
 }
 
 impl Tails {
@@ -37,6 +40,7 @@ impl Tails {
         Tails {
             prompt: run_on,
             other: run_on,
+            divided: None,
         }
     }
 }
@@ -55,6 +59,8 @@ pub(crate) enum Streamed {
     All,
     /// Units that read the prompt alone; the CPU computes with the rest.
     Prompt,
+    /// What a division leaves to it.
+    Part(Division),
 }
 
 impl Streamer {
@@ -65,6 +71,11 @@ impl Streamer {
             Streamed::Prompt => Tails {
                 prompt: run_on,
                 other: RunOn::Cpu,
+                divided: None,
+            },
+            Streamed::Part(division) => Tails {
+                divided: Some(division),
+                ..Tails::one(run_on)
             },
         }
     }
@@ -90,6 +101,13 @@ impl Cut {
         let mut placements: Vec<_> = (0..n_units).map(rest).collect();
         for &idx in &self.in_ram {
             placements[idx].home = Home::Ram;
+        }
+        if let Some(division) = self.tails.divided {
+            let n = items.len();
+            let first = n.saturating_sub(division.n_on_cpu).max(self.n_gpu());
+            for &idx in items.units(first..n) {
+                placements[idx].run_on = RunOn::Cpu;
+            }
         }
         let mut start = 0;
         for &(number, end) in &self.gpu_ends {
@@ -171,9 +189,16 @@ impl Filling<'_> {
     /// The same items on GPUs as `cut` has there, with GPUs as equally full as they can be; the first one, if it is to
     /// be spared, as empty as it can be.
     pub(crate) fn balanced(&self, cut: &Cut, spared: Spared) -> Cut {
-        let streamer = match (cut.tails.prompt, cut.tails.other) {
+        let Tails {
+            prompt,
+            other,
+            divided,
+        } = cut.tails;
+        let streamer = match (prompt, other) {
             (RunOn::Gpu(number), RunOn::Cpu) => Some((number, Streamed::Prompt)),
-            (_, RunOn::Gpu(number)) => Some((number, Streamed::All)),
+            (_, RunOn::Gpu(number)) => {
+                Some((number, divided.map_or(Streamed::All, Streamed::Part)))
+            }
             (RunOn::Cpu, RunOn::Cpu) => None,
         };
         let streamer = streamer.map(|(number, what)| Streamer { number, what });
@@ -254,15 +279,20 @@ impl Filling<'_> {
         streamer: Option<Streamer>,
     ) -> Option<GpuEnds> {
         let n = self.items.len();
+        let streamed = match streamer.map(|streamer| streamer.what) {
+            // What the CPU computes with no GPU holds.
+            Some(Streamed::Part(division)) if n_gpu + division.n_on_cpu > n => return None,
+            Some(Streamed::Part(division)) => n_gpu..n - division.n_on_cpu,
+            Some(Streamed::All) => n_gpu..n,
+            Some(Streamed::Prompt) => self.items.prompt(n_gpu..n),
+            None => n..n,
+        };
         let mut start = 0;
         let mut ends = Vec::with_capacity(limits.len());
         for (i, &(number, limit)) in limits.iter().enumerate() {
             let run_on = RunOn::Gpu(number);
             let tail = match streamer.filter(|streamer| streamer.number == number) {
-                Some(streamer) => match streamer.what {
-                    Streamed::All => n_gpu..n,
-                    Streamed::Prompt => self.items.prompt(n_gpu..n),
-                },
+                Some(_) => streamed.clone(),
                 None => n..n,
             };
             let fits = |end: usize| self.items.on_gpu(run_on, start..end, tail.clone()) <= limit;
@@ -291,25 +321,45 @@ impl Filling<'_> {
             on_gpus.add(Placement { home, run_on }, &units);
             start = end;
         }
+        let n = self.items.len();
         let reordered;
-        let items = match self.beside_gpus {
-            BesideGpus::InOrder => self.items,
-            BesideGpus::Evenly => {
-                reordered = self.items.evenly(n_gpu);
+        let items = match (self.beside_gpus, tails.divided) {
+            (BesideGpus::InOrder, None) => self.items,
+            (BesideGpus::InOrder, Some(division)) => {
+                reordered = self.items.divided(n_gpu, division);
+                &reordered
+            }
+            (BesideGpus::Evenly, division) => {
+                reordered = self.items.evenly(n_gpu, division);
                 &reordered
             }
         };
-        let n = items.len();
+        // Items with their devices, in the order in which RAM takes them.
+        let by_device = match tails.divided {
+            Some(division) => {
+                let on_cpu = division.on_cpu(n - n_gpu);
+                let (start, end) = (n_gpu + on_cpu.start, n_gpu + on_cpu.end);
+                [
+                    (tails.other, n_gpu..start),
+                    (RunOn::Cpu, start..end),
+                    (tails.other, end..n),
+                ]
+            }
+            None => {
+                let prompt = items.prompt(n_gpu..n);
+                [
+                    (tails.other, n_gpu..prompt.start),
+                    (tails.prompt, prompt.clone()),
+                    (tails.other, prompt.end..n),
+                ]
+            }
+        };
         let needed = |memory: Home, ram_end: usize| {
             let mut ledger = on_gpus.clone();
             for (home, there) in [(Home::Ram, n_gpu..ram_end), (Home::Disk, ram_end..n)] {
-                let prompt = items.prompt(there.clone());
-                let pieces = [
-                    (tails.other, there.start..prompt.start),
-                    (tails.prompt, prompt.clone()),
-                    (tails.other, prompt.end..there.end),
-                ];
-                for (run_on, piece) in pieces {
+                for (run_on, piece) in &by_device {
+                    let (start, run_on) = (piece.start.max(there.start), *run_on);
+                    let piece = start..piece.end.min(there.end).max(start);
                     ledger.add(Placement { home, run_on }, &items.tally(run_on, piece));
                 }
             }
@@ -318,13 +368,18 @@ impl Filling<'_> {
         let holds = |ram_end: usize| needed(Home::Ram, ram_end) <= self.budgets.ram;
         let (ram_end, fits) = match self.budgets.disk {
             None => (n, holds(n)),
-            Some(disk) => match items.runs(tails.other).most(n_gpu, holds) {
-                Some(end) => (end, needed(Home::Disk, end) <= disk),
-                None => {
-                    let least = |end| needed(Home::Ram, end).get();
-                    (items.runs(tails.other).least(n_gpu, least), false)
+            Some(disk) => {
+                let runs = items.runs(tails.other);
+                // Once nothing of a device's comes from disk, it takes no buffers: more may fit than would before.
+                let borders = by_device.iter().map(|(_, piece)| piece.start).rev();
+                match borders.into_iter().find_map(|from| runs.most(from, holds)) {
+                    Some(end) => (end, needed(Home::Disk, end) <= disk),
+                    None => {
+                        let least = |end| needed(Home::Ram, end).get();
+                        (runs.least(n_gpu, least), false)
+                    }
                 }
-            },
+            }
         };
         let cut = Cut {
             gpu_ends,

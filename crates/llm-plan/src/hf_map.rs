@@ -7,7 +7,7 @@ use llm_arch::{Skeleton, Slot, Unit};
 use serde_json::{Map, Value};
 
 use crate::items::reads_prompt;
-use crate::placement::Rest;
+use crate::placement::{DividedPart, Division, Rest};
 use crate::units::Units;
 use crate::weights::Weights;
 use crate::{Budgets, Home, Placement, PlanError, Result, RunOn};
@@ -51,7 +51,7 @@ impl HfMap {
         self.check_devices(budgets)?;
         self.check_overlaps()?;
         let homes = self.homes(skeleton, weights)?;
-        Ok(placements(&weights.units, &homes, rest))
+        Ok(placements(weights, &homes, rest))
     }
 
     fn check_devices(&self, budgets: &Budgets) -> Result<()> {
@@ -187,8 +187,9 @@ impl HfMap {
 }
 
 /// Placements of units, given their homes: what no GPU holds is streamed to the one that computes what comes before it,
-/// or else after it.
-fn placements(units: &Units, homes: &[Home], rest: Rest) -> Vec<Placement> {
+/// or else after it. A tied head computes where its table does.
+fn placements(weights: &Weights, homes: &[Home], rest: Rest) -> Vec<Placement> {
+    let units = &weights.units;
     let gpu = |home: Home| match home {
         Home::Gpu(number) => Some(number),
         Home::Ram | Home::Disk => None,
@@ -200,6 +201,10 @@ fn placements(units: &Units, homes: &[Home], rest: Rest) -> Vec<Placement> {
         run_on: RunOn::Cpu,
     };
     let mut placements: Vec<_> = homes.iter().map(on_cpu).collect();
+    let of_cpu = match rest {
+        Rest::Divided(division) => of_cpu(weights, homes, division),
+        Rest::Streamed | Rest::PromptStreamed | Rest::OnCpu => HashSet::new(),
+    };
     for idx in in_order() {
         let home = homes[idx];
         let unit = units.list()[idx];
@@ -207,6 +212,7 @@ fn placements(units: &Units, homes: &[Home], rest: Rest) -> Vec<Placement> {
             Rest::Streamed => true,
             Rest::PromptStreamed => reads_prompt(units.list()[idx]),
             Rest::OnCpu => false,
+            Rest::Divided(_) => !of_cpu.contains(&idx),
         };
         let elsewhere = match (is_streamed, current) {
             (true, Some(number)) => RunOn::Gpu(number),
@@ -223,7 +229,30 @@ fn placements(units: &Units, homes: &[Home], rest: Rest) -> Vec<Placement> {
         };
         placements[idx].run_on = run_on;
     }
+    if weights.is_tied {
+        let [table, head] = [Unit::Embedding, Unit::Head].map(|unit| units.idx(unit));
+        placements[head].run_on = placements[table].run_on;
+    }
     placements
+}
+
+/// Units that the CPU computes with: the last of those whose home is as a division says, then the last of the others. A
+/// tied head is counted with its table.
+fn of_cpu(weights: &Weights, homes: &[Home], division: Division) -> HashSet<usize> {
+    let units = &weights.units;
+    let head = units.idx(Unit::Head);
+    let first = match division.in_ram {
+        DividedPart::OnCpu => Home::Ram,
+        DividedPart::Streamed => Home::Disk,
+    };
+    let is_counted = |idx: &usize| {
+        let is_tied = weights.is_tied && *idx == head;
+        !is_tied && !matches!(homes[*idx], Home::Gpu(_))
+    };
+    let mut rest: Vec<usize> = units.in_order_of_computing().filter(is_counted).collect();
+    rest.reverse();
+    rest.sort_by_key(|&idx| homes[idx] != first);
+    rest.into_iter().take(division.n_on_cpu).collect()
 }
 
 /// A name and every module around it, the last being the whole model.

@@ -7,6 +7,7 @@ use llm_arch::{Side, Unit};
 
 use crate::ledger::{Ledger, Runs, Tally};
 use crate::needs::Needs;
+use crate::placement::Division;
 use crate::weights::Weights;
 use crate::{Home, Placement, RunOn};
 
@@ -128,8 +129,8 @@ impl Portions {
     /// The same with portions from `first` on in another order: by [`ReadBy`], the head before all layers, and these so that
     /// any number of the first of them lie among the others at equal distances. Where they rest in faster memory than
     /// the others, these are brought while those compute; and where the head does, which is often the largest, it takes
-    /// no staging place.
-    fn evenly(&self, first: usize, weights: &Weights) -> Self {
+    /// no staging place. Where they are divided between devices, part by part.
+    fn evenly(&self, first: usize, division: Option<Division>, weights: &Weights) -> Self {
         let list = weights.units.list();
         let rank = |portion: usize| {
             let units = self.units(portion..portion + 1);
@@ -140,7 +141,8 @@ impl Portions {
                 Unit::Layer(_, i) | Unit::Expert { layer: i, .. } => 1 + evenly_distributed(i),
                 Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => 0,
             };
-            (read_by(unit, weights.is_tied), distributed)
+            let is_second = division.is_some_and(|of| of.is_second(portion, self.len()));
+            (is_second, read_by(unit, weights.is_tied), distributed)
         };
         // A layer's experts have one rank, and are sorted as one.
         let mut rest: Vec<(_, Range<usize>)> = Vec::new();
@@ -153,6 +155,13 @@ impl Portions {
         }
         rest.sort_by_key(|&(rank, _)| rank);
         self.reordered((0..first).chain(rest.into_iter().flat_map(|(_, portions)| portions)))
+    }
+
+    /// The same with portions from `first` on in the order in which RAM takes the parts of a division.
+    fn divided(&self, first: usize, division: Division) -> Self {
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order[first..].sort_by_key(|&portion| division.is_second(portion, self.len()));
+        self.reordered(order)
     }
 
     /// Adds a portion.
@@ -224,8 +233,14 @@ impl<'a> Items<'a> {
     }
 
     /// The same with items from `first` on in the order in which RAM takes them before the disk does.
-    pub(crate) fn evenly(&self, first: usize) -> Self {
-        let portions = self.portions.evenly(first, self.weights);
+    pub(crate) fn evenly(&self, first: usize, division: Option<Division>) -> Self {
+        let portions = self.portions.evenly(first, division, self.weights);
+        Items::new(self.weights, self.needs, portions)
+    }
+
+    /// The same, but as they are filled in within a part of a division.
+    pub(crate) fn divided(&self, first: usize, division: Division) -> Self {
+        let portions = self.portions.divided(first, division);
         Items::new(self.weights, self.needs, portions)
     }
 

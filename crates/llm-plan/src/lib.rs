@@ -53,7 +53,7 @@ pub use load_peak::whole_shards_peak;
 pub use map::{DeviceMap, Tiers};
 pub use needs::{Costs, DeviceCosts, GpuCosts, Launches};
 pub use parts::{Part, PartsCosts, PartsPlan, PartsVerdict, place_parts};
-pub use placement::{Home, Placement, Rest, RunOn};
+pub use placement::{DividedPart, Division, Home, Placement, Rest, RunOn};
 pub use plan::{Request, plan};
 pub use recommend::{COMFORTABLE, Choice, Reason, Recommendation, recommend};
 pub use speeds::{GpuSpeed, LinkSpeed, Speeds};

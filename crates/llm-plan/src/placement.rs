@@ -97,4 +97,45 @@ pub enum Rest {
     PromptStreamed,
     /// The CPU does.
     OnCpu,
+    /// The CPU does with some units, and a GPU with the others.
+    Divided(Division),
+}
+
+/// Division of units that no GPU holds between a GPU, to which they are streamed, and the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Division {
+    /// Number of portions that the CPU computes with: those that are filled in last; of a user's map, of units whose home
+    /// is as `in_ram` says.
+    pub n_on_cpu: usize,
+    /// The part that rests in RAM, as far as there is room, before the other does.
+    pub in_ram: DividedPart,
+}
+
+/// Part of what no GPU holds, by its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DividedPart {
+    /// It is streamed to a GPU.
+    Streamed,
+    /// The CPU computes with it.
+    OnCpu,
+}
+
+impl Division {
+    /// True of a portion, of `n` in the order of filling, that rests in RAM only after the other part does.
+    pub(crate) fn is_second(self, portion: usize, n: usize) -> bool {
+        let is_on_cpu = portion + self.n_on_cpu >= n;
+        match self.in_ram {
+            DividedPart::OnCpu => !is_on_cpu,
+            DividedPart::Streamed => is_on_cpu,
+        }
+    }
+
+    /// Of `n` units whose order is that in which RAM takes them, those of the CPU.
+    pub(crate) fn on_cpu(self, n: usize) -> std::ops::Range<usize> {
+        let n_on_cpu = self.n_on_cpu.min(n);
+        match self.in_ram {
+            DividedPart::OnCpu => 0..n_on_cpu,
+            DividedPart::Streamed => n - n_on_cpu..n,
+        }
+    }
 }

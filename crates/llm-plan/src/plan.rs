@@ -1,8 +1,11 @@
 //! Plans for requests, or the reasons for none.
 
+mod divide;
+
 use llm_arch::{Role, Side, Skeleton, Slot, Unit};
 use llm_tensor::{Bytes, DType};
 
+use self::divide::divide;
 use crate::items::PlacementOrder;
 use crate::ledger::Ledger;
 use crate::needs::Needs;
@@ -135,15 +138,20 @@ impl Request<'_> {
 
 pub(crate) fn plan_with(request: &Request<'_>, weights: &Weights) -> Result<Verdict> {
     let ways = request.ways(weights);
-    let (first, others) = ways.split_first().expect("there is always one");
-    let first = one_way(request, weights, *first);
-    let others = others.iter().map(|&way| one_way(request, weights, way));
-    others.fold(first, |best, other| match (best, other) {
-        (Ok(best), Ok(other)) => Ok(faster(best, other, &request.offload)),
-        // A map of the user's may be an error for one of them alone.
-        (best, Err(_)) => best,
-        (Err(_), other) => other,
-    })
+    let (&first, others) = ways.split_first().expect("there is always one");
+    let (mut best, mut best_way) = (one_way(request, weights, first), first);
+    for &way in others {
+        let is_better = match (&best, one_way(request, weights, way)) {
+            (Ok(first), Ok(other)) if is_faster(first, &other, &request.offload) => Some(Ok(other)),
+            // A map of the user's may be an error for one of them alone.
+            (Err(_), other) => Some(other),
+            (Ok(_), _) => None,
+        };
+        if let Some(better) = is_better {
+            (best, best_way) = (better, way);
+        }
+    }
+    best.map(|best| divide(request, weights, best, best_way.order))
 }
 
 impl Request<'_> {
@@ -166,6 +174,7 @@ impl Request<'_> {
                 Some(Rest::PromptStreamed) => vec![usual(Rest::PromptStreamed)],
                 Some(Rest::Streamed) => vec![streamed],
                 Some(Rest::OnCpu) => vec![on_cpu],
+                Some(Rest::Divided(division)) => vec![usual(Rest::Divided(*division))],
             },
         };
         let is_fastest = matches!(self.offload, Offload::Fastest { .. });
@@ -193,24 +202,24 @@ impl Request<'_> {
     }
 }
 
-/// The verdict that fits, and of two plans the one with which the workload takes less time, the first where both take the
-/// same.
-fn faster(first: Verdict, second: Verdict, offload: &Offload) -> Verdict {
-    let seconds = |verdict: &Verdict| {
-        let plan = verdict.plan()?;
-        match offload {
-            Offload::Fastest {
-                speeds, workload, ..
-            } => Some(plan.step.seconds_of(*workload, speeds)),
-            Offload::Stream | Offload::Compute => Some(0.0),
-        }
-    };
-    let is_second = match (seconds(&first), seconds(&second)) {
+/// True if the second of two verdicts fits and the first does not, or the workload takes less time with it.
+fn is_faster(first: &Verdict, second: &Verdict, offload: &Offload) -> bool {
+    match (seconds(first, offload), seconds(second, offload)) {
         (Some(first), Some(second)) => second < first,
         (None, Some(_)) => true,
         (_, None) => false,
-    };
-    if is_second { second } else { first }
+    }
+}
+
+/// Seconds of the workload, if the model fits.
+fn seconds(verdict: &Verdict, offload: &Offload) -> Option<f64> {
+    let plan = verdict.plan()?;
+    match offload {
+        Offload::Fastest {
+            speeds, workload, ..
+        } => Some(plan.step.seconds_of(*workload, speeds)),
+        Offload::Stream | Offload::Compute => Some(0.0),
+    }
 }
 
 fn one_way(request: &Request<'_>, weights: &Weights, way: Way) -> Result<Verdict> {

@@ -39,11 +39,16 @@ pub(crate) fn spread(
         let (held, left) = experts.split_at(n_held);
         resident.push((number, [&others, held].concat()));
         let computes = match rest {
-            Rest::Streamed => run_on,
+            Rest::Streamed | Rest::Divided(_) => run_on,
             Rest::PromptStreamed | Rest::OnCpu => RunOn::Cpu,
         };
         left_over.extend(left.iter().map(|&idx| (idx, computes)));
         start = end;
+    }
+    if let Rest::Divided(division) = rest {
+        let first = left_over.len().saturating_sub(division.n_on_cpu);
+        let last = left_over[first..].iter_mut();
+        last.for_each(|(_, run_on)| *run_on = RunOn::Cpu);
     }
     let mut portions = Portions::new();
     for (_, units) in &resident {
@@ -61,7 +66,7 @@ pub(crate) fn spread(
     let gpus = resident.iter().enumerate();
     let ends = gpus.map(|(i, &(number, _))| (number, i + 1)).collect();
     let tail = match rest {
-        Rest::Streamed => RunOn::Gpu(resident.last()?.0),
+        Rest::Streamed | Rest::Divided(_) => RunOn::Gpu(resident.last()?.0),
         Rest::PromptStreamed | Rest::OnCpu => RunOn::Cpu,
     };
     let cut = filling.rest(ends, Tails::one(tail)).ok()?;
@@ -108,7 +113,7 @@ fn n_held(
     let items = Items::new(weights, needs, portions);
     let (n, run_on) = (items.len(), RunOn::Gpu(number));
     let streamed_from = |end| match rest {
-        Rest::Streamed => end,
+        Rest::Streamed | Rest::Divided(_) => end,
         Rest::PromptStreamed | Rest::OnCpu => n,
     };
     let fits = |end| items.on_gpu(run_on, 0..end, streamed_from(end)..n) <= limit;

@@ -133,6 +133,10 @@ pub(crate) fn place(
         (Strategy::Cpu, _) => filling.cpu(),
         (_, Rest::OnCpu) => filling.shared_with_cpu(),
         // What cannot be streamed for lack of room, the CPU computes.
+        (_, Rest::Divided(division)) => match filling.streamed(Streamed::Part(division)) {
+            Some(filled) => filled,
+            None => filling.shared_with_cpu(),
+        },
         (_, Rest::PromptStreamed) => match filling.streamed(Streamed::Prompt) {
             Some(filled) => filled,
             None => filling.shared_with_cpu(),

@@ -4,6 +4,7 @@ mod bad_input;
 mod brute_force;
 mod configurations;
 mod costs;
+mod divided;
 mod evenly;
 mod footprints;
 mod maps;
@@ -52,6 +53,8 @@ impl DeviceCosts for Plain {
         Bytes::new(self.fixed)
     }
 }
+
+const GPU: RunOn = RunOn::Gpu(0);
 
 const GPU_CONTEXT: u64 = 300_000_000;
 

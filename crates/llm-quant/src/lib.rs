@@ -9,6 +9,7 @@
 //! *Sources*: Dettmers et al. 2022, "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale"; Dettmers et al.
 //! 2023, "QLoRA: Efficient Finetuning of Quantized LLMs" (NF4, double quantization).
 
+mod activations;
 mod code;
 mod config;
 mod decode;
@@ -28,6 +29,7 @@ mod rows;
 mod scheme;
 mod stored;
 
+pub use activations::{ACTIVATION_BLOCK, Activations, BlockCodes, block_scale};
 pub use code::{Code, Table};
 pub use config::{LoadIn, QuantConfig};
 pub use double::{DoubleAbsmax, NESTED_BLOCK, dynamic_map};

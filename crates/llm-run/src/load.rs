@@ -2,6 +2,7 @@
 
 mod devices;
 mod request;
+mod rounding;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use llm_quant::{LoadIn, QuantConfig};
 use llm_runtime::{Event, Interrupt, LoadOptions, OffloadOptions, RuntimeError, Session, load_on};
 use llm_tensor::{Bytes, DType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+pub(crate) use self::rounding::Rounding;
 
 use self::devices::Devices;
 use self::request::LoadRequest;
@@ -65,6 +68,15 @@ impl OpenModel {
             workload,
         };
         let (plan, gpus) = request.plan(&cpu)?;
+        let encodings = self.bound.encodings(args.dtype, quant.as_ref())?;
+        let rounding = Rounding::of(args.activations, &self.bound, &encodings, &plan)?;
+        output::notes(
+            rounding
+                .iter()
+                .filter_map(Rounding::notice)
+                .collect::<Vec<_>>()
+                .as_slice(),
+        );
         output::notes(why_alone(&plan, &gpus, &args.place.device_map).as_slice());
         if args.place.device == DeviceArg::Auto {
             let broken = gpus.left_out.iter().filter(|gpu| gpu.is_broken);
@@ -124,6 +136,7 @@ impl OpenModel {
                 plan,
                 gpus,
                 opened: devices.gpus(),
+                rounding,
             },
             time: begin.elapsed(),
         })

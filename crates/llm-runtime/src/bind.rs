@@ -1,5 +1,8 @@
 //! A skeleton joined with a checkpoint.
 
+mod config;
+mod find;
+mod gguf;
 mod misfit;
 mod tensor;
 mod ties;
@@ -9,19 +12,23 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use llm_arch::{ModelSpec, Place, Skeleton, Slot, UnknownKeys, from_config_with, from_gguf};
-use llm_checkpoint::{Checkpoint, Format, MAX_CONFIG, TensorInfo, Value as MetaValue, read_small};
+use llm_arch::{ModelSpec, Skeleton, UnknownKeys};
+use llm_checkpoint::{Checkpoint, Format, MAX_CONFIG, read_small};
 use llm_plan::{Encodings, WeightDType};
-use llm_quant::{Int8, LoadIn, QuantConfig, QuantError, Scheme};
+use llm_quant::{Int8, LoadIn, QuantConfig, Scheme};
 use llm_tensor::DType;
-use serde_json::{Map, Value};
 
+use self::config::Config;
+pub use self::config::{read_config, read_config_with};
+use self::find::{Source, find};
+pub(crate) use self::gguf::metadata as gguf_metadata;
 pub use self::misfit::Misfit;
 pub use self::tensor::BoundTensor;
 use crate::packed;
 use crate::packed::packing::Packing;
 use crate::published::{self, Published};
 use crate::quantized::{companions, recognise};
+use crate::scaled;
 use crate::{Notice, Result, RuntimeError};
 
 /// A model whose every tensor is known to be there, in the right shape; no tensor bytes are held.
@@ -58,15 +65,6 @@ struct Stored {
     packing: Option<Box<Packing>>,
 }
 
-/// Tensor of a checkpoint for a slot.
-#[derive(Debug)]
-enum Source {
-    /// The tensor of this name.
-    Whole(String),
-    /// Some rows of a stack.
-    Part(Box<TensorInfo>),
-}
-
 impl BoundModel {
     /// Opens a folder or file: the checkpoint, and the configuration beside it or, for GGUF, inside it.
     ///
@@ -91,7 +89,7 @@ impl BoundModel {
     pub fn of_with(checkpoint: Checkpoint, unknown_keys: UnknownKeys) -> Result<Self> {
         match checkpoint.format() {
             Format::Gguf => {
-                let skeleton = gguf_skeleton(&checkpoint)?;
+                let skeleton = gguf::skeleton(&checkpoint)?;
                 Self::bind(checkpoint, skeleton)
             }
             _ => {
@@ -106,7 +104,7 @@ impl BoundModel {
                             },
                         },
                     )?;
-                let config = parse_config(&config, &path, unknown_keys)?;
+                let config = Config::parse(&config, &path, unknown_keys)?;
                 Self::join(checkpoint, config)
             }
         }
@@ -117,7 +115,7 @@ impl BoundModel {
     /// # Errors
     /// When the configuration is not understood or the checkpoint does not fit it.
     pub fn with_config(checkpoint: Checkpoint, config: &[u8], path: &Path) -> Result<Self> {
-        let config = parse_config(config, path, UnknownKeys::Refuse)?;
+        let config = Config::parse(config, path, UnknownKeys::Refuse)?;
         Self::join(checkpoint, config)
     }
 
@@ -159,14 +157,18 @@ impl BoundModel {
                 tensors.push(found.into());
                 continue;
             }
-            let Some((source, tensor)) = find(&checkpoint, &skeleton, slot, &mut misfit) else {
+            let Some(mut source) = find(&checkpoint, &skeleton, slot, &mut misfit) else {
                 continue;
             };
-            let tensor = match &source {
-                Source::Whole(_) => tensor,
-                Source::Part(part) => part,
+            let scaled = source.scaled(&checkpoint, slot, block_size)?;
+            let tensor = source.tensor(&checkpoint);
+            let scheme = match scaled {
+                Some(format) => Some(Scheme::Fp8(format)),
+                None => recognise(&checkpoint, tensor, slot, int8, block_size)?,
             };
-            let scheme = recognise(&checkpoint, tensor, slot, int8, block_size)?;
+            if published.is_some() {
+                scaled::check_scaled(&checkpoint, tensor, scheme)?;
+            }
             match scheme {
                 Some(Scheme::Int8(_) | Scheme::FourBit(_)) => {}
                 Some(
@@ -192,7 +194,7 @@ impl BoundModel {
                 .flat_map(|stored| match (&stored.packing, &stored.source) {
                     (Some(packing), _) => packing.names.clone(),
                     (None, Source::Whole(name)) => companions(&checkpoint, stored.scheme, name),
-                    (None, Source::Part(_)) => Vec::new(),
+                    (None, Source::Part(part)) => part.companions(&checkpoint),
                 });
         let names = tensors.iter().map(|stored| stored.source.name().to_owned());
         let kv_scales = published.map_or_else(Vec::new, |_| published::kv_scales(&checkpoint));
@@ -240,15 +242,10 @@ impl BoundModel {
         let slots = self.skeleton.slots.iter().zip(self.tensors.iter());
         slots.map(|(slot, stored)| BoundTensor {
             slot,
-            tensor: match &stored.source {
-                Source::Whole(name) => {
-                    let tensor = self.checkpoint.get(name);
-                    tensor.expect("a bound name is in the checkpoint")
-                }
-                Source::Part(part) => part,
-            },
+            tensor: stored.source.tensor(&self.checkpoint),
             scheme: stored.scheme,
             packing: stored.packing.as_deref(),
+            scales: stored.source.scales(),
         })
     }
 
@@ -292,237 +289,16 @@ impl BoundModel {
     }
 }
 
-/// Model that a `config.json` describes, and the quantization that it says its checkpoint has. `path`
-/// is what messages call it.
-///
-/// # Errors
-/// When it is not understood.
-pub fn read_config(config: &[u8], path: &Path) -> Result<(Skeleton, Option<QuantConfig>)> {
-    read_config_with(config, path, UnknownKeys::Refuse)
-}
-
-/// The same, keys that nothing is known of being passed over if that is wished.
-///
-/// # Errors
-/// As [`read_config`].
-pub fn read_config_with(
-    config: &[u8],
-    path: &Path,
-    unknown_keys: UnknownKeys,
-) -> Result<(Skeleton, Option<QuantConfig>)> {
-    let config = parse_config(config, path, unknown_keys)?;
-    Ok((config.skeleton, config.quantization))
-}
-
-/// All that a `config.json` says.
-struct Config {
-    skeleton: Skeleton,
-    quantization: Option<QuantConfig>,
-    published: Option<Published>,
-    notices: Vec<Notice>,
-}
-
-fn parse_config(config: &[u8], path: &Path, unknown_keys: UnknownKeys) -> Result<Config> {
-    let mut config: Map<String, Value> =
-        llm_json::parse_as(config).map_err(|e| RuntimeError::ConfigSyntax {
-            path: path.to_owned(),
-            reason: e.to_string(),
-        })?;
-    let (quantization, published) = quantization(&mut config, path)?;
-    let skeleton =
-        from_config_with(&config, unknown_keys).map_err(|flaw| RuntimeError::Config {
-            path: path.to_owned(),
-            flaw: Box::new(flaw),
-        })?;
-    let activations = published.as_ref().and_then(Published::activations);
-    let notice = activations.map(|key| Notice::NotApplied {
-        path: path.to_owned(),
-        key: key.to_owned(),
-        instead: "activations stay as they are, which is more exact",
-    });
-    let offload = quantization
-        .as_ref()
-        .is_some_and(|quant| quant.llm_int8_enable_fp32_cpu_offload);
-    let offload = offload.then(|| Notice::NotApplied {
-        path: path.to_owned(),
-        key: "llm_int8_enable_fp32_cpu_offload: true".to_owned(),
-        instead: "what the checkpoint holds quantized stays so on the CPU too, where it takes less",
-    });
-    Ok(Config {
-        skeleton,
-        quantization,
-        published,
-        notices: notice.into_iter().chain(offload).collect(),
-    })
-}
-
-/// Takes the `quantization_config` out of a configuration, the rest of which describes the model.
-fn quantization(
-    config: &mut Map<String, Value>,
-    path: &Path,
-) -> Result<(Option<QuantConfig>, Option<Published>)> {
-    let flawed = |flaw| RuntimeError::QuantConfig {
-        path: path.to_owned(),
-        flaw: Box::new(flaw),
-    };
-    match config.shift_remove("quantization_config") {
-        None | Some(Value::Null) => Ok((None, None)),
-        Some(Value::Object(quantization)) => match Published::from_json(&quantization) {
-            Ok(None) => {
-                let config = QuantConfig::from_json(&quantization).map_err(flawed)?;
-                Ok((config, None))
-            }
-            Ok(published) => Ok((None, published)),
-            Err(flaw) => Err(flawed(flaw)),
-        },
-        Some(other) => Err(flawed(QuantError::BadValue {
-            key: "quantization_config".to_owned(),
-            found: other.to_string(),
-            expected: "an object".to_owned(),
-        })),
-    }
-}
-
 impl From<packed::Found> for Stored {
     fn from(found: packed::Found) -> Self {
         Stored {
             source: match found.is_whole {
                 true => Source::Whole(found.codes.name),
-                false => Source::Part(Box::new(found.codes)),
+                false => Source::part(found.codes),
             },
             scheme: Scheme::Grouped(found.format),
             packing: Some(Box::new(found.packing)),
         }
-    }
-}
-
-impl Source {
-    fn name(&self) -> &str {
-        match self {
-            Source::Whole(name) => name,
-            Source::Part(part) => &part.name,
-        }
-    }
-}
-
-/// Source of what `slot` needs, and the tensor that it is or lies in; without it `misfit` knows why.
-fn find<'c>(
-    checkpoint: &'c Checkpoint,
-    skeleton: &Skeleton,
-    slot: &Slot,
-    misfit: &mut Misfit,
-) -> Option<(Source, &'c TensorInfo)> {
-    // Nearly all are there.
-    if let Some(tensor) = checkpoint.get(&slot.name) {
-        return Some((Source::Whole(tensor.name.clone()), tensor));
-    }
-    for place in skeleton.places(slot) {
-        let Some(tensor) = checkpoint.get(place.name()) else {
-            continue;
-        };
-        let stack = match place {
-            Place::Whole(name) => return Some((Source::Whole(name), tensor)),
-            Place::Stack(stack) => stack,
-        };
-        let expected = stack.shape.map(|extent| extent as u64);
-        let rows = stack.rows.start as u64..stack.rows.end as u64;
-        let part = match *tensor.shape == expected {
-            true => tensor.of_stack(stack.expert as u64, rows),
-            false => None,
-        };
-        match part {
-            Some(part) => return Some((Source::Part(Box::new(part)), tensor)),
-            None => {
-                misfit.misshapen(&tensor.name, &tensor.shape, &stack.shape);
-                return None;
-            }
-        }
-    }
-    misfit.missing(slot);
-    None
-}
-
-fn gguf_skeleton(checkpoint: &Checkpoint) -> Result<Skeleton> {
-    let metadata = gguf_metadata(checkpoint)?;
-    let vocab = checkpoint
-        .get("token_embd.weight")
-        .or_else(|| checkpoint.get("output.weight"))
-        .and_then(|t| t.shape.first().copied())
-        .unwrap_or(0);
-    let skeleton = from_gguf(&metadata, vocab as usize, |name| {
-        checkpoint.get(name).is_some()
-    });
-    skeleton.map_err(|flaw| RuntimeError::Config {
-        path: checkpoint.path().to_owned(),
-        flaw: Box::new(flaw),
-    })
-}
-
-/// GGUF holds the factors of a long rope as tensors, some dozen numbers, where a configuration lists them.
-fn add_long_rope(checkpoint: &Checkpoint, metadata: &mut Map<String, Value>) -> Result<()> {
-    let architecture = metadata.get("general.architecture").and_then(Value::as_str);
-    let Some(architecture) = architecture.map(str::to_owned) else {
-        return Ok(());
-    };
-    for (key, name) in LONG_ROPE {
-        let Some(tensor) = checkpoint.get(name) else {
-            return Ok(());
-        };
-        let n = tensor.shape.n_elements();
-        // More than a head's are an error of another kind.
-        let mut factors = vec![0f32; n.min(MAX_FACTORS) as usize];
-        let out = bytemuck::cast_slice_mut(&mut factors);
-        checkpoint.read_tensor(tensor, 0..n.min(MAX_FACTORS), DType::F32, out)?;
-        let factors: Vec<_> = factors.into_iter().map(decimal).collect();
-        metadata.insert(format!("{architecture}.rope.scaling.{key}"), factors.into());
-    }
-    let kind = format!("{architecture}.rope.scaling.type");
-    metadata.insert(kind, "longrope".into());
-    Ok(())
-}
-
-/// Names in a configuration, and in GGUF.
-const LONG_ROPE: [(&str, &str); 2] = [
-    ("short_factor", "rope_factors_short.weight"),
-    ("long_factor", "rope_factors_long.weight"),
-];
-const MAX_FACTORS: u64 = 1 << 14;
-
-/// Metadata of a GGUF, arrays apart, with the factors of a long rope.
-///
-/// # Errors
-/// When these cannot be read.
-pub(crate) fn gguf_metadata(checkpoint: &Checkpoint) -> Result<Map<String, Value>> {
-    let metadata = checkpoint.metadata().iter();
-    let scalars = metadata.filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
-    let mut metadata = scalars.collect();
-    add_long_rope(checkpoint, &mut metadata)?;
-    Ok(metadata)
-}
-
-/// The number that was meant: through the decimal digits, so that an f32's 1e-5 is 1e-5.
-fn decimal(x: f32) -> Value {
-    x.to_string()
-        .parse::<f64>()
-        .map_or(Value::Null, Value::from)
-}
-
-/// A value as JSON; arrays hold vocabularies and per-layer lists, which no configuration key is.
-fn scalar(value: &MetaValue) -> Option<Value> {
-    match value {
-        MetaValue::String(text) => Some(Value::from(text.as_str())),
-        MetaValue::Bool(flag) => Some(Value::from(*flag)),
-        MetaValue::F32(x) => Some(decimal(*x)),
-        MetaValue::F64(x) => Some(Value::from(*x)),
-        MetaValue::Array(_) => None,
-        MetaValue::U8(_)
-        | MetaValue::I8(_)
-        | MetaValue::U16(_)
-        | MetaValue::I16(_)
-        | MetaValue::U32(_)
-        | MetaValue::I32(_)
-        | MetaValue::U64(_)
-        | MetaValue::I64(_) => value.as_u64().map(Value::from),
     }
 }
 

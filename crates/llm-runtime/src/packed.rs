@@ -25,6 +25,7 @@ use llm_tensor::{AlignedBuf, DType, HostBytes};
 use rayon::prelude::*;
 
 pub(crate) use self::find::{Found, are_there, find};
+pub(crate) use self::module::reshaped;
 use self::packing::{Packing, PartSource};
 use crate::{BoundTensor, Result, RuntimeError};
 
@@ -86,6 +87,9 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// When they cannot be read, [`RuntimeError::QuantizedPart`].
     pub(crate) fn read(self, part: Part, range: Range<u64>, out: &mut [u8]) -> Result<()> {
+        if let (Part::Scales, 0, Some(groups)) = (part, range.start, &self.packing.in_order) {
+            self.check_order(groups)?;
+        }
         let source = self.packing.parts.get(part);
         match source.expect("a source for each part") {
             PartSource::AsIs(tensor) => {
@@ -199,20 +203,51 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// The group of each column.
+    fn groups_of(&self, tensor: &TensorInfo) -> Result<Vec<i32>> {
+        let mut bytes = vec![0; 4 * self.cols as usize];
+        self.checkpoint
+            .read_tensor(tensor, 0..self.cols, DType::I32, &mut bytes)?;
+        let words = bytes.chunks_exact(4).map(|word| word.first_chunk());
+        let words = words.flatten().map(|word| i32::from_le_bytes(*word));
+        Ok(words.collect())
+    }
+
+    /// # Errors
+    /// [`RuntimeError::QuantizedPart`] where columns are of other groups than of those of their places. Zeros for all are what
+    /// some writers have in the place of none.
+    fn check_order(&self, tensor: &TensorInfo) -> Result<()> {
+        let groups = self.groups_of(tensor)?;
+        let size = self
+            .format
+            .group
+            .map_or(self.cols, |size| size.get())
+            .max(1);
+        let mut columns = groups.iter().zip(0u64..);
+        let other = columns.find(|(group, col)| i64::from(**group) != (*col / size) as i64);
+        match other {
+            Some((group, col)) if groups.iter().any(|group| *group != 0) => {
+                Err(RuntimeError::QuantizedPart {
+                    path: self.checkpoint.path().to_owned(),
+                    tensor: tensor.name.clone(),
+                    expected: format!(
+                        "column {col} in group {}: config.json has columns in order, unless it says `desc_act`: true",
+                        col / size
+                    ),
+                    found: format!("group {group}"),
+                })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Positions of the columns when those of each group lie together, in their order.
     ///
     /// # Errors
     /// [`RuntimeError::QuantizedPart`] where groups are not of the size that they should be.
     fn positions_by(&self, tensor: &TensorInfo) -> Result<Vec<u32>> {
         let n = self.cols as usize;
-        let mut bytes = vec![0; 4 * n];
-        self.checkpoint
-            .read_tensor(tensor, 0..self.cols, DType::I32, &mut bytes)?;
-        let words = bytes.chunks_exact(4).map(|word| word.first_chunk());
-        let groups: Vec<i32> = words
-            .flatten()
-            .map(|word| i32::from_le_bytes(*word))
-            .collect();
+        let groups = self.groups_of(tensor)?;
         // As compressed-tensors says that nothing is reordered.
         if groups.contains(&-1) {
             return Ok((0..n as u32).collect());

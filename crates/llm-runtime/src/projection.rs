@@ -11,6 +11,7 @@ pub(crate) fn norm_op<B: Backend>(norm: &NormOf<B::Weight>) -> NormOp<'_, B> {
         norm: statistic,
         eps,
         gain_offset,
+        bias: _,
     } = norm.spec;
     NormOp {
         norm: statistic,

@@ -1,8 +1,6 @@
 //! The `quantization_config` of published checkpoints that are not bitsandbytes': what of it decides how tensors are read, and
 //! what is refused.
 
-use std::num::NonZeroU64;
-
 use llm_checkpoint::Checkpoint;
 use llm_quant::{Grouped, Scheme};
 use serde_json::{Map, Value};
@@ -15,6 +13,7 @@ mod keys;
 mod schemes;
 
 pub(crate) use self::compressed::Compressed;
+pub(crate) use self::keys::GroupSize;
 use self::keys::{Keys, Parsed};
 use self::schemes::FP8;
 
@@ -31,7 +30,7 @@ pub(crate) enum Published {
     Compressed(Compressed),
     Gptq(Gptq),
     /// Its columns of a group.
-    Awq(Option<NonZeroU64>),
+    Awq(GroupSize),
 }
 
 /// Facts about GPTQ's matrices that their tensors do not tell.
@@ -39,8 +38,8 @@ pub(crate) enum Published {
 pub(crate) struct Gptq {
     /// Bits of a code.
     pub(crate) bits: u32,
-    /// Columns of a group; `None` for all.
-    pub(crate) group_size: Option<NonZeroU64>,
+    /// Columns of a group.
+    pub(crate) group_size: GroupSize,
     /// True if columns belong to groups in another order than their own.
     pub(crate) desc_act: bool,
     /// Number that each word of zeros is stored less. It is subtracted from the word, so that a zero of 0 borrows from its
@@ -152,7 +151,7 @@ fn gptq(keys: Keys<'_>) -> Parsed<Gptq> {
     })
 }
 
-fn awq(keys: Keys<'_>) -> Parsed<Option<NonZeroU64>> {
+fn awq(keys: Keys<'_>) -> Parsed<GroupSize> {
     keys.known(&AWQ_KEYS)?;
     keys.number("bits", "4", |bits| bits == 4)?;
     if keys.flag("zero_point")? == Some(false) {

@@ -187,10 +187,9 @@ fn tensor_of<'a>(
     part_of: Part,
     name: &str,
 ) -> Result<&'a TensorInfo> {
-    // Of a stack it is a part of what has that name.
-    match part_of == Part::Weight {
-        true => Ok(bound.tensor),
-        false => part(checkpoint, name),
+    match bound.part_of_stack(part_of) {
+        Some(tensor) => Ok(tensor),
+        None => part(checkpoint, name),
     }
 }
 
@@ -246,8 +245,9 @@ fn decode(
         }
         match place_of(checkpoint, name, (rows, cols), scheme, part)? {
             PartPlace::Tensor(name) => {
+                let tensor = tensor_of(checkpoint, bound, part, &name)?;
                 let mut bytes = vec![0; (window.end - window.start) as usize];
-                checkpoint.read_stored(&name, window, &mut bytes)?;
+                checkpoint.read_stored_tensor(tensor, window, &mut bytes)?;
                 Ok(bytes)
             }
             PartPlace::Known(bytes) => Ok(bytes.to_vec()),

@@ -1,13 +1,14 @@
 //! Matrices of 8-bit floating-point numbers with scales beside them, for the whole, for each row or for each block, as
 //! DeepSeek and transformers' `fp8` store them.
 
-use llm_arch::{Role, Slot, Stored};
+use llm_arch::{Role, Slot, StackPlace, Stored};
 use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
 use llm_plan::becomes_table;
-use llm_quant::{Fp8, QuantError};
+use llm_quant::{Fp8, QuantError, Scheme};
 use llm_tensor::DType;
 use serde_json::{Map, Value};
 
+use crate::packed::reshaped;
 use crate::{Result, RuntimeError};
 
 /// Scaling of the elements of `tensor`, which is for `slot`, if they are scaled. `block_size` is what the configuration
@@ -21,71 +22,196 @@ pub(crate) fn recognise(
     slot: &Slot,
     block_size: Option<[u64; 2]>,
 ) -> Result<Option<Fp8>> {
-    let (Encoding::Plain(dtype), &[rows, cols]) = (tensor.encoding, &*tensor.shape) else {
+    let Some(scaled) = Scaled::of(checkpoint, tensor, slot)? else {
         return Ok(None);
     };
-    if !dtype.is_float8() {
-        return Ok(None);
-    }
-    let Some(scales) = scales_name(checkpoint, &tensor.name) else {
-        return Ok(None);
-    };
-    let scales = checkpoint.get(&scales).expect("was just found");
-    let misfit = |expected: String, found: String| {
-        Err(RuntimeError::QuantizedPart {
-            path: checkpoint.path().to_owned(),
-            tensor: scales.name.clone(),
-            expected,
-            found,
-        })
-    };
-    let is_number = |dtype: DType| {
-        let wide = matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
-        wide || matches!(dtype, DType::F8E8M0 | DType::U8)
-    };
-    let Encoding::Plain(scale) = scales.encoding else {
-        return misfit(EXPECTED.to_owned(), scales.encoding.to_string());
-    };
-    if !is_number(scale) {
-        return misfit(EXPECTED.to_owned(), scale.to_string());
-    }
-    let is_table = matches!(slot.role, Role::TokenTable | Role::PositionTable);
-    if is_table || becomes_table(slot.role) || slot.stored != Stored::AsIs {
-        let expected =
-            "none: a table, or a matrix stored in another order, has no scales".to_owned();
-        return misfit(expected, scales.shape.to_string());
-    }
-    let grid = match *scales.shape {
+    let grid = match *scaled.scales.shape {
         [] | [1] => [1, 1],
         [n] => [n, 1],
         [n_rows, n_cols] => [n_rows, n_cols],
         _ => [0, 0],
     };
-    let fits = |[height, width]: &[u64; 2]| {
-        *height > 0 && *width > 0 && grid == [rows.div_ceil(*height), cols.div_ceil(*width)]
+    scaled.format(grid, block_size).map(Some)
+}
+
+/// The same of `tensor`, rows of one matrix of a stack, and the scales that are theirs.
+///
+/// # Errors
+/// As [`recognise`].
+pub(crate) fn recognise_stacked(
+    checkpoint: &Checkpoint,
+    tensor: &TensorInfo,
+    slot: &Slot,
+    stack: &StackPlace,
+    block_size: Option<[u64; 2]>,
+) -> Result<Option<(Fp8, TensorInfo)>> {
+    let Some(scaled) = Scaled::of(checkpoint, tensor, slot)? else {
+        return Ok(None);
     };
-    // Without the configuration's word the scales themselves say how large blocks are, if these are whole.
-    let derived = || {
-        let [n_rows, n_cols] = grid;
-        let is_whole =
-            n_rows > 0 && n_cols > 0 && rows.is_multiple_of(n_rows) && cols.is_multiple_of(n_cols);
-        is_whole.then(|| [rows / n_rows, cols / n_cols])
+    let [n, stacked, _] = stack.shape.map(|extent| extent as u64);
+    // One for all experts, one for each, or a grid for each.
+    let [n_grids, height, width] = match *scaled.scales.shape {
+        [] | [1] | [1, 1] | [1, 1, 1] => [1, 1, 1],
+        [experts] | [experts, 1] if experts == n => [n, 1, 1],
+        [experts, height, width] if experts == n => [n, height, width],
+        _ => {
+            let expected = format!("scales of {n} experts");
+            return Err(scaled.misfit(expected, &scaled.scales.shape));
+        }
     };
-    let Some(block) = block_size.or_else(derived).filter(fits) else {
-        let expected = match block_size {
-            Some([height, width]) => format!(
-                "shape {:?} for blocks of {height} x {width}",
-                [rows.div_ceil(height.max(1)), cols.div_ceil(width.max(1))]
-            ),
-            None => format!("scales of equal blocks of {}", tensor.shape),
+    // Of gate and up in one matrix each has its own rows of scales, unless one row is for both.
+    let n_parts = stacked / scaled.rows.max(1);
+    let is_shared = height == 1;
+    if !is_shared && (!height.is_multiple_of(n_parts) || scaled.is_cut(height, stacked, block_size))
+    {
+        let expected = format!("blocks that end where the {n_parts} matrices of an expert meet");
+        return Err(scaled.misfit(expected, &scaled.scales.shape));
+    }
+    let of_part = match is_shared {
+        true => 1,
+        false => height / n_parts,
+    };
+    let first = match is_shared {
+        true => 0,
+        false => stack.rows.start as u64 / scaled.rows.max(1) * of_part,
+    };
+    let grid_idx = match n_grids {
+        1 => 0,
+        _ => stack.expert as u64,
+    };
+    let format = scaled.format([of_part, width], block_size)?;
+    let grids = reshaped(scaled.scales, &[n_grids, height, width]);
+    match grids.and_then(|grids| grids.of_stack(grid_idx, first..first + of_part)) {
+        Some(scales) => Ok(Some((format, scales))),
+        None => Err(scaled.misfit("elements one after the other", "gaps between them")),
+    }
+}
+
+/// Refuses a matrix of bare 8-bit floating-point numbers where the configuration tells of a quantization: without its
+/// scales it would be other numbers.
+///
+/// # Errors
+/// [`RuntimeError::QuantizedPart`], which names the scales.
+pub(crate) fn check_scaled(
+    checkpoint: &Checkpoint,
+    tensor: &TensorInfo,
+    scheme: Option<Scheme>,
+) -> Result<()> {
+    let is_bare = matches!(scheme, Some(Scheme::Dense(dtype)) if dtype.is_float8());
+    if !is_bare || tensor.shape.len() != 2 {
+        return Ok(());
+    }
+    let [name, other] = SUFFIXES.map(|suffix| format!("{}{suffix}", tensor.name));
+    Err(RuntimeError::QuantizedPart {
+        path: checkpoint.path().to_owned(),
+        tensor: name,
+        expected: format!(
+            "a tensor of that name, or `{other}`, as config.json tells of a quantization"
+        ),
+        found: "none".to_owned(),
+    })
+}
+
+/// A matrix `[rows, cols]` of 8-bit floating-point numbers that has scales.
+struct Scaled<'a> {
+    checkpoint: &'a Checkpoint,
+    rows: u64,
+    cols: u64,
+    dtype: DType,
+    scales: &'a TensorInfo,
+    scale: DType,
+}
+
+impl<'a> Scaled<'a> {
+    /// # Errors
+    /// When there are scales that are no such.
+    fn of(checkpoint: &'a Checkpoint, tensor: &TensorInfo, slot: &Slot) -> Result<Option<Self>> {
+        let (Encoding::Plain(dtype), &[rows, cols]) = (tensor.encoding, &*tensor.shape) else {
+            return Ok(None);
         };
-        return misfit(expected, scales.shape.to_string());
-    };
-    Ok(Some(Fp8 {
-        dtype,
-        scale,
-        block,
-    }))
+        if !dtype.is_float8() {
+            return Ok(None);
+        }
+        let Some(scales) = scales_name(checkpoint, &tensor.name) else {
+            return Ok(None);
+        };
+        let scales = checkpoint.get(&scales).expect("was just found");
+        let is_number = |dtype: DType| {
+            let wide = matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
+            wide || matches!(dtype, DType::F8E8M0 | DType::U8)
+        };
+        let found = Scaled {
+            checkpoint,
+            rows,
+            cols,
+            dtype,
+            scales,
+            scale: DType::F32,
+        };
+        let scale = match scales.encoding {
+            Encoding::Plain(scale) if is_number(scale) => scale,
+            other => return Err(found.misfit(EXPECTED, other)),
+        };
+        let is_table = matches!(slot.role, Role::TokenTable | Role::PositionTable);
+        if is_table || becomes_table(slot.role) || slot.stored != Stored::AsIs {
+            let expected = "none: a table, or a matrix stored in another order, has no scales";
+            return Err(found.misfit(expected, &scales.shape));
+        }
+        Ok(Some(Scaled { scale, ..found }))
+    }
+
+    /// Format of a matrix with `grid` scales.
+    ///
+    /// # Errors
+    /// When these are not of blocks of the size that the configuration says, or of equal blocks.
+    fn format(&self, grid: [u64; 2], block_size: Option<[u64; 2]>) -> Result<Fp8> {
+        let (rows, cols) = (self.rows, self.cols);
+        let fits = |[height, width]: &[u64; 2]| {
+            *height > 0 && *width > 0 && grid == [rows.div_ceil(*height), cols.div_ceil(*width)]
+        };
+        // Without the configuration's word the scales themselves say how large blocks are, if these are whole.
+        let derived = || {
+            let [n_rows, n_cols] = grid;
+            let is_whole = n_rows > 0
+                && n_cols > 0
+                && rows.is_multiple_of(n_rows)
+                && cols.is_multiple_of(n_cols);
+            is_whole.then(|| [rows / n_rows, cols / n_cols])
+        };
+        let Some(block) = block_size.or_else(derived).filter(fits) else {
+            let expected = match block_size {
+                Some([height, width]) => format!(
+                    "shape {:?} for blocks of {height} x {width}",
+                    [rows.div_ceil(height.max(1)), cols.div_ceil(width.max(1))]
+                ),
+                None => format!("scales of equal blocks of [{rows}, {cols}]"),
+            };
+            return Err(self.misfit(expected, &self.scales.shape));
+        };
+        Ok(Fp8 {
+            dtype: self.dtype,
+            scale: self.scale,
+            block,
+        })
+    }
+
+    /// True if the `n` rows of scales are of blocks of the `stacked` rows of an expert, one of which the matrix has a part
+    /// of.
+    fn is_cut(&self, n: u64, stacked: u64, block_size: Option<[u64; 2]>) -> bool {
+        block_size.is_some_and(|[height, _]| {
+            let is_whole = self.rows.is_multiple_of(height.max(1));
+            !is_whole && n == stacked.div_ceil(height.max(1))
+        })
+    }
+
+    fn misfit(&self, expected: impl Into<String>, found: impl ToString) -> RuntimeError {
+        RuntimeError::QuantizedPart {
+            path: self.checkpoint.path().to_owned(),
+            tensor: self.scales.name.clone(),
+            expected: expected.into(),
+            found: found.to_string(),
+        }
+    }
 }
 
 /// The name of the scales of `weight`, if it has any.
@@ -99,7 +225,12 @@ pub(crate) fn scales_name(checkpoint: &Checkpoint, weight: &str) -> Option<Strin
 /// The names of the tensors beside `weight` that go with it.
 pub(crate) fn companions(checkpoint: &Checkpoint, weight: &str) -> Vec<String> {
     let module = weight.strip_suffix(".weight").unwrap_or(weight);
-    let unused = ACTIVATION_SCALES.map(|name| format!("{module}.{name}"));
+    // A stack is no module, and its name stands before theirs as it is.
+    let join = match module.len() == weight.len() {
+        true => '_',
+        false => '.',
+    };
+    let unused = ACTIVATION_SCALES.map(|name| format!("{module}{join}{name}"));
     let scales = scales_name(checkpoint, weight);
     scales.into_iter().chain(unused).collect()
 }
@@ -109,6 +240,8 @@ pub(crate) fn companions(checkpoint: &Checkpoint, weight: &str) -> Vec<String> {
 pub(crate) struct Float8 {
     /// Rows and columns that share a scale.
     pub(crate) block_size: Option<[u64; 2]>,
+    /// True if, without such blocks, each row has a scale; else each matrix has one.
+    pub(crate) of_rows: bool,
     /// Quantization of activations, which is not applied.
     pub(crate) activations: Option<String>,
 }
@@ -158,12 +291,14 @@ impl Float8 {
         let activations = json.get("activation_scheme").and_then(Value::as_str);
         Ok(Some(Float8 {
             block_size,
+            of_rows: method == Some(OF_ROWS),
             activations: activations.map(|scheme| format!("activation_scheme: {scheme}")),
         }))
     }
 }
 
-const METHODS: [&str; 2] = ["fp8", "fbgemm_fp8"];
+const METHODS: [&str; 2] = ["fp8", OF_ROWS];
+const OF_ROWS: &str = "fbgemm_fp8";
 
 /// Keys of modules, whose quantization their tensors tell, and of activations.
 const KEYS: [&str; 11] = [

@@ -11,32 +11,33 @@
 //! ```
 //!
 //! A buffer is filled when the last that read it is done: a copy, or the computation. A place is brought to after its last use,
-//! by a queue of its own; and what is computed with it waits until it is brought.
+//! by a queue of its own; and what is computed with it waits until it is brought. The reader sends a buffer on as soon as it is
+//! read and a place is free, whatever the host does meanwhile.
 
 mod parcel;
 mod reader;
 mod resting;
 mod rows;
+mod shared;
 mod slots;
 mod source;
 mod weights;
 
-use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use llm_arch::{Role, Unit};
-use llm_backend::{Backend, Queue};
+use llm_backend::Backend;
 use llm_plan::{Home, RunOn, STAGING_SLOTS, Term};
 use llm_tensor::Bytes;
 
 use self::parcel::Parcel;
 use self::reader::Reader;
-use self::resting::{Layout, Resting, RestingUnit};
+use self::resting::{Layout, RestingUnit};
 pub(crate) use self::rows::RowReader;
 use self::rows::TableSource;
-use self::slots::{Slots, Staged};
+use self::shared::{Hastened, Shared, State};
+use self::slots::Slots;
 pub(crate) use self::source::open;
 pub(crate) use self::weights::Weights;
 use crate::Result;
@@ -93,25 +94,13 @@ pub struct Feed {
 
 /// The offloaded weights that a stage computes with, and the memory to which they are brought.
 pub(crate) struct Stream<B: Backend> {
-    /// On disk, with the thread that reads them.
-    reader: Reader<B>,
-    /// In RAM.
-    resting: HashMap<Key, Resting<B>>,
+    shared: Arc<Shared<B>>,
+    /// Thread that reads what is on disk.
+    _reader: Reader<B>,
     units: Vec<RestingUnit>,
     tables: HashMap<Role, RowReader<B>>,
-    state: RefCell<State<B>>,
     /// Keeps the offload folder from being cleared.
     _prepared: Prepared,
-}
-
-struct State<B: Backend> {
-    /// Host pages that the reader fills.
-    buffers: Slots<B, B::HostPages>,
-    /// None where the device computes in host memory.
-    places: Option<Slots<B, B::Place>>,
-    expected: VecDeque<Next>,
-    /// Queue that brings host pages to the device.
-    copies: B::Queue,
 }
 
 /// A filled place or buffer, until [`Lease::end`]: then another parcel may take it.
@@ -154,6 +143,9 @@ impl<B: Backend> Stream<B> {
             },
             expected: VecDeque::new(),
             copies: backend.queue(None)?,
+            jobs: VecDeque::new(),
+            is_awaited: false,
+            has_ended: false,
         };
         let (mut resting, mut units) = (HashMap::new(), Vec::new());
         for layout in layouts {
@@ -166,19 +158,19 @@ impl<B: Backend> Stream<B> {
             let sizes = (n_tokens, in_host_memory);
             tables.insert(role, RowReader::new(&**backend, table, sizes)?);
         }
+        let shared = Arc::new(Shared::new(parcels, resting, state));
         Ok(Stream {
-            reader: Reader::new(parcels)?,
-            resting,
+            _reader: Reader::new(&shared)?,
+            shared,
             units,
             tables,
-            state: RefCell::new(state),
             _prepared: prepared,
         })
     }
 
     /// True if it is offloaded, rather than resident or nothing at all.
     pub(crate) fn has(&self, key: Key) -> bool {
-        self.resting.contains_key(&key) || self.reader.parcel(key).is_some()
+        self.shared.resting.contains_key(&key) || self.shared.parcels.contains_key(&key)
     }
 
     /// The table of a role, if it is looked up in where it rests.
@@ -188,7 +180,7 @@ impl<B: Backend> Stream<B> {
 
     /// Counts staging memory, `memory` being the device's, and what lies between weights in RAM.
     pub(crate) fn count(&self, memory: Home, allocated: &mut Allocated) {
-        let state = self.state.borrow();
+        let state = self.state();
         allocated.add(Home::Ram, Term::Staging, state.buffers.bytes());
         let places = state.places.as_ref().map_or(Bytes::ZERO, Slots::bytes);
         allocated.add(memory, Term::Staging, places);
@@ -200,24 +192,24 @@ impl<B: Backend> Stream<B> {
 
     /// Says what will be asked for, in which order, until the next call; resident weights are left out.
     pub(crate) fn expect(&self, next: impl Iterator<Item = Next>) {
-        let state = &mut *self.state.borrow_mut();
+        let state = &mut *self.state();
         state.expected.clear();
         state.expected.extend(next.filter(|next| match next {
             Next::Key(key) => self.has(*key),
             Next::Unknown => true,
         }));
-        self.fill(state);
+        self.shared.fill(state);
     }
 
     /// Says what is needed in the place of the first that was not known.
     pub(crate) fn resolve(&self, known: impl DoubleEndedIterator<Item = Key>) {
-        let state = &mut *self.state.borrow_mut();
+        let state = &mut *self.state();
         let unknown = state.expected.iter().position(|&n| n == Next::Unknown);
         state.expected.drain(..unknown.map_or(0, |at| at + 1));
         for key in known.rev().filter(|&key| self.has(key)) {
             state.expected.push_front(Next::Key(key));
         }
-        self.fill(state);
+        self.shared.fill(state);
     }
 
     /// Waits until a parcel is read, and has `queue` wait until it is on the device.
@@ -225,171 +217,32 @@ impl<B: Backend> Stream<B> {
     /// # Errors
     /// When it cannot be read, or is not what it was.
     pub(crate) fn bring(&self, queue: &mut B::Queue, key: Key) -> Result<Lease<'_, B>> {
-        let state = &mut *self.state.borrow_mut();
+        let mut state = self.state();
         state.settle(queue)?;
         if let Some(at) = state.expected.iter().position(|&n| n == Next::Key(key)) {
             state.expected.drain(..=at);
         }
         loop {
-            self.reader.take_back(&mut state.buffers);
-            let leased = match &mut state.places {
-                None => state.buffers.lease(key, queue)?,
+            let State {
+                buffers, places, ..
+            } = &mut *state;
+            let leased = match places {
+                None => buffers.lease(key, queue)?,
                 Some(places) => places.lease(key, queue)?,
             };
             if let Some(at) = leased {
-                self.fill(state);
+                self.shared.fill(&mut state);
                 return Ok(Lease { stream: self, at });
             }
-            self.hasten(state, key)?;
-        }
-    }
-
-    /// Does what has to be done next for a parcel to be there, or waits for it.
-    fn hasten(&self, state: &mut State<B>, key: Key) -> Result<()> {
-        if self.is_in_ram(state, key) {
-            let near = state.near();
-            let places = state.places.as_ref().expect(PLACES);
-            let at = places.spare(true, &near);
-            self.bring_on(state, at.expect("not all places are computed with"), key);
-            return Ok(());
-        }
-        state.buffers.give_up(key)?;
-        let soon = state.on_disk(&self.reader);
-        match (state.buffers.find(key), state.buffers.spare(true, &soon)) {
-            (None, Some(at)) => self.reader.begin(&mut state.buffers, at, key),
-            (None, None) | (Some(_), _) => self.reader.wait(&mut state.buffers),
-        }
-        Ok(())
-    }
-
-    /// True of what can be brought to a place.
-    fn is_in_ram(&self, state: &State<B>, key: Key) -> bool {
-        let is_read = || state.places.is_some() && state.buffers.is_filled(key);
-        self.resting.contains_key(&key) || is_read()
-    }
-
-    /// Has spare memory filled with what comes next.
-    fn fill(&self, state: &mut State<B>) {
-        self.reader.take_back(&mut state.buffers);
-        let near = state.near();
-        for &key in &near {
-            let places = state.places.as_ref().expect(PLACES);
-            if places.find(key).is_some() {
-                continue;
-            }
-            // What is still read has the next place.
-            if !self.is_in_ram(state, key) {
-                break;
-            }
-            let Some(at) = places.spare(false, &near) else {
-                break;
-            };
-            self.bring_on(state, at, key);
-        }
-        let soon = state.on_disk(&self.reader);
-        for &key in &soon {
-            if state.buffers.find(key).is_some() {
-                continue;
-            }
-            let Some(at) = state.buffers.spare(false, &soon) else {
-                break;
-            };
-            self.reader.begin(&mut state.buffers, at, key);
-        }
-    }
-
-    /// Brings what is in RAM to a place, when nothing uses what lies there.
-    fn bring_on(&self, state: &mut State<B>, at: usize, key: Key) {
-        let State {
-            buffers,
-            places,
-            copies,
-            ..
-        } = state;
-        let places = places.as_mut().expect(PLACES);
-        let mut staged = places.take(at);
-        let outcome = match (self.resting.get(&key), self.reader.parcel(key)) {
-            (Some(Resting { pages, range, .. }), _) => {
-                let copy = [(range.clone(), 0)];
-                bring::<B>(copies, (pages, &copy), &mut staged)
-            }
-            (None, Some(parcel)) => {
-                let buffer = buffers.find(key).expect("the parcel lies in a buffer");
-                let (at, mut buffer) = (buffer, buffers.take(buffer));
-                let from = (&buffer.memory, parcel.copies.as_slice());
-                let outcome = bring::<B>(copies, from, &mut staged);
-                buffer.used = staged.brought.clone();
-                buffers.put_empty(at, buffer);
-                outcome
-            }
-            (None, None) => unreachable!("{KNOWN}"),
-        };
-        places.put(at, key, staged, outcome);
-    }
-}
-
-/// Copies bytes of host pages to a place, each to where they belong.
-fn bring<B: Backend>(
-    copies: &mut B::Queue,
-    (pages, bytes): (&B::HostPages, &[(Range<usize>, usize)]),
-    to: &mut Staged<B, B::Place>,
-) -> Result<()> {
-    if let Some(used) = &to.used {
-        copies.wait(used)?;
-    }
-    for (range, at) in bytes {
-        copies.bring(pages, range.clone(), &mut to.memory, *at)?;
-    }
-    to.brought = Some(copies.record()?);
-    Ok(())
-}
-
-impl<B: Backend> State<B> {
-    /// What is computed with next, as far as it is known.
-    fn next(&self) -> impl Iterator<Item = Key> + '_ {
-        self.expected.iter().map_while(|next| match next {
-            Next::Key(key) => Some(*key),
-            Next::Unknown => None,
-        })
-    }
-
-    /// What belongs into the places now.
-    fn near(&self) -> Vec<Key> {
-        let n = self.places.as_ref().map_or(0, Slots::len);
-        self.next().take(n).collect()
-    }
-
-    /// What belongs into the buffers now: what is read next, but for what lies in a place and stays there until it is used.
-    fn on_disk(&self, reader: &Reader<B>) -> Vec<Key> {
-        let (n, near) = (self.buffers.len(), self.near());
-        let mut on_disk = Vec::with_capacity(n);
-        let places = self.places.as_ref();
-        let in_place = |key| places.is_some_and(|places| places.find(key).is_some());
-        for key in self.next() {
-            if on_disk.len() == n {
-                break;
-            }
-            let stays = near.contains(&key) && in_place(key);
-            if reader.parcel(key).is_some() && !stays && !on_disk.contains(&key) {
-                on_disk.push(key);
+            match self.shared.hasten(&mut state, key)? {
+                Hastened::Done => {}
+                Hastened::IsRead => state = self.shared.wait(state),
             }
         }
-        on_disk
     }
 
-    fn settle(&mut self, queue: &mut B::Queue) -> Result<()> {
-        match &mut self.places {
-            Some(places) => places.settle(queue),
-            None => self.buffers.settle(queue),
-        }
-    }
-
-    /// Leaves memory that is used.
-    fn abandon(&mut self, at: usize) {
-        match &mut self.places {
-            Some(places) => places.abandon(at),
-            None => self.buffers.abandon(at),
-        }
+    fn state(&self) -> MutexGuard<'_, State<B>> {
+        self.shared.state()
     }
 }
 
@@ -400,14 +253,14 @@ impl<B: Backend> Lease<'_, B> {
     /// When the device does not compute with it.
     pub(crate) fn weight(&self, backend: &B, unit: Unit, role: Role) -> Result<B::Weight> {
         let stream = self.stream;
-        let state = stream.state.borrow();
-        let parcel = |key| stream.reader.parcel(key).expect(KNOWN);
+        let state = stream.state();
+        let parcel = |key| stream.shared.parcels.get(&key).expect(KNOWN);
         let Some(places) = &state.places else {
             let (key, pages) = state.buffers.used(self.at);
             return Ok(backend.in_pages(pages, parcel(key).weight(unit, role))?);
         };
         let (key, place) = places.used(self.at);
-        let weight = match stream.resting.get(&key) {
+        let weight = match stream.shared.resting.get(&key) {
             Some(resting) => resting.weight(role),
             None => parcel(key).placed(unit, role),
         };
@@ -421,10 +274,10 @@ impl<B: Backend> Lease<'_, B> {
     pub(crate) fn end(self, queue: &mut B::Queue) -> Result<()> {
         let (stream, at) = (self.stream, self.at);
         std::mem::forget(self);
-        let state = &mut *stream.state.borrow_mut();
+        let state = &mut *stream.state();
         state.abandon(at);
         state.settle(queue)?;
-        stream.fill(state);
+        stream.shared.fill(state);
         Ok(())
     }
 }
@@ -432,12 +285,11 @@ impl<B: Backend> Lease<'_, B> {
 /// Whoever fails says no end.
 impl<B: Backend> Drop for Lease<'_, B> {
     fn drop(&mut self) {
-        self.stream.state.borrow_mut().abandon(self.at);
+        self.stream.state().abandon(self.at);
     }
 }
 
 const KNOWN: &str = "what is brought is known";
-const PLACES: &str = "places, where something is brought on";
 
 #[cfg(test)]
 mod tests;

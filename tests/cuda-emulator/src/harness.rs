@@ -339,10 +339,16 @@ pub fn report() -> Option<Report> {
         }
         std::mem::transmute::<*mut std::ffi::c_void, Ask>(symbol)
     };
-    let mut text = vec![0; ask(std::ptr::null_mut(), 0)];
-    let len = ask(text.as_mut_ptr(), text.len());
-    text.truncate(len);
-    serde_json::from_slice(&text).ok()
+    let mut text = Vec::new();
+    loop {
+        let len = ask(text.as_mut_ptr(), text.len());
+        if len <= text.len() {
+            text.truncate(len);
+            return serde_json::from_slice(&text).ok();
+        }
+        // Other threads may use the driver meanwhile, and it has more to tell.
+        text = vec![0; 2 * len];
+    }
 }
 
 #[expect(unsafe_code, reason = "the loader's own interface")]

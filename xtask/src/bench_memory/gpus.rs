@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::models::{self, Folder};
@@ -37,7 +37,7 @@ pub(super) struct GpuRow {
 /// Rows of all models, a GPU and a precision each; they are printed as they come.
 ///
 /// # Errors
-/// When something cannot be run.
+/// When something cannot be run, or computes on other GPUs than those that were named.
 pub(super) fn rows(
     gpus: &Gpus<'_>,
     models: &[models::Model],
@@ -51,7 +51,14 @@ pub(super) fn rows(
         let precisions = PRECISIONS.iter().filter(|p| model.is_measured_in(p.name));
         for precision in precisions {
             let run = program.on_gpus(&folder, precision, gpus)?;
-            for row in GpuRow::of((&folder.name, precision), &run)? {
+            let of_run = GpuRow::of((&folder.name, precision), &run)?;
+            let n_named = gpus.device.split(',').count();
+            ensure!(
+                of_run.len() == n_named,
+                "{} of {n_named} GPUs were computed on",
+                of_run.len()
+            );
+            for row in of_run {
                 println!("{row}");
                 rows.push(row);
             }

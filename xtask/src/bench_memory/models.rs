@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use llm_tensor::Bytes;
 use tempfile::TempDir;
 
+use super::gguf;
 use crate::make_model;
 
 /// A model to measure.
@@ -22,8 +23,12 @@ pub(super) struct Model {
 enum Source {
     /// In the program itself.
     Bundled,
-    /// A file or folder, by its path from the workspace's root.
+    /// A folder with weights in blocks and a tokenizer, by its path from the workspace's root.
     At(&'static str),
+    /// A folder with packed weights and no tokenizer, likewise.
+    Packed(&'static str),
+    /// A GGUF of random blocks.
+    Gguf,
     /// Made of a configuration, with as many layers as take at most so many bytes.
     Made(Bytes),
 }
@@ -34,8 +39,19 @@ impl Model {
         matches!(self.source, Source::At(_))
     }
 
+    /// True if its weights are in a format other than elements one after the other.
+    fn is_packed(&self) -> bool {
+        match self.source {
+            Source::At(_) | Source::Packed(_) | Source::Gguf => true,
+            Source::Bundled | Source::Made(_) => false,
+        }
+    }
+
     pub(super) fn is_measured_in(&self, precision: &str) -> bool {
-        self.precisions.is_empty() || self.precisions.contains(&precision)
+        match self.precisions {
+            [] => precision != AS_STORED || self.is_packed(),
+            named => named.contains(&precision),
+        }
     }
 }
 
@@ -64,8 +80,26 @@ pub(super) fn chosen<'a>(
         models.push(Model {
             name: "smollm2".to_owned(),
             source: Source::At(SMOLLM2),
-            precisions: if is_quick { &["f32", "int8"] } else { &[] },
+            precisions: if is_quick {
+                &["f32", "int8", AS_STORED]
+            } else {
+                &[]
+            },
             context: CONTEXT,
+        });
+    }
+    models.push(Model {
+        name: "gguf".to_owned(),
+        source: Source::Gguf,
+        precisions: &[AS_STORED],
+        context: GGUF_CONTEXT,
+    });
+    for path in PACKED {
+        models.push(Model {
+            name: path.rsplit('/').next().unwrap_or(path).to_owned(),
+            source: Source::Packed(path),
+            precisions: &[AS_STORED],
+            context: PACKED_CONTEXT,
         });
     }
     let room = if is_quick { QUICK_ROOM } else { room(root)? };
@@ -120,6 +154,8 @@ pub(super) struct Folder {
     pub(super) context: usize,
     /// Its files'.
     pub(super) stored: Bytes,
+    /// True if it is a GGUF, beside which a run as it is stored takes little.
+    pub(super) is_gguf: bool,
     /// Folder made for the measurement, removed with it.
     _scratch: Option<TempDir>,
 }
@@ -129,7 +165,13 @@ impl Folder {
     pub(super) fn of(model: &Model, root: &Path, target: &Path) -> Result<Self> {
         let (path, name, scratch) = match model.source {
             Source::Bundled => (PathBuf::from("demo"), model.name.clone(), None),
-            Source::At(path) => (root.join(path), model.name.clone(), None),
+            Source::At(path) | Source::Packed(path) => (root.join(path), model.name.clone(), None),
+            Source::Gguf => {
+                let scratch = tempfile::tempdir_in(target)?;
+                let path = scratch.path().join("model.gguf");
+                gguf::write(&path)?;
+                (path, model.name.clone(), Some(scratch))
+            }
             Source::Made(room) => {
                 let config = root.join(CONFIGS).join(&model.name).join("config.json");
                 let (n_layers, all) = layers(&config, room)?;
@@ -142,6 +184,7 @@ impl Folder {
         };
         let folder = Self::made(name, path, model.context)?;
         Ok(Folder {
+            is_gguf: matches!(model.source, Source::At(_) | Source::Gguf),
             _scratch: scratch,
             ..folder
         })
@@ -157,10 +200,13 @@ impl Folder {
             stored: if path.is_dir() {
                 size(&path)?
             } else {
-                Bytes::ZERO
+                // What is in the program itself is no file.
+                path.metadata()
+                    .map_or(Bytes::ZERO, |file| Bytes::new(file.len()))
             },
             path,
             context,
+            is_gguf: false,
             _scratch: None,
         })
     }
@@ -218,6 +264,18 @@ fn size(folder: &Path) -> Result<Bytes> {
 
 const SMOLLM2: &str = "models/smollm2";
 const CONFIGS: &str = "tests/fixtures/configs";
+/// Formats of safetensors: one that is unpacked into RAM, and two that are used where they lie.
+const PACKED: [&str; 3] = [
+    "tests/fixtures/packed/gptq",
+    "tests/fixtures/packed/mxfp4-experts",
+    "tests/fixtures/packed/compressed-mxfp4",
+];
+/// Positions of a GGUF, which is small beside the buffers of longer prompts.
+const GGUF_CONTEXT: usize = 128;
+/// Positions of the packed ones; they have 64.
+const PACKED_CONTEXT: usize = 48;
+/// Name of the precision in which weights stay as their file has them.
+pub(super) const AS_STORED: &str = "as stored";
 /// More than the rows of a pass, and whole panels of keys, so that every buffer is used to its end.
 pub(super) const CONTEXT: usize = 576;
 /// Limit of a model's bytes where time is short.

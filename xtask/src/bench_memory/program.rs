@@ -61,6 +61,8 @@ impl Program {
         let mut command = Command::new(&self.0);
         if let Some(driver) = gpus.driver {
             command.env("LD_LIBRARY_PATH", driver);
+            // The emulated one's: more than anybody names.
+            command.env("CUDA_EMULATOR_DEVICES", "8");
         }
         let context = match gpus.driver {
             // Emulated kernels take their time.
@@ -71,6 +73,10 @@ impl Program {
         command
             .args(precision.flags)
             .args(["--device", gpus.device]);
+        if gpus.device.contains(',') {
+            // What one holds would be on that alone.
+            command.args(["--device-map", "balanced"]);
+        }
         over_context(&mut command, context, N_NEW.min(context / 2), &["--greedy"]);
         json(command)
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::models::Folder;
+use super::models::{AS_STORED, Folder};
 
 /// Figures compared, in bytes; the last two are peaks of the whole process.
 const FIGURES: [&str; N_FIGURES] = [
@@ -28,6 +28,8 @@ const PEAK_IN_GENERATION: usize = 7;
 
 /// By how much a peak may differ from the planned one.
 pub(super) const TOLERANCE: f64 = 0.02;
+/// Bytes of all else that is resident while a GGUF runs as it is stored.
+pub(super) const BESIDE_GGUF: u64 = 60_000_000;
 /// Of a smaller peak, the same share of this: what the process takes for itself varies by a page here and there.
 const SMALLEST: u64 = 200_000_000;
 
@@ -75,6 +77,8 @@ pub(super) struct Row {
     own: u64,
     /// Mapped weights that no pass touches.
     untouched: u64,
+    /// The most that a run of a GGUF as it is stored may take.
+    limit: Option<u64>,
     /// Of what is not used where it lies, where all is loaded.
     load_gb_per_second: Option<f64>,
     pub(super) tokens_per_second: f64,
@@ -141,6 +145,8 @@ impl Row {
             measured,
             own,
             untouched,
+            limit: (folder.is_gguf && precision == AS_STORED)
+                .then(|| folder.stored.get() + planned[KV_CACHE] + BESIDE_GGUF),
             load_gb_per_second: is_read.then(|| read as f64 / seconds / 1e9),
             tokens_per_second: run["timings"]["decode_tokens_per_second"]
                 .as_f64()
@@ -186,7 +192,18 @@ impl Row {
                 100.0 * self.error(figure)
             )
         };
-        (0..FIGURES.len()).filter(is_off).map(describe).collect()
+        let off = (0..FIGURES.len()).filter(is_off).map(describe);
+        off.chain(self.excess()).collect()
+    }
+
+    /// Error of a GGUF's run that takes more than it may.
+    fn excess(&self) -> Option<String> {
+        let peak = self.measured_peak();
+        let limit = self.limit.filter(|limit| peak > *limit)?;
+        Some(format!(
+            "{} {}: the peak is {peak}, above {limit}: the file, keys and values, and {BESIDE_GGUF}",
+            self.model, self.precision
+        ))
     }
 
     /// MB of each figure that has to be exact.
@@ -231,7 +248,7 @@ impl Row {
         json!({
             "model": self.model, "precision": self.precision,
             "planned": by_name(&self.planned), "measured": by_name(&self.measured),
-            "process_itself": self.own, "mapped_and_untouched": self.untouched,
+            "limit": self.limit, "process_itself": self.own, "mapped_and_untouched": self.untouched,
             "error_at_load": self.error(PEAK_AT_LOAD),
             "error_in_generation": self.error(PEAK_IN_GENERATION),
             "load_gb_per_second": self.load_gb_per_second, "tokens_per_second": self.tokens_per_second,
@@ -264,7 +281,11 @@ impl fmt::Display for Row {
             // It is mapped, or in the program, and not read.
             None => write!(f, "{:>8}", "–")?,
         }
-        write!(f, "{:>11.1}", self.tokens_per_second)
+        write!(f, "{:>11.1}", self.tokens_per_second)?;
+        match self.limit {
+            Some(limit) => write!(f, "   at most {} MB", mb(limit)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -276,4 +297,33 @@ pub(super) fn number(value: &Value) -> Result<u64> {
     value
         .as_u64()
         .with_context(|| format!("a number of bytes, not {value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gguf_may_take_its_file_and_keys_and_values_and_little_more() {
+        let row = |peak, limit| {
+            let mut planned = [0; N_FIGURES];
+            planned[PEAK_IN_GENERATION] = peak;
+            Row {
+                model: "gguf".to_owned(),
+                precision: AS_STORED,
+                planned,
+                measured: planned,
+                own: 0,
+                untouched: 0,
+                limit,
+                load_gb_per_second: None,
+                tokens_per_second: 1.0,
+            }
+        };
+        assert!(row(160, None).problems().is_empty());
+        assert!(row(160, Some(160)).problems().is_empty());
+        let problems = row(161, Some(160)).problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains("the peak is 161, above 160"));
+    }
 }

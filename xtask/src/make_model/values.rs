@@ -79,9 +79,12 @@ impl Values {
             Role::PostAttnNorm | Role::PostMlpNorm | Role::CrossNorm => (self.gain, 0.1),
             Role::QNorm | Role::KNorm => (self.gain, 0.1),
             Role::RopeFactors => (1.0, 0.0),
-            Role::EmbedNormBias | Role::AttnNormBias | Role::MlpNormBias | Role::FinalNormBias => {
-                (0.0, 0.02)
-            }
+            Role::EmbedNormBias
+            | Role::AttnNormBias
+            | Role::QNormBias
+            | Role::KNormBias
+            | Role::MlpNormBias
+            | Role::FinalNormBias => (0.0, 0.02),
             Role::QkvBias | Role::QBias | Role::KBias | Role::VBias | Role::OutBias => (0.0, 0.02),
             Role::GateBias | Role::UpBias | Role::GateUpBias | Role::DownBias | Role::HeadBias => {
                 (0.0, 0.02)

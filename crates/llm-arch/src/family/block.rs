@@ -6,7 +6,8 @@ use crate::ArchError;
 use crate::config::Config;
 use crate::spec::{
     AttentionSpec, DenseMlp, EmbeddingSpec, FinalNorm, Gating, HeadMatrix, HeadSpec, LayerSpec,
-    MixerSpec, MlpSpec, ModelSpec, NormSpec, Packing, Positions, Residual, StackSpec,
+    MixerSpec, MlpSpec, ModelSpec, NormOver, NormSpec, Packing, Positions, QkNorm, Residual,
+    StackSpec,
 };
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -16,6 +17,7 @@ impl NormSpec {
     pub(super) fn rms(eps: f64) -> Self {
         NormSpec {
             norm: Norm::Rms,
+            bias: false,
             eps: eps as f32,
             gain_offset: 0.0,
         }
@@ -33,9 +35,30 @@ impl NormSpec {
     pub(super) fn layer(eps: f64) -> Self {
         NormSpec {
             norm: Norm::Layer,
+            bias: true,
             eps: eps as f32,
             gain_offset: 0.0,
         }
+    }
+
+    /// LayerNorm without a bias.
+    pub(super) fn layer_without_bias(eps: f64) -> Self {
+        NormSpec {
+            bias: false,
+            ..Self::layer(eps)
+        }
+    }
+
+    /// The same for each head of queries and keys.
+    pub(super) fn of_heads(self) -> Option<QkNorm> {
+        let over = NormOver::Head;
+        Some(QkNorm { norm: self, over })
+    }
+
+    /// The same for all queries, and all keys, of a position together.
+    pub(super) fn of_all_heads(self) -> Option<QkNorm> {
+        let over = NormOver::AllHeads;
+        Some(QkNorm { norm: self, over })
     }
 }
 
@@ -117,7 +140,7 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         scale: root_scale(head_dim),
         soft_cap: None,
         window: None,
-        rotary_idx: 0,
+        rotary_idx: Some(0),
     }
 }
 
@@ -195,7 +218,8 @@ pub(super) fn decoder_only(
         .map(|rotary| rotary.reach(context))
         .max()
         .unwrap_or(context);
-    let hidden = config.count(config.spelling(&["n_embd", "n_embed", "hidden_size"])?)?;
+    let hidden =
+        config.count(config.spelling(&["n_embd", "n_embed", "d_model", "hidden_size"])?)?;
     Ok(ModelSpec {
         family,
         hidden,

@@ -51,6 +51,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.head_count_kv", "num_key_value_heads"),
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
         ]],
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust: block::store_stacked,
         config: |spec| {

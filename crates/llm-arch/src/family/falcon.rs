@@ -41,6 +41,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
             ("rope.freq_base", "rope_theta"),
         ]],
+        flags: &[],
         naming: |spec| match spec.decoder.residual {
             Residual::ParallelTwoNorms => &GGUF_TWO_NORMS_NAMING,
             _ => &llama::GGUF_NAMING,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::block::{self, HeadDefaults, gated};
 use super::{Family, Gguf, llama, written};
 use crate::config::{Config, OF_NONE, OF_ROPE, Unread};
-use crate::rope_config::{RopeDefaults, of_object, rotary};
+use crate::rope_config::{self, RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{AttentionSpec, MlpSpec, ModelSpec, NormSpec, Positions, Residual, StackSpec};
 use crate::{ArchError, RotarySpec};
@@ -123,6 +123,7 @@ const fn gguf(
                 ("final_logit_softcapping", "final_logit_softcapping"),
             ],
         ],
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust,
         config,
@@ -162,7 +163,7 @@ fn gain_from_zero(spec: &mut ModelSpec) {
     stack.norm.gain_offset = 0.0;
     let norms = stack.attentions_mut();
     let norms = norms.filter_map(|attention| attention.qk_norm.as_mut());
-    norms.for_each(|norm| norm.gain_offset = 0.0);
+    norms.for_each(|qk| qk.norm.gain_offset = 0.0);
 }
 
 /// GGUF does not say what scores are scaled by: the size of a head, but in the models of 27B, told by their number of
@@ -211,7 +212,7 @@ fn gemma3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let attention = AttentionSpec {
         soft_cap,
         scale: scale(config)?,
-        qk_norm: Some(norm(config)?),
+        qk_norm: norm(config)?.of_heads(),
         ..attention(config, 4)?
     };
     let rotaries = global_and_local(config, RopeDefaults::new(attention.head_dim, context))?;
@@ -221,7 +222,7 @@ fn gemma3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let window = config.window("sliding_window", Some(4096))?;
     block::slide(&mut stack, &slides, window);
     for (attention, slides) in stack.attentions_mut().zip(&slides) {
-        attention.rotary_idx = usize::from(*slides);
+        attention.rotary_idx = Some(usize::from(*slides));
     }
     let mut spec = model(config, "gemma3_text", context, stack)?;
     spec.head.soft_cap = config.cap("final_logit_softcapping", None)?;
@@ -244,20 +245,8 @@ fn global_and_local(
         base: local_base,
         ..defaults
     };
-    if let Some(by_type) = config.object("rope_parameters")?
-        && (by_type.mentions("full_attention") || by_type.mentions("sliding_attention"))
-    {
-        let full = by_type.object("full_attention")?;
-        let sliding = by_type.object("sliding_attention")?;
-        let outer_base = config.opt_positive("rope_theta")?;
-        let specs = [
-            of_object(config, full.as_ref(), global, outer_base)?,
-            of_object(config, sliding.as_ref(), local, None)?,
-        ];
-        for object in [full, sliding, Some(by_type)].iter().flatten() {
-            object.finish(&OF_ROPE);
-        }
-        return Ok(specs);
+    if let Some(by_type) = rope_config::by_type(config, [global, local])? {
+        return Ok(by_type);
     }
     // The older spelling scales the layers that see all and leaves the others alone. The newer one without the kinds of
     // layers says nothing.

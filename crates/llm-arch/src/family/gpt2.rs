@@ -31,26 +31,7 @@ pub(super) static FAMILY: Family = Family {
         ],
         off: &[],
     },
-    naming: |_| &Naming {
-        names: &[&[
-            (Role::TokenTable, "transformer.wte"),
-            (Role::PositionTable, "transformer.wpe"),
-            (Role::AttnNorm, "ln_1"),
-            (Role::Qkv, "attn.c_attn"),
-            (Role::Out, "attn.c_proj"),
-            (Role::MlpNorm, "ln_2"),
-            (Role::Up, "mlp.c_fc"),
-            (Role::Down, "mlp.c_proj"),
-            (Role::FinalNorm, "transformer.ln_f"),
-            (Role::Head, "lm_head"),
-        ]],
-        layer: "transformer.h.{i}.",
-        base_prefix: "transformer.",
-        matrices: Matrices::InOut,
-        // The causal mask and its filler.
-        harmless: &["h.{i}.attn.bias", "h.{i}.attn.masked_bias"],
-        ..Naming::PLAIN
-    },
+    naming: |_| &NAMING,
     gguf: Some(Gguf {
         architecture: "gpt2",
         keys: &[&[
@@ -61,6 +42,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.head_count", "n_head"),
             ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
         ]],
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| {
@@ -79,6 +61,28 @@ pub(super) static FAMILY: Family = Family {
             Ok(config)
         },
     }),
+};
+
+/// Names that GPT-2's and its descendants' checkpoints use.
+pub(super) const NAMING: Naming = Naming {
+    names: &[&[
+        (Role::TokenTable, "transformer.wte"),
+        (Role::PositionTable, "transformer.wpe"),
+        (Role::AttnNorm, "ln_1"),
+        (Role::Qkv, "attn.c_attn"),
+        (Role::Out, "attn.c_proj"),
+        (Role::MlpNorm, "ln_2"),
+        (Role::Up, "mlp.c_fc"),
+        (Role::Down, "mlp.c_proj"),
+        (Role::FinalNorm, "transformer.ln_f"),
+        (Role::Head, "lm_head"),
+    ]],
+    layer: "transformer.h.{i}.",
+    base_prefix: "transformer.",
+    matrices: Matrices::InOut,
+    // The causal mask and its filler.
+    harmless: &["h.{i}.attn.bias", "h.{i}.attn.masked_bias"],
+    ..Naming::PLAIN
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

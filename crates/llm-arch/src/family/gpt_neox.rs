@@ -55,6 +55,7 @@ pub(super) static FAMILY: Family = Family {
             ("attention.layer_norm_epsilon", "layer_norm_eps"),
             ("rope.freq_base", "rope_theta"),
         ]],
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust: block::store_stacked,
         config: |spec| {

@@ -33,6 +33,7 @@ pub(super) static FAMILY: Family = Family {
     gguf: Some(Gguf {
         architecture: "llama",
         keys: &[GGUF_KEYS, HEAD_DIM, WINDOW],
+        flags: BIASES,
         naming: |_| &GGUF_NAMING,
         adjust: adjacent_pairs,
         config: |spec| {
@@ -84,7 +85,13 @@ pub(super) const GGUF_KEYS: GgufKeys = &[
     ("rope.freq_base", "rope_theta"),
 ];
 
+/// Biases of Llama and its like.
+pub(super) const BIASES: GgufKeys = &[
+    ("attn_q.bias", "attention_bias"),
+    ("ffn_down.bias", "mlp_bias"),
+];
 pub(super) const HEAD_DIM: GgufKeys = &[("attention.key_length", "head_dim")];
+pub(super) const LAYER_NORM_EPS: GgufKeys = &[("attention.layer_norm_epsilon", "layer_norm_eps")];
 pub(super) const WINDOW: GgufKeys = &[("attention.sliding_window", "sliding_window")];
 
 /// GGUF names of the tensors of most families.

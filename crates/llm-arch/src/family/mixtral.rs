@@ -61,6 +61,7 @@ pub(super) static FAMILY: Family = Family {
             llama::HEAD_DIM,
             llama::WINDOW,
         ],
+        flags: &[],
         naming: |_| &llama::GGUF_EXPERTS_NAMING,
         adjust: llama::adjacent_pairs,
         config: |spec| {

@@ -50,6 +50,7 @@ pub(super) static FAMILY: Family = Family {
                 "original_max_position_embeddings",
             )],
         ],
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| {

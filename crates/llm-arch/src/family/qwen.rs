@@ -27,6 +27,7 @@ pub(super) static QWEN2: Family = Family {
     gguf: Some(Gguf {
         architecture: "qwen2",
         keys: GGUF_KEYS,
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| written(spec, "Qwen2ForCausalLM"),
@@ -51,6 +52,7 @@ pub(super) static QWEN3: Family = Family {
     gguf: Some(Gguf {
         architecture: "qwen3",
         keys: GGUF_KEYS,
+        flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| written(spec, "Qwen3ForCausalLM"),
@@ -76,29 +78,7 @@ pub(super) static QWEN3_MOE: Family = Family {
         ],
         off: &[("qk_norm", Off::True), ("use_qk_norm", Off::True)],
     },
-    naming: |_| &Naming {
-        names: &[
-            &[
-                (Role::Router, "mlp.gate"),
-                (Role::Gate, "mlp.experts.{e}.gate_proj"),
-                (Role::Up, "mlp.experts.{e}.up_proj"),
-                (Role::Down, "mlp.experts.{e}.down_proj"),
-            ],
-            llama::NAMES,
-        ],
-        elsewhere: &[
-            (
-                Role::Gate,
-                Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
-            ),
-            (
-                Role::Up,
-                Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
-            ),
-            (Role::Down, Elsewhere::Stack(STACKED_DOWN, StackRows::All)),
-        ],
-        ..llama::NAMING
-    },
+    naming: |_| &EXPERTS_NAMING,
     gguf: Some(Gguf {
         architecture: "qwen3moe",
         keys: &[
@@ -110,6 +90,7 @@ pub(super) static QWEN3_MOE: Family = Family {
             llama::GGUF_KEYS,
             llama::HEAD_DIM,
         ],
+        flags: &[],
         naming: |_| &llama::GGUF_EXPERTS_NAMING,
         adjust: |spec| {
             // llama.cpp does not ask.
@@ -136,6 +117,31 @@ pub(super) static QWEN3_MOE: Family = Family {
             Ok(config)
         },
     }),
+};
+
+/// Names of experts, each by itself or stacked, since Qwen3.
+pub(super) const EXPERTS_NAMING: Naming = Naming {
+    names: &[
+        &[
+            (Role::Router, "mlp.gate"),
+            (Role::Gate, "mlp.experts.{e}.gate_proj"),
+            (Role::Up, "mlp.experts.{e}.up_proj"),
+            (Role::Down, "mlp.experts.{e}.down_proj"),
+        ],
+        llama::NAMES,
+    ],
+    elsewhere: &[
+        (
+            Role::Gate,
+            Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
+        ),
+        (
+            Role::Up,
+            Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
+        ),
+        (Role::Down, Elsewhere::Stack(STACKED_DOWN, StackRows::All)),
+    ],
+    ..llama::NAMING
 };
 
 const GGUF_KEYS: &[GgufKeys] = &[llama::GGUF_KEYS, llama::HEAD_DIM, llama::WINDOW];
@@ -211,7 +217,7 @@ fn normed_heads(config: &Config<'_>, heads: HeadDefaults) -> Result<AttentionSpe
     Ok(AttentionSpec {
         qkv_bias: bias,
         out_bias: bias,
-        qk_norm: Some(norm(config)?),
+        qk_norm: norm(config)?.of_heads(),
         ..attention
     })
 }

@@ -97,6 +97,21 @@ pub(super) fn add_rope(config: &mut Map<String, Value>, spec: &ModelSpec) -> Res
     add_scaling(config, rotary)
 }
 
+/// The same for heads of which a part may be turned.
+pub(super) fn add_partial_rope(config: &mut Map<String, Value>, spec: &ModelSpec) -> Result<()> {
+    let (rotary, fraction) = (rotary(spec)?, rotary_fraction(spec)?);
+    config.insert("partial_rotary_factor".to_owned(), json!(fraction));
+    config.insert("rope_theta".to_owned(), json!(rotary.base));
+    add_scaling(config, rotary)
+}
+
+/// Gives an entry another name.
+pub(super) fn rename(config: &mut Map<String, Value>, from: &str, to: &str) {
+    if let Some(value) = config.shift_remove(from) {
+        config.insert(to.to_owned(), value);
+    }
+}
+
 /// `rope_scaling`, where there is one.
 pub(super) fn add_scaling(config: &mut Map<String, Value>, rotary: &RotarySpec) -> Result<()> {
     let scaling = match &rotary.scaling {

@@ -2,8 +2,6 @@
 //!
 //! `T` is what stands for a tensor: its role, or a weight on a device. [`TryMap`] makes one of the other.
 
-use llm_tensor::Norm;
-
 use super::Role;
 use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, NormSpec, Residual};
 
@@ -221,10 +219,7 @@ impl NormSpec {
         NormOf {
             spec: self,
             gain,
-            bias: match self.norm {
-                Norm::Layer => gain.bias(),
-                Norm::Rms => None,
-            },
+            bias: gain.bias().filter(|_| self.bias),
         }
     }
 }
@@ -247,6 +242,10 @@ impl Residual {
             Residual::PostNorm => [
                 (Before::Residual, AddThenNorm(attn)),
                 (Before::Residual, AddThenNorm(mlp)),
+            ],
+            Residual::Results => [
+                (Before::Residual, NormThenAdd(post_attn)),
+                (Before::Residual, NormThenAdd(post_mlp)),
             ],
             Residual::Normed => [(NormResidual(attn), Add), (NormResidual(mlp), Add)],
             Residual::ParallelOneNorm => [(Norm(attn), Add), (Same, Add)],

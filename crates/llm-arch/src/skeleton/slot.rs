@@ -71,8 +71,8 @@ roles! {
     Q + QBias: Projection;
     K + KBias: Projection;
     V + VBias: Projection;
-    QNorm: Other;
-    KNorm: Other;
+    QNorm + QNormBias: Other;
+    KNorm + KNormBias: Other;
     Out + OutBias: Projection;
     PostAttnNorm: Other;
     CrossNorm: Other;

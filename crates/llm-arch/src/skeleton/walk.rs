@@ -10,7 +10,7 @@ use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
     AttentionSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec, MixerSpec, MlpSpec,
-    ModelSpec, Packing, Positions, Side,
+    ModelSpec, NormOver, Packing, Positions, QkNorm, Side,
 };
 
 impl ModelSpec {
@@ -156,15 +156,20 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                     ProjectionOf::One([part(Role::Qkv, spec.qkv_width())])
                 }
             },
-            q_norm: self.head_norm(spec, Role::QNorm),
-            k_norm: self.head_norm(spec, Role::KNorm),
+            q_norm: self.qk_norm(spec, Role::QNorm, q),
+            k_norm: self.qk_norm(spec, Role::KNorm, kv),
             out: self.linear(Role::Out, [hidden, q], spec.out_bias),
         }
     }
 
-    fn head_norm(&mut self, spec: &AttentionSpec, gain: Role) -> Option<NormOf<T>> {
-        let norm = spec.qk_norm?.of(gain);
-        Some(self.norms(&norm, spec.head_dim))
+    /// Norm of queries or keys, `width` of all heads.
+    fn qk_norm(&mut self, spec: &AttentionSpec, gain: Role, width: usize) -> Option<NormOf<T>> {
+        let QkNorm { norm, over } = spec.qk_norm?;
+        let width = match over {
+            NormOver::Head => spec.head_dim,
+            NormOver::AllHeads => width,
+        };
+        Some(self.norms(&norm.of(gain), width))
     }
 
     fn cross(&mut self, spec: &AttentionSpec) -> CrossOf<T> {

@@ -4,7 +4,10 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use llm_quant::{Activations8, Int8Weight, PRODUCT_SCALE, Scheme, StoredWeight};
+use llm_quant::{
+    ACTIVATION_BLOCK, Activations, Activations8, BlockCodes, Int8Weight, PRODUCT_SCALE, Scheme,
+    StoredWeight,
+};
 use llm_tensor::{DType, HostBytes, PageBuf};
 
 use super::scalar::dot;
@@ -21,6 +24,8 @@ pub enum ReferenceWeight {
         pages: Arc<RwLock<PageBuf>>,
         /// Its parts, as ranges of them.
         weight: StoredWeight<Range<usize>>,
+        /// The type of activations that it is multiplied with.
+        activations: Activations,
     },
 }
 
@@ -32,6 +37,8 @@ pub struct Decoded {
     pub(super) values: Vec<f32>,
     /// Codes that are multiplied in integers; `values` then count in outlier columns.
     int8: Option<Int8Weight>,
+    /// True if activations are rounded to blocks of codes before they are multiplied.
+    takes_rounded: bool,
 }
 
 impl ReferenceWeight {
@@ -39,10 +46,14 @@ impl ReferenceWeight {
     pub(super) fn decoded(&self) -> Cow<'_, Decoded> {
         match self {
             ReferenceWeight::Loaded(decoded) => Cow::Borrowed(decoded),
-            ReferenceWeight::Placed { pages, weight } => {
+            ReferenceWeight::Placed {
+                pages,
+                weight,
+                activations,
+            } => {
                 let pages = pages.read().unwrap_or_else(PoisonError::into_inner);
                 let copied = |_, range: Range<usize>| HostBytes::new(pages[range].to_vec());
-                Cow::Owned(Decoded::new(&weight.clone().map(copied)))
+                Cow::Owned(Decoded::new(&weight.clone().map(copied), *activations))
             }
         }
     }
@@ -50,13 +61,14 @@ impl ReferenceWeight {
 
 impl Decoded {
     /// Of a scheme that [`is_supported`].
-    pub(super) fn new(weight: &StoredWeight) -> Self {
+    pub(super) fn new(weight: &StoredWeight, activations: Activations) -> Self {
         let values = weight.values();
         Decoded {
             rows: weight.rows,
             cols: weight.cols,
             values: values.expect("the scheme is supported"),
             int8: Int8Weight::of(weight).or_else(|| Int8Weight::of_per_use(weight)),
+            takes_rounded: activations.are_rounded_for(weight.scheme),
         }
     }
 
@@ -79,10 +91,15 @@ impl Decoded {
         });
         for (token, x) in x.chunks_exact(self.cols).enumerate() {
             let out = &mut out[token * out_width + first..][..self.rows];
+            let rounded = self.takes_rounded.then(|| rounded(x));
             for (row, out) in out.iter_mut().enumerate() {
-                let product = match &quantized {
-                    None => dot(x, self.row(row)),
-                    Some((int8, activations)) => {
+                let product = match (&rounded, &quantized) {
+                    (Some(rounded), _) => {
+                        let products = rounded.iter().zip(self.row(row));
+                        products.map(|(x, &w)| x * f64::from(w)).sum()
+                    }
+                    (None, None) => dot(x, self.row(row)),
+                    (None, Some((int8, activations))) => {
                         int8_dot(int8, activations, token, row, x, self.row(row))
                     }
                 };
@@ -99,6 +116,15 @@ impl Decoded {
 /// Schemes whose elements are numbers that are computed with.
 pub(super) fn is_supported(scheme: Scheme) -> bool {
     scheme.elements().is_none_or(DType::is_weight)
+}
+
+/// A row of activations as blocks of codes stand for them.
+fn rounded(x: &[f32]) -> Vec<f64> {
+    let blocks = x.chunks(ACTIVATION_BLOCK).flat_map(|x| {
+        let block = BlockCodes::of(x);
+        (0..x.len()).map(move |i| block.value(i))
+    });
+    blocks.collect()
 }
 
 /// Row `row` of a weight times row `token` of the activations: integers, but for outlier columns, which take `x` and

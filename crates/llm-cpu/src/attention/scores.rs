@@ -60,16 +60,22 @@ pub(super) fn soften<S: Simd>(
     maximum: &mut f32,
     total: &mut f32,
 ) -> f32 {
+    debug_assert!(scores.len().is_multiple_of(S::LANES));
     let mut largest = simd.splat(*maximum);
-    for at in (0..scores.len()).step_by(S::LANES) {
-        largest = simd.max(largest, simd.get(scores, at));
+    for scores in scores.chunks_exact(S::LANES) {
+        // SAFETY: a chunk is a register.
+        largest = simd.max(largest, unsafe { simd.load(scores.as_ptr()) });
     }
     let largest = simd.reduce_max(largest);
+    let subtrahend = simd.splat(largest);
     let mut sum = simd.splat(0.0);
-    for at in (0..scores.len()).step_by(S::LANES) {
-        let e = exp(simd, simd.sub(simd.get(scores, at), simd.splat(largest)));
-        simd.put(scores, at, e);
-        sum = simd.add(sum, e);
+    for scores in scores.chunks_exact_mut(S::LANES) {
+        // SAFETY: as above.
+        unsafe {
+            let e = exp(simd, simd.sub(simd.load(scores.as_ptr()), subtrahend));
+            simd.store(scores.as_mut_ptr(), e);
+            sum = simd.add(sum, e);
+        }
     }
     let rescale = (*maximum - largest).exp();
     *maximum = largest;

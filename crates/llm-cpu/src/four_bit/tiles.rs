@@ -9,6 +9,7 @@ use std::ops::Range;
 use super::{FourBitView, Scales};
 use crate::matvec::FewRows;
 use crate::simd::{FourBit, MAX_LANES, words_read};
+use crate::streams::{STREAM_PREFETCH_BYTES, STREAMS, Together, streams};
 
 /// A product, with what is the same for all of its tiles.
 pub(super) struct Tiles<'a, S: FourBit, C> {
@@ -35,13 +36,34 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
     #[inline(always)]
     pub(super) fn multiply(&self) {
         match (8 * S::LANES).div_ceil(self.weight.block_size()) {
-            1 => self.groups::<1>(),
-            2 => self.groups::<2>(),
+            1 => self.rows::<1>(),
+            2 => self.rows::<2>(),
             _ => {
                 // So that nothing is compiled where it is not: blocks have 32 elements or more.
                 assert!(S::LANES > 8);
-                self.groups::<4>();
+                self.rows::<4>();
             }
+        }
+    }
+
+    #[inline(always)]
+    fn rows<const STEP_BLOCKS: usize>(&self) {
+        match self.few.n_tokens {
+            1 => self.streams::<STEP_BLOCKS>(),
+            _ => self.groups::<STEP_BLOCKS>(),
+        }
+    }
+
+    /// One token is bound by the memory.
+    #[inline(always)]
+    fn streams<const STEP_BLOCKS: usize>(&self) {
+        let ahead = 2 * STREAM_PREFETCH_BYTES;
+        let (groups, rest) = streams(self.few.rows.clone(), STREAMS);
+        for rows in groups {
+            self.tiles::<STEP_BLOCKS, STREAMS, 1, 1>(rows, 0, ahead);
+        }
+        for row in rest {
+            self.tiles::<STEP_BLOCKS, 1, 1, 1>(Together::beside(row), 0, ahead);
         }
     }
 
@@ -52,8 +74,7 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
             let rows = row..(row + GROUP_ROWS).min(self.few.rows.end);
             let mut token = 0;
             while token < self.few.n_tokens {
-                // Rows, tokens and tiles; one token is bound by the memory, which is to see as few streams as sharing x
-                // allows.
+                // Rows, tokens and tiles.
                 token += match self.few.n_tokens - token {
                     1 => self.tokens::<STEP_BLOCKS, 4, 1, 1>(&rows, token),
                     2 | 3 => self.tokens::<STEP_BLOCKS, 4, 2, 3>(&rows, token),
@@ -74,24 +95,27 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
         rows: &Range<usize>,
         token: usize,
     ) -> usize {
+        // The memory sees one stream: the rows that follow are asked for during these.
+        let ahead = (N * R * self.weight.cols).max(PREFETCH_ELEMENTS);
         let mut row = rows.start;
         while row + N * R <= rows.end {
-            self.tiles::<STEP_BLOCKS, R, T, N>(row, token);
+            self.tiles::<STEP_BLOCKS, R, T, N>(Together::beside(row), token, ahead);
             row += N * R;
         }
         while row < rows.end {
-            self.tiles::<STEP_BLOCKS, 1, T, 1>(row, token);
+            self.tiles::<STEP_BLOCKS, 1, T, 1>(Together::beside(row), token, ahead);
             row += 1;
         }
         T
     }
 
-    /// `N` tiles of `R` rows and `T` tokens, which take each step side by side.
+    /// `N` tiles of `R` rows and `T` tokens, which take each step side by side. Each row is asked for so many elements `ahead`.
     #[inline(always)]
     fn tiles<const STEP_BLOCKS: usize, const R: usize, const T: usize, const N: usize>(
         &self,
-        row: usize,
+        rows: Together,
         token: usize,
+        ahead: usize,
     ) {
         let Tiles {
             simd,
@@ -102,22 +126,18 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
         } = *self;
         let step = 8 * S::LANES;
         let x = &few.x[token * few.padded_cols..][..T * few.padded_cols];
-        assert!((row + N * R) * weight.cols / 2 <= weight.packed.len());
+        assert!((rows.row(N * R - 1) + 1) * weight.cols / 2 <= weight.packed.len());
         let mut sums = [[[simd.splat(0.0); T]; R]; N];
-        // As steps are taken, elements are asked for in their order, which is that of the memory; those of the next rows
-        // during these, as they are read side by side.
-        let mut ahead = row * weight.cols + (N * R * weight.cols).max(PREFETCH_ELEMENTS);
         // The last step, whole or not, is apart: what is read may reach beyond a step's own bytes.
         let last = (weight.cols - 1) / step * step;
         for at in (0..last).step_by(step) {
             for (n, sums) in sums.iter_mut().enumerate() {
-                scales.prefetch(simd, ahead >> weight.block_bits);
                 let mut codes = [weight.packed.as_ptr(); R];
                 let mut step_scales = [simd.splat(0.0); R];
                 for r in 0..R {
-                    simd.prefetch(weight.packed.as_ptr().wrapping_add(ahead / 2));
-                    ahead += step;
-                    let element = (row + n * R + r) * weight.cols + at;
+                    let element = rows.row(n * R + r) * weight.cols + at;
+                    simd.prefetch(weight.packed.as_ptr().wrapping_add((element + ahead) / 2));
+                    scales.prefetch(simd, (element + SCALES_AHEAD) >> weight.block_bits);
                     // SAFETY: the step lies within a row that lies within the weight.
                     unsafe {
                         codes[r] = codes[r].add(element / 2);
@@ -129,18 +149,35 @@ impl<'a, S: FourBit, C: Scales> Tiles<'a, S, C> {
                 unsafe { self.step(codes, step_scales, x.as_ptr().add(at), sums) };
             }
         }
-        for (r, sums) in sums.as_flattened_mut().iter_mut().enumerate() {
-            let element = (row + r) * weight.cols + last;
-            let mut padded = [0; words_read(MAX_LANES)];
-            let codes = self.readable(element, &mut padded);
-            let step_scales = self.last_scales::<STEP_BLOCKS>(element, weight.cols - last);
-            // SAFETY: enough bytes, as `readable` gives them; rows of x are whole steps long.
-            unsafe {
-                let x = x.as_ptr().add(last);
-                self.step([codes], [step_scales], x, std::array::from_mut(sums));
+        let last_of = |i: usize| rows.row(i) * weight.cols + last;
+        let n_scaled = weight.cols - last;
+        if weight.packed.len() - last_of(N * R - 1) / 2 >= words_read(S::LANES) {
+            for (n, sums) in sums.iter_mut().enumerate() {
+                let mut codes = [weight.packed.as_ptr(); R];
+                let mut scales = [simd.splat(0.0); R];
+                for r in 0..R {
+                    let element = last_of(n * R + r);
+                    codes[r] = weight.packed[element / 2..].as_ptr();
+                    scales[r] = self.last_scales::<STEP_BLOCKS>(element, n_scaled);
+                }
+                // SAFETY: enough bytes even behind the last of the rows; rows of x are whole steps long.
+                unsafe { self.step(codes, scales, x.as_ptr().add(last), sums) };
             }
-            for (t, &mut sum) in sums.iter_mut().enumerate() {
-                few.finish(row + r, token + t, simd.reduce_add(sum));
+        } else {
+            for (i, sums) in sums.as_flattened_mut().iter_mut().enumerate() {
+                let mut padded = [0; words_read(MAX_LANES)];
+                let codes = self.readable(last_of(i), &mut padded);
+                let scales = self.last_scales::<STEP_BLOCKS>(last_of(i), n_scaled);
+                // SAFETY: enough bytes, as `readable` gives them; rows of x are whole steps long.
+                unsafe {
+                    let x = x.as_ptr().add(last);
+                    self.step([codes], [scales], x, std::array::from_mut(sums));
+                }
+            }
+        }
+        for (i, sums) in sums.as_flattened().iter().enumerate() {
+            for (t, &sum) in sums.iter().enumerate() {
+                few.finish(rows.row(i), token + t, simd.reduce_add(sum));
             }
         }
     }
@@ -218,3 +255,5 @@ const GROUP_ROWS: usize = 12;
 /// Least distance ahead of the loads at which codes are prefetched: enough to cover the memory's latency, and well
 /// within what the first-level cache keeps.
 const PREFETCH_ELEMENTS: usize = 8192;
+/// Elements ahead of the loads for whose scales memory is asked: of one byte each, a cache line of them.
+const SCALES_AHEAD: usize = 4096;

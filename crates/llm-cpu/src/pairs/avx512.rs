@@ -1,9 +1,11 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
+use crate::dense::DenseView;
 use crate::gemm::{Gemm, Preparation};
 use crate::simd::{Avx512, Simd};
 use crate::tile::Factors;
+use crate::weight::Floats;
 
 /// AVX-512 with products of pairs of bf16.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +60,15 @@ impl Preparation<Avx512> for Pairs {
     }
 
     #[inline(always)]
-    fn prepare_row(self, simd: Avx512, x: &mut [f32]) {
+    fn lanes<'a>(self, weight: Floats<'a>) -> Option<DenseView<'a>> {
+        match weight {
+            Floats::Dense(weight) => weight.pairs_as_words(),
+            Floats::FourBit(_) | Floats::Packed(_) => None,
+        }
+    }
+
+    #[inline(always)]
+    fn prepare_row(self, simd: Avx512, x: &[f32], lanes: &mut [f32]) {
         for at in (0..x.len()).step_by(2 * Avx512::LANES) {
             let low = simd.get(x, at);
             let high = match x.len() > at + Avx512::LANES {
@@ -67,8 +77,7 @@ impl Preparation<Avx512> for Pairs {
             };
             // SAFETY: the token; registers of any kind of lanes are as large.
             let pairs = unsafe { transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low)) };
-            let n = x.len().div_ceil(2);
-            simd.put(&mut x[..n], at / 2, pairs);
+            simd.put(lanes, at / 2, pairs);
         }
     }
 

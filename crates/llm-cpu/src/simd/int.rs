@@ -14,9 +14,9 @@ mod portable;
 mod vnni;
 
 #[cfg(target_arch = "aarch64")]
-use neon::NeonDot;
+pub(crate) use neon::NeonDot;
 #[cfg(target_arch = "x86_64")]
-use vnni::Vnni;
+pub(crate) use vnni::Vnni;
 
 use std::fmt::Debug;
 

@@ -1,6 +1,6 @@
 //! Modules of kernels, which the driver compiles for its device.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, c_int};
 use std::ptr;
 use std::sync::Arc;
 
@@ -45,17 +45,12 @@ impl Module {
     pub(crate) fn new(
         context: &Arc<Context>,
         file: &'static str,
-        ptx: &str,
+        ptx: &CStr,
     ) -> Result<Self, Failure> {
-        let text = CString::new(ptx).map_err(|_| Failure {
-            operation: format!("compiling {file}"),
-            code: 0,
-            name: "a zero within the text".to_owned(),
-        })?;
         context.bind()?;
         let mut raw = ptr::null_mut();
         // SAFETY: the thread has a context; the text ends with a zero. The driver writes a handle.
-        let code = unsafe { sys::cuModuleLoadData(&raw mut raw, text.as_ptr().cast()) };
+        let code = unsafe { sys::cuModuleLoadData(&raw mut raw, ptx.as_ptr().cast()) };
         answer(code, || format!("compiling {file}"))?;
         Ok(Module {
             context: Arc::clone(context),

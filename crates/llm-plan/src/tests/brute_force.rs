@@ -69,7 +69,7 @@ fn seconds(request: &Request<'_>, step: &StepCost, is_cpu_alone: bool) -> f64 {
 /// Items up to `n_gpu` on GPU 0; of the others, in RAM's order, those up to `ram_end` there, the rest on disk; `tail`
 /// computes with what no GPU holds.
 fn cut(items: &Items<'_>, n_gpu: usize, ram_end: usize, tail: RunOn) -> Vec<Placement> {
-    let items = items.evenly(n_gpu);
+    let items = items.evenly(n_gpu, None);
     let n = items.len();
     let mut placements = vec![None; items.units(0..n).len()];
     let runs = [

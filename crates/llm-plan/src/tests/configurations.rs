@@ -101,8 +101,11 @@ fn configurations() -> Map<String, Value> {
         all.insert(name.to_owned(), config);
     }
     // Many slots take long, and say nothing new.
+    all["olmoe"]["num_experts"] = json!(4);
     all["qwen3_moe"]["num_local_experts"] = json!(4);
-    all["qwen3_moe"]["num_experts_per_tok"] = json!(2);
+    for family in ["olmoe", "qwen3_moe"] {
+        all[family]["num_experts_per_tok"] = json!(2);
+    }
     all
 }
 

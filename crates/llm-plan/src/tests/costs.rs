@@ -39,7 +39,6 @@ impl DeviceCosts for Launching {
     }
 }
 
-const GPU: RunOn = RunOn::Gpu(0);
 /// A row of the small models.
 const ROW: Bytes = Bytes::new(32 * 4);
 

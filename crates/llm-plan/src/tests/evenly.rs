@@ -27,7 +27,7 @@ fn order_in_ram(skeleton: &Skeleton) -> Vec<Unit> {
         &needs,
         Portions::of(&weights, PlacementOrder::ExpertsLast),
     )
-    .evenly(0);
+    .evenly(0, None);
     let units = items.units(0..items.len()).iter();
     units.map(|&idx| weights.units.list()[idx]).collect()
 }

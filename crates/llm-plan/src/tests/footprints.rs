@@ -306,5 +306,9 @@ fn time_of_the_largest() {
         let start = std::time::Instant::now();
         let advice = advice(&request).unwrap();
         println!("{} changes: {:?}", advice.len(), start.elapsed());
+        request.offload = fastest(speeds(1e12, 2e10, 1e11, 2e9));
+        let start = std::time::Instant::now();
+        plan(&request).unwrap();
+        println!("fastest plan: {:?}", start.elapsed());
     }
 }

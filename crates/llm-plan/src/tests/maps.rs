@@ -145,6 +145,23 @@ fn experts_may_be_on_another_gpu_than_their_layer() {
     assert_eq!(ways, [(own, other), (other, own)]);
 }
 
+/// What comes before a head may be on another GPU than what comes before its table; both are computed with on one.
+#[test]
+fn a_tied_head_is_streamed_to_the_gpu_of_its_table() {
+    let skeleton = llama(2, true);
+    let map = json!({
+        "model.embed_tokens": "cpu", "model.layers.0": 0, "model.layers.1": 1, "model.norm": 1
+    });
+    let plan = with_map(&skeleton, machine(), map).0;
+    let [table, head] = [Unit::Embedding, Unit::Head].map(|unit| plan.map.get(unit));
+    let streamed = Placement {
+        home: Home::Ram,
+        run_on: GPU,
+    };
+    assert_eq!((table, head), (Some(streamed), Some(streamed)));
+    plan.map.stages().unwrap();
+}
+
 #[test]
 fn what_is_wrong_with_a_map_is_said() {
     let (llama, gpt2) = (llama(3, false), real("gpt2"));

@@ -7,10 +7,11 @@ use clap::Args;
 use llm_arch::{ModelSpec, UnknownKeys};
 use llm_cpu::{Cpu, CpuOptions, Isa};
 use llm_plan::WeightDType;
+use llm_quant::Activations;
 
 use super::place::PlaceArgs;
 use super::quant::QuantArgs;
-use super::values::{ComputeDType, above_zero, compute_dtype, weight_dtype};
+use super::values::{ComputeDType, above_zero, activations, compute_dtype, weight_dtype};
 use crate::failure::refuse;
 
 /// Loading of a model.
@@ -25,6 +26,11 @@ pub(crate) struct LoadArgs {
     /// but LLM.int8()'s to 8 bits, half a hundredth off; all else it multiplies in f32
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = compute_dtype)]
     pub(crate) compute_dtype: ComputeDType,
+    /// The type that the CPU multiplies activations in with weights in GGUF's blocks: f32, exact, or q8, which rounds them to 8 bits in
+    /// blocks of 32, as llama.cpp does, up to half a hundredth off, for products in whole numbers. It is for Q4_0 to Q8_0, Q2_K to
+    /// Q6_K, IQ4_NL, IQ4_XS and MXFP4; products with all other weights stay exact
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = activations)]
+    pub(crate) activations: Activations,
     /// Threads that compute [default: one for each processor that may be used]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = above_zero)]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -52,6 +58,7 @@ impl LoadArgs {
             threads: self.threads,
             isa: self.isa,
             compute: self.compute_dtype.on_cpu(),
+            activations: self.activations,
         })?)
     }
 

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use llm_cuda::Compute;
 use llm_plan::WeightDType;
+use llm_quant::Activations;
 use llm_tensor::{Bytes, DType};
 
 pub(super) fn weight_dtype(text: &str) -> Result<WeightDType, String> {
@@ -49,6 +50,14 @@ pub(super) fn compute_dtype(text: &str) -> Result<ComputeDType, String> {
     match text.parse::<DType>() {
         Ok(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => Ok(ComputeDType::As(dtype)),
         _ => Err("expected auto, f32, f16 or bf16".to_owned()),
+    }
+}
+
+pub(super) fn activations(text: &str) -> Result<Activations, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "f32" => Ok(Activations::F32),
+        "q8" => Ok(Activations::Q8),
+        _ => Err("expected f32 or q8".to_owned()),
     }
 }
 

@@ -60,6 +60,9 @@ pub(crate) fn compare(placed: &Placed, session: &Session) -> String {
         of_memory(memory, &used) + &peak(memory, placed)
     });
     let mut text: String = tables.collect();
+    if let Some(rounding) = &placed.rounding {
+        text += &rounding.line();
+    }
     for gpu in &placed.opened {
         if let Some(products) = gpu.products() {
             text += &format!("products of many rows on {}: {products}\n", gpu.info().name);

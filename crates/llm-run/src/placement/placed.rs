@@ -6,6 +6,7 @@ use llm_cuda::Cuda;
 use llm_plan::Plan;
 
 use super::gpus::MachineGpus;
+use crate::load::Rounding;
 
 /// Plan that a model was loaded by, and the GPUs that there were for it.
 pub(crate) struct Placed {
@@ -13,4 +14,6 @@ pub(crate) struct Placed {
     pub(crate) gpus: MachineGpus,
     /// Those that compute.
     pub(crate) opened: Vec<Arc<Cuda>>,
+    /// Matrices that take activations in 8 bits, where that is asked for.
+    pub(crate) rounding: Option<Rounding>,
 }

@@ -159,6 +159,15 @@ fn a_gpu_computes_in_16_bits_where_it_is_asked_to() {
     assert!(stderr(&run).contains("expected auto, f32, f16 or bf16"));
 }
 
+/// It would be of no effect.
+#[test]
+fn activations_are_not_rounded_where_gpus_compute_everything() {
+    let run = run_on(&machine(), &[&GENERATE[..], &["--activations", "q8"]].concat());
+    assert_eq!(run.output.status.code(), Some(2));
+    let said = "--activations q8 is for what the CPU multiplies, and here GPUs compute everything";
+    assert!(stderr(&run).contains(said), "{}", stderr(&run));
+}
+
 #[test]
 fn a_gpu_scores_as_the_cpu_does() {
     for (model, flags) in [

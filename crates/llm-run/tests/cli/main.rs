@@ -6,6 +6,7 @@
     reason = "a test fails where it meets the unexpected, and says what it skips"
 )]
 
+mod activations;
 mod bad_input;
 mod batch;
 mod bind;
@@ -25,6 +26,7 @@ mod plan;
 mod quantize;
 mod shard;
 mod signals;
+mod size;
 mod smollm2;
 mod support;
 mod verify;

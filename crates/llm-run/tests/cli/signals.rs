@@ -5,12 +5,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::chat::talkative;
-use crate::support::{program, signals};
+use crate::support::{program, signals, wait_until};
 
 fn start(args: &[&str]) -> Child {
     program()
@@ -26,15 +26,6 @@ fn send(signal: &str, child: &Child) {
     let (kill, id) = (format!("kill -{signal} $0"), child.id().to_string());
     let sent = Command::new("sh").args(["-c", &kill, &id]).status();
     assert!(sent.unwrap().success());
-}
-
-/// Waits for `is_so`, which comes soon.
-fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "it never comes");
-        sleep(Duration::from_millis(1));
-    }
 }
 
 /// The exit code and what was said.

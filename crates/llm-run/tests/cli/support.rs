@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -72,6 +74,15 @@ pub(crate) fn signals() -> Vec<(&'static str, i32)> {
         signals.push(("HUP", 129));
     }
     signals
+}
+
+/// Waits for `is_so`, which comes soon.
+pub(crate) fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it never comes");
+        sleep(Duration::from_millis(1));
+    }
 }
 
 /// What `score` writes of a model's logits after some tokens.

@@ -3,7 +3,7 @@
 use llm_arch::Slot;
 use llm_checkpoint::{Layout, TensorInfo};
 use llm_plan::{Order, StoredTensor, is_final};
-use llm_quant::Scheme;
+use llm_quant::{Part, Scheme};
 
 use crate::packed::packing::Packing;
 
@@ -18,9 +18,30 @@ pub struct BoundTensor<'a> {
     pub scheme: Scheme,
     /// Sources of its parts, of codes in groups.
     pub(crate) packing: Option<&'a Packing>,
+    /// Scales of one matrix of a stack: its part of a tensor.
+    pub(crate) scales: Option<&'a TensorInfo>,
 }
 
-impl BoundTensor<'_> {
+impl<'a> BoundTensor<'a> {
+    /// The tensor, or the part of one, that a part of the matrix is where its name alone does not tell.
+    pub(crate) fn part_of_stack(&self, part: Part) -> Option<&'a TensorInfo> {
+        match part {
+            Part::Weight => Some(self.tensor),
+            Part::Scales => self.scales,
+            Part::Absmax
+            | Part::Scb
+            | Part::QuantMap
+            | Part::NestedAbsmax
+            | Part::NestedQuantMap
+            | Part::NestedOffset
+            | Part::Zeros
+            | Part::GlobalScale
+            | Part::Order
+            | Part::State(_)
+            | Part::WeightFormat => None,
+        }
+    }
+
     /// True if the checkpoint holds it as it is kept in `scheme`, one element after the other: then it can be read in
     /// place, over and over.
     pub(crate) fn is_final(&self, scheme: Scheme) -> bool {

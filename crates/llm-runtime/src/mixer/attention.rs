@@ -2,7 +2,7 @@
 
 use std::slice::from_ref;
 
-use llm_arch::{AttentionOf, AttentionSpec, Positions, Side};
+use llm_arch::{AttentionOf, AttentionSpec, NormOver, Positions, Side};
 use llm_backend::{Backend, HeadGroups, Heads, KvColumns, Mask, Ops, Output, Rotary};
 
 use super::attention_op;
@@ -83,25 +83,16 @@ fn project<B: Backend>(
         };
         queue.ungroup(&groups, &a.rows.grouped, &mut a.rows.qkv, n_tokens)?;
     }
-    if let Some(q_norm) = &weights.q_norm {
-        let q = Heads {
-            first: 0,
-            n_heads,
-            head_dim,
-            row_width,
-        };
+    let over = spec.qk_norm.map(|qk| qk.over);
+    if let (Some(q_norm), Some(over)) = (&weights.q_norm, over) {
+        let q = normed(over, 0, n_heads, spec);
         queue.norm_heads(&norm_op(q_norm), &q, &mut a.rows.qkv, n_tokens)?;
     }
-    if let Some(k_norm) = &weights.k_norm {
-        let k = Heads {
-            first: n_heads,
-            n_heads: n_kv_heads,
-            head_dim,
-            row_width,
-        };
+    if let (Some(k_norm), Some(over)) = (&weights.k_norm, over) {
+        let k = normed(over, n_heads, n_kv_heads, spec);
         queue.norm_heads(&norm_op(k_norm), &k, &mut a.rows.qkv, n_tokens)?;
     }
-    if let Positions::Rotary(kinds) = &call.stack.positions {
+    if let (Positions::Rotary(kinds), Some(rotary_idx)) = (&call.stack.positions, rotary_idx) {
         let rotary = &kinds[rotary_idx];
         let op = Rotary {
             n_heads: n_heads + n_kv_heads,
@@ -113,4 +104,20 @@ fn project<B: Backend>(
         queue.rotate(&op, &a.rows.angles[rotary_idx], &mut a.rows.qkv, n_tokens)?;
     }
     Ok(())
+}
+
+/// What a norm of `n_heads` heads from the head `first` on takes for one.
+fn normed(over: NormOver, first: usize, n_heads: usize, spec: &AttentionSpec) -> Heads {
+    let AttentionSpec { head_dim, .. } = *spec;
+    let (first, n_heads, head_dim) = match over {
+        NormOver::Head => (first, n_heads, head_dim),
+        // As many query heads as the key heads divide lie before.
+        NormOver::AllHeads => (first / n_heads, 1, n_heads * head_dim),
+    };
+    Heads {
+        first,
+        n_heads,
+        head_dim,
+        row_width: spec.qkv_width(),
+    }
 }

@@ -12,7 +12,7 @@ use super::ints::{Axis, Lanes, PackedInts};
 use super::module::{Module, reshaped};
 use super::packing::{Packing, PartSource};
 use crate::Result;
-use crate::published::{Gptq, Published};
+use crate::published::{Gptq, GroupSize, Published};
 
 /// A matrix that was found for a slot.
 pub(crate) struct Found {
@@ -110,7 +110,7 @@ impl<'a> Module<'a> {
         }
         match (self.get("qweight"), published) {
             (Some(codes), Some(Published::Gptq(gptq))) => self.gptq(codes, *gptq).map(Some),
-            (Some(codes), Some(Published::Awq(_))) => self.awq(codes).map(Some),
+            (Some(codes), Some(Published::Awq(size))) => self.awq(codes, *size).map(Some),
             (Some(_) | None, _) => Ok(None),
         }
     }
@@ -294,11 +294,18 @@ impl<'a> Module<'a> {
         self.check(&zeros.tensor, &[DType::I32], &[&zeros.shape()])?;
         // A file may have the groups of columns in order, too.
         let order = self.groups("g_idx", group.is_some() && gptq.desc_act)?;
-        self.of_words(ints, (scales, scale, group), zeros, order)
+        let mut found = self.of_words(ints, (scales, scale, group), zeros, order)?;
+        if !gptq.desc_act
+            && let Some(groups) = self.get("g_idx")
+        {
+            self.check(groups, &[DType::I32], &[&[self.cols]])?;
+            found.packing.in_order = Some(groups.clone());
+        }
+        Ok(found)
     }
 
     /// Words along the rows.
-    fn awq(&self, codes: &TensorInfo) -> Result<Found> {
+    fn awq(&self, codes: &TensorInfo, group_size: GroupSize) -> Result<Found> {
         let Module { rows, cols, .. } = *self;
         let ints = PackedInts {
             tensor: codes.clone(),
@@ -311,7 +318,7 @@ impl<'a> Module<'a> {
             plus: 0,
         };
         self.check(codes, &[DType::I32], &[&ints.shape()])?;
-        let (scales, scale, group) = self.transposed_scales(None)?;
+        let (scales, scale, group) = self.transposed_scales(group_size)?;
         let zeros = PackedInts {
             tensor: self.need("qzeros")?.clone(),
             cols: group.map_or(1, |group| cols.div_ceil(group.get())),
@@ -354,13 +361,17 @@ impl<'a> Module<'a> {
         };
         let shapes: [&[u64]; 2] = [&[self.rows, n_groups], &[self.rows]];
         let dtype = self.check(scales, dtypes, &shapes)?;
-        Ok((scales, dtype, self.group(scales, n_groups, None)?))
+        Ok((
+            scales,
+            dtype,
+            self.group(scales, n_groups, GroupSize::Untold)?,
+        ))
     }
 
     /// The scales `[groups, rows]`, their type and the size of groups.
     fn transposed_scales(
         &self,
-        group_size: Option<NonZeroU64>,
+        group_size: GroupSize,
     ) -> Result<(&'a TensorInfo, DType, Option<NonZeroU64>)> {
         let scales = self.need("scales")?;
         let n_groups = scales.shape.first().copied().unwrap_or(0);
@@ -370,17 +381,31 @@ impl<'a> Module<'a> {
 
     /// Columns of a group; `None` where there is one group. Unless the configuration says how large groups are, all are
     /// equal.
+    ///
+    /// # Errors
+    /// When the scales are of other groups than the configuration says, which the libraries refuse, too, or of unequal ones.
     fn group(
         &self,
         scales: &TensorInfo,
         n_groups: u64,
-        said: Option<NonZeroU64>,
+        said: GroupSize,
     ) -> Result<Option<NonZeroU64>> {
+        if let GroupSize::Of(size) = said {
+            let expected = size.map_or(1, |size| self.cols.div_ceil(size.get()));
+            if n_groups != expected {
+                let of = size.map_or("all".to_owned(), |size| size.to_string());
+                let expected = format!(
+                    "{expected} groups of scales: `group_size` in config.json has {of} of {} columns share one",
+                    self.cols
+                );
+                return Err(self.misfit(&scales.name, expected, n_groups));
+            }
+        }
         let fits = |size: &NonZeroU64| self.cols.div_ceil(size.get()) == n_groups;
         let equal = (n_groups > 0 && self.cols.is_multiple_of(n_groups.max(1)))
             .then(|| NonZeroU64::new(self.cols / n_groups))
             .flatten();
-        match (n_groups, said.filter(fits).or(equal)) {
+        match (n_groups, said.columns().filter(fits).or(equal)) {
             (1, _) => Ok(None),
             (_, Some(size)) => Ok(Some(size)),
             (_, None) => {
@@ -437,6 +462,7 @@ impl<'a> Module<'a> {
             format,
             packing: Packing {
                 parts,
+                in_order: None,
                 names: names.map(|tensor| tensor.name.clone()).collect(),
             },
         })

@@ -75,7 +75,7 @@ impl<'a> Module<'a> {
 }
 
 /// A tensor seen in another shape of as many elements.
-pub(super) fn reshaped(tensor: &TensorInfo, shape: &[u64]) -> Option<TensorInfo> {
+pub(crate) fn reshaped(tensor: &TensorInfo, shape: &[u64]) -> Option<TensorInfo> {
     let shape = Shape::new(shape).ok()?;
     let is_same = shape.n_elements() == tensor.shape.n_elements();
     let mut seen = tensor.clone();

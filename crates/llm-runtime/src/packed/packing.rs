@@ -9,6 +9,8 @@ use super::ints::PackedInts;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Packing {
     pub(super) parts: Parts<PartSource>,
+    /// The group of each column, which has to be that of its place: libraries that are told so differ where it is not.
+    pub(super) in_order: Option<TensorInfo>,
     /// The names of all tensors that belong to it, those included that are of no use.
     pub(crate) names: Vec<String>,
 }

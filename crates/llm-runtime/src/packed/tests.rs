@@ -27,7 +27,7 @@ const fn case(folder: &'static str, scheme: &'static str, order: Order) -> Case 
     }
 }
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 15] = [
     case("compressed-int4", "int4/32", Order::Rows),
     case("compressed-int4-zeros", "int4/32", Order::Strided),
     case("compressed-order", "int4/32", Order::Strided),
@@ -35,12 +35,14 @@ const CASES: [Case; 13] = [
     case("compressed-int8-packed", "int8/32", Order::Strided),
     case("compressed-fp8", "fp8", Order::Rows),
     case("compressed-nvfp4", "nvfp4", Order::Rows),
+    case("compressed-mxfp4", "mxfp4", Order::Rows),
     case("modelopt-nvfp4", "nvfp4", Order::Rows),
     case("gptq", "int4/32", Order::Strided),
     case("gptq-order-v2", "int4/32", Order::Strided),
     case("gptq-8bit", "int8/32", Order::Strided),
     case("awq", "int4/32", Order::Strided),
     case("mxfp4-experts", "mxfp4", Order::Rows),
+    case("fp8-experts", "fp8", Order::Rows),
 ];
 
 /// Elements of a tensor as they are stored, `[rows, cols]` or a stack of such.
@@ -84,7 +86,7 @@ fn matrices_are_what_the_library_dequantizes_to() {
         let path = fixtures().join(folder);
         let model = BoundModel::open(&path).unwrap();
         let expected = Checkpoint::open(&path.join("expected.safetensors")).unwrap();
-        for tensor in expected.tensors() {
+        for tensor in expected.tensors().filter(|it| it.name != "logits") {
             let parts = parts_of(&model, &tensor.name);
             let (dtype, expected) = bytes_of(&expected, &tensor.name);
             let mut at = 0;
@@ -124,7 +126,7 @@ fn matrices_are_what_the_library_dequantizes_to() {
         }
         assert_eq!(
             model.notices().len(),
-            usize::from(folder == "compressed-int8")
+            usize::from(["compressed-int8", "fp8-experts"].contains(&folder))
         );
     }
 }

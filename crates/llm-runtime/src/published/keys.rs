@@ -68,18 +68,41 @@ impl<'a> Keys<'a> {
         number.ok_or_else(|| self.bad(key, expected))
     }
 
-    /// `None` for −1, all columns.
-    pub(super) fn group_size(self) -> Parsed<Option<NonZeroU64>> {
-        match self
-            .get("group_size")
-            .map(|size| (size.as_i64(), size.as_u64()))
-        {
-            None | Some((Some(-1), _)) => Ok(None),
-            Some((_, size)) => {
-                let size = size.and_then(NonZeroU64::new);
-                size.map(Some)
-                    .ok_or_else(|| self.bad("group_size", "-1 or a positive number"))
-            }
+    /// −1 for all columns. Rules for some modules may say otherwise.
+    pub(super) fn group_size(self) -> Parsed<GroupSize> {
+        let Some(size) = self.get("group_size") else {
+            return Ok(GroupSize::Untold);
+        };
+        let columns = match (size.as_i64(), size.as_u64().and_then(NonZeroU64::new)) {
+            (Some(-1), _) => None,
+            (_, Some(size)) => Some(size),
+            (_, None) => return Err(self.bad("group_size", "-1 or a positive number")),
+        };
+        let rules = self.get("dynamic").and_then(Value::as_object);
+        Ok(match rules.is_some_and(|rules| !rules.is_empty()) {
+            true => GroupSize::Usual(columns),
+            false => GroupSize::Of(columns),
+        })
+    }
+}
+
+/// Columns of a group as a configuration says them, `None` being all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GroupSize {
+    /// Not at all: each matrix has groups of its own size.
+    Untold,
+    /// Of matrices that nothing else is said of.
+    Usual(Option<NonZeroU64>),
+    /// Of every matrix.
+    Of(Option<NonZeroU64>),
+}
+
+impl GroupSize {
+    /// Columns of a group of most matrices.
+    pub(crate) fn columns(self) -> Option<NonZeroU64> {
+        match self {
+            GroupSize::Untold => None,
+            GroupSize::Usual(columns) | GroupSize::Of(columns) => columns,
         }
     }
 }

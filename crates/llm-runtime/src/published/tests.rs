@@ -1,3 +1,5 @@
+use std::num::NonZeroU64;
+
 use super::*;
 
 fn read(text: &str) -> Parsed<Option<Published>> {
@@ -9,7 +11,7 @@ fn configurations_say_how_tensors_are_read() {
     let gptq = |bits, group_size, desc_act, zeros_plus| {
         Published::Gptq(Gptq {
             bits,
-            group_size: NonZeroU64::new(group_size),
+            group_size: GroupSize::Of(NonZeroU64::new(group_size)),
             desc_act,
             zeros_plus,
         })
@@ -28,8 +30,21 @@ fn configurations_say_how_tensors_are_read() {
             gptq(4, 64, false, 0),
         ),
         (
+            r#"{"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"+:.*down.*": {"group_size": 32}}}"#,
+            Published::Gptq(Gptq {
+                bits: 4,
+                group_size: GroupSize::Usual(NonZeroU64::new(128)),
+                desc_act: false,
+                zeros_plus: 0x1111_1111,
+            }),
+        ),
+        (
+            r#"{"quant_method": "awq", "bits": 4, "zero_point": true}"#,
+            Published::Awq(GroupSize::Untold),
+        ),
+        (
             r#"{"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": true, "version": "GEMM"}"#,
-            Published::Awq(NonZeroU64::new(128)),
+            Published::Awq(GroupSize::Of(NonZeroU64::new(128))),
         ),
         (
             r#"{"quant_method": "modelopt", "quant_algo": "NVFP4"}"#,

@@ -1,105 +1,41 @@
 //! The thread that reads parcels from disk, one after the other.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use llm_backend::{Backend, Event, HostPages};
 
-use super::Key;
 use super::parcel::{Parcel, Run, Sum};
-use super::slots::{Slots, Staged};
+use super::shared::Shared;
+use super::slots::Staged;
 use crate::sum::{self, CHUNK};
 use crate::{Result, RuntimeError, offload};
 
-/// Parcels on disk, and the thread, if there are any.
+/// The thread, if there is something to read.
 pub(super) struct Reader<B: Backend> {
-    parcels: Arc<Parcels>,
-    /// `None` once it is to end.
-    jobs: Option<Sender<Job<B>>>,
-    done: Receiver<Done<B>>,
+    shared: Arc<Shared<B>>,
     thread: Option<JoinHandle<()>>,
-}
-
-/// Pages to be filled.
-struct Job<B: Backend> {
-    at: usize,
-    key: Key,
-    staged: Staged<B, B::HostPages>,
-}
-
-/// Outcome of a job.
-struct Done<B: Backend> {
-    job: Job<B>,
-    outcome: Result<()>,
 }
 
 impl<B: Backend> Reader<B> {
     /// # Errors
     /// When the system has no thread.
-    pub(super) fn new(parcels: HashMap<Key, Parcel>) -> Result<Self> {
-        let is_idle = parcels.is_empty();
-        let parcels = Arc::new(Parcels {
-            parcels,
-            stopped: AtomicBool::new(false),
-        });
-        let (jobs, to_do) = channel();
-        let (finished, done) = channel();
-        let thread = match is_idle {
+    pub(super) fn new(shared: &Arc<Shared<B>>) -> Result<Self> {
+        let thread = match shared.parcels.is_empty() {
             true => None,
-            false => Some(spawn::<B>(Arc::clone(&parcels), to_do, finished)?),
+            false => Some(spawn(Arc::clone(shared))?),
         };
         Ok(Reader {
-            parcels,
-            jobs: Some(jobs),
-            done,
+            shared: Arc::clone(shared),
             thread,
         })
-    }
-
-    pub(super) fn parcel(&self, key: Key) -> Option<&Parcel> {
-        self.parcels.parcels.get(&key)
-    }
-
-    /// Has a spare buffer filled.
-    pub(super) fn begin(&self, buffers: &mut Slots<B, B::HostPages>, at: usize, key: Key) {
-        let staged = buffers.begin(at, key);
-        let jobs = self.jobs.as_ref().expect("a reader that is in use");
-        let sent = jobs.send(Job { at, key, staged });
-        assert!(sent.is_ok(), "{READER_LIVES}");
-    }
-
-    /// Takes back what has been filled.
-    pub(super) fn take_back(&self, buffers: &mut Slots<B, B::HostPages>) {
-        while let Ok(done) = self.done.try_recv() {
-            done.put(buffers);
-        }
-    }
-
-    /// Waits for the next that is filled.
-    pub(super) fn wait(&self, buffers: &mut Slots<B, B::HostPages>) {
-        assert!(
-            buffers.are_filling(),
-            "all buffers are computed with: nothing is on its way that could be waited for"
-        );
-        self.done.recv().expect(READER_LIVES).put(buffers);
-    }
-}
-
-impl<B: Backend> Done<B> {
-    fn put(self, buffers: &mut Slots<B, B::HostPages>) {
-        let Job { at, key, staged } = self.job;
-        buffers.put(at, key, staged, self.outcome);
     }
 }
 
 impl<B: Backend> Drop for Reader<B> {
     fn drop(&mut self) {
-        // What is being read nobody will use.
-        self.parcels.stopped.store(true, Ordering::Relaxed);
-        self.jobs = None;
+        self.shared.stop();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been seen by whoever waited for it.
             let _ = thread.join();
@@ -107,33 +43,31 @@ impl<B: Backend> Drop for Reader<B> {
     }
 }
 
-/// All that can be read.
-#[derive(Debug)]
-struct Parcels {
-    parcels: HashMap<Key, Parcel>,
-    stopped: AtomicBool,
-}
-
-/// Starts the thread that does one job after the other until nobody can give it any more.
-fn spawn<B: Backend>(
-    parcels: Arc<Parcels>,
-    jobs: Receiver<Job<B>>,
-    done: Sender<Done<B>>,
-) -> Result<JoinHandle<()>> {
+/// Starts the thread that fills one buffer after the other until it is stopped.
+fn spawn<B: Backend>(shared: Arc<Shared<B>>) -> Result<JoinHandle<()>> {
     let work = move || {
-        for mut job in jobs {
-            let parcel = parcels.parcels.get(&job.key);
+        let ending = Ending(shared);
+        let shared = &*ending.0;
+        while let Some(mut job) = shared.next_job() {
+            let parcel = shared.parcels.get(&job.key);
             let parcel = parcel.expect("what is to be read is known");
-            let outcome = fill(&mut job.staged, parcel, &parcels.stopped);
-            if done.send(Done { job, outcome }).is_err() {
-                return;
-            }
+            let outcome = fill(&mut job.staged, parcel, &shared.is_stopped);
+            shared.end_job(job, outcome);
         }
     };
     let thread = thread::Builder::new().name("llm-run reader".to_owned());
     thread
         .spawn(work)
         .map_err(|source| RuntimeError::Spawn { source })
+}
+
+/// The end of the thread, by a panic too: nobody waits for it any longer.
+struct Ending<B: Backend>(Arc<Shared<B>>);
+
+impl<B: Backend> Drop for Ending<B> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// Fills pages when nothing reads them any more.
@@ -188,5 +122,3 @@ fn check(run: &Run, pages: &[u8]) -> Result<()> {
     was_seen.store(true, Ordering::Relaxed);
     Ok(())
 }
-
-const READER_LIVES: &str = "the reader lives as long as its stream";

@@ -8,7 +8,7 @@ use llm_checkpoint::{Checkpoint, DirectFile, Layout as Order, TensorInfo};
 use llm_plan::{
     Encodings, Home, Placement, RunOn, becomes_table, is_looked_up, resting_bytes, staged_bytes,
 };
-use llm_quant::{Part, Scheme, StoredWeight};
+use llm_quant::{Scheme, StoredWeight};
 use llm_tensor::{Bytes, PageBuf};
 
 use super::parcel::{Item, Parcel, Source, Span};
@@ -166,10 +166,10 @@ impl<'a> Files<'a> {
                 PartPlace::Tensor(name) => name,
                 PartPlace::Known(bytes) => return Ok(Source::Known(bytes)),
             };
-            let tensor = match part {
-                // Of a stack it is a part.
-                Part::Weight if in_place => bound.tensor,
-                _ => checkpoint.require(&name)?,
+            let of_stack = bound.part_of_stack(part).filter(|_| in_place);
+            let tensor = match of_stack {
+                Some(tensor) => tensor,
+                None => checkpoint.require(&name)?,
             };
             let span = self.span(checkpoint, tensor, (slot.unit, in_place))?;
             Ok::<_, RuntimeError>(Source::File(span))

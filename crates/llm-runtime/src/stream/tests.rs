@@ -3,6 +3,8 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use llm_arch::{Role, Side, Unit};
 use llm_backend::{Backend, Ops, Queue, Reference};
@@ -292,7 +294,7 @@ fn experts_that_a_router_names_come_before_the_next_layer() {
     device.check(&files, &stream, 0);
     stream.resolve([3, 1].into_iter().map(key));
     {
-        let state = stream.state.borrow();
+        let state = stream.state();
         let expected = [3, 1, 5].map(|i| Next::Key(key(i)));
         assert_eq!(state.expected, expected);
         assert!(state.buffers.find(key(3)).is_some() && state.buffers.find(key(1)).is_some());
@@ -309,7 +311,7 @@ fn a_place_that_is_free_is_filled_at_once() {
     let mut device = Computing::new();
     let stream = device.stream(files.feed(None));
     stream.expect(next(&[0, 1, 2, 3, 0, 1]));
-    let is_coming = |i| stream.state.borrow().buffers.find(key(i)).is_some();
+    let is_coming = |i| stream.state().buffers.find(key(i)).is_some();
     assert!(is_coming(0) && is_coming(1) && !is_coming(2));
     let first = device.bring(&stream, 0).unwrap();
     assert!(!is_coming(2));
@@ -520,7 +522,7 @@ fn units_from_ram_and_disk_come_in_any_order() {
         for i in [0, 5, 1] {
             device.check(&files, &stream, i);
         }
-        let bytes = stream.state.borrow().places.as_ref().unwrap().bytes().get();
+        let bytes = stream.state().places.as_ref().unwrap().bytes().get();
         let largest = 9 * (1 << 20) + SLOT_PADDING;
         assert!(bytes <= 2 * largest, "{bytes}");
     }
@@ -533,9 +535,9 @@ fn the_disk_does_not_wait_for_what_comes_from_ram() {
     let mut device = Computing::new();
     let stream = device.stream(files.mixed(&[0, 1, 2, 3]));
     let (in_buffer, in_place) = (
-        |i| stream.state.borrow().buffers.find(key(i)).is_some(),
+        |i| stream.state().buffers.find(key(i)).is_some(),
         |i| {
-            let state = stream.state.borrow();
+            let state = stream.state();
             state.places.as_ref().unwrap().find(key(i)).is_some()
         },
     );
@@ -556,6 +558,33 @@ fn the_disk_does_not_wait_for_what_comes_from_ram() {
     assert!(in_place(0) && in_buffer(4));
 }
 
+/// While the host does something else, what has been read is sent on, and the disk goes on.
+#[test]
+fn what_is_read_is_sent_on_while_the_host_is_busy() {
+    let files = Files::new(&[10_000; 6]);
+    for in_ram in [&[][..], &[0], &[1]] {
+        let mut device = Computing::new();
+        let stream = device.stream(files.mixed(in_ram));
+        let order = [0, 1, 2, 3, 4, 5];
+        stream.expect(next(&order));
+        // Nothing is asked of the stream from here on.
+        let is_done = || {
+            let state = stream.state();
+            let places = state.places.as_ref().unwrap();
+            let is_filled = |i| state.buffers.is_filled(key(i));
+            places.is_filled(key(0)) && places.is_filled(key(1)) && is_filled(2) && is_filled(3)
+        };
+        let begin = Instant::now();
+        while !is_done() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{in_ram:?}");
+            thread::yield_now();
+        }
+        for i in order {
+            device.check(&files, &stream, i);
+        }
+    }
+}
+
 /// Where places hold all that is on disk nothing is read again.
 #[test]
 fn what_stays_in_a_place_is_not_read_again() {
@@ -569,6 +598,6 @@ fn what_stays_in_a_place_is_not_read_again() {
         device.check(&files, &stream, 1);
     }
     fs::remove_file(files.path()).unwrap();
-    let buffers = || stream.state.borrow().buffers.find(key(1));
+    let buffers = || stream.state().buffers.find(key(1));
     assert_eq!(buffers(), None);
 }

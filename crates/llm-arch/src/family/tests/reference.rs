@@ -78,3 +78,15 @@ fn configurations_as_they_are_published_open() {
         assert_eq!(skeleton.notices.len(), usize::from(is_half), "{name}");
     }
 }
+
+#[test]
+fn models_of_published_extents_have_as_many_parameters_as_the_reference_counts() {
+    let published = fixture("parameters.json");
+    assert!(published.len() > 12);
+    for (name, model) in &published {
+        let skeleton = from_config(model["config"].as_object().unwrap());
+        let skeleton = skeleton.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let expected = model["parameters"].as_u64();
+        assert_eq!(Some(skeleton.n_parameters()), expected, "{name}");
+    }
+}

@@ -23,7 +23,7 @@ pub(crate) struct NeonDot(Neon);
 
 impl NeonDot {
     /// `None` where the machine lacks it.
-    pub(super) fn new(simd: Neon) -> Option<Self> {
+    pub(crate) fn new(simd: Neon) -> Option<Self> {
         std::arch::is_aarch64_feature_detected!("dotprod").then_some(NeonDot(simd))
     }
 

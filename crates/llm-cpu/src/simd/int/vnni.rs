@@ -11,7 +11,7 @@ pub(crate) struct Vnni(());
 
 impl Vnni {
     /// `None` where the machine lacks it.
-    pub(super) fn new(_: Avx512) -> Option<Self> {
+    pub(crate) fn new(_: Avx512) -> Option<Self> {
         is_x86_feature_detected!("avx512vnni").then_some(Vnni(()))
     }
 

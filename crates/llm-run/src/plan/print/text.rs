@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use llm_arch::{Side, Unit};
 use llm_plan::{Home, Placement, Plan, RunOn, Verdict};
 use llm_tensor::Bytes;
 
@@ -213,6 +214,10 @@ fn who_computes(report: &PlanReport<'_>, plan: &Plan) -> String {
     let [_, own] = plan.step.tokens_per_second(&report.rates.speeds);
     let [own, streamed, computed] = [own, streamed, computed].map(rate);
     match (on_cpu, on_gpu) {
+        (true, true) if is_divided(plan) => format!(
+            "Of what no GPU holds some is streamed to one while it computes, with the rest the CPU computes: {own} tokens/s. \
+             All streamed it would be {streamed}, all computed by the CPU {computed}.\n"
+        ),
         (true, true) => format!(
             "What no GPU holds and reads the prompt alone is streamed to one; with the rest the CPU computes: {own} tokens/s. \
              All streamed it would be {streamed}, all computed by the CPU {computed}, with slower prompts.\n"
@@ -224,6 +229,19 @@ fn who_computes(report: &PlanReport<'_>, plan: &Plan) -> String {
             "What no GPU holds is streamed to one: {own} tokens/s; with the CPU computing it would be {computed}.\n"
         ),
     }
+}
+
+/// True if what every token reads is on both sides of a division between a GPU and the CPU.
+fn is_divided(plan: &Plan) -> bool {
+    let is_of_tokens = |unit: Unit| match unit {
+        Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => false,
+        Unit::Embedding | Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => true,
+        Unit::FinalNorm(Side::Decoder) | Unit::Head => true,
+    };
+    let is_streamed = |(unit, place): (Unit, Placement)| {
+        is_of_tokens(unit) && place.run_on != RunOn::Cpu && !place.is_resident()
+    };
+    plan.map.iter().any(is_streamed)
 }
 
 /// Table of precisions, each with where the weights would rest.

@@ -25,6 +25,7 @@ fn contents_in(file: &Checkpoint, bound: &crate::BoundTensor<'_>, dtype: DType) 
             tensor,
             scheme,
             packing: None,
+            scales: None,
         };
         return contents(&quantized::stored(file, &written).unwrap());
     }

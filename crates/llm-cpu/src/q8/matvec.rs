@@ -1,0 +1,287 @@
+//! Weights times rows of activations, along the columns.
+
+use llm_quant::ACTIVATION_BLOCK;
+
+use super::activations::Activations;
+use super::format::{Codes, Format, Scales, Visitor};
+use super::{BlockRows, Target};
+use crate::simd::dot::{DotKernel, DotLevel, DotSimd, Eight, GROUPS, MAX_TOKENS};
+
+/// Some rows of a weight times all rows of activations.
+///
+/// Every result is summed in the order of the columns, in the same lanes, whatever is computed beside it.
+#[derive(Clone, Copy)]
+pub(super) struct MatVec<'a> {
+    pub(super) level: DotLevel,
+    pub(super) rows: BlockRows<'a>,
+    pub(super) activations: Activations<'a>,
+    pub(super) target: Target<'a>,
+}
+
+impl Visitor for MatVec<'_> {
+    fn visit<F: Format>(self, format: F) {
+        let product = self;
+        self.level.run(MatVecOf { format, product });
+    }
+}
+
+struct MatVecOf<'a, F> {
+    format: F,
+    product: MatVec<'a>,
+}
+
+impl<F: Format> DotKernel for MatVecOf<'_, F> {
+    #[inline(always)]
+    fn run<S: DotSimd>(self, simd: S) {
+        let MatVec {
+            rows, activations, ..
+        } = self.product;
+        assert!(rows.cols <= activations.width());
+        let _ = self.format;
+        for row in rows.range.clone().step_by(ROWS) {
+            for token in (0..activations.n_tokens).step_by(S::TOKENS) {
+                if S::TOKENS == 1 || token + 1 == activations.n_tokens {
+                    tile::<S, F, 1>(simd, &self.product, row, token);
+                } else if S::TOKENS == 2 {
+                    tile::<S, F, 2>(simd, &self.product, row, token);
+                } else {
+                    tile::<S, F, MAX_TOKENS>(simd, &self.product, row, token);
+                }
+            }
+        }
+    }
+}
+
+/// [`ROWS`] rows times `T` tokens, or as many as are left: what would be computed of others is computed of the last again.
+#[inline(always)]
+fn tile<S: DotSimd, F: Format, const T: usize>(
+    simd: S,
+    product: &MatVec<'_>,
+    row: usize,
+    token: usize,
+) {
+    let MatVec {
+        ref rows,
+        ref activations,
+        target,
+        ..
+    } = *product;
+    let n_rows = ROWS.min(rows.range.end - row);
+    let n_tokens = T.min(activations.n_tokens - token);
+    let mut tile = Tile {
+        simd,
+        weights: std::array::from_fn(|r| rows.row(row + r.min(n_rows - 1))),
+        x: std::array::from_fn(|t| Row::of(activations, token + t.min(n_tokens - 1))),
+        scales: [[[Eight([0.0; GROUPS]); 2]; T]; ROWS],
+        sums: [[simd.zero(); T]; ROWS],
+    };
+    // Linearly through the rows, so that the memory sees one stream.
+    let mut ahead = tile.weights[0].as_ptr().wrapping_add(PREFETCH_BYTES);
+    let piece_bytes = ROWS * F::BYTES * (GROUPS / F::LEN);
+    let n_groups = rows.cols / ACTIVATION_BLOCK;
+    for first in (0..n_groups - n_groups % GROUPS).step_by(GROUPS) {
+        for line in (0..piece_bytes).step_by(CACHE_LINE) {
+            simd.prefetch(ahead.wrapping_add(line));
+        }
+        ahead = ahead.wrapping_add(piece_bytes);
+        tile.multiply::<F>(first, GROUPS);
+    }
+    let n_left = n_groups % GROUPS;
+    if F::LEN == 1 && n_left > 0 {
+        tile.multiply::<F>(n_groups - n_left, n_left);
+    }
+    let sums = tile.sums;
+    for (r, sums) in sums.into_iter().enumerate().take(n_rows) {
+        for (t, sum) in sums.into_iter().enumerate().take(n_tokens) {
+            target.put(token + t, row + r, simd.reduce(sum));
+        }
+    }
+}
+
+/// A row of activations.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    codes: &'a [i8],
+    scales: &'a [f32],
+    half_sums: [&'a [f32]; 2],
+    sums: &'a [f32],
+}
+
+impl<'a> Row<'a> {
+    #[inline(always)]
+    fn of(activations: &Activations<'a>, token: usize) -> Self {
+        let (n, width) = (activations.n_blocks, activations.width());
+        let (first, second) = activations.half_sums[token * 2 * n..][..2 * n].split_at(n);
+        Row {
+            codes: &activations.codes[token * width..][..width],
+            scales: &activations.scales[token * n..][..n],
+            half_sums: [first, second],
+            sums: &activations.sums[token * n..][..n],
+        }
+    }
+}
+
+/// Rows that are multiplied with each other. Everything of it is in registers, but for `scales`, which are read one by one.
+struct Tile<'a, S: DotSimd, const T: usize> {
+    simd: S,
+    weights: [&'a [u8]; ROWS],
+    x: [Row<'a>; T],
+    /// Of the piece at hand, of weights times those of activations.
+    scales: [[[Eight; 2]; T]; ROWS],
+    sums: [[S::F32; T]; ROWS],
+}
+
+/// A piece of a row of activations.
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    codes: &'a [i8; GROUPS * ACTIVATION_BLOCK],
+    scales: &'a [f32; GROUPS],
+    half_sums: [&'a [f32; GROUPS]; 2],
+    sums: &'a [f32; GROUPS],
+}
+
+impl<'a> Row<'a> {
+    /// [`GROUPS`] groups from one on.
+    #[inline(always)]
+    fn piece(&self, first: usize) -> Piece<'a> {
+        const WHOLE: &str = "rows of whole pieces";
+        let [low, high] = self.half_sums;
+        Piece {
+            codes: self.codes[first * ACTIVATION_BLOCK..]
+                .first_chunk()
+                .expect(WHOLE),
+            scales: self.scales[first..].first_chunk().expect(WHOLE),
+            half_sums: [
+                low[first..].first_chunk().expect(WHOLE),
+                high[first..].first_chunk().expect(WHOLE),
+            ],
+            sums: self.sums[first..].first_chunk().expect(WHOLE),
+        }
+    }
+}
+
+/// No closures and no loops over rows of weights here: what is called or left a loop would keep sums in memory.
+impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
+    /// Adds the products of `n` groups from one on, a piece or what is left of one.
+    #[inline(always)]
+    fn multiply<F: Format>(&mut self, first: usize, n: usize) {
+        let mut x = [self.x[0].piece(first); T];
+        for t in 1..T {
+            x[t] = self.x[t].piece(first);
+        }
+        let n_bytes = F::BYTES * (n / F::LEN);
+        let at = first / F::LEN * F::BYTES;
+        let weights = [
+            &self.weights[0][at..][..n_bytes],
+            &self.weights[1][at..][..n_bytes],
+            &self.weights[2][at..][..n_bytes],
+            &self.weights[3][at..][..n_bytes],
+        ];
+        self.scale::<F>(0, weights[0], &x, n);
+        self.scale::<F>(1, weights[1], &x, n);
+        self.scale::<F>(2, weights[2], &x, n);
+        self.scale::<F>(3, weights[3], &x, n);
+        if n == GROUPS {
+            self.multiply_group::<F>(weights, &x, 0);
+            self.multiply_group::<F>(weights, &x, 1);
+            self.multiply_group::<F>(weights, &x, 2);
+            self.multiply_group::<F>(weights, &x, 3);
+            self.multiply_group::<F>(weights, &x, 4);
+            self.multiply_group::<F>(weights, &x, 5);
+            self.multiply_group::<F>(weights, &x, 6);
+            self.multiply_group::<F>(weights, &x, 7);
+        } else {
+            for group in 0..n {
+                self.multiply_group::<F>(weights, &x, group);
+            }
+        }
+    }
+
+    /// Brings a row's scales into place, and subtracts its minimums.
+    #[inline(always)]
+    fn scale<F: Format>(&mut self, r: usize, weights: &[u8], x: &[Piece<'_>; T], n: usize) {
+        let simd = self.simd;
+        let factors = F::factors(simd, weights, n);
+        for (t, x) in x.iter().enumerate() {
+            let scales = simd.get(x.scales);
+            let [low, high] = &mut self.scales[r][t];
+            simd.put(low, simd.mul(factors.scales[0], scales));
+            if F::SCALES == Scales::Halves {
+                simd.put(high, simd.mul(factors.scales[1], scales));
+            }
+            if F::HAS_MINS {
+                let sum = &mut self.sums[r][t];
+                let [low, high] = factors.mins;
+                match F::SCALES {
+                    Scales::Whole => {
+                        *sum = simd.subtract_product(low, simd.get(x.sums), *sum);
+                    }
+                    Scales::Halves => {
+                        let [of_low, of_high] = x.half_sums;
+                        *sum = simd.subtract_product(low, simd.get(of_low), *sum);
+                        *sum = simd.subtract_product(high, simd.get(of_high), *sum);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the products of a group, counted from the piece's first.
+    #[inline(always)]
+    fn multiply_group<F: Format>(
+        &mut self,
+        weights: [&[u8]; ROWS],
+        x: &[Piece<'_>; T],
+        group: usize,
+    ) {
+        let simd = self.simd;
+        let mut codes = [simd.where_set(0, 0); T];
+        let mut begin = [simd.none(); T];
+        for t in 0..T {
+            let block = &x[t].codes[group * ACTIVATION_BLOCK..][..ACTIVATION_BLOCK];
+            // SAFETY: as many bytes.
+            codes[t] = unsafe { simd.load(block.as_ptr().cast()) };
+            begin[t] = match F::CODES {
+                Codes::Above(0) => simd.none(),
+                Codes::Above(offset) => simd.less(codes[t], offset),
+                Codes::Signed => simd.begin_signed(codes[t]),
+            };
+        }
+        self.multiply_row::<F>(0, weights[0], &codes, &begin, group);
+        self.multiply_row::<F>(1, weights[1], &codes, &begin, group);
+        self.multiply_row::<F>(2, weights[2], &codes, &begin, group);
+        self.multiply_row::<F>(3, weights[3], &codes, &begin, group);
+    }
+
+    #[inline(always)]
+    fn multiply_row<F: Format>(
+        &mut self,
+        r: usize,
+        weights: &[u8],
+        codes: &[S::Codes; T],
+        begin: &[S::Sums; T],
+        group: usize,
+    ) {
+        let simd = self.simd;
+        let weights = F::codes(simd, weights, group);
+        for t in 0..T {
+            let products = match F::CODES {
+                Codes::Above(_) => simd.multiply(weights, codes[t], begin[t]),
+                Codes::Signed => simd.multiply_signed(weights, codes[t], begin[t]),
+            };
+            let [Eight(low), Eight(high)] = &self.scales[r][t];
+            let sum = &mut self.sums[r][t];
+            *sum = match F::SCALES {
+                Scales::Whole => simd.add_scaled(products, low[group], *sum),
+                Scales::Halves => simd.add_halves(products, [low[group], high[group]], *sum),
+            };
+        }
+    }
+}
+
+/// Rows that are multiplied together.
+pub(super) const ROWS: usize = 4;
+/// Distance ahead of the loads at which codes are prefetched.
+const PREFETCH_BYTES: usize = 4096;
+/// Bytes of one prefetch.
+const CACHE_LINE: usize = 64;
