@@ -175,6 +175,22 @@ pub fn check_rounded_linear<B: Backend>(backend: &Arc<B>, product_error: f64) {
     check_each(backend, &four_bit);
 }
 
+/// Like [`check_packed_linear`], with products that have a relative error of `product_error` besides.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_rounded_packed_linear<B: Backend>(
+    backend: &Arc<B>,
+    schemes: &[Scheme],
+    product_error: f64,
+) {
+    let mut cases = packed::cases(schemes);
+    for case in &mut cases {
+        case.product_error += product_error;
+    }
+    check_each(backend, &cases);
+}
+
 /// Checks attention, and the blocks of keys and values that it reads.
 ///
 /// # Panics

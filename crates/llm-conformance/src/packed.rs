@@ -22,6 +22,8 @@ pub(crate) struct PackedCase {
     output: Output,
     /// An element of x that is not a number.
     nan_at: Option<usize>,
+    /// Relative error of a product.
+    pub(crate) product_error: f64,
     activations: Activations,
 }
 
@@ -58,6 +60,7 @@ pub(crate) fn cases(schemes: &[Scheme]) -> Vec<PackedCase> {
                     n_tokens: N_TOKENS[(i / 2 + 4 * turn) % N_TOKENS.len()],
                     output: [Output::Write, Output::Add][i / 2 % 2],
                     nan_at: (i % 16 == 5).then_some(cols / 2),
+                    product_error: PRODUCT_ERROR,
                     activations: Activations::F32,
                 });
             }
@@ -76,6 +79,7 @@ pub(crate) fn cases(schemes: &[Scheme]) -> Vec<PackedCase> {
             n_tokens,
             output: Output::Add,
             nan_at: None,
+            product_error: PRODUCT_ERROR,
             activations: Activations::F32,
         });
     }
@@ -133,7 +137,8 @@ impl Case for PackedCase {
     }
 
     fn bounds(&self, _: &[f32]) -> Vec<f64> {
-        self.linear().bounds_with(self.activations, PRODUCT_ERROR)
+        let error = self.product_error;
+        self.linear().bounds_with(self.activations, error)
     }
 }
 

@@ -69,7 +69,7 @@ impl Product<'_> {
     }
 }
 
-/// Launch of a kernel whose warps take rows of the weight, [`WARPS`] to a block.
+/// Launch of a kernel whose warps take rows of the weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowsLaunch {
     /// Rows of activations that a block computes: the number in the kernel's name.
@@ -79,6 +79,8 @@ pub(crate) struct RowsLaunch {
     /// Warps that share the columns of a row.
     pub(crate) split: usize,
     pub(crate) grid: [usize; 3],
+    /// Of a block.
+    pub(crate) threads: usize,
 }
 
 /// The kernel for weights that are not quantized, of `element_bytes` an element.
@@ -111,17 +113,46 @@ pub(crate) fn int8(card: CardShape, product: Product<'_>) -> RowsLaunch {
     rows_launch(product, n_at_once, false, shape)
 }
 
-/// The kernel for weights in formats of published files: of those for 1 and 8 rows of activations, or the one that multiplies rows
-/// of the weight one by one.
-pub(crate) fn packed(card: CardShape, product: Product<'_>, is_any: bool) -> RowsLaunch {
-    let n_at_once = if product.n == 1 && !is_any {
-        1
-    } else {
-        MAX_ROWS
+/// The kernel for weights in formats of published files, whose blocks have so many warps; and the tiles that a warp takes one after
+/// the other, for which it brings one row of activations to the form of tensor cores once.
+pub(crate) fn packed(card: CardShape, product: Product<'_>, n_warps: usize) -> (RowsLaunch, usize) {
+    let n_at_once = if product.n == 1 { 1 } else { MAX_ROWS };
+    let wanted = card.n_multiprocessors * 16;
+    let launch = |n_tiles| {
+        let shape = (TILE_ROWS * n_tiles, 256, wanted);
+        of_warps(product, n_at_once, n_warps, shape)
     };
-    let height = if is_any { 1 } else { 4 };
-    let wanted = card.n_multiprocessors * if n_at_once == 1 { 24 } else { 12 };
-    rows_launch(product, n_at_once, false, (height, 128, wanted))
+    let mut n_tiles = 1;
+    while n_at_once == 1 && n_tiles < MOST_TILES {
+        let many = launch(2 * n_tiles);
+        if 2 * many.grid[0] * n_warps < wanted {
+            break;
+        }
+        n_tiles *= 2;
+    }
+    (launch(n_tiles), n_tiles)
+}
+
+/// Warps that share columns of experts' weights `[rows, cols]`, where there are so many tiles of assignments.
+pub(crate) fn packed_experts(
+    card: CardShape,
+    (rows, cols): (usize, usize),
+    n_tiles: usize,
+    n_warps: usize,
+) -> usize {
+    let all = [rows * n_tiles];
+    let product = Product {
+        rows: &all,
+        cols,
+        n: MAX_ROWS,
+    };
+    packed(card, product, n_warps).0.split
+}
+
+/// The one that multiplies rows of them one by one.
+pub(crate) fn packed_any(card: CardShape, product: Product<'_>) -> RowsLaunch {
+    let wanted = card.n_multiprocessors * 12;
+    rows_launch(product, MAX_ROWS, false, (1, 128, wanted))
 }
 
 /// Kernels are there for 1, 2, 4 and 8 rows.
@@ -129,16 +160,28 @@ fn at_once(n: usize) -> usize {
     n.clamp(1, MAX_ROWS).next_power_of_two()
 }
 
-/// Warps share columns until there are `wanted` of them, or until one has fewer than four steps where they are many.
 fn rows_launch(
     product: Product<'_>,
     n_at_once: usize,
     by_tiles: bool,
+    shape: (usize, usize, usize),
+) -> RowsLaunch {
+    RowsLaunch {
+        by_tiles,
+        ..of_warps(product, n_at_once, WARPS, shape)
+    }
+}
+
+/// Warps share columns until there are `wanted` of them, or until one has fewer than four steps where they are many.
+fn of_warps(
+    product: Product<'_>,
+    n_at_once: usize,
+    n_warps: usize,
     (height, step, wanted): (usize, usize, usize),
 ) -> RowsLaunch {
     let n_tiles = product.tiles(height);
     let mut split = 1;
-    while split < WARPS {
+    while split < n_warps {
         let are_few = n_tiles * split < wanted && product.cols >= 2 * split * step;
         if !are_few && product.cols < 6 * split * step {
             break;
@@ -147,16 +190,19 @@ fn rows_launch(
     }
     RowsLaunch {
         n_at_once,
-        by_tiles,
+        by_tiles: false,
         split,
         grid: [
-            n_tiles.div_ceil(WARPS / split),
+            n_tiles.div_ceil(n_warps / split),
             product.n.div_ceil(n_at_once),
             1,
         ],
+        threads: 32 * n_warps,
     }
 }
 
+/// Tiles that a warp may take one after the other: `MOST_TILES` of `packed_mma.cuh`.
+const MOST_TILES: usize = 4;
 /// Warps of a block.
 const WARPS: usize = 8;
 /// Bytes that a lane reads at once.

@@ -119,6 +119,7 @@ const FILES: &[File] = &[
     file!("packed_q5_k", as sm75),
     file!("packed_q6_k", as sm75),
     file!("packed_q8_0", as sm75),
+    file!("packed_split", as sm75),
     file!("packed_tq1_0", as sm75),
     file!("packed_tq2_0", as sm75),
     file!("quantize"),

@@ -6,7 +6,7 @@ use std::env;
 use std::sync::Arc;
 
 use cuda_emulator::harness::Machine;
-use llm_cuda::{Compute, Cuda, probe};
+use llm_cuda::{Compute, Cuda, computes_with, probe};
 
 /// Compute capabilities, times ten, whose PTX differs.
 const TARGETS: [u32; 2] = [75, 80];
@@ -83,7 +83,7 @@ mod packed {
     }
 
     fn experts(cuda: &Arc<Cuda>) {
-        llm_conformance::check_packed_experts(cuda, &schemes()[..2]);
+        llm_conformance::check_packed_experts(cuda, &schemes());
     }
 
     macro_rules! checks {
@@ -109,16 +109,33 @@ fn check_half(half: &Arc<Cuda>) {
     llm_conformance::check_rounded_linear(half, 2.0 * 2f64.powi(-11));
 }
 
+/// The same with weights in the formats of published files, of which activations alone are rounded.
+fn check_half_packed(half: &Arc<Cuda>) {
+    let mut schemes = llm_conformance::packed_schemes();
+    schemes.retain(|&scheme| computes_with(scheme, 512));
+    llm_conformance::check_rounded_packed_linear(half, &schemes, 2f64.powi(-11));
+}
+
 fn half() -> Arc<Cuda> {
     Arc::new(Cuda::computing_in(0, Compute::Half).unwrap_or_else(|failure| panic!("{failure}")))
 }
 
 mod half {
-    use super::{Machine, check_half, half};
+    use super::{Machine, check_half, check_half_packed, half};
 
     #[test]
     fn on_the_card() {
         super::on_the_card(|_| check_half(&half()));
+    }
+
+    #[test]
+    fn packed_on_the_card() {
+        super::on_the_card(|_| check_half_packed(&half()));
+    }
+
+    #[test]
+    fn packed_emulated() {
+        Machine::new().inside(|| check_half_packed(&half()));
     }
 
     /// Tensor cores are those of 8.0. Every kernel that computes in 16 bits does.

@@ -63,6 +63,26 @@ fn products() -> impl Iterator<Item = (CardShape, Product<'static>)> {
 }
 
 #[test]
+fn warps_take_several_tiles_of_packed_weights_where_many_keep_a_card_busy() {
+    let cases = [
+        (&[4096][..], 4096, 1, 8, (1, 8, [256, 1, 1])),
+        (&[4096, 1024, 1024], 4096, 1, 8, (2, 8, [192, 1, 1])),
+        (&[14336, 14336], 4096, 1, 8, (4, 8, [448, 1, 1])),
+        (&[151_936], 2560, 1, 4, (4, 2, [1187, 1, 1])),
+        // Several rows are split once for all.
+        (&[14336, 14336], 4096, 8, 8, (1, 4, [896, 1, 1])),
+        (&[17, 33, 70], 576, 3, 8, (1, 2, [3, 1, 1])),
+    ];
+    for (rows, cols, n, n_warps, expected) in cases {
+        let product = Product { rows, cols, n };
+        let (launch, n_tiles) = packed(H100, product, n_warps);
+        assert_eq!(launch.threads, 32 * n_warps);
+        let found = (n_tiles, launch.split, launch.grid);
+        assert_eq!(found, expected, "{rows:?} {cols} {n}");
+    }
+}
+
+#[test]
 fn warps_cover_all_rows_once() {
     for (card, product) in products() {
         for launch in [

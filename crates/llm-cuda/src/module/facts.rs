@@ -30,6 +30,11 @@ impl Kernel {
     pub(crate) fn facts(self) -> &'static KernelFacts {
         &KERNELS[self.0]
     }
+
+    /// Warps of the largest block.
+    pub(crate) fn n_warps(self) -> usize {
+        self.facts().max_threads as usize / 32
+    }
 }
 
 /// A kernel, or an array of kernels, looked up by name when this crate is compiled.

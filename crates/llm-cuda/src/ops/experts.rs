@@ -5,7 +5,9 @@ use llm_backend::{Expert, ExpertBuffers, Result};
 use llm_quant::{Part, Scheme};
 use llm_tensor::{Activation, DType};
 
-use super::{gemm, routing};
+use super::{gemm, packed, routing};
+use crate::choose::{self, CardShape};
+use crate::formats::{self, PackedKernels};
 use crate::launch::Launch;
 use crate::memory::{Span, bytes_of};
 use crate::module::{Kernel, kernel};
@@ -45,7 +47,7 @@ pub(super) fn experts(
 }
 
 /// Experts that are all alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Group {
     up: Kind,
     down: Kind,
@@ -107,14 +109,20 @@ impl Group {
         are_alike.then_some(first)
     }
 
-    /// Results of all assignments have room, and where weights are in LLM.int8() codes of what goes in.
+    /// Results of all assignments have room, and what goes in in the form that weights are multiplied with.
     fn fits(&self, [gathered, up, gated, delta]: [&Buffer; 4]) -> bool {
-        let of_x = self.up.threshold().map_or(0, |_| {
-            code_bytes(self.n_tokens, self.n_assignments, self.hidden)
-        });
-        let of_gated = self.down.threshold().map_or(0, |_| {
-            code_bytes(self.n_assignments, self.n_assignments, self.width)
-        });
+        let bytes = |kind: Kind, n, cols| match (kind.threshold(), kind.packed()) {
+            (Some(_), _) => code_bytes(n, self.n_assignments, cols),
+            (None, Some(format)) => {
+                let areas = packed::split_areas(n, cols, format.run).into_iter();
+                areas
+                    .map(|n_bytes| n_bytes.next_multiple_of(CODE_BORDER))
+                    .sum()
+            }
+            (None, None) => 0,
+        };
+        let of_x = bytes(self.up, self.n_tokens, self.hidden);
+        let of_gated = bytes(self.down, self.n_assignments, self.width);
         bytes_of(gathered.n()) >= of_x
             && bytes_of(up.n()) >= of_gated
             && gated.n() >= self.n_assignments * self.width
@@ -139,6 +147,10 @@ impl Group {
         let [codes_of_x, codes_of_gated] = codes;
 
         let [up, down] = [self.up, self.down].map(Kind::kernels);
+        let split = |kind: Kind, x, n, cols, room: Span<'_>| {
+            let of = |format: PackedKernels| packed_split(queue, (x, n), (cols, format.run), room);
+            kind.packed().map(of).transpose()
+        };
         let up_row = if self.n_parts == 1 { width } else { 0 };
         let shape = [width, hidden, up_row, self.up.block_log2()];
         let weights = |expert: &Expert<'_, Cuda>| {
@@ -150,10 +162,16 @@ impl Group {
             self.quantize(queue, rows, threshold, routes, codes_of_x)
         });
         let quantized = quantized.transpose()?;
+        let of_x = split(self.up, x, self.n_tokens, hidden, codes_of_x)?;
         for (words, told) in told(experts, 2 * self.up.n_words(), weights) {
             let launch = queue.launch(up[0]).structure(&words);
             let launch = launch.structure(&shape_of(told, shape));
             let lists = |launch: Launch<'a>| launch.pointer(tiles).pointer(n_tiles).pointer(rows);
+            if let Some(of_x) = &of_x {
+                let launch = lists(launch).structure(of_x).int(number(self.activation));
+                self.packed(queue, launch, (up[0], width, hidden), gated)?;
+                continue;
+            }
             let launch = match &quantized {
                 Some(quantized) => lists(launch.structure(quantized)),
                 None => lists(launch).pointer(x),
@@ -169,9 +187,16 @@ impl Group {
             self.quantize(queue, rows, threshold, routes, codes_of_gated)
         });
         let quantized = quantized.transpose()?;
+        let of_gated = split(self.down, gated, self.n_assignments, width, codes_of_gated)?;
         for (words, told) in told(experts, self.down.n_words(), weights) {
             let launch = queue.launch(down[1]).structure(&words);
             let launch = launch.structure(&shape_of(told, shape));
+            if let Some(of_gated) = &of_gated {
+                let launch = launch.pointer(tiles).pointer(n_tiles).pointer_or_null(None);
+                let launch = launch.structure(of_gated).bits(NO_ACTIVATION);
+                self.packed(queue, launch, (down[1], hidden, width), delta)?;
+                continue;
+            }
             let launch = match &quantized {
                 Some(quantized) => launch.structure(quantized).pointer(tiles).pointer(n_tiles),
                 None => launch.pointer(tiles).pointer(n_tiles).pointer(gated),
@@ -194,7 +219,39 @@ impl Group {
     }
 }
 
+/// Rows of activations as kernels for formats of published files take them, in `room`.
+fn packed_split(
+    queue: &CudaQueue,
+    (x, n): (Span<'_>, usize),
+    (cols, run): (usize, usize),
+    room: Span<'_>,
+) -> Result<[u64; 5]> {
+    let mut end = 0;
+    let areas = packed::split_areas(n, cols, run).map(|n_bytes| {
+        let start = end;
+        end += n_bytes.next_multiple_of(CODE_BORDER);
+        room.part(start..start + n_bytes).aligned(16)
+    });
+    packed::split(queue, x, (n, None), 0, (cols, run), areas)
+}
+
 impl Group {
+    /// The end of a launch of a kernel for weights `[rows, cols]` in a format of published files.
+    fn packed(
+        &self,
+        queue: &CudaQueue,
+        launch: Launch<'_>,
+        (kernel, rows, cols): (Kernel, usize, usize),
+        out: Span<'_>,
+    ) -> Result<()> {
+        let card = CardShape::of(&queue.card.facts);
+        let n_warps = kernel.n_warps();
+        let split = choose::packed_experts(card, (rows, cols), self.n_tiles, n_warps);
+        let grid = [rows.div_ceil(16 * n_warps / split), self.n_tiles, 1];
+        let launch = launch.int(split).pointer(out).grid(grid);
+        launch.threads(32 * n_warps).run()
+    }
+
     /// Codes of rows, and outlier columns of each expert's: `Quantized` of `experts_int8.cu`. Rows that are assigned by a list
     /// may go to several experts.
     fn quantize(
@@ -281,6 +338,9 @@ fn code_bytes(n: usize, n_assignments: usize, cols: usize) -> usize {
         .sum()
 }
 
+/// In place of a function's number.
+const NO_ACTIVATION: u32 = u32::MAX;
+
 /// Border that codes, which are read 16 at once, begin at.
 const CODE_BORDER: usize = 16;
 
@@ -327,7 +387,7 @@ fn number(activation: Activation) -> usize {
 }
 
 /// An encoding that the kernels read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     F32,
     F16,
@@ -342,6 +402,8 @@ enum Kind {
     FourBitDouble {
         block_log2: usize,
     },
+    /// A format of published files.
+    Packed(Scheme),
 }
 
 impl Kind {
@@ -364,16 +426,14 @@ impl Kind {
                 let threshold = format.threshold.to_bits();
                 (Kind::Int8 { threshold }, 16)
             }
-            Scheme::Dense(_)
-            | Scheme::Int8PerUse(..)
-            | Scheme::Ggml(_)
-            | Scheme::Fp8(_)
-            | Scheme::Grouped(_) => {
-                return None;
+            scheme @ (Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_)) => {
+                let is_taken = packed::takes(packed::kernels(weight)?, weight);
+                return is_taken.then_some(Kind::Packed(scheme));
             }
+            Scheme::Dense(_) | Scheme::Int8PerUse(..) => return None,
         };
         let is_aligned = match kind {
-            Kind::F32 | Kind::F16 | Kind::Bf16 => at(Part::Weight, 16),
+            Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::Packed(_) => at(Part::Weight, 16),
             Kind::Int8 { .. } => at(Part::Weight, 16) && at(Part::Scb, 4),
             Kind::FourBit { .. } => kind.parts().iter().all(|&part| at(part, 4)),
             Kind::FourBitDouble { .. } => {
@@ -397,7 +457,7 @@ impl Kind {
             Part::NestedOffset,
         ];
         match self {
-            Kind::F32 | Kind::F16 | Kind::Bf16 => &all[..1],
+            Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::Packed(_) => &all[..1],
             Kind::Int8 { .. } => &[Part::Weight, Part::Scb],
             Kind::FourBit { .. } => &all[..3],
             Kind::FourBitDouble { .. } => all,
@@ -405,12 +465,36 @@ impl Kind {
     }
 
     fn n_words(self) -> usize {
-        self.parts().len()
+        match self {
+            Kind::Packed(scheme) => packed::n_words(scheme),
+            Kind::F32
+            | Kind::F16
+            | Kind::Bf16
+            | Kind::Int8 { .. }
+            | Kind::FourBit { .. }
+            | Kind::FourBitDouble { .. } => self.parts().len(),
+        }
+    }
+
+    /// The kernels for a format of published files.
+    fn packed(self) -> Option<PackedKernels> {
+        match self {
+            Kind::Packed(scheme) => formats::kernels(scheme),
+            Kind::F32
+            | Kind::F16
+            | Kind::Bf16
+            | Kind::Int8 { .. }
+            | Kind::FourBit { .. }
+            | Kind::FourBitDouble { .. } => None,
+        }
     }
 
     /// Addresses of the parts, and their number.
     fn words(self, weight: &CudaWeight) -> ([u64; 6], usize) {
         let mut words = [0; 6];
+        if let Kind::Packed(_) = self {
+            return (packed::words(weight), self.n_words());
+        }
         for (word, &part) in words.iter_mut().zip(self.parts()) {
             *word = weight.part(part).address();
         }
@@ -419,7 +503,7 @@ impl Kind {
 
     fn block_log2(self) -> usize {
         match self {
-            Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::Int8 { .. } => 0,
+            Kind::F32 | Kind::F16 | Kind::Bf16 | Kind::Int8 { .. } | Kind::Packed(_) => 0,
             Kind::FourBit { block_log2 } | Kind::FourBitDouble { block_log2 } => block_log2,
         }
     }
@@ -432,7 +516,8 @@ impl Kind {
             | Kind::F16
             | Kind::Bf16
             | Kind::FourBit { .. }
-            | Kind::FourBitDouble { .. } => None,
+            | Kind::FourBitDouble { .. }
+            | Kind::Packed(_) => None,
         }
     }
 
@@ -446,6 +531,10 @@ impl Kind {
             Kind::FourBit { .. } => kernel!["experts_up_four_bit", "experts_down_four_bit"],
             Kind::FourBitDouble { .. } => {
                 kernel!["experts_up_four_bit_double", "experts_down_four_bit_double"]
+            }
+            Kind::Packed(scheme) => {
+                let kernels = formats::kernels(scheme).expect("a format that has kernels");
+                [kernels.experts; 2]
             }
         }
     }

@@ -12,7 +12,7 @@ use llm_backend::{LinearPart, Output, Result};
 use llm_quant::{Part, Scheme};
 
 use self::scratch::{CHUNK, areas, padded};
-use self::tiles::{Form, Split, Tiles};
+use self::tiles::{Form, PackedTiles, Split, Tiles};
 use super::general::{NumRows, element};
 use super::packed;
 use crate::memory::{Span, bytes_of};
@@ -94,7 +94,7 @@ impl Many<'_> {
             size.1,
             blocks.n_piece_results(rows.n * size.0, tiles),
         );
-        let [parts, scales, outliers, pieces] = queue.workspace.areas(areas);
+        let [parts, scales, outliers, sums, pieces] = queue.workspace.areas(areas);
         let pieces = (blocks.n_pieces > 1).then_some(pieces);
 
         let before = self.split.take();
@@ -124,7 +124,12 @@ impl Many<'_> {
         let launch = queue.launch(tiles.kernel(blocks.tokens));
         let launch = match tiles {
             Tiles::Plain(_) => launch.pointer(x).pointer(weight.part(Part::Weight)),
-            Tiles::Packed(_) => packed::told(launch.pointer(x), weight),
+            Tiles::Packed(PackedTiles { run, .. }) => {
+                let of_rows = (rows.n, self.n.1);
+                let areas = [parts, sums, scales];
+                let x = packed::split(queue, x, of_rows, rows.skip, (size.1, run), areas)?;
+                packed::told(launch.structure(&x), weight)
+            }
             Tiles::Dense(split) => {
                 let scales = (split.form != Form::Bf16).then_some(scales);
                 let launch = launch.pointer(parts).pointer_or_null(scales);
@@ -151,7 +156,7 @@ impl Many<'_> {
             blocks.n_pieces,
         ];
         let launch = launch.structure(&shape).shared(tiles.shared(blocks.tokens));
-        launch.grid(grid).threads(256).run()?;
+        launch.grid(grid).threads(tiles.threads()).run()?;
         let Some(pieces) = pieces else { return Ok(()) };
         let join = match tiles {
             Tiles::Int8 { .. } => {

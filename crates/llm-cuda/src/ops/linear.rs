@@ -62,7 +62,11 @@ pub(super) fn linear(
 pub(super) fn scratch_bytes(shape: &WorkspaceShape) -> usize {
     let codes = workspace::bytes(code_areas(shape.n_tokens, shape.cols));
     let pieces = choose::piece_bytes(shape.n_tokens, shape.cols, shape.rows);
-    codes.max(workspace::bytes([pieces]))
+    let few = shape.n_tokens.min(choose::MAX_ROWS);
+    let split = packed::split_areas(few, shape.cols, packed::SHORTEST_RUN);
+    codes
+        .max(workspace::bytes([pieces]))
+        .max(workspace::bytes(split))
 }
 
 /// Kernels that a weight may be given to; weights of one family are multiplied in one launch.
@@ -75,7 +79,7 @@ enum Family {
     /// A format of published files.
     Packed {
         scheme: Scheme,
-        /// It, or its bias, lies as the slowest kernel alone takes it, or it has few rows.
+        /// It, or its bias, lies as the slowest kernel alone takes it, or it has fewer rows than are worth a tile.
         is_any: bool,
     },
 }
@@ -233,12 +237,26 @@ impl Few<'_> {
             Some(Family::Packed { is_any, .. }) => {
                 let kernels = packed::kernels(self.parts[0].weight);
                 let kernels = kernels.expect("a packed weight has kernels");
-                let launch = choose::packed(card, self.product, is_any);
-                let kernel = match is_any {
-                    true => kernels.any,
-                    false => kernels.rows[usize::from(launch.n_at_once > 1)],
-                };
-                self.rows(kernel, launch, None)
+                if is_any {
+                    let launch = choose::packed_any(card, self.product);
+                    return self.rows(kernels.any, launch, None);
+                }
+                let kernel = kernels.rows[usize::from(self.product.n > 1)];
+                let (launch, n_tiles) = choose::packed(card, self.product, kernel.n_warps());
+                if self.product.n == 1 {
+                    let queued = self.queue.launch(kernel).structure(&self.weights());
+                    let queued = queued.structure(&self.shape()).int(launch.split);
+                    let queued = queued.int(n_tiles).grid(launch.grid);
+                    return queued.threads(launch.threads).run();
+                }
+                let (n, cols) = (self.n, self.product.cols);
+                let areas = packed::split_areas(n.0, cols, kernels.run);
+                let areas = self.queue.workspace.areas(areas);
+                let x = packed::split(self.queue, self.x, n, 0, (cols, kernels.run), areas)?;
+                let queued = self.queue.launch(kernel).structure(&self.weights());
+                let queued = queued.structure(&self.shape()).structure(&x);
+                let queued = queued.int(launch.split).grid(launch.grid);
+                queued.threads(launch.threads).run()
             }
             None => self.general(),
         }
@@ -252,7 +270,7 @@ impl Few<'_> {
             None => launch,
         };
         let launch = launch.int(choice.split).grid(choice.grid);
-        launch.threads(256).run()
+        launch.threads(choice.threads).run()
     }
 
     fn four_bit(&self, kind: FourBitKind, choice: FourBitLaunch) -> Result<()> {

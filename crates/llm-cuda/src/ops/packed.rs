@@ -2,11 +2,15 @@
 
 use std::num::NonZeroU64;
 
+use llm_backend::Result;
 use llm_quant::{Fp8, GlobalScale, Grouped, Part, Scheme};
 
-use crate::CudaWeight;
+use super::general::NumRows;
 use crate::formats::{self, PackedKernels, scale_type};
 use crate::launch::Launch;
+use crate::memory::{Span, bytes_of};
+use crate::module::kernel;
+use crate::{Compute, CudaQueue, CudaWeight};
 
 /// Kernels of the format that a weight is in.
 pub(super) fn kernels(weight: &CudaWeight) -> Option<PackedKernels> {
@@ -16,16 +20,13 @@ pub(super) fn kernels(weight: &CudaWeight) -> Option<PackedKernels> {
 /// True if the weight lies, and has columns, so that more than single bytes of it may be read.
 pub(super) fn takes(kernels: PackedKernels, weight: &CudaWeight) -> bool {
     let cols = weight.cols();
-    let are_words = match weight.scheme() {
-        // Elements that are read together share a scale.
-        Scheme::Fp8(Fp8 { block, .. }) => {
-            let are_blocks = block[1].is_multiple_of(4) || block[1] >= cols as u64;
-            cols.is_multiple_of(4) && are_blocks
-        }
+    // Elements that are multiplied together share a scale.
+    let is_of_runs = |len: u64| len.is_multiple_of(kernels.run as u64) || len >= cols as u64;
+    let are_runs = match weight.scheme() {
+        Scheme::Fp8(Fp8 { block, .. }) => cols.is_multiple_of(COLS) && is_of_runs(block[1]),
         Scheme::Grouped(Grouped { group, .. }) => {
-            let are_groups = group
-                .is_none_or(|group| group.get().is_multiple_of(4) || group.get() >= cols as u64);
-            cols.is_multiple_of(4) && are_groups
+            let are_groups = group.is_none_or(|group| is_of_runs(group.get()));
+            cols.is_multiple_of(COLS) && are_groups
         }
         Scheme::Ggml(_)
         | Scheme::Dense(_)
@@ -33,7 +34,55 @@ pub(super) fn takes(kernels: PackedKernels, weight: &CudaWeight) -> bool {
         | Scheme::Int8PerUse(..)
         | Scheme::FourBit(_) => true,
     };
-    are_words && weight.part(Part::Weight).is_aligned(kernels.align)
+    are_runs && cols < MOST_COLS && weight.part(Part::Weight).is_aligned(kernels.align)
+}
+
+/// Columns that rows of elements without blocks of their own have a multiple of.
+const COLS: usize = 32;
+/// Columns whose bytes of 16 rows are numbered in 31 bits.
+const MOST_COLS: usize = 1 << 24;
+
+/// Bytes of rows of activations as kernels for several take them: their parts, sums of runs of columns, and scales.
+pub(super) fn split_areas(n: usize, cols: usize, run: usize) -> [usize; 3] {
+    let n_padded = n.next_multiple_of(N_TILE);
+    [
+        2 * 2 * n * cols,
+        bytes_of(cols.div_ceil(run) * n_padded),
+        bytes_of(n_padded),
+    ]
+}
+
+/// The fewest columns that share a scale in any format.
+pub(super) const SHORTEST_RUN: usize = 16;
+/// Rows of activations in a tensor product.
+const N_TILE: usize = 8;
+
+/// Splits rows of activations into areas of [`split_areas`]; `SplitX` of `packed_mma.cuh`.
+pub(super) fn split(
+    queue: &CudaQueue,
+    x: Span<'_>,
+    (n, bounds): NumRows<'_>,
+    skip: usize,
+    (cols, run): (usize, usize),
+    [parts, sums, scale]: [Span<'_>; 3],
+) -> Result<[u64; 5]> {
+    let n_padded = n.next_multiple_of(N_TILE);
+    let launch = queue.launch(kernel!("packed_split")).pointer(x.aligned(16));
+    let launch = launch.pointer_or_null(bounds.map(|bounds| bounds.holding(8)));
+    let n_parts = match queue.card.compute {
+        Compute::F32 => 2,
+        Compute::Half => 1,
+    };
+    let launch = launch.int(n).int(skip).int(cols).int(run).int(n_parts);
+    let launch = launch.pointer(parts).pointer(sums).pointer(scale);
+    launch.grid([n_padded, 1, 1]).threads(1024).run()?;
+    Ok([
+        parts.address(),
+        sums.address(),
+        scale.address(),
+        n as u64 | (n_padded as u64) << 32,
+        n_parts as u64,
+    ])
 }
 
 /// The argument that tells a kernel of a weight: `Packed` of `packed.cuh`, or `GroupedWeight` of `grouped.cuh`.
@@ -47,6 +96,19 @@ pub(super) fn told<'a>(launch: Launch<'a>, weight: &CudaWeight) -> Launch<'a> {
         | Scheme::Int8(_)
         | Scheme::Int8PerUse(..)
         | Scheme::FourBit(_) => launch.structure(&[a, b, c, d]),
+    }
+}
+
+/// Words that tell a kernel of an expert's weight: the first of [`words`].
+pub(super) fn n_words(scheme: Scheme) -> usize {
+    match scheme {
+        Scheme::Grouped(_) => 6,
+        Scheme::Fp8(_) => 4,
+        Scheme::Ggml(_)
+        | Scheme::Dense(_)
+        | Scheme::Int8(_)
+        | Scheme::Int8PerUse(..)
+        | Scheme::FourBit(_) => 1,
     }
 }
 

@@ -39,7 +39,7 @@ enum Direction {
 }
 
 /// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
-const LESS: [(&str, Direction, f64, &str); 17] = [
+const LESS: [(&str, Direction, f64, &str); 13] = [
     (
         "attention_rows_f32",
         Direction::Read,
@@ -95,40 +95,16 @@ const LESS: [(&str, Direction, f64, &str); 17] = [
         "a warp writes the results of two rows of the weight",
     ),
     (
-        "packed_rows_1",
-        Direction::Read,
-        0.15,
-        "a lane reads a field of a block, from sectors that the first cache keeps",
-    ),
-    (
-        "packed_rows_8",
-        Direction::Read,
-        0.7,
-        "a lane reads a field of a block, from sectors that the first cache keeps",
-    ),
-    (
-        "packed_tile",
-        Direction::Read,
-        0.1,
-        "a lane reads a field of a block, from sectors that the first cache keeps",
-    ),
-    (
-        "packed_tile",
+        "packed_split",
         Direction::Written,
-        0.25,
-        "a thread writes four columns one by one",
-    ),
-    (
-        "packed_embed",
-        Direction::Written,
-        0.25,
-        "a thread writes four columns one by one",
+        0.6,
+        "sums of columns lie beside those of seven other rows, which other blocks write",
     ),
     (
         "packed_embed",
         Direction::Read,
-        0.08,
-        "single bytes are read, of sectors that the first cache keeps",
+        0.75,
+        "a row begins and ends within sectors",
     ),
     (
         "routing_",

@@ -6,7 +6,13 @@ use llm_tensor::{Activation, DType, Weighting};
 
 use crate::bench::{Needs, on_each_target};
 
-pub(crate) const KERNELS: &[&str] = &["experts_up", "experts_down", "experts_outliers", "routing_"];
+pub(crate) const KERNELS: &[&str] = &[
+    "experts_up",
+    "experts_down",
+    "experts_outliers",
+    "packed_experts",
+    "routing_",
+];
 
 const HIDDEN: usize = 256;
 const WIDTH: usize = 512;
@@ -33,16 +39,21 @@ fn only_chosen_experts_are_read() {
         four_bit(false),
         four_bit(true),
     ];
+    let schemes: Vec<_> = schemes
+        .into_iter()
+        .chain(crate::packed::schemes())
+        .collect();
     on_each_target(
         &[
             "experts_up",
             "experts_down",
             "experts_outliers",
+            "packed_experts",
             "routing_few",
             "routing_combine",
         ],
         |bench| {
-            for scheme in schemes {
+            for &scheme in &schemes {
                 let up: Vec<_> = (0..16)
                     .map(|_| bench.weight(scheme, (WIDTH, HIDDEN)))
                     .collect();
@@ -89,6 +100,12 @@ fn only_chosen_experts_are_read() {
                     if matches!(scheme, Scheme::Int8(_)) {
                         n_bytes += codes(n, HIDDEN) + codes(2 * n, WIDTH);
                     }
+                    if matches!(
+                        scheme,
+                        Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_)
+                    ) {
+                        n_bytes += halves(n, HIDDEN) + halves(2 * n, WIDTH);
+                    }
                     bench.check(&Needs::bytes(&what, n_bytes), |queue| {
                         let scratch = ExpertBuffers {
                             gathered: &mut gathered,
@@ -102,6 +119,11 @@ fn only_chosen_experts_are_read() {
             }
         },
     );
+}
+
+/// Bytes of rows as halves for tensor cores, with sums of 16 or 32 columns, written and read.
+fn halves(n: usize, cols: usize) -> usize {
+    2 * (4 * n * cols + 4 * n.next_multiple_of(8) * cols / 16)
 }
 
 /// Bytes of codes of rows and of bits of their outlier columns, written and read.

@@ -2,21 +2,29 @@
 
 use llm_tensor::WorkspaceShape;
 
-use super::tiles::{Form, MAX_MULTIPROCESSORS, MIN_STEPS, Split, Tiles};
+use super::tiles::{Form, MAX_MULTIPROCESSORS, MIN_STEPS, PackedTiles, Split, Tiles};
 use crate::memory::bytes_of;
+use crate::ops::packed;
 use crate::{Compute, choose, workspace};
 
-/// Bytes of the parts or codes of `n` rows, of their scales, of outlier columns as bits, and of pieces of results.
-pub(super) fn areas(tiles: Tiles, n: usize, cols: usize, n_pieces: usize) -> [usize; 4] {
+/// Bytes of the parts or codes of `n` rows, of their scales, of outlier columns as bits, of sums of runs of columns, and of pieces
+/// of results.
+pub(super) fn areas(tiles: Tiles, n: usize, cols: usize, n_pieces: usize) -> [usize; 5] {
+    let mut sums = 0;
     let [parts, scales, outliers] = match tiles {
-        Tiles::Plain(_) | Tiles::Packed(_) => [0; 3],
+        Tiles::Plain(_) => [0; 3],
+        Tiles::Packed(PackedTiles { run, .. }) => {
+            let [parts, of_runs, scales] = packed::split_areas(n, cols, run);
+            sums = of_runs;
+            [parts, scales, 0]
+        }
         Tiles::Dense(_) | Tiles::FourBit(_) => {
             let n_parts = tiles.split().map_or(0, Split::n_parts);
             [n_parts * n * padded(cols) * 2, bytes_of(n), 0]
         }
         Tiles::Int8 { .. } => code_areas(n, cols),
     };
-    [parts, scales, outliers, bytes_of(n_pieces)]
+    [parts, scales, outliers, sums, bytes_of(n_pieces)]
 }
 
 /// Bytes of the codes of `n` rows, of their scales, and of outlier columns: for each row, and in the first for all.
@@ -73,6 +81,7 @@ mod tests {
             Tiles::Plain(DType::F32),
             Tiles::Int8 { tiled: true },
             Tiles::Int8 { tiled: false },
+            Tiles::Packed(PackedTiles::EXAMPLE),
         ];
         for tiles in split.into_iter().flatten().chain(others) {
             for n_tokens in [2, 8, 9, 16, 17, 64, 65, 200, 512, 5000] {

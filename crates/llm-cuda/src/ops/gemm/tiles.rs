@@ -4,6 +4,8 @@ use llm_backend::LinearPart;
 use llm_quant::{Part, Scheme};
 use llm_tensor::DType;
 
+use crate::choose;
+use crate::formats::PackedKernels;
 use crate::module::{Kernel, kernel};
 use crate::ops::general::element;
 use crate::ops::packed;
@@ -18,10 +20,25 @@ pub(super) enum Tiles {
     Dense(Split),
     /// The same, with values that are looked up.
     FourBit(Compute),
-    /// By f32 FMA, elements decoded from a format of published files.
-    Packed(Kernel),
+    /// On tensor cores, codes of a format of published files.
+    Packed(PackedTiles),
     /// On tensor cores of integers, or by their four-element products.
     Int8 { tiled: bool },
+}
+
+/// The kernel for a format of published files, and the columns that share a scale there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PackedTiles {
+    kernel: Kernel,
+    pub(super) run: usize,
+}
+
+#[cfg(test)]
+impl PackedTiles {
+    pub(super) const EXAMPLE: Self = PackedTiles {
+        kernel: kernel!("packed_tile_q6_k"),
+        run: 16,
+    };
 }
 
 /// Form of activations that tensor cores multiply.
@@ -105,7 +122,9 @@ impl Tiles {
             Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
                 let kernels =
                     packed::kernels(weight).filter(|&kernels| packed::takes(kernels, weight));
-                kernels.map(|kernels| Tiles::Packed(kernels.tile))
+                kernels.map(|PackedKernels { tile, run, .. }| {
+                    Tiles::Packed(PackedTiles { kernel: tile, run })
+                })
             }
             Scheme::Int8PerUse(..) => None,
         }
@@ -129,7 +148,7 @@ impl Tiles {
         let of = (tokens / 32).max(1).ilog2() as usize;
         match self {
             Tiles::Plain(dtype) => TILE[element(dtype) as usize],
-            Tiles::Packed(kernel) => kernel,
+            Tiles::Packed(packed) => packed.kernel,
             Tiles::Dense(split) => match (split.form, split.compute) {
                 (Form::F16 | Form::F16OfCodes, Compute::F32) => DENSE_F16[of],
                 (Form::F16 | Form::F16OfCodes, Compute::Half) => DENSE_F16_HALF[of],
@@ -155,8 +174,17 @@ impl Tiles {
     /// Rows of the weight that a block multiplies by.
     pub(super) fn block_rows(self) -> usize {
         match self {
-            Tiles::Plain(_) | Tiles::Packed(_) | Tiles::Int8 { tiled: false } => 64,
+            Tiles::Plain(_) | Tiles::Int8 { tiled: false } => 64,
+            Tiles::Packed(packed) => choose::TILE_ROWS * packed.kernel.n_warps(),
             Tiles::Dense(_) | Tiles::FourBit(_) | Tiles::Int8 { tiled: true } => 128,
+        }
+    }
+
+    /// Threads of a block.
+    pub(super) fn threads(self) -> usize {
+        match self {
+            Tiles::Packed(packed) => 32 * packed.kernel.n_warps(),
+            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) | Tiles::Int8 { .. } => 256,
         }
     }
 
@@ -183,19 +211,28 @@ impl Tiles {
         n_multiprocessors: usize,
     ) -> Blocks {
         let (smaller, step): (&[usize], usize) = match self {
-            Tiles::Plain(_) | Tiles::Packed(_) => (&[64], 16),
+            Tiles::Plain(_) => (&[64], 16),
+            Tiles::Packed(_) => (&[PACKED_TOKENS], 256),
             Tiles::Dense(_) => (&[32, 64], 32),
             Tiles::FourBit(_) => (&[16, 32], 32),
             Tiles::Int8 { tiled: true } => (&[32, 64], STAGE_BYTES),
             // It has no pieces.
             Tiles::Int8 { tiled: false } => (&[64], usize::MAX),
         };
-        let largest = if self.block_rows() == 64 { 64 } else { 128 };
+        let largest = match self {
+            Tiles::Plain(_) | Tiles::Int8 { tiled: false } => 64,
+            Tiles::Packed(_) => PACKED_TOKENS,
+            Tiles::Dense(_) | Tiles::FourBit(_) | Tiles::Int8 { tiled: true } => 128,
+        };
         let tokens = smaller.iter().copied().find(|&tokens| n <= tokens);
         let tokens = tokens.unwrap_or(largest);
         let n_blocks = rows.div_ceil(self.block_rows()) * n.div_ceil(tokens);
         let wanted = n_multiprocessors.min(MAX_MULTIPROCESSORS) * if tokens < 128 { 2 } else { 1 };
-        let most = cols.div_ceil(step) / MIN_STEPS;
+        let least = match self {
+            Tiles::Packed(_) => 1,
+            Tiles::Plain(_) | Tiles::Dense(_) | Tiles::FourBit(_) | Tiles::Int8 { .. } => MIN_STEPS,
+        };
+        let most = cols.div_ceil(step) / least;
         Blocks {
             tokens,
             n_pieces: (wanted / n_blocks.max(1)).clamp(1, most.max(1)),
@@ -270,6 +307,9 @@ const FOUR_BIT: [Kernel; 3] = kernel![
     "gemm_four_bit_2_128"
 ];
 const INT8: [Kernel; 3] = kernel!["gemm_int8_32", "gemm_int8_64", "gemm_int8_128"];
+
+/// Tokens of a block of those for formats of published files.
+const PACKED_TOKENS: usize = 32;
 
 /// Bytes of a line that a block brings at a time, and how often it is ahead.
 const STAGE_BYTES: usize = 64;
