@@ -1,10 +1,9 @@
 //! Weights times few rows.
 
-use std::ops::Range;
-
 use super::{PIECE, PackedView, RowDecoder, Sink, Visitor};
 use crate::matvec::FewRows;
 use crate::simd::{FourBit, Kernel, Simd};
+use crate::streams::{STREAM_PREFETCH_BYTES, STREAMS, Together, streams};
 
 /// Some rows of a weight times all rows of x, which are in the weight's order.
 ///
@@ -56,13 +55,15 @@ impl<T, D: RowDecoder> Kernel for MultiplyWith<'_, T, D> {
         let FewRows {
             ref rows, n_tokens, ..
         } = *self.product.few;
-        for row in rows.clone().step_by(GROUP_ROWS) {
-            let rows = row..(row + GROUP_ROWS).min(rows.end);
+        let (groups, rest) = streams(rows.clone(), STREAMS);
+        let whole = groups.map(|together| (together, STREAMS));
+        let single = rest.map(|row| (Together::beside(row), 1));
+        for rows in whole.chain(single) {
             for token in (0..n_tokens).step_by(TOKENS) {
                 if token + 1 == n_tokens {
-                    self.group::<S, 1>(simd, &rows, token);
+                    self.group::<S, 1>(simd, rows, token);
                 } else {
-                    self.group::<S, TOKENS>(simd, &rows, token);
+                    self.group::<S, TOKENS>(simd, rows, token);
                 }
             }
         }
@@ -74,25 +75,29 @@ impl<T, D: RowDecoder> MultiplyWith<'_, T, D> {
     /// Rows take pieces of their columns in turn, so that x, which may be larger than the first-level cache, is fetched once a
     /// group.
     #[inline(always)]
-    fn group<S: FourBit, const N: usize>(&self, simd: S, rows: &Range<usize>, token: usize) {
+    fn group<S: FourBit, const N: usize>(
+        &self,
+        simd: S,
+        (rows, n_rows): (Together, usize),
+        token: usize,
+    ) {
         let Multiply { weight, few, .. } = self.product;
         let n_tokens = N.min(few.n_tokens - token);
         let x = std::array::from_fn::<_, N, _>(|t| {
             few.x[(token + t.min(n_tokens - 1)) * few.padded_cols..][..few.padded_cols].as_ptr()
         });
-        let mut sums = [[[simd.splat(0.0); 2]; N]; GROUP_ROWS];
-        // Linearly through the group, so that the memory sees one stream.
+        let mut sums = [[[simd.splat(0.0); 2]; N]; STREAMS];
         let row_bytes = weight.row_bytes();
         let piece_bytes = row_bytes * PIECE / weight.cols.max(1);
-        let ahead = rows.start * row_bytes + PREFETCH_BYTES;
-        let mut ahead = weight.elements.as_ptr().wrapping_add(ahead);
+        let mut ahead = STREAM_PREFETCH_BYTES;
         for first in (0..weight.cols).step_by(PIECE) {
             let columns = first..(first + PIECE).min(weight.cols);
-            for (row, sums) in rows.clone().zip(&mut sums) {
-                for line in (0..piece_bytes).step_by(CACHE_LINE) {
-                    simd.prefetch(ahead.wrapping_add(line));
+            for (r, sums) in sums.iter_mut().enumerate().take(n_rows) {
+                let row = rows.row(r);
+                let stream = weight.elements.as_ptr().wrapping_add(row * row_bytes);
+                for line in (ahead..ahead + piece_bytes).step_by(CACHE_LINE) {
+                    simd.prefetch(stream.wrapping_add(line));
                 }
-                ahead = ahead.wrapping_add(piece_bytes);
                 // In registers while the piece lasts.
                 let mut products = Products {
                     simd,
@@ -104,11 +109,12 @@ impl<T, D: RowDecoder> MultiplyWith<'_, T, D> {
                     .decode(simd, row, columns.clone(), &mut products);
                 *sums = products.sums;
             }
+            ahead += piece_bytes;
         }
-        for (row, sums) in rows.clone().zip(sums) {
+        for (r, sums) in sums.into_iter().enumerate().take(n_rows) {
             for (t, [even, odd]) in sums.into_iter().enumerate().take(n_tokens) {
                 let sum = simd.reduce_add(simd.add(even, odd));
-                few.finish(row, token + t, sum);
+                few.finish(rows.row(r), token + t, sum);
             }
         }
     }
@@ -138,9 +144,5 @@ impl<S: Simd, const N: usize> Sink<S> for Products<S, N> {
 
 /// Tokens that a row's values are multiplied with before they are made again.
 const TOKENS: usize = 4;
-/// Rows of a group.
-const GROUP_ROWS: usize = 4;
-/// Distance ahead of the loads at which codes are prefetched.
-const PREFETCH_BYTES: usize = 4096;
 /// Bytes of one prefetch.
 const CACHE_LINE: usize = 64;

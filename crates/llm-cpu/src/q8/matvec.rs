@@ -6,6 +6,7 @@ use super::activations::Activations;
 use super::format::{Codes, Format, Scales, Visitor};
 use super::{BlockRows, Target};
 use crate::simd::dot::{DotKernel, DotLevel, DotSimd, Eight, GROUPS, MAX_TOKENS};
+use crate::streams::{STREAM_PREFETCH_BYTES, Together, streams};
 
 /// Some rows of a weight times all rows of activations.
 ///
@@ -38,26 +39,30 @@ impl<F: Format> DotKernel for MatVecOf<'_, F> {
         } = self.product;
         assert!(rows.cols <= activations.width());
         let _ = self.format;
-        for row in rows.range.clone().step_by(ROWS) {
+        let (groups, rest) = streams(rows.range.clone(), ROWS);
+        let whole = groups.map(|together| (together, ROWS));
+        let single = rest.map(|row| (Together::beside(row), 1));
+        for (together, n_rows) in whole.chain(single) {
             for token in (0..activations.n_tokens).step_by(S::TOKENS) {
                 if S::TOKENS == 1 || token + 1 == activations.n_tokens {
-                    tile::<S, F, 1>(simd, &self.product, row, token);
+                    tile::<S, F, 1>(simd, &self.product, together, n_rows, token);
                 } else if S::TOKENS == 2 {
-                    tile::<S, F, 2>(simd, &self.product, row, token);
+                    tile::<S, F, 2>(simd, &self.product, together, n_rows, token);
                 } else {
-                    tile::<S, F, MAX_TOKENS>(simd, &self.product, row, token);
+                    tile::<S, F, MAX_TOKENS>(simd, &self.product, together, n_rows, token);
                 }
             }
         }
     }
 }
 
-/// [`ROWS`] rows times `T` tokens, or as many as are left: what would be computed of others is computed of the last again.
+/// `n_rows` rows, [`ROWS`] or one, times `T` tokens, or as many as are left: what would be computed of others is computed of the last again.
 #[inline(always)]
 fn tile<S: DotSimd, F: Format, const T: usize>(
     simd: S,
     product: &MatVec<'_>,
-    row: usize,
+    together: Together,
+    n_rows: usize,
     token: usize,
 ) {
     let MatVec {
@@ -66,24 +71,24 @@ fn tile<S: DotSimd, F: Format, const T: usize>(
         target,
         ..
     } = *product;
-    let n_rows = ROWS.min(rows.range.end - row);
     let n_tokens = T.min(activations.n_tokens - token);
     let mut tile = Tile {
         simd,
-        weights: std::array::from_fn(|r| rows.row(row + r.min(n_rows - 1))),
+        weights: std::array::from_fn(|r| rows.row(together.row(r.min(n_rows - 1)))),
         x: std::array::from_fn(|t| Row::of(activations, token + t.min(n_tokens - 1))),
         scales: [[[Eight([0.0; GROUPS]); 2]; T]; ROWS],
         sums: [[simd.zero(); T]; ROWS],
     };
-    // Linearly through the rows, so that the memory sees one stream.
-    let mut ahead = tile.weights[0].as_ptr().wrapping_add(PREFETCH_BYTES);
-    let piece_bytes = ROWS * F::BYTES * (GROUPS / F::LEN);
+    let piece_bytes = F::BYTES * (GROUPS / F::LEN);
+    let mut at = STREAM_PREFETCH_BYTES;
     let n_groups = rows.cols / ACTIVATION_BLOCK;
     for first in (0..n_groups - n_groups % GROUPS).step_by(GROUPS) {
-        for line in (0..piece_bytes).step_by(CACHE_LINE) {
-            simd.prefetch(ahead.wrapping_add(line));
+        for weights in &tile.weights {
+            for line in (at..at + piece_bytes).step_by(CACHE_LINE) {
+                simd.prefetch(weights.as_ptr().wrapping_add(line));
+            }
         }
-        ahead = ahead.wrapping_add(piece_bytes);
+        at += piece_bytes;
         tile.multiply::<F>(first, GROUPS);
     }
     let n_left = n_groups % GROUPS;
@@ -93,7 +98,7 @@ fn tile<S: DotSimd, F: Format, const T: usize>(
     let sums = tile.sums;
     for (r, sums) in sums.into_iter().enumerate().take(n_rows) {
         for (t, sum) in sums.into_iter().enumerate().take(n_tokens) {
-            target.put(token + t, row + r, simd.reduce(sum));
+            target.put(token + t, together.row(r), simd.reduce(sum));
         }
     }
 }
@@ -281,7 +286,5 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
 
 /// Rows that are multiplied together.
 pub(super) const ROWS: usize = 4;
-/// Distance ahead of the loads at which codes are prefetched.
-const PREFETCH_BYTES: usize = 4096;
 /// Bytes of one prefetch.
 const CACHE_LINE: usize = 64;
