@@ -115,10 +115,13 @@ fn logits_are_those_of_the_reference() {
     assert_eq!(n_checked, 4);
 }
 
+/// Shape and values of a tensor's scales, made of its name and of those that it had.
+type MakeScales = fn(&str, &[f32]) -> (Vec<u64>, Vec<f32>);
+
 /// A model of stacked experts whose scales, and what the configuration says of them, are others.
 struct OtherScales {
     /// What is made of the scales of each tensor, one an expert.
-    scales: fn(&str, &[f32]) -> (Vec<u64>, Vec<f32>),
+    scales: MakeScales,
     block_size: serde_json::Value,
 }
 
@@ -208,7 +211,7 @@ fn stacked_experts_have_scales_of_several_shapes() {
 /// A block of the stack that has rows of gate and of up is one matrix's for no reference.
 #[test]
 fn scales_that_fit_no_expert_are_named() {
-    let cases: [(fn(&str, &[f32]) -> (Vec<u64>, Vec<f32>), [u64; 2]); 4] = [
+    let cases: [(MakeScales, [u64; 2]); 4] = [
         (|_, x| (vec![3, 1, 1], x[..3].to_vec()), [128, 128]),
         (|_, _| (vec![4, 3, 1], vec![1.0; 12]), [24, 128]),
         (|_, _| (vec![4, 4, 1], vec![1.0; 16]), [20, 128]),

@@ -121,6 +121,9 @@ pub(crate) struct Span<'a> {
     of: PhantomData<&'a Memory>,
 }
 
+/// Rows of a product: at most so many, and exactly as many as two numbers on the GPU lie apart, where these are given.
+pub(crate) type NumRows<'a> = (usize, Option<Span<'a>>);
+
 impl Span<'_> {
     pub(crate) fn address(self) -> u64 {
         self.address

@@ -241,7 +241,7 @@ fn this_program_is_limited_as_a_whole() {
         tree.write(&format!("xtask/src/{name}.rs"), &"\n".repeat(800));
     }
     tree.write("xtask/src/g.rs", "\n");
-    let says = "xtask:1: 4801 lines without tests, 4800 are allowed in all";
+    let says = "xtask:1: 4951 lines without tests, 4950 are allowed in all";
     assert_eq!(tree.problems(), [says]);
 }
 

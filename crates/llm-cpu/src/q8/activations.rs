@@ -2,10 +2,23 @@
 
 use llm_quant::{ACTIVATION_BLOCK, block_scale};
 
-use super::scratch::Rounded;
 use crate::Cpu;
 use crate::share::Rows;
 use crate::simd::{Kernel, MAX_LANES, Simd};
+
+/// Destination of rounded activations.
+pub(super) struct Rounded<'a> {
+    pub(super) n_tokens: usize,
+    pub(super) n_blocks: usize,
+    /// i8 `[n_tokens, n_blocks · ACTIVATION_BLOCK]`.
+    pub(super) codes: &'a mut [f32],
+    /// `[n_tokens, n_blocks]`.
+    pub(super) scales: &'a mut [f32],
+    /// `[n_tokens, 2, n_blocks]`.
+    pub(super) half_sums: &'a mut [f32],
+    /// `[n_tokens, n_blocks]`.
+    pub(super) sums: &'a mut [f32],
+}
 
 /// Rows of activations as [`llm_quant::BlockCodes`] has them, bit by bit.
 #[derive(Clone, Copy)]

@@ -2,6 +2,7 @@
 
 use llm_quant::ACTIVATION_BLOCK;
 
+use super::activations::Rounded;
 use super::gemm::SCRATCH_LEN;
 use crate::matvec::GEMM_TOKENS;
 use crate::simd::dot::GROUPS;
@@ -20,20 +21,6 @@ pub(super) struct Q8Scratch<'a> {
     pub(super) rounded: Rounded<'a>,
     /// [`Layout::thread_len`] of it is a thread's.
     pub(super) threads: &'a mut [f32],
-}
-
-/// Destination of rounded activations.
-pub(super) struct Rounded<'a> {
-    pub(super) n_tokens: usize,
-    pub(super) n_blocks: usize,
-    /// i8 `[n_tokens, n_blocks · ACTIVATION_BLOCK]`.
-    pub(super) codes: &'a mut [f32],
-    /// `[n_tokens, n_blocks]`.
-    pub(super) scales: &'a mut [f32],
-    /// `[n_tokens, 2, n_blocks]`.
-    pub(super) half_sums: &'a mut [f32],
-    /// `[n_tokens, n_blocks]`.
-    pub(super) sums: &'a mut [f32],
 }
 
 impl Layout {

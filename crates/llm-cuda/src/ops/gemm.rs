@@ -13,9 +13,9 @@ use llm_quant::{Part, Scheme};
 
 use self::scratch::{CHUNK, areas, padded};
 use self::tiles::{Form, PackedTiles, Split, Tiles};
-use super::general::{NumRows, element};
+use super::general::element;
 use super::packed;
-use crate::memory::{Span, bytes_of};
+use crate::memory::{NumRows, Span, bytes_of};
 use crate::module::kernel;
 use crate::{Cuda, CudaQueue, CudaWeight};
 

@@ -5,12 +5,9 @@ use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
 use super::packed;
-use crate::memory::{Span, bytes_of};
+use crate::memory::{NumRows, Span, bytes_of};
 use crate::module::kernel;
 use crate::{Cuda, CudaQueue, CudaWeight, workspace};
-
-/// Rows of a product: at most so many, and exactly as many as two numbers on the GPU lie apart, where these are given.
-pub(super) type NumRows<'a> = (usize, Option<Span<'a>>);
 
 /// `Stored` of `general.cuh`: six addresses and six numbers of 32 bits.
 pub(super) type Stored = [u64; 9];

@@ -8,10 +8,10 @@ use llm_quant::{FourBit, Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
 use super::gemm::{Many, code_areas};
-use super::general::{self, NumRows, element};
+use super::general::{self, element};
 use super::packed;
 use crate::choose::{self, CardShape, FourBitKind, FourBitLaunch, Product, RowsLaunch, Sharing};
-use crate::memory::{Span, bytes_of};
+use crate::memory::{NumRows, Span, bytes_of};
 use crate::module::{Kernel, kernel};
 use crate::{Buffer, Compute, Cuda, CudaQueue, CudaWeight, workspace};
 

@@ -5,10 +5,9 @@ use std::num::NonZeroU64;
 use llm_backend::Result;
 use llm_quant::{Fp8, GlobalScale, Grouped, Part, Scheme};
 
-use super::general::NumRows;
 use crate::formats::{self, PackedKernels, scale_type};
 use crate::launch::Launch;
-use crate::memory::{Span, bytes_of};
+use crate::memory::{NumRows, Span, bytes_of};
 use crate::module::kernel;
 use crate::{Compute, CudaQueue, CudaWeight};
 
