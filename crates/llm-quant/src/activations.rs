@@ -85,7 +85,7 @@ impl BlockCodes {
     ///
     /// The scale is the largest magnitude over 127, and a code the activation times 127 over the largest magnitude, each of
     /// these rounded to f32, rounded to the nearest whole number and in the middle to the even one. Blocks of magnitudes
-    /// below [`SMALLEST`] are zeros, whose scale is 0. Where an activation is not finite the scale is NaN and the codes are
+    /// below 2⁻¹⁰⁰ are zeros, whose scale is 0. Where an activation is not finite the scale is NaN and the codes are
     /// zeros, so that what is computed with them is NaN.
     pub fn of(x: &[f32]) -> Self {
         // Of bits, as NaN is to be the largest.
