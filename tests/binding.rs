@@ -304,11 +304,14 @@ fn what_a_gguf_has_of_a_layer_is_of_use_and_nothing_else() {
         "{:?}",
         model.notices()
     );
-    for name in ["blk.0.attn_q.bias", "blk.1.ffn_up.bias"] {
+    for name in ["blk.1.attn_q.bias", "blk.1.ffn_up.bias"] {
         let error = with(name).unwrap_err().to_string();
         let is_named = error.contains(name) && error.contains("not understood");
         assert!(is_named, "{error}");
     }
+    // What the first layer has the others have, too.
+    let error = with("blk.0.attn_q.bias").unwrap_err().to_string();
+    assert!(error.contains("`blk.1.attn_q.bias` [48]"), "{error}");
     // A layer more than there are.
     assert!(with("blk.9.attn_q.bias").is_ok());
 }
