@@ -173,11 +173,14 @@ impl Row {
                 return self.measured[figure] != self.planned[figure];
             }
             let (planned, measured) = (self.planned[figure], self.measured[figure]);
-            // What is streamed may be on its way by the time that the rest is loaded.
-            let begun = if figure == PEAK_AT_LOAD {
-                self.planned[STAGING]
-            } else {
-                0
+            let begun = match figure {
+                // Where weights stay in their file little is allocated but, for a moment, what a tokenizer is read from.
+                PEAK_AT_LOAD if self.precision == AS_STORED => {
+                    self.planned[PEAK_IN_GENERATION].saturating_sub(planned)
+                }
+                // What is streamed may be on its way by the time that the rest is loaded.
+                PEAK_AT_LOAD => self.planned[STAGING],
+                _ => 0,
             };
             let off = measured.abs_diff(measured.clamp(planned, planned + begun));
             off as f64 > TOLERANCE * planned.max(SMALLEST) as f64
