@@ -71,6 +71,12 @@ pub(super) struct HeadDefaults {
     pub(super) n_kv_heads: Option<usize>,
 }
 
+/// Positions, `max_position_embeddings`.
+pub(super) fn context(config: &Config<'_>, default: usize) -> Result<usize> {
+    let context = config.opt_count("max_position_embeddings")?;
+    Ok(context.unwrap_or(default))
+}
+
 /// Heads as most families give them: `num_attention_heads`, fewer `num_key_value_heads`, and a `head_dim`. Separate
 /// matrices, no biases.
 pub(super) fn attention(config: &Config<'_>, defaults: HeadDefaults) -> Result<AttentionSpec> {

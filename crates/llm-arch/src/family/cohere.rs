@@ -122,7 +122,7 @@ fn model(
     family: &'static str,
     adjust: impl FnOnce(&mut ModelSpec) -> Result<(), ArchError>,
 ) -> Result<ModelSpec, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(8192);
+    let context = block::context(config, 8192)?;
     let bias = config.flag("attention_bias", false)?;
     let attention = AttentionSpec {
         qkv_bias: bias,

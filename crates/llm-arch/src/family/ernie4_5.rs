@@ -38,9 +38,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config
-        .opt_count("max_position_embeddings")?
-        .unwrap_or(131_072);
+    let context = block::context(config, 131_072)?;
     let bias = config.flag("use_bias", false)?;
     let heads = HeadDefaults {
         head_dim: (!config.mentions("head_dim")).then_some(128),

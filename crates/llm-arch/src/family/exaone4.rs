@@ -39,7 +39,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
+    let context = block::context(config, 2048)?;
     let eps = config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5);
     let norm = NormSpec::rms(eps);
     let heads = HeadDefaults {

@@ -166,7 +166,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         out_bias: bias,
         ..block::separate_heads(n_heads, n_kv_heads, head_dim)
     };
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
+    let context = block::context(config, 2048)?;
     let rotary = rotary(config, RopeDefaults::new(head_dim, context))?;
     let positions = match config.flag("alibi", false)? {
         // Added before the scores are scaled, once, as the models were trained; an eager path of the Python library

@@ -179,7 +179,7 @@ fn scale_by_size(spec: &mut ModelSpec, n_layers_of_27b: usize) {
 }
 
 fn gemma(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = context(config, 8192)?;
+    let context = block::context(config, 8192)?;
     let attention = attention(config, 16)?;
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let mlp = first_mlp(config)?;
@@ -189,7 +189,7 @@ fn gemma(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 }
 
 fn gemma2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = context(config, 8192)?;
+    let context = block::context(config, 8192)?;
     let soft_cap = config.cap("attn_logit_softcapping", Some(50.0))?;
     let attention = AttentionSpec {
         soft_cap,
@@ -207,7 +207,7 @@ fn gemma2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 }
 
 fn gemma3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = context(config, 131_072)?;
+    let context = block::context(config, 131_072)?;
     let soft_cap = config.cap("attn_logit_softcapping", None)?;
     let attention = AttentionSpec {
         soft_cap,
@@ -265,11 +265,6 @@ fn global_and_local(
         ..global.clone()
     };
     Ok([global, sliding])
-}
-
-fn context(config: &Config<'_>, default: usize) -> Result<usize, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?;
-    Ok(context.unwrap_or(default))
 }
 
 fn attention(config: &Config<'_>, n_kv_heads: usize) -> Result<AttentionSpec, ArchError> {

@@ -73,9 +73,7 @@ fn model(
     head_dim: Option<usize>,
     residual: Residual,
 ) -> Result<ModelSpec, ArchError> {
-    let context = config
-        .opt_count("max_position_embeddings")?
-        .unwrap_or(131_072);
+    let context = block::context(config, 131_072)?;
     let heads = HeadDefaults {
         head_dim,
         n_kv_heads: Some(2),

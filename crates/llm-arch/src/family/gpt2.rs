@@ -12,13 +12,7 @@ use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions};
 pub(super) static FAMILY: Family = Family {
     model_types: &["gpt2"],
     spec,
-    core: &[
-        ("n_embd", 768),
-        ("n_layer", 12),
-        ("n_head", 12),
-        ("n_positions", 1_024),
-        ("vocab_size", 50_257),
-    ],
+    core: CORE,
     unread: Unread {
         any: &[
             // An older name for the number of positions, beside `n_positions`.
@@ -63,6 +57,15 @@ pub(super) static FAMILY: Family = Family {
     }),
 };
 
+/// Extents of GPT-2 and its descendants.
+pub(super) const CORE: &[(&str, u64)] = &[
+    ("n_embd", 768),
+    ("n_layer", 12),
+    ("n_head", 12),
+    ("n_positions", 1_024),
+    ("vocab_size", 50_257),
+];
+
 /// Names that GPT-2's and its descendants' checkpoints use.
 pub(super) const NAMING: Naming = Naming {
     names: &[&[
@@ -86,6 +89,21 @@ pub(super) const NAMING: Naming = Naming {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false)?;
+    let mut spec = like_gpt2(config, "gpt2", Packing::Stacked, None)?;
+    for (i, attention) in spec.decoder.attentions_mut().enumerate() {
+        attention.scale /= if by_layer { (i + 1) as f32 } else { 1.0 };
+    }
+    Ok(spec)
+}
+
+/// A model with GPT-2's keys; with `n_kv_heads`, or as many as heads of queries.
+pub(super) fn like_gpt2(
+    config: &Config<'_>,
+    family: &'static str,
+    packing: Packing,
+    n_kv_heads: Option<usize>,
+) -> Result<ModelSpec, ArchError> {
     let heads = block::heads(
         config,
         config.spelling(&["hidden_size", "n_embd"])?,
@@ -94,36 +112,26 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = config.count(config.spelling(&["max_position_embeddings", "n_positions"])?)?;
     config.only("add_cross_attention", false)?;
     let attention = AttentionSpec {
-        packing: Packing::Stacked,
+        n_kv_heads: n_kv_heads.unwrap_or(heads.n_kv_heads),
+        packing,
         qkv_bias: true,
         out_bias: true,
+        scale: match config.flag("scale_attn_weights", true)? {
+            true => heads.scale,
+            false => 1.0,
+        },
         ..heads
     };
     let width = config.opt_count("n_inner")?.unwrap_or(4 * heads.q_width());
-    let mlp = block::plain_mlp(
-        width,
-        config.activation("activation_function", Activation::GeluTanh)?,
-        true,
-    );
-    let layers = block::like_layers(
-        config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"])?)?,
-        attention,
-        mlp,
-    );
-    let is_scaled = config.flag("scale_attn_weights", true)?;
-    let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false)?;
+    let activation = config.activation("activation_function", Activation::GeluTanh)?;
+    let mlp = block::plain_mlp(width, activation, true);
+    let n_layers = config.n_layers(config.spelling(&["num_hidden_layers", "n_layer"])?)?;
+    let layers = block::like_layers(n_layers, attention, mlp);
     let norm = NormSpec::layer(config.opt_positive("layer_norm_epsilon")?.unwrap_or(1e-5));
-    let mut stack = block::sequential(
-        layers,
-        Positions::Learned {
-            rows: context,
-            first: 0,
-        },
-        norm,
-    );
-    for (i, attention) in stack.attentions_mut().enumerate() {
-        attention.scale = if is_scaled { attention.scale } else { 1.0 }
-            / if by_layer { (i + 1) as f32 } else { 1.0 };
-    }
-    block::decoder_only(config, "gpt2", context, stack, true)
+    let positions = Positions::Learned {
+        rows: context,
+        first: 0,
+    };
+    let stack = block::sequential(layers, positions, norm);
+    block::decoder_only(config, family, context, stack, true)
 }

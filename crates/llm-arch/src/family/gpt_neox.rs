@@ -83,7 +83,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
+    let context = block::context(config, 2048)?;
     let bias = config.flag("attention_bias", true)?;
     let attention = AttentionSpec {
         packing: Packing::PerGroup,

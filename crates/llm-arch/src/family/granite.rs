@@ -57,7 +57,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
+    let context = block::context(config, 2048)?;
     let multiplier = |key| Ok::<_, ArchError>(config.opt_positive(key)?.unwrap_or(1.0));
     let bias = config.flag("attention_bias", false)?;
     let attention = AttentionSpec {

@@ -172,7 +172,7 @@ pub(super) fn adjacent_pairs(spec: &mut ModelSpec) {
 }
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
+    let context = block::context(config, 2048)?;
     let mut attention = block::attention(config, HeadDefaults::default())?;
     (attention.qkv_bias, attention.out_bias) = match config.flag("attention_bias", false)? {
         true => (true, true),

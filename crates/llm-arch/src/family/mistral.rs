@@ -29,9 +29,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config
-        .opt_count("max_position_embeddings")?
-        .unwrap_or(131_072);
+    let context = block::context(config, 131_072)?;
     let mut attention = block::attention(
         config,
         HeadDefaults {

@@ -88,9 +88,7 @@ pub(super) const STACKED_GATE_UP: &str = "model.layers.{i}.mlp.experts.gate_up_p
 pub(super) const STACKED_DOWN: &str = "model.layers.{i}.mlp.experts.down_proj";
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config
-        .opt_count("max_position_embeddings")?
-        .unwrap_or(131_072);
+    let context = block::context(config, 131_072)?;
     let mut attention = block::attention(
         config,
         HeadDefaults {

@@ -111,7 +111,7 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
 }
 
 fn olmo2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = context(config, 2048)?;
+    let context = block::context(config, 2048)?;
     let attention = attention(config)?;
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let stack = normed_results(config, attention, vec![rotary])?;
@@ -119,7 +119,7 @@ fn olmo2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 }
 
 fn olmo3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = context(config, 2048)?;
+    let context = block::context(config, 2048)?;
     let attention = attention(config)?;
     let defaults = RopeDefaults {
         base: 500_000.0,
@@ -140,7 +140,7 @@ fn olmo3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 }
 
 fn olmoe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = context(config, 4096)?;
+    let context = block::context(config, 4096)?;
     let attention = attention(config)?;
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let n_experts = config
@@ -162,6 +162,7 @@ fn olmoe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 }
 
 /// The rotary positions of layers that see all, and of those that slide, which no `rope_scaling` beside them is for.
+/// A `rope_theta` there is for both: the models were trained with one.
 fn full_and_sliding(
     config: &Config<'_>,
     defaults: RopeDefaults,
@@ -175,11 +176,6 @@ fn full_and_sliding(
         ..full.clone()
     };
     Ok([full, sliding])
-}
-
-fn context(config: &Config<'_>, default: usize) -> Result<usize, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?;
-    Ok(context.unwrap_or(default))
 }
 
 fn attention(config: &Config<'_>) -> Result<AttentionSpec, ArchError> {

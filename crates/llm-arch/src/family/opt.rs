@@ -45,7 +45,7 @@ pub(super) static FAMILY: Family = Family {
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let hidden = config.count("hidden_size")?;
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
+    let context = block::context(config, 2048)?;
     let bias = config.flag("enable_bias", true)?;
     config.only("layer_norm_elementwise_affine", true)?;
     let attention = AttentionSpec {

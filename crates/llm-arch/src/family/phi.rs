@@ -58,7 +58,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(2048);
+    let context = block::context(config, 2048)?;
     let norm = NormSpec::layer(config.opt_positive("layer_norm_eps")?.unwrap_or(1e-5));
     let attention = AttentionSpec {
         qkv_bias: true,

@@ -77,7 +77,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(4096);
+    let context = block::context(config, 4096)?;
     // Read with a longer rope; it says nothing without one.
     config.opt_count("original_max_position_embeddings")?;
     only_longrope(config)?;

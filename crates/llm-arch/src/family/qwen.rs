@@ -234,9 +234,7 @@ fn model(
     attention: AttentionSpec,
     mlp: impl Fn(usize) -> MlpSpec,
 ) -> Result<ModelSpec, ArchError> {
-    let context = config
-        .opt_count("max_position_embeddings")?
-        .unwrap_or(32_768);
+    let context = block::context(config, 32_768)?;
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
     let n_layers = config.n_layers("num_hidden_layers")?;
     let layers = (0..n_layers).map(|i| block::attending(attention, mlp(i)));

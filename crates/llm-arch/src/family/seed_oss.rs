@@ -53,9 +53,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config
-        .opt_count("max_position_embeddings")?
-        .unwrap_or(524_288);
+    let context = block::context(config, 524_288)?;
     let heads = HeadDefaults {
         head_dim: (!config.mentions("head_dim")).then_some(128),
         n_kv_heads: Some(8),

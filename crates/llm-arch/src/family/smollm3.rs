@@ -49,9 +49,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config
-        .opt_count("max_position_embeddings")?
-        .unwrap_or(32_768);
+    let context = block::context(config, 32_768)?;
     let bias = config.flag("attention_bias", false)?;
     let heads = HeadDefaults {
         n_kv_heads: Some(4),

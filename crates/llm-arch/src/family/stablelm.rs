@@ -43,7 +43,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(4096);
+    let context = block::context(config, 4096)?;
     // Each head of queries and keys would have a gain of its own.
     config.only("qk_layernorm", false)?;
     let heads = HeadDefaults {

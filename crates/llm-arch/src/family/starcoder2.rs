@@ -68,7 +68,7 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = config.opt_count("max_position_embeddings")?.unwrap_or(4096);
+    let context = block::context(config, 4096)?;
     let bias = config.flag("use_bias", true)?;
     let heads = HeadDefaults {
         n_kv_heads: Some(2),
