@@ -39,6 +39,8 @@ impl Cli {
     pub(crate) fn of_arguments() -> Self {
         Cli::try_parse().unwrap_or_else(|mut error| {
             if let Some(tip) = tip(&error) {
+                // The parser's own guess goes by the letters alone.
+                error.remove(ContextKind::SuggestedArg);
                 let tip = ContextValue::StyledStrs(vec![tip.into()]);
                 error.insert(ContextKind::Suggested, tip);
             }
@@ -61,12 +63,58 @@ fn tip(error: &clap::Error) -> Option<String> {
         }
         ErrorKind::UnknownArgument => {
             let word = text(ContextKind::InvalidArg)?;
-            let is_flag = word.starts_with('-');
-            (!is_flag).then(|| "a text of several words is written in quotes".to_owned())
+            if !word.starts_with('-') {
+                return Some("a text of several words is written in quotes".to_owned());
+            }
+            let word = word.split('=').next()?;
+            let (_, tip) = FLAGS_ELSEWHERE
+                .iter()
+                .find(|(flags, _)| flags.contains(&word))?;
+            Some((*tip).to_owned())
         }
         _ => None,
     }
 }
+
+/// Flags of llama.cpp, vLLM and transformers, and what is written here instead.
+const FLAGS_ELSEWHERE: [(&[&str], &str); 7] = [
+    (
+        &["-m", "--model", "--model-id", "--model-path"],
+        "the model is named without a flag: llm-run generate MODEL \"...\"",
+    ),
+    (
+        &[
+            "--n-gpu-layers",
+            "--gpu-layers",
+            "--gpu-memory-utilization",
+            "--gpu-memory",
+        ],
+        "what a GPU holds follows from its memory: --max-memory '0=15GB,cpu=12GB' bounds it",
+    ),
+    (
+        &["--ram", "--memory", "--cpu-memory", "--cpu-offload-gb"],
+        "budgets of memory are given together: --max-memory 'cpu=12GB'",
+    ),
+    (
+        &["--ctx-size", "--max-model-len", "--max-length", "--n-ctx"],
+        "positions of prompt and generation together: --context TOKENS",
+    ),
+    (
+        &["--n-predict", "--max-tokens"],
+        "tokens to generate: --max-new-tokens N",
+    ),
+    (&["--temp"], "the flag is --temperature T"),
+    (
+        &[
+            "--quantization",
+            "--quantize",
+            "--load-4bit",
+            "--load-8bit",
+            "--bits",
+        ],
+        "weights are quantized by --load-in-4bit or --load-in-8bit",
+    ),
+];
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
