@@ -39,8 +39,9 @@ mod reference;
 pub use error::BackendError;
 pub use largest::first_of_largest;
 pub use ops::{
-    Attention, Batch, DeviceInfo, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
-    Mask, NormOp, Output, RelativeBias, Rotary, Routing, Rows,
+    Attention, Batch, ConvRows, DeviceInfo, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns,
+    LinearPart, MAX_KERNEL, Mask, NormOp, Output, RelativeBias, Rotary, Routing, Rows, ShortConv,
+    StateBatch,
 };
 pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;

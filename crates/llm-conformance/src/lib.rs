@@ -7,6 +7,7 @@
 
 mod attention;
 mod case;
+mod conv;
 mod copies;
 mod data;
 mod deferred;
@@ -44,6 +45,7 @@ pub fn check<B: Backend>(backend: &Arc<B>) {
     check_elementwise(backend);
     check_linear(backend);
     check_attention(backend);
+    check_states(backend);
     check_routing(backend);
     check_queues(backend);
 }
@@ -202,6 +204,14 @@ pub fn check_attention<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &attention::forks());
 }
 
+/// Checks operations on states of one size.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_states<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &conv::cases());
+}
+
 /// Checks the choice of experts, and rows sent through them.
 ///
 /// # Panics
@@ -270,6 +280,7 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &int8::cases());
     check_same_bits(one, other, &attention::cases());
     check_same_bits(one, other, &attention::together());
+    check_same_bits(one, other, &conv::cases());
     check_same_bits(one, other, &routing::routings());
     check_same_bits(one, other, &routing::experts());
     check_same_bits(one, other, &routing::together());

@@ -2,6 +2,7 @@
 
 mod attention;
 mod attention_wide;
+mod conv;
 mod elementwise;
 mod embed;
 mod experts;
@@ -17,7 +18,7 @@ mod routing;
 
 use llm_backend::{
     Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,
-    Output, Result, Rotary, Routing,
+    Output, Result, Rotary, Routing, ShortConv, StateBatch,
 };
 use llm_tensor::{Activation, WorkspaceShape};
 
@@ -143,6 +144,26 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
     ) -> Result<()> {
         attention::attention(self, op, q, batch, (pool, out))
+    }
+
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, Cuda>,
+        x: &Buffer,
+        batch: &StateBatch<'_, Cuda>,
+        state: &mut Buffer,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        conv::short_conv(self, op, x, batch, (state, out))
+    }
+
+    fn copy_slot(
+        &mut self,
+        state: &mut Buffer,
+        n_elements: usize,
+        slots: (usize, usize),
+    ) -> Result<()> {
+        conv::copy_slot(self, state, n_elements, slots)
     }
 
     fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
