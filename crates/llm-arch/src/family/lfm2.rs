@@ -193,7 +193,10 @@ fn attention(
         None => block::head_dim(config, "num_attention_heads", hidden, n_heads)?,
     };
     let named = config.layers("full_attn_idxs", n_layers)?;
-    let attends = match (config.kinds("layer_types", n_layers, [CONV, ATTENTION])?, by_layer) {
+    let attends = match (
+        config.kinds("layer_types", n_layers, [CONV, ATTENTION])?,
+        by_layer,
+    ) {
         (Some(attends), _) => attends,
         (None, Some(by_layer)) => by_layer.iter().map(|n| *n > 0).collect(),
         (None, None) if config.has("full_attn_idxs") => {
