@@ -89,7 +89,13 @@ fn check_mark<B: Backend>(name: &str, backend: impl Fn() -> B) {
 
 #[test]
 fn a_mark_leads_back_where_windows_went_round() {
-    for name in ["models/gemma3", "models/mistral-sliding", "models/llama"] {
+    for name in [
+        "models/gemma3",
+        "models/mistral-sliding",
+        "models/llama",
+        "models/lfm2",
+        "models/lfm2-biases",
+    ] {
         check_mark(name, Reference::new);
         check_mark(name, cpu);
         for seed in 0..3 {
@@ -122,8 +128,8 @@ fn what_windows_let_go_of_is_refused() {
         assert_eq!(
             error.to_string(),
             format!(
-                "sequence 0 cannot go back from 14 positions to {len}: windows that the next position sees are written over; \
-                 only a mark keeps them"
+                "sequence 0 cannot go back from 14 positions to {len}: windows or states that the next position needs are \
+                 written over; only a mark keeps them"
             )
         );
         assert_eq!(session.len(0), PROMPT.len());
@@ -136,6 +142,49 @@ fn what_windows_let_go_of_is_refused() {
     assert_eq!(session.len(0), len - N_TOKENS);
     session.rewind(0, 0).unwrap();
     assert_eq!(session.len(0), 0);
+}
+
+/// States that are written over: a sequence goes on from where they are, or from its beginning.
+#[test]
+fn what_states_have_taken_in_is_not_taken_out_again() {
+    let model = BoundModel::open(&fixture("models/lfm2")).unwrap();
+    let sessions = || session(Reference::new(), &model, DType::F32, 2, N_TOKENS);
+    let (mut session, mut fresh) = (sessions(), sessions());
+    session.prefill(0, &PROMPT).unwrap();
+    fresh.prefill(0, &PROMPT).unwrap();
+    for len in 1..PROMPT.len() {
+        let error = session.rewind(0, len).unwrap_err();
+        let expected = format!("sequence 0 cannot go back from 14 positions to {len}: ");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
+    session.rewind(0, PROMPT.len()).unwrap();
+    // Both go on from there, and neither from what the other does.
+    session.fork(0, 1).unwrap();
+    let expected = follow(&mut fresh);
+    session.advance(&[(1, &tokens(9, 5))]).unwrap();
+    assert_eq!(follow(&mut session), expected);
+    assert_eq!(session.truncate(0, 20), 0);
+    session.prefill(0, &PROMPT).unwrap();
+    assert_eq!(follow(&mut session), expected);
+}
+
+/// A pass that ends in the middle leaves states of some layers that are of no sequence.
+#[test]
+fn a_sequence_is_empty_after_a_pass_that_was_cut_short() {
+    let model = BoundModel::open(&fixture("models/lfm2")).unwrap();
+    let mut session = session(Reference::new(), &model, DType::F32, 2, 4);
+    session.prefill(0, &PROMPT[..3]).unwrap();
+    let expected = bits(session.advance(&[(0, &PROMPT[3..5])]).unwrap());
+    session.truncate(0, 0);
+    session.prefill(0, &PROMPT[..3]).unwrap();
+    session.interrupt().raise();
+    let error = session.advance(&[(0, &PROMPT[3..5])]).unwrap_err();
+    assert!(matches!(error, RuntimeError::Interrupted), "{error}");
+    session.interrupt().clear();
+    assert_eq!(session.len(0), 0);
+    session.prefill(0, &PROMPT[..3]).unwrap();
+    let found = bits(session.advance(&[(0, &PROMPT[3..5])]).unwrap());
+    assert_eq!(found, expected);
 }
 
 /// Token whose vector is no number.
@@ -485,6 +534,7 @@ fn sequences_go_any_way_and_are_what_they_are() {
         "llama",
         "gemma3",
         "mistral-sliding",
+        "lfm2",
         "faults/phi3-longrope/model",
     ];
     for name in models {

@@ -18,7 +18,9 @@ use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
 
 pub use gguf::{Written, in_q8_0};
-pub use goldens::{GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, continue_by_ids, score};
+pub use goldens::{
+    GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, continue_by_ids, score, take_back,
+};
 pub use packed::Packed;
 pub use placing::{placing, short_passes};
 pub use variant::Variant;

@@ -244,15 +244,37 @@ impl<'a> Config<'a> {
         n_layers: usize,
         default: impl Fn(usize) -> bool,
     ) -> Result<Vec<bool>> {
-        let slides = |kind: &Value| match kind.as_str() {
-            Some("sliding_attention") => Some(true),
-            Some("full_attention") => Some(false),
+        let words = ["full_attention", "sliding_attention"];
+        let kinds = self.kinds("layer_types", n_layers, words)?;
+        Ok(kinds.unwrap_or_else(|| (0..n_layers).map(default).collect()))
+    }
+
+    /// Mask of layers of the second kind, each being called one or the other; nothing where there is no such list.
+    pub(crate) fn kinds(
+        &self,
+        key: &str,
+        n_layers: usize,
+        [first, second]: [&str; 2],
+    ) -> Result<Option<Vec<bool>>> {
+        let is_second = |kind: &Value| match kind.as_str() {
+            Some(kind) if kind == second => Some(true),
+            Some(kind) if kind == first => Some(false),
             _ => None,
         };
-        let kinds = self.read("layer_types", list_of(Some(n_layers), slides), || {
-            format!("{n_layers} times full_attention or sliding_attention")
-        })?;
-        Ok(kinds.unwrap_or_else(|| (0..n_layers).map(default).collect()))
+        self.read(key, list_of(Some(n_layers), is_second), || {
+            format!("{n_layers} times {first} or {second}")
+        })
+    }
+
+    /// A whole number for each of `n` layers; nothing where the value is no list.
+    pub(crate) fn list(&self, key: &str, n: usize) -> Result<Option<Vec<usize>>> {
+        if !self.keys.get(key).is_some_and(Value::is_array) {
+            return Ok(None);
+        }
+        let number = |value: &Value| value.as_u64().map(|n| n as usize);
+        self.read(key, list_of(Some(n), number), || {
+            format!("a list of {n} whole numbers")
+        })
     }
 
     /// A 0 or a 1, or a flag, for each of at least `n` layers; nothing where there is no such list.

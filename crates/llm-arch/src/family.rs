@@ -13,6 +13,7 @@ mod gpt_bigcode;
 mod gpt_neox;
 mod gptj;
 mod granite;
+mod lfm2;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -77,7 +78,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 34] = [
+const FAMILIES: [&Family; 35] = [
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
@@ -94,6 +95,7 @@ const FAMILIES: [&Family; 34] = [
     &gpt_neox::FAMILY,
     &gptj::FAMILY,
     &granite::FAMILY,
+    &lfm2::FAMILY,
     &llama::FAMILY,
     &mistral::FAMILY,
     &mixtral::FAMILY,

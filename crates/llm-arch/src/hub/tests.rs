@@ -59,6 +59,8 @@ fn a_written_configuration_describes_the_same_model() {
         "models/qwen3-moe",
         "models/seed-oss",
         "models/smollm3",
+        "models/lfm2",
+        "models/lfm2-biases",
         "models/stablelm",
         "models/stablelm-parallel",
         "models/starcoder2",

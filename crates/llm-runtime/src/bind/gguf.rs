@@ -1,7 +1,7 @@
 //! What the metadata of a GGUF say of a model.
 
 use llm_arch::{Skeleton, from_gguf};
-use llm_checkpoint::{Checkpoint, Value as MetaValue};
+use llm_checkpoint::{Array, Checkpoint, Value as MetaValue};
 use llm_tensor::DType;
 use serde_json::{Map, Value};
 
@@ -27,14 +27,18 @@ pub(super) fn skeleton(checkpoint: &Checkpoint) -> Result<Skeleton> {
     })
 }
 
-/// Metadata of a GGUF, arrays apart, with the factors of a long rope.
+/// Metadata of a GGUF, with few arrays, and with the factors of a long rope.
 ///
 /// # Errors
 /// When these cannot be read.
 pub(crate) fn metadata(checkpoint: &Checkpoint) -> Result<Map<String, Value>> {
     let metadata = checkpoint.metadata().iter();
-    let scalars = metadata.filter_map(|(key, value)| Some((key.clone(), scalar(value)?)));
-    let mut metadata = scalars.collect();
+    let known = metadata.filter_map(|(key, value)| {
+        let by_layer = || PER_LAYER.iter().any(|name| key.ends_with(name));
+        let value = scalar(value).or_else(|| numbers(value).filter(|_| by_layer()))?;
+        Some((key.clone(), value))
+    });
+    let mut metadata = known.collect();
     add_long_rope(checkpoint, &mut metadata)?;
     Ok(metadata)
 }
@@ -69,7 +73,24 @@ fn decimal(x: f32) -> Value {
         .map_or(Value::Null, Value::from)
 }
 
-/// A value as JSON; arrays hold vocabularies and per-layer lists, which no configuration key is.
+/// A short array of whole numbers as JSON.
+fn numbers(value: &MetaValue) -> Option<Value> {
+    let MetaValue::Array(array) = value else {
+        return None;
+    };
+    let numbers: Vec<Value> = match array {
+        Array::I32(numbers) if numbers.len() <= MAX_LAYERS => {
+            numbers.iter().map(|&n| Value::from(n)).collect()
+        }
+        Array::U32(numbers) if numbers.len() <= MAX_LAYERS => {
+            numbers.iter().map(|&n| Value::from(n)).collect()
+        }
+        _ => return None,
+    };
+    Some(Value::from(numbers))
+}
+
+/// A value as JSON; arrays hold vocabularies and per-layer lists, of which few are configuration keys.
 fn scalar(value: &MetaValue) -> Option<Value> {
     match value {
         MetaValue::String(text) => Some(Value::from(text.as_str())),
@@ -94,3 +115,8 @@ const LONG_ROPE: [(&str, &str); 2] = [
     ("long_factor", "rope_factors_long.weight"),
 ];
 const MAX_FACTORS: u64 = 1 << 14;
+
+/// Ends of keys whose values may be lists, one number a layer.
+const PER_LAYER: [&str; 1] = [".attention.head_count_kv"];
+/// More layers than any model has.
+const MAX_LAYERS: usize = 1 << 12;
