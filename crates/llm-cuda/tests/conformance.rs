@@ -53,6 +53,7 @@ suites! {
     elementwise: llm_conformance::check_elementwise,
     linear: llm_conformance::check_linear,
     attention: llm_conformance::check_attention,
+    delta: llm_conformance::check_delta,
     routing: llm_conformance::check_routing,
     queues: llm_conformance::check_queues,
 }

@@ -2,13 +2,13 @@
 
 use llm_tensor::{Activation, Pairing};
 
-use super::{Reference, delta};
 use super::norm::Normalisation;
 use super::pool::ReferencePool;
 use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
 use super::scalar::activated;
 use super::weight::ReferenceWeight;
+use super::{Reference, delta};
 use crate::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns,
     LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, StateBatch,

@@ -2,8 +2,8 @@
 
 use llm_tensor::{Bytes, DType, KvShape, f32_to_le_bytes, le_bytes_to_f32};
 
-use super::{Reference, assert_told};
 use super::scalar::{biased, dot};
+use super::{Reference, assert_told};
 use crate::{Allocation, Attention, Batch, KvColumns, Mask, Rows};
 
 /// Keys and values, `[blocks, BLOCK, n_kv_heads · head_dim]` each, rounded to the pool's element type. What nothing was
