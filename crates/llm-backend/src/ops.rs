@@ -265,6 +265,63 @@ impl<B: Backend> Clone for StateBatch<'_, B> {
 
 impl<B: Backend> Copy for StateBatch<'_, B> {}
 
+/// A causal convolution of each channel for itself, over the positions of each sequence.
+#[derive(Debug)]
+pub struct ShortConv<'a, B: Backend> {
+    /// `[n_channels, kernel]`, the last tap for the position itself.
+    pub taps: &'a B::Weight,
+    /// `[n_channels]`.
+    pub bias: Option<&'a B::Weight>,
+    /// Channels.
+    pub n_channels: usize,
+    /// Positions that a result is made of, up to [`MAX_KERNEL`].
+    pub kernel: usize,
+    /// What is convolved, and what becomes of the sums.
+    pub rows: ConvRows,
+}
+
+/// Rows that a convolution takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConvRows {
+    /// Some columns of each are convolved.
+    Columns {
+        /// The first channel's.
+        first: usize,
+        /// Elements of a row.
+        row_width: usize,
+        /// Applied to the sums.
+        activation: Option<Activation>,
+    },
+    /// Of rows `[B | C | x]` of the channels each `B · x` is convolved, and the sums are multiplied by `C`.
+    Gated,
+}
+
+/// Taps of the longest convolution.
+pub const MAX_KERNEL: usize = 8;
+
+impl<B: Backend> Clone for ShortConv<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for ShortConv<'_, B> {}
+
+impl<B: Backend> ShortConv<'_, B> {
+    /// Elements of a sequence's state `[kernel - 1, n_channels]`: what was convolved at the positions before, the last one last.
+    pub fn state_elements(&self) -> usize {
+        (self.kernel - 1) * self.n_channels
+    }
+
+    /// Elements of an input row.
+    pub fn row_width(&self) -> usize {
+        match self.rows {
+            ConvRows::Columns { row_width, .. } => row_width,
+            ConvRows::Gated => 3 * self.n_channels,
+        }
+    }
+}
+
 /// Choice of experts by a router's scores.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Routing {

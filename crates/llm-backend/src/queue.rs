@@ -6,7 +6,7 @@ use llm_tensor::Activation;
 
 use crate::{
     Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, StateBatch,
+    Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, ShortConv, StateBatch,
     first_of_largest,
 };
 
@@ -196,6 +196,25 @@ pub trait Ops<B: Backend>: Queue<B> {
         batch: &Batch<'_, B>,
         pool: &B::KvPool,
         out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Convolves each sequence's rows of `x`, after those that its slot of `state` has inputs of, into rows `[_, n_channels]` of
+    /// `out`; the slot then has the last inputs. All sequences of a pass at once.
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, B>,
+        x: &B::Buffer,
+        batch: &StateBatch<'_, B>,
+        state: &mut B::Buffer,
+        out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Copies slot `from` of `state` `[_, n_elements]` to slot `to`.
+    fn copy_slot(
+        &mut self,
+        state: &mut B::Buffer,
+        n_elements: usize,
+        slots: (usize, usize),
     ) -> Result<()>;
 
     /// Applies the delta rule to each sequence's rows `[queries | keys | values]` of the first input, whose gates are in the

@@ -1,5 +1,6 @@
 //! The plainest implementation: one loop an operation, f64 accumulation, weights widened to f32.
 
+mod conv;
 mod delta;
 mod norm;
 mod ops;

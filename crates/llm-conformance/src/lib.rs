@@ -7,6 +7,7 @@
 
 mod attention;
 mod case;
+mod conv;
 mod copies;
 mod data;
 mod deferred;
@@ -45,6 +46,7 @@ pub fn check<B: Backend>(backend: &Arc<B>) {
     check_elementwise(backend);
     check_linear(backend);
     check_attention(backend);
+    check_states(backend);
     check_delta(backend);
     check_routing(backend);
     check_queues(backend);
@@ -225,6 +227,14 @@ pub fn check_delta<B: Backend>(backend: &Arc<B>) {
     }
 }
 
+/// Checks operations on states of one size.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_states<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &conv::cases());
+}
+
 /// Checks the choice of experts, and rows sent through them.
 ///
 /// # Panics
@@ -293,6 +303,7 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &int8::cases());
     check_same_bits(one, other, &attention::cases());
     check_same_bits(one, other, &attention::together());
+    check_same_bits(one, other, &conv::cases());
     check_same_bits(one, other, &delta::cases());
     check_same_bits(one, other, &delta::gates());
     check_same_bits(one, other, &routing::routings());

@@ -15,6 +15,7 @@
 mod arrange;
 mod attention;
 mod backend;
+mod conv;
 mod delta;
 mod dense;
 mod elementwise;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, HostPages,
-    KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, StateBatch,
-    first_of_largest,
+    KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, ShortConv,
+    StateBatch, first_of_largest,
 };
 use llm_tensor::Activation;
 
@@ -15,7 +15,7 @@ use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
-use crate::{Buffer, Cpu, CpuPages, KvPool, Routes, attention, delta, kv_pool, linear};
+use crate::{Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, kv_pool, linear};
 
 /// Work that is done as it is put into the queue: there is never anything to wait for.
 #[derive(Debug)]
@@ -251,6 +251,30 @@ impl Ops<Cpu> for CpuQueue {
         let (q, out) = (q.as_slice(), out.as_mut_slice());
         let workspace = &mut self.workspace;
         attention::attention(&self.cpu, op, q, batch, pool, out, workspace);
+        Ok(())
+    }
+
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, Cpu>,
+        x: &Buffer,
+        batch: &StateBatch<'_, Cpu>,
+        state: &mut Buffer,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        let (x, state, out) = (x.as_slice(), state.as_mut_slice(), out.as_mut_slice());
+        conv::short_conv(&self.cpu, op, x, batch, (state, out));
+        Ok(())
+    }
+
+    fn copy_slot(
+        &mut self,
+        state: &mut Buffer,
+        n_elements: usize,
+        (from, to): (usize, usize),
+    ) -> Result<()> {
+        let from = from * n_elements..(from + 1) * n_elements;
+        state.as_mut_slice().copy_within(from, to * n_elements);
         Ok(())
     }
 

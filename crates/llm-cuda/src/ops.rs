@@ -2,6 +2,7 @@
 
 mod attention;
 mod attention_wide;
+mod conv;
 mod delta;
 mod elementwise;
 mod embed;
@@ -18,7 +19,7 @@ mod routing;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns,
-    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, StateBatch,
+    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
 };
 use llm_tensor::{Activation, WorkspaceShape};
 
@@ -144,6 +145,26 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
     ) -> Result<()> {
         attention::attention(self, op, q, batch, (pool, out))
+    }
+
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, Cuda>,
+        x: &Buffer,
+        batch: &StateBatch<'_, Cuda>,
+        state: &mut Buffer,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        conv::short_conv(self, op, x, batch, (state, out))
+    }
+
+    fn copy_slot(
+        &mut self,
+        state: &mut Buffer,
+        n_elements: usize,
+        slots: (usize, usize),
+    ) -> Result<()> {
+        conv::copy_slot(self, state, n_elements, slots)
     }
 
     fn delta_rule(

@@ -8,10 +8,10 @@ use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
 use super::scalar::activated;
 use super::weight::ReferenceWeight;
-use super::{Reference, delta};
+use super::{Reference, conv, delta};
 use crate::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns,
-    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, StateBatch,
+    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
 };
 
 impl Ops<Reference> for ReferenceQueue {
@@ -195,6 +195,29 @@ impl Ops<Reference> for ReferenceQueue {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         pool.attend(op, q, batch, out);
+        Ok(())
+    }
+
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, Reference>,
+        x: &Vec<f32>,
+        batch: &StateBatch<'_, Reference>,
+        state: &mut Vec<f32>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        conv::short_conv(op, x, batch, state, out);
+        Ok(())
+    }
+
+    fn copy_slot(
+        &mut self,
+        state: &mut Vec<f32>,
+        n_elements: usize,
+        (from, to): (usize, usize),
+    ) -> Result<()> {
+        let from = from * n_elements..(from + 1) * n_elements;
+        state.copy_within(from, to * n_elements);
         Ok(())
     }
 

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use llm_backend::{
     Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads,
     KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result, Rotary, Routing, Rows,
-    StateBatch,
+    ShortConv, StateBatch,
 };
 use llm_tensor::{Activation, Norm};
 
 use super::Deferred;
 use super::memory::Shared;
-use super::recorded::{RecordedDelta, RecordedStates};
+use super::recorded::{RecordedConv, RecordedDelta, RecordedStates};
 use super::schedule::{DeferredEvent, Schedule, lock};
 
 /// Work that waits until somebody does.
@@ -260,6 +260,34 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
             batch
                 .with(|batch| queue.attention(&op, &lock(&q), batch, &lock(&pool), &mut lock(&out)))
         })
+    }
+
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, Deferred<B>>,
+        x: &Shared<B::Buffer>,
+        batch: &StateBatch<'_, Deferred<B>>,
+        state: &mut Shared<B::Buffer>,
+        out: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let (op, batch) = (RecordedConv::of(op), RecordedStates::of(batch));
+        let (x, state, out) = (x.handle(), state.handle(), out.handle());
+        self.put(move |queue| {
+            let op = op.op();
+            batch.with(|batch| {
+                queue.short_conv(&op, &lock(&x), batch, &mut lock(&state), &mut lock(&out))
+            })
+        })
+    }
+
+    fn copy_slot(
+        &mut self,
+        state: &mut Shared<B::Buffer>,
+        n_elements: usize,
+        slots: (usize, usize),
+    ) -> Result<()> {
+        let state = state.handle();
+        self.put(move |queue| queue.copy_slot(&mut lock(&state), n_elements, slots))
     }
 
     fn delta_rule(

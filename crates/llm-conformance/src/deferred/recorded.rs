@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use llm_backend::{Backend, DeltaGates, DeltaRule, Rows, StateBatch};
+use llm_backend::{Backend, ConvRows, DeltaGates, DeltaRule, Rows, ShortConv, StateBatch};
 
 use super::Deferred;
 use super::schedule::lock;
@@ -28,6 +28,36 @@ impl<B: Backend> RecordedStates<B> {
             rows_index: &lock(&self.rows_index),
             slots: &lock(&self.slots),
         })
+    }
+}
+
+pub(super) struct RecordedConv<B: Backend> {
+    taps: Arc<B::Weight>,
+    bias: Option<Arc<B::Weight>>,
+    n_channels: usize,
+    kernel: usize,
+    rows: ConvRows,
+}
+
+impl<B: Backend> RecordedConv<B> {
+    pub(super) fn of(op: &ShortConv<'_, Deferred<B>>) -> Self {
+        RecordedConv {
+            taps: Arc::clone(op.taps),
+            bias: op.bias.cloned(),
+            n_channels: op.n_channels,
+            kernel: op.kernel,
+            rows: op.rows,
+        }
+    }
+
+    pub(super) fn op(&self) -> ShortConv<'_, B> {
+        ShortConv {
+            taps: &self.taps,
+            bias: self.bias.as_deref(),
+            n_channels: self.n_channels,
+            kernel: self.kernel,
+            rows: self.rows,
+        }
     }
 }
 
