@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 68] = [
+pub const GOLDENS: [&str; 70] = [
     "bloom",
     "bloom-6heads-residual-post-ln",
     "cohere",
@@ -65,6 +65,8 @@ pub const GOLDENS: [&str; 68] = [
     "qwen2",
     "qwen2-sliding",
     "qwen3",
+    "qwen3-5",
+    "qwen3-5-tied",
     "qwen3-biases",
     "qwen3-moe",
     "qwen3-moe-mixed",
@@ -129,12 +131,18 @@ pub fn continue_by_ids(session: &mut Session, ids: &[u32], n: usize) -> Vec<u32>
     }
 }
 
-/// Holds every golden model on devices that `device` makes to what the reference library computed.
+/// Holds every golden model on devices that `device` makes to what the reference library computed. `LLM_RUN_GOLDENS` names
+/// some, separated by commas.
 ///
 /// # Panics
 /// Where one is off.
 pub fn check_goldens(device: &dyn Fn() -> Box<dyn Device>) {
-    for name in GOLDENS {
+    let named = std::env::var("LLM_RUN_GOLDENS").ok();
+    let is_named = |name: &&str| {
+        let mut named = named.iter().flat_map(|named| named.split(','));
+        named.clone().next().is_none() || named.any(|other| other == *name)
+    };
+    for name in GOLDENS.into_iter().filter(is_named) {
         check_golden(name, device);
     }
 }

@@ -22,6 +22,7 @@ mod opt;
 mod phi;
 mod phi3;
 mod qwen;
+mod qwen3_5;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -77,7 +78,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 34] = [
+const FAMILIES: [&Family; 35] = [
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
@@ -107,6 +108,7 @@ const FAMILIES: [&Family; 34] = [
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &qwen3_5::FAMILY,
     &seed_oss::FAMILY,
     &smollm3::FAMILY,
     &stablelm::FAMILY,
