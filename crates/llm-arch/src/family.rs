@@ -23,6 +23,7 @@ mod opt;
 mod phi;
 mod phi3;
 mod qwen;
+mod qwen3_5;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -109,6 +110,7 @@ const FAMILIES: [&Family; 35] = [
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &qwen3_5::FAMILY,
     &seed_oss::FAMILY,
     &smollm3::FAMILY,
     &stablelm::FAMILY,

@@ -139,6 +139,16 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::ConvTapsBias
         | Role::ConvOut
         | Role::ConvOutBias
+        | Role::DeltaQkv
+        | Role::DeltaGate
+        | Role::DeltaStrength
+        | Role::DeltaDecay
+        | Role::DeltaQkvGate
+        | Role::DeltaStrengthDecay
+        | Role::DeltaRate
+        | Role::DeltaOffset
+        | Role::DeltaNorm
+        | Role::DeltaOut
         | Role::CrossNorm
         | Role::CrossQ
         | Role::CrossK
@@ -167,7 +177,9 @@ fn attention(stack: &StackSpec, unit: Unit) -> &AttentionSpec {
     };
     match &stack.layers[layer].mixer {
         MixerSpec::Attention(attention) => attention,
-        MixerSpec::Conv(_) => unreachable!("queries and keys are of layers that attend"),
+        MixerSpec::Conv(_) | MixerSpec::Delta(_) => {
+            unreachable!("queries and keys are of layers that attend")
+        }
     }
 }
 

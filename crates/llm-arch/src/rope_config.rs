@@ -49,6 +49,8 @@ pub(crate) fn rotary(config: &Config<'_>, defaults: RopeDefaults) -> Result<Rota
     match older.filter(|rope| !rope.is_empty()).or(newer) {
         Some(rope) => {
             let spec = of_object(config, Some(&rope), defaults, outer_base)?;
+            // Positions of pictures have three axes, which text goes along all at once.
+            rope.tick_all(&["mrope_section", "mrope_interleaved"]);
             rope.finish(&OF_ROPE);
             Ok(spec)
         }

@@ -99,7 +99,7 @@ impl StackSpec {
     pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
         self.layers.iter().filter_map(|layer| match &layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Conv(_) => None,
+            MixerSpec::Conv(_) | MixerSpec::Delta(_) => None,
         })
     }
 
@@ -108,7 +108,7 @@ impl StackSpec {
         let layers = self.layers.iter_mut();
         layers.filter_map(|layer| match &mut layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Conv(_) => None,
+            MixerSpec::Conv(_) | MixerSpec::Delta(_) => None,
         })
     }
 
@@ -219,6 +219,8 @@ pub enum MixerSpec {
     Attention(AttentionSpec),
     /// Each is a weighted sum of its own features and those of a few before it.
     Conv(ShortConvSpec),
+    /// Each corrects a state of its sequence, and reads it: the gated delta rule.
+    Delta(DeltaSpec),
 }
 
 impl MixerSpec {
@@ -226,15 +228,16 @@ impl MixerSpec {
     pub fn is_recurrent(&self) -> bool {
         match self {
             MixerSpec::Attention(_) => false,
-            MixerSpec::Conv(_) => true,
+            MixerSpec::Conv(_) | MixerSpec::Delta(_) => true,
         }
     }
 
     /// Features that the mixer projects its input to.
     pub fn projected_width(&self) -> usize {
         match self {
-            MixerSpec::Attention(attention) => attention.qkv_width(),
+            MixerSpec::Attention(attention) => attention.row_width(),
             MixerSpec::Conv(conv) => conv.projected_width(),
+            MixerSpec::Delta(delta) => delta.projected_width(),
         }
     }
 
@@ -243,7 +246,95 @@ impl MixerSpec {
         match self {
             MixerSpec::Attention(attention) => attention.q_width(),
             MixerSpec::Conv(conv) => conv.n_channels,
+            MixerSpec::Delta(delta) => delta.values_width(),
         }
+    }
+
+    /// Features of a row that lies beside what the mixer projects its input to: before they are in order, or convolved.
+    pub fn beside_width(&self) -> usize {
+        match self {
+            MixerSpec::Attention(attention) => match attention.is_in_groups() {
+                true => attention.row_width(),
+                false => 0,
+            },
+            MixerSpec::Conv(_) => 0,
+            MixerSpec::Delta(delta) => match delta.packing {
+                DeltaPacking::Separate => delta.conv_width(),
+                DeltaPacking::PerKeyHead => delta.projected_width(),
+            },
+        }
+    }
+
+    /// Elements of the widest head; none where there are no heads.
+    pub fn head_dim(&self) -> usize {
+        match self {
+            MixerSpec::Attention(attention) => attention.head_dim,
+            MixerSpec::Conv(_) => 0,
+            MixerSpec::Delta(delta) => delta.key_dim.max(delta.value_dim),
+        }
+    }
+}
+
+/// The gated delta rule (Yang, Kautz and Hatamizadeh 2024) of queries, keys and values that are convolved over a few positions
+/// first; its results are normalised by head, and gated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeltaSpec {
+    /// Heads of queries, and of keys.
+    pub n_key_heads: usize,
+    /// Heads of values; a multiple of `n_key_heads`.
+    pub n_value_heads: usize,
+    /// Elements of a head of queries or keys.
+    pub key_dim: usize,
+    /// Elements of a head of values.
+    pub value_dim: usize,
+    /// Positions that a convolution's result is made of, its own included.
+    pub kernel: usize,
+    /// Applied to what was convolved.
+    pub activation: Activation,
+    /// Storage of the projections.
+    pub packing: DeltaPacking,
+    /// Norm of results.
+    pub norm: NormSpec,
+}
+
+/// Storage of a delta rule's projections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeltaPacking {
+    /// Four matrices: queries, keys and values; gates of results; strengths; decays.
+    Separate,
+    /// Two, whose rows lie by key head: its query, its own, its values' and their gates'; its values' strengths and decays.
+    PerKeyHead,
+}
+
+impl DeltaSpec {
+    /// Features of all queries, and of all keys.
+    pub fn keys_width(&self) -> usize {
+        self.n_key_heads * self.key_dim
+    }
+
+    /// Features of all values, and of the gates of results.
+    pub fn values_width(&self) -> usize {
+        self.n_value_heads * self.value_dim
+    }
+
+    /// Features that are convolved: queries, keys and values.
+    pub fn conv_width(&self) -> usize {
+        2 * self.keys_width() + self.values_width()
+    }
+
+    /// Features of `[q | k | v | gates | strengths | decays]`.
+    pub fn projected_width(&self) -> usize {
+        self.conv_width() + self.values_width() + 2 * self.n_value_heads
+    }
+
+    /// Elements of a sequence's inputs of the positions before.
+    pub fn conv_elements(&self) -> usize {
+        self.conv_width() * (self.kernel - 1)
+    }
+
+    /// Elements of a sequence's state.
+    pub fn state_elements(&self) -> usize {
+        self.n_value_heads * self.key_dim * self.value_dim
     }
 }
 
@@ -330,6 +421,8 @@ pub struct AttentionSpec {
     pub window: Option<usize>,
     /// Index among the stack's rotary positions; none leaves queries and keys as they are (NoPE).
     pub rotary_idx: Option<usize>,
+    /// True if each head's result is multiplied by sigmoids, which the query projection makes too: behind each head's query.
+    pub output_gate: bool,
 }
 
 impl AttentionSpec {
@@ -350,7 +443,25 @@ impl AttentionSpec {
         self.n_kv_heads * self.head_dim
     }
 
-    /// Output features of all three, side by side.
+    /// Output features of the query projection, gates of results included.
+    pub fn gated_q_width(&self) -> usize {
+        match self.output_gate {
+            true => 2 * self.q_width(),
+            false => self.q_width(),
+        }
+    }
+
+    /// True where results of projections are brought into order.
+    pub fn is_in_groups(&self) -> bool {
+        self.output_gate || self.grouped().is_some()
+    }
+
+    /// Output features of all projections, `[q | k | v | gates of results]`.
+    pub fn row_width(&self) -> usize {
+        self.gated_q_width() + 2 * self.kv_width()
+    }
+
+    /// Output features of queries, keys and values, side by side.
     pub fn qkv_width(&self) -> usize {
         self.q_width() + 2 * self.kv_width()
     }

@@ -80,15 +80,64 @@ pub struct Heads {
     pub row_width: usize,
 }
 
-/// A row whose heads lie in groups: `n_queries` heads of queries, one of keys and one of values, `n_groups` times.
+/// Columns of rows that lie in groups, each of the same parts, and where they go: each part of all groups side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadGroups {
-    /// Groups, which is heads of keys.
+pub struct Groups {
+    /// Groups.
     pub n_groups: usize,
-    /// Heads of queries in a group.
-    pub n_queries: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
+    /// Parts of a group, in the order in which they lie there.
+    pub parts: [GroupPart; Groups::MAX_PARTS],
+    /// The first group's first element.
+    pub first: usize,
+    /// Elements of a grouped row.
+    pub row_width: usize,
+    /// Elements of a row that parts go to.
+    pub out_width: usize,
+}
+
+/// A part of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupPart {
+    /// Elements of it in each group; none where a group has fewer parts.
+    pub width: usize,
+    /// Where the first group's goes in a row; those of other groups follow.
+    pub to: usize,
+}
+
+impl Groups {
+    /// Parts that a group may have.
+    pub const MAX_PARTS: usize = 4;
+
+    /// Parts that go side by side, in order, from column `to` on.
+    pub fn parts(widths: &[usize], n_groups: usize, to: usize) -> [GroupPart; Groups::MAX_PARTS] {
+        let mut parts = [GroupPart::default(); Groups::MAX_PARTS];
+        let mut to = to;
+        for (part, &width) in parts.iter_mut().zip(widths) {
+            *part = GroupPart { width, to };
+            to += n_groups * width;
+        }
+        parts
+    }
+
+    /// Elements of a group.
+    pub fn group_width(&self) -> usize {
+        self.parts.iter().map(|part| part.width).sum()
+    }
+
+    /// Elements of all groups of a row.
+    pub fn width(&self) -> usize {
+        self.n_groups * self.group_width()
+    }
+
+    /// # Panics
+    /// When parts leave a row.
+    pub fn check(&self) {
+        let fits = |part: &GroupPart| part.to + self.n_groups * part.width <= self.out_width;
+        assert!(
+            self.first + self.width() <= self.row_width && self.parts.iter().all(fits),
+            "{self:?}"
+        );
+    }
 }
 
 /// Columns of keys and values in a row: the pool's number of heads each, values right after keys.

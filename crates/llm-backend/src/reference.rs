@@ -1,6 +1,7 @@
 //! The plainest implementation: one loop an operation, f64 accumulation, weights widened to f32.
 
 mod conv;
+mod delta;
 mod norm;
 mod ops;
 mod pool;

@@ -16,6 +16,7 @@ mod arrange;
 mod attention;
 mod backend;
 mod conv;
+mod delta;
 mod dense;
 mod elementwise;
 mod encode;

@@ -81,6 +81,7 @@ const FILES: &[File] = &[
     file!("attention_tile_f16", needs sm80),
     file!("attention_wide"),
     file!("conv"),
+    file!("delta"),
     file!("dense"),
     file!("elementwise"),
     file!("embed"),

@@ -54,6 +54,7 @@ suites! {
     linear: llm_conformance::check_linear,
     attention: llm_conformance::check_attention,
     states: llm_conformance::check_states,
+    delta: llm_conformance::check_delta,
     routing: llm_conformance::check_routing,
     queues: llm_conformance::check_queues,
 }

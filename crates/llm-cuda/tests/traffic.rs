@@ -11,6 +11,8 @@ mod attention;
 mod bench;
 #[path = "traffic/conv.rs"]
 mod conv;
+#[path = "traffic/delta.rs"]
+mod delta;
 #[path = "traffic/experts.rs"]
 mod experts;
 #[path = "traffic/packed.rs"]
@@ -27,6 +29,7 @@ fn every_kernel_is_counted_or_seldom() {
     let counted = [
         attention::KERNELS,
         conv::KERNELS,
+        delta::KERNELS,
         experts::KERNELS,
         packed::KERNELS,
         products::KERNELS,

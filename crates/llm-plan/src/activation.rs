@@ -53,7 +53,7 @@ activations! {
     embedded,
     /// `[q | k | v]`, or what another mixer projects its input to.
     qkv,
-    /// The same as a projection makes them whose rows lie in groups, before they are put in order.
+    /// The same as projections make them whose rows lie in groups, before they are put in order; or what of them is convolved.
     grouped,
     /// Heads' results, or another mixer's.
     attended,
@@ -78,9 +78,6 @@ impl ActivationWidths {
     pub fn of(spec: &ModelSpec) -> Self {
         let widest = |width: &dyn Fn(&StackSpec) -> usize| stacks(spec).map(width).max();
         let widest = |width| widest(width).unwrap_or(0);
-        let heads = |width: &dyn Fn(&AttentionSpec) -> usize| {
-            attentions(spec).map(width).max().unwrap_or(0)
-        };
         let layers = || stacks(spec).flat_map(|stack| &stack.layers);
         let mixers = |width: &dyn Fn(&MixerSpec) -> usize| {
             let widths = layers().map(|layer| width(&layer.mixer));
@@ -94,7 +91,7 @@ impl ActivationWidths {
             delta: spec.hidden,
             embedded: unless_hidden(spec),
             qkv: mixers(&MixerSpec::projected_width),
-            grouped: heads(&|attention| attention.grouped().map_or(0, |_| attention.qkv_width())),
+            grouped: mixers(&MixerSpec::beside_width),
             attended: mixers(&MixerSpec::mixed_width),
             up: widest(&|stack| widest_mlp(stack).0),
             gated: widest(&|stack| widest_mlp(stack).1),
@@ -182,7 +179,11 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
         context: limits.context,
         n_heads: heads(|attention| attention.n_heads),
         n_kv_heads: heads(|attention| attention.n_kv_heads),
-        head_dim: heads(|attention| attention.head_dim),
+        head_dim: stacks(spec)
+            .flat_map(|stack| &stack.layers)
+            .map(|layer| layer.mixer.head_dim())
+            .max()
+            .unwrap_or(0),
     }
 }
 

@@ -1,7 +1,7 @@
 //! States of sequences: the pool of keys and values of each layer that attends, the block tables that layers share, and what
 //! other mixers keep.
 
-use llm_arch::{AttentionSpec, ModelSpec, ShortConvSpec};
+use llm_arch::{AttentionSpec, DeltaSpec, ModelSpec, ShortConvSpec};
 use llm_tensor::{DType, KvShape, StateShape};
 
 use crate::Limits;
@@ -64,6 +64,15 @@ pub fn conv_state_shape(conv: &ShortConvSpec, limits: &Limits) -> StateShape {
         n_elements: conv.state_elements(),
         n_sequences: limits.n_sequences,
     }
+}
+
+/// States of a decoder's layer with a delta rule: inputs of its convolution, and what the rule corrects.
+pub fn delta_state_shapes(delta: &DeltaSpec, limits: &Limits) -> [StateShape; 2] {
+    let elements = [delta.conv_elements(), delta.state_elements()];
+    elements.map(|n_elements| StateShape {
+        n_elements,
+        n_sequences: limits.n_sequences,
+    })
 }
 
 /// Block tables of a decoder's layers.

@@ -8,7 +8,8 @@ use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 use crate::activation::{F32, HostBuffers};
 use crate::{
     ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements,
-    conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables, workspace_shape,
+    conv_state_shape, cross_kv_shape, delta_state_shapes, encoder_kv_shape, kv_shape, kv_tables,
+    workspace_shape,
 };
 
 /// Costs that only a kind of device knows.
@@ -183,6 +184,10 @@ impl DeviceNeeds {
             let attention = match &layer.mixer {
                 MixerSpec::Attention(attention) => attention,
                 MixerSpec::Conv(conv) => return conv_state_shape(conv, limits).bytes().get(),
+                MixerSpec::Delta(delta) => {
+                    let shapes = delta_state_shapes(delta, limits);
+                    return shapes.iter().map(|shape| shape.bytes().get()).sum();
+                }
             };
             let own = pool(kv_shape(attention, limits, kv_dtype));
             // What an encoder made of the prompt, as this layer sees it.

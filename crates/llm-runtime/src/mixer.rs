@@ -3,6 +3,7 @@
 mod attention;
 mod conv;
 mod cross;
+mod delta;
 
 use llm_arch::{AttentionSpec, MixerOf};
 use llm_backend::{Attention, Backend, Mask, Output, RelativeBias};
@@ -28,8 +29,12 @@ pub(crate) fn forward<B: Backend>(
         (MixerOf::Conv(weights), MixerState::Conv(state)) => {
             conv::forward(weights, call, io, a, state)
         }
-        (MixerOf::Attention(_), MixerState::Conv(_))
-        | (MixerOf::Conv(_), MixerState::Attention(_)) => {
+        (MixerOf::Delta(weights), MixerState::Delta { conv, rule }) => {
+            delta::forward(weights, call, io, a, (conv, rule))
+        }
+        (MixerOf::Attention(_), MixerState::Conv(_) | MixerState::Delta { .. })
+        | (MixerOf::Conv(_), MixerState::Attention(_) | MixerState::Delta { .. })
+        | (MixerOf::Delta(_), MixerState::Attention(_) | MixerState::Conv(_)) => {
             unreachable!("a layer's state is its mixer's")
         }
     }

@@ -3,7 +3,8 @@
 use llm_arch::{AttentionSpec, MixerSpec, ModelSpec};
 use llm_backend::{Allocation, Backend, Ops, Rows, StateBatch};
 use llm_plan::{
-    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables,
+    KvTable, Limits, conv_state_shape, cross_kv_shape, delta_state_shapes, encoder_kv_shape,
+    kv_shape, kv_tables,
 };
 use llm_tensor::{Bytes, DType, KvShape, StateShape};
 
@@ -24,6 +25,11 @@ pub(crate) enum MixerState<B: Backend> {
     Attention(KvState<B>),
     /// Inputs of the last positions.
     Conv(SlotState<B>),
+    /// The same, and what a delta rule corrects.
+    Delta {
+        conv: SlotState<B>,
+        rule: SlotState<B>,
+    },
 }
 
 /// A layer's states of one size, in slots.
@@ -72,6 +78,16 @@ impl<B: Backend> LayerState<B> {
                     cross: None,
                 });
             }
+            MixerSpec::Delta(delta) => {
+                let [conv, rule] = delta_state_shapes(delta, limits);
+                return Ok(LayerState {
+                    mixer: MixerState::Delta {
+                        conv: SlotState::new(backend, conv)?,
+                        rule: SlotState::new(backend, rule)?,
+                    },
+                    cross: None,
+                });
+            }
         };
         let cross = |encoded: &Encoded<B>| {
             let shape = cross_kv_shape(attention, limits, dtype);
@@ -114,7 +130,7 @@ impl<B: Backend> LayerState<B> {
         let kv = match &mut self.mixer {
             MixerState::Attention(kv) => kv,
             // Every sequence has a state of its own.
-            MixerState::Conv(_) => return Ok(()),
+            MixerState::Conv(_) | MixerState::Delta { .. } => return Ok(()),
         };
         match sequences.own.copies(kv.group) {
             [] => Ok(()),
@@ -128,6 +144,10 @@ impl<B: Backend> LayerState<B> {
             // Blocks are shared.
             MixerState::Attention(_) => Ok(()),
             MixerState::Conv(state) => state.copy(queue, slots),
+            MixerState::Delta { conv, rule } => {
+                conv.copy(queue, slots)?;
+                rule.copy(queue, slots)
+            }
         }
     }
 
@@ -136,6 +156,7 @@ impl<B: Backend> LayerState<B> {
         let own = match &self.mixer {
             MixerState::Attention(kv) => kv.pool.bytes(),
             MixerState::Conv(state) => state.buffer.bytes(),
+            MixerState::Delta { conv, rule } => conv.buffer.bytes() + rule.buffer.bytes(),
         };
         let cross = self.cross.as_ref();
         own + cross.map_or(Bytes::ZERO, |kv| kv.pool.bytes())

@@ -147,6 +147,7 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         soft_cap: None,
         window: None,
         rotary_idx: Some(0),
+        output_gate: false,
     }
 }
 

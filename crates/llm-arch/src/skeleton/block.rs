@@ -3,7 +3,9 @@
 //! `T` is what stands for a tensor: its role, or a weight on a device. [`TryMap`] makes one of the other.
 
 use super::Role;
-use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, NormSpec, Residual, ShortConvSpec};
+use crate::spec::{
+    AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, NormSpec, Residual, ShortConvSpec,
+};
 
 /// A unit's tensors, of which each can be made into something else.
 pub trait TryMap<T> {
@@ -46,6 +48,8 @@ pub enum ProjectionOf<T> {
     Two([LinearOf<T>; 2]),
     /// Three, as queries, keys and values.
     Three([LinearOf<T>; 3]),
+    /// Four, as a delta rule has.
+    Four([LinearOf<T>; 4]),
 }
 
 impl<T> ProjectionOf<T> {
@@ -55,6 +59,7 @@ impl<T> ProjectionOf<T> {
             ProjectionOf::One(parts) => parts,
             ProjectionOf::Two(parts) => parts,
             ProjectionOf::Three(parts) => parts,
+            ProjectionOf::Four(parts) => parts,
         }
     }
 }
@@ -88,6 +93,27 @@ pub enum MixerOf<T> {
     Attention(AttentionOf<T>),
     /// A gated short convolution.
     Conv(ShortConvOf<T>),
+    /// A gated delta rule.
+    Delta(DeltaOf<T>),
+}
+
+/// A gated delta rule.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeltaOf<T> {
+    /// Heads and how they are stored.
+    pub spec: DeltaSpec,
+    /// To queries, keys, values, gates of results, strengths and decays.
+    pub project: ProjectionOf<T>,
+    /// Taps `[2 · keys + values, kernel]`.
+    pub taps: LinearOf<T>,
+    /// How fast each head decays.
+    pub rate: T,
+    /// What is added to its decays.
+    pub offset: T,
+    /// Norm of each head's result.
+    pub norm: NormOf<T>,
+    /// From the heads to the residual.
+    pub out: LinearOf<T>,
 }
 
 /// A gated short convolution.
@@ -286,6 +312,9 @@ impl<T> TryMap<T> for ProjectionOf<T> {
             ProjectionOf::One([a]) => ProjectionOf::One([map(a)?]),
             ProjectionOf::Two([a, b]) => ProjectionOf::Two([map(a)?, map(b)?]),
             ProjectionOf::Three([a, b, c]) => ProjectionOf::Three([map(a)?, map(b)?, map(c)?]),
+            ProjectionOf::Four([a, b, c, d]) => {
+                ProjectionOf::Four([map(a)?, map(b)?, map(c)?, map(d)?])
+            }
         })
     }
 }
@@ -324,6 +353,7 @@ map_fields!(NormOf { spec; ; gain; bias });
 map_fields!(LinearOf { ; ; weight; bias });
 map_fields!(BlockOf { ; mixer cross mlp; ; });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; });
+map_fields!(DeltaOf { spec; project taps norm out; rate offset; });
 map_fields!(ShortConvOf { spec; project taps out; ; });
 map_fields!(CrossOf { spec; q kv out; ; });
 map_fields!(DenseOf { spec; up down; ; });
@@ -348,7 +378,7 @@ macro_rules! map_variants {
     };
 }
 
-map_variants!(MixerOf { ; Attention Conv });
+map_variants!(MixerOf { ; Attention Conv Delta });
 map_variants!(MlpOf { ; Dense Experts });
 map_variants!(Before { Residual Same; Norm NormOfStart NormResidual });
 map_variants!(After { Add; NormThenAdd AddThenNorm });

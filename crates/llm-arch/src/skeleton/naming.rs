@@ -26,6 +26,8 @@ pub(crate) struct Naming {
     pub(crate) taps: Stored,
     /// Module of blocks' matrices in transformers, experts apart.
     pub(crate) module: Module,
+    /// Tensors whose names end with what stands in `names`.
+    pub(crate) bare: &'static [Role],
     /// Projections whose results leave the range of f16.
     pub(crate) wide: &'static [Role],
     /// Patterns of tensors that carry nothing; `{i}` is any number.
@@ -108,6 +110,7 @@ impl Naming {
         matrices: Matrices::OutIn,
         taps: Stored::Depthwise,
         module: Module::Linear,
+        bare: &[],
         wide: &[],
         harmless: &[],
         elsewhere: &[],
@@ -142,7 +145,10 @@ impl Naming {
                 false => role.kind(),
             },
             module,
-            name: format!("{prefix}{name}.{suffix}"),
+            name: match self.bare.contains(&role) {
+                true => format!("{prefix}{name}"),
+                false => format!("{prefix}{name}.{suffix}"),
+            },
             base_prefix: self.base_prefix,
         }
     }

@@ -79,6 +79,20 @@ roles! {
     /// Taps of each channel, `[channels, kernel]`.
     ConvTaps + ConvTapsBias: Other;
     ConvOut + ConvOutBias: Projection;
+    /// Projections of a delta rule: rows `[q | k | v]`, gates of results, strengths and decays,
+    DeltaQkv: Projection;
+    DeltaGate: Projection;
+    DeltaStrength: Projection;
+    DeltaDecay: Projection;
+    /// or queries, keys, values and gates by key head, and strengths and decays.
+    DeltaQkvGate: Projection;
+    DeltaStrengthDecay: Projection;
+    /// How fast each head decays, as a logarithm, and what is added to its decays: `[heads]`.
+    DeltaRate: Other;
+    DeltaOffset: Other;
+    /// Gain of the norm of results, `[elements of a head]`.
+    DeltaNorm: Other;
+    DeltaOut: Projection;
     PostAttnNorm: Other;
     CrossNorm: Other;
     CrossQ: Projection;

@@ -90,12 +90,13 @@ pub(super) fn is_of_other_part(name: &str) -> bool {
 }
 
 /// Modules beside the text half.
-const OTHER_PARTS: [&str; 17] = [
+const OTHER_PARTS: [&str; 18] = [
     "audio_tower",
     "connector",
     "image_newline",
     "image_tower",
     "mm_projector",
+    "mtp",
     "multi_modal_projector",
     "perceiver_resampler",
     "video_tower",

@@ -3,15 +3,15 @@
 use std::convert::Infallible;
 
 use super::block::{
-    After, AttentionOf, Before, BlockOf, CrossOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf,
-    HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, ShortConvOf, SublayerOf,
-    TryMap,
+    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
+    ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, ShortConvOf,
+    SublayerOf, TryMap,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
-    AttentionSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec, MixerSpec, MlpSpec,
-    ModelSpec, NormOver, Packing, Positions, QkNorm, ShortConvSpec, Side,
+    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec,
+    MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, ShortConvSpec, Side,
 };
 
 impl ModelSpec {
@@ -121,6 +121,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             mixer: self.sublayer(around_mixer, |walk| match &layer.mixer {
                 MixerSpec::Attention(attention) => MixerOf::Attention(walk.attention(attention)),
                 MixerSpec::Conv(conv) => MixerOf::Conv(walk.short_conv(conv)),
+                MixerSpec::Delta(delta) => MixerOf::Delta(walk.delta(delta)),
             }),
             // Its heads are those of the mixer.
             cross: match &layer.mixer {
@@ -129,7 +130,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                     let around = (Before::Norm(norm), After::Add);
                     Some(self.sublayer(around, |walk| walk.cross(attention)))
                 }
-                MixerSpec::Attention(_) | MixerSpec::Conv(_) => None,
+                MixerSpec::Attention(_) | MixerSpec::Conv(_) | MixerSpec::Delta(_) => None,
             },
             mlp: self.sublayer(around_mlp, |walk| walk.mlp(&layer.mlp)),
         }
@@ -155,7 +156,8 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             spec: *spec,
             qkv: match spec.packing {
                 Packing::Separate => {
-                    ProjectionOf::Three([part(Role::Q, q), part(Role::K, kv), part(Role::V, kv)])
+                    let q = part(Role::Q, spec.gated_q_width());
+                    ProjectionOf::Three([q, part(Role::K, kv), part(Role::V, kv)])
                 }
                 Packing::Stacked | Packing::PerGroup => {
                     ProjectionOf::One([part(Role::Qkv, spec.qkv_width())])
@@ -175,6 +177,32 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             project: self.linear(Role::ConvIn, projected, spec.bias),
             taps: self.linear(Role::ConvTaps, [channels, spec.kernel], spec.bias),
             out: self.linear(Role::ConvOut, [hidden, channels], spec.bias),
+        }
+    }
+
+    fn delta(&mut self, spec: &DeltaSpec) -> DeltaOf<T> {
+        let (hidden, heads) = (self.spec.hidden, spec.n_value_heads);
+        let (conv, values) = (spec.conv_width(), spec.values_width());
+        let mut part = |role, width| self.matrix(role, [width, hidden]);
+        DeltaOf {
+            spec: *spec,
+            project: match spec.packing {
+                DeltaPacking::Separate => ProjectionOf::Four([
+                    part(Role::DeltaQkv, conv),
+                    part(Role::DeltaGate, values),
+                    part(Role::DeltaStrength, heads),
+                    part(Role::DeltaDecay, heads),
+                ]),
+                DeltaPacking::PerKeyHead => ProjectionOf::Two([
+                    part(Role::DeltaQkvGate, conv + values),
+                    part(Role::DeltaStrengthDecay, 2 * heads),
+                ]),
+            },
+            taps: self.matrix(Role::ConvTaps, [conv, spec.kernel]),
+            rate: (self.make)(Role::DeltaRate, &[heads]),
+            offset: (self.make)(Role::DeltaOffset, &[heads]),
+            norm: self.norms(&spec.norm.of(Role::DeltaNorm), spec.value_dim),
+            out: self.matrix(Role::DeltaOut, [hidden, values]),
         }
     }
 

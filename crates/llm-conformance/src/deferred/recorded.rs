@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use llm_backend::{Backend, ConvRows, Rows, ShortConv, StateBatch};
+use llm_backend::{Backend, ConvRows, DeltaGates, DeltaRule, Rows, ShortConv, StateBatch};
 
 use super::Deferred;
 use super::schedule::lock;
@@ -57,6 +57,44 @@ impl<B: Backend> RecordedConv<B> {
             n_channels: self.n_channels,
             kernel: self.kernel,
             rows: self.rows,
+        }
+    }
+}
+
+pub(super) struct RecordedDelta<B: Backend> {
+    n_heads: [usize; 2],
+    dims: [usize; 2],
+    norm_eps: f32,
+    scale: f32,
+    rate: Arc<B::Weight>,
+    offset: Arc<B::Weight>,
+    gates: DeltaGates,
+}
+
+impl<B: Backend> RecordedDelta<B> {
+    pub(super) fn of(op: &DeltaRule<'_, Deferred<B>>) -> Self {
+        RecordedDelta {
+            n_heads: [op.n_key_heads, op.n_value_heads],
+            dims: [op.key_dim, op.value_dim],
+            norm_eps: op.norm_eps,
+            scale: op.scale,
+            rate: Arc::clone(op.rate),
+            offset: Arc::clone(op.offset),
+            gates: op.gates,
+        }
+    }
+
+    pub(super) fn op(&self) -> DeltaRule<'_, B> {
+        DeltaRule {
+            n_key_heads: self.n_heads[0],
+            n_value_heads: self.n_heads[1],
+            key_dim: self.dims[0],
+            value_dim: self.dims[1],
+            norm_eps: self.norm_eps,
+            scale: self.scale,
+            rate: &self.rate,
+            offset: &self.offset,
+            gates: self.gates,
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::slice::from_ref;
 
 use llm_arch::{AttentionOf, AttentionSpec, NormOver, Positions, Side};
-use llm_backend::{Backend, HeadGroups, Heads, KvColumns, Mask, Ops, Output, Rotary};
+use llm_backend::{
+    Backend, GateFunction, Groups, HeadGates, Heads, KvColumns, Mask, Ops, Output, Rotary,
+};
 
 use super::attention_op;
 use crate::Result;
@@ -23,7 +25,7 @@ pub(super) fn forward<B: Backend>(
 ) -> Result<()> {
     project(weights, call, input, a)?;
     let (spec, queue) = (&weights.spec, &mut *call.queue);
-    let row_width = spec.qkv_width();
+    let row_width = spec.row_width();
     let columns = KvColumns {
         first: spec.q_width(),
         row_width,
@@ -38,6 +40,17 @@ pub(super) fn forward<B: Backend>(
     };
     let op = attention_op(spec, row_width, mask, call.bias.map(BiasTable::op));
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.attended)?;
+    if spec.output_gate {
+        let op = HeadGates {
+            norm: None,
+            function: GateFunction::Sigmoid,
+            n_heads: spec.n_heads,
+            head_dim: spec.head_dim,
+            first: spec.qkv_width(),
+            row_width,
+        };
+        queue.gate_heads(&op, &a.rows.qkv, &mut a.rows.attended, call.n_tokens)?;
+    }
     let out = match output {
         Output::Write => &mut a.rows.delta,
         Output::Add => &mut a.rows.x,
@@ -62,25 +75,19 @@ fn project<B: Backend>(
         rotary_idx,
         ..
     } = *spec;
-    let row_width = spec.qkv_width();
+    let row_width = spec.row_width();
     let x = match input {
         Input::Residual => &a.rows.x,
         Input::Normed => &a.rows.normed,
     };
-    let grouped = spec.grouped();
-    let qkv = match grouped {
-        Some(_) => &mut a.rows.grouped,
-        None => &mut a.rows.qkv,
+    let qkv = match spec.is_in_groups() {
+        true => &mut a.rows.grouped,
+        false => &mut a.rows.qkv,
     };
     let qkv = (Output::Write, qkv);
     let parts = weights.qkv.parts();
     apply::<B>(queue, parts, x, qkv, n_tokens)?;
-    if let Some(n_queries) = grouped {
-        let groups = HeadGroups {
-            n_groups: n_kv_heads,
-            n_queries,
-            head_dim,
-        };
+    for groups in groups(spec).into_iter().flatten() {
         queue.ungroup(&groups, &a.rows.grouped, &mut a.rows.qkv, n_tokens)?;
     }
     let over = spec.qk_norm.map(|qk| qk.over);
@@ -106,6 +113,37 @@ fn project<B: Backend>(
     Ok(())
 }
 
+/// Groups in which projections' results lie: of each key head its queries, its own and its values, or of each query head its
+/// query and the gates of its result, with keys and values behind.
+fn groups(spec: &AttentionSpec) -> [Option<Groups>; 2] {
+    let AttentionSpec {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        ..
+    } = *spec;
+    let row_width = spec.row_width();
+    let groups = |n_groups, widths: &[usize], first| Groups {
+        n_groups,
+        parts: Groups::parts(widths, n_groups, first),
+        first,
+        row_width,
+        out_width: row_width,
+    };
+    if spec.output_gate {
+        let mut heads = groups(n_heads, &[head_dim, head_dim], 0);
+        heads.parts[1].to = spec.qkv_width();
+        let mut rest = groups(1, &[2 * spec.kv_width()], spec.gated_q_width());
+        rest.parts[0].to = spec.q_width();
+        return [Some(heads), Some(rest)];
+    }
+    let grouped = spec.grouped().map(|n_queries| {
+        let widths = [n_queries * head_dim, head_dim, head_dim];
+        groups(n_kv_heads, &widths, 0)
+    });
+    [grouped, None]
+}
+
 /// What a norm of `n_heads` heads from the head `first` on takes for one.
 fn normed(over: NormOver, first: usize, n_heads: usize, spec: &AttentionSpec) -> Heads {
     let AttentionSpec { head_dim, .. } = *spec;
@@ -118,6 +156,6 @@ fn normed(over: NormOver, first: usize, n_heads: usize, spec: &AttentionSpec) ->
         first,
         n_heads,
         head_dim,
-        row_width: spec.qkv_width(),
+        row_width: spec.row_width(),
     }
 }
