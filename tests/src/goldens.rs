@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 68] = [
+pub const GOLDENS: [&str; 70] = [
     "bloom",
     "bloom-6heads-residual-post-ln",
     "cohere",
@@ -33,6 +33,8 @@ pub const GOLDENS: [&str; 68] = [
     "gpt-bigcode-heads",
     "gpt-neox",
     "gpt-neox-sequential",
+    "gpt-oss",
+    "gpt-oss-tied",
     "gpt2",
     "gpt2-scaled-by-layer",
     "gpt2-unscaled",

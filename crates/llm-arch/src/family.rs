@@ -11,6 +11,7 @@ mod glm;
 mod gpt2;
 mod gpt_bigcode;
 mod gpt_neox;
+mod gpt_oss;
 mod gptj;
 mod granite;
 mod llama;
@@ -77,7 +78,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 34] = [
+const FAMILIES: [&Family; 35] = [
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
@@ -92,6 +93,7 @@ const FAMILIES: [&Family; 34] = [
     &gpt2::FAMILY,
     &gpt_bigcode::FAMILY,
     &gpt_neox::FAMILY,
+    &gpt_oss::FAMILY,
     &gptj::FAMILY,
     &granite::FAMILY,
     &llama::FAMILY,

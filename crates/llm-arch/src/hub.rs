@@ -133,6 +133,7 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::VBias
         | Role::Out
         | Role::OutBias
+        | Role::Sinks
         | Role::CrossNorm
         | Role::CrossQ
         | Role::CrossK
@@ -140,6 +141,7 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::CrossOut
         | Role::MlpNormBias
         | Role::Router
+        | Role::RouterBias
         | Role::Gate
         | Role::GateBias
         | Role::Up

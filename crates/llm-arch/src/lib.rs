@@ -20,7 +20,7 @@ pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
     After, AttentionOf, Before, BlockOf, CrossOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf,
     Extents, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role,
-    Skeleton, Slot, StackPlace, Stored, SublayerOf, TensorKind, TryMap, Unit, Walk,
+    Skeleton, Slot, StackPlace, Stacked, Stored, SublayerOf, TensorKind, TryMap, Unit, Walk,
 };
 pub use spec::{
     AttentionSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,

@@ -7,9 +7,9 @@ use llm_backend::{
     Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, HostPages, KvColumns, LinearPart,
     NormOp, Ops, Output, Queue, Result, Rotary, Routing, first_of_largest,
 };
-use llm_tensor::Activation;
+use llm_tensor::{Activation, ClampedGate};
 
-use crate::elementwise::{Activate, AddScaled, Gate, Rotate};
+use crate::elementwise::{Activate, AddScaled, Clamped, Gate, Rotate};
 use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::share::{Matrix, Rows};
@@ -321,6 +321,28 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn gate_clamped(
+        &mut self,
+        gate: &ClampedGate,
+        gate_up: &Buffer,
+        out: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let gate_up = &gate_up.as_slice()[..2 * n_tokens * width];
+        let out = &mut out.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(out, width, |tokens, out| {
+            for (token, out) in tokens.zip(out.chunks_exact_mut(width)) {
+                self.cpu.level.run(Clamped {
+                    gate: *gate,
+                    row: &gate_up[2 * token * width..][..2 * width],
+                    out,
+                });
+            }
+        });
+        Ok(())
+    }
+
     fn route(
         &mut self,
         op: &Routing,
@@ -359,7 +381,7 @@ impl Ops<Cpu> for CpuQueue {
         }
         self.gather_routed(routes, i, x, expert.hidden, gathered)?;
         self.linear(expert.gate_up, gathered, Output::Write, up, n)?;
-        self.gate(expert.activation, up, gated, expert.width, n)?;
+        self.gate_by(&expert.gate, up, gated, expert.width, n)?;
         self.linear(&[expert.down], gated, Output::Write, delta, n)?;
         self.scatter_routed(routes, i, delta, expert.hidden, out)
     }

@@ -5,6 +5,7 @@ mod attention_wide;
 mod elementwise;
 mod embed;
 mod experts;
+mod gates;
 mod gemm;
 mod general;
 mod kv;
@@ -19,7 +20,7 @@ use llm_backend::{
     Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,
     Output, Result, Rotary, Routing,
 };
-use llm_tensor::{Activation, WorkspaceShape};
+use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
 use crate::routes::Routes;
 use crate::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool};
@@ -168,6 +169,17 @@ impl Ops<Cuda> for CudaQueue {
         n_tokens: usize,
     ) -> Result<()> {
         elementwise::gate(self, activation, gate_up, out, (width, n_tokens, None))
+    }
+
+    fn gate_clamped(
+        &mut self,
+        gate: &ClampedGate,
+        gate_up: &Buffer,
+        out: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        gates::clamped(self, gate, gate_up, out, (width, n_tokens, None))
     }
 
     fn argmax(&mut self, x: &Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {

@@ -101,6 +101,8 @@ pub struct AttentionOf<T> {
     pub k_norm: Option<NormOf<T>>,
     /// From heads' results to the residual.
     pub out: LinearOf<T>,
+    /// A score of each head beside those of positions.
+    pub sinks: Option<T>,
 }
 
 /// Cross-attention, with heads like those of the mixer.
@@ -308,7 +310,7 @@ macro_rules! map_fields {
 map_fields!(NormOf { spec; ; gain; bias });
 map_fields!(LinearOf { ; ; weight; bias });
 map_fields!(BlockOf { ; mixer cross mlp; ; });
-map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; });
+map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
 map_fields!(CrossOf { spec; q kv out; ; });
 map_fields!(DenseOf { spec; up down; ; });
 map_fields!(ExpertsOf { spec; router; ; });

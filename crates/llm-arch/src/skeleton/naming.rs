@@ -24,6 +24,8 @@ pub(crate) struct Naming {
     pub(crate) matrices: Matrices,
     /// Module of blocks' matrices in transformers, experts apart.
     pub(crate) module: Module,
+    /// Roles whose tensors are called as the module is, with nothing behind.
+    pub(crate) bare: &'static [Role],
     /// Projections whose results leave the range of f16.
     pub(crate) wide: &'static [Role],
     /// Patterns of tensors that carry nothing; `{i}` is any number.
@@ -37,8 +39,10 @@ pub(crate) struct Naming {
 pub(crate) enum Elsewhere {
     /// Under this one.
     Name(&'static str),
-    /// In a tensor that holds the matrices of all experts of a layer.
+    /// In a tensor that holds the matrices, or the biases, of all experts of a layer.
     Stack(&'static str, StackRows),
+    /// In one that holds their transposes.
+    Transposes(&'static str),
     /// The table of tokens is in its stead.
     TokenTable,
 }
@@ -105,6 +109,7 @@ impl Naming {
         base_prefix: "",
         matrices: Matrices::OutIn,
         module: Module::Linear,
+        bare: &[],
         wide: &[],
         harmless: &[],
         elsewhere: &[],
@@ -139,7 +144,10 @@ impl Naming {
                 false => role.kind(),
             },
             module,
-            name: format!("{prefix}{name}.{suffix}"),
+            name: match self.bare.contains(&role) {
+                true => format!("{prefix}{name}"),
+                false => format!("{prefix}{name}.{suffix}"),
+            },
             base_prefix: self.base_prefix,
         }
     }

@@ -36,7 +36,13 @@ pub(super) fn forward<B: Backend>(
             window: spec.window,
         },
     };
-    let op = attention_op(spec, row_width, mask, call.bias.map(BiasTable::op));
+    let op = attention_op(
+        spec,
+        row_width,
+        mask,
+        call.bias.map(BiasTable::op),
+        weights.sinks.as_ref(),
+    );
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.attended)?;
     let out = match output {
         Output::Write => &mut a.rows.delta,
