@@ -30,17 +30,20 @@
 //! # }
 //! ```
 
+mod delta;
 mod error;
 mod largest;
 mod ops;
 mod queue;
 mod reference;
 
+pub use delta::{DeltaGates, DeltaRule, GateFunction, HeadGates};
 pub use error::BackendError;
 pub use largest::first_of_largest;
 pub use ops::{
-    Attention, Batch, DeviceInfo, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
-    Mask, NormOp, Output, RelativeBias, Rotary, Routing, Rows,
+    Attention, Batch, ConvRows, DeviceInfo, Expert, ExpertBuffers, GroupPart, Groups, Heads,
+    KvColumns, LinearPart, MAX_KERNEL, Mask, NormOp, Output, RelativeBias, Rotary, Routing, Rows,
+    ShortConv, StateBatch,
 };
 pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;

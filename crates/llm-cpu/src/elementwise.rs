@@ -1,9 +1,10 @@
 //! Sums, activations, gates and rotary positions.
 
-use llm_backend::Rotary;
-use llm_tensor::{Activation, ClampedGate, GateOrder, Pairing};
+use llm_backend::{GateFunction, Rotary};
+use llm_tensor::{Activation, Pairing};
 
-use crate::math::{activate, clamped};
+use crate::math::{activate, sigmoid};
+use crate::norm::Normalise;
 use crate::simd::{Kernel, Simd};
 
 /// Adds `weight · y` to `x`, both of one length.
@@ -58,46 +59,35 @@ impl Kernel for Gate<'_> {
     }
 }
 
-/// The clamped gate of a row.
-pub(crate) struct Clamped<'a> {
-    pub(crate) gate: ClampedGate,
-    /// `[2 · width]`, features in the gate's order.
-    pub(crate) row: &'a [f32],
-    /// `[width]`.
-    pub(crate) out: &'a mut [f32],
+/// Multiplies heads, normalised first where there is a norm, by functions of gates.
+pub(crate) struct GateHeads<'a> {
+    pub(crate) norm: Option<Normalise<'a>>,
+    pub(crate) function: GateFunction,
+    pub(crate) head_dim: usize,
+    /// As many as elements.
+    pub(crate) gates: &'a [f32],
+    pub(crate) x: &'a mut [f32],
 }
 
-impl Kernel for Clamped<'_> {
+impl Kernel for GateHeads<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.gate.order {
-            GateOrder::Halves => {
-                let (g, u) = self.row.split_at(self.out.len());
-                clamped_all(simd, &self.gate, (g, u), self.out);
-            }
-            GateOrder::Pairs => {
-                let pairs = self.row.as_chunks::<2>().0;
-                for (pairs, out) in pairs.chunks(APART).zip(self.out.chunks_mut(APART)) {
-                    let (mut g, mut u) = ([0.0; APART], [0.0; APART]);
-                    for (pair, (g, u)) in pairs.iter().zip(g.iter_mut().zip(&mut u)) {
-                        [*g, *u] = *pair;
-                    }
-                    let n = out.len();
-                    clamped_all(simd, &self.gate, (&g[..n], &u[..n]), out);
-                }
+        let gates = self.gates.chunks_exact(self.head_dim);
+        for (head, gates) in self.x.chunks_exact_mut(self.head_dim).zip(gates) {
+            let normalised = self.norm.as_ref().map(|norm| norm.of(simd, head));
+            for at in (0..head.len()).step_by(S::LANES) {
+                let (x, gate) = (simd.get(head, at), simd.get(gates, at));
+                let x = match &normalised {
+                    Some(normalised) => normalised.get(simd, x, at),
+                    None => x,
+                };
+                let factor = match self.function {
+                    GateFunction::Sigmoid => sigmoid(simd, gate),
+                    GateFunction::Silu => simd.mul(gate, sigmoid(simd, gate)),
+                };
+                simd.put(head, at, simd.mul(x, factor));
             }
         }
-    }
-}
-
-/// Pairs that are taken apart at once.
-const APART: usize = 64;
-
-#[inline(always)]
-fn clamped_all<S: Simd>(simd: S, gate: &ClampedGate, (g, u): (&[f32], &[f32]), out: &mut [f32]) {
-    for at in (0..out.len()).step_by(S::LANES) {
-        let y = clamped(simd, gate, simd.get(g, at), simd.get(u, at));
-        simd.put(out, at, y);
     }
 }
 

@@ -15,11 +15,14 @@
 mod arrange;
 mod attention;
 mod backend;
+mod conv;
+mod delta;
 mod dense;
 mod elementwise;
 mod encode;
 mod error;
 mod four_bit;
+mod gates;
 mod gemm;
 mod int8;
 mod isa;

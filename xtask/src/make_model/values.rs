@@ -74,7 +74,10 @@ impl Values {
             Role::Qkv | Role::Q | Role::K | Role::V => (0.0, matrix),
             Role::CrossQ | Role::CrossK | Role::CrossV => (0.0, matrix),
             Role::Gate | Role::Up | Role::GateUp => (0.0, matrix),
-            Role::Out | Role::CrossOut | Role::Down => (0.0, matrix / self.residual_damping),
+            Role::ConvIn | Role::ConvTaps => (0.0, matrix),
+            Role::Out | Role::ConvOut | Role::CrossOut | Role::Down => {
+                (0.0, matrix / self.residual_damping)
+            }
             Role::EmbedNorm | Role::AttnNorm | Role::MlpNorm | Role::FinalNorm => (self.gain, 0.1),
             Role::PostAttnNorm | Role::PostMlpNorm | Role::CrossNorm => (self.gain, 0.1),
             Role::QNorm | Role::KNorm => (self.gain, 0.1),
@@ -92,6 +95,7 @@ impl Values {
             | Role::OutBias
             | Role::Sinks
             | Role::RouterBias => (0.0, 0.02),
+            Role::ConvInBias | Role::ConvTapsBias | Role::ConvOutBias => (0.0, 0.02),
             Role::GateBias | Role::UpBias | Role::GateUpBias | Role::DownBias | Role::HeadBias => {
                 (0.0, 0.02)
             }
