@@ -68,6 +68,7 @@ fn attention(cpu: &Arc<Cpu>, n_tokens: usize) {
         soft_cap: None,
         mask: Mask::Causal { window: None },
         bias: None,
+        sinks: None,
     };
     let shape = WorkspaceShape {
         n_tokens,

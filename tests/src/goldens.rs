@@ -33,6 +33,8 @@ pub const GOLDENS: [&str; 70] = [
     "gpt-bigcode-heads",
     "gpt-neox",
     "gpt-neox-sequential",
+    "gpt-oss",
+    "gpt-oss-tied",
     "gpt2",
     "gpt2-scaled-by-layer",
     "gpt2-unscaled",

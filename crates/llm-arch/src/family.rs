@@ -11,6 +11,7 @@ mod glm;
 mod gpt2;
 mod gpt_bigcode;
 mod gpt_neox;
+mod gpt_oss;
 mod gptj;
 mod granite;
 mod lfm2;
@@ -94,6 +95,7 @@ const FAMILIES: [&Family; 35] = [
     &gpt2::FAMILY,
     &gpt_bigcode::FAMILY,
     &gpt_neox::FAMILY,
+    &gpt_oss::FAMILY,
     &gptj::FAMILY,
     &granite::FAMILY,
     &lfm2::FAMILY,

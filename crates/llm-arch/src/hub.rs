@@ -133,6 +133,7 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::VBias
         | Role::Out
         | Role::OutBias
+        | Role::Sinks
         | Role::ConvIn
         | Role::ConvInBias
         | Role::ConvTaps
@@ -156,6 +157,7 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::CrossOut
         | Role::MlpNormBias
         | Role::Router
+        | Role::RouterBias
         | Role::Gate
         | Role::GateBias
         | Role::Up

@@ -20,8 +20,8 @@ pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
     ExpertsOf, Extents, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, Module, NormOf, Place,
-    ProjectionOf, Role, ShortConvOf, Skeleton, Slot, StackPlace, Stored, SublayerOf, TensorKind,
-    TryMap, Unit, Walk,
+    ProjectionOf, Role, ShortConvOf, Skeleton, Slot, StackPlace, Stacked, Stored, SublayerOf,
+    TensorKind, TryMap, Unit, Walk,
 };
 pub use spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec,

@@ -16,7 +16,7 @@ pub use self::block::{
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
 use self::naming::{Pattern, matches};
-pub use self::places::{Place, StackPlace};
+pub use self::places::{Place, StackPlace, Stacked};
 pub use self::slot::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
 pub use self::walk::Walk;
 use self::walk::units;
@@ -101,6 +101,10 @@ impl Skeleton {
         spec.head.matrix = matrix;
         let mut skeleton = Skeleton::new(spec, self.naming)?;
         skeleton.notices = self.notices;
+        // The head's own slot, which comes last, is all that comes or goes.
+        for (slot, before) in skeleton.slots.iter_mut().zip(&self.slots) {
+            slot.stored = before.stored;
+        }
         if let Some(layout) = self.text_half {
             text_half::rename(&mut skeleton.slots, layout);
             skeleton.text_half = Some(layout);
@@ -117,8 +121,9 @@ impl Skeleton {
     /// Takes the names by which a checkpoint holds the model, where models of its kind have been stored by several.
     pub fn settle_names(&mut self, has_tensor: impl Fn(&str) -> bool) {
         if self.text_half.is_some() {
-            self.text_half = Some(text_half::settle(&mut self.slots, has_tensor));
+            self.text_half = Some(text_half::settle(&mut self.slots, &has_tensor));
         }
+        self.settle_transposes(has_tensor);
     }
 
     /// Checkpoint's name of a tensor; `name` is that of the model by itself.

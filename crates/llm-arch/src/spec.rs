@@ -1,6 +1,6 @@
 //! Spec of a model: plain data, and all that the runtime needs to know of a family.
 
-use llm_tensor::{Activation, DType, Norm, Weighting};
+use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Weighting};
 
 use crate::rotary::RotarySpec;
 
@@ -419,6 +419,8 @@ pub struct AttentionSpec {
     pub soft_cap: Option<f32>,
     /// Positions that a query sees, its own included; none bounds them.
     pub window: Option<usize>,
+    /// True if each head has a learned score that joins its softmax (gpt-oss).
+    pub sinks: bool,
     /// Index among the stack's rotary positions; none leaves queries and keys as they are (NoPE).
     pub rotary_idx: Option<usize>,
     /// True if each head's result is multiplied by sigmoids, which the query projection makes too: behind each head's query.
@@ -544,7 +546,7 @@ pub enum Gating {
     Fused,
 }
 
-/// Feed-forward experts: gated, without biases, each matrix stored by itself.
+/// Feed-forward experts: gated, each by itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExpertsSpec {
     /// Experts.
@@ -553,10 +555,22 @@ pub struct ExpertsSpec {
     pub n_active: usize,
     /// Features between an expert's projections.
     pub width: usize,
-    /// The non-linearity.
-    pub activation: Activation,
+    /// Gating, by the order of whose features gate and up are one matrix or two.
+    pub gate: Gate,
+    /// True if the router and the projections have biases.
+    pub bias: bool,
     /// Weights of the chosen experts' results.
     pub weighting: Weighting,
+}
+
+impl ExpertsSpec {
+    /// True if rows of gate and up alternate in one matrix.
+    pub fn is_interleaved(&self) -> bool {
+        match self.gate {
+            Gate::Of(_) => false,
+            Gate::Clamped(gate) => gate.order == GateOrder::Pairs,
+        }
+    }
 }
 
 /// Head: hidden states to logits.

@@ -1,6 +1,6 @@
 //! Parameters of the operations.
 
-use llm_tensor::{Activation, Norm, Pairing, Weighting};
+use llm_tensor::{Activation, Gate, Norm, Pairing, Weighting};
 
 use crate::Backend;
 
@@ -167,6 +167,9 @@ pub struct Attention<'a, B: Backend> {
     pub mask: Mask,
     /// Added to them.
     pub bias: Option<RelativeBias<'a, B>>,
+    /// A score for each head, `[n_heads]`, that joins its softmax and has no value: it takes weight from the positions
+    /// (attention sinks, Xiao et al. 2023, learned).
+    pub sinks: Option<&'a B::Weight>,
 }
 
 /// Positions of its sequence that a query sees.
@@ -337,12 +340,12 @@ pub struct Routing {
 pub struct Expert<'a, B: Backend> {
     /// Number among the layer's experts.
     pub expert: usize,
-    /// Gate and up, `[width, hidden]` each.
+    /// Gate and up, `[width, hidden]` each, or both in one.
     pub gate_up: &'a [LinearPart<'a, B>],
     /// `[hidden, width]`.
     pub down: LinearPart<'a, B>,
-    /// The non-linearity.
-    pub activation: Activation,
+    /// Gating of the features of both.
+    pub gate: Gate,
     /// Features between the projections.
     pub width: usize,
     /// Elements of a row.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, ClampedGate, Gate};
 
 use crate::{
     Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
@@ -267,6 +267,32 @@ pub trait Ops<B: Backend>: Queue<B> {
         width: usize,
         n_tokens: usize,
     ) -> Result<()>;
+
+    /// The clamped gate of rows of `gate_up` `[n_tokens, 2 · width]`, features in the gate's order, into `out`
+    /// `[n_tokens, width]`.
+    fn gate_clamped(
+        &mut self,
+        gate: &ClampedGate,
+        gate_up: &B::Buffer,
+        out: &mut B::Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Whichever of both gates `gate` is.
+    fn gate_by(
+        &mut self,
+        gate: &Gate,
+        gate_up: &B::Buffer,
+        out: &mut B::Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        match gate {
+            Gate::Of(activation) => self.gate(*activation, gate_up, out, width, n_tokens),
+            Gate::Clamped(gate) => self.gate_clamped(gate, gate_up, out, width, n_tokens),
+        }
+    }
 
     /// Columns of the largest of each row of `x` `[columns.len(), width]`, as [`first_of_largest`] has them, and waits for them:
     /// tokens for who does not need the logits.

@@ -43,6 +43,31 @@ impl TensorInfo {
         }
     }
 
+    /// Of a stack of vectors `[n, width]` one, as a tensor of the same name; `None` where this is no such stack, or has no
+    /// such vector.
+    pub fn vector_of(&self, idx: u64) -> Option<TensorInfo> {
+        let &[n, width] = &*self.shape else {
+            return None;
+        };
+        let mut matrices = self.clone();
+        matrices.shape = Shape::new(&[n, 1, width]).ok()?;
+        if let Layout::Strided(strides) = &self.layout {
+            let &[of_vector, of_element] = &**strides else {
+                return None;
+            };
+            matrices.layout = Layout::Strided([of_vector, 0, of_element].into());
+        }
+        let mut vector = matrices.of_stack(idx, 0..1)?;
+        vector.shape = Shape::new(&[width]).ok()?;
+        if let Layout::Strided(strides) = &vector.layout {
+            let &[_, of_element] = &**strides else {
+                return None;
+            };
+            vector.layout = Layout::Strided([of_element].into());
+        }
+        Some(vector)
+    }
+
     /// Of a stack of matrices `[n, rows, cols]` the rows `rows` of the matrix `idx`, as a tensor of the same name; `None`
     /// where this is no such stack, or has no such rows.
     pub fn of_stack(&self, idx: u64, rows: Range<u64>) -> Option<TensorInfo> {

@@ -28,6 +28,8 @@ pub(crate) struct AttentionCase {
     magnitude: f32,
     soft_cap: Option<f32>,
     bias: Option<Bias>,
+    /// Magnitude of the heads' sinks, where they have some.
+    sinks: Option<f32>,
     blocks: Blocks,
     tokens: Tokens,
 }
@@ -82,6 +84,8 @@ struct Inputs {
     kv: Vec<f32>,
     /// `[n_heads, row]`.
     bias: Vec<f32>,
+    /// `[n_heads]`.
+    sinks: Vec<f32>,
 }
 
 impl AttentionCase {
@@ -149,6 +153,8 @@ impl AttentionCase {
             bias: self.bias.map_or_else(Vec::new, |bias| {
                 random.values(self.n_heads * bias.row, bias.magnitude)
             }),
+            sinks: (self.sinks)
+                .map_or_else(Vec::new, |magnitude| random.values(self.n_heads, magnitude)),
         }
     }
 }
@@ -280,6 +286,7 @@ impl Case for AttentionCase {
         let group = self.n_heads / self.n_kv_heads;
         let (scale, cap) = (f64::from(self.scale()), self.soft_cap.map(f64::from));
         let bias = self.bias.map_or(0.0, |bias| f64::from(bias.magnitude));
+        let sink = f64::from(self.sinks.unwrap_or(0.0));
         let mut largest = vec![Largest::default(); self.n_kv_heads];
         let mut positions = inputs.kv.chunks_exact(self.kv_width());
         let mut bounds = Vec::with_capacity(expected.len());
@@ -307,9 +314,10 @@ impl Case for AttentionCase {
                 let (score, cap_error) = cap.map_or((product, 0.0), |cap| {
                     (product.min(cap), 8.0 * EPS * product.min(cap))
                 });
-                let score_error =
-                    sum_error(self.head_dim) * product + cap_error + EPS * (score + 2.0 * bias);
-                let relative = 2.0 * score_error + sum_error(n_seen) + 8.0 * EPS;
+                let score_error = sum_error(self.head_dim) * product
+                    + cap_error
+                    + EPS * (score + sink + 2.0 * bias);
+                let relative = 2.0 * score_error + sum_error(n_seen.saturating_add(1)) + 8.0 * EPS;
                 // Whatever the weights, their mean of the values lies among these.
                 let bound = relative.min(2.0) * largest.value;
                 bounds.extend(vec![bound; self.head_dim]);

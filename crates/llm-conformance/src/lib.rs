@@ -14,6 +14,7 @@ mod deferred;
 mod delta;
 mod elementwise;
 mod four_bit;
+mod gates;
 mod groups;
 mod int8;
 mod linear;
@@ -86,6 +87,7 @@ pub fn check_norm<B: Backend>(backend: &Arc<B>) {
 pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &elementwise::sums());
     check_each(backend, &elementwise::activations());
+    check_each(backend, &gates::clamped());
     check_each(backend, &elementwise::rotations());
     check_each(backend, &elementwise::largest());
 }
@@ -242,6 +244,7 @@ pub fn check_states<B: Backend>(backend: &Arc<B>) {
 pub fn check_routing<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &routing::routings());
     check_each(backend, &routing::experts());
+    check_each(backend, &routing::clamped_experts());
     check_each(backend, &routing::together());
     check_each(backend, &routing::int8());
 }

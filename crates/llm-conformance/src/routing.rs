@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
 use llm_quant::{BlockSize, Code, FourBit, Scheme, StoredWeight};
-use llm_tensor::{Activation, DType, Weighting, WorkspaceShape};
+use llm_tensor::{Activation, ClampedGate, DType, Gate, GateOrder, Weighting, WorkspaceShape};
 
 use crate::case::{Case, EPS, sum_error};
 use crate::data::{DTYPES, Device, Random, SMALL, WORKS, weight, widened};
@@ -164,6 +164,8 @@ pub(crate) struct ExpertCase {
     hidden: usize,
     width: usize,
     activation: Activation,
+    /// Gates are clamped and matrices have biases.
+    clamped: Option<ClampedGate>,
     scheme: Scheme,
     /// Gate and up in one matrix.
     is_fused: bool,
@@ -199,6 +201,7 @@ pub(crate) fn experts() -> Vec<ExpertCase> {
                     hidden,
                     width,
                     activation: [Activation::Silu, Activation::GeluTanh, Activation::Relu][i % 3],
+                    clamped: None,
                     scheme: Scheme::Dense(DTYPES[i / 2 % 3]),
                     is_fused: i % 4 == 1,
                     nan_row: (i % 5 == 4).then_some(n_tokens / 2),
@@ -206,6 +209,45 @@ pub(crate) fn experts() -> Vec<ExpertCase> {
                     sent: Sent::Apart,
                 });
             }
+        }
+    }
+    cases
+}
+
+/// Experts with clamped gates and biases: gate and up in two matrices, or in rows that alternate in one.
+pub(crate) fn clamped_experts() -> Vec<ExpertCase> {
+    let mut cases = Vec::new();
+    for order in [GateOrder::Halves, GateOrder::Pairs] {
+        for (i, (n_tokens, n_experts, n_active, hidden, width)) in [
+            (1, 4, 2, 16, 40),
+            (3, 12, 4, 65, 33),
+            (40, 5, 3, 128, 96),
+            (2, 3, 2, 64, 64),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            cases.push(ExpertCase {
+                routing: Routing {
+                    n_experts,
+                    n_active,
+                    weighting: Weighting::Normalised,
+                },
+                n_tokens,
+                hidden,
+                width,
+                activation: Activation::Silu,
+                clamped: Some(ClampedGate {
+                    alpha: 1.702,
+                    limit: 2.0,
+                    order,
+                }),
+                scheme: Scheme::Dense(DTYPES[i % 3]),
+                is_fused: order == GateOrder::Pairs,
+                nan_row: (i == 1).then_some(n_tokens / 2),
+                outlier_every: 0,
+                sent: [Sent::Together(n_active), Sent::Apart][i % 2],
+            });
         }
     }
     cases
@@ -254,6 +296,7 @@ pub(crate) fn together() -> Vec<ExpertCase> {
                 hidden,
                 width,
                 activation: activations[(i + j) % 4],
+                clamped: None,
                 scheme,
                 is_fused: i < 3 && (i + j) % 2 == 1,
                 nan_row: (j == 2).then_some(n_tokens / 2),
@@ -278,6 +321,7 @@ pub(crate) fn packed_experts(schemes: &[Scheme]) -> Vec<ExpertCase> {
         hidden: 256,
         width: 512,
         activation: Activation::Silu,
+        clamped: None,
         scheme,
         is_fused: false,
         nan_row: None,
@@ -294,6 +338,8 @@ struct ExpertInputs {
     before: Vec<f32>,
     /// Gate, up and down of each.
     weights: Vec<[StoredWeight; 3]>,
+    /// Their biases, of clamped ones.
+    biases: Vec<[Vec<f32>; 3]>,
 }
 
 impl ExpertCase {
@@ -314,11 +360,16 @@ impl ExpertCase {
             let (wide, narrow) = ((self.width, self.hidden), (self.hidden, self.width));
             [wide, wide, narrow].map(|shape| weight_in(&mut random, self.scheme, shape))
         };
+        let weights = (0..self.routing.n_experts).map(|_| expert()).collect();
+        let n_biased = self.clamped.map_or(0, |_| self.routing.n_experts);
+        let widths = [self.width, self.width, self.hidden];
+        let biases = (0..n_biased).map(|_| widths.map(|width| random.values(width, 1.0)));
         ExpertInputs {
             scores,
             x,
             before,
-            weights: (0..self.routing.n_experts).map(|_| expert()).collect(),
+            weights,
+            biases: biases.collect(),
         }
     }
 }
@@ -330,6 +381,7 @@ impl Case for ExpertCase {
             x,
             before,
             weights,
+            biases,
         } = self.inputs();
         let shape = WorkspaceShape {
             n_tokens: self.n_tokens,
@@ -354,26 +406,53 @@ impl Case for ExpertCase {
         let mut up = device.zeros(n_rows * 2 * self.width);
         let mut gated = device.zeros(n_rows * self.width);
         let mut delta = device.zeros(n_rows * self.hidden);
+        let has_pairs = (self.clamped).is_some_and(|gate| gate.order == GateOrder::Pairs);
+        let mut biases = biases.into_iter();
         let loaded: Vec<_> = weights
             .into_iter()
             .map(|[gate, up, down]| {
-                let gate_up = match self.is_fused {
-                    true => vec![device.load(stacked(self.scheme, &gate, &up))],
-                    false => vec![device.load(gate), device.load(up)],
+                let mut weights = match self.is_fused {
+                    true if has_pairs => vec![alternating(self.scheme, &gate, &up)],
+                    true => vec![stacked(self.scheme, &gate, &up)],
+                    false => vec![gate, up],
                 };
-                (gate_up, device.load(down))
+                weights.push(down);
+                let of_expert = biases.next().map(|[gate, up, down]| match has_pairs {
+                    true => {
+                        let pairs = gate.into_iter().zip(up);
+                        vec![pairs.flat_map(|(gate, up)| [gate, up]).collect(), down]
+                    }
+                    false => vec![gate, up, down],
+                });
+                let biases = of_expert.unwrap_or_default().into_iter();
+                let biases = biases.map(|bias| weight(DType::F32, 1, bias.len(), &bias));
+                let biases = biases.map(Some).chain(std::iter::repeat(None));
+                let parts = weights.into_iter().zip(biases);
+                let load = |(weight, bias): (_, Option<_>)| {
+                    (device.load(weight), bias.map(|bias| device.load(bias)))
+                };
+                parts.map(load).collect::<Vec<_>>()
             })
             .collect();
-        let part = |weight| LinearPart { weight, bias: None };
-        let gate_up = loaded.iter().map(|(gate_up, _)| gate_up.iter().map(part));
-        let gate_up: Vec<Vec<_>> = gate_up.map(Iterator::collect).collect();
-        let experts = gate_up.iter().zip(&loaded).enumerate();
+        let parts: Vec<Vec<_>> = (loaded.iter())
+            .map(|parts| {
+                let part = |(weight, bias)| LinearPart { weight, bias };
+                parts
+                    .iter()
+                    .map(|(weight, bias)| part((weight, bias.as_ref())))
+                    .collect()
+            })
+            .collect();
+        let gate = self
+            .clamped
+            .map_or(Gate::Of(self.activation), Gate::Clamped);
+        let experts = parts.iter().enumerate();
         let experts: Vec<_> = experts
-            .map(|(expert, (gate_up, (_, down)))| Expert {
+            .map(|(expert, parts)| Expert {
                 expert,
-                gate_up,
-                down: part(down),
-                activation: self.activation,
+                gate_up: &parts[..parts.len() - 1],
+                down: parts[parts.len() - 1],
+                gate,
                 width: self.width,
                 hidden: self.hidden,
             })
@@ -412,11 +491,12 @@ impl Case for ExpertCase {
             x,
             before,
             weights,
+            biases,
         } = self.inputs();
         // Whichever experts a row goes to, with weights of one at most.
-        let per_expert = weights.iter().map(|[gate, up, down]| {
+        let per_expert = weights.iter().enumerate().map(|(i, [gate, up, down])| {
             let [gate, up, down] = [gate, up, down].map(widened);
-            self.expert_bounds(&x, &gate, &up, &down)
+            self.expert_bounds(&x, [&gate, &up, &down], biases.get(i))
         });
         let relative = weight_error(&self.routing, &scores) + 2.0 * EPS;
         let mut largest = vec![(0f64, 0f64); before.len()];
@@ -437,20 +517,30 @@ impl Case for ExpertCase {
 
 impl ExpertCase {
     /// Distance that each of an expert's results may have from the exact one, and a magnitude that it does not exceed.
-    fn expert_bounds(&self, x: &[f32], gate: &[f32], up: &[f32], down: &[f32]) -> Vec<(f64, f64)> {
+    fn expert_bounds(
+        &self,
+        x: &[f32],
+        [gate, up, down]: [&[f32]; 3],
+        biases: Option<&[Vec<f32>; 3]>,
+    ) -> Vec<(f64, f64)> {
+        let bias =
+            |part: usize, i: usize| biases.map_or(0.0, |biases| f64::from(biases[part][i]).abs());
+        // What clamped gates add to the second factor.
+        let more = self.clamped.map_or(0.0, |_| 1.0);
         let mut bounds = Vec::with_capacity(x.len());
         for x in x.chunks_exact(self.hidden) {
             // No activation is larger than its argument, or steeper than 1.13; it is rounded a few times itself.
             let inner = gate
                 .chunks_exact(self.hidden)
                 .zip(up.chunks_exact(self.hidden));
-            let inner = inner.map(|(gate, up)| {
-                let (gate, up) = (magnitude(gate, x), magnitude(up, x));
-                let of_sums = sum_error(self.hidden) * gate * up;
+            let inner = inner.enumerate().map(|(i, (gate, up))| {
+                let gate = magnitude(gate, x) + bias(0, i);
+                let up = magnitude(up, x) + bias(1, i) + more;
+                let of_sums = sum_error(self.hidden + 1) * gate * up;
                 ((1.13 + 1.0) * of_sums + 64.0 * EPS * gate * up, gate * up)
             });
             let inner: Vec<(f64, f64)> = inner.collect();
-            bounds.extend(down.chunks_exact(self.width).map(|down| {
+            bounds.extend(down.chunks_exact(self.width).enumerate().map(|(i, down)| {
                 let products = down.iter().zip(&inner);
                 let of_one = |(down, (error, size)): (&f32, &(f64, f64))| {
                     let down = f64::from(*down).abs();
@@ -459,7 +549,8 @@ impl ExpertCase {
                 let (error, size) = products
                     .map(of_one)
                     .fold((0.0, 0.0), |sum, new| (sum.0 + new.0, sum.1 + new.1));
-                (error + sum_error(self.width) * size, size)
+                let size = size + bias(2, i);
+                (error + sum_error(self.width + 1) * size, size)
             }));
         }
         bounds
@@ -469,6 +560,15 @@ impl ExpertCase {
 /// The sum of the products' magnitudes.
 fn magnitude(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a * b).abs()).sum()
+}
+
+/// One matrix of the rows of both by turns.
+fn alternating(scheme: Scheme, a: &StoredWeight, b: &StoredWeight) -> StoredWeight {
+    let (of_a, of_b) = (widened(a), widened(b));
+    let rows = of_a.chunks_exact(a.cols).zip(of_b.chunks_exact(a.cols));
+    let values: Vec<f32> = rows.flat_map(|(a, b)| [a, b]).flatten().copied().collect();
+    let dtype = scheme.elements().expect("fused weights are dense");
+    weight(dtype, a.rows + b.rows, a.cols, &values)
 }
 
 /// One matrix of the rows of both.

@@ -11,6 +11,7 @@ use crate::Cpu;
 use crate::kv_pool::{KvPool, KvView};
 use crate::memory::Workspace;
 use crate::share::{self, Scratch, Shared};
+use crate::weight::Weight;
 use attend::{Attend, Cells, QUERIES};
 
 use attend::{partial_len, scratch_len};
@@ -39,6 +40,9 @@ pub(crate) fn attention(
     assert!(q_width <= op.row_width, "queries within a row");
     if let Some(bias) = &op.bias {
         assert!(bias.row > 0 && bias.table.as_slice().len() >= n_heads * bias.row);
+    }
+    if let Some(sinks) = op.sinks {
+        assert_eq!(sinks.dense().n_elements(), n_heads, "a sink for each head");
     }
     let in_order = |pair: &[Rows]| pair[0].first + pair[0].n_tokens <= pair[1].first;
     assert!(
@@ -304,6 +308,8 @@ impl Call<'_> {
                             kv_head,
                             range,
                             positions,
+                            // The first part has them.
+                            sinks: self.op.sinks.filter(|_| part == 0).map(Weight::dense),
                             scratch,
                             cells,
                         });

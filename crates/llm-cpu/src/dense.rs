@@ -57,6 +57,11 @@ pub(crate) struct DenseView<'a> {
 }
 
 impl<'a> DenseView<'a> {
+    /// Elements.
+    pub(crate) fn n_elements(self) -> usize {
+        self.rows * self.cols
+    }
+
     /// Row `row` alone.
     ///
     /// # Panics

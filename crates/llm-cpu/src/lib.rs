@@ -22,6 +22,7 @@ mod elementwise;
 mod encode;
 mod error;
 mod four_bit;
+mod gates;
 mod gemm;
 mod int8;
 mod isa;

@@ -1,6 +1,6 @@
 //! Transcendental functions of lanes of f32, to a few units in the last place.
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, ClampedGate};
 
 use crate::simd::Simd;
 
@@ -65,6 +65,16 @@ pub(crate) fn activate<S: Simd>(simd: S, activation: Activation, x: S::F32) -> S
         }
         Activation::Silu => simd.mul(x, sigmoid(simd, x)),
     }
+}
+
+/// The clamped gate of every lane; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn clamped<S: Simd>(simd: S, gate: &ClampedGate, g: S::F32, u: S::F32) -> S::F32 {
+    let (limit, least) = (simd.splat(gate.limit), simd.splat(-gate.limit));
+    let g = simd.min(limit, g);
+    let u = simd.max(least, simd.min(limit, u));
+    let glu = simd.mul(g, sigmoid(simd, simd.mul(simd.splat(gate.alpha), g)));
+    simd.mul(glu, simd.add(u, simd.splat(1.0)))
 }
 
 /// 1 / (1 + e^-x).

@@ -8,9 +8,10 @@ use llm_backend::{
     KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, ShortConv,
     StateBatch, first_of_largest,
 };
-use llm_tensor::Activation;
+use llm_tensor::{Activation, ClampedGate};
 
 use crate::elementwise::{Activate, AddScaled, Gate, GateHeads, Rotate};
+use crate::gates::Clamped;
 use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::share::{Matrix, Rows};
@@ -379,6 +380,28 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn gate_clamped(
+        &mut self,
+        gate: &ClampedGate,
+        gate_up: &Buffer,
+        out: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let gate_up = &gate_up.as_slice()[..2 * n_tokens * width];
+        let out = &mut out.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(out, width, |tokens, out| {
+            for (token, out) in tokens.zip(out.chunks_exact_mut(width)) {
+                self.cpu.level.run(Clamped {
+                    gate: *gate,
+                    row: &gate_up[2 * token * width..][..2 * width],
+                    out,
+                });
+            }
+        });
+        Ok(())
+    }
+
     fn route(
         &mut self,
         op: &Routing,
@@ -417,7 +440,7 @@ impl Ops<Cpu> for CpuQueue {
         }
         self.gather_routed(routes, i, x, expert.hidden, gathered)?;
         self.linear(expert.gate_up, gathered, Output::Write, up, n)?;
-        self.gate(expert.activation, up, gated, expert.width, n)?;
+        self.gate_by(&expert.gate, up, gated, expert.width, n)?;
         self.linear(&[expert.down], gated, Output::Write, delta, n)?;
         self.scatter_routed(routes, i, delta, expert.hidden, out)
     }

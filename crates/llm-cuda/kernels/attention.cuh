@@ -1,5 +1,6 @@
 // Rows of sequences, and positions that they see: what the attention kernels share.
 #pragma once
+#include "general.cuh"
 #include "mma.cuh"
 
 constexpr int BLOCK_LEN = 32;   // positions of a block of the pool
@@ -51,6 +52,13 @@ __device__ __forceinline__ void seen_by(int& lo, int& hi, const Chunk& c, int ro
   hi = !live ? 0 : window < 0 ? c.n_positions : own + 1;
   lo = live && window > 0 ? max(own + 1 - window, 0) : 0;
 }
+
+// Scores of heads beside those of positions, at any address; null where there are none.
+struct Sinks {
+  const u8* at;
+  int dtype;
+  __device__ __forceinline__ float of(int head) const { return dense_of(at, dtype, head); }
+};
 
 // For a key so many positions after the query.
 __device__ __forceinline__ float bias_of(const float* __restrict__ bias, const AttentionShape& s, int head, int distance) {

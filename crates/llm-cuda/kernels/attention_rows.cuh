@@ -1,6 +1,7 @@
 // Attention of query rows to the keys and values of block tables, in f32, for every head size and card.
 //
-//   out[row, head] = sum_p w[p] v[p] / sum_p w[p],  w[p] = exp(s[p] - max s),  s[p] = cap(scale q.k[p]) + bias[head, p - row's position]
+//   out[row, head] = sum_p w[p] v[p] / sum_p w[p],  w[p] = exp(s[p] - max s),  the sink of a head being a score without a value,
+//  s[p] = cap(scale q.k[p]) + bias[head, p - row's position]
 //
 // attention_rows_{f32,f16,bf16}_{1,4,8}     head_dim a multiple of 8: 16-byte loads
 // attention_any_{f32,f16,bf16}_4            any head_dim to 256
@@ -80,7 +81,7 @@ template <int NQ> __device__ __forceinline__ float sum_over(float (&d)[NQ], int 
 
 template <class T, int NQ, bool WHOLE>
 __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __restrict__ pool, const u32* __restrict__ rows,
-    const u32* __restrict__ tables, const float* __restrict__ bias, float* __restrict__ out, float* __restrict__ pieces,
+    const u32* __restrict__ tables, const float* __restrict__ bias, Sinks sinks, float* __restrict__ out, float* __restrict__ pieces,
     const AttentionShape& s) {
   constexpr int STEPS = 4;
   struct __align__(16) Warp {                                    // scores of a block of the pool, later its weights; then the warp's results
@@ -119,6 +120,12 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
     for (int d = 0; d < 8; d++) { qv[j][d] = live && e + d < hd ? x[d] * s.scale : 0.f; acc[j][d] = 0.f; }
   }
   __syncthreads();
+  // The first piece has the sinks.
+  if (sinks.at && blockIdx.z == 0 && threadIdx.x < NQ) {
+    warps[0].at.top[threadIdx.x] = sinks.of(queries[threadIdx.x].head);
+    warps[0].at.sum[threadIdx.x][0] = 1.f;
+  }
+  __syncwarp();
   const int n = (end + BLOCK_LEN - 1) / BLOCK_LEN - first / BLOCK_LEN, piece = (n + gridDim.z - 1) / gridDim.z;
   const int begin = first / BLOCK_LEN + blockIdx.z * piece, stop = min(begin + piece, first / BLOCK_LEN + n);
 
@@ -267,8 +274,8 @@ __device__ __forceinline__ void merge(const float* __restrict__ pieces, const u3
 
 #define ROWS(name, T, NQ, WHOLE)                                                                                             \
   extern "C" __global__ void __launch_bounds__(WARPS * 32, NQ == 8 || !WHOLE ? 2 : 3) name(const float* q, const void* pool, const u32* rows,          \
-      const u32* tables, const float* bias, float* out, float* pieces, AttentionShape shape) {                               \
-    attend<T, NQ, WHOLE>(q, static_cast<const T*>(pool), rows, tables, bias, out, pieces, shape);                            \
+      const u32* tables, const float* bias, const u8* sinks, int sinks_dtype, float* out, float* pieces, AttentionShape shape) { \
+    attend<T, NQ, WHOLE>(q, static_cast<const T*>(pool), rows, tables, bias, Sinks{sinks, sinks_dtype}, out, pieces, shape); \
   }
 #define ROWS_OF(type, T)                                                                                                     \
   ROWS(attention_rows_##type##_1, T, 1, true) ROWS(attention_rows_##type##_4, T, 4, true)                                    \

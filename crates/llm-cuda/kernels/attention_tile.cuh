@@ -28,7 +28,7 @@ __device__ __forceinline__ void operand(u32 (&part)[PARTS][4], const Rows16& q, 
 
 template <class T, int HD, int PARTS>
 __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __restrict__ pool, const u32* __restrict__ rows,
-    const u32* __restrict__ tables, const float* __restrict__ bias, float* __restrict__ out, const AttentionShape& s) {
+    const u32* __restrict__ tables, const float* __restrict__ bias, Sinks sinks, float* __restrict__ out, const AttentionShape& s) {
   constexpr bool HELD = HD <= 64;                        // queries in registers
   constexpr int SHARES = HD <= 128 ? 1 : 2;              // warps that have the same queries, each some columns of the values
   constexpr int THREADS = 128, VECTORS = 64 / SHARES, LINE = HD + 8, COLS = HD / SHARES;
@@ -104,6 +104,13 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
   };
 
   float acc[COLS / 8][4] = {}, top[2] = {-INF, -INF}, total[2] = {0.f, 0.f};
+  if (sinks.at) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      top[h] = sinks.of(kv_head * group + (c.vector + warp * 16 + g + h * 8) % group);
+      total[h] = lane % 4 ? 0.f : 1.f;
+    }
+  }
   int b = first / BLOCK_LEN;
   fetch(keys, b, 0);
   fetch(values, b, 1);
@@ -211,6 +218,6 @@ __device__ __forceinline__ void attend(const float* __restrict__ q, const T* __r
 
 #define TILE(type, T, HD, PARTS)                                                                                             \
   KERNEL_OF(128, attention_tile_##type##_##HD##_##PARTS)(const float* q, const void* pool,               \
-      const u32* rows, const u32* tables, const float* bias, float* out, AttentionShape shape) {                             \
-    attend<T, HD, PARTS>(q, static_cast<const T*>(pool), rows, tables, bias, out, shape);                                    \
+      const u32* rows, const u32* tables, const float* bias, const u8* sinks, int sinks_dtype, float* out, AttentionShape shape) { \
+    attend<T, HD, PARTS>(q, static_cast<const T*>(pool), rows, tables, bias, Sinks{sinks, sinks_dtype}, out, shape);         \
   }

@@ -38,7 +38,7 @@ template <bool MAX> __device__ __forceinline__ float over_block(float v, float (
 
 KERNEL(attention_wide)(const float* q, const u32* rows, const u32* tables, int table_len, const void* pool, int dtype,
                        int n_heads, int n_kv_heads, int head_dim, int row_width, float scale, float cap, int window, int full,
-                       const float* bias, int bias_row, int bias_zero, float* out) {
+                       const float* bias, int bias_row, int bias_zero, const u8* sinks, int sinks_dtype, float* out) {
   __shared__ float weights[256];
   __shared__ float shared[256];
   const u32* own = rows + blockIdx.y * 4;
@@ -50,6 +50,7 @@ KERNEL(attention_wide)(const float* q, const u32* rows, const u32* tables, int t
   q += (u64)(own[0] + blockIdx.x) * row_width + (u64)head * head_dim;
   out += ((u64)(own[0] + blockIdx.x) * n_heads + head) * head_dim;
   float most = __int_as_float(0xff800000), total = 0.f;
+  if (sinks) { most = dense_of(sinks, sinks_dtype, head); total = 1.f; }
   for (int first = begin; first < end; first += 256) {
     int p = first + threadIdx.x;
     float s = __int_as_float(0xff800000);
@@ -62,7 +63,7 @@ KERNEL(attention_wide)(const float* q, const u32* rows, const u32* tables, int t
       if (bias) s += bias[(u64)head * bias_row + min(max(bias_zero + p - position, 0), bias_row - 1)];
     }
     float next = fmaxf(most, over_block<true>(s, shared));
-    float shrink = first == begin ? 0.f : expf(most - next), weight = p < end ? expf(s - next) : 0.f;
+    float shrink = first == begin && !sinks ? 0.f : expf(most - next), weight = p < end ? expf(s - next) : 0.f;
     weights[threadIdx.x] = weight;
     total = total * shrink + over_block<false>(weight, shared);
     most = next;

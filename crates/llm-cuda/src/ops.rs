@@ -7,6 +7,7 @@ mod delta;
 mod elementwise;
 mod embed;
 mod experts;
+mod gates;
 mod gemm;
 mod general;
 mod kv;
@@ -21,7 +22,7 @@ use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns,
     LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
 };
-use llm_tensor::{Activation, WorkspaceShape};
+use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
 use crate::routes::Routes;
 use crate::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool};
@@ -211,6 +212,17 @@ impl Ops<Cuda> for CudaQueue {
         n_tokens: usize,
     ) -> Result<()> {
         elementwise::gate(self, activation, gate_up, out, (width, n_tokens, None))
+    }
+
+    fn gate_clamped(
+        &mut self,
+        gate: &ClampedGate,
+        gate_up: &Buffer,
+        out: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        gates::clamped(self, gate, gate_up, out, (width, n_tokens, None))
     }
 
     fn argmax(&mut self, x: &Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {

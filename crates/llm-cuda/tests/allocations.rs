@@ -15,7 +15,9 @@ use llm_backend::{
 };
 use llm_cuda::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool, Routes};
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme, StoredWeight};
-use llm_tensor::{Activation, DType, HostBytes, KvShape, Norm, Pairing, Weighting, WorkspaceShape};
+use llm_tensor::{
+    Activation, DType, Gate, HostBytes, KvShape, Norm, Pairing, Weighting, WorkspaceShape,
+};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -168,6 +170,7 @@ impl Model {
             soft_cap: None,
             mask: Mask::Causal { window: None },
             bias: None,
+            sinks: None,
         };
         queue.attention(&attention, wide, &batch, pool, y).unwrap();
         queue.linear(&[a], y, Output::Add, x, n).unwrap();
@@ -181,7 +184,7 @@ impl Model {
             expert,
             gate_up: &gate_up,
             down: c,
-            activation: silu,
+            gate: Gate::Of(silu),
             width: HIDDEN,
             hidden: HIDDEN,
         });

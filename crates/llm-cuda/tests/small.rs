@@ -291,6 +291,7 @@ fn attended(cuda: &Arc<Cuda>, pool: &mut <Cuda as Backend>::KvPool, n: usize) ->
         soft_cap: None,
         mask: Mask::Causal { window: Some(64) },
         bias: None,
+        sinks: None,
     };
     let mut out = cuda.alloc(4).unwrap();
     queue.attention(&op, &q, &batch, pool, &mut out).unwrap();

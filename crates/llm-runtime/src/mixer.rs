@@ -46,6 +46,7 @@ fn attention_op<'a, B: Backend>(
     row_width: usize,
     mask: Mask,
     bias: Option<RelativeBias<'a, B>>,
+    sinks: Option<&'a B::Weight>,
 ) -> Attention<'a, B> {
     Attention {
         n_heads: spec.n_heads,
@@ -56,5 +57,6 @@ fn attention_op<'a, B: Backend>(
         soft_cap: spec.soft_cap,
         mask,
         bias,
+        sinks,
     }
 }

@@ -203,7 +203,7 @@ impl<B: Backend> Experts<B> {
             expert,
             gate_up: &up[..weights.up.parts().len()],
             down: part(&weights.down),
-            activation: self.spec.activation,
+            gate: self.spec.gate,
             width: self.spec.width,
             hidden,
         }
@@ -220,13 +220,7 @@ pub(crate) fn expert<B: Backend>(
 ) -> Result<()> {
     let up = (Output::Write, &mut a.rows.up);
     apply::<B>(queue, weights.up.parts(), &a.rows.gathered, up, n)?;
-    queue.gate(
-        spec.activation,
-        &a.rows.up,
-        &mut a.rows.gated,
-        spec.width,
-        n,
-    )?;
+    queue.gate_by(&spec.gate, &a.rows.up, &mut a.rows.gated, spec.width, n)?;
     let delta = (Output::Write, &mut a.rows.delta);
     apply::<B>(queue, from_ref(&weights.down), &a.rows.gated, delta, n)
 }

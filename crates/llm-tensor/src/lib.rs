@@ -21,6 +21,6 @@ pub use device::{KvShape, StateShape, WorkspaceShape};
 pub use dtype::DType;
 pub use error::TensorError;
 pub use host::{AlignedBuf, HostBytes};
-pub use math::{Activation, Norm, Pairing, Weighting};
+pub use math::{Activation, ClampedGate, Gate, GateOrder, Norm, Pairing, Weighting};
 pub use pages::PageBuf;
 pub use shape::Shape;

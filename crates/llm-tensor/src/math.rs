@@ -24,6 +24,46 @@ pub enum Activation {
     Silu,
 }
 
+/// Gating of features by those of a second projection.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Gate {
+    /// `activation(gate) · up` of rows `[gate | up]`.
+    Of(Activation),
+    /// The clamped form of gpt-oss.
+    Clamped(ClampedGate),
+}
+
+/// SwiGLU of clamped features with one added to the second (gpt-oss, OpenAI 2025): `g · σ(alpha · g) · (u + 1)`, `g` being
+/// the gate's feature but at most `limit`, `u` the other within `±limit`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClampedGate {
+    /// Multiplies the sigmoid's argument.
+    pub alpha: f32,
+    /// Bounds the features; above zero.
+    pub limit: f32,
+    /// Order of features in a row.
+    pub order: GateOrder,
+}
+
+impl ClampedGate {
+    /// Places of the gate's feature `i`, and of the one that it gates, in a row of `2 · width`.
+    pub fn features(&self, width: usize, i: usize) -> [usize; 2] {
+        match self.order {
+            GateOrder::Halves => [i, width + i],
+            GateOrder::Pairs => [2 * i, 2 * i + 1],
+        }
+    }
+}
+
+/// Order of the features of a gate and of what it gates in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GateOrder {
+    /// `[gate | up]`.
+    Halves,
+    /// A feature of the gate, then the one that it gates.
+    Pairs,
+}
+
 /// Two elements of a head that one rotary angle turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pairing {

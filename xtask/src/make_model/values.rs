@@ -88,7 +88,13 @@ impl Values {
             | Role::KNormBias
             | Role::MlpNormBias
             | Role::FinalNormBias => (0.0, 0.02),
-            Role::QkvBias | Role::QBias | Role::KBias | Role::VBias | Role::OutBias => (0.0, 0.02),
+            Role::QkvBias
+            | Role::QBias
+            | Role::KBias
+            | Role::VBias
+            | Role::OutBias
+            | Role::Sinks
+            | Role::RouterBias => (0.0, 0.02),
             Role::ConvInBias | Role::ConvTapsBias | Role::ConvOutBias => (0.0, 0.02),
             Role::GateBias | Role::UpBias | Role::GateUpBias | Role::DownBias | Role::HeadBias => {
                 (0.0, 0.02)

@@ -146,6 +146,7 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         scale: root_scale(head_dim),
         soft_cap: None,
         window: None,
+        sinks: false,
         rotary_idx: Some(0),
         output_gate: false,
     }

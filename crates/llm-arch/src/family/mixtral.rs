@@ -1,6 +1,6 @@
 //! Mixtral: Mistral with experts.
 
-use llm_tensor::{Activation, Weighting};
+use llm_tensor::{Activation, Gate, Weighting};
 use serde_json::json;
 
 use super::block::{self, HeadDefaults};
@@ -111,7 +111,8 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         n_experts,
         n_active: config.n_active(n_experts, 2)?,
         width: config.count("intermediate_size")?,
-        activation: config.activation("hidden_act", Activation::Silu)?,
+        gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
+        bias: false,
         weighting: Weighting::Normalised,
     });
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));

@@ -1,6 +1,6 @@
 //! OLMo 2 and 3 (results are normalised, not inputs) and OLMoE: queries and keys are normalised over all heads.
 
-use llm_tensor::{Activation, Weighting};
+use llm_tensor::{Activation, Gate, Weighting};
 use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
@@ -150,7 +150,8 @@ fn olmoe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         n_experts,
         n_active: config.n_active(n_experts, 8)?,
         width: config.count("intermediate_size")?,
-        activation: config.activation("hidden_act", Activation::Silu)?,
+        gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
+        bias: false,
         weighting: match config.flag("norm_topk_prob", false)? {
             true => Weighting::Normalised,
             false => Weighting::Probability,

@@ -1,6 +1,6 @@
 //! Qwen2 (and 2.5) and Qwen3, dense and with experts.
 
-use llm_tensor::{Activation, Weighting};
+use llm_tensor::{Activation, Gate, Weighting};
 use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
@@ -192,7 +192,8 @@ fn qwen3_moe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         n_experts,
         n_active: config.n_active(n_experts, 8)?,
         width: config.opt_count("moe_intermediate_size")?.unwrap_or(768),
-        activation: config.activation("hidden_act", Activation::Silu)?,
+        gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
+        bias: false,
         weighting: match config.flag("norm_topk_prob", false)? {
             true => Weighting::Normalised,
             false => Weighting::Probability,

@@ -1,6 +1,6 @@
 //! Configurations as they are written, for models that came without one: the inverse of what the families read.
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, Gate};
 use serde_json::{Map, Value, json};
 
 use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, MlpSpec, ModelSpec};
@@ -22,7 +22,10 @@ pub(super) fn config(spec: &ModelSpec, architecture: &str) -> Map<String, Value>
 pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>> {
     let attention = attention(spec)?;
     let (width, activation) = match experts(spec) {
-        Some(experts) => (experts.width, experts.activation),
+        Some(experts) => match experts.gate {
+            Gate::Of(activation) => (experts.width, activation),
+            Gate::Clamped(_) => return none("its experts' gates are clamped"),
+        },
         None => {
             let mlp = mlp(spec)?;
             (mlp.width, mlp.activation)

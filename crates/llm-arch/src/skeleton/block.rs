@@ -142,6 +142,8 @@ pub struct AttentionOf<T> {
     pub k_norm: Option<NormOf<T>>,
     /// From heads' results to the residual.
     pub out: LinearOf<T>,
+    /// A score of each head beside those of positions.
+    pub sinks: Option<T>,
 }
 
 /// Cross-attention, with heads like those of the mixer.
@@ -352,7 +354,7 @@ macro_rules! map_fields {
 map_fields!(NormOf { spec; ; gain; bias });
 map_fields!(LinearOf { ; ; weight; bias });
 map_fields!(BlockOf { ; mixer cross mlp; ; });
-map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; });
+map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
 map_fields!(DeltaOf { spec; project taps norm out; rate offset; });
 map_fields!(ShortConvOf { spec; project taps out; ; });
 map_fields!(CrossOf { spec; q kv out; ; });

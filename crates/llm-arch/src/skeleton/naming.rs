@@ -26,7 +26,7 @@ pub(crate) struct Naming {
     pub(crate) taps: Stored,
     /// Module of blocks' matrices in transformers, experts apart.
     pub(crate) module: Module,
-    /// Tensors whose names end with what stands in `names`.
+    /// Roles whose tensors are called as the module is, with nothing behind.
     pub(crate) bare: &'static [Role],
     /// Projections whose results leave the range of f16.
     pub(crate) wide: &'static [Role],
@@ -41,8 +41,10 @@ pub(crate) struct Naming {
 pub(crate) enum Elsewhere {
     /// Under this one.
     Name(&'static str),
-    /// In a tensor that holds the matrices of all experts of a layer.
+    /// In a tensor that holds the matrices, or the biases, of all experts of a layer.
     Stack(&'static str, StackRows),
+    /// In one that holds their transposes.
+    Transposes(&'static str),
     /// The table of tokens is in its stead.
     TokenTable,
 }

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::naming::{Elsewhere, Naming, StackRows, name_of};
-use super::{Role, Skeleton, Slot, Unit};
+use super::slot::Extents;
+use super::{Role, Skeleton, Slot, Stored, Unit};
 use crate::spec::MlpSpec;
 
 /// A place in a checkpoint where a slot's tensor may be.
@@ -15,17 +16,42 @@ pub enum Place {
     Stack(StackPlace),
 }
 
-/// Rows of one of the matrices that a tensor stacks.
+/// Rows of one of the matrices that a tensor stacks, or one of its vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackPlace {
     /// The tensor.
     pub name: String,
-    /// Its shape, `[experts, rows, cols]`.
+    /// Matrices, and the rows and columns of each; one row of vectors.
     pub shape: [usize; 3],
     /// Whose matrix it is.
     pub expert: usize,
     /// Its rows.
     pub rows: Range<usize>,
+    /// Form of what is stacked.
+    pub of: Stacked,
+}
+
+/// Form of what a tensor stacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stacked {
+    /// `[experts, rows, cols]`.
+    Matrices,
+    /// `[experts, cols, rows]`.
+    Transposes,
+    /// `[experts, width]`.
+    Vectors,
+}
+
+impl StackPlace {
+    /// The tensor's shape.
+    pub fn stored_shape(&self) -> Vec<usize> {
+        let [n, rows, cols] = self.shape;
+        match self.of {
+            Stacked::Matrices => vec![n, rows, cols],
+            Stacked::Transposes => vec![n, cols, rows],
+            Stacked::Vectors => vec![n, cols],
+        }
+    }
 }
 
 impl Place {
@@ -66,7 +92,7 @@ impl Skeleton {
         let own = own.map(|(_, module)| format!("{module}.weight"));
         let elsewhere = elsewhere(self.naming, Role::Head).filter_map(|place| match place {
             Elsewhere::Name(name) => Some((*name).to_owned()),
-            Elsewhere::Stack(..) | Elsewhere::TokenTable => None,
+            Elsewhere::Stack(..) | Elsewhere::Transposes(_) | Elsewhere::TokenTable => None,
         });
         own.chain(elsewhere).map(|name| self.outer_name(&name))
     }
@@ -90,15 +116,21 @@ impl Skeleton {
                     .map(Place::Whole)
                     .collect()
             }
-            Elsewhere::Stack(pattern, part) => self.stack(pattern, part, slot),
+            Elsewhere::Stack(pattern, part) => self.stack(pattern, (part, Stacked::Matrices), slot),
+            Elsewhere::Transposes(pattern) => {
+                self.stack(pattern, (StackRows::All, Stacked::Transposes), slot)
+            }
             Elsewhere::Name(_) | Elsewhere::TokenTable => Vec::new(),
         }
     }
 
-    fn stack(&self, pattern: &str, part: StackRows, slot: &Slot) -> Vec<Place> {
-        let (Unit::Expert { layer, expert }, &[rows, cols]) = (slot.unit, slot.shape.as_slice())
-        else {
+    fn stack(&self, pattern: &str, (part, of): (StackRows, Stacked), slot: &Slot) -> Vec<Place> {
+        let Unit::Expert { layer, expert } = slot.unit else {
             return Vec::new();
+        };
+        let (rows, cols, of) = match slot.shape {
+            Extents::Matrix([rows, cols]) => (rows, cols, of),
+            Extents::Vector([width]) => (1, width, Stacked::Vectors),
         };
         let MlpSpec::Experts(experts) = self.spec.decoder.layers[layer].mlp else {
             return Vec::new();
@@ -118,9 +150,32 @@ impl Skeleton {
                 shape: [experts.n_experts, stacked_rows, cols],
                 expert,
                 rows: range.clone(),
+                of,
             })
         };
         names.map(place).collect()
+    }
+}
+
+impl Skeleton {
+    /// Takes the transposes of experts' matrices, stacked, where a checkpoint has these.
+    pub(super) fn settle_transposes(&mut self, has_tensor: impl Fn(&str) -> bool) {
+        let is_there = |slot: &Slot| {
+            let mut places = elsewhere(self.naming, slot.role);
+            places.any(|place| match place {
+                Elsewhere::Transposes(_) => {
+                    let mut places = self.place(place, slot).into_iter();
+                    places.any(|place| has_tensor(place.name()))
+                }
+                Elsewhere::Name(_) | Elsewhere::Stack(..) | Elsewhere::TokenTable => false,
+            })
+        };
+        let are_there: Vec<bool> = self.slots.iter().map(is_there).collect();
+        for (slot, is_there) in self.slots.iter_mut().zip(are_there) {
+            if is_there {
+                slot.stored = Stored::Transposed;
+            }
+        }
     }
 }
 

@@ -74,6 +74,8 @@ roles! {
     QNorm + QNormBias: Other;
     KNorm + KNormBias: Other;
     Out + OutBias: Projection;
+    /// Scores of heads beside those of positions, `[heads]`.
+    Sinks: Other;
     /// Gates and input of a short convolution in one, rows `[B | C | x]`.
     ConvIn + ConvInBias: Projection;
     /// Taps of each channel, `[channels, kernel]`.
@@ -102,10 +104,10 @@ roles! {
     MlpNorm + MlpNormBias: Other;
     /// Scores the experts, `[experts, hidden]`.
     // A few rows, on whose smallest differences the choice of experts hangs.
-    Router: Other;
+    Router + RouterBias: Other;
     Gate + GateBias: Projection;
     Up + UpBias: Projection;
-    /// Gate and up in one, rows `[gate | up]`.
+    /// Gate and up in one, rows `[gate | up]`; of experts they may alternate.
     GateUp + GateUpBias: Projection;
     Down + DownBias: Projection;
     PostMlpNorm: Other;

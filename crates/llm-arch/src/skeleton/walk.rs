@@ -166,6 +166,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             q_norm: self.qk_norm(spec, Role::QNorm, q),
             k_norm: self.qk_norm(spec, Role::KNorm, kv),
             out: self.linear(Role::Out, [hidden, q], spec.out_bias),
+            sinks: (spec.sinks).then(|| (self.make)(Role::Sinks, &[spec.n_heads])),
         }
     }
 
@@ -234,7 +235,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             MlpSpec::Dense(spec) => MlpOf::Dense(self.dense(spec)),
             MlpSpec::Experts(spec) => MlpOf::Experts(ExpertsOf {
                 spec,
-                router: self.matrix(Role::Router, [spec.n_experts, self.spec.hidden]),
+                router: self.linear(Role::Router, [spec.n_experts, self.spec.hidden], spec.bias),
             }),
         }
     }
@@ -260,11 +261,17 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         match self.spec.decoder.layers[layer].mlp {
             MlpSpec::Dense(_) => None,
             MlpSpec::Experts(spec) => Some(ExpertOf {
-                up: ProjectionOf::Two([
-                    self.matrix(Role::Gate, [spec.width, hidden]),
-                    self.matrix(Role::Up, [spec.width, hidden]),
-                ]),
-                down: self.matrix(Role::Down, [hidden, spec.width]),
+                up: match spec.is_interleaved() {
+                    false => ProjectionOf::Two([
+                        self.linear(Role::Gate, [spec.width, hidden], spec.bias),
+                        self.linear(Role::Up, [spec.width, hidden], spec.bias),
+                    ]),
+                    true => {
+                        let shape = [2 * spec.width, hidden];
+                        ProjectionOf::One([self.linear(Role::GateUp, shape, spec.bias)])
+                    }
+                },
+                down: self.linear(Role::Down, [hidden, spec.width], spec.bias),
             }),
         }
     }

@@ -1,12 +1,12 @@
 //! The operations, one loop each.
 
-use llm_tensor::{Activation, Pairing};
+use llm_tensor::{Activation, ClampedGate, Pairing};
 
 use super::norm::Normalisation;
 use super::pool::ReferencePool;
 use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
-use super::scalar::activated;
+use super::scalar::{activated, clamped};
 use super::weight::ReferenceWeight;
 use super::{Reference, conv, delta};
 use crate::{
@@ -285,6 +285,27 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
+    fn gate_clamped(
+        &mut self,
+        gate: &ClampedGate,
+        gate_up: &Vec<f32>,
+        out: &mut Vec<f32>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        for (row, out) in gate_up
+            .chunks_exact(2 * width)
+            .zip(out.chunks_exact_mut(width))
+            .take(n_tokens)
+        {
+            for (i, out) in out.iter_mut().enumerate() {
+                let [g, u] = gate.features(width, i).map(|at| f64::from(row[at]));
+                *out = clamped(gate, g, u) as f32;
+            }
+        }
+        Ok(())
+    }
+
     fn route(
         &mut self,
         op: &Routing,
@@ -320,7 +341,7 @@ impl Ops<Reference> for ReferenceQueue {
         let n = routes.of(expert.expert).count();
         self.gather_routed(routes, expert.expert, x, expert.hidden, gathered)?;
         self.linear(expert.gate_up, gathered, Output::Write, up, n)?;
-        self.gate(expert.activation, up, gated, expert.width, n)?;
+        self.gate_by(&expert.gate, up, gated, expert.width, n)?;
         self.linear(&[expert.down], gated, Output::Write, delta, n)?;
         self.scatter_routed(routes, expert.expert, delta, expert.hidden, out)
     }

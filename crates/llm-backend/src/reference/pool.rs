@@ -115,6 +115,7 @@ impl ReferencePool {
             table.len()
         );
         let (group, dim) = (op.n_heads / op.n_kv_heads, op.head_dim);
+        let sinks = op.sinks.map(|sinks| sinks.decoded());
         let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim));
         for (head, (q, out)) in heads.enumerate() {
             let at = |p: usize| self.element(table, p) + head / group * dim;
@@ -127,9 +128,15 @@ impl ReferencePool {
                 capped + op.bias.map_or(0.0, |bias| biased(&bias, head, p, position))
             };
             let scores: Vec<f64> = shown.clone().map(score).collect();
-            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sink = sinks.as_ref().map(|sinks| f64::from(sinks.values[head]));
+            let max = scores
+                .iter()
+                .copied()
+                .chain(sink)
+                .fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-            let total: f64 = weights.iter().sum();
+            let of_sink = sink.map_or(0.0, |sink| (sink - max).exp());
+            let total: f64 = weights.iter().sum::<f64>() + of_sink;
             for (d, out) in out.iter_mut().enumerate() {
                 let values = shown.clone().map(|p| f64::from(self.values[at(p) + d]));
                 let sum: f64 = weights.iter().zip(values).map(|(w, v)| w * v).sum();

@@ -1,6 +1,6 @@
 //! The arithmetic of single rows and elements, in f64.
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, ClampedGate};
 
 use super::Reference;
 use crate::RelativeBias;
@@ -35,6 +35,14 @@ pub(super) fn activated(activation: Activation, x: f64) -> f64 {
         }
         Activation::Silu => x / (1.0 + (-x).exp()),
     }
+}
+
+/// A feature of the gate and the one that it gates. What is not a number stays so.
+pub(super) fn clamped(gate: &ClampedGate, g: f64, u: f64) -> f64 {
+    let limit = f64::from(gate.limit);
+    let g = if g > limit { limit } else { g };
+    let u = u.clamp(-limit, limit);
+    g / (1.0 + (-f64::from(gate.alpha) * g).exp()) * (u + 1.0)
 }
 
 /// Φ(x), the normal distribution's cumulative function, to about 1e-15.

@@ -9,6 +9,7 @@ pub(crate) fn cases() -> Vec<AttentionCase> {
     cases.extend(capped());
     cases.extend(biased());
     cases.extend(unmasked());
+    cases.extend(sunk());
     for case in cases.iter_mut().skip(1).step_by(2) {
         case.blocks = Blocks::Shuffled;
     }
@@ -52,6 +53,7 @@ pub(crate) fn together() -> Vec<Together> {
                 zero: 30,
                 magnitude: 2.0,
             }),
+            sinks: (i % 3 == 1).then_some(2.0),
             blocks: [Blocks::Shuffled, Blocks::InOrder][i % 4 / 3],
             others: i % 2,
             ..PLAIN
@@ -316,6 +318,61 @@ fn biased() -> Vec<AttentionCase> {
     cases
 }
 
+/// Heads with sinks: small ones, ones that take nearly all weight, and ones that take none.
+fn sunk() -> Vec<AttentionCase> {
+    let mut cases = Vec::new();
+    let heads = [(4, 2, 16), (8, 1, 64), (6, 3, 20)];
+    for (i, magnitude) in [0.5, 3.0, 60.0].into_iter().enumerate() {
+        for (j, window) in [None, Some(5), Some(40)].into_iter().enumerate() {
+            let (n_heads, n_kv_heads, head_dim) = heads[(i + j) % 3];
+            for calls in passes() {
+                let n = cases.len();
+                cases.push(AttentionCase {
+                    n_heads,
+                    n_kv_heads,
+                    head_dim,
+                    dtype: DTYPES[n % 3],
+                    keys: Keys::Past {
+                        window,
+                        spare: n % 3,
+                    },
+                    calls,
+                    others: n % 2,
+                    soft_cap: (n % 4 == 3).then_some(3.0),
+                    bias: (n % 5 == 4).then_some(Bias {
+                        row: 50,
+                        zero: 30,
+                        magnitude: 2.0,
+                    }),
+                    sinks: Some(magnitude),
+                    ..PLAIN
+                });
+            }
+        }
+    }
+    // Many positions, which are divided; and heads wider than most kernels take.
+    for (dtype, window) in DTYPES.into_iter().zip([None, Some(600), None]) {
+        cases.push(AttentionCase {
+            n_heads: 6,
+            n_kv_heads: 3,
+            head_dim: 20,
+            dtype,
+            keys: Keys::Past { window, spare: 0 },
+            calls: vec![600, 1, 1, 500, 1],
+            sinks: Some(3.0),
+            ..PLAIN
+        });
+        cases.push(AttentionCase {
+            head_dim: 264,
+            dtype,
+            calls: vec![5, 1, 3],
+            sinks: Some(3.0),
+            ..PLAIN
+        });
+    }
+    cases
+}
+
 fn unmasked() -> Vec<AttentionCase> {
     let mut cases = Vec::new();
     let biases = [None, Some((399, 199)), Some((33, 16)), Some((4, 1))];
@@ -367,6 +424,7 @@ const PLAIN: AttentionCase = AttentionCase {
     magnitude: 1.0,
     soft_cap: None,
     bias: None,
+    sinks: None,
     blocks: Blocks::InOrder,
     tokens: Tokens::Seeded(SEED),
 };

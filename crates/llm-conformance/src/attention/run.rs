@@ -8,7 +8,7 @@ use llm_backend::{Attention, Backend, Batch, KvColumns, Mask, Ops, RelativeBias,
 use llm_tensor::{KvShape, WorkspaceShape};
 
 use super::{AttentionCase, Blocks, Inputs, Keys, ranges};
-use crate::data::{Device, Random, SMALL, WORKS};
+use crate::data::{Device, Random, SMALL, WORKS, weight};
 
 /// Sequences of one shape, which attend together.
 pub(super) struct Run<'a, B: Backend> {
@@ -166,6 +166,11 @@ impl<'a, B: Backend> Run<'a, B> {
         });
         let q = self.device.buffer(&values);
         let table = self.device.buffer(&self.inputs[0].bias);
+        let sinks = case.sinks.map(|_| {
+            let values = &self.inputs[0].sinks;
+            self.device
+                .load(weight(case.dtype, 1, values.len(), values))
+        });
         let op = Attention {
             n_heads: case.n_heads,
             n_kv_heads: case.n_kv_heads,
@@ -179,6 +184,7 @@ impl<'a, B: Backend> Run<'a, B> {
                 row: bias.row,
                 zero: bias.zero,
             }),
+            sinks: sinks.as_ref(),
         };
         let (rows_index, tables) = self.told(&rows, tokens);
         let batch = Batch {

@@ -8,7 +8,7 @@ use llm_backend::{
     KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result, Rotary, Routing, Rows,
     ShortConv, StateBatch,
 };
-use llm_tensor::{Activation, Norm};
+use llm_tensor::{Activation, ClampedGate, Norm};
 
 use super::Deferred;
 use super::memory::Shared;
@@ -240,7 +240,9 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
             soft_cap,
             mask,
             bias,
+            sinks,
         } = *op;
+        let sinks = sinks.cloned();
         let bias = bias.map(|bias| (bias.table.handle(), bias.row, bias.zero));
         let (q, pool, out) = (q.handle(), pool.handle(), out.handle());
         let batch = RecordedBatch::of(batch);
@@ -256,6 +258,7 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
                 soft_cap,
                 mask,
                 bias: bias.map(|(table, &(_, row, zero))| RelativeBias { table, row, zero }),
+                sinks: sinks.as_deref(),
             };
             batch
                 .with(|batch| queue.attention(&op, &lock(&q), batch, &lock(&pool), &mut lock(&out)))
@@ -381,6 +384,20 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         })
     }
 
+    fn gate_clamped(
+        &mut self,
+        gate: &ClampedGate,
+        gate_up: &Shared<B::Buffer>,
+        out: &mut Shared<B::Buffer>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (gate, gate_up, out) = (*gate, gate_up.handle(), out.handle());
+        self.put(move |queue| {
+            queue.gate_clamped(&gate, &lock(&gate_up), &mut lock(&out), width, n_tokens)
+        })
+    }
+
     fn route(
         &mut self,
         op: &Routing,
@@ -409,7 +426,7 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         let down = RecordedPart::of(&expert.down);
         let Expert {
             expert,
-            activation,
+            gate,
             width,
             hidden,
             ..
@@ -427,7 +444,7 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
                 expert,
                 gate_up: &gate_up,
                 down: down.part(),
-                activation,
+                gate,
                 width,
                 hidden,
             };

@@ -36,6 +36,7 @@ pub(crate) fn cases() -> Vec<ExpertCase> {
                 hidden,
                 width,
                 activation: activations[(i + j) % 3],
+                clamped: None,
                 scheme: Scheme::Int8(Int8 { threshold }),
                 is_fused: false,
                 nan_row: (i == 2).then_some(n_tokens / 2),
@@ -56,6 +57,7 @@ impl ExpertCase {
             x,
             before,
             weights,
+            biases: _,
         } = self.inputs();
         let relative = weight_error(&self.routing, &scores);
         let (hidden, width) = (self.hidden, self.width);

@@ -11,6 +11,7 @@ use llm_backend::Output;
 
 use super::Queries;
 use super::scores::{add_bias, bound, hide, soften};
+use crate::dense::DenseView;
 use crate::kv_pool::KvView;
 use crate::share::Shared;
 use crate::simd::{Element, ElementType, Kernel, Simd};
@@ -25,6 +26,8 @@ pub(super) struct Attend<'a> {
     pub(super) range: Range<usize>,
     /// Those that the queries see among these, from a whole panel on.
     pub(super) positions: Range<usize>,
+    /// Scores beside those of the positions, `[n_heads]`.
+    pub(super) sinks: Option<DenseView<'a>>,
     /// This thread's, [`scratch_len`] long.
     pub(super) scratch: &'a mut [f32],
     pub(super) cells: Cells<'a>,
@@ -100,6 +103,12 @@ impl Attend<'_> {
         // Finite, so that a query may see nothing of the first positions that others do.
         maxima.fill(f32::MIN);
         totals.fill(0.0);
+        if let Some(sinks) = self.sinks {
+            for (i, (maximum, total)) in maxima.iter_mut().zip(&mut *totals).enumerate() {
+                let (_, head) = place(i);
+                (*maximum, *total) = (sinks.element(head), 1.0);
+            }
+        }
 
         let seen = |i: usize| self.queries.seen(place(i).0);
         let start = seen(0).start.max(self.positions.start);

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use llm_backend::{Attention, Batch, Mask, Result, Rows};
+use llm_quant::Part;
 use llm_tensor::{DType, WorkspaceShape};
 
 use crate::kv_pool::{BLOCK, KvPool};
@@ -135,6 +136,19 @@ impl<'a> Sequences<'a> {
     fn n_rows(&self) -> usize {
         self.iter().map(|rows| rows.n_tokens).sum()
     }
+}
+
+/// Tells a kernel of the heads' sinks.
+pub(super) fn sinks<'a>(launch: Launch<'a>, op: &Attention<'_, Cuda>) -> Launch<'a> {
+    if let Some(sinks) = op.sinks {
+        assert_eq!(
+            sinks.rows() * sinks.cols(),
+            op.n_heads,
+            "a sink for each head"
+        );
+    }
+    let launch = launch.pointer_or_null(op.sinks.map(|sinks| sinks.part(Part::Weight)));
+    launch.bits(op.sinks.map_or(0, |sinks| element(sinks.dense())))
 }
 
 /// `AttentionShape` of `attention.cuh`.
@@ -271,6 +285,7 @@ impl<'a> Call<'a> {
         let bias = self.op.bias;
         let bias = bias.map(|bias| bias.table.first(self.op.n_heads * bias.row));
         let launch = launch.pointer_or_null(bias);
+        let launch = sinks(launch, self.op);
         launch.pointer(self.out.first(n_rows * width))
     }
 

@@ -2,6 +2,7 @@
 
 use llm_backend::{Attention, Batch, Mask, Result, Rows};
 
+use super::attention::sinks;
 use super::general::element;
 use crate::module::kernel;
 use crate::{Buffer, Cuda, CudaQueue, KvPool};
@@ -43,6 +44,7 @@ pub(super) fn attention(
     let launch = launch.pointer_or_null(bias);
     let launch = launch.int(op.bias.map_or(0, |bias| bias.row));
     let launch = launch.int(op.bias.map_or(0, |bias| bias.zero));
+    let launch = sinks(launch, op);
     let launch = launch.pointer(out.first(n_rows * op.n_heads * op.head_dim));
     let grid = [most_rows(batch.rows), n, op.n_heads];
     launch.grid(grid).threads(256).run()

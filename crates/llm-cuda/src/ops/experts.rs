@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 use llm_backend::{Expert, ExpertBuffers, Result};
 use llm_quant::{Part, Scheme};
-use llm_tensor::{Activation, DType};
+use llm_tensor::{Activation, DType, Gate};
 
 use super::{gemm, packed, routing};
 use crate::choose::{self, CardShape};
@@ -74,6 +74,9 @@ impl Group {
         }
         let of = |expert: &Expert<'_, Cuda>| {
             let (hidden, width) = (expert.hidden, expert.width);
+            let Gate::Of(activation) = expert.gate else {
+                return None;
+            };
             let rows = match expert.gate_up.len() {
                 1 => 2 * width,
                 2 => width,
@@ -95,7 +98,7 @@ impl Group {
                 up,
                 down: Kind::of(down.weight)?,
                 n_parts: expert.gate_up.len(),
-                activation: expert.activation,
+                activation,
                 width,
                 hidden,
                 n_assignments,

@@ -3,7 +3,7 @@
 use llm_backend::{Expert, ExpertBuffers, Output, Result, Routing};
 use llm_tensor::Weighting;
 
-use super::elementwise;
+use super::gates;
 use super::linear;
 use crate::launch::Launch;
 use crate::module::kernel;
@@ -124,13 +124,7 @@ pub(super) fn expert(
         (Output::Write, up),
         (n, bounds),
     )?;
-    elementwise::gate(
-        queue,
-        expert.activation,
-        up,
-        gated,
-        (expert.width, n, bounds),
-    )?;
+    gates::gate(queue, &expert.gate, up, gated, (expert.width, n, bounds))?;
     linear::linear(
         queue,
         &[expert.down],

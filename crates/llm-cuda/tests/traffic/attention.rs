@@ -113,6 +113,7 @@ impl Case {
                 soft_cap: None,
                 mask: Mask::Causal { window },
                 bias: None,
+                sinks: None,
             };
             let mut out = bench.buffer(n_sequences * n * n_heads * head_dim);
             let n_seen = window.map_or(end, |window| end.min(window + n - 1));

@@ -2,7 +2,7 @@
 
 use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
-use llm_tensor::{Activation, DType, Weighting};
+use llm_tensor::{Activation, DType, Gate, Weighting};
 
 use crate::bench::{Needs, on_each_target};
 
@@ -73,7 +73,7 @@ fn only_chosen_experts_are_read() {
                             weight: &down[expert].0,
                             bias: None,
                         },
-                        activation: Activation::Silu,
+                        gate: Gate::Of(Activation::Silu),
                         width: WIDTH,
                         hidden: HIDDEN,
                     })

@@ -1,6 +1,6 @@
 //! Search for the tensor of a slot.
 
-use llm_arch::{Place, Skeleton, Slot, StackPlace};
+use llm_arch::{Place, Skeleton, Slot, StackPlace, Stacked};
 use llm_checkpoint::{Checkpoint, TensorInfo};
 use llm_quant::Fp8;
 
@@ -115,22 +115,27 @@ pub(super) fn find(
             Place::Whole(name) => return Some(Source::Whole(name)),
             Place::Stack(stack) => stack,
         };
-        let expected = stack.shape.map(|extent| extent as u64);
-        let rows = stack.rows.start as u64..stack.rows.end as u64;
-        let part = match *tensor.shape == expected {
-            true => tensor.of_stack(stack.expert as u64, rows),
-            false => None,
+        let shape = stack.stored_shape();
+        let expected: Vec<_> = shape.iter().map(|&extent| extent as u64).collect();
+        let (expert, [_, _, cols]) = (stack.expert as u64, stack.shape);
+        let part = match (*tensor.shape == *expected, stack.of) {
+            (true, Stacked::Matrices) => {
+                tensor.of_stack(expert, stack.rows.start as u64..stack.rows.end as u64)
+            }
+            (true, Stacked::Transposes) => tensor.of_stack(expert, 0..cols as u64),
+            (true, Stacked::Vectors) => tensor.vector_of(expert),
+            (false, _) => None,
         };
         match part {
             Some(part) => {
                 return Some(Source::Part(Box::new(StackPart {
                     tensor: part,
-                    place: Some(stack),
+                    place: (stack.of == Stacked::Matrices).then_some(stack),
                     scales: None,
                 })));
             }
             None => {
-                misfit.misshapen(&tensor.name, &tensor.shape, &stack.shape);
+                misfit.misshapen(&tensor.name, &tensor.shape, &shape);
                 return None;
             }
         }

@@ -38,7 +38,13 @@ pub(super) fn forward<B: Backend>(
             window: spec.window,
         },
     };
-    let op = attention_op(spec, row_width, mask, call.bias.map(BiasTable::op));
+    let op = attention_op(
+        spec,
+        row_width,
+        mask,
+        call.bias.map(BiasTable::op),
+        weights.sinks.as_ref(),
+    );
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.attended)?;
     if spec.output_gate {
         let op = HeadGates {

@@ -31,7 +31,13 @@ pub(crate) fn forward<B: Backend>(
     let encoded = encoded.expect("what an encoder made, for a block that attends to it");
     let batch = encoded.blocks.batch(kv.group);
     // Distances to the encoder's positions mean nothing.
-    let op = attention_op(&weights.spec, weights.spec.q_width(), Mask::Full, None);
+    let op = attention_op(
+        &weights.spec,
+        weights.spec.q_width(),
+        Mask::Full,
+        None,
+        None,
+    );
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.attended)?;
     let out = match output {
         Output::Write => &mut a.rows.delta,

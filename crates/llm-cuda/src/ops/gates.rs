@@ -1,0 +1,45 @@
+//! Clamped gates: `kernels/gates.cu`.
+
+use llm_backend::Result;
+use llm_tensor::{ClampedGate, Gate, GateOrder};
+
+use super::elementwise;
+use crate::memory::Span;
+use crate::module::kernel;
+use crate::{Buffer, CudaQueue};
+
+/// The gate of rows of `gate_up`: of the first `n`, or of as many of them as `bounds`, two numbers on the GPU, lie apart.
+pub(super) fn gate(
+    queue: &CudaQueue,
+    gate: &Gate,
+    gate_up: &Buffer,
+    out: &mut Buffer,
+    (width, n, bounds): (usize, usize, Option<Span<'_>>),
+) -> Result<()> {
+    match gate {
+        Gate::Of(activation) => {
+            elementwise::gate(queue, *activation, gate_up, out, (width, n, bounds))
+        }
+        Gate::Clamped(gate) => clamped(queue, gate, gate_up, out, (width, n, bounds)),
+    }
+}
+
+/// The same of a clamped one.
+pub(super) fn clamped(
+    queue: &CudaQueue,
+    gate: &ClampedGate,
+    gate_up: &Buffer,
+    out: &mut Buffer,
+    (width, n, bounds): (usize, usize, Option<Span<'_>>),
+) -> Result<()> {
+    let launch = queue.launch(kernel!("gate_clamped"));
+    let launch = launch.pointer(gate_up.first(2 * width * n));
+    let launch = launch.pointer_or_null(bounds.map(|bounds| bounds.holding(8)));
+    let launch = launch.pointer(out.first(width * n)).int(width);
+    let launch = launch.float(gate.alpha).float(gate.limit);
+    let launch = launch.int(match gate.order {
+        GateOrder::Halves => 0,
+        GateOrder::Pairs => 1,
+    });
+    launch.grid([n, width.div_ceil(256), 1]).threads(256).run()
+}
