@@ -31,7 +31,7 @@ use llm_tests::{
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 20] = [
+const MODELS: [&str; 21] = [
     "bloom",
     "falcon-40b-style",
     "falcon-7b-style",
@@ -39,6 +39,7 @@ const MODELS: [&str; 20] = [
     "gemma2",
     "gemma3",
     "gpt-neox",
+    "gpt-oss",
     "gpt2",
     "gptj",
     "llama",
