@@ -8,7 +8,9 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 68] = [
+pub const GOLDENS: [&str; 72] = [
+    "arcee",
+    "arcee-biases",
     "bloom",
     "bloom-6heads-residual-post-ln",
     "cohere",
@@ -49,6 +51,8 @@ pub const GOLDENS: [&str; 68] = [
     "mixtral",
     "mixtral-sliding",
     "mpt",
+    "nemotron",
+    "nemotron-biases",
     "olmo2",
     "olmo3",
     "olmoe",

@@ -1,5 +1,6 @@
 //! The families: one small file each, found by the name that a configuration gives.
 
+mod arcee;
 mod block;
 mod bloom;
 mod cohere;
@@ -17,6 +18,7 @@ mod llama;
 mod mistral;
 mod mixtral;
 mod mpt;
+mod nemotron;
 mod olmo;
 mod opt;
 mod phi;
@@ -77,7 +79,8 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 34] = [
+const FAMILIES: [&Family; 36] = [
+    &arcee::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
@@ -98,6 +101,7 @@ const FAMILIES: [&Family; 34] = [
     &mistral::FAMILY,
     &mixtral::FAMILY,
     &mpt::FAMILY,
+    &nemotron::FAMILY,
     &olmo::OLMO2,
     &olmo::OLMO3,
     &olmo::OLMOE,
