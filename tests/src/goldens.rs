@@ -8,7 +8,9 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 70] = [
+pub const GOLDENS: [&str; 78] = [
+    "arcee",
+    "arcee-biases",
     "bloom",
     "bloom-6heads-residual-post-ln",
     "cohere",
@@ -53,6 +55,8 @@ pub const GOLDENS: [&str; 70] = [
     "mixtral",
     "mixtral-sliding",
     "mpt",
+    "nemotron",
+    "nemotron-biases",
     "olmo2",
     "olmo3",
     "olmoe",

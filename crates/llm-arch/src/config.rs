@@ -178,6 +178,7 @@ impl<'a> Config<'a> {
         match self.text(key)? {
             None => Ok(default),
             Some("relu") => Ok(Activation::Relu),
+            Some("relu2") => Ok(Activation::ReluSquared),
             Some("gelu" | "gelu_python") => Ok(Activation::Gelu),
             Some(
                 "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh"
@@ -186,7 +187,7 @@ impl<'a> Config<'a> {
             Some("silu" | "swish") => Ok(Activation::Silu),
             Some(_) => self.bad_value(
                 key,
-                "relu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, silu or swish",
+                "relu, relu2, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, silu or swish",
             ),
         }
     }

@@ -1,5 +1,6 @@
 //! The families: one small file each, found by the name that a configuration gives.
 
+mod arcee;
 mod block;
 mod bloom;
 mod cohere;
@@ -19,6 +20,7 @@ mod llama;
 mod mistral;
 mod mixtral;
 mod mpt;
+mod nemotron;
 mod olmo;
 mod opt;
 mod phi;
@@ -80,7 +82,8 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 35] = [
+const FAMILIES: [&Family; 39] = [
+    &arcee::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
@@ -103,6 +106,7 @@ const FAMILIES: [&Family; 35] = [
     &mistral::FAMILY,
     &mixtral::FAMILY,
     &mpt::FAMILY,
+    &nemotron::FAMILY,
     &olmo::OLMO2,
     &olmo::OLMO3,
     &olmo::OLMOE,

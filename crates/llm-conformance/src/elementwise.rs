@@ -29,6 +29,7 @@ pub(crate) fn activations() -> Vec<ActivationCase> {
     let mut cases = Vec::new();
     for activation in [
         Activation::Relu,
+        Activation::ReluSquared,
         Activation::Gelu,
         Activation::GeluTanh,
         Activation::Silu,
@@ -50,7 +51,7 @@ pub(crate) fn activations() -> Vec<ActivationCase> {
             input: Input::Special,
         });
         // Whether max(0, NaN) is NaN differs among processors.
-        if activation != Activation::Relu {
+        if !matches!(activation, Activation::Relu | Activation::ReluSquared) {
             cases.push(ActivationCase {
                 activation,
                 width: 37,
@@ -142,6 +143,7 @@ impl Case for ActivationCase {
                 least
                     + match self.activation {
                         Activation::Relu => EPS * expected,
+                        Activation::ReluSquared => 4.0 * EPS * expected,
                         // The error function is precise absolutely, not where it vanishes.
                         Activation::Gelu => 4.0 * EPS * x.abs() * factor,
                         // The exponent is rounded a few times, and the exponential magnifies that.

@@ -54,6 +54,10 @@ fn reduce<S: Simd>(simd: S, x: S::F32) -> Reduced<S> {
 pub(crate) fn activate<S: Simd>(simd: S, activation: Activation, x: S::F32) -> S::F32 {
     match activation {
         Activation::Relu => simd.max(simd.splat(0.0), x),
+        Activation::ReluSquared => {
+            let x = simd.max(simd.splat(0.0), x);
+            simd.mul(x, x)
+        }
         Activation::Gelu => simd.mul(x, normal_cdf(simd, x)),
         Activation::GeluTanh => {
             // (1 + tanh u) / 2 = σ(2u).

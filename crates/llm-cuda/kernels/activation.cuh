@@ -5,6 +5,9 @@
 struct Relu {
   static __device__ __forceinline__ float of(float x) { return fmaxf(x, 0.f); }
 };
+struct ReluSquared {
+  static __device__ __forceinline__ float of(float x) { float y = fmaxf(x, 0.f); return y * y; }
+};
 struct Gelu {
   static __device__ __forceinline__ float of(float x) { return x * normcdff(x); }
 };

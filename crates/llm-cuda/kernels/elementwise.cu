@@ -6,6 +6,7 @@
 //   argmax       of rows [n_rows, width]: the first of the largest, or none where a number is not finite
 //
 //   relu       max(0, x)                          gelu  x * Phi(x)
+//   relu2      max(0, x)^2
 //   gelu_tanh  x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3))), which is 0.5 x (1 + tanh(..)) without its cancellation
 //   silu       x / (1 + exp(-x))
 // Library functions and IEEE division, none of the fast ones: 2 to 5 units in the last place. exp overflows to infinity
@@ -76,6 +77,7 @@ __device__ __forceinline__ void gate_odd(const float* gate_up, const u32* bounds
   }
 
 ACTIVATION(relu, Relu)
+ACTIVATION(relu2, ReluSquared)
 ACTIVATION(gelu, Gelu)
 ACTIVATION(gelu_tanh, GeluTanh)
 ACTIVATION(silu, Silu)

@@ -16,6 +16,8 @@ pub enum Norm {
 pub enum Activation {
     /// max(0, x).
     Relu,
+    /// max(0, x)² (So et al. 2021), as `relu2`.
+    ReluSquared,
     /// x · Φ(x), by the error function.
     Gelu,
     /// GELU by its tanh approximation (Hendrycks and Gimpel 2016), as `gelu_new` and `gelu_pytorch_tanh`.

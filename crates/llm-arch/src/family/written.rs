@@ -188,6 +188,7 @@ pub(super) fn scalar(scale: f32) -> Value {
 pub(super) fn name(activation: Activation) -> &'static str {
     match activation {
         Activation::Relu => "relu",
+        Activation::ReluSquared => "relu2",
         Activation::Gelu => "gelu",
         Activation::GeluTanh => "gelu_pytorch_tanh",
         Activation::Silu => "silu",

@@ -25,6 +25,7 @@ fn in_gguf(hub: &Skeleton) -> Skeleton {
 #[test]
 fn a_written_configuration_describes_the_same_model() {
     for name in [
+        "models/arcee-biases",
         "models/bloom",
         "models/bloom-6heads-residual-post-ln",
         "models/cohere",
@@ -46,6 +47,8 @@ fn a_written_configuration_describes_the_same_model() {
         "models/llama-rope-linear",
         "models/llama3-rope-tied",
         "models/mixtral",
+        "models/nemotron",
+        "models/nemotron-biases",
         "models/olmo2",
         "models/olmoe",
         "models/phi",

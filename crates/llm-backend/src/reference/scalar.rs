@@ -28,6 +28,7 @@ pub(super) fn biased(
 pub(super) fn activated(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0) * x.max(0.0),
         Activation::Gelu => x * normal_cdf(x),
         Activation::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
@@ -77,6 +78,8 @@ mod tests {
             (Activation::Gelu, -2.5, -2.5 * 0.006_209_665_325_776_132),
             (Activation::Gelu, 30.0, 30.0),
             (Activation::Relu, -1.0, 0.0),
+            (Activation::ReluSquared, -2.0, 0.0),
+            (Activation::ReluSquared, 3.0, 9.0),
             (Activation::Silu, 1.0, 0.731_058_578_630_004_9),
             (Activation::GeluTanh, 1.0, 0.841_191_990_608_276_6),
         ];

@@ -23,6 +23,7 @@ pub(super) fn activate(
 ) -> Result<()> {
     let launch = queue.launch(match activation {
         Activation::Relu => kernel!("activate_relu"),
+        Activation::ReluSquared => kernel!("activate_relu2"),
         Activation::Gelu => kernel!("activate_gelu"),
         Activation::GeluTanh => kernel!("activate_gelu_tanh"),
         Activation::Silu => kernel!("activate_silu"),
@@ -51,6 +52,7 @@ pub(super) fn gate(
     let is_whole = width.is_multiple_of(4);
     let [whole, odd] = match activation {
         Activation::Relu => kernel!["gate_relu", "gate_relu_odd"],
+        Activation::ReluSquared => kernel!["gate_relu2", "gate_relu2_odd"],
         Activation::Gelu => kernel!["gate_gelu", "gate_gelu_odd"],
         Activation::GeluTanh => kernel!["gate_gelu_tanh", "gate_gelu_tanh_odd"],
         Activation::Silu => kernel!["gate_silu", "gate_silu_odd"],

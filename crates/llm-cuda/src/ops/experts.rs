@@ -53,7 +53,8 @@ struct Group {
     down: Kind,
     /// Matrices of gate and up.
     n_parts: usize,
-    activation: Activation,
+    /// Number of the non-linearity.
+    activation: usize,
     width: usize,
     hidden: usize,
     /// Rows that go to experts.
@@ -98,7 +99,7 @@ impl Group {
                 up,
                 down: Kind::of(down.weight)?,
                 n_parts: expert.gate_up.len(),
-                activation,
+                activation: number(activation)?,
                 width,
                 hidden,
                 n_assignments,
@@ -171,7 +172,7 @@ impl Group {
             let launch = launch.structure(&shape_of(told, shape));
             let lists = |launch: Launch<'a>| launch.pointer(tiles).pointer(n_tiles).pointer(rows);
             if let Some(of_x) = &of_x {
-                let launch = lists(launch).structure(of_x).int(number(self.activation));
+                let launch = lists(launch).structure(of_x).int(self.activation);
                 self.packed(queue, launch, (up[0], width, hidden), gated)?;
                 continue;
             }
@@ -179,7 +180,7 @@ impl Group {
                 Some(quantized) => lists(launch.structure(quantized)),
                 None => lists(launch).pointer(x),
             };
-            let launch = launch.int(number(self.activation)).pointer(gated);
+            let launch = launch.int(self.activation).pointer(gated);
             let grid = [width.div_ceil(16), self.n_tiles, 1];
             launch.grid(grid).threads(256).run()?;
         }
@@ -379,13 +380,14 @@ fn shape_of(told: &[Expert<'_, Cuda>], shape: [usize; 4]) -> [u32; 6] {
         .map(|n| i32::try_from(n).expect("sizes of experts fit 31 bits") as u32)
 }
 
-/// A function's number.
-fn number(activation: Activation) -> usize {
+/// A function's number; `None` of one that no gated experts have had yet, which the kernels do not know.
+fn number(activation: Activation) -> Option<usize> {
     match activation {
-        Activation::Relu => 0,
-        Activation::Gelu => 1,
-        Activation::GeluTanh => 2,
-        Activation::Silu => 3,
+        Activation::Relu => Some(0),
+        Activation::Gelu => Some(1),
+        Activation::GeluTanh => Some(2),
+        Activation::Silu => Some(3),
+        Activation::ReluSquared => None,
     }
 }
 

@@ -53,7 +53,9 @@ fn assert_same_tensors(found: &Checkpoint, expected: &Checkpoint, about: &str) {
         let about = format!("{about}: {}", tensor.name);
         let kind = |tensor: &TensorInfo| (tensor.shape.clone(), tensor.encoding);
         assert_eq!(kind(own), kind(tensor), "{about}");
-        if about.starts_with("gemma") && tensor.name.ends_with("norm.weight") {
+        if (about.starts_with("gemma") || about.starts_with("nemotron"))
+            && tensor.name.ends_with("norm.weight")
+        {
             let pairs = values(found, own).into_iter().zip(values(expected, tensor));
             let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
             assert!(largest <= f32::EPSILON, "{about}: {largest}");
