@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 68] = [
+pub const GOLDENS: [&str; 72] = [
     "bloom",
     "bloom-6heads-residual-post-ln",
     "cohere",
@@ -29,6 +29,8 @@ pub const GOLDENS: [&str; 68] = [
     "gemma3-rope-scaled",
     "glm",
     "glm4",
+    "glm4-moe",
+    "glm4-moe-groups",
     "gpt-bigcode",
     "gpt-bigcode-heads",
     "gpt-neox",
@@ -63,6 +65,8 @@ pub const GOLDENS: [&str; 68] = [
     "phi3-longrope-short",
     "phi3-partial-rotary",
     "qwen2",
+    "qwen2-moe",
+    "qwen2-moe-mixed",
     "qwen2-sliding",
     "qwen3",
     "qwen3-biases",

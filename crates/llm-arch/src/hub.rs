@@ -140,6 +140,12 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::CrossOut
         | Role::MlpNormBias
         | Role::Router
+        | Role::RouterCorrection
+        | Role::SharedScore
+        | Role::SharedGate
+        | Role::SharedUp
+        | Role::SharedGateUp
+        | Role::SharedDown
         | Role::Gate
         | Role::GateBias
         | Role::Up

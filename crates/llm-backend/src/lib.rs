@@ -38,9 +38,10 @@ mod reference;
 
 pub use error::BackendError;
 pub use largest::first_of_largest;
+pub use llm_tensor::Routing;
 pub use ops::{
     Attention, Batch, DeviceInfo, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
-    Mask, NormOp, Output, RelativeBias, Rotary, Routing, Rows,
+    Mask, NormOp, Output, RelativeBias, Rotary, Rows,
 };
 pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;

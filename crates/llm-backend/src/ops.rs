@@ -1,6 +1,6 @@
 //! Parameters of the operations.
 
-use llm_tensor::{Activation, Norm, Pairing, Weighting};
+use llm_tensor::{Activation, Norm, Pairing};
 
 use crate::Backend;
 
@@ -193,17 +193,6 @@ impl<B: Backend> Clone for Batch<'_, B> {
 }
 
 impl<B: Backend> Copy for Batch<'_, B> {}
-
-/// Choice of experts by a router's scores.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Routing {
-    /// Experts.
-    pub n_experts: usize,
-    /// Experts that a row goes to.
-    pub n_active: usize,
-    /// Weights of the chosen experts' results are brought to a sum of one; else they are the router's probabilities.
-    pub weighting: Weighting,
-}
 
 /// A gated feed-forward of which only chosen rows are sent through.
 pub struct Expert<'a, B: Backend> {

@@ -228,6 +228,8 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             scale,
             ..HeadSpec::plain(matrix)
         },
+        n_drafting: 0,
+        n_drafting: 0,
         dtype: config.dtype()?,
     })
 }
