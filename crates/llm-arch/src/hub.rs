@@ -133,6 +133,12 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::VBias
         | Role::Out
         | Role::OutBias
+        | Role::ConvIn
+        | Role::ConvInBias
+        | Role::ConvTaps
+        | Role::ConvTapsBias
+        | Role::ConvOut
+        | Role::ConvOutBias
         | Role::CrossNorm
         | Role::CrossQ
         | Role::CrossK
@@ -165,8 +171,10 @@ fn attention(stack: &StackSpec, unit: Unit) -> &AttentionSpec {
     let Unit::Layer(_, layer) = unit else {
         unreachable!("attention is a layer's, not the {unit}'s")
     };
-    let MixerSpec::Attention(attention) = &stack.layers[layer].mixer;
-    attention
+    match &stack.layers[layer].mixer {
+        MixerSpec::Attention(attention) => attention,
+        MixerSpec::Conv(_) => unreachable!("queries and keys are of layers that attend"),
+    }
 }
 
 fn pairing(positions: &Positions) -> Option<Pairing> {

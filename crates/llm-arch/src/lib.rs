@@ -20,12 +20,13 @@ pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
     After, AttentionOf, Before, BlockOf, CrossOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf,
     Extents, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role,
-    SharedOf, Skeleton, Slot, StackPlace, Stored, SublayerOf, TensorKind, TryMap, Unit, Walk,
+    SharedOf, ShortConvOf, Skeleton, Slot, StackPlace, Stored, SublayerOf, TensorKind, TryMap,
+    Unit, Walk,
 };
 pub use spec::{
     AttentionSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating,
     HeadMatrix, HeadSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, NormSpec, Packing,
-    Positions, QkNorm, Residual, SharedSpec, Side, StackSpec,
+    Positions, QkNorm, Residual, SharedSpec, ShortConvSpec, Side, StackSpec,
 };
 
 pub use llm_tensor::{ExpertGroups, GroupRank, Routing, Scoring, Weighting};

@@ -99,16 +99,30 @@ impl StackSpec {
 
     /// Attention of each layer that attends.
     pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
-        self.layers.iter().map(|layer| match &layer.mixer {
-            MixerSpec::Attention(attention) => attention,
+        self.layers.iter().filter_map(|layer| match &layer.mixer {
+            MixerSpec::Attention(attention) => Some(attention),
+            MixerSpec::Conv(_) => None,
         })
     }
 
     /// Attention of each layer that attends.
     pub fn attentions_mut(&mut self) -> impl Iterator<Item = &mut AttentionSpec> {
-        self.layers.iter_mut().map(|layer| match &mut layer.mixer {
-            MixerSpec::Attention(attention) => attention,
+        let layers = self.layers.iter_mut();
+        layers.filter_map(|layer| match &mut layer.mixer {
+            MixerSpec::Attention(attention) => Some(attention),
+            MixerSpec::Conv(_) => None,
         })
+    }
+
+    /// True where a layer's state is what its sequence came to: the state of fewer positions is computed anew, or kept.
+    pub fn is_recurrent(&self) -> bool {
+        let mut layers = self.layers.iter();
+        layers.any(|layer| layer.mixer.is_recurrent())
+    }
+
+    /// True where tokens of a sequence may have to be read anew.
+    pub fn rereads(&self) -> bool {
+        self.is_recurrent() || self.positions.borders().next().is_some()
     }
 
     /// Query heads, of which the layers of a stack with biases by distance have equally many.
@@ -205,6 +219,58 @@ pub struct LayerSpec {
 pub enum MixerSpec {
     /// Each sees the keys and values of those before it.
     Attention(AttentionSpec),
+    /// Each is a weighted sum of its own features and those of a few before it.
+    Conv(ShortConvSpec),
+}
+
+impl MixerSpec {
+    /// True where the state of a sequence is of one size, and is overwritten by each position.
+    pub fn is_recurrent(&self) -> bool {
+        match self {
+            MixerSpec::Attention(_) => false,
+            MixerSpec::Conv(_) => true,
+        }
+    }
+
+    /// Features that the mixer projects its input to.
+    pub fn projected_width(&self) -> usize {
+        match self {
+            MixerSpec::Attention(attention) => attention.qkv_width(),
+            MixerSpec::Conv(conv) => conv.projected_width(),
+        }
+    }
+
+    /// Features that it projects back to the residual.
+    pub fn mixed_width(&self) -> usize {
+        match self {
+            MixerSpec::Attention(attention) => attention.q_width(),
+            MixerSpec::Conv(conv) => conv.n_channels,
+        }
+    }
+}
+
+/// A gated short convolution (LFM2): `out · (C · conv(B · x))`, with B, C and x projected of the input. The convolution is
+/// causal, and each channel's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShortConvSpec {
+    /// Channels.
+    pub n_channels: usize,
+    /// Positions that a result is made of, its own included.
+    pub kernel: usize,
+    /// True if the projections and the convolution have biases.
+    pub bias: bool,
+}
+
+impl ShortConvSpec {
+    /// Features of `[B | C | x]`.
+    pub fn projected_width(&self) -> usize {
+        3 * self.n_channels
+    }
+
+    /// Elements of a sequence's state: the inputs of the positions before.
+    pub fn state_elements(&self) -> usize {
+        self.n_channels * (self.kernel - 1)
+    }
 }
 
 /// Residual connections; the residual is `x`.

@@ -80,15 +80,64 @@ pub struct Heads {
     pub row_width: usize,
 }
 
-/// A row whose heads lie in groups: `n_queries` heads of queries, one of keys and one of values, `n_groups` times.
+/// Columns of rows that lie in groups, each of the same parts, and where they go: each part of all groups side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadGroups {
-    /// Groups, which is heads of keys.
+pub struct Groups {
+    /// Groups.
     pub n_groups: usize,
-    /// Heads of queries in a group.
-    pub n_queries: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
+    /// Parts of a group, in the order in which they lie there.
+    pub parts: [GroupPart; Groups::MAX_PARTS],
+    /// The first group's first element.
+    pub first: usize,
+    /// Elements of a grouped row.
+    pub row_width: usize,
+    /// Elements of a row that parts go to.
+    pub out_width: usize,
+}
+
+/// A part of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupPart {
+    /// Elements of it in each group; none where a group has fewer parts.
+    pub width: usize,
+    /// Where the first group's goes in a row; those of other groups follow.
+    pub to: usize,
+}
+
+impl Groups {
+    /// Parts that a group may have.
+    pub const MAX_PARTS: usize = 4;
+
+    /// Parts that go side by side, in order, from column `to` on.
+    pub fn parts(widths: &[usize], n_groups: usize, to: usize) -> [GroupPart; Groups::MAX_PARTS] {
+        let mut parts = [GroupPart::default(); Groups::MAX_PARTS];
+        let mut to = to;
+        for (part, &width) in parts.iter_mut().zip(widths) {
+            *part = GroupPart { width, to };
+            to += n_groups * width;
+        }
+        parts
+    }
+
+    /// Elements of a group.
+    pub fn group_width(&self) -> usize {
+        self.parts.iter().map(|part| part.width).sum()
+    }
+
+    /// Elements of all groups of a row.
+    pub fn width(&self) -> usize {
+        self.n_groups * self.group_width()
+    }
+
+    /// # Panics
+    /// When parts leave a row.
+    pub fn check(&self) {
+        let fits = |part: &GroupPart| part.to + self.n_groups * part.width <= self.out_width;
+        assert!(
+            self.first + self.width() <= self.row_width && self.parts.iter().all(fits),
+            "{self:?}"
+        );
+    }
 }
 
 /// Columns of keys and values in a row: the pool's number of heads each, values right after keys.
@@ -193,6 +242,85 @@ impl<B: Backend> Clone for Batch<'_, B> {
 }
 
 impl<B: Backend> Copy for Batch<'_, B> {}
+
+/// Sequences of a pass, as the operations on states of one size are told of them.
+///
+/// A state lies in a slot: element `i` of slot `s` is element `s · n_elements + i` of a layer's buffer. Where a sequence's
+/// rows start at position 0 it has no state yet, whatever lies there: all of it is zero.
+#[derive(Debug)]
+pub struct StateBatch<'a, B: Backend> {
+    /// Their rows, for the host to share out the work.
+    pub rows: &'a [Rows],
+    /// The same on the device, `[n_sequences, Rows::N_WORDS]`.
+    pub rows_index: &'a B::Index,
+    /// Slot of each sequence's states, `[n_sequences]`, each another.
+    pub slots: &'a B::Index,
+}
+
+impl<B: Backend> Clone for StateBatch<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for StateBatch<'_, B> {}
+
+/// A causal convolution of each channel for itself, over the positions of each sequence.
+#[derive(Debug)]
+pub struct ShortConv<'a, B: Backend> {
+    /// `[n_channels, kernel]`, the last tap for the position itself.
+    pub taps: &'a B::Weight,
+    /// `[n_channels]`.
+    pub bias: Option<&'a B::Weight>,
+    /// Channels.
+    pub n_channels: usize,
+    /// Positions that a result is made of, up to [`MAX_KERNEL`].
+    pub kernel: usize,
+    /// What is convolved, and what becomes of the sums.
+    pub rows: ConvRows,
+}
+
+/// Rows that a convolution takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConvRows {
+    /// Some columns of each are convolved.
+    Columns {
+        /// The first channel's.
+        first: usize,
+        /// Elements of a row.
+        row_width: usize,
+        /// Applied to the sums.
+        activation: Option<Activation>,
+    },
+    /// Of rows `[B | C | x]` of the channels each `B · x` is convolved, and the sums are multiplied by `C`.
+    Gated,
+}
+
+/// Taps of the longest convolution.
+pub const MAX_KERNEL: usize = 8;
+
+impl<B: Backend> Clone for ShortConv<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for ShortConv<'_, B> {}
+
+impl<B: Backend> ShortConv<'_, B> {
+    /// Elements of a sequence's state `[kernel - 1, n_channels]`: what was convolved at the positions before, the last one last.
+    pub fn state_elements(&self) -> usize {
+        (self.kernel - 1) * self.n_channels
+    }
+
+    /// Elements of an input row.
+    pub fn row_width(&self) -> usize {
+        match self.rows {
+            ConvRows::Columns { row_width, .. } => row_width,
+            ConvRows::Gated => 3 * self.n_channels,
+        }
+    }
+}
 
 /// A gated feed-forward of which only chosen rows are sent through.
 pub struct Expert<'a, B: Backend> {

@@ -5,8 +5,9 @@ use std::ops::Range;
 use llm_tensor::Activation;
 
 use crate::{
-    Allocation, Attention, Backend, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns,
-    LinearPart, NormOp, Output, Result, Rotary, Routing, first_of_largest,
+    Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
+    Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, ShortConv, StateBatch,
+    first_of_largest,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -163,10 +164,11 @@ pub trait Ops<B: Backend>: Queue<B> {
         n_tokens: usize,
     ) -> Result<()>;
 
-    /// Brings rows of `grouped` `[n_tokens, heads in groups]` into the order `[queries | keys | values]` in `out`.
+    /// Brings the groups in rows of `grouped` `[n_tokens, row_width]` into the order of their parts in `out`
+    /// `[n_tokens, out_width]`, of which other columns stay as they are.
     fn ungroup(
         &mut self,
-        groups: &HeadGroups,
+        groups: &Groups,
         grouped: &B::Buffer,
         out: &mut B::Buffer,
         n_tokens: usize,
@@ -194,6 +196,47 @@ pub trait Ops<B: Backend>: Queue<B> {
         batch: &Batch<'_, B>,
         pool: &B::KvPool,
         out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Convolves each sequence's rows of `x`, after those that its slot of `state` has inputs of, into rows `[_, n_channels]` of
+    /// `out`; the slot then has the last inputs. All sequences of a pass at once.
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, B>,
+        x: &B::Buffer,
+        batch: &StateBatch<'_, B>,
+        state: &mut B::Buffer,
+        out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Copies slot `from` of `state` `[_, n_elements]` to slot `to`.
+    fn copy_slot(
+        &mut self,
+        state: &mut B::Buffer,
+        n_elements: usize,
+        slots: (usize, usize),
+    ) -> Result<()>;
+
+    /// Applies the delta rule to each sequence's rows `[queries | keys | values]` of the first input, whose gates are in the
+    /// same rows of the second, from its slot of `state` on, into rows `[_, n_value_heads · value_dim]` of `out`; the slot
+    /// then has the state after them. All sequences of a pass at once.
+    fn delta_rule(
+        &mut self,
+        op: &DeltaRule<'_, B>,
+        inputs: (&B::Buffer, &B::Buffer),
+        batch: &StateBatch<'_, B>,
+        state: &mut B::Buffer,
+        out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Multiplies the heads of each row of `x` `[n_tokens, n_heads · head_dim]`, normalised first where there is a norm, by
+    /// gates that lie in the same row of `gates`.
+    fn gate_heads(
+        &mut self,
+        op: &HeadGates<'_, B>,
+        gates: &B::Buffer,
+        x: &mut B::Buffer,
+        n_tokens: usize,
     ) -> Result<()>;
 
     /// Adds `y` to `x`, both `[n_tokens, width]`.

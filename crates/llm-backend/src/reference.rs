@@ -1,5 +1,7 @@
 //! The plainest implementation: one loop an operation, f64 accumulation, weights widened to f32.
 
+mod conv;
+mod delta;
 mod norm;
 mod ops;
 mod pool;
@@ -18,7 +20,7 @@ use self::pool::{BLOCK, ReferencePool};
 use self::queue::{ReferencePages, ReferenceQueue};
 use self::routes::ReferenceRoutes;
 use self::weight::{Decoded, ReferenceWeight};
-use crate::{Allocation, Backend, BackendError, DeviceInfo, Result, Routing};
+use crate::{Allocation, Backend, BackendError, DeviceInfo, Result, Routing, Rows};
 
 /// A backend to hold others against; far too slow for real models, and it keeps a widened copy of the weights.
 #[derive(Debug)]
@@ -167,4 +169,14 @@ impl Backend for Reference {
     fn workspace_bytes(&self, _: &WorkspaceShape) -> Bytes {
         Bytes::ZERO
     }
+}
+
+/// # Panics
+/// When a device was told of other rows than the host has.
+fn assert_told(rows: &[Rows], index: &[u32]) {
+    let words = rows.iter().flat_map(Rows::words);
+    assert!(
+        words.eq(index[..rows.len() * Rows::N_WORDS].iter().copied()),
+        "a device is told of the rows that the host has: {rows:?}"
+    );
 }

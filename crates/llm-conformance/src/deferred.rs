@@ -2,6 +2,7 @@
 
 mod memory;
 mod ops;
+mod recorded;
 mod schedule;
 
 use std::fmt;

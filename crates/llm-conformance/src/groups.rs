@@ -2,23 +2,35 @@ use std::sync::Arc;
 
 use crate::case::Case;
 use crate::data::{Device, Random, WORKS};
-use llm_backend::{Backend, HeadGroups, Ops};
+use llm_backend::{Backend, Groups, Ops};
 
-/// Heads in groups, brought into order; exact, as nothing is computed.
+/// Parts of groups, brought into order; exact, as nothing is computed.
 #[derive(Debug)]
 pub(crate) struct GroupsCase {
-    groups: HeadGroups,
+    groups: Groups,
     n_tokens: usize,
 }
 
 pub(crate) fn cases() -> Vec<GroupsCase> {
     let mut cases = Vec::new();
-    for (n_groups, n_queries, head_dim) in [(1, 1, 1), (2, 1, 8), (3, 5, 7), (8, 16, 64)] {
+    // Groups, their parts, columns before them and after them, and columns before where parts go.
+    let shapes: [(usize, &[usize], [usize; 3]); 6] = [
+        (1, &[1, 1, 1], [0, 0, 0]),
+        (2, &[8, 8, 8], [0, 0, 0]),
+        (3, &[35, 7, 7], [0, 0, 0]),
+        (8, &[16 * 64, 64, 64], [0, 0, 0]),
+        (4, &[16, 16], [0, 5, 3]),
+        (3, &[4, 4, 9, 9], [6, 2, 1]),
+    ];
+    for (n_groups, widths, [before, after, to]) in shapes {
+        let width = n_groups * widths.iter().sum::<usize>();
         for n_tokens in [1, 2, 17] {
-            let groups = HeadGroups {
+            let groups = Groups {
                 n_groups,
-                n_queries,
-                head_dim,
+                parts: Groups::parts(widths, n_groups, to),
+                first: before,
+                row_width: before + width + after,
+                out_width: to + width + after,
             };
             cases.push(GroupsCase { groups, n_tokens });
         }
@@ -29,19 +41,19 @@ pub(crate) fn cases() -> Vec<GroupsCase> {
 impl Case for GroupsCase {
     fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
         let mut device = Device::new(backend);
-        let HeadGroups {
-            n_groups,
-            n_queries,
-            head_dim,
-        } = self.groups;
-        let n = self.n_tokens * n_groups * (n_queries + 2) * head_dim;
-        let grouped = device.buffer(&Random::new(8).values(n, 1.0));
-        let mut out = device.zeros(n);
+        let (n, n_out) = (
+            self.n_tokens * self.groups.row_width,
+            self.n_tokens * self.groups.out_width,
+        );
+        let mut random = Random::new(8);
+        let grouped = device.buffer(&random.values(n, 1.0));
+        // Other columns stay.
+        let mut out = device.buffer(&random.values(n_out, 1.0));
         device
             .queue
             .ungroup(&self.groups, &grouped, &mut out, self.n_tokens)
             .expect(WORKS);
-        device.read(&out, n)
+        device.read(&out, n_out)
     }
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {

@@ -7,9 +7,11 @@
 
 mod attention;
 mod case;
+mod conv;
 mod copies;
 mod data;
 mod deferred;
+mod delta;
 mod elementwise;
 mod four_bit;
 mod groups;
@@ -44,6 +46,8 @@ pub fn check<B: Backend>(backend: &Arc<B>) {
     check_elementwise(backend);
     check_linear(backend);
     check_attention(backend);
+    check_states(backend);
+    check_delta(backend);
     check_routing(backend);
     check_queues(backend);
 }
@@ -203,6 +207,35 @@ pub fn check_attention<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &attention::forks());
 }
 
+/// Checks the delta rule, prompts at once and in pieces, and gates on heads.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_delta<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &delta::cases());
+    check_each(backend, &delta::gates());
+    for cuts in delta::cuts() {
+        let whole = cuts[0].run(backend);
+        let bounds = cuts[0].bounds(&whole);
+        for cut in &cuts[1..] {
+            for ((&found, &expected), bound) in cut.run(backend).iter().zip(&whole).zip(&bounds) {
+                assert!(
+                    f64::from(found - expected).abs() <= *bound,
+                    "{found}, and at once {expected}: {cut:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Checks operations on states of one size.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_states<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &conv::cases());
+}
+
 /// Checks the choice of experts, and rows sent through them.
 ///
 /// # Panics
@@ -272,6 +305,9 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &int8::cases());
     check_same_bits(one, other, &attention::cases());
     check_same_bits(one, other, &attention::together());
+    check_same_bits(one, other, &conv::cases());
+    check_same_bits(one, other, &delta::cases());
+    check_same_bits(one, other, &delta::gates());
     check_same_bits(one, other, &routing::routings());
     check_same_bits(one, other, &routing::experts());
     check_same_bits(one, other, &routing::together());

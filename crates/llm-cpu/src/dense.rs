@@ -92,20 +92,6 @@ impl<'a> DenseView<'a> {
         &self.bytes[rows.start * n_bytes..rows.end * n_bytes]
     }
 
-    /// One element of a vector.
-    ///
-    /// # Panics
-    /// When there is none.
-    pub(crate) fn element(self, at: usize) -> f32 {
-        let size = self.element.size();
-        let bytes = &self.bytes[at * size..][..size];
-        match self.element {
-            ElementType::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
-            ElementType::F16 => half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-            ElementType::Bf16 => half::bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-        }
-    }
-
     /// The elements from `at` on, as many as there are up to a register; zeros beyond.
     #[inline(always)]
     pub(crate) fn get<S: Simd>(self, simd: S, at: usize) -> S::F32 {

@@ -1,9 +1,10 @@
 //! Sums, activations, gates and rotary positions.
 
-use llm_backend::Rotary;
+use llm_backend::{GateFunction, Rotary};
 use llm_tensor::{Activation, Pairing};
 
-use crate::math::activate;
+use crate::math::{activate, sigmoid};
+use crate::norm::Normalise;
 use crate::simd::{Kernel, Simd};
 
 /// Adds `weight · y` to `x`, both of one length.
@@ -54,6 +55,38 @@ impl Kernel for Gate<'_> {
         for at in (0..self.out.len()).step_by(S::LANES) {
             let y = activate(simd, self.activation, simd.get(self.gate, at));
             simd.put(self.out, at, simd.mul(y, simd.get(self.up, at)));
+        }
+    }
+}
+
+/// Multiplies heads, normalised first where there is a norm, by functions of gates.
+pub(crate) struct GateHeads<'a> {
+    pub(crate) norm: Option<Normalise<'a>>,
+    pub(crate) function: GateFunction,
+    pub(crate) head_dim: usize,
+    /// As many as elements.
+    pub(crate) gates: &'a [f32],
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for GateHeads<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let gates = self.gates.chunks_exact(self.head_dim);
+        for (head, gates) in self.x.chunks_exact_mut(self.head_dim).zip(gates) {
+            let normalised = self.norm.as_ref().map(|norm| norm.of(simd, head));
+            for at in (0..head.len()).step_by(S::LANES) {
+                let (x, gate) = (simd.get(head, at), simd.get(gates, at));
+                let x = match &normalised {
+                    Some(normalised) => normalised.get(simd, x, at),
+                    None => x,
+                };
+                let factor = match self.function {
+                    GateFunction::Sigmoid => sigmoid(simd, gate),
+                    GateFunction::Silu => simd.mul(gate, sigmoid(simd, gate)),
+                };
+                simd.put(head, at, simd.mul(x, factor));
+            }
         }
     }
 }

@@ -15,6 +15,8 @@
 mod arrange;
 mod attention;
 mod backend;
+mod conv;
+mod delta;
 mod dense;
 mod elementwise;
 mod encode;

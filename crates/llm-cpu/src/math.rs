@@ -69,7 +69,7 @@ pub(crate) fn activate<S: Simd>(simd: S, activation: Activation, x: S::F32) -> S
 
 /// 1 / (1 + e^-x).
 #[inline(always)]
-fn sigmoid<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+pub(crate) fn sigmoid<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let one = simd.splat(1.0);
     let e = exp(simd, simd.sub(simd.splat(0.0), x));
     simd.div(one, simd.add(one, e))

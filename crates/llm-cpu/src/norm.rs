@@ -17,7 +17,7 @@ pub(crate) struct Normalise<'a> {
 impl Normalise<'_> {
     /// Normalised elements of `x`, by its statistics.
     #[inline(always)]
-    fn of<S: Simd>(&self, simd: S, x: &[f32]) -> Normalised<'_, S> {
+    pub(crate) fn of<S: Simd>(&self, simd: S, x: &[f32]) -> Normalised<'_, S> {
         let (shift, variance) = match self.norm {
             Norm::Layer => moments(simd, x),
             Norm::Rms => (Shift::NONE, mean_square(simd, x)),
@@ -32,7 +32,8 @@ impl Normalise<'_> {
     }
 }
 
-struct Normalised<'a, S: Simd> {
+/// Statistics of a vector, by which its elements are normalised.
+pub(crate) struct Normalised<'a, S: Simd> {
     op: &'a Normalise<'a>,
     mean: S::F32,
     rest: S::F32,
@@ -43,7 +44,7 @@ struct Normalised<'a, S: Simd> {
 impl<S: Simd> Normalised<'_, S> {
     /// The result for the elements `x` from `at` on.
     #[inline(always)]
-    fn get(&self, simd: S, x: S::F32, at: usize) -> S::F32 {
+    pub(crate) fn get(&self, simd: S, x: S::F32, at: usize) -> S::F32 {
         let centred = simd.sub(simd.sub(x, self.mean), self.rest);
         let gain = simd.add(self.gain_offset, self.op.gain.get(simd, at));
         let y = simd.mul(simd.mul(centred, self.scale), gain);

@@ -4,18 +4,19 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::{
-    Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, HostPages, KvColumns, LinearPart,
-    NormOp, Ops, Output, Queue, Result, Rotary, Routing, first_of_largest,
+    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, HostPages,
+    KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, ShortConv,
+    StateBatch, first_of_largest,
 };
 use llm_tensor::Activation;
 
-use crate::elementwise::{Activate, AddScaled, Gate, Rotate};
+use crate::elementwise::{Activate, AddScaled, Gate, GateHeads, Rotate};
 use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::routes::sigmoid;
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
-use crate::{Buffer, Cpu, CpuPages, KvPool, Routes, attention, kv_pool, linear};
+use crate::{Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, kv_pool, linear};
 
 /// Work that is done as it is put into the queue: there is never anything to wait for.
 #[derive(Debug)]
@@ -199,35 +200,25 @@ impl Ops<Cpu> for CpuQueue {
 
     fn ungroup(
         &mut self,
-        groups: &HeadGroups,
+        groups: &Groups,
         grouped: &Buffer,
         out: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        let HeadGroups {
-            n_groups,
-            n_queries,
-            head_dim,
-        } = *groups;
-        let width = n_groups * (n_queries + 2) * head_dim;
-        let grouped = &grouped.as_slice()[..n_tokens * width];
-        let out = &mut out.as_mut_slice()[..n_tokens * width];
-        self.cpu.by_rows(out, width, |tokens, out| {
-            let grouped = grouped[tokens.start * width..tokens.end * width].chunks_exact(width);
-            for (grouped, out) in grouped.zip(out.chunks_exact_mut(width)) {
-                let (queries, keys_values) = out.split_at_mut(n_groups * n_queries * head_dim);
-                let (keys, values) = keys_values.split_at_mut(n_groups * head_dim);
-                let parts = queries
-                    .chunks_exact_mut(n_queries * head_dim)
-                    .zip(keys.chunks_exact_mut(head_dim))
-                    .zip(values.chunks_exact_mut(head_dim));
-                let grouped = grouped.chunks_exact((n_queries + 2) * head_dim);
-                for (group, ((q, k), v)) in grouped.zip(parts) {
-                    let (from_q, from_kv) = group.split_at(q.len());
-                    let (from_k, from_v) = from_kv.split_at(head_dim);
-                    q.copy_from_slice(from_q);
-                    k.copy_from_slice(from_k);
-                    v.copy_from_slice(from_v);
+        groups.check();
+        let (from, to) = (groups.row_width, groups.out_width);
+        let grouped = &grouped.as_slice()[..n_tokens * from];
+        let out = &mut out.as_mut_slice()[..n_tokens * to];
+        self.cpu.by_rows(out, to, |tokens, out| {
+            let grouped = grouped[tokens.start * from..tokens.end * from].chunks_exact(from);
+            for (grouped, out) in grouped.zip(out.chunks_exact_mut(to)) {
+                let mut rest = &grouped[groups.first..];
+                for group in 0..groups.n_groups {
+                    for part in groups.parts {
+                        let (values, after) = rest.split_at(part.width);
+                        out[part.to + group * part.width..][..part.width].copy_from_slice(values);
+                        rest = after;
+                    }
                 }
             }
         });
@@ -261,6 +252,73 @@ impl Ops<Cpu> for CpuQueue {
         let (q, out) = (q.as_slice(), out.as_mut_slice());
         let workspace = &mut self.workspace;
         attention::attention(&self.cpu, op, q, batch, pool, out, workspace);
+        Ok(())
+    }
+
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, Cpu>,
+        x: &Buffer,
+        batch: &StateBatch<'_, Cpu>,
+        state: &mut Buffer,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        let (x, state, out) = (x.as_slice(), state.as_mut_slice(), out.as_mut_slice());
+        conv::short_conv(&self.cpu, op, x, batch, (state, out));
+        Ok(())
+    }
+
+    fn copy_slot(
+        &mut self,
+        state: &mut Buffer,
+        n_elements: usize,
+        (from, to): (usize, usize),
+    ) -> Result<()> {
+        let from = from * n_elements..(from + 1) * n_elements;
+        state.as_mut_slice().copy_within(from, to * n_elements);
+        Ok(())
+    }
+
+    fn delta_rule(
+        &mut self,
+        op: &DeltaRule<'_, Cpu>,
+        (x, gates): (&Buffer, &Buffer),
+        batch: &StateBatch<'_, Cpu>,
+        state: &mut Buffer,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        let inputs = (x.as_slice(), gates.as_slice());
+        let outputs = (state.as_mut_slice(), out.as_mut_slice());
+        let workspace = &mut self.workspace;
+        delta::delta_rule(&self.cpu, op, inputs, batch, outputs, workspace);
+        Ok(())
+    }
+
+    fn gate_heads(
+        &mut self,
+        op: &HeadGates<'_, Cpu>,
+        gates: &Buffer,
+        x: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        op.check();
+        let (width, head_dim) = (op.width(), op.head_dim);
+        let norm = op.norm.as_ref().map(normalise);
+        let is_whole = |norm: &Normalise<'_>| norm.gain.cols == head_dim;
+        assert!(norm.iter().all(is_whole), "a gain for every element");
+        let gates = &gates.as_slice()[..n_tokens * op.row_width];
+        let x = &mut x.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(x, width, |tokens, x| {
+            for (token, x) in tokens.zip(x.chunks_exact_mut(width)) {
+                self.cpu.level.run(GateHeads {
+                    norm,
+                    function: op.function,
+                    head_dim,
+                    gates: &gates[token * op.row_width + op.first..][..width],
+                    x,
+                });
+            }
+        });
         Ok(())
     }
 

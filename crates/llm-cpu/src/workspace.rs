@@ -4,6 +4,7 @@ use llm_quant::Activations;
 use llm_tensor::{Bytes, WorkspaceShape};
 
 use crate::attention::{PART_POSITIONS, attention_len, partial_attention_len};
+use crate::delta::delta_len;
 use crate::gemm::gemm_len;
 use crate::isa::Geometry;
 use crate::matvec::{GEMM_TOKENS_4BIT, matvec_len};
@@ -44,6 +45,12 @@ pub(crate) fn n_elements(
     ))
     .max(rounded)
     .max(attention_len(shape.head_dim, n_threads))
+    .max(delta_len(
+        shape.n_tokens,
+        shape.head_dim,
+        geometry,
+        n_threads,
+    ))
     .max(partial_attention_len(
         shape.head_dim,
         shape.n_heads,

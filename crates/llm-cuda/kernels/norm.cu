@@ -13,7 +13,8 @@
 //   Bytes: 8 * n_tokens * width and the vectors, from L2 after the first block; about 8 operations an element.
 // norm_heads_*: heads first .. first + n_heads of rows [n_tokens, row_width], in place, a warp each.
 //   Grid (n_tokens, ceil(n_heads / 8)), block 256. Heads up to 256 elements stay in registers.
-// ungroup: out [n_tokens, queries | keys | values] = heads of rows of grouped, (n_queries + 2) a group.
+// ungroup: groups in rows of grouped [n_tokens, row_width], from column first on, each part of all groups side by side in out
+//   [n_tokens, out_width].
 //   Grid (n_tokens, ceil(width / 256)), block 256; 8 bytes an element.
 #include "reduce.cuh"
 #include "stored.cuh"
@@ -142,11 +143,22 @@ NORM(layer_f16, Layer, __half)
 NORM(layer_bf16, Layer, __nv_bfloat16)
 NORM_ANY(layer, Layer)
 
-KERNEL(ungroup)(const float* grouped, int n_groups, int n_queries, int head_dim, float* out) {
-  int width = n_groups * (n_queries + 2) * head_dim, i = blockIdx.y * 256 + threadIdx.x;
+// Up to four parts of a group: elements, and where the first group's goes.
+struct Parts {
+  int width[4], to[4];
+};
+
+KERNEL(ungroup)(const float* grouped, int row_width, int first, int group_width, int width, Parts parts, int out_width,
+                float* out) {
+  int i = blockIdx.y * 256 + threadIdx.x;
   if (i >= width) return;
-  int head = i / head_dim, group = head / (n_queries + 2), member = head % (n_queries + 2);
-  int to = member < n_queries ? group * n_queries + member : member * n_groups + group;
-  u64 row = (u64)blockIdx.x * width;
-  out[row + (u64)to * head_dim + i % head_dim] = grouped[row + i];
+  int group = i / group_width, at = i % group_width;
+  u64 row = blockIdx.x;
+  float v = grouped[row * row_width + first + i];
+#pragma unroll
+  for (int part = 0; part < 4; part++) {
+    int n = parts.width[part];
+    if (at >= 0 && at < n) out[row * out_width + parts.to[part] + group * n + at] = v;
+    at -= n;
+  }
 }

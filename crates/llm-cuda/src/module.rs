@@ -80,6 +80,8 @@ const FILES: &[File] = &[
     file!("attention_tile_bf16", needs sm80),
     file!("attention_tile_f16", needs sm80),
     file!("attention_wide"),
+    file!("conv"),
+    file!("delta"),
     file!("dense"),
     file!("elementwise"),
     file!("embed"),

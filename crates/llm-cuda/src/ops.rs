@@ -2,6 +2,8 @@
 
 mod attention;
 mod attention_wide;
+mod conv;
+mod delta;
 mod elementwise;
 mod embed;
 mod experts;
@@ -16,8 +18,8 @@ mod rotary;
 mod routing;
 
 use llm_backend::{
-    Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,
-    Output, Result, Rotary, Routing,
+    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns,
+    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
 };
 use llm_tensor::{Activation, WorkspaceShape};
 
@@ -112,7 +114,7 @@ impl Ops<Cuda> for CudaQueue {
 
     fn ungroup(
         &mut self,
-        groups: &HeadGroups,
+        groups: &Groups,
         grouped: &Buffer,
         out: &mut Buffer,
         n_tokens: usize,
@@ -143,6 +145,47 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
     ) -> Result<()> {
         attention::attention(self, op, q, batch, (pool, out))
+    }
+
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, Cuda>,
+        x: &Buffer,
+        batch: &StateBatch<'_, Cuda>,
+        state: &mut Buffer,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        conv::short_conv(self, op, x, batch, (state, out))
+    }
+
+    fn copy_slot(
+        &mut self,
+        state: &mut Buffer,
+        n_elements: usize,
+        slots: (usize, usize),
+    ) -> Result<()> {
+        conv::copy_slot(self, state, n_elements, slots)
+    }
+
+    fn delta_rule(
+        &mut self,
+        op: &DeltaRule<'_, Cuda>,
+        inputs: (&Buffer, &Buffer),
+        batch: &StateBatch<'_, Cuda>,
+        state: &mut Buffer,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        delta::delta_rule(self, op, inputs, batch, (state, out))
+    }
+
+    fn gate_heads(
+        &mut self,
+        op: &HeadGates<'_, Cuda>,
+        gates: &Buffer,
+        x: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        delta::gate_heads(self, op, gates, x, n_tokens)
     }
 
     fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {

@@ -53,6 +53,8 @@ suites! {
     elementwise: llm_conformance::check_elementwise,
     linear: llm_conformance::check_linear,
     attention: llm_conformance::check_attention,
+    states: llm_conformance::check_states,
+    delta: llm_conformance::check_delta,
     routing: llm_conformance::check_routing,
     queues: llm_conformance::check_queues,
 }

@@ -9,6 +9,8 @@
 mod attention;
 #[path = "traffic/bench.rs"]
 mod bench;
+#[path = "traffic/delta.rs"]
+mod delta;
 #[path = "traffic/experts.rs"]
 mod experts;
 #[path = "traffic/packed.rs"]
@@ -24,6 +26,7 @@ mod small;
 fn every_kernel_is_counted_or_seldom() {
     let counted = [
         attention::KERNELS,
+        delta::KERNELS,
         experts::KERNELS,
         packed::KERNELS,
         products::KERNELS,

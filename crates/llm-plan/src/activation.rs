@@ -1,8 +1,8 @@
 //! The buffers of a pass: what the runtime allocates, and hence what a plan counts. Elements are f32.
 
 use llm_arch::{
-    AttentionSpec, DenseMlp, Gating, LayerSpec, MlpSpec, ModelSpec, Positions, RopeScaling,
-    RotarySpec, StackSpec,
+    AttentionSpec, DenseMlp, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec, Positions,
+    RopeScaling, RotarySpec, StackSpec,
 };
 use llm_tensor::WorkspaceShape;
 
@@ -51,11 +51,11 @@ activations! {
     delta,
     /// Token vectors that are yet to be projected to the residual stream's width.
     embedded,
-    /// `[q | k | v]`.
+    /// `[q | k | v]`, or what another mixer projects its input to.
     qkv,
     /// The same as a projection makes them whose rows lie in groups, before they are put in order.
     grouped,
-    /// Heads' results.
+    /// Heads' results, or another mixer's.
     attended,
     /// `[gate | up]`, or just `up`.
     up,
@@ -81,6 +81,11 @@ impl ActivationWidths {
         let heads = |width: &dyn Fn(&AttentionSpec) -> usize| {
             attentions(spec).map(width).max().unwrap_or(0)
         };
+        let layers = || stacks(spec).flat_map(|stack| &stack.layers);
+        let mixers = |width: &dyn Fn(&MixerSpec) -> usize| {
+            let widths = layers().map(|layer| width(&layer.mixer));
+            widths.max().unwrap_or(0)
+        };
         let n_experts = n_experts(spec);
         let rotary = spec.decoder.positions.rotary().iter();
         ActivationWidths {
@@ -88,9 +93,9 @@ impl ActivationWidths {
             normed: spec.hidden,
             delta: spec.hidden,
             embedded: unless_hidden(spec),
-            qkv: heads(&AttentionSpec::qkv_width),
+            qkv: mixers(&MixerSpec::projected_width),
             grouped: heads(&|attention| attention.grouped().map_or(0, |_| attention.qkv_width())),
-            attended: heads(&AttentionSpec::q_width),
+            attended: mixers(&MixerSpec::mixed_width),
             up: widest(&|stack| widest_mlp(stack).0),
             gated: widest(&|stack| widest_mlp(stack).1),
             scores: n_experts,
@@ -217,9 +222,9 @@ impl HostBuffers {
         let angles = n_tokens * (size_of::<u32>() as u64 + widest * F32) + frequencies;
         HostBuffers {
             logits: limits.n_logits as u64 * spec.vocab as u64 * F32,
-            history: match spec.decoder.positions.borders().next() {
-                Some(_) => limits.n_sequences as u64 * limits.context as u64 * ID,
-                None => 0,
+            history: match spec.decoder.rereads() {
+                true => limits.n_sequences as u64 * limits.context as u64 * ID,
+                false => 0,
             },
             hidden: n_tokens * spec.hidden as u64 * F32,
             always_crosses: spec.encoder.is_some(),

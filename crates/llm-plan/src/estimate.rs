@@ -19,7 +19,7 @@ pub struct UnitUse {
     pub weights: Bytes,
     /// Their scales and tables.
     pub quantization_statistics: Bytes,
-    /// Its keys and values, of all sequences, where it computes.
+    /// Its keys and values, or states, of all sequences, where it computes.
     pub kv_cache: Bytes,
     /// Bytes of its weights that a pass reads: all but tables that are only looked up in.
     pub per_pass: Bytes,

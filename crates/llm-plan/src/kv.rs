@@ -1,7 +1,8 @@
-//! Keys and values: the pool of each layer, and the block tables that layers share.
+//! States of sequences: the pool of keys and values of each layer that attends, the block tables that layers share, and what
+//! other mixers keep.
 
-use llm_arch::{AttentionSpec, ModelSpec};
-use llm_tensor::{DType, KvShape};
+use llm_arch::{AttentionSpec, ModelSpec, ShortConvSpec};
+use llm_tensor::{DType, KvShape, StateShape};
 
 use crate::Limits;
 
@@ -54,6 +55,14 @@ pub fn encoder_kv_shape(attention: &AttentionSpec, limits: &Limits, dtype: DType
     KvShape {
         n_sequences: 1,
         ..cross_kv_shape(attention, limits, dtype)
+    }
+}
+
+/// State of a decoder's layer that convolves.
+pub fn conv_state_shape(conv: &ShortConvSpec, limits: &Limits) -> StateShape {
+    StateShape {
+        n_elements: conv.state_elements(),
+        n_sequences: limits.n_sequences,
     }
 }
 

@@ -47,7 +47,7 @@ pub use encoding::{Encodings, Order, StoredTensor, WeightDType, becomes_table, g
 pub use error::PlanError;
 pub use estimate::{MemoryEstimate, UnitUse};
 pub use hf_map::HfMap;
-pub use kv::{KvTable, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables};
+pub use kv::{KvTable, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables};
 pub use limits::Limits;
 pub use load_peak::whole_shards_peak;
 pub use map::{DeviceMap, Tiers};

@@ -7,13 +7,13 @@ use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 
 use crate::activation::{F32, HostBuffers};
 use crate::{
-    ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements, cross_kv_shape,
-    encoder_kv_shape, kv_shape, kv_tables, workspace_shape,
+    ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements,
+    conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables, workspace_shape,
 };
 
 /// Costs that only a kind of device knows.
 pub trait DeviceCosts {
-    /// Keys and values of all sequences in one layer.
+    /// Keys and values of all sequences in one layer that attends.
     fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes;
 
     /// Positions of a block of them.
@@ -106,7 +106,7 @@ pub(crate) struct DeviceNeeds {
     pub(crate) encoder_kv: u64,
     /// and the tables of its biases by distance and of their blocks.
     pub(crate) encoder_bias: u64,
-    /// By decoder layer, of all sequences.
+    /// By decoder layer: keys and values, or states, of all sequences.
     pub(crate) kv: Vec<u64>,
     pub(crate) launches: Launches,
 }
@@ -180,7 +180,10 @@ impl DeviceNeeds {
         let encoder = spec.encoder.as_ref().map(|encoder| &encoder.stack);
         let pool = |shape| costs.kv_pool_bytes(&shape).get();
         let kv = |layer: &LayerSpec| {
-            let MixerSpec::Attention(attention) = &layer.mixer;
+            let attention = match &layer.mixer {
+                MixerSpec::Attention(attention) => attention,
+                MixerSpec::Conv(conv) => return conv_state_shape(conv, limits).bytes().get(),
+            };
             let own = pool(kv_shape(attention, limits, kv_dtype));
             // What an encoder made of the prompt, as this layer sees it.
             let cross = |_| pool(cross_kv_shape(attention, limits, kv_dtype));
@@ -193,7 +196,7 @@ impl DeviceNeeds {
         let row = ActivationWidths::of(spec).total() as u64;
         let block_len = |shape: &KvShape| costs.kv_block_len(shape);
         let n_sequences = limits.n_sequences as u64;
-        // Tokens, positions, and for each kind of block tables the rows of each sequence and its blocks.
+        // Tokens, positions, for each kind of block tables the rows of each sequence and its blocks, and the slot of its states.
         let tables = kv_tables(spec, limits, kv_dtype, block_len);
         let blocks: u64 = tables.iter().map(|table| table.table_len() as u64).sum();
         let encoded = encoder.and_then(|stack| {
@@ -201,7 +204,8 @@ impl DeviceNeeds {
             Some(shape.table_len(block_len(&shape)) as u64)
         });
         let encoded = encoded.map_or(0, |n_blocks| n_blocks + ROWS_WORDS);
-        let of_sequence = ROWS_WORDS + blocks + encoded;
+        let slot = u64::from(stack.is_recurrent());
+        let of_sequence = ROWS_WORDS + blocks + encoded + slot;
         let n_words = limits.n_tokens as u64 * 2 + n_sequences * of_sequence;
         let experts = stack.layers.iter().find_map(|layer| layer.mlp.experts());
         let routes = experts.map_or(0, |experts| {

@@ -1,6 +1,6 @@
 //! Memory of each unit's weights.
 
-use llm_arch::{MlpSpec, Role, Skeleton, Slot, Stored, Unit};
+use llm_arch::{MlpSpec, Role, Skeleton, Slot, Unit};
 use llm_quant::Scheme;
 use llm_tensor::Bytes;
 
@@ -286,7 +286,7 @@ pub fn is_looked_up(role: Role, is_tied: bool) -> bool {
 pub fn is_final(slot: &Slot, stored: StoredTensor, scheme: Scheme) -> bool {
     stored == StoredTensor::in_order(scheme)
         // Codes lie `[out, in]` whatever the dense matrix does.
-        && (stored.stays_in(scheme) || slot.stored == Stored::AsIs)
+        && (stored.stays_in(scheme) || slot.stored.is_in_order())
 }
 
 /// Bytes of a tensor in the checkpoint.

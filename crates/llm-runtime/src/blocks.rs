@@ -128,6 +128,11 @@ impl<B: Backend> Blocks<B> {
         Ok(())
     }
 
+    /// Rows of the sequences of a pass, and the same on the device.
+    pub(crate) fn rows(&self) -> (&[Rows], &B::Index) {
+        (&self.rows, &self.rows_index)
+    }
+
     /// The sequences of a pass, as layers of a group see them.
     pub(crate) fn batch(&self, group: usize) -> Batch<'_, B> {
         Batch {

@@ -35,7 +35,7 @@ pub enum RuntimeError {
     },
     /// Positions that a sequence cannot go back to.
     #[error(
-        "sequence {sequence} cannot go back from {n_taken} positions to {len}: windows that the next position sees are written over; only a mark keeps them"
+        "sequence {sequence} cannot go back from {n_taken} positions to {len}: windows or states that the next position needs are written over; only a mark keeps them"
     )]
     PositionsGone {
         /// The sequence.

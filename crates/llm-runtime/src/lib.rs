@@ -44,6 +44,7 @@ mod sample;
 mod save;
 mod scaled;
 mod session;
+mod slots;
 mod source;
 mod stage;
 mod state;

@@ -1,6 +1,7 @@
 //! Mixers of a block: how positions learn of each other.
 
 mod attention;
+mod conv;
 mod cross;
 
 use llm_arch::{AttentionSpec, MixerOf};
@@ -23,6 +24,13 @@ pub(crate) fn forward<B: Backend>(
     match (mixer, state) {
         (MixerOf::Attention(weights), MixerState::Attention(kv)) => {
             attention::forward(weights, call, io, a, kv)
+        }
+        (MixerOf::Conv(weights), MixerState::Conv(state)) => {
+            conv::forward(weights, call, io, a, state)
+        }
+        (MixerOf::Attention(_), MixerState::Conv(_))
+        | (MixerOf::Conv(_), MixerState::Attention(_)) => {
+            unreachable!("a layer's state is its mixer's")
         }
     }
 }

@@ -50,7 +50,7 @@ impl<'a> Rows<'a> {
     /// Bytes in the file, if their elements are of `dtype` and in order.
     fn view(&self, dtype: DType) -> Result<Option<HostBytes>> {
         let is_right = self.bound.scheme == Scheme::Dense(dtype);
-        match self.bound.slot.stored == Stored::AsIs && is_right {
+        match self.bound.slot.stored.is_in_order() && is_right {
             true => Ok(self.checkpoint.view_tensor(self.bound.tensor)?),
             false => Ok(None),
         }
@@ -59,7 +59,7 @@ impl<'a> Rows<'a> {
     /// Rows `range` as `dtype` into `out`.
     pub(crate) fn read(&self, range: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<()> {
         match self.bound.slot.stored {
-            Stored::AsIs => {
+            Stored::AsIs | Stored::Depthwise => {
                 let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
                 read_elements(self.checkpoint, &self.bound, elements, dtype, out)
             }
@@ -86,9 +86,11 @@ impl<'a> Rows<'a> {
     pub(crate) fn load_into(&self, dtype: DType, out: &mut [u8]) -> Result<()> {
         match self.bound.slot.stored {
             // The checkpoint's reader shares out the work itself.
-            Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
-                self.read(0..self.rows, dtype, out)
-            }
+            Stored::AsIs
+            | Stored::Depthwise
+            | Stored::Pairs { .. }
+            | Stored::Stacked { .. }
+            | Stored::OneMore => self.read(0..self.rows, dtype, out),
             Stored::Transposed => {
                 let row_bytes = self.cols * dtype.size();
                 let pieces = out.par_chunks_mut(BAND * row_bytes).enumerate();

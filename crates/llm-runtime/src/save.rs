@@ -237,9 +237,11 @@ impl<'a> Save<'a> {
                 let transposed = rows.transposed(dtype)?;
                 return put(&slot.name, 0, &transposed);
             }
-            Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
-                (PIECE_ELEMENTS as usize / rows.cols.max(1)).clamp(1, rows.rows)
-            }
+            Stored::AsIs
+            | Stored::Depthwise
+            | Stored::Pairs { .. }
+            | Stored::Stacked { .. }
+            | Stored::OneMore => (PIECE_ELEMENTS as usize / rows.cols.max(1)).clamp(1, rows.rows),
         };
         let mut piece = vec![0; n * row_bytes];
         for start in (0..rows.rows).step_by(n) {

@@ -24,7 +24,8 @@ use crate::{Result, RuntimeError};
 /// A loaded model with the keys and values of its sequences.
 ///
 /// A sequence is a number below [`Limits::n_sequences`]; each begins empty. A call that fails may have appended a part
-/// of its tokens: [`Session::len`] tells, [`Session::truncate`] takes them back.
+/// of its tokens: [`Session::len`] tells, [`Session::truncate`] takes them back. Where layers keep no more of a sequence than
+/// what it came to ([`StackSpec::is_recurrent`](llm_arch::StackSpec::is_recurrent)) it may be empty instead.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -138,7 +139,7 @@ impl Session {
     }
 
     /// Makes sequence `to` what `from` is, an encoder's prompt included; both go on on their own. Keys and values are shared,
-    /// and copied block by block where either writes.
+    /// and copied block by block where either writes. States of recurrent layers are copied.
     ///
     /// # Errors
     /// When the device fails.
@@ -352,12 +353,25 @@ impl Session {
             },
             probe: None,
         };
-        self.pipeline.forward(&pass)?;
+        if let Err(error) = self.pipeline.forward(&pass) {
+            self.forget_broken(sequences);
+            return Err(error);
+        }
         for &(sequence, rows) in sequences {
             self.sequences
                 .extend_to(sequence, rows.start + rows.n_tokens);
         }
         Ok(())
+    }
+
+    /// Empties sequences whose states a pass that failed has overwritten in some layers.
+    fn forget_broken(&mut self, sequences: &[(usize, Rows)]) {
+        for &(sequence, rows) in sequences {
+            let is_broken = !self.pipeline.can_rewind(sequence, rows.start);
+            if is_broken && self.spec.decoder.is_recurrent() {
+                self.truncate(sequence, 0);
+            }
+        }
     }
 
     /// Logits after some rows of the last pass, kept from the `first` row of the session's logits on.

@@ -385,15 +385,19 @@ impl<B: Backend> Stages for BackendStages<B> {
     }
 
     fn can_rewind(&self, sequence: usize, len: usize) -> bool {
-        self.sequences.own.can_rewind(sequence, len)
+        self.sequences.can_rewind(sequence, len)
     }
 
     fn rewind(&mut self, sequence: usize, len: usize) {
-        self.sequences.own.rewind(sequence, len);
+        self.sequences.rewind(sequence, len);
     }
 
     fn fork(&mut self, from: usize, to: usize) -> Result<()> {
-        self.sequences.fork(from, to);
+        if self.sequences.fork(from, to) {
+            for layer in self.layers.values_mut() {
+                layer.state.copy_slot(&mut self.queue, (from, to))?;
+            }
+        }
         Ok(())
     }
 

@@ -1,12 +1,15 @@
 //! State of sequences in a block: what later positions need of earlier ones.
 
-use llm_arch::{MixerSpec, ModelSpec};
-use llm_backend::{Allocation, Backend, Ops, Rows};
-use llm_plan::{KvTable, Limits, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables};
-use llm_tensor::{Bytes, DType, KvShape};
+use llm_arch::{AttentionSpec, MixerSpec, ModelSpec};
+use llm_backend::{Allocation, Backend, Ops, Rows, StateBatch};
+use llm_plan::{
+    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables,
+};
+use llm_tensor::{Bytes, DType, KvShape, StateShape};
 
 use crate::Result;
 use crate::blocks::Blocks;
+use crate::slots::Slots;
 
 /// State of all sequences in one block.
 pub(crate) struct LayerState<B: Backend> {
@@ -19,6 +22,15 @@ pub(crate) struct LayerState<B: Backend> {
 pub(crate) enum MixerState<B: Backend> {
     /// Keys and values.
     Attention(KvState<B>),
+    /// Inputs of the last positions.
+    Conv(SlotState<B>),
+}
+
+/// A layer's states of one size, in slots.
+pub(crate) struct SlotState<B: Backend> {
+    /// `[n_sequences, n_elements]`.
+    pub(crate) buffer: B::Buffer,
+    shape: StateShape,
 }
 
 /// Keys and values of a layer.
@@ -31,6 +43,8 @@ pub(crate) struct KvState<B: Backend> {
 /// Blocks of all layers' states, by sequence.
 pub(crate) struct SequenceBlocks<B: Backend> {
     pub(crate) own: Blocks<B>,
+    /// Slots, where layers have states of one size.
+    pub(crate) slots: Option<Slots<B>>,
     pub(crate) encoded: Option<Encoded<B>>,
 }
 
@@ -49,7 +63,16 @@ impl<B: Backend> LayerState<B> {
         sequences: &SequenceBlocks<B>,
         (limits, dtype): (&Limits, DType),
     ) -> Result<Self> {
-        let MixerSpec::Attention(attention) = mixer;
+        let attention = match mixer {
+            MixerSpec::Attention(attention) => attention,
+            MixerSpec::Conv(conv) => {
+                let state = SlotState::new(backend, conv_state_shape(conv, limits))?;
+                return Ok(LayerState {
+                    mixer: MixerState::Conv(state),
+                    cross: None,
+                });
+            }
+        };
         let cross = |encoded: &Encoded<B>| {
             let shape = cross_kv_shape(attention, limits, dtype);
             KvState::new(backend, &shape, &encoded.blocks)
@@ -64,10 +87,9 @@ impl<B: Backend> LayerState<B> {
     /// State of an encoder's layers, one at a time, with the blocks of the one prompt.
     pub(crate) fn of_encoder(
         backend: &B,
-        mixer: &MixerSpec,
+        attention: &AttentionSpec,
         (limits, dtype): (&Limits, DType),
     ) -> Result<(Self, SequenceBlocks<B>)> {
-        let MixerSpec::Attention(attention) = mixer;
         let shape = encoder_kv_shape(attention, limits, dtype);
         let table = KvTable::of(&shape, backend.kv_block_len(&shape));
         let own = Blocks::new(backend, &[table], 1, limits.n_tokens)?;
@@ -75,8 +97,12 @@ impl<B: Backend> LayerState<B> {
             mixer: MixerState::Attention(KvState::new(backend, &shape, &own)?),
             cross: None,
         };
-        let encoded = None;
-        Ok((state, SequenceBlocks { own, encoded }))
+        let sequences = SequenceBlocks {
+            own,
+            slots: None,
+            encoded: None,
+        };
+        Ok((state, sequences))
     }
 
     /// Copies blocks that sequences no longer share.
@@ -85,18 +111,34 @@ impl<B: Backend> LayerState<B> {
         queue: &mut B::Queue,
         sequences: &SequenceBlocks<B>,
     ) -> Result<()> {
-        let MixerState::Attention(kv) = &mut self.mixer;
+        let kv = match &mut self.mixer {
+            MixerState::Attention(kv) => kv,
+            // Every sequence has a state of its own.
+            MixerState::Conv(_) => return Ok(()),
+        };
         match sequences.own.copies(kv.group) {
             [] => Ok(()),
             copies => Ok(queue.copy_blocks(&mut kv.pool, copies)?),
         }
     }
 
+    /// Copies the states of sequence `from` to `to`, where they are of one size.
+    pub(crate) fn copy_slot(&mut self, queue: &mut B::Queue, slots: (usize, usize)) -> Result<()> {
+        match &mut self.mixer {
+            // Blocks are shared.
+            MixerState::Attention(_) => Ok(()),
+            MixerState::Conv(state) => state.copy(queue, slots),
+        }
+    }
+
     /// Memory once all positions are taken.
     pub(crate) fn bytes(&self) -> Bytes {
-        let MixerState::Attention(kv) = &self.mixer;
+        let own = match &self.mixer {
+            MixerState::Attention(kv) => kv.pool.bytes(),
+            MixerState::Conv(state) => state.buffer.bytes(),
+        };
         let cross = self.cross.as_ref();
-        kv.pool.bytes() + cross.map_or(Bytes::ZERO, |kv| kv.pool.bytes())
+        own + cross.map_or(Bytes::ZERO, |kv| kv.pool.bytes())
     }
 }
 
@@ -107,6 +149,19 @@ impl<B: Backend> KvState<B> {
             pool: backend.kv_pool(shape)?,
             group: blocks.group(table),
         })
+    }
+}
+
+impl<B: Backend> SlotState<B> {
+    fn new(backend: &B, shape: StateShape) -> Result<Self> {
+        Ok(SlotState {
+            buffer: backend.alloc(shape.total())?,
+            shape,
+        })
+    }
+
+    fn copy(&mut self, queue: &mut B::Queue, slots: (usize, usize)) -> Result<()> {
+        Ok(queue.copy_slot(&mut self.buffer, self.shape.n_elements, slots)?)
     }
 }
 
@@ -135,7 +190,12 @@ impl<B: Backend> SequenceBlocks<B> {
             }
             None => None,
         };
+        let slots = match spec.decoder.is_recurrent() {
+            true => Some(Slots::new(backend, n_sequences)?),
+            false => None,
+        };
         Ok(SequenceBlocks {
+            slots,
             own: Blocks::new(backend, &tables, n_sequences, n_tokens)?,
             encoded,
         })
@@ -157,6 +217,9 @@ impl<B: Backend> SequenceBlocks<B> {
             self.own.reserve(sequence, start..start + n_tokens);
         }
         self.own.tell(queue, sequences.iter().copied())?;
+        if let Some(slots) = &mut self.slots {
+            slots.tell(queue, sequences)?;
+        }
         if let Some(encoded) = &mut self.encoded {
             let n_positions = &encoded.n_positions;
             let all = |&(sequence, rows): &(usize, Rows)| {
@@ -174,19 +237,47 @@ impl<B: Backend> SequenceBlocks<B> {
         Ok(())
     }
 
-    /// Makes sequence `to` what `from` is.
-    pub(crate) fn fork(&mut self, from: usize, to: usize) {
+    /// The sequences of a pass, as layers with states of one size see them.
+    ///
+    /// # Panics
+    /// When there are no such layers.
+    pub(crate) fn states(&self) -> StateBatch<'_, B> {
+        let slots = self.slots.as_ref().expect("slots for the states of layers");
+        let (rows, rows_index) = self.own.rows();
+        slots.batch(rows, rows_index)
+    }
+
+    /// True if a sequence can go on from its first `len` positions.
+    pub(crate) fn can_rewind(&self, sequence: usize, len: usize) -> bool {
+        let slots = self.slots.as_ref();
+        let has_states = slots.is_none_or(|slots| slots.can_rewind(sequence, len));
+        has_states && self.own.can_rewind(sequence, len)
+    }
+
+    /// Forgets positions of a sequence from `len` on, which [`SequenceBlocks::can_rewind`] allows.
+    pub(crate) fn rewind(&mut self, sequence: usize, len: usize) {
+        self.own.rewind(sequence, len);
+        if let Some(slots) = &mut self.slots {
+            slots.rewind(sequence, len);
+        }
+    }
+
+    /// Makes sequence `to` what `from` is; true if layers have states to be copied ([`LayerState::copy_slot`]).
+    pub(crate) fn fork(&mut self, from: usize, to: usize) -> bool {
         self.own.fork(from, to);
         if let Some(encoded) = &mut self.encoded {
             encoded.blocks.fork(from, to);
             encoded.n_positions[to] = encoded.n_positions[from];
         }
+        let slots = self.slots.as_mut();
+        slots.is_some_and(|slots| slots.fork(from, to))
     }
 
     /// Memory on the device.
     pub(crate) fn bytes(&self) -> Bytes {
         let encoded = self.encoded.as_ref();
-        self.own.bytes() + encoded.map_or(Bytes::ZERO, |encoded| encoded.blocks.bytes())
+        let slots = self.slots.as_ref().map_or(Bytes::ZERO, Slots::bytes);
+        self.own.bytes() + slots + encoded.map_or(Bytes::ZERO, |encoded| encoded.blocks.bytes())
     }
 }
 

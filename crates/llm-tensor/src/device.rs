@@ -1,6 +1,6 @@
 //! Sizes of what a device allocates beside weights: a plan counts them, a device makes them.
 
-use crate::DType;
+use crate::{Bytes, DType};
 
 /// Keys and values that one layer's pool holds, in blocks of as many positions as a device likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,27 @@ impl KvShape {
     /// Blocks of a sequence, the length of its block table.
     pub fn table_len(&self, block_len: usize) -> usize {
         self.capacity.div_ceil(block_len)
+    }
+}
+
+/// State that one layer keeps of each sequence, of one size whatever its positions. Elements are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateShape {
+    /// Elements of a sequence's state.
+    pub n_elements: usize,
+    /// Sequences.
+    pub n_sequences: usize,
+}
+
+impl StateShape {
+    /// Elements of all sequences' states, one after the other.
+    pub fn total(&self) -> usize {
+        self.n_sequences * self.n_elements
+    }
+
+    /// Bytes of them.
+    pub fn bytes(&self) -> Bytes {
+        Bytes::new((self.total() * size_of::<f32>()) as u64)
     }
 }
 

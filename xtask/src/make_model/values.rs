@@ -78,7 +78,8 @@ impl Values {
                 (0.0, matrix)
             }
             Role::RouterCorrection => (0.0, 0.02),
-            Role::Out | Role::CrossOut | Role::Down | Role::SharedDown => {
+            Role::ConvIn | Role::ConvTaps => (0.0, matrix),
+            Role::Out | Role::ConvOut | Role::CrossOut | Role::Down | Role::SharedDown => {
                 (0.0, matrix / self.residual_damping)
             }
             Role::EmbedNorm | Role::AttnNorm | Role::MlpNorm | Role::FinalNorm => (self.gain, 0.1),
@@ -92,6 +93,7 @@ impl Values {
             | Role::MlpNormBias
             | Role::FinalNormBias => (0.0, 0.02),
             Role::QkvBias | Role::QBias | Role::KBias | Role::VBias | Role::OutBias => (0.0, 0.02),
+            Role::ConvInBias | Role::ConvTapsBias | Role::ConvOutBias => (0.0, 0.02),
             Role::GateBias | Role::UpBias | Role::GateUpBias | Role::DownBias | Role::HeadBias => {
                 (0.0, 0.02)
             }

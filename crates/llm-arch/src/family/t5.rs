@@ -229,7 +229,6 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             ..HeadSpec::plain(matrix)
         },
         n_drafting: 0,
-        n_drafting: 0,
         dtype: config.dtype()?,
     })
 }

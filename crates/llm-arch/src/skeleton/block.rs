@@ -3,7 +3,7 @@
 //! `T` is what stands for a tensor: its role, or a weight on a device. [`TryMap`] makes one of the other.
 
 use super::Role;
-use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, NormSpec, Residual};
+use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, NormSpec, Residual, ShortConvSpec};
 
 /// A unit's tensors, of which each can be made into something else.
 pub trait TryMap<T> {
@@ -86,6 +86,21 @@ pub struct SublayerOf<C, T> {
 pub enum MixerOf<T> {
     /// Self-attention.
     Attention(AttentionOf<T>),
+    /// A gated short convolution.
+    Conv(ShortConvOf<T>),
+}
+
+/// A gated short convolution.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ShortConvOf<T> {
+    /// Channels and taps.
+    pub spec: ShortConvSpec,
+    /// To `[B | C | x]`.
+    pub project: LinearOf<T>,
+    /// Taps `[n_channels, kernel]`, the last for the position itself, and a bias for each channel.
+    pub taps: LinearOf<T>,
+    /// From the channels to the residual.
+    pub out: LinearOf<T>,
 }
 
 /// Self-attention.
@@ -322,6 +337,7 @@ map_fields!(NormOf { spec; ; gain; bias });
 map_fields!(LinearOf { ; ; weight; bias });
 map_fields!(BlockOf { ; mixer cross mlp; ; });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; });
+map_fields!(ShortConvOf { spec; project taps out; ; });
 map_fields!(CrossOf { spec; q kv out; ; });
 map_fields!(DenseOf { spec; up down; ; });
 map_fields!(ExpertsOf { spec; router shared; ; correction });
@@ -346,7 +362,7 @@ macro_rules! map_variants {
     };
 }
 
-map_variants!(MixerOf { ; Attention });
+map_variants!(MixerOf { ; Attention Conv });
 map_variants!(MlpOf { ; Dense Experts });
 map_variants!(Before { Residual Same; Norm NormOfStart NormResidual });
 map_variants!(After { Add; NormThenAdd AddThenNorm });

@@ -23,6 +23,8 @@ pub(crate) struct Naming {
     pub(crate) base_prefix: &'static str,
     /// Storage of blocks' matrices.
     pub(crate) matrices: Matrices,
+    /// Storage of a convolution's taps.
+    pub(crate) taps: Stored,
     /// Module of blocks' matrices in transformers, experts apart.
     pub(crate) module: Module,
     /// Projections whose results leave the range of f16.
@@ -105,6 +107,7 @@ impl Naming {
         encoder_layer: "",
         base_prefix: "",
         matrices: Matrices::OutIn,
+        taps: Stored::Depthwise,
         module: Module::Linear,
         wide: &[],
         harmless: &[],
@@ -152,6 +155,9 @@ impl Naming {
             Matrices::OutIn => Stored::AsIs,
             Matrices::InOut => Stored::Transposed,
         };
+        if role == Role::ConvTaps {
+            return (self.taps, Module::Linear);
+        }
         match (unit, role.kind()) {
             (Unit::Layer(..), TensorKind::Projection | TensorKind::WideProjection) => {
                 (stored, self.module)

@@ -74,6 +74,11 @@ roles! {
     QNorm + QNormBias: Other;
     KNorm + KNormBias: Other;
     Out + OutBias: Projection;
+    /// Gates and input of a short convolution in one, rows `[B | C | x]`.
+    ConvIn + ConvInBias: Projection;
+    /// Taps of each channel, `[channels, kernel]`.
+    ConvTaps + ConvTapsBias: Other;
+    ConvOut + ConvOutBias: Projection;
     PostAttnNorm: Other;
     CrossNorm: Other;
     CrossQ: Projection;
@@ -169,6 +174,10 @@ impl Slot {
             Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
                 self.shape.to_vec()
             }
+            Stored::Depthwise => {
+                let (channels, kernel) = self.matrix();
+                vec![channels, 1, kernel]
+            }
             Stored::Transposed => self.shape.iter().rev().copied().collect(),
         }
     }
@@ -250,13 +259,26 @@ pub enum Stored {
     },
     /// Each element greater by one.
     OneMore,
+    /// Each row a matrix of its own, of one row: `[channels, 1, kernel]`.
+    Depthwise,
 }
 
 impl Stored {
+    /// True where the elements are the same, in the same order.
+    pub fn is_in_order(self) -> bool {
+        match self {
+            Stored::AsIs | Stored::Depthwise => true,
+            Stored::Transposed
+            | Stored::Pairs { .. }
+            | Stored::Stacked { .. }
+            | Stored::OneMore => false,
+        }
+    }
+
     /// Index of row `row` among the stored rows, where rows are all that differs.
     pub fn stored_row(self, row: usize) -> usize {
         match self {
-            Stored::AsIs | Stored::Transposed | Stored::OneMore => row,
+            Stored::AsIs | Stored::Transposed | Stored::OneMore | Stored::Depthwise => row,
             Stored::Pairs { head_dim } => {
                 let (head, at) = (row / head_dim, row % head_dim);
                 let (half, pair) = (at / (head_dim / 2), at % (head_dim / 2));

@@ -4,13 +4,14 @@ use std::convert::Infallible;
 
 use super::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf,
-    HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, SublayerOf, TryMap,
+    HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf,
+    SublayerOf, TryMap,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
     AttentionSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec, MixerSpec, MlpSpec,
-    ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec, Side,
+    ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec, Side,
 };
 
 impl ModelSpec {
@@ -116,16 +117,20 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         let layer = &stack.layers[layer];
         let [around_mixer, around_mlp] = stack.residual.sublayers(&stack.norm);
         let has_cross = side == Side::Decoder && self.spec.encoder.is_some();
-        let MixerSpec::Attention(attention) = &layer.mixer;
         BlockOf {
-            mixer: self.sublayer(around_mixer, |walk| {
-                MixerOf::Attention(walk.attention(attention))
+            mixer: self.sublayer(around_mixer, |walk| match &layer.mixer {
+                MixerSpec::Attention(attention) => MixerOf::Attention(walk.attention(attention)),
+                MixerSpec::Conv(conv) => MixerOf::Conv(walk.short_conv(conv)),
             }),
-            cross: has_cross.then(|| {
-                let norm = stack.norm.of(Role::CrossNorm);
-                let around = (Before::Norm(norm), After::Add);
-                self.sublayer(around, |walk| walk.cross(attention))
-            }),
+            // Its heads are those of the mixer.
+            cross: match &layer.mixer {
+                MixerSpec::Attention(attention) if has_cross => {
+                    let norm = stack.norm.of(Role::CrossNorm);
+                    let around = (Before::Norm(norm), After::Add);
+                    Some(self.sublayer(around, |walk| walk.cross(attention)))
+                }
+                MixerSpec::Attention(_) | MixerSpec::Conv(_) => None,
+            },
             mlp: self.sublayer(around_mlp, |walk| walk.mlp(&layer.mlp)),
         }
     }
@@ -159,6 +164,17 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             q_norm: self.qk_norm(spec, Role::QNorm, q),
             k_norm: self.qk_norm(spec, Role::KNorm, kv),
             out: self.linear(Role::Out, [hidden, q], spec.out_bias),
+        }
+    }
+
+    fn short_conv(&mut self, spec: &ShortConvSpec) -> ShortConvOf<T> {
+        let (channels, hidden) = (spec.n_channels, self.spec.hidden);
+        let projected = [spec.projected_width(), hidden];
+        ShortConvOf {
+            spec: *spec,
+            project: self.linear(Role::ConvIn, projected, spec.bias),
+            taps: self.linear(Role::ConvTaps, [channels, spec.kernel], spec.bias),
+            out: self.linear(Role::ConvOut, [hidden, channels], spec.bias),
         }
     }
 

@@ -2,16 +2,16 @@
 
 use llm_tensor::{Activation, Pairing};
 
-use super::Reference;
 use super::norm::Normalisation;
 use super::pool::ReferencePool;
 use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
 use super::scalar::activated;
 use super::weight::ReferenceWeight;
+use super::{Reference, conv, delta};
 use crate::{
-    Attention, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart, NormOp, Ops,
-    Output, Result, Rotary, Routing,
+    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns,
+    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
 };
 
 impl Ops<Reference> for ReferenceQueue {
@@ -149,27 +149,22 @@ impl Ops<Reference> for ReferenceQueue {
 
     fn ungroup(
         &mut self,
-        groups: &HeadGroups,
+        groups: &Groups,
         grouped: &Vec<f32>,
         out: &mut Vec<f32>,
         n_tokens: usize,
     ) -> Result<()> {
-        let HeadGroups {
-            n_groups,
-            n_queries,
-            head_dim,
-        } = *groups;
-        let width = n_groups * (n_queries + 2) * head_dim;
-        let rows = grouped.chunks_exact(width).zip(out.chunks_exact_mut(width));
+        groups.check();
+        let rows = grouped.chunks_exact(groups.row_width);
+        let rows = rows.zip(out.chunks_exact_mut(groups.out_width));
         for (grouped, out) in rows.take(n_tokens) {
-            for (i, head) in grouped.chunks_exact(head_dim).enumerate() {
-                let (group, member) = (i / (n_queries + 2), i % (n_queries + 2));
-                let place = if member < n_queries {
-                    group * n_queries + member
-                } else {
-                    (member * n_groups) + group
-                };
-                out[place * head_dim..][..head_dim].copy_from_slice(head);
+            let mut from = groups.first;
+            for group in 0..groups.n_groups {
+                for part in groups.parts {
+                    let to = part.to + group * part.width;
+                    out[to..][..part.width].copy_from_slice(&grouped[from..][..part.width]);
+                    from += part.width;
+                }
             }
         }
         Ok(())
@@ -200,6 +195,52 @@ impl Ops<Reference> for ReferenceQueue {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         pool.attend(op, q, batch, out);
+        Ok(())
+    }
+
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, Reference>,
+        x: &Vec<f32>,
+        batch: &StateBatch<'_, Reference>,
+        state: &mut Vec<f32>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        conv::short_conv(op, x, batch, state, out);
+        Ok(())
+    }
+
+    fn copy_slot(
+        &mut self,
+        state: &mut Vec<f32>,
+        n_elements: usize,
+        (from, to): (usize, usize),
+    ) -> Result<()> {
+        let from = from * n_elements..(from + 1) * n_elements;
+        state.copy_within(from, to * n_elements);
+        Ok(())
+    }
+
+    fn delta_rule(
+        &mut self,
+        op: &DeltaRule<'_, Reference>,
+        (x, gates): (&Vec<f32>, &Vec<f32>),
+        batch: &StateBatch<'_, Reference>,
+        state: &mut Vec<f32>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        delta::delta_rule(op, (x, gates), batch, state, out);
+        Ok(())
+    }
+
+    fn gate_heads(
+        &mut self,
+        op: &HeadGates<'_, Reference>,
+        gates: &Vec<f32>,
+        x: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        delta::gate_heads(op, gates, x, n_tokens);
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 
 use llm_tensor::{Bytes, DType, KvShape, f32_to_le_bytes, le_bytes_to_f32};
 
-use super::Reference;
 use super::scalar::{biased, dot};
+use super::{Reference, assert_told};
 use crate::{Allocation, Attention, Batch, KvColumns, Mask, Rows};
 
 /// Keys and values, `[blocks, BLOCK, n_kv_heads · head_dim]` each, rounded to the pool's element type. What nothing was
@@ -152,14 +152,7 @@ fn n_elements(shape: &KvShape) -> usize {
 
 /// Rows of each sequence, with its block table.
 fn sequences<'a>(batch: &Batch<'a, Reference>) -> impl Iterator<Item = (Rows, &'a [u32])> {
-    let told = batch.rows.iter().flat_map(Rows::words);
-    assert!(
-        told.eq(batch.rows_index[..batch.rows.len() * Rows::N_WORDS]
-            .iter()
-            .copied()),
-        "a device is told of the rows that the host has: {:?}",
-        batch.rows
-    );
+    assert_told(batch.rows, batch.rows_index);
     let tables = batch.tables.chunks_exact(batch.table_len);
     batch.rows.iter().copied().zip(tables)
 }

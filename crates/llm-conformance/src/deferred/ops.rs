@@ -4,13 +4,15 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use llm_backend::{
-    Attention, Backend, Batch, Expert, ExpertBuffers, HeadGroups, Heads, KvColumns, LinearPart,
-    NormOp, Ops, Output, Queue, RelativeBias, Result, Rotary, Routing, Rows,
+    Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads,
+    KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result, Rotary, Routing, Rows,
+    ShortConv, StateBatch,
 };
 use llm_tensor::{Activation, Norm};
 
 use super::Deferred;
 use super::memory::Shared;
+use super::recorded::{RecordedConv, RecordedDelta, RecordedStates};
 use super::schedule::{DeferredEvent, Schedule, lock};
 
 /// Work that waits until somebody does.
@@ -193,7 +195,7 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
 
     fn ungroup(
         &mut self,
-        groups: &HeadGroups,
+        groups: &Groups,
         grouped: &Shared<B::Buffer>,
         out: &mut Shared<B::Buffer>,
         n_tokens: usize,
@@ -257,6 +259,83 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
             };
             batch
                 .with(|batch| queue.attention(&op, &lock(&q), batch, &lock(&pool), &mut lock(&out)))
+        })
+    }
+
+    fn short_conv(
+        &mut self,
+        op: &ShortConv<'_, Deferred<B>>,
+        x: &Shared<B::Buffer>,
+        batch: &StateBatch<'_, Deferred<B>>,
+        state: &mut Shared<B::Buffer>,
+        out: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let (op, batch) = (RecordedConv::of(op), RecordedStates::of(batch));
+        let (x, state, out) = (x.handle(), state.handle(), out.handle());
+        self.put(move |queue| {
+            let op = op.op();
+            batch.with(|batch| {
+                queue.short_conv(&op, &lock(&x), batch, &mut lock(&state), &mut lock(&out))
+            })
+        })
+    }
+
+    fn copy_slot(
+        &mut self,
+        state: &mut Shared<B::Buffer>,
+        n_elements: usize,
+        slots: (usize, usize),
+    ) -> Result<()> {
+        let state = state.handle();
+        self.put(move |queue| queue.copy_slot(&mut lock(&state), n_elements, slots))
+    }
+
+    fn delta_rule(
+        &mut self,
+        op: &DeltaRule<'_, Deferred<B>>,
+        (x, gates): (&Shared<B::Buffer>, &Shared<B::Buffer>),
+        batch: &StateBatch<'_, Deferred<B>>,
+        state: &mut Shared<B::Buffer>,
+        out: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let (op, batch) = (RecordedDelta::of(op), RecordedStates::of(batch));
+        let (x, gates) = (x.handle(), gates.handle());
+        let (state, out) = (state.handle(), out.handle());
+        self.put(move |queue| {
+            let inputs = (&*lock(&x), &*lock(&gates));
+            batch.with(|batch| {
+                queue.delta_rule(&op.op(), inputs, batch, &mut lock(&state), &mut lock(&out))
+            })
+        })
+    }
+
+    fn gate_heads(
+        &mut self,
+        op: &HeadGates<'_, Deferred<B>>,
+        gates: &Shared<B::Buffer>,
+        x: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let norm = op.norm.as_ref().map(RecordedNorm::of);
+        let HeadGates {
+            function,
+            n_heads,
+            head_dim,
+            first,
+            row_width,
+            ..
+        } = *op;
+        let (gates, x) = (gates.handle(), x.handle());
+        self.put(move |queue| {
+            let op = HeadGates {
+                norm: norm.as_ref().map(RecordedNorm::op),
+                function,
+                n_heads,
+                head_dim,
+                first,
+                row_width,
+            };
+            queue.gate_heads(&op, &lock(&gates), &mut lock(&x), n_tokens)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Normalisations, and heads brought into order: `kernels/norm.cu`.
 
-use llm_backend::{HeadGroups, Heads, NormOp, Result};
+use llm_backend::{Groups, Heads, NormOp, Result};
 use llm_quant::Part;
 use llm_tensor::{DType, Norm};
 
@@ -57,22 +57,27 @@ pub(super) fn norm_heads(
     launch.grid(grid).threads(256).run()
 }
 
-/// Heads of rows of `grouped` in the order `[queries | keys | values]`.
+/// Parts of groups in rows of `grouped` side by side.
 pub(super) fn ungroup(
     queue: &CudaQueue,
-    groups: &HeadGroups,
+    groups: &Groups,
     grouped: &Buffer,
     out: &mut Buffer,
     n_tokens: usize,
 ) -> Result<()> {
-    let width = groups.n_groups * (groups.n_queries + 2) * groups.head_dim;
+    groups.check();
+    let width = groups.width();
+    let mut parts = [0u32; 2 * Groups::MAX_PARTS];
+    for (i, part) in groups.parts.iter().enumerate() {
+        (parts[i], parts[Groups::MAX_PARTS + i]) = (part.width as u32, part.to as u32);
+    }
     let launch = queue
         .launch(kernel!("ungroup"))
-        .pointer(grouped.first(n_tokens * width));
-    let launch = launch.int(groups.n_groups).int(groups.n_queries);
-    let launch = launch
-        .int(groups.head_dim)
-        .pointer(out.first(n_tokens * width));
+        .pointer(grouped.first(n_tokens * groups.row_width));
+    let launch = launch.int(groups.row_width).int(groups.first);
+    let launch = launch.int(groups.group_width()).int(width);
+    let launch = launch.structure(&parts).int(groups.out_width);
+    let launch = launch.pointer(out.first(n_tokens * groups.out_width));
     launch
         .grid([n_tokens, width.div_ceil(256), 1])
         .threads(256)

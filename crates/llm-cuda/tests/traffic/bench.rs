@@ -39,7 +39,19 @@ enum Direction {
 }
 
 /// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
-const LESS: [(&str, Direction, f64, &str); 13] = [
+const LESS: [(&str, Direction, f64, &str); 15] = [
+    (
+        "delta_rule_256",
+        Direction::Read,
+        0.45,
+        "a warp has four columns of a state, in halves of sectors",
+    ),
+    (
+        "delta_rule_256",
+        Direction::Written,
+        0.45,
+        "a warp has four columns of a state, in halves of sectors",
+    ),
     (
         "attention_rows_f32",
         Direction::Read,

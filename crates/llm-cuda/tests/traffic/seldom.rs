@@ -1,6 +1,6 @@
 //! Kernels that no token waits for again and again: they are launched, and not counted.
 
-use llm_backend::{HeadGroups, LinearPart, NormOp, Ops, Output, Rotary};
+use llm_backend::{Groups, LinearPart, NormOp, Ops, Output, Rotary};
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
 use llm_tensor::{Activation, DType, Norm, Pairing};
 
@@ -145,10 +145,12 @@ fn rows(bench: &mut Bench) {
         let normed = bench.queue.norm_heads(&op, &heads, &mut x, N);
         normed.expect(WORKS);
     }
-    let groups = HeadGroups {
+    let groups = Groups {
         n_groups: 1,
-        n_queries: 1,
-        head_dim: 11,
+        parts: Groups::parts(&[11, 11, 11], 1, 0),
+        first: 0,
+        row_width: 33,
+        out_width: 33,
     };
     let ungrouped = bench.queue.ungroup(&groups, &gate_up, &mut x, N);
     ungrouped.expect(WORKS);

@@ -1,6 +1,6 @@
 //! Operations beside products and attention.
 
-use llm_backend::{Backend, Batch, HeadGroups, Heads, KvColumns, NormOp, Ops, Rotary, Rows};
+use llm_backend::{Backend, Batch, Groups, Heads, KvColumns, NormOp, Ops, Rotary, Rows};
 use llm_cuda::CudaWeight;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
 use llm_tensor::{Activation, DType, KvShape, Norm, Pairing};
@@ -18,7 +18,9 @@ pub(crate) const KERNELS: &[&str] = &[
     "rotary_",
     "add",
     "activate_",
-    "gate_",
+    "gate_relu",
+    "gate_gelu",
+    "gate_silu",
     "argmax_",
     "kv_append",
     "kv_copy_blocks",
@@ -118,10 +120,12 @@ fn norms_read_and_write_each_row_once() {
                     });
                 }
             }
-            let groups = HeadGroups {
+            let groups = Groups {
                 n_groups: 2,
-                n_queries: 2,
-                head_dim: 64,
+                parts: Groups::parts(&[128, 64, 64], 2, 0),
+                first: 0,
+                row_width: 512,
+                out_width: 512,
             };
             bench.check(
                 &Needs::bytes("heads brought into order", 8 * N * 8 * 64),
@@ -157,7 +161,9 @@ fn rows_are_turned_in_place() {
 
 #[test]
 fn elements_are_read_and_written_once() {
-    on_each_target(&["add", "activate_", "gate_", "argmax_"], |bench| {
+    let gates = ["gate_relu", "gate_gelu", "gate_silu"];
+    let kernels = [&["add", "activate_", "argmax_"][..], &gates].concat();
+    on_each_target(&kernels, |bench| {
         let (wide, mut x) = (bench.buffer(2 * N * WIDTH), bench.buffer(N * WIDTH));
         bench.check(&Needs::bytes("a sum", 12 * N * WIDTH), |queue| {
             queue.add(&wide, &mut x, WIDTH, N)

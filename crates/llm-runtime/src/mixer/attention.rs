@@ -3,7 +3,7 @@
 use std::slice::from_ref;
 
 use llm_arch::{AttentionOf, AttentionSpec, NormOver, Positions, Side};
-use llm_backend::{Backend, HeadGroups, Heads, KvColumns, Mask, Ops, Output, Rotary};
+use llm_backend::{Backend, Groups, Heads, KvColumns, Mask, Ops, Output, Rotary};
 
 use super::attention_op;
 use crate::Result;
@@ -76,10 +76,13 @@ fn project<B: Backend>(
     let parts = weights.qkv.parts();
     apply::<B>(queue, parts, x, qkv, n_tokens)?;
     if let Some(n_queries) = grouped {
-        let groups = HeadGroups {
+        let parts = [n_queries * head_dim, head_dim, head_dim];
+        let groups = Groups {
             n_groups: n_kv_heads,
-            n_queries,
-            head_dim,
+            parts: Groups::parts(&parts, n_kv_heads, 0),
+            first: 0,
+            row_width,
+            out_width: row_width,
         };
         queue.ungroup(&groups, &a.rows.grouped, &mut a.rows.qkv, n_tokens)?;
     }

@@ -228,7 +228,15 @@ impl Session {
             let last_rows: Vec<usize> = last_rows.collect();
             match self.run_to(&ids, (&sequences, &horizons), !last_rows.is_empty()) {
                 // The only sequence in it: its item ends, if that was not taken back since.
-                Err(RuntimeError::Interrupted) if !self.interrupt.is_raised() => continue,
+                Err(RuntimeError::Interrupted) if !self.interrupt.is_raised() => {
+                    for (&(i, _), (sequence, rows)) in taken.iter().zip(&sequences) {
+                        // What it would go on from is gone.
+                        if self.len(*sequence) != rows.start {
+                            items[i].outcome = Some(Err(RuntimeError::Interrupted));
+                        }
+                    }
+                    continue;
+                }
                 ran => ran?,
             }
             if !last_rows.is_empty() {

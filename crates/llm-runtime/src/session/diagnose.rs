@@ -31,8 +31,8 @@ impl Session {
     }
 
     /// Cause of logits that are not finite, after `ids` at the end of `sequence`: they are fed once more, and looked at
-    /// between units. What was before them gave finite logits, and is what is left of the sequence, unless its windows are
-    /// written over by then.
+    /// between units. What was before them gave finite logits, and is what is left of the sequence, unless its windows or
+    /// states are written over by then.
     pub(super) fn diagnose(&mut self, sequence: usize, ids: &[u32]) -> RuntimeError {
         let error = self.look_again(sequence, ids);
         self.truncate(sequence, self.sequences.fed_from(sequence));
@@ -42,7 +42,15 @@ impl Session {
     fn look_again(&mut self, sequence: usize, ids: &[u32]) -> RuntimeError {
         let probe = Probe::default();
         let horizon = self.sequences.horizon(sequence, 0);
-        let mut start = self.len(sequence) - ids.len();
+        let kept = self.sequences.ids(sequence).map(<[u32]>::to_vec);
+        let (ids, mut start) = match &kept {
+            // States of the positions before are written over.
+            Some(all) if self.spec.decoder.is_recurrent() => {
+                self.pipeline.rewind(sequence, 0);
+                (&all[..], 0)
+            }
+            _ => (ids, self.len(sequence) - ids.len()),
+        };
         for ids in ids.chunks(self.limits.n_tokens) {
             let rows = Rows {
                 first: 0,

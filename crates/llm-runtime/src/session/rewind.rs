@@ -16,7 +16,8 @@ impl Session {
     ///
     /// # Errors
     /// [`RuntimeError::PositionsGone`] when a sliding window that the next position sees is written over. The positions of a
-    /// whole pass can be taken back, and all of them; a [`Mark`] leads back to what is between.
+    /// whole pass can be taken back, and all of them; a [`Mark`] leads back to what is between. Of models with recurrent layers
+    /// all positions can be taken back, or none.
     ///
     /// # Panics
     /// When it has fewer, or keeps a mark.
@@ -51,7 +52,7 @@ impl Session {
     }
 
     /// Marks the point where `sequence` is. `keeper`, an empty sequence, keeps it: their keys and values are shared, and a
-    /// block is copied when it is to be written over. So a mark needs no memory but the keeper's, which was planned
+    /// block is copied when it is to be written over; states of recurrent layers are copied to the keeper's. So a mark needs no memory but the keeper's, which was planned
     /// ([`Limits::n_sequences`](crate::Limits::n_sequences)).
     ///
     /// ```

@@ -16,6 +16,8 @@ pub(super) struct Sequences {
     /// Lengths beyond which a sequence's keys are made anew: how far apart positions are depends on the side of it that
     /// all of them are on.
     borders: Vec<usize>,
+    /// True where tokens are kept, as they may have to be read anew.
+    keeps_ids: bool,
 }
 
 #[derive(Default)]
@@ -66,9 +68,10 @@ impl Clone for Sequence {
 impl Sequences {
     pub(super) fn new(spec: &ModelSpec, limits: &Limits) -> Self {
         let borders: Vec<_> = spec.decoder.positions.borders().collect();
-        let capacity = match borders.is_empty() {
-            true => 0,
-            false => limits.context,
+        let keeps_ids = spec.decoder.rereads();
+        let capacity = match keeps_ids {
+            true => limits.context,
+            false => 0,
         };
         let sequence = |_| Sequence {
             ids: Vec::with_capacity(capacity),
@@ -80,6 +83,7 @@ impl Sequences {
                 .map(|_| Interrupt::default())
                 .collect(),
             borders,
+            keeps_ids,
         }
     }
 
@@ -145,6 +149,11 @@ impl Sequences {
         to.clone_from(from);
     }
 
+    /// The tokens of a sequence, where they are kept.
+    pub(super) fn ids(&self, sequence: usize) -> Option<&[u32]> {
+        self.keeps_ids.then_some(&self.all[sequence].ids)
+    }
+
     /// Takes note of positions that were computed.
     pub(super) fn extend_to(&mut self, sequence: usize, len: usize) {
         self.all[sequence].len = len;
@@ -165,7 +174,7 @@ impl Sequences {
     /// length. It then begins anew.
     pub(super) fn begin<'i>(&mut self, sequence: usize, ids: &'i [u32]) -> Cow<'i, [u32]> {
         self.all[sequence].fed_from = self.len(sequence);
-        if self.borders.is_empty() {
+        if !self.keeps_ids {
             return Cow::Borrowed(ids);
         }
         let horizon = self.horizon(sequence, ids.len());

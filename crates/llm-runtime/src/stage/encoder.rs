@@ -60,7 +60,8 @@ impl<B: Backend> Encoder<B> {
             return Ok(None);
         }
         // Its layers all attend alike.
-        let (mixer, sizes) = (&stack.layers[0].mixer, (&options.limits, options.kv_dtype));
+        let sizes = (&options.limits, options.kv_dtype);
+        let attention = stack.attentions().next().filter(|_| has_layers);
         Ok(Some(Encoder {
             spec: spec.clone(),
             hidden: options.spec.hidden,
@@ -76,9 +77,9 @@ impl<B: Backend> Encoder<B> {
                 }
                 None => None,
             },
-            state: match has_layers {
-                true => Some(LayerState::of_encoder(backend, mixer, sizes)?),
-                false => None,
+            state: match attention {
+                Some(attention) => Some(LayerState::of_encoder(backend, attention, sizes)?),
+                None => None,
             },
         }))
     }

@@ -1,0 +1,95 @@
+//! The gated delta rule: a state is read and written once, however many positions go through it.
+
+use llm_backend::{DeltaGates, DeltaRule, GateFunction, HeadGates, NormOp, Ops, Rows, StateBatch};
+use llm_quant::Scheme;
+use llm_tensor::{DType, Norm};
+
+use crate::bench::{Needs, on_each_target};
+
+pub(crate) const KERNELS: &[&str] = &["delta_rule_", "gate_heads"];
+
+#[test]
+fn states_are_read_and_written_once() {
+    on_each_target(&["delta_rule_"], |bench| {
+        for key_dim in [64, 128, 256] {
+            for n_tokens in [1, 8] {
+                let (n_keys, n_values, value_dim) = (2, 4, 128);
+                let rate = bench.weight(Scheme::Dense(DType::F32), (1, n_values)).0;
+                let offset = bench.weight(Scheme::Dense(DType::BF16), (1, n_values)).0;
+                let op = DeltaRule {
+                    n_key_heads: n_keys,
+                    n_value_heads: n_values,
+                    key_dim,
+                    value_dim,
+                    norm_eps: 1e-6,
+                    scale: 0.1,
+                    rate: &rate,
+                    offset: &offset,
+                    gates: DeltaGates {
+                        decay: 0,
+                        strength: n_values,
+                        row_width: 2 * n_values,
+                    },
+                };
+                let x = bench.buffer(2 * n_tokens * op.row_width());
+                let gates = bench.buffer(2 * n_tokens * op.gates.row_width);
+                let mut state = bench.buffer(3 * op.state_elements());
+                let mut out = bench.buffer(2 * n_tokens * op.out_width());
+                let rows = [0, 1].map(|i| Rows {
+                    first: i * n_tokens,
+                    n_tokens,
+                    start: 5,
+                    n_positions: 5 + n_tokens,
+                });
+                let rows_index = bench.index(&rows.map(|rows| rows.words()).concat());
+                let slots = bench.index(&[2, 0]);
+                let batch = StateBatch {
+                    rows: &rows,
+                    rows_index: &rows_index,
+                    slots: &slots,
+                };
+                let what = format!("{n_tokens} positions of keys of {key_dim}");
+                // Keys and queries are read again by each block of a head.
+                let n_blocks = n_values * value_dim / if key_dim > 128 { 16 } else { 32 };
+                let prepared = n_blocks * 2 * key_dim * 4 * n_tokens;
+                let others = 4 * n_tokens * 2 * op.out_width();
+                let n_bytes = 2 * (8 * op.state_elements() + prepared + others);
+                let needs = Needs::bytes(&what, n_bytes);
+                bench.check(&needs, |queue| {
+                    queue.delta_rule(&op, (&x, &gates), &batch, &mut state, &mut out)
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn heads_are_gated_in_place() {
+    on_each_target(&["gate_heads"], |bench| {
+        let (n_heads, head_dim, n) = (8, 128, 8);
+        let gain = bench.weight(Scheme::Dense(DType::F32), (1, head_dim)).0;
+        let gates = bench.buffer(n * n_heads * head_dim);
+        let mut x = bench.buffer(n * n_heads * head_dim);
+        for norm in [None, Some(Norm::Rms), Some(Norm::Layer)] {
+            let op = HeadGates {
+                norm: norm.map(|norm| NormOp {
+                    norm,
+                    eps: 1e-6,
+                    gain_offset: 0.0,
+                    gain: &gain,
+                    bias: None,
+                }),
+                function: GateFunction::Silu,
+                n_heads,
+                head_dim,
+                first: 0,
+                row_width: n_heads * head_dim,
+            };
+            let what = format!("heads normalised by {norm:?}");
+            let n_bytes = 12 * n * n_heads * head_dim + 4 * head_dim;
+            bench.check(&Needs::bytes(&what, n_bytes), |queue| {
+                queue.gate_heads(&op, &gates, &mut x, n)
+            });
+        }
+    });
+}
