@@ -118,7 +118,9 @@ fn n_read(skeleton: &Skeleton) -> u64 {
         // An encoder's result is turned to keys and values once.
         (_, Role::CrossK | Role::CrossV) => 0.0,
         (Unit::Expert { layer, .. }, _) => match spec.decoder.layers[layer].mlp {
-            MlpSpec::Experts(experts) => experts.n_active as f64 / experts.n_experts as f64,
+            MlpSpec::Experts(experts) => {
+                experts.routing.n_active as f64 / experts.routing.n_experts as f64
+            }
             MlpSpec::Dense(_) => 0.0,
         },
         _ => 1.0,

@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 78] = [
+pub const GOLDENS: [&str; 82] = [
     "arcee",
     "arcee-biases",
     "bloom",
@@ -31,6 +31,8 @@ pub const GOLDENS: [&str; 78] = [
     "gemma3-rope-scaled",
     "glm",
     "glm4",
+    "glm4-moe",
+    "glm4-moe-groups",
     "gpt-bigcode",
     "gpt-bigcode-heads",
     "gpt-neox",
@@ -71,6 +73,8 @@ pub const GOLDENS: [&str; 78] = [
     "phi3-longrope-short",
     "phi3-partial-rotary",
     "qwen2",
+    "qwen2-moe",
+    "qwen2-moe-mixed",
     "qwen2-sliding",
     "qwen3",
     "qwen3-5",

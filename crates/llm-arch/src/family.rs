@@ -9,6 +9,7 @@ mod exaone4;
 mod falcon;
 mod gemma;
 mod glm;
+mod glm4_moe;
 mod gpt2;
 mod gpt_bigcode;
 mod gpt_neox;
@@ -26,6 +27,7 @@ mod opt;
 mod phi;
 mod phi3;
 mod qwen;
+mod qwen2_moe;
 mod qwen3_5;
 mod seed_oss;
 mod smollm3;
@@ -82,7 +84,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 39] = [
+const FAMILIES: [&Family; 41] = [
     &arcee::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
@@ -95,6 +97,7 @@ const FAMILIES: [&Family; 39] = [
     &gemma::GEMMA3,
     &glm::GLM,
     &glm::GLM4,
+    &glm4_moe::FAMILY,
     &gpt2::FAMILY,
     &gpt_bigcode::FAMILY,
     &gpt_neox::FAMILY,
@@ -114,6 +117,7 @@ const FAMILIES: [&Family; 39] = [
     &phi::FAMILY,
     &phi3::FAMILY,
     &qwen::QWEN2,
+    &qwen2_moe::FAMILY,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
     &qwen3_5::FAMILY,
@@ -164,7 +168,7 @@ pub fn from_config_with(
         let naming = (half.family.naming)(&half.spec);
         let mut skeleton = Skeleton::new(half.spec, naming)?;
         skeleton.make_text_half();
-        skeleton.notices = half.notices;
+        skeleton.notices.extend(half.notices);
         skeleton.notices.extend(passed_over);
         return Ok(skeleton);
     }
@@ -173,7 +177,7 @@ pub fn from_config_with(
     let passed_over = passed_over(keys.unknown(), unknown_keys)?;
     let naming = (family.naming)(&spec);
     let mut skeleton = Skeleton::new(spec, naming)?;
-    skeleton.notices = passed_over;
+    skeleton.notices.extend(passed_over);
     Ok(skeleton)
 }
 

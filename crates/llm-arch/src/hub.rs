@@ -158,6 +158,12 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::MlpNormBias
         | Role::Router
         | Role::RouterBias
+        | Role::RouterCorrection
+        | Role::SharedScore
+        | Role::SharedGate
+        | Role::SharedUp
+        | Role::SharedGateUp
+        | Role::SharedDown
         | Role::Gate
         | Role::GateBias
         | Role::Up

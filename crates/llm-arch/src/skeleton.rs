@@ -10,8 +10,7 @@ mod walk;
 use std::borrow::Cow;
 
 pub use self::block::{
-    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, ShortConvOf,
+    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf,
     SublayerOf, TryMap,
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
@@ -82,10 +81,11 @@ impl Skeleton {
         if n_parameters > MAX_PARAMETERS {
             return Err(ArchError::TooLarge { n_parameters });
         }
+        let notices = drafting_notice(&spec).into_iter().collect();
         Ok(Skeleton {
             slots,
             spec,
-            notices: Vec::new(),
+            notices,
             naming,
             text_half: None,
         })
@@ -163,8 +163,18 @@ impl Skeleton {
         if self.spec.is_tied() && self.head_names().any(|head| self.inner_name(&head) == name) {
             return true;
         }
+        if self.is_of_drafting_layer(&name) {
+            return true;
+        }
         let mut patterns = HARMLESS.iter().chain(self.naming.harmless);
         patterns.any(|pattern| matches(pattern, &name))
+    }
+
+    /// True if a tensor is one of a layer that guesses further tokens.
+    fn is_of_drafting_layer(&self, name: &str) -> bool {
+        let n_layers = self.spec.decoder.n_layers();
+        let drafting = n_layers..n_layers + self.spec.n_drafting;
+        matches!(self.layer_of(name), Some((Side::Decoder, i)) if drafting.contains(&i))
     }
 
     /// The layer that a tensor belongs to by its name, where names say such a thing: `model.layers.7.…`, `blk.7.…`.
@@ -194,10 +204,23 @@ impl Skeleton {
         };
         let named = self.naming.names.iter().chain(self.naming.encoder_names);
         named.copied().flatten().any(|(role, pattern)| {
+            if role.is_named_whole() {
+                return matches(pattern, name);
+            }
             let has_suffix = suffix == "weight" || suffix == "bias" && role.bias().is_some();
             has_suffix && matches(pattern, module)
         })
     }
+}
+
+/// The notice of layers that are left out.
+fn drafting_notice(spec: &ModelSpec) -> Option<String> {
+    let (n, first) = (spec.n_drafting, spec.decoder.n_layers());
+    (n > 0).then(|| {
+        format!(
+            "left out the layers from {first} on, {n}, which only guess tokens ahead of the model"
+        )
+    })
 }
 
 /// Names of tensors that are made anew of the configuration, whatever the family.

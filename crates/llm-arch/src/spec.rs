@@ -1,6 +1,6 @@
 //! Spec of a model: plain data, and all that the runtime needs to know of a family.
 
-use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Weighting};
+use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Routing};
 
 use crate::rotary::RotarySpec;
 
@@ -23,6 +23,8 @@ pub struct ModelSpec {
     pub decoder: StackSpec,
     /// Head: hidden states to logits.
     pub head: HeadSpec,
+    /// Layers that checkpoints may hold behind the decoder's, which guess further tokens: they are not run.
+    pub n_drafting: usize,
     /// The element type that the configuration names for the weights.
     pub dtype: Option<DType>,
 }
@@ -518,7 +520,8 @@ impl MlpSpec {
 
     /// Number of experts.
     pub fn n_experts(&self) -> usize {
-        self.experts().map_or(0, |experts| experts.n_experts)
+        self.experts()
+            .map_or(0, |experts| experts.routing.n_experts)
     }
 }
 
@@ -549,18 +552,27 @@ pub enum Gating {
 /// Feed-forward experts: gated, each by itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExpertsSpec {
-    /// Experts.
-    pub n_experts: usize,
-    /// Experts per token.
-    pub n_active: usize,
+    /// Number of experts, and their choice.
+    pub routing: Routing,
+    /// True if the router has a bias that corrects ranks and no weights.
+    pub correction: bool,
     /// Features between an expert's projections.
     pub width: usize,
     /// Gating, by the order of whose features gate and up are one matrix or two.
     pub gate: Gate,
     /// True if the router and the projections have biases.
     pub bias: bool,
-    /// Weights of the chosen experts' results.
-    pub weighting: Weighting,
+    /// An expert that all tokens go to.
+    pub shared: Option<SharedSpec>,
+}
+
+/// A feed-forward beside the chosen experts, for all tokens (DeepSeekMoE, Dai et al. 2024).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SharedSpec {
+    /// The feed-forward: one, where several are shared they lie side by side in it.
+    pub mlp: DenseMlp,
+    /// True if the sigmoid of a score of the token's multiplies the result.
+    pub gated: bool,
 }
 
 impl ExpertsSpec {

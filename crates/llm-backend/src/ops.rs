@@ -1,6 +1,6 @@
 //! Parameters of the operations.
 
-use llm_tensor::{Activation, Gate, Norm, Pairing, Weighting};
+use llm_tensor::{Activation, Gate, Norm, Pairing};
 
 use crate::Backend;
 
@@ -323,17 +323,6 @@ impl<B: Backend> ShortConv<'_, B> {
             ConvRows::Gated => 3 * self.n_channels,
         }
     }
-}
-
-/// Choice of experts by a router's scores.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Routing {
-    /// Experts.
-    pub n_experts: usize,
-    /// Experts that a row goes to.
-    pub n_active: usize,
-    /// Weights of the chosen experts' results are brought to a sum of one; else they are the router's probabilities.
-    pub weighting: Weighting,
 }
 
 /// A gated feed-forward of which only chosen rows are sent through.

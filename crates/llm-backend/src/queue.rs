@@ -305,12 +305,23 @@ pub trait Ops<B: Backend>: Queue<B> {
         Ok(())
     }
 
-    /// Chooses the experts of each row by the router's `scores` `[n_tokens, n_experts]`: of the softmax over all, the
-    /// `n_active` largest, the first among equals. Where the softmax is not a number it goes to the first `n_active`, with
-    /// weights that are not numbers.
+    /// Adds `y`, each row times the sigmoid of its gate, to `x`: `gates` `[n_tokens]`, `y` and `x` `[n_tokens, width]`.
+    fn add_gated(
+        &mut self,
+        gates: &B::Buffer,
+        y: &B::Buffer,
+        x: &mut B::Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Chooses the experts of each row by the router's `scores` `[n_tokens, n_experts]`: the `n_active` that rank first,
+    /// the first among equals. `correction` `[n_experts]` is added to ranks alone. A row of which some expert's rank is not a
+    /// number goes to the first `n_active`, with weights that are not numbers.
     fn route(
         &mut self,
         op: &Routing,
+        correction: Option<&B::Weight>,
         scores: &B::Buffer,
         routes: &mut B::Routes,
         n_tokens: usize,

@@ -272,6 +272,51 @@ impl Case for SumCase {
     }
 }
 
+/// A sum of rows and others times the sigmoids of their gates.
+#[derive(Debug)]
+pub(crate) struct GatedSumCase {
+    width: usize,
+    n_tokens: usize,
+    /// Of gates.
+    magnitude: f32,
+}
+
+pub(crate) fn gated_sums() -> Vec<GatedSumCase> {
+    let mut cases = Vec::new();
+    for width in [1, 7, 16, 33, 576, 3000] {
+        for n_tokens in [1, 3, 40] {
+            cases.push(GatedSumCase {
+                width,
+                n_tokens,
+                magnitude: [1.0, 20.0, 1e4][cases.len() % 3],
+            });
+        }
+    }
+    cases
+}
+
+impl Case for GatedSumCase {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let mut device = Device::new(backend);
+        let mut random = Random::new(19);
+        let n = self.n_tokens * self.width;
+        let mut x = device.buffer(&random.values(n, 2.0));
+        let y = device.buffer(&random.values(n, 2.0));
+        let gates = device.buffer(&random.values(self.n_tokens, self.magnitude));
+        let sum = device
+            .queue
+            .add_gated(&gates, &y, &mut x, self.width, self.n_tokens);
+        sum.expect(WORKS);
+        device.read(&x, n)
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        // The exponential, its sum with one and the quotient, times at most two; then the sum.
+        let bound = |&sum: &f32| EPS * (2.0 * 6.0 + 2.0 + f64::from(sum).abs());
+        expected.iter().map(bound).collect()
+    }
+}
+
 /// Columns of rows' largest numbers; exact, as nothing is computed.
 #[derive(Debug)]
 pub(crate) struct LargestCase {

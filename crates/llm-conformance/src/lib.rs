@@ -86,6 +86,7 @@ pub fn check_norm<B: Backend>(backend: &Arc<B>) {
 /// As [`check`].
 pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &elementwise::sums());
+    check_each(backend, &elementwise::gated_sums());
     check_each(backend, &elementwise::activations());
     check_each(backend, &gates::clamped());
     check_each(backend, &elementwise::rotations());
@@ -299,6 +300,7 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &norm::cases());
     check_same_bits(one, other, &norm::heads());
     check_same_bits(one, other, &elementwise::sums());
+    check_same_bits(one, other, &elementwise::gated_sums());
     check_same_bits(one, other, &elementwise::activations());
     check_same_bits(one, other, &elementwise::rotations());
     check_same_bits(one, other, &linear::cases());

@@ -24,9 +24,8 @@ pub(crate) fn check_sizes<B: Backend>(backend: &Arc<B>) {
             assert_eq!(planned, pool.bytes(), "{device}: {shape:?}");
         }
         let routing = Routing {
-            n_experts: 7,
-            n_active: 2,
             weighting: Weighting::Normalised,
+            ..Routing::softmax(7, 2)
         };
         let routes = backend.routes(&routing, capacity).expect(WORKS);
         let planned = backend.routes_bytes(&routing, capacity);

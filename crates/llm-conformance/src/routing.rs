@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
 use llm_quant::{BlockSize, Code, FourBit, Scheme, StoredWeight};
-use llm_tensor::{Activation, ClampedGate, DType, Gate, GateOrder, Weighting, WorkspaceShape};
+use llm_tensor::{Activation, ClampedGate, DType, ExpertGroups, Gate, GateOrder, GroupRank, Scoring, Weighting, WorkspaceShape};
 
 use crate::case::{Case, EPS, sum_error};
 use crate::data::{DTYPES, Device, Random, SMALL, WORKS, weight, widened};
@@ -22,6 +22,8 @@ pub(crate) struct RoutingCase {
     /// Elements of a row.
     width: usize,
     scores: Scores,
+    /// Element type of a correction of ranks.
+    correction: Option<DType>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +49,60 @@ pub(crate) fn routings() -> Vec<RoutingCase> {
                 for weighting in [Weighting::Probability, Weighting::Normalised] {
                     cases.push(RoutingCase {
                         routing: Routing {
-                            n_experts,
-                            n_active,
                             weighting,
+                            ..Routing::softmax(n_experts, n_active)
                         },
                         n_tokens,
                         width: [1, 7, 16, 33, 576][cases.len() % 5],
                         scores,
+                        correction: None,
+                    });
+                }
+            }
+        }
+    }
+    cases.extend(corrected());
+    cases
+}
+
+/// Sigmoids, corrections and groups. Ranks that are equal but for rounding are not among them: there is no right choice.
+fn corrected() -> Vec<RoutingCase> {
+    let groups = |n_groups, n_active, rank| {
+        Some(ExpertGroups {
+            n_groups,
+            n_active,
+            rank,
+        })
+    };
+    let shapes = [
+        (6, 2, None),
+        (64, 6, None),
+        (8, 2, groups(4, 2, GroupRank::FirstTwo)),
+        (256, 8, groups(8, 4, GroupRank::FirstTwo)),
+        (160, 6, groups(8, 3, GroupRank::First)),
+        (96, 3, groups(32, 1, GroupRank::First)),
+        (12, 3, groups(1, 1, GroupRank::FirstTwo)),
+    ];
+    let mut cases = Vec::new();
+    for (n_experts, n_active, groups) in shapes {
+        for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+            for n_tokens in [1, 5, 40] {
+                for scores in [Scores::Within(2.0), Scores::NotNumbers] {
+                    let i = cases.len();
+                    let corrections = [Some(DType::F32), None, Some(DType::BF16)];
+                    cases.push(RoutingCase {
+                        routing: Routing {
+                            scoring,
+                            groups,
+                            weighting: [Weighting::Normalised, Weighting::Probability][i % 2],
+                            eps: [0.0, 0.25][i % 2],
+                            scale: [2.5, 1.0, 0.5][i % 3],
+                            ..Routing::softmax(n_experts, n_active)
+                        },
+                        n_tokens,
+                        width: [16, 33, 7][i % 3],
+                        scores,
+                        correction: corrections[i / 2 % 3],
                     });
                 }
             }
@@ -69,6 +118,8 @@ struct RoutingInputs {
     x: Vec<f32>,
     /// An expert's results: of each, the first of these rows, `[n_tokens, width]`.
     y: Vec<f32>,
+    /// `[n_experts]`.
+    correction: Option<StoredWeight>,
 }
 
 impl RoutingCase {
@@ -96,19 +147,29 @@ impl RoutingCase {
             scores,
             x: random.values(self.n_tokens * self.width, 2.0),
             y: random.values(self.n_tokens * self.width, 2.0),
+            correction: self
+                .correction
+                .map(|dtype| random.weight(dtype, 1, n_experts)),
         }
     }
 }
 
 impl Case for RoutingCase {
     fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
-        let RoutingInputs { scores, x, y } = self.inputs();
+        let RoutingInputs {
+            scores,
+            x,
+            y,
+            correction,
+        } = self.inputs();
         let mut device = Device::new(backend);
         let scores = device.buffer(&scores);
         let mut routes = backend.routes(&self.routing, self.n_tokens).expect(WORKS);
+        let correction = correction.map(|correction| device.load(correction));
+        let (correction, n_tokens) = (correction.as_ref(), self.n_tokens);
         let routed = device
             .queue
-            .route(&self.routing, &scores, &mut routes, self.n_tokens);
+            .route(&self.routing, correction, &scores, &mut routes, n_tokens);
         routed.expect(WORKS);
         let mut n_rows = vec![usize::MAX; self.routing.n_experts];
         device.queue.chosen(&routes, &mut n_rows).expect(WORKS);
@@ -138,9 +199,14 @@ impl Case for RoutingCase {
         let RoutingInputs { scores, y, .. } = self.inputs();
         let largest = y.iter().fold(0.0, |m: f64, &y| m.max(f64::from(y).abs()));
         let n_sums = self.n_tokens * self.width;
-        // Weights are at most one; so is their sum, of as many as are active.
+        // Weights are at most one, or with their sum of as many as are active, before they are scaled.
         let relative =
             weight_error(&self.routing, &scores) + EPS * (1.0 + self.routing.n_active as f64);
+        let of_sigmoids = match (self.routing.scoring, self.routing.weighting) {
+            (Scoring::Sigmoid, Weighting::Probability) => self.routing.n_active as f64,
+            (Scoring::Softmax, _) | (Scoring::Sigmoid, Weighting::Normalised) => 1.0,
+        };
+        let relative = relative * of_sigmoids * f64::from(self.routing.scale);
         let mut bounds = vec![0.0; expected.len() - n_sums];
         bounds.extend(vec![relative * largest; n_sums]);
         bounds
@@ -193,9 +259,8 @@ pub(crate) fn experts() -> Vec<ExpertCase> {
                 let i = cases.len();
                 cases.push(ExpertCase {
                     routing: Routing {
-                        n_experts,
-                        n_active,
                         weighting: [Weighting::Probability, Weighting::Normalised][i % 2],
+                        ..Routing::softmax(n_experts, n_active)
                     },
                     n_tokens,
                     hidden,
@@ -288,9 +353,8 @@ pub(crate) fn together() -> Vec<ExpertCase> {
             ];
             cases.push(ExpertCase {
                 routing: Routing {
-                    n_experts,
-                    n_active,
                     weighting: [Weighting::Probability, Weighting::Normalised][(i + j) % 2],
+                    ..Routing::softmax(n_experts, n_active)
                 },
                 n_tokens,
                 hidden,
@@ -313,9 +377,8 @@ pub(crate) fn together() -> Vec<ExpertCase> {
 pub(crate) fn packed_experts(schemes: &[Scheme]) -> Vec<ExpertCase> {
     let of_scheme = |(i, &scheme): (usize, &Scheme)| ExpertCase {
         routing: Routing {
-            n_experts: 5,
-            n_active: 2,
             weighting: Weighting::Normalised,
+            ..Routing::softmax(5, 2)
         },
         n_tokens: [1, 3, 40][i % 3],
         hidden: 256,
@@ -396,7 +459,7 @@ impl Case for ExpertCase {
         let mut routes = backend.routes(&self.routing, self.n_tokens).expect(WORKS);
         let routed = device
             .queue
-            .route(&self.routing, &scores, &mut routes, self.n_tokens);
+            .route(&self.routing, None, &scores, &mut routes, self.n_tokens);
         routed.expect(WORKS);
         let n_rows = match self.sent {
             Sent::Apart => self.n_tokens,

@@ -14,6 +14,7 @@ use crate::elementwise::{Activate, AddScaled, Gate, GateHeads, Rotate};
 use crate::gates::Clamped;
 use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise};
+use crate::routes::sigmoid;
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
 use crate::{Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, kv_pool, linear};
@@ -402,14 +403,39 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn add_gated(
+        &mut self,
+        gates: &Buffer,
+        y: &Buffer,
+        x: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let gates = &gates.as_slice()[..n_tokens];
+        let y = &y.as_slice()[..n_tokens * width];
+        let x = &mut x.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(x, width, |tokens, x| {
+            for (token, x) in tokens.zip(x.chunks_exact_mut(width)) {
+                self.cpu.level.run(AddScaled {
+                    y: &y[token * width..][..width],
+                    weight: sigmoid(gates[token]),
+                    x,
+                });
+            }
+        });
+        Ok(())
+    }
+
     fn route(
         &mut self,
         op: &Routing,
+        correction: Option<&Weight>,
         scores: &Buffer,
         routes: &mut Routes,
         n_tokens: usize,
     ) -> Result<()> {
-        routes.choose(op, scores.as_slice(), n_tokens);
+        let correction = correction.map(Weight::dense);
+        routes.choose(op, correction, scores.as_slice(), n_tokens);
         Ok(())
     }
 

@@ -1,9 +1,10 @@
 //! Choice of experts.
 
 use llm_backend::{Allocation, Routing};
-use llm_tensor::{Bytes, Weighting};
+use llm_tensor::{Bytes, ExpertGroups, GroupRank, Scoring, Weighting};
 
 use crate::Buffer;
+use crate::dense::DenseView;
 
 /// Rows of a pass by the expert that they go to.
 #[derive(Debug)]
@@ -20,13 +21,15 @@ pub struct Routes {
     chosen_weights: Buffer,
     /// Of one row, `[n_experts]`.
     probabilities: Buffer,
-    /// Experts by probability, `[n_experts]`.
+    /// Of one row, `[n_experts]`.
+    ranks: Buffer,
+    /// Experts by rank, `[n_experts]`.
     order: Buffer<u32>,
 }
 
 /// Bytes that [`Routes::new`] allocates.
 pub(crate) fn bytes(routing: &Routing, n_tokens: usize) -> Bytes {
-    let n_elements = 3 * routing.n_experts + 1 + 4 * n_tokens * routing.n_active;
+    let n_elements = 4 * routing.n_experts + 1 + 4 * n_tokens * routing.n_active;
     Bytes::new((n_elements * size_of::<u32>()) as u64)
 }
 
@@ -49,12 +52,19 @@ impl Routes {
             chosen: Buffer::zeroed(n_chosen)?,
             chosen_weights: Buffer::zeroed(n_chosen)?,
             probabilities: Buffer::zeroed(n_experts)?,
+            ranks: Buffer::zeroed(n_experts)?,
             order: Buffer::zeroed(n_experts)?,
         })
     }
 
-    /// Chooses the experts of rows of `scores` `[n_tokens, n_experts]`.
-    pub(crate) fn choose(&mut self, op: &Routing, scores: &[f32], n_tokens: usize) {
+    /// Chooses the experts of rows of `scores` `[n_tokens, n_experts]`, with a correction `[n_experts]` of their ranks.
+    pub(crate) fn choose(
+        &mut self,
+        op: &Routing,
+        correction: Option<DenseView<'_>>,
+        scores: &[f32],
+        n_tokens: usize,
+    ) {
         let (n_experts, n_active) = (self.n_experts, self.n_active);
         assert!(
             (op.n_experts, op.n_active) == (n_experts, n_active) && n_active <= n_experts,
@@ -64,30 +74,52 @@ impl Routes {
         let chosen = &mut self.chosen.as_mut_slice()[..n_chosen];
         let weights = &mut self.chosen_weights.as_mut_slice()[..n_chosen];
         let probabilities = self.probabilities.as_mut_slice();
+        let ranks = self.ranks.as_mut_slice();
         let order = self.order.as_mut_slice();
         let scores = scores[..n_tokens * n_experts].chunks_exact(n_experts);
         let of_rows = chosen.chunks_exact_mut(n_active);
         let of_rows = of_rows.zip(weights.chunks_exact_mut(n_active));
         for (scores, (chosen, weights)) in scores.zip(of_rows) {
-            softmax(scores, probabilities);
+            match op.scoring {
+                Scoring::Softmax => softmax(scores, probabilities),
+                Scoring::Sigmoid => {
+                    for (probability, &score) in probabilities.iter_mut().zip(scores) {
+                        *probability = sigmoid(score);
+                    }
+                }
+            }
+            ranks.copy_from_slice(probabilities);
+            if let Some(correction) = correction {
+                let elements = ranks.iter_mut().enumerate();
+                elements.for_each(|(expert, rank)| *rank += correction.element(expert));
+            }
+            let are_numbers = ranks.iter().all(|rank| !rank.is_nan());
+            if !are_numbers {
+                ranks.fill(f32::NAN);
+            } else if let Some(groups) = &op.groups {
+                close(groups, ranks);
+            }
             order
                 .iter_mut()
                 .zip(0..)
                 .for_each(|(entry, expert)| *entry = expert);
             // Among equals the first, as the references' top-k has it; where one is not a number none is.
             order.sort_unstable_by(|&a, &b| {
-                let [of_a, of_b] = [a, b].map(|expert| probabilities[expert as usize]);
-                let by_probability = of_b.partial_cmp(&of_a);
-                by_probability.map_or(a.cmp(&b), |order| order.then(a.cmp(&b)))
+                let [of_a, of_b] = [a, b].map(|expert| ranks[expert as usize]);
+                let by_rank = of_b.partial_cmp(&of_a);
+                by_rank.map_or(a.cmp(&b), |order| order.then(a.cmp(&b)))
             });
             chosen.copy_from_slice(&order[..n_active]);
             let active = || chosen.iter().map(|&expert| probabilities[expert as usize]);
             let total: f32 = match op.weighting {
                 Weighting::Probability => 1.0,
-                Weighting::Normalised => active().sum(),
+                Weighting::Normalised => active().sum::<f32>() + op.eps,
             };
             for (weight, probability) in weights.iter_mut().zip(active()) {
-                *weight = probability / total;
+                *weight = match are_numbers {
+                    true => probability / total * op.scale,
+                    false => f32::NAN,
+                };
             }
         }
         self.sort(n_chosen);
@@ -130,10 +162,50 @@ impl Routes {
 impl Allocation for Routes {
     fn bytes(&self) -> Bytes {
         let indices = [&self.starts, &self.rows, &self.chosen, &self.order];
-        let floats = [&self.weights, &self.chosen_weights, &self.probabilities];
+        let floats = [
+            &self.weights,
+            &self.chosen_weights,
+            &self.probabilities,
+            &self.ranks,
+        ];
         let indices: Bytes = indices.map(Allocation::bytes).into_iter().sum();
         indices + floats.map(Allocation::bytes).into_iter().sum()
     }
+}
+
+/// Makes the ranks of all experts infinitely low whose group is out.
+fn close(groups: &ExpertGroups, ranks: &mut [f32]) {
+    let ExpertGroups {
+        n_groups, n_active, ..
+    } = *groups;
+    assert!(n_groups <= ExpertGroups::MOST, "{groups:?}");
+    let mut of_groups = [f32::NEG_INFINITY; ExpertGroups::MOST];
+    let of_groups = &mut of_groups[..n_groups];
+    let size = ranks.len() / n_groups;
+    for (of_group, ranks) in of_groups.iter_mut().zip(ranks.chunks_exact(size)) {
+        let [mut first, mut second] = [f32::NEG_INFINITY; 2];
+        for &rank in ranks {
+            second = second.max(first.min(rank));
+            first = first.max(rank);
+        }
+        *of_group = match groups.rank {
+            GroupRank::First => first,
+            GroupRank::FirstTwo => first + second,
+        };
+    }
+    for (group, ranks) in ranks.chunks_exact_mut(size).enumerate() {
+        let precedes = |other: usize| match of_groups[other] == of_groups[group] {
+            true => other < group,
+            false => of_groups[other] > of_groups[group],
+        };
+        if (0..n_groups).filter(|&other| precedes(other)).count() >= n_active {
+            ranks.fill(f32::NEG_INFINITY);
+        }
+    }
+}
+
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 fn softmax(scores: &[f32], probabilities: &mut [f32]) {
@@ -155,14 +227,13 @@ mod tests {
     #[test]
     fn rows_go_to_their_best_experts_with_weights_that_sum_to_one() {
         let routing = Routing {
-            n_experts: 3,
-            n_active: 2,
             weighting: Weighting::Normalised,
+            ..Routing::softmax(3, 2)
         };
         let mut routes = Routes::new(&routing, 4).unwrap();
         assert_eq!(bytes(&routing, 4), routes.bytes());
         let scores = [0.0, 2.0, 1.0, /**/ 5.0, 5.0, 5.0];
-        routes.choose(&routing, &scores, 2);
+        routes.choose(&routing, None, &scores, 2);
         let rows = [0, 1, 2].map(|expert| routes.of(expert).0.to_vec());
         assert_eq!(rows, [vec![1], vec![0, 1], vec![0]]);
         let weights = routes.of(1).1;
@@ -175,18 +246,14 @@ mod tests {
 
     #[test]
     fn what_is_not_a_number_goes_to_the_first() {
-        let routing = Routing {
-            n_experts: 4,
-            n_active: 2,
-            weighting: Weighting::Probability,
-        };
+        let routing = Routing::softmax(4, 2);
         let mut routes = Routes::new(&routing, 1).unwrap();
         for scores in [
             [1.0, 2.0, f32::NAN, 4.0],
             [1.0, 2.0, -f32::NAN, 4.0],
             [0.0, f32::INFINITY, 0.0, 1.0],
         ] {
-            routes.choose(&routing, &scores, 1);
+            routes.choose(&routing, None, &scores, 1);
             for expert in 0..4 {
                 let (rows, weights) = routes.of(expert);
                 assert_eq!(rows.len(), usize::from(expert < 2), "{scores:?}");

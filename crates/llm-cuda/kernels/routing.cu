@@ -1,11 +1,14 @@
 // Choice of experts, lists of their rows, and rows sent to them and back. Nothing here is read by the host.
 //
-// A router's probabilities are the softmax of a row of scores [n_tokens, n_experts]. A row goes to the n_active largest,
-// the first among equals; their weights are the probabilities, or these over their sum. A row whose softmax is not a number
-// (one score is not, or is infinite) goes to the first n_active, with weights that are not numbers.
+// A router's probabilities p are the softmax of a row of scores [n_tokens, n_experts], or each score's 1 / (1 + exp(-x)). An expert's
+// rank is p, plus its element of correction where there is one; and minus infinity where its group is out, of n_groups equally
+// large ones of which the n_active_groups are in that rank first, by their largest rank or by the sum of their two largest. A
+// row goes to the n_active that rank first, the first among equals; their weights are scale * p, or these over eps + the sum
+// of the chosen p. A row where a rank is not a number (one score is not, or of a softmax is infinite) goes to the first
+// n_active, with weights that are not numbers. Where rank is p alone it is the score that is compared.
 //
 //   routing_choose   chosen, weights [n_tokens, n_active], by falling probability. A row a warp: grid ceil(n_tokens / 8),
-//                    block 256. Bytes 4 n_tokens n_experts; the scores are read n_active + 2 times, from L1 after the first.
+//                    block 256. Bytes 4 n_tokens n_experts; the scores are read n_active + 3 times, from L1 after the first.
 //   routing_lists    from chosen and weights, an expert a block (grid n_experts, block 256, shared 4 KB):
 //                      starts [n_experts + 1]         begin of each expert's assignments; they end where the next begins
 //                      rows, row_weights [n_chosen]   the row and the weight of each assignment, by expert, rows rising
@@ -31,11 +34,20 @@
 //
 // One row with n_active experts has n_active tiles, so that no block finds nothing to do.
 #include "prelude.cuh"
+#include "stored.cuh"
 
 enum { COUNTED = 1024, FEW = 8, FEW_ACTIVE = 64 };
 
+enum Scoring { SOFTMAX, SIGMOID };
+
 struct Routing {
-  int n_experts, n_active, normalised;
+  int n_experts, n_active, scoring, n_groups, n_active_groups, by_two, normalised;
+  float eps, scale;
+};
+
+struct Correction {
+  const u8* of;
+  int element;
 };
 
 __device__ __forceinline__ float warp_sum_f32(float v) {
@@ -44,51 +56,106 @@ __device__ __forceinline__ float warp_sum_f32(float v) {
   return v;
 }
 
-// By a whole warp, for one row.
-__device__ __forceinline__ void choose(Routing op, const float* scores, u32* chosen, float* weights) {
-  int lane = threadIdx.x & 31;
-  float max = __int_as_float(0xff800000);
-  for (int i = lane; i < op.n_experts; i += 32) max = fmaxf(max, scores[i]);
+__device__ __forceinline__ float warp_max_f32(float v) {
 #pragma unroll
-  for (int o = 16; o; o >>= 1) max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, o));
-  float total = 0.f;
-  for (int i = lane; i < op.n_experts; i += 32) total += expf(scores[i] - max);
-  total = warp_sum_f32(total);
-  if (total != total) {
+  for (int o = 16; o; o >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, o));
+  return v;
+}
+
+// A row's probabilities and ranks, as a lane computes them.
+struct Ranks {
+  const Routing& op;
+  Correction correction;
+  const float* scores;
+  float max, total;
+  u32 open;  // a bit a group
+  bool is_plain;
+  __device__ __forceinline__ float probability(float score) const {
+    return op.scoring == SIGMOID ? 1.f / (1.f + expf(-score)) : expf(score - max) / total;
+  }
+  __device__ __forceinline__ float corrected(int i) const {
+    float p = probability(scores[i]);
+    return correction.of ? p + element_at(correction.of, correction.element, i) : p;
+  }
+  __device__ __forceinline__ float of(int i) const {
+    if (is_plain) return scores[i];
+    if (op.n_groups && !(open >> (i / (op.n_experts / op.n_groups)) & 1)) return -__int_as_float(0x7f800000);
+    return corrected(i);
+  }
+};
+
+// The groups that are open to a row, a bit each; a lane has the group of its number.
+__device__ __forceinline__ u32 open_groups(const Routing& op, const Ranks& ranks) {
+  int lane = threadIdx.x & 31, size = op.n_experts / op.n_groups;
+  float first = -__int_as_float(0x7f800000), second = first;
+  for (int i = lane * size; lane < op.n_groups && i < (lane + 1) * size; i++) {
+    float rank = ranks.corrected(i);
+    second = fmaxf(second, fminf(first, rank));
+    first = fmaxf(first, rank);
+  }
+  float of_group = op.by_two ? first + second : first;
+  int before = 0;
+  for (int other = 0; other < op.n_groups; other++) {
+    float of_other = __shfl_sync(0xffffffffu, of_group, other);
+    before += of_other == of_group ? other < lane : of_other > of_group;
+  }
+  return __ballot_sync(0xffffffffu, lane < op.n_groups && before < op.n_active_groups);
+}
+
+// By a whole warp, for one row.
+__device__ __forceinline__ void choose(const Routing& op, Correction correction, const float* scores, u32* chosen,
+                                       float* weights) {
+  int lane = threadIdx.x & 31;
+  Ranks ranks{op, correction, scores, 0.f, 1.f, 0, !correction.of && !op.n_groups};
+  if (op.scoring == SOFTMAX) {
+    float max = __int_as_float(0xff800000);
+    for (int i = lane; i < op.n_experts; i += 32) max = fmaxf(max, scores[i]);
+    ranks.max = warp_max_f32(max);
+    float total = 0.f;
+    for (int i = lane; i < op.n_experts; i += 32) total += expf(scores[i] - ranks.max);
+    ranks.total = warp_sum_f32(total);
+  }
+  bool is_number = true;
+  for (int i = lane; i < op.n_experts; i += 32) {
+    float rank = ranks.corrected(i);
+    is_number = is_number && rank == rank;
+  }
+  if (!__all_sync(0xffffffffu, is_number)) {
     for (int k = lane; k < op.n_active; k += 32) {
       chosen[k] = k;
-      weights[k] = total;
+      weights[k] = __int_as_float(0x7fffffff);
     }
     __syncwarp();
     return;
   }
-  // What comes after the last one chosen, by falling score and rising number.
+  if (op.n_groups) ranks.open = open_groups(op, ranks);
+  // What comes after the last one chosen, by falling rank and rising number.
   float last = __int_as_float(0x7f800000), of_chosen = 0.f;
   int last_expert = -1;
   for (int k = 0; k < op.n_active; k++) {
     float best = 0.f;
     int best_expert = op.n_experts;
     for (int i = lane; i < op.n_experts; i += 32) {
-      float score = scores[i];
-      bool is_left = score < last || (score == last && i > last_expert);
-      if (is_left && (best_expert == op.n_experts || score > best)) {
-        best = score;
+      float rank = ranks.of(i);
+      bool is_left = rank < last || (rank == last && i > last_expert);
+      if (is_left && (best_expert == op.n_experts || rank > best)) {
+        best = rank;
         best_expert = i;
       }
     }
 #pragma unroll
     for (int o = 16; o; o >>= 1) {
-      float score = __shfl_xor_sync(0xffffffffu, best, o);
+      float rank = __shfl_xor_sync(0xffffffffu, best, o);
       int expert = __shfl_xor_sync(0xffffffffu, best_expert, o);
-      bool is_better = score > best || (score == best && expert < best_expert);
+      bool is_better = rank > best || (rank == best && expert < best_expert);
       if (expert != op.n_experts && (best_expert == op.n_experts || is_better)) {
-        best = score;
+        best = rank;
         best_expert = expert;
       }
     }
     last = best;
     last_expert = best_expert;
-    float weight = expf(best - max);
+    float weight = ranks.probability(scores[best_expert]);
     of_chosen += weight;
     if (lane == 0) {
       chosen[k] = best_expert;
@@ -96,17 +163,17 @@ __device__ __forceinline__ void choose(Routing op, const float* scores, u32* cho
     }
   }
   __syncwarp();
-  float divisor = op.normalised ? of_chosen : total;
-  for (int k = lane; k < op.n_active; k += 32) weights[k] /= divisor;
+  float divisor = op.normalised ? of_chosen + op.eps : 1.f;
+  for (int k = lane; k < op.n_active; k += 32) weights[k] = weights[k] / divisor * op.scale;
   __syncwarp();
 }
 
-KERNEL(routing_choose)(const float* scores, int n_tokens, int n_experts, int n_active, int normalised, u32* chosen,
+KERNEL(routing_choose)(Routing op, const u8* correction, int element, const float* scores, int n_tokens, u32* chosen,
                        float* weights) {
   int row = blockIdx.x * 8 + (threadIdx.x >> 5);
   if (row >= n_tokens) return;
-  choose(Routing{n_experts, n_active, normalised}, scores + (u64)row * n_experts, chosen + (u64)row * n_active,
-         weights + (u64)row * n_active);
+  choose(op, Correction{correction, element}, scores + (u64)row * op.n_experts, chosen + (u64)row * op.n_active,
+         weights + (u64)row * op.n_active);
 }
 
 __device__ __forceinline__ u32 sum_of_block(u32 v, u32 (&partial)[8]) {
@@ -199,16 +266,17 @@ KERNEL(routing_lists)(const u32* chosen, const float* weights, u32 n_tokens, u32
   list(chosen, weights, n_tokens, n_active, n_experts, Lists{starts, rows, row_weights, slots, tiles, n_tiles, tile_rows});
 }
 
-KERNEL(routing_few)(const float* scores, u32 n_tokens, int n_experts, int n_active, int normalised, u32* starts, u32* rows,
+KERNEL(routing_few)(Routing op, const u8* correction, int element, const float* scores, u32 n_tokens, u32* starts, u32* rows,
                     float* row_weights, u32* slots, uint4* tiles, u32* n_tiles, u32 tile_rows) {
   __shared__ u32 chosen[FEW * FEW_ACTIVE];
   __shared__ float weights[FEW * FEW_ACTIVE];
   u32 row = threadIdx.x >> 5;
   if (row < n_tokens)
-    choose(Routing{n_experts, n_active, normalised}, scores + (u64)row * n_experts, chosen + row * n_active,
-           weights + row * n_active);
+    choose(op, Correction{correction, element}, scores + (u64)row * op.n_experts, chosen + row * op.n_active,
+           weights + row * op.n_active);
   __syncthreads();
-  list(chosen, weights, n_tokens, n_active, n_experts, Lists{starts, rows, row_weights, slots, tiles, n_tiles, tile_rows});
+  list(chosen, weights, n_tokens, op.n_active, op.n_experts,
+       Lists{starts, rows, row_weights, slots, tiles, n_tiles, tile_rows});
 }
 
 KERNEL(routing_gather)(const u32* starts, const u32* rows, u32 expert, const float* x, int width, float* out) {

@@ -229,14 +229,26 @@ impl Ops<Cuda> for CudaQueue {
         elementwise::argmax(self, x, width, columns)
     }
 
+    fn add_gated(
+        &mut self,
+        gates: &Buffer,
+        y: &Buffer,
+        x: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        elementwise::add_gated(self, gates, y, x, (width, n_tokens))
+    }
+
     fn route(
         &mut self,
         op: &Routing,
+        correction: Option<&CudaWeight>,
         scores: &Buffer,
         routes: &mut Routes,
         n_tokens: usize,
     ) -> Result<()> {
-        routing::route(self, op, scores, routes, n_tokens)
+        routing::route(self, (op, correction), scores, routes, n_tokens)
     }
 
     fn chosen(&mut self, routes: &Routes, n_rows: &mut [usize]) -> Result<()> {

@@ -56,9 +56,8 @@ const SHAPE: KvShape = KvShape {
 };
 
 const ROUTING: Routing = Routing {
-    n_experts: N_EXPERTS,
-    n_active: 2,
     weighting: Weighting::Normalised,
+    ..Routing::softmax(N_EXPERTS, 2)
 };
 
 fn zeros(scheme: Scheme, rows: usize, cols: usize) -> StoredWeight {
@@ -178,7 +177,7 @@ impl Model {
         let (silu, gated) = (Activation::Silu, &mut self.gated);
         queue.gate(silu, wide, gated, HIDDEN, n).unwrap();
         let (scores, routes) = (&mut self.scores, &mut self.routes);
-        queue.route(&ROUTING, scores, routes, n).unwrap();
+        queue.route(&ROUTING, None, scores, routes, n).unwrap();
         let gate_up = [a, b];
         let experts = [0, 1, 2, 3].map(|expert| Expert {
             expert,

@@ -313,9 +313,8 @@ fn wrong_calls_are_refused() {
         let (small, mut out) = (cuda.alloc(15).unwrap(), cuda.alloc(15).unwrap());
         let ids = cuda.alloc_index(2).unwrap();
         let routing = Routing {
-            n_experts: 4,
-            n_active: 2,
             weighting: Weighting::Normalised,
+            ..Routing::softmax(4, 2)
         };
         let mut routes = cuda.routes(&routing, 1).unwrap();
         let shape = KvShape {
@@ -425,16 +424,22 @@ fn wrong_calls_are_refused() {
             queue.copy_blocks(&mut pool, &[(0, 1)]).expect(works);
         });
         refused("more rows than there is room for", &mut |queue| {
-            queue.route(&routing, &small, &mut routes, 2).expect(works);
+            queue
+                .route(&routing, None, &small, &mut routes, 2)
+                .expect(works);
         });
         refused("another number of experts", &mut |queue| {
             let other = Routing {
                 n_experts: 5,
                 ..routing
             };
-            queue.route(&other, &small, &mut routes, 1).expect(works);
+            queue
+                .route(&other, None, &small, &mut routes, 1)
+                .expect(works);
         });
-        queue.route(&routing, &small, &mut routes, 1).expect(works);
+        queue
+            .route(&routing, None, &small, &mut routes, 1)
+            .expect(works);
         let mut refused = |what: &str, call: &mut dyn FnMut(&mut <Cuda as Backend>::Queue)| {
             let outcome = catch_unwind(AssertUnwindSafe(|| call(&mut queue)));
             assert!(outcome.is_err(), "{what} went through");

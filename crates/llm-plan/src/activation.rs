@@ -1,8 +1,8 @@
 //! The buffers of a pass: what the runtime allocates, and hence what a plan counts. Elements are f32.
 
 use llm_arch::{
-    AttentionSpec, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec, Positions, RopeScaling,
-    RotarySpec, StackSpec,
+    AttentionSpec, DenseMlp, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec, Positions,
+    RopeScaling, RotarySpec, StackSpec,
 };
 use llm_tensor::WorkspaceShape;
 
@@ -256,14 +256,18 @@ fn unless_hidden(spec: &ModelSpec) -> usize {
 
 /// Features of the widest feed-forward of a stack: what goes in, gates included, and what comes out of the gates.
 fn widest_mlp(stack: &StackSpec) -> (usize, usize) {
-    let widths = |layer: &LayerSpec| match layer.mlp {
-        MlpSpec::Dense(mlp) => match mlp.gating {
-            Gating::None => (mlp.width, 0),
-            Gating::Separate | Gating::Fused => (2 * mlp.width, mlp.width),
-        },
-        MlpSpec::Experts(experts) => (2 * experts.width, experts.width),
+    let dense = |mlp: DenseMlp| match mlp.gating {
+        Gating::None => (mlp.width, 0),
+        Gating::Separate | Gating::Fused => (2 * mlp.width, mlp.width),
     };
     let widest = |a: (usize, usize), b: (usize, usize)| (a.0.max(b.0), a.1.max(b.1));
+    let widths = |layer: &LayerSpec| match layer.mlp {
+        MlpSpec::Dense(mlp) => dense(mlp),
+        MlpSpec::Experts(experts) => {
+            let shared = experts.shared.map_or((0, 0), |shared| dense(shared.mlp));
+            widest((2 * experts.width, experts.width), shared)
+        }
+    };
     stack.layers.iter().map(widths).fold((0, 0), widest)
 }
 

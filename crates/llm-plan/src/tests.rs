@@ -42,7 +42,7 @@ impl DeviceCosts for Plain {
     }
 
     fn routes_bytes(&self, experts: &ExpertsSpec, n_tokens: usize) -> Bytes {
-        Bytes::new((n_tokens * experts.n_active * 8) as u64)
+        Bytes::new((n_tokens * experts.routing.n_active * 8) as u64)
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {

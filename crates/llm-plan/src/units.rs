@@ -81,6 +81,6 @@ impl Units {
 fn n_experts(layer: &LayerSpec) -> usize {
     match layer.mlp {
         MlpSpec::Dense(_) => 0,
-        MlpSpec::Experts(experts) => experts.n_experts,
+        MlpSpec::Experts(experts) => experts.routing.n_experts,
     }
 }

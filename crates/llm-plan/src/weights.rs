@@ -244,7 +244,9 @@ impl Weights {
         };
         let experts = spec.decoder.layers.iter().map(|layer| match layer.mlp {
             MlpSpec::Dense(_) => None,
-            MlpSpec::Experts(experts) => Some((experts.n_experts, experts.n_active)),
+            MlpSpec::Experts(experts) => {
+                Some((experts.routing.n_experts, experts.routing.n_active))
+            }
         });
         Weights {
             on_gpu: sum(RunOn::Gpu(0)),

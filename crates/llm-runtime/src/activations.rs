@@ -1,12 +1,12 @@
 //! The memory of a pass, allocated once and reused by every block.
 
-use llm_arch::ModelSpec;
+use llm_arch::{ExpertsSpec, ModelSpec};
 use llm_backend::{Allocation, Backend};
 use llm_plan::{ActivationWidths, ActivationsOf, Home, Limits, Term};
 use llm_tensor::Bytes;
 
 use crate::Result;
-use crate::allocated::{Allocated, routing, vec_bytes};
+use crate::allocated::{Allocated, vec_bytes};
 use crate::port::Crossing;
 
 /// The activations of a pass, as wide as [`ActivationWidths`] says.
@@ -30,7 +30,7 @@ impl<B: Backend> Activations<B> {
         let widths = ActivationWidths::of(spec);
         let mut layers = spec.decoder.layers.iter();
         let experts = layers.find_map(|layer| layer.mlp.experts());
-        let routes = |experts| backend.routes(&routing(experts), limits.n_tokens);
+        let routes = |experts: &ExpertsSpec| backend.routes(&experts.routing, limits.n_tokens);
         Ok(Activations {
             hidden: spec.hidden,
             rows: widths.try_map(|width| backend.alloc(limits.n_tokens * width))?,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use llm_arch::{ExpertsSpec, Unit};
-use llm_backend::{Backend, Routing};
+use llm_backend::Backend;
 use llm_plan::{DeviceCosts, Home, Term, TermBytes};
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
 
@@ -47,7 +47,7 @@ impl<B: Backend> DeviceCosts for CostsOf<'_, B> {
     }
 
     fn routes_bytes(&self, experts: &ExpertsSpec, n_tokens: usize) -> Bytes {
-        self.0.routes_bytes(&routing(experts), n_tokens)
+        self.0.routes_bytes(&experts.routing, n_tokens)
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {
@@ -57,15 +57,6 @@ impl<B: Backend> DeviceCosts for CostsOf<'_, B> {
     /// Nothing: what computes in host memory is the process itself.
     fn fixed_bytes(&self) -> Bytes {
         Bytes::ZERO
-    }
-}
-
-/// Choice among experts, as a device is told of it.
-pub(crate) fn routing(experts: &ExpertsSpec) -> Routing {
-    Routing {
-        n_experts: experts.n_experts,
-        n_active: experts.n_active,
-        weighting: experts.weighting,
     }
 }
 

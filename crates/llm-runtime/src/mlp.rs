@@ -3,14 +3,14 @@
 use std::slice::from_ref;
 
 use llm_arch::{
-    DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, Unit,
+    DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, SharedOf,
+    Unit,
 };
 use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Output};
 use llm_plan::RunOn;
 
 use crate::Result;
 use crate::activations::Activations;
-use crate::allocated::routing;
 use crate::device::Elsewhere;
 use crate::link::OnDevice;
 use crate::projection::{apply, part, parts};
@@ -60,7 +60,9 @@ impl<B: Backend> Experts<B> {
         Ok(Some(Experts {
             layer,
             spec,
-            weights: (0..spec.n_experts).map(load).collect::<Result<_>>()?,
+            weights: (0..spec.routing.n_experts)
+                .map(load)
+                .collect::<Result<_>>()?,
         }))
     }
 
@@ -101,7 +103,7 @@ impl<B: Backend> Experts<B> {
         if self.is_asked() {
             queue.chosen(
                 a.routes.as_ref().expect(ROUTED),
-                &mut a.n_rows[..self.spec.n_experts],
+                &mut a.n_rows[..self.spec.routing.n_experts],
             )?;
         }
         let is_chosen = |expert: usize| a.n_rows[expert] > 0;
@@ -232,49 +234,95 @@ pub(crate) fn forward<B: Backend>(
     (input, output): (Input, Output),
     a: &mut Activations<B>,
 ) -> Result<()> {
-    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
     match mlp {
-        MlpOf::Dense(DenseOf { spec, up, down }) => {
-            let x = match input {
-                Input::Residual => &a.rows.x,
-                Input::Normed => &a.rows.normed,
-            };
-            let out = (Output::Write, &mut a.rows.up);
-            apply::<B>(queue, up.parts(), x, out, n_tokens)?;
-            let inner = match spec.gating {
-                Gating::None => {
-                    queue.activate(spec.activation, &mut a.rows.up, spec.width, n_tokens)?;
-                    &a.rows.up
-                }
-                Gating::Separate | Gating::Fused => {
-                    queue.gate(
-                        spec.activation,
-                        &a.rows.up,
-                        &mut a.rows.gated,
-                        spec.width,
-                        n_tokens,
-                    )?;
-                    &a.rows.gated
-                }
-            };
-            let out = match output {
-                Output::Write => &mut a.rows.delta,
-                Output::Add => &mut a.rows.x,
-            };
-            let (down, out) = (from_ref(down), (output, out));
-            apply::<B>(queue, down, inner, out, n_tokens)
-        }
-        MlpOf::Experts(ExpertsOf { spec, router }) => {
+        MlpOf::Dense(mlp) => dense(mlp, call, (input, output), a),
+        MlpOf::Experts(experts) => {
             assert!(
                 input == Input::Normed && output == Output::Add,
                 "experts read a normed copy of the residual and add to it"
             );
-            let (router, out) = (from_ref(router), (Output::Write, &mut a.rows.scores));
-            apply::<B>(queue, router, &a.rows.normed, out, n_tokens)?;
-            let routes = a.routes.as_mut().expect(ROUTED);
-            Ok(queue.route(&routing(spec), &a.rows.scores, routes, n_tokens)?)
+            route(experts, call, a)?;
+            match &experts.shared {
+                Some(shared) => self::shared(shared, call, a),
+                None => Ok(()),
+            }
         }
     }
+}
+
+fn dense<B: Backend>(
+    DenseOf { spec, up, down }: &DenseOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    (input, output): (Input, Output),
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
+    let x = match input {
+        Input::Residual => &a.rows.x,
+        Input::Normed => &a.rows.normed,
+    };
+    let out = (Output::Write, &mut a.rows.up);
+    apply::<B>(queue, up.parts(), x, out, n_tokens)?;
+    let inner = match spec.gating {
+        Gating::None => {
+            queue.activate(spec.activation, &mut a.rows.up, spec.width, n_tokens)?;
+            &a.rows.up
+        }
+        Gating::Separate | Gating::Fused => {
+            queue.gate(
+                spec.activation,
+                &a.rows.up,
+                &mut a.rows.gated,
+                spec.width,
+                n_tokens,
+            )?;
+            &a.rows.gated
+        }
+    };
+    let out = match output {
+        Output::Write => &mut a.rows.delta,
+        Output::Add => &mut a.rows.x,
+    };
+    let (down, out) = (from_ref(down), (output, out));
+    apply::<B>(queue, down, inner, out, n_tokens)
+}
+
+/// Chooses experts by the scores of a router.
+fn route<B: Backend>(
+    experts: &ExpertsOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let ExpertsOf {
+        spec,
+        router,
+        correction,
+        shared: _,
+    } = experts;
+    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
+    let (router, out) = (from_ref(router), (Output::Write, &mut a.rows.scores));
+    apply::<B>(queue, router, &a.rows.normed, out, n_tokens)?;
+    let routes = a.routes.as_mut().expect(ROUTED);
+    let (correction, scores) = (correction.as_ref(), &a.rows.scores);
+    Ok(queue.route(&spec.routing, correction, scores, routes, n_tokens)?)
+}
+
+/// Adds the result of an expert that all tokens go to.
+fn shared<B: Backend>(
+    SharedOf { mlp, score }: &SharedOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let Some(score) = score else {
+        return dense(mlp, call, (Input::Normed, Output::Add), a);
+    };
+    dense(mlp, call, (Input::Normed, Output::Write), a)?;
+    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
+    // The router's scores have been used.
+    let out = (Output::Write, &mut a.rows.scores);
+    apply::<B>(queue, from_ref(score), &a.rows.normed, out, n_tokens)?;
+    let (gates, delta) = (&a.rows.scores, &a.rows.delta);
+    Ok(queue.add_gated(gates, delta, &mut a.rows.x, a.hidden, n_tokens)?)
 }
 
 const ROUTED: &str = "room for a router's choice, in a model with experts";

@@ -13,6 +13,7 @@ mod float8;
 mod host;
 mod math;
 mod pages;
+mod routing;
 mod shape;
 
 pub use bytes::Bytes;
@@ -23,4 +24,5 @@ pub use error::TensorError;
 pub use host::{AlignedBuf, HostBytes};
 pub use math::{Activation, ClampedGate, Gate, GateOrder, Norm, Pairing, Weighting};
 pub use pages::PageBuf;
+pub use routing::{ExpertGroups, GroupRank, Routing, Scoring};
 pub use shape::Shape;

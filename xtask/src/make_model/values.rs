@@ -74,8 +74,12 @@ impl Values {
             Role::Qkv | Role::Q | Role::K | Role::V => (0.0, matrix),
             Role::CrossQ | Role::CrossK | Role::CrossV => (0.0, matrix),
             Role::Gate | Role::Up | Role::GateUp => (0.0, matrix),
+            Role::SharedScore | Role::SharedGate | Role::SharedUp | Role::SharedGateUp => {
+                (0.0, matrix)
+            }
+            Role::RouterCorrection => (0.0, 0.02),
             Role::ConvIn | Role::ConvTaps => (0.0, matrix),
-            Role::Out | Role::ConvOut | Role::CrossOut | Role::Down => {
+            Role::Out | Role::ConvOut | Role::CrossOut | Role::Down | Role::SharedDown => {
                 (0.0, matrix / self.residual_damping)
             }
             Role::EmbedNorm | Role::AttnNorm | Role::MlpNorm | Role::FinalNorm => (self.gain, 0.1),

@@ -1,6 +1,6 @@
 //! Common parts of many families' configurations.
 
-use llm_tensor::{Activation, Norm};
+use llm_tensor::{Activation, Norm, Weighting};
 
 use crate::ArchError;
 use crate::config::Config;
@@ -69,6 +69,14 @@ pub(super) struct HeadDefaults {
     pub(super) head_dim: Option<usize>,
     /// Heads of keys where `num_key_value_heads` is absent; else as many as of queries, which `null` always means.
     pub(super) n_kv_heads: Option<usize>,
+}
+
+/// Weights of chosen experts, by a flag that says if they are normalised.
+pub(super) fn weighting(config: &Config<'_>, key: &str, default: bool) -> Result<Weighting> {
+    Ok(match config.flag(key, default)? {
+        true => Weighting::Normalised,
+        false => Weighting::Probability,
+    })
 }
 
 /// Positions, `max_position_embeddings`.
@@ -241,6 +249,7 @@ pub(super) fn decoder_only(
         encoder: None,
         decoder,
         head: HeadSpec::plain(head_matrix(config, tied_by_default)?),
+        n_drafting: 0,
         dtype: config.dtype()?,
     })
 }

@@ -1,6 +1,6 @@
 //! Mixtral: Mistral with experts.
 
-use llm_tensor::{Activation, Gate, Weighting};
+use llm_tensor::{Activation, Gate, Routing, Weighting};
 use serde_json::json;
 
 use super::block::{self, HeadDefaults};
@@ -72,8 +72,8 @@ pub(super) static FAMILY: Family = Family {
             };
             let window = written::attention(spec)?.window;
             let more = json!({
-                "num_local_experts": experts.n_experts,
-                "num_experts_per_tok": experts.n_active,
+                "num_local_experts": experts.routing.n_experts,
+                "num_experts_per_tok": experts.routing.n_active,
                 "sliding_window": window,
             });
             written::extend(&mut config, more);
@@ -108,12 +108,15 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
         .unwrap_or(8);
     let experts = MlpSpec::Experts(ExpertsSpec {
-        n_experts,
-        n_active: config.n_active(n_experts, 2)?,
+        routing: Routing {
+            weighting: Weighting::Normalised,
+            ..Routing::softmax(n_experts, config.n_active(n_experts, 2)?)
+        },
+        correction: false,
         width: config.count("intermediate_size")?,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
-        weighting: Weighting::Normalised,
+        shared: None,
     });
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));
     let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, experts);

@@ -1,6 +1,6 @@
 //! OLMo 2 and 3 (results are normalised, not inputs) and OLMoE: queries and keys are normalised over all heads.
 
-use llm_tensor::{Activation, Gate, Weighting};
+use llm_tensor::{Activation, Gate, Routing, Weighting};
 use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
@@ -81,9 +81,9 @@ pub(super) static OLMOE: Family = Family {
                 return written::none("its layers have no experts");
             };
             let more = json!({
-                "num_experts": experts.n_experts,
-                "num_experts_per_tok": experts.n_active,
-                "norm_topk_prob": experts.weighting == Weighting::Normalised,
+                "num_experts": experts.routing.n_experts,
+                "num_experts_per_tok": experts.routing.n_active,
+                "norm_topk_prob": experts.routing.weighting == Weighting::Normalised,
             });
             written::extend(&mut config, more);
             Ok(config)
@@ -147,15 +147,15 @@ fn olmoe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
         .unwrap_or(64);
     let experts = MlpSpec::Experts(ExpertsSpec {
-        n_experts,
-        n_active: config.n_active(n_experts, 8)?,
+        routing: Routing {
+            weighting: block::weighting(config, "norm_topk_prob", false)?,
+            ..Routing::softmax(n_experts, config.n_active(n_experts, 8)?)
+        },
+        correction: false,
         width: config.count("intermediate_size")?,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
-        weighting: match config.flag("norm_topk_prob", false)? {
-            true => Weighting::Normalised,
-            false => Weighting::Probability,
-        },
+        shared: None,
     });
     let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, experts);
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm(config)?);

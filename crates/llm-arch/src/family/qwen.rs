@@ -1,6 +1,6 @@
 //! Qwen2 (and 2.5) and Qwen3, dense and with experts.
 
-use llm_tensor::{Activation, Gate, Weighting};
+use llm_tensor::{Activation, Gate, Routing, Weighting};
 use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
@@ -9,7 +9,7 @@ use super::{Family, Gguf, GgufKeys, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
+use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows};
 use crate::spec::{AttentionSpec, ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions};
 
 pub(super) static QWEN2: Family = Family {
@@ -96,7 +96,7 @@ pub(super) static QWEN3_MOE: Family = Family {
             // llama.cpp does not ask.
             for layer in &mut spec.decoder.layers {
                 if let MlpSpec::Experts(experts) = &mut layer.mlp {
-                    experts.weighting = Weighting::Normalised;
+                    experts.routing.weighting = Weighting::Normalised;
                 }
             }
         },
@@ -106,8 +106,8 @@ pub(super) static QWEN3_MOE: Family = Family {
                 return written::none("its layers have no experts");
             };
             let more = json!({
-                "num_experts": experts.n_experts,
-                "num_experts_per_tok": experts.n_active,
+                "num_experts": experts.routing.n_experts,
+                "num_experts_per_tok": experts.routing.n_active,
                 "moe_intermediate_size": experts.width,
                 "norm_topk_prob": true,
                 "decoder_sparse_step": 1,
@@ -119,17 +119,17 @@ pub(super) static QWEN3_MOE: Family = Family {
     }),
 };
 
-/// Names of experts, each by itself or stacked, since Qwen3.
+/// Names of a router and of experts, each by itself.
+pub(super) const EXPERTS_NAMES: Names = &[
+    (Role::Router, "mlp.gate"),
+    (Role::Gate, "mlp.experts.{e}.gate_proj"),
+    (Role::Up, "mlp.experts.{e}.up_proj"),
+    (Role::Down, "mlp.experts.{e}.down_proj"),
+];
+
+/// Names of experts, each by itself or stacked, since Qwen2.
 pub(super) const EXPERTS_NAMING: Naming = Naming {
-    names: &[
-        &[
-            (Role::Router, "mlp.gate"),
-            (Role::Gate, "mlp.experts.{e}.gate_proj"),
-            (Role::Up, "mlp.experts.{e}.up_proj"),
-            (Role::Down, "mlp.experts.{e}.down_proj"),
-        ],
-        llama::NAMES,
-    ],
+    names: &[EXPERTS_NAMES, llama::NAMES],
     elsewhere: &[
         (
             Role::Gate,
@@ -189,19 +189,17 @@ fn qwen3_moe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
         .unwrap_or(128);
     let experts = MlpSpec::Experts(ExpertsSpec {
-        n_experts,
-        n_active: config.n_active(n_experts, 8)?,
+        routing: Routing {
+            weighting: block::weighting(config, "norm_topk_prob", false)?,
+            ..Routing::softmax(n_experts, config.n_active(n_experts, 8)?)
+        },
+        correction: false,
         width: config.opt_count("moe_intermediate_size")?.unwrap_or(768),
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
-        weighting: match config.flag("norm_topk_prob", false)? {
-            true => Weighting::Normalised,
-            false => Weighting::Probability,
-        },
+        shared: None,
     });
-    let every = config.opt_count("decoder_sparse_step")?.unwrap_or(1);
-    let dense_layers = config.layers("mlp_only_layers", config.n_layers("num_hidden_layers")?)?;
-    let is_dense = |i: usize| dense_layers.contains(&i) || !(i + 1).is_multiple_of(every);
+    let is_dense = dense_layers(config)?;
     let heads = HeadDefaults {
         n_kv_heads: Some(4),
         ..HeadDefaults::default()
@@ -209,6 +207,13 @@ fn qwen3_moe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     model(config, "qwen3_moe", normed_heads(config, heads)?, |i| {
         if is_dense(i) { dense } else { experts }
     })
+}
+
+/// Layers without experts.
+pub(super) fn dense_layers(config: &Config<'_>) -> Result<impl Fn(usize) -> bool, ArchError> {
+    let every = config.opt_count("decoder_sparse_step")?.unwrap_or(1);
+    let dense_layers = config.layers("mlp_only_layers", config.n_layers("num_hidden_layers")?)?;
+    Ok(move |i: usize| dense_layers.contains(&i) || !(i + 1).is_multiple_of(every))
 }
 
 /// Each head of queries and keys is normalised.
@@ -229,7 +234,7 @@ fn norm(config: &Config<'_>) -> Result<NormSpec, ArchError> {
     ))
 }
 
-fn model(
+pub(super) fn model(
     config: &Config<'_>,
     family: &'static str,
     attention: AttentionSpec,
@@ -246,6 +251,11 @@ fn model(
     let window = window.filter(|_| slides_at_all);
     let slides = match family {
         "qwen3_moe" => vec![true; n_layers],
+        // Every other one of the first.
+        "qwen2_moe" => {
+            let end = config.whole("max_window_layers")?.unwrap_or(28);
+            config.sliding(n_layers, |i| i.is_multiple_of(2) && i < end)?
+        }
         _ => {
             let first = config.whole("max_window_layers")?.unwrap_or(28);
             config.sliding(n_layers, |i| i >= first)?

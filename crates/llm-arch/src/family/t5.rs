@@ -228,6 +228,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             scale,
             ..HeadSpec::plain(matrix)
         },
+        n_drafting: 0,
         dtype: config.dtype()?,
     })
 }

@@ -186,6 +186,19 @@ pub struct ExpertsOf<T> {
     pub spec: ExpertsSpec,
     /// Scores them.
     pub router: LinearOf<T>,
+    /// Corrects their ranks, `[n_experts]`.
+    pub correction: Option<T>,
+    /// An expert that all tokens go to.
+    pub shared: Option<SharedOf<T>>,
+}
+
+/// A feed-forward beside the chosen experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SharedOf<T> {
+    /// The feed-forward.
+    pub mlp: DenseOf<T>,
+    /// Scores tokens, `[1, hidden]`; the score's sigmoid multiplies the result.
+    pub score: Option<LinearOf<T>>,
 }
 
 /// An expert.
@@ -359,7 +372,8 @@ map_fields!(DeltaOf { spec; project taps norm out; rate offset; });
 map_fields!(ShortConvOf { spec; project taps out; ; });
 map_fields!(CrossOf { spec; q kv out; ; });
 map_fields!(DenseOf { spec; up down; ; });
-map_fields!(ExpertsOf { spec; router; ; });
+map_fields!(ExpertsOf { spec; router shared; ; correction });
+map_fields!(SharedOf { ; mlp score; ; });
 map_fields!(ExpertOf { ; up down; ; });
 map_fields!(InputOf { ; norm project; ; });
 map_fields!(HeadOf { ; project; ; matrix bias });

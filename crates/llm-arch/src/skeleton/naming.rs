@@ -3,7 +3,8 @@
 use super::{Extents, Module, Role, Slot, Stored, TensorKind, Unit};
 use crate::spec::Side;
 
-/// Names of modules in a kind of checkpoint, by the roles of their weights; biases lie beside these.
+/// Names of modules in a kind of checkpoint, by the roles of their weights; biases lie beside these. Of a tensor that is no
+/// module's, its own.
 pub(crate) type Names = &'static [(Role, &'static str)];
 
 /// The names and storage habits of one kind of checkpoint of a family.
@@ -127,8 +128,9 @@ impl Naming {
             Unit::Embedding | Unit::FinalNorm(Side::Decoder) | Unit::Head => (self.names, ""),
         };
         let (weight, suffix) = match role.biased() {
-            Some(weight) => (weight, "bias"),
-            None => (role, "weight"),
+            Some(weight) => (weight, ".bias"),
+            None if role.is_named_whole() || self.bare.contains(&role) => (role, ""),
+            None => (role, ".weight"),
         };
         // A family's experts have names of their own beside those of its dense layers.
         let is_expert = matches!(unit, Unit::Expert { .. });
@@ -147,10 +149,7 @@ impl Naming {
                 false => role.kind(),
             },
             module,
-            name: match self.bare.contains(&role) {
-                true => format!("{prefix}{name}"),
-                false => format!("{prefix}{name}.{suffix}"),
-            },
+            name: format!("{prefix}{name}{suffix}"),
             base_prefix: self.base_prefix,
         }
     }

@@ -147,7 +147,7 @@ impl Skeleton {
         let place = |name| {
             Place::Stack(StackPlace {
                 name,
-                shape: [experts.n_experts, stacked_rows, cols],
+                shape: [experts.routing.n_experts, stacked_rows, cols],
                 expert,
                 rows: range.clone(),
                 of,

@@ -105,11 +105,20 @@ roles! {
     /// Scores the experts, `[experts, hidden]`.
     // A few rows, on whose smallest differences the choice of experts hangs.
     Router + RouterBias: Other;
+    /// Corrects the experts' ranks, `[experts]`.
+    RouterCorrection: Other;
     Gate + GateBias: Projection;
     Up + UpBias: Projection;
     /// Gate and up in one, rows `[gate | up]`; of experts they may alternate.
     GateUp + GateUpBias: Projection;
     Down + DownBias: Projection;
+    /// Score of a token for the shared expert, `[1, hidden]`.
+    // A linear layer, which transformers quantizes.
+    SharedScore: Projection;
+    SharedGate: Projection;
+    SharedUp: Projection;
+    SharedGateUp: Projection;
+    SharedDown: Projection;
     PostMlpNorm: Other;
     FinalNorm + FinalNormBias: Other;
     Head + HeadBias: Head;
@@ -126,6 +135,11 @@ impl Role {
     pub(super) fn bias(self) -> Option<Role> {
         let (_, bias, _) = ROLES.iter().find(|(role, ..)| *role == self)?;
         bias.first().copied()
+    }
+
+    /// True if a family names the tensor itself, and not a module whose weight it is.
+    pub(super) fn is_named_whole(self) -> bool {
+        self == Role::RouterCorrection
     }
 
     /// Role of a bias's weight.

@@ -3,15 +3,13 @@
 use std::convert::Infallible;
 
 use super::block::{
-    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, ShortConvOf,
+    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf,
     SublayerOf, TryMap,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
-    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec,
-    MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, ShortConvSpec, Side,
+    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec, Side,
 };
 
 impl ModelSpec {
@@ -232,23 +230,49 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
 
     fn mlp(&mut self, spec: &MlpSpec) -> MlpOf<T> {
         match *spec {
-            MlpSpec::Dense(spec) => MlpOf::Dense(self.dense(spec)),
-            MlpSpec::Experts(spec) => MlpOf::Experts(ExpertsOf {
-                spec,
-                router: self.linear(Role::Router, [spec.n_experts, self.spec.hidden], spec.bias),
-            }),
+            MlpSpec::Dense(spec) => {
+                let roles = [Role::Gate, Role::Up, Role::GateUp, Role::Down];
+                MlpOf::Dense(self.dense(spec, roles))
+            }
+            MlpSpec::Experts(spec) => {
+                let n_experts = spec.routing.n_experts;
+                MlpOf::Experts(ExpertsOf {
+                    spec,
+                    router: self.linear(Role::Router, [n_experts, self.spec.hidden], spec.bias),
+                    correction: (spec.correction)
+                        .then(|| (self.make)(Role::RouterCorrection, &[n_experts])),
+                    shared: spec.shared.map(|shared| self.shared(shared)),
+                })
+            }
         }
     }
 
-    fn dense(&mut self, spec: DenseMlp) -> DenseOf<T> {
+    fn shared(&mut self, spec: SharedSpec) -> SharedOf<T> {
+        let SharedSpec { mlp, gated } = spec;
+        let roles = [
+            Role::SharedGate,
+            Role::SharedUp,
+            Role::SharedGateUp,
+            Role::SharedDown,
+        ];
+        let hidden = self.spec.hidden;
+        SharedOf {
+            score: gated.then(|| self.matrix(Role::SharedScore, [1, hidden])),
+            mlp: self.dense(mlp, roles),
+        }
+    }
+
+    /// A feed-forward, by the roles of its gate, its up, both in one and its down.
+    fn dense(&mut self, spec: DenseMlp, roles: [Role; 4]) -> DenseOf<T> {
         let (hidden, width) = (self.spec.hidden, spec.width);
+        let [gate, up, gate_up, down] = roles;
         let mut part = |weight, width| self.linear(weight, [width, hidden], spec.bias);
         let up = match spec.gating {
-            Gating::None => ProjectionOf::One([part(Role::Up, width)]),
-            Gating::Separate => ProjectionOf::Two([part(Role::Gate, width), part(Role::Up, width)]),
-            Gating::Fused => ProjectionOf::One([part(Role::GateUp, 2 * width)]),
+            Gating::None => ProjectionOf::One([part(up, width)]),
+            Gating::Separate => ProjectionOf::Two([part(gate, width), part(up, width)]),
+            Gating::Fused => ProjectionOf::One([part(gate_up, 2 * width)]),
         };
-        let down = self.linear(Role::Down, [hidden, width], spec.bias);
+        let down = self.linear(down, [hidden, width], spec.bias);
         DenseOf { spec, up, down }
     }
 

@@ -306,14 +306,35 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
+    fn add_gated(
+        &mut self,
+        gates: &Vec<f32>,
+        y: &Vec<f32>,
+        x: &mut Vec<f32>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let rows = x.chunks_exact_mut(width).zip(y.chunks_exact(width));
+        for ((x, y), &gate) in rows.zip(&gates[..n_tokens]) {
+            let weight = 1.0 / (1.0 + (-f64::from(gate)).exp());
+            for (x, &y) in x.iter_mut().zip(y) {
+                *x = (f64::from(*x) + weight * f64::from(y)) as f32;
+            }
+        }
+        Ok(())
+    }
+
     fn route(
         &mut self,
         op: &Routing,
+        correction: Option<&ReferenceWeight>,
         scores: &Vec<f32>,
         routes: &mut ReferenceRoutes,
         n_tokens: usize,
     ) -> Result<()> {
-        routes.choose(op, scores, n_tokens);
+        let correction = correction.map(ReferenceWeight::decoded);
+        let correction = correction.as_ref().map(|vector| &vector.values[..]);
+        routes.choose(op, correction, scores, n_tokens);
         Ok(())
     }
 

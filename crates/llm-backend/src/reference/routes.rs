@@ -1,6 +1,6 @@
 //! Choice of experts.
 
-use llm_tensor::{Bytes, Weighting};
+use llm_tensor::{Bytes, GroupRank, Scoring, Weighting};
 
 use crate::{Allocation, Routing};
 
@@ -30,28 +30,40 @@ impl ReferenceRoutes {
         Bytes::new((n_tokens * routing.n_active * each) as u64)
     }
 
-    pub(super) fn choose(&mut self, op: &Routing, scores: &[f32], n_tokens: usize) {
+    pub(super) fn choose(
+        &mut self,
+        op: &Routing,
+        correction: Option<&[f32]>,
+        scores: &[f32],
+        n_tokens: usize,
+    ) {
         assert_eq!(op.n_active, self.n_active, "experts of a row");
         self.n_tokens = n_tokens;
         let rows = scores.chunks_exact(op.n_experts).take(n_tokens);
         let chosen = self.experts.chunks_exact_mut(op.n_active);
         let weights = self.weights.chunks_exact_mut(op.n_active);
         for ((scores, chosen), weights) in rows.zip(chosen).zip(weights) {
-            let probabilities = softmax(scores);
-            let mut order: Vec<usize> = (0..op.n_experts).collect();
-            // A stable sort: the first among equals, and among those that cannot be compared.
-            order.sort_by(|&a, &b| {
-                let (a, b) = (probabilities[a], probabilities[b]);
-                b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal)
-            });
+            let probabilities = match op.scoring {
+                Scoring::Softmax => softmax(scores),
+                Scoring::Sigmoid => scores.iter().map(|&score| sigmoid(score)).collect(),
+            };
+            let ranks = ranks(op, correction, &probabilities);
+            let order = falling(&ranks);
             let active = &order[..op.n_active];
+            let are_numbers = ranks.iter().all(|rank| !rank.is_nan());
             let total = match op.weighting {
                 Weighting::Probability => 1.0,
-                Weighting::Normalised => active.iter().map(|&expert| probabilities[expert]).sum(),
+                Weighting::Normalised => {
+                    let of_chosen = active.iter().map(|&expert| probabilities[expert]);
+                    of_chosen.sum::<f64>() + f64::from(op.eps)
+                }
             };
             for ((chosen, weight), &expert) in chosen.iter_mut().zip(weights).zip(active) {
                 *chosen = expert as u32;
-                *weight = (probabilities[expert] / total) as f32;
+                *weight = match are_numbers {
+                    true => (probabilities[expert] / total * f64::from(op.scale)) as f32,
+                    false => f32::NAN,
+                };
             }
         }
     }
@@ -70,6 +82,48 @@ impl Allocation for ReferenceRoutes {
     fn bytes(&self) -> Bytes {
         self.experts.bytes() + self.weights.bytes()
     }
+}
+
+/// Ranks of experts; infinitely low where their group is out. All are not a number where one is.
+fn ranks(op: &Routing, correction: Option<&[f32]>, probabilities: &[f64]) -> Vec<f64> {
+    let corrected = |(expert, probability): (usize, &f64)| {
+        probability + correction.map_or(0.0, |correction| f64::from(correction[expert]))
+    };
+    let mut ranks: Vec<f64> = probabilities.iter().enumerate().map(corrected).collect();
+    if ranks.iter().any(|rank| rank.is_nan()) {
+        return vec![f64::NAN; ranks.len()];
+    }
+    let Some(groups) = op.groups else {
+        return ranks;
+    };
+    let size = op.n_experts / groups.n_groups;
+    let of_group = |ranks: &[f64]| {
+        let order = falling(ranks);
+        let n = match groups.rank {
+            GroupRank::First => 1,
+            GroupRank::FirstTwo => 2,
+        };
+        order.iter().take(n).map(|&expert| ranks[expert]).sum()
+    };
+    let of_groups: Vec<f64> = ranks.chunks_exact(size).map(of_group).collect();
+    for &group in &falling(&of_groups)[groups.n_active..] {
+        ranks[group * size..][..size].fill(f64::NEG_INFINITY);
+    }
+    ranks
+}
+
+/// Indices by falling value. A stable sort: the first among equals, and among those that cannot be compared.
+fn falling(values: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| {
+        let (a, b) = (values[a], values[b]);
+        b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal)
+    });
+    order
+}
+
+fn sigmoid(x: f32) -> f64 {
+    1.0 / (1.0 + (-f64::from(x)).exp())
 }
 
 /// All are not a number where one is.

@@ -398,15 +398,40 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         })
     }
 
+    fn add_gated(
+        &mut self,
+        gates: &Shared<B::Buffer>,
+        y: &Shared<B::Buffer>,
+        x: &mut Shared<B::Buffer>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (gates, y, x) = (gates.handle(), y.handle(), x.handle());
+        self.put(move |queue| {
+            queue.add_gated(&lock(&gates), &lock(&y), &mut lock(&x), width, n_tokens)
+        })
+    }
+
     fn route(
         &mut self,
         op: &Routing,
+        correction: Option<&Arc<B::Weight>>,
         scores: &Shared<B::Buffer>,
         routes: &mut Shared<B::Routes>,
         n_tokens: usize,
     ) -> Result<()> {
         let (op, scores, routes) = (*op, scores.handle(), routes.handle());
-        self.put(move |queue| queue.route(&op, &lock(&scores), &mut lock(&routes), n_tokens))
+        let correction = correction.cloned();
+        self.put(move |queue| {
+            let correction = correction.as_deref();
+            queue.route(
+                &op,
+                correction,
+                &lock(&scores),
+                &mut lock(&routes),
+                n_tokens,
+            )
+        })
     }
 
     fn chosen(&mut self, routes: &Shared<B::Routes>, n_rows: &mut [usize]) -> Result<()> {

@@ -28,9 +28,8 @@ pub(crate) fn cases() -> Vec<ExpertCase> {
         for (j, threshold) in [6.0, 0.0, 0.8].into_iter().enumerate() {
             cases.push(ExpertCase {
                 routing: Routing {
-                    n_experts,
-                    n_active,
                     weighting: [Weighting::Probability, Weighting::Normalised][(i + j) % 2],
+                    ..Routing::softmax(n_experts, n_active)
                 },
                 n_tokens,
                 hidden,
@@ -77,7 +76,7 @@ impl ExpertCase {
         let mut routes = routes.expect(WORKS);
         let routed = device
             .queue
-            .route(&self.routing, &scores, &mut routes, self.n_tokens);
+            .route(&self.routing, None, &scores, &mut routes, self.n_tokens);
         routed.expect(WORKS);
         let mut n_rows = vec![0; self.routing.n_experts];
         device.queue.chosen(&routes, &mut n_rows).expect(WORKS);

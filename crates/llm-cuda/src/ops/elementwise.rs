@@ -31,6 +31,21 @@ pub(super) fn activate(
     each(launch.pointer(x.first(n).aligned(16)), n)
 }
 
+/// Adds `y`, each row times the sigmoid of its gate, to `x`.
+pub(super) fn add_gated(
+    queue: &CudaQueue,
+    gates: &Buffer,
+    y: &Buffer,
+    x: &mut Buffer,
+    (width, n): (usize, usize),
+) -> Result<()> {
+    let launch = queue.launch(kernel!("add_gated")).pointer(gates.first(n));
+    let launch = launch.pointer(y.first(width * n));
+    let launch = launch.pointer(x.first(width * n)).int(width);
+    let grid = [n, width.div_ceil(256), 1];
+    launch.grid(grid).threads(256).run()
+}
+
 /// A kernel whose threads take four elements each, again and again.
 fn each(launch: Launch<'_>, n: usize) -> Result<()> {
     let n_blocks = n.div_ceil(1024).min(MAX_BLOCKS);

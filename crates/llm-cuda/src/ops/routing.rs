@@ -1,19 +1,21 @@
 //! Choice of experts, and rows sent to them and back: `kernels/routing.cu`.
 
 use llm_backend::{Expert, ExpertBuffers, Output, Result, Routing};
-use llm_tensor::Weighting;
+use llm_quant::Part;
+use llm_tensor::{ExpertGroups, GroupRank, Scoring, Weighting};
 
 use super::gates;
+use super::general::element;
 use super::linear;
 use crate::launch::Launch;
 use crate::module::kernel;
 use crate::routes::{Layout, List, Routes};
-use crate::{Buffer, Cuda, CudaQueue};
+use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
 
 /// Chooses the experts of each row, and lists the rows of each.
 pub(super) fn route(
     queue: &CudaQueue,
-    op: &Routing,
+    (op, correction): (&Routing, Option<&CudaWeight>),
     scores: &Buffer,
     routes: &mut Routes,
     n_tokens: usize,
@@ -26,26 +28,27 @@ pub(super) fn route(
         "{op:?} of {n_tokens} rows in room for {layout:?}"
     );
     routes.n_tokens = n_tokens;
-    let is_normalised = match op.weighting {
-        Weighting::Probability => 0,
-        Weighting::Normalised => 1,
-    };
+    if let Some(correction) = correction {
+        assert_eq!(correction.cols(), op.n_experts, "a correction for each");
+    }
     let scores = scores.first(n_tokens * op.n_experts);
+    let words = Words::of(op);
+    let correcting = correction.map(|vector| vector.part(Part::Weight));
+    let of = correction.map_or(0, |vector| element(vector.dense()));
+    let choosing = |kernel| {
+        let launch = queue.launch(kernel).structure(&words);
+        let launch = launch.pointer_or_null(correcting).bits(of);
+        launch.pointer(scores).int(n_tokens)
+    };
     let grid = [op.n_experts, 1, 1];
     if n_tokens <= FEW && op.n_active <= FEW_ACTIVE {
-        let launch = queue
-            .launch(kernel!("routing_few"))
-            .pointer(scores)
-            .int(n_tokens);
-        let launch = launch.int(op.n_experts).int(op.n_active).int(is_normalised);
-        return lists(launch, routes).grid(grid).threads(256).run();
+        return lists(choosing(kernel!("routing_few")), routes)
+            .grid(grid)
+            .threads(256)
+            .run();
     }
     let (chosen, weights) = (routes.span(List::Chosen), routes.span(List::Weights));
-    let launch = queue
-        .launch(kernel!("routing_choose"))
-        .pointer(scores)
-        .int(n_tokens);
-    let launch = launch.int(op.n_experts).int(op.n_active).int(is_normalised);
+    let launch = choosing(kernel!("routing_choose"));
     let launch = launch.pointer(chosen).pointer(weights);
     launch
         .grid([n_tokens.div_ceil(8), 1, 1])
@@ -57,6 +60,58 @@ pub(super) fn route(
         .pointer(weights);
     let launch = launch.int(n_tokens).int(op.n_active).int(op.n_experts);
     lists(launch, routes).grid(grid).threads(256).run()
+}
+
+/// A choice as the kernels are told of it.
+#[derive(Debug, Clone, Copy, bytemuck::NoUninit)]
+#[repr(C)]
+struct Words {
+    n_experts: u32,
+    n_active: u32,
+    scoring: u32,
+    n_groups: u32,
+    n_active_groups: u32,
+    by_two: u32,
+    is_normalised: u32,
+    eps: f32,
+    scale: f32,
+}
+
+impl Words {
+    fn of(op: &Routing) -> Self {
+        let (n_groups, n_active_groups, by_two) = match op.groups {
+            None => (0, 0, 0),
+            Some(ExpertGroups {
+                n_groups,
+                n_active,
+                rank,
+            }) => {
+                assert!(n_groups <= ExpertGroups::MOST, "{op:?}");
+                let by_two = match rank {
+                    GroupRank::First => 0,
+                    GroupRank::FirstTwo => 1,
+                };
+                (n_groups, n_active, by_two)
+            }
+        };
+        Words {
+            n_experts: op.n_experts as u32,
+            n_active: op.n_active as u32,
+            scoring: match op.scoring {
+                Scoring::Softmax => 0,
+                Scoring::Sigmoid => 1,
+            },
+            n_groups: n_groups as u32,
+            n_active_groups: n_active_groups as u32,
+            by_two,
+            is_normalised: match op.weighting {
+                Weighting::Probability => 0,
+                Weighting::Normalised => 1,
+            },
+            eps: op.eps,
+            scale: op.scale,
+        }
+    }
 }
 
 /// Rows that one launch chooses for and lists, and experts of each.

@@ -27,9 +27,8 @@ fn only_chosen_experts_are_read() {
         })
     };
     let routing = Routing {
-        n_experts: 8,
-        n_active: 2,
         weighting: Weighting::Normalised,
+        ..Routing::softmax(8, 2)
     };
     let schemes = [
         Scheme::Dense(DType::F32),
@@ -87,7 +86,7 @@ fn only_chosen_experts_are_read() {
                         .expect("scores");
                     bench
                         .queue
-                        .route(&routing, &scores, &mut routes, n)
+                        .route(&routing, None, &scores, &mut routes, n)
                         .expect("a choice");
                     let x = bench.buffer(n * HIDDEN);
                     let mut out = bench.buffer(n * HIDDEN);
@@ -143,9 +142,8 @@ fn rows_go_to_experts_and_back_once() {
     on_each_target(&patterns, |bench| {
         for (n_experts, n) in [(64, 8), (128, 64)] {
             let routing = Routing {
-                n_experts,
-                n_active: 4,
                 weighting: Weighting::Probability,
+                ..Routing::softmax(n_experts, 4)
             };
             let mut routes = bench.cuda.routes(&routing, n).expect("routes");
             let scores = bench.buffer(n * n_experts);
@@ -153,7 +151,7 @@ fn rows_go_to_experts_and_back_once() {
             // Scores, and lists: chosen experts and weights, rows, weights, slots and tiles.
             let n_bytes = 4 * n * n_experts + 4 * n * 4 * 8;
             bench.check(&Needs::bytes(&what, n_bytes), |queue| {
-                queue.route(&routing, &scores, &mut routes, n)
+                queue.route(&routing, None, &scores, &mut routes, n)
             });
             let mut n_rows = vec![0; n_experts];
             bench.queue.chosen(&routes, &mut n_rows).expect("a choice");

@@ -273,7 +273,7 @@ fn a_hundred_layers_of_384_experts_are_planned() {
         .layers
         .iter()
         .map(|layer| match layer.mlp {
-            MlpSpec::Experts(experts) => experts.n_experts,
+            MlpSpec::Experts(experts) => experts.routing.n_experts,
             MlpSpec::Dense(_) => 0,
         });
     assert_eq!(

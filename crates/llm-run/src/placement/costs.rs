@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use llm_arch::ExpertsSpec;
-use llm_backend::Routing;
 use llm_cuda::{Products, costs};
 use llm_plan::{DeviceCosts, GpuCosts, Launches};
 use llm_tensor::{Bytes, KvShape, WorkspaceShape};
@@ -71,12 +70,7 @@ impl DeviceCosts for OneGpu {
     }
 
     fn routes_bytes(&self, experts: &ExpertsSpec, n_tokens: usize) -> Bytes {
-        let routing = Routing {
-            n_experts: experts.n_experts,
-            n_active: experts.n_active,
-            weighting: experts.weighting,
-        };
-        costs::routes_bytes(&routing, n_tokens)
+        costs::routes_bytes(&experts.routing, n_tokens)
     }
 
     fn workspace_bytes(&self, shape: &WorkspaceShape) -> Bytes {

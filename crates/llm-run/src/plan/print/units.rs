@@ -109,7 +109,7 @@ fn experts(spec: &ModelSpec, units: &[&UnitUse], detail: Detail) -> String {
     for experts in experts.chunk_by(|a, b| a.0 == b.0) {
         let layer = experts[0].0;
         let n_experts = match spec.decoder.layers[layer].mlp {
-            MlpSpec::Experts(experts) => experts.n_experts,
+            MlpSpec::Experts(experts) => experts.routing.n_experts,
             MlpSpec::Dense(_) => 0,
         };
         if experts.len() == n_experts {

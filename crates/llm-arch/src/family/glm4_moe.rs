@@ -1,0 +1,147 @@
+//! GLM-4.5 to 4.7 with experts: half of each head turned, experts chosen by corrected sigmoids within groups, dense first layers.
+
+use llm_tensor::{Activation, ExpertGroups, GroupRank, Routing};
+
+use super::block::{self, HeadDefaults, gated};
+use super::{Family, llama, qwen};
+use crate::ArchError;
+use crate::config::{Config, OF_NONE};
+use crate::rope_config::{RopeDefaults, rotary};
+use crate::skeleton::{Names, Naming, Role};
+use crate::spec::{
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, MlpSpec, ModelSpec, NormSpec, Positions,
+    SharedSpec,
+};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["glm4_moe"],
+    spec,
+    core: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 10_944),
+        ("num_hidden_layers", 46),
+        ("num_attention_heads", 96),
+        ("vocab_size", 151_552),
+    ],
+    unread: OF_NONE,
+    naming: |_| &Naming {
+        names: &[SHARED_NAMES, qwen::EXPERTS_NAMES, llama::NAMES],
+        ..qwen::EXPERTS_NAMING
+    },
+    gguf: None,
+};
+
+/// Names of experts for all tokens, which lie side by side in one, and of a router's correction, since DeepSeek-V3.
+pub(super) const SHARED_NAMES: Names = &[
+    (Role::RouterCorrection, "mlp.gate.e_score_correction_bias"),
+    (Role::SharedGate, "mlp.shared_experts.gate_proj"),
+    (Role::SharedUp, "mlp.shared_experts.up_proj"),
+    (Role::SharedDown, "mlp.shared_experts.down_proj"),
+];
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let context = block::context(config, 131_072)?;
+    let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));
+    let heads = HeadDefaults {
+        n_kv_heads: Some(8),
+        ..HeadDefaults::default()
+    };
+    let normed = config.flag("use_qk_norm", false)?;
+    let attention = AttentionSpec {
+        qkv_bias: config.flag("attention_bias", false)?,
+        qk_norm: norm.of_heads().filter(|_| normed),
+        ..block::attention(config, heads)?
+    };
+    let defaults = RopeDefaults {
+        fraction: Some(0.5),
+        ..RopeDefaults::new(attention.head_dim, context)
+    };
+    let rotary = rotary(config, defaults)?;
+    let activation = config.activation("hidden_act", Activation::Silu)?;
+    let n_experts = config
+        .opt_count(config.spelling(&["n_routed_experts", "num_local_experts"])?)?
+        .unwrap_or(128);
+    let routing = Routing {
+        groups: groups(config, (n_experts, 1, 1), GroupRank::FirstTwo)?,
+        weighting: block::weighting(config, "norm_topk_prob", true)?,
+        eps: 1e-20,
+        scale: config.opt_positive("routed_scaling_factor")?.unwrap_or(1.0) as f32,
+        ..Routing::sigmoid(n_experts, config.n_active(n_experts, 8)?)
+    };
+    let routing = fitting(config, routing)?;
+    let width = config.opt_count("moe_intermediate_size")?.unwrap_or(1_408);
+    let n_shared = config.opt_count("n_shared_experts")?.unwrap_or(1);
+    let experts = MlpSpec::Experts(ExpertsSpec {
+        routing,
+        correction: true,
+        width,
+        activation,
+        shared: Some(SharedSpec {
+            mlp: DenseMlp {
+                width: n_shared * width,
+                activation,
+                gating: Gating::Separate,
+                bias: false,
+            },
+            gated: false,
+        }),
+    });
+    let dense = gated(config, "hidden_act", Activation::Silu, false)?;
+    let n_dense = config.whole("first_k_dense_replace")?.unwrap_or(1);
+    let n_layers = config.n_layers("num_hidden_layers")?;
+    let mlp = |i| if i < n_dense { dense } else { experts };
+    let layers = (0..n_layers).map(|i| block::attending(attention, mlp(i)));
+    let positions = Positions::Rotary(vec![rotary]);
+    let stack = block::sequential(layers.collect(), positions, norm);
+    let mut spec = block::decoder_only(config, "glm4_moe", context, stack, false)?;
+    spec.n_drafting = config.whole("num_nextn_predict_layers")?.unwrap_or(0);
+    Ok(spec)
+}
+
+/// Groups of `n_experts`, by the keys of DeepSeek, whose defaults follow.
+pub(super) fn groups(
+    config: &Config<'_>,
+    (n_experts, n_groups, n_active): (usize, usize, usize),
+    rank: GroupRank,
+) -> Result<Option<ExpertGroups>, ArchError> {
+    let n_groups = config.opt_count("n_group")?.unwrap_or(n_groups);
+    let n_active = config.opt_count("topk_group")?.unwrap_or(n_active);
+    let least = match rank {
+        GroupRank::First => 1,
+        GroupRank::FirstTwo => 2,
+    };
+    let is_whole = n_experts.is_multiple_of(n_groups) && n_experts / n_groups >= least;
+    if !is_whole || n_groups > ExpertGroups::MOST {
+        let most = ExpertGroups::MOST;
+        let expected = format!(
+            "a divisor of the {n_experts} experts up to {most}, with {least} or more a group"
+        );
+        return config.bad_value("n_group", &expected);
+    }
+    if n_active > n_groups {
+        return config.bad_value(
+            "topk_group",
+            &format!("a number up to the {n_groups} groups"),
+        );
+    }
+    let groups = ExpertGroups {
+        n_groups,
+        n_active,
+        rank,
+    };
+    Ok(Some(groups).filter(|_| n_active < n_groups))
+}
+
+/// The same choice, if the groups that are open have experts enough.
+pub(super) fn fitting(config: &Config<'_>, routing: Routing) -> Result<Routing, ArchError> {
+    let open = routing.groups.map_or(routing.n_experts, |groups| {
+        routing.n_experts / groups.n_groups * groups.n_active
+    });
+    match routing.n_active <= open {
+        true => Ok(routing),
+        false => config.bad_value(
+            "num_experts_per_tok",
+            &format!("a number up to the {open} experts of the groups that are chosen"),
+        ),
+    }
+}

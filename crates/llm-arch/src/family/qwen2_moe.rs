@@ -1,0 +1,79 @@
+//! Qwen1.5 and Qwen2 with experts: Qwen2, and beside the chosen experts one for all tokens, whose result each token weighs.
+
+use llm_tensor::{Activation, Routing};
+
+use super::block::{self, HeadDefaults, gated};
+use super::{Family, qwen};
+use crate::ArchError;
+use crate::config::{Config, Off, Unread};
+use crate::skeleton::{Naming, Role};
+use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, Gating, MlpSpec, ModelSpec, SharedSpec};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["qwen2_moe"],
+    spec,
+    core: &[
+        ("hidden_size", 2_048),
+        ("intermediate_size", 5_632),
+        ("num_hidden_layers", 24),
+        ("num_attention_heads", 16),
+        ("vocab_size", 151_936),
+    ],
+    unread: Unread {
+        any: &[],
+        off: &[("use_qkv_bias", Off::True)],
+    },
+    naming: |_| &Naming {
+        names: &[SHARED_NAMES, qwen::EXPERTS_NAMES, super::llama::NAMES],
+        ..qwen::EXPERTS_NAMING
+    },
+    gguf: None,
+};
+
+/// Names of an expert for all tokens.
+pub(super) const SHARED_NAMES: crate::skeleton::Names = &[
+    (Role::SharedScore, "mlp.shared_expert_gate"),
+    (Role::SharedGate, "mlp.shared_expert.gate_proj"),
+    (Role::SharedUp, "mlp.shared_expert.up_proj"),
+    (Role::SharedDown, "mlp.shared_expert.down_proj"),
+];
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let heads = HeadDefaults {
+        n_kv_heads: Some(16),
+        ..HeadDefaults::default()
+    };
+    let attention = AttentionSpec {
+        qkv_bias: config.flag("qkv_bias", true)?,
+        ..block::attention(config, heads)?
+    };
+    let activation = config.activation("hidden_act", Activation::Silu)?;
+    let n_experts = config
+        .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
+        .unwrap_or(60);
+    let shared_width = config.opt_count("shared_expert_intermediate_size")?;
+    let experts = MlpSpec::Experts(ExpertsSpec {
+        routing: Routing {
+            weighting: block::weighting(config, "norm_topk_prob", false)?,
+            ..Routing::softmax(n_experts, config.n_active(n_experts, 4)?)
+        },
+        correction: false,
+        width: config.opt_count("moe_intermediate_size")?.unwrap_or(1_408),
+        activation,
+        shared: Some(SharedSpec {
+            mlp: DenseMlp {
+                width: shared_width.unwrap_or(5_632),
+                activation,
+                gating: Gating::Separate,
+                bias: false,
+            },
+            gated: true,
+        }),
+    });
+    let dense = gated(config, "hidden_act", Activation::Silu, false)?;
+    let is_dense = qwen::dense_layers(config)?;
+    qwen::model(config, "qwen2_moe", attention, |i| match is_dense(i) {
+        true => dense,
+        false => experts,
+    })
+}
