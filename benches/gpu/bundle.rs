@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::part::{Outcome, Part};
-use crate::{Encoding, table};
+use crate::{Encoding, Extent, seed, table};
 
 /// Bundle, and extent of what is done with it.
 #[derive(Args)]
@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Smaller models and matrices, for an emulated GPU
     #[arg(long)]
     small: bool,
-    /// These parts alone: card, conformance, devices, operations, goldens, quantized, memory, program, kernels, models, sanitizer
+    /// These parts alone: card, conformance, devices, operations, goldens, quantized, memory, program, kernels, models, seeds, sanitizer
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -55,6 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     report.checks()?;
     report.kernels()?;
     report.models()?;
+    report.seeds()?;
     report.sanitizer()?;
     println!("{}", table::text(&report.json()));
     let failed = report
@@ -144,20 +145,7 @@ impl Report<'_> {
             if !self.is_asked(&part) {
                 continue;
             }
-            let least = gigabytes as f64 * 1e9;
-            let lacking = [
-                (
-                    self.card_figure("free_bytes").unwrap_or(0.0),
-                    "of the GPU's memory",
-                ),
-                (free_disk(&self.bundle).unwrap_or(0.0), "of disk"),
-                (available_ram().unwrap_or(0.0), "of RAM"),
-            ];
-            if let Some((free, what)) = lacking.iter().find(|(free, _)| *free < least) {
-                let reason = format!(
-                    "{:.1} GB {what} are free, and it takes {gigabytes}",
-                    free / 1e9
-                );
+            if let Some(reason) = self.lacking(gigabytes) {
                 self.put(Part::skipped(&part, reason))?;
                 continue;
             }
@@ -177,6 +165,68 @@ impl Report<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Models of 7 to 11 billion parameters in small, with weights on GPU, RAM and disk.
+    fn seeds(&mut self) -> Result<()> {
+        let extent = Extent::of(self.options.small);
+        let rates = ["copy_bytes_per_second", "to_gpu_pinned_bytes_per_second"];
+        let rates = rates.map(|name| self.card_figure(name).unwrap_or(f64::INFINITY));
+        for (idx, (name, config)) in seed::configs(&self.bundle.join("configs"), extent)?
+            .into_iter()
+            .enumerate()
+        {
+            let part = format!("seeds-{name}");
+            if !self.is_asked(&part) {
+                continue;
+            }
+            if let Some(reason) = self.lacking(if self.options.small { 0 } else { OF_SEED }) {
+                self.put(Part::skipped(&part, reason))?;
+                continue;
+            }
+            let folder = tempfile::Builder::new()
+                .prefix("model-")
+                .tempdir_in(&self.bundle)?;
+            let path = folder.path().join("config.json");
+            fs::write(&path, config.to_string())?;
+            let folder = folder.path().join(&name);
+            let mut make = self.program("xtask");
+            make.arg("make-model").arg(&path).arg(&folder);
+            self.add(&format!("{part}-made"), &mut make, 10)?;
+            let encodings = match extent {
+                // One of them shows the way of quantized weights.
+                Extent::Small if idx > 0 => &[Encoding::Bf16][..],
+                Extent::Small => &[Encoding::Bf16, Encoding::Nf4Double],
+                Extent::Full => &[Encoding::Bf16, Encoding::Int8, Encoding::Nf4Double],
+            };
+            for encoding in encodings {
+                let mut run = self.own("seed");
+                run.arg(&folder).args(["--encoding", encoding.name()]);
+                for (name, rate) in ["--copy", "--pcie"].into_iter().zip(rates) {
+                    run.arg(name).arg(rate.to_string());
+                }
+                self.add(&format!("{part}-{}", encoding.name()), &mut run, 15)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What there is too little of for so many gigabytes, in words.
+    fn lacking(&self, gigabytes: u32) -> Option<String> {
+        let free = [
+            (
+                self.card_figure("free_bytes").unwrap_or(0.0),
+                "of the GPU's memory",
+            ),
+            (free_disk(&self.bundle).unwrap_or(0.0), "of disk"),
+            (available_ram().unwrap_or(0.0), "of RAM"),
+        ];
+        let least = f64::from(gigabytes) * 1e9;
+        let (free, what) = free.into_iter().find(|(free, _)| *free < least)?;
+        Some(format!(
+            "{:.1} GB {what} are free, and it takes {gigabytes}",
+            free / 1e9
+        ))
     }
 
     /// Small operations that launch every kernel, under NVIDIA's checkers, where they are installed.
@@ -321,6 +371,9 @@ const OPERATIONS: [(&str, &[&str]); 5] = [
     ("attention", &["attention::"]),
     ("seldom", &["seldom::"]),
 ];
+
+/// Gigabytes that a seed takes of each memory: 1.1 as bf16, on disk with a file of what is offloaded beside.
+const OF_SEED: u32 = 2;
 
 /// Test of the conformance suite that takes two GPUs.
 const DEVICES: &str = "devices_on_the_card";

@@ -13,6 +13,7 @@ mod card;
 mod kernels;
 mod model;
 mod part;
+mod seed;
 mod table;
 mod timing;
 
@@ -52,6 +53,23 @@ enum Command {
         /// Less, for an emulated GPU
         #[arg(long)]
         small: bool,
+    },
+    /// Runs a model wholly on the GPU, and with weights on GPU, RAM and disk: the same tokens, and memory as planned
+    Seed {
+        /// Its folder
+        folder: PathBuf,
+        /// Encoding of weights
+        #[arg(long)]
+        encoding: Encoding,
+        /// Less, for an emulated GPU
+        #[arg(long)]
+        small: bool,
+        /// The copy bandwidth that tokens a second are expected of, in bytes a second
+        #[arg(long, value_name = "RATE")]
+        copy: f64,
+        /// The same from pinned memory to the GPU
+        #[arg(long, value_name = "RATE")]
+        pcie: f64,
     },
 }
 
@@ -111,5 +129,17 @@ fn main() -> Result<()> {
             encoding,
             small,
         } => model::run(&folder, encoding, Extent::of(small)),
+        Command::Seed {
+            folder,
+            encoding,
+            small,
+            copy,
+            pcie,
+        } => seed::run(&seed::Options {
+            folder: &folder,
+            encoding,
+            extent: Extent::of(small),
+            rates: [copy, pcie],
+        }),
     }
 }

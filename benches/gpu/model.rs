@@ -40,7 +40,21 @@ pub(crate) fn run(folder: &Path, encoding: Encoding, extent: Extent) -> Result<(
     };
     let quant = quantization(encoding);
     let (free_before, total) = gpu.memory()?;
-    let plan = planned(&model, (&gpu, &cpu), quant.as_ref(), limits, free_before)?;
+    let devices = Devices {
+        gpu: &gpu,
+        cpu: &cpu,
+    };
+    let budgets = Budgets {
+        gpus: [(0, free_before)].into(),
+        ram: Bytes::new(u64::MAX),
+        disk: None,
+    };
+    let plan = planned(&model, devices, quant.as_ref(), limits, budgets)?;
+    let tiers = plan.map.tiers();
+    ensure!(
+        !tiers.ram && !tiers.disk,
+        "skipped: the GPU has {free_before} free, which do not hold all of it"
+    );
     let planned = plan.estimate.memory(Home::Gpu(0));
     let planned = planned.context("the plan does not use the GPU")?.needed();
 
@@ -98,7 +112,7 @@ pub(crate) fn run(folder: &Path, encoding: Encoding, extent: Extent) -> Result<(
     Ok(())
 }
 
-fn quantization(encoding: Encoding) -> Option<QuantConfig> {
+pub(crate) fn quantization(encoding: Encoding) -> Option<QuantConfig> {
     let nf4 = |bnb_4bit_use_double_quant| QuantConfig {
         bnb_4bit_quant_type: Code::Nf4,
         bnb_4bit_use_double_quant,
@@ -112,14 +126,22 @@ fn quantization(encoding: Encoding) -> Option<QuantConfig> {
     }
 }
 
-/// A plan that has all on the GPU, whose own context is there already.
-fn planned(
+/// Devices of the machine.
+#[derive(Clone, Copy)]
+pub(crate) struct Devices<'a> {
+    pub(crate) gpu: &'a Arc<Cuda>,
+    pub(crate) cpu: &'a Arc<Cpu>,
+}
+
+/// A plan in which the GPU computes with all weights, wherever they rest. Its own context is there already.
+pub(crate) fn planned(
     model: &BoundModel,
-    (gpu, cpu): (&Arc<Cuda>, &Arc<Cpu>),
+    devices: Devices<'_>,
     quant: Option<&QuantConfig>,
     limits: Limits,
-    free: Bytes,
+    budgets: Budgets,
 ) -> Result<Plan> {
+    let Devices { gpu, cpu } = devices;
     let stored: Vec<_> = model.tensors().map(|bound| bound.stored()).collect();
     let request = Request {
         skeleton: model.skeleton(),
@@ -128,13 +150,9 @@ fn planned(
         kv_dtype: None,
         limits,
         load_piece: Bytes::new(cpu.n_threads() as u64 * (1 << 20)),
-        budgets: Budgets {
-            gpus: [(0, free)].into(),
-            ram: Bytes::new(u64::MAX),
-            disk: None,
-        },
+        budgets,
         strategy: Strategy::Auto,
-        offload: Offload::Compute,
+        offload: Offload::Stream,
         costs: Costs {
             cpu: &CostsOf(&**cpu),
             gpu: &CostsOf(&**gpu),
@@ -142,14 +160,7 @@ fn planned(
         },
     };
     match plan(&request)? {
-        Verdict::Fits(plan) => {
-            let tiers = plan.map.tiers();
-            ensure!(
-                !tiers.ram && !tiers.disk,
-                "skipped: the GPU has {free} free, which do not hold all of it"
-            );
-            Ok(*plan)
-        }
+        Verdict::Fits(plan) => Ok(*plan),
         refused @ Verdict::DoesNotFit(_) => anyhow::bail!("skipped: the model {refused}"),
     }
 }
@@ -190,4 +201,4 @@ fn decode_rate(session: &mut Session, n_tokens: usize) -> Result<f64> {
     Ok(n_tokens as f64 / seconds)
 }
 
-const DTYPE: WeightDType = WeightDType::As(DType::BF16);
+pub(crate) const DTYPE: WeightDType = WeightDType::As(DType::BF16);

@@ -117,7 +117,40 @@ pub(crate) fn text(report: &Value) -> String {
             number("taken_of_free_bytes") / 1e9,
         );
     }
+    seeds(&mut text, of("seed"));
     text
+}
+
+/// Tokens of models in small, wherever their weights rest, and their memory.
+fn seeds<'r>(text: &mut String, seeds: impl Iterator<Item = &'r Value>) {
+    for (idx, seed) in seeds.enumerate() {
+        if idx == 0 {
+            let _ = writeln!(
+                text,
+                "\n{:28} {:10} {:10} {:>8} {:>8} {:>9}  memories, GB planned = counted",
+                "seed", "encoding", "weights", "load s", "tok/s", "expected"
+            );
+        }
+        let number = |name: &str| seed[name].as_f64();
+        let word = |name: &str| seed[name].as_str().unwrap_or("");
+        let rate = |name: &str| number(name).map_or("-".to_owned(), |rate| format!("{rate:.1}"));
+        let memories = seed["memories"].as_object().into_iter().flatten();
+        let memories = memories.map(|(home, both)| {
+            let gigabytes = |at: usize| both[at].as_f64().unwrap_or(0.0) / 1e9;
+            format!("{home} {:.3} = {:.3}", gigabytes(0), gigabytes(1))
+        });
+        let _ = writeln!(
+            text,
+            "{:28} {:10} {:10} {:>8.1} {:>8} {:>9}  {}",
+            word("name"),
+            word("encoding"),
+            word("placed"),
+            number("load_seconds").unwrap_or(0.0),
+            rate("tokens_per_second"),
+            rate("expected_tokens_per_second"),
+            memories.collect::<Vec<_>>().join(", "),
+        );
+    }
 }
 
 /// Time of an operation, and what it makes of memory and processors.
@@ -157,6 +190,10 @@ mod tests {
                 {"what": "model", "name": "llama-8b", "encoding": "bf16", "load_seconds": 9.0,
                  "decode_tokens_per_second": 120.0, "prefill_tokens_per_second": 9000.0, "planned_bytes": 16e9,
                  "counted_bytes": 16e9, "taken_of_free_bytes": 16.1e9}]},
+            {"part": "seeds", "outcome": "passed", "seconds": 3.0, "results": [
+                {"what": "seed", "name": "gpt-j-6B", "encoding": "bf16", "placed": "everywhere", "load_seconds": 1.0,
+                 "tokens_per_second": 80.25, "expected_tokens_per_second": null,
+                 "memories": {"0": [4e8, 4e8], "cpu": [1e8, 1e8]}}]},
         ]});
         let text = text(&report);
         for words in [
@@ -165,6 +202,7 @@ mod tests {
             "goldens                           2.0  failed: it ended\n    llama is off\n",
             "nf4            4096  14336      1       15.5    2100            70%      7.0",
             "llama-8b     bf16              9.0          120.0            9000       16.000",
+            "everywhere      1.0     80.2         -  0 0.400 = 0.400, cpu 0.100 = 0.100",
         ] {
             assert!(text.contains(words), "{words} in\n{text}");
         }

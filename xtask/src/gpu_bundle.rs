@@ -68,6 +68,15 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
             configs.join(&name),
         )?;
     }
+    let seeds = "seeds.json";
+    fs::copy(
+        root.join("benches/configs").join(seeds),
+        configs.join(seeds),
+    )?;
+    for name in SEEDS {
+        let config = format!("tests/fixtures/configs/{name}/config.json");
+        fs::copy(root.join(config), configs.join(format!("{name}.json")))?;
+    }
     pack(out)?;
     let glibc = format!("{}.{}", newest.0, newest.1);
     fs::write(out.join("README.txt"), README.replace("GLIBC", &glibc))?;
@@ -283,6 +292,13 @@ const PROGRAMS: [&str; 6] = [
 ];
 /// Configurations of the models that are made on the spot.
 const CONFIGS: [&str; 3] = ["llama-1.1b", "llama-8b", "tiny"];
+/// Real models that `seeds.json` has in small.
+const SEEDS: [&str; 4] = [
+    "tiiuae--falcon-7b-instruct",
+    "bigscience--bloomz-7b1-mt",
+    "google--flan-t5-xxl",
+    "EleutherAI--gpt-j-6B",
+];
 /// Names of what lies in the folder of a bundle.
 const OWN: [&str; 5] = ["README.txt", "run.sh", "files", "files.tar.xz", "results"];
 const MOST: Bytes = Bytes::new(40_000_000);
@@ -313,7 +329,7 @@ what is missing is skipped with a word. Models of random weights are made on the
 the largest be measured.
 
 results/results.json and results/table.txt have everything; results/logs what each part said. `./run.sh --only kernels,models`
-runs some parts alone: card, conformance, devices, operations, goldens, quantized, memory, program, kernels, models, sanitizer.
+runs some parts alone: card, conformance, devices, operations, goldens, quantized, memory, program, kernels, models, seeds, sanitizer.
 
 conformance  every operation of the backend against a plain reference
 devices      rows from each of two GPUs to the other, where there are two
@@ -324,6 +340,8 @@ memory       bytes that the driver gave, as planned
 program      llm-run doctor and llm-run generate --device cuda:0, as a user calls them
 kernels      products in bf16, int8, nf4 and nf4 with double quantization: time, and bytes as a share of the copy bandwidth
 models       1.1 and 8 billion parameters: tokens/s of decoding and prefill, memory planned beside memory allocated
+seeds        four models of 7 to 11 billion parameters, a twentieth of their weights, on a twentieth of 15 GB of GPU and 12.7 of RAM,
+             and on GPU, RAM and disk: the tokens of the GPU alone, memory as planned, tokens/s beside those expected
 sanitizer    the operations under compute-sanitizer's memcheck, racecheck and initcheck, where it is installed
 ";
 

@@ -136,7 +136,5 @@ KERNEL_OF(256, gemm_tile_int8)(Int8 p, const void* __restrict__ bias, float* __r
   add_outliers<4, 4, SIZE, SIZE>(acc, p, s, memory.outliers, n_tokens, t0, r0, [&](int i) { return ty + i; }, [&](int j) { return tx + j; });
 #pragma unroll
   for (int i = 0; i < 4; i++)
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-      if (t0 + ty + i < n_tokens && r0 + tx + j < s.rows) store(s, out, nullptr, bias, t0 + ty + i, r0 + tx + j, acc[i][j]);
+    if (t0 + ty + i < n_tokens) store4(s, out, nullptr, bias, t0 + ty + i, r0 + tx, acc[i]);
 }

@@ -56,7 +56,7 @@ template <int PARTS, class W> __device__ __forceinline__ void four_bit(const u8*
       for (int p = 0; p < PARTS; p++)
         bring<W::TOKENS, W::THREADS>(stage + p * X, x + p * s.n_tokens * x_stride, x_stride, n_tokens - t0, x_stride, (begin + i) * STAGE_BYTES);
       const u64 at = first + (begin + i) * 32;
-      if (threadIdx.x < W::ROWS) { cp_async16(stage + CODES + line * 16, weight.codes + at / 2); return; }
+      if (threadIdx.x < W::ROWS) { cp_async16_half_sector(stage + CODES + line * 16, weight.codes + at / 2); return; }
       const u64 b = at >> weight.block_log2;
       if (weight.nested) { code = static_cast<const u8*>(weight.absmax)[b]; brought = weight.nested_absmax[b >> 8]; }
       else brought = static_cast<const float*>(weight.absmax)[b];

@@ -44,7 +44,5 @@ template <class Fetch> __device__ __forceinline__ void tile(const float* __restr
   }
 #pragma unroll
   for (int i = 0; i < 4; i++)
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-      if (t0 + ty + i < n && r0 + tx + j < s.rows) store(s, out, pieces, bias, t0 + ty + i, r0 + tx + j, acc[i][j]);
+    if (t0 + ty + i < n) store4(s, out, pieces, bias, t0 + ty + i, r0 + tx, acc[i]);
 }

@@ -52,6 +52,16 @@ __device__ __forceinline__ void cp_async16(void* dst, const void* src) {
 #endif
 }
 
+// The same of 16 bytes whose sector another copy of the block takes the rest of: it stays in the first cache until then.
+__device__ __forceinline__ void cp_async16_half_sector(void* dst, const void* src) {
+#if __CUDA_ARCH__ >= 800
+  u32 s = (u32)__cvta_generic_to_shared(dst);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(s), "l"(src));
+#else
+  *(uint4*)dst = *(const uint4*)src;
+#endif
+}
+
 __device__ __forceinline__ void cp_async_wait_all() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;\n cp.async.wait_group 0;" ::: "memory");

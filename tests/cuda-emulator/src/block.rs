@@ -7,7 +7,7 @@ use std::sync::Arc;
 use warp::{Arrival, Pause};
 pub(crate) use warp::{MASKS_MAY_DIFFER, Warp};
 
-use crate::device::{Known, Stored, Touched, Traffic, View};
+use crate::device::{FirstCache, Known, Stored, Touched, Traffic, View};
 use crate::exec::Row;
 use crate::fault::{Fault, Kind, Located};
 use crate::program::{Program, Vote};
@@ -48,6 +48,7 @@ pub(crate) struct Block<'a> {
     pub(crate) known: Known,
     /// Sectors of the regions that the block has come to.
     pub(crate) touched: Vec<Arc<Touched>>,
+    pub(crate) first_cache: Option<FirstCache>,
 }
 
 impl<'a> Block<'a> {
@@ -69,6 +70,7 @@ impl<'a> Block<'a> {
             local: vec![0xff; launch.program.local_bytes * n_threads],
             known: Known::default(),
             touched: Vec::new(),
+            first_cache: launch.traffic.map(|_| FirstCache::of_threads(n_threads)),
         };
         let mut warps: Vec<Warp> = (0..n_warps)
             .map(|warp| Warp::new(&block, warp, rows.pop().unwrap_or_default()))

@@ -149,12 +149,13 @@ pub struct TrafficReport {
     pub sectors: u64,
     /// Bytes of the sectors that a launch touched at all: what memory moves behind a cache that forgets nothing.
     pub moved: u64,
-    /// Of `asked`, what lies in allocations that have a tenth or more of what their launch moved, both ways.
+    /// Sectors that were fetched for blocks, or written by them, of allocations that have a tenth or more of what their launch
+    /// moved, both ways. What a block's own first cache still has of its loads is not fetched again.
     #[serde(default)]
-    pub asked_of_large: u64,
-    /// Of `sectors`, those of such allocations.
+    pub fetched_of_large: u64,
+    /// Bytes of these that instructions asked for, while the first cache had them.
     #[serde(default)]
-    pub sectors_of_large: u64,
+    pub used_of_large: u64,
 }
 
 impl TrafficReport {
@@ -164,11 +165,12 @@ impl TrafficReport {
         efficiency(self.asked, self.sectors)
     }
 
-    /// The same of the allocations that most of the bytes lie in: a scale that is read for every row, from a cache, is not
-    /// among them.
+    /// Share of the bytes that come from the second cache and are of use, and of those that go there, in the allocations that
+    /// most of the bytes lie in: a scale that is read for every row, from a cache, is not among them. The rest of a sector that
+    /// a later load of the block asks for is of use as long as its first cache has it.
     #[must_use]
     pub fn large_sector_efficiency(&self) -> f64 {
-        efficiency(self.asked_of_large, self.sectors_of_large)
+        efficiency(self.used_of_large, self.fetched_of_large)
     }
 
     fn since(&self, earlier: &Self) -> Self {
@@ -176,8 +178,8 @@ impl TrafficReport {
             asked: self.asked - earlier.asked,
             sectors: self.sectors - earlier.sectors,
             moved: self.moved - earlier.moved,
-            asked_of_large: self.asked_of_large - earlier.asked_of_large,
-            sectors_of_large: self.sectors_of_large - earlier.sectors_of_large,
+            used_of_large: self.used_of_large - earlier.used_of_large,
+            fetched_of_large: self.fetched_of_large - earlier.fetched_of_large,
         }
     }
 
@@ -187,14 +189,14 @@ impl TrafficReport {
             asked,
             sectors,
             moved,
-            asked_of_large,
-            sectors_of_large,
+            used_of_large,
+            fetched_of_large,
         } = other;
         self.asked += asked;
         self.sectors += sectors;
         self.moved += moved;
-        self.asked_of_large += asked_of_large;
-        self.sectors_of_large += sectors_of_large;
+        self.used_of_large += used_of_large;
+        self.fetched_of_large += fetched_of_large;
     }
 }
 

@@ -180,8 +180,6 @@ fn prompts_read_keys_and_values_once() {
                     n_tokens: 64,
                     n_positions: 96,
                     n_sequences: 1,
-                    // Queries are read element by element.
-                    filled: 0.3,
                     ..CASE
                 }
                 .check(bench);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use super::Region;
+use super::{FirstCache, Region};
 use crate::report::TrafficReport;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub(crate) struct Touched {
     asked: [AtomicU64; 2],
     /// Sectors that instructions touched.
     sectors: [AtomicU64; 2],
+    /// The same of what blocks did not find in their first caches.
+    used: [AtomicU64; 2],
+    fetched: [AtomicU64; 2],
 }
 
 impl Traffic {
@@ -45,6 +48,8 @@ impl Traffic {
                     bits: [bits(), bits()],
                     asked: Default::default(),
                     sectors: Default::default(),
+                    used: Default::default(),
+                    fetched: Default::default(),
                 })
             })
             .clone()
@@ -60,21 +65,20 @@ impl Traffic {
         let moved = |[read, written]: &[TrafficReport; 2]| read.moved + written.moved;
         let total: u64 = regions.iter().map(moved).sum();
         let mut reports = <[TrafficReport; 2]>::default();
-        for region in &regions {
-            let is_large = moved(region) * 10 >= total;
-            for (report, of_region) in reports.iter_mut().zip(region) {
-                report.add(of_region);
-                if is_large {
-                    report.asked_of_large += of_region.asked;
-                    report.sectors_of_large += of_region.sectors;
+        for region in regions {
+            let is_large = moved(&region) * 10 >= total;
+            for (report, mut of_region) in reports.iter_mut().zip(region) {
+                if !is_large {
+                    (of_region.used_of_large, of_region.fetched_of_large) = (0, 0);
                 }
+                report.add(&of_region);
             }
         }
         reports
     }
 
     /// Counts one instruction's accesses to a region: `n` bytes at each address of the mask's lanes, which are multiples of
-    /// `n`, a power of two.
+    /// `n`, a power of two. What a block reads comes through its first cache, if one is given.
     pub(crate) fn count(
         &self,
         touched: &Touched,
@@ -82,6 +86,7 @@ impl Traffic {
         mask: u32,
         n: u64,
         direction: Direction,
+        first_cache: Option<&mut FirstCache>,
     ) {
         let (mut least, mut most) = (u64::MAX, 0);
         for (lane, address) in addresses.iter().enumerate() {
@@ -98,8 +103,18 @@ impl Traffic {
         } else {
             far(touched, addresses, mask, n, direction)
         };
-        touched.asked[direction as usize].fetch_add(asked, Relaxed);
-        touched.sectors[direction as usize].fetch_add(sectors, Relaxed);
+        let (used, fetched) = match first_cache {
+            Some(cache) => {
+                let fetched = cache.load(addresses, mask, n);
+                (fetched.bytes, fetched.sectors)
+            }
+            None => (asked, sectors),
+        };
+        let at = direction as usize;
+        touched.asked[at].fetch_add(asked, Relaxed);
+        touched.sectors[at].fetch_add(sectors, Relaxed);
+        touched.used[at].fetch_add(used, Relaxed);
+        touched.fetched[at].fetch_add(fetched, Relaxed);
     }
 }
 
@@ -172,7 +187,8 @@ impl Touched {
             asked: self.asked[at].load(Relaxed),
             sectors: self.sectors[at].load(Relaxed),
             moved: n_moved * SECTOR,
-            ..TrafficReport::default()
+            used_of_large: self.used[at].load(Relaxed),
+            fetched_of_large: self.fetched[at].load(Relaxed),
         }
     }
 
@@ -228,7 +244,7 @@ mod tests {
                     let traffic = Traffic::default();
                     let touched = traffic.touched(region);
                     let addresses = std::array::from_fn(|lane| base + pattern(lane as u64) * n);
-                    traffic.count(&touched, &addresses, mask, n, Direction::Read);
+                    traffic.count(&touched, &addresses, mask, n, Direction::Read, None);
                     let bytes: BTreeSet<u64> = (0..32)
                         .filter(|lane| mask >> lane & 1 == 1)
                         .flat_map(|lane: usize| addresses[lane]..addresses[lane] + n)
@@ -239,8 +255,8 @@ mod tests {
                         asked: bytes.len() as u64,
                         sectors: n_sectors,
                         moved: n_sectors * SECTOR,
-                        asked_of_large: bytes.len() as u64,
-                        sectors_of_large: n_sectors,
+                        used_of_large: bytes.len() as u64,
+                        fetched_of_large: n_sectors,
                     };
                     assert_eq!(traffic.reports(), [expected, TrafficReport::default()]);
                 }
@@ -264,6 +280,7 @@ mod tests {
                     u32::MAX,
                     n,
                     Direction::Read,
+                    None,
                 );
             }
         }

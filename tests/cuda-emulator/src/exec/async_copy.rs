@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use super::memory::{Access, HINTS, addresses, lanes};
+use super::memory::{Access, HINTS, Through, addresses, lanes};
 use super::{Class, Decoded, LANES, Reg};
 use crate::block::{Block, Warp};
 use crate::fault::{Fault, Kind};
@@ -135,8 +135,16 @@ fn copy(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     let to_offset = b.constant(true, to_offset as u64);
     let mut out = Instruction::of(issue, [to, from, n_read, to_offset]);
     out.offset = from_offset;
-    out.control = *n as u32;
+    out.control = *n as u32 | u32::from(whole_only) << 8;
     Ok(out)
+}
+
+/// Copies with `cg` leave nothing in the first cache, those with `ca` do.
+fn through(i: &Instruction) -> Access {
+    Access::Read(match i.control >> 8 {
+        0 => Through::First,
+        _ => Through::Second,
+    })
 }
 
 #[expect(
@@ -144,7 +152,7 @@ fn copy(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
     reason = "memory of the device is reached by its host pointer"
 )]
 fn issue(w: &mut Warp, b: &mut Block<'_>, i: &Instruction, m: u32) -> Result<(), Fault> {
-    let n = i.control as usize;
+    let n = (i.control & 255) as usize;
     let to_offset = w.registers.wide(i.o[3])[0] as i64;
     let (to, from) = (
         addresses(w, i.o[0], to_offset),
@@ -167,14 +175,14 @@ fn issue(w: &mut Warp, b: &mut Block<'_>, i: &Instruction, m: u32) -> Result<(),
         .fold(0, |bits, lane| bits | 1 << lane);
     let mut pointers = [std::ptr::null_mut(); LANES];
     if full != 0 {
-        pointers = b.global(&from, full, n as u64, Access::Read)?;
+        pointers = b.global(&from, full, n as u64, through(i))?;
     }
     for lane in lanes(m & !full) {
         let part = n_read[lane];
         // Bytes one by one: a part need not be a power of two.
         for k in 0..u64::from(part) {
             let at = from.map(|a| a + k);
-            let one = b.global(&at, 1 << lane, 1, Access::Read)?;
+            let one = b.global(&at, 1 << lane, 1, through(i))?;
             if k == 0 {
                 pointers[lane] = one[lane];
             }

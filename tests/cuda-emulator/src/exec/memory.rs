@@ -24,12 +24,21 @@ pub(super) const CONST_WINDOW: u64 = 0x0f00_0000_0000;
 /// Kind of an access to global memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    Read,
+    Read(Through),
     /// Through the cache that does not see what the kernel itself stores.
-    ReadOnly,
+    ReadOnly(Through),
     Write,
     /// Reads and writes; what it reads must have been written.
     Atomic,
+}
+
+/// Caches that a load comes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Through {
+    /// The block's own, where the sectors stay for a while.
+    First,
+    /// The card's alone: of the sectors nothing stays with the block.
+    Second,
 }
 
 pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) -> Decoded {
@@ -39,6 +48,7 @@ pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) ->
         return Ok(Instruction::of(|_, _, _, _| Ok(()), [Reg::default(); 4]));
     }
     let is_read_only = op.take("nc");
+    let is_past_first = PAST_FIRST.iter().any(|hint| op.take(hint));
     op.take_hints(&HINTS);
     let space = op.take_space();
     let hinted = op.take("L2::cache_hint");
@@ -95,7 +105,7 @@ pub(super) fn decode(b: &mut Builder<'_>, op: &mut Opcode<'_>, s: &Statement) ->
     let mut out = Instruction::of(exec, [reg; 4]);
     out.list = list;
     out.offset = offset;
-    out.control = control(ty) | u32::from(is_read_only) << 16;
+    out.control = control(ty) | u32::from(is_read_only) << 16 | u32::from(is_past_first) << 17;
     b.has_read_only_loads |= is_read_only;
     Ok(out)
 }
@@ -143,6 +153,19 @@ pub(super) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
         })
     })
 }
+
+/// Of the hints and orders, those of loads that leave nothing in the first cache.
+const PAST_FIRST: [&str; 9] = [
+    "cg",
+    "cv",
+    "volatile",
+    "relaxed",
+    "acquire",
+    "acq_rel",
+    "sc",
+    "mmio",
+    "L1::no_allocate",
+];
 
 /// Orders of memory and hints to caches: they change no value here, where every access is done in turn.
 pub(super) const HINTS: [&str; 32] = [

@@ -8,38 +8,32 @@ use std::path::Path;
 use llm_arch::Slot;
 use llm_checkpoint::{NewTensor, SafetensorsWriter};
 use llm_tensor::{DType, Shape};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{json_on, machine};
 use crate::support::{self, fixture};
 
 struct Seed {
     /// Folder of the real one's configuration.
-    real: &'static str,
+    real: String,
     /// Keys that make it small.
     small: Value,
 }
 
-fn seeds() -> [Seed; 4] {
-    [
-        Seed {
-            real: "tiiuae--falcon-7b-instruct",
-            small: json!({"hidden_size": 288, "num_attention_heads": 18, "num_kv_heads": 18, "ffn_hidden_size": 1152,
-                "vocab_size": 4064}),
-        },
-        Seed {
-            real: "bigscience--bloomz-7b1-mt",
-            small: json!({"hidden_size": 256, "n_head": 16, "vocab_size": 15_680}),
-        },
-        Seed {
-            real: "google--flan-t5-xxl",
-            small: json!({"d_model": 256, "d_ff": 640, "d_kv": 16, "num_heads": 16, "vocab_size": 2008}),
-        },
-        Seed {
-            real: "EleutherAI--gpt-j-6B",
-            small: json!({"n_embd": 256, "n_head": 16, "rotary_dim": 16, "vocab_size": 3150}),
-        },
-    ]
+/// Those of the list that the bundle for GPUs has, too.
+fn seeds() -> Vec<Seed> {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../benches/configs/seeds.json"
+    );
+    let seeds: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let of_seed = |seed: &Value| Seed {
+        real: seed["real"].as_str().unwrap().to_owned(),
+        small: seed["256"].clone(),
+    };
+    let seeds: Vec<_> = seeds.as_array().unwrap().iter().map(of_seed).collect();
+    assert_eq!(seeds.len(), 4);
+    seeds
 }
 
 const PRECISIONS: [&[&str]; 3] = [&[], &["--load-in-8bit"], &["--load-in-4bit"]];

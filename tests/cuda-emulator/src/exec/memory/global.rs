@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::elements::{element_bytes, extend};
-use super::{Access, Class, LANES, addresses, lanes};
+use super::{Access, Class, LANES, Through, addresses, lanes};
 use crate::block::{Block, Warp};
 use crate::device::{Direction, Home};
 use crate::fault::{Fault, Kind};
@@ -17,9 +17,13 @@ pub(super) fn load_global(
 ) -> Result<(), Fault> {
     let at = addresses(w, i.o[0], i.offset);
     let bytes = element_bytes(i);
-    let access = match i.control >> 16 {
-        0 => Access::Read,
-        _ => Access::ReadOnly,
+    let through = match i.control >> 17 & 1 {
+        0 => Through::First,
+        _ => Through::Second,
+    };
+    let access = match i.control >> 16 & 1 {
+        0 => Access::Read(through),
+        _ => Access::ReadOnly(through),
     };
     let pointers = b.global(&at, m, (bytes * i.list.len()) as u64, access)?;
     for (k, reg) in i.list.iter().enumerate() {
@@ -144,7 +148,7 @@ impl Block<'_> {
                 let at = addresses[lane] - region.base;
                 if access.writes() {
                     self.known.store(stored, region, at, n);
-                } else if access == Access::ReadOnly
+                } else if matches!(access, Access::ReadOnly(_))
                     && let Some(byte) = self.known.first(stored, region, at, n)
                 {
                     let len = region.len;
@@ -168,11 +172,20 @@ impl Block<'_> {
                 self.touched.len() - 1
             });
             let touched = &self.touched[at];
+            let first_cache = match access {
+                Access::Read(Through::First) | Access::ReadOnly(Through::First) => {
+                    self.first_cache.as_mut()
+                }
+                Access::Read(Through::Second)
+                | Access::ReadOnly(Through::Second)
+                | Access::Write
+                | Access::Atomic => None,
+            };
             if access != Access::Write {
-                traffic.count(touched, addresses, mask, n, Direction::Read);
+                traffic.count(touched, addresses, mask, n, Direction::Read, first_cache);
             }
             if access.writes() {
-                traffic.count(touched, addresses, mask, n, Direction::Write);
+                traffic.count(touched, addresses, mask, n, Direction::Write, None);
             }
         }
         Ok(())
@@ -182,7 +195,7 @@ impl Block<'_> {
 impl Access {
     fn writes(self) -> bool {
         match self {
-            Self::Read | Self::ReadOnly => false,
+            Self::Read(_) | Self::ReadOnly(_) => false,
             Self::Write | Self::Atomic => true,
         }
     }
@@ -190,7 +203,7 @@ impl Access {
 
 fn verb(access: Access) -> &'static str {
     match access {
-        Access::Read | Access::ReadOnly => "reads",
+        Access::Read(_) | Access::ReadOnly(_) => "reads",
         Access::Write => "writes",
         Access::Atomic => "changes",
     }

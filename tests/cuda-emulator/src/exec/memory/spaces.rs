@@ -2,7 +2,9 @@
 
 use super::elements::{element_bytes, extend, load_lanes, store_lanes};
 use super::global::{load_global, read, store_global, write};
-use super::{Access, CONST_WINDOW, Class, LANES, LOCAL_WINDOW, SHARED_WINDOW, addresses, lanes};
+use super::{
+    Access, CONST_WINDOW, Class, LANES, LOCAL_WINDOW, SHARED_WINDOW, Through, addresses, lanes,
+};
 use crate::block::{Block, Warp};
 use crate::fault::{Fault, Kind};
 use crate::program::Instruction;
@@ -197,7 +199,12 @@ pub(super) fn load_generic(
                 out.copy_from_slice(b.constant(lane, a - CONST_WINDOW, out.len())?);
             }
             _ => {
-                let pointers = b.global(&at, 1 << lane, out.len() as u64, Access::Read)?;
+                let pointers = b.global(
+                    &at,
+                    1 << lane,
+                    out.len() as u64,
+                    Access::Read(Through::First),
+                )?;
                 for (k, byte) in out.iter_mut().enumerate() {
                     *byte = read(pointers[lane].wrapping_add(k), 1) as u8;
                 }
