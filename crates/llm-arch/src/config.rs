@@ -239,23 +239,6 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// True for each layer that is of the second kind and not of the first, where a list says so.
-    pub(crate) fn kinds(
-        &self,
-        key: &str,
-        n_layers: usize,
-        [no, yes]: [&str; 2],
-    ) -> Result<Option<Vec<bool>>> {
-        let is_second = |kind: &Value| match kind.as_str() {
-            Some(kind) if kind == yes => Some(true),
-            Some(kind) if kind == no => Some(false),
-            _ => None,
-        };
-        self.read(key, list_of(Some(n_layers), is_second), || {
-            format!("{n_layers} times {no} or {yes}")
-        })
-    }
-
     /// Mask of sliding layers, by `layer_types`; `default` where there is no such list.
     pub(crate) fn sliding(
         &self,

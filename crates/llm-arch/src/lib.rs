@@ -18,10 +18,15 @@ pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf
 pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
-    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf, Extents, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role, SharedOf, ShortConvOf, Skeleton, Slot, StackPlace, Stacked, Stored, SublayerOf, TensorKind, TryMap, Unit, Walk,
+    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
+    ExpertsOf, Extents, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, Module, NormOf, Place,
+    ProjectionOf, Role, SharedOf, ShortConvOf, Skeleton, Slot, StackPlace, Stacked, Stored,
+    SublayerOf, TensorKind, TryMap, Unit, Walk,
 };
 pub use spec::{
-    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec, FinalNorm, Gating, HeadMatrix, HeadSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, NormSpec, Packing, Positions, QkNorm, Residual, SharedSpec, ShortConvSpec, Side, StackSpec,
+    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec,
+    FinalNorm, Gating, HeadMatrix, HeadSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver,
+    NormSpec, Packing, Positions, QkNorm, Residual, SharedSpec, ShortConvSpec, Side, StackSpec,
 };
 
 pub use llm_tensor::{ExpertGroups, GroupRank, Routing, Scoring, Weighting};

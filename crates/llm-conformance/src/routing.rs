@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
 use llm_quant::{BlockSize, Code, FourBit, Scheme, StoredWeight};
-use llm_tensor::{Activation, ClampedGate, DType, ExpertGroups, Gate, GateOrder, GroupRank, Scoring, Weighting, WorkspaceShape};
+use llm_tensor::{
+    Activation, ClampedGate, DType, ExpertGroups, Gate, GateOrder, GroupRank, Scoring, Weighting,
+    WorkspaceShape,
+};
 
 use crate::case::{Case, EPS, sum_error};
 use crate::data::{DTYPES, Device, Random, SMALL, WORKS, weight, widened};

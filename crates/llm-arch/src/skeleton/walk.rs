@@ -3,13 +3,16 @@
 use std::convert::Infallible;
 
 use super::block::{
-    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf,
-    SublayerOf, TryMap,
+    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
+    ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf,
+    ShortConvOf, SublayerOf, TryMap,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
-    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec, Side,
+    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec,
+    MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec,
+    Side,
 };
 
 impl ModelSpec {
