@@ -297,9 +297,8 @@ pub(crate) fn clamped_experts() -> Vec<ExpertCase> {
         {
             cases.push(ExpertCase {
                 routing: Routing {
-                    n_experts,
-                    n_active,
                     weighting: Weighting::Normalised,
+                    ..Routing::softmax(n_experts, n_active)
                 },
                 n_tokens,
                 hidden,

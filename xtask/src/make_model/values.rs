@@ -79,9 +79,21 @@ impl Values {
             }
             Role::RouterCorrection => (0.0, 0.02),
             Role::ConvIn | Role::ConvTaps => (0.0, matrix),
-            Role::Out | Role::ConvOut | Role::CrossOut | Role::Down | Role::SharedDown => {
-                (0.0, matrix / self.residual_damping)
-            }
+            Role::DeltaQkv
+            | Role::DeltaGate
+            | Role::DeltaStrength
+            | Role::DeltaDecay
+            | Role::DeltaQkvGate
+            | Role::DeltaStrengthDecay => (0.0, matrix),
+            // States that fade within some positions.
+            Role::DeltaRate | Role::DeltaOffset => (0.0, 0.5),
+            Role::DeltaNorm => (self.gain, 0.1),
+            Role::Out
+            | Role::ConvOut
+            | Role::DeltaOut
+            | Role::CrossOut
+            | Role::Down
+            | Role::SharedDown => (0.0, matrix / self.residual_damping),
             Role::EmbedNorm | Role::AttnNorm | Role::MlpNorm | Role::FinalNorm => (self.gain, 0.1),
             Role::PostAttnNorm | Role::PostMlpNorm | Role::CrossNorm => (self.gain, 0.1),
             Role::QNorm | Role::KNorm => (self.gain, 0.1),

@@ -1,6 +1,6 @@
 //! GLM-4.5 to 4.7 with experts: half of each head turned, experts chosen by corrected sigmoids within groups, dense first layers.
 
-use llm_tensor::{Activation, ExpertGroups, GroupRank, Routing};
+use llm_tensor::{Activation, ExpertGroups, Gate, GroupRank, Routing};
 
 use super::block::{self, HeadDefaults, gated};
 use super::{Family, llama, qwen};
@@ -75,7 +75,8 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         routing,
         correction: true,
         width,
-        activation,
+        gate: Gate::Of(activation),
+        bias: false,
         shared: Some(SharedSpec {
             mlp: DenseMlp {
                 width: n_shared * width,

@@ -1,6 +1,6 @@
 //! gpt-oss: experts with clamped gates, attention with sinks.
 
-use llm_tensor::{ClampedGate, Gate, GateOrder, Weighting};
+use llm_tensor::{ClampedGate, Gate, GateOrder, Routing, Weighting};
 use serde_json::{Value, json};
 
 use super::block::{self, HeadDefaults};
@@ -167,8 +167,12 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
         .unwrap_or(128);
     let experts = MlpSpec::Experts(ExpertsSpec {
-        n_experts,
-        n_active: config.n_active(n_experts, 4)?,
+        routing: Routing {
+            // The softmax of the chosen ones' scores is that of all, brought to a sum of one.
+            weighting: Weighting::Normalised,
+            ..Routing::softmax(n_experts, config.n_active(n_experts, 4)?)
+        },
+        correction: false,
         width: config.count("intermediate_size")?,
         gate: Gate::Clamped(ClampedGate {
             alpha: config.opt_positive("swiglu_alpha")?.unwrap_or(1.702) as f32,
@@ -176,8 +180,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             order: GateOrder::Pairs,
         }),
         bias: true,
-        // The softmax of the chosen ones' scores is that of all, brought to a sum of one.
-        weighting: Weighting::Normalised,
+        shared: None,
     });
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));
     let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, experts);

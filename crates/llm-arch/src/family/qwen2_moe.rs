@@ -1,6 +1,6 @@
 //! Qwen1.5 and Qwen2 with experts: Qwen2, and beside the chosen experts one for all tokens, whose result each token weighs.
 
-use llm_tensor::{Activation, Routing};
+use llm_tensor::{Activation, Gate, Routing};
 
 use super::block::{self, HeadDefaults, gated};
 use super::{Family, qwen};
@@ -59,7 +59,8 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         },
         correction: false,
         width: config.opt_count("moe_intermediate_size")?.unwrap_or(1_408),
-        activation,
+        gate: Gate::Of(activation),
+        bias: false,
         shared: Some(SharedSpec {
             mlp: DenseMlp {
                 width: shared_width.unwrap_or(5_632),
