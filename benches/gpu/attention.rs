@@ -130,6 +130,7 @@ fn measure<B: Backend>(device: &Arc<B>, case: Case, time: Duration, copy: f64) -
         soft_cap: None,
         mask: Mask::Causal { window: None },
         bias: None,
+        sinks: None,
     };
     let seconds = seconds::<B>(&mut queue, time, |queue| {
         let batch = Batch {
