@@ -95,7 +95,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let positions = Positions::Rotary(vec![rotary]);
     let stack = block::sequential(layers.collect(), positions, norm);
     let mut spec = block::decoder_only(config, "glm4_moe", context, stack, false)?;
-    spec.n_drafting = config.whole("num_nextn_predict_layers")?.unwrap_or(0);
+    spec.n_drafting = config.whole("num_nextn_predict_layers")?.unwrap_or(1);
     Ok(spec)
 }
 

@@ -246,9 +246,14 @@ pub(super) fn model(
     let layers = (0..n_layers).map(|i| block::attending(attention, mlp(i)));
     let positions = Positions::Rotary(vec![rotary]);
     let mut stack = block::sequential(layers.collect(), positions, norm(config)?);
-    let window = config.window("sliding_window", Some(4096))?;
-    let slides_at_all = config.flag("use_sliding_window", false)?;
-    let window = window.filter(|_| slides_at_all);
+    let window = match config.flag("use_sliding_window", false)? {
+        true => config.window("sliding_window", Some(4096))?,
+        false => {
+            // The reference writes 0 then.
+            config.whole("sliding_window")?;
+            None
+        }
+    };
     let slides = match family {
         "qwen3_moe" => vec![true; n_layers],
         // Every other one of the first.
