@@ -31,17 +31,19 @@ use llm_tests::{
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 21] = [
+const MODELS: [&str; 24] = [
     "bloom",
     "falcon-40b-style",
     "falcon-7b-style",
     "gemma-biases",
     "gemma2",
     "gemma3",
+    "glm4-moe-groups",
     "gpt-neox",
     "gpt-oss",
     "gpt2",
     "gptj",
+    "lfm2",
     "llama",
     "llama-rope-dynamic",
     "llama3-rope-tied",
@@ -50,6 +52,7 @@ const MODELS: [&str; 21] = [
     "opt-350m-style",
     "phi3-longrope-short",
     "qwen2",
+    "qwen3-5",
     "qwen3-biases",
     "qwen3-moe-mixed",
     "t5-buckets",

@@ -90,6 +90,7 @@ const FILES: &[File] = &[
     file!("four_bit"),
     file!("four_bit_half", needs sm80),
     file!("four_bit_rows"),
+    file!("gates"),
     file!("gemm"),
     file!("gemm_blas"),
     file!("gemm_dense", needs sm80),

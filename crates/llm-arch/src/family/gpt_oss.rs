@@ -4,7 +4,7 @@ use llm_tensor::{ClampedGate, Gate, GateOrder, Routing, Weighting};
 use serde_json::{Value, json};
 
 use super::block::{self, HeadDefaults};
-use super::{Family, Gguf, llama, written};
+use super::{Family, llama};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{self, RopeDefaults, rotary};
@@ -27,32 +27,7 @@ pub(super) static FAMILY: Family = Family {
         off: &[("hidden_act", Off::Word("silu"))],
     },
     naming: |_| &NAMING,
-    gguf: Some(Gguf {
-        architecture: "gpt-oss",
-        keys: &[
-            &[
-                ("expert_count", "num_local_experts"),
-                ("expert_used_count", "num_experts_per_tok"),
-                ("expert_feed_forward_length", "intermediate_size"),
-            ],
-            llama::GGUF_KEYS,
-            llama::HEAD_DIM,
-            llama::WINDOW,
-        ],
-        // Of no such tensor: the converter has no key for what the model's own configuration says.
-        flags: &[("rope_truncated", "rope.scaling.truncate")],
-        naming: |_| &GGUF_NAMING,
-        adjust: |spec| {
-            for layer in &mut spec.decoder.layers {
-                if let MlpSpec::Experts(experts) = &mut layer.mlp
-                    && let Gate::Clamped(gate) = &mut experts.gate
-                {
-                    gate.order = GateOrder::Halves;
-                }
-            }
-        },
-        config: |_| written::none("rows of its experts' gates and ups alternate there"),
-    }),
+    gguf: None,
 };
 
 const NAMING: Naming = Naming {
@@ -92,47 +67,6 @@ const NAMING: Naming = Naming {
         ),
     ],
     ..llama::NAMING
-};
-
-const GGUF_NAMING: Naming = Naming {
-    names: &[
-        &[
-            (Role::Sinks, "attn_sinks"),
-            (Role::MlpNorm, "post_attention_norm"),
-            (Role::Router, "ffn_gate_inp"),
-            (Role::Gate, "ffn_gate.{e}"),
-            (Role::Up, "ffn_up.{e}"),
-            (Role::Down, "ffn_down.{e}"),
-        ],
-        llama::GGUF_NAMES,
-    ],
-    elsewhere: &[
-        (
-            Role::Gate,
-            Elsewhere::Stack("blk.{i}.ffn_gate_exps.weight", StackRows::All),
-        ),
-        (
-            Role::GateBias,
-            Elsewhere::Stack("blk.{i}.ffn_gate_exps.bias", StackRows::All),
-        ),
-        (
-            Role::Up,
-            Elsewhere::Stack("blk.{i}.ffn_up_exps.weight", StackRows::All),
-        ),
-        (
-            Role::UpBias,
-            Elsewhere::Stack("blk.{i}.ffn_up_exps.bias", StackRows::All),
-        ),
-        (
-            Role::Down,
-            Elsewhere::Stack("blk.{i}.ffn_down_exps.weight", StackRows::All),
-        ),
-        (
-            Role::DownBias,
-            Elsewhere::Stack("blk.{i}.ffn_down_exps.bias", StackRows::All),
-        ),
-    ],
-    ..llama::GGUF_NAMING
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
