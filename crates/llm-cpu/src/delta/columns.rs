@@ -248,9 +248,10 @@ impl<S: Simd> Sums<S> {
     #[inline(always)]
     fn add(&mut self, simd: S, s: [S::F32; VECTORS], (key, query): (f32, f32)) {
         let (key, query) = (simd.splat(key), simd.splat(query));
-        for v in 0..VECTORS {
-            self.held[v] = simd.fma(key, s[v], self.held[v]);
-            self.read[v] = simd.fma(query, s[v], self.read[v]);
+        let sums = self.held.iter_mut().zip(&mut self.read);
+        for ((held, read), s) in sums.zip(s) {
+            *held = simd.fma(key, s, *held);
+            *read = simd.fma(query, s, *read);
         }
     }
 }
