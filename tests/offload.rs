@@ -34,9 +34,9 @@ use llm_runtime::{
     BoundModel, CostsOf, Limits, LoadOptions, OffloadOptions, RuntimeError, Session, load,
 };
 use llm_tensor::{Bytes, DType, Shape};
-use llm_tests::{argmax, fixture, golden};
+use llm_tests::{argmax, fixture, golden, outermost};
 use llm_torch_file::{TorchFile, TorchLayout};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Placement of units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +131,7 @@ fn map(model: &BoundModel, rest: Rest) -> String {
         let (module, _) = slot.name.rsplit_once('.').unwrap();
         (module.to_owned(), Value::from(home(slot.unit)))
     };
-    let mut entries: Map<String, Value> = model.skeleton().slots.iter().map(entry).collect();
+    let mut entries = outermost(model.skeleton().slots.iter().map(entry));
     if let HeadMatrix::Tied = model.spec().head.matrix {
         entries.insert("lm_head".to_owned(), home(Unit::Head).into());
     }

@@ -22,7 +22,7 @@ pub use goldens::{
     GOLDEN_TOLERANCE, GOLDENS, check_golden, check_goldens, continue_by_ids, score, take_back,
 };
 pub use packed::Packed;
-pub use placing::{placing, short_passes};
+pub use placing::{outermost, placing, short_passes};
 pub use variant::Variant;
 
 /// A file or folder of `tests/fixtures`, or of the folder that the environment variable [`FIXTURES`] names: a program that

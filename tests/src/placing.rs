@@ -18,9 +18,21 @@ pub fn placing(model: &BoundModel, home: impl Fn(Unit) -> Value) -> Strategy {
         };
         (module.to_owned(), home(unit))
     };
-    let entries: Map<String, Value> = model.skeleton().slots.iter().map(entry).collect();
+    let entries = outermost(model.skeleton().slots.iter().map(entry));
     let map = Value::Object(entries).to_string();
     Strategy::Map(map.parse().expect("a device map"))
+}
+
+/// Entries of a map but those within another: a module may have tensors of its own beside modules.
+pub fn outermost(entries: impl Iterator<Item = (String, Value)>) -> Map<String, Value> {
+    let mut all: Map<String, Value> = entries.collect();
+    let names: Vec<String> = all.keys().cloned().collect();
+    let is_around = |inner: &str, outer: &String| {
+        let rest = inner.strip_prefix(outer.as_str());
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    all.retain(|name, _| !names.iter().any(|outer| is_around(name, outer)));
+    all
 }
 
 /// Limits of two sequences of few positions, in passes of few rows.

@@ -47,5 +47,5 @@ pub(crate) fn apply<B: Backend>(
     Ok(queue.linear(parts, x, output, out, n_tokens)?)
 }
 
-/// Queries, keys and values.
-const MAX_PARTS: usize = 3;
+/// What the gated delta rule projects; attention has three.
+const MAX_PARTS: usize = 4;

@@ -3,14 +3,13 @@
 use std::ops::RangeInclusive;
 
 use llm_backend::{Attention, Batch, Mask, Result, Rows};
-use llm_quant::Part;
 use llm_tensor::{DType, WorkspaceShape};
 
 use crate::kv_pool::{BLOCK, KvPool};
 use crate::launch::Launch;
 use crate::memory::{Span, bytes_of};
 use crate::module::{Kernel, kernel};
-use crate::ops::attention_wide;
+use crate::ops::attention_wide::{self, sinks};
 use crate::ops::general::element;
 use crate::{Buffer, Cuda, CudaQueue, workspace};
 
@@ -136,19 +135,6 @@ impl<'a> Sequences<'a> {
     fn n_rows(&self) -> usize {
         self.iter().map(|rows| rows.n_tokens).sum()
     }
-}
-
-/// Tells a kernel of the heads' sinks.
-pub(super) fn sinks<'a>(launch: Launch<'a>, op: &Attention<'_, Cuda>) -> Launch<'a> {
-    if let Some(sinks) = op.sinks {
-        assert_eq!(
-            sinks.rows() * sinks.cols(),
-            op.n_heads,
-            "a sink for each head"
-        );
-    }
-    let launch = launch.pointer_or_null(op.sinks.map(|sinks| sinks.part(Part::Weight)));
-    launch.bits(op.sinks.map_or(0, |sinks| element(sinks.dense())))
 }
 
 /// `AttentionShape` of `attention.cuh`.

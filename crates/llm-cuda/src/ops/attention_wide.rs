@@ -1,9 +1,10 @@
 //! Attention of heads that the tiled kernels do not take: `kernels/attention_wide.cu`.
 
 use llm_backend::{Attention, Batch, Mask, Result, Rows};
+use llm_quant::Part;
 
-use super::attention::sinks;
 use super::general::element;
+use crate::launch::Launch;
 use crate::module::kernel;
 use crate::{Buffer, Cuda, CudaQueue, KvPool};
 
@@ -48,4 +49,17 @@ pub(super) fn attention(
     let launch = launch.pointer(out.first(n_rows * op.n_heads * op.head_dim));
     let grid = [most_rows(batch.rows), n, op.n_heads];
     launch.grid(grid).threads(256).run()
+}
+
+/// Tells a kernel of the heads' sinks.
+pub(super) fn sinks<'a>(launch: Launch<'a>, op: &Attention<'_, Cuda>) -> Launch<'a> {
+    if let Some(sinks) = op.sinks {
+        assert_eq!(
+            sinks.rows() * sinks.cols(),
+            op.n_heads,
+            "a sink for each head"
+        );
+    }
+    let launch = launch.pointer_or_null(op.sinks.map(|sinks| sinks.part(Part::Weight)));
+    launch.bits(op.sinks.map_or(0, |sinks| element(sinks.dense())))
 }
