@@ -186,6 +186,24 @@ enum Fate {
 }
 
 #[test]
+fn layers_that_guess_tokens_are_left_out_with_a_word() {
+    let plain = Variant::of(&fixture("models/glm4-moe"));
+    assert!(opened(&plain).unwrap().notices().is_empty());
+    let mut model = plain.clone();
+    let next = model.config["num_hidden_layers"].as_u64().unwrap();
+    let extra = (vec![3], vec![1.0, 2.0, 3.0]);
+    let name = format!("model.layers.{next}.eh_proj.weight");
+    model.tensors.insert(name, extra);
+    let model = opened(&model).unwrap();
+    let [notice] = model.notices() else {
+        panic!("{:?}", model.notices());
+    };
+    let told = notice.to_string();
+    assert!(told.contains("1 tensors of layers from"), "{told}");
+    assert_eq!(logits(&model), logits(&opened(&plain).unwrap()));
+}
+
+#[test]
 fn what_the_model_has_no_use_for_is_left_out_with_a_word() {
     use Fate::{Error, LeftOut, LeftOutOfLayers, Silence};
     let adapter = Error(&["adapter", "LoRA", "merged"]);

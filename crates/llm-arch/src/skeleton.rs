@@ -82,11 +82,10 @@ impl Skeleton {
         if n_parameters > MAX_PARAMETERS {
             return Err(ArchError::TooLarge { n_parameters });
         }
-        let notices = drafting_notice(&spec).into_iter().collect();
         Ok(Skeleton {
             slots,
             spec,
-            notices,
+            notices: Vec::new(),
             naming,
             text_half: None,
         })
@@ -171,8 +170,8 @@ impl Skeleton {
         patterns.any(|pattern| matches(pattern, &name))
     }
 
-    /// True if a tensor is one of a layer that guesses further tokens.
-    fn is_of_drafting_layer(&self, name: &str) -> bool {
+    /// True if a tensor is one of a layer that guesses further tokens, which is left out.
+    pub fn is_of_drafting_layer(&self, name: &str) -> bool {
         let n_layers = self.spec.decoder.n_layers();
         let drafting = n_layers..n_layers + self.spec.n_drafting;
         matches!(self.layer_of(name), Some((Side::Decoder, i)) if drafting.contains(&i))
@@ -212,16 +211,6 @@ impl Skeleton {
             has_suffix && matches(pattern, module)
         })
     }
-}
-
-/// The notice of layers that are left out.
-fn drafting_notice(spec: &ModelSpec) -> Option<String> {
-    let (n, first) = (spec.n_drafting, spec.decoder.n_layers());
-    (n > 0).then(|| {
-        format!(
-            "left out the layers from {first} on, {n}, which only guess tokens ahead of the model"
-        )
-    })
 }
 
 /// Names of tensors that are made anew of the configuration, whatever the family.

@@ -228,7 +228,11 @@ fn width(config: &Config<'_>) -> Result<usize, ArchError> {
         return Ok(width);
     }
     let width = (multiplier.unwrap_or(1.0) * width as f64) as usize;
-    Ok(width.div_ceil(multiple) * multiple)
+    let width = width.div_ceil(multiple).saturating_mul(multiple);
+    match width > 1 << 24 {
+        true => config.bad_value("block_ffn_dim_multiplier", "a multiplier of a real width"),
+        false => Ok(width),
+    }
 }
 
 const CONV: &str = "conv";

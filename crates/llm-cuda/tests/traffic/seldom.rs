@@ -121,6 +121,7 @@ fn rows(bench: &mut Bench) {
         Activation::Gelu,
         Activation::GeluTanh,
         Activation::Silu,
+        Activation::ReluSquared,
     ] {
         let gated = bench.queue.gate(activation, &gate_up, &mut x, WIDTH, N);
         gated.expect(WORKS);

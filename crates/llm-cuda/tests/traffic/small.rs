@@ -3,7 +3,7 @@
 use llm_backend::{Backend, Batch, Groups, Heads, KvColumns, NormOp, Ops, Rotary, Rows};
 use llm_cuda::CudaWeight;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
-use llm_tensor::{Activation, DType, KvShape, Norm, Pairing};
+use llm_tensor::{Activation, ClampedGate, DType, GateOrder, KvShape, Norm, Pairing};
 
 use crate::bench::{Bench, Needs, on_each_target};
 
@@ -21,6 +21,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "gate_relu",
     "gate_gelu",
     "gate_silu",
+    "gate_clamped",
     "argmax_",
     "kv_append",
     "kv_copy_blocks",
@@ -161,18 +162,34 @@ fn rows_are_turned_in_place() {
 
 #[test]
 fn elements_are_read_and_written_once() {
-    let gates = ["gate_relu", "gate_gelu", "gate_silu"];
+    let gates = ["gate_relu", "gate_gelu", "gate_silu", "gate_clamped"];
     let kernels = [&["add", "activate_", "argmax_"][..], &gates].concat();
     on_each_target(&kernels, |bench| {
         let (wide, mut x) = (bench.buffer(2 * N * WIDTH), bench.buffer(N * WIDTH));
         bench.check(&Needs::bytes("a sum", 12 * N * WIDTH), |queue| {
             queue.add(&wide, &mut x, WIDTH, N)
         });
+        let weights = bench.buffer(N);
+        bench.check(&Needs::bytes("a gated sum", 12 * N * WIDTH), |queue| {
+            queue.add_gated(&weights, &wide, &mut x, WIDTH, N)
+        });
+        for order in [GateOrder::Halves, GateOrder::Pairs] {
+            let gate = ClampedGate {
+                alpha: 1.702,
+                limit: 7.0,
+                order,
+            };
+            let what = format!("a clamped gate, {order:?}");
+            bench.check(&Needs::bytes(&what, 12 * N * WIDTH), |queue| {
+                queue.gate_clamped(&gate, &wide, &mut x, WIDTH, N)
+            });
+        }
         for activation in [
             Activation::Relu,
             Activation::Gelu,
             Activation::GeluTanh,
             Activation::Silu,
+            Activation::ReluSquared,
         ] {
             let what = format!("{activation:?}");
             bench.check(&Needs::bytes(&what, 8 * N * WIDTH), |queue| {

@@ -52,6 +52,14 @@ pub(super) fn sort(
             None => foreign.add(tensor),
         }
     }
+    let drafting = |name: &str| skeleton.is_of_drafting_layer(name);
+    let n_drafting = checkpoint.tensors().filter(|t| drafting(&t.name)).count();
+    if n_drafting > 0 {
+        let first = skeleton.spec.decoder.n_layers();
+        notices.push(Notice::Configuration(format!(
+            "left out {n_drafting} tensors of layers from {first} on, which only guess tokens ahead of the model"
+        )));
+    }
     let some = |unused: Unused| (unused.n > 0).then_some(unused);
     notices.extend(some(of_layers).map(Notice::LeftOutOfLayers));
     notices.extend(some(foreign).map(Notice::LeftOut));
