@@ -382,7 +382,7 @@ fn memory(cuda: &Arc<Cuda>) {
         ..QuantConfig::new(LoadIn::FourBit)
     };
     let bf16 = WeightDType::As(DType::BF16);
-    for name in ["llama", "qwen3-moe", "t5-flan-style", "bloom"] {
+    for name in ["llama", "qwen3-moe-mixed", "t5-flan-style", "bloom"] {
         let model = BoundModel::open(&fixture("models").join(name)).unwrap();
         for (dtype, quant) in [
             (WeightDType::Auto, None),
