@@ -168,7 +168,7 @@ pub fn from_config_with(
         let naming = (half.family.naming)(&half.spec);
         let mut skeleton = Skeleton::new(half.spec, naming)?;
         skeleton.make_text_half();
-        skeleton.notices.extend(half.notices);
+        skeleton.notices = half.notices;
         skeleton.notices.extend(passed_over);
         return Ok(skeleton);
     }
@@ -177,7 +177,7 @@ pub fn from_config_with(
     let passed_over = passed_over(keys.unknown(), unknown_keys)?;
     let naming = (family.naming)(&spec);
     let mut skeleton = Skeleton::new(spec, naming)?;
-    skeleton.notices.extend(passed_over);
+    skeleton.notices = passed_over;
     Ok(skeleton)
 }
 

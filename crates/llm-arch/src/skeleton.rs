@@ -204,7 +204,7 @@ impl Skeleton {
         };
         let named = self.naming.names.iter().chain(self.naming.encoder_names);
         named.copied().flatten().any(|(role, pattern)| {
-            if role.is_named_whole() || self.naming.bare.contains(role) {
+            if self.naming.bare.contains(role) {
                 return matches(pattern, name);
             }
             let has_suffix = suffix == "weight" || suffix == "bias" && role.bias().is_some();

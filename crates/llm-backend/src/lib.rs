@@ -43,8 +43,7 @@ pub use largest::first_of_largest;
 pub use llm_tensor::Routing;
 pub use ops::{
     Attention, Batch, ConvRows, DeviceInfo, Expert, ExpertBuffers, GroupPart, Groups, Heads,
-    KvColumns, LinearPart, MAX_KERNEL, Mask, NormOp, Output, RelativeBias, Rotary, Rows, ShortConv,
-    StateBatch,
+    KvColumns, LinearPart, Mask, NormOp, Output, RelativeBias, Rotary, Rows, ShortConv, StateBatch,
 };
 pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;

@@ -277,7 +277,7 @@ pub struct ShortConv<'a, B: Backend> {
     pub bias: Option<&'a B::Weight>,
     /// Channels.
     pub n_channels: usize,
-    /// Positions that a result is made of, up to [`MAX_KERNEL`].
+    /// Positions that a result is made of, up to [`MAX_TAPS`](llm_tensor::MAX_TAPS).
     pub kernel: usize,
     /// What is convolved, and what becomes of the sums.
     pub rows: ConvRows,
@@ -298,9 +298,6 @@ pub enum ConvRows {
     /// Of rows `[B | C | x]` of the channels each `B · x` is convolved, and the sums are multiplied by `C`.
     Gated,
 }
-
-/// Taps of the longest convolution.
-pub const MAX_KERNEL: usize = 8;
 
 impl<B: Backend> Clone for ShortConv<'_, B> {
     fn clone(&self) -> Self {

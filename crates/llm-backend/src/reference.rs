@@ -20,7 +20,7 @@ use self::pool::{BLOCK, ReferencePool};
 use self::queue::{ReferencePages, ReferenceQueue};
 use self::routes::ReferenceRoutes;
 use self::weight::{Decoded, ReferenceWeight};
-use crate::{Allocation, Backend, BackendError, DeviceInfo, Result, Routing, Rows};
+use crate::{Allocation, Backend, BackendError, DeviceInfo, Result, Routing, Rows, StateBatch};
 
 /// A backend to hold others against; far too slow for real models, and it keeps a widened copy of the weights.
 #[derive(Debug)]
@@ -179,4 +179,11 @@ fn assert_told(rows: &[Rows], index: &[u32]) {
         words.eq(index[..rows.len() * Rows::N_WORDS].iter().copied()),
         "a device is told of the rows that the host has: {rows:?}"
     );
+}
+
+/// Rows of each sequence, with the slot of its states.
+fn slots(batch: &StateBatch<'_, Reference>) -> impl Iterator<Item = (Rows, usize)> {
+    assert_told(batch.rows, batch.rows_index);
+    let slots = batch.slots.iter().map(|&slot| slot as usize);
+    batch.rows.iter().copied().zip(slots)
 }

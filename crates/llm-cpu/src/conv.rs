@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use llm_backend::{ConvRows, MAX_KERNEL, Rows, ShortConv, StateBatch};
-use llm_tensor::Activation;
+use llm_backend::{ConvRows, Rows, ShortConv, StateBatch};
+use llm_tensor::{Activation, MAX_TAPS};
 
 use crate::Cpu;
 use crate::dense::DenseView;
@@ -21,7 +21,7 @@ pub(crate) fn short_conv(
 ) {
     let (n, kernel) = (op.n_channels, op.kernel);
     let (taps, bias) = (op.taps.dense(), op.bias.map(|bias| bias.dense()));
-    assert!((1..=MAX_KERNEL).contains(&kernel), "{kernel} taps");
+    assert!((1..=MAX_TAPS).contains(&kernel), "{kernel} taps");
     assert_eq!((taps.rows, taps.cols), (n, kernel), "taps of each channel");
     assert!(bias.is_none_or(|bias| bias.cols == n), "a bias of each");
     let (input, activation) = match op.rows {
@@ -83,7 +83,7 @@ impl Kernel for Convolve<'_, '_> {
     fn run<S: Simd>(mut self, simd: S) {
         let n = self.channels.len();
         let kernel = self.taps.cols;
-        let (mut taps, mut bias) = ([[0.0; TILE]; MAX_KERNEL], [0.0; TILE]);
+        let (mut taps, mut bias) = ([[0.0; TILE]; MAX_TAPS], [0.0; TILE]);
         for (i, channel) in self.channels.clone().enumerate() {
             for (k, taps) in taps[..kernel].iter_mut().enumerate() {
                 taps[i] = self.taps.element(channel * kernel + k);
@@ -94,7 +94,7 @@ impl Kernel for Convolve<'_, '_> {
         for (rows, &slot) in rows.iter().zip(slots) {
             let first = slot as usize * (kernel - 1);
             // What is convolved, in a ring.
-            let mut window = [[0.0; TILE]; MAX_KERNEL];
+            let mut window = [[0.0; TILE]; MAX_TAPS];
             if rows.start > 0 {
                 for (k, window) in window[..kernel - 1].iter_mut().enumerate() {
                     let held = self.state.slice(first + k, self.channels.clone());
@@ -142,7 +142,7 @@ impl Convolve<'_, '_> {
         simd: S,
         row: usize,
         (taps, bias): (&[[f32; TILE]], &[f32; TILE]),
-        (window, oldest): (&[[f32; TILE]; MAX_KERNEL], usize),
+        (window, oldest): (&[[f32; TILE]; MAX_TAPS], usize),
     ) {
         let ((gates, _), kernel) = (self.input, taps.len());
         let out = self.out.slice(row, self.channels.clone());

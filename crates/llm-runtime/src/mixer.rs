@@ -5,12 +5,15 @@ mod conv;
 mod cross;
 mod delta;
 
-use llm_arch::{AttentionSpec, MixerOf};
+use std::slice::from_ref;
+
+use llm_arch::{AttentionSpec, LinearOf, MixerOf};
 use llm_backend::{Attention, Backend, Mask, Output, RelativeBias};
 
 pub(crate) use self::cross::{encode, forward as cross};
 use crate::Result;
 use crate::activations::Activations;
+use crate::projection::apply;
 use crate::state::MixerState;
 use crate::sublayer::{Call, Input};
 
@@ -38,6 +41,27 @@ pub(crate) fn forward<B: Backend>(
             unreachable!("a layer's state is its mixer's")
         }
     }
+}
+
+/// Projects what mixers left in `a.rows.attended` back, to the residual or beside it.
+fn project_back<B: Backend>(
+    queue: &mut B::Queue,
+    out: &LinearOf<B::Weight>,
+    output: Output,
+    a: &mut Activations<B>,
+    n_tokens: usize,
+) -> Result<()> {
+    let to = match output {
+        Output::Write => &mut a.rows.delta,
+        Output::Add => &mut a.rows.x,
+    };
+    apply::<B>(
+        queue,
+        from_ref(out),
+        &a.rows.attended,
+        (output, to),
+        n_tokens,
+    )
 }
 
 /// Attention of rows that lie `row_width` apart.

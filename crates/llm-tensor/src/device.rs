@@ -63,3 +63,6 @@ pub struct WorkspaceShape {
     /// Elements of a head.
     pub head_dim: usize,
 }
+
+/// Taps of the longest short convolution that devices have kernels for.
+pub const MAX_TAPS: usize = 8;

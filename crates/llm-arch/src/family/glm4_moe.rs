@@ -26,6 +26,7 @@ pub(super) static FAMILY: Family = Family {
     unread: OF_NONE,
     naming: |_| &Naming {
         names: &[SHARED_NAMES, qwen::EXPERTS_NAMES, llama::NAMES],
+        bare: &[Role::RouterCorrection],
         ..qwen::EXPERTS_NAMING
     },
     gguf: None,

@@ -1,6 +1,6 @@
 //! LFM2: gated short convolutions, and attention in some layers.
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, MAX_TAPS};
 use serde_json::{Map, Value, json};
 
 use super::{Family, Gguf, block, llama, written};
@@ -143,8 +143,8 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     };
     let rotary = rotary(config, defaults)?;
     let kernel = config.opt_count("conv_L_cache")?.unwrap_or(3);
-    if kernel > MAX_KERNEL {
-        return config.bad_value("conv_L_cache", &format!("a number up to {MAX_KERNEL}"));
+    if kernel > MAX_TAPS {
+        return config.bad_value("conv_L_cache", &format!("a number up to {MAX_TAPS}"));
     }
     let conv = ShortConvSpec {
         n_channels: hidden,
@@ -237,6 +237,3 @@ fn width(config: &Config<'_>) -> Result<usize, ArchError> {
 
 const CONV: &str = "conv";
 const ATTENTION: &str = "full_attention";
-
-/// More taps than any backend convolves with.
-const MAX_KERNEL: usize = 8;

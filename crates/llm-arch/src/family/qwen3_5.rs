@@ -1,6 +1,6 @@
 //! Qwen3.5: three layers of a gated delta rule to one that attends, whose results are gated.
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, MAX_TAPS};
 
 use super::block::{self, HeadDefaults, gated};
 use super::{Family, llama};
@@ -124,8 +124,8 @@ fn delta(
             return config.bad_value(key, &format!("heads of at most {MAX_DIM} elements"));
         }
     }
-    if !(2..=MAX_KERNEL).contains(&spec.kernel) {
-        let expected = format!("2 to {MAX_KERNEL} positions");
+    if !(2..=MAX_TAPS).contains(&spec.kernel) {
+        let expected = format!("2 to {MAX_TAPS} positions");
         return config.bad_value("linear_conv_kernel_dim", &expected);
     }
     // What follows a convolution is gated by the same function.
@@ -137,8 +137,6 @@ fn delta(
 
 /// Elements of the longest head whose states there are kernels for.
 const MAX_DIM: usize = 256;
-/// Positions of the longest convolution.
-const MAX_KERNEL: usize = 8;
 
 /// True for each layer that attends: as `layer_types` says, or every so many.
 fn attends(config: &Config<'_>) -> Result<Vec<bool>, ArchError> {

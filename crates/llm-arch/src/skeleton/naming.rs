@@ -129,7 +129,7 @@ impl Naming {
         };
         let (weight, suffix) = match role.biased() {
             Some(weight) => (weight, ".bias"),
-            None if role.is_named_whole() || self.bare.contains(&role) => (role, ""),
+            None if self.bare.contains(&role) => (role, ""),
             None => (role, ".weight"),
         };
         // A family's experts have names of their own beside those of its dense layers.

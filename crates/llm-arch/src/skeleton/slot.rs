@@ -137,11 +137,6 @@ impl Role {
         bias.first().copied()
     }
 
-    /// True if a family names the tensor itself, and not a module whose weight it is.
-    pub(super) fn is_named_whole(self) -> bool {
-        self == Role::RouterCorrection
-    }
-
     /// Role of a bias's weight.
     pub(super) fn biased(self) -> Option<Role> {
         let of_bias = ROLES.iter().find(|(_, bias, _)| bias.contains(&self));

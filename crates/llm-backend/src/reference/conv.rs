@@ -2,8 +2,8 @@
 
 use super::scalar::activated;
 use super::weight::ReferenceWeight;
-use super::{Reference, assert_told};
-use crate::{ConvRows, Rows, ShortConv, StateBatch};
+use super::{Reference, slots};
+use crate::{ConvRows, ShortConv, StateBatch};
 
 /// See [`crate::Ops::short_conv`].
 pub(super) fn short_conv(
@@ -46,11 +46,4 @@ pub(super) fn short_conv(
         }
         state.copy_from_slice(&inputs[rows.n_tokens * n..]);
     }
-}
-
-/// Rows of each sequence, with the slot of its states.
-fn slots(batch: &StateBatch<'_, Reference>) -> impl Iterator<Item = (Rows, usize)> {
-    assert_told(batch.rows, batch.rows_index);
-    let slots = batch.slots.iter().map(|&slot| slot as usize);
-    batch.rows.iter().copied().zip(slots)
 }

@@ -1,8 +1,9 @@
 //! The gated delta rule, position by position, and gates on heads.
 
 use super::norm::Normalisation;
+use super::scalar::sigmoid;
 use super::weight::ReferenceWeight;
-use super::{Reference, assert_told};
+use super::{Reference, slots};
 use crate::{DeltaRule, GateFunction, HeadGates, StateBatch};
 
 /// See [`crate::Ops::delta_rule`].
@@ -14,12 +15,11 @@ pub(super) fn delta_rule(
     out: &mut [f32],
 ) {
     op.check();
-    assert_told(batch.rows, batch.rows_index);
     let (row_width, out_width) = (op.row_width(), op.out_width());
     let of_key = op.n_value_heads / op.n_key_heads;
     let keys = op.n_key_heads * op.key_dim;
-    for (rows, &slot) in batch.rows.iter().zip(batch.slots) {
-        let slot = slot as usize * op.state_elements();
+    for (rows, slot) in slots(batch) {
+        let slot = slot * op.state_elements();
         let slot = &mut state[slot..][..op.state_elements()];
         if rows.start == 0 {
             slot.fill(0.0);
@@ -90,10 +90,6 @@ fn unit(x: &[f32], eps: f32, scale: f32) -> Vec<f64> {
 
 fn element(vector: &ReferenceWeight, i: usize) -> f64 {
     f64::from(vector.decoded().values[i])
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// ln(1 + exp(x)).

@@ -6,7 +6,7 @@ use super::norm::Normalisation;
 use super::pool::ReferencePool;
 use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
-use super::scalar::{activated, clamped};
+use super::scalar::{activated, clamped, sigmoid};
 use super::weight::ReferenceWeight;
 use super::{Reference, conv, delta};
 use crate::{
@@ -316,7 +316,7 @@ impl Ops<Reference> for ReferenceQueue {
     ) -> Result<()> {
         let rows = x.chunks_exact_mut(width).zip(y.chunks_exact(width));
         for ((x, y), &gate) in rows.zip(&gates[..n_tokens]) {
-            let weight = 1.0 / (1.0 + (-f64::from(gate)).exp());
+            let weight = sigmoid(f64::from(gate));
             for (x, &y) in x.iter_mut().zip(y) {
                 *x = (f64::from(*x) + weight * f64::from(y)) as f32;
             }

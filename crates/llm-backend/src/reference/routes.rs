@@ -2,6 +2,7 @@
 
 use llm_tensor::{Bytes, GroupRank, Scoring, Weighting};
 
+use super::scalar::sigmoid;
 use crate::{Allocation, Routing};
 
 /// Experts of each row, `[n_tokens, n_active]`, and the weights of their results.
@@ -45,7 +46,10 @@ impl ReferenceRoutes {
         for ((scores, chosen), weights) in rows.zip(chosen).zip(weights) {
             let probabilities = match op.scoring {
                 Scoring::Softmax => softmax(scores),
-                Scoring::Sigmoid => scores.iter().map(|&score| sigmoid(score)).collect(),
+                Scoring::Sigmoid => scores
+                    .iter()
+                    .map(|&score| sigmoid(f64::from(score)))
+                    .collect(),
             };
             let ranks = ranks(op, correction, &probabilities);
             let order = falling(&ranks);
@@ -120,10 +124,6 @@ fn falling(values: &[f64]) -> Vec<usize> {
         b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal)
     });
     order
-}
-
-fn sigmoid(x: f32) -> f64 {
-    1.0 / (1.0 + (-f64::from(x)).exp())
 }
 
 /// All are not a number where one is.

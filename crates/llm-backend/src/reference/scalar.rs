@@ -38,6 +38,10 @@ pub(super) fn activated(activation: Activation, x: f64) -> f64 {
     }
 }
 
+pub(super) fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 /// A feature of the gate and the one that it gates. What is not a number stays so.
 pub(super) fn clamped(gate: &ClampedGate, g: f64, u: f64) -> f64 {
     let limit = f64::from(gate.limit);

@@ -1,9 +1,8 @@
 //! Attention of heads that the tiled kernels do not take: `kernels/attention_wide.cu`.
 
 use llm_backend::{Attention, Batch, Mask, Result, Rows};
-use llm_quant::Part;
 
-use super::general::element;
+use super::general::{element, vector};
 use crate::launch::Launch;
 use crate::module::kernel;
 use crate::{Buffer, Cuda, CudaQueue, KvPool};
@@ -60,6 +59,5 @@ pub(super) fn sinks<'a>(launch: Launch<'a>, op: &Attention<'_, Cuda>) -> Launch<
             "a sink for each head"
         );
     }
-    let launch = launch.pointer_or_null(op.sinks.map(|sinks| sinks.part(Part::Weight)));
-    launch.bits(op.sinks.map_or(0, |sinks| element(sinks.dense())))
+    vector(launch, op.sinks)
 }

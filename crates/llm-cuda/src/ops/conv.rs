@@ -1,15 +1,14 @@
 //! Convolutions of channels over the positions of sequences, and states in slots: `kernels/conv.cu`.
 
-use llm_backend::{ConvRows, MAX_KERNEL, Result, Rows, ShortConv, StateBatch};
-use llm_quant::Part;
-use llm_tensor::Activation;
+use llm_backend::{ConvRows, Result, Rows, ShortConv, StateBatch};
+use llm_tensor::{Activation, MAX_TAPS};
 
 use super::elementwise;
-use super::general::element;
+use super::general::vector;
 use crate::launch::Launch;
 use crate::memory::Span;
 use crate::module::{Kernel, kernel};
-use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
+use crate::{Buffer, Cuda, CudaQueue};
 
 /// Rows of `x` of all sequences into `out` `[_, n_channels]`, and their last inputs into `states`.
 pub(super) fn short_conv(
@@ -20,7 +19,7 @@ pub(super) fn short_conv(
     (states, out): (&mut Buffer, &mut Buffer),
 ) -> Result<()> {
     let (n, kernel, row_width) = (op.n_channels, op.kernel, op.row_width());
-    assert!((1..=MAX_KERNEL).contains(&kernel), "{kernel} taps");
+    assert!((1..=MAX_TAPS).contains(&kernel), "{kernel} taps");
     let taps = (op.taps.rows(), op.taps.cols());
     assert_eq!(taps, (n, kernel), "taps of each channel");
     let (kernels, column, activation) = match op.rows {
@@ -50,14 +49,10 @@ pub(super) fn short_conv(
     };
     let (blocks, parts) = (n.div_ceil(CHANNELS), parts(batch.rows));
     let launch = queue.launch(kernels.convolve[usize::from(kernel > 4)]);
-    let launch = vector(launch, op.taps);
-    let launch = match op.bias {
-        Some(bias) => {
-            assert_eq!(bias.cols(), n, "a bias for every channel");
-            vector(launch, bias)
-        }
-        None => launch.pointer_or_null(None).bits(0),
-    };
+    if let Some(bias) = op.bias {
+        assert_eq!(bias.cols(), n, "a bias for every channel");
+    }
+    let launch = vector(vector(launch, Some(op.taps)), op.bias);
     let launch = sequences
         .tell(launch.int(kernel))
         .pointer(out.first(n_rows * n));
@@ -107,12 +102,6 @@ impl Sequences<'_> {
         let launch = launch.pointer(self.rows_index).pointer(self.slots);
         launch.pointer(self.states)
     }
-}
-
-/// A dense part and the type of its elements.
-fn vector<'q>(launch: Launch<'q>, of: &CudaWeight) -> Launch<'q> {
-    let launch = launch.pointer(of.part(Part::Weight));
-    launch.bits(element(of.dense()))
 }
 
 /// Blocks that share the rows of the sequence that has most.

@@ -1,13 +1,11 @@
 //! The gated delta rule, and gates on heads: `kernels/delta.cu`.
 
 use llm_backend::{DeltaRule, GateFunction, HeadGates, Result, Rows, StateBatch};
-use llm_quant::Part;
 use llm_tensor::Norm;
 
-use super::general::element;
-use crate::launch::Launch;
+use super::general::vector;
 use crate::module::kernel;
-use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
+use crate::{Buffer, Cuda, CudaQueue};
 
 /// The delta rule over all sequences' rows.
 ///
@@ -41,7 +39,7 @@ pub(super) fn delta_rule(
     let launch = launch.pointer(gates.first(n_rows * op.gates.row_width));
     let launch = launch.pointer(batch.rows_index.first(n * Rows::N_WORDS));
     let launch = launch.pointer(batch.slots.first(n));
-    let launch = vector(vector(launch, op.rate), op.offset);
+    let launch = vector(vector(launch, Some(op.rate)), Some(op.offset));
     let launch = launch.pointer(state.first(n_slots * op.state_elements()));
     let launch = launch.pointer(out.first(n_rows * op.out_width()));
     let sizes = [
@@ -85,8 +83,7 @@ pub(super) fn gate_heads(
     let launch = match &op.norm {
         None => {
             let launch = launch.bits(0).float(0.0).float(0.0);
-            let launch = launch.pointer_or_null(None).bits(0);
-            launch.pointer_or_null(None).bits(0)
+            vector(vector(launch, None), None)
         }
         Some(norm) => {
             assert_eq!(norm.gain.cols(), op.head_dim, "a gain for every element");
@@ -95,21 +92,11 @@ pub(super) fn gate_heads(
                 Norm::Layer => 2,
             });
             let launch = launch.float(norm.eps).float(norm.gain_offset);
-            let launch = vector(launch, norm.gain);
-            match norm.bias {
-                Some(bias) => vector(launch, bias),
-                None => launch.pointer_or_null(None).bits(0),
-            }
+            vector(vector(launch, Some(norm.gain)), norm.bias)
         }
     };
     let launch = launch.int(op.n_heads).int(op.head_dim);
     let launch = launch.pointer(x.first(n_tokens * op.width()));
     let grid = [n_tokens, op.n_heads.div_ceil(8), 1];
     launch.grid(grid).threads(256).run()
-}
-
-/// A weight and the type of its elements.
-fn vector<'a>(launch: Launch<'a>, weight: &CudaWeight) -> Launch<'a> {
-    let launch = launch.pointer(weight.part(Part::Weight));
-    launch.bits(element(weight.dense()))
 }

@@ -5,6 +5,7 @@ use llm_quant::{Int8, Part, Scheme};
 use llm_tensor::{DType, WorkspaceShape};
 
 use super::packed;
+use crate::launch::Launch;
 use crate::memory::{NumRows, Span, bytes_of};
 use crate::module::kernel;
 use crate::{Cuda, CudaQueue, CudaWeight, workspace};
@@ -145,6 +146,12 @@ pub(super) fn addresses(weight: &CudaWeight) -> ([u64; 6], usize) {
         }
         Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => (packed::words(weight), 1),
     }
+}
+
+/// Tells a kernel of a dense vector and of the type of its elements; of null and 0 where there is none.
+pub(super) fn vector<'a>(launch: Launch<'a>, vector: Option<&CudaWeight>) -> Launch<'a> {
+    let launch = launch.pointer_or_null(vector.map(|vector| vector.part(Part::Weight)));
+    launch.bits(vector.map_or(0, |vector| element(vector.dense())))
 }
 
 /// An element type's number.

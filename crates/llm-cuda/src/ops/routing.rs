@@ -1,11 +1,10 @@
 //! Choice of experts, and rows sent to them and back: `kernels/routing.cu`.
 
 use llm_backend::{Expert, ExpertBuffers, Output, Result, Routing};
-use llm_quant::Part;
 use llm_tensor::{ExpertGroups, GroupRank, Scoring, Weighting};
 
 use super::gates;
-use super::general::element;
+use super::general::vector;
 use super::linear;
 use crate::launch::Launch;
 use crate::module::kernel;
@@ -33,12 +32,9 @@ pub(super) fn route(
     }
     let scores = scores.first(n_tokens * op.n_experts);
     let words = Words::of(op);
-    let correcting = correction.map(|vector| vector.part(Part::Weight));
-    let of = correction.map_or(0, |vector| element(vector.dense()));
     let choosing = |kernel| {
         let launch = queue.launch(kernel).structure(&words);
-        let launch = launch.pointer_or_null(correcting).bits(of);
-        launch.pointer(scores).int(n_tokens)
+        vector(launch, correction).pointer(scores).int(n_tokens)
     };
     let grid = [op.n_experts, 1, 1];
     if n_tokens <= FEW && op.n_active <= FEW_ACTIVE {

@@ -1,13 +1,11 @@
 //! Self-attention.
 
-use std::slice::from_ref;
-
 use llm_arch::{AttentionOf, AttentionSpec, NormOver, Positions, Side};
 use llm_backend::{
     Backend, GateFunction, Groups, HeadGates, Heads, KvColumns, Mask, Ops, Output, Rotary,
 };
 
-use super::attention_op;
+use super::{attention_op, project_back};
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
@@ -57,12 +55,7 @@ pub(super) fn forward<B: Backend>(
         };
         queue.gate_heads(&op, &a.rows.qkv, &mut a.rows.attended, call.n_tokens)?;
     }
-    let out = match output {
-        Output::Write => &mut a.rows.delta,
-        Output::Add => &mut a.rows.x,
-    };
-    let (linear, out) = (from_ref(&weights.out), (output, out));
-    apply::<B>(queue, linear, &a.rows.attended, out, call.n_tokens)
+    project_back(queue, &weights.out, output, a, call.n_tokens)
 }
 
 /// Queries, keys and values into `a.rows.qkv`, normalised and turned.

@@ -5,6 +5,7 @@ use std::slice::from_ref;
 use llm_arch::ShortConvOf;
 use llm_backend::{Backend, ConvRows, Ops, Output, ShortConv};
 
+use super::project_back;
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::apply;
@@ -35,10 +36,5 @@ pub(super) fn forward<B: Backend>(
     };
     let (batch, mixed) = (call.sequences.states(), &mut a.rows.attended);
     queue.short_conv(&op, &a.rows.qkv, &batch, &mut state.buffer, mixed)?;
-    let out = match output {
-        Output::Write => &mut a.rows.delta,
-        Output::Add => &mut a.rows.x,
-    };
-    let (linear, out) = (from_ref(&weights.out), (output, out));
-    apply::<B>(queue, linear, &a.rows.attended, out, n_tokens)
+    project_back(queue, &weights.out, output, a, n_tokens)
 }

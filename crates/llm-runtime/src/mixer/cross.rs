@@ -5,7 +5,7 @@ use std::slice::from_ref;
 use llm_arch::CrossOf;
 use llm_backend::{Backend, KvColumns, Mask, Ops, Output};
 
-use super::attention_op;
+use super::{attention_op, project_back};
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::apply;
@@ -39,12 +39,7 @@ pub(crate) fn forward<B: Backend>(
         None,
     );
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.attended)?;
-    let out = match output {
-        Output::Write => &mut a.rows.delta,
-        Output::Add => &mut a.rows.x,
-    };
-    let (linear, out) = (from_ref(&weights.out), (output, out));
-    apply::<B>(queue, linear, &a.rows.attended, out, n_tokens)
+    project_back(queue, &weights.out, output, a, n_tokens)
 }
 
 /// Takes an encoder's result in `a.rows.encoded` `[n_positions, hidden]` to the sequence that was begun.

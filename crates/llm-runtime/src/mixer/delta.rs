@@ -1,13 +1,12 @@
 //! The gated delta rule, with the convolution before and the gates after.
 
-use std::slice::from_ref;
-
 use llm_arch::{DeltaOf, DeltaPacking, DeltaSpec};
 use llm_backend::{
     Backend, ConvRows, DeltaGates, DeltaRule, GateFunction, Groups, HeadGates, Ops, Output,
     ShortConv,
 };
 
+use super::project_back;
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
@@ -70,12 +69,7 @@ pub(super) fn forward<B: Backend>(
         row_width,
     };
     queue.gate_heads(&op, &a.rows.qkv, &mut a.rows.attended, n_tokens)?;
-    let out = match output {
-        Output::Write => &mut a.rows.delta,
-        Output::Add => &mut a.rows.x,
-    };
-    let (linear, out) = (from_ref(&weights.out), (output, out));
-    apply::<B>(queue, linear, &a.rows.attended, out, n_tokens)
+    project_back(queue, &weights.out, output, a, n_tokens)
 }
 
 /// Projections into `a.rows.qkv`, in order.
