@@ -295,3 +295,25 @@ fn first_spellings_describe_the_same_models() {
         scaled(&mut longrope, "longrope")
     );
 }
+
+#[test]
+fn the_readme_names_every_family() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let readme = std::fs::read_to_string(path).unwrap();
+    let number = format!("runs {} families of models", FAMILIES.len());
+    assert!(
+        readme.contains(&number),
+        "README.md does not say `{number}`"
+    );
+    let (_, table) = readme.split_once("| mechanism | families |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let named: Vec<_> = table.split(|c| !is_part(c)).collect();
+    for family in families() {
+        let name = family.trim_end_matches("_text");
+        assert!(
+            named.contains(&name),
+            "README.md's table of families does not have {name}"
+        );
+    }
+}
