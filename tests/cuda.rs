@@ -184,7 +184,19 @@ fn goldens(cuda: &Arc<Cuda>) {
 fn experts_compute_together() {
     Machine::new().inside(|| {
         let cuda = first();
-        for name in ["mixtral", "qwen3-moe"] {
+        let gated = [("experts_up_f32", 1), ("experts_down_f32", 1)];
+        // Gate and up of one matrix are sums as down's are, before a gate that adds biases.
+        let clamped = [
+            ("gather_rows", 1),
+            ("experts_down_f32", 2),
+            ("experts_gate", 1),
+            ("experts_bias", 1),
+        ];
+        for (name, kernels) in [
+            ("mixtral", &gated[..]),
+            ("qwen3-moe", &gated),
+            ("gpt-oss", &clamped),
+        ] {
             let (folder, expected) = golden(name);
             let model = BoundModel::open(&folder).unwrap();
             let spec = model.spec();
@@ -206,13 +218,15 @@ fn experts_compute_together() {
                 let of = |launches: &BTreeMap<String, u64>| launches.get(kernel).copied();
                 of(&after).unwrap_or(0) - of(&before).unwrap_or(0)
             };
-            for kernel in [
-                "routing_few",
-                "experts_up_f32",
-                "experts_down_f32",
-                "routing_combine",
-            ] {
-                assert_eq!(n(kernel), n_layers, "{name}: {kernel}");
+            let around = [("routing_few", 1), ("routing_combine", 1)];
+            for (kernel, n_of_layer) in kernels.iter().chain(&around) {
+                // The head gathers rows, too.
+                let beside = u64::from(*kernel == "gather_rows");
+                assert_eq!(
+                    n(kernel),
+                    n_layers * n_of_layer + beside,
+                    "{name}: {kernel}"
+                );
             }
             assert_eq!(n("routing_gather") + n("routing_scatter"), 0, "{name}");
         }

@@ -76,7 +76,7 @@ struct Case {
 /// Kernels beside the layers': embedding, and rows, norm and matrix of the head.
 const BESIDE: u64 = 6;
 
-fn cases() -> [Case; 12] {
+fn cases() -> [Case; 13] {
     let case = |name, n_of_layer, n_words| Case {
         name,
         n_of_layer,
@@ -91,6 +91,7 @@ fn cases() -> [Case; 12] {
         case("bloom", 10, 70),
         case("qwen3-biases", 12, 38),
         case("mixtral", 12, 26),
+        case("gpt-oss", 15, 26),
         case("opt", 9, 11),
         case("gptj", 9, 18),
         case("phi3-longrope-short", 10, 26),

@@ -4,14 +4,12 @@
 //                  of rows [gate | up] of gate_up [n_tokens, 2 width], or, with pairs, of rows where both alternate.
 //   What is not a number stays so. Of rows that a router chose, bounds has the begin and the end, else it is null.
 //   A column a thread, grid (n_tokens, ceil(width / 256)), block 256. Bytes 12 an element of out.
-#include "prelude.cuh"
+#include "gates.cuh"
 
 KERNEL(gate_clamped)(const float* gate_up, const u32* bounds, float* out, int width, float alpha, float limit, int pairs) {
   int c = blockIdx.y * 256 + threadIdx.x;
   if (c >= width || (bounds && blockIdx.x >= bounds[1] - bounds[0])) return;
   const float* row = gate_up + (u64)blockIdx.x * 2 * width;
   float g = row[pairs ? 2 * c : c], u = row[pairs ? 2 * c + 1 : width + c];
-  g = g > limit ? limit : g;
-  u = u > limit ? limit : u < -limit ? -limit : u;
-  out[(u64)blockIdx.x * width + c] = g / (1.f + expf(-alpha * g)) * (u + 1.f);
+  out[(u64)blockIdx.x * width + c] = clamped_gate(g, u, alpha, limit);
 }

@@ -86,6 +86,7 @@ const FILES: &[File] = &[
     file!("elementwise"),
     file!("embed"),
     file!("experts"),
+    file!("experts_gate"),
     file!("experts_int8"),
     file!("four_bit"),
     file!("four_bit_half", needs sm80),

@@ -6,7 +6,8 @@ use llm_backend::{Backend, LinearPart, Ops, Output, Reference, Routing};
 use llm_quant::{Activations8, Int8, Scheme};
 use llm_tensor::{Activation, Weighting, WorkspaceShape};
 
-use super::{ExpertCase, ExpertInputs, Sent, weight_error};
+use super::experts::{ExpertCase, ExpertInputs, Sent};
+use super::weight_error;
 use crate::case::EPS;
 use crate::data::{Device, SMALL, WORKS, widened};
 use crate::int8::product_bounds;
@@ -55,8 +56,7 @@ impl ExpertCase {
             scores,
             x,
             before,
-            weights,
-            biases: _,
+            experts,
         } = self.inputs();
         let relative = weight_error(&self.routing, &scores);
         let (hidden, width) = (self.hidden, self.width);
@@ -82,7 +82,7 @@ impl ExpertCase {
         device.queue.chosen(&routes, &mut n_rows).expect(WORKS);
         // Error and magnitude of the sums of all experts' results.
         let mut sums = vec![(0.0, 0.0); before.len()];
-        for (expert, ([gate, up, down], n)) in weights.into_iter().zip(n_rows).enumerate() {
+        for (expert, (matrices, n)) in experts.into_iter().zip(n_rows).enumerate() {
             let mut gathered = |buffer, width: usize| {
                 let mut rows = device.zeros(self.n_tokens * width);
                 let gather = device
@@ -94,8 +94,11 @@ impl ExpertCase {
             };
             let (rows, of_x) = gathered(&x, hidden);
             let (_, numbers) = gathered(&numbers, 1);
-            let errors = [&gate, &up].map(|weight| product_bounds(weight, &of_x));
-            let loaded = [&gate, &up].map(|weight| device.load(weight.clone()));
+            let [gate, up] = &matrices.gate_up[..] else {
+                unreachable!("gate and up of {self:?} are two matrices");
+            };
+            let errors = [gate, up].map(|weight| product_bounds(weight, &of_x));
+            let loaded = [gate, up].map(|weight| device.load(weight.clone()));
             let parts = loaded
                 .each_ref()
                 .map(|weight| LinearPart { weight, bias: None });
@@ -118,8 +121,8 @@ impl ExpertCase {
                 })
                 .collect();
             let of_codes = code_errors(&gated, &before_codes, width, threshold);
-            let products = product_bounds(&down, &gated);
-            let down_values = widened(&down);
+            let products = product_bounds(&matrices.down, &gated);
+            let down_values = widened(&matrices.down);
             for (i, product) in products.into_iter().enumerate() {
                 let (row, col) = (i / hidden, i % hidden);
                 let line = &down_values[col * width..][..width];

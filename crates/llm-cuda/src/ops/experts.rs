@@ -4,8 +4,10 @@ mod kind;
 
 use bytemuck::{Pod, Zeroable};
 use llm_backend::{Expert, ExpertBuffers, Result};
-use llm_tensor::{Activation, Gate};
+use llm_quant::Part;
+use llm_tensor::{Activation, DType, Gate, GateOrder};
 
+use super::general::element;
 use super::{gemm, packed, routing};
 use crate::choose::{self, CardShape};
 use crate::formats::PackedKernels;
@@ -13,7 +15,7 @@ use crate::launch::Launch;
 use crate::memory::{Span, bytes_of};
 use crate::module::{Kernel, kernel};
 use crate::routes::{List, Routes};
-use crate::{Buffer, Cuda, CudaQueue};
+use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
 
 use kind::Kind;
 
@@ -56,8 +58,7 @@ struct Group {
     down: Kind,
     /// Matrices of gate and up.
     n_parts: usize,
-    /// Number of the non-linearity.
-    activation: usize,
+    gating: Gating,
     width: usize,
     hidden: usize,
     /// Rows that go to experts.
@@ -65,6 +66,40 @@ struct Group {
     /// Rows before they go to any.
     n_tokens: usize,
     n_tiles: usize,
+}
+
+/// What becomes of the sums of gate and up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Gating {
+    /// The kernel that makes them applies the non-linearity of this number.
+    Within(usize),
+    /// They leave, and kernels of `kernels/experts_gate.cu` add biases of this type, where there are some.
+    Clamped {
+        alpha: f32,
+        limit: f32,
+        biases: Option<DType>,
+    },
+}
+
+impl Gating {
+    /// Nothing of what the kernels do not know.
+    fn of(expert: &Expert<'_, Cuda>) -> Option<Self> {
+        let biases = expert.gate_up.iter().chain([&expert.down]);
+        let mut biases = biases.map(|part| part.bias.map(CudaWeight::dense));
+        let of_first = biases.next()?;
+        if biases.any(|of| of != of_first) {
+            return None;
+        }
+        match expert.gate {
+            Gate::Of(activation) if of_first.is_none() => number(activation).map(Gating::Within),
+            Gate::Clamped(gate) if gate.order == GateOrder::Pairs => Some(Gating::Clamped {
+                alpha: gate.alpha,
+                limit: gate.limit,
+                biases: of_first,
+            }),
+            Gate::Of(_) | Gate::Clamped(_) => None,
+        }
+    }
 }
 
 impl Group {
@@ -78,31 +113,31 @@ impl Group {
         }
         let of = |expert: &Expert<'_, Cuda>| {
             let (hidden, width) = (expert.hidden, expert.width);
-            let Gate::Of(activation) = expert.gate else {
-                return None;
-            };
+            let gating = Gating::of(expert)?;
             let rows = match expert.gate_up.len() {
                 1 => 2 * width,
                 2 => width,
                 _ => return None,
             };
-            let is_plain = expert.gate_up.iter().all(|part| {
-                part.bias.is_none() && (part.weight.rows(), part.weight.cols()) == (rows, hidden)
-            });
-            let down = expert.down;
-            let is_plain = is_plain
-                && down.bias.is_none()
-                && (down.weight.rows(), down.weight.cols()) == (hidden, width);
+            let is_shaped = |weight: &CudaWeight, shape| (weight.rows(), weight.cols()) == shape;
+            let mut gate_up = expert.gate_up.iter();
+            let is_plain = gate_up.all(|part| is_shaped(part.weight, (rows, hidden)))
+                && is_shaped(expert.down.weight, (hidden, width));
             let up = Kind::of(expert.gate_up[0].weight)?;
             let is_same = expert
                 .gate_up
                 .iter()
                 .all(|part| Kind::of(part.weight) == Some(up));
-            (is_plain && is_same).then_some(Group {
+            // Rows by turns are of one matrix, whose rows of x are copied where its kernel takes none by a list.
+            let is_known = match gating {
+                Gating::Within(_) => true,
+                Gating::Clamped { .. } => expert.gate_up.len() == 1 && up.threshold().is_none(),
+            };
+            (is_plain && is_same && is_known).then_some(Group {
                 up,
-                down: Kind::of(down.weight)?,
+                down: Kind::of(expert.down.weight)?,
                 n_parts: expert.gate_up.len(),
-                activation: number(activation)?,
+                gating,
                 width,
                 hidden,
                 n_assignments,
@@ -130,17 +165,24 @@ impl Group {
         };
         let of_x = bytes(self.up, self.n_tokens, self.hidden);
         let of_gated = bytes(self.down, self.n_assignments, self.width);
+        let (of_x, of_sums) = match (self.gating, self.up.packed()) {
+            (Gating::Within(_), _) => (of_x, 0),
+            (Gating::Clamped { .. }, Some(_)) => (of_x, 2 * self.width),
+            (Gating::Clamped { .. }, None) => {
+                (bytes_of(self.n_assignments * self.hidden), 2 * self.width)
+            }
+        };
         bytes_of(gathered.n()) >= of_x
-            && bytes_of(up.n()) >= of_gated
+            && bytes_of(up.n()) >= of_gated.max(bytes_of(self.n_assignments * of_sums))
             && gated.n() >= self.n_assignments * self.width
             && delta.n() >= self.n_assignments * self.hidden
     }
 
-    fn send<'a>(
+    fn send(
         &self,
-        queue: &'a CudaQueue,
+        queue: &CudaQueue,
         experts: &[Expert<'_, Cuda>],
-        (x, codes): (&Buffer, [Span<'_>; 2]),
+        (x, [gathered, up]): (&Buffer, [Span<'_>; 2]),
         routes: &Routes,
         (gated, delta, out): (&mut Buffer, &mut Buffer, &mut Buffer),
     ) -> Result<()> {
@@ -148,69 +190,69 @@ impl Group {
         let x = x.first(routes.n_tokens * hidden).aligned(16);
         let gated = gated.first(self.n_assignments * width).aligned(16);
         let delta = delta.first(self.n_assignments * hidden).aligned(16);
-        let tiles = routes.span(List::Tiles).aligned(16);
-        let n_tiles = routes.span(List::TileCount);
-        let rows = routes.span(List::Rows);
-        let [codes_of_x, codes_of_gated] = codes;
-
-        let [up, down] = [self.up, self.down].map(Kind::kernels);
-        let split = |kind: Kind, x, n, cols, room: Span<'_>| {
-            let of = |format: PackedKernels| packed_split(queue, (x, n), (cols, format.run), room);
-            kind.packed().map(of).transpose()
+        let lists = Lists {
+            tiles: routes.span(List::Tiles).aligned(16),
+            n_tiles: routes.span(List::TileCount),
         };
-        let up_row = if self.n_parts == 1 { width } else { 0 };
-        let shape = [width, hidden, up_row, self.up.block_log2()];
-        let weights = |expert: &Expert<'_, Cuda>| {
-            let parts = expert.gate_up;
-            [parts[0].weight, parts[parts.len() - 1].weight].map(|weight| self.up.words(weight))
-        };
-        let quantized = self.up.threshold().map(|threshold| {
-            let rows = (x, self.n_tokens, hidden, Some(rows));
-            self.quantize(queue, rows, threshold, routes, codes_of_x)
-        });
-        let quantized = quantized.transpose()?;
-        let of_x = split(self.up, x, self.n_tokens, hidden, codes_of_x)?;
-        for (words, told) in told(experts, 2 * self.up.n_words(), weights) {
-            let launch = queue.launch(up[0]).structure(&words);
-            let launch = launch.structure(&shape_of(told, shape));
-            let lists = |launch: Launch<'a>| launch.pointer(tiles).pointer(n_tiles).pointer(rows);
-            if let Some(of_x) = &of_x {
-                let launch = lists(launch).structure(of_x).int(self.activation);
-                self.packed(queue, launch, (up[0], width, hidden), gated)?;
-                continue;
+        match self.gating {
+            Gating::Within(activation) => {
+                let to = (activation, gated);
+                self.gated(queue, experts, (x, gathered), (routes, &lists), to)?;
             }
-            let launch = match &quantized {
-                Some(quantized) => lists(launch.structure(quantized)),
-                None => lists(launch).pointer(x),
-            };
-            let launch = launch.int(self.activation).pointer(gated);
-            let grid = [width.div_ceil(16), self.n_tiles, 1];
-            launch.grid(grid).threads(256).run()?;
+            Gating::Clamped {
+                alpha,
+                limit,
+                biases,
+            } => {
+                let sums = up
+                    .part(0..bytes_of(self.n_assignments * 2 * width))
+                    .aligned(16);
+                let product = Product {
+                    kind: self.up,
+                    weight: |expert| expert.gate_up[0].weight,
+                    shape: [2 * width, hidden],
+                };
+                let rows = routes.span(List::Rows);
+                let (x, room) = match self.up.packed() {
+                    Some(_) => ((x, Some((rows, self.n_tokens))), gathered),
+                    None => {
+                        let n_bytes = bytes_of(self.n_assignments * hidden);
+                        let copied = gathered.part(0..n_bytes).aligned(16);
+                        self.gather(queue, x, rows, copied)?;
+                        ((copied, None), gathered)
+                    }
+                };
+                self.product(queue, experts, &product, (x, room), (routes, &lists), sums)?;
+                for (words, told) in biases_of(experts, |expert| expert.gate_up[0].bias) {
+                    let launch = queue.launch(kernel!("experts_gate")).structure(&words);
+                    let launch = launch.structure(&shape_of(told, [width, 0, 0, 0]));
+                    let launch = lists.told(launch).pointer(sums);
+                    let launch = launch.bits(biases.map_or(0, element));
+                    let launch = launch.float(alpha).float(limit).pointer(gated);
+                    let grid = [width.div_ceil(256), self.n_tiles, 1];
+                    launch.grid(grid).threads(256).run()?;
+                }
+            }
         }
-        let shape = [hidden, width, 0, self.down.block_log2()];
-        let weights = |expert: &Expert<'_, Cuda>| [self.down.words(expert.down.weight)];
-        let quantized = self.down.threshold().map(|threshold| {
-            let rows = (gated, self.n_assignments, width, None);
-            self.quantize(queue, rows, threshold, routes, codes_of_gated)
-        });
-        let quantized = quantized.transpose()?;
-        let of_gated = split(self.down, gated, self.n_assignments, width, codes_of_gated)?;
-        for (words, told) in told(experts, self.down.n_words(), weights) {
-            let launch = queue.launch(down[1]).structure(&words);
-            let launch = launch.structure(&shape_of(told, shape));
-            if let Some(of_gated) = &of_gated {
-                let launch = launch.pointer(tiles).pointer(n_tiles).pointer_or_null(None);
-                let launch = launch.structure(of_gated).bits(NO_ACTIVATION);
-                self.packed(queue, launch, (down[1], hidden, width), delta)?;
-                continue;
+        let product = Product {
+            kind: self.down,
+            weight: |expert| expert.down.weight,
+            shape: [hidden, width],
+        };
+        let x = ((gated, None), up);
+        self.product(queue, experts, &product, x, (routes, &lists), delta)?;
+        if let Gating::Clamped {
+            biases: Some(dtype),
+            ..
+        } = self.gating
+        {
+            for (words, told) in biases_of(experts, |expert| expert.down.bias) {
+                let launch = queue.launch(kernel!("experts_bias")).structure(&words);
+                let launch = launch.structure(&shape_of(told, [hidden, 0, 0, 0]));
+                let launch = lists.told(launch).bits(element(dtype)).pointer(delta);
+                let grid = [hidden.div_ceil(256), self.n_tiles, 1];
+                launch.grid(grid).threads(256).run()?;
             }
-            let launch = match &quantized {
-                Some(quantized) => launch.structure(quantized).pointer(tiles).pointer(n_tiles),
-                None => launch.pointer(tiles).pointer(n_tiles).pointer(gated),
-            };
-            let launch = launch.pointer(delta);
-            let grid = [hidden.div_ceil(32), self.n_tiles, 1];
-            launch.grid(grid).threads(256).run()?;
         }
         let launch = queue
             .launch(kernel!("routing_combine"))
@@ -224,6 +266,143 @@ impl Group {
         let grid = [routes.n_tokens, hidden.div_ceil(256), 1];
         launch.grid(grid).threads(256).run()
     }
+
+    /// Gate and up of all assignments, and the non-linearity between, in one kernel.
+    fn gated(
+        &self,
+        queue: &CudaQueue,
+        experts: &[Expert<'_, Cuda>],
+        (x, room): (Span<'_>, Span<'_>),
+        (routes, lists): (&Routes, &Lists<'_>),
+        (activation, gated): (usize, Span<'_>),
+    ) -> Result<()> {
+        let (width, hidden) = (self.width, self.hidden);
+        let rows = routes.span(List::Rows);
+        let [kernel, _] = self.up.kernels();
+        let up_row = if self.n_parts == 1 { width } else { 0 };
+        let shape = [width, hidden, up_row, self.up.block_log2()];
+        let weights = |expert: &Expert<'_, Cuda>| {
+            let parts = expert.gate_up;
+            [parts[0].weight, parts[parts.len() - 1].weight].map(|weight| self.up.words(weight))
+        };
+        let quantized = self.up.threshold().map(|threshold| {
+            let rows = (x, self.n_tokens, hidden, Some(rows));
+            self.quantize(queue, rows, threshold, routes, room)
+        });
+        let quantized = quantized.transpose()?;
+        let split = split_of(queue, self.up, (x, self.n_tokens, hidden), room)?;
+        for (words, told) in told(experts, 2 * self.up.n_words(), weights) {
+            let launch = queue.launch(kernel).structure(&words);
+            let launch = launch.structure(&shape_of(told, shape));
+            if let Some(split) = &split {
+                let launch = lists.told(launch).pointer(rows).structure(split);
+                self.packed(
+                    queue,
+                    launch.int(activation),
+                    (kernel, width, hidden),
+                    gated,
+                )?;
+                continue;
+            }
+            let launch = match &quantized {
+                Some(quantized) => lists.told(launch.structure(quantized)).pointer(rows),
+                None => lists.told(launch).pointer(rows).pointer(x),
+            };
+            let launch = launch.int(activation).pointer(gated);
+            let grid = [width.div_ceil(16), self.n_tiles, 1];
+            launch.grid(grid).threads(256).run()?;
+        }
+        Ok(())
+    }
+
+    /// Sums of all assignments with one matrix of their experts. Rows of `x` lie in the order of assignments, or are assigned by
+    /// a list, which formats of published files alone know.
+    fn product(
+        &self,
+        queue: &CudaQueue,
+        experts: &[Expert<'_, Cuda>],
+        product: &Product,
+        ((x, assigned), room): ((Span<'_>, Option<(Span<'_>, usize)>), Span<'_>),
+        (routes, lists): (&Routes, &Lists<'_>),
+        out: Span<'_>,
+    ) -> Result<()> {
+        let Product {
+            kind,
+            weight,
+            shape: [rows, cols],
+        } = *product;
+        let [_, kernel] = kind.kernels();
+        let n = assigned.map_or(self.n_assignments, |(_, n)| n);
+        let weights = |expert: &Expert<'_, Cuda>| [kind.words(weight(expert))];
+        let quantized = kind.threshold().map(|threshold| {
+            let rows = (x, n, cols, None);
+            self.quantize(queue, rows, threshold, routes, room)
+        });
+        let quantized = quantized.transpose()?;
+        let split = split_of(queue, kind, (x, n, cols), room)?;
+        for (words, told) in told(experts, kind.n_words(), weights) {
+            let launch = queue.launch(kernel).structure(&words);
+            let launch = launch.structure(&shape_of(told, [rows, cols, 0, kind.block_log2()]));
+            if let Some(split) = &split {
+                let launch = lists.told(launch);
+                let launch = launch.pointer_or_null(assigned.map(|(rows, _)| rows));
+                let launch = launch.structure(split).bits(NO_ACTIVATION);
+                self.packed(queue, launch, (kernel, rows, cols), out)?;
+                continue;
+            }
+            let launch = match &quantized {
+                Some(quantized) => lists.told(launch.structure(quantized)),
+                None => lists.told(launch).pointer(x),
+            };
+            let launch = launch.pointer(out);
+            let grid = [rows.div_ceil(32), self.n_tiles, 1];
+            launch.grid(grid).threads(256).run()?;
+        }
+        Ok(())
+    }
+
+    /// Rows of `x` in the order of assignments.
+    fn gather(&self, queue: &CudaQueue, x: Span<'_>, rows: Span<'_>, out: Span<'_>) -> Result<()> {
+        let launch = queue.launch(kernel!("gather_rows")).pointer(x);
+        let launch = launch.int(self.n_tokens).pointer(rows);
+        let launch = launch.int(self.hidden).pointer(out);
+        let grid = [self.n_assignments, self.hidden.div_ceil(256), 1];
+        launch.grid(grid).threads(256).run()
+    }
+}
+
+/// A matrix of each expert.
+struct Product {
+    kind: Kind,
+    weight: for<'a> fn(&Expert<'a, Cuda>) -> &'a CudaWeight,
+    /// Rows and columns.
+    shape: [usize; 2],
+}
+
+/// Tiles of assignments, as kernels are told of them.
+struct Lists<'a> {
+    tiles: Span<'a>,
+    n_tiles: Span<'a>,
+}
+
+impl<'a> Lists<'a> {
+    fn told<'l>(&self, launch: Launch<'l>) -> Launch<'l>
+    where
+        'a: 'l,
+    {
+        launch.pointer(self.tiles).pointer(self.n_tiles)
+    }
+}
+
+/// Rows of activations as kernels for formats of published files take them; nothing for other weights.
+fn split_of(
+    queue: &CudaQueue,
+    kind: Kind,
+    (x, n, cols): (Span<'_>, usize, usize),
+    room: Span<'_>,
+) -> Result<Option<[u64; 5]>> {
+    let of = |format: PackedKernels| packed_split(queue, (x, n), (cols, format.run), room);
+    kind.packed().map(of).transpose()
 }
 
 /// Rows of activations as kernels for formats of published files take them, in `room`.
@@ -374,6 +553,18 @@ fn told<'a, const N: usize>(
             }
             (words, experts)
         })
+}
+
+/// The same of a bias of each; none is the address 0.
+fn biases_of<'a>(
+    experts: &'a [Expert<'a, Cuda>],
+    bias: for<'e> fn(&Expert<'e, Cuda>) -> Option<&'e CudaWeight>,
+) -> impl Iterator<Item = (Words, &'a [Expert<'a, Cuda>])> + 'a {
+    let words = move |expert: &Expert<'_, Cuda>| {
+        let bias = bias(expert).map_or(0, |bias| bias.part(Part::Weight).address());
+        [([bias, 0, 0, 0, 0, 0], 1)]
+    };
+    told(experts, 1, words)
 }
 
 /// `Shape` of the kernels.

@@ -2,13 +2,15 @@
 
 use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
-use llm_tensor::{Activation, DType, Gate, Weighting};
+use llm_tensor::{Activation, ClampedGate, DType, Gate, GateOrder, Weighting};
 
 use crate::bench::{Needs, on_each_target};
 
 pub(crate) const KERNELS: &[&str] = &[
     "experts_up",
     "experts_down",
+    "experts_gate",
+    "experts_bias",
     "experts_outliers",
     "packed_experts",
     "routing_",
@@ -46,33 +48,52 @@ fn only_chosen_experts_are_read() {
         &[
             "experts_up",
             "experts_down",
+            "experts_gate",
+            "experts_bias",
             "experts_outliers",
             "packed_experts",
+            "gather_rows",
             "routing_few",
             "routing_combine",
         ],
         |bench| {
-            for &scheme in &schemes {
-                let up: Vec<_> = (0..16)
-                    .map(|_| bench.weight(scheme, (WIDTH, HIDDEN)))
-                    .collect();
-                let down: Vec<_> = (0..8)
-                    .map(|_| bench.weight(scheme, (HIDDEN, WIDTH)))
-                    .collect();
-                let of_expert = 2 * up[0].1 + down[0].1;
-                let parts: Vec<_> = up
-                    .iter()
-                    .map(|(weight, _)| LinearPart { weight, bias: None })
-                    .collect();
+            let ways = schemes
+                .iter()
+                .flat_map(|scheme| [(*scheme, false), (*scheme, true)]);
+            // Those in LLM.int8() with clamped gates go one after the other.
+            let is_together =
+                |(scheme, is_clamped): &(Scheme, bool)| !is_clamped || !is_int8(scheme);
+            for (scheme, is_clamped) in ways.filter(is_together) {
+                let [n_parts, rows] = match is_clamped {
+                    true => [1, 2 * WIDTH],
+                    false => [2, WIDTH],
+                };
+                let weights =
+                    |n, shape| -> Vec<_> { (0..n).map(|_| bench.weight(scheme, shape)).collect() };
+                let up = weights(8 * n_parts, (rows, HIDDEN));
+                let down = weights(8, (HIDDEN, WIDTH));
+                let of_expert = n_parts * up[0].1 + down[0].1;
+                let bias = |width| bench.weight(Scheme::Dense(DType::F32), (1, width)).0;
+                let [of_up, of_down] = [2 * WIDTH, HIDDEN].map(bias);
+                let part = |weight, bias| LinearPart {
+                    weight,
+                    bias: is_clamped.then_some(bias),
+                };
+                let parts: Vec<_> = up.iter().map(|(weight, _)| part(weight, &of_up)).collect();
+                let gate = match is_clamped {
+                    false => Gate::Of(Activation::Silu),
+                    true => Gate::Clamped(ClampedGate {
+                        alpha: 1.702,
+                        limit: 7.0,
+                        order: GateOrder::Pairs,
+                    }),
+                };
                 let experts: Vec<_> = (0..8)
                     .map(|expert| Expert {
                         expert,
-                        gate_up: &parts[2 * expert..2 * expert + 2],
-                        down: LinearPart {
-                            weight: &down[expert].0,
-                            bias: None,
-                        },
-                        gate: Gate::Of(Activation::Silu),
+                        gate_up: &parts[n_parts * expert..n_parts * (expert + 1)],
+                        down: part(&down[expert].0, &of_down),
+                        gate,
                         width: WIDTH,
                         hidden: HIDDEN,
                     })
@@ -92,18 +113,26 @@ fn only_chosen_experts_are_read() {
                     let mut out = bench.buffer(n * HIDDEN);
                     let [mut gathered, mut up, mut gated, mut delta] =
                         [HIDDEN, 2 * WIDTH, WIDTH, HIDDEN].map(|width| bench.buffer(2 * n * width));
-                    let what = format!("{n} rows to experts in {scheme}");
+                    let of_gate = if is_clamped { ", clamped" } else { "" };
+                    let what = format!("{n} rows to experts in {scheme}{of_gate}");
                     // Weights, x, what is between the projections of two experts, and the sums.
                     let mut n_bytes =
                         2 * of_expert + 4 * n * (HIDDEN + 2 * 2 * (WIDTH + HIDDEN) + 2 * HIDDEN);
-                    if matches!(scheme, Scheme::Int8(_)) {
+                    if is_int8(&scheme) {
                         n_bytes += codes(n, HIDDEN) + codes(2 * n, WIDTH);
                     }
-                    if matches!(
+                    let is_packed = matches!(
                         scheme,
                         Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_)
-                    ) {
+                    );
+                    if is_packed {
                         n_bytes += halves(n, HIDDEN) + halves(2 * n, WIDTH);
+                    }
+                    if is_clamped {
+                        // Biases of two experts; sums before and after theirs; rows by assignment.
+                        n_bytes += 2 * 4 * (2 * WIDTH + HIDDEN);
+                        n_bytes += 2 * 2 * 4 * n * (2 * WIDTH + HIDDEN);
+                        n_bytes += if is_packed { 0 } else { 2 * 2 * 4 * n * HIDDEN };
                     }
                     bench.check(&Needs::bytes(&what, n_bytes), |queue| {
                         let scratch = ExpertBuffers {
@@ -118,6 +147,10 @@ fn only_chosen_experts_are_read() {
             }
         },
     );
+}
+
+fn is_int8(scheme: &Scheme) -> bool {
+    matches!(scheme, Scheme::Int8(_))
 }
 
 /// Bytes of rows as halves for tensor cores, with sums of 16 or 32 columns, written and read.
