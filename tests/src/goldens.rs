@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 82] = [
+pub const GOLDENS: [&str; 85] = [
     "arcee",
     "arcee-biases",
     "bloom",
@@ -78,10 +78,13 @@ pub const GOLDENS: [&str; 82] = [
     "qwen2-sliding",
     "qwen3",
     "qwen3-5",
+    "qwen3-5-moe",
     "qwen3-5-tied",
     "qwen3-biases",
     "qwen3-moe",
     "qwen3-moe-mixed",
+    "qwen3-next",
+    "qwen3-next-mixed",
     "seed-oss",
     "smollm3",
     "smollm3-sliding",

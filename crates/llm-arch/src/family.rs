@@ -84,7 +84,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 41] = [
+const FAMILIES: [&Family; 43] = [
     &arcee::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
@@ -120,7 +120,9 @@ const FAMILIES: [&Family; 41] = [
     &qwen2_moe::FAMILY,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
-    &qwen3_5::FAMILY,
+    &qwen3_5::QWEN3_5,
+    &qwen3_5::QWEN3_5_MOE,
+    &qwen3_5::QWEN3_NEXT,
     &seed_oss::FAMILY,
     &smollm3::FAMILY,
     &stablelm::FAMILY,

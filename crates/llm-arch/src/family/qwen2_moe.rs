@@ -1,6 +1,6 @@
 //! Qwen1.5 and Qwen2 with experts: Qwen2, and beside the chosen experts one for all tokens, whose result each token weighs.
 
-use llm_tensor::{Activation, Gate, Routing};
+use llm_tensor::{Activation, Gate, Routing, Weighting};
 
 use super::block::{self, HeadDefaults, gated};
 use super::{Family, qwen};
@@ -38,6 +38,43 @@ pub(super) const SHARED_NAMES: crate::skeleton::Names = &[
     (Role::SharedDown, "mlp.shared_expert.down_proj"),
 ];
 
+/// Experts where a configuration is silent of them.
+pub(super) struct ExpertDefaults {
+    pub(super) n_experts: usize,
+    pub(super) n_active: usize,
+    pub(super) width: usize,
+    pub(super) shared_width: usize,
+    /// Weights of the chosen ones, by whatever the family reads of that.
+    pub(super) weighting: Weighting,
+}
+
+/// Experts that a softmax chooses, and one for all tokens, whose result each token weighs.
+pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<MlpSpec, ArchError> {
+    let activation = config.activation("hidden_act", Activation::Silu)?;
+    let count = |key, default| Ok::<_, ArchError>(config.opt_count(key)?.unwrap_or(default));
+    let key = config.spelling(&["num_local_experts", "num_experts"])?;
+    let n_experts = count(key, defaults.n_experts)?;
+    Ok(MlpSpec::Experts(ExpertsSpec {
+        routing: Routing {
+            weighting: defaults.weighting,
+            ..Routing::softmax(n_experts, config.n_active(n_experts, defaults.n_active)?)
+        },
+        correction: false,
+        width: count("moe_intermediate_size", defaults.width)?,
+        gate: Gate::Of(activation),
+        bias: false,
+        shared: Some(SharedSpec {
+            mlp: DenseMlp {
+                width: count("shared_expert_intermediate_size", defaults.shared_width)?,
+                activation,
+                gating: Gating::Separate,
+                bias: false,
+            },
+            gated: true,
+        }),
+    }))
+}
+
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let heads = HeadDefaults {
         n_kv_heads: Some(16),
@@ -47,30 +84,16 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         qkv_bias: config.flag("qkv_bias", true)?,
         ..block::attention(config, heads)?
     };
-    let activation = config.activation("hidden_act", Activation::Silu)?;
-    let n_experts = config
-        .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
-        .unwrap_or(60);
-    let shared_width = config.opt_count("shared_expert_intermediate_size")?;
-    let experts = MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
+    let experts = experts(
+        config,
+        ExpertDefaults {
+            n_experts: 60,
+            n_active: 4,
+            width: 1_408,
+            shared_width: 5_632,
             weighting: block::weighting(config, "norm_topk_prob", false)?,
-            ..Routing::softmax(n_experts, config.n_active(n_experts, 4)?)
         },
-        correction: false,
-        width: config.opt_count("moe_intermediate_size")?.unwrap_or(1_408),
-        gate: Gate::Of(activation),
-        bias: false,
-        shared: Some(SharedSpec {
-            mlp: DenseMlp {
-                width: shared_width.unwrap_or(5_632),
-                activation,
-                gating: Gating::Separate,
-                bias: false,
-            },
-            gated: true,
-        }),
-    });
+    )?;
     let dense = gated(config, "hidden_act", Activation::Silu, false)?;
     let is_dense = qwen::dense_layers(config)?;
     qwen::model(config, "qwen2_moe", attention, |i| match is_dense(i) {
