@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 85] = [
+pub const GOLDENS: [&str; 92] = [
     "arcee",
     "arcee-biases",
     "bloom",
@@ -16,6 +16,8 @@ pub const GOLDENS: [&str; 85] = [
     "cohere",
     "cohere2",
     "ernie4-5",
+    "ernie4-5-moe",
+    "ernie4-5-moe-biases",
     "exaone4",
     "exaone4-full",
     "falcon-11b-style",
@@ -44,14 +46,19 @@ pub const GOLDENS: [&str; 85] = [
     "gpt2-unscaled",
     "gptj",
     "granite",
+    "granitemoe",
+    "granitemoeshared",
     "lfm2",
     "lfm2-biases",
+    "lfm2-moe",
+    "lfm2-moe-plain",
     "llama",
     "llama-biases",
     "llama-rope-dynamic",
     "llama-rope-linear",
     "llama-rope-yarn",
     "llama3-rope-tied",
+    "minimax-m2",
     "mistral-head-dim",
     "mistral-sliding",
     "mixtral",

@@ -84,6 +84,11 @@ impl<'a> Config<'a> {
         Ok(whole.map(|n| n as usize))
     }
 
+    /// True where the value is -1, a whole number's stand-in for none.
+    pub(crate) fn is_minus_one(&self, key: &str) -> bool {
+        self.get(key).and_then(Value::as_i64) == Some(-1)
+    }
+
     /// The value of a key, as `convert` understands it; nothing where there is none.
     fn read<T, S: AsRef<str>>(
         &self,

@@ -18,6 +18,7 @@ mod gptj;
 mod granite;
 mod lfm2;
 mod llama;
+mod minimax_m2;
 mod mistral;
 mod mixtral;
 mod mpt;
@@ -84,12 +85,13 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 43] = [
+const FAMILIES: [&Family; 48] = [
     &arcee::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
-    &ernie4_5::FAMILY,
+    &ernie4_5::ERNIE4_5,
+    &ernie4_5::ERNIE4_5_MOE,
     &exaone4::FAMILY,
     &falcon::FAMILY,
     &gemma::GEMMA,
@@ -103,9 +105,13 @@ const FAMILIES: [&Family; 43] = [
     &gpt_neox::FAMILY,
     &gpt_oss::FAMILY,
     &gptj::FAMILY,
-    &granite::FAMILY,
-    &lfm2::FAMILY,
+    &granite::GRANITE,
+    &granite::GRANITE_MOE,
+    &granite::GRANITE_MOE_SHARED,
+    &lfm2::LFM2,
+    &lfm2::LFM2_MOE,
     &llama::FAMILY,
+    &minimax_m2::FAMILY,
     &mistral::FAMILY,
     &mixtral::FAMILY,
     &mpt::FAMILY,

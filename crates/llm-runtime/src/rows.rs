@@ -59,7 +59,7 @@ impl<'a> Rows<'a> {
     /// Rows `range` as `dtype` into `out`.
     pub(crate) fn read(&self, range: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<()> {
         match self.bound.slot.stored {
-            Stored::AsIs | Stored::Depthwise => {
+            Stored::AsIs | Stored::Depthwise | Stored::Row => {
                 let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
                 read_elements(self.checkpoint, &self.bound, elements, dtype, out)
             }
@@ -88,6 +88,7 @@ impl<'a> Rows<'a> {
             // The checkpoint's reader shares out the work itself.
             Stored::AsIs
             | Stored::Depthwise
+            | Stored::Row
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
             | Stored::OneMore => self.read(0..self.rows, dtype, out),

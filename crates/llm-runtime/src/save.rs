@@ -239,6 +239,7 @@ impl<'a> Save<'a> {
             }
             Stored::AsIs
             | Stored::Depthwise
+            | Stored::Row
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
             | Stored::OneMore => (PIECE_ELEMENTS as usize / rows.cols.max(1)).clamp(1, rows.rows),

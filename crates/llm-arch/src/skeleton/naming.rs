@@ -25,6 +25,8 @@ pub(crate) struct Naming {
     pub(crate) matrices: Matrices,
     /// Storage of a convolution's taps.
     pub(crate) taps: Stored,
+    /// Storage of a router's corrections.
+    pub(crate) corrections: Stored,
     /// Module of blocks' matrices in transformers, experts apart.
     pub(crate) module: Module,
     /// Roles whose tensors are called as the module is, with nothing behind.
@@ -112,6 +114,7 @@ impl Naming {
         base_prefix: "",
         matrices: Matrices::OutIn,
         taps: Stored::Depthwise,
+        corrections: Stored::AsIs,
         module: Module::Linear,
         bare: &[],
         wide: &[],
@@ -162,6 +165,9 @@ impl Naming {
         };
         if role == Role::ConvTaps {
             return (self.taps, Module::Linear);
+        }
+        if role == Role::RouterCorrection {
+            return (self.corrections, Module::Linear);
         }
         match (unit, role.kind()) {
             (Unit::Layer(..), TensorKind::Projection | TensorKind::WideProjection) => {

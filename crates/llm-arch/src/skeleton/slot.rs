@@ -189,6 +189,7 @@ impl Slot {
                 let (channels, kernel) = self.matrix();
                 vec![channels, 1, kernel]
             }
+            Stored::Row => [1].into_iter().chain(self.shape.iter().copied()).collect(),
             Stored::Transposed => self.shape.iter().rev().copied().collect(),
         }
     }
@@ -272,13 +273,15 @@ pub enum Stored {
     OneMore,
     /// Each row a matrix of its own, of one row: `[channels, 1, kernel]`.
     Depthwise,
+    /// A vector as a matrix of one row.
+    Row,
 }
 
 impl Stored {
     /// True where the elements are the same, in the same order.
     pub fn is_in_order(self) -> bool {
         match self {
-            Stored::AsIs | Stored::Depthwise => true,
+            Stored::AsIs | Stored::Depthwise | Stored::Row => true,
             Stored::Transposed
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
@@ -289,7 +292,11 @@ impl Stored {
     /// Index of row `row` among the stored rows, where rows are all that differs.
     pub fn stored_row(self, row: usize) -> usize {
         match self {
-            Stored::AsIs | Stored::Transposed | Stored::OneMore | Stored::Depthwise => row,
+            Stored::AsIs
+            | Stored::Transposed
+            | Stored::OneMore
+            | Stored::Depthwise
+            | Stored::Row => row,
             Stored::Pairs { head_dim } => {
                 let (head, at) = (row / head_dim, row % head_dim);
                 let (half, pair) = (at / (head_dim / 2), at % (head_dim / 2));
