@@ -84,6 +84,13 @@ impl<'a> Config<'a> {
         Ok(whole.map(|n| n as usize))
     }
 
+    /// The same where it may be written as a fraction, as 8.0.
+    pub(crate) fn whole_number(&self, key: &str) -> Result<Option<usize>> {
+        let whole = |value: &Value| value.as_f64().filter(|x| *x >= 0.0 && x.fract() == 0.0);
+        let whole = self.read(key, whole, || "a whole number")?;
+        Ok(whole.map(|n| n as usize))
+    }
+
     /// True where the value is -1, a whole number's stand-in for none.
     pub(crate) fn is_minus_one(&self, key: &str) -> bool {
         self.get(key).and_then(Value::as_i64) == Some(-1)

@@ -1,6 +1,7 @@
 //! ERNIE 4.5, dense and with experts: Llama with neighbours of a head turned as pairs.
 
-use llm_tensor::{Activation, Gate, Pairing, Routing, Weighting};
+use llm_tensor::{Activation, Gate, Pairing, Routing, Scoring, Weighting};
+use serde_json::json;
 
 use super::block::{self, HeadDefaults, gated};
 use super::{Family, Gguf, glm4_moe, llama, qwen, written};
@@ -9,8 +10,8 @@ use crate::config::{Config, OF_NONE, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role, Stored};
 use crate::spec::{
-    AttentionSpec, DenseMlp, ExpertsSpec, Gating, MlpSpec, ModelSpec, NormSpec, Positions,
-    SharedSpec,
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, LayerSpec, MlpSpec, ModelSpec, NormSpec,
+    Positions, SharedSpec,
 };
 
 pub(super) static ERNIE4_5: Family = Family {
@@ -52,8 +53,10 @@ pub(super) static ERNIE4_5_MOE: Family = Family {
         ("vocab_size", 103_424),
     ],
     unread: Unread {
-        // Training; and layers that guess tokens, which have names of their own.
+        // Training; layers that guess tokens, which have names of their own; and what a GGUF says of shared experts' width,
+        // where the converter divides by the heads of keys (conversion/ernie.py of llama.cpp).
         any: &[
+            "expert_shared_feed_forward_length",
             "moe_capacity",
             "multi_token_pred_lambda",
             "num_nextn_predict_layers",
@@ -77,7 +80,44 @@ pub(super) static ERNIE4_5_MOE: Family = Family {
         corrections: Stored::Row,
         ..qwen::EXPERTS_NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "ernie4_5-moe",
+        keys: &[
+            &[
+                ("interleave_moe_layer_step", "moe_layer_interval"),
+                ("leading_dense_block_count", "moe_layer_start_index"),
+                ("expert_count", "moe_num_experts"),
+                ("expert_used_count", "moe_k"),
+                ("expert_shared_count", "moe_num_shared_experts"),
+                ("expert_feed_forward_length", "moe_intermediate_size"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[("attn_q.bias", "use_bias")],
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let experts = written::some_experts(spec)?;
+            let has_experts = |layer: &LayerSpec| layer.mlp.experts().is_some();
+            let mut layers = spec.decoder.layers.iter();
+            let first = layers.position(has_experts).unwrap_or_default();
+            let every = 1 + layers.position(has_experts).unwrap_or_default();
+            let mut config = written::like_llama(spec, "Ernie4_5_MoeForCausalLM")?;
+            let more = json!({
+                "use_bias": written::attention(spec)?.qkv_bias,
+                "moe_layer_start_index": first,
+                "moe_layer_interval": every,
+                "moe_num_experts": experts.routing.n_experts,
+                "moe_k": experts.routing.n_active,
+                "moe_intermediate_size": experts.width,
+                "moe_num_shared_experts": written::n_shared(&experts)?,
+            });
+            written::extend(&mut config, more);
+            written::add_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
 
 fn dense(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
@@ -100,6 +140,7 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     if n_active > n_experts {
         return config.bad_value(key, &format!("a number up to the {n_experts} experts"));
     }
+    block::check_scoring(config, Scoring::Softmax)?;
     // Sums of weights are larger in any case.
     let least = config.opt_positive("moe_norm_min")?.unwrap_or(1e-12);
     if least > 1e-6 {

@@ -1,10 +1,10 @@
 //! Granite 3, dense and with experts: Llama with a multiplier at the embedding, at the scores, at each result and at the logits.
 
 use llm_tensor::{Activation, Gate, Routing, Weighting};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, Gguf, llama, written};
+use super::{Family, Gguf, GgufKeys, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -28,33 +28,13 @@ pub(super) static GRANITE: Family = Family {
     naming: |_| &llama::NAMING,
     gguf: Some(Gguf {
         architecture: "granite",
-        keys: &[
-            llama::GGUF_KEYS,
-            llama::HEAD_DIM,
-            &[
-                ("attention.scale", "attention_multiplier"),
-                ("embedding_scale", "embedding_multiplier"),
-                ("residual_scale", "residual_multiplier"),
-                ("logit_scale", "logits_scaling"),
-            ],
-        ],
+        keys: &[GGUF_KEYS, llama::GGUF_KEYS, llama::HEAD_DIM],
         flags: llama::BIASES,
         naming: |_| &llama::GGUF_NAMING,
         adjust: llama::adjacent_pairs,
         config: |spec| {
-            let attention = written::attention(spec)?;
-            let mut config = written::like_llama(spec, "GraniteForCausalLM")?;
-            // The multiplier of results is part of the others and of `rms_norm_eps`.
-            let more = json!({
-                "attention_bias": attention.qkv_bias,
-                "mlp_bias": written::mlp(spec)?.bias,
-                "attention_multiplier": written::shortest(attention.scale),
-                "embedding_multiplier": written::shortest(spec.embedding.scale),
-                "residual_multiplier": 1.0,
-                "logits_scaling": 1.0 / f64::from(spec.head.scale),
-            });
-            written::extend(&mut config, more);
-            written::add_rope(&mut config, spec)?;
+            let mut config = written(spec, "GraniteForCausalLM")?;
+            config.insert("mlp_bias".to_owned(), written::mlp(spec)?.bias.into());
             Ok(config)
         },
     }),
@@ -66,7 +46,19 @@ pub(super) static GRANITE_MOE: Family = Family {
     core: CORE,
     unread: OF_NONE,
     naming: |_| &EXPERTS_NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "granitemoe",
+        keys: &[
+            GGUF_EXPERTS_KEYS,
+            GGUF_KEYS,
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        adjust: llama::adjacent_pairs,
+        config: |spec| written_with_experts(spec, "GraniteMoeForCausalLM"),
+    }),
 };
 
 pub(super) static GRANITE_MOE_SHARED: Family = Family {
@@ -89,8 +81,77 @@ pub(super) static GRANITE_MOE_SHARED: Family = Family {
     core: CORE,
     unread: OF_NONE,
     naming: |_| &EXPERTS_NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "granitemoe",
+        keys: &[
+            &[(
+                "expert_shared_feed_forward_length",
+                "shared_intermediate_size",
+            )],
+            GGUF_EXPERTS_KEYS,
+            GGUF_KEYS,
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        // Its converter parts gate and up of the shared expert.
+        adjust: |spec| {
+            llama::adjacent_pairs(spec);
+            for layer in &mut spec.decoder.layers {
+                if let MlpSpec::Experts(experts) = &mut layer.mlp
+                    && let Some(shared) = &mut experts.shared
+                {
+                    shared.mlp.gating = Gating::Separate;
+                }
+            }
+        },
+        config: |_| written::none("gate and up of its shared experts are one matrix there"),
+    }),
 };
+
+/// GGUF's names of multipliers.
+const GGUF_KEYS: GgufKeys = &[
+    ("attention.scale", "attention_multiplier"),
+    ("embedding_scale", "embedding_multiplier"),
+    ("residual_scale", "residual_multiplier"),
+    ("logit_scale", "logits_scaling"),
+];
+
+const GGUF_EXPERTS_KEYS: GgufKeys = &[
+    ("expert_count", "num_local_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+];
+
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let attention = written::attention(spec)?;
+    let mut config = written::like_llama(spec, architecture)?;
+    // The multiplier of results is part of the others and of `rms_norm_eps`.
+    let more = json!({
+        "attention_bias": attention.qkv_bias,
+        "attention_multiplier": written::shortest(attention.scale),
+        "embedding_multiplier": written::shortest(spec.embedding.scale),
+        "residual_multiplier": 1.0,
+        "logits_scaling": 1.0 / f64::from(spec.head.scale),
+    });
+    written::extend(&mut config, more);
+    written::add_rope(&mut config, spec)?;
+    Ok(config)
+}
+
+fn written_with_experts(
+    spec: &ModelSpec,
+    architecture: &str,
+) -> Result<Map<String, Value>, ArchError> {
+    let experts = written::some_experts(spec)?;
+    let mut config = written(spec, architecture)?;
+    let more = json!({
+        "num_local_experts": experts.routing.n_experts,
+        "num_experts_per_tok": experts.routing.n_active,
+    });
+    written::extend(&mut config, more);
+    Ok(config)
+}
 
 const CORE: &[(&str, u64)] = &[
     ("hidden_size", 4_096),

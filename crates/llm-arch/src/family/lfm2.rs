@@ -1,6 +1,6 @@
 //! LFM2, dense and with experts: gated short convolutions, and attention in some layers.
 
-use llm_tensor::{Activation, Gate, MAX_TAPS, Routing};
+use llm_tensor::{Activation, Gate, MAX_TAPS, Routing, Scoring, Weighting};
 use serde_json::{Map, Value, json};
 
 use super::{Family, Gguf, block, llama, written};
@@ -57,9 +57,17 @@ pub(super) static LFM2: Family = Family {
             llama::HEAD_DIM,
         ],
         flags: &[],
-        naming: |_| &GGUF_NAMING,
+        naming: |_| &Naming {
+            names: &[GGUF_NAMES, llama::GGUF_NAMES],
+            taps: Stored::AsIs,
+            ..llama::GGUF_NAMING
+        },
         adjust: |_| (),
-        config: written,
+        config: |spec| {
+            let mut config = written(spec, "Lfm2ForCausalLM")?;
+            config.insert("block_auto_adjust_ff_dim".to_owned(), false.into());
+            Ok(config)
+        },
     }),
 };
 
@@ -107,7 +115,46 @@ pub(super) static LFM2_MOE: Family = Family {
         ],
         ..llama::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "lfm2moe",
+        keys: &[
+            &[
+                ("attention.layer_norm_rms_epsilon", "norm_eps"),
+                ("shortconv.l_cache", "conv_L_cache"),
+                ("leading_dense_block_count", "num_dense_layers"),
+                ("expert_count", "num_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+                ("expert_feed_forward_length", "moe_intermediate_size"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[],
+        naming: |_| &Naming {
+            names: &[GGUF_NAMES, llama::GGUF_EXPERTS_NAMES, llama::GGUF_NAMES],
+            taps: Stored::AsIs,
+            ..llama::GGUF_EXPERTS_NAMING
+        },
+        // llama.cpp does not ask.
+        adjust: |spec| block::set_weighting(spec, Weighting::Normalised),
+        config: |spec| {
+            let experts = written::some_experts(spec)?;
+            let layers = spec.decoder.layers.iter();
+            let n_dense = layers.take_while(|layer| layer.mlp.experts().is_none());
+            let more = json!({
+                "num_dense_layers": n_dense.count(),
+                "num_experts": experts.routing.n_experts,
+                "num_experts_per_tok": experts.routing.n_active,
+                "moe_intermediate_size": experts.width,
+                "use_expert_bias": experts.correction,
+                "norm_topk_prob": experts.routing.weighting == Weighting::Normalised,
+                "routed_scaling_factor": written::shortest(experts.routing.scale),
+            });
+            let mut config = written(spec, "Lfm2MoeForCausalLM")?;
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
 
 const STACKED_GATE_UP: &str = "model.layers.{i}.feed_forward.experts.gate_up_proj";
@@ -127,25 +174,18 @@ const NAMES: Names = &[
     (Role::FinalNorm, "model.embedding_norm"),
 ];
 
-const GGUF_NAMING: Naming = Naming {
-    names: &[
-        &[
-            (Role::ConvIn, "shortconv.in_proj"),
-            (Role::ConvTaps, "shortconv.conv"),
-            (Role::ConvOut, "shortconv.out_proj"),
-            // Named after the module, but it is the norm after the last block.
-            (Role::FinalNorm, "token_embd_norm"),
-        ],
-        llama::GGUF_NAMES,
-    ],
-    taps: Stored::AsIs,
-    ..llama::GGUF_NAMING
-};
+const GGUF_NAMES: Names = &[
+    (Role::ConvIn, "shortconv.in_proj"),
+    (Role::ConvTaps, "shortconv.conv"),
+    (Role::ConvOut, "shortconv.out_proj"),
+    // Named after the module, but it is the norm after the last block.
+    (Role::FinalNorm, "token_embd_norm"),
+];
 
 /// Key of a GGUF's width.
 const FINAL_WIDTH: &str = "feed_forward_length";
 
-fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
     let layers = &spec.decoder.layers;
     let conv = layers.iter().find_map(|layer| match layer.mixer {
         MixerSpec::Attention(_) | MixerSpec::Delta(_) => None,
@@ -162,9 +202,8 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
         "layer_types": types.collect::<Vec<_>>(),
         "conv_L_cache": conv.kernel,
         "conv_bias": conv.bias,
-        "block_auto_adjust_ff_dim": false,
     });
-    let mut config = written::like_llama(spec, "Lfm2ForCausalLM")?;
+    let mut config = written::like_llama(spec, architecture)?;
     written::rename(&mut config, "rms_norm_eps", "norm_eps");
     // Its feed-forward knows no other.
     config.shift_remove("hidden_act");
@@ -175,18 +214,16 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
 
 fn dense(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let n_layers = config.n_layers("num_hidden_layers")?;
-    let attention = attention(config, n_layers, vec![true; n_layers])?;
+    let attention = attention(config, n_layers, Some(vec![true; n_layers]))?;
     let mlp = gated(width(config)?);
     model(config, "lfm2", attention, |_| mlp)
 }
 
 fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let n_layers = config.n_layers("num_hidden_layers")?;
-    if !config.has("layer_types") {
-        // The reference knows no order of its own.
-        return config.bad_value("layer_types", "a list of layers' kinds");
-    }
-    let attention = attention(config, n_layers, Vec::new())?;
+    // The reference knows no order of its own.
+    let attention = attention(config, n_layers, None)?;
+    block::check_scoring(config, Scoring::Sigmoid)?;
     let n_experts = config.opt_count("num_experts")?.unwrap_or(32);
     let experts = MlpSpec::Experts(ExpertsSpec {
         routing: Routing {
@@ -263,7 +300,7 @@ fn model(
 fn attention(
     config: &Config<'_>,
     n_layers: usize,
-    by_default: Vec<bool>,
+    by_default: Option<Vec<bool>>,
 ) -> Result<(AttentionSpec, Vec<bool>), ArchError> {
     let hidden = config.count("hidden_size")?;
     let n_heads = config.count("num_attention_heads")?;
@@ -293,7 +330,10 @@ fn attention(
         (None, None) if config.has("full_attn_idxs") => {
             (0..n_layers).map(|i| named.contains(&i)).collect()
         }
-        (None, None) => by_default,
+        (None, None) => match by_default {
+            Some(attends) => attends,
+            None => return config.bad_value("layer_types", "a list of layers' kinds"),
+        },
     };
     let attention = block::separate_heads(n_heads, n_kv_heads, head_dim);
     Ok((attention, attends))

@@ -1,9 +1,10 @@
 //! MiniMax-M2: Mixtral with experts chosen by corrected sigmoids, queries and keys normalised as a whole, half of each head turned.
 
-use llm_tensor::{Activation, Gate, Routing};
+use llm_tensor::{Activation, Gate, Routing, Scoring};
+use serde_json::json;
 
 use super::block::{self, HeadDefaults};
-use super::{Family, mixtral};
+use super::{Family, Gguf, llama, mixtral, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -47,12 +48,37 @@ pub(super) static FAMILY: Family = Family {
                 "block_sparse_moe.e_score_correction_bias",
             )],
             mixtral::NAMES,
-            super::llama::NAMES,
+            llama::NAMES,
         ],
         bare: &[Role::RouterCorrection],
         ..mixtral::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "minimax-m2",
+        keys: &[
+            &[
+                ("expert_count", "num_local_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+                ("expert_feed_forward_length", "intermediate_size"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[],
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let experts = written::some_experts(spec)?;
+            let mut config = written::like_llama(spec, "MiniMaxM2ForCausalLM")?;
+            written::add_partial_rope(&mut config, spec)?;
+            let more = json!({
+                "num_local_experts": experts.routing.n_experts,
+                "num_experts_per_tok": experts.routing.n_active,
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
@@ -80,6 +106,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         ..RopeDefaults::new(attention.head_dim, context)
     };
     let rotary = rotary(config, defaults)?;
+    block::check_scoring(config, Scoring::Sigmoid)?;
     let n_experts = config
         .opt_count(config.spelling(&["num_experts", "num_local_experts"])?)?
         .unwrap_or(256);

@@ -1,9 +1,10 @@
 //! Qwen1.5 and Qwen2 with experts: Qwen2, and beside the chosen experts one for all tokens, whose result each token weighs.
 
 use llm_tensor::{Activation, Gate, Routing, Weighting};
+use serde_json::{Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, qwen};
+use super::{Family, Gguf, GgufKeys, llama, qwen, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::skeleton::{Naming, Role};
@@ -24,10 +25,24 @@ pub(super) static FAMILY: Family = Family {
         off: &[("use_qkv_bias", Off::True)],
     },
     naming: |_| &Naming {
-        names: &[SHARED_NAMES, qwen::EXPERTS_NAMES, super::llama::NAMES],
+        names: &[SHARED_NAMES, qwen::EXPERTS_NAMES, llama::NAMES],
         ..qwen::EXPERTS_NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "qwen2moe",
+        keys: &[GGUF_KEYS, llama::GGUF_KEYS, llama::HEAD_DIM],
+        flags: &[("attn_q.bias", "qkv_bias")],
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        // llama.cpp does not ask (src/models/qwen2moe.cpp).
+        adjust: |spec| block::set_weighting(spec, Weighting::Probability),
+        config: |spec| {
+            let mut config = qwen::written(spec, "Qwen2MoeForCausalLM")?;
+            written::extend(&mut config, written_experts(spec)?);
+            let bias = written::attention(spec)?.qkv_bias;
+            config.insert("qkv_bias".to_owned(), bias.into());
+            Ok(config)
+        },
+    }),
 };
 
 /// Names of an expert for all tokens.
@@ -37,6 +52,34 @@ pub(super) const SHARED_NAMES: crate::skeleton::Names = &[
     (Role::SharedUp, "mlp.shared_expert.up_proj"),
     (Role::SharedDown, "mlp.shared_expert.down_proj"),
 ];
+
+/// GGUF's names of keys.
+pub(super) const GGUF_KEYS: GgufKeys = &[
+    ("expert_count", "num_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("expert_feed_forward_length", "moe_intermediate_size"),
+    (
+        "expert_shared_feed_forward_length",
+        "shared_expert_intermediate_size",
+    ),
+];
+
+/// Keys of experts in a written configuration.
+fn written_experts(spec: &ModelSpec) -> Result<Value, ArchError> {
+    let experts = written::some_experts(spec)?;
+    let Some(shared) = experts.shared else {
+        return written::none("it has no expert for all tokens");
+    };
+    Ok(json!({
+        "num_experts": experts.routing.n_experts,
+        "num_experts_per_tok": experts.routing.n_active,
+        "moe_intermediate_size": experts.width,
+        "shared_expert_intermediate_size": shared.mlp.width,
+        "norm_topk_prob": experts.routing.weighting == Weighting::Normalised,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }))
+}
 
 /// Experts where a configuration is silent of them.
 pub(super) struct ExpertDefaults {

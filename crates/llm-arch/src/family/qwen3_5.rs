@@ -4,11 +4,11 @@ use llm_tensor::{Activation, MAX_TAPS, Weighting};
 
 use super::block::{self, HeadDefaults, gated};
 use super::qwen2_moe::{self, ExpertDefaults};
-use super::{Family, llama, qwen};
+use super::{Family, Gguf, llama, qwen, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Names, Naming, Role};
+use crate::skeleton::{Names, Naming, Role, Stored};
 use crate::spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec,
     Positions,
@@ -91,7 +91,60 @@ pub(super) static QWEN3_NEXT: Family = Family {
         bare: BARE,
         ..qwen::EXPERTS_NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "qwen3next",
+        keys: &[
+            &[
+                ("ssm.conv_kernel", "linear_conv_kernel_dim"),
+                ("ssm.group_count", "linear_num_key_heads"),
+                ("ssm.inner_size", ALL_VALUES),
+                ("ssm.state_size", "linear_key_head_dim"),
+                ("ssm.time_step_rank", "linear_num_value_heads"),
+            ],
+            qwen2_moe::GGUF_KEYS,
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &Naming {
+            names: &[
+                &[
+                    (Role::DeltaQkv, "attn_qkv"),
+                    (Role::DeltaGate, "attn_gate"),
+                    (Role::DeltaStrengthDecay, "ssm_ba"),
+                    (Role::ConvTaps, "ssm_conv1d"),
+                    (Role::DeltaRate, "ssm_a"),
+                    (Role::DeltaOffset, "ssm_dt.bias"),
+                    (Role::DeltaNorm, "ssm_norm"),
+                    (Role::DeltaOut, "ssm_out"),
+                ],
+                llama::POST_NORM,
+                llama::GGUF_EXPERTS_NAMES,
+                llama::GGUF_NAMES,
+            ],
+            bare: BARE,
+            taps: Stored::AsIs,
+            rates: Stored::NegatedExp,
+            ..llama::GGUF_EXPERTS_NAMING
+        },
+        // As its converter has them (Qwen3NextModel in conversion/qwen.py of llama.cpp): one added to gains, the delta
+        // rule's own apart; gates in a matrix of their own.
+        adjust: |spec| {
+            spec.decoder.norm.gain_offset = 0.0;
+            for layer in &mut spec.decoder.layers {
+                match &mut layer.mixer {
+                    MixerSpec::Attention(attention) => {
+                        if let Some(qk) = &mut attention.qk_norm {
+                            qk.norm.gain_offset = 0.0;
+                        }
+                    }
+                    MixerSpec::Delta(delta) => delta.packing = DeltaPacking::PairsPerKeyHead,
+                    MixerSpec::Conv(_) => (),
+                }
+            }
+        },
+        config: |_| written::none("the projections of its delta rules are one matrix there"),
+    }),
 };
 
 const UNREAD: Unread = Unread {
@@ -211,11 +264,20 @@ fn delta(
     norm: NormSpec,
 ) -> Result<DeltaSpec, ArchError> {
     let count = |key, default| Ok::<_, ArchError>(config.opt_count(key)?.unwrap_or(default));
+    let n_value_heads = count("linear_num_value_heads", 32)?;
+    let value_dim = match config.opt_count(ALL_VALUES)? {
+        Some(all) if all.is_multiple_of(n_value_heads) => all / n_value_heads,
+        Some(_) => {
+            let expected = format!("a multiple of the {n_value_heads} value heads");
+            return config.bad_value(ALL_VALUES, &expected);
+        }
+        None => count("linear_value_head_dim", 128)?,
+    };
     let spec = DeltaSpec {
         n_key_heads: count("linear_num_key_heads", 16)?,
-        n_value_heads: count("linear_num_value_heads", 32)?,
+        n_value_heads,
         key_dim: count("linear_key_head_dim", 128)?,
-        value_dim: count("linear_value_head_dim", 128)?,
+        value_dim,
         kernel: count("linear_conv_kernel_dim", 4)?,
         activation: config.activation("hidden_act", Activation::Silu)?,
         packing,
@@ -243,6 +305,9 @@ fn delta(
     }
     Ok(spec)
 }
+
+/// Key of a GGUF: features of all values.
+const ALL_VALUES: &str = "ssm.inner_size";
 
 /// Elements of the longest head whose states there are kernels for.
 const MAX_DIM: usize = 256;

@@ -182,9 +182,11 @@ impl Slot {
     /// The shape in the checkpoint.
     pub fn stored_shape(&self) -> Vec<usize> {
         match self.stored {
-            Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
-                self.shape.to_vec()
-            }
+            Stored::AsIs
+            | Stored::Pairs { .. }
+            | Stored::Stacked { .. }
+            | Stored::OneMore
+            | Stored::NegatedExp => self.shape.to_vec(),
             Stored::Depthwise => {
                 let (channels, kernel) = self.matrix();
                 vec![channels, 1, kernel]
@@ -271,6 +273,8 @@ pub enum Stored {
     },
     /// Each element greater by one.
     OneMore,
+    /// Each element the negative of its exponential.
+    NegatedExp,
     /// Each row a matrix of its own, of one row: `[channels, 1, kernel]`.
     Depthwise,
     /// A vector as a matrix of one row.
@@ -285,7 +289,8 @@ impl Stored {
             Stored::Transposed
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
-            | Stored::OneMore => false,
+            | Stored::OneMore
+            | Stored::NegatedExp => false,
         }
     }
 
@@ -295,6 +300,7 @@ impl Stored {
             Stored::AsIs
             | Stored::Transposed
             | Stored::OneMore
+            | Stored::NegatedExp
             | Stored::Depthwise
             | Stored::Row => row,
             Stored::Pairs { head_dim } => {
