@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 92] = [
+pub const GOLDENS: [&str; 93] = [
     "arcee",
     "arcee-biases",
     "bloom",
@@ -59,6 +59,7 @@ pub const GOLDENS: [&str; 92] = [
     "llama-rope-yarn",
     "llama3-rope-tied",
     "minimax-m2",
+    "ministral3",
     "mistral-head-dim",
     "mistral-sliding",
     "mixtral",

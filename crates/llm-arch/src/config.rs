@@ -142,6 +142,13 @@ impl<'a> Config<'a> {
         self.read(key, positive, || "a positive number")
     }
 
+    /// A finite number that is not below zero.
+    pub(crate) fn not_negative(&self, key: &str) -> Result<f64> {
+        let number = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x >= 0.0);
+        let number = self.read(key, number, || "a number from 0")?;
+        number.map_or_else(self.missing(key), Ok)
+    }
+
     pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool> {
         Ok(self.opt_flag(key)?.unwrap_or(default))
     }

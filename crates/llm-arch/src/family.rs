@@ -85,7 +85,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 48] = [
+const FAMILIES: [&Family; 49] = [
     &arcee::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
@@ -112,7 +112,8 @@ const FAMILIES: [&Family; 48] = [
     &lfm2::LFM2_MOE,
     &llama::FAMILY,
     &minimax_m2::FAMILY,
-    &mistral::FAMILY,
+    &mistral::MINISTRAL3,
+    &mistral::MISTRAL,
     &mixtral::FAMILY,
     &mpt::FAMILY,
     &nemotron::FAMILY,
@@ -337,7 +338,7 @@ fn gguf_of(spec: &ModelSpec) -> Option<&'static Gguf> {
 /// GGUF's key for the number of experts.
 const EXPERT_COUNT: &str = "expert_count";
 
-/// Keys by which families of one architecture differ there, the most telling first.
+/// Keys by which families of one architecture differ there.
 const TELLING: [&str; 3] = [
     EXPERT_COUNT,
     "expert_shared_feed_forward_length",
@@ -366,6 +367,7 @@ fn gather_rope_scaling(config: &mut Map<String, Value>, gguf: &Gguf) {
                 "original_max_position_embeddings",
             ),
             ("attn_factor", "attention_factor"),
+            ("yarn_attn_factor", "attention_factor"),
             ("yarn_beta_fast", "beta_fast"),
             ("yarn_beta_slow", "beta_slow"),
         ];

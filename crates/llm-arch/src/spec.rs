@@ -427,6 +427,8 @@ pub struct AttentionSpec {
     pub sinks: bool,
     /// Index among the stack's rotary positions; none leaves queries and keys as they are (NoPE).
     pub rotary_idx: Option<usize>,
+    /// Index of the rotary positions that multiply queries, once they were turned.
+    pub growth_idx: Option<usize>,
     /// True if each head's result is multiplied by sigmoids, which the query projection makes too: behind each head's query.
     pub output_gate: bool,
 }

@@ -179,6 +179,7 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         window: None,
         sinks: false,
         rotary_idx: Some(0),
+        growth_idx: None,
         output_gate: false,
     }
 }
