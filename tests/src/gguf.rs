@@ -126,7 +126,8 @@ pub fn in_q8_0(gguf: &Path, to: &Path, written: Written) -> usize {
         let shape: Vec<usize> = tensor.shape.iter().map(|&extent| extent as usize).collect();
         let (name, cols) = (tensor.name.clone(), shape.last().copied().unwrap_or(1));
         let len = GgmlType::Q8_0.block_len();
-        if shape.len() < 2 || !cols.is_multiple_of(len) {
+        // Biases stay as they are, those of experts in one matrix too.
+        if shape.len() < 2 || !cols.is_multiple_of(len) || name.ends_with(".bias") {
             let (type_code, bytes) = (F32, le_bytes(&values));
             return Tensor {
                 name,

@@ -84,6 +84,18 @@ impl<'a> Config<'a> {
         Ok(whole.map(|n| n as usize))
     }
 
+    /// The same where it may be written as a fraction, as 8.0.
+    pub(crate) fn whole_number(&self, key: &str) -> Result<Option<usize>> {
+        let whole = |value: &Value| value.as_f64().filter(|x| *x >= 0.0 && x.fract() == 0.0);
+        let whole = self.read(key, whole, || "a whole number")?;
+        Ok(whole.map(|n| n as usize))
+    }
+
+    /// True where the value is -1, a whole number's stand-in for none.
+    pub(crate) fn is_minus_one(&self, key: &str) -> bool {
+        self.get(key).and_then(Value::as_i64) == Some(-1)
+    }
+
     /// The value of a key, as `convert` understands it; nothing where there is none.
     fn read<T, S: AsRef<str>>(
         &self,
@@ -128,6 +140,13 @@ impl<'a> Config<'a> {
 
     pub(crate) fn opt_positive(&self, key: &str) -> Result<Option<f64>> {
         self.read(key, positive, || "a positive number")
+    }
+
+    /// A finite number that is not below zero.
+    pub(crate) fn not_negative(&self, key: &str) -> Result<f64> {
+        let number = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x >= 0.0);
+        let number = self.read(key, number, || "a number from 0")?;
+        number.map_or_else(self.missing(key), Ok)
     }
 
     pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool> {

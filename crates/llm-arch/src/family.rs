@@ -18,6 +18,7 @@ mod gptj;
 mod granite;
 mod lfm2;
 mod llama;
+mod minimax_m2;
 mod mistral;
 mod mixtral;
 mod mpt;
@@ -84,12 +85,13 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 41] = [
+const FAMILIES: [&Family; 49] = [
     &arcee::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
-    &ernie4_5::FAMILY,
+    &ernie4_5::ERNIE4_5,
+    &ernie4_5::ERNIE4_5_MOE,
     &exaone4::FAMILY,
     &falcon::FAMILY,
     &gemma::GEMMA,
@@ -103,10 +105,15 @@ const FAMILIES: [&Family; 41] = [
     &gpt_neox::FAMILY,
     &gpt_oss::FAMILY,
     &gptj::FAMILY,
-    &granite::FAMILY,
-    &lfm2::FAMILY,
+    &granite::GRANITE,
+    &granite::GRANITE_MOE,
+    &granite::GRANITE_MOE_SHARED,
+    &lfm2::LFM2,
+    &lfm2::LFM2_MOE,
     &llama::FAMILY,
-    &mistral::FAMILY,
+    &minimax_m2::FAMILY,
+    &mistral::MINISTRAL3,
+    &mistral::MISTRAL,
     &mixtral::FAMILY,
     &mpt::FAMILY,
     &nemotron::FAMILY,
@@ -120,7 +127,9 @@ const FAMILIES: [&Family; 41] = [
     &qwen2_moe::FAMILY,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
-    &qwen3_5::FAMILY,
+    &qwen3_5::QWEN3_5,
+    &qwen3_5::QWEN3_5_MOE,
+    &qwen3_5::QWEN3_NEXT,
     &seed_oss::FAMILY,
     &smollm3::FAMILY,
     &stablelm::FAMILY,
@@ -231,16 +240,24 @@ pub fn from_gguf(
         .and_then(Value::as_str)
         .ok_or_else(missing)?;
     let known = || FAMILIES.iter().filter_map(|f| Some((*f, f.gguf.as_ref()?)));
-    // Mixtral is Llama with experts there.
+    // Mixtral is Llama with experts there, and OLMo 3 is OLMo 2 with windows.
     let experts = format!("{architecture}.{EXPERT_COUNT}");
     let n_experts = metadata.get(&experts).and_then(Value::as_u64);
     let has_experts = n_experts.is_some_and(|n| n > 0);
-    let knows_experts = |gguf: &Gguf| gguf.keys().any(|(key, _)| *key == EXPERT_COUNT);
-    let mut of_architecture = known().filter(|(_, gguf)| gguf.architecture == architecture);
-    let first = of_architecture.clone().next();
-    let found = of_architecture.find(|(_, gguf)| knows_experts(gguf) == has_experts);
+    let has = |key: &str| match key {
+        EXPERT_COUNT => has_experts,
+        key => metadata.contains_key(&format!("{architecture}.{key}")),
+    };
+    let agreement = |gguf: &Gguf| {
+        let agrees = |key: &&&str| gguf.keys().any(|(known, _)| *known == **key) == has(key);
+        TELLING.iter().filter(agrees).count()
+    };
+    let of_architecture = known().filter(|(_, gguf)| gguf.architecture == architecture);
+    // The first among equals.
+    let found = of_architecture
+        .rev()
+        .max_by_key(|(_, gguf)| agreement(gguf));
     let (family, gguf) = found
-        .or(first)
         .ok_or_else(|| unknown_family(architecture, known().map(|(_, gguf)| gguf.architecture)))?;
 
     let mut config = renamed_keys(metadata, gguf);
@@ -263,7 +280,7 @@ pub fn from_gguf(
         let is_there = has_tensor(&format!("blk.0.{tensor}"));
         config.insert((*flag).to_owned(), Value::from(is_there));
     }
-    gather_rope_scaling(&mut config);
+    gather_rope_scaling(&mut config, gguf);
     let keys = Config::new(&config, "");
     let mut spec = read_spec(&keys, family)?;
     passed_over(keys.unknown(), UnknownKeys::Refuse)?;
@@ -300,7 +317,7 @@ pub(crate) fn config_of_gguf(
     let mut config = (gguf.config)(&spec)?;
     if is_yarn {
         let mut given = renamed_keys(metadata, gguf);
-        gather_rope_scaling(&mut given);
+        gather_rope_scaling(&mut given, gguf);
         config.extend(given.shift_remove_entry("rope_scaling"));
     }
     Ok(config)
@@ -321,6 +338,16 @@ fn gguf_of(spec: &ModelSpec) -> Option<&'static Gguf> {
 /// GGUF's key for the number of experts.
 const EXPERT_COUNT: &str = "expert_count";
 
+/// Keys by which families of one architecture differ there.
+const TELLING: [&str; 3] = [
+    EXPERT_COUNT,
+    "expert_shared_feed_forward_length",
+    "attention.sliding_window",
+];
+
+/// Architectures whose YaRN has a ramp between no whole numbers, of which GGUF has no word.
+const UNTRUNCATED: [&str; 1] = ["gpt-oss"];
+
 fn read_spec(keys: &Config<'_>, family: &Family) -> Result<ModelSpec, ArchError> {
     let spec = (family.spec)(keys)?;
     keys.finish(&family.unread);
@@ -328,7 +355,7 @@ fn read_spec(keys: &Config<'_>, family: &Family) -> Result<ModelSpec, ArchError>
 }
 
 /// GGUF has `rope.scaling.*` keys where `config.json` has an object.
-fn gather_rope_scaling(config: &mut Map<String, Value>) {
+fn gather_rope_scaling(config: &mut Map<String, Value>, gguf: &Gguf) {
     let mut rope = Map::new();
     config.retain(|key, value| {
         let Some(key) = key.strip_prefix("rope.scaling.") else {
@@ -340,10 +367,16 @@ fn gather_rope_scaling(config: &mut Map<String, Value>) {
                 "original_max_position_embeddings",
             ),
             ("attn_factor", "attention_factor"),
+            ("yarn_attn_factor", "attention_factor"),
+            ("yarn_beta_fast", "beta_fast"),
+            ("yarn_beta_slow", "beta_slow"),
         ];
         rope.insert(renamed(key, names.iter()).to_owned(), value.take());
         false
     });
+    if UNTRUNCATED.contains(&gguf.architecture) && !rope.is_empty() {
+        rope.insert("truncate".to_owned(), Value::from(false));
+    }
     // `none` is GGUF's word for what `config.json` says by having no such object.
     if !rope.is_empty() && rope.get("type").is_none_or(|kind| kind != "none") {
         config.insert("rope_scaling".to_owned(), Value::Object(rope));

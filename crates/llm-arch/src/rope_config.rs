@@ -158,7 +158,7 @@ fn is_usable(spec: &RotarySpec, context: usize) -> bool {
         let frequencies = spec.frequencies(n_positions, None);
         frequencies.iter().all(|frequency| frequency.is_finite())
     };
-    spec.magnitude().is_finite() && is_finite(1) && is_finite(spec.reach(context))
+    spec.magnitude(context).is_finite() && is_finite(1) && is_finite(spec.reach(context))
 }
 
 fn scaling(

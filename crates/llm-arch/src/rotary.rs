@@ -72,6 +72,14 @@ pub enum RopeScaling {
     },
     /// Each wavelength by a factor of its own, which the checkpoint holds as a tensor (GGUF's `rope_freqs.weight`).
     Stored,
+    /// No turn at all, but a magnitude that grows: `1 + beta · ln(1 + ⌊position / original_context⌋)`, by which queries alone
+    /// are multiplied (Llama 4, Ministral 3).
+    Growth {
+        /// Growth by the logarithm.
+        beta: f64,
+        /// Positions the model was first trained for.
+        original_context: f64,
+    },
 }
 
 impl RotarySpec {
@@ -126,6 +134,7 @@ impl RotarySpec {
                         short[i]
                     }
             }
+            RopeScaling::Growth { .. } => 0.0,
             RopeScaling::Stored => {
                 frequency / f64::from(stored.expect("factors for a stored scaling")[i])
             }
@@ -142,7 +151,8 @@ impl RotarySpec {
             | RopeScaling::Linear { .. }
             | RopeScaling::Yarn { .. }
             | RopeScaling::Llama3 { .. }
-            | RopeScaling::Stored => false,
+            | RopeScaling::Stored
+            | RopeScaling::Growth { .. } => false,
         }
     }
 
@@ -159,7 +169,8 @@ impl RotarySpec {
             | RopeScaling::Dynamic { .. }
             | RopeScaling::Yarn { .. }
             | RopeScaling::Llama3 { .. }
-            | RopeScaling::Stored => None,
+            | RopeScaling::Stored
+            | RopeScaling::Growth { .. } => None,
         }
     }
 
@@ -175,15 +186,23 @@ impl RotarySpec {
             | RopeScaling::Yarn { .. }
             | RopeScaling::Llama3 { .. }
             | RopeScaling::LongRope { .. }
-            | RopeScaling::Stored => context,
+            | RopeScaling::Stored
+            | RopeScaling::Growth { .. } => context,
         }
     }
 
-    /// Factor of queries and keys, beside the rotation.
-    pub fn magnitude(&self) -> f32 {
+    /// Factor of queries and keys at a position, beside the rotation.
+    pub fn magnitude(&self, position: usize) -> f32 {
         match self.scaling {
             RopeScaling::Yarn { magnitude, .. } | RopeScaling::LongRope { magnitude, .. } => {
                 magnitude as f32
+            }
+            RopeScaling::Growth {
+                beta,
+                original_context,
+            } => {
+                let times = (position as f64 / original_context).floor();
+                (1.0 + beta * times.ln_1p()) as f32
             }
             RopeScaling::None
             | RopeScaling::Linear { .. }
@@ -246,6 +265,18 @@ mod tests {
             dynamic.frequencies(128, None),
             [0.0, 0.25, 0.5, 0.75].map(|e| base.powf(-e) as f32),
         );
+    }
+
+    #[test]
+    fn growth_turns_nothing_and_grows_by_whole_contexts() {
+        let growth = spec(RopeScaling::Growth {
+            beta: 0.5,
+            original_context: 16.0,
+        });
+        assert_eq!(growth.frequencies(64, None), [0.0; 4]);
+        let found = [0, 15, 16, 31, 32].map(|position| growth.magnitude(position));
+        let grown = [2f64.ln(), 3f64.ln()].map(|ln| (1.0 + 0.5 * ln) as f32);
+        assert_eq!(found, [1.0, 1.0, grown[0], grown[0], grown[1]]);
     }
 
     #[test]

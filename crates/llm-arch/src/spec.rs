@@ -262,7 +262,7 @@ impl MixerSpec {
             MixerSpec::Conv(_) => 0,
             MixerSpec::Delta(delta) => match delta.packing {
                 DeltaPacking::Separate => delta.conv_width(),
-                DeltaPacking::PerKeyHead => delta.projected_width(),
+                DeltaPacking::PerKeyHead | DeltaPacking::PairsPerKeyHead => delta.projected_width(),
             },
         }
     }
@@ -306,6 +306,8 @@ pub enum DeltaPacking {
     Separate,
     /// Two, whose rows lie by key head: its query, its own, its values' and their gates'; its values' strengths and decays.
     PerKeyHead,
+    /// Three: queries, keys and values; gates of results; and strengths and decays, by key head.
+    PairsPerKeyHead,
 }
 
 impl DeltaSpec {
@@ -425,6 +427,8 @@ pub struct AttentionSpec {
     pub sinks: bool,
     /// Index among the stack's rotary positions; none leaves queries and keys as they are (NoPE).
     pub rotary_idx: Option<usize>,
+    /// Index of the rotary positions that multiply queries, once they were turned.
+    pub growth_idx: Option<usize>,
     /// True if each head's result is multiplied by sigmoids, which the query projection makes too: behind each head's query.
     pub output_gate: bool,
 }

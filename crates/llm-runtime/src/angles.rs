@@ -91,7 +91,6 @@ impl Angles {
             stored,
             frequencies,
         } = &mut self.kinds[kind];
-        let magnitude = spec.magnitude();
         self.table.clear();
         for ((_, rows), &horizon) in pass.sequences.iter().zip(pass.horizons) {
             if spec.depends_on_length() {
@@ -99,6 +98,7 @@ impl Angles {
             }
             for position in rows.start..rows.start + rows.n_tokens {
                 // The product rounded to f32 as the references round it, its sine and cosine exact to f32.
+                let magnitude = spec.magnitude(position);
                 let angles = frequencies.iter().map(|f| f64::from(position as f32 * f));
                 self.table
                     .extend(angles.clone().map(|a| a.cos() as f32 * magnitude));

@@ -178,7 +178,7 @@ impl BoundModel {
                     | Scheme::Fp8(_)
                     | Scheme::Grouped(_),
                 )
-                | None => misfit.compare(slot, tensor),
+                | None => misfit.compare(slot, tensor, checkpoint.format()),
             }
             // What is not understood is no weight, as the misfit says.
             let scheme = scheme.unwrap_or(Scheme::Dense(DType::U8));

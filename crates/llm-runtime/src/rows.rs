@@ -59,13 +59,14 @@ impl<'a> Rows<'a> {
     /// Rows `range` as `dtype` into `out`.
     pub(crate) fn read(&self, range: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<()> {
         match self.bound.slot.stored {
-            Stored::AsIs | Stored::Depthwise => {
+            Stored::AsIs | Stored::Depthwise | Stored::Row => {
                 let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
                 read_elements(self.checkpoint, &self.bound, elements, dtype, out)
             }
             Stored::Transposed => self.read_transposed(range, dtype, out),
             Stored::Pairs { .. } | Stored::Stacked { .. } => self.read_reordered(range, dtype, out),
-            Stored::OneMore => self.read_one_less(range, dtype, out),
+            Stored::OneMore => self.read_changed(range, dtype, out, |value| value - 1.0),
+            Stored::NegatedExp => self.read_changed(range, dtype, out, |value| (-value).ln()),
         }
     }
 
@@ -88,9 +89,11 @@ impl<'a> Rows<'a> {
             // The checkpoint's reader shares out the work itself.
             Stored::AsIs
             | Stored::Depthwise
+            | Stored::Row
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
-            | Stored::OneMore => self.read(0..self.rows, dtype, out),
+            | Stored::OneMore
+            | Stored::NegatedExp => self.read(0..self.rows, dtype, out),
             Stored::Transposed => {
                 let row_bytes = self.cols * dtype.size();
                 let pieces = out.par_chunks_mut(BAND * row_bytes).enumerate();
@@ -138,13 +141,19 @@ impl<'a> Rows<'a> {
     }
 
     /// Rows whose stored elements are greater by one, the difference taken in f32.
-    fn read_one_less(&self, range: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<()> {
+    fn read_changed(
+        &self,
+        range: Range<usize>,
+        dtype: DType,
+        out: &mut [u8],
+        change: impl Fn(f32) -> f32,
+    ) -> Result<()> {
         let elements = (range.start * self.cols) as u64..(range.end * self.cols) as u64;
         let mut values = vec![0f32; range.len() * self.cols];
         let bytes = bytemuck::cast_slice_mut(&mut values);
         self.checkpoint
             .read_tensor(self.bound.tensor, elements, DType::F32, bytes)?;
-        values.iter_mut().for_each(|value| *value -= 1.0);
+        values.iter_mut().for_each(|value| *value = change(*value));
         f32_to_le_bytes(&values, dtype, out).expect("a weight's elements are floating-point");
         Ok(())
     }

@@ -239,9 +239,13 @@ impl<'a> Save<'a> {
             }
             Stored::AsIs
             | Stored::Depthwise
+            | Stored::Row
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
-            | Stored::OneMore => (PIECE_ELEMENTS as usize / rows.cols.max(1)).clamp(1, rows.rows),
+            | Stored::OneMore
+            | Stored::NegatedExp => {
+                (PIECE_ELEMENTS as usize / rows.cols.max(1)).clamp(1, rows.rows)
+            }
         };
         let mut piece = vec![0; n * row_bytes];
         for start in (0..rows.rows).step_by(n) {

@@ -1,6 +1,6 @@
 //! Common parts of many families' configurations.
 
-use llm_tensor::{Activation, Norm, Weighting};
+use llm_tensor::{Activation, Norm, Scoring, Weighting};
 
 use crate::ArchError;
 use crate::config::Config;
@@ -79,6 +79,29 @@ pub(super) fn weighting(config: &Config<'_>, key: &str, default: bool) -> Result
     })
 }
 
+/// Weights that llama.cpp always brings to a sum of one, or never, whatever a model was made with.
+pub(super) fn set_weighting(spec: &mut ModelSpec, weighting: Weighting) {
+    for layer in &mut spec.decoder.layers {
+        if let MlpSpec::Experts(experts) = &mut layer.mlp {
+            experts.routing.weighting = weighting;
+        }
+    }
+}
+
+/// Only GGUF says by number how scores become probabilities: 1 is a softmax, 2 are sigmoids.
+pub(super) fn check_scoring(config: &Config<'_>, scoring: Scoring) -> Result<()> {
+    let number = match scoring {
+        Scoring::Softmax => 1,
+        Scoring::Sigmoid => 2,
+    };
+    match config.whole(SCORING)? {
+        Some(found) if found != number => config.bad_value(SCORING, &number.to_string()),
+        _ => Ok(()),
+    }
+}
+
+const SCORING: &str = "expert_gating_func";
+
 /// Positions, `max_position_embeddings`.
 pub(super) fn context(config: &Config<'_>, default: usize) -> Result<usize> {
     let context = config.opt_count("max_position_embeddings")?;
@@ -156,6 +179,7 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         window: None,
         sinks: false,
         rotary_idx: Some(0),
+        growth_idx: None,
         output_gate: false,
     }
 }

@@ -1,9 +1,10 @@
 //! GLM-4.5 to 4.7 with experts: half of each head turned, experts chosen by corrected sigmoids within groups, dense first layers.
 
-use llm_tensor::{Activation, ExpertGroups, Gate, GroupRank, Routing};
+use llm_tensor::{Activation, ExpertGroups, Gate, GroupRank, Routing, Scoring, Weighting};
+use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama, qwen};
+use super::{Family, Gguf, llama, qwen, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -29,7 +30,41 @@ pub(super) static FAMILY: Family = Family {
         bare: &[Role::RouterCorrection],
         ..qwen::EXPERTS_NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "glm4moe",
+        keys: &[
+            &[
+                // Layers that guess tokens included.
+                ("block_count", ALL_LAYERS),
+                ("nextn_predict_layers", "num_nextn_predict_layers"),
+                ("leading_dense_block_count", "first_k_dense_replace"),
+                ("expert_count", "n_routed_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+                ("expert_shared_count", "n_shared_experts"),
+                ("expert_group_count", "n_group"),
+                ("expert_group_used_count", "topk_group"),
+                ("expert_feed_forward_length", "moe_intermediate_size"),
+                ("expert_weights_scale", "routed_scaling_factor"),
+                ("expert_weights_norm", "norm_topk_prob"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[
+            ("attn_q.bias", "attention_bias"),
+            ("attn_q_norm.weight", "use_qk_norm"),
+        ],
+        naming: |_| &Naming {
+            names: &[
+                llama::POST_NORM,
+                llama::GGUF_EXPERTS_NAMES,
+                llama::GGUF_NAMES,
+            ],
+            ..llama::GGUF_EXPERTS_NAMING
+        },
+        adjust: |_| (),
+        config: written,
+    }),
 };
 
 /// Names of experts for all tokens, which lie side by side in one, and of a router's correction, since DeepSeek-V3.
@@ -39,6 +74,34 @@ pub(super) const SHARED_NAMES: Names = &[
     (Role::SharedUp, "mlp.shared_experts.up_proj"),
     (Role::SharedDown, "mlp.shared_experts.down_proj"),
 ];
+
+/// Key of a GGUF.
+const ALL_LAYERS: &str = "block_count";
+
+fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
+    let (attention, experts) = (written::attention(spec)?, written::some_experts(spec)?);
+    let mut config = written::like_llama(spec, "Glm4MoeForCausalLM")?;
+    written::add_partial_rope(&mut config, spec)?;
+    let layers = spec.decoder.layers.iter();
+    let n_dense = layers.take_while(|layer| layer.mlp.experts().is_none());
+    let groups = experts.routing.groups;
+    let more = json!({
+        "attention_bias": attention.qkv_bias,
+        "use_qk_norm": attention.qk_norm.is_some(),
+        "first_k_dense_replace": n_dense.count(),
+        "moe_intermediate_size": experts.width,
+        "n_routed_experts": experts.routing.n_experts,
+        "n_shared_experts": written::n_shared(&experts)?,
+        "num_experts_per_tok": experts.routing.n_active,
+        "n_group": groups.map_or(1, |groups| groups.n_groups),
+        "topk_group": groups.map_or(1, |groups| groups.n_active),
+        "norm_topk_prob": experts.routing.weighting == Weighting::Normalised,
+        "routed_scaling_factor": written::shortest(experts.routing.scale),
+        "num_nextn_predict_layers": spec.n_drafting,
+    });
+    written::extend(&mut config, more);
+    Ok(config)
+}
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 131_072)?;
@@ -69,6 +132,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         scale: config.opt_positive("routed_scaling_factor")?.unwrap_or(1.0) as f32,
         ..Routing::sigmoid(n_experts, config.n_active(n_experts, 8)?)
     };
+    block::check_scoring(config, Scoring::Sigmoid)?;
     let routing = fitting(config, routing)?;
     let width = config.opt_count("moe_intermediate_size")?.unwrap_or(1_408);
     let n_shared = config.opt_count("n_shared_experts")?.unwrap_or(1);
@@ -90,13 +154,20 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     });
     let dense = gated(config, "hidden_act", Activation::Silu, false)?;
     let n_dense = config.whole("first_k_dense_replace")?.unwrap_or(1);
-    let n_layers = config.n_layers("num_hidden_layers")?;
+    let all_layers = config.opt_count(ALL_LAYERS)?;
+    // A GGUF that says nothing of them has none.
+    let n_drafting = config.whole("num_nextn_predict_layers")?;
+    let n_drafting = n_drafting.unwrap_or(usize::from(all_layers.is_none()));
+    let n_layers = match all_layers.and_then(|all| all.checked_sub(n_drafting)) {
+        Some(n_layers) => n_layers,
+        None => config.n_layers("num_hidden_layers")?,
+    };
     let mlp = |i| if i < n_dense { dense } else { experts };
     let layers = (0..n_layers).map(|i| block::attending(attention, mlp(i)));
     let positions = Positions::Rotary(vec![rotary]);
     let stack = block::sequential(layers.collect(), positions, norm);
     let mut spec = block::decoder_only(config, "glm4_moe", context, stack, false)?;
-    spec.n_drafting = config.whole("num_nextn_predict_layers")?.unwrap_or(1);
+    spec.n_drafting = n_drafting;
     Ok(spec)
 }
 

@@ -1,9 +1,9 @@
 //! GPT-2 (Radford et al. 2019), all sizes, DistilGPT-2.
 
 use llm_tensor::Activation;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::{Family, Gguf, block, llama, written};
+use super::{Family, Gguf, GgufKeys, block, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::skeleton::{Matrices, Naming, Role};
@@ -28,34 +28,43 @@ pub(super) static FAMILY: Family = Family {
     naming: |_| &NAMING,
     gguf: Some(Gguf {
         architecture: "gpt2",
-        keys: &[&[
-            ("embedding_length", "n_embd"),
-            ("block_count", "n_layer"),
-            ("feed_forward_length", "n_inner"),
-            ("context_length", "n_positions"),
-            ("attention.head_count", "n_head"),
-            ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
-        ]],
+        keys: &[GGUF_KEYS],
         flags: &[],
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
-        config: |spec| {
-            let mlp = written::mlp(spec)?;
-            let mut config = written::config(spec, "GPT2LMHeadModel");
-            let more = json!({
-                "n_embd": spec.hidden,
-                "n_layer": spec.decoder.n_layers(),
-                "n_head": written::attention(spec)?.n_heads,
-                "n_inner": mlp.width,
-                "n_positions": spec.context,
-                "activation_function": written::name(mlp.activation),
-                "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
-            });
-            written::extend(&mut config, more);
-            Ok(config)
-        },
+        config: |spec| written(spec, "GPT2LMHeadModel"),
     }),
 };
+
+/// GGUF's names of its keys.
+pub(super) const GGUF_KEYS: GgufKeys = &[
+    ("embedding_length", "n_embd"),
+    ("block_count", "n_layer"),
+    ("feed_forward_length", "n_inner"),
+    ("context_length", "n_positions"),
+    ("attention.head_count", "n_head"),
+    ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
+];
+
+/// A configuration with GPT-2's keys.
+pub(super) fn written(
+    spec: &ModelSpec,
+    architecture: &str,
+) -> Result<Map<String, Value>, ArchError> {
+    let mlp = written::mlp(spec)?;
+    let mut config = written::config(spec, architecture);
+    let more = json!({
+        "n_embd": spec.hidden,
+        "n_layer": spec.decoder.n_layers(),
+        "n_head": written::attention(spec)?.n_heads,
+        "n_inner": mlp.width,
+        "n_positions": spec.context,
+        "activation_function": written::name(mlp.activation),
+        "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
+    });
+    written::extend(&mut config, more);
+    Ok(config)
+}
 
 /// Extents of GPT-2 and its descendants.
 pub(super) const CORE: &[(&str, u64)] = &[

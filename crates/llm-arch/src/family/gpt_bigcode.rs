@@ -1,6 +1,6 @@
 //! GPT-BigCode (SantaCoder, StarCoder): GPT-2 with one head of keys and values.
 
-use super::{Family, gpt2};
+use super::{Family, Gguf, gpt2, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::skeleton::{Matrices, Naming};
@@ -30,7 +30,24 @@ pub(super) static FAMILY: Family = Family {
         matrices: Matrices::OutIn,
         ..gpt2::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "starcoder",
+        keys: &[
+            gpt2::GGUF_KEYS,
+            &[("attention.head_count_kv", "num_key_value_heads")],
+        ],
+        flags: &[],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            if written::attention(spec)?.n_kv_heads != 1 {
+                return written::none("its converter knows one head of keys only");
+            }
+            let mut config = gpt2::written(spec, "GPTBigCodeForCausalLM")?;
+            config.insert("multi_query".to_owned(), true.into());
+            Ok(config)
+        },
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

@@ -4,7 +4,7 @@ use llm_tensor::{ClampedGate, Gate, GateOrder, Routing, Weighting};
 use serde_json::{Value, json};
 
 use super::block::{self, HeadDefaults};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{self, RopeDefaults, rotary};
@@ -27,7 +27,41 @@ pub(super) static FAMILY: Family = Family {
         off: &[("hidden_act", Off::Word("silu"))],
     },
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "gpt-oss",
+        keys: &[
+            &[
+                ("expert_count", "num_local_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+                ("expert_feed_forward_length", "intermediate_size"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+            llama::WINDOW,
+        ],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &Naming {
+            names: &[
+                &[(Role::Sinks, "attn_sinks")],
+                llama::POST_NORM,
+                llama::GGUF_EXPERTS_NAMES,
+                llama::GGUF_NAMES,
+            ],
+            elsewhere: GGUF_STACKS,
+            ..llama::GGUF_EXPERTS_NAMING
+        },
+        // Its converter parts the rows that alternate (conversion/gpt_oss.py of llama.cpp).
+        adjust: |spec| {
+            for layer in &mut spec.decoder.layers {
+                if let MlpSpec::Experts(experts) = &mut layer.mlp
+                    && let Gate::Clamped(gate) = &mut experts.gate
+                {
+                    gate.order = GateOrder::Halves;
+                }
+            }
+        },
+        config: |_| written::none("gates and ups of its experts alternate in one tensor there"),
+    }),
 };
 
 const NAMING: Naming = Naming {
@@ -68,6 +102,33 @@ const NAMING: Naming = Naming {
     ],
     ..llama::NAMING
 };
+
+const GGUF_STACKS: &[(Role, Elsewhere)] = &[
+    (
+        Role::Gate,
+        Elsewhere::Stack("blk.{i}.ffn_gate_exps.weight", StackRows::All),
+    ),
+    (
+        Role::GateBias,
+        Elsewhere::Stack("blk.{i}.ffn_gate_exps.bias", StackRows::All),
+    ),
+    (
+        Role::Up,
+        Elsewhere::Stack("blk.{i}.ffn_up_exps.weight", StackRows::All),
+    ),
+    (
+        Role::UpBias,
+        Elsewhere::Stack("blk.{i}.ffn_up_exps.bias", StackRows::All),
+    ),
+    (
+        Role::Down,
+        Elsewhere::Stack("blk.{i}.ffn_down_exps.weight", StackRows::All),
+    ),
+    (
+        Role::DownBias,
+        Elsewhere::Stack("blk.{i}.ffn_down_exps.bias", StackRows::All),
+    ),
+];
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 131_072)?;

@@ -1,18 +1,22 @@
-//! Granite 3, dense: Llama with a multiplier at the embedding, at the scores, at each result and at the logits.
+//! Granite 3, dense and with experts: Llama with a multiplier at the embedding, at the scores, at each result and at the logits.
 
-use llm_tensor::Activation;
-use serde_json::json;
+use llm_tensor::{Activation, Gate, Routing, Weighting};
+use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, Gguf, llama, written};
+use super::{Family, Gguf, GgufKeys, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Positions};
+use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
+use crate::spec::{
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, MlpSpec, ModelSpec, NormSpec, Positions,
+    SharedSpec,
+};
 
-pub(super) static FAMILY: Family = Family {
+pub(super) static GRANITE: Family = Family {
     model_types: &["granite"],
-    spec,
+    spec: dense,
     core: &[
         ("hidden_size", 4_096),
         ("intermediate_size", 11_008),
@@ -24,39 +28,219 @@ pub(super) static FAMILY: Family = Family {
     naming: |_| &llama::NAMING,
     gguf: Some(Gguf {
         architecture: "granite",
-        keys: &[
-            llama::GGUF_KEYS,
-            llama::HEAD_DIM,
-            &[
-                ("attention.scale", "attention_multiplier"),
-                ("embedding_scale", "embedding_multiplier"),
-                ("residual_scale", "residual_multiplier"),
-                ("logit_scale", "logits_scaling"),
-            ],
-        ],
+        keys: &[GGUF_KEYS, llama::GGUF_KEYS, llama::HEAD_DIM],
         flags: llama::BIASES,
         naming: |_| &llama::GGUF_NAMING,
         adjust: llama::adjacent_pairs,
         config: |spec| {
-            let attention = written::attention(spec)?;
-            let mut config = written::like_llama(spec, "GraniteForCausalLM")?;
-            // The multiplier of results is part of the others and of `rms_norm_eps`.
-            let more = json!({
-                "attention_bias": attention.qkv_bias,
-                "mlp_bias": written::mlp(spec)?.bias,
-                "attention_multiplier": written::shortest(attention.scale),
-                "embedding_multiplier": written::shortest(spec.embedding.scale),
-                "residual_multiplier": 1.0,
-                "logits_scaling": 1.0 / f64::from(spec.head.scale),
-            });
-            written::extend(&mut config, more);
-            written::add_rope(&mut config, spec)?;
+            let mut config = written(spec, "GraniteForCausalLM")?;
+            config.insert("mlp_bias".to_owned(), written::mlp(spec)?.bias.into());
             Ok(config)
         },
     }),
 };
 
-fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+pub(super) static GRANITE_MOE: Family = Family {
+    model_types: &["granitemoe"],
+    spec: |config| with_experts(config, "granitemoe", None),
+    core: CORE,
+    unread: OF_NONE,
+    naming: |_| &EXPERTS_NAMING,
+    gguf: Some(Gguf {
+        architecture: "granitemoe",
+        keys: &[
+            GGUF_EXPERTS_KEYS,
+            GGUF_KEYS,
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        adjust: llama::adjacent_pairs,
+        config: |spec| written_with_experts(spec, "GraniteMoeForCausalLM"),
+    }),
+};
+
+pub(super) static GRANITE_MOE_SHARED: Family = Family {
+    model_types: &["granitemoeshared"],
+    spec: |config| {
+        let width = config.whole("shared_intermediate_size")?;
+        let shared = width.filter(|width| *width > 0).map(|width| {
+            Ok::<_, ArchError>(SharedSpec {
+                mlp: DenseMlp {
+                    width,
+                    activation: config.activation("hidden_act", Activation::Silu)?,
+                    gating: Gating::Fused,
+                    bias: false,
+                },
+                gated: false,
+            })
+        });
+        with_experts(config, "granitemoeshared", shared.transpose()?)
+    },
+    core: CORE,
+    unread: OF_NONE,
+    naming: |_| &EXPERTS_NAMING,
+    gguf: Some(Gguf {
+        architecture: "granitemoe",
+        keys: &[
+            &[(
+                "expert_shared_feed_forward_length",
+                "shared_intermediate_size",
+            )],
+            GGUF_EXPERTS_KEYS,
+            GGUF_KEYS,
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        // Its converter parts gate and up of the shared expert.
+        adjust: |spec| {
+            llama::adjacent_pairs(spec);
+            for layer in &mut spec.decoder.layers {
+                if let MlpSpec::Experts(experts) = &mut layer.mlp
+                    && let Some(shared) = &mut experts.shared
+                {
+                    shared.mlp.gating = Gating::Separate;
+                }
+            }
+        },
+        config: |_| written::none("gate and up of its shared experts are one matrix there"),
+    }),
+};
+
+/// GGUF's names of multipliers.
+const GGUF_KEYS: GgufKeys = &[
+    ("attention.scale", "attention_multiplier"),
+    ("embedding_scale", "embedding_multiplier"),
+    ("residual_scale", "residual_multiplier"),
+    ("logit_scale", "logits_scaling"),
+];
+
+const GGUF_EXPERTS_KEYS: GgufKeys = &[
+    ("expert_count", "num_local_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+];
+
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let attention = written::attention(spec)?;
+    let mut config = written::like_llama(spec, architecture)?;
+    // The multiplier of results is part of the others and of `rms_norm_eps`.
+    let more = json!({
+        "attention_bias": attention.qkv_bias,
+        "attention_multiplier": written::shortest(attention.scale),
+        "embedding_multiplier": written::shortest(spec.embedding.scale),
+        "residual_multiplier": 1.0,
+        "logits_scaling": 1.0 / f64::from(spec.head.scale),
+    });
+    written::extend(&mut config, more);
+    written::add_rope(&mut config, spec)?;
+    Ok(config)
+}
+
+fn written_with_experts(
+    spec: &ModelSpec,
+    architecture: &str,
+) -> Result<Map<String, Value>, ArchError> {
+    let experts = written::some_experts(spec)?;
+    let mut config = written(spec, architecture)?;
+    let more = json!({
+        "num_local_experts": experts.routing.n_experts,
+        "num_experts_per_tok": experts.routing.n_active,
+    });
+    written::extend(&mut config, more);
+    Ok(config)
+}
+
+const CORE: &[(&str, u64)] = &[
+    ("hidden_size", 4_096),
+    ("intermediate_size", 11_008),
+    ("num_hidden_layers", 32),
+    ("num_attention_heads", 32),
+    ("vocab_size", 32_000),
+];
+
+const EXPERTS_NAMING: Naming = Naming {
+    names: &[
+        &[
+            (Role::Router, "block_sparse_moe.router.layer"),
+            // Those that llm-run writes. In published files experts are stacked, as below.
+            (Role::Gate, "block_sparse_moe.experts.{e}.gate_proj"),
+            (Role::Up, "block_sparse_moe.experts.{e}.up_proj"),
+            (Role::Down, "block_sparse_moe.experts.{e}.down_proj"),
+            (Role::SharedGateUp, "shared_mlp.input_linear"),
+            (Role::SharedDown, "shared_mlp.output_linear"),
+        ],
+        llama::NAMES,
+    ],
+    elsewhere: &[
+        (Role::Gate, Elsewhere::Stack(INPUT_LINEAR, StackRows::First)),
+        (Role::Up, Elsewhere::Stack(INPUT_LINEAR, StackRows::Second)),
+        (
+            Role::Down,
+            Elsewhere::Stack(
+                "model.layers.{i}.block_sparse_moe.output_linear.weight",
+                StackRows::All,
+            ),
+        ),
+        // As transformers holds them since version 5, and saves them if asked to.
+        (
+            Role::Router,
+            Elsewhere::Name("model.layers.{i}.block_sparse_moe.router.weight"),
+        ),
+        (
+            Role::Gate,
+            Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
+        ),
+        (
+            Role::Up,
+            Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
+        ),
+        (
+            Role::Down,
+            Elsewhere::Stack(
+                "model.layers.{i}.block_sparse_moe.experts.down_proj",
+                StackRows::All,
+            ),
+        ),
+    ],
+    ..llama::NAMING
+};
+
+const INPUT_LINEAR: &str = "model.layers.{i}.block_sparse_moe.input_linear.weight";
+const STACKED_GATE_UP: &str = "model.layers.{i}.block_sparse_moe.experts.gate_up_proj";
+
+fn dense(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let mlp_bias = config.flag("mlp_bias", false)?;
+    let mlp = gated(config, "hidden_act", Activation::Silu, mlp_bias)?;
+    model(config, "granite", mlp)
+}
+
+fn with_experts(
+    config: &Config<'_>,
+    family: &'static str,
+    shared: Option<SharedSpec>,
+) -> Result<ModelSpec, ArchError> {
+    let n_experts = config
+        .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
+        .unwrap_or(8);
+    let experts = MlpSpec::Experts(ExpertsSpec {
+        routing: Routing {
+            // The softmax of the chosen ones' scores is that of all, brought to a sum of one.
+            weighting: Weighting::Normalised,
+            ..Routing::softmax(n_experts, config.n_active(n_experts, 2)?)
+        },
+        correction: false,
+        width: config.count("intermediate_size")?,
+        gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
+        bias: false,
+        shared,
+    });
+    model(config, family, experts)
+}
+
+fn model(config: &Config<'_>, family: &'static str, mlp: MlpSpec) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 2048)?;
     let multiplier = |key| Ok::<_, ArchError>(config.opt_positive(key)?.unwrap_or(1.0));
     let bias = config.flag("attention_bias", false)?;
@@ -67,8 +251,6 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         ..block::attention(config, HeadDefaults::default())?
     };
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
-    let mlp_bias = config.flag("mlp_bias", false)?;
-    let mlp = gated(config, "hidden_act", Activation::Silu, mlp_bias)?;
     // The residual is held divided by the multiplier of what is added to it. All that reads it normalises it first, which
     // a factor changes nothing about but for what is added under the root.
     let of_results = multiplier("residual_multiplier")?;
@@ -76,7 +258,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let norm = NormSpec::rms(eps / (of_results * of_results));
     let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
-    let mut spec = block::decoder_only(config, "granite", context, stack, false)?;
+    let mut spec = block::decoder_only(config, family, context, stack, false)?;
     spec.embedding.scale = (multiplier("embedding_multiplier")? / of_results) as f32;
     spec.head.scale = (1.0 / multiplier("logits_scaling")?) as f32;
     Ok(spec)

@@ -1,21 +1,21 @@
-//! LFM2: gated short convolutions, and attention in some layers.
+//! LFM2, dense and with experts: gated short convolutions, and attention in some layers.
 
-use llm_tensor::{Activation, MAX_TAPS};
+use llm_tensor::{Activation, Gate, MAX_TAPS, Routing, Scoring, Weighting};
 use serde_json::{Map, Value, json};
 
 use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
-use crate::config::{Config, Unread};
+use crate::config::{Config, OF_NONE, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Naming, Role, Stored};
+use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows, Stored};
 use crate::spec::{
-    AttentionSpec, DenseMlp, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec, Positions,
-    ShortConvSpec,
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
+    NormSpec, Positions, ShortConvSpec,
 };
 
-pub(super) static FAMILY: Family = Family {
+pub(super) static LFM2: Family = Family {
     model_types: &["lfm2"],
-    spec,
+    spec: dense,
     core: &[
         ("hidden_size", 2_560),
         ("num_hidden_layers", 32),
@@ -40,7 +40,10 @@ pub(super) static FAMILY: Family = Family {
         ],
         off: &[],
     },
-    naming: |_| &NAMING,
+    naming: |_| &Naming {
+        names: &[NAMES, llama::NAMES],
+        ..llama::NAMING
+    },
     gguf: Some(Gguf {
         architecture: "lfm2",
         keys: &[
@@ -54,52 +57,135 @@ pub(super) static FAMILY: Family = Family {
             llama::HEAD_DIM,
         ],
         flags: &[],
-        naming: |_| &GGUF_NAMING,
+        naming: |_| &Naming {
+            names: &[GGUF_NAMES, llama::GGUF_NAMES],
+            taps: Stored::AsIs,
+            ..llama::GGUF_NAMING
+        },
         adjust: |_| (),
-        config: written,
+        config: |spec| {
+            let mut config = written(spec, "Lfm2ForCausalLM")?;
+            config.insert("block_auto_adjust_ff_dim".to_owned(), false.into());
+            Ok(config)
+        },
     }),
 };
 
-const NAMING: Naming = Naming {
-    names: &[
-        &[
-            (Role::AttnNorm, "operator_norm"),
-            (Role::ConvIn, "conv.in_proj"),
-            (Role::ConvTaps, "conv.conv"),
-            (Role::ConvOut, "conv.out_proj"),
-            (Role::QNorm, "self_attn.q_layernorm"),
-            (Role::KNorm, "self_attn.k_layernorm"),
-            (Role::Out, "self_attn.out_proj"),
-            (Role::MlpNorm, "ffn_norm"),
-            (Role::Gate, "feed_forward.w1"),
-            (Role::Up, "feed_forward.w3"),
-            (Role::Down, "feed_forward.w2"),
-            (Role::FinalNorm, "model.embedding_norm"),
-        ],
-        llama::NAMES,
+pub(super) static LFM2_MOE: Family = Family {
+    model_types: &["lfm2_moe"],
+    spec: with_experts,
+    core: &[
+        ("hidden_size", 2_048),
+        ("intermediate_size", 7_168),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 65_536),
     ],
-    ..llama::NAMING
+    unread: OF_NONE,
+    naming: |_| &Naming {
+        names: &[
+            &[
+                (Role::Router, "feed_forward.gate"),
+                (Role::RouterCorrection, "feed_forward.expert_bias"),
+                (Role::Gate, "feed_forward.experts.{e}.w1"),
+                (Role::Up, "feed_forward.experts.{e}.w3"),
+                (Role::Down, "feed_forward.experts.{e}.w2"),
+            ],
+            NAMES,
+            llama::NAMES,
+        ],
+        bare: &[Role::RouterCorrection],
+        // As transformers holds them since version 5, and saves them if asked to.
+        elsewhere: &[
+            (
+                Role::Gate,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
+            ),
+            (
+                Role::Up,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
+            ),
+            (
+                Role::Down,
+                Elsewhere::Stack(
+                    "model.layers.{i}.feed_forward.experts.down_proj",
+                    StackRows::All,
+                ),
+            ),
+        ],
+        ..llama::NAMING
+    },
+    gguf: Some(Gguf {
+        architecture: "lfm2moe",
+        keys: &[
+            &[
+                ("attention.layer_norm_rms_epsilon", "norm_eps"),
+                ("shortconv.l_cache", "conv_L_cache"),
+                ("leading_dense_block_count", "num_dense_layers"),
+                ("expert_count", "num_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+                ("expert_feed_forward_length", "moe_intermediate_size"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[],
+        naming: |_| &Naming {
+            names: &[GGUF_NAMES, llama::GGUF_EXPERTS_NAMES, llama::GGUF_NAMES],
+            taps: Stored::AsIs,
+            ..llama::GGUF_EXPERTS_NAMING
+        },
+        // llama.cpp does not ask.
+        adjust: |spec| block::set_weighting(spec, Weighting::Normalised),
+        config: |spec| {
+            let experts = written::some_experts(spec)?;
+            let layers = spec.decoder.layers.iter();
+            let n_dense = layers.take_while(|layer| layer.mlp.experts().is_none());
+            let more = json!({
+                "num_dense_layers": n_dense.count(),
+                "num_experts": experts.routing.n_experts,
+                "num_experts_per_tok": experts.routing.n_active,
+                "moe_intermediate_size": experts.width,
+                "use_expert_bias": experts.correction,
+                "norm_topk_prob": experts.routing.weighting == Weighting::Normalised,
+                "routed_scaling_factor": written::shortest(experts.routing.scale),
+            });
+            let mut config = written(spec, "Lfm2MoeForCausalLM")?;
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
 
-const GGUF_NAMING: Naming = Naming {
-    names: &[
-        &[
-            (Role::ConvIn, "shortconv.in_proj"),
-            (Role::ConvTaps, "shortconv.conv"),
-            (Role::ConvOut, "shortconv.out_proj"),
-            // Named after the module, but it is the norm after the last block.
-            (Role::FinalNorm, "token_embd_norm"),
-        ],
-        llama::GGUF_NAMES,
-    ],
-    taps: Stored::AsIs,
-    ..llama::GGUF_NAMING
-};
+const STACKED_GATE_UP: &str = "model.layers.{i}.feed_forward.experts.gate_up_proj";
+
+const NAMES: Names = &[
+    (Role::AttnNorm, "operator_norm"),
+    (Role::ConvIn, "conv.in_proj"),
+    (Role::ConvTaps, "conv.conv"),
+    (Role::ConvOut, "conv.out_proj"),
+    (Role::QNorm, "self_attn.q_layernorm"),
+    (Role::KNorm, "self_attn.k_layernorm"),
+    (Role::Out, "self_attn.out_proj"),
+    (Role::MlpNorm, "ffn_norm"),
+    (Role::Gate, "feed_forward.w1"),
+    (Role::Up, "feed_forward.w3"),
+    (Role::Down, "feed_forward.w2"),
+    (Role::FinalNorm, "model.embedding_norm"),
+];
+
+const GGUF_NAMES: Names = &[
+    (Role::ConvIn, "shortconv.in_proj"),
+    (Role::ConvTaps, "shortconv.conv"),
+    (Role::ConvOut, "shortconv.out_proj"),
+    // Named after the module, but it is the norm after the last block.
+    (Role::FinalNorm, "token_embd_norm"),
+];
 
 /// Key of a GGUF's width.
 const FINAL_WIDTH: &str = "feed_forward_length";
 
-fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
     let layers = &spec.decoder.layers;
     let conv = layers.iter().find_map(|layer| match layer.mixer {
         MixerSpec::Attention(_) | MixerSpec::Delta(_) => None,
@@ -116,9 +202,8 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
         "layer_types": types.collect::<Vec<_>>(),
         "conv_L_cache": conv.kernel,
         "conv_bias": conv.bias,
-        "block_auto_adjust_ff_dim": false,
     });
-    let mut config = written::like_llama(spec, "Lfm2ForCausalLM")?;
+    let mut config = written::like_llama(spec, architecture)?;
     written::rename(&mut config, "rms_norm_eps", "norm_eps");
     // Its feed-forward knows no other.
     config.shift_remove("hidden_act");
@@ -127,12 +212,59 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
     Ok(config)
 }
 
-fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let context = block::context(config, 128_000)?;
+fn dense(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let n_layers = config.n_layers("num_hidden_layers")?;
+    let attention = attention(config, n_layers, Some(vec![true; n_layers]))?;
+    let mlp = gated(width(config)?);
+    model(config, "lfm2", attention, |_| mlp)
+}
+
+fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let n_layers = config.n_layers("num_hidden_layers")?;
+    // The reference knows no order of its own.
+    let attention = attention(config, n_layers, None)?;
+    block::check_scoring(config, Scoring::Sigmoid)?;
+    let n_experts = config.opt_count("num_experts")?.unwrap_or(32);
+    let experts = MlpSpec::Experts(ExpertsSpec {
+        routing: Routing {
+            weighting: block::weighting(config, "norm_topk_prob", true)?,
+            eps: 1e-6,
+            scale: config.opt_positive("routed_scaling_factor")?.unwrap_or(1.0) as f32,
+            ..Routing::sigmoid(n_experts, config.n_active(n_experts, 4)?)
+        },
+        correction: config.flag("use_expert_bias", true)?,
+        width: config.opt_count("moe_intermediate_size")?.unwrap_or(1_792),
+        gate: Gate::Of(Activation::Silu),
+        bias: false,
+        shared: None,
+    });
+    let mlp = gated(config.count("intermediate_size")?);
+    let n_dense = config.whole("num_dense_layers")?.unwrap_or(2);
+    model(config, "lfm2_moe", attention, |i| match i < n_dense {
+        true => mlp,
+        false => experts,
+    })
+}
+
+/// A feed-forward of this width.
+fn gated(width: usize) -> MlpSpec {
+    MlpSpec::Dense(DenseMlp {
+        width,
+        activation: Activation::Silu,
+        gating: Gating::Separate,
+        bias: false,
+    })
+}
+
+fn model(
+    config: &Config<'_>,
+    family: &'static str,
+    (attention, attends): (AttentionSpec, Vec<bool>),
+    mlp: impl Fn(usize) -> MlpSpec,
+) -> Result<ModelSpec, ArchError> {
+    let context = block::context(config, 128_000)?;
     let hidden = config.count("hidden_size")?;
     let norm = NormSpec::rms(config.opt_positive("norm_eps")?.unwrap_or(1e-5));
-    let (attention, attends) = attention(config, (hidden, n_layers))?;
     let attention = AttentionSpec {
         qk_norm: norm.of_heads(),
         ..attention
@@ -151,30 +283,26 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         kernel,
         bias: config.flag("conv_bias", false)?,
     };
-    let mlp = MlpSpec::Dense(DenseMlp {
-        width: width(config)?,
-        activation: Activation::Silu,
-        gating: Gating::Separate,
-        bias: false,
-    });
-    let layer = |attends| LayerSpec {
+    let layer = |(i, attends)| LayerSpec {
         mixer: match attends {
             true => MixerSpec::Attention(attention),
             false => MixerSpec::Conv(conv),
         },
-        mlp,
+        mlp: mlp(i),
     };
-    let layers = attends.into_iter().map(layer).collect();
+    let layers = attends.into_iter().enumerate().map(layer).collect();
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
     let is_tied = config.flag("tie_embedding", true)?;
-    block::decoder_only(config, "lfm2", context, stack, is_tied)
+    block::decoder_only(config, family, context, stack, is_tied)
 }
 
 /// Heads, and which layers have them. A GGUF tells both by a list of the heads of keys of each layer.
 fn attention(
     config: &Config<'_>,
-    (hidden, n_layers): (usize, usize),
+    n_layers: usize,
+    by_default: Option<Vec<bool>>,
 ) -> Result<(AttentionSpec, Vec<bool>), ArchError> {
+    let hidden = config.count("hidden_size")?;
     let n_heads = config.count("num_attention_heads")?;
     let by_layer = config.list("num_key_value_heads", n_layers)?;
     let n_kv_heads = match &by_layer {
@@ -202,7 +330,10 @@ fn attention(
         (None, None) if config.has("full_attn_idxs") => {
             (0..n_layers).map(|i| named.contains(&i)).collect()
         }
-        (None, None) => vec![true; n_layers],
+        (None, None) => match by_default {
+            Some(attends) => attends,
+            None => return config.bad_value("layer_types", "a list of layers' kinds"),
+        },
     };
     let attention = block::separate_heads(n_heads, n_kv_heads, head_dim);
     Ok((attention, attends))

@@ -119,6 +119,19 @@ pub(super) const GGUF_NAMES: Names = &[
     (Role::Head, "output"),
 ];
 
+/// GGUF names of experts.
+pub(super) const GGUF_EXPERTS_NAMES: Names = &[
+    (Role::Router, "ffn_gate_inp"),
+    (Role::Gate, "ffn_gate.{e}"),
+    (Role::Up, "ffn_up.{e}"),
+    (Role::Down, "ffn_down.{e}"),
+    (Role::RouterCorrection, "exp_probs_b.bias"),
+    (Role::SharedScore, "ffn_gate_inp_shexp"),
+    (Role::SharedGate, "ffn_gate_shexp"),
+    (Role::SharedUp, "ffn_up_shexp"),
+    (Role::SharedDown, "ffn_down_shexp"),
+];
+
 /// GGUF naming of most families' tensors.
 pub(super) const GGUF_NAMING: Naming = Naming {
     names: &[GGUF_NAMES],
@@ -128,17 +141,9 @@ pub(super) const GGUF_NAMING: Naming = Naming {
     ..Naming::PLAIN
 };
 
-/// The same where layers have experts: in one tensor each kind of matrix, in older files alone.
+/// The same where layers have experts, one for all tokens among them: in one tensor each kind of matrix, in older files alone.
 pub(super) const GGUF_EXPERTS_NAMING: Naming = Naming {
-    names: &[
-        &[
-            (Role::Router, "ffn_gate_inp"),
-            (Role::Gate, "ffn_gate.{e}"),
-            (Role::Up, "ffn_up.{e}"),
-            (Role::Down, "ffn_down.{e}"),
-        ],
-        GGUF_NAMES,
-    ],
+    names: &[GGUF_EXPERTS_NAMES, GGUF_NAMES],
     elsewhere: &[
         (
             Role::Gate,
@@ -161,8 +166,12 @@ pub(super) const GGUF_EXPERTS_NAMING: Naming = Naming {
             Elsewhere::Stack("blk.{i}.ffn_down_exps.weight", StackRows::All),
         ),
     ],
+    bare: &[Role::RouterCorrection],
     ..GGUF_NAMING
 };
+
+/// The name of a block's second norm in files of newer families.
+pub(super) const POST_NORM: Names = &[(Role::MlpNorm, "post_attention_norm")];
 
 /// Rows of queries and keys are stored so that neighbours are turned together.
 pub(super) fn adjacent_pairs(spec: &mut ModelSpec) {

@@ -8,7 +8,7 @@ use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
+use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows};
 use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions};
 
 pub(super) static FAMILY: Family = Family {
@@ -22,34 +22,7 @@ pub(super) static FAMILY: Family = Family {
         ("vocab_size", 32_000),
     ],
     unread: OF_NONE,
-    naming: |_| &Naming {
-        names: &[
-            &[
-                (Role::Router, "block_sparse_moe.gate"),
-                (Role::Gate, "block_sparse_moe.experts.{e}.w1"),
-                (Role::Up, "block_sparse_moe.experts.{e}.w3"),
-                (Role::Down, "block_sparse_moe.experts.{e}.w2"),
-            ],
-            llama::NAMES,
-        ],
-        // As transformers holds them since version 5, and saves them if asked to.
-        elsewhere: &[
-            (
-                Role::Router,
-                Elsewhere::Name("model.layers.{i}.mlp.gate.weight"),
-            ),
-            (
-                Role::Gate,
-                Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
-            ),
-            (
-                Role::Up,
-                Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
-            ),
-            (Role::Down, Elsewhere::Stack(STACKED_DOWN, StackRows::All)),
-        ],
-        ..llama::NAMING
-    },
+    naming: |_| &NAMING,
     gguf: Some(Gguf {
         architecture: "llama",
         keys: &[
@@ -80,6 +53,39 @@ pub(super) static FAMILY: Family = Family {
             Ok(config)
         },
     }),
+};
+
+/// Names of a router and of experts.
+pub(super) const NAMES: Names = &[
+    (Role::Router, "block_sparse_moe.gate"),
+    (Role::Gate, "block_sparse_moe.experts.{e}.w1"),
+    (Role::Up, "block_sparse_moe.experts.{e}.w3"),
+    (Role::Down, "block_sparse_moe.experts.{e}.w2"),
+];
+
+pub(super) const NAMING: Naming = Naming {
+    names: &[NAMES, llama::NAMES],
+    // As transformers holds them since version 5, and saves them if asked to.
+    elsewhere: &[
+        (
+            Role::Router,
+            Elsewhere::Name("model.layers.{i}.mlp.gate.weight"),
+        ),
+        (
+            Role::RouterCorrection,
+            Elsewhere::Name("model.layers.{i}.mlp.e_score_correction_bias"),
+        ),
+        (
+            Role::Gate,
+            Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
+        ),
+        (
+            Role::Up,
+            Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
+        ),
+        (Role::Down, Elsewhere::Stack(STACKED_DOWN, StackRows::All)),
+    ],
+    ..llama::NAMING
 };
 
 /// Experts' gates above their ups, `[experts, 2 · width, hidden]`.

@@ -1,8 +1,9 @@
 //! MPT: no biases at all, and distances instead of positions.
 
 use llm_tensor::Activation;
+use serde_json::json;
 
-use super::{Family, block};
+use super::{Family, Gguf, block, llama, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::skeleton::{Naming, Role};
@@ -50,7 +51,34 @@ pub(super) static FAMILY: Family = Family {
         base_prefix: "transformer.",
         ..Naming::PLAIN
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "mpt",
+        keys: &[&[
+            ("embedding_length", "d_model"),
+            ("block_count", "n_layers"),
+            ("context_length", "max_seq_len"),
+            ("attention.head_count", "n_heads"),
+            ("attention.head_count_kv", "num_key_value_heads"),
+            ("attention.layer_norm_epsilon", "layer_norm_epsilon"),
+        ]],
+        flags: &[],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written::config(spec, "MptForCausalLM");
+            let attention = written::attention(spec)?;
+            let more = json!({
+                "d_model": spec.hidden,
+                "n_heads": attention.n_heads,
+                "n_layers": spec.decoder.n_layers(),
+                "max_seq_len": spec.context,
+                "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
+                "attn_config": {"alibi": true, "softmax_scale": attention.scale},
+            });
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
 
 /// Of `attn_config`.
@@ -91,6 +119,16 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             attention.scale = scale as f32;
         }
         own.finish(&OF_ATTENTION);
+    }
+    // Of a GGUF.
+    for (key, expected) in [
+        ("attention.max_alibi_bias", 8),
+        ("feed_forward_length", 4 * heads.q_width()),
+        ("num_key_value_heads", heads.n_heads),
+    ] {
+        if config.whole_number(key)?.is_some_and(|n| n != expected) {
+            return config.bad_value(key, &expected.to_string());
+        }
     }
     // The reference reads it, and makes every feed-forward four times as wide as the residual.
     if config.opt_count("expansion_ratio")?.unwrap_or(4) != 4 {

@@ -92,14 +92,8 @@ pub(super) static QWEN3_MOE: Family = Family {
         ],
         flags: &[],
         naming: |_| &llama::GGUF_EXPERTS_NAMING,
-        adjust: |spec| {
-            // llama.cpp does not ask.
-            for layer in &mut spec.decoder.layers {
-                if let MlpSpec::Experts(experts) = &mut layer.mlp {
-                    experts.routing.weighting = Weighting::Normalised;
-                }
-            }
-        },
+        // llama.cpp does not ask.
+        adjust: |spec| block::set_weighting(spec, Weighting::Normalised),
         config: |spec| {
             let mut config = written(spec, "Qwen3MoeForCausalLM")?;
             let Some(experts) = written::experts(spec) else {
@@ -152,7 +146,10 @@ const UNREAD: Unread = Unread {
     off: &[("qkv_bias", Off::True), ("use_qkv_bias", Off::True)],
 };
 
-fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+pub(super) fn written(
+    spec: &ModelSpec,
+    architecture: &str,
+) -> Result<Map<String, Value>, ArchError> {
     let mut config = written::like_llama(spec, architecture)?;
     written::add_rope(&mut config, spec)?;
     config.insert("use_sliding_window".to_owned(), json!(false));

@@ -1,9 +1,10 @@
 //! Qwen1.5 and Qwen2 with experts: Qwen2, and beside the chosen experts one for all tokens, whose result each token weighs.
 
-use llm_tensor::{Activation, Gate, Routing};
+use llm_tensor::{Activation, Gate, Routing, Weighting};
+use serde_json::{Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, qwen};
+use super::{Family, Gguf, GgufKeys, llama, qwen, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::skeleton::{Naming, Role};
@@ -24,10 +25,24 @@ pub(super) static FAMILY: Family = Family {
         off: &[("use_qkv_bias", Off::True)],
     },
     naming: |_| &Naming {
-        names: &[SHARED_NAMES, qwen::EXPERTS_NAMES, super::llama::NAMES],
+        names: &[SHARED_NAMES, qwen::EXPERTS_NAMES, llama::NAMES],
         ..qwen::EXPERTS_NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "qwen2moe",
+        keys: &[GGUF_KEYS, llama::GGUF_KEYS, llama::HEAD_DIM],
+        flags: &[("attn_q.bias", "qkv_bias")],
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        // llama.cpp does not ask (src/models/qwen2moe.cpp).
+        adjust: |spec| block::set_weighting(spec, Weighting::Probability),
+        config: |spec| {
+            let mut config = qwen::written(spec, "Qwen2MoeForCausalLM")?;
+            written::extend(&mut config, written_experts(spec)?);
+            let bias = written::attention(spec)?.qkv_bias;
+            config.insert("qkv_bias".to_owned(), bias.into());
+            Ok(config)
+        },
+    }),
 };
 
 /// Names of an expert for all tokens.
@@ -38,6 +53,71 @@ pub(super) const SHARED_NAMES: crate::skeleton::Names = &[
     (Role::SharedDown, "mlp.shared_expert.down_proj"),
 ];
 
+/// GGUF's names of keys.
+pub(super) const GGUF_KEYS: GgufKeys = &[
+    ("expert_count", "num_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("expert_feed_forward_length", "moe_intermediate_size"),
+    (
+        "expert_shared_feed_forward_length",
+        "shared_expert_intermediate_size",
+    ),
+];
+
+/// Keys of experts in a written configuration.
+fn written_experts(spec: &ModelSpec) -> Result<Value, ArchError> {
+    let experts = written::some_experts(spec)?;
+    let Some(shared) = experts.shared else {
+        return written::none("it has no expert for all tokens");
+    };
+    Ok(json!({
+        "num_experts": experts.routing.n_experts,
+        "num_experts_per_tok": experts.routing.n_active,
+        "moe_intermediate_size": experts.width,
+        "shared_expert_intermediate_size": shared.mlp.width,
+        "norm_topk_prob": experts.routing.weighting == Weighting::Normalised,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }))
+}
+
+/// Experts where a configuration is silent of them.
+pub(super) struct ExpertDefaults {
+    pub(super) n_experts: usize,
+    pub(super) n_active: usize,
+    pub(super) width: usize,
+    pub(super) shared_width: usize,
+    /// Weights of the chosen ones, by whatever the family reads of that.
+    pub(super) weighting: Weighting,
+}
+
+/// Experts that a softmax chooses, and one for all tokens, whose result each token weighs.
+pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<MlpSpec, ArchError> {
+    let activation = config.activation("hidden_act", Activation::Silu)?;
+    let count = |key, default| Ok::<_, ArchError>(config.opt_count(key)?.unwrap_or(default));
+    let key = config.spelling(&["num_local_experts", "num_experts"])?;
+    let n_experts = count(key, defaults.n_experts)?;
+    Ok(MlpSpec::Experts(ExpertsSpec {
+        routing: Routing {
+            weighting: defaults.weighting,
+            ..Routing::softmax(n_experts, config.n_active(n_experts, defaults.n_active)?)
+        },
+        correction: false,
+        width: count("moe_intermediate_size", defaults.width)?,
+        gate: Gate::Of(activation),
+        bias: false,
+        shared: Some(SharedSpec {
+            mlp: DenseMlp {
+                width: count("shared_expert_intermediate_size", defaults.shared_width)?,
+                activation,
+                gating: Gating::Separate,
+                bias: false,
+            },
+            gated: true,
+        }),
+    }))
+}
+
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let heads = HeadDefaults {
         n_kv_heads: Some(16),
@@ -47,30 +127,16 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         qkv_bias: config.flag("qkv_bias", true)?,
         ..block::attention(config, heads)?
     };
-    let activation = config.activation("hidden_act", Activation::Silu)?;
-    let n_experts = config
-        .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
-        .unwrap_or(60);
-    let shared_width = config.opt_count("shared_expert_intermediate_size")?;
-    let experts = MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
+    let experts = experts(
+        config,
+        ExpertDefaults {
+            n_experts: 60,
+            n_active: 4,
+            width: 1_408,
+            shared_width: 5_632,
             weighting: block::weighting(config, "norm_topk_prob", false)?,
-            ..Routing::softmax(n_experts, config.n_active(n_experts, 4)?)
         },
-        correction: false,
-        width: config.opt_count("moe_intermediate_size")?.unwrap_or(1_408),
-        gate: Gate::Of(activation),
-        bias: false,
-        shared: Some(SharedSpec {
-            mlp: DenseMlp {
-                width: shared_width.unwrap_or(5_632),
-                activation,
-                gating: Gating::Separate,
-                bias: false,
-            },
-            gated: true,
-        }),
-    });
+    )?;
     let dense = gated(config, "hidden_act", Activation::Silu, false)?;
     let is_dense = qwen::dense_layers(config)?;
     qwen::model(config, "qwen2_moe", attention, |i| match is_dense(i) {

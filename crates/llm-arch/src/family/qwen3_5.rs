@@ -1,20 +1,22 @@
-//! Qwen3.5: three layers of a gated delta rule to one that attends, whose results are gated.
+//! Qwen3.5, dense and with experts, and Qwen3-Next: three layers of a gated delta rule to one that attends, whose results are gated.
 
-use llm_tensor::{Activation, MAX_TAPS};
+use llm_tensor::{Activation, MAX_TAPS, Weighting};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama};
+use super::qwen2_moe::{self, ExpertDefaults};
+use super::{Family, Gguf, llama, qwen, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Naming, Role};
+use crate::skeleton::{Names, Naming, Role, Stored};
 use crate::spec::{
-    AttentionSpec, DeltaPacking, DeltaSpec, LayerSpec, MixerSpec, ModelSpec, NormSpec, Positions,
+    AttentionSpec, DeltaPacking, DeltaSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec,
+    Positions,
 };
 
-pub(super) static FAMILY: Family = Family {
+pub(super) static QWEN3_5: Family = Family {
     model_types: &["qwen3_5_text"],
-    spec,
+    spec: dense,
     core: &[
         ("hidden_size", 4_096),
         ("intermediate_size", 12_288),
@@ -23,8 +25,126 @@ pub(super) static FAMILY: Family = Family {
         ("vocab_size", 248_320),
     ],
     unread: UNREAD,
-    naming: |_| &NAMING,
+    naming: |_| &Naming {
+        names: &[NAMES, llama::NAMES],
+        bare: BARE,
+        ..llama::NAMING
+    },
     gguf: None,
+};
+
+pub(super) static QWEN3_5_MOE: Family = Family {
+    model_types: &["qwen3_5_moe_text"],
+    spec: with_experts,
+    core: &[
+        ("hidden_size", 2_048),
+        ("num_hidden_layers", 40),
+        ("num_attention_heads", 16),
+        ("vocab_size", 248_320),
+    ],
+    unread: Unread {
+        any: &[
+            "intermediate_size",
+            "mtp_num_hidden_layers",
+            "mtp_use_dedicated_embeddings",
+            "mamba_ssm_dtype",
+        ],
+        // All its layers have experts, whose weights are normalised.
+        off: &[
+            ("attn_output_gate", Off::True),
+            ("decoder_sparse_step", Off::One),
+            ("norm_topk_prob", Off::True),
+        ],
+    },
+    naming: |_| &Naming {
+        names: &[
+            NAMES,
+            qwen2_moe::SHARED_NAMES,
+            qwen::EXPERTS_NAMES,
+            llama::NAMES,
+        ],
+        bare: BARE,
+        ..qwen::EXPERTS_NAMING
+    },
+    gguf: None,
+};
+
+pub(super) static QWEN3_NEXT: Family = Family {
+    model_types: &["qwen3_next"],
+    spec: next,
+    core: &[
+        ("hidden_size", 2_048),
+        ("intermediate_size", 5_632),
+        ("num_hidden_layers", 48),
+        ("num_attention_heads", 16),
+        ("vocab_size", 151_936),
+    ],
+    unread: UNREAD,
+    naming: |_| &Naming {
+        names: &[
+            PACKED_NAMES,
+            NAMES,
+            qwen2_moe::SHARED_NAMES,
+            qwen::EXPERTS_NAMES,
+            llama::NAMES,
+        ],
+        bare: BARE,
+        ..qwen::EXPERTS_NAMING
+    },
+    gguf: Some(Gguf {
+        architecture: "qwen3next",
+        keys: &[
+            &[
+                ("ssm.conv_kernel", "linear_conv_kernel_dim"),
+                ("ssm.group_count", "linear_num_key_heads"),
+                ("ssm.inner_size", ALL_VALUES),
+                ("ssm.state_size", "linear_key_head_dim"),
+                ("ssm.time_step_rank", "linear_num_value_heads"),
+            ],
+            qwen2_moe::GGUF_KEYS,
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &Naming {
+            names: &[
+                &[
+                    (Role::DeltaQkv, "attn_qkv"),
+                    (Role::DeltaGate, "attn_gate"),
+                    (Role::DeltaStrengthDecay, "ssm_ba"),
+                    (Role::ConvTaps, "ssm_conv1d"),
+                    (Role::DeltaRate, "ssm_a"),
+                    (Role::DeltaOffset, "ssm_dt.bias"),
+                    (Role::DeltaNorm, "ssm_norm"),
+                    (Role::DeltaOut, "ssm_out"),
+                ],
+                llama::POST_NORM,
+                llama::GGUF_EXPERTS_NAMES,
+                llama::GGUF_NAMES,
+            ],
+            bare: BARE,
+            taps: Stored::AsIs,
+            rates: Stored::NegatedExp,
+            ..llama::GGUF_EXPERTS_NAMING
+        },
+        // As its converter has them (Qwen3NextModel in conversion/qwen.py of llama.cpp): one added to gains, the delta
+        // rule's own apart; gates in a matrix of their own.
+        adjust: |spec| {
+            spec.decoder.norm.gain_offset = 0.0;
+            for layer in &mut spec.decoder.layers {
+                match &mut layer.mixer {
+                    MixerSpec::Attention(attention) => {
+                        if let Some(qk) = &mut attention.qk_norm {
+                            qk.norm.gain_offset = 0.0;
+                        }
+                    }
+                    MixerSpec::Delta(delta) => delta.packing = DeltaPacking::PairsPerKeyHead,
+                    MixerSpec::Conv(_) => (),
+                }
+            }
+        },
+        config: |_| written::none("the projections of its delta rules are one matrix there"),
+    }),
 };
 
 const UNREAD: Unread = Unread {
@@ -38,31 +158,74 @@ const UNREAD: Unread = Unread {
     off: &[("attn_output_gate", Off::True)],
 };
 
-const NAMING: Naming = Naming {
-    names: &[
-        &[
-            (Role::DeltaQkv, "linear_attn.in_proj_qkv"),
-            (Role::DeltaGate, "linear_attn.in_proj_z"),
-            (Role::DeltaStrength, "linear_attn.in_proj_b"),
-            (Role::DeltaDecay, "linear_attn.in_proj_a"),
-            (Role::ConvTaps, "linear_attn.conv1d"),
-            (Role::DeltaRate, "linear_attn.A_log"),
-            (Role::DeltaOffset, "linear_attn.dt_bias"),
-            (Role::DeltaNorm, "linear_attn.norm"),
-            (Role::DeltaOut, "linear_attn.out_proj"),
-        ],
-        llama::NAMES,
-    ],
-    bare: &[Role::DeltaRate, Role::DeltaOffset],
-    ..llama::NAMING
-};
+const NAMES: Names = &[
+    (Role::DeltaQkv, "linear_attn.in_proj_qkv"),
+    (Role::DeltaGate, "linear_attn.in_proj_z"),
+    (Role::DeltaStrength, "linear_attn.in_proj_b"),
+    (Role::DeltaDecay, "linear_attn.in_proj_a"),
+    (Role::ConvTaps, "linear_attn.conv1d"),
+    (Role::DeltaRate, "linear_attn.A_log"),
+    (Role::DeltaOffset, "linear_attn.dt_bias"),
+    (Role::DeltaNorm, "linear_attn.norm"),
+    (Role::DeltaOut, "linear_attn.out_proj"),
+];
 
-fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+const PACKED_NAMES: Names = &[
+    (Role::DeltaQkvGate, "linear_attn.in_proj_qkvz"),
+    (Role::DeltaStrengthDecay, "linear_attn.in_proj_ba"),
+];
+
+const BARE: &[Role] = &[Role::DeltaRate, Role::DeltaOffset];
+
+fn dense(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let mlp = gated(config, "hidden_act", Activation::Silu, false)?;
+    let kind = ("qwen3_5", 4, DeltaPacking::Separate);
+    model(config, kind, |_| mlp)
+}
+
+fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let experts = qwen2_moe::experts(
+        config,
+        ExpertDefaults {
+            n_experts: 256,
+            n_active: 8,
+            width: 512,
+            shared_width: 512,
+            weighting: Weighting::Normalised,
+        },
+    )?;
+    let kind = ("qwen3_5_moe", 2, DeltaPacking::Separate);
+    model(config, kind, |_| experts)
+}
+
+fn next(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let experts = qwen2_moe::experts(
+        config,
+        ExpertDefaults {
+            n_experts: 512,
+            n_active: 10,
+            width: 512,
+            shared_width: 512,
+            weighting: block::weighting(config, "norm_topk_prob", true)?,
+        },
+    )?;
+    let mlp = gated(config, "hidden_act", Activation::Silu, false)?;
+    let is_dense = qwen::dense_layers(config)?;
+    let kind = ("qwen3_next", 2, DeltaPacking::PerKeyHead);
+    model(config, kind, |i| if is_dense(i) { mlp } else { experts })
+}
+
+/// A model by its family, the heads of keys of one that does not say, and the storage of its delta rules.
+fn model(
+    config: &Config<'_>,
+    (family, n_kv_heads, packing): (&'static str, usize, DeltaPacking),
+    mlp: impl Fn(usize) -> MlpSpec,
+) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 32_768)?;
     let eps = config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6);
     let heads = HeadDefaults {
         head_dim: Some(256),
-        n_kv_heads: Some(4),
+        n_kv_heads: Some(n_kv_heads),
     };
     let bias = config.flag("attention_bias", false)?;
     let norm = NormSpec::rms_around_one(eps);
@@ -73,15 +236,14 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         output_gate: true,
         ..block::attention(config, heads)?
     };
-    let delta = delta(config, DeltaPacking::Separate, NormSpec::rms(eps))?;
-    let mlp = gated(config, "hidden_act", Activation::Silu, false)?;
-    let attends = attends(config)?.into_iter();
-    let layers = attends.map(|attends| LayerSpec {
+    let delta = delta(config, packing, NormSpec::rms(eps))?;
+    let attends = attends(config)?.into_iter().enumerate();
+    let layers = attends.map(|(i, attends)| LayerSpec {
         mixer: match attends {
             true => MixerSpec::Attention(attention),
             false => MixerSpec::Delta(delta),
         },
-        mlp,
+        mlp: mlp(i),
     });
     let layers = layers.collect();
     let rotary = rotary(
@@ -92,7 +254,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         },
     )?;
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
-    block::decoder_only(config, "qwen3_5", context, stack, false)
+    block::decoder_only(config, family, context, stack, false)
 }
 
 /// The delta rule of layers that do not attend.
@@ -102,11 +264,20 @@ fn delta(
     norm: NormSpec,
 ) -> Result<DeltaSpec, ArchError> {
     let count = |key, default| Ok::<_, ArchError>(config.opt_count(key)?.unwrap_or(default));
+    let n_value_heads = count("linear_num_value_heads", 32)?;
+    let value_dim = match config.opt_count(ALL_VALUES)? {
+        Some(all) if all.is_multiple_of(n_value_heads) => all / n_value_heads,
+        Some(_) => {
+            let expected = format!("a multiple of the {n_value_heads} value heads");
+            return config.bad_value(ALL_VALUES, &expected);
+        }
+        None => count("linear_value_head_dim", 128)?,
+    };
     let spec = DeltaSpec {
         n_key_heads: count("linear_num_key_heads", 16)?,
-        n_value_heads: count("linear_num_value_heads", 32)?,
+        n_value_heads,
         key_dim: count("linear_key_head_dim", 128)?,
-        value_dim: count("linear_value_head_dim", 128)?,
+        value_dim,
         kernel: count("linear_conv_kernel_dim", 4)?,
         activation: config.activation("hidden_act", Activation::Silu)?,
         packing,
@@ -134,6 +305,9 @@ fn delta(
     }
     Ok(spec)
 }
+
+/// Key of a GGUF: features of all values.
+const ALL_VALUES: &str = "ssm.inner_size";
 
 /// Elements of the longest head whose states there are kernels for.
 const MAX_DIM: usize = 256;

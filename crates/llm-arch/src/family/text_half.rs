@@ -66,6 +66,7 @@ const WRAPPERS: &[Wrapper] = &[
         ..of("qwen3_vl", "qwen3_vl_text", Tie::Either)
     },
     of("qwen3_5", "qwen3_5_text", Tie::Outer),
+    of("qwen3_5_moe", "qwen3_5_moe_text", Tie::Outer),
     of("smolvlm", "llama", Tie::Outer),
     of("video_llava", "llama", Tie::Outer),
     of("vipllava", "llama", Tie::Outer),

@@ -82,6 +82,24 @@ pub(super) fn experts(spec: &ModelSpec) -> Option<ExpertsSpec> {
     }
 }
 
+/// The experts of the first layer that has some.
+pub(super) fn some_experts(spec: &ModelSpec) -> Result<ExpertsSpec> {
+    let mut layers = spec.decoder.layers.iter();
+    match layers.find_map(|layer| layer.mlp.experts().copied()) {
+        Some(experts) => Ok(experts),
+        None => none("its layers have no experts"),
+    }
+}
+
+/// Experts side by side in one for all tokens, each as wide as the others.
+pub(super) fn n_shared(experts: &ExpertsSpec) -> Result<usize> {
+    let width = experts.shared.map_or(0, |shared| shared.mlp.width);
+    match width.is_multiple_of(experts.width) {
+        true => Ok(width / experts.width),
+        false => none("its expert for all tokens is not as wide as some of the others"),
+    }
+}
+
 /// The positions that all its layers share, or the first of several kinds.
 pub(super) fn rotary(spec: &ModelSpec) -> Result<&RotarySpec> {
     match spec.decoder.positions.rotary() {
@@ -152,7 +170,7 @@ pub(super) fn add_scaling(config: &mut Map<String, Value>, rotary: &RotarySpec) 
             "original_max_position_embeddings": original_context,
             "attention_factor": magnitude,
         }),
-        RopeScaling::Yarn { .. } | RopeScaling::Stored => {
+        RopeScaling::Yarn { .. } | RopeScaling::Stored | RopeScaling::Growth { .. } => {
             return none("its rotary positions are stretched in a way that has no name");
         }
     };

@@ -25,6 +25,10 @@ pub(crate) struct Naming {
     pub(crate) matrices: Matrices,
     /// Storage of a convolution's taps.
     pub(crate) taps: Stored,
+    /// Storage of the rates of a delta rule's decays.
+    pub(crate) rates: Stored,
+    /// Storage of a router's corrections.
+    pub(crate) corrections: Stored,
     /// Module of blocks' matrices in transformers, experts apart.
     pub(crate) module: Module,
     /// Roles whose tensors are called as the module is, with nothing behind.
@@ -112,6 +116,8 @@ impl Naming {
         base_prefix: "",
         matrices: Matrices::OutIn,
         taps: Stored::Depthwise,
+        rates: Stored::AsIs,
+        corrections: Stored::AsIs,
         module: Module::Linear,
         bare: &[],
         wide: &[],
@@ -160,8 +166,13 @@ impl Naming {
             Matrices::OutIn => Stored::AsIs,
             Matrices::InOut => Stored::Transposed,
         };
-        if role == Role::ConvTaps {
-            return (self.taps, Module::Linear);
+        let own = [
+            (Role::ConvTaps, self.taps),
+            (Role::DeltaRate, self.rates),
+            (Role::RouterCorrection, self.corrections),
+        ];
+        if let Some((_, own)) = own.into_iter().find(|(of, _)| *of == role) {
+            return (own, Module::Linear);
         }
         match (unit, role.kind()) {
             (Unit::Layer(..), TensorKind::Projection | TensorKind::WideProjection) => {

@@ -182,13 +182,16 @@ impl Slot {
     /// The shape in the checkpoint.
     pub fn stored_shape(&self) -> Vec<usize> {
         match self.stored {
-            Stored::AsIs | Stored::Pairs { .. } | Stored::Stacked { .. } | Stored::OneMore => {
-                self.shape.to_vec()
-            }
+            Stored::AsIs
+            | Stored::Pairs { .. }
+            | Stored::Stacked { .. }
+            | Stored::OneMore
+            | Stored::NegatedExp => self.shape.to_vec(),
             Stored::Depthwise => {
                 let (channels, kernel) = self.matrix();
                 vec![channels, 1, kernel]
             }
+            Stored::Row => [1].into_iter().chain(self.shape.iter().copied()).collect(),
             Stored::Transposed => self.shape.iter().rev().copied().collect(),
         }
     }
@@ -270,26 +273,36 @@ pub enum Stored {
     },
     /// Each element greater by one.
     OneMore,
+    /// Each element the negative of its exponential.
+    NegatedExp,
     /// Each row a matrix of its own, of one row: `[channels, 1, kernel]`.
     Depthwise,
+    /// A vector as a matrix of one row.
+    Row,
 }
 
 impl Stored {
     /// True where the elements are the same, in the same order.
     pub fn is_in_order(self) -> bool {
         match self {
-            Stored::AsIs | Stored::Depthwise => true,
+            Stored::AsIs | Stored::Depthwise | Stored::Row => true,
             Stored::Transposed
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
-            | Stored::OneMore => false,
+            | Stored::OneMore
+            | Stored::NegatedExp => false,
         }
     }
 
     /// Index of row `row` among the stored rows, where rows are all that differs.
     pub fn stored_row(self, row: usize) -> usize {
         match self {
-            Stored::AsIs | Stored::Transposed | Stored::OneMore | Stored::Depthwise => row,
+            Stored::AsIs
+            | Stored::Transposed
+            | Stored::OneMore
+            | Stored::NegatedExp
+            | Stored::Depthwise
+            | Stored::Row => row,
             Stored::Pairs { head_dim } => {
                 let (head, at) = (row / head_dim, row % head_dim);
                 let (half, pair) = (at / (head_dim / 2), at % (head_dim / 2));

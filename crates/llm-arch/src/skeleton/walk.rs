@@ -195,6 +195,11 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                     part(Role::DeltaStrength, heads),
                     part(Role::DeltaDecay, heads),
                 ]),
+                DeltaPacking::PairsPerKeyHead => ProjectionOf::Three([
+                    part(Role::DeltaQkv, conv),
+                    part(Role::DeltaGate, values),
+                    part(Role::DeltaStrengthDecay, 2 * heads),
+                ]),
                 DeltaPacking::PerKeyHead => ProjectionOf::Two([
                     part(Role::DeltaQkvGate, conv + values),
                     part(Role::DeltaStrengthDecay, 2 * heads),

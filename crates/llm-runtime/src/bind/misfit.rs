@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use llm_arch::{Role, Skeleton, Slot};
-use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
+use llm_checkpoint::{Checkpoint, Encoding, Format, TensorInfo};
 use llm_tensor::Shape;
 
 /// Every way in which a checkpoint does not fit a configuration, all at once.
@@ -59,14 +59,18 @@ impl Misfit {
         }
     }
 
-    pub(super) fn compare(&mut self, slot: &Slot, tensor: &TensorInfo) {
+    pub(super) fn compare(&mut self, slot: &Slot, tensor: &TensorInfo, format: Format) {
         let expected = slot.stored_shape();
-        if !tensor
-            .shape
-            .iter()
-            .copied()
-            .eq(expected.iter().map(|&d| d as u64))
-        {
+        let (found, wanted) = (
+            tensor.shape.iter().copied(),
+            expected.iter().map(|&d| d as u64),
+        );
+        // GGML knows no difference between a vector and a matrix of one row, and its converter has written both.
+        let fits = match format == Format::Gguf {
+            true => found.skip_while(is_one).eq(wanted.skip_while(is_one)),
+            false => found.eq(wanted),
+        };
+        if !fits {
             self.misshapen(&tensor.name, &tensor.shape, &expected);
         }
         let is_computable = match tensor.encoding {
@@ -130,6 +134,11 @@ impl fmt::Display for Misfit {
         }
         Ok(())
     }
+}
+
+/// True of an extent that changes nothing where it is the outermost.
+fn is_one(extent: &u64) -> bool {
+    *extent == 1
 }
 
 /// Tensors of a kind that a message lists; the error itself holds all.

@@ -98,16 +98,23 @@ fn project<B: Backend>(
         let k = normed(over, n_heads, n_kv_heads, spec);
         queue.norm_heads(&norm_op(k_norm), &k, &mut a.rows.qkv, n_tokens)?;
     }
-    if let (Positions::Rotary(kinds), Some(rotary_idx)) = (&call.stack.positions, rotary_idx) {
-        let rotary = &kinds[rotary_idx];
-        let op = Rotary {
-            n_heads: n_heads + n_kv_heads,
-            head_dim,
-            rotary_dim: rotary.dim,
-            pairing: rotary.pairing,
-            row_width,
-        };
-        queue.rotate(&op, &a.rows.angles[rotary_idx], &mut a.rows.qkv, n_tokens)?;
+    // Queries and keys, then queries alone.
+    let turned = [
+        (rotary_idx, n_heads + n_kv_heads),
+        (spec.growth_idx, n_heads),
+    ];
+    for (idx, n_heads) in turned {
+        if let (Positions::Rotary(kinds), Some(idx)) = (&call.stack.positions, idx) {
+            let rotary = &kinds[idx];
+            let op = Rotary {
+                n_heads,
+                head_dim,
+                rotary_dim: rotary.dim,
+                pairing: rotary.pairing,
+                row_width,
+            };
+            queue.rotate(&op, &a.rows.angles[idx], &mut a.rows.qkv, n_tokens)?;
+        }
     }
     Ok(())
 }

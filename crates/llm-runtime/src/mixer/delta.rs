@@ -89,10 +89,10 @@ fn project<B: Backend>(
         DeltaPacking::Separate => {
             apply::<B>(queue, parts, x, (Output::Write, &mut a.rows.qkv), n_tokens)
         }
-        DeltaPacking::PerKeyHead => {
+        DeltaPacking::PerKeyHead | DeltaPacking::PairsPerKeyHead => {
             let grouped = (Output::Write, &mut a.rows.grouped);
             apply::<B>(queue, parts, x, grouped, n_tokens)?;
-            for groups in by_key_head(spec) {
+            for groups in groups(spec) {
                 queue.ungroup(&groups, &a.rows.grouped, &mut a.rows.qkv, n_tokens)?;
             }
             Ok(())
@@ -100,24 +100,25 @@ fn project<B: Backend>(
     }
 }
 
-/// Groups of what two matrices make by key head.
-fn by_key_head(spec: &DeltaSpec) -> [Groups; 2] {
+/// Groups of what projections make: strengths and decays by key head, and what is before them by key head too, or in order.
+fn groups(spec: &DeltaSpec) -> [Groups; 2] {
     let n_groups = spec.n_key_heads;
     let of_key = spec.n_value_heads / n_groups;
     let (keys, values) = (spec.key_dim, of_key * spec.value_dim);
     let first = spec.conv_width() + spec.values_width();
     let row_width = spec.projected_width();
-    let groups = |widths: &[usize], first| Groups {
+    let groups = |n_groups, widths: &[usize], first| Groups {
         n_groups,
         parts: Groups::parts(widths, n_groups, first),
         first,
         row_width,
         out_width: row_width,
     };
-    [
-        groups(&[keys, keys, values, values], 0),
-        groups(&[of_key, of_key], first),
-    ]
+    let before = match spec.packing {
+        DeltaPacking::PerKeyHead => groups(n_groups, &[keys, keys, values, values], 0),
+        DeltaPacking::Separate | DeltaPacking::PairsPerKeyHead => groups(1, &[first], 0),
+    };
+    [before, groups(n_groups, &[of_key, of_key], first)]
 }
 
 /// Added to the squared length of queries and keys; no configuration gives another.

@@ -1,6 +1,7 @@
 //! Meaning of a key left out, against the reference library.
 
 use super::*;
+use crate::MixerSpec;
 
 fn fixture(name: &str) -> Map<String, Value> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
@@ -89,4 +90,30 @@ fn models_of_published_extents_have_as_many_parameters_as_the_reference_counts()
         let expected = model["parameters"].as_u64();
         assert_eq!(Some(skeleton.n_parameters()), expected, "{name}");
     }
+}
+
+#[test]
+fn models_of_published_extents_keep_as_much_of_a_sequence_as_the_reference_does() {
+    let published = fixture("parameters.json");
+    let mut n_cases = 0;
+    for (name, model) in &published {
+        let Some(cache) = model.get("cache") else {
+            continue;
+        };
+        let decoder = spec(model["config"].as_object().unwrap(), name).decoder;
+        let (mut by_token, mut states) = (0, 0);
+        for layer in &decoder.layers {
+            match &layer.mixer {
+                MixerSpec::Attention(attention) => by_token += 2 * attention.kv_width(),
+                MixerSpec::Conv(conv) => states += conv.state_elements(),
+                MixerSpec::Delta(delta) => {
+                    states += delta.conv_elements() + delta.state_elements();
+                }
+            }
+        }
+        let found = json!({"elements_by_token": by_token, "state_elements": states});
+        assert_eq!(&found, cache, "{name}");
+        n_cases += 1;
+    }
+    assert!(n_cases > 6, "{n_cases}");
 }
