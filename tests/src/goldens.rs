@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 82] = [
+pub const GOLDENS: [&str; 84] = [
     "arcee",
     "arcee-biases",
     "bloom",
@@ -44,6 +44,8 @@ pub const GOLDENS: [&str; 82] = [
     "gpt2-unscaled",
     "gptj",
     "granite",
+    "granite4",
+    "granite4-dense",
     "lfm2",
     "lfm2-biases",
     "llama",

@@ -16,6 +16,7 @@ mod gpt_neox;
 mod gpt_oss;
 mod gptj;
 mod granite;
+mod granite4;
 mod lfm2;
 mod llama;
 mod mistral;
@@ -33,6 +34,7 @@ mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
+mod state_space;
 mod t5;
 mod text_half;
 mod written;
@@ -84,7 +86,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 41] = [
+const FAMILIES: [&Family; 42] = [
     &arcee::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
@@ -104,6 +106,7 @@ const FAMILIES: [&Family; 41] = [
     &gpt_oss::FAMILY,
     &gptj::FAMILY,
     &granite::FAMILY,
+    &granite4::FAMILY,
     &lfm2::FAMILY,
     &llama::FAMILY,
     &mistral::FAMILY,

@@ -101,7 +101,7 @@ impl StackSpec {
     pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
         self.layers.iter().filter_map(|layer| match &layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Conv(_) | MixerSpec::Delta(_) => None,
+            MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) => None,
         })
     }
 
@@ -110,7 +110,7 @@ impl StackSpec {
         let layers = self.layers.iter_mut();
         layers.filter_map(|layer| match &mut layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Conv(_) | MixerSpec::Delta(_) => None,
+            MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) => None,
         })
     }
 
@@ -223,6 +223,8 @@ pub enum MixerSpec {
     Conv(ShortConvSpec),
     /// Each corrects a state of its sequence, and reads it: the gated delta rule.
     Delta(DeltaSpec),
+    /// Each lets a state of its sequence fade, adds to it, and reads it: a state space.
+    StateSpace(StateSpaceSpec),
 }
 
 impl MixerSpec {
@@ -230,7 +232,7 @@ impl MixerSpec {
     pub fn is_recurrent(&self) -> bool {
         match self {
             MixerSpec::Attention(_) => false,
-            MixerSpec::Conv(_) | MixerSpec::Delta(_) => true,
+            MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) => true,
         }
     }
 
@@ -240,6 +242,7 @@ impl MixerSpec {
             MixerSpec::Attention(attention) => attention.row_width(),
             MixerSpec::Conv(conv) => conv.projected_width(),
             MixerSpec::Delta(delta) => delta.projected_width(),
+            MixerSpec::StateSpace(space) => space.projected_width(),
         }
     }
 
@@ -249,6 +252,7 @@ impl MixerSpec {
             MixerSpec::Attention(attention) => attention.q_width(),
             MixerSpec::Conv(conv) => conv.n_channels,
             MixerSpec::Delta(delta) => delta.values_width(),
+            MixerSpec::StateSpace(space) => space.values_width(),
         }
     }
 
@@ -264,6 +268,7 @@ impl MixerSpec {
                 DeltaPacking::Separate => delta.conv_width(),
                 DeltaPacking::PerKeyHead => delta.projected_width(),
             },
+            MixerSpec::StateSpace(space) => space.conv_width(),
         }
     }
 
@@ -273,6 +278,8 @@ impl MixerSpec {
             MixerSpec::Attention(attention) => attention.head_dim,
             MixerSpec::Conv(_) => 0,
             MixerSpec::Delta(delta) => delta.key_dim.max(delta.value_dim),
+            // No device needs more for a longer one.
+            MixerSpec::StateSpace(_) => 0,
         }
     }
 }
@@ -329,14 +336,68 @@ impl DeltaSpec {
         self.conv_width() + self.values_width() + 2 * self.n_value_heads
     }
 
-    /// Elements of a sequence's inputs of the positions before.
-    pub fn conv_elements(&self) -> usize {
-        self.conv_width() * (self.kernel - 1)
+    /// Elements of a sequence's inputs of the positions before, and of its state.
+    pub fn elements(&self) -> [usize; 2] {
+        let before = self.conv_width() * (self.kernel - 1);
+        [before, self.n_value_heads * self.key_dim * self.value_dim]
+    }
+}
+
+/// A state space (Mamba-2: Dao and Gu 2024) of values, and of what they are written by and read by, which are convolved over a
+/// few positions first; its results are gated, and normalised in groups.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StateSpaceSpec {
+    /// Heads of values.
+    pub n_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Numbers that a state keeps for each element.
+    pub state_dim: usize,
+    /// Groups of heads, each of which writes and reads states alike; divides `n_heads`.
+    pub n_groups: usize,
+    /// Positions that a convolution's result is made of, its own included.
+    pub kernel: usize,
+    /// Applied to what was convolved.
+    pub activation: Activation,
+    /// True if the convolution has biases.
+    pub conv_bias: bool,
+    /// True if the projections have biases.
+    pub bias: bool,
+    /// Smallest and largest step.
+    pub step_limits: [f32; 2],
+    /// Norm of gated results; none leaves them as they are.
+    pub norm: Option<GroupNorm>,
+}
+
+/// A norm of groups of features, each by its own statistic.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GroupNorm {
+    /// The norm, with a gain for each feature of all groups.
+    pub norm: NormSpec,
+    /// Groups.
+    pub n_groups: usize,
+}
+
+impl StateSpaceSpec {
+    /// Features of all values, and of the gates of results.
+    pub fn values_width(&self) -> usize {
+        self.n_heads * self.head_dim
     }
 
-    /// Elements of a sequence's state.
-    pub fn state_elements(&self) -> usize {
-        self.n_value_heads * self.key_dim * self.value_dim
+    /// Features that are convolved: values, and what all groups write and read by.
+    pub fn conv_width(&self) -> usize {
+        self.values_width() + 2 * self.n_groups * self.state_dim
+    }
+
+    /// Features of `[gates | values | written by | read by | steps]`.
+    pub fn projected_width(&self) -> usize {
+        self.values_width() + self.conv_width() + self.n_heads
+    }
+
+    /// Elements of a sequence's inputs of the positions before, and of its state.
+    pub fn elements(&self) -> [usize; 2] {
+        let before = self.conv_width() * (self.kernel - 1);
+        [before, self.values_width() * self.state_dim]
     }
 }
 

@@ -3,8 +3,8 @@
 use llm_arch::{AttentionSpec, MixerSpec, ModelSpec};
 use llm_backend::{Allocation, Backend, Ops, Rows, StateBatch};
 use llm_plan::{
-    KvTable, Limits, conv_state_shape, cross_kv_shape, delta_state_shapes, encoder_kv_shape,
-    kv_shape, kv_tables,
+    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables,
+    state_shapes,
 };
 use llm_tensor::{Bytes, DType, KvShape, StateShape};
 
@@ -25,8 +25,8 @@ pub(crate) enum MixerState<B: Backend> {
     Attention(KvState<B>),
     /// Inputs of the last positions.
     Conv(SlotState<B>),
-    /// The same, and what a delta rule corrects.
-    Delta {
+    /// The same, and what a delta rule corrects or a state space adds up.
+    Convolved {
         conv: SlotState<B>,
         rule: SlotState<B>,
     },
@@ -69,6 +69,16 @@ impl<B: Backend> LayerState<B> {
         sequences: &SequenceBlocks<B>,
         (limits, dtype): (&Limits, DType),
     ) -> Result<Self> {
+        let convolved = |elements| {
+            let [conv, rule] = state_shapes(elements, limits);
+            Ok(LayerState {
+                mixer: MixerState::Convolved {
+                    conv: SlotState::new(backend, conv)?,
+                    rule: SlotState::new(backend, rule)?,
+                },
+                cross: None,
+            })
+        };
         let attention = match mixer {
             MixerSpec::Attention(attention) => attention,
             MixerSpec::Conv(conv) => {
@@ -78,16 +88,8 @@ impl<B: Backend> LayerState<B> {
                     cross: None,
                 });
             }
-            MixerSpec::Delta(delta) => {
-                let [conv, rule] = delta_state_shapes(delta, limits);
-                return Ok(LayerState {
-                    mixer: MixerState::Delta {
-                        conv: SlotState::new(backend, conv)?,
-                        rule: SlotState::new(backend, rule)?,
-                    },
-                    cross: None,
-                });
-            }
+            MixerSpec::Delta(delta) => return convolved(delta.elements()),
+            MixerSpec::StateSpace(space) => return convolved(space.elements()),
         };
         let cross = |encoded: &Encoded<B>| {
             let shape = cross_kv_shape(attention, limits, dtype);
@@ -130,7 +132,7 @@ impl<B: Backend> LayerState<B> {
         let kv = match &mut self.mixer {
             MixerState::Attention(kv) => kv,
             // Every sequence has a state of its own.
-            MixerState::Conv(_) | MixerState::Delta { .. } => return Ok(()),
+            MixerState::Conv(_) | MixerState::Convolved { .. } => return Ok(()),
         };
         match sequences.own.copies(kv.group) {
             [] => Ok(()),
@@ -144,7 +146,7 @@ impl<B: Backend> LayerState<B> {
             // Blocks are shared.
             MixerState::Attention(_) => Ok(()),
             MixerState::Conv(state) => state.copy(queue, slots),
-            MixerState::Delta { conv, rule } => {
+            MixerState::Convolved { conv, rule } => {
                 conv.copy(queue, slots)?;
                 rule.copy(queue, slots)
             }
@@ -156,7 +158,7 @@ impl<B: Backend> LayerState<B> {
         let own = match &self.mixer {
             MixerState::Attention(kv) => kv.pool.bytes(),
             MixerState::Conv(state) => state.buffer.bytes(),
-            MixerState::Delta { conv, rule } => conv.buffer.bytes() + rule.buffer.bytes(),
+            MixerState::Convolved { conv, rule } => conv.buffer.bytes() + rule.buffer.bytes(),
         };
         let cross = self.cross.as_ref();
         own + cross.map_or(Bytes::ZERO, |kv| kv.pool.bytes())

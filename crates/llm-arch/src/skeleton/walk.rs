@@ -5,14 +5,14 @@ use std::convert::Infallible;
 use super::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
     ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf,
-    ShortConvOf, SublayerOf, TryMap,
+    ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec,
     MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec,
-    Side,
+    Side, StateSpaceSpec,
 };
 
 impl ModelSpec {
@@ -123,6 +123,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 MixerSpec::Attention(attention) => MixerOf::Attention(walk.attention(attention)),
                 MixerSpec::Conv(conv) => MixerOf::Conv(walk.short_conv(conv)),
                 MixerSpec::Delta(delta) => MixerOf::Delta(walk.delta(delta)),
+                MixerSpec::StateSpace(space) => MixerOf::StateSpace(walk.state_space(space)),
             }),
             // Its heads are those of the mixer.
             cross: match &layer.mixer {
@@ -131,7 +132,10 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                     let around = (Before::Norm(norm), After::Add);
                     Some(self.sublayer(around, |walk| walk.cross(attention)))
                 }
-                MixerSpec::Attention(_) | MixerSpec::Conv(_) | MixerSpec::Delta(_) => None,
+                MixerSpec::Attention(_)
+                | MixerSpec::Conv(_)
+                | MixerSpec::Delta(_)
+                | MixerSpec::StateSpace(_) => None,
             },
             mlp: self.sublayer(around_mlp, |walk| walk.mlp(&layer.mlp)),
         }
@@ -205,6 +209,22 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             offset: (self.make)(Role::DeltaOffset, &[heads]),
             norm: self.norms(&spec.norm.of(Role::DeltaNorm), spec.value_dim),
             out: self.matrix(Role::DeltaOut, [hidden, values]),
+        }
+    }
+
+    fn state_space(&mut self, spec: &StateSpaceSpec) -> StateSpaceOf<T> {
+        let (hidden, heads) = (self.spec.hidden, [spec.n_heads]);
+        let (conv, values) = (spec.conv_width(), spec.values_width());
+        let projected = [spec.projected_width(), hidden];
+        StateSpaceOf {
+            spec: *spec,
+            project: self.linear(Role::SpaceIn, projected, spec.bias),
+            taps: self.linear(Role::ConvTaps, [conv, spec.kernel], spec.conv_bias),
+            rate: (self.make)(Role::SpaceRate, &heads),
+            offset: (self.make)(Role::SpaceOffset, &heads),
+            skip: (self.make)(Role::SpaceSkip, &heads),
+            norm: (spec.norm).map(|of| self.norms(&of.norm.of(Role::SpaceNorm), values)),
+            out: self.linear(Role::SpaceOut, [hidden, values], spec.bias),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The gated delta rule: a state is read and written once, however many positions go through it.
 
-use llm_backend::{DeltaGates, DeltaRule, GateFunction, HeadGates, NormOp, Ops, Rows, StateBatch};
+use llm_backend::{
+    DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOp, NormOrder, Ops, Rows,
+    StateBatch,
+};
 use llm_quant::Scheme;
 use llm_tensor::{DType, Norm};
 
@@ -72,12 +75,15 @@ fn heads_are_gated_in_place() {
         let mut x = bench.buffer(n * n_heads * head_dim);
         for norm in [None, Some(Norm::Rms), Some(Norm::Layer)] {
             let op = HeadGates {
-                norm: norm.map(|norm| NormOp {
-                    norm,
-                    eps: 1e-6,
-                    gain_offset: 0.0,
-                    gain: &gain,
-                    bias: None,
+                norm: norm.map(|norm| HeadNorm {
+                    op: NormOp {
+                        norm,
+                        eps: 1e-6,
+                        gain_offset: 0.0,
+                        gain: &gain,
+                        bias: None,
+                    },
+                    order: NormOrder::BeforeGates,
                 }),
                 function: GateFunction::Silu,
                 n_heads,
