@@ -8,9 +8,10 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 84] = [
+pub const GOLDENS: [&str; 88] = [
     "arcee",
     "arcee-biases",
+    "bamba",
     "bloom",
     "bloom-6heads-residual-post-ln",
     "cohere",
@@ -54,6 +55,8 @@ pub const GOLDENS: [&str; 84] = [
     "llama-rope-linear",
     "llama-rope-yarn",
     "llama3-rope-tied",
+    "mamba2",
+    "mamba2-tied",
     "mistral-head-dim",
     "mistral-sliding",
     "mixtral",
@@ -61,6 +64,7 @@ pub const GOLDENS: [&str; 84] = [
     "mpt",
     "nemotron",
     "nemotron-biases",
+    "nemotron-h",
     "olmo2",
     "olmo3",
     "olmoe",

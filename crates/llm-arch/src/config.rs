@@ -262,7 +262,7 @@ impl<'a> Config<'a> {
         n_layers: usize,
         [first, second]: [&str; 2],
     ) -> Result<Option<Vec<bool>>> {
-        let kinds = self.indices(key, n_layers, &[(first, 0), (second, 1)])?;
+        let kinds = self.indices(key, Some(n_layers), &[(first, 0), (second, 1)])?;
         Ok(kinds.map(|kinds| kinds.into_iter().map(|kind| kind == 1).collect()))
     }
 
@@ -270,7 +270,7 @@ impl<'a> Config<'a> {
     pub(crate) fn indices<T: Copy>(
         &self,
         key: &str,
-        n_layers: usize,
+        n_layers: Option<usize>,
         words: &[(&str, T)],
     ) -> Result<Option<Vec<T>>> {
         let of = |kind: &Value| {
@@ -278,9 +278,10 @@ impl<'a> Config<'a> {
             let (_, index) = words.iter().find(|(word, _)| *word == kind)?;
             Some(*index)
         };
-        self.read(key, list_of(Some(n_layers), of), || {
+        self.read(key, list_of(n_layers, of), || {
             let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            format!("{n_layers} times {}", words.join(" or "))
+            let n = n_layers.map_or("so many".to_owned(), |n| n.to_string());
+            format!("{n} times {}", words.join(" or "))
         })
     }
 

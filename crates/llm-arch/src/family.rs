@@ -1,6 +1,7 @@
 //! The families: one small file each, found by the name that a configuration gives.
 
 mod arcee;
+mod bamba;
 mod block;
 mod bloom;
 mod cohere;
@@ -19,10 +20,12 @@ mod granite;
 mod granite4;
 mod lfm2;
 mod llama;
+mod mamba2;
 mod mistral;
 mod mixtral;
 mod mpt;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
 mod opt;
 mod phi;
@@ -86,8 +89,9 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 42] = [
+const FAMILIES: [&Family; 45] = [
     &arcee::FAMILY,
+    &bamba::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
@@ -109,10 +113,12 @@ const FAMILIES: [&Family; 42] = [
     &granite4::FAMILY,
     &lfm2::FAMILY,
     &llama::FAMILY,
+    &mamba2::FAMILY,
     &mistral::FAMILY,
     &mixtral::FAMILY,
     &mpt::FAMILY,
     &nemotron::FAMILY,
+    &nemotron_h::FAMILY,
     &olmo::OLMO2,
     &olmo::OLMO3,
     &olmo::OLMOE,

@@ -101,7 +101,10 @@ impl StackSpec {
     pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
         self.layers.iter().filter_map(|layer| match &layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) => None,
+            MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Absent => None,
         })
     }
 
@@ -110,7 +113,10 @@ impl StackSpec {
         let layers = self.layers.iter_mut();
         layers.filter_map(|layer| match &mut layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) => None,
+            MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Absent => None,
         })
     }
 
@@ -225,13 +231,15 @@ pub enum MixerSpec {
     Delta(DeltaSpec),
     /// Each lets a state of its sequence fade, adds to it, and reads it: a state space.
     StateSpace(StateSpaceSpec),
+    /// There is none: the block is but a feed-forward.
+    Absent,
 }
 
 impl MixerSpec {
     /// True where the state of a sequence is of one size, and is overwritten by each position.
     pub fn is_recurrent(&self) -> bool {
         match self {
-            MixerSpec::Attention(_) => false,
+            MixerSpec::Attention(_) | MixerSpec::Absent => false,
             MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) => true,
         }
     }
@@ -243,6 +251,7 @@ impl MixerSpec {
             MixerSpec::Conv(conv) => conv.projected_width(),
             MixerSpec::Delta(delta) => delta.projected_width(),
             MixerSpec::StateSpace(space) => space.projected_width(),
+            MixerSpec::Absent => 0,
         }
     }
 
@@ -253,6 +262,7 @@ impl MixerSpec {
             MixerSpec::Conv(conv) => conv.n_channels,
             MixerSpec::Delta(delta) => delta.values_width(),
             MixerSpec::StateSpace(space) => space.values_width(),
+            MixerSpec::Absent => 0,
         }
     }
 
@@ -269,6 +279,7 @@ impl MixerSpec {
                 DeltaPacking::PerKeyHead => delta.projected_width(),
             },
             MixerSpec::StateSpace(space) => space.conv_width(),
+            MixerSpec::Absent => 0,
         }
     }
 
@@ -279,7 +290,7 @@ impl MixerSpec {
             MixerSpec::Conv(_) => 0,
             MixerSpec::Delta(delta) => delta.key_dim.max(delta.value_dim),
             // No device needs more for a longer one.
-            MixerSpec::StateSpace(_) => 0,
+            MixerSpec::StateSpace(_) | MixerSpec::Absent => 0,
         }
     }
 }
@@ -568,13 +579,15 @@ pub enum MlpSpec {
     Dense(DenseMlp),
     /// Several, of which a router chooses some for each token (Shazeer et al. 2017).
     Experts(ExpertsSpec),
+    /// There is none: the block is but a mixer.
+    Absent,
 }
 
 impl MlpSpec {
     /// Experts, if it is made of them.
     pub fn experts(&self) -> Option<&ExpertsSpec> {
         match self {
-            MlpSpec::Dense(_) => None,
+            MlpSpec::Dense(_) | MlpSpec::Absent => None,
             MlpSpec::Experts(experts) => Some(experts),
         }
     }

@@ -190,6 +190,7 @@ impl DeviceNeeds {
                 MixerSpec::Conv(conv) => return conv_state_shape(conv, limits).bytes().get(),
                 MixerSpec::Delta(delta) => return states(delta.elements()),
                 MixerSpec::StateSpace(space) => return states(space.elements()),
+                MixerSpec::Absent => return 0,
             };
             let own = pool(kv_shape(attention, limits, kv_dtype));
             // What an encoder made of the prompt, as this layer sees it.

@@ -39,11 +39,17 @@ pub(crate) fn forward<B: Backend>(
         (MixerOf::StateSpace(weights), MixerState::Convolved { conv, rule }) => {
             state_space::forward(weights, call, io, a, (conv, rule))
         }
-        (MixerOf::Attention(_), MixerState::Conv(_) | MixerState::Convolved { .. })
-        | (MixerOf::Conv(_), MixerState::Attention(_) | MixerState::Convolved { .. })
+        (
+            MixerOf::Attention(_),
+            MixerState::Conv(_) | MixerState::Convolved { .. } | MixerState::Absent,
+        )
+        | (
+            MixerOf::Conv(_),
+            MixerState::Attention(_) | MixerState::Convolved { .. } | MixerState::Absent,
+        )
         | (
             MixerOf::Delta(_) | MixerOf::StateSpace(_),
-            MixerState::Attention(_) | MixerState::Conv(_),
+            MixerState::Attention(_) | MixerState::Conv(_) | MixerState::Absent,
         ) => {
             unreachable!("a layer's state is its mixer's")
         }

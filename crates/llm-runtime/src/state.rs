@@ -30,6 +30,8 @@ pub(crate) enum MixerState<B: Backend> {
         conv: SlotState<B>,
         rule: SlotState<B>,
     },
+    /// Nothing: the block has no mixer.
+    Absent,
 }
 
 /// A layer's states of one size, in slots.
@@ -90,6 +92,12 @@ impl<B: Backend> LayerState<B> {
             }
             MixerSpec::Delta(delta) => return convolved(delta.elements()),
             MixerSpec::StateSpace(space) => return convolved(space.elements()),
+            MixerSpec::Absent => {
+                return Ok(LayerState {
+                    mixer: MixerState::Absent,
+                    cross: None,
+                });
+            }
         };
         let cross = |encoded: &Encoded<B>| {
             let shape = cross_kv_shape(attention, limits, dtype);
@@ -132,7 +140,9 @@ impl<B: Backend> LayerState<B> {
         let kv = match &mut self.mixer {
             MixerState::Attention(kv) => kv,
             // Every sequence has a state of its own.
-            MixerState::Conv(_) | MixerState::Convolved { .. } => return Ok(()),
+            MixerState::Conv(_) | MixerState::Convolved { .. } | MixerState::Absent => {
+                return Ok(());
+            }
         };
         match sequences.own.copies(kv.group) {
             [] => Ok(()),
@@ -144,7 +154,7 @@ impl<B: Backend> LayerState<B> {
     pub(crate) fn copy_slot(&mut self, queue: &mut B::Queue, slots: (usize, usize)) -> Result<()> {
         match &mut self.mixer {
             // Blocks are shared.
-            MixerState::Attention(_) => Ok(()),
+            MixerState::Attention(_) | MixerState::Absent => Ok(()),
             MixerState::Conv(state) => state.copy(queue, slots),
             MixerState::Convolved { conv, rule } => {
                 conv.copy(queue, slots)?;
@@ -159,6 +169,7 @@ impl<B: Backend> LayerState<B> {
             MixerState::Attention(kv) => kv.pool.bytes(),
             MixerState::Conv(state) => state.buffer.bytes(),
             MixerState::Convolved { conv, rule } => conv.buffer.bytes() + rule.buffer.bytes(),
+            MixerState::Absent => Bytes::ZERO,
         };
         let cross = self.cross.as_ref();
         own + cross.map_or(Bytes::ZERO, |kv| kv.pool.bytes())

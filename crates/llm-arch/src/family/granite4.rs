@@ -4,7 +4,7 @@ use llm_tensor::{Activation, Gate, Routing, Weighting};
 
 use super::block::{self, HeadDefaults};
 use super::granite::{multiplier, multiply, residual_norm};
-use super::state_space::{BARE, Keys, state_space, step_limits};
+use super::state_space::{BARE, MAMBA_KEYS, state_space, step_limits};
 use super::{Family, llama};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
@@ -71,19 +71,6 @@ const INPUT: &str = "model.layers.{i}.block_sparse_moe.input_linear.weight";
 /// `[experts, hidden, width]`.
 const OUTPUT: &str = "model.layers.{i}.block_sparse_moe.output_linear.weight";
 
-/// Keys of the state spaces of Granite 4 and Bamba.
-pub(super) const KEYS: Keys = Keys {
-    n_heads: ("mamba_n_heads", 128),
-    head_dim: ("mamba_d_head", None),
-    n_groups: ("mamba_n_groups", 1),
-    state_dim: ("mamba_d_state", 256),
-    kernel: ("mamba_d_conv", 4),
-    expand: Some(("mamba_expand", 2)),
-    activation: "hidden_act",
-    conv_bias: "mamba_conv_bias",
-    bias: "mamba_proj_bias",
-};
-
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 2048)?;
     let hidden = config.count("hidden_size")?;
@@ -103,7 +90,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         true => vec![rotary],
         false => Vec::new(),
     });
-    let space = state_space(config, &KEYS, (hidden, eps), step_limits(config)?)?;
+    let space = state_space(config, &MAMBA_KEYS, (hidden, eps), step_limits(config)?)?;
     let mlp = mlp(config)?;
     let attends = attends(config)?.into_iter();
     let layers = attends.map(|attends| LayerSpec {
@@ -160,6 +147,6 @@ fn attends(config: &Config<'_>) -> Result<Vec<bool>, ArchError> {
         ("full_attention", true),
     ];
     let key = config.spelling(&["layers_block_type", "layer_types"])?;
-    let attends = config.indices(key, n_layers, &words)?;
+    let attends = config.indices(key, Some(n_layers), &words)?;
     Ok(attends.unwrap_or_else(|| vec![false; n_layers]))
 }

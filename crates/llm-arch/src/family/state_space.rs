@@ -22,6 +22,19 @@ pub(super) struct Keys {
     pub(super) bias: &'static str,
 }
 
+/// Keys of the state spaces of Granite 4 and Bamba.
+pub(super) const MAMBA_KEYS: Keys = Keys {
+    n_heads: ("mamba_n_heads", 128),
+    head_dim: ("mamba_d_head", None),
+    n_groups: ("mamba_n_groups", 1),
+    state_dim: ("mamba_d_state", 256),
+    kernel: ("mamba_d_conv", 4),
+    expand: Some(("mamba_expand", 2)),
+    activation: "hidden_act",
+    conv_bias: "mamba_conv_bias",
+    bias: "mamba_proj_bias",
+};
+
 /// Tensors that are called as they are, with nothing behind.
 pub(super) const BARE: &[Role] = &[Role::SpaceRate, Role::SpaceOffset, Role::SpaceSkip];
 

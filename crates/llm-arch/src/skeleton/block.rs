@@ -68,12 +68,12 @@ impl<T> ProjectionOf<T> {
 /// A block, but for its experts, which are units of their own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockOf<T> {
-    /// Mixer across positions.
-    pub mixer: SublayerOf<MixerOf<T>, T>,
+    /// Mixer across positions, if it has one.
+    pub mixer: Option<SublayerOf<MixerOf<T>, T>>,
     /// Attention to what an encoder made of the prompt.
     pub cross: Option<SublayerOf<CrossOf<T>, T>>,
-    /// Feed-forward.
-    pub mlp: SublayerOf<MlpOf<T>, T>,
+    /// Feed-forward, if it has one.
+    pub mlp: Option<SublayerOf<MlpOf<T>, T>>,
 }
 
 /// A sublayer: a computation `C`, and what stands before and after it.

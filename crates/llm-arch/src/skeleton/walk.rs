@@ -10,9 +10,9 @@ use super::block::{
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
-    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec,
-    MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec,
-    Side, StateSpaceSpec,
+    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix,
+    LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec,
+    ShortConvSpec, Side, StateSpaceSpec,
 };
 
 impl ModelSpec {
@@ -119,12 +119,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         let [around_mixer, around_mlp] = stack.residual.sublayers(&stack.norm);
         let has_cross = side == Side::Decoder && self.spec.encoder.is_some();
         BlockOf {
-            mixer: self.sublayer(around_mixer, |walk| match &layer.mixer {
-                MixerSpec::Attention(attention) => MixerOf::Attention(walk.attention(attention)),
-                MixerSpec::Conv(conv) => MixerOf::Conv(walk.short_conv(conv)),
-                MixerSpec::Delta(delta) => MixerOf::Delta(walk.delta(delta)),
-                MixerSpec::StateSpace(space) => MixerOf::StateSpace(walk.state_space(space)),
-            }),
+            mixer: self.mixer(around_mixer, &layer.mixer),
             // Its heads are those of the mixer.
             cross: match &layer.mixer {
                 MixerSpec::Attention(attention) if has_cross => {
@@ -135,10 +130,28 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 MixerSpec::Attention(_)
                 | MixerSpec::Conv(_)
                 | MixerSpec::Delta(_)
-                | MixerSpec::StateSpace(_) => None,
+                | MixerSpec::StateSpace(_)
+                | MixerSpec::Absent => None,
             },
-            mlp: self.sublayer(around_mlp, |walk| walk.mlp(&layer.mlp)),
+            mlp: self.mlp(around_mlp, &layer.mlp),
         }
+    }
+
+    fn mixer(
+        &mut self,
+        around: (Before<Role>, After<Role>),
+        spec: &MixerSpec,
+    ) -> Option<SublayerOf<MixerOf<T>, T>> {
+        if *spec == MixerSpec::Absent {
+            return None;
+        }
+        Some(self.sublayer(around, |walk| match spec {
+            MixerSpec::Attention(attention) => MixerOf::Attention(walk.attention(attention)),
+            MixerSpec::Conv(conv) => MixerOf::Conv(walk.short_conv(conv)),
+            MixerSpec::Delta(delta) => MixerOf::Delta(walk.delta(delta)),
+            MixerSpec::StateSpace(space) => MixerOf::StateSpace(walk.state_space(space)),
+            MixerSpec::Absent => unreachable!("a block without a mixer"),
+        }))
     }
 
     fn sublayer<C>(
@@ -251,22 +264,31 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         }
     }
 
-    fn mlp(&mut self, spec: &MlpSpec) -> MlpOf<T> {
+    fn mlp(
+        &mut self,
+        around: (Before<Role>, After<Role>),
+        spec: &MlpSpec,
+    ) -> Option<SublayerOf<MlpOf<T>, T>> {
         match *spec {
-            MlpSpec::Dense(spec) => {
+            MlpSpec::Dense(spec) => Some(self.sublayer(around, |walk| {
                 let roles = [Role::Gate, Role::Up, Role::GateUp, Role::Down];
-                MlpOf::Dense(self.dense(spec, roles))
-            }
+                MlpOf::Dense(walk.dense(spec, roles))
+            })),
             MlpSpec::Experts(spec) => {
-                let n_experts = spec.routing.n_experts;
-                MlpOf::Experts(ExpertsOf {
-                    spec,
-                    router: self.linear(Role::Router, [n_experts, self.spec.hidden], spec.bias),
-                    correction: (spec.correction)
-                        .then(|| (self.make)(Role::RouterCorrection, &[n_experts])),
-                    shared: spec.shared.map(|shared| self.shared(shared)),
-                })
+                Some(self.sublayer(around, |walk| MlpOf::Experts(walk.experts(spec))))
             }
+            MlpSpec::Absent => None,
+        }
+    }
+
+    fn experts(&mut self, spec: ExpertsSpec) -> ExpertsOf<T> {
+        let n_experts = spec.routing.n_experts;
+        ExpertsOf {
+            spec,
+            router: self.linear(Role::Router, [n_experts, self.spec.hidden], spec.bias),
+            correction: (spec.correction)
+                .then(|| (self.make)(Role::RouterCorrection, &[n_experts])),
+            shared: spec.shared.map(|shared| self.shared(shared)),
         }
     }
 
@@ -306,7 +328,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     pub fn expert(&mut self, layer: usize) -> Option<ExpertOf<T>> {
         let hidden = self.spec.hidden;
         match self.spec.decoder.layers[layer].mlp {
-            MlpSpec::Dense(_) => None,
+            MlpSpec::Dense(_) | MlpSpec::Absent => None,
             MlpSpec::Experts(spec) => Some(ExpertOf {
                 up: match spec.is_interleaved() {
                     false => ProjectionOf::Two([
