@@ -31,7 +31,7 @@ use llm_tests::{
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 24] = [
+const MODELS: [&str; 25] = [
     "bloom",
     "falcon-40b-style",
     "falcon-7b-style",
@@ -43,6 +43,7 @@ const MODELS: [&str; 24] = [
     "gpt-oss",
     "gpt2",
     "gptj",
+    "granite4",
     "lfm2",
     "llama",
     "llama-rope-dynamic",

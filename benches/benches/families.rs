@@ -121,7 +121,7 @@ fn n_read(skeleton: &Skeleton) -> u64 {
             MlpSpec::Experts(experts) => {
                 experts.routing.n_active as f64 / experts.routing.n_experts as f64
             }
-            MlpSpec::Dense(_) => 0.0,
+            MlpSpec::Dense(_) | MlpSpec::Absent => 0.0,
         },
         _ => 1.0,
     };

@@ -8,9 +8,10 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 93] = [
+pub const GOLDENS: [&str; 99] = [
     "arcee",
     "arcee-biases",
+    "bamba",
     "bloom",
     "bloom-6heads-residual-post-ln",
     "cohere",
@@ -46,6 +47,8 @@ pub const GOLDENS: [&str; 93] = [
     "gpt2-unscaled",
     "gptj",
     "granite",
+    "granite4",
+    "granite4-dense",
     "granitemoe",
     "granitemoeshared",
     "lfm2",
@@ -58,6 +61,8 @@ pub const GOLDENS: [&str; 93] = [
     "llama-rope-linear",
     "llama-rope-yarn",
     "llama3-rope-tied",
+    "mamba2",
+    "mamba2-tied",
     "minimax-m2",
     "ministral3",
     "mistral-head-dim",
@@ -67,6 +72,7 @@ pub const GOLDENS: [&str; 93] = [
     "mpt",
     "nemotron",
     "nemotron-biases",
+    "nemotron-h",
     "olmo2",
     "olmo3",
     "olmoe",

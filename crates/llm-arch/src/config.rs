@@ -189,6 +189,11 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// True if the value is this word.
+    pub(crate) fn is_word(&self, key: &str, word: &str) -> bool {
+        self.get(key).and_then(Value::as_str) == Some(word)
+    }
+
     pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>> {
         self.read(key, Value::as_str, || "a string")
     }
@@ -276,14 +281,44 @@ impl<'a> Config<'a> {
         n_layers: usize,
         [first, second]: [&str; 2],
     ) -> Result<Option<Vec<bool>>> {
-        let is_second = |kind: &Value| match kind.as_str() {
-            Some(kind) if kind == second => Some(true),
-            Some(kind) if kind == first => Some(false),
-            _ => None,
+        let kinds = self.indices(key, Some(n_layers), &[(first, 0), (second, 1)])?;
+        Ok(kinds.map(|kinds| kinds.into_iter().map(|kind| kind == 1).collect()))
+    }
+
+    /// What each layer's word stands for; nothing where there is no such list.
+    pub(crate) fn indices<T: Copy>(
+        &self,
+        key: &str,
+        n_layers: Option<usize>,
+        words: &[(&str, T)],
+    ) -> Result<Option<Vec<T>>> {
+        let of = |kind: &Value| {
+            let kind = kind.as_str()?;
+            let (_, index) = words.iter().find(|(word, _)| *word == kind)?;
+            Some(*index)
         };
-        self.read(key, list_of(Some(n_layers), is_second), || {
-            format!("{n_layers} times {first} or {second}")
+        self.read(key, list_of(n_layers, of), || {
+            let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            let n = n_layers.map_or("so many".to_owned(), |n| n.to_string());
+            format!("{n} times {}", words.join(" or "))
         })
+    }
+
+    /// A smallest and a largest number, which may be infinite, as the libraries write that.
+    pub(crate) fn limits(&self, key: &str) -> Result<Option<[f64; 2]>> {
+        let number = |value: &Value| {
+            let word = value.get("__float__").unwrap_or(value);
+            match word.as_str() {
+                Some("Infinity") => Some(f64::INFINITY),
+                Some(_) => None,
+                None => value.as_f64().filter(|x| *x >= 0.0),
+            }
+        };
+        let limits = |value: &Value| {
+            let limits = list_of(Some(2), number)(value)?;
+            (limits[0] <= limits[1]).then_some([limits[0], limits[1]])
+        };
+        self.read(key, limits, || "a smallest and a largest number")
     }
 
     /// A whole number for each of `n` layers; nothing where the value is no list.

@@ -1,6 +1,7 @@
 //! The families: one small file each, found by the name that a configuration gives.
 
 mod arcee;
+mod bamba;
 mod block;
 mod bloom;
 mod cohere;
@@ -16,13 +17,16 @@ mod gpt_neox;
 mod gpt_oss;
 mod gptj;
 mod granite;
+mod granite4;
 mod lfm2;
 mod llama;
+mod mamba2;
 mod minimax_m2;
 mod mistral;
 mod mixtral;
 mod mpt;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
 mod opt;
 mod phi;
@@ -34,6 +38,7 @@ mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
+mod state_space;
 mod t5;
 mod text_half;
 mod written;
@@ -85,8 +90,9 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 49] = [
+const FAMILIES: [&Family; 53] = [
     &arcee::FAMILY,
+    &bamba::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
@@ -105,18 +111,21 @@ const FAMILIES: [&Family; 49] = [
     &gpt_neox::FAMILY,
     &gpt_oss::FAMILY,
     &gptj::FAMILY,
+    &granite4::FAMILY,
     &granite::GRANITE,
     &granite::GRANITE_MOE,
     &granite::GRANITE_MOE_SHARED,
     &lfm2::LFM2,
     &lfm2::LFM2_MOE,
     &llama::FAMILY,
+    &mamba2::FAMILY,
     &minimax_m2::FAMILY,
     &mistral::MINISTRAL3,
     &mistral::MISTRAL,
     &mixtral::FAMILY,
     &mpt::FAMILY,
     &nemotron::FAMILY,
+    &nemotron_h::FAMILY,
     &olmo::OLMO2,
     &olmo::OLMO3,
     &olmo::OLMOE,

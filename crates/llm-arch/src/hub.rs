@@ -150,6 +150,14 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::DeltaOffset
         | Role::DeltaNorm
         | Role::DeltaOut
+        | Role::SpaceIn
+        | Role::SpaceInBias
+        | Role::SpaceRate
+        | Role::SpaceOffset
+        | Role::SpaceSkip
+        | Role::SpaceNorm
+        | Role::SpaceOut
+        | Role::SpaceOutBias
         | Role::CrossNorm
         | Role::CrossQ
         | Role::CrossK
@@ -185,7 +193,7 @@ fn attention(stack: &StackSpec, unit: Unit) -> &AttentionSpec {
     };
     match &stack.layers[layer].mixer {
         MixerSpec::Attention(attention) => attention,
-        MixerSpec::Conv(_) | MixerSpec::Delta(_) => {
+        MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) | MixerSpec::Absent => {
             unreachable!("queries and keys are of layers that attend")
         }
     }

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 pub use self::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
     ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf,
-    ShortConvOf, SublayerOf, TryMap,
+    ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
 use self::naming::{Pattern, matches};

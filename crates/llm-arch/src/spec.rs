@@ -101,7 +101,10 @@ impl StackSpec {
     pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
         self.layers.iter().filter_map(|layer| match &layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Conv(_) | MixerSpec::Delta(_) => None,
+            MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Absent => None,
         })
     }
 
@@ -110,7 +113,10 @@ impl StackSpec {
         let layers = self.layers.iter_mut();
         layers.filter_map(|layer| match &mut layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Conv(_) | MixerSpec::Delta(_) => None,
+            MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Absent => None,
         })
     }
 
@@ -223,14 +229,18 @@ pub enum MixerSpec {
     Conv(ShortConvSpec),
     /// Each corrects a state of its sequence, and reads it: the gated delta rule.
     Delta(DeltaSpec),
+    /// Each lets a state of its sequence fade, adds to it, and reads it: a state space.
+    StateSpace(StateSpaceSpec),
+    /// There is none: the block is but a feed-forward.
+    Absent,
 }
 
 impl MixerSpec {
     /// True where the state of a sequence is of one size, and is overwritten by each position.
     pub fn is_recurrent(&self) -> bool {
         match self {
-            MixerSpec::Attention(_) => false,
-            MixerSpec::Conv(_) | MixerSpec::Delta(_) => true,
+            MixerSpec::Attention(_) | MixerSpec::Absent => false,
+            MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) => true,
         }
     }
 
@@ -240,6 +250,8 @@ impl MixerSpec {
             MixerSpec::Attention(attention) => attention.row_width(),
             MixerSpec::Conv(conv) => conv.projected_width(),
             MixerSpec::Delta(delta) => delta.projected_width(),
+            MixerSpec::StateSpace(space) => space.projected_width(),
+            MixerSpec::Absent => 0,
         }
     }
 
@@ -249,6 +261,8 @@ impl MixerSpec {
             MixerSpec::Attention(attention) => attention.q_width(),
             MixerSpec::Conv(conv) => conv.n_channels,
             MixerSpec::Delta(delta) => delta.values_width(),
+            MixerSpec::StateSpace(space) => space.values_width(),
+            MixerSpec::Absent => 0,
         }
     }
 
@@ -264,6 +278,8 @@ impl MixerSpec {
                 DeltaPacking::Separate => delta.conv_width(),
                 DeltaPacking::PerKeyHead | DeltaPacking::PairsPerKeyHead => delta.projected_width(),
             },
+            MixerSpec::StateSpace(space) => space.conv_width(),
+            MixerSpec::Absent => 0,
         }
     }
 
@@ -273,6 +289,8 @@ impl MixerSpec {
             MixerSpec::Attention(attention) => attention.head_dim,
             MixerSpec::Conv(_) => 0,
             MixerSpec::Delta(delta) => delta.key_dim.max(delta.value_dim),
+            // No device needs more for a longer one.
+            MixerSpec::StateSpace(_) | MixerSpec::Absent => 0,
         }
     }
 }
@@ -331,14 +349,68 @@ impl DeltaSpec {
         self.conv_width() + self.values_width() + 2 * self.n_value_heads
     }
 
-    /// Elements of a sequence's inputs of the positions before.
-    pub fn conv_elements(&self) -> usize {
-        self.conv_width() * (self.kernel - 1)
+    /// Elements of a sequence's inputs of the positions before, and of its state.
+    pub fn elements(&self) -> [usize; 2] {
+        let before = self.conv_width() * (self.kernel - 1);
+        [before, self.n_value_heads * self.key_dim * self.value_dim]
+    }
+}
+
+/// A state space (Mamba-2: Dao and Gu 2024) of values, and of what they are written by and read by, which are convolved over a
+/// few positions first; its results are gated, and normalised in groups.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StateSpaceSpec {
+    /// Heads of values.
+    pub n_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Numbers that a state keeps for each element.
+    pub state_dim: usize,
+    /// Groups of heads, each of which writes and reads states alike; divides `n_heads`.
+    pub n_groups: usize,
+    /// Positions that a convolution's result is made of, its own included.
+    pub kernel: usize,
+    /// Applied to what was convolved.
+    pub activation: Activation,
+    /// True if the convolution has biases.
+    pub conv_bias: bool,
+    /// True if the projections have biases.
+    pub bias: bool,
+    /// Smallest and largest step.
+    pub step_limits: [f32; 2],
+    /// Norm of gated results; none leaves them as they are.
+    pub norm: Option<GroupNorm>,
+}
+
+/// A norm of groups of features, each by its own statistic.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GroupNorm {
+    /// The norm, with a gain for each feature of all groups.
+    pub norm: NormSpec,
+    /// Groups.
+    pub n_groups: usize,
+}
+
+impl StateSpaceSpec {
+    /// Features of all values, and of the gates of results.
+    pub fn values_width(&self) -> usize {
+        self.n_heads * self.head_dim
     }
 
-    /// Elements of a sequence's state.
-    pub fn state_elements(&self) -> usize {
-        self.n_value_heads * self.key_dim * self.value_dim
+    /// Features that are convolved: values, and what all groups write and read by.
+    pub fn conv_width(&self) -> usize {
+        self.values_width() + 2 * self.n_groups * self.state_dim
+    }
+
+    /// Features of `[gates | values | written by | read by | steps]`.
+    pub fn projected_width(&self) -> usize {
+        self.values_width() + self.conv_width() + self.n_heads
+    }
+
+    /// Elements of a sequence's inputs of the positions before, and of its state.
+    pub fn elements(&self) -> [usize; 2] {
+        let before = self.conv_width() * (self.kernel - 1);
+        [before, self.values_width() * self.state_dim]
     }
 }
 
@@ -511,13 +583,15 @@ pub enum MlpSpec {
     Dense(DenseMlp),
     /// Several, of which a router chooses some for each token (Shazeer et al. 2017).
     Experts(ExpertsSpec),
+    /// There is none: the block is but a mixer.
+    Absent,
 }
 
 impl MlpSpec {
     /// Experts, if it is made of them.
     pub fn experts(&self) -> Option<&ExpertsSpec> {
         match self {
-            MlpSpec::Dense(_) => None,
+            MlpSpec::Dense(_) | MlpSpec::Absent => None,
             MlpSpec::Experts(experts) => Some(experts),
         }
     }

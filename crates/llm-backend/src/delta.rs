@@ -88,8 +88,8 @@ impl<B: Backend> DeltaRule<'_, B> {
 
 /// Gates on a mixer's heads: each element times a function of one that was projected of the input.
 pub struct HeadGates<'a, B: Backend> {
-    /// A norm of each head before, its gain `[head_dim]`.
-    pub norm: Option<NormOp<'a, B>>,
+    /// A norm of each head, its gain `[head_dim]`, or `[n_heads · head_dim]` where each head has its own.
+    pub norm: Option<HeadNorm<'a, B>>,
     /// Function of a gate.
     pub function: GateFunction,
     /// Heads.
@@ -100,6 +100,23 @@ pub struct HeadGates<'a, B: Backend> {
     pub first: usize,
     /// Elements of a row of gates.
     pub row_width: usize,
+}
+
+/// A norm of heads that are gated.
+pub struct HeadNorm<'a, B: Backend> {
+    /// The norm.
+    pub op: NormOp<'a, B>,
+    /// When it is applied.
+    pub order: NormOrder,
+}
+
+/// Place of a norm beside gates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOrder {
+    /// What is normalised is gated.
+    BeforeGates,
+    /// What is gated is normalised.
+    AfterGates,
 }
 
 impl<B: Backend> HeadGates<'_, B> {

@@ -36,8 +36,9 @@ mod largest;
 mod ops;
 mod queue;
 mod reference;
+mod state_space;
 
-pub use delta::{DeltaGates, DeltaRule, GateFunction, HeadGates};
+pub use delta::{DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOrder};
 pub use error::BackendError;
 pub use largest::first_of_largest;
 pub use llm_tensor::Routing;
@@ -47,6 +48,7 @@ pub use ops::{
 };
 pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;
+pub use state_space::{StateSpace, Steps};
 
 use std::fmt::Debug;
 use std::ops::Range;

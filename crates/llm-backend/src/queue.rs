@@ -7,7 +7,7 @@ use llm_tensor::{Activation, ClampedGate, Gate};
 use crate::{
     Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
     Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, ShortConv, StateBatch,
-    first_of_largest,
+    StateSpace, first_of_largest,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -229,8 +229,20 @@ pub trait Ops<B: Backend>: Queue<B> {
         out: &mut B::Buffer,
     ) -> Result<()>;
 
-    /// Multiplies the heads of each row of `x` `[n_tokens, n_heads · head_dim]`, normalised first where there is a norm, by
-    /// gates that lie in the same row of `gates`.
+    /// Takes each sequence's rows `[x | b | c]` of the first input, whose steps are in the same rows of the second, through a
+    /// state space, from its slot of `state` on, into rows `[_, n_heads · head_dim]` of `out`; the slot then has the state after
+    /// them. All sequences of a pass at once.
+    fn state_space(
+        &mut self,
+        op: &StateSpace<'_, B>,
+        inputs: (&B::Buffer, &B::Buffer),
+        batch: &StateBatch<'_, B>,
+        state: &mut B::Buffer,
+        out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Multiplies the heads of each row of `x` `[n_tokens, n_heads · head_dim]` by gates that lie in the same row of `gates`,
+    /// and normalises them before or after where there is a norm.
     fn gate_heads(
         &mut self,
         op: &HeadGates<'_, B>,

@@ -8,6 +8,7 @@ mod pool;
 mod queue;
 mod routes;
 mod scalar;
+mod state_space;
 mod weight;
 
 use std::ops::Range;

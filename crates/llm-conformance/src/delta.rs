@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
 use llm_backend::{
-    Backend, DeltaGates, DeltaRule, GateFunction, HeadGates, NormOp, Ops, Queue, Rows, StateBatch,
+    Backend, DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOp, NormOrder, Ops,
 };
 use llm_tensor::{DType, Norm, WorkspaceShape};
 
 use crate::case::{Case, sum_error};
 use crate::data::{Device, Random, SMALL, WORKS, weight};
+use crate::states::{self, Passes, n_positions, n_rows, over_passes, passes};
 
 /// The delta rule over sequences that are cut into passes.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub(crate) struct DeltaCase {
     /// Of a key and of a value.
     dims: [usize; 2],
     /// Positions of each sequence in each pass.
-    passes: Vec<Vec<usize>>,
+    passes: Passes,
     gates: Gates,
 }
 
@@ -25,17 +26,6 @@ enum Gates {
     Usual,
     /// That keep all or nothing, correct wholly or not at all, and keys of length zero.
     Extreme,
-}
-
-/// A prompt at once, in pieces and position by position, of one sequence and of several beside each other, of which some come
-/// later and some pause.
-fn passes() -> Vec<Vec<Vec<usize>>> {
-    vec![
-        vec![vec![37]],
-        vec![vec![5], vec![1], vec![31]],
-        vec![vec![1]; 9],
-        vec![vec![3, 0, 34], vec![1, 70, 1], vec![2, 1, 0], vec![1, 1, 1]],
-    ]
 }
 
 pub(crate) fn cases() -> Vec<DeltaCase> {
@@ -65,44 +55,32 @@ pub(crate) fn cases() -> Vec<DeltaCase> {
 
 /// The same prompts, cut in other ways: a backend's results may differ by roundings alone.
 pub(crate) fn cuts() -> Vec<[DeltaCase; 3]> {
-    let cut = |passes: Vec<Vec<usize>>| DeltaCase {
+    let cut = |passes| DeltaCase {
         n_heads: [2, 4],
         dims: [32, 40],
         passes,
         gates: Gates::Usual,
     };
-    vec![[
-        cut(vec![vec![70]]),
-        cut(vec![vec![3], vec![1], vec![2], vec![64]]),
-        cut(vec![vec![1]; 70]),
-    ]]
+    vec![states::cuts().map(cut)]
 }
 
 impl DeltaCase {
-    fn n_sequences(&self) -> usize {
-        self.passes[0].len()
-    }
-
-    fn n_positions(&self) -> usize {
-        let of = |i| self.passes.iter().map(|pass| pass[i]).sum();
-        (0..self.n_sequences()).map(of).max().unwrap_or(0)
-    }
-
-    /// `[queries | keys | values]` and `[a | b]` of each position of each sequence, whatever the passes.
+    /// `[queries | keys | values]` and `[_ | a | b | _]` of each position of each sequence, whatever the passes.
     fn inputs(&self) -> [Vec<Vec<f32>>; 2] {
         let [n_keys, n_values] = self.n_heads;
         let row_width = 2 * n_keys * self.dims[0] + n_values * self.dims[1];
-        let n = self.n_positions();
+        let n = n_positions(&self.passes);
+        let n_sequences = self.passes[0].len();
         let mut random = Random::new(21);
-        let mut x: Vec<_> = (0..self.n_sequences())
+        let mut x: Vec<_> = (0..n_sequences)
             .map(|_| random.values(n * row_width, 1.0))
             .collect();
         let magnitude = match self.gates {
             Gates::Usual => 2.0,
             Gates::Extreme => 150.0,
         };
-        let gates = (0..self.n_sequences())
-            .map(|_| random.values(n * 2 * n_values, magnitude))
+        let gates = (0..n_sequences)
+            .map(|_| random.values(n * (2 * n_values + 5), magnitude))
             .collect();
         if self.gates == Gates::Extreme {
             for x in &mut x {
@@ -118,9 +96,8 @@ impl DeltaCase {
     fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
         let [n_keys, n_values] = self.n_heads;
         let [key_dim, value_dim] = self.dims;
-        let largest = self.passes.iter().map(|pass| pass.iter().sum());
         let shape = WorkspaceShape {
-            n_tokens: largest.max().unwrap_or(1),
+            n_tokens: n_rows(&self.passes),
             head_dim: key_dim,
             ..SMALL
         };
@@ -144,61 +121,17 @@ impl DeltaCase {
                 row_width: 2 * n_values + 5,
             },
         };
-        // One slot more than sequences; theirs in another order, with what was there before.
-        let n = self.n_sequences();
-        let slots: Vec<u32> = (0..n as u32).map(|i| n as u32 - i).collect();
-        let before = random.values((n + 1) * op.state_elements(), 9.0);
-        let mut state = device.buffer(&before);
         let [x, gates] = self.inputs();
-        let mut results = vec![Vec::new(); n];
-        let mut starts = vec![0; n];
-        for pass in &self.passes {
-            let (mut rows, mut used) = (Vec::new(), Vec::new());
-            let (mut pass_x, mut pass_gates) = (Vec::new(), Vec::new());
-            for (i, &n_tokens) in pass.iter().enumerate().filter(|(_, n)| **n > 0) {
-                let start = starts[i];
-                rows.push(Rows {
-                    first: pass_x.len() / op.row_width(),
-                    n_tokens,
-                    start,
-                    n_positions: start + n_tokens,
-                });
-                used.push(slots[i]);
-                let at = start * op.row_width()..(start + n_tokens) * op.row_width();
-                pass_x.extend(&x[i][at]);
-                for gates in gates[i][start * 2 * n_values..][..n_tokens * 2 * n_values]
-                    .chunks_exact(2 * n_values)
-                {
-                    pass_gates.extend([7.0; 3]);
-                    pass_gates.extend(gates);
-                    pass_gates.extend([7.0; 2]);
-                }
-                starts[i] += n_tokens;
-            }
-            let words: Vec<u32> = rows.iter().flat_map(Rows::words).collect();
-            let n_rows = pass_x.len() / op.row_width();
-            let (index, used) = (device.index(&words), device.index(&used));
-            let batch = StateBatch {
-                rows: &rows,
-                rows_index: &index,
-                slots: &used,
-            };
-            let (pass_x, pass_gates) = (device.buffer(&pass_x), device.buffer(&pass_gates));
-            let mut out = device.zeros(n_rows * op.out_width());
-            device
-                .queue
-                .delta_rule(&op, (&pass_x, &pass_gates), &batch, &mut state, &mut out)
-                .expect(WORKS);
-            let out = device.read(&out, n_rows * op.out_width());
-            let sequences = pass.iter().enumerate().filter(|(_, n)| **n > 0);
-            for ((i, _), rows) in sequences.zip(&rows) {
-                let at = rows.first * op.out_width()..;
-                results[i].extend(&out[at][..rows.n_tokens * op.out_width()]);
-            }
-        }
-        device.queue.finish().expect(WORKS);
-        let states = device.read(&state, before.len());
-        results.into_iter().flatten().chain(states).collect()
+        over_passes(
+            &mut device,
+            &self.passes,
+            [(&x, op.row_width()), (&gates, op.gates.row_width)],
+            (op.state_elements(), op.out_width()),
+            |queue, ([x, gates], batch, state, out)| {
+                let done = queue.delta_rule(&op, (x, gates), batch, state, out);
+                done.expect(WORKS);
+            },
+        )
     }
 }
 
@@ -211,16 +144,24 @@ impl Case for DeltaCase {
     /// lengthen it, so that errors add up over positions at most. Slots of no sequence stay as they are.
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
         let largest = expected.iter().fold(1.0f32, |most, x| most.max(x.abs()));
-        let n = self.n_positions() as f64;
+        let n = n_positions(&self.passes) as f64;
         let bound = 8.0 * sum_error(self.dims[0]) * (4.0 + n.sqrt()) * f64::from(largest.min(4.0));
         vec![bound; expected.len()]
     }
 }
 
+/// Elements of a norm's gain.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Gain {
+    OfHead,
+    OfAllHeads,
+}
+
 /// Heads that gates multiply.
 #[derive(Debug)]
 pub(crate) struct GateCase {
-    norm: Option<Norm>,
+    norm: Option<(Norm, NormOrder)>,
+    gain: Gain,
     function: GateFunction,
     n_heads: usize,
     head_dim: usize,
@@ -228,12 +169,25 @@ pub(crate) struct GateCase {
 }
 
 pub(crate) fn gates() -> Vec<GateCase> {
+    use NormOrder::{AfterGates, BeforeGates};
+    let norms = [
+        (None, Gain::OfHead),
+        (Some((Norm::Rms, BeforeGates)), Gain::OfHead),
+        (Some((Norm::Layer, BeforeGates)), Gain::OfHead),
+        (Some((Norm::Rms, BeforeGates)), Gain::OfAllHeads),
+        (Some((Norm::Rms, AfterGates)), Gain::OfHead),
+        (Some((Norm::Rms, AfterGates)), Gain::OfAllHeads),
+        (Some((Norm::Layer, AfterGates)), Gain::OfAllHeads),
+    ];
     let mut cases = Vec::new();
-    for norm in [None, Some(Norm::Rms), Some(Norm::Layer)] {
+    for (norm, gain) in norms {
         for function in [GateFunction::Sigmoid, GateFunction::Silu] {
-            for (n_heads, head_dim, n_tokens) in [(1, 1, 1), (3, 7, 2), (4, 128, 9), (2, 300, 3)] {
+            for (n_heads, head_dim, n_tokens) in
+                [(1, 1, 1), (3, 7, 2), (4, 128, 9), (2, 300, 3), (2, 2500, 2)]
+            {
                 cases.push(GateCase {
                     norm,
+                    gain,
                     function,
                     n_heads,
                     head_dim,
@@ -251,15 +205,22 @@ impl Case for GateCase {
         let mut random = Random::new(23);
         let (first, n) = (3, self.n_heads * self.head_dim);
         let row_width = first + n + 2;
-        let gain = device.load(random.weight(DType::F16, 1, self.head_dim));
+        let n_gains = match self.gain {
+            Gain::OfHead => self.head_dim,
+            Gain::OfAllHeads => n,
+        };
+        let gain = device.load(random.weight(DType::F16, 1, n_gains));
         let gates = device.buffer(&random.values(self.n_tokens * row_width, 20.0));
         let mut x = device.buffer(&random.values(self.n_tokens * n, 1.0));
-        let norm = |norm| NormOp {
-            norm,
-            eps: 1e-2,
-            gain_offset: 1.0,
-            gain: &gain,
-            bias: None,
+        let norm = |(norm, order)| HeadNorm {
+            op: NormOp {
+                norm,
+                eps: 1e-2,
+                gain_offset: 1.0,
+                gain: &gain,
+                bias: None,
+            },
+            order,
         };
         let op = HeadGates {
             norm: self.norm.map(norm),

@@ -24,6 +24,8 @@ mod packed;
 mod places;
 mod routing;
 mod schemes;
+mod state_space;
+mod states;
 mod tables;
 
 use std::sync::Arc;
@@ -49,6 +51,7 @@ pub fn check<B: Backend>(backend: &Arc<B>) {
     check_attention(backend);
     check_states(backend);
     check_delta(backend);
+    check_state_space(backend);
     check_routing(backend);
     check_queues(backend);
 }
@@ -217,15 +220,29 @@ pub fn check_delta<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &delta::cases());
     check_each(backend, &delta::gates());
     for cuts in delta::cuts() {
-        let whole = cuts[0].run(backend);
-        let bounds = cuts[0].bounds(&whole);
-        for cut in &cuts[1..] {
-            for ((&found, &expected), bound) in cut.run(backend).iter().zip(&whole).zip(&bounds) {
-                assert!(
-                    f64::from(found - expected).abs() <= *bound,
-                    "{found}, and at once {expected}: {cut:?}"
-                );
-            }
+        check_cuts(backend, &cuts);
+    }
+}
+
+/// Checks state spaces, prompts at once and in pieces.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_state_space<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &state_space::cases());
+    check_cuts(backend, &state_space::cuts());
+}
+
+/// Holds a prompt in pieces to the same prompt at once, on one backend.
+fn check_cuts<B: Backend, C: Case>(backend: &Arc<B>, cuts: &[C; 3]) {
+    let whole = cuts[0].run(backend);
+    let bounds = cuts[0].bounds(&whole);
+    for cut in &cuts[1..] {
+        for ((&found, &expected), bound) in cut.run(backend).iter().zip(&whole).zip(&bounds) {
+            assert!(
+                f64::from(found - expected).abs() <= *bound,
+                "{found}, and at once {expected}: {cut:?}"
+            );
         }
     }
 }
@@ -310,6 +327,7 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &attention::together());
     check_same_bits(one, other, &conv::cases());
     check_same_bits(one, other, &delta::cases());
+    check_same_bits(one, other, &state_space::cases());
     check_same_bits(one, other, &delta::gates());
     check_same_bits(one, other, &routing::routings());
     check_same_bits(one, other, &routing::experts());

@@ -6,12 +6,13 @@
 
 mod columns;
 
-use llm_backend::{DeltaRule, Rows, StateBatch};
+use llm_backend::{DeltaRule, StateBatch};
 
 use crate::Cpu;
 use crate::isa::Geometry;
 use crate::memory::Workspace;
 use crate::share::{Scratch, Shared};
+use crate::states::sequences;
 use columns::{Columns, scratch_len};
 
 /// The delta rule over all sequences' rows.
@@ -28,17 +29,7 @@ pub(crate) fn delta_rule(
         op.rate.cols() == op.n_value_heads && op.offset.cols() == op.n_value_heads,
         "a decay for each head"
     );
-    let slots = &batch.slots.as_slice()[..batch.rows.len()];
-    let in_order = |pair: &[Rows]| pair[0].first + pair[0].n_tokens <= pair[1].first;
-    assert!(
-        batch.rows.windows(2).all(in_order),
-        "sequences have rows of their own, one after the other"
-    );
-    let is_another = |(i, slot)| !slots[..i].contains(slot);
-    assert!(
-        slots.iter().enumerate().all(is_another),
-        "sequences have slots of their own: {slots:?}"
-    );
+    let sequences = sequences(batch);
     let width = columns::width(cpu.level.geometry());
     let n_units = batch.rows.len() * op.n_value_heads * op.value_dim.div_ceil(width);
     let most = batch.rows.iter().map(|rows| rows.n_tokens).max();
@@ -56,7 +47,7 @@ pub(crate) fn delta_rule(
                 offset: op.offset.dense(),
                 x,
                 gates,
-                sequences: (batch.rows, slots),
+                sequences,
                 units,
                 scratch,
                 state,

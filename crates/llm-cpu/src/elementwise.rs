@@ -1,6 +1,6 @@
 //! Sums, activations, gates and rotary positions.
 
-use llm_backend::{GateFunction, Rotary};
+use llm_backend::{GateFunction, NormOrder, Rotary};
 use llm_tensor::{Activation, Pairing};
 
 use crate::math::{activate, sigmoid};
@@ -59,9 +59,10 @@ impl Kernel for Gate<'_> {
     }
 }
 
-/// Multiplies heads, normalised first where there is a norm, by functions of gates.
+/// Multiplies heads by functions of gates, and normalises them before or after where there is a norm.
 pub(crate) struct GateHeads<'a> {
-    pub(crate) norm: Option<Normalise<'a>>,
+    /// Its gain a head's, or all heads'.
+    pub(crate) norm: Option<(Normalise<'a>, NormOrder)>,
     pub(crate) function: GateFunction,
     pub(crate) head_dim: usize,
     /// As many as elements.
@@ -72,20 +73,27 @@ pub(crate) struct GateHeads<'a> {
 impl Kernel for GateHeads<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        let (before, after) = match self.norm {
+            None => (None, None),
+            Some((norm, NormOrder::BeforeGates)) => (Some(norm), None),
+            Some((norm, NormOrder::AfterGates)) => (None, Some(norm)),
+        };
         let gates = self.gates.chunks_exact(self.head_dim);
-        for (head, gates) in self.x.chunks_exact_mut(self.head_dim).zip(gates) {
-            let normalised = self.norm.as_ref().map(|norm| norm.of(simd, head));
+        let heads = self.x.chunks_exact_mut(self.head_dim).zip(gates);
+        for (i, (head, gates)) in heads.enumerate() {
+            if let Some(norm) = &before {
+                norm.apply(simd, head, i * self.head_dim % norm.gain.cols);
+            }
             for at in (0..head.len()).step_by(S::LANES) {
                 let (x, gate) = (simd.get(head, at), simd.get(gates, at));
-                let x = match &normalised {
-                    Some(normalised) => normalised.get(simd, x, at),
-                    None => x,
-                };
                 let factor = match self.function {
                     GateFunction::Sigmoid => sigmoid(simd, gate),
                     GateFunction::Silu => simd.mul(gate, sigmoid(simd, gate)),
                 };
                 simd.put(head, at, simd.mul(x, factor));
+            }
+            if let Some(norm) = &after {
+                norm.apply(simd, head, i * self.head_dim % norm.gain.cols);
             }
         }
     }

@@ -42,6 +42,8 @@ mod queue;
 mod routes;
 mod share;
 mod simd;
+mod state_space;
+mod states;
 mod streams;
 mod tile;
 mod weight;

@@ -89,6 +89,11 @@ pub(crate) fn sigmoid<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     simd.div(one, simd.add(one, e))
 }
 
+/// ln(1 + e^x) of a number, without overflow.
+pub(crate) fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
 /// Φ(x) = erfc(-x / √2) / 2, relatively precise in the lower tail as well.
 #[inline(always)]
 fn normal_cdf<S: Simd>(simd: S, x: S::F32) -> S::F32 {

@@ -18,12 +18,19 @@ impl Normalise<'_> {
     /// Normalised elements of `x`, by its statistics.
     #[inline(always)]
     pub(crate) fn of<S: Simd>(&self, simd: S, x: &[f32]) -> Normalised<'_, S> {
+        self.of_from(simd, x, 0)
+    }
+
+    /// The same by the elements of the vectors from `first` on.
+    #[inline(always)]
+    pub(crate) fn of_from<S: Simd>(&self, simd: S, x: &[f32], first: usize) -> Normalised<'_, S> {
         let (shift, variance) = match self.norm {
             Norm::Layer => moments(simd, x),
             Norm::Rms => (Shift::NONE, mean_square(simd, x)),
         };
         Normalised {
             op: self,
+            first,
             mean: simd.splat(shift.mean),
             rest: simd.splat(shift.rest),
             scale: simd.splat(1.0 / (variance + self.eps).sqrt()),
@@ -32,9 +39,22 @@ impl Normalise<'_> {
     }
 }
 
+impl Normalise<'_> {
+    /// Normalises `x` in place by the elements of the vectors from `first` on.
+    #[inline(always)]
+    pub(crate) fn apply<S: Simd>(&self, simd: S, x: &mut [f32], first: usize) {
+        let normalised = self.of_from(simd, x, first);
+        for at in (0..x.len()).step_by(S::LANES) {
+            let y = normalised.get(simd, simd.get(x, at), at);
+            simd.put(x, at, y);
+        }
+    }
+}
+
 /// Statistics of a vector, by which its elements are normalised.
 pub(crate) struct Normalised<'a, S: Simd> {
     op: &'a Normalise<'a>,
+    first: usize,
     mean: S::F32,
     rest: S::F32,
     scale: S::F32,
@@ -46,6 +66,7 @@ impl<S: Simd> Normalised<'_, S> {
     #[inline(always)]
     pub(crate) fn get(&self, simd: S, x: S::F32, at: usize) -> S::F32 {
         let centred = simd.sub(simd.sub(x, self.mean), self.rest);
+        let at = self.first + at;
         let gain = simd.add(self.gain_offset, self.op.gain.get(simd, at));
         let y = simd.mul(simd.mul(centred, self.scale), gain);
         match self.op.bias {
@@ -103,11 +124,7 @@ impl Kernel for NormHeads<'_> {
         for row in self.x.chunks_exact_mut(row_width) {
             let heads = row.chunks_exact_mut(head_dim).skip(first).take(n_heads);
             for head in heads {
-                let normalised = self.op.of(simd, head);
-                for at in (0..head_dim).step_by(S::LANES) {
-                    let y = normalised.get(simd, simd.get(head, at), at);
-                    simd.put(head, at, y);
-                }
+                self.op.apply(simd, head, 0);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, HostPages,
     KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, ShortConv,
-    StateBatch, first_of_largest,
+    StateBatch, StateSpace, first_of_largest,
 };
 use llm_tensor::{Activation, ClampedGate};
 
@@ -17,7 +17,9 @@ use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::routes::sigmoid;
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
-use crate::{Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, kv_pool, linear};
+use crate::{
+    Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, kv_pool, linear, state_space,
+};
 
 /// Work that is done as it is put into the queue: there is never anything to wait for.
 #[derive(Debug)]
@@ -295,6 +297,20 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn state_space(
+        &mut self,
+        op: &StateSpace<'_, Cpu>,
+        (x, steps): (&Buffer, &Buffer),
+        batch: &StateBatch<'_, Cpu>,
+        state: &mut Buffer,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        let inputs = (x.as_slice(), steps.as_slice());
+        let outputs = (state.as_mut_slice(), out.as_mut_slice());
+        state_space::state_space(&self.cpu, op, inputs, batch, outputs);
+        Ok(())
+    }
+
     fn gate_heads(
         &mut self,
         op: &HeadGates<'_, Cpu>,
@@ -304,8 +320,9 @@ impl Ops<Cpu> for CpuQueue {
     ) -> Result<()> {
         op.check();
         let (width, head_dim) = (op.width(), op.head_dim);
-        let norm = op.norm.as_ref().map(normalise);
-        let is_whole = |norm: &Normalise<'_>| norm.gain.cols == head_dim;
+        let norm = op.norm.as_ref();
+        let norm = norm.map(|norm| (normalise(&norm.op), norm.order));
+        let is_whole = |(norm, _): &(Normalise<'_>, _)| [head_dim, width].contains(&norm.gain.cols);
         assert!(norm.iter().all(is_whole), "a gain for every element");
         let gates = &gates.as_slice()[..n_tokens * op.row_width];
         let x = &mut x.as_mut_slice()[..n_tokens * width];

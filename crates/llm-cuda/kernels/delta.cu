@@ -2,7 +2,7 @@
 //
 //   delta_rule   for each position: S = decay S + k (x) beta (v - decay S^T k), out = S^T q, with
 //                decay = exp(-exp(rate) softplus(a + offset)), beta = sigmoid(b), and k and q of length one, q times scale
-//   gate_heads   x = norm(x) F(gate), F(x) = sigmoid(x) or x sigmoid(x); no norm, rms or layer
+//   gate_heads   x = norm(x) F(gate) or norm(x F(gate)), F(x) = sigmoid(x) or x sigmoid(x); no norm, rms or layer
 //
 // delta_rule_*: columns of S are independent. A block has 32 columns of a head of a sequence, four threads a column (16, and
 //   eight, of delta_rule_256), which have every fourth (eighth) four rows of it in registers: up to 64, 128 or 256, of which those
@@ -12,15 +12,8 @@
 //   Grid (ceil(value_dim / 32 or 16), n_value_heads, n_sequences), block 128. Reads and writes S once: 8 key_dim value_dim bytes a head,
 //   and each block all keys and queries of its head. Operations: 7 key_dim value_dim a position.
 // gate_heads: a head a warp. Grid (n_tokens, ceil(n_heads / 8)), block 256. Bytes 12 an element.
-#include "reduce.cuh"
-#include "stored.cuh"
-
-// A weight's elements, of a type each and at any address.
-struct Vector {
-  const u8* part;
-  int element;
-  __device__ __forceinline__ float at(int i) const { return element_at(part, element, i); }
-};
+// gate_heads_wide: a head a block, for long ones. Grid (n_tokens, n_heads), block up to 1024, whole warps. Bytes the same.
+#include "states.cuh"
 
 // Sizes of a rule, and columns of its rows: queries, keys and values in x, a and b in gates.
 struct DeltaSizes {
@@ -28,16 +21,6 @@ struct DeltaSizes {
   int decay, strength, gates_width, n_slots;
   float norm_eps, scale;
 };
-
-enum { POSITIONS = 16, THREADS = 128 };
-
-// Over neighbours.
-template <int SHARES>
-__device__ __forceinline__ float sum_of_shares(float v) {
-#pragma unroll
-  for (int o = 1; o < SHARES; o *= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
-  return v;
-}
 
 // A column's rows, `SHARES * N`, over as many threads.
 template <int N, int SHARES>
@@ -93,7 +76,7 @@ __device__ __forceinline__ void delta(const float* x, const float* gates, const 
       if (lane == 0) {
         const float* gate = gates + row * sizes.gates_width + head;
         float a = gate[sizes.decay] + shift;
-        decays[p] = expf(speed * (fmaxf(a, 0.f) + log1pf(expf(-fabsf(a)))));
+        decays[p] = expf(speed * softplus(a));
         strengths[p] = 1.f / (1.f + expf(-gate[sizes.strength]));
         products[p] = kq;
       }
@@ -145,50 +128,81 @@ DELTA(16, 4, 64)
 DELTA(32, 4, 128)
 DELTA(32, 8, 256)
 
-// norm: 0 none, 1 rms, 2 layer; function: 0 sigmoid, 1 silu.
-KERNEL(gate_heads)(const float* gates, int gates_width, int first, int function, int norm, float eps, float gain_offset,
-                   const u8* gain, int gain_element, const u8* bias, int bias_element, int n_heads, int head_dim, float* x) {
-  int head = blockIdx.y * 8 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
-  if (head >= n_heads) return;
-  float* at = x + ((u64)blockIdx.x * n_heads + head) * head_dim;
-  const float* gate = gates + (u64)blockIdx.x * gates_width + first + (u64)head * head_dim;
-  enum { KEPT = 8 };
+// What gates do: norm 0 none, 1 rms, 2 layer; after 0 before the gates, 1 after them; function 0 sigmoid, 1 silu. The gain
+// and the bias are of one head, or of all where `of_all` is 1.
+struct Gating {
+  int width, first, function, norm, after, of_all;
+  float eps, gain_offset;
+  int n_heads, head_dim;
+};
+
+// Elements of a head that a thread keeps; of a longer one others are read again.
+enum { KEPT = 8 };
+
+// Head `head` of a row, whose threads are `n` and of which this is number `at`.
+template <class Sum>
+__device__ __forceinline__ void gate_head(const float* gates, Gating of, Vector gain, Vector bias, float* x, int head, int at,
+                                          int n, Sum sum) {
+  x += ((u64)blockIdx.x * of.n_heads + head) * of.head_dim;
+  const float* gate = gates + (u64)blockIdx.x * of.width + of.first + (u64)head * of.head_dim;
+  int vectors = of.of_all ? head * of.head_dim : 0;
+  auto factor_of = [&](int i) {
+    float g = gate[i], sigmoid = 1.f / (1.f + expf(-g));
+    return of.function ? g * sigmoid : sigmoid;
+  };
+  auto read = [&](int i) { return of.after ? x[i] * factor_of(i) : x[i]; };
   float kept[KEPT];
 #pragma unroll
-  for (int k = 0; k < KEPT; k++) kept[k] = lane + 32 * k < head_dim ? at[lane + 32 * k] : 0.f;
+  for (int k = 0; k < KEPT; k++) kept[k] = at + n * k < of.head_dim ? read(at + n * k) : 0.f;
   float mean = 0.f, factor = 1.f;
-  if (norm) {
-    float sum = 0.f;
-    if (norm == 2) {
+  if (of.norm) {
+    if (of.norm == 2) {
+      float total = 0.f;
 #pragma unroll
-      for (int k = 0; k < KEPT; k++) sum += kept[k];
+      for (int k = 0; k < KEPT; k++) total += kept[k];
 #pragma unroll 1
-      for (int i = lane + 32 * KEPT; i < head_dim; i += 32) sum += at[i];
-      mean = sum_of_warp(sum) / (float)head_dim;
+      for (int i = at + n * KEPT; i < of.head_dim; i += n) total += read(i);
+      mean = sum(total) / (float)of.head_dim;
     }
     float squares = 0.f;
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
       float d = kept[k] - mean;
-      if (lane + 32 * k < head_dim) squares = fmaf(d, d, squares);
+      if (at + n * k < of.head_dim) squares = fmaf(d, d, squares);
     }
 #pragma unroll 1
-    for (int i = lane + 32 * KEPT; i < head_dim; i += 32) squares = fmaf(at[i] - mean, at[i] - mean, squares);
-    factor = 1.f / sqrtf(sum_of_warp(squares) / (float)head_dim + eps);
-  }
-  auto gated = [&](float v, int i) {
-    float g = gate[i], sigmoid = 1.f / (1.f + expf(-g));
-    if (norm) {
-      v = (v - mean) * factor * (gain_offset + element_at(gain, gain_element, i));
-      if (bias) v += element_at(bias, bias_element, i);
+    for (int i = at + n * KEPT; i < of.head_dim; i += n) {
+      float d = read(i) - mean;
+      squares = fmaf(d, d, squares);
     }
-    at[i] = v * (function ? g * sigmoid : sigmoid);
+    factor = 1.f / sqrtf(sum(squares) / (float)of.head_dim + of.eps);
+  }
+  auto write = [&](float v, int i) {
+    if (of.norm) {
+      v = (v - mean) * factor * (of.gain_offset + gain.at(vectors + i));
+      if (bias.part) v += bias.at(vectors + i);
+    }
+    x[i] = of.after ? v : v * factor_of(i);
   };
 #pragma unroll
   for (int k = 0; k < KEPT; k++) {
-    int i = lane + 32 * k;
-    if (i < head_dim) gated(kept[k], i);
+    int i = at + n * k;
+    if (i < of.head_dim) write(kept[k], i);
   }
 #pragma unroll 1
-  for (int i = lane + 32 * KEPT; i < head_dim; i += 32) gated(at[i], i);
+  for (int i = at + n * KEPT; i < of.head_dim; i += n) write(read(i), i);
+}
+
+KERNEL(gate_heads)(const float* gates, const u8* gain, int gain_element, const u8* bias, int bias_element, float* x, Gating of) {
+  int head = blockIdx.y * 8 + (threadIdx.x >> 5);
+  if (head >= of.n_heads) return;
+  gate_head(gates, of, Vector{gain, gain_element}, Vector{bias, bias_element}, x, head, threadIdx.x & 31, 32,
+            [](float v) { return sum_of_warp(v); });
+}
+
+KERNEL_OF(1024, gate_heads_wide)(const float* gates, const u8* gain, int gain_element, const u8* bias, int bias_element, float* x,
+                                 Gating of) {
+  __shared__ float partial[32];
+  gate_head(gates, of, Vector{gain, gain_element}, Vector{bias, bias_element}, x, blockIdx.y, threadIdx.x, blockDim.x,
+            [&](float v) { return sum_of_block(v, partial); });
 }

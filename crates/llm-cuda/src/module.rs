@@ -129,6 +129,7 @@ const FILES: &[File] = &[
     file!("quantize"),
     file!("rotary"),
     file!("routing"),
+    file!("state_space"),
 ];
 
 /// All kernels of a card. The driver compiles a file at the first launch of one of its kernels: a model needs a few files, and

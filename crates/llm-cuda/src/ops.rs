@@ -17,10 +17,11 @@ mod packed;
 mod quantize;
 mod rotary;
 mod routing;
+mod state_space;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns,
-    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
+    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -177,6 +178,17 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
     ) -> Result<()> {
         delta::delta_rule(self, op, inputs, batch, (state, out))
+    }
+
+    fn state_space(
+        &mut self,
+        op: &StateSpace<'_, Cuda>,
+        inputs: (&Buffer, &Buffer),
+        batch: &StateBatch<'_, Cuda>,
+        state: &mut Buffer,
+        out: &mut Buffer,
+    ) -> Result<()> {
+        state_space::state_space(self, op, inputs, batch, (state, out))
     }
 
     fn gate_heads(

@@ -55,6 +55,7 @@ suites! {
     attention: llm_conformance::check_attention,
     states: llm_conformance::check_states,
     delta: llm_conformance::check_delta,
+    state_space: llm_conformance::check_state_space,
     routing: llm_conformance::check_routing,
     queues: llm_conformance::check_queues,
 }

@@ -23,6 +23,8 @@ mod products;
 mod seldom;
 #[path = "traffic/small.rs"]
 mod small;
+#[path = "traffic/state_space.rs"]
+mod state_space;
 
 #[test]
 fn every_kernel_is_counted_or_seldom() {
@@ -34,6 +36,7 @@ fn every_kernel_is_counted_or_seldom() {
         packed::KERNELS,
         products::KERNELS,
         small::KERNELS,
+        state_space::KERNELS,
     ]
     .concat();
     for name in bench::kernels() {

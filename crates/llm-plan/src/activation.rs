@@ -262,6 +262,7 @@ fn widest_mlp(stack: &StackSpec) -> (usize, usize) {
     };
     let widest = |a: (usize, usize), b: (usize, usize)| (a.0.max(b.0), a.1.max(b.1));
     let widths = |layer: &LayerSpec| match layer.mlp {
+        MlpSpec::Absent => (0, 0),
         MlpSpec::Dense(mlp) => dense(mlp),
         MlpSpec::Experts(experts) => {
             let shared = experts.shared.map_or((0, 0), |shared| dense(shared.mlp));

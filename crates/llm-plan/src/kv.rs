@@ -1,7 +1,7 @@
 //! States of sequences: the pool of keys and values of each layer that attends, the block tables that layers share, and what
 //! other mixers keep.
 
-use llm_arch::{AttentionSpec, DeltaSpec, ModelSpec, ShortConvSpec};
+use llm_arch::{AttentionSpec, ModelSpec, ShortConvSpec};
 use llm_tensor::{DType, KvShape, StateShape};
 
 use crate::Limits;
@@ -66,9 +66,8 @@ pub fn conv_state_shape(conv: &ShortConvSpec, limits: &Limits) -> StateShape {
     }
 }
 
-/// States of a decoder's layer with a delta rule: inputs of its convolution, and what the rule corrects.
-pub fn delta_state_shapes(delta: &DeltaSpec, limits: &Limits) -> [StateShape; 2] {
-    let elements = [delta.conv_elements(), delta.state_elements()];
+/// States of a decoder's layer of so many `elements`, as those of one that convolves, and corrects or adds up what that gives.
+pub fn state_shapes(elements: [usize; 2], limits: &Limits) -> [StateShape; 2] {
     elements.map(|n_elements| StateShape {
         n_elements,
         n_sequences: limits.n_sequences,

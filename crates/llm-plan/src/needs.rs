@@ -8,7 +8,7 @@ use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 use crate::activation::{F32, HostBuffers};
 use crate::{
     ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements,
-    conv_state_shape, cross_kv_shape, delta_state_shapes, encoder_kv_shape, kv_shape, kv_tables,
+    conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables, state_shapes,
     workspace_shape,
 };
 
@@ -181,13 +181,16 @@ impl DeviceNeeds {
         let encoder = spec.encoder.as_ref().map(|encoder| &encoder.stack);
         let pool = |shape| costs.kv_pool_bytes(&shape).get();
         let kv = |layer: &LayerSpec| {
+            let states = |elements| {
+                let shapes = state_shapes(elements, limits);
+                shapes.iter().map(|shape| shape.bytes().get()).sum()
+            };
             let attention = match &layer.mixer {
                 MixerSpec::Attention(attention) => attention,
                 MixerSpec::Conv(conv) => return conv_state_shape(conv, limits).bytes().get(),
-                MixerSpec::Delta(delta) => {
-                    let shapes = delta_state_shapes(delta, limits);
-                    return shapes.iter().map(|shape| shape.bytes().get()).sum();
-                }
+                MixerSpec::Delta(delta) => return states(delta.elements()),
+                MixerSpec::StateSpace(space) => return states(space.elements()),
+                MixerSpec::Absent => return 0,
             };
             let own = pool(kv_shape(attention, limits, kv_dtype));
             // What an encoder made of the prompt, as this layer sees it.

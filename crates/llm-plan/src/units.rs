@@ -80,7 +80,7 @@ impl Units {
 
 fn n_experts(layer: &LayerSpec) -> usize {
     match layer.mlp {
-        MlpSpec::Dense(_) => 0,
+        MlpSpec::Dense(_) | MlpSpec::Absent => 0,
         MlpSpec::Experts(experts) => experts.routing.n_experts,
     }
 }

@@ -243,7 +243,7 @@ impl Weights {
             Footprints::of(skeleton, stored, &units, scheme, loading)
         };
         let experts = spec.decoder.layers.iter().map(|layer| match layer.mlp {
-            MlpSpec::Dense(_) => None,
+            MlpSpec::Dense(_) | MlpSpec::Absent => None,
             MlpSpec::Experts(experts) => {
                 Some((experts.routing.n_experts, experts.routing.n_active))
             }

@@ -20,17 +20,21 @@ pub(crate) fn forward<B: Backend>(
     state: &mut LayerState<B>,
 ) -> Result<()> {
     let BlockOf { mixer, cross, mlp } = block;
-    if let Before::NormOfStart(norm) = &mlp.before {
+    let starts = mlp.as_ref().map(|mlp| &mlp.before);
+    if let Some(Before::NormOfStart(norm)) = starts {
         // Until the mixer has read its own.
         let (op, n_tokens) = (norm_op(norm), call.n_tokens);
         call.queue
             .norm(&op, &a.rows.x, &mut a.rows.delta, n_tokens)?;
     }
 
-    let input = enter(&mixer.before, Input::Residual, call, a)?;
-    let io = (input, output(&mixer.after));
-    mixer::forward(&mixer.compute, call, io, a, &mut state.mixer)?;
-    leave(&mixer.after, call, a)?;
+    let mut input = Input::Residual;
+    if let Some(mixer) = mixer {
+        input = enter(&mixer.before, input, call, a)?;
+        let io = (input, output(&mixer.after));
+        mixer::forward(&mixer.compute, call, io, a, &mut state.mixer)?;
+        leave(&mixer.after, call, a)?;
+    }
 
     if let (Some(cross), Some(kv)) = (cross, &state.cross) {
         let io = (enter(&cross.before, input, call, a)?, output(&cross.after));
@@ -38,6 +42,9 @@ pub(crate) fn forward<B: Backend>(
         leave(&cross.after, call, a)?;
     }
 
+    let Some(mlp) = mlp else {
+        return Ok(());
+    };
     let io = (enter(&mlp.before, input, call, a)?, output(&mlp.after));
     mlp::forward(&mlp.compute, call, io, a)?;
     leave(&mlp.after, call, a)

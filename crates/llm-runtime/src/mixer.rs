@@ -4,6 +4,7 @@ mod attention;
 mod conv;
 mod cross;
 mod delta;
+mod state_space;
 
 use std::slice::from_ref;
 
@@ -32,12 +33,24 @@ pub(crate) fn forward<B: Backend>(
         (MixerOf::Conv(weights), MixerState::Conv(state)) => {
             conv::forward(weights, call, io, a, state)
         }
-        (MixerOf::Delta(weights), MixerState::Delta { conv, rule }) => {
+        (MixerOf::Delta(weights), MixerState::Convolved { conv, rule }) => {
             delta::forward(weights, call, io, a, (conv, rule))
         }
-        (MixerOf::Attention(_), MixerState::Conv(_) | MixerState::Delta { .. })
-        | (MixerOf::Conv(_), MixerState::Attention(_) | MixerState::Delta { .. })
-        | (MixerOf::Delta(_), MixerState::Attention(_) | MixerState::Conv(_)) => {
+        (MixerOf::StateSpace(weights), MixerState::Convolved { conv, rule }) => {
+            state_space::forward(weights, call, io, a, (conv, rule))
+        }
+        (
+            MixerOf::Attention(_),
+            MixerState::Conv(_) | MixerState::Convolved { .. } | MixerState::Absent,
+        )
+        | (
+            MixerOf::Conv(_),
+            MixerState::Attention(_) | MixerState::Convolved { .. } | MixerState::Absent,
+        )
+        | (
+            MixerOf::Delta(_) | MixerOf::StateSpace(_),
+            MixerState::Attention(_) | MixerState::Conv(_) | MixerState::Absent,
+        ) => {
             unreachable!("a layer's state is its mixer's")
         }
     }

@@ -26,6 +26,9 @@ impl<B: Backend> BiasTable<B> {
     ) -> Result<Option<Self>> {
         let n_heads = stack.n_heads();
         let n_elements = bias_elements(stack, context);
+        if n_elements == 0 {
+            return Ok(None);
+        }
         let row = n_elements / n_heads;
         let (values, zero) = match stack.positions {
             Positions::Learned { .. } | Positions::Rotary(_) => return Ok(None),

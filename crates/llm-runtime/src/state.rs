@@ -3,8 +3,8 @@
 use llm_arch::{AttentionSpec, MixerSpec, ModelSpec};
 use llm_backend::{Allocation, Backend, Ops, Rows, StateBatch};
 use llm_plan::{
-    KvTable, Limits, conv_state_shape, cross_kv_shape, delta_state_shapes, encoder_kv_shape,
-    kv_shape, kv_tables,
+    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables,
+    state_shapes,
 };
 use llm_tensor::{Bytes, DType, KvShape, StateShape};
 
@@ -25,11 +25,13 @@ pub(crate) enum MixerState<B: Backend> {
     Attention(KvState<B>),
     /// Inputs of the last positions.
     Conv(SlotState<B>),
-    /// The same, and what a delta rule corrects.
-    Delta {
+    /// The same, and what a delta rule corrects or a state space adds up.
+    Convolved {
         conv: SlotState<B>,
         rule: SlotState<B>,
     },
+    /// Nothing: the block has no mixer.
+    Absent,
 }
 
 /// A layer's states of one size, in slots.
@@ -69,6 +71,16 @@ impl<B: Backend> LayerState<B> {
         sequences: &SequenceBlocks<B>,
         (limits, dtype): (&Limits, DType),
     ) -> Result<Self> {
+        let convolved = |elements| {
+            let [conv, rule] = state_shapes(elements, limits);
+            Ok(LayerState {
+                mixer: MixerState::Convolved {
+                    conv: SlotState::new(backend, conv)?,
+                    rule: SlotState::new(backend, rule)?,
+                },
+                cross: None,
+            })
+        };
         let attention = match mixer {
             MixerSpec::Attention(attention) => attention,
             MixerSpec::Conv(conv) => {
@@ -78,13 +90,11 @@ impl<B: Backend> LayerState<B> {
                     cross: None,
                 });
             }
-            MixerSpec::Delta(delta) => {
-                let [conv, rule] = delta_state_shapes(delta, limits);
+            MixerSpec::Delta(delta) => return convolved(delta.elements()),
+            MixerSpec::StateSpace(space) => return convolved(space.elements()),
+            MixerSpec::Absent => {
                 return Ok(LayerState {
-                    mixer: MixerState::Delta {
-                        conv: SlotState::new(backend, conv)?,
-                        rule: SlotState::new(backend, rule)?,
-                    },
+                    mixer: MixerState::Absent,
                     cross: None,
                 });
             }
@@ -130,7 +140,9 @@ impl<B: Backend> LayerState<B> {
         let kv = match &mut self.mixer {
             MixerState::Attention(kv) => kv,
             // Every sequence has a state of its own.
-            MixerState::Conv(_) | MixerState::Delta { .. } => return Ok(()),
+            MixerState::Conv(_) | MixerState::Convolved { .. } | MixerState::Absent => {
+                return Ok(());
+            }
         };
         match sequences.own.copies(kv.group) {
             [] => Ok(()),
@@ -142,9 +154,9 @@ impl<B: Backend> LayerState<B> {
     pub(crate) fn copy_slot(&mut self, queue: &mut B::Queue, slots: (usize, usize)) -> Result<()> {
         match &mut self.mixer {
             // Blocks are shared.
-            MixerState::Attention(_) => Ok(()),
+            MixerState::Attention(_) | MixerState::Absent => Ok(()),
             MixerState::Conv(state) => state.copy(queue, slots),
-            MixerState::Delta { conv, rule } => {
+            MixerState::Convolved { conv, rule } => {
                 conv.copy(queue, slots)?;
                 rule.copy(queue, slots)
             }
@@ -156,7 +168,8 @@ impl<B: Backend> LayerState<B> {
         let own = match &self.mixer {
             MixerState::Attention(kv) => kv.pool.bytes(),
             MixerState::Conv(state) => state.buffer.bytes(),
-            MixerState::Delta { conv, rule } => conv.buffer.bytes() + rule.buffer.bytes(),
+            MixerState::Convolved { conv, rule } => conv.buffer.bytes() + rule.buffer.bytes(),
+            MixerState::Absent => Bytes::ZERO,
         };
         let cross = self.cross.as_ref();
         own + cross.map_or(Bytes::ZERO, |kv| kv.pool.bytes())

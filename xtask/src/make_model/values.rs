@@ -78,7 +78,7 @@ impl Values {
                 (0.0, matrix)
             }
             Role::RouterCorrection => (0.0, 0.02),
-            Role::ConvIn | Role::ConvTaps => (0.0, matrix),
+            Role::ConvIn | Role::ConvTaps | Role::SpaceIn => (0.0, matrix),
             Role::DeltaQkv
             | Role::DeltaGate
             | Role::DeltaStrength
@@ -87,10 +87,13 @@ impl Values {
             | Role::DeltaStrengthDecay => (0.0, matrix),
             // States that fade within some positions.
             Role::DeltaRate | Role::DeltaOffset => (0.0, 0.5),
-            Role::DeltaNorm => (self.gain, 0.1),
+            Role::SpaceRate | Role::SpaceOffset => (0.0, 0.5),
+            Role::SpaceSkip => (1.0, 0.1),
+            Role::DeltaNorm | Role::SpaceNorm => (self.gain, 0.1),
             Role::Out
             | Role::ConvOut
             | Role::DeltaOut
+            | Role::SpaceOut
             | Role::CrossOut
             | Role::Down
             | Role::SharedDown => (0.0, matrix / self.residual_damping),
@@ -112,6 +115,7 @@ impl Values {
             | Role::Sinks
             | Role::RouterBias => (0.0, 0.02),
             Role::ConvInBias | Role::ConvTapsBias | Role::ConvOutBias => (0.0, 0.02),
+            Role::SpaceInBias | Role::SpaceOutBias => (0.0, 0.02),
             Role::GateBias | Role::UpBias | Role::GateUpBias | Role::DownBias | Role::HeadBias => {
                 (0.0, 0.02)
             }

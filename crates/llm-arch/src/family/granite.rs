@@ -242,24 +242,40 @@ fn with_experts(
 
 fn model(config: &Config<'_>, family: &'static str, mlp: MlpSpec) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 2048)?;
-    let multiplier = |key| Ok::<_, ArchError>(config.opt_positive(key)?.unwrap_or(1.0));
     let bias = config.flag("attention_bias", false)?;
     let attention = AttentionSpec {
         qkv_bias: bias,
         out_bias: bias,
-        scale: multiplier("attention_multiplier")? as f32,
+        scale: multiplier(config, "attention_multiplier")? as f32,
         ..block::attention(config, HeadDefaults::default())?
     };
     let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
-    // The residual is held divided by the multiplier of what is added to it. All that reads it normalises it first, which
-    // a factor changes nothing about but for what is added under the root.
-    let of_results = multiplier("residual_multiplier")?;
-    let eps = config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6);
-    let norm = NormSpec::rms(eps / (of_results * of_results));
+    let norm = residual_norm(config)?;
     let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
     let mut spec = block::decoder_only(config, family, context, stack, false)?;
-    spec.embedding.scale = (multiplier("embedding_multiplier")? / of_results) as f32;
-    spec.head.scale = (1.0 / multiplier("logits_scaling")?) as f32;
+    multiply(config, &mut spec)?;
     Ok(spec)
+}
+
+/// A multiplier of that name.
+pub(super) fn multiplier(config: &Config<'_>, key: &str) -> Result<f64, ArchError> {
+    Ok(config.opt_positive(key)?.unwrap_or(1.0))
+}
+
+/// Norm of the residual, which is held divided by the multiplier of what is added to it. All that reads it normalises it
+/// first, which a factor changes nothing about but for what is added under the root.
+pub(super) fn residual_norm(config: &Config<'_>) -> Result<NormSpec, ArchError> {
+    let of_results = multiplier(config, "residual_multiplier")?;
+    let eps = config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6);
+    Ok(NormSpec::rms(eps / (of_results * of_results)))
+}
+
+/// Multiplies what goes into the residual so held, and the logits.
+pub(super) fn multiply(config: &Config<'_>, spec: &mut ModelSpec) -> Result<(), ArchError> {
+    let of_results = multiplier(config, "residual_multiplier")?;
+    let of_embeddings = multiplier(config, "embedding_multiplier")?;
+    spec.embedding.scale = (of_embeddings / of_results) as f32;
+    spec.head.scale = (1.0 / multiplier(config, "logits_scaling")?) as f32;
+    Ok(())
 }

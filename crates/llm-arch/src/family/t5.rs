@@ -125,7 +125,7 @@ const GATED_NAMING: Naming = Naming {
 fn is_gated(spec: &ModelSpec) -> bool {
     let gating = |layer: &LayerSpec| match layer.mlp {
         MlpSpec::Dense(mlp) => mlp.gating == Gating::Separate,
-        MlpSpec::Experts(_) => false,
+        MlpSpec::Experts(_) | MlpSpec::Absent => false,
     };
     spec.decoder.layers.iter().any(gating)
 }

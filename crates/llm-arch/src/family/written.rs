@@ -70,6 +70,7 @@ pub(super) fn mlp(spec: &ModelSpec) -> Result<DenseMlp> {
     match spec.decoder.layers.first().map(|layer| layer.mlp) {
         Some(MlpSpec::Dense(mlp)) => Ok(mlp),
         Some(MlpSpec::Experts(_)) => none("its layers have experts"),
+        Some(MlpSpec::Absent) => none("its layers have no feed-forward"),
         None => none("it has no layers"),
     }
 }
@@ -77,7 +78,7 @@ pub(super) fn mlp(spec: &ModelSpec) -> Result<DenseMlp> {
 /// The experts, where all layers have the same.
 pub(super) fn experts(spec: &ModelSpec) -> Option<ExpertsSpec> {
     match spec.decoder.layers.first()?.mlp {
-        MlpSpec::Dense(_) => None,
+        MlpSpec::Dense(_) | MlpSpec::Absent => None,
         MlpSpec::Experts(experts) => Some(experts),
     }
 }

@@ -5,6 +5,7 @@
 use super::Role;
 use crate::spec::{
     AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, NormSpec, Residual, ShortConvSpec,
+    StateSpaceSpec,
 };
 
 /// A unit's tensors, of which each can be made into something else.
@@ -67,12 +68,12 @@ impl<T> ProjectionOf<T> {
 /// A block, but for its experts, which are units of their own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockOf<T> {
-    /// Mixer across positions.
-    pub mixer: SublayerOf<MixerOf<T>, T>,
+    /// Mixer across positions, if it has one.
+    pub mixer: Option<SublayerOf<MixerOf<T>, T>>,
     /// Attention to what an encoder made of the prompt.
     pub cross: Option<SublayerOf<CrossOf<T>, T>>,
-    /// Feed-forward.
-    pub mlp: SublayerOf<MlpOf<T>, T>,
+    /// Feed-forward, if it has one.
+    pub mlp: Option<SublayerOf<MlpOf<T>, T>>,
 }
 
 /// A sublayer: a computation `C`, and what stands before and after it.
@@ -95,6 +96,29 @@ pub enum MixerOf<T> {
     Conv(ShortConvOf<T>),
     /// A gated delta rule.
     Delta(DeltaOf<T>),
+    /// A state space.
+    StateSpace(StateSpaceOf<T>),
+}
+
+/// A state space.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StateSpaceOf<T> {
+    /// Heads, and what their states keep.
+    pub spec: StateSpaceSpec,
+    /// To `[gates | values | written by | read by | steps]`.
+    pub project: LinearOf<T>,
+    /// Taps of all that is convolved.
+    pub taps: LinearOf<T>,
+    /// How fast each head's state fades.
+    pub rate: T,
+    /// What is added to its steps.
+    pub offset: T,
+    /// What its values are multiplied by beside the state.
+    pub skip: T,
+    /// Norm of gated results.
+    pub norm: Option<NormOf<T>>,
+    /// From the heads to the residual.
+    pub out: LinearOf<T>,
 }
 
 /// A gated delta rule.
@@ -369,6 +393,7 @@ map_fields!(LinearOf { ; ; weight; bias });
 map_fields!(BlockOf { ; mixer cross mlp; ; });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
 map_fields!(DeltaOf { spec; project taps norm out; rate offset; });
+map_fields!(StateSpaceOf { spec; project taps norm out; rate offset skip; });
 map_fields!(ShortConvOf { spec; project taps out; ; });
 map_fields!(CrossOf { spec; q kv out; ; });
 map_fields!(DenseOf { spec; up down; ; });
@@ -394,7 +419,7 @@ macro_rules! map_variants {
     };
 }
 
-map_variants!(MixerOf { ; Attention Conv Delta });
+map_variants!(MixerOf { ; Attention Conv Delta StateSpace });
 map_variants!(MlpOf { ; Dense Experts });
 map_variants!(Before { Residual Same; Norm NormOfStart NormResidual });
 map_variants!(After { Add; NormThenAdd AddThenNorm });

@@ -95,6 +95,16 @@ roles! {
     /// Gain of the norm of results, `[elements of a head]`.
     DeltaNorm: Other;
     DeltaOut: Projection;
+    /// Projections of a state space in one, rows `[gates | values | written by | read by | steps]`.
+    SpaceIn + SpaceInBias: Projection;
+    /// How fast each head's state fades, as a logarithm, what is added to its steps, and what multiplies its values beside the
+    /// state: `[heads]`.
+    SpaceRate: Other;
+    SpaceOffset: Other;
+    SpaceSkip: Other;
+    /// Gain of the norm of gated results, `[elements of all heads]`.
+    SpaceNorm: Other;
+    SpaceOut + SpaceOutBias: Projection;
     PostAttnNorm: Other;
     CrossNorm: Other;
     CrossQ: Projection;

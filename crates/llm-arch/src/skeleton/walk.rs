@@ -5,14 +5,14 @@ use std::convert::Infallible;
 use super::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
     ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf,
-    ShortConvOf, SublayerOf, TryMap,
+    ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
-    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, FinalNorm, Gating, HeadMatrix, LayerSpec,
-    MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec,
-    Side,
+    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix,
+    LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec,
+    ShortConvSpec, Side, StateSpaceSpec,
 };
 
 impl ModelSpec {
@@ -119,11 +119,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         let [around_mixer, around_mlp] = stack.residual.sublayers(&stack.norm);
         let has_cross = side == Side::Decoder && self.spec.encoder.is_some();
         BlockOf {
-            mixer: self.sublayer(around_mixer, |walk| match &layer.mixer {
-                MixerSpec::Attention(attention) => MixerOf::Attention(walk.attention(attention)),
-                MixerSpec::Conv(conv) => MixerOf::Conv(walk.short_conv(conv)),
-                MixerSpec::Delta(delta) => MixerOf::Delta(walk.delta(delta)),
-            }),
+            mixer: self.mixer(around_mixer, &layer.mixer),
             // Its heads are those of the mixer.
             cross: match &layer.mixer {
                 MixerSpec::Attention(attention) if has_cross => {
@@ -131,10 +127,31 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                     let around = (Before::Norm(norm), After::Add);
                     Some(self.sublayer(around, |walk| walk.cross(attention)))
                 }
-                MixerSpec::Attention(_) | MixerSpec::Conv(_) | MixerSpec::Delta(_) => None,
+                MixerSpec::Attention(_)
+                | MixerSpec::Conv(_)
+                | MixerSpec::Delta(_)
+                | MixerSpec::StateSpace(_)
+                | MixerSpec::Absent => None,
             },
-            mlp: self.sublayer(around_mlp, |walk| walk.mlp(&layer.mlp)),
+            mlp: self.mlp(around_mlp, &layer.mlp),
         }
+    }
+
+    fn mixer(
+        &mut self,
+        around: (Before<Role>, After<Role>),
+        spec: &MixerSpec,
+    ) -> Option<SublayerOf<MixerOf<T>, T>> {
+        if *spec == MixerSpec::Absent {
+            return None;
+        }
+        Some(self.sublayer(around, |walk| match spec {
+            MixerSpec::Attention(attention) => MixerOf::Attention(walk.attention(attention)),
+            MixerSpec::Conv(conv) => MixerOf::Conv(walk.short_conv(conv)),
+            MixerSpec::Delta(delta) => MixerOf::Delta(walk.delta(delta)),
+            MixerSpec::StateSpace(space) => MixerOf::StateSpace(walk.state_space(space)),
+            MixerSpec::Absent => unreachable!("a block without a mixer"),
+        }))
     }
 
     fn sublayer<C>(
@@ -213,6 +230,22 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         }
     }
 
+    fn state_space(&mut self, spec: &StateSpaceSpec) -> StateSpaceOf<T> {
+        let (hidden, heads) = (self.spec.hidden, [spec.n_heads]);
+        let (conv, values) = (spec.conv_width(), spec.values_width());
+        let projected = [spec.projected_width(), hidden];
+        StateSpaceOf {
+            spec: *spec,
+            project: self.linear(Role::SpaceIn, projected, spec.bias),
+            taps: self.linear(Role::ConvTaps, [conv, spec.kernel], spec.conv_bias),
+            rate: (self.make)(Role::SpaceRate, &heads),
+            offset: (self.make)(Role::SpaceOffset, &heads),
+            skip: (self.make)(Role::SpaceSkip, &heads),
+            norm: (spec.norm).map(|of| self.norms(&of.norm.of(Role::SpaceNorm), values)),
+            out: self.linear(Role::SpaceOut, [hidden, values], spec.bias),
+        }
+    }
+
     /// Norm of queries or keys, `width` of all heads.
     fn qk_norm(&mut self, spec: &AttentionSpec, gain: Role, width: usize) -> Option<NormOf<T>> {
         let QkNorm { norm, over } = spec.qk_norm?;
@@ -236,22 +269,31 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         }
     }
 
-    fn mlp(&mut self, spec: &MlpSpec) -> MlpOf<T> {
+    fn mlp(
+        &mut self,
+        around: (Before<Role>, After<Role>),
+        spec: &MlpSpec,
+    ) -> Option<SublayerOf<MlpOf<T>, T>> {
         match *spec {
-            MlpSpec::Dense(spec) => {
+            MlpSpec::Dense(spec) => Some(self.sublayer(around, |walk| {
                 let roles = [Role::Gate, Role::Up, Role::GateUp, Role::Down];
-                MlpOf::Dense(self.dense(spec, roles))
-            }
+                MlpOf::Dense(walk.dense(spec, roles))
+            })),
             MlpSpec::Experts(spec) => {
-                let n_experts = spec.routing.n_experts;
-                MlpOf::Experts(ExpertsOf {
-                    spec,
-                    router: self.linear(Role::Router, [n_experts, self.spec.hidden], spec.bias),
-                    correction: (spec.correction)
-                        .then(|| (self.make)(Role::RouterCorrection, &[n_experts])),
-                    shared: spec.shared.map(|shared| self.shared(shared)),
-                })
+                Some(self.sublayer(around, |walk| MlpOf::Experts(walk.experts(spec))))
             }
+            MlpSpec::Absent => None,
+        }
+    }
+
+    fn experts(&mut self, spec: ExpertsSpec) -> ExpertsOf<T> {
+        let n_experts = spec.routing.n_experts;
+        ExpertsOf {
+            spec,
+            router: self.linear(Role::Router, [n_experts, self.spec.hidden], spec.bias),
+            correction: (spec.correction)
+                .then(|| (self.make)(Role::RouterCorrection, &[n_experts])),
+            shared: spec.shared.map(|shared| self.shared(shared)),
         }
     }
 
@@ -291,7 +333,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     pub fn expert(&mut self, layer: usize) -> Option<ExpertOf<T>> {
         let hidden = self.spec.hidden;
         match self.spec.decoder.layers[layer].mlp {
-            MlpSpec::Dense(_) => None,
+            MlpSpec::Dense(_) | MlpSpec::Absent => None,
             MlpSpec::Experts(spec) => Some(ExpertOf {
                 up: match spec.is_interleaved() {
                     false => ProjectionOf::Two([

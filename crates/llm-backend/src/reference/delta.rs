@@ -1,10 +1,9 @@
 //! The gated delta rule, position by position, and gates on heads.
 
 use super::norm::Normalisation;
-use super::scalar::sigmoid;
-use super::weight::ReferenceWeight;
+use super::scalar::{sigmoid, softplus};
 use super::{Reference, slots};
-use crate::{DeltaRule, GateFunction, HeadGates, StateBatch};
+use crate::{DeltaRule, GateFunction, HeadGates, NormOrder, StateBatch};
 
 /// See [`crate::Ops::delta_rule`].
 pub(super) fn delta_rule(
@@ -35,8 +34,8 @@ pub(super) fn delta_rule(
                 let k = unit(&x[keys + key..][..op.key_dim], op.norm_eps, 1.0);
                 let v = &x[2 * keys + head * op.value_dim..][..op.value_dim];
                 let gates = &gates[row * op.gates.row_width..][..op.gates.row_width];
-                let step = f64::from(gates[op.gates.decay + head]) + element(op.offset, head);
-                let decay = (-element(op.rate, head).exp() * softplus(step)).exp();
+                let step = f64::from(gates[op.gates.decay + head]) + op.offset.element(head);
+                let decay = (-op.rate.element(head).exp() * softplus(step)).exp();
                 let strength = sigmoid(f64::from(gates[op.gates.strength + head]));
                 s.iter_mut().for_each(|s| *s *= decay);
                 let out = &mut out[row * out_width + head * op.value_dim..][..op.value_dim];
@@ -63,13 +62,20 @@ pub(super) fn gate_heads(
     n_tokens: usize,
 ) {
     op.check();
-    let norm = op.norm.as_ref().map(Normalisation::of);
+    let norm = op.norm.as_ref();
+    let norm = norm.map(|norm| (Normalisation::of(&norm.op), norm.order));
+    let normalise = |x: &mut [f32], when| {
+        let Some((norm, _)) = norm.as_ref().filter(|(_, order)| *order == when) else {
+            return;
+        };
+        assert!([op.head_dim, op.width()].contains(&norm.width()), "a gain");
+        for (i, head) in x.chunks_exact_mut(op.head_dim).enumerate() {
+            norm.apply_from(i * op.head_dim % norm.width(), head);
+        }
+    };
     let rows = gates.chunks_exact(op.row_width);
     for (gates, x) in rows.zip(x.chunks_exact_mut(op.width())).take(n_tokens) {
-        if let Some(norm) = &norm {
-            x.chunks_exact_mut(op.head_dim)
-                .for_each(|head| norm.apply(head));
-        }
+        normalise(x, NormOrder::BeforeGates);
         for (x, &gate) in x.iter_mut().zip(&gates[op.first..]) {
             let gate = f64::from(gate);
             let factor = match op.function {
@@ -78,6 +84,7 @@ pub(super) fn gate_heads(
             };
             *x = (f64::from(*x) * factor) as f32;
         }
+        normalise(x, NormOrder::AfterGates);
     }
 }
 
@@ -86,13 +93,4 @@ fn unit(x: &[f32], eps: f32, scale: f32) -> Vec<f64> {
     let squares: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
     let factor = f64::from(scale) / (squares + f64::from(eps)).sqrt();
     x.iter().map(|&x| f64::from(x) * factor).collect()
-}
-
-fn element(vector: &ReferenceWeight, i: usize) -> f64 {
-    f64::from(vector.decoded().values[i])
-}
-
-/// ln(1 + exp(x)).
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }

@@ -31,6 +31,11 @@ impl<'a> Normalisation<'a> {
     }
 
     pub(super) fn apply(&self, x: &mut [f32]) {
+        self.apply_from(0, x);
+    }
+
+    /// The same by the elements of the vectors from `first` on.
+    pub(super) fn apply_from(&self, first: usize, x: &mut [f32]) {
         let mean_of = |f: &dyn Fn(f64) -> f64| {
             x.iter().map(|&v| f(f64::from(v))).sum::<f64>() / x.len() as f64
         };
@@ -40,8 +45,11 @@ impl<'a> Normalisation<'a> {
         };
         let scale = 1.0 / (mean_of(&|v| (v - mean) * (v - mean)) + self.eps).sqrt();
         for (i, x) in x.iter_mut().enumerate() {
-            let gain = self.gain_offset + f64::from(self.gain.values[i]);
-            let bias = self.bias.as_ref().map_or(0.0, |b| f64::from(b.values[i]));
+            let gain = self.gain_offset + f64::from(self.gain.values[first + i]);
+            let bias = self
+                .bias
+                .as_ref()
+                .map_or(0.0, |b| f64::from(b.values[first + i]));
             *x = ((f64::from(*x) - mean) * scale * gain + bias) as f32;
         }
     }

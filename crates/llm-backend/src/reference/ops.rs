@@ -8,10 +8,10 @@ use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
 use super::scalar::{activated, clamped, sigmoid};
 use super::weight::ReferenceWeight;
-use super::{Reference, conv, delta};
+use super::{Reference, conv, delta, state_space};
 use crate::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns,
-    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
+    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace,
 };
 
 impl Ops<Reference> for ReferenceQueue {
@@ -230,6 +230,18 @@ impl Ops<Reference> for ReferenceQueue {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         delta::delta_rule(op, (x, gates), batch, state, out);
+        Ok(())
+    }
+
+    fn state_space(
+        &mut self,
+        op: &StateSpace<'_, Reference>,
+        (x, steps): (&Vec<f32>, &Vec<f32>),
+        batch: &StateBatch<'_, Reference>,
+        state: &mut Vec<f32>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        state_space::state_space(op, (x, steps), batch, state, out);
         Ok(())
     }
 

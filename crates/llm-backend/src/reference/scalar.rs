@@ -42,6 +42,11 @@ pub(super) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
+/// ln(1 + exp(x)).
+pub(super) fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
 /// A feature of the gate and the one that it gates. What is not a number stays so.
 pub(super) fn clamped(gate: &ClampedGate, g: f64, u: f64) -> f64 {
     let limit = f64::from(gate.limit);

@@ -59,6 +59,13 @@ impl ReferenceWeight {
     }
 }
 
+impl ReferenceWeight {
+    /// An element of a vector.
+    pub(super) fn element(&self, i: usize) -> f64 {
+        f64::from(self.decoded().values[i])
+    }
+}
+
 impl Decoded {
     /// Of a scheme that [`is_supported`].
     pub(super) fn new(weight: &StoredWeight, activations: Activations) -> Self {

@@ -4,15 +4,15 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use llm_backend::{
-    Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads,
-    KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result, Rotary, Routing, Rows,
-    ShortConv, StateBatch,
+    Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadNorm,
+    Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result, Rotary,
+    Routing, Rows, ShortConv, StateBatch, StateSpace,
 };
 use llm_tensor::{Activation, ClampedGate, Norm};
 
 use super::Deferred;
 use super::memory::Shared;
-use super::recorded::{RecordedConv, RecordedDelta, RecordedStates};
+use super::recorded::{RecordedConv, RecordedDelta, RecordedSpace, RecordedStates};
 use super::schedule::{DeferredEvent, Schedule, lock};
 
 /// Work that waits until somebody does.
@@ -312,6 +312,25 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         })
     }
 
+    fn state_space(
+        &mut self,
+        op: &StateSpace<'_, Deferred<B>>,
+        (x, steps): (&Shared<B::Buffer>, &Shared<B::Buffer>),
+        batch: &StateBatch<'_, Deferred<B>>,
+        state: &mut Shared<B::Buffer>,
+        out: &mut Shared<B::Buffer>,
+    ) -> Result<()> {
+        let (op, batch) = (RecordedSpace::of(op), RecordedStates::of(batch));
+        let (x, steps) = (x.handle(), steps.handle());
+        let (state, out) = (state.handle(), out.handle());
+        self.put(move |queue| {
+            let inputs = (&*lock(&x), &*lock(&steps));
+            batch.with(|batch| {
+                queue.state_space(&op.op(), inputs, batch, &mut lock(&state), &mut lock(&out))
+            })
+        })
+    }
+
     fn gate_heads(
         &mut self,
         op: &HeadGates<'_, Deferred<B>>,
@@ -319,7 +338,8 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         x: &mut Shared<B::Buffer>,
         n_tokens: usize,
     ) -> Result<()> {
-        let norm = op.norm.as_ref().map(RecordedNorm::of);
+        let norm = op.norm.as_ref();
+        let norm = norm.map(|norm| (RecordedNorm::of(&norm.op), norm.order));
         let HeadGates {
             function,
             n_heads,
@@ -331,7 +351,10 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         let (gates, x) = (gates.handle(), x.handle());
         self.put(move |queue| {
             let op = HeadGates {
-                norm: norm.as_ref().map(RecordedNorm::op),
+                norm: norm.as_ref().map(|(norm, order)| HeadNorm {
+                    op: norm.op(),
+                    order: *order,
+                }),
                 function,
                 n_heads,
                 head_dim,

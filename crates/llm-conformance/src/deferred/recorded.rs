@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use llm_backend::{Backend, ConvRows, DeltaGates, DeltaRule, Rows, ShortConv, StateBatch};
+use llm_backend::{
+    Backend, ConvRows, DeltaGates, DeltaRule, Rows, ShortConv, StateBatch, StateSpace, Steps,
+};
 
 use super::Deferred;
 use super::schedule::lock;
@@ -95,6 +97,42 @@ impl<B: Backend> RecordedDelta<B> {
             rate: &self.rate,
             offset: &self.offset,
             gates: self.gates,
+        }
+    }
+}
+
+pub(super) struct RecordedSpace<B: Backend> {
+    n_heads: usize,
+    head_dim: usize,
+    state_dim: usize,
+    n_groups: usize,
+    vectors: [Arc<B::Weight>; 3],
+    steps: Steps,
+}
+
+impl<B: Backend> RecordedSpace<B> {
+    pub(super) fn of(op: &StateSpace<'_, Deferred<B>>) -> Self {
+        RecordedSpace {
+            n_heads: op.n_heads,
+            head_dim: op.head_dim,
+            state_dim: op.state_dim,
+            n_groups: op.n_groups,
+            vectors: [op.rate, op.offset, op.skip].map(Arc::clone),
+            steps: op.steps,
+        }
+    }
+
+    pub(super) fn op(&self) -> StateSpace<'_, B> {
+        let [rate, offset, skip] = &self.vectors;
+        StateSpace {
+            n_heads: self.n_heads,
+            head_dim: self.head_dim,
+            state_dim: self.state_dim,
+            n_groups: self.n_groups,
+            rate,
+            offset,
+            skip,
+            steps: self.steps,
         }
     }
 }

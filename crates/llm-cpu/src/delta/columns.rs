@@ -7,6 +7,7 @@ use llm_backend::{DeltaRule, Rows};
 use crate::Cpu;
 use crate::dense::DenseView;
 use crate::isa::Geometry;
+use crate::math::softplus;
 use crate::share::Shared;
 use crate::simd::{Kernel, Simd};
 
@@ -379,11 +380,6 @@ fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
         sum = simd.fma(simd.get(a, at), simd.get(b, at), sum);
     }
     simd.reduce_add(sum)
-}
-
-/// ln(1 + exp(x)), without overflow.
-fn softplus(x: f32) -> f32 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// Registers beside each other in a unit's columns.

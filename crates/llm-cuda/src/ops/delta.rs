@@ -1,11 +1,13 @@
 //! The gated delta rule, and gates on heads: `kernels/delta.cu`.
 
-use llm_backend::{DeltaRule, GateFunction, HeadGates, Result, Rows, StateBatch};
+use llm_backend::{
+    DeltaRule, GateFunction, HeadGates, HeadNorm, NormOrder, Result, Rows, StateBatch,
+};
 use llm_tensor::Norm;
 
 use super::general::vector;
 use crate::module::kernel;
-use crate::{Buffer, Cuda, CudaQueue};
+use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
 
 /// The delta rule over all sequences' rows.
 ///
@@ -73,30 +75,66 @@ pub(super) fn gate_heads(
     n_tokens: usize,
 ) -> Result<()> {
     op.check();
-    let launch = queue.launch(kernel!("gate_heads"));
+    let is_wide = op.head_dim > WIDE;
+    let launch = queue.launch(match is_wide {
+        true => kernel!("gate_heads_wide"),
+        false => kernel!("gate_heads"),
+    });
     let launch = launch.pointer(gates.first(n_tokens * op.row_width));
-    let launch = launch.int(op.row_width).int(op.first);
-    let launch = launch.bits(match op.function {
+    let (gain, bias) = match &op.norm {
+        None => (None, None),
+        Some(norm) => (Some(norm.op.gain), norm.op.bias),
+    };
+    let n_gains = gain.map(CudaWeight::cols);
+    assert!(
+        n_gains.is_none_or(|n| [op.head_dim, op.width()].contains(&n)),
+        "a gain for every element"
+    );
+    let launch = vector(vector(launch, gain), bias);
+    let launch = launch.pointer(x.first(n_tokens * op.width()));
+    let function = match op.function {
         GateFunction::Sigmoid => 0,
         GateFunction::Silu => 1,
-    });
-    let launch = match &op.norm {
-        None => {
-            let launch = launch.bits(0).float(0.0).float(0.0);
-            vector(vector(launch, None), None)
-        }
-        Some(norm) => {
-            assert_eq!(norm.gain.cols(), op.head_dim, "a gain for every element");
-            let launch = launch.bits(match norm.norm {
+    };
+    let (norm, after, eps, gain_offset) = match &op.norm {
+        None => (0, 0, 0.0, 0.0),
+        Some(HeadNorm { op, order }) => {
+            let norm = match op.norm {
                 Norm::Rms => 1,
                 Norm::Layer => 2,
-            });
-            let launch = launch.float(norm.eps).float(norm.gain_offset);
-            vector(vector(launch, Some(norm.gain)), norm.bias)
+            };
+            let after = match order {
+                NormOrder::BeforeGates => 0,
+                NormOrder::AfterGates => 1,
+            };
+            (norm, after, op.eps, op.gain_offset)
         }
     };
-    let launch = launch.int(op.n_heads).int(op.head_dim);
-    let launch = launch.pointer(x.first(n_tokens * op.width()));
+    let of_all = u32::from(n_gains == Some(op.width()));
+    let words: [u32; 10] = [
+        op.row_width as u32,
+        op.first as u32,
+        function,
+        norm,
+        after,
+        of_all,
+        f32::to_bits(eps),
+        f32::to_bits(gain_offset),
+        op.n_heads as u32,
+        op.head_dim as u32,
+    ];
+    let launch = launch.structure(&words);
+    if is_wide {
+        // Eight elements a thread.
+        let threads = op.head_dim.div_ceil(8).next_multiple_of(32).min(1024);
+        return launch
+            .grid([n_tokens, op.n_heads, 1])
+            .threads(threads)
+            .run();
+    }
     let grid = [n_tokens, op.n_heads.div_ceil(8), 1];
     launch.grid(grid).threads(256).run()
 }
+
+/// Elements of the longest head that a warp gates.
+const WIDE: usize = 256;

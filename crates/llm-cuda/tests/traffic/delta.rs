@@ -1,10 +1,13 @@
 //! The gated delta rule: a state is read and written once, however many positions go through it.
 
-use llm_backend::{DeltaGates, DeltaRule, GateFunction, HeadGates, NormOp, Ops, Rows, StateBatch};
+use llm_backend::{
+    DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOp, NormOrder, Ops, Rows,
+    StateBatch,
+};
 use llm_quant::Scheme;
 use llm_tensor::{DType, Norm};
 
-use crate::bench::{Needs, on_each_target};
+use crate::bench::{Bench, Needs, on_each_target};
 
 pub(crate) const KERNELS: &[&str] = &["delta_rule_", "gate_heads"];
 
@@ -66,30 +69,40 @@ fn states_are_read_and_written_once() {
 #[test]
 fn heads_are_gated_in_place() {
     on_each_target(&["gate_heads"], |bench| {
-        let (n_heads, head_dim, n) = (8, 128, 8);
-        let gain = bench.weight(Scheme::Dense(DType::F32), (1, head_dim)).0;
-        let gates = bench.buffer(n * n_heads * head_dim);
-        let mut x = bench.buffer(n * n_heads * head_dim);
-        for norm in [None, Some(Norm::Rms), Some(Norm::Layer)] {
+        gated(bench, (8, 128));
+        gated(bench, (2, 1024));
+    });
+}
+
+/// Checks heads of some length, gated after they are normalised and before.
+fn gated(bench: &mut Bench, (n_heads, head_dim): (usize, usize)) {
+    let n = 8;
+    let gain = bench.weight(Scheme::Dense(DType::F32), (1, head_dim)).0;
+    let gates = bench.buffer(n * n_heads * head_dim);
+    let mut x = bench.buffer(n * n_heads * head_dim);
+    let orders = [NormOrder::BeforeGates, NormOrder::AfterGates].map(Some);
+    for order in [None].into_iter().chain(orders) {
+        for norm in [Norm::Rms, Norm::Layer] {
+            let norm = NormOp {
+                norm,
+                eps: 1e-6,
+                gain_offset: 0.0,
+                gain: &gain,
+                bias: None,
+            };
             let op = HeadGates {
-                norm: norm.map(|norm| NormOp {
-                    norm,
-                    eps: 1e-6,
-                    gain_offset: 0.0,
-                    gain: &gain,
-                    bias: None,
-                }),
+                norm: order.map(|order| HeadNorm { op: norm, order }),
                 function: GateFunction::Silu,
                 n_heads,
                 head_dim,
                 first: 0,
                 row_width: n_heads * head_dim,
             };
-            let what = format!("heads normalised by {norm:?}");
+            let what = format!("heads of {head_dim}, normalised {order:?}");
             let n_bytes = 12 * n * n_heads * head_dim + 4 * head_dim;
             bench.check(&Needs::bytes(&what, n_bytes), |queue| {
                 queue.gate_heads(&op, &gates, &mut x, n)
             });
         }
-    });
+    }
 }

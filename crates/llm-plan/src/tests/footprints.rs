@@ -274,7 +274,7 @@ fn a_hundred_layers_of_384_experts_are_planned() {
         .iter()
         .map(|layer| match layer.mlp {
             MlpSpec::Experts(experts) => experts.routing.n_experts,
-            MlpSpec::Dense(_) => 0,
+            MlpSpec::Dense(_) | MlpSpec::Absent => 0,
         });
     assert_eq!(
         plan.map.iter().filter(|(unit, _)| is_expert(*unit)).count(),

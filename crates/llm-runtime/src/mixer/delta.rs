@@ -2,8 +2,8 @@
 
 use llm_arch::{DeltaOf, DeltaPacking, DeltaSpec};
 use llm_backend::{
-    Backend, ConvRows, DeltaGates, DeltaRule, GateFunction, Groups, HeadGates, Ops, Output,
-    ShortConv,
+    Backend, ConvRows, DeltaGates, DeltaRule, GateFunction, Groups, HeadGates, HeadNorm, NormOrder,
+    Ops, Output, ShortConv,
 };
 
 use super::project_back;
@@ -61,7 +61,10 @@ pub(super) fn forward<B: Backend>(
     let inputs = (&a.rows.grouped, &a.rows.qkv);
     queue.delta_rule(&op, inputs, &batch, &mut rule.buffer, &mut a.rows.attended)?;
     let op = HeadGates {
-        norm: Some(norm_op(&weights.norm)),
+        norm: Some(HeadNorm {
+            op: norm_op(&weights.norm),
+            order: NormOrder::BeforeGates,
+        }),
         function: GateFunction::Silu,
         n_heads: spec.n_value_heads,
         head_dim: spec.value_dim,

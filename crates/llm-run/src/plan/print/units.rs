@@ -110,7 +110,7 @@ fn experts(spec: &ModelSpec, units: &[&UnitUse], detail: Detail) -> String {
         let layer = experts[0].0;
         let n_experts = match spec.decoder.layers[layer].mlp {
             MlpSpec::Experts(experts) => experts.routing.n_experts,
-            MlpSpec::Dense(_) => 0,
+            MlpSpec::Dense(_) | MlpSpec::Absent => 0,
         };
         if experts.len() == n_experts {
             whole.push(layer);

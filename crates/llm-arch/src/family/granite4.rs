@@ -1,0 +1,152 @@
+//! Granite 4: Granite with state spaces in most layers, and in some models experts beside the feed-forward of all tokens.
+
+use llm_tensor::{Activation, Gate, Routing, Weighting};
+
+use super::block::{self, HeadDefaults};
+use super::granite::{multiplier, multiply, residual_norm};
+use super::state_space::{BARE, MAMBA_KEYS, state_space, step_limits};
+use super::{Family, llama};
+use crate::ArchError;
+use crate::config::{Config, Off, Unread};
+use crate::rope_config::{RopeDefaults, rotary};
+use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
+use crate::spec::{
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
+    Positions, SharedSpec,
+};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["granitemoehybrid"],
+    spec,
+    core: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 11_008),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 32_000),
+    ],
+    unread: Unread {
+        // How weights were drawn, and in what pieces a prompt is computed.
+        any: &["init_method", "mamba_chunk_size"],
+        off: &[("normalization_function", Off::Word("rmsnorm"))],
+    },
+    naming: |_| &NAMING,
+    gguf: None,
+};
+
+const NAMING: Naming = Naming {
+    names: &[
+        &[
+            (Role::SpaceIn, "mamba.in_proj"),
+            (Role::ConvTaps, "mamba.conv1d"),
+            (Role::SpaceRate, "mamba.A_log"),
+            (Role::SpaceOffset, "mamba.dt_bias"),
+            (Role::SpaceSkip, "mamba.D"),
+            (Role::SpaceNorm, "mamba.norm"),
+            (Role::SpaceOut, "mamba.out_proj"),
+            (Role::Router, "block_sparse_moe.router.layer"),
+            (Role::Gate, "block_sparse_moe.experts.{e}.gate_proj"),
+            (Role::Up, "block_sparse_moe.experts.{e}.up_proj"),
+            (Role::Down, "block_sparse_moe.experts.{e}.down_proj"),
+            (Role::SharedGateUp, "shared_mlp.input_linear"),
+            (Role::SharedDown, "shared_mlp.output_linear"),
+            // Where there are no experts.
+            (Role::GateUp, "shared_mlp.input_linear"),
+            (Role::Down, "shared_mlp.output_linear"),
+        ],
+        llama::NAMES,
+    ],
+    bare: BARE,
+    // All checkpoints have experts stacked.
+    elsewhere: &[
+        (Role::Gate, Elsewhere::Stack(INPUT, StackRows::First)),
+        (Role::Up, Elsewhere::Stack(INPUT, StackRows::Second)),
+        (Role::Down, Elsewhere::Stack(OUTPUT, StackRows::All)),
+    ],
+    ..llama::NAMING
+};
+
+/// Experts' gates above their ups, `[experts, 2 · width, hidden]`.
+const INPUT: &str = "model.layers.{i}.block_sparse_moe.input_linear.weight";
+/// `[experts, hidden, width]`.
+const OUTPUT: &str = "model.layers.{i}.block_sparse_moe.output_linear.weight";
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let context = block::context(config, 2048)?;
+    let hidden = config.count("hidden_size")?;
+    let norm = residual_norm(config)?;
+    let eps = config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6);
+    let bias = config.flag("attention_bias", false)?;
+    let mut attention = AttentionSpec {
+        qkv_bias: bias,
+        out_bias: bias,
+        scale: multiplier(config, "attention_multiplier")? as f32,
+        ..block::attention(config, HeadDefaults::default())?
+    };
+    let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
+    let turns = config.is_word("position_embedding_type", "rope");
+    attention.rotary_idx = turns.then_some(0);
+    let positions = Positions::Rotary(match turns {
+        true => vec![rotary],
+        false => Vec::new(),
+    });
+    let space = state_space(config, &MAMBA_KEYS, (hidden, eps), step_limits(config)?)?;
+    let mlp = mlp(config)?;
+    let attends = attends(config)?.into_iter();
+    let layers = attends.map(|attends| LayerSpec {
+        mixer: match attends {
+            true => MixerSpec::Attention(attention),
+            false => MixerSpec::StateSpace(space),
+        },
+        mlp,
+    });
+    let stack = block::sequential(layers.collect(), positions, norm);
+    let mut spec = block::decoder_only(config, "granitemoehybrid", context, stack, false)?;
+    multiply(config, &mut spec)?;
+    Ok(spec)
+}
+
+/// The feed-forward of all tokens, and experts beside it if there are any.
+fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
+    let activation = config.activation("hidden_act", Activation::Silu)?;
+    let of_all = DenseMlp {
+        width: (config.opt_count("shared_intermediate_size")?).unwrap_or(1_024),
+        activation,
+        gating: Gating::Fused,
+        bias: false,
+    };
+    let n_experts = config.whole("num_local_experts")?.unwrap_or(8);
+    let width = config.count("intermediate_size")?;
+    if n_experts == 0 {
+        config.tick("num_experts_per_tok");
+        return Ok(MlpSpec::Dense(of_all));
+    }
+    Ok(MlpSpec::Experts(ExpertsSpec {
+        routing: Routing {
+            weighting: Weighting::Normalised,
+            ..Routing::softmax(n_experts, config.n_active(n_experts, 2)?)
+        },
+        correction: false,
+        width,
+        gate: Gate::Of(activation),
+        bias: false,
+        shared: Some(SharedSpec {
+            mlp: of_all,
+            gated: false,
+        }),
+    }))
+}
+
+/// True for each layer that attends, by either of its names.
+fn attends(config: &Config<'_>) -> Result<Vec<bool>, ArchError> {
+    let n_layers = config.n_layers("num_hidden_layers")?;
+    let words = [
+        ("mamba", false),
+        ("linear_attention", false),
+        ("attention", true),
+        ("full_attention", true),
+    ];
+    let key = config.spelling(&["layers_block_type", "layer_types"])?;
+    let attends = config.indices(key, Some(n_layers), &words)?;
+    Ok(attends.unwrap_or_else(|| vec![false; n_layers]))
+}

@@ -1,0 +1,108 @@
+//! State spaces as the families that have them give them.
+
+use llm_tensor::{Activation, MAX_TAPS};
+
+use crate::ArchError;
+use crate::config::Config;
+use crate::skeleton::Role;
+use crate::spec::{GroupNorm, NormSpec, StateSpaceSpec};
+
+/// A family's keys, each with what it means to leave it out.
+pub(super) struct Keys {
+    pub(super) n_heads: (&'static str, usize),
+    /// The residual's width, as often as `expand` says, shared among the heads where a family has no default.
+    pub(super) head_dim: (&'static str, Option<usize>),
+    pub(super) n_groups: (&'static str, usize),
+    pub(super) state_dim: (&'static str, usize),
+    pub(super) kernel: (&'static str, usize),
+    /// The residual's widths that all heads together have; of a family that does not say so they may have any.
+    pub(super) expand: Option<(&'static str, usize)>,
+    pub(super) activation: &'static str,
+    pub(super) conv_bias: &'static str,
+    pub(super) bias: &'static str,
+}
+
+/// Keys of the state spaces of Granite 4 and Bamba.
+pub(super) const MAMBA_KEYS: Keys = Keys {
+    n_heads: ("mamba_n_heads", 128),
+    head_dim: ("mamba_d_head", None),
+    n_groups: ("mamba_n_groups", 1),
+    state_dim: ("mamba_d_state", 256),
+    kernel: ("mamba_d_conv", 4),
+    expand: Some(("mamba_expand", 2)),
+    activation: "hidden_act",
+    conv_bias: "mamba_conv_bias",
+    bias: "mamba_proj_bias",
+};
+
+/// Tensors that are called as they are, with nothing behind.
+pub(super) const BARE: &[Role] = &[Role::SpaceRate, Role::SpaceOffset, Role::SpaceSkip];
+
+/// A state space, of heads whose results are normalised in the groups that share what they read by.
+pub(super) fn state_space(
+    config: &Config<'_>,
+    keys: &Keys,
+    (hidden, eps): (usize, f64),
+    step_limits: [f64; 2],
+) -> Result<StateSpaceSpec, ArchError> {
+    let count = |(key, default): (&str, usize)| {
+        let count = config.opt_count(key)?;
+        Ok::<_, ArchError>(count.unwrap_or(default))
+    };
+    let n_heads = count(keys.n_heads)?;
+    let expand = keys.expand.map(count).transpose()?;
+    let width = expand.map(|expand| expand.saturating_mul(hidden));
+    let (key, default) = keys.head_dim;
+    let shared = || width.filter(|width| width.is_multiple_of(n_heads));
+    let is_auto = config.is_word(key, "auto");
+    let given = match is_auto {
+        true => None,
+        false => config.opt_count(key)?.or(default),
+    };
+    let Some(head_dim) = given.or_else(|| Some(shared()? / n_heads)) else {
+        return config.bad_value(key, "elements of a head");
+    };
+    if let Some(width) = width.filter(|width| n_heads.checked_mul(head_dim) != Some(*width)) {
+        let expected = format!("heads of {width} elements together");
+        return config.bad_value(keys.n_heads.0, &expected);
+    }
+    let n_groups = count(keys.n_groups)?;
+    if !n_heads.is_multiple_of(n_groups) {
+        let expected = format!("a divisor of the {n_heads} heads");
+        return config.bad_value(keys.n_groups.0, &expected);
+    }
+    let state_dim = count(keys.state_dim)?;
+    if state_dim > MAX_STATE_DIM {
+        let expected = format!("at most {MAX_STATE_DIM} numbers of each element");
+        return config.bad_value(keys.state_dim.0, &expected);
+    }
+    let kernel = count(keys.kernel)?;
+    if !(2..=MAX_TAPS).contains(&kernel) {
+        let expected = format!("2 to {MAX_TAPS} positions");
+        return config.bad_value(keys.kernel.0, &expected);
+    }
+    Ok(StateSpaceSpec {
+        n_heads,
+        head_dim,
+        state_dim,
+        n_groups,
+        kernel,
+        activation: config.activation(keys.activation, Activation::Silu)?,
+        conv_bias: config.flag(keys.conv_bias, true)?,
+        bias: config.flag(keys.bias, false)?,
+        step_limits: step_limits.map(|limit| limit as f32),
+        norm: Some(GroupNorm {
+            norm: NormSpec::rms(eps),
+            n_groups,
+        }),
+    })
+}
+
+/// `time_step_limit`, by which steps are bounded.
+pub(super) fn step_limits(config: &Config<'_>) -> Result<[f64; 2], ArchError> {
+    let limits = config.limits("time_step_limit")?;
+    Ok(limits.unwrap_or([0.0, f64::INFINITY]))
+}
+
+/// Numbers of the longest row of a state that there are kernels for.
+const MAX_STATE_DIM: usize = 256;
