@@ -8,13 +8,17 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 82] = [
+pub const GOLDENS: [&str; 87] = [
     "arcee",
     "arcee-biases",
     "bloom",
     "bloom-6heads-residual-post-ln",
     "cohere",
     "cohere2",
+    "deepseek-v2",
+    "deepseek-v2-groups",
+    "deepseek-v3",
+    "deepseek-v3-plain",
     "ernie4-5",
     "exaone4",
     "exaone4-full",
@@ -33,6 +37,7 @@ pub const GOLDENS: [&str; 82] = [
     "glm4",
     "glm4-moe",
     "glm4-moe-groups",
+    "glm4-moe-lite",
     "gpt-bigcode",
     "gpt-bigcode-heads",
     "gpt-neox",

@@ -4,6 +4,7 @@ mod arcee;
 mod block;
 mod bloom;
 mod cohere;
+mod deepseek;
 mod ernie4_5;
 mod exaone4;
 mod falcon;
@@ -84,11 +85,13 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 41] = [
+const FAMILIES: [&Family; 44] = [
     &arcee::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
+    &deepseek::V2,
+    &deepseek::V3,
     &ernie4_5::FAMILY,
     &exaone4::FAMILY,
     &falcon::FAMILY,
@@ -98,6 +101,7 @@ const FAMILIES: [&Family; 41] = [
     &glm::GLM,
     &glm::GLM4,
     &glm4_moe::FAMILY,
+    &deepseek::GLM4_LITE,
     &gpt2::FAMILY,
     &gpt_bigcode::FAMILY,
     &gpt_neox::FAMILY,

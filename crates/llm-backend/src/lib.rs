@@ -32,6 +32,7 @@
 
 mod delta;
 mod error;
+mod heads;
 mod largest;
 mod ops;
 mod queue;
@@ -39,6 +40,7 @@ mod reference;
 
 pub use delta::{DeltaGates, DeltaRule, GateFunction, HeadGates};
 pub use error::BackendError;
+pub use heads::{HeadProducts, MatrixSide};
 pub use largest::first_of_largest;
 pub use llm_tensor::Routing;
 pub use ops::{

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::{
-    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, HostPages,
-    KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, ShortConv,
-    StateBatch, first_of_largest,
+    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
+    HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing,
+    ShortConv, StateBatch, first_of_largest,
 };
 use llm_tensor::{Activation, ClampedGate};
 
@@ -17,7 +17,9 @@ use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::routes::sigmoid;
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
-use crate::{Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, kv_pool, linear};
+use crate::{
+    Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, heads, kv_pool, linear,
+};
 
 /// Work that is done as it is put into the queue: there is never anything to wait for.
 #[derive(Debug)]
@@ -149,6 +151,18 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn head_products(
+        &mut self,
+        op: &HeadProducts<'_, Cpu>,
+        x: &Buffer,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (x, out) = (x.as_slice(), out.as_mut_slice());
+        heads::products(&self.cpu, op, x, out, n_tokens);
+        Ok(())
+    }
+
     fn rotate(
         &mut self,
         op: &Rotary,
@@ -156,11 +170,7 @@ impl Ops<Cpu> for CpuQueue {
         x: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        assert!(
-            op.rotary_dim <= op.head_dim && op.rotary_dim.is_multiple_of(2),
-            "{op:?}"
-        );
-        assert!(op.n_heads * op.head_dim <= op.row_width, "{op:?}");
+        op.check();
         if op.rotary_dim == 0 {
             return Ok(());
         }

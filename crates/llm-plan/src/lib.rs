@@ -49,7 +49,7 @@ pub use estimate::{MemoryEstimate, UnitUse};
 pub use hf_map::HfMap;
 pub use kv::{
     KvTable, conv_state_shape, cross_kv_shape, delta_state_shapes, encoder_kv_shape, kv_shape,
-    kv_tables,
+    kv_tables, latent_kv_shape,
 };
 pub use limits::Limits;
 pub use load_peak::whole_shards_peak;

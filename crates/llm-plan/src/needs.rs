@@ -9,7 +9,7 @@ use crate::activation::{F32, HostBuffers};
 use crate::{
     ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements,
     conv_state_shape, cross_kv_shape, delta_state_shapes, encoder_kv_shape, kv_shape, kv_tables,
-    workspace_shape,
+    latent_kv_shape, workspace_shape,
 };
 
 /// Costs that only a kind of device knows.
@@ -183,6 +183,9 @@ impl DeviceNeeds {
         let kv = |layer: &LayerSpec| {
             let attention = match &layer.mixer {
                 MixerSpec::Attention(attention) => attention,
+                MixerSpec::Latent(latent) => {
+                    return pool(latent_kv_shape(latent, limits, kv_dtype));
+                }
                 MixerSpec::Conv(conv) => return conv_state_shape(conv, limits).bytes().get(),
                 MixerSpec::Delta(delta) => {
                     let shapes = delta_state_shapes(delta, limits);

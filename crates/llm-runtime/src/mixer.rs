@@ -4,6 +4,7 @@ mod attention;
 mod conv;
 mod cross;
 mod delta;
+mod latent;
 
 use std::slice::from_ref;
 
@@ -29,13 +30,19 @@ pub(crate) fn forward<B: Backend>(
         (MixerOf::Attention(weights), MixerState::Attention(kv)) => {
             attention::forward(weights, call, io, a, kv)
         }
+        (MixerOf::Latent(weights), MixerState::Attention(kv)) => {
+            latent::forward(weights, call, io, a, kv)
+        }
         (MixerOf::Conv(weights), MixerState::Conv(state)) => {
             conv::forward(weights, call, io, a, state)
         }
         (MixerOf::Delta(weights), MixerState::Delta { conv, rule }) => {
             delta::forward(weights, call, io, a, (conv, rule))
         }
-        (MixerOf::Attention(_), MixerState::Conv(_) | MixerState::Delta { .. })
+        (
+            MixerOf::Attention(_) | MixerOf::Latent(_),
+            MixerState::Conv(_) | MixerState::Delta { .. },
+        )
         | (MixerOf::Conv(_), MixerState::Attention(_) | MixerState::Delta { .. })
         | (MixerOf::Delta(_), MixerState::Attention(_) | MixerState::Conv(_)) => {
             unreachable!("a layer's state is its mixer's")

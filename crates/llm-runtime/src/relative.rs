@@ -26,7 +26,8 @@ impl<B: Backend> BiasTable<B> {
     ) -> Result<Option<Self>> {
         let n_heads = stack.n_heads();
         let n_elements = bias_elements(stack, context);
-        let row = n_elements / n_heads;
+        // A stack without such heads has no biases.
+        let row = n_elements / n_heads.max(1);
         let (values, zero) = match stack.positions {
             Positions::Learned { .. } | Positions::Rotary(_) => return Ok(None),
             // Keys lie at or before their query.

@@ -102,14 +102,14 @@ const FINAL_WIDTH: &str = "feed_forward_length";
 fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
     let layers = &spec.decoder.layers;
     let conv = layers.iter().find_map(|layer| match layer.mixer {
-        MixerSpec::Attention(_) | MixerSpec::Delta(_) => None,
+        MixerSpec::Attention(_) | MixerSpec::Latent(_) | MixerSpec::Delta(_) => None,
         MixerSpec::Conv(conv) => Some(conv),
     });
     let Some(conv) = conv else {
         return written::none("none of its layers convolves");
     };
     let types = layers.iter().map(|layer| match layer.mixer {
-        MixerSpec::Attention(_) | MixerSpec::Delta(_) => ATTENTION,
+        MixerSpec::Attention(_) | MixerSpec::Latent(_) | MixerSpec::Delta(_) => ATTENTION,
         MixerSpec::Conv(_) => CONV,
     });
     let more = json!({

@@ -103,6 +103,7 @@ fn project<B: Backend>(
         let op = Rotary {
             n_heads: n_heads + n_kv_heads,
             head_dim,
+            first: 0,
             rotary_dim: rotary.dim,
             pairing: rotary.pairing,
             row_width,
