@@ -33,6 +33,7 @@ use llm_tests::{
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
 const MODELS: [&str; 25] = [
     "bloom",
+    "deepseek-v3",
     "falcon-40b-style",
     "falcon-7b-style",
     "gemma-biases",

@@ -9,7 +9,7 @@ use llm_backend::{Attention, Backend, Batch, KvColumns, Mask, Ops, Queue, Rows};
 use llm_benches::{cpu, four_bit_weights, interleaved, products, weights};
 use llm_cpu::Cpu;
 use llm_quant::{BlockSize, Code, FourBit, Scheme};
-use llm_tensor::{DType, KvShape, WorkspaceShape};
+use llm_tensor::{DType, KvShape, KvValues, WorkspaceShape};
 
 fn main() {
     for cpu in [cpu(Some(1)), cpu(None)] {
@@ -83,6 +83,7 @@ fn attention(cpu: &Arc<Cpu>, n_tokens: usize) {
     let shape = KvShape {
         n_kv_heads,
         head_dim,
+        values: KvValues::Own,
         capacity: n_tokens,
         n_sequences: 1,
         dtype: DType::BF16,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use llm_backend::{Attention, Backend, Batch, KvColumns, Mask, Ops, Queue, Rows};
-use llm_tensor::{DType, KvShape, WorkspaceShape};
+use llm_tensor::{DType, KvShape, KvValues, WorkspaceShape};
 use serde_json::json;
 
 use crate::Extent;
@@ -62,6 +62,7 @@ fn measure<B: Backend>(device: &Arc<B>, case: Case, time: Duration, copy: f64) -
     let shape = KvShape {
         n_kv_heads: N_KV_HEADS,
         head_dim: HEAD_DIM,
+        values: KvValues::Own,
         capacity: context,
         n_sequences,
         dtype: DType::BF16,

@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 99] = [
+pub const GOLDENS: [&str; 104] = [
     "arcee",
     "arcee-biases",
     "bamba",
@@ -16,6 +16,10 @@ pub const GOLDENS: [&str; 99] = [
     "bloom-6heads-residual-post-ln",
     "cohere",
     "cohere2",
+    "deepseek-v2",
+    "deepseek-v2-groups",
+    "deepseek-v3",
+    "deepseek-v3-plain",
     "ernie4-5",
     "ernie4-5-moe",
     "ernie4-5-moe-biases",
@@ -36,6 +40,7 @@ pub const GOLDENS: [&str; 99] = [
     "glm4",
     "glm4-moe",
     "glm4-moe-groups",
+    "glm4-moe-lite",
     "gpt-bigcode",
     "gpt-bigcode-heads",
     "gpt-neox",

@@ -5,6 +5,7 @@ mod bamba;
 mod block;
 mod bloom;
 mod cohere;
+mod deepseek;
 mod ernie4_5;
 mod exaone4;
 mod falcon;
@@ -90,12 +91,14 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 53] = [
+const FAMILIES: [&Family; 56] = [
     &arcee::FAMILY,
     &bamba::FAMILY,
     &bloom::FAMILY,
     &cohere::COHERE,
     &cohere::COHERE2,
+    &deepseek::V2,
+    &deepseek::V3,
     &ernie4_5::ERNIE4_5,
     &ernie4_5::ERNIE4_5_MOE,
     &exaone4::FAMILY,
@@ -106,6 +109,7 @@ const FAMILIES: [&Family; 53] = [
     &glm::GLM,
     &glm::GLM4,
     &glm4_moe::FAMILY,
+    &deepseek::GLM4_LITE,
     &gpt2::FAMILY,
     &gpt_bigcode::FAMILY,
     &gpt_neox::FAMILY,

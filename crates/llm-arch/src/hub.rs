@@ -133,6 +133,14 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::VBias
         | Role::Out
         | Role::OutBias
+        | Role::QDown
+        | Role::QDownBias
+        | Role::QLatentNorm
+        | Role::QUp
+        | Role::KvDown
+        | Role::KvDownBias
+        | Role::KvLatentNorm
+        | Role::KvUp
         | Role::Sinks
         | Role::ConvIn
         | Role::ConvInBias
@@ -193,7 +201,7 @@ fn attention(stack: &StackSpec, unit: Unit) -> &AttentionSpec {
     };
     match &stack.layers[layer].mixer {
         MixerSpec::Attention(attention) => attention,
-        MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) | MixerSpec::Absent => {
+        MixerSpec::Latent(_) | MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) | MixerSpec::Absent => {
             unreachable!("queries and keys are of layers that attend")
         }
     }

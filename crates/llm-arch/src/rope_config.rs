@@ -41,12 +41,7 @@ impl RopeDefaults {
 pub(crate) fn rotary(config: &Config<'_>, defaults: RopeDefaults) -> Result<RotarySpec> {
     let base_key = config.spelling(&["rotary_emb_base", "rope_theta"])?;
     let outer_base = config.opt_positive(base_key)?;
-    let (older, newer) = (
-        config.object("rope_scaling")?,
-        config.object("rope_parameters")?,
-    );
-    // Where both are there the older spelling counts.
-    match older.filter(|rope| !rope.is_empty()).or(newer) {
+    match object(config)? {
         Some(rope) => {
             let spec = of_object(config, Some(&rope), defaults, outer_base)?;
             // Positions of pictures have three axes, which text goes along all at once.
@@ -55,6 +50,38 @@ pub(crate) fn rotary(config: &Config<'_>, defaults: RopeDefaults) -> Result<Rota
             Ok(spec)
         }
         None => of_object(config, None, defaults, outer_base),
+    }
+}
+
+/// The factor by which DeepSeek multiplies products of queries and keys where positions are scaled: the square of what
+/// `mscale_all_dim` makes of the scaling's.
+pub(crate) fn score_growth(config: &Config<'_>) -> Result<f64> {
+    let Some(rope) = object(config)? else {
+        return Ok(1.0);
+    };
+    let kind = rope.text("rope_type")?.or(rope.text("type")?);
+    match (kind, rope.opt_positive("mscale_all_dim")?) {
+        (None | Some("default"), _) | (_, None) => Ok(1.0),
+        (Some(_), Some(all)) => Ok(grown(all, rope.positive("factor")?).powi(2)),
+    }
+}
+
+/// The object of the rotary positions, if there is one.
+fn object<'a>(config: &Config<'a>) -> Result<Option<Config<'a>>> {
+    let (older, newer) = (
+        config.object("rope_scaling")?,
+        config.object("rope_parameters")?,
+    );
+    // Where both are there the older spelling counts.
+    Ok(older.filter(|rope| !rope.is_empty()).or(newer))
+}
+
+/// What YaRN multiplies by for a stretch of `factor`.
+fn grown(mscale: f64, factor: f64) -> f64 {
+    if factor <= 1.0 {
+        1.0
+    } else {
+        0.1 * mscale * factor.ln() + 1.0
     }
 }
 
@@ -244,13 +271,7 @@ fn yarn(
         rope.opt_positive("mscale")?,
         rope.opt_positive("mscale_all_dim")?,
     );
-    let grown = |mscale: f64| {
-        if factor <= 1.0 {
-            1.0
-        } else {
-            0.1 * mscale * factor.ln() + 1.0
-        }
-    };
+    let grown = |mscale: f64| grown(mscale, factor);
     let magnitude = match (rope.opt_positive("attention_factor")?, mscale, mscale_all) {
         (Some(given), ..) => given,
         (None, Some(mscale), Some(all)) => grown(mscale) / grown(all),

@@ -11,8 +11,7 @@ use std::borrow::Cow;
 
 pub use self::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf,
-    ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
+    ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap, LatentInputOf, LatentOf,
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
 use self::naming::{Pattern, matches};

@@ -101,7 +101,20 @@ impl StackSpec {
     pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
         self.layers.iter().filter_map(|layer| match &layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Conv(_)
+            MixerSpec::Latent(_)
+            | MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Absent => None,
+        })
+    }
+
+    /// Attention of each layer that attends to latents.
+    pub fn latents(&self) -> impl Iterator<Item = &LatentSpec> {
+        self.layers.iter().filter_map(|layer| match &layer.mixer {
+            MixerSpec::Latent(latent) => Some(latent),
+            MixerSpec::Attention(_)
+            | MixerSpec::Conv(_)
             | MixerSpec::Delta(_)
             | MixerSpec::StateSpace(_)
             | MixerSpec::Absent => None,
@@ -113,7 +126,8 @@ impl StackSpec {
         let layers = self.layers.iter_mut();
         layers.filter_map(|layer| match &mut layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
-            MixerSpec::Conv(_)
+            MixerSpec::Latent(_)
+            | MixerSpec::Conv(_)
             | MixerSpec::Delta(_)
             | MixerSpec::StateSpace(_)
             | MixerSpec::Absent => None,
@@ -225,6 +239,8 @@ pub struct LayerSpec {
 pub enum MixerSpec {
     /// Each sees the keys and values of those before it.
     Attention(AttentionSpec),
+    /// The same, with the keys and values of all heads made of one short vector a position.
+    Latent(LatentSpec),
     /// Each is a weighted sum of its own features and those of a few before it.
     Conv(ShortConvSpec),
     /// Each corrects a state of its sequence, and reads it: the gated delta rule.
@@ -239,7 +255,7 @@ impl MixerSpec {
     /// True where the state of a sequence is of one size, and is overwritten by each position.
     pub fn is_recurrent(&self) -> bool {
         match self {
-            MixerSpec::Attention(_) | MixerSpec::Absent => false,
+            MixerSpec::Attention(_) | MixerSpec::Latent(_) | MixerSpec::Absent => false,
             MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) => true,
         }
     }
@@ -248,6 +264,7 @@ impl MixerSpec {
     pub fn projected_width(&self) -> usize {
         match self {
             MixerSpec::Attention(attention) => attention.row_width(),
+            MixerSpec::Latent(latent) => latent.n_heads * latent.key_dim(),
             MixerSpec::Conv(conv) => conv.projected_width(),
             MixerSpec::Delta(delta) => delta.projected_width(),
             MixerSpec::StateSpace(space) => space.projected_width(),
@@ -255,10 +272,14 @@ impl MixerSpec {
         }
     }
 
-    /// Features that it projects back to the residual.
+    /// Features that it projects back to the residual, or of what lies there before.
     pub fn mixed_width(&self) -> usize {
         match self {
             MixerSpec::Attention(attention) => attention.q_width(),
+            MixerSpec::Latent(latent) => {
+                let widths = [latent.values_width(), latent.q_width(), latent.key_dim()];
+                widths.into_iter().max().unwrap_or(0)
+            }
             MixerSpec::Conv(conv) => conv.n_channels,
             MixerSpec::Delta(delta) => delta.values_width(),
             MixerSpec::StateSpace(space) => space.values_width(),
@@ -273,6 +294,10 @@ impl MixerSpec {
                 true => attention.row_width(),
                 false => 0,
             },
+            MixerSpec::Latent(latent) => {
+                let results = latent.n_heads * latent.kv_rank;
+                results.max(latent.q_rank.unwrap_or(0))
+            }
             MixerSpec::Conv(_) => 0,
             MixerSpec::Delta(delta) => match delta.packing {
                 DeltaPacking::Separate => delta.conv_width(),
@@ -287,6 +312,7 @@ impl MixerSpec {
     pub fn head_dim(&self) -> usize {
         match self {
             MixerSpec::Attention(attention) => attention.head_dim,
+            MixerSpec::Latent(latent) => latent.key_dim(),
             MixerSpec::Conv(_) => 0,
             MixerSpec::Delta(delta) => delta.key_dim.max(delta.value_dim),
             // No device needs more for a longer one.
@@ -544,6 +570,59 @@ impl AttentionSpec {
     /// Output features of queries, keys and values, side by side.
     pub fn qkv_width(&self) -> usize {
         self.q_width() + 2 * self.kv_width()
+    }
+}
+
+/// Multi-head latent attention (DeepSeek-V2, Liu et al. 2024): what a position's keys and values are made of is a latent that
+/// all heads share, and beside it is one key, turned by the position, that they share too.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LatentSpec {
+    /// Heads.
+    pub n_heads: usize,
+    /// Elements of the latent that queries are made of; none where they are made of the input.
+    pub q_rank: Option<usize>,
+    /// Elements of the latent that keys and values are made of.
+    pub kv_rank: usize,
+    /// Elements of a head's queries, and of its keys, that have no position.
+    pub nope_dim: usize,
+    /// Elements of a head's queries, behind those, that are turned; and of the key that all heads share.
+    pub rope_dim: usize,
+    /// Elements of a head's values.
+    pub value_dim: usize,
+    /// True if the projections to latents, and the one to the residual, have biases.
+    pub bias: bool,
+    /// Norm of latents.
+    pub norm: NormSpec,
+    /// Multiplies the products of queries and keys.
+    pub scale: f32,
+    /// Index among the stack's rotary positions.
+    pub rotary_idx: usize,
+}
+
+impl LatentSpec {
+    /// Elements of a head's queries, as they are projected.
+    pub fn q_dim(&self) -> usize {
+        self.nope_dim + self.rope_dim
+    }
+
+    /// Output features of the query projection.
+    pub fn q_width(&self) -> usize {
+        self.n_heads * self.q_dim()
+    }
+
+    /// Elements of what is kept of a position: its latent and the turned key. It is the one key of all heads.
+    pub fn key_dim(&self) -> usize {
+        self.kv_rank + self.rope_dim
+    }
+
+    /// Rows of each head in the matrix that makes keys and values of latents: its keys', then its values'.
+    pub fn kv_dim(&self) -> usize {
+        self.nope_dim + self.value_dim
+    }
+
+    /// Features of all heads' results.
+    pub fn values_width(&self) -> usize {
+        self.n_heads * self.value_dim
     }
 }
 

@@ -32,6 +32,7 @@
 
 mod delta;
 mod error;
+mod heads;
 mod largest;
 mod ops;
 mod queue;
@@ -40,6 +41,7 @@ mod state_space;
 
 pub use delta::{DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOrder};
 pub use error::BackendError;
+pub use heads::{HeadProducts, MatrixSide};
 pub use largest::first_of_largest;
 pub use llm_tensor::Routing;
 pub use ops::{

@@ -59,12 +59,24 @@ pub struct Rotary {
     pub n_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// Elements, from the head's start, that are turned; even.
+    /// Elements of a head before those that are turned.
+    pub first: usize,
+    /// Elements that are turned; even.
     pub rotary_dim: usize,
     /// Pairs that are turned together.
     pub pairing: Pairing,
     /// Elements of a row, the values included.
     pub row_width: usize,
+}
+
+impl Rotary {
+    /// # Panics
+    /// When a head has not the elements that are turned, or a row not the heads.
+    pub fn check(&self) {
+        let is_within = self.first + self.rotary_dim <= self.head_dim
+            && self.n_heads * self.head_dim <= self.row_width;
+        assert!(is_within && self.rotary_dim.is_multiple_of(2), "{self:?}");
+    }
 }
 
 /// Some heads of each row.
@@ -140,7 +152,8 @@ impl Groups {
     }
 }
 
-/// Columns of keys and values in a row: the pool's number of heads each, values right after keys.
+/// Columns of keys and values in a row: the pool's number of heads each, values right after keys. Of a pool without values of
+/// its own, columns of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvColumns {
     /// The first element of the keys.
@@ -155,7 +168,7 @@ pub struct Attention<'a, B: Backend> {
     pub n_heads: usize,
     /// Heads of keys, and of values.
     pub n_kv_heads: usize,
-    /// Elements of a head.
+    /// Elements of a head's queries and keys; values are as the pool has them.
     pub head_dim: usize,
     /// Elements of a row that begins with the queries.
     pub row_width: usize,

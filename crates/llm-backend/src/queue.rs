@@ -6,8 +6,7 @@ use llm_tensor::{Activation, ClampedGate, Gate};
 
 use crate::{
     Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, ShortConv, StateBatch,
-    StateSpace, first_of_largest,
+    Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, first_of_largest, HeadProducts,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -144,6 +143,16 @@ pub trait Ops<B: Backend>: Queue<B> {
         n_tokens: usize,
     ) -> Result<()>;
 
+    /// Multiplies each head of each row of `x` `[n_tokens, n_heads · (from + carried)]` with rows of a matrix that are its own,
+    /// into `out` `[n_tokens, n_heads · (to + carried)]`.
+    fn head_products(
+        &mut self,
+        op: &HeadProducts<'_, B>,
+        x: &B::Buffer,
+        out: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
     /// Turns the leading heads of each row of `x` `[n_tokens, row_width]` by `angles`
     /// `[n_tokens, cos of rotary_dim / 2 | sin of rotary_dim / 2]`.
     fn rotate(
@@ -188,7 +197,7 @@ pub trait Ops<B: Backend>: Queue<B> {
     fn copy_blocks(&mut self, pool: &mut B::KvPool, blocks: &[(u32, u32)]) -> Result<()>;
 
     /// Each row's queries, the leading heads of rows `[_, row_width]` of `q`, attend to the positions of its sequence that
-    /// the mask shows; the result goes to the same row of `out` `[_, n_heads · head_dim]`. All sequences of a pass at once.
+    /// the mask shows; the result goes to the same row of `out` `[_, n_heads · value_dim]`. All sequences of a pass at once.
     fn attention(
         &mut self,
         op: &Attention<'_, B>,

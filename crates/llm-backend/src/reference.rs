@@ -2,6 +2,7 @@
 
 mod conv;
 mod delta;
+mod heads;
 mod norm;
 mod ops;
 mod pool;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::Backend;
-use llm_tensor::DType;
+use llm_tensor::{DType, KvValues};
 
 use self::run::Run;
 use crate::case::{Case, EPS, sum_error};
@@ -19,6 +19,7 @@ pub(crate) struct AttentionCase {
     n_heads: usize,
     n_kv_heads: usize,
     head_dim: usize,
+    values: KvValues,
     dtype: DType,
     keys: Keys,
     /// Queries of each call: all at once, one by one, or anything between.
@@ -80,7 +81,7 @@ struct Bias {
 struct Inputs {
     /// `[queries, n_heads, head_dim]`.
     q: Vec<f32>,
-    /// `[positions, keys | values, n_kv_heads, head_dim]`.
+    /// `[positions, keys | values, n_kv_heads, head_dim]`, or keys alone.
     kv: Vec<f32>,
     /// `[n_heads, row]`.
     bias: Vec<f32>,
@@ -119,7 +120,22 @@ impl AttentionCase {
     }
 
     fn kv_width(&self) -> usize {
-        2 * self.n_kv_heads * self.head_dim
+        let keys = self.n_kv_heads * self.head_dim;
+        match self.values {
+            KvValues::Own => 2 * keys,
+            KvValues::OfKeys(_) => keys,
+        }
+    }
+
+    fn out_width(&self) -> usize {
+        self.n_heads * self.value_dim()
+    }
+
+    fn value_dim(&self) -> usize {
+        match self.values {
+            KvValues::Own => self.head_dim,
+            KvValues::OfKeys(n) => n,
+        }
     }
 
     fn scale(&self) -> f32 {
@@ -200,7 +216,7 @@ impl Case for Together {
 fn bounds_of(cases: &[AttentionCase], mut expected: &[f32]) -> Vec<f64> {
     let mut bounds = Vec::with_capacity(expected.len());
     for case in cases {
-        let (ours, rest) = expected.split_at(case.n_queries() * case.q_width());
+        let (ours, rest) = expected.split_at(case.n_queries() * case.out_width());
         bounds.extend(case.bounds(ours));
         expected = rest;
     }
@@ -264,7 +280,7 @@ impl Case for Fork {
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
         let [first, third] = self.sequences();
-        let n = first.n_queries() * first.q_width();
+        let n = first.n_queries() * first.out_width();
         let (of_first, rest) = expected.split_at(n);
         let (of_second, of_third) = rest.split_at(rest.len() - n);
         let mut bounds = first.bounds(of_first);
@@ -297,12 +313,16 @@ impl Case for AttentionCase {
                 Keys::Encoder | Keys::Cross(_) => (usize::MAX, self.n_positions()),
             };
             for kv in positions.by_ref().take(n_new) {
-                let (keys, values) = kv.split_at(self.kv_width() / 2);
+                let (keys, values) = kv.split_at(self.n_kv_heads * self.head_dim);
+                let values = match self.values {
+                    KvValues::Own => values,
+                    KvValues::OfKeys(_) => keys,
+                };
                 let heads = keys
                     .chunks_exact(self.head_dim)
                     .zip(values.chunks_exact(self.head_dim));
                 for (largest, (key, value)) in largest.iter_mut().zip(heads) {
-                    largest.include(key, value);
+                    largest.include(key, &value[..self.value_dim()]);
                 }
             }
             for (head, query) in queries.chunks_exact(self.head_dim).enumerate() {
@@ -320,7 +340,7 @@ impl Case for AttentionCase {
                 let relative = 2.0 * score_error + sum_error(n_seen.saturating_add(1)) + 8.0 * EPS;
                 // Whatever the weights, their mean of the values lies among these.
                 let bound = relative.min(2.0) * largest.value;
-                bounds.extend(vec![bound; self.head_dim]);
+                bounds.extend(vec![bound; self.value_dim()]);
             }
         }
         bounds

@@ -170,21 +170,26 @@ pub(crate) struct RotaryCase {
 pub(crate) fn rotations() -> Vec<RotaryCase> {
     let mut cases = Vec::new();
     for pairing in [Pairing::Adjacent, Pairing::Halves] {
-        for (n_heads, head_dim, rotary_dim) in [
-            (1, 2, 2),
-            (3, 12, 12),
-            (4, 64, 64),
-            (2, 80, 32),
-            (5, 96, 24),
-            (3, 128, 128),
-            (2, 256, 64),
-            (2, 20, 6),
+        for (n_heads, head_dim, first, rotary_dim) in [
+            (1, 2, 0, 2),
+            (3, 12, 0, 12),
+            (4, 64, 0, 64),
+            (2, 80, 0, 32),
+            (5, 96, 0, 24),
+            (3, 128, 0, 128),
+            (2, 256, 0, 64),
+            (2, 20, 0, 6),
+            (1, 576, 512, 64),
+            (3, 192, 128, 64),
+            (4, 20, 12, 8),
+            (2, 19, 7, 10),
         ] {
             for n_tokens in [1, 2, 33, 100] {
                 cases.push(RotaryCase {
                     op: Rotary {
                         n_heads,
                         head_dim,
+                        first,
                         rotary_dim,
                         pairing,
                         row_width: (n_heads + 1) * head_dim,
@@ -227,7 +232,8 @@ impl Case for RotaryCase {
         // Two products of factors up to 2 and 1, and their sum; what is not turned stays as it is.
         let turned = |i: usize| {
             let at = i % self.op.row_width;
-            at < self.op.n_heads * self.op.head_dim && at % self.op.head_dim < self.op.rotary_dim
+            let turned = self.op.first..self.op.first + self.op.rotary_dim;
+            at < self.op.n_heads * self.op.head_dim && turned.contains(&(at % self.op.head_dim))
         };
         (0..expected.len())
             .map(|i| if turned(i) { 4.0 * EPS } else { 0.0 })

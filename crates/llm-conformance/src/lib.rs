@@ -16,6 +16,7 @@ mod elementwise;
 mod four_bit;
 mod gates;
 mod groups;
+mod heads;
 mod int8;
 mod linear;
 mod memory;
@@ -96,12 +97,13 @@ pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &elementwise::largest());
 }
 
-/// Checks linear operations.
+/// Checks linear operations, and products of heads.
 ///
 /// # Panics
 /// As [`check`].
 pub fn check_linear<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &linear::cases());
+    check_each(backend, &heads::cases());
     check_each(backend, &four_bit::cases());
     check_each(backend, &int8::cases());
 }
@@ -321,6 +323,7 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &elementwise::activations());
     check_same_bits(one, other, &elementwise::rotations());
     check_same_bits(one, other, &linear::cases());
+    check_same_bits(one, other, &heads::cases());
     check_same_bits(one, other, &four_bit::cases());
     check_same_bits(one, other, &int8::cases());
     check_same_bits(one, other, &attention::cases());

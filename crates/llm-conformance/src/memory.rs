@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use llm_backend::{Allocation, Backend, BackendError, Routing};
 use llm_quant::{Int8, Scheme, StoredWeight};
-use llm_tensor::{Bytes, DType, HostBytes, KvShape, PageBuf, Weighting};
+use llm_tensor::{Bytes, DType, HostBytes, KvShape, KvValues, PageBuf, Weighting};
 
 use crate::data::{DTYPES, WORKS};
 
@@ -12,16 +12,19 @@ pub(crate) fn check_sizes<B: Backend>(backend: &Arc<B>) {
     let device = &backend.info().name;
     for (i, capacity) in [1, 15, 16, 17, 1000].into_iter().enumerate() {
         for n_sequences in [1, 3] {
-            let shape = KvShape {
-                n_kv_heads: 3,
-                head_dim: 20,
-                capacity,
-                n_sequences,
-                dtype: DTYPES[i % 3],
-            };
-            let pool = backend.kv_pool(&shape).expect(WORKS);
-            let planned = backend.kv_pool_bytes(&shape);
-            assert_eq!(planned, pool.bytes(), "{device}: {shape:?}");
+            for values in [KvValues::Own, KvValues::OfKeys(12)] {
+                let shape = KvShape {
+                    n_kv_heads: 3,
+                    head_dim: 20,
+                    values,
+                    capacity,
+                    n_sequences,
+                    dtype: DTYPES[i % 3],
+                };
+                let pool = backend.kv_pool(&shape).expect(WORKS);
+                let planned = backend.kv_pool_bytes(&shape);
+                assert_eq!(planned, pool.bytes(), "{device}: {shape:?}");
+            }
         }
         let routing = Routing {
             weighting: Weighting::Normalised,

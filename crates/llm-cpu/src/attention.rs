@@ -154,7 +154,7 @@ impl Sequence<'_> {
     fn partials_len(&self) -> usize {
         match self.n_parts {
             1 => 0,
-            n => self.queries.op.n_heads * n * partial_len(self.queries.op.head_dim),
+            n => self.queries.op.n_heads * n * partial_len(self.view.shape().value_dim()),
         }
     }
 
@@ -256,6 +256,7 @@ impl Call<'_> {
             .min(n_units)
             .max(1);
         let scratch = Scratch::new(scratch, scratch_len(head_dim));
+        let value_dim = self.pool.shape().value_dim();
         let (partials, out) = (Shared::new(partials), Shared::new(out));
         // Dealt in turns: later tiles may see more positions than earlier ones.
         self.cpu
@@ -284,15 +285,15 @@ impl Call<'_> {
                         let cells = match n_parts {
                             1 => Cells {
                                 memory: out,
-                                first: self.batch.rows[i].first * n_heads * head_dim,
-                                head_stride: head_dim,
-                                len: head_dim,
+                                first: self.batch.rows[i].first * n_heads * value_dim,
+                                head_stride: value_dim,
+                                len: value_dim,
                             },
                             _ => Cells {
                                 memory: partials,
-                                first: partial + part * partial_len(head_dim),
-                                head_stride: n_parts * partial_len(head_dim),
-                                len: partial_len(head_dim),
+                                first: partial + part * partial_len(value_dim),
+                                head_stride: n_parts * partial_len(value_dim),
+                                len: partial_len(value_dim),
                             },
                         };
                         let positions = match n_parts {
@@ -322,9 +323,7 @@ impl Call<'_> {
 
     /// Joins the parts of some sequences' results.
     fn merge(&self, sequences: Range<usize>, partials: &[f32], out: &mut [f32]) {
-        let Attention {
-            n_heads, head_dim, ..
-        } = *self.op;
+        let (n_heads, value_dim) = (self.op.n_heads, self.pool.shape().value_dim());
         let all = || {
             sequences
                 .clone()
@@ -334,7 +333,7 @@ impl Call<'_> {
         let Some((first, _)) = parts().next() else {
             return;
         };
-        let width = n_heads * head_dim;
+        let width = n_heads * value_dim;
         let first = self.batch.rows[first].first;
         let n_rows = parts()
             .next_back()
@@ -354,7 +353,7 @@ impl Call<'_> {
                     let row = self.batch.rows[i].first - first;
                     if rows.contains(&row) {
                         let out = &mut out[(row - rows.start) * width..][..width];
-                        attend::merge(parts, sequence.n_parts, head_dim, out);
+                        attend::merge(parts, sequence.n_parts, value_dim, out);
                     }
                 }
             });

@@ -114,6 +114,7 @@ impl Kernel for Rotate<'_> {
         let Rotary {
             n_heads,
             head_dim,
+            first,
             rotary_dim,
             pairing,
             row_width,
@@ -125,12 +126,13 @@ impl Kernel for Rotate<'_> {
         {
             let (cos, sin) = angles.split_at(rotary_dim / 2);
             for head in row.chunks_exact_mut(head_dim).take(n_heads) {
+                let head = &mut head[first..][..rotary_dim];
                 match pairing {
                     Pairing::Halves => {
-                        let (a, b) = head[..rotary_dim].split_at_mut(rotary_dim / 2);
+                        let (a, b) = head.split_at_mut(rotary_dim / 2);
                         turn_halves(simd, a, b, cos, sin);
                     }
-                    Pairing::Adjacent => turn_pairs(&mut head[..rotary_dim], cos, sin),
+                    Pairing::Adjacent => turn_pairs(head, cos, sin),
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use llm_backend::{Allocation, Batch, KvColumns};
-use llm_tensor::{Bytes, KvShape};
+use llm_tensor::{Bytes, KvShape, KvValues};
 
 use crate::Cpu;
 use crate::isa::Geometry;
@@ -13,7 +13,8 @@ use crate::share::{Divide, Shared};
 use crate::simd::{Element, ElementType, Kernel, Simd};
 
 /// Blocks of a panel of positions each. Of each head a block has a panel of keys `[head_dim, panel]`, so that a register
-/// holds one element of many positions and scores need no horizontal sums, and the values `[panel, head_dim]`.
+/// holds one element of many positions and scores need no horizontal sums, and the values `[panel, head_dim]`, unless those
+/// are elements of the keys.
 ///
 /// All blocks' keys of a head follow each other, and so do its values: blocks in a row, as a sequence has them unless it
 /// shares some, are read as one stream.
@@ -63,7 +64,7 @@ impl KvPool {
         for &(from, to) in blocks {
             let (from, to) = (from as usize, to as usize);
             assert!(from < n_blocks && to < n_blocks, "blocks {from} and {to}");
-            for first in (0..2 * self.layout.shape.n_kv_heads).map(|head| head * n_blocks) {
+            for first in (0..self.layout.n_heads()).map(|head| head * n_blocks) {
                 let from = (first + from) * len;
                 bytes.copy_within(from..from + len, (first + to) * len);
             }
@@ -112,8 +113,16 @@ impl Layout {
 
     /// f32 of memory: the blocks, and a panel of elements more, since registers of the last values may reach beyond them.
     fn n_words(&self) -> usize {
-        let n_elements = 2 * self.values_first() + self.panel;
+        let n_elements = self.n_heads() * self.n_blocks * self.head_len() + self.panel;
         (n_elements * self.element.size()).div_ceil(size_of::<f32>())
+    }
+
+    /// Heads of keys and of values that are stored.
+    fn n_heads(&self) -> usize {
+        match self.shape.values {
+            KvValues::Own => 2 * self.shape.n_kv_heads,
+            KvValues::OfKeys(_) => self.shape.n_kv_heads,
+        }
     }
 
     /// First element of all values, which is the number of elements of all keys.
@@ -140,9 +149,10 @@ impl Layout {
     /// First element of a head's values.
     ///
     /// # Panics
-    /// When there is no such head or block.
+    /// When there is no such head or block, or values are not stored.
     #[inline(always)]
     fn values(&self, kv_head: usize, block: u32) -> usize {
+        assert!(self.shape.values == KvValues::Own, "values are stored");
         self.values_first() + self.keys(kv_head, block)
     }
 }
@@ -213,9 +223,9 @@ pub(crate) fn append(
     pool: &mut KvPool,
 ) {
     let layout = pool.layout;
-    let width = layout.shape.n_kv_heads * layout.shape.head_dim;
+    let width = layout.shape.keys_width();
     assert!(
-        columns.first + 2 * width <= columns.row_width,
+        columns.first + layout.shape.width() <= columns.row_width,
         "{columns:?} within a row"
     );
     let n_tokens: usize = batch.rows.iter().map(|rows| rows.n_tokens).sum();
@@ -273,7 +283,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Stores elements of the key and the value of one head in `lane` of a block, from element `first` of the head on,
-    /// rounded to the pool's elements `E`.
+    /// rounded to the pool's elements `E`; no value where values are elements of the keys.
     ///
     /// # Panics
     /// When there is no such head, block or lane, or the elements are not this thread's, or not of one length.
@@ -288,20 +298,25 @@ impl Writer<'_> {
         let Layout { shape, panel, .. } = self.layout;
         let feature = kv_head * shape.head_dim + first;
         assert!(self.features.start <= feature && feature + key.len() <= self.features.end);
-        assert!(first + key.len() <= shape.head_dim && key.len() == value.len());
+        assert!(first + key.len() <= shape.head_dim);
         assert!(lane < panel && E::SIZE == self.layout.element.size());
         let memory = self.memory.as_mut_ptr().cast::<u8>();
         let keys = self.layout.keys(kv_head, block) + first * panel + lane;
         let keys = memory.wrapping_add(keys * E::SIZE);
+        for (d, &key) in key.iter().enumerate() {
+            // SAFETY: it lies within the head's part of a block that there is, and is an element of this thread's features, as
+            // asserted.
+            unsafe { E::write(keys.add(d * panel * E::SIZE), key) };
+        }
+        if value.is_empty() {
+            return;
+        }
+        assert_eq!(key.len(), value.len(), "a value as long as its key");
         let values = self.layout.values(kv_head, block) + lane * shape.head_dim + first;
         let values = memory.wrapping_add(values * E::SIZE);
-        for (d, (&key, &value)) in key.iter().zip(value).enumerate() {
-            // SAFETY: both lie within the head's part of a block that there is, and are elements of this thread's features,
-            // as asserted.
-            unsafe {
-                E::write(keys.add(d * panel * E::SIZE), key);
-                E::write(values.add(d * E::SIZE), value);
-            }
+        for (d, &value) in value.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { E::write(values.add(d * E::SIZE), value) };
         }
     }
 }
@@ -333,16 +348,20 @@ impl Append<'_, '_> {
     #[inline(always)]
     fn all<E: Element>(self) {
         let Layout { shape, panel, .. } = self.into.layout;
-        let (head_dim, width) = (shape.head_dim, shape.n_kv_heads * shape.head_dim);
+        let (head_dim, width) = (shape.head_dim, shape.keys_width());
         let rows = self.rows.chunks_exact(self.columns.row_width);
         for (position, row) in self.positions.zip(rows) {
-            let (keys, values) = row[self.columns.first..][..2 * width].split_at(width);
+            let (keys, values) = row[self.columns.first..][..shape.width()].split_at(width);
             let to = (block_of(self.table, panel, position), position % panel);
             let mut start = self.features.start;
             while start < self.features.end {
                 let (kv_head, first) = (start / head_dim, start % head_dim);
                 let end = self.features.end.min((kv_head + 1) * head_dim);
-                let (key, value) = (&keys[start..end], &values[start..end]);
+                let key = &keys[start..end];
+                let value = match shape.values {
+                    KvValues::Own => &values[start..end],
+                    KvValues::OfKeys(_) => &[],
+                };
                 self.into.store::<E>(to, (kv_head, first), key, value);
                 start = end;
             }

@@ -24,6 +24,7 @@ mod error;
 mod four_bit;
 mod gates;
 mod gemm;
+mod heads;
 mod int8;
 mod isa;
 mod kv_pool;

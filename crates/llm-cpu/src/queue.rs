@@ -4,9 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::{
-    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, HostPages,
-    KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, ShortConv,
-    StateBatch, StateSpace, first_of_largest,
+    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, first_of_largest, HeadProducts,
 };
 use llm_tensor::{Activation, ClampedGate};
 
@@ -18,7 +16,7 @@ use crate::routes::sigmoid;
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
 use crate::{
-    Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, kv_pool, linear, state_space,
+    Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, kv_pool, linear, state_space, heads,
 };
 
 /// Work that is done as it is put into the queue: there is never anything to wait for.
@@ -151,6 +149,18 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn head_products(
+        &mut self,
+        op: &HeadProducts<'_, Cpu>,
+        x: &Buffer,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (x, out) = (x.as_slice(), out.as_mut_slice());
+        heads::products(&self.cpu, op, x, out, n_tokens);
+        Ok(())
+    }
+
     fn rotate(
         &mut self,
         op: &Rotary,
@@ -158,11 +168,7 @@ impl Ops<Cpu> for CpuQueue {
         x: &mut Buffer,
         n_tokens: usize,
     ) -> Result<()> {
-        assert!(
-            op.rotary_dim <= op.head_dim && op.rotary_dim.is_multiple_of(2),
-            "{op:?}"
-        );
-        assert!(op.n_heads * op.head_dim <= op.row_width, "{op:?}");
+        op.check();
         if op.rotary_dim == 0 {
             return Ok(());
         }

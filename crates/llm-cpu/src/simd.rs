@@ -148,3 +148,5 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
 
 /// The most lanes of any instruction set.
 pub(crate) const MAX_LANES: usize = 16;
+/// Most columns of a register tile.
+pub(crate) const MAX_PANEL: usize = 4 * MAX_LANES;

@@ -13,7 +13,7 @@ use llm_conformance::{
     check_rounded_reproducible,
 };
 use llm_quant::{Activations, Parts, Scheme, StoredWeight};
-use llm_tensor::{DType, HostBytes, KvShape, Norm, WorkspaceShape};
+use llm_tensor::{DType, HostBytes, KvShape, KvValues, Norm, WorkspaceShape};
 
 use crate::{Cpu, CpuError, CpuOptions, Isa};
 
@@ -243,6 +243,7 @@ fn sizes_are_what_is_allocated() {
                 let shape = KvShape {
                     n_kv_heads: 3,
                     head_dim: 20,
+                    values: KvValues::Own,
                     capacity,
                     n_sequences: 2,
                     dtype: DType::BF16,

@@ -1,12 +1,13 @@
 // Keys and values into the blocks of a layer's pool, and blocks copied.
 //
-// A pool is [n_blocks][keys, values][n_kv_heads][32][head_dim] of f32, f16 or bf16, rounded to nearest even. Position p of
+// A pool is [n_blocks][keys, values][n_kv_heads][32][head_dim] of f32, f16 or bf16, rounded to nearest even, or the same
+// without values, which are then elements of keys: n_planes is 2 or 1. Position p of
 // sequence s lies in block tables[s, p / 32 % table_len], a ring, at place p % 32 of each head. All that changes by
 // token is read on the device: rows_index [n_sequences, first row | rows | position of the first | positions then], tables
 // [n_sequences, table_len].
 //
-// kv_append_T: rows' elements first .. first + 2 * n_kv_heads * head_dim (keys, then values) to their positions.
-//   Grid (largest number of rows or less, ceil(2 * n_kv_heads * head_dim / 256), n_sequences): rows stride by the grid.
+// kv_append_T: rows' elements first .. first + n_planes * n_kv_heads * head_dim (keys, then values) to their positions.
+//   Grid (largest number of rows or less, ceil(n_planes * n_kv_heads * head_dim / 256), n_sequences): rows stride by the grid.
 //   Block 256, an element a thread, no shared memory. Of rows that would come to the same place (more rows than the ring
 //   has positions) the last is kept, as if they were written in order. A block beyond the pool is left alone.
 //   Bytes: 4 read and 2 or 4 written an element.
@@ -43,13 +44,13 @@ template <class T>
 struct Pool {
   T* elements;
   u32 n_blocks;
-  int n_kv_heads, head_dim;
+  int n_planes, n_kv_heads, head_dim;
 
   // Element `c` of the keys (which 0) or values (1) of a position.
   __device__ __forceinline__ void put(const Sequence& sequence, u32 i, int which, int c, float value) const {
     u32 position = sequence.start + i, block = sequence.table[position / BLOCK_LEN % sequence.table_len];
     if (block >= n_blocks) return;
-    u64 head = ((u64)block * 2 + which) * n_kv_heads + c / head_dim;
+    u64 head = ((u64)block * n_planes + which) * n_kv_heads + c / head_dim;
     elements[(head * BLOCK_LEN + position % BLOCK_LEN) * head_dim + c % head_dim] = rounded<T>(value);
   }
 };
@@ -58,7 +59,7 @@ template <class T>
 __device__ __forceinline__ void append(const float* kv, int row_width, int first, const u32* rows_index, const u32* tables,
                                        u32 table_len, Pool<T> pool) {
   int width = pool.n_kv_heads * pool.head_dim, c = blockIdx.y * 256 + threadIdx.x;
-  if (c >= 2 * width) return;
+  if (c >= pool.n_planes * width) return;
   int which = c >= width;
   Sequence sequence(rows_index, tables, table_len, blockIdx.z);
   for (u32 i = blockIdx.x; i < sequence.n_rows; i += gridDim.x)
@@ -68,8 +69,8 @@ __device__ __forceinline__ void append(const float* kv, int row_width, int first
 
 #define APPEND(name, T)                                                                                              \
   KERNEL(name)(const float* kv, int row_width, int first, const u32* rows_index, const u32* tables, u32 table_len,   \
-               T* pool, u32 n_blocks, int n_kv_heads, int head_dim) {                                                \
-    append(kv, row_width, first, rows_index, tables, table_len, Pool<T>{pool, n_blocks, n_kv_heads, head_dim});      \
+               T* pool, u32 n_blocks, int n_planes, int n_kv_heads, int head_dim) {                                  \
+    append(kv, row_width, first, rows_index, tables, table_len, Pool<T>{pool, n_blocks, n_planes, n_kv_heads, head_dim});\
   }
 
 APPEND(kv_append_f32, float)

@@ -2,10 +2,10 @@
 //
 //   (a, b) = (a * cos - b * sin, b * cos + a * sin)
 //
-// for the pairs of the leading rotary_dim elements of the first n_heads heads of rows [n_tokens, row_width];
+// for the pairs of rotary_dim elements, from element `first` on, of the first n_heads heads of rows [n_tokens, row_width];
 // angles [n_tokens, cos of rotary_dim / 2 | sin of rotary_dim / 2].
 //   rotary_halves        pairs (i, i + rotary_dim / 2)
-//   rotary_adjacent      pairs (2 i, 2 i + 1), each as 8 bytes: row_width and head_dim even, x at 8 bytes
+//   rotary_adjacent      pairs (2 i, 2 i + 1), each as 8 bytes: row_width, head_dim and first even, x at 8 bytes
 //   rotary_adjacent_odd  the same anywhere
 //
 // A pair a thread. Grid (n_tokens, ceil(n_heads * rotary_dim / 2 / 256)), block 256, no shared memory.
@@ -44,18 +44,19 @@ struct AdjacentOdd {
 };
 
 template <class Pairing>
-__device__ __forceinline__ void rotate(float* x, int row_width, const float* angles, int n_heads, int head_dim, int half) {
+__device__ __forceinline__ void rotate(float* x, int row_width, const float* angles, int n_heads, int head_dim, int first,
+                                       int half) {
   int pair = blockIdx.y * 256 + threadIdx.x;
   if (pair >= n_heads * half) return;
   int head = pair / half, i = pair % half;
   const float* cos = angles + (u64)blockIdx.x * 2 * half;
-  float* at = x + (u64)blockIdx.x * row_width + (u64)head * head_dim;
+  float* at = x + (u64)blockIdx.x * row_width + (u64)head * head_dim + first;
   Pairing::store(at, i, half, Pairing::load(at, i, half).turned(cos[i], cos[half + i]));
 }
 
-#define ROTARY(name, Pairing)                                                                           \
-  KERNEL(name)(float* x, int row_width, const float* angles, int n_heads, int head_dim, int half) {     \
-    rotate<Pairing>(x, row_width, angles, n_heads, head_dim, half);                                     \
+#define ROTARY(name, Pairing)                                                                                    \
+  KERNEL(name)(float* x, int row_width, const float* angles, int n_heads, int head_dim, int first, int half) {   \
+    rotate<Pairing>(x, row_width, angles, n_heads, head_dim, first, half);                                       \
   }
 
 ROTARY(rotary_halves, Halves)

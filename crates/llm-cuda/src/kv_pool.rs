@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use llm_backend::{Allocation, Result};
-use llm_tensor::{Bytes, KvShape};
+use llm_tensor::{Bytes, KvShape, KvValues};
 
 use crate::card::Card;
 use crate::memory::{Memory, Span};
 
-/// Keys and values `[n_blocks][keys, values][n_kv_heads][BLOCK][head_dim]` in the pool's element type. Zero until
+/// Keys and values `[n_blocks][keys, values][n_kv_heads][BLOCK][head_dim]` in the pool's element type, or keys alone where
+/// values are elements of those. Zero until
 /// it is written, so that blocks are copied whole.
 #[derive(Debug)]
 pub struct KvPool {
@@ -41,13 +42,15 @@ impl KvPool {
 
     /// Bytes of a block.
     pub(crate) fn block_bytes(&self) -> usize {
-        let KvShape {
-            n_kv_heads,
-            head_dim,
-            dtype,
-            ..
-        } = self.shape;
-        2 * n_kv_heads * BLOCK * head_dim * dtype.size()
+        self.shape.width() * BLOCK * self.shape.dtype.size()
+    }
+
+    /// Keys and values, or keys alone.
+    pub(crate) fn n_planes(&self) -> usize {
+        match self.shape.values {
+            KvValues::Own => 2,
+            KvValues::OfKeys(_) => 1,
+        }
     }
 
     /// Blocks.
@@ -63,7 +66,7 @@ impl Allocation for KvPool {
 }
 
 pub(crate) fn bytes(shape: &KvShape) -> Bytes {
-    let n_elements = n_blocks(shape) * 2 * shape.n_kv_heads * BLOCK * shape.head_dim;
+    let n_elements = n_blocks(shape) * shape.width() * BLOCK;
     Bytes::new((n_elements * shape.dtype.size()) as u64)
 }
 

@@ -100,6 +100,7 @@ const FILES: &[File] = &[
     file!("gemm_four_bit_half", needs sm80),
     file!("gemm_int8", needs sm80),
     file!("general"),
+    file!("heads"),
     file!("int8"),
     file!("int8_quantize"),
     file!("kv"),

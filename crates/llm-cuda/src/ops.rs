@@ -10,6 +10,7 @@ mod experts;
 mod gates;
 mod gemm;
 mod general;
+mod heads;
 mod kv;
 mod linear;
 mod norm;
@@ -20,8 +21,7 @@ mod routing;
 mod state_space;
 
 use llm_backend::{
-    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns,
-    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace,
+    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, HeadProducts,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -92,6 +92,16 @@ impl Ops<Cuda> for CudaQueue {
         n_tokens: usize,
     ) -> Result<()> {
         linear::linear(self, parts, x, (output, out), (n_tokens, None))
+    }
+
+    fn head_products(
+        &mut self,
+        op: &HeadProducts<'_, Cuda>,
+        x: &Buffer,
+        out: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        heads::products(self, op, x, out, n_tokens)
     }
 
     fn rotate(

@@ -16,7 +16,7 @@ use llm_backend::{
 use llm_cuda::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool, Routes};
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme, StoredWeight};
 use llm_tensor::{
-    Activation, DType, Gate, HostBytes, KvShape, Norm, Pairing, Weighting, WorkspaceShape,
+    Activation, DType, Gate, HostBytes, KvShape, KvValues, Norm, Pairing, Weighting, WorkspaceShape,
 };
 
 #[global_allocator]
@@ -50,6 +50,7 @@ struct Model {
 const SHAPE: KvShape = KvShape {
     n_kv_heads: 2,
     head_dim: 16,
+    values: KvValues::Own,
     capacity: 64,
     n_sequences: 1,
     dtype: DType::F16,
@@ -149,6 +150,7 @@ impl Model {
         let rotary = Rotary {
             n_heads: 6,
             head_dim: 16,
+            first: 0,
             rotary_dim: 16,
             pairing: Pairing::Halves,
             row_width: 3 * HIDDEN,

@@ -6,7 +6,7 @@ use cuda_emulator::harness::{Library, Machine};
 use llm_backend::{Backend, BackendError};
 use llm_cuda::{Cuda, NoGpu, probe};
 use llm_quant::StoredWeight;
-use llm_tensor::{Bytes, DType, HostBytes, KvShape};
+use llm_tensor::{Bytes, DType, HostBytes, KvShape, KvValues};
 
 #[test]
 fn a_machine_without_a_usable_driver_is_told_why() {
@@ -88,6 +88,7 @@ fn memory_that_runs_out_is_told_with_what_was_free() {
             cuda.kv_pool(&KvShape {
                 n_kv_heads: 8,
                 head_dim: 128,
+                values: KvValues::Own,
                 capacity: 1 << 14,
                 n_sequences: 1,
                 dtype: DType::F16,

@@ -16,7 +16,7 @@ use llm_backend::{
 };
 use llm_cuda::Cuda;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme, StoredWeight};
-use llm_tensor::{Activation, DType, HostBytes, KvShape, Norm, Pairing, Weighting};
+use llm_tensor::{Activation, DType, HostBytes, KvShape, KvValues, Norm, Pairing, Weighting};
 
 /// Compute capabilities, times ten, whose PTX differs.
 const TARGETS: [u32; 2] = [75, 80];
@@ -208,6 +208,7 @@ fn a_ring_keeps_the_last_rows() {
         let shape = KvShape {
             n_kv_heads: 1,
             head_dim: 4,
+            values: KvValues::Own,
             capacity: 64,
             n_sequences: 1,
             dtype: DType::F32,
@@ -320,6 +321,7 @@ fn wrong_calls_are_refused() {
         let shape = KvShape {
             n_kv_heads: 1,
             head_dim: 4,
+            values: KvValues::Own,
             capacity: 32,
             n_sequences: 1,
             dtype: DType::F16,
@@ -336,6 +338,7 @@ fn wrong_calls_are_refused() {
         let rotary = Rotary {
             n_heads: 1,
             head_dim: 4,
+            first: 0,
             rotary_dim: 4,
             pairing: Pairing::Halves,
             row_width: 8,

@@ -1,8 +1,8 @@
 //! The buffers of a pass: what the runtime allocates, and hence what a plan counts. Elements are f32.
 
 use llm_arch::{
-    AttentionSpec, DenseMlp, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec, Positions,
-    RopeScaling, RotarySpec, StackSpec,
+    AttentionSpec, DenseMlp, Gating, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
+    Positions, RopeScaling, RotarySpec, StackSpec,
 };
 use llm_tensor::WorkspaceShape;
 
@@ -159,11 +159,16 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
     let widths = ActivationWidths::of(spec);
     let widest = |width: fn(&AttentionSpec) -> usize| attentions(spec).map(width).max();
     let heads = |width| widest(width).unwrap_or(0);
+    let of_latents = |width: fn(&LatentSpec) -> usize| {
+        let latents = stacks(spec).flat_map(StackSpec::latents);
+        latents.map(width).max().unwrap_or(0)
+    };
     let cols = [
         spec.hidden,
         widths.attended,
         widths.up,
         spec.embedding.width,
+        of_latents(|latent| latent.q_rank.unwrap_or(0)),
     ];
     let rows = [
         widths.qkv,
@@ -171,14 +176,16 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
         spec.hidden,
         spec.vocab,
         widths.scores,
+        of_latents(LatentSpec::q_width),
     ];
     WorkspaceShape {
         n_tokens: limits.n_tokens,
         cols: cols.into_iter().max().unwrap_or(0),
         rows: rows.into_iter().max().unwrap_or(0),
         context: limits.context,
-        n_heads: heads(|attention| attention.n_heads),
-        n_kv_heads: heads(|attention| attention.n_kv_heads),
+        n_heads: heads(|attention| attention.n_heads).max(of_latents(|latent| latent.n_heads)),
+        // All heads share one.
+        n_kv_heads: heads(|attention| attention.n_kv_heads).max(of_latents(|_| 1)),
         head_dim: stacks(spec)
             .flat_map(|stack| &stack.layers)
             .map(|layer| layer.mixer.head_dim())

@@ -144,12 +144,14 @@ pub struct Encodings<'a> {
 impl Encodings<'_> {
     /// Scheme of `slot`, given how the checkpoint holds it and which device computes with it.
     ///
-    /// A matrix quantized already stays as it is; in a format of published files it does where neither an element type
+    /// A matrix quantized already stays as it is, unless it is multiplied from both sides; in a format of published files it does where neither an element type
     /// nor a quantization is asked for and the device that computes with it has kernels for it. Of the rest the
     /// projections are quantized, unless they are wide; the head is not; and where the user lists modules not to quantize,
     /// that list decides instead, for the head too.
     pub fn scheme(&self, slot: &Slot, stored: StoredTensor, run_on: RunOn) -> Scheme {
-        if let Some(scheme) = stored.quantized() {
+        if let Some(scheme) = stored.quantized()
+            && slot.kind != TensorKind::Both
+        {
             return scheme;
         }
         if self.stays_packed(slot, stored, run_on) {
@@ -167,7 +169,7 @@ impl Encodings<'_> {
         let is_quantized = match slot.kind {
             TensorKind::Projection => quant.skips(module) != Some(true),
             TensorKind::Head => quant.skips(module) == Some(false),
-            TensorKind::WideProjection | TensorKind::Other => false,
+            TensorKind::WideProjection | TensorKind::Both | TensorKind::Other => false,
         };
         if !is_quantized {
             return Scheme::Dense(dense);
@@ -198,7 +200,9 @@ impl Encodings<'_> {
             | Scheme::Fp8(_) => stored.order == Order::Rows,
         };
         let is_whole = slot.stored == Stored::AsIs && is_in_order;
-        let is_matrix = matches!(slot.shape.as_slice(), [_, _]) && !becomes_table(slot.role);
+        let is_matrix = matches!(slot.shape.as_slice(), [_, _])
+            && !becomes_table(slot.role)
+            && slot.kind != TensorKind::Both;
         let is_other_asked_for = match self.dtype {
             WeightDType::Auto => self.quant.is_some(),
             WeightDType::As(_) => true,

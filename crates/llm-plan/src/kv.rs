@@ -1,8 +1,8 @@
 //! States of sequences: the pool of keys and values of each layer that attends, the block tables that layers share, and what
 //! other mixers keep.
 
-use llm_arch::{AttentionSpec, ModelSpec, ShortConvSpec};
-use llm_tensor::{DType, KvShape, StateShape};
+use llm_arch::{AttentionSpec, LatentSpec, MixerSpec, ModelSpec, ShortConvSpec};
+use llm_tensor::{DType, KvShape, KvValues, StateShape};
 
 use crate::Limits;
 
@@ -36,7 +36,20 @@ pub fn kv_shape(attention: &AttentionSpec, limits: &Limits, dtype: DType) -> KvS
     KvShape {
         n_kv_heads: attention.n_kv_heads,
         head_dim: attention.head_dim,
+        values: KvValues::Own,
         capacity: limits.capacity(attention.window),
+        n_sequences: limits.n_sequences,
+        dtype,
+    }
+}
+
+/// Pool of a decoder's layer that attends to latents: one key for all heads, whose values are the latent in it.
+pub fn latent_kv_shape(latent: &LatentSpec, limits: &Limits, dtype: DType) -> KvShape {
+    KvShape {
+        n_kv_heads: 1,
+        head_dim: latent.key_dim(),
+        values: KvValues::OfKeys(latent.kv_rank),
+        capacity: limits.capacity(None),
         n_sequences: limits.n_sequences,
         dtype,
     }
@@ -81,11 +94,17 @@ pub fn kv_tables(
     dtype: DType,
     block_len: impl Fn(&KvShape) -> usize,
 ) -> Vec<KvTable> {
-    let table = |attention| {
-        let shape = kv_shape(attention, limits, dtype);
-        KvTable::of(&shape, block_len(&shape))
-    };
-    let mut tables: Vec<_> = spec.decoder.attentions().map(table).collect();
+    let table = |shape: KvShape| KvTable::of(&shape, block_len(&shape));
+    let layers = spec.decoder.layers.iter();
+    let shapes = layers.filter_map(|layer| match &layer.mixer {
+        MixerSpec::Attention(attention) => Some(kv_shape(attention, limits, dtype)),
+        MixerSpec::Latent(latent) => Some(latent_kv_shape(latent, limits, dtype)),
+        MixerSpec::Conv(_)
+        | MixerSpec::Delta(_)
+        | MixerSpec::StateSpace(_)
+        | MixerSpec::Absent => None,
+    });
+    let mut tables: Vec<_> = shapes.map(table).collect();
     tables.sort_unstable();
     tables.dedup();
     tables

@@ -8,8 +8,7 @@ use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 use crate::activation::{F32, HostBuffers};
 use crate::{
     ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements,
-    conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables, state_shapes,
-    workspace_shape,
+    conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables, state_shapes, workspace_shape, delta_state_shapes, latent_kv_shape,
 };
 
 /// Costs that only a kind of device knows.
@@ -187,6 +186,9 @@ impl DeviceNeeds {
             };
             let attention = match &layer.mixer {
                 MixerSpec::Attention(attention) => attention,
+                MixerSpec::Latent(latent) => {
+                    return pool(latent_kv_shape(latent, limits, kv_dtype));
+                }
                 MixerSpec::Conv(conv) => return conv_state_shape(conv, limits).bytes().get(),
                 MixerSpec::Delta(delta) => return states(delta.elements()),
                 MixerSpec::StateSpace(space) => return states(space.elements()),

@@ -32,8 +32,7 @@ struct Plain {
 
 impl DeviceCosts for Plain {
     fn kv_pool_bytes(&self, shape: &KvShape) -> Bytes {
-        let width = 2 * shape.n_kv_heads * shape.head_dim;
-        let n_elements = width * shape.capacity * shape.n_sequences;
+        let n_elements = shape.width() * shape.capacity * shape.n_sequences;
         Bytes::new((n_elements * shape.dtype.size()) as u64)
     }
 
@@ -97,6 +96,12 @@ fn real(name: &str) -> Skeleton {
         .join("configs")
         .join(name.replace('/', "--"))
         .join("config.json");
+    from_config(&read(&config)).unwrap()
+}
+
+/// One of the golden models.
+fn golden(name: &str) -> Skeleton {
+    let config = fixtures().join("models").join(name).join("config.json");
     from_config(&read(&config)).unwrap()
 }
 

@@ -117,6 +117,7 @@ impl Rewrite<'_> {
         files.set_dtype(dtype);
         if let Some(quant) = &mut quant {
             files.keep_shared_head(quant)?;
+            files.keep_dense(quant)?;
             files.set_quantization(quant);
         }
         let encodings = model.encodings(dtype, quant.as_ref())?;

@@ -4,6 +4,7 @@ mod attention;
 mod conv;
 mod cross;
 mod delta;
+mod latent;
 mod state_space;
 
 use std::slice::from_ref;
@@ -30,6 +31,9 @@ pub(crate) fn forward<B: Backend>(
         (MixerOf::Attention(weights), MixerState::Attention(kv)) => {
             attention::forward(weights, call, io, a, kv)
         }
+        (MixerOf::Latent(weights), MixerState::Attention(kv)) => {
+            latent::forward(weights, call, io, a, kv)
+        }
         (MixerOf::Conv(weights), MixerState::Conv(state)) => {
             conv::forward(weights, call, io, a, state)
         }
@@ -40,7 +44,7 @@ pub(crate) fn forward<B: Backend>(
             state_space::forward(weights, call, io, a, (conv, rule))
         }
         (
-            MixerOf::Attention(_),
+            MixerOf::Attention(_) | MixerOf::Latent(_),
             MixerState::Conv(_) | MixerState::Convolved { .. } | MixerState::Absent,
         )
         | (

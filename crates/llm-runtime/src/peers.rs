@@ -58,7 +58,7 @@ impl BoundModel {
         let module = slot.name.strip_suffix(".weight").unwrap_or(&slot.name);
         let skips = self.quantization().and_then(|quant| quant.skips(module));
         let is_converted = match slot.kind {
-            TensorKind::Projection => skips != Some(true),
+            TensorKind::Projection | TensorKind::Both => skips != Some(true),
             TensorKind::Head => skips == Some(false),
             TensorKind::WideProjection | TensorKind::Other => false,
         };

@@ -3,8 +3,7 @@
 use llm_arch::{AttentionSpec, MixerSpec, ModelSpec};
 use llm_backend::{Allocation, Backend, Ops, Rows, StateBatch};
 use llm_plan::{
-    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables,
-    state_shapes,
+    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables, state_shapes, delta_state_shapes, latent_kv_shape,
 };
 use llm_tensor::{Bytes, DType, KvShape, StateShape};
 
@@ -83,6 +82,13 @@ impl<B: Backend> LayerState<B> {
         };
         let attention = match mixer {
             MixerSpec::Attention(attention) => attention,
+            MixerSpec::Latent(latent) => {
+                let own = latent_kv_shape(latent, limits, dtype);
+                return Ok(LayerState {
+                    mixer: MixerState::Attention(KvState::new(backend, &own, &sequences.own)?),
+                    cross: None,
+                });
+            }
             MixerSpec::Conv(conv) => {
                 let state = SlotState::new(backend, conv_state_shape(conv, limits))?;
                 return Ok(LayerState {

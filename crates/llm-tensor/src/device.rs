@@ -7,8 +7,10 @@ use crate::{Bytes, DType};
 pub struct KvShape {
     /// Heads of keys, and of values.
     pub n_kv_heads: usize,
-    /// Elements of a head.
+    /// Elements of a head's keys.
     pub head_dim: usize,
+    /// Values of a head.
+    pub values: KvValues,
     /// Positions of a sequence: the last so many are held.
     pub capacity: usize,
     /// Sequences.
@@ -17,7 +19,37 @@ pub struct KvShape {
     pub dtype: DType,
 }
 
+/// Values of the heads of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvValues {
+    /// Each head has its own, as many elements as its keys have.
+    Own,
+    /// The first so many elements of its keys are its values too: none are stored beside.
+    OfKeys(usize),
+}
+
 impl KvShape {
+    /// Elements of a head's values.
+    pub fn value_dim(&self) -> usize {
+        match self.values {
+            KvValues::Own => self.head_dim,
+            KvValues::OfKeys(n) => n,
+        }
+    }
+
+    /// Elements of a position's keys.
+    pub fn keys_width(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Elements that are stored of a position: its keys, and its values where they are its own.
+    pub fn width(&self) -> usize {
+        match self.values {
+            KvValues::Own => 2 * self.keys_width(),
+            KvValues::OfKeys(_) => self.keys_width(),
+        }
+    }
+
     /// Blocks of a sequence, the length of its block table.
     pub fn table_len(&self, block_len: usize) -> usize {
         self.capacity.div_ceil(block_len)

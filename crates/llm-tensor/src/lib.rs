@@ -18,7 +18,7 @@ mod shape;
 
 pub use bytes::Bytes;
 pub use convert::{convert_elements, f32_to_le_bytes, le_bytes_to_f32};
-pub use device::{KvShape, MAX_TAPS, StateShape, WorkspaceShape};
+pub use device::{KvShape, KvValues, MAX_TAPS, StateShape, WorkspaceShape};
 pub use dtype::DType;
 pub use error::TensorError;
 pub use host::{AlignedBuf, HostBytes};

@@ -73,6 +73,7 @@ impl Values {
             Role::ProjectIn | Role::ProjectOut | Role::Router | Role::RelativeBias => (0.0, matrix),
             Role::Qkv | Role::Q | Role::K | Role::V => (0.0, matrix),
             Role::CrossQ | Role::CrossK | Role::CrossV => (0.0, matrix),
+            Role::QDown | Role::QUp | Role::KvDown | Role::KvUp => (0.0, matrix),
             Role::Gate | Role::Up | Role::GateUp => (0.0, matrix),
             Role::SharedScore | Role::SharedGate | Role::SharedUp | Role::SharedGateUp => {
                 (0.0, matrix)
@@ -89,7 +90,7 @@ impl Values {
             Role::DeltaRate | Role::DeltaOffset => (0.0, 0.5),
             Role::SpaceRate | Role::SpaceOffset => (0.0, 0.5),
             Role::SpaceSkip => (1.0, 0.1),
-            Role::DeltaNorm | Role::SpaceNorm => (self.gain, 0.1),
+            Role::DeltaNorm | Role::SpaceNorm | Role::QLatentNorm | Role::KvLatentNorm => (self.gain, 0.1),
             Role::Out
             | Role::ConvOut
             | Role::DeltaOut
@@ -112,6 +113,8 @@ impl Values {
             | Role::KBias
             | Role::VBias
             | Role::OutBias
+            | Role::QDownBias
+            | Role::KvDownBias
             | Role::Sinks
             | Role::RouterBias => (0.0, 0.02),
             Role::ConvInBias | Role::ConvTapsBias | Role::ConvOutBias => (0.0, 0.02),

@@ -121,37 +121,16 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         ..RopeDefaults::new(attention.head_dim, context)
     };
     let rotary = rotary(config, defaults)?;
-    let activation = config.activation("hidden_act", Activation::Silu)?;
-    let n_experts = config
-        .opt_count(config.spelling(&["n_routed_experts", "num_local_experts"])?)?
-        .unwrap_or(128);
-    let routing = Routing {
-        groups: groups(config, (n_experts, 1, 1), GroupRank::FirstTwo)?,
-        weighting: block::weighting(config, "norm_topk_prob", true)?,
-        eps: 1e-20,
-        scale: config.opt_positive("routed_scaling_factor")?.unwrap_or(1.0) as f32,
-        ..Routing::sigmoid(n_experts, config.n_active(n_experts, 8)?)
-    };
-    block::check_scoring(config, Scoring::Sigmoid)?;
-    let routing = fitting(config, routing)?;
-    let width = config.opt_count("moe_intermediate_size")?.unwrap_or(1_408);
-    let n_shared = config.opt_count("n_shared_experts")?.unwrap_or(1);
-    let experts = MlpSpec::Experts(ExpertsSpec {
-        routing,
-        correction: true,
-        width,
-        gate: Gate::Of(activation),
-        bias: false,
-        shared: Some(SharedSpec {
-            mlp: DenseMlp {
-                width: n_shared * width,
-                activation,
-                gating: Gating::Separate,
-                bias: false,
-            },
-            gated: false,
-        }),
-    });
+    let experts = experts(
+        config,
+        ExpertDefaults {
+            n_experts: 128,
+            groups: (1, 1),
+            n_active: 8,
+            scale: 1.0,
+            width: 1_408,
+        },
+    )?;
     let dense = gated(config, "hidden_act", Activation::Silu, false)?;
     let n_dense = config.whole("first_k_dense_replace")?.unwrap_or(1);
     let all_layers = config.opt_count(ALL_LAYERS)?;
@@ -169,6 +148,65 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let mut spec = block::decoder_only(config, "glm4_moe", context, stack, false)?;
     spec.n_drafting = n_drafting;
     Ok(spec)
+}
+
+/// Defaults of the experts of a family.
+pub(super) struct ExpertDefaults {
+    pub(super) n_experts: usize,
+    /// Groups, and how many are open to a token.
+    pub(super) groups: (usize, usize),
+    pub(super) n_active: usize,
+    /// Multiplies weights.
+    pub(super) scale: f64,
+    /// Features of an expert.
+    pub(super) width: usize,
+}
+
+/// Experts chosen by corrected sigmoids within groups, as DeepSeek-V3 has them, and those beside them for all tokens.
+pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<MlpSpec, ArchError> {
+    let n_experts = config
+        .opt_count(config.spelling(&["n_routed_experts", "num_local_experts"])?)?
+        .unwrap_or(defaults.n_experts);
+    let (n_groups, n_open) = defaults.groups;
+    let scale = config.opt_positive("routed_scaling_factor")?;
+    let routing = Routing {
+        groups: groups(config, (n_experts, n_groups, n_open), GroupRank::FirstTwo)?,
+        weighting: block::weighting(config, "norm_topk_prob", true)?,
+        eps: 1e-20,
+        scale: scale.unwrap_or(defaults.scale) as f32,
+        ..Routing::sigmoid(n_experts, config.n_active(n_experts, defaults.n_active)?)
+    };
+    block::check_scoring(config, Scoring::Sigmoid)?;
+    let routing = fitting(config, routing)?;
+    with_shared(config, routing, true, (defaults.width, 1))
+}
+
+/// Experts of a router, by default of `width`, with `n_shared` as wide for all tokens, which lie side by side in one.
+pub(super) fn with_shared(
+    config: &Config<'_>,
+    routing: Routing,
+    correction: bool,
+    (width, n_shared): (usize, usize),
+) -> Result<MlpSpec, ArchError> {
+    let activation = config.activation("hidden_act", Activation::Silu)?;
+    let width = config.opt_count("moe_intermediate_size")?.unwrap_or(width);
+    let n_shared = config.opt_count("n_shared_experts")?.unwrap_or(n_shared);
+    Ok(MlpSpec::Experts(ExpertsSpec {
+        routing,
+        correction,
+        width,
+        gate: Gate::Of(activation),
+        bias: false,
+        shared: Some(SharedSpec {
+            mlp: DenseMlp {
+                width: n_shared * width,
+                activation,
+                gating: Gating::Separate,
+                bias: false,
+            },
+            gated: false,
+        }),
+    }))
 }
 
 /// Groups of `n_experts`, by the keys of DeepSeek, whose defaults follow.

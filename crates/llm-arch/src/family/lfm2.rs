@@ -189,6 +189,7 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
     let layers = &spec.decoder.layers;
     let conv = layers.iter().find_map(|layer| match layer.mixer {
         MixerSpec::Attention(_)
+        | MixerSpec::Latent(_)
         | MixerSpec::Delta(_)
         | MixerSpec::StateSpace(_)
         | MixerSpec::Absent => None,
@@ -199,6 +200,7 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
     };
     let types = layers.iter().map(|layer| match layer.mixer {
         MixerSpec::Attention(_)
+        | MixerSpec::Latent(_)
         | MixerSpec::Delta(_)
         | MixerSpec::StateSpace(_)
         | MixerSpec::Absent => ATTENTION,

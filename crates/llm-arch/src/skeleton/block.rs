@@ -4,8 +4,7 @@
 
 use super::Role;
 use crate::spec::{
-    AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, NormSpec, Residual, ShortConvSpec,
-    StateSpaceSpec,
+    AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, NormSpec, Residual, ShortConvSpec, StateSpaceSpec, LatentSpec,
 };
 
 /// A unit's tensors, of which each can be made into something else.
@@ -92,6 +91,8 @@ pub struct SublayerOf<C, T> {
 pub enum MixerOf<T> {
     /// Self-attention.
     Attention(AttentionOf<T>),
+    /// Attention to latents.
+    Latent(LatentOf<T>),
     /// A gated short convolution.
     Conv(ShortConvOf<T>),
     /// A gated delta rule.
@@ -168,6 +169,32 @@ pub struct AttentionOf<T> {
     pub out: LinearOf<T>,
     /// A score of each head beside those of positions.
     pub sinks: Option<T>,
+}
+
+/// Attention to latents.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LatentOf<T> {
+    /// Heads and ranks.
+    pub spec: LatentSpec,
+    /// To the latent of queries, and its norm.
+    pub q_latent: Option<LatentInputOf<T>>,
+    /// Queries, of their latent or of the input.
+    pub q: LinearOf<T>,
+    /// To the latent of keys and values, with the shared key behind it; and the latent's norm.
+    pub kv_latent: LatentInputOf<T>,
+    /// Each head's keys, then its values, of a latent: `[n_heads · (nope_dim + value_dim), kv_rank]`.
+    pub kv: LinearOf<T>,
+    /// From heads' results to the residual.
+    pub out: LinearOf<T>,
+}
+
+/// From the input to a latent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LatentInputOf<T> {
+    /// The projection.
+    pub project: LinearOf<T>,
+    /// Normalises the latent.
+    pub norm: NormOf<T>,
 }
 
 /// Cross-attention, with heads like those of the mixer.
@@ -392,6 +419,8 @@ map_fields!(NormOf { spec; ; gain; bias });
 map_fields!(LinearOf { ; ; weight; bias });
 map_fields!(BlockOf { ; mixer cross mlp; ; });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
+map_fields!(LatentOf { spec; q_latent q kv_latent kv out; ; });
+map_fields!(LatentInputOf { ; project norm; ; });
 map_fields!(DeltaOf { spec; project taps norm out; rate offset; });
 map_fields!(StateSpaceOf { spec; project taps norm out; rate offset skip; });
 map_fields!(ShortConvOf { spec; project taps out; ; });
@@ -419,7 +448,7 @@ macro_rules! map_variants {
     };
 }
 
-map_variants!(MixerOf { ; Attention Conv Delta StateSpace });
+map_variants!(MixerOf { ; Attention Latent Conv Delta StateSpace });
 map_variants!(MlpOf { ; Dense Experts });
 map_variants!(Before { Residual Same; Norm NormOfStart NormResidual });
 map_variants!(After { Add; NormThenAdd AddThenNorm });

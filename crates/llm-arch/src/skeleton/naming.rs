@@ -175,15 +175,17 @@ impl Naming {
             return (own, Module::Linear);
         }
         match (unit, role.kind()) {
-            (Unit::Layer(..), TensorKind::Projection | TensorKind::WideProjection) => {
-                (stored, self.module)
-            }
+            (
+                Unit::Layer(..),
+                TensorKind::Projection | TensorKind::WideProjection | TensorKind::Both,
+            ) => (stored, self.module),
             // In every family that has experts.
             (Unit::Expert { .. }, _) => (stored, Module::Experts),
             (
                 Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head,
                 TensorKind::Projection
                 | TensorKind::WideProjection
+                | TensorKind::Both
                 | TensorKind::Head
                 | TensorKind::Other,
             ) => (Stored::AsIs, Module::Linear),

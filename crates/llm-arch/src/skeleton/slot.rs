@@ -74,6 +74,14 @@ roles! {
     QNorm + QNormBias: Other;
     KNorm + KNormBias: Other;
     Out + OutBias: Projection;
+    /// To the latent of queries, its norm, and queries of it.
+    QDown + QDownBias: Projection;
+    QLatentNorm: Other;
+    QUp: Projection;
+    /// To the latent of keys and values with the key that heads share behind it, the latent's norm, and keys and values of it.
+    KvDown + KvDownBias: Projection;
+    KvLatentNorm: Other;
+    KvUp: Both;
     /// Scores of heads beside those of positions, `[heads]`.
     Sinks: Other;
     /// Gates and input of a short convolution in one, rows `[B | C | x]`.
@@ -355,6 +363,8 @@ pub enum TensorKind {
     Projection,
     /// One whose results leave the range of f16: beside tensors in f16 it is kept in f32.
     WideProjection,
+    /// One that other vectors are multiplied with from its other side, by columns: it is never quantized.
+    Both,
     /// The matrix that makes logits.
     Head,
     /// A vector or a table.

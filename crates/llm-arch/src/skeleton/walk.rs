@@ -4,15 +4,12 @@ use std::convert::Infallible;
 
 use super::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf,
-    ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
+    ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap, LatentInputOf, LatentOf,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
-    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix,
-    LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec,
-    ShortConvSpec, Side, StateSpaceSpec,
+    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec, Side, StateSpaceSpec, LatentSpec,
 };
 
 impl ModelSpec {
@@ -128,6 +125,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                     Some(self.sublayer(around, |walk| walk.cross(attention)))
                 }
                 MixerSpec::Attention(_)
+                | MixerSpec::Latent(_)
                 | MixerSpec::Conv(_)
                 | MixerSpec::Delta(_)
                 | MixerSpec::StateSpace(_)
@@ -147,6 +145,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         }
         Some(self.sublayer(around, |walk| match spec {
             MixerSpec::Attention(attention) => MixerOf::Attention(walk.attention(attention)),
+            MixerSpec::Latent(latent) => MixerOf::Latent(walk.latent(latent)),
             MixerSpec::Conv(conv) => MixerOf::Conv(walk.short_conv(conv)),
             MixerSpec::Delta(delta) => MixerOf::Delta(walk.delta(delta)),
             MixerSpec::StateSpace(space) => MixerOf::StateSpace(walk.state_space(space)),
@@ -185,6 +184,40 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             k_norm: self.qk_norm(spec, Role::KNorm, kv),
             out: self.linear(Role::Out, [hidden, q], spec.out_bias),
             sinks: (spec.sinks).then(|| (self.make)(Role::Sinks, &[spec.n_heads])),
+        }
+    }
+
+    fn latent(&mut self, spec: &LatentSpec) -> LatentOf<T> {
+        let (hidden, values) = (self.spec.hidden, spec.values_width());
+        let q_latent = spec.q_rank.map(|rank| {
+            let down = self.linear(Role::QDown, [rank, hidden], spec.bias);
+            self.latent_input(down, spec.norm.of(Role::QLatentNorm), rank)
+        });
+        let (q, q_cols) = match spec.q_rank {
+            Some(rank) => (Role::QUp, rank),
+            None => (Role::Q, hidden),
+        };
+        let q = self.matrix(q, [spec.q_width(), q_cols]);
+        let down = self.linear(Role::KvDown, [spec.key_dim(), hidden], spec.bias);
+        LatentOf {
+            spec: *spec,
+            q_latent,
+            q,
+            kv_latent: self.latent_input(down, spec.norm.of(Role::KvLatentNorm), spec.kv_rank),
+            kv: self.matrix(Role::KvUp, [spec.n_heads * spec.kv_dim(), spec.kv_rank]),
+            out: self.linear(Role::Out, [hidden, values], spec.bias),
+        }
+    }
+
+    fn latent_input(
+        &mut self,
+        project: LinearOf<T>,
+        norm: NormOf<Role>,
+        rank: usize,
+    ) -> LatentInputOf<T> {
+        LatentInputOf {
+            project,
+            norm: self.norms(&norm, rank),
         }
     }
 

@@ -8,9 +8,9 @@ use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
 use super::scalar::{activated, clamped, sigmoid};
 use super::weight::ReferenceWeight;
-use super::{Reference, conv, delta, state_space};
+use super::{Reference, conv, delta, heads, state_space};
 use crate::{
-    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, KvColumns,
+    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads, KvColumns,
     LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace,
 };
 
@@ -101,6 +101,17 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
+    fn head_products(
+        &mut self,
+        op: &HeadProducts<'_, Reference>,
+        x: &Vec<f32>,
+        out: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        heads::products(op, x, out, n_tokens);
+        Ok(())
+    }
+
     fn rotate(
         &mut self,
         op: &Rotary,
@@ -108,6 +119,7 @@ impl Ops<Reference> for ReferenceQueue {
         x: &mut Vec<f32>,
         n_tokens: usize,
     ) -> Result<()> {
+        op.check();
         let half = op.rotary_dim / 2;
         for token in 0..n_tokens {
             let (cos, sin) = angles[token * op.rotary_dim..][..op.rotary_dim].split_at(half);
@@ -115,6 +127,7 @@ impl Ops<Reference> for ReferenceQueue {
                 .chunks_exact_mut(op.head_dim)
                 .take(op.n_heads)
             {
+                let head = &mut head[op.first..];
                 for i in 0..half {
                     let (a, b) = match op.pairing {
                         Pairing::Adjacent => (2 * i, 2 * i + 1),

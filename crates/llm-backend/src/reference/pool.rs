@@ -1,12 +1,12 @@
 //! Keys and values in blocks, and attention over them.
 
-use llm_tensor::{Bytes, DType, KvShape, f32_to_le_bytes, le_bytes_to_f32};
+use llm_tensor::{Bytes, DType, KvShape, KvValues, f32_to_le_bytes, le_bytes_to_f32};
 
 use super::scalar::{biased, dot};
 use super::{Reference, assert_told};
 use crate::{Allocation, Attention, Batch, KvColumns, Mask, Rows};
 
-/// Keys and values, `[blocks, BLOCK, n_kv_heads · head_dim]` each, rounded to the pool's element type. What nothing was
+/// Keys, and values where they are not the keys' own, `[blocks, BLOCK, n_kv_heads · head_dim]` each, rounded to the pool's element type. What nothing was
 /// written to is not a number, so that reading it shows.
 #[derive(Debug)]
 pub struct ReferencePool {
@@ -25,21 +25,24 @@ impl ReferencePool {
             "keys and values of {}",
             shape.dtype
         );
-        let n = n_elements(shape);
+        let n = n_positions(shape) * shape.keys_width();
         ReferencePool {
             shape: *shape,
             keys: vec![f32::NAN; n],
-            values: vec![f32::NAN; n],
+            values: match shape.values {
+                KvValues::Own => vec![f32::NAN; n],
+                KvValues::OfKeys(_) => Vec::new(),
+            },
         }
     }
 
     pub(super) fn planned_bytes(shape: &KvShape) -> Bytes {
-        Bytes::new((2 * n_elements(shape) * size_of::<f32>()) as u64)
+        Bytes::new((n_positions(shape) * shape.width() * size_of::<f32>()) as u64)
     }
 
     /// Elements of a position's keys, and of its values.
     fn width(&self) -> usize {
-        self.shape.n_kv_heads * self.shape.head_dim
+        self.shape.keys_width()
     }
 
     /// The first element of a position's keys, and of its values.
@@ -52,11 +55,13 @@ impl ReferencePool {
         let (width, dtype) = (self.width(), self.shape.dtype);
         for (rows, table) in sequences(batch) {
             for i in 0..rows.n_tokens {
-                let row = &kv[(rows.first + i) * columns.row_width + columns.first..][..2 * width];
-                let (k, v) = row.split_at(width);
+                let row = &kv[(rows.first + i) * columns.row_width + columns.first..];
+                let (k, v) = row[..self.shape.width()].split_at(width);
                 let at = self.element(table, rows.start + i);
                 round_into(k, dtype, &mut self.keys[at..][..width]);
-                round_into(v, dtype, &mut self.values[at..][..width]);
+                if !v.is_empty() {
+                    round_into(v, dtype, &mut self.values[at..][..width]);
+                }
             }
         }
     }
@@ -66,7 +71,9 @@ impl ReferencePool {
         for &(from, to) in blocks {
             let (from, to) = (from as usize * n, to as usize * n);
             self.keys.copy_within(from..from + n, to);
-            self.values.copy_within(from..from + n, to);
+            if !self.values.is_empty() {
+                self.values.copy_within(from..from + n, to);
+            }
         }
     }
 
@@ -83,10 +90,11 @@ impl ReferencePool {
             "keys as wide as the pool's"
         );
         let q_width = op.n_heads * op.head_dim;
+        let out_width = op.n_heads * self.shape.value_dim();
         for (rows, table) in sequences(batch) {
             for i in 0..rows.n_tokens {
                 let q = &q[(rows.first + i) * op.row_width..][..q_width];
-                let out = &mut out[(rows.first + i) * q_width..][..q_width];
+                let out = &mut out[(rows.first + i) * out_width..][..out_width];
                 self.attend_row(op, q, &rows, rows.start + i, table, out);
             }
         }
@@ -116,7 +124,12 @@ impl ReferencePool {
         );
         let (group, dim) = (op.n_heads / op.n_kv_heads, op.head_dim);
         let sinks = op.sinks.map(|sinks| sinks.decoded());
-        let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim));
+        let heads = q.chunks_exact(dim);
+        let heads = heads.zip(out.chunks_exact_mut(self.shape.value_dim()));
+        let all_values = match self.shape.values {
+            KvValues::Own => &self.values,
+            KvValues::OfKeys(_) => &self.keys,
+        };
         for (head, (q, out)) in heads.enumerate() {
             let at = |p: usize| self.element(table, p) + head / group * dim;
             let score = |p: usize| {
@@ -138,7 +151,7 @@ impl ReferencePool {
             let of_sink = sink.map_or(0.0, |sink| (sink - max).exp());
             let total: f64 = weights.iter().sum::<f64>() + of_sink;
             for (d, out) in out.iter_mut().enumerate() {
-                let values = shown.clone().map(|p| f64::from(self.values[at(p) + d]));
+                let values = shown.clone().map(|p| f64::from(all_values[at(p) + d]));
                 let sum: f64 = weights.iter().zip(values).map(|(w, v)| w * v).sum();
                 *out = (sum / total) as f32;
             }
@@ -152,9 +165,8 @@ impl Allocation for ReferencePool {
     }
 }
 
-fn n_elements(shape: &KvShape) -> usize {
-    let n_positions = shape.n_sequences * shape.table_len(BLOCK) * BLOCK;
-    n_positions * shape.n_kv_heads * shape.head_dim
+fn n_positions(shape: &KvShape) -> usize {
+    shape.n_sequences * shape.table_len(BLOCK) * BLOCK
 }
 
 /// Rows of each sequence, with its block table.

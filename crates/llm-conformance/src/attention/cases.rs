@@ -1,4 +1,4 @@
-use llm_tensor::DType;
+use llm_tensor::{DType, KvValues};
 
 use super::{AttentionCase, Bias, Blocks, CopiedBlocks, Fork, Keys, SEED, Together, Tokens};
 use crate::data::DTYPES;
@@ -10,6 +10,7 @@ pub(crate) fn cases() -> Vec<AttentionCase> {
     cases.extend(biased());
     cases.extend(unmasked());
     cases.extend(sunk());
+    cases.extend(of_keys());
     for case in cases.iter_mut().skip(1).step_by(2) {
         case.blocks = Blocks::Shuffled;
     }
@@ -53,6 +54,10 @@ pub(crate) fn together() -> Vec<Together> {
                 zero: 30,
                 magnitude: 2.0,
             }),
+            values: match i % 6 {
+                5 => KvValues::OfKeys(9),
+                _ => KvValues::Own,
+            },
             sinks: (i % 3 == 1).then_some(2.0),
             blocks: [Blocks::Shuffled, Blocks::InOrder][i % 4 / 3],
             others: i % 2,
@@ -373,6 +378,47 @@ fn sunk() -> Vec<AttentionCase> {
     cases
 }
 
+/// Values that are elements of keys, as latents are: of few elements and of many, of one key head and of several.
+fn of_keys() -> Vec<AttentionCase> {
+    let mut cases = Vec::new();
+    for (n_heads, n_kv_heads, head_dim, n) in [
+        (1, 1, 12, 8),
+        (4, 1, 28, 20),
+        (53, 1, 24, 24),
+        (6, 3, 20, 1),
+        (5, 1, 144, 128),
+        (16, 1, 576, 512),
+    ] {
+        for calls in [vec![33], vec![17, 1, 15], vec![1, 1, 1, 2, 3, 5]] {
+            cases.push(AttentionCase {
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                values: KvValues::OfKeys(n),
+                dtype: DTYPES[cases.len() % 3],
+                calls,
+                others: cases.len() % 2,
+                ..PLAIN
+            });
+        }
+    }
+    // Many positions, which are divided, and a ring of them.
+    for (dtype, window) in DTYPES.into_iter().zip([None, Some(600), Some(40)]) {
+        cases.push(AttentionCase {
+            n_heads: 6,
+            n_kv_heads: 1,
+            head_dim: 44,
+            values: KvValues::OfKeys(36),
+            dtype,
+            keys: Keys::Past { window, spare: 3 },
+            calls: vec![600, 1, 1, 500, 1],
+            others: 1,
+            ..PLAIN
+        });
+    }
+    cases
+}
+
 fn unmasked() -> Vec<AttentionCase> {
     let mut cases = Vec::new();
     let biases = [None, Some((399, 199)), Some((33, 16)), Some((4, 1))];
@@ -414,6 +460,7 @@ const PLAIN: AttentionCase = AttentionCase {
     n_heads: 4,
     n_kv_heads: 2,
     head_dim: 16,
+    values: KvValues::Own,
     dtype: DType::F32,
     keys: Keys::Past {
         window: None,

@@ -39,6 +39,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let shape = KvShape {
             n_kv_heads: case.n_kv_heads,
             head_dim: case.head_dim,
+            values: case.values,
             capacity: capacities.max().expect("there is a sequence"),
             n_sequences: cases.len() + n_spare,
             dtype: case.dtype,
@@ -74,7 +75,7 @@ impl<'a, B: Backend> Run<'a, B> {
         }
     }
 
-    /// Results of each sequence, `[queries, n_heads, head_dim]`, all of them in every pass that they have a call for.
+    /// Results of each sequence, `[queries, n_heads, value_dim]`, all of them in every pass that they have a call for.
     /// `between` comes before each pass's queries attend.
     pub(super) fn results(mut self, mut between: impl FnMut(&mut Self, usize)) -> Vec<Vec<f32>> {
         self.append_whole();
@@ -193,7 +194,7 @@ impl<'a, B: Backend> Run<'a, B> {
             tables: &tables,
             table_len: self.tables[0].len(),
         };
-        let n = values.len() / row_width * case.q_width();
+        let n = values.len() / row_width * case.out_width();
         let mut out = self.device.zeros(n);
         let attended = self
             .device
@@ -206,8 +207,8 @@ impl<'a, B: Backend> Run<'a, B> {
             .zip(tokens)
             .filter(|(_, t)| !t.is_empty());
         for ((results, _), rows) in present.zip(&rows) {
-            let first = rows.first * case.q_width();
-            let ours = &mut out[first..first + rows.n_tokens * case.q_width()];
+            let first = rows.first * case.out_width();
+            let ours = &mut out[first..first + rows.n_tokens * case.out_width()];
             results.extend_from_slice(ours);
             ours.fill(0.0);
         }

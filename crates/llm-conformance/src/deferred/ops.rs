@@ -4,9 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use llm_backend::{
-    Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadNorm,
-    Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result, Rotary,
-    Routing, Rows, ShortConv, StateBatch, StateSpace,
+    Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadNorm, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result, Rotary, Routing, Rows, ShortConv, StateBatch, StateSpace, HeadProducts,
 };
 use llm_tensor::{Activation, ClampedGate, Norm};
 
@@ -168,6 +166,39 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         self.put(move |queue| {
             let parts: Vec<_> = parts.iter().map(RecordedPart::part).collect();
             queue.linear(&parts, &lock(&x), output, &mut lock(&out), n_tokens)
+        })
+    }
+
+    fn head_products(
+        &mut self,
+        op: &HeadProducts<'_, Deferred<B>>,
+        x: &Shared<B::Buffer>,
+        out: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let HeadProducts {
+            weight,
+            n_heads,
+            stride,
+            first,
+            n_rows,
+            cols,
+            side,
+            carried,
+        } = *op;
+        let (weight, x, out) = (Arc::clone(weight), x.handle(), out.handle());
+        self.put(move |queue| {
+            let op = HeadProducts {
+                weight: &*weight,
+                n_heads,
+                stride,
+                first,
+                n_rows,
+                cols,
+                side,
+                carried,
+            };
+            queue.head_products(&op, &lock(&x), &mut lock(&out), n_tokens)
         })
     }
 

@@ -8,13 +8,15 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use llm_backend::Output;
+use llm_tensor::KvValues;
 
 use super::Queries;
 use super::scores::{add_bias, bound, hide, soften};
 use crate::dense::DenseView;
+use crate::gemm::transpose_rows;
 use crate::kv_pool::KvView;
 use crate::share::Shared;
-use crate::simd::{Element, ElementType, Kernel, Simd};
+use crate::simd::{Element, ElementType, Kernel, MAX_PANEL, Simd};
 use crate::tile::{Elements, Product, Run};
 
 /// Some queries of one key head against some positions.
@@ -78,12 +80,12 @@ impl Attend<'_> {
     fn all<S: Simd, E: Element>(self, simd: S) {
         let panel = S::LANES * S::TILE_VECTORS;
         let op = self.queries.op;
-        let head_dim = op.head_dim;
+        let (head_dim, value_dim) = (op.head_dim, self.cache.shape().value_dim());
         let n = self.range.len();
         assert!(n <= QUERIES && self.positions.start.is_multiple_of(panel));
         assert!(self.cache.panel() == panel && self.cache.shape().head_dim == head_dim);
         let (queries, rest) = self.scratch.split_at_mut(QUERIES * head_dim);
-        let (sums, rest) = rest.split_at_mut(QUERIES * head_dim);
+        let (sums, rest) = rest.split_at_mut(QUERIES * value_dim);
         let (scores, rest) = rest.split_at_mut(QUERIES * KEYS);
         let (maxima, totals) = rest.split_at_mut(QUERIES);
         let (maxima, totals) = (&mut maxima[..n], &mut totals[..n]);
@@ -99,7 +101,7 @@ impl Attend<'_> {
                 *scaled = q * op.scale;
             }
         }
-        sums[..n * head_dim].fill(0.0);
+        sums[..n * value_dim].fill(0.0);
         // Finite, so that a query may see nothing of the first positions that others do.
         maxima.fill(f32::MIN);
         totals.fill(0.0);
@@ -157,58 +159,28 @@ impl Attend<'_> {
                 let scores = &mut scores[..n_keys.next_multiple_of(S::LANES)];
                 hide(scores, within(seen.start)..within(seen.end));
                 let rescale = soften(simd, scores, &mut maxima[i], &mut totals[i]);
-                let sums = &mut sums[i * head_dim..][..head_dim];
-                for at in (0..head_dim).step_by(S::LANES) {
+                let sums = &mut sums[i * value_dim..][..value_dim];
+                for at in (0..value_dim).step_by(S::LANES) {
                     let scaled = simd.mul(simd.get(sums, at), simd.splat(rescale));
                     simd.put(sums, at, scaled);
                 }
             }
             // Values that no query sees are not even multiplied by zero, for they need not be numbers.
             let seen = first.max(start)..first + n_keys;
-            let mut runs = [Run {
-                start: std::ptr::null(),
-                n_rows: 0,
-            }; MAX_RUNS];
-            let (mut n_runs, mut position) = (0, seen.start);
-            while position < seen.end {
-                let n_rows = (panel - position % panel).min(seen.end - position);
-                runs[n_runs] = Run {
-                    start: self.cache.values(self.kv_head, position),
-                    n_rows,
-                };
-                n_runs += 1;
-                position += n_rows;
-            }
-            for d in (0..head_dim).step_by(panel) {
-                let product = Product {
-                    a: scores[seen.start - first..].as_ptr(),
-                    a_stride: KEYS,
-                    b: &runs[..n_runs],
-                    b_stride: head_dim,
-                    c: sums[d..].as_mut_ptr(),
-                    c_stride: head_dim,
-                    bias: None,
-                    output: Output::Add,
-                    rows: n,
-                    columns: panel.min(head_dim - d),
-                    factors: Elements::<E>::NEW,
-                };
-                // SAFETY: runs of values lie within the pool, after whose last value a panel of elements follows; sums and
-                // scores are scratch of this thread, long enough by their splits.
-                unsafe { product.compute(simd) };
-                runs[..n_runs].iter_mut().for_each(|run| {
-                    run.start = run.start.wrapping_add(panel * E::SIZE);
-                });
+            let of = (&self.cache, self.kv_head);
+            match self.cache.shape().values {
+                KvValues::Own => add_values::<S, E>(simd, of, seen, (scores, n), sums),
+                KvValues::OfKeys(_) => add_keys::<S, E>(simd, of, seen, (scores, n), sums),
             }
         }
 
         for i in 0..n {
             let (token, head) = place(i);
-            let sums = &sums[i * head_dim..][..head_dim];
+            let sums = &sums[i * value_dim..][..value_dim];
             let cell = (token * op.n_heads + head) * self.cells.head_stride + self.cells.first;
             // SAFETY: results of these queries, and of these positions, are computed by this thread alone.
             let cell = unsafe { self.cells.memory.range(cell..cell + self.cells.len) };
-            match cell.split_at_mut(head_dim) {
+            match cell.split_at_mut(value_dim) {
                 (out, []) => {
                     for (out, sum) in out.iter_mut().zip(sums) {
                         *out = sum / totals[i];
@@ -223,22 +195,127 @@ impl Attend<'_> {
     }
 }
 
-/// Joins the parts of each head's result, in their order, into `out` `[n_heads, head_dim]`.
-pub(super) fn merge(partials: &[f32], n_parts: usize, head_dim: usize, out: &mut [f32]) {
-    let len = partial_len(head_dim);
+/// Adds the values of the positions `seen`, weighed by `scores` `[n, KEYS]`, whose first is that of a panel's first position, to
+/// `sums` `[n, value_dim]`.
+#[inline(always)]
+fn add_values<S: Simd, E: Element>(
+    simd: S,
+    (cache, kv_head): (&KvView<'_>, usize),
+    seen: Range<usize>,
+    (scores, n): (&[f32], usize),
+    sums: &mut [f32],
+) {
+    let panel = S::LANES * S::TILE_VECTORS;
+    let value_dim = cache.shape().value_dim();
+    let mut runs = [Run {
+        start: std::ptr::null(),
+        n_rows: 0,
+    }; MAX_RUNS];
+    let (mut n_runs, mut position) = (0, seen.start);
+    while position < seen.end {
+        let n_rows = (panel - position % panel).min(seen.end - position);
+        runs[n_runs] = Run {
+            start: cache.values(kv_head, position),
+            n_rows,
+        };
+        n_runs += 1;
+        position += n_rows;
+    }
+    for d in (0..value_dim).step_by(panel) {
+        let product = Product {
+            a: scores[seen.start % panel..].as_ptr(),
+            a_stride: KEYS,
+            b: &runs[..n_runs],
+            b_stride: value_dim,
+            c: sums[d..].as_mut_ptr(),
+            c_stride: value_dim,
+            bias: None,
+            output: Output::Add,
+            rows: n,
+            columns: panel.min(value_dim - d),
+            factors: Elements::<E>::NEW,
+        };
+        // SAFETY: runs of values lie within the pool, after whose last value a panel of elements follows; sums and
+        // scores are scratch of this thread, long enough by their splits.
+        unsafe { product.compute(simd) };
+        runs[..n_runs].iter_mut().for_each(|run| {
+            run.start = run.start.wrapping_add(panel * E::SIZE);
+        });
+    }
+}
+
+/// The same where the first elements of keys are the values: panels of them are transposed first.
+#[inline(always)]
+fn add_keys<S: Simd, E: Element>(
+    simd: S,
+    (cache, kv_head): (&KvView<'_>, usize),
+    seen: Range<usize>,
+    (scores, n): (&[f32], usize),
+    sums: &mut [f32],
+) {
+    let panel = S::LANES * S::TILE_VECTORS;
+    let value_dim = cache.shape().value_dim();
+    let mut turned = [0f32; MAX_PANEL * MAX_PANEL];
+    let first = seen.start - seen.start % panel;
+    for at in (first..seen.end).step_by(panel) {
+        let keys = cache.keys(kv_head, at);
+        let positions = at.max(seen.start)..(at + panel).min(seen.end);
+        for d in (0..value_dim).step_by(panel) {
+            let columns = panel.min(value_dim - d);
+            transpose_rows(
+                simd,
+                d..d + columns,
+                panel,
+                &mut turned,
+                |row, lane, block| {
+                    // SAFETY: a panel of keys has `panel` lanes of each of a head's elements, and lanes are read a register
+                    // at a time.
+                    unsafe {
+                        let src = keys.add((row * panel + lane) * E::SIZE);
+                        simd.put(block, 0, E::load(simd, src));
+                    }
+                },
+            );
+            let values = [Run {
+                start: turned[(positions.start - at) * panel..].as_ptr().cast(),
+                n_rows: positions.len(),
+            }];
+            let product = Product {
+                a: scores[positions.start - first..].as_ptr(),
+                a_stride: KEYS,
+                b: &values,
+                b_stride: panel,
+                c: sums[d..].as_mut_ptr(),
+                c_stride: value_dim,
+                bias: None,
+                output: Output::Add,
+                rows: n,
+                columns,
+                factors: Elements::<f32>::NEW,
+            };
+            // SAFETY: positions lie within the panel that was turned, whose rows have all columns of a tile; sums and
+            // scores are long enough by the splits of their scratch.
+            unsafe { product.compute(simd) };
+        }
+    }
+}
+
+/// Joins the parts of each head's result, in their order, into `out` `[n_heads, value_dim]`.
+pub(super) fn merge(partials: &[f32], n_parts: usize, value_dim: usize, out: &mut [f32]) {
+    let len = partial_len(value_dim);
     for (parts, out) in partials
         .chunks_exact(n_parts * len)
-        .zip(out.chunks_exact_mut(head_dim))
+        .zip(out.chunks_exact_mut(value_dim))
     {
         let maximum = parts
             .chunks_exact(len)
-            .map(|part| part[head_dim])
+            .map(|part| part[value_dim])
             .fold(f32::NEG_INFINITY, f32::max);
         let mut total = 0.0;
         out.fill(0.0);
         for part in parts.chunks_exact(len) {
-            let weight = (part[head_dim] - maximum).exp();
-            total += weight * part[head_dim + 1];
+            let weight = (part[value_dim] - maximum).exp();
+            total += weight * part[value_dim + 1];
             for (out, sum) in out.iter_mut().zip(part) {
                 *out += weight * sum;
             }

@@ -3,7 +3,7 @@
 
 use llm_backend::{Attention, Backend, Batch, KvColumns, Mask, NormOp, Ops, Queue, Rows};
 use llm_quant::{Absmax, BlockSize, Code, FourBit, Int8, Int8Weight, StoredWeight, Weight4Bit};
-use llm_tensor::{DType, HostBytes, KvShape, Norm};
+use llm_tensor::{DType, HostBytes, KvShape, KvValues, Norm};
 
 use super::{cpu, product, shape};
 use crate::Isa;
@@ -65,6 +65,7 @@ fn attended(n_threads: usize) -> Vec<f32> {
     let pool_shape = KvShape {
         n_kv_heads,
         head_dim,
+        values: KvValues::Own,
         capacity: n_held + 1,
         n_sequences: 2,
         dtype: DType::F32,

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use llm_backend::{Attention, Batch, Mask, Result, Rows};
-use llm_tensor::{DType, WorkspaceShape};
+use llm_tensor::{DType, KvValues, WorkspaceShape};
 
 use crate::kv_pool::{BLOCK, KvPool};
 use crate::launch::Launch;
@@ -20,7 +20,7 @@ pub(super) fn attention(
     batch: &Batch<'_, Cuda>,
     (pool, out): (&KvPool, &mut Buffer),
 ) -> Result<()> {
-    if op.head_dim > MAX_HEAD_DIM {
+    if op.head_dim > MAX_HEAD_DIM || pool.shape.values != KvValues::Own {
         return attention_wide::attention(queue, op, q, batch, (pool, out));
     }
     let call = Call::new(queue, op, q, batch, (pool, out));

@@ -37,7 +37,9 @@ pub(super) fn attention(
     let launch = launch.pointer(batch.tables.first(n * batch.table_len));
     let launch = launch.int(batch.table_len).pointer(pool.span());
     let launch = launch.bits(element(pool.shape.dtype)).int(op.n_heads);
-    let launch = launch.int(op.n_kv_heads).int(op.head_dim).int(op.row_width);
+    let launch = launch.int(op.n_kv_heads).int(op.head_dim);
+    let value_dim = pool.shape.value_dim();
+    let launch = launch.int(value_dim).int(pool.n_planes()).int(op.row_width);
     let launch = launch.float(op.scale).float(op.soft_cap.unwrap_or(0.0));
     let launch = launch.int(window.min(i32::MAX as usize)).int(full);
     let bias = op.bias.map(|bias| bias.table.first(op.n_heads * bias.row));
@@ -45,7 +47,7 @@ pub(super) fn attention(
     let launch = launch.int(op.bias.map_or(0, |bias| bias.row));
     let launch = launch.int(op.bias.map_or(0, |bias| bias.zero));
     let launch = sinks(launch, op);
-    let launch = launch.pointer(out.first(n_rows * op.n_heads * op.head_dim));
+    let launch = launch.pointer(out.first(n_rows * op.n_heads * value_dim));
     let grid = [most_rows(batch.rows), n, op.n_heads];
     launch.grid(grid).threads(256).run()
 }

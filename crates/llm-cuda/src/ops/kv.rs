@@ -16,7 +16,7 @@ pub(super) fn append(
     pool: &mut KvPool,
 ) -> Result<()> {
     let n = batch.rows.len();
-    let width = 2 * pool.shape.n_kv_heads * pool.shape.head_dim;
+    let width = pool.shape.width();
     assert!(
         columns.first + width <= columns.row_width && batch.table_len > 0,
         "{columns:?} of {width} elements, blocks of {}",
@@ -31,7 +31,7 @@ pub(super) fn append(
     let launch = launch.pointer(batch.rows_index.first(n * Rows::N_WORDS));
     let launch = launch.pointer(batch.tables.first(n * batch.table_len));
     let launch = launch.int(batch.table_len).pointer(pool.span());
-    let launch = launch.int(pool.n_blocks());
+    let launch = launch.int(pool.n_blocks()).int(pool.n_planes());
     let launch = launch.int(pool.shape.n_kv_heads).int(pool.shape.head_dim);
     let most = batch.rows.iter().map(|rows| rows.n_tokens).max();
     let grid = [most.unwrap_or(0), width.div_ceil(256), n];

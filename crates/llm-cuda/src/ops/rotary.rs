@@ -17,14 +17,12 @@ pub(super) fn rotate(
     let Rotary {
         n_heads,
         head_dim,
+        first,
         rotary_dim,
         row_width,
         ..
     } = *op;
-    assert!(
-        rotary_dim.is_multiple_of(2) && rotary_dim <= head_dim && n_heads * head_dim <= row_width,
-        "{op:?}"
-    );
+    op.check();
     let half = rotary_dim / 2;
     let launch = queue
         .launch(kernel_for(op))
@@ -32,13 +30,13 @@ pub(super) fn rotate(
     let launch = launch
         .int(row_width)
         .pointer(angles.first(n_tokens * rotary_dim));
-    let launch = launch.int(n_heads).int(head_dim).int(half);
+    let launch = launch.int(n_heads).int(head_dim).int(first).int(half);
     let grid = [n_tokens, (n_heads * half).div_ceil(256), 1];
     launch.grid(grid).threads(256).run()
 }
 
 fn kernel_for(op: &Rotary) -> Kernel {
-    let is_even = op.head_dim.is_multiple_of(2) && op.row_width.is_multiple_of(2);
+    let is_even = (op.head_dim | op.first | op.row_width).is_multiple_of(2);
     match op.pairing {
         Pairing::Halves => kernel!("rotary_halves"),
         // Pairs are read at once where each begins on a border of eight bytes.

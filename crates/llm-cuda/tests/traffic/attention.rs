@@ -1,7 +1,7 @@
 //! Attention over the block tables: one row a sequence, several, and prompts.
 
 use llm_backend::{Attention, Backend, Batch, KvColumns, Mask, Ops, Queue, Rows};
-use llm_tensor::{DType, KvShape};
+use llm_tensor::{DType, KvShape, KvValues};
 
 use crate::bench::{Bench, Needs, on_each_target};
 
@@ -63,6 +63,7 @@ impl Case {
         let shape = KvShape {
             n_kv_heads,
             head_dim,
+            values: KvValues::Own,
             capacity: 1536,
             n_sequences,
             dtype,

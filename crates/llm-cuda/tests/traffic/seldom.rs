@@ -109,6 +109,7 @@ fn rows(bench: &mut Bench) {
     let op = Rotary {
         n_heads: 1,
         head_dim: WIDTH,
+        first: 0,
         rotary_dim: 32,
         pairing: Pairing::Adjacent,
         row_width: WIDTH,

@@ -1,9 +1,11 @@
 //! Operations beside products and attention.
 
-use llm_backend::{Backend, Batch, Groups, Heads, KvColumns, NormOp, Ops, Rotary, Rows};
+use llm_backend::{
+    Backend, Batch, Groups, HeadProducts, Heads, KvColumns, MatrixSide, NormOp, Ops, Rotary, Rows,
+};
 use llm_cuda::CudaWeight;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
-use llm_tensor::{Activation, ClampedGate, DType, GateOrder, KvShape, Norm, Pairing};
+use llm_tensor::{Activation, ClampedGate, DType, GateOrder, KvShape, KvValues, Norm, Pairing};
 
 use crate::bench::{Bench, Needs, on_each_target};
 
@@ -16,6 +18,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "norm_heads",
     "ungroup",
     "rotary_",
+    "head_products_",
     "add",
     "activate_",
     "gate_relu",
@@ -145,6 +148,7 @@ fn rows_are_turned_in_place() {
                 let op = Rotary {
                     n_heads: 12,
                     head_dim: 64,
+                    first: 0,
                     rotary_dim,
                     pairing,
                     row_width: 2 * WIDTH,
@@ -154,6 +158,36 @@ fn rows_are_turned_in_place() {
                 let n_bytes = 8 * N * 12 * rotary_dim + 4 * N * rotary_dim;
                 bench.check(&Needs::bytes(&what, n_bytes), |queue| {
                     queue.rotate(&op, &angles, &mut x, N)
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn rows_of_heads_are_read_once() {
+    on_each_target(&["head_products_"], |bench| {
+        let (n_heads, n_rows, cols, carried) = (4, 128, WIDTH, 64);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let (weight, n_bytes) = bench.weight(Scheme::Dense(dtype), (n_heads * n_rows, cols));
+            for side in [MatrixSide::Rows, MatrixSide::Columns] {
+                let op = HeadProducts {
+                    weight: &weight,
+                    n_heads,
+                    stride: n_rows,
+                    first: 0,
+                    n_rows,
+                    cols,
+                    side,
+                    carried,
+                };
+                let (from, to) = op.widths();
+                let x = bench.buffer(N * from);
+                let mut out = bench.buffer(N * to);
+                let what = format!("heads by {side:?} of {dtype}");
+                let n_bytes = n_bytes + 4 * N * (from + to);
+                bench.check(&Needs::bytes(&what, n_bytes), |queue| {
+                    queue.head_products(&op, &x, &mut out, N)
                 });
             }
         }
@@ -217,6 +251,7 @@ fn keys_and_values_are_written_once() {
             let shape = KvShape {
                 n_kv_heads: 4,
                 head_dim: 64,
+                values: KvValues::Own,
                 capacity: 64,
                 n_sequences: 4,
                 dtype,

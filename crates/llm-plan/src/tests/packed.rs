@@ -1,10 +1,10 @@
 //! Checkpoints in GGUF's blocks: kept where the CPU computes, decoded where something else does or is asked for.
 
-use llm_arch::{Skeleton, Stored, Unit};
+use llm_arch::{Role, Skeleton, Slot, Stored, TensorKind, Unit};
 use llm_quant::{GgmlType, LoadIn, QuantConfig, Scheme};
 use llm_tensor::{Bytes, DType};
 
-use super::{budgets, llama_of, request, speeds, t5_of};
+use super::{budgets, golden, llama_of, request, speeds, t5_of};
 use crate::*;
 
 const SPEEDS: Speeds = speeds(300e9, 12e9, 20e9, 1e9);
@@ -67,6 +67,37 @@ fn matrices_stay_in_blocks_where_nothing_else_is_asked_for() {
                 ..stored
             };
             assert_eq!(plain.scheme(slot, strided, RunOn::Cpu), dense, "{name}");
+        }
+    }
+}
+
+/// The matrix that makes keys and values of latents is multiplied by rows and by columns.
+#[test]
+fn what_is_multiplied_from_both_sides_is_dense_whatever_is_stored_or_asked_for() {
+    let skeleton = golden("deepseek-v3");
+    let [nf4, int8] = [LoadIn::FourBit, LoadIn::EightBit].map(QuantConfig::new);
+    let stored = [
+        Scheme::Dense(DType::F32),
+        GRID,
+        Q4,
+        nf4.scheme(),
+        int8.scheme(),
+    ];
+    let both = |slot: &&Slot| slot.kind == TensorKind::Both;
+    let slots: Vec<_> = skeleton.slots.iter().filter(both).collect();
+    assert_eq!(slots.len(), skeleton.spec.decoder.n_layers());
+    for slot in slots {
+        assert_eq!(slot.role, Role::KvUp);
+        for stored in stored.map(StoredTensor::in_order) {
+            for quant in [None, Some(&nf4), Some(&int8)] {
+                for run_on in [RunOn::Cpu, RunOn::Gpu(0)] {
+                    let of = |dtype| encodings(dtype, quant).scheme(slot, stored, run_on);
+                    let f16 = of(WeightDType::As(DType::F16));
+                    assert_eq!(f16, Scheme::Dense(DType::F16), "{stored:?}");
+                    let auto = of(WeightDType::Auto);
+                    assert!(matches!(auto, Scheme::Dense(_)), "{stored:?}: {auto}");
+                }
+            }
         }
     }
 }

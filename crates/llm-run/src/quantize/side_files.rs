@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use llm_arch::{Role, UnknownKeys, from_config_with};
+use llm_arch::{Role, Slot, TensorKind, UnknownKeys, from_config_with};
 use llm_checkpoint::{Checkpoint, MAX_CONFIG, ShardWriter, read_small};
 use llm_plan::WeightDType;
 use llm_quant::QuantConfig;
@@ -64,6 +64,38 @@ impl SideFiles {
         {
             skipped.push(head.to_owned());
             let remark = format!("{head} is not quantized either: it is the table of tokens");
+            self.remarks.push(remark);
+        }
+        Ok(())
+    }
+
+    /// Adds matrices that are never quantized, though they are linear layers in transformers, to the list of what is not: where
+    /// there is none, it is made of them and of the head, which such a list does not leave out by itself.
+    pub(super) fn keep_dense(&mut self, quant: &mut QuantConfig) -> Result<()> {
+        let mut config = self.config.clone();
+        config.shift_remove("quantization_config");
+        let skeleton = from_config_with(&config, UnknownKeys::PassOver)?;
+        let module = |slot: &Slot| slot.name.strip_suffix(".weight").map(str::to_owned);
+        let both = |slot: &&Slot| slot.kind == TensorKind::Both;
+        let modules: Vec<_> = (skeleton.slots.iter())
+            .filter(both)
+            .filter_map(module)
+            .collect();
+        let Some(first) = modules.first() else {
+            return Ok(());
+        };
+        let head = skeleton.slots.iter().find(|slot| slot.role == Role::Head);
+        if !modules
+            .iter()
+            .all(|module| quant.skips(module) == Some(true))
+        {
+            let skipped = quant
+                .llm_int8_skip_modules
+                .get_or_insert_with(|| head.and_then(module).into_iter().collect());
+            let name = first.rsplit('.').next().unwrap_or(first).to_owned();
+            let remark =
+                format!("{name} is not quantized: it is multiplied from both of its sides");
+            skipped.push(name);
             self.remarks.push(remark);
         }
         Ok(())

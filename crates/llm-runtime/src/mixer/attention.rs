@@ -109,6 +109,7 @@ fn project<B: Backend>(
             let op = Rotary {
                 n_heads,
                 head_dim,
+                first: 0,
                 rotary_dim: rotary.dim,
                 pairing: rotary.pairing,
                 row_width,

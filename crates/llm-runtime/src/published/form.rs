@@ -67,7 +67,7 @@ impl PublishedForm {
     pub fn of_slot(&self, slot: &Slot) -> Option<StoredTensor> {
         let is_expert = matches!(slot.unit, Unit::Expert { .. });
         let is_quantized = match slot.kind {
-            TensorKind::Projection => is_expert || !self.of_experts,
+            TensorKind::Projection | TensorKind::Both => is_expert || !self.of_experts,
             TensorKind::WideProjection | TensorKind::Head | TensorKind::Other => false,
         };
         (is_quantized && slot.stored == Stored::AsIs).then_some(self.tensor)

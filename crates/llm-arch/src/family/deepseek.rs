@@ -1,0 +1,298 @@
+//! DeepSeek-V2 and V3, and models of their shape (Kimi K2, GLM-4.7-Flash): attention to latents, and experts beside shared ones.
+
+use llm_tensor::{Activation, GroupRank, Pairing, Routing};
+
+use super::block::{self, gated};
+use super::glm4_moe::{ExpertDefaults, SHARED_NAMES, experts, fitting, groups, with_shared};
+use super::{Family, llama, qwen};
+use crate::ArchError;
+use crate::config::{Config, Off, Unread};
+use crate::rope_config::{RopeDefaults, rotary, score_growth};
+use crate::skeleton::{Names, Naming, Role};
+use crate::spec::{
+    LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec, Positions, StackSpec,
+};
+
+pub(super) static V2: Family = Family {
+    model_types: &["deepseek_v2"],
+    spec: v2,
+    core: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 11_008),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 102_400),
+    ],
+    unread: Unread {
+        any: TRAINING,
+        off: &[
+            ("mlp_bias", Off::False),
+            ("moe_layer_freq", Off::One),
+            ("scoring_func", Off::Word("softmax")),
+        ],
+    },
+    naming: |_| &NAMING,
+    gguf: None,
+};
+
+pub(super) static V3: Family = Family {
+    model_types: &["deepseek_v3", "kimi_k2"],
+    spec: v3,
+    core: &[
+        ("hidden_size", 7_168),
+        ("intermediate_size", 18_432),
+        ("num_hidden_layers", 61),
+        ("num_attention_heads", 128),
+        ("vocab_size", 129_280),
+    ],
+    unread: Unread {
+        any: TRAINING,
+        off: SIGMOIDS,
+    },
+    naming: |_| &NAMING,
+    gguf: None,
+};
+
+pub(super) static GLM4_LITE: Family = Family {
+    model_types: &["glm4_moe_lite"],
+    spec: glm4_lite,
+    core: &[
+        ("hidden_size", 2_048),
+        ("intermediate_size", 10_240),
+        ("num_hidden_layers", 47),
+        ("num_attention_heads", 20),
+        ("vocab_size", 154_880),
+    ],
+    unread: Unread {
+        any: TRAINING,
+        off: &[
+            // The list of layers says it.
+            ("first_k_dense_replace", Off::One),
+            ("moe_layer_freq", Off::One),
+            ("partial_rotary_factor", Off::One),
+            ("scoring_func", Off::Word("sigmoid")),
+            ("topk_method", Off::Word("noaux_tc")),
+        ],
+    },
+    naming: |_| &NAMING,
+    gguf: None,
+};
+
+/// Losses that balance experts, and the machines that they were trained on.
+const TRAINING: &[&str] = &["aux_loss_alpha", "ep_size", "pretraining_tp", "seq_aux"];
+
+const SIGMOIDS: &[(&str, Off)] = &[
+    ("moe_layer_freq", Off::One),
+    ("scoring_func", Off::Word("sigmoid")),
+    ("topk_method", Off::Word("noaux_tc")),
+];
+
+const LATENT_NAMES: Names = &[
+    (Role::QDown, "self_attn.q_a_proj"),
+    (Role::QLatentNorm, "self_attn.q_a_layernorm"),
+    (Role::QUp, "self_attn.q_b_proj"),
+    (Role::KvDown, "self_attn.kv_a_proj_with_mqa"),
+    (Role::KvLatentNorm, "self_attn.kv_a_layernorm"),
+    (Role::KvUp, "self_attn.kv_b_proj"),
+];
+
+const NAMING: Naming = Naming {
+    names: &[
+        LATENT_NAMES,
+        SHARED_NAMES,
+        qwen::EXPERTS_NAMES,
+        llama::NAMES,
+    ],
+    bare: &[Role::RouterCorrection],
+    ..qwen::EXPERTS_NAMING
+};
+
+fn v2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let n_experts = config
+        .opt_count(config.spelling(&["n_routed_experts", "num_experts"])?)?
+        .unwrap_or(64);
+    // The reference has no default.
+    let n_active = config.count("num_experts_per_tok")?;
+    let routing = Routing::softmax(n_experts, config.n_active(n_experts, n_active)?);
+    let open = groups(config, (n_experts, 1, 1), GroupRank::First);
+    let routing = Routing {
+        groups: match config.text("topk_method")? {
+            None | Some("greedy") => None,
+            Some("group_limited_greedy") => open?,
+            Some(_) => return config.bad_value("topk_method", "greedy or group_limited_greedy"),
+        },
+        scale: config.opt_positive("routed_scaling_factor")?.unwrap_or(1.0) as f32,
+        ..routing
+    };
+    // DeepSeek's own code and transformers differ in what else it would mean, and no model has it.
+    config.only("norm_topk_prob", false)?;
+    let experts = with_shared(config, fitting(config, routing)?, false, (1_407, 2))?;
+    let n_dense = config.whole("first_k_dense_replace")?.unwrap_or(0);
+    let defaults = LatentDefaults {
+        name: "deepseek_v2",
+        context: 2_048,
+        eps: 1e-6,
+        n_kv_heads: None,
+        q_rank: 1_536,
+        nope_dim: 128,
+        value_dim: 128,
+    };
+    model(config, defaults, Pairing::Adjacent, experts, |i| {
+        i < n_dense
+    })
+}
+
+fn v3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let experts = experts(
+        config,
+        ExpertDefaults {
+            n_experts: 256,
+            groups: (8, 4),
+            n_active: 8,
+            scale: 2.5,
+            width: 2_048,
+        },
+    )?;
+    let n_dense = config.whole("first_k_dense_replace")?.unwrap_or(3);
+    let defaults = LatentDefaults {
+        name: "deepseek_v3",
+        context: 4_096,
+        eps: 1e-6,
+        n_kv_heads: Some(128),
+        q_rank: 1_536,
+        nope_dim: 128,
+        value_dim: 128,
+    };
+    let spec = model(config, defaults, pairing(config)?, experts, |i| i < n_dense)?;
+    drafting(config, spec)
+}
+
+fn glm4_lite(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let experts = experts(
+        config,
+        ExpertDefaults {
+            n_experts: 64,
+            groups: (1, 1),
+            n_active: 4,
+            scale: 1.8,
+            width: 1_536,
+        },
+    )?;
+    let n_layers = config.n_layers("num_hidden_layers")?;
+    let sparse = config.kinds("mlp_layer_types", n_layers, ["dense", "sparse"])?;
+    let sparse = sparse.unwrap_or_else(|| (0..n_layers).map(|i| i > 0).collect());
+    let defaults = LatentDefaults {
+        name: "glm4_moe_lite",
+        context: 202_752,
+        eps: 1e-5,
+        n_kv_heads: Some(20),
+        q_rank: 768,
+        nope_dim: 192,
+        value_dim: 256,
+    };
+    let spec = model(config, defaults, pairing(config)?, experts, |i| !sparse[i])?;
+    drafting(config, spec)
+}
+
+/// Defaults of a family, but for experts.
+struct LatentDefaults {
+    name: &'static str,
+    context: usize,
+    /// Of the norms of the residual.
+    eps: f64,
+    /// Heads of keys where nothing is said of them; else as many as of queries, which `null` always means.
+    n_kv_heads: Option<usize>,
+    q_rank: usize,
+    nope_dim: usize,
+    value_dim: usize,
+}
+
+/// The model, with dense layers where `is_dense` says so.
+fn model(
+    config: &Config<'_>,
+    defaults: LatentDefaults,
+    pairing: Pairing,
+    experts: MlpSpec,
+    is_dense: impl Fn(usize) -> bool,
+) -> Result<ModelSpec, ArchError> {
+    let context = block::context(config, defaults.context)?;
+    let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(defaults.eps));
+    let latent = latent(config, &defaults)?;
+    let rope = RopeDefaults {
+        pairing,
+        ..RopeDefaults::new(latent.rope_dim, context)
+    };
+    let positions = Positions::Rotary(vec![rotary(config, rope)?]);
+    let dense = gated(config, "hidden_act", Activation::Silu, false)?;
+    let layer = |i| LayerSpec {
+        mixer: MixerSpec::Latent(latent),
+        mlp: if is_dense(i) { dense } else { experts },
+    };
+    let layers = (0..config.n_layers("num_hidden_layers")?).map(layer);
+    let stack: StackSpec = block::sequential(layers.collect(), positions, norm);
+    block::decoder_only(config, defaults.name, context, stack, false)
+}
+
+fn latent(config: &Config<'_>, defaults: &LatentDefaults) -> Result<LatentSpec, ArchError> {
+    let n_heads = config.count("num_attention_heads")?;
+    let extent = |key, default| -> Result<usize, ArchError> {
+        Ok(config.opt_count(key)?.unwrap_or(default))
+    };
+    let rope_dim = extent("qk_rope_head_dim", 64)?;
+    let nope_dim = extent("qk_nope_head_dim", defaults.nope_dim)?;
+    if !rope_dim.is_multiple_of(2) {
+        return config.bad_value("qk_rope_head_dim", "an even number");
+    }
+    // Keys and values are made for each head, and the two others are what newer versions write beside these.
+    let n_kv_heads = match config.mentions("num_key_value_heads") {
+        true => config.opt_count("num_key_value_heads")?,
+        false => defaults.n_kv_heads,
+    };
+    let same = [
+        ("num_key_value_heads", n_kv_heads, n_heads),
+        (
+            "qk_head_dim",
+            config.opt_count("qk_head_dim")?,
+            nope_dim + rope_dim,
+        ),
+        ("head_dim", config.opt_count("head_dim")?, rope_dim),
+    ];
+    for (key, given, expected) in same {
+        if given.is_some_and(|given| given != expected) {
+            return config.bad_value(key, &expected.to_string());
+        }
+    }
+    let q_rank = match config.mentions("q_lora_rank") {
+        true => config.opt_count("q_lora_rank")?,
+        false => Some(defaults.q_rank),
+    };
+    let plain = block::root_scale(nope_dim + rope_dim);
+    Ok(LatentSpec {
+        n_heads,
+        q_rank,
+        kv_rank: extent("kv_lora_rank", 512)?,
+        nope_dim,
+        rope_dim,
+        value_dim: extent("v_head_dim", defaults.value_dim)?,
+        bias: config.flag("attention_bias", false)?,
+        // Whatever `rms_norm_eps` says.
+        norm: NormSpec::rms(1e-6),
+        scale: (f64::from(plain) * score_growth(config)?) as f32,
+        rotary_idx: 0,
+    })
+}
+
+/// Elements that are turned together: neighbours, unless a checkpoint has its rows in another order.
+fn pairing(config: &Config<'_>) -> Result<Pairing, ArchError> {
+    Ok(match config.flag("rope_interleave", true)? {
+        true => Pairing::Adjacent,
+        false => Pairing::Halves,
+    })
+}
+
+/// Tells of the layers that guess further tokens.
+fn drafting(config: &Config<'_>, mut spec: ModelSpec) -> Result<ModelSpec, ArchError> {
+    let key = config.spelling(&["num_mtp_layers", "num_nextn_predict_layers"])?;
+    spec.n_drafting = config.whole(key)?.unwrap_or(1);
+    Ok(spec)
+}

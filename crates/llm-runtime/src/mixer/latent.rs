@@ -1,0 +1,180 @@
+//! Attention to latents, absorbed: queries are brought to where latents are, and results back.
+//!
+//! A key of head `h` is `K_h · l` of a latent `l`, so that its product with a query `q` is that of `K_hᵀ · q` with `l` itself; and
+//! a weighted sum of values `V_h · l` is `V_h` times the weighted sum of latents. So nothing is made of latents but scores and
+//! sums, and all heads attend to one key.
+
+use std::slice::from_ref;
+
+use llm_arch::{LatentOf, LatentSpec, LinearOf, Positions};
+use llm_backend::{
+    Attention, Backend, HeadProducts, Heads, KvColumns, Mask, MatrixSide, NormOp, Ops, Output,
+    Rotary,
+};
+
+use super::project_back;
+use crate::Result;
+use crate::activations::Activations;
+use crate::projection::{apply, norm_op};
+use crate::state::KvState;
+use crate::sublayer::{Call, Input};
+
+/// Each row sees the latents of its sequence up to its own.
+///
+/// `attended` has the row's own latent first, then queries, then results; `qkv` has queries of latents, `[n_heads, latent | turned]`;
+/// `grouped` has the latent of queries, then sums of latents.
+pub(super) fn forward<B: Backend>(
+    weights: &LatentOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    (input, output): (Input, Output),
+    a: &mut Activations<B>,
+    kv: &mut KvState<B>,
+) -> Result<()> {
+    let spec = &weights.spec;
+    keep(weights, call, input, a, kv)?;
+    queries(weights, call, input, a)?;
+    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
+    let to_latents = HeadProducts {
+        side: MatrixSide::Columns,
+        carried: spec.rope_dim,
+        ..products::<B>(spec, &weights.kv, (0, spec.nope_dim))
+    };
+    queue.head_products(&to_latents, &a.rows.attended, &mut a.rows.qkv, n_tokens)?;
+    let op = Attention {
+        n_heads: spec.n_heads,
+        n_kv_heads: 1,
+        head_dim: spec.key_dim(),
+        row_width: spec.n_heads * spec.key_dim(),
+        scale: spec.scale,
+        soft_cap: None,
+        mask: Mask::Causal { window: None },
+        bias: None,
+        sinks: None,
+    };
+    let batch = call.sequences.own.batch(kv.group);
+    queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.grouped)?;
+    let to_values = products::<B>(spec, &weights.kv, (spec.nope_dim, spec.value_dim));
+    queue.head_products(&to_values, &a.rows.grouped, &mut a.rows.attended, n_tokens)?;
+    project_back(queue, &weights.out, output, a, n_tokens)
+}
+
+/// Takes each row's latent, normalised, and the key that all heads share, turned, to the pool.
+fn keep<B: Backend>(
+    weights: &LatentOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    input: Input,
+    a: &mut Activations<B>,
+    kv: &mut KvState<B>,
+) -> Result<()> {
+    let (spec, input_of) = (&weights.spec, &weights.kv_latent);
+    let row_width = spec.key_dim();
+    let x = match input {
+        Input::Residual => &a.rows.x,
+        Input::Normed => &a.rows.normed,
+    };
+    let (n_tokens, project) = (call.n_tokens, from_ref(&input_of.project));
+    let out = (Output::Write, &mut a.rows.attended);
+    apply::<B>(call.queue, project, x, out, n_tokens)?;
+    let norm = norm_op(&input_of.norm);
+    normalise(call, &norm, (spec.kv_rank, row_width), &mut a.rows.attended)?;
+    turn(call, spec, (1, row_width), a)?;
+    let columns = KvColumns {
+        first: 0,
+        row_width,
+    };
+    let batch = call.sequences.own.batch(kv.group);
+    Ok(call
+        .queue
+        .append(&a.rows.attended, &columns, &batch, &mut kv.pool)?)
+}
+
+/// Queries into `a.rows.attended`, `[n_heads, nope_dim | rope_dim]`, the last of each turned.
+fn queries<B: Backend>(
+    weights: &LatentOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    input: Input,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let (spec, n_tokens) = (&weights.spec, call.n_tokens);
+    let x = match input {
+        Input::Residual => &a.rows.x,
+        Input::Normed => &a.rows.normed,
+    };
+    let q = from_ref(&weights.q);
+    match &weights.q_latent {
+        Some(input_of) => {
+            let out = (Output::Write, &mut a.rows.grouped);
+            let project = from_ref(&input_of.project);
+            apply::<B>(call.queue, project, x, out, n_tokens)?;
+            let rank = spec.q_rank.expect("a latent of queries has a rank");
+            let norm = norm_op(&input_of.norm);
+            normalise(call, &norm, (rank, rank), &mut a.rows.grouped)?;
+            let out = (Output::Write, &mut a.rows.attended);
+            apply::<B>(call.queue, q, &a.rows.grouped, out, n_tokens)?;
+        }
+        None => {
+            let out = (Output::Write, &mut a.rows.attended);
+            apply::<B>(call.queue, q, x, out, n_tokens)?;
+        }
+    }
+    turn(call, spec, (spec.n_heads, spec.q_dim()), a)
+}
+
+/// Normalises the first `width` elements of each row.
+fn normalise<B: Backend>(
+    call: &mut Call<'_, B>,
+    norm: &NormOp<'_, B>,
+    (width, row_width): (usize, usize),
+    rows: &mut B::Buffer,
+) -> Result<()> {
+    let latent = Heads {
+        first: 0,
+        n_heads: 1,
+        head_dim: width,
+        row_width,
+    };
+    Ok(call.queue.norm_heads(norm, &latent, rows, call.n_tokens)?)
+}
+
+/// Turns the last elements of each head of rows of `a.rows.attended`.
+fn turn<B: Backend>(
+    call: &mut Call<'_, B>,
+    spec: &LatentSpec,
+    (n_heads, head_dim): (usize, usize),
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let Positions::Rotary(kinds) = &call.stack.positions else {
+        unreachable!("keys that heads share are turned")
+    };
+    let rotary = &kinds[spec.rotary_idx];
+    let op = Rotary {
+        n_heads,
+        head_dim,
+        first: head_dim - spec.rope_dim,
+        rotary_dim: rotary.dim,
+        pairing: rotary.pairing,
+        row_width: n_heads * head_dim,
+    };
+    let angles = &a.rows.angles[spec.rotary_idx];
+    Ok(call
+        .queue
+        .rotate(&op, angles, &mut a.rows.attended, call.n_tokens)?)
+}
+
+/// Products with each head's rows of the matrix of keys and values, so many from `first` on.
+fn products<'a, B: Backend>(
+    spec: &LatentSpec,
+    kv: &'a LinearOf<B::Weight>,
+    (first, n_rows): (usize, usize),
+) -> HeadProducts<'a, B> {
+    HeadProducts {
+        weight: &kv.weight,
+        n_heads: spec.n_heads,
+        stride: spec.kv_dim(),
+        first,
+        n_rows,
+        cols: spec.kv_rank,
+        side: MatrixSide::Rows,
+        carried: 0,
+    }
+}
