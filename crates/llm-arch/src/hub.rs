@@ -201,7 +201,11 @@ fn attention(stack: &StackSpec, unit: Unit) -> &AttentionSpec {
     };
     match &stack.layers[layer].mixer {
         MixerSpec::Attention(attention) => attention,
-        MixerSpec::Latent(_) | MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) | MixerSpec::Absent => {
+        MixerSpec::Latent(_)
+        | MixerSpec::Conv(_)
+        | MixerSpec::Delta(_)
+        | MixerSpec::StateSpace(_)
+        | MixerSpec::Absent => {
             unreachable!("queries and keys are of layers that attend")
         }
     }

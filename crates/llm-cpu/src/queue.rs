@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use llm_backend::{
-    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, Heads, HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, first_of_largest, HeadProducts,
+    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
+    HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing,
+    ShortConv, StateBatch, StateSpace, first_of_largest,
 };
 use llm_tensor::{Activation, ClampedGate};
 
@@ -16,7 +18,8 @@ use crate::routes::sigmoid;
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
 use crate::{
-    Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, kv_pool, linear, state_space, heads,
+    Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, heads, kv_pool, linear,
+    state_space,
 };
 
 /// Work that is done as it is put into the queue: there is never anything to wait for.

@@ -99,10 +99,9 @@ pub fn kv_tables(
     let shapes = layers.filter_map(|layer| match &layer.mixer {
         MixerSpec::Attention(attention) => Some(kv_shape(attention, limits, dtype)),
         MixerSpec::Latent(latent) => Some(latent_kv_shape(latent, limits, dtype)),
-        MixerSpec::Conv(_)
-        | MixerSpec::Delta(_)
-        | MixerSpec::StateSpace(_)
-        | MixerSpec::Absent => None,
+        MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) | MixerSpec::Absent => {
+            None
+        }
     });
     let mut tables: Vec<_> = shapes.map(table).collect();
     tables.sort_unstable();

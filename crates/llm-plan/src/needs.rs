@@ -8,7 +8,8 @@ use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 use crate::activation::{F32, HostBuffers};
 use crate::{
     ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements,
-    conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables, state_shapes, workspace_shape, delta_state_shapes, latent_kv_shape,
+    conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables, latent_kv_shape,
+    state_shapes, workspace_shape,
 };
 
 /// Costs that only a kind of device knows.

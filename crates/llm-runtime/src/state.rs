@@ -3,7 +3,8 @@
 use llm_arch::{AttentionSpec, MixerSpec, ModelSpec};
 use llm_backend::{Allocation, Backend, Ops, Rows, StateBatch};
 use llm_plan::{
-    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables, state_shapes, delta_state_shapes, latent_kv_shape,
+    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables,
+    latent_kv_shape, state_shapes,
 };
 use llm_tensor::{Bytes, DType, KvShape, StateShape};
 

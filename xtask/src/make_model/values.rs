@@ -90,7 +90,9 @@ impl Values {
             Role::DeltaRate | Role::DeltaOffset => (0.0, 0.5),
             Role::SpaceRate | Role::SpaceOffset => (0.0, 0.5),
             Role::SpaceSkip => (1.0, 0.1),
-            Role::DeltaNorm | Role::SpaceNorm | Role::QLatentNorm | Role::KvLatentNorm => (self.gain, 0.1),
+            Role::DeltaNorm | Role::SpaceNorm | Role::QLatentNorm | Role::KvLatentNorm => {
+                (self.gain, 0.1)
+            }
             Role::Out
             | Role::ConvOut
             | Role::DeltaOut

@@ -139,7 +139,10 @@ pub(super) static QWEN3_NEXT: Family = Family {
                         }
                     }
                     MixerSpec::Delta(delta) => delta.packing = DeltaPacking::PairsPerKeyHead,
-                    MixerSpec::Conv(_) => (),
+                    MixerSpec::Latent(_)
+                    | MixerSpec::Conv(_)
+                    | MixerSpec::StateSpace(_)
+                    | MixerSpec::Absent => (),
                 }
             }
         },

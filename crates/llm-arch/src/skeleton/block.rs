@@ -4,7 +4,8 @@
 
 use super::Role;
 use crate::spec::{
-    AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, NormSpec, Residual, ShortConvSpec, StateSpaceSpec, LatentSpec,
+    AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, LatentSpec, NormSpec, Residual, ShortConvSpec,
+    StateSpaceSpec,
 };
 
 /// A unit's tensors, of which each can be made into something else.

@@ -4,12 +4,15 @@ use std::convert::Infallible;
 
 use super::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, HeadOf, InputOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap, LatentInputOf, LatentOf,
+    ExpertsOf, HeadOf, InputOf, LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf,
+    ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
-    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec, Side, StateSpaceSpec, LatentSpec,
+    AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix,
+    LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm,
+    SharedSpec, ShortConvSpec, Side, StateSpaceSpec,
 };
 
 impl ModelSpec {

@@ -10,8 +10,9 @@ use super::scalar::{activated, clamped, sigmoid};
 use super::weight::ReferenceWeight;
 use super::{Reference, conv, delta, heads, state_space};
 use crate::{
-    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads, KvColumns,
-    LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace,
+    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
+    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
+    StateSpace,
 };
 
 impl Ops<Reference> for ReferenceQueue {
