@@ -23,7 +23,7 @@ pub struct HeadProducts<'a, B: Backend> {
     pub carried: usize,
 }
 
-/// MatrixSide of a matrix that vectors are multiplied with.
+/// Side of a matrix that vectors are multiplied with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MatrixSide {
     /// Its rows, as in linear operations: `cols` elements become `n_rows`.
