@@ -31,7 +31,7 @@ use llm_tests::{
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 25] = [
+const MODELS: [&str; 26] = [
     "bloom",
     "falcon-40b-style",
     "falcon-7b-style",
@@ -50,6 +50,7 @@ const MODELS: [&str; 25] = [
     "llama3-rope-tied",
     "mistral-sliding",
     "mixtral",
+    "nemotron-h",
     "opt-350m-style",
     "phi3-longrope-short",
     "qwen2",
