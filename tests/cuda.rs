@@ -51,6 +51,7 @@ const MODELS: [&str; 26] = [
     "llama3-rope-tied",
     "mistral-sliding",
     "mixtral",
+    "nemotron-h",
     "opt-350m-style",
     "phi3-longrope-short",
     "qwen2",

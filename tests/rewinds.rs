@@ -535,6 +535,8 @@ fn sequences_go_any_way_and_are_what_they_are() {
         "gemma3",
         "mistral-sliding",
         "lfm2",
+        "granite4",
+        "mamba2",
         "faults/phi3-longrope/model",
     ];
     for name in models {

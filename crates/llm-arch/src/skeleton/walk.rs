@@ -143,17 +143,24 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         around: (Before<Role>, After<Role>),
         spec: &MixerSpec,
     ) -> Option<SublayerOf<MixerOf<T>, T>> {
-        if *spec == MixerSpec::Absent {
-            return None;
-        }
-        Some(self.sublayer(around, |walk| match spec {
-            MixerSpec::Attention(attention) => MixerOf::Attention(walk.attention(attention)),
-            MixerSpec::Latent(latent) => MixerOf::Latent(walk.latent(latent)),
-            MixerSpec::Conv(conv) => MixerOf::Conv(walk.short_conv(conv)),
-            MixerSpec::Delta(delta) => MixerOf::Delta(walk.delta(delta)),
-            MixerSpec::StateSpace(space) => MixerOf::StateSpace(walk.state_space(space)),
-            MixerSpec::Absent => unreachable!("a block without a mixer"),
-        }))
+        Some(match spec {
+            MixerSpec::Attention(attention) => {
+                self.sublayer(around, |walk| MixerOf::Attention(walk.attention(attention)))
+            }
+            MixerSpec::Latent(latent) => {
+                self.sublayer(around, |walk| MixerOf::Latent(walk.latent(latent)))
+            }
+            MixerSpec::Conv(conv) => {
+                self.sublayer(around, |walk| MixerOf::Conv(walk.short_conv(conv)))
+            }
+            MixerSpec::Delta(delta) => {
+                self.sublayer(around, |walk| MixerOf::Delta(walk.delta(delta)))
+            }
+            MixerSpec::StateSpace(space) => {
+                self.sublayer(around, |walk| MixerOf::StateSpace(walk.state_space(space)))
+            }
+            MixerSpec::Absent => return None,
+        })
     }
 
     fn sublayer<C>(

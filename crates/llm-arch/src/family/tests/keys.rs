@@ -267,3 +267,70 @@ fn halves_say_what_they_leave_out() {
         assert!(error.contains(words), "{error}");
     }
 }
+
+/// A spec of a state space's model, with other keys.
+fn with_states(family: &str, more: Value) -> Result<ModelSpec, ArchError> {
+    let mut config = object(json!({
+        "model_type": family, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 97, "num_hidden_layers": 3,
+        "num_heads": 4, "head_dim": 32, "n_groups": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "mamba_num_heads": 8,
+    }));
+    config.extend(object(more));
+    from_config_with(&config, UnknownKeys::PassOver).map(|skeleton| skeleton.spec)
+}
+
+#[test]
+fn bounds_of_steps_may_be_infinite() {
+    let bounds = |limits: Value| {
+        let spec = with_states("mamba2", json!({"time_step_limit": limits}));
+        spec.map(|spec| match spec.decoder.layers[0].mixer {
+            crate::MixerSpec::StateSpace(space) => space.step_limits,
+            ref other => panic!("{other:?}"),
+        })
+    };
+    let infinity = f32::INFINITY;
+    for (limits, expected) in [
+        (json!(null), [0.0, infinity]),
+        (json!([0.0, "Infinity"]), [0.0, infinity]),
+        (json!([0.25, {"__float__": "Infinity"}]), [0.25, infinity]),
+        (json!([0.25, 0.5]), [0.25, 0.5]),
+    ] {
+        assert_eq!(bounds(limits.clone()).unwrap(), expected, "{limits}");
+    }
+    for limits in [
+        json!([0.5, 0.25]),
+        json!([-1.0, 1.0]),
+        json!([0.0, "NaN"]),
+        json!([0.0, {"__float__": "NaN"}]),
+        json!([0.0]),
+        json!(0.5),
+    ] {
+        let error = bounds(limits.clone()).unwrap_err().to_string();
+        assert!(error.contains("`time_step_limit`"), "{error}");
+    }
+}
+
+#[test]
+fn blocks_of_one_thing_are_named_by_letters_or_words() {
+    let blocks = |more: Value| with_states("nemotron_h", more);
+    let letters = blocks(json!({"hybrid_override_pattern": "M-*"})).unwrap();
+    for words in [
+        json!(["mamba", "mlp", "attention"]),
+        json!(["linear_attention", "mlp", "full_attention"]),
+    ] {
+        let listed = blocks(json!({"layers_block_type": words})).unwrap();
+        assert_eq!(listed, letters);
+    }
+    let is_one_thing = |layer: &crate::LayerSpec| {
+        let has_mixer = layer.mixer != crate::MixerSpec::Absent;
+        has_mixer != (layer.mlp != crate::MlpSpec::Absent)
+    };
+    assert!(letters.decoder.layers.iter().all(is_one_thing));
+    for more in [
+        json!({"hybrid_override_pattern": "ME*"}),
+        json!({"hybrid_override_pattern": "M-"}),
+        json!({"layers_block_type": ["mamba", "moe", "attention"]}),
+        json!({}),
+    ] {
+        assert!(blocks(more.clone()).is_err(), "{more}");
+    }
+}
