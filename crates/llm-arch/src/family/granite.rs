@@ -1,7 +1,7 @@
 //! Granite 3, dense and with experts: Llama with a multiplier at the embedding, at the scores, at each result and at the logits.
 
 use llm_tensor::{Activation, Gate, Routing, Weighting};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::block::{self, HeadDefaults, gated};
 use super::{Family, Gguf, GgufKeys, llama, written};
@@ -33,8 +33,19 @@ pub(super) static GRANITE: Family = Family {
         naming: |_| &llama::GGUF_NAMING,
         adjust: llama::adjacent_pairs,
         config: |spec| {
-            let mut config = written(spec, "GraniteForCausalLM")?;
-            config.insert("mlp_bias".to_owned(), written::mlp(spec)?.bias.into());
+            let attention = written::attention(spec)?;
+            let mut config = written::like_llama(spec, "GraniteForCausalLM")?;
+            // The multiplier of results is part of the others and of `rms_norm_eps`.
+            let more = json!({
+                "attention_bias": attention.qkv_bias,
+                "mlp_bias": written::mlp(spec)?.bias,
+                "attention_multiplier": written::shortest(attention.scale),
+                "embedding_multiplier": written::shortest(spec.embedding.scale),
+                "residual_multiplier": 1.0,
+                "logits_scaling": 1.0 / f64::from(spec.head.scale),
+            });
+            written::extend(&mut config, more);
+            written::add_rope(&mut config, spec)?;
             Ok(config)
         },
     }),
@@ -57,7 +68,7 @@ pub(super) static GRANITE_MOE: Family = Family {
         flags: &[("attn_q.bias", "attention_bias")],
         naming: |_| &llama::GGUF_EXPERTS_NAMING,
         adjust: llama::adjacent_pairs,
-        config: |spec| written_with_experts(spec, "GraniteMoeForCausalLM"),
+        config: |_| written::none("its experts lie in one matrix a layer there"),
     }),
 };
 
@@ -122,36 +133,6 @@ const GGUF_EXPERTS_KEYS: GgufKeys = &[
     ("expert_count", "num_local_experts"),
     ("expert_used_count", "num_experts_per_tok"),
 ];
-
-fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
-    let attention = written::attention(spec)?;
-    let mut config = written::like_llama(spec, architecture)?;
-    // The multiplier of results is part of the others and of `rms_norm_eps`.
-    let more = json!({
-        "attention_bias": attention.qkv_bias,
-        "attention_multiplier": written::shortest(attention.scale),
-        "embedding_multiplier": written::shortest(spec.embedding.scale),
-        "residual_multiplier": 1.0,
-        "logits_scaling": 1.0 / f64::from(spec.head.scale),
-    });
-    written::extend(&mut config, more);
-    written::add_rope(&mut config, spec)?;
-    Ok(config)
-}
-
-fn written_with_experts(
-    spec: &ModelSpec,
-    architecture: &str,
-) -> Result<Map<String, Value>, ArchError> {
-    let experts = written::some_experts(spec)?;
-    let mut config = written(spec, architecture)?;
-    let more = json!({
-        "num_local_experts": experts.routing.n_experts,
-        "num_experts_per_tok": experts.routing.n_active,
-    });
-    written::extend(&mut config, more);
-    Ok(config)
-}
 
 const CORE: &[(&str, u64)] = &[
     ("hidden_size", 4_096),

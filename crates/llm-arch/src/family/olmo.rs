@@ -47,7 +47,26 @@ pub(super) static OLMO3: Family = Family {
     ],
     unread: OF_NONE,
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "olmo2",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM, llama::WINDOW],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let types = spec.decoder.attentions().map(|own| match own.window {
+                Some(_) => "sliding_attention",
+                None => "full_attention",
+            });
+            let more = json!({
+                "layer_types": types.collect::<Vec<_>>(),
+                "sliding_window": spec.decoder.attentions().find_map(|own| own.window),
+            });
+            let mut config = written(spec, "Olmo3ForCausalLM")?;
+            written::extend(&mut config, more);
+            Ok(config)
+        },
+    }),
 };
 
 pub(super) static OLMOE: Family = Family {

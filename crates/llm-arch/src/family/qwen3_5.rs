@@ -105,7 +105,8 @@ pub(super) static QWEN3_NEXT: Family = Family {
             llama::GGUF_KEYS,
             llama::HEAD_DIM,
         ],
-        flags: &[("attn_q.bias", "attention_bias")],
+        // The first layer does not attend.
+        flags: &[],
         naming: |_| &Naming {
             names: &[
                 &[

@@ -46,7 +46,6 @@ fn a_written_configuration_describes_the_same_model() {
         "models/gpt-neox-sequential",
         "models/gpt2",
         "models/granite",
-        "models/granitemoe",
         "models/llama",
         "models/llama-biases",
         "models/llama-rope-linear",
@@ -140,6 +139,9 @@ fn what_no_configuration_says_is_an_error() {
         (wide, "four times"),
         (turned, "a part of each head"),
         (stored, "rope_freqs.weight"),
+        (fixture("models/gpt-oss"), "alternate"),
+        (fixture("models/granitemoe"), "one matrix a layer"),
+        (fixture("models/qwen3-next"), "one matrix there"),
         (fixture("models/opt"), "no GGUF"),
         (fixture("models/t5-v1-style"), "no GGUF"),
     ] {
