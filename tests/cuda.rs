@@ -31,7 +31,7 @@ use llm_tests::{
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 26] = [
+const MODELS: [&str; 27] = [
     "bloom",
     "deepseek-v3",
     "falcon-40b-style",
