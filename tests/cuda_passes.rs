@@ -91,7 +91,7 @@ fn cases() -> [Case; 13] {
         case("bloom", 10, 70),
         case("qwen3-biases", 12, 38),
         case("mixtral", 12, 26),
-        case("gpt-oss", 15, 26),
+        case("gpt-oss", 15, 41),
         case("opt", 9, 11),
         case("gptj", 9, 18),
         case("phi3-longrope-short", 10, 26),
