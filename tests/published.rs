@@ -9,6 +9,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use llm_arch::Role;
 use llm_backend::Reference;
 use llm_checkpoint::Checkpoint;
 use llm_cpu::{Cpu, CpuOptions, Isa};
@@ -16,7 +17,10 @@ use llm_plan::{RunOn, WeightDType, gpus_compute_with};
 use llm_quant::{LoadIn, QuantConfig, Scalar, Scheme};
 use llm_runtime::{BoundModel, Device, Limits, LoadOptions, Session, load};
 use llm_tensor::DType;
-use llm_tests::{continue_by_ids, device, fixture, published, relative_error, score, tensor};
+use llm_tests::{
+    Variant, continue_by_ids, device, fixture, golden, published, relative_error, score, tensor,
+};
+use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
@@ -255,6 +259,93 @@ fn codes_are_decoded_where_no_kernel_takes_them_and_for_other_encodings() {
         }
         assert!(n_packed >= 7, "{folder:?}: {n_packed}");
     }
+}
+
+/// A number in E4M3.
+fn e4m3(code: u8) -> f32 {
+    let (exponent, fraction) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let magnitude = match exponent {
+        0 => fraction / 8.0 * 2f32.powi(-6),
+        _ => (1.0 + fraction / 8.0) * 2f32.powi(exponent - 7),
+    };
+    if code >> 7 == 1 {
+        -magnitude
+    } else {
+        magnitude
+    }
+}
+
+/// As DeepSeek-V3 is published: all projections in fp8, and so the one that latents are multiplied with from both sides, which is
+/// decoded.
+#[test]
+fn latents_are_attended_to_where_all_projections_are_in_fp8() {
+    const SCALE: f32 = 0.0625;
+    let mut dense = Variant::of(&golden("deepseek-v3").0);
+    dense.set("dtype", "float32");
+    let mut random = 1u32;
+    let mut tensors = Vec::new();
+    for (name, (shape, elements)) in &mut dense.tensors {
+        let mut shape: Vec<_> = shape.iter().map(|&extent| extent as usize).collect();
+        let is_projection = name.contains("_proj") && name.ends_with(".weight");
+        if is_projection {
+            let codes = elements.iter_mut().map(|element| {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // From an eighth to nearly two.
+                let code = (random >> 24) as u8 & 0x9f | 0x20;
+                *element = e4m3(code) * SCALE;
+                code
+            });
+            let codes = codes.collect();
+            tensors.push((name.clone(), Dtype::F8_E4M3, shape.clone(), codes));
+            shape
+                .iter_mut()
+                .for_each(|extent| *extent = extent.div_ceil(128));
+            let scales = vec![SCALE; shape.iter().product()];
+            let name = format!("{name}_scale_inv");
+            tensors.push((name, Dtype::F32, shape, le_bytes(&scales)));
+        } else {
+            tensors.push((name.clone(), Dtype::F32, shape, le_bytes(elements)));
+        }
+    }
+    let mut config = dense.config.clone();
+    let quantized = json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"});
+    config.insert("quantization_config".to_owned(), quantized);
+    let folder = tempfile::tempdir().unwrap();
+    let config = serde_json::to_vec(&config).unwrap();
+    fs::write(folder.path().join("config.json"), config).unwrap();
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+        (name, view)
+    });
+    let path = folder.path().join("model.safetensors");
+    safetensors::serialize_to_file(views, None, &path).unwrap();
+
+    let model = BoundModel::open(folder.path()).unwrap();
+    let encodings = model.encodings(WeightDType::Auto, None).unwrap();
+    let mut n_fp8 = 0;
+    for bound in model.tensors() {
+        let is_stored_so = matches!(bound.scheme, Scheme::Fp8(_));
+        let scheme = encodings.scheme(bound.slot, bound.stored(), RunOn::Cpu);
+        let is_kept = bound.slot.role != Role::KvUp;
+        assert_eq!(scheme == bound.scheme, is_kept, "{:?}", bound.slot);
+        n_fp8 += usize::from(is_stored_so);
+    }
+    assert!(n_fp8 > 50, "{n_fp8}");
+    let dense = dense.write();
+    let dense = BoundModel::open(dense.path()).unwrap();
+    let reference = device(Reference::new());
+    let run = |model, device| run(&mut loaded(model, device, WeightDType::Auto));
+    let (expected, ids) = run(&dense, &*reference);
+    assert!(run(&model, &*reference).0 == expected);
+    let cpu = device(Cpu::new(CpuOptions::default()).unwrap());
+    let (found, found_ids) = run(&model, &*cpu);
+    let error = relative_error(&found, &expected);
+    assert!(error <= TOLERANCE, "off by {error:.1e}");
+    assert_eq!(found_ids, ids);
+}
+
+fn le_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
 /// The same file, its header or configuration changed: what does not fit is an error that names the tensor or key.
