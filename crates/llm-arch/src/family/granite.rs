@@ -8,7 +8,7 @@ use super::{Family, Gguf, GgufKeys, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
+use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows};
 use crate::spec::{
     AttentionSpec, DenseMlp, ExpertsSpec, Gating, MlpSpec, ModelSpec, NormSpec, Positions,
     SharedSpec,
@@ -134,7 +134,7 @@ const GGUF_EXPERTS_KEYS: GgufKeys = &[
     ("expert_used_count", "num_experts_per_tok"),
 ];
 
-const CORE: &[(&str, u64)] = &[
+pub(super) const CORE: &[(&str, u64)] = &[
     ("hidden_size", 4_096),
     ("intermediate_size", 11_008),
     ("num_hidden_layers", 32),
@@ -143,51 +143,52 @@ const CORE: &[(&str, u64)] = &[
 ];
 
 const EXPERTS_NAMING: Naming = Naming {
-    names: &[
-        &[
-            (Role::Router, "block_sparse_moe.router.layer"),
-            // Those that llm-run writes. In published files experts are stacked, as below.
-            (Role::Gate, "block_sparse_moe.experts.{e}.gate_proj"),
-            (Role::Up, "block_sparse_moe.experts.{e}.up_proj"),
-            (Role::Down, "block_sparse_moe.experts.{e}.down_proj"),
-            (Role::SharedGateUp, "shared_mlp.input_linear"),
-            (Role::SharedDown, "shared_mlp.output_linear"),
-        ],
-        llama::NAMES,
-    ],
-    elsewhere: &[
-        (Role::Gate, Elsewhere::Stack(INPUT_LINEAR, StackRows::First)),
-        (Role::Up, Elsewhere::Stack(INPUT_LINEAR, StackRows::Second)),
-        (
-            Role::Down,
-            Elsewhere::Stack(
-                "model.layers.{i}.block_sparse_moe.output_linear.weight",
-                StackRows::All,
-            ),
-        ),
-        // As transformers holds them since version 5, and saves them if asked to.
-        (
-            Role::Router,
-            Elsewhere::Name("model.layers.{i}.block_sparse_moe.router.weight"),
-        ),
-        (
-            Role::Gate,
-            Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
-        ),
-        (
-            Role::Up,
-            Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
-        ),
-        (
-            Role::Down,
-            Elsewhere::Stack(
-                "model.layers.{i}.block_sparse_moe.experts.down_proj",
-                StackRows::All,
-            ),
-        ),
-    ],
+    names: &[EXPERTS_NAMES, llama::NAMES],
+    elsewhere: STACKED_EXPERTS,
     ..llama::NAMING
 };
+
+/// Names of experts as llm-run writes them, and of what is beside them.
+pub(super) const EXPERTS_NAMES: Names = &[
+    (Role::Router, "block_sparse_moe.router.layer"),
+    (Role::Gate, "block_sparse_moe.experts.{e}.gate_proj"),
+    (Role::Up, "block_sparse_moe.experts.{e}.up_proj"),
+    (Role::Down, "block_sparse_moe.experts.{e}.down_proj"),
+    (Role::SharedGateUp, "shared_mlp.input_linear"),
+    (Role::SharedDown, "shared_mlp.output_linear"),
+];
+
+/// Experts as they are published, and as transformers holds them since version 5 and saves them if asked to.
+pub(super) const STACKED_EXPERTS: &[(Role, Elsewhere)] = &[
+    (Role::Gate, Elsewhere::Stack(INPUT_LINEAR, StackRows::First)),
+    (Role::Up, Elsewhere::Stack(INPUT_LINEAR, StackRows::Second)),
+    (
+        Role::Down,
+        Elsewhere::Stack(
+            "model.layers.{i}.block_sparse_moe.output_linear.weight",
+            StackRows::All,
+        ),
+    ),
+    (
+        Role::Router,
+        Elsewhere::Name("model.layers.{i}.block_sparse_moe.router.weight"),
+    ),
+    (
+        Role::Gate,
+        Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
+    ),
+    (
+        Role::Up,
+        Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
+    ),
+    (
+        Role::Down,
+        Elsewhere::Stack(
+            "model.layers.{i}.block_sparse_moe.experts.down_proj",
+            StackRows::All,
+        ),
+    ),
+];
 
 const INPUT_LINEAR: &str = "model.layers.{i}.block_sparse_moe.input_linear.weight";
 const STACKED_GATE_UP: &str = "model.layers.{i}.block_sparse_moe.experts.gate_up_proj";

@@ -3,13 +3,13 @@
 use llm_tensor::{Activation, Gate, Routing, Weighting};
 
 use super::block::{self, HeadDefaults};
-use super::granite::{multiplier, multiply, residual_norm};
+use super::granite::{self, multiplier, multiply, residual_norm};
 use super::state_space::{BARE, MAMBA_KEYS, state_space, step_limits};
 use super::{Family, llama};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Elsewhere, Naming, Role, StackRows};
+use crate::skeleton::{Naming, Role};
 use crate::spec::{
     AttentionSpec, DenseMlp, ExpertsSpec, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
     Positions, SharedSpec,
@@ -18,13 +18,7 @@ use crate::spec::{
 pub(super) static FAMILY: Family = Family {
     model_types: &["granitemoehybrid"],
     spec,
-    core: &[
-        ("hidden_size", 4_096),
-        ("intermediate_size", 11_008),
-        ("num_hidden_layers", 32),
-        ("num_attention_heads", 32),
-        ("vocab_size", 32_000),
-    ],
+    core: granite::CORE,
     unread: Unread {
         // How weights were drawn, and in what pieces a prompt is computed.
         any: &["init_method", "mamba_chunk_size"],
@@ -44,12 +38,9 @@ const NAMING: Naming = Naming {
             (Role::SpaceSkip, "mamba.D"),
             (Role::SpaceNorm, "mamba.norm"),
             (Role::SpaceOut, "mamba.out_proj"),
-            (Role::Router, "block_sparse_moe.router.layer"),
-            (Role::Gate, "block_sparse_moe.experts.{e}.gate_proj"),
-            (Role::Up, "block_sparse_moe.experts.{e}.up_proj"),
-            (Role::Down, "block_sparse_moe.experts.{e}.down_proj"),
-            (Role::SharedGateUp, "shared_mlp.input_linear"),
-            (Role::SharedDown, "shared_mlp.output_linear"),
+        ],
+        granite::EXPERTS_NAMES,
+        &[
             // Where there are no experts.
             (Role::GateUp, "shared_mlp.input_linear"),
             (Role::Down, "shared_mlp.output_linear"),
@@ -57,19 +48,9 @@ const NAMING: Naming = Naming {
         llama::NAMES,
     ],
     bare: BARE,
-    // All checkpoints have experts stacked.
-    elsewhere: &[
-        (Role::Gate, Elsewhere::Stack(INPUT, StackRows::First)),
-        (Role::Up, Elsewhere::Stack(INPUT, StackRows::Second)),
-        (Role::Down, Elsewhere::Stack(OUTPUT, StackRows::All)),
-    ],
+    elsewhere: granite::STACKED_EXPERTS,
     ..llama::NAMING
 };
-
-/// Experts' gates above their ups, `[experts, 2 · width, hidden]`.
-const INPUT: &str = "model.layers.{i}.block_sparse_moe.input_linear.weight";
-/// `[experts, hidden, width]`.
-const OUTPUT: &str = "model.layers.{i}.block_sparse_moe.output_linear.weight";
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 2048)?;
