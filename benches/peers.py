@@ -235,10 +235,17 @@ def offload(args):
                   f"| {decode / their['decode']:.1f} |", flush=True)
 
 
+# Families whose experts are stacked in every checkpoint that transformers reads; here they are written one by one.
+STACKED = ["gpt_oss", "granitemoe", "granitemoehybrid", "granitemoeshared"]
+# GGUFs of which no checkpoint is written, as llm-run says.
+NOT_WRITTEN = ["gpt-oss", "granitemoe", "granitemoeshared", "qwen3-next"]
+
+
 def check(args):
     fixtures = ROOT / "tests/fixtures"
     models = [pathlib.Path(args.model)] if args.model else [
-        *sorted((fixtures / "models").iterdir()), *sorted((fixtures / "gguf-models").glob("*.gguf")),
+        *sorted((fixtures / "models").iterdir()),
+        *(gguf for gguf in sorted((fixtures / "gguf-models").glob("*.gguf")) if gguf.stem not in NOT_WRITTEN),
         fixtures / "demo/demo.gguf"]
     ids = list(range(40, 60))
     text = ",".join(map(str, ids))
@@ -252,8 +259,13 @@ def check(args):
                 run([LLM_RUN, "quantize", model, out, "--dtype", "f32", *flags], **quiet)
                 ours[out] = output([LLM_RUN, "generate", out, "--token-ids", text, "--max-new-tokens", 12, "--greedy",
                                     "--ignore-eos", "--json"])["generated_ids"]
+                config = json.loads((out / "config.json").read_text())
+                if config["model_type"] in STACKED and config.get("num_local_experts", 1):
+                    print(f"{out.name}: read by llm-run alone")
+                    del ours[out]
+                    continue
                 # An encoder's logits are of no prompt; its continuation has to do.
-                if json.loads((out / "config.json").read_text())["model_type"] != "t5":
+                if config["model_type"] != "t5":
                     run([LLM_RUN, "score", out, "--token-ids", text, "--logits", f"{out}.logits"], **quiet)
         found = subprocess.run([PYTHON, "-c", LOGITS, json.dumps(ids), *map(str, ours)], stdout=subprocess.PIPE,
                                stderr=subprocess.DEVNULL, text=True, check=True)

@@ -169,12 +169,15 @@ impl Kept<'_> {
     /// Compares weights at home where `home` says with the same on the same devices, all resident.
     fn check(&self, devices: &Devices, beside: Beside, home: &dyn Fn(Unit) -> Value) {
         // Experts are counted one by one, a tied head with its table.
-        let all = DeviceMap::on_one(self.model.spec(), RunOn::Cpu);
-        let counted = all.iter().map(|(unit, _)| unit);
-        let counted = counted.filter(|&unit| !(all.is_tied() && unit == Unit::Head));
-        let counted: Vec<Value> = counted.map(home).collect();
-        let n = |name: &str| counted.iter().filter(|home| **home == name).count();
-        let plan = self.plan(devices, beside.offload(n("cpu"), n("disk")), home);
+        let placed = self.plan(devices, Offload::Compute, home).map;
+        let n = |wanted: Home| {
+            let at_home = placed.iter().filter(|(unit, placement)| {
+                let is_counted = !(placed.is_tied() && *unit == Unit::Head);
+                is_counted && placement.home == wanted
+            });
+            at_home.count()
+        };
+        let plan = self.plan(devices, beside.offload(n(Home::Ram), n(Home::Disk)), home);
         for (unit, Placement { home, run_on }) in plan.map.iter() {
             let is_on_cpu = beside.is_on_cpu(home);
             let what = &self.what;

@@ -2,9 +2,10 @@
 
 pub(crate) mod parts;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use llm_arch::{HubForm, Module, Slot, Stored};
+use llm_arch::{HubForm, Module, Slot, Stored, Unit};
 use llm_checkpoint::{NewTensor, ShardWriter};
 use llm_plan::{Encodings, RunOn};
 use llm_quant::{Encoder, Scheme};
@@ -147,9 +148,9 @@ impl<'a> Save<'a> {
         for (slot, bound) in self.slots() {
             match self.kept(&bound).elements() {
                 Some(dtype) if slot.stored == bound.slot.stored => {
-                    self.dense(slot, &bound, dtype, &mut put)?;
+                    self.dense(&slot, &bound, dtype, &mut put)?;
                 }
-                Some(dtype) => self.reordered(slot, &bound, dtype, &mut put)?,
+                Some(dtype) => self.reordered(&slot, &bound, dtype, &mut put)?,
                 None => {
                     let (encodings, encoder) = (&self.encodings, self.encoder);
                     let weight = weight(self.model, &bound, encodings, RUN_ON, encoder)?;
@@ -163,9 +164,10 @@ impl<'a> Save<'a> {
     }
 
     /// Slots that are to be written, each with the tensor that it is made of; the slot of that says how it is stored.
-    fn slots(&self) -> impl Iterator<Item = (&Slot, BoundTensor<'_>)> {
+    fn slots(&self) -> impl Iterator<Item = (Cow<'_, Slot>, BoundTensor<'_>)> {
         let Some(form) = self.form else {
-            let own = self.model.tensors().map(|bound| (bound.slot, bound));
+            let own = self.model.tensors();
+            let own = own.map(|bound| (as_written(bound.slot), bound));
             return own.collect::<Vec<_>>().into_iter();
         };
         let bound = self.model.tensors();
@@ -178,7 +180,7 @@ impl<'a> Save<'a> {
                 slot: source,
                 ..found
             };
-            (slot, bound)
+            (Cow::Borrowed(slot), bound)
         });
         slots.collect::<Vec<_>>().into_iter()
     }
@@ -255,6 +257,18 @@ impl<'a> Save<'a> {
             put(&slot.name, (start * row_bytes) as u64, piece)?;
         }
         Ok(())
+    }
+}
+
+/// A slot as it is written: an expert's matrix that lies transposed in a stack gets a tensor of its own, whose rows are in order.
+fn as_written(slot: &Slot) -> Cow<'_, Slot> {
+    let is_of_expert = matches!(slot.unit, Unit::Expert { .. });
+    match is_of_expert && slot.stored == Stored::Transposed {
+        true => Cow::Owned(Slot {
+            stored: Stored::AsIs,
+            ..slot.clone()
+        }),
+        false => Cow::Borrowed(slot),
     }
 }
 

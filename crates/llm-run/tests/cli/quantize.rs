@@ -142,6 +142,38 @@ fn a_quantized_checkpoint_runs_as_the_dense_one_quantized_at_load() {
     }
 }
 
+/// Experts that lie in stacks, in every form of them, are written one by one: as they are, or quantized.
+#[test]
+fn experts_of_stacks_are_written_to_be_read() {
+    for name in [
+        "gpt-oss",
+        "granite4",
+        "granitemoe",
+        "granitemoeshared",
+        "lfm2-moe",
+        "qwen3-5-moe",
+        "qwen3-next",
+    ] {
+        let dense = fixture(&format!("models/{name}"));
+        let generate = ["--token-ids", "5,6,7,8", "-n", "12", "--greedy", "--json"];
+        let ids = |model: &str, flags: &[&str]| {
+            json(&[&["generate", model][..], &generate, flags].concat())["generated_ids"].clone()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let written = |to: &str, flags: &[&str]| {
+            let out = folder.path().join(to).display().to_string();
+            let args = [&["quantize", &dense, &out, "--load-in-8bit"][..], flags].concat();
+            let written = run(&args);
+            assert_eq!(written.code, 0, "{name}: {}", written.stderr);
+            ids(&out, &[])
+        };
+        let all = written("all", &["--all-linear"]);
+        assert_eq!(all, ids(&dense, &["--load-in-8bit"]), "{name}");
+        let n = |ids: Value| ids.as_array().unwrap().len();
+        assert_eq!(n(written("some", &[])), 12, "{name}");
+    }
+}
+
 #[test]
 fn every_setting_loads_and_speaks() {
     for flags in [
