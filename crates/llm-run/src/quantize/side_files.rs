@@ -84,14 +84,16 @@ impl SideFiles {
         let Some(first) = modules.first() else {
             return Ok(());
         };
-        let head = skeleton.slots.iter().find(|slot| slot.role == Role::Head);
+        // Tied or not, it is a linear layer there.
+        let head = skeleton.head_names().next();
+        let head = head.and_then(|name| name.strip_suffix(".weight").map(str::to_owned));
         if !modules
             .iter()
             .all(|module| quant.skips(module) == Some(true))
         {
             let skipped = quant
                 .llm_int8_skip_modules
-                .get_or_insert_with(|| head.and_then(module).into_iter().collect());
+                .get_or_insert_with(|| head.into_iter().collect());
             let name = first.rsplit('.').next().unwrap_or(first).to_owned();
             let remark =
                 format!("{name} is not quantized: it is multiplied from both of its sides");
