@@ -3,7 +3,7 @@
 use llm_tensor::Activation;
 
 use super::block::{self, HeadDefaults, gated};
-use super::state_space::{BARE, MAMBA_KEYS, state_space, step_limits};
+use super::state_space::{BARE, MAMBA_KEYS, MAMBA_NAMES, state_space, step_limits};
 use super::{Family, llama};
 use crate::ArchError;
 use crate::config::{Config, Unread};
@@ -35,14 +35,8 @@ pub(super) static FAMILY: Family = Family {
     },
     naming: |_| &Naming {
         names: &[
+            MAMBA_NAMES,
             &[
-                (Role::SpaceIn, "mamba.in_proj"),
-                (Role::ConvTaps, "mamba.conv1d"),
-                (Role::SpaceRate, "mamba.A_log"),
-                (Role::SpaceOffset, "mamba.dt_bias"),
-                (Role::SpaceSkip, "mamba.D"),
-                (Role::SpaceNorm, "mamba.norm"),
-                (Role::SpaceOut, "mamba.out_proj"),
                 (Role::MlpNorm, "pre_ff_layernorm"),
                 (Role::Gate, "feed_forward.gate_proj"),
                 (Role::Up, "feed_forward.up_proj"),

@@ -1,17 +1,16 @@
 //! Granite 3, dense and with experts: Llama with a multiplier at the embedding, at the scores, at each result and at the logits.
 
-use llm_tensor::{Activation, Gate, Routing, Weighting};
+use llm_tensor::Activation;
 use serde_json::json;
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, Gguf, GgufKeys, llama, written};
+use super::{Family, Gguf, GgufKeys, llama, mixtral, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows};
 use crate::spec::{
-    AttentionSpec, DenseMlp, ExpertsSpec, Gating, MlpSpec, ModelSpec, NormSpec, Positions,
-    SharedSpec,
+    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NormSpec, Positions, SharedSpec,
 };
 
 pub(super) static GRANITE: Family = Family {
@@ -204,21 +203,7 @@ fn with_experts(
     family: &'static str,
     shared: Option<SharedSpec>,
 ) -> Result<ModelSpec, ArchError> {
-    let n_experts = config
-        .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
-        .unwrap_or(8);
-    let experts = MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
-            // The softmax of the chosen ones' scores is that of all, brought to a sum of one.
-            weighting: Weighting::Normalised,
-            ..Routing::softmax(n_experts, config.n_active(n_experts, 2)?)
-        },
-        correction: false,
-        width: config.count("intermediate_size")?,
-        gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
-        bias: false,
-        shared,
-    });
+    let experts = mixtral::experts(config, shared)?;
     model(config, family, experts)
 }
 

@@ -4,7 +4,7 @@ use llm_tensor::{Activation, Gate, Routing, Weighting};
 
 use super::block::{self, HeadDefaults};
 use super::granite::{self, multiplier, multiply, residual_norm};
-use super::state_space::{BARE, MAMBA_KEYS, state_space, step_limits};
+use super::state_space::{BARE, MAMBA_KEYS, MAMBA_NAMES, state_space, step_limits};
 use super::{Family, llama};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
@@ -30,15 +30,7 @@ pub(super) static FAMILY: Family = Family {
 
 const NAMING: Naming = Naming {
     names: &[
-        &[
-            (Role::SpaceIn, "mamba.in_proj"),
-            (Role::ConvTaps, "mamba.conv1d"),
-            (Role::SpaceRate, "mamba.A_log"),
-            (Role::SpaceOffset, "mamba.dt_bias"),
-            (Role::SpaceSkip, "mamba.D"),
-            (Role::SpaceNorm, "mamba.norm"),
-            (Role::SpaceOut, "mamba.out_proj"),
-        ],
+        MAMBA_NAMES,
         granite::EXPERTS_NAMES,
         &[
             // Where there are no experts.

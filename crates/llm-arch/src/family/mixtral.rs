@@ -9,7 +9,7 @@ use crate::ArchError;
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows};
-use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions};
+use crate::spec::{ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Positions, SharedSpec};
 
 pub(super) static FAMILY: Family = Family {
     model_types: &["mixtral"],
@@ -110,10 +110,22 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             ..RopeDefaults::new(attention.head_dim, context)
         },
     )?;
+    let experts = experts(config, None)?;
+    let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));
+    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, experts);
+    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
+    block::decoder_only(config, "mixtral", context, stack, false)
+}
+
+/// Experts by the softmax of the chosen ones' scores, which is that of all brought to a sum of one.
+pub(super) fn experts(
+    config: &Config<'_>,
+    shared: Option<SharedSpec>,
+) -> Result<MlpSpec, ArchError> {
     let n_experts = config
         .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
         .unwrap_or(8);
-    let experts = MlpSpec::Experts(ExpertsSpec {
+    Ok(MlpSpec::Experts(ExpertsSpec {
         routing: Routing {
             weighting: Weighting::Normalised,
             ..Routing::softmax(n_experts, config.n_active(n_experts, 2)?)
@@ -122,10 +134,6 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         width: config.count("intermediate_size")?,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
-        shared: None,
-    });
-    let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));
-    let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, experts);
-    let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);
-    block::decoder_only(config, "mixtral", context, stack, false)
+        shared,
+    }))
 }

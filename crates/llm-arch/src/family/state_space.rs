@@ -4,7 +4,7 @@ use llm_tensor::{Activation, MAX_TAPS};
 
 use crate::ArchError;
 use crate::config::Config;
-use crate::skeleton::Role;
+use crate::skeleton::{Names, Role};
 use crate::spec::{GroupNorm, NormSpec, StateSpaceSpec};
 
 /// A family's keys, each with what it means to leave it out.
@@ -34,6 +34,17 @@ pub(super) const MAMBA_KEYS: Keys = Keys {
     conv_bias: "mamba_conv_bias",
     bias: "mamba_proj_bias",
 };
+
+/// Names of a state space in blocks that have attention or a feed-forward beside it.
+pub(super) const MAMBA_NAMES: Names = &[
+    (Role::SpaceIn, "mamba.in_proj"),
+    (Role::ConvTaps, "mamba.conv1d"),
+    (Role::SpaceRate, "mamba.A_log"),
+    (Role::SpaceOffset, "mamba.dt_bias"),
+    (Role::SpaceSkip, "mamba.D"),
+    (Role::SpaceNorm, "mamba.norm"),
+    (Role::SpaceOut, "mamba.out_proj"),
+];
 
 /// Tensors that are called as they are, with nothing behind.
 pub(super) const BARE: &[Role] = &[Role::SpaceRate, Role::SpaceOffset, Role::SpaceSkip];
