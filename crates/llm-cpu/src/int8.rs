@@ -110,7 +110,9 @@ impl<'a> Source<'a> {
             Operand::Int8PerUse(weight, format) => {
                 Some((format.threshold, Source::PerUse(weight.view())))
             }
-            Operand::Dense(_) | Operand::FourBit(_) | Operand::Packed(_) | Operand::Q8(..) => None,
+            Operand::Dense(_) | Operand::FourBit(_) | Operand::Packed(_) | Operand::Whole(..) => {
+                None
+            }
         }
     }
 }

@@ -38,7 +38,6 @@ mod pages;
 mod pairs;
 mod pool;
 mod probe;
-mod q8;
 mod queue;
 mod routes;
 mod share;
@@ -48,6 +47,7 @@ mod states;
 mod streams;
 mod tile;
 mod weight;
+mod whole;
 mod workspace;
 
 pub use error::CpuError;

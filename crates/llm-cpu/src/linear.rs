@@ -12,7 +12,8 @@ use crate::packed::PackedMatVec;
 use crate::share::Scratch;
 use crate::simd::Order;
 use crate::weight::{Floats, Weight};
-use crate::{Cpu, four_bit, int8, q8};
+use crate::whole::{self, Digits};
+use crate::{Cpu, four_bit, int8};
 use call::Call;
 
 /// `x` `[n_tokens, cols]` times the parts' weights, side by side in `out` `[n_tokens, width]`.
@@ -48,7 +49,7 @@ pub(crate) fn linear(
         n_tokens,
     };
     let out = &mut out[..n_tokens * width];
-    let floats = || parts.iter().filter_map(|part| part.weight.floats());
+    let floats = || parts.iter().filter_map(|part| part.weight.floats(n_tokens));
     if floats().any(|weight| n_tokens < weight.gemm_tokens()) {
         call.matvec(out, workspace);
     }
@@ -58,8 +59,11 @@ pub(crate) fn linear(
     if parts.iter().any(|part| part.weight.is_int8()) {
         int8::linear(&call, out, workspace);
     }
-    if parts.iter().any(|part| part.weight.takes_rounded()) {
-        q8::linear(&call, out, workspace);
+    for digits in Digits::ALL {
+        let whole = || parts.iter().filter_map(|part| part.weight.whole(n_tokens));
+        if whole().any(|(of_weight, _)| of_weight == digits) {
+            whole::linear(&call, digits, out, workspace);
+        }
     }
 }
 
@@ -74,7 +78,7 @@ impl<'a> Call<'a> {
             let choose = |weight: &'a Weight| {
                 let is_few = |w: &Floats<'_>| n_tokens < w.gemm_tokens();
                 weight
-                    .floats()
+                    .floats(n_tokens)
                     .filter(is_few)
                     .filter(|w| w.order() == order)
             };
@@ -120,7 +124,7 @@ impl<'a> Call<'a> {
         let (unit, row_work) = (2 * geometry.lanes, self.cols * self.n_tokens);
         let choose = |weight: &'a Weight| {
             let is_many = |w: &Floats<'_>| self.n_tokens >= w.gemm_tokens();
-            weight.floats().filter(is_many)
+            weight.floats(self.n_tokens).filter(is_many)
         };
         self.split(choose, unit, row_work, out, scratch, |part, scratch| {
             let gemm = Gemm {

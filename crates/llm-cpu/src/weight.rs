@@ -7,6 +7,7 @@ use crate::matvec::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
 use crate::packed::{Packed, PackedView};
 use crate::simd::Order;
 use crate::simd::{FourBit, Kernel, Simd};
+use crate::whole::{Blocks, Digits};
 
 /// A weight where it was found: the bytes stay in the file's mapping or in the heap, in their encoding and alignment.
 #[derive(Debug, Clone)]
@@ -21,8 +22,8 @@ pub(crate) enum Operand {
     /// Encoded at each use.
     Int8PerUse(Dense, Int8),
     Packed(Packed),
-    /// Of a type that activations are rounded for.
-    Q8(GgmlType, Packed),
+    /// Of a type whose codes are multiplied as whole numbers: with activations of one digit, or with few of three.
+    Whole(Digits, GgmlType, Packed),
 }
 
 impl Operand {
@@ -32,8 +33,12 @@ impl Operand {
     /// When a part has not as many bytes as the scheme gives it.
     pub(crate) fn of(weight: &StoredWeight, activations: Activations) -> Option<Self> {
         match weight.scheme {
-            Scheme::Ggml(ty) if activations.are_rounded_for(weight.scheme) => {
-                Packed::of(weight).map(|packed| Operand::Q8(ty, packed))
+            Scheme::Ggml(ty) => {
+                let packed = Packed::of(weight)?;
+                Some(match Digits::of(activations, ty) {
+                    Some(digits) => Operand::Whole(digits, ty, packed),
+                    None => Operand::Packed(packed),
+                })
             }
             Scheme::Dense(dtype) => Dense::of(weight, dtype).map(Operand::Dense),
             Scheme::FourBit(_) => Weight4Bit::of(weight).map(Operand::FourBit),
@@ -42,9 +47,7 @@ impl Operand {
                 let dense = Dense::of(weight, dtype)?;
                 Some(Operand::Int8PerUse(dense, format))
             }
-            Scheme::Ggml(_) | Scheme::Fp8(_) | Scheme::Grouped(_) => {
-                Packed::of(weight).map(Operand::Packed)
-            }
+            Scheme::Fp8(_) | Scheme::Grouped(_) => Packed::of(weight).map(Operand::Packed),
         }
     }
 }
@@ -56,7 +59,7 @@ impl Weight {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.rows,
             Operand::FourBit(weight) => weight.rows(),
             Operand::Int8(weight) => weight.rows(),
-            Operand::Packed(weight) | Operand::Q8(_, weight) => weight.rows(),
+            Operand::Packed(weight) | Operand::Whole(_, _, weight) => weight.rows(),
         }
     }
 
@@ -66,17 +69,20 @@ impl Weight {
             Operand::Dense(weight) | Operand::Int8PerUse(weight, _) => weight.cols,
             Operand::FourBit(weight) => weight.cols(),
             Operand::Int8(weight) => weight.cols(),
-            Operand::Packed(weight) | Operand::Q8(_, weight) => weight.cols(),
+            Operand::Packed(weight) | Operand::Whole(_, _, weight) => weight.cols(),
         }
     }
 
-    /// The weight, if it is multiplied with activations in f32.
-    pub(crate) fn floats(&self) -> Option<Floats<'_>> {
+    /// The weight, if it is multiplied with so many activations in f32.
+    pub(crate) fn floats(&self, n_tokens: usize) -> Option<Floats<'_>> {
         match &self.0 {
+            Operand::Whole(_, _, weight) if self.whole(n_tokens).is_none() => {
+                Some(Floats::Packed(weight.view()))
+            }
             Operand::Dense(weight) => Some(Floats::Dense(weight.view())),
             Operand::FourBit(weight) => Some(Floats::FourBit(FourBitView::new(weight))),
             Operand::Packed(weight) => Some(Floats::Packed(weight.view())),
-            Operand::Int8(_) | Operand::Int8PerUse(..) | Operand::Q8(..) => None,
+            Operand::Int8(_) | Operand::Int8PerUse(..) | Operand::Whole(..) => None,
         }
     }
 
@@ -85,9 +91,16 @@ impl Weight {
         matches!(self.0, Operand::Int8(_) | Operand::Int8PerUse(..))
     }
 
-    /// True if activations are rounded for it.
-    pub(crate) fn takes_rounded(&self) -> bool {
-        matches!(self.0, Operand::Q8(..))
+    /// The weight, if it is multiplied with so many activations as whole numbers, and their digits.
+    pub(crate) fn whole(&self, n_tokens: usize) -> Option<(Digits, Blocks<'_>)> {
+        let Operand::Whole(digits, ty, weight) = &self.0 else {
+            return None;
+        };
+        let (digits, ty) = (*digits, *ty);
+        let weight = weight.view();
+        digits
+            .are_for(n_tokens)
+            .then_some((digits, Blocks { ty, weight }))
     }
 
     /// A row of a table.
@@ -102,7 +115,9 @@ impl Weight {
             }
             Operand::FourBit(weight) => Row::FourBit(FourBitView::new(weight), row),
             Operand::Int8(weight) => Row::Int8(weight, row),
-            Operand::Packed(weight) | Operand::Q8(_, weight) => Row::Packed(weight.view(), row),
+            Operand::Packed(weight) | Operand::Whole(_, _, weight) => {
+                Row::Packed(weight.view(), row)
+            }
         }
     }
 

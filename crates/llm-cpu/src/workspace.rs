@@ -6,9 +6,10 @@ use llm_tensor::{Bytes, WorkspaceShape};
 use crate::attention::{PART_POSITIONS, attention_len, partial_attention_len};
 use crate::delta::delta_len;
 use crate::gemm::gemm_len;
+use crate::int8;
 use crate::isa::Geometry;
 use crate::matvec::{GEMM_TOKENS_4BIT, matvec_len};
-use crate::{int8, q8};
+use crate::whole::{self, Digits};
 
 /// Bytes of a queue's scratch memory.
 pub(crate) fn bytes(
@@ -27,10 +28,11 @@ pub(crate) fn n_elements(
     n_threads: usize,
     activations: Activations,
 ) -> usize {
-    let rounded = match activations {
-        Activations::F32 => 0,
-        Activations::Q8 => q8::workspace_len(shape.n_tokens, shape.cols, n_threads),
+    let digits = match activations {
+        Activations::F32 => Digits::Three,
+        Activations::Q8 => Digits::One,
     };
+    let whole = whole::workspace_len(digits, shape.n_tokens, shape.cols, n_threads);
     matvec_len(
         shape.n_tokens.min(GEMM_TOKENS_4BIT - 1),
         shape.cols,
@@ -43,7 +45,7 @@ pub(crate) fn n_elements(
         geometry,
         n_threads,
     ))
-    .max(rounded)
+    .max(whole)
     .max(attention_len(shape.head_dim, n_threads))
     .max(delta_len(
         shape.n_tokens,

@@ -71,12 +71,16 @@ pub(crate) trait DotSimd: Copy + Debug + Send + Sync + 'static {
     fn none(self) -> Self::Sums;
     /// What products of codes that are too large by `offset`, at most 32, begin with.
     fn less(self, x: Self::Codes, offset: u8) -> Self::Sums;
-    /// `sums` and the products of codes from 0 to 127 with signed ones.
+    /// `sums` and the products of codes from 0 to 127 with those from −128 to 127.
     fn multiply(self, w: Self::Codes, x: Self::Codes, sums: Self::Sums) -> Self::Sums;
     /// What [`multiply_signed`](Self::multiply_signed) begins with.
     fn begin_signed(self, x: Self::Codes) -> Self::Sums;
     /// `sums` and the products of codes from −128 to 127 with those from −127 to 127.
     fn multiply_signed(self, w: Self::Codes, x: Self::Codes, sums: Self::Sums) -> Self::Sums;
+
+    /// Sums of digits as sums of digits that are one rank higher: 256 times as large.
+    fn one_rank_up(self, sums: Self::Sums) -> Self::Sums;
+    fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
 
     fn zero(self) -> Self::F32;
     /// `to` and the sums times a block's scale.

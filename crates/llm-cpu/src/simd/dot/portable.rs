@@ -91,6 +91,16 @@ impl DotSimd for Portable {
     }
 
     #[inline(always)]
+    fn one_rank_up(self, sums: [i32; LANES]) -> [i32; LANES] {
+        sums.map(|sum| sum << 8)
+    }
+
+    #[inline(always)]
+    fn add_sums(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|lane| a[lane] + b[lane])
+    }
+
+    #[inline(always)]
     fn zero(self) -> [f32; LANES] {
         [0.0; LANES]
     }

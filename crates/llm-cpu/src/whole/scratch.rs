@@ -2,7 +2,7 @@
 
 use llm_quant::ACTIVATION_BLOCK;
 
-use super::activations::Rounded;
+use super::activations::{Digits, Rounded};
 use super::gemm::SCRATCH_LEN;
 use crate::matvec::GEMM_TOKENS;
 use crate::simd::dot::GROUPS;
@@ -10,6 +10,7 @@ use crate::simd::dot::GROUPS;
 /// Parameters of the memory of a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
+    digits: Digits,
     n_tokens: usize,
     /// Blocks of a row: whole pieces of [`GROUPS`].
     n_blocks: usize,
@@ -17,15 +18,16 @@ pub(super) struct Layout {
 }
 
 /// The memory of a call.
-pub(super) struct Q8Scratch<'a> {
+pub(super) struct WholeScratch<'a> {
     pub(super) rounded: Rounded<'a>,
     /// [`Layout::thread_len`] of it is a thread's.
     pub(super) threads: &'a mut [f32],
 }
 
 impl Layout {
-    pub(super) fn new(n_tokens: usize, cols: usize, n_threads: usize) -> Self {
+    pub(super) fn new(digits: Digits, n_tokens: usize, cols: usize, n_threads: usize) -> Self {
         Layout {
+            digits,
             n_tokens,
             n_blocks: cols.div_ceil(ACTIVATION_BLOCK).next_multiple_of(GROUPS),
             n_threads,
@@ -41,14 +43,15 @@ impl Layout {
     }
 
     /// Divides memory of this length.
-    pub(super) fn split<'a>(&self, mut memory: &'a mut [f32]) -> Q8Scratch<'a> {
+    pub(super) fn split<'a>(&self, mut memory: &'a mut [f32]) -> WholeScratch<'a> {
         let mut take = |n: usize| {
             let (piece, rest) = std::mem::take(&mut memory).split_at_mut(whole_lines(n));
             memory = rest;
             &mut piece[..n]
         };
-        Q8Scratch {
+        WholeScratch {
             rounded: Rounded {
+                digits: self.digits,
                 n_tokens: self.n_tokens,
                 n_blocks: self.n_blocks,
                 codes: take(self.codes_len()),
@@ -71,7 +74,7 @@ impl Layout {
 
     /// Whole lines.
     fn codes_len(&self) -> usize {
-        self.scales_len() * ACTIVATION_BLOCK / size_of::<f32>()
+        self.digits.n() * self.scales_len() * ACTIVATION_BLOCK / size_of::<f32>()
     }
 
     fn scales_len(&self) -> usize {
@@ -80,8 +83,17 @@ impl Layout {
 }
 
 /// Words that a call of these sizes takes.
-pub(crate) fn workspace_len(n_tokens: usize, cols: usize, n_threads: usize) -> usize {
-    Layout::new(n_tokens, cols, n_threads).len()
+pub(crate) fn workspace_len(
+    digits: Digits,
+    n_tokens: usize,
+    cols: usize,
+    n_threads: usize,
+) -> usize {
+    let n_tokens = match digits {
+        Digits::One => n_tokens,
+        Digits::Three => n_tokens.min(GEMM_TOKENS - 1),
+    };
+    Layout::new(digits, n_tokens, cols, n_threads).len()
 }
 
 /// Words rounded up to whole cache lines.

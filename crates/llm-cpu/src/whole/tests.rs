@@ -2,8 +2,11 @@
 
 use llm_quant::{Activations, GgmlType, Parts, Scheme, StoredWeight};
 
+use super::activations::{Activations as Codes, Digits};
+use super::scratch::Layout;
 use crate::Isa;
-use crate::tests::{product, rounding_cpu, written_at_end_of_file};
+use crate::matvec::GEMM_TOKENS;
+use crate::tests::{cpu, product, rounding_cpu, written_at_end_of_file};
 
 /// A type that activations are rounded for, with the places of the numbers that its scales are multiplied with.
 struct Format {
@@ -113,6 +116,63 @@ fn all_types_are_here() {
         let is_rounded = Activations::Q8.are_rounded_for(Scheme::Ggml(ty));
         assert_eq!(is_here, is_rounded, "{ty:?}");
         assert!(!Activations::F32.are_rounded_for(Scheme::Ggml(ty)));
+        let digits = Digits::of(Activations::F32, ty);
+        assert!(digits.is_none_or(|digits| is_here && digits == Digits::Three));
+    }
+}
+
+/// Types whose products take three digits.
+fn formats_of_three() -> impl Iterator<Item = &'static Format> {
+    FORMATS
+        .iter()
+        .filter(|format| Digits::of(Activations::F32, format.ty).is_some())
+}
+
+/// Codes of blocks of every magnitude, of numbers at the edges between digits, and of the largest.
+#[test]
+fn three_digits_are_within_half_a_step() {
+    let cols = 96;
+    let at_edges = [
+        8_323_072.0,
+        8_323_071.5,
+        32_896.5,
+        32_895.0,
+        128.0,
+        127.5,
+        0.5,
+        1.5,
+    ];
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        for magnitude in [1e-29f32, 1e-3, 1.0, 65504.0, 3.4e38] {
+            let x: Vec<f32> = (0..2 * cols)
+                .map(|i| match i / 32 {
+                    1 => at_edges[i % 8] / 8_323_072.0 * magnitude * [1.0, -1.0][i / 8 % 2],
+                    // As the largest of all has it.
+                    2 if i % 32 == 7 => -magnitude,
+                    _ => magnitude * (i as f32 * 0.7).sin(),
+                })
+                .collect();
+            let cpu = cpu(isa, 1);
+            let layout = Layout::new(Digits::Three, 2, cols, 1);
+            let mut memory = vec![0.0; layout.len()];
+            let codes = Codes::round(&cpu, &x, cols, 0, layout.split(&mut memory).rounded);
+            let width = codes.width();
+            let largest = |token: usize, column: usize| {
+                let block = &x[token * cols + column / 32 * 32..][..32];
+                block.iter().fold(0f32, |max, x| max.max(x.abs()))
+            };
+            for (i, &x) in x.iter().enumerate() {
+                let (token, column) = (i / cols, i % cols);
+                let block = token * codes.n_blocks + column / 32;
+                let digit =
+                    |rank: usize| i64::from(codes.codes[(3 * token + rank) * width + column]);
+                let code = (digit(0) * 256 + digit(1)) * 256 + digit(2);
+                let scale = f64::from(codes.scales[block]);
+                let off = (code as f64 * scale - f64::from(x)).abs();
+                assert!(off <= scale / 2.0, "{isa}: {x:e} by {off:e} of {scale:e}");
+                assert!(scale <= f64::from(largest(token, column)) / f64::from(1 << 22));
+            }
+        }
     }
 }
 
@@ -191,6 +251,55 @@ fn what_is_not_finite_is_seen() {
                             let is_seen = found.iter().all(|y| y.is_nan() == (token == 1));
                             assert!(is_seen, "{:?}, {isa}: token {token}: {found:?}", format.ty);
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums of products of three digits, of random codes and of the largest ones, are off by what activations are rounded by and sums in
+/// f32 are, on every instruction set and for any number of tokens.
+#[test]
+fn three_digits_are_multiplied_as_f32_would_be() {
+    for format in formats_of_three() {
+        let (rows, cols) = (9, 768);
+        let mut byte = bytes(5);
+        let random: Vec<f32> = (0..(GEMM_TOKENS - 1) * cols)
+            .map(|_| (f32::from(byte()) - 127.5) * (1.0 + f32::from(byte()) * 1e-4))
+            .collect();
+        let largest: Vec<f32> = (0..(GEMM_TOKENS - 1) * cols)
+            .map(|i| match i / 32 % 3 {
+                0 => 255.99,
+                1 => -255.99,
+                _ => [255.99, -255.99, 1e-4][i % 3],
+            })
+            .collect();
+        for all in [None, Some(0x00), Some(0x7f), Some(0x88), Some(0xff)] {
+            let mut byte = bytes(9);
+            let weight = format.weight(rows, cols, || all.unwrap_or_else(&mut byte));
+            let values = weight.values().unwrap();
+            for (x, n_tokens) in [(&random, 1), (&random, 2), (&random, 11), (&largest, 5)] {
+                let x = &x[..n_tokens * cols];
+                for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                    let found = product(&cpu(isa, 1), weight.clone(), (rows, cols), x);
+                    for (i, &found) in found.iter().enumerate() {
+                        let x = &x[i / rows * cols..][..cols];
+                        let row = &values[i % rows * cols..][..cols];
+                        let products = row.iter().zip(x);
+                        let products = products.map(|(w, x)| f64::from(*w) * f64::from(*x));
+                        let (sum, size) = products.fold((0.0, 0.0), |(sum, size), product| {
+                            (sum + product, size + product.abs())
+                        });
+                        // Minimums count twice: sums with and without them are larger than what is left.
+                        let steps: f64 = row.iter().map(|w| f64::from(w.abs())).sum();
+                        let bound = 2f64.powi(-22) * (4.0 * size + 256.0 * steps);
+                        let off = (f64::from(found) - sum).abs();
+                        assert!(
+                            off <= bound,
+                            "{:?}, {isa}: result {i} of {n_tokens} tokens is {found}, not {sum}, off by {off:e} of {bound:e}",
+                            format.ty,
+                        );
                     }
                 }
             }

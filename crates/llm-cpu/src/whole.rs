@@ -1,7 +1,8 @@
-//! Packed weights times activations that are rounded to 8 bits: whole numbers, multiplied with blocks' scales.
+//! Packed weights times activations as whole numbers: products of codes, multiplied with blocks' scales.
 //!
-//! A call rounds its activations first. A format is a [`format::Format`], which gives registers of codes and the scales of
-//! groups of 32 columns; products are written once for all formats.
+//! A call turns its activations into codes first: of one digit of 8 bits where that is asked for, else of three, which are as exact
+//! as f32. A format is a [`format::Format`], which gives registers of codes and the scales of groups of 32 columns; products are
+//! written once for all formats.
 
 mod activations;
 mod format;
@@ -25,22 +26,32 @@ use crate::memory::Workspace;
 use crate::packed::PackedView;
 use crate::share::{Columns, Scratch};
 use crate::simd::dot::panel::{PANEL_ROWS, PanelLevel};
-use crate::weight::{Operand, Weight};
+use crate::weight::Weight;
 
 use activations::Activations;
+pub(crate) use activations::Digits;
 use gemm::Gemm;
 use matvec::{MatVec, ROWS};
 use scratch::Layout;
 
-/// Multiplies the parts of `call` whose weights take rounded activations, into their columns of `out`.
-pub(crate) fn linear(call: &Call<'_>, out: &mut [f32], workspace: &mut Workspace) {
-    let layout = Layout::new(call.n_tokens, call.cols, call.cpu.n_threads());
+/// Multiplies the parts of `call` whose weights take activations in so many digits, into their columns of `out`.
+pub(crate) fn linear<'a>(
+    call: &Call<'a>,
+    digits: Digits,
+    out: &mut [f32],
+    workspace: &mut Workspace,
+) {
+    let layout = Layout::new(digits, call.n_tokens, call.cols, call.cpu.n_threads());
     let memory = layout.split(workspace.take(layout.len()));
+    // Of one digit: products of three are for fewer tokens.
     let panels = PanelLevel::of(call.cpu.dot_level).filter(|_| call.n_tokens >= GEMM_TOKENS);
     let bias = panels.map_or(0, PanelLevel::bias);
     let activations = Activations::round(call.cpu, call.x, call.cols, bias, memory.rounded);
     let unit = panels.map_or(ROWS, |_| PANEL_ROWS);
-    let choose = |weight| Blocks::of(weight);
+    let choose = |weight: &'a Weight| {
+        let (of_weight, blocks) = weight.whole(call.n_tokens)?;
+        (of_weight == digits).then_some(blocks)
+    };
     let row_work = call.cols * call.n_tokens;
     let scratch = Scratch::new(memory.threads, layout.thread_len());
     call.split(choose, unit, row_work, out, scratch, |part, scratch| {
@@ -81,28 +92,11 @@ pub(crate) fn linear(call: &Call<'_>, out: &mut [f32], workspace: &mut Workspace
     });
 }
 
-/// A weight in blocks, for which activations are rounded.
+/// A weight in blocks of codes.
 #[derive(Clone, Copy)]
-struct Blocks<'a> {
-    ty: GgmlType,
-    weight: PackedView<'a>,
-}
-
-impl<'a> Blocks<'a> {
-    /// `None` of any other.
-    fn of(weight: &'a Weight) -> Option<Self> {
-        match &weight.0 {
-            Operand::Q8(ty, weight) => Some(Blocks {
-                ty: *ty,
-                weight: weight.view(),
-            }),
-            Operand::Dense(_)
-            | Operand::FourBit(_)
-            | Operand::Int8(_)
-            | Operand::Int8PerUse(..)
-            | Operand::Packed(_) => None,
-        }
-    }
+pub(crate) struct Blocks<'a> {
+    pub(crate) ty: GgmlType,
+    pub(crate) weight: PackedView<'a>,
 }
 
 /// Rows of a weight that a product reads.

@@ -2,7 +2,7 @@
 
 use llm_quant::ACTIVATION_BLOCK;
 
-use super::activations::Activations;
+use super::activations::{Activations, Digits};
 use super::format::{Codes, Format, Scales, Visitor};
 use super::{BlockRows, Target};
 use crate::simd::dot::{DotKernel, DotLevel, DotSimd, Eight, GROUPS, MAX_TOKENS};
@@ -22,34 +22,43 @@ pub(super) struct MatVec<'a> {
 impl Visitor for MatVec<'_> {
     fn visit<F: Format>(self, format: F) {
         let product = self;
-        self.level.run(MatVecOf { format, product });
+        match self.activations.digits {
+            Digits::One => self.level.run(MatVecOf::<F, 1> { format, product }),
+            Digits::Three => self.level.run(MatVecOf::<F, 3> { format, product }),
+        }
     }
 }
 
-struct MatVecOf<'a, F> {
+/// With activations of `D` digits.
+struct MatVecOf<'a, F, const D: usize> {
     format: F,
     product: MatVec<'a>,
 }
 
-impl<F: Format> DotKernel for MatVecOf<'_, F> {
+impl<F: Format, const D: usize> DotKernel for MatVecOf<'_, F, D> {
     #[inline(always)]
     fn run<S: DotSimd>(self, simd: S) {
         let MatVec {
             rows, activations, ..
         } = self.product;
-        assert!(rows.cols <= activations.width());
+        assert!(rows.cols <= activations.width() && activations.digits.n() == D);
+        assert!(
+            D == 1 || F::CODES != Codes::Signed,
+            "sums of more digits fit"
+        );
+        let at_a_time = if D == 1 { S::TOKENS } else { S::TOKENS / 2 }.max(1);
         let _ = self.format;
         let (groups, rest) = streams(rows.range.clone(), ROWS);
         let whole = groups.map(|together| (together, ROWS));
         let single = rest.map(|row| (Together::beside(row), 1));
         for (together, n_rows) in whole.chain(single) {
-            for token in (0..activations.n_tokens).step_by(S::TOKENS) {
-                if S::TOKENS == 1 || token + 1 == activations.n_tokens {
-                    tile::<S, F, 1>(simd, &self.product, together, n_rows, token);
-                } else if S::TOKENS == 2 {
-                    tile::<S, F, 2>(simd, &self.product, together, n_rows, token);
+            for token in (0..activations.n_tokens).step_by(at_a_time) {
+                if at_a_time == 1 || token + 1 == activations.n_tokens {
+                    tile::<S, F, D, 1>(simd, &self.product, together, n_rows, token);
+                } else if at_a_time == 2 {
+                    tile::<S, F, D, 2>(simd, &self.product, together, n_rows, token);
                 } else {
-                    tile::<S, F, MAX_TOKENS>(simd, &self.product, together, n_rows, token);
+                    tile::<S, F, D, MAX_TOKENS>(simd, &self.product, together, n_rows, token);
                 }
             }
         }
@@ -58,7 +67,7 @@ impl<F: Format> DotKernel for MatVecOf<'_, F> {
 
 /// `n_rows` rows, [`ROWS`] or one, times `T` tokens, or as many as are left: what would be computed of others is computed of the last again.
 #[inline(always)]
-fn tile<S: DotSimd, F: Format, const T: usize>(
+fn tile<S: DotSimd, F: Format, const D: usize, const T: usize>(
     simd: S,
     product: &MatVec<'_>,
     together: Together,
@@ -89,11 +98,11 @@ fn tile<S: DotSimd, F: Format, const T: usize>(
             }
         }
         at += piece_bytes;
-        tile.multiply::<F>(first, GROUPS);
+        tile.multiply::<F, D>(first, GROUPS);
     }
     let n_left = n_groups % GROUPS;
     if F::LEN == 1 && n_left > 0 {
-        tile.multiply::<F>(n_groups - n_left, n_left);
+        tile.multiply::<F, D>(n_groups - n_left, n_left);
     }
     let sums = tile.sums;
     for (r, sums) in sums.into_iter().enumerate().take(n_rows) {
@@ -106,7 +115,8 @@ fn tile<S: DotSimd, F: Format, const T: usize>(
 /// A row of activations.
 #[derive(Clone, Copy)]
 struct Row<'a> {
-    codes: &'a [i8],
+    /// Those of each rank, as many.
+    digits: &'a [i8],
     scales: &'a [f32],
     half_sums: [&'a [f32]; 2],
     sums: &'a [f32],
@@ -115,10 +125,11 @@ struct Row<'a> {
 impl<'a> Row<'a> {
     #[inline(always)]
     fn of(activations: &Activations<'a>, token: usize) -> Self {
-        let (n, width) = (activations.n_blocks, activations.width());
+        let n = activations.n_blocks;
+        let width = activations.digits.n() * activations.width();
         let (first, second) = activations.half_sums[token * 2 * n..][..2 * n].split_at(n);
         Row {
-            codes: &activations.codes[token * width..][..width],
+            digits: &activations.codes[token * width..][..width],
             scales: &activations.scales[token * n..][..n],
             half_sums: [first, second],
             sums: &activations.sums[token * n..][..n],
@@ -138,8 +149,9 @@ struct Tile<'a, S: DotSimd, const T: usize> {
 
 /// A piece of a row of activations.
 #[derive(Clone, Copy)]
-struct Piece<'a> {
-    codes: &'a [i8; GROUPS * ACTIVATION_BLOCK],
+struct Piece<'a, const D: usize> {
+    /// By rank.
+    digits: [&'a [i8; GROUPS * ACTIVATION_BLOCK]; D],
     scales: &'a [f32; GROUPS],
     half_sums: [&'a [f32; GROUPS]; 2],
     sums: &'a [f32; GROUPS],
@@ -148,13 +160,19 @@ struct Piece<'a> {
 impl<'a> Row<'a> {
     /// [`GROUPS`] groups from one on.
     #[inline(always)]
-    fn piece(&self, first: usize) -> Piece<'a> {
+    fn piece<const D: usize>(&self, first: usize) -> Piece<'a, D> {
         const WHOLE: &str = "rows of whole pieces";
         let [low, high] = self.half_sums;
-        Piece {
-            codes: self.codes[first * ACTIVATION_BLOCK..]
+        let mut digits = [&[0; GROUPS * ACTIVATION_BLOCK]; D];
+        let width = self.digits.len() / D;
+        for (rank, digits) in digits.iter_mut().enumerate() {
+            let of_rank = &self.digits[rank * width..][..width];
+            *digits = of_rank[first * ACTIVATION_BLOCK..]
                 .first_chunk()
-                .expect(WHOLE),
+                .expect(WHOLE);
+        }
+        Piece {
+            digits,
             scales: self.scales[first..].first_chunk().expect(WHOLE),
             half_sums: [
                 low[first..].first_chunk().expect(WHOLE),
@@ -169,8 +187,8 @@ impl<'a> Row<'a> {
 impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
     /// Adds the products of `n` groups from one on, a piece or what is left of one.
     #[inline(always)]
-    fn multiply<F: Format>(&mut self, first: usize, n: usize) {
-        let mut x = [self.x[0].piece(first); T];
+    fn multiply<F: Format, const D: usize>(&mut self, first: usize, n: usize) {
+        let mut x = [self.x[0].piece::<D>(first); T];
         for (piece, x) in x.iter_mut().zip(&self.x).skip(1) {
             *piece = x.piece(first);
         }
@@ -182,29 +200,35 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
             &self.weights[2][at..][..n_bytes],
             &self.weights[3][at..][..n_bytes],
         ];
-        self.scale::<F>(0, weights[0], &x, n);
-        self.scale::<F>(1, weights[1], &x, n);
-        self.scale::<F>(2, weights[2], &x, n);
-        self.scale::<F>(3, weights[3], &x, n);
+        self.scale::<F, D>(0, weights[0], &x, n);
+        self.scale::<F, D>(1, weights[1], &x, n);
+        self.scale::<F, D>(2, weights[2], &x, n);
+        self.scale::<F, D>(3, weights[3], &x, n);
         if n == GROUPS {
-            self.multiply_group::<F>(weights, &x, 0);
-            self.multiply_group::<F>(weights, &x, 1);
-            self.multiply_group::<F>(weights, &x, 2);
-            self.multiply_group::<F>(weights, &x, 3);
-            self.multiply_group::<F>(weights, &x, 4);
-            self.multiply_group::<F>(weights, &x, 5);
-            self.multiply_group::<F>(weights, &x, 6);
-            self.multiply_group::<F>(weights, &x, 7);
+            self.multiply_group::<F, D>(weights, &x, 0);
+            self.multiply_group::<F, D>(weights, &x, 1);
+            self.multiply_group::<F, D>(weights, &x, 2);
+            self.multiply_group::<F, D>(weights, &x, 3);
+            self.multiply_group::<F, D>(weights, &x, 4);
+            self.multiply_group::<F, D>(weights, &x, 5);
+            self.multiply_group::<F, D>(weights, &x, 6);
+            self.multiply_group::<F, D>(weights, &x, 7);
         } else {
             for group in 0..n {
-                self.multiply_group::<F>(weights, &x, group);
+                self.multiply_group::<F, D>(weights, &x, group);
             }
         }
     }
 
     /// Brings a row's scales into place, and subtracts its minimums.
     #[inline(always)]
-    fn scale<F: Format>(&mut self, r: usize, weights: &[u8], x: &[Piece<'_>; T], n: usize) {
+    fn scale<F: Format, const D: usize>(
+        &mut self,
+        r: usize,
+        weights: &[u8],
+        x: &[Piece<'_, D>; T],
+        n: usize,
+    ) {
         let simd = self.simd;
         let factors = F::factors(simd, weights, n);
         for (t, x) in x.iter().enumerate() {
@@ -233,46 +257,65 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
 
     /// Adds the products of a group, counted from the piece's first.
     #[inline(always)]
-    fn multiply_group<F: Format>(
+    fn multiply_group<F: Format, const D: usize>(
         &mut self,
         weights: [&[u8]; ROWS],
-        x: &[Piece<'_>; T],
+        x: &[Piece<'_, D>; T],
         group: usize,
     ) {
         let simd = self.simd;
-        let mut codes = [simd.where_set(0, 0); T];
+        let mut digits = [[simd.where_set(0, 0); D]; T];
         let mut begin = [simd.none(); T];
         for t in 0..T {
-            let block = &x[t].codes[group * ACTIVATION_BLOCK..][..ACTIVATION_BLOCK];
-            // SAFETY: as many bytes.
-            codes[t] = unsafe { simd.load(block.as_ptr().cast()) };
-            begin[t] = match F::CODES {
-                Codes::Above(0) => simd.none(),
-                Codes::Above(offset) => simd.less(codes[t], offset),
-                Codes::Signed => simd.begin_signed(codes[t]),
-            };
+            for rank in 0..D {
+                let block = &x[t].digits[rank][group * ACTIVATION_BLOCK..][..ACTIVATION_BLOCK];
+                // SAFETY: as many bytes.
+                let block = unsafe { simd.load(block.as_ptr().cast()) };
+                digits[t][rank] = block;
+                let of_rank = match F::CODES {
+                    Codes::Above(0) => continue,
+                    Codes::Above(offset) => simd.less(block, offset),
+                    Codes::Signed => simd.begin_signed(block),
+                };
+                begin[t] = match rank {
+                    0 => of_rank,
+                    _ => simd.add_sums(simd.one_rank_up(begin[t]), of_rank),
+                };
+            }
         }
-        self.multiply_row::<F>(0, weights[0], &codes, &begin, group);
-        self.multiply_row::<F>(1, weights[1], &codes, &begin, group);
-        self.multiply_row::<F>(2, weights[2], &codes, &begin, group);
-        self.multiply_row::<F>(3, weights[3], &codes, &begin, group);
+        self.multiply_row::<F, D>(0, weights[0], &digits, &begin, group);
+        self.multiply_row::<F, D>(1, weights[1], &digits, &begin, group);
+        self.multiply_row::<F, D>(2, weights[2], &digits, &begin, group);
+        self.multiply_row::<F, D>(3, weights[3], &digits, &begin, group);
     }
 
     #[inline(always)]
-    fn multiply_row<F: Format>(
+    fn multiply_row<F: Format, const D: usize>(
         &mut self,
         r: usize,
         weights: &[u8],
-        codes: &[S::Codes; T],
+        digits: &[[S::Codes; D]; T],
         begin: &[S::Sums; T],
         group: usize,
     ) {
         let simd = self.simd;
         let weights = F::codes(simd, weights, group);
         for t in 0..T {
+            // The highest rank first, so that a rank's sums are added to those of the ones above it.
+            let mut products = begin[t];
+            if D > 1 {
+                products = simd.none();
+                for digits in &digits[t][..D - 1] {
+                    products = simd.one_rank_up(simd.multiply(weights, *digits, products));
+                }
+                if F::CODES != Codes::Above(0) {
+                    products = simd.add_sums(products, begin[t]);
+                }
+            }
+            let lowest = digits[t][D - 1];
             let products = match F::CODES {
-                Codes::Above(_) => simd.multiply(weights, codes[t], begin[t]),
-                Codes::Signed => simd.multiply_signed(weights, codes[t], begin[t]),
+                Codes::Above(_) => simd.multiply(weights, lowest, products),
+                Codes::Signed => simd.multiply_signed(weights, lowest, products),
             };
             let [Eight(low), Eight(high)] = &self.scales[r][t];
             let sum = &mut self.sums[r][t];
