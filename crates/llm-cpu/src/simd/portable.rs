@@ -67,9 +67,12 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn round(self, x: [f32; N]) -> [f32; N] {
-        // Adding and subtracting 1.5 · 2²³ leaves no bits for a fraction; good for |x| < 2²².
-        const SHIFT: f32 = 12_582_912.0;
-        x.map(|x| (x + SHIFT) - SHIFT)
+        // Adding and subtracting 2²³ leaves no bits for a fraction; good for |x| < 2²³.
+        const SHIFT: f32 = 8_388_608.0;
+        x.map(|x| {
+            let shift = SHIFT.copysign(x);
+            (x + shift) - shift
+        })
     }
 
     #[inline(always)]

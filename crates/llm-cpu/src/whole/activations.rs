@@ -270,7 +270,9 @@ fn split_block<S: Simd>(simd: S, x: &[f32], codes: &mut [i8], width: usize) -> f
     let [high, middle, low] = [high, middle, low].map(|rank| &mut rank[..ACTIVATION_BLOCK]);
     let (scale, factor) = power_of_two(largest_of(simd, x));
     if scale.is_nan() {
-        [high, middle, low].map(|rank| rank.fill(0));
+        for rank in [high, middle, low] {
+            rank.fill(0);
+        }
         return scale;
     }
     let factor = simd.splat(factor);

@@ -8,7 +8,7 @@ use llm_quant::GgmlType;
 
 use crate::simd::dot::{DotSimd, GROUPS};
 
-/// A block type. What its fields are and mean is told where `llm-quant` decodes it.
+/// A block type. No `map` of arrays of registers in it: the compiler may leave its closures calls. What its fields are and mean is told where `llm-quant` decodes it.
 ///
 /// Elements are codes, less an offset, times a scale, less a minimum. Those of 32 columns, a group, are looked at together.
 pub(super) trait Format: Copy + Send + Sync {

@@ -24,7 +24,13 @@ impl Visitor for MatVec<'_> {
         let product = self;
         match self.activations.digits {
             Digits::One => self.level.run(MatVecOf::<F, 1> { format, product }),
-            Digits::Three => self.level.run(MatVecOf::<F, 3> { format, product }),
+            Digits::Three => {
+                if const { matches!(F::CODES, Codes::Signed) } {
+                    unreachable!("sums of three digits would not fit");
+                } else {
+                    self.level.run(MatVecOf::<F, 3> { format, product });
+                }
+            }
         }
     }
 }
@@ -42,26 +48,35 @@ impl<F: Format, const D: usize> DotKernel for MatVecOf<'_, F, D> {
             rows, activations, ..
         } = self.product;
         assert!(rows.cols <= activations.width() && activations.digits.n() == D);
-        assert!(
-            D == 1 || F::CODES != Codes::Signed,
-            "sums of more digits fit"
-        );
-        let at_a_time = if D == 1 { S::TOKENS } else { S::TOKENS / 2 }.max(1);
+        let step = const { at_a_time::<S>(D) };
         let _ = self.format;
         let (groups, rest) = streams(rows.range.clone(), ROWS);
         let whole = groups.map(|together| (together, ROWS));
         let single = rest.map(|row| (Together::beside(row), 1));
         for (together, n_rows) in whole.chain(single) {
-            for token in (0..activations.n_tokens).step_by(at_a_time) {
-                if at_a_time == 1 || token + 1 == activations.n_tokens {
+            for token in (0..activations.n_tokens).step_by(step) {
+                let is_last = token + 1 == activations.n_tokens;
+                // Constants, so that only tiles that are called are compiled.
+                if const { at_a_time::<S>(D) == 1 } || is_last {
                     tile::<S, F, D, 1>(simd, &self.product, together, n_rows, token);
-                } else if at_a_time == 2 {
+                } else if const { at_a_time::<S>(D) == 1 } {
+                    unreachable!("one token is taken at a time");
+                } else if const { at_a_time::<S>(D) == 2 } {
                     tile::<S, F, D, 2>(simd, &self.product, together, n_rows, token);
                 } else {
                     tile::<S, F, D, MAX_TOKENS>(simd, &self.product, together, n_rows, token);
                 }
             }
         }
+    }
+}
+
+/// Tokens that a tile has: as many as there are registers for.
+const fn at_a_time<S: DotSimd>(n_digits: usize) -> usize {
+    match n_digits {
+        1 => S::TOKENS,
+        _ if S::TOKENS > 1 => S::TOKENS / 2,
+        _ => 1,
     }
 }
 

@@ -34,7 +34,8 @@ macro_rules! of_avx2 {
             fn add_scaled(sums: __m256i, scale: f32, to: __m256) -> __m256 =
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale), to);
             fn add_halves(sums: __m256i, scales: [f32; 2], to: __m256) -> __m256 = {
-                let [low, high] = scales.map(|scale| _mm256_set1_ps(scale));
+                let [low, high] = scales;
+                let (low, high) = (_mm256_set1_ps(low), _mm256_set1_ps(high));
                 let scales = _mm256_blend_ps::<0xf0>(low, high);
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scales, to)
             };
@@ -56,8 +57,8 @@ macro_rules! of_avx2 {
             fn of_pairs(bytes: [u8; 2 * GROUPS]) -> [__m256; 2] = {
                 let apart = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
                 let even = _mm_shuffle_epi8(_mm_loadu_si128(bytes.as_ptr().cast()), apart);
-                [even, _mm_unpackhi_epi64(even, even)]
-                    .map(|bytes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)))
+                let odd = _mm_unpackhi_epi64(even, even);
+                [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(even)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(odd))]
             };
             fn half_powers(exponents: [u8; GROUPS]) -> __m256 = {
                 let exponents = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(exponents)));

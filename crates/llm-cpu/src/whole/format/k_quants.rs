@@ -18,10 +18,12 @@ impl Format for Q2K {
         let block = block_of::<{ Self::BYTES }>(block);
         let (scale, min) = (f16_at(simd, block, 80), f16_at(simd, block, 82));
         let bytes = u128::from_le_bytes(sixteen(block, 0));
-        let nibbles = |bytes: u128| simd.of_pairs((bytes & (u128::MAX / 17)).to_le_bytes());
+        let low = u128::MAX / 17;
+        let scales = simd.of_pairs((bytes & low).to_le_bytes());
+        let mins = simd.of_pairs((bytes >> 4 & low).to_le_bytes());
         Factors {
-            scales: nibbles(bytes).map(|codes| simd.mul(scale, codes)),
-            mins: nibbles(bytes >> 4).map(|codes| simd.mul(min, codes)),
+            scales: times(simd, scales, scale),
+            mins: times(simd, mins, min),
         }
     }
 
@@ -56,9 +58,9 @@ impl Format for Q3K {
             *codes = (low | (word(2) >> (2 * i) & 0x0303_0303) << 4).to_le_bytes();
         }
         let (scale, middle) = (f16_at(simd, block, 108), simd.splat(32.0));
-        let scales = simd.of_pairs(codes);
-        let scales = scales.map(|codes| simd.mul(scale, simd.sub(codes, middle)));
-        Factors::scales(simd, scales)
+        let [even, odd] = simd.of_pairs(codes);
+        let codes = [simd.sub(even, middle), simd.sub(odd, middle)];
+        Factors::scales(simd, times(simd, codes, scale))
     }
 
     #[inline(always)]
@@ -129,7 +131,7 @@ impl Format for Q6K {
         let block = block_of::<{ Self::BYTES }>(block);
         let scale = f16_at(simd, block, 208);
         let codes = simd.of_pairs(sixteen(block, 192));
-        Factors::scales(simd, codes.map(|codes| simd.mul(scale, codes)))
+        Factors::scales(simd, times(simd, codes, scale))
     }
 
     #[inline(always)]
@@ -147,6 +149,12 @@ impl Format for Q6K {
         };
         simd.or(low, upper)
     }
+}
+
+/// Both times a factor.
+#[inline(always)]
+fn times<S: DotSimd>(simd: S, [a, b]: [S::F32; 2], factor: S::F32) -> [S::F32; 2] {
+    [simd.mul(factor, a), simd.mul(factor, b)]
 }
 
 /// Bit `from` of each byte, as bit `to`.
@@ -180,9 +188,10 @@ fn scales_and_mins<S: DotSimd>(simd: S, block: &[u8]) -> Factors<S> {
         (u64::from(b & 0x3f3f_3f3f), c >> 4 & 0x0f0f_0f0f | upper(b)),
     ];
     let (scale, min) = (f16_at(simd, block, 0), f16_at(simd, block, 2));
-    let [scales, mins] = codes.map(|(low, high)| (low | u64::from(high) << 32).to_le_bytes());
+    let bytes = |(low, high): (u64, u32)| (low | u64::from(high) << 32).to_le_bytes();
+    let [scales, mins] = codes;
     Factors::whole(
-        simd.mul(scale, simd.of_bytes(scales)),
-        simd.mul(min, simd.of_bytes(mins)),
+        simd.mul(scale, simd.of_bytes(bytes(scales))),
+        simd.mul(min, simd.of_bytes(bytes(mins))),
     )
 }

@@ -59,7 +59,8 @@ impl Format for Q5_1 {
 
     #[inline(always)]
     fn factors<S: DotSimd>(simd: S, blocks: &[u8], n: usize) -> Factors<S> {
-        let [scales, mins] = [0, 2].map(|at| f16_of_blocks(simd, blocks, Self::BYTES, at, n));
+        let scales = f16_of_blocks(simd, blocks, Self::BYTES, 0, n);
+        let mins = f16_of_blocks(simd, blocks, Self::BYTES, 2, n);
         Factors::whole(scales, simd.sub(simd.zero(), mins))
     }
 
