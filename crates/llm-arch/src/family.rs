@@ -19,6 +19,7 @@ mod gpt_oss;
 mod gptj;
 mod granite;
 mod granite4;
+mod hunyuan;
 mod lfm2;
 mod llama;
 mod mamba2;
@@ -91,7 +92,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 56] = [
+const FAMILIES: [&Family; 58] = [
     &arcee::FAMILY,
     &bamba::FAMILY,
     &bloom::FAMILY,
@@ -119,6 +120,8 @@ const FAMILIES: [&Family; 56] = [
     &granite::GRANITE,
     &granite::GRANITE_MOE,
     &granite::GRANITE_MOE_SHARED,
+    &hunyuan::DENSE,
+    &hunyuan::MOE,
     &lfm2::LFM2,
     &lfm2::LFM2_MOE,
     &llama::FAMILY,

@@ -513,7 +513,7 @@ pub struct AttentionSpec {
     pub qkv_bias: bool,
     /// True if the output projection has one.
     pub out_bias: bool,
-    /// Normalises queries and keys before their positions enter.
+    /// Normalises queries and keys.
     pub qk_norm: Option<QkNorm>,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
@@ -633,6 +633,17 @@ pub struct QkNorm {
     pub norm: NormSpec,
     /// What it takes the statistic of.
     pub over: NormOver,
+    /// Order of it and of positions.
+    pub order: NormOrder,
+}
+
+/// Order of a norm of queries and keys and of the positions that turn them, which gains tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOrder {
+    /// They are normalised, then turned.
+    BeforePositions,
+    /// They are turned, then normalised.
+    AfterPositions,
 }
 
 /// Elements whose statistic a norm of queries or keys takes.

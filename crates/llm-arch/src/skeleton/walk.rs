@@ -291,7 +291,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
 
     /// Norm of queries or keys, `width` of all heads.
     fn qk_norm(&mut self, spec: &AttentionSpec, gain: Role, width: usize) -> Option<NormOf<T>> {
-        let QkNorm { norm, over } = spec.qk_norm?;
+        let QkNorm { norm, over, .. } = spec.qk_norm?;
         let width = match over {
             NormOver::Head => spec.head_dim,
             NormOver::AllHeads => width,
