@@ -8,7 +8,9 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 108] = [
+pub const GOLDENS: [&str; 110] = [
+    "apertus",
+    "apertus-biases",
     "arcee",
     "arcee-biases",
     "bamba",

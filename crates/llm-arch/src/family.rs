@@ -1,5 +1,6 @@
 //! The families: one small file each, found by the name that a configuration gives.
 
+mod apertus;
 mod arcee;
 mod bamba;
 mod block;
@@ -92,7 +93,8 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 58] = [
+const FAMILIES: [&Family; 59] = [
+    &apertus::FAMILY,
     &arcee::FAMILY,
     &bamba::FAMILY,
     &bloom::FAMILY,

@@ -1,7 +1,10 @@
 //! Spec of a model: plain data, and all that the runtime needs to know of a family.
 
+mod non_linearity;
+
 use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Routing};
 
+pub use self::non_linearity::NonLinearity;
 use crate::rotary::RotarySpec;
 
 /// A whole model.
@@ -699,7 +702,7 @@ pub struct DenseMlp {
     /// Features between the two projections.
     pub width: usize,
     /// The non-linearity.
-    pub activation: Activation,
+    pub activation: NonLinearity,
     /// Gating of the activated features, and its storage (Shazeer 2020).
     pub gating: Gating,
     /// True if the projections have biases.

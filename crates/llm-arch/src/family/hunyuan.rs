@@ -190,7 +190,7 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let shared = SharedSpec {
         mlp: DenseMlp {
             width,
-            activation,
+            activation: activation.into(),
             gating: Gating::Separate,
             bias: false,
         },
