@@ -8,7 +8,9 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 104] = [
+pub const GOLDENS: [&str; 110] = [
+    "apertus",
+    "apertus-biases",
     "arcee",
     "arcee-biases",
     "bamba",
@@ -56,6 +58,10 @@ pub const GOLDENS: [&str; 104] = [
     "granite4-dense",
     "granitemoe",
     "granitemoeshared",
+    "hunyuan-dense",
+    "hunyuan-dense-biases",
+    "hunyuan-moe",
+    "hunyuan-moe-biases",
     "lfm2",
     "lfm2-biases",
     "lfm2-moe",

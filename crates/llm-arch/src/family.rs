@@ -1,5 +1,6 @@
 //! The families: one small file each, found by the name that a configuration gives.
 
+mod apertus;
 mod arcee;
 mod bamba;
 mod block;
@@ -19,6 +20,7 @@ mod gpt_oss;
 mod gptj;
 mod granite;
 mod granite4;
+mod hunyuan;
 mod lfm2;
 mod llama;
 mod mamba2;
@@ -91,7 +93,8 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 56] = [
+const FAMILIES: [&Family; 59] = [
+    &apertus::FAMILY,
     &arcee::FAMILY,
     &bamba::FAMILY,
     &bloom::FAMILY,
@@ -119,6 +122,8 @@ const FAMILIES: [&Family; 56] = [
     &granite::GRANITE,
     &granite::GRANITE_MOE,
     &granite::GRANITE_MOE_SHARED,
+    &hunyuan::DENSE,
+    &hunyuan::MOE,
     &lfm2::LFM2,
     &lfm2::LFM2_MOE,
     &llama::FAMILY,

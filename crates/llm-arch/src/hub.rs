@@ -126,6 +126,10 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::ProjectOut
         | Role::RopeFactors
         | Role::RelativeBias
+        | Role::XieluAlphaP
+        | Role::XieluAlphaN
+        | Role::XieluBeta
+        | Role::XieluEps
         | Role::AttnNormBias
         | Role::QNormBias
         | Role::KNormBias

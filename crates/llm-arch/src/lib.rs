@@ -26,8 +26,8 @@ pub use skeleton::{
 pub use spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec,
     FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec,
-    ModelSpec, NormOver, NormSpec, Packing, Positions, QkNorm, Residual, SharedSpec, ShortConvSpec,
-    Side, StackSpec, StateSpaceSpec,
+    ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing, Positions, QkNorm, Residual,
+    SharedSpec, ShortConvSpec, Side, StackSpec, StateSpaceSpec,
 };
 
 pub use llm_tensor::{ExpertGroups, GroupRank, Routing, Scoring, Weighting};

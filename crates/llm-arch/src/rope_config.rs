@@ -22,6 +22,8 @@ pub(crate) struct RopeDefaults {
     /// and whose references read no such key.
     pub(crate) fraction: Option<f64>,
     pub(crate) pairing: Pairing,
+    /// True where `alpha` of a dynamic scaling, if there is one, makes the base larger once and for all.
+    pub(crate) has_alpha: bool,
 }
 
 impl RopeDefaults {
@@ -33,6 +35,7 @@ impl RopeDefaults {
             base: 10_000.0,
             fraction: None,
             pairing: Pairing::Halves,
+            has_alpha: false,
         }
     }
 }
@@ -151,9 +154,15 @@ pub(crate) fn of_object(
             None => config.bad_value(fraction_key, &expected),
         };
     }
-    let scaling = match rope {
-        Some(rope) => scaling(config, rope, dim, base, defaults.context)?,
-        None => RopeScaling::None,
+    let alpha = rope.filter(|_| defaults.has_alpha);
+    let alpha = alpha.map_or(Ok(None), |rope| alpha_of(rope, dim))?;
+    let (base, scaling) = match (rope, alpha) {
+        (Some(_), Some(alpha)) => {
+            let dim = dim as f64;
+            (base * alpha.powf(dim / (dim - 2.0)), RopeScaling::None)
+        }
+        (Some(rope), None) => (base, scaling(config, rope, dim, base, defaults.context)?),
+        (None, _) => (base, RopeScaling::None),
     };
     let spec = RotarySpec {
         dim: dim.next_multiple_of(2),
@@ -236,6 +245,17 @@ fn scaling(
             key,
             "default, linear, dynamic, yarn, llama3, longrope or su",
         ),
+    }
+}
+
+/// `alpha` of a dynamic scaling of `dim` elements, if there is one: the reference has no word of its own for what it does.
+fn alpha_of(rope: &Config<'_>, dim: usize) -> Result<Option<f64>> {
+    let kind = rope.text("rope_type")?.or(rope.text("type")?);
+    match rope.opt_positive("alpha")? {
+        Some(_) if kind == Some("dynamic") && dim <= 2 => {
+            rope.bad_value("alpha", "none, since heads turn but two elements")
+        }
+        alpha => Ok(alpha.filter(|_| kind == Some("dynamic"))),
     }
 }
 

@@ -1,7 +1,10 @@
 //! Spec of a model: plain data, and all that the runtime needs to know of a family.
 
+mod non_linearity;
+
 use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Routing};
 
+pub use self::non_linearity::NonLinearity;
 use crate::rotary::RotarySpec;
 
 /// A whole model.
@@ -513,7 +516,7 @@ pub struct AttentionSpec {
     pub qkv_bias: bool,
     /// True if the output projection has one.
     pub out_bias: bool,
-    /// Normalises queries and keys before their positions enter.
+    /// Normalises queries and keys.
     pub qk_norm: Option<QkNorm>,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
@@ -633,6 +636,17 @@ pub struct QkNorm {
     pub norm: NormSpec,
     /// What it takes the statistic of.
     pub over: NormOver,
+    /// Order of it and of positions.
+    pub order: NormOrder,
+}
+
+/// Order of a norm of queries and keys and of the positions that turn them, which gains tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOrder {
+    /// They are normalised, then turned.
+    BeforePositions,
+    /// They are turned, then normalised.
+    AfterPositions,
 }
 
 /// Elements whose statistic a norm of queries or keys takes.
@@ -688,7 +702,7 @@ pub struct DenseMlp {
     /// Features between the two projections.
     pub width: usize,
     /// The non-linearity.
-    pub activation: Activation,
+    pub activation: NonLinearity,
     /// Gating of the activated features, and its storage (Shazeer 2020).
     pub gating: Gating,
     /// True if the projections have biases.

@@ -38,6 +38,7 @@ mod ops;
 mod queue;
 mod reference;
 mod state_space;
+mod xielu;
 
 pub use delta::{DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOrder};
 pub use error::BackendError;
@@ -51,6 +52,7 @@ pub use ops::{
 pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;
 pub use state_space::{StateSpace, Steps};
+pub use xielu::Xielu;
 
 use std::fmt::Debug;
 use std::ops::Range;

@@ -7,7 +7,7 @@ use llm_tensor::{Activation, ClampedGate, Gate};
 use crate::{
     Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
     HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, ShortConv,
-    StateBatch, StateSpace, first_of_largest,
+    StateBatch, StateSpace, Xielu, first_of_largest,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -274,6 +274,15 @@ pub trait Ops<B: Backend>: Queue<B> {
     fn activate(
         &mut self,
         activation: Activation,
+        x: &mut B::Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()>;
+
+    /// Applies xIELU to `x` `[n_tokens, width]` in place.
+    fn activate_xielu(
+        &mut self,
+        op: &Xielu<'_, B>,
         x: &mut B::Buffer,
         width: usize,
         n_tokens: usize,

@@ -28,6 +28,7 @@ mod schemes;
 mod state_space;
 mod states;
 mod tables;
+mod xielu;
 
 use std::sync::Arc;
 
@@ -93,6 +94,7 @@ pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &elementwise::gated_sums());
     check_each(backend, &elementwise::activations());
     check_each(backend, &gates::clamped());
+    check_each(backend, &xielu::cases());
     check_each(backend, &elementwise::rotations());
     check_each(backend, &elementwise::largest());
 }

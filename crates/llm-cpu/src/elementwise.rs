@@ -3,7 +3,7 @@
 use llm_backend::{GateFunction, NormOrder, Rotary};
 use llm_tensor::{Activation, Pairing};
 
-use crate::math::{activate, sigmoid};
+use crate::math::{XieluNumbers, activate, sigmoid, xielu};
 use crate::norm::Normalise;
 use crate::simd::{Kernel, Simd};
 
@@ -36,6 +36,22 @@ impl Kernel for Activate<'_> {
     fn run<S: Simd>(self, simd: S) {
         for at in (0..self.x.len()).step_by(S::LANES) {
             let y = activate(simd, self.activation, simd.get(self.x, at));
+            simd.put(self.x, at, y);
+        }
+    }
+}
+
+/// Applies xIELU in place.
+pub(crate) struct ActivateXielu<'a> {
+    pub(crate) numbers: XieluNumbers,
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for ActivateXielu<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for at in (0..self.x.len()).step_by(S::LANES) {
+            let y = xielu(simd, self.numbers, simd.get(self.x, at));
             simd.put(self.x, at, y);
         }
     }

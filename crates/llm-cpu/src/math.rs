@@ -71,6 +71,48 @@ pub(crate) fn activate<S: Simd>(simd: S, activation: Activation, x: S::F32) -> S
     }
 }
 
+/// Numbers of xIELU, those that softplus makes made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct XieluNumbers {
+    pub(crate) above: f32,
+    pub(crate) below: f32,
+    pub(crate) slope: f32,
+    pub(crate) eps: f32,
+}
+
+impl XieluNumbers {
+    /// Of the numbers as they are learned.
+    pub(crate) fn new([alpha_p, alpha_n, beta, eps]: [f32; 4]) -> Self {
+        XieluNumbers {
+            above: softplus(alpha_p),
+            below: beta + softplus(alpha_n),
+            slope: beta,
+            eps: eps.min(0.0),
+        }
+    }
+}
+
+/// xIELU of every lane; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn xielu<S: Simd>(simd: S, numbers: XieluNumbers, x: S::F32) -> S::F32 {
+    let slope = simd.splat(numbers.slope);
+    let above = simd.mul(simd.fma(simd.splat(numbers.above), x, slope), x);
+    // The second operand is what survives of a NaN.
+    let curve = simd.sub(expm1(simd, simd.min(simd.splat(numbers.eps), x)), x);
+    let below = simd.fma(simd.splat(numbers.below), curve, simd.mul(slope, x));
+    simd.where_negative(simd.sub(simd.splat(0.0), x), above, below)
+}
+
+/// e^x − 1 of numbers up to zero, relatively precise near it; NaN stays NaN.
+#[inline(always)]
+fn expm1<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+    // Below, the result is −1 in f32.
+    let Reduced { n, r, slope } = reduce(simd, simd.max(simd.splat(-30.0), x));
+    let one = simd.splat(1.0);
+    let power = simd.sub(simd.scale(one, n), one);
+    simd.add(simd.scale(simd.mul(slope, r), n), power)
+}
+
 /// The clamped gate of every lane; NaN stays NaN.
 #[inline(always)]
 pub(crate) fn clamped<S: Simd>(simd: S, gate: &ClampedGate, g: S::F32, u: S::F32) -> S::F32 {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
     HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing,
-    ShortConv, StateBatch, StateSpace, first_of_largest,
+    ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
 };
 use llm_tensor::{Activation, ClampedGate};
 
-use crate::elementwise::{Activate, AddScaled, Gate, GateHeads, Rotate};
+use crate::elementwise::{Activate, ActivateXielu, AddScaled, Gate, GateHeads, Rotate};
 use crate::gates::Clamped;
+use crate::math::XieluNumbers;
 use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise};
 use crate::routes::sigmoid;
@@ -380,6 +381,20 @@ impl Ops<Cpu> for CpuQueue {
         let x = &mut x.as_mut_slice()[..n_tokens * width];
         self.cpu
             .by_rows(x, 1, |_, x| self.cpu.level.run(Activate { activation, x }));
+        Ok(())
+    }
+
+    fn activate_xielu(
+        &mut self,
+        op: &Xielu<'_, Cpu>,
+        x: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let numbers = XieluNumbers::new(op.numbers().map(|number| number.dense().element(0)));
+        let x = &mut x.as_mut_slice()[..n_tokens * width];
+        let level = self.cpu.level;
+        (self.cpu).by_rows(x, 1, |_, x| level.run(ActivateXielu { numbers, x }));
         Ok(())
     }
 

@@ -131,6 +131,7 @@ const FILES: &[File] = &[
     file!("rotary"),
     file!("routing"),
     file!("state_space"),
+    file!("xielu"),
 ];
 
 /// All kernels of a card. The driver compiles a file at the first launch of one of its kernels: a model needs a few files, and

@@ -19,11 +19,12 @@ mod quantize;
 mod rotary;
 mod routing;
 mod state_space;
+mod xielu;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
     KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
-    StateSpace,
+    StateSpace, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -225,6 +226,16 @@ impl Ops<Cuda> for CudaQueue {
         n_tokens: usize,
     ) -> Result<()> {
         elementwise::activate(self, activation, x, width * n_tokens)
+    }
+
+    fn activate_xielu(
+        &mut self,
+        op: &Xielu<'_, Cuda>,
+        x: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        xielu::activate(self, op, x, width * n_tokens)
     }
 
     fn gate(

@@ -3,10 +3,10 @@
 use std::slice::from_ref;
 
 use llm_arch::{
-    DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, Role, SharedOf,
-    Unit,
+    DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, NonLinearity,
+    Role, SharedOf, Unit,
 };
-use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Output};
+use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Output, Xielu};
 use llm_plan::RunOn;
 
 use crate::Result;
@@ -251,7 +251,12 @@ pub(crate) fn forward<B: Backend>(
 }
 
 fn dense<B: Backend>(
-    DenseOf { spec, up, down }: &DenseOf<B::Weight>,
+    DenseOf {
+        spec,
+        up,
+        down,
+        xielu,
+    }: &DenseOf<B::Weight>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
@@ -263,20 +268,27 @@ fn dense<B: Backend>(
     };
     let out = (Output::Write, &mut a.rows.up);
     apply::<B>(queue, up.parts(), x, out, n_tokens)?;
-    let inner = match spec.gating {
-        Gating::None => {
-            queue.activate(spec.activation, &mut a.rows.up, spec.width, n_tokens)?;
+    let (width, x) = (spec.width, &mut a.rows.up);
+    let inner = match (spec.activation, spec.gating) {
+        (NonLinearity::Of(activation), Gating::None) => {
+            queue.activate(activation, x, width, n_tokens)?;
             &a.rows.up
         }
-        Gating::Separate | Gating::Fused => {
-            queue.gate(
-                spec.activation,
-                &a.rows.up,
-                &mut a.rows.gated,
-                spec.width,
-                n_tokens,
-            )?;
+        (NonLinearity::Of(activation), Gating::Separate | Gating::Fused) => {
+            queue.gate(activation, x, &mut a.rows.gated, width, n_tokens)?;
             &a.rows.gated
+        }
+        (NonLinearity::Xielu, gating) => {
+            assert_eq!(gating, Gating::None, "xIELU activates what no gate is for");
+            let numbers = xielu.as_ref().expect("xIELU has numbers");
+            let op = Xielu {
+                alpha_p: &numbers.alpha_p,
+                alpha_n: &numbers.alpha_n,
+                beta: &numbers.beta,
+                eps: &numbers.eps,
+            };
+            queue.activate_xielu(&op, x, width, n_tokens)?;
+            &a.rows.up
         }
     };
     let out = match output {

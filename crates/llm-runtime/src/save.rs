@@ -242,6 +242,7 @@ impl<'a> Save<'a> {
             Stored::AsIs
             | Stored::Depthwise
             | Stored::Row
+            | Stored::Scalar
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
             | Stored::OneMore

@@ -90,6 +90,9 @@ impl Values {
             Role::DeltaRate | Role::DeltaOffset => (0.0, 0.5),
             Role::SpaceRate | Role::SpaceOffset => (0.0, 0.5),
             Role::SpaceSkip => (1.0, 0.1),
+            Role::XieluAlphaP | Role::XieluAlphaN => (0.0, 0.5),
+            Role::XieluBeta => (0.5, 0.0),
+            Role::XieluEps => (-1e-6, 0.0),
             Role::DeltaNorm | Role::SpaceNorm | Role::QLatentNorm | Role::KvLatentNorm => {
                 (self.gain, 0.1)
             }

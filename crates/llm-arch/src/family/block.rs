@@ -6,8 +6,8 @@ use crate::ArchError;
 use crate::config::Config;
 use crate::spec::{
     AttentionSpec, DenseMlp, EmbeddingSpec, FinalNorm, Gating, HeadMatrix, HeadSpec, LayerSpec,
-    MixerSpec, MlpSpec, ModelSpec, NormOver, NormSpec, Packing, Positions, QkNorm, Residual,
-    StackSpec,
+    MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing, Positions,
+    QkNorm, Residual, StackSpec,
 };
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -51,14 +51,19 @@ impl NormSpec {
 
     /// The same for each head of queries and keys.
     pub(super) fn of_heads(self) -> Option<QkNorm> {
-        let over = NormOver::Head;
-        Some(QkNorm { norm: self, over })
+        Some(QkNorm {
+            norm: self,
+            over: NormOver::Head,
+            order: NormOrder::BeforePositions,
+        })
     }
 
     /// The same for all queries, and all keys, of a position together.
     pub(super) fn of_all_heads(self) -> Option<QkNorm> {
-        let over = NormOver::AllHeads;
-        Some(QkNorm { norm: self, over })
+        Some(QkNorm {
+            over: NormOver::AllHeads,
+            ..self.of_heads()?
+        })
     }
 }
 
@@ -198,7 +203,7 @@ pub(super) fn gated(
 ) -> Result<MlpSpec> {
     Ok(MlpSpec::Dense(DenseMlp {
         width: config.count("intermediate_size")?,
-        activation: config.activation(key, default)?,
+        activation: NonLinearity::Of(config.activation(key, default)?),
         gating: Gating::Separate,
         bias,
     }))
@@ -208,7 +213,7 @@ pub(super) fn gated(
 pub(super) fn plain_mlp(width: usize, activation: Activation, bias: bool) -> MlpSpec {
     MlpSpec::Dense(DenseMlp {
         width,
-        activation,
+        activation: activation.into(),
         gating: Gating::None,
         bias,
     })

@@ -152,7 +152,7 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let shared = SharedSpec {
         mlp: DenseMlp {
             width: n_shared * width,
-            activation,
+            activation: activation.into(),
             gating: Gating::Separate,
             bias,
         },

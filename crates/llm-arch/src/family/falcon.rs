@@ -114,7 +114,7 @@ fn written_config(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
         "multi_query": attention.n_kv_heads == 1,
         "parallel_attn": !is_sequential,
         "bias": attention.qkv_bias,
-        "activation": written::name(mlp.activation),
+        "activation": written::name(written::activation(&mlp)?),
         "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
         "max_position_embeddings": spec.context,
     });

@@ -132,7 +132,7 @@ const fn gguf(
 
 fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
     let mut config = written::like_llama(spec, architecture)?;
-    let activation = written::name(written::mlp(spec)?.activation);
+    let activation = written::name(written::activation(&written::mlp(spec)?)?);
     config.insert("hidden_activation".to_owned(), activation.into());
     Ok(config)
 }

@@ -9,7 +9,8 @@ use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
-    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NormSpec, Positions, Residual,
+    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NonLinearity, NormSpec, Positions,
+    Residual,
 };
 
 pub(super) static GLM: Family = Family {
@@ -90,7 +91,7 @@ fn model(
     let rotary = rotary(config, defaults)?;
     let mlp = MlpSpec::Dense(DenseMlp {
         width: config.count("intermediate_size")?,
-        activation: config.activation("hidden_act", Activation::Silu)?,
+        activation: NonLinearity::Of(config.activation("hidden_act", Activation::Silu)?),
         gating: Gating::Fused,
         bias: false,
     });

@@ -200,7 +200,7 @@ pub(super) fn with_shared(
         shared: Some(SharedSpec {
             mlp: DenseMlp {
                 width: n_shared * width,
-                activation,
+                activation: activation.into(),
                 gating: Gating::Separate,
                 bias: false,
             },

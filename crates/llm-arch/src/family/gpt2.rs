@@ -59,7 +59,7 @@ pub(super) fn written(
         "n_head": written::attention(spec)?.n_heads,
         "n_inner": mlp.width,
         "n_positions": spec.context,
-        "activation_function": written::name(mlp.activation),
+        "activation_function": written::name(written::activation(&mlp)?),
         "layer_norm_epsilon": written::shortest(spec.decoder.norm.eps),
     });
     written::extend(&mut config, more);

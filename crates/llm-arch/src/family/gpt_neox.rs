@@ -67,7 +67,7 @@ pub(super) static FAMILY: Family = Family {
                 "intermediate_size": mlp.width,
                 "num_hidden_layers": spec.decoder.n_layers(),
                 "num_attention_heads": attention.n_heads,
-                "hidden_act": written::name(mlp.activation),
+                "hidden_act": written::name(written::activation(&mlp)?),
                 "max_position_embeddings": spec.context,
                 "layer_norm_eps": written::shortest(spec.decoder.norm.eps),
                 "rotary_pct": written::rotary_fraction(spec)?,

@@ -10,7 +10,8 @@ use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows};
 use crate::spec::{
-    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NormSpec, Positions, SharedSpec,
+    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NonLinearity, NormSpec, Positions,
+    SharedSpec,
 };
 
 pub(super) static GRANITE: Family = Family {
@@ -79,7 +80,9 @@ pub(super) static GRANITE_MOE_SHARED: Family = Family {
             Ok::<_, ArchError>(SharedSpec {
                 mlp: DenseMlp {
                     width,
-                    activation: config.activation("hidden_act", Activation::Silu)?,
+                    activation: NonLinearity::Of(
+                        config.activation("hidden_act", Activation::Silu)?,
+                    ),
                     gating: Gating::Fused,
                     bias: false,
                 },

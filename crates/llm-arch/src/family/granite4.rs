@@ -84,7 +84,7 @@ fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
     let activation = config.activation("hidden_act", Activation::Silu)?;
     let of_all = DenseMlp {
         width: (config.opt_count("shared_intermediate_size")?).unwrap_or(1_024),
-        activation,
+        activation: activation.into(),
         gating: Gating::Fused,
         bias: false,
     };

@@ -10,7 +10,7 @@ use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows, Stored};
 use crate::spec::{
     AttentionSpec, DenseMlp, ExpertsSpec, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
-    NormSpec, Positions, ShortConvSpec,
+    NonLinearity, NormSpec, Positions, ShortConvSpec,
 };
 
 pub(super) static LFM2: Family = Family {
@@ -258,7 +258,7 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 fn gated(width: usize) -> MlpSpec {
     MlpSpec::Dense(DenseMlp {
         width,
-        activation: Activation::Silu,
+        activation: NonLinearity::Of(Activation::Silu),
         gating: Gating::Separate,
         bias: false,
     })

@@ -10,7 +10,8 @@ use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
-    AttentionSpec, DenseMlp, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec, Positions,
+    AttentionSpec, DenseMlp, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity,
+    NormSpec, Positions,
 };
 
 pub(super) static FAMILY: Family = Family {
@@ -101,7 +102,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     };
     let mlp = DenseMlp {
         width: config.count("intermediate_size")?,
-        activation: config.activation("mlp_hidden_act", Activation::ReluSquared)?,
+        activation: NonLinearity::Of(config.activation("mlp_hidden_act", Activation::ReluSquared)?),
         gating: Gating::None,
         bias: config.flag("mlp_bias", false)?,
     };

@@ -9,7 +9,7 @@ use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
-    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NormSpec, Packing, Positions,
+    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NonLinearity, NormSpec, Packing, Positions,
 };
 use crate::{ArchError, RopeScaling};
 
@@ -94,7 +94,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let rotary = rotary(config, defaults)?;
     let mlp = MlpSpec::Dense(DenseMlp {
         width: config.count("intermediate_size")?,
-        activation: config.activation("hidden_act", Activation::Silu)?,
+        activation: NonLinearity::Of(config.activation("hidden_act", Activation::Silu)?),
         gating: Gating::Fused,
         bias: false,
     });

@@ -109,7 +109,7 @@ pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<M
         shared: Some(SharedSpec {
             mlp: DenseMlp {
                 width: count("shared_expert_intermediate_size", defaults.shared_width)?,
-                activation,
+                activation: activation.into(),
                 gating: Gating::Separate,
                 bias: false,
             },

@@ -162,7 +162,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     };
     let mlp = MlpSpec::Dense(DenseMlp {
         width: config.count("d_ff")?,
-        activation,
+        activation: activation.into(),
         gating,
         bias: false,
     });

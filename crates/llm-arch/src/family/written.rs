@@ -3,7 +3,7 @@
 use llm_tensor::{Activation, Gate};
 use serde_json::{Map, Value, json};
 
-use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, MlpSpec, ModelSpec};
+use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, MlpSpec, ModelSpec, NonLinearity};
 use crate::{ArchError, RopeScaling, RotarySpec};
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -28,7 +28,7 @@ pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<Str
         },
         None => {
             let mlp = mlp(spec)?;
-            (mlp.width, mlp.activation)
+            (mlp.width, activation(&mlp)?)
         }
     };
     let mut config = config(spec, architecture);
@@ -72,6 +72,14 @@ pub(super) fn mlp(spec: &ModelSpec) -> Result<DenseMlp> {
         Some(MlpSpec::Experts(_)) => none("its layers have experts"),
         Some(MlpSpec::Absent) => none("its layers have no feed-forward"),
         None => none("it has no layers"),
+    }
+}
+
+/// The activation of a feed-forward block, which has no numbers of its own.
+pub(super) fn activation(mlp: &DenseMlp) -> Result<Activation> {
+    match mlp.activation {
+        NonLinearity::Of(activation) => Ok(activation),
+        NonLinearity::Xielu => none("its activation has numbers of its own"),
     }
 }
 

@@ -46,6 +46,8 @@ fn a_written_configuration_describes_the_same_model() {
         "models/gpt-neox-sequential",
         "models/gpt2",
         "models/granite",
+        "models/hunyuan-dense",
+        "models/hunyuan-moe",
         "models/llama",
         "models/llama-biases",
         "models/llama-rope-linear",

@@ -229,6 +229,21 @@ pub struct DenseOf<T> {
     pub up: ProjectionOf<T>,
     /// Back to the residual.
     pub down: LinearOf<T>,
+    /// Numbers of a non-linearity that has some.
+    pub xielu: Option<XieluOf<T>>,
+}
+
+/// Numbers of xIELU, each a tensor of one element.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct XieluOf<T> {
+    /// Growth above zero, as softplus makes it.
+    pub alpha_p: T,
+    /// Growth below zero, as softplus makes it and `beta` is added.
+    pub alpha_n: T,
+    /// Slope at zero.
+    pub beta: T,
+    /// Largest argument of the exponential.
+    pub eps: T,
 }
 
 /// Experts' router.
@@ -426,7 +441,8 @@ map_fields!(DeltaOf { spec; project taps norm out; rate offset; });
 map_fields!(StateSpaceOf { spec; project taps norm out; rate offset skip; });
 map_fields!(ShortConvOf { spec; project taps out; ; });
 map_fields!(CrossOf { spec; q kv out; ; });
-map_fields!(DenseOf { spec; up down; ; });
+map_fields!(DenseOf { spec; up down xielu; ; });
+map_fields!(XieluOf { ; ; alpha_p alpha_n beta eps; });
 map_fields!(ExpertsOf { spec; router shared; ; correction });
 map_fields!(SharedOf { ; mlp score; ; });
 map_fields!(ExpertOf { ; up down; ; });

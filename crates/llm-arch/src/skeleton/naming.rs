@@ -170,6 +170,9 @@ impl Naming {
             (Role::ConvTaps, self.taps),
             (Role::DeltaRate, self.rates),
             (Role::RouterCorrection, self.corrections),
+            // Buffers, and not parameters of one element.
+            (Role::XieluBeta, Stored::Scalar),
+            (Role::XieluEps, Stored::Scalar),
         ];
         if let Some((_, own)) = own.into_iter().find(|(of, _)| *of == role) {
             return (own, Module::Linear);

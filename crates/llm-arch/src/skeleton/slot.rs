@@ -130,6 +130,11 @@ roles! {
     /// Gate and up in one, rows `[gate | up]`; of experts they may alternate.
     GateUp + GateUpBias: Projection;
     Down + DownBias: Projection;
+    /// Numbers of xIELU, one each.
+    XieluAlphaP: Other;
+    XieluAlphaN: Other;
+    XieluBeta: Other;
+    XieluEps: Other;
     /// Score of a token for the shared expert, `[1, hidden]`.
     // A linear layer, which transformers quantizes.
     SharedScore: Projection;
@@ -209,6 +214,7 @@ impl Slot {
                 let (channels, kernel) = self.matrix();
                 vec![channels, 1, kernel]
             }
+            Stored::Scalar => Vec::new(),
             Stored::Row => [1].into_iter().chain(self.shape.iter().copied()).collect(),
             Stored::Transposed => self.shape.iter().rev().copied().collect(),
         }
@@ -297,13 +303,15 @@ pub enum Stored {
     Depthwise,
     /// A vector as a matrix of one row.
     Row,
+    /// A vector of one element as a number, which has no extents.
+    Scalar,
 }
 
 impl Stored {
     /// True where the elements are the same, in the same order.
     pub fn is_in_order(self) -> bool {
         match self {
-            Stored::AsIs | Stored::Depthwise | Stored::Row => true,
+            Stored::AsIs | Stored::Depthwise | Stored::Row | Stored::Scalar => true,
             Stored::Transposed
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
@@ -320,7 +328,8 @@ impl Stored {
             | Stored::OneMore
             | Stored::NegatedExp
             | Stored::Depthwise
-            | Stored::Row => row,
+            | Stored::Row
+            | Stored::Scalar => row,
             Stored::Pairs { head_dim } => {
                 let (head, at) = (row / head_dim, row % head_dim);
                 let (half, pair) = (at / (head_dim / 2), at % (head_dim / 2));

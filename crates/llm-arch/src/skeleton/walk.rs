@@ -5,14 +5,14 @@ use std::convert::Infallible;
 use super::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
     ExpertsOf, HeadOf, InputOf, LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf,
-    ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
+    ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap, XieluOf,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix,
-    LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormOver, Packing, Positions, QkNorm,
-    SharedSpec, ShortConvSpec, Side, StateSpaceSpec,
+    LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOver, Packing,
+    Positions, QkNorm, SharedSpec, ShortConvSpec, Side, StateSpaceSpec,
 };
 
 impl ModelSpec {
@@ -291,7 +291,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
 
     /// Norm of queries or keys, `width` of all heads.
     fn qk_norm(&mut self, spec: &AttentionSpec, gain: Role, width: usize) -> Option<NormOf<T>> {
-        let QkNorm { norm, over } = spec.qk_norm?;
+        let QkNorm { norm, over, .. } = spec.qk_norm?;
         let width = match over {
             NormOver::Head => spec.head_dim,
             NormOver::AllHeads => width,
@@ -366,7 +366,13 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             Gating::Fused => ProjectionOf::One([part(gate_up, 2 * width)]),
         };
         let down = self.linear(down, [hidden, width], spec.bias);
-        DenseOf { spec, up, down }
+        let xielu = (spec.activation == NonLinearity::Xielu).then(|| self.xielu());
+        DenseOf {
+            spec,
+            up,
+            down,
+            xielu,
+        }
     }
 
     /// Each expert of a layer of the decoder, if the layer has any.
@@ -390,6 +396,16 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 },
                 down: self.linear(Role::Down, [hidden, spec.width], spec.bias),
             }),
+        }
+    }
+
+    fn xielu(&mut self) -> XieluOf<T> {
+        let mut number = |role| (self.make)(role, &[1]);
+        XieluOf {
+            alpha_p: number(Role::XieluAlphaP),
+            alpha_n: number(Role::XieluAlphaN),
+            beta: number(Role::XieluBeta),
+            eps: number(Role::XieluEps),
         }
     }
 

@@ -6,13 +6,13 @@ use super::norm::Normalisation;
 use super::pool::ReferencePool;
 use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
-use super::scalar::{activated, clamped, sigmoid};
+use super::scalar::{activated, clamped, sigmoid, xielu};
 use super::weight::ReferenceWeight;
 use super::{Reference, conv, delta, heads, state_space};
 use crate::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
     KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
-    StateSpace,
+    StateSpace, Xielu,
 };
 
 impl Ops<Reference> for ReferenceQueue {
@@ -286,6 +286,20 @@ impl Ops<Reference> for ReferenceQueue {
     ) -> Result<()> {
         for x in &mut x[..n_tokens * width] {
             *x = activated(activation, f64::from(*x)) as f32;
+        }
+        Ok(())
+    }
+
+    fn activate_xielu(
+        &mut self,
+        op: &Xielu<'_, Reference>,
+        x: &mut Vec<f32>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let numbers = op.numbers().map(|number| number.element(0));
+        for x in &mut x[..n_tokens * width] {
+            *x = xielu(numbers, f64::from(*x)) as f32;
         }
         Ok(())
     }

@@ -47,6 +47,15 @@ pub(super) fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
+/// See [`crate::Xielu`], whose numbers these are.
+pub(super) fn xielu([alpha_p, alpha_n, beta, eps]: [f64; 4], x: f64) -> f64 {
+    match x > 0.0 {
+        true => softplus(alpha_p) * x * x + beta * x,
+        // What is not a number stays so.
+        false => (beta + softplus(alpha_n)) * (x.min(eps).exp_m1() - x) + beta * x,
+    }
+}
+
 /// A feature of the gate and the one that it gates. What is not a number stays so.
 pub(super) fn clamped(gate: &ClampedGate, g: f64, u: f64) -> f64 {
     let limit = f64::from(gate.limit);

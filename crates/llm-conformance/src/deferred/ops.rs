@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use llm_backend::{
     Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadNorm,
     HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result,
-    Rotary, Routing, Rows, ShortConv, StateBatch, StateSpace,
+    Rotary, Routing, Rows, ShortConv, StateBatch, StateSpace, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, Norm};
 
@@ -418,6 +418,26 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
     ) -> Result<()> {
         let x = x.handle();
         self.put(move |queue| queue.activate(activation, &mut lock(&x), width, n_tokens))
+    }
+
+    fn activate_xielu(
+        &mut self,
+        op: &Xielu<'_, Deferred<B>>,
+        x: &mut Shared<B::Buffer>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (numbers, x) = (op.numbers().map(Arc::clone), x.handle());
+        self.put(move |queue| {
+            let [alpha_p, alpha_n, beta, eps] = &numbers;
+            let op = Xielu::<B> {
+                alpha_p,
+                alpha_n,
+                beta,
+                eps,
+            };
+            queue.activate_xielu(&op, &mut lock(&x), width, n_tokens)
+        })
     }
 
     fn gate(

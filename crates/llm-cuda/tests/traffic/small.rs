@@ -2,6 +2,7 @@
 
 use llm_backend::{
     Backend, Batch, Groups, HeadProducts, Heads, KvColumns, MatrixSide, NormOp, Ops, Rotary, Rows,
+    Xielu,
 };
 use llm_cuda::CudaWeight;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
@@ -234,6 +235,16 @@ fn elements_are_read_and_written_once() {
                 queue.gate(activation, &wide, &mut x, WIDTH, N)
             });
         }
+        let number = bench.weight(Scheme::Dense(DType::F32), (1, 1)).0;
+        let op = Xielu {
+            alpha_p: &number,
+            alpha_n: &number,
+            beta: &number,
+            eps: &number,
+        };
+        bench.check(&Needs::bytes("xIELU", 8 * N * WIDTH), |queue| {
+            queue.activate_xielu(&op, &mut x, WIDTH, N)
+        });
         let vocab = N * WIDTH;
         for n in [1, 2] {
             let what = format!("the largest of {n} rows");

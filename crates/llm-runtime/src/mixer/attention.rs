@@ -1,6 +1,6 @@
 //! Self-attention.
 
-use llm_arch::{AttentionOf, AttentionSpec, NormOver, Positions, Side};
+use llm_arch::{AttentionOf, AttentionSpec, NormOrder, NormOver, Positions, Side};
 use llm_backend::{
     Backend, GateFunction, Groups, HeadGates, Heads, KvColumns, Mask, Ops, Output, Rotary,
 };
@@ -70,11 +70,8 @@ fn project<B: Backend>(
     let AttentionSpec {
         n_heads,
         n_kv_heads,
-        head_dim,
-        rotary_idx,
         ..
     } = *spec;
-    let row_width = spec.row_width();
     let x = match input {
         Input::Residual => &a.rows.x,
         Input::Normed => &a.rows.normed,
@@ -89,33 +86,66 @@ fn project<B: Backend>(
     for groups in groups(spec).into_iter().flatten() {
         queue.ungroup(&groups, &a.rows.grouped, &mut a.rows.qkv, n_tokens)?;
     }
-    let over = spec.qk_norm.map(|qk| qk.over);
-    if let (Some(q_norm), Some(over)) = (&weights.q_norm, over) {
-        let q = normed(over, 0, n_heads, spec);
-        queue.norm_heads(&norm_op(q_norm), &q, &mut a.rows.qkv, n_tokens)?;
-    }
-    if let (Some(k_norm), Some(over)) = (&weights.k_norm, over) {
-        let k = normed(over, n_heads, n_kv_heads, spec);
-        queue.norm_heads(&norm_op(k_norm), &k, &mut a.rows.qkv, n_tokens)?;
-    }
-    // Queries and keys, then queries alone.
-    let turned = [
-        (rotary_idx, n_heads + n_kv_heads),
-        (spec.growth_idx, n_heads),
-    ];
-    for (idx, n_heads) in turned {
-        if let (Positions::Rotary(kinds), Some(idx)) = (&call.stack.positions, idx) {
-            let rotary = &kinds[idx];
-            let op = Rotary {
-                n_heads,
-                head_dim,
-                first: 0,
-                rotary_dim: rotary.dim,
-                pairing: rotary.pairing,
-                row_width,
-            };
-            queue.rotate(&op, &a.rows.angles[idx], &mut a.rows.qkv, n_tokens)?;
+    let n_turned = n_heads + n_kv_heads;
+    match spec.qk_norm.map(|qk| qk.order) {
+        None => turn(spec, spec.rotary_idx, n_turned, call, a)?,
+        Some(NormOrder::BeforePositions) => {
+            normalise(weights, call, a)?;
+            turn(spec, spec.rotary_idx, n_turned, call, a)?;
         }
+        Some(NormOrder::AfterPositions) => {
+            turn(spec, spec.rotary_idx, n_turned, call, a)?;
+            normalise(weights, call, a)?;
+        }
+    }
+    // Queries alone.
+    turn(spec, spec.growth_idx, n_heads, call, a)
+}
+
+/// Normalises queries and keys.
+fn normalise<B: Backend>(
+    weights: &AttentionOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let (queue, spec) = (&mut *call.queue, &weights.spec);
+    let Some(over) = spec.qk_norm.map(|qk| qk.over) else {
+        return Ok(());
+    };
+    let heads = [
+        (&weights.q_norm, 0, spec.n_heads),
+        (&weights.k_norm, spec.n_heads, spec.n_kv_heads),
+    ];
+    for (norm, first, n_heads) in heads {
+        if let Some(norm) = norm {
+            let heads = normed(over, first, n_heads, spec);
+            queue.norm_heads(&norm_op(norm), &heads, &mut a.rows.qkv, call.n_tokens)?;
+        }
+    }
+    Ok(())
+}
+
+/// Turns the first `n_heads` heads of each row, or multiplies them, by the rotary positions of index `idx`, if there are any.
+fn turn<B: Backend>(
+    spec: &AttentionSpec,
+    idx: Option<usize>,
+    n_heads: usize,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    if let (Positions::Rotary(kinds), Some(idx)) = (&call.stack.positions, idx) {
+        let rotary = &kinds[idx];
+        let op = Rotary {
+            n_heads,
+            head_dim: spec.head_dim,
+            first: 0,
+            rotary_dim: rotary.dim,
+            pairing: rotary.pairing,
+            row_width: spec.row_width(),
+        };
+        let n_tokens = call.n_tokens;
+        call.queue
+            .rotate(&op, &a.rows.angles[idx], &mut a.rows.qkv, n_tokens)?;
     }
     Ok(())
 }
