@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 104] = [
+pub const GOLDENS: [&str; 109] = [
     "arcee",
     "arcee-biases",
     "bamba",
@@ -29,6 +29,9 @@ pub const GOLDENS: [&str; 104] = [
     "falcon-40b-style",
     "falcon-7b-biases",
     "falcon-7b-style",
+    "falcon-h1",
+    "falcon-h1-biases",
+    "falcon-h1-norm",
     "falcon-rw-sdpa",
     "falcon-rw-style",
     "gemma",
@@ -78,6 +81,8 @@ pub const GOLDENS: [&str; 104] = [
     "nemotron",
     "nemotron-biases",
     "nemotron-h",
+    "nemotron-h-moe",
+    "nemotron-h-moe-latent",
     "olmo2",
     "olmo3",
     "olmoe",

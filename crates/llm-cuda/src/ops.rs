@@ -22,8 +22,8 @@ mod state_space;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
-    StateSpace,
+    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, Run, ShortConv,
+    StateBatch, StateSpace,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -215,6 +215,10 @@ impl Ops<Cuda> for CudaQueue {
 
     fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
         elementwise::add(self, y, x, width * n_tokens)
+    }
+
+    fn scale(&mut self, runs: &[Run], x: &mut Buffer, n_tokens: usize) -> Result<()> {
+        elementwise::scale(self, runs, x, n_tokens)
     }
 
     fn activate(

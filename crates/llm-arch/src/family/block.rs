@@ -175,6 +175,7 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         out_bias: false,
         qk_norm: None,
         scale: root_scale(head_dim),
+        result_scale: 1.0,
         soft_cap: None,
         window: None,
         sinks: false,
@@ -200,6 +201,7 @@ pub(super) fn gated(
         width: config.count("intermediate_size")?,
         activation: config.activation(key, default)?,
         gating: Gating::Separate,
+        scales: None,
         bias,
     }))
 }
@@ -210,6 +212,7 @@ pub(super) fn plain_mlp(width: usize, activation: Activation, bias: bool) -> Mlp
         width,
         activation,
         gating: Gating::None,
+        scales: None,
         bias,
     })
 }

@@ -81,6 +81,7 @@ pub(super) static GRANITE_MOE_SHARED: Family = Family {
                     width,
                     activation: config.activation("hidden_act", Activation::Silu)?,
                     gating: Gating::Fused,
+                    scales: None,
                     bias: false,
                 },
                 gated: false,
