@@ -31,11 +31,12 @@ use llm_tests::{
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 27] = [
+const MODELS: [&str; 29] = [
     "bloom",
     "deepseek-v3",
     "falcon-40b-style",
     "falcon-7b-style",
+    "falcon-h1",
     "gemma-biases",
     "gemma2",
     "gemma3",
@@ -52,6 +53,7 @@ const MODELS: [&str; 27] = [
     "mistral-sliding",
     "mixtral",
     "nemotron-h",
+    "nemotron-h-moe-latent",
     "opt-350m-style",
     "phi3-longrope-short",
     "qwen2",

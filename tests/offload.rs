@@ -199,7 +199,7 @@ fn experts_in_one_tensor_compute_the_same_wherever_they_rest() {
         (WeightDType::As(DType::BF16), Some(&int8)),
         (WeightDType::As(DType::BF16), Some(&nf4)),
     ];
-    for name in ["qwen3-moe-mixed", "mixtral"] {
+    for name in ["qwen3-moe-mixed", "mixtral", "nemotron-h-moe-latent"] {
         let many = fixture("models").join(name);
         let stacked = llm_tests::Variant::of(&many).stacked().write();
         let prompt = &golden(name).1.input_ids;

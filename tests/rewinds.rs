@@ -538,6 +538,7 @@ fn sequences_go_any_way_and_are_what_they_are() {
         "lfm2",
         "granite4",
         "mamba2",
+        "falcon-h1",
         "faults/phi3-longrope/model",
     ];
     for name in models {

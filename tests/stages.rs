@@ -510,7 +510,13 @@ fn experts_compute_on_another_device_than_their_layer() {
         }),
         ("all on disk", |_| json!("disk")),
     ];
-    for name in ["mixtral", "mixtral-sliding", "qwen3-moe", "qwen3-moe-mixed"] {
+    for name in [
+        "mixtral",
+        "mixtral-sliding",
+        "nemotron-h-moe-latent",
+        "qwen3-moe",
+        "qwen3-moe-mixed",
+    ] {
         for quant in [None, Some(&nf4)] {
             with_model(name, quant, |case, whole| {
                 let chain = chain(case.model);

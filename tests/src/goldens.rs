@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 110] = [
+pub const GOLDENS: [&str; 115] = [
     "apertus",
     "apertus-biases",
     "arcee",
@@ -31,6 +31,9 @@ pub const GOLDENS: [&str; 110] = [
     "falcon-40b-style",
     "falcon-7b-biases",
     "falcon-7b-style",
+    "falcon-h1",
+    "falcon-h1-biases",
+    "falcon-h1-norm",
     "falcon-rw-sdpa",
     "falcon-rw-style",
     "gemma",
@@ -84,6 +87,8 @@ pub const GOLDENS: [&str; 110] = [
     "nemotron",
     "nemotron-biases",
     "nemotron-h",
+    "nemotron-h-moe",
+    "nemotron-h-moe-latent",
     "olmo2",
     "olmo3",
     "olmoe",

@@ -10,6 +10,7 @@ mod deepseek;
 mod ernie4_5;
 mod exaone4;
 mod falcon;
+mod falcon_h1;
 mod gemma;
 mod glm;
 mod glm4_moe;
@@ -93,7 +94,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 59] = [
+const FAMILIES: [&Family; 60] = [
     &apertus::FAMILY,
     &arcee::FAMILY,
     &bamba::FAMILY,
@@ -106,6 +107,7 @@ const FAMILIES: [&Family; 59] = [
     &ernie4_5::ERNIE4_5_MOE,
     &exaone4::FAMILY,
     &falcon::FAMILY,
+    &falcon_h1::FAMILY,
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,

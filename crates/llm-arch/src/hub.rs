@@ -179,6 +179,8 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::Router
         | Role::RouterBias
         | Role::RouterCorrection
+        | Role::ExpertsIn
+        | Role::ExpertsOut
         | Role::SharedScore
         | Role::SharedGate
         | Role::SharedUp
@@ -205,6 +207,7 @@ fn attention(stack: &StackSpec, unit: Unit) -> &AttentionSpec {
     };
     match &stack.layers[layer].mixer {
         MixerSpec::Attention(attention) => attention,
+        MixerSpec::Hybrid(hybrid) => &hybrid.attention,
         MixerSpec::Latent(_)
         | MixerSpec::Conv(_)
         | MixerSpec::Delta(_)

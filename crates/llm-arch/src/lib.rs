@@ -19,14 +19,14 @@ pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, Extents, HeadOf, InputOf, LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, Module,
-    NormOf, Place, ProjectionOf, Role, SharedOf, ShortConvOf, Skeleton, Slot, StackPlace, Stacked,
-    StateSpaceOf, Stored, SublayerOf, TensorKind, TryMap, Unit, Walk,
+    ExpertsOf, Extents, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf,
+    LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role, SharedOf, ShortConvOf,
+    Skeleton, Slot, StackPlace, Stacked, StateSpaceOf, Stored, SublayerOf, TensorKind, TryMap,
+    Unit, Walk,
 };
 pub use spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec,
-    FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec,
-    ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing, Positions, QkNorm, Residual,
+    FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing, Positions, QkNorm, Residual, HybridSpec,
     SharedSpec, ShortConvSpec, Side, StackSpec, StateSpaceSpec,
 };
 

@@ -11,8 +11,8 @@ use std::borrow::Cow;
 
 pub use self::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, HeadOf, InputOf, LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf,
-    ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
+    ExpertsOf, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf, LinearOf,
+    MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
 use self::naming::{Pattern, matches};

@@ -1,11 +1,14 @@
 //! Spec of a model: plain data, and all that the runtime needs to know of a family.
 
+mod head;
 mod non_linearity;
+mod positions;
 
 use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Routing};
 
+pub use self::head::{HeadMatrix, HeadSpec};
 pub use self::non_linearity::NonLinearity;
-use crate::rotary::RotarySpec;
+pub use self::positions::Positions;
 
 /// A whole model.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +107,7 @@ impl StackSpec {
     pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
         self.layers.iter().filter_map(|layer| match &layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
+            MixerSpec::Hybrid(hybrid) => Some(&hybrid.attention),
             MixerSpec::Latent(_)
             | MixerSpec::Conv(_)
             | MixerSpec::Delta(_)
@@ -120,6 +124,7 @@ impl StackSpec {
             | MixerSpec::Conv(_)
             | MixerSpec::Delta(_)
             | MixerSpec::StateSpace(_)
+            | MixerSpec::Hybrid(_)
             | MixerSpec::Absent => None,
         })
     }
@@ -129,6 +134,7 @@ impl StackSpec {
         let layers = self.layers.iter_mut();
         layers.filter_map(|layer| match &mut layer.mixer {
             MixerSpec::Attention(attention) => Some(attention),
+            MixerSpec::Hybrid(hybrid) => Some(&mut hybrid.attention),
             MixerSpec::Latent(_)
             | MixerSpec::Conv(_)
             | MixerSpec::Delta(_)
@@ -162,57 +168,6 @@ pub enum FinalNorm {
     Present,
     /// The last block's own is the last.
     Absent,
-}
-
-/// Encoding of a token's position.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Positions {
-    /// A learned vector per position, added to the embedding.
-    Learned {
-        /// Rows of the table.
-        rows: usize,
-        /// The row of the first position.
-        first: usize,
-    },
-    /// Queries and keys are turned by angles that grow with the position (Su et al. 2021); layers may differ in how.
-    Rotary(Vec<RotarySpec>),
-    /// Each head subtracts a multiple of the distance from its scores (Press et al. 2022).
-    Alibi {
-        /// Multiplies what is subtracted.
-        scale: f32,
-    },
-    /// Each head adds a learned value for the distance, distances sharing buckets that widen (Raffel et al. 2020).
-    Buckets {
-        /// Buckets.
-        n_buckets: usize,
-        /// From here on all distances share the last one.
-        max_distance: usize,
-    },
-}
-
-impl Positions {
-    /// The kinds of rotary positions; none where others are encoded.
-    pub fn rotary(&self) -> &[RotarySpec] {
-        match self {
-            Positions::Rotary(kinds) => kinds,
-            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => &[],
-        }
-    }
-
-    /// The same, to be changed.
-    pub fn rotary_mut(&mut self) -> &mut [RotarySpec] {
-        match self {
-            Positions::Rotary(kinds) => kinds,
-            Positions::Learned { .. } | Positions::Alibi { .. } | Positions::Buckets { .. } => {
-                &mut []
-            }
-        }
-    }
-
-    /// Lengths beyond which a sequence's keys are made anew.
-    pub fn borders(&self) -> impl Iterator<Item = usize> {
-        self.rotary().iter().filter_map(RotarySpec::border)
-    }
 }
 
 /// A normalisation with its learned vectors.
@@ -250,6 +205,8 @@ pub enum MixerSpec {
     Delta(DeltaSpec),
     /// Each lets a state of its sequence fade, adds to it, and reads it: a state space.
     StateSpace(StateSpaceSpec),
+    /// Attention and a state space of the same input, side by side; their results are added.
+    Hybrid(HybridSpec),
     /// There is none: the block is but a feed-forward.
     Absent,
 }
@@ -259,7 +216,10 @@ impl MixerSpec {
     pub fn is_recurrent(&self) -> bool {
         match self {
             MixerSpec::Attention(_) | MixerSpec::Latent(_) | MixerSpec::Absent => false,
-            MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) => true,
+            MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Hybrid(_) => true,
         }
     }
 
@@ -271,6 +231,7 @@ impl MixerSpec {
             MixerSpec::Conv(conv) => conv.projected_width(),
             MixerSpec::Delta(delta) => delta.projected_width(),
             MixerSpec::StateSpace(space) => space.projected_width(),
+            MixerSpec::Hybrid(hybrid) => hybrid.widest(MixerSpec::projected_width),
             MixerSpec::Absent => 0,
         }
     }
@@ -286,6 +247,7 @@ impl MixerSpec {
             MixerSpec::Conv(conv) => conv.n_channels,
             MixerSpec::Delta(delta) => delta.values_width(),
             MixerSpec::StateSpace(space) => space.values_width(),
+            MixerSpec::Hybrid(hybrid) => hybrid.widest(MixerSpec::mixed_width),
             MixerSpec::Absent => 0,
         }
     }
@@ -307,6 +269,7 @@ impl MixerSpec {
                 DeltaPacking::PerKeyHead | DeltaPacking::PairsPerKeyHead => delta.projected_width(),
             },
             MixerSpec::StateSpace(space) => space.conv_width(),
+            MixerSpec::Hybrid(hybrid) => hybrid.widest(MixerSpec::beside_width),
             MixerSpec::Absent => 0,
         }
     }
@@ -318,6 +281,7 @@ impl MixerSpec {
             MixerSpec::Latent(latent) => latent.key_dim(),
             MixerSpec::Conv(_) => 0,
             MixerSpec::Delta(delta) => delta.key_dim.max(delta.value_dim),
+            MixerSpec::Hybrid(hybrid) => hybrid.attention.head_dim,
             // No device needs more for a longer one.
             MixerSpec::StateSpace(_) | MixerSpec::Absent => 0,
         }
@@ -409,6 +373,10 @@ pub struct StateSpaceSpec {
     pub step_limits: [f32; 2],
     /// Norm of gated results; none leaves them as they are.
     pub norm: Option<GroupNorm>,
+    /// Multiplies what is projected: gates, values, what is written by, what is read by, and steps.
+    pub scales: Option<[f32; 5]>,
+    /// Multiplies results before they are projected back.
+    pub result_scale: f32,
 }
 
 /// A norm of groups of features, each by its own statistic.
@@ -440,6 +408,23 @@ impl StateSpaceSpec {
     pub fn elements(&self) -> [usize; 2] {
         let before = self.conv_width() * (self.kernel - 1);
         [before, self.values_width() * self.state_dim]
+    }
+}
+
+/// Attention and a state space side by side (Falcon-H1): one after the other computes, in the same buffers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HybridSpec {
+    /// The attention.
+    pub attention: AttentionSpec,
+    /// The state space.
+    pub space: StateSpaceSpec,
+}
+
+impl HybridSpec {
+    /// The larger of both mixers' widths.
+    fn widest(&self, width: fn(&MixerSpec) -> usize) -> usize {
+        let attention = width(&MixerSpec::Attention(self.attention));
+        attention.max(width(&MixerSpec::StateSpace(self.space)))
     }
 }
 
@@ -520,6 +505,8 @@ pub struct AttentionSpec {
     pub qk_norm: Option<QkNorm>,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
+    /// Multiplies heads' results before they are projected back.
+    pub result_scale: f32,
     /// Bounds the scores.
     pub soft_cap: Option<f32>,
     /// Positions that a query sees, its own included; none bounds them.
@@ -705,6 +692,8 @@ pub struct DenseMlp {
     pub activation: NonLinearity,
     /// Gating of the activated features, and its storage (Shazeer 2020).
     pub gating: Gating,
+    /// Multiplies what the gate and what the other projection makes.
+    pub scales: Option<[f32; 2]>,
     /// True if the projections have biases.
     pub bias: bool,
 }
@@ -720,7 +709,7 @@ pub enum Gating {
     Fused,
 }
 
-/// Feed-forward experts: gated, each by itself.
+/// Feed-forward experts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExpertsSpec {
     /// Number of experts, and their choice.
@@ -729,6 +718,8 @@ pub struct ExpertsSpec {
     pub correction: bool,
     /// Features between an expert's projections.
     pub width: usize,
+    /// Elements of the rows that experts read and make, where these are projected of the residual and back to it.
+    pub latent: Option<usize>,
     /// Gating, by the order of whose features gate and up are one matrix or two.
     pub gate: Gate,
     /// True if the router and the projections have biases.
@@ -747,50 +738,16 @@ pub struct SharedSpec {
 }
 
 impl ExpertsSpec {
+    /// Elements of the rows that experts read and make, in a residual of `hidden`.
+    pub fn row_width(&self, hidden: usize) -> usize {
+        self.latent.unwrap_or(hidden)
+    }
+
     /// True if rows of gate and up alternate in one matrix.
     pub fn is_interleaved(&self) -> bool {
         match self.gate {
-            Gate::Of(_) => false,
+            Gate::Of(_) | Gate::Absent(_) => false,
             Gate::Clamped(gate) => gate.order == GateOrder::Pairs,
         }
     }
-}
-
-/// Head: hidden states to logits.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HeadSpec {
-    /// Kind of matrix.
-    pub matrix: HeadMatrix,
-    /// True if a bias is added.
-    pub bias: bool,
-    /// Multiplies the logits.
-    pub scale: f32,
-    /// Bounds them: `cap · tanh(logit / cap)`.
-    pub soft_cap: Option<f32>,
-}
-
-impl HeadSpec {
-    /// A matrix and nothing else.
-    pub const fn plain(matrix: HeadMatrix) -> Self {
-        HeadSpec {
-            matrix,
-            bias: false,
-            scale: 1.0,
-            soft_cap: None,
-        }
-    }
-
-    /// True where logits are not the matrix's products as they are, a bias aside.
-    pub fn changes_logits(&self) -> bool {
-        self.scale != 1.0 || self.soft_cap.is_some()
-    }
-}
-
-/// Matrix that makes the logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeadMatrix {
-    /// The embedding's own table.
-    Tied,
-    /// One of its own.
-    Separate,
 }

@@ -335,11 +335,11 @@ impl<B: Backend> ShortConv<'_, B> {
     }
 }
 
-/// A gated feed-forward of which only chosen rows are sent through.
+/// A feed-forward of which only chosen rows are sent through.
 pub struct Expert<'a, B: Backend> {
     /// Number among the layer's experts.
     pub expert: usize,
-    /// Gate and up, `[width, hidden]` each, or both in one.
+    /// Gate and up, `[width, hidden]` each, or both in one; or just up.
     pub gate_up: &'a [LinearPart<'a, B>],
     /// `[hidden, width]`.
     pub down: LinearPart<'a, B>,
@@ -351,13 +351,36 @@ pub struct Expert<'a, B: Backend> {
     pub hidden: usize,
 }
 
+/// Consecutive columns of a row, and what multiplies them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Run {
+    /// Columns.
+    pub n_columns: usize,
+    /// Multiplies each of them.
+    pub factor: f32,
+}
+
+impl Run {
+    /// Most runs of a row.
+    pub const MOST: usize = 5;
+
+    /// Columns of all runs.
+    ///
+    /// # Panics
+    /// When there are more than [`Run::MOST`].
+    pub fn width(runs: &[Run]) -> usize {
+        assert!(runs.len() <= Run::MOST, "{runs:?}");
+        runs.iter().map(|run| run.n_columns).sum()
+    }
+}
+
 /// Buffers of a pass that experts compute in.
 pub struct ExpertBuffers<'a, B: Backend> {
     /// `[n_tokens, hidden]`.
     pub gathered: &'a mut B::Buffer,
-    /// `[n_tokens, 2 · width]`.
+    /// `[n_tokens, 2 · width]`, or `[n_tokens, width]` where nothing gates.
     pub up: &'a mut B::Buffer,
-    /// `[n_tokens, width]`.
+    /// `[n_tokens, width]`; none where nothing gates.
     pub gated: &'a mut B::Buffer,
     /// `[n_tokens, hidden]`.
     pub delta: &'a mut B::Buffer,

@@ -6,8 +6,7 @@ use llm_tensor::{Activation, ClampedGate, Gate};
 
 use crate::{
     Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, ShortConv,
-    StateBatch, StateSpace, Xielu, first_of_largest,
+    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest, Run,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -270,6 +269,10 @@ pub trait Ops<B: Backend>: Queue<B> {
         n_tokens: usize,
     ) -> Result<()>;
 
+    /// Multiplies the columns of each row of `x` `[n_tokens, columns of all runs]` by the factors of their runs, in place. Where
+    /// a factor is zero, zeros are written, whatever was there.
+    fn scale(&mut self, runs: &[Run], x: &mut B::Buffer, n_tokens: usize) -> Result<()>;
+
     /// Applies `activation` to `x` `[n_tokens, width]` in place.
     fn activate(
         &mut self,
@@ -310,19 +313,25 @@ pub trait Ops<B: Backend>: Queue<B> {
         n_tokens: usize,
     ) -> Result<()>;
 
-    /// Whichever of both gates `gate` is.
-    fn gate_by(
+    /// Whichever of the gates `gate` is, and the buffer of both that has its results: they lie where the features were if
+    /// nothing gates them.
+    fn gate_by<'a>(
         &mut self,
         gate: &Gate,
-        gate_up: &B::Buffer,
-        out: &mut B::Buffer,
+        up: &'a mut B::Buffer,
+        gated: &'a mut B::Buffer,
         width: usize,
         n_tokens: usize,
-    ) -> Result<()> {
+    ) -> Result<&'a B::Buffer> {
         match gate {
-            Gate::Of(activation) => self.gate(*activation, gate_up, out, width, n_tokens),
-            Gate::Clamped(gate) => self.gate_clamped(gate, gate_up, out, width, n_tokens),
+            Gate::Of(activation) => self.gate(*activation, up, gated, width, n_tokens)?,
+            Gate::Clamped(gate) => self.gate_clamped(gate, up, gated, width, n_tokens)?,
+            Gate::Absent(activation) => {
+                self.activate(*activation, up, width, n_tokens)?;
+                return Ok(up);
+            }
         }
+        Ok(gated)
     }
 
     /// Columns of the largest of each row of `x` `[columns.len(), width]`, as [`first_of_largest`] has them, and waits for them:

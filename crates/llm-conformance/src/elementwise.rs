@@ -4,7 +4,7 @@ use llm_tensor::{Activation, Pairing};
 
 use crate::case::{Case, EPS};
 use crate::data::{Device, Random, WORKS};
-use llm_backend::{Backend, Ops, Rotary};
+use llm_backend::{Backend, Ops, Rotary, Run};
 
 /// An activation, in place and as a gate.
 #[derive(Debug)]
@@ -274,6 +274,56 @@ impl Case for SumCase {
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
         // A sum of two is rounded once anywhere.
+        vec![0.0; expected.len()]
+    }
+}
+
+/// Rows whose columns are multiplied by runs; each product is rounded once anywhere.
+#[derive(Debug)]
+pub(crate) struct ScaleCase {
+    /// Columns and factors.
+    runs: Vec<(usize, f32)>,
+    n_tokens: usize,
+}
+
+pub(crate) fn scales() -> Vec<ScaleCase> {
+    let runs: [&[(usize, f32)]; 6] = [
+        &[(1, 3.0)],
+        &[(7, 0.3)],
+        &[(300, 1.0), (300, -0.7)],
+        &[(1, 0.1), (2, 1.0), (253, 1e-3), (1, 7.0), (1030, 0.9)],
+        &[(64, 0.0)],
+        &[(33, 0.0), (32, 0.25), (500, 0.0)],
+    ];
+    let case = |runs: &[(usize, f32)], n_tokens| ScaleCase {
+        runs: runs.to_vec(),
+        n_tokens,
+    };
+    let of_runs = |runs| [1, 3, 40].map(|n_tokens| case(runs, n_tokens));
+    runs.into_iter().flat_map(of_runs).collect()
+}
+
+impl Case for ScaleCase {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let mut device = Device::new(backend);
+        let run = |&(n_columns, factor)| Run { n_columns, factor };
+        let runs: Vec<_> = self.runs.iter().map(run).collect();
+        let width = Run::width(&runs);
+        let mut x = Random::new(29).values((self.n_tokens + 1) * width, 2.0);
+        // What zeros replace may be no number.
+        if runs[0].factor == 0.0 {
+            x[0] = f32::NAN;
+        }
+        let mut x = device.buffer(&x);
+        device
+            .queue
+            .scale(&runs, &mut x, self.n_tokens)
+            .expect(WORKS);
+        // The row behind those that are named stays.
+        device.read(&x, (self.n_tokens + 1) * width)
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
         vec![0.0; expected.len()]
     }
 }

@@ -91,6 +91,7 @@ pub fn check_norm<B: Backend>(backend: &Arc<B>) {
 /// As [`check`].
 pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &elementwise::sums());
+    check_each(backend, &elementwise::scales());
     check_each(backend, &elementwise::gated_sums());
     check_each(backend, &elementwise::activations());
     check_each(backend, &gates::clamped());
@@ -267,6 +268,7 @@ pub fn check_routing<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &routing::routings());
     check_each(backend, &routing::experts());
     check_each(backend, &routing::clamped_experts());
+    check_each(backend, &routing::ungated_experts());
     check_each(backend, &routing::together());
     check_each(backend, &routing::int8());
 }
@@ -321,6 +323,7 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &norm::cases());
     check_same_bits(one, other, &norm::heads());
     check_same_bits(one, other, &elementwise::sums());
+    check_same_bits(one, other, &elementwise::scales());
     check_same_bits(one, other, &elementwise::gated_sums());
     check_same_bits(one, other, &elementwise::activations());
     check_same_bits(one, other, &elementwise::rotations());

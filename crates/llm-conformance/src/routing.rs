@@ -3,7 +3,7 @@
 mod experts;
 mod int8;
 
-pub(crate) use experts::{clamped_experts, experts, packed_experts, together};
+pub(crate) use experts::{clamped_experts, experts, packed_experts, together, ungated_experts};
 pub(crate) use int8::cases as int8;
 
 use std::sync::Arc;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing,
-    ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
+    HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest, Run,
 };
 use llm_tensor::{Activation, ClampedGate};
 
@@ -363,6 +362,25 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn scale(&mut self, runs: &[Run], x: &mut Buffer, n_tokens: usize) -> Result<()> {
+        let width = Run::width(runs);
+        let x = &mut x.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(x, width, |_, x| {
+            for mut row in x.chunks_exact_mut(width) {
+                for run in runs {
+                    let columns;
+                    (columns, row) = row.split_at_mut(run.n_columns);
+                    match run.factor {
+                        0.0 => columns.fill(0.0),
+                        1.0 => {}
+                        factor => columns.iter_mut().for_each(|x| *x *= factor),
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
     fn argmax(&mut self, x: &Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {
         let rows = x.as_slice()[..columns.len() * width].chunks_exact(width);
         for (column, row) in columns.iter_mut().zip(rows) {
@@ -507,8 +525,8 @@ impl Ops<Cpu> for CpuQueue {
         }
         self.gather_routed(routes, i, x, expert.hidden, gathered)?;
         self.linear(expert.gate_up, gathered, Output::Write, up, n)?;
-        self.gate_by(&expert.gate, up, gated, expert.width, n)?;
-        self.linear(&[expert.down], gated, Output::Write, delta, n)?;
+        let inner = self.gate_by(&expert.gate, up, gated, expert.width, n)?;
+        self.linear(&[expert.down], inner, Output::Write, delta, n)?;
         self.scatter_routed(routes, i, delta, expert.hidden, out)
     }
 

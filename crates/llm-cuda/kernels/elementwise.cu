@@ -2,6 +2,7 @@
 //
 //   add          x += y
 //   activate_A   x = A(x)
+//   scale        x[t, c] *= the factor of c's run, or zero where that is zero
 //   add_gated    x[t, c] += y[t, c] / (1 + exp(-gates[t]))
 //   gate_A       out[t, c] = A(gate_up[t, c]) * gate_up[t, width + c]
 //   argmax       of rows [n_rows, width]: the first of the largest, or none where a number is not finite
@@ -19,6 +20,7 @@
 //   one column a thread, grid (n_tokens, ceil(width / 256)). Of rows that a router chose, bounds has the begin and the end: there
 //   are as many as these lie apart, known on the device alone; else it is null. Bytes 12 an element of out.
 // add_gated: any width, one column a thread, grid (n_tokens, ceil(width / 256)), block 256. Bytes 12 an element.
+// scale: any width, one column a thread, grid (n_tokens, ceil(width / 256)), block 256. Bytes 8 an element.
 // argmax_parts: grid (n_parts, n_rows), block 256; a part's best to best [n_rows, n_parts] as 8 bytes. argmax_of_parts: grid
 //   n_rows, block 32; out [n_rows] the column, or 0xffffffff for none. Bytes 4 n_rows width.
 #include "activation.cuh"
@@ -54,6 +56,22 @@ KERNEL(add_gated)(const float* gates, const float* y, float* x, int width) {
   if (c >= width) return;
   float* to = x + (u64)blockIdx.x * width + c;
   *to = fmaf(1.f / (1.f + expf(-gates[blockIdx.x])), y[(u64)blockIdx.x * width + c], *to);
+}
+
+// The ends of runs of columns, and their factors; those beyond the last run end with the row.
+struct Runs {
+  u32 ends[5];
+  float factors[5];
+};
+
+KERNEL(scale)(float* x, int width, Runs runs) {
+  u32 c = blockIdx.y * 256 + threadIdx.x;
+  if (c >= (u32)width) return;
+  float factor = runs.factors[4];
+#pragma unroll
+  for (int i = 3; i >= 0; i--) factor = c < runs.ends[i] ? runs.factors[i] : factor;
+  float* at = x + (u64)blockIdx.x * width + c;
+  *at = factor == 0.f ? 0.f : *at * factor;
 }
 
 __device__ __forceinline__ bool is_beyond(const u32* bounds) { return bounds && blockIdx.x >= bounds[1] - bounds[0]; }

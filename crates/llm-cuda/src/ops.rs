@@ -23,8 +23,7 @@ mod xielu;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
-    StateSpace, Xielu,
+    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, Xielu, Run,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -216,6 +215,10 @@ impl Ops<Cuda> for CudaQueue {
 
     fn add(&mut self, y: &Buffer, x: &mut Buffer, width: usize, n_tokens: usize) -> Result<()> {
         elementwise::add(self, y, x, width * n_tokens)
+    }
+
+    fn scale(&mut self, runs: &[Run], x: &mut Buffer, n_tokens: usize) -> Result<()> {
+        elementwise::scale(self, runs, x, n_tokens)
     }
 
     fn activate(

@@ -4,7 +4,7 @@ use llm_arch::{
     AttentionSpec, DenseMlp, Gating, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
     Positions, RopeScaling, RotarySpec, StackSpec,
 };
-use llm_tensor::WorkspaceShape;
+use llm_tensor::{Gate, WorkspaceShape};
 
 use crate::Limits;
 
@@ -65,6 +65,10 @@ activations! {
     scores,
     /// An expert's rows.
     gathered,
+    /// Rows of experts that are narrower than the residual's,
+    entered,
+    /// and the sum of their results.
+    left,
     /// An encoder's result for the prompt.
     encoded,
 }
@@ -84,6 +88,9 @@ impl ActivationWidths {
             widths.max().unwrap_or(0)
         };
         let n_experts = n_experts(spec);
+        let experts = layers().filter_map(|layer| layer.mlp.experts());
+        let latent = experts.filter_map(|experts| experts.latent).max();
+        let latent = latent.unwrap_or(0);
         let rotary = spec.decoder.positions.rotary().iter();
         ActivationWidths {
             x: spec.hidden,
@@ -97,6 +104,8 @@ impl ActivationWidths {
             gated: widest(&|stack| widest_mlp(stack).1),
             scores: n_experts,
             gathered: if n_experts > 0 { spec.hidden } else { 0 },
+            entered: latent,
+            left: latent,
             encoded: if spec.encoder.is_some() {
                 spec.hidden
             } else {
@@ -273,7 +282,11 @@ fn widest_mlp(stack: &StackSpec) -> (usize, usize) {
         MlpSpec::Dense(mlp) => dense(mlp),
         MlpSpec::Experts(experts) => {
             let shared = experts.shared.map_or((0, 0), |shared| dense(shared.mlp));
-            widest((2 * experts.width, experts.width), shared)
+            let of_one = match experts.gate {
+                Gate::Of(_) | Gate::Clamped(_) => (2 * experts.width, experts.width),
+                Gate::Absent(_) => (experts.width, 0),
+            };
+            widest(of_one, shared)
         }
     };
     stack.layers.iter().map(widths).fold((0, 0), widest)

@@ -98,6 +98,7 @@ pub fn kv_tables(
     let layers = spec.decoder.layers.iter();
     let shapes = layers.filter_map(|layer| match &layer.mixer {
         MixerSpec::Attention(attention) => Some(kv_shape(attention, limits, dtype)),
+        MixerSpec::Hybrid(hybrid) => Some(kv_shape(&hybrid.attention, limits, dtype)),
         MixerSpec::Latent(latent) => Some(latent_kv_shape(latent, limits, dtype)),
         MixerSpec::Conv(_) | MixerSpec::Delta(_) | MixerSpec::StateSpace(_) | MixerSpec::Absent => {
             None

@@ -181,7 +181,7 @@ impl DeviceNeeds {
         let encoder = spec.encoder.as_ref().map(|encoder| &encoder.stack);
         let pool = |shape| costs.kv_pool_bytes(&shape).get();
         let kv = |layer: &LayerSpec| {
-            let states = |elements| {
+            let states = |elements| -> u64 {
                 let shapes = state_shapes(elements, limits);
                 shapes.iter().map(|shape| shape.bytes().get()).sum()
             };
@@ -193,6 +193,10 @@ impl DeviceNeeds {
                 MixerSpec::Conv(conv) => return conv_state_shape(conv, limits).bytes().get(),
                 MixerSpec::Delta(delta) => return states(delta.elements()),
                 MixerSpec::StateSpace(space) => return states(space.elements()),
+                MixerSpec::Hybrid(hybrid) => {
+                    let own = pool(kv_shape(&hybrid.attention, limits, kv_dtype));
+                    return own.saturating_add(states(hybrid.space.elements()));
+                }
                 MixerSpec::Absent => return 0,
             };
             let own = pool(kv_shape(attention, limits, kv_dtype));

@@ -9,8 +9,8 @@ mod state_space;
 
 use std::slice::from_ref;
 
-use llm_arch::{AttentionSpec, LinearOf, MixerOf};
-use llm_backend::{Attention, Backend, Mask, Output, RelativeBias};
+use llm_arch::{AttentionSpec, HybridOf, LinearOf, MixerOf};
+use llm_backend::{Attention, Backend, Mask, Ops, Output, RelativeBias, Run};
 
 pub(crate) use self::cross::{encode, forward as cross};
 use crate::Result;
@@ -27,37 +27,43 @@ pub(crate) fn forward<B: Backend>(
     a: &mut Activations<B>,
     state: &mut MixerState<B>,
 ) -> Result<()> {
-    match (mixer, state) {
-        (MixerOf::Attention(weights), MixerState::Attention(kv)) => {
-            attention::forward(weights, call, io, a, kv)
+    let MixerState { kv, conv, rule } = state;
+    match mixer {
+        MixerOf::Attention(weights) => attention::forward(weights, call, io, a, own(kv)),
+        MixerOf::Latent(weights) => latent::forward(weights, call, io, a, own(kv)),
+        MixerOf::Conv(weights) => conv::forward(weights, call, io, a, own(conv)),
+        MixerOf::Delta(weights) => delta::forward(weights, call, io, a, (own(conv), own(rule))),
+        MixerOf::StateSpace(weights) => {
+            state_space::forward(weights, call, io, a, (own(conv), own(rule)))
         }
-        (MixerOf::Latent(weights), MixerState::Attention(kv)) => {
-            latent::forward(weights, call, io, a, kv)
-        }
-        (MixerOf::Conv(weights), MixerState::Conv(state)) => {
-            conv::forward(weights, call, io, a, state)
-        }
-        (MixerOf::Delta(weights), MixerState::Convolved { conv, rule }) => {
-            delta::forward(weights, call, io, a, (conv, rule))
-        }
-        (MixerOf::StateSpace(weights), MixerState::Convolved { conv, rule }) => {
-            state_space::forward(weights, call, io, a, (conv, rule))
-        }
-        (
-            MixerOf::Attention(_) | MixerOf::Latent(_),
-            MixerState::Conv(_) | MixerState::Convolved { .. } | MixerState::Absent,
-        )
-        | (
-            MixerOf::Conv(_),
-            MixerState::Attention(_) | MixerState::Convolved { .. } | MixerState::Absent,
-        )
-        | (
-            MixerOf::Delta(_) | MixerOf::StateSpace(_),
-            MixerState::Attention(_) | MixerState::Conv(_) | MixerState::Absent,
-        ) => {
-            unreachable!("a layer's state is its mixer's")
+        MixerOf::Hybrid(HybridOf { attention, space }) => {
+            assert!(
+                io == (Input::Normed, Output::Add),
+                "mixers side by side read a normed copy of the residual and add to it"
+            );
+            attention::forward(attention, call, io, a, own(kv))?;
+            state_space::forward(space, call, io, a, (own(conv), own(rule)))
         }
     }
+}
+
+/// A part of a layer's state that its mixer has.
+fn own<T>(state: &mut Option<T>) -> &mut T {
+    state.as_mut().expect("a layer's state is its mixer's")
+}
+
+/// Multiplies what mixers left in `a.rows.attended`, `n_columns` of a row.
+fn scale_results<B: Backend>(
+    queue: &mut B::Queue,
+    (n_columns, factor): (usize, f32),
+    a: &mut Activations<B>,
+    n_tokens: usize,
+) -> Result<()> {
+    if factor == 1.0 {
+        return Ok(());
+    }
+    let runs = [Run { n_columns, factor }];
+    Ok(queue.scale(&runs, &mut a.rows.attended, n_tokens)?)
 }
 
 /// Projects what mixers left in `a.rows.attended` back, to the residual or beside it.

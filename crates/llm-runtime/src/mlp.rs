@@ -3,10 +3,10 @@
 use std::slice::from_ref;
 
 use llm_arch::{
-    DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec, NonLinearity,
-    Role, SharedOf, Unit,
+    BlockOf, DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec,
+    NonLinearity, Role, SharedOf, Unit,
 };
-use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Output, Xielu};
+use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Output, Run, Xielu};
 use llm_plan::RunOn;
 
 use crate::Result;
@@ -79,6 +79,11 @@ impl<B: Backend> Experts<B> {
         Unit::Expert { layer, expert }
     }
 
+    /// True if their results are projected to the residual, by what the layer's block has.
+    pub(crate) fn is_latent(&self) -> bool {
+        self.spec.latent.is_some()
+    }
+
     /// True if the host has to know of a router's choice.
     fn is_asked(&self) -> bool {
         self.weights.iter().any(|weights| match weights {
@@ -87,7 +92,8 @@ impl<B: Backend> Experts<B> {
         })
     }
 
-    /// Sends each expert the rows for which the layer's block chose it, and adds the results to `a.rows.x`.
+    /// Sends each expert the rows for which the layer's block chose it, and adds the results to `a.rows.x`, or to
+    /// `a.rows.left`.
     pub(crate) fn forward(
         &self,
         queue: &mut B::Queue,
@@ -115,6 +121,7 @@ impl<B: Backend> Experts<B> {
         if self.weights.iter().any(is_apart) {
             elsewhere.expect_experts(self.layer, &is_chosen);
         }
+        let row_width = self.spec.row_width(a.hidden);
         for (i, weights) in self.weights.iter().enumerate() {
             let n = a.n_rows[i];
             if n == 0 {
@@ -127,15 +134,23 @@ impl<B: Backend> Experts<B> {
                     weights.end(queue)?;
                 }
                 &ExpertWeights::On(run_on) => {
-                    let (routes, hidden) = (a.routes.as_ref().expect(ROUTED), a.hidden);
-                    queue.gather_routed(routes, i, &a.rows.normed, hidden, &mut a.rows.gathered)?;
+                    let (routes, width) = (a.routes.as_ref().expect(ROUTED), row_width);
+                    let x = match self.is_latent() {
+                        true => &a.rows.entered,
+                        false => &a.rows.normed,
+                    };
+                    queue.gather_routed(routes, i, x, width, &mut a.rows.gathered)?;
                     let mut port = OnDevice {
                         queue: &mut *queue,
                         activations: &mut *a,
                     };
                     elsewhere.expert((run_on, self.unit(i)), &mut port, n)?;
                     let routes = a.routes.as_ref().expect(ROUTED);
-                    queue.scatter_routed(routes, i, &a.rows.delta, hidden, &mut a.rows.x)?;
+                    let out = match self.is_latent() {
+                        true => &mut a.rows.left,
+                        false => &mut a.rows.x,
+                    };
+                    queue.scatter_routed(routes, i, &a.rows.delta, width, out)?;
                 }
             }
         }
@@ -151,7 +166,7 @@ impl<B: Backend> Experts<B> {
         here.collect()
     }
 
-    /// Sends all experts their rows, and adds their results to `a.rows.x`.
+    /// Sends all experts their rows, and adds their results.
     fn all(
         &self,
         weights: &[&ExpertOf<B::Weight>],
@@ -170,10 +185,14 @@ impl<B: Backend> Experts<B> {
             gated: &mut a.rows.gated,
             delta: &mut a.rows.delta,
         };
-        Ok(queue.experts(&experts, &a.rows.normed, routes, scratch, &mut a.rows.x)?)
+        let (x, out) = match self.is_latent() {
+            true => (&a.rows.entered, &mut a.rows.left),
+            false => (&a.rows.normed, &mut a.rows.x),
+        };
+        Ok(queue.experts(&experts, x, routes, scratch, out)?)
     }
 
-    /// Sends an expert its rows, and adds its results to `a.rows.x`.
+    /// Sends an expert its rows, and adds its results.
     fn expert(
         &self,
         expert: usize,
@@ -190,7 +209,11 @@ impl<B: Backend> Experts<B> {
             gated: &mut a.rows.gated,
             delta: &mut a.rows.delta,
         };
-        Ok(queue.expert(&op, &a.rows.normed, routes, scratch, &mut a.rows.x)?)
+        let (x, out) = match self.is_latent() {
+            true => (&a.rows.entered, &mut a.rows.left),
+            false => (&a.rows.normed, &mut a.rows.x),
+        };
+        Ok(queue.expert(&op, x, routes, scratch, out)?)
     }
 
     /// An expert as a device is told of it; `up` are its parts.
@@ -207,7 +230,7 @@ impl<B: Backend> Experts<B> {
             down: part(&weights.down),
             gate: self.spec.gate,
             width: self.spec.width,
-            hidden,
+            hidden: self.spec.row_width(hidden),
         }
     }
 }
@@ -222,9 +245,10 @@ pub(crate) fn expert<B: Backend>(
 ) -> Result<()> {
     let up = (Output::Write, &mut a.rows.up);
     apply::<B>(queue, weights.up.parts(), &a.rows.gathered, up, n)?;
-    queue.gate_by(&spec.gate, &a.rows.up, &mut a.rows.gated, spec.width, n)?;
+    let (up, gated) = (&mut a.rows.up, &mut a.rows.gated);
+    let inner = queue.gate_by(&spec.gate, up, gated, spec.width, n)?;
     let delta = (Output::Write, &mut a.rows.delta);
-    apply::<B>(queue, from_ref(&weights.down), &a.rows.gated, delta, n)
+    apply::<B>(queue, from_ref(&weights.down), inner, delta, n)
 }
 
 /// Computes a block's feed-forward. Of experts it says which compute next.
@@ -275,6 +299,13 @@ fn dense<B: Backend>(
             &a.rows.up
         }
         (NonLinearity::Of(activation), Gating::Separate | Gating::Fused) => {
+            if let Some(factors) = spec.scales {
+                let run = |factor| Run {
+                    n_columns: spec.width,
+                    factor,
+                };
+                queue.scale(&factors.map(run), x, n_tokens)?;
+            }
             queue.gate(activation, x, &mut a.rows.gated, width, n_tokens)?;
             &a.rows.gated
         }
@@ -299,7 +330,28 @@ fn dense<B: Backend>(
     apply::<B>(queue, down, inner, out, n_tokens)
 }
 
-/// Chooses experts by the scores of a router.
+/// Adds what experts of narrower rows made to the residual, where a block has such.
+pub(crate) fn leave<B: Backend>(
+    block: &BlockOf<B::Weight>,
+    queue: &mut B::Queue,
+    a: &mut Activations<B>,
+    n_tokens: usize,
+) -> Result<()> {
+    let mlp = block.mlp.as_ref().map(|mlp| &mlp.compute);
+    let latent = mlp.and_then(|mlp| match mlp {
+        MlpOf::Experts(experts) => experts.latent.as_ref(),
+        MlpOf::Dense(_) => None,
+    });
+    match latent {
+        Some(latent) => {
+            let (leave, out) = (from_ref(&latent.leave), (Output::Add, &mut a.rows.x));
+            apply::<B>(queue, leave, &a.rows.left, out, n_tokens)
+        }
+        None => Ok(()),
+    }
+}
+
+/// Chooses experts by the scores of a router, and begins what they read and add to.
 fn route<B: Backend>(
     experts: &ExpertsOf<B::Weight>,
     call: &mut Call<'_, B>,
@@ -309,6 +361,7 @@ fn route<B: Backend>(
         spec,
         router,
         correction,
+        latent,
         shared: _,
     } = experts;
     let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
@@ -316,7 +369,20 @@ fn route<B: Backend>(
     apply::<B>(queue, router, &a.rows.normed, out, n_tokens)?;
     let routes = a.routes.as_mut().expect(ROUTED);
     let (correction, scores) = (correction.as_ref(), &a.rows.scores);
-    Ok(queue.route(&spec.routing, correction, scores, routes, n_tokens)?)
+    queue.route(&spec.routing, correction, scores, routes, n_tokens)?;
+    if let Some(latent) = latent {
+        let (enter, out) = (
+            from_ref(&latent.enter),
+            (Output::Write, &mut a.rows.entered),
+        );
+        apply::<B>(queue, enter, &a.rows.normed, out, n_tokens)?;
+        let nothing = Run {
+            n_columns: spec.row_width(a.hidden),
+            factor: 0.0,
+        };
+        queue.scale(&[nothing], &mut a.rows.left, n_tokens)?;
+    }
+    Ok(())
 }
 
 /// Adds the result of an expert that all tokens go to.

@@ -279,10 +279,19 @@ impl<B: Backend> Stages for BackendStages<B> {
             };
             let block = layer.block.get(call.queue, (backend, stream))?;
             block::forward(&block, &mut call, a, &mut layer.state)?;
-            // Experts may be brought to its place.
-            block.end(queue)?;
-            if let Some(experts) = &layer.experts {
-                experts.forward(queue, (backend, stream), a, elsewhere)?;
+            match &layer.experts {
+                Some(experts) if experts.is_latent() => {
+                    experts.forward(queue, (backend, stream), a, elsewhere)?;
+                    mlp::leave(&block, queue, a, n_tokens)?;
+                    block.end(queue)?;
+                }
+                experts => {
+                    // Experts may be brought to its place.
+                    block.end(queue)?;
+                    if let Some(experts) = experts {
+                        experts.forward(queue, (backend, stream), a, elsewhere)?;
+                    }
+                }
             }
             if let Some(probe) = pass.probe {
                 let unit = Unit::Layer(Side::Decoder, i);

@@ -19,19 +19,14 @@ pub(crate) struct LayerState<B: Backend> {
     pub(crate) cross: Option<KvState<B>>,
 }
 
-/// State of a block's mixer.
-pub(crate) enum MixerState<B: Backend> {
+/// State of a block's mixer, as far as it has such.
+pub(crate) struct MixerState<B: Backend> {
     /// Keys and values.
-    Attention(KvState<B>),
+    pub(crate) kv: Option<KvState<B>>,
     /// Inputs of the last positions.
-    Conv(SlotState<B>),
-    /// The same, and what a delta rule corrects or a state space adds up.
-    Convolved {
-        conv: SlotState<B>,
-        rule: SlotState<B>,
-    },
-    /// Nothing: the block has no mixer.
-    Absent,
+    pub(crate) conv: Option<SlotState<B>>,
+    /// What a delta rule corrects or a state space adds up.
+    pub(crate) rule: Option<SlotState<B>>,
 }
 
 /// A layer's states of one size, in slots.
@@ -71,49 +66,39 @@ impl<B: Backend> LayerState<B> {
         sequences: &SequenceBlocks<B>,
         (limits, dtype): (&Limits, DType),
     ) -> Result<Self> {
-        let convolved = |elements| {
-            let [conv, rule] = state_shapes(elements, limits);
-            Ok(LayerState {
-                mixer: MixerState::Convolved {
-                    conv: SlotState::new(backend, conv)?,
-                    rule: SlotState::new(backend, rule)?,
-                },
-                cross: None,
-            })
+        let own = match mixer {
+            MixerSpec::Attention(attention) => Some(kv_shape(attention, limits, dtype)),
+            MixerSpec::Hybrid(hybrid) => Some(kv_shape(&hybrid.attention, limits, dtype)),
+            MixerSpec::Latent(latent) => Some(latent_kv_shape(latent, limits, dtype)),
+            MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Absent => None,
         };
-        let attention = match mixer {
-            MixerSpec::Attention(attention) => attention,
-            MixerSpec::Latent(latent) => {
-                let own = latent_kv_shape(latent, limits, dtype);
-                return Ok(LayerState {
-                    mixer: MixerState::Attention(KvState::new(backend, &own, &sequences.own)?),
-                    cross: None,
-                });
-            }
-            MixerSpec::Conv(conv) => {
-                let state = SlotState::new(backend, conv_state_shape(conv, limits))?;
-                return Ok(LayerState {
-                    mixer: MixerState::Conv(state),
-                    cross: None,
-                });
-            }
-            MixerSpec::Delta(delta) => return convolved(delta.elements()),
-            MixerSpec::StateSpace(space) => return convolved(space.elements()),
-            MixerSpec::Absent => {
-                return Ok(LayerState {
-                    mixer: MixerState::Absent,
-                    cross: None,
-                });
-            }
+        let convolved = |elements| state_shapes(elements, limits).map(Some);
+        let [conv, rule] = match mixer {
+            MixerSpec::Conv(conv) => [Some(conv_state_shape(conv, limits)), None],
+            MixerSpec::Delta(delta) => convolved(delta.elements()),
+            MixerSpec::StateSpace(space) => convolved(space.elements()),
+            MixerSpec::Hybrid(hybrid) => convolved(hybrid.space.elements()),
+            MixerSpec::Attention(_) | MixerSpec::Latent(_) | MixerSpec::Absent => [None, None],
         };
-        let cross = |encoded: &Encoded<B>| {
-            let shape = cross_kv_shape(attention, limits, dtype);
-            KvState::new(backend, &shape, &encoded.blocks)
+        let kv = |shape: KvShape| KvState::new(backend, &shape, &sequences.own);
+        let slots = |shape: StateShape| SlotState::new(backend, shape);
+        let cross = match (mixer, &sequences.encoded) {
+            (MixerSpec::Attention(attention), Some(encoded)) => {
+                let shape = cross_kv_shape(attention, limits, dtype);
+                Some(KvState::new(backend, &shape, &encoded.blocks)?)
+            }
+            _ => None,
         };
-        let own = kv_shape(attention, limits, dtype);
         Ok(LayerState {
-            mixer: MixerState::Attention(KvState::new(backend, &own, &sequences.own)?),
-            cross: sequences.encoded.as_ref().map(cross).transpose()?,
+            mixer: MixerState {
+                kv: own.map(kv).transpose()?,
+                conv: conv.map(slots).transpose()?,
+                rule: rule.map(slots).transpose()?,
+            },
+            cross,
         })
     }
 
@@ -127,7 +112,11 @@ impl<B: Backend> LayerState<B> {
         let table = KvTable::of(&shape, backend.kv_block_len(&shape));
         let own = Blocks::new(backend, &[table], 1, limits.n_tokens)?;
         let state = LayerState {
-            mixer: MixerState::Attention(KvState::new(backend, &shape, &own)?),
+            mixer: MixerState {
+                kv: Some(KvState::new(backend, &shape, &own)?),
+                conv: None,
+                rule: None,
+            },
             cross: None,
         };
         let sequences = SequenceBlocks {
@@ -144,12 +133,9 @@ impl<B: Backend> LayerState<B> {
         queue: &mut B::Queue,
         sequences: &SequenceBlocks<B>,
     ) -> Result<()> {
-        let kv = match &mut self.mixer {
-            MixerState::Attention(kv) => kv,
-            // Every sequence has a state of its own.
-            MixerState::Conv(_) | MixerState::Convolved { .. } | MixerState::Absent => {
-                return Ok(());
-            }
+        // States of one size are nobody else's.
+        let Some(kv) = &mut self.mixer.kv else {
+            return Ok(());
         };
         match sequences.own.copies(kv.group) {
             [] => Ok(()),
@@ -157,29 +143,22 @@ impl<B: Backend> LayerState<B> {
         }
     }
 
-    /// Copies the states of sequence `from` to `to`, where they are of one size.
+    /// Copies the states of sequence `from` to `to`, where they are of one size: blocks are shared.
     pub(crate) fn copy_slot(&mut self, queue: &mut B::Queue, slots: (usize, usize)) -> Result<()> {
-        match &mut self.mixer {
-            // Blocks are shared.
-            MixerState::Attention(_) | MixerState::Absent => Ok(()),
-            MixerState::Conv(state) => state.copy(queue, slots),
-            MixerState::Convolved { conv, rule } => {
-                conv.copy(queue, slots)?;
-                rule.copy(queue, slots)
-            }
+        let MixerState { conv, rule, kv: _ } = &mut self.mixer;
+        for state in [conv, rule].into_iter().flatten() {
+            state.copy(queue, slots)?;
         }
+        Ok(())
     }
 
     /// Memory once all positions are taken.
     pub(crate) fn bytes(&self) -> Bytes {
-        let own = match &self.mixer {
-            MixerState::Attention(kv) => kv.pool.bytes(),
-            MixerState::Conv(state) => state.buffer.bytes(),
-            MixerState::Convolved { conv, rule } => conv.buffer.bytes() + rule.buffer.bytes(),
-            MixerState::Absent => Bytes::ZERO,
-        };
-        let cross = self.cross.as_ref();
-        own + cross.map_or(Bytes::ZERO, |kv| kv.pool.bytes())
+        let MixerState { kv, conv, rule } = &self.mixer;
+        let pools = [kv, &self.cross].into_iter().flatten();
+        let slots = [conv, rule].into_iter().flatten();
+        pools.map(|kv| kv.pool.bytes()).sum::<Bytes>()
+            + slots.map(|state| state.buffer.bytes()).sum()
     }
 }
 

@@ -26,13 +26,15 @@ pub enum Activation {
     Silu,
 }
 
-/// Gating of features by those of a second projection.
+/// Gating of features by those of a second projection, and their non-linearity.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Gate {
     /// `activation(gate) · up` of rows `[gate | up]`.
     Of(Activation),
     /// The clamped form of gpt-oss.
     Clamped(ClampedGate),
+    /// `activation(up)` of rows `[up]`, which nothing gates.
+    Absent(Activation),
 }
 
 /// SwiGLU of clamped features with one added to the second (gpt-oss, OpenAI 2025): `g · σ(alpha · g) · (u + 1)`, `g` being

@@ -74,7 +74,7 @@ impl Values {
             Role::Qkv | Role::Q | Role::K | Role::V => (0.0, matrix),
             Role::CrossQ | Role::CrossK | Role::CrossV => (0.0, matrix),
             Role::QDown | Role::QUp | Role::KvDown | Role::KvUp => (0.0, matrix),
-            Role::Gate | Role::Up | Role::GateUp => (0.0, matrix),
+            Role::Gate | Role::Up | Role::GateUp | Role::ExpertsIn => (0.0, matrix),
             Role::SharedScore | Role::SharedGate | Role::SharedUp | Role::SharedGateUp => {
                 (0.0, matrix)
             }
@@ -102,6 +102,7 @@ impl Values {
             | Role::SpaceOut
             | Role::CrossOut
             | Role::Down
+            | Role::ExpertsOut
             | Role::SharedDown => (0.0, matrix / self.residual_damping),
             Role::EmbedNorm | Role::AttnNorm | Role::MlpNorm | Role::FinalNorm => (self.gain, 0.1),
             Role::PostAttnNorm | Role::PostMlpNorm | Role::CrossNorm => (self.gain, 0.1),

@@ -180,6 +180,7 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         out_bias: false,
         qk_norm: None,
         scale: root_scale(head_dim),
+        result_scale: 1.0,
         soft_cap: None,
         window: None,
         sinks: false,
@@ -205,6 +206,7 @@ pub(super) fn gated(
         width: config.count("intermediate_size")?,
         activation: NonLinearity::Of(config.activation(key, default)?),
         gating: Gating::Separate,
+        scales: None,
         bias,
     }))
 }
@@ -215,6 +217,7 @@ pub(super) fn plain_mlp(width: usize, activation: Activation, bias: bool) -> Mlp
         width,
         activation: activation.into(),
         gating: Gating::None,
+        scales: None,
         bias,
     })
 }

@@ -195,6 +195,7 @@ pub(super) fn with_shared(
         routing,
         correction,
         width,
+        latent: None,
         gate: Gate::Of(activation),
         bias: false,
         shared: Some(SharedSpec {
@@ -202,6 +203,7 @@ pub(super) fn with_shared(
                 width: n_shared * width,
                 activation: activation.into(),
                 gating: Gating::Separate,
+                scales: None,
                 bias: false,
             },
             gated: false,

@@ -169,6 +169,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         },
         correction: false,
         width: config.count("intermediate_size")?,
+        latent: None,
         gate: Gate::Clamped(ClampedGate {
             alpha: config.opt_positive("swiglu_alpha")?.unwrap_or(1.702) as f32,
             limit: config.opt_positive("swiglu_limit")?.unwrap_or(7.0) as f32,

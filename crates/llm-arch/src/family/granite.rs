@@ -84,6 +84,7 @@ pub(super) static GRANITE_MOE_SHARED: Family = Family {
                         config.activation("hidden_act", Activation::Silu)?,
                     ),
                     gating: Gating::Fused,
+                    scales: None,
                     bias: false,
                 },
                 gated: false,

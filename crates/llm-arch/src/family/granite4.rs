@@ -86,6 +86,7 @@ fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
         width: (config.opt_count("shared_intermediate_size")?).unwrap_or(1_024),
         activation: activation.into(),
         gating: Gating::Fused,
+        scales: None,
         bias: false,
     };
     let n_experts = config.whole("num_local_experts")?.unwrap_or(8);
@@ -101,6 +102,7 @@ fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
         },
         correction: false,
         width,
+        latent: None,
         gate: Gate::Of(activation),
         bias: false,
         shared: Some(SharedSpec {

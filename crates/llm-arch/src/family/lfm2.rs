@@ -192,6 +192,7 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
         | MixerSpec::Latent(_)
         | MixerSpec::Delta(_)
         | MixerSpec::StateSpace(_)
+        | MixerSpec::Hybrid(_)
         | MixerSpec::Absent => None,
         MixerSpec::Conv(conv) => Some(conv),
     });
@@ -203,6 +204,7 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
         | MixerSpec::Latent(_)
         | MixerSpec::Delta(_)
         | MixerSpec::StateSpace(_)
+        | MixerSpec::Hybrid(_)
         | MixerSpec::Absent => ATTENTION,
         MixerSpec::Conv(_) => CONV,
     });
@@ -242,6 +244,7 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         },
         correction: config.flag("use_expert_bias", true)?,
         width: config.opt_count("moe_intermediate_size")?.unwrap_or(1_792),
+        latent: None,
         gate: Gate::Of(Activation::Silu),
         bias: false,
         shared: None,
@@ -260,6 +263,7 @@ fn gated(width: usize) -> MlpSpec {
         width,
         activation: NonLinearity::Of(Activation::Silu),
         gating: Gating::Separate,
+        scales: None,
         bias: false,
     })
 }

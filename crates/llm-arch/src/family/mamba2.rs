@@ -75,6 +75,7 @@ const KEYS: Keys = Keys {
     n_groups: ("n_groups", 8),
     state_dim: ("state_size", 128),
     kernel: ("conv_kernel", 4),
+    width: None,
     expand: Some(("expand", 2)),
     activation: "hidden_act",
     conv_bias: "use_conv_bias",

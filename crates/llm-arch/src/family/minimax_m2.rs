@@ -114,6 +114,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         routing: Routing::sigmoid(n_experts, config.n_active(n_experts, 8)?),
         correction: true,
         width: config.count("intermediate_size")?,
+        latent: None,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
         shared: None,

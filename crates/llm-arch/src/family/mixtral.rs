@@ -132,6 +132,7 @@ pub(super) fn experts(
         },
         correction: false,
         width: config.count("intermediate_size")?,
+        latent: None,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
         shared,

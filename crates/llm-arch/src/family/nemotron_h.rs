@@ -1,17 +1,17 @@
-//! Nemotron-H: blocks that are each one thing, a state space, attention or a feed-forward.
+//! Nemotron-H: blocks that are each one thing, a state space, attention, a feed-forward or experts without gates.
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, Gate, GroupRank, Routing, Scoring};
 
 use super::Family;
 use super::block::{self, HeadDefaults};
+use super::glm4_moe;
 use super::mamba2::{NAMES, UNREAD};
-use super::state_space::{BARE, Keys, state_space, step_limits};
+use super::state_space::{Keys, state_space, step_limits};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
-    AttentionSpec, DenseMlp, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity,
-    NormSpec, Positions,
+    AttentionSpec, DenseMlp, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormSpec, Positions, ExpertsSpec, SharedSpec,
 };
 
 pub(super) static FAMILY: Family = Family {
@@ -30,10 +30,11 @@ pub(super) static FAMILY: Family = Family {
             "mamba_proj_bias",
             "mamba_ssm_cache_dtype",
             "rms_norm_eps",
-            // Of experts, which no block of a model that is read has.
+            // Of experts, which no block may have.
             "moe_intermediate_size",
             "moe_latent_size",
             "moe_shared_expert_intermediate_size",
+            // When it computes. One there always is.
             "moe_shared_expert_overlap",
             "mtp_hybrid_override_pattern",
             "mtp_layers_block_type",
@@ -58,12 +59,25 @@ pub(super) static FAMILY: Family = Family {
                 (Role::Out, "mixer.o_proj"),
                 (Role::Up, "mixer.up_proj"),
                 (Role::Down, "mixer.down_proj"),
+                (Role::Router, "mixer.gate"),
+                (Role::ExpertsIn, "mixer.fc1_latent_proj"),
+                (Role::ExpertsOut, "mixer.fc2_latent_proj"),
+                (Role::RouterCorrection, "mixer.gate.e_score_correction_bias"),
+                (Role::Up, "mixer.experts.{e}.up_proj"),
+                (Role::Down, "mixer.experts.{e}.down_proj"),
+                (Role::SharedUp, "mixer.shared_experts.up_proj"),
+                (Role::SharedDown, "mixer.shared_experts.down_proj"),
             ],
             NAMES,
         ],
         layer: "backbone.layers.{i}.",
         base_prefix: "backbone.",
-        bare: BARE,
+        bare: &[
+            Role::SpaceRate,
+            Role::SpaceOffset,
+            Role::SpaceSkip,
+            Role::RouterCorrection,
+        ],
         ..Naming::PLAIN
     },
     gguf: None,
@@ -75,6 +89,7 @@ const KEYS: Keys = Keys {
     n_groups: ("n_groups", 8),
     state_dim: ("ssm_state_size", 128),
     kernel: ("conv_kernel", 4),
+    width: None,
     expand: None,
     activation: "mamba_hidden_act",
     conv_bias: "use_conv_bias",
@@ -104,13 +119,20 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         width: config.count("intermediate_size")?,
         activation: NonLinearity::Of(config.activation("mlp_hidden_act", Activation::ReluSquared)?),
         gating: Gating::None,
+        scales: None,
         bias: config.flag("mlp_bias", false)?,
     };
-    let layers = kinds(config)?.into_iter().map(|kind| {
+    let kinds = kinds(config)?;
+    let experts = match kinds.iter().any(|kind| matches!(kind, Kind::Experts)) {
+        true => experts(config, mlp)?,
+        false => MlpSpec::Absent,
+    };
+    let layers = kinds.into_iter().map(|kind| {
         let (mixer, mlp) = match kind {
             Kind::Space => (MixerSpec::StateSpace(space), MlpSpec::Absent),
             Kind::Attention => (MixerSpec::Attention(attention), MlpSpec::Absent),
             Kind::Mlp => (MixerSpec::Absent, MlpSpec::Dense(mlp)),
+            Kind::Experts => (MixerSpec::Absent, experts),
         };
         LayerSpec { mixer, mlp }
     });
@@ -125,9 +147,50 @@ enum Kind {
     Space,
     Attention,
     Mlp,
+    Experts,
 }
 
-/// Kinds of all blocks, by a word or by a letter for each. Experts are not read yet.
+/// Experts as DeepSeek-V3 chooses them, which nothing gates, and one for all tokens, like `dense` but for its width.
+fn experts(config: &Config<'_>, dense: DenseMlp) -> Result<MlpSpec, ArchError> {
+    let count = |key, default| Ok::<_, ArchError>(config.opt_count(key)?.unwrap_or(default));
+    if dense.bias {
+        return config.bad_value("mlp_bias", "false in a model with experts");
+    }
+    let hidden = config.count("hidden_size")?;
+    let latent = config.opt_count("moe_latent_size")?;
+    if latent.is_some_and(|latent| latent > hidden) {
+        let expected = format!("at most the hidden size {hidden}");
+        return config.bad_value("moe_latent_size", &expected);
+    }
+    let key = config.spelling(&["n_routed_experts", "num_local_experts"])?;
+    let n_experts = count(key, 8)?;
+    let scale = config.opt_positive("routed_scaling_factor")?;
+    let routing = Routing {
+        groups: glm4_moe::groups(config, (n_experts, 1, 1), GroupRank::FirstTwo)?,
+        weighting: block::weighting(config, "norm_topk_prob", true)?,
+        eps: 1e-20,
+        scale: scale.unwrap_or(1.0) as f32,
+        ..Routing::sigmoid(n_experts, config.n_active(n_experts, 2)?)
+    };
+    block::check_scoring(config, Scoring::Sigmoid)?;
+    Ok(MlpSpec::Experts(ExpertsSpec {
+        routing: glm4_moe::fitting(config, routing)?,
+        correction: true,
+        width: count("moe_intermediate_size", 7_688)?,
+        latent,
+        gate: Gate::Absent(dense.activation),
+        bias: false,
+        shared: Some(SharedSpec {
+            mlp: DenseMlp {
+                width: count("moe_shared_expert_intermediate_size", 7_688)?,
+                ..dense
+            },
+            gated: false,
+        }),
+    }))
+}
+
+/// Kinds of all blocks, by a word or by a letter for each.
 fn kinds(config: &Config<'_>) -> Result<Vec<Kind>, ArchError> {
     let n_layers = match config.has("num_hidden_layers") {
         true => Some(config.n_layers("num_hidden_layers")?),
@@ -139,6 +202,7 @@ fn kinds(config: &Config<'_>) -> Result<Vec<Kind>, ArchError> {
         ("attention", Kind::Attention),
         ("full_attention", Kind::Attention),
         ("mlp", Kind::Mlp),
+        ("moe", Kind::Experts),
     ];
     let key = config.spelling(&["layer_types", "layers_block_type"])?;
     let listed = config.indices(key, n_layers, &words)?;
@@ -150,19 +214,27 @@ fn kinds(config: &Config<'_>) -> Result<Vec<Kind>, ArchError> {
                 'M' => Some(Kind::Space),
                 '*' => Some(Kind::Attention),
                 '-' => Some(Kind::Mlp),
+                'E' => Some(Kind::Experts),
                 _ => None,
             };
             let kinds: Option<Vec<_>> = letters.chars().map(kind).collect();
             let fits = |kinds: &Vec<_>| n_layers.is_none_or(|n| n == kinds.len());
             match kinds.filter(fits) {
                 Some(kinds) => kinds,
-                None => return config.bad_value(pattern, "M, * or - for each layer"),
+                None => return config.bad_value(pattern, LETTERS),
             }
         }
-        (None, None) => return config.bad_value(pattern, "M, * or - for each layer"),
+        // The reference's, however many layers are asked for.
+        (None, None) if n_layers.is_none_or(|n| n == 4) => {
+            vec![Kind::Space, Kind::Experts, Kind::Attention, Kind::Mlp]
+        }
+        (None, None) => return config.bad_value(pattern, LETTERS),
     };
     match kinds.is_empty() {
         true => config.bad_value(key, "a list of layers"),
         false => Ok(kinds),
     }
 }
+
+/// A pattern of blocks.
+const LETTERS: &str = "M, *, - or E for each layer";

@@ -172,6 +172,7 @@ fn olmoe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         },
         correction: false,
         width: config.count("intermediate_size")?,
+        latent: None,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
         shared: None,

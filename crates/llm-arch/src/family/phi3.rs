@@ -96,6 +96,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         width: config.count("intermediate_size")?,
         activation: NonLinearity::Of(config.activation("hidden_act", Activation::Silu)?),
         gating: Gating::Fused,
+        scales: None,
         bias: false,
     });
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));

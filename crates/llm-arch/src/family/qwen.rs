@@ -192,6 +192,7 @@ fn qwen3_moe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         },
         correction: false,
         width: config.opt_count("moe_intermediate_size")?.unwrap_or(768),
+        latent: None,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
         shared: None,

@@ -104,6 +104,7 @@ pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<M
         },
         correction: false,
         width: count("moe_intermediate_size", defaults.width)?,
+        latent: None,
         gate: Gate::Of(activation),
         bias: false,
         shared: Some(SharedSpec {
@@ -111,6 +112,7 @@ pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<M
                 width: count("shared_expert_intermediate_size", defaults.shared_width)?,
                 activation: activation.into(),
                 gating: Gating::Separate,
+                scales: None,
                 bias: false,
             },
             gated: true,

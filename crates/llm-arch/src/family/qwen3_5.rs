@@ -143,6 +143,7 @@ pub(super) static QWEN3_NEXT: Family = Family {
                     MixerSpec::Latent(_)
                     | MixerSpec::Conv(_)
                     | MixerSpec::StateSpace(_)
+                    | MixerSpec::Hybrid(_)
                     | MixerSpec::Absent => (),
                 }
             }

@@ -15,6 +15,8 @@ pub(super) struct Keys {
     pub(super) n_groups: (&'static str, usize),
     pub(super) state_dim: (&'static str, usize),
     pub(super) kernel: (&'static str, usize),
+    /// Elements of all heads together, where a family may say so; `null` leaves it to `expand`.
+    pub(super) width: Option<(&'static str, usize)>,
     /// The residual's widths that all heads together have; of a family that does not say so they may have any.
     pub(super) expand: Option<(&'static str, usize)>,
     pub(super) activation: &'static str,
@@ -29,6 +31,7 @@ pub(super) const MAMBA_KEYS: Keys = Keys {
     n_groups: ("mamba_n_groups", 1),
     state_dim: ("mamba_d_state", 256),
     kernel: ("mamba_d_conv", 4),
+    width: None,
     expand: Some(("mamba_expand", 2)),
     activation: "hidden_act",
     conv_bias: "mamba_conv_bias",
@@ -62,7 +65,12 @@ pub(super) fn state_space(
     };
     let n_heads = count(keys.n_heads)?;
     let expand = keys.expand.map(count).transpose()?;
-    let width = expand.map(|expand| expand.saturating_mul(hidden));
+    let width = match keys.width {
+        Some((key, _)) if config.mentions(key) => config.opt_count(key)?,
+        Some((_, default)) => Some(default),
+        None => None,
+    };
+    let width = width.or(expand.map(|expand| expand.saturating_mul(hidden)));
     let (key, default) = keys.head_dim;
     let shared = || width.filter(|width| width.is_multiple_of(n_heads));
     let is_auto = config.is_word(key, "auto");
@@ -106,6 +114,8 @@ pub(super) fn state_space(
             norm: NormSpec::rms(eps),
             n_groups,
         }),
+        scales: None,
+        result_scale: 1.0,
     })
 }
 

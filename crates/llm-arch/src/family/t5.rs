@@ -164,6 +164,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         width: config.count("d_ff")?,
         activation: activation.into(),
         gating,
+        scales: None,
         bias: false,
     });
     let n_buckets = config

@@ -25,6 +25,7 @@ pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<Str
         Some(experts) => match experts.gate {
             Gate::Of(activation) => (experts.width, activation),
             Gate::Clamped(_) => return none("its experts' gates are clamped"),
+            Gate::Absent(_) => return none("nothing gates its experts"),
         },
         None => {
             let mlp = mlp(spec)?;

@@ -100,6 +100,17 @@ pub enum MixerOf<T> {
     Delta(DeltaOf<T>),
     /// A state space.
     StateSpace(StateSpaceOf<T>),
+    /// Attention and a state space side by side.
+    Hybrid(HybridOf<T>),
+}
+
+/// Attention and a state space side by side.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HybridOf<T> {
+    /// The attention.
+    pub attention: AttentionOf<T>,
+    /// The state space.
+    pub space: StateSpaceOf<T>,
 }
 
 /// A state space.
@@ -255,8 +266,19 @@ pub struct ExpertsOf<T> {
     pub router: LinearOf<T>,
     /// Corrects their ranks, `[n_experts]`.
     pub correction: Option<T>,
+    /// Around experts whose rows are narrower than the residual's.
+    pub latent: Option<LatentExpertsOf<T>>,
     /// An expert that all tokens go to.
     pub shared: Option<SharedOf<T>>,
+}
+
+/// Projections around experts whose rows are narrower than the residual's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LatentExpertsOf<T> {
+    /// From the residual to their rows.
+    pub enter: LinearOf<T>,
+    /// From the sum of their results to the residual.
+    pub leave: LinearOf<T>,
 }
 
 /// A feed-forward beside the chosen experts.
@@ -438,12 +460,14 @@ map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
 map_fields!(LatentOf { spec; q_latent q kv_latent kv out; ; });
 map_fields!(LatentInputOf { ; project norm; ; });
 map_fields!(DeltaOf { spec; project taps norm out; rate offset; });
+map_fields!(HybridOf { ; attention space; ; });
 map_fields!(StateSpaceOf { spec; project taps norm out; rate offset skip; });
 map_fields!(ShortConvOf { spec; project taps out; ; });
 map_fields!(CrossOf { spec; q kv out; ; });
 map_fields!(DenseOf { spec; up down xielu; ; });
 map_fields!(XieluOf { ; ; alpha_p alpha_n beta eps; });
-map_fields!(ExpertsOf { spec; router shared; ; correction });
+map_fields!(ExpertsOf { spec; router latent shared; ; correction });
+map_fields!(LatentExpertsOf { ; enter leave; ; });
 map_fields!(SharedOf { ; mlp score; ; });
 map_fields!(ExpertOf { ; up down; ; });
 map_fields!(InputOf { ; norm project; ; });
@@ -465,7 +489,7 @@ macro_rules! map_variants {
     };
 }
 
-map_variants!(MixerOf { ; Attention Latent Conv Delta StateSpace });
+map_variants!(MixerOf { ; Attention Latent Conv Delta StateSpace Hybrid });
 map_variants!(MlpOf { ; Dense Experts });
 map_variants!(Before { Residual Same; Norm NormOfStart NormResidual });
 map_variants!(After { Add; NormThenAdd AddThenNorm });

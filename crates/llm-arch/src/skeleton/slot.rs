@@ -125,6 +125,9 @@ roles! {
     Router + RouterBias: Other;
     /// Corrects the experts' ranks, `[experts]`.
     RouterCorrection: Other;
+    /// From the residual to the narrower rows of experts, and back.
+    ExpertsIn: Projection;
+    ExpertsOut: Projection;
     Gate + GateBias: Projection;
     Up + UpBias: Projection;
     /// Gate and up in one, rows `[gate | up]`; of experts they may alternate.

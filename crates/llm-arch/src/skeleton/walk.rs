@@ -2,10 +2,11 @@
 
 use std::convert::Infallible;
 
+use llm_tensor::Gate;
+
 use super::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, HeadOf, InputOf, LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf,
-    ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap, XieluOf,
+    ExpertsOf, HeadOf, InputOf, LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap, XieluOf, HybridOf, LatentExpertsOf,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
@@ -132,6 +133,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 | MixerSpec::Conv(_)
                 | MixerSpec::Delta(_)
                 | MixerSpec::StateSpace(_)
+                | MixerSpec::Hybrid(_)
                 | MixerSpec::Absent => None,
             },
             mlp: self.mlp(around_mlp, &layer.mlp),
@@ -159,6 +161,12 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             MixerSpec::StateSpace(space) => {
                 self.sublayer(around, |walk| MixerOf::StateSpace(walk.state_space(space)))
             }
+            MixerSpec::Hybrid(hybrid) => self.sublayer(around, |walk| {
+                MixerOf::Hybrid(HybridOf {
+                    attention: walk.attention(&hybrid.attention),
+                    space: walk.state_space(&hybrid.space),
+                })
+            }),
             MixerSpec::Absent => return None,
         })
     }
@@ -336,6 +344,10 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             router: self.linear(Role::Router, [n_experts, self.spec.hidden], spec.bias),
             correction: (spec.correction)
                 .then(|| (self.make)(Role::RouterCorrection, &[n_experts])),
+            latent: spec.latent.map(|width| LatentExpertsOf {
+                enter: self.matrix(Role::ExpertsIn, [width, self.spec.hidden]),
+                leave: self.matrix(Role::ExpertsOut, [self.spec.hidden, width]),
+            }),
             shared: spec.shared.map(|shared| self.shared(shared)),
         }
     }
@@ -380,22 +392,27 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     /// # Panics
     /// When the model has no such layer.
     pub fn expert(&mut self, layer: usize) -> Option<ExpertOf<T>> {
-        let hidden = self.spec.hidden;
         match self.spec.decoder.layers[layer].mlp {
             MlpSpec::Dense(_) | MlpSpec::Absent => None,
-            MlpSpec::Experts(spec) => Some(ExpertOf {
-                up: match spec.is_interleaved() {
-                    false => ProjectionOf::Two([
-                        self.linear(Role::Gate, [spec.width, hidden], spec.bias),
-                        self.linear(Role::Up, [spec.width, hidden], spec.bias),
-                    ]),
-                    true => {
-                        let shape = [2 * spec.width, hidden];
-                        ProjectionOf::One([self.linear(Role::GateUp, shape, spec.bias)])
-                    }
-                },
-                down: self.linear(Role::Down, [hidden, spec.width], spec.bias),
-            }),
+            MlpSpec::Experts(spec) => {
+                let row = spec.row_width(self.spec.hidden);
+                Some(ExpertOf {
+                    up: {
+                        let mut part = |role, width| self.linear(role, [width, row], spec.bias);
+                        let width = spec.width;
+                        match spec.gate {
+                            Gate::Absent(_) => ProjectionOf::One([part(Role::Up, width)]),
+                            Gate::Of(_) | Gate::Clamped(_) if spec.is_interleaved() => {
+                                ProjectionOf::One([part(Role::GateUp, 2 * width)])
+                            }
+                            Gate::Of(_) | Gate::Clamped(_) => {
+                                ProjectionOf::Two([part(Role::Gate, width), part(Role::Up, width)])
+                            }
+                        }
+                    },
+                    down: self.linear(Role::Down, [row, spec.width], spec.bias),
+                })
+            }
         }
     }
 

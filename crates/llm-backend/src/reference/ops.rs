@@ -1,5 +1,7 @@
 //! The operations, one loop each.
 
+use std::iter::repeat_n;
+
 use llm_tensor::{Activation, ClampedGate, Pairing};
 
 use super::norm::Normalisation;
@@ -11,8 +13,7 @@ use super::weight::ReferenceWeight;
 use super::{Reference, conv, delta, heads, state_space};
 use crate::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch,
-    StateSpace, Xielu,
+    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, Xielu, Run,
 };
 
 impl Ops<Reference> for ReferenceQueue {
@@ -277,6 +278,18 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
+    fn scale(&mut self, runs: &[Run], x: &mut Vec<f32>, n_tokens: usize) -> Result<()> {
+        for row in x.chunks_exact_mut(Run::width(runs)).take(n_tokens) {
+            let factors = runs
+                .iter()
+                .flat_map(|run| repeat_n(run.factor, run.n_columns));
+            for (x, factor) in row.iter_mut().zip(factors) {
+                *x = if factor == 0.0 { 0.0 } else { *x * factor };
+            }
+        }
+        Ok(())
+    }
+
     fn activate(
         &mut self,
         activation: Activation,
@@ -402,8 +415,8 @@ impl Ops<Reference> for ReferenceQueue {
         let n = routes.of(expert.expert).count();
         self.gather_routed(routes, expert.expert, x, expert.hidden, gathered)?;
         self.linear(expert.gate_up, gathered, Output::Write, up, n)?;
-        self.gate_by(&expert.gate, up, gated, expert.width, n)?;
-        self.linear(&[expert.down], gated, Output::Write, delta, n)?;
+        let inner = self.gate_by(&expert.gate, up, gated, expert.width, n)?;
+        self.linear(&[expert.down], inner, Output::Write, delta, n)?;
         self.scatter_routed(routes, expert.expert, delta, expert.hidden, out)
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use llm_backend::{
     Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadNorm,
     HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result,
-    Rotary, Routing, Rows, ShortConv, StateBatch, StateSpace, Xielu,
+    Rotary, Routing, Rows, ShortConv, StateBatch, StateSpace, Xielu, Run,
 };
 use llm_tensor::{Activation, ClampedGate, Norm};
 
@@ -407,6 +407,11 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
     ) -> Result<()> {
         let (y, x) = (y.handle(), x.handle());
         self.put(move |queue| queue.add(&lock(&y), &mut lock(&x), width, n_tokens))
+    }
+
+    fn scale(&mut self, runs: &[Run], x: &mut Shared<B::Buffer>, n_tokens: usize) -> Result<()> {
+        let (runs, x) = (runs.to_vec(), x.handle());
+        self.put(move |queue| queue.scale(&runs, &mut lock(&x), n_tokens))
     }
 
     fn activate(

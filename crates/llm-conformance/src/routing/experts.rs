@@ -21,6 +21,8 @@ pub(crate) struct ExpertCase {
     pub(super) activation: Activation,
     /// Gates are clamped and matrices have biases.
     pub(super) clamped: Option<ClampedGate>,
+    /// There are no gates, only `up`.
+    pub(super) is_ungated: bool,
     pub(super) scheme: Scheme,
     /// Gate and up in one matrix.
     pub(super) is_fused: bool,
@@ -56,6 +58,7 @@ pub(crate) fn experts() -> Vec<ExpertCase> {
                     width,
                     activation: [Activation::Silu, Activation::GeluTanh, Activation::Relu][i % 3],
                     clamped: None,
+                    is_ungated: false,
                     scheme: Scheme::Dense(DTYPES[i / 2 % 3]),
                     is_fused: i % 4 == 1,
                     nan_row: (i % 5 == 4).then_some(n_tokens / 2),
@@ -91,6 +94,7 @@ pub(crate) fn clamped_experts() -> Vec<ExpertCase> {
                 width,
                 activation: Activation::Silu,
                 clamped: Some(clamped(order)),
+                is_ungated: false,
                 scheme: Scheme::Dense(DTYPES[i % 3]),
                 is_fused: order == GateOrder::Pairs,
                 nan_row: (i == 1).then_some(n_tokens / 2),
@@ -100,6 +104,34 @@ pub(crate) fn clamped_experts() -> Vec<ExpertCase> {
         }
     }
     cases
+}
+
+/// Experts without gates, whose non-linearity squares.
+pub(crate) fn ungated_experts() -> Vec<ExpertCase> {
+    let shapes = [
+        (1, 4, 2, 16, 40),
+        (3, 12, 4, 65, 33),
+        (40, 5, 3, 128, 96),
+        (9, 8, 6, 64, 65),
+    ];
+    let case = |(i, (n_tokens, n_experts, n_active, hidden, width))| ExpertCase {
+        routing: Routing {
+            weighting: Weighting::Normalised,
+            ..Routing::sigmoid(n_experts, n_active)
+        },
+        n_tokens,
+        hidden,
+        width,
+        activation: Activation::ReluSquared,
+        clamped: None,
+        is_ungated: true,
+        scheme: Scheme::Dense(DTYPES[i % 3]),
+        is_fused: false,
+        nan_row: (i == 1).then_some(n_tokens / 2),
+        outlier_every: 0,
+        sent: [Sent::Together(n_active), Sent::Apart][i % 2],
+    };
+    shapes.into_iter().enumerate().map(case).collect()
 }
 
 /// All experts of a layer in one call.
@@ -145,6 +177,7 @@ pub(crate) fn together() -> Vec<ExpertCase> {
                 width,
                 activation: activations[(i + j) % 4],
                 clamped: None,
+                is_ungated: false,
                 scheme,
                 is_fused: (i + j) % 2 == 1,
                 nan_row: (j == 2).then_some(n_tokens / 2),
@@ -176,6 +209,7 @@ pub(crate) fn packed_experts(schemes: &[Scheme]) -> Vec<ExpertCase> {
         width: 512,
         activation: Activation::Silu,
         clamped,
+        is_ungated: false,
         scheme,
         is_fused: clamped.is_some(),
         nan_row: None,
@@ -260,6 +294,7 @@ impl ExpertCase {
         let (width, hidden) = (self.width, self.hidden);
         let mut draw = |rows, cols| weight_in(random, self.scheme, (rows, cols));
         let gate_up = match self.is_fused {
+            _ if self.is_ungated => vec![draw(width, hidden)],
             true => vec![draw(2 * width, hidden)],
             false => vec![draw(width, hidden), draw(width, hidden)],
         };
@@ -272,6 +307,10 @@ impl ExpertCase {
                 false => i / width,
             };
             values[is_up].extend(row);
+        }
+        if self.is_ungated {
+            // A square is a feature times itself.
+            values[1] = values[0].clone();
         }
         let biases = self.clamped.map(|_| {
             let widths = [width, width, hidden];
@@ -342,9 +381,11 @@ impl Case for ExpertCase {
                     .collect()
             })
             .collect();
-        let gate = self
-            .clamped
-            .map_or(Gate::Of(self.activation), Gate::Clamped);
+        let gate = match self.clamped {
+            Some(gate) => Gate::Clamped(gate),
+            None if self.is_ungated => Gate::Absent(self.activation),
+            None => Gate::Of(self.activation),
+        };
         let experts = parts.iter().enumerate();
         let experts: Vec<_> = experts
             .map(|(expert, parts)| Expert {

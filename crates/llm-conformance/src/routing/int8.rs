@@ -37,6 +37,7 @@ pub(crate) fn cases() -> Vec<ExpertCase> {
                 width,
                 activation: activations[(i + j) % 3],
                 clamped: None,
+                is_ungated: false,
                 scheme: Scheme::Int8(Int8 { threshold }),
                 is_fused: false,
                 nan_row: (i == 2).then_some(n_tokens / 2),

@@ -1,6 +1,6 @@
 //! Sums, activations and gates: `kernels/elementwise.cu`.
 
-use llm_backend::Result;
+use llm_backend::{Result, Run};
 use llm_tensor::Activation;
 
 use crate::launch::Launch;
@@ -44,6 +44,22 @@ pub(super) fn add_gated(
     let launch = launch.pointer(x.first(width * n)).int(width);
     let grid = [n, width.div_ceil(256), 1];
     launch.grid(grid).threads(256).run()
+}
+
+/// Multiplies runs of columns of the first `n` rows of `x`.
+pub(super) fn scale(queue: &CudaQueue, runs: &[Run], x: &mut Buffer, n: usize) -> Result<()> {
+    let width = Run::width(runs);
+    // Runs that are not there end where the last does.
+    let mut words = [width as u32; 2 * Run::MOST];
+    let mut end = 0;
+    for (i, run) in runs.iter().enumerate() {
+        end += run.n_columns;
+        (words[i], words[Run::MOST + i]) = (end as u32, run.factor.to_bits());
+    }
+    let launch = queue.launch(kernel!("scale"));
+    let launch = launch.pointer(x.first(width * n)).int(width);
+    let grid = [n, width.div_ceil(256), 1];
+    launch.structure(&words).grid(grid).threads(256).run()
 }
 
 /// A kernel whose threads take four elements each, again and again.

@@ -97,7 +97,7 @@ impl Gating {
                 limit: gate.limit,
                 biases: of_first,
             }),
-            Gate::Of(_) | Gate::Clamped(_) => None,
+            Gate::Of(_) | Gate::Clamped(_) | Gate::Absent(_) => None,
         }
     }
 }

@@ -8,20 +8,26 @@ use crate::memory::Span;
 use crate::module::kernel;
 use crate::{Buffer, CudaQueue};
 
-/// The gate of rows of `gate_up`: of the first `n`, or of as many of them as `bounds`, two numbers on the GPU, lie apart.
-pub(super) fn gate(
+/// The gate of rows of `up`: of the first `n`, or of as many of them as `bounds`, two numbers on the GPU, lie apart. What
+/// nothing gates stays where it is.
+pub(super) fn gate<'a>(
     queue: &CudaQueue,
     gate: &Gate,
-    gate_up: &Buffer,
-    out: &mut Buffer,
+    (up, gated): (&'a mut Buffer, &'a mut Buffer),
     (width, n, bounds): (usize, usize, Option<Span<'_>>),
-) -> Result<()> {
+) -> Result<&'a Buffer> {
     match gate {
         Gate::Of(activation) => {
-            elementwise::gate(queue, *activation, gate_up, out, (width, n, bounds))
+            elementwise::gate(queue, *activation, up, gated, (width, n, bounds))?;
         }
-        Gate::Clamped(gate) => clamped(queue, gate, gate_up, out, (width, n, bounds)),
+        Gate::Clamped(gate) => clamped(queue, gate, up, gated, (width, n, bounds))?,
+        Gate::Absent(activation) => {
+            // Of all rows, those behind the expert's too, which nobody reads.
+            elementwise::activate(queue, *activation, up, width * n)?;
+            return Ok(up);
+        }
     }
+    Ok(gated)
 }
 
 /// The same of a clamped one.

@@ -175,11 +175,11 @@ pub(super) fn expert(
         (Output::Write, up),
         (n, bounds),
     )?;
-    gates::gate(queue, &expert.gate, up, gated, (expert.width, n, bounds))?;
+    let inner = gates::gate(queue, &expert.gate, (up, gated), (expert.width, n, bounds))?;
     linear::linear(
         queue,
         &[expert.down],
-        gated,
+        inner,
         (Output::Write, delta),
         (n, bounds),
     )?;

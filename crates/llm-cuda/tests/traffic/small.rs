@@ -2,7 +2,7 @@
 
 use llm_backend::{
     Backend, Batch, Groups, HeadProducts, Heads, KvColumns, MatrixSide, NormOp, Ops, Rotary, Rows,
-    Xielu,
+    Xielu, Run,
 };
 use llm_cuda::CudaWeight;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
@@ -198,7 +198,7 @@ fn rows_of_heads_are_read_once() {
 #[test]
 fn elements_are_read_and_written_once() {
     let gates = ["gate_relu", "gate_gelu", "gate_silu", "gate_clamped"];
-    let kernels = [&["add", "activate_", "argmax_"][..], &gates].concat();
+    let kernels = [&["add", "scale", "activate_", "argmax_"][..], &gates].concat();
     on_each_target(&kernels, |bench| {
         let (wide, mut x) = (bench.buffer(2 * N * WIDTH), bench.buffer(N * WIDTH));
         bench.check(&Needs::bytes("a sum", 12 * N * WIDTH), |queue| {
@@ -207,6 +207,13 @@ fn elements_are_read_and_written_once() {
         let weights = bench.buffer(N);
         bench.check(&Needs::bytes("a gated sum", 12 * N * WIDTH), |queue| {
             queue.add_gated(&weights, &wide, &mut x, WIDTH, N)
+        });
+        let runs = [0.5, 2.0].map(|factor| Run {
+            n_columns: WIDTH / 2,
+            factor,
+        });
+        bench.check(&Needs::bytes("a multiple", 8 * N * WIDTH), |queue| {
+            queue.scale(&runs, &mut x, N)
         });
         for order in [GateOrder::Halves, GateOrder::Pairs] {
             let gate = ClampedGate {

@@ -5,7 +5,7 @@ use llm_backend::{
     Backend, GateFunction, Groups, HeadGates, Heads, KvColumns, Mask, Ops, Output, Rotary,
 };
 
-use super::{attention_op, project_back};
+use super::{attention_op, project_back, scale_results};
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
@@ -55,6 +55,8 @@ pub(super) fn forward<B: Backend>(
         };
         queue.gate_heads(&op, &a.rows.qkv, &mut a.rows.attended, call.n_tokens)?;
     }
+    let results = (spec.q_width(), spec.result_scale);
+    scale_results(queue, results, a, call.n_tokens)?;
     project_back(queue, &weights.out, output, a, call.n_tokens)
 }
 

@@ -4,11 +4,11 @@ use std::slice::from_ref;
 
 use llm_arch::StateSpaceOf;
 use llm_backend::{
-    Backend, ConvRows, GateFunction, HeadGates, HeadNorm, NormOrder, Ops, Output, ShortConv,
+    Backend, ConvRows, GateFunction, HeadGates, HeadNorm, NormOrder, Ops, Output, Run, ShortConv,
     StateSpace, Steps,
 };
 
-use super::project_back;
+use super::{project_back, scale_results};
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
@@ -34,6 +34,15 @@ pub(super) fn forward<B: Backend>(
     apply::<B>(queue, from_ref(&weights.project), x, projected, n_tokens)?;
     let batch = call.sequences.states();
     let (row_width, values) = (spec.projected_width(), spec.values_width());
+    if let Some(factors) = spec.scales {
+        let of_groups = spec.n_groups * spec.state_dim;
+        let columns = [values, values, of_groups, of_groups, spec.n_heads];
+        let runs: [Run; 5] = std::array::from_fn(|i| Run {
+            n_columns: columns[i],
+            factor: factors[i],
+        });
+        queue.scale(&runs, &mut a.rows.qkv, n_tokens)?;
+    }
     let op = ShortConv {
         taps: &weights.taps.weight,
         bias: weights.taps.bias.as_ref(),
@@ -77,5 +86,6 @@ pub(super) fn forward<B: Backend>(
         row_width,
     };
     queue.gate_heads(&op, &a.rows.qkv, &mut a.rows.attended, n_tokens)?;
+    scale_results(queue, (values, spec.result_scale), a, n_tokens)?;
     project_back(queue, &weights.out, output, a, n_tokens)
 }

@@ -313,6 +313,9 @@ fn bounds_of_steps_may_be_infinite() {
 fn blocks_of_one_thing_are_named_by_letters_or_words() {
     let blocks = |more: Value| with_states("nemotron_h", more);
     let letters = blocks(json!({"hybrid_override_pattern": "M-*"})).unwrap();
+    let experts = blocks(json!({"hybrid_override_pattern": "ME*"})).unwrap();
+    let listed = blocks(json!({"layers_block_type": ["mamba", "moe", "attention"]}));
+    assert_eq!(listed.unwrap(), experts);
     for words in [
         json!(["mamba", "mlp", "attention"]),
         json!(["linear_attention", "mlp", "full_attention"]),
@@ -326,9 +329,11 @@ fn blocks_of_one_thing_are_named_by_letters_or_words() {
     };
     assert!(letters.decoder.layers.iter().all(is_one_thing));
     for more in [
-        json!({"hybrid_override_pattern": "ME*"}),
+        json!({"hybrid_override_pattern": "MX*"}),
         json!({"hybrid_override_pattern": "M-"}),
-        json!({"layers_block_type": ["mamba", "moe", "attention"]}),
+        json!({"layers_block_type": ["mamba", "expert", "attention"]}),
+        json!({"hybrid_override_pattern": "ME*", "mlp_bias": true}),
+        json!({"hybrid_override_pattern": "ME*", "moe_latent_size": 1 << 20}),
         json!({}),
     ] {
         assert!(blocks(more.clone()).is_err(), "{more}");

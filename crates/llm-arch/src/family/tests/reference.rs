@@ -109,6 +109,10 @@ fn models_of_published_extents_keep_as_much_of_a_sequence_as_the_reference_does(
                 MixerSpec::Conv(conv) => states += conv.state_elements(),
                 MixerSpec::Delta(delta) => states += delta.elements().iter().sum::<usize>(),
                 MixerSpec::StateSpace(space) => states += space.elements().iter().sum::<usize>(),
+                MixerSpec::Hybrid(hybrid) => {
+                    by_token += 2 * hybrid.attention.kv_width();
+                    states += hybrid.space.elements().iter().sum::<usize>();
+                }
                 MixerSpec::Absent => (),
             }
         }

@@ -1,0 +1,163 @@
+//! Falcon-H1: attention and a state space side by side in every layer, and multipliers at every turn.
+
+use llm_tensor::Activation;
+
+use super::block::{self, HeadDefaults, gated};
+use super::granite::multiplier;
+use super::state_space::{BARE, Keys, MAMBA_KEYS, MAMBA_NAMES, state_space, step_limits};
+use super::{Family, llama};
+use crate::ArchError;
+use crate::config::{Config, Off, Unread};
+use crate::rope_config::{RopeDefaults, rotary};
+use crate::skeleton::{Naming, Role};
+use crate::spec::{
+    AttentionSpec, HybridSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NormSpec, Positions,
+    StateSpaceSpec,
+};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["falcon_h1"],
+    spec,
+    core: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 14_336),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 128_000),
+    ],
+    unread: Unread {
+        any: &[
+            // Of the code that the models were made with, and in what pieces a prompt is computed.
+            "attn_layer_indices",
+            "layer_types",
+            "layers_block_type",
+            "mamba_chunk_size",
+            "mlp_expansion_factor",
+            "num_logits_to_keep",
+            // How weights were drawn.
+            "time_step_floor",
+            "time_step_max",
+            "time_step_min",
+        ],
+        off: &[("mamba_use_mlp", Off::True)],
+    },
+    naming: |_| &Naming {
+        names: &[
+            MAMBA_NAMES,
+            &[
+                (Role::MlpNorm, "pre_ff_layernorm"),
+                (Role::Gate, "feed_forward.gate_proj"),
+                (Role::Up, "feed_forward.up_proj"),
+                (Role::Down, "feed_forward.down_proj"),
+                (Role::FinalNorm, "model.final_layernorm"),
+            ],
+            llama::NAMES,
+        ],
+        bare: BARE,
+        ..llama::NAMING
+    },
+    gguf: None,
+};
+
+const KEYS: Keys = Keys {
+    width: Some(("mamba_d_ssm", 1_024)),
+    ..MAMBA_KEYS
+};
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let context = block::context(config, 8_192)?;
+    let hidden = config.count("hidden_size")?;
+    let eps = config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5);
+    let attention = attention(config)?;
+    let rotary = rotary(config, RopeDefaults::new(attention.head_dim, context))?;
+    let mixer = MixerSpec::Hybrid(HybridSpec {
+        attention,
+        space: space(config, (hidden, eps))?,
+    });
+    let layer = LayerSpec {
+        mixer,
+        mlp: mlp(config)?,
+    };
+    let layers = vec![layer; config.n_layers("num_hidden_layers")?];
+    let positions = Positions::Rotary(vec![rotary]);
+    let stack = block::sequential(layers, positions, NormSpec::rms(eps));
+    let mut spec = block::decoder_only(config, "falcon_h1", context, stack, false)?;
+    spec.embedding.scale = multiplier(config, "embedding_multiplier")? as f32;
+    spec.head.scale = multiplier(config, "lm_head_multiplier")? as f32;
+    Ok(spec)
+}
+
+/// Attention: what multiplies queries and keys multiplies their products, and what multiplies values and results the results.
+fn attention(config: &Config<'_>) -> Result<AttentionSpec, ArchError> {
+    let heads = HeadDefaults {
+        n_kv_heads: Some(8),
+        ..HeadDefaults::default()
+    };
+    let bias = config.flag("attention_bias", false)?;
+    let input = unbiased(config, "attention_in_multiplier", bias)?;
+    let output = unbiased(config, "attention_out_multiplier", bias)?;
+    let plain = block::attention(config, heads)?;
+    let scale = input * input * multiplier(config, "key_multiplier")?;
+    Ok(AttentionSpec {
+        qkv_bias: bias,
+        out_bias: bias,
+        scale: (scale / (plain.head_dim as f64).sqrt()) as f32,
+        result_scale: (input * output) as f32,
+        ..plain
+    })
+}
+
+/// The state space, whose norm is an option, and of whose projections back the bias has a key of its own.
+fn space(config: &Config<'_>, sizes: (usize, f64)) -> Result<StateSpaceSpec, ArchError> {
+    let plain = state_space(config, &KEYS, sizes, step_limits(config)?)?;
+    if config.flag("projectors_bias", false)? != plain.bias {
+        return config.bad_value("projectors_bias", "the same as mamba_proj_bias");
+    }
+    let normed = config.flag("mamba_rms_norm", false)?;
+    let gated_first = !config.flag("mamba_norm_before_gate", true)?;
+    if normed && !gated_first {
+        return config.bad_value("mamba_norm_before_gate", "false where there is a norm");
+    }
+    let input = unbiased(config, "ssm_in_multiplier", plain.bias)?;
+    let output = unbiased(config, "ssm_out_multiplier", plain.bias)?;
+    let scales = multipliers::<5>(config, "ssm_multipliers")?;
+    let scales = scales.map(|scale| (scale * input) as f32);
+    Ok(StateSpaceSpec {
+        norm: plain.norm.filter(|_| normed),
+        scales: Some(scales).filter(|scales| *scales != [1.0; 5]),
+        result_scale: output as f32,
+        ..plain
+    })
+}
+
+/// The feed-forward, of which the multiplier of results multiplies what the gate does.
+fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
+    let bias = config.flag("mlp_bias", false)?;
+    let scales = multipliers::<2>(config, "mlp_multipliers")?.map(|scale| scale as f32);
+    if bias && scales != [1.0; 2] {
+        return config.bad_value("mlp_multipliers", "ones where there are biases");
+    }
+    let mut mlp = gated(config, "hidden_act", Activation::Silu, bias)?;
+    if let MlpSpec::Dense(dense) = &mut mlp {
+        dense.scales = Some(scales).filter(|scales| *scales != [1.0; 2]);
+    }
+    Ok(mlp)
+}
+
+/// A multiplier of what has no bias, which it would multiply too, or not.
+fn unbiased(config: &Config<'_>, key: &str, bias: bool) -> Result<f64, ArchError> {
+    match multiplier(config, key)? {
+        factor if bias && factor != 1.0 => config.bad_value(key, "1 where there are biases"),
+        factor => Ok(factor),
+    }
+}
+
+/// So many multipliers, all one if there are none.
+fn multipliers<const N: usize>(config: &Config<'_>, key: &str) -> Result<[f64; N], ArchError> {
+    if !config.has(key) {
+        config.tick(key);
+        return Ok([1.0; N]);
+    }
+    let factors = config.factors(key, N)?;
+    Ok(std::array::from_fn(|i| factors[i]))
+}
