@@ -12,8 +12,8 @@ use crate::simd::{Kernel, MAX_LANES, Simd};
 pub(crate) enum Digits {
     /// Codes as [`llm_quant::BlockCodes`] has them, rounded to 8 bits.
     One,
-    /// Codes of 24 bits, whole numbers up to [`LARGEST`] and of either sign, times a power of two: off by a half at most, 2⁻²³ of
-    /// the block's largest activation, which is no more than what sums in f32 are off by. A digit is from −128 to 127, the highest
+    /// Codes of 24 bits, whole numbers up to [`LARGEST`] and of either sign, times a power of two: off by a half at most, some 2⁻²³
+    /// of the block's largest activation, which is no more than what sums in f32 are off by. A digit is from −128 to 127, the highest
     /// first.
     Three,
 }
