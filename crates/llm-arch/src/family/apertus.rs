@@ -4,7 +4,7 @@ use super::block::{self, HeadDefaults};
 use super::{Family, llama};
 use crate::ArchError;
 use crate::RopeScaling;
-use crate::config::{Config, OF_NONE};
+use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
@@ -21,7 +21,10 @@ pub(super) static FAMILY: Family = Family {
         ("num_attention_heads", 32),
         ("vocab_size", 131_072),
     ],
-    unread: OF_NONE,
+    unread: Unread {
+        any: &[],
+        off: &[("post_norm", Off::False), ("qk_norm", Off::True)],
+    },
     naming: |_| &Naming {
         names: &[
             &[
