@@ -26,8 +26,9 @@ pub use skeleton::{
 };
 pub use spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec,
-    FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing, Positions, QkNorm, Residual, HybridSpec,
-    SharedSpec, ShortConvSpec, Side, StackSpec, StateSpaceSpec,
+    FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, HybridSpec, LatentSpec, LayerSpec,
+    MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing, Positions,
+    QkNorm, Residual, SharedSpec, ShortConvSpec, Side, StackSpec, StateSpaceSpec,
 };
 
 pub use llm_tensor::{ExpertGroups, GroupRank, Routing, Scoring, Weighting};

@@ -6,7 +6,8 @@ use llm_tensor::{Activation, ClampedGate, Gate};
 
 use crate::{
     Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest, Run,
+    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, Run,
+    ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest, Run,
+    HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, Run,
+    ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
 };
 use llm_tensor::{Activation, ClampedGate};
 

@@ -23,7 +23,8 @@ mod xielu;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, Xielu, Run,
+    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, Run, ShortConv,
+    StateBatch, StateSpace, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 

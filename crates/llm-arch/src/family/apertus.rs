@@ -83,6 +83,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         width: config.count("intermediate_size")?,
         activation,
         gating: Gating::None,
+        scales: None,
         bias: false,
     });
     let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, mlp);

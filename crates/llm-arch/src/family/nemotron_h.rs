@@ -11,7 +11,8 @@ use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
-    AttentionSpec, DenseMlp, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormSpec, Positions, ExpertsSpec, SharedSpec,
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
+    NonLinearity, NormSpec, Positions, SharedSpec,
 };
 
 pub(super) static FAMILY: Family = Family {
@@ -115,16 +116,17 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         rotary_idx: None,
         ..block::attention(config, heads)?
     };
+    let activation = config.activation("mlp_hidden_act", Activation::ReluSquared)?;
     let mlp = DenseMlp {
         width: config.count("intermediate_size")?,
-        activation: NonLinearity::Of(config.activation("mlp_hidden_act", Activation::ReluSquared)?),
+        activation: NonLinearity::Of(activation),
         gating: Gating::None,
         scales: None,
         bias: config.flag("mlp_bias", false)?,
     };
     let kinds = kinds(config)?;
     let experts = match kinds.iter().any(|kind| matches!(kind, Kind::Experts)) {
-        true => experts(config, mlp)?,
+        true => experts(config, activation, mlp)?,
         false => MlpSpec::Absent,
     };
     let layers = kinds.into_iter().map(|kind| {
@@ -151,7 +153,11 @@ enum Kind {
 }
 
 /// Experts as DeepSeek-V3 chooses them, which nothing gates, and one for all tokens, like `dense` but for its width.
-fn experts(config: &Config<'_>, dense: DenseMlp) -> Result<MlpSpec, ArchError> {
+fn experts(
+    config: &Config<'_>,
+    activation: Activation,
+    dense: DenseMlp,
+) -> Result<MlpSpec, ArchError> {
     let count = |key, default| Ok::<_, ArchError>(config.opt_count(key)?.unwrap_or(default));
     if dense.bias {
         return config.bad_value("mlp_bias", "false in a model with experts");
@@ -178,7 +184,7 @@ fn experts(config: &Config<'_>, dense: DenseMlp) -> Result<MlpSpec, ArchError> {
         correction: true,
         width: count("moe_intermediate_size", 7_688)?,
         latent,
-        gate: Gate::Absent(dense.activation),
+        gate: Gate::Absent(activation),
         bias: false,
         shared: Some(SharedSpec {
             mlp: DenseMlp {

@@ -6,7 +6,9 @@ use llm_tensor::Gate;
 
 use super::block::{
     After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, HeadOf, InputOf, LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap, XieluOf, HybridOf, LatentExpertsOf,
+    ExpertsOf, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf, LinearOf,
+    MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
+    XieluOf,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;

@@ -13,7 +13,8 @@ use super::weight::ReferenceWeight;
 use super::{Reference, conv, delta, heads, state_space};
 use crate::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, ShortConv, StateBatch, StateSpace, Xielu, Run,
+    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, Run, ShortConv,
+    StateBatch, StateSpace, Xielu,
 };
 
 impl Ops<Reference> for ReferenceQueue {

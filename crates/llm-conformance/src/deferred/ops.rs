@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use llm_backend::{
     Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadNorm,
     HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result,
-    Rotary, Routing, Rows, ShortConv, StateBatch, StateSpace, Xielu, Run,
+    Rotary, Routing, Rows, Run, ShortConv, StateBatch, StateSpace, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, Norm};
 

@@ -2,7 +2,7 @@
 
 use llm_backend::{
     Backend, Batch, Groups, HeadProducts, Heads, KvColumns, MatrixSide, NormOp, Ops, Rotary, Rows,
-    Xielu, Run,
+    Run, Xielu,
 };
 use llm_cuda::CudaWeight;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
