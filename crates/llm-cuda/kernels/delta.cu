@@ -1,14 +1,13 @@
 // The gated delta rule, and gates on heads.
 //
 //   delta_rule   for each position: S = decay S + k (x) beta (v - decay S^T k), out = S^T q, with
-//                decay = exp(-exp(rate) softplus(a + offset)), beta = sigmoid(b), and k and q of length one, q times scale;
-//                a decay for each row of S in delta_rule_channels_*, whose products with v are of decayed rows
+//                decay = exp(-exp(rate) softplus(a + offset)), beta = sigmoid(b), and k and q of length one, q times scale
 //   gate_heads   x = norm(x) F(gate) or norm(x F(gate)), F(x) = sigmoid(x) or x sigmoid(x); no norm, rms or layer
 //
 // delta_rule_*: columns of S are independent. A block has 32 columns of a head of a sequence, four threads a column (16, and
 //   eight, of delta_rule_256), which have every fourth (eighth) four rows of it in registers: up to 64, 128 or 256, of which those
 //   beyond key_dim are zero.
-//   Keys, queries and gates of 16 positions (8 of delta_rule_channels_256) are brought to shared memory and prepared, by a warp each; then the columns go
+//   Keys, queries and gates of 16 positions are brought to shared memory and prepared, by a warp each; then the columns go
 //   through them without a barrier. rows [n_sequences, 4]: first row, rows, position of the first, and a number more. slots [n_sequences], each another.
 //   Grid (ceil(value_dim / 32 or 16), n_value_heads, n_sequences), block 128. Reads and writes S once: 8 key_dim value_dim bytes a head,
 //   and each block all keys and queries of its head. Operations: 7 key_dim value_dim a position.
@@ -24,14 +23,12 @@ struct DeltaSizes {
 };
 
 // A column's rows, `SHARES * N`, over as many threads.
-template <int N, int SHARES, bool CHANNELS>
+template <int N, int SHARES>
 __device__ __forceinline__ void delta(const float* x, const float* gates, const u32* rows, const u32* slots, Vector rate,
                                       Vector offset, float* state, float* out, DeltaSizes sizes) {
-  enum { ROWS = SHARES * N, STRIDE = 4 * SHARES, AT_ONCE = CHANNELS && ROWS > 128 ? POSITIONS / 2 : POSITIONS };
-  __shared__ __align__(16) float keys[AT_ONCE][ROWS], queries[AT_ONCE][ROWS];
-  // Of each row, or of all.
-  __shared__ __align__(16) float decays[AT_ONCE][CHANNELS ? ROWS : 1];
-  __shared__ float strengths[AT_ONCE], products[AT_ONCE];
+  enum { ROWS = SHARES * N, STRIDE = 4 * SHARES };
+  __shared__ __align__(16) float keys[POSITIONS][ROWS], queries[POSITIONS][ROWS];
+  __shared__ float decays[POSITIONS], strengths[POSITIONS], products[POSITIONS];
   int head = blockIdx.y, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   int share = threadIdx.x % SHARES, column = blockIdx.x * (THREADS / SHARES) + threadIdx.x / SHARES;
   const u32* of = rows + 4 * blockIdx.z;
@@ -48,10 +45,10 @@ __device__ __forceinline__ void delta(const float* x, const float* gates, const 
     int row = i / 4 * STRIDE + share * 4 + i % 4;
     s[i] = of[2] != 0 && is_here && row < sizes.key_dim ? stored[row * sizes.value_dim] : 0.f;
   }
-  float speed = -expf(rate.at(head)), shift = CHANNELS ? 0.f : offset.at(head);
+  float speed = -expf(rate.at(head)), shift = offset.at(head);
 #pragma unroll 1
-  for (int begin = 0; begin < n_tokens; begin += AT_ONCE) {
-    int n = min((int)AT_ONCE, n_tokens - begin);
+  for (int begin = 0; begin < n_tokens; begin += POSITIONS) {
+    int n = min((int)POSITIONS, n_tokens - begin);
     __syncthreads();
 #pragma unroll 1
     for (int p = warp; p < n; p += 4) {
@@ -76,15 +73,10 @@ __device__ __forceinline__ void delta(const float* x, const float* gates, const 
         keys[p][i] *= of_key;
         queries[p][i] *= of_query;
       }
-      const float* gate = gates + row * sizes.gates_width + head;
-      if (CHANNELS) {
-        const float* steps = gates + row * sizes.gates_width + sizes.decay + head * sizes.key_dim;
-#pragma unroll 1
-        for (int i = lane; i < ROWS; i += 32)
-          decays[p][i] = i < sizes.key_dim ? expf(speed * softplus(steps[i] + offset.at(head * sizes.key_dim + i))) : 0.f;
-      }
       if (lane == 0) {
-        if (!CHANNELS) decays[p][0] = expf(speed * softplus(gate[sizes.decay] + shift));
+        const float* gate = gates + row * sizes.gates_width + head;
+        float a = gate[sizes.decay] + shift;
+        decays[p] = expf(speed * softplus(a));
         strengths[p] = 1.f / (1.f + expf(-gate[sizes.strength]));
         products[p] = kq;
       }
@@ -93,18 +85,10 @@ __device__ __forceinline__ void delta(const float* x, const float* gates, const 
 #pragma unroll 1
     for (int p = 0; p < n; p++) {
       float held = 0.f, read = 0.f;
-      // What has decayed already is multiplied by one.
-      float decay = CHANNELS ? 1.f : decays[p][0];
+      float decay = decays[p];
 #pragma unroll
       for (int i = 0; i < N; i += 4) {
         float4 k = *(const float4*)&keys[p][SHARES * i + 4 * share], q = *(const float4*)&queries[p][SHARES * i + 4 * share];
-        if (CHANNELS) {
-          float4 f = *(const float4*)&decays[p][CHANNELS ? SHARES * i + 4 * share : 0];
-          s[i] *= f.x;
-          s[i + 1] *= f.y;
-          s[i + 2] *= f.z;
-          s[i + 3] *= f.w;
-        }
         held = fmaf(k.x, s[i], fmaf(k.y, s[i + 1], fmaf(k.z, s[i + 2], fmaf(k.w, s[i + 3], held))));
         read = fmaf(q.x, s[i], fmaf(q.y, s[i + 1], fmaf(q.z, s[i + 2], fmaf(q.w, s[i + 3], read))));
       }
@@ -133,19 +117,16 @@ __device__ __forceinline__ void delta(const float* x, const float* gates, const 
   }
 }
 
-#define DELTA(n, shares, channels, name)                                                                                                    \
+#define DELTA(n, shares, name)                                                                                                    \
   extern "C" __global__ void __launch_bounds__(THREADS, 2) delta_rule_##name(const float* x, const float* gates, const u32* rows, const u32* slots, const u8* rate, \
                                     int rate_element, const u8* offset, int offset_element, float* state, float* out,      \
                                     DeltaSizes sizes) {                                                                    \
-    delta<n, shares, channels>(x, gates, rows, slots, Vector{rate, rate_element}, Vector{offset, offset_element}, state, out, sizes);       \
+    delta<n, shares>(x, gates, rows, slots, Vector{rate, rate_element}, Vector{offset, offset_element}, state, out, sizes);       \
   }
 
-DELTA(16, 4, false, 64)
-DELTA(32, 4, false, 128)
-DELTA(32, 8, false, 256)
-DELTA(16, 4, true, channels_64)
-DELTA(32, 4, true, channels_128)
-DELTA(32, 8, true, channels_256)
+DELTA(16, 4, 64)
+DELTA(32, 4, 128)
+DELTA(32, 8, 256)
 
 // What gates do: norm 0 none, 1 rms, 2 layer; after 0 before the gates, 1 after them; function 0 sigmoid, 1 silu. The gain
 // and the bias are of one head, or of all where `of_all` is 1.
