@@ -80,7 +80,7 @@ pub(crate) trait DotSimd: Copy + Debug + Send + Sync + 'static {
 
     /// Sums of digits as sums of digits that are one rank higher: 256 times as large.
     fn one_rank_up(self, sums: Self::Sums) -> Self::Sums;
-    fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
+    fn sub_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
 
     fn zero(self) -> Self::F32;
     /// `to` and the sums times a block's scale.

@@ -101,8 +101,9 @@ fn tile<S: DotSimd, F: Format, const D: usize, const T: usize>(
         weights: std::array::from_fn(|r| rows.row(together.row(r.min(n_rows - 1)))),
         x: std::array::from_fn(|t| Row::of(activations, token + t.min(n_tokens - 1))),
         scales: [[[Eight([0.0; GROUPS]); 2]; T]; ROWS],
-        sums: [[simd.zero(); T]; ROWS],
     };
+    // In registers: what is beside scales, which are not, would be in memory as they are.
+    let mut sums = [[simd.zero(); T]; ROWS];
     let piece_bytes = F::BYTES * (GROUPS / F::LEN);
     let mut at = STREAM_PREFETCH_BYTES;
     let n_groups = rows.cols / ACTIVATION_BLOCK;
@@ -113,13 +114,12 @@ fn tile<S: DotSimd, F: Format, const D: usize, const T: usize>(
             }
         }
         at += piece_bytes;
-        tile.multiply::<F, D>(first, GROUPS);
+        tile.multiply::<F, D>(&mut sums, first, GROUPS);
     }
     let n_left = n_groups % GROUPS;
     if F::LEN == 1 && n_left > 0 {
-        tile.multiply::<F, D>(n_groups - n_left, n_left);
+        tile.multiply::<F, D>(&mut sums, n_groups - n_left, n_left);
     }
-    let sums = tile.sums;
     for (r, sums) in sums.into_iter().enumerate().take(n_rows) {
         for (t, sum) in sums.into_iter().enumerate().take(n_tokens) {
             target.put(token + t, together.row(r), simd.reduce(sum));
@@ -152,14 +152,13 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Rows that are multiplied with each other. Everything of it is in registers, but for `scales`, which are read one by one.
+/// Rows that are multiplied with each other.
 struct Tile<'a, S: DotSimd, const T: usize> {
     simd: S,
     weights: [&'a [u8]; ROWS],
     x: [Row<'a>; T],
-    /// Of the piece at hand, of weights times those of activations.
+    /// Of the piece at hand, of weights times those of activations; read from memory one by one.
     scales: [[[Eight; 2]; T]; ROWS],
-    sums: [[S::F32; T]; ROWS],
 }
 
 /// A piece of a row of activations.
@@ -202,7 +201,12 @@ impl<'a> Row<'a> {
 impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
     /// Adds the products of `n` groups from one on, a piece or what is left of one.
     #[inline(always)]
-    fn multiply<F: Format, const D: usize>(&mut self, first: usize, n: usize) {
+    fn multiply<F: Format, const D: usize>(
+        &mut self,
+        sums: &mut [[S::F32; T]; ROWS],
+        first: usize,
+        n: usize,
+    ) {
         let mut x = [self.x[0].piece::<D>(first); T];
         for (piece, x) in x.iter_mut().zip(&self.x).skip(1) {
             *piece = x.piece(first);
@@ -215,22 +219,22 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
             &self.weights[2][at..][..n_bytes],
             &self.weights[3][at..][..n_bytes],
         ];
-        self.scale::<F, D>(0, weights[0], &x, n);
-        self.scale::<F, D>(1, weights[1], &x, n);
-        self.scale::<F, D>(2, weights[2], &x, n);
-        self.scale::<F, D>(3, weights[3], &x, n);
+        self.scale::<F, D>(0, &mut sums[0], weights[0], &x, n);
+        self.scale::<F, D>(1, &mut sums[1], weights[1], &x, n);
+        self.scale::<F, D>(2, &mut sums[2], weights[2], &x, n);
+        self.scale::<F, D>(3, &mut sums[3], weights[3], &x, n);
         if n == GROUPS {
-            self.multiply_group::<F, D>(weights, &x, 0);
-            self.multiply_group::<F, D>(weights, &x, 1);
-            self.multiply_group::<F, D>(weights, &x, 2);
-            self.multiply_group::<F, D>(weights, &x, 3);
-            self.multiply_group::<F, D>(weights, &x, 4);
-            self.multiply_group::<F, D>(weights, &x, 5);
-            self.multiply_group::<F, D>(weights, &x, 6);
-            self.multiply_group::<F, D>(weights, &x, 7);
+            self.multiply_group::<F, D>(sums, weights, &x, 0);
+            self.multiply_group::<F, D>(sums, weights, &x, 1);
+            self.multiply_group::<F, D>(sums, weights, &x, 2);
+            self.multiply_group::<F, D>(sums, weights, &x, 3);
+            self.multiply_group::<F, D>(sums, weights, &x, 4);
+            self.multiply_group::<F, D>(sums, weights, &x, 5);
+            self.multiply_group::<F, D>(sums, weights, &x, 6);
+            self.multiply_group::<F, D>(sums, weights, &x, 7);
         } else {
             for group in 0..n {
-                self.multiply_group::<F, D>(weights, &x, group);
+                self.multiply_group::<F, D>(sums, weights, &x, group);
             }
         }
     }
@@ -240,6 +244,7 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
     fn scale<F: Format, const D: usize>(
         &mut self,
         r: usize,
+        sums: &mut [S::F32; T],
         weights: &[u8],
         x: &[Piece<'_, D>; T],
         n: usize,
@@ -254,7 +259,7 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
                 simd.put(high, simd.mul(factors.scales[1], scales));
             }
             if F::HAS_MINS {
-                let sum = &mut self.sums[r][t];
+                let sum = &mut sums[t];
                 let [low, high] = factors.mins;
                 match F::SCALES {
                     Scales::Whole => {
@@ -274,12 +279,14 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
     #[inline(always)]
     fn multiply_group<F: Format, const D: usize>(
         &mut self,
+        sums: &mut [[S::F32; T]; ROWS],
         weights: [&[u8]; ROWS],
         x: &[Piece<'_, D>; T],
         group: usize,
     ) {
         let simd = self.simd;
         let mut digits = [[simd.where_set(0, 0); D]; T];
+        // What products of all rows begin with, or of three digits what is taken from them.
         let mut begin = [simd.none(); T];
         for t in 0..T {
             for rank in 0..D {
@@ -287,27 +294,28 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
                 // SAFETY: as many bytes.
                 let block = unsafe { simd.load(block.as_ptr().cast()) };
                 digits[t][rank] = block;
-                let of_rank = match F::CODES {
-                    Codes::Above(0) => continue,
-                    Codes::Above(offset) => simd.less(block, offset),
+                begin[t] = match F::CODES {
+                    Codes::Above(0) => begin[t],
+                    Codes::Above(offset) if D == 1 => simd.less(block, offset),
+                    Codes::Above(offset) => {
+                        let offsets = simd.where_set(u32::MAX, offset);
+                        simd.multiply(offsets, block, simd.one_rank_up(begin[t]))
+                    }
                     Codes::Signed => simd.begin_signed(block),
-                };
-                begin[t] = match rank {
-                    0 => of_rank,
-                    _ => simd.add_sums(simd.one_rank_up(begin[t]), of_rank),
                 };
             }
         }
-        self.multiply_row::<F, D>(0, weights[0], &digits, &begin, group);
-        self.multiply_row::<F, D>(1, weights[1], &digits, &begin, group);
-        self.multiply_row::<F, D>(2, weights[2], &digits, &begin, group);
-        self.multiply_row::<F, D>(3, weights[3], &digits, &begin, group);
+        self.multiply_row::<F, D>(0, &mut sums[0], weights[0], &digits, &begin, group);
+        self.multiply_row::<F, D>(1, &mut sums[1], weights[1], &digits, &begin, group);
+        self.multiply_row::<F, D>(2, &mut sums[2], weights[2], &digits, &begin, group);
+        self.multiply_row::<F, D>(3, &mut sums[3], weights[3], &digits, &begin, group);
     }
 
     #[inline(always)]
     fn multiply_row<F: Format, const D: usize>(
         &mut self,
         r: usize,
+        sums: &mut [S::F32; T],
         weights: &[u8],
         digits: &[[S::Codes; D]; T],
         begin: &[S::Sums; T],
@@ -318,13 +326,12 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
         for t in 0..T {
             // The highest rank first, so that a rank's sums are added to those of the ones above it.
             let mut products = begin[t];
-            if D > 1 {
-                products = simd.none();
-                for digits in &digits[t][..D - 1] {
-                    products = simd.one_rank_up(simd.multiply(weights, *digits, products));
-                }
+            if D == 3 {
+                products = simd.multiply(weights, digits[t][0], simd.none());
+                products = simd.multiply(weights, digits[t][1], simd.one_rank_up(products));
+                products = simd.one_rank_up(products);
                 if F::CODES != Codes::Above(0) {
-                    products = simd.add_sums(products, begin[t]);
+                    products = simd.sub_sums(products, begin[t]);
                 }
             }
             let lowest = digits[t][D - 1];
@@ -333,7 +340,7 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
                 Codes::Signed => simd.multiply_signed(weights, lowest, products),
             };
             let [Eight(low), Eight(high)] = &self.scales[r][t];
-            let sum = &mut self.sums[r][t];
+            let sum = &mut sums[t];
             *sum = match F::SCALES {
                 Scales::Whole => simd.add_scaled(products, low[group], *sum),
                 Scales::Halves => simd.add_halves(products, [low[group], high[group]], *sum),

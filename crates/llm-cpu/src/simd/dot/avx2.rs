@@ -29,7 +29,7 @@ macro_rules! of_avx2 {
                 _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), codes);
             fn none() -> __m256i = _mm256_setzero_si256();
             fn one_rank_up(sums: __m256i) -> __m256i = _mm256_slli_epi32::<8>(sums);
-            fn add_sums(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+            fn sub_sums(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
             fn zero() -> __m256 = _mm256_setzero_ps();
             fn add_scaled(sums: __m256i, scale: f32, to: __m256) -> __m256 =
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale), to);

@@ -48,8 +48,8 @@ macro_rules! of_registers {
             };
             fn none() -> [int32x4_t; 2] = [vdupq_n_s32(0); 2];
             fn one_rank_up(sums: [int32x4_t; 2]) -> [int32x4_t; 2] = sums.map(|sums| vshlq_n_s32::<8>(sums));
-            fn add_sums(a: [int32x4_t; 2], b: [int32x4_t; 2]) -> [int32x4_t; 2] =
-                [vaddq_s32(a[0], b[0]), vaddq_s32(a[1], b[1])];
+            fn sub_sums(a: [int32x4_t; 2], b: [int32x4_t; 2]) -> [int32x4_t; 2] =
+                [vsubq_s32(a[0], b[0]), vsubq_s32(a[1], b[1])];
             fn zero() -> [float32x4_t; 2] = [vdupq_n_f32(0.0); 2];
             fn add_scaled(sums: [int32x4_t; 2], scale: f32, to: [float32x4_t; 2]) -> [float32x4_t; 2] = {
                 let scale = vdupq_n_f32(scale);

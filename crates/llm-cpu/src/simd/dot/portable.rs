@@ -96,8 +96,8 @@ impl DotSimd for Portable {
     }
 
     #[inline(always)]
-    fn add_sums(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
-        std::array::from_fn(|lane| a[lane] + b[lane])
+    fn sub_sums(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|lane| a[lane] - b[lane])
     }
 
     #[inline(always)]
