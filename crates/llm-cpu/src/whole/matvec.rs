@@ -289,11 +289,11 @@ impl<S: DotSimd, const T: usize> Tile<'_, S, T> {
         // What products of all rows begin with, or of three digits what is taken from them.
         let mut begin = [simd.none(); T];
         for t in 0..T {
-            for rank in 0..D {
-                let block = &x[t].digits[rank][group * ACTIVATION_BLOCK..][..ACTIVATION_BLOCK];
+            for (digits, of_rank) in digits[t].iter_mut().zip(x[t].digits) {
+                let block = &of_rank[group * ACTIVATION_BLOCK..][..ACTIVATION_BLOCK];
                 // SAFETY: as many bytes.
                 let block = unsafe { simd.load(block.as_ptr().cast()) };
-                digits[t][rank] = block;
+                *digits = block;
                 begin[t] = match F::CODES {
                     Codes::Above(0) => begin[t],
                     Codes::Above(offset) if D == 1 => simd.less(block, offset),
