@@ -21,6 +21,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "rotary_",
     "head_products_",
     "add",
+    "scale",
     "activate_",
     "gate_relu",
     "gate_gelu",

@@ -89,6 +89,8 @@ fn round_factors(spec: &mut ModelSpec) {
         return;
     };
     for rotary in kinds {
+        // HunYuan's is a power of what its configuration has.
+        rotary.base = f64::from(rotary.base as f32);
         if let RopeScaling::Yarn { magnitude, .. } = &mut rotary.scaling {
             *magnitude = f64::from(*magnitude as f32);
         }
