@@ -18,6 +18,7 @@ mod backend;
 mod conv;
 mod delta;
 mod dense;
+mod digits;
 mod elementwise;
 mod encode;
 mod error;

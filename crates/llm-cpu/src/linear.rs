@@ -5,6 +5,7 @@ pub(crate) mod call;
 use llm_backend::{LinearPart, Output};
 
 use crate::arrange::Arrange;
+use crate::digits::Digits;
 use crate::gemm::{self, Gemm, gemm_len};
 use crate::matvec::{FewRows, MatVec, matvec_len, padded_cols};
 use crate::memory::Workspace;
@@ -12,7 +13,7 @@ use crate::packed::PackedMatVec;
 use crate::share::Scratch;
 use crate::simd::Order;
 use crate::weight::{Floats, Weight};
-use crate::whole::{self, Digits};
+use crate::whole;
 use crate::{Cpu, four_bit, int8};
 use call::Call;
 

@@ -2,12 +2,12 @@ use llm_backend::Output;
 use llm_quant::{Activations, GgmlType, Int8, Int8Weight, Scheme, StoredWeight, Weight4Bit};
 
 use crate::dense::{Dense, DenseView};
+use crate::digits::Digits;
 use crate::four_bit::FourBitView;
 use crate::matvec::{GEMM_TOKENS, GEMM_TOKENS_4BIT};
 use crate::packed::{Packed, PackedView};
 use crate::simd::Order;
 use crate::simd::{FourBit, Kernel, Simd};
-use crate::whole::{Blocks, Digits};
 
 /// A weight where it was found: the bytes stay in the file's mapping or in the heap, in their encoding and alignment.
 #[derive(Debug, Clone)]
@@ -131,6 +131,13 @@ impl Weight {
             quantized => panic!("gains and biases are not quantized: {quantized:?}"),
         }
     }
+}
+
+/// A weight in blocks of codes.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks<'a> {
+    pub(crate) ty: GgmlType,
+    pub(crate) weight: PackedView<'a>,
 }
 
 /// A weight that is multiplied as the numbers that it stands for.

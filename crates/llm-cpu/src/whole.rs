@@ -17,19 +17,17 @@ pub(crate) use scratch::workspace_len;
 use std::ops::Range;
 
 use llm_backend::Output;
-use llm_quant::GgmlType;
 
 use crate::dense::DenseView;
+use crate::digits::Digits;
 use crate::linear::call::Call;
 use crate::matvec::GEMM_TOKENS;
 use crate::memory::Workspace;
-use crate::packed::PackedView;
 use crate::share::{Columns, Scratch};
 use crate::simd::dot::panel::{PANEL_ROWS, PanelLevel};
-use crate::weight::Weight;
+use crate::weight::{Blocks, Weight};
 
 use activations::Activations;
-pub(crate) use activations::Digits;
 use gemm::Gemm;
 use matvec::{MatVec, ROWS};
 use scratch::Layout;
@@ -90,13 +88,6 @@ pub(crate) fn linear<'a>(
             ),
         }
     });
-}
-
-/// A weight in blocks of codes.
-#[derive(Clone, Copy)]
-pub(crate) struct Blocks<'a> {
-    pub(crate) ty: GgmlType,
-    pub(crate) weight: PackedView<'a>,
 }
 
 /// Rows of a weight that a product reads.

@@ -5,11 +5,12 @@ use llm_tensor::{Bytes, WorkspaceShape};
 
 use crate::attention::{PART_POSITIONS, attention_len, partial_attention_len};
 use crate::delta::delta_len;
+use crate::digits::Digits;
 use crate::gemm::gemm_len;
 use crate::int8;
 use crate::isa::Geometry;
 use crate::matvec::{GEMM_TOKENS_4BIT, matvec_len};
-use crate::whole::{self, Digits};
+use crate::whole;
 
 /// Bytes of a queue's scratch memory.
 pub(crate) fn bytes(

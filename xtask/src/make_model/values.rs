@@ -87,8 +87,7 @@ impl Values {
             | Role::DeltaQkvGate
             | Role::DeltaStrengthDecay => (0.0, matrix),
             // States that fade within some positions.
-            Role::DeltaRate | Role::DeltaOffset => (0.0, 0.5),
-            Role::SpaceRate | Role::SpaceOffset => (0.0, 0.5),
+            Role::DeltaRate | Role::DeltaOffset | Role::SpaceRate | Role::SpaceOffset => (0.0, 0.5),
             Role::SpaceSkip => (1.0, 0.1),
             Role::XieluAlphaP | Role::XieluAlphaN => (0.0, 0.5),
             Role::XieluBeta => (0.5, 0.0),

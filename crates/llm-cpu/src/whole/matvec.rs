@@ -2,9 +2,10 @@
 
 use llm_quant::ACTIVATION_BLOCK;
 
-use super::activations::{Activations, Digits};
+use super::activations::Activations;
 use super::format::{Codes, Format, Scales, Visitor};
 use super::{BlockRows, Target};
+use crate::digits::Digits;
 use crate::simd::dot::{DotKernel, DotLevel, DotSimd, Eight, GROUPS, MAX_TOKENS};
 use crate::streams::{STREAM_PREFETCH_BYTES, Together, streams};
 

@@ -2,8 +2,9 @@
 
 use llm_quant::ACTIVATION_BLOCK;
 
-use super::activations::{Digits, Rounded};
+use super::activations::Rounded;
 use super::gemm::SCRATCH_LEN;
+use crate::digits::Digits;
 use crate::matvec::GEMM_TOKENS;
 use crate::simd::dot::GROUPS;
 

@@ -2,9 +2,10 @@
 
 use llm_quant::{Activations, GgmlType, Parts, Scheme, StoredWeight};
 
-use super::activations::{Activations as Codes, Digits};
+use super::activations::Activations as Codes;
 use super::scratch::Layout;
 use crate::Isa;
+use crate::digits::Digits;
 use crate::matvec::GEMM_TOKENS;
 use crate::tests::{cpu, product, rounding_cpu, written_at_end_of_file};
 
