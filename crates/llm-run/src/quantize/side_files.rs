@@ -76,13 +76,21 @@ impl SideFiles {
         config.shift_remove("quantization_config");
         let skeleton = from_config_with(&config, UnknownKeys::PassOver)?;
         let module = |slot: &Slot| slot.name.strip_suffix(".weight").map(str::to_owned);
-        let both = |slot: &&Slot| slot.kind == TensorKind::Both;
-        let modules: Vec<_> = (skeleton.slots.iter())
-            .filter(both)
-            .filter_map(module)
-            .collect();
+        let is_both = |slot: &Slot| slot.kind == TensorKind::Both;
+        // HunYuan's; all other routers are modules of their own there.
+        let is_router =
+            |slot: &Slot| slot.role == Role::Router && slot.name.ends_with(".wg.weight");
+        let kept = || {
+            let slots = skeleton.slots.iter();
+            slots.filter(|slot| is_both(slot) || is_router(slot))
+        };
+        let modules: Vec<_> = kept().filter_map(module).collect();
         let Some(first) = modules.first() else {
             return Ok(());
+        };
+        let reason = match kept().any(is_both) {
+            true => "it is multiplied from both of its sides",
+            false => "it chooses experts",
         };
         // Tied or not, it is a linear layer there.
         let head = skeleton.head_names().next();
@@ -95,10 +103,9 @@ impl SideFiles {
                 .llm_int8_skip_modules
                 .get_or_insert_with(|| head.into_iter().collect());
             let name = first.rsplit('.').next().unwrap_or(first).to_owned();
-            let remark =
-                format!("{name} is not quantized: it is multiplied from both of its sides");
+            self.remarks
+                .push(format!("{name} is not quantized: {reason}"));
             skipped.push(name);
-            self.remarks.push(remark);
         }
         Ok(())
     }

@@ -177,24 +177,24 @@ fn experts_of_stacks_are_written_to_be_read() {
 /// What is never quantized is told to transformers, which would else expect it so; its own list would have had the head.
 #[test]
 fn matrices_that_stay_dense_are_listed() {
-    for name in ["deepseek-v3", "deepseek-v3-plain"] {
+    for (name, kept) in [
+        ("deepseek-v3", "kv_b_proj"),
+        ("deepseek-v3-plain", "kv_b_proj"),
+        ("hunyuan-moe", "wg"),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out").display().to_string();
         let dense = fixture(&format!("models/{name}"));
         let written = run(&["quantize", &dense, &out, "--load-in-4bit"]);
         assert_eq!(written.code, 0, "{name}: {}", written.stderr);
         assert!(
-            written.stderr.contains("kv_b_proj is not quantized"),
+            written.stderr.contains(&format!("{kept} is not quantized")),
             "{name}"
         );
         let config = fs::read(Path::new(&out).join("config.json")).unwrap();
         let config: Value = serde_json::from_slice(&config).unwrap();
         let skipped = &config["quantization_config"]["llm_int8_skip_modules"];
-        assert_eq!(
-            *skipped,
-            serde_json::json!(["lm_head", "kv_b_proj"]),
-            "{name}"
-        );
+        assert_eq!(*skipped, serde_json::json!(["lm_head", kept]), "{name}");
     }
 }
 
