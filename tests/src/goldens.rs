@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 115] = [
+pub const GOLDENS: [&str; 117] = [
     "apertus",
     "apertus-biases",
     "arcee",
@@ -41,6 +41,8 @@ pub const GOLDENS: [&str; 115] = [
     "gemma2",
     "gemma3",
     "gemma3-rope-scaled",
+    "gemma4",
+    "gemma4-plain",
     "glm",
     "glm4",
     "glm4-moe",

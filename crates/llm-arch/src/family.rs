@@ -12,6 +12,7 @@ mod exaone4;
 mod falcon;
 mod falcon_h1;
 mod gemma;
+mod gemma4;
 mod glm;
 mod glm4_moe;
 mod gpt2;
@@ -94,7 +95,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 60] = [
+const FAMILIES: [&Family; 61] = [
     &apertus::FAMILY,
     &arcee::FAMILY,
     &bamba::FAMILY,
@@ -111,6 +112,7 @@ const FAMILIES: [&Family; 60] = [
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &gemma4::FAMILY,
     &glm::GLM,
     &glm::GLM4,
     &glm4_moe::FAMILY,

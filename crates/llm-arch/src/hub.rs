@@ -194,6 +194,7 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::GateUpBias
         | Role::Down
         | Role::DownBias
+        | Role::LayerScale
         | Role::FinalNormBias
         | Role::Head
         | Role::HeadBias => Stored::AsIs,

@@ -161,7 +161,7 @@ pub(crate) fn of_object(
             let dim = dim as f64;
             (base * alpha.powf(dim / (dim - 2.0)), RopeScaling::None)
         }
-        (Some(rope), None) => (base, scaling(config, rope, dim, base, defaults.context)?),
+        (Some(rope), None) => (base, scaling(config, rope, (dim, base), defaults)?),
         (None, _) => (base, RopeScaling::None),
     };
     let spec = RotarySpec {
@@ -200,10 +200,10 @@ fn is_usable(spec: &RotarySpec, context: usize) -> bool {
 fn scaling(
     config: &Config<'_>,
     rope: &Config<'_>,
-    dim: usize,
-    base: f64,
-    context: usize,
+    (dim, base): (usize, f64),
+    defaults: RopeDefaults,
 ) -> Result<RopeScaling> {
+    let context = defaults.context;
     let key = match rope.has("rope_type") {
         true => "rope_type",
         false => "type",
@@ -241,6 +241,19 @@ fn scaling(
         }
         // `su` is the first spelling of `longrope`.
         Some("longrope" | "su") => longrope(config, rope, dim, context),
+        // Its share is of the pairs that are turned, and not of the head that the series is spread over.
+        Some("proportional") if defaults.fraction.is_none() => {
+            let share = rope.opt_positive("partial_rotary_factor")?.unwrap_or(1.0);
+            let n_pairs = (share * dim as f64 / 2.0) as usize;
+            if !(1..=dim / 2).contains(&n_pairs) {
+                let expected = format!("a part of a head's {dim} elements");
+                return rope.bad_value("partial_rotary_factor", &expected);
+            }
+            Ok(RopeScaling::Proportional {
+                n_pairs,
+                factor: rope.opt_positive("factor")?.unwrap_or(1.0),
+            })
+        }
         Some(_) => rope.bad_value(
             key,
             "default, linear, dynamic, yarn, llama3, longrope or su",

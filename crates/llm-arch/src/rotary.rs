@@ -72,6 +72,14 @@ pub enum RopeScaling {
     },
     /// Each wavelength by a factor of its own, which the checkpoint holds as a tensor (GGUF's `rope_freqs.weight`).
     Stored,
+    /// All alike, but for the last pairs of each head, which are not turned at all (Gemma 4): the series is spread over the whole
+    /// head.
+    Proportional {
+        /// Pairs that are turned.
+        n_pairs: usize,
+        /// Factor of the stretch.
+        factor: f64,
+    },
     /// No turn at all, but a magnitude that grows: `1 + beta · ln(1 + ⌊position / original_context⌋)`, by which queries alone
     /// are multiplied (Llama 4, Ministral 3).
     Growth {
@@ -134,6 +142,10 @@ impl RotarySpec {
                         short[i]
                     }
             }
+            RopeScaling::Proportional { n_pairs, factor } => match i < *n_pairs {
+                true => frequency / factor,
+                false => 0.0,
+            },
             RopeScaling::Growth { .. } => 0.0,
             RopeScaling::Stored => {
                 frequency / f64::from(stored.expect("factors for a stored scaling")[i])
@@ -152,6 +164,7 @@ impl RotarySpec {
             | RopeScaling::Yarn { .. }
             | RopeScaling::Llama3 { .. }
             | RopeScaling::Stored
+            | RopeScaling::Proportional { .. }
             | RopeScaling::Growth { .. } => false,
         }
     }
@@ -170,6 +183,7 @@ impl RotarySpec {
             | RopeScaling::Yarn { .. }
             | RopeScaling::Llama3 { .. }
             | RopeScaling::Stored
+            | RopeScaling::Proportional { .. }
             | RopeScaling::Growth { .. } => None,
         }
     }
@@ -187,6 +201,7 @@ impl RotarySpec {
             | RopeScaling::Llama3 { .. }
             | RopeScaling::LongRope { .. }
             | RopeScaling::Stored
+            | RopeScaling::Proportional { .. }
             | RopeScaling::Growth { .. } => context,
         }
     }
@@ -208,6 +223,7 @@ impl RotarySpec {
             | RopeScaling::Linear { .. }
             | RopeScaling::Dynamic { .. }
             | RopeScaling::Llama3 { .. }
+            | RopeScaling::Proportional { .. }
             | RopeScaling::Stored => 1.0,
         }
     }
@@ -265,6 +281,16 @@ mod tests {
             dynamic.frequencies(128, None),
             [0.0, 0.25, 0.5, 0.75].map(|e| base.powf(-e) as f32),
         );
+    }
+
+    #[test]
+    fn proportional_positions_turn_the_first_pairs_by_the_series_of_the_whole_head() {
+        let scaling = RopeScaling::Proportional {
+            n_pairs: 2,
+            factor: 4.0,
+        };
+        let found = spec(scaling).frequencies(1, None);
+        assert_eq!(found, [0.25, 0.025, 0.0, 0.0]);
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub struct StackSpec {
     pub final_norm: FinalNorm,
     /// Residual connections, and the places of norms in a block.
     pub residual: Residual,
+    /// True if each layer multiplies its result, the residual included, by a number of its own (Gemma 4).
+    pub scaled_layers: bool,
 }
 
 impl StackSpec {
@@ -503,6 +505,8 @@ pub struct AttentionSpec {
     pub out_bias: bool,
     /// Normalises queries and keys.
     pub qk_norm: Option<QkNorm>,
+    /// Divides each head's values by the root of their mean square and this number: an RMSNorm without a gain (Gemma 4).
+    pub v_norm: Option<f32>,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
     /// Multiplies heads' results before they are projected back.
@@ -549,7 +553,12 @@ impl AttentionSpec {
 
     /// True where results of projections are brought into order.
     pub fn is_in_groups(&self) -> bool {
-        self.output_gate || self.grouped().is_some()
+        self.output_gate || self.keys_are_values() || self.grouped().is_some()
+    }
+
+    /// True where values are keys before these are normalised and turned.
+    pub fn keys_are_values(&self) -> bool {
+        self.packing == Packing::KeysAreValues
     }
 
     /// Output features of all projections, `[q | k | v | gates of results]`.
@@ -654,6 +663,8 @@ pub enum Packing {
     Stacked,
     /// One matrix, for each key head its queries' features, its own and its values'.
     PerGroup,
+    /// Two matrices, for queries and for keys, which are the values too (Gemma 4).
+    KeysAreValues,
 }
 
 /// Feed-forward.

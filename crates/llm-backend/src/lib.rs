@@ -47,8 +47,8 @@ pub use largest::first_of_largest;
 pub use llm_tensor::Routing;
 pub use ops::{
     Attention, Batch, ConvRows, DeviceInfo, Expert, ExpertBuffers, GroupPart, Groups, Heads,
-    KvColumns, LinearPart, Mask, NormOp, Output, RelativeBias, Rotary, Rows, Run, ShortConv,
-    StateBatch,
+    KvColumns, LinearPart, Mask, NormOp, Output, RelativeBias, Rotary, RouterVectors, Rows, Run,
+    ShortConv, StateBatch,
 };
 pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;

@@ -335,6 +335,31 @@ impl<B: Backend> ShortConv<'_, B> {
     }
 }
 
+/// Learned vectors of a router, `[n_experts]` each.
+#[derive(Debug)]
+pub struct RouterVectors<'a, B: Backend> {
+    /// Added to ranks, and to no weight.
+    pub correction: Option<&'a B::Weight>,
+    /// Multiplies the weights of chosen experts' results, once they are normalised.
+    pub scales: Option<&'a B::Weight>,
+}
+
+impl<B: Backend> RouterVectors<'_, B> {
+    /// Those of a router that has neither.
+    pub const NONE: Self = RouterVectors {
+        correction: None,
+        scales: None,
+    };
+}
+
+impl<B: Backend> Clone for RouterVectors<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for RouterVectors<'_, B> {}
+
 /// A feed-forward of which only chosen rows are sent through.
 pub struct Expert<'a, B: Backend> {
     /// Number among the layer's experts.

@@ -6,8 +6,8 @@ use llm_tensor::{Activation, ClampedGate, Gate};
 
 use crate::{
     Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
-    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, Routing, Run,
-    ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
+    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, RouterVectors,
+    Routing, Run, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -174,6 +174,16 @@ pub trait Ops<B: Backend>: Queue<B> {
         n_tokens: usize,
     ) -> Result<()>;
 
+    /// Divides some heads of each row of `x` `[n_tokens, row_width]` by the root of their mean square plus `eps`, in place: an
+    /// RMSNorm without a gain.
+    fn unit_heads(
+        &mut self,
+        eps: f32,
+        heads: &Heads,
+        x: &mut B::Buffer,
+        n_tokens: usize,
+    ) -> Result<()>;
+
     /// Brings the groups in rows of `grouped` `[n_tokens, row_width]` into the order of their parts in `out`
     /// `[n_tokens, out_width]`, of which other columns stay as they are.
     fn ungroup(
@@ -274,6 +284,15 @@ pub trait Ops<B: Backend>: Queue<B> {
     /// a factor is zero, zeros are written, whatever was there.
     fn scale(&mut self, runs: &[Run], x: &mut B::Buffer, n_tokens: usize) -> Result<()>;
 
+    /// Multiplies `x` `[n_tokens, width]` by the one element of `by`.
+    fn scale_by(
+        &mut self,
+        by: &B::Weight,
+        x: &mut B::Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()>;
+
     /// Applies `activation` to `x` `[n_tokens, width]` in place.
     fn activate(
         &mut self,
@@ -357,12 +376,12 @@ pub trait Ops<B: Backend>: Queue<B> {
     ) -> Result<()>;
 
     /// Chooses the experts of each row by the router's `scores` `[n_tokens, n_experts]`: the `n_active` that rank first,
-    /// the first among equals. `correction` `[n_experts]` is added to ranks alone. A row of which some expert's rank is not a
+    /// the first among equals. A row of which some expert's rank is not a
     /// number goes to the first `n_active`, with weights that are not numbers.
     fn route(
         &mut self,
         op: &Routing,
-        correction: Option<&B::Weight>,
+        vectors: RouterVectors<'_, B>,
         scores: &B::Buffer,
         routes: &mut B::Routes,
         n_tokens: usize,

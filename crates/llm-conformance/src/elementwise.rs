@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
-use llm_tensor::{Activation, Pairing};
+use llm_tensor::{Activation, DType, Pairing};
 
 use crate::case::{Case, EPS};
-use crate::data::{Device, Random, WORKS};
+use crate::data::{DTYPES, Device, Random, WORKS};
 use llm_backend::{Backend, Ops, Rotary, Run};
 
 /// An activation, in place and as a gate.
@@ -325,6 +325,50 @@ impl Case for ScaleCase {
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
         vec![0.0; expected.len()]
+    }
+}
+
+/// Rows times the element of a weight.
+#[derive(Debug)]
+pub(crate) struct ProductCase {
+    width: usize,
+    n_tokens: usize,
+    /// Element type of the weight.
+    dtype: DType,
+}
+
+pub(crate) fn products() -> Vec<ProductCase> {
+    let mut cases = Vec::new();
+    for (i, width) in [1, 7, 16, 33, 576, 3000].into_iter().enumerate() {
+        for n_tokens in [1, 3, 40] {
+            let dtype = DTYPES[i % 3];
+            cases.push(ProductCase {
+                width,
+                n_tokens,
+                dtype,
+            });
+        }
+    }
+    cases
+}
+
+impl Case for ProductCase {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let mut device = Device::new(backend);
+        let mut random = Random::new(23);
+        let by = device.load(random.weight(self.dtype, 1, 1));
+        let n = self.n_tokens * self.width;
+        let mut x = device.buffer(&random.values(n, 2.0));
+        let product = device
+            .queue
+            .scale_by(&by, &mut x, self.width, self.n_tokens);
+        product.expect(WORKS);
+        device.read(&x, n)
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        let bound = |&product: &f32| EPS * f64::from(product).abs();
+        expected.iter().map(bound).collect()
     }
 }
 

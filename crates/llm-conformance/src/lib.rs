@@ -83,9 +83,10 @@ pub fn check_tables<B: Backend>(backend: &Arc<B>) {
 pub fn check_norm<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &norm::cases());
     check_each(backend, &norm::heads());
+    check_each(backend, &norm::unit_heads());
 }
 
-/// Checks sums, activations, gates, rotary positions and the largest of rows.
+/// Checks sums, products with a number, activations, gates, rotary positions and the largest of rows.
 ///
 /// # Panics
 /// As [`check`].
@@ -93,6 +94,7 @@ pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &elementwise::sums());
     check_each(backend, &elementwise::scales());
     check_each(backend, &elementwise::gated_sums());
+    check_each(backend, &elementwise::products());
     check_each(backend, &elementwise::activations());
     check_each(backend, &gates::clamped());
     check_each(backend, &xielu::cases());

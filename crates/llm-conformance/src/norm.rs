@@ -221,6 +221,79 @@ impl Case for HeadsCase {
     }
 }
 
+/// Some heads of each row over the roots of their mean squares, in place.
+#[derive(Debug)]
+pub(crate) struct UnitCase {
+    heads: Heads,
+    n_tokens: usize,
+    magnitude: f32,
+}
+
+pub(crate) fn unit_heads() -> Vec<UnitCase> {
+    let mut cases = Vec::new();
+    for (head_dim, first, n_heads, row_heads) in [
+        (1, 0, 1, 1),
+        (12, 3, 2, 5),
+        (20, 4, 2, 6),
+        (64, 0, 9, 15),
+        (256, 3, 1, 4),
+        (512, 2, 2, 4),
+        (7, 1, 0, 2),
+    ] {
+        for (i, n_tokens) in [1, 2, 33].into_iter().enumerate() {
+            cases.push(UnitCase {
+                heads: Heads {
+                    first,
+                    n_heads,
+                    head_dim,
+                    row_width: row_heads * head_dim + i,
+                },
+                n_tokens,
+                magnitude: [2.0, 1e-3, 1e4][cases.len() % 3],
+            });
+        }
+    }
+    cases
+}
+
+impl UnitCase {
+    fn x(&self) -> Vec<f32> {
+        Random::new(8).values(self.n_tokens * self.heads.row_width, self.magnitude)
+    }
+}
+
+impl Case for UnitCase {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let mut device = Device::new(backend);
+        let x = self.x();
+        let mut on_device = device.buffer(&x);
+        let divided = device
+            .queue
+            .unit_heads(NORM_EPS, &self.heads, &mut on_device, self.n_tokens);
+        divided.expect(WORKS);
+        device.read(&on_device, x.len())
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        let Heads {
+            first,
+            n_heads,
+            head_dim,
+            row_width,
+        } = self.heads;
+        let relative = sum_error(head_dim);
+        let of = |(i, &expected): (usize, &f32)| {
+            let head = i % row_width / head_dim;
+            match (first..first + n_heads).contains(&head) {
+                true => relative * f64::from(expected).abs(),
+                // Others stay as they are.
+                false => 0.0,
+            }
+        };
+        expected.iter().enumerate().map(of).collect()
+    }
+}
+
 /// Vectors that the bounds of a normalised one depend on.
 struct Vectors {
     norm: Norm,

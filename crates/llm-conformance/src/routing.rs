@@ -8,12 +8,12 @@ pub(crate) use int8::cases as int8;
 
 use std::sync::Arc;
 
-use llm_backend::{Backend, Ops, Routing};
+use llm_backend::{Backend, Ops, RouterVectors, Routing};
 use llm_quant::StoredWeight;
 use llm_tensor::{DType, ExpertGroups, GroupRank, Scoring, Weighting};
 
 use crate::case::{Case, EPS, sum_error};
-use crate::data::{Device, Random, WORKS};
+use crate::data::{Device, Random, WORKS, widened};
 
 /// Rows that go to experts: their numbers, the rows themselves, and sums of what comes back.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct RoutingCase {
     scores: Scores,
     /// Element type of a correction of ranks.
     correction: Option<DType>,
+    /// Element type of the weights' scales.
+    scales: Option<DType>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +59,7 @@ pub(crate) fn routings() -> Vec<RoutingCase> {
                         width: [1, 7, 16, 33, 576][cases.len() % 5],
                         scores,
                         correction: None,
+                        scales: [None, Some(DType::F32), None][cases.len() % 3],
                     });
                 }
             }
@@ -104,6 +107,7 @@ fn corrected() -> Vec<RoutingCase> {
                         width: [16, 33, 7][i % 3],
                         scores,
                         correction: corrections[i / 2 % 3],
+                        scales: [None, Some(DType::F16), None, Some(DType::BF16)][i % 4],
                     });
                 }
             }
@@ -121,6 +125,8 @@ struct RoutingInputs {
     y: Vec<f32>,
     /// `[n_experts]`.
     correction: Option<StoredWeight>,
+    /// The same, of weights.
+    scales: Option<StoredWeight>,
 }
 
 impl RoutingCase {
@@ -151,6 +157,7 @@ impl RoutingCase {
             correction: self
                 .correction
                 .map(|dtype| random.weight(dtype, 1, n_experts)),
+            scales: self.scales.map(|dtype| random.weight(dtype, 1, n_experts)),
         }
     }
 }
@@ -162,15 +169,21 @@ impl Case for RoutingCase {
             x,
             y,
             correction,
+            scales,
         } = self.inputs();
         let mut device = Device::new(backend);
         let scores = device.buffer(&scores);
         let mut routes = backend.routes(&self.routing, self.n_tokens).expect(WORKS);
         let correction = correction.map(|correction| device.load(correction));
-        let (correction, n_tokens) = (correction.as_ref(), self.n_tokens);
+        let scales = scales.map(|scales| device.load(scales));
+        let vectors = RouterVectors {
+            correction: correction.as_ref(),
+            scales: scales.as_ref(),
+        };
+        let n_tokens = self.n_tokens;
         let routed = device
             .queue
-            .route(&self.routing, correction, &scores, &mut routes, n_tokens);
+            .route(&self.routing, vectors, &scores, &mut routes, n_tokens);
         routed.expect(WORKS);
         let mut n_rows = vec![usize::MAX; self.routing.n_experts];
         device.queue.chosen(&routes, &mut n_rows).expect(WORKS);
@@ -197,7 +210,9 @@ impl Case for RoutingCase {
     }
 
     fn bounds(&self, expected: &[f32]) -> Vec<f64> {
-        let RoutingInputs { scores, y, .. } = self.inputs();
+        let RoutingInputs {
+            scores, y, scales, ..
+        } = self.inputs();
         let largest = y.iter().fold(0.0, |m: f64, &y| m.max(f64::from(y).abs()));
         let n_sums = self.n_tokens * self.width;
         // Weights are at most one, or with their sum of as many as are active, before they are scaled.
@@ -207,7 +222,11 @@ impl Case for RoutingCase {
             (Scoring::Sigmoid, Weighting::Probability) => self.routing.n_active as f64,
             (Scoring::Softmax, _) | (Scoring::Sigmoid, Weighting::Normalised) => 1.0,
         };
-        let relative = relative * of_sigmoids * f64::from(self.routing.scale);
+        let largest_scale = scales.map_or(1.0, |scales| {
+            let scales = widened(&scales).into_iter();
+            scales.fold(0.0, |m: f64, scale| m.max(f64::from(scale).abs()))
+        });
+        let relative = relative * of_sigmoids * f64::from(self.routing.scale) * largest_scale;
         let mut bounds = vec![0.0; expected.len() - n_sums];
         bounds.extend(vec![relative * largest; n_sums]);
         bounds

@@ -4,7 +4,7 @@ use llm_backend::{GateFunction, NormOrder, Rotary};
 use llm_tensor::{Activation, Pairing};
 
 use crate::math::{XieluNumbers, activate, sigmoid, xielu};
-use crate::norm::Normalise;
+use crate::norm::{Normalise, scale};
 use crate::simd::{Kernel, Simd};
 
 /// Adds `weight · y` to `x`, both of one length.
@@ -22,6 +22,19 @@ impl Kernel for AddScaled<'_> {
             let sum = simd.fma(weight, simd.get(self.y, at), simd.get(self.x, at));
             simd.put(self.x, at, sum);
         }
+    }
+}
+
+/// Multiplies elements by a factor.
+pub(crate) struct Scale<'a> {
+    pub(crate) factor: f32,
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for Scale<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        scale(simd, self.factor, self.x);
     }
 }
 

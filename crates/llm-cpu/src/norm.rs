@@ -130,6 +130,43 @@ impl Kernel for NormHeads<'_> {
     }
 }
 
+/// Divides heads by the roots of their mean squares, in place.
+pub(crate) struct UnitHeads<'a> {
+    pub(crate) eps: f32,
+    pub(crate) heads: Heads,
+    /// `[n_tokens, row_width]`.
+    pub(crate) x: &'a mut [f32],
+}
+
+impl Kernel for UnitHeads<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Heads {
+            first,
+            n_heads,
+            head_dim,
+            row_width,
+        } = self.heads;
+        for row in self.x.chunks_exact_mut(row_width) {
+            let heads = row.chunks_exact_mut(head_dim).skip(first).take(n_heads);
+            for x in heads {
+                let factor = 1.0 / (mean_square(simd, x) + self.eps).sqrt();
+                scale(simd, factor, x);
+            }
+        }
+    }
+}
+
+/// Multiplies elements by a factor.
+#[inline(always)]
+pub(crate) fn scale<S: Simd>(simd: S, factor: f32, x: &mut [f32]) {
+    let factor = simd.splat(factor);
+    for at in (0..x.len()).step_by(S::LANES) {
+        let scaled = simd.mul(factor, simd.get(x, at));
+        simd.put(x, at, scaled);
+    }
+}
+
 /// A mean as the sum of its rounded value and what the rounding left.
 struct Shift {
     mean: f32,

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, Routing, Run,
-    ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
+    HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, RouterVectors,
+    Routing, Run, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
 };
 use llm_tensor::{Activation, ClampedGate};
 
-use crate::elementwise::{Activate, ActivateXielu, AddScaled, Gate, GateHeads, Rotate};
+use crate::elementwise::{Activate, ActivateXielu, AddScaled, Gate, GateHeads, Rotate, Scale};
 use crate::gates::Clamped;
 use crate::math::XieluNumbers;
 use crate::memory::Workspace;
-use crate::norm::{NormHeads, NormRows, Normalise};
+use crate::norm::{NormHeads, NormRows, Normalise, UnitHeads};
 use crate::routes::sigmoid;
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
@@ -211,6 +211,25 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn unit_heads(
+        &mut self,
+        eps: f32,
+        heads: &Heads,
+        x: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        assert!(
+            (heads.first + heads.n_heads) * heads.head_dim <= heads.row_width,
+            "{heads:?}"
+        );
+        let x = &mut x.as_mut_slice()[..n_tokens * heads.row_width];
+        self.cpu.by_rows(x, heads.row_width, |_, x| {
+            let heads = *heads;
+            self.cpu.level.run(UnitHeads { eps, heads, x });
+        });
+        Ok(())
+    }
+
     fn ungroup(
         &mut self,
         groups: &Groups,
@@ -382,6 +401,21 @@ impl Ops<Cpu> for CpuQueue {
         Ok(())
     }
 
+    fn scale_by(
+        &mut self,
+        by: &Weight,
+        x: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let x = &mut x.as_mut_slice()[..n_tokens * width];
+        let factor = by.dense().element(0);
+        self.cpu.by_rows(x, 1, |_, x| {
+            self.cpu.level.run(Scale { factor, x });
+        });
+        Ok(())
+    }
+
     fn argmax(&mut self, x: &Buffer, width: usize, columns: &mut [Option<u32>]) -> Result<()> {
         let rows = x.as_slice()[..columns.len() * width].chunks_exact(width);
         for (column, row) in columns.iter_mut().zip(rows) {
@@ -489,13 +523,13 @@ impl Ops<Cpu> for CpuQueue {
     fn route(
         &mut self,
         op: &Routing,
-        correction: Option<&Weight>,
+        vectors: RouterVectors<'_, Cpu>,
         scores: &Buffer,
         routes: &mut Routes,
         n_tokens: usize,
     ) -> Result<()> {
-        let correction = correction.map(Weight::dense);
-        routes.choose(op, correction, scores.as_slice(), n_tokens);
+        let vectors = [vectors.correction, vectors.scales].map(|v| v.map(Weight::dense));
+        routes.choose(op, vectors, scores.as_slice(), n_tokens);
         Ok(())
     }
 

@@ -61,7 +61,7 @@ impl Routes {
     pub(crate) fn choose(
         &mut self,
         op: &Routing,
-        correction: Option<DenseView<'_>>,
+        [correction, scales]: [Option<DenseView<'_>>; 2],
         scores: &[f32],
         n_tokens: usize,
     ) {
@@ -120,6 +120,11 @@ impl Routes {
                     true => probability / total * op.scale,
                     false => f32::NAN,
                 };
+            }
+            if let Some(scales) = scales {
+                for (weight, &expert) in weights.iter_mut().zip(&*chosen) {
+                    *weight *= scales.element(expert as usize);
+                }
             }
         }
         self.sort(n_chosen);
@@ -233,7 +238,7 @@ mod tests {
         let mut routes = Routes::new(&routing, 4).unwrap();
         assert_eq!(bytes(&routing, 4), routes.bytes());
         let scores = [0.0, 2.0, 1.0, /**/ 5.0, 5.0, 5.0];
-        routes.choose(&routing, None, &scores, 2);
+        routes.choose(&routing, [None; 2], &scores, 2);
         let rows = [0, 1, 2].map(|expert| routes.of(expert).0.to_vec());
         assert_eq!(rows, [vec![1], vec![0, 1], vec![0]]);
         let weights = routes.of(1).1;
@@ -253,7 +258,7 @@ mod tests {
             [1.0, 2.0, -f32::NAN, 4.0],
             [0.0, f32::INFINITY, 0.0, 1.0],
         ] {
-            routes.choose(&routing, None, &scores, 1);
+            routes.choose(&routing, [None; 2], &scores, 1);
             for expert in 0..4 {
                 let (rows, weights) = routes.of(expert);
                 assert_eq!(rows.len(), usize::from(expert < 2), "{scores:?}");

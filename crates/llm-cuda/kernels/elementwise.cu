@@ -1,6 +1,7 @@
 // Sums, activations, gates, and the largest of a row.
 //
 //   add          x += y
+//   scale_by     x *= by[0]
 //   activate_A   x = A(x)
 //   scale        x[t, c] *= the factor of c's run, or zero where that is zero
 //   add_gated    x[t, c] += y[t, c] / (1 + exp(-gates[t]))
@@ -14,8 +15,8 @@
 // Library functions and IEEE division, none of the fast ones: 2 to 5 units in the last place. exp overflows to infinity
 // and x / infinity is zero, so no argument needs a branch.
 //
-// add, activate_A: n elements, 4 a thread at 16 bytes and the last n % 4 by the first threads. Grid ceil(n / 1024) or less
-//   (the loop strides by the grid), block 256. Bytes 12 n and 8 n.
+// add, scale_by, activate_A: n elements, 4 a thread at 16 bytes and the last n % 4 by the first threads. Grid ceil(n / 1024) or less
+//   (the loop strides by the grid), block 256. Bytes 12 n and twice 8 n.
 // gate_A: width a multiple of 4; 4 columns a thread, grid (n_tokens, ceil(width / 1024)), block 256. gate_A_odd: any width,
 //   one column a thread, grid (n_tokens, ceil(width / 256)). Of rows that a router chose, bounds has the begin and the end: there
 //   are as many as these lie apart, known on the device alone; else it is null. Bytes 12 an element of out.
@@ -25,6 +26,7 @@
 //   n_rows, block 32; out [n_rows] the column, or 0xffffffff for none. Bytes 4 n_rows width.
 #include "activation.cuh"
 #include "reduce.cuh"
+#include "stored.cuh"
 
 template <class Next>
 __device__ __forceinline__ void each(Next next, float* x, u32 n) {
@@ -48,6 +50,19 @@ struct Activated {
   }
   __device__ __forceinline__ float one(float x, u32) const { return A::of(x); }
 };
+
+struct Scaled {
+  float factor;
+  __device__ __forceinline__ float of(float x) const { return x * factor; }
+  __device__ __forceinline__ void four(float4 x, u32 i, float4* out) const {
+    out[i] = make_float4(of(x.x), of(x.y), of(x.z), of(x.w));
+  }
+  __device__ __forceinline__ float one(float x, u32) const { return of(x); }
+};
+
+KERNEL(scale_by)(const u8* by, int element, float* x, u32 n) {
+  each(Scaled{element_at(by, element, 0)}, x, n);
+}
 
 KERNEL(add)(const float* y, float* x, u32 n) { each(Plus{y}, x, n); }
 

@@ -13,6 +13,7 @@
 //   Bytes: 8 * n_tokens * width and the vectors, from L2 after the first block; about 8 operations an element.
 // norm_heads_*: heads first .. first + n_heads of rows [n_tokens, row_width], in place, a warp each.
 //   Grid (n_tokens, ceil(n_heads / 8)), block 256. Heads up to 256 elements stay in registers.
+// unit_heads: the same heads over sqrt(mean(x^2) + eps), grid and block alike.
 // ungroup: groups in rows of grouped [n_tokens, row_width], from column first on, each part of all groups side by side in out
 //   [n_tokens, out_width].
 //   Grid (n_tokens, ceil(width / 256)), block 256; 8 bytes an element.
@@ -34,6 +35,13 @@ struct Any {
   enum { KEPT = 1 };
   __device__ __forceinline__ float gain_at(int i) const { return element_at(gain, gain_element, i); }
   __device__ __forceinline__ float bias_at(int i) const { return bias ? element_at(bias, bias_element, i) : 0.f; }
+};
+
+// Of a norm without a gain.
+struct NoVectors {
+  enum { KEPT = 8 };
+  __device__ __forceinline__ float gain_at(int) const { return 0.f; }
+  __device__ __forceinline__ float bias_at(int) const { return 0.f; }
 };
 
 struct Rms { enum { HAS_MEAN = 0 }; };
@@ -142,6 +150,10 @@ NORM(layer_f32, Layer, float)
 NORM(layer_f16, Layer, __half)
 NORM(layer_bf16, Layer, __nv_bfloat16)
 NORM_ANY(layer, Layer)
+
+KERNEL(unit_heads)(float* x, int row_width, int first, int n_heads, int head_dim, float eps) {
+  norm_heads<Rms>(x, row_width, first, n_heads, head_dim, eps, 1.f, NoVectors{});
+}
 
 // Up to four parts of a group: elements, and where the first group's goes.
 struct Parts {

@@ -4,7 +4,7 @@
 // rank is p, plus its element of correction where there is one; and minus infinity where its group is out, of n_groups equally
 // large ones of which the n_active_groups are in that rank first, by their largest rank or by the sum of their two largest. A
 // row goes to the n_active that rank first, the first among equals; their weights are scale * p, or these over eps + the sum
-// of the chosen p. A row where a rank is not a number (one score is not, or of a softmax is infinite) goes to the first
+// of the chosen p, times its element of scales where there are such. A row where a rank is not a number (one score is not, or of a softmax is infinite) goes to the first
 // n_active, with weights that are not numbers. Where rank is p alone it is the score that is compared.
 //
 //   routing_choose   chosen, weights [n_tokens, n_active], by falling probability. A row a warp: grid ceil(n_tokens / 8),
@@ -45,7 +45,8 @@ struct Routing {
   float eps, scale;
 };
 
-struct Correction {
+// A vector with an element for each expert, or none.
+struct OfExperts {
   const u8* of;
   int element;
 };
@@ -65,7 +66,7 @@ __device__ __forceinline__ float warp_max_f32(float v) {
 // A row's probabilities and ranks, as a lane computes them.
 struct Ranks {
   const Routing& op;
-  Correction correction;
+  OfExperts correction;
   const float* scores;
   float max, total;
   u32 open;  // a bit a group
@@ -103,8 +104,8 @@ __device__ __forceinline__ u32 open_groups(const Routing& op, const Ranks& ranks
 }
 
 // By a whole warp, for one row.
-__device__ __forceinline__ void choose(const Routing& op, Correction correction, const float* scores, u32* chosen,
-                                       float* weights) {
+__device__ __forceinline__ void choose(const Routing& op, OfExperts correction, OfExperts scales, const float* scores,
+                                       u32* chosen, float* weights) {
   int lane = threadIdx.x & 31;
   Ranks ranks{op, correction, scores, 0.f, 1.f, 0, !correction.of && !op.n_groups};
   if (op.scoring == SOFTMAX) {
@@ -164,16 +165,19 @@ __device__ __forceinline__ void choose(const Routing& op, Correction correction,
   }
   __syncwarp();
   float divisor = op.normalised ? of_chosen + op.eps : 1.f;
-  for (int k = lane; k < op.n_active; k += 32) weights[k] = weights[k] / divisor * op.scale;
+  for (int k = lane; k < op.n_active; k += 32) {
+    float weight = weights[k] / divisor * op.scale;
+    weights[k] = scales.of ? weight * element_at(scales.of, scales.element, chosen[k]) : weight;
+  }
   __syncwarp();
 }
 
-KERNEL(routing_choose)(Routing op, const u8* correction, int element, const float* scores, int n_tokens, u32* chosen,
-                       float* weights) {
+KERNEL(routing_choose)(Routing op, const u8* correction, int element, const u8* scales, int scale_element,
+                       const float* scores, int n_tokens, u32* chosen, float* weights) {
   int row = blockIdx.x * 8 + (threadIdx.x >> 5);
   if (row >= n_tokens) return;
-  choose(op, Correction{correction, element}, scores + (u64)row * op.n_experts, chosen + (u64)row * op.n_active,
-         weights + (u64)row * op.n_active);
+  choose(op, OfExperts{correction, element}, OfExperts{scales, scale_element}, scores + (u64)row * op.n_experts,
+         chosen + (u64)row * op.n_active, weights + (u64)row * op.n_active);
 }
 
 __device__ __forceinline__ u32 sum_of_block(u32 v, u32 (&partial)[8]) {
@@ -266,14 +270,15 @@ KERNEL(routing_lists)(const u32* chosen, const float* weights, u32 n_tokens, u32
   list(chosen, weights, n_tokens, n_active, n_experts, Lists{starts, rows, row_weights, slots, tiles, n_tiles, tile_rows});
 }
 
-KERNEL(routing_few)(Routing op, const u8* correction, int element, const float* scores, u32 n_tokens, u32* starts, u32* rows,
-                    float* row_weights, u32* slots, uint4* tiles, u32* n_tiles, u32 tile_rows) {
+KERNEL(routing_few)(Routing op, const u8* correction, int element, const u8* scales, int scale_element,
+                    const float* scores, u32 n_tokens, u32* starts, u32* rows, float* row_weights,
+                    u32* slots, uint4* tiles, u32* n_tiles, u32 tile_rows) {
   __shared__ u32 chosen[FEW * FEW_ACTIVE];
   __shared__ float weights[FEW * FEW_ACTIVE];
   u32 row = threadIdx.x >> 5;
   if (row < n_tokens)
-    choose(op, Correction{correction, element}, scores + (u64)row * op.n_experts, chosen + row * op.n_active,
-           weights + row * op.n_active);
+    choose(op, OfExperts{correction, element}, OfExperts{scales, scale_element}, scores + (u64)row * op.n_experts,
+           chosen + row * op.n_active, weights + row * op.n_active);
   __syncthreads();
   list(chosen, weights, n_tokens, op.n_active, op.n_experts,
        Lists{starts, rows, row_weights, slots, tiles, n_tiles, tile_rows});

@@ -23,8 +23,8 @@ mod xielu;
 
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, Run, ShortConv,
-    StateBatch, StateSpace, Xielu,
+    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors, Routing, Run,
+    ShortConv, StateBatch, StateSpace, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -127,6 +127,16 @@ impl Ops<Cuda> for CudaQueue {
         norm::norm_heads(self, op, heads, x, n_tokens)
     }
 
+    fn unit_heads(
+        &mut self,
+        eps: f32,
+        heads: &Heads,
+        x: &mut Buffer,
+        n_tokens: usize,
+    ) -> Result<()> {
+        norm::unit_heads(self, eps, heads, x, n_tokens)
+    }
+
     fn ungroup(
         &mut self,
         groups: &Groups,
@@ -222,6 +232,16 @@ impl Ops<Cuda> for CudaQueue {
         elementwise::scale(self, runs, x, n_tokens)
     }
 
+    fn scale_by(
+        &mut self,
+        by: &CudaWeight,
+        x: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        elementwise::scale_by(self, by, x, width * n_tokens)
+    }
+
     fn activate(
         &mut self,
         activation: Activation,
@@ -282,12 +302,12 @@ impl Ops<Cuda> for CudaQueue {
     fn route(
         &mut self,
         op: &Routing,
-        correction: Option<&CudaWeight>,
+        vectors: RouterVectors<'_, Cuda>,
         scores: &Buffer,
         routes: &mut Routes,
         n_tokens: usize,
     ) -> Result<()> {
-        routing::route(self, (op, correction), scores, routes, n_tokens)
+        routing::route(self, (op, vectors), scores, routes, n_tokens)
     }
 
     fn chosen(&mut self, routes: &Routes, n_rows: &mut [usize]) -> Result<()> {

@@ -11,7 +11,7 @@ use cuda_emulator::allocations::{Counting, during};
 use cuda_emulator::harness::Machine;
 use llm_backend::{
     Attention, Backend, Batch, Expert, ExpertBuffers, Heads, KvColumns, LinearPart, Mask, NormOp,
-    Ops, Output, Queue, Rotary, Routing, Rows,
+    Ops, Output, Queue, Rotary, RouterVectors, Routing, Rows,
 };
 use llm_cuda::{Buffer, Cuda, CudaQueue, CudaWeight, Index, KvPool, Routes};
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme, StoredWeight};
@@ -179,7 +179,9 @@ impl Model {
         let (silu, gated) = (Activation::Silu, &mut self.gated);
         queue.gate(silu, wide, gated, HIDDEN, n).unwrap();
         let (scores, routes) = (&mut self.scores, &mut self.routes);
-        queue.route(&ROUTING, None, scores, routes, n).unwrap();
+        queue
+            .route(&ROUTING, RouterVectors::NONE, scores, routes, n)
+            .unwrap();
         let gate_up = [a, b];
         let experts = [0, 1, 2, 3].map(|expert| Expert {
             expert,

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use cuda_emulator::harness::Machine;
 use llm_backend::{
-    Backend, Batch, Heads, HostPages, KvColumns, NormOp, Ops, Queue, Reference, Rotary, Routing,
-    Rows,
+    Backend, Batch, Heads, HostPages, KvColumns, NormOp, Ops, Queue, Reference, Rotary,
+    RouterVectors, Routing, Rows,
 };
 use llm_cuda::Cuda;
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme, StoredWeight};
@@ -428,7 +428,7 @@ fn wrong_calls_are_refused() {
         });
         refused("more rows than there is room for", &mut |queue| {
             queue
-                .route(&routing, None, &small, &mut routes, 2)
+                .route(&routing, RouterVectors::NONE, &small, &mut routes, 2)
                 .expect(works);
         });
         refused("another number of experts", &mut |queue| {
@@ -437,11 +437,11 @@ fn wrong_calls_are_refused() {
                 ..routing
             };
             queue
-                .route(&other, None, &small, &mut routes, 1)
+                .route(&other, RouterVectors::NONE, &small, &mut routes, 1)
                 .expect(works);
         });
         queue
-            .route(&routing, None, &small, &mut routes, 1)
+            .route(&routing, RouterVectors::NONE, &small, &mut routes, 1)
             .expect(works);
         let mut refused = |what: &str, call: &mut dyn FnMut(&mut <Cuda as Backend>::Queue)| {
             let outcome = catch_unwind(AssertUnwindSafe(|| call(&mut queue)));

@@ -2,7 +2,7 @@
 
 use std::mem::swap;
 
-use llm_arch::{After, Before, BlockOf, NormOf};
+use llm_arch::{After, Before, BlockOf, MlpOf, NormOf};
 use llm_backend::{Backend, Ops, Output};
 
 use crate::activations::Activations;
@@ -11,15 +11,20 @@ use crate::state::LayerState;
 use crate::sublayer::{Call, Input};
 use crate::{Result, mixer, mlp};
 
-/// Runs a block over the rows of `a.rows.x`, as [`llm_arch::Residual`] draws it, but for experts, which follow: it ends with
-/// the choice of them.
+/// Runs a block over the rows of `a.rows.x`, as [`llm_arch::Residual`] draws it, but for experts, which follow: then it ends with
+/// the choice of them, and [`end`] is what is left of it.
 pub(crate) fn forward<B: Backend>(
     block: &BlockOf<B::Weight>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
     state: &mut LayerState<B>,
 ) -> Result<()> {
-    let BlockOf { mixer, cross, mlp } = block;
+    let BlockOf {
+        mixer,
+        cross,
+        mlp,
+        scale: _,
+    } = block;
     let starts = mlp.as_ref().map(|mlp| &mlp.before);
     if let Some(Before::NormOfStart(norm)) = starts {
         // Until the mixer has read its own.
@@ -42,12 +47,35 @@ pub(crate) fn forward<B: Backend>(
         leave(&cross.after, call, a)?;
     }
 
-    let Some(mlp) = mlp else {
-        return Ok(());
-    };
-    let io = (enter(&mlp.before, input, call, a)?, output(&mlp.after));
-    mlp::forward(&mlp.compute, call, io, a)?;
-    leave(&mlp.after, call, a)
+    if let Some(mlp) = mlp {
+        let io = (enter(&mlp.before, input, call, a)?, output(&mlp.after));
+        mlp::forward(&mlp.compute, call, io, a)?;
+        leave(&mlp.after, call, a)?;
+        if let MlpOf::Experts(_) = mlp.compute {
+            return Ok(());
+        }
+    }
+    end(block, call, a)
+}
+
+/// True if something of a block follows its experts, with weights of its own.
+pub(crate) fn follows_experts<T>(block: &BlockOf<T>) -> bool {
+    block.scale.is_some() || mlp::latent(block).is_some()
+}
+
+/// Ends a block, once its experts have computed: adds what they made in narrower rows, and multiplies the residual, where a layer
+/// does.
+pub(crate) fn end<B: Backend>(
+    block: &BlockOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    mlp::leave(block, call.queue, a, call.n_tokens)?;
+    if let Some(scale) = &block.scale {
+        let x = &mut a.rows.x;
+        call.queue.scale_by(scale, x, a.hidden, call.n_tokens)?;
+    }
+    Ok(())
 }
 
 /// Normalises what a sublayer reads; `last` is what the one before it read.

@@ -3,10 +3,12 @@
 use std::slice::from_ref;
 
 use llm_arch::{
-    BlockOf, DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec,
-    NonLinearity, Role, SharedOf, Unit,
+    BlockOf, DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, LatentExpertsOf, MlpOf, MlpSpec,
+    ModelSpec, NonLinearity, Role, SharedOf, Unit,
 };
-use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Output, Run, Xielu};
+use llm_backend::{
+    Backend, Expert, ExpertBuffers, LinearPart, Ops, Output, RouterVectors, Run, Xielu,
+};
 use llm_plan::RunOn;
 
 use crate::Result;
@@ -330,6 +332,14 @@ fn dense<B: Backend>(
     apply::<B>(queue, down, inner, out, n_tokens)
 }
 
+/// Projections around a block's experts, where their rows are narrower than the residual's.
+pub(crate) fn latent<T>(block: &BlockOf<T>) -> Option<&LatentExpertsOf<T>> {
+    match &block.mlp.as_ref()?.compute {
+        MlpOf::Experts(experts) => experts.latent.as_ref(),
+        MlpOf::Dense(_) => None,
+    }
+}
+
 /// Adds what experts of narrower rows made to the residual, where a block has such.
 pub(crate) fn leave<B: Backend>(
     block: &BlockOf<B::Weight>,
@@ -337,12 +347,7 @@ pub(crate) fn leave<B: Backend>(
     a: &mut Activations<B>,
     n_tokens: usize,
 ) -> Result<()> {
-    let mlp = block.mlp.as_ref().map(|mlp| &mlp.compute);
-    let latent = mlp.and_then(|mlp| match mlp {
-        MlpOf::Experts(experts) => experts.latent.as_ref(),
-        MlpOf::Dense(_) => None,
-    });
-    match latent {
+    match latent(block) {
         Some(latent) => {
             let (leave, out) = (from_ref(&latent.leave), (Output::Add, &mut a.rows.x));
             apply::<B>(queue, leave, &a.rows.left, out, n_tokens)
@@ -368,8 +373,11 @@ fn route<B: Backend>(
     let (router, out) = (from_ref(router), (Output::Write, &mut a.rows.scores));
     apply::<B>(queue, router, &a.rows.normed, out, n_tokens)?;
     let routes = a.routes.as_mut().expect(ROUTED);
-    let (correction, scores) = (correction.as_ref(), &a.rows.scores);
-    queue.route(&spec.routing, correction, scores, routes, n_tokens)?;
+    let vectors = RouterVectors {
+        correction: correction.as_ref(),
+        scales: None,
+    };
+    queue.route(&spec.routing, vectors, &a.rows.scores, routes, n_tokens)?;
     if let Some(latent) = latent {
         let (enter, out) = (
             from_ref(&latent.enter),

@@ -280,9 +280,9 @@ impl<B: Backend> Stages for BackendStages<B> {
             let block = layer.block.get(call.queue, (backend, stream))?;
             block::forward(&block, &mut call, a, &mut layer.state)?;
             match &layer.experts {
-                Some(experts) if experts.is_latent() => {
-                    experts.forward(queue, (backend, stream), a, elsewhere)?;
-                    mlp::leave(&block, queue, a, n_tokens)?;
+                Some(experts) if block::follows_experts(&block) => {
+                    experts.forward(call.queue, (backend, stream), a, elsewhere)?;
+                    block::end(&block, &mut call, a)?;
                     block.end(queue)?;
                 }
                 experts => {

@@ -107,6 +107,7 @@ impl Values {
             Role::PostAttnNorm | Role::PostMlpNorm | Role::CrossNorm => (self.gain, 0.1),
             Role::QNorm | Role::KNorm => (self.gain, 0.1),
             Role::RopeFactors => (1.0, 0.0),
+            Role::LayerScale => (1.0, 0.1),
             Role::EmbedNormBias
             | Role::AttnNormBias
             | Role::QNormBias

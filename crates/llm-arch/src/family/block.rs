@@ -179,6 +179,7 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         qkv_bias: false,
         out_bias: false,
         qk_norm: None,
+        v_norm: None,
         scale: root_scale(head_dim),
         result_scale: 1.0,
         soft_cap: None,
@@ -249,6 +250,7 @@ pub(super) fn sequential(
         norm,
         final_norm: FinalNorm::Present,
         residual: Residual::Sequential,
+        scaled_layers: false,
     }
 }
 

@@ -7,7 +7,7 @@ use super::block::{self, HeadDefaults, gated};
 use super::{Family, Gguf, llama, written};
 use crate::config::{Config, OF_NONE, OF_ROPE, Unread};
 use crate::rope_config::{self, RopeDefaults, rotary};
-use crate::skeleton::{Naming, Role};
+use crate::skeleton::{Names, Naming, Role};
 use crate::spec::{AttentionSpec, MlpSpec, ModelSpec, NormSpec, Positions, Residual, StackSpec};
 use crate::{ArchError, RotarySpec};
 
@@ -95,17 +95,16 @@ const UNREAD: Unread = Unread {
     off: &[],
 };
 
-const SANDWICH_NAMING: Naming = Naming {
-    names: &[
-        &[
-            (Role::PostAttnNorm, "post_attention_layernorm"),
-            (Role::MlpNorm, "pre_feedforward_layernorm"),
-            (Role::PostMlpNorm, "post_feedforward_layernorm"),
-        ],
-        llama::NAMES,
-    ],
+pub(super) const SANDWICH_NAMING: Naming = Naming {
+    names: &[SANDWICH_NAMES, llama::NAMES],
     ..llama::NAMING
 };
+
+pub(super) const SANDWICH_NAMES: Names = &[
+    (Role::PostAttnNorm, "post_attention_layernorm"),
+    (Role::MlpNorm, "pre_feedforward_layernorm"),
+    (Role::PostMlpNorm, "post_feedforward_layernorm"),
+];
 
 const fn gguf(
     architecture: &'static str,

@@ -180,7 +180,10 @@ pub(super) fn add_scaling(config: &mut Map<String, Value>, rotary: &RotarySpec) 
             "original_max_position_embeddings": original_context,
             "attention_factor": magnitude,
         }),
-        RopeScaling::Yarn { .. } | RopeScaling::Stored | RopeScaling::Growth { .. } => {
+        RopeScaling::Yarn { .. }
+        | RopeScaling::Stored
+        | RopeScaling::Proportional { .. }
+        | RopeScaling::Growth { .. } => {
             return none("its rotary positions are stretched in a way that has no name");
         }
     };

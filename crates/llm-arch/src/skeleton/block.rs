@@ -74,6 +74,8 @@ pub struct BlockOf<T> {
     pub cross: Option<SublayerOf<CrossOf<T>, T>>,
     /// Feed-forward, if it has one.
     pub mlp: Option<SublayerOf<MlpOf<T>, T>>,
+    /// Multiplies the residual in the end, `[1]`.
+    pub scale: Option<T>,
 }
 
 /// A sublayer: a computation `C`, and what stands before and after it.
@@ -455,7 +457,7 @@ macro_rules! map_fields {
 
 map_fields!(NormOf { spec; ; gain; bias });
 map_fields!(LinearOf { ; ; weight; bias });
-map_fields!(BlockOf { ; mixer cross mlp; ; });
+map_fields!(BlockOf { ; mixer cross mlp; ; scale });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
 map_fields!(LatentOf { spec; q_latent q kv_latent kv out; ; });
 map_fields!(LatentInputOf { ; project norm; ; });

@@ -146,6 +146,8 @@ roles! {
     SharedGateUp: Projection;
     SharedDown: Projection;
     PostMlpNorm: Other;
+    /// Multiplies a layer's result, the residual included: `[1]`.
+    LayerScale: Other;
     FinalNorm + FinalNormBias: Other;
     Head + HeadBias: Head;
 }

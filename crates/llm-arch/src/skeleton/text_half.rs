@@ -90,9 +90,11 @@ pub(super) fn is_of_other_part(name: &str) -> bool {
 }
 
 /// Modules beside the text half.
-const OTHER_PARTS: [&str; 18] = [
+const OTHER_PARTS: [&str; 20] = [
     "audio_tower",
     "connector",
+    "embed_audio",
+    "embed_vision",
     "image_newline",
     "image_tower",
     "mm_projector",

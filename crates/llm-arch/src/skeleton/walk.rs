@@ -139,6 +139,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 | MixerSpec::Absent => None,
             },
             mlp: self.mlp(around_mlp, &layer.mlp),
+            scale: (stack.scaled_layers).then(|| (self.make)(Role::LayerScale, &[1])),
         }
     }
 
@@ -195,6 +196,10 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 Packing::Separate => {
                     let q = part(Role::Q, spec.gated_q_width());
                     ProjectionOf::Three([q, part(Role::K, kv), part(Role::V, kv)])
+                }
+                Packing::KeysAreValues => {
+                    let q = part(Role::Q, spec.gated_q_width());
+                    ProjectionOf::Two([q, part(Role::K, kv)])
                 }
                 Packing::Stacked | Packing::PerGroup => {
                     ProjectionOf::One([part(Role::Qkv, spec.qkv_width())])

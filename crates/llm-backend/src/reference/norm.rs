@@ -6,6 +6,15 @@ use super::Reference;
 use super::weight::{Decoded, ReferenceWeight};
 use crate::NormOp;
 
+/// Divides a vector by the root of its mean square.
+pub(super) fn to_unit(eps: f32, x: &mut [f32]) {
+    let squares = x.iter().map(|&v| f64::from(v) * f64::from(v));
+    let mean = squares.sum::<f64>() / x.len() as f64;
+    let root = (mean + f64::from(eps)).sqrt();
+    x.iter_mut()
+        .for_each(|x| *x = (f64::from(*x) / root) as f32);
+}
+
 /// A normalisation with its vectors decoded.
 pub(super) struct Normalisation<'a> {
     norm: Norm,

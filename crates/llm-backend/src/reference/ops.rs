@@ -4,7 +4,7 @@ use std::iter::repeat_n;
 
 use llm_tensor::{Activation, ClampedGate, Pairing};
 
-use super::norm::Normalisation;
+use super::norm::{Normalisation, to_unit};
 use super::pool::ReferencePool;
 use super::queue::ReferenceQueue;
 use super::routes::ReferenceRoutes;
@@ -13,8 +13,8 @@ use super::weight::ReferenceWeight;
 use super::{Reference, conv, delta, heads, state_space};
 use crate::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, Routing, Run, ShortConv,
-    StateBatch, StateSpace, Xielu,
+    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors, Routing, Run,
+    ShortConv, StateBatch, StateSpace, Xielu,
 };
 
 impl Ops<Reference> for ReferenceQueue {
@@ -163,6 +163,23 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
+    fn unit_heads(
+        &mut self,
+        eps: f32,
+        heads: &Heads,
+        x: &mut Vec<f32>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        for row in x.chunks_exact_mut(heads.row_width).take(n_tokens) {
+            let heads = row
+                .chunks_exact_mut(heads.head_dim)
+                .skip(heads.first)
+                .take(heads.n_heads);
+            heads.for_each(|head| to_unit(eps, head));
+        }
+        Ok(())
+    }
+
     fn ungroup(
         &mut self,
         groups: &Groups,
@@ -291,6 +308,20 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
+    fn scale_by(
+        &mut self,
+        by: &ReferenceWeight,
+        x: &mut Vec<f32>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let by = f64::from(by.decoded().values[0]);
+        for x in &mut x[..width * n_tokens] {
+            *x = (f64::from(*x) * by) as f32;
+        }
+        Ok(())
+    }
+
     fn activate(
         &mut self,
         activation: Activation,
@@ -381,14 +412,15 @@ impl Ops<Reference> for ReferenceQueue {
     fn route(
         &mut self,
         op: &Routing,
-        correction: Option<&ReferenceWeight>,
+        vectors: RouterVectors<'_, Reference>,
         scores: &Vec<f32>,
         routes: &mut ReferenceRoutes,
         n_tokens: usize,
     ) -> Result<()> {
-        let correction = correction.map(ReferenceWeight::decoded);
-        let correction = correction.as_ref().map(|vector| &vector.values[..]);
-        routes.choose(op, correction, scores, n_tokens);
+        let vectors = [vectors.correction, vectors.scales].map(|v| v.map(ReferenceWeight::decoded));
+        let vectors = vectors.each_ref();
+        let vectors = vectors.map(|vector| vector.as_ref().map(|vector| &vector.values[..]));
+        routes.choose(op, vectors, scores, n_tokens);
         Ok(())
     }
 

@@ -34,7 +34,7 @@ impl ReferenceRoutes {
     pub(super) fn choose(
         &mut self,
         op: &Routing,
-        correction: Option<&[f32]>,
+        [correction, scales]: [Option<&[f32]>; 2],
         scores: &[f32],
         n_tokens: usize,
     ) {
@@ -64,8 +64,9 @@ impl ReferenceRoutes {
             };
             for ((chosen, weight), &expert) in chosen.iter_mut().zip(weights).zip(active) {
                 *chosen = expert as u32;
+                let scale = scales.map_or(1.0, |scales| f64::from(scales[expert]));
                 *weight = match are_numbers {
-                    true => (probabilities[expert] / total * f64::from(op.scale)) as f32,
+                    true => (probabilities[expert] / total * f64::from(op.scale) * scale) as f32,
                     false => f32::NAN,
                 };
             }

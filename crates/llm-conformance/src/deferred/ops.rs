@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use llm_backend::{
     Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadNorm,
     HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result,
-    Rotary, Routing, Rows, Run, ShortConv, StateBatch, StateSpace, Xielu,
+    Rotary, RouterVectors, Routing, Rows, Run, ShortConv, StateBatch, StateSpace, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, Norm};
 
@@ -226,6 +226,17 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         self.put(move |queue| queue.norm_heads(&op.op(), &heads, &mut lock(&x), n_tokens))
     }
 
+    fn unit_heads(
+        &mut self,
+        eps: f32,
+        heads: &Heads,
+        x: &mut Shared<B::Buffer>,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (heads, x) = (*heads, x.handle());
+        self.put(move |queue| queue.unit_heads(eps, &heads, &mut lock(&x), n_tokens))
+    }
+
     fn ungroup(
         &mut self,
         groups: &Groups,
@@ -414,6 +425,17 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         self.put(move |queue| queue.scale(&runs, &mut lock(&x), n_tokens))
     }
 
+    fn scale_by(
+        &mut self,
+        by: &Arc<B::Weight>,
+        x: &mut Shared<B::Buffer>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (by, x) = (by.clone(), x.handle());
+        self.put(move |queue| queue.scale_by(&by, &mut lock(&x), width, n_tokens))
+    }
+
     fn activate(
         &mut self,
         activation: Activation,
@@ -496,22 +518,19 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
     fn route(
         &mut self,
         op: &Routing,
-        correction: Option<&Arc<B::Weight>>,
+        vectors: RouterVectors<'_, Deferred<B>>,
         scores: &Shared<B::Buffer>,
         routes: &mut Shared<B::Routes>,
         n_tokens: usize,
     ) -> Result<()> {
         let (op, scores, routes) = (*op, scores.handle(), routes.handle());
-        let correction = correction.cloned();
+        let (correction, scales) = (vectors.correction.cloned(), vectors.scales.cloned());
         self.put(move |queue| {
-            let correction = correction.as_deref();
-            queue.route(
-                &op,
-                correction,
-                &lock(&scores),
-                &mut lock(&routes),
-                n_tokens,
-            )
+            let vectors = RouterVectors {
+                correction: correction.as_deref(),
+                scales: scales.as_deref(),
+            };
+            queue.route(&op, vectors, &lock(&scores), &mut lock(&routes), n_tokens)
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
+use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, RouterVectors, Routing};
 use llm_quant::{BlockSize, Code, FourBit, Scheme, StoredWeight};
 use llm_tensor::{Activation, ClampedGate, DType, Gate, GateOrder, Weighting, WorkspaceShape};
 
@@ -354,9 +354,13 @@ impl Case for ExpertCase {
         let x = device.buffer(&x);
         let mut out = device.buffer(&before);
         let mut routes = backend.routes(&self.routing, self.n_tokens).expect(WORKS);
-        let routed = device
-            .queue
-            .route(&self.routing, None, &scores, &mut routes, self.n_tokens);
+        let routed = device.queue.route(
+            &self.routing,
+            RouterVectors::NONE,
+            &scores,
+            &mut routes,
+            self.n_tokens,
+        );
         routed.expect(WORKS);
         let n_rows = match self.sent {
             Sent::Apart => self.n_tokens,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use llm_backend::{Backend, LinearPart, Ops, Output, Reference, Routing};
+use llm_backend::{Backend, LinearPart, Ops, Output, Reference, RouterVectors, Routing};
 use llm_quant::{Activations8, Int8, Scheme};
 use llm_tensor::{Activation, Weighting, WorkspaceShape};
 
@@ -75,9 +75,13 @@ impl ExpertCase {
         let numbers = device.buffer(&numbers);
         let routes = backend.routes(&self.routing, self.n_tokens);
         let mut routes = routes.expect(WORKS);
-        let routed = device
-            .queue
-            .route(&self.routing, None, &scores, &mut routes, self.n_tokens);
+        let routed = device.queue.route(
+            &self.routing,
+            RouterVectors::NONE,
+            &scores,
+            &mut routes,
+            self.n_tokens,
+        );
         routed.expect(WORKS);
         let mut n_rows = vec![0; self.routing.n_experts];
         device.queue.chosen(&routes, &mut n_rows).expect(WORKS);

@@ -3,15 +3,23 @@
 use llm_backend::{Result, Run};
 use llm_tensor::Activation;
 
+use super::general::vector;
 use crate::launch::Launch;
 use crate::memory::Span;
 use crate::module::kernel;
-use crate::{Buffer, CudaQueue, workspace};
+use crate::{Buffer, CudaQueue, CudaWeight, workspace};
 
 /// Adds the first `n` elements of `y` to those of `x`.
 pub(super) fn add(queue: &CudaQueue, y: &Buffer, x: &mut Buffer, n: usize) -> Result<()> {
     let launch = queue.launch(kernel!("add")).pointer(y.first(n).aligned(16));
     each(launch.pointer(x.first(n).aligned(16)), n)
+}
+
+/// Multiplies the first `n` elements of `x` by the one element of a weight.
+pub(super) fn scale_by(queue: &CudaQueue, by: &CudaWeight, x: &mut Buffer, n: usize) -> Result<()> {
+    let launch =
+        vector(queue.launch(kernel!("scale_by")), Some(by)).pointer(x.first(n).aligned(16));
+    each(launch, n)
 }
 
 /// Applies `activation` to the first `n` elements of `x`.

@@ -57,6 +57,28 @@ pub(super) fn norm_heads(
     launch.grid(grid).threads(256).run()
 }
 
+/// Some heads of rows of `x` divided by the roots of their mean squares, in place.
+pub(super) fn unit_heads(
+    queue: &CudaQueue,
+    eps: f32,
+    heads: &Heads,
+    x: &mut Buffer,
+    n_tokens: usize,
+) -> Result<()> {
+    let Heads {
+        first,
+        n_heads,
+        head_dim,
+        row_width,
+    } = *heads;
+    assert!((first + n_heads) * head_dim <= row_width, "{heads:?}");
+    let launch = queue.launch(kernel!("unit_heads"));
+    let launch = launch.pointer(x.first(n_tokens * row_width)).int(row_width);
+    let launch = launch.int(first).int(n_heads).int(head_dim).float(eps);
+    let grid = [n_tokens, n_heads.div_ceil(8), 1];
+    launch.grid(grid).threads(256).run()
+}
+
 /// Parts of groups in rows of `grouped` side by side.
 pub(super) fn ungroup(
     queue: &CudaQueue,

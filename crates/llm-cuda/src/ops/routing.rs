@@ -1,6 +1,6 @@
 //! Choice of experts, and rows sent to them and back: `kernels/routing.cu`.
 
-use llm_backend::{Expert, ExpertBuffers, Output, Result, Routing};
+use llm_backend::{Expert, ExpertBuffers, Output, Result, RouterVectors, Routing};
 use llm_tensor::{ExpertGroups, GroupRank, Scoring, Weighting};
 
 use super::gates;
@@ -9,12 +9,12 @@ use super::linear;
 use crate::launch::Launch;
 use crate::module::kernel;
 use crate::routes::{Layout, List, Routes};
-use crate::{Buffer, Cuda, CudaQueue, CudaWeight};
+use crate::{Buffer, Cuda, CudaQueue};
 
 /// Chooses the experts of each row, and lists the rows of each.
 pub(super) fn route(
     queue: &CudaQueue,
-    (op, correction): (&Routing, Option<&CudaWeight>),
+    (op, vectors): (&Routing, RouterVectors<'_, Cuda>),
     scores: &Buffer,
     routes: &mut Routes,
     n_tokens: usize,
@@ -27,14 +27,16 @@ pub(super) fn route(
         "{op:?} of {n_tokens} rows in room for {layout:?}"
     );
     routes.n_tokens = n_tokens;
-    if let Some(correction) = correction {
-        assert_eq!(correction.cols(), op.n_experts, "a correction for each");
+    let RouterVectors { correction, scales } = vectors;
+    for of_experts in [correction, scales].into_iter().flatten() {
+        assert_eq!(of_experts.cols(), op.n_experts, "an element for each");
     }
     let scores = scores.first(n_tokens * op.n_experts);
     let words = Words::of(op);
     let choosing = |kernel| {
         let launch = queue.launch(kernel).structure(&words);
-        vector(launch, correction).pointer(scores).int(n_tokens)
+        let launch = vector(vector(launch, correction), scales);
+        launch.pointer(scores).int(n_tokens)
     };
     let grid = [op.n_experts, 1, 1];
     if n_tokens <= FEW && op.n_active <= FEW_ACTIVE {

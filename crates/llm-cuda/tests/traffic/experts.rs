@@ -1,6 +1,6 @@
 //! Routers and experts.
 
-use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, Routing};
+use llm_backend::{Backend, Expert, ExpertBuffers, LinearPart, Ops, RouterVectors, Routing};
 use llm_quant::{BlockSize, Code, FourBit, Int8, Scheme};
 use llm_tensor::{Activation, ClampedGate, DType, Gate, GateOrder, Weighting};
 
@@ -107,7 +107,7 @@ fn only_chosen_experts_are_read() {
                         .expect("scores");
                     bench
                         .queue
-                        .route(&routing, None, &scores, &mut routes, n)
+                        .route(&routing, RouterVectors::NONE, &scores, &mut routes, n)
                         .expect("a choice");
                     let x = bench.buffer(n * HIDDEN);
                     let mut out = bench.buffer(n * HIDDEN);
@@ -184,7 +184,7 @@ fn rows_go_to_experts_and_back_once() {
             // Scores, and lists: chosen experts and weights, rows, weights, slots and tiles.
             let n_bytes = 4 * n * n_experts + 4 * n * 4 * 8;
             bench.check(&Needs::bytes(&what, n_bytes), |queue| {
-                queue.route(&routing, None, &scores, &mut routes, n)
+                queue.route(&routing, RouterVectors::NONE, &scores, &mut routes, n)
             });
             let mut n_rows = vec![0; n_experts];
             bench.queue.chosen(&routes, &mut n_rows).expect("a choice");

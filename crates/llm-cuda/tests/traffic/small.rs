@@ -17,6 +17,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "norm_rms",
     "norm_layer",
     "norm_heads",
+    "unit_heads",
     "ungroup",
     "rotary_",
     "head_products_",
@@ -95,7 +96,13 @@ fn norm_op<'a>(
 #[test]
 fn norms_read_and_write_each_row_once() {
     on_each_target(
-        &["norm_rms", "norm_layer", "norm_heads", "ungroup"],
+        &[
+            "norm_rms",
+            "norm_layer",
+            "norm_heads",
+            "unit_heads",
+            "ungroup",
+        ],
         |bench| {
             let x = bench.buffer(N * 4 * WIDTH);
             let mut out = bench.buffer(N * 4 * WIDTH);
@@ -126,6 +133,15 @@ fn norms_read_and_write_each_row_once() {
                     });
                 }
             }
+            let heads = Heads {
+                first: 8,
+                n_heads: 4,
+                head_dim: 64,
+                row_width: 2 * WIDTH,
+            };
+            bench.check(&Needs::bytes("unit heads", 8 * N * 4 * 64), |queue| {
+                queue.unit_heads(1e-5, &heads, &mut out, N)
+            });
             let groups = Groups {
                 n_groups: 2,
                 parts: Groups::parts(&[128, 64, 64], 2, 0),
@@ -204,6 +220,10 @@ fn elements_are_read_and_written_once() {
         let (wide, mut x) = (bench.buffer(2 * N * WIDTH), bench.buffer(N * WIDTH));
         bench.check(&Needs::bytes("a sum", 12 * N * WIDTH), |queue| {
             queue.add(&wide, &mut x, WIDTH, N)
+        });
+        let by = bench.weight(Scheme::Dense(DType::BF16), (1, 1)).0;
+        bench.check(&Needs::bytes("a product", 8 * N * WIDTH), |queue| {
+            queue.scale_by(&by, &mut x, WIDTH, N)
         });
         let weights = bench.buffer(N);
         bench.check(&Needs::bytes("a gated sum", 12 * N * WIDTH), |queue| {

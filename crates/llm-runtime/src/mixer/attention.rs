@@ -88,6 +88,10 @@ fn project<B: Backend>(
     for groups in groups(spec).into_iter().flatten() {
         queue.ungroup(&groups, &a.rows.grouped, &mut a.rows.qkv, n_tokens)?;
     }
+    if let Some(eps) = spec.v_norm {
+        let v = normed(NormOver::Head, n_heads + n_kv_heads, n_kv_heads, spec);
+        queue.unit_heads(eps, &v, &mut a.rows.qkv, n_tokens)?;
+    }
     let n_turned = n_heads + n_kv_heads;
     match spec.qk_norm.map(|qk| qk.order) {
         None => turn(spec, spec.rotary_idx, n_turned, call, a)?,
@@ -175,6 +179,17 @@ fn groups(spec: &AttentionSpec) -> [Option<Groups>; 2] {
         let mut rest = groups(1, &[2 * spec.kv_width()], spec.gated_q_width());
         rest.parts[0].to = spec.q_width();
         return [Some(heads), Some(rest)];
+    }
+    if spec.keys_are_values() {
+        // The row is `[q | k]`, whose keys go to two places.
+        let projected = spec.q_width() + spec.kv_width();
+        let part = |from, width, to| Groups {
+            row_width: projected,
+            parts: Groups::parts(&[width], 1, to),
+            ..groups(1, &[], from)
+        };
+        let values = part(spec.q_width(), spec.kv_width(), projected);
+        return [Some(part(0, projected, 0)), Some(values)];
     }
     let grouped = spec.grouped().map(|n_queries| {
         let widths = [n_queries * head_dim, head_dim, head_dim];

@@ -224,6 +224,52 @@ fn the_older_spelling_of_rope_counts_where_both_are_there() {
 }
 
 #[test]
+fn what_gemma4_does_not_run_is_named() {
+    let gemma4 = |key: &str, value: Value| {
+        let config = json!({
+            "model_type": "gemma4_text", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "attention_k_eq_v": true,
+            "hidden_size_per_layer_input": 0
+        });
+        from_config(&with(object(config), key, value))
+    };
+    let spec = gemma4("num_global_key_value_heads", json!(1)).unwrap().spec;
+    let heads = spec.decoder.attentions();
+    let heads: Vec<_> = heads.map(|a| (a.head_dim, a.n_kv_heads)).collect();
+    assert_eq!(heads, [(256, 2), (512, 1)]);
+    let by_layer = json!({"1": {"head_dim": 24}});
+    let spec = gemma4("per_layer_config", by_layer).unwrap().spec;
+    let heads = spec.decoder.attentions();
+    let heads: Vec<_> = heads.map(|a| (a.head_dim, a.n_kv_heads)).collect();
+    assert_eq!(heads, [(256, 2), (24, 2)]);
+    for (key, value, words) in [
+        ("hidden_size_per_layer_input", Value::Null, "256"),
+        ("hidden_size_per_layer_input", json!(8), "expected 0"),
+        ("num_kv_shared_layers", json!(1), "expected 0"),
+        ("use_bidirectional_attention", json!("all"), "vision"),
+        ("num_global_key_value_heads", json!(3), "divisor of the 4"),
+        (
+            "per_layer_config",
+            json!({"0": {"num_key_value_heads": 3}}),
+            "divisor",
+        ),
+        (
+            "per_layer_config",
+            json!({"0": {"window": 3}}),
+            "`per_layer_config.0.window`",
+        ),
+        (
+            "rope_parameters",
+            json!({"rope_theta": 7.0}),
+            "each kind of layer",
+        ),
+    ] {
+        let error = gemma4(key, value).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains(words), "{error}");
+    }
+}
+
+#[test]
 fn halves_say_what_they_leave_out() {
     let gemma3 = |key: &str, value: Value| {
         let config = json!({

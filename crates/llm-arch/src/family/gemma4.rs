@@ -1,0 +1,203 @@
+//! Gemma 4 (text): layers that see all have heads of another size and number, whose keys may be their values too, and each layer
+//! multiplies its result.
+
+use llm_tensor::Activation;
+
+use super::block::{self, HeadDefaults, gated};
+use super::{Family, gemma, llama};
+use crate::ArchError;
+use crate::config::{Config, OF_NONE, Unread};
+use crate::rope_config::{self, RopeDefaults};
+use crate::skeleton::{Names, Naming, Role};
+use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
+use crate::{RopeScaling, RotarySpec};
+
+pub(super) static FAMILY: Family = Family {
+    model_types: &["gemma4_text"],
+    spec,
+    core: &[
+        ("hidden_size", 2_304),
+        ("intermediate_size", 9_216),
+        ("num_hidden_layers", 30),
+        ("num_attention_heads", 8),
+        ("vocab_size", 262_144),
+    ],
+    unread: Unread {
+        any: &[
+            // They say something of experts, of inputs of layers, and of layers that share keys, where there are such.
+            "moe_intermediate_size",
+            "num_experts",
+            "top_k_experts",
+            "use_double_wide_mlp",
+            "vocab_size_per_layer_input",
+        ],
+        off: &[],
+    },
+    naming: |_| &Naming {
+        names: &[NAMES, gemma::SANDWICH_NAMES, llama::NAMES],
+        bare: &[Role::LayerScale],
+        ..gemma::SANDWICH_NAMING
+    },
+    gguf: None,
+};
+
+const NAMES: Names = &[(Role::LayerScale, "layer_scalar")];
+
+fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    config.only("enable_moe_block", false)?;
+    if config.whole("hidden_size_per_layer_input")? != Some(0) {
+        return config.bad_value("hidden_size_per_layer_input", "0 (by default it is 256)");
+    }
+    if config.whole("num_kv_shared_layers")?.unwrap_or(0) != 0 {
+        return config.bad_value("num_kv_shared_layers", "0");
+    }
+    match config.text("use_bidirectional_attention")? {
+        // Pictures alone see what follows them.
+        None | Some("vision") => {}
+        Some(_) => return config.bad_value("use_bidirectional_attention", "null or vision"),
+    }
+    let context = block::context(config, 131_072)?;
+    let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6));
+    let slides = slides(config)?;
+    let [full, sliding] = attentions(config, &slides, norm)?;
+    let mlp = gated(config, "hidden_activation", Activation::GeluTanh, false)?;
+    let layers = slides.iter().map(|slides| {
+        let attention = if *slides { sliding } else { full };
+        block::attending(attention, mlp)
+    });
+    let dims = [full.head_dim, sliding.head_dim];
+    let rotaries = rotaries(config, dims.map(|dim| RopeDefaults::new(dim, context)))?;
+    let positions = Positions::Rotary(rotaries.into());
+    let mut stack = block::sequential(layers.collect(), positions, norm);
+    stack.residual = Residual::Sandwich;
+    stack.scaled_layers = true;
+    let mut spec = block::decoder_only(config, "gemma4_text", context, stack, true)?;
+    spec.embedding.scale = (spec.hidden as f32).sqrt();
+    spec.head.soft_cap = config.cap("final_logit_softcapping", None)?;
+    Ok(spec)
+}
+
+/// True for each layer with a window. The last has none, whatever is said of it.
+fn slides(config: &Config<'_>) -> Result<Vec<bool>, ArchError> {
+    let n_layers = config.n_layers("num_hidden_layers")?;
+    let mut slides = config.sliding(n_layers, |i| !(i + 1).is_multiple_of(6))?;
+    if let Some(last) = slides.last_mut() {
+        *last = false;
+    }
+    Ok(slides)
+}
+
+/// Attention of layers that see all, and of those that slide.
+fn attentions(
+    config: &Config<'_>,
+    slides: &[bool],
+    norm: NormSpec,
+) -> Result<[AttentionSpec; 2], ArchError> {
+    let defaults = HeadDefaults {
+        head_dim: Some(256),
+        n_kv_heads: Some(4),
+    };
+    let bias = config.flag("attention_bias", false)?;
+    let sliding = AttentionSpec {
+        qkv_bias: bias,
+        out_bias: bias,
+        qk_norm: norm.of_heads(),
+        v_norm: Some(norm.eps),
+        scale: 1.0,
+        window: config.window("sliding_window", Some(512))?,
+        rotary_idx: Some(1),
+        ..block::attention(config, defaults)?
+    };
+    let keys_are_values = config.flag("attention_k_eq_v", false)?;
+    let mut full = AttentionSpec {
+        head_dim: config.opt_count("global_head_dim")?.unwrap_or(512),
+        window: None,
+        rotary_idx: Some(0),
+        ..sliding
+    };
+    // Given for all models, and read in those whose keys are values.
+    let n_kv_heads = config.opt_count(GLOBAL_KV_HEADS)?;
+    if let Some(n_kv_heads) = n_kv_heads.filter(|_| keys_are_values) {
+        full.n_kv_heads = n_kv_heads;
+    }
+    let of_kinds = by_layer(config, slides, [full, sliding])?;
+    let [mut full, sliding] = of_kinds;
+    for attention in of_kinds {
+        if !attention.n_heads.is_multiple_of(attention.n_kv_heads) {
+            let key = match config.has(BY_LAYER) {
+                true => BY_LAYER,
+                false => GLOBAL_KV_HEADS,
+            };
+            let expected = format!("a divisor of the {} attention heads", attention.n_heads);
+            return config.bad_value(key, &expected);
+        }
+    }
+    if keys_are_values {
+        full.packing = Packing::KeysAreValues;
+    }
+    Ok([full, sliding])
+}
+
+/// The same with heads as the reference library writes them, where it does: by layer, and not by kind.
+fn by_layer(
+    config: &Config<'_>,
+    slides: &[bool],
+    kinds: [AttentionSpec; 2],
+) -> Result<[AttentionSpec; 2], ArchError> {
+    let Some(by_layer) = config.object(BY_LAYER)? else {
+        return Ok(kinds);
+    };
+    let [_, base] = kinds;
+    let mut found = [None; 2];
+    for (i, slides) in slides.iter().enumerate() {
+        let given = by_layer.object(&i.to_string())?;
+        let given = given.as_ref();
+        let count = |key, base| {
+            let given = given.map(|given| given.opt_count(key)).transpose()?;
+            Ok::<_, ArchError>(given.flatten().unwrap_or(base))
+        };
+        let heads = (
+            count("head_dim", base.head_dim)?,
+            count("num_key_value_heads", base.n_kv_heads)?,
+        );
+        if let Some(given) = given {
+            given.finish(&OF_NONE);
+        }
+        if *found[usize::from(*slides)].get_or_insert(heads) != heads {
+            return config.bad_value(BY_LAYER, "the same heads in all layers of a kind");
+        }
+    }
+    by_layer.finish(&OF_NONE);
+    let mut kinds = kinds;
+    for (attention, heads) in kinds.iter_mut().zip(found) {
+        if let Some((head_dim, n_kv_heads)) = heads {
+            (attention.head_dim, attention.n_kv_heads) = (head_dim, n_kv_heads);
+        }
+    }
+    Ok(kinds)
+}
+
+const GLOBAL_KV_HEADS: &str = "num_global_key_value_heads";
+const BY_LAYER: &str = "per_layer_config";
+
+/// Rotary positions of both kinds of layers.
+fn rotaries(
+    config: &Config<'_>,
+    [full, sliding]: [RopeDefaults; 2],
+) -> Result<[RotarySpec; 2], ArchError> {
+    let full = RopeDefaults { base: 1e6, ..full };
+    if let Some(by_type) = rope_config::by_type(config, [full, sliding])? {
+        return Ok(by_type);
+    }
+    if config.has("rope_parameters") {
+        return config.bad_value("rope_parameters", "one object for each kind of layer");
+    }
+    let full = RotarySpec {
+        scaling: RopeScaling::Proportional {
+            n_pairs: full.head_dim / 8,
+            factor: 1.0,
+        },
+        ..rope_config::of_object(config, None, full, None)?
+    };
+    Ok([full, rope_config::of_object(config, None, sliding, None)?])
+}
