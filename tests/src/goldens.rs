@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 117] = [
+pub const GOLDENS: [&str; 118] = [
     "apertus",
     "apertus-biases",
     "arcee",
@@ -42,6 +42,7 @@ pub const GOLDENS: [&str; 117] = [
     "gemma3",
     "gemma3-rope-scaled",
     "gemma4",
+    "gemma4-moe",
     "gemma4-plain",
     "glm",
     "glm4",

@@ -195,6 +195,11 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::Down
         | Role::DownBias
         | Role::LayerScale
+        | Role::RouterNorm
+        | Role::RouterScales
+        | Role::ExpertsNorm
+        | Role::PostExpertsNorm
+        | Role::PostSharedNorm
         | Role::FinalNormBias
         | Role::Head
         | Role::HeadBias => Stored::AsIs,

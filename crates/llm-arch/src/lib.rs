@@ -18,7 +18,7 @@ pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf
 pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
-    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
+    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
     ExpertsOf, Extents, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf,
     LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role, SharedOf, ShortConvOf,
     Skeleton, Slot, StackPlace, Stacked, StateSpaceOf, Stored, SublayerOf, TensorKind, TryMap,
@@ -26,7 +26,7 @@ pub use skeleton::{
 };
 pub use spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec,
-    FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, HybridSpec, LatentSpec, LayerSpec,
+    FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, HybridSpec, Join, LatentSpec, LayerSpec,
     MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing, Positions,
     QkNorm, Residual, SharedSpec, ShortConvSpec, Side, StackSpec, StateSpaceSpec,
 };

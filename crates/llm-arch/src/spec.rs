@@ -744,14 +744,37 @@ pub struct ExpertsSpec {
 pub struct SharedSpec {
     /// The feed-forward: one, where several are shared they lie side by side in it.
     pub mlp: DenseMlp,
-    /// True if the sigmoid of a score of the token's multiplies the result.
-    pub gated: bool,
+    /// How its result joins that of the experts.
+    pub join: Join,
+}
+
+/// How the result of a feed-forward for all tokens joins that of the experts beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Join {
+    /// They are added up.
+    Plain,
+    /// The sigmoid of a score of the token's multiplies it.
+    Gated,
+    /// It, the experts and the router each read a norm of the residual, and the results of it and of all experts are normalised
+    /// before they are added up (Gemma 4).
+    Normed,
 }
 
 impl ExpertsSpec {
     /// Elements of the rows that experts read and make, in a residual of `hidden`.
     pub fn row_width(&self, hidden: usize) -> usize {
         self.latent.unwrap_or(hidden)
+    }
+
+    /// True if experts read rows of their own, and add up in others, which something makes part of the residual after them.
+    pub fn have_own_rows(&self) -> bool {
+        self.latent.is_some() || self.is_apart()
+    }
+
+    /// True if norms keep them apart from the one that all tokens go to.
+    pub fn is_apart(&self) -> bool {
+        self.shared
+            .is_some_and(|shared| shared.join == Join::Normed)
     }
 
     /// True if rows of gate and up alternate in one matrix.

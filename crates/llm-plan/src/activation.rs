@@ -65,7 +65,7 @@ activations! {
     scores,
     /// An expert's rows.
     gathered,
-    /// Rows of experts that are narrower than the residual's,
+    /// What experts read where they have rows of their own,
     entered,
     /// and the sum of their results.
     left,
@@ -89,8 +89,9 @@ impl ActivationWidths {
         };
         let n_experts = n_experts(spec);
         let experts = layers().filter_map(|layer| layer.mlp.experts());
-        let latent = experts.filter_map(|experts| experts.latent).max();
-        let latent = latent.unwrap_or(0);
+        let own_rows = experts.filter(|experts| experts.have_own_rows());
+        let own_rows = own_rows.map(|experts| experts.row_width(spec.hidden));
+        let own_rows = own_rows.max().unwrap_or(0);
         let rotary = spec.decoder.positions.rotary().iter();
         ActivationWidths {
             x: spec.hidden,
@@ -104,8 +105,8 @@ impl ActivationWidths {
             gated: widest(&|stack| widest_mlp(stack).1),
             scores: n_experts,
             gathered: if n_experts > 0 { spec.hidden } else { 0 },
-            entered: latent,
-            left: latent,
+            entered: own_rows,
+            left: own_rows,
             encoded: if spec.encoder.is_some() {
                 spec.hidden
             } else {

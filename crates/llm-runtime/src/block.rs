@@ -2,7 +2,7 @@
 
 use std::mem::swap;
 
-use llm_arch::{After, Before, BlockOf, MlpOf, NormOf};
+use llm_arch::{After, Before, BlockOf, MlpOf, NormOf, SublayerOf};
 use llm_backend::{Backend, Ops, Output};
 
 use crate::activations::Activations;
@@ -50,27 +50,36 @@ pub(crate) fn forward<B: Backend>(
     if let Some(mlp) = mlp {
         let io = (enter(&mlp.before, input, call, a)?, output(&mlp.after));
         mlp::forward(&mlp.compute, call, io, a)?;
-        leave(&mlp.after, call, a)?;
         if let MlpOf::Experts(_) = mlp.compute {
             return Ok(());
         }
+        leave(&mlp.after, call, a)?;
     }
     end(block, call, a)
 }
 
 /// True if something of a block follows its experts, with weights of its own.
 pub(crate) fn follows_experts<T>(block: &BlockOf<T>) -> bool {
-    block.scale.is_some() || mlp::latent(block).is_some()
+    let have_own_rows = |mlp: &SublayerOf<MlpOf<T>, T>| match &mlp.compute {
+        MlpOf::Experts(experts) => experts.spec.have_own_rows(),
+        MlpOf::Dense(_) => false,
+    };
+    block.scale.is_some() || block.mlp.as_ref().is_some_and(have_own_rows)
 }
 
-/// Ends a block, once its experts have computed: adds what they made in narrower rows, and multiplies the residual, where a layer
-/// does.
+/// Ends a block, once its experts have computed: makes what they added up in rows of their own part of the residual, and multiplies
+/// this, where a layer does.
 pub(crate) fn end<B: Backend>(
     block: &BlockOf<B::Weight>,
     call: &mut Call<'_, B>,
     a: &mut Activations<B>,
 ) -> Result<()> {
-    mlp::leave(block, call.queue, a, call.n_tokens)?;
+    if let Some(mlp) = &block.mlp
+        && let MlpOf::Experts(experts) = &mlp.compute
+    {
+        mlp::join(experts, call, a)?;
+        leave(&mlp.after, call, a)?;
+    }
     if let Some(scale) = &block.scale {
         let x = &mut a.rows.x;
         call.queue.scale_by(scale, x, a.hidden, call.n_tokens)?;

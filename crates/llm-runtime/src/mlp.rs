@@ -3,8 +3,8 @@
 use std::slice::from_ref;
 
 use llm_arch::{
-    BlockOf, DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, LatentExpertsOf, MlpOf, MlpSpec,
-    ModelSpec, NonLinearity, Role, SharedOf, Unit,
+    ApartOf, DenseOf, ExpertOf, ExpertsOf, ExpertsSpec, Gating, MlpOf, MlpSpec, ModelSpec,
+    NonLinearity, Role, SharedOf, Unit,
 };
 use llm_backend::{
     Backend, Expert, ExpertBuffers, LinearPart, Ops, Output, RouterVectors, Run, Xielu,
@@ -15,7 +15,7 @@ use crate::Result;
 use crate::activations::Activations;
 use crate::device::Elsewhere;
 use crate::link::OnDevice;
-use crate::projection::{apply, part, parts};
+use crate::projection::{apply, norm_op, part, parts};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 use crate::sublayer::{Call, Input};
@@ -81,11 +81,6 @@ impl<B: Backend> Experts<B> {
         Unit::Expert { layer, expert }
     }
 
-    /// True if their results are projected to the residual, by what the layer's block has.
-    pub(crate) fn is_latent(&self) -> bool {
-        self.spec.latent.is_some()
-    }
-
     /// True if the host has to know of a router's choice.
     fn is_asked(&self) -> bool {
         self.weights.iter().any(|weights| match weights {
@@ -137,7 +132,7 @@ impl<B: Backend> Experts<B> {
                 }
                 &ExpertWeights::On(run_on) => {
                     let (routes, width) = (a.routes.as_ref().expect(ROUTED), row_width);
-                    let x = match self.is_latent() {
+                    let x = match self.spec.have_own_rows() {
                         true => &a.rows.entered,
                         false => &a.rows.normed,
                     };
@@ -148,7 +143,7 @@ impl<B: Backend> Experts<B> {
                     };
                     elsewhere.expert((run_on, self.unit(i)), &mut port, n)?;
                     let routes = a.routes.as_ref().expect(ROUTED);
-                    let out = match self.is_latent() {
+                    let out = match self.spec.have_own_rows() {
                         true => &mut a.rows.left,
                         false => &mut a.rows.x,
                     };
@@ -187,7 +182,7 @@ impl<B: Backend> Experts<B> {
             gated: &mut a.rows.gated,
             delta: &mut a.rows.delta,
         };
-        let (x, out) = match self.is_latent() {
+        let (x, out) = match self.spec.have_own_rows() {
             true => (&a.rows.entered, &mut a.rows.left),
             false => (&a.rows.normed, &mut a.rows.x),
         };
@@ -211,7 +206,7 @@ impl<B: Backend> Experts<B> {
             gated: &mut a.rows.gated,
             delta: &mut a.rows.delta,
         };
-        let (x, out) = match self.is_latent() {
+        let (x, out) = match self.spec.have_own_rows() {
             true => (&a.rows.entered, &mut a.rows.left),
             false => (&a.rows.normed, &mut a.rows.x),
         };
@@ -263,10 +258,14 @@ pub(crate) fn forward<B: Backend>(
     match mlp {
         MlpOf::Dense(mlp) => dense(mlp, call, (input, output), a),
         MlpOf::Experts(experts) => {
+            let is_apart = experts.apart.is_some();
             assert!(
-                input == Input::Normed && output == Output::Add,
-                "experts read a normed copy of the residual and add to it"
+                input == Input::Normed && (output == Output::Write) == is_apart,
+                "experts read a normed copy of the residual and add to it, unless they are kept apart"
             );
+            if let (Some(shared), Some(apart)) = (&experts.shared, &experts.apart) {
+                return self::apart(experts, (shared, apart), call, a);
+            }
             route(experts, call, a)?;
             match &experts.shared {
                 Some(shared) => self::shared(shared, call, a),
@@ -332,28 +331,85 @@ fn dense<B: Backend>(
     apply::<B>(queue, down, inner, out, n_tokens)
 }
 
-/// Projections around a block's experts, where their rows are narrower than the residual's.
-pub(crate) fn latent<T>(block: &BlockOf<T>) -> Option<&LatentExpertsOf<T>> {
-    match &block.mlp.as_ref()?.compute {
-        MlpOf::Experts(experts) => experts.latent.as_ref(),
-        MlpOf::Dense(_) => None,
+/// Makes what experts added up in rows of their own part of the residual, or has it in `a.rows.delta` where a norm follows.
+pub(crate) fn join<B: Backend>(
+    experts: &ExpertsOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
+    if let Some(latent) = &experts.latent {
+        let (leave, out) = (from_ref(&latent.leave), (Output::Add, &mut a.rows.x));
+        apply::<B>(queue, leave, &a.rows.left, out, n_tokens)?;
     }
+    if let Some(apart) = &experts.apart {
+        let rows = &mut a.rows;
+        queue.norm(
+            &norm_op(&apart.after),
+            &rows.left,
+            &mut rows.delta,
+            n_tokens,
+        )?;
+        queue.add(&rows.normed, &mut rows.delta, a.hidden, n_tokens)?;
+    }
+    Ok(())
 }
 
-/// Adds what experts of narrower rows made to the residual, where a block has such.
-pub(crate) fn leave<B: Backend>(
-    block: &BlockOf<B::Weight>,
-    queue: &mut B::Queue,
+/// Computes what all tokens go to, into `a.rows.normed`, and chooses the experts that are kept apart from it: router and experts
+/// read norms of their own.
+fn apart<B: Backend>(
+    experts: &ExpertsOf<B::Weight>,
+    (shared, apart): (&SharedOf<B::Weight>, &ApartOf<B::Weight>),
+    call: &mut Call<'_, B>,
     a: &mut Activations<B>,
+) -> Result<()> {
+    dense(&shared.mlp, call, (Input::Normed, Output::Write), a)?;
+    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
+    let (spec, rows) = (&experts.spec, &mut a.rows);
+    let norm = norm_op(&apart.after_shared);
+    queue.norm(&norm, &rows.delta, &mut rows.normed, n_tokens)?;
+
+    queue.norm(
+        &norm_op(&apart.router),
+        &rows.x,
+        &mut rows.entered,
+        n_tokens,
+    )?;
+    let (router, out) = (from_ref(&experts.router), (Output::Write, &mut rows.scores));
+    apply::<B>(queue, router, &rows.entered, out, n_tokens)?;
+    let by_root = Run {
+        n_columns: spec.routing.n_experts,
+        factor: (a.hidden as f32).sqrt().recip(),
+    };
+    queue.scale(&[by_root], &mut rows.scores, n_tokens)?;
+    let routes = a.routes.as_mut().expect(ROUTED);
+    let vectors = RouterVectors {
+        correction: None,
+        scales: Some(&apart.scales),
+    };
+    queue.route(&spec.routing, vectors, &rows.scores, routes, n_tokens)?;
+
+    queue.norm(
+        &norm_op(&apart.before),
+        &rows.x,
+        &mut rows.entered,
+        n_tokens,
+    )?;
+    clear::<B>(queue, &mut rows.left, a.hidden, n_tokens)
+}
+
+/// Sets rows to zero, for experts to add to.
+fn clear<B: Backend>(
+    queue: &mut B::Queue,
+    rows: &mut B::Buffer,
+    n_columns: usize,
     n_tokens: usize,
 ) -> Result<()> {
-    match latent(block) {
-        Some(latent) => {
-            let (leave, out) = (from_ref(&latent.leave), (Output::Add, &mut a.rows.x));
-            apply::<B>(queue, leave, &a.rows.left, out, n_tokens)
-        }
-        None => Ok(()),
-    }
+    let nothing = Run {
+        n_columns,
+        factor: 0.0,
+    };
+    Ok(queue.scale(&[nothing], rows, n_tokens)?)
 }
 
 /// Chooses experts by the scores of a router, and begins what they read and add to.
@@ -368,6 +424,7 @@ fn route<B: Backend>(
         correction,
         latent,
         shared: _,
+        apart: _,
     } = experts;
     let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
     let (router, out) = (from_ref(router), (Output::Write, &mut a.rows.scores));
@@ -384,11 +441,7 @@ fn route<B: Backend>(
             (Output::Write, &mut a.rows.entered),
         );
         apply::<B>(queue, enter, &a.rows.normed, out, n_tokens)?;
-        let nothing = Run {
-            n_columns: spec.row_width(a.hidden),
-            factor: 0.0,
-        };
-        queue.scale(&[nothing], &mut a.rows.left, n_tokens)?;
+        clear::<B>(queue, &mut a.rows.left, spec.row_width(a.hidden), n_tokens)?;
     }
     Ok(())
 }

@@ -107,7 +107,8 @@ impl Values {
             Role::PostAttnNorm | Role::PostMlpNorm | Role::CrossNorm => (self.gain, 0.1),
             Role::QNorm | Role::KNorm => (self.gain, 0.1),
             Role::RopeFactors => (1.0, 0.0),
-            Role::LayerScale => (1.0, 0.1),
+            Role::LayerScale | Role::RouterNorm | Role::RouterScales => (1.0, 0.1),
+            Role::ExpertsNorm | Role::PostExpertsNorm | Role::PostSharedNorm => (self.gain, 0.1),
             Role::EmbedNormBias
             | Role::AttnNormBias
             | Role::QNormBias

@@ -10,7 +10,7 @@ use crate::config::{Config, OF_NONE, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role, Stored};
 use crate::spec::{
-    AttentionSpec, DenseMlp, ExpertsSpec, Gating, LayerSpec, MlpSpec, ModelSpec, NormSpec,
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, Join, LayerSpec, MlpSpec, ModelSpec, NormSpec,
     Positions, SharedSpec,
 };
 
@@ -157,7 +157,7 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             scales: None,
             bias,
         },
-        gated: false,
+        join: Join::Plain,
     };
     let experts = MlpSpec::Experts(ExpertsSpec {
         routing: Routing {

@@ -1,15 +1,18 @@
 //! Gemma 4 (text): layers that see all have heads of another size and number, whose keys may be their values too, and each layer
 //! multiplies its result.
 
-use llm_tensor::Activation;
+use llm_tensor::{Activation, Gate, Routing, Weighting};
 
-use super::block::{self, HeadDefaults, gated};
+use super::block::{self, HeadDefaults};
 use super::{Family, gemma, llama};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE, Unread};
 use crate::rope_config::{self, RopeDefaults};
-use crate::skeleton::{Names, Naming, Role};
-use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Packing, Positions, Residual};
+use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows};
+use crate::spec::{
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, Join, MlpSpec, ModelSpec, NormSpec, Packing,
+    Positions, Residual, SharedSpec,
+};
 use crate::{RopeScaling, RotarySpec};
 
 pub(super) static FAMILY: Family = Family {
@@ -35,16 +38,43 @@ pub(super) static FAMILY: Family = Family {
     },
     naming: |_| &Naming {
         names: &[NAMES, gemma::SANDWICH_NAMES, llama::NAMES],
-        bare: &[Role::LayerScale],
+        bare: &[Role::LayerScale, Role::RouterNorm, Role::RouterScales],
+        elsewhere: &[
+            (
+                Role::Gate,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::First),
+            ),
+            (
+                Role::Up,
+                Elsewhere::Stack(STACKED_GATE_UP, StackRows::Second),
+            ),
+            (Role::Down, Elsewhere::Stack(STACKED_DOWN, StackRows::All)),
+        ],
         ..gemma::SANDWICH_NAMING
     },
     gguf: None,
 };
 
-const NAMES: Names = &[(Role::LayerScale, "layer_scalar")];
+const NAMES: Names = &[
+    (Role::LayerScale, "layer_scalar"),
+    (Role::Router, "router.proj"),
+    (Role::RouterNorm, "router.scale"),
+    (Role::RouterScales, "router.per_expert_scale"),
+    (Role::ExpertsNorm, "pre_feedforward_layernorm_2"),
+    (Role::PostExpertsNorm, "post_feedforward_layernorm_2"),
+    (Role::PostSharedNorm, "post_feedforward_layernorm_1"),
+    (Role::SharedGate, "mlp.gate_proj"),
+    (Role::SharedUp, "mlp.up_proj"),
+    (Role::SharedDown, "mlp.down_proj"),
+    (Role::Gate, "experts.{e}.gate_proj"),
+    (Role::Up, "experts.{e}.up_proj"),
+    (Role::Down, "experts.{e}.down_proj"),
+];
+
+const STACKED_GATE_UP: &str = "model.layers.{i}.experts.gate_up_proj";
+const STACKED_DOWN: &str = "model.layers.{i}.experts.down_proj";
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    config.only("enable_moe_block", false)?;
     if config.whole("hidden_size_per_layer_input")? != Some(0) {
         return config.bad_value("hidden_size_per_layer_input", "0 (by default it is 256)");
     }
@@ -60,7 +90,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6));
     let slides = slides(config)?;
     let [full, sliding] = attentions(config, &slides, norm)?;
-    let mlp = gated(config, "hidden_activation", Activation::GeluTanh, false)?;
+    let mlp = mlp(config)?;
     let layers = slides.iter().map(|slides| {
         let attention = if *slides { sliding } else { full };
         block::attending(attention, mlp)
@@ -75,6 +105,42 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     spec.embedding.scale = (spec.hidden as f32).sqrt();
     spec.head.soft_cap = config.cap("final_logit_softcapping", None)?;
     Ok(spec)
+}
+
+/// The feed-forward for all tokens, with experts beside it where there are some.
+fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
+    let activation = config.activation("hidden_activation", Activation::GeluTanh)?;
+    let shared = DenseMlp {
+        width: config.count("intermediate_size")?,
+        activation: activation.into(),
+        gating: Gating::Separate,
+        bias: false,
+        scales: None,
+    };
+    if !config.flag("enable_moe_block", false)? {
+        return Ok(MlpSpec::Dense(shared));
+    }
+    let n_experts = config.count("num_experts")?;
+    let n_active = config.count("top_k_experts")?;
+    if n_active > n_experts {
+        let expected = format!("a number up to the {n_experts} experts");
+        return config.bad_value("top_k_experts", &expected);
+    }
+    Ok(MlpSpec::Experts(ExpertsSpec {
+        routing: Routing {
+            weighting: Weighting::Normalised,
+            ..Routing::softmax(n_experts, n_active)
+        },
+        correction: false,
+        width: config.count("moe_intermediate_size")?,
+        latent: None,
+        gate: Gate::Of(activation),
+        bias: false,
+        shared: Some(SharedSpec {
+            mlp: shared,
+            join: Join::Normed,
+        }),
+    }))
 }
 
 /// True for each layer with a window. The last has none, whatever is said of it.

@@ -10,7 +10,7 @@ use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Names, Naming, Role};
 use crate::spec::{
-    AttentionSpec, DenseMlp, ExpertsSpec, Gating, MlpSpec, ModelSpec, NormSpec, Positions,
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, Join, MlpSpec, ModelSpec, NormSpec, Positions,
     SharedSpec,
 };
 
@@ -206,7 +206,7 @@ pub(super) fn with_shared(
                 scales: None,
                 bias: false,
             },
-            gated: false,
+            join: Join::Plain,
         }),
     }))
 }

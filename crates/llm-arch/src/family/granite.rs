@@ -10,7 +10,7 @@ use crate::config::{Config, OF_NONE};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows};
 use crate::spec::{
-    AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NonLinearity, NormSpec, Positions,
+    AttentionSpec, DenseMlp, Gating, Join, MlpSpec, ModelSpec, NonLinearity, NormSpec, Positions,
     SharedSpec,
 };
 
@@ -87,7 +87,7 @@ pub(super) static GRANITE_MOE_SHARED: Family = Family {
                     scales: None,
                     bias: false,
                 },
-                gated: false,
+                join: Join::Plain,
             })
         });
         with_experts(config, "granitemoeshared", shared.transpose()?)

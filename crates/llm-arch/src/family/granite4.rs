@@ -11,7 +11,7 @@ use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
-    AttentionSpec, DenseMlp, ExpertsSpec, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, Join, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
     Positions, SharedSpec,
 };
 
@@ -107,7 +107,7 @@ fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
         bias: false,
         shared: Some(SharedSpec {
             mlp: of_all,
-            gated: false,
+            join: Join::Plain,
         }),
     }))
 }

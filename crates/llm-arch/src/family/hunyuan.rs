@@ -10,7 +10,7 @@ use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Names, Naming, Role};
 use crate::spec::{
-    AttentionSpec, DenseMlp, ExpertsSpec, Gating, MlpSpec, ModelSpec, NormOrder, NormSpec,
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, Join, MlpSpec, ModelSpec, NormOrder, NormSpec,
     Positions, QkNorm, SharedSpec,
 };
 
@@ -195,7 +195,7 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             scales: None,
             bias: false,
         },
-        gated: false,
+        join: Join::Plain,
     };
     let experts = MlpSpec::Experts(ExpertsSpec {
         routing: Routing {

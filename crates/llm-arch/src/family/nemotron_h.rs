@@ -11,7 +11,7 @@ use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::skeleton::{Naming, Role};
 use crate::spec::{
-    AttentionSpec, DenseMlp, ExpertsSpec, Gating, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, Join, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
     NonLinearity, NormSpec, Positions, SharedSpec,
 };
 
@@ -191,7 +191,7 @@ fn experts(
                 width: count("moe_shared_expert_intermediate_size", 7_688)?,
                 ..dense
             },
-            gated: false,
+            join: Join::Plain,
         }),
     }))
 }

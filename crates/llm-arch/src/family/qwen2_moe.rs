@@ -8,7 +8,9 @@ use super::{Family, Gguf, GgufKeys, llama, qwen, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::skeleton::{Naming, Role};
-use crate::spec::{AttentionSpec, DenseMlp, ExpertsSpec, Gating, MlpSpec, ModelSpec, SharedSpec};
+use crate::spec::{
+    AttentionSpec, DenseMlp, ExpertsSpec, Gating, Join, MlpSpec, ModelSpec, SharedSpec,
+};
 
 pub(super) static FAMILY: Family = Family {
     model_types: &["qwen2_moe"],
@@ -115,7 +117,7 @@ pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<M
                 scales: None,
                 bias: false,
             },
-            gated: true,
+            join: Join::Gated,
         }),
     }))
 }

@@ -272,6 +272,28 @@ pub struct ExpertsOf<T> {
     pub latent: Option<LatentExpertsOf<T>>,
     /// An expert that all tokens go to.
     pub shared: Option<SharedOf<T>>,
+    /// Norms that keep it apart from the others.
+    pub apart: Option<ApartOf<T>>,
+}
+
+/// Norms between experts and the one that all tokens go to.
+///
+/// ```text
+/// x ─┬─ norm ─ shared ─ norm ──── + ─►
+///    └─ norm ─ experts ─ norm ────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ApartOf<T> {
+    /// What the router reads: the residual's norm, over the root of its width.
+    pub router: NormOf<T>,
+    /// Multiplies the weights of chosen experts' results.
+    pub scales: T,
+    /// What experts read.
+    pub before: NormOf<T>,
+    /// What they make, all together.
+    pub after: NormOf<T>,
+    /// What the one for all tokens makes.
+    pub after_shared: NormOf<T>,
 }
 
 /// Projections around experts whose rows are narrower than the residual's.
@@ -468,7 +490,8 @@ map_fields!(ShortConvOf { spec; project taps out; ; });
 map_fields!(CrossOf { spec; q kv out; ; });
 map_fields!(DenseOf { spec; up down xielu; ; });
 map_fields!(XieluOf { ; ; alpha_p alpha_n beta eps; });
-map_fields!(ExpertsOf { spec; router latent shared; ; correction });
+map_fields!(ExpertsOf { spec; router latent shared apart; ; correction });
+map_fields!(ApartOf { ; router before after after_shared; scales; });
 map_fields!(LatentExpertsOf { ; enter leave; ; });
 map_fields!(SharedOf { ; mlp score; ; });
 map_fields!(ExpertOf { ; up down; ; });

@@ -128,6 +128,13 @@ roles! {
     /// From the residual to the narrower rows of experts, and back.
     ExpertsIn: Projection;
     ExpertsOut: Projection;
+    /// Multiplies the router's norm of the residual, `[hidden]`, and the chosen experts' weights, `[experts]`.
+    RouterNorm: Other;
+    RouterScales: Other;
+    /// Gains of norms of what all experts read and make, and of what the one for all tokens makes.
+    ExpertsNorm: Other;
+    PostExpertsNorm: Other;
+    PostSharedNorm: Other;
     Gate + GateBias: Projection;
     Up + UpBias: Projection;
     /// Gate and up in one, rows `[gate | up]`; of experts they may alternate.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use llm_tensor::Gate;
 
 use super::block::{
-    After, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
+    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
     ExpertsOf, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf, LinearOf,
     MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
     XieluOf,
@@ -14,8 +14,8 @@ use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix,
-    LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOver, Packing,
-    Positions, QkNorm, SharedSpec, ShortConvSpec, Side, StateSpaceSpec,
+    Join, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOver, NormSpec,
+    Packing, Positions, QkNorm, SharedSpec, ShortConvSpec, Side, StateSpaceSpec,
 };
 
 impl ModelSpec {
@@ -138,7 +138,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 | MixerSpec::Hybrid(_)
                 | MixerSpec::Absent => None,
             },
-            mlp: self.mlp(around_mlp, &layer.mlp),
+            mlp: self.mlp(around_mlp, (&layer.mlp, &stack.norm)),
             scale: (stack.scaled_layers).then(|| (self.make)(Role::LayerScale, &[1])),
         }
     }
@@ -330,7 +330,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     fn mlp(
         &mut self,
         around: (Before<Role>, After<Role>),
-        spec: &MlpSpec,
+        (spec, norm): (&MlpSpec, &NormSpec),
     ) -> Option<SublayerOf<MlpOf<T>, T>> {
         match *spec {
             MlpSpec::Dense(spec) => Some(self.sublayer(around, |walk| {
@@ -338,13 +338,13 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 MlpOf::Dense(walk.dense(spec, roles))
             })),
             MlpSpec::Experts(spec) => {
-                Some(self.sublayer(around, |walk| MlpOf::Experts(walk.experts(spec))))
+                Some(self.sublayer(around, |walk| MlpOf::Experts(walk.experts(spec, norm))))
             }
             MlpSpec::Absent => None,
         }
     }
 
-    fn experts(&mut self, spec: ExpertsSpec) -> ExpertsOf<T> {
+    fn experts(&mut self, spec: ExpertsSpec, norm: &NormSpec) -> ExpertsOf<T> {
         let n_experts = spec.routing.n_experts;
         ExpertsOf {
             spec,
@@ -356,11 +356,24 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 leave: self.matrix(Role::ExpertsOut, [self.spec.hidden, width]),
             }),
             shared: spec.shared.map(|shared| self.shared(shared)),
+            apart: (spec.is_apart()).then(|| self.apart(n_experts, norm)),
+        }
+    }
+
+    fn apart(&mut self, n_experts: usize, norm: &NormSpec) -> ApartOf<T> {
+        let hidden = self.spec.hidden;
+        let mut norms = |gain| self.norms(&norm.of(gain), hidden);
+        ApartOf {
+            router: norms(Role::RouterNorm),
+            before: norms(Role::ExpertsNorm),
+            after: norms(Role::PostExpertsNorm),
+            after_shared: norms(Role::PostSharedNorm),
+            scales: (self.make)(Role::RouterScales, &[n_experts]),
         }
     }
 
     fn shared(&mut self, spec: SharedSpec) -> SharedOf<T> {
-        let SharedSpec { mlp, gated } = spec;
+        let SharedSpec { mlp, join } = spec;
         let roles = [
             Role::SharedGate,
             Role::SharedUp,
@@ -369,7 +382,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         ];
         let hidden = self.spec.hidden;
         SharedOf {
-            score: gated.then(|| self.matrix(Role::SharedScore, [1, hidden])),
+            score: (join == Join::Gated).then(|| self.matrix(Role::SharedScore, [1, hidden])),
             mlp: self.dense(mlp, roles),
         }
     }
