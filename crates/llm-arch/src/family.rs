@@ -5,6 +5,7 @@ mod arcee;
 mod bamba;
 mod block;
 mod bloom;
+mod by_kind;
 mod cohere;
 mod deepseek;
 mod ernie4_5;
@@ -303,15 +304,16 @@ pub fn from_gguf(
         config.insert((*flag).to_owned(), Value::from(is_there));
     }
     gather_rope_scaling(&mut config, gguf);
+    by_kind::gather(&mut config, &has_tensor)?;
     let keys = Config::new(&config, "");
     let mut spec = read_spec(&keys, family)?;
     passed_over(keys.unknown(), UnknownKeys::Refuse)?;
     (gguf.adjust)(&mut spec);
-    if has_tensor("rope_freqs.weight") {
-        let kinds = spec.decoder.positions.rotary_mut();
-        kinds
-            .iter_mut()
-            .for_each(|rotary| rotary.scaling = RopeScaling::Stored);
+    // Of several kinds the first is that of layers that see all, whose factors they are.
+    if has_tensor("rope_freqs.weight")
+        && let Some(rotary) = spec.decoder.positions.rotary_mut().first_mut()
+    {
+        rotary.scaling = RopeScaling::Stored;
     }
     let naming = (gguf.naming)(&spec);
     Skeleton::new(spec, naming)

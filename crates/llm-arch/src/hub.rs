@@ -234,17 +234,23 @@ fn name_scaling(spec: &mut ModelSpec, factors: Option<&[f32]>) -> Result<(), Arc
         if rotary.scaling == RopeScaling::Stored {
             let found = factors.and_then(|factors| named(rotary, factors));
             rotary.scaling = found.ok_or(ArchError::NoConfig {
-                reason: "the factors in `rope_freqs.weight` are not Llama 3's, and no others have a name",
+                reason: "the factors in `rope_freqs.weight` are neither Llama 3's nor Gemma 4's, and no others have a name",
             })?;
         }
     }
     Ok(())
 }
 
-/// The scaling that makes `factors` of a series of wavelengths: as Llama 3 has it, for the largest of them.
+/// The scaling that makes `factors` of a series of wavelengths: as Llama 3 has it, for the largest of them, or as Gemma 4, whose
+/// last pairs GGUFs have as good as not turned.
 fn named(rotary: &RotarySpec, factors: &[f32]) -> Option<RopeScaling> {
     if factors.iter().all(|&factor| factor == 1.0) {
         return Some(RopeScaling::None);
+    }
+    let n_pairs = factors.iter().take_while(|&&factor| factor == 1.0).count();
+    if factors[n_pairs..].iter().all(|&factor| factor >= UNTURNED) {
+        let factor = 1.0;
+        return Some(RopeScaling::Proportional { n_pairs, factor });
     }
     let factor = factors.iter().copied().fold(1.0, f32::max);
     let is_made_by = |original_context: f64| {
@@ -267,6 +273,9 @@ fn named(rotary: &RotarySpec, factors: &[f32]) -> Option<RopeScaling> {
             original_context,
         })
 }
+
+/// A wavelength this much longer turns nothing by an angle that f32 tells from none.
+const UNTURNED: f32 = 1e20;
 
 /// Between how many and how few periods in the original context all of Llama 3's models stretch a wavelength in part.
 const HIGH: f64 = 4.0;

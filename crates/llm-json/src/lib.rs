@@ -9,7 +9,7 @@ mod clean;
 
 use std::fmt;
 
-use serde::de::DeserializeOwned;
+use serde_core::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Reads a JSON document.

@@ -1,12 +1,13 @@
 //! Layering of the crates.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use cargo_metadata::{DependencyKind, MetadataCommand, Package};
+use anyhow::{Result, ensure};
+use serde::Deserialize;
 
 use super::Problem;
+use crate::cargo::cargo;
 
 /// Crates that one may use, apart from those that only its tests use.
 #[derive(Clone, Copy)]
@@ -69,11 +70,13 @@ pub(super) fn rank(folder: &Path) -> Option<usize> {
 }
 
 pub(super) fn check(root: &Path) -> Result<Vec<Problem>> {
-    let metadata = MetadataCommand::new()
-        .manifest_path(root.join("Cargo.toml"))
-        .no_deps()
-        .exec()?;
-    let crates: Vec<&Package> = metadata.workspace_packages();
+    let output = cargo(root, "metadata --format-version 1 --no-deps --locked").output()?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let crates = serde_json::from_slice::<Metadata>(&output.stdout)?.packages;
     let mut problems = Vec::new();
     for package in &crates {
         problems.extend(check_crate(root, package, &crates)?);
@@ -82,11 +85,31 @@ pub(super) fn check(root: &Path) -> Result<Vec<Problem>> {
     Ok(problems)
 }
 
-fn check_crate(root: &Path, package: &Package, crates: &[&Package]) -> Result<Vec<Problem>> {
-    let path = package.manifest_path.as_std_path();
+/// What cargo says of the workspace.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    manifest_path: PathBuf,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    /// None where it is a dependency of the crate itself.
+    kind: Option<String>,
+}
+
+fn check_crate(root: &Path, package: &Package, crates: &[Package]) -> Result<Vec<Problem>> {
+    let path = &package.manifest_path;
     // Cargo resolves symbolic links, so what it says may begin differently.
     let manifest = path.strip_prefix(root.canonicalize()?)?;
-    let Some((_, may)) = LAYERS.iter().find(|(name, _)| package.name == name) else {
+    let Some((_, may)) = LAYERS.iter().find(|(name, _)| package.name == *name) else {
         let message = format!(
             "crate `{}` has no place in the table of layers",
             package.name
@@ -102,7 +125,7 @@ fn check_crate(root: &Path, package: &Package, crates: &[&Package]) -> Result<Ve
         found.map_or(1, |idx| idx + 1)
     };
     let forbidden = package.dependencies.iter().filter(|dependency| {
-        dependency.kind != DependencyKind::Development
+        dependency.kind.as_deref() != Some("dev")
             && crates.iter().any(|other| other.name == dependency.name)
             && !allowed.contains(&dependency.name.as_str())
     });
@@ -115,7 +138,7 @@ fn check_crate(root: &Path, package: &Package, crates: &[&Package]) -> Result<Ve
 }
 
 /// The document for people names every crate, too.
-fn check_architecture(root: &Path, crates: &[&Package]) -> Vec<Problem> {
+fn check_architecture(root: &Path, crates: &[Package]) -> Vec<Problem> {
     let text = fs::read_to_string(root.join(ARCHITECTURE)).unwrap_or_default();
     crates
         .iter()

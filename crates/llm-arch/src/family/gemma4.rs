@@ -2,9 +2,10 @@
 //! multiplies its result.
 
 use llm_tensor::{Activation, Gate, Routing, Weighting};
+use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults};
-use super::{Family, gemma, llama};
+use super::{Family, Gguf, gemma, llama, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE, Unread};
 use crate::rope_config::{self, RopeDefaults};
@@ -52,7 +53,29 @@ pub(super) static FAMILY: Family = Family {
         ],
         ..gemma::SANDWICH_NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "gemma4",
+        keys: &[
+            &[
+                ("attention.shared_kv_layers", "num_kv_shared_layers"),
+                ("embedding_length_per_layer_input", INPUTS_OF_LAYERS),
+                ("expert_count", "num_experts"),
+                ("expert_used_count", "top_k_experts"),
+                ("expert_feed_forward_length", "moe_intermediate_size"),
+                ("final_logit_softcapping", "final_logit_softcapping"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+            llama::WINDOW,
+        ],
+        flags: &[("ffn_gate_inp.weight", "enable_moe_block")],
+        naming: |spec| match written::experts(spec) {
+            Some(_) => &GGUF_EXPERTS_NAMING,
+            None => &GGUF_NAMING,
+        },
+        adjust: |_| (),
+        config: written,
+    }),
 };
 
 const NAMES: Names = &[
@@ -74,9 +97,103 @@ const NAMES: Names = &[
 const STACKED_GATE_UP: &str = "model.layers.{i}.experts.gate_up_proj";
 const STACKED_DOWN: &str = "model.layers.{i}.experts.down_proj";
 
+const GGUF_NAMES: Names = &[(Role::LayerScale, "layer_output_scale")];
+
+const GGUF_NAMING: Naming = Naming {
+    names: &[GGUF_NAMES, llama::GGUF_NAMES],
+    ..llama::GGUF_NAMING
+};
+
+const GGUF_EXPERTS_NAMING: Naming = Naming {
+    names: &[
+        &[
+            (Role::RouterNorm, "ffn_gate_inp.scale"),
+            (Role::RouterScales, "ffn_down_exps.scale"),
+            (Role::ExpertsNorm, "pre_ffw_norm_2"),
+            (Role::PostExpertsNorm, "post_ffw_norm_2"),
+            (Role::PostSharedNorm, "post_ffw_norm_1"),
+            (Role::SharedGate, "ffn_gate"),
+            (Role::SharedUp, "ffn_up"),
+            (Role::SharedDown, "ffn_down"),
+        ],
+        GGUF_NAMES,
+        llama::GGUF_EXPERTS_NAMES,
+        llama::GGUF_NAMES,
+    ],
+    bare: &[Role::RouterNorm, Role::RouterScales],
+    ..llama::GGUF_EXPERTS_NAMING
+};
+
+/// The configuration of a GGUF's model.
+fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
+    let attentions = || spec.decoder.attentions();
+    let of_kind = |slides: bool| attentions().find(|own| own.window.is_some() == slides);
+    let Some(full) = of_kind(false) else {
+        return written::none("none of its layers sees all");
+    };
+    let sliding = of_kind(true).unwrap_or(full);
+    let types = attentions().map(|own| match own.window {
+        Some(_) => "sliding_attention",
+        None => "full_attention",
+    });
+    let [full_rotary, sliding_rotary] = spec.decoder.positions.rotary() else {
+        return written::none("it has not two kinds of positions");
+    };
+    let RopeScaling::Proportional { n_pairs, factor } = full_rotary.scaling else {
+        return written::none("its layers that see all do not turn a part of each head");
+    };
+    let experts = written::experts(spec);
+    let shared = match experts {
+        Some(experts) => experts.shared.map(|shared| shared.mlp),
+        None => Some(written::mlp(spec)?),
+    };
+    let Some(shared) = shared else {
+        return written::none("it has no feed-forward for all tokens");
+    };
+    let mut config = written::config(spec, "Gemma4ForCausalLM");
+    let more = json!({
+        "hidden_size": spec.hidden,
+        "intermediate_size": shared.width,
+        "num_hidden_layers": spec.decoder.n_layers(),
+        "num_attention_heads": full.n_heads,
+        "num_key_value_heads": sliding.n_kv_heads,
+        "num_global_key_value_heads": full.n_kv_heads,
+        "head_dim": sliding.head_dim,
+        "global_head_dim": full.head_dim,
+        "attention_k_eq_v": full.packing == Packing::KeysAreValues,
+        "hidden_activation": written::name(written::activation(&shared)?),
+        "max_position_embeddings": spec.context,
+        "rms_norm_eps": written::shortest(spec.decoder.norm.eps),
+        "layer_types": types.collect::<Vec<_>>(),
+        "sliding_window": sliding.window,
+        "final_logit_softcapping": spec.head.soft_cap.map(written::shortest),
+        INPUTS_OF_LAYERS: 0,
+        "enable_moe_block": experts.is_some(),
+        "rope_parameters": {
+            "full_attention": {
+                "rope_type": "proportional",
+                "rope_theta": full_rotary.base,
+                "partial_rotary_factor": 2.0 * n_pairs as f64 / full.head_dim as f64,
+                "factor": factor,
+            },
+            "sliding_attention": {"rope_type": "default", "rope_theta": sliding_rotary.base},
+        },
+    });
+    written::extend(&mut config, more);
+    if let Some(experts) = experts {
+        let more = json!({
+            "num_experts": experts.routing.n_experts,
+            "top_k_experts": experts.routing.n_active,
+            "moe_intermediate_size": experts.width,
+        });
+        written::extend(&mut config, more);
+    }
+    Ok(config)
+}
+
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    if config.whole("hidden_size_per_layer_input")? != Some(0) {
-        return config.bad_value("hidden_size_per_layer_input", "0 (by default it is 256)");
+    if config.whole(INPUTS_OF_LAYERS)? != Some(0) {
+        return config.bad_value(INPUTS_OF_LAYERS, "0 (by default it is 256)");
     }
     if config.whole("num_kv_shared_layers")?.unwrap_or(0) != 0 {
         return config.bad_value("num_kv_shared_layers", "0");
@@ -243,6 +360,7 @@ fn by_layer(
     Ok(kinds)
 }
 
+const INPUTS_OF_LAYERS: &str = "hidden_size_per_layer_input";
 const GLOBAL_KV_HEADS: &str = "num_global_key_value_heads";
 const BY_LAYER: &str = "per_layer_config";
 

@@ -5,7 +5,7 @@ mod keys;
 mod reference;
 
 use super::*;
-use crate::{RopeScaling, Side, Stored, Unit};
+use crate::{Packing, RopeScaling, Side, Stored, Unit};
 
 fn object(value: Value) -> Map<String, Value> {
     value.as_object().expect("an object").clone()
@@ -194,6 +194,53 @@ fn gguf_metadata_gives_the_same_model() {
             .iter()
             .any(|s| s.name == "rope_freqs.weight" && *s.shape == [64])
     );
+}
+
+#[test]
+fn a_ggufs_two_kinds_of_layers_are_told_apart_or_refused() {
+    let metadata = object(json!({
+        "general.architecture": "gemma4", "gemma4.embedding_length": 64, "gemma4.block_count": 3,
+        "gemma4.attention.head_count": 4, "gemma4.attention.head_count_kv": [2, 2, 1], "gemma4.feed_forward_length": 96,
+        "gemma4.attention.key_length": 32, "gemma4.attention.value_length": 32, "gemma4.rope.dimension_count": 32,
+        "gemma4.attention.key_length_swa": 16, "gemma4.attention.value_length_swa": 16, "gemma4.rope.dimension_count_swa": 16,
+        "gemma4.attention.sliding_window": 8, "gemma4.attention.sliding_window_pattern": [true, true, false],
+        "gemma4.rope.freq_base": 1e6, "gemma4.rope.freq_base_swa": 5e3, "gemma4.embedding_length_per_layer_input": 0
+    }));
+    let read = |key: &str, value: Value, has: &[&str]| {
+        let mut metadata = metadata.clone();
+        metadata.insert(key.to_owned(), value);
+        from_gguf(&metadata, 100, |name| has.contains(&name))
+    };
+    let spec = |has| read("gemma4.expert_count", json!(0), has).unwrap().spec;
+    let own = |spec: &ModelSpec| {
+        let own = spec.decoder.attentions();
+        let own = own.map(|a| (a.head_dim, a.n_kv_heads, a.window, a.packing));
+        own.collect::<Vec<_>>()
+    };
+    let sliding = (16, 2, Some(8), Packing::Separate);
+    let found = spec(&["rope_freqs.weight"]);
+    let full = (32, 1, None, Packing::KeysAreValues);
+    assert_eq!(own(&found), [sliding, sliding, full]);
+    let kinds = found.decoder.positions.rotary();
+    assert_eq!((kinds[0].base, kinds[1].base), (1e6, 5e3));
+    assert_eq!(kinds[0].scaling, RopeScaling::Stored);
+    assert_eq!(kinds[1].scaling, RopeScaling::None);
+    let found = spec(&["blk.2.attn_v.weight"]);
+    assert_eq!(own(&found)[2].3, Packing::Separate);
+    for (key, value, words) in [
+        ("attention.value_length", json!(16), "expected 32"),
+        ("rope.dimension_count_swa", json!(8), "expected 16"),
+        ("attention.head_count_kv", json!([2, 1, 1]), "same in all"),
+        ("attention.head_count_kv", json!([2, 1]), "3 numbers"),
+        (
+            "embedding_length_per_layer_input",
+            json!(8),
+            "hidden_size_per_layer_input",
+        ),
+    ] {
+        let error = read(&format!("gemma4.{key}"), value, &[]).unwrap_err();
+        assert!(error.to_string().contains(words), "{key}: {error}");
+    }
 }
 
 fn read(path: &std::path::Path) -> Map<String, Value> {

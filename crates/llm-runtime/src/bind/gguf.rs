@@ -73,7 +73,7 @@ fn decimal(x: f32) -> Value {
         .map_or(Value::Null, Value::from)
 }
 
-/// A short array of whole numbers as JSON.
+/// A short array of whole numbers or flags as JSON.
 fn numbers(value: &MetaValue) -> Option<Value> {
     let MetaValue::Array(array) = value else {
         return None;
@@ -84,6 +84,9 @@ fn numbers(value: &MetaValue) -> Option<Value> {
         }
         Array::U32(numbers) if numbers.len() <= MAX_LAYERS => {
             numbers.iter().map(|&n| Value::from(n)).collect()
+        }
+        Array::Bool(flags) if flags.len() <= MAX_LAYERS => {
+            flags.iter().map(|&flag| Value::from(flag)).collect()
         }
         _ => return None,
     };
@@ -116,7 +119,10 @@ const LONG_ROPE: [(&str, &str); 2] = [
 ];
 const MAX_FACTORS: u64 = 1 << 14;
 
-/// Ends of keys whose values may be lists, one number a layer.
-const PER_LAYER: [&str; 1] = [".attention.head_count_kv"];
+/// Ends of keys whose values may be lists, one number or flag a layer.
+const PER_LAYER: [&str; 2] = [
+    ".attention.head_count_kv",
+    "gemma4.attention.sliding_window_pattern",
+];
 /// More layers than any model has.
 const MAX_LAYERS: usize = 1 << 12;

@@ -1,0 +1,104 @@
+//! Keys by which a GGUF tells two kinds of layers apart, as `config.json` calls the same.
+
+use serde_json::{Map, Value, json};
+
+use crate::ArchError;
+use crate::config::clipped_text;
+
+type Result<T> = std::result::Result<T, ArchError>;
+
+/// Gathers what a GGUF says of layers that slide and of those that see all, where their heads differ: lists by layer become one
+/// value each kind, and keys that end in `_swa` those of a `config.json`.
+///
+/// # Errors
+/// When layers of one kind differ, or a part of their heads is turned.
+pub(super) fn gather(
+    config: &mut Map<String, Value>,
+    has_tensor: impl Fn(&str) -> bool,
+) -> Result<()> {
+    let (Some(sliding_dim), Some(slides)) = (
+        config.get("attention.key_length_swa").cloned(),
+        config.get(PATTERN).and_then(flags),
+    ) else {
+        return Ok(());
+    };
+    config.shift_remove(PATTERN);
+    config.shift_remove("attention.key_length_swa");
+    let full_dim = config.shift_remove("head_dim").unwrap_or(Value::Null);
+    for (key, dim) in [
+        ("attention.value_length", &full_dim),
+        ("attention.value_length_swa", &sliding_dim),
+        ("rope.dimension_count", &full_dim),
+        ("rope.dimension_count_swa", &sliding_dim),
+    ] {
+        if let Some(found) = config.shift_remove(key)
+            && found != *dim
+        {
+            return Err(bad_value(key, &found, &format!("{dim}, as keys have it")));
+        }
+    }
+    let [full, sliding] = heads(config, &slides)?;
+    let kinds = slides.iter().map(|slides| match slides {
+        true => "sliding_attention",
+        false => "full_attention",
+    });
+    let values = slides.iter().rposition(|slides| !slides);
+    let values = values.map(|layer| format!("blk.{layer}.attn_v.weight"));
+    let object = json!({
+        "layer_types": kinds.collect::<Vec<_>>(),
+        "head_dim": sliding_dim,
+        "global_head_dim": full_dim,
+        "num_key_value_heads": sliding,
+        "num_global_key_value_heads": full,
+        "attention_k_eq_v": values.is_some_and(|name| !has_tensor(&name)),
+        "rope_parameters": {
+            "full_attention": {"rope_theta": config.shift_remove("rope_theta")},
+            "sliding_attention": {"rope_theta": config.shift_remove("rope.freq_base_swa")},
+        },
+    });
+    if let Value::Object(object) = object {
+        config.extend(object);
+    }
+    Ok(())
+}
+
+/// Key-value heads of layers that see all, and of those that slide: one number for all, or one a layer.
+fn heads(config: &Map<String, Value>, slides: &[bool]) -> Result<[Value; 2]> {
+    let given = config.get(HEADS).unwrap_or(&Value::Null);
+    let Value::Array(by_layer) = given else {
+        return Ok([given.clone(), given.clone()]);
+    };
+    let of_kind = |kind: bool| {
+        let mut own = by_layer
+            .iter()
+            .zip(slides)
+            .filter(|(_, slides)| **slides == kind);
+        let first = own.next().map(|(n, _)| n);
+        own.all(|(n, _)| Some(n) == first).then(|| first.cloned())
+    };
+    match (of_kind(false), of_kind(true)) {
+        (Some(full), Some(sliding)) if by_layer.len() == slides.len() => {
+            let other = full.clone().or(sliding.clone()).unwrap_or(Value::Null);
+            Ok([full, sliding].map(|n| n.unwrap_or_else(|| other.clone())))
+        }
+        _ => {
+            let expected = format!("{} numbers, the same in all layers of a kind", slides.len());
+            Err(bad_value(HEADS, given, &expected))
+        }
+    }
+}
+
+fn flags(list: &Value) -> Option<Vec<bool>> {
+    list.as_array()?.iter().map(Value::as_bool).collect()
+}
+
+fn bad_value(key: &str, found: &Value, expected: &str) -> ArchError {
+    ArchError::BadValue {
+        key: key.to_owned(),
+        found: clipped_text(&found.to_string()),
+        expected: expected.to_owned(),
+    }
+}
+
+const PATTERN: &str = "attention.sliding_window_pattern";
+const HEADS: &str = "num_key_value_heads";
