@@ -31,7 +31,7 @@ use llm_tests::{
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 29] = [
+const MODELS: [&str; 30] = [
     "bloom",
     "deepseek-v3",
     "falcon-40b-style",
@@ -46,6 +46,7 @@ const MODELS: [&str; 29] = [
     "gpt2",
     "gptj",
     "granite4",
+    "kimi-linear",
     "lfm2",
     "llama",
     "llama-rope-dynamic",

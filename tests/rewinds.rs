@@ -539,6 +539,7 @@ fn sequences_go_any_way_and_are_what_they_are() {
         "granite4",
         "mamba2",
         "falcon-h1",
+        "kimi-linear-groups",
         "faults/phi3-longrope/model",
     ];
     for name in models {

@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 118] = [
+pub const GOLDENS: [&str; 120] = [
     "apertus",
     "apertus-biases",
     "arcee",
@@ -68,6 +68,8 @@ pub const GOLDENS: [&str; 118] = [
     "hunyuan-dense-biases",
     "hunyuan-moe",
     "hunyuan-moe-biases",
+    "kimi-linear",
+    "kimi-linear-groups",
     "lfm2",
     "lfm2-biases",
     "lfm2-moe",

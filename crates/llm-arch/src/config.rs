@@ -113,14 +113,12 @@ impl<'a> Config<'a> {
 
     /// Active experts per token, of `n_experts`.
     pub(crate) fn n_active(&self, n_experts: usize, default: usize) -> Result<usize> {
-        let n_active = self.opt_count("num_experts_per_tok")?.unwrap_or(default);
+        let key = self.spelling(&["num_experts_per_token", "num_experts_per_tok"])?;
+        let n_active = self.opt_count(key)?.unwrap_or(default);
         if n_active <= n_experts {
             return Ok(n_active);
         }
-        self.bad_value(
-            "num_experts_per_tok",
-            &format!("a number up to the {n_experts} experts"),
-        )
+        self.bad_value(key, &format!("a number up to the {n_experts} experts"))
     }
 
     /// Bound of scores: `default` where the key is absent, nothing where it is `null`.

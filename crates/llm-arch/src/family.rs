@@ -24,6 +24,7 @@ mod gptj;
 mod granite;
 mod granite4;
 mod hunyuan;
+mod kimi_linear;
 mod lfm2;
 mod llama;
 mod mamba2;
@@ -96,7 +97,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 61] = [
+const FAMILIES: [&Family; 62] = [
     &apertus::FAMILY,
     &arcee::FAMILY,
     &bamba::FAMILY,
@@ -129,6 +130,7 @@ const FAMILIES: [&Family; 61] = [
     &granite::GRANITE_MOE_SHARED,
     &hunyuan::DENSE,
     &hunyuan::MOE,
+    &kimi_linear::FAMILY,
     &lfm2::LFM2,
     &lfm2::LFM2_MOE,
     &llama::FAMILY,

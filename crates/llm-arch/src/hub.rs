@@ -180,6 +180,13 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::RouterBias
         | Role::RouterCorrection
         | Role::ExpertsIn
+        | Role::DeltaGateDown
+        | Role::DeltaGateUp
+        | Role::DeltaDecayDown
+        | Role::DeltaDecayUp
+        | Role::QTaps
+        | Role::KTaps
+        | Role::VTaps
         | Role::ExpertsOut
         | Role::SharedScore
         | Role::SharedGate

@@ -18,11 +18,11 @@ pub use family::{UnknownKeys, families, from_config, from_config_with, from_gguf
 pub use hub::HubForm;
 pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
-    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, Extents, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf,
-    LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role, SharedOf, ShortConvOf,
-    Skeleton, Slot, StackPlace, Stacked, StateSpaceOf, Stored, SublayerOf, TensorKind, TryMap,
-    Unit, Walk,
+    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
+    EmbeddingOf, ExpertOf, ExpertsOf, Extents, HeadOf, HybridOf, InputOf, LatentExpertsOf,
+    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role,
+    SharedOf, ShortConvOf, Skeleton, Slot, StackPlace, Stacked, StateSpaceOf, Stored, SublayerOf,
+    TensorKind, TryMap, Unit, Walk,
 };
 pub use spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec,

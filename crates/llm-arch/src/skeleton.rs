@@ -1,5 +1,6 @@
 //! The list of tensors that a model needs.
 
+mod activation_scale;
 mod block;
 mod naming;
 mod places;
@@ -9,10 +10,12 @@ mod walk;
 
 use std::borrow::Cow;
 
+use self::activation_scale::activation_scale;
 pub use self::block::{
-    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf, LinearOf,
-    MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
+    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
+    EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf,
+    LatentOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf,
+    SublayerOf, TryMap,
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
 use self::naming::{Pattern, matches};
@@ -76,7 +79,10 @@ impl Skeleton {
                 let add = |role, shape: &[usize]| tensors.push(naming.pattern(unit, role, shape));
                 Walk::new(&spec, add).unit(unit);
             }
-            slots.extend(tensors.iter().map(|tensor| tensor.slot(unit)));
+            slots.extend(tensors.iter().map(|tensor| {
+                let activation_scale = activation_scale(&spec, unit, tensor.role);
+                tensor.slot(unit, activation_scale)
+            }));
             n_parameters += tensors.iter().map(Pattern::n_elements).sum::<u128>();
         }
         if n_parameters > MAX_PARAMETERS {

@@ -1,11 +1,13 @@
 //! Spec of a model: plain data, and all that the runtime needs to know of a family.
 
+mod delta;
 mod head;
 mod non_linearity;
 mod positions;
 
 use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Routing};
 
+pub use self::delta::{DeltaPacking, DeltaSpec};
 pub use self::head::{HeadMatrix, HeadSpec};
 pub use self::non_linearity::NonLinearity;
 pub use self::positions::Positions;
@@ -247,7 +249,7 @@ impl MixerSpec {
                 widths.into_iter().max().unwrap_or(0)
             }
             MixerSpec::Conv(conv) => conv.n_channels,
-            MixerSpec::Delta(delta) => delta.values_width(),
+            MixerSpec::Delta(delta) => delta.mixed_width(),
             MixerSpec::StateSpace(space) => space.values_width(),
             MixerSpec::Hybrid(hybrid) => hybrid.widest(MixerSpec::mixed_width),
             MixerSpec::Absent => 0,
@@ -269,6 +271,8 @@ impl MixerSpec {
             MixerSpec::Delta(delta) => match delta.packing {
                 DeltaPacking::Separate => delta.conv_width(),
                 DeltaPacking::PerKeyHead | DeltaPacking::PairsPerKeyHead => delta.projected_width(),
+                // Decays are as many as features of keys.
+                DeltaPacking::Channels { .. } => delta.conv_width() + delta.n_value_heads,
             },
             MixerSpec::StateSpace(space) => space.conv_width(),
             MixerSpec::Hybrid(hybrid) => hybrid.widest(MixerSpec::beside_width),
@@ -287,67 +291,6 @@ impl MixerSpec {
             // No device needs more for a longer one.
             MixerSpec::StateSpace(_) | MixerSpec::Absent => 0,
         }
-    }
-}
-
-/// The gated delta rule (Yang, Kautz and Hatamizadeh 2024) of queries, keys and values that are convolved over a few positions
-/// first; its results are normalised by head, and gated.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DeltaSpec {
-    /// Heads of queries, and of keys.
-    pub n_key_heads: usize,
-    /// Heads of values; a multiple of `n_key_heads`.
-    pub n_value_heads: usize,
-    /// Elements of a head of queries or keys.
-    pub key_dim: usize,
-    /// Elements of a head of values.
-    pub value_dim: usize,
-    /// Positions that a convolution's result is made of, its own included.
-    pub kernel: usize,
-    /// Applied to what was convolved.
-    pub activation: Activation,
-    /// Storage of the projections.
-    pub packing: DeltaPacking,
-    /// Norm of results.
-    pub norm: NormSpec,
-}
-
-/// Storage of a delta rule's projections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeltaPacking {
-    /// Four matrices: queries, keys and values; gates of results; strengths; decays.
-    Separate,
-    /// Two, whose rows lie by key head: its query, its own, its values' and their gates'; its values' strengths and decays.
-    PerKeyHead,
-    /// Three: queries, keys and values; gates of results; and strengths and decays, by key head.
-    PairsPerKeyHead,
-}
-
-impl DeltaSpec {
-    /// Features of all queries, and of all keys.
-    pub fn keys_width(&self) -> usize {
-        self.n_key_heads * self.key_dim
-    }
-
-    /// Features of all values, and of the gates of results.
-    pub fn values_width(&self) -> usize {
-        self.n_value_heads * self.value_dim
-    }
-
-    /// Features that are convolved: queries, keys and values.
-    pub fn conv_width(&self) -> usize {
-        2 * self.keys_width() + self.values_width()
-    }
-
-    /// Features of `[q | k | v | gates | strengths | decays]`.
-    pub fn projected_width(&self) -> usize {
-        self.conv_width() + self.values_width() + 2 * self.n_value_heads
-    }
-
-    /// Elements of a sequence's inputs of the positions before, and of its state.
-    pub fn elements(&self) -> [usize; 2] {
-        let before = self.conv_width() * (self.kernel - 1);
-        [before, self.n_value_heads * self.key_dim * self.value_dim]
     }
 }
 
@@ -375,6 +318,8 @@ pub struct StateSpaceSpec {
     pub step_limits: [f32; 2],
     /// Norm of gated results; none leaves them as they are.
     pub norm: Option<GroupNorm>,
+    /// What the published model multiplies the input by: here it is a part of the scales that follow.
+    pub input_scale: f32,
     /// Multiplies what is projected: gates, values, what is written by, what is read by, and steps.
     pub scales: Option<[f32; 5]>,
     /// Multiplies results before they are projected back.
@@ -507,6 +452,8 @@ pub struct AttentionSpec {
     pub qk_norm: Option<QkNorm>,
     /// Divides each head's values by the root of their mean square and this number: an RMSNorm without a gain (Gemma 4).
     pub v_norm: Option<f32>,
+    /// What the published model multiplies the input by: here it is a part of both scales that follow.
+    pub input_scale: f32,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
     /// Multiplies heads' results before they are projected back.
@@ -594,8 +541,8 @@ pub struct LatentSpec {
     pub norm: NormSpec,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
-    /// Index among the stack's rotary positions.
-    pub rotary_idx: usize,
+    /// Index among the stack's rotary positions; none where nothing is turned.
+    pub rotary_idx: Option<usize>,
 }
 
 impl LatentSpec {

@@ -23,13 +23,24 @@ pub struct DeltaRule<'a, B: Backend> {
     pub scale: f32,
     /// `[n_value_heads]`, how fast each head decays, as a logarithm.
     pub rate: &'a B::Weight,
-    /// `[n_value_heads]`, added to the decay's step.
+    /// `[n_value_heads]`, or `[n_value_heads · key_dim]`, added to the decay's step.
     pub offset: &'a B::Weight,
+    /// What decays alike.
+    pub decays: Decays,
     /// Where a and b are.
     pub gates: DeltaGates,
 }
 
-/// Columns of a position's gates, one for each value head.
+/// Parts of states that decay alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decays {
+    /// A head's: γ is a number.
+    Head,
+    /// A row's, of each channel of keys: γ is a diagonal (Kimi Delta Attention, Kimi Team 2025).
+    Channel,
+}
+
+/// Columns of a position's gates: strengths, one for each value head, and decays, as many or one for each channel of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaGates {
     /// The first of the decay's steps, a.
@@ -64,6 +75,14 @@ impl<B: Backend> DeltaRule<'_, B> {
         self.n_value_heads * self.value_dim
     }
 
+    /// Decays of a position.
+    pub fn n_decays(&self) -> usize {
+        match self.decays {
+            Decays::Head => self.n_value_heads,
+            Decays::Channel => self.n_value_heads * self.key_dim,
+        }
+    }
+
     /// # Panics
     /// When heads are not shared evenly, or gates leave their rows.
     pub fn check(&self) {
@@ -79,7 +98,7 @@ impl<B: Backend> DeltaRule<'_, B> {
             self.n_key_heads
         );
         assert!(
-            decay.max(strength) + self.n_value_heads <= row_width,
+            decay + self.n_decays() <= row_width && strength + self.n_value_heads <= row_width,
             "{:?}",
             self.gates
         );

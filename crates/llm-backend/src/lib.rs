@@ -40,7 +40,7 @@ mod reference;
 mod state_space;
 mod xielu;
 
-pub use delta::{DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOrder};
+pub use delta::{Decays, DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOrder};
 pub use error::BackendError;
 pub use heads::{HeadProducts, MatrixSide};
 pub use largest::first_of_largest;

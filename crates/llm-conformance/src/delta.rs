@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use llm_backend::{
-    Backend, DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOp, NormOrder, Ops,
+    Backend, Decays, DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOp, NormOrder,
+    Ops,
 };
 use llm_tensor::{DType, Norm, WorkspaceShape};
 
@@ -19,6 +20,7 @@ pub(crate) struct DeltaCase {
     /// Positions of each sequence in each pass.
     passes: Passes,
     gates: Gates,
+    decays: Decays,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,16 +38,23 @@ pub(crate) fn cases() -> Vec<DeltaCase> {
         ([1, 1], [128, 128]),
         ([2, 2], [33, 70]),
         ([1, 3], [96, 192]),
+        ([1, 2], [160, 24]),
     ];
     let mut cases = Vec::new();
     for (n_heads, dims) in shapes {
         for passes in passes() {
-            for gates in [Gates::Usual, Gates::Extreme] {
+            for (gates, decays) in [
+                (Gates::Usual, Decays::Head),
+                (Gates::Extreme, Decays::Head),
+                (Gates::Usual, Decays::Channel),
+                (Gates::Extreme, Decays::Channel),
+            ] {
                 cases.push(DeltaCase {
                     n_heads,
                     dims,
                     passes: passes.clone(),
                     gates,
+                    decays,
                 });
             }
         }
@@ -55,13 +64,15 @@ pub(crate) fn cases() -> Vec<DeltaCase> {
 
 /// The same prompts, cut in other ways: a backend's results may differ by roundings alone.
 pub(crate) fn cuts() -> Vec<[DeltaCase; 3]> {
-    let cut = |passes| DeltaCase {
+    let cut = |passes, decays| DeltaCase {
         n_heads: [2, 4],
         dims: [32, 40],
         passes,
         gates: Gates::Usual,
+        decays,
     };
-    vec![states::cuts().map(cut)]
+    let of_decays = |decays| states::cuts().map(|passes| cut(passes, decays));
+    vec![of_decays(Decays::Head), of_decays(Decays::Channel)]
 }
 
 impl DeltaCase {
@@ -80,7 +91,7 @@ impl DeltaCase {
             Gates::Extreme => 150.0,
         };
         let gates = (0..n_sequences)
-            .map(|_| random.values(n * (2 * n_values + 5), magnitude))
+            .map(|_| random.values(n * (n_values + self.n_decays() + 5), magnitude))
             .collect();
         if self.gates == Gates::Extreme {
             for x in &mut x {
@@ -90,6 +101,13 @@ impl DeltaCase {
             }
         }
         [x, gates]
+    }
+
+    fn n_decays(&self) -> usize {
+        match self.decays {
+            Decays::Head => self.n_heads[1],
+            Decays::Channel => self.n_heads[1] * self.dims[0],
+        }
     }
 
     /// Results of each sequence's positions, one after the other, and the states.
@@ -104,7 +122,8 @@ impl DeltaCase {
         let mut device = Device::with_workspace(backend, &shape);
         let mut random = Random::new(22);
         let rate = weight(DType::F32, 1, n_values, &random.values(n_values, 2.7));
-        let offset = weight(DType::BF16, 1, n_values, &random.values(n_values, 1.0));
+        let n_decays = self.n_decays();
+        let offset = weight(DType::BF16, 1, n_decays, &random.values(n_decays, 1.0));
         let (rate, offset) = (device.load(rate), device.load(offset));
         let op = DeltaRule::<B> {
             n_key_heads: n_keys,
@@ -115,10 +134,11 @@ impl DeltaCase {
             scale: 1.0 / (key_dim as f32).sqrt(),
             rate: &rate,
             offset: &offset,
+            decays: self.decays,
             gates: DeltaGates {
                 decay: 3,
-                strength: 3 + n_values,
-                row_width: 2 * n_values + 5,
+                strength: 3 + n_decays,
+                row_width: n_values + n_decays + 5,
             },
         };
         let [x, gates] = self.inputs();

@@ -26,7 +26,7 @@ pub(crate) fn delta_rule(
 ) {
     op.check();
     assert!(
-        op.rate.cols() == op.n_value_heads && op.offset.cols() == op.n_value_heads,
+        op.rate.cols() == op.n_value_heads && op.offset.cols() == op.n_decays(),
         "a decay for each head"
     );
     let sequences = sequences(batch);

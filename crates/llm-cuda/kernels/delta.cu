@@ -1,7 +1,8 @@
 // The gated delta rule, and gates on heads.
 //
 //   delta_rule   for each position: S = decay S + k (x) beta (v - decay S^T k), out = S^T q, with
-//                decay = exp(-exp(rate) softplus(a + offset)), beta = sigmoid(b), and k and q of length one, q times scale
+//                decay = exp(-exp(rate) softplus(a + offset)), beta = sigmoid(b), and k and q of length one, q times scale;
+//                delta_rule_channels: a decay, with its a and offset, for each row of S
 //   gate_heads   x = norm(x) F(gate) or norm(x F(gate)), F(x) = sigmoid(x) or x sigmoid(x); no norm, rms or layer
 //
 // delta_rule_*: columns of S are independent. A block has 32 columns of a head of a sequence, four threads a column (16, and
@@ -11,6 +12,8 @@
 //   through them without a barrier. rows [n_sequences, 4]: first row, rows, position of the first, and a number more. slots [n_sequences], each another.
 //   Grid (ceil(value_dim / 32 or 16), n_value_heads, n_sequences), block 128. Reads and writes S once: 8 key_dim value_dim bytes a head,
 //   and each block all keys and queries of its head. Operations: 7 key_dim value_dim a position.
+// delta_rule_channels_*: the same, with decays beside keys and queries, 4 key_dim bytes a position and block more. Keys of up to
+//   256 are prepared for 8 positions, as shared memory has no more room. Grid and operations the same.
 // gate_heads: a head a warp. Grid (n_tokens, ceil(n_heads / 8)), block 256. Bytes 12 an element.
 // gate_heads_wide: a head a block, for long ones. Grid (n_tokens, n_heads), block up to 1024, whole warps. Bytes the same.
 #include "states.cuh"
@@ -22,13 +25,14 @@ struct DeltaSizes {
   float norm_eps, scale;
 };
 
-// A column's rows, `SHARES * N`, over as many threads.
-template <int N, int SHARES>
+// A column's rows, `SHARES * N`, over as many threads; `AT_ONCE` positions are prepared together. Where `CHANNELS`, each row
+// has a decay.
+template <int N, int SHARES, int AT_ONCE, bool CHANNELS>
 __device__ __forceinline__ void delta(const float* x, const float* gates, const u32* rows, const u32* slots, Vector rate,
                                       Vector offset, float* state, float* out, DeltaSizes sizes) {
   enum { ROWS = SHARES * N, STRIDE = 4 * SHARES };
-  __shared__ __align__(16) float keys[POSITIONS][ROWS], queries[POSITIONS][ROWS];
-  __shared__ float decays[POSITIONS], strengths[POSITIONS], products[POSITIONS];
+  __shared__ __align__(16) float keys[AT_ONCE][ROWS], queries[AT_ONCE][ROWS], fades[CHANNELS ? AT_ONCE : 1][ROWS];
+  __shared__ float decays[AT_ONCE], strengths[AT_ONCE], products[AT_ONCE];
   int head = blockIdx.y, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   int share = threadIdx.x % SHARES, column = blockIdx.x * (THREADS / SHARES) + threadIdx.x / SHARES;
   const u32* of = rows + 4 * blockIdx.z;
@@ -45,10 +49,10 @@ __device__ __forceinline__ void delta(const float* x, const float* gates, const 
     int row = i / 4 * STRIDE + share * 4 + i % 4;
     s[i] = of[2] != 0 && is_here && row < sizes.key_dim ? stored[row * sizes.value_dim] : 0.f;
   }
-  float speed = -expf(rate.at(head)), shift = offset.at(head);
+  float speed = -expf(rate.at(head)), shift = CHANNELS ? 0.f : offset.at(head);
 #pragma unroll 1
-  for (int begin = 0; begin < n_tokens; begin += POSITIONS) {
-    int n = min((int)POSITIONS, n_tokens - begin);
+  for (int begin = 0; begin < n_tokens; begin += AT_ONCE) {
+    int n = min((int)AT_ONCE, n_tokens - begin);
     __syncthreads();
 #pragma unroll 1
     for (int p = warp; p < n; p += 4) {
@@ -72,11 +76,15 @@ __device__ __forceinline__ void delta(const float* x, const float* gates, const 
       for (int i = lane; i < ROWS; i += 32) {
         keys[p][i] *= of_key;
         queries[p][i] *= of_query;
+        if (CHANNELS) {
+          int channel = head * sizes.key_dim + i;
+          // Rows beyond the keys are zero, and stay so.
+          fades[p][i] = i < sizes.key_dim ? expf(speed * softplus(gates[row * sizes.gates_width + sizes.decay + channel] + offset.at(channel))) : 1.f;
+        }
       }
       if (lane == 0) {
         const float* gate = gates + row * sizes.gates_width + head;
-        float a = gate[sizes.decay] + shift;
-        decays[p] = expf(speed * softplus(a));
+        decays[p] = CHANNELS ? 1.f : expf(speed * softplus(gate[sizes.decay] + shift));
         strengths[p] = 1.f / (1.f + expf(-gate[sizes.strength]));
         products[p] = kq;
       }
@@ -86,6 +94,16 @@ __device__ __forceinline__ void delta(const float* x, const float* gates, const 
     for (int p = 0; p < n; p++) {
       float held = 0.f, read = 0.f;
       float decay = decays[p];
+      if (CHANNELS) {
+#pragma unroll
+        for (int i = 0; i < N; i += 4) {
+          float4 fade = *(const float4*)&fades[p][SHARES * i + 4 * share];
+          s[i] *= fade.x;
+          s[i + 1] *= fade.y;
+          s[i + 2] *= fade.z;
+          s[i + 3] *= fade.w;
+        }
+      }
 #pragma unroll
       for (int i = 0; i < N; i += 4) {
         float4 k = *(const float4*)&keys[p][SHARES * i + 4 * share], q = *(const float4*)&queries[p][SHARES * i + 4 * share];
@@ -117,16 +135,19 @@ __device__ __forceinline__ void delta(const float* x, const float* gates, const 
   }
 }
 
-#define DELTA(n, shares, name)                                                                                                    \
+#define DELTA(n, shares, at_once, channels, name)                                                                                    \
   extern "C" __global__ void __launch_bounds__(THREADS, 2) delta_rule_##name(const float* x, const float* gates, const u32* rows, const u32* slots, const u8* rate, \
                                     int rate_element, const u8* offset, int offset_element, float* state, float* out,      \
                                     DeltaSizes sizes) {                                                                    \
-    delta<n, shares>(x, gates, rows, slots, Vector{rate, rate_element}, Vector{offset, offset_element}, state, out, sizes);       \
+    delta<n, shares, at_once, channels>(x, gates, rows, slots, Vector{rate, rate_element}, Vector{offset, offset_element}, state, out, sizes);       \
   }
 
-DELTA(16, 4, 64)
-DELTA(32, 4, 128)
-DELTA(32, 8, 256)
+DELTA(16, 4, POSITIONS, false, 64)
+DELTA(32, 4, POSITIONS, false, 128)
+DELTA(32, 8, POSITIONS, false, 256)
+DELTA(16, 4, POSITIONS, true, channels_64)
+DELTA(32, 4, POSITIONS, true, channels_128)
+DELTA(32, 8, POSITIONS / 2, true, channels_256)
 
 // What gates do: norm 0 none, 1 rms, 2 layer; after 0 before the gates, 1 after them; function 0 sigmoid, 1 silu. The gain
 // and the bias are of one head, or of all where `of_all` is 1.

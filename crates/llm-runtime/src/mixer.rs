@@ -31,10 +31,10 @@ pub(crate) fn forward<B: Backend>(
     match mixer {
         MixerOf::Attention(weights) => attention::forward(weights, call, io, a, own(kv)),
         MixerOf::Latent(weights) => latent::forward(weights, call, io, a, own(kv)),
-        MixerOf::Conv(weights) => conv::forward(weights, call, io, a, own(conv)),
-        MixerOf::Delta(weights) => delta::forward(weights, call, io, a, (own(conv), own(rule))),
+        MixerOf::Conv(weights) => conv::forward(weights, call, io, a, &mut conv[0]),
+        MixerOf::Delta(weights) => delta::forward(weights, call, io, a, (conv, own(rule))),
         MixerOf::StateSpace(weights) => {
-            state_space::forward(weights, call, io, a, (own(conv), own(rule)))
+            state_space::forward(weights, call, io, a, (&mut conv[0], own(rule)))
         }
         MixerOf::Hybrid(HybridOf { attention, space }) => {
             assert!(
@@ -42,7 +42,7 @@ pub(crate) fn forward<B: Backend>(
                 "mixers side by side read a normed copy of the residual and add to it"
             );
             attention::forward(attention, call, io, a, own(kv))?;
-            state_space::forward(space, call, io, a, (own(conv), own(rule)))
+            state_space::forward(space, call, io, a, (&mut conv[0], own(rule)))
         }
     }
 }

@@ -243,6 +243,7 @@ impl<'a> Save<'a> {
             | Stored::Depthwise
             | Stored::Row
             | Stored::Scalar
+            | Stored::Channel
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
             | Stored::OneMore

@@ -23,8 +23,8 @@ pub(crate) struct LayerState<B: Backend> {
 pub(crate) struct MixerState<B: Backend> {
     /// Keys and values.
     pub(crate) kv: Option<KvState<B>>,
-    /// Inputs of the last positions.
-    pub(crate) conv: Option<SlotState<B>>,
+    /// Inputs of the last positions, of each convolution.
+    pub(crate) conv: Vec<SlotState<B>>,
     /// What a delta rule corrects or a state space adds up.
     pub(crate) rule: Option<SlotState<B>>,
 }
@@ -75,13 +75,25 @@ impl<B: Backend> LayerState<B> {
             | MixerSpec::StateSpace(_)
             | MixerSpec::Absent => None,
         };
-        let convolved = |elements| state_shapes(elements, limits).map(Some);
-        let [conv, rule] = match mixer {
-            MixerSpec::Conv(conv) => [Some(conv_state_shape(conv, limits)), None],
-            MixerSpec::Delta(delta) => convolved(delta.elements()),
+        let convolved = |elements| {
+            let [conv, rule] = state_shapes(elements, limits);
+            (vec![conv], Some(rule))
+        };
+        let (conv, rule) = match mixer {
+            MixerSpec::Conv(conv) => (vec![conv_state_shape(conv, limits)], None),
+            MixerSpec::Delta(delta) => {
+                let (all, rule) = convolved(delta.elements());
+                let of_part = |n_channels| StateShape {
+                    n_elements: n_channels * (delta.kernel - 1),
+                    ..all[0]
+                };
+                (delta.convolved().into_iter().map(of_part).collect(), rule)
+            }
             MixerSpec::StateSpace(space) => convolved(space.elements()),
             MixerSpec::Hybrid(hybrid) => convolved(hybrid.space.elements()),
-            MixerSpec::Attention(_) | MixerSpec::Latent(_) | MixerSpec::Absent => [None, None],
+            MixerSpec::Attention(_) | MixerSpec::Latent(_) | MixerSpec::Absent => {
+                (Vec::new(), None)
+            }
         };
         let kv = |shape: KvShape| KvState::new(backend, &shape, &sequences.own);
         let slots = |shape: StateShape| SlotState::new(backend, shape);
@@ -95,7 +107,7 @@ impl<B: Backend> LayerState<B> {
         Ok(LayerState {
             mixer: MixerState {
                 kv: own.map(kv).transpose()?,
-                conv: conv.map(slots).transpose()?,
+                conv: conv.into_iter().map(slots).collect::<Result<_>>()?,
                 rule: rule.map(slots).transpose()?,
             },
             cross,
@@ -114,7 +126,7 @@ impl<B: Backend> LayerState<B> {
         let state = LayerState {
             mixer: MixerState {
                 kv: Some(KvState::new(backend, &shape, &own)?),
-                conv: None,
+                conv: Vec::new(),
                 rule: None,
             },
             cross: None,
@@ -146,7 +158,7 @@ impl<B: Backend> LayerState<B> {
     /// Copies the states of sequence `from` to `to`, where they are of one size: blocks are shared.
     pub(crate) fn copy_slot(&mut self, queue: &mut B::Queue, slots: (usize, usize)) -> Result<()> {
         let MixerState { conv, rule, kv: _ } = &mut self.mixer;
-        for state in [conv, rule].into_iter().flatten() {
+        for state in conv.iter_mut().chain(rule) {
             state.copy(queue, slots)?;
         }
         Ok(())
@@ -156,7 +168,7 @@ impl<B: Backend> LayerState<B> {
     pub(crate) fn bytes(&self) -> Bytes {
         let MixerState { kv, conv, rule } = &self.mixer;
         let pools = [kv, &self.cross].into_iter().flatten();
-        let slots = [conv, rule].into_iter().flatten();
+        let slots = conv.iter().chain(rule);
         pools.map(|kv| kv.pool.bytes()).sum::<Bytes>()
             + slots.map(|state| state.buffer.bytes()).sum()
     }
@@ -178,6 +190,11 @@ impl<B: Backend> SlotState<B> {
             buffer: backend.alloc(shape.total())?,
             shape,
         })
+    }
+
+    /// Elements of a sequence's.
+    pub(crate) fn n_elements(&self) -> usize {
+        self.shape.n_elements
     }
 
     fn copy(&mut self, queue: &mut B::Queue, slots: (usize, usize)) -> Result<()> {

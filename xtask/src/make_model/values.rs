@@ -80,12 +80,11 @@ impl Values {
             }
             Role::RouterCorrection => (0.0, 0.02),
             Role::ConvIn | Role::ConvTaps | Role::SpaceIn => (0.0, matrix),
-            Role::DeltaQkv
-            | Role::DeltaGate
-            | Role::DeltaStrength
-            | Role::DeltaDecay
-            | Role::DeltaQkvGate
-            | Role::DeltaStrengthDecay => (0.0, matrix),
+            Role::QTaps | Role::KTaps | Role::VTaps => (0.0, matrix),
+            Role::DeltaQkv | Role::DeltaGate | Role::DeltaStrength => (0.0, matrix),
+            Role::DeltaDecay | Role::DeltaQkvGate | Role::DeltaStrengthDecay => (0.0, matrix),
+            Role::DeltaGateDown | Role::DeltaGateUp => (0.0, matrix),
+            Role::DeltaDecayDown | Role::DeltaDecayUp => (0.0, matrix),
             // States that fade within some positions.
             Role::DeltaRate | Role::DeltaOffset | Role::SpaceRate | Role::SpaceOffset => (0.0, 0.5),
             Role::SpaceSkip => (1.0, 0.1),
@@ -115,15 +114,8 @@ impl Values {
             | Role::KNormBias
             | Role::MlpNormBias
             | Role::FinalNormBias => (0.0, 0.02),
-            Role::QkvBias
-            | Role::QBias
-            | Role::KBias
-            | Role::VBias
-            | Role::OutBias
-            | Role::QDownBias
-            | Role::KvDownBias
-            | Role::Sinks
-            | Role::RouterBias => (0.0, 0.02),
+            Role::QkvBias | Role::QBias | Role::KBias | Role::VBias | Role::OutBias => (0.0, 0.02),
+            Role::QDownBias | Role::KvDownBias | Role::Sinks | Role::RouterBias => (0.0, 0.02),
             Role::ConvInBias | Role::ConvTapsBias | Role::ConvOutBias => (0.0, 0.02),
             Role::SpaceInBias | Role::SpaceOutBias => (0.0, 0.02),
             Role::GateBias | Role::UpBias | Role::GateUpBias | Role::DownBias | Role::HeadBias => {

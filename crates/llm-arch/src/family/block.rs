@@ -181,6 +181,7 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         qk_norm: None,
         v_norm: None,
         scale: root_scale(head_dim),
+        input_scale: 1.0,
         result_scale: 1.0,
         soft_cap: None,
         window: None,

@@ -87,7 +87,7 @@ const SIGMOIDS: &[(&str, Off)] = &[
     ("topk_method", Off::Word("noaux_tc")),
 ];
 
-const LATENT_NAMES: Names = &[
+pub(super) const LATENT_NAMES: Names = &[
     (Role::QDown, "self_attn.q_a_proj"),
     (Role::QLatentNorm, "self_attn.q_a_layernorm"),
     (Role::QUp, "self_attn.q_b_proj"),
@@ -133,9 +133,10 @@ fn v2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         context: 2_048,
         eps: 1e-6,
         n_kv_heads: None,
-        q_rank: 1_536,
+        q_rank: Some(1_536),
         nope_dim: 128,
         value_dim: 128,
+        head_turns: true,
     };
     model(config, defaults, Pairing::Adjacent, experts, |i| {
         i < n_dense
@@ -159,9 +160,10 @@ fn v3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         context: 4_096,
         eps: 1e-6,
         n_kv_heads: Some(128),
-        q_rank: 1_536,
+        q_rank: Some(1_536),
         nope_dim: 128,
         value_dim: 128,
+        head_turns: true,
     };
     let spec = model(config, defaults, pairing(config)?, experts, |i| i < n_dense)?;
     drafting(config, spec)
@@ -186,25 +188,28 @@ fn glm4_lite(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         context: 202_752,
         eps: 1e-5,
         n_kv_heads: Some(20),
-        q_rank: 768,
+        q_rank: Some(768),
         nope_dim: 192,
         value_dim: 256,
+        head_turns: true,
     };
     let spec = model(config, defaults, pairing(config)?, experts, |i| !sparse[i])?;
     drafting(config, spec)
 }
 
 /// Defaults of a family, but for experts.
-struct LatentDefaults {
-    name: &'static str,
-    context: usize,
+pub(super) struct LatentDefaults {
+    pub(super) name: &'static str,
+    pub(super) context: usize,
     /// Of the norms of the residual.
-    eps: f64,
+    pub(super) eps: f64,
     /// Heads of keys where nothing is said of them; else as many as of queries, which `null` always means.
-    n_kv_heads: Option<usize>,
-    q_rank: usize,
-    nope_dim: usize,
-    value_dim: usize,
+    pub(super) n_kv_heads: Option<usize>,
+    pub(super) q_rank: Option<usize>,
+    pub(super) nope_dim: usize,
+    pub(super) value_dim: usize,
+    /// True if `head_dim` is that of what is turned; else nothing reads it.
+    pub(super) head_turns: bool,
 }
 
 /// The model, with dense layers where `is_dense` says so.
@@ -233,7 +238,11 @@ fn model(
     block::decoder_only(config, defaults.name, context, stack, false)
 }
 
-fn latent(config: &Config<'_>, defaults: &LatentDefaults) -> Result<LatentSpec, ArchError> {
+/// Heads and ranks of latent attention.
+pub(super) fn latent(
+    config: &Config<'_>,
+    defaults: &LatentDefaults,
+) -> Result<LatentSpec, ArchError> {
     let n_heads = config.count("num_attention_heads")?;
     let extent = |key, default| -> Result<usize, ArchError> {
         Ok(config.opt_count(key)?.unwrap_or(default))
@@ -255,7 +264,13 @@ fn latent(config: &Config<'_>, defaults: &LatentDefaults) -> Result<LatentSpec, 
             config.opt_count("qk_head_dim")?,
             nope_dim + rope_dim,
         ),
-        ("head_dim", config.opt_count("head_dim")?, rope_dim),
+        (
+            "head_dim",
+            config
+                .opt_count("head_dim")?
+                .filter(|_| defaults.head_turns),
+            rope_dim,
+        ),
     ];
     for (key, given, expected) in same {
         if given.is_some_and(|given| given != expected) {
@@ -264,7 +279,7 @@ fn latent(config: &Config<'_>, defaults: &LatentDefaults) -> Result<LatentSpec, 
     }
     let q_rank = match config.mentions("q_lora_rank") {
         true => config.opt_count("q_lora_rank")?,
-        false => Some(defaults.q_rank),
+        false => defaults.q_rank,
     };
     let plain = block::root_scale(nope_dim + rope_dim);
     Ok(LatentSpec {
@@ -278,7 +293,7 @@ fn latent(config: &Config<'_>, defaults: &LatentDefaults) -> Result<LatentSpec, 
         // Whatever `rms_norm_eps` says.
         norm: NormSpec::rms(1e-6),
         scale: (f64::from(plain) * score_growth(config)?) as f32,
-        rotary_idx: 0,
+        rotary_idx: Some(0),
     })
 }
 

@@ -102,6 +102,7 @@ fn attention(config: &Config<'_>) -> Result<AttentionSpec, ArchError> {
         qkv_bias: bias,
         out_bias: bias,
         scale: (scale / (plain.head_dim as f64).sqrt()) as f32,
+        input_scale: input as f32,
         result_scale: (input * output) as f32,
         ..plain
     })
@@ -125,6 +126,7 @@ fn space(config: &Config<'_>, sizes: (usize, f64)) -> Result<StateSpaceSpec, Arc
     Ok(StateSpaceSpec {
         norm: plain.norm.filter(|_| normed),
         scales: Some(scales).filter(|scales| *scales != [1.0; 5]),
+        input_scale: input as f32,
         result_scale: output as f32,
         ..plain
     })

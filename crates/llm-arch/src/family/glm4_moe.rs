@@ -165,13 +165,16 @@ pub(super) struct ExpertDefaults {
 /// Experts chosen by corrected sigmoids within groups, as DeepSeek-V3 has them, and those beside them for all tokens.
 pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<MlpSpec, ArchError> {
     let n_experts = config
-        .opt_count(config.spelling(&["n_routed_experts", "num_local_experts"])?)?
+        .opt_count(config.spelling(&["num_experts", "n_routed_experts", "num_local_experts"])?)?
         .unwrap_or(defaults.n_experts);
     let (n_groups, n_open) = defaults.groups;
     let scale = config.opt_positive("routed_scaling_factor")?;
     let routing = Routing {
         groups: groups(config, (n_experts, n_groups, n_open), GroupRank::FirstTwo)?,
-        weighting: block::weighting(config, "norm_topk_prob", true)?,
+        weighting: {
+            let key = config.spelling(&["moe_renormalize", "norm_topk_prob"])?;
+            block::weighting(config, key, true)?
+        },
         eps: 1e-20,
         scale: scale.unwrap_or(defaults.scale) as f32,
         ..Routing::sigmoid(n_experts, config.n_active(n_experts, defaults.n_active)?)
@@ -190,7 +193,10 @@ pub(super) fn with_shared(
 ) -> Result<MlpSpec, ArchError> {
     let activation = config.activation("hidden_act", Activation::Silu)?;
     let width = config.opt_count("moe_intermediate_size")?.unwrap_or(width);
-    let n_shared = config.opt_count("n_shared_experts")?.unwrap_or(n_shared);
+    let n_shared = {
+        let key = config.spelling(&["num_shared_experts", "n_shared_experts"])?;
+        config.opt_count(key)?.unwrap_or(n_shared)
+    };
     Ok(MlpSpec::Experts(ExpertsSpec {
         routing,
         correction,
@@ -217,7 +223,8 @@ pub(super) fn groups(
     (n_experts, n_groups, n_active): (usize, usize, usize),
     rank: GroupRank,
 ) -> Result<Option<ExpertGroups>, ArchError> {
-    let n_groups = config.opt_count("n_group")?.unwrap_or(n_groups);
+    let key = config.spelling(&["num_expert_group", "n_group"])?;
+    let n_groups = config.opt_count(key)?.unwrap_or(n_groups);
     let n_active = config.opt_count("topk_group")?.unwrap_or(n_active);
     let least = match rank {
         GroupRank::First => 1,
@@ -229,7 +236,7 @@ pub(super) fn groups(
         let expected = format!(
             "a divisor of the {n_experts} experts up to {most}, with {least} or more a group"
         );
-        return config.bad_value("n_group", &expected);
+        return config.bad_value(key, &expected);
     }
     if n_active > n_groups {
         return config.bad_value(

@@ -315,7 +315,7 @@ fn delta(
 const ALL_VALUES: &str = "ssm.inner_size";
 
 /// Elements of the longest head whose states there are kernels for.
-const MAX_DIM: usize = 256;
+pub(super) const MAX_DIM: usize = 256;
 
 /// True for each layer that attends: as `layer_types` says, or every so many.
 fn attends(config: &Config<'_>) -> Result<Vec<bool>, ArchError> {

@@ -115,6 +115,7 @@ pub(super) fn state_space(
             n_groups,
         }),
         scales: None,
+        input_scale: 1.0,
         result_scale: 1.0,
     })
 }

@@ -143,8 +143,10 @@ pub struct DeltaOf<T> {
     pub spec: DeltaSpec,
     /// To queries, keys, values, gates of results, strengths and decays.
     pub project: ProjectionOf<T>,
-    /// Taps `[2 · keys + values, kernel]`.
-    pub taps: LinearOf<T>,
+    /// By way of latents, gates of results and decays, where there are such.
+    pub latents: Option<DeltaLatentsOf<T>>,
+    /// Taps `[2 · keys + values, kernel]`, in one or apart.
+    pub taps: ProjectionOf<T>,
     /// How fast each head decays.
     pub rate: T,
     /// What is added to its decays.
@@ -153,6 +155,19 @@ pub struct DeltaOf<T> {
     pub norm: NormOf<T>,
     /// From the heads to the residual.
     pub out: LinearOf<T>,
+}
+
+/// Projections of a delta rule by way of latents.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeltaLatentsOf<T> {
+    /// To the latent of gates of results,
+    pub gate_down: LinearOf<T>,
+    /// and from it to them.
+    pub gate_up: LinearOf<T>,
+    /// To the latent of decays,
+    pub decay_down: LinearOf<T>,
+    /// and from it to them.
+    pub decay_up: LinearOf<T>,
 }
 
 /// A gated short convolution.
@@ -483,7 +498,8 @@ map_fields!(BlockOf { ; mixer cross mlp; ; scale });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
 map_fields!(LatentOf { spec; q_latent q kv_latent kv out; ; });
 map_fields!(LatentInputOf { ; project norm; ; });
-map_fields!(DeltaOf { spec; project taps norm out; rate offset; });
+map_fields!(DeltaOf { spec; project latents taps norm out; rate offset; });
+map_fields!(DeltaLatentsOf { ; gate_down gate_up decay_down decay_up; ; });
 map_fields!(HybridOf { ; attention space; ; });
 map_fields!(StateSpaceOf { spec; project taps norm out; rate offset skip; });
 map_fields!(ShortConvOf { spec; project taps out; ; });

@@ -76,7 +76,7 @@ pub(crate) enum Matrices {
 
 /// A tensor that units of one kind have, as the experts of a layer.
 pub(super) struct Pattern {
-    role: Role,
+    pub(super) role: Role,
     shape: Extents,
     stored: Stored,
     kind: TensorKind,
@@ -87,7 +87,7 @@ pub(super) struct Pattern {
 
 impl Pattern {
     /// Slot of one unit.
-    pub(super) fn slot(&self, unit: Unit) -> Slot {
+    pub(super) fn slot(&self, unit: Unit, activation_scale: f32) -> Slot {
         Slot {
             unit,
             role: self.role,
@@ -95,6 +95,7 @@ impl Pattern {
             stored: self.stored,
             kind: self.kind,
             module: self.module,
+            activation_scale,
             name: name_of(&self.name, unit),
             base_prefix: self.base_prefix,
         }
@@ -168,6 +169,9 @@ impl Naming {
         };
         let own = [
             (Role::ConvTaps, self.taps),
+            (Role::QTaps, self.taps),
+            (Role::KTaps, self.taps),
+            (Role::VTaps, self.taps),
             (Role::DeltaRate, self.rates),
             (Role::RouterCorrection, self.corrections),
             // Buffers, and not parameters of one element.

@@ -88,12 +88,21 @@ roles! {
     ConvIn + ConvInBias: Projection;
     /// Taps of each channel, `[channels, kernel]`.
     ConvTaps + ConvTapsBias: Other;
+    /// Taps of queries, of keys and of values, where these are apart.
+    QTaps: Other;
+    KTaps: Other;
+    VTaps: Other;
     ConvOut + ConvOutBias: Projection;
     /// Projections of a delta rule: rows `[q | k | v]`, gates of results, strengths and decays,
     DeltaQkv: Projection;
     DeltaGate: Projection;
     DeltaStrength: Projection;
     DeltaDecay: Projection;
+    /// or gates of results and decays by way of a latent each.
+    DeltaGateDown: Projection;
+    DeltaGateUp: Projection;
+    DeltaDecayDown: Projection;
+    DeltaDecayUp: Projection;
     /// or queries, keys, values and gates by key head, and strengths and decays.
     DeltaQkvGate: Projection;
     DeltaStrengthDecay: Projection;
@@ -180,7 +189,7 @@ impl Role {
 }
 
 /// A tensor that the model needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Slot {
     /// The part that it belongs to.
     pub unit: Unit,
@@ -194,6 +203,8 @@ pub struct Slot {
     pub kind: TensorKind,
     /// Module in transformers.
     pub module: Module,
+    /// How many times as large the activations that it multiplies are as those of the published model.
+    pub activation_scale: f32,
     /// Its name in a checkpoint, in full.
     pub name: String,
     /// The part of the name that checkpoints of the bare base model lack.
@@ -227,6 +238,10 @@ impl Slot {
                 vec![channels, 1, kernel]
             }
             Stored::Scalar => Vec::new(),
+            Stored::Channel => {
+                let (_, width) = self.matrix();
+                vec![1, 1, width, 1]
+            }
             Stored::Row => [1].into_iter().chain(self.shape.iter().copied()).collect(),
             Stored::Transposed => self.shape.iter().rev().copied().collect(),
         }
@@ -317,13 +332,17 @@ pub enum Stored {
     Row,
     /// A vector of one element as a number, which has no extents.
     Scalar,
+    /// A vector with extents of one around it: `[1, 1, width, 1]`.
+    Channel,
 }
 
 impl Stored {
     /// True where the elements are the same, in the same order.
     pub fn is_in_order(self) -> bool {
         match self {
-            Stored::AsIs | Stored::Depthwise | Stored::Row | Stored::Scalar => true,
+            Stored::AsIs | Stored::Depthwise | Stored::Row | Stored::Scalar | Stored::Channel => {
+                true
+            }
             Stored::Transposed
             | Stored::Pairs { .. }
             | Stored::Stacked { .. }
@@ -341,7 +360,8 @@ impl Stored {
             | Stored::NegatedExp
             | Stored::Depthwise
             | Stored::Row
-            | Stored::Scalar => row,
+            | Stored::Scalar
+            | Stored::Channel => row,
             Stored::Pairs { head_dim } => {
                 let (head, at) = (row / head_dim, row % head_dim);
                 let (half, pair) = (at / (head_dim / 2), at % (head_dim / 2));

@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use llm_tensor::Gate;
 
 use super::block::{
-    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaOf, DenseOf, EmbeddingOf, ExpertOf,
-    ExpertsOf, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf, LatentOf, LinearOf,
-    MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
-    XieluOf,
+    After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
+    EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf,
+    LatentOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf,
+    SublayerOf, TryMap, XieluOf,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
@@ -260,6 +260,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     fn delta(&mut self, spec: &DeltaSpec) -> DeltaOf<T> {
         let (hidden, heads) = (self.spec.hidden, spec.n_value_heads);
         let (conv, values) = (spec.conv_width(), spec.values_width());
+        let (keys, kernel) = (spec.keys_width(), spec.kernel);
         let mut part = |role, width| self.matrix(role, [width, hidden]);
         DeltaOf {
             spec: *spec,
@@ -279,10 +280,38 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                     part(Role::DeltaQkvGate, conv + values),
                     part(Role::DeltaStrengthDecay, 2 * heads),
                 ]),
+                DeltaPacking::Channels { .. } => ProjectionOf::Four([
+                    part(Role::Q, keys),
+                    part(Role::K, keys),
+                    part(Role::V, values),
+                    part(Role::DeltaStrength, heads),
+                ]),
             },
-            taps: self.matrix(Role::ConvTaps, [conv, spec.kernel]),
+            latents: match spec.packing {
+                DeltaPacking::Separate
+                | DeltaPacking::PairsPerKeyHead
+                | DeltaPacking::PerKeyHead => None,
+                DeltaPacking::Channels { rank } => Some(DeltaLatentsOf {
+                    gate_down: self.matrix(Role::DeltaGateDown, [rank, hidden]),
+                    gate_up: self.matrix(Role::DeltaGateUp, [values, rank]),
+                    decay_down: self.matrix(Role::DeltaDecayDown, [rank, hidden]),
+                    decay_up: self.matrix(Role::DeltaDecayUp, [spec.n_decays(), rank]),
+                }),
+            },
+            taps: match spec.packing {
+                DeltaPacking::Separate
+                | DeltaPacking::PairsPerKeyHead
+                | DeltaPacking::PerKeyHead => {
+                    ProjectionOf::One([self.matrix(Role::ConvTaps, [conv, kernel])])
+                }
+                DeltaPacking::Channels { .. } => ProjectionOf::Three([
+                    self.matrix(Role::QTaps, [keys, kernel]),
+                    self.matrix(Role::KTaps, [keys, kernel]),
+                    self.matrix(Role::VTaps, [values, kernel]),
+                ]),
+            },
             rate: (self.make)(Role::DeltaRate, &[heads]),
-            offset: (self.make)(Role::DeltaOffset, &[heads]),
+            offset: (self.make)(Role::DeltaOffset, &[spec.n_decays()]),
             norm: self.norms(&spec.norm.of(Role::DeltaNorm), spec.value_dim),
             out: self.matrix(Role::DeltaOut, [hidden, values]),
         }

@@ -3,7 +3,7 @@
 use super::norm::Normalisation;
 use super::scalar::{sigmoid, softplus};
 use super::{Reference, slots};
-use crate::{DeltaRule, GateFunction, HeadGates, NormOrder, StateBatch};
+use crate::{Decays, DeltaRule, GateFunction, HeadGates, NormOrder, StateBatch};
 
 /// See [`crate::Ops::delta_rule`].
 pub(super) fn delta_rule(
@@ -34,10 +34,18 @@ pub(super) fn delta_rule(
                 let k = unit(&x[keys + key..][..op.key_dim], op.norm_eps, 1.0);
                 let v = &x[2 * keys + head * op.value_dim..][..op.value_dim];
                 let gates = &gates[row * op.gates.row_width..][..op.gates.row_width];
-                let step = f64::from(gates[op.gates.decay + head]) + op.offset.element(head);
-                let decay = (-op.rate.element(head).exp() * softplus(step)).exp();
+                let decay = |at: usize| {
+                    let step = f64::from(gates[op.gates.decay + at]) + op.offset.element(at);
+                    (-op.rate.element(head).exp() * softplus(step)).exp()
+                };
                 let strength = sigmoid(f64::from(gates[op.gates.strength + head]));
-                s.iter_mut().for_each(|s| *s *= decay);
+                for (i, row) in s.chunks_exact_mut(op.value_dim).enumerate() {
+                    let decay = match op.decays {
+                        Decays::Head => decay(head),
+                        Decays::Channel => decay(head * op.key_dim + i),
+                    };
+                    row.iter_mut().for_each(|s| *s *= decay);
+                }
                 let out = &mut out[row * out_width + head * op.value_dim..][..op.value_dim];
                 for (j, out) in out.iter_mut().enumerate() {
                     let column = || (0..op.key_dim).map(move |i| i * op.value_dim + j);

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use llm_backend::{
-    Backend, ConvRows, DeltaGates, DeltaRule, Rows, ShortConv, StateBatch, StateSpace, Steps,
+    Backend, ConvRows, Decays, DeltaGates, DeltaRule, Rows, ShortConv, StateBatch, StateSpace,
+    Steps,
 };
 
 use super::Deferred;
@@ -70,6 +71,7 @@ pub(super) struct RecordedDelta<B: Backend> {
     scale: f32,
     rate: Arc<B::Weight>,
     offset: Arc<B::Weight>,
+    decays: Decays,
     gates: DeltaGates,
 }
 
@@ -82,6 +84,7 @@ impl<B: Backend> RecordedDelta<B> {
             scale: op.scale,
             rate: Arc::clone(op.rate),
             offset: Arc::clone(op.offset),
+            decays: op.decays,
             gates: op.gates,
         }
     }
@@ -96,6 +99,7 @@ impl<B: Backend> RecordedDelta<B> {
             scale: self.scale,
             rate: &self.rate,
             offset: &self.offset,
+            decays: self.decays,
             gates: self.gates,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use llm_backend::{DeltaRule, Rows};
+use llm_backend::{Decays, DeltaRule, Rows};
 
 use crate::Cpu;
 use crate::dense::DenseView;
@@ -39,16 +39,20 @@ pub(super) fn width(geometry: Geometry) -> usize {
 
 /// Elements of a thread's scratch: keys, queries and gates of some positions, and the columns.
 pub(super) fn scratch_len(n_tokens: usize, key_dim: usize, width: usize) -> usize {
-    n_tokens.min(POSITIONS) * (2 * key_dim + N_GATES) + key_dim * width
+    n_tokens.min(POSITIONS) * (N_ROWS * key_dim + N_GATES) + key_dim * width
 }
 
 /// What is known of some positions before any column is.
 struct Prepared<'a> {
     /// `[n_tokens, key_dim]`, of length one.
     keys: &'a [f32],
-    /// The same, scaled.
-    queries: &'a [f32],
-    /// `[n_tokens]` each: the decay, the correction's strength, and the product of query and key.
+    /// What states are multiplied by, as they were before they decay: keys and queries, the latter scaled. Where channels
+    /// decay by themselves, their decays are in both.
+    held_by: &'a [f32],
+    read_by: &'a [f32],
+    /// Decays of channels, `[n_tokens, key_dim]`; none where heads decay.
+    channels: Option<&'a [f32]>,
+    /// `[n_tokens]` each: a head's decay, or one, the correction's strength, and the product of query and key.
     decays: &'a [f32],
     strengths: &'a [f32],
     products: &'a [f32],
@@ -139,12 +143,17 @@ impl Inputs<'_> {
         let (op, n) = (self.op, rows.len());
         let (keys, rest) = scratch.split_at_mut(n * op.key_dim);
         let (queries, rest) = rest.split_at_mut(n * op.key_dim);
+        let (faded, rest) = rest.split_at_mut(n * op.key_dim);
+        let (channels, rest) = rest.split_at_mut(n * op.key_dim);
         let (decays, rest) = rest.split_at_mut(n);
         let (strengths, rest) = rest.split_at_mut(n);
         let (products, memory) = rest.split_at_mut(n);
         let key_head = head / (op.n_value_heads / op.n_key_heads);
         let speed = -self.rate.element(head).exp();
-        let offset = self.offset.element(head);
+        let of_head = match op.decays {
+            Decays::Head => Some(self.offset.element(head)),
+            Decays::Channel => None,
+        };
         for (i, row) in rows.enumerate() {
             let x = &self.x[row * op.row_width()..][..op.row_width()];
             let (query, key) = x.split_at(op.n_key_heads * op.key_dim);
@@ -155,12 +164,31 @@ impl Inputs<'_> {
             unit(simd, &query[at], (op.norm_eps, op.scale), query_out);
             products[i] = dot(simd, key_out, query_out);
             let gates = &self.gates[row * op.gates.row_width..][..op.gates.row_width];
-            decays[i] = (speed * softplus(gates[op.gates.decay + head] + offset)).exp();
+            decays[i] = match of_head {
+                Some(offset) => (speed * softplus(gates[op.gates.decay + head] + offset)).exp(),
+                None => {
+                    let first = head * op.key_dim;
+                    let steps = &gates[op.gates.decay + first..][..op.key_dim];
+                    let at = i * op.key_dim..(i + 1) * op.key_dim;
+                    let rows = faded[at.clone()].iter_mut().zip(&mut channels[at]);
+                    let rows = rows.zip(key_out.iter().zip(query_out));
+                    for (c, ((faded, channel), (&key, query))) in rows.enumerate() {
+                        let step = steps[c] + self.offset.element(first + c);
+                        *channel = (speed * softplus(step)).exp();
+                        *faded = key * *channel;
+                        *query *= *channel;
+                    }
+                    1.0
+                }
+            };
             strengths[i] = 1.0 / (1.0 + (-gates[op.gates.strength + head]).exp());
         }
+        let is_by_channel = of_head.is_none();
         let prepared = Prepared {
             keys,
-            queries,
+            held_by: if is_by_channel { faded } else { keys },
+            read_by: queries,
+            channels: is_by_channel.then_some(channels),
             decays,
             strengths,
             products,
@@ -210,24 +238,47 @@ impl Inputs<'_> {
                     simd.put(out, at, simd.fma(product, *correction, result));
                 }
             }
-            let key = &prepared.keys[i * op.key_dim..][..op.key_dim];
+            let at = i * op.key_dim..(i + 1) * op.key_dim;
+            let key = &prepared.keys[at.clone()];
+            let fades = match prepared.channels {
+                None => Fades::Head(decay),
+                Some(channels) => Fades::Channels(&channels[at]),
+            };
             if i + 1 < n {
                 let next = prepared.position(i + 1);
-                sums = correct(simd, (key, decay, corrections), next, memory);
+                sums = correct(simd, (key, fades, corrections), next, memory);
             } else {
-                write(simd, tile, op, state, (key, decay, corrections), memory);
+                write(simd, tile, op, state, (key, fades, corrections), memory);
             }
         }
     }
 }
 
 impl Prepared<'_> {
-    /// Key and query of a position.
+    /// What a position multiplies states by.
     #[inline(always)]
     fn position(&self, i: usize) -> (&[f32], &[f32]) {
         let key_dim = self.keys.len() / self.decays.len();
         let at = i * key_dim..(i + 1) * key_dim;
-        (&self.keys[at.clone()], &self.queries[at])
+        (&self.held_by[at.clone()], &self.read_by[at])
+    }
+}
+
+/// Decays of columns' rows at a position.
+#[derive(Clone, Copy)]
+enum Fades<'a, S: Simd> {
+    /// The same of all.
+    Head(S::F32),
+    Channels(&'a [f32]),
+}
+
+impl<S: Simd> Fades<'_, S> {
+    #[inline(always)]
+    fn at(self, simd: S, row: usize) -> S::F32 {
+        match self {
+            Fades::Head(decay) => decay,
+            Fades::Channels(decays) => simd.splat(decays[row]),
+        }
     }
 }
 
@@ -292,14 +343,16 @@ fn read<S: Simd>(
 #[inline(always)]
 fn correct<S: Simd>(
     simd: S,
-    (key, decay, corrections): (&[f32], S::F32, [S::F32; VECTORS]),
+    (key, fades, corrections): (&[f32], Fades<'_, S>, [S::F32; VECTORS]),
     (next_key, next_query): (&[f32], &[f32]),
     memory: &mut [f32],
 ) -> Sums<S> {
     let mut sums = Sums::zero(simd);
     let rows = memory.chunks_exact_mut(VECTORS * S::LANES).zip(key);
-    for ((row, &key), (&next_key, &next_query)) in rows.zip(next_key.iter().zip(next_query)) {
-        let s = corrected(simd, row_of(simd, row), (key, decay, corrections));
+    let rows = rows.zip(next_key.iter().zip(next_query)).enumerate();
+    for (i, ((row, &key), (&next_key, &next_query))) in rows {
+        let by = (key, fades.at(simd, i), corrections);
+        let s = corrected(simd, row_of(simd, row), by);
         put_row(simd, s, row);
         sums.add(simd, s, (next_key, next_query));
     }
@@ -313,7 +366,7 @@ fn write<S: Simd>(
     tile: Tile,
     op: &DeltaRule<'_, Cpu>,
     state: Shared<'_>,
-    (key, decay, corrections): (&[f32], S::F32, [S::F32; VECTORS]),
+    (key, fades, corrections): (&[f32], Fades<'_, S>, [S::F32; VECTORS]),
     memory: &mut [f32],
 ) {
     let rows = memory.chunks_exact_mut(VECTORS * S::LANES);
@@ -321,7 +374,8 @@ fn write<S: Simd>(
         let at = tile.state + i * op.value_dim;
         // SAFETY: these columns are this unit's.
         let stored = unsafe { state.range(at..at + tile.n_columns) };
-        let s = corrected(simd, row_of(simd, row), (key, decay, corrections));
+        let by = (key, fades.at(simd, i), corrections);
+        let s = corrected(simd, row_of(simd, row), by);
         if stored.len() == row.len() {
             put_row(simd, s, stored);
         } else {
@@ -386,5 +440,7 @@ fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
 const VECTORS: usize = 2;
 /// Positions that are prepared together.
 const POSITIONS: usize = 32;
-/// Numbers of a position beside its key and query.
+/// Rows of a position as long as its key: this, what holds and what reads, and its channels' decays.
+const N_ROWS: usize = 4;
+/// Numbers of a position beside those.
 const N_GATES: usize = 3;

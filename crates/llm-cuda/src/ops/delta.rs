@@ -1,7 +1,7 @@
 //! The gated delta rule, and gates on heads: `kernels/delta.cu`.
 
 use llm_backend::{
-    DeltaRule, GateFunction, HeadGates, HeadNorm, NormOrder, Result, Rows, StateBatch,
+    Decays, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOrder, Result, Rows, StateBatch,
 };
 use llm_tensor::Norm;
 
@@ -22,21 +22,29 @@ pub(super) fn delta_rule(
 ) -> Result<()> {
     op.check();
     assert!(
-        op.rate.cols() == op.n_value_heads && op.offset.cols() == op.n_value_heads,
+        op.rate.cols() == op.n_value_heads && op.offset.cols() == op.n_decays(),
         "a decay for each head"
     );
     let n = batch.rows.len();
     let n_slots = state.n() / op.state_elements().max(1);
     let ends = batch.rows.iter().map(|rows| rows.first + rows.n_tokens);
     let n_rows = ends.max().unwrap_or(0);
-    let (kernel, columns) = match op.key_dim {
-        0..=64 => (kernel!("delta_rule_64"), 32),
-        65..=128 => (kernel!("delta_rule_128"), 32),
-        129..=MAX_KEY_DIM => (kernel!("delta_rule_256"), 16),
+    let (of_length, columns) = match op.key_dim {
+        0..=64 => (0, 32),
+        65..=128 => (1, 32),
+        129..=MAX_KEY_DIM => (2, 16),
         n => panic!("keys of {n} elements, of {MAX_KEY_DIM} that there are kernels for"),
     };
+    let kernels = match op.decays {
+        Decays::Head => kernel!["delta_rule_64", "delta_rule_128", "delta_rule_256"],
+        Decays::Channel => kernel![
+            "delta_rule_channels_64",
+            "delta_rule_channels_128",
+            "delta_rule_channels_256"
+        ],
+    };
     let launch = queue
-        .launch(kernel)
+        .launch(kernels[of_length])
         .pointer(x.first(n_rows * op.row_width()));
     let launch = launch.pointer(gates.first(n_rows * op.gates.row_width));
     let launch = launch.pointer(batch.rows_index.first(n * Rows::N_WORDS));

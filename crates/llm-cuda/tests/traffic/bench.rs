@@ -40,7 +40,7 @@ enum Direction {
 }
 
 /// Kernels that fill their sectors less, by the beginning of their names: what they reach, and why. The same is in `docs/gpu.md`.
-const LESS: [(&str, Direction, f64, &str); 6] = [
+const LESS: [(&str, Direction, f64, &str); 8] = [
     (
         "delta_rule_256",
         Direction::Read,
@@ -49,6 +49,18 @@ const LESS: [(&str, Direction, f64, &str); 6] = [
     ),
     (
         "delta_rule_256",
+        Direction::Written,
+        0.45,
+        "a warp has four columns of a state, in halves of sectors",
+    ),
+    (
+        "delta_rule_channels_256",
+        Direction::Read,
+        0.45,
+        "a warp has four columns of a state, in halves of sectors",
+    ),
+    (
+        "delta_rule_channels_256",
         Direction::Written,
         0.45,
         "a warp has four columns of a state, in halves of sectors",

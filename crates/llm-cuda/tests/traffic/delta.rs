@@ -1,7 +1,7 @@
 //! The gated delta rule: a state is read and written once, however many positions go through it.
 
 use llm_backend::{
-    DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOp, NormOrder, Ops, Rows,
+    Decays, DeltaGates, DeltaRule, GateFunction, HeadGates, HeadNorm, NormOp, NormOrder, Ops, Rows,
     StateBatch,
 };
 use llm_quant::Scheme;
@@ -14,55 +14,71 @@ pub(crate) const KERNELS: &[&str] = &["delta_rule_", "gate_heads"];
 #[test]
 fn states_are_read_and_written_once() {
     on_each_target(&["delta_rule_"], |bench| {
-        for key_dim in [64, 128, 256] {
-            for n_tokens in [1, 8] {
-                let (n_keys, n_values, value_dim) = (2, 4, 128);
-                let rate = bench.weight(Scheme::Dense(DType::F32), (1, n_values)).0;
-                let offset = bench.weight(Scheme::Dense(DType::BF16), (1, n_values)).0;
-                let op = DeltaRule {
-                    n_key_heads: n_keys,
-                    n_value_heads: n_values,
-                    key_dim,
-                    value_dim,
-                    norm_eps: 1e-6,
-                    scale: 0.1,
-                    rate: &rate,
-                    offset: &offset,
-                    gates: DeltaGates {
-                        decay: 0,
-                        strength: n_values,
-                        row_width: 2 * n_values,
-                    },
-                };
-                let x = bench.buffer(2 * n_tokens * op.row_width());
-                let gates = bench.buffer(2 * n_tokens * op.gates.row_width);
-                let mut state = bench.buffer(3 * op.state_elements());
-                let mut out = bench.buffer(2 * n_tokens * op.out_width());
-                let rows = [0, 1].map(|i| Rows {
-                    first: i * n_tokens,
-                    n_tokens,
-                    start: 5,
-                    n_positions: 5 + n_tokens,
-                });
-                let rows_index = bench.index(&rows.map(|rows| rows.words()).concat());
-                let slots = bench.index(&[2, 0]);
-                let batch = StateBatch {
-                    rows: &rows,
-                    rows_index: &rows_index,
-                    slots: &slots,
-                };
-                let what = format!("{n_tokens} positions of keys of {key_dim}");
-                // Keys and queries are read again by each block of a head.
-                let n_blocks = n_values * value_dim / if key_dim > 128 { 16 } else { 32 };
-                let prepared = n_blocks * 2 * key_dim * 4 * n_tokens;
-                let others = 4 * n_tokens * 2 * op.out_width();
-                let n_bytes = 2 * (8 * op.state_elements() + prepared + others);
-                let needs = Needs::bytes(&what, n_bytes);
-                bench.check(&needs, |queue| {
-                    queue.delta_rule(&op, (&x, &gates), &batch, &mut state, &mut out)
-                });
+        for decays in [Decays::Head, Decays::Channel] {
+            for key_dim in [64, 128, 256] {
+                for n_tokens in [1, 8] {
+                    states(bench, decays, (key_dim, n_tokens));
+                }
             }
         }
+    });
+}
+
+/// Checks two sequences of some positions each.
+fn states(bench: &mut Bench, decays: Decays, (key_dim, n_tokens): (usize, usize)) {
+    let (n_keys, n_values, value_dim) = (2, 4, 128);
+    let n_decays = match decays {
+        Decays::Head => n_values,
+        Decays::Channel => n_values * key_dim,
+    };
+    let rate = bench.weight(Scheme::Dense(DType::F32), (1, n_values)).0;
+    let offset = bench.weight(Scheme::Dense(DType::BF16), (1, n_decays)).0;
+    let op = DeltaRule {
+        n_key_heads: n_keys,
+        n_value_heads: n_values,
+        key_dim,
+        value_dim,
+        norm_eps: 1e-6,
+        scale: 0.1,
+        rate: &rate,
+        offset: &offset,
+        decays,
+        gates: DeltaGates {
+            decay: 0,
+            strength: n_decays,
+            row_width: n_decays + n_values,
+        },
+    };
+    let x = bench.buffer(2 * n_tokens * op.row_width());
+    let gates = bench.buffer(2 * n_tokens * op.gates.row_width);
+    let mut state = bench.buffer(3 * op.state_elements());
+    let mut out = bench.buffer(2 * n_tokens * op.out_width());
+    let rows = [0, 1].map(|i| Rows {
+        first: i * n_tokens,
+        n_tokens,
+        start: 5,
+        n_positions: 5 + n_tokens,
+    });
+    let rows_index = bench.index(&rows.map(|rows| rows.words()).concat());
+    let slots = bench.index(&[2, 0]);
+    let batch = StateBatch {
+        rows: &rows,
+        rows_index: &rows_index,
+        slots: &slots,
+    };
+    let what = format!("{n_tokens} positions of keys of {key_dim}, decays by {decays:?}");
+    // Keys and queries are read again by each block of a head, and so are what channels decay by and is added to it.
+    let n_blocks = n_values * value_dim / if key_dim > 128 { 16 } else { 32 };
+    let of_channels = match decays {
+        Decays::Head => 0,
+        Decays::Channel => 4 + 2,
+    };
+    let prepared = n_blocks * (2 * 4 + of_channels) * key_dim * n_tokens;
+    let others = 4 * n_tokens * 2 * op.out_width();
+    let n_bytes = 2 * (8 * op.state_elements() + prepared + others);
+    let needs = Needs::bytes(&what, n_bytes);
+    bench.check(&needs, |queue| {
+        queue.delta_rule(&op, (&x, &gates), &batch, &mut state, &mut out)
     });
 }
 

@@ -1,9 +1,11 @@
 //! The gated delta rule, with the convolution before and the gates after.
 
-use llm_arch::{DeltaOf, DeltaPacking, DeltaSpec};
+use std::slice::from_ref;
+
+use llm_arch::{DeltaLatentsOf, DeltaOf, DeltaPacking, DeltaSpec};
 use llm_backend::{
-    Backend, ConvRows, DeltaGates, DeltaRule, GateFunction, Groups, HeadGates, HeadNorm, NormOrder,
-    Ops, Output, ShortConv,
+    Backend, ConvRows, Decays, DeltaGates, DeltaRule, GateFunction, GroupPart, Groups, HeadGates,
+    HeadNorm, NormOrder, Ops, Output, ShortConv,
 };
 
 use super::project_back;
@@ -16,31 +18,28 @@ use crate::sublayer::{Call, Input};
 /// Each row corrects its sequence's state, and reads it.
 ///
 /// `qkv` has rows `[q | k | v | gates | strengths | decays]`; `grouped` has them before they are in order, and then what of
-/// them was convolved.
+/// them was convolved. `attended` has latents of gates and decays, and what one of several convolutions made, before results.
 pub(super) fn forward<B: Backend>(
     weights: &DeltaOf<B::Weight>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
-    (conv, rule): (&mut SlotState<B>, &mut SlotState<B>),
+    (conv, rule): (&mut [SlotState<B>], &mut SlotState<B>),
 ) -> Result<()> {
     project(weights, call, input, a)?;
+    if let Some(latents) = &weights.latents {
+        project_by_latents(latents, (&weights.spec, input), call, a)?;
+    }
+    convolve(weights, call, a, conv)?;
     let (queue, n_tokens, spec) = (&mut *call.queue, call.n_tokens, &weights.spec);
     let batch = call.sequences.states();
     let row_width = spec.projected_width();
-    let op = ShortConv {
-        taps: &weights.taps.weight,
-        bias: weights.taps.bias.as_ref(),
-        n_channels: spec.conv_width(),
-        kernel: spec.kernel,
-        rows: ConvRows::Columns {
-            first: 0,
-            row_width,
-            activation: Some(spec.activation),
-        },
+    let (decays, function) = match spec.packing {
+        DeltaPacking::Separate | DeltaPacking::PerKeyHead | DeltaPacking::PairsPerKeyHead => {
+            (Decays::Head, GateFunction::Silu)
+        }
+        DeltaPacking::Channels { .. } => (Decays::Channel, GateFunction::Sigmoid),
     };
-    let convolved = &mut a.rows.grouped;
-    queue.short_conv(&op, &a.rows.qkv, &batch, &mut conv.buffer, convolved)?;
     let gates = spec.conv_width();
     let strength = gates + spec.values_width();
     let op = DeltaRule {
@@ -52,6 +51,7 @@ pub(super) fn forward<B: Backend>(
         scale: (spec.key_dim as f32).sqrt().recip(),
         rate: &weights.rate,
         offset: &weights.offset,
+        decays,
         gates: DeltaGates {
             decay: strength + spec.n_value_heads,
             strength,
@@ -65,7 +65,7 @@ pub(super) fn forward<B: Backend>(
             op: norm_op(&weights.norm),
             order: NormOrder::BeforeGates,
         }),
-        function: GateFunction::Silu,
+        function,
         n_heads: spec.n_value_heads,
         head_dim: spec.value_dim,
         first: gates,
@@ -73,6 +73,93 @@ pub(super) fn forward<B: Backend>(
     };
     queue.gate_heads(&op, &a.rows.qkv, &mut a.rows.attended, n_tokens)?;
     project_back(queue, &weights.out, output, a, n_tokens)
+}
+
+/// Convolves queries, keys and values of `a.rows.qkv` into `a.rows.grouped`, together or by themselves.
+fn convolve<B: Backend>(
+    weights: &DeltaOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+    conv: &mut [SlotState<B>],
+) -> Result<()> {
+    let (queue, n_tokens, spec) = (&mut *call.queue, call.n_tokens, &weights.spec);
+    let batch = call.sequences.states();
+    let taps = weights.taps.parts();
+    let mut first = 0;
+    for (taps, conv) in taps.iter().zip(conv) {
+        let n_channels = conv.n_elements() / (spec.kernel - 1);
+        let op = ShortConv {
+            taps: &taps.weight,
+            bias: taps.bias.as_ref(),
+            n_channels,
+            kernel: spec.kernel,
+            rows: ConvRows::Columns {
+                first,
+                row_width: spec.projected_width(),
+                activation: Some(spec.activation),
+            },
+        };
+        if n_channels == spec.conv_width() {
+            let out = &mut a.rows.grouped;
+            return Ok(queue.short_conv(&op, &a.rows.qkv, &batch, &mut conv.buffer, out)?);
+        }
+        let out = &mut a.rows.attended;
+        queue.short_conv(&op, &a.rows.qkv, &batch, &mut conv.buffer, out)?;
+        let part = place(n_channels, first, spec.conv_width());
+        queue.ungroup(&part, &a.rows.attended, &mut a.rows.grouped, n_tokens)?;
+        first += n_channels;
+    }
+    Ok(())
+}
+
+/// Rows of `width` that go to columns of longer ones, from `to` on.
+fn place(width: usize, to: usize, out_width: usize) -> Groups {
+    Groups {
+        n_groups: 1,
+        parts: Groups::parts(&[width], 1, to),
+        first: 0,
+        row_width: width,
+        out_width,
+    }
+}
+
+/// Gates of results and decays into `a.rows.qkv`, each by way of its latent.
+fn project_by_latents<B: Backend>(
+    latents: &DeltaLatentsOf<B::Weight>,
+    (spec, input): (&DeltaSpec, Input),
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
+    let gates = spec.conv_width();
+    let decays = gates + spec.values_width() + spec.n_value_heads;
+    let ways = [
+        (
+            &latents.gate_down,
+            &latents.gate_up,
+            gates,
+            spec.values_width(),
+        ),
+        (
+            &latents.decay_down,
+            &latents.decay_up,
+            decays,
+            spec.n_decays(),
+        ),
+    ];
+    for (down, up, first, width) in ways {
+        let x = match input {
+            Input::Residual => &a.rows.x,
+            Input::Normed => &a.rows.normed,
+        };
+        let latent = (Output::Write, &mut a.rows.attended);
+        apply::<B>(queue, from_ref(down), x, latent, n_tokens)?;
+        let out = (Output::Write, &mut a.rows.grouped);
+        apply::<B>(queue, from_ref(up), &a.rows.attended, out, n_tokens)?;
+        let part = place(width, first, spec.projected_width());
+        queue.ungroup(&part, &a.rows.grouped, &mut a.rows.qkv, n_tokens)?;
+    }
+    Ok(())
 }
 
 /// Projections into `a.rows.qkv`, in order.
@@ -89,6 +176,23 @@ fn project<B: Backend>(
     };
     let parts = weights.project.parts();
     match spec.packing {
+        DeltaPacking::Channels { .. } => {
+            let grouped = (Output::Write, &mut a.rows.grouped);
+            apply::<B>(queue, parts, x, grouped, n_tokens)?;
+            let (conv, values) = (spec.conv_width(), spec.values_width());
+            let part = |width, to| GroupPart { width, to };
+            let mut parts = [GroupPart::default(); Groups::MAX_PARTS];
+            parts[0] = part(conv, 0);
+            parts[1] = part(spec.n_value_heads, conv + values);
+            let groups = Groups {
+                n_groups: 1,
+                parts,
+                first: 0,
+                row_width: conv + spec.n_value_heads,
+                out_width: spec.projected_width(),
+            };
+            Ok(queue.ungroup(&groups, &a.rows.grouped, &mut a.rows.qkv, n_tokens)?)
+        }
         DeltaPacking::Separate => {
             apply::<B>(queue, parts, x, (Output::Write, &mut a.rows.qkv), n_tokens)
         }
@@ -119,7 +223,9 @@ fn groups(spec: &DeltaSpec) -> [Groups; 2] {
     };
     let before = match spec.packing {
         DeltaPacking::PerKeyHead => groups(n_groups, &[keys, keys, values, values], 0),
-        DeltaPacking::Separate | DeltaPacking::PairsPerKeyHead => groups(1, &[first], 0),
+        DeltaPacking::Separate | DeltaPacking::PairsPerKeyHead | DeltaPacking::Channels { .. } => {
+            groups(1, &[first], 0)
+        }
     };
     [before, groups(n_groups, &[of_key, of_key], first)]
 }

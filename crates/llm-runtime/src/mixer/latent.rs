@@ -143,10 +143,13 @@ fn turn<B: Backend>(
     (n_heads, head_dim): (usize, usize),
     a: &mut Activations<B>,
 ) -> Result<()> {
+    let Some(idx) = spec.rotary_idx else {
+        return Ok(());
+    };
     let Positions::Rotary(kinds) = &call.stack.positions else {
         unreachable!("keys that heads share are turned")
     };
-    let rotary = &kinds[spec.rotary_idx];
+    let rotary = &kinds[idx];
     let op = Rotary {
         n_heads,
         head_dim,
@@ -155,7 +158,7 @@ fn turn<B: Backend>(
         pairing: rotary.pairing,
         row_width: n_heads * head_dim,
     };
-    let angles = &a.rows.angles[spec.rotary_idx];
+    let angles = &a.rows.angles[idx];
     Ok(call
         .queue
         .rotate(&op, angles, &mut a.rows.attended, call.n_tokens)?)

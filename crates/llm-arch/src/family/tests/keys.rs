@@ -385,3 +385,78 @@ fn blocks_of_one_thing_are_named_by_letters_or_words() {
         assert!(blocks(more.clone()).is_err(), "{more}");
     }
 }
+
+#[test]
+fn layers_that_attend_are_counted_from_one_or_named() {
+    let kimi = |more: Value| {
+        let mut config = object(json!({"num_hidden_layers": 5, "num_key_value_heads": 2}));
+        config.extend(object(more));
+        with_states("kimi_linear", Value::Object(config))
+    };
+    let attending = |more: Value| {
+        let layers = kimi(more).unwrap().decoder.layers;
+        let latent = |layer: &crate::LayerSpec| match layer.mixer {
+            crate::MixerSpec::Latent(latent) => {
+                assert_eq!(latent.rotary_idx, None);
+                true
+            }
+            crate::MixerSpec::Delta(_) => false,
+            ref other => panic!("{other:?}"),
+        };
+        (0..layers.len())
+            .filter(|&i| latent(&layers[i]))
+            .collect::<Vec<_>>()
+    };
+    let lists = |full: Value, kda: Value| json!({"linear_attn_config": {"full_attn_layers": full, "kda_layers": kda}});
+    assert_eq!(attending(json!({})), [4]);
+    assert_eq!(attending(lists(json!([4, 5]), json!([1, 2, 3]))), [3, 4]);
+    let words = json!([
+        "full_attention",
+        "linear_attention",
+        "linear_attention",
+        "linear_attention",
+        "full_attention"
+    ]);
+    let mut both = lists(json!([4, 5]), json!([1, 2, 3]));
+    both["layer_types"] = words;
+    assert_eq!(attending(both), [0, 4], "words count, as in transformers");
+    for (more, named) in [
+        (lists(json!([4]), json!([1, 2, 3])), "kda_layers"),
+        (lists(json!([3, 4, 5]), json!([1, 2, 3])), "kda_layers"),
+        (
+            lists(json!([4, 6]), json!([1, 2, 3, 5])),
+            "full_attn_layers",
+        ),
+        (json!({"linear_head_dim": 512}), "linear_head_dim"),
+        (
+            json!({"linear_conv_kernel_dim": 1}),
+            "linear_conv_kernel_dim",
+        ),
+    ] {
+        let error = kimi(more.clone()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(named), "{more}: {error}");
+    }
+}
+
+#[test]
+fn what_kimi_linear_does_not_run_is_named() {
+    let model = |key: &str, value: Value| {
+        let config = json!({
+            "model_type": "kimi_linear", "hidden_size": 64, "intermediate_size": 96, "vocab_size": 97, "num_hidden_layers": 3,
+            "num_attention_heads": 2, "num_key_value_heads": 2,
+        });
+        from_config(&with(object(config), key, value))
+    };
+    model("mla_use_nope", json!(true)).unwrap();
+    for (key, value) in [
+        ("mla_use_nope", json!(false)),
+        ("moe_layer_freq", json!(2)),
+        ("moe_router_activation_func", json!("softmax")),
+        ("use_grouped_topk", json!(false)),
+        ("linear_attn_config.gate_lower_bound", json!(-5.0)),
+    ] {
+        let error = model(key, value).unwrap_err().to_string();
+        let name = key.rsplit('.').next().unwrap();
+        assert!(error.contains(name), "{error}");
+    }
+}
