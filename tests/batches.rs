@@ -12,7 +12,7 @@ use llm_tensor::DType;
 use llm_tests::{argmax, golden, relative_error, session};
 
 /// Each kind of positions, windows, caches shared by heads, experts, residuals and norms, and an encoder.
-const MODELS: [&str; 13] = [
+const MODELS: [&str; 14] = [
     "bloom",
     "falcon-7b-style",
     "gemma2",
@@ -20,6 +20,7 @@ const MODELS: [&str; 13] = [
     "gpt-neox",
     "gpt2",
     "llama",
+    "llama4",
     "mistral-sliding",
     "mixtral-sliding",
     "opt",

@@ -31,7 +31,7 @@ use llm_tests::{
 };
 
 /// One of each kind of attention, norm, position, feed-forward and head, and what only one has.
-const MODELS: [&str; 30] = [
+const MODELS: [&str; 32] = [
     "bloom",
     "deepseek-v3",
     "falcon-40b-style",
@@ -51,12 +51,14 @@ const MODELS: [&str; 30] = [
     "llama",
     "llama-rope-dynamic",
     "llama3-rope-tied",
+    "llama4",
     "mistral-sliding",
     "mixtral",
     "nemotron-h",
     "nemotron-h-moe-latent",
     "opt-350m-style",
     "phi3-longrope-short",
+    "phimoe",
     "qwen2",
     "qwen3-5",
     "qwen3-biases",

@@ -534,6 +534,7 @@ fn sequences_go_any_way_and_are_what_they_are() {
     let models = [
         "llama",
         "gemma3",
+        "llama4",
         "mistral-sliding",
         "lfm2",
         "granite4",

@@ -338,12 +338,13 @@ fn all_models() -> Vec<String> {
 }
 
 /// Each kind of positions, windows, residuals and heads, experts, and an encoder.
-const FAMILIES: [&str; 10] = [
+const FAMILIES: [&str; 11] = [
     "bloom",
     "falcon-7b-style",
     "gemma3",
     "gpt2",
     "llama",
+    "llama4",
     "opt-350m-style",
     "phi3-longrope-short",
     "qwen3-moe-mixed",

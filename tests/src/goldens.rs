@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 120] = [
+pub const GOLDENS: [&str; 124] = [
     "apertus",
     "apertus-biases",
     "arcee",
@@ -80,6 +80,8 @@ pub const GOLDENS: [&str; 120] = [
     "llama-rope-linear",
     "llama-rope-yarn",
     "llama3-rope-tied",
+    "llama4",
+    "llama4-mixed",
     "mamba2",
     "mamba2-tied",
     "minimax-m2",
@@ -107,6 +109,8 @@ pub const GOLDENS: [&str; 120] = [
     "phi3-longrope-long",
     "phi3-longrope-short",
     "phi3-partial-rotary",
+    "phimoe",
+    "phimoe-plain",
     "qwen2",
     "qwen2-moe",
     "qwen2-moe-mixed",

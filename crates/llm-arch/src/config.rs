@@ -178,6 +178,14 @@ impl<'a> Config<'a> {
         self.read(key, Value::as_bool, || "true or false")
     }
 
+    /// A flag, or a number that stands for one, as Python takes it.
+    pub(crate) fn truth(&self, key: &str, default: bool) -> Result<bool> {
+        let number = |value: &Value| value.as_f64().map(|number| number != 0.0);
+        let truth = |value: &Value| value.as_bool().or_else(|| number(value));
+        let truth = self.read(key, truth, || "true or false")?;
+        Ok(truth.unwrap_or(default))
+    }
+
     /// A flag of which only one value is understood; absent means that value.
     pub(crate) fn only(&self, key: &str, value: bool) -> Result<()> {
         if self.flag(key, value)? == value {
@@ -340,6 +348,15 @@ impl<'a> Config<'a> {
         let all = |value: &Value| list_of(None, bit)(value).filter(|bits| bits.len() >= n);
         let bits = self.read(key, all, || format!("a list of {n} times 0 or 1"))?;
         Ok(bits.map(|bits| bits[..n].to_vec()))
+    }
+
+    /// The same, where an empty list is none.
+    pub(crate) fn bits_if_any(&self, key: &str, n: usize) -> Result<Option<Vec<bool>>> {
+        let list = self.get(key).and_then(Value::as_array);
+        match list.is_some_and(Vec::is_empty) {
+            true => Ok(None),
+            false => self.bits(key, n),
+        }
     }
 
     /// Layers named by their numbers.

@@ -27,6 +27,7 @@ mod hunyuan;
 mod kimi_linear;
 mod lfm2;
 mod llama;
+mod llama4;
 mod mamba2;
 mod minimax_m2;
 mod mistral;
@@ -38,6 +39,7 @@ mod olmo;
 mod opt;
 mod phi;
 mod phi3;
+mod phimoe;
 mod qwen;
 mod qwen2_moe;
 mod qwen3_5;
@@ -97,7 +99,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 62] = [
+const FAMILIES: [&Family; 64] = [
     &apertus::FAMILY,
     &arcee::FAMILY,
     &bamba::FAMILY,
@@ -134,6 +136,7 @@ const FAMILIES: [&Family; 62] = [
     &lfm2::LFM2,
     &lfm2::LFM2_MOE,
     &llama::FAMILY,
+    &llama4::FAMILY,
     &mamba2::FAMILY,
     &minimax_m2::FAMILY,
     &mistral::MINISTRAL3,
@@ -148,6 +151,7 @@ const FAMILIES: [&Family; 62] = [
     &opt::FAMILY,
     &phi::FAMILY,
     &phi3::FAMILY,
+    &phimoe::FAMILY,
     &qwen::QWEN2,
     &qwen2_moe::FAMILY,
     &qwen::QWEN3,

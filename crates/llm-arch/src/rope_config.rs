@@ -24,6 +24,8 @@ pub(crate) struct RopeDefaults {
     pub(crate) pairing: Pairing,
     /// True where `alpha` of a dynamic scaling, if there is one, makes the base larger once and for all.
     pub(crate) has_alpha: bool,
+    /// True where a longrope says what it multiplies by, up to its first context and beyond.
+    pub(crate) has_mscales: bool,
 }
 
 impl RopeDefaults {
@@ -36,6 +38,7 @@ impl RopeDefaults {
             fraction: None,
             pairing: Pairing::Halves,
             has_alpha: false,
+            has_mscales: false,
         }
     }
 }
@@ -229,8 +232,9 @@ fn scaling(
         Some("llama3") => {
             let low_freq_factor = rope.positive("low_freq_factor")?;
             let high_freq_factor = rope.positive("high_freq_factor")?;
-            if high_freq_factor <= low_freq_factor {
-                return rope.bad_value("high_freq_factor", &format!("more than {low_freq_factor}"));
+            // Llama 4 has equal ones, and so nothing between.
+            if high_freq_factor < low_freq_factor {
+                return rope.bad_value("high_freq_factor", &format!("{low_freq_factor} or more"));
             }
             Ok(RopeScaling::Llama3 {
                 factor: rope.positive("factor")?,
@@ -240,7 +244,7 @@ fn scaling(
             })
         }
         // `su` is the first spelling of `longrope`.
-        Some("longrope" | "su") => longrope(config, rope, dim, context),
+        Some("longrope" | "su") => longrope(config, rope, dim, defaults),
         // Its share is of the pairs that are turned, and not of the head that the series is spread over.
         Some("proportional") if defaults.fraction.is_none() => {
             let share = rope.opt_positive("partial_rotary_factor")?.unwrap_or(1.0);
@@ -324,8 +328,9 @@ fn longrope(
     config: &Config<'_>,
     rope: &Config<'_>,
     dim: usize,
-    context: usize,
+    defaults: RopeDefaults,
 ) -> Result<RopeScaling> {
+    let context = defaults.context;
     let original = original_context(config, rope)?.unwrap_or(context as f64);
     let factor = rope.opt_positive("factor")?;
     let factor = factor.unwrap_or(context as f64 / original);
@@ -338,7 +343,10 @@ fn longrope(
         return rope.bad_value("original_max_position_embeddings", "more than 1");
     }
     // GGUF has it rounded.
-    let given = rope.opt_positive("attention_factor")?;
+    let given = match defaults.has_mscales {
+        true => Some(mscale(rope)?),
+        false => rope.opt_positive("attention_factor")?,
+    };
     let differs = |given: &f64| (given - grown).abs() > grown * f64::from(f32::EPSILON);
     Ok(RopeScaling::LongRope {
         short: rope.factors("short_factor", dim.div_ceil(2))?,
@@ -346,4 +354,16 @@ fn longrope(
         original_context: original as usize,
         magnitude: given.filter(differs).unwrap_or(grown),
     })
+}
+
+/// What a longrope multiplies by in all contexts.
+fn mscale(rope: &Config<'_>) -> Result<f64> {
+    let (short, long) = (
+        rope.positive("short_mscale")?,
+        rope.positive("long_mscale")?,
+    );
+    match short == long {
+        true => Ok(short),
+        false => rope.bad_value("long_mscale", &format!("{short}, as `short_mscale` is")),
+    }
 }

@@ -80,9 +80,11 @@ pub enum RopeScaling {
         /// Factor of the stretch.
         factor: f64,
     },
-    /// No turn at all, but a magnitude that grows: `1 + beta · ln(1 + ⌊position / original_context⌋)`, by which queries alone
-    /// are multiplied (Llama 4, Ministral 3).
+    /// No turn at all, but a magnitude that grows: `1 + beta · ln(1 + ⌊(position + first) / original_context⌋)`, by which queries
+    /// alone are multiplied (Llama 4, Ministral 3).
     Growth {
+        /// Number of the first position.
+        first: usize,
         /// Growth by the logarithm.
         beta: f64,
         /// Positions the model was first trained for.
@@ -213,10 +215,11 @@ impl RotarySpec {
                 magnitude as f32
             }
             RopeScaling::Growth {
+                first,
                 beta,
                 original_context,
             } => {
-                let times = (position as f64 / original_context).floor();
+                let times = ((position + first) as f64 / original_context).floor();
                 (1.0 + beta * times.ln_1p()) as f32
             }
             RopeScaling::None
@@ -295,14 +298,19 @@ mod tests {
 
     #[test]
     fn growth_turns_nothing_and_grows_by_whole_contexts() {
-        let growth = spec(RopeScaling::Growth {
-            beta: 0.5,
-            original_context: 16.0,
-        });
-        assert_eq!(growth.frequencies(64, None), [0.0; 4]);
-        let found = [0, 15, 16, 31, 32].map(|position| growth.magnitude(position));
+        let growth = |first| {
+            spec(RopeScaling::Growth {
+                first,
+                beta: 0.5,
+                original_context: 16.0,
+            })
+        };
+        assert_eq!(growth(0).frequencies(64, None), [0.0; 4]);
+        let found = [0, 15, 16, 31, 32].map(|position| growth(0).magnitude(position));
         let grown = [2f64.ln(), 3f64.ln()].map(|ln| (1.0 + 0.5 * ln) as f32);
         assert_eq!(found, [1.0, 1.0, grown[0], grown[0], grown[1]]);
+        let from_one = [0, 14, 15].map(|position| growth(1).magnitude(position));
+        assert_eq!(from_one, [1.0, 1.0, grown[0]]);
     }
 
     #[test]

@@ -452,6 +452,8 @@ pub struct AttentionSpec {
     pub qk_norm: Option<QkNorm>,
     /// Divides each head's values by the root of their mean square and this number: an RMSNorm without a gain (Gemma 4).
     pub v_norm: Option<f32>,
+    /// Divides each head's queries and keys, once they are turned, by the root of their mean square and this number (Llama 4).
+    pub turned_norm: Option<f32>,
     /// What the published model multiplies the input by: here it is a part of both scales that follow.
     pub input_scale: f32,
     /// Multiplies the products of queries and keys.
@@ -462,6 +464,8 @@ pub struct AttentionSpec {
     pub soft_cap: Option<f32>,
     /// Positions that a query sees, its own included; none bounds them.
     pub window: Option<usize>,
+    /// True if the window does not slide: a query sees those of its chunk, which begins at a multiple of so many positions (Llama 4).
+    pub chunked: bool,
     /// True if each head has a learned score that joins its softmax (gpt-oss).
     pub sinks: bool,
     /// Index among the stack's rotary positions; none leaves queries and keys as they are (NoPE).
@@ -678,10 +682,14 @@ pub struct ExpertsSpec {
     pub width: usize,
     /// Elements of the rows that experts read and make, where these are projected of the residual and back to it.
     pub latent: Option<usize>,
-    /// Gating, by the order of whose features gate and up are one matrix or two.
+    /// Gating.
     pub gate: Gate,
     /// True if the router and the projections have biases.
     pub bias: bool,
+    /// True if gate and up are one matrix, the gate's rows first.
+    pub fused: bool,
+    /// True if weights multiply what experts read, and not what they make (Llama 4); each token goes to one expert then.
+    pub weighs_inputs: bool,
     /// An expert that all tokens go to.
     pub shared: Option<SharedSpec>,
 }
@@ -724,11 +732,12 @@ impl ExpertsSpec {
             .is_some_and(|shared| shared.join == Join::Normed)
     }
 
-    /// True if rows of gate and up alternate in one matrix.
-    pub fn is_interleaved(&self) -> bool {
+    /// True if gate and up are one matrix: the rows of one before those of the other, or by turns.
+    pub fn is_one_matrix(&self) -> bool {
         match self.gate {
-            Gate::Of(_) | Gate::Absent(_) => false,
-            Gate::Clamped(gate) => gate.order == GateOrder::Pairs,
+            Gate::Absent(_) => false,
+            Gate::Of(_) => self.fused,
+            Gate::Clamped(gate) => self.fused || gate.order == GateOrder::Pairs,
         }
     }
 }

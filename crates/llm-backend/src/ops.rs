@@ -193,6 +193,11 @@ pub enum Mask {
         /// Its own position included; none bounds it.
         window: Option<usize>,
     },
+    /// Its own and those before it that lie in the same chunk: positions from a multiple of `len` on (Llama 4).
+    Chunked {
+        /// Positions of a chunk.
+        len: usize,
+    },
     /// All that the sequence has ([`Rows::n_positions`]), wherever it stands itself.
     Full,
 }

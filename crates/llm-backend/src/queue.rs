@@ -375,6 +375,17 @@ pub trait Ops<B: Backend>: Queue<B> {
         n_tokens: usize,
     ) -> Result<()>;
 
+    /// Multiplies each row of `x` `[n_tokens, width]` by the sigmoid of the largest of its `scores`, a buffer `[n_tokens, n_scores]` and `n_scores`: the
+    /// input of the one expert that a row goes to, weighed before the expert and not after it (Llama 4). A row of which some score is
+    /// not a number is none either.
+    fn scale_by_largest(
+        &mut self,
+        scores: (&B::Buffer, usize),
+        x: &mut B::Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()>;
+
     /// Chooses the experts of each row by the router's `scores` `[n_tokens, n_experts]`: the `n_active` that rank first,
     /// the first among equals. A row of which some expert's rank is not a
     /// number goes to the first `n_active`, with weights that are not numbers.

@@ -65,6 +65,8 @@ enum Keys {
         /// Positions that the pool keeps beyond those that the calls need.
         spare: usize,
     },
+    /// The same, of which a query sees those of its chunk of so many positions.
+    Chunk(usize),
     /// The queries' own rows `[q | k | v]`, all appended before.
     Encoder,
     /// Rows `[k | v]` of another sequence, appended before in these calls.
@@ -96,7 +98,7 @@ impl AttentionCase {
 
     fn n_positions(&self) -> usize {
         match &self.keys {
-            Keys::Past { .. } | Keys::Encoder => self.n_queries(),
+            Keys::Past { .. } | Keys::Chunk(_) | Keys::Encoder => self.n_queries(),
             Keys::Cross(appended) => appended.iter().sum(),
         }
     }
@@ -107,6 +109,7 @@ impl AttentionCase {
                 window: Some(window),
                 spare,
             } => window + self.largest_call() - 1 + spare,
+            Keys::Chunk(len) => len + self.largest_call() - 1,
             Keys::Past { window: None, .. } | Keys::Encoder | Keys::Cross(_) => self.n_positions(),
         }
     }
@@ -310,6 +313,7 @@ impl Case for AttentionCase {
             // Magnitudes up to a position bound those in a window that ends there.
             let (n_new, n_seen) = match self.keys {
                 Keys::Past { window, .. } => (1, (token + 1).min(window.unwrap_or(usize::MAX))),
+                Keys::Chunk(len) => (1, token % len + 1),
                 Keys::Encoder | Keys::Cross(_) => (usize::MAX, self.n_positions()),
             };
             for kv in positions.by_ref().take(n_new) {

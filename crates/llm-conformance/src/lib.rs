@@ -94,6 +94,7 @@ pub fn check_elementwise<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &elementwise::sums());
     check_each(backend, &elementwise::scales());
     check_each(backend, &elementwise::gated_sums());
+    check_each(backend, &routing::weighed());
     check_each(backend, &elementwise::products());
     check_each(backend, &elementwise::activations());
     check_each(backend, &gates::clamped());
@@ -327,6 +328,7 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &elementwise::sums());
     check_same_bits(one, other, &elementwise::scales());
     check_same_bits(one, other, &elementwise::gated_sums());
+    check_same_bits(one, other, &routing::weighed());
     check_same_bits(one, other, &elementwise::activations());
     check_same_bits(one, other, &elementwise::rotations());
     check_same_bits(one, other, &linear::cases());

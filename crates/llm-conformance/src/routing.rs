@@ -35,8 +35,36 @@ enum Scores {
     Within(f32),
     /// A few different numbers.
     Equal,
+    /// Multiples of a quarter up to 3.
+    Quarters,
     /// Every third row has one that is not a number, or is infinite.
     NotNumbers,
+}
+
+impl Scores {
+    /// `[n_tokens, n_experts]`.
+    fn values(self, random: &mut Random, n_tokens: usize, n_experts: usize) -> Vec<f32> {
+        let n = n_tokens * n_experts;
+        match self {
+            Scores::Within(magnitude) => random.values(n, magnitude),
+            Scores::Equal => (0..n).map(|_| random.below(3) as f32 - 1.0).collect(),
+            Scores::Quarters => (0..n)
+                .map(|_| random.below(25) as f32 / 4.0 - 3.0)
+                .collect(),
+            Scores::NotNumbers => {
+                let mut scores = random.values(n, 3.0);
+                for (i, row) in scores.chunks_exact_mut(n_experts).enumerate() {
+                    row[i % n_experts] = match i % 9 {
+                        0 => f32::NAN,
+                        3 => f32::INFINITY,
+                        6 => -f32::NAN,
+                        _ => continue,
+                    };
+                }
+                scores
+            }
+        }
+    }
 }
 
 pub(crate) fn routings() -> Vec<RoutingCase> {
@@ -66,6 +94,35 @@ pub(crate) fn routings() -> Vec<RoutingCase> {
         }
     }
     cases.extend(corrected());
+    cases.extend(near_ties());
+    cases
+}
+
+/// Weights by near ties. Scores are multiples of a quarter, and no ratio of two of them is close to a tolerance.
+fn near_ties() -> Vec<RoutingCase> {
+    let mut cases = Vec::new();
+    for (n_experts, n_active) in [(1, 1), (3, 2), (8, 2), (60, 4), (128, 2), (5, 5)] {
+        for n_tokens in [1, 5, 40] {
+            for scores in [Scores::Equal, Scores::Quarters, Scores::NotNumbers] {
+                let i = cases.len();
+                cases.push(RoutingCase {
+                    routing: Routing {
+                        scoring: Scoring::Plain,
+                        weighting: Weighting::NearTies {
+                            tolerance: [0.02, 0.26, 1.13][i % 3],
+                        },
+                        scale: [1.0, 2.5][i % 2],
+                        ..Routing::softmax(n_experts, n_active)
+                    },
+                    n_tokens,
+                    width: [16, 33, 7][i % 3],
+                    scores,
+                    correction: None,
+                    scales: [None, Some(DType::F32)][i / 2 % 2],
+                });
+            }
+        }
+    }
     cases
 }
 
@@ -133,25 +190,8 @@ impl RoutingCase {
     fn inputs(&self) -> RoutingInputs {
         let mut random = Random::new(21);
         let n_experts = self.routing.n_experts;
-        let n = self.n_tokens * n_experts;
-        let scores = match self.scores {
-            Scores::Within(magnitude) => random.values(n, magnitude),
-            Scores::Equal => (0..n).map(|_| random.below(3) as f32 - 1.0).collect(),
-            Scores::NotNumbers => {
-                let mut scores = random.values(n, 3.0);
-                for (i, row) in scores.chunks_exact_mut(n_experts).enumerate() {
-                    row[i % n_experts] = match i % 9 {
-                        0 => f32::NAN,
-                        3 => f32::INFINITY,
-                        6 => -f32::NAN,
-                        _ => continue,
-                    };
-                }
-                scores
-            }
-        };
         RoutingInputs {
-            scores,
+            scores: self.scores.values(&mut random, self.n_tokens, n_experts),
             x: random.values(self.n_tokens * self.width, 2.0),
             y: random.values(self.n_tokens * self.width, 2.0),
             correction: self
@@ -220,7 +260,11 @@ impl Case for RoutingCase {
             weight_error(&self.routing, &scores) + EPS * (1.0 + self.routing.n_active as f64);
         let of_sigmoids = match (self.routing.scoring, self.routing.weighting) {
             (Scoring::Sigmoid, Weighting::Probability) => self.routing.n_active as f64,
-            (Scoring::Softmax, _) | (Scoring::Sigmoid, Weighting::Normalised) => 1.0,
+            (Scoring::Plain, Weighting::Probability) => scores.iter().fold(0.0, |m, &score| {
+                f64::max(m, f64::from(score).abs()) * self.routing.n_active as f64
+            }),
+            (_, Weighting::NearTies { .. }) => self.routing.n_active as f64,
+            (Scoring::Softmax, _) | (_, Weighting::Normalised) => 1.0,
         };
         let largest_scale = scales.map_or(1.0, |scales| {
             let scales = widened(&scales).into_iter();
@@ -240,4 +284,59 @@ fn weight_error(routing: &Routing, scores: &[f32]) -> f64 {
     // The exponent is the difference of two, rounded; sums of exponentials and of what is chosen divide.
     let exponential = EPS * (4.0 + 2.0 * largest);
     2.0 * (exponential + sum_error(routing.n_experts))
+}
+
+/// Rows times the sigmoid of the largest of their scores.
+#[derive(Debug)]
+pub(crate) struct WeighedCase {
+    n_scores: usize,
+    width: usize,
+    n_tokens: usize,
+    scores: Scores,
+}
+
+pub(crate) fn weighed() -> Vec<WeighedCase> {
+    let mut cases = Vec::new();
+    for n_scores in [1, 16, 33, 300] {
+        for width in [1, 7, 33, 576] {
+            for n_tokens in [1, 3, 40] {
+                cases.push(WeighedCase {
+                    n_scores,
+                    width,
+                    n_tokens,
+                    scores: [Scores::Within(3.0), Scores::Within(1e4), Scores::NotNumbers]
+                        [cases.len() % 3],
+                });
+            }
+        }
+    }
+    cases
+}
+
+impl Case for WeighedCase {
+    fn run<B: Backend>(&self, backend: &Arc<B>) -> Vec<f32> {
+        let mut device = Device::new(backend);
+        let mut random = Random::new(37);
+        let scores = self
+            .scores
+            .values(&mut random, self.n_tokens, self.n_scores);
+        let scores = device.buffer(&scores);
+        let n = self.n_tokens * self.width;
+        let mut x = device.buffer(&random.values(n, 2.0));
+        let scaled = device.queue.scale_by_largest(
+            (&scores, self.n_scores),
+            &mut x,
+            self.width,
+            self.n_tokens,
+        );
+        scaled.expect(WORKS);
+        device.read(&x, n)
+    }
+
+    fn bounds(&self, expected: &[f32]) -> Vec<f64> {
+        // The exponential, its sum with one and the quotient, then the product; exponentials below the normal numbers are lost.
+        let bound =
+            |&scaled: &f32| EPS * 8.0 * f64::from(scaled).abs() + f64::from(f32::MIN_POSITIVE);
+        expected.iter().map(bound).collect()
+    }
 }

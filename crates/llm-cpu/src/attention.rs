@@ -124,6 +124,10 @@ impl<'a> Queries<'a> {
                 let end = self.position + token + 1;
                 window.map_or(0, |window| end.saturating_sub(window))..end
             }
+            Mask::Chunked { len } => {
+                let own = self.position + token;
+                own - own % len..own + 1
+            }
             Mask::Full => 0..self.n_positions,
         }
     }

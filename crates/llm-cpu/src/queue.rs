@@ -15,7 +15,7 @@ use crate::gates::Clamped;
 use crate::math::XieluNumbers;
 use crate::memory::Workspace;
 use crate::norm::{NormHeads, NormRows, Normalise, UnitHeads};
-use crate::routes::sigmoid;
+use crate::routes::{of_largest, sigmoid};
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
 use crate::{
@@ -515,6 +515,25 @@ impl Ops<Cpu> for CpuQueue {
                     weight: sigmoid(gates[token]),
                     x,
                 });
+            }
+        });
+        Ok(())
+    }
+
+    fn scale_by_largest(
+        &mut self,
+        (scores, n_scores): (&Buffer, usize),
+        x: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let scores = &scores.as_slice()[..n_tokens * n_scores];
+        let x = &mut x.as_mut_slice()[..n_tokens * width];
+        self.cpu.by_rows(x, width, |tokens, x| {
+            for (token, x) in tokens.zip(x.chunks_exact_mut(width)) {
+                let scores = &scores[token * n_scores..][..n_scores];
+                let factor = of_largest(scores);
+                x.iter_mut().for_each(|x| *x *= factor);
             }
         });
         Ok(())

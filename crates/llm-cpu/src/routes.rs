@@ -87,6 +87,7 @@ impl Routes {
                         *probability = sigmoid(score);
                     }
                 }
+                Scoring::Plain => probabilities.copy_from_slice(scores),
             }
             ranks.copy_from_slice(probabilities);
             if let Some(correction) = correction {
@@ -111,13 +112,17 @@ impl Routes {
             });
             chosen.copy_from_slice(&order[..n_active]);
             let active = || chosen.iter().map(|&expert| probabilities[expert as usize]);
-            let total: f32 = match op.weighting {
-                Weighting::Probability => 1.0,
-                Weighting::Normalised => active().sum::<f32>() + op.eps,
-            };
-            for (weight, probability) in weights.iter_mut().zip(active()) {
+            let total = active().sum::<f32>() + op.eps;
+            for (k, (weight, probability)) in weights.iter_mut().zip(active()).enumerate() {
+                let own = match op.weighting {
+                    Weighting::Probability => probability,
+                    Weighting::Normalised => probability / total,
+                    Weighting::NearTies { tolerance } => {
+                        share(probabilities, &order[k..], tolerance)
+                    }
+                };
                 *weight = match are_numbers {
-                    true => probability / total * op.scale,
+                    true => own * op.scale,
                     false => f32::NAN,
                 };
             }
@@ -206,6 +211,26 @@ fn close(groups: &ExpertGroups, ranks: &mut [f32]) {
         if (0..n_groups).filter(|&other| precedes(other)).count() >= n_active {
             ranks.fill(f32::NEG_INFINITY);
         }
+    }
+}
+
+/// The share of the first of `order` in the softmax over those of them that are nearly as good.
+fn share(probabilities: &[f32], order: &[u32], tolerance: f32) -> f32 {
+    let best = probabilities[order[0] as usize];
+    let of_order = order.iter().map(|&expert| probabilities[expert as usize]);
+    // Of zeros alone the distance is not a number, and they are near.
+    let near = of_order.filter(|p| {
+        let is_far = (best - p) / p.abs().max(best) > tolerance;
+        !is_far
+    });
+    1.0 / near.map(|p| (p - best).exp()).sum::<f32>()
+}
+
+/// The sigmoid of the largest; not a number where one is not.
+pub(crate) fn of_largest(scores: &[f32]) -> f32 {
+    match scores.iter().any(|score| score.is_nan()) {
+        true => f32::NAN,
+        false => sigmoid(scores.iter().copied().fold(f32::NEG_INFINITY, f32::max)),
     }
 }
 

@@ -1,4 +1,5 @@
-// Attention of heads of any size, in f32: for those that the tiled kernels do not take, and to values that are elements of keys.
+// Attention of heads of any size, in f32: for those that the tiled kernels do not take, to values that are elements of
+// keys, and for positions in chunks, which cost those kernels registers.
 //
 //   attention_wide   as in attention.cu. A head of a row a block of 256 threads, grid (rows of a sequence at most, sequences,
 //                    heads). 256 positions at a time: a thread scores one of them, then sums up elements d, d + 256, … of
@@ -6,7 +7,7 @@
 //   Bytes: the keys and values that a row sees, once a head. Shared memory 2 KB.
 //
 // pool [n_blocks][n_planes][n_kv_heads][32][head_dim]: keys and values, or keys alone, whose first value_dim elements are the
-// values. window: positions that are seen, 0 for all before; full: all of n_positions.
+// values. window: positions that are seen, 0 for all before, -n for those of the position's chunk of n; full: all of n_positions.
 #include "general.cuh"
 
 __device__ __forceinline__ u64 kv_at(const u32* table, int table_len, u32 position, int plane, int n_planes, int n_kv_heads,
@@ -48,6 +49,7 @@ KERNEL(attention_wide)(const float* q, const u32* rows, const u32* tables, int t
   int head = blockIdx.z, kv_head = head / (n_heads / n_kv_heads);
   int position = own[2] + blockIdx.x, begin = 0, end = full ? own[3] : position + 1;
   if (!full && window > 0 && position + 1 > window) begin = position + 1 - window;
+  if (!full && window < 0) begin = position - position % -window;
   q += (u64)(own[0] + blockIdx.x) * row_width + (u64)head * head_dim;
   out += ((u64)(own[0] + blockIdx.x) * n_heads + head) * value_dim;
   float most = __int_as_float(0xff800000), total = 0.f;

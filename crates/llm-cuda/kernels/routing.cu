@@ -4,11 +4,15 @@
 // rank is p, plus its element of correction where there is one; and minus infinity where its group is out, of n_groups equally
 // large ones of which the n_active_groups are in that rank first, by their largest rank or by the sum of their two largest. A
 // row goes to the n_active that rank first, the first among equals; their weights are scale * p, or these over eps + the sum
-// of the chosen p, times its element of scales where there are such. A row where a rank is not a number (one score is not, or of a softmax is infinite) goes to the first
+// of the chosen p, times its element of scales where there are such. With a tolerance (SparseMixer) p is the score itself, and the
+// weight of a chosen p is scale / the sum of exp(q - p) over those q that no expert chosen before has, but for those with
+// (p - q) / max(|q|, p) > tolerance. A row where a rank is not a number (one score is not, or of a softmax is infinite) goes to the first
 // n_active, with weights that are not numbers. Where rank is p alone it is the score that is compared.
 //
 //   routing_choose   chosen, weights [n_tokens, n_active], by falling probability. A row a warp: grid ceil(n_tokens / 8),
 //                    block 256. Bytes 4 n_tokens n_experts; the scores are read n_active + 3 times, from L1 after the first.
+//   routing_scale    x[t, c] /= 1 + exp(-(the largest of scores[t])), which is not a number where one of them is not. A row a block:
+//                    grid n_tokens, block 256. Bytes 8 an element of x, 4 one of scores.
 //   routing_lists    from chosen and weights, an expert a block (grid n_experts, block 256, shared 4 KB):
 //                      starts [n_experts + 1]         begin of each expert's assignments; they end where the next begins
 //                      rows, row_weights [n_chosen]   the row and the weight of each assignment, by expert, rows rising
@@ -38,11 +42,12 @@
 
 enum { COUNTED = 1024, FEW = 8, FEW_ACTIVE = 64 };
 
-enum Scoring { SOFTMAX, SIGMOID };
+enum Scoring { SOFTMAX, SIGMOID, PLAIN };
+enum Weighting { PROBABILITY, NORMALISED, NEAR_TIES };
 
 struct Routing {
-  int n_experts, n_active, scoring, n_groups, n_active_groups, by_two, normalised;
-  float eps, scale;
+  int n_experts, n_active, scoring, n_groups, n_active_groups, by_two, weighting;
+  float eps, scale, tolerance;
 };
 
 // A vector with an element for each expert, or none.
@@ -72,6 +77,7 @@ struct Ranks {
   u32 open;  // a bit a group
   bool is_plain;
   __device__ __forceinline__ float probability(float score) const {
+    if (op.scoring == PLAIN) return score;
     return op.scoring == SIGMOID ? 1.f / (1.f + expf(-score)) : expf(score - max) / total;
   }
   __device__ __forceinline__ float corrected(int i) const {
@@ -101,6 +107,19 @@ __device__ __forceinline__ u32 open_groups(const Routing& op, const Ranks& ranks
     before += of_other == of_group ? other < lane : of_other > of_group;
   }
   return __ballot_sync(0xffffffffu, lane < op.n_groups && before < op.n_active_groups);
+}
+
+// The share of an expert, chosen now, in the softmax over those that are left and nearly as good; by a whole warp.
+__device__ __forceinline__ float share(const Routing& op, const Ranks& ranks, float rank, int expert) {
+  float best = ranks.probability(ranks.scores[expert]), total = 0.f;
+  for (int i = threadIdx.x & 31; i < op.n_experts; i += 32) {
+    float other = ranks.of(i), p = ranks.probability(ranks.scores[i]);
+    bool is_left = other < rank || (other == rank && i >= expert);
+    // Of zeros alone the distance is not a number, and they are near.
+    bool is_far = (best - p) / fmaxf(fabsf(p), best) > op.tolerance;
+    if (is_left && !is_far) total += expf(p - best);
+  }
+  return 1.f / warp_sum_f32(total);
 }
 
 // By a whole warp, for one row.
@@ -158,18 +177,44 @@ __device__ __forceinline__ void choose(const Routing& op, OfExperts correction, 
     last_expert = best_expert;
     float weight = ranks.probability(scores[best_expert]);
     of_chosen += weight;
+    if (op.weighting == NEAR_TIES) weight = share(op, ranks, best, best_expert);
     if (lane == 0) {
       chosen[k] = best_expert;
       weights[k] = weight;
     }
   }
   __syncwarp();
-  float divisor = op.normalised ? of_chosen + op.eps : 1.f;
+  float divisor = op.weighting == NORMALISED ? of_chosen + op.eps : 1.f;
   for (int k = lane; k < op.n_active; k += 32) {
     float weight = weights[k] / divisor * op.scale;
     weights[k] = scales.of ? weight * element_at(scales.of, scales.element, chosen[k]) : weight;
   }
   __syncwarp();
+}
+
+KERNEL(routing_scale)(const float* scores, int n_scores, float* x, int width) {
+  __shared__ float of_warps[8];
+  const float* row = scores + (u64)blockIdx.x * n_scores;
+  // What is not a number is ignored by fmaxf, and so counted apart.
+  float max = -__int_as_float(0x7f800000);
+  bool is_number = true;
+  for (int i = threadIdx.x; i < n_scores; i += 256) {
+    max = fmaxf(max, row[i]);
+    is_number = is_number && row[i] == row[i];
+  }
+  const float none = __int_as_float(0x7fffffff);
+  max = warp_max_f32(max);
+  is_number = __all_sync(0xffffffffu, is_number);
+  if ((threadIdx.x & 31) == 0) of_warps[threadIdx.x >> 5] = is_number ? max : none;
+  __syncthreads();
+  is_number = true;
+#pragma unroll
+  for (int warp = 0; warp < 8; warp++) {
+    max = fmaxf(max, of_warps[warp]);
+    is_number = is_number && of_warps[warp] == of_warps[warp];
+  }
+  float factor = is_number ? 1.f / (1.f + expf(-max)) : none;
+  for (int c = threadIdx.x; c < width; c += 256) x[(u64)blockIdx.x * width + c] *= factor;
 }
 
 KERNEL(routing_choose)(Routing op, const u8* correction, int element, const u8* scales, int scale_element,

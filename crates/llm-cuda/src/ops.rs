@@ -299,6 +299,16 @@ impl Ops<Cuda> for CudaQueue {
         elementwise::add_gated(self, gates, y, x, (width, n_tokens))
     }
 
+    fn scale_by_largest(
+        &mut self,
+        scores: (&Buffer, usize),
+        x: &mut Buffer,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        routing::scale_by_largest(self, scores, x, (width, n_tokens))
+    }
+
     fn route(
         &mut self,
         op: &Routing,

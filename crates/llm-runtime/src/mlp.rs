@@ -267,10 +267,10 @@ pub(crate) fn forward<B: Backend>(
                 return self::apart(experts, (shared, apart), call, a);
             }
             route(experts, call, a)?;
-            match &experts.shared {
-                Some(shared) => self::shared(shared, call, a),
-                None => Ok(()),
+            if let Some(shared) = &experts.shared {
+                self::shared(shared, call, a)?;
             }
+            weigh_inputs(experts, call, a)
         }
     }
 }
@@ -444,6 +444,27 @@ fn route<B: Backend>(
         clear::<B>(queue, &mut a.rows.left, spec.row_width(a.hidden), n_tokens)?;
     }
     Ok(())
+}
+
+/// Multiplies what experts read by their weights, where these are of that.
+fn weigh_inputs<B: Backend>(
+    experts: &ExpertsOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let spec = &experts.spec;
+    if !spec.weighs_inputs {
+        return Ok(());
+    }
+    let shared = experts.shared.as_ref();
+    let has_scores = shared.is_none_or(|shared| shared.score.is_none());
+    assert!(
+        spec.routing.n_active == 1 && !spec.have_own_rows() && has_scores,
+        "an expert for a row, which it reads as it is, and scores of experts still"
+    );
+    let scores = (&a.rows.scores, spec.routing.n_experts);
+    let (x, n_tokens) = (&mut a.rows.normed, call.n_tokens);
+    Ok(call.queue.scale_by_largest(scores, x, a.hidden, n_tokens)?)
 }
 
 /// Adds the result of an expert that all tokens go to.

@@ -78,10 +78,17 @@ pub enum Pairing {
 }
 
 /// Weights of the results of a router's chosen experts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Weighting {
     /// The router's probabilities over all experts.
     Probability,
     /// These, brought to a sum of one over the chosen.
     Normalised,
+    /// Of each chosen one its share in the softmax over those that were not chosen before it and are nearly as good: `p` is near to
+    /// the best of them, `b`, unless `(b − p) / max(|p|, b)` exceeds the tolerance (SparseMixer, Liu et al. 2023, as Phi-3.5-MoE
+    /// infers with it).
+    NearTies {
+        /// Relative distance of what is near.
+        tolerance: f32,
+    },
 }

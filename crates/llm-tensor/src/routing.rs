@@ -56,6 +56,8 @@ pub enum Scoring {
     Softmax,
     /// Each expert's σ(x).
     Sigmoid,
+    /// The scores as they are.
+    Plain,
 }
 
 /// Groups of experts, equally large, of which only some are open to a row.

@@ -98,6 +98,7 @@ pub(super) fn check_scoring(config: &Config<'_>, scoring: Scoring) -> Result<()>
     let number = match scoring {
         Scoring::Softmax => 1,
         Scoring::Sigmoid => 2,
+        Scoring::Plain => return Ok(()),
     };
     match config.whole(SCORING)? {
         Some(found) if found != number => config.bad_value(SCORING, &number.to_string()),
@@ -180,11 +181,13 @@ pub(super) fn separate_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize)
         out_bias: false,
         qk_norm: None,
         v_norm: None,
+        turned_norm: None,
         scale: root_scale(head_dim),
         input_scale: 1.0,
         result_scale: 1.0,
         soft_cap: None,
         window: None,
+        chunked: false,
         sinks: false,
         rotary_idx: Some(0),
         growth_idx: None,

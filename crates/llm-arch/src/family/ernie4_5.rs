@@ -169,6 +169,8 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         latent: None,
         gate: Gate::Of(activation),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared: (n_shared > 0).then_some(shared),
     });
     let dense = gated(config, "hidden_act", Activation::Silu, bias)?;

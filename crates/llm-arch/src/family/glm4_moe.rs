@@ -204,6 +204,8 @@ pub(super) fn with_shared(
         latent: None,
         gate: Gate::Of(activation),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared: Some(SharedSpec {
             mlp: DenseMlp {
                 width: n_shared * width,

@@ -176,6 +176,8 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             order: GateOrder::Pairs,
         }),
         bias: true,
+        fused: false,
+        weighs_inputs: false,
         shared: None,
     });
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));

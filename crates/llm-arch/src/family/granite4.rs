@@ -105,6 +105,8 @@ fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
         latent: None,
         gate: Gate::Of(activation),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared: Some(SharedSpec {
             mlp: of_all,
             join: Join::Plain,

@@ -207,6 +207,8 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         latent: None,
         gate: Gate::Of(activation),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared: Some(shared),
     });
     model(config, "hunyuan_v1_moe", experts)

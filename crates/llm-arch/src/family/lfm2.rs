@@ -247,6 +247,8 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         latent: None,
         gate: Gate::Of(Activation::Silu),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared: None,
     });
     let mlp = gated(config.count("intermediate_size")?);

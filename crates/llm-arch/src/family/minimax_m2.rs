@@ -117,6 +117,8 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         latent: None,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared: None,
     });
     let layers = block::like_layers(n_layers, attention, experts);

@@ -106,6 +106,7 @@ fn turned_and_grown(
     let base = config.opt_positive("rope_theta")?;
     let turned = rope_config::of_object(config, Some(rope), defaults, base)?;
     let scaling = RopeScaling::Growth {
+        first: 0,
         // The reference computes nothing without it.
         beta: rope.not_negative("llama_4_scaling_beta")?,
         original_context: rope.positive("original_max_position_embeddings")?,

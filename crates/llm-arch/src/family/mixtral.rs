@@ -135,6 +135,8 @@ pub(super) fn experts(
         latent: None,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared,
     }))
 }

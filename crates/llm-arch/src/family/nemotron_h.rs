@@ -186,6 +186,8 @@ fn experts(
         latent,
         gate: Gate::Absent(activation),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared: Some(SharedSpec {
             mlp: DenseMlp {
                 width: count("moe_shared_expert_intermediate_size", 7_688)?,

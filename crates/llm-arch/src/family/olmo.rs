@@ -175,6 +175,8 @@ fn olmoe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         latent: None,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared: None,
     });
     let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, experts);

@@ -195,6 +195,8 @@ fn qwen3_moe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         latent: None,
         gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared: None,
     });
     let is_dense = dense_layers(config)?;

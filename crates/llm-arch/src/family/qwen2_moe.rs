@@ -109,6 +109,8 @@ pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<M
         latent: None,
         gate: Gate::Of(activation),
         bias: false,
+        fused: false,
+        weighs_inputs: false,
         shared: Some(SharedSpec {
             mlp: DenseMlp {
                 width: count("shared_expert_intermediate_size", defaults.shared_width)?,

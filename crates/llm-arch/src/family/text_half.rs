@@ -46,6 +46,7 @@ const WRAPPERS: &[Wrapper] = &[
     of("idefics3", "llama", Tie::Outer),
     of("internvl", "qwen2", Tie::Outer),
     of("lighton_ocr", "qwen3", Tie::Outer),
+    of("llama4", "llama4_text", Tie::Outer),
     of("llava", "llama", Tie::Either),
     of("llava_next", "llama", Tie::Outer),
     of("llava_next_video", "llama", Tie::Either),

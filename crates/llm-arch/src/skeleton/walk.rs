@@ -451,7 +451,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                         let width = spec.width;
                         match spec.gate {
                             Gate::Absent(_) => ProjectionOf::One([part(Role::Up, width)]),
-                            Gate::Of(_) | Gate::Clamped(_) if spec.is_interleaved() => {
+                            Gate::Of(_) | Gate::Clamped(_) if spec.is_one_matrix() => {
                                 ProjectionOf::One([part(Role::GateUp, 2 * width)])
                             }
                             Gate::Of(_) | Gate::Clamped(_) => {

@@ -409,6 +409,27 @@ impl Ops<Reference> for ReferenceQueue {
         Ok(())
     }
 
+    fn scale_by_largest(
+        &mut self,
+        (scores, n_scores): (&Vec<f32>, usize),
+        x: &mut Vec<f32>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let scores = scores.chunks_exact(n_scores).take(n_tokens);
+        for (x, scores) in x.chunks_exact_mut(width).zip(scores) {
+            let largest = match scores.iter().any(|score| score.is_nan()) {
+                true => f32::NAN,
+                false => scores.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+            };
+            let factor = sigmoid(f64::from(largest));
+            for x in x {
+                *x = (f64::from(*x) * factor) as f32;
+            }
+        }
+        Ok(())
+    }
+
     fn route(
         &mut self,
         op: &Routing,

@@ -114,6 +114,7 @@ impl ReferencePool {
             Mask::Causal { window } => {
                 (position + 1).saturating_sub(window.unwrap_or(usize::MAX))..position + 1
             }
+            Mask::Chunked { len } => position - position % len..position + 1,
             Mask::Full => 0..rows.n_positions,
         };
         assert!(

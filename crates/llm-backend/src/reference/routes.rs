@@ -50,23 +50,27 @@ impl ReferenceRoutes {
                     .iter()
                     .map(|&score| sigmoid(f64::from(score)))
                     .collect(),
+                Scoring::Plain => scores.iter().map(|&score| f64::from(score)).collect(),
             };
             let ranks = ranks(op, correction, &probabilities);
             let order = falling(&ranks);
             let active = &order[..op.n_active];
             let are_numbers = ranks.iter().all(|rank| !rank.is_nan());
-            let total = match op.weighting {
-                Weighting::Probability => 1.0,
-                Weighting::Normalised => {
-                    let of_chosen = active.iter().map(|&expert| probabilities[expert]);
-                    of_chosen.sum::<f64>() + f64::from(op.eps)
-                }
-            };
-            for ((chosen, weight), &expert) in chosen.iter_mut().zip(weights).zip(active) {
+            let of_chosen = active.iter().map(|&expert| probabilities[expert]);
+            let total = of_chosen.sum::<f64>() + f64::from(op.eps);
+            let choices = chosen.iter_mut().zip(weights).zip(active).enumerate();
+            for (k, ((chosen, weight), &expert)) in choices {
                 *chosen = expert as u32;
                 let scale = scales.map_or(1.0, |scales| f64::from(scales[expert]));
+                let own = match op.weighting {
+                    Weighting::Probability => probabilities[expert],
+                    Weighting::Normalised => probabilities[expert] / total,
+                    Weighting::NearTies { tolerance } => {
+                        share(&probabilities, &order[k..], f64::from(tolerance))
+                    }
+                };
                 *weight = match are_numbers {
-                    true => (probabilities[expert] / total * f64::from(op.scale) * scale) as f32,
+                    true => (own * f64::from(op.scale) * scale) as f32,
                     false => f32::NAN,
                 };
             }
@@ -115,6 +119,18 @@ fn ranks(op: &Routing, correction: Option<&[f32]>, probabilities: &[f64]) -> Vec
         ranks[group * size..][..size].fill(f64::NEG_INFINITY);
     }
     ranks
+}
+
+/// The share of the first of `order` in the softmax over those of them that are nearly as good.
+fn share(probabilities: &[f64], order: &[usize], tolerance: f64) -> f64 {
+    let best = probabilities[order[0]];
+    let of_order = order.iter().map(|&expert| probabilities[expert]);
+    // Of zeros alone the distance is not a number, and they are near.
+    let near = of_order.filter(|p| {
+        let is_far = (best - p) / p.abs().max(best) > tolerance;
+        !is_far
+    });
+    1.0 / near.map(|p| (p - best).exp()).sum::<f64>()
 }
 
 /// Indices by falling value. A stable sort: the first among equals, and among those that cannot be compared.

@@ -6,6 +6,7 @@ use crate::data::DTYPES;
 pub(crate) fn cases() -> Vec<AttentionCase> {
     let mut cases = causal();
     cases.extend(windowed());
+    cases.extend(chunked());
     cases.extend(capped());
     cases.extend(biased());
     cases.extend(unmasked());
@@ -259,6 +260,46 @@ fn windowed() -> Vec<AttentionCase> {
         ..long
     };
     push(600, 0, vec![620, 1, 1, 40, 1], long);
+    cases
+}
+
+/// Chunks that calls begin, end and span, and that blocks of the pool do not divide.
+fn chunked() -> Vec<AttentionCase> {
+    let mut cases = Vec::new();
+    let mut push = |len, calls: Vec<usize>, case: AttentionCase| {
+        let i = cases.len();
+        cases.push(AttentionCase {
+            dtype: DTYPES[i % 3],
+            keys: Keys::Chunk(len),
+            calls,
+            others: i % 2,
+            ..case
+        });
+    };
+    for len in [1, 2, 5, 16, 31, 64, 100, 149, 150, 1000] {
+        for calls in passes() {
+            push(len, calls, PLAIN);
+        }
+    }
+    // Many chunks, and those that are divided among threads themselves.
+    push(30, vec![1; 200], PLAIN);
+    let wide = AttentionCase {
+        n_heads: 6,
+        n_kv_heads: 3,
+        head_dim: 64,
+        ..PLAIN
+    };
+    for len in [512, 600, 610] {
+        push(len, vec![1, 650, 1, 1, 300, 1, 256, 1, 1], wide.clone());
+    }
+    let options = AttentionCase {
+        soft_cap: Some(3.0),
+        sinks: Some(2.0),
+        ..wide
+    };
+    for calls in passes() {
+        push(60, calls, options.clone());
+    }
     cases
 }
 

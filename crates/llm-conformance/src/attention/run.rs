@@ -99,7 +99,7 @@ impl<'a, B: Backend> Run<'a, B> {
     /// Keys and values that are there before the first query.
     fn append_whole(&mut self) {
         let appended = |case: &AttentionCase| match &case.keys {
-            Keys::Past { .. } => Vec::new(),
+            Keys::Past { .. } | Keys::Chunk(_) => Vec::new(),
             Keys::Encoder => vec![case.n_positions()],
             Keys::Cross(appended) => appended.clone(),
         };
@@ -114,7 +114,7 @@ impl<'a, B: Backend> Run<'a, B> {
     /// The queries' own keys and values, where they attend to those.
     pub(super) fn append_past(&mut self, tokens: &[Range<usize>]) {
         match self.cases[0].keys {
-            Keys::Past { .. } => self.append(tokens),
+            Keys::Past { .. } | Keys::Chunk(_) => self.append(tokens),
             Keys::Encoder | Keys::Cross(_) => {}
         }
     }
@@ -125,7 +125,7 @@ impl<'a, B: Backend> Run<'a, B> {
         }
         let case = &self.cases[0];
         let (columns, first) = match case.keys {
-            Keys::Past { .. } | Keys::Encoder => (Columns::All, case.q_width()),
+            Keys::Past { .. } | Keys::Chunk(_) | Keys::Encoder => (Columns::All, case.q_width()),
             Keys::Cross(_) => (Columns::KeysAndValues, 0),
         };
         let kv_columns = KvColumns {
@@ -153,6 +153,7 @@ impl<'a, B: Backend> Run<'a, B> {
         let case = &self.cases[0];
         let (columns, mask) = match case.keys {
             Keys::Past { window, .. } => (Columns::All, Mask::Causal { window }),
+            Keys::Chunk(len) => (Columns::All, Mask::Chunked { len }),
             Keys::Encoder => (Columns::All, Mask::Full),
             Keys::Cross(_) => (Columns::Queries, Mask::Full),
         };
@@ -162,7 +163,7 @@ impl<'a, B: Backend> Run<'a, B> {
                 Columns::Queries | Columns::KeysAndValues => 0,
             };
         let (values, rows) = self.pass(columns, tokens, |case, tokens| match case.keys {
-            Keys::Past { .. } => tokens.end,
+            Keys::Past { .. } | Keys::Chunk(_) => tokens.end,
             Keys::Encoder | Keys::Cross(_) => case.n_positions(),
         });
         let q = self.device.buffer(&values);

@@ -515,6 +515,19 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         })
     }
 
+    fn scale_by_largest(
+        &mut self,
+        (scores, n_scores): (&Shared<B::Buffer>, usize),
+        x: &mut Shared<B::Buffer>,
+        width: usize,
+        n_tokens: usize,
+    ) -> Result<()> {
+        let (scores, x) = (scores.handle(), x.handle());
+        self.put(move |queue| {
+            queue.scale_by_largest((&lock(&scores), n_scores), &mut lock(&x), width, n_tokens)
+        })
+    }
+
     fn route(
         &mut self,
         op: &Routing,

@@ -1,4 +1,4 @@
-//! Attention of heads that the tiled kernels do not take: `kernels/attention_wide.cu`.
+//! Attention of heads, and to positions, that the tiled kernels do not take: `kernels/attention_wide.cu`.
 
 use llm_backend::{Attention, Batch, Mask, Result, Rows};
 
@@ -28,7 +28,8 @@ pub(super) fn attention(
     let ends = batch.rows.iter().map(|rows| rows.first + rows.n_tokens);
     let n_rows = ends.max().unwrap_or(0);
     let (window, full) = match op.mask {
-        Mask::Causal { window } => (window.unwrap_or(0), 0),
+        Mask::Causal { window } => (window.unwrap_or(0).min(i32::MAX as usize) as u32, 0),
+        Mask::Chunked { len } => (chunked(len), 0),
         Mask::Full => (0, 1),
     };
     let launch = queue.launch(kernel!("attention_wide"));
@@ -41,7 +42,7 @@ pub(super) fn attention(
     let value_dim = pool.shape.value_dim();
     let launch = launch.int(value_dim).int(pool.n_planes()).int(op.row_width);
     let launch = launch.float(op.scale).float(op.soft_cap.unwrap_or(0.0));
-    let launch = launch.int(window.min(i32::MAX as usize)).int(full);
+    let launch = launch.bits(window).int(full);
     let bias = op.bias.map(|bias| bias.table.first(op.n_heads * bias.row));
     let launch = launch.pointer_or_null(bias);
     let launch = launch.int(op.bias.map_or(0, |bias| bias.row));
@@ -50,6 +51,14 @@ pub(super) fn attention(
     let launch = launch.pointer(out.first(n_rows * op.n_heads * value_dim));
     let grid = [most_rows(batch.rows), n, op.n_heads];
     launch.grid(grid).threads(256).run()
+}
+
+/// Chunks of `len` positions as kernels are told of them: negative, and one position as a window.
+fn chunked(len: usize) -> u32 {
+    match len {
+        0 | 1 => 1,
+        len => (len.min(i32::MAX as usize) as u32).wrapping_neg(),
+    }
 }
 
 /// Tells a kernel of the heads' sinks.

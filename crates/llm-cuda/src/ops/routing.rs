@@ -70,9 +70,10 @@ struct Words {
     n_groups: u32,
     n_active_groups: u32,
     by_two: u32,
-    is_normalised: u32,
+    weighting: u32,
     eps: f32,
     scale: f32,
+    tolerance: f32,
 }
 
 impl Words {
@@ -98,16 +99,22 @@ impl Words {
             scoring: match op.scoring {
                 Scoring::Softmax => 0,
                 Scoring::Sigmoid => 1,
+                Scoring::Plain => 2,
             },
             n_groups: n_groups as u32,
             n_active_groups: n_active_groups as u32,
             by_two,
-            is_normalised: match op.weighting {
+            weighting: match op.weighting {
                 Weighting::Probability => 0,
                 Weighting::Normalised => 1,
+                Weighting::NearTies { .. } => 2,
             },
             eps: op.eps,
             scale: op.scale,
+            tolerance: match op.weighting {
+                Weighting::Probability | Weighting::Normalised => 0.0,
+                Weighting::NearTies { tolerance } => tolerance,
+            },
         }
     }
 }
@@ -133,6 +140,19 @@ fn lists<'a>(launch: Launch<'a>, routes: &Routes) -> Launch<'a> {
         )
     });
     launch.int(Layout::TILE_ROWS)
+}
+
+/// Multiplies each row of `x` by the sigmoid of the largest of its scores.
+pub(super) fn scale_by_largest(
+    queue: &CudaQueue,
+    (scores, n_scores): (&Buffer, usize),
+    x: &mut Buffer,
+    (width, n): (usize, usize),
+) -> Result<()> {
+    let launch = queue.launch(kernel!("routing_scale"));
+    let launch = launch.pointer(scores.first(n_scores * n)).int(n_scores);
+    let launch = launch.pointer(x.first(width * n)).int(width);
+    launch.grid([n, 1, 1]).threads(256).run()
 }
 
 /// Rows of each expert, read back.

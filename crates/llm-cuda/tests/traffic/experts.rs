@@ -171,6 +171,7 @@ fn rows_go_to_experts_and_back_once() {
         "routing_lists",
         "routing_gather",
         "routing_scatter",
+        "routing_scale",
     ];
     on_each_target(&patterns, |bench| {
         for (n_experts, n) in [(64, 8), (128, 64)] {
@@ -198,6 +199,10 @@ fn rows_go_to_experts_and_back_once() {
             let mut out = bench.buffer(n * HIDDEN);
             bench.check(&Needs::bytes("an expert's results", 3 * rows), |queue| {
                 queue.scatter_routed(&routes, expert, &gathered, HIDDEN, &mut out)
+            });
+            let n_bytes = 8 * n * HIDDEN + 4 * n * n_experts;
+            bench.check(&Needs::bytes("rows that are weighed", n_bytes), |queue| {
+                queue.scale_by_largest((&scores, n_experts), &mut out, HIDDEN, n)
             });
         }
     });

@@ -32,8 +32,9 @@ pub(super) fn forward<B: Backend>(
     queue.append(&a.rows.qkv, &columns, &batch, &mut kv.pool)?;
     let mask = match call.side {
         Side::Encoder => Mask::Full,
-        Side::Decoder => Mask::Causal {
-            window: spec.window,
+        Side::Decoder => match spec.window {
+            Some(len) if spec.chunked => Mask::Chunked { len },
+            window => Mask::Causal { window },
         },
     };
     let op = attention_op(
@@ -103,6 +104,11 @@ fn project<B: Backend>(
             turn(spec, spec.rotary_idx, n_turned, call, a)?;
             normalise(weights, call, a)?;
         }
+    }
+    if let Some(eps) = spec.turned_norm {
+        let qk = normed(NormOver::Head, 0, n_turned, spec);
+        let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
+        queue.unit_heads(eps, &qk, &mut a.rows.qkv, n_tokens)?;
     }
     // Queries alone.
     turn(spec, spec.growth_idx, n_heads, call, a)
