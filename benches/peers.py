@@ -236,9 +236,9 @@ def offload(args):
 
 
 # Families whose experts are stacked in every checkpoint that transformers reads; here they are written one by one.
-STACKED = ["gpt_oss", "granitemoe", "granitemoehybrid", "granitemoeshared"]
+STACKED = ["gpt_oss", "granitemoe", "granitemoehybrid", "granitemoeshared", "llama4_text"]
 # GGUFs of which no checkpoint is written, as llm-run says.
-NOT_WRITTEN = ["gpt-oss", "granitemoe", "granitemoeshared", "qwen3-next"]
+NOT_WRITTEN = ["gemma4-moe", "gpt-oss", "granitemoe", "granitemoeshared", "qwen3-next"]
 
 
 def check(args):
@@ -260,7 +260,8 @@ def check(args):
                 ours[out] = output([LLM_RUN, "generate", out, "--token-ids", text, "--max-new-tokens", 12, "--greedy",
                                     "--ignore-eos", "--json"])["generated_ids"]
                 config = json.loads((out / "config.json").read_text())
-                if config["model_type"] in STACKED and config.get("num_local_experts", 1):
+                of_family = config["model_type"] in STACKED and config.get("num_local_experts", 1)
+                if of_family or config.get("enable_moe_block"):
                     print(f"{out.name}: read by llm-run alone")
                     del ours[out]
                     continue

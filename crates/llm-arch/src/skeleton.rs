@@ -1,6 +1,5 @@
 //! The list of tensors that a model needs.
 
-mod activation_scale;
 mod block;
 mod naming;
 mod places;
@@ -10,7 +9,6 @@ mod walk;
 
 use std::borrow::Cow;
 
-use self::activation_scale::activation_scale;
 pub use self::block::{
     After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
     EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf,
@@ -79,10 +77,7 @@ impl Skeleton {
                 let add = |role, shape: &[usize]| tensors.push(naming.pattern(unit, role, shape));
                 Walk::new(&spec, add).unit(unit);
             }
-            slots.extend(tensors.iter().map(|tensor| {
-                let activation_scale = activation_scale(&spec, unit, tensor.role);
-                tensor.slot(unit, activation_scale)
-            }));
+            slots.extend(tensors.iter().map(|tensor| tensor.slot(unit)));
             n_parameters += tensors.iter().map(Pattern::n_elements).sum::<u128>();
         }
         if n_parameters > MAX_PARAMETERS {

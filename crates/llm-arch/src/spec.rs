@@ -318,11 +318,11 @@ pub struct StateSpaceSpec {
     pub step_limits: [f32; 2],
     /// Norm of gated results; none leaves them as they are.
     pub norm: Option<GroupNorm>,
-    /// What the published model multiplies the input by: here it is a part of the scales that follow.
+    /// Multiplies the input, where a mixer stands beside it.
     pub input_scale: f32,
     /// Multiplies what is projected: gates, values, what is written by, what is read by, and steps.
     pub scales: Option<[f32; 5]>,
-    /// Multiplies results before they are projected back.
+    /// Multiplies what is projected back.
     pub result_scale: f32,
 }
 
@@ -454,11 +454,11 @@ pub struct AttentionSpec {
     pub v_norm: Option<f32>,
     /// Divides each head's queries and keys, once they are turned, by the root of their mean square and this number (Llama 4).
     pub turned_norm: Option<f32>,
-    /// What the published model multiplies the input by: here it is a part of both scales that follow.
+    /// Multiplies the input, where a mixer stands beside it.
     pub input_scale: f32,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
-    /// Multiplies heads' results before they are projected back.
+    /// Multiplies what is projected back.
     pub result_scale: f32,
     /// Bounds the scores.
     pub soft_cap: Option<f32>,
@@ -654,7 +654,7 @@ pub struct DenseMlp {
     pub activation: NonLinearity,
     /// Gating of the activated features, and its storage (Shazeer 2020).
     pub gating: Gating,
-    /// Multiplies what the gate and what the other projection makes.
+    /// Multiplies what the gate makes before it is activated, and what is projected back.
     pub scales: Option<[f32; 2]>,
     /// True if the projections have biases.
     pub bias: bool,

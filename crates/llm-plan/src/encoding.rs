@@ -178,11 +178,9 @@ impl Encodings<'_> {
             return Scheme::Dense(DType::F32);
         }
         match quant.scheme() {
-            Scheme::Int8(format) => Scheme::Int8(format.over(slot.activation_scale)),
             // Sixteen bits is what stays of wider weights; narrower ones are not made wider.
-            Scheme::Int8PerUse(dtype, format) => {
-                let dtype = if dense == DType::BF16 { dense } else { dtype };
-                Scheme::Int8PerUse(dtype, format.over(slot.activation_scale))
+            Scheme::Int8PerUse(_, format) if dense == DType::BF16 => {
+                Scheme::Int8PerUse(DType::BF16, format)
             }
             scheme => scheme,
         }

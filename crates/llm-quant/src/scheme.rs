@@ -35,16 +35,6 @@ pub struct Int8 {
     pub threshold: f32,
 }
 
-impl Int8 {
-    /// The same for activations that are `scale` times as large.
-    #[must_use]
-    pub fn over(self, scale: f32) -> Self {
-        Int8 {
-            threshold: self.threshold * scale.abs(),
-        }
-    }
-}
-
 /// The parameters of a 4-bit encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FourBit {

@@ -162,7 +162,6 @@ impl BoundModel {
             };
             let scaled = source.scaled(&checkpoint, slot, block_size)?;
             let tensor = source.tensor(&checkpoint);
-            let int8 = int8.over(slot.activation_scale);
             let scheme = match scaled {
                 Some(format) => Some(Scheme::Fp8(format)),
                 None => recognise(&checkpoint, tensor, slot, int8, block_size)?,

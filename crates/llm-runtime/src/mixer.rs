@@ -7,15 +7,13 @@ mod delta;
 mod latent;
 mod state_space;
 
-use std::slice::from_ref;
-
 use llm_arch::{AttentionSpec, HybridOf, LinearOf, MixerOf};
-use llm_backend::{Attention, Backend, Mask, Ops, Output, RelativeBias, Run};
+use llm_backend::{Attention, Backend, Mask, Output, RelativeBias};
 
 pub(crate) use self::cross::{encode, forward as cross};
 use crate::Result;
 use crate::activations::Activations;
-use crate::projection::apply;
+use crate::projection::{apply_back, scale};
 use crate::state::MixerState;
 use crate::sublayer::{Call, Input};
 
@@ -41,7 +39,11 @@ pub(crate) fn forward<B: Backend>(
                 io == (Input::Normed, Output::Add),
                 "mixers side by side read a normed copy of the residual and add to it"
             );
+            let [first, second] = [attention.spec.input_scale, space.spec.input_scale];
+            let (rows, size) = (&mut a.rows.normed, (a.hidden, call.n_tokens));
+            scale::<B>(call.queue, first, rows, size)?;
             attention::forward(attention, call, io, a, own(kv))?;
+            scale::<B>(call.queue, second / first, &mut a.rows.normed, size)?;
             state_space::forward(space, call, io, a, (&mut conv[0], own(rule)))
         }
     }
@@ -52,39 +54,17 @@ fn own<T>(state: &mut Option<T>) -> &mut T {
     state.as_mut().expect("a layer's state is its mixer's")
 }
 
-/// Multiplies what mixers left in `a.rows.attended`, `n_columns` of a row.
-fn scale_results<B: Backend>(
-    queue: &mut B::Queue,
-    (n_columns, factor): (usize, f32),
-    a: &mut Activations<B>,
-    n_tokens: usize,
-) -> Result<()> {
-    if factor == 1.0 {
-        return Ok(());
-    }
-    let runs = [Run { n_columns, factor }];
-    Ok(queue.scale(&runs, &mut a.rows.attended, n_tokens)?)
-}
-
-/// Projects what mixers left in `a.rows.attended` back, to the residual or beside it.
+/// Projects what mixers left in `a.rows.attended` back by a matrix and a factor, to the residual or beside it.
 fn project_back<B: Backend>(
     queue: &mut B::Queue,
-    out: &LinearOf<B::Weight>,
+    by: (&LinearOf<B::Weight>, f32),
     output: Output,
     a: &mut Activations<B>,
     n_tokens: usize,
 ) -> Result<()> {
-    let to = match output {
-        Output::Write => &mut a.rows.delta,
-        Output::Add => &mut a.rows.x,
-    };
-    apply::<B>(
-        queue,
-        from_ref(out),
-        &a.rows.attended,
-        (output, to),
-        n_tokens,
-    )
+    let rows = &mut a.rows;
+    let to = (output, &mut rows.x, &mut rows.delta);
+    apply_back::<B>(queue, by, &rows.attended, to, (a.hidden, n_tokens))
 }
 
 /// Attention of rows that lie `row_width` apart.

@@ -15,7 +15,7 @@ use crate::Result;
 use crate::activations::Activations;
 use crate::device::Elsewhere;
 use crate::link::OnDevice;
-use crate::projection::{apply, norm_op, part, parts};
+use crate::projection::{apply, apply_back, norm_op, part, parts};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 use crate::sublayer::{Call, Input};
@@ -300,12 +300,14 @@ fn dense<B: Backend>(
             &a.rows.up
         }
         (NonLinearity::Of(activation), Gating::Separate | Gating::Fused) => {
-            if let Some(factors) = spec.scales {
+            if let Some([of_gate, _]) = spec.scales
+                && of_gate != 1.0
+            {
                 let run = |factor| Run {
                     n_columns: spec.width,
                     factor,
                 };
-                queue.scale(&factors.map(run), x, n_tokens)?;
+                queue.scale(&[of_gate, 1.0].map(run), x, n_tokens)?;
             }
             queue.gate(activation, x, &mut a.rows.gated, width, n_tokens)?;
             &a.rows.gated
@@ -323,12 +325,9 @@ fn dense<B: Backend>(
             &a.rows.up
         }
     };
-    let out = match output {
-        Output::Write => &mut a.rows.delta,
-        Output::Add => &mut a.rows.x,
-    };
-    let (down, out) = (from_ref(down), (output, out));
-    apply::<B>(queue, down, inner, out, n_tokens)
+    let down = (down, spec.scales.map_or(1.0, |[_, of_result]| of_result));
+    let to = (output, &mut a.rows.x, &mut a.rows.delta);
+    apply_back::<B>(queue, down, inner, to, (a.hidden, n_tokens))
 }
 
 /// Makes what experts added up in rows of their own part of the residual, or has it in `a.rows.delta` where a norm follows.

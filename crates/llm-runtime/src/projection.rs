@@ -1,7 +1,9 @@
 //! Weights as they are applied: a norm's vectors, and matrices that share their input.
 
+use std::slice::from_ref;
+
 use llm_arch::{LinearOf, NormOf, NormSpec};
-use llm_backend::{Backend, LinearPart, NormOp, Ops, Output};
+use llm_backend::{Backend, LinearPart, NormOp, Ops, Output, Run};
 
 use crate::Result;
 
@@ -45,6 +47,47 @@ pub(crate) fn apply<B: Backend>(
 ) -> Result<()> {
     let parts = &parts(linears)[..linears.len()];
     Ok(queue.linear(parts, x, output, out, n_tokens)?)
+}
+
+/// `x` `[n_tokens, in]` times a matrix to `hidden` columns, times `factor`: added to `residual`, or written to `beside`.
+pub(crate) fn apply_back<B: Backend>(
+    queue: &mut B::Queue,
+    (linear, factor): (&LinearOf<B::Weight>, f32),
+    x: &B::Buffer,
+    (output, residual, beside): (Output, &mut B::Buffer, &mut B::Buffer),
+    (hidden, n_tokens): (usize, usize),
+) -> Result<()> {
+    let linear = from_ref(linear);
+    match output {
+        Output::Add if factor == 1.0 => {
+            return apply::<B>(queue, linear, x, (Output::Add, residual), n_tokens);
+        }
+        Output::Add | Output::Write => {
+            apply::<B>(queue, linear, x, (Output::Write, &mut *beside), n_tokens)?;
+        }
+    }
+    scale::<B>(queue, factor, beside, (hidden, n_tokens))?;
+    match output {
+        Output::Add => Ok(queue.add(beside, residual, hidden, n_tokens)?),
+        Output::Write => Ok(()),
+    }
+}
+
+/// Multiplies rows `[n_tokens, width]`.
+pub(crate) fn scale<B: Backend>(
+    queue: &mut B::Queue,
+    factor: f32,
+    rows: &mut B::Buffer,
+    (width, n_tokens): (usize, usize),
+) -> Result<()> {
+    if factor == 1.0 {
+        return Ok(());
+    }
+    let run = Run {
+        n_columns: width,
+        factor,
+    };
+    Ok(queue.scale(&[run], rows, n_tokens)?)
 }
 
 /// What the gated delta rule projects; attention has three.

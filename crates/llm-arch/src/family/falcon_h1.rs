@@ -87,23 +87,21 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     Ok(spec)
 }
 
-/// Attention: what multiplies queries and keys multiplies their products, and what multiplies values and results the results.
+/// Attention: what multiplies keys multiplies their products with queries.
 fn attention(config: &Config<'_>) -> Result<AttentionSpec, ArchError> {
     let heads = HeadDefaults {
         n_kv_heads: Some(8),
         ..HeadDefaults::default()
     };
     let bias = config.flag("attention_bias", false)?;
-    let input = unbiased(config, "attention_in_multiplier", bias)?;
-    let output = unbiased(config, "attention_out_multiplier", bias)?;
     let plain = block::attention(config, heads)?;
-    let scale = input * input * multiplier(config, "key_multiplier")?;
+    let scale = multiplier(config, "key_multiplier")?;
     Ok(AttentionSpec {
         qkv_bias: bias,
         out_bias: bias,
         scale: (scale / (plain.head_dim as f64).sqrt()) as f32,
-        input_scale: input as f32,
-        result_scale: (input * output) as f32,
+        input_scale: multiplier(config, "attention_in_multiplier")? as f32,
+        result_scale: multiplier(config, "attention_out_multiplier")? as f32,
         ..plain
     })
 }
@@ -119,39 +117,26 @@ fn space(config: &Config<'_>, sizes: (usize, f64)) -> Result<StateSpaceSpec, Arc
     if normed && !gated_first {
         return config.bad_value("mamba_norm_before_gate", "false where there is a norm");
     }
-    let input = unbiased(config, "ssm_in_multiplier", plain.bias)?;
-    let output = unbiased(config, "ssm_out_multiplier", plain.bias)?;
     let scales = multipliers::<5>(config, "ssm_multipliers")?;
-    let scales = scales.map(|scale| (scale * input) as f32);
+    let scales = scales.map(|scale| scale as f32);
     Ok(StateSpaceSpec {
         norm: plain.norm.filter(|_| normed),
         scales: Some(scales).filter(|scales| *scales != [1.0; 5]),
-        input_scale: input as f32,
-        result_scale: output as f32,
+        input_scale: multiplier(config, "ssm_in_multiplier")? as f32,
+        result_scale: multiplier(config, "ssm_out_multiplier")? as f32,
         ..plain
     })
 }
 
-/// The feed-forward, of which the multiplier of results multiplies what the gate does.
+/// The feed-forward, with what multiplies its gate and its result.
 fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
     let bias = config.flag("mlp_bias", false)?;
     let scales = multipliers::<2>(config, "mlp_multipliers")?.map(|scale| scale as f32);
-    if bias && scales != [1.0; 2] {
-        return config.bad_value("mlp_multipliers", "ones where there are biases");
-    }
     let mut mlp = gated(config, "hidden_act", Activation::Silu, bias)?;
     if let MlpSpec::Dense(dense) = &mut mlp {
         dense.scales = Some(scales).filter(|scales| *scales != [1.0; 2]);
     }
     Ok(mlp)
-}
-
-/// A multiplier of what has no bias, which it would multiply too, or not.
-fn unbiased(config: &Config<'_>, key: &str, bias: bool) -> Result<f64, ArchError> {
-    match multiplier(config, key)? {
-        factor if bias && factor != 1.0 => config.bad_value(key, "1 where there are biases"),
-        factor => Ok(factor),
-    }
 }
 
 /// So many multipliers, all one if there are none.

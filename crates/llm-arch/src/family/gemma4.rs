@@ -142,18 +142,14 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
     let RopeScaling::Proportional { n_pairs, factor } = full_rotary.scaling else {
         return written::none("its layers that see all do not turn a part of each head");
     };
-    let experts = written::experts(spec);
-    let shared = match experts {
-        Some(experts) => experts.shared.map(|shared| shared.mlp),
-        None => Some(written::mlp(spec)?),
-    };
-    let Some(shared) = shared else {
-        return written::none("it has no feed-forward for all tokens");
-    };
+    if written::experts(spec).is_some() {
+        return written::none("all experts of a layer lie in one tensor there");
+    }
+    let mlp = written::mlp(spec)?;
     let mut config = written::config(spec, "Gemma4ForCausalLM");
     let more = json!({
         "hidden_size": spec.hidden,
-        "intermediate_size": shared.width,
+        "intermediate_size": mlp.width,
         "num_hidden_layers": spec.decoder.n_layers(),
         "num_attention_heads": full.n_heads,
         "num_key_value_heads": sliding.n_kv_heads,
@@ -161,14 +157,13 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
         "head_dim": sliding.head_dim,
         "global_head_dim": full.head_dim,
         "attention_k_eq_v": full.packing == Packing::KeysAreValues,
-        "hidden_activation": written::name(written::activation(&shared)?),
+        "hidden_activation": written::name(written::activation(&mlp)?),
         "max_position_embeddings": spec.context,
         "rms_norm_eps": written::shortest(spec.decoder.norm.eps),
         "layer_types": types.collect::<Vec<_>>(),
         "sliding_window": sliding.window,
         "final_logit_softcapping": spec.head.soft_cap.map(written::shortest),
         INPUTS_OF_LAYERS: 0,
-        "enable_moe_block": experts.is_some(),
         "rope_parameters": {
             "full_attention": {
                 "rope_type": "proportional",
@@ -180,14 +175,6 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
         },
     });
     written::extend(&mut config, more);
-    if let Some(experts) = experts {
-        let more = json!({
-            "num_experts": experts.routing.n_experts,
-            "top_k_experts": experts.routing.n_active,
-            "moe_intermediate_size": experts.width,
-        });
-        written::extend(&mut config, more);
-    }
     Ok(config)
 }
 

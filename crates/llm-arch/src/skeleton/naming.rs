@@ -76,7 +76,7 @@ pub(crate) enum Matrices {
 
 /// A tensor that units of one kind have, as the experts of a layer.
 pub(super) struct Pattern {
-    pub(super) role: Role,
+    role: Role,
     shape: Extents,
     stored: Stored,
     kind: TensorKind,
@@ -87,7 +87,7 @@ pub(super) struct Pattern {
 
 impl Pattern {
     /// Slot of one unit.
-    pub(super) fn slot(&self, unit: Unit, activation_scale: f32) -> Slot {
+    pub(super) fn slot(&self, unit: Unit) -> Slot {
         Slot {
             unit,
             role: self.role,
@@ -95,7 +95,6 @@ impl Pattern {
             stored: self.stored,
             kind: self.kind,
             module: self.module,
-            activation_scale,
             name: name_of(&self.name, unit),
             base_prefix: self.base_prefix,
         }

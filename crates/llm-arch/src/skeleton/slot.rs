@@ -189,7 +189,7 @@ impl Role {
 }
 
 /// A tensor that the model needs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     /// The part that it belongs to.
     pub unit: Unit,
@@ -203,8 +203,6 @@ pub struct Slot {
     pub kind: TensorKind,
     /// Module in transformers.
     pub module: Module,
-    /// How many times as large the activations that it multiplies are as those of the published model.
-    pub activation_scale: f32,
     /// Its name in a checkpoint, in full.
     pub name: String,
     /// The part of the name that checkpoints of the bare base model lack.

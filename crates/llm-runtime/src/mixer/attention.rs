@@ -5,7 +5,7 @@ use llm_backend::{
     Backend, GateFunction, Groups, HeadGates, Heads, KvColumns, Mask, Ops, Output, Rotary,
 };
 
-use super::{attention_op, project_back, scale_results};
+use super::{attention_op, project_back};
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
@@ -56,9 +56,8 @@ pub(super) fn forward<B: Backend>(
         };
         queue.gate_heads(&op, &a.rows.qkv, &mut a.rows.attended, call.n_tokens)?;
     }
-    let results = (spec.q_width(), spec.result_scale);
-    scale_results(queue, results, a, call.n_tokens)?;
-    project_back(queue, &weights.out, output, a, call.n_tokens)
+    let out = (&weights.out, spec.result_scale);
+    project_back(queue, out, output, a, call.n_tokens)
 }
 
 /// Queries, keys and values into `a.rows.qkv`, normalised and turned.

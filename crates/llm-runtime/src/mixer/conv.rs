@@ -36,5 +36,5 @@ pub(super) fn forward<B: Backend>(
     };
     let (batch, mixed) = (call.sequences.states(), &mut a.rows.attended);
     queue.short_conv(&op, &a.rows.qkv, &batch, &mut state.buffer, mixed)?;
-    project_back(queue, &weights.out, output, a, n_tokens)
+    project_back(queue, (&weights.out, 1.0), output, a, n_tokens)
 }

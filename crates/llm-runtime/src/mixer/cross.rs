@@ -39,7 +39,7 @@ pub(crate) fn forward<B: Backend>(
         None,
     );
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.attended)?;
-    project_back(queue, &weights.out, output, a, n_tokens)
+    project_back(queue, (&weights.out, 1.0), output, a, n_tokens)
 }
 
 /// Takes an encoder's result in `a.rows.encoded` `[n_positions, hidden]` to the sequence that was begun.

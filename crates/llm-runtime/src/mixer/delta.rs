@@ -72,7 +72,7 @@ pub(super) fn forward<B: Backend>(
         row_width,
     };
     queue.gate_heads(&op, &a.rows.qkv, &mut a.rows.attended, n_tokens)?;
-    project_back(queue, &weights.out, output, a, n_tokens)
+    project_back(queue, (&weights.out, 1.0), output, a, n_tokens)
 }
 
 /// Convolves queries, keys and values of `a.rows.qkv` into `a.rows.grouped`, together or by themselves.

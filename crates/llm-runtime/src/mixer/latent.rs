@@ -55,7 +55,7 @@ pub(super) fn forward<B: Backend>(
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.grouped)?;
     let to_values = products::<B>(spec, &weights.kv, (spec.nope_dim, spec.value_dim));
     queue.head_products(&to_values, &a.rows.grouped, &mut a.rows.attended, n_tokens)?;
-    project_back(queue, &weights.out, output, a, n_tokens)
+    project_back(queue, (&weights.out, 1.0), output, a, n_tokens)
 }
 
 /// Takes each row's latent, normalised, and the key that all heads share, turned, to the pool.

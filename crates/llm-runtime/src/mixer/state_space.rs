@@ -8,7 +8,7 @@ use llm_backend::{
     StateSpace, Steps,
 };
 
-use super::{project_back, scale_results};
+use super::project_back;
 use crate::Result;
 use crate::activations::Activations;
 use crate::projection::{apply, norm_op};
@@ -86,6 +86,6 @@ pub(super) fn forward<B: Backend>(
         row_width,
     };
     queue.gate_heads(&op, &a.rows.qkv, &mut a.rows.attended, n_tokens)?;
-    scale_results(queue, (values, spec.result_scale), a, n_tokens)?;
-    project_back(queue, &weights.out, output, a, n_tokens)
+    let out = (&weights.out, spec.result_scale);
+    project_back(queue, out, output, a, n_tokens)
 }

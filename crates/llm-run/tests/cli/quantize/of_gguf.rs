@@ -46,7 +46,13 @@ fn pairs() -> Vec<(String, String, String)> {
     names.into_iter().map(pair).collect()
 }
 
-const UNWRITTEN: [&str; 4] = ["gpt-oss", "granitemoe", "granitemoeshared", "qwen3-next"];
+const UNWRITTEN: [&str; 5] = [
+    "gemma4-moe",
+    "gpt-oss",
+    "granitemoe",
+    "granitemoeshared",
+    "qwen3-next",
+];
 
 #[test]
 fn a_gguf_that_no_checkpoint_would_be_like_is_refused_with_the_reason() {
