@@ -180,7 +180,9 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     if config.whole(INPUTS_OF_LAYERS)? != Some(0) {
-        return config.bad_value(INPUTS_OF_LAYERS, "0 (by default it is 256)");
+        let expected =
+            "0: models with inputs of layers, as E2B and E4B, are not run (by default it is 256)";
+        return config.bad_value(INPUTS_OF_LAYERS, expected);
     }
     if config.whole("num_kv_shared_layers")?.unwrap_or(0) != 0 {
         return config.bad_value("num_kv_shared_layers", "0");
