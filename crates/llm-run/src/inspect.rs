@@ -9,6 +9,7 @@ use llm_runtime::BoundModel;
 use self::report::CheckpointReport;
 use crate::cli::InspectArgs;
 use crate::open::OpenModel;
+use crate::plan::{CONFIG, PlannedModel, lacks_weights};
 use crate::{open, output, peers};
 
 mod formats;
@@ -33,19 +34,27 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
     if let Some(quant) = &mut quant {
         args.compute.record(quant);
     }
-    if quant.is_none() && args.dtype.is_none() {
-        let checkpoint = open::checkpoint(path)?;
-        // What does not bind is listed as it is.
-        let model = BoundModel::open(path).ok();
-        let mut report = CheckpointReport::new(&checkpoint, model.as_ref())?;
-        if report.statistics_bytes.is_some() {
-            report.transformers = peers::transformers(path);
+    let dtype = args.dtype.unwrap_or(WeightDType::Auto);
+    let quant = quant.as_ref();
+    let listed = match (quant, args.dtype) {
+        (None, None) => open::checkpoint(path).and_then(|checkpoint| {
+            // What does not bind is listed as it is.
+            let model = BoundModel::open(path).ok();
+            let mut report = CheckpointReport::new(&checkpoint, model.as_ref())?;
+            if report.statistics_bytes.is_some() {
+                report.transformers = peers::transformers(path);
+            }
+            print(&report)
+        }),
+        _ => OpenModel::open(path, &args.keys)
+            .and_then(|model| print(&loaded::report(&model.bound, dtype, quant)?)),
+    };
+    match listed {
+        Err(error) if lacks_weights(&error) && path.join(CONFIG).is_file() => {
+            let model = PlannedModel::open(path, &args.keys)?;
+            print(&loaded::expected(path, &model, dtype, quant)?)?;
         }
-        print(&report)?;
-    } else {
-        let model = OpenModel::open(path, &args.keys)?.bound;
-        let dtype = args.dtype.unwrap_or(WeightDType::Auto);
-        print(&loaded::report(&model, dtype, quant.as_ref())?)?;
+        listed => listed?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use llm_plan::{PartsVerdict, Verdict, Workload};
 use llm_tensor::Bytes;
 
 use self::headers::{HeaderReport, USUAL_CONTEXT};
-use self::model::PlannedModel;
+pub(crate) use self::model::{CONFIG, PlannedModel, lacks_weights};
 use self::report::{Detail, PlanReport};
 use crate::cli::PlanArgs;
 use crate::failure::refuse;

@@ -1,10 +1,12 @@
-//! Contents of a checkpoint once it is loaded as asked.
+//! Contents of a checkpoint once it is loaded as asked, or of one that its configuration alone tells of.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::Result;
+use llm_arch::Slot;
 use llm_checkpoint::{Encoding, Format};
-use llm_plan::{RunOn, WeightDType};
+use llm_plan::{Encodings, RunOn, StoredTensor, WeightDType};
 use llm_quant::{QuantConfig, Scalar, Scheme, StoredBytes};
 use llm_runtime::{BoundModel, Linears, Save};
 use llm_tensor::DType;
@@ -12,6 +14,7 @@ use llm_tensor::DType;
 use super::report::{CheckpointReport, Tensor, Total, file_name};
 use crate::output::words::dtype_name;
 use crate::peers::LeftDense;
+use crate::plan::PlannedModel;
 
 /// Every tensor that the model needs, as it will be kept.
 pub(super) fn report<'m>(
@@ -22,12 +25,51 @@ pub(super) fn report<'m>(
     let checkpoint = model.checkpoint();
     let files: Vec<String> = checkpoint.files().map(file_name).collect();
     let encodings = model.encodings(dtype, quant)?;
+    let slots = model.tensors().map(|bound| {
+        let file = files[bound.tensor.file_idx].clone();
+        (bound.slot, bound.stored(), file)
+    });
+    let format = match checkpoint.format() {
+        Format::Safetensors => "safetensors, loaded",
+        Format::Torch => "torch, loaded",
+        _ => "gguf, loaded",
+    };
+    Ok(CheckpointReport {
+        left_dense: Save::new(model, encodings, &Scalar, Linears::Peers)
+            .beyond_peers()
+            .map(LeftDense::new),
+        ..of_slots(slots, &encodings, (checkpoint.path(), format))
+    })
+}
+
+/// The same of a model whose weights are not there.
+pub(super) fn expected<'m>(
+    path: &Path,
+    model: &'m PlannedModel,
+    dtype: WeightDType,
+    quant: Option<&QuantConfig>,
+) -> Result<CheckpointReport<'m>> {
+    let encodings = model.encodings(dtype, quant)?;
+    let slots = model.skeleton.slots.iter().zip(&model.stored);
+    let slots = slots.map(|(slot, stored)| (slot, *stored, String::new()));
+    Ok(of_slots(slots, &encodings, (path, NO_WEIGHTS)))
+}
+
+const NO_WEIGHTS: &str = "no weights: as config.json says";
+
+/// Every slot, in the file that holds it.
+fn of_slots<'m>(
+    slots: impl Iterator<Item = (&'m Slot, StoredTensor, String)>,
+    encodings: &Encodings<'_>,
+    (path, format): (&Path, &str),
+) -> CheckpointReport<'m> {
     let mut tensors = Vec::new();
+    let mut n_parameters = 0;
     let mut totals: BTreeMap<String, Total> = BTreeMap::new();
     let mut sum = StoredBytes::default();
-    for bound in model.tensors() {
-        let slot = bound.slot;
-        let scheme = encodings.scheme(slot, bound.stored(), RunOn::Cpu);
+    for (slot, stored, file) in slots {
+        let scheme = encodings.scheme(slot, stored, RunOn::Cpu);
+        n_parameters += slot.n_elements();
         let (rows, cols) = slot.matrix();
         let stored = scheme.stored_bytes(rows as u64, cols as u64);
         sum.elements += stored.elements;
@@ -59,29 +101,23 @@ pub(super) fn report<'m>(
             shape: slot.shape.iter().map(|&n| n as u64).collect(),
             bytes: stored.elements.get(),
             statistics_bytes: (is_quantized && !is_in_blocks).then_some(stored.statistics.get()),
-            file: files[bound.tensor.file_idx].clone(),
+            file,
         });
     }
     let has_statistics = tensors.iter().any(|t| t.statistics_bytes.is_some());
-    Ok(CheckpointReport {
-        path: checkpoint.path().display().to_string(),
-        format: match checkpoint.format() {
-            Format::Safetensors => "safetensors, loaded".to_owned(),
-            Format::Torch => "torch, loaded".to_owned(),
-            _ => "gguf, loaded".to_owned(),
-        },
+    CheckpointReport {
+        path: path.display().to_string(),
+        format: format.to_owned(),
         n_tensors: tensors.len(),
-        n_parameters: model.skeleton().n_parameters(),
+        n_parameters,
         bytes: sum.total().get(),
         statistics_bytes: has_statistics.then_some(sum.statistics.get()),
         transformers: None,
-        left_dense: Save::new(model, encodings, &Scalar, Linears::Peers)
-            .beyond_peers()
-            .map(LeftDense::new),
+        left_dense: None,
         tensors,
         by_dtype: totals.into_values().collect(),
         by_file: Vec::new(),
         shared: Vec::new(),
         metadata: BTreeMap::new(),
-    })
+    }
 }

@@ -18,12 +18,12 @@ use crate::{demo, open, output};
 
 /// A model whose weights may be there or not.
 #[derive(Debug)]
-pub(super) struct PlannedModel {
+pub(crate) struct PlannedModel {
     /// The last part of its path.
     pub(super) name: String,
-    pub(super) skeleton: Skeleton,
+    pub(crate) skeleton: Skeleton,
     /// Encoding of each slot in the checkpoint.
-    pub(super) stored: Vec<StoredTensor>,
+    pub(crate) stored: Vec<StoredTensor>,
     /// Quantization of its checkpoint, if there is one.
     pub(super) scheme: Option<String>,
     pub(super) files: CheckpointFiles,
@@ -37,7 +37,7 @@ pub(super) struct PlannedModel {
 
 /// The files of a checkpoint.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum CheckpointFiles {
+pub(crate) enum CheckpointFiles {
     /// Their sizes.
     Present(Vec<Bytes>),
     /// Of a configuration alone.
@@ -51,7 +51,7 @@ pub(super) enum CheckpointFiles {
 
 impl PlannedModel {
     /// Opens what the user calls a model; a folder may hold nothing but a `config.json`.
-    pub(super) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
+    pub(crate) fn open(path: &Path, keys: &KeyArgs) -> Result<Self> {
         let config = path.join(CONFIG);
         match open::bind(path, keys) {
             Err(error) if lacks_weights(&error) && config.is_file() => {
@@ -131,7 +131,7 @@ impl PlannedModel {
     ///
     /// # Errors
     /// When a quantization is asked for and the checkpoint has one.
-    pub(super) fn encodings<'q>(
+    pub(crate) fn encodings<'q>(
         &self,
         dtype: WeightDType,
         quant: Option<&'q QuantConfig>,
@@ -192,11 +192,13 @@ fn scheme(stored: &[StoredTensor]) -> Option<String> {
 }
 
 /// The error of a folder that holds no weights.
-fn lacks_weights(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref::<RuntimeError>(),
-        Some(RuntimeError::Checkpoint(CheckpointError::NoWeights { .. }))
-    )
+/// True if a folder has no file of weights.
+pub(crate) fn lacks_weights(error: &anyhow::Error) -> bool {
+    let found = match error.downcast_ref::<RuntimeError>() {
+        Some(RuntimeError::Checkpoint(found)) => Some(found),
+        _ => error.downcast_ref::<CheckpointError>(),
+    };
+    matches!(found, Some(CheckpointError::NoWeights { .. }))
 }
 
 /// The last part of a path, `.` being the folder's own name.
@@ -207,7 +209,7 @@ pub(super) fn name(path: &Path) -> String {
     printable(&name.to_string_lossy())
 }
 
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 /// Element type of most checkpoints whose configuration does not name one.
 const USUAL_DTYPE: DType = DType::BF16;
 /// The size of shards in which models of this size are mostly published.

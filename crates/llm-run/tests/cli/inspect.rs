@@ -190,3 +190,27 @@ fn every_format_is_said_to_be_kept_decoded_or_refused() {
     let both = run(&["inspect", "demo", "--formats"]);
     assert_eq!(both.code, 2, "{}", both.stdout);
 }
+
+#[test]
+fn a_configuration_alone_tells_of_every_tensor() {
+    let text = std::fs::read_to_string(fixture("footprints.json")).unwrap();
+    let footprints: Value = serde_json::from_str(&text).unwrap();
+    let footprints = footprints.as_object().unwrap();
+    assert_eq!(footprints.len(), 7);
+    for (name, expected) in footprints {
+        let folder = fixture(&format!("configs/{}", name.replace('/', "--")));
+        let found = json(&["inspect", &folder, "--json"]);
+        assert_eq!(found["n_parameters"], expected["parameters"], "{name}");
+        let tensors = found["tensors"].as_array().unwrap();
+        assert_eq!(found["n_tensors"], tensors.len(), "{name}");
+        let nf4 = json(&["inspect", &folder, "--load-in-4bit", "--json"]);
+        let bytes = |report: &Value| report["bytes"].as_u64().unwrap();
+        assert!(bytes(&nf4) < bytes(&found), "{name}");
+    }
+    let output = run(&["inspect", &fixture("configs/gpt2")]);
+    assert!(output.stdout.contains("no weights"), "{}", output.stdout);
+    let empty = tempfile::tempdir().unwrap();
+    let output = run(&["inspect", empty.path().to_str().unwrap()]);
+    assert_eq!(output.code, 2);
+    assert!(output.stderr.contains("contains no"), "{}", output.stderr);
+}
