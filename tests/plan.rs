@@ -34,7 +34,7 @@ fn golden_models_take_what_was_planned_in_every_encoding() {
 #[test]
 fn quantized_checkpoints_take_what_was_planned() {
     let models = entries("quantized", |path| path.join("config.json").is_file());
-    assert_eq!(models.len(), 6);
+    assert_eq!(models.len(), 7);
     for path in &models {
         for dtype in [WeightDType::Auto, WeightDType::As(DType::F32)] {
             check(path, "as saved", dtype, None);

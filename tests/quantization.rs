@@ -219,7 +219,7 @@ fn check_outputs(
 #[test]
 fn checkpoints_are_those_that_transformers_saves() {
     let folders = entries("quantized");
-    assert_eq!(folders.len(), 6);
+    assert_eq!(folders.len(), 7);
     for folder in folders {
         let config = fs::read_to_string(folder.join("config.json")).unwrap();
         let config: serde_json::Value = serde_json::from_str(&config).unwrap();

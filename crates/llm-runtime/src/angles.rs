@@ -1,6 +1,6 @@
 //! Rotary angles and other meanings of a pass's positions, computed once for all its blocks.
 
-use llm_arch::{Positions, RotarySpec};
+use llm_arch::{Positions, RopeScaling, RotarySpec};
 use llm_tensor::Bytes;
 
 use crate::Result;
@@ -40,7 +40,9 @@ impl Angles {
                 let stored = source.rope_factors()?;
                 let kind = |spec: &RotarySpec| Kind {
                     frequencies: spec.frequencies(1, stored.as_deref()),
-                    stored: stored.clone(),
+                    stored: stored
+                        .clone()
+                        .filter(|_| spec.scaling == RopeScaling::Stored),
                     spec: spec.clone(),
                 };
                 (0, kinds.iter().map(kind).collect())
