@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 124] = [
+pub const GOLDENS: [&str; 126] = [
     "apertus",
     "apertus-biases",
     "arcee",
@@ -22,6 +22,7 @@ pub const GOLDENS: [&str; 124] = [
     "deepseek-v2-groups",
     "deepseek-v3",
     "deepseek-v3-plain",
+    "deepseek-v32",
     "ernie4-5",
     "ernie4-5-moe",
     "ernie4-5-moe-biases",
@@ -49,6 +50,7 @@ pub const GOLDENS: [&str; 124] = [
     "glm4-moe",
     "glm4-moe-groups",
     "glm4-moe-lite",
+    "glm-moe-dsa",
     "gpt-bigcode",
     "gpt-bigcode-heads",
     "gpt-neox",

@@ -100,6 +100,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
 /// Golden models that take no kernel which others do not take, for the bundle's size.
 const LEFT_OUT: &str = "
     apertus-biases arcee bamba bloom-6heads-residual-post-ln cohere deepseek-v2 deepseek-v2-groups deepseek-v3-plain
+    deepseek-v32 deepseek-v32-sparse glm-moe-dsa glm-moe-dsa-sparse
     ernie4-5 ernie4-5-moe ernie4-5-moe-biases exaone4 exaone4-full falcon-7b-biases falcon-h1-biases falcon-h1-norm
     falcon-rw-sdpa gemma3-rope-scaled gemma4 gemma4-plain glm glm4-moe glm4-moe-lite gpt-bigcode-heads gpt-oss-tied
     gpt2-scaled-by-layer gpt2-unscaled granite granite4-dense granitemoe granitemoeshared hunyuan-dense

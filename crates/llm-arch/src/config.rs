@@ -195,6 +195,11 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// True if the value is a word.
+    pub(crate) fn is_text(&self, key: &str) -> bool {
+        self.get(key).is_some_and(Value::is_string)
+    }
+
     /// True if the value is this word.
     pub(crate) fn is_word(&self, key: &str, word: &str) -> bool {
         self.get(key).and_then(Value::as_str) == Some(word)

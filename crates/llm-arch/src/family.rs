@@ -8,6 +8,7 @@ mod bloom;
 mod by_kind;
 mod cohere;
 mod deepseek;
+mod dsa;
 mod ernie4_5;
 mod exaone4;
 mod falcon;
@@ -99,7 +100,7 @@ impl Gguf {
 /// Metadata keys of GGUF, each with what `config.json` calls the same.
 type GgufKeys = &'static [(&'static str, &'static str)];
 
-const FAMILIES: [&Family; 64] = [
+const FAMILIES: [&Family; 66] = [
     &apertus::FAMILY,
     &arcee::FAMILY,
     &bamba::FAMILY,
@@ -108,6 +109,7 @@ const FAMILIES: [&Family; 64] = [
     &cohere::COHERE2,
     &deepseek::V2,
     &deepseek::V3,
+    &dsa::DEEPSEEK,
     &ernie4_5::ERNIE4_5,
     &ernie4_5::ERNIE4_5_MOE,
     &exaone4::FAMILY,
@@ -121,6 +123,7 @@ const FAMILIES: [&Family; 64] = [
     &glm::GLM4,
     &glm4_moe::FAMILY,
     &deepseek::GLM4_LITE,
+    &dsa::GLM,
     &gpt2::FAMILY,
     &gpt_bigcode::FAMILY,
     &gpt_neox::FAMILY,

@@ -145,6 +145,11 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         | Role::KvDownBias
         | Role::KvLatentNorm
         | Role::KvUp
+        | Role::IndexQ
+        | Role::IndexK
+        | Role::IndexKNorm
+        | Role::IndexKNormBias
+        | Role::IndexWeights
         | Role::Sinks
         | Role::ConvIn
         | Role::ConvInBias

@@ -11,9 +11,9 @@ use std::borrow::Cow;
 
 pub use self::block::{
     After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
-    EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf,
-    LatentOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf,
-    SublayerOf, TryMap,
+    EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, IndexOf, InputOf, LatentExpertsOf,
+    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf,
+    StateSpaceOf, SublayerOf, TryMap,
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
 use self::naming::{Pattern, matches};

@@ -2,6 +2,7 @@
 
 mod delta;
 mod head;
+mod index;
 mod non_linearity;
 mod positions;
 
@@ -9,6 +10,7 @@ use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Routing};
 
 pub use self::delta::{DeltaPacking, DeltaSpec};
 pub use self::head::{HeadMatrix, HeadSpec};
+pub use self::index::{IndexHeads, IndexSpec};
 pub use self::non_linearity::NonLinearity;
 pub use self::positions::Positions;
 
@@ -547,6 +549,8 @@ pub struct LatentSpec {
     pub scale: f32,
     /// Index among the stack's rotary positions; none where nothing is turned.
     pub rotary_idx: Option<usize>,
+    /// Selection of the positions that a query sees; none where it sees all before it.
+    pub index: Option<IndexSpec>,
 }
 
 impl LatentSpec {

@@ -100,7 +100,7 @@ fn real(name: &str) -> Skeleton {
 }
 
 /// One of the golden models.
-fn golden(name: &str) -> Skeleton {
+pub(crate) fn golden(name: &str) -> Skeleton {
     let config = fixtures().join("models").join(name).join("config.json");
     from_config(&read(&config)).unwrap()
 }

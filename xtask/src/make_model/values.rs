@@ -74,6 +74,7 @@ impl Values {
             Role::Qkv | Role::Q | Role::K | Role::V => (0.0, matrix),
             Role::CrossQ | Role::CrossK | Role::CrossV => (0.0, matrix),
             Role::QDown | Role::QUp | Role::KvDown | Role::KvUp => (0.0, matrix),
+            Role::IndexQ | Role::IndexK | Role::IndexWeights => (0.0, matrix),
             Role::Gate | Role::Up | Role::GateUp | Role::ExpertsIn => (0.0, matrix),
             Role::SharedScore | Role::SharedGate | Role::SharedUp | Role::SharedGateUp => {
                 (0.0, matrix)
@@ -104,7 +105,7 @@ impl Values {
             | Role::SharedDown => (0.0, matrix / self.residual_damping),
             Role::EmbedNorm | Role::AttnNorm | Role::MlpNorm | Role::FinalNorm => (self.gain, 0.1),
             Role::PostAttnNorm | Role::PostMlpNorm | Role::CrossNorm => (self.gain, 0.1),
-            Role::QNorm | Role::KNorm => (self.gain, 0.1),
+            Role::QNorm | Role::KNorm | Role::IndexKNorm => (self.gain, 0.1),
             Role::RopeFactors => (1.0, 0.0),
             Role::LayerScale | Role::RouterNorm | Role::RouterScales => (1.0, 0.1),
             Role::ExpertsNorm | Role::PostExpertsNorm | Role::PostSharedNorm => (self.gain, 0.1),
@@ -112,6 +113,7 @@ impl Values {
             | Role::AttnNormBias
             | Role::QNormBias
             | Role::KNormBias
+            | Role::IndexKNormBias
             | Role::MlpNormBias
             | Role::FinalNormBias => (0.0, 0.02),
             Role::QkvBias | Role::QBias | Role::KBias | Role::VBias | Role::OutBias => (0.0, 0.02),

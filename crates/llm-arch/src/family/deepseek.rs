@@ -79,7 +79,7 @@ pub(super) static GLM4_LITE: Family = Family {
 };
 
 /// Losses that balance experts, and the machines that they were trained on.
-const TRAINING: &[&str] = &["aux_loss_alpha", "ep_size", "pretraining_tp", "seq_aux"];
+pub(super) const TRAINING: &[&str] = &["aux_loss_alpha", "ep_size", "pretraining_tp", "seq_aux"];
 
 const SIGMOIDS: &[(&str, Off)] = &[
     ("moe_layer_freq", Off::One),
@@ -213,7 +213,7 @@ pub(super) struct LatentDefaults {
 }
 
 /// The model, with dense layers where `is_dense` says so.
-fn model(
+pub(super) fn model(
     config: &Config<'_>,
     defaults: LatentDefaults,
     pairing: Pairing,
@@ -294,6 +294,7 @@ pub(super) fn latent(
         norm: NormSpec::rms(1e-6),
         scale: (f64::from(plain) * score_growth(config)?) as f32,
         rotary_idx: Some(0),
+        index: None,
     })
 }
 
@@ -306,7 +307,7 @@ fn pairing(config: &Config<'_>) -> Result<Pairing, ArchError> {
 }
 
 /// Tells of the layers that guess further tokens.
-fn drafting(config: &Config<'_>, mut spec: ModelSpec) -> Result<ModelSpec, ArchError> {
+pub(super) fn drafting(config: &Config<'_>, mut spec: ModelSpec) -> Result<ModelSpec, ArchError> {
     let key = config.spelling(&["num_mtp_layers", "num_nextn_predict_layers"])?;
     spec.n_drafting = config.whole(key)?.unwrap_or(1);
     Ok(spec)

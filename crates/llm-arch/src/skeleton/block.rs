@@ -4,8 +4,8 @@
 
 use super::Role;
 use crate::spec::{
-    AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, LatentSpec, NormSpec, Residual, ShortConvSpec,
-    StateSpaceSpec,
+    AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, IndexHeads, LatentSpec, NormSpec, Residual,
+    ShortConvSpec, StateSpaceSpec,
 };
 
 /// A unit's tensors, of which each can be made into something else.
@@ -215,6 +215,23 @@ pub struct LatentOf<T> {
     pub kv: LinearOf<T>,
     /// From heads' results to the residual.
     pub out: LinearOf<T>,
+    /// Heads that select positions, where a layer has its own.
+    pub index: Option<IndexOf<T>>,
+}
+
+/// Heads that select the positions that latent attention sees.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct IndexOf<T> {
+    /// Heads.
+    pub spec: IndexHeads,
+    /// Queries, of the latent of attention's.
+    pub q: LinearOf<T>,
+    /// Keys, of the input,
+    pub k: LinearOf<T>,
+    /// and their norm.
+    pub k_norm: NormOf<T>,
+    /// Weights of heads, of the input.
+    pub weigh: LinearOf<T>,
 }
 
 /// From the input to a latent.
@@ -496,7 +513,8 @@ map_fields!(NormOf { spec; ; gain; bias });
 map_fields!(LinearOf { ; ; weight; bias });
 map_fields!(BlockOf { ; mixer cross mlp; ; scale });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
-map_fields!(LatentOf { spec; q_latent q kv_latent kv out; ; });
+map_fields!(LatentOf { spec; q_latent q kv_latent kv out index; ; });
+map_fields!(IndexOf { spec; q k k_norm weigh; ; });
 map_fields!(LatentInputOf { ; project norm; ; });
 map_fields!(DeltaOf { spec; project latents taps norm out; rate offset; });
 map_fields!(DeltaLatentsOf { ; gate_down gate_up decay_down decay_up; ; });

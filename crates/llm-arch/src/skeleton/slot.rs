@@ -82,6 +82,12 @@ roles! {
     KvDown + KvDownBias: Projection;
     KvLatentNorm: Other;
     KvUp: Both;
+    /// Queries and keys of the heads that select positions, the norm of keys, and weights of heads.
+    IndexQ: Projection;
+    IndexK: Projection;
+    IndexKNorm + IndexKNormBias: Other;
+    // A few rows that transformers quantizes as little as the router's.
+    IndexWeights: Other;
     /// Scores of heads beside those of positions, `[heads]`.
     Sinks: Other;
     /// Gates and input of a short convolution in one, rows `[B | C | x]`.

@@ -6,16 +6,16 @@ use llm_tensor::Gate;
 
 use super::block::{
     After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
-    EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, InputOf, LatentExpertsOf, LatentInputOf,
-    LatentOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf, StateSpaceOf,
-    SublayerOf, TryMap, XieluOf,
+    EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, IndexOf, InputOf, LatentExpertsOf,
+    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf,
+    StateSpaceOf, SublayerOf, TryMap, XieluOf,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix,
-    Join, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOver, NormSpec,
-    Packing, Positions, QkNorm, SharedSpec, ShortConvSpec, Side, StateSpaceSpec,
+    IndexHeads, Join, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOver,
+    NormSpec, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec, Side, StateSpaceSpec,
 };
 
 impl ModelSpec {
@@ -231,6 +231,19 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             kv_latent: self.latent_input(down, spec.norm.of(Role::KvLatentNorm), spec.kv_rank),
             kv: self.matrix(Role::KvUp, [spec.n_heads * spec.kv_dim(), spec.kv_rank]),
             out: self.linear(Role::Out, [hidden, values], spec.bias),
+            index: (spec.index.and_then(|index| index.heads))
+                .map(|heads| self.index(&heads, spec.q_rank.unwrap_or(hidden))),
+        }
+    }
+
+    fn index(&mut self, spec: &IndexHeads, q_cols: usize) -> IndexOf<T> {
+        let hidden = self.spec.hidden;
+        IndexOf {
+            spec: *spec,
+            q: self.matrix(Role::IndexQ, [spec.q_width(), q_cols]),
+            k: self.matrix(Role::IndexK, [spec.head_dim, hidden]),
+            k_norm: self.norms(&spec.norm.of(Role::IndexKNorm), spec.head_dim),
+            weigh: self.matrix(Role::IndexWeights, [spec.n_heads, hidden]),
         }
     }
 

@@ -438,6 +438,91 @@ fn layers_that_attend_are_counted_from_one_or_named() {
     }
 }
 
+/// A layer selects positions by a list, by a pattern, by its number, or each does.
+#[test]
+fn layers_that_select_positions_are_listed_or_counted() {
+    let selecting = |model_type: &str, more: Value| {
+        let mut config = object(json!({
+            "model_type": model_type, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 97, "num_hidden_layers": 5,
+            "num_attention_heads": 2, "num_key_value_heads": 2,
+        }));
+        config.extend(object(more));
+        let spec = from_config(&config)
+            .map_err(|error| error.to_string())?
+            .spec;
+        let index = |latent: &crate::LatentSpec| latent.index.unwrap().heads.is_some();
+        Ok::<_, String>(spec.decoder.latents().map(index).collect::<Vec<_>>())
+    };
+    let glm = |more| selecting("glm_moe_dsa", more);
+    let [own, shared] = [true, false];
+    let all = Ok(vec![own; 5]);
+    assert_eq!(glm(json!({})), all);
+    assert_eq!(selecting("deepseek_v32", json!({})), all);
+    assert_eq!(glm(json!({"index_topk_freq": 0})), all);
+    let every = json!({"index_topk_freq": 2, "index_skip_topk_offset": 3});
+    let expected = Ok(vec![own, own, own, shared, own]);
+    assert_eq!(glm(every.clone()), expected);
+    let mut pattern = every;
+    pattern["index_topk_pattern"] = json!("FSSFS");
+    let expected = Ok(vec![own, shared, shared, own, shared]);
+    assert_eq!(glm(pattern.clone()), expected);
+    let list = json!(["full", "full", "full", "shared", "shared"]);
+    pattern["indexer_types"] = list.clone();
+    let expected = Ok(vec![own, own, own, shared, shared]);
+    assert_eq!(
+        glm(pattern),
+        expected,
+        "the list counts, as in transformers"
+    );
+    assert_eq!(glm(json!({"index_topk_pattern": list})), expected);
+    for (model_type, more, named) in [
+        (
+            "glm_moe_dsa",
+            json!({"index_topk_pattern": "FSSFX"}),
+            "index_topk_pattern",
+        ),
+        (
+            "glm_moe_dsa",
+            json!({"index_topk_pattern": "FS"}),
+            "index_topk_pattern",
+        ),
+        (
+            "glm_moe_dsa",
+            json!({"index_topk_pattern": "SFFFF"}),
+            "indexer_types",
+        ),
+        (
+            "glm_moe_dsa",
+            json!({"index_head_dim": 32}),
+            "index_head_dim",
+        ),
+        (
+            "glm_moe_dsa",
+            json!({"indexer_rope_interleave": false}),
+            "indexer_rope_interleave",
+        ),
+        ("glm_moe_dsa", json!({"q_lora_rank": null}), "q_lora_rank"),
+        (
+            "deepseek_v32",
+            json!({"index_topk_freq": 2}),
+            "index_topk_freq",
+        ),
+        (
+            "deepseek_v32",
+            json!({"indexer_rope_interleave": true}),
+            "indexer_rope_interleave",
+        ),
+        (
+            "deepseek_v32",
+            json!({"rope_interleave": false}),
+            "rope_interleave",
+        ),
+    ] {
+        let error = selecting(model_type, more.clone()).unwrap_err();
+        assert!(error.contains(named), "{more}: {error}");
+    }
+}
+
 #[test]
 fn what_kimi_linear_does_not_run_is_named() {
     let model = |key: &str, value: Value| {

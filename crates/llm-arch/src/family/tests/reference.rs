@@ -105,7 +105,10 @@ fn models_of_published_extents_keep_as_much_of_a_sequence_as_the_reference_does(
         for layer in &decoder.layers {
             match &layer.mixer {
                 MixerSpec::Attention(attention) => by_token += 2 * attention.kv_width(),
-                MixerSpec::Latent(latent) => by_token += latent.key_dim(),
+                MixerSpec::Latent(latent) => {
+                    let index = latent.index.and_then(|index| index.heads);
+                    by_token += latent.key_dim() + index.map_or(0, |heads| heads.head_dim);
+                }
                 MixerSpec::Conv(conv) => states += conv.state_elements(),
                 MixerSpec::Delta(delta) => states += delta.elements().iter().sum::<usize>(),
                 MixerSpec::StateSpace(space) => states += space.elements().iter().sum::<usize>(),

@@ -1,0 +1,214 @@
+//! DeepSeek-V3.2 and GLM-5: latent attention to the positions that heads of their own select (DeepSeek Sparse Attention).
+
+use llm_tensor::Pairing;
+
+use super::deepseek::{LATENT_NAMES, LatentDefaults, TRAINING, drafting, model};
+use super::glm4_moe::{ExpertDefaults, SHARED_NAMES, experts};
+use super::{Family, llama, qwen};
+use crate::ArchError;
+use crate::config::{Config, Off, Unread};
+use crate::skeleton::{Naming, Role};
+use crate::spec::{IndexHeads, IndexSpec, MixerSpec, ModelSpec, NormSpec};
+
+pub(super) static DEEPSEEK: Family = Family {
+    model_types: &["deepseek_v32"],
+    spec: deepseek,
+    core: &[
+        ("hidden_size", 7_168),
+        ("intermediate_size", 18_432),
+        ("num_hidden_layers", 61),
+        ("num_attention_heads", 128),
+        ("vocab_size", 129_280),
+    ],
+    unread: Unread {
+        any: TRAINING,
+        off: &[
+            ("indexer_rope_interleave", Off::False),
+            ("layer_types", Off::Words(SELECTING)),
+            ("moe_layer_freq", Off::One),
+            ("rope_interleave", Off::True),
+            ("scoring_func", Off::Word("sigmoid")),
+            ("topk_method", Off::Word("noaux_tc")),
+        ],
+    },
+    naming: |_| &NAMING,
+    gguf: None,
+};
+
+pub(super) static GLM: Family = Family {
+    model_types: &["glm_moe_dsa"],
+    spec: glm,
+    core: &[
+        ("hidden_size", 6_144),
+        ("intermediate_size", 12_288),
+        ("num_hidden_layers", 78),
+        ("num_attention_heads", 64),
+        ("vocab_size", 154_880),
+    ],
+    unread: Unread {
+        any: &[
+            "aux_loss_alpha",
+            "ep_size",
+            // Of layers that guess tokens.
+            "index_share_for_mtp_iteration",
+            "pretraining_tp",
+            "seq_aux",
+        ],
+        off: &[
+            ("indexer_rope_interleave", Off::True),
+            ("layer_types", Off::Words(SELECTING)),
+            ("moe_layer_freq", Off::One),
+            ("rope_interleave", Off::True),
+            ("scoring_func", Off::Word("sigmoid")),
+            ("topk_method", Off::Word("noaux_tc")),
+        ],
+    },
+    naming: |_| &NAMING,
+    gguf: None,
+};
+
+/// What every layer is called.
+const SELECTING: &str = "indexed_attention";
+
+const NAMING: Naming = Naming {
+    names: &[
+        &[
+            (Role::IndexQ, "self_attn.indexer.wq_b"),
+            (Role::IndexK, "self_attn.indexer.wk"),
+            (Role::IndexKNorm, "self_attn.indexer.k_norm"),
+            (Role::IndexWeights, "self_attn.indexer.weights_proj"),
+        ],
+        LATENT_NAMES,
+        SHARED_NAMES,
+        qwen::EXPERTS_NAMES,
+        llama::NAMES,
+    ],
+    bare: &[Role::RouterCorrection],
+    ..qwen::EXPERTS_NAMING
+};
+
+fn deepseek(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let defaults = LatentDefaults {
+        name: "deepseek_v32",
+        context: 163_840,
+        eps: 1e-6,
+        n_kv_heads: Some(128),
+        q_rank: Some(1_536),
+        nope_dim: 128,
+        value_dim: 128,
+        head_turns: false,
+    };
+    let spec = sparse(config, defaults, (8, 4))?;
+    selecting(config, spec, (64, Pairing::Halves), |_| true)
+}
+
+fn glm(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
+    let defaults = LatentDefaults {
+        name: "glm_moe_dsa",
+        context: 202_752,
+        eps: 1e-5,
+        n_kv_heads: Some(64),
+        q_rank: Some(2_048),
+        nope_dim: 192,
+        value_dim: 256,
+        head_turns: false,
+    };
+    let spec = sparse(config, defaults, (1, 1))?;
+    let selects = selects(config, spec.decoder.n_layers())?;
+    selecting(config, spec, (32, Pairing::Adjacent), |i| selects[i])
+}
+
+/// The model, but for what selects positions.
+fn sparse(
+    config: &Config<'_>,
+    defaults: LatentDefaults,
+    groups: (usize, usize),
+) -> Result<ModelSpec, ArchError> {
+    let experts = experts(
+        config,
+        ExpertDefaults {
+            n_experts: 256,
+            groups,
+            n_active: 8,
+            scale: 2.5,
+            width: 2_048,
+        },
+    )?;
+    let n_layers = config.n_layers("num_hidden_layers")?;
+    let sparse = config.kinds("mlp_layer_types", n_layers, ["dense", "sparse"])?;
+    // Saved files keep the default beside a list that says otherwise.
+    let n_dense = config.whole("first_k_dense_replace")?.unwrap_or(3);
+    let sparse = sparse.unwrap_or_else(|| (0..n_layers).map(|i| i >= n_dense).collect());
+    let spec = model(config, defaults, Pairing::Adjacent, experts, |i| !sparse[i])?;
+    drafting(config, spec)
+}
+
+/// The same with layers that attend to what is selected: by heads of their own, or by those of a layer before.
+fn selecting(
+    config: &Config<'_>,
+    mut spec: ModelSpec,
+    (n_heads, pairing): (usize, Pairing),
+    selects: impl Fn(usize) -> bool,
+) -> Result<ModelSpec, ArchError> {
+    let n_selected = config.opt_count("index_topk")?.unwrap_or(2_048);
+    let heads = IndexHeads {
+        n_heads: config.opt_count("index_n_heads")?.unwrap_or(n_heads),
+        head_dim: config.opt_count("index_head_dim")?.unwrap_or(128),
+        pairing,
+        // Whatever `rms_norm_eps` says.
+        norm: NormSpec::layer(1e-6),
+    };
+    for (i, layer) in spec.decoder.layers.iter_mut().enumerate() {
+        let MixerSpec::Latent(latent) = &mut layer.mixer else {
+            continue;
+        };
+        if latent.q_rank.is_none() {
+            return config.bad_value(
+                "q_lora_rank",
+                "a number: positions are selected by what it makes",
+            );
+        }
+        if heads.head_dim < latent.rope_dim {
+            let expected = format!("{} or more, which are turned", latent.rope_dim);
+            return config.bad_value("index_head_dim", &expected);
+        }
+        latent.index = Some(IndexSpec {
+            n_selected,
+            heads: selects(i).then_some(heads),
+        });
+    }
+    Ok(spec)
+}
+
+/// True for each layer that selects positions itself: by a list, a pattern of letters, or every so many layers from one on.
+fn selects(config: &Config<'_>, n_layers: usize) -> Result<Vec<bool>, ArchError> {
+    let own = config.kinds("indexer_types", n_layers, ["shared", "full"])?;
+    let pattern = pattern(config, n_layers)?;
+    let every = config.whole("index_topk_freq")?.unwrap_or(1).max(1);
+    let first = config.whole("index_skip_topk_offset")?.unwrap_or(2);
+    let by_number = |i: usize| (i + 1).saturating_sub(first).is_multiple_of(every);
+    let selects =
+        (own.or(pattern)).unwrap_or_else(|| (0..n_layers).map(by_number).collect::<Vec<_>>());
+    if selects.first() == Some(&false) {
+        return config.bad_value("indexer_types", "full first: nothing is selected before");
+    }
+    Ok(selects)
+}
+
+/// The layers that a pattern tells: by letters in one word, or by words.
+fn pattern(config: &Config<'_>, n_layers: usize) -> Result<Option<Vec<bool>>, ArchError> {
+    const KEY: &str = "index_topk_pattern";
+    if !config.is_text(KEY) {
+        return config.kinds(KEY, n_layers, ["shared", "full"]);
+    }
+    let letters = config.text(KEY)?.unwrap_or_default();
+    let kinds = letters.chars().map(|letter| match letter {
+        'F' => Some(true),
+        'S' => Some(false),
+        _ => None,
+    });
+    match kinds.collect::<Option<Vec<_>>>() {
+        Some(kinds) if kinds.len() == n_layers => Ok(Some(kinds)),
+        _ => config.bad_value(KEY, &format!("{n_layers} letters F or S")),
+    }
+}
