@@ -541,6 +541,7 @@ fn sequences_go_any_way_and_are_what_they_are() {
         "mamba2",
         "falcon-h1",
         "kimi-linear-groups",
+        "deepseek-v32-sparse",
         "faults/phi3-longrope/model",
     ];
     for name in models {

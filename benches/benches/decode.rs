@@ -68,6 +68,7 @@ fn measure(cpu: &Arc<Cpu>, what: &str, scheme: Scheme, shapes: &[(usize, usize)]
         n_heads: 1,
         n_kv_heads: 1,
         head_dim: 1,
+        n_selecting: 0,
     };
     let mut queue = cpu.queue(Some(&shape)).expect(works);
     let mut x = cpu.alloc(cols).expect(works);

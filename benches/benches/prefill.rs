@@ -69,6 +69,7 @@ fn attention(cpu: &Arc<Cpu>, n_tokens: usize) {
         mask: Mask::Causal { window: None },
         bias: None,
         sinks: None,
+        selected: None,
     };
     let shape = WorkspaceShape {
         n_tokens,
@@ -78,6 +79,7 @@ fn attention(cpu: &Arc<Cpu>, n_tokens: usize) {
         n_heads,
         n_kv_heads,
         head_dim,
+        n_selecting: 0,
     };
     let mut queue = cpu.queue(Some(&shape)).expect(WORKS);
     let shape = KvShape {

@@ -76,6 +76,7 @@ fn measure<B: Backend>(device: &Arc<B>, case: Case, time: Duration, copy: f64) -
         n_heads: N_HEADS,
         n_kv_heads: N_KV_HEADS,
         head_dim: HEAD_DIM,
+        n_selecting: 0,
     }))?;
     let mut pool = device.kv_pool(&shape)?;
     let table_len = shape.table_len(device.kv_block_len(&shape));
@@ -132,6 +133,7 @@ fn measure<B: Backend>(device: &Arc<B>, case: Case, time: Duration, copy: f64) -
         mask: Mask::Causal { window: None },
         bias: None,
         sinks: None,
+        selected: None,
     };
     let seconds = seconds::<B>(&mut queue, time, |queue| {
         let batch = Batch {

@@ -90,6 +90,7 @@ impl<B: Backend> Weights<B> {
             n_heads: 1,
             n_kv_heads: 1,
             head_dim: 1,
+            n_selecting: 0,
         }))?;
         let mut x = device.alloc(n_tokens * cols)?;
         let values = (0..n_tokens * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0);

@@ -82,6 +82,7 @@ pub fn products<'a>(
         n_heads: 1,
         n_kv_heads: 1,
         head_dim: 1,
+        n_selecting: 0,
     };
     let mut queue = cpu.queue(Some(&shape)).expect(WORKS);
     let mut x = cpu.alloc(n_tokens * cols).expect(WORKS);

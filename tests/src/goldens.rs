@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 126] = [
+pub const GOLDENS: [&str; 128] = [
     "apertus",
     "apertus-biases",
     "arcee",
@@ -23,6 +23,7 @@ pub const GOLDENS: [&str; 126] = [
     "deepseek-v3",
     "deepseek-v3-plain",
     "deepseek-v32",
+    "deepseek-v32-sparse",
     "ernie4-5",
     "ernie4-5-moe",
     "ernie4-5-moe-biases",
@@ -51,6 +52,7 @@ pub const GOLDENS: [&str; 126] = [
     "glm4-moe-groups",
     "glm4-moe-lite",
     "glm-moe-dsa",
+    "glm-moe-dsa-sparse",
     "gpt-bigcode",
     "gpt-bigcode-heads",
     "gpt-neox",

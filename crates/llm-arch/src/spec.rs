@@ -233,7 +233,11 @@ impl MixerSpec {
     pub fn projected_width(&self) -> usize {
         match self {
             MixerSpec::Attention(attention) => attention.row_width(),
-            MixerSpec::Latent(latent) => latent.n_heads * latent.key_dim(),
+            MixerSpec::Latent(latent) => {
+                let index = latent.index.and_then(|index| index.heads);
+                let queries = index.map_or(0, |heads| heads.q_width());
+                queries.max(latent.n_heads * latent.key_dim())
+            }
             MixerSpec::Conv(conv) => conv.projected_width(),
             MixerSpec::Delta(delta) => delta.projected_width(),
             MixerSpec::StateSpace(space) => space.projected_width(),
@@ -267,7 +271,9 @@ impl MixerSpec {
             },
             MixerSpec::Latent(latent) => {
                 let results = latent.n_heads * latent.kv_rank;
-                results.max(latent.q_rank.unwrap_or(0))
+                let index = latent.index.and_then(|index| index.heads);
+                let weights = index.map_or(0, |heads| heads.n_heads);
+                results.max(latent.q_rank.unwrap_or(0)).max(weights)
             }
             MixerSpec::Conv(_) => 0,
             MixerSpec::Delta(delta) => match delta.packing {

@@ -17,7 +17,7 @@
 //! let weight = device.load(StoredWeight::dense(DType::F32, (2, 2), HostBytes::new(bytes)))?;
 //! let (mut x, mut out) = (device.alloc(2)?, device.alloc(2)?);
 //!
-//! let largest = WorkspaceShape { n_tokens: 1, cols: 2, rows: 2, context: 1, n_heads: 1, n_kv_heads: 1, head_dim: 1 };
+//! let largest = WorkspaceShape { n_tokens: 1, cols: 2, rows: 2, context: 1, n_heads: 1, n_kv_heads: 1, head_dim: 1, n_selecting: 0 };
 //! let mut queue = device.queue(Some(&largest))?;
 //! queue.upload(&[1.0, 10.0], &mut x)?;
 //! let part = LinearPart { weight: &weight, bias: None };
@@ -37,6 +37,7 @@ mod largest;
 mod ops;
 mod queue;
 mod reference;
+mod select;
 mod state_space;
 mod xielu;
 
@@ -52,6 +53,7 @@ pub use ops::{
 };
 pub use queue::{Event, HostPages, Ops, Queue};
 pub use reference::Reference;
+pub use select::{Selected, Selection, score_order};
 pub use state_space::{StateSpace, Steps};
 pub use xielu::Xielu;
 

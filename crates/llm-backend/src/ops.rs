@@ -2,7 +2,7 @@
 
 use llm_tensor::{Activation, Gate, Norm, Pairing};
 
-use crate::Backend;
+use crate::{Backend, Selected};
 
 /// Description of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +183,20 @@ pub struct Attention<'a, B: Backend> {
     /// A score for each head, `[n_heads]`, that joins its softmax and has no value: it takes weight from the positions
     /// (attention sinks, Xiao et al. 2023, learned).
     pub sinks: Option<&'a B::Weight>,
+    /// Positions that each row sees among those that the mask shows, which is a causal one then without a window; none hides no other.
+    pub selected: Option<Selected<'a, B>>,
+}
+
+impl<B: Backend> Attention<'_, B> {
+    /// # Panics
+    /// When positions are selected under another mask than the causal one.
+    pub fn check_selected(&self) {
+        assert!(
+            self.selected.is_none() || self.mask == Mask::Causal { window: None },
+            "positions are selected among all before, not by {:?}",
+            self.mask
+        );
+    }
 }
 
 /// Positions of its sequence that a query sees.

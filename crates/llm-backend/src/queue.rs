@@ -7,7 +7,7 @@ use llm_tensor::{Activation, ClampedGate, Gate};
 use crate::{
     Allocation, Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
     HeadProducts, Heads, KvColumns, LinearPart, NormOp, Output, Result, Rotary, RouterVectors,
-    Routing, Run, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
+    Routing, Run, Selection, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
 };
 
 /// Host memory that a device copies by itself: weights rest in it, or arrive in it from disk.
@@ -216,6 +216,19 @@ pub trait Ops<B: Backend>: Queue<B> {
         batch: &Batch<'_, B>,
         pool: &B::KvPool,
         out: &mut B::Buffer,
+    ) -> Result<()>;
+
+    /// Sets, in each row's words of `bits` `[_, row_words]`, those of the positions that the row is to attend to: of its own and
+    /// all before it the `n_selected` that score highest, the first among equals. Queries `[_, n_heads · head_dim]` and weights
+    /// `[_, n_heads]` are in the same row; keys are in `pool`, the rows' own among them. Words behind that of the row's own
+    /// position stay as they are. All sequences of a pass at once.
+    fn select(
+        &mut self,
+        op: &Selection,
+        inputs: (&B::Buffer, &B::Buffer),
+        batch: &Batch<'_, B>,
+        pool: &B::KvPool,
+        bits: &mut B::Index,
     ) -> Result<()>;
 
     /// Convolves each sequence's rows of `x`, after those that its slot of `state` has inputs of, into rows `[_, n_channels]` of

@@ -121,6 +121,7 @@ pub(crate) const SMALL: WorkspaceShape = WorkspaceShape {
     n_heads: 1,
     n_kv_heads: 1,
     head_dim: 1,
+    n_selecting: 0,
 };
 
 /// Message of an operation's failure.

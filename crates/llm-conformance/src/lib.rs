@@ -25,6 +25,7 @@ mod packed;
 mod places;
 mod routing;
 mod schemes;
+mod select;
 mod state_space;
 mod states;
 mod tables;
@@ -51,6 +52,7 @@ pub fn check<B: Backend>(backend: &Arc<B>) {
     check_elementwise(backend);
     check_linear(backend);
     check_attention(backend);
+    check_selection(backend);
     check_states(backend);
     check_delta(backend);
     check_state_space(backend);
@@ -220,6 +222,14 @@ pub fn check_attention<B: Backend>(backend: &Arc<B>) {
     check_each(backend, &attention::forks());
 }
 
+/// Checks the selection of positions, and attention to those that are selected.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_selection<B: Backend>(backend: &Arc<B>) {
+    check_each(backend, &select::cases());
+}
+
 /// Checks the delta rule, prompts at once and in pieces, and gates on heads.
 ///
 /// # Panics
@@ -337,6 +347,7 @@ pub fn check_reproducible<A: Backend, B: Backend>(one: &Arc<A>, other: &Arc<B>) 
     check_same_bits(one, other, &int8::cases());
     check_same_bits(one, other, &attention::cases());
     check_same_bits(one, other, &attention::together());
+    check_same_bits(one, other, &select::cases());
     check_same_bits(one, other, &conv::cases());
     check_same_bits(one, other, &delta::cases());
     check_same_bits(one, other, &state_space::cases());

@@ -38,6 +38,7 @@ pub(crate) fn attention(
         "{n_heads} query heads share the pool's"
     );
     assert!(q_width <= op.row_width, "queries within a row");
+    op.check_selected();
     if let Some(bias) = &op.bias {
         assert!(bias.row > 0 && bias.table.as_slice().len() >= n_heads * bias.row);
     }
@@ -105,9 +106,17 @@ struct Queries<'a> {
     /// Positions that the pool holds.
     n_positions: usize,
     op: &'a Attention<'a, Cpu>,
+    /// Bits of the positions that each row sees, where they are selected: of the first row on.
+    selected: Option<(&'a [u32], usize)>,
 }
 
 impl<'a> Queries<'a> {
+    /// Bits of the positions that `token` sees, where they are selected.
+    fn selected(&self, token: usize) -> Option<&'a [u32]> {
+        self.selected
+            .map(|(bits, row_words)| &bits[token * row_words..][..row_words])
+    }
+
     /// Heads that share a key head.
     fn group(&self) -> usize {
         self.op.n_heads / self.op.n_kv_heads
@@ -197,6 +206,10 @@ impl Call<'_> {
             position: rows.start,
             n_positions: rows.n_positions,
             op: self.op,
+            selected: self.op.selected.map(|of| {
+                let bits = &of.bits.as_slice()[rows.first * of.row_words..];
+                (bits, of.row_words)
+            }),
         };
         let seen = queries.all_seen();
         assert!(!seen.is_empty(), "a query sees a position at least");

@@ -41,6 +41,7 @@ mod pool;
 mod probe;
 mod queue;
 mod routes;
+mod select;
 mod share;
 mod simd;
 mod state_space;
@@ -103,7 +104,7 @@ pub struct CpuOptions {
 /// let weight = cpu.load(StoredWeight::dense(DType::BF16, (2, 2), HostBytes::new(bf16)))?;
 /// let (mut x, mut out) = (cpu.alloc(2)?, cpu.alloc(2)?);
 ///
-/// let largest = WorkspaceShape { n_tokens: 1, cols: 2, rows: 2, context: 1, n_heads: 1, n_kv_heads: 1, head_dim: 1 };
+/// let largest = WorkspaceShape { n_tokens: 1, cols: 2, rows: 2, context: 1, n_heads: 1, n_kv_heads: 1, head_dim: 1, n_selecting: 0 };
 /// let mut queue = cpu.queue(Some(&largest))?;
 /// queue.upload(&[1.0, 10.0], &mut x)?;
 /// queue.linear(&[LinearPart { weight: &weight, bias: None }], &x, Output::Write, &mut out, 1)?;

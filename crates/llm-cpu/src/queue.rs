@@ -6,7 +6,7 @@ use std::sync::Arc;
 use llm_backend::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
     HostPages, KvColumns, LinearPart, NormOp, Ops, Output, Queue, Result, Rotary, RouterVectors,
-    Routing, Run, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
+    Routing, Run, Selection, ShortConv, StateBatch, StateSpace, Xielu, first_of_largest,
 };
 use llm_tensor::{Activation, ClampedGate};
 
@@ -19,7 +19,7 @@ use crate::routes::{of_largest, sigmoid};
 use crate::share::{Matrix, Rows};
 use crate::weight::{CopyRow, Weight};
 use crate::{
-    Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, heads, kv_pool, linear,
+    Buffer, Cpu, CpuPages, KvPool, Routes, attention, conv, delta, heads, kv_pool, linear, select,
     state_space,
 };
 
@@ -284,6 +284,20 @@ impl Ops<Cpu> for CpuQueue {
         let (q, out) = (q.as_slice(), out.as_mut_slice());
         let workspace = &mut self.workspace;
         attention::attention(&self.cpu, op, q, batch, pool, out, workspace);
+        Ok(())
+    }
+
+    fn select(
+        &mut self,
+        op: &Selection,
+        (q, weights): (&Buffer, &Buffer),
+        batch: &Batch<'_, Cpu>,
+        pool: &KvPool,
+        bits: &mut Buffer<u32>,
+    ) -> Result<()> {
+        let inputs = (q.as_slice(), weights.as_slice());
+        let (bits, workspace) = (bits.as_mut_slice(), &mut self.workspace);
+        select::select(&self.cpu, op, inputs, batch, pool, bits, workspace);
         Ok(())
     }
 

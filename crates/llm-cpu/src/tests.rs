@@ -223,6 +223,7 @@ pub(crate) fn shape(n_tokens: usize, cols: usize, rows: usize) -> WorkspaceShape
         n_heads: 6,
         n_kv_heads: 2,
         head_dim: 20,
+        n_selecting: 0,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::gemm::gemm_len;
 use crate::int8;
 use crate::isa::Geometry;
 use crate::matvec::{GEMM_TOKENS_4BIT, matvec_len};
+use crate::select::select_len;
 use crate::whole;
 
 /// Bytes of a queue's scratch memory.
@@ -51,6 +52,12 @@ pub(crate) fn n_elements(
     .max(delta_len(
         shape.n_tokens,
         shape.head_dim,
+        geometry,
+        n_threads,
+    ))
+    .max(select_len(
+        shape.n_selecting,
+        shape.context,
         geometry,
         n_threads,
     ))

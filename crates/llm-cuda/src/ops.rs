@@ -22,9 +22,9 @@ mod state_space;
 mod xielu;
 
 use llm_backend::{
-    Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
-    KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors, Routing, Run,
-    ShortConv, StateBatch, StateSpace, Xielu,
+    Attention, BackendError, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates,
+    HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors,
+    Routing, Run, Selection, ShortConv, StateBatch, StateSpace, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, WorkspaceShape};
 
@@ -170,6 +170,22 @@ impl Ops<Cuda> for CudaQueue {
         out: &mut Buffer,
     ) -> Result<()> {
         attention::attention(self, op, q, batch, (pool, out))
+    }
+
+    /// # Errors
+    /// [`BackendError::NoKernel`]: plans have such models compute on the CPU.
+    fn select(
+        &mut self,
+        _: &Selection,
+        _: (&Buffer, &Buffer),
+        _: &Batch<'_, Cuda>,
+        _: &KvPool,
+        _: &mut Index,
+    ) -> Result<()> {
+        Err(BackendError::NoKernel {
+            device: self.card.name.clone(),
+            operation: "select positions",
+        })
     }
 
     fn short_conv(

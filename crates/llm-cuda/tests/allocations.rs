@@ -81,6 +81,7 @@ impl Model {
             n_heads: 4,
             n_kv_heads: 2,
             head_dim: 16,
+            n_selecting: 0,
         };
         let buffer = |n: usize| cuda.alloc(MOST * n).unwrap();
         let load = |scheme, rows, cols| cuda.load(zeros(scheme, rows, cols)).unwrap();
@@ -172,6 +173,7 @@ impl Model {
             mask: Mask::Causal { window: None },
             bias: None,
             sinks: None,
+            selected: None,
         };
         queue.attention(&attention, wide, &batch, pool, y).unwrap();
         queue.linear(&[a], y, Output::Add, x, n).unwrap();

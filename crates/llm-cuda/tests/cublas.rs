@@ -249,6 +249,7 @@ fn shape(case: Case) -> WorkspaceShape {
         n_heads: 1,
         n_kv_heads: 1,
         head_dim: 64,
+        n_selecting: 0,
     }
 }
 

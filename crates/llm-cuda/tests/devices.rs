@@ -50,6 +50,7 @@ fn copies_are_straight_where_the_hardware_allows_it_and_the_host_waits_for_none(
                 n_heads: 1,
                 n_kv_heads: 1,
                 head_dim: 1,
+                n_selecting: 0,
             };
             let mut queues = gpus.each_ref().map(|gpu| gpu.queue(Some(&shape)).unwrap());
             let mut rows = gpus.each_ref().map(|gpu| gpu.alloc(N).unwrap());

@@ -263,6 +263,7 @@ fn attended(cuda: &Arc<Cuda>, pool: &mut <Cuda as Backend>::KvPool, n: usize) ->
         n_heads: 1,
         n_kv_heads: 1,
         head_dim: 4,
+        n_selecting: 0,
     };
     let mut queue = cuda.queue(Some(&shape)).unwrap();
     let mut q = cuda.alloc(4).unwrap();
@@ -293,6 +294,7 @@ fn attended(cuda: &Arc<Cuda>, pool: &mut <Cuda as Backend>::KvPool, n: usize) ->
         mask: Mask::Causal { window: Some(64) },
         bias: None,
         sinks: None,
+        selected: None,
     };
     let mut out = cuda.alloc(4).unwrap();
     queue.attention(&op, &q, &batch, pool, &mut out).unwrap();

@@ -164,6 +164,13 @@ pub fn bias_elements(stack: &StackSpec, context: usize) -> usize {
     stack.n_heads() * row
 }
 
+/// Words that have a bit of each position for a row, where rows select the positions that they attend to.
+pub fn selected_words(spec: &ModelSpec, limits: &Limits) -> Option<usize> {
+    let mut index = spec.decoder.latents().filter_map(|latent| latent.index);
+    let selects = index.any(|index| limits.selects(&index));
+    selects.then(|| limits.context.div_ceil(u32::BITS as usize))
+}
+
 /// Workspace of a device that computes with any part of a model.
 pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
     let widths = ActivationWidths::of(spec);
@@ -199,6 +206,12 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
         head_dim: stacks(spec)
             .flat_map(|stack| &stack.layers)
             .map(|layer| layer.mixer.head_dim())
+            .max()
+            .unwrap_or(0),
+        n_selecting: stacks(spec)
+            .flat_map(StackSpec::latents)
+            .filter_map(|latent| latent.index.filter(|index| limits.selects(index))?.heads)
+            .map(|heads| heads.n_heads)
             .max()
             .unwrap_or(0),
     }

@@ -55,6 +55,18 @@ pub fn latent_kv_shape(latent: &LatentSpec, limits: &Limits, dtype: DType) -> Kv
     }
 }
 
+/// Pool of the keys by which a decoder's layer selects positions, where it has heads for that and contexts have more of them than
+/// are selected.
+pub fn index_kv_shape(latent: &LatentSpec, limits: &Limits, dtype: DType) -> Option<KvShape> {
+    let index = latent.index.filter(|index| limits.selects(index))?;
+    let head_dim = index.heads?.head_dim;
+    Some(KvShape {
+        head_dim,
+        values: KvValues::OfKeys(head_dim),
+        ..latent_kv_shape(latent, limits, dtype)
+    })
+}
+
 /// Pool of a decoder's layer for what an encoder made of the prompts.
 pub fn cross_kv_shape(attention: &AttentionSpec, limits: &Limits, dtype: DType) -> KvShape {
     KvShape {
@@ -96,6 +108,8 @@ pub fn kv_tables(
 ) -> Vec<KvTable> {
     let table = |shape: KvShape| KvTable::of(&shape, block_len(&shape));
     let layers = spec.decoder.layers.iter();
+    let index = spec.decoder.latents();
+    let index = index.filter_map(|latent| index_kv_shape(latent, limits, dtype));
     let shapes = layers.filter_map(|layer| match &layer.mixer {
         MixerSpec::Attention(attention) => Some(kv_shape(attention, limits, dtype)),
         MixerSpec::Hybrid(hybrid) => Some(kv_shape(&hybrid.attention, limits, dtype)),
@@ -104,7 +118,7 @@ pub fn kv_tables(
             None
         }
     });
-    let mut tables: Vec<_> = shapes.map(table).collect();
+    let mut tables: Vec<_> = shapes.chain(index).map(table).collect();
     tables.sort_unstable();
     tables.dedup();
     tables

@@ -39,7 +39,9 @@ mod units;
 mod verdict;
 mod weights;
 
-pub use activation::{ActivationWidths, ActivationsOf, HeadWidths, bias_elements, workspace_shape};
+pub use activation::{
+    ActivationWidths, ActivationsOf, HeadWidths, bias_elements, selected_words, workspace_shape,
+};
 pub use advice::{Alternative, Change, Precision, Way, advice, alternatives};
 pub use budget::{Budgets, MaxMemory};
 pub use cost::{HandOver, StepCost, Workload};
@@ -48,8 +50,8 @@ pub use error::PlanError;
 pub use estimate::{MemoryEstimate, UnitUse};
 pub use hf_map::HfMap;
 pub use kv::{
-    KvTable, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables,
-    latent_kv_shape, state_shapes,
+    KvTable, conv_state_shape, cross_kv_shape, encoder_kv_shape, index_kv_shape, kv_shape,
+    kv_tables, latent_kv_shape, state_shapes,
 };
 pub use limits::Limits;
 pub use load_peak::whole_shards_peak;
@@ -60,7 +62,7 @@ pub use placement::{DividedPart, Division, Home, Placement, Rest, RunOn};
 pub use plan::{Request, plan};
 pub use recommend::{COMFORTABLE, Choice, Reason, Recommendation, recommend};
 pub use speeds::{GpuSpeed, LinkSpeed, Speeds};
-pub use stages::StagePlan;
+pub use stages::{StagePlan, check_selections};
 pub use staging::{
     PART_BORDER, SLOT_PADDING, STAGING_SLOTS, looked_up_row_bytes, resting_bytes, staged_bytes,
 };

@@ -1,4 +1,4 @@
-use llm_arch::ModelSpec;
+use llm_arch::{IndexSpec, ModelSpec};
 
 use crate::{PlanError, Result};
 
@@ -23,6 +23,11 @@ impl Limits {
         })
     }
 
+    /// True if contexts may have more positions than are selected of them.
+    pub fn selects(&self, index: &IndexSpec) -> bool {
+        self.context > index.n_selected
+    }
+
     /// Check that sessions of a model can have them.
     ///
     /// # Errors
@@ -32,15 +37,6 @@ impl Limits {
             return Err(PlanError::Context {
                 context: self.context,
                 model_context: spec.context,
-            });
-        }
-        // Up to that many, all positions are selected, and attention is what it is without a selection.
-        let selected = spec.decoder.latents().filter_map(|latent| latent.index);
-        let selected = selected.map(|index| index.n_selected).min();
-        if let Some(n_selected) = selected.filter(|&n| self.context > n) {
-            return Err(PlanError::Selection {
-                context: self.context,
-                n_selected,
             });
         }
         let named = [
@@ -62,31 +58,3 @@ impl Limits {
 
 /// More than any machine serves; products with it fit 64 bits.
 const MAX: usize = 1 << 24;
-
-#[cfg(test)]
-mod tests {
-    use crate::PlanError;
-    use crate::tests::golden;
-
-    /// As many positions as are selected are all of them.
-    #[test]
-    fn contexts_of_which_positions_would_be_selected_are_refused() {
-        let spec = golden("glm-moe-dsa-sparse").spec;
-        for context in [1, 6, 7] {
-            let limits = super::Limits {
-                n_sequences: 1,
-                context,
-                n_tokens: 1,
-                n_logits: 1,
-            };
-            match limits.check(&spec) {
-                Ok(()) => assert!(context <= 6),
-                Err(error) => {
-                    let selection = matches!(error, PlanError::Selection { n_selected: 6, .. });
-                    assert!(selection && context == 7, "{error}");
-                    assert!(error.to_string().contains("index_topk"));
-                }
-            }
-        }
-    }
-}

@@ -8,8 +8,8 @@ use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 use crate::activation::{F32, HostBuffers};
 use crate::{
     ActivationWidths, HeadWidths, Limits, PlanError, Result, RunOn, bias_elements,
-    conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables, latent_kv_shape,
-    state_shapes, workspace_shape,
+    conv_state_shape, cross_kv_shape, encoder_kv_shape, index_kv_shape, kv_shape, kv_tables,
+    latent_kv_shape, selected_words, state_shapes, workspace_shape,
 };
 
 /// Costs that only a kind of device knows.
@@ -188,7 +188,8 @@ impl DeviceNeeds {
             let attention = match &layer.mixer {
                 MixerSpec::Attention(attention) => attention,
                 MixerSpec::Latent(latent) => {
-                    return pool(latent_kv_shape(latent, limits, kv_dtype));
+                    let index = index_kv_shape(latent, limits, kv_dtype).map_or(0, pool);
+                    return pool(latent_kv_shape(latent, limits, kv_dtype)).saturating_add(index);
                 }
                 MixerSpec::Conv(conv) => return conv_state_shape(conv, limits).bytes().get(),
                 MixerSpec::Delta(delta) => return states(delta.elements()),
@@ -221,7 +222,9 @@ impl DeviceNeeds {
         let encoded = encoded.map_or(0, |n_blocks| n_blocks + ROWS_WORDS);
         let slot = u64::from(stack.is_recurrent());
         let of_sequence = ROWS_WORDS + blocks + encoded + slot;
-        let n_words = limits.n_tokens as u64 * 2 + n_sequences * of_sequence;
+        // And the bits of the positions that rows attend to, where they are selected.
+        let of_row = 2 + selected_words(spec, limits).unwrap_or(0) as u64;
+        let n_words = limits.n_tokens as u64 * of_row + n_sequences * of_sequence;
         let experts = stack.layers.iter().find_map(|layer| layer.mlp.experts());
         let routes = experts.map_or(0, |experts| {
             costs.routes_bytes(experts, limits.n_tokens).get()

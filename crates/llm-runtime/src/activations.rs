@@ -1,13 +1,13 @@
 //! The memory of a pass, allocated once and reused by every block.
 
 use llm_arch::{ExpertsSpec, ModelSpec};
-use llm_backend::{Allocation, Backend};
-use llm_plan::{ActivationWidths, ActivationsOf, Home, Limits, Term};
+use llm_backend::{Allocation, Backend, Selected};
+use llm_plan::{ActivationWidths, ActivationsOf, Home, Limits, Term, selected_words};
 use llm_tensor::Bytes;
 
-use crate::Result;
 use crate::allocated::{Allocated, vec_bytes};
 use crate::port::Crossing;
+use crate::{Result, RuntimeError};
 
 /// The activations of a pass, as wide as [`ActivationWidths`] says.
 pub(crate) struct Activations<B: Backend> {
@@ -19,10 +19,30 @@ pub(crate) struct Activations<B: Backend> {
     pub(crate) ids: B::Index,
     /// Their rows in a table of positions.
     pub(crate) positions: B::Index,
+    /// Positions that rows attend to, where they are selected.
+    pub(crate) selected: Option<Selecting<B>>,
     /// Rows of the experts, where there are any,
     pub(crate) routes: Option<B::Routes>,
     /// and how many each has, where the host has to know.
     pub(crate) n_rows: Vec<usize>,
+}
+
+/// Positions that are selected, by a layer for itself and those behind it that select none.
+pub(crate) struct Selecting<B: Backend> {
+    /// `[n_tokens, row_words]`.
+    pub(crate) bits: B::Index,
+    /// Words of a row.
+    pub(crate) row_words: usize,
+}
+
+impl<B: Backend> Selecting<B> {
+    /// The same, as attention reads them.
+    pub(crate) fn of(&self) -> Selected<'_, B> {
+        Selected {
+            bits: &self.bits,
+            row_words: self.row_words,
+        }
+    }
 }
 
 impl<B: Backend> Activations<B> {
@@ -31,11 +51,18 @@ impl<B: Backend> Activations<B> {
         let mut layers = spec.decoder.layers.iter();
         let experts = layers.find_map(|layer| layer.mlp.experts());
         let routes = |experts: &ExpertsSpec| backend.routes(&experts.routing, limits.n_tokens);
+        let selecting = |row_words| {
+            Ok::<_, RuntimeError>(Selecting {
+                bits: backend.alloc_index(limits.n_tokens * row_words)?,
+                row_words,
+            })
+        };
         Ok(Activations {
             hidden: spec.hidden,
             rows: widths.try_map(|width| backend.alloc(limits.n_tokens * width))?,
             ids: backend.alloc_index(limits.n_tokens)?,
             positions: backend.alloc_index(limits.n_tokens)?,
+            selected: selected_words(spec, limits).map(selecting).transpose()?,
             routes: experts.map(routes).transpose()?,
             n_rows: vec![0; widths.scores],
         })
@@ -67,6 +94,7 @@ impl<B: Backend> Activations<B> {
         let rest = [
             self.ids.bytes(),
             self.positions.bytes(),
+            (self.selected.as_ref()).map_or(Bytes::ZERO, |of| of.bits.bytes()),
             self.routes.as_ref().map_or(Bytes::ZERO, B::Routes::bytes),
         ];
         allocated.add(home, Term::Activations, buffers.chain(rest).sum());

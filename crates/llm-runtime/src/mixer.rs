@@ -4,6 +4,7 @@ mod attention;
 mod conv;
 mod cross;
 mod delta;
+mod index;
 mod latent;
 mod state_space;
 
@@ -25,10 +26,17 @@ pub(crate) fn forward<B: Backend>(
     a: &mut Activations<B>,
     state: &mut MixerState<B>,
 ) -> Result<()> {
-    let MixerState { kv, conv, rule } = state;
+    let MixerState {
+        kv,
+        index,
+        conv,
+        rule,
+    } = state;
     match mixer {
         MixerOf::Attention(weights) => attention::forward(weights, call, io, a, own(kv)),
-        MixerOf::Latent(weights) => latent::forward(weights, call, io, a, own(kv)),
+        MixerOf::Latent(weights) => {
+            latent::forward(weights, call, io, a, (own(kv), index.as_mut()))
+        }
         MixerOf::Conv(weights) => conv::forward(weights, call, io, a, &mut conv[0]),
         MixerOf::Delta(weights) => delta::forward(weights, call, io, a, (conv, own(rule))),
         MixerOf::StateSpace(weights) => {
@@ -85,5 +93,6 @@ fn attention_op<'a, B: Backend>(
         mask,
         bias,
         sinks,
+        selected: None,
     }
 }

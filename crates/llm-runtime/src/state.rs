@@ -3,8 +3,8 @@
 use llm_arch::{AttentionSpec, MixerSpec, ModelSpec};
 use llm_backend::{Allocation, Backend, Ops, Rows, StateBatch};
 use llm_plan::{
-    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, kv_shape, kv_tables,
-    latent_kv_shape, state_shapes,
+    KvTable, Limits, conv_state_shape, cross_kv_shape, encoder_kv_shape, index_kv_shape, kv_shape,
+    kv_tables, latent_kv_shape, state_shapes,
 };
 use llm_tensor::{Bytes, DType, KvShape, StateShape};
 
@@ -23,6 +23,8 @@ pub(crate) struct LayerState<B: Backend> {
 pub(crate) struct MixerState<B: Backend> {
     /// Keys and values.
     pub(crate) kv: Option<KvState<B>>,
+    /// Keys by which positions are selected.
+    pub(crate) index: Option<KvState<B>>,
     /// Inputs of the last positions, of each convolution.
     pub(crate) conv: Vec<SlotState<B>>,
     /// What a delta rule corrects or a state space adds up.
@@ -95,6 +97,15 @@ impl<B: Backend> LayerState<B> {
                 (Vec::new(), None)
             }
         };
+        let index = match mixer {
+            MixerSpec::Latent(latent) => index_kv_shape(latent, limits, dtype),
+            MixerSpec::Attention(_)
+            | MixerSpec::Hybrid(_)
+            | MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Absent => None,
+        };
         let kv = |shape: KvShape| KvState::new(backend, &shape, &sequences.own);
         let slots = |shape: StateShape| SlotState::new(backend, shape);
         let cross = match (mixer, &sequences.encoded) {
@@ -107,6 +118,7 @@ impl<B: Backend> LayerState<B> {
         Ok(LayerState {
             mixer: MixerState {
                 kv: own.map(kv).transpose()?,
+                index: index.map(kv).transpose()?,
                 conv: conv.into_iter().map(slots).collect::<Result<_>>()?,
                 rule: rule.map(slots).transpose()?,
             },
@@ -126,6 +138,7 @@ impl<B: Backend> LayerState<B> {
         let state = LayerState {
             mixer: MixerState {
                 kv: Some(KvState::new(backend, &shape, &own)?),
+                index: None,
                 conv: Vec::new(),
                 rule: None,
             },
@@ -146,18 +159,24 @@ impl<B: Backend> LayerState<B> {
         sequences: &SequenceBlocks<B>,
     ) -> Result<()> {
         // States of one size are nobody else's.
-        let Some(kv) = &mut self.mixer.kv else {
-            return Ok(());
-        };
-        match sequences.own.copies(kv.group) {
-            [] => Ok(()),
-            copies => Ok(queue.copy_blocks(&mut kv.pool, copies)?),
+        let MixerState { kv, index, .. } = &mut self.mixer;
+        for kv in [kv, index].into_iter().flatten() {
+            match sequences.own.copies(kv.group) {
+                [] => {}
+                copies => queue.copy_blocks(&mut kv.pool, copies)?,
+            }
         }
+        Ok(())
     }
 
     /// Copies the states of sequence `from` to `to`, where they are of one size: blocks are shared.
     pub(crate) fn copy_slot(&mut self, queue: &mut B::Queue, slots: (usize, usize)) -> Result<()> {
-        let MixerState { conv, rule, kv: _ } = &mut self.mixer;
+        let MixerState {
+            conv,
+            rule,
+            kv: _,
+            index: _,
+        } = &mut self.mixer;
         for state in conv.iter_mut().chain(rule) {
             state.copy(queue, slots)?;
         }
@@ -166,8 +185,13 @@ impl<B: Backend> LayerState<B> {
 
     /// Memory once all positions are taken.
     pub(crate) fn bytes(&self) -> Bytes {
-        let MixerState { kv, conv, rule } = &self.mixer;
-        let pools = [kv, &self.cross].into_iter().flatten();
+        let MixerState {
+            kv,
+            index,
+            conv,
+            rule,
+        } = &self.mixer;
+        let pools = [kv, index, &self.cross].into_iter().flatten();
         let slots = conv.iter().chain(rule);
         pools.map(|kv| kv.pool.bytes()).sum::<Bytes>()
             + slots.map(|state| state.buffer.bytes()).sum()

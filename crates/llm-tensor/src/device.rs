@@ -94,6 +94,8 @@ pub struct WorkspaceShape {
     pub n_kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
+    /// Heads that select positions; none where all are attended to.
+    pub n_selecting: usize,
 }
 
 /// Taps of the longest short convolution that devices have kernels for.

@@ -14,7 +14,7 @@ use super::{Reference, conv, delta, heads, state_space};
 use crate::{
     Attention, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadProducts, Heads,
     KvColumns, LinearPart, NormOp, Ops, Output, Result, Rotary, RouterVectors, Routing, Run,
-    ShortConv, StateBatch, StateSpace, Xielu,
+    Selection, ShortConv, StateBatch, StateSpace, Xielu,
 };
 
 impl Ops<Reference> for ReferenceQueue {
@@ -228,6 +228,18 @@ impl Ops<Reference> for ReferenceQueue {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         pool.attend(op, q, batch, out);
+        Ok(())
+    }
+
+    fn select(
+        &mut self,
+        op: &Selection,
+        (q, weights): (&Vec<f32>, &Vec<f32>),
+        batch: &Batch<'_, Reference>,
+        pool: &ReferencePool,
+        bits: &mut Vec<u32>,
+    ) -> Result<()> {
+        pool.select(op, (q, weights), batch, bits);
         Ok(())
     }
 

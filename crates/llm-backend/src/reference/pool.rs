@@ -4,7 +4,7 @@ use llm_tensor::{Bytes, DType, KvShape, KvValues, f32_to_le_bytes, le_bytes_to_f
 
 use super::scalar::{biased, dot};
 use super::{Reference, assert_told};
-use crate::{Allocation, Attention, Batch, KvColumns, Mask, Rows};
+use crate::{Allocation, Attention, Batch, KvColumns, Mask, Rows, Selection, score_order};
 
 /// Keys, and values where they are not the keys' own, `[blocks, BLOCK, n_kv_heads · head_dim]` each, rounded to the pool's element type. What nothing was
 /// written to is not a number, so that reading it shows.
@@ -89,24 +89,61 @@ impl ReferencePool {
             op.n_kv_heads * op.head_dim,
             "keys as wide as the pool's"
         );
+        op.check_selected();
         let q_width = op.n_heads * op.head_dim;
         let out_width = op.n_heads * self.shape.value_dim();
         for (rows, table) in sequences(batch) {
             for i in 0..rows.n_tokens {
                 let q = &q[(rows.first + i) * op.row_width..][..q_width];
                 let out = &mut out[(rows.first + i) * out_width..][..out_width];
-                self.attend_row(op, q, &rows, rows.start + i, table, out);
+                let at = (rows.first + i, rows.start + i);
+                self.attend_row(op, q, &rows, at, table, out);
             }
         }
     }
 
-    /// Attention of the heads of one query `[n_heads, head_dim]` at `position`.
+    pub(super) fn select(
+        &self,
+        op: &Selection,
+        (q, weights): (&[f32], &[f32]),
+        batch: &Batch<'_, Reference>,
+        bits: &mut [u32],
+    ) {
+        assert_eq!(self.width(), op.head_dim, "one key, as wide as the pool's");
+        let (scale, weight_scale) = (f64::from(op.scale), f64::from(op.weight_scale));
+        for (rows, table) in sequences(batch) {
+            for i in 0..rows.n_tokens {
+                let (row, n) = (rows.first + i, rows.start + i + 1);
+                let q = &q[row * op.q_width()..][..op.q_width()];
+                let weights = &weights[row * op.n_heads..][..op.n_heads];
+                let score = |p: usize| {
+                    let key = &self.keys[self.element(table, p)..][..op.head_dim];
+                    let heads = q.chunks_exact(op.head_dim).zip(weights);
+                    let of_head = |(q, &weight): (&[f32], &f32)| {
+                        let product = (dot(q, key) * scale).max(0.0);
+                        f64::from(weight) * weight_scale * product
+                    };
+                    heads.map(of_head).sum::<f64>() as f32
+                };
+                let mut order: Vec<_> = (0..n).map(|p| (score_order(score(p)), p)).collect();
+                order.sort_by_key(|&(score, _)| std::cmp::Reverse(score));
+                let bits = &mut bits[row * op.row_words..][..Selection::words(n)];
+                bits.fill(0);
+                for &(_, p) in order.iter().take(op.n_selected) {
+                    let (word, bit) = Selection::bit(p);
+                    bits[word] |= bit;
+                }
+            }
+        }
+    }
+
+    /// Attention of the heads of one query `[n_heads, head_dim]`, which is so many rows behind the pass's first, at `position`.
     fn attend_row(
         &self,
         op: &Attention<'_, Reference>,
         q: &[f32],
         rows: &Rows,
-        position: usize,
+        (row, position): (usize, usize),
         table: &[u32],
         out: &mut [f32],
     ) {
@@ -123,6 +160,13 @@ impl ReferencePool {
             rows.n_positions,
             table.len()
         );
+        let is_selected = |&p: &usize| {
+            let (word, bit) = Selection::bit(p);
+            let of_row = |row_words| row * row_words + word;
+            op.selected
+                .is_none_or(|of| of.bits[of_row(of.row_words)] & bit != 0)
+        };
+        let shown: Vec<usize> = shown.filter(is_selected).collect();
         let (group, dim) = (op.n_heads / op.n_kv_heads, op.head_dim);
         let sinks = op.sinks.map(|sinks| sinks.decoded());
         let heads = q.chunks_exact(dim);
@@ -141,7 +185,7 @@ impl ReferencePool {
                     .map_or(product, |cap| cap * (product / cap).tanh());
                 capped + op.bias.map_or(0.0, |bias| biased(&bias, head, p, position))
             };
-            let scores: Vec<f64> = shown.clone().map(score).collect();
+            let scores: Vec<f64> = shown.iter().copied().map(score).collect();
             let sink = sinks.as_ref().map(|sinks| f64::from(sinks.values[head]));
             let max = scores
                 .iter()
@@ -152,7 +196,7 @@ impl ReferencePool {
             let of_sink = sink.map_or(0.0, |sink| (sink - max).exp());
             let total: f64 = weights.iter().sum::<f64>() + of_sink;
             for (d, out) in out.iter_mut().enumerate() {
-                let values = shown.clone().map(|p| f64::from(all_values[at(p) + d]));
+                let values = shown.iter().map(|&p| f64::from(all_values[at(p) + d]));
                 let sum: f64 = weights.iter().zip(values).map(|(w, v)| w * v).sum();
                 *out = (sum / total) as f32;
             }

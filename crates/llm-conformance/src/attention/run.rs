@@ -187,6 +187,7 @@ impl<'a, B: Backend> Run<'a, B> {
                 zero: bias.zero,
             }),
             sinks: sinks.as_ref(),
+            selected: None,
         };
         let (rows_index, tables) = self.told(&rows, tokens);
         let batch = Batch {

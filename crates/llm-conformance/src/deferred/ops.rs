@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use llm_backend::{
     Attention, Backend, Batch, DeltaRule, Expert, ExpertBuffers, Groups, HeadGates, HeadNorm,
     HeadProducts, Heads, KvColumns, LinearPart, NormOp, Ops, Output, Queue, RelativeBias, Result,
-    Rotary, RouterVectors, Routing, Rows, Run, ShortConv, StateBatch, StateSpace, Xielu,
+    Rotary, RouterVectors, Routing, Rows, Run, Selected, Selection, ShortConv, StateBatch,
+    StateSpace, Xielu,
 };
 use llm_tensor::{Activation, ClampedGate, Norm};
 
@@ -285,7 +286,9 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
             mask,
             bias,
             sinks,
+            selected,
         } = *op;
+        let selected = selected.map(|of| (of.bits.handle(), of.row_words));
         let sinks = sinks.cloned();
         let bias = bias.map(|bias| (bias.table.handle(), bias.row, bias.zero));
         let (q, pool, out) = (q.handle(), pool.handle(), out.handle());
@@ -293,6 +296,8 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
         self.put(move |queue| {
             let table = bias.as_ref().map(|(table, ..)| lock(table));
             let bias = table.as_deref().zip(bias.as_ref());
+            let bits = selected.as_ref().map(|(bits, _)| lock(bits));
+            let bits = bits.as_deref().zip(selected.as_ref());
             let op = Attention {
                 n_heads,
                 n_kv_heads,
@@ -303,9 +308,28 @@ impl<B: Backend> Ops<Deferred<B>> for DeferredQueue<B> {
                 mask,
                 bias: bias.map(|(table, &(_, row, zero))| RelativeBias { table, row, zero }),
                 sinks: sinks.as_deref(),
+                selected: bits.map(|(bits, &(_, row_words))| Selected { bits, row_words }),
             };
             batch
                 .with(|batch| queue.attention(&op, &lock(&q), batch, &lock(&pool), &mut lock(&out)))
+        })
+    }
+
+    fn select(
+        &mut self,
+        op: &Selection,
+        (q, weights): (&Shared<B::Buffer>, &Shared<B::Buffer>),
+        batch: &Batch<'_, Deferred<B>>,
+        pool: &Shared<B::KvPool>,
+        bits: &mut Shared<B::Index>,
+    ) -> Result<()> {
+        let (op, q, weights) = (*op, q.handle(), weights.handle());
+        let (pool, bits, batch) = (pool.handle(), bits.handle(), RecordedBatch::of(batch));
+        self.put(move |queue| {
+            batch.with(|batch| {
+                let inputs = (&*lock(&q), &*lock(&weights));
+                queue.select(&op, inputs, batch, &lock(&pool), &mut lock(&bits))
+            })
         })
     }
 

@@ -11,7 +11,7 @@ use llm_backend::Output;
 use llm_tensor::KvValues;
 
 use super::Queries;
-use super::scores::{add_bias, bound, hide, soften};
+use super::scores::{add_bias, bound, hide, hide_others, soften};
 use crate::dense::DenseView;
 use crate::gemm::transpose_rows;
 use crate::kv_pool::KvView;
@@ -158,6 +158,9 @@ impl Attend<'_> {
                 let within = |position: usize| position.saturating_sub(first).min(n_keys);
                 let scores = &mut scores[..n_keys.next_multiple_of(S::LANES)];
                 hide(scores, within(seen.start)..within(seen.end));
+                if let Some(bits) = self.queries.selected(place(i).0) {
+                    hide_others(&mut scores[..n_keys], bits, first);
+                }
                 let rescale = soften(simd, scores, &mut maxima[i], &mut totals[i]);
                 let sums = &mut sums[i * value_dim..][..value_dim];
                 for at in (0..value_dim).step_by(S::LANES) {

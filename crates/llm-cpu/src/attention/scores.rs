@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use llm_backend::Selection;
+
 use crate::math::{exp, tanh};
 use crate::simd::Simd;
 
@@ -47,6 +49,17 @@ fn add_splat<S: Simd>(simd: S, scores: &mut [f32], x: f32) {
 pub(super) fn hide(scores: &mut [f32], seen: Range<usize>) {
     scores[..seen.start].fill(f32::NEG_INFINITY);
     scores[seen.end..].fill(f32::NEG_INFINITY);
+}
+
+/// Makes the scores of positions from `first` on -∞ whose bits are not set.
+#[inline(always)]
+pub(super) fn hide_others(scores: &mut [f32], bits: &[u32], first: usize) {
+    for (position, score) in (first..).zip(scores) {
+        let (word, bit) = Selection::bit(position);
+        if bits[word] & bit == 0 {
+            *score = f32::NEG_INFINITY;
+        }
+    }
 }
 
 /// Replaces scores by their exponentials relative to the new maximum and updates maximum and total; returns what

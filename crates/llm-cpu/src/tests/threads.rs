@@ -111,6 +111,7 @@ fn attended(n_threads: usize) -> Vec<f32> {
         mask: Mask::Causal { window: None },
         bias: None,
         sinks: None,
+        selected: None,
     };
     let mut out = cpu.alloc(6 * q_width).unwrap();
     queue.attention(&op, &x, &next, &pool, &mut out).unwrap();

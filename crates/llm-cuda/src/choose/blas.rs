@@ -159,6 +159,7 @@ mod tests {
             n_heads: 8,
             n_kv_heads: 8,
             head_dim: 64,
+            n_selecting: 0,
         };
         assert!(blas_may_pay(&shape(512, 4096, 14336)));
         assert!(!blas_may_pay(&shape(1, 4096, 128_000)));

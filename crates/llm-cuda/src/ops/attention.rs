@@ -20,6 +20,10 @@ pub(super) fn attention(
     batch: &Batch<'_, Cuda>,
     (pool, out): (&KvPool, &mut Buffer),
 ) -> Result<()> {
+    assert!(
+        op.selected.is_none(),
+        "positions are selected where there is a kernel for it"
+    );
     // Where chunks begin takes the tiled kernels a third of the warps that a multiprocessor has, of all models.
     let is_chunked = matches!(op.mask, Mask::Chunked { .. });
     if op.head_dim > MAX_HEAD_DIM || pool.shape.values != KvValues::Own || is_chunked {
@@ -476,6 +480,7 @@ mod tests {
                         n_heads,
                         n_kv_heads,
                         head_dim,
+                        n_selecting: 0,
                     };
                     for n_sequences in 1..=n_tokens {
                         let (group, each) = (n_heads / n_kv_heads, n_tokens / n_sequences);

@@ -28,6 +28,7 @@ pub(super) fn of_cpu(extent: Extent) -> Result<f64> {
         n_heads: 1,
         n_kv_heads: 1,
         head_dim: 1,
+        n_selecting: 0,
     }))?;
     let part = LinearPart {
         weight: &weight,

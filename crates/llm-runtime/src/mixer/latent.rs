@@ -12,9 +12,9 @@ use llm_backend::{
     Rotary,
 };
 
-use super::project_back;
+use super::{index, project_back};
 use crate::Result;
-use crate::activations::Activations;
+use crate::activations::{Activations, Selecting};
 use crate::projection::{apply, norm_op};
 use crate::state::KvState;
 use crate::sublayer::{Call, Input};
@@ -22,17 +22,26 @@ use crate::sublayer::{Call, Input};
 /// Each row sees the latents of its sequence up to its own.
 ///
 /// `attended` has the row's own latent first, then queries, then results; `qkv` has queries of latents, `[n_heads, latent | turned]`;
-/// `grouped` has the latent of queries, then sums of latents.
+/// `grouped` has the latent of queries, then sums of latents. Before queries are brought to latents, `qkv` and `grouped` have what
+/// positions are selected by.
 pub(super) fn forward<B: Backend>(
     weights: &LatentOf<B::Weight>,
     call: &mut Call<'_, B>,
     (input, output): (Input, Output),
     a: &mut Activations<B>,
-    kv: &mut KvState<B>,
+    (kv, keys): (&mut KvState<B>, Option<&mut KvState<B>>),
 ) -> Result<()> {
     let spec = &weights.spec;
     keep(weights, call, input, a, kv)?;
+    let mut own = weights.index.as_ref().zip(keys);
+    if let Some((index, keys)) = &mut own {
+        index::keep::<B>((spec, index), call, input, a, keys)?;
+    }
     queries(weights, call, input, a)?;
+    let selects = a.selected.is_some() && leaves_some_out(spec, call, kv);
+    if let Some((index, keys)) = own.filter(|_| selects) {
+        index::select::<B>(weights, index, call, input, a, keys)?;
+    }
     let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
     let to_latents = HeadProducts {
         side: MatrixSide::Columns,
@@ -50,12 +59,21 @@ pub(super) fn forward<B: Backend>(
         mask: Mask::Causal { window: None },
         bias: None,
         sinks: None,
+        // Its own layer's, or that of the last layer that selected some.
+        selected: a.selected.as_ref().filter(|_| selects).map(Selecting::of),
     };
     let batch = call.sequences.own.batch(kv.group);
     queue.attention(&op, &a.rows.qkv, &batch, &kv.pool, &mut a.rows.grouped)?;
     let to_values = products::<B>(spec, &weights.kv, (spec.nope_dim, spec.value_dim));
     queue.head_products(&to_values, &a.rows.grouped, &mut a.rows.attended, n_tokens)?;
     project_back(queue, (&weights.out, 1.0), output, a, n_tokens)
+}
+
+/// True if some row of a pass has more positions than are selected.
+fn leaves_some_out<B: Backend>(spec: &LatentSpec, call: &Call<'_, B>, kv: &KvState<B>) -> bool {
+    let n_selected = spec.index.map_or(usize::MAX, |index| index.n_selected);
+    let mut rows = call.sequences.own.batch(kv.group).rows.iter();
+    rows.any(|rows| rows.start + rows.n_tokens > n_selected)
 }
 
 /// Takes each row's latent, normalised, and the key that all heads share, turned, to the pool.

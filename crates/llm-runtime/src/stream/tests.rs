@@ -140,6 +140,7 @@ const WORKSPACE: WorkspaceShape = WorkspaceShape {
     n_heads: 1,
     n_kv_heads: 1,
     head_dim: 1,
+    n_selecting: 0,
 };
 
 impl Files {

@@ -104,6 +104,7 @@ mod tests {
                             n_heads: 1,
                             n_kv_heads: 1,
                             head_dim: 1,
+                            n_selecting: 0,
                         };
                         let needed = workspace::bytes(areas(tiles, n, cols, results));
                         assert!(needed <= scratch_bytes(&shape), "{tiles:?} {shape:?}");

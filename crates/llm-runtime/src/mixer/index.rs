@@ -1,0 +1,122 @@
+//! Selection of the positions that latent attention sees, by heads of its own.
+
+use std::slice::from_ref;
+
+use llm_arch::{IndexOf, LatentOf, LatentSpec, Positions};
+use llm_backend::{Backend, Heads, KvColumns, Ops, Output, Rotary, Selection};
+
+use crate::Result;
+use crate::activations::Activations;
+use crate::projection::{apply, norm_op};
+use crate::state::KvState;
+use crate::sublayer::{Call, Input};
+
+/// Takes each row's key to the pool of keys; `qkv` has it on its way.
+pub(super) fn keep<B: Backend>(
+    (spec, index): (&LatentSpec, &IndexOf<B::Weight>),
+    call: &mut Call<'_, B>,
+    input: Input,
+    a: &mut Activations<B>,
+    keys: &mut KvState<B>,
+) -> Result<()> {
+    let (head_dim, n_tokens) = (index.spec.head_dim, call.n_tokens);
+    let out = (Output::Write, &mut a.rows.qkv);
+    let x = match input {
+        Input::Residual => &a.rows.x,
+        Input::Normed => &a.rows.normed,
+    };
+    apply::<B>(call.queue, from_ref(&index.k), x, out, n_tokens)?;
+    let heads = Heads {
+        first: 0,
+        n_heads: 1,
+        head_dim,
+        row_width: head_dim,
+    };
+    let norm = norm_op(&index.k_norm);
+    call.queue
+        .norm_heads(&norm, &heads, &mut a.rows.qkv, n_tokens)?;
+    turn((spec, index), call, 1, a)?;
+    let columns = KvColumns {
+        first: 0,
+        row_width: head_dim,
+    };
+    let batch = call.sequences.own.batch(keys.group);
+    Ok(call
+        .queue
+        .append(&a.rows.qkv, &columns, &batch, &mut keys.pool)?)
+}
+
+/// Selects each row's positions. The latent of queries is in `grouped`, which has weights of heads then; `qkv` has queries.
+pub(super) fn select<B: Backend>(
+    weights: &LatentOf<B::Weight>,
+    index: &IndexOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    input: Input,
+    a: &mut Activations<B>,
+    keys: &KvState<B>,
+) -> Result<()> {
+    let (heads, n_tokens) = (index.spec, call.n_tokens);
+    let out = (Output::Write, &mut a.rows.qkv);
+    apply::<B>(
+        call.queue,
+        from_ref(&index.q),
+        &a.rows.grouped,
+        out,
+        n_tokens,
+    )?;
+    turn((&weights.spec, index), call, heads.n_heads, a)?;
+    let out = (Output::Write, &mut a.rows.grouped);
+    let x = match input {
+        Input::Residual => &a.rows.x,
+        Input::Normed => &a.rows.normed,
+    };
+    apply::<B>(call.queue, from_ref(&index.weigh), x, out, n_tokens)?;
+    let selected = a.selected.as_mut().expect("room for what is selected");
+    let spec = weights.spec.index.expect("a layer that selects");
+    let op = Selection {
+        n_heads: heads.n_heads,
+        head_dim: heads.head_dim,
+        scale: root(heads.head_dim),
+        weight_scale: root(heads.n_heads),
+        n_selected: spec.n_selected,
+        row_words: selected.row_words,
+    };
+    let batch = call.sequences.own.batch(keys.group);
+    let inputs = (&a.rows.qkv, &a.rows.grouped);
+    Ok(call
+        .queue
+        .select(&op, inputs, &batch, &keys.pool, &mut selected.bits)?)
+}
+
+/// One over the root of a count, which scores are scaled by.
+fn root(n: usize) -> f32 {
+    (n as f64).sqrt().recip() as f32
+}
+
+/// Turns the first elements of each head of rows of `qkv`.
+fn turn<B: Backend>(
+    (spec, index): (&LatentSpec, &IndexOf<B::Weight>),
+    call: &mut Call<'_, B>,
+    n_heads: usize,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let Some(idx) = spec.rotary_idx else {
+        return Ok(());
+    };
+    let Positions::Rotary(kinds) = &call.stack.positions else {
+        unreachable!("keys that heads share are turned")
+    };
+    let head_dim = index.spec.head_dim;
+    let op = Rotary {
+        n_heads,
+        head_dim,
+        first: 0,
+        rotary_dim: kinds[idx].dim,
+        pairing: index.spec.pairing,
+        row_width: n_heads * head_dim,
+    };
+    let angles = &a.rows.angles[idx];
+    Ok(call
+        .queue
+        .rotate(&op, angles, &mut a.rows.qkv, call.n_tokens)?)
+}
