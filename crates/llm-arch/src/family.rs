@@ -45,6 +45,7 @@ mod qwen;
 mod qwen2_moe;
 mod qwen3_5;
 mod seed_oss;
+mod sliding;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -314,6 +315,7 @@ pub fn from_gguf(
     }
     gather_rope_scaling(&mut config, gguf);
     by_kind::gather(&mut config, &has_tensor)?;
+    sliding::gather(&mut config, gguf.architecture);
     let keys = Config::new(&config, "");
     let mut spec = read_spec(&keys, family)?;
     passed_over(keys.unknown(), UnknownKeys::Refuse)?;

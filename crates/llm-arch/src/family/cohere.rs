@@ -4,7 +4,7 @@ use llm_tensor::{Activation, Pairing};
 use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, Gguf, llama, written};
+use super::{Family, Gguf, llama, sliding, written};
 use crate::ArchError;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -57,16 +57,7 @@ pub(super) static COHERE2: Family = Family {
         adjust: |_| (),
         config: |spec| {
             let mut config = written(spec, "Cohere2ForCausalLM")?;
-            let attentions = || spec.decoder.attentions();
-            let types = attentions().map(|attention| match attention.window {
-                Some(_) => "sliding_attention",
-                None => "full_attention",
-            });
-            let more = json!({
-                "layer_types": types.collect::<Vec<_>>(),
-                "sliding_window": attentions().find_map(|attention| attention.window),
-            });
-            written::extend(&mut config, more);
+            written::extend(&mut config, sliding::written(spec));
             Ok(config)
         },
     }),

@@ -3,7 +3,7 @@
 use llm_tensor::Activation;
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, sliding, written};
 use crate::ArchError;
 use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
@@ -35,7 +35,19 @@ pub(super) static FAMILY: Family = Family {
         ],
         ..llama::NAMING
     },
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "exaone4",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM, llama::WINDOW],
+        flags: &[],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: |_| (),
+        config: |spec| {
+            let mut config = written::like_llama(spec, "Exaone4ForCausalLM")?;
+            written::extend(&mut config, sliding::written(spec));
+            written::add_rope(&mut config, spec)?;
+            Ok(config)
+        },
+    }),
 };
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {

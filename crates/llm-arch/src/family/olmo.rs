@@ -4,7 +4,7 @@ use llm_tensor::{Activation, Gate, Routing, Weighting};
 use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, Gguf, llama, qwen, written};
+use super::{Family, Gguf, llama, qwen, sliding, written};
 use crate::config::{Config, OF_NONE};
 use crate::rope_config::{self, RopeDefaults, rotary};
 use crate::skeleton::{Naming, Role};
@@ -54,16 +54,8 @@ pub(super) static OLMO3: Family = Family {
         naming: |_| &llama::GGUF_NAMING,
         adjust: |_| (),
         config: |spec| {
-            let types = spec.decoder.attentions().map(|own| match own.window {
-                Some(_) => "sliding_attention",
-                None => "full_attention",
-            });
-            let more = json!({
-                "layer_types": types.collect::<Vec<_>>(),
-                "sliding_window": spec.decoder.attentions().find_map(|own| own.window),
-            });
             let mut config = written(spec, "Olmo3ForCausalLM")?;
-            written::extend(&mut config, more);
+            written::extend(&mut config, sliding::written(spec));
             Ok(config)
         },
     }),

@@ -1,6 +1,7 @@
 use crate::Positions;
 use serde_json::{Map, Value, json};
 
+mod gguf;
 mod keys;
 mod reference;
 

@@ -120,9 +120,11 @@ const LONG_ROPE: [(&str, &str); 2] = [
 const MAX_FACTORS: u64 = 1 << 14;
 
 /// Ends of keys whose values may be lists, one number or flag a layer.
-const PER_LAYER: [&str; 2] = [
+const PER_LAYER: [&str; 4] = [
     ".attention.head_count_kv",
+    "exaone4.attention.sliding_window_pattern",
     "gemma4.attention.sliding_window_pattern",
+    "olmo2.attention.sliding_window_pattern",
 ];
 /// More layers than any model has.
 const MAX_LAYERS: usize = 1 << 12;
