@@ -273,7 +273,7 @@ pub fn from_gguf(
         .and_then(Value::as_str)
         .ok_or_else(missing)?;
     let known = || FAMILIES.iter().filter_map(|f| Some((*f, f.gguf.as_ref()?)));
-    // Mixtral is Llama with experts there, and OLMo 3 is OLMo 2 with windows.
+    // Mixtral is Llama with experts there, OLMo 3 is OLMo 2 with windows, and Ministral 3 is Mistral whose queries grow.
     let experts = format!("{architecture}.{EXPERT_COUNT}");
     let n_experts = metadata.get(&experts).and_then(Value::as_u64);
     let has_experts = n_experts.is_some_and(|n| n > 0);
@@ -374,10 +374,11 @@ fn gguf_of(spec: &ModelSpec) -> Option<&'static Gguf> {
 const EXPERT_COUNT: &str = "expert_count";
 
 /// Keys by which families of one architecture differ there.
-const TELLING: [&str; 3] = [
+const TELLING: [&str; 4] = [
     EXPERT_COUNT,
     "expert_shared_feed_forward_length",
     "attention.sliding_window",
+    "attention.temperature_scale",
 ];
 
 /// Architectures whose YaRN has a ramp between no whole numbers, of which GGUF has no word.
@@ -411,6 +412,13 @@ fn gather_rope_scaling(config: &mut Map<String, Value>, gguf: &Gguf) {
     });
     if UNTRUNCATED.contains(&gguf.architecture) && !rope.is_empty() {
         rope.insert("truncate".to_owned(), Value::from(false));
+    }
+    // What makes all of a score grow; that beside it is one.
+    if let Some(all) = rope.shift_remove("yarn_log_multiplier")
+        && all.as_f64() != Some(0.0)
+    {
+        rope.insert("mscale".to_owned(), Value::from(1.0));
+        rope.insert("mscale_all_dim".to_owned(), all);
     }
     // `none` is GGUF's word for what `config.json` says by having no such object.
     if !rope.is_empty() && rope.get("type").is_none_or(|kind| kind != "none") {

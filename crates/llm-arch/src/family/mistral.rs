@@ -1,10 +1,10 @@
 //! Mistral: Llama with a sliding window in its first version. Ministral 3: queries that grow beyond the first context.
 
 use llm_tensor::Activation;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::config::{Config, OF_ROPE, Unread};
 use crate::rope_config::{self, RopeDefaults, rotary};
 use crate::spec::{AttentionSpec, ModelSpec, NormSpec, Positions};
@@ -22,7 +22,15 @@ pub(super) static MISTRAL: Family = Family {
     ],
     unread: UNREAD,
     naming: |_| &llama::NAMING,
-    gguf: None,
+    // That of the image-text models; alone it is Llama there.
+    gguf: Some(Gguf {
+        architecture: "mistral3",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM],
+        flags: &[],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: llama::adjacent_pairs,
+        config: |spec| written(spec, "MistralForCausalLM"),
+    }),
 };
 
 pub(super) static MINISTRAL3: Family = Family {
@@ -37,7 +45,21 @@ pub(super) static MINISTRAL3: Family = Family {
     ],
     unread: UNREAD,
     naming: |_| &llama::NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "mistral3",
+        keys: &[
+            &[(
+                "attention.temperature_scale",
+                "rope.scaling.llama_4_scaling_beta",
+            )],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[],
+        naming: |_| &llama::GGUF_NAMING,
+        adjust: llama::adjacent_pairs,
+        config: |spec| written(spec, "Ministral3ForCausalLM"),
+    }),
 };
 
 const UNREAD: Unread = Unread {
@@ -45,6 +67,14 @@ const UNREAD: Unread = Unread {
     any: &["layer_types"],
     off: &[],
 };
+
+/// The configuration of a GGUF's model, whose layers never slide.
+fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
+    let mut config = written::like_llama(spec, architecture)?;
+    config.insert("sliding_window".to_owned(), Value::Null);
+    written::add_rope(&mut config, spec)?;
+    Ok(config)
+}
 
 fn mistral(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 131_072)?;

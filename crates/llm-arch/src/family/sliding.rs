@@ -38,4 +38,4 @@ pub(super) fn written(spec: &ModelSpec) -> Value {
 const PATTERN: &str = "attention.sliding_window_pattern";
 
 /// Architectures whose files have no window where no layer slides. In others' a family's own is meant.
-const SILENT: [&str; 1] = ["exaone4"];
+const SILENT: [&str; 2] = ["exaone4", "mistral3"];

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::object;
 use crate::family::from_gguf;
-use crate::{ArchError, ModelSpec};
+use crate::{ArchError, ModelSpec, RopeScaling};
 
 /// A model of an architecture, with keys beside those that all have.
 fn read(architecture: &str, more: Value) -> Result<ModelSpec, ArchError> {
@@ -53,4 +53,34 @@ fn layers_slide_as_a_file_says_or_as_the_family_does() {
     let short = json!({"attention.sliding_window": 16, "attention.sliding_window_pattern": [true]});
     let error = read("exaone4", short).unwrap_err().to_string();
     assert!(error.contains("8 times"), "{error}");
+}
+
+#[test]
+fn queries_grow_where_a_file_says_how() {
+    let yarn = |all: f64| {
+        json!({
+            "attention.temperature_scale": 0.1, "rope.scaling.type": "yarn", "rope.scaling.factor": 16.0,
+            "rope.scaling.original_context_length": 256, "rope.scaling.yarn_log_multiplier": all
+        })
+    };
+    for (all, expected) in [(1.0, 1.0), (0.0, 0.1 * 16f64.ln() + 1.0)] {
+        let found = read("mistral3", yarn(all)).unwrap();
+        assert_eq!(found.family, "ministral3");
+        let [turned, grown] = found.decoder.positions.rotary() else {
+            panic!("positions that turn, and some that grow")
+        };
+        let RopeScaling::Yarn { magnitude, .. } = turned.scaling else {
+            panic!("{:?}", turned.scaling)
+        };
+        assert_eq!(magnitude, expected);
+        let growth = RopeScaling::Growth {
+            first: 0,
+            beta: 0.1,
+            original_context: 256.0,
+        };
+        assert_eq!(grown.scaling, growth);
+    }
+    let found = read("mistral3", json!({})).unwrap();
+    assert_eq!(found.family, "mistral");
+    assert_eq!(windows(&found), [(None, true); 8]);
 }
