@@ -4,7 +4,7 @@
 use llm_tensor::{Activation, Gate, Pairing, Routing, Weighting};
 
 use super::block::{self, HeadDefaults};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::config::{Config, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
 use crate::skeleton::{Elsewhere, Naming, Role};
@@ -31,7 +31,23 @@ pub(super) static FAMILY: Family = Family {
         off: &[],
     },
     naming: |_| &NAMING,
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "llama4",
+        keys: &[
+            &[
+                ("expert_count", "num_local_experts"),
+                ("expert_used_count", "num_experts_per_tok"),
+                ("expert_feed_forward_length", "intermediate_size"),
+                ("feed_forward_length", "intermediate_size_mlp"),
+            ],
+            llama::GGUF_KEYS,
+            llama::HEAD_DIM,
+        ],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &llama::GGUF_EXPERTS_NAMING,
+        adjust: as_converted,
+        config: |_| written::none("gates and ups of all experts lie in one tensor there"),
+    }),
 };
 
 const NAMING: Naming = Naming {
@@ -62,6 +78,26 @@ const NAMING: Naming = Naming {
     ],
     ..llama::NAMING
 };
+
+/// The model that a GGUF holds: its converter parts gates and ups, and says nothing of norms, which all published models with
+/// fewer experts have.
+fn as_converted(spec: &mut ModelSpec) {
+    let mut is_plain = false;
+    for layer in &mut spec.decoder.layers {
+        if let MlpSpec::Experts(experts) = &mut layer.mlp {
+            experts.fused = false;
+            is_plain |= experts.routing.n_experts == PLAIN;
+        }
+    }
+    if is_plain {
+        for attention in spec.decoder.attentions_mut() {
+            attention.turned_norm = None;
+        }
+    }
+}
+
+/// Experts of Maverick, whose queries and keys are not normalised.
+const PLAIN: usize = 128;
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 131_072)?;

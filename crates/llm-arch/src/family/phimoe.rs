@@ -26,7 +26,8 @@ pub(super) static FAMILY: Family = Family {
         off: &[],
     },
     naming: |_| &NAMING,
-    // llama.cpp normalises its rows and weighs its experts otherwise than the model does.
+    // llama.cpp normalises its rows and weighs its experts otherwise than the model does, and its converter writes what the
+    // lengths of a longrope make it multiply by, 1.19, where the published model says 1.2432.
     gguf: None,
 };
 

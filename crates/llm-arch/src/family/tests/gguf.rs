@@ -84,3 +84,24 @@ fn queries_grow_where_a_file_says_how() {
     assert_eq!(found.family, "mistral");
     assert_eq!(windows(&found), [(None, true); 8]);
 }
+
+#[test]
+fn the_number_of_experts_tells_whether_llama_4_normalises() {
+    for (n_experts, is_normed) in [(16, true), (128, false)] {
+        let found = read(
+            "llama4",
+            json!({
+                "expert_count": n_experts, "expert_used_count": 1, "expert_feed_forward_length": 32,
+                "interleave_moe_layer_step": 2
+            }),
+        );
+        let spec = found.unwrap();
+        let normed = spec.decoder.attentions().map(|own| own.turned_norm);
+        // Each fourth turns nothing.
+        let expected = (1..=8).map(|i| (is_normed && i % 4 != 0).then_some(1e-5));
+        assert!(normed.eq(expected), "{n_experts}");
+        let has_experts = spec.decoder.layers.iter();
+        let has_experts = has_experts.map(|layer| layer.mlp.experts().is_some());
+        assert!(has_experts.eq((1..=8).map(|i| i % 2 == 0)), "{n_experts}");
+    }
+}
