@@ -115,7 +115,10 @@ pub fn in_q8_0(gguf: &Path, to: &Path, written: Written) -> usize {
     let metadata = checkpoint.metadata().iter();
     let metadata = metadata.map(|(key, value)| entry(key, &value_bytes(value)));
     let mut n_packed = 0;
-    let tensors = checkpoint.tensors().map(|tensor| {
+    // Numbers of xIELU lie in the metadata.
+    let tensors = checkpoint.tensors();
+    let tensors = tensors.filter(|tensor| !tensor.name.contains(".xielu."));
+    let tensors = tensors.map(|tensor| {
         assert_eq!(
             tensor.encoding,
             Encoding::Plain(DType::F32),
@@ -221,6 +224,12 @@ fn value_bytes(value: &Value) -> Vec<u8> {
         Value::F64(x) => typed(12, &x.to_le_bytes()),
         Value::Array(Array::I32(array)) => {
             let mut bytes = [9u32.to_le_bytes(), 5u32.to_le_bytes()].concat();
+            bytes.extend((array.len() as u64).to_le_bytes());
+            bytes.extend(array.iter().flat_map(|x| x.to_le_bytes()));
+            bytes
+        }
+        Value::Array(Array::F32(array)) => {
+            let mut bytes = [9u32.to_le_bytes(), 6u32.to_le_bytes()].concat();
             bytes.extend((array.len() as u64).to_le_bytes());
             bytes.extend(array.iter().flat_map(|x| x.to_le_bytes()));
             bytes

@@ -384,6 +384,9 @@ const TELLING: [&str; 4] = [
 /// Architectures whose YaRN has a ramp between no whole numbers, of which GGUF has no word.
 const UNTRUNCATED: [&str; 1] = ["gpt-oss"];
 
+/// Architectures of families that mean a scaling where nothing is said of one; a GGUF means none.
+const SCALED: [&str; 1] = ["apertus"];
+
 fn read_spec(keys: &Config<'_>, family: &Family) -> Result<ModelSpec, ArchError> {
     let spec = (family.spec)(keys)?;
     keys.finish(&family.unread);
@@ -419,6 +422,9 @@ fn gather_rope_scaling(config: &mut Map<String, Value>, gguf: &Gguf) {
     {
         rope.insert("mscale".to_owned(), Value::from(1.0));
         rope.insert("mscale_all_dim".to_owned(), all);
+    }
+    if SCALED.contains(&gguf.architecture) {
+        rope.entry("type").or_insert("default".into());
     }
     // `none` is GGUF's word for what `config.json` says by having no such object.
     if !rope.is_empty() && rope.get("type").is_none_or(|kind| kind != "none") {

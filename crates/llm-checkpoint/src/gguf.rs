@@ -13,6 +13,7 @@ use crate::tensor::{Contents, Encoding, Layout, TensorInfo, in_file_order, sort_
 
 #[cfg(test)]
 mod block_tests;
+mod by_layer;
 pub(crate) mod parts;
 mod values;
 
@@ -32,7 +33,7 @@ pub(crate) fn read_header(file: &SourceFile, file_idx: usize) -> Result<Contents
     check_version(&mut cursor)?;
     let n_tensors = cursor.u64()?;
     let n_entries = cursor.u64()?;
-    let metadata = read_metadata(&mut cursor, n_entries)?;
+    let (metadata, numbers) = read_metadata(&mut cursor, n_entries, file_idx)?;
     let alignment = alignment(&metadata).map_err(|flaw| file.header_error(flaw))?;
 
     cursor.expect_records(n_tensors, TensorRecord::MIN_BYTES)?;
@@ -57,6 +58,7 @@ pub(crate) fn read_header(file: &SourceFile, file_idx: usize) -> Result<Contents
             Err(flaw) => return Err(file.tensor_error(&raw.name, flaw)),
         }
     }
+    by_layer::add(numbers, &mut tensors);
     sort_by_name(file, &mut tensors)?;
     in_file_order(file, &tensors)?;
     Ok(Contents { tensors, metadata })
@@ -73,20 +75,26 @@ fn check_version(cursor: &mut Cursor<'_>) -> Result<(), CheckpointError> {
     }
 }
 
-fn read_metadata(cursor: &mut Cursor<'_>, n_entries: u64) -> Result<Metadata, CheckpointError> {
+/// The metadata, and the numbers of layers in it.
+fn read_metadata(
+    cursor: &mut Cursor<'_>,
+    n_entries: u64,
+    file_idx: usize,
+) -> Result<(Metadata, Vec<TensorInfo>), CheckpointError> {
     /// The length of the key, the type of the value, one byte of value.
     const MIN_ENTRY: u64 = 8 + 4 + 1;
     cursor.expect_records(n_entries, MIN_ENTRY)?;
-    let mut metadata = Metadata::new();
+    let (mut metadata, mut numbers) = (Metadata::new(), Vec::new());
     for _ in 0..n_entries {
         let key = text(cursor)?;
         let value = values::read(cursor, &key)?;
         if metadata.contains_key(&key) {
             return Err(cursor.error(HeaderFlaw::DuplicateKey { key }));
         }
+        numbers.extend(by_layer::tensors(&key, &value, cursor.position(), file_idx));
         metadata.insert(key, value);
     }
-    Ok(metadata)
+    Ok((metadata, numbers))
 }
 
 /// A string: its length, then its bytes.

@@ -1,12 +1,14 @@
 //! Apertus: Llama with norms of queries and keys, and a feed-forward without a gate whose non-linearity each layer learned.
 
+use serde_json::{Map, Value, json};
+
 use super::block::{self, HeadDefaults};
-use super::{Family, llama};
+use super::{Family, Gguf, llama, written};
 use crate::ArchError;
 use crate::RopeScaling;
 use crate::config::{Config, Off, Unread};
 use crate::rope_config::{RopeDefaults, rotary};
-use crate::skeleton::{Naming, Role};
+use crate::skeleton::{Naming, Role, Stored};
 use crate::spec::{
     AttentionSpec, DenseMlp, Gating, MlpSpec, ModelSpec, NonLinearity, NormSpec, Positions,
 };
@@ -37,17 +39,64 @@ pub(super) static FAMILY: Family = Family {
             ],
             llama::NAMES,
         ],
-        bare: &[
-            Role::XieluAlphaP,
-            Role::XieluAlphaN,
-            Role::XieluBeta,
-            Role::XieluEps,
-        ],
+        bare: NUMBERS,
         ..llama::NAMING
     },
-    // It has the numbers of all layers in arrays of its metadata.
-    gguf: None,
+    gguf: Some(Gguf {
+        architecture: "apertus",
+        keys: &[llama::GGUF_KEYS, llama::HEAD_DIM],
+        flags: &[("attn_q.bias", "attention_bias")],
+        naming: |_| &Naming {
+            names: &[
+                // As the reader of GGUF calls what its metadata have for each layer.
+                &[
+                    (Role::XieluAlphaP, "xielu.alpha_p"),
+                    (Role::XieluAlphaN, "xielu.alpha_n"),
+                    (Role::XieluBeta, "xielu.beta"),
+                    (Role::XieluEps, "xielu.eps"),
+                ],
+                llama::GGUF_NAMES,
+            ],
+            bare: NUMBERS,
+            buffers: Stored::AsIs,
+            ..llama::GGUF_NAMING
+        },
+        adjust: |_| (),
+        config: written,
+    }),
 };
+
+/// The numbers of a layer's curve.
+const NUMBERS: &[Role] = &[
+    Role::XieluAlphaP,
+    Role::XieluAlphaN,
+    Role::XieluBeta,
+    Role::XieluEps,
+];
+
+/// The configuration of a GGUF's model.
+fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
+    let attention = written::attention(spec)?;
+    let mlp = written::mlp(spec)?;
+    let mut config = written::config(spec, "ApertusForCausalLM");
+    let more = json!({
+        "hidden_size": spec.hidden,
+        "intermediate_size": mlp.width,
+        "num_hidden_layers": spec.decoder.n_layers(),
+        "num_attention_heads": attention.n_heads,
+        "num_key_value_heads": attention.n_kv_heads,
+        "head_dim": attention.head_dim,
+        "hidden_act": "xielu",
+        "attention_bias": attention.qkv_bias,
+        "max_position_embeddings": spec.context,
+        "rms_norm_eps": written::shortest(spec.decoder.norm.eps),
+        // What is left out would mean a scaling.
+        "rope_scaling": {"rope_type": "default"},
+    });
+    written::extend(&mut config, more);
+    written::add_rope(&mut config, spec)?;
+    Ok(config)
+}
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let context = block::context(config, 65_536)?;

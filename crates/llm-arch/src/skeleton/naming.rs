@@ -29,6 +29,8 @@ pub(crate) struct Naming {
     pub(crate) rates: Stored,
     /// Storage of a router's corrections.
     pub(crate) corrections: Stored,
+    /// Storage of numbers that are no parameters.
+    pub(crate) buffers: Stored,
     /// Module of blocks' matrices in transformers, experts apart.
     pub(crate) module: Module,
     /// Roles whose tensors are called as the module is, with nothing behind.
@@ -118,6 +120,7 @@ impl Naming {
         taps: Stored::Depthwise,
         rates: Stored::AsIs,
         corrections: Stored::AsIs,
+        buffers: Stored::Scalar,
         module: Module::Linear,
         bare: &[],
         wide: &[],
@@ -173,9 +176,8 @@ impl Naming {
             (Role::VTaps, self.taps),
             (Role::DeltaRate, self.rates),
             (Role::RouterCorrection, self.corrections),
-            // Buffers, and not parameters of one element.
-            (Role::XieluBeta, Stored::Scalar),
-            (Role::XieluEps, Stored::Scalar),
+            (Role::XieluBeta, self.buffers),
+            (Role::XieluEps, self.buffers),
         ];
         if let Some((_, own)) = own.into_iter().find(|(of, _)| *of == role) {
             return (own, Module::Linear);

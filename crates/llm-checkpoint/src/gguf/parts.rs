@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::by_layer::is_one;
 use crate::error::{CheckpointError, HeaderFlaw};
 use crate::find;
 use crate::metadata::{Metadata, Value};
@@ -67,7 +68,8 @@ pub(crate) fn check_part(
 /// [`HeaderFlaw::PartsTensors`].
 pub(crate) fn check_whole(file: &SourceFile, contents: &Contents) -> Result<(), CheckpointError> {
     let expected = contents.metadata.get(TENSORS).and_then(Value::as_u64);
-    let found = contents.tensors.len() as u64;
+    let tensors = contents.tensors.iter();
+    let found = tensors.filter(|tensor| !is_one(&tensor.name)).count() as u64;
     match expected {
         Some(expected) if expected != found => {
             Err(file.header_error(HeaderFlaw::PartsTensors { expected, found }))

@@ -3,7 +3,7 @@ use std::fs::OpenOptions;
 
 use llm_tensor::DType;
 
-use crate::testing::{Folder, cut_everywhere, fixture, flip_every_byte, message};
+use crate::testing::{Folder, cut_everywhere, fixture, flip_every_byte, message, read_all};
 use crate::{Array, Checkpoint, Encoding, Format, Value};
 
 /// Writes GGUF by hand, right or wrong.
@@ -13,6 +13,8 @@ const U32: u32 = 4;
 const BOOL: u32 = 7;
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
+/// Of metadata, as the four before it.
+const FLOAT: u32 = 6;
 const F32: u32 = 0;
 const Q4_0: u32 = 2;
 
@@ -109,6 +111,66 @@ fn metadata_of_every_type_is_read() {
     }
     assert_eq!(checkpoint.metadata().len(), expected.len());
     assert_eq!(checkpoint.format(), Format::Gguf);
+}
+
+/// A file with one tensor, and numbers of two layers that begin where no multiple of four does.
+fn numbered(tensor: &str, keys: &[(&str, u32)]) -> Vec<u8> {
+    let mut writer = Writer::new(3, 1, 2 + keys.len() as u64)
+        .key("a.flag", BOOL)
+        .bytes(&[1])
+        .key("xielu.beta", ARRAY)
+        .u32(FLOAT)
+        .u64(2)
+        .bytes(&0.5f32.to_le_bytes())
+        .bytes(&(-3f32).to_le_bytes());
+    for (key, value) in keys {
+        writer = writer.key(key, U32).u32(*value);
+    }
+    writer.tensor(tensor, &[1], F32, 0).data(4).0
+}
+
+#[test]
+fn numbers_of_layers_in_the_metadata_are_tensors() {
+    let folder = Folder::new();
+    let read = |checkpoint: &Checkpoint, name: &str| {
+        let bytes = read_all(checkpoint, name, DType::F32);
+        f32::from_le_bytes(bytes[..].try_into().unwrap())
+    };
+    let path = folder.write("one.gguf", numbered("one", &[]));
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let names: Vec<_> = checkpoint.tensors().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["blk.0.xielu.beta", "blk.1.xielu.beta", "one"]);
+    assert_ne!(checkpoint.get(names[0]).unwrap().bytes.start % 4, 0);
+    let found = [names[0], names[1]].map(|name| read(&checkpoint, name));
+    assert_eq!(found, [0.5, -3.0]);
+    // A tensor of the file counts.
+    let path = folder.write("own.gguf", numbered("blk.1.xielu.beta", &[]));
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    assert_eq!(checkpoint.tensors().len(), 2);
+    assert_eq!(read(&checkpoint, "blk.0.xielu.beta"), 0.5);
+    let own = f32::from_le_bytes([0x11; 4]);
+    assert_eq!(read(&checkpoint, "blk.1.xielu.beta"), own);
+    // Parts are counted by the tensors that they were written with.
+    for (no, name) in ["a", "b"].into_iter().enumerate() {
+        let keys = [
+            ("split.no", no as u32),
+            ("split.count", 2),
+            ("split.tensors.count", 2),
+        ];
+        let file = match no {
+            0 => numbered(name, &keys),
+            _ => {
+                let mut writer = Writer::new(3, 1, 3);
+                for (key, value) in keys {
+                    writer = writer.key(key, U32).u32(value);
+                }
+                writer.tensor(name, &[1], F32, 0).data(4).0
+            }
+        };
+        folder.write(&format!("m-0000{}-of-00002.gguf", no + 1), file);
+    }
+    let checkpoint = Checkpoint::open(&folder.path().join("m-00001-of-00002.gguf")).unwrap();
+    assert_eq!(checkpoint.tensors().len(), 4);
 }
 
 #[test]
