@@ -265,23 +265,27 @@ fn named(rotary: &RotarySpec, factors: &[f32]) -> Option<RopeScaling> {
         return Some(RopeScaling::Proportional { n_pairs, factor });
     }
     let factor = factors.iter().copied().fold(1.0, f32::max);
-    let is_made_by = |original_context: f64| {
+    let is_made_by = |original_context: f64, high: f64| {
         factors.iter().enumerate().all(|(i, &found)| {
             let frequency = rotary.base.powf(-2.0 * i as f64 / rotary.series as f64);
             let periods = original_context * frequency / TAU;
-            let kept = ((periods - LOW) / (HIGH - LOW)).clamp(0.0, 1.0);
+            let kept = ((periods - LOW) / (high - LOW)).clamp(0.0, 1.0);
             let expected = 1.0 / (kept + (1.0 - kept) / f64::from(factor));
             (f64::from(found) - expected).abs() <= 1e-4 * expected
         })
     };
     // Llama 3's own first. Several may do where no wavelength lies between them, and then make the same factors.
-    let mut contexts = std::iter::once(8192.0).chain((5..=20).map(|bits| f64::from(1 << bits)));
-    contexts
-        .find(|&context| is_made_by(context))
-        .map(|original_context| RopeScaling::Llama3 {
+    let contexts = std::iter::once(8192.0).chain((5..=20).map(|bits| f64::from(1 << bits)));
+    // Llama 4's stretches no wavelength in part.
+    let mut makers = [HIGH, LOW]
+        .into_iter()
+        .flat_map(|high| contexts.clone().map(move |context| (context, high)));
+    makers
+        .find(|&(context, high)| is_made_by(context, high))
+        .map(|(original_context, high)| RopeScaling::Llama3 {
             factor: f64::from(factor),
             low_freq_factor: LOW,
-            high_freq_factor: HIGH,
+            high_freq_factor: high,
             original_context,
         })
 }

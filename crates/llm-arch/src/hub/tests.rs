@@ -178,6 +178,18 @@ fn stored_factors_get_the_name_that_they_were_counted_by() {
         let factors: Vec<f32> = long.iter().zip(short).map(|(a, b)| a / b).collect();
         assert_eq!(named(&plain, &factors), Some(llama3(original_context)));
     }
+    let llama4 = RotarySpec {
+        scaling: RopeScaling::Llama3 {
+            factor: 16.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 1.0,
+            original_context: 8192.0,
+        },
+        ..plain.clone()
+    };
+    let (long, short) = (plain.frequencies(1, None), llama4.frequencies(1, None));
+    let factors: Vec<f32> = long.iter().zip(short).map(|(a, b)| a / b).collect();
+    assert_eq!(named(&plain, &factors), Some(llama4.scaling));
     assert_eq!(named(&plain, &[1.0; 32]), Some(RopeScaling::None));
     assert_eq!(named(&plain, &[2.0; 32]), None);
     assert_eq!(named(&plain, &[f32::NAN; 32]), None);
