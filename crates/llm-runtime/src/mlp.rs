@@ -15,7 +15,7 @@ use crate::Result;
 use crate::activations::Activations;
 use crate::device::Elsewhere;
 use crate::link::OnDevice;
-use crate::projection::{apply, apply_back, norm_op, part, parts};
+use crate::projection::{apply, apply_back, norm_op, part, parts, scale};
 use crate::source::WeightSource;
 use crate::stream::{Key, Stream, Weights};
 use crate::sublayer::{Call, Input};
@@ -376,11 +376,9 @@ fn apart<B: Backend>(
     )?;
     let (router, out) = (from_ref(&experts.router), (Output::Write, &mut rows.scores));
     apply::<B>(queue, router, &rows.entered, out, n_tokens)?;
-    let by_root = Run {
-        n_columns: spec.routing.n_experts,
-        factor: (a.hidden as f32).sqrt().recip(),
-    };
-    queue.scale(&[by_root], &mut rows.scores, n_tokens)?;
+    let by_root = (a.hidden as f32).sqrt().recip();
+    let size = (spec.routing.n_experts, n_tokens);
+    scale::<B>(queue, by_root, &mut rows.scores, size)?;
     let routes = a.routes.as_mut().expect(ROUTED);
     let vectors = RouterVectors {
         correction: None,
@@ -394,21 +392,8 @@ fn apart<B: Backend>(
         &mut rows.entered,
         n_tokens,
     )?;
-    clear::<B>(queue, &mut rows.left, a.hidden, n_tokens)
-}
-
-/// Sets rows to zero, for experts to add to.
-fn clear<B: Backend>(
-    queue: &mut B::Queue,
-    rows: &mut B::Buffer,
-    n_columns: usize,
-    n_tokens: usize,
-) -> Result<()> {
-    let nothing = Run {
-        n_columns,
-        factor: 0.0,
-    };
-    Ok(queue.scale(&[nothing], rows, n_tokens)?)
+    // Experts add to it.
+    scale::<B>(queue, 0.0, &mut rows.left, (a.hidden, n_tokens))
 }
 
 /// Chooses experts by the scores of a router, and begins what they read and add to.
@@ -440,7 +425,8 @@ fn route<B: Backend>(
             (Output::Write, &mut a.rows.entered),
         );
         apply::<B>(queue, enter, &a.rows.normed, out, n_tokens)?;
-        clear::<B>(queue, &mut a.rows.left, spec.row_width(a.hidden), n_tokens)?;
+        let size = (spec.row_width(a.hidden), n_tokens);
+        scale::<B>(queue, 0.0, &mut a.rows.left, size)?;
     }
     Ok(())
 }

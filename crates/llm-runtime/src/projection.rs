@@ -73,7 +73,7 @@ pub(crate) fn apply_back<B: Backend>(
     }
 }
 
-/// Multiplies rows `[n_tokens, width]`.
+/// Multiplies rows `[n_tokens, width]`; by zero whatever lies there becomes zero.
 pub(crate) fn scale<B: Backend>(
     queue: &mut B::Queue,
     factor: f32,
