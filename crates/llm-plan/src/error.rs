@@ -14,16 +14,6 @@ pub enum PlanError {
         /// The model's own.
         model_context: usize,
     },
-    /// More positions than attention selects of them, which is not computed yet.
-    #[error(
-        "`index_topk`: expected a context of at most {n_selected} positions, found one of {context}: to select among more is not supported yet"
-    )]
-    Selection {
-        /// Asked for.
-        context: usize,
-        /// Positions that are selected.
-        n_selected: usize,
-    },
     /// A number of something that no machine serves, or none at all.
     #[error("{found} {what}; give a number from 1 to {max}")]
     Limit {
