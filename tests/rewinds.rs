@@ -91,6 +91,7 @@ fn check_mark<B: Backend>(name: &str, backend: impl Fn() -> B) {
 fn a_mark_leads_back_where_windows_went_round() {
     for name in [
         "models/gemma3",
+        "models/gemma4-per-layer",
         "models/mistral-sliding",
         "models/llama",
         "models/lfm2",

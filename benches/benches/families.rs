@@ -114,6 +114,7 @@ fn n_read(skeleton: &Skeleton) -> u64 {
             f64::from(u8::from(spec.head.matrix == HeadMatrix::Tied))
         }
         (Unit::Embedding, Role::PositionTable)
+        | (Unit::PerLayerTable, _)
         | (Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder), _) => 0.0,
         // An encoder's result is turned to keys and values once.
         (_, Role::CrossK | Role::CrossV) => 0.0,

@@ -8,7 +8,7 @@ use llm_tensor::DType;
 use crate::{Golden, argmax, golden, relative_error, session_on};
 
 /// Names of the golden models.
-pub const GOLDENS: [&str; 128] = [
+pub const GOLDENS: [&str; 129] = [
     "apertus",
     "apertus-biases",
     "arcee",
@@ -45,6 +45,7 @@ pub const GOLDENS: [&str; 128] = [
     "gemma3-rope-scaled",
     "gemma4",
     "gemma4-moe",
+    "gemma4-per-layer",
     "gemma4-plain",
     "glm",
     "glm4",

@@ -11,7 +11,11 @@ fn mixed(chain: &[Unit], unit: Unit, mixture: usize) -> Value {
     let at = at(chain, unit);
     let expert = match unit {
         Unit::Expert { expert, .. } => 1 + expert,
-        Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head => 0,
+        Unit::Embedding
+        | Unit::PerLayerTable
+        | Unit::Layer(..)
+        | Unit::FinalNorm(_)
+        | Unit::Head => 0,
     };
     let home = match mixture {
         0..3 => mixture,

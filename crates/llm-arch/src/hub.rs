@@ -120,6 +120,12 @@ fn stored(slot: &Slot, gguf: &ModelSpec, hub: &ModelSpec) -> Stored {
         }
         Role::TokenTable
         | Role::PositionTable
+        | Role::PerLayerTable
+        | Role::PerLayerModel
+        | Role::PerLayerNorm
+        | Role::PerLayerGate
+        | Role::PerLayerOut
+        | Role::PostPerLayerNorm
         | Role::EmbedNorm
         | Role::EmbedNormBias
         | Role::ProjectIn

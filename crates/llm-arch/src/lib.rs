@@ -20,16 +20,16 @@ pub use rotary::{RopeScaling, RotarySpec};
 pub use skeleton::{
     After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
     EmbeddingOf, ExpertOf, ExpertsOf, Extents, HeadOf, HybridOf, IndexOf, InputOf, LatentExpertsOf,
-    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, Module, NormOf, Place, ProjectionOf, Role,
-    SharedOf, ShortConvOf, Skeleton, Slot, StackPlace, Stacked, StateSpaceOf, Stored, SublayerOf,
-    TensorKind, TryMap, Unit, Walk,
+    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, Module, NormOf, PerLayerOf, Place,
+    ProjectionOf, Role, SharedOf, ShortConvOf, Skeleton, Slot, StackPlace, Stacked, StateSpaceOf,
+    Stored, SublayerOf, TensorKind, TryMap, Unit, Walk,
 };
 pub use spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, EmbeddingSpec, EncoderSpec, ExpertsSpec,
     FinalNorm, Gating, GroupNorm, HeadMatrix, HeadSpec, HybridSpec, IndexHeads, IndexSpec, Join,
     LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver,
-    NormSpec, Packing, Positions, QkNorm, Residual, SharedSpec, ShortConvSpec, Side, StackSpec,
-    StateSpaceSpec,
+    NormSpec, Packing, PerLayerPart, PerLayerSpec, Positions, QkNorm, Residual, SharedSpec,
+    ShortConvSpec, Side, StackSpec, StateSpaceSpec,
 };
 
 pub use llm_tensor::{ExpertGroups, GroupRank, Routing, Scoring, Weighting};

@@ -12,8 +12,8 @@ use std::borrow::Cow;
 pub use self::block::{
     After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
     EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, IndexOf, InputOf, LatentExpertsOf,
-    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf,
-    StateSpaceOf, SublayerOf, TryMap,
+    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf, PerLayerOf, ProjectionOf, SharedOf,
+    ShortConvOf, StateSpaceOf, SublayerOf, TryMap,
 };
 pub(crate) use self::naming::{Elsewhere, Matrices, Names, Naming, StackRows};
 use self::naming::{Pattern, matches};
@@ -227,7 +227,7 @@ const HARMLESS: &[&str] = &[
 const MAX_SLOTS: u64 = 1_000_000;
 
 /// At most, without experts.
-const SLOTS_OF_A_BLOCK: u64 = 24;
+const SLOTS_OF_A_BLOCK: u64 = 27;
 
 /// A quadrillion: three orders of magnitude above the largest models.
 const MAX_PARAMETERS: u128 = 1_000_000_000_000_000;

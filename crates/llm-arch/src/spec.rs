@@ -4,6 +4,7 @@ mod delta;
 mod head;
 mod index;
 mod non_linearity;
+mod per_layer;
 mod positions;
 
 use llm_tensor::{Activation, DType, Gate, GateOrder, Norm, Routing};
@@ -12,6 +13,7 @@ pub use self::delta::{DeltaPacking, DeltaSpec};
 pub use self::head::{HeadMatrix, HeadSpec};
 pub use self::index::{IndexHeads, IndexSpec};
 pub use self::non_linearity::NonLinearity;
+pub use self::per_layer::{PerLayerPart, PerLayerSpec};
 pub use self::positions::Positions;
 
 /// A whole model.
@@ -66,6 +68,8 @@ pub struct EmbeddingSpec {
     pub scale: f32,
     /// Normalises them.
     pub norm: Option<NormSpec>,
+    /// Rows that layers take in beside them.
+    pub per_layer: Option<PerLayerSpec>,
 }
 
 /// The encoder of an encoder-decoder model.
@@ -147,6 +151,31 @@ impl StackSpec {
             | MixerSpec::StateSpace(_)
             | MixerSpec::Absent => None,
         })
+    }
+
+    /// The layer whose keys and values, or other state, layer `i` has: mostly its own.
+    pub fn state_of(&self, i: usize) -> usize {
+        match &self.layers[i].mixer {
+            MixerSpec::Attention(attention) => attention.keys_of.unwrap_or(i),
+            MixerSpec::Latent(_)
+            | MixerSpec::Conv(_)
+            | MixerSpec::Delta(_)
+            | MixerSpec::StateSpace(_)
+            | MixerSpec::Hybrid(_)
+            | MixerSpec::Absent => i,
+        }
+    }
+
+    /// Layers whose keys and values others have too, with their attention.
+    pub fn lenders(&self) -> Vec<(usize, &AttentionSpec)> {
+        let mut lenders: Vec<_> = self.attentions().filter_map(|of| of.keys_of).collect();
+        lenders.sort_unstable();
+        lenders.dedup();
+        let attention = |i: usize| match &self.layers[i].mixer {
+            MixerSpec::Attention(attention) => Some((i, attention)),
+            _ => None,
+        };
+        lenders.into_iter().filter_map(attention).collect()
     }
 
     /// True where a layer's state is what its sequence came to: the state of fewer positions is computed anew, or kept.
@@ -476,6 +505,8 @@ pub struct AttentionSpec {
     pub chunked: bool,
     /// True if each head has a learned score that joins its softmax (gpt-oss).
     pub sinks: bool,
+    /// Layer before it whose keys and values it sees: it has none of its own (Gemma 3n), and projects queries alone.
+    pub keys_of: Option<usize>,
     /// Index among the stack's rotary positions; none leaves queries and keys as they are (NoPE).
     pub rotary_idx: Option<usize>,
     /// Index of the rotary positions that multiply queries, once they were turned.
@@ -522,12 +553,25 @@ impl AttentionSpec {
 
     /// Output features of all projections, `[q | k | v | gates of results]`.
     pub fn row_width(&self) -> usize {
-        self.gated_q_width() + 2 * self.kv_width()
+        self.gated_q_width() + self.own_kv_width()
     }
 
     /// Output features of queries, keys and values, side by side.
     pub fn qkv_width(&self) -> usize {
-        self.q_width() + 2 * self.kv_width()
+        self.q_width() + self.own_kv_width()
+    }
+
+    /// Key heads that it projects: none where it sees those of another layer.
+    pub fn n_own_kv_heads(&self) -> usize {
+        match self.keys_of {
+            None => self.n_kv_heads,
+            Some(_) => 0,
+        }
+    }
+
+    /// Output features of keys and values together.
+    pub fn own_kv_width(&self) -> usize {
+        2 * self.n_own_kv_heads() * self.head_dim
     }
 }
 

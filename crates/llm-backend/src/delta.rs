@@ -160,6 +160,8 @@ impl<B: Backend> HeadGates<'_, B> {
 /// Function of a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateFunction {
+    /// x: gates are factors.
+    Identity,
     /// 1 / (1 + exp(−x)).
     Sigmoid,
     /// x / (1 + exp(−x)).

@@ -201,7 +201,11 @@ pub(crate) fn gates() -> Vec<GateCase> {
     ];
     let mut cases = Vec::new();
     for (norm, gain) in norms {
-        for function in [GateFunction::Sigmoid, GateFunction::Silu] {
+        for function in [
+            GateFunction::Identity,
+            GateFunction::Sigmoid,
+            GateFunction::Silu,
+        ] {
             for (n_heads, head_dim, n_tokens) in
                 [(1, 1, 1), (3, 7, 2), (4, 128, 9), (2, 300, 3), (2, 2500, 2)]
             {

@@ -116,6 +116,7 @@ impl Kernel for GateHeads<'_> {
             for at in (0..head.len()).step_by(S::LANES) {
                 let (x, gate) = (simd.get(head, at), simd.get(gates, at));
                 let factor = match self.function {
+                    GateFunction::Identity => gate,
                     GateFunction::Sigmoid => sigmoid(simd, gate),
                     GateFunction::Silu => simd.mul(gate, sigmoid(simd, gate)),
                 };

@@ -3,7 +3,7 @@
 //   delta_rule   for each position: S = decay S + k (x) beta (v - decay S^T k), out = S^T q, with
 //                decay = exp(-exp(rate) softplus(a + offset)), beta = sigmoid(b), and k and q of length one, q times scale;
 //                delta_rule_channels: a decay, with its a and offset, for each row of S
-//   gate_heads   x = norm(x) F(gate) or norm(x F(gate)), F(x) = sigmoid(x) or x sigmoid(x); no norm, rms or layer
+//   gate_heads   x = norm(x) F(gate) or norm(x F(gate)), F(x) = sigmoid(x), x sigmoid(x) or x; no norm, rms or layer
 //
 // delta_rule_*: columns of S are independent. A block has 32 columns of a head of a sequence, four threads a column (16, and
 //   eight, of delta_rule_256), which have every fourth (eighth) four rows of it in registers: up to 64, 128 or 256, of which those
@@ -168,7 +168,9 @@ __device__ __forceinline__ void gate_head(const float* gates, Gating of, Vector 
   const float* gate = gates + (u64)blockIdx.x * of.width + of.first + (u64)head * of.head_dim;
   int vectors = of.of_all ? head * of.head_dim : 0;
   auto factor_of = [&](int i) {
-    float g = gate[i], sigmoid = 1.f / (1.f + expf(-g));
+    float g = gate[i];
+    if (of.function == 2) return g;
+    float sigmoid = 1.f / (1.f + expf(-g));
     return of.function ? g * sigmoid : sigmoid;
   };
   auto read = [&](int i) { return of.after ? x[i] * factor_of(i) : x[i]; };

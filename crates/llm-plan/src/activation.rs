@@ -1,5 +1,7 @@
 //! The buffers of a pass: what the runtime allocates, and hence what a plan counts. Elements are f32.
 
+use std::ops::Range;
+
 use llm_arch::{
     AttentionSpec, DenseMlp, Gating, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec,
     Positions, RopeScaling, RotarySpec, StackSpec,
@@ -69,6 +71,10 @@ activations! {
     entered,
     /// and the sum of their results.
     left,
+    /// What layers take in beside the residual, of all of them.
+    inputs,
+    /// Keys and values that later layers see too, on their way to other devices: of each layer that lends some.
+    lent,
     /// An encoder's result for the prompt.
     encoded,
 }
@@ -93,6 +99,7 @@ impl ActivationWidths {
         let own_rows = own_rows.map(|experts| experts.row_width(spec.hidden));
         let own_rows = own_rows.max().unwrap_or(0);
         let rotary = spec.decoder.positions.rotary().iter();
+        let per_layer = spec.embedding.per_layer;
         ActivationWidths {
             x: spec.hidden,
             normed: spec.hidden,
@@ -100,13 +107,15 @@ impl ActivationWidths {
             embedded: unless_hidden(spec),
             qkv: mixers(&MixerSpec::projected_width),
             grouped: mixers(&MixerSpec::beside_width),
-            attended: mixers(&MixerSpec::mixed_width),
+            attended: mixers(&MixerSpec::mixed_width).max(per_layer.map_or(0, |of| of.width)),
             up: widest(&|stack| widest_mlp(stack).0),
             gated: widest(&|stack| widest_mlp(stack).1),
             scores: n_experts,
             gathered: if n_experts > 0 { spec.hidden } else { 0 },
             entered: own_rows,
             left: own_rows,
+            inputs: per_layer.map_or(0, |of| of.width * spec.decoder.n_layers()),
+            lent: spec.decoder.lenders().iter().map(lent_width).sum(),
             encoded: if spec.encoder.is_some() {
                 spec.hidden
             } else {
@@ -120,6 +129,28 @@ impl ActivationWidths {
     pub fn total(&self) -> usize {
         self.iter().sum()
     }
+
+    /// Elements of the widest row that crosses between devices.
+    pub fn widest_crossing(&self) -> usize {
+        self.x.max(self.inputs).max(self.lent)
+    }
+
+    /// Columns of `lent` in which a layer's keys and values lie, if others see them.
+    pub fn lent_columns(spec: &ModelSpec, layer: usize) -> Option<Range<usize>> {
+        let mut first = 0;
+        for of in spec.decoder.lenders() {
+            let columns = first..first + lent_width(&of);
+            if of.0 == layer {
+                return Some(columns);
+            }
+            first = columns.end;
+        }
+        None
+    }
+}
+
+fn lent_width((_, attention): &(usize, &AttentionSpec)) -> usize {
+    attention.own_kv_width()
 }
 
 /// Elements of a row in the buffers where logits are made; the device of the head has them, for as many rows as
@@ -190,6 +221,7 @@ pub fn workspace_shape(spec: &ModelSpec, limits: &Limits) -> WorkspaceShape {
     let rows = [
         widths.qkv,
         widths.up,
+        widths.inputs,
         spec.hidden,
         spec.vocab,
         widths.scores,
@@ -257,7 +289,7 @@ impl HostBuffers {
                 true => limits.n_sequences as u64 * limits.context as u64 * ID,
                 false => 0,
             },
-            hidden: n_tokens * spec.hidden as u64 * F32,
+            hidden: n_tokens * ActivationWidths::of(spec).widest_crossing() as u64 * F32,
             always_crosses: spec.encoder.is_some(),
             per_device: routing + angles,
         }

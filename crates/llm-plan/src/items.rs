@@ -69,6 +69,7 @@ impl Portions {
         let is_last = |&idx: &usize| match units.list()[idx] {
             Unit::FinalNorm(Side::Decoder) | Unit::Head => true,
             Unit::Embedding
+            | Unit::PerLayerTable
             | Unit::Layer(..)
             | Unit::Expert { .. }
             | Unit::FinalNorm(Side::Encoder) => false,
@@ -139,7 +140,7 @@ impl Portions {
             let distributed = match unit {
                 _ if has_head => 0,
                 Unit::Layer(_, i) | Unit::Expert { layer: i, .. } => 1 + evenly_distributed(i),
-                Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => 0,
+                Unit::Embedding | Unit::PerLayerTable | Unit::FinalNorm(_) | Unit::Head => 0,
             };
             let is_second = division.is_some_and(|of| of.is_second(portion, self.len()));
             (is_second, read_by(unit, weights.is_tied), distributed)
@@ -288,6 +289,7 @@ pub(crate) fn reads_prompt(unit: Unit) -> bool {
 
 fn read_by(unit: Unit, is_tied: bool) -> ReadBy {
     match unit {
+        Unit::PerLayerTable => ReadBy::Rows,
         Unit::Embedding if !is_tied => ReadBy::Rows,
         Unit::Embedding | Unit::Layer(Side::Decoder, _) => ReadBy::EveryToken,
         Unit::FinalNorm(Side::Decoder) | Unit::Head => ReadBy::EveryToken,

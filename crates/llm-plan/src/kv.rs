@@ -111,6 +111,8 @@ pub fn kv_tables(
     let index = spec.decoder.latents();
     let index = index.filter_map(|latent| index_kv_shape(latent, limits, dtype));
     let shapes = layers.filter_map(|layer| match &layer.mixer {
+        // Another's, in the same table.
+        MixerSpec::Attention(attention) if attention.keys_of.is_some() => None,
         MixerSpec::Attention(attention) => Some(kv_shape(attention, limits, dtype)),
         MixerSpec::Hybrid(hybrid) => Some(kv_shape(&hybrid.attention, limits, dtype)),
         MixerSpec::Latent(latent) => Some(latent_kv_shape(latent, limits, dtype)),

@@ -115,7 +115,10 @@ impl<'a> Ledger<'a> {
             Term::Activations,
             needs.activations + computed.n_heads * needs.head,
         );
-        terms.add(Term::KvCache, computed.kv);
+        terms.add(
+            Term::KvCache,
+            computed.kv + needs.borrowed(computed.kv_uses),
+        );
         if computed.n_encoder_layers > 0 {
             // One for all of them.
             terms.add(Term::KvCache, needs.encoder_kv);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use llm_arch::{ExpertsSpec, LayerSpec, MixerSpec, ModelSpec, Unit};
+use llm_arch::{ExpertsSpec, LayerSpec, MixerSpec, ModelSpec, StackSpec, Unit};
 use llm_tensor::{Bytes, DType, KvShape, WorkspaceShape};
 
 use crate::activation::{F32, HostBuffers};
@@ -51,7 +51,7 @@ impl Launches {
         match unit {
             Unit::Layer(..) => self.layer,
             Unit::Expert { .. } => self.expert,
-            Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => self.other,
+            Unit::Embedding | Unit::PerLayerTable | Unit::FinalNorm(_) | Unit::Head => self.other,
         }
     }
 }
@@ -107,9 +107,61 @@ pub(crate) struct DeviceNeeds {
     pub(crate) encoder_kv: u64,
     /// and the tables of its biases by distance and of their blocks.
     pub(crate) encoder_bias: u64,
-    /// By decoder layer: keys and values, or states, of all sequences.
+    /// By decoder layer: keys and values, or states, of all sequences; none of a layer that sees another's.
     pub(crate) kv: Vec<u64>,
+    /// Layers whose keys and values others see too.
+    pub(crate) lent: Lent,
     pub(crate) launches: Launches,
+}
+
+/// Keys and values that several layers see: a device that computes one of them has them, whether it computes the layer that
+/// makes them or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lent {
+    /// Layers that make such.
+    lenders: [Option<usize>; Lent::MOST],
+    /// By decoder layer: the one whose keys and values it sees.
+    of: Vec<usize>,
+}
+
+impl Lent {
+    /// Layers that may lend: one of each kind of attention.
+    pub(crate) const MOST: usize = 2;
+
+    /// # Panics
+    /// When more layers lend.
+    fn of(stack: &StackSpec) -> Self {
+        let found = stack.lenders();
+        assert!(
+            found.len() <= Lent::MOST,
+            "{} layers lend keys",
+            found.len()
+        );
+        Lent {
+            lenders: std::array::from_fn(|i| found.get(i).map(|&(layer, _)| layer)),
+            of: (0..stack.n_layers()).map(|i| stack.state_of(i)).collect(),
+        }
+    }
+
+    /// For each lender how often a layer lends, and how often it borrows.
+    pub(crate) fn uses(&self, layer: usize) -> [Use; Lent::MOST] {
+        self.lenders.map(|lender| {
+            let is_of = lender == Some(self.of[layer]);
+            Use {
+                lends: u64::from(is_of && self.of[layer] == layer),
+                borrows: u64::from(is_of && self.of[layer] != layer),
+            }
+        })
+    }
+}
+
+/// Layers that have keys and values of a lender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Use {
+    /// The lender itself.
+    pub(crate) lends: u64,
+    /// Others.
+    pub(crate) borrows: u64,
 }
 
 impl Needs {
@@ -171,6 +223,18 @@ impl Needs {
 }
 
 impl DeviceNeeds {
+    /// Keys and values that a decoder's layer reads.
+    pub(crate) fn kv_read(&self, layer: usize) -> u64 {
+        self.kv[self.lent.of[layer]]
+    }
+
+    /// Keys and values of lenders that compute elsewhere, for layers that compute here.
+    pub(crate) fn borrowed(&self, uses: [Use; Lent::MOST]) -> u64 {
+        let pairs = self.lent.lenders.iter().zip(uses);
+        let here = pairs.filter(|(_, uses)| uses.borrows > 0 && uses.lends == 0);
+        here.filter_map(|(&lender, _)| Some(self.kv[lender?])).sum()
+    }
+
     fn of(
         spec: &ModelSpec,
         limits: &Limits,
@@ -186,6 +250,7 @@ impl DeviceNeeds {
                 shapes.iter().map(|shape| shape.bytes().get()).sum()
             };
             let attention = match &layer.mixer {
+                MixerSpec::Attention(attention) if attention.keys_of.is_some() => return 0,
                 MixerSpec::Attention(attention) => attention,
                 MixerSpec::Latent(latent) => {
                     let index = index_kv_shape(latent, limits, kv_dtype).map_or(0, pool);
@@ -238,6 +303,7 @@ impl DeviceNeeds {
             encoder_kv: encoder_kv.max().unwrap_or(0),
             encoder_bias: (encoder_bias + encoded) * F32,
             kv: stack.layers.iter().map(kv).collect(),
+            lent: Lent::of(stack),
             launches: costs.launches(),
         };
         let rest = [

@@ -183,6 +183,7 @@ impl Request<'_> {
         }
         let is_read_less = |unit: &Unit| match unit {
             Unit::Layer(Side::Encoder, _) => true,
+            Unit::PerLayerTable => true,
             Unit::Embedding => !weights.is_tied,
             Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => false,
             Unit::FinalNorm(_) | Unit::Head => false,

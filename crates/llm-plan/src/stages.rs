@@ -91,6 +91,7 @@ impl StagePlan {
             Unit::Layer(of, i) if of == side => Some(i),
             Unit::Layer(..)
             | Unit::Embedding
+            | Unit::PerLayerTable
             | Unit::Expert { .. }
             | Unit::FinalNorm(_)
             | Unit::Head => None,

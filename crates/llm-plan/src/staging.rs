@@ -1,6 +1,6 @@
 //! Staging buffers of streamed weights.
 
-use llm_arch::{Role, Slot};
+use llm_arch::Slot;
 use llm_quant::Scheme;
 use llm_tensor::{Bytes, DType, PageBuf};
 
@@ -44,7 +44,7 @@ pub fn staged_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
 /// Bytes of a row that is looked up in a table: of one not resident where it computes, a pass brings a row for each of
 /// its tokens, in f32 unless its elements mean themselves. Zero for what is no table.
 pub fn looked_up_row_bytes(slot: &Slot, scheme: Scheme) -> Bytes {
-    if !matches!(slot.role, Role::TokenTable | Role::PositionTable) {
+    if slot.role.table_of().is_none() {
         return Bytes::ZERO;
     }
     let (_, cols) = slot.matrix();

@@ -9,6 +9,7 @@ mod evenly;
 mod footprints;
 mod maps;
 mod packed;
+mod per_layer;
 mod properties;
 mod reasons;
 mod recommended;

@@ -4,6 +4,8 @@ use llm_arch::{FinalNorm, LayerSpec, MlpSpec, ModelSpec, Side, StackSpec, Unit};
 #[derive(Debug, Clone)]
 pub(crate) struct Units {
     list: Vec<Unit>,
+    /// Index of the first layer.
+    first_layer: usize,
     n_encoder: usize,
     /// First expert of each decoder layer; one more for the end of the last ones.
     experts: Vec<usize>,
@@ -16,6 +18,8 @@ impl Units {
         let n_encoder = encoder.map_or(0, |stack| stack.n_layers());
         let layers = |side, n| (0..n).map(move |i| Unit::Layer(side, i));
         let mut list = vec![Unit::Embedding];
+        list.extend(spec.embedding.per_layer.map(|_| Unit::PerLayerTable));
+        let first_layer = list.len();
         list.extend(layers(Side::Encoder, n_encoder));
         list.extend(layers(Side::Decoder, spec.decoder.n_layers()));
         let mut experts = vec![list.len()];
@@ -34,6 +38,7 @@ impl Units {
         list.push(Unit::Head);
         Units {
             list,
+            first_layer,
             n_encoder,
             experts,
             has_encoder_norm,
@@ -53,8 +58,9 @@ impl Units {
         let after_experts = self.experts[self.n_decoder_layers()];
         match unit {
             Unit::Embedding => 0,
-            Unit::Layer(Side::Encoder, i) => 1 + i,
-            Unit::Layer(Side::Decoder, i) => 1 + self.n_encoder + i,
+            Unit::PerLayerTable => 1,
+            Unit::Layer(Side::Encoder, i) => self.first_layer + i,
+            Unit::Layer(Side::Decoder, i) => self.first_layer + self.n_encoder + i,
             Unit::Expert { layer, expert } => self.experts[layer] + expert,
             Unit::FinalNorm(Side::Encoder) => after_experts,
             Unit::FinalNorm(Side::Decoder) => after_experts + usize::from(self.has_encoder_norm),
@@ -65,7 +71,7 @@ impl Units {
     /// The units in the order in which they compute, each layer's experts after it.
     pub(crate) fn in_order_of_computing(&self) -> impl Iterator<Item = usize> {
         let after_experts = self.experts[self.n_decoder_layers()];
-        let first_layer = 1 + self.n_encoder;
+        let first_layer = self.first_layer + self.n_encoder;
         let layers = (0..self.n_decoder_layers()).flat_map(move |i| {
             std::iter::once(first_layer + i).chain(self.experts[i]..self.experts[i + 1])
         });

@@ -6,7 +6,7 @@ use llm_tensor::Bytes;
 
 use crate::staging::{looked_up_row_bytes, resting_bytes, staged_bytes, whole_pages};
 use crate::units::Units;
-use crate::{Encodings, RunOn, StoredTensor, becomes_table};
+use crate::{ActivationWidths, Encodings, RunOn, StoredTensor, becomes_table};
 
 /// Memory of a unit's weights, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,8 +24,8 @@ pub(crate) struct Footprint {
     pub(crate) staged: u64,
     /// The same in a staging place of a GPU, and in RAM for a GPU, but for whole pages.
     pub(crate) resting: u64,
-    /// A row of the table of tokens, and of that of positions, where they are looked up in.
-    pub(crate) looked_up: [u64; 2],
+    /// A row of the table of tokens, of that of positions, and of that of inputs of layers, where they are looked up in.
+    pub(crate) looked_up: [u64; 3],
     /// Part that the checkpoint does not hold in its final form: on disk it is written anew.
     pub(crate) unfinished: u64,
     /// The largest piece that is loaded of a tensor whose stored form is not the final one: beside that in RAM.
@@ -70,8 +70,12 @@ impl Footprint {
             self.staged += staged_bytes(slot, scheme).get();
             self.resting += resting_bytes(slot, scheme).get();
         }
-        let row = looked_up_row_bytes(slot, scheme).get();
-        self.looked_up[usize::from(slot.role == Role::PositionTable)] += row;
+        let table = match slot.role {
+            Role::PositionTable => 1,
+            Role::PerLayerTable => 2,
+            _ => 0,
+        };
+        self.looked_up[table] += looked_up_row_bytes(slot, scheme).get();
         let source = if is_final(slot, stored, scheme) {
             0
         } else {
@@ -218,8 +222,10 @@ pub(crate) struct Weights {
     pub(crate) is_tied: bool,
     /// By decoder layer: experts, and how many of them a token goes to.
     pub(crate) experts: Vec<Option<(usize, usize)>>,
-    /// Elements of a row of the residual stream.
+    /// Elements of a row of the residual stream,
     pub(crate) hidden: usize,
+    /// and of rows that go with it from device to device: what layers take in, and keys and values that several see.
+    pub(crate) beside: [usize; 2],
     /// True if some units read the prompt alone. Every unit's cost depends on it, so that it is not looked for among all.
     pub(crate) has_encoder: bool,
 }
@@ -254,6 +260,10 @@ impl Weights {
             is_tied,
             experts: experts.collect(),
             hidden: spec.hidden,
+            beside: {
+                let widths = ActivationWidths::of(spec);
+                [widths.inputs, widths.lent]
+            },
             has_encoder: spec.encoder.is_some(),
             units,
         }
@@ -278,7 +288,7 @@ impl Weights {
 pub fn is_looked_up(role: Role, is_tied: bool) -> bool {
     match role {
         Role::TokenTable => !is_tied,
-        role => role == Role::PositionTable,
+        role => role.table_of().is_some(),
     }
 }
 

@@ -72,6 +72,8 @@ impl<B: Backend> Activations<B> {
     pub(crate) fn crossing(&self, rows: Crossing) -> &B::Buffer {
         match rows {
             Crossing::Hidden => &self.rows.x,
+            Crossing::Inputs => &self.rows.inputs,
+            Crossing::Lent => &self.rows.lent,
             Crossing::Encoded => &self.rows.encoded,
             Crossing::ExpertInput => &self.rows.gathered,
             Crossing::ExpertOutput => &self.rows.delta,
@@ -82,6 +84,8 @@ impl<B: Backend> Activations<B> {
     pub(crate) fn crossing_mut(&mut self, rows: Crossing) -> &mut B::Buffer {
         match rows {
             Crossing::Hidden => &mut self.rows.x,
+            Crossing::Inputs => &mut self.rows.inputs,
+            Crossing::Lent => &mut self.rows.lent,
             Crossing::Encoded => &mut self.rows.encoded,
             Crossing::ExpertInput => &mut self.rows.gathered,
             Crossing::ExpertOutput => &mut self.rows.delta,

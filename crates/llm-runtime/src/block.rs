@@ -1,12 +1,13 @@
 //! One block, generic over the backend.
 
 use std::mem::swap;
+use std::slice::from_ref;
 
-use llm_arch::{After, Before, BlockOf, MlpOf, NormOf, SublayerOf};
-use llm_backend::{Backend, Ops, Output};
+use llm_arch::{After, Before, BlockOf, MlpOf, NormOf, PerLayerOf, PerLayerPart, SublayerOf};
+use llm_backend::{Backend, GateFunction, HeadGates, Ops, Output};
 
 use crate::activations::Activations;
-use crate::projection::norm_op;
+use crate::projection::{apply, norm_op};
 use crate::state::LayerState;
 use crate::sublayer::{Call, Input};
 use crate::{Result, mixer, mlp};
@@ -23,6 +24,7 @@ pub(crate) fn forward<B: Backend>(
         mixer,
         cross,
         mlp,
+        per_layer: _,
         scale: _,
     } = block;
     let starts = mlp.as_ref().map(|mlp| &mlp.before);
@@ -64,11 +66,13 @@ pub(crate) fn follows_experts<T>(block: &BlockOf<T>) -> bool {
         MlpOf::Experts(experts) => experts.spec.have_own_rows(),
         MlpOf::Dense(_) => false,
     };
-    block.scale.is_some() || block.mlp.as_ref().is_some_and(have_own_rows)
+    block.per_layer.is_some()
+        || block.scale.is_some()
+        || block.mlp.as_ref().is_some_and(have_own_rows)
 }
 
-/// Ends a block, once its experts have computed: makes what they added up in rows of their own part of the residual, and multiplies
-/// this, where a layer does.
+/// Ends a block, once its experts have computed: makes what they added up in rows of their own part of the residual, takes in
+/// what the layer takes beside it, and multiplies it, where a layer does.
 pub(crate) fn end<B: Backend>(
     block: &BlockOf<B::Weight>,
     call: &mut Call<'_, B>,
@@ -80,11 +84,45 @@ pub(crate) fn end<B: Backend>(
         mlp::join(experts, call, a)?;
         leave(&mlp.after, call, a)?;
     }
+    if let Some(part) = &block.per_layer {
+        per_layer(part, call, a)?;
+    }
     if let Some(scale) = &block.scale {
         let x = &mut a.rows.x;
         call.queue.scale_by(scale, x, a.hidden, call.n_tokens)?;
     }
     Ok(())
+}
+
+/// Adds a layer's part of `a.rows.inputs` to the residual, gated by it, projected and normalised.
+fn per_layer<B: Backend>(
+    of: &PerLayerOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
+    let PerLayerPart {
+        width,
+        first,
+        row_width,
+        activation,
+    } = of.spec;
+    let rows = &mut a.rows;
+    let gates = (Output::Write, &mut rows.attended);
+    apply::<B>(queue, from_ref(&of.gate), &rows.x, gates, n_tokens)?;
+    queue.activate(activation, &mut rows.attended, width, n_tokens)?;
+    let op = HeadGates {
+        norm: None,
+        function: GateFunction::Identity,
+        n_heads: 1,
+        head_dim: width,
+        first,
+        row_width,
+    };
+    queue.gate_heads(&op, &rows.inputs, &mut rows.attended, n_tokens)?;
+    let out = (Output::Write, &mut rows.delta);
+    apply::<B>(queue, from_ref(&of.out), &rows.attended, out, n_tokens)?;
+    add_normed(&of.norm, call, a)
 }
 
 /// Normalises what a sublayer reads; `last` is what the one before it read.
@@ -129,19 +167,28 @@ fn leave<B: Backend>(
 ) -> Result<()> {
     match after {
         After::Add => {}
-        After::NormThenAdd(norm) => {
-            let (op, n_tokens) = (norm_op(norm), call.n_tokens);
-            call.queue
-                .norm(&op, &a.rows.delta, &mut a.rows.normed, n_tokens)?;
-            call.queue
-                .add(&a.rows.normed, &mut a.rows.x, a.hidden, n_tokens)?;
-        }
+        After::NormThenAdd(norm) => add_normed(norm, call, a)?,
         After::AddThenNorm(norm) => {
             norm_residual(norm, call, a)?;
             swap(&mut a.rows.x, &mut a.rows.normed);
         }
     }
     Ok(())
+}
+
+/// Adds a normalised copy of `a.rows.delta` to the residual.
+fn add_normed<B: Backend>(
+    norm: &NormOf<B::Weight>,
+    call: &mut Call<'_, B>,
+    a: &mut Activations<B>,
+) -> Result<()> {
+    let (op, n_tokens) = (norm_op(norm), call.n_tokens);
+    let rows = &mut a.rows;
+    call.queue
+        .norm(&op, &rows.delta, &mut rows.normed, n_tokens)?;
+    Ok(call
+        .queue
+        .add(&rows.normed, &mut rows.x, a.hidden, n_tokens)?)
 }
 
 /// A normalised copy of the residual into `a.rows.normed`.

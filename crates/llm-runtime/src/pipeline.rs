@@ -1,7 +1,7 @@
 //! The stages of a model in order, and the devices that have them.
 
 use llm_arch::{ModelSpec, Side, Unit};
-use llm_plan::{Home, Limits, RunOn, StagePlan, Term};
+use llm_plan::{ActivationWidths, Home, Limits, RunOn, StagePlan, Term};
 
 use crate::Result;
 use crate::allocated::{Allocated, vec_bytes};
@@ -16,7 +16,9 @@ pub(crate) struct Pipeline {
     parts: Vec<Part>,
     steps: Vec<Step>,
     hidden: usize,
-    /// Rows that cross between devices, `[n_tokens, hidden]`.
+    /// What crosses from stage to stage, and how wide its rows are.
+    crossings: Vec<(Crossing, usize)>,
+    /// Rows that cross between devices, `[n_tokens, widest]`.
     host: Vec<f32>,
 }
 
@@ -31,6 +33,7 @@ struct Step {
     /// Index of its device among the parts.
     part: usize,
     embeds: bool,
+    adds_inputs: bool,
     encodes: bool,
     decodes: bool,
     /// True of the norm before the head, and of the head.
@@ -49,20 +52,28 @@ impl Pipeline {
             Step {
                 part: part.expect("a part for the device of each stage"),
                 embeds: stage.has(Unit::Embedding),
+                adds_inputs: stage.has(Unit::PerLayerTable),
                 encodes: stage.layers(Side::Encoder).next().is_some()
                     || stage.has(Unit::FinalNorm(Side::Encoder)),
                 decodes: stage.layers(Side::Decoder).next().is_some(),
                 ends: stage.has(Unit::FinalNorm(Side::Decoder)) || stage.has(Unit::Head),
             }
         };
+        let widths = ActivationWidths::of(spec);
+        let crossings = [
+            (Crossing::Hidden, widths.x),
+            (Crossing::Inputs, widths.inputs),
+            (Crossing::Lent, widths.lent),
+        ];
         // One device keeps its hidden states to itself, but for what an encoder made of a prompt.
         let n_crossing = match parts.len() > 1 || spec.encoder.is_some() {
-            true => limits.n_tokens * spec.hidden,
+            true => limits.n_tokens * widths.widest_crossing(),
             false => 0,
         };
         Pipeline {
             steps: stages.iter().map(step).collect(),
             hidden: spec.hidden,
+            crossings: crossings.into_iter().filter(|of| of.1 > 0).collect(),
             host: vec![0.0; n_crossing],
             parts,
         }
@@ -76,17 +87,23 @@ impl Pipeline {
 
     /// Computes a pass, up to the rows that logits are made of.
     pub(crate) fn forward(&mut self, pass: &Pass<'_>) -> Result<()> {
-        let takes_part = |step: &Step| step.embeds || step.decodes || (step.ends && pass.logits);
+        let takes_part = |step: &Step| {
+            let makes_rows = step.embeds || step.adds_inputs || step.decodes;
+            makes_rows || (step.ends && pass.logits)
+        };
         let mut last = None;
         for (i, step) in self.steps.iter().enumerate() {
             if !takes_part(step) {
                 continue;
             }
             if let Some(from) = last.replace(step.part) {
-                let n_elements = pass.ids.len() * self.hidden;
-                let way = (from, step.part);
-                let rows = (Crossing::Hidden, n_elements);
-                carry(&mut self.parts, way, rows, &mut self.host)?;
+                let is_needed = |(of, _): &&(Crossing, usize)| {
+                    *of == Crossing::Hidden || step.adds_inputs || step.decodes
+                };
+                for &(of, width) in self.crossings.iter().filter(is_needed) {
+                    let (way, rows) = ((from, step.part), (of, pass.ids.len() * width));
+                    carry(&mut self.parts, way, rows, &mut self.host)?;
+                }
             }
             let (before, rest) = self.parts.split_at_mut(step.part);
             let (part, after) = rest.split_first_mut().expect("the stage's part");

@@ -6,11 +6,15 @@ use llm_backend::{Backend, Queue};
 
 use crate::Result;
 
-/// Rows of activations that cross between devices, each as wide as the residual stream.
+/// Rows of activations that cross between devices: each as wide as the residual stream, unless something else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crossing {
     /// The residual stream, from stage to stage.
     Hidden,
+    /// What layers take in beside it, as wide as the parts of all of them.
+    Inputs,
+    /// Keys and values that later layers see too, as wide as those of all layers that lend some.
+    Lent,
     /// An encoder's result, to all layers that attend to it.
     Encoded,
     /// The rows of an expert that computes on another device than its layer,

@@ -70,7 +70,8 @@ impl Origin {
             }
             // What cannot be read is not to blame.
             let found = match (bound.slot.role, unit) {
-                (Role::TokenTable, Unit::Embedding) => self.in_rows(&bound, ids, kept),
+                (Role::TokenTable, Unit::Embedding)
+                | (Role::PerLayerTable, Unit::PerLayerTable) => self.in_rows(&bound, ids, kept),
                 _ => self.in_all(&bound, kept),
             };
             if let Ok(Some(flaw)) = found {
@@ -96,7 +97,8 @@ impl Origin {
             Unit::Layer(Side::Encoder, _)
             | Unit::FinalNorm(Side::Encoder)
             | Unit::Expert { .. }
-            | Unit::Embedding => of == unit,
+            | Unit::Embedding
+            | Unit::PerLayerTable => of == unit,
         }
     }
 

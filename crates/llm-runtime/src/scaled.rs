@@ -1,7 +1,7 @@
 //! Matrices of 8-bit floating-point numbers with scales beside them, for the whole, for each row or for each block, as
 //! DeepSeek and transformers' `fp8` store them.
 
-use llm_arch::{Role, Slot, StackPlace, Stored};
+use llm_arch::{Slot, StackPlace, Stored};
 use llm_checkpoint::{Checkpoint, Encoding, TensorInfo};
 use llm_plan::becomes_table;
 use llm_quant::{Fp8, QuantError, Scheme};
@@ -152,7 +152,7 @@ impl<'a> Scaled<'a> {
             Encoding::Plain(scale) if is_number(scale) => scale,
             other => return Err(found.misfit(EXPECTED, other)),
         };
-        let is_table = matches!(slot.role, Role::TokenTable | Role::PositionTable);
+        let is_table = slot.role.table_of().is_some();
         if is_table || becomes_table(slot.role) || slot.stored != Stored::AsIs {
             let expected = "none: a table, or a matrix stored in another order, has no scales";
             return Err(found.misfit(expected, &scales.shape));

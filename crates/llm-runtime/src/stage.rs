@@ -3,21 +3,27 @@
 mod embedding;
 mod encoder;
 mod head;
+mod lending;
 mod order;
+mod per_layer;
+mod table;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 use llm_arch::{BlockOf, ExpertOf, MlpSpec, NormOf, Role, Side, Unit};
 use llm_backend::{Backend, DeviceInfo, Ops, Queue};
-use llm_plan::{Home, StagePlan, Term, workspace_shape};
+use llm_plan::{ActivationWidths, Home, StagePlan, Term, workspace_shape};
 use llm_tensor::Bytes;
 
 use self::embedding::Embedding;
 use self::encoder::Encoder;
 use self::head::Head;
+use self::lending::Lending;
 use self::order::Order;
+use self::table::Table;
 use crate::activations::Activations;
 use crate::allocated::Allocated;
 use crate::angles::Angles;
@@ -62,9 +68,14 @@ struct BackendStages<B: Backend> {
     /// and the order in which they are needed.
     order: Order,
     embedding: Option<Embedding<B>>,
+    /// Of rows that layers take in.
+    per_layer_table: Option<Table<B>>,
     encoder: Option<Encoder<B>>,
     /// Layers of the decoder, by number.
     layers: BTreeMap<usize, Layer<B>>,
+    /// States, by the layer that makes them: of these layers, and of others whose keys and values they see.
+    states: BTreeMap<usize, LayerState<B>>,
+    lending: Lending,
     bias: Option<BiasTable<B>>,
     /// The norm before a head on another device.
     final_norm: Option<Weights<B, NormOf<Role>>>,
@@ -83,13 +94,14 @@ struct Layer<B: Backend> {
     block: Weights<B, BlockOf<Role>>,
     /// None where its feed-forward is dense.
     experts: Option<Experts<B>>,
-    state: LayerState<B>,
 }
 
 /// The units of a stage, as ranges.
 #[derive(Debug, Clone, Default)]
 struct Segment {
     embeds: bool,
+    /// Rows that layers take in.
+    adds_inputs: bool,
     /// Layers of the encoder; true where its norm follows.
     encoder: (Range<usize>, bool),
     /// Layers of the decoder; true where its norm follows without the head.
@@ -106,6 +118,7 @@ impl Segment {
         let norm = |side| stage.has(Unit::FinalNorm(side));
         Segment {
             embeds: stage.has(Unit::Embedding),
+            adds_inputs: stage.has(Unit::PerLayerTable),
             encoder: (layers(Side::Encoder), norm(Side::Encoder)),
             decoder: (
                 layers(Side::Decoder),
@@ -138,13 +151,20 @@ impl<B: Backend> BackendStages<B> {
             true => Some(Embedding::load(b, spec, stream.as_mut(), source)?),
             false => None,
         };
+        let per_layer_table = match options.has(Unit::PerLayerTable) {
+            true => {
+                let role = Role::PerLayerTable;
+                Some(Table::load(b, role, stream.as_mut(), source)?)
+            }
+            false => None,
+        };
         let streamed = stream.as_ref();
         let encoder = match &spec.encoder {
             Some(encoder) => Encoder::load(b, &mut queue, encoder, options, streamed, source)?,
             None => None,
         };
         let sizes = (limits, *kv_dtype);
-        let mut layers = BTreeMap::new();
+        let (mut layers, mut states) = (BTreeMap::new(), BTreeMap::new());
         let (mut final_norm, mut head) = (None, None);
         for stage in options.own() {
             let remote = stage.remote.iter().map(|&(unit, at)| (unit, at.run_on));
@@ -158,9 +178,12 @@ impl<B: Backend> BackendStages<B> {
                         Weights::load(b, streamed, key, roles, source)?
                     },
                     experts: Experts::load(b, streamed, source, (spec, i), apart)?,
-                    state: LayerState::new(b, &stack.layers[i].mixer, &sequences, sizes)?,
                 };
                 layers.insert(i, layer);
+                if let Entry::Vacant(state) = states.entry(stack.state_of(i)) {
+                    let mixer = &stack.layers[*state.key()].mixer;
+                    state.insert(LayerState::new(b, mixer, &sequences, sizes)?);
+                }
             }
             let norm_unit = Unit::FinalNorm(Side::Decoder);
             let norm = spec.roles().final_norm(Side::Decoder);
@@ -191,7 +214,9 @@ impl<B: Backend> BackendStages<B> {
         let part = BackendStages {
             segments: stages.iter().map(segment).collect(),
             order: Order::of(stages, *run_on),
+            lending: Lending::of(spec, stages, *run_on),
             layers,
+            states,
             guests,
             activations: Activations::new(b, spec, limits)?,
             angles: Angles::new(&stack.positions, source, limits.n_tokens)?,
@@ -207,6 +232,7 @@ impl<B: Backend> BackendStages<B> {
             sequences,
             stream,
             embedding,
+            per_layer_table,
             encoder,
             final_norm,
             head,
@@ -243,6 +269,7 @@ impl<B: Backend> Stages for BackendStages<B> {
         }
         let Segment {
             embeds,
+            adds_inputs,
             decoder: (layers, ends),
             ..
         } = self.segments[stage].clone();
@@ -255,15 +282,24 @@ impl<B: Backend> Stages for BackendStages<B> {
                 probe.look::<B>(queue, &a.rows.x, n_elements, Unit::Embedding)?;
             }
         }
+        if let Some(table) = self.per_layer_table.as_mut().filter(|_| adds_inputs) {
+            per_layer::add_rows(table, (queue, backend), spec, pass.ids, a)?;
+            if let Some(probe) = pass.probe {
+                let n_elements = n_tokens * ActivationWidths::of(spec).inputs;
+                probe.look::<B>(queue, &a.rows.inputs, n_elements, Unit::PerLayerTable)?;
+            }
+        }
         if !layers.is_empty() {
             for kind in 0..self.angles.n_kinds() {
                 queue.upload(self.angles.table(kind, pass), &mut a.rows.angles[kind])?;
             }
             self.sequences.begin(queue, pass.sequences)?;
-            for layer in self.layers.values_mut() {
-                layer.state.copy(queue, &self.sequences)?;
+            for state in self.states.values_mut() {
+                state.copy(queue, &self.sequences)?;
             }
             self.sequences.own.end_copies();
+            let states = (&self.sequences, &mut self.states);
+            self.lending.take(stage, queue, states, a)?;
         }
         for (&i, layer) in self.layers.range_mut(layers) {
             if pass.interrupt.is_raised() {
@@ -275,10 +311,13 @@ impl<B: Backend> Stages for BackendStages<B> {
                 stack: &spec.decoder,
                 bias: self.bias.as_ref(),
                 n_tokens,
+                lends: self.lending.lends(i),
                 sequences: &self.sequences,
             };
             let block = layer.block.get(call.queue, (backend, stream))?;
-            block::forward(&block, &mut call, a, &mut layer.state)?;
+            let state = self.states.get_mut(&spec.decoder.state_of(i));
+            let state = state.expect("a state for every layer");
+            block::forward(&block, &mut call, a, state)?;
             match &layer.experts {
                 Some(experts) if block::follows_experts(&block) => {
                     experts.forward(call.queue, (backend, stream), a, elsewhere)?;
@@ -349,12 +388,13 @@ impl<B: Backend> Stages for BackendStages<B> {
             return Ok(());
         };
         encoded.begin(queue, sequence, n_positions)?;
-        for layer in self.layers.values_mut() {
+        for (i, layer) in &mut self.layers {
             if interrupt.is_raised() {
                 return Err(RuntimeError::Interrupted);
             }
             let block = layer.block.get(queue, (backend, stream))?;
-            if let (Some(cross), Some(kv)) = (&block.cross, &mut layer.state.cross) {
+            let state = self.states.get_mut(i).and_then(|of| of.cross.as_mut());
+            if let (Some(cross), Some(kv)) = (&block.cross, state) {
                 mixer::encode(&cross.compute, queue, (encoded, n_positions), a, kv)?;
             }
             block.end(queue)?;
@@ -370,7 +410,11 @@ impl<B: Backend> Stages for BackendStages<B> {
         let guests = self.guests.range(unit(0)..=unit(usize::MAX));
         let chosen = |unit: &Unit| match unit {
             Unit::Expert { expert, .. } => is_chosen(*expert),
-            Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head => false,
+            Unit::Embedding
+            | Unit::PerLayerTable
+            | Unit::Layer(..)
+            | Unit::FinalNorm(_)
+            | Unit::Head => false,
         };
         if guests.clone().any(|(_, weights)| weights.is_streamed()) {
             let chosen = guests.map(|(&unit, _)| unit).filter(chosen);
@@ -403,8 +447,8 @@ impl<B: Backend> Stages for BackendStages<B> {
 
     fn fork(&mut self, from: usize, to: usize) -> Result<()> {
         if self.sequences.fork(from, to) {
-            for layer in self.layers.values_mut() {
-                layer.state.copy_slot(&mut self.queue, (from, to))?;
+            for state in self.states.values_mut() {
+                state.copy_slot(&mut self.queue, (from, to))?;
             }
         }
         Ok(())
@@ -436,9 +480,13 @@ impl<B: Backend> Stages for BackendStages<B> {
 
     fn count(&self, allocated: &mut Allocated) {
         let home = self.options.run_on.memory();
-        for (&i, layer) in &self.layers {
+        for (&i, state) in &self.states {
             let unit = Unit::Layer(Side::Decoder, i);
-            allocated.add_to(unit, home, Term::KvCache, layer.state.bytes());
+            match self.layers.contains_key(&i) {
+                true => allocated.add_to(unit, home, Term::KvCache, state.bytes()),
+                // Another device's is the layer's own.
+                false => allocated.add(home, Term::KvCache, state.bytes()),
+            }
         }
         self.activations.count(home, allocated);
         let StageOptions { spec, limits, .. } = &self.options;
@@ -460,6 +508,9 @@ impl<B: Backend> Stages for BackendStages<B> {
         }
         if let Some(embedding) = &self.embedding {
             embedding.count(home, allocated);
+        }
+        if let Some(table) = &self.per_layer_table {
+            table.count(home, allocated);
         }
     }
 }

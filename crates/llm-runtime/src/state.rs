@@ -69,6 +69,7 @@ impl<B: Backend> LayerState<B> {
         (limits, dtype): (&Limits, DType),
     ) -> Result<Self> {
         let own = match mixer {
+            MixerSpec::Attention(attention) if attention.keys_of.is_some() => None,
             MixerSpec::Attention(attention) => Some(kv_shape(attention, limits, dtype)),
             MixerSpec::Hybrid(hybrid) => Some(kv_shape(&hybrid.attention, limits, dtype)),
             MixerSpec::Latent(latent) => Some(latent_kv_shape(latent, limits, dtype)),

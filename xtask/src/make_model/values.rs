@@ -69,7 +69,9 @@ impl Values {
             .last()
             .map_or(1.0, |&d| (d as f32).sqrt().recip());
         match slot.role {
-            Role::TokenTable | Role::PositionTable | Role::Head => (0.0, matrix),
+            Role::TokenTable | Role::PositionTable | Role::PerLayerTable | Role::Head => {
+                (0.0, matrix)
+            }
             Role::ProjectIn | Role::ProjectOut | Role::Router | Role::RelativeBias => (0.0, matrix),
             Role::Qkv | Role::Q | Role::K | Role::V => (0.0, matrix),
             Role::CrossQ | Role::CrossK | Role::CrossV => (0.0, matrix),
@@ -81,11 +83,11 @@ impl Values {
             }
             Role::RouterCorrection => (0.0, 0.02),
             Role::ConvIn | Role::ConvTaps | Role::SpaceIn => (0.0, matrix),
-            Role::QTaps | Role::KTaps | Role::VTaps => (0.0, matrix),
+            Role::QTaps | Role::KTaps | Role::VTaps | Role::PerLayerModel => (0.0, matrix),
             Role::DeltaQkv | Role::DeltaGate | Role::DeltaStrength => (0.0, matrix),
             Role::DeltaDecay | Role::DeltaQkvGate | Role::DeltaStrengthDecay => (0.0, matrix),
-            Role::DeltaGateDown | Role::DeltaGateUp => (0.0, matrix),
-            Role::DeltaDecayDown | Role::DeltaDecayUp => (0.0, matrix),
+            Role::DeltaGateDown | Role::DeltaGateUp | Role::PerLayerGate => (0.0, matrix),
+            Role::DeltaDecayDown | Role::DeltaDecayUp | Role::PerLayerOut => (0.0, matrix),
             // States that fade within some positions.
             Role::DeltaRate | Role::DeltaOffset | Role::SpaceRate | Role::SpaceOffset => (0.0, 0.5),
             Role::SpaceSkip => (1.0, 0.1),
@@ -105,7 +107,8 @@ impl Values {
             | Role::SharedDown => (0.0, matrix / self.residual_damping),
             Role::EmbedNorm | Role::AttnNorm | Role::MlpNorm | Role::FinalNorm => (self.gain, 0.1),
             Role::PostAttnNorm | Role::PostMlpNorm | Role::CrossNorm => (self.gain, 0.1),
-            Role::QNorm | Role::KNorm | Role::IndexKNorm => (self.gain, 0.1),
+            Role::PostPerLayerNorm => (self.gain, 0.1),
+            Role::QNorm | Role::KNorm | Role::IndexKNorm | Role::PerLayerNorm => (self.gain, 0.1),
             Role::RopeFactors => (1.0, 0.0),
             Role::LayerScale | Role::RouterNorm | Role::RouterScales => (1.0, 0.1),
             Role::ExpertsNorm | Role::PostExpertsNorm | Role::PostSharedNorm => (self.gain, 0.1),

@@ -38,16 +38,20 @@ pub(super) fn gather(
         }
     }
     let [full, sliding] = heads(config, &slides)?;
+    let is_wide = widens(config)?;
     let kinds = slides.iter().map(|slides| match slides {
         true => "sliding_attention",
         false => "full_attention",
     });
-    let values = slides.iter().rposition(|slides| !slides);
+    // Those that see others' keys have no values of their own either.
+    let own = slides.len().saturating_sub(n_shared(config));
+    let values = slides[..own].iter().rposition(|slides| !slides);
     let values = values.map(|layer| format!("blk.{layer}.attn_v.weight"));
     let object = json!({
         "layer_types": kinds.collect::<Vec<_>>(),
         "head_dim": sliding_dim,
         "global_head_dim": full_dim,
+        "use_double_wide_mlp": is_wide,
         "num_key_value_heads": sliding,
         "num_global_key_value_heads": full,
         "attention_k_eq_v": values.is_some_and(|name| !has_tensor(&name)),
@@ -60,6 +64,31 @@ pub(super) fn gather(
         config.extend(object);
     }
     Ok(())
+}
+
+/// Makes of feed-forwards' widths, where they are listed by layer, the first of them; true if those of the last layers, which see
+/// the keys of others, are twice as wide.
+fn widens(config: &mut Map<String, Value>) -> Result<bool> {
+    let Some(Value::Array(by_layer)) = config.get(WIDTH).cloned() else {
+        return Ok(false);
+    };
+    let widths: Option<Vec<u64>> = by_layer.iter().map(Value::as_u64).collect();
+    let widths = widths.unwrap_or_default();
+    let own = widths.len().saturating_sub(n_shared(config));
+    let (first, last) = (widths.first().copied(), widths.last().copied());
+    let is_all = |part: &[u64], width: Option<u64>| part.iter().all(|of| Some(*of) == width);
+    let doubled = first.and_then(|width| width.checked_mul(2));
+    if first.is_none()
+        || !is_all(&widths[..own], first)
+        || !is_all(&widths[own..], last)
+        || !(last == first || last == doubled)
+    {
+        let given = Value::Array(by_layer);
+        let expected = "one number, or twice as much in layers that see the keys of others";
+        return Err(bad_value(WIDTH, &given, expected));
+    }
+    config.insert(WIDTH.to_owned(), json!(first));
+    Ok(last != first)
 }
 
 /// Key-value heads of layers that see all, and of those that slide: one number for all, or one a layer.
@@ -88,6 +117,12 @@ fn heads(config: &Map<String, Value>, slides: &[bool]) -> Result<[Value; 2]> {
     }
 }
 
+/// Layers, the last ones, that see the keys of others.
+fn n_shared(config: &Map<String, Value>) -> usize {
+    let n = config.get("num_kv_shared_layers").and_then(Value::as_u64);
+    n.map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
 fn flags(list: &Value) -> Option<Vec<bool>> {
     list.as_array()?.iter().map(Value::as_bool).collect()
 }
@@ -102,3 +137,4 @@ fn bad_value(key: &str, found: &Value, expected: &str) -> ArchError {
 
 const PATTERN: &str = "attention.sliding_window_pattern";
 const HEADS: &str = "num_key_value_heads";
+const WIDTH: &str = "intermediate_size";

@@ -1,5 +1,5 @@
 //! Gemma 4 (text): layers that see all have heads of another size and number, whose keys may be their values too, and each layer
-//! multiplies its result.
+//! multiplies its result. The small ones (E2B, E4B) have inputs of each layer, and last layers that see the keys of earlier ones.
 
 use llm_tensor::{Activation, Gate, Routing, Weighting};
 use serde_json::{Map, Value, json};
@@ -12,7 +12,7 @@ use crate::rope_config::{self, RopeDefaults};
 use crate::skeleton::{Elsewhere, Names, Naming, Role, StackRows};
 use crate::spec::{
     AttentionSpec, DenseMlp, ExpertsSpec, Gating, Join, MlpSpec, ModelSpec, NormSpec, Packing,
-    Positions, Residual, SharedSpec,
+    PerLayerSpec, Positions, Residual, SharedSpec,
 };
 use crate::{RopeScaling, RotarySpec};
 
@@ -28,11 +28,10 @@ pub(super) static FAMILY: Family = Family {
     ],
     unread: Unread {
         any: &[
-            // They say something of experts, of inputs of layers, and of layers that share keys, where there are such.
+            // They say something of experts, and of inputs of layers, where there are such.
             "moe_intermediate_size",
             "num_experts",
             "top_k_experts",
-            "use_double_wide_mlp",
             "vocab_size_per_layer_input",
         ],
         off: &[],
@@ -40,6 +39,12 @@ pub(super) static FAMILY: Family = Family {
     naming: |_| &Naming {
         names: &[NAMES, gemma::SANDWICH_NAMES, llama::NAMES],
         bare: &[Role::LayerScale, Role::RouterNorm, Role::RouterScales],
+        // Of layers that see others' keys; nobody reads them.
+        harmless: &[
+            "layers.{i}.self_attn.k_norm.weight",
+            "layers.{i}.self_attn.k_proj.weight",
+            "layers.{i}.self_attn.v_proj.weight",
+        ],
         elsewhere: &[
             (
                 Role::Gate,
@@ -73,13 +78,24 @@ pub(super) static FAMILY: Family = Family {
             Some(_) => &GGUF_EXPERTS_NAMING,
             None => &GGUF_NAMING,
         },
-        adjust: |_| (),
+        // It does not say how many tokens the table of layers' inputs knows.
+        adjust: |spec| {
+            let vocab = spec.vocab;
+            let per_layer = spec.embedding.per_layer.as_mut();
+            per_layer.into_iter().for_each(|of| of.vocab = vocab);
+        },
         config: written,
     }),
 };
 
 const NAMES: Names = &[
     (Role::LayerScale, "layer_scalar"),
+    (Role::PerLayerTable, "model.embed_tokens_per_layer"),
+    (Role::PerLayerModel, "model.per_layer_model_projection"),
+    (Role::PerLayerNorm, "model.per_layer_projection_norm"),
+    (Role::PerLayerGate, "per_layer_input_gate"),
+    (Role::PerLayerOut, "per_layer_projection"),
+    (Role::PostPerLayerNorm, "post_per_layer_input_norm"),
     (Role::Router, "router.proj"),
     (Role::RouterNorm, "router.scale"),
     (Role::RouterScales, "router.per_expert_scale"),
@@ -97,10 +113,24 @@ const NAMES: Names = &[
 const STACKED_GATE_UP: &str = "model.layers.{i}.experts.gate_up_proj";
 const STACKED_DOWN: &str = "model.layers.{i}.experts.down_proj";
 
-const GGUF_NAMES: Names = &[(Role::LayerScale, "layer_output_scale")];
+const GGUF_NAMES: Names = &[
+    (Role::LayerScale, "layer_output_scale"),
+    (Role::PerLayerTable, "per_layer_token_embd"),
+    (Role::PerLayerModel, "per_layer_model_proj"),
+    (Role::PerLayerNorm, "per_layer_proj_norm"),
+    (Role::PerLayerGate, "inp_gate"),
+    (Role::PerLayerOut, "proj"),
+    (Role::PostPerLayerNorm, "post_norm"),
+];
 
 const GGUF_NAMING: Naming = Naming {
     names: &[GGUF_NAMES, llama::GGUF_NAMES],
+    // Of layers that see others' keys, where the converter found them.
+    harmless: &[
+        "blk.{i}.attn_k.weight",
+        "blk.{i}.attn_k_norm.weight",
+        "blk.{i}.attn_v.weight",
+    ],
     ..llama::GGUF_NAMING
 };
 
@@ -146,6 +176,13 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
         return written::none("all experts of a layer lie in one tensor there");
     }
     let mlp = written::mlp(spec)?;
+    let widths = spec.decoder.layers.iter().map(|layer| match layer.mlp {
+        MlpSpec::Dense(mlp) => Some(mlp.width),
+        MlpSpec::Experts(_) | MlpSpec::Absent => None,
+    });
+    let is_wide = widths.flatten().any(|width| width != mlp.width);
+    let n_shared = attentions().filter(|own| own.keys_of.is_some()).count();
+    let per_layer = spec.embedding.per_layer;
     let mut config = written::config(spec, "Gemma4ForCausalLM");
     let more = json!({
         "hidden_size": spec.hidden,
@@ -163,7 +200,10 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
         "layer_types": types.collect::<Vec<_>>(),
         "sliding_window": sliding.window,
         "final_logit_softcapping": spec.head.soft_cap.map(written::shortest),
-        INPUTS_OF_LAYERS: 0,
+        INPUTS_OF_LAYERS: per_layer.map_or(0, |of| of.width),
+        "vocab_size_per_layer_input": per_layer.map_or(spec.vocab, |of| of.vocab),
+        "num_kv_shared_layers": n_shared,
+        "use_double_wide_mlp": is_wide,
         "rope_parameters": {
             "full_attention": {
                 "rope_type": "proportional",
@@ -179,14 +219,6 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
 }
 
 fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    if config.whole(INPUTS_OF_LAYERS)? != Some(0) {
-        let expected =
-            "0: models with inputs of layers, as E2B and E4B, are not run (by default it is 256)";
-        return config.bad_value(INPUTS_OF_LAYERS, expected);
-    }
-    if config.whole("num_kv_shared_layers")?.unwrap_or(0) != 0 {
-        return config.bad_value("num_kv_shared_layers", "0");
-    }
     match config.text("use_bidirectional_attention")? {
         // Pictures alone see what follows them.
         None | Some("vision") => {}
@@ -196,9 +228,22 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-6));
     let slides = slides(config)?;
     let [full, sliding] = attentions(config, &slides, norm)?;
-    let mlp = mlp(config)?;
-    let layers = slides.iter().map(|slides| {
-        let attention = if *slides { sliding } else { full };
+    let borrows = keys_of(config, &slides)?;
+    // Of layers that see others' keys twice as wide, where it is said.
+    let widens = config.flag("use_double_wide_mlp", false)?;
+    let [own, wide] = [1, 2].map(|times| mlp(config, times));
+    let (own, wide) = (own?, wide?);
+    let layers = slides.iter().zip(&borrows).map(|(slides, keys_of)| {
+        let mut attention = if *slides { sliding } else { full };
+        if keys_of.is_some() {
+            attention.keys_of = *keys_of;
+            attention.packing = Packing::Separate;
+        }
+        let mlp = if widens && keys_of.is_some() {
+            wide
+        } else {
+            own
+        };
         block::attending(attention, mlp)
     });
     let dims = [full.head_dim, sliding.head_dim];
@@ -209,15 +254,55 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     stack.scaled_layers = true;
     let mut spec = block::decoder_only(config, "gemma4_text", context, stack, true)?;
     spec.embedding.scale = (spec.hidden as f32).sqrt();
+    spec.embedding.per_layer = per_layer(config, spec.vocab)?;
     spec.head.soft_cap = config.cap("final_logit_softcapping", None)?;
     Ok(spec)
 }
 
-/// The feed-forward for all tokens, with experts beside it where there are some.
-fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
+/// Inputs of layers, if it has such.
+fn per_layer(config: &Config<'_>, vocab: usize) -> Result<Option<PerLayerSpec>, ArchError> {
+    let width = match config.whole(INPUTS_OF_LAYERS)? {
+        Some(0) => return Ok(None),
+        Some(_) => config.count(INPUTS_OF_LAYERS)?,
+        None => 256,
+    };
+    const VOCAB: &str = "vocab_size_per_layer_input";
+    let own = config.opt_count(VOCAB)?.unwrap_or(262_144);
+    if own < vocab {
+        return config.bad_value(VOCAB, &format!("a row for each of the {vocab} tokens"));
+    }
+    Ok(Some(PerLayerSpec {
+        vocab: own,
+        width,
+        activation: config.activation("hidden_activation", Activation::GeluTanh)?,
+    }))
+}
+
+/// For each layer the one whose keys and values it sees in place of its own: the last of its kind that has some.
+fn keys_of(config: &Config<'_>, slides: &[bool]) -> Result<Vec<Option<usize>>, ArchError> {
+    const SHARED: &str = "num_kv_shared_layers";
+    let n_shared = match config.whole(SHARED)? {
+        None | Some(0) => return Ok(vec![None; slides.len()]),
+        Some(_) => config.count(SHARED)?,
+    };
+    let own = slides.len().saturating_sub(n_shared);
+    let last_of_kind = |slides_too: bool| slides[..own].iter().rposition(|of| *of == slides_too);
+    let mut keys_of = vec![None; own];
+    for &slides in &slides[own..] {
+        let Some(last) = last_of_kind(slides) else {
+            let expected = "fewer: a layer of each kind before those that see the keys of another";
+            return config.bad_value(SHARED, expected);
+        };
+        keys_of.push(Some(last));
+    }
+    Ok(keys_of)
+}
+
+/// The feed-forward for all tokens, some times as wide, with experts beside it where there are some.
+fn mlp(config: &Config<'_>, times: usize) -> Result<MlpSpec, ArchError> {
     let activation = config.activation("hidden_activation", Activation::GeluTanh)?;
     let shared = DenseMlp {
-        width: config.count("intermediate_size")?,
+        width: times * config.count("intermediate_size")?,
         activation: activation.into(),
         gating: Gating::Separate,
         bias: false,

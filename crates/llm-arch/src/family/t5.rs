@@ -219,6 +219,7 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
             width: hidden,
             scale: 1.0,
             norm: None,
+            per_layer: None,
         },
         encoder: Some(EncoderSpec {
             stack: stack(n_layers),

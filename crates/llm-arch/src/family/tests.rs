@@ -6,7 +6,7 @@ mod keys;
 mod reference;
 
 use super::*;
-use crate::{Packing, RopeScaling, Side, Stored, Unit};
+use crate::{MlpSpec, Packing, Role, RopeScaling, Side, Stored, Unit};
 
 fn object(value: Value) -> Map<String, Value> {
     value.as_object().expect("an object").clone()
@@ -228,15 +228,38 @@ fn a_ggufs_two_kinds_of_layers_are_told_apart_or_refused() {
     assert_eq!(kinds[1].scaling, RopeScaling::None);
     let found = spec(&["blk.2.attn_v.weight"]);
     assert_eq!(own(&found)[2].3, Packing::Separate);
+    let mut small = metadata.clone();
+    small.extend(object(json!({
+        "gemma4.embedding_length_per_layer_input": 8, "gemma4.block_count": 4,
+        "gemma4.attention.sliding_window_pattern": [true, false, true, false],
+        "gemma4.attention.head_count_kv": 1, "gemma4.attention.shared_kv_layers": 2,
+        "gemma4.feed_forward_length": [96, 96, 192, 192]
+    })));
+    let skeleton = from_gguf(&small, 100, |_| false).unwrap();
+    let table = skeleton
+        .slots
+        .iter()
+        .find(|s| s.role == Role::PerLayerTable);
+    assert_eq!(*table.unwrap().shape, [100, 4 * 8]);
+    let decoder = &skeleton.spec.decoder;
+    let widths = decoder.layers.iter().map(|layer| match layer.mlp {
+        MlpSpec::Dense(mlp) => mlp.width,
+        MlpSpec::Experts(_) | MlpSpec::Absent => 0,
+    });
+    assert_eq!(widths.collect::<Vec<_>>(), [96, 96, 192, 192]);
+    let keys = decoder.attentions().map(|own| own.keys_of);
+    assert_eq!(keys.collect::<Vec<_>>(), [None, None, Some(0), Some(1)]);
     for (key, value, words) in [
         ("attention.value_length", json!(16), "expected 32"),
         ("rope.dimension_count_swa", json!(8), "expected 16"),
         ("attention.head_count_kv", json!([2, 1, 1]), "same in all"),
         ("attention.head_count_kv", json!([2, 1]), "3 numbers"),
+        ("feed_forward_length", json!([96, 96, 95]), "twice as much"),
+        ("feed_forward_length", json!([]), "twice as much"),
         (
-            "embedding_length_per_layer_input",
-            json!(8),
-            "hidden_size_per_layer_input",
+            "feed_forward_length",
+            json!([96, 192, 192]),
+            "twice as much",
         ),
     ] {
         let error = read(&format!("gemma4.{key}"), value, &[]).unwrap_err();

@@ -4,8 +4,8 @@
 
 use super::Role;
 use crate::spec::{
-    AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, IndexHeads, LatentSpec, NormSpec, Residual,
-    ShortConvSpec, StateSpaceSpec,
+    AttentionSpec, DeltaSpec, DenseMlp, ExpertsSpec, IndexHeads, LatentSpec, NormSpec,
+    PerLayerPart, Residual, ShortConvSpec, StateSpaceSpec,
 };
 
 /// A unit's tensors, of which each can be made into something else.
@@ -74,8 +74,28 @@ pub struct BlockOf<T> {
     pub cross: Option<SublayerOf<CrossOf<T>, T>>,
     /// Feed-forward, if it has one.
     pub mlp: Option<SublayerOf<MlpOf<T>, T>>,
+    /// What it takes in beside the residual, after the feed-forward.
+    pub per_layer: Option<PerLayerOf<T>>,
     /// Multiplies the residual in the end, `[1]`.
     pub scale: Option<T>,
+}
+
+/// A layer's part of the rows that layers take in beside the residual.
+///
+/// ```text
+/// x ─┬─ gate ─ activation ─ · part ─ project ─ norm ─ + ─►
+///    └────────────────────────────────────────────────┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PerLayerOf<T> {
+    /// The part.
+    pub spec: PerLayerPart,
+    /// From the residual to what multiplies it.
+    pub gate: LinearOf<T>,
+    /// From the product to the residual.
+    pub out: LinearOf<T>,
+    /// Normalises that.
+    pub norm: NormOf<T>,
 }
 
 /// A sublayer: a computation `C`, and what stands before and after it.
@@ -188,7 +208,7 @@ pub struct ShortConvOf<T> {
 pub struct AttentionOf<T> {
     /// Heads.
     pub spec: AttentionSpec,
-    /// Queries, keys and values.
+    /// Queries, keys and values; queries alone where keys and values are another layer's.
     pub qkv: ProjectionOf<T>,
     /// Normalises each head's queries.
     pub q_norm: Option<NormOf<T>>,
@@ -375,6 +395,8 @@ pub struct InputOf<T> {
     pub norm: Option<NormOf<T>>,
     /// From the embedding's width to the residual's, first.
     pub project: Option<LinearOf<T>>,
+    /// From the residual to the rows that layers take in, and the norm of each layer's part.
+    pub per_layer: Option<LatentInputOf<T>>,
 }
 
 /// A head, as far as it is not the embedding's table.
@@ -511,7 +533,8 @@ macro_rules! map_fields {
 
 map_fields!(NormOf { spec; ; gain; bias });
 map_fields!(LinearOf { ; ; weight; bias });
-map_fields!(BlockOf { ; mixer cross mlp; ; scale });
+map_fields!(BlockOf { ; mixer cross mlp per_layer; ; scale });
+map_fields!(PerLayerOf { spec; gate out norm; ; });
 map_fields!(AttentionOf { spec; qkv q_norm k_norm out; ; sinks });
 map_fields!(LatentOf { spec; q_latent q kv_latent kv out index; ; });
 map_fields!(IndexOf { spec; q k k_norm weigh; ; });
@@ -529,7 +552,7 @@ map_fields!(ApartOf { ; router before after after_shared; scales; });
 map_fields!(LatentExpertsOf { ; enter leave; ; });
 map_fields!(SharedOf { ; mlp score; ; });
 map_fields!(ExpertOf { ; up down; ; });
-map_fields!(InputOf { ; norm project; ; });
+map_fields!(InputOf { ; norm project per_layer; ; });
 map_fields!(HeadOf { ; project; ; matrix bias });
 
 /// Enums of variants that are empty, and of variants of one part.

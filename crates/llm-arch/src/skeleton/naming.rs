@@ -134,7 +134,9 @@ impl Naming {
             Unit::Layer(Side::Encoder, _) => (self.encoder_names, self.encoder_layer),
             Unit::FinalNorm(Side::Encoder) => (self.encoder_names, ""),
             Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => (self.names, self.layer),
-            Unit::Embedding | Unit::FinalNorm(Side::Decoder) | Unit::Head => (self.names, ""),
+            Unit::Embedding | Unit::PerLayerTable | Unit::FinalNorm(Side::Decoder) | Unit::Head => {
+                (self.names, "")
+            }
         };
         let (weight, suffix) = match role.biased() {
             Some(weight) => (weight, ".bias"),
@@ -190,7 +192,11 @@ impl Naming {
             // In every family that has experts.
             (Unit::Expert { .. }, _) => (stored, Module::Experts),
             (
-                Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head,
+                Unit::Embedding
+                | Unit::PerLayerTable
+                | Unit::Layer(..)
+                | Unit::FinalNorm(_)
+                | Unit::Head,
                 TensorKind::Projection
                 | TensorKind::WideProjection
                 | TensorKind::Both
@@ -206,7 +212,7 @@ pub(super) fn name_of(pattern: &str, unit: Unit) -> String {
     let (layer, expert) = match unit {
         Unit::Layer(_, i) => (Some(i), None),
         Unit::Expert { layer, expert } => (Some(layer), Some(expert)),
-        Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => (None, None),
+        Unit::Embedding | Unit::PerLayerTable | Unit::FinalNorm(_) | Unit::Head => (None, None),
     };
     let mut name = String::with_capacity(pattern.len() + 8);
     let mut rest = pattern;

@@ -10,6 +10,8 @@ use crate::spec::Side;
 pub enum Unit {
     /// Token and position tables.
     Embedding,
+    /// The table of rows that layers take in beside the residual stream: it is looked up in, and may rest where it is slow.
+    PerLayerTable,
     /// A block, without its experts.
     Layer(Side, usize),
     /// One expert of a block of the decoder.
@@ -29,6 +31,7 @@ impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unit::Embedding => f.write_str("embedding"),
+            Unit::PerLayerTable => f.write_str("per-layer table"),
             Unit::Layer(Side::Encoder, i) => write!(f, "encoder layer {i}"),
             Unit::Layer(Side::Decoder, i) => write!(f, "layer {i}"),
             Unit::Expert { layer, expert } => write!(f, "expert {expert} of layer {layer}"),
@@ -61,6 +64,10 @@ roles! {
     /// From the embedding's width to the hidden one, and back.
     ProjectIn: Projection;
     ProjectOut: Projection;
+    /// Rows that layers take in, `[tokens, layers · width]`; what is added to them of the residual, and its norm.
+    PerLayerTable: Other;
+    PerLayerModel: Projection;
+    PerLayerNorm: Other;
     /// Stretches of the rotary wavelengths, `[rotary dim / 2]`.
     RopeFactors: Other;
     /// Bias of each head for each bucket of distances, `[buckets, heads]`.
@@ -168,6 +175,10 @@ roles! {
     SharedGateUp: Projection;
     SharedDown: Projection;
     PostMlpNorm: Other;
+    /// To the gate of a layer's part of those rows, from it to the residual, and the norm of that.
+    PerLayerGate: Projection;
+    PerLayerOut: Projection;
+    PostPerLayerNorm: Other;
     /// Multiplies a layer's result, the residual included: `[1]`.
     LayerScale: Other;
     FinalNorm + FinalNormBias: Other;
@@ -179,6 +190,15 @@ impl Role {
     pub(super) fn kind(self) -> TensorKind {
         let of_weight = ROLES.iter().find(|(role, ..)| *role == self);
         of_weight.map_or(TensorKind::Other, |(.., kind)| *kind)
+    }
+
+    /// Unit of a table in which rows are looked up; none of what is no table.
+    pub fn table_of(self) -> Option<Unit> {
+        match self {
+            Role::TokenTable | Role::PositionTable => Some(Unit::Embedding),
+            Role::PerLayerTable => Some(Unit::PerLayerTable),
+            _ => None,
+        }
     }
 
     /// Role of a weight's bias, if models have one.

@@ -7,15 +7,16 @@ use llm_tensor::Gate;
 use super::block::{
     After, ApartOf, AttentionOf, Before, BlockOf, CrossOf, DeltaLatentsOf, DeltaOf, DenseOf,
     EmbeddingOf, ExpertOf, ExpertsOf, HeadOf, HybridOf, IndexOf, InputOf, LatentExpertsOf,
-    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf, ProjectionOf, SharedOf, ShortConvOf,
-    StateSpaceOf, SublayerOf, TryMap, XieluOf,
+    LatentInputOf, LatentOf, LinearOf, MixerOf, MlpOf, NormOf, PerLayerOf, ProjectionOf, SharedOf,
+    ShortConvOf, StateSpaceOf, SublayerOf, TryMap, XieluOf,
 };
 use super::{Role, Unit};
 use crate::RopeScaling;
 use crate::spec::{
     AttentionSpec, DeltaPacking, DeltaSpec, DenseMlp, ExpertsSpec, FinalNorm, Gating, HeadMatrix,
     IndexHeads, Join, LatentSpec, LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOver,
-    NormSpec, Packing, Positions, QkNorm, SharedSpec, ShortConvSpec, Side, StateSpaceSpec,
+    NormSpec, Packing, PerLayerPart, PerLayerSpec, Positions, QkNorm, SharedSpec, ShortConvSpec,
+    Side, StateSpaceSpec,
 };
 
 impl ModelSpec {
@@ -37,7 +38,9 @@ pub(super) fn units(spec: &ModelSpec) -> impl Iterator<Item = Unit> {
         let layers = layers.iter().enumerate().flat_map(of_layer);
         layers.chain([Unit::FinalNorm(side)])
     };
+    let table = spec.embedding.per_layer.map(|_| Unit::PerLayerTable);
     std::iter::once(Unit::Embedding)
+        .chain(table)
         .chain(of_side(Side::Encoder))
         .chain(of_side(Side::Decoder))
         .chain([Unit::Head])
@@ -60,6 +63,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     pub(super) fn unit(&mut self, unit: Unit) {
         match unit {
             Unit::Embedding => drop(self.embedding()),
+            Unit::PerLayerTable => drop(self.per_layer_table()),
             Unit::Layer(side, layer) => {
                 self.relative_bias(side, layer);
                 self.block(side, layer);
@@ -86,8 +90,47 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
             input: InputOf {
                 norm: norm.map(|norm| self.norms(&norm.of(Role::EmbedNorm), hidden)),
                 project: (width != hidden).then(|| self.matrix(Role::ProjectIn, [hidden, width])),
+                per_layer: self.per_layer_part(0).map(|part| LatentInputOf {
+                    project: self.matrix(Role::PerLayerModel, [part.row_width, hidden]),
+                    norm: {
+                        let norm = self.spec.decoder.norm.of(Role::PerLayerNorm);
+                        self.norms(&norm, part.width)
+                    },
+                }),
             },
         }
+    }
+
+    /// The table of rows that layers take in, if there is one.
+    pub fn per_layer_table(&mut self) -> Option<T> {
+        let vocab = self.spec.embedding.per_layer?.vocab;
+        let row_width = self.per_layer_part(0)?.row_width;
+        Some((self.make)(Role::PerLayerTable, &[vocab, row_width]))
+    }
+
+    fn per_layer_part(&self, layer: usize) -> Option<PerLayerPart> {
+        let PerLayerSpec {
+            width, activation, ..
+        } = self.spec.embedding.per_layer?;
+        Some(PerLayerPart {
+            width,
+            activation,
+            first: layer * width,
+            row_width: self.spec.decoder.n_layers() * width,
+        })
+    }
+
+    /// What a layer does with its part of those rows.
+    fn per_layer(&mut self, side: Side, layer: usize) -> Option<PerLayerOf<T>> {
+        let spec = (self.per_layer_part(layer)).filter(|_| side == Side::Decoder)?;
+        let hidden = self.spec.hidden;
+        let norm = self.spec.decoder.norm.of(Role::PostPerLayerNorm);
+        Some(PerLayerOf {
+            spec,
+            gate: self.matrix(Role::PerLayerGate, [spec.width, hidden]),
+            out: self.matrix(Role::PerLayerOut, [hidden, spec.width]),
+            norm: self.norms(&norm, hidden),
+        })
     }
 
     fn rope_factors(&mut self) -> Option<T> {
@@ -118,7 +161,8 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
     /// When the model has no such layer.
     pub fn block(&mut self, side: Side, layer: usize) -> BlockOf<T> {
         let stack = self.spec.stack(side).expect("a stack that has layers");
-        let layer = &stack.layers[layer];
+        let number = layer;
+        let layer = &stack.layers[number];
         let [around_mixer, around_mlp] = stack.residual.sublayers(&stack.norm);
         let has_cross = side == Side::Decoder && self.spec.encoder.is_some();
         BlockOf {
@@ -139,6 +183,7 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 | MixerSpec::Absent => None,
             },
             mlp: self.mlp(around_mlp, (&layer.mlp, &stack.norm)),
+            per_layer: self.per_layer(side, number),
             scale: (stack.scaled_layers).then(|| (self.make)(Role::LayerScale, &[1])),
         }
     }
@@ -193,6 +238,9 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
         AttentionOf {
             spec: *spec,
             qkv: match spec.packing {
+                _ if spec.keys_of.is_some() => {
+                    ProjectionOf::One([part(Role::Q, spec.gated_q_width())])
+                }
                 Packing::Separate => {
                     let q = part(Role::Q, spec.gated_q_width());
                     ProjectionOf::Three([q, part(Role::K, kv), part(Role::V, kv)])
@@ -206,7 +254,10 @@ impl<'a, T, F: FnMut(Role, &[usize]) -> T> Walk<'a, F> {
                 }
             },
             q_norm: self.qk_norm(spec, Role::QNorm, q),
-            k_norm: self.qk_norm(spec, Role::KNorm, kv),
+            k_norm: match spec.keys_of {
+                None => self.qk_norm(spec, Role::KNorm, kv),
+                Some(_) => None,
+            },
             out: self.linear(Role::Out, [hidden, q], spec.out_bias),
             sinks: (spec.sinks).then(|| (self.make)(Role::Sinks, &[spec.n_heads])),
         }

@@ -87,6 +87,7 @@ pub(super) fn gate_heads(
         for (x, &gate) in x.iter_mut().zip(&gates[op.first..]) {
             let gate = f64::from(gate);
             let factor = match op.function {
+                GateFunction::Identity => gate,
                 GateFunction::Sigmoid => sigmoid(gate),
                 GateFunction::Silu => gate * sigmoid(gate),
             };

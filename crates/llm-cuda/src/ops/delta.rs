@@ -103,6 +103,7 @@ pub(super) fn gate_heads(
     let function = match op.function {
         GateFunction::Sigmoid => 0,
         GateFunction::Silu => 1,
+        GateFunction::Identity => 2,
     };
     let (norm, after, eps, gain_offset) = match &op.norm {
         None => (0, 0, 0.0, 0.0),

@@ -39,7 +39,9 @@ pub(super) fn hand_overs(
     is_read: impl Fn(Unit) -> bool,
     chance: impl Fn(usize, usize) -> f64,
 ) -> Vec<HandOver> {
-    let row = Bytes::new((weights.hidden * size_of::<f32>()) as u64);
+    let bytes = |width: usize| Bytes::new((width * size_of::<f32>()) as u64);
+    let row = bytes(weights.hidden);
+    let beside = weights.beside.into_iter().filter(|&width| width > 0);
     let mut found = HandOvers::default();
     let units = weights.units.in_order_of_computing();
     let units = units.map(|idx| &estimate.units()[idx]);
@@ -60,6 +62,9 @@ pub(super) fn hand_overs(
             found.end_layer(&mut layer, device, row, &chance);
             if device != run_on {
                 found.add(device, run_on, row, 1.0);
+                // Nobody needs what is beside once the layers are done.
+                let rows = beside.clone().filter(|_| !is_last(unit.unit));
+                rows.for_each(|width| found.add(device, run_on, bytes(width), 1.0));
             }
         }
         before = Some(run_on);
@@ -72,6 +77,14 @@ pub(super) fn hand_overs(
         }
     }
     found.list
+}
+
+/// True of what follows the layers.
+fn is_last(unit: Unit) -> bool {
+    match unit {
+        Unit::FinalNorm(_) | Unit::Head => true,
+        Unit::Embedding | Unit::PerLayerTable | Unit::Layer(..) | Unit::Expert { .. } => false,
+    }
 }
 
 /// Experts of a layer that are not resident where it computes.

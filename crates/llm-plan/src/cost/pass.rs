@@ -55,7 +55,11 @@ impl Pass {
             let run_on = placement.run_on;
             let [used, share] = match unit.unit {
                 Unit::Expert { layer, .. } => experts[layer],
-                Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head => [1.0; 2],
+                Unit::Embedding
+                | Unit::PerLayerTable
+                | Unit::Layer(..)
+                | Unit::FinalNorm(_)
+                | Unit::Head => [1.0; 2],
             };
             let n_bytes = used * per_pass.get() as f64;
             if n_bytes > 0.0 {
@@ -64,8 +68,12 @@ impl Pass {
                     None => moved.push((placement, n_bytes)),
                 }
             }
-            if unit.kv_cache > Bytes::ZERO {
-                *kv_cache.entry(run_on).or_default() += unit.kv_cache;
+            let read = match unit.unit {
+                Unit::Layer(Side::Decoder, i) => needs.on(run_on).kv_read(i),
+                _ => unit.kv_cache.get(),
+            };
+            if read > 0 {
+                *kv_cache.entry(run_on).or_default() += Bytes::new(read);
             }
             if is_of_every_row(unit.unit, weights) {
                 *products.entry(run_on).or_default() += share * unit.products as f64;
@@ -116,6 +124,7 @@ impl Rows {
             }
             (
                 Unit::Embedding
+                | Unit::PerLayerTable
                 | Unit::Layer(..)
                 | Unit::Expert { .. }
                 | Unit::FinalNorm(_)
@@ -208,7 +217,7 @@ fn is_of_every_row(unit: Unit, weights: &Weights) -> bool {
     match unit {
         Unit::Layer(Side::Encoder, _) => true,
         Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => !weights.has_encoder,
-        Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => false,
+        Unit::Embedding | Unit::PerLayerTable | Unit::FinalNorm(_) | Unit::Head => false,
     }
 }
 

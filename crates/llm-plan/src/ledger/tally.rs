@@ -1,6 +1,6 @@
 use llm_arch::{Side, Unit};
 
-use crate::needs::DeviceNeeds;
+use crate::needs::{DeviceNeeds, Lent, Use};
 use crate::weights::Footprint;
 
 /// Memory of some units, in bytes, as one kind of device computes with them.
@@ -20,8 +20,10 @@ pub(crate) struct Totals {
     pub(crate) statistics: u64,
     pub(crate) unfinished: u64,
     pub(crate) padding: u64,
-    pub(crate) looked_up: [u64; 2],
+    pub(crate) looked_up: [u64; 3],
     pub(crate) kv: u64,
+    /// Of layers whose keys and values others see.
+    pub(crate) kv_uses: [Use; Lent::MOST],
 }
 
 /// Maxima over units.
@@ -40,7 +42,13 @@ impl Tally {
             Unit::Layer(Side::Decoder, i) => (needs.kv[i], 0, 0),
             Unit::Layer(Side::Encoder, _) => (0, 1, 0),
             Unit::Head => (0, 0, 1),
-            Unit::Embedding | Unit::Expert { .. } | Unit::FinalNorm(_) => (0, 0, 0),
+            Unit::Embedding | Unit::PerLayerTable | Unit::Expert { .. } | Unit::FinalNorm(_) => {
+                (0, 0, 0)
+            }
+        };
+        let kv_uses = match unit {
+            Unit::Layer(Side::Decoder, i) => needs.lent.uses(i),
+            _ => Default::default(),
         };
         Tally {
             totals: Totals {
@@ -53,6 +61,7 @@ impl Tally {
                 padding: footprint.padding(),
                 looked_up: footprint.looked_up,
                 kv,
+                kv_uses,
             },
             maxima: Maxima {
                 staged: footprint.staged,
@@ -97,8 +106,15 @@ impl Totals {
             statistics: join(self.statistics, other.statistics),
             unfinished: join(self.unfinished, other.unfinished),
             padding: join(self.padding, other.padding),
-            looked_up: [0, 1].map(|i| join(self.looked_up[i], other.looked_up[i])),
+            looked_up: [0, 1, 2].map(|i| join(self.looked_up[i], other.looked_up[i])),
             kv: join(self.kv, other.kv),
+            kv_uses: std::array::from_fn(|i| {
+                let (own, other) = (self.kv_uses[i], other.kv_uses[i]);
+                Use {
+                    lends: join(own.lends, other.lends),
+                    borrows: join(own.borrows, other.borrows),
+                }
+            }),
         }
     }
 }

@@ -42,7 +42,7 @@ impl DeviceCosts for Launching {
 /// A row of the small models.
 const ROW: Bytes = Bytes::new(32 * 4);
 
-fn placed(request: &Request<'_>, map: Value) -> Plan {
+pub(super) fn placed(request: &Request<'_>, map: Value) -> Plan {
     let mut request = request.clone();
     request.strategy = map.to_string().parse().unwrap();
     request.budgets = budgets(&[GB, GB], GB, Some(GB));
@@ -51,7 +51,7 @@ fn placed(request: &Request<'_>, map: Value) -> Plan {
 }
 
 /// `from` to `to`, bytes of a row, times.
-fn hand_overs(plan: &Plan) -> Vec<(RunOn, RunOn, Bytes, f64)> {
+pub(super) fn hand_overs(plan: &Plan) -> Vec<(RunOn, RunOn, Bytes, f64)> {
     let list = plan.step.hand_overs.iter();
     list.map(|of| (of.from, of.to, of.row, of.times)).collect()
 }

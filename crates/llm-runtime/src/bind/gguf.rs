@@ -120,8 +120,9 @@ const LONG_ROPE: [(&str, &str); 2] = [
 const MAX_FACTORS: u64 = 1 << 14;
 
 /// Ends of keys whose values may be lists, one number or flag a layer.
-const PER_LAYER: [&str; 4] = [
+const PER_LAYER: [&str; 5] = [
     ".attention.head_count_kv",
+    "gemma4.feed_forward_length",
     "exaone4.attention.sliding_window_pattern",
     "gemma4.attention.sliding_window_pattern",
     "olmo2.attention.sliding_window_pattern",

@@ -13,7 +13,8 @@ use crate::relative::BiasTable;
 use crate::state::KvState;
 use crate::sublayer::{Call, Input};
 
-/// Each row sees its sequence up to itself; an encoder's see all of it.
+/// Each row sees its sequence up to itself; an encoder's see all of it. `kv` is the layer's own, or that of the one whose keys and
+/// values it sees.
 pub(super) fn forward<B: Backend>(
     weights: &AttentionOf<B::Weight>,
     call: &mut Call<'_, B>,
@@ -29,7 +30,19 @@ pub(super) fn forward<B: Backend>(
         row_width,
     };
     let batch = call.sequences.own.batch(kv.group);
-    queue.append(&a.rows.qkv, &columns, &batch, &mut kv.pool)?;
+    if spec.keys_of.is_none() {
+        queue.append(&a.rows.qkv, &columns, &batch, &mut kv.pool)?;
+    }
+    if let Some(to) = call.lends {
+        let groups = Groups {
+            n_groups: 1,
+            parts: Groups::parts(&[spec.own_kv_width()], 1, to.first),
+            first: columns.first,
+            row_width,
+            out_width: to.row_width,
+        };
+        queue.ungroup(&groups, &a.rows.qkv, &mut a.rows.lent, call.n_tokens)?;
+    }
     let mask = match call.side {
         Side::Encoder => Mask::Full,
         Side::Decoder => match spec.window {
@@ -69,11 +82,7 @@ fn project<B: Backend>(
 ) -> Result<()> {
     let (queue, n_tokens) = (&mut *call.queue, call.n_tokens);
     let spec = &weights.spec;
-    let AttentionSpec {
-        n_heads,
-        n_kv_heads,
-        ..
-    } = *spec;
+    let (n_heads, n_kv_heads) = (spec.n_heads, spec.n_own_kv_heads());
     let x = match input {
         Input::Residual => &a.rows.x,
         Input::Normed => &a.rows.normed,
@@ -88,7 +97,7 @@ fn project<B: Backend>(
     for groups in groups(spec).into_iter().flatten() {
         queue.ungroup(&groups, &a.rows.grouped, &mut a.rows.qkv, n_tokens)?;
     }
-    if let Some(eps) = spec.v_norm {
+    if let Some(eps) = spec.v_norm.filter(|_| n_kv_heads > 0) {
         let v = normed(NormOver::Head, n_heads + n_kv_heads, n_kv_heads, spec);
         queue.unit_heads(eps, &v, &mut a.rows.qkv, n_tokens)?;
     }

@@ -57,6 +57,7 @@ pub(super) fn is_ours(name: &str) -> bool {
 pub(super) fn stem(unit: Unit) -> String {
     match unit {
         Unit::Embedding => "embedding".to_owned(),
+        Unit::PerLayerTable => "per-layer-table".to_owned(),
         Unit::Layer(Side::Encoder, layer) => format!("encoder-{layer}"),
         Unit::Layer(Side::Decoder, layer) => format!("decoder-{layer}"),
         Unit::Expert { layer, expert } => format!("expert-{layer}-{expert}"),
@@ -69,6 +70,7 @@ pub(super) fn stem(unit: Unit) -> String {
 fn parse_stem(name: &str) -> Option<Unit> {
     let unit = match name {
         "embedding" => Unit::Embedding,
+        "per-layer-table" => Unit::PerLayerTable,
         "encoder-final-norm" => Unit::FinalNorm(Side::Encoder),
         "final-norm" => Unit::FinalNorm(Side::Decoder),
         "head" => Unit::Head,
@@ -109,6 +111,10 @@ mod tests {
         };
         for (unit, name) in [
             (Unit::Embedding, "embedding-00000000000000ff.safetensors"),
+            (
+                Unit::PerLayerTable,
+                "per-layer-table-00000000000000ff.safetensors",
+            ),
             (
                 Unit::Layer(Side::Encoder, 0),
                 "encoder-0-00000000000000ff.safetensors",

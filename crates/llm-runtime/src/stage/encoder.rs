@@ -103,6 +103,7 @@ impl<B: Backend> Encoder<B> {
             }
             let (state, sequences) = self.state.as_mut().expect("a state for the layers");
             let mut call = Call {
+                lends: None,
                 queue: &mut *queue,
                 side: Side::Encoder,
                 stack: &self.spec.stack,

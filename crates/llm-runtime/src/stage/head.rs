@@ -8,7 +8,8 @@ use llm_backend::{Allocation, Backend, LinearPart, Ops, Output, Queue};
 use llm_plan::{HeadWidths, Limits};
 use llm_tensor::Bytes;
 
-use super::embedding::{Embedding, Table};
+use super::embedding::Embedding;
+use super::table::Table;
 use crate::Result;
 use crate::projection::{apply, norm_op};
 use crate::source::WeightSource;

@@ -67,7 +67,8 @@ impl Order {
                     add(Next::Key(key), true);
                     add(Next::Key(Key::TiedTable), true);
                 }
-                Unit::Expert { .. } => {}
+                // Of this a pass looks up rows.
+                Unit::PerLayerTable | Unit::Expert { .. } => {}
             }
         }
     }

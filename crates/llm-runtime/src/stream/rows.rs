@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use llm_arch::{Role, Unit};
+use llm_arch::Role;
 use llm_backend::{Allocation, Backend, Event, HostPages, Queue};
 use llm_checkpoint::DirectFile;
 use llm_plan::{Home, Term};
@@ -46,7 +46,8 @@ impl TableSource {
                 }))
             }
             (TableSource::InRam, _) => {
-                let table = source.weight(Unit::Embedding, role)?;
+                let unit = role.table_of().expect("a table's role");
+                let table = source.weight(unit, role)?;
                 Ok(table.map(|_, bytes| Part::Here(bytes)))
             }
         }

@@ -60,7 +60,7 @@ pub(crate) fn open(
             Home::Disk => Some(files.tensor(&bound, scheme)?),
             Home::Ram | Home::Gpu(_) => None,
         };
-        if matches!(slot.role, Role::TokenTable | Role::PositionTable) {
+        if slot.role.table_of().is_some() {
             if let Some((file, sum)) = files.of_unit(slot.unit)
                 && !bound.is_final(scheme)
                 && summed.insert(slot.unit)

@@ -237,15 +237,29 @@ fn what_gemma4_does_not_run_is_named() {
     let heads = spec.decoder.attentions();
     let heads: Vec<_> = heads.map(|a| (a.head_dim, a.n_kv_heads)).collect();
     assert_eq!(heads, [(256, 2), (512, 1)]);
+    let small = gemma4("hidden_size_per_layer_input", json!(8)).unwrap();
+    let table = small.slots.iter().find(|s| s.role == Role::PerLayerTable);
+    assert_eq!(*table.unwrap().shape, [262_144, 2 * 8]);
+    let own = gemma4("attention_k_eq_v", json!(false)).unwrap();
+    let unread = "model.layers.7.self_attn.k_proj.weight";
+    assert!(own.is_harmless(unread), "of layers that see others'");
+    let mut few =
+        object(json!({"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 99}));
+    few.extend(object(json!({"model_type": "gemma4_text", "hidden_size": 64, "intermediate_size": 64, "vocab_size": 100})));
+    few.extend(object(
+        json!({"num_hidden_layers": 2, "num_attention_heads": 4}),
+    ));
+    let error = from_config(&few).unwrap_err().to_string();
+    assert!(error.contains("each of the 100 tokens"), "{error}");
     let by_layer = json!({"1": {"head_dim": 24}});
     let spec = gemma4("per_layer_config", by_layer).unwrap().spec;
     let heads = spec.decoder.attentions();
     let heads: Vec<_> = heads.map(|a| (a.head_dim, a.n_kv_heads)).collect();
     assert_eq!(heads, [(256, 2), (24, 2)]);
     for (key, value, words) in [
-        ("hidden_size_per_layer_input", Value::Null, "256"),
-        ("hidden_size_per_layer_input", json!(8), "expected 0"),
-        ("num_kv_shared_layers", json!(1), "expected 0"),
+        ("num_kv_shared_layers", json!(1), "of each kind"),
+        ("num_kv_shared_layers", json!(2), "of each kind"),
+        ("num_kv_shared_layers", json!(3), "of each kind"),
         ("use_bidirectional_attention", json!("all"), "vision"),
         ("num_global_key_value_heads", json!(3), "divisor of the 4"),
         (
@@ -371,7 +385,7 @@ fn blocks_of_one_thing_are_named_by_letters_or_words() {
     }
     let is_one_thing = |layer: &crate::LayerSpec| {
         let has_mixer = layer.mixer != crate::MixerSpec::Absent;
-        has_mixer != (layer.mlp != crate::MlpSpec::Absent)
+        has_mixer != (layer.mlp != MlpSpec::Absent)
     };
     assert!(letters.decoder.layers.iter().all(is_one_thing));
     for more in [

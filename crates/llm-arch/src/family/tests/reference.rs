@@ -104,7 +104,7 @@ fn models_of_published_extents_keep_as_much_of_a_sequence_as_the_reference_does(
         let (mut by_token, mut states) = (0, 0);
         for layer in &decoder.layers {
             match &layer.mixer {
-                MixerSpec::Attention(attention) => by_token += 2 * attention.kv_width(),
+                MixerSpec::Attention(attention) => by_token += attention.own_kv_width(),
                 MixerSpec::Latent(latent) => {
                     let index = latent.index.and_then(|index| index.heads);
                     by_token += latent.key_dim() + index.map_or(0, |heads| heads.head_dim);

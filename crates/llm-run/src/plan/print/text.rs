@@ -235,6 +235,8 @@ fn who_computes(report: &PlanReport<'_>, plan: &Plan) -> String {
 fn is_divided(plan: &Plan) -> bool {
     let is_of_tokens = |unit: Unit| match unit {
         Unit::Layer(Side::Encoder, _) | Unit::FinalNorm(Side::Encoder) => false,
+        // Of this a token reads a row.
+        Unit::PerLayerTable => false,
         Unit::Embedding | Unit::Layer(Side::Decoder, _) | Unit::Expert { .. } => true,
         Unit::FinalNorm(Side::Decoder) | Unit::Head => true,
     };

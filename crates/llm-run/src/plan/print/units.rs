@@ -54,6 +54,7 @@ pub(super) fn groups(spec: &ModelSpec, units: &[UnitUse]) -> Vec<UnitGroup> {
 #[derive(PartialEq, Eq)]
 enum Kind {
     Embedding,
+    PerLayerTable,
     Layers(Side),
     Experts,
     /// Final norms and head.
@@ -63,6 +64,7 @@ enum Kind {
 fn kind(unit: Unit) -> Kind {
     match unit {
         Unit::Embedding => Kind::Embedding,
+        Unit::PerLayerTable => Kind::PerLayerTable,
         Unit::Layer(side, _) => Kind::Layers(side),
         Unit::Expert { .. } => Kind::Experts,
         Unit::FinalNorm(_) | Unit::Head => Kind::Last,
@@ -73,7 +75,11 @@ fn kind(unit: Unit) -> Kind {
 fn name(spec: &ModelSpec, units: &[&UnitUse], detail: Detail) -> String {
     let layers = units.iter().filter_map(|unit| match unit.unit {
         Unit::Layer(_, i) => Some(i),
-        Unit::Embedding | Unit::Expert { .. } | Unit::FinalNorm(_) | Unit::Head => None,
+        Unit::Embedding
+        | Unit::PerLayerTable
+        | Unit::Expert { .. }
+        | Unit::FinalNorm(_)
+        | Unit::Head => None,
     });
     let layers: Vec<_> = layers.collect();
     match units[0].unit {
@@ -91,7 +97,7 @@ fn name(spec: &ModelSpec, units: &[&UnitUse], detail: Detail) -> String {
             }
         }
         Unit::Expert { .. } => experts(spec, units, detail),
-        Unit::Embedding | Unit::FinalNorm(_) | Unit::Head => {
+        Unit::Embedding | Unit::PerLayerTable | Unit::FinalNorm(_) | Unit::Head => {
             let names: Vec<_> = units.iter().map(|unit| unit.unit.to_string()).collect();
             names.join(", ")
         }
@@ -102,7 +108,11 @@ fn name(spec: &ModelSpec, units: &[&UnitUse], detail: Detail) -> String {
 fn experts(spec: &ModelSpec, units: &[&UnitUse], detail: Detail) -> String {
     let experts = units.iter().filter_map(|unit| match unit.unit {
         Unit::Expert { layer, expert } => Some((layer, expert)),
-        Unit::Embedding | Unit::Layer(..) | Unit::FinalNorm(_) | Unit::Head => None,
+        Unit::Embedding
+        | Unit::PerLayerTable
+        | Unit::Layer(..)
+        | Unit::FinalNorm(_)
+        | Unit::Head => None,
     });
     let experts: Vec<_> = experts.collect();
     let (mut whole, mut parts) = (Vec::new(), Vec::new());
