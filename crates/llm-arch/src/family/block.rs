@@ -1,13 +1,13 @@
 //! Common parts of many families' configurations.
 
-use llm_tensor::{Activation, Norm, Scoring, Weighting};
+use llm_tensor::{Activation, Gate, Norm, Routing, Scoring, Weighting};
 
 use crate::ArchError;
 use crate::config::Config;
 use crate::spec::{
-    AttentionSpec, DenseMlp, EmbeddingSpec, FinalNorm, Gating, HeadMatrix, HeadSpec, LayerSpec,
-    MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing, Positions,
-    QkNorm, Residual, StackSpec,
+    AttentionSpec, DenseMlp, EmbeddingSpec, ExpertsSpec, FinalNorm, Gating, HeadMatrix, HeadSpec,
+    LayerSpec, MixerSpec, MlpSpec, ModelSpec, NonLinearity, NormOrder, NormOver, NormSpec, Packing,
+    Positions, QkNorm, Residual, StackSpec,
 };
 
 type Result<T> = std::result::Result<T, ArchError>;
@@ -64,6 +64,23 @@ impl NormSpec {
             over: NormOver::AllHeads,
             ..self.of_heads()?
         })
+    }
+}
+
+impl ExpertsSpec {
+    /// Experts of separate matrices without biases, and nothing beside them.
+    pub(super) fn plain(routing: Routing, width: usize, gate: Gate) -> Self {
+        ExpertsSpec {
+            routing,
+            correction: false,
+            width,
+            latent: None,
+            gate,
+            bias: false,
+            fused: false,
+            weighs_inputs: false,
+            shared: None,
+        }
     }
 }
 

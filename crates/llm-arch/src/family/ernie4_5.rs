@@ -160,18 +160,16 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         join: Join::Plain,
     };
     let experts = MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
-            weighting: Weighting::Normalised,
-            ..Routing::softmax(n_experts, n_active)
-        },
         correction: true,
-        width,
-        latent: None,
-        gate: Gate::Of(activation),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
         shared: (n_shared > 0).then_some(shared),
+        ..ExpertsSpec::plain(
+            Routing {
+                weighting: Weighting::Normalised,
+                ..Routing::softmax(n_experts, n_active)
+            },
+            width,
+            Gate::Of(activation),
+        )
     });
     let dense = gated(config, "hidden_act", Activation::Silu, bias)?;
     let n_layers = config.n_layers("num_hidden_layers")?;

@@ -198,14 +198,7 @@ pub(super) fn with_shared(
         config.opt_count(key)?.unwrap_or(n_shared)
     };
     Ok(MlpSpec::Experts(ExpertsSpec {
-        routing,
         correction,
-        width,
-        latent: None,
-        gate: Gate::Of(activation),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
         shared: Some(SharedSpec {
             mlp: DenseMlp {
                 width: n_shared * width,
@@ -216,6 +209,7 @@ pub(super) fn with_shared(
             },
             join: Join::Plain,
         }),
+        ..ExpertsSpec::plain(routing, width, Gate::Of(activation))
     }))
 }
 

@@ -162,23 +162,20 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
         .unwrap_or(128);
     let experts = MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
-            // The softmax of the chosen ones' scores is that of all, brought to a sum of one.
-            weighting: Weighting::Normalised,
-            ..Routing::softmax(n_experts, config.n_active(n_experts, 4)?)
-        },
-        correction: false,
-        width: config.count("intermediate_size")?,
-        latent: None,
-        gate: Gate::Clamped(ClampedGate {
-            alpha: config.opt_positive("swiglu_alpha")?.unwrap_or(1.702) as f32,
-            limit: config.opt_positive("swiglu_limit")?.unwrap_or(7.0) as f32,
-            order: GateOrder::Pairs,
-        }),
         bias: true,
-        fused: false,
-        weighs_inputs: false,
-        shared: None,
+        ..ExpertsSpec::plain(
+            Routing {
+                // The softmax of the chosen ones' scores is that of all, brought to a sum of one.
+                weighting: Weighting::Normalised,
+                ..Routing::softmax(n_experts, config.n_active(n_experts, 4)?)
+            },
+            config.count("intermediate_size")?,
+            Gate::Clamped(ClampedGate {
+                alpha: config.opt_positive("swiglu_alpha")?.unwrap_or(1.702) as f32,
+                limit: config.opt_positive("swiglu_limit")?.unwrap_or(7.0) as f32,
+                order: GateOrder::Pairs,
+            }),
+        )
     });
     let norm = NormSpec::rms(config.opt_positive("rms_norm_eps")?.unwrap_or(1e-5));
     let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, experts);

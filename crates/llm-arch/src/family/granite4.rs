@@ -96,21 +96,18 @@ fn mlp(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
         return Ok(MlpSpec::Dense(of_all));
     }
     Ok(MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
-            weighting: Weighting::Normalised,
-            ..Routing::softmax(n_experts, config.n_active(n_experts, 2)?)
-        },
-        correction: false,
-        width,
-        latent: None,
-        gate: Gate::Of(activation),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
         shared: Some(SharedSpec {
             mlp: of_all,
             join: Join::Plain,
         }),
+        ..ExpertsSpec::plain(
+            Routing {
+                weighting: Weighting::Normalised,
+                ..Routing::softmax(n_experts, config.n_active(n_experts, 2)?)
+            },
+            width,
+            Gate::Of(activation),
+        )
     }))
 }
 

@@ -198,18 +198,15 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         join: Join::Plain,
     };
     let experts = MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
-            weighting: Weighting::Normalised,
-            ..Routing::softmax(n_experts, n_active)
-        },
-        correction: false,
-        width,
-        latent: None,
-        gate: Gate::Of(activation),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
         shared: Some(shared),
+        ..ExpertsSpec::plain(
+            Routing {
+                weighting: Weighting::Normalised,
+                ..Routing::softmax(n_experts, n_active)
+            },
+            width,
+            Gate::Of(activation),
+        )
     });
     model(config, "hunyuan_v1_moe", experts)
 }

@@ -236,20 +236,17 @@ fn with_experts(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     block::check_scoring(config, Scoring::Sigmoid)?;
     let n_experts = config.opt_count("num_experts")?.unwrap_or(32);
     let experts = MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
-            weighting: block::weighting(config, "norm_topk_prob", true)?,
-            eps: 1e-6,
-            scale: config.opt_positive("routed_scaling_factor")?.unwrap_or(1.0) as f32,
-            ..Routing::sigmoid(n_experts, config.n_active(n_experts, 4)?)
-        },
         correction: config.flag("use_expert_bias", true)?,
-        width: config.opt_count("moe_intermediate_size")?.unwrap_or(1_792),
-        latent: None,
-        gate: Gate::Of(Activation::Silu),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
-        shared: None,
+        ..ExpertsSpec::plain(
+            Routing {
+                weighting: block::weighting(config, "norm_topk_prob", true)?,
+                eps: 1e-6,
+                scale: config.opt_positive("routed_scaling_factor")?.unwrap_or(1.0) as f32,
+                ..Routing::sigmoid(n_experts, config.n_active(n_experts, 4)?)
+            },
+            config.opt_count("moe_intermediate_size")?.unwrap_or(1_792),
+            Gate::Of(Activation::Silu),
+        )
     });
     let mlp = gated(config.count("intermediate_size")?);
     let n_dense = config.whole("num_dense_layers")?.unwrap_or(2);

@@ -215,22 +215,21 @@ fn experts(config: &Config<'_>, activation: Activation) -> Result<MlpSpec, ArchE
     }
     let mlp = gated(config, activation)?;
     Ok(MlpSpec::Experts(ExpertsSpec {
-        // The one with the highest score, whose result has a weight of one: the sigmoid of the score is its input's.
-        routing: Routing {
-            weighting: Weighting::Normalised,
-            ..Routing::softmax(n_experts, 1)
-        },
-        correction: false,
-        width: mlp.width,
-        latent: None,
-        gate: Gate::Of(activation),
-        bias: false,
         fused: true,
         weighs_inputs: true,
         shared: Some(SharedSpec {
             mlp,
             join: Join::Plain,
         }),
+        ..ExpertsSpec::plain(
+            // The one with the highest score, whose result has a weight of one: the sigmoid of the score is its input's.
+            Routing {
+                weighting: Weighting::Normalised,
+                ..Routing::softmax(n_experts, 1)
+            },
+            mlp.width,
+            Gate::Of(activation),
+        )
     }))
 }
 

@@ -111,15 +111,12 @@ fn spec(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
         .opt_count(config.spelling(&["num_experts", "num_local_experts"])?)?
         .unwrap_or(256);
     let experts = MlpSpec::Experts(ExpertsSpec {
-        routing: Routing::sigmoid(n_experts, config.n_active(n_experts, 8)?),
         correction: true,
-        width: config.count("intermediate_size")?,
-        latent: None,
-        gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
-        shared: None,
+        ..ExpertsSpec::plain(
+            Routing::sigmoid(n_experts, config.n_active(n_experts, 8)?),
+            config.count("intermediate_size")?,
+            Gate::Of(config.activation("hidden_act", Activation::Silu)?),
+        )
     });
     let layers = block::like_layers(n_layers, attention, experts);
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm);

@@ -126,17 +126,14 @@ pub(super) fn experts(
         .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
         .unwrap_or(8);
     Ok(MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
-            weighting: Weighting::Normalised,
-            ..Routing::softmax(n_experts, config.n_active(n_experts, 2)?)
-        },
-        correction: false,
-        width: config.count("intermediate_size")?,
-        latent: None,
-        gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
         shared,
+        ..ExpertsSpec::plain(
+            Routing {
+                weighting: Weighting::Normalised,
+                ..Routing::softmax(n_experts, config.n_active(n_experts, 2)?)
+            },
+            config.count("intermediate_size")?,
+            Gate::Of(config.activation("hidden_act", Activation::Silu)?),
+        )
     }))
 }

@@ -180,14 +180,8 @@ fn experts(
     };
     block::check_scoring(config, Scoring::Sigmoid)?;
     Ok(MlpSpec::Experts(ExpertsSpec {
-        routing: glm4_moe::fitting(config, routing)?,
         correction: true,
-        width: count("moe_intermediate_size", 7_688)?,
         latent,
-        gate: Gate::Absent(activation),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
         shared: Some(SharedSpec {
             mlp: DenseMlp {
                 width: count("moe_shared_expert_intermediate_size", 7_688)?,
@@ -195,6 +189,11 @@ fn experts(
             },
             join: Join::Plain,
         }),
+        ..ExpertsSpec::plain(
+            glm4_moe::fitting(config, routing)?,
+            count("moe_intermediate_size", 7_688)?,
+            Gate::Absent(activation),
+        )
     }))
 }
 

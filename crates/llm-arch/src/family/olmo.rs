@@ -157,20 +157,14 @@ fn olmoe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let n_experts = config
         .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
         .unwrap_or(64);
-    let experts = MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
+    let experts = MlpSpec::Experts(ExpertsSpec::plain(
+        Routing {
             weighting: block::weighting(config, "norm_topk_prob", false)?,
             ..Routing::softmax(n_experts, config.n_active(n_experts, 8)?)
         },
-        correction: false,
-        width: config.count("intermediate_size")?,
-        latent: None,
-        gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
-        shared: None,
-    });
+        config.count("intermediate_size")?,
+        Gate::Of(config.activation("hidden_act", Activation::Silu)?),
+    ));
     let layers = block::like_layers(config.n_layers("num_hidden_layers")?, attention, experts);
     let stack = block::sequential(layers, Positions::Rotary(vec![rotary]), norm(config)?);
     block::decoder_only(config, "olmoe", context, stack, false)

@@ -96,21 +96,15 @@ fn experts(config: &Config<'_>) -> Result<MlpSpec, ArchError> {
         true => config.not_negative("router_jitter_noise")?,
         false => 0.01,
     };
-    Ok(MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
+    Ok(MlpSpec::Experts(ExpertsSpec::plain(
+        Routing {
             scoring: Scoring::Plain,
             weighting: Weighting::NearTies {
                 tolerance: (2.0 * jitter) as f32,
             },
             ..Routing::softmax(n_experts, 2)
         },
-        correction: false,
-        width: config.count("intermediate_size")?,
-        latent: None,
-        gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
-        shared: None,
-    }))
+        config.count("intermediate_size")?,
+        Gate::Of(config.activation("hidden_act", Activation::Silu)?),
+    )))
 }

@@ -185,20 +185,14 @@ fn qwen3_moe(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let n_experts = config
         .opt_count(config.spelling(&["num_local_experts", "num_experts"])?)?
         .unwrap_or(128);
-    let experts = MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
+    let experts = MlpSpec::Experts(ExpertsSpec::plain(
+        Routing {
             weighting: block::weighting(config, "norm_topk_prob", false)?,
             ..Routing::softmax(n_experts, config.n_active(n_experts, 8)?)
         },
-        correction: false,
-        width: config.opt_count("moe_intermediate_size")?.unwrap_or(768),
-        latent: None,
-        gate: Gate::Of(config.activation("hidden_act", Activation::Silu)?),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
-        shared: None,
-    });
+        config.opt_count("moe_intermediate_size")?.unwrap_or(768),
+        Gate::Of(config.activation("hidden_act", Activation::Silu)?),
+    ));
     let is_dense = dense_layers(config)?;
     let heads = HeadDefaults {
         n_kv_heads: Some(4),

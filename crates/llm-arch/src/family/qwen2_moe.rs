@@ -100,17 +100,6 @@ pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<M
     let key = config.spelling(&["num_local_experts", "num_experts"])?;
     let n_experts = count(key, defaults.n_experts)?;
     Ok(MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
-            weighting: defaults.weighting,
-            ..Routing::softmax(n_experts, config.n_active(n_experts, defaults.n_active)?)
-        },
-        correction: false,
-        width: count("moe_intermediate_size", defaults.width)?,
-        latent: None,
-        gate: Gate::Of(activation),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
         shared: Some(SharedSpec {
             mlp: DenseMlp {
                 width: count("shared_expert_intermediate_size", defaults.shared_width)?,
@@ -121,6 +110,14 @@ pub(super) fn experts(config: &Config<'_>, defaults: ExpertDefaults) -> Result<M
             },
             join: Join::Gated,
         }),
+        ..ExpertsSpec::plain(
+            Routing {
+                weighting: defaults.weighting,
+                ..Routing::softmax(n_experts, config.n_active(n_experts, defaults.n_active)?)
+            },
+            count("moe_intermediate_size", defaults.width)?,
+            Gate::Of(activation),
+        )
     }))
 }
 
