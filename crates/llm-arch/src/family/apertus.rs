@@ -77,19 +77,10 @@ const NUMBERS: &[Role] = &[
 /// The configuration of a GGUF's model.
 fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
     let attention = written::attention(spec)?;
-    let mlp = written::mlp(spec)?;
-    let mut config = written::config(spec, "ApertusForCausalLM");
+    let width = written::mlp(spec)?.width;
+    let mut config = written::extents(spec, "ApertusForCausalLM", (width, "xielu"))?;
     let more = json!({
-        "hidden_size": spec.hidden,
-        "intermediate_size": mlp.width,
-        "num_hidden_layers": spec.decoder.n_layers(),
-        "num_attention_heads": attention.n_heads,
-        "num_key_value_heads": attention.n_kv_heads,
-        "head_dim": attention.head_dim,
-        "hidden_act": "xielu",
         "attention_bias": attention.qkv_bias,
-        "max_position_embeddings": spec.context,
-        "rms_norm_eps": written::shortest(spec.decoder.norm.eps),
         // What is left out would mean a scaling.
         "rope_scaling": {"rope_type": "default"},
     });

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::sliding::{PATTERN, word};
 use crate::ArchError;
 use crate::config::clipped_text;
 
@@ -39,10 +40,7 @@ pub(super) fn gather(
     }
     let [full, sliding] = heads(config, &slides)?;
     let is_wide = widens(config)?;
-    let kinds = slides.iter().map(|slides| match slides {
-        true => "sliding_attention",
-        false => "full_attention",
-    });
+    let kinds = slides.iter().map(|&slides| word(slides));
     // Those that see others' keys have no values of their own either.
     let own = slides.len().saturating_sub(n_shared(config));
     let values = slides[..own].iter().rposition(|slides| !slides);
@@ -135,6 +133,5 @@ fn bad_value(key: &str, found: &Value, expected: &str) -> ArchError {
     }
 }
 
-const PATTERN: &str = "attention.sliding_window_pattern";
 const HEADS: &str = "num_key_value_heads";
 const WIDTH: &str = "intermediate_size";

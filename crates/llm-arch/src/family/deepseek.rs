@@ -96,7 +96,7 @@ pub(super) const LATENT_NAMES: Names = &[
     (Role::KvUp, "self_attn.kv_b_proj"),
 ];
 
-const NAMING: Naming = Naming {
+pub(super) const NAMING: Naming = Naming {
     names: &[
         LATENT_NAMES,
         SHARED_NAMES,
@@ -144,30 +144,32 @@ fn v2(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
 }
 
 fn v3(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
-    let experts = experts(
-        config,
-        ExpertDefaults {
-            n_experts: 256,
-            groups: (8, 4),
-            n_active: 8,
-            scale: 2.5,
-            width: 2_048,
-        },
-    )?;
+    let experts = experts(config, V3_EXPERTS)?;
     let n_dense = config.whole("first_k_dense_replace")?.unwrap_or(3);
-    let defaults = LatentDefaults {
-        name: "deepseek_v3",
-        context: 4_096,
-        eps: 1e-6,
-        n_kv_heads: Some(128),
-        q_rank: Some(1_536),
-        nope_dim: 128,
-        value_dim: 128,
-        head_turns: true,
-    };
-    let spec = model(config, defaults, pairing(config)?, experts, |i| i < n_dense)?;
+    let spec = model(config, V3_LATENT, pairing(config)?, experts, |i| {
+        i < n_dense
+    })?;
     drafting(config, spec)
 }
+
+/// Defaults of the V3's.
+pub(super) const V3_EXPERTS: ExpertDefaults = ExpertDefaults {
+    n_experts: 256,
+    groups: (8, 4),
+    n_active: 8,
+    scale: 2.5,
+    width: 2_048,
+};
+pub(super) const V3_LATENT: LatentDefaults = LatentDefaults {
+    name: "deepseek_v3",
+    context: 4_096,
+    eps: 1e-6,
+    n_kv_heads: Some(128),
+    q_rank: Some(1_536),
+    nope_dim: 128,
+    value_dim: 128,
+    head_turns: true,
+};
 
 fn glm4_lite(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let experts = experts(

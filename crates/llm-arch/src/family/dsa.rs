@@ -2,7 +2,9 @@
 
 use llm_tensor::Pairing;
 
-use super::deepseek::{LATENT_NAMES, LatentDefaults, TRAINING, drafting, model};
+use super::deepseek::{
+    self, LATENT_NAMES, LatentDefaults, TRAINING, V3_EXPERTS, V3_LATENT, drafting, model,
+};
 use super::glm4_moe::{ExpertDefaults, SHARED_NAMES, experts};
 use super::{Family, llama, qwen};
 use crate::ArchError;
@@ -22,14 +24,7 @@ pub(super) static DEEPSEEK: Family = Family {
     ],
     unread: Unread {
         any: TRAINING,
-        off: &[
-            ("indexer_rope_interleave", Off::False),
-            ("layer_types", Off::Words(SELECTING)),
-            ("moe_layer_freq", Off::One),
-            ("rope_interleave", Off::True),
-            ("scoring_func", Off::Word("sigmoid")),
-            ("topk_method", Off::Word("noaux_tc")),
-        ],
+        off: &off(Off::False),
     },
     naming: |_| &NAMING,
     gguf: None,
@@ -54,21 +49,24 @@ pub(super) static GLM: Family = Family {
             "pretraining_tp",
             "seq_aux",
         ],
-        off: &[
-            ("indexer_rope_interleave", Off::True),
-            ("layer_types", Off::Words(SELECTING)),
-            ("moe_layer_freq", Off::One),
-            ("rope_interleave", Off::True),
-            ("scoring_func", Off::Word("sigmoid")),
-            ("topk_method", Off::Word("noaux_tc")),
-        ],
+        off: &off(Off::True),
     },
     naming: |_| &NAMING,
     gguf: None,
 };
 
-/// What every layer is called.
-const SELECTING: &str = "indexed_attention";
+/// Keys with one value that is understood; of the heads that select the pairing is each family's own.
+const fn off(pairs: Off) -> [(&'static str, Off); 6] {
+    [
+        ("indexer_rope_interleave", pairs),
+        // What every layer is called.
+        ("layer_types", Off::Words("indexed_attention")),
+        ("moe_layer_freq", Off::One),
+        ("rope_interleave", Off::True),
+        ("scoring_func", Off::Word("sigmoid")),
+        ("topk_method", Off::Word("noaux_tc")),
+    ]
+}
 
 const NAMING: Naming = Naming {
     names: &[
@@ -83,20 +81,15 @@ const NAMING: Naming = Naming {
         qwen::EXPERTS_NAMES,
         llama::NAMES,
     ],
-    bare: &[Role::RouterCorrection],
-    ..qwen::EXPERTS_NAMING
+    ..deepseek::NAMING
 };
 
 fn deepseek(config: &Config<'_>) -> Result<ModelSpec, ArchError> {
     let defaults = LatentDefaults {
         name: "deepseek_v32",
         context: 163_840,
-        eps: 1e-6,
-        n_kv_heads: Some(128),
-        q_rank: Some(1_536),
-        nope_dim: 128,
-        value_dim: 128,
         head_turns: false,
+        ..V3_LATENT
     };
     let spec = sparse(config, defaults, (8, 4))?;
     selecting(config, spec, (64, Pairing::Halves), |_| true)
@@ -124,16 +117,11 @@ fn sparse(
     defaults: LatentDefaults,
     groups: (usize, usize),
 ) -> Result<ModelSpec, ArchError> {
-    let experts = experts(
-        config,
-        ExpertDefaults {
-            n_experts: 256,
-            groups,
-            n_active: 8,
-            scale: 2.5,
-            width: 2_048,
-        },
-    )?;
+    let defaults_of_experts = ExpertDefaults {
+        groups,
+        ..V3_EXPERTS
+    };
+    let experts = experts(config, defaults_of_experts)?;
     let n_layers = config.n_layers("num_hidden_layers")?;
     let sparse = config.kinds("mlp_layer_types", n_layers, ["dense", "sparse"])?;
     // Saved files keep the default beside a list that says otherwise.

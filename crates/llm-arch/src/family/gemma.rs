@@ -4,7 +4,7 @@ use llm_tensor::Activation;
 use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults, gated};
-use super::{Family, Gguf, llama, written};
+use super::{Family, Gguf, llama, sliding, written};
 use crate::config::{Config, OF_NONE, OF_ROPE, Unread};
 use crate::rope_config::{self, RopeDefaults, rotary};
 use crate::skeleton::{Names, Naming, Role};
@@ -137,17 +137,10 @@ fn written(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, A
 }
 
 fn written_sandwich(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>, ArchError> {
-    let attentions = || spec.decoder.attentions();
-    let types = attentions().map(|attention| match attention.window {
-        Some(_) => "sliding_attention",
-        None => "full_attention",
-    });
-    let types: Vec<_> = types.collect();
     let cap = |cap: Option<f32>| cap.map(written::shortest);
     let mut config = written(spec, architecture)?;
+    written::extend(&mut config, sliding::written(spec));
     let more = json!({
-        "layer_types": types,
-        "sliding_window": attentions().find_map(|attention| attention.window),
         "query_pre_attn_scalar": written::scalar(written::attention(spec)?.scale),
         "attn_logit_softcapping": cap(written::attention(spec)?.soft_cap),
         "final_logit_softcapping": cap(spec.head.soft_cap),

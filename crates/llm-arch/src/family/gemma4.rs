@@ -5,7 +5,7 @@ use llm_tensor::{Activation, Gate, Routing, Weighting};
 use serde_json::{Map, Value, json};
 
 use super::block::{self, HeadDefaults};
-use super::{Family, Gguf, gemma, llama, written};
+use super::{Family, Gguf, gemma, llama, sliding, written};
 use crate::ArchError;
 use crate::config::{Config, OF_NONE, Unread};
 use crate::rope_config::{self, RopeDefaults};
@@ -162,10 +162,6 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
         return written::none("none of its layers sees all");
     };
     let sliding = of_kind(true).unwrap_or(full);
-    let types = attentions().map(|own| match own.window {
-        Some(_) => "sliding_attention",
-        None => "full_attention",
-    });
     let [full_rotary, sliding_rotary] = spec.decoder.positions.rotary() else {
         return written::none("it has not two kinds of positions");
     };
@@ -184,6 +180,7 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
     let n_shared = attentions().filter(|own| own.keys_of.is_some()).count();
     let per_layer = spec.embedding.per_layer;
     let mut config = written::config(spec, "Gemma4ForCausalLM");
+    written::extend(&mut config, sliding::written(spec));
     let more = json!({
         "hidden_size": spec.hidden,
         "intermediate_size": mlp.width,
@@ -197,8 +194,6 @@ fn written(spec: &ModelSpec) -> Result<Map<String, Value>, ArchError> {
         "hidden_activation": written::name(written::activation(&mlp)?),
         "max_position_embeddings": spec.context,
         "rms_norm_eps": written::shortest(spec.decoder.norm.eps),
-        "layer_types": types.collect::<Vec<_>>(),
-        "sliding_window": sliding.window,
         "final_logit_softcapping": spec.head.soft_cap.map(written::shortest),
         INPUTS_OF_LAYERS: per_layer.map_or(0, |of| of.width),
         "vocab_size_per_layer_input": per_layer.map_or(spec.vocab, |of| of.vocab),
@@ -318,21 +313,18 @@ fn mlp(config: &Config<'_>, times: usize) -> Result<MlpSpec, ArchError> {
         return config.bad_value("top_k_experts", &expected);
     }
     Ok(MlpSpec::Experts(ExpertsSpec {
-        routing: Routing {
-            weighting: Weighting::Normalised,
-            ..Routing::softmax(n_experts, n_active)
-        },
-        correction: false,
-        width: config.count("moe_intermediate_size")?,
-        latent: None,
-        gate: Gate::Of(activation),
-        bias: false,
-        fused: false,
-        weighs_inputs: false,
         shared: Some(SharedSpec {
             mlp: shared,
             join: Join::Normed,
         }),
+        ..ExpertsSpec::plain(
+            Routing {
+                weighting: Weighting::Normalised,
+                ..Routing::softmax(n_experts, n_active)
+            },
+            config.count("moe_intermediate_size")?,
+            Gate::Of(activation),
+        )
     }))
 }
 

@@ -10,13 +10,12 @@ pub(super) fn gather(config: &mut Map<String, Value>, architecture: &str) {
     if SILENT.contains(&architecture) {
         config.entry("sliding_window").or_insert(Value::Null);
     }
-    let word = |flag: &Value| match flag.as_bool() {
-        Some(true) => json!("sliding_attention"),
-        Some(false) => json!("full_attention"),
-        None => flag.clone(),
+    let named = |flag: &Value| {
+        flag.as_bool()
+            .map_or(flag.clone(), |slides| word(slides).into())
     };
     if let Some(Value::Array(flags)) = config.get(PATTERN) {
-        let types: Vec<_> = flags.iter().map(word).collect();
+        let types: Vec<_> = flags.iter().map(named).collect();
         config.shift_remove(PATTERN);
         config.insert("layer_types".to_owned(), types.into());
     }
@@ -25,17 +24,23 @@ pub(super) fn gather(config: &mut Map<String, Value>, architecture: &str) {
 /// Keys of a configuration that say which layers slide.
 pub(super) fn written(spec: &ModelSpec) -> Value {
     let attentions = || spec.decoder.attentions();
-    let types = attentions().map(|own| match own.window {
-        Some(_) => "sliding_attention",
-        None => "full_attention",
-    });
+    let types = attentions().map(|own| word(own.window.is_some()));
     json!({
         "layer_types": types.collect::<Vec<_>>(),
         "sliding_window": attentions().find_map(|own| own.window),
     })
 }
 
-const PATTERN: &str = "attention.sliding_window_pattern";
+/// What a configuration calls layers that slide, and those that do not.
+pub(super) fn word(slides: bool) -> &'static str {
+    match slides {
+        true => "sliding_attention",
+        false => "full_attention",
+    }
+}
+
+/// Key of a GGUF: a flag for each layer.
+pub(super) const PATTERN: &str = "attention.sliding_window_pattern";
 
 /// Architectures whose files have no window where no layer slides. In others' a family's own is meant.
 const SILENT: [&str; 2] = ["exaone4", "mistral3"];

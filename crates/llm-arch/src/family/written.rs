@@ -20,7 +20,6 @@ pub(super) fn config(spec: &ModelSpec, architecture: &str) -> Map<String, Value>
 
 /// Common keys of families since Llama, without rotary positions.
 pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<String, Value>> {
-    let attention = attention(spec)?;
     let (width, activation) = match experts(spec) {
         Some(experts) => match experts.gate {
             Gate::Of(activation) => (experts.width, activation),
@@ -32,6 +31,16 @@ pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<Str
             (mlp.width, activation(&mlp)?)
         }
     };
+    extents(spec, architecture, (width, name(activation)))
+}
+
+/// The same of feed-forwards of some width, and an activation of some name.
+pub(super) fn extents(
+    spec: &ModelSpec,
+    architecture: &str,
+    (width, activation): (usize, &str),
+) -> Result<Map<String, Value>> {
+    let attention = attention(spec)?;
     let mut config = config(spec, architecture);
     extend(
         &mut config,
@@ -42,7 +51,7 @@ pub(super) fn like_llama(spec: &ModelSpec, architecture: &str) -> Result<Map<Str
             "num_attention_heads": attention.n_heads,
             "num_key_value_heads": attention.n_kv_heads,
             "head_dim": attention.head_dim,
-            "hidden_act": name(activation),
+            "hidden_act": activation,
             "max_position_embeddings": spec.context,
             "rms_norm_eps": shortest(spec.decoder.norm.eps),
         }),
